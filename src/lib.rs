@@ -1,0 +1,8 @@
+//! laneway: the way out of an isolated LAN.
+//!
+//! Start at [`local`] (where a connection of an app arrives), follow it through [`link`] and end in
+//! [`gateway`] (where it is dialled).
+
+pub mod link;
+pub mod trust;
+pub mod wire;

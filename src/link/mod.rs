@@ -1,0 +1,3 @@
+//! The link.
+
+pub mod tls;

@@ -1,0 +1,5 @@
+//! Bytes to types and back. Synchronous, without I/O, allocation-bounded; every parser here takes
+//! arbitrary bytes and never panics.
+
+pub mod http;
+pub mod id;
