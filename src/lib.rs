@@ -3,6 +3,9 @@
 //! Start at [`local`] (where a connection of an app arrives), follow it through [`link`] and end in
 //! [`gateway`] (where it is dialled).
 
+pub mod failure;
 pub mod link;
+pub mod net;
+pub mod peers;
 pub mod trust;
 pub mod wire;

@@ -1,5 +1,7 @@
 //! Bytes to types and back. Synchronous, without I/O, allocation-bounded; every parser here takes
 //! arbitrary bytes and never panics.
 
+pub mod datagram;
 pub mod http;
 pub mod id;
+pub mod target;

@@ -1,0 +1,208 @@
+//! Why a connection failed, said once and mapped once for each dialect.
+//!
+//! A [`Failure`] is made where something went wrong, crosses the link as an HTTP status with a
+//! Proxy-Status field (RFC 9209), and is told to the app by SOCKS5 reply (RFC 1928 §6) or HTTP status.
+
+use std::fmt;
+
+/// What went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// No gateway became usable while the connection was held.
+    NoGateway,
+    /// A rule refuses the name that was asked for.
+    NameForbidden,
+    /// A rule, or the gateway's own safety, refuses the resolved address.
+    AddressForbidden,
+    /// The name does not exist or has no address.
+    NameNotFound,
+    /// The resolver did not answer, or answered with a failure of its own.
+    DnsTimeout,
+    /// The gateway has no route to the network.
+    NetworkUnreachable,
+    /// The host does not answer on its network.
+    HostUnreachable,
+    /// The server refused the connection.
+    Refused,
+    /// The server did not answer the connection attempt in time.
+    ConnectTimeout,
+    /// The server connection broke.
+    Terminated,
+    /// A limit was reached: tunnels, connections or bytes.
+    LimitReached,
+    /// The request came back to a node that it had passed already.
+    Loop,
+    /// The server's answer breaks its protocol.
+    BadResponse,
+    /// The app asked for something that this proxy does not do.
+    Unsupported,
+}
+
+/// Where it went wrong, seen from the app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// This node, before any gateway.
+    Local,
+    /// The link, or the gateway behind it.
+    Link,
+    /// The gateway, by its own decision.
+    Gateway,
+    /// The server, or the network between the gateway and it.
+    Server,
+}
+
+/// One failure: what, where, and one sentence for a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What went wrong.
+    pub kind: Kind,
+    /// Where it went wrong.
+    pub side: Side,
+    /// One sentence, in printable ASCII, that the app's user reads.
+    pub sentence: String,
+}
+
+/// Kind, HTTP status, Proxy-Status error type (RFC 9209 §2.3), SOCKS5 reply code, our own token.
+type Row = (Kind, u16, &'static str, u8, &'static str);
+
+/// The one table that all dialects are read from.
+const TABLE: [Row; 14] = [
+    (Kind::NoGateway, 503, "destination_unavailable", 1, "no-gateway"),
+    (Kind::NameForbidden, 403, "http_request_denied", 2, "name-forbidden"),
+    (Kind::AddressForbidden, 403, "destination_ip_prohibited", 2, "address-forbidden"),
+    (Kind::NameNotFound, 502, "dns_error", 4, "name-not-found"),
+    (Kind::DnsTimeout, 504, "dns_timeout", 4, "dns-timeout"),
+    (Kind::NetworkUnreachable, 502, "destination_ip_unroutable", 3, "network-unreachable"),
+    (Kind::HostUnreachable, 502, "destination_ip_unroutable", 4, "host-unreachable"),
+    (Kind::Refused, 502, "connection_refused", 5, "refused"),
+    (Kind::ConnectTimeout, 504, "connection_timeout", 6, "connect-timeout"),
+    (Kind::Terminated, 502, "connection_terminated", 1, "terminated"),
+    (Kind::LimitReached, 503, "connection_limit_reached", 1, "limit-reached"),
+    (Kind::Loop, 502, "proxy_loop_detected", 2, "loop"),
+    (Kind::BadResponse, 502, "http_protocol_error", 1, "bad-response"),
+    (Kind::Unsupported, 501, "http_request_error", 7, "unsupported"),
+];
+
+const SIDES: [(Side, &str); 4] =
+    [(Side::Local, "local"), (Side::Link, "link"), (Side::Gateway, "gateway"), (Side::Server, "server")];
+
+/// The longest sentence that is sent or believed, in bytes.
+const LONGEST_SENTENCE: usize = 400;
+
+impl Failure {
+    /// A failure; the sentence is made printable and cut to a bounded length.
+    pub fn new(kind: Kind, side: Side, sentence: impl AsRef<str>) -> Self {
+        Self { kind, side, sentence: printable(sentence.as_ref()) }
+    }
+
+    /// The HTTP status that says it.
+    pub fn http_status(&self) -> u16 {
+        self.kind.row().1
+    }
+
+    /// The SOCKS5 reply code that says it (RFC 1928 §6).
+    pub fn socks5_reply(&self) -> u8 {
+        self.kind.row().3
+    }
+
+    /// The value of the Proxy-Status field (RFC 9209 §2) that says it, naming `proxy` as its origin.
+    pub fn proxy_status(&self, proxy: &str) -> String {
+        let (_, _, error, _, token) = self.kind.row();
+        let side = self.side.token();
+        let details = self.sentence.replace('\\', "\\\\").replace('"', "\\\"");
+        format!("{proxy}; error={error}; kind={token}; side={side}; details=\"{details}\"")
+    }
+
+    /// Reads what [`Failure::proxy_status`] wrote. `None` when it is not ours.
+    pub fn from_proxy_status(value: &str) -> Option<Self> {
+        let (facts, details) = value.split_once("details=\"")?;
+        let parameter = |name: &str| {
+            facts.split(';').find_map(|part| part.trim().strip_prefix(name)?.strip_prefix('=')).map(str::trim)
+        };
+        let kind = TABLE.iter().find(|row| Some(row.4) == parameter("kind"))?.0;
+        let side = SIDES.iter().find(|(_, token)| Some(*token) == parameter("side"))?.0;
+        let mut sentence = String::new();
+        let mut characters = details.chars();
+        while let Some(c) = characters.next() {
+            match c {
+                '"' => return Some(Self::new(kind, side, sentence)),
+                '\\' => sentence.push(characters.next()?),
+                c => sentence.push(c),
+            }
+        }
+        None
+    }
+
+    /// True when another gateway may do better. What the destination caused is never held against a
+    /// gateway.
+    pub fn blames_gateway(&self) -> bool {
+        matches!(self.side, Side::Link)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.sentence)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl Kind {
+    fn row(self) -> &'static Row {
+        TABLE.iter().find(|row| row.0 == self).expect("the table has a row for every kind")
+    }
+
+    /// The word for logs.
+    pub fn token(self) -> &'static str {
+        self.row().4
+    }
+}
+
+impl Side {
+    /// The word for logs and the wire.
+    pub fn token(self) -> &'static str {
+        SIDES.iter().find(|(side, _)| *side == self).expect("the table has a row for every side").1
+    }
+}
+
+/// Makes any text safe for one header line or one log line: printable ASCII, bounded.
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .take(LONGEST_SENTENCE)
+        .map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_kind_has_a_row_and_the_design_codes() {
+        for (kind, status, error, socks, _) in TABLE {
+            let failure = Failure::new(kind, Side::Server, "x");
+            assert_eq!(failure.http_status(), status);
+            assert_eq!(failure.socks5_reply(), socks);
+            assert!(failure.proxy_status("laneway").contains(error));
+        }
+        assert_eq!(Failure::new(Kind::Refused, Side::Server, "").socks5_reply(), 5);
+    }
+
+    proptest! {
+        #[test]
+        fn a_failure_crosses_the_link_unchanged(row in 0..TABLE.len(), side in 0..SIDES.len(), text: String) {
+            let failure = Failure::new(TABLE[row].0, SIDES[side].0, text);
+            let read = Failure::from_proxy_status(&failure.proxy_status("laneway"));
+            prop_assert_eq!(read, Some(failure));
+        }
+
+        #[test]
+        fn any_proxy_status_is_read_or_refused(text: String) {
+            if let Some(failure) = Failure::from_proxy_status(&text) {
+                prop_assert!(failure.sentence.is_ascii());
+            }
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! What the operating system gives: interfaces, sockets and their options.
+//!
+//! Everything that only one operating system has stays behind the functions of this file.
+
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::socket::{
+    ControlMessageOwned, MsgFlags, SockaddrLike, SockaddrStorage, recvmsg, setsockopt, sockopt,
+};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::io::Interest;
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+
+/// The TTL or hop limit that discovery sends and requires: only a neighbour on the same LAN can send it
+/// (RFC 5082).
+const NEIGHBOUR_TTL: u8 = 255;
+/// The link-local multicast group of discovery (RFC 4291 §2.7, transient).
+pub const MULTICAST: Ipv6Addr = Ipv6Addr::new(0xff12, 0, 0, 0, 0, 0, 0x6c61, 0x6e65);
+/// Data of a link that is not acknowledged for so long means that the peer is gone (RFC 5482).
+const LINK_USER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How much unsent data the kernel holds for a link: more only makes small requests wait behind it.
+const LINK_NOTSENT_LOWAT: u32 = 128 * 1024;
+/// Pause of an accept loop that ran out of descriptors: long enough not to spin, short enough not to be
+/// felt.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// One of this machine's addresses on one LAN.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Lan {
+    /// The interface's name.
+    pub interface: String,
+    /// The interface's index; 0 where it does not matter.
+    pub index: u32,
+    /// This machine's address and the LAN's prefix.
+    pub net: IpNet,
+}
+
+impl Lan {
+    /// Where to send what everybody on this LAN shall hear.
+    pub fn everybody(&self, port: u16) -> SocketAddr {
+        match self.net {
+            IpNet::V4(net) => SocketAddr::new(net.broadcast().into(), port),
+            IpNet::V6(_) => SocketAddrV6::new(MULTICAST, port, 0, self.index).into(),
+        }
+    }
+
+    /// This machine's own socket address on this LAN.
+    pub fn own(&self, port: u16) -> SocketAddr {
+        match self.net.addr() {
+            IpAddr::V4(ip) => SocketAddr::new(ip.into(), port),
+            IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, self.index).into(),
+        }
+    }
+}
+
+/// The LANs of this machine: every interface that is up and can broadcast or multicast. With `only`, those
+/// whose interface name or address is listed, which may also be loopback addresses.
+///
+/// # Errors
+/// When the operating system does not list its interfaces.
+pub fn lans(only: &[String]) -> io::Result<Vec<Lan>> {
+    let mut found: Vec<Lan> = Vec::new();
+    for entry in getifaddrs().map_err(io::Error::from)? {
+        if !entry.flags.contains(InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING) {
+            continue;
+        }
+        let Some((ip, index)) = entry.address.as_ref().and_then(ip_of) else { continue };
+        let Some((mask, _)) = entry.netmask.as_ref().and_then(ip_of) else { continue };
+        let Ok(net) = IpNet::with_netmask(ip, mask) else { continue };
+        let name = entry.interface_name;
+        if entry.flags.contains(InterfaceFlags::IFF_LOOPBACK) {
+            let chosen = only.iter().filter_map(|text| text.parse::<IpAddr>().ok());
+            let chosen = chosen.filter(|ip| net.contains(ip) && ip.is_ipv4());
+            found.extend(chosen.filter_map(|ip| {
+                let net = IpNet::new(ip, net.prefix_len()).ok()?;
+                Some(Lan { interface: name.clone(), index: 0, net })
+            }));
+            continue;
+        }
+        let usable = match net {
+            IpNet::V4(net) => net.prefix_len() <= 30 && entry.flags.contains(InterfaceFlags::IFF_BROADCAST),
+            IpNet::V6(net) => {
+                net.addr().is_unicast_link_local() && entry.flags.contains(InterfaceFlags::IFF_MULTICAST)
+            }
+        };
+        let wanted = only.is_empty() || only.iter().any(|text| *text == name || *text == ip.to_string());
+        if usable && wanted {
+            found.push(Lan { interface: name, index, net });
+        }
+    }
+    found.dedup();
+    Ok(found)
+}
+
+/// A UDP socket of discovery. It knows its own address on the LAN, which the broadcast address that it may
+/// be bound to hides.
+#[derive(Debug)]
+pub struct Ear {
+    socket: UdpSocket,
+    /// This machine's address on the LAN, with the socket's port.
+    pub own: SocketAddr,
+}
+
+/// One datagram as it came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// How many bytes of the buffer it filled.
+    pub size: usize,
+    /// Who sent it.
+    pub from: SocketAddr,
+    /// True when it came with the full TTL, so from the same LAN.
+    pub neighbour: bool,
+}
+
+impl Ear {
+    /// The socket that sends, and that hears what is sent to this machine alone. Port 0 takes any free one.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::AddrInUse`] when another node runs on this address; else what the system says.
+    pub fn unicast(lan: &Lan, port: u16) -> io::Result<Self> {
+        let socket = udp(lan)?;
+        socket.bind(&lan.own(port).into())?;
+        match lan.net {
+            IpNet::V4(_) => socket.set_broadcast(true)?,
+            IpNet::V6(_) => socket.set_multicast_if_v6(lan.index)?,
+        }
+        Self::new(lan, socket)
+    }
+
+    /// The socket that hears what is sent to everybody on the LAN. Several nodes of one machine share it.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn everybody(lan: &Lan, port: u16) -> io::Result<Self> {
+        let socket = udp(lan)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&lan.everybody(port).into())?;
+        if lan.net.addr().is_ipv6() {
+            socket.join_multicast_v6(&MULTICAST, lan.index)?;
+        }
+        Self::new(lan, socket)
+    }
+
+    fn new(lan: &Lan, socket: Socket) -> io::Result<Self> {
+        let socket = UdpSocket::from_std(socket.into())?;
+        let own = lan.own(socket.local_addr()?.port());
+        Ok(Self { socket, own })
+    }
+
+    /// Waits for the next datagram.
+    ///
+    /// # Errors
+    /// What the system says; an interface that went away is one of them.
+    pub async fn hear(&self, buffer: &mut [u8]) -> io::Result<Heard> {
+        self.socket
+            .async_io(Interest::READABLE, || {
+                let mut space = nix::cmsg_space!(i32);
+                let mut slices = [IoSliceMut::new(buffer)];
+                let message = recvmsg::<SockaddrStorage>(
+                    self.socket.as_raw_fd(),
+                    &mut slices,
+                    Some(&mut space),
+                    MsgFlags::MSG_DONTWAIT,
+                )?;
+                let ttl = message.cmsgs()?.find_map(|control| match control {
+                    ControlMessageOwned::Ipv4Ttl(ttl) | ControlMessageOwned::Ipv6HopLimit(ttl) => Some(ttl),
+                    _ => None,
+                });
+                let from = message.address.as_ref().and_then(socket_address);
+                let from = from.ok_or_else(|| io::Error::other("a datagram without a sender"))?;
+                Ok(Heard { size: message.bytes, from, neighbour: ttl == Some(i32::from(NEIGHBOUR_TTL)) })
+            })
+            .await
+    }
+
+    /// Sends one datagram.
+    ///
+    /// # Errors
+    /// What the system says, for example that the network is unreachable.
+    pub async fn tell(&self, bytes: &[u8], to: SocketAddr) -> io::Result<()> {
+        self.socket.send_to(bytes, to).await.map(drop)
+    }
+}
+
+fn udp(lan: &Lan) -> io::Result<Socket> {
+    let domain = if lan.net.addr().is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    if domain == Domain::IPV4 {
+        socket.set_ttl_v4(NEIGHBOUR_TTL.into())?;
+        setsockopt(&socket, sockopt::Ipv4RecvTtl, &true)?;
+    } else {
+        socket.set_only_v6(true)?;
+        socket.set_unicast_hops_v6(NEIGHBOUR_TTL.into())?;
+        socket.set_multicast_hops_v6(NEIGHBOUR_TTL.into())?;
+        setsockopt(&socket, sockopt::Ipv6RecvHopLimit, &true)?;
+    }
+    Ok(socket)
+}
+
+/// Binds a TCP listener. An IPv6 wildcard listens to IPv4 too where the system can.
+///
+/// # Errors
+/// What the system says, naming nothing: the caller knows the address.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    const BACKLOG: i32 = 4096;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Accepts the next connection, whatever it takes: a connection that died in the queue is skipped, and
+/// a lack of descriptors or memory is waited out.
+pub async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => return (stream, plain(peer)),
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "accept pauses");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+/// Prepares a TCP connection for a link: no delay, a bound on unsent data, death within seconds when the
+/// peer does not acknowledge. An option that the system lacks is left out.
+pub fn tune_link(stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let socket = SockRef::from(stream);
+    #[cfg(target_os = "linux")]
+    {
+        let _ = socket.set_tcp_user_timeout(Some(LINK_USER_TIMEOUT));
+        let _ = socket.set_tcp_notsent_lowat(LINK_NOTSENT_LOWAT);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (socket, LINK_USER_TIMEOUT, LINK_NOTSENT_LOWAT);
+}
+
+/// Closes a connection with a reset, which no app can mistake for an orderly end.
+pub fn reset(stream: TcpStream) {
+    let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+    drop(stream);
+}
+
+/// Sends FIN: the peer reads an orderly end while the other direction stays open.
+///
+/// # Errors
+/// When the connection is gone already.
+pub fn shutdown_write(stream: &TcpStream) -> io::Result<()> {
+    SockRef::from(stream).shutdown(std::net::Shutdown::Write)
+}
+
+/// Raises this process's limit on open files to what the system permits: a tunnel is a descriptor on
+/// each side.
+pub fn raise_open_files() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+/// The machine's host name, or `node` when it has none.
+pub fn host_name() -> String {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    name.filter(|name| !name.is_empty()).unwrap_or_else(|| "node".into())
+}
+
+/// An IPv4-mapped IPv6 address (RFC 4291 §2.5.5.2), as a dual-stack socket reports it, as the IPv4 address
+/// that it is.
+pub fn plain(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
+            Some(ip) => SocketAddr::new(ip.into(), v6.port()),
+            None => address,
+        },
+        SocketAddr::V4(_) => address,
+    }
+}
+
+fn ip_of(address: &SockaddrStorage) -> Option<(IpAddr, u32)> {
+    match socket_address(address)? {
+        SocketAddr::V4(v4) => Some((v4.ip().to_owned().into(), 0)),
+        SocketAddr::V6(v6) => Some((v6.ip().to_owned().into(), v6.scope_id())),
+    }
+}
+
+fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
+    match address.family()? {
+        nix::sys::socket::AddressFamily::Inet => {
+            let v4 = address.as_sockaddr_in()?;
+            Some(SocketAddr::new(Ipv4Addr::from(v4.ip()).into(), v4.port()))
+        }
+        nix::sys::socket::AddressFamily::Inet6 => {
+            let v6 = address.as_sockaddr_in6()?;
+            Some(SocketAddrV6::new(v6.ip(), v6.port(), 0, v6.scope_id()).into())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_broadcast_on_loopback_reaches_two_nodes_that_share_the_port() {
+        let lan = |ip: &str| lans(&[ip.to_owned()]).unwrap().into_iter().next().unwrap();
+        let asker = Ear::unicast(&lan("127.0.0.2"), 0).unwrap();
+        let port = asker.own.port();
+        let (one, two) = (lan("127.0.0.3"), lan("127.0.0.4"));
+        let ears = [Ear::everybody(&one, port).unwrap(), Ear::everybody(&two, port).unwrap()];
+        asker.tell(b"hello", one.everybody(port)).await.unwrap();
+        for ear in &ears {
+            let mut buffer = [0; 64];
+            let heard = ear.hear(&mut buffer).await.unwrap();
+            assert_eq!(&buffer[..heard.size], b"hello");
+            assert_eq!(heard.from, asker.own);
+            assert!(heard.neighbour);
+        }
+    }
+
+    #[test]
+    fn loopback_is_no_lan_unless_it_is_named() {
+        assert!(lans(&[]).unwrap().iter().all(|lan| !lan.net.addr().is_loopback()));
+    }
+
+    #[tokio::test]
+    async fn a_reset_connection_is_an_error_at_the_other_end_and_never_an_end() {
+        use tokio::io::AsyncReadExt;
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, _) = accept(&listener).await;
+        reset(server);
+        let error = client.read(&mut [0]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+}

@@ -1,0 +1,7 @@
+//! Who else is there: finding gateways, what is known of them, and who among them is active.
+
+pub mod candidate;
+pub mod directory;
+pub mod discovery;
+mod rate;
+pub mod selection;
