@@ -4,8 +4,10 @@
 //! [`gateway`] (where it is dialled).
 
 pub mod failure;
+pub mod gateway;
 pub mod link;
 pub mod net;
 pub mod peers;
+pub mod telemetry;
 pub mod trust;
 pub mod wire;

@@ -1,3 +1,37 @@
-//! The link.
+//! The link: one TCP connection between a client and a gateway, TLS 1.3, HTTP/2 (RFC 9113). A tunnel is one
+//! CONNECT stream of it. May not know where gateways come from, nor what a tunnel carries.
 
+pub mod alive;
+pub mod client;
+pub mod relay;
+pub mod server;
+pub mod stream;
 pub mod tls;
+
+use std::time::Duration;
+
+/// DATA frames of up to so many bytes: h2 writes one frame a system call.
+const FRAME: u32 = 128 * 1024;
+/// What one tunnel may have in flight, and so what one stalled reader can make the other side hold.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+/// The connection window must never be what stops a link: unread tunnels would eat it up and stop all the
+/// others for good. Memory is bounded tunnel by tunnel.
+const CONNECTION_WINDOW: u32 = 1 << 30;
+/// What one tunnel may have queued for sending, in bytes.
+const SEND_BUFFER: usize = 256 * 1024;
+/// Tunnels of one link.
+const MOST_STREAMS: u32 = 16_384;
+/// The bound on a CONNECT's header fields, in bytes.
+const HEADER_LIST: u32 = 16 * 1024;
+/// Streams that were reset here are remembered, so that frames which were under way when they were reset are
+/// no offence of the peer's: with h2's default of 10 a few aborted downloads close the link.
+const REMEMBERED_RESETS: usize = 4096;
+/// For how long they are remembered.
+const RESET_MEMORY: Duration = Duration::from_secs(30);
+/// How many streams the peer may reset before this side has accepted them.
+const PENDING_RESETS: usize = 1024;
+/// The deadline of TCP connect, of the TLS handshake and of the HTTP/2 preface, each.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// The field that carries the client's connection id, so that both ends' logs can be joined.
+pub const CONNECTION_ID: &str = "laneway-conn";

@@ -1,0 +1,369 @@
+//! Which destinations this gateway dials. Pure.
+//!
+//! A destination is judged twice: by what was asked for, before anything is resolved, and by the address that
+//! is about to be dialled. Rules are tried in order and the first match decides.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use ipnet::IpNet;
+
+use crate::failure::{Failure, Kind, Side};
+use crate::wire::target::{Host, Target};
+
+/// A pattern of destinations: `HOST`, `*.DOMAIN`, `ADDRESS`, `CIDR` or `*`, each with an optional `:PORT` or
+/// `:PORT-PORT`; IPv6 in brackets when a port follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    hosts: Hosts,
+    ports: (u16, u16),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Hosts {
+    Any,
+    Name(String),
+    Below(String),
+    Net(IpNet),
+}
+
+/// A pattern that is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not a rule: write a host, *.domain, address, CIDR or *, each with an optional :port or :port-port, and IPv6 with a port in brackets")]
+pub struct RuleError(String);
+
+/// The rules of one gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    rules: Vec<(Verdict, Rule)>,
+    open: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Allow,
+    Deny,
+}
+
+impl Access {
+    /// Rules from the configuration: what is denied comes first, then the servers, then what is allowed.
+    /// With neither servers nor allowed destinations, everything is allowed that is not denied.
+    pub fn new(servers: &[Target], allow: &[Rule], deny: &[Rule]) -> Self {
+        let denied = deny.iter().map(|rule| (Verdict::Deny, rule.clone()));
+        let servers_allowed = servers.iter().map(|server| (Verdict::Allow, Rule::of(server)));
+        let allowed = allow.iter().map(|rule| (Verdict::Allow, rule.clone()));
+        Self {
+            rules: denied.chain(servers_allowed).chain(allowed).collect(),
+            open: servers.is_empty() && allow.is_empty(),
+        }
+    }
+
+    /// Judges what was asked for. A name that no rule mentions passes when its addresses may still decide.
+    ///
+    /// # Errors
+    /// [`Kind::NameForbidden`], or [`Kind::AddressForbidden`] for an address.
+    pub fn judge_name(&self, target: &Target) -> Result<(), Failure> {
+        let name = match &target.host {
+            Host::Address(ip) => return self.judge_address(target, *ip),
+            Host::Name(name) => name,
+        };
+        for (verdict, rule) in &self.rules {
+            if !rule.has_port(target.port) {
+                continue;
+            }
+            match (verdict, rule.matches_name(name)) {
+                (Verdict::Allow, Some(true)) => return Ok(()),
+                (Verdict::Deny, Some(true)) => return Err(refused(Kind::NameForbidden, target, None)),
+                // An allowed network may hold the address; a denied one is judged again with it.
+                (Verdict::Allow, None) => return Ok(()),
+                (Verdict::Deny, None) | (_, Some(false)) => {}
+            }
+        }
+        if self.open { Ok(()) } else { Err(refused(Kind::NameForbidden, target, None)) }
+    }
+
+    /// Judges the address that is about to be dialled for `target`.
+    ///
+    /// # Errors
+    /// [`Kind::AddressForbidden`].
+    pub fn judge_address(&self, target: &Target, ip: IpAddr) -> Result<(), Failure> {
+        let ip = plain(ip);
+        let forbidden = || refused(Kind::AddressForbidden, target, Some(ip));
+        let name = match &target.host {
+            Host::Name(name) => Some(name.as_str()),
+            Host::Address(_) => None,
+        };
+        let applies = |rule: &Rule| {
+            rule.has_port(target.port)
+                && (rule.matches_ip(ip) || name.is_some_and(|name| rule.matches_name(name) == Some(true)))
+        };
+        let first = self.rules.iter().find(|(_, rule)| applies(rule));
+        let allowed = first.map_or(self.open, |(verdict, _)| *verdict == Verdict::Allow);
+        if !allowed {
+            return Err(forbidden());
+        }
+        let named = || {
+            let names = |(verdict, rule): &&(Verdict, Rule)| {
+                *verdict == Verdict::Allow && rule.has_port(target.port) && rule.names(ip)
+            };
+            self.rules.iter().find(names).is_some()
+        };
+        if is_special(ip) && !named() { Err(forbidden()) } else { Ok(()) }
+    }
+}
+
+/// Addresses that mean the gateway itself, its own link or nobody: never dialled unless a rule names them.
+fn is_special(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => is_special_v4(ip),
+        IpAddr::V6(ip) => {
+            let [first, second, .., seventh, eighth] = ip.segments();
+            let tail = Ipv4Addr::from((u32::from(seventh) << 16) | u32::from(eighth));
+            let six_to_four = Ipv4Addr::from((u32::from(second) << 16) | u32::from(ip.segments()[2]));
+            ip.is_loopback()
+                || ip.is_unspecified()
+                || ip.is_multicast()
+                || ip.is_unicast_link_local()
+                // ::/96 (IPv4-compatible) and 64:ff9b::/96 (NAT64, RFC 6052).
+                || (ip.segments()[..6] == [0; 6] && is_special_v4(tail))
+                || (ip.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0] && is_special_v4(tail))
+                // 2002::/16 (6to4, RFC 3056).
+                || (first == 0x2002 && is_special_v4(six_to_four))
+        }
+    }
+}
+
+fn is_special_v4(ip: Ipv4Addr) -> bool {
+    let [first, ..] = ip.octets();
+    first == 0 || ip.is_loopback() || ip.is_link_local() || first >= 224
+}
+
+fn plain(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(ip, IpAddr::V4),
+        IpAddr::V4(_) => ip,
+    }
+}
+
+fn refused(kind: Kind, target: &Target, ip: Option<IpAddr>) -> Failure {
+    let sentence = match ip {
+        Some(ip) if target.host != Host::Address(ip) => {
+            format!("the gateway's rules refuse {target}: it resolves to {ip}")
+        }
+        _ => format!("the gateway's rules refuse {target}"),
+    };
+    Failure::new(kind, Side::Gateway, sentence)
+}
+
+impl Rule {
+    fn of(server: &Target) -> Self {
+        let hosts = match &server.host {
+            Host::Name(name) => Hosts::Name(name.clone()),
+            Host::Address(ip) => Hosts::Net(IpNet::from(*ip)),
+        };
+        Self { hosts, ports: (server.port, server.port) }
+    }
+
+    fn has_port(&self, port: u16) -> bool {
+        (self.ports.0..=self.ports.1).contains(&port)
+    }
+
+    /// Whether the rule is about this name; `None` when only its address can tell.
+    fn matches_name(&self, name: &str) -> Option<bool> {
+        match &self.hosts {
+            Hosts::Any => Some(true),
+            Hosts::Name(rule) => Some(rule == name),
+            Hosts::Below(domain) => Some(
+                name.strip_suffix(domain.as_str()).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
+            ),
+            Hosts::Net(_) => None,
+        }
+    }
+
+    fn matches_ip(&self, ip: IpAddr) -> bool {
+        match &self.hosts {
+            Hosts::Any => true,
+            Hosts::Net(net) => net.contains(&ip),
+            Hosts::Name(_) | Hosts::Below(_) => false,
+        }
+    }
+
+    /// Whether the rule means just this address: a network of loopback or link-local addresses counts, the
+    /// whole internet does not.
+    fn names(&self, ip: IpAddr) -> bool {
+        matches!(&self.hosts, Hosts::Net(net) if net.contains(&ip) && is_special(net.network()) && is_special(net.broadcast()))
+    }
+}
+
+impl FromStr for Rule {
+    type Err = RuleError;
+
+    fn from_str(text: &str) -> Result<Self, RuleError> {
+        let error = || RuleError(text.to_owned());
+        let (host, ports) = split_ports(text);
+        let ports = match ports {
+            None => (1, u16::MAX),
+            Some(ports) => {
+                let (low, high) = ports.split_once('-').unwrap_or((ports, ports));
+                let low = low.parse().map_err(|_: std::num::ParseIntError| error())?;
+                let high = high.parse().map_err(|_: std::num::ParseIntError| error())?;
+                if low == 0 || low > high {
+                    return Err(error());
+                }
+                (low, high)
+            }
+        };
+        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+        let hosts = if host == "*" {
+            Hosts::Any
+        } else if let Ok(net) = bare.parse::<IpNet>() {
+            Hosts::Net(net.trunc())
+        } else if let Ok(ip) = bare.parse::<IpAddr>() {
+            Hosts::Net(ip.into())
+        } else if let Some(domain) = host.strip_prefix("*.") {
+            match Host::parse(domain) {
+                Ok(Host::Name(domain)) => Hosts::Below(domain),
+                _ => return Err(error()),
+            }
+        } else {
+            match Host::parse(host) {
+                Ok(Host::Name(name)) => Hosts::Name(name),
+                _ => return Err(error()),
+            }
+        };
+        Ok(Self { hosts, ports })
+    }
+}
+
+/// Splits `HOST:PORTS`; the colons of a bare IPv6 address are not that.
+fn split_ports(text: &str) -> (&str, Option<&str>) {
+    if text.parse::<Ipv6Addr>().is_ok() || text.parse::<ipnet::Ipv6Net>().is_ok() {
+        return (text, None);
+    }
+    match text.rsplit_once(':') {
+        Some((host, ports)) if !ports.ends_with(']') => (host, Some(ports)),
+        _ => (text, None),
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.hosts {
+            Hosts::Any => f.write_str("*")?,
+            Hosts::Name(name) => f.write_str(name)?,
+            Hosts::Below(domain) => write!(f, "*.{domain}")?,
+            Hosts::Net(IpNet::V4(net)) => write!(f, "{net}")?,
+            Hosts::Net(IpNet::V6(net)) => write!(f, "[{net}]")?,
+        }
+        match self.ports {
+            (1, u16::MAX) => Ok(()),
+            (low, high) if low == high => write!(f, ":{low}"),
+            (low, high) => write!(f, ":{low}-{high}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn rules(texts: &[&str]) -> Vec<Rule> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn target(text: &str) -> Target {
+        text.parse().unwrap()
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn without_rules_everything_is_allowed_but_the_gateway_itself() {
+        let access = Access::new(&[], &[], &[]);
+        assert!(access.judge_name(&target("example.org:443")).is_ok());
+        assert!(access.judge_address(&target("example.org:443"), ip("192.168.1.1")).is_ok());
+        for special in [
+            "127.0.0.1", "127.9.9.9", "0.0.0.0", "0.1.2.3", "169.254.169.254", "224.0.0.1", "255.255.255.255",
+            "240.0.0.1", "::1", "::", "fe80::1", "ff02::1", "::ffff:127.0.0.1", "::127.0.0.1",
+            "64:ff9b::7f00:1", "2002:7f00:1::", "64:ff9b::a9fe:a9fe",
+        ] {
+            let failure = access.judge_address(&target("rebound.example:80"), ip(special)).unwrap_err();
+            assert_eq!(failure.kind, Kind::AddressForbidden, "{special}");
+        }
+        assert!(access.judge_name(&target("127.0.0.1:80")).is_err());
+    }
+
+    #[test]
+    fn with_servers_only_those_are_allowed() {
+        let access = Access::new(&[target("10.0.0.5:80"), target("files.corp:443")], &[], &[]);
+        assert!(access.judge_name(&target("10.0.0.5:80")).is_ok());
+        assert!(access.judge_name(&target("10.0.0.5:81")).is_err());
+        assert!(access.judge_name(&target("files.corp:443")).is_ok());
+        assert!(access.judge_address(&target("files.corp:443"), ip("10.1.1.1")).is_ok());
+        assert!(access.judge_name(&target("other.corp:443")).is_err());
+    }
+
+    #[test]
+    fn a_denied_address_is_refused_behind_any_name() {
+        let access = Access::new(&[], &rules(&["*.corp"]), &rules(&["10.0.0.0/8"]));
+        assert!(access.judge_name(&target("a.corp:80")).is_ok());
+        assert!(access.judge_address(&target("a.corp:80"), ip("192.0.2.1")).is_ok());
+        assert!(access.judge_address(&target("a.corp:80"), ip("10.2.3.4")).is_err());
+        assert!(access.judge_address(&target("a.corp:80"), ip("::ffff:10.2.3.4")).is_err());
+    }
+
+    #[test]
+    fn a_name_may_pass_by_its_address_and_is_judged_again_with_it() {
+        let access = Access::new(&[], &rules(&["10.0.0.0/8:80"]), &[]);
+        assert!(access.judge_name(&target("any.name:80")).is_ok());
+        assert!(access.judge_address(&target("any.name:80"), ip("10.0.0.1")).is_ok());
+        assert!(access.judge_address(&target("any.name:80"), ip("11.0.0.1")).is_err());
+        assert!(access.judge_name(&target("any.name:81")).is_err());
+    }
+
+    #[test]
+    fn loopback_is_dialled_only_when_a_rule_names_it() {
+        let named = Access::new(&[target("127.0.0.1:8080")], &[], &[]);
+        assert!(named.judge_name(&target("127.0.0.1:8080")).is_ok());
+        assert!(named.judge_name(&target("127.0.0.1:8081")).is_err());
+        let network = Access::new(&[], &rules(&["127.0.0.0/8"]), &[]);
+        assert!(network.judge_name(&target("127.0.0.1:1")).is_ok());
+        for wide in ["*", "0.0.0.0/0"] {
+            assert!(Access::new(&[], &rules(&[wide]), &[]).judge_name(&target("127.0.0.1:1")).is_err());
+        }
+        let by_name = Access::new(&[target("localhost:80")], &[], &[]);
+        assert!(by_name.judge_address(&target("localhost:80"), ip("127.0.0.1")).is_err());
+    }
+
+    #[test]
+    fn a_domain_pattern_is_not_a_suffix_match() {
+        let access = Access::new(&[], &rules(&["*.corp"]), &[]);
+        assert!(access.judge_name(&target("a.b.corp:80")).is_ok());
+        assert!(access.judge_name(&target("corp:80")).is_err());
+        assert!(access.judge_name(&target("evilcorp:80")).is_err());
+    }
+
+    #[test]
+    fn rules_read_back_and_nonsense_is_refused() {
+        for text in ["*", "*:443", "a.b:1-2", "*.a.b:80", "10.0.0.0/8:80", "[fd00::/8]:443"] {
+            assert_eq!(text.parse::<Rule>().unwrap().to_string(), text);
+        }
+        assert_eq!("fd00::/8".parse::<Rule>().unwrap().to_string(), "[fd00::/8]");
+        for text in ["", "a b", "a:0", "a:2-1", "a:x", "a:", "*a", "10.0.0.0/33", "[::1", "a:1:2"] {
+            assert!(text.parse::<Rule>().is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_rule_or_an_error(text in "\\PC{0,40}") {
+            if let Ok(rule) = text.parse::<Rule>() {
+                prop_assert_eq!(rule.to_string().parse::<Rule>(), Ok(rule));
+            }
+        }
+    }
+}

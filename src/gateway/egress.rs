@@ -1,0 +1,160 @@
+//! From a target to a connection: judge, resolve, judge again, dial.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::access::Access;
+use super::dns::Resolver;
+use crate::failure::{Failure, Kind, Side};
+use crate::wire::target::{Host, Target};
+
+/// Connection attempts to one server start so far apart (RFC 8305 §5).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+/// The most addresses of one name that are tried.
+const MOST_ADDRESSES: usize = 16;
+
+/// The way out of this machine.
+pub struct Egress {
+    access: Access,
+    resolver: Resolver,
+    connect_timeout: Duration,
+}
+
+impl Egress {
+    /// A way out under these rules. `connect_timeout` bounds all attempts of one target together.
+    pub fn new(access: Access, resolver: Resolver, connect_timeout: Duration) -> Self {
+        Self { access, resolver, connect_timeout }
+    }
+
+    /// Connects to `target`, if the rules allow it.
+    ///
+    /// # Errors
+    /// Why not. Never a failure of the link: nothing here is held against the gateway.
+    pub async fn connect(&self, target: &Target) -> Result<TcpStream, Failure> {
+        self.access.judge_name(target)?;
+        let found = match &target.host {
+            Host::Address(ip) => vec![*ip],
+            Host::Name(name) => self.resolver.resolve(name).await?,
+        };
+        let mut allowed = Vec::new();
+        let mut refusal = None;
+        for ip in found.into_iter().take(MOST_ADDRESSES) {
+            match self.access.judge_address(target, ip) {
+                Ok(()) => allowed.push(ip),
+                Err(failure) => refusal = Some(failure),
+            }
+        }
+        if let (true, Some(refusal)) = (allowed.is_empty(), refusal) {
+            return Err(refusal);
+        }
+        let addresses = interleave(allowed).into_iter().map(|ip| SocketAddr::new(ip, target.port));
+        match timeout(self.connect_timeout, race(addresses.collect())).await {
+            Ok(Ok(stream)) => {
+                // Fails only on a connection that is gone, which the first write tells.
+                let _ = stream.set_nodelay(true);
+                Ok(stream)
+            }
+            Ok(Err(error)) => Err(failure(target, &error)),
+            Err(_) => {
+                let seconds = self.connect_timeout.as_secs();
+                let sentence = format!("{target} did not answer within {seconds} s");
+                Err(Failure::new(Kind::ConnectTimeout, Side::Server, sentence))
+            }
+        }
+    }
+}
+
+/// Orders addresses so that the families alternate, beginning with the resolver's choice (RFC 8305 §4).
+fn interleave(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    let first_is_v6 = addresses.first().is_some_and(IpAddr::is_ipv6);
+    let (mut preferred, mut other): (VecDeque<_>, VecDeque<_>) =
+        addresses.into_iter().partition(|ip| ip.is_ipv6() == first_is_v6);
+    let mut ordered = Vec::new();
+    loop {
+        let (a, b) = (preferred.pop_front(), other.pop_front());
+        if a.is_none() && b.is_none() {
+            return ordered;
+        }
+        ordered.extend(a);
+        ordered.extend(b);
+    }
+}
+
+/// Happy Eyeballs (RFC 8305 §5): the next address is tried when the last attempt failed or after a delay;
+/// the first connection that stands wins.
+async fn race(addresses: VecDeque<SocketAddr>) -> io::Result<TcpStream> {
+    let mut waiting = addresses;
+    let mut attempts = FuturesUnordered::new();
+    let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "no address to try");
+    loop {
+        if let Some(address) = waiting.pop_front() {
+            attempts.push(TcpStream::connect(address));
+        }
+        let delay = sleep_until(Instant::now() + ATTEMPT_DELAY);
+        tokio::select! {
+            ended = attempts.next() => match ended {
+                Some(Ok(stream)) => return Ok(stream),
+                Some(Err(error)) => last = more_telling(last, error),
+                None => return Err(last),
+            },
+            () = delay, if !waiting.is_empty() => {}
+        }
+    }
+}
+
+/// Of two reasons the one that says more: somebody's refusal before silence, silence before a missing route.
+fn more_telling(one: io::Error, other: io::Error) -> io::Error {
+    let weight = |error: &io::Error| match error.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => 4,
+        io::ErrorKind::TimedOut => 3,
+        io::ErrorKind::HostUnreachable => 2,
+        io::ErrorKind::AddrNotAvailable => 0,
+        _ => 1,
+    };
+    if weight(&one) > weight(&other) { one } else { other }
+}
+
+fn failure(target: &Target, error: &io::Error) -> Failure {
+    let (kind, what) = match error.kind() {
+        io::ErrorKind::ConnectionRefused => (Kind::Refused, "refused the connection"),
+        io::ErrorKind::TimedOut => (Kind::ConnectTimeout, "did not answer"),
+        io::ErrorKind::NetworkUnreachable => (Kind::NetworkUnreachable, "is on a network without a route"),
+        io::ErrorKind::HostUnreachable => (Kind::HostUnreachable, "cannot be reached on its network"),
+        io::ErrorKind::ConnectionReset => (Kind::Terminated, "reset the connection"),
+        _ => (Kind::HostUnreachable, "cannot be connected to"),
+    };
+    Failure::new(kind, Side::Server, format!("{target} {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ips(texts: &[&str]) -> Vec<IpAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn families_alternate_beginning_with_the_resolvers_choice() {
+        let mixed = ips(&["2001:db8::1", "2001:db8::2", "192.0.2.1", "192.0.2.2", "192.0.2.3"]);
+        let expected = ips(&["2001:db8::1", "192.0.2.1", "2001:db8::2", "192.0.2.2", "192.0.2.3"]);
+        assert_eq!(interleave(mixed), expected);
+    }
+
+    #[tokio::test]
+    async fn a_refusing_address_does_not_hide_a_listening_one() {
+        let listener = crate::net::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let good = listener.local_addr().unwrap();
+        let bad = SocketAddr::new("127.0.0.2".parse().unwrap(), good.port());
+        let stream = race(VecDeque::from([bad, good])).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), good);
+        assert_eq!(race(VecDeque::from([bad])).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
+}

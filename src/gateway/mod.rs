@@ -1,0 +1,7 @@
+//! The gateway: takes tunnels off links, judges them, resolves, dials, copies. May not know of local apps.
+
+pub mod access;
+pub mod dns;
+pub mod egress;
+pub mod probe;
+pub mod serve;

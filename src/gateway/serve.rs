@@ -1,0 +1,114 @@
+//! One link, seen from the gateway: each tunnel is dialled and relayed as a task of its own.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+use super::egress::Egress;
+use crate::failure::{Failure, printable};
+use crate::link::relay::{Moved, outcome, relay};
+use crate::link::server::{Incoming, ServerLink};
+use crate::peers::candidate::Activity;
+use crate::telemetry::record::Record;
+
+/// What all links of this gateway share.
+pub struct Gateway {
+    /// The way out.
+    pub egress: Arc<Egress>,
+    /// Counts what is open.
+    pub activity: Arc<Activity>,
+    /// The name of this node in Proxy-Status.
+    pub name: String,
+    /// When it is cancelled, links take no more tunnels and end with their last one.
+    pub drain: CancellationToken,
+}
+
+impl Gateway {
+    /// Serves one link until it ends.
+    pub async fn serve(self: Arc<Self>, tls: TlsStream<TcpStream>, address: SocketAddr) {
+        let mut link = match ServerLink::accept(tls).await {
+            Ok(link) => link,
+            Err(error) => return tracing::debug!(%address, %error, "no link"),
+        };
+        let client = link.client.id.short();
+        tracing::info!(client, %address, "link accepted");
+        let mut tunnels = JoinSet::new();
+        let mut draining = false;
+        let reason = loop {
+            tokio::select! {
+                next = link.next() => match next {
+                    Some(Ok(incoming)) => {
+                        tunnels.spawn(self.clone().tunnel(incoming, client.clone()));
+                    }
+                    Some(Err(reason)) => break printable(&reason),
+                    None => break "closed".to_owned(),
+                },
+                Some(ended) = tunnels.join_next() => if let Err(error) = ended {
+                    tracing::error!(%error, "a tunnel's task failed");
+                },
+                () = self.drain.cancelled(), if !draining => {
+                    draining = true;
+                    link.drain();
+                }
+            }
+        };
+        // The tunnels of a link that has ended find out by themselves; they are waited for, so that each
+        // is recorded.
+        drop(link);
+        while tunnels.join_next().await.is_some() {}
+        tracing::info!(client, %address, reason, "link ended");
+    }
+
+    async fn tunnel(self: Arc<Self>, mut incoming: Incoming, client: String) {
+        let mut record = Record::new(incoming.connection_id, "link", client);
+        let target = match incoming.target.clone() {
+            Ok(target) => target,
+            Err(failure) => return self.refuse(incoming, &failure, &mut record),
+        };
+        record.target = target.to_string();
+        let _open = self.activity.open_tunnel();
+        let connected = tokio::select! {
+            connected = self.egress.connect(&target) => connected,
+            () = incoming.abandoned() => return record.ended("the client gave up"),
+        };
+        let socket = match connected {
+            Ok(socket) => socket,
+            Err(failure) => return self.refuse(incoming, &failure, &mut record),
+        };
+        let Ok(tunnel) = incoming.accept() else {
+            return record.ended("the client gave up");
+        };
+        let mut moved = Moved::default();
+        let result = relay(socket, tunnel, Bytes::new(), &mut moved).await;
+        record.moved(moved.sent, moved.received);
+        record.ended(outcome(&result));
+    }
+
+    fn refuse(&self, incoming: Incoming, failure: &Failure, record: &mut Record) {
+        record.failed(failure);
+        incoming.refuse(failure, &self.name);
+    }
+}
+
+impl Activity {
+    /// Counts one tunnel as open until the guard is dropped.
+    fn open_tunnel(self: &Arc<Self>) -> OpenTunnel {
+        self.tunnels.fetch_add(1, Ordering::Relaxed);
+        OpenTunnel(self.clone())
+    }
+}
+
+struct OpenTunnel(Arc<Activity>);
+
+impl Drop for OpenTunnel {
+    fn drop(&mut self) {
+        self.0.tunnels.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+

@@ -1,0 +1,258 @@
+//! The client's end of a link: dial, prove, open tunnels.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::{Connection, ResponseFuture, SendRequest};
+use h2::{RecvStream, SendStream};
+use http::{Method, Request, Response, StatusCode, Uri};
+use rustls::ClientConfig;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::alive::{OpenTunnel, Pulse, until_dead};
+use super::stream::{Outbox, Tunnel};
+use super::tls::{self, Peer, TlsError};
+use super::{
+    CONNECTION_ID, CONNECTION_WINDOW, FRAME, HANDSHAKE, HEADER_LIST, MOST_STREAMS, REMEMBERED_RESETS,
+    RESET_MEMORY, SEND_BUFFER, STREAM_WINDOW,
+};
+use crate::failure::{Failure, Kind, Side, printable};
+use crate::net;
+use crate::wire::id::NodeId;
+use crate::wire::target::Target;
+
+/// How long the gateway may take to resolve and connect before the answer to a CONNECT.
+const OPEN: Duration = Duration::from_secs(25);
+
+/// Why there is no link to a gateway.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// TCP, TLS or HTTP/2 took too long.
+    #[error("{0} does not answer")]
+    Late(SocketAddr),
+    /// No TCP connection.
+    #[error("cannot connect to {0}")]
+    Connect(SocketAddr, #[source] io::Error),
+    /// The gateway is not of this group, or does not believe that this node is.
+    #[error("{0} and this node do not trust each other")]
+    Trust(SocketAddr, #[source] io::Error),
+    /// The gateway's certificate is not one of a laneway gateway.
+    #[error("{0} has no laneway certificate")]
+    Certificate(SocketAddr, #[source] TlsError),
+    /// It does not speak HTTP/2.
+    #[error("{0} does not speak the link's protocol")]
+    Protocol(SocketAddr, #[source] h2::Error),
+}
+
+/// A standing link. Clones share it.
+#[derive(Clone)]
+pub struct Link {
+    requests: SendRequest<Bytes>,
+    /// Where the gateway listens.
+    pub address: SocketAddr,
+    /// Who the gateway is, by its certificate.
+    pub gateway: Peer,
+    /// Its tunnels and round trip.
+    pub pulse: Arc<Pulse>,
+    unusable: CancellationToken,
+    retired: CancellationToken,
+}
+
+impl Link {
+    /// Dials the gateway at `address` and proves that it is one of the group, and `id` when given. The link
+    /// lives as a task of `tasks` until it breaks, or is retired and its tunnels have ended.
+    ///
+    /// # Errors
+    /// [`DialError`].
+    pub async fn dial(
+        address: SocketAddr,
+        id: Option<NodeId>,
+        config: Arc<ClientConfig>,
+        tasks: &TaskTracker,
+    ) -> Result<Self, DialError> {
+        let late = |_: tokio::time::error::Elapsed| DialError::Late(address);
+        let tcp = timeout(HANDSHAKE, TcpStream::connect(address)).await.map_err(late)?;
+        let tcp = tcp.map_err(|error| DialError::Connect(address, error))?;
+        net::tune_link(&tcp);
+        let tls = TlsConnector::from(config).connect(tls::server_name(id), tcp);
+        let tls = timeout(HANDSHAKE, tls).await.map_err(late)?;
+        let tls = tls.map_err(|error| DialError::Trust(address, error))?;
+        let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
+        let gateway = tls::peer(certificates).map_err(|error| DialError::Certificate(address, error))?;
+        let handshake = builder().handshake::<_, Bytes>(tls);
+        let (requests, connection) = timeout(HANDSHAKE, handshake)
+            .await
+            .map_err(late)?
+            .map_err(|error| DialError::Protocol(address, error))?;
+        let link = Self {
+            requests,
+            address,
+            gateway,
+            pulse: Arc::default(),
+            unusable: CancellationToken::new(),
+            retired: CancellationToken::new(),
+        };
+        tasks.spawn(drive(connection, link.clone()));
+        Ok(link)
+    }
+
+    /// Asks the gateway to connect to `target`. `first` travels with the question; the gateway passes it on
+    /// once the connection stands, so it is lost only with the tunnel.
+    ///
+    /// # Errors
+    /// [`Side::Link`] when the link itself failed, so that another gateway may be asked; else what the
+    /// gateway says.
+    pub async fn open(
+        &self,
+        target: &Target,
+        connection_id: u64,
+        first: Bytes,
+    ) -> Result<LinkTunnel, Failure> {
+        let counted = self.pulse.tunnel();
+        match timeout(OPEN, self.ask(target, connection_id, first)).await {
+            Ok(Ok((response, outbox))) if response.status() == StatusCode::OK => {
+                Ok(LinkTunnel { tunnel: Tunnel::new(outbox, response.into_body()), _counted: counted })
+            }
+            Ok(Ok((response, _))) => Err(refusal(&response, self.address)),
+            Ok(Err(error)) => Err(self.lost(&error)),
+            Err(_) => Err(Failure::new(
+                Kind::ConnectTimeout,
+                Side::Link,
+                format!("the gateway {} did not answer in time", self.address),
+            )),
+        }
+    }
+
+    async fn ask(
+        &self,
+        target: &Target,
+        connection_id: u64,
+        first: Bytes,
+    ) -> Result<(Response<RecvStream>, Outbox), h2::Error> {
+        let (response, send) = self.request(target, connection_id).await?;
+        let mut outbox = Outbox::new(send);
+        // A refused CONNECT resets the stream under the early bytes; the answer says more than that.
+        let (response, _) = futures_util::future::join(response, outbox.send(first)).await;
+        Ok((response?, outbox))
+    }
+
+    async fn request(
+        &self,
+        target: &Target,
+        connection_id: u64,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
+        let authority = target.to_string();
+        let mut request = Request::new(());
+        *request.method_mut() = Method::CONNECT;
+        *request.uri_mut() = Uri::builder()
+            .authority(authority)
+            .build()
+            .expect("a target is a valid authority: letters, digits, '.', '-', '_' or an address");
+        let id = http::HeaderValue::from(connection_id);
+        request.headers_mut().insert(CONNECTION_ID, id);
+        let mut requests = self.requests.clone().ready().await?;
+        requests.send_request(request, false)
+    }
+
+    fn lost(&self, error: &h2::Error) -> Failure {
+        let sentence = format!("the link to the gateway {} broke: {error}", self.address);
+        Failure::new(Kind::Terminated, Side::Link, sentence)
+    }
+
+    /// True until the gateway said GOAWAY, fell silent or the connection broke.
+    pub fn is_usable(&self) -> bool {
+        !self.unusable.is_cancelled()
+    }
+
+    /// Waits until no new tunnel can be opened.
+    pub async fn unusable(&self) {
+        self.unusable.cancelled().await;
+    }
+
+    /// Lets the link end when its tunnels have.
+    pub fn retire(&self) {
+        self.retired.cancel();
+    }
+}
+
+/// A tunnel of a [`Link`].
+#[derive(Debug)]
+pub struct LinkTunnel {
+    /// The stream.
+    pub tunnel: Tunnel,
+    _counted: OpenTunnel,
+}
+
+impl LinkTunnel {
+    /// The stream, and what must be kept as long as it is used.
+    pub fn into_parts(self) -> (Tunnel, OpenTunnel) {
+        (self.tunnel, self._counted)
+    }
+}
+
+/// Drives the connection until it ends, and tells when it takes no more tunnels.
+async fn drive(mut connection: Connection<TlsStream<TcpStream>, Bytes>, link: Link) {
+    let ping = connection.ping_pong().expect("taken once, here");
+    let Link { requests, address, gateway, pulse, unusable, retired } = link;
+    let dead = until_dead(ping, pulse);
+    let mut probe = Some(requests);
+    let mut connection = std::pin::pin!(connection);
+    let driven = std::future::poll_fn(|cx| {
+        let driven = Future::poll(connection.as_mut(), cx);
+        // h2 tells of a GOAWAY only to who wants to send.
+        if let Some(requests) = &mut probe
+            && matches!(requests.poll_ready(cx), Poll::Ready(Err(_)))
+        {
+            unusable.cancel();
+            probe = None;
+        }
+        // The last handle to go lets h2 close an idle connection.
+        if retired.is_cancelled() {
+            probe = None;
+        }
+        driven
+    });
+    let gateway = gateway.id.short();
+    tokio::select! {
+        result = driven => {
+            let reason = result.err().map_or_else(|| "closed".into(), |error| error.to_string());
+            tracing::info!(gateway, %address, reason = printable(&reason), "link down");
+        }
+        () = dead => tracing::warn!(gateway, %address, reason = "no answer to a ping", "link down"),
+    }
+    unusable.cancel();
+}
+
+fn refusal(response: &Response<RecvStream>, gateway: SocketAddr) -> Failure {
+    let said = response.headers().get("proxy-status").and_then(|value| value.to_str().ok());
+    said.and_then(Failure::from_proxy_status).unwrap_or_else(|| {
+        let sentence = format!("the gateway {gateway} answered with status {}", response.status().as_u16());
+        Failure::new(Kind::BadResponse, Side::Gateway, sentence)
+    })
+}
+
+fn builder() -> h2::client::Builder {
+    let mut builder = h2::client::Builder::new();
+    builder
+        .max_frame_size(FRAME)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_header_list_size(HEADER_LIST)
+        .initial_max_send_streams(MOST_STREAMS as usize)
+        .max_concurrent_streams(0)
+        .max_concurrent_reset_streams(REMEMBERED_RESETS)
+        .reset_stream_duration(RESET_MEMORY)
+        .max_local_error_reset_streams(None)
+        .enable_push(false);
+    builder
+}

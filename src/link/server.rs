@@ -1,0 +1,146 @@
+//! The gateway's end of a link: accept, prove, take tunnels.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::{Connection, SendResponse};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
+
+use super::alive::{Pulse, until_dead};
+use super::stream::{Outbox, Tunnel};
+use super::tls::{self, Peer, TlsError};
+use super::{
+    CONNECTION_ID, CONNECTION_WINDOW, FRAME, HANDSHAKE, HEADER_LIST, MOST_STREAMS, PENDING_RESETS,
+    REMEMBERED_RESETS, RESET_MEMORY, SEND_BUFFER, STREAM_WINDOW,
+};
+use crate::failure::{Failure, Kind, Side};
+use crate::wire::target::Target;
+
+/// Why a connection did not become a link.
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError {
+    /// The HTTP/2 preface did not come in time.
+    #[error("the client does not speak")]
+    Late,
+    /// The client's certificate is not one of a laneway node.
+    #[error("the client has no laneway certificate")]
+    Certificate(#[source] TlsError),
+    /// It does not speak HTTP/2.
+    #[error("the client does not speak the link's protocol")]
+    Protocol(#[source] h2::Error),
+}
+
+/// A standing link, seen from the gateway.
+pub struct ServerLink {
+    connection: Connection<TlsStream<TcpStream>, Bytes>,
+    dead: futures_util::future::BoxFuture<'static, ()>,
+    /// Who the client is, by its certificate.
+    pub client: Peer,
+    /// Its tunnels and round trip.
+    pub pulse: Arc<Pulse>,
+}
+
+/// One CONNECT that waits for its answer.
+pub struct Incoming {
+    /// Where the client wants to go, or why that cannot be.
+    pub target: Result<Target, Failure>,
+    /// The client's id of the connection, for the logs.
+    pub connection_id: u64,
+    respond: SendResponse<Bytes>,
+    receive: RecvStream,
+}
+
+impl ServerLink {
+    /// Makes a link of a connection whose TLS handshake is done.
+    ///
+    /// # Errors
+    /// [`AcceptError`].
+    pub async fn accept(tls: TlsStream<TcpStream>) -> Result<Self, AcceptError> {
+        let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
+        let client = tls::peer(certificates).map_err(AcceptError::Certificate)?;
+        let handshake = timeout(HANDSHAKE, builder().handshake(tls));
+        let connection = handshake.await.map_err(|_: tokio::time::error::Elapsed| AcceptError::Late)?;
+        let mut connection = connection.map_err(AcceptError::Protocol)?;
+        let ping = connection.ping_pong().expect("taken once, here");
+        let pulse = Arc::<Pulse>::default();
+        let dead = Box::pin(until_dead(ping, pulse.clone()));
+        Ok(Self { connection, dead, client, pulse })
+    }
+
+    /// Drives the link until the next CONNECT comes. `None` when the link has ended; the error says why
+    /// when that was not orderly.
+    pub async fn next(&mut self) -> Option<Result<Incoming, String>> {
+        tokio::select! {
+            accepted = self.connection.accept() => match accepted? {
+                Ok((request, respond)) => Some(Ok(Incoming::new(request, respond))),
+                Err(error) => Some(Err(error.to_string())),
+            },
+            () = &mut self.dead => Some(Err("no answer to a ping".into())),
+        }
+    }
+
+    /// Takes no more tunnels (GOAWAY, RFC 9113 §6.8); [`ServerLink::next`] gives `None` once the open ones
+    /// have ended.
+    pub fn drain(&mut self) {
+        self.connection.graceful_shutdown();
+    }
+}
+
+impl Incoming {
+    fn new(request: Request<RecvStream>, respond: SendResponse<Bytes>) -> Self {
+        let (head, receive) = request.into_parts();
+        let connection_id = head.headers.get(CONNECTION_ID).and_then(|id| id.to_str().ok()?.parse().ok());
+        let target = match (&head.method, head.uri.authority()) {
+            (&Method::CONNECT, Some(authority)) => authority.as_str().parse().map_err(|error| {
+                Failure::new(Kind::BadResponse, Side::Gateway, format!("not a destination: {error}"))
+            }),
+            _ => Err(Failure::new(Kind::Unsupported, Side::Gateway, "a link takes CONNECT only")),
+        };
+        Self { target, connection_id: connection_id.unwrap_or(0), respond, receive }
+    }
+
+    /// Says that the connection to the server stands.
+    ///
+    /// # Errors
+    /// When the client has given up meanwhile.
+    pub fn accept(mut self) -> Result<Tunnel, h2::Error> {
+        let send = self.respond.send_response(Response::new(()), false)?;
+        Ok(Tunnel::new(Outbox::new(send), self.receive))
+    }
+
+    /// Says why there is no connection. Fails only when nobody listens any more.
+    pub fn refuse(mut self, failure: &Failure, proxy: &str) {
+        let mut response = Response::new(());
+        *response.status_mut() =
+            StatusCode::from_u16(failure.http_status()).unwrap_or(StatusCode::BAD_GATEWAY);
+        if let Ok(value) = HeaderValue::from_str(&failure.proxy_status(proxy)) {
+            response.headers_mut().insert("proxy-status", value);
+        }
+        let _ = self.respond.send_response(response, true);
+    }
+
+    /// Is ready when the client has given up.
+    pub async fn abandoned(&mut self) {
+        let _ = std::future::poll_fn(|cx| self.respond.poll_reset(cx)).await;
+    }
+}
+
+fn builder() -> h2::server::Builder {
+    let mut builder = h2::server::Builder::new();
+    builder
+        .max_frame_size(FRAME)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_header_list_size(HEADER_LIST)
+        .max_concurrent_streams(MOST_STREAMS)
+        .max_concurrent_reset_streams(REMEMBERED_RESETS)
+        .reset_stream_duration(RESET_MEMORY)
+        .max_local_error_reset_streams(None)
+        .max_pending_accept_reset_streams(PENDING_RESETS);
+    builder
+}

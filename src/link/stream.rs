@@ -1,0 +1,212 @@
+//! One tunnel: a CONNECT stream of a link, with the discipline that keeps one tunnel from hurting the others.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io::IoSlice;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use h2::{Reason, RecvStream, SendStream};
+
+/// Received pieces below this size are copied together: each piece of its own would keep the whole buffer
+/// alive that it was read into.
+const SMALL: usize = 2048;
+/// The most that one write to a socket gathers, in pieces.
+const GATHER: usize = 16;
+
+/// Both directions of one tunnel. Dropping it before both have ended resets the stream.
+#[derive(Debug)]
+pub struct Tunnel {
+    /// Towards the peer of the link.
+    pub outbox: Outbox,
+    /// From the peer of the link.
+    pub inbox: Inbox,
+}
+
+impl Tunnel {
+    /// A tunnel of an established stream.
+    pub(crate) fn new(outbox: Outbox, receive: RecvStream) -> Self {
+        Self { outbox, inbox: Inbox::new(receive) }
+    }
+
+    /// Ends the tunnel at once; the peer learns that it did not end orderly.
+    pub fn reset(mut self, reason: Reason) {
+        self.outbox.send.send_reset(reason);
+    }
+}
+
+/// The sending direction.
+#[derive(Debug)]
+pub struct Outbox {
+    send: SendStream<Bytes>,
+}
+
+impl Outbox {
+    pub(crate) fn new(send: SendStream<Bytes>) -> Self {
+        Self { send }
+    }
+
+    /// Waits until at least one byte may be sent; gives how many may, at most `wanted`.
+    ///
+    /// # Errors
+    /// When the stream or the link has ended.
+    pub fn poll_room(&mut self, wanted: usize, cx: &mut Context<'_>) -> Poll<Result<usize, h2::Error>> {
+        self.send.reserve_capacity(wanted);
+        loop {
+            let room = self.send.capacity();
+            if room > 0 {
+                return Poll::Ready(Ok(room.min(wanted)));
+            }
+            match ready!(self.send.poll_capacity(cx)) {
+                Some(result) => drop(result?),
+                None => return self.poll_reset(cx).map(Err),
+            }
+        }
+    }
+
+    /// Is ready when the peer resets the stream or the link ends.
+    pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<h2::Error> {
+        self.send.poll_reset(cx).map(|result| result.map_or_else(|error| error, h2::Error::from))
+    }
+
+    /// Sends bytes for which [`Outbox::poll_room`] gave room. Never empty: an empty DATA frame that ends
+    /// nothing is an offence to h2 (RFC 9113 §10.5).
+    ///
+    /// # Errors
+    /// When the stream or the link has ended.
+    pub fn send_reserved(&mut self, data: Bytes) -> Result<(), h2::Error> {
+        if data.is_empty() { Ok(()) } else { self.send.send_data(data, false) }
+    }
+
+    /// Sends all of `data`, waiting for room.
+    ///
+    /// # Errors
+    /// When the stream or the link has ended.
+    pub async fn send(&mut self, mut data: Bytes) -> Result<(), h2::Error> {
+        while !data.is_empty() {
+            let room = poll_fn(|cx| self.poll_room(data.len(), cx)).await?;
+            self.send_reserved(data.split_to(room))?;
+        }
+        Ok(())
+    }
+
+    /// Ends this direction orderly: END_STREAM.
+    ///
+    /// # Errors
+    /// When the stream or the link has ended.
+    pub fn finish(&mut self) -> Result<(), h2::Error> {
+        self.send.reserve_capacity(0);
+        self.send.send_data(Bytes::new(), true)
+    }
+}
+
+/// The receiving direction: takes frames out of h2 at once into its own queue, and gives window back only
+/// for what was consumed. So a reader that stalls holds at most one stream window, and costs h2 nothing.
+#[derive(Debug)]
+pub struct Inbox {
+    receive: RecvStream,
+    pieces: VecDeque<Bytes>,
+    small: BytesMut,
+    ended: bool,
+}
+
+impl Inbox {
+    fn new(receive: RecvStream) -> Self {
+        Self { receive, pieces: VecDeque::new(), small: BytesMut::new(), ended: false }
+    }
+
+    /// Takes over what has arrived. Ready when something did, or when the stream has ended.
+    ///
+    /// # Errors
+    /// When the stream was reset or the link has ended: what came before is not the whole.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+        let mut progress = self.ended;
+        while !self.ended {
+            match self.receive.poll_data(cx) {
+                Poll::Ready(Some(data)) => self.push(data?),
+                Poll::Ready(None) => self.ended = true,
+                Poll::Pending if progress => break,
+                Poll::Pending => return Poll::Pending,
+            }
+            progress = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn push(&mut self, data: Bytes) {
+        if data.is_empty() {
+            return;
+        }
+        if !self.is_empty() && data.len() < SMALL {
+            self.small.extend_from_slice(&data);
+            return;
+        }
+        if !self.small.is_empty() {
+            self.pieces.push_back(self.small.split().freeze());
+        }
+        self.pieces.push_back(data);
+    }
+
+    /// Nothing is queued; more may come.
+    pub fn is_empty(&self) -> bool {
+        self.pieces.is_empty() && self.small.is_empty()
+    }
+
+    /// The peer has ended its direction orderly and everything was consumed.
+    pub fn is_finished(&self) -> bool {
+        self.ended && self.is_empty()
+    }
+
+    /// What is queued, as one gathered write takes it.
+    pub(crate) fn slices(&self) -> ([IoSlice<'_>; GATHER], usize) {
+        let mut slices = [IoSlice::new(&[]); GATHER];
+        let mut count = 0;
+        for piece in self.pieces.iter().map(|piece| &piece[..]).chain(std::iter::once(&self.small[..])) {
+            if count < GATHER && !piece.is_empty() {
+                slices[count] = IoSlice::new(piece);
+                count += 1;
+            }
+        }
+        (slices, count)
+    }
+
+    /// Drops `count` queued bytes from the front and gives the peer as much window back.
+    pub(crate) fn consume(&mut self, mut count: usize) {
+        self.release(count);
+        while let Some(front) = self.pieces.front_mut() {
+            if front.len() > count {
+                front.advance(count);
+                return;
+            }
+            count -= front.len();
+            self.pieces.pop_front();
+        }
+        self.small.advance(count);
+        if self.small.is_empty() {
+            self.small = BytesMut::new();
+        }
+    }
+
+    /// The next bytes; `None` at the orderly end.
+    ///
+    /// # Errors
+    /// When the stream was reset or the link has ended.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, h2::Error> {
+        while self.is_empty() && !self.ended {
+            poll_fn(|cx| self.poll_fill(cx)).await?;
+        }
+        let next = self.pieces.pop_front().or_else(|| {
+            let small = std::mem::take(&mut self.small);
+            (!small.is_empty()).then(|| small.freeze())
+        });
+        if let Some(bytes) = &next {
+            self.release(bytes.len());
+        }
+        Ok(next)
+    }
+
+    /// Fails only on a stream that is over, where nobody needs the window.
+    fn release(&mut self, count: usize) {
+        let _ = self.receive.flow_control().release_capacity(count);
+    }
+}
