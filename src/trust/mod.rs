@@ -4,6 +4,8 @@
 //! holds, [`code`] is the line a person carries to a new machine and [`join`] what the two machines then
 //! say. All of it lives in the [`state`] directory. Nothing here opens a socket.
 
+pub mod certificate;
+pub mod clock;
 pub mod state;
 
 use base64::Engine as _;
