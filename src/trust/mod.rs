@@ -6,6 +6,7 @@
 
 pub mod certificate;
 pub mod clock;
+pub mod code;
 pub mod state;
 
 use base64::Engine as _;
