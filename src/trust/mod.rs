@@ -4,9 +4,11 @@
 //! holds, [`code`] is the line a person carries to a new machine and [`join`] what the two machines then
 //! say. All of it lives in the [`state`] directory. Nothing here opens a socket.
 
+pub mod authority;
 pub mod certificate;
 pub mod clock;
 pub mod code;
+pub mod group;
 pub mod state;
 
 use base64::Engine as _;
