@@ -9,6 +9,7 @@ pub mod certificate;
 pub mod clock;
 pub mod code;
 pub mod group;
+pub mod join;
 pub mod state;
 
 use base64::Engine as _;
