@@ -343,6 +343,23 @@ mod tests {
     }
 
     #[test]
+    fn only_a_gateway_certificate_is_good_for_serving() {
+        let (ca, node) = (new_key().unwrap(), new_key().unwrap());
+        let anchors = [trust_anchor(&raw_public_key(&ca))];
+        let serves = |role| {
+            let certificate = sign_node(&ca, &raw_public_key(&node), "a", role, new_serial()).unwrap();
+            let now = UnixTime::since_unix_epoch(clock::now());
+            let usage = KeyUsage::server_auth();
+            EndEntityCert::try_from(&certificate)
+                .unwrap()
+                .verify_for_usage(&[webpki::aws_lc_rs::ED25519], &anchors, &[], now, usage, None, None)
+                .map(drop)
+        };
+        assert_eq!(serves(Role::Gateway), Ok(()));
+        assert!(matches!(serves(Role::Client), Err(webpki::Error::RequiredEkuNotFoundContext(_))));
+    }
+
+    #[test]
     fn certificates_of_others_are_refused() {
         let (ca, other_ca, node, other) =
             (new_key().unwrap(), new_key().unwrap(), new_key().unwrap(), new_key().unwrap());
