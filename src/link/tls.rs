@@ -1,1 +1,181 @@
-//! TLS.
+//! The TLS of links and of joining: who may talk to whom, and in which protocol.
+//!
+//! TLS 1.3 only, nothing resumed, nothing early. Certificates are verified by rustls' own webpki verifiers
+//! against the group's authority and nothing else; there is no verifier of our own here.
+
+use std::sync::Arc;
+
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::{CertificateDer, DnsName, ServerName, TrustAnchor, UnixTime};
+use rustls::server::{ClientHello, NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
+use rustls::time_provider::TimeProvider;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+pub use crate::trust::certificate::Identity as Peer;
+use crate::trust::certificate::{CertificateError, GATEWAY_NAME, gateway_name, trust_anchor};
+use crate::trust::clock;
+use crate::trust::code::JoinCode;
+use crate::trust::group::Group;
+use crate::wire::id::NodeId;
+
+/// The protocol of links: HTTP/2 (RFC 9113).
+pub const ALPN_LINK: &[u8] = b"h2";
+
+/// The protocol of joining a group.
+pub const ALPN_JOIN: &[u8] = b"laneway-join/1";
+
+/// Why there is no TLS configuration, or no peer.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// rustls refuses the node's certificate or key.
+    #[error("this node's certificate and key cannot be used for TLS")]
+    Certificate(#[from] rustls::Error),
+    /// The revocation list cannot be read.
+    #[error("the group's revocation list cannot be used")]
+    Revocations(#[from] VerifierBuilderError),
+    /// The peer's certificate is the group's, but no node's.
+    #[error("the peer's certificate names no node")]
+    Peer(#[from] CertificateError),
+    /// The peer sent no certificate at all.
+    #[error("the peer sent no certificate")]
+    NoCertificate,
+}
+
+/// What a client wants of the link port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// A link between members.
+    Link,
+    /// To become a member.
+    Join,
+}
+
+impl Service {
+    /// What the ClientHello asks for, so that the right configuration answers it. `None` is for neither, or no
+    /// ALPN at all: rustls would let that through, so the connection must be closed here.
+    pub fn asked_for(hello: &ClientHello<'_>) -> Option<Self> {
+        hello.alpn()?.find_map(|protocol| match protocol {
+            ALPN_LINK => Some(Self::Link),
+            ALPN_JOIN => Some(Self::Join),
+            _ => None,
+        })
+    }
+}
+
+/// For the client's end of a link.
+///
+/// # Errors
+/// When the group's certificates or revocation list cannot be used.
+pub fn link_client(group: &Group) -> Result<Arc<ClientConfig>, TlsError> {
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(roots(trust_anchor(&group.ca_key)), provider())
+            .with_crls(group.crl.clone())
+            .only_check_end_entity_revocation()
+            .allow_unknown_revocation_status()
+            .build()?;
+    let config = ClientConfig::builder_with_details(provider(), Arc::new(Clock))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_webpki_verifier(verifier)
+        .with_client_auth_cert(group.chain.clone(), group.key.clone_key().into())?;
+    Ok(client(config, ALPN_LINK))
+}
+
+/// For the gateway's end of a link: only members of the group get in.
+///
+/// # Errors
+/// When the group's certificates or revocation list cannot be used.
+pub fn link_server(group: &Group) -> Result<Arc<ServerConfig>, TlsError> {
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(roots(trust_anchor(&group.ca_key)), provider())
+            .with_crls(group.crl.clone())
+            .only_check_end_entity_revocation()
+            .allow_unknown_revocation_status()
+            .build()?;
+    let config = ServerConfig::builder_with_details(provider(), Arc::new(Clock))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(group.chain.clone(), group.key.clone_key().into())?;
+    Ok(server(config, ALPN_LINK))
+}
+
+/// For a joiner: it has no certificate yet, and trusts the key in its code alone.
+pub fn join_client(code: &JoinCode) -> Arc<ClientConfig> {
+    let config = ClientConfig::builder_with_details(provider(), Arc::new(Clock))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("the provider has TLS 1.3 cipher suites")
+        .with_root_certificates(roots(trust_anchor(&code.ca_key)))
+        .with_no_client_auth();
+    client(config, ALPN_JOIN)
+}
+
+/// For the authority's end of joining.
+///
+/// # Errors
+/// When the group's certificates cannot be used.
+pub fn join_server(group: &Group) -> Result<Arc<ServerConfig>, TlsError> {
+    let config = ServerConfig::builder_with_details(provider(), Arc::new(Clock))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(group.chain.clone(), group.key.clone_key().into())?;
+    Ok(server(config, ALPN_JOIN))
+}
+
+/// The name to expect in the server's certificate: this gateway's, or any gateway's.
+pub fn server_name(gateway: Option<NodeId>) -> ServerName<'static> {
+    let name = gateway.map_or_else(|| GATEWAY_NAME.to_owned(), gateway_name);
+    ServerName::DnsName(DnsName::try_from(name).expect("hexadecimal digits and a constant are a DNS name"))
+}
+
+/// Who the other end is, once the handshake has verified its certificates.
+///
+/// # Errors
+/// When the certificate names no node.
+pub fn peer(certificates: &[CertificateDer<'_>]) -> Result<Peer, TlsError> {
+    let certificate = certificates.first().ok_or(TlsError::NoCertificate)?;
+    Ok(Peer::of(certificate)?)
+}
+
+/// The time for rustls on machines that may have no clock.
+#[derive(Debug)]
+struct Clock;
+
+impl TimeProvider for Clock {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(clock::now()))
+    }
+}
+
+fn client(mut config: ClientConfig, protocol: &[u8]) -> Arc<ClientConfig> {
+    config.alpn_protocols = vec![protocol.to_vec()];
+    // The name would tell the LAN which node is dialled.
+    config.enable_sni = false;
+    config.resumption = Resumption::disabled();
+    config.enable_early_data = false;
+    Arc::new(config)
+}
+
+fn server(mut config: ServerConfig, protocol: &[u8]) -> Arc<ServerConfig> {
+    config.alpn_protocols = vec![protocol.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    Arc::new(config)
+}
+
+fn roots(anchor: TrustAnchor<'static>) -> Arc<RootCertStore> {
+    Arc::new(RootCertStore { roots: vec![anchor] })
+}
+
+/// AES-128 first: a link is bulk data on a LAN, and it is the fastest there.
+fn provider() -> Arc<CryptoProvider> {
+    use aws_lc_rs::cipher_suite::{
+        TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
+    };
+    let cipher_suites =
+        vec![TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256];
+    Arc::new(CryptoProvider { cipher_suites, ..aws_lc_rs::default_provider() })
+}
+
+#[cfg(test)]
+mod tests;

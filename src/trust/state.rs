@@ -1,0 +1,262 @@
+//! The state directory: the few small files that must outlive the process.
+//!
+//! It is open to its owner alone, and a file in it is always either the old one or the new one, whole.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::Uid;
+
+/// Why the state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Other users of the machine could read keys.
+    #[error("{} is open to other users (mode {mode:03o}): chmod {wanted} {}", path.display(), path.display())]
+    TooOpen {
+        /// The directory or file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+        /// What they should be, as an argument of `chmod`.
+        wanted: &'static str,
+    },
+    /// Something else has the directory's name.
+    #[error("{} is not a directory", path.display())]
+    NotADirectory {
+        /// The path.
+        path: PathBuf,
+    },
+    /// There is no home directory to keep it in.
+    #[error("neither XDG_STATE_HOME nor HOME names an absolute path to keep state in; give one with --state")]
+    NoHome,
+    /// The operating system refused.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The refusal.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The state directory, known to exist and to be private.
+#[derive(Clone, Debug)]
+pub struct StateDir {
+    path: PathBuf,
+}
+
+/// Held while files are read, changed and written back: the command line and the daemon both do so.
+#[derive(Debug)]
+#[must_use = "the lock is released when this is dropped"]
+pub struct StateLock(#[expect(dead_code, reason = "held for its Drop")] Flock<File>);
+
+impl StateDir {
+    /// Opens the directory, making it (0700) where it is missing.
+    ///
+    /// # Errors
+    /// When it cannot be made, or when its group or other users have any right to it.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, StateError> {
+        let path = path.into();
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        let metadata = match (made, fs::metadata(&path)) {
+            (_, Ok(metadata)) => metadata,
+            (Err(source), _) | (Ok(()), Err(source)) => return Err(io_error("create", &path)(source)),
+        };
+        if !metadata.is_dir() {
+            return Err(StateError::NotADirectory { path });
+        }
+        refuse_if_open(&path, metadata.permissions().mode(), "700")?;
+        Ok(Self { path })
+    }
+
+    /// Where state is kept unless the user says otherwise: `/var/lib/laneway` for root, else
+    /// `$XDG_STATE_HOME/laneway`, else `~/.local/state/laneway`.
+    ///
+    /// # Errors
+    /// When a user other than root has no home.
+    pub fn default_path() -> Result<PathBuf, StateError> {
+        default_path_for(Uid::effective().is_root(), |name| std::env::var_os(name).map(PathBuf::from))
+    }
+
+    /// The directory's own path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path of a file in it, for messages.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// The content of a file; `None` when there is no such file.
+    ///
+    /// # Errors
+    /// When it cannot be read, or when a file that may hold a secret (any but `*.pem`) is open to others.
+    pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>, StateError> {
+        let path = self.file(name);
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io_error("open", &path)(error)),
+        };
+        if path.extension().is_none_or(|extension| extension != "pem") {
+            let mode = file.metadata().map_err(io_error("read", &path))?.permissions().mode();
+            refuse_if_open(&path, mode, "600")?;
+        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(io_error("read", &path))?;
+        Ok(Some(bytes))
+    }
+
+    /// Replaces a file (0600) so that a crash leaves the old one or the new one.
+    ///
+    /// # Errors
+    /// When the disk is full or read-only; the old file is then untouched.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
+        let path = self.file(name);
+        let failed = || io_error("write", &path);
+        let mut file = tempfile::Builder::new()
+            .prefix(".new-")
+            .permissions(Permissions::from_mode(0o600))
+            .tempfile_in(&self.path)
+            .map_err(failed())?;
+        file.write_all(bytes).map_err(failed())?;
+        file.as_file().sync_all().map_err(failed())?;
+        file.persist(&path).map_err(|error| failed()(error.error))?;
+        // The rename itself is only on disk once the directory is.
+        File::open(&self.path).and_then(|directory| directory.sync_all()).map_err(failed())
+    }
+
+    /// Waits for, and takes, the right to change files. Not reentrant: a second lock in the same call waits
+    /// for ever.
+    ///
+    /// # Errors
+    /// When the lock file cannot be made or locked.
+    pub fn lock(&self) -> Result<StateLock, StateError> {
+        let path = self.file("lock");
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let file = options.open(&path).map_err(io_error("open", &path))?;
+        Flock::lock(file, FlockArg::LockExclusive)
+            .map(StateLock)
+            .map_err(|(_, errno)| io_error("lock", &path)(errno.into()))
+    }
+}
+
+fn refuse_if_open(path: &Path, mode: u32, wanted: &'static str) -> Result<(), StateError> {
+    let mode = mode & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(StateError::TooOpen { path: path.to_owned(), mode, wanted });
+    }
+    Ok(())
+}
+
+fn default_path_for(root: bool, env: impl Fn(&str) -> Option<PathBuf>) -> Result<PathBuf, StateError> {
+    if root {
+        return Ok(PathBuf::from("/var/lib/laneway"));
+    }
+    // The XDG Base Directory Specification: a relative path is to be ignored.
+    let absolute = |name| env(name).filter(|path| path.is_absolute());
+    absolute("XDG_STATE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
+        .map(|base| base.join("laneway"))
+        .ok_or(StateError::NoHome)
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
+    let path = path.to_owned();
+    move |source| StateError::Io { action, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn the_directory_and_its_files_are_private_from_the_start() {
+        let parent = tempfile::tempdir().unwrap();
+        let state = StateDir::open(parent.path().join("a/b")).unwrap();
+        state.write("node.key", b"secret").unwrap();
+        state.write("ca.pem", b"public").unwrap();
+        assert_eq!(mode(state.path()), 0o700);
+        assert_eq!(mode(&state.file("node.key")), 0o600);
+        assert_eq!(mode(&state.file("ca.pem")), 0o600);
+        assert_eq!(state.read("node.key").unwrap().as_deref(), Some(&b"secret"[..]));
+        assert_eq!(fs::read_dir(state.path()).unwrap().count(), 2, "no temporary file is left");
+    }
+
+    #[test]
+    fn a_missing_file_is_none() {
+        let parent = tempfile::tempdir().unwrap();
+        assert_eq!(StateDir::open(parent.path().join("state")).unwrap().read("group.json").unwrap(), None);
+    }
+
+    #[test]
+    fn a_directory_open_to_others_is_refused_with_the_command_that_helps() {
+        let parent = tempfile::tempdir().unwrap();
+        fs::set_permissions(parent.path(), Permissions::from_mode(0o750)).unwrap();
+        let message = StateDir::open(parent.path()).unwrap_err().to_string();
+        assert!(message.contains("mode 750"), "{message}");
+        assert!(message.ends_with(&format!("chmod 700 {}", parent.path().display())), "{message}");
+    }
+
+    #[test]
+    fn a_key_open_to_others_is_refused_and_a_certificate_is_not() {
+        let parent = tempfile::tempdir().unwrap();
+        let state = StateDir::open(parent.path().join("state")).unwrap();
+        for name in ["node.key", "node.pem"] {
+            state.write(name, b"x").unwrap();
+            fs::set_permissions(state.file(name), Permissions::from_mode(0o644)).unwrap();
+        }
+        let message = state.read("node.key").unwrap_err().to_string();
+        assert!(message.ends_with(&format!("chmod 600 {}", state.file("node.key").display())), "{message}");
+        assert!(state.read("node.pem").unwrap().is_some());
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_named() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("file");
+        fs::write(&path, b"").unwrap();
+        assert!(matches!(StateDir::open(path), Err(StateError::NotADirectory { .. })));
+    }
+
+    #[test]
+    fn the_lock_excludes_others_in_the_same_process() {
+        let parent = tempfile::tempdir().unwrap();
+        let state = StateDir::open(parent.path().join("state")).unwrap();
+        let inside = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let _lock = state.lock().unwrap();
+                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                    std::thread::yield_now();
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn the_default_follows_the_user_and_xdg() {
+        let env = |state: &'static str, home: &'static str| {
+            move |name: &str| Some(PathBuf::from(if name == "HOME" { home } else { state }))
+        };
+        assert_eq!(default_path_for(true, env("/s", "/h")).unwrap(), Path::new("/var/lib/laneway"));
+        assert_eq!(default_path_for(false, env("/s", "/h")).unwrap(), Path::new("/s/laneway"));
+        assert_eq!(default_path_for(false, env("s", "/h")).unwrap(), Path::new("/h/.local/state/laneway"));
+        assert!(matches!(default_path_for(false, |_| None), Err(StateError::NoHome)));
+    }
+}
