@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 
+mod chunked;
 mod fields;
 mod forward;
 mod framing;
@@ -16,6 +17,7 @@ mod request;
 mod response;
 mod target;
 
+pub use chunked::{ChunkHeader, ChunkedDecoder, ChunkedEncoder, Step};
 pub use fields::Fields;
 pub use framing::BodyLength;
 pub use malformed::Malformed;
