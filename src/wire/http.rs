@@ -16,6 +16,8 @@ mod malformed;
 mod request;
 mod response;
 mod target;
+#[cfg(test)]
+mod tests;
 
 pub use chunked::{ChunkHeader, ChunkedDecoder, ChunkedEncoder, Step};
 pub use fields::Fields;
