@@ -1,0 +1,503 @@
+//! The head of a request: judged as it comes from a local app, written as an origin server gets it.
+
+use std::fmt::Write as _;
+
+use bytes::BytesMut;
+use http::Method;
+
+use super::forward::{Connection, end_to_end, via_names, write_field, write_via};
+use super::framing::{Framing, decimal};
+use super::target::{authority, write_authority};
+use super::{
+    BodyLength, Fields, Malformed, Message, RequestTarget, Version, empty_lines, fields, split_start_line,
+};
+
+/// The head of a request.
+///
+/// `fields` are as received, framing and hop-by-hop fields included, and may be changed before forwarding:
+/// [`RequestHead::write_forward`] writes framing, `Host` and connection fields from the other members.
+#[derive(Debug, Clone)]
+pub struct RequestHead {
+    /// The method; any token (RFC 9110 §9).
+    pub method: Method,
+    /// What is asked for.
+    pub target: RequestTarget,
+    /// The client's version, which bounds what it can be sent.
+    pub version: Version,
+    /// The fields as received.
+    pub fields: Fields,
+    /// How the body ends; never [`BodyLength::UntilClose`].
+    pub body: BodyLength,
+    /// The client waits for a `100 (Continue)` before it sends the body (RFC 9110 §10.1.1).
+    pub expect_continue: bool,
+    /// The client can send another request on this connection (RFC 9112 §9.3). Always false for HTTP/1.0: a
+    /// proxy must not persist with such a client.
+    pub keep_alive: bool,
+    /// The protocol the client wants to change to, if it is one that is passed on.
+    pub upgrade: Option<Upgrade>,
+}
+
+/// A protocol that a request may ask to change to (RFC 9110 §7.8). Every other one is ignored, as the RFC
+/// allows: the request is then an ordinary one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upgrade {
+    /// `Upgrade: websocket` on a GET without body (RFC 6455 §4.1).
+    WebSocket,
+}
+
+impl RequestHead {
+    /// Parses a head as [`super::head_end`] delimits it.
+    ///
+    /// # Errors
+    /// Every departure from RFC 9112 that could make two recipients see two different requests, and what this
+    /// proxy cannot serve; [`Malformed::status`] is the answer to give.
+    pub fn parse(head: &[u8]) -> Result<RequestHead, Malformed> {
+        let (line, section) = split_start_line(&head[empty_lines(head)..])?;
+        let (method, target, version) = request_line(line)?;
+        let fields = Fields::parse(section, Message::Request)?;
+        check_host(version, &target, &fields)?;
+        let body = Framing::parse(version, &fields, Message::Request)?.body(BodyLength::None);
+        if method == Method::CONNECT && !is_empty(body) {
+            return Err(Malformed::BodyOfConnect);
+        }
+        let connection = Connection::parse(&fields)?;
+        let modern = version == Version::Http11;
+        let expect = fields.get("expect").is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
+        let websocket = modern
+            && connection.upgrade
+            && method == Method::GET
+            && is_empty(body)
+            && fields.all("upgrade").count() == 1
+            && fields.get("upgrade").is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"));
+        Ok(RequestHead {
+            expect_continue: modern && expect && !is_empty(body),
+            keep_alive: modern && !connection.close,
+            upgrade: websocket.then_some(Upgrade::WebSocket),
+            // What follows the head of a CONNECT is the tunnel, even after `Content-Length: 0`.
+            body: if method == Method::CONNECT { BodyLength::None } else { body },
+            method,
+            target,
+            version,
+            fields,
+        })
+    }
+
+    /// The host that the `Host` field names, without port and brackets: what a browser believes to talk to.
+    /// `None` without the field or if it is empty.
+    #[must_use]
+    pub fn host_name(&self) -> Option<&str> {
+        let value = str::from_utf8(self.fields.get("host")?).ok()?;
+        authority(value).ok().map(|(host, _)| host)
+    }
+
+    /// Whether this request has already passed a proxy called `pseudonym`: a loop (RFC 9110 §7.6.3).
+    #[must_use]
+    pub fn via_names(&self, pseudonym: &str) -> bool {
+        via_names(&self.fields, pseudonym)
+    }
+
+    /// How often a TRACE or OPTIONS may still be forwarded; at 0 the proxy itself must answer it (RFC 9110
+    /// §7.6.2). `None` for other methods. Forwarding writes the number less one.
+    #[must_use]
+    pub fn max_forwards(&self) -> Option<u64> {
+        let counted = self.method == Method::TRACE || self.method == Method::OPTIONS;
+        if counted { decimal(self.fields.get("max-forwards")?) } else { None }
+    }
+
+    /// Writes the request as it goes to the origin server: origin-form (RFC 9112 §3.2.1), HTTP/1.1, `Host`
+    /// first and from the target (§3.2.2), the end-to-end fields in their order, the framing from `body`, and
+    /// our own `Via`. There is no `Connection` field, so the connection persists, except for an upgrade.
+    ///
+    /// `via` is this proxy's pseudonym, a token.
+    pub fn write_forward(&self, via: &str, out: &mut BytesMut) {
+        debug_assert!(fields::is_token(via.as_bytes()), "the pseudonym must be a token");
+        let max_forwards = self.max_forwards().map(|left| left.saturating_sub(1).to_string());
+        out.reserve(self.fields.size() + 512);
+        out.extend_from_slice(self.method.as_str().as_bytes());
+        out.extend_from_slice(b" ");
+        self.target.write(out);
+        out.extend_from_slice(b" HTTP/1.1\r\n");
+        self.write_host(out);
+        for (name, value) in end_to_end(&self.fields) {
+            match &max_forwards {
+                _ if name.eq_ignore_ascii_case(b"host") => {}
+                // An expectation of an HTTP/1.0 client is ignored, so it must not become one of ours.
+                _ if self.version == Version::Http10 && name.eq_ignore_ascii_case(b"expect") => {}
+                Some(left) if name.eq_ignore_ascii_case(b"max-forwards") => {
+                    write_field(name, left.as_bytes(), out);
+                }
+                _ => write_field(name, value, out),
+            }
+        }
+        write_framing(self.body, out);
+        write_via(self.version, via, out);
+        match self.upgrade {
+            Some(Upgrade::WebSocket) => {
+                out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n");
+            }
+            None => {}
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// `Host` from the target, or as received where the target has no host of its own.
+    fn write_host(&self, out: &mut BytesMut) {
+        match &self.target {
+            RequestTarget::Absolute { host, port, .. } => {
+                out.extend_from_slice(b"Host: ");
+                write_authority(host, (*port != 80).then_some(*port), out);
+                out.extend_from_slice(b"\r\n");
+            }
+            RequestTarget::Authority { host, port } => {
+                out.extend_from_slice(b"Host: ");
+                write_authority(host, Some(*port), out);
+                out.extend_from_slice(b"\r\n");
+            }
+            RequestTarget::Origin { .. } | RequestTarget::Asterisk => {
+                if let Some(host) = self.fields.get("host") {
+                    write_field(b"Host", host, out);
+                }
+            }
+        }
+    }
+}
+
+/// Writes the one field that says how a body ends.
+pub(super) fn write_framing(body: BodyLength, out: &mut BytesMut) {
+    match body {
+        BodyLength::Exact(length) => {
+            write!(out, "Content-Length: {length}\r\n").expect("a BytesMut grows");
+        }
+        BodyLength::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+        BodyLength::None | BodyLength::UntilClose => {}
+    }
+}
+
+/// `method SP request-target SP HTTP-version`, with no other white space (RFC 9112 §3). The version is judged
+/// first, so that another protocol is told that rather than what is odd about its method.
+fn request_line(line: &[u8]) -> Result<(Method, RequestTarget, Version), Malformed> {
+    let first = line.iter().position(|&byte| byte == b' ').ok_or(Malformed::RequestLine)?;
+    let last = line.iter().rposition(|&byte| byte == b' ').ok_or(Malformed::RequestLine)?;
+    if first == last {
+        return Err(Malformed::RequestLine);
+    }
+    let version = Version::parse(&line[last + 1..], Malformed::RequestLine)?;
+    let method = Method::from_bytes(&line[..first]).ok().ok_or(Malformed::Method)?;
+    let target = &line[first + 1..last];
+    if target.is_empty() {
+        return Err(Malformed::RequestLine);
+    }
+    let target = RequestTarget::parse(&method, target)?;
+    Ok((method, target, version))
+}
+
+/// RFC 9112 §3.2: exactly one valid `Host` in HTTP/1.1. It may differ from the target, which then wins, and it
+/// may be empty.
+fn check_host(version: Version, target: &RequestTarget, fields: &Fields) -> Result<(), Malformed> {
+    let mut hosts = fields.all("host");
+    let Some(host) = hosts.next() else {
+        return if version == Version::Http10 { Ok(()) } else { Err(Malformed::HostMissing) };
+    };
+    if hosts.next().is_some() {
+        return Err(Malformed::SeveralHosts);
+    }
+    let has_own = matches!(target, RequestTarget::Absolute { .. } | RequestTarget::Authority { .. });
+    if host.is_empty() && has_own {
+        return Ok(());
+    }
+    let host = str::from_utf8(host).ok().ok_or(Malformed::HostField)?;
+    authority(host).ok().ok_or(Malformed::HostField)?;
+    Ok(())
+}
+
+fn is_empty(body: BodyLength) -> bool {
+    matches!(body, BodyLength::None | BodyLength::Exact(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(head: &str) -> Result<RequestHead, Malformed> {
+        RequestHead::parse(head.as_bytes())
+    }
+
+    /// A GET of `http://h/` with these field lines besides `Host`.
+    fn get(lines: &str) -> RequestHead {
+        parse(&format!("GET http://h/ HTTP/1.1\r\nHost: h\r\n{lines}\r\n")).unwrap()
+    }
+
+    fn forwarded(head: &RequestHead) -> String {
+        let mut out = BytesMut::new();
+        head.write_forward("laneway", &mut out);
+        String::from_utf8(out.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn refuses_every_smuggling_shape() {
+        use Malformed::*;
+        let many_fields = format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "A: 1\r\n".repeat(128));
+        let huge = format!("GET / HTTP/1.1\r\nHost: h\r\nA: {}\r\n\r\n", "a".repeat(64 * 1024));
+        let table: &[(&str, Malformed)] = &[
+            // Two lengths.
+            (
+                "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+                BothLengths,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\ncontent-length: 0\r\n\r\n",
+                BothLengths,
+            ),
+            ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: x\r\n\r\n", BothLengths),
+            (
+                "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+                SeveralContentLengths,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
+                SeveralContentLengths,
+            ),
+            ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5, 5\r\n\r\n", SeveralContentLengths),
+            // Lengths that are not numbers.
+            ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: +5\r\n\r\n", ContentLength),
+            ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n", ContentLength),
+            ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0x5\r\n\r\n", ContentLength),
+            ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5 6\r\n\r\n", ContentLength),
+            ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length:\r\n\r\n", ContentLength),
+            ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: ,5\r\n\r\n", ContentLength),
+            ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 18446744073709551616\r\n\r\n", ContentLength),
+            // Codings.
+            ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", TransferEncoding),
+            ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked, chunked\r\n\r\n", TransferEncoding),
+            ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked,\r\n\r\n", TransferEncoding),
+            ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: xchunked\r\n\r\n", TransferEncoding),
+            ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: identity\r\n\r\n", TransferEncoding),
+            ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: \"chunked\"\r\n\r\n", TransferEncoding),
+            ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked;q=1\r\n\r\n", TransferEncoding),
+            ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding:\r\n\r\n", TransferEncoding),
+            (
+                "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nTransfer-encoding: x\r\n\r\n",
+                SeveralTransferEncodings,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+                SeveralTransferEncodings,
+            ),
+            ("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", TransferEncodingInHttp10),
+            // Line ends.
+            ("GET / HTTP/1.1\nHost: h\n\n", LineBreak),
+            ("GET / HTTP/1.1\r\nHost: h\nA: 1\r\n\r\n", LineBreak),
+            ("GET / HTTP/1.1\r\nHost: h\r\n\n", LineBreak),
+            ("GET / HTTP/1.1\r\nHost: h\rA: 1\r\n\r\n", LineBreak),
+            ("GET / HTTP/1.1\r\nHost: h\r\r\n\r\n", LineBreak),
+            ("GET / HTTP/1.1\r\r\nHost: h\r\n\r\n", LineBreak),
+            ("GET /\rx HTTP/1.1\r\nHost: h\r\n\r\n", LineBreak),
+            ("\nGET / HTTP/1.1\r\nHost: h\r\n\r\n", LineBreak),
+            // Fields.
+            ("GET / HTTP/1.1\r\nHost: h\r\nA: 1\r\n 2\r\n\r\n", ObsFold),
+            ("GET / HTTP/1.1\r\nHost: h\r\nA: 1\r\n\t2\r\n\r\n", ObsFold),
+            ("GET / HTTP/1.1\r\n Host: h\r\n\r\n", ObsFold),
+            ("GET / HTTP/1.1\r\nHost: h\r\n \r\n\r\n", ObsFold),
+            ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding:\r\n chunked\r\n\r\n", ObsFold),
+            ("GET / HTTP/1.1\r\nHost : h\r\n\r\n", SpaceBeforeColon),
+            ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding\t: chunked\r\n\r\n", SpaceBeforeColon),
+            ("GET / HTTP/1.1\r\nHost: h\r\n: 1\r\n\r\n", FieldName),
+            ("GET / HTTP/1.1\r\nHost: h\r\nA\r\n\r\n", FieldName),
+            ("GET / HTTP/1.1\r\nHost: h\r\nA B: 1\r\n\r\n", FieldName),
+            ("GET / HTTP/1.1\r\nHost: h\r\nA\0: 1\r\n\r\n", FieldName),
+            ("GET / HTTP/1.1\r\nHost: h\r\n\u{e4}: 1\r\n\r\n", FieldName),
+            ("GET / HTTP/1.1\r\nHost: h\r\nA(: 1\r\n\r\n", FieldName),
+            ("GET / HTTP/1.1\r\nHost: h\r\nA: \0\r\n\r\n", FieldValue),
+            ("GET / HTTP/1.1\r\nHost: h\r\nA: x\x0by\r\n\r\n", FieldValue),
+            ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: \x0cchunked\r\n\r\n", FieldValue),
+            ("GET / HTTP/1.1\r\nHost: h\r\nA: \x7f\r\n\r\n", FieldValue),
+            // The request line.
+            ("GET  / HTTP/1.1\r\nHost: h\r\n\r\n", TargetBytes),
+            ("GET /  HTTP/1.1\r\nHost: h\r\n\r\n", TargetBytes),
+            ("GET /a b HTTP/1.1\r\nHost: h\r\n\r\n", TargetBytes),
+            ("GET /\x0b HTTP/1.1\r\nHost: h\r\n\r\n", TargetBytes),
+            ("GET /\0 HTTP/1.1\r\nHost: h\r\n\r\n", TargetBytes),
+            ("GET\t/\tHTTP/1.1\r\nHost: h\r\n\r\n", RequestLine),
+            ("GET / HTTP/1.1 \r\nHost: h\r\n\r\n", RequestLine),
+            ("GET HTTP/1.1\r\nHost: h\r\n\r\n", RequestLine),
+            ("GET  HTTP/1.1\r\nHost: h\r\n\r\n", RequestLine),
+            ("GET /\r\nHost: h\r\n\r\n", RequestLine),
+            ("GET / http/1.1\r\nHost: h\r\n\r\n", RequestLine),
+            ("GET / HTTP/1.10\r\nHost: h\r\n\r\n", RequestLine),
+            ("GET / HTTP/01.1\r\nHost: h\r\n\r\n", RequestLine),
+            ("GET / HTTP/1,1\r\nHost: h\r\n\r\n", RequestLine),
+            ("\r\n\r\n\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n", RequestLine),
+            (" GET / HTTP/1.1\r\nHost: h\r\n\r\n", Method),
+            ("G(T / HTTP/1.1\r\nHost: h\r\n\r\n", Method),
+            ("G\u{e4}T / HTTP/1.1\r\nHost: h\r\n\r\n", Method),
+            ("GET / HTTP/1.2\r\nHost: h\r\n\r\n", Version),
+            ("GET / HTTP/0.9\r\nHost: h\r\n\r\n", Version),
+            ("PRI * HTTP/2.0\r\n\r\n", Version),
+            ("GET https://h/ HTTP/1.1\r\nHost: h\r\n\r\n", HttpsInAbsoluteForm),
+            // Host.
+            ("GET / HTTP/1.1\r\n\r\n", HostMissing),
+            ("GET http://h/ HTTP/1.1\r\nA: 1\r\n\r\n", HostMissing),
+            ("GET / HTTP/1.1\r\nHost: h\r\nhost: h\r\n\r\n", SeveralHosts),
+            ("GET / HTTP/1.0\r\nHost: h\r\nHost: i\r\n\r\n", SeveralHosts),
+            ("GET / HTTP/1.1\r\nHost:\r\n\r\n", HostField),
+            ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", HostField),
+            ("GET / HTTP/1.1\r\nHost: a, b\r\n\r\n", HostField),
+            ("GET / HTTP/1.1\r\nHost: http://h/\r\n\r\n", HostField),
+            ("GET http://h/ HTTP/1.1\r\nHost: u@h\r\n\r\n", HostField),
+            ("GET http://h/ HTTP/1.1\r\nHost: h:x\r\n\r\n", HostField),
+            // CONNECT.
+            ("CONNECT h:443 HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n", BodyOfConnect),
+            ("CONNECT h:443 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n", BodyOfConnect),
+            ("CONNECT h HTTP/1.1\r\nHost: h\r\n\r\n", Port),
+            // Sizes and ends.
+            (&many_fields, TooManyFields),
+            (&huge, HeadTooLarge),
+            ("", Unfinished),
+            ("GET / HTTP/1.1\r\n", Unfinished),
+            ("GET / HTTP/1.1\r\nHost: h\r\n", Unfinished),
+            ("GET / HTTP/1.1\r\nHost: h\r\n\r\nGET", Unfinished),
+            ("\r\n\r\n", Unfinished),
+        ];
+        for (head, want) in table {
+            assert_eq!(parse(head).map(|_| ()), Err(*want), "{:?}", &head[..head.len().min(120)]);
+        }
+    }
+
+    #[test]
+    fn statuses() {
+        for (malformed, status) in [
+            (Malformed::BothLengths, 400),
+            (Malformed::HeadTooLarge, 431),
+            (Malformed::TooManyFields, 431),
+            (Malformed::TransferEncoding, 501),
+            (Malformed::Version, 505),
+        ] {
+            assert_eq!(malformed.status(), status);
+        }
+    }
+
+    #[test]
+    fn largest_accepted() {
+        let fields = format!("GET / HTTP/1.1\r\nHost: h\r\n{}\r\n", "A: 1\r\n".repeat(127));
+        assert_eq!(parse(&fields).unwrap().fields.len(), 128);
+        let start = "GET / HTTP/1.1\r\nHost: h\r\nA: ";
+        let large = format!("{start}{}\r\n\r\n", "a".repeat(64 * 1024 - start.len() - 4));
+        assert!(parse(&large).is_ok());
+    }
+
+    #[test]
+    fn meaning() {
+        let head =
+            parse("\r\n\r\nPOST http://h:81/p?q HTTP/1.1\r\nhost: other\r\nContent-LENGTH: 042\r\n\r\n")
+                .unwrap();
+        assert_eq!(head.method, Method::POST);
+        assert_eq!(head.version, Version::Http11);
+        assert_eq!(head.body, BodyLength::Exact(42));
+        assert_eq!(head.host_name(), Some("other"));
+        assert!(head.keep_alive && !head.expect_continue && head.upgrade.is_none());
+        assert_eq!(get("Transfer-Encoding: CHUNKED\r\n").body, BodyLength::Chunked);
+        assert_eq!(get("").body, BodyLength::None);
+        assert!(!get("Connection: x, CLOSE\r\n").keep_alive);
+        assert!(get("Expect: 100-Continue\r\nContent-Length: 1\r\n").expect_continue);
+        assert!(!get("Expect: 100-continue\r\n").expect_continue);
+    }
+
+    #[test]
+    fn http10_clients_never_persist() {
+        let head = parse("GET http://h/ HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").unwrap();
+        assert!(!head.keep_alive);
+        assert_eq!(head.host_name(), None);
+    }
+
+    #[test]
+    fn a_connect_has_no_body_even_with_content_length_0() {
+        let head = parse("CONNECT h:443 HTTP/1.1\r\nHost: h:443\r\nContent-Length: 0\r\n\r\n").unwrap();
+        assert_eq!(head.body, BodyLength::None);
+    }
+
+    #[test]
+    fn host_name_for_the_local_page() {
+        for (host, want) in
+            [("127.0.0.1:1080", "127.0.0.1"), ("[::1]:1080", "::1"), ("LocalHost", "LocalHost")]
+        {
+            let head = parse(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).unwrap();
+            assert_eq!(head.host_name(), Some(want));
+        }
+    }
+
+    #[test]
+    fn forwards_end_to_end_fields_only() {
+        let head = parse(
+            "POST http://[::1]:8080/p?q HTTP/1.1\r\nhost: evil\r\nUser-Agent: x\r\nProxy-Connection: keep-alive\r\n\
+             Proxy-Authorization: secret\r\nX-Hop: 1\r\nConnection: keep-alive, x-hop, Content-Length, Host, Via\r\n\
+             Keep-Alive: 5\r\nTE: trailers\r\nTrailer: X\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\nVia: 1.0 a\r\n\
+             Accept: */*\r\ncontent-length: 007\r\nExpect: 100-continue\r\nACCEPT: b\r\n\r\n",
+        )
+        .unwrap();
+        assert_eq!(
+            forwarded(&head),
+            "POST /p?q HTTP/1.1\r\nHost: [::1]:8080\r\nUser-Agent: x\r\nVia: 1.0 a\r\nAccept: */*\r\n\
+             Expect: 100-continue\r\nACCEPT: b\r\nContent-Length: 7\r\nVia: 1.1 laneway\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn forwards_http10_as_http11() {
+        let head = parse("GET http://h/ HTTP/1.0\r\nExpect: 100-continue\r\nA: 1\r\n\r\n").unwrap();
+        assert_eq!(forwarded(&head), "GET / HTTP/1.1\r\nHost: h\r\nA: 1\r\nVia: 1.0 laneway\r\n\r\n");
+    }
+
+    #[test]
+    fn forwards_options_of_a_server_as_asterisk() {
+        let head = parse("OPTIONS http://h:80 HTTP/1.1\r\nHost: h\r\nMax-Forwards: 5\r\n\r\n").unwrap();
+        assert_eq!(head.max_forwards(), Some(5));
+        assert_eq!(
+            forwarded(&head),
+            "OPTIONS * HTTP/1.1\r\nHost: h\r\nMax-Forwards: 4\r\nVia: 1.1 laneway\r\n\r\n"
+        );
+        assert_eq!(get("Max-Forwards: 0\r\n").max_forwards(), None);
+        assert!(forwarded(&get("Max-Forwards: 7\r\n")).contains("\r\nMax-Forwards: 7\r\n"));
+    }
+
+    #[test]
+    fn a_changed_field_is_forwarded_and_framing_cannot_be_pushed() {
+        let mut head = get("Range: bytes=0-\r\nTransfer-Encoding: chunked\r\n");
+        head.fields.remove("range");
+        head.fields.push("Range", b"bytes=5-").unwrap();
+        head.fields.push("Content-Length", b"9").unwrap();
+        assert_eq!(
+            forwarded(&head),
+            "GET / HTTP/1.1\r\nHost: h\r\nRange: bytes=5-\r\nTransfer-Encoding: chunked\r\nVia: 1.1 laneway\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn only_a_websocket_upgrade_passes() {
+        let head = get("Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Key: k\r\n");
+        assert_eq!(head.upgrade, Some(Upgrade::WebSocket));
+        assert_eq!(
+            forwarded(&head),
+            "GET / HTTP/1.1\r\nHost: h\r\nSec-WebSocket-Key: k\r\nVia: 1.1 laneway\r\nConnection: Upgrade\r\n\
+             Upgrade: websocket\r\n\r\n"
+        );
+        for lines in [
+            "Upgrade: websocket\r\n",
+            "Connection: upgrade\r\nUpgrade: h2c\r\n",
+            "Connection: upgrade\r\nUpgrade: websocket, h2c\r\n",
+            "Connection: upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n",
+            "Connection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 5\r\n",
+            "Connection: upgrade\r\nUpgrade: websocket\r\nTransfer-Encoding: chunked\r\n",
+        ] {
+            let head = get(lines);
+            assert_eq!(head.upgrade, None, "{lines}");
+            assert!(!forwarded(&head).to_lowercase().contains("upgrade"), "{lines}");
+        }
+    }
+
+    #[test]
+    fn sees_a_loop() {
+        let head = get("A: 1\r\n");
+        assert!(!head.via_names("laneway"));
+        assert!(RequestHead::parse(forwarded(&head).as_bytes()).unwrap().via_names("laneway"));
+    }
+}

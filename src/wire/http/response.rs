@@ -1,0 +1,417 @@
+//! The head of a response: judged as it comes from an origin server, written as a local app gets it; and the
+//! proxy's own short answers.
+
+use std::fmt::Write as _;
+
+use bytes::{Bytes, BytesMut};
+use http::Method;
+
+use super::fields::{is_text_byte, is_token};
+use super::forward::{Connection, end_to_end, write_field, write_via};
+use super::framing::{Framing, decimal};
+use super::request::write_framing;
+use super::{BodyLength, Fields, Malformed, Message, Upgrade, Version, split_start_line};
+
+/// The head of a response.
+///
+/// `fields` are as received, framing and hop-by-hop fields included; [`ResponseHead::write_forward`] writes
+/// those anew.
+#[derive(Debug, Clone)]
+pub struct ResponseHead {
+    /// The status code, 100 to 999 (servers do send codes above the registered 599).
+    pub status: u16,
+    /// The reason phrase, often empty; text, but in no known encoding.
+    pub reason: Bytes,
+    /// The server's version.
+    pub version: Version,
+    /// The fields as received.
+    pub fields: Fields,
+    /// How the body ends, given the method of the request (RFC 9112 §6.3).
+    pub body: BodyLength,
+    /// What `Content-Length` says, even where there is no body: to HEAD and in a 304 it is the length that the
+    /// body would have had (RFC 9110 §8.6).
+    pub content_length: Option<u64>,
+    /// The server will take another request on its connection after this response (RFC 9112 §9.3).
+    pub keep_alive: bool,
+}
+
+impl ResponseHead {
+    /// Parses a head as [`super::head_end`] delimits it, in answer to a request with this method.
+    ///
+    /// # Errors
+    /// As strict as for requests, except that folded fields are joined (RFC 9112 §5.2), the same
+    /// `Content-Length` may come several times (RFC 9110 §8.6), and the reason may be missing with its space.
+    pub fn parse(head: &[u8], request_method: &Method) -> Result<ResponseHead, Malformed> {
+        let (line, section) = split_start_line(head)?;
+        let (version, status, reason) = status_line(line)?;
+        let fields = Fields::parse(section, Message::Response)?;
+        let framing = Framing::parse(version, &fields, Message::Response)?;
+        let connection = Connection::parse(&fields)?;
+        let tunnel = *request_method == Method::CONNECT && (200..300).contains(&status);
+        let empty = *request_method == Method::HEAD || status == 304 || never_has_body(status) || tunnel;
+        let body = if empty { BodyLength::None } else { framing.body(BodyLength::UntilClose) };
+        // A 204 that announces a body breaks RFC 9112 §6.1, and its server may send that body all the same;
+        // the bytes would be taken for the next response.
+        let strays = never_has_body(status) && framing.body(BodyLength::Exact(0)) != BodyLength::Exact(0);
+        let persists = match version {
+            Version::Http11 => !connection.close,
+            Version::Http10 => connection.keep_alive && !connection.close,
+        };
+        Ok(ResponseHead {
+            status,
+            reason: Bytes::copy_from_slice(reason),
+            version,
+            body,
+            content_length: framing.content_length,
+            keep_alive: persists && !strays && body != BodyLength::UntilClose,
+            fields,
+        })
+    }
+
+    /// Whether this is an interim response, after which the final one still comes (RFC 9110 §15.2). A 101 is
+    /// final.
+    #[must_use]
+    pub fn is_interim(&self) -> bool {
+        (100..200).contains(&self.status) && self.status != 101
+    }
+
+    /// Whether a client of this version is sent this response: interim ones are not for HTTP/1.0 (RFC 9110
+    /// §15.2).
+    #[must_use]
+    pub fn reaches(&self, client: Version) -> bool {
+        client == Version::Http11 || !self.is_interim()
+    }
+
+    /// Whether this 101 changes to the protocol that was asked for. Any other 101 is an error of the server,
+    /// and must not become a tunnel.
+    #[must_use]
+    pub fn switches_to(&self, upgrade: Upgrade) -> bool {
+        let Upgrade::WebSocket = upgrade;
+        self.status == 101 && self.fields.list("upgrade").any(|name| name.eq_ignore_ascii_case(b"websocket"))
+    }
+
+    /// How the body is best delimited for a client of this version: as received, but never until close where
+    /// the client understands chunks, so that it can tell a cut-off body from a complete one.
+    #[must_use]
+    pub fn client_body(&self, client: Version) -> BodyLength {
+        match (self.body, client) {
+            (BodyLength::Chunked | BodyLength::UntilClose, Version::Http11) => BodyLength::Chunked,
+            (BodyLength::Chunked | BodyLength::UntilClose, Version::Http10) => BodyLength::UntilClose,
+            (body, _) => body,
+        }
+    }
+
+    /// Writes the response as it goes to the client: HTTP/1.1, the end-to-end fields in their order, the
+    /// framing from `body_as`, and our own `Via`.
+    ///
+    /// `via` is this proxy's pseudonym, a token. `body_as` is how the caller will send the body, normally
+    /// [`ResponseHead::client_body`]. `keep_alive` is whether the connection to the client stays open;
+    /// `Connection: close` is also written where it cannot: for HTTP/1.0 clients and a body until close.
+    pub fn write_forward(
+        &self,
+        via: &str,
+        client: Version,
+        keep_alive: bool,
+        body_as: BodyLength,
+        out: &mut BytesMut,
+    ) {
+        debug_assert!(is_token(via.as_bytes()), "the pseudonym must be a token");
+        out.reserve(self.fields.size() + self.reason.len() + 256);
+        write!(out, "HTTP/1.1 {} ", self.status).expect("a BytesMut grows");
+        out.extend_from_slice(&self.reason);
+        out.extend_from_slice(b"\r\n");
+        for (name, value) in end_to_end(&self.fields) {
+            write_field(name, value, out);
+        }
+        match self.content_length {
+            Some(length) if body_as == BodyLength::None && !never_has_body(self.status) => {
+                write_framing(BodyLength::Exact(length), out);
+            }
+            _ => write_framing(body_as, out),
+        }
+        write_via(self.version, via, out);
+        if self.status == 101 {
+            out.extend_from_slice(b"Connection: Upgrade\r\n");
+            for protocol in self.fields.all("upgrade") {
+                write_field(b"Upgrade", protocol, out);
+            }
+        } else if !self.is_interim()
+            && (!keep_alive || client == Version::Http10 || body_as == BodyLength::UntilClose)
+        {
+            out.extend_from_slice(b"Connection: close\r\n");
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// A whole answer of the proxy's own, with `body` as plain text.
+///
+/// It has `Content-Length`, so it must not answer a HEAD unless `body` is empty. `fields` must not name the
+/// framing fields. Control characters in `reason` and in values become spaces: the text may come from a peer.
+#[must_use]
+pub fn simple_response(
+    status: u16,
+    reason: &str,
+    fields: &[(&str, &str)],
+    body: &str,
+    keep_alive: bool,
+) -> Bytes {
+    let mut out = BytesMut::with_capacity(256 + body.len());
+    write!(out, "HTTP/1.1 {status} ").expect("a BytesMut grows");
+    write_clean(reason, &mut out);
+    out.extend_from_slice(b"\r\n");
+    for (name, value) in fields {
+        debug_assert!(is_token(name.as_bytes()), "a field name must be a token");
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b": ");
+        write_clean(value, &mut out);
+        out.extend_from_slice(b"\r\n");
+    }
+    write!(out, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n", body.len())
+        .expect("a BytesMut grows");
+    if !keep_alive {
+        out.extend_from_slice(b"Connection: close\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(body.as_bytes());
+    out.freeze()
+}
+
+/// `HTTP-version SP status-code SP [ reason-phrase ]` (RFC 9112 §4).
+fn status_line(line: &[u8]) -> Result<(Version, u16, &[u8]), Malformed> {
+    let (version, rest) = line.split_at_checked(8).ok_or(Malformed::StatusLine)?;
+    let version = Version::parse(version, Malformed::StatusLine)?;
+    let (status, reason) = match rest {
+        [b' ', a, b, c] => ([*a, *b, *c], &[][..]),
+        [b' ', a, b, c, b' ', reason @ ..] => ([*a, *b, *c], reason),
+        _ => return Err(Malformed::StatusLine),
+    };
+    let status =
+        decimal(&status).and_then(|status| u16::try_from(status).ok()).ok_or(Malformed::StatusLine)?;
+    if status < 100 || !reason.iter().copied().all(is_text_byte) {
+        return Err(Malformed::StatusLine);
+    }
+    Ok((version, status, reason))
+}
+
+/// Responses that end with their head and may not even announce a length (RFC 9110 §8.6, §15.3.5).
+fn never_has_body(status: u16) -> bool {
+    status < 200 || status == 204
+}
+
+fn write_clean(text: &str, out: &mut BytesMut) {
+    out.extend(text.bytes().map(|byte| if is_text_byte(byte) { byte } else { b' ' }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(head: &str) -> Result<ResponseHead, Malformed> {
+        ResponseHead::parse(head.as_bytes(), &Method::GET)
+    }
+
+    fn answer(method: &str, status: &str, lines: &str) -> ResponseHead {
+        let head = format!("HTTP/1.1 {status}\r\n{lines}\r\n");
+        ResponseHead::parse(head.as_bytes(), &method.parse().unwrap()).unwrap()
+    }
+
+    /// As written for a client that stays connected, without the first line.
+    fn forwarded(head: &ResponseHead, client: Version) -> String {
+        let mut out = BytesMut::new();
+        head.write_forward("laneway", client, true, head.client_body(client), &mut out);
+        let text = String::from_utf8(out.to_vec()).unwrap();
+        text.split_once("\r\n").unwrap().1.to_owned()
+    }
+
+    #[test]
+    fn refusals() {
+        use Malformed::*;
+        for (head, want) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", BothLengths),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", SeveralContentLengths),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\n", SeveralContentLengths),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5,\r\n\r\n", ContentLength),
+            ("HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\n", ContentLength),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n 6\r\n\r\n", ContentLength),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", TransferEncoding),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+                SeveralTransferEncodings,
+            ),
+            ("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", TransferEncodingInHttp10),
+            ("HTTP/1.1 304 x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", BothLengths),
+            ("HTTP/1.1 200 OK\nA: 1\n\n", LineBreak),
+            ("HTTP/1.1 200 OK\r\nA: 1\rB: 2\r\n\r\n", LineBreak),
+            ("HTTP/1.1 200 OK\r\n A: 1\r\n\r\n", ObsFold),
+            ("HTTP/1.1 200 OK\r\nA : 1\r\n\r\n", SpaceBeforeColon),
+            ("HTTP/1.1 200 OK\r\nA: \0\r\n\r\n", FieldValue),
+            ("HTTP/1.1 200 O\0K\r\n\r\n", StatusLine),
+            ("HTTP/1.1 20 OK\r\n\r\n", StatusLine),
+            ("HTTP/1.1 2000 OK\r\n\r\n", StatusLine),
+            ("HTTP/1.1 099 OK\r\n\r\n", StatusLine),
+            ("HTTP/1.1 +20 OK\r\n\r\n", StatusLine),
+            ("HTTP/1.1  200 OK\r\n\r\n", StatusLine),
+            ("HTTP/1.1\t200 OK\r\n\r\n", StatusLine),
+            ("\r\nHTTP/1.1 200 OK\r\n\r\n", StatusLine),
+            ("ICY 200 OK\r\n\r\n", StatusLine),
+            ("HTTP/2.0 200 OK\r\n\r\n", Malformed::Version),
+            ("HTTP/1.1 200 OK\r\n\r\nx", Unfinished),
+            ("HTTP/1.1 200 OK\r\n", Unfinished),
+        ] {
+            assert_eq!(parse(head).map(|_| ()), Err(want), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn body_by_method_and_status() {
+        let length = "Content-Length: 5\r\n";
+        for (method, status, lines, want) in [
+            ("GET", "200 OK", length, BodyLength::Exact(5)),
+            ("GET", "200", length, BodyLength::Exact(5)),
+            ("GET", "200 ", "", BodyLength::UntilClose),
+            ("GET", "200 OK", "Transfer-Encoding: Chunked\r\n", BodyLength::Chunked),
+            ("GET", "200 OK", "Content-Length: 5, 5\r\ncontent-length: 5\r\n", BodyLength::Exact(5)),
+            ("GET", "200 OK", "Content-Length:\r\n 5\r\n", BodyLength::Exact(5)),
+            ("GET", "999 No", length, BodyLength::Exact(5)),
+            ("HEAD", "200 OK", length, BodyLength::None),
+            ("HEAD", "200 OK", "Transfer-Encoding: chunked\r\n", BodyLength::None),
+            ("GET", "304 Not Modified", length, BodyLength::None),
+            ("GET", "204 No Content", "", BodyLength::None),
+            ("GET", "100 Continue", "", BodyLength::None),
+            ("GET", "101 Switching Protocols", "", BodyLength::None),
+            ("CONNECT", "200 OK", "", BodyLength::None),
+            ("CONNECT", "403 No", length, BodyLength::Exact(5)),
+        ] {
+            assert_eq!(answer(method, status, lines).body, want, "{method} {status} {lines}");
+        }
+    }
+
+    #[test]
+    fn persistence() {
+        assert!(answer("GET", "200 OK", "Content-Length: 0\r\n").keep_alive);
+        assert!(!answer("GET", "200 OK", "Content-Length: 0\r\nConnection: close\r\n").keep_alive);
+        assert!(!answer("GET", "200 OK", "").keep_alive);
+        assert!(answer("GET", "204 No Content", "Content-Length: 0\r\n").keep_alive);
+        assert!(answer("GET", "304 Not Modified", "Content-Length: 5\r\n").keep_alive);
+        let old =
+            |lines: &str| parse(&format!("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n{lines}\r\n")).unwrap();
+        assert!(!old("").keep_alive);
+        assert!(old("Connection: Keep-Alive\r\n").keep_alive);
+    }
+
+    #[test]
+    fn a_body_after_204_cannot_become_the_next_response() {
+        assert!(!answer("GET", "204 No Content", "Content-Length: 5\r\n").keep_alive);
+        assert!(!answer("GET", "204 No Content", "Transfer-Encoding: chunked\r\n").keep_alive);
+    }
+
+    #[test]
+    fn forwards_with_framing_for_the_client() {
+        use Version::{Http10, Http11};
+        for (method, status, lines, client, want) in [
+            (
+                "GET",
+                "200 OK",
+                "A: 1\r\nContent-Length: 05\r\n",
+                Http11,
+                "A: 1\r\nContent-Length: 5\r\nVia: 1.1 laneway\r\n\r\n",
+            ),
+            (
+                "GET",
+                "200 OK",
+                "Content-Length: 5\r\n",
+                Http10,
+                "Content-Length: 5\r\nVia: 1.1 laneway\r\nConnection: close\r\n\r\n",
+            ),
+            (
+                "GET",
+                "200 OK",
+                "Transfer-Encoding: chunked\r\n",
+                Http11,
+                "Transfer-Encoding: chunked\r\nVia: 1.1 laneway\r\n\r\n",
+            ),
+            (
+                "GET",
+                "200 OK",
+                "Transfer-Encoding: chunked\r\n",
+                Http10,
+                "Via: 1.1 laneway\r\nConnection: close\r\n\r\n",
+            ),
+            ("GET", "200 OK", "", Http11, "Transfer-Encoding: chunked\r\nVia: 1.1 laneway\r\n\r\n"),
+            ("GET", "200 OK", "", Http10, "Via: 1.1 laneway\r\nConnection: close\r\n\r\n"),
+            (
+                "HEAD",
+                "200 OK",
+                "Content-Length: 5,5\r\n",
+                Http11,
+                "Content-Length: 5\r\nVia: 1.1 laneway\r\n\r\n",
+            ),
+            ("HEAD", "200 OK", "", Http11, "Via: 1.1 laneway\r\n\r\n"),
+            (
+                "GET",
+                "304 Not Modified",
+                "Content-Length: 5\r\nETag: x\r\n",
+                Http11,
+                "ETag: x\r\nContent-Length: 5\r\nVia: 1.1 laneway\r\n\r\n",
+            ),
+            ("GET", "204 No Content", "Content-Length: 5\r\n", Http11, "Via: 1.1 laneway\r\n\r\n"),
+            ("GET", "103 Early Hints", "Link: x\r\n", Http11, "Link: x\r\nVia: 1.1 laneway\r\n\r\n"),
+            (
+                "GET",
+                "200 OK",
+                "Connection: x-a, close\r\nX-A: 1\r\nKeep-Alive: 5\r\nTrailer: T\r\nUpgrade: h2\r\nA: x\r\n y\r\nContent-Length: 0\r\n",
+                Http11,
+                "A: x   y\r\nContent-Length: 0\r\nVia: 1.1 laneway\r\n\r\n",
+            ),
+            (
+                "GET",
+                "101 Switching Protocols",
+                "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: a\r\n",
+                Http11,
+                "Sec-WebSocket-Accept: a\r\nVia: 1.1 laneway\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+            ),
+        ] {
+            assert_eq!(forwarded(&answer(method, status, lines), client), want, "{method} {status} {lines}");
+        }
+    }
+
+    #[test]
+    fn says_close_when_told() {
+        let head = answer("GET", "200 OK", "Content-Length: 5\r\n");
+        let mut out = BytesMut::new();
+        head.write_forward("l", Version::Http11, false, head.body, &mut out);
+        assert_eq!(
+            &out[..],
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nVia: 1.1 l\r\nConnection: close\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn interim_responses_are_for_http11_clients() {
+        let hints = answer("GET", "103 Early Hints", "");
+        assert!(hints.is_interim() && hints.reaches(Version::Http11) && !hints.reaches(Version::Http10));
+        let switch = answer("GET", "101 x", "Upgrade: WebSocket\r\n");
+        assert!(!switch.is_interim() && switch.switches_to(Upgrade::WebSocket));
+        assert!(!answer("GET", "101 x", "Upgrade: h2c\r\n").switches_to(Upgrade::WebSocket));
+        assert!(answer("GET", "200 OK", "").reaches(Version::Http10));
+    }
+
+    #[test]
+    fn own_answers() {
+        assert_eq!(
+            &simple_response(503, "Service Unavailable", &[("Retry-After", "1")], "no gateway\n", false)[..],
+            b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Type: text/plain; charset=utf-8\r\n\
+              Content-Length: 11\r\nConnection: close\r\n\r\nno gateway\n"
+        );
+    }
+
+    #[test]
+    fn own_answers_cannot_be_split_by_peer_text() {
+        let answer = simple_response(502, "Bad\r\nX: 1", &[("Proxy-Status", "a\r\n\r\nb\0")], "", true);
+        let head = ResponseHead::parse(&answer, &Method::GET).unwrap();
+        assert_eq!(&head.reason[..], b"Bad  X: 1");
+        assert_eq!(head.fields.get("proxy-status"), Some(&b"a    b"[..]));
+        assert!(head.keep_alive && head.body == BodyLength::Exact(0));
+    }
+}
