@@ -3,9 +3,11 @@
 //! Start at [`local`] (where a connection of an app arrives), follow it through [`link`] and end in
 //! [`gateway`] (where it is dialled).
 
+pub mod copy;
 pub mod failure;
 pub mod gateway;
 pub mod link;
+pub mod local;
 pub mod net;
 pub mod peers;
 pub mod telemetry;

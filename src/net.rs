@@ -2,11 +2,12 @@
 //!
 //! Everything that only one operating system has stays behind the functions of this file.
 
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
+use bytes::{BufMut, BytesMut};
 use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
@@ -254,6 +255,46 @@ pub fn tune_link(stream: &TcpStream) {
     }
     #[cfg(not(target_os = "linux"))]
     let _ = (socket, LINK_USER_TIMEOUT, LINK_NOTSENT_LOWAT);
+}
+
+/// Reads what is there, at most `most` bytes, and waits when there is nothing; takes room in `buffer` only once
+/// there is. 0 is the orderly end.
+///
+/// # Errors
+/// What the system says.
+pub async fn read_some(stream: &TcpStream, buffer: &mut BytesMut, most: usize) -> io::Result<usize> {
+    loop {
+        stream.readable().await?;
+        buffer.reserve(most);
+        match stream.try_read_buf(&mut (&mut *buffer).limit(most)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return result,
+        }
+    }
+}
+
+/// Writes all of `bytes`.
+///
+/// # Errors
+/// What the system says.
+pub async fn write_all(stream: &TcpStream, bytes: &[u8]) -> io::Result<()> {
+    write_all_vectored(stream, &mut [IoSlice::new(bytes)]).await
+}
+
+/// Writes all of `pieces`, in as few system calls as it takes.
+///
+/// # Errors
+/// What the system says.
+pub async fn write_all_vectored(stream: &TcpStream, mut pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
+    IoSlice::advance_slices(&mut pieces, 0);
+    while !pieces.is_empty() {
+        match stream.try_write_vectored(pieces) {
+            Ok(count) => IoSlice::advance_slices(&mut pieces, count),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Closes a connection with a reset, which no app can mistake for an orderly end.

@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::egress::Egress;
 use crate::failure::{Failure, printable};
-use crate::link::relay::{Moved, outcome, relay};
+use crate::copy::Moved;
+use crate::link::relay::{outcome, relay};
 use crate::link::server::{Incoming, ServerLink};
 use crate::peers::candidate::Activity;
 use crate::telemetry::record::Record;

@@ -178,6 +178,12 @@ impl Link {
         self.unusable.cancelled().await;
     }
 
+    /// Takes the link out of use: it did not do what was asked of it. Open tunnels stay.
+    pub fn give_up(&self) {
+        self.unusable.cancel();
+        self.retired.cancel();
+    }
+
     /// Lets the link end when its tunnels have.
     pub fn retire(&self) {
         self.retired.cancel();

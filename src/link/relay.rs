@@ -9,6 +9,7 @@ use h2::Reason;
 use tokio::net::TcpStream;
 
 use super::stream::{Inbox, Outbox, Tunnel};
+use crate::copy::Moved;
 use crate::failure::printable;
 use crate::net;
 
@@ -16,15 +17,6 @@ use crate::net;
 const SMALLEST_BUFFER: usize = 4 * 1024;
 /// The largest buffer; more does not help and lets small requests wait.
 const LARGEST_BUFFER: usize = 128 * 1024;
-
-/// How many bytes passed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Moved {
-    /// From the socket into the tunnel.
-    pub sent: u64,
-    /// From the tunnel into the socket.
-    pub received: u64,
-}
 
 /// Why a tunnel did not end orderly.
 #[derive(Debug, thiserror::Error)]

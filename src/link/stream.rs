@@ -152,6 +152,11 @@ impl Inbox {
         self.pieces.is_empty() && self.small.is_empty()
     }
 
+    /// The peer has ended its direction orderly; something may still be queued.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
     /// The peer has ended its direction orderly and everything was consumed.
     pub fn is_finished(&self) -> bool {
         self.ended && self.is_empty()

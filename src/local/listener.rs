@@ -1,0 +1,100 @@
+//! Accepts the apps' connections and finds out which dialect each of them speaks, by its first byte.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::session::Routes;
+use super::{http, socks};
+use crate::net;
+
+/// An app must have said what it wants so long after it connected. Slow bytes do not extend it.
+pub const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How many connections of apps are served at a time; more wait in the listen queue.
+const MOST_CONNECTIONS: usize = 16_384;
+
+/// What all local connections share.
+pub struct Local {
+    /// The ways out.
+    pub routes: Routes,
+    /// This node's pseudonym in Via and Proxy-Status fields; a token.
+    pub name: String,
+    /// When it is cancelled, idle connections are closed and no request follows on one that is served.
+    pub drain: CancellationToken,
+    /// The tasks of the connections.
+    pub tasks: TaskTracker,
+    /// The id of the next connection.
+    pub next_id: AtomicU64,
+}
+
+/// One connection of an app.
+pub struct App {
+    /// Its socket.
+    pub socket: TcpStream,
+    /// Its address.
+    pub peer: SocketAddr,
+    /// When the handshake must be done.
+    pub deadline: Instant,
+}
+
+/// Serves `listener` until the node drains.
+pub async fn run(local: Arc<Local>, listener: TcpListener) {
+    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    loop {
+        let accepted = async {
+            let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
+            (place, net::accept(&listener).await)
+        };
+        let (place, (socket, peer)) = tokio::select! {
+            accepted = accepted => accepted,
+            () = local.drain.cancelled() => return,
+        };
+        let app = App { socket, peer, deadline: Instant::now() + HANDSHAKE };
+        let served = local.clone();
+        local.tasks.spawn(async move {
+            served.serve(app).await;
+            drop(place);
+        });
+    }
+}
+
+impl Local {
+    async fn serve(self: Arc<Self>, app: App) {
+        // Fails only on a connection that is gone, which the first read tells.
+        let _ = app.socket.set_nodelay(true);
+        let mut first = [0];
+        let peeked = tokio::select! {
+            peeked = timeout_at(app.deadline, app.socket.peek(&mut first)) => peeked,
+            () = self.drain.cancelled() => return,
+        };
+        match peeked {
+            Ok(Ok(1)) => {}
+            Ok(Ok(_)) => return,
+            Ok(Err(error)) => return quiet(&error),
+            Err(_) => return tracing::debug!(peer = %app.peer, "the app said nothing"),
+        }
+        match first[0] {
+            socks::VERSION => socks::serve(&self, app).await,
+            socks::VERSION_4 => socks::refuse_version_4(app).await,
+            _ => http::serve(&self, app).await,
+        }
+    }
+
+    /// An id for one connection or request, the same in this node's and the gateway's logs.
+    pub fn id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// An app that hangs up is no event.
+pub(super) fn quiet(error: &io::Error) {
+    tracing::debug!(%error, "the app hung up");
+}

@@ -1,0 +1,113 @@
+//! SOCKS5 (RFC 1928) at the local port: no authentication, CONNECT.
+//!
+//! fast-socks5 negotiates the method and reads the address. The command and the replies are ours, because a
+//! reply must wait for the real connection and carry its true code, which fast-socks5 gives away on its own.
+
+use bytes::Bytes;
+use fast_socks5::server::{AuthMethodSuccessState, NoAuthentication, Socks5ServerProtocol};
+use fast_socks5::util::target_addr::{AddrError, TargetAddr, read_address};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::time::timeout_at;
+
+use super::listener::{App, Local, quiet};
+use crate::telemetry::record::Record;
+use crate::wire::target::Target;
+
+/// The first byte of SOCKS5.
+pub const VERSION: u8 = 5;
+/// The first byte of SOCKS4.
+pub const VERSION_4: u8 = 4;
+
+const CONNECT: u8 = 1;
+const SUCCEEDED: u8 = 0;
+const GENERAL_FAILURE: u8 = 1;
+const COMMAND_NOT_SUPPORTED: u8 = 7;
+const ADDRESS_TYPE_NOT_SUPPORTED: u8 = 8;
+
+/// Holds a greeting and a request of the longest name, so that one read takes each.
+const BUFFER: usize = 512;
+
+enum Asked {
+    Connect(Target),
+    Refused(u8, &'static str),
+    Gone,
+}
+
+/// Serves one app from its greeting to its end.
+pub async fn serve(local: &Local, app: App) {
+    let App { socket, peer, deadline } = app;
+    let id = local.id();
+    let mut record = Record::new(id, "socks5", peer.to_string());
+    let mut reader = BufReader::with_capacity(BUFFER, socket);
+    let asked = match timeout_at(deadline, handshake(&mut reader)).await {
+        Ok(asked) => asked,
+        Err(_) => return record.ended("the handshake took too long"),
+    };
+    let early = Bytes::copy_from_slice(reader.buffer());
+    let mut socket = reader.into_inner();
+    let target = match asked {
+        Asked::Connect(target) => target,
+        Asked::Refused(code, why) => {
+            record.ended(why);
+            return reply(&mut socket, code).await;
+        }
+        Asked::Gone => return record.ended("no handshake"),
+    };
+    record.target = target.to_string();
+    match local.routes.open(&target, id, early, false).await {
+        Ok(upstream) => {
+            reply(&mut socket, SUCCEEDED).await;
+            upstream.relay(socket, Bytes::new(), &mut record).await;
+        }
+        Err(failure) => {
+            record.failed(&failure);
+            reply(&mut socket, failure.socks5_reply()).await;
+        }
+    }
+}
+
+/// Tells a SOCKS4 app that this proxy speaks SOCKS5 (request rejected).
+pub async fn refuse_version_4(mut app: App) {
+    let _ = timeout_at(app.deadline, app.socket.write_all(&[0, 0x5b, 0, 0, 0, 0, 0, 0])).await;
+    tracing::info!(peer = %app.peer, "SOCKS4 refused: point the app at SOCKS5");
+}
+
+async fn handshake(reader: &mut BufReader<TcpStream>) -> Asked {
+    let negotiated = Socks5ServerProtocol::start(&mut *reader).negotiate_auth(&[NoAuthentication]).await;
+    let Ok(negotiated) = negotiated else { return Asked::Gone };
+    let reader = negotiated.into_inner();
+    let mut head = [0; 4];
+    if reader.read_exact(&mut head).await.is_err() {
+        return Asked::Gone;
+    }
+    let [version, command, _, address_type] = head;
+    if version != VERSION {
+        return Asked::Refused(GENERAL_FAILURE, "not a SOCKS5 request");
+    }
+    let address = match read_address(reader, address_type).await {
+        Ok(address) => address,
+        Err(AddrError::IncorrectAddressType) => {
+            return Asked::Refused(ADDRESS_TYPE_NOT_SUPPORTED, "address type not supported");
+        }
+        Err(AddrError::Utf8(_)) => return Asked::Refused(GENERAL_FAILURE, "the name is not text"),
+        Err(_) => return Asked::Gone,
+    };
+    if command != CONNECT {
+        return Asked::Refused(COMMAND_NOT_SUPPORTED, "command not supported");
+    }
+    let target = match address {
+        TargetAddr::Ip(address) if address.port() != 0 => Ok(Target::from(address)),
+        TargetAddr::Ip(_) => Target::new("", 0),
+        TargetAddr::Domain(name, port) => Target::new(&name, port),
+    };
+    target.map_or(Asked::Refused(GENERAL_FAILURE, "not a destination"), Asked::Connect)
+}
+
+/// `VER REP RSV ATYP BND.ADDR BND.PORT`. The bound address is at the gateway and of no use to the app: zeroes,
+/// as other proxies answer.
+async fn reply(socket: &mut TcpStream, code: u8) {
+    if let Err(error) = socket.write_all(&[VERSION, code, 0, 1, 0, 0, 0, 0, 0, 0]).await {
+        quiet(&error);
+    }
+}

@@ -1,0 +1,165 @@
+//! What a session writes to and reads from: a tunnel of a link, or a connection of this machine's own.
+
+use std::future::poll_fn;
+use std::io;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
+use tokio::net::TcpStream;
+
+use crate::link::client::LinkTunnel;
+use crate::link::relay::{outcome, relay};
+use crate::link::stream::{Inbox, Outbox};
+use crate::telemetry::record::Record;
+use crate::{copy, net};
+use crate::copy::Moved;
+
+/// One direct read takes at most so many bytes.
+const READ: usize = 64 * 1024;
+
+/// The way to one server.
+pub enum Upstream {
+    /// Over a link; with the gateway's name.
+    Link(LinkTunnel, String),
+    /// From this machine.
+    Direct(TcpStream),
+}
+
+/// The upstream broke: what came before is not the whole.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// The tunnel or its link.
+    #[error("the tunnel broke")]
+    Tunnel(#[from] h2::Error),
+    /// The connection.
+    #[error("the connection to the server broke")]
+    Socket(#[from] io::Error),
+}
+
+/// Towards the server.
+pub enum Out<'a> {
+    /// Over a link.
+    Link(&'a mut Outbox),
+    /// Directly.
+    Direct(&'a TcpStream),
+}
+
+/// From the server.
+pub enum In<'a> {
+    /// Over a link.
+    Link(&'a mut Inbox),
+    /// Directly.
+    Direct(&'a TcpStream),
+}
+
+impl Upstream {
+    /// The gateway's name, or "direct".
+    pub fn gateway(&self) -> &str {
+        match self {
+            Self::Link(_, gateway) => gateway,
+            Self::Direct(_) => "direct",
+        }
+    }
+
+    /// Relays between the app and the server until both have ended; `first` goes to the server before what the
+    /// app sends.
+    pub async fn relay(self, app: TcpStream, first: Bytes, record: &mut Record) {
+        record.gateway = self.gateway().to_owned();
+        let mut moved = Moved::default();
+        let ended = match self {
+            Self::Link(tunnel, _) => {
+                let (tunnel, _open) = tunnel.into_parts();
+                outcome(&relay(app, tunnel, first, &mut moved).await)
+            }
+            Self::Direct(server) => match copy::between(app, server, first, &mut moved).await {
+                Ok(()) => "closed".into(),
+                Err(error) => format!("a connection broke: {error}"),
+            },
+        };
+        record.moved(moved.sent, moved.received);
+        record.ended(ended);
+    }
+
+    /// Both directions, to be used at the same time.
+    pub fn halves(&mut self) -> (Out<'_>, In<'_>) {
+        match self {
+            Self::Link(tunnel, _) => (Out::Link(&mut tunnel.tunnel.outbox), In::Link(&mut tunnel.tunnel.inbox)),
+            Self::Direct(server) => (Out::Direct(server), In::Direct(server)),
+        }
+    }
+
+    /// True when the server has said something or hung up while nothing was asked of it: a connection that was
+    /// kept open is no longer of use.
+    pub fn is_stale(&mut self) -> bool {
+        match self {
+            Self::Link(tunnel, _) => {
+                let inbox = &mut tunnel.tunnel.inbox;
+                poll_fn(|cx| inbox.poll_fill(cx)).now_or_never().is_some()
+            }
+            Self::Direct(server) => match server.try_read(&mut [0]) {
+                Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+                Ok(_) => true,
+            },
+        }
+    }
+}
+
+impl Out<'_> {
+    /// Sends all of `data`.
+    ///
+    /// # Errors
+    /// [`UpstreamError`].
+    pub async fn send(&mut self, data: Bytes) -> Result<(), UpstreamError> {
+        match self {
+            Self::Link(outbox) => Ok(outbox.send(data).await?),
+            Self::Direct(server) => Ok(net::write_all(server, &data).await?),
+        }
+    }
+}
+
+impl In<'_> {
+    /// The next bytes; `None` at the orderly end.
+    ///
+    /// # Errors
+    /// [`UpstreamError`].
+    pub async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
+        match self {
+            Self::Link(inbox) => Ok(inbox.next().await?),
+            Self::Direct(server) => {
+                let mut buffer = BytesMut::new();
+                let count = net::read_some(server, &mut buffer, READ).await?;
+                Ok((count > 0).then(|| buffer.freeze()))
+            }
+        }
+    }
+
+    /// Does `work` (writing to the app) while what arrives is taken over, so that an app that stalls never holds
+    /// frames inside the link.
+    ///
+    /// # Errors
+    /// [`UpstreamError`], which leaves `work` undone.
+    pub async fn while_filling<T>(&mut self, work: impl Future<Output = T>) -> Result<T, UpstreamError> {
+        let mut work = std::pin::pin!(work);
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(Ok(done));
+            }
+            self.poll_fill(cx)?;
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Result<(), UpstreamError> {
+        if let Self::Link(inbox) = self {
+            while !inbox.has_ended() {
+                match inbox.poll_fill(cx) {
+                    Poll::Ready(result) => result?,
+                    Poll::Pending => break,
+                }
+            }
+        }
+        Ok(())
+    }
+}
