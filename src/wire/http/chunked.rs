@@ -266,6 +266,7 @@ mod tests {
         let many_extensions = format!("1;{}\r\na\r\n", "x".repeat(1023)).repeat(17);
         let long_trailer = format!("0\r\nA: {}\r\n\r\n", "x".repeat(8 * 1024));
         let endless_trailer = format!("0\r\nA: {}", "x".repeat(9 * 1024));
+        let long_trailers = format!("0\r\n{}\r\n", format!("A: {}\r\n", "x".repeat(500)).repeat(17));
         let many_trailers = format!("0\r\n{}\r\n", "A: 1\r\n".repeat(33));
         for (text, want) in [
             ("5\nhello\r\n0\r\n\r\n", LineBreak),
@@ -305,6 +306,7 @@ mod tests {
             ("0\r\nA: \0\r\n\r\n", FieldValue),
             (&long_trailer, TrailerTooLarge),
             (&endless_trailer, TrailerTooLarge),
+            (&long_trailers, TrailerTooLarge),
             (&many_trailers, TrailerTooLarge),
         ] {
             let decoded = decode([text.as_bytes()]);
@@ -327,6 +329,13 @@ mod tests {
     fn the_largest_chunk_size_neither_overflows_nor_allocates() {
         let decoded = decode([&b"ffffffffffffffff\r\nab"[..], b"cd"]);
         assert_eq!((&decoded.body[..], decoded.done, decoded.error), (&b"abcd"[..], false, None));
+    }
+
+    #[test]
+    fn waits_for_no_more_than_the_longest_size_line() {
+        let line = format!("1;{}", "x".repeat(MAX_SIZE_LINE));
+        assert_eq!(decode([&line.as_bytes()[..MAX_SIZE_LINE - 1]]).error, None);
+        assert_eq!(decode([&line.as_bytes()[..MAX_SIZE_LINE]]).error, Some(Malformed::ChunkExtension));
     }
 
     #[test]

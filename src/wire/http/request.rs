@@ -403,9 +403,10 @@ mod tests {
     }
 
     #[test]
-    fn http10_clients_never_persist() {
-        let head = parse("GET http://h/ HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").unwrap();
-        assert!(!head.keep_alive);
+    fn http10_clients_never_persist_nor_wait_for_100() {
+        let lines = "Connection: keep-alive\r\nContent-Length: 1\r\nExpect: 100-continue\r\n";
+        let head = parse(&format!("POST http://h/ HTTP/1.0\r\n{lines}\r\n")).unwrap();
+        assert!(!head.keep_alive && !head.expect_continue);
         assert_eq!(head.host_name(), None);
     }
 

@@ -257,6 +257,7 @@ mod tests {
             ("ICY 200 OK\r\n\r\n", StatusLine),
             ("HTTP/2.0 200 OK\r\n\r\n", Malformed::Version),
             ("HTTP/1.1 200 OK\r\n\r\nx", Unfinished),
+            ("HTTP/1.1 200 OK\r\nA: 1\r\n\r\n x\r\n\r\n", Unfinished),
             ("HTTP/1.1 200 OK\r\n", Unfinished),
         ] {
             assert_eq!(parse(head).map(|_| ()), Err(want), "{head:?}");
@@ -385,6 +386,19 @@ mod tests {
             &out[..],
             b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nVia: 1.1 l\r\nConnection: close\r\n\r\n"
         );
+    }
+
+    #[test]
+    fn an_interim_response_does_not_say_close() {
+        let mut out = BytesMut::new();
+        answer("GET", "103 Early Hints", "").write_forward(
+            "l",
+            Version::Http11,
+            false,
+            BodyLength::None,
+            &mut out,
+        );
+        assert_eq!(&out[..], b"HTTP/1.1 103 Early Hints\r\nVia: 1.1 l\r\n\r\n");
     }
 
     #[test]
