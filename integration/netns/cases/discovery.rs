@@ -5,6 +5,7 @@ use crate::lab::group::discover;
 use crate::lab::origin::{big, sha256};
 use crate::lab::{Host, Lab};
 use std::io::ErrorKind;
+use std::iter;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
@@ -104,8 +105,8 @@ fn downloads(client: &Host) {
 /// Drops what comes in unless it is loopback, ICMP, of a connection that is known, or allowed by `rule`.
 fn firewall(lab: &Lab, host: &Host, rule: &str) {
     let rules = format!(
-        "table inet firewall {{ chain input {{ type filter hook input priority filter; policy drop\n\
-         iif lo accept\nct state established,related accept\nmeta l4proto {{ icmp, ipv6-icmp }} accept\n{rule}\n}} }}\n"
+        "table inet firewall {{\n chain input {{\n type filter hook input priority filter; policy drop;\n\
+         iif lo accept\nct state established,related accept\nmeta l4proto {{ icmp, ipv6-icmp }} accept\n{rule}\n}}\n}}\n"
     );
     let file = lab.write("firewall.nft", rules);
     let mut nft = host.command("nft");
@@ -120,8 +121,9 @@ fn hears_the_answer(host: &Host, peer: &Host, port: u16) -> bool {
     let (_, from) = answering.recv_from(&mut [0; 8]).expect("the broadcast arrives");
     answering.send_to(b"me", from).unwrap();
     // A datagram is delivered before the call returns that sends it: the network is one kernel.
-    asking.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-    asking.recv_from(&mut [0; 8]).is_ok_and(|(_, from)| from.ip() == peer.address())
+    asking.set_nonblocking(true).unwrap();
+    // From the discovery port, its own broadcast comes back to it too.
+    iter::from_fn(|| asking.recv_from(&mut [0; 8]).ok()).any(|(_, from)| from.ip() == peer.address())
 }
 
 fn udp(host: &Host, port: u16) -> UdpSocket {

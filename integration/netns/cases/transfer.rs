@@ -102,7 +102,8 @@ fn eight_downloads_share_one_connection(lab: &Lab) {
             stream
         })
         .collect();
-    assert_eq!(connections(&g1, "dport = :80"), 8, "from the gateway to the server");
+    // A probe of the server may come on top.
+    assert!(connections(&g1, "dport = :80") >= 8, "from the gateway to the server");
     assert_eq!(connections(&g1, "sport = :7420"), 1, "from the client to the gateway");
 
     let readers: Vec<_> = streams

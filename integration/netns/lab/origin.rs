@@ -68,9 +68,10 @@ impl Lab {
         let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|kind| format!("{kind}_temp_path {}/{kind};\n", directory.display()))
             .concat();
-        // One process, so that one id is all there is to kill; it stays the user that it was started as.
+        // One process, so that one id is all there is to kill. It stays the user that it was started as, and the only one
+        // that a user namespace has.
         let configuration = format!(
-            "daemon off;\nmaster_process off;\npid {0}/nginx.pid;\nerror_log stderr notice;\nevents {{}}\nhttp {{\n\
+            "daemon off;\nmaster_process off;\nuser root root;\npid {0}/nginx.pid;\nerror_log stderr notice;\nevents {{}}\nhttp {{\n\
              access_log {0}/access.log;\nsendfile on;\n{temporary}\
              server {{ listen 10.88.0.100:80; root {1}; }}\n}}\n",
             directory.display(),

@@ -38,7 +38,7 @@ impl Process {
         command.stdin(Stdio::null()).stdout(create(&stdout)).stderr(create(&stderr));
         // The name of a program on a host is what follows the steps to that host.
         let words: Vec<_> =
-            command.get_args().skip(6).map(|word| word.to_string_lossy().into_owned()).collect();
+            command.get_args().skip(7).map(|word| word.to_string_lossy().into_owned()).collect();
         let child = command.spawn().unwrap();
         Process { name: format!("{host}: {}", words.join(" ")), child, stdout, stderr }
     }
