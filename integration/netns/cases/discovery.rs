@@ -1,0 +1,134 @@
+//! Gateways are found without a default route, and from behind the firewalls that machines have.
+
+use super::{BIG, Case, HTTP};
+use crate::lab::group::discover;
+use crate::lab::origin::{big, sha256};
+use crate::lab::{Host, Lab};
+use std::io::ErrorKind;
+use std::iter;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::time::Duration;
+
+pub(super) const CASES: &[Case] = &[
+    ("discovery::finds_all_gateways_without_a_default_route", finds_all_gateways_without_a_default_route),
+    ("discovery::works_beside_a_running_node", works_beside_a_running_node),
+    (
+        "discovery::works_behind_a_firewall_that_lets_its_port_in",
+        works_behind_a_firewall_that_lets_its_port_in,
+    ),
+    (
+        "discovery::asks_known_gateways_from_behind_a_closed_firewall",
+        asks_known_gateways_from_behind_a_closed_firewall,
+    ),
+    (
+        "discovery::finds_nothing_and_says_so_when_nobody_is_there",
+        finds_nothing_and_says_so_when_nobody_is_there,
+    ),
+];
+
+fn finds_all_gateways_without_a_default_route(lab: &Lab) {
+    let (c1, g1, g2) = (lab.client("c1"), lab.gateway("g1"), lab.gateway("g2"));
+    let _origin = lab.origin();
+    let group = lab.group(&[&g1, &c1, &g2], &[]);
+    let _g2 = group.gateway(&g2, &[]);
+
+    // What makes it hard: the usual broadcast address is not reachable from here.
+    let everyone = (Ipv4Addr::BROADCAST, 7420);
+    let error = udp(&c1, 0).send_to(b"?", everyone).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NetworkUnreachable);
+
+    lists_both(&c1);
+}
+
+fn works_beside_a_running_node(lab: &Lab) {
+    let (c1, g1, g2) = (lab.client("c1"), lab.gateway("g1"), lab.gateway("g2"));
+    let _origin = lab.origin();
+    let group = lab.group(&[&g1, &c1, &g2], &[]);
+    let _g2 = group.gateway(&g2, &[]);
+    let _node = group.client(&c1, &[]);
+    lists_both(&c1);
+    downloads(&c1);
+}
+
+/// A desktop's firewall with one more rule: the discovery port is open.
+fn works_behind_a_firewall_that_lets_its_port_in(lab: &Lab) {
+    let (c1, g1, g2) = (lab.client("c1"), lab.gateway("g1"), lab.gateway("g2"));
+    let _origin = lab.origin();
+    let group = lab.group(&[&g1, &c1, &g2], &[]);
+    let _g2 = group.gateway(&g2, &[]);
+
+    firewall(lab, &c1, "udp dport 7420 accept");
+    assert!(!hears_the_answer(&c1, &lab.client("c2"), 0), "an ephemeral port gets in");
+    assert!(hears_the_answer(&c1, &lab.client("c3"), 7420), "the discovery port does not get in");
+    lists_both(&c1);
+    let _node = group.client(&c1, &[]);
+    downloads(&c1);
+}
+
+/// A desktop's firewall as it is: connection tracking does not take the unicast answer to a broadcast for an answer.
+fn asks_known_gateways_from_behind_a_closed_firewall(lab: &Lab) {
+    let (c1, c4, g1) = (lab.client("c1"), lab.client("c4"), lab.gateway("g1"));
+    let _origin = lab.origin();
+    let group = lab.group(&[&g1, &c1, &c4], &[]);
+
+    for (host, probe) in [(&c1, "c2"), (&c4, "c3")] {
+        firewall(lab, host, "");
+        assert!(!hears_the_answer(host, &lab.client(probe), 7420), "the answer to a broadcast gets in");
+    }
+    // One is told where a gateway is, the other remembers the one that it joined through.
+    let _told = group.client(&c1, &["--gateway", "10.77.0.21:7420"]);
+    let _remembers = group.client(&c4, &[]);
+    downloads(&c1);
+    downloads(&c4);
+}
+
+fn finds_nothing_and_says_so_when_nobody_is_there(lab: &Lab) {
+    let c1 = lab.client("c1");
+    crate::lab::group::init(&c1);
+    let output = discover(&c1);
+    assert_eq!(output.code(), 1, "{output}");
+    assert!(output.stderr.contains("hint:"), "it does not say what to check: {output}");
+}
+
+fn lists_both(client: &Host) {
+    let table = discover(client).success();
+    for gateway in ["10.77.0.21", "10.77.0.22"] {
+        assert!(table.text().contains(gateway), "{gateway} is not in the table: {table}");
+    }
+}
+
+fn downloads(client: &Host) {
+    let download = client.curl(&[&HTTP as &[&str], &[BIG]].concat()).success();
+    assert_eq!(sha256(&download.stdout), big().sha256);
+}
+
+/// Drops what comes in unless it is loopback, ICMP, of a connection that is known, or allowed by `rule`.
+fn firewall(lab: &Lab, host: &Host, rule: &str) {
+    let rules = format!(
+        "table inet firewall {{\n chain input {{\n type filter hook input priority filter; policy drop;\n\
+         iif lo accept\nct state established,related accept\nmeta l4proto {{ icmp, ipv6-icmp }} accept\n{rule}\n}}\n}}\n"
+    );
+    let file = lab.write("firewall.nft", rules);
+    let mut nft = host.command("nft");
+    nft.arg("-f").arg(file);
+    host.output(nft).success();
+}
+
+/// Whether `host`, having sent a broadcast from `port` to 7420, receives what `peer` answers from there by unicast.
+fn hears_the_answer(host: &Host, peer: &Host, port: u16) -> bool {
+    let (asking, answering) = (udp(host, port), udp(peer, 7420));
+    asking.send_to(b"who?", (Ipv4Addr::new(10, 77, 0, 255), 7420)).unwrap();
+    let (_, from) = answering.recv_from(&mut [0; 8]).expect("the broadcast arrives");
+    answering.send_to(b"me", from).unwrap();
+    // A datagram is delivered before the call returns that sends it: the network is one kernel.
+    asking.set_nonblocking(true).unwrap();
+    // From the discovery port, its own broadcast comes back to it too.
+    iter::from_fn(|| asking.recv_from(&mut [0; 8]).ok()).any(|(_, from)| from.ip() == peer.address())
+}
+
+fn udp(host: &Host, port: u16) -> UdpSocket {
+    let socket = host.inside(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))).unwrap();
+    socket.set_broadcast(true).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket
+}

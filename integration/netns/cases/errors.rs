@@ -1,0 +1,90 @@
+//! What fails behind the gateway is told to the app truthfully, in its own dialect.
+
+use super::Case;
+use crate::lab::dialect::{self, Head};
+use crate::lab::group::{init, up};
+use crate::lab::{Host, Lab, receiver};
+
+pub(super) const CASES: &[Case] = &[
+    ("errors::each_failure_has_its_code_in_each_dialect", each_failure_has_its_code_in_each_dialect),
+    (
+        "errors::without_a_gateway_the_app_is_told_after_the_hold",
+        without_a_gateway_the_app_is_told_after_the_hold,
+    ),
+];
+
+/// A destination, and what a request for it gets.
+struct Failure {
+    host: &'static str,
+    port: u16,
+    status: u16,
+    /// RFC 9209 §2.3.
+    error: &'static str,
+    /// RFC 1928 §6.
+    reply: u8,
+}
+
+const DENIED: u16 = 8090;
+
+const FAILURES: [Failure; 4] = [
+    Failure { host: "10.88.0.100", port: 8089, status: 502, error: "connection_refused", reply: 5 },
+    Failure { host: "nosuch.invalid", port: 80, status: 502, error: "dns_error", reply: 4 },
+    Failure { host: "10.88.0.100", port: DENIED, status: 403, error: "destination_ip_prohibited", reply: 2 },
+    Failure { host: "127.0.0.1", port: 7420, status: 403, error: "destination_ip_prohibited", reply: 2 },
+];
+
+fn each_failure_has_its_code_in_each_dialect(lab: &Lab) {
+    let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
+    let _receiver = lab.receiver();
+    // Everything on s1 is allowed but one port; names are let through to the name server, which knows none.
+    let denied = format!("10.88.0.100:{DENIED}");
+    let rules = ["--deny", &denied, "--allow", "10.88.0.0/24", "--allow", "nosuch.invalid"];
+    let group = lab.group(&[&g1, &c1], &rules);
+    let mut node = group.client(&c1, &["--hold", "3"]);
+
+    assert!(g1.connect(receiver::REFUSED).is_err(), "something listens on {}", receiver::REFUSED);
+    for failure in &FAILURES {
+        let (_, reply) = dialect::socks5(&c1, failure.host, failure.port);
+        assert_eq!(reply, failure.reply, "SOCKS5 to {}:{}", failure.host, failure.port);
+        let (_, head) = dialect::connect(&c1, &authority(failure));
+        check(&head, failure, "CONNECT");
+        let (_, head) = dialect::get(&c1, &authority(failure), "/");
+        check(&head, failure, "GET");
+    }
+
+    // The destination's fault is not held against the gateway.
+    let (_, reply) = dialect::socks5(&c1, "10.88.0.100", receiver::ECHO.port());
+    assert_eq!(reply, 0);
+    assert!(node.is_running());
+}
+
+fn without_a_gateway_the_app_is_told_after_the_hold(lab: &Lab) {
+    let c1 = lab.client("c1");
+    init(&c1);
+    let _node = up(&c1, &["--role", "client", "--hold", "1"]);
+
+    let (_, reply) = dialect::socks5(&c1, "10.88.0.100", 80);
+    assert_eq!(reply, 1);
+    for head in [connect_head(&c1), dialect::get(&c1, "10.88.0.100", "/").1] {
+        assert_eq!(head.status, 503);
+        let status = head.field("proxy-status").unwrap_or_default();
+        assert!(status.contains("error=destination_unavailable"), "{status:?}");
+        let retry: Option<u32> = head.field("retry-after").and_then(|seconds| seconds.parse().ok());
+        assert!(retry.is_some(), "no number of seconds in Retry-After");
+    }
+}
+
+fn connect_head(host: &Host) -> Head {
+    dialect::connect(host, "10.88.0.100:80").1
+}
+
+fn authority(failure: &Failure) -> String {
+    format!("{}:{}", failure.host, failure.port)
+}
+
+fn check(head: &Head, failure: &Failure, dialect: &str) {
+    let target = authority(failure);
+    assert_eq!(head.status, failure.status, "{dialect} to {target}");
+    let status = head.field("proxy-status").unwrap_or_default();
+    assert!(status.contains(&format!("error={}", failure.error)), "{dialect} to {target}: {status:?}");
+}

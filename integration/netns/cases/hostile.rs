@@ -1,0 +1,80 @@
+//! Bytes that break every rule are survived.
+
+use super::{BIG, Case, HTTP};
+use crate::lab::dialect::PROXY;
+use crate::lab::origin::{big, noise, sha256};
+use crate::lab::{Host, Lab};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, UdpSocket};
+
+pub(super) const CASES: &[Case] =
+    &[("hostile::garbage_on_every_port_is_survived", garbage_on_every_port_is_survived)];
+
+fn garbage_on_every_port_is_survived(lab: &Lab) {
+    let (c1, c2, g1) = (lab.client("c1"), lab.client("c2"), lab.gateway("g1"));
+    let _origin = lab.origin();
+    let mut group = lab.group(&[&g1, &c1], &[]);
+    let mut node = group.client(&c1, &[]);
+
+    // At the local proxy: noise, greetings that stop short, and heads that never end.
+    let long_target = [b"GET http://10.88.0.100/".as_slice(), &[b'a'; 1 << 20]].concat();
+    let many_fields =
+        [b"GET http://10.88.0.100/ HTTP/1.1\r\n".as_slice(), &b"X: y\r\n".repeat(100_000)].concat();
+    let broken: [&[u8]; 12] = [
+        b"",
+        b"\x05",
+        b"\x05\xff\x00",
+        b"\x05\x01\x00\x05\x01\x00",
+        b"\x05\x01\x00\x05\x01\x00\x03\xffshort",
+        b"\x05\x01\x00\x05\x01\x00\x09\x00\x00\x00\x00\x00\x50",
+        b"\x04\x01\x00\x50",
+        b"\x00\x00\x00\x00",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"CONNECT :99999 HTTP/1.1\r\n\r\n",
+        &long_target,
+        &many_fields,
+    ];
+    for bytes in broken {
+        throw(&c1, PROXY, bytes);
+    }
+    for seed in 1..=20 {
+        throw(&c1, PROXY, &noise(seed, 4096));
+    }
+
+    // At the link port of both: noise, and the beginning of a TLS record that never comes.
+    for to in [&c1, &g1] {
+        throw(&c2, SocketAddr::from((to.address(), 7420)), &noise(21, 4096));
+        throw(&c2, SocketAddr::from((to.address(), 7420)), b"\x16\x03\x01\xff\xff\x01");
+    }
+
+    // At the discovery port of both: noise of every length around the true one.
+    let stranger = c2.inside(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))).unwrap();
+    for to in [&c1, &g1] {
+        for length in [0, 1, 4, 16, 511, 512, 513, 1400] {
+            for seed in 1..=5 {
+                // A port that answers "unreachable" makes the next send fail: then nobody listens, which shows below.
+                let _ = stranger.send_to(&noise(seed, length), (to.address(), 7420));
+            }
+        }
+    }
+
+    assert!(node.is_running() && group.gateway.is_running());
+    let download = c1.curl(&[&HTTP as &[&str], &[BIG]].concat()).success();
+    assert_eq!(sha256(&download.stdout), big().sha256);
+    for log in [node.log(), group.gateway.log()] {
+        assert!(!log.contains("panicked"), "a task panicked");
+    }
+}
+
+/// Sends all of it, or as much as is taken, ends the writing and reads what comes until the peer closes.
+fn throw(from: &Host, to: SocketAddr, bytes: &[u8]) {
+    // A client node may have no link port.
+    let Ok(mut stream) = from.connect(to) else { return };
+    // Refusing to read on, or a reset, is a good answer to all of these.
+    let _ = stream.write_all(bytes);
+    let _ = stream.shutdown(Shutdown::Write);
+    let mut answer = Vec::new();
+    if let Err(error) = stream.read_to_end(&mut answer) {
+        assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "{to} neither answers nor closes");
+    }
+}

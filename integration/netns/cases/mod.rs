@@ -1,0 +1,39 @@
+//! The trials, one file for each topic. Each gets a lab of its own and proves what it presupposes.
+
+mod discovery;
+mod errors;
+mod hostile;
+mod isolation;
+mod lifecycle;
+mod transfer;
+mod trust;
+
+use crate::lab::Lab;
+
+/// A trial: its name, which says what must hold, and the code that panics where it does not.
+pub(crate) type Case = (&'static str, fn(&Lab));
+
+/// All of them.
+pub(crate) const ALL: &[&[Case]] = &[
+    isolation::CASES,
+    transfer::CASES,
+    discovery::CASES,
+    trust::CASES,
+    errors::CASES,
+    hostile::CASES,
+    lifecycle::CASES,
+];
+
+/// Where the web server is, as an app writes it.
+const BIG: &str = "http://10.88.0.100/big";
+/// The local proxy, for curl.
+const HTTP: [&str; 2] = ["--proxy", "http://127.0.0.1:1080"];
+/// The same by CONNECT.
+const TUNNEL: [&str; 3] = ["--proxy", "http://127.0.0.1:1080", "--proxytunnel"];
+/// The same by SOCKS5; names are resolved behind the proxy.
+const SOCKS: [&str; 2] = ["--socks5-hostname", "127.0.0.1:1080"];
+/// Every dialect that curl reaches the local proxy by.
+const DIALECTS: [&[&str]; 3] = [&HTTP, &TUNNEL, &SOCKS];
+
+/// What curl exits with when it cannot connect.
+const CANNOT_CONNECT: i32 = 7;

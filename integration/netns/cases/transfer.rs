@@ -1,0 +1,136 @@
+//! Bytes arrive whole in both directions, by every dialect, over one connection on the LAN.
+
+use super::{BIG, CANNOT_CONNECT, Case, DIALECTS};
+use crate::lab::origin::{big, noise, sha256};
+use crate::lab::{Host, Lab, dialect, receiver};
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::thread;
+
+pub(super) const CASES: &[Case] = &[
+    ("transfer::a_download_arrives_whole_by_every_dialect", a_download_arrives_whole_by_every_dialect),
+    ("transfer::an_upload_arrives_whole_by_every_dialect", an_upload_arrives_whole_by_every_dialect),
+    ("transfer::a_name_is_resolved_at_the_gateway", a_name_is_resolved_at_the_gateway),
+    ("transfer::an_answer_arrives_after_the_app_has_sent_all", an_answer_arrives_after_the_app_has_sent_all),
+    ("transfer::eight_downloads_share_one_connection", eight_downloads_share_one_connection),
+];
+
+/// Lets the gateway dial the other ports of s1 than the web server's.
+const ALLOW_SERVER: [&str; 2] = ["--allow", "10.88.0.0/24"];
+
+fn a_download_arrives_whole_by_every_dialect(lab: &Lab) {
+    let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
+    let _origin = lab.origin();
+    let group = lab.group(&[&g1, &c1], &[]);
+    let _node = group.client(&c1, &[]);
+
+    let direct = c1.curl(&[BIG]);
+    assert_eq!(direct.code(), CANNOT_CONNECT, "{direct}");
+    for dialect in DIALECTS {
+        let download = c1.curl(&[dialect, &[BIG]].concat()).success();
+        assert_eq!(sha256(&download.stdout), big().sha256, "{dialect:?}");
+    }
+}
+
+fn an_upload_arrives_whole_by_every_dialect(lab: &Lab) {
+    let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
+    let _receiver = lab.receiver();
+    let group = lab.group(&[&g1, &c1], &ALLOW_SERVER);
+    let _node = group.client(&c1, &[]);
+
+    let content = noise(3, 16 << 20);
+    let file = lab.write("upload", &content);
+    let url = format!("http://{}/", receiver::UPLOAD);
+    let upload = ["--upload-file", file.to_str().unwrap(), &url];
+    let direct = c1.curl(&upload);
+    assert_eq!(direct.code(), CANNOT_CONNECT, "{direct}");
+    for dialect in DIALECTS {
+        for framing in [&[] as &[&str], &["--header", "Transfer-Encoding: chunked"]] {
+            let answer = c1.curl(&[dialect, framing, &upload].concat()).success();
+            assert_eq!(answer.text(), sha256(&content), "{dialect:?} {framing:?}");
+        }
+    }
+}
+
+fn a_name_is_resolved_at_the_gateway(lab: &Lab) {
+    let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
+    g1.knows("files.lab", lab.server.address());
+    let _origin = lab.origin();
+    let group = lab.group(&[&g1, &c1], &["--allow", "files.lab"]);
+    let _node = group.client(&c1, &[]);
+
+    let mut lookup = c1.command("getent");
+    lookup.args(["hosts", "files.lab"]);
+    let unknown = c1.output(lookup);
+    assert_eq!(unknown.code(), 2, "{unknown}");
+    for dialect in DIALECTS {
+        let download = c1.curl(&[dialect, &["http://files.lab/big"]].concat()).success();
+        assert_eq!(sha256(&download.stdout), big().sha256, "{dialect:?}");
+    }
+}
+
+fn an_answer_arrives_after_the_app_has_sent_all(lab: &Lab) {
+    let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
+    let _receiver = lab.receiver();
+    let group = lab.group(&[&g1, &c1], &ALLOW_SERVER);
+    let _node = group.client(&c1, &[]);
+
+    let (socks, code) = dialect::socks5(&c1, "10.88.0.100", receiver::COUNT.port());
+    assert_eq!(code, 0);
+    let (http, head) = dialect::connect(&c1, &receiver::COUNT.to_string());
+    assert_eq!(head.status, 200);
+    for mut stream in [socks, http] {
+        stream.write_all(&noise(4, 1 << 20)).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, (1 << 20).to_string());
+    }
+}
+
+fn eight_downloads_share_one_connection(lab: &Lab) {
+    let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
+    let _origin = lab.origin();
+    let group = lab.group(&[&g1, &c1], &[]);
+    let _node = group.client(&c1, &[]);
+
+    // All eight have begun and none is read to its end, so they exist at the same time when they are counted.
+    let streams: Vec<_> = (0..8)
+        .map(|_| {
+            let (stream, head) = dialect::get(&c1, "10.88.0.100", "/big");
+            assert_eq!(head.status, 200);
+            stream
+        })
+        .collect();
+    // A probe of the server may come on top.
+    assert!(connections(&g1, "dport = :80") >= 8, "from the gateway to the server");
+    assert_eq!(connections(&g1, "sport = :7420"), 1, "from the client to the gateway");
+
+    let readers: Vec<_> = streams
+        .into_iter()
+        .map(|mut stream| {
+            thread::spawn(move || {
+                let mut body = Vec::new();
+                stream.read_to_end(&mut body).unwrap();
+                sha256(&body)
+            })
+        })
+        .collect();
+    // Seen from the client too, and while bytes flow.
+    assert_eq!(connections(&c1, "dport = :7420"), 1);
+    for reader in readers {
+        assert_eq!(reader.join().unwrap(), big().sha256);
+    }
+    assert_eq!(connections(&g1, "sport = :7420"), 1, "after the downloads");
+    for dialect in DIALECTS {
+        c1.curl(&[dialect, &["--head", BIG]].concat()).success();
+    }
+    assert_eq!(connections(&g1, "sport = :7420"), 1, "after more requests");
+}
+
+/// How many established TCP connections of this host match the filter of `ss`.
+fn connections(host: &Host, filter: &str) -> usize {
+    let mut ss = host.command("ss");
+    ss.args(["-H", "-t", "-n", "state", "established", filter]);
+    host.output(ss).success().text().lines().count()
+}

@@ -1,0 +1,81 @@
+//! A group of nodes that trust each other, made the way that a user makes one: `init` once, `join` on every other machine.
+
+use super::process::{Output, Process};
+use super::{Host, Lab};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long a node may take until everything is bound, and a client until its first link stands.
+pub(crate) const START: Duration = Duration::from_secs(10);
+
+/// A group whose first member is running.
+pub(crate) struct Group {
+    members: Vec<String>,
+    /// The node that made the group.
+    pub(crate) gateway: Process,
+}
+
+impl Lab {
+    /// Makes a group on the first of `hosts`, starts that as a gateway to s1 with these `options` more, and lets the others
+    /// join it over the LAN.
+    pub(crate) fn group(&self, hosts: &[&Host], options: &[&str]) -> Group {
+        let (first, others) = hosts.split_first().expect("a group has a member");
+        let code = init(first);
+        let gateway = up(first, &[&["--role", "gateway", "--server", "10.88.0.100:80"], options].concat());
+        for host in others {
+            let directory = state(host);
+            let join = ["join", &code, "--state", text(&directory), "--name", &host.name];
+            host.output(host.laneway(&join)).success();
+        }
+        Group { members: hosts.iter().map(|host| host.name.clone()).collect(), gateway }
+    }
+}
+
+impl Group {
+    /// Starts a member and waits until it has bound everything.
+    pub(crate) fn up(&self, host: &Host, options: &[&str]) -> Process {
+        assert!(self.members.contains(&host.name), "{} is not a member", host.name);
+        up(host, options)
+    }
+
+    /// Starts a member as a client and waits until its link to a gateway stands.
+    pub(crate) fn client(&self, host: &Host, options: &[&str]) -> Process {
+        let mut process = self.up(host, options);
+        process.wait_for_line("link up", START);
+        process
+    }
+
+    /// Starts a member as one more gateway to s1.
+    pub(crate) fn gateway(&self, host: &Host, options: &[&str]) -> Process {
+        self.up(host, &[&["--role", "gateway", "--server", "10.88.0.100:80"], options].concat())
+    }
+}
+
+/// Makes a group on this host; returns the code that others join with.
+pub(crate) fn init(host: &Host) -> String {
+    let output =
+        host.output(host.laneway(&["init", "--state", text(&state(host)), "--name", &host.name])).success();
+    let code = output.text().split_whitespace().find(|word| word.starts_with("lw1.")).map(str::to_owned);
+    code.unwrap_or_else(|| panic!("no code to join with: {output}"))
+}
+
+/// Starts the node of this host with the state directory that `init` or `join` made.
+pub(crate) fn up(host: &Host, options: &[&str]) -> Process {
+    let directory = state(host);
+    let mut process = host.spawn(host.laneway(&[&["up", "--state", text(&directory)], options].concat()));
+    process.wait_for_line("ready", START);
+    process
+}
+
+/// Runs `laneway discover` on this host.
+pub(crate) fn discover(host: &Host) -> Output {
+    host.output(host.laneway(&["discover", "--state", text(&state(host))]))
+}
+
+fn state(host: &Host) -> PathBuf {
+    host.directory().join("state")
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("the lab's paths are ASCII")
+}

@@ -1,0 +1,128 @@
+//! One machine of the lab: a network namespace with its own /etc/hosts and /etc/resolv.conf.
+
+use super::isolate;
+use super::process::{Output, Process};
+use nix::sched::{CloneFlags, setns};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::panic::resume_unwind;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+/// How long a program may run that is waited for, and how long a socket of [`Host::connect`] waits for its peer.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A machine of the lab.
+pub(crate) struct Host {
+    pub(crate) name: String,
+    /// The name of its network namespace, as `ip netns` knows it.
+    namespace: String,
+    /// One for each leg, the LAN first.
+    addresses: Vec<Ipv4Addr>,
+    directory: PathBuf,
+    /// How many programs were started here.
+    started: AtomicUsize,
+}
+
+impl Host {
+    pub(super) fn new(name: &str, namespace: &str, addresses: Vec<Ipv4Addr>, directory: PathBuf) -> Host {
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("hosts"), format!("127.0.0.1 localhost {name}\n::1 localhost\n")).unwrap();
+        let resolver = if addresses.len() > 1 { "nameserver 10.88.0.100\n" } else { "# no name server\n" };
+        fs::write(directory.join("resolv.conf"), resolver).unwrap();
+        Host {
+            name: name.into(),
+            namespace: namespace.into(),
+            addresses,
+            directory,
+            started: AtomicUsize::new(0),
+        }
+    }
+
+    /// Its address on the LAN, or for the server on the outside network.
+    pub(crate) fn address(&self) -> Ipv4Addr {
+        self.addresses[0]
+    }
+
+    /// A directory of this host that is nobody else's.
+    pub(crate) fn directory(&self) -> &PathBuf {
+        &self.directory
+    }
+
+    /// Adds a line to its /etc/hosts.
+    pub(crate) fn knows(&self, name: &str, address: Ipv4Addr) {
+        let mut hosts = OpenOptions::new().append(true).open(self.directory.join("hosts")).unwrap();
+        writeln!(hosts, "{address} {name}").unwrap();
+    }
+
+    /// A command that runs `program` on this host.
+    ///
+    /// Every step on the way there replaces itself, so the child's id is the program's own. It is killed when the thread
+    /// ends that starts it, so that not even a killed test run leaves it behind; [`Host::inside`] must not start one.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        let script = r#"mount --bind "$0/hosts" /etc/hosts && mount --bind "$0/resolv.conf" /etc/resolv.conf &&
+            exec setpriv --pdeathsig KILL -- "$@""#;
+        let mut command = Command::new(isolate::find("nsenter").unwrap());
+        command.arg(format!("--net=/run/netns/{}", self.namespace));
+        command.args(["unshare", "--mount", "sh", "-c", script]).arg(&self.directory).arg(program);
+
+        // No proxy variable of the machine that runs the trials may reach a program.
+        command
+            .env_clear()
+            .env("PATH", isolate::path())
+            .env("HOME", &self.directory)
+            .env("LC_ALL", "C.UTF-8");
+        command.envs(
+            std::env::vars().filter(|(name, _)| name.starts_with("RUST_") || name.starts_with("LLVM_")),
+        );
+        command
+    }
+
+    /// A command that runs `laneway` on this host.
+    pub(crate) fn laneway(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command(env!("CARGO_BIN_EXE_laneway"));
+        command.args(arguments);
+        command
+    }
+
+    /// Starts a command of this host that runs until it is stopped.
+    pub(crate) fn spawn(&self, command: Command) -> Process {
+        let number = self.started.fetch_add(1, Ordering::Relaxed);
+        Process::start(command, &format!("{}.{number}", self.name), &self.directory.join(format!("{number}")))
+    }
+
+    /// Runs a command of this host to its end.
+    pub(crate) fn output(&self, command: Command) -> Output {
+        self.spawn(command).finish(PATIENCE)
+    }
+
+    /// Runs `curl` on this host, without a progress meter.
+    pub(crate) fn curl(&self, arguments: &[&str]) -> Output {
+        let mut command = self.command("curl");
+        command.args(["--silent", "--show-error", "--max-time", "25"]).args(arguments);
+        self.output(command)
+    }
+
+    /// Calls `f` on a thread that is on this host's network. Sockets that it makes stay there, whoever uses them.
+    pub(crate) fn inside<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        let namespace = File::open(format!("/run/netns/{}", self.namespace)).unwrap();
+        let thread_inside = move || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            f()
+        };
+        thread::scope(|scope| scope.spawn(thread_inside).join()).unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    /// Connects from this host; reads and writes time out.
+    pub(crate) fn connect(&self, to: impl Into<SocketAddr>) -> io::Result<TcpStream> {
+        let to = to.into();
+        let stream = self.inside(|| TcpStream::connect_timeout(&to, PATIENCE))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(stream)
+    }
+}

@@ -1,0 +1,93 @@
+//! Moves this process to namespaces of its own, where it is root over an empty network.
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::{env, fmt, fs};
+
+/// Where everything is kept that a run writes: on a tmpfs that only this process and its children see, so that the kernel
+/// removes it when the last of them ends.
+pub(crate) const WORK: &str = "/run/laneway-lab";
+
+/// Programs that the lab cannot do without.
+const TOOLS: [&str; 7] = ["ip", "nsenter", "unshare", "setpriv", "curl", "ss", "nft"];
+
+/// Why there can be no lab on this machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Refusal {
+    reason: String,
+    /// True where the lab has to work: for a root in continuous integration.
+    pub(crate) fails: bool,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+/// Unshares the user (unless root already may do the rest), network and mount namespaces, and puts an empty /run there.
+///
+/// Must be called while the process has one thread.
+pub(crate) fn enter() -> Result<(), Refusal> {
+    let must_work = nix::unistd::getuid().is_root() && env::var("CI").is_ok_and(|ci| ci == "true");
+    try_enter().map_err(|reason| Refusal { reason, fails: must_work })
+}
+
+fn try_enter() -> Result<(), String> {
+    if let Some(tool) = TOOLS.iter().find(|tool| find(tool).is_none()) {
+        return Err(format!("`{tool}` is not installed"));
+    }
+    unshare_namespaces()?;
+
+    // Programs bind their own files over these two, which on many machines are links into the /run that is about to vanish.
+    let links = ["/etc/hosts", "/etc/resolv.conf"].map(fs::canonicalize);
+    let nothing = None::<&str>;
+    mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)
+        .map_err(|e| format!("cannot make the mounts private: {e}"))?;
+    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
+        .map_err(|e| format!("cannot mount a tmpfs over /run: {e}"))?;
+    for target in links.into_iter().flatten().filter(|target| target.starts_with("/run")) {
+        fs::create_dir_all(target.parent().unwrap()).and_then(|()| fs::write(&target, "")).unwrap();
+    }
+    fs::create_dir_all(WORK).unwrap();
+
+    let probe = Command::new(find("ip").unwrap())
+        .args(["netns", "add", "probe"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    if !probe.status.success() {
+        return Err(format!(
+            "cannot add a network namespace: {}",
+            String::from_utf8_lossy(&probe.stderr).trim()
+        ));
+    }
+    Ok(())
+}
+
+fn unshare_namespaces() -> Result<(), String> {
+    let (uid, gid) = (nix::unistd::getuid(), nix::unistd::getgid());
+    let network_and_mounts = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
+    // A root without CAP_SYS_ADMIN, as in many containers, is treated like any other user.
+    if uid.is_root() && unshare(network_and_mounts).is_ok() {
+        return Ok(());
+    }
+    unshare(CloneFlags::CLONE_NEWUSER | network_and_mounts)
+        .map_err(|e| format!("cannot unshare the user, network and mount namespaces: {e}"))?;
+    fs::write("/proc/self/setgroups", "deny")
+        .and_then(|()| fs::write("/proc/self/uid_map", format!("0 {uid} 1")))
+        .and_then(|()| fs::write("/proc/self/gid_map", format!("0 {gid} 1")))
+        .map_err(|e| format!("cannot become root of a user namespace: {e}"))
+}
+
+/// `PATH` with the directories of system programs, which an ordinary user's lacks.
+pub(crate) fn path() -> String {
+    format!("{}:/usr/local/sbin:/usr/sbin:/sbin", env::var("PATH").unwrap_or_default())
+}
+
+/// The file that would run as `program`.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    path().split(':').map(|directory| Path::new(directory).join(program)).find(|file| file.is_file())
+}

@@ -1,0 +1,88 @@
+//! The web server on s1 and the file that it serves.
+
+use super::process::Process;
+use super::{Lab, isolate};
+use aws_lc_rs::digest::{SHA256, digest};
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+use std::{fs, iter};
+
+/// Long enough for a slow machine to start a web server.
+const START: Duration = Duration::from_secs(10);
+
+/// How much of the served file is worth a long download.
+const BIG: usize = 64 << 20;
+
+/// A file with pseudo-random content: no two parts of it are alike, so that its hash shows any loss, repetition or disorder.
+pub(crate) struct Payload {
+    pub(crate) path: PathBuf,
+    pub(crate) sha256: String,
+}
+
+/// What `http://10.88.0.100/big` serves, 64 MiB, made once in a run.
+pub(crate) fn big() -> &'static Payload {
+    static PAYLOAD: OnceLock<Payload> = OnceLock::new();
+    PAYLOAD.get_or_init(|| {
+        let path = Path::new(isolate::WORK).join("www/big");
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let content = noise(1, BIG);
+        fs::write(&path, &content).unwrap();
+        Payload { path, sha256: sha256(&content) }
+    })
+}
+
+/// `length` pseudo-random bytes (xorshift64, Marsaglia 2003), the same for the same seed, which is not zero.
+pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let words = iter::successors(Some(seed), |x| {
+        let x = x ^ (x << 13);
+        let x = x ^ (x >> 7);
+        Some(x ^ (x << 17))
+    });
+    // The first words of a small seed are mostly zeros.
+    words.skip(20).take(length.div_ceil(8)).flat_map(u64::to_le_bytes).take(length).collect()
+}
+
+/// The SHA-256 in hexadecimal.
+pub(crate) fn sha256(content: &[u8]) -> String {
+    digest(&SHA256, content).as_ref().iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
+}
+
+impl Lab {
+    /// Starts a web server on 10.88.0.100:80 that serves `/big`: nginx where it is installed, else laneway's own.
+    pub(crate) fn origin(&self) -> Process {
+        let files = big().path.parent().unwrap();
+        let Some(nginx) = isolate::find("nginx") else {
+            let directory = files.to_str().unwrap();
+            let own = self.server.laneway(&["origin", "--listen", "10.88.0.100:80", "--dir", directory]);
+            let mut process = self.server.spawn(own);
+            process.wait_for_line("listening", START);
+            return process;
+        };
+
+        let directory = self.server.directory();
+        let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|kind| format!("{kind}_temp_path {}/{kind};\n", directory.display()))
+            .concat();
+        // One process, so that one id is all there is to kill. It stays the user that it was started as, and the only one
+        // that a user namespace has.
+        let configuration = format!(
+            "daemon off;\nmaster_process off;\nuser root root;\npid {0}/nginx.pid;\nerror_log stderr notice;\nevents {{}}\nhttp {{\n\
+             access_log {0}/access.log;\nsendfile on;\n{temporary}\
+             server {{ listen 10.88.0.100:80; root {1}; }}\n}}\n",
+            directory.display(),
+            files.display()
+        );
+        let file = self.write("nginx.conf", configuration);
+        let mut command = self.server.command(nginx.to_str().unwrap());
+        command.arg("-p").arg(directory).args(["-e", "stderr", "-c"]).arg(file);
+        let mut process = self.server.spawn(command);
+        // The first thing that it says once its sockets listen.
+        process.wait_for_line("getrlimit", START);
+        process
+    }
+}

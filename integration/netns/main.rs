@@ -1,0 +1,43 @@
+//! The real `laneway` binary in real network namespaces: an isolated LAN, gateways with a second leg, a server behind them.
+//!
+//! `cargo test --test netns` runs every trial, `cargo test --test netns -- NAME` those whose name contains NAME. It needs
+//! Linux with `ip`, `nsenter`, `unshare`, `setpriv`, `curl`, `ss` and `nft`; nginx is used when it is there. It works as root
+//! and as a user who may make user namespaces; everything it makes lives in namespaces of its own and is gone when it ends,
+//! however it ends. Where the kernel refuses, the trials are reported as ignored, and as failed for a root with `CI=true`.
+//!
+//! [`lab`] is the network and what runs in it; [`cases`] are the trials, one file for each topic.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic and speak")]
+
+mod cases;
+mod lab;
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use std::process::ExitCode;
+
+/// Trials that run at the same time: each starts several processes, and some measure time.
+const PARALLEL_TRIALS: usize = 2;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(PARALLEL_TRIALS);
+
+    // Before libtest-mimic starts a thread: the kernel moves only a single-threaded process to a new user namespace.
+    let isolated = lab::isolate::enter();
+    if let Err(refusal) = &isolated {
+        eprintln!("\n*** THE NETWORK NAMESPACE TRIALS DO NOT RUN: {refusal} ***\n");
+    }
+
+    let trials = cases::ALL.iter().flat_map(|topic| topic.iter()).map(|&(name, case)| {
+        let isolated = isolated.clone();
+        Trial::ignorable_test(name, move || match isolated {
+            Ok(()) => {
+                case(&lab::Lab::new());
+                Ok(Completion::Completed)
+            }
+            Err(refusal) if refusal.fails => Err(Failed::from(refusal)),
+            Err(refusal) => Ok(Completion::ignored_with(refusal)),
+        })
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}
