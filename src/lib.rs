@@ -3,6 +3,7 @@
 //! Start at [`local`] (where a connection of an app arrives), follow it through [`link`] and end in
 //! [`gateway`] (where it is dialled).
 
+pub mod config;
 pub mod copy;
 pub mod failure;
 pub mod gateway;
@@ -10,6 +11,7 @@ pub mod link;
 pub mod local;
 pub mod net;
 pub mod peers;
+pub mod problem;
 pub mod telemetry;
 pub mod trust;
 pub mod wire;

@@ -8,13 +8,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use ipnet::IpNet;
+use serde::Deserialize;
 
 use crate::failure::{Failure, Kind, Side};
 use crate::wire::target::{Host, Target};
 
 /// A pattern of destinations: `HOST`, `*.DOMAIN`, `ADDRESS`, `CIDR` or `*`, each with an optional `:PORT` or
 /// `:PORT-PORT`; IPv6 in brackets when a port follows.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Rule {
     hosts: Hosts,
     ports: (u16, u16),
@@ -233,6 +235,14 @@ impl FromStr for Rule {
             }
         };
         Ok(Self { hosts, ports })
+    }
+}
+
+impl TryFrom<String> for Rule {
+    type Error = RuleError;
+
+    fn try_from(text: String) -> Result<Self, RuleError> {
+        text.parse()
     }
 }
 

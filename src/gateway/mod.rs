@@ -3,5 +3,6 @@
 pub mod access;
 pub mod dns;
 pub mod egress;
+pub mod listener;
 pub mod probe;
 pub mod serve;

@@ -29,8 +29,10 @@ pub struct Options {
     pub weight: u16,
     /// How many candidates are active at a time.
     pub active: usize,
-    /// A candidate without servers to probe always serves; with servers, only while one answers.
+    /// There are servers to probe: this node serves only while one of them answers.
     pub needs_server: bool,
+    /// This node was told to be a gateway: it says so even before it has reached a server.
+    pub declared: bool,
 }
 
 /// What this node is doing, counted by those who do it.
@@ -53,7 +55,7 @@ pub async fn run(
 ) {
     let capacity = tokio::task::spawn_blocking(measure_capacity).await.unwrap_or(1);
     tracing::debug!(mbit_per_second = capacity, "capacity measured");
-    let mut served = false;
+    let mut served = options.declared;
     let mut tick = tokio::time::interval(REFRESH);
     let mut reach_changed = reach.clone();
     while !adverts.is_closed() {
@@ -62,7 +64,11 @@ pub async fn run(
             Ok(()) = reach_changed.changed() => {}
         }
         let reach = *reach.borrow();
-        let able = !options.needs_server || reach == Reach::Reachable;
+        let able = match reach {
+            Reach::Reachable => true,
+            Reach::Unreachable => false,
+            Reach::Unknown => !options.needs_server,
+        };
         if !able && !served {
             continue;
         }

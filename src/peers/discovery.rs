@@ -47,8 +47,10 @@ pub struct Options {
     pub discovery_key: [u8; 32],
     /// This node.
     pub id: NodeId,
-    /// The UDP port.
+    /// The UDP port where nodes listen.
     pub port: u16,
+    /// The UDP port to ask from: the same, except beside a running node.
+    pub own_port: u16,
     /// Interfaces or addresses to use; empty for all.
     pub lans: Vec<String>,
     /// Where this node's group can be joined, when it holds the authority: the finder of invites and the
@@ -97,13 +99,13 @@ impl Discovery {
             if locked(&self.ears).contains_key(&lan) {
                 continue;
             }
-            let unicast = Arc::new(Ear::unicast(&lan, self.options.port).map_err(|error| {
-                io::Error::new(error.kind(), format!("UDP {}: {error}", lan.own(self.options.port)))
+            let unicast = Arc::new(Ear::unicast(&lan, self.options.own_port).map_err(|error| {
+                io::Error::new(error.kind(), format!("UDP {}: {error}", lan.own(self.options.own_port)))
             })?);
             bound.push(unicast.own);
             locked(&self.ears).insert(lan.clone(), unicast.clone());
             listeners.spawn(self.clone().listen(lan.clone(), unicast.clone(), unicast.clone()));
-            match Ear::everybody(&lan, unicast.own.port()) {
+            match Ear::everybody(&lan, self.options.port) {
                 Ok(ear) => {
                     listeners.spawn(self.clone().listen(lan, Arc::new(ear), unicast));
                 }
@@ -119,16 +121,17 @@ impl Discovery {
     pub async fn run(self: Arc<Self>, mut listeners: JoinSet<Lan>) {
         let mut wanted = self.directory.wanted();
         let mut adverts = self.adverts.clone();
+        // Once at the start in any case: a candidate should know the others before it speaks.
+        self.ask(true).await;
         let mut looks = tokio::time::interval(LOOK);
         let mut counter = 0_u64;
-        let mut round = 0_usize;
-        let mut ask_at = Instant::now();
+        let mut round = 1_usize;
+        let mut ask_at = Instant::now() + pause(0);
         let mut beacon_at = Instant::now();
         loop {
             let asking = *wanted.borrow_and_update();
             if !asking {
-                round = 0;
-                ask_at = Instant::now();
+                (round, ask_at) = (0, Instant::now());
             } else if ask_at <= Instant::now() {
                 self.ask(round == 0).await;
                 ask_at = Instant::now() + pause(round).mul_f64(jitter());
@@ -200,7 +203,7 @@ impl Discovery {
     async fn tell_everybody(&self, message: Message) -> usize {
         let ears = self.ears();
         for (lan, ear) in &ears {
-            self.tell(ear, message.clone(), lan.everybody(ear.own.port())).await;
+            self.tell(ear, message.clone(), lan.everybody(self.options.port)).await;
         }
         ears.len()
     }

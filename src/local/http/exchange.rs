@@ -1,8 +1,8 @@
 //! One plain request and its response, over an upstream. The body goes up while the response comes down.
 
-use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use bytes::{Bytes, BytesMut};
 use http::Method;
@@ -50,7 +50,7 @@ pub(super) async fn run(
         && !reused.upstream.is_stale()
     {
         let sent = reused.upstream.halves().0.send(head.clone()).await;
-        let exchange = Exchange { local, socket, request, started: Cell::new(false) };
+        let exchange = Exchange { local, socket, request, started: AtomicBool::new(false) };
         let ended = match sent {
             Ok(()) => exchange.run(buffer, &mut reused.upstream, head.len(), record).await,
             Err(error) => Err(Trouble::Silent(error.to_string())),
@@ -62,7 +62,7 @@ pub(super) async fn run(
     }
     let upstream = local.routes.open(&target, id, head.clone(), repeatable).await?;
     let mut fresh = Kept { target, upstream };
-    let exchange = Exchange { local, socket, request, started: Cell::new(false) };
+    let exchange = Exchange { local, socket, request, started: AtomicBool::new(false) };
     let ended = exchange.run(buffer, &mut fresh.upstream, head.len(), record).await;
     conclude(ended, fresh, kept, record)
 }
@@ -142,7 +142,7 @@ struct Exchange<'a> {
     socket: &'a TcpStream,
     request: &'a RequestHead,
     /// Something of a response was passed on.
-    started: Cell<bool>,
+    started: AtomicBool,
 }
 
 impl Exchange<'_> {
@@ -154,7 +154,7 @@ impl Exchange<'_> {
         record: &mut Record,
     ) -> Result<Ended, Trouble> {
         let (mut out, mut input) = upstream.halves();
-        let (sent, received) = (Cell::new(head as u64), Cell::new(0));
+        let (sent, received) = (AtomicU64::new(head as u64), AtomicU64::new(0));
         let mut uploaded = self.request.body == BodyLength::None;
         let delivered = {
             let mut upload = std::pin::pin!(self.upload(buffer, &mut out, &sent));
@@ -173,7 +173,7 @@ impl Exchange<'_> {
                                 tracing::debug!(%error, "the server stopped reading the request");
                             }
                             Err(UploadError::App(error)) => break Err(Trouble::App(error)),
-                            Err(UploadError::Malformed(malformed)) if self.started.get() => {
+                            Err(UploadError::Malformed(malformed)) if self.started.load(Relaxed) => {
                                 break Err(Trouble::Truncated(malformed.to_string()));
                             }
                             Err(UploadError::Malformed(malformed)) => break Err(Trouble::BadBody(malformed)),
@@ -182,7 +182,7 @@ impl Exchange<'_> {
                 }
             }
         };
-        record.moved(sent.get(), received.get());
+        record.moved(sent.into_inner(), received.into_inner());
         let delivered = delivered?;
         if delivered.upgraded {
             return Ok(Ended::Upgraded { early: buffer.split().freeze() });
@@ -197,7 +197,7 @@ impl Exchange<'_> {
         &self,
         buffer: &mut BytesMut,
         out: &mut Out<'_>,
-        sent: &Cell<u64>,
+        sent: &AtomicU64,
     ) -> Result<(), UploadError> {
         match self.request.body {
             BodyLength::None | BodyLength::UntilClose => Ok(()),
@@ -207,7 +207,7 @@ impl Exchange<'_> {
                         self.more(buffer).await?;
                     }
                     let count = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
-                    sent.set(sent.get() + count as u64);
+                    sent.fetch_add(count as u64, Relaxed);
                     left -= count as u64;
                     out.send(buffer.split_to(count).freeze()).await?;
                 }
@@ -218,7 +218,7 @@ impl Exchange<'_> {
                 loop {
                     match decoder.decode(buffer).map_err(UploadError::Malformed)? {
                         Step::Data(data) => {
-                            sent.set(sent.get() + data.len() as u64);
+                            sent.fetch_add(data.len() as u64, Relaxed);
                             let mut chunk = BytesMut::with_capacity(data.len() + 24);
                             ChunkedEncoder::encode(&data, &mut chunk);
                             out.send(chunk.freeze()).await?;
@@ -240,7 +240,7 @@ impl Exchange<'_> {
         }
     }
 
-    async fn download(&self, input: &mut In<'_>, received: &Cell<u64>) -> Result<Delivered, Trouble> {
+    async fn download(&self, input: &mut In<'_>, received: &AtomicU64) -> Result<Delivered, Trouble> {
         let mut buffer = BytesMut::new();
         let response = loop {
             let response = self.read_head(input, &mut buffer).await?;
@@ -280,7 +280,7 @@ impl Exchange<'_> {
                 let mut data = buffer.freeze();
                 loop {
                     if !data.is_empty() {
-                        received.set(received.get() + data.len() as u64);
+                        received.fetch_add(data.len() as u64, Relaxed);
                         self.put(input, &mut head, &data, chunked).await?;
                     }
                     match input.next().await.map_err(|error| self.cut_off(&error))? {
@@ -311,11 +311,11 @@ impl Exchange<'_> {
             }
             match input.next().await {
                 Ok(Some(data)) => buffer.extend_from_slice(&data),
-                Ok(None) if buffer.is_empty() && !self.started.get() => {
+                Ok(None) if buffer.is_empty() && !self.started.load(Relaxed) => {
                     return Err(Trouble::Silent("it closed".into()));
                 }
                 Ok(None) => return Err(self.bad(Malformed::Unfinished)),
-                Err(error) if buffer.is_empty() && !self.started.get() => {
+                Err(error) if buffer.is_empty() && !self.started.load(Relaxed) => {
                     return Err(Trouble::Silent(error.to_string()));
                 }
                 Err(error) => return Err(Trouble::Truncated(error.to_string())),
@@ -324,7 +324,7 @@ impl Exchange<'_> {
     }
 
     fn bad(&self, malformed: Malformed) -> Trouble {
-        if self.started.get() { Trouble::Truncated(malformed.to_string()) } else { Trouble::Bad(malformed) }
+        if self.started.load(Relaxed) { Trouble::Truncated(malformed.to_string()) } else { Trouble::Bad(malformed) }
     }
 
     fn cut_off(&self, error: &UpstreamError) -> Trouble {
@@ -342,7 +342,7 @@ impl Exchange<'_> {
         head: &mut BytesMut,
         buffer: &mut BytesMut,
         length: u64,
-        received: &Cell<u64>,
+        received: &AtomicU64,
     ) -> Result<(), Trouble> {
         let mut left = length;
         let mut data = buffer.split().freeze();
@@ -351,7 +351,7 @@ impl Exchange<'_> {
             let rest = data.split_off(count);
             if count > 0 {
                 left -= count as u64;
-                received.set(received.get() + count as u64);
+                received.fetch_add(count as u64, Relaxed);
                 self.put(input, head, &data, false).await?;
             }
             if left == 0 {
@@ -368,13 +368,13 @@ impl Exchange<'_> {
         head: &mut BytesMut,
         buffer: &mut BytesMut,
         as_chunks: bool,
-        received: &Cell<u64>,
+        received: &AtomicU64,
     ) -> Result<(), Trouble> {
         let mut decoder = ChunkedDecoder::new();
         loop {
             match decoder.decode(buffer) {
                 Ok(Step::Data(data)) => {
-                    received.set(received.get() + data.len() as u64);
+                    received.fetch_add(data.len() as u64, Relaxed);
                     self.put(input, head, &data, as_chunks).await?;
                 }
                 Ok(Step::Done) => return Ok(()),
@@ -411,7 +411,7 @@ impl Exchange<'_> {
         if head.is_empty() && data.is_empty() {
             return Ok(());
         }
-        self.started.set(true);
+        self.started.store(true, Relaxed);
         let frame = NonZeroUsize::new(data.len()).filter(|_| as_chunk).map(ChunkedEncoder::frame);
         let (before, after) = match &frame {
             Some(frame) => (frame.as_ref(), ChunkedEncoder::CHUNK_END),

@@ -1,0 +1,302 @@
+//! What was typed, in flags, environment or file, and what it means.
+//!
+//! One table, [`Typed`], is the source of the flags, of the `LANEWAY_*` variables and of the TOML file. A flag
+//! comes before a variable, a variable before the file, the file before the default.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde::Deserialize;
+
+use crate::gateway::access::Rule;
+use crate::problem::Problem;
+use crate::telemetry::log::Format;
+use crate::trust::state::StateDir;
+use crate::wire::target::Target;
+
+/// The default port of discovery (UDP) and of the link (TCP).
+pub const PORT: u16 = 7420;
+/// The default port of the local proxy.
+pub const PROXY_PORT: u16 = 1080;
+
+/// What this node may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// A gateway while it reaches a configured server, else a client.
+    #[default]
+    Auto,
+    /// Never a gateway.
+    Client,
+    /// A gateway; without configured servers for any destination.
+    Gateway,
+}
+
+/// The options of `laneway up`, as typed.
+#[derive(Clone, Debug, Default, clap::Args, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Typed {
+    /// What this node may be [default: auto, a gateway while it reaches a --server]
+    #[arg(long, env = "LANEWAY_ROLE", value_enum)]
+    pub role: Option<Role>,
+    /// Where the local SOCKS5 and HTTP proxy listens [default: 127.0.0.1:1080]
+    #[arg(long, env = "LANEWAY_PROXY", value_name = "ADDR:PORT")]
+    pub proxy: Option<SocketAddr>,
+    /// Let other machines use the local proxy without a login, when --proxy is not a loopback address
+    #[arg(long, env = "LANEWAY_PROXY_OPEN_TO_LAN")]
+    pub proxy_open_to_lan: bool,
+    /// Where links are accepted, TCP [default: every address, port 7420]
+    #[arg(long, env = "LANEWAY_LINK", value_name = "ADDR:PORT")]
+    pub link: Option<SocketAddr>,
+    /// The UDP port of discovery [default: 7420]
+    #[arg(long, env = "LANEWAY_DISCOVERY_PORT", value_name = "PORT")]
+    pub discovery_port: Option<u16>,
+    /// An interface or a local address to discover on; repeatable [default: all but loopback]
+    #[arg(long, env = "LANEWAY_LAN", value_name = "NAME|ADDR", value_delimiter = ',')]
+    pub lan: Vec<String>,
+    /// A gateway that is always tried, found or not; every address of a name is one; repeatable
+    #[arg(long, env = "LANEWAY_GATEWAY", value_name = "HOST:PORT", value_delimiter = ',')]
+    pub gateway: Vec<Target>,
+    /// A server that this group is for: probed, and allowed on the gateway; repeatable
+    #[arg(long, env = "LANEWAY_SERVER", value_name = "HOST:PORT", value_delimiter = ',')]
+    pub server: Vec<Target>,
+    /// A destination that the gateway allows, like *.example.org:443 or 10.0.0.0/8; repeatable [default: any, if
+    /// there is no --server either]
+    #[arg(long, env = "LANEWAY_ALLOW", value_name = "RULE", value_delimiter = ',')]
+    pub allow: Vec<Rule>,
+    /// A destination that the gateway refuses, judged before --server and --allow; repeatable
+    #[arg(long, env = "LANEWAY_DENY", value_name = "RULE", value_delimiter = ',')]
+    pub deny: Vec<Rule>,
+    /// How many gateways of the group are active at a time [default: 1]
+    #[arg(long, env = "LANEWAY_ACTIVE", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub active: Option<u16>,
+    /// How strongly this node should be preferred as a gateway, in percent [default: 100]
+    #[arg(long, env = "LANEWAY_WEIGHT", value_name = "PERCENT")]
+    pub weight: Option<u16>,
+    /// How long a new connection waits while there is no gateway, in seconds [default: 10]
+    #[arg(long, env = "LANEWAY_HOLD", value_name = "SECS", value_parser = seconds)]
+    pub hold: Option<f64>,
+    /// How long open connections may go on after a request to stop, in seconds [default: 30]
+    #[arg(long, env = "LANEWAY_DRAIN", value_name = "SECS", value_parser = seconds)]
+    pub drain: Option<f64>,
+    /// How long the gateway tries to connect to a server, in seconds [default: 10]
+    #[arg(long, env = "LANEWAY_CONNECT_TIMEOUT", value_name = "SECS", value_parser = seconds)]
+    pub connect_timeout: Option<f64>,
+    /// Threads that serve links [default: one per core]
+    #[arg(long, env = "LANEWAY_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// What to log: error, warn, info, debug, trace, or directives [default: info]
+    #[arg(long, env = "LANEWAY_LOG", value_name = "LEVEL")]
+    pub log: Option<String>,
+    /// How a log line looks [default: text]
+    #[arg(long, env = "LANEWAY_LOG_FORMAT", value_enum)]
+    pub log_format: Option<Format>,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.0..=86_400.0).contains(&value) => Ok(value),
+        _ => Err("not a number of seconds from 0 to 86400".into()),
+    }
+}
+
+/// What is to be done.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What this node may be.
+    pub role: Role,
+    /// Where the local proxy listens.
+    pub proxy: SocketAddr,
+    /// Where links are accepted; `None` means every address.
+    pub link: Option<SocketAddr>,
+    /// The UDP port of discovery.
+    pub discovery_port: u16,
+    /// Interfaces or addresses to discover on; empty for all.
+    pub lans: Vec<String>,
+    /// Gateways that are always tried.
+    pub gateways: Vec<Target>,
+    /// The group's servers.
+    pub servers: Vec<Target>,
+    /// What a gateway allows besides.
+    pub allow: Vec<Rule>,
+    /// What a gateway refuses.
+    pub deny: Vec<Rule>,
+    /// How many gateways are active at a time.
+    pub active: usize,
+    /// This node's weight in percent.
+    pub weight: u16,
+    /// How long a connection is held.
+    pub hold: Duration,
+    /// How long open connections may go on at the end.
+    pub drain: Duration,
+    /// The deadline of a connection to a server.
+    pub connect_timeout: Duration,
+    /// Threads that serve links.
+    pub threads: usize,
+    /// What to log.
+    pub log: String,
+    /// How a log line looks.
+    pub log_format: Format,
+}
+
+impl Config {
+    /// Joins what was typed with the file: the one named, else the user's or the system's if there is one.
+    ///
+    /// # Errors
+    /// A usage problem, with the file, line and column where it has one.
+    pub fn new(typed: Typed, file: Option<&Path>) -> Result<Self, Problem> {
+        let file = match file {
+            Some(path) => read(path)?,
+            None => match default_files().into_iter().find(|path| path.exists()) {
+                Some(path) => read(&path)?,
+                None => Typed::default(),
+            },
+        };
+        let typed = typed.or(file);
+        let proxy = typed.proxy.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], PROXY_PORT)));
+        if !proxy.ip().is_loopback() && !typed.proxy_open_to_lan {
+            return Err(Problem::usage(format!("--proxy {proxy} would let every machine that reaches it use this proxy"))
+                .hint("listen on 127.0.0.1, or say --proxy-open-to-lan if that is what you want"));
+        }
+        for (name, value) in [("hold", typed.hold), ("drain", typed.drain), ("connect-timeout", typed.connect_timeout)] {
+            if let Some(value) = value {
+                seconds(&value.to_string()).map_err(|error| Problem::usage(format!("{name}: {error}")))?;
+            }
+        }
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+        let duration = |value: Option<f64>, default: f64| Duration::from_secs_f64(value.unwrap_or(default));
+        Ok(Self {
+            role: typed.role.unwrap_or_default(),
+            proxy,
+            link: typed.link,
+            discovery_port: typed.discovery_port.unwrap_or(PORT),
+            lans: typed.lan,
+            gateways: typed.gateway,
+            servers: typed.server,
+            allow: typed.allow,
+            deny: typed.deny,
+            active: typed.active.unwrap_or(1).into(),
+            weight: typed.weight.unwrap_or(100),
+            hold: duration(typed.hold, 10.0),
+            drain: duration(typed.drain, 30.0),
+            connect_timeout: duration(typed.connect_timeout, 10.0),
+            threads: typed.threads.map_or(cores, usize::from),
+            log: typed.log.unwrap_or_else(|| "info".into()),
+            log_format: typed.log_format.unwrap_or_default(),
+        })
+    }
+}
+
+impl Typed {
+    /// What this says, and what `other` says where this says nothing.
+    fn or(self, other: Self) -> Self {
+        fn list<T>(mine: Vec<T>, other: Vec<T>) -> Vec<T> {
+            if mine.is_empty() { other } else { mine }
+        }
+        Self {
+            role: self.role.or(other.role),
+            proxy: self.proxy.or(other.proxy),
+            proxy_open_to_lan: self.proxy_open_to_lan || other.proxy_open_to_lan,
+            link: self.link.or(other.link),
+            discovery_port: self.discovery_port.or(other.discovery_port),
+            lan: list(self.lan, other.lan),
+            gateway: list(self.gateway, other.gateway),
+            server: list(self.server, other.server),
+            allow: list(self.allow, other.allow),
+            deny: list(self.deny, other.deny),
+            active: self.active.or(other.active),
+            weight: self.weight.or(other.weight),
+            hold: self.hold.or(other.hold),
+            drain: self.drain.or(other.drain),
+            connect_timeout: self.connect_timeout.or(other.connect_timeout),
+            threads: self.threads.or(other.threads),
+            log: self.log.or(other.log),
+            log_format: self.log_format.or(other.log_format),
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Typed, Problem> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Problem::usage(format!("cannot read the configuration {}", path.display())).because(error)
+    })?;
+    toml::from_str(&text).map_err(|error| {
+        Problem::usage(format!("the configuration {} is not valid", path.display()))
+            .because(error)
+            .hint("'laneway up --help' lists the options; in the file they are written without the dashes in front")
+    })
+}
+
+fn default_files() -> Vec<PathBuf> {
+    let home = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
+    let home = home.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".config")));
+    let user = home.map(|home| home.join("laneway/laneway.toml"));
+    user.into_iter().chain([PathBuf::from("/etc/laneway/laneway.toml")]).collect()
+}
+
+/// The state directory that was named, or the default one.
+///
+/// # Errors
+/// When it cannot be used.
+pub fn state_directory(named: Option<&Path>) -> Result<StateDir, Problem> {
+    let path = match named {
+        Some(path) => path.to_owned(),
+        None => StateDir::default_path()?,
+    };
+    Ok(StateDir::open(path)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, Problem> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("laneway.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::new(Typed::default(), Some(&path))
+    }
+
+    #[test]
+    fn the_file_takes_what_the_flags_take() {
+        let config = parse(
+            "role = 'gateway'\nserver = ['10.0.0.5:80']\nallow = ['*.corp:443']\nhold = 2.5\nproxy = '127.0.0.1:1'\n",
+        )
+        .unwrap();
+        assert_eq!(config.role, Role::Gateway);
+        assert_eq!(config.servers[0].to_string(), "10.0.0.5:80");
+        assert_eq!(config.allow[0].to_string(), "*.corp:443");
+        assert_eq!(config.hold, Duration::from_millis(2500));
+        assert_eq!(config.proxy.port(), 1);
+    }
+
+    #[test]
+    fn a_flag_comes_before_the_file() {
+        let typed = Typed { hold: Some(1.0), ..Typed::default() };
+        let file = Typed { hold: Some(2.0), drain: Some(3.0), ..Typed::default() };
+        let joined = typed.or(file);
+        assert_eq!((joined.hold, joined.drain), (Some(1.0), Some(3.0)));
+    }
+
+    #[test]
+    fn a_bad_file_is_refused_with_its_line_and_column() {
+        for (text, place) in [
+            ("rolle = 'gateway'", "line 1, column 1"),
+            ("hold = 1\nserver = ['10.0.0.5']", "line 2, column 11"),
+            ("hold = ", "line 1, column 8"),
+        ] {
+            let problem = parse(text).unwrap_err().to_string();
+            assert!(problem.contains(place), "{problem}");
+            assert!(problem.contains("laneway.toml"), "{problem}");
+        }
+        assert!(parse("hold = -1").is_err());
+    }
+
+    #[test]
+    fn the_proxy_is_not_opened_to_others_by_accident() {
+        assert!(parse("proxy = '0.0.0.0:1080'").unwrap_err().to_string().contains("--proxy-open-to-lan"));
+        assert!(parse("proxy = '0.0.0.0:1080'\nproxy-open-to-lan = true").is_ok());
+    }
+}

@@ -1,0 +1,104 @@
+//! What the user is told when a command cannot do what was asked: what, why, and what to do.
+
+use std::error::Error;
+use std::fmt;
+
+use crate::trust::code::CodeError;
+use crate::trust::group::GroupError;
+use crate::trust::join::JoinError;
+use crate::trust::state::StateError;
+
+/// A failed command.
+#[derive(Debug)]
+pub struct Problem {
+    what: String,
+    why: Vec<String>,
+    hint: Option<String>,
+    usage: bool,
+}
+
+impl Problem {
+    /// Something went wrong at run time: exit code 1.
+    pub fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into(), why: Vec::new(), hint: None, usage: false }
+    }
+
+    /// The command or the configuration is at fault: exit code 2.
+    pub fn usage(what: impl Into<String>) -> Self {
+        Self { usage: true, ..Self::new(what) }
+    }
+
+    /// Adds an error and all its sources as the reason.
+    #[must_use]
+    pub fn because(mut self, error: impl Error) -> Self {
+        let mut next: Option<&dyn Error> = Some(&error);
+        while let Some(error) = next {
+            let text = error.to_string();
+            if self.why.last() != Some(&text) {
+                self.why.push(text);
+            }
+            next = error.source();
+        }
+        self
+    }
+
+    /// Adds what to do: a command, best.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The exit code.
+    pub fn code(&self) -> u8 {
+        if self.usage { 2 } else { 1 }
+    }
+
+    fn of(error: impl Error, hint: Option<String>) -> Self {
+        let what = error.to_string();
+        let problem = match error.source() {
+            Some(source) => Self::new(what).because(source),
+            None => Self::new(what),
+        };
+        Self { hint, ..problem }
+    }
+}
+
+/// `error:`, `caused by:` and `hint:` lines.
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "error: {}", self.what)?;
+        for why in &self.why {
+            write!(f, "\ncaused by: {}", why.trim_end())?;
+        }
+        if let Some(hint) = &self.hint {
+            write!(f, "\nhint: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+impl From<StateError> for Problem {
+    fn from(error: StateError) -> Self {
+        Self { usage: true, ..Self::of(error, None) }
+    }
+}
+
+impl From<GroupError> for Problem {
+    fn from(error: GroupError) -> Self {
+        Self::of(error, None)
+    }
+}
+
+impl From<CodeError> for Problem {
+    fn from(error: CodeError) -> Self {
+        let hint = "copy the whole line that 'laneway init' or 'laneway invite' printed".to_owned();
+        Self { usage: true, ..Self::of(error, Some(hint)) }
+    }
+}
+
+impl From<JoinError> for Problem {
+    fn from(error: JoinError) -> Self {
+        Self::of(error, None)
+    }
+}
