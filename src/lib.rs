@@ -3,6 +3,9 @@
 //! Start at [`local`] (where a connection of an app arrives), follow it through [`link`] and end in
 //! [`gateway`] (where it is dialled).
 
+pub mod app;
+pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod copy;
 pub mod failure;

@@ -1,3 +1,21 @@
 //! The `laneway` command.
 
-fn main() {}
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use laneway::cli::{self, Cli};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match cli::run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            // Nobody to tell when standard error is closed; the exit code still does.
+            let _ = writeln!(std::io::stderr(), "{problem}");
+            ExitCode::from(problem.code())
+        }
+    }
+}

@@ -4,4 +4,5 @@ pub mod candidate;
 pub mod directory;
 pub mod discovery;
 mod rate;
+pub mod remembered;
 pub mod selection;

@@ -1,0 +1,328 @@
+//! `laneway up`: build the node from its configuration, bind, supervise, drain.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{Config, PORT, Role};
+use crate::gateway::access::Access;
+use crate::gateway::dns::Resolver;
+use crate::gateway::egress::Egress;
+use crate::gateway::listener::LinkPort;
+use crate::gateway::probe;
+use crate::gateway::serve::Gateway;
+use crate::link::tls;
+use crate::local::links::Links;
+use crate::local::listener::{self, Local};
+use crate::local::session::Routes;
+use crate::net;
+use crate::peers::candidate::{self, Activity};
+use crate::peers::directory::{Directory, Source};
+use crate::peers::discovery::{self, Discovery};
+use crate::peers::remembered;
+use crate::problem::Problem;
+use crate::trust::authority::Authority;
+use crate::trust::group::Group;
+use crate::trust::state::StateDir;
+use crate::wire::datagram::{Advert, Reach};
+use crate::wire::target::Target;
+
+/// How often the names of `--gateway` are resolved again.
+const RESOLVE: Duration = Duration::from_secs(30);
+
+/// Runs a node until it is told to stop and has drained.
+///
+/// # Errors
+/// When it cannot start, or when a part of it ends on its own.
+pub async fn up(config: Config, state: StateDir) -> Result<(), Problem> {
+    net::raise_open_files();
+    let group = group(&state)?;
+    let authority = Authority::load(&state)?;
+    let name = format!("laneway-{}", group.node.id.short());
+    let may_serve = config.role != Role::Client && group.node.role == crate::trust::group::Role::Gateway;
+    if config.role == Role::Gateway && !may_serve {
+        return Err(Problem::usage("this node was admitted as a client only and cannot be a gateway")
+            .hint("join again with a code of 'laneway invite' without --client-only"));
+    }
+
+    let stop = CancellationToken::new();
+    let connections = TaskTracker::new();
+    let directory = Arc::new(Directory::default());
+    let activity = Arc::new(Activity::default());
+    let access = Access::new(&config.servers, &config.allow, &config.deny);
+    let resolver = Resolver::system().map_err(|error| Problem::new("no resolver").because(std::io::Error::other(error)))?;
+    let egress = Arc::new(Egress::new(access, resolver, config.connect_timeout));
+
+    let proxy = bind(config.proxy, "the local proxy", "--proxy 127.0.0.1:0 takes any free port")?;
+    let workers = Workers::start(if may_serve { config.threads } else { 1 })?;
+    let link = if may_serve || authority.is_some() { Some(bind_link(config.link)?) } else { None };
+    let link_port = link.as_ref().map_or(PORT, |(_, address)| address.port());
+
+    let (adverts, advertised) = watch::channel(None);
+    let joins = authority.clone().map(|authority| {
+        let key = move |id: [u8; 8]| authority.invite_by_id(&id).ok().map(|invite| invite.discovery_key());
+        (Box::new(key) as Box<discovery::InviteKey>, link_port)
+    });
+    let options = discovery::Options {
+        group: group.id,
+        epoch: group.epoch,
+        discovery_key: group.discovery_key,
+        id: group.node.id,
+        port: config.discovery_port,
+        own_port: config.discovery_port,
+        lans: config.lans.clone(),
+        joins,
+    };
+    let discovery = Discovery::new(options, directory.clone(), advertised.clone());
+    let mut ears = JoinSet::new();
+    let heard_at = discovery.bind(&mut ears).map_err(|error| {
+        Problem::new("discovery cannot start").because(error).hint(
+            "another laneway may be running here; --discovery-port N chooses another port, the same on all machines",
+        )
+    })?;
+
+    for address in remembered::load(&state) {
+        directory.name(address, Source::Remembered);
+    }
+    let remember = {
+        let state = state.clone();
+        move |address: SocketAddr| {
+            let state = state.clone();
+            drop(tokio::task::spawn_blocking(move || remembered::add(&state, address)));
+        }
+    };
+    let client_tls = tls::link_client(&group).map_err(|error| Problem::new("no links").because(error))?;
+    let links = Links::new(directory.clone(), client_tls, TaskTracker::new(), Box::new(remember));
+    let (is_gateway_now, is_gateway) = watch::channel(false);
+    let (needed_now, needed) = watch::channel(true);
+    let direct = {
+        let egress = egress.clone();
+        move |target: Target| {
+            let egress = egress.clone();
+            async move { egress.connect(&target).await }.boxed()
+        }
+    };
+    let routes = Routes { links: links.clone(), direct: Box::new(direct), is_gateway, hold: config.hold };
+    let mut seed = [0; 8];
+    aws_lc_rs::rand::fill(&mut seed).map_err(|error| Problem::new("no random numbers").because(error))?;
+    let next_id = AtomicU64::new(u64::from_be_bytes(seed));
+    let local = Arc::new(Local {
+        routes,
+        name: name.clone(),
+        drain: stop.clone(),
+        tasks: connections.clone(),
+        next_id,
+    });
+
+    // Everything is bound: say where, before anything can go wrong later.
+    let proxy_address = proxy.local_addr().unwrap_or(config.proxy);
+    tracing::info!(address = %proxy_address, "listening: local proxy, SOCKS5 and HTTP");
+    if let Some((_, address)) = &link {
+        tracing::info!(%address, "listening: links, TCP");
+    }
+    for address in &heard_at {
+        tracing::info!(%address, "listening: discovery, UDP");
+    }
+    if heard_at.is_empty() {
+        tracing::warn!("no network interface to discover on is up yet");
+    }
+
+    let mut parts = JoinSet::new();
+    parts.spawn(named("local proxy", listener::run(local, proxy)));
+    parts.spawn(named("discovery", discovery.run(ears)));
+    parts.spawn(named("links", links.run(needed)));
+    parts.spawn(named("static gateways", resolve_gateways(config.gateways.clone(), directory.clone())));
+    if let Some((listener, _)) = link {
+        let server_tls = tls::link_server(&group).map_err(|error| Problem::new("no links").because(error))?;
+        let join_tls = tls::join_server(&group).map_err(|error| Problem::new("no joining").because(error))?;
+        let gateway = Gateway { egress: egress.clone(), activity: activity.clone(), name, drain: stop.clone() };
+        let port = LinkPort {
+            gateway: may_serve.then(|| (Arc::new(gateway), server_tls)),
+            authority: authority.map(|authority| (authority, join_tls)),
+            workers: workers.handles.clone(),
+            tasks: connections.clone(),
+            drain: stop.clone(),
+        };
+        parts.spawn(named("link port", Arc::new(port).run(listener)));
+    }
+    if may_serve && (config.role == Role::Gateway || !config.servers.is_empty()) {
+        let (reach, reached) = watch::channel(Reach::Unknown);
+        let options = candidate::Options {
+            id: group.node.id,
+            link_port,
+            weight: config.weight,
+            active: config.active,
+            needs_server: !config.servers.is_empty(),
+            declared: config.role == Role::Gateway,
+        };
+        let candidate = candidate::run(options, directory, reached, activity.clone(), adverts);
+        parts.spawn(named("candidate", candidate));
+        if !config.servers.is_empty() {
+            parts.spawn(named("probe", probe::run(egress, config.servers.clone(), reach)));
+        } else {
+            parts.spawn(named("probe", async move { reach.closed().await }));
+        }
+    } else {
+        parts.spawn(named("candidate", async move { adverts.closed().await }));
+    }
+    parts.spawn(named("role", follow_role(advertised, is_gateway_now, needed_now)));
+
+    let node = group.node.name.as_str();
+    tracing::info!(node, id = group.node.id.short(), group = group.name, "ready");
+    supervise(parts, stop, connections, &activity, config.drain).await?;
+    workers.stop();
+    Ok(())
+}
+
+/// Waits for a signal, or for a part that ends, which none should; then drains.
+async fn supervise(
+    mut parts: JoinSet<&'static str>,
+    stop: CancellationToken,
+    connections: TaskTracker,
+    activity: &Activity,
+    drain: Duration,
+) -> Result<(), Problem> {
+    let failed = |error: std::io::Error| Problem::new("signals cannot be handled").because(error);
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        Some(ended) = parts.join_next() => {
+            return Err(match ended {
+                Ok(part) => Problem::new(format!("{part} ended on its own")),
+                Err(error) => Problem::new("a part of the node failed").because(error),
+            });
+        }
+    }
+    activity.draining.store(true, Ordering::Relaxed);
+    stop.cancel();
+    connections.close();
+    let open = connections.len();
+    tracing::info!(open, seconds = drain.as_secs_f32(), "stopping: open connections may finish");
+    tokio::select! {
+        finished = timeout(drain, connections.wait()) => if finished.is_err() {
+            tracing::warn!(open = connections.len(), "stopped: the time to finish is over");
+        },
+        _ = terminate.recv() => tracing::warn!(open = connections.len(), "stopped: told twice"),
+        _ = interrupt.recv() => tracing::warn!(open = connections.len(), "stopped: told twice"),
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// The membership of this machine.
+///
+/// # Errors
+/// When it has none: then it can neither serve nor be served.
+pub fn group(state: &StateDir) -> Result<Group, Problem> {
+    Group::load(state)?.ok_or_else(|| {
+        Problem::usage(format!("this machine is in no group: {} holds none", state.path().display()))
+            .hint("run 'laneway init' on the first machine, then the line that it prints on every other one")
+    })
+}
+
+async fn named(name: &'static str, part: impl Future<Output = ()>) -> &'static str {
+    part.await;
+    name
+}
+
+/// A node that serves others serves its own software directly; any other needs links.
+async fn follow_role(
+    mut advertised: watch::Receiver<Option<Advert>>,
+    is_gateway: watch::Sender<bool>,
+    needed: watch::Sender<bool>,
+) {
+    use crate::wire::datagram::State;
+    loop {
+        let serves = advertised.borrow_and_update().as_ref().is_some_and(|a| a.state != State::Withdrawn);
+        is_gateway.send_if_modified(|now| std::mem::replace(now, serves) != serves);
+        needed.send_if_modified(|now| std::mem::replace(now, !serves) == serves);
+        if advertised.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Keeps the addresses of `--gateway` in the directory. For ever: names may come to mean something later.
+async fn resolve_gateways(gateways: Vec<Target>, directory: Arc<Directory>) {
+    loop {
+        for gateway in &gateways {
+            match tokio::net::lookup_host(gateway.to_string()).await {
+                Ok(addresses) => addresses.for_each(|address| directory.name(address, Source::Static)),
+                Err(error) => tracing::warn!(%gateway, %error, "gateway name not resolved"),
+            }
+        }
+        if gateways.is_empty() {
+            return std::future::pending().await;
+        }
+        tokio::time::sleep(RESOLVE).await;
+    }
+}
+
+fn bind(address: SocketAddr, what: &str, hint: &str) -> Result<TcpListener, Problem> {
+    net::listen(address)
+        .map_err(|error| Problem::new(format!("{what} cannot listen on {address}")).because(error).hint(hint))
+}
+
+/// The link's listener. Without an address all of them are used, IPv4 alone where there is no IPv6.
+fn bind_link(address: Option<SocketAddr>) -> Result<(TcpListener, SocketAddr), Problem> {
+    let hint = "another laneway may be running here; --link ADDR:PORT chooses another address or port";
+    let listener = match address {
+        Some(address) => bind(address, "the link port", hint)?,
+        None => match net::listen(SocketAddr::from(([0_u16; 8], PORT))) {
+            Ok(listener) => listener,
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                let what = format!("the link port cannot listen on port {PORT}");
+                return Err(Problem::new(what).because(error).hint(hint));
+            }
+            Err(_) => bind(SocketAddr::from(([0, 0, 0, 0], PORT)), "the link port", hint)?,
+        },
+    };
+    let bound = listener.local_addr().map_err(|error| Problem::new("no link port").because(error))?;
+    Ok((listener, bound))
+}
+
+/// The threads that serve links, each with a runtime of its own: a link and its tunnels never change threads.
+struct Workers {
+    handles: Vec<Handle>,
+    stops: Vec<oneshot::Sender<()>>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Workers {
+    fn start(count: usize) -> Result<Self, Problem> {
+        let failed = |error: std::io::Error| Problem::new("cannot start a thread").because(error);
+        let mut workers = Self { handles: Vec::new(), stops: Vec::new(), threads: Vec::new() };
+        for number in 0..count {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+            let (stop, stopped) = oneshot::channel::<()>();
+            workers.handles.push(runtime.handle().clone());
+            workers.stops.push(stop);
+            let thread = std::thread::Builder::new().name(format!("link-{number}"));
+            let thread = thread.spawn(move || drop(runtime.block_on(stopped))).map_err(failed)?;
+            workers.threads.push(thread);
+        }
+        Ok(workers)
+    }
+
+    fn stop(self) {
+        drop(self.stops);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a link thread failed");
+            }
+        }
+    }
+}

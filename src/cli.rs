@@ -1,0 +1,91 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::{demo, discover, membership, origin};
+use crate::config::{self, Config, Typed};
+use crate::problem::Problem;
+use crate::telemetry::log;
+use crate::{app, commands};
+
+/// The way out of an isolated LAN: any machine that reaches the server becomes the gateway for the others.
+#[derive(Debug, Parser)]
+#[command(name = "laneway", version, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Where this machine's keys and memberships are [default: /var/lib/laneway for root, else
+    /// ~/.local/state/laneway]
+    #[arg(long, global = true, env = "LANEWAY_STATE", value_name = "DIR")]
+    state: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run this node: the local proxy, and the gateway for others while it can be one
+    Up {
+        #[command(flatten)]
+        typed: Box<Typed>,
+        /// The configuration file [default: ~/.config/laneway/laneway.toml, else /etc/laneway/laneway.toml]
+        #[arg(long, env = "LANEWAY_CONFIG", value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Make a group on this machine, and print the line that lets others join
+    Init(membership::Init),
+    /// Print one more line that lets machines join (on the machine that made the group)
+    Invite(membership::Invite),
+    /// Join the group that a line of 'laneway init' or 'laneway invite' is for
+    Join(membership::Join),
+    /// List who has joined (on the machine that made the group)
+    Members,
+    /// Ask the LAN once, and show every gateway that answers
+    Discover(discover::Discover),
+    /// Show the whole system at work, on this machine alone: two gateways, one client, one server
+    Demo(demo::Demo),
+    /// A small web server with generated files: what the demo and the tests download from
+    #[command(hide = true)]
+    Origin(origin::Origin),
+}
+
+/// Does what the command line says.
+///
+/// # Errors
+/// What went wrong, ready to be shown.
+pub fn run(cli: Cli) -> Result<(), Problem> {
+    let state = || config::state_directory(cli.state.as_deref());
+    match cli.command {
+        Command::Up { typed, config } => {
+            let config = Config::new(*typed, config.as_deref())?;
+            start_log(&config.log, config.log_format)?;
+            let state = state()?;
+            commands::block_on(app::up(config, state))?
+        }
+        Command::Init(init) => init.run(&state()?),
+        Command::Invite(invite) => invite.run(&state()?),
+        Command::Join(join) => {
+            start_log("warn", log::Format::Text)?;
+            let state = state()?;
+            commands::block_on(join.run(state))?
+        }
+        Command::Members => membership::members(&state()?),
+        Command::Discover(discover) => {
+            start_log("warn", log::Format::Text)?;
+            let state = state()?;
+            commands::block_on(discover.run(state))?
+        }
+        Command::Demo(demo) => commands::block_on(demo.run())?,
+        Command::Origin(origin) => {
+            start_log("info", log::Format::Text)?;
+            commands::block_on(origin.run())?
+        }
+    }
+}
+
+fn start_log(filter: &str, format: log::Format) -> Result<(), Problem> {
+    log::start(filter, format).map_err(|error| {
+        Problem::usage(format!("'{filter}' is not a log level: {error}"))
+            .hint("use error, warn, info, debug or trace")
+    })
+}

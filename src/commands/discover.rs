@@ -1,0 +1,135 @@
+//! `laneway discover`: one question to the LAN, a table of the answers.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::say;
+use crate::app;
+use crate::config::PORT;
+use crate::net;
+use crate::peers::directory::{Directory, Gateway, Source};
+use crate::peers::discovery::{self, Discovery};
+use crate::peers::remembered;
+use crate::problem::Problem;
+use crate::trust::state::StateDir;
+
+/// `laneway discover`
+#[derive(Debug, clap::Args)]
+pub struct Discover {
+    /// How long to collect answers, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 1200, value_parser = clap::value_parser!(u64).range(100..=60_000))]
+    wait: u64,
+    /// The UDP port of discovery
+    #[arg(long, env = "LANEWAY_DISCOVERY_PORT", value_name = "PORT", default_value_t = PORT)]
+    discovery_port: u16,
+    /// An interface or a local address to ask on; repeatable [default: all but loopback]
+    #[arg(long, env = "LANEWAY_LAN", value_name = "NAME|ADDR", value_delimiter = ',')]
+    lan: Vec<String>,
+}
+
+impl Discover {
+    /// Asks and prints.
+    ///
+    /// # Errors
+    /// When nobody answers: what to check.
+    pub async fn run(self, state: StateDir) -> Result<(), Problem> {
+        let group = app::group(&state)?;
+        let directory = Arc::new(Directory::default());
+        for address in remembered::load(&state) {
+            directory.name(address, Source::Remembered);
+        }
+        let (_adverts, advertised) = watch::channel(None);
+        let mut listeners = JoinSet::new();
+        let mut own_port = self.discovery_port;
+        let (discovery, asked) = loop {
+            let options = discovery::Options {
+                group: group.id,
+                epoch: group.epoch,
+                discovery_key: group.discovery_key,
+                // Another id than the node's own, so that a running gateway on this machine answers too.
+                id: crate::wire::id::NodeId([0; 16]),
+                port: self.discovery_port,
+                own_port,
+                lans: self.lan.clone(),
+                joins: None,
+            };
+            let discovery = Discovery::new(options, directory.clone(), advertised.clone());
+            match discovery.bind(&mut listeners) {
+                Ok(asked) => break (discovery, asked),
+                Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && own_port != 0 => {
+                    own_port = 0;
+                    listeners.abort_all();
+                    while listeners.join_next().await.is_some() {}
+                }
+                Err(error) => return Err(Problem::new("the LAN cannot be asked").because(error)),
+            }
+        };
+        if own_port == 0 {
+            let port = self.discovery_port;
+            say(format_args!(
+                "A node runs here and holds UDP port {port}: asking from another port, where a firewall may drop answers."
+            ));
+        }
+        directory.want(true);
+        let run = tokio::spawn(discovery.run(listeners));
+        tokio::time::sleep(Duration::from_millis(self.wait)).await;
+        run.abort();
+
+        let now = Instant::now();
+        let heard: Vec<_> = directory.ranked(now).into_iter().filter(|gateway| gateway.heard.is_some()).collect();
+        if heard.is_empty() {
+            let asked: Vec<_> = asked.iter().map(ToString::to_string).collect();
+            return Err(nobody(&asked, self.discovery_port, &self.lan));
+        }
+        print(&heard, now);
+        Ok(())
+    }
+}
+
+fn print(gateways: &[Gateway], now: Instant) {
+    say(format_args!(
+        "{:<9} {:<24} {:<10} {:>12} {:>7} {:>7} {:>10}  {}",
+        "ID", "ADDRESS", "STATE", "CAPACITY", "LOAD", "TUNNELS", "RTT", "SERVER"
+    ));
+    for gateway in gateways {
+        let Some(advert) = &gateway.advert else { continue };
+        let id = gateway.id.map_or_else(|| "?".into(), |id| id.short());
+        let state = gateway.state(now).unwrap_or(advert.state).word();
+        let round_trip = gateway.round_trip.map_or_else(
+            || "-".to_owned(),
+            |time| format!("{:.2} ms", time.as_secs_f64() * 1000.0),
+        );
+        let capacity = format!("{} Mbit/s", advert.capacity);
+        let load = format!("{:.1}%", f64::from(advert.load) / 10.0);
+        say(format_args!(
+            "{:<9} {:<24} {:<10} {:>12} {:>7} {:>7} {:>10}  {}",
+            id,
+            gateway.link.to_string(),
+            state,
+            capacity,
+            load,
+            advert.tunnels,
+            round_trip,
+            advert.reach.word()
+        ));
+    }
+}
+
+fn nobody(asked: &[String], port: u16, only: &[String]) -> Problem {
+    if asked.is_empty() {
+        let up = net::lans(&[]).map(|lans| lans.len()).unwrap_or_default();
+        let hint = if only.is_empty() {
+            "bring up an interface that has an address: 'ip addr' shows them".to_owned()
+        } else {
+            format!("--lan names none of the {up} addresses that are up: 'ip addr' shows them")
+        };
+        return Problem::new("there is no network interface to ask on").hint(hint);
+    }
+    Problem::new(format!("no gateway of this group answered (asked from {})", asked.join(", "))).hint(format!(
+        "check that 'laneway up' runs on a machine that reaches the server, that it is in the same group, and that \
+         no firewall on either machine blocks UDP port {port}; behind a router, name it: 'laneway up --gateway HOST:{PORT}'"
+    ))
+}

@@ -1,0 +1,28 @@
+//! The commands that are not the daemon.
+
+pub mod demo;
+pub mod discover;
+pub mod membership;
+pub mod origin;
+
+use std::io::Write;
+
+use crate::problem::Problem;
+
+/// Runs a command on a runtime of its own, on this thread.
+///
+/// # Errors
+/// When the system gives no runtime.
+pub fn block_on<T>(command: impl Future<Output = T>) -> Result<T, Problem> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Problem::new("the runtime cannot start").because(error))?;
+    let result = runtime.block_on(command);
+    // What still blocks (a name lookup) must not hold up the end.
+    runtime.shutdown_background();
+    Ok(result)
+}
+
+/// Prints for the user. A closed pipe is the reader's choice.
+pub(crate) fn say(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}

@@ -1,0 +1,171 @@
+//! A small web server with a generated file: what the demo downloads.
+//!
+//! `GET /file` gives pseudo-random bytes that depend on the seed alone, and honours one byte range.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use bytes::Bytes;
+use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, ETAG, RANGE};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::BoxBody};
+use hyper::body::{Frame, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+
+use crate::net;
+use crate::problem::Problem;
+
+/// The generated file is made of blocks of this size, each a function of the seed and its number.
+const BLOCK: usize = 64 * 1024;
+
+/// `laneway origin`
+#[derive(Debug, clap::Args)]
+pub struct Origin {
+    /// Where to listen
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: SocketAddr,
+    /// The size of the file, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 64 * 1024 * 1024)]
+    size: u64,
+    /// What the bytes depend on
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+}
+
+/// A file that nobody needs to store.
+#[derive(Clone, Copy, Debug)]
+pub struct Generated {
+    /// Its size in bytes.
+    pub size: u64,
+    /// What its bytes depend on.
+    pub seed: u64,
+}
+
+impl Generated {
+    /// Block `number`: SplitMix64 from the seed and the number, so that any range can be made by itself.
+    fn block(self, number: u64) -> Bytes {
+        let mut state = self.seed ^ number.wrapping_mul(0xD1B5_4A32_D192_ED03);
+        let mut bytes = Vec::with_capacity(BLOCK);
+        while bytes.len() < BLOCK {
+            state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let mut word = state;
+            word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            bytes.extend_from_slice(&(word ^ (word >> 31)).to_le_bytes());
+        }
+        bytes.into()
+    }
+
+    /// The bytes from `start`, block by block.
+    fn from(self, start: u64) -> impl Iterator<Item = Bytes> {
+        let size = self.size;
+        let mut at = start;
+        std::iter::from_fn(move || {
+            let left = size.checked_sub(at).filter(|left| *left > 0)?;
+            let mut block = self.block(at / BLOCK as u64);
+            let skip = usize::try_from(at % BLOCK as u64).ok()?;
+            block = block.slice(skip..);
+            if let Ok(left) = usize::try_from(left) {
+                block.truncate(left);
+            }
+            at += block.len() as u64;
+            Some(block)
+        })
+    }
+
+    /// The SHA-256 of the whole file, in hexadecimal.
+    pub fn sha256(self) -> String {
+        let mut context = digest::Context::new(&digest::SHA256);
+        self.from(0).for_each(|block| context.update(&block));
+        context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl Origin {
+    /// Serves until it is killed.
+    ///
+    /// # Errors
+    /// When it cannot listen.
+    pub async fn run(self) -> Result<(), Problem> {
+        let failed = |error| Problem::new(format!("cannot listen on {}", self.listen)).because(error);
+        let listener = net::listen(self.listen).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let file = Generated { size: self.size, seed: self.seed };
+        tracing::info!(%address, "listening: origin, HTTP");
+        loop {
+            let (socket, _) = net::accept(&listener).await;
+            tokio::spawn(async move {
+                let service = service_fn(move |request| async move { Ok::<_, Infallible>(answer(file, &request)) });
+                let served = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(Duration::from_secs(60))
+                    .serve_connection(TokioIo::new(socket), service)
+                    .await;
+                if let Err(error) = served {
+                    tracing::debug!(%error, "connection ended");
+                }
+            });
+        }
+    }
+}
+
+fn answer(file: Generated, request: &Request<Incoming>) -> Response<BoxBody<Bytes, Infallible>> {
+    let empty = || Empty::new().boxed();
+    let mut response = Response::new(empty());
+    match (request.method(), request.uri().path()) {
+        (&Method::GET | &Method::HEAD, "/file") => {}
+        (&Method::GET, "/") => {
+            *response.body_mut() = Full::from("the server of the laneway demo\n").boxed();
+            return response;
+        }
+        _ => {
+            *response.status_mut() = StatusCode::NOT_FOUND;
+            return response;
+        }
+    }
+    let etag = HeaderValue::from_str(&format!("\"{:x}-{:x}\"", file.seed, file.size));
+    let headers = response.headers_mut();
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    if let Ok(etag) = etag {
+        headers.insert(ETAG, etag);
+    }
+    let start = range_start(request.headers()).filter(|start| *start < file.size);
+    if let Some(start) = start {
+        let range = format!("bytes {start}-{}/{}", file.size - 1, file.size);
+        headers.extend(HeaderValue::from_str(&range).ok().map(|range| (CONTENT_RANGE, range)));
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
+    let start = start.unwrap_or(0);
+    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(file.size - start));
+    if request.method() == Method::GET {
+        let blocks = futures_util::stream::iter(file.from(start).map(|block| Ok(Frame::data(block))));
+        *response.body_mut() = BodyExt::boxed(StreamBody::new(blocks));
+    }
+    response
+}
+
+/// The start of `Range: bytes=START-`; other ranges are ignored, as RFC 9110 §14.2 allows.
+fn range_start(headers: &HeaderMap) -> Option<u64> {
+    headers.get(RANGE)?.to_str().ok()?.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_is_part_of_the_whole() {
+        let file = Generated { size: 200_001, seed: 7 };
+        let whole: Vec<u8> = file.from(0).flatten().collect();
+        assert_eq!(whole.len(), 200_001);
+        for start in [0, 1, 65_535, 65_536, 65_537, 200_000] {
+            let part: Vec<u8> = file.from(start).flatten().collect();
+            assert_eq!(part, whole[usize::try_from(start).unwrap()..]);
+        }
+        assert_ne!(file.sha256(), Generated { seed: 8, ..file }.sha256());
+    }
+}
