@@ -61,7 +61,8 @@ pub async fn up(config: Config, state: StateDir) -> Result<(), Problem> {
     let directory = Arc::new(Directory::default());
     let activity = Arc::new(Activity::default());
     let access = Access::new(&config.servers, &config.allow, &config.deny);
-    let resolver = Resolver::system().map_err(|error| Problem::new("no resolver").because(std::io::Error::other(error)))?;
+    let resolver = Resolver::system()
+        .map_err(|error| Problem::new("no resolver").because(std::io::Error::other(error)))?;
     let egress = Arc::new(Egress::new(access, resolver, config.connect_timeout));
 
     let proxy = bind(config.proxy, "the local proxy", "--proxy 127.0.0.1:0 takes any free port")?;
@@ -146,7 +147,8 @@ pub async fn up(config: Config, state: StateDir) -> Result<(), Problem> {
     if let Some((listener, _)) = link {
         let server_tls = tls::link_server(&group).map_err(|error| Problem::new("no links").because(error))?;
         let join_tls = tls::join_server(&group).map_err(|error| Problem::new("no joining").because(error))?;
-        let gateway = Gateway { egress: egress.clone(), activity: activity.clone(), name, drain: stop.clone() };
+        let gateway =
+            Gateway { egress: egress.clone(), activity: activity.clone(), name, drain: stop.clone() };
         let port = LinkPort {
             gateway: may_serve.then(|| (Arc::new(gateway), server_tls)),
             authority: authority.map(|authority| (authority, join_tls)),
@@ -306,7 +308,8 @@ impl Workers {
         let failed = |error: std::io::Error| Problem::new("cannot start a thread").because(error);
         let mut workers = Self { handles: Vec::new(), stops: Vec::new(), threads: Vec::new() };
         for number in 0..count {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
             let (stop, stopped) = oneshot::channel::<()>();
             workers.handles.push(runtime.handle().clone());
             workers.stops.push(stop);

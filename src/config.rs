@@ -157,10 +157,14 @@ impl Config {
         let typed = typed.or(file);
         let proxy = typed.proxy.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], PROXY_PORT)));
         if !proxy.ip().is_loopback() && !typed.proxy_open_to_lan {
-            return Err(Problem::usage(format!("--proxy {proxy} would let every machine that reaches it use this proxy"))
-                .hint("listen on 127.0.0.1, or say --proxy-open-to-lan if that is what you want"));
+            return Err(Problem::usage(format!(
+                "--proxy {proxy} would let every machine that reaches it use this proxy"
+            ))
+            .hint("listen on 127.0.0.1, or say --proxy-open-to-lan if that is what you want"));
         }
-        for (name, value) in [("hold", typed.hold), ("drain", typed.drain), ("connect-timeout", typed.connect_timeout)] {
+        for (name, value) in
+            [("hold", typed.hold), ("drain", typed.drain), ("connect-timeout", typed.connect_timeout)]
+        {
             if let Some(value) = value {
                 seconds(&value.to_string()).map_err(|error| Problem::usage(format!("{name}: {error}")))?;
             }
@@ -223,9 +227,9 @@ fn read(path: &Path) -> Result<Typed, Problem> {
         Problem::usage(format!("cannot read the configuration {}", path.display())).because(error)
     })?;
     toml::from_str(&text).map_err(|error| {
-        Problem::usage(format!("the configuration {} is not valid", path.display()))
-            .because(error)
-            .hint("'laneway up --help' lists the options; in the file they are written without the dashes in front")
+        Problem::usage(format!("the configuration {} is not valid", path.display())).because(error).hint(
+            "'laneway up --help' lists the options; in the file they are written without the dashes in front",
+        )
     })
 }
 

@@ -79,7 +79,8 @@ impl Discover {
         run.abort();
 
         let now = Instant::now();
-        let heard: Vec<_> = directory.ranked(now).into_iter().filter(|gateway| gateway.heard.is_some()).collect();
+        let heard: Vec<_> =
+            directory.ranked(now).into_iter().filter(|gateway| gateway.heard.is_some()).collect();
         if heard.is_empty() {
             let asked: Vec<_> = asked.iter().map(ToString::to_string).collect();
             return Err(nobody(&asked, self.discovery_port, &self.lan));
@@ -98,10 +99,9 @@ fn print(gateways: &[Gateway], now: Instant) {
         let Some(advert) = &gateway.advert else { continue };
         let id = gateway.id.map_or_else(|| "?".into(), |id| id.short());
         let state = gateway.state(now).unwrap_or(advert.state).word();
-        let round_trip = gateway.round_trip.map_or_else(
-            || "-".to_owned(),
-            |time| format!("{:.2} ms", time.as_secs_f64() * 1000.0),
-        );
+        let round_trip = gateway
+            .round_trip
+            .map_or_else(|| "-".to_owned(), |time| format!("{:.2} ms", time.as_secs_f64() * 1000.0));
         let capacity = format!("{} Mbit/s", advert.capacity);
         let load = format!("{:.1}%", f64::from(advert.load) / 10.0);
         say(format_args!(

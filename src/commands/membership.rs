@@ -94,7 +94,8 @@ fn ttl(text: &str) -> Result<Ttl, String> {
         _ => return Err("write a number with s, m, h or d, or never".into()),
     };
     let number = digits.parse::<u64>().ok().filter(|number| *number > 0);
-    let seconds = number.and_then(|number| number.checked_mul(unit)).filter(|seconds| *seconds <= 86_400 * 36_500);
+    let seconds =
+        number.and_then(|number| number.checked_mul(unit)).filter(|seconds| *seconds <= 86_400 * 36_500);
     seconds.map(|seconds| Ttl(Some(Duration::from_secs(seconds)))).ok_or_else(|| "not a time".into())
 }
 
@@ -145,7 +146,12 @@ impl Invite {
 pub fn members(state: &StateDir) -> Result<(), Problem> {
     say(format_args!("{:<24} {:<10} {:<8}", "NAME", "ID", "ROLE"));
     for member in authority(state)?.members()? {
-        say(format_args!("{:<24} {:<10} {:<8}", member.name, &member.id[..8.min(member.id.len())], member.role.to_string()));
+        say(format_args!(
+            "{:<24} {:<10} {:<8}",
+            member.name,
+            &member.id[..8.min(member.id.len())],
+            member.role.to_string()
+        ));
     }
     Ok(())
 }
@@ -186,7 +192,9 @@ impl Join {
     async fn signer(&self, code: &JoinCode) -> Result<SocketAddr, Problem> {
         if let Some(named) = &self.gateway {
             let lost = |error: std::io::Error| {
-                Problem::new(format!("cannot find {named}")).because(error).hint("write HOST:PORT; the port is 7420")
+                Problem::new(format!("cannot find {named}"))
+                    .because(error)
+                    .hint("write HOST:PORT; the port is 7420")
             };
             let mut found = tokio::net::lookup_host(named.as_str()).await.map_err(lost)?;
             return found.next().ok_or_else(|| lost(std::io::ErrorKind::NotFound.into()));

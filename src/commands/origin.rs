@@ -99,7 +99,8 @@ impl Origin {
         loop {
             let (socket, _) = net::accept(&listener).await;
             tokio::spawn(async move {
-                let service = service_fn(move |request| async move { Ok::<_, Infallible>(answer(file, &request)) });
+                let service =
+                    service_fn(move |request| async move { Ok::<_, Infallible>(answer(file, &request)) });
                 let served = http1::Builder::new()
                     .timer(TokioTimer::new())
                     .header_read_timeout(Duration::from_secs(60))

@@ -32,7 +32,9 @@ enum Hosts {
 
 /// A pattern that is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not a rule: write a host, *.domain, address, CIDR or *, each with an optional :port or :port-port, and IPv6 with a port in brackets")]
+#[error(
+    "'{0}' is not a rule: write a host, *.domain, address, CIDR or *, each with an optional :port or :port-port, and IPv6 with a port in brackets"
+)]
 pub struct RuleError(String);
 
 /// The rules of one gateway.
@@ -297,9 +299,23 @@ mod tests {
         assert!(access.judge_name(&target("example.org:443")).is_ok());
         assert!(access.judge_address(&target("example.org:443"), ip("192.168.1.1")).is_ok());
         for special in [
-            "127.0.0.1", "127.9.9.9", "0.0.0.0", "0.1.2.3", "169.254.169.254", "224.0.0.1", "255.255.255.255",
-            "240.0.0.1", "::1", "::", "fe80::1", "ff02::1", "::ffff:127.0.0.1", "::127.0.0.1",
-            "64:ff9b::7f00:1", "2002:7f00:1::", "64:ff9b::a9fe:a9fe",
+            "127.0.0.1",
+            "127.9.9.9",
+            "0.0.0.0",
+            "0.1.2.3",
+            "169.254.169.254",
+            "224.0.0.1",
+            "255.255.255.255",
+            "240.0.0.1",
+            "::1",
+            "::",
+            "fe80::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "::127.0.0.1",
+            "64:ff9b::7f00:1",
+            "2002:7f00:1::",
+            "64:ff9b::a9fe:a9fe",
         ] {
             let failure = access.judge_address(&target("rebound.example:80"), ip(special)).unwrap_err();
             assert_eq!(failure.kind, Kind::AddressForbidden, "{special}");

@@ -73,7 +73,11 @@ impl LinkPort {
         }
     }
 
-    async fn handshake(&self, socket: TcpStream, address: SocketAddr) -> Option<(Service, TlsStream<TcpStream>)> {
+    async fn handshake(
+        &self,
+        socket: TcpStream,
+        address: SocketAddr,
+    ) -> Option<(Service, TlsStream<TcpStream>)> {
         let hello = LazyConfigAcceptor::new(Acceptor::default(), socket).await;
         let hello = hello.inspect_err(|error| tracing::debug!(%address, %error, "no TLS")).ok()?;
         let service = Service::asked_for(&hello.client_hello());

@@ -11,8 +11,8 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::egress::Egress;
-use crate::failure::{Failure, printable};
 use crate::copy::Moved;
+use crate::failure::{Failure, printable};
 use crate::link::relay::{outcome, relay};
 use crate::link::server::{Incoming, ServerLink};
 use crate::peers::candidate::Activity;
@@ -87,7 +87,8 @@ impl Gateway {
         };
         let mut moved = Moved::default();
         let result = relay(socket, tunnel, Bytes::new(), &mut moved).await;
-        record.moved(moved.sent, moved.received);
+        // Seen from the app, as all records are: what came off the link went to the server.
+        record.moved(moved.received, moved.sent);
         record.ended(outcome(&result));
     }
 
@@ -112,4 +113,3 @@ impl Drop for OpenTunnel {
         self.0.tunnels.fetch_sub(1, Ordering::Relaxed);
     }
 }
-

@@ -33,6 +33,9 @@ pub enum Broken {
 pub fn outcome(result: &Result<(), Broken>) -> String {
     match result {
         Ok(()) => "closed".into(),
+        Err(Broken::Tunnel(error)) if error.reason() == Some(Reason::CANCEL) => {
+            "given up by the client".into()
+        }
         Err(Broken::Socket(error)) => format!("the connection broke: {error}"),
         Err(Broken::Tunnel(error)) => printable(&format!("the tunnel broke: {error}")),
     }
@@ -94,11 +97,7 @@ async fn up(socket: &TcpStream, outbox: &mut Outbox, first: Bytes, sent: &mut u6
 }
 
 /// Waits for bytes of the socket, and notices a reset of the stream meanwhile.
-fn poll_readable(
-    socket: &TcpStream,
-    outbox: &mut Outbox,
-    cx: &mut Context<'_>,
-) -> Poll<Result<(), Broken>> {
+fn poll_readable(socket: &TcpStream, outbox: &mut Outbox, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
     if let Poll::Ready(error) = outbox.poll_reset(cx) {
         return Poll::Ready(Err(Broken::Tunnel(error)));
     }

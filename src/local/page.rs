@@ -9,8 +9,7 @@ use crate::wire::http::{RequestHead, simple_response};
 /// open door for web pages that guess it. Only loopback names are answered (DNS rebinding).
 pub fn answer(local: &Local, request: &RequestHead) -> Bytes {
     let host = request.host_name().unwrap_or_default();
-    let loopback =
-        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    let loopback = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
     if !loopback {
         let text = "this is a proxy, not a web server: set it as http_proxy (http://127.0.0.1:1080)\n";
         return simple_response(421, "Misdirected Request", &[], text, false);

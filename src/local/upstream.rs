@@ -8,12 +8,12 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use tokio::net::TcpStream;
 
+use crate::copy::Moved;
 use crate::link::client::LinkTunnel;
 use crate::link::relay::{outcome, relay};
 use crate::link::stream::{Inbox, Outbox};
 use crate::telemetry::record::Record;
 use crate::{copy, net};
-use crate::copy::Moved;
 
 /// One direct read takes at most so many bytes.
 const READ: usize = 64 * 1024;
@@ -84,7 +84,9 @@ impl Upstream {
     /// Both directions, to be used at the same time.
     pub fn halves(&mut self) -> (Out<'_>, In<'_>) {
         match self {
-            Self::Link(tunnel, _) => (Out::Link(&mut tunnel.tunnel.outbox), In::Link(&mut tunnel.tunnel.inbox)),
+            Self::Link(tunnel, _) => {
+                (Out::Link(&mut tunnel.tunnel.outbox), In::Link(&mut tunnel.tunnel.inbox))
+            }
             Self::Direct(server) => (Out::Direct(server), In::Direct(server)),
         }
     }

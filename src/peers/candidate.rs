@@ -129,7 +129,16 @@ fn advert(
     };
     let tunnels = activity.tunnels.load(Relaxed);
     let load = u16::try_from(u64::from(tunnels) * 1000 / MOST_TUNNELS).unwrap_or(u16::MAX);
-    Advert { state, reach, link_port: options.link_port, weight: options.weight, load, capacity, tunnels, peers }
+    Advert {
+        state,
+        reach,
+        link_port: options.link_port,
+        weight: options.weight,
+        load,
+        capacity,
+        tunnels,
+        peers,
+    }
 }
 
 /// What this machine can carry, in Mbit/s: how fast one core seals 16 KiB records with AES-128-GCM, times

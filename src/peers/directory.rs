@@ -82,11 +82,7 @@ pub struct Directory {
 
 impl Default for Directory {
     fn default() -> Self {
-        Self {
-            gateways: Mutex::default(),
-            version: watch::Sender::new(0),
-            wanted: watch::Sender::new(false),
-        }
+        Self { gateways: Mutex::default(), version: watch::Sender::new(0), wanted: watch::Sender::new(false) }
     }
 }
 

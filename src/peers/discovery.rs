@@ -323,12 +323,8 @@ pub async fn find_signer(
         return Err(io::Error::new(io::ErrorKind::NetworkUnreachable, "no network interface is up"));
     }
     let nonce = random();
-    let query = Datagram {
-        group,
-        epoch: 0,
-        sender: NodeId([0; 16]),
-        message: Message::JoinQuery { nonce, invite },
-    };
+    let query =
+        Datagram { group, epoch: 0, sender: NodeId([0; 16]), message: Message::JoinQuery { nonce, invite } };
     for wait in RETRANSMIT_MILLIS.map(Duration::from_millis) {
         for (ear, lan) in &ears {
             let to = lan.everybody(port);

@@ -246,7 +246,8 @@ impl Datagram {
     /// # Errors
     /// [`Dropped`], cheapest check first.
     pub fn decode(bytes: &[u8], group: GroupId, keys: &Keys, receiver: SocketAddr) -> Result<Self, Dropped> {
-        let bytes: &[u8; SIZE] = bytes.try_into().map_err(|_: std::array::TryFromSliceError| Dropped::Form)?;
+        let bytes: &[u8; SIZE] =
+            bytes.try_into().map_err(|_: std::array::TryFromSliceError| Dropped::Form)?;
         if bytes[..4] != MAGIC || bytes[4] != VERSION {
             return Err(Dropped::Form);
         }
@@ -426,20 +427,20 @@ mod tests {
     }
 
     fn state() -> impl Strategy<Value = State> {
-        prop_oneof![
-            Just(State::Standby),
-            Just(State::Active),
-            Just(State::Draining),
-            Just(State::Withdrawn)
-        ]
+        prop_oneof![Just(State::Standby), Just(State::Active), Just(State::Draining), Just(State::Withdrawn)]
     }
 
     fn peer() -> impl Strategy<Value = Peer> {
-        let ip = prop_oneof![any::<[u8; 4]>().prop_map(IpAddr::from), any::<u64>().prop_map(|host| {
-            IpAddr::from(Ipv6Addr::from((0xfd00_u128 << 112) | u128::from(host)))
-        })];
-        (any::<[u8; 16]>(), ip, 1..=u16::MAX, state())
-            .prop_map(|(id, ip, port, state)| Peer { id: NodeId(id), link: SocketAddr::new(ip, port), state })
+        let ip = prop_oneof![
+            any::<[u8; 4]>().prop_map(IpAddr::from),
+            any::<u64>()
+                .prop_map(|host| { IpAddr::from(Ipv6Addr::from((0xfd00_u128 << 112) | u128::from(host))) })
+        ];
+        (any::<[u8; 16]>(), ip, 1..=u16::MAX, state()).prop_map(|(id, ip, port, state)| Peer {
+            id: NodeId(id),
+            link: SocketAddr::new(ip, port),
+            state,
+        })
     }
 
     fn advert() -> impl Strategy<Value = Advert> {
@@ -463,8 +464,11 @@ mod tests {
         prop_oneof![
             any::<[u8; 16]>().prop_map(|nonce| Message::Query { nonce }),
             (any::<[u8; 16]>(), advert()).prop_map(|(nonce, advert)| Message::Offer { nonce, advert }),
-            (any::<u64>(), any::<u64>(), advert())
-                .prop_map(|(boot, counter, advert)| Message::Beacon { boot, counter, advert }),
+            (any::<u64>(), any::<u64>(), advert()).prop_map(|(boot, counter, advert)| Message::Beacon {
+                boot,
+                counter,
+                advert
+            }),
             (any::<[u8; 16]>(), any::<[u8; 8]>())
                 .prop_map(|(nonce, invite)| Message::JoinQuery { nonce, invite }),
             (any::<[u8; 16]>(), 1..=u16::MAX)

@@ -15,7 +15,8 @@ use crate::local::upstream::{In, Out, Upstream, UpstreamError};
 use crate::net;
 use crate::telemetry::record::Record;
 use crate::wire::http::{
-    BodyLength, ChunkedDecoder, ChunkedEncoder, MAX_HEAD, Malformed, RequestHead, ResponseHead, Step, head_end,
+    BodyLength, ChunkedDecoder, ChunkedEncoder, MAX_HEAD, Malformed, RequestHead, ResponseHead, Step,
+    head_end,
 };
 use crate::wire::target::Target;
 
@@ -324,7 +325,11 @@ impl Exchange<'_> {
     }
 
     fn bad(&self, malformed: Malformed) -> Trouble {
-        if self.started.load(Relaxed) { Trouble::Truncated(malformed.to_string()) } else { Trouble::Bad(malformed) }
+        if self.started.load(Relaxed) {
+            Trouble::Truncated(malformed.to_string())
+        } else {
+            Trouble::Bad(malformed)
+        }
     }
 
     fn cut_off(&self, error: &UpstreamError) -> Trouble {
