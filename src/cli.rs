@@ -77,7 +77,7 @@ pub fn run(cli: Cli) -> Result<(), Problem> {
         }
         Command::Demo(demo) => commands::block_on(demo.run())?,
         Command::Origin(origin) => {
-            start_log("info", log::Format::Text)?;
+            start_log("info", origin.log_format)?;
             commands::block_on(origin.run())?
         }
     }

@@ -42,6 +42,15 @@ impl Problem {
         self
     }
 
+    /// Adds another problem as the reason.
+    #[must_use]
+    pub fn after(mut self, other: Self) -> Self {
+        self.why.push(other.what);
+        self.why.extend(other.why);
+        self.hint = self.hint.or(other.hint);
+        self
+    }
+
     /// Adds what to do: a command, best.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::net;
 use crate::problem::Problem;
+use crate::telemetry::log::Format;
 
 /// The generated file is made of blocks of this size, each a function of the seed and its number.
 const BLOCK: usize = 64 * 1024;
@@ -34,6 +35,9 @@ pub struct Origin {
     /// What the bytes depend on
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
+    /// How a log line looks
+    #[arg(long, env = "LANEWAY_LOG_FORMAT", value_enum, default_value_t)]
+    pub log_format: Format,
 }
 
 /// A file that nobody needs to store.

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# What CI and a developer both run: format, lints, tests, documentation. Fails at the first thing that is wrong.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() { printf '\n== %s\n' "$*"; }
+
+step "format"
+cargo fmt --all --check
+
+step "lints"
+cargo clippy --locked --all-targets -- -D warnings
+
+step "tests (the README's command)"
+cargo test
+
+step "documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items --quiet
+
+step "licences and advisories"
+if command -v cargo-deny >/dev/null; then
+    cargo deny check bans licenses sources
+else
+    echo "skipped: cargo-deny is not installed"
+fi
+
+step "all is well"
