@@ -2,7 +2,7 @@
 
 use std::io;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio::net::TcpStream;
 
 use crate::net;
@@ -19,19 +19,14 @@ pub struct Moved {
     pub received: u64,
 }
 
-/// Copies until both directions have ended; `first` goes to `server` before what `app` sends. An end is passed
-/// on as an end; a failure of either socket resets both.
+/// Copies until both directions have ended. An end is passed on as an end; a failure of either socket resets both.
 ///
 /// # Errors
 /// What broke.
-pub async fn between(app: TcpStream, server: TcpStream, first: Bytes, moved: &mut Moved) -> io::Result<()> {
+pub async fn between(app: TcpStream, server: TcpStream, moved: &mut Moved) -> io::Result<()> {
     let Moved { sent, received } = moved;
-    let up = async {
-        *sent += first.len() as u64;
-        net::write_all(&server, &first).await?;
-        one_way(&app, &server, sent).await
-    };
-    let result = futures_util::future::try_join(up, one_way(&server, &app, received)).await;
+    let result =
+        futures_util::future::try_join(one_way(&app, &server, sent), one_way(&server, &app, received)).await;
     if result.is_err() {
         net::reset(app);
         net::reset(server);

@@ -53,9 +53,11 @@ impl Demo {
 
         title("Four machines: one server, two gateways, one client that cannot reach the server itself");
         let size = file.size.to_string();
-        let mut server = Machine::start(&directory, "server", &[
-            "origin", "--listen", "127.0.0.1:0", "--seed", "7", "--size", &size,
-        ])?;
+        let mut server = Machine::start(
+            &directory,
+            "server",
+            &["origin", "--listen", "127.0.0.1:0", "--seed", "7", "--size", &size],
+        )?;
         let server_address = server.wait("listening: origin, HTTP", STEP).await?.address()?;
         step(&format!("server     http://{server_address}/file ({} MiB)", self.size));
 
@@ -72,9 +74,21 @@ impl Demo {
         // As if it had never seen the group's machines: only the broadcast can find them.
         machine::forget_gateways(&directory, "client")?;
         let started = Instant::now();
-        let mut client = Machine::start(&directory, "client", &[
-            "up", "--role", "client", "--lan", "127.0.0.4", "--proxy", "127.0.0.1:0", "--discovery-port", &port,
-        ])?;
+        let mut client = Machine::start(
+            &directory,
+            "client",
+            &[
+                "up",
+                "--role",
+                "client",
+                "--lan",
+                "127.0.0.4",
+                "--proxy",
+                "127.0.0.1:0",
+                "--discovery-port",
+                &port,
+            ],
+        )?;
         let proxy = client.wait("listening: local proxy, SOCKS5 and HTTP", STEP).await?.address()?;
         loop {
             let event = client.next(STEP).await?;
@@ -121,10 +135,25 @@ impl Demo {
         server: SocketAddr,
     ) -> Result<Machine, Problem> {
         let (any_port, server) = (format!("{lan}:0"), server.to_string());
-        let mut gateway = Machine::start(directory, name, &[
-            "up", "--role", "gateway", "--server", &server, "--lan", lan, "--link", &any_port, "--proxy", &any_port,
-            "--discovery-port", port,
-        ])?;
+        let mut gateway = Machine::start(
+            directory,
+            name,
+            &[
+                "up",
+                "--role",
+                "gateway",
+                "--server",
+                &server,
+                "--lan",
+                lan,
+                "--link",
+                &any_port,
+                "--proxy",
+                &any_port,
+                "--discovery-port",
+                port,
+            ],
+        )?;
         let link = gateway.wait("listening: links, TCP", STEP).await?.address()?;
         gateway.address = Some(link);
         gateway.wait("ready", STEP).await?;

@@ -4,17 +4,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::egress::Egress;
-use crate::copy::Moved;
 use crate::failure::{Failure, printable};
-use crate::link::relay::{outcome, relay};
+use crate::link::relay::{Progress, outcome, relay};
 use crate::link::server::{Incoming, ServerLink};
+use crate::net;
 use crate::peers::candidate::Activity;
 use crate::telemetry::record::Record;
 
@@ -85,9 +84,13 @@ impl Gateway {
         let Ok(tunnel) = incoming.accept() else {
             return record.ended("the client gave up");
         };
-        let mut moved = Moved::default();
-        let result = relay(socket, tunnel, Bytes::new(), &mut moved).await;
+        let progress = Progress::default();
+        let result = relay(&socket, tunnel, &progress, None).await;
+        if result.is_err() {
+            net::reset(socket);
+        }
         // Seen from the app, as all records are: what came off the link went to the server.
+        let moved = progress.moved();
         record.moved(moved.received, moved.sent);
         record.ended(outcome(&result));
     }

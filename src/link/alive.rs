@@ -1,28 +1,49 @@
 //! Proof that the peer of a link lives: PING and its answer (RFC 9113 §6.7), each with a deadline. A process
 //! that is stopped still accepts TCP connections; only an answer of the application proves anything.
+//!
+//! Two steps. A link whose ping is unanswered for a moment is *suspect*: new tunnels go elsewhere, the old ones
+//! stay, so that being wrong costs nothing. One whose ping is unanswered for the full deadline is *dead*.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use h2::{Ping, PingPong};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, sleep_until};
 
+/// A ping unanswered for so long makes the link suspect.
+const SUSPICION: Duration = Duration::from_millis(250);
+/// So many answers in time, one after the other, make a suspect trusted again.
+const TRUST: u32 = 4;
 /// Between two pings, and how long the answer may take, while tunnels are open.
-const UNDER_TRAFFIC: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3));
+const UNDER_TRAFFIC: (Duration, Duration) = (Duration::from_millis(400), Duration::from_secs(3));
 /// The same of a link without tunnels.
 const IDLE: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(15));
 
-/// The open tunnels of one link, and the last round trip.
-#[derive(Debug, Default)]
+/// The open tunnels of one link, its last round trip, and whether it is suspect.
+#[derive(Debug)]
 pub struct Pulse {
     tunnels: AtomicU32,
     round_trip_micros: AtomicU32,
+    suspect: watch::Sender<bool>,
+    proof_wanted: Notify,
 }
 
 /// Counts one tunnel as open until it is dropped.
 #[derive(Debug)]
 pub struct OpenTunnel(Arc<Pulse>);
+
+impl Default for Pulse {
+    fn default() -> Self {
+        Self {
+            tunnels: AtomicU32::new(0),
+            round_trip_micros: AtomicU32::new(0),
+            suspect: watch::Sender::new(false),
+            proof_wanted: Notify::new(),
+        }
+    }
+}
 
 impl Pulse {
     /// Notes one more open tunnel.
@@ -40,6 +61,24 @@ impl Pulse {
     pub fn round_trip(&self) -> Duration {
         Duration::from_micros(self.round_trip_micros.load(Ordering::Relaxed).into())
     }
+
+    /// Asks for a ping now: something that should have come did not.
+    pub fn want_proof(&self) {
+        self.proof_wanted.notify_one();
+    }
+
+    /// Whether the link is suspect, and its changes.
+    pub fn suspect(&self) -> watch::Receiver<bool> {
+        self.suspect.subscribe()
+    }
+
+    fn set_suspect(&self, suspect: bool) -> bool {
+        self.suspect.send_if_modified(|now| std::mem::replace(now, suspect) != suspect)
+    }
+
+    fn rhythm(&self) -> (Duration, Duration) {
+        if self.tunnels() > 0 { UNDER_TRAFFIC } else { IDLE }
+    }
 }
 
 impl Drop for OpenTunnel {
@@ -48,20 +87,42 @@ impl Drop for OpenTunnel {
     }
 }
 
-/// Pings until an answer is late, which is when it returns.
+/// Pings until an answer is late by the full deadline, which is when it returns.
 pub async fn until_dead(mut ping: PingPong, pulse: Arc<Pulse>) {
+    let mut prompt_answers = 0;
     loop {
-        let (pause, deadline) = if pulse.tunnels() > 0 { UNDER_TRAFFIC } else { IDLE };
         let sent = Instant::now();
-        match timeout(deadline, ping.ping(Ping::opaque())).await {
-            Ok(Ok(_)) => {
-                let micros = u32::try_from(sent.elapsed().as_micros()).unwrap_or(u32::MAX);
-                pulse.round_trip_micros.store(micros, Ordering::Relaxed);
+        let answered = {
+            let mut answer = std::pin::pin!(ping.ping(Ping::opaque()));
+            loop {
+                let suspect = *pulse.suspect.borrow();
+                tokio::select! {
+                    biased;
+                    answer = &mut answer => break answer.is_ok(),
+                    () = sleep_until(sent + SUSPICION), if !suspect => {
+                        pulse.set_suspect(true);
+                        prompt_answers = 0;
+                    }
+                    // The deadline is another one once tunnels are open.
+                    () = sleep_until(sent + pulse.rhythm().1) => return,
+                    () = pulse.proof_wanted.notified() => {}
+                }
             }
+        };
+        if !answered {
             // The connection itself reports why it ended.
-            Ok(Err(_)) => return std::future::pending().await,
-            Err(_) => return,
+            return std::future::pending().await;
         }
-        sleep(pause).await;
+        let micros = u32::try_from(sent.elapsed().as_micros()).unwrap_or(u32::MAX);
+        pulse.round_trip_micros.store(micros, Ordering::Relaxed);
+        prompt_answers = if sent.elapsed() < SUSPICION { prompt_answers + 1 } else { 0 };
+        if prompt_answers >= TRUST {
+            pulse.set_suspect(false);
+        }
+        let pause = if *pulse.suspect.borrow() { UNDER_TRAFFIC.0 } else { pulse.rhythm().0 };
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = pulse.proof_wanted.notified() => {}
+        }
     }
 }

@@ -30,6 +30,9 @@ use crate::net;
 use crate::wire::id::NodeId;
 use crate::wire::target::Target;
 
+/// An open unanswered for so long makes the link prove that it lives. The server may be slow, so it proves
+/// nothing by itself.
+const UNANSWERED: Duration = Duration::from_millis(100);
 /// How long the gateway may take to resolve and connect before the answer to a CONNECT.
 const OPEN: Duration = Duration::from_secs(25);
 
@@ -118,9 +121,20 @@ impl Link {
         first: Bytes,
     ) -> Result<LinkTunnel, Failure> {
         let counted = self.pulse.tunnel();
-        match timeout(OPEN, self.ask(target, connection_id, first)).await {
+        let impatience = async {
+            tokio::time::sleep(UNANSWERED).await;
+            self.pulse.want_proof();
+            std::future::pending::<std::convert::Infallible>().await
+        };
+        let answer = async {
+            tokio::select! {
+                answer = timeout(OPEN, self.ask(target, connection_id, first)) => answer,
+                never = impatience => match never { },
+            }
+        };
+        match answer.await {
             Ok(Ok((response, outbox))) if response.status() == StatusCode::OK => {
-                Ok(LinkTunnel { tunnel: Tunnel::new(outbox, response.into_body()), _counted: counted })
+                Ok(LinkTunnel { tunnel: Tunnel::new(outbox, response.into_body()), counted })
             }
             Ok(Ok((response, _))) => Err(refusal(&response, self.address)),
             Ok(Err(error)) => Err(self.lost(&error)),
@@ -178,6 +192,19 @@ impl Link {
         self.unusable.cancelled().await;
     }
 
+    /// True while a ping has not been answered in time: new tunnels are better opened elsewhere.
+    pub fn is_suspect(&self) -> bool {
+        *self.pulse.suspect().borrow()
+    }
+
+    /// Waits until the link is suspect.
+    pub async fn suspected(&self) {
+        let mut suspect = self.pulse.suspect();
+        if suspect.wait_for(|suspect| *suspect).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
     /// Takes the link out of use: it did not do what was asked of it. Open tunnels stay.
     pub fn give_up(&self) {
         self.unusable.cancel();
@@ -195,14 +222,8 @@ impl Link {
 pub struct LinkTunnel {
     /// The stream.
     pub tunnel: Tunnel,
-    _counted: OpenTunnel,
-}
-
-impl LinkTunnel {
-    /// The stream, and what must be kept as long as it is used.
-    pub fn into_parts(self) -> (Tunnel, OpenTunnel) {
-        (self.tunnel, self._counted)
-    }
+    /// Counts it as open; to be kept as long as it is used.
+    pub counted: OpenTunnel,
 }
 
 /// Drives the connection until it ends, and tells when it takes no more tunnels.

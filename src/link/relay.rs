@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -18,6 +19,9 @@ const SMALLEST_BUFFER: usize = 4 * 1024;
 /// The largest buffer; more does not help and lets small requests wait.
 const LARGEST_BUFFER: usize = 128 * 1024;
 
+/// The most that is kept for a replay, in bytes: a request head or a ClientHello fits, an upload does not.
+const MOST_KEPT: usize = 64 * 1024;
+
 /// Why a tunnel did not end orderly.
 #[derive(Debug, thiserror::Error)]
 pub enum Broken {
@@ -27,6 +31,19 @@ pub enum Broken {
     /// The stream was reset by the other end of the link, or the link has ended.
     #[error("the tunnel broke")]
     Tunnel(#[source] h2::Error),
+}
+
+impl Broken {
+    /// True when the link has failed, and not this tunnel alone: another gateway may do better.
+    pub fn is_link_lost(&self) -> bool {
+        matches!(self, Self::Tunnel(error) if is_link_lost(error))
+    }
+}
+
+/// True for an error of the link: the connection broke, or its peer has gone away. A stream that was reset is
+/// no such error.
+pub fn is_link_lost(error: &h2::Error) -> bool {
+    error.is_io() || error.is_go_away()
 }
 
 /// How a relay ended, for the access line.
@@ -41,21 +58,69 @@ pub fn outcome(result: &Result<(), Broken>) -> String {
     }
 }
 
-/// Relays until both directions have ended. Each end is passed on as such (half-close), and each failure as
-/// a failure: a broken tunnel resets the socket, a broken socket resets the tunnel. `first` goes into the
-/// tunnel before what the socket sends.
+/// What has passed through one relay so far; read while it runs, and after it was dropped.
+#[derive(Debug, Default)]
+pub struct Progress {
+    sent: AtomicU64,
+    received: AtomicU64,
+    app_ended: AtomicBool,
+}
+
+impl Progress {
+    /// The bytes so far.
+    pub fn moved(&self) -> Moved {
+        Moved { sent: self.sent.load(Relaxed), received: self.received.load(Relaxed) }
+    }
+}
+
+/// What the socket sent as long as nothing has come back: what a replay needs. Nothing is kept for ever: the
+/// first byte that comes back, or too many that went out, end it.
+#[derive(Debug, Default)]
+pub struct Kept {
+    bytes: BytesMut,
+    overflown: bool,
+}
+
+impl Kept {
+    /// Begins with what has been sent already.
+    pub fn new(first: &Bytes) -> Self {
+        let mut kept = Self::default();
+        kept.add(first);
+        kept
+    }
+
+    /// All that was sent, unless it was too much.
+    pub fn all(&self) -> Option<&[u8]> {
+        (!self.overflown).then_some(&self.bytes)
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        if self.overflown || self.bytes.len() + bytes.len() > MOST_KEPT {
+            self.forget();
+        } else {
+            self.bytes.extend_from_slice(bytes);
+        }
+    }
+
+    fn forget(&mut self) {
+        (self.bytes, self.overflown) = (BytesMut::new(), true);
+    }
+}
+
+/// Relays until both directions have ended. Each end is passed on as such (half-close). With `kept`, what the
+/// socket sends is kept there until something comes back.
 ///
 /// # Errors
-/// [`Broken`], after the other side has been told.
+/// [`Broken`]. The tunnel has been reset when the socket broke; what becomes of the socket when the tunnel broke
+/// is the caller's to decide: a replay, or [`net::reset`], never an orderly end.
 pub async fn relay(
-    socket: TcpStream,
+    socket: &TcpStream,
     mut tunnel: Tunnel,
-    first: Bytes,
-    moved: &mut Moved,
+    progress: &Progress,
+    kept: Option<&mut Kept>,
 ) -> Result<(), Broken> {
-    let Moved { sent, received } = moved;
-    let up = up(&socket, &mut tunnel.outbox, first, sent);
-    let down = down(&socket, &mut tunnel.inbox, received);
+    let up = up(socket, &mut tunnel.outbox, progress, kept);
+    let down = down(socket, &mut tunnel.inbox, progress);
     match futures_util::future::try_join(up, down).await {
         Ok(((), ())) => Ok(()),
         Err(broken) => {
@@ -64,15 +129,20 @@ pub async fn relay(
                 Broken::Socket(_) => tunnel.reset(Reason::CONNECT_ERROR),
                 Broken::Tunnel(_) => drop(tunnel),
             }
-            net::reset(socket);
             Err(broken)
         }
     }
 }
 
-async fn up(socket: &TcpStream, outbox: &mut Outbox, first: Bytes, sent: &mut u64) -> Result<(), Broken> {
-    *sent += first.len() as u64;
-    outbox.send(first).await.map_err(Broken::Tunnel)?;
+async fn up(
+    socket: &TcpStream,
+    outbox: &mut Outbox,
+    progress: &Progress,
+    mut kept: Option<&mut Kept>,
+) -> Result<(), Broken> {
+    if progress.app_ended.load(Relaxed) {
+        return outbox.finish().map_err(Broken::Tunnel);
+    }
     let mut size = SMALLEST_BUFFER;
     // Empty unless there are bytes: an idle tunnel holds no buffer.
     let mut buffer = BytesMut::new();
@@ -80,9 +150,20 @@ async fn up(socket: &TcpStream, outbox: &mut Outbox, first: Bytes, sent: &mut u6
         let room = poll_fn(|cx| outbox.poll_room(size, cx)).await.map_err(Broken::Tunnel)?;
         buffer.reserve(room);
         match socket.try_read_buf(&mut (&mut buffer).limit(room)) {
-            Ok(0) => return outbox.finish().map_err(Broken::Tunnel),
+            Ok(0) => {
+                progress.app_ended.store(true, Relaxed);
+                return outbox.finish().map_err(Broken::Tunnel);
+            }
             Ok(count) => {
-                *sent += count as u64;
+                progress.sent.fetch_add(count as u64, Relaxed);
+                if let Some(some) = kept.as_deref_mut() {
+                    if progress.received.load(Relaxed) == 0 {
+                        some.add(&buffer);
+                    } else {
+                        some.forget();
+                        kept = None;
+                    }
+                }
                 outbox.send_reserved(buffer.split().freeze()).map_err(Broken::Tunnel)?;
                 size = if count == size { (size * 4).min(LARGEST_BUFFER) } else { size };
                 tokio::task::consume_budget().await;
@@ -104,13 +185,13 @@ fn poll_readable(socket: &TcpStream, outbox: &mut Outbox, cx: &mut Context<'_>) 
     socket.poll_read_ready(cx).map_err(Broken::Socket)
 }
 
-async fn down(socket: &TcpStream, inbox: &mut Inbox, received: &mut u64) -> Result<(), Broken> {
+async fn down(socket: &TcpStream, inbox: &mut Inbox, progress: &Progress) -> Result<(), Broken> {
     loop {
         let count = poll_fn(|cx| poll_write(socket, inbox, cx)).await?;
         if count == 0 {
             return net::shutdown_write(socket).map_err(Broken::Socket);
         }
-        *received += count as u64;
+        progress.received.fetch_add(count as u64, Relaxed);
         tokio::task::consume_budget().await;
     }
 }

@@ -108,11 +108,12 @@ pub struct Inbox {
     pieces: VecDeque<Bytes>,
     small: BytesMut,
     ended: bool,
+    failed: Option<h2::Error>,
 }
 
 impl Inbox {
     fn new(receive: RecvStream) -> Self {
-        Self { receive, pieces: VecDeque::new(), small: BytesMut::new(), ended: false }
+        Self { receive, pieces: VecDeque::new(), small: BytesMut::new(), ended: false, failed: None }
     }
 
     /// Takes over what has arrived. Ready when something did, or when the stream has ended.
@@ -147,14 +148,19 @@ impl Inbox {
         self.pieces.push_back(data);
     }
 
+    /// Puts an error of [`Inbox::poll_fill`] by, for [`Inbox::next`] to give.
+    pub fn fail_later(&mut self, error: h2::Error) {
+        self.failed = Some(error);
+    }
+
     /// Nothing is queued; more may come.
     pub fn is_empty(&self) -> bool {
         self.pieces.is_empty() && self.small.is_empty()
     }
 
-    /// The peer has ended its direction orderly; something may still be queued.
+    /// Nothing more comes: the peer has ended its direction, or an error was put by.
     pub fn has_ended(&self) -> bool {
-        self.ended
+        self.ended || self.failed.is_some()
     }
 
     /// The peer has ended its direction orderly and everything was consumed.
@@ -197,6 +203,9 @@ impl Inbox {
     /// # Errors
     /// When the stream was reset or the link has ended.
     pub async fn next(&mut self) -> Result<Option<Bytes>, h2::Error> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
         while self.is_empty() && !self.ended {
             poll_fn(|cx| self.poll_fill(cx)).await?;
         }

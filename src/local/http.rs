@@ -16,11 +16,13 @@ use super::listener::{App, HANDSHAKE, Local, quiet};
 use super::page;
 use super::upstream::Upstream;
 use crate::failure::{Failure, Kind, Side};
+use crate::link::relay::Kept;
 use crate::net;
 use crate::telemetry::record::Record;
 use crate::wire::http::{MAX_HEAD, Malformed, RequestHead, RequestTarget, head_end, simple_response};
+use crate::wire::replay;
 use crate::wire::target::Target;
-use exchange::Kept;
+use exchange::Reusable;
 
 /// How long a connection may be idle between two requests.
 const IDLE: Duration = Duration::from_secs(75);
@@ -42,8 +44,30 @@ enum Next {
     Close(Bytes),
     /// The connection ends with a reset: what the app got is not the whole.
     Reset,
-    /// The connection has become a tunnel; these bytes go to the server first.
-    Tunnel(Box<Upstream>, Bytes),
+    /// The connection has become a tunnel.
+    Tunnel(Box<Tunnelled>),
+}
+
+/// How one request ended.
+enum Done {
+    /// Whole; another may follow.
+    Request,
+    /// The connection ends orderly, after this answer of our own, if any.
+    Close(Bytes),
+    /// The connection ends with a reset.
+    Reset,
+    /// The server takes what comes from now on.
+    Tunnel(Box<Upstream>, Option<Kept>),
+}
+
+/// A connection that is a tunnel from now on.
+struct Tunnelled {
+    upstream: Upstream,
+    target: Target,
+    id: u64,
+    /// What went to the server with the open; none where nothing may be repeated.
+    kept: Option<Kept>,
+    record: Record,
 }
 
 /// Serves one app from its first request to its end.
@@ -51,26 +75,26 @@ pub async fn serve(local: &Local, app: App) {
     let App { socket, peer, mut deadline } = app;
     let peer = peer.to_string();
     let mut buffer = BytesMut::new();
-    let mut kept = None;
+    let mut reusable = None;
     loop {
         let next = match timeout_at(deadline, read_head(&socket, &mut buffer)).await {
             Ok(Ok(Some(head))) => match RequestHead::parse(&head) {
-                Ok(request) => answer(local, &socket, &mut buffer, request, &mut kept, &peer).await,
-                Err(malformed) => (refuse(malformed, &peer), None),
+                Ok(request) => answer(local, &socket, &mut buffer, request, &mut reusable, &peer).await,
+                Err(malformed) => refuse(malformed, &peer),
             },
             Ok(Ok(None)) => return,
             Ok(Err(HeadError::Gone(error))) => return quiet(&error),
-            Ok(Err(HeadError::Refused(malformed))) => (refuse(malformed, &peer), None),
-            Err(_) => (Next::Close(plain(408, "the request head did not arrive in time")), None),
+            Ok(Err(HeadError::Refused(malformed))) => refuse(malformed, &peer),
+            Err(_) => Next::Close(plain(408, "the request head did not arrive in time")),
         };
         match next {
-            (Next::Request, _) => {}
-            (Next::Close(answer), _) => return close(socket, answer).await,
-            (Next::Reset, _) => return net::reset(socket),
-            (Next::Tunnel(upstream, first), Some(mut record)) => {
-                return upstream.relay(socket, first, &mut record).await;
+            Next::Request => {}
+            Next::Close(answer) => return close(socket, answer).await,
+            Next::Reset => return net::reset(socket),
+            Next::Tunnel(tunnelled) => {
+                let Tunnelled { upstream, target, id, kept, mut record } = *tunnelled;
+                return local.routes.carry(socket, &target, id, upstream, kept, &mut record).await;
             }
-            (Next::Tunnel(..), None) => unreachable!("a tunnel has a record"),
         }
         if buffer.is_empty() {
             let more = tokio::select! {
@@ -114,15 +138,15 @@ async fn answer(
     socket: &TcpStream,
     buffer: &mut BytesMut,
     request: RequestHead,
-    kept: &mut Option<Kept>,
+    reusable: &mut Option<Reusable>,
     peer: &str,
-) -> (Next, Option<Record>) {
+) -> Next {
     let (dialect, host, port) = match &request.target {
         RequestTarget::Authority { host, port } => ("connect", host, *port),
         RequestTarget::Absolute { host, port, .. } => ("http", host, *port),
-        RequestTarget::Origin { .. } => return (Next::Close(page::answer(local, &request)), None),
+        RequestTarget::Origin { .. } => return Next::Close(page::answer(local, &request)),
         RequestTarget::Asterisk => {
-            return (Next::Close(plain(400, "this is a proxy; ask it for a server")), None);
+            return Next::Close(plain(400, "this is a proxy; ask it for a server"));
         }
     };
     let id = local.id();
@@ -131,7 +155,7 @@ async fn answer(
         Ok(target) => target,
         Err(error) => {
             record.ended(error.to_string());
-            return (Next::Close(plain(400, &error.to_string())), None);
+            return Next::Close(plain(400, &error.to_string()));
         }
     };
     record.target = target.to_string();
@@ -141,29 +165,37 @@ async fn answer(
         let sentence = format!("the request for {target} came back to the proxy that sent it");
         Err(Failure::new(Kind::Loop, Side::Local, sentence))
     } else {
-        exchange::run(local, socket, buffer, &request, target, id, kept, &mut record).await
+        exchange::run(local, socket, buffer, &request, &target, id, reusable, &mut record).await
     };
-    let next = result.unwrap_or_else(|failure| {
-        record.failed(&failure);
-        Next::Close(tell(&failure, &local.name, request.method == Method::HEAD))
-    });
-    (next, Some(record))
+    match result {
+        Ok(Done::Tunnel(upstream, kept)) => {
+            Next::Tunnel(Box::new(Tunnelled { upstream: *upstream, target, id, kept, record }))
+        }
+        Ok(Done::Request) => Next::Request,
+        Ok(Done::Close(answer)) => Next::Close(answer),
+        Ok(Done::Reset) => Next::Reset,
+        Err(failure) => {
+            record.failed(&failure);
+            Next::Close(tell(&failure, &local.name, request.method == Method::HEAD))
+        }
+    }
 }
 
-/// CONNECT (RFC 9110 §9.3.6). What the app sent already, without waiting for the answer, travels along.
+/// CONNECT (RFC 9110 §9.3.6). What the app sent already, without waiting for the answer, goes along.
 async fn connect(
     local: &Local,
     socket: &TcpStream,
     buffer: &mut BytesMut,
     target: &Target,
     id: u64,
-) -> Result<Next, Failure> {
-    let upstream = local.routes.open(target, id, buffer.split().freeze(), false).await?;
+) -> Result<Done, Failure> {
+    let first = buffer.split().freeze();
+    let upstream = local.routes.open(target, id, first.clone(), replay::is_safe(&first)).await?;
     match net::write_all(socket, ESTABLISHED).await {
-        Ok(()) => Ok(Next::Tunnel(Box::new(upstream), Bytes::new())),
+        Ok(()) => Ok(Done::Tunnel(Box::new(upstream), Some(Kept::new(&first)))),
         Err(error) => {
             quiet(&error);
-            Ok(Next::Reset)
+            Ok(Done::Reset)
         }
     }
 }

@@ -1,12 +1,13 @@
-//! Keeps this node linked to the best gateway: one task dials, all sessions wait for what it has.
+//! Keeps this node linked: to the best gateway, and to the next one as a warm standby. One task dials; all sessions
+//! use what stands.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
+use futures_util::future::select_all;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use rustls::ClientConfig;
 use tokio::sync::watch;
 use tokio::time::sleep_until;
@@ -15,19 +16,24 @@ use tokio_util::task::TaskTracker;
 use crate::link::client::{DialError, Link};
 use crate::peers::directory::{Directory, Gateway};
 use crate::wire::datagram::State;
+use crate::wire::id::NodeId;
 
+/// How many links are kept: the one that is used, and the standby.
+const LINKS: usize = 2;
 /// While nobody who is active has answered, standbys are given so long before one of them is dialled.
 const WINDOW: Duration = Duration::from_millis(150);
 /// A gateway that has not completed the handshake by then gets company: the next one is dialled beside it.
 const HEDGE: Duration = Duration::from_millis(250);
 /// The first pause after a failed dial; doubled each time.
-const PAUSE: Duration = Duration::from_millis(250);
-/// The longest pause after failed dials.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause after failed dials: a gateway that comes back is found within it.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// The first pause after a failed proof of trust; doubled each time.
 const PENALTY: Duration = Duration::from_secs(1);
 /// The longest pause after failed proofs of trust.
 const LONGEST_PENALTY: Duration = Duration::from_secs(300);
+/// With nothing to wait for, the table is looked at so often all the same.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// What is told of a gateway once a link to it stands.
 pub type Remember = dyn Fn(SocketAddr) + Send + Sync;
@@ -38,9 +44,11 @@ pub struct Links {
     config: Arc<ClientConfig>,
     tasks: TaskTracker,
     remember: Box<Remember>,
-    current: watch::Sender<Option<Link>>,
+    standing: watch::Sender<Vec<Link>>,
     pauses: Mutex<HashMap<SocketAddr, Paused>>,
     trouble: Mutex<Option<String>>,
+    /// Who was found behind which address: a gateway may have several.
+    identities: Mutex<HashMap<SocketAddr, NodeId>>,
 }
 
 struct Paused {
@@ -61,15 +69,16 @@ impl Links {
             config,
             tasks,
             remember,
-            current: watch::Sender::new(None),
+            standing: watch::Sender::new(Vec::new()),
             pauses: Mutex::default(),
             trouble: Mutex::default(),
+            identities: Mutex::default(),
         })
     }
 
-    /// The link to use now, if there is one, and its changes.
-    pub fn current(&self) -> watch::Receiver<Option<Link>> {
-        self.current.subscribe()
+    /// The links that stand, the one to use first in front, and their changes.
+    pub fn standing(&self) -> watch::Receiver<Vec<Link>> {
+        self.standing.subscribe()
     }
 
     /// What went wrong with the last gateway that was tried, for a person.
@@ -77,7 +86,7 @@ impl Links {
         locked(&self.trouble).clone()
     }
 
-    /// Dials, watches and replaces links as long as `needed` says so; until it has no sender.
+    /// Dials, orders and replaces links as long as `needed` says so; until it has no sender.
     pub async fn run(self: Arc<Self>, mut needed: watch::Receiver<bool>) {
         loop {
             if needed.wait_for(|needed| *needed).await.is_err() {
@@ -88,134 +97,167 @@ impl Links {
                 _ = needed.wait_for(|needed| !needed) => {}
             }
             self.directory.want(false);
-            if let Some(link) = self.current.send_replace(None) {
-                link.retire();
-            }
+            self.standing.send_replace(Vec::new()).iter().for_each(Link::retire);
         }
     }
 
     async fn keep_linked(&self) {
-        loop {
-            self.directory.want(true);
-            let link = self.establish().await;
-            self.directory.want(false);
-            self.take(link);
-            self.watch().await;
-        }
-    }
-
-    fn take(&self, link: Link) {
-        let gateway = link.gateway.id.short();
-        tracing::info!(gateway, address = %link.address, "link up");
-        *locked(&self.trouble) = None;
-        (self.remember)(link.address);
-        if let Some(old) = self.current.send_replace(Some(link)) {
-            old.retire();
-        }
-    }
-
-    /// Returns when the current link is of no more use. A gateway that drains, withdraws or is no longer the
-    /// active one is left for a better one only once the link to that one stands.
-    async fn watch(&self) {
-        let mut changes = self.directory.changes();
-        loop {
-            let Some(link) = self.current.borrow().clone() else { return };
-            tokio::select! {
-                () = link.unusable() => {
-                    self.current.send_if_modified(|current| {
-                        current.take_if(|now| now.address == link.address).is_some()
-                    });
-                    return;
-                }
-                Ok(()) = changes.changed() => {}
-            }
-            let now = Instant::now();
-            let state = self.directory.at(link.address).and_then(|gateway| gateway.state(now));
-            let better = self.directory.ranked(now).into_iter().find(|gateway| {
-                gateway.link != link.address
-                    && matches!(gateway.state(now), Some(State::Active | State::Standby))
-                    && self.pause_left(gateway.link, now).is_none()
-            });
-            let leave = match (state, &better) {
-                (Some(State::Draining | State::Withdrawn), Some(_)) => true,
-                (Some(State::Standby), Some(better)) => better.state(now) == Some(State::Active),
-                _ => false,
-            };
-            if leave && let Some(better) = better {
-                tokio::select! {
-                    () = link.unusable() => {}
-                    dialled = self.dial(better) => if let Some(link) = dialled {
-                        self.take(link);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Dials until a link stands: the best gateway first, the next one beside it when it does not answer soon.
-    async fn establish(&self) -> Link {
-        let start = Instant::now() + WINDOW;
         let mut changes = self.directory.changes();
         let mut dials = FuturesUnordered::new();
         let mut dialling: Vec<SocketAddr> = Vec::new();
-        let mut hedge_at = Instant::now();
+        // When the last link was lost, or the search began.
+        let mut alone_since = Instant::now();
+        let mut last_dial = alone_since;
         loop {
             changes.borrow_and_update();
             let now = Instant::now();
             let ranked = self.directory.ranked(now);
-            let mut next = None;
-            let mut wake: Option<Instant> = None;
-            for gateway in ranked.into_iter().filter(|gateway| !dialling.contains(&gateway.link)) {
-                match self.pause_left(gateway.link, now) {
-                    None => {
-                        next = Some(gateway);
-                        break;
-                    }
-                    Some(until) => wake = Some(wake.map_or(until, |wake| wake.min(until))),
-                }
+            let links = self.order(&ranked, now);
+            self.directory.want(links.is_empty());
+            if !links.is_empty() {
+                alone_since = now;
             }
+            let (next, wake) = self.next_dial(&ranked, &links, &dialling, alone_since, last_dial, now);
             if let Some(gateway) = next {
-                let eager = gateway.state(now) == Some(State::Active) || gateway.heard.is_none();
-                let due = if dialling.is_empty() && eager { now } else { start.max(hedge_at) };
-                if due <= now {
-                    let (id, address) = (gateway.id, gateway.link);
+                let address = gateway.link;
+                if links.is_empty() {
+                    let id = gateway.id.map_or_else(|| "unknown".into(), |id| id.short());
                     let state = gateway.state(now).map_or("not heard", State::word);
-                    let id = id.map_or_else(|| "unknown".into(), |id| id.short());
                     tracing::info!(gateway = id, %address, state, "gateway chosen");
-                    dialling.push(address);
-                    hedge_at = now + HEDGE;
-                    dials.push(async move { (address, self.dial(gateway).await) });
-                } else {
-                    wake = Some(wake.map_or(due, |wake| wake.min(due)));
                 }
+                dialling.push(address);
+                last_dial = now;
+                dials.push(async move { (address, self.dial(gateway).await) });
+                continue;
             }
-            let wake = wake.unwrap_or(now + LONGEST_PAUSE);
+            let lost = async {
+                match links.is_empty() {
+                    true => std::future::pending().await,
+                    false => drop(select_all(links.iter().map(|link| Box::pin(link.unusable()))).await),
+                }
+            };
             tokio::select! {
-                Some((address, link)) = dials.next(), if !dials.is_empty() => match link {
-                    Some(link) => return link,
-                    None => dialling.retain(|other| *other != address),
-                },
+                Some((address, link)) = dials.next(), if !dials.is_empty() => {
+                    dialling.retain(|other| *other != address);
+                    if let Some(link) = link {
+                        self.take(link);
+                    }
+                }
                 Ok(()) = changes.changed() => {}
-                () = sleep_until(wake.into()), if dialling.is_empty() || wake > now => {}
+                () = lost => {}
+                () = sleep_until(wake.into()) => {}
             }
         }
+    }
+
+    /// Drops what cannot be used any more and what there is a better one for, and puts the rest in the order of
+    /// the ranking. A gateway that is left keeps its open tunnels.
+    fn order(&self, ranked: &[Gateway], now: Instant) -> Vec<Link> {
+        let place = |link: &Link| {
+            let same =
+                |gateway: &Gateway| gateway.link == link.address || gateway.id == Some(link.gateway.id);
+            let leaving =
+                ranked.iter().find(|gateway| same(gateway)).is_some_and(|gateway| is_leaving(gateway, now));
+            (leaving, ranked.iter().position(same).unwrap_or(usize::MAX))
+        };
+        self.standing.send_if_modified(|links| {
+            let before: Vec<_> = links.iter().map(|link| link.address).collect();
+            links.retain(Link::is_usable);
+            links.sort_by_key(place);
+            let keep =
+                links.iter().position(|link| place(link).0).map_or(LINKS, |leaving| leaving.clamp(1, LINKS));
+            for left in links.drain(keep.min(links.len())..) {
+                left.retire();
+            }
+            links.iter().map(|link| link.address).ne(before)
+        });
+        self.standing.borrow().clone()
+    }
+
+    /// Whom to dial now, if anybody, and when to look again.
+    fn next_dial(
+        &self,
+        ranked: &[Gateway],
+        links: &[Link],
+        dialling: &[SocketAddr],
+        alone_since: Instant,
+        last_dial: Instant,
+        now: Instant,
+    ) -> (Option<Gateway>, Instant) {
+        let mut wake = now + LOOK;
+        let linked = |gateway: &Gateway| {
+            let id = gateway.id.or_else(|| locked(&self.identities).get(&gateway.link).copied());
+            links.iter().any(|link| link.address == gateway.link || Some(link.gateway.id) == id)
+        };
+        // The best ones first: who is linked already takes a place, who must pause does not.
+        let mut places = LINKS;
+        for gateway in ranked {
+            if places == 0 {
+                break;
+            }
+            if linked(gateway) || dialling.contains(&gateway.link) {
+                places -= 1;
+                continue;
+            }
+            if !links.is_empty()
+                && (is_leaving(gateway, now) || gateway.heard.is_none() && gateway.id.is_none())
+            {
+                continue;
+            }
+            if let Some(until) = self.pause_left(gateway.link, now) {
+                wake = wake.min(until);
+                continue;
+            }
+            let eager = gateway.state(now) == Some(State::Active) || gateway.heard.is_none();
+            let due = match (links.is_empty(), dialling.is_empty()) {
+                (true, true) if eager => now,
+                (true, true) => alone_since + WINDOW,
+                (true, false) => last_dial + HEDGE,
+                (false, true) => now,
+                (false, false) => now + LOOK,
+            };
+            if due <= now {
+                return (Some(gateway.clone()), now);
+            }
+            return (None, wake.min(due));
+        }
+        (None, wake)
+    }
+
+    fn take(&self, link: Link) {
+        let gateway = link.gateway.id.short();
+        let known = self.standing.borrow().iter().any(|other| other.gateway.id == link.gateway.id);
+        if known {
+            // One gateway, two addresses: one link is enough.
+            return link.retire();
+        }
+        let standby = !self.standing.borrow().is_empty();
+        if standby {
+            tracing::info!(gateway, address = %link.address, "standby link up");
+        } else {
+            tracing::info!(gateway, address = %link.address, "link up");
+        }
+        *locked(&self.trouble) = None;
+        (self.remember)(link.address);
+        self.standing.send_modify(|links| links.push(link));
     }
 
     async fn dial(&self, gateway: Gateway) -> Option<Link> {
         match Link::dial(gateway.link, gateway.id, self.config.clone(), &self.tasks).await {
             Ok(link) => {
                 locked(&self.pauses).remove(&gateway.link);
+                locked(&self.identities).insert(gateway.link, link.gateway.id);
                 Some(link)
             }
             Err(error) => {
-                let reason = anyhow::Error::new(error);
-                tracing::info!(address = %gateway.link, reason = format!("{reason:#}"), "no link");
                 let distrust = matches!(
-                    reason.downcast_ref::<DialError>(),
-                    Some(DialError::Trust(..) | DialError::Certificate(..) | DialError::Protocol(..))
+                    error,
+                    DialError::Trust(..) | DialError::Certificate(..) | DialError::Protocol(..)
                 );
+                let reason = format!("{:#}", anyhow::Error::new(error));
+                tracing::info!(address = %gateway.link, reason, "no link");
                 self.pause(gateway.link, distrust);
-                *locked(&self.trouble) = Some(format!("{reason:#}"));
+                *locked(&self.trouble) = Some(reason);
                 None
             }
         }
@@ -232,6 +274,11 @@ impl Links {
     fn pause_left(&self, address: SocketAddr, now: Instant) -> Option<Instant> {
         locked(&self.pauses).get(&address).map(|paused| paused.until).filter(|until| *until > now)
     }
+}
+
+/// The gateway has said that it is about to stop, or that it cannot reach the server.
+fn is_leaving(gateway: &Gateway, now: Instant) -> bool {
+    matches!(gateway.state(now), Some(State::Draining | State::Withdrawn))
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -14,7 +14,7 @@ pub fn answer(local: &Local, request: &RequestHead) -> Bytes {
         let text = "this is a proxy, not a web server: set it as http_proxy (http://127.0.0.1:1080)\n";
         return simple_response(421, "Misdirected Request", &[], text, false);
     }
-    let way = match (*local.routes.is_gateway.borrow(), local.routes.links.current().borrow().as_ref()) {
+    let way = match (*local.routes.is_gateway.borrow(), local.routes.links.standing().borrow().first()) {
         (true, _) => "this node is a gateway: its own software goes out directly".to_owned(),
         (_, Some(link)) => format!("linked to gateway {} at {}", link.gateway.id.short(), link.address),
         _ => match local.routes.links.trouble() {

@@ -1,5 +1,5 @@
-//! The spine: from a target to an upstream. A connection is held while there is no way out; a gateway that
-//! fails is left for the next. Nowhere else.
+//! The spine: from a target to an upstream, and from there to the end. A connection is held while there is no way
+//! out; a gateway that fails is left for the next; what is safe to repeat is repeated. Nowhere else.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +12,17 @@ use tokio::time::{Instant, timeout_at};
 
 use super::links::Links;
 use super::upstream::Upstream;
+use crate::copy;
 use crate::failure::{Failure, Kind, Side};
-use crate::link::client::Link;
+use crate::link::client::{Link, LinkTunnel};
+use crate::link::relay::{Broken, Kept, Progress, outcome, relay};
+use crate::net;
+use crate::telemetry::record::Record;
+use crate::wire::replay;
 use crate::wire::target::Target;
+
+/// How many gateways one connection may wear out.
+const MOST_ATTEMPTS: u32 = 8;
 
 /// Connects from this machine itself, under the gateway's rules.
 pub type Direct = dyn Fn(Target) -> BoxFuture<'static, Result<TcpStream, Failure>> + Send + Sync;
@@ -37,24 +45,36 @@ enum Way {
 }
 
 impl Routes {
-    /// Opens a way to `target`. `first` goes to the server with it; it may be sent again on another gateway when
-    /// it is empty or `repeatable`.
+    /// Opens a way to `target`, and sends `first` along it: with the question if that is `safe` to repeat on another
+    /// gateway, else once the connection stands.
     ///
     /// # Errors
-    /// Why there is no way; never later than the hold time for want of a gateway.
+    /// Why there is no way; for want of a gateway never later than the hold time.
     pub async fn open(
         &self,
         target: &Target,
-        connection_id: u64,
+        id: u64,
         first: Bytes,
-        repeatable: bool,
+        safe: bool,
     ) -> Result<Upstream, Failure> {
-        let deadline = Instant::now() + self.hold;
+        let (early, late) = if safe { (first, Bytes::new()) } else { (Bytes::new(), first) };
+        let mut upstream = self.way_to(target, id, early).await?;
+        match upstream.halves().0.send(late).await {
+            Ok(()) => Ok(upstream),
+            Err(error) => {
+                let sentence = format!("the connection to {target} broke at once: {error}");
+                Err(Failure::new(Kind::Terminated, Side::Link, sentence))
+            }
+        }
+    }
+
+    async fn way_to(&self, target: &Target, id: u64, early: Bytes) -> Result<Upstream, Failure> {
+        let mut attempts = 0;
         loop {
-            let link = match timeout_at(deadline, self.way()).await {
+            let link = match timeout_at(Instant::now() + self.hold, self.way()).await {
                 Ok(Way::Direct) => {
                     let mut upstream = Upstream::Direct((self.direct)(target.clone()).await?);
-                    return match upstream.halves().0.send(first).await {
+                    return match upstream.halves().0.send(early).await {
                         Ok(()) => Ok(upstream),
                         Err(error) => Err(Failure::new(Kind::Terminated, Side::Server, error.to_string())),
                     };
@@ -62,14 +82,20 @@ impl Routes {
                 Ok(Way::Link(link)) => link,
                 Err(_) => return Err(self.no_gateway()),
             };
-            match link.open(target, connection_id, first.clone()).await {
+            attempts += 1;
+            let opened = tokio::select! {
+                biased;
+                opened = link.open(target, id, early.clone()) => opened,
+                () = self.better_than(&link) => {
+                    tracing::info!(gateway = link.gateway.id.short(), "no answer: the connection moves on");
+                    continue;
+                }
+            };
+            match opened {
                 Ok(tunnel) => return Ok(Upstream::Link(tunnel, link.gateway.id.short())),
-                Err(failure) if failure.blames_gateway() => {
+                Err(failure) if failure.blames_gateway() && attempts < MOST_ATTEMPTS => {
                     link.give_up();
                     tracing::info!(reason = %failure, "the gateway failed an open");
-                    if !(first.is_empty() || repeatable) || Instant::now() >= deadline {
-                        return Err(failure);
-                    }
                 }
                 Err(failure) => return Err(failure),
             }
@@ -79,18 +105,76 @@ impl Routes {
     /// Waits for a way out.
     async fn way(&self) -> Way {
         let mut is_gateway = self.is_gateway.clone();
-        let mut current = self.links.current();
+        let mut links = self.links.standing();
         loop {
             if *is_gateway.borrow_and_update() {
                 return Way::Direct;
             }
-            if let Some(link) = current.borrow_and_update().as_ref().filter(|link| link.is_usable()) {
+            if let Some(link) = best(&links.borrow_and_update()) {
                 return Way::Link(link.clone());
             }
             tokio::select! {
                 changed = is_gateway.changed() => if changed.is_err() { std::future::pending::<()>().await },
-                changed = current.changed() => if changed.is_err() { std::future::pending::<()>().await },
+                changed = links.changed() => if changed.is_err() { std::future::pending::<()>().await },
             }
+        }
+    }
+
+    /// Waits until `link` is suspect and another one is not.
+    async fn better_than(&self, link: &Link) {
+        link.suspected().await;
+        let mut links = self.links.standing();
+        loop {
+            let other = best(&links.borrow_and_update())
+                .is_some_and(|other| other.address != link.address && !other.is_suspect());
+            if other {
+                return;
+            }
+            if links.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Carries a connection of an app to its end. With `kept` (what went along with the open), and as long as
+    /// nothing has come back from the server, it survives the loss of its gateway if what the app has sent is safe
+    /// to send again.
+    pub async fn carry(
+        &self,
+        app: TcpStream,
+        target: &Target,
+        id: u64,
+        mut upstream: Upstream,
+        mut kept: Option<Kept>,
+        record: &mut Record,
+    ) {
+        let progress = Progress::default();
+        let result = loop {
+            record.gateway = upstream.gateway().to_owned();
+            let LinkTunnel { tunnel, counted: _counted } = match upstream {
+                Upstream::Link(tunnel, _) => tunnel,
+                Upstream::Direct(server) => return carry_directly(app, server, record).await,
+            };
+            let result = relay(&app, tunnel, &progress, kept.as_mut()).await;
+            if !result.as_ref().is_err_and(Broken::is_link_lost) || progress.moved().received > 0 {
+                break result;
+            }
+            let sent = kept.as_ref().and_then(Kept::all).filter(|sent| replay::is_safe(sent));
+            let Some(again) = sent.map(Bytes::copy_from_slice) else { break result };
+            tracing::info!(conn = format!("{id:016x}"), bytes = again.len(), "replayed on the next gateway");
+            match self.open(target, id, again, true).await {
+                Ok(next) => upstream = next,
+                Err(failure) => {
+                    net::reset(app);
+                    return record.failed(&failure);
+                }
+            }
+        };
+        let moved = progress.moved();
+        record.moved(moved.sent, moved.received);
+        record.ended(outcome(&result));
+        if result.is_err() {
+            net::reset(app);
         }
     }
 
@@ -102,4 +186,19 @@ impl Routes {
         };
         Failure::new(Kind::NoGateway, Side::Local, sentence)
     }
+}
+
+/// The link for a new tunnel: the first that is not suspect, else the first.
+fn best(links: &[Link]) -> Option<&Link> {
+    let usable = || links.iter().filter(|link| link.is_usable());
+    usable().find(|link| !link.is_suspect()).or_else(|| usable().next())
+}
+
+async fn carry_directly(app: TcpStream, server: TcpStream, record: &mut Record) {
+    let mut moved = copy::Moved::default();
+    match copy::between(app, server, &mut moved).await {
+        Ok(()) => record.ended("closed"),
+        Err(error) => record.ended(format!("a connection broke: {error}")),
+    }
+    record.moved(moved.sent, moved.received);
 }

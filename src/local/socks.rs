@@ -11,7 +11,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 
 use super::listener::{App, Local, quiet};
+use crate::link::relay::Kept;
 use crate::telemetry::record::Record;
+use crate::wire::replay;
 use crate::wire::target::Target;
 
 /// The first byte of SOCKS5.
@@ -55,10 +57,10 @@ pub async fn serve(local: &Local, app: App) {
         Asked::Gone => return record.ended("no handshake"),
     };
     record.target = target.to_string();
-    match local.routes.open(&target, id, early, false).await {
+    match local.routes.open(&target, id, early.clone(), replay::is_safe(&early)).await {
         Ok(upstream) => {
             reply(&mut socket, SUCCEEDED).await;
-            upstream.relay(socket, Bytes::new(), &mut record).await;
+            local.routes.carry(socket, &target, id, upstream, Some(Kept::new(&early)), &mut record).await;
         }
         Err(failure) => {
             record.failed(&failure);

@@ -2,18 +2,16 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::task::{Context, Poll};
+use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use tokio::net::TcpStream;
 
-use crate::copy::Moved;
 use crate::link::client::LinkTunnel;
-use crate::link::relay::{outcome, relay};
+use crate::link::relay::is_link_lost;
 use crate::link::stream::{Inbox, Outbox};
-use crate::telemetry::record::Record;
-use crate::{copy, net};
+use crate::net;
 
 /// One direct read takes at most so many bytes.
 const READ: usize = 64 * 1024;
@@ -35,6 +33,13 @@ pub enum UpstreamError {
     /// The connection.
     #[error("the connection to the server broke")]
     Socket(#[from] io::Error),
+}
+
+impl UpstreamError {
+    /// True when the link has failed, and not this tunnel alone.
+    pub fn is_link_lost(&self) -> bool {
+        matches!(self, Self::Tunnel(error) if is_link_lost(error))
+    }
 }
 
 /// Towards the server.
@@ -60,25 +65,6 @@ impl Upstream {
             Self::Link(_, gateway) => gateway,
             Self::Direct(_) => "direct",
         }
-    }
-
-    /// Relays between the app and the server until both have ended; `first` goes to the server before what the
-    /// app sends.
-    pub async fn relay(self, app: TcpStream, first: Bytes, record: &mut Record) {
-        record.gateway = self.gateway().to_owned();
-        let mut moved = Moved::default();
-        let ended = match self {
-            Self::Link(tunnel, _) => {
-                let (tunnel, _open) = tunnel.into_parts();
-                outcome(&relay(app, tunnel, first, &mut moved).await)
-            }
-            Self::Direct(server) => match copy::between(app, server, first, &mut moved).await {
-                Ok(()) => "closed".into(),
-                Err(error) => format!("a connection broke: {error}"),
-            },
-        };
-        record.moved(moved.sent, moved.received);
-        record.ended(ended);
     }
 
     /// Both directions, to be used at the same time.
@@ -137,31 +123,32 @@ impl In<'_> {
     }
 
     /// Does `work` (writing to the app) while what arrives is taken over, so that an app that stalls never holds
-    /// frames inside the link.
+    /// frames inside the link. When the upstream breaks meanwhile, a `patient` caller has its work finished and
+    /// the error given by [`In::next`].
     ///
     /// # Errors
     /// [`UpstreamError`], which leaves `work` undone.
-    pub async fn while_filling<T>(&mut self, work: impl Future<Output = T>) -> Result<T, UpstreamError> {
+    pub async fn while_filling<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+        patient: bool,
+    ) -> Result<T, UpstreamError> {
         let mut work = std::pin::pin!(work);
         poll_fn(|cx| {
             if let Poll::Ready(done) = work.as_mut().poll(cx) {
                 return Poll::Ready(Ok(done));
             }
-            self.poll_fill(cx)?;
-            Poll::Pending
-        })
-        .await
-    }
-
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Result<(), UpstreamError> {
-        if let Self::Link(inbox) = self {
+            let Self::Link(inbox) = self else { return Poll::Pending };
             while !inbox.has_ended() {
                 match inbox.poll_fill(cx) {
-                    Poll::Ready(result) => result?,
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(error)) if patient => inbox.fail_later(error),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                     Poll::Pending => break,
                 }
             }
-        }
-        Ok(())
+            Poll::Pending
+        })
+        .await
     }
 }

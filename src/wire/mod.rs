@@ -4,4 +4,6 @@
 pub mod datagram;
 pub mod http;
 pub mod id;
+pub mod replay;
+pub mod resume;
 pub mod target;

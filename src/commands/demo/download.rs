@@ -106,9 +106,14 @@ impl Download {
                 (stream, format!("http://{server}/file"))
             }
             Dialect::Socks5 => {
+                let stream = Socks5Stream::connect(
+                    self.proxy,
+                    server.ip().to_string(),
+                    server.port(),
+                    Config::default(),
+                );
                 let stream =
-                    Socks5Stream::connect(self.proxy, server.ip().to_string(), server.port(), Config::default());
-                let stream = stream.await.map_err(|error| failed(std::io::Error::other(error.to_string())))?;
+                    stream.await.map_err(|error| failed(std::io::Error::other(error.to_string())))?;
                 (stream.get_socket(), "/file".to_owned())
             }
         };

@@ -45,7 +45,11 @@ impl Event {
 
 impl Machine {
     /// Starts this binary with `arguments`, with a state directory of its own.
-    pub(super) fn start(directory: &TempDir, name: &'static str, arguments: &[&str]) -> Result<Self, Problem> {
+    pub(super) fn start(
+        directory: &TempDir,
+        name: &'static str,
+        arguments: &[&str],
+    ) -> Result<Self, Problem> {
         let failed = |error: std::io::Error| Problem::new(format!("{name} cannot start")).because(error);
         let mut command = command(directory, name).map_err(failed)?;
         command.args(arguments).env("LANEWAY_LOG_FORMAT", "json").stderr(Stdio::piped());

@@ -3,12 +3,12 @@
 use std::io::{self, IoSlice};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
-use http::Method;
 use tokio::net::TcpStream;
 
-use super::{Next, READ, plain};
+use super::{Done, READ, plain};
 use crate::failure::{Failure, Kind, Side};
 use crate::local::listener::{Local, quiet};
 use crate::local::upstream::{In, Out, Upstream, UpstreamError};
@@ -18,16 +18,22 @@ use crate::wire::http::{
     BodyLength, ChunkedDecoder, ChunkedEncoder, MAX_HEAD, Malformed, RequestHead, ResponseHead, Step,
     head_end,
 };
+use crate::wire::replay;
+use crate::wire::resume::Point;
 use crate::wire::target::Target;
 
+/// How often one request is repeated, or one download resumed.
+const MOST_REPEATS: u32 = 8;
+
 /// An upstream that is open after a response, for the next request of the same connection to the same server.
-pub(super) struct Kept {
+pub(super) struct Reusable {
     target: Target,
     upstream: Upstream,
 }
 
-/// Serves one request. The connection of the last one is used again when it leads to the same server; when it
-/// turns out to be dead, a request that changes nothing is sent once more on a new one (RFC 9112 §9.3.1).
+/// Serves one request. The connection of the last one is used again when it leads to the same server. A request that
+/// changes nothing is sent again when there was no answer because that connection had died (RFC 9112 §9.3.1) or the
+/// gateway was lost; a download whose gateway is lost goes on over the next one where that is safe.
 ///
 /// # Errors
 /// When there is no response to give, and nothing has been sent to the app.
@@ -37,52 +43,63 @@ pub(super) async fn run(
     socket: &TcpStream,
     buffer: &mut BytesMut,
     request: &RequestHead,
-    target: Target,
+    target: &Target,
     id: u64,
-    kept: &mut Option<Kept>,
+    reusable: &mut Option<Reusable>,
     record: &mut Record,
-) -> Result<Next, Failure> {
+) -> Result<Done, Failure> {
     let mut head = BytesMut::new();
     request.write_forward(&local.name, &mut head);
     let head = head.freeze();
-    let safe = matches!(request.method, Method::GET | Method::HEAD | Method::OPTIONS);
-    let repeatable = safe && request.body == BodyLength::None;
-    if let Some(mut reused) = kept.take().filter(|kept| kept.target == target)
-        && !reused.upstream.is_stale()
+    let repeatable = replay::is_safe_method(&request.method) && request.body == BodyLength::None;
+    let exchange =
+        Exchange { local, socket, request, started: AtomicBool::new(false), point: Mutex::default() };
+    let mut upstream = reusable.take().filter(|old| old.target == *target).map(|old| old.upstream);
+    if let Some(old) = &mut upstream
+        && (old.is_stale() || old.halves().0.send(head.clone()).await.is_err())
     {
-        let sent = reused.upstream.halves().0.send(head.clone()).await;
-        let exchange = Exchange { local, socket, request, started: AtomicBool::new(false) };
-        let ended = match sent {
-            Ok(()) => exchange.run(buffer, &mut reused.upstream, head.len(), record).await,
-            Err(error) => Err(Trouble::Silent(error.to_string())),
+        upstream = None;
+    }
+    let mut reused = upstream.is_some();
+    let mut attempts = 0;
+    loop {
+        let mut used = match upstream.take() {
+            Some(upstream) => upstream,
+            None => local.routes.open(target, id, head.clone(), repeatable).await?,
         };
+        record.gateway = used.gateway().to_owned();
+        let ended = exchange.run(buffer, &mut used, head.len(), record).await;
+        let used = Reusable { target: target.clone(), upstream: used };
         match ended {
-            Err(Trouble::Silent(_)) if repeatable => {}
-            ended => return conclude(ended, reused, kept, record),
+            Err(Trouble::Silent { lost, .. })
+                if repeatable && (lost || reused) && attempts < MOST_REPEATS =>
+            {
+                (reused, attempts) = (false, attempts + 1);
+                tracing::info!(conn = format!("{id:016x}"), "request repeated: no answer came");
+            }
+            Err(Trouble::Lost(why)) => {
+                let ended = exchange.resume(target, id, why, record).await;
+                return conclude(ended, used, reusable, record);
+            }
+            ended => return conclude(ended, used, reusable, record),
         }
     }
-    let upstream = local.routes.open(&target, id, head.clone(), repeatable).await?;
-    let mut fresh = Kept { target, upstream };
-    let exchange = Exchange { local, socket, request, started: AtomicBool::new(false) };
-    let ended = exchange.run(buffer, &mut fresh.upstream, head.len(), record).await;
-    conclude(ended, fresh, kept, record)
 }
 
 fn conclude(
     ended: Result<Ended, Trouble>,
-    used: Kept,
-    kept: &mut Option<Kept>,
+    used: Reusable,
+    kept: &mut Option<Reusable>,
     record: &mut Record,
-) -> Result<Next, Failure> {
-    record.gateway = used.upstream.gateway().to_owned();
+) -> Result<Done, Failure> {
     record.ended("closed");
     match ended {
         Ok(Ended::Complete { again, reusable }) => {
             *kept = reusable.then_some(used);
-            Ok(if again { Next::Request } else { Next::Close(Bytes::new()) })
+            Ok(if again { Done::Request } else { Done::Close(Bytes::new()) })
         }
-        Ok(Ended::Upgraded { early }) => Ok(Next::Tunnel(Box::new(used.upstream), early)),
-        Err(Trouble::Silent(why)) => {
+        Ok(Ended::Upgraded) => Ok(Done::Tunnel(Box::new(used.upstream), None)),
+        Err(Trouble::Silent { why, .. }) => {
             let sentence = format!("{} ended the connection without an answer: {why}", used.target);
             Err(Failure::new(Kind::Terminated, Side::Server, sentence))
         }
@@ -92,16 +109,16 @@ fn conclude(
         }
         Err(Trouble::BadBody(malformed)) => {
             record.ended(malformed.to_string());
-            Ok(Next::Close(plain(malformed.status(), &malformed.to_string())))
+            Ok(Done::Close(plain(malformed.status(), &malformed.to_string())))
         }
-        Err(Trouble::Truncated(why)) => {
+        Err(Trouble::Truncated(why) | Trouble::Lost(why)) => {
             record.ended(why);
-            Ok(Next::Reset)
+            Ok(Done::Reset)
         }
         Err(Trouble::App(error)) => {
             record.ended("the app hung up");
             quiet(&error);
-            Ok(Next::Reset)
+            Ok(Done::Reset)
         }
     }
 }
@@ -114,19 +131,25 @@ enum Ended {
         /// The server takes another one.
         reusable: bool,
     },
-    /// The server has changed protocols; the app had sent `early` already.
-    Upgraded { early: Bytes },
+    /// The server has changed protocols.
+    Upgraded,
 }
 
 enum Trouble {
     /// Not one byte of a response.
-    Silent(String),
+    Silent {
+        /// The link was lost, which is not the server's doing.
+        lost: bool,
+        why: String,
+    },
     /// A response that is none, before anything of it was passed on.
     Bad(Malformed),
     /// The app's request body is malformed, before anything was answered.
     BadBody(Malformed),
     /// The response ended too early, after some of it was passed on.
     Truncated(String),
+    /// The same, because the link was lost.
+    Lost(String),
     /// The app is gone.
     App(io::Error),
 }
@@ -144,6 +167,8 @@ struct Exchange<'a> {
     request: &'a RequestHead,
     /// Something of a response was passed on.
     started: AtomicBool,
+    /// Where a download that can be resumed stands, and how many bytes of it are still to come.
+    point: Mutex<Option<(Point, u64)>>,
 }
 
 impl Exchange<'_> {
@@ -186,7 +211,11 @@ impl Exchange<'_> {
         record.moved(sent.into_inner(), received.into_inner());
         let delivered = delivered?;
         if delivered.upgraded {
-            return Ok(Ended::Upgraded { early: buffer.split().freeze() });
+            let early = buffer.split().freeze();
+            return match out.send(early).await {
+                Ok(()) => Ok(Ended::Upgraded),
+                Err(error) => Err(Trouble::Truncated(error.to_string())),
+            };
         }
         Ok(Ended::Complete {
             again: uploaded && delivered.framed && self.request.keep_alive,
@@ -270,6 +299,7 @@ impl Exchange<'_> {
         let stray = match response.body {
             BodyLength::None => !buffer.is_empty(),
             BodyLength::Exact(length) => {
+                *self.point() = Point::of(self.request, &response).map(|point| (point, length));
                 self.exact(input, &mut head, &mut buffer, length, received).await?;
                 !buffer.is_empty()
             }
@@ -284,7 +314,7 @@ impl Exchange<'_> {
                         received.fetch_add(data.len() as u64, Relaxed);
                         self.put(input, &mut head, &data, chunked).await?;
                     }
-                    match input.next().await.map_err(|error| self.cut_off(&error))? {
+                    match input.next().await.map_err(|error| cut_off(&error))? {
                         Some(next) => data = next,
                         None => break true,
                     }
@@ -313,11 +343,12 @@ impl Exchange<'_> {
             match input.next().await {
                 Ok(Some(data)) => buffer.extend_from_slice(&data),
                 Ok(None) if buffer.is_empty() && !self.started.load(Relaxed) => {
-                    return Err(Trouble::Silent("it closed".into()));
+                    return Err(Trouble::Silent { lost: false, why: "it closed".into() });
                 }
                 Ok(None) => return Err(self.bad(Malformed::Unfinished)),
-                Err(error) if buffer.is_empty() && !self.started.load(Relaxed) => {
-                    return Err(Trouble::Silent(error.to_string()));
+                // Of a head that has not ended nothing was passed on.
+                Err(error) if !self.started.load(Relaxed) => {
+                    return Err(Trouble::Silent { lost: error.is_link_lost(), why: error.to_string() });
                 }
                 Err(error) => return Err(Trouble::Truncated(error.to_string())),
             }
@@ -332,8 +363,69 @@ impl Exchange<'_> {
         }
     }
 
-    fn cut_off(&self, error: &UpstreamError) -> Trouble {
-        Trouble::Truncated(error.to_string())
+    fn point(&self) -> MutexGuard<'_, Option<(Point, u64)>> {
+        self.point.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Goes on with a download whose link was lost, over the next gateway, as often as it takes. Only the very same
+    /// bytes are ever appended to what the app has got; where that is not certain, the app sees the truncation.
+    async fn resume(
+        &self,
+        target: &Target,
+        id: u64,
+        mut why: String,
+        record: &mut Record,
+    ) -> Result<Ended, Trouble> {
+        for _ in 0..MOST_REPEATS {
+            let Some((point, left)) = self.point().clone() else { return Err(Trouble::Truncated(why)) };
+            let offset = point.total() - left;
+            tracing::info!(conn = format!("{id:016x}"), offset, left, "download resumed on the next gateway");
+            let mut head = BytesMut::new();
+            point.request(self.request, offset).write_forward(&self.local.name, &mut head);
+            let opened = self.local.routes.open(target, id, head.freeze(), true).await;
+            let mut upstream = opened.map_err(|failure| Trouble::Truncated(failure.to_string()))?;
+            record.gateway = upstream.gateway().to_owned();
+            let received = AtomicU64::new(0);
+            let result = self.rest(&mut upstream.halves().1, &point, offset, left, &received).await;
+            record.moved(0, received.into_inner());
+            match result {
+                Err(Trouble::Lost(again)) => why = again,
+                Err(trouble) => return Err(trouble),
+                Ok(()) => return Ok(Ended::Complete { again: self.request.keep_alive, reusable: false }),
+            }
+        }
+        Err(Trouble::Truncated(why))
+    }
+
+    async fn rest(
+        &self,
+        input: &mut In<'_>,
+        point: &Point,
+        offset: u64,
+        left: u64,
+        received: &AtomicU64,
+    ) -> Result<(), Trouble> {
+        let mut buffer = BytesMut::new();
+        let mut searched = 0;
+        let response = loop {
+            if let Some(end) = head_end(&buffer, searched) {
+                let head = buffer.split_to(end);
+                let response = ResponseHead::parse(&head, &self.request.method);
+                let response = response.map_err(|malformed| Trouble::Truncated(malformed.to_string()))?;
+                if !response.is_interim() {
+                    break response;
+                }
+                searched = 0;
+                continue;
+            }
+            searched = buffer.len();
+            if searched >= MAX_HEAD {
+                return Err(Trouble::Truncated(Malformed::HeadTooLarge.to_string()));
+            }
+            buffer.extend_from_slice(&self.body(input).await?);
+        };
+        point.check(&response, offset).map_err(|mismatch| Trouble::Truncated(mismatch.to_string()))?;
+        self.exact(input, &mut BytesMut::new(), &mut buffer, left, received).await
     }
 
     fn write_head(&self, response: &ResponseHead, body_as: BodyLength, out: &mut BytesMut) {
@@ -355,9 +447,12 @@ impl Exchange<'_> {
             let count = usize::try_from(left).map_or(data.len(), |left| left.min(data.len()));
             let rest = data.split_off(count);
             if count > 0 {
+                self.put(input, head, &data, false).await?;
                 left -= count as u64;
                 received.fetch_add(count as u64, Relaxed);
-                self.put(input, head, &data, false).await?;
+                if let Some((_, still)) = self.point().as_mut() {
+                    *still = left;
+                }
             }
             if left == 0 {
                 buffer.extend_from_slice(&rest);
@@ -401,7 +496,7 @@ impl Exchange<'_> {
         match input.next().await {
             Ok(Some(data)) => Ok(data),
             Ok(None) => Err(Trouble::Truncated("the server ended the response too early".into())),
-            Err(error) => Err(self.cut_off(&error)),
+            Err(error) => Err(cut_off(&error)),
         }
     }
 
@@ -423,9 +518,19 @@ impl Exchange<'_> {
             None => (&[][..], &[][..]),
         };
         let mut pieces = [head, before, data, after].map(IoSlice::new);
-        let written = input.while_filling(net::write_all_vectored(self.socket, &mut pieces)).await;
+        // Of a download that may be resumed it must be known what the app has got.
+        let patient = self.point().is_some();
+        let written = input.while_filling(net::write_all_vectored(self.socket, &mut pieces), patient).await;
         head.clear();
-        written.map_err(|error| self.cut_off(&error))?.map_err(Trouble::App)
+        written.map_err(|error| cut_off(&error))?.map_err(Trouble::App)
+    }
+}
+
+fn cut_off(error: &UpstreamError) -> Trouble {
+    if error.is_link_lost() {
+        Trouble::Lost(error.to_string())
+    } else {
+        Trouble::Truncated(error.to_string())
     }
 }
 

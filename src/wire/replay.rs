@@ -1,0 +1,202 @@
+//! What may be sent a second time, when nobody knows whether the first time had an effect.
+
+use http::Method;
+
+use super::http::{BodyLength, RequestHead, head_end};
+
+/// TLS record type and handshake message type (RFC 8446 §5.1, §4).
+const HANDSHAKE_RECORD: u8 = 22;
+const CLIENT_HELLO: u8 = 1;
+/// The extension that announces data in the first flight (RFC 8446 §4.2.10).
+const EARLY_DATA: u16 = 42;
+
+/// Whether all that an app has sent so far can go to the server again on another connection: nothing, one whole TLS
+/// ClientHello without early data and nothing after it, or one whole request that changes nothing (RFC 9110
+/// §9.2.1).
+pub fn is_safe(sent: &[u8]) -> bool {
+    match sent.first() {
+        None => true,
+        Some(&HANDSHAKE_RECORD) => is_plain_hello(sent).unwrap_or(false),
+        Some(_) => is_safe_request(sent),
+    }
+}
+
+/// A method whose request changes nothing at the server, by definition.
+pub fn is_safe_method(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+fn is_safe_request(sent: &[u8]) -> bool {
+    if head_end(sent, 0) != Some(sent.len()) {
+        return false;
+    }
+    RequestHead::parse(sent).is_ok_and(|request| {
+        is_safe_method(&request.method) && request.body == BodyLength::None && request.upgrade.is_none()
+    })
+}
+
+/// Takes records apart until the ClientHello is whole; `None` where that cannot be.
+fn is_plain_hello(sent: &[u8]) -> Option<bool> {
+    let mut message = Vec::new();
+    let mut records = Reader(sent);
+    while !records.0.is_empty() {
+        let [kind, _, _] = records.array()?;
+        let body = records.vector_u16()?;
+        if kind != HANDSHAKE_RECORD || body.0.is_empty() {
+            return None;
+        }
+        message.extend_from_slice(body.0);
+    }
+    let mut message = Reader(&message);
+    let [kind, high, middle, low] = message.array()?;
+    let length = u32::from_be_bytes([0, high, middle, low]);
+    if kind != CLIENT_HELLO || usize::try_from(length).ok()? != message.0.len() {
+        return None;
+    }
+    let _version_and_random: [u8; 34] = message.array()?;
+    let _session_id = message.vector_u8()?;
+    let _cipher_suites = message.vector_u16()?;
+    let _compression_methods = message.vector_u8()?;
+    if message.0.is_empty() {
+        return Some(true);
+    }
+    let mut extensions = message.vector_u16()?;
+    if !message.0.is_empty() {
+        return None;
+    }
+    let mut early_data = false;
+    while !extensions.0.is_empty() {
+        early_data |= extensions.u16()? == EARLY_DATA;
+        extensions.vector_u16()?;
+    }
+    Some(!early_data)
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    fn vector_u8(&mut self) -> Option<Self> {
+        let [length] = self.array()?;
+        self.take(length.into()).map(Self)
+    }
+
+    fn vector_u16(&mut self) -> Option<Self> {
+        let length = self.u16()?;
+        self.take(length.into()).map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A ClientHello with these extension types, each empty, in records of at most `record` bytes.
+    fn hello(extensions: &[u16], record: usize) -> Vec<u8> {
+        let mut body = vec![3, 3];
+        body.extend([7; 32]);
+        body.extend([0, 0, 2, 0x13, 0x01, 1, 0]);
+        let extensions: Vec<u8> =
+            extensions.iter().flat_map(|kind| [kind.to_be_bytes(), [0, 0]].concat()).collect();
+        body.extend(u16::try_from(extensions.len()).unwrap().to_be_bytes());
+        body.extend(extensions);
+        let length = u32::try_from(body.len()).unwrap().to_be_bytes();
+        let message = [&[CLIENT_HELLO], &length[1..], &body].concat();
+        message
+            .chunks(record)
+            .flat_map(|part| {
+                [&[HANDSHAKE_RECORD, 3, 1][..], &u16::try_from(part.len()).unwrap().to_be_bytes(), part]
+                    .concat()
+            })
+            .collect()
+    }
+
+    fn real_hello() -> Vec<u8> {
+        let config =
+            rustls::ClientConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into())
+                .with_protocol_versions(&[&rustls::version::TLS13])
+                .unwrap()
+                .with_root_certificates(rustls::RootCertStore::empty())
+                .with_no_client_auth();
+        let name = "server.example".try_into().unwrap();
+        let mut connection = rustls::ClientConnection::new(config.into(), name).unwrap();
+        let mut out = Vec::new();
+        connection.write_tls(&mut out).unwrap();
+        out
+    }
+
+    #[test]
+    fn a_hello_that_a_real_library_sends_is_safe_until_anything_follows_it() {
+        let hello = real_hello();
+        assert!(is_safe(&hello));
+        for length in 1..hello.len() {
+            assert!(!is_safe(&hello[..length]), "cut at {length}");
+        }
+        assert!(!is_safe(&[&hello[..], b"x"].concat()));
+        assert!(!is_safe(&[&hello[..], &hello].concat()));
+    }
+
+    #[test]
+    fn only_whole_requests_that_change_nothing_are_safe() {
+        let request = |method: &str, fields: &str| {
+            format!("{method} /a HTTP/1.1\r\nHost: h\r\n{fields}\r\n").into_bytes()
+        };
+        for method in ["GET", "HEAD", "OPTIONS"] {
+            assert!(is_safe(&request(method, "")));
+        }
+        for method in ["POST", "PUT", "PATCH", "DELETE", "TRACE", "BREW"] {
+            assert!(!is_safe(&request(method, "")), "{method}");
+        }
+        assert!(!is_safe(&request("GET", "Content-Length: 3\r\n")));
+        assert!(!is_safe(&request("GET", "Transfer-Encoding: chunked\r\n")));
+        assert!(!is_safe(&request("GET", "Connection: upgrade\r\nUpgrade: websocket\r\n")));
+        assert!(!is_safe(&[request("GET", ""), request("POST", "")].concat()));
+        assert!(!is_safe(b"GET / HTTP/1.1\r\nHost: h\r\n"));
+        assert!(!is_safe(b"SSH-2.0-OpenSSH_9.2\r\n"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_hello_with_early_data_is_never_safe(
+            mut extensions in proptest::collection::vec(0_u16..60, 0..12), at: usize, early: bool, record in 1_usize..200,
+        ) {
+            extensions.retain(|kind| *kind != EARLY_DATA);
+            if early {
+                extensions.insert(at % (extensions.len() + 1), EARLY_DATA);
+            }
+            prop_assert_eq!(is_safe(&hello(&extensions, record)), !early);
+        }
+
+        #[test]
+        fn a_request_that_may_change_something_is_never_safe(
+            method in "[A-Z]{1,8}", path in "/[a-z]{0,8}", body in proptest::collection::vec(any::<u8>(), 0..40),
+        ) {
+            let head = format!("{method} {path} HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", body.len());
+            let safe = is_safe(&[head.as_bytes(), &body].concat());
+            prop_assert!(!safe || (body.is_empty() && ["GET", "HEAD", "OPTIONS"].contains(&method.as_str())));
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), hello: bool) {
+            let mut bytes = bytes;
+            if hello {
+                bytes.splice(0..0, [HANDSHAKE_RECORD, 3, 1]);
+            }
+            let _ = is_safe(&bytes);
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Whether the rest of a download may be fetched over another connection, and whether what comes is that rest
+//! (RFC 9110 §13, §14). Different content is never spliced together.
+
+use http::Method;
+
+use super::http::{BodyLength, RequestHead, ResponseHead};
+
+/// `Last-Modified` identifies the content only when it lies so long before `Date`: a file that changes twice within
+/// a second, or a server whose clocks disagree, must not deceive (RFC 9110 §8.8.2.2).
+const SETTLED: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// What identifies the content of one download.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Point {
+    total: u64,
+    validator: Validator,
+    coding: Option<Vec<u8>>,
+    kind: Option<Vec<u8>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Validator {
+    /// A strong entity tag (RFC 9110 §8.8.3).
+    Tag(Vec<u8>),
+    /// A modification date that is strong (RFC 9110 §8.8.2.2).
+    Date(Vec<u8>),
+}
+
+/// Why an answer is not the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Mismatch {
+    /// The server sent something else than a part: the content has changed, or it does not know ranges.
+    #[error("the server does not give the rest of what it gave before")]
+    NotPartial,
+    /// Another part than the one asked for.
+    #[error("the server gave another part than the one asked for")]
+    Range,
+    /// Another content.
+    #[error("the content has changed at the server")]
+    Changed,
+}
+
+impl Point {
+    /// What identifies the content of `response`; `None` when the download cannot be resumed safely.
+    pub fn of(request: &RequestHead, response: &ResponseHead) -> Option<Self> {
+        let BodyLength::Exact(total) = response.body else { return None };
+        let plain = request.method == Method::GET
+            && request.body == BodyLength::None
+            && request.fields.get("range").is_none()
+            && request.fields.get("if-range").is_none();
+        if !plain || response.status != 200 || total == 0 {
+            return None;
+        }
+        if response.fields.get("accept-ranges").is_some_and(|ranges| ranges.eq_ignore_ascii_case(b"none")) {
+            return None;
+        }
+        Some(Self {
+            total,
+            validator: Validator::of(response)?,
+            coding: single(response, "content-encoding")?,
+            kind: single(response, "content-type")?,
+        })
+    }
+
+    /// The size of the whole content in bytes.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// The request for what follows the first `offset` bytes: only if the content is still the same.
+    pub fn request(&self, original: &RequestHead, offset: u64) -> RequestHead {
+        let mut request = original.clone();
+        let range = format!("bytes={offset}-");
+        let validator = match &self.validator {
+            Validator::Tag(tag) => tag,
+            Validator::Date(date) => date,
+        };
+        let pushed = request
+            .fields
+            .push("Range", range.as_bytes())
+            .and_then(|()| request.fields.push("If-Range", validator));
+        debug_assert!(pushed.is_ok(), "digits, and a value that was parsed before, are field values");
+        request
+    }
+
+    /// Whether `response` is exactly what follows the first `offset` bytes of the same content.
+    ///
+    /// # Errors
+    /// [`Mismatch`].
+    pub fn check(&self, response: &ResponseHead, offset: u64) -> Result<(), Mismatch> {
+        if response.status != 206 {
+            return Err(Mismatch::NotPartial);
+        }
+        let expected = format!("bytes {offset}-{}/{}", self.total - 1, self.total);
+        let mut ranges = response.fields.all("content-range");
+        let range = ranges.next().is_some_and(|range| range.eq_ignore_ascii_case(expected.as_bytes()));
+        if !range || ranges.next().is_some() || response.body != BodyLength::Exact(self.total - offset) {
+            return Err(Mismatch::Range);
+        }
+        let same_validator = match &self.validator {
+            Validator::Tag(tag) => single(response, "etag").flatten().as_ref() == Some(tag),
+            Validator::Date(date) => single(response, "last-modified").flatten().as_ref() == Some(date),
+        };
+        let same = same_validator
+            && single(response, "content-encoding") == Some(self.coding.clone())
+            && single(response, "content-type") == Some(self.kind.clone());
+        if same { Ok(()) } else { Err(Mismatch::Changed) }
+    }
+}
+
+impl Validator {
+    fn of(response: &ResponseHead) -> Option<Self> {
+        if let Some(tag) = single(response, "etag")? {
+            let strong = tag.len() >= 2 && tag.starts_with(b"\"") && tag.ends_with(b"\"");
+            return strong.then_some(Self::Tag(tag));
+        }
+        let modified = single(response, "last-modified")??;
+        let date = |text: &[u8]| httpdate::parse_http_date(std::str::from_utf8(text).ok()?).ok();
+        let since = date(&single(response, "date")??)?.duration_since(date(&modified)?).ok()?;
+        (since >= SETTLED).then_some(Self::Date(modified))
+    }
+}
+
+/// The one value of a field, or `Some(None)` without it; `None` when it comes more than once.
+fn single(response: &ResponseHead, name: &str) -> Option<Option<Vec<u8>>> {
+    let mut values = response.fields.all(name);
+    let first = values.next().map(<[u8]>::to_vec);
+    if values.next().is_some() { None } else { Some(first) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(fields: &str) -> RequestHead {
+        let head = format!("GET http://h/f HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
+        RequestHead::parse(head.as_bytes()).unwrap()
+    }
+
+    fn response(status: u16, fields: &str) -> ResponseHead {
+        let head = format!("HTTP/1.1 {status} X\r\n{fields}\r\n");
+        ResponseHead::parse(head.as_bytes(), &Method::GET).unwrap()
+    }
+
+    const OLD: &str =
+        "Date: Sun, 06 Nov 1994 08:50:00 GMT\r\nLast-Modified: Sun, 06 Nov 1994 08:48:00 GMT\r\n";
+
+    #[test]
+    fn only_a_plain_whole_download_with_a_strong_validator_can_be_resumed() {
+        let of = |request_fields: &str, status: u16, fields: &str| {
+            Point::of(&request(request_fields), &response(status, fields)).is_some()
+        };
+        assert!(of("", 200, "Content-Length: 10\r\nETag: \"a\"\r\n"));
+        assert!(of("", 200, &format!("Content-Length: 10\r\n{OLD}")));
+        for fields in [
+            "Content-Length: 10\r\n",
+            "Content-Length: 10\r\nETag: W/\"a\"\r\n",
+            "Content-Length: 10\r\nETag: a\r\n",
+            "Content-Length: 10\r\nETag: \"a\"\r\nETag: \"b\"\r\n",
+            "Content-Length: 10\r\nETag: \"a\"\r\nAccept-Ranges: none\r\n",
+            "Transfer-Encoding: chunked\r\nETag: \"a\"\r\n",
+            "ETag: \"a\"\r\n",
+            "Content-Length: 10\r\nLast-Modified: Sun, 06 Nov 1994 08:48:00 GMT\r\n",
+            "Content-Length: 10\r\nDate: Sun, 06 Nov 1994 08:48:30 GMT\r\nLast-Modified: Sun, 06 Nov 1994 08:48:00 GMT\r\n",
+            // A weak tag says that the date is not to be relied on either.
+            &format!("Content-Length: 10\r\nETag: W/\"a\"\r\n{OLD}"),
+        ] {
+            assert!(!of("", 200, fields), "{fields}");
+        }
+        assert!(!of("", 206, "Content-Length: 10\r\nETag: \"a\"\r\n"));
+        assert!(!of("Range: bytes=5-\r\n", 200, "Content-Length: 10\r\nETag: \"a\"\r\n"));
+    }
+
+    #[test]
+    fn the_rest_is_asked_for_by_range_and_validator() {
+        let original = request("Accept: x\r\n");
+        let point = Point::of(&original, &response(200, "Content-Length: 10\r\nETag: \"a\"\r\n")).unwrap();
+        let mut out = bytes::BytesMut::new();
+        point.request(&original, 4).write_forward("p", &mut out);
+        let text = String::from_utf8(out.to_vec()).unwrap();
+        assert!(
+            text.contains("\r\nRange: bytes=4-\r\n") && text.contains("\r\nIf-Range: \"a\"\r\n"),
+            "{text}"
+        );
+        assert!(text.contains("\r\nAccept: x\r\n"), "{text}");
+    }
+
+    #[test]
+    fn only_exactly_the_rest_of_the_same_content_is_accepted() {
+        let whole = "Content-Length: 10\r\nETag: \"a\"\r\nContent-Type: t/t\r\n";
+        let point = Point::of(&request(""), &response(200, whole)).unwrap();
+        let rest = |status: u16, length: u32, range: &str, others: &str| {
+            let fields = format!("Content-Length: {length}\r\nContent-Range: {range}\r\n{others}");
+            point.check(&response(status, &fields), 4)
+        };
+        let same = "ETag: \"a\"\r\nContent-Type: t/t\r\n";
+        assert_eq!(rest(206, 6, "bytes 4-9/10", same), Ok(()));
+        assert_eq!(rest(200, 6, "bytes 4-9/10", same), Err(Mismatch::NotPartial));
+        assert_eq!(rest(416, 6, "bytes */10", same), Err(Mismatch::NotPartial));
+        for (length, range) in [
+            (7, "bytes 3-9/10"),
+            (5, "bytes 4-8/10"),
+            (6, "bytes 4-9/11"),
+            (6, "bytes 4-9/*"),
+            (7, "bytes 4-9/10"),
+            (6, "bytes 5-10/10"),
+            (6, "lines 4-9/10"),
+        ] {
+            assert_eq!(rest(206, length, range, same), Err(Mismatch::Range), "{range}");
+        }
+        for others in [
+            "ETag: \"b\"\r\nContent-Type: t/t\r\n",
+            "Content-Type: t/t\r\n",
+            "ETag: W/\"a\"\r\nContent-Type: t/t\r\n",
+            "ETag: \"a\"\r\nContent-Type: t/t\r\nContent-Encoding: gzip\r\n",
+            "ETag: \"a\"\r\nContent-Type: multipart/byteranges; boundary=x\r\n",
+        ] {
+            assert_eq!(rest(206, 6, "bytes 4-9/10", others), Err(Mismatch::Changed), "{others}");
+        }
+        let twice = "ETag: \"a\"\r\nContent-Type: t/t\r\nContent-Range: bytes 4-9/10\r\n";
+        assert_eq!(rest(206, 6, "bytes 4-9/10", twice), Err(Mismatch::Range));
+    }
+}
