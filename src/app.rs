@@ -56,6 +56,9 @@ pub async fn up(config: Config, state: StateDir) -> Result<(), Problem> {
             .hint("join again with a code of 'laneway invite' without --client-only"));
     }
 
+    // Without a server, and not told to be a gateway, a node stays a client: it is nobody's way out.
+    let serves = may_serve && (config.role == Role::Gateway || !config.servers.is_empty());
+
     let stop = CancellationToken::new();
     let connections = TaskTracker::new();
     let directory = Arc::new(Directory::default());
@@ -66,8 +69,8 @@ pub async fn up(config: Config, state: StateDir) -> Result<(), Problem> {
     let egress = Arc::new(Egress::new(access, resolver, config.connect_timeout));
 
     let proxy = bind(config.proxy, "the local proxy", "--proxy 127.0.0.1:0 takes any free port")?;
-    let workers = Workers::start(if may_serve { config.threads } else { 1 })?;
-    let link = if may_serve || authority.is_some() { Some(bind_link(config.link)?) } else { None };
+    let workers = Workers::start(if serves { config.threads } else { 1 })?;
+    let link = if serves || authority.is_some() { Some(bind_link(config.link)?) } else { None };
     let link_port = link.as_ref().map_or(PORT, |(_, address)| address.port());
 
     let (adverts, advertised) = watch::channel(None);
@@ -104,7 +107,8 @@ pub async fn up(config: Config, state: StateDir) -> Result<(), Problem> {
         }
     };
     let client_tls = tls::link_client(&group).map_err(|error| Problem::new("no links").because(error))?;
-    let links = Links::new(directory.clone(), client_tls, TaskTracker::new(), Box::new(remember));
+    let links =
+        Links::new(group.node.id, directory.clone(), client_tls, TaskTracker::new(), Box::new(remember));
     let (is_gateway_now, is_gateway) = watch::channel(false);
     let (needed_now, needed) = watch::channel(true);
     let direct = {
@@ -150,7 +154,7 @@ pub async fn up(config: Config, state: StateDir) -> Result<(), Problem> {
         let gateway =
             Gateway { egress: egress.clone(), activity: activity.clone(), name, drain: stop.clone() };
         let port = LinkPort {
-            gateway: may_serve.then(|| (Arc::new(gateway), server_tls)),
+            gateway: serves.then(|| (Arc::new(gateway), server_tls)),
             authority: authority.map(|authority| (authority, join_tls)),
             workers: workers.handles.clone(),
             tasks: connections.clone(),
@@ -158,7 +162,7 @@ pub async fn up(config: Config, state: StateDir) -> Result<(), Problem> {
         };
         parts.spawn(named("link port", Arc::new(port).run(listener)));
     }
-    if may_serve && (config.role == Role::Gateway || !config.servers.is_empty()) {
+    if serves {
         let (reach, reached) = watch::channel(Reach::Unknown);
         let options = candidate::Options {
             id: group.node.id,

@@ -25,11 +25,13 @@ pub struct Moved {
 /// What broke.
 pub async fn between(app: TcpStream, server: TcpStream, moved: &mut Moved) -> io::Result<()> {
     let Moved { sent, received } = moved;
+    net::reset_on_drop(&app);
+    net::reset_on_drop(&server);
     let result =
         futures_util::future::try_join(one_way(&app, &server, sent), one_way(&server, &app, received)).await;
-    if result.is_err() {
-        net::reset(app);
-        net::reset(server);
+    if result.is_ok() {
+        net::end_orderly(&app);
+        net::end_orderly(&server);
     }
     result.map(|((), ())| ())
 }

@@ -28,6 +28,10 @@ pub const MULTICAST: Ipv6Addr = Ipv6Addr::new(0xff12, 0, 0, 0, 0, 0, 0x6c61, 0x6
 const LINK_USER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much unsent data the kernel holds for a link: more only makes small requests wait behind it.
 const LINK_NOTSENT_LOWAT: u32 = 128 * 1024;
+/// How long [`linger`] reads what nobody wants.
+const LINGER: Duration = Duration::from_secs(3);
+/// One read of that.
+const LINGER_READ: usize = 64 * 1024;
 /// Pause of an accept loop that ran out of descriptors: long enough not to spin, short enough not to be
 /// felt.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -301,6 +305,33 @@ pub async fn write_all_vectored(stream: &TcpStream, mut pieces: &mut [IoSlice<'_
 pub fn reset(stream: TcpStream) {
     let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
     drop(stream);
+}
+
+/// From now on, whatever ends this process or drops the connection resets it: a transfer that was cut off must
+/// not look complete. Undone by [`end_orderly`].
+pub fn reset_on_drop(stream: &TcpStream) {
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+/// The connection may end with FIN again.
+pub fn end_orderly(stream: &TcpStream) {
+    let _ = SockRef::from(stream).set_linger(None);
+}
+
+/// Sends FIN, and reads what the peer still sends until it ends too, for a bounded time: closing over unread bytes
+/// would reset the connection and could take the last answer with it (RFC 9112 §9.6).
+pub async fn linger(stream: &TcpStream) {
+    let drain = async {
+        shutdown_write(stream)?;
+        let mut rest = BytesMut::new();
+        while read_some(stream, &mut rest, LINGER_READ).await? > 0 {
+            rest.clear();
+        }
+        Ok::<_, io::Error>(())
+    };
+    if let Ok(Err(error)) = tokio::time::timeout(LINGER, drain).await {
+        tracing::debug!(%error, "the peer hung up");
+    }
 }
 
 /// Sends FIN: the peer reads an orderly end while the other direction stays open.

@@ -122,19 +122,24 @@ fn is_special(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => is_special_v4(ip),
         IpAddr::V6(ip) => {
-            let [first, second, .., seventh, eighth] = ip.segments();
-            let tail = Ipv4Addr::from((u32::from(seventh) << 16) | u32::from(eighth));
-            let six_to_four = Ipv4Addr::from((u32::from(second) << 16) | u32::from(ip.segments()[2]));
             ip.is_loopback()
                 || ip.is_unspecified()
                 || ip.is_multicast()
                 || ip.is_unicast_link_local()
-                // ::/96 (IPv4-compatible) and 64:ff9b::/96 (NAT64, RFC 6052).
-                || (ip.segments()[..6] == [0; 6] && is_special_v4(tail))
-                || (ip.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0] && is_special_v4(tail))
-                // 2002::/16 (6to4, RFC 3056).
-                || (first == 0x2002 && is_special_v4(six_to_four))
+                || embedded_v4(ip.into()).is_some_and(is_special_v4)
         }
+    }
+}
+
+/// The IPv4 address that some IPv6 addresses lead to: IPv4-compatible (::/96), NAT64 (64:ff9b::/96, RFC 6052) and
+/// 6to4 (2002::/16, RFC 3056).
+fn embedded_v4(ip: IpAddr) -> Option<Ipv4Addr> {
+    let IpAddr::V6(ip) = ip else { return None };
+    let v4 = |high: u16, low: u16| Some(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)));
+    match ip.segments() {
+        [0, 0, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
+        [0x2002, high, low, ..] => v4(high, low),
+        _ => None,
     }
 }
 
@@ -188,7 +193,9 @@ impl Rule {
     fn matches_ip(&self, ip: IpAddr) -> bool {
         match &self.hosts {
             Hosts::Any => true,
-            Hosts::Net(net) => net.contains(&ip),
+            Hosts::Net(net) => {
+                net.contains(&ip) || embedded_v4(ip).is_some_and(|ip| net.contains(&IpAddr::V4(ip)))
+            }
             Hosts::Name(_) | Hosts::Below(_) => false,
         }
     }

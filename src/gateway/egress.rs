@@ -109,6 +109,23 @@ async fn race(addresses: VecDeque<SocketAddr>) -> io::Result<TcpStream> {
     }
 }
 
+/// Out of descriptors, ports or memory: nothing that the destination could help.
+fn is_own_shortage(error: &io::Error) -> bool {
+    use nix::errno::Errno;
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(
+        errno,
+        Some(
+            Errno::EMFILE
+                | Errno::ENFILE
+                | Errno::ENOBUFS
+                | Errno::ENOMEM
+                | Errno::EADDRNOTAVAIL
+                | Errno::EAGAIN
+        )
+    )
+}
+
 /// Of two reasons the one that says more: somebody's refusal before silence, silence before a missing route.
 fn more_telling(one: io::Error, other: io::Error) -> io::Error {
     let weight = |error: &io::Error| match error.kind() {
@@ -122,6 +139,10 @@ fn more_telling(one: io::Error, other: io::Error) -> io::Error {
 }
 
 fn failure(target: &Target, error: &io::Error) -> Failure {
+    if is_own_shortage(error) {
+        let sentence = format!("the gateway cannot open a connection to {target}: {error}");
+        return Failure::new(Kind::LimitReached, Side::Gateway, sentence);
+    }
     let (kind, what) = match error.kind() {
         io::ErrorKind::ConnectionRefused => (Kind::Refused, "refused the connection"),
         io::ErrorKind::TimedOut => (Kind::ConnectTimeout, "did not answer"),

@@ -1,7 +1,8 @@
 //! Accepts links, and machines that want to join. One handshake never waits for another.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustls::ServerConfig;
@@ -9,7 +10,6 @@ use rustls::server::Acceptor;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -24,8 +24,12 @@ use crate::trust::join::{self, EXPORTER_LABEL};
 
 /// The deadline of a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How many handshakes may be in progress; more wait in the listen queue.
-const MOST_HANDSHAKES: usize = 256;
+/// The deadline of the first message of it: who says nothing is not waited for.
+const HELLO: Duration = Duration::from_secs(3);
+/// How many handshakes may be in progress; who comes then is turned away.
+const MOST_HANDSHAKES: usize = 2048;
+/// How many of them from one address: one machine alone cannot keep the others out.
+const MOST_PER_SOURCE: usize = 64;
 
 /// What the LAN port of this node serves.
 pub struct LinkPort {
@@ -44,15 +48,15 @@ pub struct LinkPort {
 impl LinkPort {
     /// Accepts until the node drains.
     pub async fn run(self: Arc<Self>, listener: TcpListener) {
-        let handshakes = Arc::new(Semaphore::new(MOST_HANDSHAKES));
+        let places = Arc::new(Places::default());
         for worker in self.workers.iter().cycle() {
-            let accepted = async {
-                let place = handshakes.clone().acquire_owned().await.expect("the semaphore is never closed");
-                (place, net::accept(&listener).await)
-            };
-            let (place, (socket, address)) = tokio::select! {
-                accepted = accepted => accepted,
+            let (socket, address) = tokio::select! {
+                accepted = net::accept(&listener) => accepted,
                 () = self.drain.cancelled() => return,
+            };
+            let Some(place) = Places::take(&places, address.ip()) else {
+                tracing::debug!(%address, "turned away: too many handshakes");
+                continue;
             };
             net::tune_link(&socket);
             // A socket belongs to the runtime that it was made on: it moves as a plain one.
@@ -60,10 +64,12 @@ impl LinkPort {
             let port = self.clone();
             let task = async move {
                 let Ok(socket) = TcpStream::from_std(socket) else { return };
-                let accepted = timeout(HANDSHAKE, port.handshake(socket, address)).await;
-                drop(place);
-                match accepted {
-                    Ok(Some((Service::Link, tls))) => port.link(tls, address).await,
+                match timeout(HANDSHAKE, port.handshake(socket, address)).await {
+                    Ok(Some((Service::Link, tls))) => {
+                        drop(place);
+                        port.link(tls, address).await;
+                    }
+                    // Nobody has proved anything yet: enrolment keeps the place.
                     Ok(Some((Service::Join, tls))) => port.join(tls, address).await,
                     Ok(None) => {}
                     Err(_) => tracing::debug!(%address, "the handshake took too long"),
@@ -78,7 +84,7 @@ impl LinkPort {
         socket: TcpStream,
         address: SocketAddr,
     ) -> Option<(Service, TlsStream<TcpStream>)> {
-        let hello = LazyConfigAcceptor::new(Acceptor::default(), socket).await;
+        let hello = timeout(HELLO, LazyConfigAcceptor::new(Acceptor::default(), socket)).await.ok()?;
         let hello = hello.inspect_err(|error| tracing::debug!(%address, %error, "no TLS")).ok()?;
         let service = Service::asked_for(&hello.client_hello());
         let (service, config) = match (service, &self.gateway, &self.authority) {
@@ -120,5 +126,43 @@ impl LinkPort {
             }
         }
         let _ = timeout(HANDSHAKE, tls.shutdown()).await;
+    }
+}
+
+/// The handshakes in progress, by source.
+#[derive(Default)]
+struct Places(Mutex<HashMap<IpAddr, usize>>);
+
+/// One of them, until it is dropped.
+struct Place(Arc<Places>, IpAddr);
+
+impl Places {
+    fn take(places: &Arc<Self>, source: IpAddr) -> Option<Place> {
+        let mut taken = places.lock();
+        if taken.values().sum::<usize>() >= MOST_HANDSHAKES {
+            return None;
+        }
+        let mine = taken.entry(source).or_default();
+        if *mine >= MOST_PER_SOURCE {
+            return None;
+        }
+        *mine += 1;
+        Some(Place(places.clone(), source))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.0.lock();
+        if let Some(mine) = taken.get_mut(&self.1) {
+            *mine -= 1;
+            if *mine == 0 {
+                taken.remove(&self.1);
+            }
+        }
     }
 }

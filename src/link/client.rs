@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{Connection, ResponseFuture, SendRequest};
-use h2::{RecvStream, SendStream};
+use h2::{Ping, PingPong, RecvStream, SendStream};
 use http::{Method, Request, Response, StatusCode, Uri};
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
@@ -51,6 +51,9 @@ pub enum DialError {
     /// The gateway's certificate is not one of a laneway gateway.
     #[error("{0} has no laneway certificate")]
     Certificate(SocketAddr, #[source] TlsError),
+    /// The gateway ended the connection when it had seen this node's certificate.
+    #[error("{0} does not accept this node: {1}")]
+    Refused(SocketAddr, String),
     /// It does not speak HTTP/2.
     #[error("{0} does not speak the link's protocol")]
     Protocol(SocketAddr, #[source] h2::Error),
@@ -91,11 +94,21 @@ impl Link {
         let tls = tls.map_err(|error| DialError::Trust(address, error))?;
         let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
         let gateway = tls::peer(certificates).map_err(|error| DialError::Certificate(address, error))?;
-        let handshake = builder().handshake::<_, Bytes>(tls);
-        let (requests, connection) = timeout(HANDSHAKE, handshake)
-            .await
-            .map_err(late)?
-            .map_err(|error| DialError::Protocol(address, error))?;
+        let handshake = timeout(HANDSHAKE, builder().handshake::<_, Bytes>(tls)).await.map_err(late)?;
+        let (requests, mut connection) = handshake.map_err(|error| DialError::Protocol(address, error))?;
+        // In TLS 1.3 the client is done before the gateway has judged its certificate: only an answer shows that this
+        // node is accepted, and that there is somebody behind the socket.
+        let mut ping = connection.ping_pong().expect("taken once, here");
+        let proof = async {
+            tokio::select! {
+                ended = &mut connection => Err(ended.err()),
+                answer = ping.ping(Ping::opaque()) => answer.map(drop).map_err(Some),
+            }
+        };
+        if let Err(error) = timeout(HANDSHAKE, proof).await.map_err(late)? {
+            let reason = error.map_or_else(|| "closed without an answer".into(), |error| error.to_string());
+            return Err(DialError::Refused(address, printable(&reason)));
+        }
         let link = Self {
             requests,
             address,
@@ -104,7 +117,7 @@ impl Link {
             unusable: CancellationToken::new(),
             retired: CancellationToken::new(),
         };
-        tasks.spawn(drive(connection, link.clone()));
+        tasks.spawn(drive(connection, ping, link.clone()));
         Ok(link)
     }
 
@@ -138,11 +151,12 @@ impl Link {
             }
             Ok(Ok((response, _))) => Err(refusal(&response, self.address)),
             Ok(Err(error)) => Err(self.lost(&error)),
-            Err(_) => Err(Failure::new(
-                Kind::ConnectTimeout,
-                Side::Link,
-                format!("the gateway {} did not answer in time", self.address),
-            )),
+            Err(_) => {
+                // A gateway that answers pings is alive: then it is the destination that takes so long.
+                let side = if self.is_suspect() { Side::Link } else { Side::Gateway };
+                let sentence = format!("the gateway {} did not answer in time", self.address);
+                Err(Failure::new(Kind::ConnectTimeout, side, sentence))
+            }
         }
     }
 
@@ -227,12 +241,12 @@ pub struct LinkTunnel {
 }
 
 /// Drives the connection until it ends, and tells when it takes no more tunnels.
-async fn drive(mut connection: Connection<TlsStream<TcpStream>, Bytes>, link: Link) {
-    let ping = connection.ping_pong().expect("taken once, here");
+async fn drive(connection: Connection<TlsStream<TcpStream>, Bytes>, ping: PingPong, link: Link) {
     let Link { requests, address, gateway, pulse, unusable, retired } = link;
     let dead = until_dead(ping, pulse);
     let mut probe = Some(requests);
     let mut connection = std::pin::pin!(connection);
+    let mut retirement = std::pin::pin!(retired.cancelled());
     let driven = std::future::poll_fn(|cx| {
         let driven = Future::poll(connection.as_mut(), cx);
         // h2 tells of a GOAWAY only to who wants to send.
@@ -243,8 +257,9 @@ async fn drive(mut connection: Connection<TlsStream<TcpStream>, Bytes>, link: Li
             probe = None;
         }
         // The last handle to go lets h2 close an idle connection.
-        if retired.is_cancelled() {
+        if probe.is_some() && retirement.as_mut().poll(cx).is_ready() {
             probe = None;
+            cx.waker().wake_by_ref();
         }
         driven
     });

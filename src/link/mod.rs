@@ -16,7 +16,7 @@ const FRAME: u32 = 128 * 1024;
 const STREAM_WINDOW: u32 = 1024 * 1024;
 /// The connection window must never be what stops a link: unread tunnels would eat it up and stop all the
 /// others for good. Memory is bounded tunnel by tunnel.
-const CONNECTION_WINDOW: u32 = 1 << 30;
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// What one tunnel may have queued for sending, in bytes.
 const SEND_BUFFER: usize = 256 * 1024;
 /// Tunnels of one link.

@@ -4,10 +4,13 @@ use std::future::poll_fn;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use h2::Reason;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until};
 
 use super::stream::{Inbox, Outbox, Tunnel};
 use crate::copy::Moved;
@@ -19,6 +22,8 @@ const SMALLEST_BUFFER: usize = 4 * 1024;
 /// The largest buffer; more does not help and lets small requests wait.
 const LARGEST_BUFFER: usize = 128 * 1024;
 
+/// When one direction has failed, the other one may deliver what is under way for so long.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// The most that is kept for a replay, in bytes: a request head or a ClientHello fits, an upload does not.
 const MOST_KEPT: usize = 64 * 1024;
 
@@ -111,27 +116,73 @@ impl Kept {
 /// socket sends is kept there until something comes back.
 ///
 /// # Errors
-/// [`Broken`]. The tunnel has been reset when the socket broke; what becomes of the socket when the tunnel broke
-/// is the caller's to decide: a replay, or [`net::reset`], never an orderly end.
+/// [`Broken`]. What becomes of the socket when the tunnel broke is the caller's to decide: a replay, or
+/// [`net::reset`]; just dropped, it is reset too.
 pub async fn relay(
     socket: &TcpStream,
     mut tunnel: Tunnel,
     progress: &Progress,
     kept: Option<&mut Kept>,
 ) -> Result<(), Broken> {
-    let up = up(socket, &mut tunnel.outbox, progress, kept);
-    let down = down(socket, &mut tunnel.inbox, progress);
-    match futures_util::future::try_join(up, down).await {
-        Ok(((), ())) => Ok(()),
-        Err(broken) => {
-            match broken {
-                // RFC 9113 §8.5: the TCP connection behind a CONNECT failed.
-                Broken::Socket(_) => tunnel.reset(Reason::CONNECT_ERROR),
-                Broken::Tunnel(_) => drop(tunnel),
+    net::reset_on_drop(socket);
+    // Dropping the tunnel lets what it was given still go out, before the peer learns that it is over.
+    let result = both_ways(socket, &mut tunnel, progress, kept).await;
+    if result.is_ok() {
+        net::end_orderly(socket);
+    }
+    result
+}
+
+async fn both_ways(
+    socket: &TcpStream,
+    tunnel: &mut Tunnel,
+    progress: &Progress,
+    kept: Option<&mut Kept>,
+) -> Result<(), Broken> {
+    let mut up = std::pin::pin!(up(socket, &mut tunnel.outbox, progress, kept));
+    let mut down = std::pin::pin!(down(socket, &mut tunnel.inbox, progress));
+    let mut failed = std::pin::pin!(socket.ready(Interest::ERROR));
+    let (mut up_ended, mut down_ended) = (None, None);
+    // Set when one side has failed, and the other one may still have something to deliver.
+    let mut last_words: Option<Instant> = None;
+    loop {
+        match (&up_ended, &down_ended) {
+            (Some(Ok(())), Some(Ok(()))) => return Ok(()),
+            // The server has said all that it had to say, and did not want to hear the rest.
+            (Some(Err(Broken::Tunnel(_))), Some(Ok(()))) => {
+                net::linger(socket).await;
+                return Ok(());
             }
-            Err(broken)
+            (Some(_), Some(_)) => break,
+            _ => {}
+        }
+        let deadline = last_words.unwrap_or_else(Instant::now);
+        tokio::select! {
+            biased;
+            ended = &mut down, if down_ended.is_none() => {
+                match &ended {
+                    Err(Broken::Tunnel(_)) => return ended,
+                    Err(Broken::Socket(_)) => _ = last_words.get_or_insert(Instant::now() + LAST_WORDS),
+                    Ok(()) => {}
+                }
+                down_ended = Some(ended);
+            }
+            ended = &mut up, if up_ended.is_none() => {
+                match &ended {
+                    Err(Broken::Tunnel(error)) if !is_link_lost(error) => {
+                        last_words.get_or_insert(Instant::now() + LAST_WORDS);
+                    }
+                    Err(_) => return ended,
+                    Ok(()) => {}
+                }
+                up_ended = Some(ended);
+            }
+            _ = &mut failed, if last_words.is_none() => last_words = Some(Instant::now() + LAST_WORDS),
+            () = sleep_until(deadline), if last_words.is_some() => break,
         }
     }
+    let broken = [up_ended, down_ended].into_iter().flatten().find_map(Result::err);
+    Err(broken.unwrap_or_else(|| Broken::Socket(io::ErrorKind::ConnectionReset.into())))
 }
 
 async fn up(
@@ -170,6 +221,7 @@ async fn up(
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 (buffer, size) = (BytesMut::new(), SMALLEST_BUFFER);
+                outbox.give_room_back();
                 poll_fn(|cx| poll_readable(socket, outbox, cx)).await?;
             }
             Err(error) => return Err(Broken::Socket(error)),
@@ -200,12 +252,28 @@ async fn down(socket: &TcpStream, inbox: &mut Inbox, progress: &Progress) -> Res
 /// Gives 0 when everything was written and the other side has ended.
 fn poll_write(socket: &TcpStream, inbox: &mut Inbox, cx: &mut Context<'_>) -> Poll<Result<usize, Broken>> {
     loop {
-        let filled = inbox.poll_fill(cx).map_err(Broken::Tunnel)?;
-        if inbox.is_finished() {
-            return Poll::Ready(Ok(0));
-        }
+        let pending = match inbox.poll_fill(cx) {
+            Poll::Pending => true,
+            Poll::Ready(Ok(())) => false,
+            // What came before a reset is delivered first; over a lost link nothing more is worth waiting for.
+            Poll::Ready(Err(error)) if is_link_lost(&error) => {
+                return Poll::Ready(Err(Broken::Tunnel(error)));
+            }
+            Poll::Ready(Err(error)) => {
+                inbox.fail_later(error);
+                false
+            }
+        };
         if inbox.is_empty() {
-            ready!(filled);
+            if let Some(error) = inbox.take_failure() {
+                return Poll::Ready(Err(Broken::Tunnel(error)));
+            }
+            if inbox.is_finished() {
+                return Poll::Ready(Ok(0));
+            }
+            if pending {
+                return Poll::Pending;
+            }
             continue;
         }
         let (slices, count) = inbox.slices();

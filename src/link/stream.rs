@@ -6,7 +6,7 @@ use std::io::IoSlice;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use h2::{Reason, RecvStream, SendStream};
+use h2::{RecvStream, SendStream};
 
 /// Received pieces below this size are copied together: each piece of its own would keep the whole buffer
 /// alive that it was read into.
@@ -14,7 +14,7 @@ const SMALL: usize = 2048;
 /// The most that one write to a socket gathers, in pieces.
 const GATHER: usize = 16;
 
-/// Both directions of one tunnel. Dropping it before both have ended resets the stream.
+/// Both directions of one tunnel. Dropping it before both have ended resets the stream, after what was sent on it.
 #[derive(Debug)]
 pub struct Tunnel {
     /// Towards the peer of the link.
@@ -27,11 +27,6 @@ impl Tunnel {
     /// A tunnel of an established stream.
     pub(crate) fn new(outbox: Outbox, receive: RecvStream) -> Self {
         Self { outbox, inbox: Inbox::new(receive) }
-    }
-
-    /// Ends the tunnel at once; the peer learns that it did not end orderly.
-    pub fn reset(mut self, reason: Reason) {
-        self.outbox.send.send_reset(reason);
     }
 }
 
@@ -62,6 +57,11 @@ impl Outbox {
                 None => return self.poll_reset(cx).map(Err),
             }
         }
+    }
+
+    /// Leaves reserved room to other tunnels, while there is nothing to send.
+    pub fn give_room_back(&mut self) {
+        self.send.reserve_capacity(0);
     }
 
     /// Is ready when the peer resets the stream or the link ends.
@@ -121,8 +121,8 @@ impl Inbox {
     /// # Errors
     /// When the stream was reset or the link has ended: what came before is not the whole.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
-        let mut progress = self.ended;
-        while !self.ended {
+        let mut progress = self.has_ended();
+        while !self.has_ended() {
             match self.receive.poll_data(cx) {
                 Poll::Ready(Some(data)) => self.push(data?),
                 Poll::Ready(None) => self.ended = true,
@@ -151,6 +151,11 @@ impl Inbox {
     /// Puts an error of [`Inbox::poll_fill`] by, for [`Inbox::next`] to give.
     pub fn fail_later(&mut self, error: h2::Error) {
         self.failed = Some(error);
+    }
+
+    /// The error that was put by.
+    pub fn take_failure(&mut self) -> Option<h2::Error> {
+        self.failed.take()
     }
 
     /// Nothing is queued; more may come.
@@ -203,7 +208,7 @@ impl Inbox {
     /// # Errors
     /// When the stream was reset or the link has ended.
     pub async fn next(&mut self) -> Result<Option<Bytes>, h2::Error> {
-        if let Some(error) = self.failed.take() {
+        if let Some(error) = self.take_failure() {
             return Err(error);
         }
         while self.is_empty() && !self.ended {

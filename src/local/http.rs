@@ -28,12 +28,6 @@ use exchange::Reusable;
 const IDLE: Duration = Duration::from_secs(75);
 /// One read of the app's bytes.
 const READ: usize = 16 * 1024;
-/// After an answer that ends the connection, what the app still sends is read for so long: closing at once would
-/// reset the connection and could take the answer with it (RFC 9112 §9.6).
-const LINGER: Duration = Duration::from_secs(1);
-/// And at most so many bytes of it.
-const LINGER_BYTES: usize = 1024 * 1024;
-
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 
 /// What follows a request.
@@ -97,12 +91,19 @@ pub async fn serve(local: &Local, app: App) {
             }
         }
         if buffer.is_empty() {
-            let more = tokio::select! {
-                more = timeout(IDLE, net::read_some(&socket, &mut buffer, READ)) => more,
-                () = local.drain.cancelled() => return,
+            let more = {
+                let more = timeout(IDLE, net::read_some(&socket, &mut buffer, READ));
+                let mut more = std::pin::pin!(more);
+                loop {
+                    tokio::select! {
+                        more = &mut more => break more,
+                        () = local.drain.cancelled() => return exchange::end(reusable),
+                        () = exchange::until_stale(&mut reusable), if reusable.is_some() => reusable = None,
+                    }
+                }
             };
             if !matches!(more, Ok(Ok(1..))) {
-                return;
+                return exchange::end(reusable);
             }
         }
         deadline = Instant::now() + HANDSHAKE;
@@ -227,21 +228,9 @@ fn reason(status: u16) -> &'static str {
 
 /// Sends the last answer of a connection, and sees to it that it arrives.
 async fn close(socket: TcpStream, answer: Bytes) {
-    let finish = async {
-        net::write_all(&socket, &answer).await?;
-        net::shutdown_write(&socket)?;
-        let mut rest = BytesMut::new();
-        let mut left = LINGER_BYTES;
-        while left > 0 {
-            match net::read_some(&socket, &mut rest, READ).await? {
-                0 => break,
-                count => left = left.saturating_sub(count),
-            }
-            rest.clear();
-        }
-        Ok::<_, std::io::Error>(())
-    };
-    if let Ok(Err(error)) = timeout(LINGER, finish).await {
-        quiet(&error);
+    match timeout(HANDSHAKE, net::write_all(&socket, &answer)).await {
+        Ok(Ok(())) => net::linger(&socket).await,
+        Ok(Err(error)) => quiet(&error),
+        Err(_) => tracing::debug!("the app does not read its answer"),
     }
 }

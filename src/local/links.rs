@@ -14,7 +14,7 @@ use tokio::time::sleep_until;
 use tokio_util::task::TaskTracker;
 
 use crate::link::client::{DialError, Link};
-use crate::peers::directory::{Directory, Gateway};
+use crate::peers::directory::{Directory, Gateway, Source};
 use crate::wire::datagram::State;
 use crate::wire::id::NodeId;
 
@@ -40,6 +40,7 @@ pub type Remember = dyn Fn(SocketAddr) + Send + Sync;
 
 /// The links of this node as a client.
 pub struct Links {
+    own: NodeId,
     directory: Arc<Directory>,
     config: Arc<ClientConfig>,
     tasks: TaskTracker,
@@ -57,14 +58,16 @@ struct Paused {
 }
 
 impl Links {
-    /// Links made from what `directory` knows, with the proof of `config`.
+    /// Links of the node `own`, made from what `directory` knows, with the proof of `config`.
     pub fn new(
+        own: NodeId,
         directory: Arc<Directory>,
         config: Arc<ClientConfig>,
         tasks: TaskTracker,
         remember: Box<Remember>,
     ) -> Arc<Self> {
         Arc::new(Self {
+            own,
             directory,
             config,
             tasks,
@@ -186,7 +189,7 @@ impl Links {
     ) -> (Option<Gateway>, Instant) {
         let mut wake = now + LOOK;
         let linked = |gateway: &Gateway| {
-            let id = gateway.id.or_else(|| locked(&self.identities).get(&gateway.link).copied());
+            let id = self.identity(gateway);
             links.iter().any(|link| link.address == gateway.link || Some(link.gateway.id) == id)
         };
         // The best ones first: who is linked already takes a place, who must pause does not.
@@ -194,6 +197,9 @@ impl Links {
         for gateway in ranked {
             if places == 0 {
                 break;
+            }
+            if self.identity(gateway) == Some(self.own) {
+                continue;
             }
             if linked(gateway) || dialling.contains(&gateway.link) {
                 places -= 1;
@@ -208,7 +214,7 @@ impl Links {
                 wake = wake.min(until);
                 continue;
             }
-            let eager = gateway.state(now) == Some(State::Active) || gateway.heard.is_none();
+            let eager = gateway.state(now) == Some(State::Active) || gateway.source == Source::Static;
             let due = match (links.is_empty(), dialling.is_empty()) {
                 (true, true) if eager => now,
                 (true, true) => alone_since + WINDOW,
@@ -224,7 +230,16 @@ impl Links {
         (None, wake)
     }
 
+    /// Who is behind an address, as it said itself or as it proved.
+    fn identity(&self, gateway: &Gateway) -> Option<NodeId> {
+        gateway.id.or_else(|| locked(&self.identities).get(&gateway.link).copied())
+    }
+
     fn take(&self, link: Link) {
+        if link.gateway.id == self.own {
+            // Some address of this node's own, named by somebody: never dialled again.
+            return link.retire();
+        }
         let gateway = link.gateway.id.short();
         let known = self.standing.borrow().iter().any(|other| other.gateway.id == link.gateway.id);
         if known {
@@ -252,7 +267,10 @@ impl Links {
             Err(error) => {
                 let distrust = matches!(
                     error,
-                    DialError::Trust(..) | DialError::Certificate(..) | DialError::Protocol(..)
+                    DialError::Trust(..)
+                        | DialError::Certificate(..)
+                        | DialError::Refused(..)
+                        | DialError::Protocol(..)
                 );
                 let reason = format!("{:#}", anyhow::Error::new(error));
                 tracing::info!(address = %gateway.link, reason, "no link");

@@ -67,6 +67,22 @@ impl Upstream {
         }
     }
 
+    /// Waits until the server says something or hangs up, while nothing is asked of it.
+    pub async fn until_stale(&mut self) {
+        match self {
+            Self::Link(tunnel, _) => drop(poll_fn(|cx| tunnel.tunnel.inbox.poll_fill(cx)).await),
+            Self::Direct(server) => drop(server.readable().await),
+        }
+    }
+
+    /// Ends it orderly, after a complete exchange: the server reads an end and not a failure.
+    pub fn end(self) {
+        if let Self::Link(mut tunnel, _) = self {
+            // Fails only on a tunnel that has ended anyway.
+            let _ = tunnel.tunnel.outbox.finish();
+        }
+    }
+
     /// Both directions, to be used at the same time.
     pub fn halves(&mut self) -> (Out<'_>, In<'_>) {
         match self {

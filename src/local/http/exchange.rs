@@ -4,8 +4,10 @@ use std::io::{self, IoSlice};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::{Done, READ, plain};
@@ -22,6 +24,8 @@ use crate::wire::replay;
 use crate::wire::resume::Point;
 use crate::wire::target::Target;
 
+/// How long an app that has ended its own direction waits for an answer to begin.
+const HALF_CLOSED: Duration = Duration::from_secs(30);
 /// How often one request is repeated, or one download resumed.
 const MOST_REPEATS: u32 = 8;
 
@@ -29,6 +33,21 @@ const MOST_REPEATS: u32 = 8;
 pub(super) struct Reusable {
     target: Target,
     upstream: Upstream,
+}
+
+/// Waits until the server hangs up, or speaks without being asked.
+pub(super) async fn until_stale(reusable: &mut Option<Reusable>) {
+    match reusable {
+        Some(reusable) => reusable.upstream.until_stale().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Ends what is not needed any more, orderly.
+pub(super) fn end(reusable: Option<Reusable>) {
+    if let Some(reusable) = reusable {
+        reusable.upstream.end();
+    }
 }
 
 /// Serves one request. The connection of the last one is used again when it leads to the same server. A request that
@@ -54,7 +73,10 @@ pub(super) async fn run(
     let repeatable = replay::is_safe_method(&request.method) && request.body == BodyLength::None;
     let exchange =
         Exchange { local, socket, request, started: AtomicBool::new(false), point: Mutex::default() };
-    let mut upstream = reusable.take().filter(|old| old.target == *target).map(|old| old.upstream);
+    // Any other request goes over a connection of its own: whether it was served when an old one dies under it,
+    // nobody could say.
+    let mut upstream =
+        reusable.take().filter(|old| old.target == *target && repeatable).map(|old| old.upstream);
     if let Some(old) = &mut upstream
         && (old.is_stale() || old.halves().0.send(head.clone()).await.is_err())
     {
@@ -95,7 +117,10 @@ fn conclude(
     record.ended("closed");
     match ended {
         Ok(Ended::Complete { again, reusable }) => {
-            *kept = reusable.then_some(used);
+            match reusable {
+                true => *kept = Some(used),
+                false => used.upstream.end(),
+            }
             Ok(if again { Done::Request } else { Done::Close(Bytes::new()) })
         }
         Ok(Ended::Upgraded) => Ok(Done::Tunnel(Box::new(used.upstream), None)),
@@ -190,6 +215,9 @@ impl Exchange<'_> {
                 tokio::select! {
                     biased;
                     delivered = &mut download => break delivered,
+                    () = self.app_gone(), if uploaded => {
+                        break Err(Trouble::App(io::ErrorKind::ConnectionAborted.into()));
+                    }
                     result = &mut upload, if uploading => {
                         uploading = false;
                         match result {
@@ -221,6 +249,22 @@ impl Exchange<'_> {
             again: uploaded && delivered.framed && self.request.keep_alive,
             reusable: uploaded && delivered.reusable,
         })
+    }
+
+    /// Waits until there is nobody any more whom the answer could reach. An app that has only ended its own direction
+    /// is given some time: it may still read.
+    async fn app_gone(&self) {
+        match self.socket.peek(&mut [0]).await {
+            Ok(0) => {
+                tokio::time::sleep(HALF_CLOSED).await;
+                if self.started.load(Relaxed) {
+                    // Who reads or does not is told by the writes from now on.
+                    std::future::pending().await
+                }
+            }
+            Ok(_) => drop(self.socket.ready(Interest::ERROR).await),
+            Err(_) => {}
+        }
     }
 
     async fn upload(
@@ -308,6 +352,7 @@ impl Exchange<'_> {
                 !buffer.is_empty()
             }
             BodyLength::UntilClose => {
+                net::reset_on_drop(self.socket);
                 let mut data = buffer.freeze();
                 loop {
                     if !data.is_empty() {
@@ -325,6 +370,7 @@ impl Exchange<'_> {
             head.extend_from_slice(ChunkedEncoder::END);
         }
         self.put(input, &mut head, &[], false).await?;
+        net::end_orderly(self.socket);
         let framed = body_as != BodyLength::UntilClose;
         Ok(Delivered { upgraded: false, framed, reusable: response.keep_alive && !stray })
     }
