@@ -144,8 +144,9 @@ impl Invite {
 /// # Errors
 /// When this machine did not make the group.
 pub fn members(state: &StateDir) -> Result<(), Problem> {
+    let members = authority(state)?.members()?;
     say(format_args!("{:<24} {:<10} {:<8}", "NAME", "ID", "ROLE"));
-    for member in authority(state)?.members()? {
+    for member in members {
         say(format_args!(
             "{:<24} {:<10} {:<8}",
             member.name,
