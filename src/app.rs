@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -47,6 +47,8 @@ const RESOLVE: Duration = Duration::from_secs(30);
 /// When it cannot start, or when a part of it ends on its own.
 pub async fn up(config: Config, state: StateDir) -> Result<(), Problem> {
     net::raise_open_files();
+    // From now on: a signal that comes while everything starts must stop the node orderly too.
+    let signals = Signals::new()?;
     let group = group(&state)?;
     let authority = Authority::load(&state)?;
     let name = format!("laneway-{}", group.node.id.short());
@@ -186,25 +188,45 @@ pub async fn up(config: Config, state: StateDir) -> Result<(), Problem> {
 
     let node = group.node.name.as_str();
     tracing::info!(node, id = group.node.id.short(), group = group.name, "ready");
-    supervise(parts, stop, connections, &activity, config.drain).await?;
+    supervise(parts, signals, stop, connections, &activity, config.drain).await?;
     workers.stop();
     Ok(())
+}
+
+/// What asks the node to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Problem> {
+        let failed = |error: std::io::Error| Problem::new("signals cannot be handled").because(error);
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).map_err(failed)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// Waits for a signal, or for a part that ends, which none should; then drains.
 async fn supervise(
     mut parts: JoinSet<&'static str>,
+    mut signals: Signals,
     stop: CancellationToken,
     connections: TaskTracker,
     activity: &Activity,
     drain: Duration,
 ) -> Result<(), Problem> {
-    let failed = |error: std::io::Error| Problem::new("signals cannot be handled").because(error);
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = signals.next() => {}
         Some(ended) = parts.join_next() => {
             return Err(match ended {
                 Ok(part) => Problem::new(format!("{part} ended on its own")),
@@ -221,8 +243,7 @@ async fn supervise(
         finished = timeout(drain, connections.wait()) => if finished.is_err() {
             tracing::warn!(open = connections.len(), "stopped: the time to finish is over");
         },
-        _ = terminate.recv() => tracing::warn!(open = connections.len(), "stopped: told twice"),
-        _ = interrupt.recv() => tracing::warn!(open = connections.len(), "stopped: told twice"),
+        () = signals.next() => tracing::warn!(open = connections.len(), "stopped: told twice"),
     }
     tracing::info!("stopped");
     Ok(())

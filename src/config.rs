@@ -288,7 +288,7 @@ mod tests {
     fn a_bad_file_is_refused_with_its_line_and_column() {
         for (text, place) in [
             ("rolle = 'gateway'", "line 1, column 1"),
-            ("hold = 1\nserver = ['10.0.0.5']", "line 2, column 11"),
+            ("hold = 1\nserver = ['10.0.0.5']", "line 2, column 10"),
             ("hold = ", "line 1, column 8"),
         ] {
             let problem = parse(text).unwrap_err().to_string();

@@ -89,25 +89,34 @@ impl fmt::Display for Problem {
 
 impl From<StateError> for Problem {
     fn from(error: StateError) -> Self {
-        Self { usage: true, ..Self::of(error, None) }
+        let usage = !matches!(error, StateError::Io { .. });
+        let hint = error.hint();
+        Self { usage, ..Self::of(error, hint) }
     }
 }
 
 impl From<GroupError> for Problem {
     fn from(error: GroupError) -> Self {
-        Self::of(error, None)
+        match error {
+            GroupError::State(error) => error.into(),
+            error => {
+                let usage = matches!(error, GroupError::AlreadyMember { .. } | GroupError::Leftover { .. });
+                let hint = error.hint();
+                Self { usage, ..Self::of(error, hint) }
+            }
+        }
     }
 }
 
 impl From<CodeError> for Problem {
     fn from(error: CodeError) -> Self {
-        let hint = "copy the whole line that 'laneway init' or 'laneway invite' printed".to_owned();
-        Self { usage: true, ..Self::of(error, Some(hint)) }
+        Self { usage: true, ..Self::of(error, error.hint()) }
     }
 }
 
 impl From<JoinError> for Problem {
     fn from(error: JoinError) -> Self {
-        Self::of(error, None)
+        let hint = error.hint();
+        Self::of(error, hint)
     }
 }

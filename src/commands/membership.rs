@@ -17,7 +17,7 @@ use crate::peers::{discovery, remembered};
 use crate::problem::Problem;
 use crate::trust::authority::{Authority, Uses};
 use crate::trust::code::JoinCode;
-use crate::trust::group::{Group, Role, remember_membership};
+use crate::trust::group::{self, Group, Role};
 use crate::trust::join::{self, EXPORTER_LABEL};
 use crate::trust::state::StateDir;
 
@@ -144,8 +144,9 @@ impl Invite {
 /// # Errors
 /// When this machine did not make the group.
 pub fn members(state: &StateDir) -> Result<(), Problem> {
+    let members = authority(state)?.members()?;
     say(format_args!("{:<24} {:<10} {:<8}", "NAME", "ID", "ROLE"));
-    for member in authority(state)?.members()? {
+    for member in members {
         say(format_args!(
             "{:<24} {:<10} {:<8}",
             member.name,
@@ -170,14 +171,11 @@ impl Join {
     /// When nobody who can admit is found, or does not admit.
     pub async fn run(self, state: StateDir) -> Result<(), Problem> {
         let code: JoinCode = self.code.join(" ").parse()?;
-        if let Some(group) = Group::load(&state)? {
-            return Err(Problem::usage(format!("this machine is already in the group '{}'", group.name))
-                .hint(format!("to leave it, stop laneway and remove {}", state.path().display())));
-        }
+        group::refuse_second_group(&state)?;
         let name = self.name.clone().unwrap_or_else(net::host_name);
         let signer = self.signer(&code).await?;
         let group = enrol(signer, &code, &name).await?;
-        remember_membership(&state, &group)?;
+        group::remember_membership(&state, &group)?;
         remembered::add(&state, signer);
         let role = match group.node.role {
             Role::Client => "a client",

@@ -203,7 +203,17 @@ impl Rule {
     /// Whether the rule means just this address: a network of loopback or link-local addresses counts, the
     /// whole internet does not.
     fn names(&self, ip: IpAddr) -> bool {
-        matches!(&self.hosts, Hosts::Net(net) if net.contains(&ip) && is_special(net.network()) && is_special(net.broadcast()))
+        let Hosts::Net(net) = &self.hosts else { return false };
+        // Both ends of 0.0.0.0/0 are special too: only within one special block do the ends speak for the rest.
+        // An IPv4 address inside an IPv6 one has its first octet after 96 bits at most.
+        let within_one_block = match net {
+            IpNet::V4(net) => net.prefix_len() >= 8,
+            IpNet::V6(net) => {
+                let first = net.network();
+                net.prefix_len() >= 104 || first.is_multicast() || first.is_unicast_link_local()
+            }
+        };
+        net.contains(&ip) && within_one_block && is_special(net.network()) && is_special(net.broadcast())
     }
 }
 
@@ -367,6 +377,15 @@ mod tests {
         assert!(network.judge_name(&target("127.0.0.1:1")).is_ok());
         for wide in ["*", "0.0.0.0/0"] {
             assert!(Access::new(&[], &rules(&[wide]), &[]).judge_name(&target("127.0.0.1:1")).is_err());
+        }
+        for wide in ["::/0", "::/96", "64:ff9b::/96"] {
+            let access = Access::new(&[], &rules(&[wide]), &[]);
+            for target in [target("[::1]:1"), target("[64:ff9b::7f00:1]:1"), target("[fe80::1]:1")] {
+                assert!(access.judge_name(&target).is_err(), "{wide} {target}");
+            }
+        }
+        for (narrow, address) in [("::1", "[::1]:1"), ("fe80::/10", "[fe80::1]:1")] {
+            assert!(Access::new(&[], &rules(&[narrow]), &[]).judge_name(&target(address)).is_ok());
         }
         let by_name = Access::new(&[target("localhost:80")], &[], &[]);
         assert!(by_name.judge_address(&target("localhost:80"), ip("127.0.0.1")).is_err());

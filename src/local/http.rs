@@ -122,6 +122,10 @@ async fn read_head(socket: &TcpStream, buffer: &mut BytesMut) -> Result<Option<B
         if let Some(end) = head_end(buffer, searched) {
             return Ok(Some(buffer.split_to(end)));
         }
+        // TLS, or another protocol of bytes: its sender waits for an answer, not for the end of a head.
+        if buffer.first().is_some_and(|byte| !byte.is_ascii_graphic() && !b"\r\n".contains(byte)) {
+            return Err(HeadError::Refused(Malformed::Method));
+        }
         searched = buffer.len();
         if searched >= MAX_HEAD {
             return Err(HeadError::Refused(Malformed::HeadTooLarge));

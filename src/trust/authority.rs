@@ -67,23 +67,39 @@ pub struct Invite {
 #[serde(rename_all = "kebab-case")]
 pub enum Refusal {
     /// No such invite, or none any more.
-    #[error("the group does not know this invite: ask for a new join code")]
+    #[error("the group does not know this join code")]
     UnknownInvite,
     /// Its time is over.
-    #[error("this join code has expired: ask for a new one")]
+    #[error("this join code has expired")]
     Expired,
     /// Others have used it.
-    #[error("this join code has been used up: ask for a new one")]
+    #[error("this join code has been used up")]
     UsedUp,
     /// Too many wrong proofs.
-    #[error("this join code was locked after {WRONG_PROOFS} wrong attempts: ask for a new one")]
+    #[error("this join code was locked after {WRONG_PROOFS} wrong attempts")]
     Locked,
     /// The joiner does not know the secret, or is not the one at the other end.
     #[error("the proof of this join code is wrong")]
     WrongProof,
     /// The authority could not keep the record.
-    #[error("the group's authority could not record the new member: its log says why")]
+    #[error("the machine that made the group could not record the new member")]
     Unrecorded,
+}
+
+impl Refusal {
+    /// What the joiner can do about it.
+    pub fn hint(self) -> String {
+        let hint = match self {
+            Self::UnknownInvite | Self::Expired | Self::UsedUp | Self::Locked => {
+                "run 'laneway invite' on the machine that made the group, and use the line that it prints"
+            }
+            Self::WrongProof => {
+                "copy the line again, or run 'laneway invite' on the machine that made the group for a new one"
+            }
+            Self::Unrecorded => "the log of 'laneway up' on that machine says why",
+        };
+        hint.into()
+    }
 }
 
 /// A certificate that was given out, as `members.json` remembers it.
@@ -459,14 +475,17 @@ mod tests {
         for name in ["node.key", "node.pem", "ca.pem"] {
             let (_directory, state, _, _) = new();
             std::fs::remove_file(state.file(name)).unwrap();
-            let message = Group::load(&state).unwrap_err().to_string();
-            assert!(message.starts_with(&format!("{} is missing", state.file(name).display())), "{message}");
+            let error = Group::load(&state).unwrap_err();
+            assert_eq!(error.to_string(), format!("{} is missing", state.file(name).display()));
+            let hint =
+                format!("restore it, or move {} away and join the group again", state.path().display());
+            assert_eq!(error.hint(), Some(hint));
         }
         for name in ["node.key", "node.pem", "ca.pem", "group.json"] {
             let (_directory, state, _, _) = new();
             state.write(name, b"nonsense").unwrap();
             let message = Group::load(&state).unwrap_err().to_string();
-            assert!(message.starts_with(&format!("{} cannot", state.file(name).display())), "{message}");
+            assert_eq!(message, format!("{} cannot be used", state.file(name).display()));
         }
         for name in ["node.key", "node.pem", "ca.pem"] {
             let (_directory, state, _, _) = new();

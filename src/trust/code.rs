@@ -41,14 +41,27 @@ pub struct JoinCode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CodeError {
     /// It does not start like one.
-    #[error("this is not a join code: one starts with `{PREFIX}`")]
+    #[error("this is not a join code")]
     NotACode,
     /// It starts like one, but is not whole.
     #[error("this join code was cut off or mistyped")]
     Damaged,
     /// It is of a later format.
-    #[error("this join code was made by a newer laneway: update this machine's")]
+    #[error("this join code was made by a newer laneway")]
     Newer,
+}
+
+impl CodeError {
+    /// What to do about it.
+    pub fn hint(self) -> Option<String> {
+        Some(match self {
+            Self::NotACode => {
+                format!("a code starts with {PREFIX}: 'laneway init' or 'laneway invite' prints it")
+            }
+            Self::Damaged => "copy the whole line that 'laneway init' or 'laneway invite' printed".into(),
+            Self::Newer => "update laneway on this machine".into(),
+        })
+    }
 }
 
 impl JoinCode {

@@ -13,7 +13,7 @@ use super::Base64;
 pub use super::authority::{Authority, Refusal, Uses};
 pub use super::certificate::Role;
 use super::certificate::{self, CertificateError, Identity};
-use super::state::{StateDir, StateError, StateLock};
+use super::state::{StateDir, StateError, StateLock, quoted};
 use crate::wire::id::{GroupId, NodeId};
 
 /// This machine's membership of a group. It is only ever made whole: the certificate is the authority's, and
@@ -58,13 +58,13 @@ pub enum GroupError {
     #[error(transparent)]
     State(#[from] StateError),
     /// A file that must be beside the others is not.
-    #[error("{} is missing: restore it, or move {} away and join the group again", file.display(), directory(file))]
+    #[error("{} is missing", file.display())]
     Missing {
         /// Where it should be.
         file: PathBuf,
     },
     /// A file cannot be used.
-    #[error("{} cannot be used: restore it, or move {} away and join the group again", file.display(), directory(file))]
+    #[error("{} cannot be used", file.display())]
     Damaged {
         /// Which one.
         file: PathBuf,
@@ -73,7 +73,7 @@ pub enum GroupError {
         source: Damage,
     },
     /// A machine is in one group at a time.
-    #[error("this machine is already in the group {name:?}: to leave it, stop laneway and move {} away", directory.display())]
+    #[error("this machine is already in the group {name:?}")]
     AlreadyMember {
         /// What the group is called.
         name: String,
@@ -81,7 +81,7 @@ pub enum GroupError {
         directory: PathBuf,
     },
     /// A group's key without the group: an `init` that was cut short, or a key brought here by hand.
-    #[error("{} is there without a group: move it away if nobody needs it, then try again", file.display())]
+    #[error("{} is there without a group", file.display())]
     Leftover {
         /// The key.
         file: PathBuf,
@@ -92,6 +92,27 @@ pub enum GroupError {
     /// An invite does not admit.
     #[error(transparent)]
     Refused(#[from] Refusal),
+}
+
+impl GroupError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::State(error) => error.hint(),
+            Self::Missing { file } | Self::Damaged { file, .. } => {
+                let directory = quoted(file.parent().unwrap_or(file));
+                Some(format!("restore it, or move {directory} away and join the group again"))
+            }
+            Self::AlreadyMember { directory, .. } => {
+                Some(format!("to leave it, stop laneway and move {} away", quoted(directory)))
+            }
+            Self::Leftover { file } => {
+                Some(format!("if nobody needs this key, move {} away and try again", quoted(file)))
+            }
+            Self::Refused(refusal) => Some(refusal.hint()),
+            Self::Certificate(_) => None,
+        }
+    }
 }
 
 /// What is wrong with a file.
@@ -192,8 +213,11 @@ pub fn remember_membership(state: &StateDir, group: &Group) -> Result<(), GroupE
     save(state, &lock, group)
 }
 
-/// Refuses when this machine is in a group, even in one that cannot be read any more.
-pub(super) fn refuse_second_group(state: &StateDir) -> Result<(), GroupError> {
+/// Refuses when this machine is in a group, even in one whose other files cannot be read any more.
+///
+/// # Errors
+/// [`GroupError::AlreadyMember`], or when `group.json` itself cannot be read.
+pub fn refuse_second_group(state: &StateDir) -> Result<(), GroupError> {
     match read_json::<GroupFile>(state, GROUP)? {
         Some(GroupFile { name, .. }) => {
             Err(GroupError::AlreadyMember { name, directory: state.path().to_owned() })
@@ -268,8 +292,4 @@ pub(super) fn damaged<E: Into<Damage>>(state: &StateDir, name: &str) -> impl FnO
 
 fn read_pem<T: PemObject>(state: &StateDir, name: &str) -> Result<T, GroupError> {
     try_read_pem(state, name)?.ok_or_else(|| GroupError::Missing { file: state.file(name) })
-}
-
-fn directory(file: &std::path::Path) -> std::path::Display<'_> {
-    file.parent().unwrap_or(file).display()
 }

@@ -60,6 +60,26 @@ pub enum JoinError {
     Stopped,
 }
 
+impl JoinError {
+    /// What the joiner can do about it.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Refused(refusal) => refusal.hint(),
+            Self::Authority(error) => return error.hint(),
+            Self::Io(_) | Self::TimedOut | Self::Stopped => {
+                "check that 'laneway up' runs on the machine that made the group, and try again".into()
+            }
+            Self::TooLong(_) | Self::Malformed(_) => {
+                "use the same version of laneway on both machines".into()
+            }
+            Self::Untrusted(_) => {
+                "run 'laneway invite' on the machine that made the group, and use the line that it prints"
+                    .into()
+            }
+        })
+    }
+}
+
 /// Whom the authority has just admitted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Enrolled {

@@ -14,7 +14,7 @@ use nix::unistd::Uid;
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// Other users of the machine could read keys.
-    #[error("{} is open to other users (mode {mode:03o}): chmod {wanted} {}", path.display(), path.display())]
+    #[error("{} is open to other users (mode {mode:03o})", path.display())]
     TooOpen {
         /// The directory or file.
         path: PathBuf,
@@ -30,7 +30,7 @@ pub enum StateError {
         path: PathBuf,
     },
     /// There is no home directory to keep it in.
-    #[error("neither XDG_STATE_HOME nor HOME names an absolute path to keep state in; give one with --state")]
+    #[error("neither XDG_STATE_HOME nor HOME names an absolute path to keep state in")]
     NoHome,
     /// The operating system refused.
     #[error("cannot {action} {}", path.display())]
@@ -43,6 +43,21 @@ pub enum StateError {
         #[source]
         source: io::Error,
     },
+}
+
+impl StateError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::TooOpen { path, wanted, .. } => Some(format!("chmod {wanted} {}", quoted(path))),
+            Self::NotADirectory { .. } => Some("name another directory with --state DIR".into()),
+            Self::NoHome => Some("name a directory with --state DIR".into()),
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some("run this as the directory's owner, or name another directory with --state DIR".into())
+            }
+            Self::Io { .. } => None,
+        }
+    }
 }
 
 /// The state directory, known to exist and to be private.
@@ -149,6 +164,13 @@ impl StateDir {
     }
 }
 
+/// A path as one word of a shell command.
+pub(super) fn quoted(path: &Path) -> String {
+    let path = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+:@%,".contains(c);
+    if path.chars().all(plain) { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
+}
+
 fn refuse_if_open(path: &Path, mode: u32, wanted: &'static str) -> Result<(), StateError> {
     let mode = mode & 0o777;
     if mode & 0o077 != 0 {
@@ -206,9 +228,9 @@ mod tests {
     fn a_directory_open_to_others_is_refused_with_the_command_that_helps() {
         let parent = tempfile::tempdir().unwrap();
         fs::set_permissions(parent.path(), Permissions::from_mode(0o750)).unwrap();
-        let message = StateDir::open(parent.path()).unwrap_err().to_string();
-        assert!(message.contains("mode 750"), "{message}");
-        assert!(message.ends_with(&format!("chmod 700 {}", parent.path().display())), "{message}");
+        let error = StateDir::open(parent.path()).unwrap_err();
+        assert!(error.to_string().ends_with("(mode 750)"), "{error}");
+        assert_eq!(error.hint().unwrap(), format!("chmod 700 {}", parent.path().display()));
     }
 
     #[test]
@@ -219,9 +241,15 @@ mod tests {
             state.write(name, b"x").unwrap();
             fs::set_permissions(state.file(name), Permissions::from_mode(0o644)).unwrap();
         }
-        let message = state.read("node.key").unwrap_err().to_string();
-        assert!(message.ends_with(&format!("chmod 600 {}", state.file("node.key").display())), "{message}");
+        let hint = state.read("node.key").unwrap_err().hint();
+        assert_eq!(hint.unwrap(), format!("chmod 600 {}", state.file("node.key").display()));
         assert!(state.read("node.pem").unwrap().is_some());
+    }
+
+    #[test]
+    fn a_hint_can_be_pasted_into_a_shell() {
+        assert_eq!(quoted(Path::new("/var/lib/laneway")), "/var/lib/laneway");
+        assert_eq!(quoted(Path::new("/home/a b/it's")), r"'/home/a b/it'\''s'");
     }
 
     #[test]

@@ -1,0 +1,116 @@
+//! What is wrong with a configuration is said with its place; what comes before what.
+
+use std::net::{TcpListener, UdpSocket};
+
+use crate::machine::{Machine, Node, Output, free_udp_port, text};
+
+#[test]
+fn a_broken_file_is_named_with_line_and_column() {
+    let machine = Machine::new();
+    for (content, place, why) in [
+        ("role = 'client'\nhold = ", "line 2, column 8", "hold ="),
+        ("\n  rolle = 'client'", "line 2, column 3", "unknown field `rolle`"),
+        ("role = 'king'", "line 1, column 8", "king"),
+        ("server = ['10.0.0.5']", "line 1, column", "10.0.0.5"),
+        ("allow = ['a b']", "line 1, column", "'a b' is not a rule"),
+        ("discovery-port = 70000", "line 1, column 18", "70000"),
+    ] {
+        let file = machine.configure(content);
+        let output = machine.laneway(["up"]);
+        let what = format!("error: the configuration {} is not valid", text(&file));
+        output.failed(2, &[&what, "caused by: TOML parse error at", "hint: 'laneway up --help'"]);
+        assert!(output.stderr.contains(place) && output.stderr.contains(why), "{content}: {output}");
+    }
+}
+
+#[test]
+fn a_named_file_that_is_not_there_is_an_error() {
+    let machine = Machine::new();
+    let missing = machine.path("missing.toml");
+    let output = machine.laneway(["up", "--config", text(&missing)]);
+    output.failed(2, &[&format!("error: cannot read the configuration {}", text(&missing)), "caused by: "]);
+}
+
+#[test]
+fn a_number_out_of_range_in_the_file_is_refused_as_on_the_command_line() {
+    let machine = Machine::new();
+    for content in ["hold = -1", "drain = 1e9", "connect-timeout = nan"] {
+        machine.configure(content);
+        let name = content.split(' ').next().unwrap();
+        machine.laneway(["up"]).failed(2, &[&format!("error: {name}: ")]);
+    }
+}
+
+#[test]
+fn a_proxy_for_everybody_must_be_asked_for_twice() {
+    let machine = Machine::new();
+    let output = machine.laneway(["up", "--proxy", "0.0.0.0:0"]);
+    output.failed(2, &["error: --proxy 0.0.0.0:0 would let every machine", "hint: listen on 127.0.0.1"]);
+    assert!(output.stderr.contains("--proxy-open-to-lan"), "{output}");
+}
+
+#[test]
+fn a_log_level_that_is_none_is_refused() {
+    let output = Machine::new().laneway(["up", "--log", "laneway=loud"]);
+    output.failed(
+        2,
+        &["error: 'laneway=loud' is not a log level", "hint: use error, warn, info, debug or trace"],
+    );
+}
+
+#[test]
+fn a_flag_comes_before_a_variable_and_a_variable_before_the_file() {
+    let (machine, _) = Machine::with_group();
+    machine.configure("proxy = '127.0.0.11:0'");
+    let proxy = |variable: Option<&str>, flag: Option<&str>| {
+        let mut command = machine.up("127.0.0.11", &[]);
+        command.envs(variable.map(|address| ("LANEWAY_PROXY", address)));
+        command.args(flag.into_iter().flat_map(|address| ["--proxy", address]));
+        let address = Node::start(&mut command).address("local proxy");
+        address.split_once(':').unwrap().0.to_owned()
+    };
+    assert_eq!(proxy(None, None), "127.0.0.11");
+    assert_eq!(proxy(Some("127.0.0.12:0"), None), "127.0.0.12");
+    assert_eq!(proxy(None, Some("127.0.0.13:0")), "127.0.0.13");
+    assert_eq!(proxy(Some("127.0.0.12:0"), Some("127.0.0.13:0")), "127.0.0.13");
+}
+
+#[test]
+fn a_named_file_is_used_instead_of_the_users_own() {
+    let (machine, _) = Machine::with_group();
+    machine.configure("proxy = '127.0.0.14:0'");
+    let other = machine.path("other.toml");
+    std::fs::write(&other, "proxy = '127.0.0.15:0'").unwrap();
+    let mut command = machine.up("127.0.0.14", &["--config", text(&other)]);
+    assert!(Node::start(&mut command).address("local proxy").starts_with("127.0.0.15:"));
+}
+
+#[test]
+fn a_port_that_is_taken_is_named_with_the_flag_that_chooses_another() {
+    let (machine, _) = Machine::with_group();
+    let address = "127.0.0.16";
+    let listener = TcpListener::bind((address, 0)).unwrap();
+    let taken = listener.local_addr().unwrap();
+
+    let output = Output::of(machine.up(address, &[]).args(["--proxy", &taken.to_string()]));
+    let what = format!("error: the local proxy cannot listen on {taken}");
+    output.failed(1, &[&what, "caused by: Address already in use", "hint: --proxy "]);
+
+    let port = free_udp_port(address).to_string();
+    let (proxy, link) = (format!("{address}:0"), taken.to_string());
+    let up = ["up", "--lan", address, "--proxy", &proxy, "--discovery-port", &port, "--link", &link];
+    let output = machine.laneway(up);
+    let what = format!("error: the link port cannot listen on {taken}");
+    output.failed(
+        1,
+        &[&what, "caused by: Address already in use", "hint: another laneway may be running here; --link "],
+    );
+
+    let ear = UdpSocket::bind((address, 0)).unwrap();
+    let port = ear.local_addr().unwrap().port().to_string();
+    let up = ["up", "--lan", address, "--proxy", &proxy, "--discovery-port", &port, "--link", &proxy];
+    let output = machine.laneway(up);
+    let why = format!("caused by: UDP {address}:{port}: Address already in use");
+    output.failed(1, &["error: discovery cannot start", &why, "hint: "]);
+    assert!(output.stderr.contains("--discovery-port N"), "{output}");
+}

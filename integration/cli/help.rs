@@ -1,0 +1,90 @@
+//! What `--help` and `--version` say, and what a wrong command line gets.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::machine::Output;
+
+/// Every command that has a help text; the hidden ones too.
+const COMMANDS: [&str; 8] = ["up", "init", "invite", "join", "members", "discover", "demo", "origin"];
+
+/// Without a variable, which the help would print, and at a fixed width.
+fn laneway(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_laneway"));
+    command.args(arguments).env_clear().env("NO_COLOR", "1").env("COLUMNS", "100").stdin(Stdio::null());
+    Output::of(&mut command)
+}
+
+#[track_caller]
+fn compare(name: &str, printed: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/cli/help").join(format!("{name}.txt"));
+    if std::env::var_os("LANEWAY_UPDATE_SNAPSHOTS").is_some() {
+        std::fs::write(&path, printed).unwrap();
+    }
+    let kept = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        kept == printed,
+        "the help of '{name}' has changed; if that is meant, run the tests with LANEWAY_UPDATE_SNAPSHOTS=1\n\
+         --- kept\n{kept}\n--- printed\n{printed}"
+    );
+}
+
+#[test]
+fn the_help_of_every_command_is_the_one_that_was_reviewed() {
+    compare("laneway", &laneway(&["--help"]).success().stdout);
+    for command in COMMANDS {
+        compare(command, &laneway(&[command, "--help"]).success().stdout);
+    }
+}
+
+#[test]
+fn every_command_that_the_help_lists_has_a_reviewed_help() {
+    let help = laneway(&["--help"]).success().stdout;
+    let listed =
+        help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let names: Vec<_> = listed
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert!(names.len() > 5, "{help}");
+    for name in names {
+        assert!(name == "help" || COMMANDS.contains(&name), "'{name}' has no snapshot");
+    }
+}
+
+#[test]
+fn the_version_is_that_of_the_package() {
+    for flag in ["--version", "-V"] {
+        assert_eq!(laneway(&[flag]).success().stdout, format!("laneway {}\n", env!("CARGO_PKG_VERSION")));
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_a_usage_error_on_standard_error() {
+    for (arguments, expected) in [
+        (&["upp"][..], "upp"),
+        (&["up", "--no-such-flag"], "--no-such-flag"),
+        (&["up", "--role", "king"], "king"),
+        (&["up", "--server", "nowhere"], "nowhere"),
+        (&["up", "--hold=-1"], "--hold"),
+        (&["up", "--active", "0"], "--active"),
+        (&["invite", "--uses", "0"], "any"),
+        (&["invite", "--ttl", "soon"], "never"),
+        (&["join"], "CODE"),
+    ] {
+        let output = laneway(arguments);
+        assert_eq!(output.code, Some(2), "{arguments:?}: {output}");
+        assert_eq!(output.stdout, "", "{arguments:?}");
+        assert!(
+            output.stderr.contains("error:") && output.stderr.contains(expected),
+            "{arguments:?}: {output}"
+        );
+    }
+}
+
+#[test]
+fn no_command_at_all_shows_the_help() {
+    let output = laneway(&[]);
+    assert_eq!(output.code, Some(2), "{output}");
+    assert!(output.stderr.contains("Usage: laneway"), "{output}");
+}

@@ -1,0 +1,12 @@
+//! The real `laneway` binary on one machine: what it prints, how it ends, and what it leaves on the disk.
+//!
+//! Nothing here needs a network: nodes run on loopback addresses and on ports that the system picks.
+//! `LANEWAY_UPDATE_SNAPSHOTS=1 cargo test --test cli` rewrites the help texts in `help/`.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod configuration;
+mod help;
+mod machine;
+mod membership;
+mod node;

@@ -1,0 +1,168 @@
+//! A group, its gateway and its clients, all in this process.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use laneway::failure::{Failure, Kind, Side};
+use laneway::gateway::access::Access;
+use laneway::gateway::dns::Resolver;
+use laneway::gateway::egress::Egress;
+use laneway::gateway::listener::LinkPort;
+use laneway::gateway::serve::Gateway;
+use laneway::link::client::Link;
+use laneway::link::tls;
+use laneway::local::links::Links;
+use laneway::local::listener::{self, Local};
+use laneway::local::session::Routes;
+use laneway::net;
+use laneway::peers::candidate::Activity;
+use laneway::peers::directory::{Directory, Source};
+use laneway::trust::authority::{Authority, Uses};
+use laneway::trust::certificate::Role;
+use laneway::trust::group::Group;
+use laneway::trust::join;
+use laneway::trust::state::StateDir;
+use laneway::wire::target::Target;
+use tokio::io::duplex;
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// A group of two, the first of which runs a gateway that may dial loopback addresses.
+pub(crate) struct Lab {
+    _directory: tempfile::TempDir,
+    pub(crate) gateway: Group,
+    pub(crate) client: Group,
+    pub(crate) link_address: SocketAddr,
+    /// Stops the gateway, orderly.
+    pub(crate) drain: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+}
+
+/// The local port of a node.
+pub(crate) struct Proxy {
+    pub(crate) address: SocketAddr,
+    dials: Arc<AtomicUsize>,
+    _needed: watch::Sender<bool>,
+    _is_gateway: watch::Sender<bool>,
+    running: Vec<JoinHandle<()>>,
+}
+
+impl Lab {
+    pub(crate) async fn new() -> Self {
+        Self::with_access("127.0.0.0/8").await
+    }
+
+    /// With a gateway that allows this alone.
+    pub(crate) async fn with_access(allow: &str) -> Self {
+        let (directory, gateway, client) = two_members().await;
+        let listener = net::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let link_address = listener.local_addr().unwrap();
+        let (drain, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let access = Access::new(&[], &[allow.parse().unwrap()], &[]);
+        let egress = Egress::new(access, Resolver::system().unwrap(), Duration::from_secs(10));
+        let serve = Gateway {
+            egress: Arc::new(egress),
+            activity: Arc::new(Activity::default()),
+            name: "laneway-test".into(),
+            drain: drain.clone(),
+        };
+        let port = LinkPort {
+            gateway: Some((Arc::new(serve), tls::link_server(&gateway).unwrap())),
+            authority: None,
+            workers: vec![Handle::current()],
+            tasks: tasks.clone(),
+            drain: drain.clone(),
+        };
+        tasks.spawn(Arc::new(port).run(listener));
+        Self { _directory: directory, gateway, client, link_address, drain, tasks }
+    }
+
+    /// A link of the client to the gateway.
+    pub(crate) async fn link(&self) -> Link {
+        let config = tls::link_client(&self.client).unwrap();
+        Link::dial(self.link_address, Some(self.gateway.node.id), config, &self.tasks).await.unwrap()
+    }
+
+    /// The client's local port: everything goes over the link.
+    pub(crate) async fn proxy(&self) -> Proxy {
+        let directory = Arc::new(Directory::default());
+        directory.name(self.link_address, Source::Static);
+        Proxy::start(&self.client, directory, false)
+    }
+}
+
+impl Proxy {
+    /// The local port of a gateway: it dials itself.
+    pub(crate) async fn direct() -> Self {
+        let (_directory, gateway, _) = two_members().await;
+        Self::start(&gateway, Arc::default(), true)
+    }
+
+    fn start(group: &Group, directory: Arc<Directory>, is_gateway: bool) -> Self {
+        let dials = Arc::new(AtomicUsize::new(0));
+        let counted = dials.clone();
+        let direct = move |target: Target| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            async move { dial(&target).await }.boxed()
+        };
+        let config = tls::link_client(group).unwrap();
+        let links = Links::new(directory, config, TaskTracker::new(), Box::new(|_| {}));
+        let (is_gateway_now, is_gateway) = watch::channel(is_gateway);
+        let (needed_now, needed) = watch::channel(!*is_gateway.borrow());
+        let hold = Duration::from_secs(10);
+        let routes = Routes { links: links.clone(), direct: Box::new(direct), is_gateway, hold };
+        let local = Local {
+            routes,
+            name: "laneway-test".into(),
+            drain: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            next_id: AtomicU64::new(1),
+        };
+        let listener = net::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let running =
+            vec![tokio::spawn(links.run(needed)), tokio::spawn(listener::run(Arc::new(local), listener))];
+        Self { address, dials, _needed: needed_now, _is_gateway: is_gateway_now, running }
+    }
+
+    /// How often a server was dialled.
+    pub(crate) fn dials(&self) -> usize {
+        self.dials.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.running.iter().for_each(JoinHandle::abort);
+    }
+}
+
+async fn dial(target: &Target) -> Result<TcpStream, Failure> {
+    let address = target.address().expect("the tests ask for addresses");
+    let connected = TcpStream::connect(address).await;
+    connected.map_err(|error| Failure::new(Kind::Refused, Side::Server, error.to_string()))
+}
+
+/// The first of a group and one that has joined it.
+async fn two_members() -> (tempfile::TempDir, Group, Group) {
+    let directory = tempfile::tempdir().unwrap();
+    let state = StateDir::open(directory.path().join("state")).unwrap();
+    let first = Authority::create(&state, "office", "first").unwrap();
+    let authority = Authority::load(&state).unwrap().unwrap();
+    let code = authority.invite(Role::Client, Uses::Times(1), None, None).unwrap();
+    let (mut joiner, mut signer) = duplex(4096);
+    let session = [7; 32];
+    let (joined, enrolled) = tokio::join!(
+        join::request(&mut joiner, &session, &code, "second"),
+        join::serve(&mut signer, &session, &authority),
+    );
+    enrolled.unwrap();
+    (directory, first, joined.unwrap())
+}

@@ -1,0 +1,386 @@
+//! A real link: TCP, TLS with both certificates, HTTP/2.
+
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use laneway::copy::Moved;
+use laneway::failure::{Kind, Side};
+use laneway::link::client::{Link, LinkTunnel};
+use laneway::link::relay::relay;
+use laneway::link::tls;
+use laneway::net;
+use laneway::wire::target::Target;
+use tokio::io::AsyncReadExt;
+use tokio::task::JoinSet;
+
+use crate::lab::Lab;
+use crate::peer::{Origin, Peer, within};
+
+async fn open(link: &Link, origin: &Origin) -> LinkTunnel {
+    within(link.open(&Target::from(origin.address), 1, Bytes::new())).await.unwrap()
+}
+
+/// A tunnel, and its other end at the origin.
+async fn through(link: &Link, origin: &Origin) -> (LinkTunnel, Peer) {
+    let tunnel = open(link, origin).await;
+    (tunnel, origin.accept().await)
+}
+
+async fn say(tunnel: &mut LinkTunnel, bytes: impl Into<Bytes>) {
+    within(tunnel.tunnel.outbox.send(bytes.into())).await.unwrap();
+}
+
+async fn hear(tunnel: &mut LinkTunnel, count: usize) -> Vec<u8> {
+    let mut heard = Vec::new();
+    while heard.len() < count {
+        let next = within(tunnel.tunnel.inbox.next()).await.unwrap();
+        heard.extend(next.unwrap_or_else(|| panic!("the end after {} of {count} bytes", heard.len())));
+    }
+    assert_eq!(heard.len(), count, "no more than was sent");
+    heard
+}
+
+async fn hear_end(tunnel: &mut LinkTunnel) {
+    let end = within(tunnel.tunnel.inbox.next()).await;
+    assert!(matches!(end, Ok(None)), "{end:?}");
+}
+
+/// The link still does what it is for.
+async fn assert_alive(link: &Link, origin: &Origin) {
+    assert!(link.is_usable());
+    let (mut tunnel, server) = through(link, origin).await;
+    tokio::spawn(server.echo());
+    say(&mut tunnel, "are you there?").await;
+    assert_eq!(hear(&mut tunnel, 14).await, b"are you there?");
+}
+
+#[tokio::test]
+async fn a_tunnel_carries_bytes_both_ways_unchanged() {
+    let (lab, origin) = (Lab::new().await, Origin::new());
+    let link = lab.link().await;
+    assert_eq!(link.gateway.id, lab.gateway.node.id);
+    let (tunnel, server) = through(&link, &origin).await;
+    tokio::spawn(server.echo());
+    // More than every window and buffer on the way.
+    let sent: Vec<u8> = (0..24_000_000_u32).map(|number| number.to_le_bytes()[1]).collect();
+    let (tunnel, _open) = tunnel.into_parts();
+    let (mut outbox, mut inbox) = (tunnel.outbox, tunnel.inbox);
+    let sending = async {
+        within(outbox.send(Bytes::from(sent.clone()))).await.unwrap();
+        outbox.finish().unwrap();
+    };
+    let receiving = async {
+        let mut heard = Vec::new();
+        while let Some(bytes) = within(inbox.next()).await.unwrap() {
+            heard.extend(bytes);
+        }
+        heard
+    };
+    let ((), heard) = tokio::join!(sending, receiving);
+    assert!(heard == sent, "{} of {} bytes, or other ones", heard.len(), sent.len());
+}
+
+#[tokio::test]
+async fn early_bytes_travel_with_the_question() {
+    let (lab, origin) = (Lab::new().await, Origin::new());
+    let link = lab.link().await;
+    let target = Target::from(origin.address);
+    let (tunnel, mut server) =
+        tokio::join!(link.open(&target, 1, Bytes::from_static(b"hello")), origin.accept());
+    server.hear("hello").await;
+    drop(tunnel.unwrap());
+}
+
+#[tokio::test]
+async fn the_client_may_end_first() {
+    let (lab, origin) = (Lab::new().await, Origin::new());
+    let (mut tunnel, mut server) = through(&lab.link().await, &origin).await;
+    say(&mut tunnel, "question").await;
+    tunnel.tunnel.outbox.finish().unwrap();
+    assert_eq!(server.rest().await, "question");
+    server.say("answer").await;
+    assert_eq!(hear(&mut tunnel, 6).await, b"answer");
+    server.end();
+    hear_end(&mut tunnel).await;
+}
+
+#[tokio::test]
+async fn the_server_may_end_first() {
+    let (lab, origin) = (Lab::new().await, Origin::new());
+    let (mut tunnel, mut server) = through(&lab.link().await, &origin).await;
+    server.say("banner").await;
+    server.end();
+    assert_eq!(hear(&mut tunnel, 6).await, b"banner");
+    hear_end(&mut tunnel).await;
+    say(&mut tunnel, "late").await;
+    server.hear("late").await;
+    tunnel.tunnel.outbox.finish().unwrap();
+    assert_eq!(server.rest().await, "");
+}
+
+#[tokio::test]
+async fn a_reset_of_the_server_is_never_a_clean_end() {
+    let (lab, origin) = (Lab::new().await, Origin::new());
+    let link = lab.link().await;
+    let (mut tunnel, mut server) = through(&link, &origin).await;
+    server.say("some").await;
+    hear(&mut tunnel, 4).await;
+    server.reset();
+    let end = within(tunnel.tunnel.inbox.next()).await;
+    assert_eq!(end.unwrap_err().reason(), Some(h2::Reason::CONNECT_ERROR));
+    assert_alive(&link, &origin).await;
+}
+
+#[tokio::test]
+async fn a_tunnel_that_the_client_gives_up_is_a_reset_for_the_server() {
+    let (lab, origin) = (Lab::new().await, Origin::new());
+    let link = lab.link().await;
+    for explicit in [true, false] {
+        let (mut tunnel, mut server) = through(&link, &origin).await;
+        say(&mut tunnel, "some").await;
+        server.hear("some").await;
+        if explicit {
+            tunnel.into_parts().0.reset(h2::Reason::CANCEL)
+        } else {
+            drop(tunnel)
+        }
+        assert_eq!(server.rest_before_reset().await, "");
+    }
+    assert_alive(&link, &origin).await;
+}
+
+#[tokio::test]
+async fn a_link_that_breaks_is_a_reset_for_its_servers() {
+    let (lab, origin) = (Lab::new().await, Origin::new());
+    let config = tls::link_client(&lab.client).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (address, target) = (lab.link_address, Target::from(origin.address));
+    let dialled = runtime.spawn(async move {
+        let link = Link::dial(address, None, config, &tokio_util::task::TaskTracker::new()).await.unwrap();
+        let tunnel = link.open(&target, 1, Bytes::from_static(b"some")).await.unwrap();
+        (link, tunnel)
+    });
+    let (mut server, kept) = tokio::join!(origin.accept(), dialled);
+    server.hear("some").await;
+    // The client's process is gone, and with it the connection.
+    runtime.shutdown_background();
+    assert_eq!(server.rest_before_reset().await, "");
+    drop(kept);
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_is_told_as_such_and_is_not_held_against_the_gateway() {
+    let lab = Lab::new().await;
+    let link = lab.link().await;
+    let gone = Target::from(Origin::new().address);
+    let failure = link.open(&gone, 1, Bytes::from_static(b"early")).await.unwrap_err();
+    assert_eq!((failure.kind, failure.side), (Kind::Refused, Side::Server));
+    assert!(!failure.blames_gateway());
+    assert_eq!(failure.sentence, format!("{gone} refused the connection"));
+    assert_alive(&link, &Origin::new()).await;
+}
+
+#[tokio::test]
+async fn a_destination_that_the_rules_refuse_is_never_dialled() {
+    let origin = Origin::new();
+    let lab = Lab::with_access("allowed.test").await;
+    let link = lab.link().await;
+    for (target, kind) in [
+        (Target::from(origin.address), Kind::AddressForbidden),
+        (Target::new("169.254.169.254", 80).unwrap(), Kind::AddressForbidden),
+        (Target::new("other.test", 80).unwrap(), Kind::NameForbidden),
+    ] {
+        let failure = link.open(&target, 1, Bytes::from_static(b"early")).await.unwrap_err();
+        assert_eq!((failure.kind, failure.side), (kind, Side::Gateway), "{target}");
+        assert!(!failure.blames_gateway());
+    }
+    assert!(link.is_usable());
+}
+
+#[tokio::test]
+async fn two_hundred_tunnels_at_once_do_not_mix() {
+    let (lab, origin) = (Lab::new().await, Arc::new(Origin::new()));
+    let link = lab.link().await;
+    let server = origin.clone();
+    let accepting = tokio::spawn(async move {
+        loop {
+            tokio::spawn(server.accept().await.echo());
+        }
+    });
+    let mut tunnels = JoinSet::new();
+    for number in 0..200_u32 {
+        let (link, origin) = (link.clone(), origin.clone());
+        tunnels.spawn(async move {
+            let mut tunnel = open(&link, &origin).await;
+            let own = number.to_be_bytes().repeat(5_000);
+            say(&mut tunnel, own.clone()).await;
+            assert!(hear(&mut tunnel, own.len()).await == own, "tunnel {number}");
+            tunnel
+        });
+    }
+    let open = within(tunnels.join_all()).await;
+    assert_eq!(link.pulse.tunnels(), 200);
+    drop(open);
+    assert_eq!(link.pulse.tunnels(), 0);
+    accepting.abort();
+}
+
+#[tokio::test]
+async fn stalled_readers_do_not_stop_another_tunnel() {
+    let (lab, origin) = (Lab::new().await, Origin::new());
+    let link = lab.link().await;
+    let (mut stalled, mut servers) = (Vec::new(), Vec::new());
+    for _ in 0..64 {
+        let (tunnel, mut server) = through(&link, &origin).await;
+        stalled.push(tunnel);
+        servers.push(tokio::spawn(async move {
+            // A whole stream window; what follows fills the sockets behind it.
+            server.say(vec![0; 1024 * 1024]).await;
+            server
+        }));
+    }
+    for server in servers {
+        tokio::spawn(server.await.unwrap().flood());
+    }
+    let (mut tunnel, server) = through(&link, &origin).await;
+    tokio::spawn(server.echo());
+    for _ in 0..64 {
+        say(&mut tunnel, vec![1; 64 * 1024]).await;
+        hear(&mut tunnel, 64 * 1024).await;
+    }
+    assert!(link.is_usable());
+    drop(stalled);
+    assert_alive(&link, &origin).await;
+}
+
+#[tokio::test]
+async fn thousands_of_single_bytes_to_a_stalled_app_do_not_close_the_link() {
+    let (lab, origin) = (Lab::new().await, Origin::new());
+    let link = lab.link().await;
+    let apps = Origin::new();
+    let (tunnel, mut server) = through(&link, &origin).await;
+    // Small buffers in the kernel, so that most of the bytes wait in the tunnel itself.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let (connected, inner) = tokio::join!(socket.connect(apps.address), apps.accept());
+    let mut app = Peer { stream: connected.unwrap() };
+    socket2::SockRef::from(&inner.stream).set_send_buffer_size(4096).unwrap();
+    let relaying = tokio::spawn(async move {
+        let (tunnel, _open) = tunnel.into_parts();
+        let mut moved = Moved::default();
+        relay(inner.stream, tunnel, Bytes::new(), &mut moved).await.unwrap();
+        moved
+    });
+    let sent = 60_000_u32;
+    for _ in 0..sent {
+        server.say("x").await;
+        tokio::task::yield_now().await;
+    }
+    assert_alive(&link, &origin).await;
+    server.end();
+    assert_eq!(app.rest().await, "x".repeat(sent as usize));
+    app.end();
+    assert_eq!(relaying.await.unwrap().received, u64::from(sent));
+    assert_eq!(server.rest().await, "");
+}
+
+/// How much may be sent; `None` when nothing has come to give room in so many turns.
+async fn room_after_a_while(tunnel: &mut LinkTunnel) -> Option<usize> {
+    for _ in 0..2000 {
+        let outbox = &mut tunnel.tunnel.outbox;
+        let room = std::future::poll_fn(|cx| Poll::Ready(outbox.poll_room(64 * 1024, cx))).await;
+        if let Poll::Ready(room) = room {
+            return Some(room.unwrap());
+        }
+        tokio::task::yield_now().await;
+    }
+    None
+}
+
+#[tokio::test]
+async fn thousands_of_one_byte_frames_to_a_server_that_does_not_read_do_not_close_the_link() {
+    let (lab, origin) = (Lab::new().await, Origin::new());
+    let link = lab.link().await;
+    let (mut tunnel, mut server) = through(&link, &origin).await;
+    // Fill everything on the way; then the server reads just enough for the single bytes to get their window, and
+    // the rest stays stalled.
+    let (mut sent, mut read) = (0, 0);
+    while let Some(room) = room_after_a_while(&mut tunnel).await {
+        tunnel.tunnel.outbox.send_reserved(vec![b'x'; room].into()).unwrap();
+        sent += room;
+    }
+    while room_after_a_while(&mut tunnel).await.is_none() {
+        let mut some = vec![0; 16 * 1024];
+        read += within(server.stream.read(&mut some)).await.unwrap();
+    }
+    for _ in 0..20_000 {
+        say(&mut tunnel, &b"x"[..]).await;
+    }
+    assert_alive(&link, &origin).await;
+    tunnel.tunnel.outbox.finish().unwrap();
+    assert_eq!(server.rest().await.len(), sent + 20_000 - read);
+}
+
+#[tokio::test]
+async fn five_hundred_aborted_downloads_do_not_close_the_link() {
+    let (lab, origin) = (Lab::new().await, Origin::new());
+    let link = lab.link().await;
+    let mut floods = Vec::new();
+    for _ in 0..500 {
+        let (mut tunnel, server) = through(&link, &origin).await;
+        floods.push(tokio::spawn(server.flood()));
+        within(tunnel.tunnel.inbox.next()).await.unwrap().unwrap();
+        // While more of it is under way.
+        drop(tunnel);
+        assert!(link.is_usable());
+    }
+    for flood in floods {
+        within(flood).await.unwrap();
+    }
+    assert_alive(&link, &origin).await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_drains_lets_open_tunnels_finish_and_takes_no_new_ones() {
+    let (lab, origin) = (Lab::new().await, Origin::new());
+    let link = lab.link().await;
+    let (mut tunnel, mut server) = through(&link, &origin).await;
+    lab.drain.cancel();
+    within(link.unusable()).await;
+    let failure = within(link.open(&Target::from(origin.address), 2, Bytes::new())).await.unwrap_err();
+    assert_eq!(failure.side, Side::Link, "another gateway may be asked: {failure}");
+
+    say(&mut tunnel, "still").await;
+    server.hear("still").await;
+    server.say("here").await;
+    assert_eq!(hear(&mut tunnel, 4).await, b"here");
+    tunnel.tunnel.outbox.finish().unwrap();
+    assert_eq!(server.rest().await, "");
+    server.end();
+    hear_end(&mut tunnel).await;
+    drop((tunnel, link));
+    lab.tasks.close();
+    within(lab.tasks.wait()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_never_shakes_hands_is_closed() {
+    let lab = Lab::new().await;
+    let mut silent = Peer::connect(lab.link_address).await;
+    let before = tokio::time::Instant::now();
+    assert_eq!(silent.rest().await, "");
+    assert_eq!(before.elapsed().as_secs(), Duration::from_secs(10).as_secs(), "by the paused clock");
+}
+
+#[tokio::test]
+async fn a_connection_without_the_links_protocol_is_closed() {
+    let lab = Lab::new().await;
+    let mut other = Peer::connect(lab.link_address).await;
+    other.say("GET / HTTP/1.1\r\nHost: gateway\r\n\r\n").await;
+    // TLS may answer with an alert, and the unread rest may reset the connection.
+    let mut bytes = bytes::BytesMut::new();
+    while let Ok(1..) = within(net::read_some(&other.stream, &mut bytes, 1024)).await {}
+    assert!(!bytes.starts_with(b"HTTP"), "{bytes:?}");
+}
