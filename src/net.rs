@@ -3,7 +3,7 @@
 //! Everything that only one operating system has stays behind the functions of this file.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -381,7 +381,7 @@ fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
     match address.family()? {
         nix::sys::socket::AddressFamily::Inet => {
             let v4 = address.as_sockaddr_in()?;
-            Some(SocketAddr::new(Ipv4Addr::from(v4.ip()).into(), v4.port()))
+            Some(SocketAddr::new(v4.ip().into(), v4.port()))
         }
         nix::sys::socket::AddressFamily::Inet6 => {
             let v6 = address.as_sockaddr_in6()?;

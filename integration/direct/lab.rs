@@ -113,7 +113,7 @@ impl Proxy {
             async move { dial(&target).await }.boxed()
         };
         let config = tls::link_client(group).unwrap();
-        let links = Links::new(directory, config, TaskTracker::new(), Box::new(|_| {}));
+        let links = Links::new(group.node.id, directory, config, TaskTracker::new(), Box::new(|_| {}));
         let (is_gateway_now, is_gateway) = watch::channel(is_gateway);
         let (needed_now, needed) = watch::channel(!*is_gateway.borrow());
         let hold = Duration::from_secs(10);

@@ -2,13 +2,11 @@
 
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use bytes::Bytes;
-use laneway::copy::Moved;
 use laneway::failure::{Kind, Side};
 use laneway::link::client::{Link, LinkTunnel};
-use laneway::link::relay::relay;
+use laneway::link::relay::{Progress, relay};
 use laneway::link::tls;
 use laneway::net;
 use laneway::wire::target::Target;
@@ -65,7 +63,7 @@ async fn a_tunnel_carries_bytes_both_ways_unchanged() {
     tokio::spawn(server.echo());
     // More than every window and buffer on the way.
     let sent: Vec<u8> = (0..24_000_000_u32).map(|number| number.to_le_bytes()[1]).collect();
-    let (tunnel, _open) = tunnel.into_parts();
+    let LinkTunnel { tunnel, counted: _counted } = tunnel;
     let (mut outbox, mut inbox) = (tunnel.outbox, tunnel.inbox);
     let sending = async {
         within(outbox.send(Bytes::from(sent.clone()))).await.unwrap();
@@ -129,7 +127,7 @@ async fn a_reset_of_the_server_is_never_a_clean_end() {
     hear(&mut tunnel, 4).await;
     server.reset();
     let end = within(tunnel.tunnel.inbox.next()).await;
-    assert_eq!(end.unwrap_err().reason(), Some(h2::Reason::CONNECT_ERROR));
+    assert!(end.unwrap_err().is_reset());
     assert_alive(&link, &origin).await;
 }
 
@@ -137,17 +135,11 @@ async fn a_reset_of_the_server_is_never_a_clean_end() {
 async fn a_tunnel_that_the_client_gives_up_is_a_reset_for_the_server() {
     let (lab, origin) = (Lab::new().await, Origin::new());
     let link = lab.link().await;
-    for explicit in [true, false] {
-        let (mut tunnel, mut server) = through(&link, &origin).await;
-        say(&mut tunnel, "some").await;
-        server.hear("some").await;
-        if explicit {
-            tunnel.into_parts().0.reset(h2::Reason::CANCEL)
-        } else {
-            drop(tunnel)
-        }
-        assert_eq!(server.rest_before_reset().await, "");
-    }
+    let (mut tunnel, mut server) = through(&link, &origin).await;
+    say(&mut tunnel, "some").await;
+    server.hear("some").await;
+    drop(tunnel);
+    assert_eq!(server.rest_before_reset().await, "");
     assert_alive(&link, &origin).await;
 }
 
@@ -268,10 +260,10 @@ async fn thousands_of_single_bytes_to_a_stalled_app_do_not_close_the_link() {
     let mut app = Peer { stream: connected.unwrap() };
     socket2::SockRef::from(&inner.stream).set_send_buffer_size(4096).unwrap();
     let relaying = tokio::spawn(async move {
-        let (tunnel, _open) = tunnel.into_parts();
-        let mut moved = Moved::default();
-        relay(inner.stream, tunnel, Bytes::new(), &mut moved).await.unwrap();
-        moved
+        let LinkTunnel { tunnel, counted: _counted } = tunnel;
+        let progress = Progress::default();
+        relay(&inner.stream, tunnel, &progress, None).await.unwrap();
+        progress.moved()
     });
     let sent = 60_000_u32;
     for _ in 0..sent {
@@ -371,7 +363,7 @@ async fn a_connection_that_never_shakes_hands_is_closed() {
     let mut silent = Peer::connect(lab.link_address).await;
     let before = tokio::time::Instant::now();
     assert_eq!(silent.rest().await, "");
-    assert_eq!(before.elapsed().as_secs(), Duration::from_secs(10).as_secs(), "by the paused clock");
+    assert_eq!(before.elapsed().as_secs(), 3, "by the paused clock");
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use tokio::sync::oneshot;
 
 use super::origin::Generated;
 use super::say;
@@ -62,13 +63,13 @@ impl Demo {
         step(&format!("server     http://{server_address}/file ({} MiB)", self.size));
 
         let code = machine::make_group(&directory, "gateway-1").await?;
-        let mut first = Self::gateway(&directory, "gateway-1", "127.0.0.2", &port, server_address).await?;
+        let first = Self::gateway(&directory, "gateway-1", "127.0.0.2", &port, server_address).await?;
         for (name, lan) in [("gateway-2", "127.0.0.3"), ("client", "127.0.0.4")] {
             machine::join_group(&directory, name, lan, &port, &code).await?;
         }
         step("group      made by gateway-1; gateway-2 and the client joined it with its code");
         let second = Self::gateway(&directory, "gateway-2", "127.0.0.3", &port, server_address).await?;
-        first.settle(STEP).await?;
+        let mut gateways = [first, second];
 
         title("The client starts and asks its LAN: who is connected to the server?");
         // As if it had never seen the group's machines: only the broadcast can find them.
@@ -90,22 +91,22 @@ impl Demo {
             ],
         )?;
         let proxy = client.wait("listening: local proxy, SOCKS5 and HTTP", STEP).await?.address()?;
-        loop {
+        let mut used = loop {
             let event = client.next(STEP).await?;
             let millis = started.elapsed().as_secs_f64() * 1000.0;
-            if let Some(line) = in_plain_words(&event, &[&first, &second]) {
+            if let Some(line) = in_plain_words(&event, &gateways) {
                 step(&format!("{millis:6.1} ms  {line}"));
             }
             if event.message() == "link up" {
-                break;
+                break event.address().ok();
             }
-        }
+        };
 
         title("An app on the client downloads the file");
         let hash = hash.await.map_err(|error| Problem::new("the file cannot be hashed").because(error))?;
         for dialect in [Dialect::Http, Dialect::Socks5] {
             let download = Download { proxy, server: server_address, size: file.size, dialect };
-            let done = download.run().await?;
+            let done = download.run(None).await?;
             check(&done.sha256, &hash)?;
             let rate = megabytes(done.bytes) / done.took.as_secs_f64();
             step(&format!(
@@ -116,6 +117,52 @@ impl Demo {
                 &hash[..16]
             ));
         }
+
+        for event in client.heard() {
+            if matches!(event.message(), "link up" | "gateway in use") {
+                used = event.address().ok();
+            }
+        }
+        let lost = gateways.iter_mut().find(|gateway| gateway.address == used);
+        let lost =
+            lost.ok_or_else(|| Problem::new("the client uses a gateway that is none of the demo's"))?;
+        title(&format!("In the middle of a download, {} is killed (kill -9)", lost.name));
+        let download = Download { proxy, server: server_address, size: file.size, dialect: Dialect::Http };
+        let (mark, marked) = oneshot::channel();
+        let takeover = async {
+            // Without a mark the download has failed, and says so itself.
+            let _ = marked.await;
+            lost.kill().await?;
+            download.small_request().await
+        };
+        let (done, first_request) = tokio::join!(download.run(Some((file.size / 4, mark))), takeover);
+        let (done, first_request) = (done?, first_request?);
+        check(&done.sha256, &hash)?;
+        let mut gateways_used = 1;
+        // The access line of the download comes after all else that happened to it.
+        loop {
+            let event = client.next(STEP).await?;
+            if let Some(line) = in_plain_words(&event, &gateways) {
+                step(&line);
+            }
+            match event.message() {
+                "download resumed on the next gateway" => gateways_used += 1,
+                "connection" if event.field("dialect") == "http" && event.number("received") >= file.size => {
+                    break;
+                }
+                _ => {}
+            }
+        }
+        step(&format!(
+            "first new request after the kill: answered in {:.1} ms",
+            first_request.as_secs_f64() * 1000.0
+        ));
+        step(&format!(
+            "download   {} bytes in {:.2} s over {gateways_used} gateway(s); SHA-256 is right: {}…",
+            done.bytes,
+            done.took.as_secs_f64(),
+            &hash[..16]
+        ));
 
         if self.keep {
             title("Everything goes on running. Try, in another terminal:");
@@ -163,7 +210,7 @@ impl Demo {
 }
 
 /// What an event of the client means, for somebody who reads it for the first time.
-fn in_plain_words(event: &Event, gateways: &[&Machine]) -> Option<String> {
+fn in_plain_words(event: &Event, gateways: &[Machine]) -> Option<String> {
     let name = || {
         let address = event.address().ok();
         let known = gateways.iter().find(|machine| machine.address == address);
@@ -174,6 +221,10 @@ fn in_plain_words(event: &Event, gateways: &[&Machine]) -> Option<String> {
         "gateway heard" => Some(format!("offer from {}: it is {}", name(), event.field("state"))),
         "gateway chosen" => Some(format!("{} chosen", name())),
         "link up" => Some(format!("link to {} up: one TCP connection, TLS 1.3, HTTP/2", name())),
+        "link down" => Some(format!("link to {} lost: {}", name(), event.field("reason"))),
+        "download resumed on the next gateway" => {
+            Some(format!("download goes on over the next gateway, from byte {}", event.number("offset")))
+        }
         _ => None,
     }
 }

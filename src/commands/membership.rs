@@ -228,11 +228,11 @@ async fn enrol(signer: SocketAddr, code: &JoinCode, name: &str) -> Result<Group,
     };
     let late = || failed(std::io::ErrorKind::TimedOut.into());
     let socket = timeout(CONNECT, TcpStream::connect(signer)).await;
-    let socket = socket.map_err(|_: tokio::time::error::Elapsed| late())?.map_err(failed)?;
+    let socket = socket.map_err(|_gone: tokio::time::error::Elapsed| late())?.map_err(failed)?;
     let connector = TlsConnector::from(tls::join_client(code));
     let host: ServerName<'static> = tls::server_name(None);
     let stream = timeout(CONNECT, connector.connect(host, socket)).await;
-    let mut stream = stream.map_err(|_: tokio::time::error::Elapsed| late())?.map_err(failed)?;
+    let mut stream = stream.map_err(|_gone: tokio::time::error::Elapsed| late())?.map_err(failed)?;
     let exporter = stream.get_ref().1.export_keying_material([0; 32], EXPORTER_LABEL, None);
     let exporter = exporter.map_err(|error| failed(std::io::Error::other(error)))?;
     let group = join::request(&mut stream, &exporter, code, name).await?;

@@ -227,8 +227,8 @@ impl FromStr for Rule {
             None => (1, u16::MAX),
             Some(ports) => {
                 let (low, high) = ports.split_once('-').unwrap_or((ports, ports));
-                let low = low.parse().map_err(|_: std::num::ParseIntError| error())?;
-                let high = high.parse().map_err(|_: std::num::ParseIntError| error())?;
+                let low = low.parse().map_err(|_gone: std::num::ParseIntError| error())?;
+                let high = high.parse().map_err(|_gone: std::num::ParseIntError| error())?;
                 if low == 0 || low > high {
                     return Err(error());
                 }

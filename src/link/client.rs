@@ -266,7 +266,13 @@ async fn drive(connection: Connection<TlsStream<TcpStream>, Bytes>, ping: PingPo
     let gateway = gateway.id.short();
     tokio::select! {
         result = driven => {
-            let reason = result.err().map_or_else(|| "closed".into(), |error| error.to_string());
+            let reason = match result {
+                Ok(()) => "closed".into(),
+                Err(error) if error.get_io().is_some_and(|io| io.kind() == io::ErrorKind::UnexpectedEof) => {
+                    "the gateway vanished".into()
+                }
+                Err(error) => error.to_string(),
+            };
             tracing::info!(gateway, %address, reason = printable(&reason), "link down");
         }
         () = dead => tracing::warn!(gateway, %address, reason = "no answer to a ping", "link down"),

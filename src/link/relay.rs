@@ -56,7 +56,7 @@ pub fn outcome(result: &Result<(), Broken>) -> String {
     match result {
         Ok(()) => "closed".into(),
         Err(Broken::Tunnel(error)) if error.reason() == Some(Reason::CANCEL) => {
-            "given up by the client".into()
+            "reset at the other end".into()
         }
         Err(Broken::Socket(error)) => format!("the connection broke: {error}"),
         Err(Broken::Tunnel(error)) => printable(&format!("the tunnel broke: {error}")),

@@ -63,7 +63,7 @@ impl ServerLink {
         let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
         let client = tls::peer(certificates).map_err(AcceptError::Certificate)?;
         let handshake = timeout(HANDSHAKE, builder().handshake(tls));
-        let connection = handshake.await.map_err(|_: tokio::time::error::Elapsed| AcceptError::Late)?;
+        let connection = handshake.await.map_err(|_gone: tokio::time::error::Elapsed| AcceptError::Late)?;
         let mut connection = connection.map_err(AcceptError::Protocol)?;
         let ping = connection.ping_pong().expect("taken once, here");
         let pulse = Arc::<Pulse>::default();

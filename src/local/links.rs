@@ -28,6 +28,8 @@ const HEDGE: Duration = Duration::from_millis(250);
 const PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause after failed dials: a gateway that comes back is found within it.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// The same for one that is not heard either; when it is, it is dialled at once.
+const LONGEST_SILENT_PAUSE: Duration = Duration::from_secs(10);
 /// The first pause after a failed proof of trust; doubled each time.
 const PENALTY: Duration = Duration::from_secs(1);
 /// The longest pause after failed proofs of trust.
@@ -172,6 +174,11 @@ impl Links {
             for left in links.drain(keep.min(links.len())..) {
                 left.retire();
             }
+            if let (Some(first), Some(old)) = (links.first(), before.first())
+                && first.address != *old
+            {
+                tracing::info!(gateway = first.gateway.id.short(), address = %first.address, "gateway in use");
+            }
             links.iter().map(|link| link.address).ne(before)
         });
         self.standing.borrow().clone()
@@ -273,20 +280,30 @@ impl Links {
                         | DialError::Protocol(..)
                 );
                 let reason = format!("{:#}", anyhow::Error::new(error));
-                tracing::info!(address = %gateway.link, reason, "no link");
-                self.pause(gateway.link, distrust);
+                let silent = gateway.state(Instant::now()).is_none();
+                if self.pause(gateway.link, distrust, silent) == 1 {
+                    tracing::info!(address = %gateway.link, reason, "no link");
+                } else {
+                    tracing::debug!(address = %gateway.link, reason, "no link again");
+                }
                 *locked(&self.trouble) = Some(reason);
                 None
             }
         }
     }
 
-    fn pause(&self, address: SocketAddr, distrust: bool) {
-        let (first, longest) = if distrust { (PENALTY, LONGEST_PENALTY) } else { (PAUSE, LONGEST_PAUSE) };
+    /// Lets a gateway that failed alone for a while; gives how often it has failed in a row.
+    fn pause(&self, address: SocketAddr, distrust: bool, silent: bool) -> u32 {
+        let (first, longest) = match (distrust, silent) {
+            (true, _) => (PENALTY, LONGEST_PENALTY),
+            (_, true) => (PAUSE, LONGEST_SILENT_PAUSE),
+            (_, false) => (PAUSE, LONGEST_PAUSE),
+        };
         let mut pauses = locked(&self.pauses);
         let paused = pauses.entry(address).or_insert(Paused { failures: 0, until: Instant::now() });
         paused.until = Instant::now() + first.saturating_mul(1 << paused.failures.min(16)).min(longest);
         paused.failures += 1;
+        paused.failures
     }
 
     fn pause_left(&self, address: SocketAddr, now: Instant) -> Option<Instant> {

@@ -71,7 +71,7 @@ impl Upstream {
     pub async fn until_stale(&mut self) {
         match self {
             Self::Link(tunnel, _) => drop(poll_fn(|cx| tunnel.tunnel.inbox.poll_fill(cx)).await),
-            Self::Direct(server) => drop(server.readable().await),
+            Self::Direct(server) => drop(server.peek(&mut [0]).await),
         }
     }
 

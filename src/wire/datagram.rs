@@ -247,7 +247,7 @@ impl Datagram {
     /// [`Dropped`], cheapest check first.
     pub fn decode(bytes: &[u8], group: GroupId, keys: &Keys, receiver: SocketAddr) -> Result<Self, Dropped> {
         let bytes: &[u8; SIZE] =
-            bytes.try_into().map_err(|_: std::array::TryFromSliceError| Dropped::Form)?;
+            bytes.try_into().map_err(|_gone: std::array::TryFromSliceError| Dropped::Form)?;
         if bytes[..4] != MAGIC || bytes[4] != VERSION {
             return Err(Dropped::Form);
         }

@@ -103,7 +103,7 @@ impl FromStr for Target {
         if port.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()) {
             return Err(TargetError::Port);
         }
-        Self::new(host, port.parse().map_err(|_: std::num::ParseIntError| TargetError::Port)?)
+        Self::new(host, port.parse().map_err(|_gone: std::num::ParseIntError| TargetError::Port)?)
     }
 }
 

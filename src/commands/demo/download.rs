@@ -11,6 +11,7 @@ use http::Method;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::commands::say;
@@ -53,8 +54,8 @@ impl Dialect {
 }
 
 impl Download {
-    /// Downloads and hashes; the bar follows.
-    pub(super) async fn run(&self) -> Result<Done, Problem> {
+    /// Downloads and hashes; the bar follows. `mark` is told when so many bytes have come.
+    pub(super) async fn run(&self, mut mark: Option<(u64, oneshot::Sender<()>)>) -> Result<Done, Problem> {
         let failed = |error: std::io::Error| {
             Problem::new(format!("the download by {} failed", self.dialect.name())).because(error)
         };
@@ -81,6 +82,9 @@ impl Download {
             hash.update(&buffer);
             bytes += buffer.len() as u64;
             bar.set_position(bytes);
+            if let Some((_, tell)) = mark.take_if(|(at, _)| bytes >= *at) {
+                let _ = tell.send(());
+            }
             buffer.clear();
             if bytes >= self.size || read(&mut stream, &mut buffer).await.map_err(failed)? == 0 {
                 break;
@@ -93,6 +97,25 @@ impl Download {
         }
         let sha256 = hash.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(Done { bytes, took, sha256 })
+    }
+
+    /// Asks for something small; gives how long the answer took.
+    pub(super) async fn small_request(&self) -> Result<Duration, Problem> {
+        let failed = |error: std::io::Error| Problem::new("the first request after it failed").because(error);
+        let start = Instant::now();
+        let mut stream = TcpStream::connect(self.proxy).await.map_err(failed)?;
+        let server = self.server;
+        let request = format!("GET http://{server}/ HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.map_err(failed)?;
+        let mut answer = BytesMut::new();
+        while read(&mut stream, &mut answer).await.map_err(failed)? > 0 {}
+        if !answer.starts_with(b"HTTP/1.1 200 ") {
+            let line =
+                String::from_utf8_lossy(answer[..].split(|byte| *byte == b'\r').next().unwrap_or_default())
+                    .into_owned();
+            return Err(Problem::new(format!("the first request after it was answered: {line}")));
+        }
+        Ok(start.elapsed())
     }
 
     async fn ask(&self) -> Result<TcpStream, Problem> {

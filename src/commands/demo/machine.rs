@@ -7,11 +7,15 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStderr, Command};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use crate::problem::Problem;
+
+/// How many log lines wait for somebody who reads them.
+const UNREAD: usize = 1024;
 
 /// A running process; killed when it is dropped.
 pub(super) struct Machine {
@@ -19,7 +23,7 @@ pub(super) struct Machine {
     /// Where its links are accepted.
     pub(super) address: Option<SocketAddr>,
     process: Child,
-    lines: Lines<BufReader<ChildStderr>>,
+    lines: mpsc::Receiver<String>,
 }
 
 /// One log event of a machine.
@@ -34,6 +38,11 @@ impl Event {
     /// One fact of it.
     pub(super) fn field(&self, name: &str) -> &str {
         self.0[name].as_str().unwrap_or_default()
+    }
+
+    /// One fact of it that is a number.
+    pub(super) fn number(&self, name: &str) -> u64 {
+        self.0[name].as_u64().unwrap_or_default()
     }
 
     /// The address that it is about.
@@ -55,7 +64,15 @@ impl Machine {
         command.args(arguments).env("LANEWAY_LOG_FORMAT", "json").stderr(Stdio::piped());
         let mut process = command.spawn().map_err(failed)?;
         let output = process.stderr.take().ok_or_else(|| failed(std::io::ErrorKind::BrokenPipe.into()))?;
-        Ok(Self { name, address: None, process, lines: BufReader::new(output).lines() })
+        let (told, lines) = mpsc::channel(UNREAD);
+        tokio::spawn(async move {
+            let mut output = BufReader::new(output).lines();
+            while let Ok(Some(line)) = output.next_line().await {
+                // Always read, or the machine would wait for its reader; what nobody wants is dropped.
+                let _ = told.try_send(line);
+            }
+        });
+        Ok(Self { name, address: None, process, lines })
     }
 
     /// The next event.
@@ -63,13 +80,13 @@ impl Machine {
         let deadline = Instant::now() + patience;
         let mut last = String::new();
         loop {
-            match timeout_at(deadline, self.lines.next_line()).await {
-                Ok(Ok(Some(line))) => match serde_json::from_str(&line) {
+            match timeout_at(deadline, self.lines.recv()).await {
+                Ok(Some(line)) => match serde_json::from_str(&line) {
                     Ok(event) => return Ok(Event(event)),
                     // What is no event is what it says before it ends.
                     Err(_) => last = line,
                 },
-                Ok(_) => return Err(Problem::new(format!("{} ended: {last}", self.name))),
+                Ok(None) => return Err(Problem::new(format!("{} ended: {last}", self.name))),
                 Err(_) => return Err(Problem::new(format!("{} is silent for too long", self.name))),
             }
         }
@@ -89,13 +106,14 @@ impl Machine {
         }
     }
 
-    /// Waits until a gateway has heard of another one.
-    pub(super) async fn settle(&mut self, patience: Duration) -> Result<(), Problem> {
-        self.wait("gateway heard", patience).await.map(drop)
+    /// The events so far that nobody has looked at.
+    pub(super) fn heard(&mut self) -> Vec<Event> {
+        std::iter::from_fn(|| self.lines.try_recv().ok())
+            .filter_map(|line| serde_json::from_str(&line).ok().map(Event))
+            .collect()
     }
 
     /// Ends it like a power failure: no farewell.
-    #[allow(dead_code)]
     pub(super) async fn kill(&mut self) -> Result<(), Problem> {
         let failed = |error| Problem::new(format!("{} cannot be killed", self.name)).because(error);
         self.process.kill().await.map_err(failed)
