@@ -257,7 +257,7 @@ impl Datagram {
         }
         let tag = keys.tag(kind, &bytes[..TAG], kind.is_addressed().then_some(receiver));
         aws_lc_rs::constant_time::verify_slices_are_equal(&tag, &bytes[TAG..])
-            .map_err(|_: aws_lc_rs::error::Unspecified| Dropped::Forged)?;
+            .map_err(|_gone: aws_lc_rs::error::Unspecified| Dropped::Forged)?;
         let nonce = array(bytes, 24);
         let message = match kind {
             Type::Query => Message::Query { nonce },
