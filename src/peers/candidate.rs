@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::directory::Directory;
 use super::selection::{Candidate, rank};
-use crate::wire::datagram::{Advert, MOST_PEERS, Peer, Reach, State};
+use crate::wire::datagram::{Advert, MOST_PEERS, Peer, Reach, Standing, State};
 use crate::wire::id::NodeId;
 
 /// How often the facts are brought up to date. They travel with the next beacon.
@@ -137,6 +137,7 @@ fn advert(
         load,
         capacity,
         tunnels,
+        standing: Standing::default(),
         peers,
     }
 }

@@ -196,11 +196,22 @@ impl Directory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::datagram::{Peer, Reach};
+    use crate::wire::datagram::{Peer, Reach, Standing};
 
     fn advert(state: State, capacity: u32) -> Advert {
         let reach = Reach::Reachable;
-        Advert { state, reach, link_port: 7420, weight: 100, load: 0, capacity, tunnels: 0, peers: vec![] }
+        let standing = Standing::default();
+        Advert {
+            state,
+            reach,
+            link_port: 7420,
+            weight: 100,
+            load: 0,
+            capacity,
+            tunnels: 0,
+            standing,
+            peers: vec![],
+        }
     }
 
     fn address(n: u8) -> SocketAddr {
