@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::egress::Egress;
 use crate::copy::Moved;
 use crate::failure::{Failure, printable};
-use crate::link::relay::{outcome, relay};
+use crate::link::relay::{outcome, relay_counted};
 use crate::link::server::{Incoming, ServerLink};
 use crate::peers::candidate::Activity;
 use crate::telemetry::record::Record;
@@ -86,7 +86,7 @@ impl Gateway {
             return record.ended("the client gave up");
         };
         let mut moved = Moved::default();
-        let result = relay(socket, tunnel, Bytes::new(), &mut moved).await;
+        let result = relay_counted(socket, tunnel, Bytes::new(), &mut moved, &self.activity.bytes).await;
         // Seen from the app, as all records are: what came off the link went to the server.
         record.moved(moved.received, moved.sent);
         record.ended(outcome(&result));

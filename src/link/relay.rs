@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -47,15 +48,24 @@ pub fn outcome(result: &Result<(), Broken>) -> String {
 ///
 /// # Errors
 /// [`Broken`], after the other side has been told.
-pub async fn relay(
+pub async fn relay(socket: TcpStream, tunnel: Tunnel, first: Bytes, moved: &mut Moved) -> Result<(), Broken> {
+    relay_counted(socket, tunnel, first, moved, &AtomicU64::new(0)).await
+}
+
+/// Does what [`relay`] does, and adds the bytes of both directions to `all` as they pass.
+///
+/// # Errors
+/// Those of [`relay`].
+pub async fn relay_counted(
     socket: TcpStream,
     mut tunnel: Tunnel,
     first: Bytes,
     moved: &mut Moved,
+    all: &AtomicU64,
 ) -> Result<(), Broken> {
     let Moved { sent, received } = moved;
-    let up = up(&socket, &mut tunnel.outbox, first, sent);
-    let down = down(&socket, &mut tunnel.inbox, received);
+    let up = up(&socket, &mut tunnel.outbox, first, sent, all);
+    let down = down(&socket, &mut tunnel.inbox, received, all);
     match futures_util::future::try_join(up, down).await {
         Ok(((), ())) => Ok(()),
         Err(broken) => {
@@ -70,8 +80,15 @@ pub async fn relay(
     }
 }
 
-async fn up(socket: &TcpStream, outbox: &mut Outbox, first: Bytes, sent: &mut u64) -> Result<(), Broken> {
+async fn up(
+    socket: &TcpStream,
+    outbox: &mut Outbox,
+    first: Bytes,
+    sent: &mut u64,
+    all: &AtomicU64,
+) -> Result<(), Broken> {
     *sent += first.len() as u64;
+    all.fetch_add(first.len() as u64, Relaxed);
     outbox.send(first).await.map_err(Broken::Tunnel)?;
     let mut size = SMALLEST_BUFFER;
     // Empty unless there are bytes: an idle tunnel holds no buffer.
@@ -83,6 +100,7 @@ async fn up(socket: &TcpStream, outbox: &mut Outbox, first: Bytes, sent: &mut u6
             Ok(0) => return outbox.finish().map_err(Broken::Tunnel),
             Ok(count) => {
                 *sent += count as u64;
+                all.fetch_add(count as u64, Relaxed);
                 outbox.send_reserved(buffer.split().freeze()).map_err(Broken::Tunnel)?;
                 size = if count == size { (size * 4).min(LARGEST_BUFFER) } else { size };
                 tokio::task::consume_budget().await;
@@ -104,13 +122,19 @@ fn poll_readable(socket: &TcpStream, outbox: &mut Outbox, cx: &mut Context<'_>) 
     socket.poll_read_ready(cx).map_err(Broken::Socket)
 }
 
-async fn down(socket: &TcpStream, inbox: &mut Inbox, received: &mut u64) -> Result<(), Broken> {
+async fn down(
+    socket: &TcpStream,
+    inbox: &mut Inbox,
+    received: &mut u64,
+    all: &AtomicU64,
+) -> Result<(), Broken> {
     loop {
         let count = poll_fn(|cx| poll_write(socket, inbox, cx)).await?;
         if count == 0 {
             return net::shutdown_write(socket).map_err(Broken::Socket);
         }
         *received += count as u64;
+        all.fetch_add(count as u64, Relaxed);
         tokio::task::consume_budget().await;
     }
 }
