@@ -77,7 +77,7 @@ impl Directory {
     /// Notes that the gateway at `link` answered on a link. Costs little when it is no suspect.
     pub fn proved(&self, link: SocketAddr, now: Instant) {
         let mut selection = self.lock();
-        if selection.at(link).is_some_and(|gateway| gateway.is_suspect(now)) {
+        if selection.at(link).is_some_and(|gateway| gateway.suspect_until(now).is_some()) {
             selection.proved(link, now);
         }
     }

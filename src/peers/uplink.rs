@@ -242,9 +242,15 @@ mod tests {
         // The limit may be over before the shell has begun: then there is nothing to leave behind either.
         assert!(matches!(hanging.execute(&command, State::Active).await, Err(Failed::TimedOut(_))));
         if let Ok(pid) = std::fs::read_to_string(&pid).unwrap_or_default().trim().parse::<i32>() {
-            // Killed with the shell: gone, or left for init to collect.
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
-            assert!(stat.map_or(true, |stat| stat.contains(") Z ")), "it still runs");
+            // Killed with the shell: soon it is gone, or left for init to collect.
+            let stat = || std::fs::read_to_string(format!("/proc/{pid}/stat"));
+            let runs = || stat().is_ok_and(|stat| !stat.contains(") Z ") && !stat.contains(") X "));
+            let gone = async {
+                while runs() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            timeout(Duration::from_secs(10), gone).await.expect("it still runs");
         }
         assert!(matches!(hanging.execute("exit 3", State::Active).await, Err(Failed::Status(_))));
 

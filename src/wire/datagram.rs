@@ -297,8 +297,7 @@ impl Datagram {
     /// # Errors
     /// [`Dropped`], cheapest check first.
     pub fn decode(bytes: &[u8], group: GroupId, keys: &Keys, receiver: SocketAddr) -> Result<Self, Dropped> {
-        let bytes: &[u8; SIZE] =
-            bytes.try_into().map_err(|_: std::array::TryFromSliceError| Dropped::Form)?;
+        let Ok(bytes) = <&[u8; SIZE]>::try_from(bytes) else { return Err(Dropped::Form) };
         if bytes[..4] != MAGIC || bytes[4] != VERSION {
             return Err(Dropped::Form);
         }
@@ -307,8 +306,9 @@ impl Datagram {
             return Err(Dropped::Group);
         }
         let tag = keys.tag(kind, &bytes[..TAG], kind.is_addressed().then_some(receiver));
-        aws_lc_rs::constant_time::verify_slices_are_equal(&tag, &bytes[TAG..])
-            .map_err(|_: aws_lc_rs::error::Unspecified| Dropped::Forged)?;
+        if aws_lc_rs::constant_time::verify_slices_are_equal(&tag, &bytes[TAG..]).is_err() {
+            return Err(Dropped::Forged);
+        }
         let nonce = array(bytes, 24);
         let message = match kind {
             Type::Query => Message::Query { nonce },

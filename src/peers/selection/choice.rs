@@ -35,7 +35,10 @@ impl Choice {
         }
         let place =
             |gateway: &Gateway| gateway.id.and_then(|id| places.get(&id)).copied().unwrap_or(usize::MAX);
-        gateways.sort_by_cached_key(|gateway| (class(gateway, now), place(gateway), gateway.link));
+        // Of the suspects the one that has been one for longest has had the most time to recover.
+        gateways.sort_by_cached_key(|gateway| {
+            (class(gateway, now), gateway.suspect_until(now), place(gateway), gateway.link)
+        });
     }
 
     /// Puts the better of the first two in front: the less busy one, unless the choice was made already.
@@ -61,7 +64,7 @@ fn class(gateway: &Gateway, now: Instant) -> u8 {
     match (gateway.state(now), gateway.source) {
         (Some(State::Draining), _) => 7,
         (Some(State::Withdrawn), _) => 8,
-        _ if gateway.is_suspect(now) => 6,
+        _ if gateway.suspect_until(now).is_some() => 6,
         (Some(State::Active), _) => 0,
         (Some(State::Standby), _) => 1,
         (None, Source::Static) => 2,

@@ -91,9 +91,9 @@ impl Gateway {
         self.fresh(now).map(|advert| advert.state)
     }
 
-    /// It left a link unanswered lately.
-    pub fn is_suspect(&self, now: Instant) -> bool {
-        self.suspicion.is_some_and(|suspicion| now < suspicion.until)
+    /// It left a link unanswered lately: until then it comes behind the others.
+    pub fn suspect_until(&self, now: Instant) -> Option<Instant> {
+        self.suspicion.map(|suspicion| suspicion.until).filter(|until| now < *until)
     }
 
     /// When it falls silent if it says nothing more.
@@ -158,7 +158,13 @@ impl Table {
         gateway.advert = Some(without_peers(advert));
         match means {
             Means::Offer(round_trip) => gateway.round_trip = Some(round_trip),
-            Means::Beacon(boot, counter) => gateway.beacon = Some((boot, counter)),
+            Means::Beacon(boot, counter) => {
+                // What was suspected of the process before says nothing of this one.
+                if gateway.beacon.is_some_and(|(before, _)| before != boot) {
+                    gateway.suspicion = None;
+                }
+                gateway.beacon = Some((boot, counter));
+            }
         }
         if !was_steady {
             gateway.steady = Some(now);

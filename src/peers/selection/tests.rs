@@ -417,8 +417,12 @@ fn a_suspect_comes_behind_the_others_for_a_while() {
     client.suspect(link(1), now);
     client.proved(link(1), now);
     assert_eq!(first(&mut client, now + Duration::from_secs(3)), link(2));
-    client.suspect(link(2), now);
-    assert_eq!(first(&mut client, now), link(1));
+    // When both are suspect the one that was suspected first is tried first, and a new process is none.
+    let later = now + Duration::from_secs(1);
+    client.suspect(link(2), later);
+    assert_eq!(first(&mut client, later), link(1));
+    client.heard(id(2), link(2), &advert(State::Standby, 0, 1), Means::Beacon(2, 1), later);
+    assert_eq!(first(&mut client, later), link(2));
 }
 
 #[test]
