@@ -2,14 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -27,19 +27,25 @@ use crate::local::links::Links;
 use crate::local::listener::{self, Local};
 use crate::local::session::Routes;
 use crate::net;
-use crate::peers::candidate::{self, Activity};
+use crate::peers::candidate::{self, Activity, Announcement};
 use crate::peers::directory::{Directory, Source};
 use crate::peers::discovery::{self, Discovery};
 use crate::peers::remembered;
+use crate::peers::selection;
+use crate::peers::uplink::{self, Uplink};
 use crate::problem::Problem;
 use crate::trust::authority::Authority;
 use crate::trust::group::Group;
 use crate::trust::state::StateDir;
-use crate::wire::datagram::{Advert, Reach};
+use crate::wire::datagram::Reach;
 use crate::wire::target::Target;
 
 /// How often the names of `--gateway` are resolved again.
 const RESOLVE: Duration = Duration::from_secs(30);
+/// How many results of dials wait to be looked at.
+const DIALS: usize = 64;
+/// A candidate that stops says so in this time, more than once.
+const FAREWELL: Duration = Duration::from_millis(150);
 
 /// Runs a node until it is told to stop and has drained.
 ///
@@ -63,19 +69,24 @@ pub async fn up(config: Config, state: StateDir) -> Result<(), Problem> {
 
     let stop = CancellationToken::new();
     let connections = TaskTracker::new();
-    let directory = Arc::new(Directory::default());
+    let mut seed = [0; 8];
+    aws_lc_rs::rand::fill(&mut seed).map_err(|error| Problem::new("no random numbers").because(error))?;
+    let seed = u64::from_be_bytes(seed);
+    let directory = Arc::new(Directory::new(group.node.id, seed));
     let activity = Arc::new(Activity::default());
     let access = Access::new(&config.servers, &config.allow, &config.deny);
     let resolver = Resolver::system()
         .map_err(|error| Problem::new("no resolver").because(std::io::Error::other(error)))?;
-    let egress = Arc::new(Egress::new(access, resolver, config.connect_timeout));
+    let (dials, dialled) = mpsc::channel(DIALS);
+    let servers = config.servers.clone();
+    let egress = Arc::new(Egress::new(access, resolver, config.connect_timeout, servers, dials));
 
     let proxy = bind(config.proxy, "the local proxy", "--proxy 127.0.0.1:0 takes any free port")?;
     let workers = Workers::start(if serves { config.threads } else { 1 })?;
     let link = if serves || authority.is_some() { Some(bind_link(config.link)?) } else { None };
     let link_port = link.as_ref().map_or(PORT, |(_, address)| address.port());
 
-    let (adverts, advertised) = watch::channel(None);
+    let (announcements, announced) = watch::channel(None);
     let joins = authority.clone().map(|authority| {
         let key = move |id: [u8; 8]| authority.invite_by_id(&id).ok().map(|invite| invite.discovery_key());
         (Box::new(key) as Box<discovery::InviteKey>, link_port)
@@ -90,7 +101,7 @@ pub async fn up(config: Config, state: StateDir) -> Result<(), Problem> {
         lans: config.lans.clone(),
         joins,
     };
-    let discovery = Discovery::new(options, directory.clone(), advertised.clone());
+    let discovery = Discovery::new(options, directory.clone(), announced.clone());
     let mut ears = JoinSet::new();
     let heard_at = discovery.bind(&mut ears).map_err(|error| {
         Problem::new("discovery cannot start").because(error).hint(
@@ -121,9 +132,7 @@ pub async fn up(config: Config, state: StateDir) -> Result<(), Problem> {
         }
     };
     let routes = Routes { links: links.clone(), direct: Box::new(direct), is_gateway, hold: config.hold };
-    let mut seed = [0; 8];
-    aws_lc_rs::rand::fill(&mut seed).map_err(|error| Problem::new("no random numbers").because(error))?;
-    let next_id = AtomicU64::new(u64::from_be_bytes(seed));
+    let next_id = AtomicU64::new(seed);
     let local = Arc::new(Local {
         routes,
         name: name.clone(),
@@ -144,6 +153,17 @@ pub async fn up(config: Config, state: StateDir) -> Result<(), Problem> {
     if heard_at.is_empty() {
         tracing::warn!("no network interface to discover on is up yet");
     }
+
+    let server: Vec<_> = config.servers.iter().map(Target::to_string).collect();
+    let uplink = Uplink::new(uplink::Options {
+        on_promote: config.on_promote.clone(),
+        on_demote: config.on_demote.clone(),
+        limit: config.command_timeout,
+        drain: config.drain,
+        node: group.node.name.clone(),
+        server: server.join(","),
+        needs_server: !config.servers.is_empty(),
+    });
 
     let mut parts = JoinSet::new();
     parts.spawn(named("local proxy", listener::run(local, proxy)));
@@ -167,28 +187,37 @@ pub async fn up(config: Config, state: StateDir) -> Result<(), Problem> {
     if serves {
         let (reach, reached) = watch::channel(Reach::Unknown);
         let options = candidate::Options {
-            id: group.node.id,
-            link_port,
-            weight: config.weight,
-            active: config.active,
+            selection: selection::Options {
+                policy: config.policy,
+                active: u8::try_from(config.active).unwrap_or(u8::MAX),
+                rotate: config.rotate,
+                link_port,
+                weight: config.weight,
+                prepares: uplink.prepares(),
+            },
             needs_server: !config.servers.is_empty(),
             declared: config.role == Role::Gateway,
         };
-        let candidate = candidate::run(options, directory, reached, activity.clone(), adverts);
+        parts.spawn(named("uplink", uplink.clone().run(reached.clone(), activity.clone())));
+        let candidate =
+            candidate::run(options, directory, reached, activity.clone(), uplink.clone(), announcements);
         parts.spawn(named("candidate", candidate));
         if !config.servers.is_empty() {
-            parts.spawn(named("probe", probe::run(egress, config.servers.clone(), reach)));
+            parts.spawn(named("probe", probe::run(egress, config.servers.clone(), dialled, reach)));
         } else {
             parts.spawn(named("probe", async move { reach.closed().await }));
         }
     } else {
-        parts.spawn(named("candidate", async move { adverts.closed().await }));
+        parts.spawn(named("candidate", async move { announcements.closed().await }));
     }
-    parts.spawn(named("role", follow_role(advertised, is_gateway_now, needed_now)));
+    let farewell = announced.clone();
+    parts.spawn(named("role", follow_role(announced, is_gateway_now, needed_now)));
 
     let node = group.node.name.as_str();
     tracing::info!(node, id = group.node.id.short(), group = group.name, "ready");
-    supervise(parts, signals, stop, connections, &activity, config.drain).await?;
+    let ended = supervise(parts, signals, stop, connections, &activity, &farewell, config.drain).await;
+    uplink.demote().await;
+    ended?;
     workers.stop();
     Ok(())
 }
@@ -223,6 +252,7 @@ async fn supervise(
     stop: CancellationToken,
     connections: TaskTracker,
     activity: &Activity,
+    announced: &watch::Receiver<Option<Announcement>>,
     drain: Duration,
 ) -> Result<(), Problem> {
     tokio::select! {
@@ -234,13 +264,16 @@ async fn supervise(
             });
         }
     }
-    activity.draining.store(true, Ordering::Relaxed);
+    activity.drain();
     stop.cancel();
     connections.close();
     let open = connections.len();
     tracing::info!(open, seconds = drain.as_secs_f32(), "stopping: open connections may finish");
+    // What a candidate is about to do must reach the others, at the least.
+    let farewell = if announced.borrow().is_some() { FAREWELL } else { Duration::ZERO };
+    let finish = async { tokio::join!(connections.wait(), tokio::time::sleep(farewell)) };
     tokio::select! {
-        finished = timeout(drain, connections.wait()) => if finished.is_err() {
+        finished = timeout(drain.max(farewell), finish) => if finished.is_err() {
             tracing::warn!(open = connections.len(), "stopped: the time to finish is over");
         },
         () = signals.next() => tracing::warn!(open = connections.len(), "stopped: told twice"),
@@ -267,16 +300,20 @@ async fn named(name: &'static str, part: impl Future<Output = ()>) -> &'static s
 
 /// A node that serves others serves its own software directly; any other needs links.
 async fn follow_role(
-    mut advertised: watch::Receiver<Option<Advert>>,
+    mut announced: watch::Receiver<Option<Announcement>>,
     is_gateway: watch::Sender<bool>,
     needed: watch::Sender<bool>,
 ) {
     use crate::wire::datagram::State;
     loop {
-        let serves = advertised.borrow_and_update().as_ref().is_some_and(|a| a.state != State::Withdrawn);
+        // One that must bring its uplink up first has no way out of its own yet.
+        let serves = announced.borrow_and_update().as_ref().is_some_and(|announcement| {
+            let advert = &announcement.advert;
+            advert.state != State::Withdrawn && advert.reach != Reach::Unreachable
+        });
         is_gateway.send_if_modified(|now| std::mem::replace(now, serves) != serves);
         needed.send_if_modified(|now| std::mem::replace(now, !serves) == serves);
-        if advertised.changed().await.is_err() {
+        if announced.changed().await.is_err() {
             return std::future::pending().await;
         }
     }

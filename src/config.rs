@@ -14,6 +14,7 @@ use crate::gateway::access::Rule;
 use crate::problem::Problem;
 use crate::telemetry::log::Format;
 use crate::trust::state::StateDir;
+use crate::wire::datagram::Policy;
 use crate::wire::target::Target;
 
 /// The default port of discovery (UDP) and of the link (TCP).
@@ -75,6 +76,22 @@ pub struct Typed {
     /// How strongly this node should be preferred as a gateway, in percent [default: 100]
     #[arg(long, env = "LANEWAY_WEIGHT", value_name = "PERCENT")]
     pub weight: Option<u16>,
+    /// How the active gateways are chosen [default: strongest]
+    #[arg(long, env = "LANEWAY_POLICY", value_enum)]
+    pub policy: Option<Policy>,
+    /// How long a turn lasts with the policies round-robin and random, in seconds [default: 3600]
+    #[arg(long, env = "LANEWAY_ROTATE", value_name = "SECS", value_parser = rotation)]
+    pub rotate: Option<f64>,
+    /// A shell command that brings this gateway's uplink up when it is chosen; it serves once a --server
+    /// answers [default: none]
+    #[arg(long, env = "LANEWAY_ON_PROMOTE", value_name = "CMD")]
+    pub on_promote: Option<String>,
+    /// A shell command that brings the uplink down when this gateway is no longer chosen [default: none]
+    #[arg(long, env = "LANEWAY_ON_DEMOTE", value_name = "CMD")]
+    pub on_demote: Option<String>,
+    /// How long --on-promote and --on-demote may take before they are killed, in seconds [default: 10]
+    #[arg(long, env = "LANEWAY_COMMAND_TIMEOUT", value_name = "SECS", value_parser = seconds)]
+    pub command_timeout: Option<f64>,
     /// How long a new connection waits while there is no gateway, in seconds [default: 10]
     #[arg(long, env = "LANEWAY_HOLD", value_name = "SECS", value_parser = seconds)]
     pub hold: Option<f64>,
@@ -99,6 +116,13 @@ fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if (0.0..=86_400.0).contains(&value) => Ok(value),
         _ => Err("not a number of seconds from 0 to 86400".into()),
+    }
+}
+
+fn rotation(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (1.0..=31_536_000.0).contains(&value) => Ok(value),
+        _ => Err("not a number of seconds from 1 to 31536000".into()),
     }
 }
 
@@ -127,6 +151,16 @@ pub struct Config {
     pub active: usize,
     /// This node's weight in percent.
     pub weight: u16,
+    /// How the active gateways are chosen.
+    pub policy: Policy,
+    /// How long a turn lasts.
+    pub rotate: Duration,
+    /// Brings this gateway's uplink up.
+    pub on_promote: Option<String>,
+    /// Brings it down.
+    pub on_demote: Option<String>,
+    /// How long either may take.
+    pub command_timeout: Duration,
     /// How long a connection is held.
     pub hold: Duration,
     /// How long open connections may go on at the end.
@@ -162,9 +196,15 @@ impl Config {
             ))
             .hint("listen on 127.0.0.1, or say --proxy-open-to-lan if that is what you want"));
         }
-        for (name, value) in
-            [("hold", typed.hold), ("drain", typed.drain), ("connect-timeout", typed.connect_timeout)]
-        {
+        if let Some(value) = typed.rotate {
+            rotation(&value.to_string()).map_err(|error| Problem::usage(format!("rotate: {error}")))?;
+        }
+        for (name, value) in [
+            ("hold", typed.hold),
+            ("drain", typed.drain),
+            ("connect-timeout", typed.connect_timeout),
+            ("command-timeout", typed.command_timeout),
+        ] {
             if let Some(value) = value {
                 seconds(&value.to_string()).map_err(|error| Problem::usage(format!("{name}: {error}")))?;
             }
@@ -183,6 +223,11 @@ impl Config {
             deny: typed.deny,
             active: typed.active.unwrap_or(1).into(),
             weight: typed.weight.unwrap_or(100),
+            policy: typed.policy.unwrap_or_default(),
+            rotate: duration(typed.rotate, 3600.0),
+            on_promote: typed.on_promote,
+            on_demote: typed.on_demote,
+            command_timeout: duration(typed.command_timeout, 10.0),
             hold: duration(typed.hold, 10.0),
             drain: duration(typed.drain, 30.0),
             connect_timeout: duration(typed.connect_timeout, 10.0),
@@ -212,6 +257,11 @@ impl Typed {
             deny: list(self.deny, other.deny),
             active: self.active.or(other.active),
             weight: self.weight.or(other.weight),
+            policy: self.policy.or(other.policy),
+            rotate: self.rotate.or(other.rotate),
+            on_promote: self.on_promote.or(other.on_promote),
+            on_demote: self.on_demote.or(other.on_demote),
+            command_timeout: self.command_timeout.or(other.command_timeout),
             hold: self.hold.or(other.hold),
             drain: self.drain.or(other.drain),
             connect_timeout: self.connect_timeout.or(other.connect_timeout),

@@ -66,7 +66,13 @@ impl Lab {
         let link_address = listener.local_addr().unwrap();
         let (drain, tasks) = (CancellationToken::new(), TaskTracker::new());
         let access = Access::new(&[], &[allow.parse().unwrap()], &[]);
-        let egress = Egress::new(access, Resolver::system().unwrap(), Duration::from_secs(10));
+        let egress = Egress::new(
+            access,
+            Resolver::system().unwrap(),
+            Duration::from_secs(10),
+            vec![],
+            tokio::sync::mpsc::channel(1).0,
+        );
         let serve = Gateway {
             egress: Arc::new(egress),
             activity: Arc::new(Activity::default()),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::access::Access;
@@ -20,17 +21,35 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// The most addresses of one name that are tried.
 const MOST_ADDRESSES: usize = 16;
 
+/// What became of a connection to one of the group's servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dial {
+    /// Which of the servers, counted from 0 in the order in which they are configured.
+    pub server: usize,
+    /// It was reached.
+    pub reached: bool,
+}
+
 /// The way out of this machine.
 pub struct Egress {
     access: Access,
     resolver: Resolver,
     connect_timeout: Duration,
+    servers: Vec<Target>,
+    dials: mpsc::Sender<Dial>,
 }
 
 impl Egress {
-    /// A way out under these rules. `connect_timeout` bounds all attempts of one target together.
-    pub fn new(access: Access, resolver: Resolver, connect_timeout: Duration) -> Self {
-        Self { access, resolver, connect_timeout }
+    /// A way out under these rules. `connect_timeout` bounds all attempts of one target together. What becomes
+    /// of connections to `servers`, and to no other target, is told to `dials`.
+    pub fn new(
+        access: Access,
+        resolver: Resolver,
+        connect_timeout: Duration,
+        servers: Vec<Target>,
+        dials: mpsc::Sender<Dial>,
+    ) -> Self {
+        Self { access, resolver, connect_timeout, servers, dials }
     }
 
     /// Connects to `target`, if the rules allow it.
@@ -38,6 +57,23 @@ impl Egress {
     /// # Errors
     /// Why not. Never a failure of the link: nothing here is held against the gateway.
     pub async fn connect(&self, target: &Target) -> Result<TcpStream, Failure> {
+        let connected = self.dial(target).await;
+        let refused = matches!(
+            connected.as_ref().map_err(|failure| failure.kind),
+            Err(Kind::NameForbidden | Kind::AddressForbidden)
+        );
+        if let Some(server) = self.servers.iter().position(|server| server == target).filter(|_| !refused) {
+            // When there are more results than are looked at, some are enough.
+            let _ = self.dials.try_send(Dial { server, reached: connected.is_ok() });
+        }
+        connected
+    }
+
+    /// The same, without telling anybody: what a probe does.
+    ///
+    /// # Errors
+    /// Those of [`Egress::connect`].
+    pub async fn dial(&self, target: &Target) -> Result<TcpStream, Failure> {
         self.access.judge_name(target)?;
         let found = match &target.host {
             Host::Address(ip) => vec![*ip],

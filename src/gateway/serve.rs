@@ -84,7 +84,7 @@ impl Gateway {
         let Ok(tunnel) = incoming.accept() else {
             return record.ended("the client gave up");
         };
-        let progress = Progress::default();
+        let progress = Progress::counted_in(&self.activity.bytes);
         let result = relay(&socket, tunnel, &progress, None).await;
         if result.is_err() {
             net::reset(socket);

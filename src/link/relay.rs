@@ -65,13 +65,26 @@ pub fn outcome(result: &Result<(), Broken>) -> String {
 
 /// What has passed through one relay so far; read while it runs, and after it was dropped.
 #[derive(Debug, Default)]
-pub struct Progress {
+pub struct Progress<'a> {
     sent: AtomicU64,
     received: AtomicU64,
     app_ended: AtomicBool,
+    total: Option<&'a AtomicU64>,
 }
 
-impl Progress {
+impl<'a> Progress<'a> {
+    /// Progress that also adds the bytes of both directions to `total`, as they pass.
+    pub fn counted_in(total: &'a AtomicU64) -> Self {
+        Self { total: Some(total), ..Self::default() }
+    }
+
+    fn add(&self, direction: &AtomicU64, count: usize) {
+        direction.fetch_add(count as u64, Relaxed);
+        if let Some(total) = self.total {
+            total.fetch_add(count as u64, Relaxed);
+        }
+    }
+
     /// The bytes so far.
     pub fn moved(&self) -> Moved {
         Moved { sent: self.sent.load(Relaxed), received: self.received.load(Relaxed) }
@@ -121,7 +134,7 @@ impl Kept {
 pub async fn relay(
     socket: &TcpStream,
     mut tunnel: Tunnel,
-    progress: &Progress,
+    progress: &Progress<'_>,
     kept: Option<&mut Kept>,
 ) -> Result<(), Broken> {
     net::reset_on_drop(socket);
@@ -136,7 +149,7 @@ pub async fn relay(
 async fn both_ways(
     socket: &TcpStream,
     tunnel: &mut Tunnel,
-    progress: &Progress,
+    progress: &Progress<'_>,
     kept: Option<&mut Kept>,
 ) -> Result<(), Broken> {
     let mut up = std::pin::pin!(up(socket, &mut tunnel.outbox, progress, kept));
@@ -188,7 +201,7 @@ async fn both_ways(
 async fn up(
     socket: &TcpStream,
     outbox: &mut Outbox,
-    progress: &Progress,
+    progress: &Progress<'_>,
     mut kept: Option<&mut Kept>,
 ) -> Result<(), Broken> {
     if progress.app_ended.load(Relaxed) {
@@ -206,7 +219,7 @@ async fn up(
                 return outbox.finish().map_err(Broken::Tunnel);
             }
             Ok(count) => {
-                progress.sent.fetch_add(count as u64, Relaxed);
+                progress.add(&progress.sent, count);
                 if let Some(some) = kept.as_deref_mut() {
                     if progress.received.load(Relaxed) == 0 {
                         some.add(&buffer);
@@ -237,13 +250,13 @@ fn poll_readable(socket: &TcpStream, outbox: &mut Outbox, cx: &mut Context<'_>) 
     socket.poll_read_ready(cx).map_err(Broken::Socket)
 }
 
-async fn down(socket: &TcpStream, inbox: &mut Inbox, progress: &Progress) -> Result<(), Broken> {
+async fn down(socket: &TcpStream, inbox: &mut Inbox, progress: &Progress<'_>) -> Result<(), Broken> {
     loop {
         let count = poll_fn(|cx| poll_write(socket, inbox, cx)).await?;
         if count == 0 {
             return net::shutdown_write(socket).map_err(Broken::Socket);
         }
-        progress.received.fetch_add(count as u64, Relaxed);
+        progress.add(&progress.received, count);
         tokio::task::consume_budget().await;
     }
 }

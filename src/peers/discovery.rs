@@ -13,24 +13,25 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::candidate::Announcement;
 use super::directory::{Directory, Source};
 use super::rate::PerSource;
 use crate::net::{self, Ear, Heard, Lan};
-use crate::wire::datagram::{Advert, Datagram, Keys, Message, SIZE, invite_asked_for};
+use crate::wire::datagram::{Datagram, Keys, Message, SIZE, invite_asked_for};
 use crate::wire::id::{GroupId, NodeId};
 
 /// When queries leave after the first one, as long as no gateway is found: one lost datagram costs 100 ms.
 const RETRANSMIT_MILLIS: [u64; 6] = [100, 200, 400, 800, 1600, 3000];
 /// Between two queries after that.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Between two beacons of a candidate; varied by a tenth so that candidates do not speak in step.
-const BEACON: Duration = Duration::from_secs(1);
 /// Between two looks at the interfaces.
 const LOOK: Duration = Duration::from_secs(3);
 /// How long an answer to a query is waited for.
 const NONCE_LIFE: Duration = Duration::from_secs(10);
 /// How many queries may wait for answers.
 const MOST_NONCES: usize = 256;
+/// How many known gateways are asked by unicast besides.
+const MOST_ASKED: usize = 16;
 /// How many answers one source gets at once, and how fast it earns another.
 const ANSWERS: (u32, Duration) = (20, Duration::from_millis(100));
 
@@ -63,7 +64,7 @@ pub struct Discovery {
     options: Options,
     keys: Keys,
     directory: Arc<Directory>,
-    adverts: watch::Receiver<Option<Advert>>,
+    announcements: watch::Receiver<Option<Announcement>>,
     ears: Mutex<HashMap<Lan, Arc<Ear>>>,
     asked: Mutex<HashMap<[u8; 16], Instant>>,
     answers: Mutex<PerSource>,
@@ -71,17 +72,17 @@ pub struct Discovery {
 }
 
 impl Discovery {
-    /// Discovery that fills `directory` and tells what `adverts` holds.
+    /// Discovery that fills `directory` and tells what `announcements` holds.
     pub fn new(
         options: Options,
         directory: Arc<Directory>,
-        adverts: watch::Receiver<Option<Advert>>,
+        announcements: watch::Receiver<Option<Announcement>>,
     ) -> Arc<Self> {
         Arc::new(Self {
             keys: Keys::new(&options.discovery_key),
             options,
             directory,
-            adverts,
+            announcements,
             ears: Mutex::default(),
             asked: Mutex::default(),
             answers: Mutex::new(PerSource::new(ANSWERS.0, ANSWERS.1)),
@@ -120,14 +121,14 @@ impl Discovery {
     /// Asks, answers and beacons until it is dropped. `listeners` is what [`Discovery::bind`] filled.
     pub async fn run(self: Arc<Self>, mut listeners: JoinSet<Lan>) {
         let mut wanted = self.directory.wanted();
-        let mut adverts = self.adverts.clone();
+        let mut announcements = self.announcements.clone();
         // Once at the start in any case: a candidate should know the others before it speaks.
         self.ask(true).await;
         let mut looks = tokio::time::interval(LOOK);
         let mut counter = 0_u64;
         let mut round = 1_usize;
         let mut ask_at = Instant::now() + pause(0);
-        let mut beacon_at = Instant::now();
+        let mut said = 0;
         loop {
             let asking = *wanted.borrow_and_update();
             if !asking {
@@ -137,25 +138,18 @@ impl Discovery {
                 ask_at = Instant::now() + pause(round).mul_f64(jitter());
                 round += 1;
             }
-            let advert = adverts.borrow_and_update().clone();
-            if let Some(advert) = &advert
-                && beacon_at <= Instant::now()
+            let announcement = announcements.borrow_and_update().clone();
+            if let Some(Announcement { advert, beacons, .. }) = announcement
+                && beacons != said
             {
+                said = beacons;
                 counter += 1;
-                let message = Message::Beacon { boot: self.boot, counter, advert: advert.clone() };
-                self.tell_everybody(message).await;
-                beacon_at = Instant::now() + BEACON.mul_f64(jitter());
+                self.tell_everybody(Message::Beacon { boot: self.boot, counter, advert }).await;
             }
-            let state = advert.as_ref().map(|advert| advert.state);
             tokio::select! {
                 changed = wanted.changed() => if changed.is_err() { return },
-                Ok(()) = adverts.changed() => {
-                    if adverts.borrow().as_ref().map(|advert| advert.state) != state {
-                        beacon_at = Instant::now();
-                    }
-                }
+                Ok(()) = announcements.changed() => {}
                 () = tokio::time::sleep_until(ask_at.into()), if asking => {}
-                () = tokio::time::sleep_until(beacon_at.into()), if advert.is_some() => {}
                 _ = looks.tick() => {
                     if let Err(error) = self.bind(&mut listeners) {
                         tracing::debug!(%error, "an interface cannot be used");
@@ -184,7 +178,8 @@ impl Discovery {
             asked.insert(nonce, now);
         }
         let known = self.directory.ranked(now).into_iter();
-        let known: Vec<_> = known.filter(|gateway| gateway.source != Source::Static).collect();
+        let known = known.filter(|gateway| gateway.source != Source::Static);
+        let known: Vec<_> = known.take(MOST_ASKED).collect();
         let message = Message::Query { nonce };
         for gateway in known {
             let to = SocketAddr::new(gateway.link.ip(), self.options.port);
@@ -229,7 +224,8 @@ impl Discovery {
                 Ok(heard) => {
                     failures = 0;
                     if heard.neighbour && lan.net.contains(&net::plain(heard.from).ip()) {
-                        self.react(&buffer[..heard.size], heard, &mouth).await;
+                        let alone = Arc::ptr_eq(&ear, &mouth);
+                        self.react(&buffer[..heard.size], heard, alone, &mouth).await;
                     }
                 }
                 // An ICMP error of an earlier datagram is reported here too.
@@ -243,7 +239,8 @@ impl Discovery {
         lan
     }
 
-    async fn react(&self, bytes: &[u8], heard: Heard, mouth: &Ear) {
+    /// `alone` says that the datagram came to this node alone.
+    async fn react(&self, bytes: &[u8], heard: Heard, alone: bool, mouth: &Ear) {
         if let Some(invite) = invite_asked_for(bytes) {
             return self.answer_join(bytes, invite, heard.from, mouth).await;
         }
@@ -256,8 +253,9 @@ impl Discovery {
         let now = Instant::now();
         match datagram.message {
             Message::Query { nonce } => {
-                let advert = self.adverts.borrow().clone();
-                if let Some(advert) = advert
+                let announcement = self.announcements.borrow().clone();
+                if let Some(Announcement { advert, answers_one_in, .. }) = announcement
+                    && (alone || lot(&nonce).is_multiple_of(answers_one_in))
                     && locked(&self.answers).take(heard.from.ip(), now)
                 {
                     tracing::debug!(client = %heard.from, "query answered");
@@ -374,13 +372,18 @@ fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
+/// A number of the query's own: each retransmission has a new nonce, so that others answer it.
+fn lot(nonce: &[u8; 16]) -> u32 {
+    u32::from_be_bytes([nonce[0], nonce[1], nonce[2], nonce[3]])
+}
+
 /// How long to wait after the query of this round.
 fn pause(round: usize) -> Duration {
     RETRANSMIT_MILLIS.get(round).map_or(PATIENCE, |millis| Duration::from_millis(*millis))
 }
 
-/// A factor from 0.9 to 1.1.
-fn jitter() -> f64 {
+/// A factor from 0.9 to 1.1: what is done again and again should not be done in step.
+pub fn jitter() -> f64 {
     let [byte] = random::<1>();
     0.9 + f64::from(byte) / 255.0 * 0.2
 }

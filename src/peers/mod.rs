@@ -1,8 +1,10 @@
 //! Who else is there: finding gateways, what is known of them, and who among them is active.
 
 pub mod candidate;
+pub mod capacity;
 pub mod directory;
 pub mod discovery;
 mod rate;
 pub mod remembered;
 pub mod selection;
+pub mod uplink;

@@ -9,6 +9,19 @@
 //!  16  8  epoch
 //!  24 16  nonce (query, offer: the query's; beacon: boot id and counter)
 //! ```
+//! The body of an offer and of a beacon (offsets from byte 56):
+//!
+//! ```text
+//!   0  1  state                   18  2  milliseconds to the next beacon
+//!   1  1  reach                   20  4  claim
+//!   2  2  link port               24  4  round
+//!   4  2  weight                  28  1  how many are active
+//!   6  2  load                    29  1  bit 0: preparing
+//!   8  4  capacity                30  2  zero
+//!  12  4  tunnels                 32 16  yields to (zero: nobody)
+//!  16  1  number of peers         48 16  replaces (zero: nobody)
+//!  17  1  policy                  64     peers: id 16, IP 16, port 2, state 1, zero 1
+//! ```
 //! Numbers are big-endian. Query and offer have the same size, so that nobody can use a gateway to amplify
 //! traffic. The HMAC of an offer also covers the address that it is sent to, so that it is of no use to
 //! anybody else. A datagram that is not exactly so is dropped without an answer.
@@ -29,7 +42,7 @@ const VERSION: u8 = 1;
 const BODY: usize = 56;
 const TAG: usize = SIZE - 16;
 const PEER_SIZE: usize = 36;
-const PEERS: usize = BODY + 24;
+const PEERS: usize = BODY + 64;
 
 /// What a candidate is, as it says itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,6 +55,42 @@ pub enum State {
     Draining,
     /// Cannot reach the server now.
     Withdrawn,
+}
+
+/// How the active candidates are chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// The one with the most capacity, measured, times its declared weight.
+    #[default]
+    Strongest,
+    /// The one with the least load.
+    LeastBusy,
+    /// One draw for each round, the same on all nodes.
+    Random,
+    /// One after the other, in the order of their ids.
+    RoundRobin,
+}
+
+/// A candidate's place in the group: what makes all nodes choose alike.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// How it chooses.
+    pub policy: Policy,
+    /// How many candidates are active at a time, as it was told.
+    pub active: u8,
+    /// It was chosen and brings its uplink up; it is not active yet.
+    pub preparing: bool,
+    /// Within so many milliseconds it beacons again.
+    pub interval: u16,
+    /// Of two that are active the one with the larger claim stays so: it became active knowing of the other.
+    pub claim: u32,
+    /// The number of the draw; the largest that anybody says counts.
+    pub round: u32,
+    /// The candidate that it hands its role over to.
+    pub yields_to: Option<NodeId>,
+    /// The candidate whose role it took over.
+    pub replaces: Option<NodeId>,
 }
 
 /// Whether a gateway reaches the configured servers.
@@ -83,6 +132,8 @@ pub struct Advert {
     pub capacity: u32,
     /// Open tunnels.
     pub tunnels: u32,
+    /// Its place in the group.
+    pub standing: Standing,
     /// Other candidates in rank order, at most [`MOST_PEERS`].
     pub peers: Vec<Peer>,
 }
@@ -246,8 +297,7 @@ impl Datagram {
     /// # Errors
     /// [`Dropped`], cheapest check first.
     pub fn decode(bytes: &[u8], group: GroupId, keys: &Keys, receiver: SocketAddr) -> Result<Self, Dropped> {
-        let bytes: &[u8; SIZE] =
-            bytes.try_into().map_err(|_gone: std::array::TryFromSliceError| Dropped::Form)?;
+        let Ok(bytes) = <&[u8; SIZE]>::try_from(bytes) else { return Err(Dropped::Form) };
         if bytes[..4] != MAGIC || bytes[4] != VERSION {
             return Err(Dropped::Form);
         }
@@ -256,8 +306,9 @@ impl Datagram {
             return Err(Dropped::Group);
         }
         let tag = keys.tag(kind, &bytes[..TAG], kind.is_addressed().then_some(receiver));
-        aws_lc_rs::constant_time::verify_slices_are_equal(&tag, &bytes[TAG..])
-            .map_err(|_gone: aws_lc_rs::error::Unspecified| Dropped::Forged)?;
+        if aws_lc_rs::constant_time::verify_slices_are_equal(&tag, &bytes[TAG..]).is_err() {
+            return Err(Dropped::Forged);
+        }
         let nonce = array(bytes, 24);
         let message = match kind {
             Type::Query => Message::Query { nonce },
@@ -315,6 +366,7 @@ impl Advert {
         body[6..8].copy_from_slice(&self.load.to_be_bytes());
         body[8..12].copy_from_slice(&self.capacity.to_be_bytes());
         body[12..16].copy_from_slice(&self.tunnels.to_be_bytes());
+        self.standing.write(body);
         let peers = &self.peers[..self.peers.len().min(MOST_PEERS)];
         body[16] = u8::try_from(peers.len()).expect("at most MOST_PEERS");
         for (peer, slot) in peers.iter().zip(out[PEERS..TAG].chunks_exact_mut(PEER_SIZE)) {
@@ -353,7 +405,46 @@ impl Advert {
             load: u16::from_be_bytes(array(body, 6)),
             capacity: u32::from_be_bytes(array(body, 8)),
             tunnels: u32::from_be_bytes(array(body, 12)),
+            standing: Standing::read(body)?,
             peers: peers.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl Standing {
+    fn write(&self, body: &mut [u8]) {
+        body[17] = match self.policy {
+            Policy::Strongest => 0,
+            Policy::LeastBusy => 1,
+            Policy::Random => 2,
+            Policy::RoundRobin => 3,
+        };
+        body[18..20].copy_from_slice(&self.interval.to_be_bytes());
+        body[20..24].copy_from_slice(&self.claim.to_be_bytes());
+        body[24..28].copy_from_slice(&self.round.to_be_bytes());
+        body[28] = self.active;
+        body[29] = u8::from(self.preparing);
+        body[32..48].copy_from_slice(&self.yields_to.map_or([0; 16], |id| id.0));
+        body[48..64].copy_from_slice(&self.replaces.map_or([0; 16], |id| id.0));
+    }
+
+    fn read(body: &[u8]) -> Result<Self, Dropped> {
+        let named = |at| Some(NodeId(array(body, at))).filter(|id| id.0 != [0; 16]);
+        Ok(Self {
+            policy: match body[17] {
+                0 => Policy::Strongest,
+                1 => Policy::LeastBusy,
+                2 => Policy::Random,
+                3 => Policy::RoundRobin,
+                _ => return Err(Dropped::Form),
+            },
+            interval: u16::from_be_bytes(array(body, 18)),
+            claim: u32::from_be_bytes(array(body, 20)),
+            round: u32::from_be_bytes(array(body, 24)),
+            active: body[28],
+            preparing: body[29] & 1 != 0,
+            yields_to: named(32),
+            replaces: named(48),
         })
     }
 }
@@ -443,11 +534,34 @@ mod tests {
         })
     }
 
+    fn standing() -> impl Strategy<Value = Standing> {
+        let policy = prop_oneof![
+            Just(Policy::Strongest),
+            Just(Policy::LeastBusy),
+            Just(Policy::Random),
+            Just(Policy::RoundRobin)
+        ];
+        let named = || proptest::option::of((1..=u128::MAX).prop_map(|id| NodeId(id.to_be_bytes())));
+        let numbers = (any::<u8>(), any::<bool>(), any::<u16>(), any::<u32>(), any::<u32>());
+        (policy, numbers, named(), named()).prop_map(
+            |(policy, (active, preparing, interval, claim, round), yields_to, replaces)| Standing {
+                policy,
+                active,
+                preparing,
+                interval,
+                claim,
+                round,
+                yields_to,
+                replaces,
+            },
+        )
+    }
+
     fn advert() -> impl Strategy<Value = Advert> {
         let reach = prop_oneof![Just(Reach::Unknown), Just(Reach::Reachable), Just(Reach::Unreachable)];
         let numbers = (1..=u16::MAX, any::<u16>(), any::<u16>(), any::<u32>(), any::<u32>());
-        (state(), reach, numbers, proptest::collection::vec(peer(), 0..=MOST_PEERS)).prop_map(
-            |(state, reach, (link_port, weight, load, capacity, tunnels), peers)| Advert {
+        (state(), reach, numbers, standing(), proptest::collection::vec(peer(), 0..=MOST_PEERS)).prop_map(
+            |(state, reach, (link_port, weight, load, capacity, tunnels), standing, peers)| Advert {
                 state,
                 reach,
                 link_port,
@@ -455,6 +569,7 @@ mod tests {
                 load,
                 capacity,
                 tunnels,
+                standing,
                 peers,
             },
         )

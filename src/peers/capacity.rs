@@ -1,0 +1,197 @@
+//! How much this machine can carry for others, and how much of that is in use.
+
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+
+/// How long the self-measurement lasts.
+const MEASURE: Duration = Duration::from_millis(20);
+/// Between two samples of what passes.
+const SAMPLE: Duration = Duration::from_secs(1);
+/// After so long without being reached again, half of the best rate counts.
+const HALF_LIFE: Duration = Duration::from_secs(600);
+/// The tunnels that count as full load: as many streams as one link carries.
+const MOST_TUNNELS: u64 = 16_384;
+/// The newest sample counts so much in the load, in percent: a peak of a second moves nobody.
+const NEWEST: u32 = 30;
+
+/// What this machine can carry, in Mbit/s: how fast one core seals 16 KiB records with AES-128-GCM, times
+/// the cores, halved because each byte is opened or sealed and copied besides; no more than its fastest
+/// network interface says that it carries.
+pub fn measure() -> u32 {
+    sealing().min(fastest_interface().unwrap_or(u32::MAX)).max(1)
+}
+
+fn sealing() -> u32 {
+    const RECORD: usize = 16 * 1024;
+    let Ok(key) = UnboundKey::new(&AES_128_GCM, &[7; 16]) else { return 1 };
+    let key = LessSafeKey::new(key);
+    let mut record = vec![0_u8; RECORD];
+    let start = Instant::now();
+    let mut records = 0_u64;
+    while start.elapsed() < MEASURE {
+        let nonce = Nonce::assume_unique_for_key([0; 12]);
+        if key.seal_in_place_separate_tag(nonce, Aad::empty(), &mut record).is_err() {
+            return 1;
+        }
+        records += 1;
+    }
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let bits = records * RECORD as u64 * 8 * cores / 2;
+    let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX).max(1);
+    u32::try_from(bits / micros).unwrap_or(u32::MAX).max(1)
+}
+
+/// The speed of the fastest interface that says one, in Mbit/s. Virtual ones say none, or a made-up one.
+fn fastest_interface() -> Option<u32> {
+    let interfaces = std::fs::read_dir("/sys/class/net").ok()?;
+    let speed = |entry: std::fs::DirEntry| std::fs::read_to_string(entry.path().join("speed")).ok();
+    let speeds = interfaces.flatten().filter_map(speed);
+    speeds.filter_map(|text| text.trim().parse().ok()).filter(|speed| *speed > 0).max()
+}
+
+/// Follows what passes through this node.
+#[derive(Debug)]
+pub struct Meter {
+    measured: u32,
+    best: f64,
+    best_at: Instant,
+    bytes: u64,
+    sampled: Instant,
+    cpu: Option<Cpu>,
+    load: u16,
+}
+
+impl Meter {
+    /// A meter of a machine whose self-measurement gave so many Mbit/s.
+    pub fn new(measured: u32, now: Instant) -> Self {
+        Self { measured, best: 0.0, best_at: now, bytes: 0, sampled: now, cpu: Cpu::now(), load: 0 }
+    }
+
+    /// Takes a sample if the last one is a second old: the bytes carried since the start, both ways, and the
+    /// tunnels open now.
+    pub fn sample(&mut self, bytes: u64, tunnels: u32, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.sampled);
+        if elapsed < SAMPLE {
+            return;
+        }
+        let cpu = Cpu::now();
+        let busy = self.cpu.zip(cpu).map_or(0, |(before, now)| now.busy_since(before));
+        self.cpu = cpu;
+        self.take(bytes, tunnels, busy, elapsed, now);
+    }
+
+    fn take(&mut self, bytes: u64, tunnels: u32, busy: u16, elapsed: Duration, now: Instant) {
+        let passed = bytes.saturating_sub(self.bytes);
+        (self.bytes, self.sampled) = (bytes, now);
+        let rate = passed as f64 * 8.0 / 1e6 / elapsed.as_secs_f64().max(1e-3);
+        if rate >= self.best(now) {
+            (self.best, self.best_at) = (rate, now);
+        }
+        let of_tunnels = u64::from(tunnels) * 1000 / MOST_TUNNELS;
+        let of_capacity = whole(rate * 1000.0 / f64::from(self.capacity(now)));
+        let load = of_tunnels.max(of_capacity.into()).max(busy.into()).min(1000);
+        let newest = u32::try_from(load).unwrap_or(1000);
+        let smooth = (newest * NEWEST + u32::from(self.load) * (100 - NEWEST)) / 100;
+        self.load = u16::try_from(smooth).unwrap_or(1000);
+    }
+
+    /// What this machine can carry, in Mbit/s: what it measured of itself, or the best that it has really
+    /// carried, if that was more.
+    pub fn capacity(&self, now: Instant) -> u32 {
+        self.measured.max(whole(self.best(now)))
+    }
+
+    /// How busy it is, in permille: of tunnels, of its capacity, or of its processors, whichever is most.
+    pub fn load(&self) -> u16 {
+        self.load
+    }
+
+    fn best(&self, now: Instant) -> f64 {
+        let age = now.saturating_duration_since(self.best_at).as_secs_f64();
+        self.best * 0.5_f64.powf(age / HALF_LIFE.as_secs_f64())
+    }
+}
+
+/// A rate without its fraction, within what is told on the wire.
+fn whole(rate: f64) -> u32 {
+    // The cast of a float saturates.
+    #[expect(clippy::cast_possible_truncation, reason = "clamped to what fits")]
+    let whole = rate.clamp(0.0, f64::from(u32::MAX)) as u32;
+    whole
+}
+
+/// The time that all processors were busy, and all of their time, in ticks.
+#[derive(Clone, Copy, Debug)]
+struct Cpu {
+    busy: u64,
+    all: u64,
+}
+
+impl Cpu {
+    fn now() -> Option<Self> {
+        Self::read(&std::fs::read_to_string("/proc/stat").ok()?)
+    }
+
+    /// Reads the first line of `/proc/stat` (proc(5)): user, nice, system, idle, iowait, irq, softirq, steal.
+    fn read(stat: &str) -> Option<Self> {
+        let ticks = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace().take(8);
+        let ticks: Vec<u64> = ticks.map(str::parse).collect::<Result<_, _>>().ok()?;
+        let idle = ticks.get(3)?.saturating_add(*ticks.get(4)?);
+        let all = ticks.iter().fold(0, |all: u64, ticks| all.saturating_add(*ticks));
+        Some(Self { busy: all.saturating_sub(idle), all })
+    }
+
+    /// The share of busy time since `before`, in permille.
+    fn busy_since(self, before: Self) -> u16 {
+        let all = self.all.saturating_sub(before.all).max(1);
+        let busy = self.busy.saturating_sub(before.busy).min(all);
+        u16::try_from(busy.saturating_mul(1000) / all).unwrap_or(1000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_machine_has_some_capacity() {
+        assert!(sealing() > 10);
+        assert!(measure() > 0);
+    }
+
+    #[test]
+    fn what_was_carried_counts_and_is_forgotten_slowly() {
+        let start = Instant::now();
+        let mut meter = Meter::new(100, start);
+        let second = |n: u64| start + Duration::from_secs(n);
+        meter.take(50_000_000, 1, 0, SAMPLE, second(1));
+        assert_eq!(meter.capacity(second(1)), 400);
+        meter.take(50_000_000, 1, 0, SAMPLE, second(2));
+        assert_eq!(meter.capacity(second(601)), 200);
+        assert_eq!(meter.capacity(second(6001)), 100);
+    }
+
+    #[test]
+    fn the_load_is_that_of_what_is_most_in_use_and_follows_in_seconds() {
+        let start = Instant::now();
+        let mut meter = Meter::new(800, start);
+        for n in 1..=20 {
+            meter.take(n * 50_000_000, 10, 100, SAMPLE, start + SAMPLE * u32::try_from(n).unwrap());
+        }
+        assert!((480..=500).contains(&meter.load()), "{}", meter.load());
+        meter.take(20 * 50_000_000, 0, 1000, SAMPLE, start + SAMPLE * 21);
+        assert!((600..=700).contains(&meter.load()), "{}", meter.load());
+    }
+
+    #[test]
+    fn processor_time_is_read_from_the_kernels_own_count() {
+        let before = Cpu::read("cpu  100 0 100 700 100 0 0 0 0 0\ncpu0 1 2\n").unwrap();
+        let after = Cpu::read("cpu  150 0 125 775 100 0 0 0 0 0\n").unwrap();
+        assert_eq!(after.busy_since(before), 500);
+        assert_eq!(before.busy_since(after), 0);
+        for garbage in ["", "cpu", "cpu  1 2", "cpu  a b c d e", "intr 1 2 3 4 5"] {
+            assert!(Cpu::read(garbage).is_none());
+        }
+    }
+}
