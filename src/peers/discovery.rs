@@ -17,7 +17,7 @@ use super::candidate::Announcement;
 use super::directory::{Directory, Source};
 use super::rate::PerSource;
 use crate::net::{self, Ear, Heard, Lan};
-use crate::wire::datagram::{Datagram, Keys, Message, SIZE, invite_asked_for};
+use crate::wire::datagram::{Datagram, Keys, Message, SIZE, Way, invite_asked_for};
 use crate::wire::id::{GroupId, NodeId};
 
 /// When queries leave after the first one, as long as no gateway is found: one lost datagram costs 100 ms.
@@ -100,9 +100,18 @@ impl Discovery {
             if locked(&self.ears).contains_key(&lan) {
                 continue;
             }
-            let unicast = Arc::new(Ear::unicast(&lan, self.options.own_port).map_err(|error| {
-                io::Error::new(error.kind(), format!("UDP {}: {error}", lan.own(self.options.own_port)))
-            })?);
+            let unicast = match Ear::unicast(&lan, self.options.own_port) {
+                Ok(ear) => Arc::new(ear),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                    let own = lan.own(self.options.own_port);
+                    return Err(io::Error::new(error.kind(), format!("UDP {own}: {error}")));
+                }
+                // An IPv6 address that is still being checked for duplicates, for one; the next look finds it.
+                Err(error) => {
+                    tracing::debug!(interface = lan.interface, address = %lan.net.addr(), %error, "not used yet");
+                    continue;
+                }
+            };
             bound.push(unicast.own);
             locked(&self.ears).insert(lan.clone(), unicast.clone());
             listeners.spawn(self.clone().listen(lan.clone(), unicast.clone(), unicast.clone()));
@@ -205,7 +214,7 @@ impl Discovery {
 
     async fn tell(&self, ear: &Ear, message: Message, to: SocketAddr) {
         let (group, epoch, sender) = (self.options.group, self.options.epoch, self.options.id);
-        let bytes = Datagram { group, epoch, sender, message }.encode(&self.keys, to);
+        let bytes = Datagram { group, epoch, sender, message }.encode(&self.keys, Way { from: ear.own, to });
         if let Err(error) = ear.tell(&bytes, to).await {
             tracing::debug!(%to, %error, "datagram not sent");
         }
@@ -244,7 +253,9 @@ impl Discovery {
         if let Some(invite) = invite_asked_for(bytes) {
             return self.answer_join(bytes, invite, heard.from, mouth).await;
         }
-        let Ok(datagram) = Datagram::decode(bytes, self.options.group, &self.keys, mouth.own) else {
+        let Ok(datagram) =
+            Datagram::decode(bytes, self.options.group, &self.keys, Way { from: heard.from, to: mouth.own })
+        else {
             return;
         };
         if datagram.sender == self.options.id {
@@ -285,7 +296,10 @@ impl Discovery {
             return;
         }
         let Some(keys) = invites(invite).map(|key| Keys::new(&key)) else { return };
-        let Ok(asked) = Datagram::decode(bytes, self.options.group, &keys, mouth.own) else { return };
+        let Ok(asked) = Datagram::decode(bytes, self.options.group, &keys, Way { from, to: mouth.own })
+        else {
+            return;
+        };
         let Message::JoinQuery { nonce, .. } = asked.message else { return };
         let offer = Datagram {
             group: self.options.group,
@@ -293,7 +307,7 @@ impl Discovery {
             sender: self.options.id,
             message: Message::JoinOffer { nonce, link_port: *link_port },
         };
-        if let Err(error) = mouth.tell(&offer.encode(&keys, from), from).await {
+        if let Err(error) = mouth.tell(&offer.encode(&keys, Way { from: mouth.own, to: from }), from).await {
             tracing::debug!(to = %from, %error, "join offer not sent");
         }
     }
@@ -326,7 +340,7 @@ pub async fn find_signer(
     for wait in RETRANSMIT_MILLIS.map(Duration::from_millis) {
         for (ear, lan) in &ears {
             let to = lan.everybody(port);
-            if let Err(error) = ear.tell(&query.encode(&keys, to), to).await {
+            if let Err(error) = ear.tell(&query.encode(&keys, Way { from: ear.own, to }), to).await {
                 tracing::debug!(%to, %error, "join query not sent");
             }
         }
@@ -347,7 +361,11 @@ async fn hear_signer(ear: &Ear, lan: &Lan, group: GroupId, keys: &Keys, nonce: [
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
-        let Ok(datagram) = Datagram::decode(&buffer[..heard.size], group, keys, ear.own) else { continue };
+        let Ok(datagram) =
+            Datagram::decode(&buffer[..heard.size], group, keys, Way { from: heard.from, to: ear.own })
+        else {
+            continue;
+        };
         match datagram.message {
             Message::JoinOffer { nonce: echoed, link_port }
                 if echoed == nonce && lan.net.contains(&heard.from.ip()) && heard.neighbour =>

@@ -23,8 +23,8 @@
 //!  17  1  policy                  64     peers: id 16, IP 16, port 2, state 1, zero 1
 //! ```
 //! Numbers are big-endian. Query and offer have the same size, so that nobody can use a gateway to amplify
-//! traffic. The HMAC of an offer also covers the address that it is sent to, so that it is of no use to
-//! anybody else. A datagram that is not exactly so is dropped without an answer.
+//! traffic. The HMAC of beacons and offers also covers the address that they come from, and that of offers the
+//! address that they are sent to, so that repeating them from elsewhere or to others is of no use. A datagram that is not exactly so is dropped without an answer.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -191,6 +191,15 @@ pub struct Datagram {
     pub message: Message,
 }
 
+/// Where a datagram comes from and where it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// The sender's address.
+    pub from: SocketAddr,
+    /// The receiver's: its own, not a broadcast address, wherever that matters.
+    pub to: SocketAddr,
+}
+
 /// Why a datagram was dropped. Counted, never answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Dropped {
@@ -236,10 +245,11 @@ impl Keys {
         }
     }
 
-    fn tag(&self, kind: Type, head: &[u8], receiver: Option<SocketAddr>) -> [u8; 16] {
+    fn tag(&self, kind: Type, head: &[u8], way: Way) -> [u8; 16] {
         let mut context = hmac::Context::with_key(&self.by_type[kind as usize - 1]);
         context.update(head);
-        if let Some(address) = receiver {
+        let (from, to) = kind.covers();
+        for address in [from.then_some(way.from), to.then_some(way.to)].into_iter().flatten() {
             context.update(&plain_ip(address.ip()).octets());
             context.update(&address.port().to_be_bytes());
         }
@@ -250,8 +260,8 @@ impl Keys {
 }
 
 impl Datagram {
-    /// The bytes. `receiver` is the address that an offer is sent to; other types do not use it.
-    pub fn encode(&self, keys: &Keys, receiver: SocketAddr) -> [u8; SIZE] {
+    /// The bytes, for the way that they will go.
+    pub fn encode(&self, keys: &Keys, way: Way) -> [u8; SIZE] {
         let mut out = [0; SIZE];
         out[..4].copy_from_slice(&MAGIC);
         out[4] = VERSION;
@@ -286,17 +296,17 @@ impl Datagram {
             }
         };
         out[5] = kind as u8;
-        let tag = keys.tag(kind, &out[..TAG], kind.is_addressed().then_some(receiver));
+        let tag = keys.tag(kind, &out[..TAG], way);
         out[TAG..].copy_from_slice(&tag);
         out
     }
 
-    /// Reads a datagram that came to `receiver`. Only what [`Datagram::encode`] wrote with the same keys is
+    /// Reads a datagram that came this way. Only what [`Datagram::encode`] wrote with the same keys is
     /// accepted.
     ///
     /// # Errors
     /// [`Dropped`], cheapest check first.
-    pub fn decode(bytes: &[u8], group: GroupId, keys: &Keys, receiver: SocketAddr) -> Result<Self, Dropped> {
+    pub fn decode(bytes: &[u8], group: GroupId, keys: &Keys, way: Way) -> Result<Self, Dropped> {
         let Ok(bytes) = <&[u8; SIZE]>::try_from(bytes) else { return Err(Dropped::Form) };
         if bytes[..4] != MAGIC || bytes[4] != VERSION {
             return Err(Dropped::Form);
@@ -305,7 +315,7 @@ impl Datagram {
         if bytes[8..16] != group.0 {
             return Err(Dropped::Group);
         }
-        let tag = keys.tag(kind, &bytes[..TAG], kind.is_addressed().then_some(receiver));
+        let tag = keys.tag(kind, &bytes[..TAG], way);
         if aws_lc_rs::constant_time::verify_slices_are_equal(&tag, &bytes[TAG..]).is_err() {
             return Err(Dropped::Forged);
         }
@@ -347,8 +357,14 @@ impl Type {
             .find(|kind| *kind as u8 == byte)
     }
 
-    fn is_addressed(self) -> bool {
-        matches!(self, Self::Offer | Self::JoinOffer)
+    /// Whether the tag covers the sender's address, and the receiver's: what says where a gateway is can be repeated
+    /// by nobody from elsewhere, and an answer is of no use to anybody but the asker.
+    fn covers(self) -> (bool, bool) {
+        match self {
+            Self::Query | Self::JoinQuery => (false, false),
+            Self::Beacon => (true, false),
+            Self::Offer | Self::JoinOffer => (true, true),
+        }
     }
 }
 
@@ -513,8 +529,8 @@ mod tests {
 
     const GROUP: GroupId = GroupId([7; 8]);
 
-    fn receiver() -> SocketAddr {
-        "10.0.0.9:7420".parse().unwrap()
+    fn way() -> Way {
+        Way { from: "10.0.0.8:7420".parse().unwrap(), to: "10.0.0.9:7420".parse().unwrap() }
     }
 
     fn state() -> impl Strategy<Value = State> {
@@ -604,22 +620,22 @@ mod tests {
         #[test]
         fn a_datagram_reads_back(datagram in datagram(), key: [u8; 32]) {
             let keys = Keys::new(&key);
-            let bytes = datagram.encode(&keys, receiver());
-            prop_assert_eq!(Datagram::decode(&bytes, GROUP, &keys, receiver()), Ok(datagram));
+            let bytes = datagram.encode(&keys, way());
+            prop_assert_eq!(Datagram::decode(&bytes, GROUP, &keys, way()), Ok(datagram));
         }
 
         #[test]
         fn one_changed_bit_is_noticed(datagram in datagram(), bit in 0..SIZE * 8) {
             let keys = Keys::new(&[1; 32]);
-            let mut bytes = datagram.encode(&keys, receiver());
+            let mut bytes = datagram.encode(&keys, way());
             bytes[bit / 8] ^= 1 << (bit % 8);
-            prop_assert!(Datagram::decode(&bytes, GROUP, &keys, receiver()).is_err());
+            prop_assert!(Datagram::decode(&bytes, GROUP, &keys, way()).is_err());
         }
 
         #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
             let keys = Keys::new(&[1; 32]);
-            prop_assert!(Datagram::decode(&bytes, GROUP, &keys, receiver()).is_err());
+            prop_assert!(Datagram::decode(&bytes, GROUP, &keys, way()).is_err());
             let _ = invite_asked_for(&bytes);
         }
 
@@ -627,13 +643,13 @@ mod tests {
         fn arbitrary_bodies_with_a_right_tag_never_panic(kind in 1_u8..=5, body in proptest::collection::vec(any::<u8>(), TAG - BODY)) {
             let keys = Keys::new(&[1; 32]);
             let query = Datagram { group: GROUP, epoch: 1, sender: NodeId([0; 16]), message: Message::Query { nonce: [0; 16] } };
-            let mut bytes = query.encode(&keys, receiver());
+            let mut bytes = query.encode(&keys, way());
             bytes[5] = kind;
             bytes[BODY..TAG].copy_from_slice(&body);
             let kind = Type::read(kind).unwrap();
-            let tag = keys.tag(kind, &bytes[..TAG], kind.is_addressed().then_some(receiver()));
+            let tag = keys.tag(kind, &bytes[..TAG], way());
             bytes[TAG..].copy_from_slice(&tag);
-            let _ = Datagram::decode(&bytes, GROUP, &keys, receiver());
+            let _ = Datagram::decode(&bytes, GROUP, &keys, way());
         }
     }
 
@@ -642,12 +658,14 @@ mod tests {
         let keys = Keys::new(&[1; 32]);
         let offer = Message::JoinOffer { nonce: [3; 16], link_port: 7420 };
         let datagram = Datagram { group: GROUP, epoch: 1, sender: NodeId([2; 16]), message: offer };
-        let bytes = datagram.encode(&keys, receiver());
-        let elsewhere = "10.0.0.8:7420".parse().unwrap();
-        assert_eq!(Datagram::decode(&bytes, GROUP, &keys, elsewhere), Err(Dropped::Forged));
-        assert_eq!(Datagram::decode(&bytes, GroupId([8; 8]), &keys, receiver()), Err(Dropped::Group));
-        assert_eq!(Datagram::decode(&bytes, GROUP, &Keys::new(&[2; 32]), receiver()), Err(Dropped::Forged));
-        assert_eq!(Datagram::decode(&bytes[1..], GROUP, &keys, receiver()), Err(Dropped::Form));
+        let bytes = datagram.encode(&keys, way());
+        let elsewhere = "10.0.0.7:7420".parse().unwrap();
+        for way in [Way { to: elsewhere, ..way() }, Way { from: elsewhere, ..way() }] {
+            assert_eq!(Datagram::decode(&bytes, GROUP, &keys, way), Err(Dropped::Forged));
+        }
+        assert_eq!(Datagram::decode(&bytes, GroupId([8; 8]), &keys, way()), Err(Dropped::Group));
+        assert_eq!(Datagram::decode(&bytes, GROUP, &Keys::new(&[2; 32]), way()), Err(Dropped::Forged));
+        assert_eq!(Datagram::decode(&bytes[1..], GROUP, &keys, way()), Err(Dropped::Form));
     }
 
     #[test]
@@ -655,8 +673,8 @@ mod tests {
         let keys = Keys::new(&[1; 32]);
         let query = Message::Query { nonce: [3; 16] };
         let datagram = Datagram { group: GROUP, epoch: 1, sender: NodeId([2; 16]), message: query };
-        let mut bytes = datagram.encode(&keys, receiver());
+        let mut bytes = datagram.encode(&keys, way());
         bytes[5] = Type::JoinQuery as u8;
-        assert_eq!(Datagram::decode(&bytes, GROUP, &keys, receiver()), Err(Dropped::Forged));
+        assert_eq!(Datagram::decode(&bytes, GROUP, &keys, way()), Err(Dropped::Forged));
     }
 }

@@ -1,6 +1,6 @@
 //! The gateways that this node knows of, from whatever source. Bounded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,9 @@ const SUSPICION: Duration = Duration::from_secs(10);
 const LONGEST_SUSPICION: Duration = Duration::from_secs(300);
 /// How much longer a suspect that answers comes behind the others.
 const PROBATION: Duration = Duration::from_secs(2);
+
+/// How many earlier boots of one gateway are remembered.
+const MOST_BOOTS: usize = 8;
 
 /// How this node came to know a gateway. The better source comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,6 +63,8 @@ pub struct Gateway {
     /// When it last spoke.
     pub heard: Option<Instant>,
     beacon: Option<(u64, u64)>,
+    /// Boot ids that newer ones have followed: whoever repeats their beacons is not believed.
+    past_boots: VecDeque<u64>,
     steady: Option<Instant>,
     suspicion: Option<Suspicion>,
 }
@@ -81,6 +86,7 @@ impl Gateway {
             round_trip: None,
             heard: None,
             beacon: None,
+            past_boots: VecDeque::new(),
             steady: None,
             suspicion: None,
         }
@@ -136,7 +142,8 @@ impl Table {
         now: Instant,
     ) -> bool {
         if let (Means::Beacon(boot, counter), Some(known)) = (means, self.0.get(&link))
-            && known.beacon.is_some_and(|(last_boot, last)| last_boot == boot && last >= counter)
+            && (known.beacon.is_some_and(|(last_boot, last)| last_boot == boot && last >= counter)
+                || known.past_boots.contains(&boot))
         {
             return false;
         }
@@ -160,8 +167,10 @@ impl Table {
             Means::Offer(round_trip) => gateway.round_trip = Some(round_trip),
             Means::Beacon(boot, counter) => {
                 // What was suspected of the process before says nothing of this one.
-                if gateway.beacon.is_some_and(|(before, _)| before != boot) {
+                if let Some((before, _)) = gateway.beacon.filter(|(before, _)| *before != boot) {
                     gateway.suspicion = None;
+                    gateway.past_boots.truncate(MOST_BOOTS - 1);
+                    gateway.past_boots.push_front(before);
                 }
                 gateway.beacon = Some((boot, counter));
             }
