@@ -4,7 +4,7 @@
 //! each receiver; every node's clock starts elsewhere and runs up to 1% fast or slow; capacities are measured
 //! anew at each look, with an error of up to 20%. Prints Markdown.
 
-#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::cast_possible_truncation)]
+#![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, clippy::cast_possible_truncation)]
 #![allow(clippy::cast_sign_loss, missing_docs)]
 
 use std::cmp::Reverse;
@@ -34,7 +34,9 @@ const REFRESH: u64 = 500 * MILLI;
 fn main() {
     let groups = [(10, 2), (10, 10), (100, 10), (100, 100), (1_000, 100), (10_000, 1_000)];
     println!(
-        "| nodes | candidates | beacons/s, group | if each spoke each second | sent/s per candidate | agreed after start | after kill -9: median, worst | after withdrawal | after a partition | client without a gateway: after kill, withdrawal, partition (worst) | hand-overs/h without cause |"
+        "| nodes | candidates | beacons/s in the group | per candidate | first 2 s: beacons, queries, offers \
+         | agreed after start | after kill -9: median, worst | after withdrawal | after a partition \
+         | client without a gateway, worst: kill, withdrawal, partition | hand-overs/h without cause |"
     );
     println!("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
     // Each group lives in a thread of its own.
@@ -71,6 +73,8 @@ fn scale(nodes: usize, candidates: usize) -> String {
     let started = Instant::now();
     let mut group = Group::new(nodes, candidates, Policy::Strongest, 1, 3600);
     let start = group.until_agreed(30 * SECOND);
+    group.run((2 * SECOND).saturating_sub(group.time));
+    let first = format!("{}, {}, {}", group.sent, group.queries, group.offers);
     // The strongest may take the role over from whoever was first.
     group.run(45 * SECOND);
     let (quiet, kills) = match candidates {
@@ -117,17 +121,17 @@ fn scale(nodes: usize, candidates: usize) -> String {
         "{nodes} nodes, {candidates} candidates: {:.1} s of real time",
         started.elapsed().as_secs_f64()
     );
+    let gaps = [gap_of_kill, gap_of_withdrawal, gap_of_partition].map(seconds).join(", ");
+    // Where every node is a candidate there are no clients to ask.
+    let gaps = if group.observed().is_empty() { "no clients".into() } else { gaps };
     format!(
-        "| {nodes} | {candidates} | {rate:.1} | {candidates} | {:.2} | {} | {}, {} | {} | {} | {}, {}, {} | {flaps:.1} |",
+        "| {nodes} | {candidates} | {rate:.1} | {:.2} | {first} | {} | {}, {} | {} | {} | {gaps} | {flaps:.1} in {quiet} s |",
         rate / candidates as f64,
         seconds(start),
         seconds(deaths[kills / 2]),
         seconds(deaths[kills - 1]),
         seconds(withdrawal),
         seconds(healed),
-        seconds(gap_of_kill),
-        seconds(gap_of_withdrawal),
-        seconds(gap_of_partition),
     )
 }
 
@@ -183,6 +187,8 @@ struct Group {
     order: u64,
     draws: u64,
     sent: u64,
+    queries: u64,
+    offers: u64,
     promotions: u64,
     partitioned: bool,
     /// In long quiet stretches only candidates and observed clients hear.
@@ -209,6 +215,8 @@ impl Group {
             order: 0,
             draws: 0,
             sent: 0,
+            queries: 0,
+            offers: 0,
             promotions: 0,
             partitioned: false,
             only_observed: false,
@@ -395,6 +403,7 @@ impl Group {
         let pause =
             [100, 200, 400, 800, 1600, 3000].get(self.nodes[n].client.asks).map_or(5000, |pause| *pause);
         self.nodes[n].client.asks += 1;
+        self.queries += 1;
         self.at(self.time + pause * MILLI, Event::Ask(n));
         for candidate in 0..self.candidates {
             let lot = self.random();
@@ -403,8 +412,11 @@ impl Group {
             if lot.is_multiple_of(node.answers_one_in)
                 && let Some(advert) = advert
                 && !self.is_lost()
-                && !self.is_lost()
             {
+                self.offers += 1;
+                if self.is_lost() {
+                    continue;
+                }
                 let means = Means::Offer(Duration::from_millis(1));
                 self.nodes[n].selection.heard(id, link, &advert, means, now);
             }
