@@ -5,10 +5,12 @@
 //! and as a user who may make user namespaces; everything it makes lives in namespaces of its own and is gone when it ends,
 //! however it ends. Where the kernel refuses, the trials are reported as ignored, and as failed for a root with `CI=true`.
 //!
-//! [`lab`] is the network and what runs in it; [`cases`] are the trials, one file for each topic.
+//! [`lab`] is the network and what runs in it; [`cases`] are the trials, one file for each topic; [`bench`] measures, and is
+//! ignored unless it is asked for.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic and speak")]
 
+mod bench;
 mod cases;
 mod lab;
 
@@ -39,5 +41,12 @@ fn main() -> ExitCode {
             Err(refusal) => Ok(Completion::ignored_with(refusal)),
         })
     });
-    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+    let measured = isolated.is_ok().then(|| {
+        Trial::test("bench::failover", || {
+            bench::failover();
+            Ok(())
+        })
+        .with_ignored_flag(true)
+    });
+    libtest_mimic::run(&arguments, trials.chain(measured).collect()).exit_code()
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use h2::{Ping, PingPong};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 /// A ping unanswered for so long makes the link suspect.
 const SUSPICION: Duration = Duration::from_millis(250);
@@ -28,6 +28,7 @@ pub struct Pulse {
     round_trip_micros: AtomicU32,
     suspect: watch::Sender<bool>,
     proof_wanted: Notify,
+    busy: Notify,
 }
 
 /// Counts one tunnel as open until it is dropped.
@@ -41,6 +42,7 @@ impl Default for Pulse {
             round_trip_micros: AtomicU32::new(0),
             suspect: watch::Sender::new(false),
             proof_wanted: Notify::new(),
+            busy: Notify::new(),
         }
     }
 }
@@ -48,7 +50,9 @@ impl Default for Pulse {
 impl Pulse {
     /// Notes one more open tunnel.
     pub fn tunnel(self: &Arc<Self>) -> OpenTunnel {
-        self.tunnels.fetch_add(1, Ordering::Relaxed);
+        if self.tunnels.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.busy.notify_one();
+        }
         OpenTunnel(self.clone())
     }
 
@@ -119,10 +123,15 @@ pub async fn until_dead(mut ping: PingPong, pulse: Arc<Pulse>) {
         if prompt_answers >= TRUST {
             pulse.set_suspect(false);
         }
-        let pause = if *pulse.suspect.borrow() { UNDER_TRAFFIC.0 } else { pulse.rhythm().0 };
-        tokio::select! {
-            () = sleep(pause) => {}
-            () = pulse.proof_wanted.notified() => {}
+        let answered = Instant::now();
+        loop {
+            let pause = if *pulse.suspect.borrow() { UNDER_TRAFFIC.0 } else { pulse.rhythm().0 };
+            tokio::select! {
+                () = sleep_until(answered + pause) => break,
+                () = pulse.proof_wanted.notified() => break,
+                // The pause is a shorter one from the first tunnel on.
+                () = pulse.busy.notified() => {}
+            }
         }
     }
 }

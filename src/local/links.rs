@@ -199,16 +199,36 @@ impl Links {
             let id = self.identity(gateway);
             links.iter().any(|link| link.address == gateway.link || Some(link.gateway.id) == id)
         };
-        // The best ones first: who is linked already takes a place, who must pause does not.
+        // The best ones first: who is linked already takes a place, who must pause does not. A gateway takes one
+        // place, however many addresses it has; its other ones are for when nobody else is left to try.
         let mut places = LINKS;
+        let is_dialled = |gateway: &Gateway| dialling.contains(&gateway.link);
+        let mut placed: Vec<_> = ranked
+            .iter()
+            .filter(|gateway| is_dialled(gateway))
+            .filter_map(|gateway| self.identity(gateway))
+            .collect();
+        let (mut first, mut others) = (Vec::new(), Vec::new());
         for gateway in ranked {
+            let id = self.identity(gateway);
+            if !is_dialled(gateway) && id.is_some_and(|id| placed.contains(&id)) {
+                others.push(gateway);
+            } else {
+                first.push(gateway);
+                if self.pause_left(gateway.link, now).is_none() {
+                    placed.extend(id);
+                }
+            }
+        }
+        others.retain(|_| links.is_empty());
+        for gateway in first.into_iter().chain(others) {
             if places == 0 {
                 break;
             }
             if self.identity(gateway) == Some(self.own) {
                 continue;
             }
-            if linked(gateway) || dialling.contains(&gateway.link) {
+            if linked(gateway) || is_dialled(gateway) {
                 places -= 1;
                 continue;
             }

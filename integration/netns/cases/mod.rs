@@ -2,9 +2,12 @@
 
 mod discovery;
 mod errors;
+pub(crate) mod failover;
 mod hostile;
 mod isolation;
 mod lifecycle;
+mod replay;
+mod resume;
 mod transfer;
 mod trust;
 
@@ -22,6 +25,9 @@ pub(crate) const ALL: &[&[Case]] = &[
     errors::CASES,
     hostile::CASES,
     lifecycle::CASES,
+    failover::CASES,
+    resume::CASES,
+    replay::CASES,
 ];
 
 /// Where the web server is, as an app writes it.

@@ -10,7 +10,7 @@ use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// How long a program may run that is waited for, and how long a socket of [`Host::connect`] waits for its peer.
@@ -46,6 +46,11 @@ impl Host {
     /// Its address on the LAN, or for the server on the outside network.
     pub(crate) fn address(&self) -> Ipv4Addr {
         self.addresses[0]
+    }
+
+    /// One for each leg, the LAN first.
+    pub(crate) fn addresses(&self) -> &[Ipv4Addr] {
+        &self.addresses
     }
 
     /// A directory of this host that is nobody else's.
@@ -115,6 +120,25 @@ impl Host {
             f()
         };
         thread::scope(|scope| scope.spawn(thread_inside).join()).unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    /// Starts a thread on this host's network, which like [`Host::inside`] must start no program.
+    pub(crate) fn thread<T: Send + 'static>(&self, f: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        let namespace = File::open(format!("/run/netns/{}", self.namespace)).unwrap();
+        thread::spawn(move || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            f()
+        })
+    }
+
+    /// Judges what comes in by these rules of `nft`; what none of them drops is accepted.
+    pub(crate) fn filter(&self, rules: &str) {
+        let file = self.directory.join("rules.nft");
+        let chain = "type filter hook input priority filter; policy accept;";
+        fs::write(&file, format!("table inet trial {{\nchain input {{\n{chain}\n{rules}\n}}\n}}\n")).unwrap();
+        let mut nft = self.command("nft");
+        nft.arg("-f").arg(file);
+        self.output(nft).success();
     }
 
     /// Connects from this host; reads and writes time out.

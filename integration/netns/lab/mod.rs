@@ -10,12 +10,15 @@
 //! lab has its own namespaces: trials use the same addresses at the same time. Dropping a lab removes all of it.
 
 pub(crate) mod dialect;
+pub(crate) mod fleet;
 pub(crate) mod group;
 pub(crate) mod host;
 pub(crate) mod isolate;
+pub(crate) mod load;
 pub(crate) mod origin;
 pub(crate) mod process;
 pub(crate) mod receiver;
+pub(crate) mod web;
 
 pub(crate) use host::Host;
 
@@ -25,6 +28,20 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Waits for a condition.
+///
+/// # Panics
+/// When it does not hold in time.
+pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < host::PATIENCE, "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
 
 /// The network of one trial.
 pub(crate) struct Lab {

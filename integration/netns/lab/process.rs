@@ -77,6 +77,11 @@ impl Process {
         }
     }
 
+    /// How many bytes it has printed on standard output.
+    pub(crate) fn printed(&self) -> u64 {
+        fs::metadata(&self.stdout).unwrap().len()
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
@@ -97,7 +102,7 @@ impl Process {
     }
 
     /// Waits for its end and returns what it left.
-    pub(super) fn finish(mut self, deadline: Duration) -> Output {
+    pub(crate) fn finish(mut self, deadline: Duration) -> Output {
         let status = self.wait(deadline);
         let stderr = String::from_utf8_lossy(&fs::read(&self.stderr).unwrap()).into_owned();
         let output = Output { status, stdout: fs::read(&self.stdout).unwrap(), stderr };

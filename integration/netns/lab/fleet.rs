@@ -1,0 +1,115 @@
+//! Several gateways, and one client that uses them.
+
+use super::group::{START, up};
+use super::process::Process;
+use super::{Host, Lab, wait_until};
+use nix::sys::signal::Signal;
+use std::net::Ipv4Addr;
+
+/// What every gateway is started with.
+const GATEWAY: [&str; 4] = ["--role", "gateway", "--server", "10.88.0.100:80"];
+
+/// The links of a client: the one that it uses, and the standby.
+const LINKS: usize = 2;
+
+/// Gateways g1, g2 …, and the client c1, which has its links. A server on s1 has to be there before.
+pub(crate) struct Fleet {
+    pub(crate) client: Host,
+    pub(crate) node: Process,
+    pub(crate) gateways: Vec<Gateway>,
+    options: Vec<String>,
+}
+
+/// One of the gateways.
+pub(crate) struct Gateway {
+    pub(crate) host: Host,
+    process: Option<Process>,
+}
+
+impl Lab {
+    /// So many gateways with these `options` more, and a client that is linked to two of them.
+    pub(crate) fn fleet(&self, count: usize, options: &[&str]) -> Fleet {
+        let client = self.client("c1");
+        let hosts: Vec<_> = (1..=count).map(|number| self.gateway(&format!("g{number}"))).collect();
+        let members: Vec<_> = hosts[..1].iter().chain([&client]).chain(&hosts[1..]).collect();
+        let group = self.group(&members, options);
+        let others: Vec<_> = hosts[1..].iter().map(|host| group.gateway(host, options)).collect();
+        let node = group.client(&client, &[]);
+        let processes = [group.gateway].into_iter().chain(others);
+        let gateways =
+            hosts.into_iter().zip(processes).map(|(host, process)| Gateway { host, process: Some(process) });
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        let fleet = Fleet { client, node, gateways: gateways.collect(), options };
+        fleet.wait_for_links();
+        fleet
+    }
+}
+
+impl Fleet {
+    /// Waits until the client has as many links as it should.
+    pub(crate) fn wait_for_links(&self) {
+        let running = self.gateways.iter().filter(|gateway| gateway.process.is_some()).count();
+        wait_until("the client to have its links", || {
+            let mut ss = self.client.command("ss");
+            ss.args(["-H", "-t", "-n", "state", "established", "dport = :7420"]);
+            self.client.output(ss).success().text().lines().count() >= running.min(LINKS)
+        });
+    }
+
+    /// Which gateway serves a new request now.
+    pub(crate) fn serving(&self) -> usize {
+        let answer =
+            self.client.curl(&["--proxy", "http://127.0.0.1:1080", "http://10.88.0.100/who/now"]).success();
+        let text = answer.text();
+        let address = text.split(' ').next().and_then(|address| address.parse().ok());
+        self.which(address.unwrap_or_else(|| panic!("not an answer of `who`: {text:?}")))
+    }
+
+    /// Which gateway has this address on the outside network.
+    pub(crate) fn which(&self, outside: Ipv4Addr) -> usize {
+        let found = self.gateways.iter().position(|gateway| gateway.outside() == outside);
+        found.unwrap_or_else(|| panic!("no gateway has the address {outside}"))
+    }
+
+    /// Kills a gateway so that it can do nothing about it.
+    pub(crate) fn kill(&mut self, which: usize) {
+        let mut process = self.gateways[which].process.take().expect("it runs");
+        process.signal(Signal::SIGKILL);
+        process.wait(START);
+    }
+
+    /// Starts a gateway that has ended.
+    pub(crate) fn start(&mut self, which: usize) {
+        let options: Vec<_> = GATEWAY.into_iter().chain(self.options.iter().map(String::as_str)).collect();
+        let gateway = &mut self.gateways[which];
+        gateway.process = Some(up(&gateway.host, &options));
+    }
+
+    /// Tells a gateway to stop; it is waited for elsewhere.
+    pub(crate) fn take(&mut self, which: usize) -> Process {
+        self.gateways[which].process.take().expect("it runs")
+    }
+}
+
+impl Gateway {
+    /// Its address on the outside network: what the server sees.
+    pub(crate) fn outside(&self) -> Ipv4Addr {
+        self.host.addresses()[1]
+    }
+
+    /// What it has logged since it was last started.
+    pub(crate) fn log(&self) -> String {
+        self.process.as_ref().expect("it runs").log()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.process.as_ref().expect("it runs").signal(signal);
+    }
+
+    /// Unplugs (`down`) or plugs in (`up`) one of its legs, `lan` or `out`.
+    pub(crate) fn leg(&self, leg: &str, state: &str) {
+        let mut ip = self.host.command("ip");
+        ip.args(["link", "set", leg, state]);
+        self.host.output(ip).success();
+    }
+}

@@ -1,0 +1,155 @@
+//! Servers on s1 that do what a trial tells them to: threads of the test process, on sockets that were made on s1.
+
+use super::Lab;
+use super::host::PATIENCE;
+use nix::sys::socket::{Shutdown, shutdown};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+/// The port that every gateway of the lab may dial, and probes.
+pub(crate) const PORT: u16 = 80;
+
+/// A TCP server; dropping it closes its port.
+pub(crate) struct Server {
+    listener: TcpListener,
+    /// Where each connection came from, the oldest first.
+    from: Arc<Mutex<Vec<Ipv4Addr>>>,
+}
+
+/// A web server that remembers what it was asked.
+pub(crate) struct Web {
+    _server: Server,
+    asked: Arc<Mutex<Vec<Asked>>>,
+}
+
+/// One request.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) path: String,
+    /// In lower case, one field a line.
+    fields: String,
+    /// The gateway's address on the outside network.
+    pub(crate) from: Ipv4Addr,
+    /// 1 for the first request for this path, and so on.
+    pub(crate) turn: usize,
+}
+
+impl Asked {
+    /// The start of `Range: bytes=START-`.
+    pub(crate) fn start(&self) -> Option<usize> {
+        self.field("range")?.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
+    }
+
+    /// The value of the first field with this name (in lower case).
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
+        let value = |line| str::strip_prefix(line, name)?.strip_prefix(':');
+        self.fields.lines().find_map(value).map(str::trim)
+    }
+}
+
+impl Lab {
+    /// Serves each TCP connection to `port` of s1 with `serve`, which is told how many came before.
+    pub(crate) fn serve(
+        &self,
+        port: u16,
+        serve: impl Fn(usize, TcpStream) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Server {
+        let address = SocketAddr::from((self.server.address(), port));
+        let listener = self.server.inside(|| TcpListener::bind(address)).unwrap();
+        let (accepting, serve) = (listener.try_clone().unwrap(), Arc::new(serve));
+        let from = Arc::new(Mutex::new(Vec::new()));
+        let seen = from.clone();
+        thread::spawn(move || {
+            // Until the listener is shut down.
+            while let Ok((stream, peer)) = accepting.accept() {
+                let IpAddr::V4(peer) = peer.ip() else { continue };
+                let before = {
+                    let mut seen = seen.lock().unwrap();
+                    seen.push(peer);
+                    seen.len() - 1
+                };
+                let serve = serve.clone();
+                // A peer that goes away is for the trial to see at its own end.
+                thread::spawn(move || {
+                    stream.set_read_timeout(Some(PATIENCE)).and_then(|()| serve(before, stream))
+                });
+            }
+        });
+        Server { listener, from }
+    }
+
+    /// Serves one request on each connection to the web port with `answer`, which writes the response; then closes.
+    pub(crate) fn web(
+        &self,
+        answer: impl Fn(&Asked, &mut TcpStream) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Web {
+        let asked = Arc::new(Mutex::new(Vec::<Asked>::new()));
+        let seen = asked.clone();
+        let server = self.serve(PORT, move |_, mut stream| {
+            let Some((path, fields)) = read_request(&stream)? else { return Ok(()) };
+            let IpAddr::V4(from) = stream.peer_addr()?.ip() else { return Ok(()) };
+            let asked = {
+                let mut seen = seen.lock().unwrap();
+                let turn = seen.iter().filter(|other| other.path == path).count() + 1;
+                let asked = Asked { path, fields, from, turn };
+                seen.push(asked.clone());
+                asked
+            };
+            answer(&asked, &mut stream)
+        });
+        Web { _server: server, asked }
+    }
+}
+
+impl Server {
+    /// Where the connections came from so far.
+    pub(crate) fn from(&self) -> Vec<Ipv4Addr> {
+        self.from.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = shutdown(self.listener.as_raw_fd(), Shutdown::Both);
+    }
+}
+
+impl Web {
+    /// The requests for `path` so far.
+    pub(crate) fn asked(&self, path: &str) -> Vec<Asked> {
+        self.asked.lock().unwrap().iter().filter(|asked| asked.path == path).cloned().collect()
+    }
+}
+
+/// Path and fields of a request whose body, if any, has been read too. `None` when the peer only looked
+/// whether somebody listens.
+fn read_request(stream: &TcpStream) -> io::Result<Option<(String, String)>> {
+    let mut reader = BufReader::new(stream);
+    let (mut first, mut fields) = (String::new(), String::new());
+    if reader.read_line(&mut first)? == 0 {
+        return Ok(None);
+    }
+    while reader.read_line(&mut fields)? > 2 {}
+    let fields = fields.to_ascii_lowercase();
+    let length = fields.lines().find_map(|line| line.strip_prefix("content-length:"));
+    let length = length.map_or(Ok(0), |length| length.trim().parse()).map_err(io::Error::other)?;
+    io::copy(&mut reader.take(length), &mut io::sink())?;
+    Ok(first.split(' ').nth(1).map(|path| (path.to_owned(), fields)))
+}
+
+/// Answers with who asks, and for what: the gateway's outside address and the path.
+pub(crate) fn who(asked: &Asked, stream: &mut TcpStream) -> io::Result<()> {
+    let body = format!("{} {}", asked.from, asked.path);
+    let length = body.len();
+    // In one write: whoever has got any of it has got all of it.
+    let response = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
+    stream.write_all(response.as_bytes())
+}
+
+/// Says nothing more until the peer is gone.
+pub(crate) fn wait_for_the_end(stream: &mut TcpStream) -> io::Result<()> {
+    io::copy(stream, &mut io::sink()).map(drop)
+}
