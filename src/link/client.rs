@@ -219,6 +219,15 @@ impl Link {
         }
     }
 
+    /// Waits until the link cannot be used any more, or becomes suspect, or trusted again.
+    pub async fn changed(&self) {
+        let mut suspect = self.pulse.suspect();
+        tokio::select! {
+            () = self.unusable() => {}
+            changed = suspect.changed() => if changed.is_err() { std::future::pending().await },
+        }
+    }
+
     /// Takes the link out of use: it did not do what was asked of it. Open tunnels stay.
     pub fn give_up(&self) {
         self.unusable.cancel();

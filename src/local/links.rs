@@ -113,7 +113,9 @@ impl Links {
         // When the last link was lost, or the search began.
         let mut alone_since = Instant::now();
         let mut last_dial = alone_since;
+        let mut suspects: Vec<SocketAddr> = Vec::new();
         loop {
+            self.report(&mut suspects);
             changes.borrow_and_update();
             let now = Instant::now();
             let ranked = self.directory.ranked(now);
@@ -138,7 +140,7 @@ impl Links {
             let lost = async {
                 match links.is_empty() {
                     true => std::future::pending().await,
-                    false => drop(select_all(links.iter().map(|link| Box::pin(link.unusable()))).await),
+                    false => drop(select_all(links.iter().map(|link| Box::pin(link.changed()))).await),
                 }
             };
             tokio::select! {
@@ -151,6 +153,21 @@ impl Links {
                 Ok(()) = changes.changed() => {}
                 () = lost => {}
                 () = sleep_until(wake.into()) => {}
+            }
+        }
+    }
+
+    /// Tells the directory which gateways have become suspect, and which have shown that they live.
+    fn report(&self, suspects: &mut Vec<SocketAddr>) {
+        for link in self.standing.borrow().iter() {
+            let known = suspects.contains(&link.address);
+            if !link.is_suspect() {
+                suspects.retain(|address| *address != link.address);
+                self.directory.proved(link.address, Instant::now());
+            } else if !known {
+                suspects.push(link.address);
+                tracing::info!(gateway = link.gateway.id.short(), address = %link.address, "gateway suspect");
+                self.directory.suspect(link.address, Instant::now());
             }
         }
     }
