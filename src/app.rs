@@ -23,6 +23,7 @@ use crate::gateway::listener::LinkPort;
 use crate::gateway::probe;
 use crate::gateway::serve::Gateway;
 use crate::link::tls;
+use crate::live::{Live, Reread};
 use crate::local::links::Links;
 use crate::local::listener::{self, Local};
 use crate::local::session::Routes;
@@ -47,11 +48,11 @@ const DIALS: usize = 64;
 /// A candidate that stops says so in this time, more than once.
 const FAREWELL: Duration = Duration::from_millis(150);
 
-/// Runs a node until it is told to stop and has drained.
+/// Runs a node until it is told to stop and has drained. `reread` is what SIGHUP asks for.
 ///
 /// # Errors
 /// When it cannot start, or when a part of it ends on its own.
-pub async fn up(config: Config, state: StateDir) -> Result<(), Problem> {
+pub async fn up(config: Config, state: StateDir, reread: Box<Reread>) -> Result<(), Problem> {
     net::raise_open_files();
     // From now on: a signal that comes while everything starts must stop the node orderly too.
     let signals = Signals::new()?;
@@ -131,7 +132,8 @@ pub async fn up(config: Config, state: StateDir) -> Result<(), Problem> {
             async move { egress.connect(&target).await }.boxed()
         }
     };
-    let routes = Routes { links: links.clone(), direct: Box::new(direct), is_gateway, hold: config.hold };
+    let (hold, held) = watch::channel(config.hold);
+    let routes = Routes { links: links.clone(), direct: Box::new(direct), is_gateway, hold: held };
     let next_id = AtomicU64::new(seed);
     let local = Arc::new(Local {
         routes,
@@ -184,26 +186,27 @@ pub async fn up(config: Config, state: StateDir) -> Result<(), Problem> {
         };
         parts.spawn(named("link port", Arc::new(port).run(listener)));
     }
+    let (candidate_options, options) = watch::channel(candidate::Options {
+        selection: selection::Options {
+            policy: config.policy,
+            active: u8::try_from(config.active).unwrap_or(u8::MAX),
+            rotate: config.rotate,
+            link_port,
+            weight: config.weight,
+            prepares: uplink.prepares(),
+        },
+        needs_server: !config.servers.is_empty(),
+        declared: config.role == Role::Gateway,
+    });
+    let (servers, probed) = watch::channel(config.servers.clone());
     if serves {
         let (reach, reached) = watch::channel(Reach::Unknown);
-        let options = candidate::Options {
-            selection: selection::Options {
-                policy: config.policy,
-                active: u8::try_from(config.active).unwrap_or(u8::MAX),
-                rotate: config.rotate,
-                link_port,
-                weight: config.weight,
-                prepares: uplink.prepares(),
-            },
-            needs_server: !config.servers.is_empty(),
-            declared: config.role == Role::Gateway,
-        };
         parts.spawn(named("uplink", uplink.clone().run(reached.clone(), activity.clone())));
         let candidate =
             candidate::run(options, directory, reached, activity.clone(), uplink.clone(), announcements);
         parts.spawn(named("candidate", candidate));
         if !config.servers.is_empty() {
-            parts.spawn(named("probe", probe::run(egress, config.servers.clone(), dialled, reach)));
+            parts.spawn(named("probe", probe::run(egress.clone(), probed, dialled, reach)));
         } else {
             parts.spawn(named("probe", async move { reach.closed().await }));
         }
@@ -215,17 +218,27 @@ pub async fn up(config: Config, state: StateDir) -> Result<(), Problem> {
 
     let node = group.node.name.as_str();
     tracing::info!(node, id = group.node.id.short(), group = group.name, "ready");
-    let ended = supervise(parts, signals, stop, connections, &activity, &farewell, config.drain).await;
+    let live = Live { config, reread, egress, hold, servers, candidate: candidate_options };
+    let ended = supervise(parts, signals, stop, connections, &activity, &farewell, live).await;
     uplink.demote().await;
     ended?;
     workers.stop();
     Ok(())
 }
 
-/// What asks the node to stop.
+/// What a signal asks for.
+#[derive(PartialEq, Eq)]
+enum Asked {
+    Stop,
+    Reload,
+}
+
+/// What the node is asked from outside.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// Asks it to read its configuration again.
+    hangup: Signal,
 }
 
 impl Signals {
@@ -234,14 +247,20 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate()).map_err(failed)?,
             interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
+            hangup: signal(SignalKind::hangup()).map_err(failed)?,
         })
     }
 
-    async fn next(&mut self) {
+    async fn next(&mut self) -> Asked {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.hangup.recv() => Asked::Reload,
         }
+    }
+
+    async fn stop(&mut self) {
+        while self.next().await != Asked::Stop {}
     }
 }
 
@@ -253,17 +272,23 @@ async fn supervise(
     connections: TaskTracker,
     activity: &Activity,
     announced: &watch::Receiver<Option<Announcement>>,
-    drain: Duration,
+    mut live: Live,
 ) -> Result<(), Problem> {
-    tokio::select! {
-        () = signals.next() => {}
-        Some(ended) = parts.join_next() => {
-            return Err(match ended {
-                Ok(part) => Problem::new(format!("{part} ended on its own")),
-                Err(error) => Problem::new("a part of the node failed").because(error),
-            });
+    loop {
+        tokio::select! {
+            asked = signals.next() => match asked {
+                Asked::Stop => break,
+                Asked::Reload => live.reload(),
+            },
+            Some(ended) = parts.join_next() => {
+                return Err(match ended {
+                    Ok(part) => Problem::new(format!("{part} ended on its own")),
+                    Err(error) => Problem::new("a part of the node failed").because(error),
+                });
+            }
         }
     }
+    let drain = live.config.drain;
     activity.drain();
     stop.cancel();
     connections.close();
@@ -276,7 +301,7 @@ async fn supervise(
         finished = timeout(drain.max(farewell), finish) => if finished.is_err() {
             tracing::warn!(open = connections.len(), "stopped: the time to finish is over");
         },
-        () = signals.next() => tracing::warn!(open = connections.len(), "stopped: told twice"),
+        () = signals.stop() => tracing::warn!(open = connections.len(), "stopped: told twice"),
     }
     tracing::info!("stopped");
     Ok(())

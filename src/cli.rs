@@ -57,10 +57,11 @@ pub fn run(cli: Cli) -> Result<(), Problem> {
     let state = || config::state_directory(cli.state.as_deref());
     match cli.command {
         Command::Up { typed, config } => {
-            let config = Config::new(*typed, config.as_deref())?;
+            let reread = move || Config::new((*typed).clone(), config.as_deref());
+            let config = reread()?;
             start_log(&config.log, config.log_format)?;
             let state = state()?;
-            commands::block_on(app::up(config, state))?
+            commands::block_on(app::up(config, state, Box::new(reread)))?
         }
         Command::Init(init) => init.run(&state()?),
         Command::Invite(invite) => invite.run(&state()?),

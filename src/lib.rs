@@ -11,6 +11,7 @@ pub mod copy;
 pub mod failure;
 pub mod gateway;
 pub mod link;
+pub mod live;
 pub mod local;
 pub mod net;
 pub mod peers;

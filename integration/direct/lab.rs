@@ -122,7 +122,7 @@ impl Proxy {
         let links = Links::new(group.node.id, directory, config, TaskTracker::new(), Box::new(|_| {}));
         let (is_gateway_now, is_gateway) = watch::channel(is_gateway);
         let (needed_now, needed) = watch::channel(!*is_gateway.borrow());
-        let hold = Duration::from_secs(10);
+        let (_hold, hold) = watch::channel(Duration::from_secs(10));
         let routes = Routes { links: links.clone(), direct: Box::new(direct), is_gateway, hold };
         let local = Local {
             routes,

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -32,11 +33,16 @@ pub struct Dial {
 
 /// The way out of this machine.
 pub struct Egress {
-    access: Access,
+    terms: RwLock<Arc<Terms>>,
     resolver: Resolver,
+    dials: mpsc::Sender<Dial>,
+}
+
+/// What a reload changes; a connection is made under the terms of its beginning.
+struct Terms {
+    access: Access,
     connect_timeout: Duration,
     servers: Vec<Target>,
-    dials: mpsc::Sender<Dial>,
 }
 
 impl Egress {
@@ -49,7 +55,18 @@ impl Egress {
         servers: Vec<Target>,
         dials: mpsc::Sender<Dial>,
     ) -> Self {
-        Self { access, resolver, connect_timeout, servers, dials }
+        let terms = RwLock::new(Arc::new(Terms { access, connect_timeout, servers }));
+        Self { terms, resolver, dials }
+    }
+
+    /// Changes the rules, the time limit and the servers for all connections from now on.
+    pub fn change(&self, access: Access, connect_timeout: Duration, servers: Vec<Target>) {
+        let terms = Arc::new(Terms { access, connect_timeout, servers });
+        *self.terms.write().unwrap_or_else(PoisonError::into_inner) = terms;
+    }
+
+    fn terms(&self) -> Arc<Terms> {
+        self.terms.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Connects to `target`, if the rules allow it.
@@ -62,7 +79,9 @@ impl Egress {
             connected.as_ref().map_err(|failure| failure.kind),
             Err(Kind::NameForbidden | Kind::AddressForbidden)
         );
-        if let Some(server) = self.servers.iter().position(|server| server == target).filter(|_| !refused) {
+        if let Some(server) =
+            self.terms().servers.iter().position(|server| server == target).filter(|_| !refused)
+        {
             // When there are more results than are looked at, some are enough.
             let _ = self.dials.try_send(Dial { server, reached: connected.is_ok() });
         }
@@ -74,7 +93,8 @@ impl Egress {
     /// # Errors
     /// Those of [`Egress::connect`].
     pub async fn dial(&self, target: &Target) -> Result<TcpStream, Failure> {
-        self.access.judge_name(target)?;
+        let terms = self.terms();
+        terms.access.judge_name(target)?;
         let found = match &target.host {
             Host::Address(ip) => vec![*ip],
             Host::Name(name) => self.resolver.resolve(name).await?,
@@ -82,7 +102,7 @@ impl Egress {
         let mut allowed = Vec::new();
         let mut refusal = None;
         for ip in found.into_iter().take(MOST_ADDRESSES) {
-            match self.access.judge_address(target, ip) {
+            match terms.access.judge_address(target, ip) {
                 Ok(()) => allowed.push(ip),
                 Err(failure) => refusal = Some(failure),
             }
@@ -91,7 +111,7 @@ impl Egress {
             return Err(refusal);
         }
         let addresses = interleave(allowed).into_iter().map(|ip| SocketAddr::new(ip, target.port));
-        match timeout(self.connect_timeout, race(addresses.collect())).await {
+        match timeout(terms.connect_timeout, race(addresses.collect())).await {
             Ok(Ok(stream)) => {
                 // Fails only on a connection that is gone, which the first write tells.
                 let _ = stream.set_nodelay(true);
@@ -99,7 +119,7 @@ impl Egress {
             }
             Ok(Err(error)) => Err(failure(target, &error)),
             Err(_) => {
-                let seconds = self.connect_timeout.as_secs();
+                let seconds = terms.connect_timeout.as_secs();
                 let sentence = format!("{target} did not answer within {seconds} s");
                 Err(Failure::new(Kind::ConnectTimeout, Side::Server, sentence))
             }

@@ -27,13 +27,14 @@ const SAME_EVENT: Duration = Duration::from_millis(300);
 /// clients asked for.
 pub async fn run(
     egress: Arc<Egress>,
-    servers: Vec<Target>,
+    mut servers: watch::Receiver<Vec<Target>>,
     mut dials: mpsc::Receiver<Dial>,
     reach: watch::Sender<Reach>,
 ) {
-    let mut believed = vec![Belief::default(); servers.len()];
+    let mut probed = servers.borrow_and_update().clone();
+    let mut believed = vec![Belief::default(); probed.len()];
     while !reach.is_closed() {
-        let probes = servers.iter().map(|server| probe(&egress, server));
+        let probes = probed.iter().map(|server| probe(&egress, server));
         let results = futures_util::future::join_all(probes).await;
         for (belief, reached) in believed.iter_mut().zip(results) {
             belief.note(reached);
@@ -42,6 +43,11 @@ pub async fn run(
         loop {
             tokio::select! {
                 () = sleep_until(again.into()) => break,
+                Ok(()) = servers.changed() => {
+                    probed = servers.borrow_and_update().clone();
+                    believed = vec![Belief::default(); probed.len()];
+                    break;
+                }
                 Some(dial) = dials.recv() => {
                     let Some(belief) = believed.get_mut(dial.server) else { continue };
                     belief.note_dial(dial.reached, Instant::now());

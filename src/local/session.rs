@@ -36,7 +36,7 @@ pub struct Routes {
     /// Whether this node is a gateway now, and goes the direct way.
     pub is_gateway: watch::Receiver<bool>,
     /// How long a connection is held while there is no way out.
-    pub hold: Duration,
+    pub hold: watch::Receiver<Duration>,
 }
 
 enum Way {
@@ -71,7 +71,8 @@ impl Routes {
     async fn way_to(&self, target: &Target, id: u64, early: Bytes) -> Result<Upstream, Failure> {
         let mut attempts = 0;
         loop {
-            let link = match timeout_at(Instant::now() + self.hold, self.way()).await {
+            let held_until = Instant::now() + *self.hold.borrow();
+            let link = match timeout_at(held_until, self.way()).await {
                 Ok(Way::Direct) => {
                     let mut upstream = Upstream::Direct((self.direct)(target.clone()).await?);
                     return match upstream.halves().0.send(early).await {
@@ -179,7 +180,7 @@ impl Routes {
     }
 
     fn no_gateway(&self) -> Failure {
-        let held = self.hold.as_secs_f32();
+        let held = self.hold.borrow().as_secs_f32();
         let sentence = match self.links.trouble() {
             Some(trouble) => format!("no gateway could be used within {held} s: {trouble}"),
             None => format!("no gateway answered within {held} s: run 'laneway discover' to see why"),

@@ -59,7 +59,7 @@ pub struct Announcement {
 /// Decides and announces until `announcements` has no receiver. `None` means that this node is no candidate
 /// and says nothing.
 pub async fn run(
-    options: Options,
+    mut live: watch::Receiver<Options>,
     directory: Arc<Directory>,
     mut reach: watch::Receiver<Reach>,
     activity: Arc<Activity>,
@@ -72,8 +72,10 @@ pub async fn run(
     let mut prepared = uplink.prepared();
     let mut changes = directory.changes();
     let mut beacons = 0;
-    directory.stand(options.selection);
+    directory.stand(live.borrow_and_update().selection.clone());
     loop {
+        let options = live.borrow_and_update().clone();
+        directory.choose_by(options.selection.clone());
         let now = Instant::now();
         changes.mark_unchanged();
         let tunnels = activity.tunnels.load(Relaxed);

@@ -97,6 +97,11 @@ impl Directory {
         self.lock().stand(options);
     }
 
+    /// Changes how this candidate selects.
+    pub fn choose_by(&self, options: Options) {
+        self.lock().choose_by(options);
+    }
+
     /// What this node is to do as a candidate; see [`Selection::decide`].
     pub fn decide(&self, own: &Own, now: Instant) -> Option<Decision> {
         self.lock().decide(own, now)

@@ -103,6 +103,13 @@ impl Selection {
         self.candidate = Some((Candidacy::new(options, seed), Schedule::new(seed)));
     }
 
+    /// Changes how this candidate selects; what it is goes on.
+    pub fn choose_by(&mut self, options: Options) {
+        if let Some((candidacy, _)) = &mut self.candidate {
+            candidacy.options = options;
+        }
+    }
+
     /// Notes what the gateway at `link` says of itself. False when it is older than what is known, or its own echo.
     pub fn heard(
         &mut self,

@@ -1,0 +1,84 @@
+//! What of the configuration changes while the node runs: on SIGHUP the file is read again, and what can be taken
+//! over is. No tunnel notices.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::gateway::access::Access;
+use crate::gateway::egress::Egress;
+use crate::peers::candidate;
+use crate::problem::Problem;
+use crate::wire::target::Target;
+
+/// Reads the configuration again, as it was read at the start.
+pub type Reread = dyn Fn() -> Result<Config, Problem> + Send;
+
+/// The parts that follow the configuration.
+pub struct Live {
+    /// The configuration that is in force.
+    pub config: Config,
+    /// Reads it again.
+    pub reread: Box<Reread>,
+    /// The way out: rules, servers, time limit.
+    pub egress: Arc<Egress>,
+    /// How long connections are held.
+    pub hold: watch::Sender<Duration>,
+    /// What is probed.
+    pub servers: watch::Sender<Vec<Target>>,
+    /// How the group selects, as far as this node is concerned.
+    pub candidate: watch::Sender<candidate::Options>,
+}
+
+impl Live {
+    /// Reads the configuration again and puts it in force. A bad one is refused as a whole: the old one goes on.
+    pub fn reload(&mut self) {
+        let new = match (self.reread)() {
+            Ok(new) => new,
+            Err(problem) => {
+                let reason = problem.to_string().replace('\n', "; ");
+                return tracing::error!(reason, "configuration refused, the old one goes on");
+            }
+        };
+        let old = &self.config;
+        let fixed = [
+            ("role", new.role != old.role),
+            ("proxy", new.proxy != old.proxy),
+            ("link", new.link != old.link),
+            ("discovery-port", new.discovery_port != old.discovery_port),
+            ("lan", new.lans != old.lans),
+            ("gateway", new.gateways != old.gateways),
+            ("threads", new.threads != old.threads),
+            ("log", new.log != old.log),
+            ("on-promote", new.on_promote != old.on_promote),
+            ("on-demote", new.on_demote != old.on_demote),
+            // Whether there are servers at all decides what a node is.
+            ("server", new.servers.is_empty() != old.servers.is_empty()),
+        ];
+        let later: Vec<_> = fixed.iter().filter(|(_, changed)| *changed).map(|(name, _)| *name).collect();
+        self.egress.change(
+            Access::new(&new.servers, &new.allow, &new.deny),
+            new.connect_timeout,
+            new.servers.clone(),
+        );
+        self.hold.send_replace(new.hold);
+        self.servers.send_if_modified(|servers| {
+            let changed = *servers != new.servers;
+            servers.clone_from(&new.servers);
+            changed
+        });
+        self.candidate.send_modify(|options| {
+            options.selection.policy = new.policy;
+            options.selection.active = u8::try_from(new.active).unwrap_or(u8::MAX);
+            options.selection.rotate = new.rotate;
+            options.selection.weight = new.weight;
+        });
+        self.config = new;
+        tracing::info!("configuration reloaded");
+        if !later.is_empty() {
+            tracing::warn!(options = later.join(", "), "these options change at the next start only");
+        }
+    }
+}
