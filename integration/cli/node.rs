@@ -51,3 +51,82 @@ fn a_second_signal_ends_a_node_that_waits_for_an_open_connection() {
     assert_eq!(node.wait().code(), Some(0));
     node.wait_for("told twice");
 }
+
+/// Opens a tunnel through the node's local port; gives the status that it was answered with.
+fn tunnel(proxy: &str, target: &str) -> (TcpStream, String) {
+    let mut app = TcpStream::connect(proxy).unwrap();
+    write!(app, "CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        app.read_exact(&mut byte).unwrap();
+        answer.push(byte[0]);
+    }
+    (app, String::from_utf8_lossy(&answer[9..12]).into_owned())
+}
+
+#[test]
+fn a_reload_changes_the_rules_and_drops_nothing_and_a_bad_one_changes_nothing() {
+    let (machine, _) = Machine::with_group();
+    let server = std::net::TcpListener::bind("127.0.0.34:0").unwrap();
+    let target = server.local_addr().unwrap().to_string();
+    let allowed = "role = 'gateway'\nallow = ['127.0.0.34']\n";
+    let file = machine.configure(allowed);
+    let mut node = machine.start("127.0.0.34", &["--config", crate::machine::text(&file)]);
+    let proxy = node.address("local proxy");
+    node.wait_for("this node's state");
+
+    let (mut app, status) = tunnel(&proxy, &target);
+    assert_eq!(status, "200");
+    let (mut inner, _) = server.accept().unwrap();
+
+    std::fs::write(&file, "role = 'gateway'\nallow = ['127.0.0.34']\ndeny = ['127.0.0.0/8']\n").unwrap();
+    node.signal(Signal::SIGHUP);
+    node.wait_for("configuration reloaded");
+    assert_eq!(tunnel(&proxy, &target).1, "403");
+    app.write_all(b"still here").unwrap();
+    let mut heard = [0; 10];
+    inner.read_exact(&mut heard).unwrap();
+    assert_eq!(&heard, b"still here");
+
+    std::fs::write(&file, "deny = [1]\n").unwrap();
+    node.signal(Signal::SIGHUP);
+    let refused = node.wait_for("configuration refused");
+    assert!(refused.contains("line 1, column 9"), "{refused}");
+    assert_eq!(tunnel(&proxy, &target).1, "403");
+
+    std::fs::write(&file, allowed).unwrap();
+    node.signal(Signal::SIGHUP);
+    let restored = (0..10_000).any(|_| tunnel(&proxy, &target).1 == "200");
+    assert!(restored);
+}
+
+#[test]
+fn a_killed_node_resets_its_connections_and_never_ends_them_orderly() {
+    let (machine, _) = Machine::with_group();
+    let server = std::net::TcpListener::bind("127.0.0.35:0").unwrap();
+    let target = server.local_addr().unwrap().to_string();
+    let options = ["--role", "gateway", "--server", &target, "--drain", "0"];
+    for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+        let mut node = machine.start("127.0.0.35", &options);
+        node.wait_for("this node's state");
+        let (mut app, status) = tunnel(&node.address("local proxy"), &target);
+        assert_eq!(status, "200");
+        app.write_all(b"x").unwrap();
+        let mut inner = loop {
+            // The probe connects too, and says nothing.
+            let (mut inner, _) = server.accept().unwrap();
+            if inner.read(&mut [0]).unwrap_or(0) == 1 {
+                break inner;
+            }
+        };
+        inner.write_all(b"half of it").unwrap();
+        app.read_exact(&mut [0; 10]).unwrap();
+        node.signal(signal);
+        node.wait();
+        for end in [&mut app, &mut inner] {
+            let error = end.read(&mut [0]).expect_err("a reset");
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{signal}");
+        }
+    }
+}
