@@ -134,7 +134,8 @@ impl Link {
         };
         match answer.await {
             Ok(Ok((response, outbox))) if response.status() == StatusCode::OK => {
-                Ok(LinkTunnel { tunnel: Tunnel::new(outbox, response.into_body()), counted })
+                let tunnel = Tunnel::new(outbox, response.into_body());
+                Ok(LinkTunnel { tunnel, counted, link: self.clone() })
             }
             Ok(Ok((response, _))) => Err(refusal(&response, self.address)),
             Ok(Err(error)) => Err(self.lost(&error)),
@@ -218,12 +219,13 @@ impl Link {
 }
 
 /// A tunnel of a [`Link`].
-#[derive(Debug)]
 pub struct LinkTunnel {
     /// The stream.
     pub tunnel: Tunnel,
     /// Counts it as open; to be kept as long as it is used.
     pub counted: OpenTunnel,
+    /// What it is a stream of.
+    pub link: Link,
 }
 
 /// Drives the connection until it ends, and tells when it takes no more tunnels.

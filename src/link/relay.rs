@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -76,7 +77,10 @@ impl Progress {
 /// What the socket sent as long as nothing has come back: what a replay needs. Nothing is kept for ever: the
 /// first byte that comes back, or too many that went out, end it.
 #[derive(Debug, Default)]
-pub struct Kept {
+pub struct Kept(Mutex<Sent>);
+
+#[derive(Debug, Default)]
+struct Sent {
     bytes: BytesMut,
     overflown: bool,
 }
@@ -84,26 +88,32 @@ pub struct Kept {
 impl Kept {
     /// Begins with what has been sent already.
     pub fn new(first: &Bytes) -> Self {
-        let mut kept = Self::default();
+        let kept = Self::default();
         kept.add(first);
         kept
     }
 
     /// All that was sent, unless it was too much.
-    pub fn all(&self) -> Option<&[u8]> {
-        (!self.overflown).then_some(&self.bytes)
+    pub fn all(&self) -> Option<Bytes> {
+        let sent = self.sent();
+        (!sent.overflown).then(|| Bytes::copy_from_slice(&sent.bytes))
     }
 
-    fn add(&mut self, bytes: &[u8]) {
-        if self.overflown || self.bytes.len() + bytes.len() > MOST_KEPT {
-            self.forget();
+    fn add(&self, bytes: &[u8]) {
+        let mut sent = self.sent();
+        if sent.overflown || sent.bytes.len() + bytes.len() > MOST_KEPT {
+            *sent = Sent { bytes: BytesMut::new(), overflown: true };
         } else {
-            self.bytes.extend_from_slice(bytes);
+            sent.bytes.extend_from_slice(bytes);
         }
     }
 
-    fn forget(&mut self) {
-        (self.bytes, self.overflown) = (BytesMut::new(), true);
+    fn forget(&self) {
+        *self.sent() = Sent { bytes: BytesMut::new(), overflown: true };
+    }
+
+    fn sent(&self) -> MutexGuard<'_, Sent> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -117,7 +127,7 @@ pub async fn relay(
     socket: &TcpStream,
     mut tunnel: Tunnel,
     progress: &Progress,
-    kept: Option<&mut Kept>,
+    kept: Option<&Kept>,
 ) -> Result<(), Broken> {
     let up = up(socket, &mut tunnel.outbox, progress, kept);
     let down = down(socket, &mut tunnel.inbox, progress);
@@ -138,7 +148,7 @@ async fn up(
     socket: &TcpStream,
     outbox: &mut Outbox,
     progress: &Progress,
-    mut kept: Option<&mut Kept>,
+    mut kept: Option<&Kept>,
 ) -> Result<(), Broken> {
     if progress.app_ended.load(Relaxed) {
         return outbox.finish().map_err(Broken::Tunnel);
@@ -156,7 +166,7 @@ async fn up(
             }
             Ok(count) => {
                 progress.sent.fetch_add(count as u64, Relaxed);
-                if let Some(some) = kept.as_deref_mut() {
+                if let Some(some) = kept {
                     if progress.received.load(Relaxed) == 0 {
                         some.add(&buffer);
                     } else {

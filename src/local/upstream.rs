@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use tokio::net::TcpStream;
 
-use crate::link::client::LinkTunnel;
+use crate::link::client::{Link, LinkTunnel};
 use crate::link::relay::is_link_lost;
 use crate::link::stream::{Inbox, Outbox};
 use crate::net;
@@ -64,6 +64,14 @@ impl Upstream {
         match self {
             Self::Link(_, gateway) => gateway,
             Self::Direct(_) => "direct",
+        }
+    }
+
+    /// The link that it goes over, if it does.
+    pub fn link(&self) -> Option<&Link> {
+        match self {
+            Self::Link(tunnel, _) => Some(&tunnel.link),
+            Self::Direct(_) => None,
         }
     }
 
