@@ -60,7 +60,7 @@ pub enum DialError {
 }
 
 /// A standing link. Clones share it.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Link {
     requests: SendRequest<Bytes>,
     /// Where the gateway listens.
@@ -147,7 +147,8 @@ impl Link {
         };
         match answer.await {
             Ok(Ok((response, outbox))) if response.status() == StatusCode::OK => {
-                Ok(LinkTunnel { tunnel: Tunnel::new(outbox, response.into_body()), counted })
+                let tunnel = Tunnel::new(outbox, response.into_body());
+                Ok(LinkTunnel { tunnel, counted, link: self.clone() })
             }
             Ok(Ok((response, _))) => Err(refusal(&response, self.address)),
             Ok(Err(error)) => Err(self.lost(&error)),
@@ -247,6 +248,8 @@ pub struct LinkTunnel {
     pub tunnel: Tunnel,
     /// Counts it as open; to be kept as long as it is used.
     pub counted: OpenTunnel,
+    /// What it is a stream of.
+    pub link: Link,
 }
 
 /// Drives the connection until it ends, and tells when it takes no more tunnels.

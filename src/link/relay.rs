@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -94,7 +95,10 @@ impl<'a> Progress<'a> {
 /// What the socket sent as long as nothing has come back: what a replay needs. Nothing is kept for ever: the
 /// first byte that comes back, or too many that went out, end it.
 #[derive(Debug, Default)]
-pub struct Kept {
+pub struct Kept(Mutex<Sent>);
+
+#[derive(Debug, Default)]
+struct Sent {
     bytes: BytesMut,
     overflown: bool,
 }
@@ -102,26 +106,32 @@ pub struct Kept {
 impl Kept {
     /// Begins with what has been sent already.
     pub fn new(first: &Bytes) -> Self {
-        let mut kept = Self::default();
+        let kept = Self::default();
         kept.add(first);
         kept
     }
 
     /// All that was sent, unless it was too much.
-    pub fn all(&self) -> Option<&[u8]> {
-        (!self.overflown).then_some(&self.bytes)
+    pub fn all(&self) -> Option<Bytes> {
+        let sent = self.sent();
+        (!sent.overflown).then(|| Bytes::copy_from_slice(&sent.bytes))
     }
 
-    fn add(&mut self, bytes: &[u8]) {
-        if self.overflown || self.bytes.len() + bytes.len() > MOST_KEPT {
-            self.forget();
+    fn add(&self, bytes: &[u8]) {
+        let mut sent = self.sent();
+        if sent.overflown || sent.bytes.len() + bytes.len() > MOST_KEPT {
+            *sent = Sent { bytes: BytesMut::new(), overflown: true };
         } else {
-            self.bytes.extend_from_slice(bytes);
+            sent.bytes.extend_from_slice(bytes);
         }
     }
 
-    fn forget(&mut self) {
-        (self.bytes, self.overflown) = (BytesMut::new(), true);
+    fn forget(&self) {
+        *self.sent() = Sent { bytes: BytesMut::new(), overflown: true };
+    }
+
+    fn sent(&self) -> MutexGuard<'_, Sent> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -135,7 +145,7 @@ pub async fn relay(
     socket: &TcpStream,
     mut tunnel: Tunnel,
     progress: &Progress<'_>,
-    kept: Option<&mut Kept>,
+    kept: Option<&Kept>,
 ) -> Result<(), Broken> {
     net::reset_on_drop(socket);
     // Dropping the tunnel lets what it was given still go out, before the peer learns that it is over.
@@ -150,7 +160,7 @@ async fn both_ways(
     socket: &TcpStream,
     tunnel: &mut Tunnel,
     progress: &Progress<'_>,
-    kept: Option<&mut Kept>,
+    kept: Option<&Kept>,
 ) -> Result<(), Broken> {
     let mut up = std::pin::pin!(up(socket, &mut tunnel.outbox, progress, kept));
     let mut down = std::pin::pin!(down(socket, &mut tunnel.inbox, progress));
@@ -202,7 +212,7 @@ async fn up(
     socket: &TcpStream,
     outbox: &mut Outbox,
     progress: &Progress<'_>,
-    mut kept: Option<&mut Kept>,
+    mut kept: Option<&Kept>,
 ) -> Result<(), Broken> {
     if progress.app_ended.load(Relaxed) {
         return outbox.finish().map_err(Broken::Tunnel);
@@ -220,7 +230,7 @@ async fn up(
             }
             Ok(count) => {
                 progress.add(&progress.sent, count);
-                if let Some(some) = kept.as_deref_mut() {
+                if let Some(some) = kept {
                     if progress.received.load(Relaxed) == 0 {
                         some.add(&buffer);
                     } else {

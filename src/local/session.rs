@@ -93,7 +93,7 @@ impl Routes {
                 }
             };
             match opened {
-                Ok(tunnel) => return Ok(Upstream::Link(tunnel, link.gateway.id.short())),
+                Ok(tunnel) => return Ok(Upstream::Link(Box::new(tunnel), link.gateway.id.short())),
                 Err(failure) if failure.blames_gateway() && attempts < MOST_ATTEMPTS => {
                     link.give_up();
                     tracing::info!(reason = %failure, "the gateway failed an open");
@@ -122,7 +122,7 @@ impl Routes {
     }
 
     /// Waits until `link` is suspect and another one is not.
-    async fn better_than(&self, link: &Link) {
+    pub(super) async fn better_than(&self, link: &Link) {
         link.suspected().await;
         let mut links = self.links.standing();
         loop {
@@ -139,29 +139,50 @@ impl Routes {
 
     /// Carries a connection of an app to its end. With `kept` (what went along with the open), and as long as
     /// nothing has come back from the server, it survives the loss of its gateway if what the app has sent is safe
-    /// to send again.
+    /// to send again; and when the gateway is but suspect, it moves to a better one, once.
     pub async fn carry(
         &self,
         app: TcpStream,
         target: &Target,
         id: u64,
         mut upstream: Upstream,
-        mut kept: Option<Kept>,
+        kept: Option<Kept>,
         record: &mut Record,
     ) {
         let progress = Progress::default();
+        let replayable = || {
+            let sent = kept.as_ref().filter(|_| progress.moved().received == 0)?.all()?;
+            replay::is_safe(&sent).then_some(sent)
+        };
+        let mut moved = false;
         let result = loop {
             record.gateway = upstream.gateway().to_owned();
-            let LinkTunnel { tunnel, counted: _counted } = match upstream {
-                Upstream::Link(tunnel, _) => tunnel,
+            let LinkTunnel { tunnel, counted: _counted, link } = match upstream {
+                Upstream::Link(tunnel, _) => *tunnel,
                 Upstream::Direct(server) => return carry_directly(app, server, record).await,
             };
-            let result = relay(&app, tunnel, &progress, kept.as_mut()).await;
-            if !result.as_ref().is_err_and(Broken::is_link_lost) || progress.moved().received > 0 {
-                break result;
-            }
-            let sent = kept.as_ref().and_then(Kept::all).filter(|sent| replay::is_safe(sent));
-            let Some(again) = sent.map(Bytes::copy_from_slice) else { break result };
+            let better = async {
+                self.better_than(&link).await;
+                match replayable() {
+                    Some(again) if !moved => again,
+                    _ => std::future::pending().await,
+                }
+            };
+            let ended = tokio::select! {
+                biased;
+                result = relay(&app, tunnel, &progress, kept.as_ref()) => Ok(result),
+                again = better => Err(again),
+            };
+            let again = match ended {
+                Ok(result) => match replayable() {
+                    Some(again) if result.as_ref().is_err_and(Broken::is_link_lost) => again,
+                    _ => break result,
+                },
+                Err(again) => {
+                    moved = true;
+                    again
+                }
+            };
             tracing::info!(conn = format!("{id:016x}"), bytes = again.len(), "replayed on the next gateway");
             match self.open(target, id, again, true).await {
                 Ok(next) => upstream = next,

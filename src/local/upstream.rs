@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use tokio::net::TcpStream;
 
-use crate::link::client::LinkTunnel;
+use crate::link::client::{Link, LinkTunnel};
 use crate::link::relay::is_link_lost;
 use crate::link::stream::{Inbox, Outbox};
 use crate::net;
@@ -19,7 +19,7 @@ const READ: usize = 64 * 1024;
 /// The way to one server.
 pub enum Upstream {
     /// Over a link; with the gateway's name.
-    Link(LinkTunnel, String),
+    Link(Box<LinkTunnel>, String),
     /// From this machine.
     Direct(TcpStream),
 }
@@ -80,6 +80,14 @@ impl Upstream {
         if let Self::Link(mut tunnel, _) = self {
             // Fails only on a tunnel that has ended anyway.
             let _ = tunnel.tunnel.outbox.finish();
+        }
+    }
+
+    /// The link that it goes over, if it does.
+    pub fn link(&self) -> Option<&Link> {
+        match self {
+            Self::Link(tunnel, _) => Some(&tunnel.link),
+            Self::Direct(_) => None,
         }
     }
 

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 
 use super::{Done, READ, plain};
 use crate::failure::{Failure, Kind, Side};
+use crate::link::client::Link;
 use crate::local::listener::{Local, quiet};
 use crate::local::upstream::{In, Out, Upstream, UpstreamError};
 use crate::net;
@@ -84,13 +85,23 @@ pub(super) async fn run(
     }
     let mut reused = upstream.is_some();
     let mut attempts = 0;
+    // From a gateway that is but suspect a request moves once.
+    let mut moved = false;
     loop {
         let mut used = match upstream.take() {
             Some(upstream) => upstream,
             None => local.routes.open(target, id, head.clone(), repeatable).await?,
         };
         record.gateway = used.gateway().to_owned();
-        let ended = exchange.run(buffer, &mut used, head.len(), record).await;
+        let link = used.link().cloned().filter(|_| repeatable && !moved);
+        let ended = tokio::select! {
+            biased;
+            ended = exchange.run(buffer, &mut used, head.len(), record) => ended,
+            () = exchange.moves_from(link) => {
+                moved = true;
+                Err(Trouble::Silent { lost: true, why: "the gateway fell silent".into() })
+            }
+        };
         let used = Reusable { target: target.clone(), upstream: used };
         match ended {
             Err(Trouble::Silent { lost, .. })
@@ -398,6 +409,15 @@ impl Exchange<'_> {
                 }
                 Err(error) => return Err(Trouble::Truncated(error.to_string())),
             }
+        }
+    }
+
+    /// Waits until there is a better gateway than that of `link`, and nothing of an answer.
+    async fn moves_from(&self, link: Option<Link>) {
+        let Some(link) = link else { return std::future::pending().await };
+        self.local.routes.better_than(&link).await;
+        if self.started.load(Relaxed) {
+            std::future::pending().await
         }
     }
 
