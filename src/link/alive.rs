@@ -76,12 +76,27 @@ impl Pulse {
         self.suspect.subscribe()
     }
 
+    /// Waits until the link is suspect.
+    pub async fn suspected(&self) {
+        let mut suspect = self.suspect();
+        if suspect.wait_for(|suspect| *suspect).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
     fn set_suspect(&self, suspect: bool) -> bool {
         self.suspect.send_if_modified(|now| std::mem::replace(now, suspect) != suspect)
     }
 
     fn rhythm(&self) -> (Duration, Duration) {
         if self.tunnels() > 0 { UNDER_TRAFFIC } else { IDLE }
+    }
+}
+
+impl OpenTunnel {
+    /// The pulse of its link.
+    pub fn pulse(&self) -> &Arc<Pulse> {
+        &self.0
     }
 }
 
