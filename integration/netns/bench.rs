@@ -17,8 +17,9 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use std::{env, fs, thread};
+use std::{env, fs};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// New requests a second.
@@ -37,7 +38,7 @@ const ECHO: u16 = PORT + 1;
 const ALLOW: [&str; 2] = ["--allow", "10.88.0.0/24"];
 
 /// What is done to the gateway that serves.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 enum Fault {
     Kill,
     Unplug,
@@ -220,6 +221,38 @@ fn tunnels(lab: &Lab, fault: Fault) -> Vec<(&'static str, f64)> {
     let serving = fleet.serving();
     let (descriptors, memory) = usage(&fleet);
 
+    let (opened, app) = open_tunnels(&fleet);
+    wait_until("the tunnels", || opened.load(Ordering::Relaxed) == TUNNELS);
+    let (_, memory_open) = usage(&fleet);
+    let at = Instant::now();
+    cause(&mut fleet, serving, fault);
+    let ends = app.join().unwrap();
+    let last = ends.iter().map(|(end, _)| *end - at).max().unwrap_or_default();
+    let not_reset = ends.iter().filter(|(_, reset)| !reset).count();
+    // What is to be freed may take a moment.
+    thread::sleep(Duration::from_secs(1));
+    let (descriptors_after, memory_after) = usage(&fleet);
+    // As many again show whether the memory that stays is used again.
+    let (opened, app) = open_tunnels(&fleet);
+    wait_until("the tunnels", || opened.load(Ordering::Relaxed) == TUNNELS);
+    fleet.kill(1 - serving);
+    app.join().unwrap();
+    thread::sleep(Duration::from_secs(1));
+    let (_, memory_again) = usage(&fleet);
+    vec![
+        ("all closed at the app after, ms", millis(last)),
+        ("ended otherwise than by a reset", count(not_reset)),
+        ("descriptors of the client before", count(descriptors)),
+        ("descriptors of the client after", count(descriptors_after)),
+        ("RSS of the client before, KiB", count(memory)),
+        ("RSS of the client with the tunnels, KiB", count(memory_open)),
+        ("RSS of the client after, KiB", count(memory_after)),
+        ("RSS of the client after as many again, KiB", count(memory_again)),
+    ]
+}
+
+/// How many tunnels are open so far, and the app that has them: when each ended, and whether by a reset.
+fn open_tunnels(fleet: &Fleet) -> (Arc<AtomicUsize>, JoinHandle<Vec<(Instant, bool)>>) {
     let opened = Arc::new(AtomicUsize::new(0));
     let ready = opened.clone();
     let app = fleet.client.thread(move || {
@@ -237,25 +270,7 @@ fn tunnels(lab: &Lab, fault: Fault) -> Vec<(&'static str, f64)> {
             ends.join_all().await
         })
     });
-    wait_until("the tunnels", || opened.load(Ordering::Relaxed) == TUNNELS);
-    let (_, memory_open) = usage(&fleet);
-    let at = Instant::now();
-    cause(&mut fleet, serving, fault);
-    let ends = app.join().unwrap();
-    let last = ends.iter().map(|(end, _)| *end - at).max().unwrap_or_default();
-    let not_reset = ends.iter().filter(|(_, reset)| !reset).count();
-    // What is to be freed may take a moment.
-    thread::sleep(Duration::from_secs(1));
-    let (descriptors_after, memory_after) = usage(&fleet);
-    vec![
-        ("all closed at the app after, ms", millis(last)),
-        ("ended otherwise than by a reset", count(not_reset)),
-        ("descriptors of the client before", count(descriptors)),
-        ("descriptors of the client after", count(descriptors_after)),
-        ("RSS of the client before, KiB", count(memory)),
-        ("RSS of the client with the tunnels, KiB", count(memory_open)),
-        ("RSS of the client after, KiB", count(memory_after)),
-    ]
+    (opened, app)
 }
 
 fn cause(fleet: &mut Fleet, which: usize, fault: Fault) {

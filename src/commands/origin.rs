@@ -1,9 +1,11 @@
-//! A small web server with a generated file: what the demo downloads.
+//! A small web server: what the demo and the tests download from.
 //!
-//! `GET /file` gives pseudo-random bytes that depend on the seed alone, and honours one byte range.
+//! `GET /file` gives pseudo-random bytes that depend on the seed alone; with a directory, its files are served
+//! instead. One open byte range is honoured.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
@@ -35,6 +37,9 @@ pub struct Origin {
     /// What the bytes depend on
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
+    /// Serve the files of this directory, and no generated one
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
     /// How a log line looks
     #[arg(long, env = "LANEWAY_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: Format,
@@ -102,9 +107,15 @@ impl Origin {
         tracing::info!(%address, "listening: origin, HTTP");
         loop {
             let (socket, _) = net::accept(&listener).await;
+            let directory = self.dir.clone();
             tokio::spawn(async move {
-                let service =
-                    service_fn(move |request| async move { Ok::<_, Infallible>(answer(file, &request)) });
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let found = directory.as_deref().map(|directory| read(directory, request.uri().path()));
+                    std::future::ready(Ok::<_, Infallible>(match found {
+                        Some(found) => stored(found, &request),
+                        None => answer(file, &request),
+                    }))
+                });
                 let served = http1::Builder::new()
                     .timer(TokioTimer::new())
                     .header_read_timeout(Duration::from_secs(60))
@@ -116,6 +127,28 @@ impl Origin {
             });
         }
     }
+}
+
+/// A file of the directory, whole; never one from elsewhere.
+fn read(directory: &Path, path: &str) -> Option<Bytes> {
+    let inside = Path::new(path.trim_start_matches('/'));
+    let plain = inside.components().all(|part| matches!(part, Component::Normal(_)));
+    std::fs::read(directory.join(inside)).ok().filter(|_| plain).map(Bytes::from)
+}
+
+fn stored(found: Option<Bytes>, request: &Request<Incoming>) -> Response<BoxBody<Bytes, Infallible>> {
+    let mut response = Response::new(Empty::new().boxed());
+    let Some(content) = found else {
+        *response.status_mut() = StatusCode::NOT_FOUND;
+        return response;
+    };
+    let size = content.len() as u64;
+    let start = part(&mut response, request.headers(), size);
+    if request.method() == Method::GET {
+        let rest = content.slice(usize::try_from(start).unwrap_or(content.len())..);
+        *response.body_mut() = Full::from(rest).boxed();
+    }
+    response
 }
 
 fn answer(file: Generated, request: &Request<Incoming>) -> Response<BoxBody<Bytes, Infallible>> {
@@ -133,24 +166,27 @@ fn answer(file: Generated, request: &Request<Incoming>) -> Response<BoxBody<Byte
         }
     }
     let etag = HeaderValue::from_str(&format!("\"{:x}-{:x}\"", file.seed, file.size));
-    let headers = response.headers_mut();
-    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    if let Ok(etag) = etag {
-        headers.insert(ETAG, etag);
-    }
-    let start = range_start(request.headers()).filter(|start| *start < file.size);
-    if let Some(start) = start {
-        let range = format!("bytes {start}-{}/{}", file.size - 1, file.size);
-        headers.extend(HeaderValue::from_str(&range).ok().map(|range| (CONTENT_RANGE, range)));
-        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-    }
-    let start = start.unwrap_or(0);
-    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(file.size - start));
+    response.headers_mut().extend(etag.ok().map(|etag| (ETAG, etag)));
+    let start = part(&mut response, request.headers(), file.size);
     if request.method() == Method::GET {
         let blocks = futures_util::stream::iter(file.from(start).map(|block| Ok(Frame::data(block))));
         *response.body_mut() = BodyExt::boxed(StreamBody::new(blocks));
     }
     response
+}
+
+/// Says which part of a content of this size follows; gives where it starts.
+fn part(response: &mut Response<BoxBody<Bytes, Infallible>>, asked: &HeaderMap, size: u64) -> u64 {
+    let start = range_start(asked).filter(|start| *start < size);
+    let headers = response.headers_mut();
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(size - start.unwrap_or(0)));
+    if let Some(start) = start {
+        let range = HeaderValue::from_str(&format!("bytes {start}-{}/{size}", size - 1));
+        headers.extend(range.ok().map(|range| (CONTENT_RANGE, range)));
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
+    start.unwrap_or(0)
 }
 
 /// The start of `Range: bytes=START-`; other ranges are ignored, as RFC 9110 §14.2 allows.

@@ -17,7 +17,7 @@ const SUSPICION: Duration = Duration::from_millis(250);
 /// So many answers in time, one after the other, make a suspect trusted again.
 const TRUST: u32 = 4;
 /// Between two pings, and how long the answer may take, while tunnels are open.
-const UNDER_TRAFFIC: (Duration, Duration) = (Duration::from_millis(400), Duration::from_secs(3));
+const UNDER_TRAFFIC: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(3));
 /// The same of a link without tunnels.
 const IDLE: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(15));
 
@@ -76,12 +76,27 @@ impl Pulse {
         self.suspect.subscribe()
     }
 
+    /// Waits until the link is suspect.
+    pub async fn suspected(&self) {
+        let mut suspect = self.suspect();
+        if suspect.wait_for(|suspect| *suspect).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
     fn set_suspect(&self, suspect: bool) -> bool {
         self.suspect.send_if_modified(|now| std::mem::replace(now, suspect) != suspect)
     }
 
     fn rhythm(&self) -> (Duration, Duration) {
         if self.tunnels() > 0 { UNDER_TRAFFIC } else { IDLE }
+    }
+}
+
+impl OpenTunnel {
+    /// The pulse of its link.
+    pub fn pulse(&self) -> &Arc<Pulse> {
+        &self.0
     }
 }
 

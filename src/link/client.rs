@@ -148,7 +148,7 @@ impl Link {
         match answer.await {
             Ok(Ok((response, outbox))) if response.status() == StatusCode::OK => {
                 let tunnel = Tunnel::new(outbox, response.into_body());
-                Ok(LinkTunnel { tunnel, counted, link: self.clone() })
+                Ok(LinkTunnel { tunnel, counted, gateway: self.address })
             }
             Ok(Ok((response, _))) => Err(refusal(&response, self.address)),
             Ok(Err(error)) => Err(self.lost(&error)),
@@ -212,14 +212,6 @@ impl Link {
         *self.pulse.suspect().borrow()
     }
 
-    /// Waits until the link is suspect.
-    pub async fn suspected(&self) {
-        let mut suspect = self.pulse.suspect();
-        if suspect.wait_for(|suspect| *suspect).await.is_err() {
-            std::future::pending().await
-        }
-    }
-
     /// Waits until the link cannot be used any more, or becomes suspect, or trusted again.
     pub async fn changed(&self) {
         let mut suspect = self.pulse.suspect();
@@ -248,8 +240,8 @@ pub struct LinkTunnel {
     pub tunnel: Tunnel,
     /// Counts it as open; to be kept as long as it is used.
     pub counted: OpenTunnel,
-    /// What it is a stream of.
-    pub link: Link,
+    /// Where the gateway listens.
+    pub gateway: SocketAddr,
 }
 
 /// Drives the connection until it ends, and tells when it takes no more tunnels.

@@ -1,6 +1,7 @@
 //! The spine: from a target to an upstream, and from there to the end. A connection is held while there is no way
 //! out; a gateway that fails is left for the next; what is safe to repeat is repeated. Nowhere else.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use super::links::Links;
 use super::upstream::Upstream;
 use crate::copy;
 use crate::failure::{Failure, Kind, Side};
+use crate::link::alive::Pulse;
 use crate::link::client::{Link, LinkTunnel};
 use crate::link::relay::{Broken, Kept, Progress, outcome, relay};
 use crate::net;
@@ -87,13 +89,13 @@ impl Routes {
             let opened = tokio::select! {
                 biased;
                 opened = link.open(target, id, early.clone()) => opened,
-                () = self.better_than(&link) => {
+                () = self.better_than(&link.pulse, link.address) => {
                     tracing::info!(gateway = link.gateway.id.short(), "no answer: the connection moves on");
                     continue;
                 }
             };
             match opened {
-                Ok(tunnel) => return Ok(Upstream::Link(Box::new(tunnel), link.gateway.id.short())),
+                Ok(tunnel) => return Ok(Upstream::Link(tunnel, link.gateway.id.short())),
                 Err(failure) if failure.blames_gateway() && attempts < MOST_ATTEMPTS => {
                     link.give_up();
                     tracing::info!(reason = %failure, "the gateway failed an open");
@@ -121,13 +123,13 @@ impl Routes {
         }
     }
 
-    /// Waits until `link` is suspect and another one is not.
-    pub(super) async fn better_than(&self, link: &Link) {
-        link.suspected().await;
+    /// Waits until the link with this `pulse`, to the gateway at `address`, is suspect and another one is not.
+    pub(super) async fn better_than(&self, pulse: &Pulse, address: SocketAddr) {
+        pulse.suspected().await;
         let mut links = self.links.standing();
         loop {
             let other = best(&links.borrow_and_update())
-                .is_some_and(|other| other.address != link.address && !other.is_suspect());
+                .is_some_and(|other| other.address != address && !other.is_suspect());
             if other {
                 return;
             }
@@ -157,12 +159,12 @@ impl Routes {
         let mut moved = false;
         let result = loop {
             record.gateway = upstream.gateway().to_owned();
-            let LinkTunnel { tunnel, counted: _counted, link } = match upstream {
-                Upstream::Link(tunnel, _) => *tunnel,
+            let LinkTunnel { tunnel, counted, gateway } = match upstream {
+                Upstream::Link(tunnel, _) => tunnel,
                 Upstream::Direct(server) => return carry_directly(app, server, record).await,
             };
             let better = async {
-                self.better_than(&link).await;
+                self.better_than(counted.pulse(), gateway).await;
                 match replayable() {
                     Some(again) if !moved => again,
                     _ => std::future::pending().await,

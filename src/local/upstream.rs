@@ -2,13 +2,16 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use tokio::net::TcpStream;
 
-use crate::link::client::{Link, LinkTunnel};
+use crate::link::alive::Pulse;
+use crate::link::client::LinkTunnel;
 use crate::link::relay::is_link_lost;
 use crate::link::stream::{Inbox, Outbox};
 use crate::net;
@@ -19,7 +22,7 @@ const READ: usize = 64 * 1024;
 /// The way to one server.
 pub enum Upstream {
     /// Over a link; with the gateway's name.
-    Link(Box<LinkTunnel>, String),
+    Link(LinkTunnel, String),
     /// From this machine.
     Direct(TcpStream),
 }
@@ -83,10 +86,10 @@ impl Upstream {
         }
     }
 
-    /// The link that it goes over, if it does.
-    pub fn link(&self) -> Option<&Link> {
+    /// The pulse of the link that it goes over, if it does, and where that link's gateway listens.
+    pub fn link(&self) -> Option<(Arc<Pulse>, SocketAddr)> {
         match self {
-            Self::Link(tunnel, _) => Some(&tunnel.link),
+            Self::Link(tunnel, _) => Some((tunnel.counted.pulse().clone(), tunnel.gateway)),
             Self::Direct(_) => None,
         }
     }

@@ -140,9 +140,11 @@ fn gateways_that_do_not_hear_each_other_serve(lab: &Lab) {
         ));
     }
     wait_until("both to be active", || {
-        let states =
-            fleet.gateways.iter().map(|gateway| gateway.log().rfind("this node's state state=\"active\""));
-        states.flatten().count() == 2
+        fleet.gateways.iter().all(|gateway| {
+            let log = gateway.log();
+            let last = log.lines().rfind(|line| line.contains("this node's state"));
+            last.is_some_and(|line| line.contains("state=\"active\""))
+        })
     });
     load.wait_for_new(RATE as usize * 2);
     fleet.kill(fleet.serving());

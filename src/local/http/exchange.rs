@@ -1,9 +1,10 @@
 //! One plain request and its response, over an upstream. The body goes up while the response comes down.
 
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -12,7 +13,7 @@ use tokio::net::TcpStream;
 
 use super::{Done, READ, plain};
 use crate::failure::{Failure, Kind, Side};
-use crate::link::client::Link;
+use crate::link::alive::Pulse;
 use crate::local::listener::{Local, quiet};
 use crate::local::upstream::{In, Out, Upstream, UpstreamError};
 use crate::net;
@@ -93,7 +94,7 @@ pub(super) async fn run(
             None => local.routes.open(target, id, head.clone(), repeatable).await?,
         };
         record.gateway = used.gateway().to_owned();
-        let link = used.link().cloned().filter(|_| repeatable && !moved);
+        let link = used.link().filter(|_| repeatable && !moved);
         let ended = tokio::select! {
             biased;
             ended = exchange.run(buffer, &mut used, head.len(), record) => ended,
@@ -413,9 +414,9 @@ impl Exchange<'_> {
     }
 
     /// Waits until there is a better gateway than that of `link`, and nothing of an answer.
-    async fn moves_from(&self, link: Option<Link>) {
-        let Some(link) = link else { return std::future::pending().await };
-        self.local.routes.better_than(&link).await;
+    async fn moves_from(&self, link: Option<(Arc<Pulse>, SocketAddr)>) {
+        let Some((pulse, gateway)) = link else { return std::future::pending().await };
+        self.local.routes.better_than(&pulse, gateway).await;
         if self.started.load(Relaxed) {
             std::future::pending().await
         }
