@@ -170,6 +170,7 @@ pub async fn up(config: Config, state: StateDir, reread: Box<Reread>) -> Result<
     let mut parts = JoinSet::new();
     parts.spawn(named("local proxy", listener::run(local, proxy)));
     parts.spawn(named("discovery", discovery.run(ears)));
+    parts.spawn(named("clock", links.clone().watch_clock()));
     parts.spawn(named("links", links.run(needed)));
     parts.spawn(named("static gateways", resolve_gateways(config.gateways.clone(), directory.clone())));
     if let Some((listener, _)) = link {

@@ -4,13 +4,13 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::select_all;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use rustls::ClientConfig;
 use tokio::sync::watch;
-use tokio::time::sleep_until;
+use tokio::time::{MissedTickBehavior, sleep_until};
 use tokio_util::task::TaskTracker;
 
 use crate::link::client::{DialError, Link};
@@ -36,6 +36,11 @@ const PENALTY: Duration = Duration::from_secs(1);
 const LONGEST_PENALTY: Duration = Duration::from_secs(300);
 /// With nothing to wait for, the table is looked at so often all the same.
 const LOOK: Duration = Duration::from_secs(5);
+
+/// Between two looks at the clock.
+const CLOCK_LOOK: Duration = Duration::from_secs(1);
+/// A wall clock that moves by more than the time that has passed, and this, has jumped.
+const CLOCK_JUMP: Duration = Duration::from_secs(3);
 
 /// What is told of a gateway once a link to it stands.
 pub type Remember = dyn Fn(SocketAddr) + Send + Sync;
@@ -89,6 +94,24 @@ impl Links {
     /// What went wrong with the last gateway that was tried, for a person.
     pub fn trouble(&self) -> Option<String> {
         locked(&self.trouble).clone()
+    }
+
+    /// Notices that this machine has slept, or that its clock was set: the network may be another one now, so every
+    /// link has to prove at once that it lives, and the LAN is asked again.
+    pub async fn watch_clock(self: Arc<Self>) {
+        let mut tick = tokio::time::interval(CLOCK_LOOK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last = (Instant::now(), SystemTime::now());
+        loop {
+            tick.tick().await;
+            let now = (Instant::now(), SystemTime::now());
+            if jumped(now.0.duration_since(last.0), last.1, now.1) {
+                tracing::info!("the clock jumped: every link is proved again");
+                self.standing.borrow().iter().for_each(|link| link.pulse.want_proof());
+                locked(&self.pauses).clear();
+            }
+            last = now;
+        }
     }
 
     /// Dials, orders and replaces links as long as `needed` says so; until it has no sender.
@@ -348,6 +371,11 @@ impl Links {
     }
 }
 
+/// Whether the wall clock went another way than `passed`, by more than clocks are corrected in passing.
+fn jumped(passed: Duration, before: SystemTime, now: SystemTime) -> bool {
+    now.duration_since(before).map_or(true, |wall| wall.abs_diff(passed) > CLOCK_JUMP)
+}
+
 /// The gateway has said that it is about to stop, or that it cannot reach the server.
 fn is_leaving(gateway: &Gateway, now: Instant) -> bool {
     matches!(gateway.state(now), Some(State::Draining | State::Withdrawn))
@@ -355,4 +383,19 @@ fn is_leaving(gateway: &Gateway, now: Instant) -> bool {
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sleep_and_a_clock_that_is_set_are_jumps_and_a_slow_second_is_none() {
+        let start = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let second = Duration::from_secs(1);
+        assert!(!jumped(second, start, start + second));
+        assert!(!jumped(second * 20, start, start + second * 21));
+        assert!(jumped(second, start, start + Duration::from_secs(60)));
+        assert!(jumped(second, start, start - second));
+    }
 }
