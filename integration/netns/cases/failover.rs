@@ -33,6 +33,8 @@ pub(super) const CASES: &[Case] = &[
     ("failover::a_lossy_network_fails_no_request", a_lossy_network_fails_no_request),
     ("failover::gateways_that_die_again_and_again_fail_no_request", gateways_that_die_again_and_again),
     ("failover::a_drained_gateway_cuts_nothing", a_drained_gateway_cuts_nothing),
+    ("failover::the_role_goes_round_and_fails_no_request", the_role_goes_round_and_fails_no_request),
+    ("failover::a_promoted_node_brings_its_uplink_up", a_promoted_node_brings_its_uplink_up),
 ];
 
 /// New requests a second in most trials: the machine that runs them may be small.
@@ -49,6 +51,50 @@ fn a_killed_gateway_fails_no_request(lab: &Lab) {
     let report = ended("killed", load);
     report.no_failure();
     assert_eq!(report.gateways().len(), 2, "{report}");
+}
+
+/// `--policy round-robin`: each hand-over is a drain.
+fn the_role_goes_round_and_fails_no_request(lab: &Lab) {
+    let _web = lab.web(who);
+    let fleet = lab.fleet(2, &["--policy", "round-robin", "--rotate", "2"]);
+    let serving = fleet.serving();
+    let (first, second) = (fleet.gateways[serving].outside(), fleet.gateways[1 - serving].outside());
+    let load = Load::start(&fleet.client, RATE);
+    load.wait_for_service_by(second, 20);
+    load.wait_for_service_by(first, 20);
+    load.wait_for_service_by(second, 20);
+    let report = ended("round-robin", load);
+    report.no_failure();
+}
+
+/// The uplink is down until the group wants this node: the command brings it up, and takes it down at the end.
+fn a_promoted_node_brings_its_uplink_up(lab: &Lab) {
+    let _web = lab.web(who);
+    let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
+    let said = lab.write("said", "");
+    let tell = |word: &str| {
+        format!(
+            "echo {word} $LANEWAY_NODE $LANEWAY_STATE $LANEWAY_SERVER >> {}; ip link set out",
+            said.display()
+        )
+    };
+    let (up, down) = (format!("{} up", tell("up")), format!("{} down", tell("down")));
+    let mut ip = g1.command("ip");
+    ip.args(["link", "set", "out", "down"]);
+    g1.output(ip).success();
+    let mut group = lab.group(&[&g1, &c1], &["--on-promote", &up, "--on-demote", &down]);
+    let _client = group.client(&c1, &[]);
+    wait_until("the uplink to be up", || {
+        let answer = c1.curl(&["--proxy", "http://127.0.0.1:1080", "http://10.88.0.100/who/now"]);
+        answer.text().starts_with(&g1.addresses()[1].to_string())
+    });
+    group.gateway.signal(Signal::SIGTERM);
+    group.gateway.wait(START);
+    let said = std::fs::read_to_string(said).unwrap();
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!(lines.len(), 2, "{said}");
+    assert!(lines[0].starts_with("up g1 active 10.88.0.100:80"), "{said}");
+    assert!(lines[1].starts_with("down g1 "), "{said}");
 }
 
 /// Nothing says that it is gone: its packets just stop.
