@@ -16,6 +16,7 @@ use crate::net;
 use crate::peers::{discovery, remembered};
 use crate::problem::Problem;
 use crate::trust::authority::{Authority, Uses};
+use crate::trust::clock;
 use crate::trust::code::JoinCode;
 use crate::trust::group::{self, Group, Role};
 use crate::trust::join::{self, EXPORTER_LABEL};
@@ -173,6 +174,9 @@ impl Join {
         let code: JoinCode = self.code.join(" ").parse()?;
         group::refuse_second_group(&state)?;
         let name = self.name.clone().unwrap_or_else(net::host_name);
+        if code.expired(clock::now()) {
+            tracing::warn!("by this machine's clock the code has expired; the group's first machine decides");
+        }
         let signer = self.signer(&code).await?;
         let group = enrol(signer, &code, &name).await?;
         group::remember_membership(&state, &group)?;

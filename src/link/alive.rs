@@ -21,11 +21,10 @@ const UNDER_TRAFFIC: (Duration, Duration) = (Duration::from_millis(250), Duratio
 /// The same of a link without tunnels.
 const IDLE: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(15));
 
-/// The open tunnels of one link, its last round trip, and whether it is suspect.
+/// The open tunnels of one link, and whether it is suspect.
 #[derive(Debug)]
 pub struct Pulse {
     tunnels: AtomicU32,
-    round_trip_micros: AtomicU32,
     suspect: watch::Sender<bool>,
     proof_wanted: Notify,
     busy: Notify,
@@ -39,7 +38,6 @@ impl Default for Pulse {
     fn default() -> Self {
         Self {
             tunnels: AtomicU32::new(0),
-            round_trip_micros: AtomicU32::new(0),
             suspect: watch::Sender::new(false),
             proof_wanted: Notify::new(),
             busy: Notify::new(),
@@ -59,11 +57,6 @@ impl Pulse {
     /// How many tunnels are open.
     pub fn tunnels(&self) -> u32 {
         self.tunnels.load(Ordering::Relaxed)
-    }
-
-    /// The last measured round trip; zero before the first.
-    pub fn round_trip(&self) -> Duration {
-        Duration::from_micros(self.round_trip_micros.load(Ordering::Relaxed).into())
     }
 
     /// Asks for a ping now: something that should have come did not.
@@ -132,8 +125,6 @@ pub async fn until_dead(mut ping: PingPong, pulse: Arc<Pulse>) {
             // The connection itself reports why it ended.
             return std::future::pending().await;
         }
-        let micros = u32::try_from(sent.elapsed().as_micros()).unwrap_or(u32::MAX);
-        pulse.round_trip_micros.store(micros, Ordering::Relaxed);
         prompt_answers = if sent.elapsed() < SUSPICION { prompt_answers + 1 } else { 0 };
         if prompt_answers >= TRUST {
             pulse.set_suspect(false);

@@ -67,7 +67,7 @@ pub struct Link {
     pub address: SocketAddr,
     /// Who the gateway is, by its certificate.
     pub gateway: Peer,
-    /// Its tunnels and round trip.
+    /// Its open tunnels, and whether it is suspect.
     pub pulse: Arc<Pulse>,
     unusable: CancellationToken,
     retired: CancellationToken,

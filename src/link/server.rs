@@ -40,8 +40,6 @@ pub struct ServerLink {
     dead: futures_util::future::BoxFuture<'static, ()>,
     /// Who the client is, by its certificate.
     pub client: Peer,
-    /// Its tunnels and round trip.
-    pub pulse: Arc<Pulse>,
 }
 
 /// One CONNECT that waits for its answer.
@@ -66,9 +64,9 @@ impl ServerLink {
         let connection = handshake.await.map_err(|_gone: tokio::time::error::Elapsed| AcceptError::Late)?;
         let mut connection = connection.map_err(AcceptError::Protocol)?;
         let ping = connection.ping_pong().expect("taken once, here");
-        let pulse = Arc::<Pulse>::default();
-        let dead = Box::pin(until_dead(ping, pulse.clone()));
-        Ok(Self { connection, dead, client, pulse })
+        // The client pings as often as its tunnels need it; here it only matters that a dead one is noticed.
+        let dead = Box::pin(until_dead(ping, Arc::<Pulse>::default()));
+        Ok(Self { connection, dead, client })
     }
 
     /// Drives the link until the next CONNECT comes. `None` when the link has ended; the error says why

@@ -204,7 +204,8 @@ impl Authority {
     ///
     /// # Errors
     /// When `invites.json` cannot be read.
-    pub fn open_invites(&self) -> Result<Vec<Invite>, GroupError> {
+    #[cfg(test)]
+    fn open_invites(&self) -> Result<Vec<Invite>, GroupError> {
         let mut invites = self.invites()?;
         invites.retain(|invite| invite.admits(clock::now()).is_ok());
         Ok(invites)
