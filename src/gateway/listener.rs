@@ -1,22 +1,22 @@
 //! Accepts links, and machines that want to join. One handshake never waits for another.
 
 use std::collections::HashMap;
+use std::io::{self, Cursor};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustls::ServerConfig;
-use rustls::server::Acceptor;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::time::timeout;
-use tokio_rustls::LazyConfigAcceptor;
-use tokio_rustls::server::TlsStream;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::serve::Gateway;
+use crate::link::handshake::{Hello, Proved};
 use crate::link::tls::Service;
 use crate::net;
 use crate::trust::authority::Authority;
@@ -64,69 +64,75 @@ impl LinkPort {
             let port = self.clone();
             let task = async move {
                 let Ok(socket) = TcpStream::from_std(socket) else { return };
-                match timeout(HANDSHAKE, port.handshake(socket, address)).await {
-                    Ok(Some((Service::Link, tls))) => {
+                let deadline = Instant::now() + HANDSHAKE;
+                let Some(hello) = hello(socket, address).await else { return };
+                match (hello.service, &port.gateway, &port.authority) {
+                    (Some(Service::Link), Some((gateway, config)), _) => {
+                        let Some(proved) = prove(hello, config.clone(), address, deadline).await else {
+                            return;
+                        };
                         drop(place);
-                        port.link(tls, address).await;
+                        gateway.clone().serve(proved, address).await;
                     }
                     // Nobody has proved anything yet: enrolment keeps the place.
-                    Ok(Some((Service::Join, tls))) => port.join(tls, address).await,
-                    Ok(None) => {}
-                    Err(_) => tracing::debug!(%address, "the handshake took too long"),
+                    (Some(Service::Join), _, Some((authority, config))) => {
+                        admit(hello, config.clone(), authority, address, deadline).await;
+                    }
+                    _ => tracing::debug!(%address, "asked for what this node does not serve"),
                 }
             };
             worker.spawn(self.tasks.track_future(task));
         }
     }
+}
 
-    async fn handshake(
-        &self,
-        socket: TcpStream,
-        address: SocketAddr,
-    ) -> Option<(Service, TlsStream<TcpStream>)> {
-        let hello = timeout(HELLO, LazyConfigAcceptor::new(Acceptor::default(), socket)).await.ok()?;
-        let hello = hello.inspect_err(|error| tracing::debug!(%address, %error, "no TLS")).ok()?;
-        let service = Service::asked_for(&hello.client_hello());
-        let (service, config) = match (service, &self.gateway, &self.authority) {
-            (Some(Service::Link), Some((_, config)), _) => (Service::Link, config),
-            (Some(Service::Join), _, Some((_, config))) => (Service::Join, config),
-            _ => {
-                tracing::debug!(%address, "asked for what this node does not serve");
-                return None;
-            }
-        };
-        match hello.into_stream(config.clone()).await {
-            Ok(tls) => Some((service, tls)),
-            Err(error) => {
-                tracing::warn!(%address, %error, "handshake refused");
-                None
-            }
+async fn hello(socket: TcpStream, address: SocketAddr) -> Option<Hello> {
+    let hello = timeout(HELLO, Hello::read(socket)).await;
+    let hello = hello.unwrap_or_else(|_late| Err(io::ErrorKind::TimedOut.into()));
+    hello.inspect_err(|error| tracing::debug!(%address, %error, "no TLS")).ok()
+}
+
+async fn prove(
+    hello: Hello,
+    config: Arc<ServerConfig>,
+    address: SocketAddr,
+    deadline: Instant,
+) -> Option<Proved> {
+    let proved = timeout_at(deadline, hello.accept(config)).await;
+    let proved = proved.unwrap_or_else(|_late| Err(io::ErrorKind::TimedOut.into()));
+    proved.inspect_err(|error| tracing::warn!(%address, %error, "handshake refused")).ok()
+}
+
+/// Enrols one machine, if it proves that it was invited.
+async fn admit(
+    hello: Hello,
+    config: Arc<ServerConfig>,
+    authority: &Authority,
+    address: SocketAddr,
+    deadline: Instant,
+) {
+    let (reader, writer) = hello.tcp.into_split();
+    let socket = tokio::io::join(Cursor::new(hello.received).chain(reader), writer);
+    let tls = timeout_at(deadline, TlsAcceptor::from(config).accept(socket)).await;
+    let tls = tls.unwrap_or_else(|_late| Err(io::ErrorKind::TimedOut.into()));
+    let mut tls = match tls {
+        Ok(tls) => tls,
+        Err(error) => return tracing::warn!(%address, %error, "handshake refused"),
+    };
+    let Ok(exporter) = tls.get_ref().1.export_keying_material([0; 32], EXPORTER_LABEL, None) else {
+        return;
+    };
+    match join::serve(&mut tls, &exporter, authority).await {
+        Ok(member) => {
+            let (name, id, role) = (member.name, member.id.short(), member.role);
+            tracing::info!(%address, name, id, %role, "member admitted");
+        }
+        Err(error) => {
+            let reason = format!("{:#}", anyhow::Error::new(error));
+            tracing::warn!(%address, reason, "member not admitted");
         }
     }
-
-    async fn link(&self, tls: TlsStream<TcpStream>, address: SocketAddr) {
-        if let Some((gateway, _)) = &self.gateway {
-            gateway.clone().serve(tls, address).await;
-        }
-    }
-
-    async fn join(&self, mut tls: TlsStream<TcpStream>, address: SocketAddr) {
-        let Some((authority, _)) = &self.authority else { return };
-        let Ok(exporter) = tls.get_ref().1.export_keying_material([0; 32], EXPORTER_LABEL, None) else {
-            return;
-        };
-        match join::serve(&mut tls, &exporter, authority).await {
-            Ok(member) => {
-                let (name, id, role) = (member.name, member.id.short(), member.role);
-                tracing::info!(%address, name, id, %role, "member admitted");
-            }
-            Err(error) => {
-                let reason = format!("{:#}", anyhow::Error::new(error));
-                tracing::warn!(%address, reason, "member not admitted");
-            }
-        }
-        let _ = timeout(HANDSHAKE, tls.shutdown()).await;
-    }
+    let _ = timeout(HANDSHAKE, tls.shutdown()).await;
 }
 
 /// The handshakes in progress, by source.

@@ -4,13 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::egress::Egress;
 use crate::failure::{Failure, printable};
+use crate::link::handshake::Proved;
 use crate::link::relay::{Progress, outcome, relay};
 use crate::link::server::{Incoming, ServerLink};
 use crate::net;
@@ -31,8 +30,8 @@ pub struct Gateway {
 
 impl Gateway {
     /// Serves one link until it ends.
-    pub async fn serve(self: Arc<Self>, tls: TlsStream<TcpStream>, address: SocketAddr) {
-        let mut link = match ServerLink::accept(tls).await {
+    pub async fn serve(self: Arc<Self>, proved: Proved, address: SocketAddr) {
+        let mut link = match ServerLink::accept(proved).await {
             Ok(link) => link,
             Err(error) => return tracing::debug!(%address, %error, "no link"),
         };

@@ -13,12 +13,12 @@ use http::{Method, Request, Response, StatusCode, Uri};
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::alive::{OpenTunnel, Pulse, until_dead};
+use super::handshake;
+use super::secure::Secure;
 use super::stream::{Outbox, Tunnel};
 use super::tls::{self, Peer, TlsError};
 use super::{
@@ -89,12 +89,12 @@ impl Link {
         let tcp = timeout(HANDSHAKE, TcpStream::connect(address)).await.map_err(late)?;
         let tcp = tcp.map_err(|error| DialError::Connect(address, error))?;
         net::tune_link(&tcp);
-        let tls = TlsConnector::from(config).connect(tls::server_name(id), tcp);
-        let tls = timeout(HANDSHAKE, tls).await.map_err(late)?;
-        let tls = tls.map_err(|error| DialError::Trust(address, error))?;
-        let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
-        let gateway = tls::peer(certificates).map_err(|error| DialError::Certificate(address, error))?;
-        let handshake = timeout(HANDSHAKE, builder().handshake::<_, Bytes>(tls)).await.map_err(late)?;
+        let proved = timeout(HANDSHAKE, handshake::connect(tcp, config, tls::server_name(id)));
+        let proved = proved.await.map_err(late)?.map_err(|error| DialError::Trust(address, error))?;
+        let gateway = tls::peer(&proved.certificates);
+        let gateway = gateway.map_err(|error| DialError::Certificate(address, error))?;
+        let handshake = builder().handshake::<_, Bytes>(proved.stream);
+        let handshake = timeout(HANDSHAKE, handshake).await.map_err(late)?;
         let (requests, mut connection) = handshake.map_err(|error| DialError::Protocol(address, error))?;
         // In TLS 1.3 the client is done before the gateway has judged its certificate: only an answer shows that this
         // node is accepted, and that there is somebody behind the socket.
@@ -245,7 +245,7 @@ pub struct LinkTunnel {
 }
 
 /// Drives the connection until it ends, and tells when it takes no more tunnels.
-async fn drive(connection: Connection<TlsStream<TcpStream>, Bytes>, ping: PingPong, link: Link) {
+async fn drive(connection: Connection<Secure, Bytes>, ping: PingPong, link: Link) {
     let Link { requests, address, gateway, pulse, unusable, retired } = link;
     let dead = until_dead(ping, pulse);
     let mut probe = Some(requests);

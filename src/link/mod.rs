@@ -2,8 +2,12 @@
 //! CONNECT stream of it. May not know where gateways come from, nor what a tunnel carries.
 
 pub mod alive;
+mod buffer;
 pub mod client;
+pub mod handshake;
+mod record;
 pub mod relay;
+pub mod secure;
 pub mod server;
 pub mod stream;
 pub mod tls;

@@ -6,11 +6,11 @@ use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::{Connection, SendResponse};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::server::TlsStream;
 
 use super::alive::{Pulse, until_dead};
+use super::handshake::Proved;
+use super::secure::Secure;
 use super::stream::{Outbox, Tunnel};
 use super::tls::{self, Peer, TlsError};
 use super::{
@@ -36,7 +36,7 @@ pub enum AcceptError {
 
 /// A standing link, seen from the gateway.
 pub struct ServerLink {
-    connection: Connection<TlsStream<TcpStream>, Bytes>,
+    connection: Connection<Secure, Bytes>,
     dead: futures_util::future::BoxFuture<'static, ()>,
     /// Who the client is, by its certificate.
     pub client: Peer,
@@ -57,10 +57,9 @@ impl ServerLink {
     ///
     /// # Errors
     /// [`AcceptError`].
-    pub async fn accept(tls: TlsStream<TcpStream>) -> Result<Self, AcceptError> {
-        let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
-        let client = tls::peer(certificates).map_err(AcceptError::Certificate)?;
-        let handshake = timeout(HANDSHAKE, builder().handshake(tls));
+    pub async fn accept(proved: Proved) -> Result<Self, AcceptError> {
+        let client = tls::peer(&proved.certificates).map_err(AcceptError::Certificate)?;
+        let handshake = timeout(HANDSHAKE, builder().handshake(proved.stream));
         let connection = handshake.await.map_err(|_gone: tokio::time::error::Elapsed| AcceptError::Late)?;
         let mut connection = connection.map_err(AcceptError::Protocol)?;
         let ping = connection.ping_pong().expect("taken once, here");

@@ -146,12 +146,14 @@ impl TimeProvider for Clock {
     }
 }
 
+/// The record layer of a link is this node's own ([`super::record`]), with the keys of rustls' handshake.
 fn client(mut config: ClientConfig, protocol: &[u8]) -> Arc<ClientConfig> {
     config.alpn_protocols = vec![protocol.to_vec()];
     // The name would tell the LAN which node is dialled.
     config.enable_sni = false;
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
+    config.enable_secret_extraction = protocol == ALPN_LINK;
     Arc::new(config)
 }
 
@@ -160,6 +162,7 @@ fn server(mut config: ServerConfig, protocol: &[u8]) -> Arc<ServerConfig> {
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
+    config.enable_secret_extraction = protocol == ALPN_LINK;
     Arc::new(config)
 }
 

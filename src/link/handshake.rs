@@ -1,0 +1,243 @@
+//! The TLS handshake of a link. rustls does all of it, verification included; when it is done, the keys go to the
+//! record layer of [`Secure`].
+
+use std::io;
+use std::sync::Arc;
+
+use rustls::client::UnbufferedClientConnection;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::server::{Acceptor, UnbufferedServerConnection};
+use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
+use rustls::{ClientConfig, CommonState, Error, ServerConfig};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::secure::{Schedule, Secure};
+use super::tls::Service;
+
+/// One read.
+const READ: usize = 16 * 1024;
+/// No flight of a handshake is longer: certificates of this group are some hundred bytes.
+const LONGEST_FLIGHT: usize = 64 * 1024;
+
+/// A connection whose ends have proved to each other who they are.
+pub struct Proved {
+    /// The stream of bytes.
+    pub stream: Secure,
+    /// The other end's certificates, verified.
+    pub certificates: Vec<CertificateDer<'static>>,
+}
+
+/// The client's end.
+///
+/// # Errors
+/// What the socket says, or why one end does not trust the other.
+pub async fn connect(
+    tcp: TcpStream,
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+) -> io::Result<Proved> {
+    let session = UnbufferedClientConnection::new(config, name).map_err(invalid)?;
+    Handshake { tcp, session: Session::Client(session), received: Vec::new() }.complete().await
+}
+
+/// A connection that has said what it wants, and no more.
+pub struct Hello {
+    /// The socket.
+    pub tcp: TcpStream,
+    /// What was read from it: the ClientHello, and perhaps what came behind.
+    pub received: Vec<u8>,
+    /// What it asks for.
+    pub service: Option<Service>,
+}
+
+impl Hello {
+    /// Reads the ClientHello. There is no deadline here.
+    ///
+    /// # Errors
+    /// What the socket says, or that this is no TLS.
+    pub async fn read(mut tcp: TcpStream) -> io::Result<Self> {
+        let mut acceptor = Acceptor::default();
+        let mut received = Vec::with_capacity(1024);
+        loop {
+            let seen = received.len();
+            if tcp.read_buf(&mut received).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let mut news = &received[seen..];
+            while !news.is_empty() {
+                acceptor.read_tls(&mut news)?;
+                match acceptor.accept() {
+                    Ok(Some(hello)) => {
+                        let service = Service::asked_for(&hello.client_hello());
+                        return Ok(Self { tcp, received, service });
+                    }
+                    Ok(None) => {}
+                    Err((error, mut alert)) => {
+                        let mut farewell = Vec::new();
+                        alert.write_all(&mut farewell)?;
+                        // It is refused whether it hears that or not.
+                        let _ = tcp.try_write(&farewell);
+                        return Err(invalid(error));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The server's end of a link.
+    ///
+    /// # Errors
+    /// What the socket says, or why one end does not trust the other.
+    pub async fn accept(self, config: Arc<ServerConfig>) -> io::Result<Proved> {
+        let session = UnbufferedServerConnection::new(config).map_err(invalid)?;
+        let Self { tcp, received, .. } = self;
+        Handshake { tcp, session: Session::Server(session), received }.complete().await
+    }
+}
+
+enum Session {
+    Client(UnbufferedClientConnection),
+    Server(UnbufferedServerConnection),
+}
+
+/// What the session wants next.
+enum Step {
+    /// To be asked again.
+    Again,
+    /// To have sent what it has written.
+    Send,
+    /// To hear more.
+    Receive,
+    /// Nothing: the handshake is done.
+    Done,
+}
+
+struct Handshake {
+    tcp: TcpStream,
+    session: Session,
+    received: Vec<u8>,
+}
+
+impl Handshake {
+    async fn complete(mut self) -> io::Result<Proved> {
+        let (mut sending, mut early) = (Vec::new(), Vec::new());
+        loop {
+            match self.session.step(&mut self.received, &mut sending, &mut early) {
+                Ok(Step::Again) => {}
+                Ok(Step::Send) => {
+                    self.tcp.write_all(&sending).await?;
+                    sending.clear();
+                }
+                Ok(Step::Receive) => {
+                    if self.received.len() + early.len() > LONGEST_FLIGHT {
+                        return Err(invalid("a handshake that is too long"));
+                    }
+                    self.received.reserve(READ);
+                    if self.tcp.read_buf(&mut self.received).await? == 0 {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                }
+                Ok(Step::Done) => break,
+                Err(error) => {
+                    // The session has an alert to say why.
+                    while let Ok(Step::Again) = self.session.step(&mut Vec::new(), &mut sending, &mut early) {
+                    }
+                    let _ = self.tcp.try_write(&sending);
+                    return Err(invalid(error));
+                }
+            }
+        }
+        let certificates = self.session.state().peer_certificates().unwrap_or_default();
+        let certificates = certificates.iter().map(|one| one.clone().into_owned()).collect();
+        let (secrets, schedule) = match self.session {
+            Session::Client(session) => {
+                let (secrets, kernel) = session.dangerous_into_kernel_connection().map_err(invalid)?;
+                (secrets, Schedule::Client(kernel))
+            }
+            Session::Server(session) => {
+                let (secrets, kernel) = session.dangerous_into_kernel_connection().map_err(invalid)?;
+                (secrets, Schedule::Server(kernel))
+            }
+        };
+        let stream = Secure::new(self.tcp, secrets, schedule, &early, &self.received)?;
+        Ok(Proved { stream, certificates })
+    }
+}
+
+impl Session {
+    fn state(&self) -> &CommonState {
+        match self {
+            Self::Client(session) => session,
+            Self::Server(session) => session,
+        }
+    }
+
+    /// Goes one step. What was used of `received` is removed; what is to be sent is appended to `sending`, and
+    /// what the application gets to `early`.
+    fn step(
+        &mut self,
+        received: &mut Vec<u8>,
+        sending: &mut Vec<u8>,
+        early: &mut Vec<u8>,
+    ) -> Result<Step, Error> {
+        let (used, step) = match self {
+            Self::Client(session) => advance(session.process_tls_records(received), sending, early),
+            Self::Server(session) => advance(session.process_tls_records(received), sending, early),
+        };
+        received.drain(..used);
+        match step? {
+            Step::Done if self.state().is_handshaking() => Ok(Step::Receive),
+            step => Ok(step),
+        }
+    }
+}
+
+fn advance<Side>(
+    status: UnbufferedStatus<'_, '_, Side>,
+    sending: &mut Vec<u8>,
+    early: &mut Vec<u8>,
+) -> (usize, Result<Step, Error>) {
+    let mut used = status.discard;
+    let step = match status.state {
+        Ok(ConnectionState::EncodeTlsData(mut flight)) => {
+            let at = sending.len();
+            if let Err(EncodeError::InsufficientSize(size)) = flight.encode(&mut []) {
+                sending.resize(at + size.required_size, 0);
+                flight.encode(&mut sending[at..]).map_err(|error| Error::General(error.to_string()))
+            } else {
+                Ok(0)
+            }
+            .map(|_written| Step::Again)
+        }
+        Ok(ConnectionState::TransmitTlsData(flight)) => {
+            flight.done();
+            Ok(Step::Send)
+        }
+        Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+            let mut read = Ok(Step::Again);
+            while let Some(record) = traffic.next_record() {
+                match record {
+                    Ok(record) => {
+                        used += record.discard;
+                        early.extend_from_slice(record.payload);
+                    }
+                    Err(error) => read = Err(error),
+                }
+            }
+            read
+        }
+        Ok(ConnectionState::BlockedHandshake) => Ok(Step::Receive),
+        Ok(ConnectionState::WriteTraffic(_)) => Ok(Step::Done),
+        Ok(state) => Err(Error::General(format!("the connection is over: {state:?}"))),
+        Err(error) => Err(error),
+    };
+    (used, step)
+}
+
+fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+//! TLS 1.3 record protection (RFC 8446 §5.2) with the keys that a finished handshake leaves.
+//!
+//! rustls makes the handshake and derives every key; this only turns plaintext into records and back, once for
+//! each byte: from the caller's memory straight into what is sent, and from what was received straight into the
+//! caller's memory. Synchronous and without I/O.
+
+use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce};
+use aws_lc_rs::aead::{Algorithm, UnboundKey};
+use rustls::ConnectionTrafficSecrets;
+
+/// The length of a record's header.
+pub(super) const HEADER: usize = 5;
+/// The most plaintext in one record (RFC 8446 §5.1).
+pub(super) const LARGEST_PLAIN: usize = 1 << 14;
+/// What a record is longer than its plaintext: the header, the inner content type and the tag.
+pub(super) const OVERHEAD: usize = HEADER + 1 + TAG;
+const TAG: usize = 16;
+/// The most after the header (RFC 8446 §5.2).
+const LARGEST_SEALED: usize = LARGEST_PLAIN + 256;
+/// The outer content type of every protected record, and the version that all of them claim.
+const OUTER: [u8; 3] = [Content::Data as u8, 3, 3];
+
+/// What is inside a record (RFC 8446 §5.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Content {
+    /// A warning or the end.
+    Alert = 21,
+    /// A message of the handshake protocol, after the handshake.
+    Handshake = 22,
+    /// The application's bytes.
+    Data = 23,
+}
+
+/// A record that cannot be used. The connection is over: nothing after it can be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum RecordError {
+    /// It was altered under way, or made with another key.
+    #[error("a record was altered under way")]
+    Altered,
+    /// It is longer than any record.
+    #[error("a record is too long")]
+    TooLong,
+    /// It is no protected record.
+    #[error("not a protected record")]
+    Unexpected,
+    /// The handshake agreed on a cipher that this does not have.
+    #[error("the cipher is not supported")]
+    Cipher,
+}
+
+/// One direction's key, and the number of its next record.
+struct Keys {
+    key: LessSafeKey,
+    iv: [u8; NONCE_LEN],
+    sequence: u64,
+}
+
+impl Keys {
+    fn new(sequence: u64, secrets: &ConnectionTrafficSecrets) -> Result<Self, RecordError> {
+        let (algorithm, key, iv): (&'static Algorithm, _, _) = match secrets {
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv),
+            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv),
+            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv),
+            _ => return Err(RecordError::Cipher),
+        };
+        let key = UnboundKey::new(algorithm, key.as_ref()).map_err(|_wrong_length| RecordError::Cipher)?;
+        let iv = iv.as_ref().try_into().map_err(|_wrong_length| RecordError::Cipher)?;
+        Ok(Self { key: LessSafeKey::new(key), iv, sequence })
+    }
+
+    /// The nonce of the next record (RFC 8446 §5.3). Keys are changed long before the numbers run out.
+    fn nonce(&mut self) -> Nonce {
+        let mut nonce = self.iv;
+        for (byte, number) in nonce[NONCE_LEN - 8..].iter_mut().zip(self.sequence.to_be_bytes()) {
+            *byte ^= number;
+        }
+        self.sequence += 1;
+        Nonce::assume_unique_for_key(nonce)
+    }
+}
+
+/// The sending direction.
+pub(super) struct Sealer(Keys);
+
+impl Sealer {
+    pub(super) fn new(sequence: u64, secrets: &ConnectionTrafficSecrets) -> Result<Self, RecordError> {
+        Ok(Self(Keys::new(sequence, secrets)?))
+    }
+
+    /// How many records were made with this key.
+    pub(super) fn sealed(&self) -> u64 {
+        self.0.sequence
+    }
+
+    /// Makes one record of `parts`, together at most [`LARGEST_PLAIN`] bytes, at the start of `out`, which has room
+    /// for [`OVERHEAD`] more than that. Gives its length.
+    pub(super) fn seal(&mut self, content: Content, parts: &[&[u8]], out: &mut [u8]) -> usize {
+        let plain: usize = parts.iter().map(|part| part.len()).sum();
+        let length = u16::try_from(plain + 1 + TAG).expect("a record's length fits into 16 bits");
+        let (header, rest) = out.split_at_mut(HEADER);
+        header[..3].copy_from_slice(&OUTER);
+        header[3..].copy_from_slice(&length.to_be_bytes());
+        let (body, rest) = rest.split_at_mut(plain);
+        let (kind, end) = ([content as u8], &mut rest[..1 + TAG]);
+        let (nonce, aad) = (self.0.nonce(), Aad::from(&*header));
+        let sealed = if let [only] = parts {
+            self.0.key.seal_out_of_place_scatter(nonce, aad, only, body, &kind, end)
+        } else {
+            let mut at = 0;
+            for part in parts {
+                body[at..at + part.len()].copy_from_slice(part);
+                at += part.len();
+            }
+            self.0.key.seal_in_place_scatter(nonce, aad, body, &kind, end)
+        };
+        sealed.expect("the lengths are those of one record");
+        plain + OVERHEAD
+    }
+}
+
+/// The receiving direction.
+pub(super) struct Opener(Keys);
+
+impl Opener {
+    pub(super) fn new(sequence: u64, secrets: &ConnectionTrafficSecrets) -> Result<Self, RecordError> {
+        Ok(Self(Keys::new(sequence, secrets)?))
+    }
+
+    /// The whole length of the record that `bytes` begin with, once its header is there.
+    ///
+    /// # Errors
+    /// When that is no record at all.
+    pub(super) fn length(bytes: &[u8]) -> Result<Option<usize>, RecordError> {
+        let Some(&[kind, _, _, high, low]) = bytes.first_chunk::<HEADER>() else { return Ok(None) };
+        let length = usize::from(u16::from_be_bytes([high, low]));
+        match () {
+            () if kind != Content::Data as u8 || length <= TAG => Err(RecordError::Unexpected),
+            () if length > LARGEST_SEALED => Err(RecordError::TooLong),
+            () => Ok(Some(HEADER + length)),
+        }
+    }
+
+    /// How much room [`Opener::open_into`] needs for a record of this whole length.
+    pub(super) fn room(length: usize) -> usize {
+        length - HEADER - TAG
+    }
+
+    /// Opens `record` into `out`, of exactly [`Opener::room`] bytes. Gives what it is and how much of `out` it fills.
+    ///
+    /// # Errors
+    /// When the record was altered; `out` is then worthless.
+    pub(super) fn open_into(
+        &mut self,
+        record: &[u8],
+        out: &mut [u8],
+    ) -> Result<(Content, usize), RecordError> {
+        let (header, sealed) = record.split_at(HEADER);
+        let (body, tag) = sealed.split_at(sealed.len() - TAG);
+        let nonce = self.0.nonce();
+        let opened = self.0.key.open_separate_gather(nonce, Aad::from(header), body, tag, out);
+        opened.map_err(|_unspecified| RecordError::Altered)?;
+        inner(out)
+    }
+
+    /// Opens `record` where it is. Gives what it is, and how many bytes it has after the header.
+    ///
+    /// # Errors
+    /// When the record was altered.
+    pub(super) fn open_within(&mut self, record: &mut [u8]) -> Result<(Content, usize), RecordError> {
+        let (header, sealed) = record.split_at_mut(HEADER);
+        let nonce = self.0.nonce();
+        let opened = self.0.key.open_in_place(nonce, Aad::from(&*header), sealed);
+        inner(opened.map_err(|_unspecified| RecordError::Altered)?)
+    }
+}
+
+/// Takes padding and the content type off (RFC 8446 §5.4).
+fn inner(opened: &[u8]) -> Result<(Content, usize), RecordError> {
+    let last = opened.iter().rposition(|byte| *byte != 0).ok_or(RecordError::Unexpected)?;
+    if last > LARGEST_PLAIN {
+        return Err(RecordError::TooLong);
+    }
+    let content = match opened[last] {
+        21 => Content::Alert,
+        22 => Content::Handshake,
+        23 => Content::Data,
+        _ => return Err(RecordError::Unexpected),
+    };
+    Ok((content, last))
+}
+
+#[cfg(test)]
+mod tests;
