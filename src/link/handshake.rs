@@ -140,8 +140,9 @@ impl Handshake {
                 }
                 Ok(Step::Done) => break,
                 Err(error) => {
-                    // The session has an alert to say why.
-                    while let Ok(Step::Again) = self.session.step(&mut Vec::new(), &mut sending, &mut early) {
+                    // The session has an alert to say why, and can do nothing else any more.
+                    while self.session.state().wants_write() {
+                        self.session.step(&mut self.received, &mut sending, &mut early).map_err(invalid)?;
                     }
                     let _ = self.tcp.try_write(&sending);
                     return Err(invalid(error));

@@ -2,8 +2,9 @@
 //! that was altered does.
 
 use super::*;
-use crate::link::tls::{link_client, link_server, server_name};
-use crate::trust::authority::Authority;
+use crate::link::tls::{ALPN_LINK, join_client, link_client, link_server, server_name};
+use crate::trust::authority::{Authority, Uses};
+use crate::trust::certificate::Role;
 use crate::trust::group::Group;
 use crate::trust::state::StateDir;
 use tokio::net::TcpListener;
@@ -122,6 +123,34 @@ async fn keys_change_under_way() {
         assert!(heard == sent);
     }
     exchange(near, far).await;
+}
+
+#[tokio::test]
+async fn strangers_refuse_each_other_and_say_why() {
+    let (ours, theirs) = (group(), group());
+    let (near, far) = sockets().await;
+    let (near, far) = tokio::join!(our_client(near, &ours), our_server(far, &theirs));
+    let (near, far) = (near.err().unwrap().to_string(), far.err().unwrap().to_string());
+    assert!(near.contains("invalid peer certificate"), "{near}");
+    assert!(far.contains("received fatal alert"), "{far}");
+}
+
+#[tokio::test]
+async fn a_client_without_certificate_is_told_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = StateDir::open(directory.path().join("state")).unwrap();
+    let group = Authority::create(&state, "office", "first").unwrap();
+    let authority = Authority::load(&state).unwrap().unwrap();
+    let code = authority.invite(Role::Client, Uses::Any, None, None).unwrap();
+    let mut config = ClientConfig::clone(&join_client(&code));
+    config.alpn_protocols = vec![ALPN_LINK.to_vec()];
+    config.enable_secret_extraction = true;
+    let (near, far) = sockets().await;
+    let near = connect(near, Arc::new(config), server_name(None));
+    let (near, far) = tokio::join!(near, our_server(far, &group));
+    assert!(far.err().unwrap().to_string().contains("no certificate"));
+    let told = near.unwrap().stream.read_u8().await.unwrap_err().to_string();
+    assert!(told.contains("CertificateRequired"), "{told}");
 }
 
 #[tokio::test]
