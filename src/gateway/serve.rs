@@ -43,7 +43,7 @@ impl Gateway {
             tokio::select! {
                 next = link.next() => match next {
                     Some(Ok(incoming)) => {
-                        tunnels.spawn(self.clone().tunnel(incoming, client.clone()));
+                        tunnels.spawn(self.clone().tunnel(Box::new(incoming), client.clone()));
                     }
                     Some(Err(reason)) => break printable(&reason),
                     None => break "closed".to_owned(),
@@ -64,21 +64,22 @@ impl Gateway {
         tracing::info!(client, %address, reason, "link ended");
     }
 
-    async fn tunnel(self: Arc<Self>, mut incoming: Incoming, client: String) {
+    async fn tunnel(self: Arc<Self>, mut incoming: Box<Incoming>, client: String) {
         let mut record = Record::new(incoming.connection_id, "link", client);
         let target = match incoming.target.clone() {
             Ok(target) => target,
-            Err(failure) => return self.refuse(incoming, &failure, &mut record),
+            Err(failure) => return self.refuse(*incoming, &failure, &mut record),
         };
         record.target = target.to_string();
         let _open = self.activity.open_tunnel();
         let connected = tokio::select! {
-            connected = self.egress.connect(&target) => connected,
+            // Boxed, so that the tunnel does not hold its room.
+            connected = Box::pin(self.egress.connect(&target)) => connected,
             () = incoming.abandoned() => return record.ended("the client gave up"),
         };
         let socket = match connected {
             Ok(socket) => socket,
-            Err(failure) => return self.refuse(incoming, &failure, &mut record),
+            Err(failure) => return self.refuse(*incoming, &failure, &mut record),
         };
         let Ok(tunnel) = incoming.accept() else {
             return record.ended("the client gave up");

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::listener::{App, HANDSHAKE, Local, quiet};
 use super::page;
+use super::session::Tunnelled;
 use super::upstream::Upstream;
 use crate::failure::{Failure, Kind, Side};
 use crate::link::relay::Kept;
@@ -39,7 +40,7 @@ enum Next {
     /// The connection ends with a reset: what the app got is not the whole.
     Reset,
     /// The connection has become a tunnel.
-    Tunnel(Box<Tunnelled>),
+    Tunnel(Box<Established>),
 }
 
 /// How one request ended.
@@ -54,18 +55,17 @@ enum Done {
     Tunnel(Box<Upstream>, Option<Kept>),
 }
 
-/// A connection that is a tunnel from now on.
-struct Tunnelled {
+/// What a tunnel needs but the app's socket.
+struct Established {
     upstream: Upstream,
     target: Target,
     id: u64,
-    /// What went to the server with the open; none where nothing may be repeated.
     kept: Option<Kept>,
     record: Record,
 }
 
-/// Serves one app from its first request to its end.
-pub async fn serve(local: &Local, app: App) {
+/// Serves one app from its first request to its end, or until it is a tunnel.
+pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
     let App { socket, peer, mut deadline } = app;
     let peer = peer.to_string();
     let mut buffer = BytesMut::new();
@@ -76,18 +76,27 @@ pub async fn serve(local: &Local, app: App) {
                 Ok(request) => answer(local, &socket, &mut buffer, request, &mut reusable, &peer).await,
                 Err(malformed) => refuse(malformed, &peer),
             },
-            Ok(Ok(None)) => return,
-            Ok(Err(HeadError::Gone(error))) => return quiet(&error),
+            Ok(Ok(None)) => return None,
+            Ok(Err(HeadError::Gone(error))) => {
+                quiet(&error);
+                return None;
+            }
             Ok(Err(HeadError::Refused(malformed))) => refuse(malformed, &peer),
             Err(_) => Next::Close(plain(408, "the request head did not arrive in time")),
         };
         match next {
             Next::Request => {}
-            Next::Close(answer) => return close(socket, answer).await,
-            Next::Reset => return net::reset(socket),
-            Next::Tunnel(tunnelled) => {
-                let Tunnelled { upstream, target, id, kept, mut record } = *tunnelled;
-                return local.routes.carry(socket, &target, id, upstream, kept, &mut record).await;
+            Next::Close(answer) => {
+                close(socket, answer).await;
+                return None;
+            }
+            Next::Reset => {
+                net::reset(socket);
+                return None;
+            }
+            Next::Tunnel(established) => {
+                let Established { upstream, target, id, kept, record } = *established;
+                return Some(Box::new(Tunnelled { app: socket, target, id, upstream, kept, record }));
             }
         }
         if buffer.is_empty() {
@@ -97,13 +106,14 @@ pub async fn serve(local: &Local, app: App) {
                 loop {
                     tokio::select! {
                         more = &mut more => break more,
-                        () = local.drain.cancelled() => return exchange::end(reusable),
+                        () = local.drain.cancelled() => break Ok(Ok(0)),
                         () = exchange::until_stale(&mut reusable), if reusable.is_some() => reusable = None,
                     }
                 }
             };
             if !matches!(more, Ok(Ok(1..))) {
-                return exchange::end(reusable);
+                exchange::end(reusable);
+                return None;
             }
         }
         deadline = Instant::now() + HANDSHAKE;
@@ -174,7 +184,7 @@ async fn answer(
     };
     match result {
         Ok(Done::Tunnel(upstream, kept)) => {
-            Next::Tunnel(Box::new(Tunnelled { upstream: *upstream, target, id, kept, record }))
+            Next::Tunnel(Box::new(Established { upstream: *upstream, target, id, kept, record }))
         }
         Ok(Done::Request) => Next::Request,
         Ok(Done::Close(answer)) => Next::Close(answer),

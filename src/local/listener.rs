@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::session::Routes;
+use super::session::{Routes, Tunnelled};
 use super::{http, socks};
 use crate::net;
 
@@ -58,34 +58,37 @@ pub async fn run(local: Arc<Local>, listener: TcpListener) {
             () = local.drain.cancelled() => return,
         };
         let app = App { socket, peer, deadline: Instant::now() + HANDSHAKE };
+        let local = local.clone();
         let served = local.clone();
         local.tasks.spawn(async move {
-            served.serve(app).await;
+            // Boxed one by one, so that an idle tunnel holds nothing of how it was opened.
+            if let Some(tunnelled) = Box::pin(served.meet(app)).await {
+                Box::pin(served.routes.carry(tunnelled)).await;
+            }
             drop(place);
         });
     }
 }
 
 impl Local {
-    async fn serve(self: Arc<Self>, app: App) {
+    /// Finds out what the app speaks, and serves it until it is a tunnel, or its end.
+    async fn meet(&self, app: App) -> Option<Box<Tunnelled>> {
         // Fails only on a connection that is gone, which the first read tells.
         let _ = app.socket.set_nodelay(true);
         let mut first = [0];
         let peeked = tokio::select! {
             peeked = timeout_at(app.deadline, app.socket.peek(&mut first)) => peeked,
-            () = self.drain.cancelled() => return,
+            () = self.drain.cancelled() => return None,
         };
-        match peeked {
-            Ok(Ok(1)) => {}
-            Ok(Ok(_)) => return,
-            Ok(Err(error)) => return quiet(&error),
-            Err(_) => return tracing::debug!(peer = %app.peer, "the app said nothing"),
+        match (peeked, first[0]) {
+            (Ok(Ok(1)), socks::VERSION) => return socks::serve(self, app).await,
+            (Ok(Ok(1)), socks::VERSION_4) => socks::refuse_version_4(app).await,
+            (Ok(Ok(1)), _) => return http::serve(self, app).await,
+            (Ok(Ok(_)), _) => {}
+            (Ok(Err(error)), _) => quiet(&error),
+            (Err(_), _) => tracing::debug!(peer = %app.peer, "the app said nothing"),
         }
-        match first[0] {
-            socks::VERSION => socks::serve(&self, app).await,
-            socks::VERSION_4 => socks::refuse_version_4(app).await,
-            _ => http::serve(&self, app).await,
-        }
+        None
     }
 
     /// An id for one connection or request, the same in this node's and the gateway's logs.

@@ -41,6 +41,22 @@ pub struct Routes {
     pub hold: watch::Receiver<Duration>,
 }
 
+/// A connection of an app that is a tunnel from now on.
+pub struct Tunnelled {
+    /// The app's socket.
+    pub app: TcpStream,
+    /// Where it goes.
+    pub target: Target,
+    /// Its id in the logs.
+    pub id: u64,
+    /// The way there.
+    pub upstream: Upstream,
+    /// What went along with the open; none where nothing may be repeated.
+    pub kept: Option<Kept>,
+    /// Its access line.
+    pub record: Record,
+}
+
 enum Way {
     Direct,
     Link(Link),
@@ -139,18 +155,11 @@ impl Routes {
         }
     }
 
-    /// Carries a connection of an app to its end. With `kept` (what went along with the open), and as long as
-    /// nothing has come back from the server, it survives the loss of its gateway if what the app has sent is safe
-    /// to send again; and when the gateway is but suspect, it moves to a better one, once.
-    pub async fn carry(
-        &self,
-        app: TcpStream,
-        target: &Target,
-        id: u64,
-        mut upstream: Upstream,
-        kept: Option<Kept>,
-        record: &mut Record,
-    ) {
+    /// Carries a connection of an app to its end. With `kept`, and as long as nothing has come back from the
+    /// server, it survives the loss of its gateway if what the app has sent is safe to send again; and when the
+    /// gateway is but suspect, it moves to a better one, once.
+    pub async fn carry(&self, tunnelled: Box<Tunnelled>) {
+        let Tunnelled { app, target, id, mut upstream, kept, mut record } = *tunnelled;
         let progress = Progress::default();
         let replayable = || {
             let sent = kept.as_ref().filter(|_| progress.moved().received == 0)?.all()?;
@@ -161,7 +170,7 @@ impl Routes {
             record.gateway = upstream.gateway().to_owned();
             let LinkTunnel { tunnel, counted, gateway } = match upstream {
                 Upstream::Link(tunnel, _) => tunnel,
-                Upstream::Direct(server) => return carry_directly(app, server, record).await,
+                Upstream::Direct(server) => return Box::pin(carry_directly(app, server, &mut record)).await,
             };
             let better = async {
                 self.better_than(counted.pulse(), gateway).await;
@@ -186,7 +195,7 @@ impl Routes {
                 }
             };
             tracing::info!(conn = format!("{id:016x}"), bytes = again.len(), "replayed on the next gateway");
-            match self.open(target, id, again, true).await {
+            match Box::pin(self.open(&target, id, again, true)).await {
                 Ok(next) => upstream = next,
                 Err(failure) => {
                     net::reset(app);
@@ -197,8 +206,14 @@ impl Routes {
         let moved = progress.moved();
         record.moved(moved.sent, moved.received);
         record.ended(outcome(&result));
-        if result.is_err() {
-            net::reset(app);
+        match result {
+            Ok(()) => {}
+            // The server has answered before the app had sent everything: the answer must not be lost with the rest.
+            Err(Broken::Unheard(_)) => {
+                net::linger(&app).await;
+                net::end_orderly(&app);
+            }
+            Err(_) => net::reset(app),
         }
     }
 

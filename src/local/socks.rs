@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 
 use super::listener::{App, Local, quiet};
+use super::session::Tunnelled;
 use crate::link::relay::Kept;
 use crate::telemetry::record::Record;
 use crate::wire::replay;
@@ -36,35 +37,42 @@ enum Asked {
     Gone,
 }
 
-/// Serves one app from its greeting to its end.
-pub async fn serve(local: &Local, app: App) {
+/// Serves one app from its greeting to its end, or until it is a tunnel.
+pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
     let App { socket, peer, deadline } = app;
     let id = local.id();
     let mut record = Record::new(id, "socks5", peer.to_string());
     let mut reader = BufReader::with_capacity(BUFFER, socket);
-    let asked = match timeout_at(deadline, handshake(&mut reader)).await {
-        Ok(asked) => asked,
-        Err(_) => return record.ended("the handshake took too long"),
-    };
+    let asked = timeout_at(deadline, handshake(&mut reader)).await;
     let early = Bytes::copy_from_slice(reader.buffer());
-    let mut socket = reader.into_inner();
+    let mut app = reader.into_inner();
     let target = match asked {
-        Asked::Connect(target) => target,
-        Asked::Refused(code, why) => {
+        Ok(Asked::Connect(target)) => target,
+        Ok(Asked::Refused(code, why)) => {
             record.ended(why);
-            return reply(&mut socket, code).await;
+            reply(&mut app, code).await;
+            return None;
         }
-        Asked::Gone => return record.ended("no handshake"),
+        Ok(Asked::Gone) => {
+            record.ended("no handshake");
+            return None;
+        }
+        Err(_) => {
+            record.ended("the handshake took too long");
+            return None;
+        }
     };
     record.target = target.to_string();
     match local.routes.open(&target, id, early.clone(), replay::is_safe(&early)).await {
         Ok(upstream) => {
-            reply(&mut socket, SUCCEEDED).await;
-            local.routes.carry(socket, &target, id, upstream, Some(Kept::new(&early)), &mut record).await;
+            reply(&mut app, SUCCEEDED).await;
+            let kept = Some(Kept::new(&early));
+            Some(Box::new(Tunnelled { app, target, id, upstream, kept, record }))
         }
         Err(failure) => {
             record.failed(&failure);
-            reply(&mut socket, failure.socks5_reply()).await;
+            reply(&mut app, failure.socks5_reply()).await;
+            None
         }
     }
 }
