@@ -396,8 +396,7 @@ impl Workers {
         let failed = |error: std::io::Error| Problem::new("cannot start a thread").because(error);
         let mut workers = Self { handles: Vec::new(), stops: Vec::new(), threads: Vec::new() };
         for number in 0..count {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+            let runtime = net::runtime().map_err(failed)?;
             let (stop, stopped) = oneshot::channel::<()>();
             workers.handles.push(runtime.handle().clone());
             workers.stops.push(stop);

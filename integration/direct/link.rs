@@ -63,7 +63,7 @@ async fn a_tunnel_carries_bytes_both_ways_unchanged() {
     tokio::spawn(server.echo());
     // More than every window and buffer on the way.
     let sent: Vec<u8> = (0..24_000_000_u32).map(|number| number.to_le_bytes()[1]).collect();
-    let LinkTunnel { tunnel, counted: _counted, gateway: _gateway } = tunnel;
+    let LinkTunnel { tunnel, gateway: _gateway } = tunnel;
     let (mut outbox, mut inbox) = (tunnel.outbox, tunnel.inbox);
     let sending = async {
         within(outbox.send(Bytes::from(sent.clone()))).await.unwrap();
@@ -260,7 +260,7 @@ async fn thousands_of_single_bytes_to_a_stalled_app_do_not_close_the_link() {
     let mut app = Peer { stream: connected.unwrap() };
     socket2::SockRef::from(&inner.stream).set_send_buffer_size(4096).unwrap();
     let relaying = tokio::spawn(async move {
-        let LinkTunnel { tunnel, counted: _counted, gateway: _gateway } = tunnel;
+        let LinkTunnel { tunnel, gateway: _gateway } = tunnel;
         let progress = Progress::default();
         relay(&inner.stream, tunnel, &progress, None).await.unwrap();
         progress.moved()

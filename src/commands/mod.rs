@@ -7,6 +7,7 @@ pub mod origin;
 
 use std::io::Write;
 
+use crate::net;
 use crate::problem::Problem;
 
 /// Runs a command on a runtime of its own, on this thread.
@@ -14,8 +15,7 @@ use crate::problem::Problem;
 /// # Errors
 /// When the system gives no runtime.
 pub fn block_on<T>(command: impl Future<Output = T>) -> Result<T, Problem> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Problem::new("the runtime cannot start").because(error))?;
+    let runtime = net::runtime().map_err(|error| Problem::new("the runtime cannot start").because(error))?;
     let result = runtime.block_on(command);
     // What still blocks (a name lookup) must not hold up the end.
     runtime.shutdown_background();

@@ -12,6 +12,8 @@ use h2::{Ping, PingPong};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::flow::Flow;
+
 /// A ping unanswered for so long makes the link suspect.
 const SUSPICION: Duration = Duration::from_millis(250);
 /// So many answers in time, one after the other, make a suspect trusted again.
@@ -21,10 +23,12 @@ const UNDER_TRAFFIC: (Duration, Duration) = (Duration::from_millis(250), Duratio
 /// The same of a link without tunnels.
 const IDLE: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(15));
 
-/// The open tunnels of one link, and whether it is suspect.
+/// The open tunnels of one link, what arrives on it, and whether it is suspect.
 #[derive(Debug)]
 pub struct Pulse {
+    flow: Flow,
     tunnels: AtomicU32,
+    patient: bool,
     suspect: watch::Sender<bool>,
     proof_wanted: Notify,
     busy: Notify,
@@ -37,7 +41,9 @@ pub struct OpenTunnel(Arc<Pulse>);
 impl Default for Pulse {
     fn default() -> Self {
         Self {
+            flow: Flow::default(),
             tunnels: AtomicU32::new(0),
+            patient: false,
             suspect: watch::Sender::new(false),
             proof_wanted: Notify::new(),
             busy: Notify::new(),
@@ -46,12 +52,22 @@ impl Default for Pulse {
 }
 
 impl Pulse {
+    /// One that pings at the idle rhythm whatever is open: the other end's does the rest.
+    pub(super) fn patient() -> Self {
+        Self { patient: true, ..Self::default() }
+    }
+
     /// Notes one more open tunnel.
     pub fn tunnel(self: &Arc<Self>) -> OpenTunnel {
         if self.tunnels.fetch_add(1, Ordering::Relaxed) == 0 {
             self.busy.notify_one();
         }
         OpenTunnel(self.clone())
+    }
+
+    /// What arrives on the link.
+    pub(super) fn flow(&self) -> &Flow {
+        &self.flow
     }
 
     /// How many tunnels are open.
@@ -82,7 +98,7 @@ impl Pulse {
     }
 
     fn rhythm(&self) -> (Duration, Duration) {
-        if self.tunnels() > 0 { UNDER_TRAFFIC } else { IDLE }
+        if self.tunnels() > 0 && !self.patient { UNDER_TRAFFIC } else { IDLE }
     }
 }
 
@@ -103,7 +119,7 @@ impl Drop for OpenTunnel {
 pub async fn until_dead(mut ping: PingPong, pulse: Arc<Pulse>) {
     let mut prompt_answers = 0;
     loop {
-        let sent = Instant::now();
+        let (sent, received) = (Instant::now(), pulse.flow.received());
         let answered = {
             let mut answer = std::pin::pin!(ping.ping(Ping::opaque()));
             loop {
@@ -125,6 +141,7 @@ pub async fn until_dead(mut ping: PingPong, pulse: Arc<Pulse>) {
             // The connection itself reports why it ended.
             return std::future::pending().await;
         }
+        pulse.flow.measured(pulse.flow.received() - received, sent.elapsed());
         prompt_answers = if sent.elapsed() < SUSPICION { prompt_answers + 1 } else { 0 };
         if prompt_answers >= TRUST {
             pulse.set_suspect(false);

@@ -16,14 +16,15 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::alive::{OpenTunnel, Pulse, until_dead};
+use super::alive::{Pulse, until_dead};
+use super::flow;
 use super::handshake;
 use super::secure::Secure;
 use super::stream::{Outbox, Tunnel};
 use super::tls::{self, Peer, TlsError};
 use super::{
     CONNECTION_ID, CONNECTION_WINDOW, FRAME, HANDSHAKE, HEADER_LIST, MOST_STREAMS, REMEMBERED_RESETS,
-    RESET_MEMORY, SEND_BUFFER, STREAM_WINDOW,
+    RESET_MEMORY, SEND_BUFFER,
 };
 use crate::failure::{Failure, Kind, Side, printable};
 use crate::net;
@@ -147,8 +148,8 @@ impl Link {
         };
         match answer.await {
             Ok(Ok((response, outbox))) if response.status() == StatusCode::OK => {
-                let tunnel = Tunnel::new(outbox, response.into_body());
-                Ok(LinkTunnel { tunnel, counted, gateway: self.address })
+                let tunnel = Tunnel::new(outbox, response.into_body(), counted);
+                Ok(LinkTunnel { tunnel, gateway: self.address })
             }
             Ok(Ok((response, _))) => Err(refusal(&response, self.address)),
             Ok(Err(error)) => Err(self.lost(&error)),
@@ -238,8 +239,6 @@ impl Link {
 pub struct LinkTunnel {
     /// The stream.
     pub tunnel: Tunnel,
-    /// Counts it as open; to be kept as long as it is used.
-    pub counted: OpenTunnel,
     /// Where the gateway listens.
     pub gateway: SocketAddr,
 }
@@ -247,11 +246,17 @@ pub struct LinkTunnel {
 /// Drives the connection until it ends, and tells when it takes no more tunnels.
 async fn drive(connection: Connection<Secure, Bytes>, ping: PingPong, link: Link) {
     let Link { requests, address, gateway, pulse, unusable, retired } = link;
-    let dead = until_dead(ping, pulse);
+    let dead = until_dead(ping, pulse.clone());
     let mut probe = Some(requests);
     let mut connection = std::pin::pin!(connection);
     let mut retirement = std::pin::pin!(retired.cancelled());
     let driven = std::future::poll_fn(|cx| {
+        if let Some(size) = pulse.flow().to_announce(pulse.tunnels())
+            // Refused while the last one is not acknowledged: the next round will do.
+            && connection.set_initial_window_size(size).is_ok()
+        {
+            pulse.flow().announce(size);
+        }
         let driven = Future::poll(connection.as_mut(), cx);
         // h2 tells of a GOAWAY only to who wants to send.
         if let Some(requests) = &mut probe
@@ -296,7 +301,7 @@ fn builder() -> h2::client::Builder {
     let mut builder = h2::client::Builder::new();
     builder
         .max_frame_size(FRAME)
-        .initial_window_size(STREAM_WINDOW)
+        .initial_window_size(flow::ALONE)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(HEADER_LIST)

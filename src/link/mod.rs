@@ -4,6 +4,7 @@
 pub mod alive;
 mod buffer;
 pub mod client;
+mod flow;
 pub mod handshake;
 mod record;
 pub mod relay;
@@ -16,8 +17,6 @@ use std::time::Duration;
 
 /// DATA frames of up to so many bytes: h2 writes one frame a system call.
 const FRAME: u32 = 128 * 1024;
-/// What one tunnel may have in flight, and so what one stalled reader can make the other side hold.
-const STREAM_WINDOW: u32 = 1024 * 1024;
 /// The connection window must never be what stops a link: unread tunnels would eat it up and stop all the
 /// others for good. Memory is bounded tunnel by tunnel.
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;

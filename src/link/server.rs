@@ -1,5 +1,6 @@
 //! The gateway's end of a link: accept, prove, take tunnels.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,14 +9,15 @@ use h2::server::{Connection, SendResponse};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use tokio::time::timeout;
 
-use super::alive::{Pulse, until_dead};
+use super::alive::{OpenTunnel, Pulse, until_dead};
+use super::flow;
 use super::handshake::Proved;
 use super::secure::Secure;
 use super::stream::{Outbox, Tunnel};
 use super::tls::{self, Peer, TlsError};
 use super::{
     CONNECTION_ID, CONNECTION_WINDOW, FRAME, HANDSHAKE, HEADER_LIST, MOST_STREAMS, PENDING_RESETS,
-    REMEMBERED_RESETS, RESET_MEMORY, SEND_BUFFER, STREAM_WINDOW,
+    REMEMBERED_RESETS, RESET_MEMORY, SEND_BUFFER,
 };
 use crate::failure::{Failure, Kind, Side};
 use crate::wire::target::Target;
@@ -37,6 +39,7 @@ pub enum AcceptError {
 /// A standing link, seen from the gateway.
 pub struct ServerLink {
     connection: Connection<Secure, Bytes>,
+    pulse: Arc<Pulse>,
     dead: futures_util::future::BoxFuture<'static, ()>,
     /// Who the client is, by its certificate.
     pub client: Peer,
@@ -50,6 +53,7 @@ pub struct Incoming {
     pub connection_id: u64,
     respond: SendResponse<Bytes>,
     receive: RecvStream,
+    counted: OpenTunnel,
 }
 
 impl ServerLink {
@@ -64,19 +68,30 @@ impl ServerLink {
         let mut connection = connection.map_err(AcceptError::Protocol)?;
         let ping = connection.ping_pong().expect("taken once, here");
         // The client pings as often as its tunnels need it; here it only matters that a dead one is noticed.
-        let dead = Box::pin(until_dead(ping, Arc::<Pulse>::default()));
-        Ok(Self { connection, dead, client })
+        let pulse = Arc::new(Pulse::patient());
+        let dead = Box::pin(until_dead(ping, pulse.clone()));
+        Ok(Self { connection, pulse, dead, client })
     }
 
     /// Drives the link until the next CONNECT comes. `None` when the link has ended; the error says why
     /// when that was not orderly.
     pub async fn next(&mut self) -> Option<Result<Incoming, String>> {
+        let Self { connection, pulse, dead, .. } = self;
+        let accepted = poll_fn(|cx| {
+            if let Some(size) = pulse.flow().to_announce(pulse.tunnels())
+                // Refused while the last one is not acknowledged: the next round will do.
+                && connection.set_initial_window_size(size).is_ok()
+            {
+                pulse.flow().announce(size);
+            }
+            connection.poll_accept(cx)
+        });
         tokio::select! {
-            accepted = self.connection.accept() => match accepted? {
-                Ok((request, respond)) => Some(Ok(Incoming::new(request, respond))),
+            accepted = accepted => match accepted? {
+                Ok((request, respond)) => Some(Ok(Incoming::new(request, respond, pulse.tunnel()))),
                 Err(error) => Some(Err(error.to_string())),
             },
-            () = &mut self.dead => Some(Err("no answer to a ping".into())),
+            () = dead => Some(Err("no answer to a ping".into())),
         }
     }
 
@@ -88,7 +103,7 @@ impl ServerLink {
 }
 
 impl Incoming {
-    fn new(request: Request<RecvStream>, respond: SendResponse<Bytes>) -> Self {
+    fn new(request: Request<RecvStream>, respond: SendResponse<Bytes>, counted: OpenTunnel) -> Self {
         let (head, receive) = request.into_parts();
         let connection_id = head.headers.get(CONNECTION_ID).and_then(|id| id.to_str().ok()?.parse().ok());
         let target = match (&head.method, head.uri.authority()) {
@@ -97,7 +112,7 @@ impl Incoming {
             }),
             _ => Err(Failure::new(Kind::Unsupported, Side::Gateway, "a link takes CONNECT only")),
         };
-        Self { target, connection_id: connection_id.unwrap_or(0), respond, receive }
+        Self { target, connection_id: connection_id.unwrap_or(0), respond, receive, counted }
     }
 
     /// Says that the connection to the server stands.
@@ -106,7 +121,7 @@ impl Incoming {
     /// When the client has given up meanwhile.
     pub fn accept(mut self) -> Result<Tunnel, h2::Error> {
         let send = self.respond.send_response(Response::new(()), false)?;
-        Ok(Tunnel::new(Outbox::new(send), self.receive))
+        Ok(Tunnel::new(Outbox::new(send), self.receive, self.counted))
     }
 
     /// Says why there is no connection. Fails only when nobody listens any more.
@@ -122,7 +137,7 @@ impl Incoming {
 
     /// Is ready when the client has given up.
     pub async fn abandoned(&mut self) {
-        let _ = std::future::poll_fn(|cx| self.respond.poll_reset(cx)).await;
+        let _ = poll_fn(|cx| self.respond.poll_reset(cx)).await;
     }
 }
 
@@ -130,7 +145,7 @@ fn builder() -> h2::server::Builder {
     let mut builder = h2::server::Builder::new();
     builder
         .max_frame_size(FRAME)
-        .initial_window_size(STREAM_WINDOW)
+        .initial_window_size(flow::ALONE)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER)
         .max_header_list_size(HEADER_LIST)

@@ -3,10 +3,13 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::IoSlice;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use h2::{RecvStream, SendStream};
+
+use super::alive::{OpenTunnel, Pulse};
 
 /// Received pieces below this size are copied together: each piece of its own would keep the whole buffer
 /// alive that it was read into.
@@ -24,9 +27,14 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// A tunnel of an established stream.
-    pub(crate) fn new(outbox: Outbox, receive: RecvStream) -> Self {
-        Self { outbox, inbox: Inbox::new(receive) }
+    /// A tunnel of an established stream; `counted` as open as long as it exists.
+    pub(crate) fn new(outbox: Outbox, receive: RecvStream, counted: OpenTunnel) -> Self {
+        Self { outbox, inbox: Inbox::new(receive, counted) }
+    }
+
+    /// The pulse of its link.
+    pub fn pulse(&self) -> &Arc<Pulse> {
+        self.inbox.counted.pulse()
     }
 }
 
@@ -109,11 +117,15 @@ pub struct Inbox {
     small: BytesMut,
     ended: bool,
     failed: Option<h2::Error>,
+    counted: OpenTunnel,
+    /// Consumed, and not given back to the peer's window.
+    withheld: usize,
 }
 
 impl Inbox {
-    fn new(receive: RecvStream) -> Self {
-        Self { receive, pieces: VecDeque::new(), small: BytesMut::new(), ended: false, failed: None }
+    fn new(receive: RecvStream, counted: OpenTunnel) -> Self {
+        let (pieces, small) = (VecDeque::new(), BytesMut::new());
+        Self { receive, pieces, small, ended: false, failed: None, counted, withheld: 0 }
     }
 
     /// Takes over what has arrived. Ready when something did, or when the stream has ended.
@@ -137,6 +149,10 @@ impl Inbox {
     fn push(&mut self, data: Bytes) {
         if data.is_empty() {
             return;
+        }
+        let pulse = self.counted.pulse();
+        if pulse.flow().arrived(data.len()) {
+            pulse.want_proof();
         }
         if !self.is_empty() && data.len() < SMALL {
             self.small.extend_from_slice(&data);
@@ -224,8 +240,17 @@ impl Inbox {
         Ok(next)
     }
 
-    /// Fails only on a stream that is over, where nobody needs the window.
+    /// Gives window back, but for what the tunnel does not need beside others.
     fn release(&mut self, count: usize) {
-        let _ = self.receive.flow_control().release_capacity(count);
+        let (owed, pulse) = (self.withheld + count, self.counted.pulse());
+        self.withheld = pulse.flow().to_withhold(pulse.tunnels(), owed, self.withheld);
+        // Fails only on a stream that is over, where nobody needs the window.
+        let _ = self.receive.flow_control().release_capacity(owed - self.withheld);
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        self.counted.pulse().flow().withhold(self.withheld, 0);
     }
 }

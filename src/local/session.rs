@@ -168,12 +168,13 @@ impl Routes {
         let mut moved = false;
         let result = loop {
             record.gateway = upstream.gateway().to_owned();
-            let LinkTunnel { tunnel, counted, gateway } = match upstream {
+            let LinkTunnel { tunnel, gateway } = match upstream {
                 Upstream::Link(tunnel, _) => tunnel,
                 Upstream::Direct(server) => return Box::pin(carry_directly(app, server, &mut record)).await,
             };
+            let pulse = tunnel.pulse().clone();
             let better = async {
-                self.better_than(counted.pulse(), gateway).await;
+                self.better_than(&pulse, gateway).await;
                 match replayable() {
                     Some(again) if !moved => again,
                     _ => std::future::pending().await,

@@ -89,7 +89,7 @@ impl Upstream {
     /// The pulse of the link that it goes over, if it does, and where that link's gateway listens.
     pub fn link(&self) -> Option<(Arc<Pulse>, SocketAddr)> {
         match self {
-            Self::Link(tunnel, _) => Some((tunnel.counted.pulse().clone(), tunnel.gateway)),
+            Self::Link(tunnel, _) => Some((tunnel.tunnel.pulse().clone(), tunnel.gateway)),
             Self::Direct(_) => None,
         }
     }

@@ -1,0 +1,221 @@
+//! How much the tunnels of a link may have under way: what keeps the line busy, and no more, because whatever else
+//! is under way is a queue that small requests wait in.
+//!
+//! The receiver of a link knows its round trip from PING and its rate from what arrives. Their product is what
+//! must be under way to fill the line (RFC 6349 §3.3.1); twice that leaves room to find out that it is more.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// The window of a tunnel that has the link to itself, in bytes.
+pub(super) const ALONE: u32 = 1024 * 1024;
+/// The window of a tunnel beside others, where the line does not need more.
+const BESIDE: u32 = 256 * 1024;
+/// The largest window: 1 Gbit/s over a round trip of 250 ms.
+const LARGEST: u32 = 32 * 1024 * 1024;
+/// All tunnels together may have so much under way, for the connection's own window is 2 GiB and must not run out.
+const TOGETHER: u32 = 1 << 30;
+/// What tunnels withhold of their windows is bounded in sum for the same reason.
+const MOST_WITHHELD: u64 = 1 << 29;
+/// A tunnel is alone once it has been for so many milliseconds: small requests come one after the other.
+const LONELY: u64 = 1000;
+/// Window is given back in parts of the whole that are not smaller than this, for each is a frame.
+const PARTS: usize = 4;
+/// After so many bytes it is time to measure again …
+const SAMPLE: u64 = 512 * 1024;
+/// … but not more often than this.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// The receiving side of one link, shared by its tunnels.
+#[derive(Debug)]
+pub(super) struct Flow {
+    received: AtomicU64,
+    withheld: AtomicU64,
+    announced: AtomicU32,
+    needed: AtomicU32,
+    /// Since `born`, in milliseconds: until then a tunnel is not alone.
+    company_until: AtomicU64,
+    born: Instant,
+    last: Mutex<Last>,
+}
+
+#[derive(Debug)]
+struct Last {
+    /// The shortest round trip of all.
+    round_trip: Duration,
+    at: Instant,
+    received: u64,
+}
+
+impl Default for Flow {
+    fn default() -> Self {
+        Self {
+            received: AtomicU64::new(0),
+            withheld: AtomicU64::new(0),
+            announced: AtomicU32::new(ALONE),
+            needed: AtomicU32::new(0),
+            company_until: AtomicU64::new(0),
+            born: Instant::now(),
+            last: Mutex::new(Last { round_trip: Duration::MAX, at: Instant::now(), received: 0 }),
+        }
+    }
+}
+
+impl Flow {
+    /// Notes bytes that have arrived; true when it is time to measure again.
+    pub(super) fn arrived(&self, count: usize) -> bool {
+        let received = self.received.fetch_add(count as u64, Relaxed) + count as u64;
+        let Ok(mut last) = self.last.try_lock() else { return false };
+        let due = received - last.received >= SAMPLE && last.at.elapsed() >= PAUSE;
+        if due {
+            (last.at, last.received) = (Instant::now(), received);
+        }
+        due
+    }
+
+    /// What has arrived so far, in bytes.
+    pub(super) fn received(&self) -> u64 {
+        self.received.load(Relaxed)
+    }
+
+    /// Notes a measurement: so many bytes arrived within one round trip.
+    pub(super) fn measured(&self, bytes: u64, round_trip: Duration) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.round_trip = last.round_trip.min(round_trip);
+        // A round trip that is longer than the shortest has waited in queues: those need no larger window.
+        let share = last.round_trip.as_secs_f64() / round_trip.as_secs_f64().max(f64::EPSILON);
+        let product = u32::try_from(bytes).map_or(f64::from(u32::MAX), f64::from) * share;
+        // Bounded by the constant, so the cast keeps the value.
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bounded just before")]
+        let needed = (2.0 * product).clamp(0.0, f64::from(LARGEST)) as u32;
+        self.needed.fetch_max(needed, Relaxed);
+    }
+
+    /// The window to announce for all of `tunnels`, when it is not the one that was announced last.
+    pub(super) fn to_announce(&self, tunnels: u32) -> Option<u32> {
+        let wanted = self.needed.load(Relaxed).max(ALONE);
+        let fair = TOGETHER / tunnels.max(1);
+        // Powers of two, so that it changes seldom.
+        let size = wanted.checked_next_power_of_two().unwrap_or(LARGEST).min(1 << fair.max(1).ilog2());
+        (size != self.announced.load(Relaxed)).then_some(size)
+    }
+
+    /// Notes that this window was announced.
+    pub(super) fn announce(&self, size: u32) {
+        self.announced.store(size, Relaxed);
+    }
+
+    /// How much of its window one of `tunnels` is to withhold, when it owes the peer `owed` bytes of it and
+    /// withholds `withheld` of them now.
+    pub(super) fn to_withhold(&self, tunnels: u32, owed: usize, withheld: usize) -> usize {
+        let announced = self.announced.load(Relaxed);
+        let target = if self.is_alone(tunnels) { announced } else { self.needed.load(Relaxed).max(BESIDE) };
+        let target = target.min(announced) as usize;
+        let spare = announced as usize - target;
+        let others = self.withheld.load(Relaxed).saturating_sub(withheld as u64);
+        let keep = match owed.saturating_sub(spare) {
+            _ if others >= MOST_WITHHELD => 0,
+            back if back < target / PARTS => owed,
+            _ => owed.min(spare),
+        };
+        self.withhold(withheld, keep);
+        keep
+    }
+
+    fn is_alone(&self, tunnels: u32) -> bool {
+        let now = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if tunnels > 1 {
+            self.company_until.store(now + LONELY, Relaxed);
+            return false;
+        }
+        now >= self.company_until.load(Relaxed)
+    }
+
+    /// A tunnel withholds `after` bytes instead of `before`.
+    pub(super) fn withhold(&self, before: usize, after: usize) {
+        if after >= before {
+            self.withheld.fetch_add((after - before) as u64, Relaxed);
+        } else {
+            self.withheld.fetch_sub((before - after) as u64, Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// A sender that always has something to send, over a line of this rate and round trip.
+    fn settle(flow: &Flow, bytes_per_ms: u64, round_trip_ms: u32) -> u32 {
+        for _ in 0..12 {
+            let window = u64::from(flow.to_announce(1).unwrap_or(flow.announced.load(Relaxed)));
+            flow.announce(u32::try_from(window).unwrap());
+            let line = bytes_per_ms * u64::from(round_trip_ms);
+            // What exceeds the line's product waits in a queue and makes the round trip longer.
+            let round_trip = (window.max(line) / bytes_per_ms).max(1);
+            flow.measured(window.min(line), MS * u32::try_from(round_trip).unwrap());
+        }
+        flow.announced.load(Relaxed)
+    }
+
+    #[test]
+    fn a_long_line_gets_the_window_that_fills_it() {
+        for (bytes_per_ms, round_trip_ms) in [(125_000, 100), (12_500, 100), (125_000, 20), (1_250_000, 5)] {
+            let window = settle(&Flow::default(), bytes_per_ms, round_trip_ms);
+            let line = bytes_per_ms * u64::from(round_trip_ms);
+            assert!(u64::from(window) >= line, "{window} for {line}");
+            assert!(u64::from(window) <= (4 * line).max(u64::from(ALONE)), "{window} for {line}");
+        }
+    }
+
+    #[test]
+    fn a_queue_is_no_reason_for_a_larger_window() {
+        let flow = Flow::default();
+        flow.measured(0, MS / 10);
+        // A busy local link: a megabyte in two milliseconds, most of which it has waited.
+        for _ in 0..100 {
+            flow.measured(1024 * 1024, MS * 2);
+        }
+        assert_eq!(flow.to_announce(1), None);
+        assert_eq!(flow.to_withhold(2, 2 * ALONE as usize, 0), (ALONE - BESIDE) as usize);
+    }
+
+    proptest! {
+        /// Whatever is measured, all windows together leave some of the connection's, and a tunnel that owes
+        /// everything is given back at least what it needs.
+        #[test]
+        fn windows_stay_in_bounds(
+            samples in prop::collection::vec((any::<u64>(), 0u64..10_000_000_000), 0..20),
+            tunnels in 1u32..=16_384,
+        ) {
+            let flow = Flow::default();
+            for (bytes, nanos) in samples {
+                flow.measured(bytes, Duration::from_nanos(nanos));
+            }
+            if let Some(size) = flow.to_announce(tunnels) {
+                flow.announce(size);
+            }
+            let announced = flow.announced.load(Relaxed);
+            prop_assert!(announced <= LARGEST && u64::from(announced) * u64::from(tunnels) <= u64::from(TOGETHER));
+            prop_assert_eq!(flow.to_announce(tunnels), None);
+            let keep = flow.to_withhold(tunnels, announced as usize, 0);
+            prop_assert!(announced as usize - keep >= announced.min(BESIDE) as usize);
+            // And nothing is stuck: a peer that has used all it was given back gets more.
+            let keep = flow.to_withhold(tunnels, keep + announced.min(BESIDE) as usize, keep);
+            prop_assert!(announced as usize - keep >= announced.min(BESIDE) as usize * 3 / 4);
+        }
+    }
+
+    #[test]
+    fn what_is_withheld_in_sum_is_bounded() {
+        let flow = Flow::default();
+        let kept: u64 = (0..10_000).map(|_| flow.to_withhold(2, ALONE as usize, 0) as u64).sum();
+        assert!(kept <= MOST_WITHHELD + u64::from(ALONE), "{kept}");
+        assert_eq!(flow.withheld.load(Relaxed), kept);
+    }
+}
