@@ -1,0 +1,38 @@
+//! Small requests on an otherwise idle peer: how many a second, and how long one takes.
+
+use super::{Figure, Measure, Metric, PAUSE, Subject};
+use crate::load::small::{Request, requests};
+use anyhow::Result;
+use std::thread;
+
+pub(super) const NEW: Measure = Measure {
+    name: "new-tunnels",
+    title: "New tunnels (open, a byte each way, close), one and 64 at a time",
+    quick: true,
+    take: |subject| at_each_concurrency(subject, Request::NewTunnel, ""),
+};
+
+pub(super) const KEPT: Measure = Measure {
+    name: "kept",
+    title: "Requests on kept connections: through a tunnel, and as plain HTTP to the proxy's port",
+    quick: true,
+    take: |subject| {
+        let mut figures = at_each_concurrency(subject, Request::KeptTunnel, "tunnel, ")?;
+        if subject.peer.about().plain_http {
+            figures.extend(at_each_concurrency(subject, Request::PlainHttp, "plain HTTP, ")?);
+        }
+        Ok(figures)
+    },
+};
+
+fn at_each_concurrency(subject: &Subject<'_>, kind: Request, what: &str) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    for concurrency in [1, 64] {
+        let went = requests(&subject.site.client, subject.way(), kind, concurrency, subject.window)?;
+        figures.push(Metric::new(format!("{what}{concurrency}"), "/s", 0).is(went.per_second));
+        figures.push(Metric::new(format!("{what}{concurrency}: p50"), "ms", 2).is(went.p50));
+        figures.push(Metric::new(format!("{what}{concurrency}: p99"), "ms", 2).is(went.p99));
+        thread::sleep(PAUSE);
+    }
+    Ok(figures)
+}
