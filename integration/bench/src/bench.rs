@@ -19,7 +19,7 @@ const QUICK_PEERS: [&str; 3] = ["direct", ceiling::NAME, "laneway"];
 /// Prints what could be measured.
 pub(crate) fn list(options: &Options) {
     println!("measures:");
-    for measure in &measures::ALL {
+    for measure in measures::ALL {
         println!("  {:<16} {}", measure.name, measure.title);
     }
     println!("peers:");

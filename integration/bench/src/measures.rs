@@ -4,6 +4,7 @@ mod beside;
 mod bulk;
 mod memory;
 mod requests;
+mod settle;
 mod start;
 
 use crate::load::dial::Way;
@@ -11,9 +12,6 @@ use crate::load::server::Server;
 use crate::peers::{Peer, Running, Site};
 use anyhow::Result;
 use std::time::Duration;
-
-/// Let go of what a measure has held before the next one begins.
-pub(crate) const PAUSE: Duration = Duration::from_millis(100);
 
 /// One result of one measure of one peer in one round.
 #[derive(Clone, Debug)]
@@ -84,5 +82,13 @@ pub(crate) struct Measure {
 }
 
 /// All that happen on loopback.
-pub(crate) const ALL: [Measure; 7] =
-    [bulk::DOWN, bulk::UP, requests::NEW, requests::KEPT, beside::DOWNLOAD, memory::IDLE, start::FIRST_BYTE];
+pub(crate) const ALL: &[Measure] = &[
+    bulk::DOWN,
+    bulk::UP,
+    requests::NEW,
+    requests::KEPT,
+    beside::DOWNLOAD,
+    beside::STALLED,
+    memory::IDLE,
+    start::FIRST_BYTE,
+];

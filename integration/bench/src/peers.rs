@@ -1,7 +1,14 @@
 //! What is measured: each peer is a client-side process and a gateway-side process, or less.
 
 pub(crate) mod ceiling;
+mod dante;
+mod envoy;
 mod laneway;
+mod nghttpx;
+mod shadowsocks;
+mod squid;
+mod ssh;
+mod v2ray;
 
 use crate::isolate;
 use crate::load::dial::{Dialect, Way};
@@ -9,10 +16,11 @@ use crate::network::Namespace;
 use crate::options::Options;
 use crate::process::Process;
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::resource::{Resource, getrlimit};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -51,7 +59,7 @@ pub(crate) struct Place<'a> {
 
 impl Place<'_> {
     /// Writes a configuration: the template with `{front_port}`, `{link_address}`, `{link_port}`, `{server_address}`,
-    /// `{server_port}` and `{directory}` filled in.
+    /// `{server_port}`, `{directory}`, `{processors}` and `{descriptors}` filled in.
     pub(crate) fn configuration(&self, name: &str, template: &str) -> Result<PathBuf> {
         let filled = template
             .replace("{front_port}", &self.front.port().to_string())
@@ -59,6 +67,8 @@ impl Place<'_> {
             .replace("{link_port}", &self.link.port().to_string())
             .replace("{server_address}", &self.site.server.ip().to_string())
             .replace("{server_port}", &self.site.server.port().to_string())
+            .replace("{processors}", &thread::available_parallelism()?.to_string())
+            .replace("{descriptors}", &getrlimit(Resource::RLIMIT_NOFILE)?.0.to_string())
             .replace("{directory}", text(self.directory));
         let path = self.directory.join(format!("{}-{name}", self.site.name));
         fs::write(&path, filled)?;
@@ -82,6 +92,13 @@ pub(crate) struct About {
 pub(crate) struct Missing {
     pub(crate) reason: String,
     pub(crate) install: &'static str,
+}
+
+impl Missing {
+    /// A program that `scripts/bench.sh --install` brings.
+    fn program(name: &str) -> Self {
+        Self { reason: format!("`{name}` is not installed"), install: "scripts/bench.sh --install" }
+    }
 }
 
 /// Something that carries connections.
@@ -111,6 +128,13 @@ pub(crate) fn all(options: &Options) -> Vec<Box<dyn Peer>> {
     for (name, binary) in &options.also {
         peers.push(Box::new(laneway::Laneway { name: name.clone(), binary: binary.clone() }));
     }
+    peers.push(Box::new(shadowsocks::Shadowsocks { binaries: options.cache.join("bin") }));
+    peers.push(Box::new(ssh::Ssh));
+    peers.push(Box::new(envoy::Envoy { binary: options.cache.join("envoy/bin/envoy") }));
+    peers.push(Box::new(nghttpx::Nghttpx));
+    peers.push(Box::new(v2ray::V2ray));
+    peers.push(Box::new(squid::Squid));
+    peers.push(Box::new(dante::Dante));
     peers
 }
 
@@ -231,6 +255,45 @@ fn way(peer: &dyn Peer, place: &Place<'_>) -> Way {
         return Way { front: place.site.server_directly, dialect, server };
     }
     Way { front: place.front, dialect, server }
+}
+
+/// The first of these programs that is not on this machine.
+fn lacks(programs: &[&str]) -> Option<Missing> {
+    programs.iter().find(|name| isolate::find(name).is_none()).map(|name| Missing::program(name))
+}
+
+/// The full path of a program that is there.
+fn program(name: &str) -> PathBuf {
+    isolate::find(name).unwrap_or_else(|| name.into())
+}
+
+/// Runs a command to its end.
+fn run(mut command: Command) -> Result<Output> {
+    let output =
+        command.output().with_context(|| format!("{} cannot start", command.get_program().display()))?;
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    ensure!(output.status.success(), "{} failed: {said}", command.get_program().display());
+    Ok(output)
+}
+
+/// Makes a key and a certificate for `gateway`, signed by itself, in the peer's directory.
+fn make_certificate(place: &Place<'_>) -> Result<()> {
+    let (key, certificate) = (place.directory.join("key.pem"), place.directory.join("certificate.pem"));
+    let mut make = Command::new("openssl");
+    make.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+    ]);
+    make.args(["-subj", "/CN=gateway", "-addext", "subjectAltName=DNS:gateway,IP:127.0.0.1"]);
+    make.args(["-keyout", text(&key), "-out", text(&certificate)]);
+    run(make).map(drop)
 }
 
 fn text(path: &Path) -> &str {

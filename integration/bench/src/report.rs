@@ -131,7 +131,10 @@ impl Report {
 impl Section {
     fn print(&self, peers: &[(String, &'static str)]) {
         println!("\n### {}\n", self.title);
-        let heads = self.metrics.iter().map(|metric| format!(" {}, {} |", metric.name, metric.unit));
+        let heads = self.metrics.iter().map(|metric| match metric.unit {
+            "" => format!(" {} |", metric.name),
+            unit => format!(" {}, {unit} |", metric.name),
+        });
         println!("| peer |{}\n| --- |{}", heads.collect::<String>(), " ---: |".repeat(self.metrics.len()));
         for (peer, _) in peers {
             let cells: Vec<_> = self.metrics.iter().map(|metric| self.cell(peer, metric)).collect();

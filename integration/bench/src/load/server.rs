@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -24,7 +25,6 @@ thread_local! {
 
 /// A running server, until the bench ends.
 pub(crate) struct Server {
-    pub(crate) address: SocketAddr,
     received: Arc<AtomicU64>,
 }
 
@@ -41,7 +41,11 @@ impl Server {
                 let _ = ready.send(failed);
                 let listener = listener?;
                 loop {
-                    let (stream, _) = listener.accept().await?;
+                    let Ok((stream, _)) = listener.accept().await else {
+                        // No descriptor is left: the next one that closes makes room.
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                        continue;
+                    };
                     let counter = counter.clone();
                     tokio::spawn(async move {
                         // A client that breaks off is how a window ends.
@@ -53,7 +57,7 @@ impl Server {
             })
         });
         match is_ready.recv().context("the server's thread ended")? {
-            None => Ok(Self { address, received }),
+            None => Ok(Self { received }),
             Some(why) => anyhow::bail!("the server cannot listen on {address}: {why}"),
         }
     }

@@ -1,7 +1,8 @@
 //! A small request on a new tunnel while other tunnels keep the peer busy, or make it wait.
 
-use super::{Figure, Measure, Metric, PAUSE, Subject};
+use super::{Figure, Measure, Metric, Subject};
 use crate::load::bulk::{Bulk, Direction};
+use crate::load::held::Held;
 use crate::load::small::{Request, requests};
 use anyhow::Result;
 use std::thread;
@@ -14,6 +15,17 @@ pub(super) const DOWNLOAD: Measure = Measure {
     take: beside_download,
 };
 
+pub(super) const STALLED: Measure = Measure {
+    name: "beside-stalled",
+    title: "Everybody else, while 64 tunnels download and their apps do not read: requests on new tunnels, one download",
+    quick: false,
+    take: beside_stalled,
+};
+
+const STALLED_TUNNELS: usize = 64;
+/// Until the buffers on the way of a stalled tunnel are full.
+const FILLS: Duration = Duration::from_secs(1);
+
 fn beside_download(subject: &mut Subject<'_>) -> Result<Vec<Figure>> {
     let bulk = Bulk::start(&subject.site.client, subject.way(), subject.server, Direction::Down, 1)?;
     thread::sleep(Duration::from_millis(300));
@@ -22,10 +34,27 @@ fn beside_download(subject: &mut Subject<'_>) -> Result<Vec<Figure>> {
     let rate = super::bulk::gigabytes(bulk.bytes() - before) / start.elapsed().as_secs_f64();
     bulk.unbroken()?;
     drop(bulk);
-    thread::sleep(PAUSE);
+    subject.settle();
     Ok(vec![
         Metric::new("p50", "ms", 2).is(went.p50),
         Metric::new("p99", "ms", 2).is(went.p99),
         Metric::new("the download meanwhile", "GB/s", 2).is(rate),
+    ])
+}
+
+fn beside_stalled(subject: &mut Subject<'_>) -> Result<Vec<Figure>> {
+    let alone = super::bulk::window(subject, Direction::Down, 1)?;
+    subject.settle();
+    let stalled = Held::stalled(&subject.site.client, subject.way(), STALLED_TUNNELS)?;
+    thread::sleep(FILLS);
+    let went = requests(&subject.site.client, subject.way(), Request::NewTunnel, 1, subject.window)?;
+    let beside = super::bulk::window(subject, Direction::Down, 1)?;
+    drop(stalled);
+    subject.settle();
+    Ok(vec![
+        Metric::new("request, p50", "ms", 2).is(went.p50),
+        Metric::new("request, p99", "ms", 2).is(went.p99),
+        Metric::new("download", "GB/s", 2).is(beside.rate),
+        Metric::new("download, of what it is without", "", 2).not_compared().is(beside.rate / alone.rate),
     ])
 }

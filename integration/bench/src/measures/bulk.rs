@@ -1,6 +1,6 @@
 //! Bytes in large amounts: how many, what they cost, and whether tunnels share fairly.
 
-use super::{Figure, Measure, Metric, PAUSE, Subject};
+use super::{Figure, Measure, Metric, Subject};
 use crate::accounting::processor_seconds;
 use crate::load::bulk::{Bulk, Direction};
 use crate::statistics::jain;
@@ -28,6 +28,7 @@ const WARM_UP: Duration = Duration::from_millis(300);
 
 fn with_tunnels(subject: &mut Subject<'_>, direction: Direction) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
+    let mut busy = Duration::ZERO;
     for tunnels in TUNNELS {
         let went = window(subject, direction, tunnels)?;
         figures.push(Metric::new(format!("{tunnels}"), "GB/s", 2).is(went.rate));
@@ -37,20 +38,25 @@ fn with_tunnels(subject: &mut Subject<'_>, direction: Direction) -> Result<Vec<F
         if tunnels == 16 && direction == Direction::Down {
             figures.push(Metric::new("fairness of 16", "Jain", 3).not_compared().is(went.fairness));
         }
-        thread::sleep(PAUSE);
+        busy = busy.max(subject.settle());
+    }
+    if subject.has_processes() {
+        figures.push(Metric::new("busy afterwards", "ms", 0).not_compared().is(busy.as_secs_f64() * 1000.0));
     }
     Ok(figures)
 }
 
-struct Went {
+/// What came through in one window.
+pub(super) struct Went {
     /// GB/s.
-    rate: f64,
+    pub(super) rate: f64,
     /// Processor seconds for each GB.
     cost: f64,
     fairness: f64,
 }
 
-fn window(subject: &Subject<'_>, direction: Direction, tunnels: usize) -> Result<Went> {
+/// Moves bytes through so many tunnels for a window.
+pub(super) fn window(subject: &Subject<'_>, direction: Direction, tunnels: usize) -> Result<Went> {
     let bulk = Bulk::start(&subject.site.client, subject.way(), subject.server, direction, tunnels)?;
     thread::sleep(WARM_UP);
     let processes = subject.running.processes();

@@ -5,6 +5,7 @@ use crate::accounting::memory;
 use crate::load::held::Held;
 use crate::peers::Running;
 use anyhow::{Result, ensure};
+use nix::sys::resource::{Resource, getrlimit};
 use std::thread;
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ pub(super) const IDLE: Measure = Measure {
 
 const FEW: usize = 1000;
 const MANY: usize = 10_000;
+/// Descriptors that are not tunnels, in any process.
+const OTHER_DESCRIPTORS: usize = 400;
 /// What was only for the opening is given back.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -30,7 +33,7 @@ fn idle_tunnels(subject: &mut Subject<'_>) -> Result<Vec<Figure>> {
     let base = used(subject.running)?;
     let mut held = Held::none();
     let mut figures = vec![Metric::new("after the start", "MiB", 1).is(base / 1024.0)];
-    for total in [FEW, MANY] {
+    for total in [FEW, permitted(MANY)?] {
         held.idle(&subject.site.client, subject.way(), total)?;
         thread::sleep(SETTLE);
         #[allow(clippy::cast_precision_loss, reason = "ten thousand")]
@@ -42,4 +45,12 @@ fn idle_tunnels(subject: &mut Subject<'_>) -> Result<Vec<Figure>> {
     // So many closed tunnels would still be on the mind of whatever is measured next.
     subject.restart()?;
     Ok(figures)
+}
+
+/// No more than a process may have both ends of: the bench itself does, and so does a relay.
+fn permitted(tunnels: usize) -> Result<usize> {
+    let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let limit = usize::try_from(limit)?.saturating_sub(OTHER_DESCRIPTORS) / 2;
+    // In round numbers, for the heading.
+    Ok(tunnels.min(limit / 100 * 100))
 }

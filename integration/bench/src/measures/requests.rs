@@ -1,9 +1,8 @@
 //! Small requests on an otherwise idle peer: how many a second, and how long one takes.
 
-use super::{Figure, Measure, Metric, PAUSE, Subject};
+use super::{Figure, Measure, Metric, Subject};
 use crate::load::small::{Request, requests};
 use anyhow::Result;
-use std::thread;
 
 pub(super) const NEW: Measure = Measure {
     name: "new-tunnels",
@@ -32,7 +31,7 @@ fn at_each_concurrency(subject: &Subject<'_>, kind: Request, what: &str) -> Resu
         figures.push(Metric::new(format!("{what}{concurrency}"), "/s", 0).is(went.per_second));
         figures.push(Metric::new(format!("{what}{concurrency}: p50"), "ms", 2).is(went.p50));
         figures.push(Metric::new(format!("{what}{concurrency}: p99"), "ms", 2).is(went.p99));
-        thread::sleep(PAUSE);
+        subject.settle();
     }
     Ok(figures)
 }
