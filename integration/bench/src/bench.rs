@@ -1,8 +1,10 @@
 //! The run: sites, peers, rounds.
 
+use crate::line::Line;
 use crate::load::check::check;
 use crate::load::server::Server;
-use crate::measures::{self, Measure, Subject};
+use crate::measures::distance::{self, Distance};
+use crate::measures::{self, Figure, Measure, Subject};
 use crate::network::{Facts, Namespace};
 use crate::options::Options;
 use crate::peers::{self, Peer, Running, Site, ceiling};
@@ -20,33 +22,27 @@ const QUICK_PEERS: [&str; 3] = ["direct", ceiling::NAME, "laneway"];
 pub(crate) fn list(options: &Options) {
     println!("measures:");
     for measure in measures::ALL {
-        println!("  {:<16} {}", measure.name, measure.title);
+        println!("  {:<20} {}{}", measure.name, measure.title, if measure.quick { " (quick)" } else { "" });
+    }
+    for distance in distance::ALL {
+        println!("  {:<20} {}", distance.name, distance.title);
     }
     println!("peers:");
     for peer in peers::all(options) {
         let missing =
             peer.missing().map(|missing| format!("; MISSING: {}", missing.reason)).unwrap_or_default();
-        println!("  {:<16} {}{missing}", peer.name(), peer.about().what);
+        println!("  {:<20} {}{missing}", peer.name(), peer.about().what);
     }
 }
 
 /// Measures, and reports.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let measures = chosen_measures(options)?;
+    let (measures, distances) = chosen(options)?;
     let namespace = Namespace::own()?;
     let facts = Facts::read(&namespace, &namespace, Ipv4Addr::LOCALHOST)?;
     let mut report = Report::new(options, &facts);
-
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, SERVER));
-    let server = Server::start(&namespace, address)?;
-    let site = Site {
-        name: "loopback".into(),
-        client: namespace.clone(),
-        gateway: namespace,
-        gateway_address: Ipv4Addr::LOCALHOST,
-        server: address,
-        server_directly: address,
-    };
+    let server = Server::start(&namespace, SocketAddr::from((Ipv4Addr::UNSPECIFIED, SERVER)))?;
+    let site = site("loopback", &namespace, &namespace, Ipv4Addr::LOCALHOST);
     let mut entries = entries(options, &site, &mut report)?;
 
     for round in 1..=options.rounds {
@@ -54,24 +50,83 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             for entry in &mut entries {
                 eprintln!("round {round}/{}: {}, {}", options.rounds, measure.name, entry.peer.name());
                 let figures = entry.measure(measure, &site, &server, options);
-                report.add(measure, entry.peer.name(), round, figures);
+                report.add((measure.name, measure.title), entry.peer.name(), round, figures);
             }
         }
     }
-    report.print()?;
+    for entry in &mut entries {
+        entry.running = None;
+    }
+    for round in 1..=options.rounds {
+        for distance in &distances {
+            over(distance, &entries, round, options, &mut report)?;
+        }
+    }
+    report.print();
     report.write(&options.json)
 }
 
-fn chosen_measures(options: &Options) -> Result<Vec<&'static Measure>> {
-    let all = || measures::ALL.iter();
+/// The measures on loopback and the lines that were asked for.
+fn chosen(options: &Options) -> Result<(Vec<&'static Measure>, Vec<&'static Distance>)> {
+    let names =
+        || measures::ALL.iter().map(|measure| measure.name).chain(distance::ALL.iter().map(|line| line.name));
     for name in &options.only {
-        ensure!(all().any(|measure| measure.name == name), "there is no measure '{name}': see --list");
+        ensure!(names().any(|known| known == name), "there is no measure '{name}': see --list");
     }
-    let wanted = |measure: &&Measure| match options.only.as_slice() {
-        [] => measure.quick || !options.quick,
-        only => only.iter().any(|name| name == measure.name),
+    let wanted = |name: &str, quick: bool| match options.only.as_slice() {
+        [] => quick || !options.quick,
+        only => only.iter().any(|one| one == name),
     };
-    Ok(all().filter(wanted).collect())
+    let measures = measures::ALL.iter().filter(|measure| wanted(measure.name, measure.quick)).collect();
+    let distances = distance::ALL.iter().filter(|distance| wanted(distance.name, false)).collect();
+    Ok((measures, distances))
+}
+
+fn site(name: &str, client: &Namespace, gateway: &Namespace, gateway_address: Ipv4Addr) -> Site {
+    Site {
+        name: name.into(),
+        client: client.clone(),
+        gateway: gateway.clone(),
+        gateway_address,
+        server: SocketAddr::from((Ipv4Addr::LOCALHOST, SERVER)),
+        server_directly: SocketAddr::from((gateway_address, SERVER)),
+    }
+}
+
+/// Lets every peer that has two sides carry downloads over a line, one after the other.
+fn over(
+    distance: &Distance,
+    entries: &[Entry],
+    round: u8,
+    options: &Options,
+    report: &mut Report,
+) -> Result<()> {
+    let line = Line::new(distance.kind)?;
+    Facts::read(&line.client, &line.gateway, line.gateway_address).context(distance.name)?;
+    let server = Server::start(&line.gateway, SocketAddr::from((Ipv4Addr::UNSPECIFIED, SERVER)))?;
+    let site = site(distance.name, &line.client, &line.gateway, line.gateway_address);
+    for Entry { peer, number, .. } in entries.iter().filter(|entry| entry.peer.about().hops != 1) {
+        eprintln!("round {round}/{}: {}, {}", options.rounds, distance.name, peer.name());
+        let figures = Running::start(&**peer, &site, *number).and_then(|mut running| {
+            distance::share(
+                &mut subject(&**peer, *number, &site, &server, &mut running, options),
+                distance.kind,
+            )
+        });
+        report.add((distance.name, distance.title), peer.name(), round, figures);
+    }
+    Ok(())
+}
+
+fn subject<'a>(
+    peer: &'a dyn Peer,
+    number: u16,
+    site: &'a Site,
+    server: &'a Server,
+    running: &'a mut Running,
+    options: &Options,
+) -> Subject<'a> {
+    Subject { peer, number, site, server, running, window: options.window() }
 }
 
 /// A peer that takes part.
@@ -138,20 +193,12 @@ impl Entry {
         site: &Site,
         server: &Server,
         options: &Options,
-    ) -> Result<Vec<measures::Figure>> {
+    ) -> Result<Vec<Figure>> {
         self.running(site)?;
         let mut running = self.running.take().context("it was just started")?;
-        let figures = (measure.take)(&mut Subject {
-            peer: &*self.peer,
-            number: self.number,
-            site,
-            server,
-            running: &mut running,
-            window: options.window(),
-        });
-        if figures.is_ok() {
-            self.running = Some(running);
-        }
-        figures
+        let figures =
+            (measure.take)(&mut subject(&*self.peer, self.number, site, server, &mut running, options))?;
+        self.running = Some(running);
+        Ok(figures)
     }
 }

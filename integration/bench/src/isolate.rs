@@ -63,10 +63,10 @@ fn unshare_all() -> Result<()> {
     Ok(())
 }
 
-/// Makes the new namespaces fit to work in.
+/// Makes the new namespaces fit to work in; what would vanish with them is put into `keep` instead.
 ///
 /// Must be called while the process has one thread.
-pub(crate) fn settle() -> Result<()> {
+pub(crate) fn settle(keep: Option<&Path>) -> Result<()> {
     set_pdeathsig(Signal::SIGKILL)?;
     let nothing = None::<&str>;
     mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).context("private mounts")?;
@@ -74,6 +74,11 @@ pub(crate) fn settle() -> Result<()> {
     mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
         .context("mounting a tmpfs over /run")?;
     fs::create_dir_all(WORK)?;
+    if let Some(keep) = keep {
+        fs::create_dir_all(keep)?;
+        mount(Some(keep), WORK, nothing, MsFlags::MS_BIND, nothing)
+            .with_context(|| keep.display().to_string())?;
+    }
     // sshd wants this one.
     fs::create_dir_all("/run/sshd")?;
 

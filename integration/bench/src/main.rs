@@ -7,6 +7,7 @@
 mod accounting;
 mod bench;
 mod isolate;
+mod line;
 mod load;
 mod measures;
 mod network;
@@ -34,7 +35,7 @@ fn main() -> Result<ExitCode> {
     if !options.inside {
         return isolate::run_inside(options.limit());
     }
-    isolate::settle()?;
+    isolate::settle(options.keep.as_deref())?;
     bench::run(&options)?;
     Ok(ExitCode::SUCCESS)
 }

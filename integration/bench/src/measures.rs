@@ -2,6 +2,7 @@
 
 mod beside;
 mod bulk;
+pub(crate) mod distance;
 mod memory;
 mod requests;
 mod settle;

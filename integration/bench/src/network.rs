@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 /// What every socket of the comparison uses. A host's own default may be anything, and costs relays up to 40%.
-const CONGESTION_CONTROL: &str = "cubic";
+pub(crate) const CONGESTION_CONTROL: &str = "cubic";
 
 /// Settings of every namespace: those that concern the load generator (many connections one after the other), and none that
 /// concerns how fast one connection is.

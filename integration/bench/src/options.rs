@@ -38,9 +38,9 @@ pub(crate) struct Options {
     /// List the measures and the peers, with what is missing, and end
     #[arg(long)]
     pub(crate) list: bool,
-    /// Keep the peers' logs in this directory
+    /// Leave the peers' configurations, throw-away keys and logs in this directory
     #[arg(long, value_name = "DIR")]
-    pub(crate) logs: Option<PathBuf>,
+    pub(crate) keep: Option<PathBuf>,
     /// This process is in the namespaces already
     #[arg(long, hide = true)]
     pub(crate) inside: bool,

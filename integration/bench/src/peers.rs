@@ -130,7 +130,7 @@ pub(crate) fn all(options: &Options) -> Vec<Box<dyn Peer>> {
     }
     peers.push(Box::new(shadowsocks::Shadowsocks { binaries: options.cache.join("bin") }));
     peers.push(Box::new(ssh::Ssh));
-    peers.push(Box::new(envoy::Envoy { binary: options.cache.join("envoy/bin/envoy") }));
+    peers.push(Box::new(envoy::Envoy { binary: options.cache.join("bin/envoy") }));
     peers.push(Box::new(nghttpx::Nghttpx));
     peers.push(Box::new(v2ray::V2ray));
     peers.push(Box::new(squid::Squid));
@@ -291,7 +291,7 @@ fn make_certificate(place: &Place<'_>) -> Result<()> {
         "-days",
         "2",
     ]);
-    make.args(["-subj", "/CN=gateway", "-addext", "subjectAltName=DNS:gateway,IP:127.0.0.1"]);
+    make.args(["-subj", "/CN=gateway", "-addext", "subjectAltName=DNS:gateway"]);
     make.args(["-keyout", text(&key), "-out", text(&certificate)]);
     run(make).map(drop)
 }

@@ -1,6 +1,6 @@
 //! The results: Markdown for people, JSON with every round for programs.
 
-use crate::measures::{Figure, Measure, Metric};
+use crate::measures::{Figure, Metric};
 use crate::network::Facts;
 use crate::options::Options;
 use crate::peers::{Peer, ceiling};
@@ -59,21 +59,22 @@ impl Report {
     }
 
     /// Adds what one measure has found of one peer in one round, or why it found nothing.
-    pub(crate) fn add(&mut self, measure: &Measure, peer: &str, round: u8, figures: Result<Vec<Figure>>) {
+    pub(crate) fn add(
+        &mut self,
+        (name, title): (&'static str, &'static str),
+        peer: &str,
+        round: u8,
+        figures: Result<Vec<Figure>>,
+    ) {
         let figures = figures.unwrap_or_else(|error| {
             eprintln!("  failed: {error:#}");
-            self.failures.push(format!("{}, {peer}, round {round}: {error:#}", measure.name));
+            self.failures.push(format!("{name}, {peer}, round {round}: {error:#}"));
             Vec::new()
         });
-        let section = match self.sections.iter().position(|section| section.name == measure.name) {
+        let section = match self.sections.iter().position(|section| section.name == name) {
             Some(known) => &mut self.sections[known],
             None => {
-                self.sections.push(Section {
-                    name: measure.name,
-                    title: measure.title,
-                    metrics: Vec::new(),
-                    values: BTreeMap::new(),
-                });
+                self.sections.push(Section { name, title, metrics: Vec::new(), values: BTreeMap::new() });
                 self.sections.last_mut().expect("it was just pushed")
             }
         };
@@ -86,7 +87,7 @@ impl Report {
     }
 
     /// Prints the tables.
-    pub(crate) fn print(&self) -> Result<()> {
+    pub(crate) fn print(&self) {
         let fact = |name: &str| self.facts[name].to_string().trim_matches('"').to_owned();
         println!(
             "Linux {}, {} processors, {}, tcp_rmem {}, tcp_wmem {}; medians of {} rounds, taken in turns; in parentheses the \
@@ -113,7 +114,6 @@ impl Report {
         for failure in &self.failures {
             println!("\nFailed: {failure}");
         }
-        Ok(())
     }
 
     /// Writes the JSON.
