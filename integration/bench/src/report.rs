@@ -185,3 +185,43 @@ impl Section {
         json!({"name": self.name, "title": self.title, "figures": figures})
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        let parts = (Value::Null, Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (facts, peers, skipped, sections, failures) = parts;
+        Report { facts, peers, skipped, sections, failures }
+    }
+
+    #[test]
+    fn ratios_are_of_the_same_round() {
+        let metric = || Metric::new("rate", "GB/s", 2);
+        let mut report = report();
+        // The machine is not always as fast: the quotient of the medians would be 1.
+        let rounds = [(ceiling::NAME, [1.0, 4.0, 2.0]), ("a", [0.5, 2.0, 3.0])];
+        for (peer, values) in rounds {
+            for (round, value) in (1..).zip(values) {
+                report.add(("down", "Downloads"), peer, round, Ok(vec![metric().is(value)]));
+            }
+        }
+        assert_eq!(report.sections[0].cell("a", &metric()), "2.00 (0.50)");
+        assert_eq!(report.sections[0].cell(ceiling::NAME, &metric()), "2.00");
+    }
+
+    #[test]
+    fn a_failed_round_is_told_and_does_not_count() {
+        let metric = || Metric::new("rate", "GB/s", 2);
+        let mut report = report();
+        for peer in [ceiling::NAME, "a"] {
+            report.add(("down", "Downloads"), peer, 1, Ok(vec![metric().is(4.0)]));
+        }
+        report.add(("down", "Downloads"), ceiling::NAME, 2, Ok(vec![metric().is(9.0)]));
+        report.add(("down", "Downloads"), "a", 2, Err(anyhow::anyhow!("it broke")));
+        assert_eq!(report.sections[0].cell("a", &metric()), "4.00 (1.00)");
+        assert_eq!(report.failures, ["down, a, round 2: it broke"]);
+        assert_eq!(report.sections[0].cell("b", &metric()), "");
+    }
+}
