@@ -9,7 +9,7 @@ use crate::network::{Facts, Namespace};
 use crate::options::Options;
 use crate::peers::{self, Peer, Running, Site, ceiling};
 use crate::report::Report;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use std::net::{Ipv4Addr, SocketAddr};
 
 /// The server's port; everything is in namespaces of the bench, so it is free.
@@ -49,8 +49,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         for measure in &measures {
             for entry in &mut entries {
                 eprintln!("round {round}/{}: {}, {}", options.rounds, measure.name, entry.peer.name());
-                let figures = entry.measure(measure, &site, &server, options);
-                report.add((measure.name, measure.title), entry.peer.name(), round, figures);
+                let (figures, failed) = entry.measure(measure, &site, &server, options);
+                report.add((measure.name, measure.title), entry.peer.name(), round, figures, failed);
             }
         }
     }
@@ -107,13 +107,14 @@ fn over(
     let site = site(distance.name, &line.client, &line.gateway, line.gateway_address);
     for Entry { peer, number, .. } in entries.iter().filter(|entry| entry.peer.about().hops != 1) {
         eprintln!("round {round}/{}: {}, {}", options.rounds, distance.name, peer.name());
-        let figures = Running::start(&**peer, &site, *number).and_then(|mut running| {
-            distance::share(
-                &mut subject(&**peer, *number, &site, &server, &mut running, options),
-                distance.kind,
-            )
+        let mut figures = Vec::new();
+        let went = Running::start(&**peer, &site, *number).and_then(|mut running| {
+            let mut subject = subject(&**peer, *number, &site, &server, &mut running, options);
+            let went = distance::share(&mut subject, distance.kind);
+            figures = subject.figures;
+            went
         });
-        report.add((distance.name, distance.title), peer.name(), round, figures);
+        report.add((distance.name, distance.title), peer.name(), round, figures, went.err());
     }
     Ok(())
 }
@@ -126,7 +127,7 @@ fn subject<'a>(
     running: &'a mut Running,
     options: &Options,
 ) -> Subject<'a> {
-    Subject { peer, number, site, server, running, window: options.window() }
+    Subject { peer, number, site, server, running, window: options.window(), figures: Vec::new() }
 }
 
 /// A peer that takes part.
@@ -158,18 +159,14 @@ fn entries(options: &Options, site: &Site, report: &mut Report) -> Result<Vec<En
             continue;
         }
         eprintln!("starting {}", peer.name());
-        let mut entry = Entry { peer, number, running: None };
-        let started = peers::prepare(&*entry.peer, site, number)
-            .and_then(|()| entry.running(site))
-            .and_then(|running| check(&site.client, running.way).context("the correctness pass"));
-        match started {
-            Ok(()) => {
-                report.takes_part(&*entry.peer);
-                entries.push(entry);
+        match started(&*peer, number, site) {
+            Ok(running) => {
+                report.takes_part(&*peer);
+                entries.push(Entry { peer, number, running: Some(running) });
             }
             Err(error) => {
-                eprintln!("skipped: {}: {error:#}", entry.peer.name());
-                report.skipped(entry.peer.name(), &format!("{error:#}"), "");
+                eprintln!("skipped: {}: {error:#}", peer.name());
+                report.skipped(peer.name(), &format!("{error:#}"), "");
             }
         }
     }
@@ -177,15 +174,15 @@ fn entries(options: &Options, site: &Site, report: &mut Report) -> Result<Vec<En
     Ok(entries)
 }
 
-impl Entry {
-    fn running(&mut self, site: &Site) -> Result<&mut Running> {
-        let running = match self.running.take() {
-            Some(running) => running,
-            None => Running::start(&*self.peer, site, self.number)?,
-        };
-        Ok(self.running.insert(running))
-    }
+/// Has a peer make its keys, starts it, and proves that it carries bytes whole and in order.
+fn started(peer: &dyn Peer, number: u16, site: &Site) -> Result<Running> {
+    peers::prepare(peer, site, number)?;
+    let running = Running::start(peer, site, number)?;
+    check(&site.client, running.way).context("the correctness pass")?;
+    Ok(running)
+}
 
+impl Entry {
     /// Takes one measure; when it fails the peer is started anew before the next.
     fn measure(
         &mut self,
@@ -193,12 +190,18 @@ impl Entry {
         site: &Site,
         server: &Server,
         options: &Options,
-    ) -> Result<Vec<Figure>> {
-        self.running(site)?;
-        let mut running = self.running.take().context("it was just started")?;
-        let figures =
-            (measure.take)(&mut subject(&*self.peer, self.number, site, server, &mut running, options))?;
-        self.running = Some(running);
-        Ok(figures)
+    ) -> (Vec<Figure>, Option<Error>) {
+        let started = self.running.take().map_or_else(|| Running::start(&*self.peer, site, self.number), Ok);
+        let mut running = match started {
+            Ok(running) => running,
+            Err(error) => return (Vec::new(), Some(error)),
+        };
+        let mut subject = subject(&*self.peer, self.number, site, server, &mut running, options);
+        let went = (measure.take)(&mut subject);
+        let figures = subject.figures;
+        if went.is_ok() {
+            self.running = Some(running);
+        }
+        (figures, went.err())
     }
 }

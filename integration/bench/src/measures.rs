@@ -40,10 +40,6 @@ impl Metric {
     pub(crate) fn not_compared(self) -> Self {
         Self { compared: false, ..self }
     }
-
-    pub(crate) fn is(self, value: f64) -> Figure {
-        Figure { metric: self, value }
-    }
 }
 
 /// A peer that is to be measured, running.
@@ -56,11 +52,18 @@ pub(crate) struct Subject<'a> {
     /// May be started anew by a measure.
     pub(crate) running: &'a mut Running,
     pub(crate) window: Duration,
+    /// What has been found.
+    pub(crate) figures: Vec<Figure>,
 }
 
 impl Subject<'_> {
     pub(crate) fn way(&self) -> Way {
         self.running.way
+    }
+
+    /// Adds what was found.
+    fn found(&mut self, metric: Metric, value: f64) {
+        self.figures.push(Figure { metric, value });
     }
 
     /// Stops the peer, and starts it anew.
@@ -79,7 +82,8 @@ pub(crate) struct Measure {
     pub(crate) name: &'static str,
     pub(crate) title: &'static str,
     pub(crate) quick: bool,
-    pub(crate) take: fn(&mut Subject<'_>) -> Result<Vec<Figure>>,
+    /// Adds to the subject's figures; what it has added stays when it fails.
+    pub(crate) take: fn(&mut Subject<'_>) -> Result<()>,
 }
 
 /// All that happen on loopback.

@@ -5,7 +5,7 @@ use crate::network::Facts;
 use crate::options::Options;
 use crate::peers::{Peer, ceiling};
 use crate::statistics::median;
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -58,19 +58,19 @@ impl Report {
         self.skipped.push((peer.to_owned(), reason.to_owned(), install));
     }
 
-    /// Adds what one measure has found of one peer in one round, or why it found nothing.
+    /// Adds what one measure has found of one peer in one round, and why it did not find all.
     pub(crate) fn add(
         &mut self,
         (name, title): (&'static str, &'static str),
         peer: &str,
         round: u8,
-        figures: Result<Vec<Figure>>,
+        figures: Vec<Figure>,
+        failed: Option<Error>,
     ) {
-        let figures = figures.unwrap_or_else(|error| {
+        if let Some(error) = failed {
             eprintln!("  failed: {error:#}");
             self.failures.push(format!("{name}, {peer}, round {round}: {error:#}"));
-            Vec::new()
-        });
+        }
         let section = match self.sections.iter().position(|section| section.name == name) {
             Some(known) => &mut self.sections[known],
             None => {
@@ -204,7 +204,13 @@ mod tests {
         let rounds = [(ceiling::NAME, [1.0, 4.0, 2.0]), ("a", [0.5, 2.0, 3.0])];
         for (peer, values) in rounds {
             for (round, value) in (1..).zip(values) {
-                report.add(("down", "Downloads"), peer, round, Ok(vec![metric().is(value)]));
+                report.add(
+                    ("down", "Downloads"),
+                    peer,
+                    round,
+                    vec![Figure { metric: metric(), value }],
+                    None,
+                );
             }
         }
         assert_eq!(report.sections[0].cell("a", &metric()), "2.00 (0.50)");
@@ -216,10 +222,16 @@ mod tests {
         let metric = || Metric::new("rate", "GB/s", 2);
         let mut report = report();
         for peer in [ceiling::NAME, "a"] {
-            report.add(("down", "Downloads"), peer, 1, Ok(vec![metric().is(4.0)]));
+            report.add(("down", "Downloads"), peer, 1, vec![Figure { metric: metric(), value: 4.0 }], None);
         }
-        report.add(("down", "Downloads"), ceiling::NAME, 2, Ok(vec![metric().is(9.0)]));
-        report.add(("down", "Downloads"), "a", 2, Err(anyhow::anyhow!("it broke")));
+        report.add(
+            ("down", "Downloads"),
+            ceiling::NAME,
+            2,
+            vec![Figure { metric: metric(), value: 9.0 }],
+            None,
+        );
+        report.add(("down", "Downloads"), "a", 2, Vec::new(), Some(anyhow::anyhow!("it broke")));
         assert_eq!(report.sections[0].cell("a", &metric()), "4.00 (1.00)");
         assert_eq!(report.failures, ["down, a, round 2: it broke"]);
         assert_eq!(report.sections[0].cell("b", &metric()), "");

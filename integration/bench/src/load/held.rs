@@ -7,11 +7,15 @@ use anyhow::{Context, Result, ensure};
 use std::future::Future;
 use std::io::ErrorKind;
 use std::net::TcpStream;
+use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 /// So many are being opened at a time.
 const AT_ONCE: usize = 64;
+/// Whoever needs longer for all of them is not waited for.
+const OPENING: Duration = Duration::from_secs(20);
 
 /// Open tunnels; they close when this is dropped.
 pub(crate) struct Held(Vec<TcpStream>);
@@ -27,7 +31,7 @@ impl Held {
         self.open(client, total, move || async move {
             let mut stream = way.open_for(&[verb::ECHO, b'x']).await?;
             let mut byte = [0];
-            tokio::time::timeout(PATIENCE, stream.read_exact(&mut byte)).await??;
+            timeout(PATIENCE, stream.read_exact(&mut byte)).await??;
             ensure!(byte == *b"x", "a wrong byte came back");
             Ok(stream)
         })
@@ -54,16 +58,20 @@ impl Held {
         let missing = total.saturating_sub(self.0.len());
         let opened = client.inside(|| {
             block_on(async {
-                let mut opening = JoinSet::new();
-                let mut opened = Vec::with_capacity(missing);
-                for begun in 0..missing {
-                    opening.spawn(one());
-                    if begun >= AT_ONCE {
-                        opened.extend(opening.join_next().await);
+                timeout(OPENING, async {
+                    let mut opening = JoinSet::new();
+                    let mut opened = Vec::with_capacity(missing);
+                    for begun in 0..missing {
+                        opening.spawn(one());
+                        if begun >= AT_ONCE {
+                            opened.extend(opening.join_next().await);
+                        }
                     }
-                }
-                opened.extend(opening.join_all().await.into_iter().map(Ok));
-                opened.into_iter().map(|stream| Ok(stream??.into_std()?)).collect::<Result<Vec<_>>>()
+                    opened.extend(opening.join_all().await.into_iter().map(Ok));
+                    opened.into_iter().map(|stream| Ok(stream??.into_std()?)).collect::<Result<Vec<_>>>()
+                })
+                .await
+                .context("it takes too long")?
             })
         });
         let before = self.0.len();

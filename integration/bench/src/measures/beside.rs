@@ -1,6 +1,6 @@
 //! A small request on a new tunnel while other tunnels keep the peer busy, or make it wait.
 
-use super::{Figure, Measure, Metric, Subject};
+use super::{Measure, Metric, Subject};
 use crate::load::bulk::{Bulk, Direction};
 use crate::load::held::Held;
 use crate::load::small::{Request, requests};
@@ -26,7 +26,7 @@ const STALLED_TUNNELS: usize = 64;
 /// Until the buffers on the way of a stalled tunnel are full.
 const FILLS: Duration = Duration::from_secs(1);
 
-fn beside_download(subject: &mut Subject<'_>) -> Result<Vec<Figure>> {
+fn beside_download(subject: &mut Subject<'_>) -> Result<()> {
     let bulk = Bulk::start(&subject.site.client, subject.way(), subject.server, Direction::Down, 1)?;
     thread::sleep(Duration::from_millis(300));
     let (start, before) = (Instant::now(), bulk.bytes());
@@ -35,14 +35,13 @@ fn beside_download(subject: &mut Subject<'_>) -> Result<Vec<Figure>> {
     bulk.unbroken()?;
     drop(bulk);
     subject.settle();
-    Ok(vec![
-        Metric::new("p50", "ms", 2).is(went.p50),
-        Metric::new("p99", "ms", 2).is(went.p99),
-        Metric::new("the download meanwhile", "GB/s", 2).is(rate),
-    ])
+    subject.found(Metric::new("p50", "ms", 2), went.p50);
+    subject.found(Metric::new("p99", "ms", 2), went.p99);
+    subject.found(Metric::new("the download meanwhile", "GB/s", 2), rate);
+    Ok(())
 }
 
-fn beside_stalled(subject: &mut Subject<'_>) -> Result<Vec<Figure>> {
+fn beside_stalled(subject: &mut Subject<'_>) -> Result<()> {
     let alone = super::bulk::window(subject, Direction::Down, 1)?;
     subject.settle();
     let stalled = Held::stalled(&subject.site.client, subject.way(), STALLED_TUNNELS)?;
@@ -51,10 +50,12 @@ fn beside_stalled(subject: &mut Subject<'_>) -> Result<Vec<Figure>> {
     let beside = super::bulk::window(subject, Direction::Down, 1)?;
     drop(stalled);
     subject.settle();
-    Ok(vec![
-        Metric::new("request, p50", "ms", 2).is(went.p50),
-        Metric::new("request, p99", "ms", 2).is(went.p99),
-        Metric::new("download", "GB/s", 2).is(beside.rate),
-        Metric::new("download, of what it is without", "", 2).not_compared().is(beside.rate / alone.rate),
-    ])
+    subject.found(Metric::new("request, p50", "ms", 2), went.p50);
+    subject.found(Metric::new("request, p99", "ms", 2), went.p99);
+    subject.found(Metric::new("download", "GB/s", 2), beside.rate);
+    subject.found(
+        Metric::new("download, of what it is without", "", 2).not_compared(),
+        beside.rate / alone.rate,
+    );
+    Ok(())
 }

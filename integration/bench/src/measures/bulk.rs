@@ -1,6 +1,6 @@
 //! Bytes in large amounts: how many, what they cost, and whether tunnels share fairly.
 
-use super::{Figure, Measure, Metric, Subject};
+use super::{Measure, Metric, Subject};
 use crate::accounting::processor_seconds;
 use crate::load::bulk::{Bulk, Direction};
 use crate::statistics::jain;
@@ -26,24 +26,23 @@ const TUNNELS: [usize; 3] = [1, 16, 64];
 /// Before the clock runs: windows grow, buffers are made.
 const WARM_UP: Duration = Duration::from_millis(300);
 
-fn with_tunnels(subject: &mut Subject<'_>, direction: Direction) -> Result<Vec<Figure>> {
-    let mut figures = Vec::new();
+fn with_tunnels(subject: &mut Subject<'_>, direction: Direction) -> Result<()> {
     let mut busy = Duration::ZERO;
     for tunnels in TUNNELS {
         let went = window(subject, direction, tunnels)?;
-        figures.push(Metric::new(format!("{tunnels}"), "GB/s", 2).is(went.rate));
+        subject.found(Metric::new(format!("{tunnels}"), "GB/s", 2), went.rate);
         if subject.has_processes() {
-            figures.push(Metric::new(format!("cost of {tunnels}"), "s/GB", 2).is(went.cost));
+            subject.found(Metric::new(format!("cost of {tunnels}"), "s/GB", 2), went.cost);
         }
         if tunnels == 16 && direction == Direction::Down {
-            figures.push(Metric::new("fairness of 16", "Jain", 3).not_compared().is(went.fairness));
+            subject.found(Metric::new("fairness of 16", "Jain", 3).not_compared(), went.fairness);
         }
         busy = busy.max(subject.settle());
     }
     if subject.has_processes() {
-        figures.push(Metric::new("busy afterwards", "ms", 0).not_compared().is(busy.as_secs_f64() * 1000.0));
+        subject.found(Metric::new("busy afterwards", "ms", 0).not_compared(), busy.as_secs_f64() * 1000.0);
     }
-    Ok(figures)
+    Ok(())
 }
 
 /// What came through in one window.

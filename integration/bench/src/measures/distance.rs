@@ -1,6 +1,6 @@
 //! How much of a long line's rate reaches the app.
 
-use super::{Figure, Metric, Subject};
+use super::{Metric, Subject};
 use crate::line::Kind;
 use crate::load::bulk::{Bulk, Direction};
 use anyhow::Result;
@@ -52,8 +52,7 @@ pub(crate) const ALL: &[Distance] = &[
 ];
 
 /// Downloads over the line, by one tunnel and by sixteen.
-pub(crate) fn share(subject: &mut Subject<'_>, kind: Kind) -> Result<Vec<Figure>> {
-    let mut figures = Vec::new();
+pub(crate) fn share(subject: &mut Subject<'_>, kind: Kind) -> Result<()> {
     for tunnels in [1, 16] {
         let bulk =
             Bulk::start(&subject.site.client, subject.way(), subject.server, Direction::Down, tunnels)?;
@@ -64,13 +63,11 @@ pub(crate) fn share(subject: &mut Subject<'_>, kind: Kind) -> Result<Vec<Figure>
         let rate = super::bulk::gigabytes(bulk.bytes() - before) / start.elapsed().as_secs_f64();
         bulk.unbroken()?;
         let line = f64::from(kind.megabits) / 8000.0;
-        figures.push(
-            Metric::new(format!("{tunnels} tunnel{}", if tunnels == 1 { "" } else { "s" }), "", 2)
-                .is(rate / line),
-        );
+        let name = if tunnels == 1 { "1 tunnel".to_owned() } else { format!("{tunnels} tunnels") };
+        subject.found(Metric::new(name, "", 2), rate / line);
         drop(bulk);
         // What is under way still arrives.
         thread::sleep(2 * kind.round_trip);
     }
-    Ok(figures)
+    Ok(())
 }

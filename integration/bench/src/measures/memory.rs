@@ -1,6 +1,6 @@
 //! The memory of tunnels that are open and idle.
 
-use super::{Figure, Measure, Metric, Subject};
+use super::{Measure, Metric, Subject};
 use crate::accounting::memory;
 use crate::load::held::Held;
 use crate::peers::Running;
@@ -23,28 +23,28 @@ const OTHER_DESCRIPTORS: usize = 400;
 /// What was only for the opening is given back.
 const SETTLE: Duration = Duration::from_secs(1);
 
-fn idle_tunnels(subject: &mut Subject<'_>) -> Result<Vec<Figure>> {
+fn idle_tunnels(subject: &mut Subject<'_>) -> Result<()> {
     if !subject.has_processes() {
-        return Ok(Vec::new());
+        return Ok(());
     }
     subject.restart()?;
     thread::sleep(SETTLE);
     let used = |running: &Running| memory(&running.processes());
     let base = used(subject.running)?;
     let mut held = Held::none();
-    let mut figures = vec![Metric::new("after the start", "MiB", 1).is(base / 1024.0)];
+    subject.found(Metric::new("after the start", "MiB", 1), base / 1024.0);
     for total in [FEW, permitted(MANY)?] {
         held.idle(&subject.site.client, subject.way(), total)?;
         thread::sleep(SETTLE);
         #[allow(clippy::cast_precision_loss, reason = "ten thousand")]
         let each = (used(subject.running)? - base) / total as f64;
-        figures.push(Metric::new(format!("each of {total}"), "KiB", 1).is(each));
+        subject.found(Metric::new(format!("each of {total}"), "KiB", 1), each);
     }
     ensure!(held.are_open(), "tunnels were closed while they were idle");
     drop(held);
     // So many closed tunnels would still be on the mind of whatever is measured next.
     subject.restart()?;
-    Ok(figures)
+    Ok(())
 }
 
 /// No more than a process may have both ends of: the bench itself does, and so does a relay.

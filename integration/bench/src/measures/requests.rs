@@ -1,6 +1,6 @@
 //! Small requests on an otherwise idle peer: how many a second, and how long one takes.
 
-use super::{Figure, Measure, Metric, Subject};
+use super::{Measure, Metric, Subject};
 use crate::load::small::{Request, requests};
 use anyhow::Result;
 
@@ -16,22 +16,21 @@ pub(super) const KEPT: Measure = Measure {
     title: "Requests on kept connections: through a tunnel, and as plain HTTP to the proxy's port",
     quick: true,
     take: |subject| {
-        let mut figures = at_each_concurrency(subject, Request::KeptTunnel, "tunnel, ")?;
+        at_each_concurrency(subject, Request::KeptTunnel, "tunnel, ")?;
         if subject.peer.about().plain_http {
-            figures.extend(at_each_concurrency(subject, Request::PlainHttp, "plain HTTP, ")?);
+            at_each_concurrency(subject, Request::PlainHttp, "plain HTTP, ")?;
         }
-        Ok(figures)
+        Ok(())
     },
 };
 
-fn at_each_concurrency(subject: &Subject<'_>, kind: Request, what: &str) -> Result<Vec<Figure>> {
-    let mut figures = Vec::new();
+fn at_each_concurrency(subject: &mut Subject<'_>, kind: Request, what: &str) -> Result<()> {
     for concurrency in [1, 64] {
         let went = requests(&subject.site.client, subject.way(), kind, concurrency, subject.window)?;
-        figures.push(Metric::new(format!("{what}{concurrency}"), "/s", 0).is(went.per_second));
-        figures.push(Metric::new(format!("{what}{concurrency}: p50"), "ms", 2).is(went.p50));
-        figures.push(Metric::new(format!("{what}{concurrency}: p99"), "ms", 2).is(went.p99));
+        subject.found(Metric::new(format!("{what}{concurrency}"), "/s", 0), went.per_second);
+        subject.found(Metric::new(format!("{what}{concurrency}: p50"), "ms", 2), went.p50);
+        subject.found(Metric::new(format!("{what}{concurrency}: p99"), "ms", 2), went.p99);
         subject.settle();
     }
-    Ok(figures)
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! How soon the first byte comes through after both sides are started.
 
-use super::{Figure, Measure, Metric, Subject};
+use super::{Measure, Metric, Subject};
 use anyhow::Result;
 
 pub(super) const FIRST_BYTE: Measure = Measure {
@@ -10,10 +10,12 @@ pub(super) const FIRST_BYTE: Measure = Measure {
     take: first_byte,
 };
 
-fn first_byte(subject: &mut Subject<'_>) -> Result<Vec<Figure>> {
+fn first_byte(subject: &mut Subject<'_>) -> Result<()> {
     if !subject.has_processes() {
-        return Ok(Vec::new());
+        return Ok(());
     }
     subject.restart()?;
-    Ok(vec![Metric::new("first byte", "ms", 0).is(subject.running.first_byte.as_secs_f64() * 1000.0)])
+    let took = subject.running.first_byte.as_secs_f64() * 1000.0;
+    subject.found(Metric::new("first byte", "ms", 0), took);
+    Ok(())
 }
