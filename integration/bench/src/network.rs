@@ -10,6 +10,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 /// What every socket of the comparison uses. A host's own default may be anything, and costs relays up to 40%.
 pub(crate) const CONGESTION_CONTROL: &str = "cubic";
@@ -22,6 +23,9 @@ const SETTINGS: [(&str, &str); 4] = [
     ("tcp_max_syn_backlog", "4096"),
     ("tcp_no_metrics_save", "1"),
 ];
+
+/// How long a single attempt to connect may take.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A network namespace.
 #[derive(Clone)]
@@ -86,21 +90,9 @@ impl Namespace {
         setns(&*self.0, CloneFlags::CLONE_NEWNET).expect("a namespace that is held can be entered");
     }
 
-    /// Whether somebody listens on this TCP port.
-    pub(crate) fn is_listening(&self, port: u16) -> bool {
-        // State 0A is LISTEN (proc_pid_net(5)); the port is the hexadecimal end of the second field.
-        let wanted = format!(":{port:04X}");
-        self.inside(|| {
-            ["tcp", "tcp6"].map(|table| fs::read_to_string(format!("/proc/thread-self/net/{table}")))
-        })
-        .into_iter()
-        .flatten()
-        .any(|table| {
-            table.lines().any(|line| {
-                let mut fields = line.split_whitespace();
-                fields.nth(1).is_some_and(|local| local.ends_with(&wanted)) && fields.nth(1) == Some("0A")
-            })
-        })
+    /// Whether somebody accepts TCP connections at this address.
+    pub(crate) fn reaches(&self, address: SocketAddr) -> bool {
+        self.inside(|| TcpStream::connect_timeout(&address, PATIENCE).is_ok())
     }
 }
 

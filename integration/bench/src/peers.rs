@@ -186,16 +186,11 @@ impl Running {
         if let Some(command) = gateway {
             let name = format!("{}-gateway", site.name);
             running.processes.push(Process::start(command, &site.gateway, &directory, &name)?);
-            running
-                .wait(start, || site.gateway.is_listening(place.link.port()))
-                .context("its gateway side")?;
+            running.wait(start, || site.client.reaches(place.link)).context("its gateway side")?;
         }
         if let Some(command) = client {
             let name = format!("{}-client", site.name);
             running.processes.push(Process::start(command, &site.client, &directory, &name)?);
-            running
-                .wait(start, || site.client.is_listening(place.front.port()))
-                .context("its client side")?;
         }
         let way = running.way;
         running.wait(start, || crate::load::carries_a_byte(&site.client, way))?;

@@ -21,8 +21,8 @@ pub(crate) enum Direction {
 pub(crate) struct Bulk<'a> {
     direction: Direction,
     server: &'a Server,
-    /// What each download has received.
-    received: Vec<Arc<AtomicU64>>,
+    /// What the app has received of each download, and written of each upload.
+    moved: Vec<Arc<AtomicU64>>,
     broken: Arc<AtomicBool>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -37,11 +37,11 @@ impl<'a> Bulk<'a> {
         direction: Direction,
         tunnels: usize,
     ) -> Result<Self> {
-        let received: Vec<_> = (0..tunnels).map(|_| Arc::new(AtomicU64::new(0))).collect();
+        let moved: Vec<_> = (0..tunnels).map(|_| Arc::new(AtomicU64::new(0))).collect();
         let broken = Arc::new(AtomicBool::new(false));
         let (stop, stopped) = oneshot::channel();
         let (open, is_open) = mpsc::channel();
-        let (counters, failed) = (received.clone(), broken.clone());
+        let (counters, failed) = (moved.clone(), broken.clone());
         let thread = client.spawn(move || {
             // It cannot fail: its errors are sent.
             let _ = block_on(async {
@@ -61,7 +61,7 @@ impl<'a> Bulk<'a> {
                     tokio::spawn(async move {
                         let _ended = match direction {
                             Direction::Down => discard(&stream, &counter).await,
-                            Direction::Up => send(&stream).await,
+                            Direction::Up => send(&stream, &counter).await,
                         };
                         // None of them ends by itself.
                         failed.store(true, Ordering::Relaxed);
@@ -72,12 +72,12 @@ impl<'a> Bulk<'a> {
                 Ok(())
             });
         });
-        let bulk = Self { direction, server, received, broken, stop: Some(stop), thread: Some(thread) };
+        let bulk = Self { direction, server, moved, broken, stop: Some(stop), thread: Some(thread) };
         is_open.recv().context("the load generator's thread ended")?.context("a tunnel does not open")?;
         Ok(bulk)
     }
 
-    /// All bytes so far.
+    /// All bytes that have arrived so far.
     pub(crate) fn bytes(&self) -> u64 {
         match self.direction {
             Direction::Down => self.each().iter().sum(),
@@ -85,9 +85,9 @@ impl<'a> Bulk<'a> {
         }
     }
 
-    /// What each download has received so far.
+    /// What each download has received so far, or what of each upload has been written.
     pub(crate) fn each(&self) -> Vec<u64> {
-        self.received.iter().map(|counter| counter.load(Ordering::Relaxed)).collect()
+        self.moved.iter().map(|counter| counter.load(Ordering::Relaxed)).collect()
     }
 
     /// Fails if a tunnel has ended.

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 /// So many are being opened at a time.
 const AT_ONCE: usize = 64;
 /// Whoever needs longer for all of them is not waited for.
-const OPENING: Duration = Duration::from_secs(20);
+const OPENING: Duration = Duration::from_secs(12);
 
 /// Open tunnels; they close when this is dropped.
 pub(crate) struct Held(Vec<TcpStream>);

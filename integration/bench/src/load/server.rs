@@ -24,16 +24,25 @@ thread_local! {
 }
 
 /// A running server, until the bench ends.
-pub(crate) struct Server {
-    received: Arc<AtomicU64>,
+pub(crate) struct Server(Arc<Counters>);
+
+/// What it has done so far.
+#[derive(Default)]
+struct Counters {
+    /// Bytes of uploads.
+    received: AtomicU64,
+    /// Bytes of downloads.
+    sent: AtomicU64,
+    /// Connections that are open now.
+    open: AtomicU64,
 }
 
 impl Server {
     /// Starts it.
     pub(crate) fn start(namespace: &Namespace, address: SocketAddr) -> Result<Self> {
-        let received = Arc::new(AtomicU64::new(0));
+        let counters = Arc::new(Counters::default());
         let (ready, is_ready) = mpsc::channel();
-        let counter = received.clone();
+        let served = counters.clone();
         namespace.spawn(move || {
             block_on(async {
                 let listener = listen_on(address);
@@ -46,10 +55,12 @@ impl Server {
                         tokio::time::sleep(Duration::from_millis(10)).await;
                         continue;
                     };
-                    let counter = counter.clone();
+                    let counters = served.clone();
                     tokio::spawn(async move {
+                        counters.open.fetch_add(1, Ordering::Relaxed);
                         // A client that breaks off is how a window ends.
-                        let _ = serve(stream, &counter).await;
+                        let _ = serve(stream, &counters).await;
+                        counters.open.fetch_sub(1, Ordering::Relaxed);
                     });
                 }
                 #[allow(unreachable_code, reason = "it says which Result the block is")]
@@ -57,18 +68,28 @@ impl Server {
             })
         });
         match is_ready.recv().context("the server's thread ended")? {
-            None => Ok(Self { received }),
+            None => Ok(Self(counters)),
             Some(why) => anyhow::bail!("the server cannot listen on {address}: {why}"),
         }
     }
 
     /// Bytes of uploads so far.
     pub(crate) fn received(&self) -> u64 {
-        self.received.load(Ordering::Relaxed)
+        self.0.received.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of downloads that have been sent so far, which is more than has arrived.
+    pub(crate) fn sent(&self) -> u64 {
+        self.0.sent.load(Ordering::Relaxed)
+    }
+
+    /// Whether nobody is connected any more.
+    pub(crate) fn is_left_alone(&self) -> bool {
+        self.0.open.load(Ordering::Relaxed) == 0
     }
 }
 
-async fn serve(mut stream: TcpStream, received: &AtomicU64) -> io::Result<()> {
+async fn serve(mut stream: TcpStream, counters: &Counters) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut first = [0; 256];
     loop {
@@ -76,8 +97,8 @@ async fn serve(mut stream: TcpStream, received: &AtomicU64) -> io::Result<()> {
         let (&kind, rest) = first[..length].split_first().ok_or(ErrorKind::UnexpectedEof)?;
         match kind {
             verb::ECHO => return echo(stream, rest).await,
-            verb::DOWNLOAD => return send(&stream).await,
-            verb::UPLOAD => return discard(&stream, received).await,
+            verb::DOWNLOAD => return send(&stream, &counters.sent).await,
+            verb::UPLOAD => return discard(&stream, &counters.received).await,
             verb::GET => return answer_requests(stream, rest).await,
             verb::CHECKED_DOWNLOAD => return send_checked(stream, rest).await,
             verb::CHECKED_UPLOAD => return receive_checked(stream, rest).await,
@@ -106,14 +127,15 @@ async fn echo(mut stream: TcpStream, rest: &[u8]) -> io::Result<()> {
     }
 }
 
-/// Sends until it fails.
-pub(super) async fn send(stream: &TcpStream) -> io::Result<()> {
+/// Sends until it fails, and counts.
+pub(super) async fn send(stream: &TcpStream, sent: &AtomicU64) -> io::Result<()> {
     loop {
         stream.writable().await?;
         match stream.try_write(pattern::from(0)) {
-            Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error),
-            _ => {}
-        }
+            Ok(length) => sent.fetch_add(length as u64, Ordering::Relaxed),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error),
+        };
     }
 }
 

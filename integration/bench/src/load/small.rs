@@ -4,12 +4,13 @@ use super::dial::{Dialect, PATIENCE, Way};
 use super::{block_on, verb};
 use crate::network::Namespace;
 use crate::statistics::percentile;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+
+const AFTER_FAILURE: Duration = Duration::from_millis(10);
 
 /// What one request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,17 +25,29 @@ pub(crate) enum Request {
 
 /// How the requests went.
 pub(crate) struct Went {
+    /// Those that succeeded.
     pub(crate) per_second: f64,
-    /// Milliseconds.
+    /// Milliseconds, of those that succeeded.
     pub(crate) p50: f64,
-    /// Milliseconds.
+    /// Milliseconds, of those that succeeded.
     pub(crate) p99: f64,
+    succeeded: usize,
+    failed: usize,
+    why: Option<Error>,
+}
+
+impl Went {
+    /// Fails if a request has failed: the figures then are only those of the others.
+    pub(crate) fn all_well(self) -> Result<()> {
+        let Some(why) = self.why else { return Ok(()) };
+        bail!("{} of {} requests failed, the first: {why:#}", self.failed, self.failed + self.succeeded)
+    }
 }
 
 /// Makes requests for so long, so many at a time.
 ///
 /// # Errors
-/// When a single one fails.
+/// When not a single one succeeds.
 pub(crate) fn requests(
     client: &Namespace,
     way: Way,
@@ -45,52 +58,75 @@ pub(crate) fn requests(
     client.inside(|| {
         block_on(async {
             let start = Instant::now();
-            let end = start + window;
             let mut conversations = JoinSet::new();
             for _ in 0..concurrency {
-                conversations.spawn(async move {
-                    match kind {
-                        Request::NewTunnel => open_and_close(way, end).await,
-                        Request::KeptTunnel => {
-                            let get = format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", way.server);
-                            keep(way.open().await?, &get, end).await
-                        }
-                        Request::PlainHttp => {
-                            let server = way.server;
-                            let get = format!("GET http://{server}/ HTTP/1.1\r\nHost: {server}\r\n\r\n");
-                            keep(Way { dialect: Dialect::Raw, ..way }.open().await?, &get, end).await
-                        }
-                    }
-                });
+                conversations.spawn(converse(way, kind, start + window));
             }
-            let mut times = Vec::new();
+            let (mut times, mut failed, mut why) = (Vec::new(), 0, None);
             while let Some(conversation) = conversations.join_next().await {
-                times.append(&mut conversation??);
+                let mut conversation = conversation?;
+                times.append(&mut conversation.times);
+                failed += conversation.failed;
+                why = why.or(conversation.why);
             }
             times.sort_by(f64::total_cmp);
+            let Some((p50, p99)) = percentile(&times, 50).zip(percentile(&times, 99)) else {
+                return Err(why.unwrap_or_else(|| anyhow!("no request was done in time")));
+            };
             #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
             let per_second = times.len() as f64 / start.elapsed().as_secs_f64();
-            let at = |percent| percentile(&times, percent).context("no request was done in time");
-            Ok(Went { per_second, p50: at(50)?, p99: at(99)? })
+            Ok(Went { per_second, p50, p99, succeeded: times.len(), failed, why })
         })
     })
 }
 
-async fn open_and_close(way: Way, end: Instant) -> Result<Vec<f64>> {
-    let mut times = Vec::new();
-    while Instant::now() < end {
-        let start = Instant::now();
-        let mut stream = way.open_for(&[verb::ECHO, b'x']).await?;
-        let mut byte = [0];
-        timeout(PATIENCE, stream.read_exact(&mut byte)).await.context("no echo in time")??;
-        ensure!(byte == *b"x", "a wrong byte came back");
-        times.push(start.elapsed().as_secs_f64() * 1000.0);
-    }
-    Ok(times)
+/// What came of the requests that were made one after the other.
+#[derive(Default)]
+struct Conversation {
+    /// Milliseconds.
+    times: Vec<f64>,
+    failed: usize,
+    why: Option<Error>,
 }
 
-async fn keep(mut stream: TcpStream, request: &str, end: Instant) -> Result<Vec<f64>> {
-    let mut times = Vec::new();
+async fn converse(way: Way, kind: Request, end: Instant) -> Conversation {
+    let mut conversation = Conversation::default();
+    let server = way.server;
+    while Instant::now() < end {
+        let times = &mut conversation.times;
+        let went = match kind {
+            Request::NewTunnel => open_and_close(way, times).await,
+            Request::KeptTunnel => {
+                keep(way, &format!("GET / HTTP/1.1\r\nHost: {server}\r\n\r\n"), end, times).await
+            }
+            Request::PlainHttp => {
+                let get = format!("GET http://{server}/ HTTP/1.1\r\nHost: {server}\r\n\r\n");
+                keep(Way { dialect: Dialect::Raw, ..way }, &get, end, times).await
+            }
+        };
+        if let Err(error) = went {
+            conversation.failed += 1;
+            conversation.why.get_or_insert(error);
+            // Who refuses at once is not asked at full speed.
+            tokio::time::sleep(AFTER_FAILURE).await;
+        }
+    }
+    conversation
+}
+
+async fn open_and_close(way: Way, times: &mut Vec<f64>) -> Result<()> {
+    let start = Instant::now();
+    let mut stream = way.open_for(&[verb::ECHO, b'x']).await?;
+    let mut byte = [0];
+    timeout(PATIENCE, stream.read_exact(&mut byte)).await.context("no echo in time")??;
+    ensure!(byte == *b"x", "a wrong byte came back");
+    times.push(start.elapsed().as_secs_f64() * 1000.0);
+    Ok(())
+}
+
+/// Makes one request after the other on one connection until it is time.
+async fn keep(way: Way, request: &str, end: Instant, times: &mut Vec<f64>) -> Result<()> {
+    let mut stream = way.open().await?;
     let mut response = Vec::with_capacity(1024);
     while Instant::now() < end {
         let start = Instant::now();
@@ -106,5 +142,5 @@ async fn keep(mut stream: TcpStream, request: &str, end: Instant) -> Result<Vec<
         ensure!(response.starts_with(b"HTTP/1.1 200 "), "answered \"{}\"", response.escape_ascii());
         times.push(start.elapsed().as_secs_f64() * 1000.0);
     }
-    Ok(times)
+    Ok(())
 }

@@ -23,8 +23,10 @@ pub(super) const STALLED: Measure = Measure {
 };
 
 const STALLED_TUNNELS: usize = 64;
-/// Until the buffers on the way of a stalled tunnel are full.
-const FILLS: Duration = Duration::from_secs(1);
+/// The buffers on the way of the stalled tunnels are full when the server has not got rid of a byte for so long.
+const FULL: Duration = Duration::from_millis(300);
+/// Whoever takes longer, or has no limit, is measured while they fill.
+const FILLS: Duration = Duration::from_secs(8);
 
 fn beside_download(subject: &mut Subject<'_>) -> Result<()> {
     let bulk = Bulk::start(&subject.site.client, subject.way(), subject.server, Direction::Down, 1)?;
@@ -38,20 +40,30 @@ fn beside_download(subject: &mut Subject<'_>) -> Result<()> {
     subject.found(Metric::new("p50", "ms", 2), went.p50);
     subject.found(Metric::new("p99", "ms", 2), went.p99);
     subject.found(Metric::new("the download meanwhile", "GB/s", 2), rate);
-    Ok(())
+    went.all_well()
 }
 
 fn beside_stalled(subject: &mut Subject<'_>) -> Result<()> {
     let alone = super::bulk::window(subject, Direction::Down, 1)?;
     subject.settle();
     let stalled = Held::stalled(&subject.site.client, subject.way(), STALLED_TUNNELS)?;
-    thread::sleep(FILLS);
+    let start = Instant::now();
+    let mut sent = subject.server.sent();
+    loop {
+        thread::sleep(FULL);
+        let now = subject.server.sent();
+        if now == sent || start.elapsed() > FILLS {
+            break;
+        }
+        sent = now;
+    }
     let went = requests(&subject.site.client, subject.way(), Request::NewTunnel, 1, subject.window)?;
+    subject.found(Metric::new("request, p50", "ms", 2), went.p50);
+    subject.found(Metric::new("request, p99", "ms", 2), went.p99);
+    went.all_well()?;
     let beside = super::bulk::window(subject, Direction::Down, 1)?;
     drop(stalled);
     subject.settle();
-    subject.found(Metric::new("request, p50", "ms", 2), went.p50);
-    subject.found(Metric::new("request, p99", "ms", 2), went.p99);
     subject.found(Metric::new("download", "GB/s", 2), beside.rate);
     subject.found(
         Metric::new("download, of what it is without", "", 2).not_compared(),

@@ -57,9 +57,9 @@ pub(crate) fn share(subject: &mut Subject<'_>, kind: Kind) -> Result<()> {
         let bulk =
             Bulk::start(&subject.site.client, subject.way(), subject.server, Direction::Down, tunnels)?;
         // Slow start takes ten round trips or so to fill the longest line, and windows may grow later still.
-        thread::sleep(Duration::from_millis(500) + 20 * kind.round_trip);
-        let (start, before) = (Instant::now(), bulk.bytes());
         thread::sleep(Duration::from_millis(500) + 15 * kind.round_trip);
+        let (start, before) = (Instant::now(), bulk.bytes());
+        thread::sleep(Duration::from_millis(500) + 10 * kind.round_trip);
         let rate = super::bulk::gigabytes(bulk.bytes() - before) / start.elapsed().as_secs_f64();
         bulk.unbroken()?;
         let line = f64::from(kind.megabits) / 8000.0;

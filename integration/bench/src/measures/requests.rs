@@ -30,6 +30,7 @@ fn at_each_concurrency(subject: &mut Subject<'_>, kind: Request, what: &str) -> 
         subject.found(Metric::new(format!("{what}{concurrency}"), "/s", 0), went.per_second);
         subject.found(Metric::new(format!("{what}{concurrency}: p50"), "ms", 2), went.p50);
         subject.found(Metric::new(format!("{what}{concurrency}: p99"), "ms", 2), went.p99);
+        went.all_well()?;
         subject.settle();
     }
     Ok(())

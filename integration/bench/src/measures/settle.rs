@@ -13,19 +13,16 @@ const QUIET_LOOKS: u32 = 3;
 const TICK: f64 = 0.01;
 
 impl Subject<'_> {
-    /// Waits until the peer's processes are at rest, but not for ever; returns how long they went on working.
+    /// Waits until the peer has left the server and its processes are at rest, but not for ever; returns how long that took.
     pub(crate) fn settle(&self) -> Duration {
         let start = Instant::now();
         let processes = self.running.processes();
-        if processes.is_empty() {
-            thread::sleep(LOOK);
-            return Duration::ZERO;
-        }
         let (mut before, mut quiet) = (processor_seconds(&processes), 0);
         while quiet < QUIET_LOOKS && start.elapsed() < PATIENCE {
             thread::sleep(LOOK);
             let now = processor_seconds(&processes);
-            quiet = if now - before > 1.5 * TICK { 0 } else { quiet + 1 };
+            let is_quiet = self.server.is_left_alone() && now - before < 1.5 * TICK;
+            quiet = if is_quiet { quiet + 1 } else { 0 };
             before = now;
         }
         start.elapsed().saturating_sub(QUIET_LOOKS * LOOK)

@@ -45,7 +45,7 @@ impl Peer for Laneway {
         let gateway = self.gateway(place)?.context("there is a gateway")?;
         let mut gateway = Process::start(gateway, &place.site.gateway, place.directory, "prepare")?;
         let start = Instant::now();
-        while !place.site.gateway.is_listening(place.link.port()) {
+        while !place.site.client.reaches(place.link) {
             ensure!(!gateway.has_ended(), "the gateway ended: {}", gateway.last_words());
             ensure!(start.elapsed() < super::START, "the gateway does not listen");
             thread::sleep(Duration::from_millis(5));
