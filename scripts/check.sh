@@ -14,6 +14,12 @@ cargo clippy --locked --all-targets -- -D warnings
 step "tests (the README's command)"
 cargo test
 
+step "the bench (a package of its own)"
+bench=(--manifest-path integration/bench/Cargo.toml --target-dir target/bench)
+cargo fmt --manifest-path integration/bench/Cargo.toml --check
+cargo clippy --locked "${bench[@]}" --all-targets -- -D warnings
+cargo test --quiet --locked "${bench[@]}"
+
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items --quiet
 

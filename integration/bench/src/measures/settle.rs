@@ -1,0 +1,30 @@
+//! Between two measures: whoever still works on what is over would be in the next one's way.
+
+use super::Subject;
+use crate::accounting::processor_seconds;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a peer's processes are given to come to rest.
+const PATIENCE: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(50);
+/// At rest: so many looks in a row with no more than a tick of the kernel's account.
+const QUIET_LOOKS: u32 = 3;
+const TICK: f64 = 0.01;
+
+impl Subject<'_> {
+    /// Waits until the peer has left the server and its processes are at rest, but not for ever; returns how long that took.
+    pub(crate) fn settle(&self) -> Duration {
+        let start = Instant::now();
+        let processes = self.running.processes();
+        let (mut before, mut quiet) = (processor_seconds(&processes), 0);
+        while quiet < QUIET_LOOKS && start.elapsed() < PATIENCE {
+            thread::sleep(LOOK);
+            let now = processor_seconds(&processes);
+            let is_quiet = self.server.is_left_alone() && now - before < 1.5 * TICK;
+            quiet = if is_quiet { quiet + 1 } else { 0 };
+            before = now;
+        }
+        start.elapsed().saturating_sub(QUIET_LOOKS * LOOK)
+    }
+}
