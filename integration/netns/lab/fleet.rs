@@ -9,6 +9,10 @@ use std::net::Ipv4Addr;
 /// What every gateway is started with.
 const GATEWAY: [&str; 4] = ["--role", "gateway", "--server", "10.88.0.100:80"];
 
+/// Options of a node that logs what happens to its links, and not each connection.
+pub(crate) const QUIET: [&str; 2] =
+    ["--log", "warn,laneway::app=info,laneway::local::links=info,laneway::link=info"];
+
 /// The links of a client: the one that it uses, and the standby.
 const LINKS: usize = 2;
 
@@ -29,12 +33,17 @@ pub(crate) struct Gateway {
 impl Lab {
     /// So many gateways with these `options` more, and a client that is linked to two of them.
     pub(crate) fn fleet(&self, count: usize, options: &[&str]) -> Fleet {
+        self.fleet_with(count, options, &[])
+    }
+
+    /// The same with these options more for the client.
+    pub(crate) fn fleet_with(&self, count: usize, options: &[&str], client_options: &[&str]) -> Fleet {
         let client = self.client("c1");
         let hosts: Vec<_> = (1..=count).map(|number| self.gateway(&format!("g{number}"))).collect();
         let members: Vec<_> = hosts[..1].iter().chain([&client]).chain(&hosts[1..]).collect();
         let group = self.group(&members, options);
         let others: Vec<_> = hosts[1..].iter().map(|host| group.gateway(host, options)).collect();
-        let node = group.client(&client, &[]);
+        let node = group.client(&client, client_options);
         let processes = [group.gateway].into_iter().chain(others);
         let gateways =
             hosts.into_iter().zip(processes).map(|(host, process)| Gateway { host, process: Some(process) });
@@ -54,6 +63,16 @@ impl Fleet {
             ss.args(["-H", "-t", "-n", "state", "established", "dport = :7420"]);
             self.client.output(ss).success().text().lines().count() >= running.min(LINKS)
         });
+    }
+
+    /// The links that stand, as `ss` shows them: another port is another link.
+    pub(crate) fn link(&self) -> String {
+        let mut ss = self.client.command("ss");
+        ss.args(["-H", "-t", "-n", "-O", "state", "established", "dport = :7420"]);
+        let text = self.client.output(ss).success().text();
+        let ends =
+            text.lines().map(|line| line.split_whitespace().skip(2).take(2).collect::<Vec<_>>().join(" "));
+        ends.collect::<Vec<_>>().join("\n")
     }
 
     /// Which gateway serves a new request now.
@@ -95,6 +114,11 @@ impl Gateway {
     /// Its address on the outside network: what the server sees.
     pub(crate) fn outside(&self) -> Ipv4Addr {
         self.host.addresses()[1]
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.as_ref().expect("it runs").id()
     }
 
     /// What it has logged since it was last started.

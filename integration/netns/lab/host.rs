@@ -141,6 +141,14 @@ impl Host {
         self.output(nft).success();
     }
 
+    /// Makes it forget closed connections at once, so that their ports can be used again (TIME-WAIT, RFC 9293 §3.6.1).
+    pub(crate) fn forgets_connections(&self) {
+        let set = |name: &str, value: &str| fs::write(format!("/proc/sys/net/ipv4/{name}"), value);
+        self.inside(|| {
+            set("tcp_max_tw_buckets", "0").and_then(|()| set("ip_local_port_range", "1024 65535")).unwrap();
+        });
+    }
+
     /// Connects from this host; reads and writes time out.
     pub(crate) fn connect(&self, to: impl Into<SocketAddr>) -> io::Result<TcpStream> {
         let to = to.into();
