@@ -8,7 +8,9 @@ pub fn run(data: &[u8]) {
     let want = reference(data);
     assert_eq!(decode(std::iter::once(data)), want, "whole");
     assert_eq!(decode(super::pieces(data)), want, "in pieces");
-    assert_eq!(decode(data.chunks(1)), want, "byte by byte");
+    if data.len() <= 256 {
+        assert_eq!(decode(data.chunks(1)), want, "byte by byte");
+    }
 
     let mut encoded = BytesMut::new();
     super::pieces(data).for_each(|piece| ChunkedEncoder::encode(piece, &mut encoded));
