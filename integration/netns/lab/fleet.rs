@@ -121,6 +121,10 @@ impl Gateway {
         self.process.as_ref().expect("it runs").id()
     }
 
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(Process::is_running)
+    }
+
     /// What it has logged since it was last started.
     pub(crate) fn log(&self) -> String {
         self.process.as_ref().expect("it runs").log()
@@ -132,8 +136,6 @@ impl Gateway {
 
     /// Unplugs (`down`) or plugs in (`up`) one of its legs, `lan` or `out`.
     pub(crate) fn leg(&self, leg: &str, state: &str) {
-        let mut ip = self.host.command("ip");
-        ip.args(["link", "set", leg, state]);
-        self.host.output(ip).success();
+        self.host.ip(&format!("link set {leg} {state}"));
     }
 }

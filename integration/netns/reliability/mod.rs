@@ -6,11 +6,19 @@
 
 mod apps;
 mod churn;
+mod clock;
+mod crowd;
 mod cuts;
+mod handshakes;
 mod idle;
+mod partitions;
+mod scarcity;
 mod servers;
+mod soak;
+mod stalled;
 mod takeover;
 mod usage;
+mod weather;
 mod wire;
 
 use crate::lab::Lab;
@@ -35,7 +43,15 @@ pub(crate) const LINES: &[Line] = &[
     Line { name: "04_all_gone", measure: cuts::all_gone, short: None },
     Line { name: "05_rolling_restart", measure: takeover::rolling_restart, short: Some(0.05) },
     Line { name: "06_kill_cycles", measure: churn::kill_cycles, short: None },
+    Line { name: "07_bad_networks", measure: weather::bad_networks, short: None },
+    Line { name: "08_random_partitions", measure: partitions::random_partitions, short: Some(0.02) },
     Line { name: "09_tunnels_and_aborts", measure: churn::tunnels_and_aborts, short: Some(0.005) },
+    Line { name: "10_stalled_readers", measure: stalled::stalled_readers, short: None },
+    Line { name: "11_half_made_handshakes", measure: handshakes::half_made, short: None },
+    Line { name: "12_scarcity", measure: scarcity::scarcity, short: None },
+    Line { name: "13_wrong_clocks", measure: clock::wrong_clocks, short: None },
+    Line { name: "14_all_at_once", measure: crowd::all_at_once, short: Some(0.02) },
+    Line { name: "15_soak", measure: soak::soak, short: None },
     Line { name: "16_broken_inputs", measure: wire::broken_inputs, short: Some(0.005) },
 ];
 

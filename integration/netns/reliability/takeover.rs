@@ -40,19 +40,20 @@ pub(super) fn killed_under_load(lab: &Lab, report: &mut Report) {
     let _servers = Servers::start(lab);
 
     let count = report.count(1000);
-    let open = Arc::new(AtomicUsize::new(0));
-    let opened = open.clone();
+    let (open, whole) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let counters = (open.clone(), whole.clone());
     let apps = fleet.client.thread(move || {
         let content: Arc<[u8]> = noise(9, CONTENT_SIZE).into();
         apps::runtime().block_on(async {
-            let (opened, content) = (&opened, &content);
+            let ((open, whole), content) = (&counters, &content);
             let all = (0..count).map(|number| async move {
-                if number % 2 == 0 { talk(opened).await } else { transfer(opened, content).await }
+                if number % 2 == 0 { talk(open).await } else { transfer(open, whole, content).await }
             });
             futures_util::future::join_all(all).await
         })
     });
     wait_until("the tunnels", || open.load(Ordering::Relaxed) == count);
+    wait_until("transfers that are whole", || whole.load(Ordering::Relaxed) >= count / 4);
     let killed = Instant::now();
     fleet.kill(serving);
     let seen = apps.join().unwrap();
@@ -85,7 +86,7 @@ async fn talk(open: &AtomicUsize) -> Seen {
     Seen { broken: Some(broken), next: Some(next().await), ..Seen::default() }
 }
 
-async fn transfer(open: &AtomicUsize, content: &[u8]) -> Seen {
+async fn transfer(open: &AtomicUsize, whole: &AtomicUsize, content: &[u8]) -> Seen {
     let mut seen = Seen::default();
     loop {
         let mut tunnel = apps::tunnel(CONTENT).await.unwrap();
@@ -94,7 +95,10 @@ async fn transfer(open: &AtomicUsize, content: &[u8]) -> Seen {
         }
         let mut received = Vec::new();
         match tunnel.read_to_end(&mut received).await {
-            Ok(_) if received == content => seen.whole += 1,
+            Ok(_) if received == content => {
+                seen.whole += 1;
+                whole.fetch_add(1, Ordering::Relaxed);
+            }
             Ok(_) => seen.truncated += 1,
             Err(error) => {
                 seen.broken = Some((Instant::now(), error.kind() == ErrorKind::ConnectionReset));

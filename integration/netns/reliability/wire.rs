@@ -111,7 +111,7 @@ async fn throw(seed: u64, numbers: std::ops::Range<usize>) -> Thrown {
     let worker = async || {
         loop {
             let Some(number) = numbers.borrow_mut().next() else { break };
-            let mut dice = Dice(seed ^ (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let mut dice = Dice::new(seed ^ (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
             let input = dice.input();
             if timeout(PATIENCE, put_in(&mut dice, &input)).await.is_err() {
                 stalled.set(stalled.get() + 1);
@@ -197,9 +197,13 @@ async fn read_out(stream: &mut TcpStream, patience: Duration) {
 }
 
 /// Repeatable choices (splitmix64).
-struct Dice(u64);
+pub(super) struct Dice(u64);
 
 impl Dice {
+    pub(super) fn new(seed: u64) -> Dice {
+        Dice(seed)
+    }
+
     fn roll(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -207,7 +211,7 @@ impl Dice {
         x ^ (x >> 31)
     }
 
-    fn below(&mut self, bound: usize) -> usize {
+    pub(super) fn below(&mut self, bound: usize) -> usize {
         usize::try_from(self.roll() % bound.max(1) as u64).expect("below a usize")
     }
 
