@@ -30,4 +30,11 @@ else
     echo "skipped: cargo-deny is not installed"
 fi
 
+step "fuzzing, briefly"
+if RUSTUP_TOOLCHAIN=nightly cargo fuzz --version >/dev/null 2>&1; then
+    scripts/fuzz.sh --seconds 3 >/dev/null
+else
+    echo "skipped: there is no nightly toolchain with cargo-fuzz; the seeds were run above"
+fi
+
 step "all is well"

@@ -188,7 +188,14 @@ impl Config {
                 None => Typed::default(),
             },
         };
-        let typed = typed.or(file);
+        Self::of(typed.or(file))
+    }
+
+    /// What this means, wherever it was typed.
+    ///
+    /// # Errors
+    /// A usage problem.
+    pub fn of(typed: Typed) -> Result<Self, Problem> {
         let proxy = typed.proxy.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], PROXY_PORT)));
         if !proxy.ip().is_loopback() && !typed.proxy_open_to_lan {
             return Err(Problem::usage(format!(
@@ -198,6 +205,11 @@ impl Config {
         }
         if let Some(value) = typed.rotate {
             rotation(&value.to_string()).map_err(|error| Problem::usage(format!("rotate: {error}")))?;
+        }
+        for (name, value, most) in [("active", typed.active, u16::MAX), ("threads", typed.threads, 1024)] {
+            if value.is_some_and(|value| !(1..=most).contains(&value)) {
+                return Err(Problem::usage(format!("{name}: not a number from 1 to {most}")));
+            }
         }
         for (name, value) in [
             ("hold", typed.hold),
@@ -324,6 +336,22 @@ mod tests {
         assert_eq!(config.allow[0].to_string(), "*.corp:443");
         assert_eq!(config.hold, Duration::from_millis(2500));
         assert_eq!(config.proxy.port(), 1);
+    }
+
+    #[test]
+    fn the_file_has_the_bounds_that_the_flags_have() {
+        for (text, good) in [
+            ("active = 1", true),
+            ("active = 0", false),
+            ("threads = 1024", true),
+            ("threads = 0", false),
+            ("threads = 1025", false),
+            ("rotate = 0.5", false),
+            ("hold = 86401", false),
+            ("drain = nan", false),
+        ] {
+            assert_eq!(parse(text).is_ok(), good, "{text}");
+        }
     }
 
     #[test]

@@ -9,4 +9,5 @@ mod http;
 mod lab;
 mod link;
 mod peer;
+mod resume;
 mod socks;

@@ -5,20 +5,30 @@
 //! and as a user who may make user namespaces; everything it makes lives in namespaces of its own and is gone when it ends,
 //! however it ends. Where the kernel refuses, the trials are reported as ignored, and as failed for a root with `CI=true`.
 //!
-//! [`lab`] is the network and what runs in it; [`cases`] are the trials, one file for each topic; [`bench`] measures, and is
-//! ignored unless it is asked for.
+//! [`lab`] is the network and what runs in it; [`cases`] are the trials, one file for each topic; [`bench`] and
+//! [`reliability`] measure, and are ignored unless they are asked for.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic and speak")]
 
 mod bench;
 mod cases;
 mod lab;
+mod reliability;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use std::process::ExitCode;
 
 /// Trials that run at the same time: each starts several processes, and some measure time.
 const PARALLEL_TRIALS: usize = 2;
+
+/// A trial that takes long, and runs only when it is asked for.
+fn on_demand(name: String, run: impl FnOnce() + Send + 'static) -> Trial {
+    let run = move || {
+        run();
+        Ok(())
+    };
+    Trial::test(name, run).with_ignored_flag(true)
+}
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -41,12 +51,16 @@ fn main() -> ExitCode {
             Err(refusal) => Ok(Completion::ignored_with(refusal)),
         })
     });
-    let measured = isolated.is_ok().then(|| {
-        Trial::test("bench::failover", || {
-            bench::failover();
-            Ok(())
-        })
-        .with_ignored_flag(true)
+    let measured = isolated.is_ok().then(|| on_demand("bench::failover".into(), bench::failover));
+    let lines = reliability::LINES.iter().filter(|_| isolated.is_ok()).flat_map(|line| {
+        let whole = on_demand(format!("reliability::{}", line.name), || line.run(reliability::scale()));
+        let short = line.short.map(|scale| {
+            Trial::test(format!("short::{}", line.name), move || {
+                line.run(scale);
+                Ok(())
+            })
+        });
+        [whole].into_iter().chain(short)
     });
-    libtest_mimic::run(&arguments, trials.chain(measured).collect()).exit_code()
+    libtest_mimic::run(&arguments, trials.chain(measured).chain(lines).collect()).exit_code()
 }

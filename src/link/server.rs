@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::{Connection, SendResponse};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use tokio::time::timeout;
 
 use super::alive::{OpenTunnel, Pulse, until_dead};
@@ -106,12 +106,7 @@ impl Incoming {
     fn new(request: Request<RecvStream>, respond: SendResponse<Bytes>, counted: OpenTunnel) -> Self {
         let (head, receive) = request.into_parts();
         let connection_id = head.headers.get(CONNECTION_ID).and_then(|id| id.to_str().ok()?.parse().ok());
-        let target = match (&head.method, head.uri.authority()) {
-            (&Method::CONNECT, Some(authority)) => authority.as_str().parse().map_err(|error| {
-                Failure::new(Kind::BadResponse, Side::Gateway, format!("not a destination: {error}"))
-            }),
-            _ => Err(Failure::new(Kind::Unsupported, Side::Gateway, "a link takes CONNECT only")),
-        };
+        let target = destination(&head.method, &head.uri);
         Self { target, connection_id: connection_id.unwrap_or(0), respond, receive, counted }
     }
 
@@ -138,6 +133,19 @@ impl Incoming {
     /// Is ready when the client has given up.
     pub async fn abandoned(&mut self) {
         let _ = poll_fn(|cx| self.respond.poll_reset(cx)).await;
+    }
+}
+
+/// Where a request of a link wants to go (RFC 9113 §8.5).
+///
+/// # Errors
+/// What to answer instead.
+pub fn destination(method: &Method, uri: &Uri) -> Result<Target, Failure> {
+    match (method, uri.authority()) {
+        (&Method::CONNECT, Some(authority)) => authority.as_str().parse().map_err(|error| {
+            Failure::new(Kind::BadResponse, Side::Gateway, format!("not a destination: {error}"))
+        }),
+        _ => Err(Failure::new(Kind::Unsupported, Side::Gateway, "a link takes CONNECT only")),
     }
 }
 

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use fast_socks5::server::{AuthMethodSuccessState, NoAuthentication, Socks5ServerProtocol};
 use fast_socks5::util::target_addr::{AddrError, TargetAddr, read_address};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 
@@ -31,9 +31,14 @@ const ADDRESS_TYPE_NOT_SUPPORTED: u8 = 8;
 /// Holds a greeting and a request of the longest name, so that one read takes each.
 const BUFFER: usize = 512;
 
-enum Asked {
+/// What came of a handshake.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// The app wants to go there.
     Connect(Target),
+    /// The app is to be refused with this reply code (RFC 1928 §6), for this reason.
     Refused(u8, &'static str),
+    /// There is nobody to answer, or the answer was given: no method, or an end before the request was whole.
     Gone,
 }
 
@@ -83,7 +88,9 @@ pub async fn refuse_version_4(mut app: App) {
     tracing::info!(peer = %app.peer, "SOCKS4 refused: point the app at SOCKS5");
 }
 
-async fn handshake(reader: &mut BufReader<TcpStream>) -> Asked {
+/// Reads the greeting and the request (RFC 1928 §3, §4), and answers the greeting. What the app sent after them stays
+/// in `reader`.
+pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(reader: &mut BufReader<S>) -> Asked {
     let negotiated = Socks5ServerProtocol::start(&mut *reader).negotiate_auth(&[NoAuthentication]).await;
     let Ok(negotiated) = negotiated else { return Asked::Gone };
     let reader = negotiated.into_inner();

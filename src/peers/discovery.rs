@@ -329,7 +329,14 @@ pub async fn find_signer(
     let keys = Keys::new(key);
     let mut ears = Vec::new();
     for lan in net::lans(only)? {
-        ears.push((Ear::unicast(&lan, own_port)?, lan));
+        match Ear::unicast(&lan, own_port) {
+            Ok(ear) => ears.push((ear, lan)),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
+            // One that is still being checked for duplicates, as after a cable was plugged in, keeps no other from use.
+            Err(error) => {
+                tracing::debug!(interface = lan.interface, address = %lan.net.addr(), %error, "not used")
+            }
+        }
     }
     if ears.is_empty() {
         return Err(io::Error::new(io::ErrorKind::NetworkUnreachable, "no network interface is up"));

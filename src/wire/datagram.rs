@@ -262,6 +262,14 @@ impl Keys {
 impl Datagram {
     /// The bytes, for the way that they will go.
     pub fn encode(&self, keys: &Keys, way: Way) -> [u8; SIZE] {
+        let (mut out, kind) = self.unsigned();
+        let tag = keys.tag(kind, &out[..TAG], way);
+        out[TAG..].copy_from_slice(&tag);
+        out
+    }
+
+    /// All but the tag.
+    fn unsigned(&self) -> ([u8; SIZE], Type) {
         let mut out = [0; SIZE];
         out[..4].copy_from_slice(&MAGIC);
         out[4] = VERSION;
@@ -296,9 +304,7 @@ impl Datagram {
             }
         };
         out[5] = kind as u8;
-        let tag = keys.tag(kind, &out[..TAG], way);
-        out[TAG..].copy_from_slice(&tag);
-        out
+        (out, kind)
     }
 
     /// Reads a datagram that came this way. Only what [`Datagram::encode`] wrote with the same keys is
@@ -333,12 +339,14 @@ impl Datagram {
                 Message::JoinOffer { nonce, link_port: port(u16::from_be_bytes(array(bytes, BODY)))? }
             }
         };
-        Ok(Self {
+        let datagram = Self {
             group,
             epoch: u64::from_be_bytes(array(bytes, 16)),
             sender: NodeId(array(bytes, 40)),
             message,
-        })
+        };
+        // What has to be zero is zero.
+        if datagram.unsigned().0[..TAG] == bytes[..TAG] { Ok(datagram) } else { Err(Dropped::Form) }
     }
 }
 

@@ -40,20 +40,17 @@ pub enum TargetError {
 }
 
 impl Host {
-    /// Reads a name or an address; IPv6 with or without brackets.
+    /// Reads a name or an address; IPv6 with or without brackets. A final dot changes nothing: `10.0.0.1.` is no name.
     ///
     /// # Errors
     /// [`TargetError::Name`].
     pub fn parse(text: &str) -> Result<Self, TargetError> {
         let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-        if let Ok(address) = bare.unwrap_or(text).parse::<IpAddr>() {
-            return if bare.is_some() && address.is_ipv4() {
-                Err(TargetError::Name)
-            } else {
-                Ok(Self::Address(address))
-            };
-        }
         let name = text.strip_suffix('.').unwrap_or(text);
+        if let Ok(address) = bare.unwrap_or(name).parse::<IpAddr>() {
+            let odd = if address.is_ipv4() { bare.is_some() } else { name != text };
+            return if odd { Err(TargetError::Name) } else { Ok(Self::Address(address)) };
+        }
         let label_ok = |label: &str| {
             (1..=63).contains(&label.len())
                 && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
@@ -145,7 +142,9 @@ mod tests {
     #[test]
     fn reads_the_three_forms() {
         assert_eq!("Example.ORG.:80".parse::<Target>().unwrap().to_string(), "example.org:80");
-        assert_eq!("10.0.0.1:443".parse::<Target>().unwrap().address(), "10.0.0.1:443".parse().ok());
+        for text in ["10.0.0.1:443", "10.0.0.1.:443"] {
+            assert_eq!(text.parse::<Target>().unwrap().address(), "10.0.0.1:443".parse().ok());
+        }
         assert_eq!("[::1]:1".parse::<Target>().unwrap().to_string(), "[::1]:1");
     }
 
@@ -161,6 +160,7 @@ mod tests {
             ("a b:80", TargetError::Name),
             ("a..b:80", TargetError::Name),
             ("[10.0.0.1]:80", TargetError::Name),
+            ("[::1.]:80", TargetError::Name),
             ("caf\u{e9}:80", TargetError::Name),
         ] {
             assert_eq!(text.parse::<Target>(), Err(error), "{text}");

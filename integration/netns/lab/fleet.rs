@@ -9,6 +9,10 @@ use std::net::Ipv4Addr;
 /// What every gateway is started with.
 const GATEWAY: [&str; 4] = ["--role", "gateway", "--server", "10.88.0.100:80"];
 
+/// Options of a node that logs what happens to its links, and not each connection.
+pub(crate) const QUIET: [&str; 2] =
+    ["--log", "warn,laneway::app=info,laneway::local::links=info,laneway::link=info"];
+
 /// The links of a client: the one that it uses, and the standby.
 const LINKS: usize = 2;
 
@@ -29,12 +33,17 @@ pub(crate) struct Gateway {
 impl Lab {
     /// So many gateways with these `options` more, and a client that is linked to two of them.
     pub(crate) fn fleet(&self, count: usize, options: &[&str]) -> Fleet {
+        self.fleet_with(count, options, &[])
+    }
+
+    /// The same with these options more for the client.
+    pub(crate) fn fleet_with(&self, count: usize, options: &[&str], client_options: &[&str]) -> Fleet {
         let client = self.client("c1");
         let hosts: Vec<_> = (1..=count).map(|number| self.gateway(&format!("g{number}"))).collect();
         let members: Vec<_> = hosts[..1].iter().chain([&client]).chain(&hosts[1..]).collect();
         let group = self.group(&members, options);
         let others: Vec<_> = hosts[1..].iter().map(|host| group.gateway(host, options)).collect();
-        let node = group.client(&client, &[]);
+        let node = group.client(&client, client_options);
         let processes = [group.gateway].into_iter().chain(others);
         let gateways =
             hosts.into_iter().zip(processes).map(|(host, process)| Gateway { host, process: Some(process) });
@@ -54,6 +63,16 @@ impl Fleet {
             ss.args(["-H", "-t", "-n", "state", "established", "dport = :7420"]);
             self.client.output(ss).success().text().lines().count() >= running.min(LINKS)
         });
+    }
+
+    /// The links that stand, as `ss` shows them: another port is another link.
+    pub(crate) fn link(&self) -> String {
+        let mut ss = self.client.command("ss");
+        ss.args(["-H", "-t", "-n", "-O", "state", "established", "dport = :7420"]);
+        let text = self.client.output(ss).success().text();
+        let ends =
+            text.lines().map(|line| line.split_whitespace().skip(2).take(2).collect::<Vec<_>>().join(" "));
+        ends.collect::<Vec<_>>().join("\n")
     }
 
     /// Which gateway serves a new request now.
@@ -97,6 +116,15 @@ impl Gateway {
         self.host.addresses()[1]
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.as_ref().expect("it runs").id()
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(Process::is_running)
+    }
+
     /// What it has logged since it was last started.
     pub(crate) fn log(&self) -> String {
         self.process.as_ref().expect("it runs").log()
@@ -108,8 +136,6 @@ impl Gateway {
 
     /// Unplugs (`down`) or plugs in (`up`) one of its legs, `lan` or `out`.
     pub(crate) fn leg(&self, leg: &str, state: &str) {
-        let mut ip = self.host.command("ip");
-        ip.args(["link", "set", leg, state]);
-        self.host.output(ip).success();
+        self.host.ip(&format!("link set {leg} {state}"));
     }
 }

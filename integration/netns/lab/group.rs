@@ -11,6 +11,8 @@ pub(crate) const START: Duration = Duration::from_secs(10);
 /// A group whose first member is running.
 pub(crate) struct Group {
     members: Vec<String>,
+    /// What a machine joins with.
+    pub(crate) code: String,
     /// The node that made the group.
     pub(crate) gateway: Process,
 }
@@ -22,12 +24,8 @@ impl Lab {
         let (first, others) = hosts.split_first().expect("a group has a member");
         let code = init(first);
         let gateway = up(first, &[&["--role", "gateway", "--server", "10.88.0.100:80"], options].concat());
-        for host in others {
-            let directory = state(host);
-            let join = ["join", &code, "--state", text(&directory), "--name", &host.name];
-            host.output(host.laneway(&join)).success();
-        }
-        Group { members: hosts.iter().map(|host| host.name.clone()).collect(), gateway }
+        others.iter().for_each(|host| join(host, &code));
+        Group { code, members: hosts.iter().map(|host| host.name.clone()).collect(), gateway }
     }
 }
 
@@ -59,6 +57,13 @@ pub(crate) fn init(host: &Host) -> String {
     code.unwrap_or_else(|| panic!("no code to join with: {output}"))
 }
 
+/// Lets this host join the group of this code.
+pub(crate) fn join(host: &Host, code: &str) {
+    let directory = state(host);
+    let join = ["join", code, "--state", text(&directory), "--name", &host.name];
+    host.output(host.laneway(&join)).success();
+}
+
 /// Starts the node of this host with the state directory that `init` or `join` made.
 pub(crate) fn up(host: &Host, options: &[&str]) -> Process {
     let directory = state(host);
@@ -72,7 +77,8 @@ pub(crate) fn discover(host: &Host) -> Output {
     host.output(host.laneway(&["discover", "--state", text(&state(host))]))
 }
 
-fn state(host: &Host) -> PathBuf {
+/// Its state directory.
+pub(crate) fn state(host: &Host) -> PathBuf {
     host.directory().join("state")
 }
 

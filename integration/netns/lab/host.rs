@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -26,6 +27,10 @@ pub(crate) struct Host {
     directory: PathBuf,
     /// How many programs were started here.
     started: AtomicUsize,
+    /// What `laneway` finds in its environment here.
+    environment: Mutex<Vec<(String, String)>>,
+    /// The control group that `laneway` starts in.
+    confinement: Mutex<Option<PathBuf>>,
 }
 
 impl Host {
@@ -40,6 +45,8 @@ impl Host {
             addresses,
             directory,
             started: AtomicUsize::new(0),
+            environment: Mutex::default(),
+            confinement: Mutex::default(),
         }
     }
 
@@ -89,9 +96,30 @@ impl Host {
 
     /// A command that runs `laneway` on this host.
     pub(crate) fn laneway(&self, arguments: &[&str]) -> Command {
-        let mut command = self.command(env!("CARGO_BIN_EXE_laneway"));
-        command.args(arguments);
+        let program = env!("CARGO_BIN_EXE_laneway");
+        let mut command = match &*self.confinement.lock().unwrap() {
+            None => self.command(program),
+            Some(group) => {
+                let mut command = self.command("sh");
+                command
+                    .args(["-c", r#"echo $$ >"$0" && exec "$@""#])
+                    .arg(group.join("cgroup.procs"))
+                    .arg(program);
+                command
+            }
+        };
+        command.args(arguments).envs(self.environment.lock().unwrap().iter().cloned());
         command
+    }
+
+    /// Sets a variable for every `laneway` that is started here from now on.
+    pub(crate) fn set(&self, name: &str, value: &str) {
+        self.environment.lock().unwrap().push((name.into(), value.into()));
+    }
+
+    /// Starts every `laneway` here in this control group from now on.
+    pub(crate) fn confine(&self, group: PathBuf) {
+        *self.confinement.lock().unwrap() = Some(group);
     }
 
     /// Starts a command of this host that runs until it is stopped.
@@ -131,14 +159,36 @@ impl Host {
         })
     }
 
-    /// Judges what comes in by these rules of `nft`; what none of them drops is accepted.
+    /// Runs `ip` with these words on this host.
+    pub(crate) fn ip(&self, words: &str) {
+        let mut ip = self.command("ip");
+        ip.args(words.split(' '));
+        self.output(ip).success();
+    }
+
+    /// Makes the LAN 10.77.0.0/16 for this host, so that it hears [`super::Lab::crowd`].
+    pub(crate) fn widen(&self) {
+        self.ip(&format!("address del {}/24 dev lan", self.address()));
+        self.ip(&format!("address add {}/16 broadcast + dev lan", self.address()));
+    }
+
+    /// Judges what comes in by these rules of `nft` and no earlier ones; what none of them drops is accepted.
     pub(crate) fn filter(&self, rules: &str) {
         let file = self.directory.join("rules.nft");
         let chain = "type filter hook input priority filter; policy accept;";
-        fs::write(&file, format!("table inet trial {{\nchain input {{\n{chain}\n{rules}\n}}\n}}\n")).unwrap();
+        let table = format!("table inet trial {{\nchain input {{\n{chain}\n{rules}\n}}\n}}\n");
+        fs::write(&file, format!("table inet trial\ndelete table inet trial\n{table}")).unwrap();
         let mut nft = self.command("nft");
         nft.arg("-f").arg(file);
         self.output(nft).success();
+    }
+
+    /// Makes it forget closed connections at once, so that their ports can be used again (TIME-WAIT, RFC 9293 §3.6.1).
+    pub(crate) fn forgets_connections(&self) {
+        let set = |name: &str, value: &str| fs::write(format!("/proc/sys/net/ipv4/{name}"), value);
+        self.inside(|| {
+            set("tcp_max_tw_buckets", "0").and_then(|()| set("ip_local_port_range", "1024 65535")).unwrap();
+        });
     }
 
     /// Connects from this host; reads and writes time out.

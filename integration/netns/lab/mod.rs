@@ -18,6 +18,7 @@ pub(crate) mod load;
 pub(crate) mod origin;
 pub(crate) mod process;
 pub(crate) mod receiver;
+mod relay;
 pub(crate) mod web;
 
 pub(crate) use host::Host;
@@ -106,6 +107,33 @@ impl Lab {
         let number: u8 = name.strip_prefix(kind).and_then(|n| n.parse().ok()).expect("c1 … c9 or g1 … g9");
         assert!((1..=9).contains(&number), "there is no address for a host {name}");
         plug_in(&self.prefix, &self.directory, name, base + number, switches)
+    }
+
+    /// So many more hosts on the LAN, from 10.77.1.1 on: for them it is 10.77.0.0/16. See [`Host::widen`].
+    pub(crate) fn crowd(&self, count: usize) -> Vec<Host> {
+        let member = |index: usize| {
+            let (name, namespace) = (format!("m{index}"), format!("{}-m{index}", self.prefix));
+            let part = |number: usize| u8::try_from(number).expect("below 250");
+            let address = Ipv4Addr::new(10, 77, part(1 + index / 200), part(1 + index % 200));
+            let lan = format!("{}-lan", self.prefix);
+            ip(
+                &[],
+                &format!(
+                    "netns add {namespace}\nlink add name {name} netns {lan} type veth peer name lan netns {namespace}\n"
+                ),
+            );
+            ip(&["-n", &lan], &format!("link set {name} master bridge up\n"));
+            let leg =
+                format!("link set lo up\naddress add {address}/16 broadcast + dev lan\nlink set lan up\n");
+            ip(&["-n", &namespace], &leg);
+            Host::new(&name, &namespace, vec![address], self.directory.join(&name))
+        };
+        (0..count).map(member).collect()
+    }
+
+    /// The namespace of the LAN's switch.
+    fn lan(&self) -> String {
+        format!("{}-lan", self.prefix)
     }
 
     /// A file of this lab, for a configuration or an upload.

@@ -28,7 +28,7 @@ use crate::wire::target::Target;
 
 /// How long an app that has ended its own direction waits for an answer to begin.
 const HALF_CLOSED: Duration = Duration::from_secs(30);
-/// How often one request is repeated, or one download resumed.
+/// How often one request is repeated, or one download resumed without getting on.
 const MOST_REPEATS: u32 = 8;
 
 /// An upstream that is open after a response, for the next request of the same connection to the same server.
@@ -443,7 +443,8 @@ impl Exchange<'_> {
         mut why: String,
         record: &mut Record,
     ) -> Result<Ended, Trouble> {
-        for _ in 0..MOST_REPEATS {
+        let mut in_vain = 0;
+        while in_vain < MOST_REPEATS {
             let Some((point, left)) = self.point().clone() else { return Err(Trouble::Truncated(why)) };
             let offset = point.total() - left;
             tracing::info!(conn = format!("{id:016x}"), offset, left, "download resumed on the next gateway");
@@ -454,7 +455,9 @@ impl Exchange<'_> {
             record.gateway = upstream.gateway().to_owned();
             let received = AtomicU64::new(0);
             let result = self.rest(&mut upstream.halves().1, &point, offset, left, &received).await;
-            record.moved(0, received.into_inner());
+            let received = received.into_inner();
+            record.moved(0, received);
+            in_vain = if received > 0 { 0 } else { in_vain + 1 };
             match result {
                 Err(Trouble::Lost(again)) => why = again,
                 Err(trouble) => return Err(trouble),

@@ -1,0 +1,84 @@
+//! A download over links that break again and again.
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::lab::Lab;
+use crate::peer::{Peer, within};
+
+/// More than as many links as would be given up after, if none of them carried anything.
+const CONTENT: usize = 2 << 20;
+/// What one link carries before it breaks.
+const CARRIED: u64 = 128 << 10;
+
+#[tokio::test]
+async fn a_download_gets_on_as_long_as_each_link_carries_some_of_it() {
+    let mut lab = Lab::new().await;
+    lab.link_address = fragile(lab.link_address).await;
+    let proxy = lab.proxy().await;
+    let server = serve_ranges().await;
+    let mut app = Peer::connect(proxy.address).await;
+    app.say(format!("GET http://{server}/ HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n")).await;
+    let head = app.head().await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert_eq!(app.rest().await, content());
+}
+
+/// Numbers, so that no two parts are alike.
+fn content() -> String {
+    (0_u32..).map(|number| format!("{number:07} ")).take(CONTENT / 8).collect()
+}
+
+/// Carries connections to `link`, each of them until so much has come back.
+async fn fragile(link: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut gateway = TcpStream::connect(link).await.unwrap();
+                let ((from_client, mut to_client), (from_gateway, mut to_gateway)) =
+                    (client.split(), gateway.split());
+                let (mut from_client, mut some) = (from_client, from_gateway.take(CARRIED));
+                tokio::select! {
+                    _ = tokio::io::copy(&mut from_client, &mut to_gateway) => {}
+                    _ = tokio::io::copy(&mut some, &mut to_client) => {}
+                }
+            });
+        }
+    });
+    address
+}
+
+/// Serves the content, or what of it is asked for.
+async fn serve_ranges() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(answer(stream));
+        }
+    });
+    address
+}
+
+async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(within(stream.read_u8()).await?);
+    }
+    let head = String::from_utf8(head).unwrap();
+    let start = head.split_once("Range: bytes=").and_then(|(_, rest)| rest.split_once('-')?.0.parse().ok());
+    let status = start.map_or_else(
+        || "200 OK".to_owned(),
+        |start: usize| format!("206 P\r\nContent-Range: bytes {start}-{}/{CONTENT}", CONTENT - 1),
+    );
+    let rest = &content()[start.unwrap_or(0)..];
+    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nETag: \"a\"\r\n\r\n", rest.len());
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(rest.as_bytes()).await
+}

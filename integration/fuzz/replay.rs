@@ -1,0 +1,84 @@
+//! Runs every seed, and every input that a fuzzer once failed on, through its target; then what little changes make of
+//! the seeds, a fixed number of them, the same each time.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+#[allow(unreachable_pub, reason = "the fuzzers import it as a library")]
+mod targets;
+
+use std::fs;
+use std::panic::catch_unwind;
+use std::path::{Path, PathBuf};
+
+use proptest::test_runner::{RngAlgorithm, TestRng};
+use targets::Run;
+
+/// Changed seeds for each target.
+const CHANGED: usize = 10_000;
+
+#[test]
+fn every_seed_passes_its_target() {
+    let mut failed: Vec<PathBuf> = Vec::new();
+    for (name, run) in targets::ALL {
+        for (path, seed) in seeds(name) {
+            if catch_unwind(|| run(&seed)).is_err() {
+                failed.push(path);
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{failed:#?}");
+}
+
+#[test]
+fn changed_seeds_pass_too() {
+    for (name, run) in targets::ALL {
+        change(name, run);
+    }
+}
+
+fn change(name: &str, run: Run) {
+    let seeds: Vec<_> = seeds(name).into_iter().map(|(_, seed)| seed).collect();
+    let mut random = Random(TestRng::deterministic_rng(RngAlgorithm::ChaCha));
+    for _ in 0..CHANGED {
+        let mut input = seeds[random.below(seeds.len())].clone();
+        for _ in 0..=random.below(4) {
+            let (from, to) = (random.below(input.len() + 1), random.below(input.len() + 1));
+            let (from, to) = (from.min(to), from.max(to));
+            match random.below(6) {
+                0 => drop(input.drain(from..to)),
+                1 => input.extend_from_within(from..to),
+                2 => {
+                    let other = &seeds[random.below(seeds.len())];
+                    let part = other[random.below(other.len() + 1)..].to_vec();
+                    input.splice(from..to, part);
+                }
+                3 => input.insert(from, b"\r\n\t :;,0\0\xff"[random.below(10)]),
+                _ if from < input.len() => input[from] ^= 1 << random.below(8),
+                _ => {}
+            }
+        }
+        if catch_unwind(|| run(&input)).is_err() {
+            panic!("{name} fails with {}", input.escape_ascii());
+        }
+    }
+}
+
+/// What a target starts from, in the order of the names.
+fn seeds(name: &str) -> Vec<(PathBuf, Vec<u8>)> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/fuzz/seeds").join(name);
+    let files = fs::read_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+    let mut seeds: Vec<_> =
+        files.map(|file| file.unwrap().path()).map(|path| (path.clone(), fs::read(path).unwrap())).collect();
+    seeds.sort();
+    assert!(!seeds.is_empty(), "{name} has no seeds");
+    seeds
+}
+
+struct Random(TestRng);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        use proptest::prelude::Rng;
+        usize::try_from(self.0.next_u64() % bound as u64).unwrap()
+    }
+}

@@ -1,0 +1,33 @@
+//! What a request of a link asks for: only a CONNECT to one host and port is a tunnel.
+
+use http::{Method, Uri};
+use laneway::failure::Kind;
+use laneway::link::server::destination;
+use laneway::wire::target::{Host, Target};
+
+/// `data` is the method, a space, and the `:authority` or the whole URI.
+pub fn run(data: &[u8]) {
+    let mut parts = data.splitn(2, |byte| *byte == b' ');
+    let (method, uri) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let (Ok(method), Ok(uri)) = (Method::from_bytes(method), Uri::try_from(uri)) else { return };
+    match destination(&method, &uri) {
+        Ok(target) => {
+            assert!(method == Method::CONNECT && target.port != 0);
+            if let Host::Name(name) = &target.host {
+                let name_byte =
+                    |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
+                assert!(name.bytes().all(name_byte) && name.len() <= 253);
+            }
+            let sent =
+                Uri::builder().authority(target.to_string()).build().expect("a target is an authority");
+            assert_eq!(destination(&Method::CONNECT, &sent), Ok(target));
+        }
+        Err(failure) => {
+            assert!(failure.sentence.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
+            let tunnel = method == Method::CONNECT && uri.authority().is_some();
+            assert_eq!(failure.kind == Kind::Unsupported, !tunnel);
+            let authority = uri.authority().filter(|_| tunnel);
+            assert!(authority.is_none_or(|authority| authority.as_str().parse::<Target>().is_err()));
+        }
+    }
+}

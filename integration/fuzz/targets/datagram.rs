@@ -1,0 +1,78 @@
+//! Discovery datagrams: as they come from anybody, and as they come from one who holds the group's key.
+
+use std::net::SocketAddr;
+use std::sync::LazyLock;
+
+use aws_lc_rs::{hkdf, hmac};
+use laneway::wire::datagram::{Datagram, Keys, Message, SIZE, Way, invite_asked_for};
+use laneway::wire::id::GroupId;
+
+const GROUP: GroupId = GroupId(*b"fuzzing!");
+const DISCOVERY_KEY: [u8; 32] = [7; 32];
+const LABELS: [&str; 5] = ["query", "offer", "beacon", "join query", "join offer"];
+const TAG: usize = SIZE - 16;
+
+static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys::new(&DISCOVERY_KEY));
+static OWN_KEYS: LazyLock<[hmac::Key; 5]> = LazyLock::new(|| LABELS.map(own_key));
+static WAY: LazyLock<Way> = LazyLock::new(|| Way {
+    from: "10.0.0.8:7420".parse().expect("an address"),
+    to: "10.0.0.9:7420".parse().expect("an address"),
+});
+
+/// `data` is a datagram. What follows its magic, version, type and group is also taken for the rest of an
+/// authentic one, whose zero padding and tag need not be in it.
+pub fn run(data: &[u8]) {
+    check(data);
+    if let Some(authentic) = authentic(data) {
+        check(&authentic);
+    }
+}
+
+fn check(data: &[u8]) {
+    assert!(invite_asked_for(data).is_none() || data.len() == SIZE);
+    let Ok(datagram) = Datagram::decode(data, GROUP, &KEYS, *WAY) else { return };
+    assert_eq!(datagram.encode(&KEYS, *WAY)[..], *data, "two datagrams that say the same");
+    if let Message::JoinQuery { invite, .. } = &datagram.message {
+        assert_eq!(invite_asked_for(data), Some(*invite));
+    }
+    let elsewhere = Way { from: "10.0.0.7:7420".parse().expect("an address"), ..*WAY };
+    let says_where = !matches!(datagram.message, Message::Query { .. } | Message::JoinQuery { .. });
+    assert_eq!(Datagram::decode(data, GROUP, &KEYS, elsewhere).is_err(), says_where);
+    let mut forged = data.to_vec();
+    forged[usize::from(data[24]) + 200] ^= 1;
+    assert!(Datagram::decode(&forged, GROUP, &KEYS, *WAY).is_err(), "one bit changed");
+}
+
+/// The same with a header and a tag that are right.
+fn authentic(data: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = data.get(..data.len().min(TAG))?.to_vec();
+    bytes.resize(TAG, 0);
+    let kind = usize::from(bytes[5] % 5);
+    bytes[..4].copy_from_slice(b"LANE");
+    (bytes[4], bytes[5]) = (1, u8::try_from(kind).expect("below 5") + 1);
+    bytes[8..16].copy_from_slice(&GROUP.0);
+    let mut signing = hmac::Context::with_key(&OWN_KEYS[kind]);
+    signing.update(&bytes);
+    let covered: &[SocketAddr] = match LABELS[kind] {
+        "offer" | "join offer" => &[WAY.from, WAY.to],
+        "beacon" => &[WAY.from],
+        _ => &[],
+    };
+    for address in covered {
+        let SocketAddr::V4(address) = address else { return None };
+        signing.update(&address.ip().to_ipv6_mapped().octets());
+        signing.update(&address.port().to_be_bytes());
+    }
+    bytes.extend_from_slice(&signing.sign().as_ref()[..16]);
+    Some(bytes)
+}
+
+/// The key of one type, derived here once more.
+fn own_key(label: &str) -> hmac::Key {
+    let info = [label.as_bytes()];
+    let salt = hkdf::Salt::new(hkdf::HKDF_SHA256, b"laneway discovery 1").extract(&DISCOVERY_KEY);
+    let mut key = [0; 32];
+    let derived = salt.expand(&info, hmac::HMAC_SHA256).and_then(|okm| okm.fill(&mut key));
+    derived.expect("HKDF-SHA256 gives 32 bytes");
+    hmac::Key::new(hmac::HMAC_SHA256, &key)
+}

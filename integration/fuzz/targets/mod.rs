@@ -1,0 +1,78 @@
+//! What each fuzz target does with its bytes: parses them, and checks what must hold of the result.
+//!
+//! The fuzzers in `bin` and the test that replays `seeds` share these functions. A seed is read as the target
+//! reads its input; its file name says what it shows.
+
+pub mod access;
+pub mod beacons;
+pub mod chunked;
+pub mod configuration;
+pub mod connect;
+pub mod datagram;
+pub mod http_request;
+pub mod http_response;
+pub mod join_code;
+pub mod proxy_status;
+pub mod replay;
+pub mod resume;
+pub mod socks;
+
+/// What one target does with its input.
+pub type Run = fn(&[u8]);
+
+/// Every target by its name, which is that of its fuzzer and of the directory of its seeds.
+pub const ALL: [(&str, Run); 13] = [
+    ("access", access::run),
+    ("beacons", beacons::run),
+    ("chunked", chunked::run),
+    ("configuration", configuration::run),
+    ("connect", connect::run),
+    ("datagram", datagram::run),
+    ("http_request", http_request::run),
+    ("http_response", http_response::run),
+    ("join_code", join_code::run),
+    ("proxy_status", proxy_status::run),
+    ("replay", replay::run),
+    ("resume", resume::run),
+    ("socks", socks::run),
+];
+
+/// Cuts `data` into pieces of 1 to 16 bytes; its own content decides where.
+fn pieces(mut data: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let length = usize::from(*data.first()? % 16) + 1;
+        let (piece, rest) = data.split_at(length.min(data.len()));
+        data = rest;
+        Some(piece)
+    })
+}
+
+/// What is left of the bytes when they are taken for numbers and choices; zeroes follow them.
+struct Choices<'a>(&'a [u8]);
+
+impl Choices<'_> {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn array<const N: usize>(&mut self) -> [u8; N] {
+        let (taken, rest) = self.0.split_at(N.min(self.0.len()));
+        self.0 = rest;
+        let mut bytes = [0; N];
+        bytes[..taken.len()].copy_from_slice(taken);
+        bytes
+    }
+
+    fn byte(&mut self) -> u8 {
+        let [byte] = self.array();
+        byte
+    }
+
+    fn flag(&mut self) -> bool {
+        self.byte() & 1 > 0
+    }
+
+    fn of<T: Copy>(&mut self, all: &[T]) -> T {
+        all[usize::from(self.byte()) % all.len()]
+    }
+}

@@ -1,0 +1,114 @@
+//! The SOCKS5 handshake, over a stream that gives the bytes whole or in pieces, against a reading of RFC 1928
+//! that has them all at once.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_util::FutureExt;
+use laneway::local::socks::{Asked, handshake};
+use laneway::wire::target::Target;
+use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
+
+/// `data` is what an app sends before it ends its direction.
+pub fn run(data: &[u8]) {
+    let want = reference(data);
+    assert_eq!(serve(&mut std::iter::once(data)), want, "whole");
+    assert_eq!(serve(&mut super::pieces(data)), want, "in pieces");
+}
+
+/// What the handshake came to, what was answered, and what was left for the tunnel.
+type Outcome = (Asked, Vec<u8>, Option<Vec<u8>>);
+
+fn serve(pieces: &mut dyn Iterator<Item = &[u8]>) -> Outcome {
+    let mut reader = BufReader::with_capacity(512, App { pieces, piece: &[], answer: Vec::new() });
+    let asked = handshake(&mut reader).now_or_never().expect("nothing here has to be waited for");
+    let mut rest = reader.buffer().to_vec();
+    let app = reader.into_inner();
+    rest.extend_from_slice(app.piece);
+    app.pieces.for_each(|piece| rest.extend_from_slice(piece));
+    let rest = matches!(asked, Asked::Connect(_)).then_some(rest);
+    (asked, app.answer, rest)
+}
+
+struct App<'a, 'b> {
+    pieces: &'b mut dyn Iterator<Item = &'a [u8]>,
+    piece: &'a [u8],
+    answer: Vec<u8>,
+}
+
+impl AsyncRead for App<'_, '_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.piece.is_empty() {
+            self.piece = self.pieces.next().unwrap_or_default();
+        }
+        let (now, later) = self.piece.split_at(self.piece.len().min(into.remaining()));
+        into.put_slice(now);
+        self.piece = later;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for App<'_, '_> {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.answer.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+fn reference(data: &[u8]) -> Outcome {
+    let [5, count, rest @ ..] = data else { return (Asked::Gone, Vec::new(), None) };
+    let Some((methods, rest)) = rest.split_at_checked((*count).into()) else {
+        return (Asked::Gone, Vec::new(), None);
+    };
+    if !methods.contains(&0) {
+        return (Asked::Gone, vec![5, 0xff], None);
+    }
+    let (asked, rest) = request(rest).unwrap_or((Asked::Gone, &[]));
+    let rest = matches!(asked, Asked::Connect(_)).then(|| rest.to_vec());
+    (asked, vec![5, 0], rest)
+}
+
+/// `None` when the request is not whole.
+fn request(data: &[u8]) -> Option<(Asked, &[u8])> {
+    let (&[version, command, _, kind], rest) = data.split_first_chunk()?;
+    if version != 5 {
+        return Some((Asked::Refused(1, "not a SOCKS5 request"), rest));
+    }
+    let (host, rest) = match kind {
+        1 => rest.split_first_chunk().map(|(ip, rest)| (Ok(Ipv4Addr::from(*ip).into()), rest))?,
+        4 => rest.split_first_chunk().map(|(ip, rest)| (Ok(Ipv6Addr::from(*ip).into()), rest))?,
+        3 => {
+            let (length, rest) = rest.split_first()?;
+            let (name, rest) = rest.split_at_checked((*length).into())?;
+            let Ok(name) = str::from_utf8(name) else {
+                return Some((Asked::Refused(1, "the name is not text"), rest));
+            };
+            (Err(name), rest)
+        }
+        _ => return Some((Asked::Refused(8, "address type not supported"), rest)),
+    };
+    let (port, rest) = rest.split_first_chunk()?;
+    let port = u16::from_be_bytes(*port);
+    if command != 1 {
+        return Some((Asked::Refused(7, "command not supported"), rest));
+    }
+    let target = match host {
+        Ok(ip) => Some(Target::from(SocketAddr::new(ip, port))).filter(|_| port != 0),
+        Err(name) => Target::new(name, port).ok(),
+    };
+    Some((target.map_or(Asked::Refused(1, "not a destination"), Asked::Connect), rest))
+}

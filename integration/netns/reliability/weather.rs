@@ -1,0 +1,141 @@
+//! Bad networks: downloads arrive whole, however long they take.
+
+use super::{Report, apps};
+use crate::lab::fleet::QUIET;
+use crate::lab::group::START;
+use crate::lab::origin::noise;
+use crate::lab::process::Process;
+use crate::lab::web::{Asked, who};
+use crate::lab::{Host, Lab};
+use std::io::{self, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+const BLOCK: usize = 1 << 20;
+/// Nothing for so long is the end of a download, not slowness.
+const SILENCE: Duration = Duration::from_secs(120);
+
+/// Makes the client's leg to the LAN, or the gateway's, a bad one.
+type Spoil = fn(&Lab, &Host, &Host) -> Option<Process>;
+
+const NETWORKS: [(&str, Spoil); 6] = [
+    ("5% loss", |_, client, gateway| lose(client, gateway, "numgen random mod 100 < 5")),
+    ("20% loss", |_, client, gateway| lose(client, gateway, "numgen random mod 100 < 20")),
+    ("50 ± 20 ms, out of order", |lab, client, _| Some(lab.delay(client, 50, 20))),
+    ("MTU 1280", |_, client, _| {
+        client.ip("link set lan mtu 1280");
+        None
+    }),
+    ("PMTU hole at 1280", |_, client, gateway| {
+        // Without segmentation offload what is counted is what a wire would carry.
+        [client, gateway].iter().for_each(|host| host.ip("link set lan gso_max_segs 1"));
+        lose(client, gateway, "meta length > 1280")
+    }),
+    ("20 Mbit/s", |_, client, gateway| {
+        for host in [client, gateway] {
+            let mut tc = host.command("tc");
+            tc.args("qdisc add dev lan root tbf rate 20mbit burst 32kbit latency 100ms".split(' '));
+            host.output(tc).success();
+        }
+        None
+    }),
+];
+
+fn lose(client: &Host, gateway: &Host, what: &str) -> Option<Process> {
+    [client, gateway].iter().for_each(|host| host.filter(&format!("iif lan {what} drop")));
+    None
+}
+
+pub(super) fn bad_networks(_: &Lab, report: &mut Report) {
+    let (blocks, times) = (report.count(100), if report.scale < 1.0 { 2 } else { 10 });
+    report.figure("MiB each, times each", format_args!("{blocks}, {times}"));
+    for (name, spoil) in NETWORKS {
+        let lab = Lab::new();
+        let block = noise(6, BLOCK);
+        let content = block.clone();
+        let web = lab.web(move |asked, stream| serve(asked, stream, &content, blocks));
+        let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
+        let group = lab.group(&[&g1, &c1], &QUIET);
+        let _relay = spoil(&lab, &c1, &g1);
+        let mut node = group.up(&c1, &QUIET);
+        node.wait_for_line("link up", START * 6);
+        let started = Instant::now();
+        let wrong = apps::run(&c1, async || {
+            let mut wrong = Vec::new();
+            for _ in 0..times {
+                if let Err(error) = download(&block, blocks).await {
+                    wrong.push(error);
+                }
+            }
+            wrong
+        });
+        let megabits = (times * blocks * BLOCK * 8) as f64 / 1e6 / started.elapsed().as_secs_f64();
+        report.figure(&format!("{name}: Mbit/s"), format_args!("{megabits:.1}"));
+        report.figure(&format!("{name}: resumed"), web.asked("/large").len() - times);
+        if let Some(error) = wrong.first() {
+            report.figure(&format!("{name}: the first error"), error);
+        }
+        report.none(&format!("{name}: not byte-exact"), wrong.len());
+    }
+}
+
+/// Every block is the same but for its first bytes, which are its number.
+fn serve(asked: &Asked, stream: &mut TcpStream, block: &[u8], blocks: usize) -> io::Result<()> {
+    if asked.path != "/large" {
+        return who(asked, stream);
+    }
+    let (start, length) = (asked.start().unwrap_or(0), blocks * BLOCK);
+    let status = match asked.start() {
+        None => "200 OK".to_owned(),
+        Some(start) => format!("206 P\r\nContent-Range: bytes {start}-{}/{length}", length - 1),
+    };
+    let rest = length - start;
+    write!(
+        stream,
+        "HTTP/1.1 {status}\r\nContent-Length: {rest}\r\nETag: \"l\"\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut skip = start % BLOCK;
+    for number in start / BLOCK..blocks {
+        stream.write_all(&numbered(block, number)[skip..])?;
+        skip = 0;
+    }
+    Ok(())
+}
+
+fn numbered(block: &[u8], number: usize) -> Vec<u8> {
+    let mut block = block.to_vec();
+    block[..8].copy_from_slice(&number.to_le_bytes());
+    block
+}
+
+async fn download(block: &[u8], blocks: usize) -> io::Result<()> {
+    let mut stream = apps::proxy().await?;
+    let request = b"GET http://10.88.0.100/large HTTP/1.1\r\nHost: 10.88.0.100\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).await?;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(timeout(SILENCE, stream.read_u8()).await??);
+    }
+    if !head.starts_with(b"HTTP/1.1 200 ") {
+        return Err(io::Error::other(head.escape_ascii().to_string()));
+    }
+    let mut received = vec![0; BLOCK];
+    for number in 0..blocks {
+        let mut filled = 0;
+        while filled < BLOCK {
+            match timeout(SILENCE, stream.read(&mut received[filled..])).await?? {
+                0 => return Err(io::Error::other(format!("ends in block {number}"))),
+                length => filled += length,
+            }
+        }
+        if received != numbered(block, number) {
+            return Err(io::Error::other(format!("block {number} is another")));
+        }
+    }
+    match stream.read(&mut received).await? {
+        0 => Ok(()),
+        _ => Err(io::Error::other("more than there is")),
+    }
+}

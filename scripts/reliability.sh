@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# What must hold under failure, load and attack, measured in the network lab. Each line prints its figures, and fails
+# when it falls short; so does the script. Needs what `cargo test --test netns` needs, better as root, on a machine that
+# does nothing else meanwhile.
+#
+#   scripts/reliability.sh [--scale X] [LINE…]    every line in full (hours), or those with these numbers: 1, 06, 9 …
+#
+# --scale 0.1 runs every line for a tenth of its time, or with a tenth of its numbers. PROFILE=dev measures the dev build,
+# which is faster to make. LANEWAY_SEED=N throws other broken inputs at the local port (line 16).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+lines=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        --scale) export LANEWAY_SCALE=${2:?} && shift 2 ;;
+        [0-9] | [0-9][0-9]) lines+=("reliability::$(printf '%02d' "$((10#$1))")_") && shift ;;
+        *) sed -n '2,/^set/{/^#/p}' "$0" >&2 && exit 2 ;;
+    esac
+done
+[ ${#lines[@]} -gt 0 ] || lines=("reliability::")
+
+profile=${PROFILE:-release}
+cargo test --quiet --profile "$profile" --test netns --no-run
+failed=0
+for line in "${lines[@]}"; do
+    cargo test --quiet --profile "$profile" --test netns -- --ignored --test-threads 1 "$line" || failed=1
+done
+exit "$failed"
