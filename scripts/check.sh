@@ -20,6 +20,9 @@ cargo fmt --manifest-path integration/bench/Cargo.toml --check
 cargo clippy --locked "${bench[@]}" --all-targets -- -D warnings
 cargo test --quiet --locked "${bench[@]}"
 
+step "instructions of the hot paths"
+scripts/instructions.sh
+
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items --quiet
 

@@ -1,0 +1,141 @@
+//! What the hot paths cost, in instructions and not in time: `scripts/instructions.sh` counts them under valgrind and
+//! compares them with `instructions.txt`. Each path is done `COUNT` times, so that two counts give the cost of one.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark")]
+
+#[path = "../direct/lab.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
+mod lab;
+
+use std::hint::black_box;
+use std::net::SocketAddr;
+
+use lab::Lab;
+use laneway::net;
+use laneway::wire::datagram::{Advert, Datagram, Keys, Message, Peer, Reach, Standing, State, Way};
+use laneway::wire::id::{GroupId, NodeId};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+const MIB: usize = 1024 * 1024;
+
+fn main() {
+    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    let (Some(path), Some(Ok(count))) = (arguments.next(), arguments.next().map(|count| count.parse())) else {
+        // As `cargo test --benches` and `cargo bench` start it: see that every path works.
+        for path in ["download", "upload", "tunnel", "offer"] {
+            run(path, 2);
+        }
+        return;
+    };
+    run(&path, count);
+}
+
+fn run(path: &str, count: usize) {
+    let runtime = net::runtime().unwrap();
+    match path {
+        "download" => runtime.block_on(download(count)),
+        "upload" => runtime.block_on(upload(count)),
+        "tunnel" => runtime.block_on(tunnels(count)),
+        "offer" => offers(count),
+        _ => panic!("no path is called {path}"),
+    }
+}
+
+/// MiB from the server to the app, through gateway and client, which are both in this process.
+async fn download(count: usize) {
+    let (mut app, mut server) = opened().await;
+    let block = vec![7; MIB];
+    let sending = async {
+        for _ in 0..count {
+            server.write_all(&block).await.unwrap();
+        }
+    };
+    tokio::join!(sending, hear(&mut app, count * MIB));
+}
+
+/// MiB from the app to the server.
+async fn upload(count: usize) {
+    let (mut app, mut server) = opened().await;
+    let block = vec![7; MIB];
+    let sending = async {
+        for _ in 0..count {
+            app.write_all(&block).await.unwrap();
+        }
+    };
+    tokio::join!(sending, hear(&mut server, count * MIB));
+}
+
+/// Tunnels, one after the other: opened, a byte each way, closed.
+async fn tunnels(count: usize) {
+    let (lab, listener) = (Lab::new().await, TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let (proxy, server) = (lab.proxy().await, listener.local_addr().unwrap());
+    let serving = async {
+        for _ in 0..count {
+            let (mut one, _) = listener.accept().await.unwrap();
+            let byte = one.read_u8().await.unwrap();
+            one.write_all(&[byte]).await.unwrap();
+            assert_eq!(one.read(&mut [0]).await.unwrap(), 0);
+        }
+    };
+    let asking = async {
+        for _ in 0..count {
+            let mut app = connect(proxy.address, server).await;
+            app.write_all(b"?").await.unwrap();
+            assert_eq!(app.read_u8().await.unwrap(), b'?');
+            app.shutdown().await.unwrap();
+            assert_eq!(app.read(&mut [0]).await.unwrap(), 0);
+        }
+    };
+    tokio::join!(serving, asking);
+}
+
+async fn opened() -> (TcpStream, TcpStream) {
+    let (lab, listener) = (Lab::new().await, TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let (proxy, server) = (lab.proxy().await, listener.local_addr().unwrap());
+    let (app, server) = tokio::join!(connect(proxy.address, server), listener.accept());
+    // They last as long as the process.
+    std::mem::forget((lab, proxy));
+    (app, server.unwrap().0)
+}
+
+async fn connect(proxy: SocketAddr, server: SocketAddr) -> TcpStream {
+    let mut app = TcpStream::connect(proxy).await.unwrap();
+    app.write_all(format!("CONNECT {server} HTTP/1.1\r\nHost: {server}\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = [0; b"HTTP/1.1 200 Connection established\r\n\r\n".len()];
+    app.read_exact(&mut answer).await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200 "));
+    app
+}
+
+async fn hear(stream: &mut TcpStream, mut count: usize) {
+    let mut buffer = vec![0; 128 * 1024];
+    while count > 0 {
+        let heard = stream.read(&mut buffer).await.unwrap();
+        assert!(heard > 0 && buffer[..heard].iter().step_by(4096).all(|byte| *byte == 7));
+        count -= heard;
+    }
+}
+
+/// An offer, verified and read.
+fn offers(count: usize) {
+    let (group, keys) = (GroupId([1; 8]), Keys::new(&[2; 32]));
+    let way = Way { from: "10.0.0.8:7420".parse().unwrap(), to: "10.0.0.9:7420".parse().unwrap() };
+    let peer = Peer { id: NodeId([4; 16]), link: "10.0.0.7:7420".parse().unwrap(), state: State::Standby };
+    let advert = Advert {
+        state: State::Active,
+        reach: Reach::Reachable,
+        link_port: 7420,
+        weight: 100,
+        load: 10,
+        capacity: 1000,
+        tunnels: 3,
+        standing: Standing::default(),
+        peers: vec![peer; 4],
+    };
+    let message = Message::Offer { nonce: [5; 16], advert };
+    let bytes = Datagram { group, epoch: 1, sender: NodeId([3; 16]), message }.encode(&keys, way);
+    for _ in 0..count {
+        Datagram::decode(black_box(&bytes), group, &keys, way).unwrap();
+    }
+}

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Counts the instructions of the hot paths (integration/benches/instructions.rs) under valgrind, and compares them with
+# integration/benches/instructions.txt: more than a tenth above it fails.
+#   scripts/instructions.sh            compares
+#   scripts/instructions.sh --record   writes the file anew
+# A count does not depend on the load of the machine, and little on its processor. It is of the dev profile, which the
+# tests have built already; what one path costs is the difference between two runs.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+recorded=integration/benches/instructions.txt
+tolerance=10
+
+command -v valgrind >/dev/null || { echo "skipped: valgrind is not installed"; exit 0; }
+binary=$(cargo test --quiet --locked --bench instructions --no-run --message-format=json |
+    sed -n 's/.*"executable":"\([^"]*\/instructions-[^"]*\)".*/\1/p' | tail -1)
+
+# The instructions of one run of `count` times `path`; 0 when it fails.
+count() {
+    valgrind --tool=cachegrind --cache-sim=no --cachegrind-out-file=/dev/null "$binary" "$@" 2>&1 |
+        sed -n 's/.*I *refs: *\([0-9,]*\).*/\1/p' | tr -d ,
+}
+
+fresh=$(mktemp)
+trap 'rm -f "$fresh"' EXIT
+failed=0
+while read -r path few many unit; do
+    one=$((($(count "$path" "$many") - $(count "$path" "$few")) / (many - few)))
+    echo "$path $one" >>"$fresh"
+    before=$(sed -n "s/^$path //p" "$recorded" 2>/dev/null || true)
+    printf '%-9s %12d instructions for %s' "$path" "$one" "$unit"
+    if [ "${1:-}" != --record ] && [ -n "$before" ]; then
+        printf ' (recorded: %d)' "$before"
+        if [ $((one * 100)) -gt $((before * (100 + tolerance))) ]; then
+            printf ': MORE THAN %d%% ABOVE' "$tolerance"
+            failed=1
+        fi
+    fi
+    echo
+done <<'PATHS'
+download 16 80 one MiB from the server to the app
+upload 16 80 one MiB from the app to the server
+tunnel 20 120 one tunnel, opened and closed, a byte each way
+offer 1000 11000 one offer, verified and read
+PATHS
+
+if [ "${1:-}" = --record ]; then
+    cp "$fresh" "$recorded"
+elif [ "$failed" = 1 ]; then
+    echo "error: a hot path costs more than it did" >&2
+    echo "hint: if that is worth it, run scripts/instructions.sh --record and commit $recorded" >&2
+    exit 1
+fi
