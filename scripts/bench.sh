@@ -26,11 +26,15 @@ Nothing is installed without --install; a peer that is missing is reported as sk
 service is started or left enabled), pip in a virtual environment, and cargo install, the latter two in
 ~/.cache/laneway-bench.
 
-It builds laneway (unless --laneway names a binary) and the bench, both optimized, and then runs in network, mount and process namespaces of its own, as root or where
-unprivileged user namespaces are allowed: no traffic leaves the machine, no port of it is used, keys and configurations are
-on a tmpfs, and all that was started ends with the run, also on Ctrl-C. Every socket uses the cubic congestion control,
-whatever the host's default (bbr costs relays up to 40%); this is checked and reported, with the buffer limits. File names
-are relative to the repository.
+It builds laneway (unless --laneway names a binary) and the bench, both optimized, and then runs in network, mount and
+process namespaces of its own, as root or where unprivileged user namespaces are allowed: no traffic leaves the machine, no
+port of it is used, keys and configurations are on a tmpfs, and all that was started ends with the run, also on Ctrl-C. Every
+socket uses the cubic congestion control, whatever the host's default (bbr costs relays up to 40%); this is checked and
+reported, with the buffer limits, which stay the kernel's own but for the one line that says otherwise. File names are
+relative to the repository.
+
+A long line is a bottleneck, a queue of one bandwidth-delay product and a delay, made of two TUN
+devices; it needs /dev/net/tun. Before anything is timed, each peer must carry 24 MiB of a known pattern each way, unharmed.
 
 END
 }

@@ -23,7 +23,17 @@ use clap::Parser;
 use options::Options;
 use std::process::ExitCode;
 
-fn main() -> Result<ExitCode> {
+fn main() -> ExitCode {
+    run().unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        for cause in error.chain().skip(1) {
+            eprintln!("caused by: {cause}");
+        }
+        ExitCode::FAILURE
+    })
+}
+
+fn run() -> Result<ExitCode> {
     if std::env::args().nth(1).as_deref() == Some(relay::ROLE) {
         return relay::main().map(|()| ExitCode::SUCCESS);
     }
