@@ -62,6 +62,8 @@ pub struct Links {
 struct Paused {
     failures: u32,
     until: Instant,
+    /// It had not been heard either: once it is, it has come back.
+    silent: bool,
 }
 
 impl Links {
@@ -255,7 +257,7 @@ impl Links {
                 others.push(gateway);
             } else {
                 first.push(gateway);
-                if self.pause_left(gateway.link, now).is_none() {
+                if self.pause_left(gateway, now).is_none() {
                     placed.extend(id);
                 }
             }
@@ -277,7 +279,7 @@ impl Links {
             {
                 continue;
             }
-            if let Some(until) = self.pause_left(gateway.link, now) {
+            if let Some(until) = self.pause_left(gateway, now) {
                 wake = wake.min(until);
                 continue;
             }
@@ -360,14 +362,19 @@ impl Links {
             (_, false) => (PAUSE, LONGEST_PAUSE),
         };
         let mut pauses = locked(&self.pauses);
-        let paused = pauses.entry(address).or_insert(Paused { failures: 0, until: Instant::now() });
+        let paused =
+            pauses.entry(address).or_insert(Paused { failures: 0, until: Instant::now(), silent: false });
         paused.until = Instant::now() + first.saturating_mul(1 << paused.failures.min(16)).min(longest);
         paused.failures += 1;
+        paused.silent = silent && !distrust;
         paused.failures
     }
 
-    fn pause_left(&self, address: SocketAddr, now: Instant) -> Option<Instant> {
-        locked(&self.pauses).get(&address).map(|paused| paused.until).filter(|until| *until > now)
+    fn pause_left(&self, gateway: &Gateway, now: Instant) -> Option<Instant> {
+        let pauses = locked(&self.pauses);
+        let paused = pauses.get(&gateway.link)?;
+        let is_back = paused.silent && gateway.state(now).is_some();
+        (paused.until > now && !is_back).then_some(paused.until)
     }
 }
 
