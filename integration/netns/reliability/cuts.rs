@@ -143,6 +143,8 @@ pub(super) fn all_gone(lab: &Lab, report: &mut Report) {
         "attempts that had to succeed and did not",
         lucky.filter(|done| done.status != Some(200)).count(),
     );
+    report.explain("the client", &fleet.node.log());
+    report.explain("the gateway", &fleet.gateways[0].log());
 }
 
 struct Attempt {

@@ -40,7 +40,7 @@ pub(crate) const LINES: &[Line] = &[
     Line { name: "01_idle_tunnels", measure: idle::idle_tunnels, short: Some(0.01) },
     Line { name: "02_killed_under_load", measure: takeover::killed_under_load, short: Some(0.05) },
     Line { name: "03_hung_and_cut", measure: cuts::hung_and_cut, short: None },
-    Line { name: "04_all_gone", measure: cuts::all_gone, short: None },
+    Line { name: "04_all_gone", measure: cuts::all_gone, short: Some(0.1) },
     Line { name: "05_rolling_restart", measure: takeover::rolling_restart, short: Some(0.05) },
     Line { name: "06_kill_cycles", measure: churn::kill_cycles, short: None },
     Line { name: "07_bad_networks", measure: weather::bad_networks, short: None },
@@ -104,6 +104,15 @@ impl Report {
         eprintln!("  {} {line}", if holds { "ok" } else { "!!" });
         if !holds {
             self.short.push(line);
+        }
+    }
+
+    /// Shows the end of a log when something has fallen short.
+    fn explain(&self, name: &str, log: &str) {
+        if !self.short.is_empty() {
+            eprintln!("--- the end of the log of {name}");
+            let lines: Vec<_> = log.lines().collect();
+            lines[lines.len().saturating_sub(40)..].iter().for_each(|line| eprintln!("    {line}"));
         }
     }
 

@@ -72,6 +72,7 @@ pub(super) fn killed_under_load(lab: &Lab, report: &mut Report) {
     report.none("new tunnels that failed", next.iter().filter(|next| next.is_err()).count());
     let mut times: Vec<_> = next.iter().filter_map(|next| next.as_ref().ok().copied()).collect();
     report.within("new tunnels, 99 of 100 within", percentile(&mut times, 100), Duration::from_secs(2));
+    report.explain("the client", &fleet.node.log());
 }
 
 async fn talk(open: &AtomicUsize) -> Seen {
@@ -148,4 +149,5 @@ pub(super) fn rolling_restart(lab: &Lab, report: &mut Report) {
         report.figure("the first error", format_args!("{:?}", done.result));
     }
     report.none("failed", requests.failed().len());
+    report.explain("the client", &fleet.node.log());
 }
