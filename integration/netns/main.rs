@@ -53,10 +53,10 @@ fn main() -> ExitCode {
     });
     let measured = isolated.is_ok().then(|| on_demand("bench::failover".into(), bench::failover));
     let lines = reliability::LINES.iter().filter(|_| isolated.is_ok()).flat_map(|line| {
-        let whole = on_demand(format!("reliability::{}", line.name), || line.run(reliability::scale()));
+        let whole = on_demand(format!("reliability::{}", line.name), || line.in_full());
         let short = line.short.map(|scale| {
             Trial::test(format!("short::{}", line.name), move || {
-                line.run(scale);
+                line.in_short(scale);
                 Ok(())
             })
         });

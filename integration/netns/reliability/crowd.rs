@@ -58,6 +58,7 @@ pub(super) fn all_at_once(lab: &Lab, report: &mut Report) {
     report.none("not linked", count - times.len());
     let last = times.last().copied().unwrap_or_default();
     report.within("the last one linked after", last, Duration::from_secs(10));
+    report.explain("one of them", &processes[0].log());
     report.none(
         "that came to an end",
         processes.into_iter().filter_map(|mut process| (!process.is_running()).then_some(())).count(),
