@@ -7,6 +7,7 @@
 
 mod http;
 mod lab;
+mod limits;
 mod link;
 mod peer;
 mod resume;
