@@ -28,6 +28,7 @@ use crate::live::{Live, Reread};
 use crate::local::links::Links;
 use crate::local::listener::{self, Local};
 use crate::local::session::Routes;
+use crate::memory::Budget;
 use crate::net;
 use crate::peers::candidate::{self, Activity, Announcement};
 use crate::peers::directory::{Directory, Source};
@@ -137,8 +138,16 @@ pub async fn up(config: Config, state: StateDir, reread: Box<Reread>) -> Result<
         }
     };
     let (hold, held) = watch::channel(config.hold);
-    let own = egress.own().clone();
-    let routes = Routes { links: links.clone(), direct: Box::new(direct), is_gateway, hold: held, own };
+    let memory = Budget::new(config.memory_limit);
+    tracing::debug!(limit = config.memory_limit, "memory for connections");
+    let routes = Routes {
+        links: links.clone(),
+        direct: Box::new(direct),
+        is_gateway,
+        hold: held,
+        memory: memory.clone(),
+        own: egress.own().clone(),
+    };
     let next_id = AtomicU64::new(seed);
     let local = Arc::new(Local {
         routes,
@@ -175,6 +184,7 @@ pub async fn up(config: Config, state: StateDir, reread: Box<Reread>) -> Result<
         egress: egress.clone(),
         activity: activity.clone(),
         clients: Clients::new(config.clients),
+        memory,
         id: group.node.id,
         name,
         drain: stop.clone(),

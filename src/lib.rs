@@ -13,6 +13,7 @@ pub mod gateway;
 pub mod link;
 pub mod live;
 pub mod local;
+pub mod memory;
 pub mod net;
 pub mod own;
 pub mod pace;

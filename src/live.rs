@@ -53,6 +53,7 @@ impl Live {
             ("discovery-port", new.discovery_port != old.discovery_port),
             ("lan", new.lans != old.lans),
             ("gateway", new.gateways != old.gateways),
+            ("memory-limit", new.memory_limit != old.memory_limit),
             ("threads", new.threads != old.threads),
             ("log", new.log != old.log),
             ("on-promote", new.on_promote != old.on_promote),

@@ -18,6 +18,7 @@ use laneway::link::tls;
 use laneway::local::links::Links;
 use laneway::local::listener::{self, Local};
 use laneway::local::session::Routes;
+use laneway::memory::Budget;
 use laneway::net;
 use laneway::own::Own;
 use laneway::peers::candidate::Activity;
@@ -36,12 +37,17 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// What a client may take where that is not what matters.
+pub(crate) const UNLIMITED: Limits = Limits { tunnels: u32::MAX, opens: u32::MAX, rate: 0 };
+
 /// A group of two, the first of which runs a gateway that may dial loopback addresses.
 pub(crate) struct Lab {
     directory: tempfile::TempDir,
     pub(crate) gateway: Group,
     pub(crate) client: Group,
     pub(crate) link_address: SocketAddr,
+    /// What the gateway's tunnels hold.
+    pub(crate) memory: Arc<Budget>,
     /// Stops the gateway, orderly.
     pub(crate) drain: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -50,6 +56,8 @@ pub(crate) struct Lab {
 /// The local port of a node.
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
+    /// What its tunnels hold.
+    pub(crate) memory: Arc<Budget>,
     dials: Arc<AtomicUsize>,
     _needed: watch::Sender<bool>,
     _is_gateway: watch::Sender<bool>,
@@ -63,15 +71,21 @@ impl Lab {
 
     /// With a gateway that allows this alone.
     pub(crate) async fn with_access(allow: &str) -> Self {
-        Self::with(allow, Limits { tunnels: u32::MAX, opens: u32::MAX, rate: 0 }).await
+        Self::with(allow, UNLIMITED, u64::MAX).await
     }
 
     /// With a gateway that gives each client no more than this.
     pub(crate) async fn with_limits(limits: Limits) -> Self {
-        Self::with("127.0.0.0/8", limits).await
+        Self::with("127.0.0.0/8", limits, u64::MAX).await
     }
 
-    async fn with(allow: &str, limits: Limits) -> Self {
+    /// With a gateway whose tunnels may hold no more than this, in bytes.
+    pub(crate) async fn with_memory(limit: u64) -> Self {
+        Self::with("127.0.0.0/8", UNLIMITED, limit).await
+    }
+
+    async fn with(allow: &str, limits: Limits, memory: u64) -> Self {
+        let memory = Budget::new(memory);
         let (directory, gateway, client) = two_members().await;
         let listener = net::listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let link_address = listener.local_addr().unwrap();
@@ -89,6 +103,7 @@ impl Lab {
             egress: Arc::new(egress),
             activity: Arc::new(Activity::default()),
             clients: Clients::new(limits),
+            memory: memory.clone(),
             id: gateway.node.id,
             name: "laneway-test".into(),
             drain: drain.clone(),
@@ -101,7 +116,7 @@ impl Lab {
             drain: drain.clone(),
         };
         tasks.spawn(Arc::new(port).run(listener));
-        Self { directory, gateway, client, link_address, drain, tasks }
+        Self { directory, gateway, client, link_address, memory, drain, tasks }
     }
 
     /// One more member of the group.
@@ -122,9 +137,14 @@ impl Lab {
 
     /// The client's local port: everything goes over the link.
     pub(crate) async fn proxy(&self) -> Proxy {
+        self.proxy_with_memory(u64::MAX).await
+    }
+
+    /// The same with a client whose tunnels may hold no more than this, in bytes.
+    pub(crate) async fn proxy_with_memory(&self, limit: u64) -> Proxy {
         let directory = Arc::new(Directory::default());
         directory.name(self.link_address, Source::Static);
-        Proxy::start(&self.client, directory, false)
+        Proxy::start(&self.client, directory, false, limit)
     }
 }
 
@@ -132,10 +152,11 @@ impl Proxy {
     /// The local port of a gateway: it dials itself.
     pub(crate) async fn direct() -> Self {
         let (_directory, gateway, _) = two_members().await;
-        Self::start(&gateway, Arc::default(), true)
+        Self::start(&gateway, Arc::default(), true, u64::MAX)
     }
 
-    fn start(group: &Group, directory: Arc<Directory>, is_gateway: bool) -> Self {
+    fn start(group: &Group, directory: Arc<Directory>, is_gateway: bool, memory: u64) -> Self {
+        let memory = Budget::new(memory);
         let dials = Arc::new(AtomicUsize::new(0));
         let counted = dials.clone();
         let direct = move |target: Target| {
@@ -151,7 +172,14 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         let own = Arc::<Own>::default();
         own.listens_on(address);
-        let routes = Routes { links: links.clone(), direct: Box::new(direct), is_gateway, hold, own };
+        let routes = Routes {
+            links: links.clone(),
+            direct: Box::new(direct),
+            is_gateway,
+            hold,
+            memory: memory.clone(),
+            own,
+        };
         let local = Local {
             routes,
             name: "laneway-test".into(),
@@ -159,9 +187,11 @@ impl Proxy {
             tasks: TaskTracker::new(),
             next_id: AtomicU64::new(1),
         };
-        let running =
-            vec![tokio::spawn(links.run(needed)), tokio::spawn(listener::run(Arc::new(local), listener))];
-        Self { address, dials, _needed: needed_now, _is_gateway: is_gateway_now, running }
+        let running = vec![
+            tokio::spawn(links.run(needed)),
+            tokio::spawn(listener::run(Arc::new(local), listener)),
+        ];
+        Self { address, memory, dials, _needed: needed_now, _is_gateway: is_gateway_now, running }
     }
 
     /// How often a server was dialled.

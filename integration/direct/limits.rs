@@ -7,11 +7,10 @@ use laneway::link::client::Link;
 use laneway::trust::certificate::Role;
 use laneway::wire::target::Target;
 use tokio::io::AsyncReadExt;
+use tokio::time::Instant;
 
-use crate::lab::{Lab, Proxy};
+use crate::lab::{Lab, Proxy, UNLIMITED};
 use crate::peer::{Origin, Peer, within};
-
-const NONE: Limits = Limits { tunnels: u32::MAX, opens: u32::MAX, rate: 0 };
 
 async fn open(link: &Link, target: impl Into<Target>) -> Result<impl Sized, (Kind, Side)> {
     let opened = within(link.open(&target.into(), 1, Bytes::new())).await;
@@ -20,7 +19,7 @@ async fn open(link: &Link, target: impl Into<Target>) -> Result<impl Sized, (Kin
 
 #[tokio::test]
 async fn a_client_has_so_many_tunnels_over_all_its_links_and_others_have_theirs() {
-    let lab = Lab::with_limits(Limits { tunnels: 3, ..NONE }).await;
+    let lab = Lab::with_limits(Limits { tunnels: 3, ..UNLIMITED }).await;
     let origin = Origin::new();
     let links = [lab.link().await, lab.link().await];
     let mut held = Vec::new();
@@ -49,7 +48,7 @@ async fn a_client_has_so_many_tunnels_over_all_its_links_and_others_have_theirs(
 
 #[tokio::test]
 async fn a_client_that_opens_too_fast_is_refused_and_others_are_not() {
-    let lab = Lab::with_limits(Limits { opens: 2, ..NONE }).await;
+    let lab = Lab::with_limits(Limits { opens: 2, ..UNLIMITED }).await;
     let origin = Origin::new();
     let (link, other) = (lab.link().await, lab.link_of(&lab.member(Role::Client).await).await);
     let refused = loop {
@@ -62,32 +61,41 @@ async fn a_client_that_opens_too_fast_is_refused_and_others_are_not() {
     assert!(open(&other, origin.address).await.is_ok());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_client_that_moves_too_much_waits_in_both_directions_and_others_do_not() {
-    let lab = Lab::with_limits(Limits { rate: 256 * 1024, ..NONE }).await;
+    let lab = Lab::with_limits(Limits { rate: 256 * 1024, ..UNLIMITED }).await;
     let origin = Origin::new();
     let (link, other) = (lab.link().await, lab.link_of(&lab.member(Role::Client).await).await);
-    let (down, up) = (open_tunnel(&link, &origin).await, open_tunnel(&link, &origin).await);
-    let ((mut download, mut talks), (mut upload, mut listens)) = (down, up);
-    // Each way it would take a minute.
-    let size = 15 * 1024 * 1024;
-    talks.say(vec![1; 64 * 1024]).await;
-    let flood = tokio::spawn(async move { talks.say(vec![1; size]).await });
-    let sending = tokio::spawn(async move { upload.tunnel.outbox.send(vec![2; size].into()).await });
-    for _ in 0..3 {
-        within(download.tunnel.inbox.next()).await.unwrap().unwrap();
-        assert!(within(listens.stream.read(&mut [0; 64])).await.unwrap() > 0);
+    for upload in [false, true] {
+        let (mut tunnel, mut server) = open_tunnel(&link, &origin).await;
+        let start = Instant::now();
+        let moving = tokio::spawn(async move {
+            let size = 4 * 1024 * 1024;
+            let mut left = size;
+            if upload {
+                tunnel.tunnel.outbox.send(vec![1; size].into()).await.unwrap();
+                while left > 0 {
+                    left -= server.stream.read(&mut vec![0; left]).await.unwrap();
+                }
+            } else {
+                server.say(vec![1; size]).await;
+                while left > 0 {
+                    left -= tunnel.tunnel.inbox.next().await.unwrap().unwrap().len();
+                }
+            }
+            start.elapsed()
+        });
+        let (mut quick, server) = open_tunnel(&other, &origin).await;
+        tokio::spawn(server.echo());
+        for _ in 0..10 {
+            quick.tunnel.outbox.send(Bytes::from_static(b"quick")).await.unwrap();
+            assert_eq!(&quick.tunnel.inbox.next().await.unwrap().unwrap()[..], b"quick");
+        }
+        assert!(start.elapsed().as_secs() < 1 && !moving.is_finished(), "upload: {upload}");
+        // Less the last window, for which nothing waits; by the paused clock.
+        let took = moving.await.unwrap().as_secs_f32();
+        assert!((10.0..17.0).contains(&took), "upload: {upload}: {took} s");
     }
-    let (mut tunnel, server) = open_tunnel(&other, &origin).await;
-    tokio::spawn(server.echo());
-    for _ in 0..10 {
-        within(tunnel.tunnel.outbox.send(Bytes::from_static(b"quick"))).await.unwrap();
-        assert_eq!(&within(tunnel.tunnel.inbox.next()).await.unwrap().unwrap()[..], b"quick");
-    }
-    assert!(!sending.is_finished(), "the upload was not paced");
-    assert!(!flood.is_finished(), "the download was not paced");
-    flood.abort();
-    sending.abort();
 }
 
 async fn open_tunnel(link: &Link, origin: &Origin) -> (laneway::link::client::LinkTunnel, Peer) {

@@ -13,6 +13,7 @@ use crate::failure::{Failure, Kind, Side, printable};
 use crate::link::handshake::Proved;
 use crate::link::relay::{Progress, outcome, relay};
 use crate::link::server::{Incoming, ServerLink};
+use crate::memory::Budget;
 use crate::net;
 use crate::peers::candidate::Activity;
 use crate::telemetry::record::Record;
@@ -26,6 +27,8 @@ pub struct Gateway {
     pub activity: Arc<Activity>,
     /// What each client has of this gateway.
     pub clients: Clients,
+    /// What all tunnels may hold.
+    pub memory: Arc<Budget>,
     /// This node.
     pub id: NodeId,
     /// The name of this node in Proxy-Status.
@@ -80,6 +83,10 @@ impl Gateway {
             let sentence = "the connection came back to the gateway that sent it";
             return Err(Failure::new(Kind::Loop, Side::Gateway, sentence));
         }
+        if self.memory.is_short() {
+            let sentence = "the gateway has no memory left for another connection";
+            return Err(Failure::new(Kind::LimitReached, Side::Gateway, sentence));
+        }
         self.clients.admit(client)
     }
 
@@ -101,6 +108,7 @@ impl Gateway {
             Err(failure) => return self.refuse(*incoming, &failure, &mut record),
         };
         let _open = self.activity.open_tunnel();
+        incoming.charge_to(self.memory.account());
         let connected = tokio::select! {
             // Boxed, so that the tunnel does not hold its room.
             connected = Box::pin(self.egress.connect(&target)) => connected,
