@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, PORT, Role};
 use crate::gateway::access::Access;
+use crate::gateway::clients::Clients;
 use crate::gateway::dns::Resolver;
 use crate::gateway::egress::Egress;
 use crate::gateway::listener::LinkPort;
@@ -27,6 +28,7 @@ use crate::live::{Live, Reread};
 use crate::local::links::Links;
 use crate::local::listener::{self, Local};
 use crate::local::session::Routes;
+use crate::memory::Budget;
 use crate::net;
 use crate::peers::candidate::{self, Activity, Announcement};
 use crate::peers::directory::{Directory, Source};
@@ -86,6 +88,9 @@ pub async fn up(config: Config, state: StateDir, reread: Box<Reread>) -> Result<
     let workers = Workers::start(if serves { config.threads } else { 1 })?;
     let link = if serves || authority.is_some() { Some(bind_link(config.link)?) } else { None };
     let link_port = link.as_ref().map_or(PORT, |(_, address)| address.port());
+    let proxy_address = proxy.local_addr().unwrap_or(config.proxy);
+    egress.own().listens_on(proxy_address);
+    link.iter().for_each(|(_, address)| egress.own().listens_on(*address));
 
     let (announcements, announced) = watch::channel(None);
     let joins = authority.clone().map(|authority| {
@@ -133,7 +138,16 @@ pub async fn up(config: Config, state: StateDir, reread: Box<Reread>) -> Result<
         }
     };
     let (hold, held) = watch::channel(config.hold);
-    let routes = Routes { links: links.clone(), direct: Box::new(direct), is_gateway, hold: held };
+    let memory = Budget::new(config.memory_limit);
+    tracing::debug!(limit = config.memory_limit, "memory for connections");
+    let routes = Routes {
+        links: links.clone(),
+        direct: Box::new(direct),
+        is_gateway,
+        hold: held,
+        memory: memory.clone(),
+        own: egress.own().clone(),
+    };
     let next_id = AtomicU64::new(seed);
     let local = Arc::new(Local {
         routes,
@@ -144,7 +158,6 @@ pub async fn up(config: Config, state: StateDir, reread: Box<Reread>) -> Result<
     });
 
     // Everything is bound: say where, before anything can go wrong later.
-    let proxy_address = proxy.local_addr().unwrap_or(config.proxy);
     tracing::info!(address = %proxy_address, "listening: local proxy, SOCKS5 and HTTP");
     if let Some((_, address)) = &link {
         tracing::info!(%address, "listening: links, TCP");
@@ -167,6 +180,16 @@ pub async fn up(config: Config, state: StateDir, reread: Box<Reread>) -> Result<
         needs_server: !config.servers.is_empty(),
     });
 
+    let gateway = Arc::new(Gateway {
+        egress: egress.clone(),
+        activity: activity.clone(),
+        clients: Clients::new(config.clients),
+        memory,
+        id: group.node.id,
+        name,
+        drain: stop.clone(),
+    });
+
     let mut parts = JoinSet::new();
     parts.spawn(named("local proxy", listener::run(local, proxy)));
     parts.spawn(named("discovery", discovery.run(ears)));
@@ -176,10 +199,8 @@ pub async fn up(config: Config, state: StateDir, reread: Box<Reread>) -> Result<
     if let Some((listener, _)) = link {
         let server_tls = tls::link_server(&group).map_err(|error| Problem::new("no links").because(error))?;
         let join_tls = tls::join_server(&group).map_err(|error| Problem::new("no joining").because(error))?;
-        let gateway =
-            Gateway { egress: egress.clone(), activity: activity.clone(), name, drain: stop.clone() };
         let port = LinkPort {
-            gateway: serves.then(|| (Arc::new(gateway), server_tls)),
+            gateway: serves.then(|| (gateway.clone(), server_tls)),
             authority: authority.map(|authority| (authority, join_tls)),
             workers: workers.handles.clone(),
             tasks: connections.clone(),
@@ -219,7 +240,7 @@ pub async fn up(config: Config, state: StateDir, reread: Box<Reread>) -> Result<
 
     let node = group.node.name.as_str();
     tracing::info!(node, id = group.node.id.short(), group = group.name, "ready");
-    let live = Live { config, reread, egress, hold, servers, candidate: candidate_options };
+    let live = Live { config, reread, egress, gateway, hold, servers, candidate: candidate_options };
     let ended = supervise(parts, signals, stop, connections, &activity, &farewell, live).await;
     uplink.demote().await;
     ended?;

@@ -11,7 +11,10 @@ use clap::ValueEnum;
 use serde::Deserialize;
 
 use crate::gateway::access::Rule;
+use crate::gateway::clients::Limits;
+use crate::memory::share_of_machine;
 use crate::problem::Problem;
+use crate::size::Size;
 use crate::telemetry::log::Format;
 use crate::trust::state::StateDir;
 use crate::wire::datagram::Policy;
@@ -101,6 +104,20 @@ pub struct Typed {
     /// How long the gateway tries to connect to a server, in seconds [default: 10]
     #[arg(long, env = "LANEWAY_CONNECT_TIMEOUT", value_name = "SECS", value_parser = seconds)]
     pub connect_timeout: Option<f64>,
+    /// How many connections one client may have open through this gateway [default: 16384]
+    #[arg(long, env = "LANEWAY_CLIENT_TUNNELS", value_name = "N")]
+    pub client_tunnels: Option<u32>,
+    /// How many connections a second one client may open through this gateway [default: 20000]
+    #[arg(long, env = "LANEWAY_CLIENT_OPENS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub client_opens: Option<u32>,
+    /// How many bytes a second one client may move through this gateway, both ways together, like 10M [default:
+    /// as many as it can]
+    #[arg(long, env = "LANEWAY_CLIENT_RATE", value_name = "BYTES")]
+    pub client_rate: Option<Size>,
+    /// How many bytes connections may hold in this node's memory, like 512M [default: a quarter of what the machine
+    /// or the control group has]
+    #[arg(long, env = "LANEWAY_MEMORY_LIMIT", value_name = "BYTES", value_parser = memory)]
+    pub memory_limit: Option<Size>,
     /// Threads that serve links [default: one per core]
     #[arg(long, env = "LANEWAY_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
@@ -116,6 +133,17 @@ fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if (0.0..=86_400.0).contains(&value) => Ok(value),
         _ => Err("not a number of seconds from 0 to 86400".into()),
+    }
+}
+
+/// The least that a node can work with: some tunnels, and a whole window for one of them.
+const LEAST_MEMORY: Size = Size(4 << 20);
+
+fn memory(text: &str) -> Result<Size, String> {
+    match text.parse::<Size>() {
+        Ok(size) if size >= LEAST_MEMORY => Ok(size),
+        Ok(_) => Err(format!("less than {LEAST_MEMORY}")),
+        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -167,6 +195,10 @@ pub struct Config {
     pub drain: Duration,
     /// The deadline of a connection to a server.
     pub connect_timeout: Duration,
+    /// What one client may take of this gateway.
+    pub clients: Limits,
+    /// What connections may hold in memory, in bytes.
+    pub memory_limit: u64,
     /// Threads that serve links.
     pub threads: usize,
     /// What to log.
@@ -206,10 +238,16 @@ impl Config {
         if let Some(value) = typed.rotate {
             rotation(&value.to_string()).map_err(|error| Problem::usage(format!("rotate: {error}")))?;
         }
+        if let Some(limit) = typed.memory_limit {
+            memory(&limit.to_string()).map_err(|error| Problem::usage(format!("memory-limit: {error}")))?;
+        }
         for (name, value, most) in [("active", typed.active, u16::MAX), ("threads", typed.threads, 1024)] {
             if value.is_some_and(|value| !(1..=most).contains(&value)) {
                 return Err(Problem::usage(format!("{name}: not a number from 1 to {most}")));
             }
+        }
+        if typed.client_opens == Some(0) {
+            return Err(Problem::usage("client-opens: not a number from 1 on"));
         }
         for (name, value) in [
             ("hold", typed.hold),
@@ -243,6 +281,12 @@ impl Config {
             hold: duration(typed.hold, 10.0),
             drain: duration(typed.drain, 30.0),
             connect_timeout: duration(typed.connect_timeout, 10.0),
+            clients: Limits {
+                tunnels: typed.client_tunnels.unwrap_or(16_384),
+                opens: typed.client_opens.unwrap_or(20_000),
+                rate: typed.client_rate.map_or(0, |rate| rate.0),
+            },
+            memory_limit: typed.memory_limit.map_or_else(share_of_machine, |limit| limit.0),
             threads: typed.threads.map_or(cores, usize::from),
             log: typed.log.unwrap_or_else(|| "info".into()),
             log_format: typed.log_format.unwrap_or_default(),
@@ -277,6 +321,10 @@ impl Typed {
             hold: self.hold.or(other.hold),
             drain: self.drain.or(other.drain),
             connect_timeout: self.connect_timeout.or(other.connect_timeout),
+            client_tunnels: self.client_tunnels.or(other.client_tunnels),
+            client_opens: self.client_opens.or(other.client_opens),
+            client_rate: self.client_rate.or(other.client_rate),
+            memory_limit: self.memory_limit.or(other.memory_limit),
             threads: self.threads.or(other.threads),
             log: self.log.or(other.log),
             log_format: self.log_format.or(other.log_format),

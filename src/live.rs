@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::gateway::access::Access;
 use crate::gateway::egress::Egress;
+use crate::gateway::serve::Gateway;
 use crate::peers::candidate;
 use crate::problem::Problem;
 use crate::wire::target::Target;
@@ -24,6 +25,8 @@ pub struct Live {
     pub reread: Box<Reread>,
     /// The way out: rules, servers, time limit.
     pub egress: Arc<Egress>,
+    /// What it gives to each client.
+    pub gateway: Arc<Gateway>,
     /// How long connections are held.
     pub hold: watch::Sender<Duration>,
     /// What is probed.
@@ -50,6 +53,7 @@ impl Live {
             ("discovery-port", new.discovery_port != old.discovery_port),
             ("lan", new.lans != old.lans),
             ("gateway", new.gateways != old.gateways),
+            ("memory-limit", new.memory_limit != old.memory_limit),
             ("threads", new.threads != old.threads),
             ("log", new.log != old.log),
             ("on-promote", new.on_promote != old.on_promote),
@@ -63,6 +67,7 @@ impl Live {
             new.connect_timeout,
             new.servers.clone(),
         );
+        self.gateway.clients.change(new.clients);
         self.hold.send_replace(new.hold);
         self.servers.send_if_modified(|servers| {
             let changed = *servers != new.servers;

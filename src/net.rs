@@ -2,6 +2,7 @@
 //!
 //! Everything that only one operating system has stays behind the functions of this file.
 
+use std::collections::HashSet;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::AsRawFd;
@@ -115,6 +116,15 @@ pub fn lans(only: &[String]) -> io::Result<Vec<Lan>> {
     }
     found.dedup();
     Ok(found)
+}
+
+/// Every address of every interface of this machine, loopback included.
+///
+/// # Errors
+/// When the operating system does not list its interfaces.
+pub fn own_addresses() -> io::Result<HashSet<IpAddr>> {
+    let entries = getifaddrs().map_err(io::Error::from)?;
+    Ok(entries.filter_map(|entry| Some(ip_of(entry.address.as_ref()?)?.0)).collect())
 }
 
 /// A UDP socket of discovery. It knows its own address on the LAN, which the broadcast address that it may

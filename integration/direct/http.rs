@@ -374,6 +374,34 @@ async fn a_request_that_comes_back_is_a_loop() {
     assert_eq!(pair.proxy.dials(), 0);
 }
 
+#[tokio::test]
+async fn a_request_that_may_go_no_further_is_answered_here() {
+    let mut pair = Pair::new().await;
+    for (line, fields) in [("OPTIONS /", ""), ("TRACE /a?b", "Authorization: secret\r\nCookie: secret\r\n")] {
+        pair.app = Peer::connect(pair.proxy.address).await;
+        let request = pair.request(line, &format!("Max-Forwards: 0\r\n{fields}"));
+        pair.app.say(&request).await;
+        let answer = pair.app.head().await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        let body = pair.app.rest().await;
+        if line.starts_with("TRACE") {
+            assert!(has_line(&answer, "Content-Type: message/http"), "{answer}");
+            assert_eq!(body, request.replace(fields, ""), "what was received, but for credentials");
+        } else {
+            assert!(answer.contains("\r\nAllow: ") && body.is_empty(), "{answer}{body}");
+        }
+    }
+    assert_eq!(pair.proxy.dials(), 0);
+    // One more hop is one more hop, and to other methods the field means nothing.
+    for (line, fields, left) in
+        [("OPTIONS /", "Max-Forwards: 1\r\n", "0"), ("GET /", "Max-Forwards: 0\r\n", "0")]
+    {
+        pair.app = Peer::connect(pair.proxy.address).await;
+        let (_, head) = pair.ask(line, fields).await;
+        assert!(has_line(&head, &format!("Max-Forwards: {left}")), "{head}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn tls_to_this_port_is_refused_without_waiting() {
     let before = Instant::now();

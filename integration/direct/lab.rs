@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use laneway::failure::{Failure, Kind, Side};
 use laneway::gateway::access::Access;
+use laneway::gateway::clients::{Clients, Limits};
 use laneway::gateway::dns::Resolver;
 use laneway::gateway::egress::Egress;
 use laneway::gateway::listener::LinkPort;
@@ -17,13 +18,15 @@ use laneway::link::tls;
 use laneway::local::links::Links;
 use laneway::local::listener::{self, Local};
 use laneway::local::session::Routes;
+use laneway::memory::Budget;
 use laneway::net;
+use laneway::own::Own;
 use laneway::peers::candidate::Activity;
 use laneway::peers::directory::{Directory, Source};
 use laneway::trust::authority::{Authority, Uses};
 use laneway::trust::certificate::Role;
 use laneway::trust::group::Group;
-use laneway::trust::join;
+use laneway::trust::join as enrol;
 use laneway::trust::state::StateDir;
 use laneway::wire::target::Target;
 use tokio::io::duplex;
@@ -34,12 +37,17 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// What a client may take where that is not what matters.
+pub(crate) const UNLIMITED: Limits = Limits { tunnels: u32::MAX, opens: u32::MAX, rate: 0 };
+
 /// A group of two, the first of which runs a gateway that may dial loopback addresses.
 pub(crate) struct Lab {
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
     pub(crate) gateway: Group,
     pub(crate) client: Group,
     pub(crate) link_address: SocketAddr,
+    /// What the gateway's tunnels hold.
+    pub(crate) memory: Arc<Budget>,
     /// Stops the gateway, orderly.
     pub(crate) drain: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -48,6 +56,8 @@ pub(crate) struct Lab {
 /// The local port of a node.
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
+    /// What its tunnels hold.
+    pub(crate) memory: Arc<Budget>,
     dials: Arc<AtomicUsize>,
     _needed: watch::Sender<bool>,
     _is_gateway: watch::Sender<bool>,
@@ -61,6 +71,21 @@ impl Lab {
 
     /// With a gateway that allows this alone.
     pub(crate) async fn with_access(allow: &str) -> Self {
+        Self::with(allow, UNLIMITED, u64::MAX).await
+    }
+
+    /// With a gateway that gives each client no more than this.
+    pub(crate) async fn with_limits(limits: Limits) -> Self {
+        Self::with("127.0.0.0/8", limits, u64::MAX).await
+    }
+
+    /// With a gateway whose tunnels may hold no more than this, in bytes.
+    pub(crate) async fn with_memory(limit: u64) -> Self {
+        Self::with("127.0.0.0/8", UNLIMITED, limit).await
+    }
+
+    async fn with(allow: &str, limits: Limits, memory: u64) -> Self {
+        let memory = Budget::new(memory);
         let (directory, gateway, client) = two_members().await;
         let listener = net::listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let link_address = listener.local_addr().unwrap();
@@ -73,9 +98,13 @@ impl Lab {
             vec![],
             tokio::sync::mpsc::channel(1).0,
         );
+        egress.own().listens_on(link_address);
         let serve = Gateway {
             egress: Arc::new(egress),
             activity: Arc::new(Activity::default()),
+            clients: Clients::new(limits),
+            memory: memory.clone(),
+            id: gateway.node.id,
             name: "laneway-test".into(),
             drain: drain.clone(),
         };
@@ -87,20 +116,35 @@ impl Lab {
             drain: drain.clone(),
         };
         tasks.spawn(Arc::new(port).run(listener));
-        Self { _directory: directory, gateway, client, link_address, drain, tasks }
+        Self { directory, gateway, client, link_address, memory, drain, tasks }
+    }
+
+    /// One more member of the group.
+    pub(crate) async fn member(&self, role: Role) -> Group {
+        join(&StateDir::open(self.directory.path().join("state")).unwrap(), role).await
     }
 
     /// A link of the client to the gateway.
     pub(crate) async fn link(&self) -> Link {
-        let config = tls::link_client(&self.client).unwrap();
+        self.link_of(&self.client).await
+    }
+
+    /// A link of any member to the gateway.
+    pub(crate) async fn link_of(&self, member: &Group) -> Link {
+        let config = tls::link_client(member).unwrap();
         Link::dial(self.link_address, Some(self.gateway.node.id), config, &self.tasks).await.unwrap()
     }
 
     /// The client's local port: everything goes over the link.
     pub(crate) async fn proxy(&self) -> Proxy {
+        self.proxy_with_memory(u64::MAX).await
+    }
+
+    /// The same with a client whose tunnels may hold no more than this, in bytes.
+    pub(crate) async fn proxy_with_memory(&self, limit: u64) -> Proxy {
         let directory = Arc::new(Directory::default());
         directory.name(self.link_address, Source::Static);
-        Proxy::start(&self.client, directory, false)
+        Proxy::start(&self.client, directory, false, limit)
     }
 }
 
@@ -108,10 +152,11 @@ impl Proxy {
     /// The local port of a gateway: it dials itself.
     pub(crate) async fn direct() -> Self {
         let (_directory, gateway, _) = two_members().await;
-        Self::start(&gateway, Arc::default(), true)
+        Self::start(&gateway, Arc::default(), true, u64::MAX)
     }
 
-    fn start(group: &Group, directory: Arc<Directory>, is_gateway: bool) -> Self {
+    fn start(group: &Group, directory: Arc<Directory>, is_gateway: bool, memory: u64) -> Self {
+        let memory = Budget::new(memory);
         let dials = Arc::new(AtomicUsize::new(0));
         let counted = dials.clone();
         let direct = move |target: Target| {
@@ -123,7 +168,18 @@ impl Proxy {
         let (is_gateway_now, is_gateway) = watch::channel(is_gateway);
         let (needed_now, needed) = watch::channel(!*is_gateway.borrow());
         let (_hold, hold) = watch::channel(Duration::from_secs(10));
-        let routes = Routes { links: links.clone(), direct: Box::new(direct), is_gateway, hold };
+        let listener = net::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let own = Arc::<Own>::default();
+        own.listens_on(address);
+        let routes = Routes {
+            links: links.clone(),
+            direct: Box::new(direct),
+            is_gateway,
+            hold,
+            memory: memory.clone(),
+            own,
+        };
         let local = Local {
             routes,
             name: "laneway-test".into(),
@@ -131,11 +187,11 @@ impl Proxy {
             tasks: TaskTracker::new(),
             next_id: AtomicU64::new(1),
         };
-        let listener = net::listen("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = listener.local_addr().unwrap();
-        let running =
-            vec![tokio::spawn(links.run(needed)), tokio::spawn(listener::run(Arc::new(local), listener))];
-        Self { address, dials, _needed: needed_now, _is_gateway: is_gateway_now, running }
+        let running = vec![
+            tokio::spawn(links.run(needed)),
+            tokio::spawn(listener::run(Arc::new(local), listener)),
+        ];
+        Self { address, memory, dials, _needed: needed_now, _is_gateway: is_gateway_now, running }
     }
 
     /// How often a server was dialled.
@@ -161,14 +217,19 @@ async fn two_members() -> (tempfile::TempDir, Group, Group) {
     let directory = tempfile::tempdir().unwrap();
     let state = StateDir::open(directory.path().join("state")).unwrap();
     let first = Authority::create(&state, "office", "first").unwrap();
-    let authority = Authority::load(&state).unwrap().unwrap();
-    let code = authority.invite(Role::Client, Uses::Times(1), None, None).unwrap();
+    let second = join(&state, Role::Client).await;
+    (directory, first, second)
+}
+
+async fn join(state: &StateDir, role: Role) -> Group {
+    let authority = Authority::load(state).unwrap().unwrap();
+    let code = authority.invite(role, Uses::Times(1), None, None).unwrap();
     let (mut joiner, mut signer) = duplex(4096);
     let session = [7; 32];
     let (joined, enrolled) = tokio::join!(
-        join::request(&mut joiner, &session, &code, "second"),
-        join::serve(&mut signer, &session, &authority),
+        enrol::request(&mut joiner, &session, &code, "member"),
+        enrol::serve(&mut signer, &session, &authority),
     );
     enrolled.unwrap();
-    (directory, first, joined.unwrap())
+    joined.unwrap()
 }

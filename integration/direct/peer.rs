@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 /// How long a script waits for a step. Reached only by a test that fails.
@@ -120,6 +120,13 @@ impl Peer {
             }
         }
     }
+}
+
+/// A socket that takes little, so that what is not read waits elsewhere than in the kernel.
+pub(crate) fn narrow() -> TcpSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket
 }
 
 #[track_caller]

@@ -3,6 +3,7 @@
 //! A destination is judged twice: by what was asked for, before anything is resolved, and by the address that
 //! is about to be dialled. Rules are tried in order and the first match decides.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -115,6 +116,27 @@ impl Access {
         };
         if is_special(ip) && !named() { Err(forbidden()) } else { Ok(()) }
     }
+
+    /// Judges an address that [`Access::judge_address`] has passed by the machine's `own` addresses: what listens on
+    /// them trusts this machine, so they are dialled only when a rule names just that address.
+    ///
+    /// # Errors
+    /// [`Kind::AddressForbidden`].
+    pub fn judge_own(&self, target: &Target, ip: IpAddr, own: &HashSet<IpAddr>) -> Result<(), Failure> {
+        let ip = plain(ip);
+        let is_own = own.contains(&ip) || embedded_v4(ip).is_some_and(|ip| own.contains(&IpAddr::V4(ip)));
+        let named = || {
+            self.rules.iter().any(|(verdict, rule)| {
+                *verdict == Verdict::Allow && rule.has_port(target.port) && rule.is_just(ip)
+            })
+        };
+        // What is special besides has been judged with those.
+        if !is_own || is_special(ip) || named() {
+            return Ok(());
+        }
+        let sentence = format!("the gateway's rules refuse {target}: {ip} is the gateway's own address");
+        Err(Failure::new(Kind::AddressForbidden, Side::Gateway, sentence))
+    }
 }
 
 /// Addresses that mean the gateway itself, its own link or nobody: never dialled unless a rule names them.
@@ -126,18 +148,26 @@ fn is_special(ip: IpAddr) -> bool {
                 || ip.is_unspecified()
                 || ip.is_multicast()
                 || ip.is_unicast_link_local()
+                || is_local_nat64(ip)
                 || embedded_v4(ip.into()).is_some_and(is_special_v4)
         }
     }
 }
 
-/// The IPv4 address that some IPv6 addresses lead to: IPv4-compatible (::/96), NAT64 (64:ff9b::/96, RFC 6052) and
-/// 6to4 (2002::/16, RFC 3056).
+/// 64:ff9b:1::/48, for NAT64 within one network (RFC 8215). Where the IPv4 address lies in it is the network's own
+/// business (RFC 6052 §2.2), so that nobody else can say whether it is a forbidden one.
+fn is_local_nat64(ip: Ipv6Addr) -> bool {
+    ip.segments()[..3] == [0x64, 0xff9b, 1]
+}
+
+/// The IPv4 address that some IPv6 addresses lead to: IPv4-compatible (::/96), NAT64 (64:ff9b::/96, RFC 6052, and the
+/// usual form of 64:ff9b:1::/48) and 6to4 (2002::/16, RFC 3056).
 fn embedded_v4(ip: IpAddr) -> Option<Ipv4Addr> {
     let IpAddr::V6(ip) = ip else { return None };
     let v4 = |high: u16, low: u16| Some(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)));
     match ip.segments() {
         [0, 0, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
+        [0x64, 0xff9b, 1, _, _, _, high, low] => v4(high, low),
         [0x2002, high, low, ..] => v4(high, low),
         _ => None,
     }
@@ -210,10 +240,18 @@ impl Rule {
             IpNet::V4(net) => net.prefix_len() >= 8,
             IpNet::V6(net) => {
                 let first = net.network();
-                net.prefix_len() >= 104 || first.is_multicast() || first.is_unicast_link_local()
+                net.prefix_len() >= 104
+                    || first.is_multicast()
+                    || first.is_unicast_link_local()
+                    || net.prefix_len() >= 48 && is_local_nat64(first)
             }
         };
         net.contains(&ip) && within_one_block && is_special(net.network()) && is_special(net.broadcast())
+    }
+
+    /// Whether the rule is about this one address.
+    fn is_just(&self, ip: IpAddr) -> bool {
+        matches!(&self.hosts, Hosts::Net(net) if *net == IpNet::from(ip))
     }
 }
 
@@ -333,6 +371,8 @@ mod tests {
             "64:ff9b::7f00:1",
             "2002:7f00:1::",
             "64:ff9b::a9fe:a9fe",
+            "64:ff9b:1::a00:1",
+            "64:ff9b:1:fffe:aaaa::1",
         ] {
             let failure = access.judge_address(&target("rebound.example:80"), ip(special)).unwrap_err();
             assert_eq!(failure.kind, Kind::AddressForbidden, "{special}");
@@ -384,11 +424,43 @@ mod tests {
                 assert!(access.judge_name(&target).is_err(), "{wide} {target}");
             }
         }
-        for (narrow, address) in [("::1", "[::1]:1"), ("fe80::/10", "[fe80::1]:1")] {
+        for (narrow, address) in
+            [("::1", "[::1]:1"), ("fe80::/10", "[fe80::1]:1"), ("64:ff9b:1::/48", "[64:ff9b:1::a00:1]:1")]
+        {
             assert!(Access::new(&[], &rules(&[narrow]), &[]).judge_name(&target(address)).is_ok());
         }
         let by_name = Access::new(&[target("localhost:80")], &[], &[]);
         assert!(by_name.judge_address(&target("localhost:80"), ip("127.0.0.1")).is_err());
+    }
+
+    #[test]
+    fn the_gateways_own_addresses_are_dialled_only_when_a_rule_is_about_just_that_one() {
+        let own = HashSet::from([ip("192.0.2.7"), ip("2001:db8::7"), ip("127.0.0.1")]);
+        let forms = [
+            "192.0.2.7",
+            "2001:db8::7",
+            "::ffff:192.0.2.7",
+            "::192.0.2.7",
+            "2002:c000:207::1",
+            "64:ff9b::c000:207",
+        ];
+        let open = Access::new(&[], &[], &[]);
+        for wide in [open.clone(), Access::new(&[], &rules(&["*", "192.0.2.0/24", "2001:db8::/32"]), &[])] {
+            for form in forms {
+                let failure = wide.judge_own(&target("rebound.example:80"), ip(form), &own).unwrap_err();
+                assert_eq!((failure.kind, failure.side), (Kind::AddressForbidden, Side::Gateway), "{form}");
+            }
+            assert!(wide.judge_own(&target("192.0.2.8:80"), ip("192.0.2.8"), &own).is_ok());
+        }
+        // Only the address that is named, in the form and on the port in which it is named.
+        let named = Access::new(&[target("192.0.2.7:80")], &rules(&["[2001:db8::7]"]), &[]);
+        let judge = |text: &str| named.judge_own(&target(text), target(text).address().unwrap().ip(), &own);
+        assert!(judge("192.0.2.7:80").is_ok() && judge("[::ffff:192.0.2.7]:80").is_ok());
+        assert!(judge("[2001:db8::7]:443").is_ok());
+        assert!(judge("192.0.2.7:81").is_err() && judge("[64:ff9b::c000:207]:80").is_err());
+        // Loopback is judged as such.
+        let loopback = Access::new(&[], &rules(&["127.0.0.0/8"]), &[]);
+        assert!(loopback.judge_own(&target("127.0.0.1:1"), ip("127.0.0.1"), &own).is_ok());
     }
 
     #[test]

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::access::Access;
 use super::dns::Resolver;
 use crate::failure::{Failure, Kind, Side};
+use crate::own::Own;
 use crate::wire::target::{Host, Target};
 
 /// Connection attempts to one server start so far apart (RFC 8305 §5).
@@ -36,6 +37,7 @@ pub struct Egress {
     terms: RwLock<Arc<Terms>>,
     resolver: Resolver,
     dials: mpsc::Sender<Dial>,
+    own: Arc<Own>,
 }
 
 /// What a reload changes; a connection is made under the terms of its beginning.
@@ -56,7 +58,7 @@ impl Egress {
         dials: mpsc::Sender<Dial>,
     ) -> Self {
         let terms = RwLock::new(Arc::new(Terms { access, connect_timeout, servers }));
-        Self { terms, resolver, dials }
+        Self { terms, resolver, dials, own: Arc::default() }
     }
 
     /// Changes the rules, the time limit and the servers for all connections from now on.
@@ -77,7 +79,7 @@ impl Egress {
         let connected = self.dial(target).await;
         let refused = matches!(
             connected.as_ref().map_err(|failure| failure.kind),
-            Err(Kind::NameForbidden | Kind::AddressForbidden)
+            Err(Kind::NameForbidden | Kind::AddressForbidden | Kind::Loop)
         );
         if let Some(server) =
             self.terms().servers.iter().position(|server| server == target).filter(|_| !refused)
@@ -86,6 +88,20 @@ impl Egress {
             let _ = self.dials.try_send(Dial { server, reached: connected.is_ok() });
         }
         connected
+    }
+
+    /// What the machine and this node are themselves.
+    pub fn own(&self) -> &Arc<Own> {
+        &self.own
+    }
+
+    /// A connection to this node's own ports would come in where it went out.
+    fn judge_loop(&self, target: &Target, ip: IpAddr) -> Result<(), Failure> {
+        if !self.own.is_this_node(SocketAddr::new(ip, target.port)) {
+            return Ok(());
+        }
+        let sentence = format!("{target} is a port of the gateway that would connect to it");
+        Err(Failure::new(Kind::Loop, Side::Gateway, sentence))
     }
 
     /// The same, without telling anybody: what a probe does.
@@ -99,10 +115,16 @@ impl Egress {
             Host::Address(ip) => vec![*ip],
             Host::Name(name) => self.resolver.resolve(name).await?,
         };
+        let own = self.own.addresses().map_err(|error| failure(target, &error))?;
         let mut allowed = Vec::new();
         let mut refusal = None;
         for ip in found.into_iter().take(MOST_ADDRESSES) {
-            match terms.access.judge_address(target, ip) {
+            let judged = terms
+                .access
+                .judge_address(target, ip)
+                .and_then(|()| terms.access.judge_own(target, ip, &own))
+                .and_then(|()| self.judge_loop(target, ip));
+            match judged {
                 Ok(()) => allowed.push(ip),
                 Err(failure) => refusal = Some(failure),
             }

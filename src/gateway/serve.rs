@@ -7,14 +7,17 @@ use std::sync::atomic::Ordering;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::clients::{Admitted, Client, Clients};
 use super::egress::Egress;
-use crate::failure::{Failure, printable};
+use crate::failure::{Failure, Kind, Side, printable};
 use crate::link::handshake::Proved;
 use crate::link::relay::{Progress, outcome, relay};
 use crate::link::server::{Incoming, ServerLink};
+use crate::memory::Budget;
 use crate::net;
 use crate::peers::candidate::Activity;
 use crate::telemetry::record::Record;
+use crate::wire::id::NodeId;
 
 /// What all links of this gateway share.
 pub struct Gateway {
@@ -22,6 +25,12 @@ pub struct Gateway {
     pub egress: Arc<Egress>,
     /// Counts what is open.
     pub activity: Arc<Activity>,
+    /// What each client has of this gateway.
+    pub clients: Clients,
+    /// What all tunnels may hold.
+    pub memory: Arc<Budget>,
+    /// This node.
+    pub id: NodeId,
     /// The name of this node in Proxy-Status.
     pub name: String,
     /// When it is cancelled, links take no more tunnels and end with their last one.
@@ -35,7 +44,8 @@ impl Gateway {
             Ok(link) => link,
             Err(error) => return tracing::debug!(%address, %error, "no link"),
         };
-        let client = link.client.id.short();
+        let member = link.client.id;
+        let (client, held) = (member.short(), self.clients.client(member));
         tracing::info!(client, %address, "link accepted");
         let mut tunnels = JoinSet::new();
         let mut draining = false;
@@ -43,7 +53,9 @@ impl Gateway {
             tokio::select! {
                 next = link.next() => match next {
                     Some(Ok(incoming)) => {
-                        tunnels.spawn(self.clone().tunnel(Box::new(incoming), client.clone()));
+                        let admitted = self.admit(member, &held);
+                        let tunnel = self.clone().tunnel(Box::new(incoming), client.clone(), held.clone(), admitted);
+                        tunnels.spawn(tunnel);
                     }
                     Some(Err(reason)) => break printable(&reason),
                     None => break "closed".to_owned(),
@@ -64,14 +76,39 @@ impl Gateway {
         tracing::info!(client, %address, reason, "link ended");
     }
 
-    async fn tunnel(self: Arc<Self>, mut incoming: Box<Incoming>, client: String) {
-        let mut record = Record::new(incoming.connection_id, "link", client);
+    /// A gateway never carries a tunnel on over a link of its own, so a path is no longer than client, gateway and
+    /// server; the one way in which it could close is a node that is its own client.
+    fn admit(&self, member: NodeId, client: &Arc<Client>) -> Result<Admitted, Failure> {
+        if member == self.id {
+            let sentence = "the connection came back to the gateway that sent it";
+            return Err(Failure::new(Kind::Loop, Side::Gateway, sentence));
+        }
+        if self.memory.is_short() {
+            let sentence = "the gateway has no memory left for another connection";
+            return Err(Failure::new(Kind::LimitReached, Side::Gateway, sentence));
+        }
+        self.clients.admit(client)
+    }
+
+    async fn tunnel(
+        self: Arc<Self>,
+        mut incoming: Box<Incoming>,
+        name: String,
+        client: Arc<Client>,
+        admitted: Result<Admitted, Failure>,
+    ) {
+        let mut record = Record::new(incoming.connection_id, "link", name);
         let target = match incoming.target.clone() {
             Ok(target) => target,
             Err(failure) => return self.refuse(*incoming, &failure, &mut record),
         };
         record.target = target.to_string();
+        let _admitted = match admitted {
+            Ok(admitted) => admitted,
+            Err(failure) => return self.refuse(*incoming, &failure, &mut record),
+        };
         let _open = self.activity.open_tunnel();
+        incoming.charge_to(self.memory.account());
         let connected = tokio::select! {
             // Boxed, so that the tunnel does not hold its room.
             connected = Box::pin(self.egress.connect(&target)) => connected,
@@ -84,7 +121,7 @@ impl Gateway {
         let Ok(tunnel) = incoming.accept() else {
             return record.ended("the client gave up");
         };
-        let progress = Progress::counted_in(&self.activity.bytes);
+        let progress = Progress::counted_in(&self.activity.bytes).paced_by(&client.pace);
         let result = relay(&socket, tunnel, &progress, None).await;
         if result.is_err() {
             net::reset(socket);

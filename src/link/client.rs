@@ -20,11 +20,11 @@ use super::alive::{Pulse, until_dead};
 use super::flow;
 use super::handshake;
 use super::secure::Secure;
-use super::stream::{Outbox, Tunnel};
+use super::stream::{Inbox, Outbox, Tunnel};
 use super::tls::{self, Peer, TlsError};
 use super::{
     CONNECTION_ID, CONNECTION_WINDOW, FRAME, HANDSHAKE, HEADER_LIST, MOST_STREAMS, REMEMBERED_RESETS,
-    RESET_MEMORY, SEND_BUFFER,
+    RESET_MEMORY, SEND_BUFFER, SMALL_FRAMES,
 };
 use crate::failure::{Failure, Kind, Side, printable};
 use crate::net;
@@ -148,7 +148,7 @@ impl Link {
         };
         match answer.await {
             Ok(Ok((response, outbox))) if response.status() == StatusCode::OK => {
-                let tunnel = Tunnel::new(outbox, response.into_body(), counted);
+                let tunnel = Tunnel::new(outbox, Inbox::new(response.into_body(), counted));
                 Ok(LinkTunnel { tunnel, gateway: self.address })
             }
             Ok(Ok((response, _))) => Err(refusal(&response, self.address)),
@@ -309,6 +309,7 @@ fn builder() -> h2::client::Builder {
         .max_concurrent_streams(0)
         .max_concurrent_reset_streams(REMEMBERED_RESETS)
         .reset_stream_duration(RESET_MEMORY)
+        .data_frame_budget(SMALL_FRAMES)
         .max_local_error_reset_streams(None)
         .enable_push(false);
     builder

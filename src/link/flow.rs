@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 pub(super) const ALONE: u32 = 1024 * 1024;
 /// The window of a tunnel beside others, where the line does not need more.
 const BESIDE: u32 = 256 * 1024;
+/// The window of a tunnel while the node's memory is tight.
+const TIGHT: u32 = 64 * 1024;
 /// The largest window: 1 Gbit/s over a round trip of 250 ms.
 const LARGEST: u32 = 32 * 1024 * 1024;
 /// All tunnels together may have so much under way, for the connection's own window is 2 GiB and must not run out.
@@ -108,10 +110,14 @@ impl Flow {
     }
 
     /// How much of its window one of `tunnels` is to withhold, when it owes the peer `owed` bytes of it and
-    /// withholds `withheld` of them now.
-    pub(super) fn to_withhold(&self, tunnels: u32, owed: usize, withheld: usize) -> usize {
+    /// withholds `withheld` of them now; less than it needs while memory is `tight`.
+    pub(super) fn to_withhold(&self, tunnels: u32, tight: bool, owed: usize, withheld: usize) -> usize {
         let announced = self.announced.load(Relaxed);
-        let target = if self.is_alone(tunnels) { announced } else { self.needed.load(Relaxed).max(BESIDE) };
+        let target = match self.is_alone(tunnels) {
+            _ if tight => TIGHT,
+            true => announced,
+            false => self.needed.load(Relaxed).max(BESIDE),
+        };
         let target = target.min(announced) as usize;
         let spare = announced as usize - target;
         let others = self.withheld.load(Relaxed).saturating_sub(withheld as u64);
@@ -182,7 +188,7 @@ mod tests {
             flow.measured(1024 * 1024, MS * 2);
         }
         assert_eq!(flow.to_announce(1), None);
-        assert_eq!(flow.to_withhold(2, 2 * ALONE as usize, 0), (ALONE - BESIDE) as usize);
+        assert_eq!(flow.to_withhold(2, false, 2 * ALONE as usize, 0), (ALONE - BESIDE) as usize);
     }
 
     proptest! {
@@ -203,10 +209,10 @@ mod tests {
             let announced = flow.announced.load(Relaxed);
             prop_assert!(announced <= LARGEST && u64::from(announced) * u64::from(tunnels) <= u64::from(TOGETHER));
             prop_assert_eq!(flow.to_announce(tunnels), None);
-            let keep = flow.to_withhold(tunnels, announced as usize, 0);
+            let keep = flow.to_withhold(tunnels, false, announced as usize, 0);
             prop_assert!(announced as usize - keep >= announced.min(BESIDE) as usize);
             // And nothing is stuck: a peer that has used all it was given back gets more.
-            let keep = flow.to_withhold(tunnels, keep + announced.min(BESIDE) as usize, keep);
+            let keep = flow.to_withhold(tunnels, false, keep + announced.min(BESIDE) as usize, keep);
             prop_assert!(announced as usize - keep >= announced.min(BESIDE) as usize * 3 / 4);
         }
     }
@@ -214,7 +220,7 @@ mod tests {
     #[test]
     fn what_is_withheld_in_sum_is_bounded() {
         let flow = Flow::default();
-        let kept: u64 = (0..10_000).map(|_| flow.to_withhold(2, ALONE as usize, 0) as u64).sum();
+        let kept: u64 = (0..10_000).map(|_| flow.to_withhold(2, false, ALONE as usize, 0) as u64).sum();
         assert!(kept <= MOST_WITHHELD + u64::from(ALONE), "{kept}");
         assert_eq!(flow.withheld.load(Relaxed), kept);
     }

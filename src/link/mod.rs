@@ -31,6 +31,9 @@ const HEADER_LIST: u32 = 16 * 1024;
 const REMEMBERED_RESETS: usize = 4096;
 /// For how long they are remembered.
 const RESET_MEMORY: Duration = Duration::from_secs(30);
+/// What small frames that nobody has taken over yet may cost, in h2's count of 256 bytes each: more than one burst of
+/// them, before tunnels get to run, and far less than a link that floods a tunnel which cannot take them.
+const SMALL_FRAMES: usize = 128 * 1024 * 1024;
 /// How many streams the peer may reset before this side has accepted them.
 const PENDING_RESETS: usize = 1024;
 /// The deadline of TCP connect, of the TLS handshake and of the HTTP/2 preface, each.

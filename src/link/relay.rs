@@ -17,6 +17,7 @@ use super::stream::{Inbox, Outbox, Tunnel};
 use crate::copy::Moved;
 use crate::failure::printable;
 use crate::net;
+use crate::pace::Pace;
 
 /// The first read of a burst takes a buffer of this size; each read that fills it takes four times more.
 const SMALLEST_BUFFER: usize = 4 * 1024;
@@ -78,6 +79,7 @@ pub struct Progress<'a> {
     received: AtomicU64,
     app_ended: AtomicBool,
     total: Option<&'a AtomicU64>,
+    pace: Option<&'a Pace>,
 }
 
 impl<'a> Progress<'a> {
@@ -86,11 +88,19 @@ impl<'a> Progress<'a> {
         Self { total: Some(total), ..Self::default() }
     }
 
-    fn add(&self, direction: &AtomicU64, count: usize) {
+    /// The same, with both directions kept to a pace that other relays may share.
+    pub fn paced_by(mut self, pace: &'a Pace) -> Self {
+        self.pace = Some(pace);
+        self
+    }
+
+    /// Gives until when the next bytes have to wait, if they have to.
+    fn add(&self, direction: &AtomicU64, count: usize) -> Option<Instant> {
         direction.fetch_add(count as u64, Relaxed);
         if let Some(total) = self.total {
             total.fetch_add(count as u64, Relaxed);
         }
+        self.pace?.passed(count)
     }
 
     /// The bytes so far.
@@ -239,7 +249,7 @@ async fn up(
                 return outbox.finish().map_err(Broken::Tunnel);
             }
             Ok(count) => {
-                progress.add(&progress.sent, count);
+                let due = progress.add(&progress.sent, count);
                 if let Some(some) = kept {
                     if progress.received.load(Relaxed) == 0 {
                         some.add(&buffer);
@@ -250,7 +260,10 @@ async fn up(
                 }
                 outbox.send_reserved(buffer.split().freeze()).map_err(Broken::Tunnel)?;
                 size = if count == size { (size * 4).min(LARGEST_BUFFER) } else { size };
-                tokio::task::consume_budget().await;
+                match due {
+                    Some(due) => sleep_until(due).await,
+                    None => tokio::task::consume_budget().await,
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 (buffer, size) = (BytesMut::new(), SMALLEST_BUFFER);
@@ -276,9 +289,30 @@ async fn down(socket: &TcpStream, inbox: &mut Inbox, progress: &Progress<'_>) ->
         if count == 0 {
             return net::shutdown_write(socket).map_err(Broken::Socket);
         }
-        progress.add(&progress.received, count);
-        tokio::task::consume_budget().await;
+        match progress.add(&progress.received, count) {
+            Some(due) => rest(inbox, due).await?,
+            None => tokio::task::consume_budget().await,
+        }
     }
+}
+
+/// Waits for the pace. What arrives meanwhile is taken over as ever.
+async fn rest(inbox: &mut Inbox, due: Instant) -> Result<(), Broken> {
+    let mut rested = std::pin::pin!(sleep_until(due));
+    poll_fn(|cx| {
+        if inbox.has_ended() {
+            return rested.as_mut().poll(cx).map(Ok);
+        }
+        match inbox.poll_fill(cx) {
+            Poll::Ready(Err(error)) if is_link_lost(&error) => {
+                return Poll::Ready(Err(Broken::Tunnel(error)));
+            }
+            Poll::Ready(Err(error)) => inbox.fail_later(error),
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+        }
+        rested.as_mut().poll(cx).map(Ok)
+    })
+    .await
 }
 
 /// Writes what is queued, after taking over what has arrived, which goes on while the socket is stalled.

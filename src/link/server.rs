@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -13,13 +14,14 @@ use super::alive::{OpenTunnel, Pulse, until_dead};
 use super::flow;
 use super::handshake::Proved;
 use super::secure::Secure;
-use super::stream::{Outbox, Tunnel};
+use super::stream::{Inbox, Outbox, Tunnel};
 use super::tls::{self, Peer, TlsError};
 use super::{
     CONNECTION_ID, CONNECTION_WINDOW, FRAME, HANDSHAKE, HEADER_LIST, MOST_STREAMS, PENDING_RESETS,
-    REMEMBERED_RESETS, RESET_MEMORY, SEND_BUFFER,
+    REMEMBERED_RESETS, RESET_MEMORY, SEND_BUFFER, SMALL_FRAMES,
 };
 use crate::failure::{Failure, Kind, Side};
+use crate::memory::Account;
 use crate::wire::target::Target;
 
 /// Why a connection did not become a link.
@@ -52,8 +54,8 @@ pub struct Incoming {
     /// The client's id of the connection, for the logs.
     pub connection_id: u64,
     respond: SendResponse<Bytes>,
-    receive: RecvStream,
-    counted: OpenTunnel,
+    inbox: Inbox,
+    account: Option<Arc<Account>>,
 }
 
 impl ServerLink {
@@ -107,7 +109,14 @@ impl Incoming {
         let (head, receive) = request.into_parts();
         let connection_id = head.headers.get(CONNECTION_ID).and_then(|id| id.to_str().ok()?.parse().ok());
         let target = destination(&head.method, &head.uri);
-        Self { target, connection_id: connection_id.unwrap_or(0), respond, receive, counted }
+        let (connection_id, inbox) = (connection_id.unwrap_or(0), Inbox::new(receive, counted));
+        Self { target, connection_id, respond, inbox, account: None }
+    }
+
+    /// Counts what the tunnel holds from now on.
+    pub fn charge_to(&mut self, account: Arc<Account>) {
+        self.inbox.charge_to(&account);
+        self.account = Some(account);
     }
 
     /// Says that the connection to the server stands.
@@ -116,7 +125,11 @@ impl Incoming {
     /// When the client has given up meanwhile.
     pub fn accept(mut self) -> Result<Tunnel, h2::Error> {
         let send = self.respond.send_response(Response::new(()), false)?;
-        Ok(Tunnel::new(Outbox::new(send), self.receive, self.counted))
+        let mut tunnel = Tunnel::new(Outbox::new(send), self.inbox);
+        if let Some(account) = &self.account {
+            tunnel.outbox.charge_to(account);
+        }
+        Ok(tunnel)
     }
 
     /// Says why there is no connection. Fails only when nobody listens any more.
@@ -130,9 +143,19 @@ impl Incoming {
         let _ = self.respond.send_response(response, true);
     }
 
-    /// Is ready when the client has given up.
+    /// Is ready when the client has given up, or has to. What it sends meanwhile is taken over as in an open tunnel.
     pub async fn abandoned(&mut self) {
-        let _ = poll_fn(|cx| self.respond.poll_reset(cx)).await;
+        poll_fn(|cx| {
+            while !self.inbox.has_ended() {
+                match self.inbox.poll_fill(cx) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(_)) => return Poll::Ready(()),
+                    Poll::Pending => break,
+                }
+            }
+            self.respond.poll_reset(cx).map(drop)
+        })
+        .await;
     }
 }
 
@@ -160,6 +183,7 @@ fn builder() -> h2::server::Builder {
         .max_concurrent_streams(MOST_STREAMS)
         .max_concurrent_reset_streams(REMEMBERED_RESETS)
         .reset_stream_duration(RESET_MEMORY)
+        .data_frame_budget(SMALL_FRAMES)
         .max_local_error_reset_streams(None)
         .max_pending_accept_reset_streams(PENDING_RESETS);
     builder

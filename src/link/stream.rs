@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use h2::{RecvStream, SendStream};
+use h2::{Reason, RecvStream, SendStream};
 
 use super::alive::{OpenTunnel, Pulse};
+use crate::memory::Account;
 
 /// Received pieces below this size are copied together: each piece of its own would keep the whole buffer
 /// alive that it was read into.
@@ -27,14 +28,20 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// A tunnel of an established stream; `counted` as open as long as it exists.
-    pub(crate) fn new(outbox: Outbox, receive: RecvStream, counted: OpenTunnel) -> Self {
-        Self { outbox, inbox: Inbox::new(receive, counted) }
+    /// A tunnel of an established stream.
+    pub(crate) fn new(outbox: Outbox, inbox: Inbox) -> Self {
+        Self { outbox, inbox }
     }
 
     /// The pulse of its link.
     pub fn pulse(&self) -> &Arc<Pulse> {
         self.inbox.counted.pulse()
+    }
+
+    /// Counts what both directions hold from now on.
+    pub fn charge_to(&mut self, account: &Arc<Account>) {
+        self.outbox.charge_to(account);
+        self.inbox.charge_to(account);
     }
 }
 
@@ -42,11 +49,17 @@ impl Tunnel {
 #[derive(Debug)]
 pub struct Outbox {
     send: SendStream<Bytes>,
+    account: Option<Arc<Account>>,
 }
 
 impl Outbox {
     pub(crate) fn new(send: SendStream<Bytes>) -> Self {
-        Self { send }
+        Self { send, account: None }
+    }
+
+    /// Counts what is queued for sending from now on.
+    pub(crate) fn charge_to(&mut self, account: &Arc<Account>) {
+        self.account = Some(account.clone());
     }
 
     /// Waits until at least one byte may be sent; gives how many may, at most `wanted`.
@@ -83,7 +96,12 @@ impl Outbox {
     /// # Errors
     /// When the stream or the link has ended.
     pub fn send_reserved(&mut self, data: Bytes) -> Result<(), h2::Error> {
-        if data.is_empty() { Ok(()) } else { self.send.send_data(data, false) }
+        let data = match &self.account {
+            _ if data.is_empty() => return Ok(()),
+            Some(account) => account.lend(data),
+            None => data,
+        };
+        self.send.send_data(data, false)
     }
 
     /// Sends all of `data`, waiting for room.
@@ -108,6 +126,15 @@ impl Outbox {
     }
 }
 
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        if self.account.as_ref().is_some_and(|account| account.is_condemned()) {
+            // What is queued in h2 goes too.
+            self.send.send_reset(Reason::ENHANCE_YOUR_CALM);
+        }
+    }
+}
+
 /// The receiving direction: takes frames out of h2 at once into its own queue, and gives window back only
 /// for what was consumed. So a reader that stalls holds at most one stream window, and costs h2 nothing.
 #[derive(Debug)]
@@ -118,14 +145,26 @@ pub struct Inbox {
     ended: bool,
     failed: Option<h2::Error>,
     counted: OpenTunnel,
+    account: Option<Arc<Account>>,
     /// Consumed, and not given back to the peer's window.
     withheld: usize,
 }
 
 impl Inbox {
-    fn new(receive: RecvStream, counted: OpenTunnel) -> Self {
+    /// Of an established stream; `counted` as open as long as it exists.
+    pub(crate) fn new(receive: RecvStream, counted: OpenTunnel) -> Self {
         let (pieces, small) = (VecDeque::new(), BytesMut::new());
-        Self { receive, pieces, small, ended: false, failed: None, counted, withheld: 0 }
+        Self { receive, pieces, small, ended: false, failed: None, counted, account: None, withheld: 0 }
+    }
+
+    /// Counts what is queued from now on.
+    pub(crate) fn charge_to(&mut self, account: &Arc<Account>) {
+        account.hold(self.queued());
+        self.account = Some(account.clone());
+    }
+
+    fn queued(&self) -> usize {
+        self.pieces.iter().map(Bytes::len).sum::<usize>() + self.small.len()
     }
 
     /// Takes over what has arrived. Ready when something did, or when the stream has ended.
@@ -133,6 +172,10 @@ impl Inbox {
     /// # Errors
     /// When the stream was reset or the link has ended: what came before is not the whole.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+        if self.poll_condemned(cx) && self.failed.is_none() {
+            self.forget();
+            return Poll::Ready(Err(Reason::ENHANCE_YOUR_CALM.into()));
+        }
         let mut progress = self.has_ended();
         while !self.has_ended() {
             match self.receive.poll_data(cx) {
@@ -154,6 +197,9 @@ impl Inbox {
         if pulse.flow().arrived(data.len()) {
             pulse.want_proof();
         }
+        if let Some(account) = &self.account {
+            account.hold(data.len());
+        }
         if !self.is_empty() && data.len() < SMALL {
             self.small.extend_from_slice(&data);
             return;
@@ -172,6 +218,11 @@ impl Inbox {
     /// The error that was put by.
     pub fn take_failure(&mut self) -> Option<h2::Error> {
         self.failed.take()
+    }
+
+    /// Whether the node has no memory left for this tunnel; if it has, the task is woken once it has not.
+    pub fn poll_condemned(&self, cx: &Context<'_>) -> bool {
+        self.account.as_ref().is_some_and(|account| account.poll_condemned(cx))
     }
 
     /// Nothing is queued; more may come.
@@ -240,17 +291,31 @@ impl Inbox {
         Ok(next)
     }
 
-    /// Gives window back, but for what the tunnel does not need beside others.
+    /// Gives window back, but for what the tunnel does not need beside others, or may not have while memory is tight.
     fn release(&mut self, count: usize) {
+        let mut tight = false;
+        if let Some(account) = &self.account {
+            account.let_go(count);
+            tight = account.is_tight();
+        }
         let (owed, pulse) = (self.withheld + count, self.counted.pulse());
-        self.withheld = pulse.flow().to_withhold(pulse.tunnels(), owed, self.withheld);
+        self.withheld = pulse.flow().to_withhold(pulse.tunnels(), tight, owed, self.withheld);
         // Fails only on a stream that is over, where nobody needs the window.
         let _ = self.receive.flow_control().release_capacity(owed - self.withheld);
+    }
+
+    /// Drops what is queued; the peer gets no window back.
+    fn forget(&mut self) {
+        if let Some(account) = &self.account {
+            account.let_go(self.queued());
+        }
+        (self.pieces, self.small) = (VecDeque::new(), BytesMut::new());
     }
 }
 
 impl Drop for Inbox {
     fn drop(&mut self) {
+        self.forget();
         self.counted.pulse().flow().withhold(self.withheld, 0);
     }
 }

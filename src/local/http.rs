@@ -20,7 +20,9 @@ use crate::failure::{Failure, Kind, Side};
 use crate::link::relay::Kept;
 use crate::net;
 use crate::telemetry::record::Record;
-use crate::wire::http::{MAX_HEAD, Malformed, RequestHead, RequestTarget, head_end, simple_response};
+use crate::wire::http::{
+    MAX_HEAD, Malformed, RequestHead, RequestTarget, head_end, simple_response, trace_response,
+};
 use crate::wire::replay;
 use crate::wire::target::Target;
 use exchange::Reusable;
@@ -174,11 +176,15 @@ async fn answer(
         }
     };
     record.target = target.to_string();
-    let result = if request.method == Method::CONNECT {
-        connect(local, socket, buffer, &target, id).await
-    } else if request.via_names(&local.name) {
+    if request.max_forwards() == Some(0) {
+        record.ended("answered here: Max-Forwards is 0");
+        return Next::Close(answer_here(&request));
+    }
+    let result = if request.via_names(&local.name) {
         let sentence = format!("the request for {target} came back to the proxy that sent it");
         Err(Failure::new(Kind::Loop, Side::Local, sentence))
+    } else if request.method == Method::CONNECT {
+        connect(local, socket, buffer, &target, id).await
     } else {
         exchange::run(local, socket, buffer, &request, &target, id, reusable, &mut record).await
     };
@@ -213,6 +219,20 @@ async fn connect(
             Ok(Done::Reset)
         }
     }
+}
+
+/// The answer of a proxy that is the last recipient (RFC 9110 §7.6.2): what it can do, or what it got (§9.3.8).
+fn answer_here(request: &RequestHead) -> Bytes {
+    if request.method == Method::TRACE {
+        return trace_response(&request.trace());
+    }
+    simple_response(
+        200,
+        "OK",
+        &[("Allow", "CONNECT, DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT, TRACE")],
+        "",
+        false,
+    )
 }
 
 /// Says why there is no way to the server, in a field and in the body: not every app shows both.

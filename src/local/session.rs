@@ -18,7 +18,9 @@ use crate::failure::{Failure, Kind, Side};
 use crate::link::alive::Pulse;
 use crate::link::client::{Link, LinkTunnel};
 use crate::link::relay::{Broken, Kept, Progress, outcome, relay};
+use crate::memory::Budget;
 use crate::net;
+use crate::own::Own;
 use crate::telemetry::record::Record;
 use crate::wire::replay;
 use crate::wire::target::Target;
@@ -39,6 +41,10 @@ pub struct Routes {
     pub is_gateway: watch::Receiver<bool>,
     /// How long a connection is held while there is no way out.
     pub hold: watch::Receiver<Duration>,
+    /// What all tunnels may hold.
+    pub memory: Arc<Budget>,
+    /// What this node is itself: nothing to go to.
+    pub own: Arc<Own>,
 }
 
 /// A connection of an app that is a tunnel from now on.
@@ -75,6 +81,14 @@ impl Routes {
         first: Bytes,
         safe: bool,
     ) -> Result<Upstream, Failure> {
+        if target.address().is_some_and(|address| self.own.is_this_node(address)) {
+            let sentence = format!("{target} is a port of this node itself");
+            return Err(Failure::new(Kind::Loop, Side::Local, sentence));
+        }
+        if self.memory.is_short() {
+            let sentence = "this node has no memory left for another connection";
+            return Err(Failure::new(Kind::LimitReached, Side::Local, sentence));
+        }
         let (early, late) = if safe { (first, Bytes::new()) } else { (Bytes::new(), first) };
         let mut upstream = self.way_to(target, id, early).await?;
         match upstream.halves().0.send(late).await {
@@ -111,7 +125,10 @@ impl Routes {
                 }
             };
             match opened {
-                Ok(tunnel) => return Ok(Upstream::Link(tunnel, link.gateway.id.short())),
+                Ok(mut tunnel) => {
+                    tunnel.tunnel.charge_to(&self.memory.account());
+                    return Ok(Upstream::Link(tunnel, link.gateway.id.short()));
+                }
                 Err(failure) if failure.blames_gateway() && attempts < MOST_ATTEMPTS => {
                     link.give_up();
                     tracing::info!(reason = %failure, "the gateway failed an open");

@@ -166,6 +166,9 @@ impl In<'_> {
                 return Poll::Ready(Ok(done));
             }
             let Self::Link(inbox) = self else { return Poll::Pending };
+            if inbox.poll_condemned(cx) {
+                return Poll::Ready(Err(h2::Error::from(h2::Reason::ENHANCE_YOUR_CALM).into()));
+            }
             while !inbox.has_ended() {
                 match inbox.poll_fill(cx) {
                     Poll::Ready(Ok(())) => {}

@@ -3,7 +3,7 @@
 use super::Case;
 use crate::lab::dialect::{self, Head};
 use crate::lab::group::{init, up};
-use crate::lab::{Host, Lab, receiver};
+use crate::lab::{Host, Lab, receiver, wait_until};
 
 pub(super) const CASES: &[Case] = &[
     ("errors::each_failure_has_its_code_in_each_dialect", each_failure_has_its_code_in_each_dialect),
@@ -25,12 +25,17 @@ struct Failure {
 }
 
 const DENIED: u16 = 8090;
+/// An address on the outside network that nobody has at first.
+const NEW: &str = "10.88.0.77";
 
-const FAILURES: [Failure; 4] = [
+const FAILURES: [Failure; 6] = [
     Failure { host: "10.88.0.100", port: 8089, status: 502, error: "connection_refused", reply: 5 },
     Failure { host: "nosuch.invalid", port: 80, status: 502, error: "dns_error", reply: 4 },
     Failure { host: "10.88.0.100", port: DENIED, status: 403, error: "destination_ip_prohibited", reply: 2 },
     Failure { host: "127.0.0.1", port: 7420, status: 403, error: "destination_ip_prohibited", reply: 2 },
+    // The gateway's own address, and the same as a 6to4 one.
+    Failure { host: "10.88.0.21", port: 22, status: 403, error: "destination_ip_prohibited", reply: 2 },
+    Failure { host: "[2002:a58:15::1]", port: 22, status: 403, error: "destination_ip_prohibited", reply: 2 },
 ];
 
 fn each_failure_has_its_code_in_each_dialect(lab: &Lab) {
@@ -51,6 +56,14 @@ fn each_failure_has_its_code_in_each_dialect(lab: &Lab) {
         let (_, head) = dialect::get(&c1, &authority(failure), "/");
         check(&head, failure, "GET");
     }
+
+    // Nor an address that it has got only now.
+    let (_, reply) = dialect::socks5(&c1, NEW, 22);
+    assert_ne!(reply, 2);
+    let mut ip = g1.command("ip");
+    ip.args(["address", "add", &format!("{NEW}/24"), "dev", "out"]);
+    g1.output(ip).success();
+    wait_until("the new address to be refused", || dialect::socks5(&c1, NEW, 22).1 == 2);
 
     // The destination's fault is not held against the gateway.
     let (_, reply) = dialect::socks5(&c1, "10.88.0.100", receiver::ECHO.port());

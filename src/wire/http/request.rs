@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::Method;
 
 use super::forward::{Connection, end_to_end, via_names, write_field, write_via};
@@ -138,6 +138,29 @@ impl RequestHead {
             None => {}
         }
         out.extend_from_slice(b"\r\n");
+    }
+
+    /// The head as it was received, for the answer to a TRACE; without what proves who the client is, which no answer
+    /// should show (RFC 9110 §9.3.8).
+    #[must_use]
+    pub fn trace(&self) -> Bytes {
+        const CREDENTIALS: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
+        let mut out = BytesMut::with_capacity(self.fields.size() + 256);
+        out.extend_from_slice(self.method.as_str().as_bytes());
+        out.extend_from_slice(b" ");
+        if let RequestTarget::Absolute { host, port, .. } = &self.target {
+            out.extend_from_slice(b"http://");
+            write_authority(host, (*port != 80).then_some(*port), &mut out);
+        }
+        self.target.write(&mut out);
+        write!(out, " HTTP/{}\r\n", self.version.number()).expect("a BytesMut grows");
+        for (name, value) in self.fields.iter() {
+            if !CREDENTIALS.iter().any(|secret| name.eq_ignore_ascii_case(secret.as_bytes())) {
+                write_field(name, value, &mut out);
+            }
+        }
+        out.extend_from_slice(b"\r\n");
+        out.freeze()
     }
 
     /// `Host` from the target, or as received where the target has no host of its own.

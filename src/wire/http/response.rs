@@ -156,6 +156,23 @@ pub fn simple_response(
     body: &str,
     keep_alive: bool,
 ) -> Bytes {
+    own_response(status, reason, fields, "text/plain; charset=utf-8", body.as_bytes(), keep_alive)
+}
+
+/// The answer to a TRACE (RFC 9110 §9.3.8): `message` is the request as it was received.
+#[must_use]
+pub fn trace_response(message: &[u8]) -> Bytes {
+    own_response(200, "OK", &[], "message/http", message, false)
+}
+
+fn own_response(
+    status: u16,
+    reason: &str,
+    fields: &[(&str, &str)],
+    content_type: &str,
+    body: &[u8],
+    keep_alive: bool,
+) -> Bytes {
     let mut out = BytesMut::with_capacity(256 + body.len());
     write!(out, "HTTP/1.1 {status} ").expect("a BytesMut grows");
     write_clean(reason, &mut out);
@@ -167,13 +184,13 @@ pub fn simple_response(
         write_clean(value, &mut out);
         out.extend_from_slice(b"\r\n");
     }
-    write!(out, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n", body.len())
+    write!(out, "Content-Type: {content_type}\r\nContent-Length: {}\r\n", body.len())
         .expect("a BytesMut grows");
     if !keep_alive {
         out.extend_from_slice(b"Connection: close\r\n");
     }
     out.extend_from_slice(b"\r\n");
-    out.extend_from_slice(body.as_bytes());
+    out.extend_from_slice(body);
     out.freeze()
 }
 

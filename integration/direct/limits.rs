@@ -1,0 +1,155 @@
+//! What one client may take of a gateway, and where nobody may go.
+
+use bytes::Bytes;
+use laneway::failure::{Kind, Side};
+use laneway::gateway::clients::Limits;
+use laneway::link::client::Link;
+use laneway::trust::certificate::Role;
+use laneway::wire::target::Target;
+use tokio::io::AsyncReadExt;
+use tokio::time::Instant;
+
+use crate::lab::{Lab, Proxy, UNLIMITED};
+use crate::peer::{Origin, Peer, within};
+
+async fn open(link: &Link, target: impl Into<Target>) -> Result<impl Sized, (Kind, Side)> {
+    let opened = within(link.open(&target.into(), 1, Bytes::new())).await;
+    opened.map_err(|failure| (failure.kind, failure.side))
+}
+
+#[tokio::test]
+async fn a_client_has_so_many_tunnels_over_all_its_links_and_others_have_theirs() {
+    let lab = Lab::with_limits(Limits { tunnels: 3, ..UNLIMITED }).await;
+    let origin = Origin::new();
+    let links = [lab.link().await, lab.link().await];
+    let mut held = Vec::new();
+    for link in [&links[0], &links[1], &links[0]] {
+        held.push(open(link, origin.address).await.unwrap());
+    }
+    for link in &links {
+        assert_eq!(open(link, origin.address).await.err(), Some((Kind::LimitReached, Side::Gateway)));
+        assert!(link.is_usable());
+    }
+    let proxy = lab.proxy().await;
+    let mut app = Peer::connect(proxy.address).await;
+    let at = origin.address;
+    app.say(format!("CONNECT {at} HTTP/1.1\r\nHost: {at}\r\n\r\n")).await;
+    let answer = app.head().await;
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("connection_limit_reached"), "{answer}");
+
+    let other = lab.link_of(&lab.member(Role::Client).await).await;
+    assert!(open(&other, origin.address).await.is_ok());
+    drop(held.pop());
+    // The gateway has to hear of it first.
+    while open(&links[1], origin.address).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_opens_too_fast_is_refused_and_others_are_not() {
+    let lab = Lab::with_limits(Limits { opens: 2, ..UNLIMITED }).await;
+    let origin = Origin::new();
+    let (link, other) = (lab.link().await, lab.link_of(&lab.member(Role::Client).await).await);
+    let refused = loop {
+        if let Err(refused) = open(&link, origin.address).await {
+            break refused;
+        }
+    };
+    assert_eq!(refused, (Kind::LimitReached, Side::Gateway));
+    assert!(link.is_usable());
+    assert!(open(&other, origin.address).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_moves_too_much_waits_in_both_directions_and_others_do_not() {
+    let lab = Lab::with_limits(Limits { rate: 256 * 1024, ..UNLIMITED }).await;
+    let origin = Origin::new();
+    let (link, other) = (lab.link().await, lab.link_of(&lab.member(Role::Client).await).await);
+    for upload in [false, true] {
+        let (mut tunnel, mut server) = open_tunnel(&link, &origin).await;
+        let start = Instant::now();
+        let moving = tokio::spawn(async move {
+            let size = 4 * 1024 * 1024;
+            let mut left = size;
+            if upload {
+                tunnel.tunnel.outbox.send(vec![1; size].into()).await.unwrap();
+                while left > 0 {
+                    left -= server.stream.read(&mut vec![0; left]).await.unwrap();
+                }
+            } else {
+                server.say(vec![1; size]).await;
+                while left > 0 {
+                    left -= tunnel.tunnel.inbox.next().await.unwrap().unwrap().len();
+                }
+            }
+            start.elapsed()
+        });
+        let (mut quick, server) = open_tunnel(&other, &origin).await;
+        tokio::spawn(server.echo());
+        for _ in 0..10 {
+            quick.tunnel.outbox.send(Bytes::from_static(b"quick")).await.unwrap();
+            assert_eq!(&quick.tunnel.inbox.next().await.unwrap().unwrap()[..], b"quick");
+        }
+        assert!(start.elapsed().as_secs() < 1 && !moving.is_finished(), "upload: {upload}");
+        // Less the last window, for which nothing waits; by the paused clock.
+        let took = moving.await.unwrap().as_secs_f32();
+        assert!((10.0..17.0).contains(&took), "upload: {upload}: {took} s");
+    }
+}
+
+async fn open_tunnel(link: &Link, origin: &Origin) -> (laneway::link::client::LinkTunnel, Peer) {
+    let target = Target::from(origin.address);
+    let (tunnel, server) = tokio::join!(link.open(&target, 1, Bytes::new()), origin.accept());
+    (tunnel.unwrap(), server)
+}
+
+#[tokio::test]
+async fn a_node_that_is_its_own_client_is_a_loop() {
+    let (lab, origin) = (Lab::new().await, Origin::new());
+    let link = lab.link_of(&lab.gateway).await;
+    assert_eq!(open(&link, origin.address).await.err(), Some((Kind::Loop, Side::Gateway)));
+}
+
+#[tokio::test]
+async fn the_gateways_own_ports_are_a_loop_even_where_a_rule_names_them() {
+    let lab = Lab::new().await;
+    let link = lab.link().await;
+    assert_eq!(open(&link, lab.link_address).await.err(), Some((Kind::Loop, Side::Gateway)));
+}
+
+#[tokio::test]
+async fn the_local_port_itself_is_a_loop_in_every_dialect() {
+    let lab = Lab::new().await;
+    for proxy in [Proxy::direct().await, lab.proxy().await] {
+        let at = proxy.address;
+        for request in [
+            format!("GET http://{at}/ HTTP/1.1\r\nHost: {at}\r\n\r\n"),
+            format!("CONNECT {at} HTTP/1.1\r\nHost: {at}\r\n\r\n"),
+        ] {
+            let mut app = Peer::connect(at).await;
+            app.say(request).await;
+            let answer = app.head().await;
+            assert!(
+                answer.starts_with("HTTP/1.1 502 ") && answer.contains("proxy_loop_detected"),
+                "{answer}"
+            );
+        }
+        let mut app = Peer::connect(at).await;
+        let port = at.port().to_be_bytes();
+        app.say([&[5, 1, 0, 5, 1, 0, 1, 127, 0, 0, 1][..], &port].concat()).await;
+        app.hear("\x05\0\x05\x02\0\x01\0\0\0\0\0\0").await;
+        assert_eq!(proxy.dials(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_connect_that_comes_back_is_a_loop() {
+    let (proxy, origin) = (Proxy::direct().await, Origin::new());
+    let mut app = Peer::connect(proxy.address).await;
+    let at = origin.address;
+    app.say(format!("CONNECT {at} HTTP/1.1\r\nHost: {at}\r\nVia: 1.1 a, 1.1 laneway-test\r\n\r\n")).await;
+    let answer = app.head().await;
+    assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("proxy_loop_detected"), "{answer}");
+    assert_eq!(proxy.dials(), 0);
+}

@@ -1,0 +1,159 @@
+//! What one client may take of this gateway. All links of a client count together: its certificate is what counts.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::failure::{Failure, Kind, Side};
+use crate::pace::{Bucket, Pace};
+use crate::wire::id::NodeId;
+
+/// Clients that hold nothing any more are forgotten once the table has so many entries: until then their pace is
+/// remembered, so that a new link is no new allowance.
+const MANY: usize = 1024;
+
+/// How much one client may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Tunnels that are open at a time.
+    pub tunnels: u32,
+    /// Tunnels that are opened in a second; as many may come at once.
+    pub opens: u32,
+    /// Bytes a second, both ways together; 0 for as many as it can. They wait, and are not refused.
+    pub rate: u64,
+}
+
+/// All clients of this gateway.
+pub struct Clients {
+    limits: RwLock<Limits>,
+    known: Mutex<HashMap<NodeId, Arc<Client>>>,
+}
+
+/// One client, however many links it has.
+#[derive(Default)]
+pub struct Client {
+    tunnels: AtomicU32,
+    opens: Mutex<Bucket>,
+    /// Its pace in bytes.
+    pub pace: Pace,
+}
+
+/// One tunnel of a client, until it is dropped.
+pub struct Admitted(Arc<Client>);
+
+impl Clients {
+    /// No clients yet.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits: RwLock::new(limits), known: Mutex::default() }
+    }
+
+    /// Changes what every client may take from now on. What is open stays.
+    pub fn change(&self, limits: Limits) {
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.values().for_each(|client| client.pace.set(limits.rate));
+    }
+
+    fn limits(&self) -> Limits {
+        *self.limits.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The client behind a new link.
+    pub fn client(&self, id: NodeId) -> Arc<Client> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MANY {
+            let now = Instant::now();
+            known.retain(|_, client| Arc::strong_count(client) > 1 || !client.is_quiet(now));
+        }
+        let client = known.entry(id).or_default().clone();
+        client.pace.set(self.limits().rate);
+        client
+    }
+
+    /// Lets `client` open one more tunnel.
+    ///
+    /// # Errors
+    /// [`Kind::LimitReached`].
+    pub fn admit(&self, client: &Arc<Client>) -> Result<Admitted, Failure> {
+        let limits = self.limits();
+        let refused = |sentence: String| Failure::new(Kind::LimitReached, Side::Gateway, sentence);
+        {
+            let mut opens = client.opens.lock().unwrap_or_else(PoisonError::into_inner);
+            let (now, second) = (Instant::now(), Duration::from_secs(1));
+            let cost = second / limits.opens.max(1);
+            if opens.ahead(now) + cost > second {
+                let most = limits.opens;
+                return Err(refused(format!("the gateway opens {most} connections a second for one client")));
+            }
+            opens.take(cost, now);
+        }
+        if client.tunnels.fetch_add(1, Relaxed) >= limits.tunnels {
+            client.tunnels.fetch_sub(1, Relaxed);
+            let most = limits.tunnels;
+            return Err(refused(format!("the gateway keeps {most} connections open for one client")));
+        }
+        Ok(Admitted(client.clone()))
+    }
+}
+
+impl Client {
+    fn is_quiet(&self, now: Instant) -> bool {
+        self.opens.lock().unwrap_or_else(PoisonError::into_inner).ahead(now).is_zero()
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.0.tunnels.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { tunnels: 3, opens: 4, rate: 0 };
+
+    #[tokio::test(start_paused = true)]
+    async fn all_links_of_a_client_count_together_and_clients_apart() {
+        let clients = Clients::new(LIMITS);
+        let (one, again, other) = (NodeId([1; 16]), NodeId([1; 16]), NodeId([2; 16]));
+        let links = [clients.client(one), clients.client(again)];
+        let mut open: Vec<_> =
+            links.iter().cycle().take(3).map(|link| clients.admit(link).unwrap()).collect();
+        let failure = clients.admit(&links[1]).err().unwrap();
+        assert_eq!((failure.kind, failure.side), (Kind::LimitReached, Side::Gateway));
+        assert!(!failure.blames_gateway(), "another gateway is not asked instead");
+        assert!(clients.admit(&clients.client(other)).is_ok());
+
+        open.pop();
+        assert!(clients.admit(&links[0]).is_err(), "four a second, refused ones too");
+        tokio::time::advance(Duration::from_millis(250)).await;
+        assert!(clients.admit(&links[0]).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_link_is_no_new_allowance() {
+        let clients = Clients::new(LIMITS);
+        for _ in 0..4 {
+            drop(clients.admit(&clients.client(NodeId([1; 16]))).unwrap());
+        }
+        for number in 0..2 * MANY {
+            clients.client(NodeId((number as u128).to_be_bytes()));
+        }
+        assert!(clients.admit(&clients.client(NodeId([1; 16]))).is_err());
+        assert!(clients.known.lock().unwrap().len() <= MANY + 1, "and the table is bounded");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn other_limits_are_in_force_at_once() {
+        let clients = Clients::new(LIMITS);
+        let client = clients.client(NodeId([1; 16]));
+        clients.change(Limits { tunnels: 0, opens: 100, rate: 7 });
+        assert!(clients.admit(&client).is_err());
+        assert!(client.pace.passed(1000).is_some());
+    }
+}

@@ -1,0 +1,90 @@
+//! What this node is to itself: the addresses of its machine, and the ports that it listens on. A destination that
+//! is one of them is the gateway's own inside, or a loop.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use crate::net;
+
+/// So long a list of the machine's addresses is believed: interfaces come and go while the node runs.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// This machine's addresses and this node's ports.
+#[derive(Debug, Default)]
+pub struct Own {
+    ports: RwLock<Vec<SocketAddr>>,
+    listed: Mutex<Option<(Instant, Arc<HashSet<IpAddr>>)>>,
+}
+
+impl Own {
+    /// Notes that this node listens there.
+    pub fn listens_on(&self, address: SocketAddr) {
+        self.ports.write().unwrap_or_else(PoisonError::into_inner).push(net::plain(address));
+    }
+
+    /// Every address of every interface of this machine, as they are now.
+    ///
+    /// # Errors
+    /// When the system has never listed them.
+    pub fn addresses(&self) -> io::Result<Arc<HashSet<IpAddr>>> {
+        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*listed {
+            Some((since, addresses)) if since.elapsed() < FRESH => Ok(addresses.clone()),
+            old => {
+                let addresses = match (net::own_addresses(), old) {
+                    (Ok(addresses), _) => Arc::new(addresses),
+                    (Err(error), Some((_, addresses))) => {
+                        tracing::debug!(%error, "interfaces not listed");
+                        addresses.clone()
+                    }
+                    (Err(error), None) => return Err(error),
+                };
+                *listed = Some((Instant::now(), addresses.clone()));
+                Ok(addresses)
+            }
+        }
+    }
+
+    /// Whether this node itself listens on `address`.
+    pub fn is_this_node(&self, address: SocketAddr) -> bool {
+        let address = net::plain(address);
+        let ip = address.ip();
+        let is_own = || ip.is_loopback() || self.addresses().is_ok_and(|own| own.contains(&ip));
+        let ports = self.ports.read().unwrap_or_else(PoisonError::into_inner);
+        ports.iter().any(|port| {
+            port.port() == address.port() && (port.ip() == ip || port.ip().is_unspecified() && is_own())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_on_every_address_is_this_node_at_each_of_them() {
+        let own = Own::default();
+        own.listens_on("[::]:7420".parse().unwrap());
+        own.listens_on("127.0.0.2:1080".parse().unwrap());
+        for (address, is_own) in [
+            ("127.0.0.1:7420", true),
+            ("127.1.2.3:7420", true),
+            ("[::1]:7420", true),
+            ("[::ffff:127.0.0.1]:7420", true),
+            ("127.0.0.1:7421", false),
+            ("192.0.2.1:7420", false),
+            ("127.0.0.2:1080", true),
+            ("127.0.0.3:1080", false),
+        ] {
+            assert_eq!(own.is_this_node(address.parse().unwrap()), is_own, "{address}");
+        }
+    }
+
+    #[test]
+    fn the_machines_addresses_are_listed() {
+        assert!(Own::default().addresses().unwrap().contains(&IpAddr::from([127, 0, 0, 1])));
+    }
+}
