@@ -10,10 +10,10 @@ use laneway::failure::{Failure, Kind, Side};
 use laneway::gateway::access::Access;
 use laneway::gateway::dns::Resolver;
 use laneway::gateway::egress::Egress;
-use laneway::gateway::listener::LinkPort;
+use laneway::gateway::listener::{Guesses, LinkPort};
 use laneway::gateway::serve::Gateway;
 use laneway::link::client::Link;
-use laneway::link::tls;
+use laneway::link::tls::{self, Credentials};
 use laneway::local::links::Links;
 use laneway::local::listener::{self, Local};
 use laneway::local::session::Routes;
@@ -21,6 +21,7 @@ use laneway::net;
 use laneway::peers::candidate::Activity;
 use laneway::peers::directory::{Directory, Source};
 use laneway::trust::authority::{Authority, Uses};
+use laneway::trust::board::Board;
 use laneway::trust::certificate::Role;
 use laneway::trust::group::Group;
 use laneway::trust::join;
@@ -73,15 +74,18 @@ impl Lab {
             vec![],
             tokio::sync::mpsc::channel(1).0,
         );
+        let board = Board::new(gateway.clone());
         let serve = Gateway {
             egress: Arc::new(egress),
             activity: Arc::new(Activity::default()),
             name: "laneway-test".into(),
             drain: drain.clone(),
+            board: board.clone(),
         };
         let port = LinkPort {
-            gateway: Some((Arc::new(serve), tls::link_server(&gateway).unwrap())),
+            gateway: Some((Arc::new(serve), Credentials::new(board.clone()).unwrap())),
             authority: None,
+            guesses: Guesses::default(),
             workers: vec![Handle::current()],
             tasks: tasks.clone(),
             drain: drain.clone(),
@@ -93,7 +97,8 @@ impl Lab {
     /// A link of the client to the gateway.
     pub(crate) async fn link(&self) -> Link {
         let config = tls::link_client(&self.client).unwrap();
-        Link::dial(self.link_address, Some(self.gateway.node.id), config, &self.tasks).await.unwrap()
+        let board = Board::new(self.client.clone());
+        Link::dial(self.link_address, Some(self.gateway.node.id), config, board, &self.tasks).await.unwrap()
     }
 
     /// The client's local port: everything goes over the link.
@@ -118,8 +123,8 @@ impl Proxy {
             counted.fetch_add(1, Ordering::Relaxed);
             async move { dial(&target).await }.boxed()
         };
-        let config = tls::link_client(group).unwrap();
-        let links = Links::new(group.node.id, directory, config, TaskTracker::new(), Box::new(|_| {}));
+        let credentials = Credentials::new(Board::new(group.clone())).unwrap();
+        let links = Links::new(group.node.id, directory, credentials, TaskTracker::new(), Box::new(|_| {}));
         let (is_gateway_now, is_gateway) = watch::channel(is_gateway);
         let (needed_now, needed) = watch::channel(!*is_gateway.borrow());
         let (_hold, hold) = watch::channel(Duration::from_secs(10));
@@ -166,7 +171,7 @@ async fn two_members() -> (tempfile::TempDir, Group, Group) {
     let (mut joiner, mut signer) = duplex(4096);
     let session = [7; 32];
     let (joined, enrolled) = tokio::join!(
-        join::request(&mut joiner, &session, &code, "second"),
+        join::request(&mut joiner, &session, &code, "second", join::Key::passing().unwrap()),
         join::serve(&mut signer, &session, &authority),
     );
     enrolled.unwrap();

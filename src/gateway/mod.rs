@@ -1,6 +1,7 @@
 //! The gateway: takes tunnels off links, judges them, resolves, dials, copies. May not know of local apps.
 
 pub mod access;
+pub mod courier;
 pub mod dns;
 pub mod egress;
 pub mod listener;

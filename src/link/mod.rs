@@ -5,6 +5,7 @@ pub mod alive;
 mod buffer;
 pub mod client;
 pub mod handshake;
+pub mod news;
 mod record;
 pub mod relay;
 pub mod secure;

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::alive::{Pulse, until_dead};
 use super::handshake::Proved;
+use super::news;
 use super::secure::Secure;
 use super::stream::{Outbox, Tunnel};
 use super::tls::{self, Peer, TlsError};
@@ -48,6 +49,8 @@ pub struct Incoming {
     pub target: Result<Target, Failure>,
     /// The client's id of the connection, for the logs.
     pub connection_id: u64,
+    /// It is no CONNECT, but the request of [`news`].
+    pub is_news: bool,
     respond: SendResponse<Bytes>,
     receive: RecvStream,
 }
@@ -97,7 +100,8 @@ impl Incoming {
             }),
             _ => Err(Failure::new(Kind::Unsupported, Side::Gateway, "a link takes CONNECT only")),
         };
-        Self { target, connection_id: connection_id.unwrap_or(0), respond, receive }
+        let is_news = head.method == Method::POST && head.uri.path() == news::PATH;
+        Self { target, connection_id: connection_id.unwrap_or(0), is_news, respond, receive }
     }
 
     /// Says that the connection to the server stands.

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::select_all;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use rustls::ClientConfig;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, sleep_until};
 use tokio_util::task::TaskTracker;
 
 use crate::link::client::{DialError, Link};
+use crate::link::news;
+use crate::link::tls::Credentials;
 use crate::peers::directory::{Directory, Gateway, Source};
 use crate::wire::datagram::State;
 use crate::wire::id::NodeId;
@@ -49,7 +50,7 @@ pub type Remember = dyn Fn(SocketAddr) + Send + Sync;
 pub struct Links {
     own: NodeId,
     directory: Arc<Directory>,
-    config: Arc<ClientConfig>,
+    credentials: Arc<Credentials>,
     tasks: TaskTracker,
     remember: Box<Remember>,
     standing: watch::Sender<Vec<Link>>,
@@ -65,18 +66,18 @@ struct Paused {
 }
 
 impl Links {
-    /// Links of the node `own`, made from what `directory` knows, with the proof of `config`.
+    /// Links of the node `own`, made from what `directory` knows, with the proof of `credentials`.
     pub fn new(
         own: NodeId,
         directory: Arc<Directory>,
-        config: Arc<ClientConfig>,
+        credentials: Arc<Credentials>,
         tasks: TaskTracker,
         remember: Box<Remember>,
     ) -> Arc<Self> {
         Arc::new(Self {
             own,
             directory,
-            config,
+            credentials,
             tasks,
             remember,
             standing: watch::Sender::new(Vec::new()),
@@ -261,11 +262,12 @@ impl Links {
             }
         }
         others.retain(|_| links.is_empty());
+        let revoked = |id: NodeId| self.credentials.board.revokes(id);
         for gateway in first.into_iter().chain(others) {
             if places == 0 {
                 break;
             }
-            if self.identity(gateway) == Some(self.own) {
+            if self.identity(gateway).is_some_and(|id| id == self.own || revoked(id)) {
                 continue;
             }
             if linked(gateway) || is_dialled(gateway) {
@@ -321,11 +323,21 @@ impl Links {
         }
         *locked(&self.trouble) = None;
         (self.remember)(link.address);
+        self.tasks.spawn(news::attend(link.clone(), self.credentials.board.clone()));
         self.standing.send_modify(|links| links.push(link));
     }
 
     async fn dial(&self, gateway: Gateway) -> Option<Link> {
-        match Link::dial(gateway.link, gateway.id, self.config.clone(), &self.tasks).await {
+        let config = match self.credentials.client() {
+            Ok(config) => config,
+            Err(error) => {
+                tracing::error!(%error, "links cannot be dialled");
+                self.pause(gateway.link, true, true);
+                return None;
+            }
+        };
+        let board = self.credentials.board.clone();
+        match Link::dial(gateway.link, gateway.id, config, board, &self.tasks).await {
             Ok(link) => {
                 locked(&self.pauses).remove(&gateway.link);
                 locked(&self.identities).insert(gateway.link, link.gateway.id);
@@ -339,7 +351,10 @@ impl Links {
                         | DialError::Refused(..)
                         | DialError::Protocol(..)
                 );
-                let reason = format!("{:#}", anyhow::Error::new(error));
+                let mut reason = format!("{:#}", anyhow::Error::new(error));
+                if reason.contains(&removed()) {
+                    reason = format!("{} says that this machine was removed from the group", gateway.link);
+                }
                 let silent = gateway.state(Instant::now()).is_none();
                 if self.pause(gateway.link, distrust, silent) == 1 {
                     tracing::info!(address = %gateway.link, reason, "no link");
@@ -374,6 +389,11 @@ impl Links {
 /// Whether the wall clock went another way than `passed`, by more than clocks are corrected in passing.
 fn jumped(passed: Duration, before: SystemTime, now: SystemTime) -> bool {
     now.duration_since(before).map_or(true, |wall| wall.abs_diff(passed) > CLOCK_JUMP)
+}
+
+/// What a gateway says, in TLS, to whom the authority has put out.
+fn removed() -> String {
+    rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRevoked).to_string()
 }
 
 /// The gateway has said that it is about to stop, or that it cannot reach the server.

@@ -69,10 +69,29 @@ pub(crate) fn up(host: &Host, options: &[&str]) -> Process {
 
 /// Runs `laneway discover` on this host.
 pub(crate) fn discover(host: &Host) -> Output {
-    host.output(host.laneway(&["discover", "--state", text(&state(host))]))
+    laneway(host, &["discover"])
 }
 
-fn state(host: &Host) -> PathBuf {
+/// Runs a command of `laneway` on this host to its end.
+pub(crate) fn laneway(host: &Host, arguments: &[&str]) -> Output {
+    let directory = state(host);
+    host.output(host.laneway(&[arguments, &["--state", text(&directory)]].concat()))
+}
+
+/// Lets a host join over the LAN with a code for it alone.
+pub(crate) fn join(host: &Host, authority: &Host, options: &[&str]) {
+    let line = laneway(authority, &[&["invite"], options].concat()).success().text();
+    let code = line.split_whitespace().last().expect("a line with a code");
+    laneway(host, &["join", code, "--name", &host.name]).success();
+}
+
+/// Lets a host forget the gateways that it has known: it has only the LAN to ask.
+pub(crate) fn forget_gateways(host: &Host) {
+    let _ = std::fs::remove_file(state(host).join("gateways.json"));
+}
+
+/// The state directory of this host.
+pub(crate) fn state(host: &Host) -> PathBuf {
     host.directory().join("state")
 }
 

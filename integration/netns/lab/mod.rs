@@ -18,6 +18,7 @@ pub(crate) mod load;
 pub(crate) mod origin;
 pub(crate) mod process;
 pub(crate) mod receiver;
+pub(crate) mod rogue;
 pub(crate) mod web;
 
 pub(crate) use host::Host;
