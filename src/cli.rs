@@ -18,7 +18,7 @@ pub struct Cli {
     command: Command,
     /// Where this machine's keys and memberships are [default: /var/lib/laneway for root, else
     /// ~/.local/state/laneway]
-    #[arg(long, global = true, env = "LANEWAY_STATE", value_name = "DIR")]
+    #[arg(long, global = true, env = "LANEWAY_STATE", value_name = "DIR", display_order = 900)]
     state: Option<PathBuf>,
 }
 

@@ -136,7 +136,7 @@ async fn exchange(tunnel: Tunnel, board: &Board, peer: NodeId) -> Result<(), Exc
     loop {
         tokio::select! {
             heard = exchange.hear(board) => if !heard? {
-                return Ok(());
+                return Ok(exchange.outbox.finish()?);
             },
             changed = changes.changed() => if changed.is_err() {
                 return Ok(());
@@ -156,14 +156,26 @@ struct Exchange {
     id: NodeId,
     /// What the peer has, as it said, or as it was given.
     peer: Option<Version>,
-    /// What the peer is owed an answer to: it gave news.
+    /// It gave news, and is owed an answer.
     owed: bool,
+    /// What it was given last, and what it gave last.
     given: Option<Version>,
+    taken: Option<Version>,
 }
 
 impl Exchange {
     fn new(Tunnel { outbox, inbox }: Tunnel, id: NodeId) -> Self {
-        Self { outbox, inbox, buffer: BytesMut::new(), due: None, id, peer: None, owed: false, given: None }
+        Self {
+            outbox,
+            inbox,
+            buffer: BytesMut::new(),
+            due: None,
+            id,
+            peer: None,
+            owed: false,
+            given: None,
+            taken: None,
+        }
     }
 
     /// Says what this node has.
@@ -193,6 +205,10 @@ impl Exchange {
         match message {
             Message::Have(version) => self.peer = self.peer.max(Some(version)),
             Message::News(sealed) => {
+                // Each is newer than the last, so who floods this node needs the authority's key.
+                if self.taken.replace(sealed.version()) >= Some(sealed.version()) {
+                    return Err(ExchangeError::Malformed);
+                }
                 board.hear(&sealed)?;
                 self.peer = self.peer.max(Some(sealed.version()));
                 self.owed = true;

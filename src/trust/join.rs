@@ -119,7 +119,6 @@ impl Key {
     /// # Errors
     /// When it cannot be read or kept.
     pub fn kept_in(state: &StateDir) -> Result<Self, GroupError> {
-        let _lock = state.lock()?;
         let kept: Option<PrivatePkcs8KeyDer<'static>> = group::try_read_pem(state, JOIN_KEY)?;
         if let Some(key) = kept {
             return Ok(Self(certificate::read_key(&key).map_err(group::damaged(state, JOIN_KEY))?));
