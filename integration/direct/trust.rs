@@ -257,7 +257,7 @@ async fn a_gateway_without_clients_gets_the_news_from_another_gateway() {
     let (tell, behind) = mpsc::channel(4);
     let run = courier::run(first.credentials.clone(), vec![], behind, Box::new(|| true));
     let running = tokio::spawn(run);
-    tell.send(second.address.unwrap()).await.unwrap();
+    tell.send((second.id, second.address.unwrap())).await.unwrap();
     second.until_epoch(1).await;
     running.abort();
 

@@ -36,6 +36,10 @@ const MOST_PER_SOURCE: usize = 64;
 /// machine alone must not be able to do that.
 const GUESSES: Rate = Rate(3, Duration::from_secs(300));
 
+/// How long a joiner waits while others of its address are being looked at, and how often it looks.
+const GUESS_PATIENCE: Duration = Duration::from_secs(2);
+const GUESS_LOOK: Duration = Duration::from_millis(50);
+
 /// The wrong proofs that each address has left.
 pub struct Guesses(Mutex<PerSource>);
 
@@ -133,7 +137,7 @@ async fn admit(
         Err(error) => return tracing::warn!(%address, %error, "handshake refused"),
     };
     // Taken first and given back for what was no guess, so that many at a time are no way around it.
-    if !guesses.lock().take(address.ip(), Instant::now().into_std()) {
+    if !guesses.take(address.ip()).await {
         tracing::warn!(%address, "member not admitted: too many wrong proofs from this address");
         return drop(timeout_at(deadline, join::refuse(&mut tls, Refusal::TooMany)).await);
     }
@@ -158,6 +162,18 @@ async fn admit(
 }
 
 impl Guesses {
+    /// Takes one, once there is one: the others may be with joiners of the same address that are no guessers.
+    async fn take(&self, source: IpAddr) -> bool {
+        let patience = Instant::now() + GUESS_PATIENCE;
+        while !self.lock().take(source, Instant::now().into_std()) {
+            if Instant::now() >= patience {
+                return false;
+            }
+            tokio::time::sleep(GUESS_LOOK).await;
+        }
+        true
+    }
+
     fn lock(&self) -> MutexGuard<'_, PerSource> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -57,8 +57,8 @@ pub struct Options {
     /// Where this node's group can be joined, when it holds the authority: the finder of invites and the
     /// TCP port.
     pub joins: Option<(Doorbell, u16)>,
-    /// Is told where gateways are that have missed the group's news.
-    pub behind: Option<mpsc::Sender<SocketAddr>>,
+    /// Is told which gateways have missed the group's news, and where they are.
+    pub behind: Option<mpsc::Sender<(NodeId, SocketAddr)>>,
 }
 
 /// Discovery on all LANs of this machine.
@@ -345,7 +345,7 @@ impl Discovery {
             && let Some(behind) = &self.options.behind
         {
             // It will speak again when there is room.
-            let _ = behind.try_send(link);
+            let _ = behind.try_send((sender, link));
         }
         believed
     }
@@ -501,7 +501,7 @@ mod tests {
         board: Arc<Board>,
         discovery: Arc<Discovery>,
         mouth: Ear,
-        missed: mpsc::Receiver<SocketAddr>,
+        missed: mpsc::Receiver<(NodeId, SocketAddr)>,
         announce: watch::Sender<Option<Announcement>>,
     }
 
@@ -616,7 +616,7 @@ mod tests {
         // One that has missed the news is heard, and somebody is told that it did.
         lab.hear_as(&before, at(3), ONE, beacon(1, State::Active)).await;
         assert_eq!(lab.state_of(at(3)), Some(State::Active));
-        assert_eq!(lab.missed.try_recv(), Ok(at(3)));
+        assert_eq!(lab.missed.try_recv(), Ok((ONE, at(3))));
         // Once it has them, the old key does not speak for it any more.
         lab.hear_as(&after, at(3), ONE, beacon(2, State::Active)).await;
         lab.hear_as(&before, at(3), ONE, beacon(3, State::Withdrawn)).await;
