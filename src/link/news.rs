@@ -257,3 +257,147 @@ impl Exchange {
         Ok(said.ok().ok_or(ExchangeError::Stalled)??)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trust::authority::Authority;
+    use crate::trust::group::Group;
+    use crate::trust::state::StateDir;
+    use h2::RecvStream;
+    use tokio::task::JoinHandle;
+
+    const PEER: NodeId = NodeId([7; 16]);
+
+    /// A node of a group whose authority is here too.
+    struct Lab {
+        _directory: tempfile::TempDir,
+        state: StateDir,
+        authority: Authority,
+        board: Arc<Board>,
+    }
+
+    fn lab() -> Lab {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(directory.path().join("state")).unwrap();
+        let board = Board::new(Authority::create(&state, "office", "first").unwrap());
+        let authority = Authority::load(&state).unwrap().unwrap();
+        Lab { _directory: directory, state, authority, board }
+    }
+
+    impl Lab {
+        fn signed(&self) -> Sealed {
+            Group::load(&self.state).unwrap().unwrap().news.sealed().clone()
+        }
+    }
+
+    /// The peer's end of one exchange, on a link that nobody cuts.
+    struct Other {
+        send: h2::SendStream<Bytes>,
+        receive: RecvStream,
+        heard: BytesMut,
+        serving: JoinHandle<Result<(), ExchangeError>>,
+    }
+
+    impl Other {
+        async fn of(board: Arc<Board>) -> Self {
+            let (near, far) = tokio::io::duplex(1024 * 1024);
+            let server = tokio::spawn(async move {
+                let mut connection = h2::server::handshake(far).await.unwrap();
+                let (request, mut respond) = connection.accept().await.unwrap().unwrap();
+                let send = respond.send_response(http::Response::new(()), false).unwrap();
+                let tunnel = Tunnel::new(Outbox::new(send), request.into_body());
+                tokio::spawn(async move { while connection.accept().await.is_some() {} });
+                exchange(tunnel, &board, PEER).await
+            });
+            let (requests, connection) = h2::client::handshake(near).await.unwrap();
+            tokio::spawn(connection);
+            let request = Request::builder().method(Method::POST).uri(URI).body(()).unwrap();
+            let mut requests = requests.ready().await.unwrap();
+            let (response, send) = requests.send_request(request, false).unwrap();
+            let receive = response.await.unwrap().into_body();
+            Self { send, receive, heard: BytesMut::new(), serving: server }
+        }
+
+        fn say(&mut self, message: &Message) {
+            let json = serde_json::to_vec(message).unwrap();
+            let frame = [&u32::try_from(json.len()).unwrap().to_be_bytes()[..], &json].concat();
+            self.send.send_data(frame.into(), false).unwrap();
+        }
+
+        async fn hear(&mut self) -> Option<Message> {
+            loop {
+                if let Some((length, rest)) = self.heard.split_first_chunk::<4>()
+                    && let Some(json) = rest.get(..u32::from_be_bytes(*length) as usize)
+                {
+                    let message = serde_json::from_slice(json).unwrap();
+                    self.heard.advance(4 + u32::from_be_bytes(*length) as usize);
+                    return Some(message);
+                }
+                self.heard.extend(self.receive.data().await?.ok()?);
+            }
+        }
+
+        async fn ended(self) -> Result<(), ExchangeError> {
+            self.serving.await.unwrap()
+        }
+    }
+
+    #[tokio::test]
+    async fn the_new_key_is_not_given_to_whom_the_same_news_put_out() {
+        let lab = lab();
+        let mut other = Other::of(lab.board.clone()).await;
+        assert!(matches!(other.hear().await, Some(Message::Have(_))));
+        other.say(&Message::Have(lab.board.version()));
+        lab.authority.revoke(&PEER.to_string()).unwrap();
+        lab.board.hear(&lab.signed()).unwrap();
+        assert!(other.hear().await.is_none(), "it was told");
+        assert!(matches!(other.ended().await, Err(ExchangeError::Revoked)));
+    }
+
+    #[tokio::test]
+    async fn news_are_pushed_when_they_come_and_are_not_sent_back_to_whom_they_are_from() {
+        let lab = lab();
+        let mut other = Other::of(lab.board.clone()).await;
+        let start = lab.board.version();
+        assert!(matches!(other.hear().await, Some(Message::Have(version)) if version == start));
+        other.say(&Message::Have(start));
+        lab.authority.rotate().unwrap();
+        let first = lab.signed();
+        lab.board.hear(&first).unwrap();
+        assert!(matches!(other.hear().await, Some(Message::News(news)) if *news == first));
+
+        lab.authority.rotate().unwrap();
+        let second = lab.signed();
+        other.say(&Message::News(Box::new(second.clone())));
+        // The answer is that it has them, and nothing else comes.
+        assert!(matches!(other.hear().await, Some(Message::Have(version)) if version == second.version()));
+        assert_eq!(lab.board.version(), second.version());
+        other.send.send_data(Bytes::new(), true).unwrap();
+        assert!(other.hear().await.is_none());
+        other.ended().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn news_that_are_no_newer_than_those_before_end_the_exchange() {
+        let lab = lab();
+        let old = lab.signed();
+        for repeated in [false, true] {
+            let mut other = Other::of(lab.board.clone()).await;
+            assert!(matches!(other.hear().await, Some(Message::Have(_))));
+            lab.authority.rotate().unwrap();
+            let news = lab.signed();
+            other.say(&Message::News(Box::new(news.clone())));
+            other.say(&Message::News(Box::new(if repeated { news } else { old.clone() })));
+            assert!(matches!(other.ended().await, Err(ExchangeError::Malformed)));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_that_is_begun_and_not_ended_is_given_up() {
+        let lab = lab();
+        let mut other = Other::of(lab.board.clone()).await;
+        other.send.send_data(Bytes::from_static(&[0, 0, 0]), false).unwrap();
+        assert!(matches!(other.serving.await.unwrap(), Err(ExchangeError::Stalled)));
+    }
+}

@@ -408,6 +408,32 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trust::authority::Authority;
+    use crate::trust::board::Board;
+    use crate::trust::state::StateDir;
+
+    fn links() -> (tempfile::TempDir, Arc<Links>) {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(directory.path().join("state")).unwrap();
+        let group = Authority::create(&state, "office", "first").unwrap();
+        let own = group.node.id;
+        let credentials = Credentials::new(Board::new(group)).unwrap();
+        let links = Links::new(own, Arc::default(), credentials, TaskTracker::new(), Box::new(|_| {}));
+        (directory, links)
+    }
+
+    #[test]
+    fn who_cannot_prove_itself_is_let_alone_from_a_second_up_to_five_minutes_and_others_are_not() {
+        let (_directory, links) = links();
+        let (rogue, honest) = (SocketAddr::from(([10, 0, 0, 1], 1)), SocketAddr::from(([10, 0, 0, 2], 1)));
+        for expected in [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300] {
+            links.pause(rogue, true, false);
+            let left = links.pause_left(rogue, Instant::now()).unwrap().duration_since(Instant::now());
+            let expected = Duration::from_secs(expected);
+            assert!(left <= expected && left > expected / 2, "{left:?} of {expected:?}");
+        }
+        assert_eq!(links.pause_left(honest, Instant::now()), None);
+    }
 
     #[test]
     fn a_sleep_and_a_clock_that_is_set_are_jumps_and_a_slow_second_is_none() {
