@@ -18,12 +18,13 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, PORT, Role};
 use crate::gateway::access::Access;
 use crate::gateway::clients::Clients;
+use crate::gateway::courier;
 use crate::gateway::dns::Resolver;
 use crate::gateway::egress::Egress;
-use crate::gateway::listener::LinkPort;
+use crate::gateway::listener::{Guesses, LinkPort};
 use crate::gateway::probe;
 use crate::gateway::serve::Gateway;
-use crate::link::tls;
+use crate::link::tls::{self, Credentials};
 use crate::live::{Live, Reread};
 use crate::local::links::Links;
 use crate::local::listener::{self, Local};
@@ -37,14 +38,17 @@ use crate::peers::remembered;
 use crate::peers::selection;
 use crate::peers::uplink::{self, Uplink};
 use crate::problem::Problem;
-use crate::trust::authority::Authority;
+use crate::trust::authority::{Authority, Doorbell};
+use crate::trust::board::Board;
 use crate::trust::group::Group;
 use crate::trust::state::StateDir;
-use crate::wire::datagram::Reach;
+use crate::wire::datagram::{Reach, State};
 use crate::wire::target::Target;
 
 /// How often the names of `--gateway` are resolved again.
 const RESOLVE: Duration = Duration::from_secs(30);
+/// How many gateways that have missed news wait for them; they are heard again and again.
+const MISSED: usize = 64;
 /// How many results of dials wait to be looked at.
 const DIALS: usize = 64;
 /// A candidate that stops says so in this time, more than once.
@@ -93,19 +97,18 @@ pub async fn up(config: Config, state: StateDir, reread: Box<Reread>) -> Result<
     link.iter().for_each(|(_, address)| egress.own().listens_on(*address));
 
     let (announcements, announced) = watch::channel(None);
-    let joins = authority.clone().map(|authority| {
-        let key = move |id: [u8; 8]| authority.invite_by_id(&id).ok().map(|invite| invite.discovery_key());
-        (Box::new(key) as Box<discovery::InviteKey>, link_port)
-    });
+    let board = Board::new(group.clone());
+    let credentials =
+        Credentials::new(board.clone()).map_err(|error| Problem::new("no links").because(error))?;
+    let (behind, missed) = mpsc::channel(MISSED);
     let options = discovery::Options {
-        group: group.id,
-        epoch: group.epoch,
-        discovery_key: group.discovery_key,
+        board: board.clone(),
         id: group.node.id,
         port: config.discovery_port,
         own_port: config.discovery_port,
         lans: config.lans.clone(),
-        joins,
+        joins: authority.clone().map(|authority| (Doorbell::new(authority), link_port)),
+        behind: serves.then_some(behind),
     };
     let discovery = Discovery::new(options, directory.clone(), announced.clone());
     let mut ears = JoinSet::new();
@@ -115,7 +118,8 @@ pub async fn up(config: Config, state: StateDir, reread: Box<Reread>) -> Result<
         )
     })?;
 
-    for address in remembered::load(&state) {
+    let known = remembered::load(&state);
+    for &address in &known {
         directory.name(address, Source::Remembered);
     }
     let remember = {
@@ -125,9 +129,8 @@ pub async fn up(config: Config, state: StateDir, reread: Box<Reread>) -> Result<
             drop(tokio::task::spawn_blocking(move || remembered::add(&state, address)));
         }
     };
-    let client_tls = tls::link_client(&group).map_err(|error| Problem::new("no links").because(error))?;
-    let links =
-        Links::new(group.node.id, directory.clone(), client_tls, TaskTracker::new(), Box::new(remember));
+    let (tasks, remember) = (TaskTracker::new(), Box::new(remember));
+    let links = Links::new(group.node.id, directory.clone(), credentials.clone(), tasks, remember);
     let (is_gateway_now, is_gateway) = watch::channel(false);
     let (needed_now, needed) = watch::channel(true);
     let direct = {
@@ -188,6 +191,7 @@ pub async fn up(config: Config, state: StateDir, reread: Box<Reread>) -> Result<
         id: group.node.id,
         name,
         drain: stop.clone(),
+        board: board.clone(),
     });
 
     let mut parts = JoinSet::new();
@@ -195,13 +199,24 @@ pub async fn up(config: Config, state: StateDir, reread: Box<Reread>) -> Result<
     parts.spawn(named("discovery", discovery.run(ears)));
     parts.spawn(named("clock", links.clone().watch_clock()));
     parts.spawn(named("links", links.run(needed)));
+    parts.spawn(named("group", board.clone().follow(state.clone(), authority.clone())));
+    if serves {
+        let (announced, holds_authority) = (announced.clone(), authority.is_some());
+        let is_due = move || {
+            let announced = announced.borrow();
+            let is_active = |announcement: &Announcement| announcement.advert.state == State::Active;
+            holds_authority || announced.as_ref().is_some_and(is_active)
+        };
+        let known = known.into_iter().chain(config.gateways.iter().filter_map(Target::address)).collect();
+        parts.spawn(named("courier", courier::run(credentials.clone(), known, missed, Box::new(is_due))));
+    }
     parts.spawn(named("static gateways", resolve_gateways(config.gateways.clone(), directory.clone())));
     if let Some((listener, _)) = link {
-        let server_tls = tls::link_server(&group).map_err(|error| Problem::new("no links").because(error))?;
         let join_tls = tls::join_server(&group).map_err(|error| Problem::new("no joining").because(error))?;
         let port = LinkPort {
-            gateway: serves.then(|| (gateway.clone(), server_tls)),
+            gateway: serves.then(|| (gateway.clone(), credentials)),
             authority: authority.map(|authority| (authority, join_tls)),
+            guesses: Guesses::default(),
             workers: workers.handles.clone(),
             tasks: connections.clone(),
             drain: stop.clone(),
@@ -351,7 +366,6 @@ async fn follow_role(
     is_gateway: watch::Sender<bool>,
     needed: watch::Sender<bool>,
 ) {
-    use crate::wire::datagram::State;
     loop {
         // One that must bring its uplink up first has no way out of its own yet.
         let serves = announced.borrow_and_update().as_ref().is_some_and(|announcement| {

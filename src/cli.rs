@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{demo, discover, membership, origin};
+use crate::commands::{authority, demo, discover, membership, origin};
 use crate::config::{self, Config, Typed};
 use crate::problem::Problem;
 use crate::telemetry::log;
@@ -18,7 +18,7 @@ pub struct Cli {
     command: Command,
     /// Where this machine's keys and memberships are [default: /var/lib/laneway for root, else
     /// ~/.local/state/laneway]
-    #[arg(long, global = true, env = "LANEWAY_STATE", value_name = "DIR")]
+    #[arg(long, global = true, env = "LANEWAY_STATE", value_name = "DIR", display_order = 900)]
     state: Option<PathBuf>,
 }
 
@@ -40,6 +40,13 @@ enum Command {
     Join(membership::Join),
     /// List who has joined (on the machine that made the group)
     Members,
+    /// Remove a machine from the group: its links are cut, and it gets no new ones
+    Revoke(authority::Revoke),
+    /// Make a new discovery key, when somebody outside the group may know the old one
+    Rotate,
+    /// Copy or move the group's key to another machine, or keep a copy of it
+    #[command(subcommand)]
+    Ca(authority::Ca),
     /// Ask the LAN once, and show every gateway that answers
     Discover(discover::Discover),
     /// Show the whole system at work, on this machine alone: two gateways, one client, one server
@@ -70,7 +77,10 @@ pub fn run(cli: Cli) -> Result<(), Problem> {
             let state = state()?;
             commands::block_on(join.run(state))?
         }
-        Command::Members => membership::members(&state()?),
+        Command::Members => authority::members(&state()?),
+        Command::Revoke(revoke) => revoke.run(&state()?),
+        Command::Rotate => authority::rotate(&state()?),
+        Command::Ca(ca) => ca.run(&state()?),
         Command::Discover(discover) => {
             start_log("warn", log::Format::Text)?;
             let state = state()?;

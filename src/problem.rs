@@ -100,7 +100,13 @@ impl From<GroupError> for Problem {
         match error {
             GroupError::State(error) => error.into(),
             error => {
-                let usage = matches!(error, GroupError::AlreadyMember { .. } | GroupError::Leftover { .. });
+                let usage = matches!(
+                    error,
+                    GroupError::AlreadyMember { .. }
+                        | GroupError::Leftover { .. }
+                        | GroupError::Kept(_)
+                        | GroupError::Moved(_)
+                );
                 let hint = error.hint();
                 Self { usage, ..Self::of(error, hint) }
             }

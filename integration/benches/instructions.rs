@@ -21,7 +21,8 @@ const MIB: usize = 1024 * 1024;
 
 fn main() {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
-    let (Some(path), Some(Ok(count))) = (arguments.next(), arguments.next().map(|count| count.parse())) else {
+    let (Some(path), Some(Ok(count))) = (arguments.next(), arguments.next().map(|count| count.parse()))
+    else {
         // As `cargo test --benches` and `cargo bench` start it: see that every path works.
         for path in ["download", "upload", "tunnel", "offer"] {
             run(path, 2);

@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 use crate::machine::Output;
 
 /// Every command that has a help text; the hidden ones too.
-const COMMANDS: [&str; 8] = ["up", "init", "invite", "join", "members", "discover", "demo", "origin"];
+const COMMANDS: [&str; 11] =
+    ["up", "init", "invite", "join", "members", "revoke", "rotate", "ca", "discover", "demo", "origin"];
 
 /// Without a variable, which the help would print, and at a fixed width.
 fn laneway(arguments: &[&str]) -> Output {
@@ -34,6 +35,9 @@ fn the_help_of_every_command_is_the_one_that_was_reviewed() {
     compare("laneway", &laneway(&["--help"]).success().stdout);
     for command in COMMANDS {
         compare(command, &laneway(&[command, "--help"]).success().stdout);
+    }
+    for command in ["export", "import"] {
+        compare(&format!("ca-{command}"), &laneway(&["ca", command, "--help"]).success().stdout);
     }
 }
 

@@ -112,10 +112,10 @@ fn a_code_that_is_none_is_refused_before_anything_is_sent() {
 #[test]
 fn only_the_machine_that_made_the_group_invites_and_lists() {
     let machine = Machine::new();
-    for command in ["invite", "members"] {
+    for command in [&["invite"][..], &["members"], &["revoke", "x"], &["rotate"], &["ca", "export", "/x"]] {
         let what = format!("error: {} does not hold a group's authority", text(&machine.state()));
         machine
-            .laneway([command])
+            .laneway(command)
             .failed(2, &[&what, "hint: do this on the machine where 'laneway init' was done"]);
     }
 }
@@ -167,4 +167,139 @@ fn nobody_to_join_at_says_where_it_was_tried() {
             "hint: is this the machine",
         ],
     );
+}
+
+#[test]
+fn a_removed_machine_is_shown_as_such_and_its_codes_are_closed() {
+    let (first, code) = Machine::with_group();
+    let mut node = first.start("127.0.0.23", &[]);
+    let link = node.address("links");
+    let second = Machine::new();
+    second.laneway(["join", &code, "--gateway", &link, "--name", "kiosk"]).success();
+    let output = first.laneway(["revoke", "kiosk"]).success();
+    assert!(output.stdout.starts_with("Removed: kiosk ("), "{output}");
+    assert!(output.stdout.contains("The group is in epoch 1 now."), "{output}");
+    assert!(output.stdout.contains("The join code that was open is closed"), "{output}");
+    node.wait_for("the group's news epoch=1");
+    let members = first.laneway(["members"]).success().stdout;
+    let removed: Vec<_> = members.lines().map(|line| line.ends_with("removed")).collect();
+    assert_eq!(removed, [false, false, true], "{members}");
+
+    let third = Machine::new();
+    third.laneway(["join", &code, "--gateway", &link]).failed(
+        1,
+        &["error: this join code was closed when a machine was removed", "hint: run 'laneway invite'"],
+    );
+    first.laneway(["revoke", "kiosk"]).failed(2, &["error: kiosk was removed before"]);
+    first
+        .laneway(["revoke", "nobody"])
+        .failed(2, &["error: no member is called \"nobody\"", "hint: 'laneway members' lists"]);
+    first.laneway(["revoke", "first"]).failed(2, &["error: this machine cannot remove itself", "hint: "]);
+}
+
+#[test]
+fn a_running_node_takes_a_new_discovery_key_over_without_a_restart() {
+    let (machine, _) = Machine::with_group();
+    let mut node = machine.start("127.0.0.24", &[]);
+    let output = machine.laneway(["rotate"]).success();
+    assert!(output.stdout.contains("The group is in epoch 1 now."), "{output}");
+    node.wait_for("the group's news epoch=1");
+}
+
+#[test]
+fn an_export_is_for_its_owner_alone_and_never_replaces_a_file() {
+    let (first, _) = Machine::with_group();
+    let file = first.path("authority");
+    let output = first.laneway(["ca", "export", text(&file)]).success();
+    assert!(output.stdout.contains("WHOEVER HAS THIS FILE IS THE GROUP'S AUTHORITY"), "{output}");
+    assert_eq!(mode(&file), 0o600);
+    let before = fs::read(&file).unwrap();
+    let what = format!("error: cannot write {}", text(&file));
+    first
+        .laneway(["ca", "export", text(&file)])
+        .failed(1, &[&what, "caused by: File exists", "hint: name a file that is not there yet"]);
+    assert_eq!(fs::read(&file).unwrap(), before);
+}
+
+#[test]
+fn the_authority_is_imported_by_an_empty_machine_and_refused_by_another_group() {
+    let (first, _) = Machine::with_group();
+    let file = first.path("authority");
+    first.laneway(["ca", "export", text(&file)]).success();
+    let second = Machine::new();
+    let output = second.laneway(["ca", "import", text(&file), "--name", "spare"]).success();
+    assert!(output.stdout.contains("This machine is 'spare' in the group 'lan' now"), "{output}");
+    assert!(files(&second.state()).iter().all(|(_, mode)| *mode == 0o600));
+    second.laneway(["invite"]).success();
+
+    // Its key is guarded like any other.
+    let key = second.state().join("ca.key");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
+    let what = format!("error: {} is open to other users (mode 640)", text(&key));
+    for command in [&["up"][..], &["invite"], &["revoke", "x"]] {
+        second.laneway(command).failed(2, &[&what, &format!("hint: chmod 600 {}", text(&key))]);
+    }
+
+    let (other, _) = Machine::with_group();
+    let what = "error: the file is of the group \"lan\", and this machine is in another, \"lan\"";
+    other.laneway(["ca", "import", text(&file)]).failed(2, &[what, "hint: import it on a member"]);
+    fs::write(&file, "nonsense").unwrap();
+    second
+        .laneway(["ca", "import", text(&file)])
+        .failed(2, &["error: the file is not one of 'laneway ca export'"]);
+}
+
+#[test]
+fn one_address_cannot_lock_a_code_by_guessing() {
+    let (first, _) = Machine::with_group();
+    let mut node = first.start("127.0.0.25", &[]);
+    let link = node.address("links");
+    let code = first.laneway(["invite"]).success().code();
+    let guess = with_another_secret(&code);
+    let second = Machine::new();
+    for _ in 0..3 {
+        second
+            .laneway(["join", &guess, "--gateway", &link])
+            .failed(1, &["error: the proof of this join code is wrong", "hint: copy the line again"]);
+    }
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let expected =
+                    ["error: too many wrong attempts from this address", "hint: wait a few minutes"];
+                Machine::new().laneway(["join", &guess, "--gateway", &link]).failed(1, &expected);
+            });
+        }
+    });
+    assert_eq!(files(&second.state()), []);
+    // From another address the code is as good as before: ten wrong proofs would have locked it.
+    let other = std::net::SocketAddr::from(([127, 0, 0, 26], 0));
+    let relay = relay_from(other, link.parse().unwrap());
+    let output = second.laneway(["join", &code, "--gateway", &relay.to_string()]).success();
+    assert!(output.stdout.contains("Joined the group 'lan'"), "{output}");
+}
+
+/// The same code with another secret in it, and the right checksum.
+fn with_another_secret(code: &str) -> String {
+    use laneway::trust::code::JoinCode;
+    let code: JoinCode = code.parse().unwrap();
+    JoinCode { secret: [0; 16], ..code }.to_string()
+}
+
+/// Passes one connection on, from this address.
+fn relay_from(own: std::net::SocketAddr, to: std::net::SocketAddr) -> std::net::SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (near, _) = listener.accept().unwrap();
+        let far = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        far.bind(&own.into()).unwrap();
+        far.connect(&to.into()).unwrap();
+        let far = std::net::TcpStream::from(far);
+        let (mut near_read, mut far_write) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+        std::thread::spawn(move || std::io::copy(&mut near_read, &mut far_write));
+        let (mut far, mut near) = (far, near);
+        let _ = std::io::copy(&mut far, &mut near);
+    });
+    address
 }

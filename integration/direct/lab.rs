@@ -11,10 +11,10 @@ use laneway::gateway::access::Access;
 use laneway::gateway::clients::{Clients, Limits};
 use laneway::gateway::dns::Resolver;
 use laneway::gateway::egress::Egress;
-use laneway::gateway::listener::LinkPort;
+use laneway::gateway::listener::{Guesses, LinkPort};
 use laneway::gateway::serve::Gateway;
 use laneway::link::client::Link;
-use laneway::link::tls;
+use laneway::link::tls::{self, Credentials};
 use laneway::local::links::Links;
 use laneway::local::listener::{self, Local};
 use laneway::local::session::Routes;
@@ -24,6 +24,7 @@ use laneway::own::Own;
 use laneway::peers::candidate::Activity;
 use laneway::peers::directory::{Directory, Source};
 use laneway::trust::authority::{Authority, Uses};
+use laneway::trust::board::Board;
 use laneway::trust::certificate::Role;
 use laneway::trust::group::Group;
 use laneway::trust::join as enrol;
@@ -99,6 +100,7 @@ impl Lab {
             tokio::sync::mpsc::channel(1).0,
         );
         egress.own().listens_on(link_address);
+        let board = Board::new(gateway.clone());
         let serve = Gateway {
             egress: Arc::new(egress),
             activity: Arc::new(Activity::default()),
@@ -107,10 +109,12 @@ impl Lab {
             id: gateway.node.id,
             name: "laneway-test".into(),
             drain: drain.clone(),
+            board: board.clone(),
         };
         let port = LinkPort {
-            gateway: Some((Arc::new(serve), tls::link_server(&gateway).unwrap())),
+            gateway: Some((Arc::new(serve), Credentials::new(board.clone()).unwrap())),
             authority: None,
+            guesses: Guesses::default(),
             workers: vec![Handle::current()],
             tasks: tasks.clone(),
             drain: drain.clone(),
@@ -132,7 +136,8 @@ impl Lab {
     /// A link of any member to the gateway.
     pub(crate) async fn link_of(&self, member: &Group) -> Link {
         let config = tls::link_client(member).unwrap();
-        Link::dial(self.link_address, Some(self.gateway.node.id), config, &self.tasks).await.unwrap()
+        let board = Board::new(member.clone());
+        Link::dial(self.link_address, Some(self.gateway.node.id), config, board, &self.tasks).await.unwrap()
     }
 
     /// The client's local port: everything goes over the link.
@@ -163,8 +168,8 @@ impl Proxy {
             counted.fetch_add(1, Ordering::Relaxed);
             async move { dial(&target).await }.boxed()
         };
-        let config = tls::link_client(group).unwrap();
-        let links = Links::new(group.node.id, directory, config, TaskTracker::new(), Box::new(|_| {}));
+        let credentials = Credentials::new(Board::new(group.clone())).unwrap();
+        let links = Links::new(group.node.id, directory, credentials, TaskTracker::new(), Box::new(|_| {}));
         let (is_gateway_now, is_gateway) = watch::channel(is_gateway);
         let (needed_now, needed) = watch::channel(!*is_gateway.borrow());
         let (_hold, hold) = watch::channel(Duration::from_secs(10));
@@ -187,10 +192,8 @@ impl Proxy {
             tasks: TaskTracker::new(),
             next_id: AtomicU64::new(1),
         };
-        let running = vec![
-            tokio::spawn(links.run(needed)),
-            tokio::spawn(listener::run(Arc::new(local), listener)),
-        ];
+        let running =
+            vec![tokio::spawn(links.run(needed)), tokio::spawn(listener::run(Arc::new(local), listener))];
         Self { address, memory, dials, _needed: needed_now, _is_gateway: is_gateway_now, running }
     }
 
@@ -227,7 +230,7 @@ async fn join(state: &StateDir, role: Role) -> Group {
     let (mut joiner, mut signer) = duplex(4096);
     let session = [7; 32];
     let (joined, enrolled) = tokio::join!(
-        enrol::request(&mut joiner, &session, &code, "member"),
+        enrol::request(&mut joiner, &session, &code, "member", enrol::Key::passing().unwrap()),
         enrol::serve(&mut signer, &session, &authority),
     );
     enrolled.unwrap();

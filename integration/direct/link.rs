@@ -7,6 +7,7 @@ use laneway::failure::{Kind, Side};
 use laneway::link::client::{Link, LinkTunnel};
 use laneway::link::tls;
 use laneway::net;
+use laneway::trust::board::Board;
 use laneway::wire::target::Target;
 use tokio::task::JoinSet;
 
@@ -146,8 +147,10 @@ async fn a_link_that_breaks_is_a_reset_for_its_servers() {
     let config = tls::link_client(&lab.client).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (address, target) = (lab.link_address, Target::from(origin.address));
+    let board = Board::new(lab.client.clone());
     let dialled = runtime.spawn(async move {
-        let link = Link::dial(address, None, config, &tokio_util::task::TaskTracker::new()).await.unwrap();
+        let tasks = tokio_util::task::TaskTracker::new();
+        let link = Link::dial(address, None, config, board, &tasks).await.unwrap();
         let tunnel = link.open(&target, 1, Bytes::from_static(b"some")).await.unwrap();
         (link, tunnel)
     });

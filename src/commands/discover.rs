@@ -14,6 +14,7 @@ use crate::peers::directory::{Directory, Gateway, Source};
 use crate::peers::discovery::{self, Discovery};
 use crate::peers::remembered;
 use crate::problem::Problem;
+use crate::trust::board::Board;
 use crate::trust::state::StateDir;
 
 /// `laneway discover`
@@ -36,7 +37,7 @@ impl Discover {
     /// # Errors
     /// When nobody answers: what to check.
     pub async fn run(self, state: StateDir) -> Result<(), Problem> {
-        let group = app::group(&state)?;
+        let board = Board::new(app::group(&state)?);
         let directory = Arc::new(Directory::default());
         for address in remembered::load(&state) {
             directory.name(address, Source::Remembered);
@@ -46,15 +47,14 @@ impl Discover {
         let mut own_port = self.discovery_port;
         let (discovery, asked) = loop {
             let options = discovery::Options {
-                group: group.id,
-                epoch: group.epoch,
-                discovery_key: group.discovery_key,
+                board: board.clone(),
                 // Another id than the node's own, so that a running gateway on this machine answers too.
                 id: crate::wire::id::NodeId([0; 16]),
                 port: self.discovery_port,
                 own_port,
                 lans: self.lan.clone(),
                 joins: None,
+                behind: None,
             };
             let discovery = Discovery::new(options, directory.clone(), advertised.clone());
             match discovery.bind(&mut listeners) {

@@ -1,4 +1,4 @@
-//! `init`, `invite`, `join`, `members`: how machines come into a group.
+//! `init`, `invite`, `join`: how machines come into a group.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::say;
+use super::{authority, say};
 use crate::config::PORT;
 use crate::link::tls;
 use crate::net;
@@ -19,7 +19,7 @@ use crate::trust::authority::{Authority, Uses};
 use crate::trust::clock;
 use crate::trust::code::JoinCode;
 use crate::trust::group::{self, Group, Role};
-use crate::trust::join::{self, EXPORTER_LABEL};
+use crate::trust::join::{self, EXPORTER_LABEL, JoinError};
 use crate::trust::state::StateDir;
 
 /// How long a connection to the signer may take.
@@ -118,8 +118,7 @@ impl Init {
     pub fn run(self, state: &StateDir) -> Result<(), Problem> {
         let name = self.name.unwrap_or_else(net::host_name);
         let group = Authority::create(state, &self.group, &name)?;
-        let authority = authority(state)?;
-        let code = authority.invite(Role::Gateway, Uses::Any, self.ttl.0, None)?;
+        let code = authority::own(state)?.invite(Role::Gateway, Uses::Any, self.ttl.0, None)?;
         say(format_args!("The group '{}' is made; this machine is '{}'.", group.name, group.node.name));
         say("Start this node:\n\n    laneway up\n\nThen, while it runs, on every other machine:\n");
         say(format_args!("    laneway join {code}"));
@@ -134,35 +133,10 @@ impl Invite {
     /// When this machine did not make the group, or it cannot be saved.
     pub fn run(self, state: &StateDir) -> Result<(), Problem> {
         let role = if self.client_only { Role::Client } else { Role::Gateway };
-        let code = authority(state)?.invite(role, self.uses, self.ttl.0, self.name)?;
+        let code = authority::own(state)?.invite(role, self.uses, self.ttl.0, self.name)?;
         say(format_args!("laneway join {code}"));
         Ok(())
     }
-}
-
-/// Lists the members.
-///
-/// # Errors
-/// When this machine did not make the group.
-pub fn members(state: &StateDir) -> Result<(), Problem> {
-    let members = authority(state)?.members()?;
-    say(format_args!("{:<24} {:<10} {:<8}", "NAME", "ID", "ROLE"));
-    for member in members {
-        say(format_args!(
-            "{:<24} {:<10} {:<8}",
-            member.name,
-            &member.id[..8.min(member.id.len())],
-            member.role.to_string()
-        ));
-    }
-    Ok(())
-}
-
-fn authority(state: &StateDir) -> Result<Authority, Problem> {
-    Authority::load(state)?.ok_or_else(|| {
-        Problem::usage(format!("{} does not hold a group's authority", state.path().display()))
-            .hint("do this on the machine where 'laneway init' was done, or make a group with 'laneway init'")
-    })
 }
 
 impl Join {
@@ -178,7 +152,7 @@ impl Join {
             tracing::warn!("by this machine's clock the code has expired; the group's first machine decides");
         }
         let signer = self.signer(&code).await?;
-        let group = enrol(signer, &code, &name).await?;
+        let group = enrol(signer, &code, &name, &state).await?;
         group::remember_membership(&state, &group)?;
         remembered::add(&state, signer);
         let role = match group.node.role {
@@ -224,7 +198,7 @@ impl Join {
     }
 }
 
-async fn enrol(signer: SocketAddr, code: &JoinCode, name: &str) -> Result<Group, Problem> {
+async fn enrol(signer: SocketAddr, code: &JoinCode, name: &str, state: &StateDir) -> Result<Group, Problem> {
     let failed = |error: std::io::Error| {
         Problem::new(format!("cannot join at {signer}")).because(error).hint(
             "is this the machine where 'laneway init' was done, with the same group as the code, and 'laneway up' running?",
@@ -239,7 +213,12 @@ async fn enrol(signer: SocketAddr, code: &JoinCode, name: &str) -> Result<Group,
     let mut stream = stream.map_err(|_gone: tokio::time::error::Elapsed| late())?.map_err(failed)?;
     let exporter = stream.get_ref().1.export_keying_material([0; 32], EXPORTER_LABEL, None);
     let exporter = exporter.map_err(|error| failed(std::io::Error::other(error)))?;
-    let group = join::request(&mut stream, &exporter, code, name).await?;
+    let key = join::Key::kept_in(state)?;
+    let outcome = join::request(&mut stream, &exporter, code, name, key).await;
+    if let Err(JoinError::Refused(_)) = &outcome {
+        group::forget_attempt(state)?;
+    }
+    let group = outcome?;
     // The membership is complete; how the connection ends does not matter.
     let _ = timeout(CONNECT, stream.shutdown()).await;
     Ok(group)

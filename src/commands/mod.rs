@@ -1,5 +1,6 @@
 //! The commands that are not the daemon.
 
+pub mod authority;
 pub mod demo;
 pub mod discover;
 pub mod membership;

@@ -17,10 +17,11 @@ use tokio_util::task::TaskTracker;
 
 use super::serve::Gateway;
 use crate::link::handshake::{Hello, Proved};
-use crate::link::tls::Service;
+use crate::link::tls::{Credentials, Service};
 use crate::net;
-use crate::trust::authority::Authority;
-use crate::trust::join::{self, EXPORTER_LABEL};
+use crate::peers::rate::{PerSource, Rate};
+use crate::trust::authority::{Authority, Refusal};
+use crate::trust::join::{self, EXPORTER_LABEL, JoinError};
 
 /// The deadline of a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -31,12 +32,25 @@ const MOST_HANDSHAKES: usize = 2048;
 /// How many of them from one address: one machine alone cannot keep the others out.
 const MOST_PER_SOURCE: usize = 64;
 
+/// How often one address may be wrong about the secret of an invite. An invite is locked after ten wrong proofs: one
+/// machine alone must not be able to do that.
+const GUESSES: Rate = Rate(3, Duration::from_secs(300));
+
+/// How long a joiner waits while others of its address are being looked at, and how often it looks.
+const GUESS_PATIENCE: Duration = Duration::from_secs(2);
+const GUESS_LOOK: Duration = Duration::from_millis(50);
+
+/// The wrong proofs that each address has left.
+pub struct Guesses(Mutex<PerSource>);
+
 /// What the LAN port of this node serves.
 pub struct LinkPort {
     /// Links, unless this node is a client only.
-    pub gateway: Option<(Arc<Gateway>, Arc<ServerConfig>)>,
+    pub gateway: Option<(Arc<Gateway>, Arc<Credentials>)>,
     /// Enrolment, where the group's authority is.
     pub authority: Option<(Authority, Arc<ServerConfig>)>,
+    /// How often each address may still be wrong about the secret of an invite.
+    pub guesses: Guesses,
     /// The runtimes that serve links: each link stays on one.
     pub workers: Vec<Handle>,
     /// The tasks of the links.
@@ -67,16 +81,18 @@ impl LinkPort {
                 let deadline = Instant::now() + HANDSHAKE;
                 let Some(hello) = hello(socket, address).await else { return };
                 match (hello.service, &port.gateway, &port.authority) {
-                    (Some(Service::Link), Some((gateway, config)), _) => {
-                        let Some(proved) = prove(hello, config.clone(), address, deadline).await else {
-                            return;
+                    (Some(Service::Link), Some((gateway, credentials)), _) => {
+                        let config = match credentials.server() {
+                            Ok(config) => config,
+                            Err(error) => return tracing::error!(%error, "links cannot be accepted"),
                         };
+                        let Some(proved) = prove(hello, config, address, deadline).await else { return };
                         drop(place);
                         gateway.clone().serve(proved, address).await;
                     }
                     // Nobody has proved anything yet: enrolment keeps the place.
                     (Some(Service::Join), _, Some((authority, config))) => {
-                        admit(hello, config.clone(), authority, address, deadline).await;
+                        admit(hello, config.clone(), authority, &port.guesses, address, deadline).await;
                     }
                     _ => tracing::debug!(%address, "asked for what this node does not serve"),
                 }
@@ -108,6 +124,7 @@ async fn admit(
     hello: Hello,
     config: Arc<ServerConfig>,
     authority: &Authority,
+    guesses: &Guesses,
     address: SocketAddr,
     deadline: Instant,
 ) {
@@ -119,20 +136,53 @@ async fn admit(
         Ok(tls) => tls,
         Err(error) => return tracing::warn!(%address, %error, "handshake refused"),
     };
+    // Taken first and given back for what was no guess, so that many at a time are no way around it.
+    if !guesses.take(address.ip()).await {
+        tracing::warn!(%address, "member not admitted: too many wrong proofs from this address");
+        return drop(timeout_at(deadline, join::refuse(&mut tls, Refusal::TooMany)).await);
+    }
     let Ok(exporter) = tls.get_ref().1.export_keying_material([0; 32], EXPORTER_LABEL, None) else {
         return;
     };
     match join::serve(&mut tls, &exporter, authority).await {
         Ok(member) => {
+            guesses.lock().give_back(address.ip());
             let (name, id, role) = (member.name, member.id.short(), member.role);
             tracing::info!(%address, name, id, %role, "member admitted");
         }
         Err(error) => {
+            if !matches!(error, JoinError::Refused(Refusal::WrongProof)) {
+                guesses.lock().give_back(address.ip());
+            }
             let reason = format!("{:#}", anyhow::Error::new(error));
             tracing::warn!(%address, reason, "member not admitted");
         }
     }
     let _ = timeout(HANDSHAKE, tls.shutdown()).await;
+}
+
+impl Guesses {
+    /// Takes one, once there is one: the others may be with joiners of the same address that are no guessers.
+    async fn take(&self, source: IpAddr) -> bool {
+        let patience = Instant::now() + GUESS_PATIENCE;
+        while !self.lock().take(source, Instant::now().into_std()) {
+            if Instant::now() >= patience {
+                return false;
+            }
+            tokio::time::sleep(GUESS_LOOK).await;
+        }
+        true
+    }
+
+    fn lock(&self) -> MutexGuard<'_, PerSource> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Guesses {
+    fn default() -> Self {
+        Self(Mutex::new(PerSource::new(GUESSES)))
+    }
 }
 
 /// The handshakes in progress, by source.

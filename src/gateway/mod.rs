@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod clients;
+pub mod courier;
 pub mod dns;
 pub mod egress;
 pub mod listener;

@@ -11,12 +11,14 @@ use super::clients::{Admitted, Client, Clients};
 use super::egress::Egress;
 use crate::failure::{Failure, Kind, Side, printable};
 use crate::link::handshake::Proved;
+use crate::link::news;
 use crate::link::relay::{Progress, outcome, relay};
 use crate::link::server::{Incoming, ServerLink};
 use crate::memory::Budget;
 use crate::net;
 use crate::peers::candidate::Activity;
 use crate::telemetry::record::Record;
+use crate::trust::board::Board;
 use crate::wire::id::NodeId;
 
 /// What all links of this gateway share.
@@ -35,7 +37,12 @@ pub struct Gateway {
     pub name: String,
     /// When it is cancelled, links take no more tunnels and end with their last one.
     pub drain: CancellationToken,
+    /// What is known of the group: whom to serve no longer.
+    pub board: Arc<Board>,
 }
+
+/// How often one link may begin to exchange news: a client does it once.
+const EXCHANGES: usize = 4;
 
 impl Gateway {
     /// Serves one link until it ends.
@@ -44,16 +51,25 @@ impl Gateway {
             Ok(link) => link,
             Err(error) => return tracing::debug!(%address, %error, "no link"),
         };
-        let member = link.client.id;
-        let (client, held) = (member.short(), self.clients.client(member));
+        let id = link.client.id;
+        let (client, held) = (id.short(), self.clients.client(id));
         tracing::info!(client, %address, "link accepted");
         let mut tunnels = JoinSet::new();
+        let mut exchanges = JoinSet::new();
+        let mut begun = 0;
         let mut draining = false;
+        let mut revoked = std::pin::pin!(self.board.until_revoked(id));
         let reason = loop {
             tokio::select! {
                 next = link.next() => match next {
+                    Some(Ok(incoming)) if incoming.is_news && begun < EXCHANGES && !draining => {
+                        begun += 1;
+                        if let Ok(tunnel) = incoming.accept() {
+                            exchanges.spawn(news::serve(tunnel, self.board.clone(), id));
+                        }
+                    }
                     Some(Ok(incoming)) => {
-                        let admitted = self.admit(member, &held);
+                        let admitted = self.admit(id, &held);
                         let tunnel = self.clone().tunnel(Box::new(incoming), client.clone(), held.clone(), admitted);
                         tunnels.spawn(tunnel);
                     }
@@ -63,15 +79,26 @@ impl Gateway {
                 Some(ended) = tunnels.join_next() => if let Err(error) = ended {
                     tracing::error!(%error, "a tunnel's task failed");
                 },
+                Some(ended) = exchanges.join_next() => if let Err(error) = ended
+                    && error.is_panic()
+                {
+                    tracing::error!(%error, "an exchange of news failed");
+                },
+                () = &mut revoked => {
+                    tracing::warn!(client, %address, "a link is cut: the client was removed from the group");
+                    break "the client was removed from the group".to_owned();
+                }
                 () = self.drain.cancelled(), if !draining => {
                     draining = true;
+                    // They last as long as the link does.
+                    exchanges.abort_all();
                     link.drain();
                 }
             }
         };
         // The tunnels of a link that has ended find out by themselves; they are waited for, so that each
         // is recorded.
-        drop(link);
+        drop((link, exchanges));
         while tunnels.join_next().await.is_some() {}
         tracing::info!(client, %address, reason, "link ended");
     }

@@ -36,7 +36,10 @@ pub struct Pulse {
 
 /// Counts one tunnel as open until it is dropped.
 #[derive(Debug)]
-pub struct OpenTunnel(Arc<Pulse>);
+pub struct OpenTunnel {
+    pulse: Arc<Pulse>,
+    counts: bool,
+}
 
 impl Default for Pulse {
     fn default() -> Self {
@@ -62,7 +65,12 @@ impl Pulse {
         if self.tunnels.fetch_add(1, Ordering::Relaxed) == 0 {
             self.busy.notify_one();
         }
-        OpenTunnel(self.clone())
+        OpenTunnel { pulse: self.clone(), counts: true }
+    }
+
+    /// A stream that is no tunnel: it changes neither the rhythm nor the windows.
+    pub(super) fn aside(self: &Arc<Self>) -> OpenTunnel {
+        OpenTunnel { pulse: self.clone(), counts: false }
     }
 
     /// What arrives on the link.
@@ -105,13 +113,15 @@ impl Pulse {
 impl OpenTunnel {
     /// The pulse of its link.
     pub fn pulse(&self) -> &Arc<Pulse> {
-        &self.0
+        &self.pulse
     }
 }
 
 impl Drop for OpenTunnel {
     fn drop(&mut self) {
-        self.0.tunnels.fetch_sub(1, Ordering::Relaxed);
+        if self.counts {
+            self.pulse.tunnels.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

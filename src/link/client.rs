@@ -28,6 +28,7 @@ use super::{
 };
 use crate::failure::{Failure, Kind, Side, printable};
 use crate::net;
+use crate::trust::board::Board;
 use crate::wire::id::NodeId;
 use crate::wire::target::Target;
 
@@ -76,7 +77,8 @@ pub struct Link {
 
 impl Link {
     /// Dials the gateway at `address` and proves that it is one of the group, and `id` when given. The link
-    /// lives as a task of `tasks` until it breaks, or is retired and its tunnels have ended.
+    /// lives as a task of `tasks` until it breaks, the gateway is put out of the group, or it is retired and its
+    /// tunnels have ended.
     ///
     /// # Errors
     /// [`DialError`].
@@ -84,6 +86,7 @@ impl Link {
         address: SocketAddr,
         id: Option<NodeId>,
         config: Arc<ClientConfig>,
+        board: Arc<Board>,
         tasks: &TaskTracker,
     ) -> Result<Self, DialError> {
         let late = |_: tokio::time::error::Elapsed| DialError::Late(address);
@@ -118,7 +121,7 @@ impl Link {
             unusable: CancellationToken::new(),
             retired: CancellationToken::new(),
         };
-        tasks.spawn(drive(connection, ping, link.clone()));
+        tasks.spawn(drive(connection, ping, link.clone(), board));
         Ok(link)
     }
 
@@ -142,7 +145,7 @@ impl Link {
         };
         let answer = async {
             tokio::select! {
-                answer = timeout(OPEN, self.ask(target, connection_id, first)) => answer,
+                answer = timeout(OPEN, self.connect(target, connection_id, first)) => answer,
                 never = impatience => match never { },
             }
         };
@@ -162,7 +165,7 @@ impl Link {
         }
     }
 
-    async fn ask(
+    async fn connect(
         &self,
         target: &Target,
         connection_id: u64,
@@ -189,8 +192,15 @@ impl Link {
             .expect("a target is a valid authority: letters, digits, '.', '-', '_' or an address");
         let id = http::HeaderValue::from(connection_id);
         request.headers_mut().insert(CONNECTION_ID, id);
-        let mut requests = self.requests.clone().ready().await?;
-        requests.send_request(request, false)
+        self.ask(request).await
+    }
+
+    /// Sends a request that is not for a tunnel.
+    pub(super) async fn ask(
+        &self,
+        request: Request<()>,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
+        self.requests.clone().ready().await?.send_request(request, false)
     }
 
     fn lost(&self, error: &h2::Error) -> Failure {
@@ -228,6 +238,11 @@ impl Link {
         self.retired.cancel();
     }
 
+    /// Waits until the link is to end with its tunnels.
+    pub async fn retired(&self) {
+        self.retired.cancelled().await;
+    }
+
     /// Lets the link end when its tunnels have.
     pub fn retire(&self) {
         self.retired.cancel();
@@ -244,7 +259,7 @@ pub struct LinkTunnel {
 }
 
 /// Drives the connection until it ends, and tells when it takes no more tunnels.
-async fn drive(connection: Connection<Secure, Bytes>, ping: PingPong, link: Link) {
+async fn drive(connection: Connection<Secure, Bytes>, ping: PingPong, link: Link, board: Arc<Board>) {
     let Link { requests, address, gateway, pulse, unusable, retired } = link;
     let dead = until_dead(ping, pulse.clone());
     let mut probe = Some(requests);
@@ -272,7 +287,8 @@ async fn drive(connection: Connection<Secure, Bytes>, ping: PingPong, link: Link
         }
         driven
     });
-    let gateway = gateway.id.short();
+    let id = gateway.id;
+    let gateway = id.short();
     tokio::select! {
         result = driven => {
             let reason = match result {
@@ -285,6 +301,9 @@ async fn drive(connection: Connection<Secure, Bytes>, ping: PingPong, link: Link
             tracing::info!(gateway, %address, reason = printable(&reason), "link down");
         }
         () = dead => tracing::warn!(gateway, %address, reason = "no answer to a ping", "link down"),
+        () = board.until_revoked(id) => {
+            tracing::warn!(gateway, %address, reason = "the gateway was removed from the group", "link down");
+        }
     }
     unusable.cancel();
 }

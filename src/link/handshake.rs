@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 
 use super::secure::{Schedule, Secure};
 use super::tls::Service;
+use crate::net;
 
 /// One read.
 const READ: usize = 16 * 1024;
@@ -145,6 +146,11 @@ impl Handshake {
                         self.session.step(&mut self.received, &mut sending, &mut early).map_err(invalid)?;
                     }
                     let _ = self.tcp.try_write(&sending);
+                    if let Session::Server(_) = self.session {
+                        // A client is done before it is judged: closing over what it has sent already would
+                        // reset the connection, and the alert would be lost.
+                        net::linger(&self.tcp).await;
+                    }
                     return Err(invalid(error));
                 }
             }

@@ -6,6 +6,7 @@ mod buffer;
 pub mod client;
 mod flow;
 pub mod handshake;
+pub mod news;
 mod record;
 pub mod relay;
 pub mod secure;

@@ -10,9 +10,10 @@ use h2::server::{Connection, SendResponse};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use tokio::time::timeout;
 
-use super::alive::{OpenTunnel, Pulse, until_dead};
+use super::alive::{Pulse, until_dead};
 use super::flow;
 use super::handshake::Proved;
+use super::news;
 use super::secure::Secure;
 use super::stream::{Inbox, Outbox, Tunnel};
 use super::tls::{self, Peer, TlsError};
@@ -53,6 +54,8 @@ pub struct Incoming {
     pub target: Result<Target, Failure>,
     /// The client's id of the connection, for the logs.
     pub connection_id: u64,
+    /// It is no CONNECT, but the request of [`news`].
+    pub is_news: bool,
     respond: SendResponse<Bytes>,
     inbox: Inbox,
     account: Option<Arc<Account>>,
@@ -90,7 +93,7 @@ impl ServerLink {
         });
         tokio::select! {
             accepted = accepted => match accepted? {
-                Ok((request, respond)) => Some(Ok(Incoming::new(request, respond, pulse.tunnel()))),
+                Ok((request, respond)) => Some(Ok(Incoming::new(request, respond, pulse))),
                 Err(error) => Some(Err(error.to_string())),
             },
             () = dead => Some(Err("no answer to a ping".into())),
@@ -105,12 +108,14 @@ impl ServerLink {
 }
 
 impl Incoming {
-    fn new(request: Request<RecvStream>, respond: SendResponse<Bytes>, counted: OpenTunnel) -> Self {
+    fn new(request: Request<RecvStream>, respond: SendResponse<Bytes>, pulse: &Arc<Pulse>) -> Self {
         let (head, receive) = request.into_parts();
         let connection_id = head.headers.get(CONNECTION_ID).and_then(|id| id.to_str().ok()?.parse().ok());
         let target = destination(&head.method, &head.uri);
+        let is_news = head.method == Method::POST && head.uri.path() == news::PATH;
+        let counted = if is_news { pulse.aside() } else { pulse.tunnel() };
         let (connection_id, inbox) = (connection_id.unwrap_or(0), Inbox::new(receive, counted));
-        Self { target, connection_id, respond, inbox, account: None }
+        Self { target, connection_id, is_news, respond, inbox, account: None }
     }
 
     /// Counts what the tunnel holds from now on.

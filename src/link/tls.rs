@@ -3,6 +3,8 @@
 //! TLS 1.3 only, nothing resumed, nothing early. Certificates are verified by rustls' own webpki verifiers
 //! against the group's authority and nothing else; there is no verifier of our own here.
 
+mod credentials;
+
 use std::sync::Arc;
 
 use rustls::client::{Resumption, WebPkiServerVerifier};
@@ -12,6 +14,7 @@ use rustls::server::{ClientHello, NoServerSessionStorage, VerifierBuilderError, 
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
+pub use self::credentials::Credentials;
 pub use crate::trust::certificate::Identity as Peer;
 use crate::trust::certificate::{CertificateError, GATEWAY_NAME, gateway_name, trust_anchor};
 use crate::trust::clock;
@@ -70,7 +73,7 @@ impl Service {
 pub fn link_client(group: &Group) -> Result<Arc<ClientConfig>, TlsError> {
     let verifier =
         WebPkiServerVerifier::builder_with_provider(roots(trust_anchor(&group.ca_key)), provider())
-            .with_crls(group.crl.clone())
+            .with_crls([group.news.crl().clone()])
             .only_check_end_entity_revocation()
             .allow_unknown_revocation_status()
             .build()?;
@@ -88,7 +91,7 @@ pub fn link_client(group: &Group) -> Result<Arc<ClientConfig>, TlsError> {
 pub fn link_server(group: &Group) -> Result<Arc<ServerConfig>, TlsError> {
     let verifier =
         WebPkiClientVerifier::builder_with_provider(roots(trust_anchor(&group.ca_key)), provider())
-            .with_crls(group.crl.clone())
+            .with_crls([group.news.crl().clone()])
             .only_check_end_entity_revocation()
             .allow_unknown_revocation_status()
             .build()?;

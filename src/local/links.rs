@@ -8,12 +8,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::select_all;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use rustls::ClientConfig;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, sleep_until};
 use tokio_util::task::TaskTracker;
 
 use crate::link::client::{DialError, Link};
+use crate::link::news;
+use crate::link::tls::Credentials;
 use crate::peers::directory::{Directory, Gateway, Source};
 use crate::wire::datagram::State;
 use crate::wire::id::NodeId;
@@ -49,7 +50,7 @@ pub type Remember = dyn Fn(SocketAddr) + Send + Sync;
 pub struct Links {
     own: NodeId,
     directory: Arc<Directory>,
-    config: Arc<ClientConfig>,
+    credentials: Arc<Credentials>,
     tasks: TaskTracker,
     remember: Box<Remember>,
     standing: watch::Sender<Vec<Link>>,
@@ -67,18 +68,18 @@ struct Paused {
 }
 
 impl Links {
-    /// Links of the node `own`, made from what `directory` knows, with the proof of `config`.
+    /// Links of the node `own`, made from what `directory` knows, with the proof of `credentials`.
     pub fn new(
         own: NodeId,
         directory: Arc<Directory>,
-        config: Arc<ClientConfig>,
+        credentials: Arc<Credentials>,
         tasks: TaskTracker,
         remember: Box<Remember>,
     ) -> Arc<Self> {
         Arc::new(Self {
             own,
             directory,
-            config,
+            credentials,
             tasks,
             remember,
             standing: watch::Sender::new(Vec::new()),
@@ -263,11 +264,12 @@ impl Links {
             }
         }
         others.retain(|_| links.is_empty());
+        let revoked = |id: NodeId| self.credentials.board.revokes(id);
         for gateway in first.into_iter().chain(others) {
             if places == 0 {
                 break;
             }
-            if self.identity(gateway) == Some(self.own) {
+            if self.identity(gateway).is_some_and(|id| id == self.own || revoked(id)) {
                 continue;
             }
             if linked(gateway) || is_dialled(gateway) {
@@ -323,11 +325,21 @@ impl Links {
         }
         *locked(&self.trouble) = None;
         (self.remember)(link.address);
+        self.tasks.spawn(news::attend(link.clone(), self.credentials.board.clone()));
         self.standing.send_modify(|links| links.push(link));
     }
 
     async fn dial(&self, gateway: Gateway) -> Option<Link> {
-        match Link::dial(gateway.link, gateway.id, self.config.clone(), &self.tasks).await {
+        let config = match self.credentials.client() {
+            Ok(config) => config,
+            Err(error) => {
+                tracing::error!(%error, "links cannot be dialled");
+                self.pause(gateway.link, true, true);
+                return None;
+            }
+        };
+        let board = self.credentials.board.clone();
+        match Link::dial(gateway.link, gateway.id, config, board, &self.tasks).await {
             Ok(link) => {
                 locked(&self.pauses).remove(&gateway.link);
                 locked(&self.identities).insert(gateway.link, link.gateway.id);
@@ -341,7 +353,10 @@ impl Links {
                         | DialError::Refused(..)
                         | DialError::Protocol(..)
                 );
-                let reason = format!("{:#}", anyhow::Error::new(error));
+                let mut reason = format!("{:#}", anyhow::Error::new(error));
+                if reason.contains(&removed()) {
+                    reason = format!("{} says that this machine was removed from the group", gateway.link);
+                }
                 let silent = gateway.state(Instant::now()).is_none();
                 if self.pause(gateway.link, distrust, silent) == 1 {
                     tracing::info!(address = %gateway.link, reason, "no link");
@@ -383,6 +398,11 @@ fn jumped(passed: Duration, before: SystemTime, now: SystemTime) -> bool {
     now.duration_since(before).map_or(true, |wall| wall.abs_diff(passed) > CLOCK_JUMP)
 }
 
+/// What a gateway says, in TLS, to whom the authority has put out.
+fn removed() -> String {
+    rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRevoked).to_string()
+}
+
 /// The gateway has said that it is about to stop, or that it cannot reach the server.
 fn is_leaving(gateway: &Gateway, now: Instant) -> bool {
     matches!(gateway.state(now), Some(State::Draining | State::Withdrawn))
@@ -395,6 +415,37 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::peers::directory::Source;
+    use crate::trust::authority::Authority;
+    use crate::trust::board::Board;
+    use crate::trust::state::StateDir;
+
+    fn links() -> (tempfile::TempDir, Arc<Links>) {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(directory.path().join("state")).unwrap();
+        let group = Authority::create(&state, "office", "first").unwrap();
+        let own = group.node.id;
+        let credentials = Credentials::new(Board::new(group)).unwrap();
+        let links = Links::new(own, Arc::default(), credentials, TaskTracker::new(), Box::new(|_| {}));
+        (directory, links)
+    }
+
+    #[test]
+    fn who_cannot_prove_itself_is_let_alone_from_a_second_up_to_five_minutes_and_others_are_not() {
+        let (_directory, links) = links();
+        let (rogue, honest) = (SocketAddr::from(([10, 0, 0, 1], 1)), SocketAddr::from(([10, 0, 0, 2], 1)));
+        let at = |address| {
+            links.directory.name(address, Source::Static);
+            links.directory.at(address).unwrap()
+        };
+        for expected in [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300] {
+            links.pause(rogue, true, false);
+            let left = links.pause_left(&at(rogue), Instant::now()).unwrap().duration_since(Instant::now());
+            let expected = Duration::from_secs(expected);
+            assert!(left <= expected && left > expected / 2, "{left:?} of {expected:?}");
+        }
+        assert_eq!(links.pause_left(&at(honest), Instant::now()), None);
+    }
 
     #[test]
     fn a_sleep_and_a_clock_that_is_set_are_jumps_and_a_slow_second_is_none() {

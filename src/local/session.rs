@@ -127,7 +127,7 @@ impl Routes {
             match opened {
                 Ok(mut tunnel) => {
                     tunnel.tunnel.charge_to(&self.memory.account());
-                    return Ok(Upstream::Link(tunnel, link.gateway.id.short()));
+                    return Ok(Upstream::Link(Box::new(tunnel), link.gateway.id.short()));
                 }
                 Err(failure) if failure.blames_gateway() && attempts < MOST_ATTEMPTS => {
                     link.give_up();
@@ -186,7 +186,7 @@ impl Routes {
         let result = loop {
             record.gateway = upstream.gateway().to_owned();
             let LinkTunnel { tunnel, gateway } = match upstream {
-                Upstream::Link(tunnel, _) => tunnel,
+                Upstream::Link(tunnel, _) => *tunnel,
                 Upstream::Direct(server) => return Box::pin(carry_directly(app, server, &mut record)).await,
             };
             let pulse = tunnel.pulse().clone();

@@ -22,7 +22,7 @@ const READ: usize = 64 * 1024;
 /// The way to one server.
 pub enum Upstream {
     /// Over a link; with the gateway's name.
-    Link(LinkTunnel, String),
+    Link(Box<LinkTunnel>, String),
     /// From this machine.
     Direct(TcpStream),
 }

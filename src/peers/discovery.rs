@@ -4,19 +4,22 @@
 //! IPv6 link-local multicast) is used. A stateful firewall drops a unicast answer to a broadcast that left
 //! from an ephemeral port, so queries leave from the discovery port itself.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::candidate::Announcement;
 use super::directory::{Directory, Source};
-use super::rate::PerSource;
+use super::keyring::{Epochs, Keyring};
+use super::rate::{Bucket, PerSource, Rate};
 use crate::net::{self, Ear, Heard, Lan};
+use crate::trust::authority::Doorbell;
+use crate::trust::board::Board;
 use crate::wire::datagram::{Datagram, Keys, Message, SIZE, Way, invite_asked_for};
 use crate::wire::id::{GroupId, NodeId};
 
@@ -32,20 +35,17 @@ const NONCE_LIFE: Duration = Duration::from_secs(10);
 const MOST_NONCES: usize = 256;
 /// How many known gateways are asked by unicast besides.
 const MOST_ASKED: usize = 16;
-/// How many answers one source gets at once, and how fast it earns another.
-const ANSWERS: (u32, Duration) = (20, Duration::from_millis(100));
-
-/// Finds the secret of an invite: what a join query is authenticated with.
-pub type InviteKey = dyn Fn([u8; 8]) -> Option<[u8; 32]> + Send + Sync;
+/// How many answers one source gets; joiners are counted apart from members.
+const ANSWERS: Rate = Rate(20, Duration::from_millis(100));
+/// How many all sources together get: 16 Mbit/s.
+const ANSWERS_IN_ALL: Rate = Rate(4000, Duration::from_micros(250));
+/// How many gateways may answer one query.
+const MOST_ANSWERS: usize = 4096;
 
 /// What discovery needs to know.
 pub struct Options {
-    /// The group.
-    pub group: GroupId,
-    /// The group's epoch.
-    pub epoch: u64,
-    /// The group's discovery key.
-    pub discovery_key: [u8; 32],
+    /// What is known of the group.
+    pub board: Arc<Board>,
     /// This node.
     pub id: NodeId,
     /// The UDP port where nodes listen.
@@ -56,19 +56,35 @@ pub struct Options {
     pub lans: Vec<String>,
     /// Where this node's group can be joined, when it holds the authority: the finder of invites and the
     /// TCP port.
-    pub joins: Option<(Box<InviteKey>, u16)>,
+    pub joins: Option<(Doorbell, u16)>,
+    /// Is told which gateways have missed the group's news, and where they are.
+    pub behind: Option<mpsc::Sender<(NodeId, SocketAddr)>>,
 }
 
 /// Discovery on all LANs of this machine.
 pub struct Discovery {
     options: Options,
-    keys: Keys,
+    keyring: Mutex<Arc<Keyring>>,
     directory: Arc<Directory>,
     announcements: watch::Receiver<Option<Announcement>>,
     ears: Mutex<HashMap<Lan, Arc<Ear>>>,
-    asked: Mutex<HashMap<[u8; 16], Instant>>,
-    answers: Mutex<PerSource>,
+    asked: Mutex<HashMap<[u8; 16], Asked>>,
+    epochs: Mutex<Epochs>,
+    limits: Mutex<Limits>,
     boot: u64,
+}
+
+/// A query that waits for answers.
+struct Asked {
+    sent: Instant,
+    /// A nonce is good once for each address of a gateway: an offer that somebody repeats is none.
+    answered: HashSet<(NodeId, SocketAddr)>,
+}
+
+struct Limits {
+    members: PerSource,
+    joiners: PerSource,
+    all: Bucket,
 }
 
 impl Discovery {
@@ -79,13 +95,18 @@ impl Discovery {
         announcements: watch::Receiver<Option<Announcement>>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            keys: Keys::new(&options.discovery_key),
+            keyring: Mutex::new(Arc::new(Keyring::new(options.board.group()))),
             options,
             directory,
             announcements,
             ears: Mutex::default(),
             asked: Mutex::default(),
-            answers: Mutex::new(PerSource::new(ANSWERS.0, ANSWERS.1)),
+            epochs: Mutex::default(),
+            limits: Mutex::new(Limits {
+                members: PerSource::new(ANSWERS),
+                joiners: PerSource::new(ANSWERS),
+                all: Bucket::new(ANSWERS_IN_ALL, Instant::now()),
+            }),
             boot: u64::from_be_bytes(random()),
         })
     }
@@ -180,11 +201,11 @@ impl Discovery {
         let now = Instant::now();
         {
             let mut asked = locked(&self.asked);
-            asked.retain(|_, sent| now.duration_since(*sent) < NONCE_LIFE);
+            asked.retain(|_, asked| now.duration_since(asked.sent) < NONCE_LIFE);
             if asked.len() >= MOST_NONCES {
                 return;
             }
-            asked.insert(nonce, now);
+            asked.insert(nonce, Asked { sent: now, answered: HashSet::new() });
         }
         let known = self.directory.ranked(now).into_iter();
         let known = known.filter(|gateway| gateway.source != Source::Static);
@@ -213,11 +234,28 @@ impl Discovery {
     }
 
     async fn tell(&self, ear: &Ear, message: Message, to: SocketAddr) {
-        let (group, epoch, sender) = (self.options.group, self.options.epoch, self.options.id);
-        let bytes = Datagram { group, epoch, sender, message }.encode(&self.keys, Way { from: ear.own, to });
+        let keyring = self.keyring();
+        self.tell_in(&keyring, keyring.group.news.epoch(), ear, message, to).await;
+    }
+
+    /// In an epoch that the receiver knows.
+    async fn tell_in(&self, keyring: &Keyring, epoch: u64, ear: &Ear, message: Message, to: SocketAddr) {
+        let Some(keys) = keyring.keys(epoch) else { return };
+        let (group, sender) = (keyring.group.id, self.options.id);
+        let bytes = Datagram { group, epoch, sender, message }.encode(keys, Way { from: ear.own, to });
         if let Err(error) = ear.tell(&bytes, to).await {
             tracing::debug!(%to, %error, "datagram not sent");
         }
+    }
+
+    /// The keys of the group as it is now.
+    fn keyring(&self) -> Arc<Keyring> {
+        let group = self.options.board.group();
+        let mut keyring = locked(&self.keyring);
+        if !Arc::ptr_eq(&keyring.group, &group) {
+            *keyring = Arc::new(Keyring::new(group));
+        }
+        keyring.clone()
     }
 
     fn ears(&self) -> Vec<(Lan, Arc<Ear>)> {
@@ -253,57 +291,90 @@ impl Discovery {
         if let Some(invite) = invite_asked_for(bytes) {
             return self.answer_join(bytes, invite, heard.from, mouth).await;
         }
-        let Ok(datagram) =
-            Datagram::decode(bytes, self.options.group, &self.keys, Way { from: heard.from, to: mouth.own })
-        else {
-            return;
-        };
-        if datagram.sender == self.options.id {
+        let keyring = self.keyring();
+        let way = Way { from: heard.from, to: mouth.own };
+        let Some(datagram) = keyring.decode(bytes, way) else { return };
+        if datagram.sender == self.options.id || keyring.group.news.revokes(datagram.sender) {
             return;
         }
-        let now = Instant::now();
+        let (now, sender, epoch) = (Instant::now(), datagram.sender, datagram.epoch);
         match datagram.message {
             Message::Query { nonce } => {
                 let announcement = self.announcements.borrow().clone();
                 if let Some(Announcement { advert, answers_one_in, .. }) = announcement
                     && (alone || lot(&nonce).is_multiple_of(answers_one_in))
-                    && locked(&self.answers).take(heard.from.ip(), now)
+                    && self.may_answer(|limits| &mut limits.members, heard.from, now)
                 {
-                    tracing::debug!(client = %heard.from, "query answered");
-                    self.tell(mouth, Message::Offer { nonce, advert }, heard.from).await;
+                    tracing::debug!(client = %heard.from, epoch, "query answered");
+                    let offer = Message::Offer { nonce, advert };
+                    // Who has missed the news understands no other key.
+                    self.tell_in(&keyring, epoch, mouth, offer, heard.from).await;
                 }
             }
             Message::Offer { nonce, advert } => {
-                let sent = locked(&self.asked).get(&nonce).copied();
-                if let Some(sent) = sent {
-                    let round_trip = now.duration_since(sent);
-                    let link = link_address(heard.from, advert.link_port);
-                    tracing::debug!(gateway = %datagram.sender.short(), address = %link, "offer heard");
-                    self.directory.offered(datagram.sender, link, advert, round_trip, now);
+                let link = link_address(heard.from, advert.link_port);
+                let asked = self.answered(&nonce, sender, heard.from);
+                if let Some(sent) = asked.filter(|_| self.is_believed(&keyring, sender, epoch, link)) {
+                    let round_trip = now.saturating_duration_since(sent);
+                    tracing::debug!(gateway = %sender.short(), address = %link, "offer heard");
+                    self.directory.offered(sender, link, advert, round_trip, now);
                 }
             }
             Message::Beacon { boot, counter, advert } => {
                 let link = link_address(heard.from, advert.link_port);
-                self.directory.beaconed(datagram.sender, link, advert, (boot, counter), now);
+                if self.is_believed(&keyring, sender, epoch, link) {
+                    self.directory.beaconed(sender, link, advert, (boot, counter), now);
+                }
             }
             Message::JoinQuery { .. } | Message::JoinOffer { .. } => {}
         }
     }
 
-    async fn answer_join(&self, bytes: &[u8], invite: [u8; 8], from: SocketAddr, mouth: &Ear) {
-        let Some((invites, link_port)) = &self.options.joins else { return };
-        if !locked(&self.answers).take(from.ip(), Instant::now()) {
-            return;
+    /// When the query with this nonce was sent, if this gateway has not answered it yet from there.
+    fn answered(&self, nonce: &[u8; 16], gateway: NodeId, from: SocketAddr) -> Option<Instant> {
+        let mut queries = locked(&self.asked);
+        let query = queries.get_mut(nonce)?;
+        (query.answered.len() < MOST_ANSWERS && query.answered.insert((gateway, from))).then_some(query.sent)
+    }
+
+    /// Whether this may be the sender's word. One that is behind is reported to whoever brings it the news.
+    fn is_believed(&self, keyring: &Keyring, sender: NodeId, epoch: u64, link: SocketAddr) -> bool {
+        let believed = locked(&self.epochs).goes_on(sender, epoch);
+        if believed
+            && epoch < keyring.group.news.epoch()
+            && let Some(behind) = &self.options.behind
+        {
+            // It will speak again when there is room.
+            let _ = behind.try_send((sender, link));
         }
-        let Some(keys) = invites(invite).map(|key| Keys::new(&key)) else { return };
-        let Ok(asked) = Datagram::decode(bytes, self.options.group, &keys, Way { from, to: mouth.own })
-        else {
+        believed
+    }
+
+    fn may_answer(
+        &self,
+        kind: impl FnOnce(&mut Limits) -> &mut PerSource,
+        source: SocketAddr,
+        now: Instant,
+    ) -> bool {
+        let mut limits = locked(&self.limits);
+        kind(&mut limits).take(source.ip(), now) && limits.all.take(ANSWERS_IN_ALL, now)
+    }
+
+    async fn answer_join(&self, bytes: &[u8], invite: [u8; 8], from: SocketAddr, mouth: &Ear) {
+        let Some((doorbell, link_port)) = &self.options.joins else { return };
+        let (group, now) = (self.options.board.group(), Instant::now());
+        let Some(keys) = doorbell.keys(&invite, now) else { return };
+        let Ok(asked) = Datagram::decode(bytes, group.id, &keys, Way { from, to: mouth.own }) else {
             return;
         };
         let Message::JoinQuery { nonce, .. } = asked.message else { return };
+        // Only now: who cannot prove anything must not use up what those get who can.
+        if !self.may_answer(|limits| &mut limits.joiners, from, now) {
+            return;
+        }
         let offer = Datagram {
-            group: self.options.group,
-            epoch: self.options.epoch,
+            group: group.id,
+            epoch: group.news.epoch(),
             sender: self.options.id,
             message: Message::JoinOffer { nonce, link_port: *link_port },
         };
@@ -415,4 +486,214 @@ pub fn jitter() -> f64 {
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trust::authority::{Authority, Uses};
+    use crate::trust::certificate::Role;
+    use crate::trust::group::Group;
+    use crate::trust::state::StateDir;
+    use crate::wire::datagram::{Advert, Reach, Standing, State};
+
+    const ONE: NodeId = NodeId([1; 16]);
+    const TWO: NodeId = NodeId([2; 16]);
+
+    /// Discovery of one member, with the ear of loopback, and what somebody else says to it.
+    struct Lab {
+        _directory: tempfile::TempDir,
+        state: StateDir,
+        authority: Authority,
+        board: Arc<Board>,
+        discovery: Arc<Discovery>,
+        mouth: Ear,
+        missed: mpsc::Receiver<(NodeId, SocketAddr)>,
+        announce: watch::Sender<Option<Announcement>>,
+    }
+
+    fn lab() -> Lab {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(directory.path().join("state")).unwrap();
+        let board = Board::new(Authority::create(&state, "office", "first").unwrap());
+        let authority = Authority::load(&state).unwrap().unwrap();
+        let (behind, missed) = mpsc::channel(8);
+        let options = Options {
+            board: board.clone(),
+            id: board.group().node.id,
+            port: 7420,
+            own_port: 7420,
+            lans: vec![],
+            joins: Some((Doorbell::new(authority.clone()), 7421)),
+            behind: Some(behind),
+        };
+        let (announce, announced) = watch::channel(None);
+        let discovery = Discovery::new(options, Arc::default(), announced);
+        let lan = net::lans(&["127.0.0.1".into()]).unwrap().pop().unwrap();
+        let mouth = Ear::unicast(&lan, 0).unwrap();
+        Lab { _directory: directory, state, authority, board, discovery, mouth, missed, announce }
+    }
+
+    impl Lab {
+        /// The group as somebody knows it who has missed what follows.
+        fn group(&self) -> Arc<Group> {
+            self.board.group()
+        }
+
+        async fn hear_as(&self, group: &Group, from: SocketAddr, sender: NodeId, message: Message) {
+            let keys = Keys::new(group.news.discovery_key());
+            let datagram = Datagram { group: group.id, epoch: group.news.epoch(), sender, message };
+            self.hear(&datagram.encode(&keys, Way { from, to: self.mouth.own }), from).await;
+        }
+
+        async fn hear(&self, bytes: &[u8], from: SocketAddr) {
+            let heard = Heard { size: bytes.len(), from, neighbour: true };
+            self.discovery.react(bytes, heard, true, &self.mouth).await;
+        }
+
+        fn ask(&self, nonce: [u8; 16]) {
+            let asked = Asked { sent: Instant::now(), answered: HashSet::new() };
+            locked(&self.discovery.asked).insert(nonce, asked);
+        }
+
+        fn state_of(&self, link: SocketAddr) -> Option<State> {
+            self.discovery.directory.at(link)?.state(Instant::now())
+        }
+
+        fn revoke(&self, id: NodeId) {
+            self.authority.revoke(&id.to_string()).unwrap();
+            let news = Group::load(&self.state).unwrap().unwrap().news;
+            self.board.hear(news.sealed()).unwrap();
+        }
+    }
+
+    fn at(n: u8) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, n], 7420))
+    }
+
+    fn advert(state: State) -> Advert {
+        Advert {
+            state,
+            reach: Reach::Reachable,
+            link_port: 7420,
+            weight: 100,
+            load: 0,
+            capacity: 1,
+            tunnels: 0,
+            standing: Standing { interval: 60_000, ..Standing::default() },
+            peers: vec![],
+        }
+    }
+
+    fn offer(nonce: [u8; 16], state: State) -> Message {
+        Message::Offer { nonce, advert: advert(state) }
+    }
+
+    fn beacon(counter: u64, state: State) -> Message {
+        Message::Beacon { boot: 1, counter, advert: advert(state) }
+    }
+
+    #[tokio::test]
+    async fn an_offer_counts_once_and_only_when_it_was_asked_for() {
+        let lab = lab();
+        let group = lab.group();
+        lab.hear_as(&group, at(2), ONE, offer([5; 16], State::Active)).await;
+        assert_eq!(lab.state_of(at(2)), None, "nobody asked");
+        lab.ask([5; 16]);
+        lab.hear_as(&group, at(2), ONE, offer([5; 16], State::Active)).await;
+        assert_eq!(lab.state_of(at(2)), Some(State::Active));
+        lab.hear_as(&group, at(2), ONE, beacon(1, State::Draining)).await;
+        lab.hear_as(&group, at(2), ONE, offer([5; 16], State::Active)).await;
+        assert_eq!(lab.state_of(at(2)), Some(State::Draining), "a repeated offer was believed");
+        // Another gateway, and another address of the same one, answer the same query.
+        for (address, id) in [(at(3), TWO), (at(4), ONE)] {
+            lab.hear_as(&group, address, id, offer([5; 16], State::Active)).await;
+            assert_eq!(lab.state_of(address), Some(State::Active));
+        }
+    }
+
+    #[tokio::test]
+    async fn who_was_put_out_is_not_heard_and_cannot_speak_for_others() {
+        let mut lab = lab();
+        let before = lab.group();
+        lab.revoke(TWO);
+        let after = lab.group();
+        lab.hear_as(&before, at(2), TWO, beacon(1, State::Active)).await;
+        assert_eq!(lab.state_of(at(2)), None, "it was heard by its own name");
+        // One that has missed the news is heard, and somebody is told that it did.
+        lab.hear_as(&before, at(3), ONE, beacon(1, State::Active)).await;
+        assert_eq!(lab.state_of(at(3)), Some(State::Active));
+        assert_eq!(lab.missed.try_recv(), Ok((ONE, at(3))));
+        // Once it has them, the old key does not speak for it any more.
+        lab.hear_as(&after, at(3), ONE, beacon(2, State::Active)).await;
+        lab.hear_as(&before, at(3), ONE, beacon(3, State::Withdrawn)).await;
+        assert_eq!(lab.state_of(at(3)), Some(State::Active));
+        assert!(lab.missed.try_recv().is_err());
+    }
+
+    async fn hear_back(ear: &Ear) -> Vec<u8> {
+        let mut bytes = [0; SIZE + 1];
+        let heard = ear.hear(&mut bytes).await.unwrap();
+        bytes[..heard.size].to_vec()
+    }
+
+    #[tokio::test]
+    async fn a_query_in_an_old_epoch_is_answered_in_that_epoch_and_one_of_a_revoked_node_never() {
+        let lab = lab();
+        let before = lab.group();
+        let announcement = Announcement { advert: advert(State::Active), beacons: 0, answers_one_in: 1 };
+        lab.announce.send_replace(Some(announcement));
+        lab.revoke(TWO);
+        let lan = net::lans(&["127.0.0.1".into()]).unwrap().pop().unwrap();
+        let asker = Ear::unicast(&lan, 0).unwrap();
+        lab.hear_as(&before, asker.own, TWO, Message::Query { nonce: [1; 16] }).await;
+        for (group, nonce) in [(&before, [2; 16]), (&lab.group(), [3; 16])] {
+            lab.hear_as(group, asker.own, ONE, Message::Query { nonce }).await;
+            let keys = Keys::new(group.news.discovery_key());
+            let way = Way { from: lab.mouth.own, to: asker.own };
+            let answer = Datagram::decode(&hear_back(&asker).await, group.id, &keys, way).unwrap();
+            // The first that comes is the answer to the second query: the first got none.
+            assert_eq!(answer.message, offer(nonce, State::Active));
+        }
+    }
+
+    #[tokio::test]
+    async fn forged_join_queries_use_up_nothing_and_joiners_have_answers_of_their_own() {
+        let lab = lab();
+        let group = lab.group();
+        let code = lab.authority.invite(Role::Client, Uses::Times(1), None, None).unwrap();
+        let lan = net::lans(&["127.0.0.1".into()]).unwrap().pop().unwrap();
+        let joiner = Ear::unicast(&lan, 0).unwrap();
+        let way = Way { from: joiner.own, to: lab.mouth.own };
+        let query = |nonce, key: &[u8; 32]| {
+            let message = Message::JoinQuery { nonce, invite: code.invite };
+            let datagram = Datagram { group: group.id, epoch: 0, sender: NodeId([0; 16]), message };
+            datagram.encode(&Keys::new(key), way)
+        };
+        // Far more than one source gets, of somebody who does not know the secret, and of members.
+        for _ in 0..100 {
+            lab.hear(&query([1; 16], &[0; 32]), joiner.own).await;
+            lab.hear_as(&group, joiner.own, ONE, Message::Query { nonce: [1; 16] }).await;
+        }
+        lab.hear(&query([2; 16], &code.discovery_key()), joiner.own).await;
+        let keys = Keys::new(&code.discovery_key());
+        let back = Way { from: lab.mouth.own, to: joiner.own };
+        let answer = Datagram::decode(&hear_back(&joiner).await, group.id, &keys, back).unwrap();
+        assert_eq!(answer.message, Message::JoinOffer { nonce: [2; 16], link_port: 7421 });
+    }
+
+    #[tokio::test]
+    async fn one_source_gets_a_bounded_number_of_answers() {
+        let lab = lab();
+        let start = Instant::now();
+        let granted =
+            (0..1000).filter(|_| lab.discovery.may_answer(|limits| &mut limits.members, at(2), start));
+        assert_eq!(granted.count(), 20);
+        let mut sources = (0..200_u8).flat_map(|host| [host; 25]);
+        let in_all = sources.by_ref().filter(|host| {
+            let source = SocketAddr::from(([10, 0, 0, *host], 1));
+            lab.discovery.may_answer(|limits| &mut limits.joiners, source, start)
+        });
+        assert_eq!(in_all.count(), 4000 - 20);
+    }
 }

@@ -167,11 +167,11 @@ pub(super) fn sign_node(
     public_key: &[u8; 32],
     name: &str,
     role: Role,
-    serial: [u8; 16],
 ) -> Result<CertificateDer<'static>, CertificateError> {
     let identity = Identity { id: node_id(public_key), role, group: group_id(&raw_public_key(ca_key)) };
     let ia5 = |text: String| text.try_into().map_err(CertificateError::Sign);
-    let mut params = base_params(name, serial);
+    // The id is the serial number too: one key, one certificate, and a revocation list names nodes.
+    let mut params = base_params(name, identity.id.0);
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -191,13 +191,6 @@ pub(super) fn sign_node(
 /// Who signs for the group: the same names and identifiers as in the authority's certificate.
 pub(crate) fn issuer(ca_key: &KeyPair) -> Issuer<'static, &KeyPair> {
     Issuer::new(authority_params(ca_key), ca_key)
-}
-
-/// A positive serial number that needs no padding in DER.
-pub(super) fn new_serial() -> [u8; 16] {
-    let mut serial: [u8; 16] = super::random();
-    serial[0] = serial[0] & 0x7f | 0x40;
-    serial
 }
 
 /// Checks that the authority with this key signed the certificate for this public key, and says whose it is.
@@ -286,7 +279,7 @@ impl PublicKeyData for RawKey {
 
 fn authority_params(key: &KeyPair) -> CertificateParams {
     let ca_key = raw_public_key(key);
-    let mut params = base_params(&authority_name(group_id(&ca_key)), new_serial());
+    let mut params = base_params(&authority_name(group_id(&ca_key)), super::random());
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
@@ -334,7 +327,7 @@ mod tests {
         let (ca, node) = (new_key().unwrap(), new_key().unwrap());
         let (ca_key, public) = (raw_public_key(&ca), raw_public_key(&node));
         for (role, dns_names) in [(Role::Client, 0), (Role::Gateway, 2)] {
-            let certificate = sign_node(&ca, &public, "büro 1", role, new_serial()).unwrap();
+            let certificate = sign_node(&ca, &public, "büro 1", role).unwrap();
             let identity = verify_node(&ca_key, &certificate, &public).unwrap();
             assert_eq!(identity, Identity { id: node_id(&public), role, group: group_id(&ca_key) });
             let parsed = EndEntityCert::try_from(&certificate).unwrap();
@@ -347,7 +340,7 @@ mod tests {
         let (ca, node) = (new_key().unwrap(), new_key().unwrap());
         let anchors = [trust_anchor(&raw_public_key(&ca))];
         let serves = |role| {
-            let certificate = sign_node(&ca, &raw_public_key(&node), "a", role, new_serial()).unwrap();
+            let certificate = sign_node(&ca, &raw_public_key(&node), "a", role).unwrap();
             let now = UnixTime::since_unix_epoch(clock::now());
             let usage = KeyUsage::server_auth();
             EndEntityCert::try_from(&certificate)
@@ -364,7 +357,7 @@ mod tests {
         let (ca, other_ca, node, other) =
             (new_key().unwrap(), new_key().unwrap(), new_key().unwrap(), new_key().unwrap());
         let (ca_key, public) = (raw_public_key(&ca), raw_public_key(&node));
-        let certificate = sign_node(&ca, &public, "a", Role::Gateway, new_serial()).unwrap();
+        let certificate = sign_node(&ca, &public, "a", Role::Gateway).unwrap();
         let foreign = verify_node(&raw_public_key(&other_ca), &certificate, &public);
         assert!(
             matches!(foreign, Err(CertificateError::Invalid(webpki::Error::UnknownIssuer))),

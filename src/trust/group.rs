@@ -3,17 +3,19 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::KeyPair;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 
-use super::Base64;
-pub use super::authority::{Authority, Refusal, Uses};
+pub use super::authority::{Authority, Kept, Refusal, TransferError, Uses};
 pub use super::certificate::Role;
 use super::certificate::{self, CertificateError, Identity};
+use super::news::{News, NewsError, Sealed};
 use super::state::{StateDir, StateError, StateLock, quoted};
+use super::{Base64, clock};
 use crate::wire::id::{GroupId, NodeId};
 
 /// This machine's membership of a group. It is only ever made whole: the certificate is the authority's, and
@@ -24,10 +26,10 @@ pub struct Group {
     pub id: GroupId,
     /// What people call it.
     pub name: String,
-    /// Counts the revocations; a member never goes back.
-    pub epoch: u64,
-    /// Authenticates discovery datagrams; every member has it.
-    pub discovery_key: [u8; 32],
+    /// Whom the authority has put out, and the discovery key. A member never goes back to older ones.
+    pub news: News,
+    /// The discovery keys before that, the newest first, as long as they are still good for whoever missed the news.
+    pub retired: Vec<Retired>,
     /// The authority's raw Ed25519 public key.
     pub ca_key: [u8; 32],
     /// This machine in the group.
@@ -36,8 +38,16 @@ pub struct Group {
     pub chain: Vec<CertificateDer<'static>>,
     /// The node's private key.
     pub key: Arc<PrivatePkcs8KeyDer<'static>>,
-    /// Whom the authority has put out, as it last signed it.
-    pub crl: Option<CertificateRevocationListDer<'static>>,
+}
+
+/// A discovery key that is not the group's any more.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retired {
+    /// The epoch that it was the key of.
+    pub epoch: u64,
+    key: Base64<[u8; 32]>,
+    /// When it is dropped, in seconds since 1970.
+    until: u64,
 }
 
 /// A node as its own certificate describes it.
@@ -92,6 +102,12 @@ pub enum GroupError {
     /// An invite does not admit.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// A member cannot be put out.
+    #[error(transparent)]
+    Kept(#[from] Kept),
+    /// The authority cannot be moved.
+    #[error(transparent)]
+    Moved(#[from] TransferError),
 }
 
 impl GroupError {
@@ -110,6 +126,8 @@ impl GroupError {
                 Some(format!("if nobody needs this key, move {} away and try again", quoted(file)))
             }
             Self::Refused(refusal) => Some(refusal.hint()),
+            Self::Kept(kept) => kept.hint(),
+            Self::Moved(error) => error.hint(),
             Self::Certificate(_) => None,
         }
     }
@@ -127,6 +145,9 @@ pub enum Damage {
     /// Does not fit the other files.
     #[error("it does not fit the files beside it")]
     Certificate(#[from] CertificateError),
+    /// What it says of the group is not the authority's word.
+    #[error("it does not fit the files beside it")]
+    News(#[from] NewsError),
 }
 
 /// What the authority gives a new member.
@@ -134,11 +155,15 @@ pub enum Damage {
 pub(super) struct Membership {
     pub(super) group_name: String,
     pub(super) node_name: String,
-    pub(super) epoch: u64,
-    pub(super) discovery_key: Base64<[u8; 32]>,
     pub(super) node_certificate: Base64<CertificateDer<'static>>,
     pub(super) ca_certificate: Base64<CertificateDer<'static>>,
-    pub(super) crl: Option<Base64<CertificateRevocationListDer<'static>>>,
+}
+
+/// The whole of what the authority answers to a machine that it admits.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Welcome {
+    pub(super) membership: Membership,
+    pub(super) news: Sealed,
 }
 
 impl Group {
@@ -147,7 +172,7 @@ impl Group {
     /// # Errors
     /// When a file is missing or damaged, or does not fit the others; the message names it.
     pub fn load(state: &StateDir) -> Result<Option<Self>, GroupError> {
-        let Some(GroupFile { name, node_name, epoch, discovery_key }) = read_json(state, GROUP)? else {
+        let Some(GroupFile { name, node_name, news, retired }) = read_json(state, GROUP)? else {
             return Ok(None);
         };
         let ca: CertificateDer<'static> = read_pem(state, CA_CERTIFICATE)?;
@@ -157,19 +182,20 @@ impl Group {
         let membership = Membership {
             group_name: name,
             node_name,
-            epoch,
-            discovery_key,
             node_certificate: Base64(read_pem(state, NODE_CERTIFICATE)?),
             ca_certificate: Base64(ca),
-            crl: try_read_pem(state, CRL)?.map(Base64),
         };
-        let group = Self::assemble(membership, key, &ca_key).map_err(damaged(state, NODE_CERTIFICATE))?;
-        Ok(Some(group))
+        let news = news.open(&ca_key).map_err(damaged(state, GROUP))?;
+        let mut group =
+            Self::assemble(membership, news, key, &ca_key).map_err(damaged(state, NODE_CERTIFICATE))?;
+        group.retired = retired;
+        Ok(Some(group.without_retired(clock::now()).unwrap_or(group)))
     }
 
     /// Puts a group together, when every certificate is that authority's and this key's.
     pub(super) fn assemble(
         membership: Membership,
+        news: News,
         key: KeyPair,
         ca_key: &[u8; 32],
     ) -> Result<Self, CertificateError> {
@@ -181,14 +207,55 @@ impl Group {
         Ok(Self {
             id: group,
             name: membership.group_name,
-            epoch: membership.epoch,
-            discovery_key: membership.discovery_key.0,
+            news,
+            retired: Vec::new(),
             ca_key: *ca_key,
             node: Node { id, name: membership.node_name, role },
             chain: vec![node, ca],
             key: Arc::new(key.into()),
-            crl: membership.crl.map(|crl| crl.0),
         })
+    }
+
+    /// The same, with newer news; the discovery key before them is retired.
+    pub(super) fn with_news(&self, news: News, now: Duration) -> Self {
+        let retired = Retired {
+            epoch: self.news.epoch(),
+            key: Base64(*self.news.discovery_key()),
+            until: now.saturating_add(RETIREMENT).as_secs(),
+        };
+        let mut all = vec![retired];
+        all.extend(self.retired.iter().filter(|retired| retired.is_good(now)).cloned());
+        all.truncate(MOST_RETIRED);
+        Self { news, retired: all, ..self.clone() }
+    }
+
+    /// The same without the retired keys whose time is over; `None` when there are none such.
+    pub(super) fn without_retired(&self, now: Duration) -> Option<Self> {
+        let mut group = self.clone();
+        group.retired.retain(|retired| retired.is_good(now));
+        (group.retired.len() < self.retired.len()).then_some(group)
+    }
+}
+
+impl Retired {
+    /// The key.
+    pub fn key(&self) -> &[u8; 32] {
+        &self.key.0
+    }
+
+    /// A clock that was set back does not make a retirement longer.
+    fn is_good(&self, now: Duration) -> bool {
+        let left = self.until.saturating_sub(now.as_secs());
+        0 < left && left <= RETIREMENT.as_secs()
+    }
+}
+
+impl fmt::Debug for Retired {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Retired")
+            .field("epoch", &self.epoch)
+            .field("until", &self.until)
+            .finish_non_exhaustive()
     }
 }
 
@@ -197,7 +264,7 @@ impl fmt::Debug for Group {
         f.debug_struct("Group")
             .field("id", &self.id)
             .field("name", &self.name)
-            .field("epoch", &self.epoch)
+            .field("news", &self.news)
             .field("node", &self.node)
             .finish_non_exhaustive()
     }
@@ -210,7 +277,16 @@ impl fmt::Debug for Group {
 pub fn remember_membership(state: &StateDir, group: &Group) -> Result<(), GroupError> {
     let lock = state.lock()?;
     refuse_second_group(state)?;
-    save(state, &lock, group)
+    save(state, &lock, group)?;
+    Ok(state.remove(JOIN_KEY)?)
+}
+
+/// Removes the key that was kept for another attempt to join: it is answered.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn forget_attempt(state: &StateDir) -> Result<(), GroupError> {
+    Ok(state.remove(JOIN_KEY)?)
 }
 
 /// Refuses when this machine is in a group, even in one whose other files cannot be read any more.
@@ -234,32 +310,60 @@ pub(super) fn save(state: &StateDir, _lock: &StateLock, group: &Group) -> Result
     write_pem(state, NODE_KEY, "PRIVATE KEY", group.key.secret_pkcs8_der())?;
     write_pem(state, NODE_CERTIFICATE, "CERTIFICATE", node)?;
     write_pem(state, CA_CERTIFICATE, "CERTIFICATE", ca)?;
-    if let Some(crl) = &group.crl {
-        write_pem(state, CRL, "X509 CRL", crl)?;
+    write_group(state, group)
+}
+
+/// Saves the group's news and the retired keys, unless the same or newer ones are saved already.
+///
+/// # Errors
+/// When a file cannot be read or written.
+pub(super) fn save_news(state: &StateDir, group: &Group) -> Result<(), GroupError> {
+    if is_saved(state, group)? {
+        return Ok(());
     }
+    let _lock = state.lock()?;
+    if is_saved(state, group)? { Ok(()) } else { write_group(state, group) }
+}
+
+fn is_saved(state: &StateDir, group: &Group) -> Result<bool, GroupError> {
+    let Some(file) = read_json::<GroupFile>(state, GROUP)? else {
+        return Err(GroupError::Missing { file: state.file(GROUP) });
+    };
+    let (saved, known) = (file.news.version(), group.news.version());
+    Ok(saved > known || saved == known && file.retired == group.retired)
+}
+
+/// `crl.pem` is for other programs; what counts is in `group.json`, whose parts belong together.
+pub(super) fn write_group(state: &StateDir, group: &Group) -> Result<(), GroupError> {
+    write_pem(state, CRL, "X509 CRL", group.news.crl())?;
     let file = GroupFile {
         name: group.name.clone(),
         node_name: group.node.name.clone(),
-        epoch: group.epoch,
-        discovery_key: Base64(group.discovery_key),
+        news: group.news.sealed().clone(),
+        retired: group.retired.clone(),
     };
     write_json(state, GROUP, &file)
 }
 
 pub(super) const CA_KEY: &str = "ca.key";
+pub(super) const JOIN_KEY: &str = "join.key";
 const CA_CERTIFICATE: &str = "ca.pem";
 const NODE_KEY: &str = "node.key";
 const NODE_CERTIFICATE: &str = "node.pem";
 const CRL: &str = "crl.pem";
-const GROUP: &str = "group.json";
+pub(super) const GROUP: &str = "group.json";
+/// How long a discovery key is still good after the next one was made.
+const RETIREMENT: Duration = Duration::from_secs(24 * 3600);
+/// How many retired keys are kept.
+const MOST_RETIRED: usize = 8;
 
 /// What `group.json` holds: all that no certificate says.
 #[derive(Serialize, Deserialize)]
 struct GroupFile {
     name: String,
     node_name: String,
-    epoch: u64,
-    discovery_key: Base64<[u8; 32]>,
+    news: Sealed,
+    retired: Vec<Retired>,
 }
 
 pub(super) fn read_json<T: for<'de> Deserialize<'de>>(

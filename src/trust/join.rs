@@ -10,6 +10,8 @@ use std::io;
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
+use rcgen::KeyPair;
+use rustls_pki_types::PrivatePkcs8KeyDer;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
@@ -18,15 +20,20 @@ use tracing::warn;
 use super::authority::{Authority, Refusal};
 use super::certificate::{self, CertificateError, Role};
 use super::code::{self, JoinCode};
-use super::group::{Group, GroupError, Membership};
+use super::group::{self, Group, GroupError, JOIN_KEY, Welcome};
+use super::news::{LONGEST_CRL, NewsError};
+use super::state::StateDir;
 use super::{Base64, clock};
 use crate::wire::id::NodeId;
 
 /// The label of the TLS exporter (RFC 8446 §7.5, no context, 32 bytes) that binds a proof to its session.
 pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-laneway-join-1";
 
-/// The longest message: a group with thousands of revocations still fits.
-const LONGEST: usize = 64 * 1024;
+/// The longest question; anybody may send one.
+const LONGEST_QUESTION: usize = 4 * 1024;
+
+/// The longest answer: the longest list of revocations fits, as the base64 text that it becomes.
+const LONGEST_ANSWER: usize = LONGEST_CRL / 3 * 4 + 16 * 1024;
 
 /// How long the other side may take for one message.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -52,6 +59,9 @@ pub enum JoinError {
     /// The answer does not hold what the code promises.
     #[error("the answer is not a membership of the group in the join code")]
     Untrusted(#[from] CertificateError),
+    /// Nor what the authority has signed.
+    #[error("the answer is not a membership of the group in the join code")]
+    Unsigned(#[from] NewsError),
     /// The authority could not do its part.
     #[error("cannot admit a member")]
     Authority(#[source] GroupError),
@@ -72,7 +82,7 @@ impl JoinError {
             Self::TooLong(_) | Self::Malformed(_) => {
                 "use the same version of laneway on both machines".into()
             }
-            Self::Untrusted(_) => {
+            Self::Untrusted(_) | Self::Unsigned(_) => {
                 "run 'laneway invite' on the machine that made the group, and use the line that it prints"
                     .into()
             }
@@ -91,7 +101,35 @@ pub struct Enrolled {
     pub role: Role,
 }
 
-/// Asks to be admitted under `name`, with a key made here. What comes back is verified, and not saved yet.
+/// The key that a machine asks to be admitted with.
+pub struct Key(KeyPair);
+
+impl Key {
+    /// A new one, which is gone when the attempt is over.
+    ///
+    /// # Errors
+    /// When none can be made.
+    pub fn passing() -> Result<Self, CertificateError> {
+        Ok(Self(certificate::new_key()?))
+    }
+
+    /// The one of an earlier attempt without an answer, else a new one, which is kept until there is an answer: the
+    /// authority knows a machine that asks again by it.
+    ///
+    /// # Errors
+    /// When it cannot be read or kept.
+    pub fn kept_in(state: &StateDir) -> Result<Self, GroupError> {
+        let kept: Option<PrivatePkcs8KeyDer<'static>> = group::try_read_pem(state, JOIN_KEY)?;
+        if let Some(key) = kept {
+            return Ok(Self(certificate::read_key(&key).map_err(group::damaged(state, JOIN_KEY))?));
+        }
+        let key = certificate::new_key()?;
+        group::write_pem(state, JOIN_KEY, "PRIVATE KEY", key.serialized_der())?;
+        Ok(Self(key))
+    }
+}
+
+/// Asks to be admitted under `name`. What comes back is verified, and not saved yet.
 ///
 /// # Errors
 /// When the authority refuses, does not answer, or answers with something other than what was asked.
@@ -100,6 +138,7 @@ pub async fn request<S>(
     exporter: &[u8; 32],
     code: &JoinCode,
     name: &str,
+    Key(key): Key,
 ) -> Result<Group, JoinError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -107,14 +146,16 @@ where
     if code.expired(clock::now()) {
         warn!("by this machine's clock the join code has expired; the group's authority decides");
     }
-    let key = certificate::new_key()?;
     let public_key = certificate::raw_public_key(&key);
     let proof = proof_context(exporter, &public_key, name).sign(&code::proof_key(&code.secret));
     let request =
         Request { invite: Base64(code.invite), public_key: Base64(public_key), name: name.to_owned(), proof };
     send(stream, &request).await?;
-    match receive(stream).await? {
-        Answer::Welcome(membership) => Ok(Group::assemble(*membership, key, &code.ca_key)?),
+    match receive(stream, LONGEST_ANSWER).await? {
+        Answer::Welcome(welcome) => {
+            let Welcome { membership, news } = *welcome;
+            Ok(Group::assemble(membership, news.open(&code.ca_key)?, key, &code.ca_key)?)
+        }
         Answer::Refused(refusal) => Err(JoinError::Refused(refusal)),
     }
 }
@@ -131,12 +172,12 @@ pub async fn serve<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let request: Request = receive(stream).await?;
+    let request: Request = receive(stream, LONGEST_QUESTION).await?;
     let (authority, exporter) = (authority.clone(), *exporter);
     // Files are locked and synced to disk: not on a thread that moves other people's bytes.
     let admitted = tokio::task::spawn_blocking(move || admit(&authority, &exporter, &request)).await;
     let (answer, outcome) = match admitted {
-        Ok(Ok((membership, enrolled))) => (Answer::Welcome(Box::new(membership)), Ok(enrolled)),
+        Ok(Ok((welcome, enrolled))) => (Answer::Welcome(Box::new(welcome)), Ok(enrolled)),
         Ok(Err(GroupError::Refused(refusal))) => (Answer::Refused(refusal), Err(JoinError::Refused(refusal))),
         Ok(Err(error)) => (Answer::Refused(Refusal::Unrecorded), Err(JoinError::Authority(error))),
         Err(stopped) => {
@@ -151,6 +192,19 @@ where
     Ok(enrolled)
 }
 
+/// Answers one joiner without looking at what it shows.
+///
+/// # Errors
+/// When the answer cannot be sent.
+pub async fn refuse<S>(stream: &mut S, refusal: Refusal) -> Result<(), JoinError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    // An answer before the question would be lost when the unread question resets the connection.
+    let _: Request = receive(stream, LONGEST_QUESTION).await?;
+    send(stream, &Answer::Refused(refusal)).await
+}
+
 #[derive(Serialize, Deserialize)]
 struct Request {
     invite: Base64<[u8; 8]>,
@@ -162,7 +216,7 @@ struct Request {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Answer {
-    Welcome(Box<Membership>),
+    Welcome(Box<Welcome>),
     Refused(Refusal),
 }
 
@@ -191,27 +245,22 @@ fn admit(
     authority: &Authority,
     exporter: &[u8; 32],
     request: &Request,
-) -> Result<(Membership, Enrolled), GroupError> {
+) -> Result<(Welcome, Enrolled), GroupError> {
     let Request { invite: Base64(id), public_key: Base64(public_key), name, proof: Base64(proof) } = request;
     let invite = authority.invite_by_id(id)?;
     if !proof_context(exporter, public_key, name).is_proved_by(&invite.proof_key(), proof) {
+        invite.admits(clock::now())?;
         authority.wrong_proof(id)?;
         return Err(Refusal::WrongProof.into());
     }
-    authority.consume(id)?;
-    let name = invite.name.as_deref().unwrap_or(name);
-    let membership = authority.issue(public_key, name, invite.role)?;
-    let enrolled = Enrolled {
-        id: certificate::node_id(public_key),
-        name: membership.node_name.clone(),
-        role: invite.role,
-    };
-    Ok((membership, enrolled))
+    let (welcome, role) = authority.admit(id, public_key, name)?;
+    let name = welcome.membership.node_name.clone();
+    Ok((welcome, Enrolled { id: certificate::node_id(public_key), name, role }))
 }
 
 async fn send<S: AsyncWrite + Unpin>(stream: &mut S, message: &impl Serialize) -> Result<(), JoinError> {
     let json = serde_json::to_vec(message)?;
-    let length = u32::try_from(json.len()).ok().filter(|_| json.len() <= LONGEST);
+    let length = u32::try_from(json.len()).ok().filter(|_| json.len() <= LONGEST_ANSWER);
     let length = length.ok_or(JoinError::TooLong(json.len()))?;
     let frame = [&length.to_be_bytes()[..], &json].concat();
     let sending = async {
@@ -221,14 +270,14 @@ async fn send<S: AsyncWrite + Unpin>(stream: &mut S, message: &impl Serialize) -
     Ok(timeout(PATIENCE, sending).await.ok().ok_or(JoinError::TimedOut)??)
 }
 
-async fn receive<S, T>(stream: &mut S) -> Result<T, JoinError>
+async fn receive<S, T>(stream: &mut S, longest: usize) -> Result<T, JoinError>
 where
     S: AsyncRead + Unpin,
     T: for<'de> Deserialize<'de>,
 {
     let receiving = async {
         let length = usize::try_from(stream.read_u32().await?).unwrap_or(usize::MAX);
-        if length > LONGEST {
+        if length > longest {
             return Err(JoinError::TooLong(length));
         }
         let mut json = vec![0; length];
@@ -242,8 +291,6 @@ where
 mod tests {
     use super::*;
     use crate::trust::authority::Uses;
-    use crate::trust::group;
-    use crate::trust::state::StateDir;
     use proptest::prelude::*;
     use tokio::io::duplex;
 
@@ -281,7 +328,7 @@ mod tests {
         ) -> (Result<Group, JoinError>, Result<Enrolled, JoinError>) {
             let (mut joiner, mut signer) = duplex(512);
             tokio::join!(
-                request(&mut joiner, &ours, code, "laptop"),
+                request(&mut joiner, &ours, code, "laptop", Key::passing().unwrap()),
                 serve(&mut signer, &theirs, &self.authority)
             )
         }
@@ -300,7 +347,7 @@ mod tests {
         let (joined, enrolled) = lab.join(&lab.invite(Uses::Times(1))).await;
         let (joined, enrolled) = (joined.unwrap(), enrolled.unwrap());
         assert_eq!((joined.id, joined.name.as_str()), (lab.group.id, "office"));
-        assert_eq!(joined.discovery_key, lab.group.discovery_key);
+        assert_eq!(joined.news, lab.group.news);
         assert_eq!(enrolled, Enrolled { id: joined.node.id, name: "laptop".into(), role: Role::Gateway });
         assert_eq!((joined.node.name.as_str(), joined.node.role), ("laptop", Role::Gateway));
 
@@ -327,6 +374,44 @@ mod tests {
         lab.join(&code).await.0.unwrap();
         lab.assert_refused(&code, Refusal::UsedUp).await;
         assert_eq!(lab.authority.members().unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_machine_whose_answer_was_lost_joins_by_the_same_single_use_code() {
+        let lab = lab();
+        let code = lab.invite(Uses::Times(1));
+        let home = tempfile::tempdir().unwrap();
+        let state = StateDir::open(home.path().join("state")).unwrap();
+        let (mut joiner, mut signer) = duplex(64 * 1024);
+        let asking = request(&mut joiner, &SESSION, &code, "laptop", Key::kept_in(&state).unwrap());
+        let losing = async {
+            serve(&mut signer, &SESSION, &lab.authority).await.unwrap();
+        };
+        // The answer was given, and is never read.
+        tokio::select! {
+            biased;
+            () = losing => {}
+            outcome = asking => panic!("{outcome:?}"),
+        }
+        let (mut joiner, mut signer) = duplex(512);
+        let (joined, _) = tokio::join!(
+            request(&mut joiner, &SESSION, &code, "laptop", Key::kept_in(&state).unwrap()),
+            serve(&mut signer, &SESSION, &lab.authority),
+        );
+        group::remember_membership(&state, &joined.unwrap()).unwrap();
+        assert_eq!(lab.authority.members().unwrap().len(), 2);
+        assert_eq!(state.read(JOIN_KEY).unwrap(), None);
+        // To anybody else the code is used up.
+        lab.assert_refused(&code, Refusal::UsedUp).await;
+    }
+
+    #[tokio::test]
+    async fn a_member_of_a_group_with_thousands_of_revocations_can_join() {
+        let lab = lab();
+        let many = (0..5_000_u128).map(|number| NodeId((number << 100 | 1 << 127).to_be_bytes())).collect();
+        lab.authority.make_up_for(&many).unwrap();
+        let joined = lab.join(&lab.invite(Uses::Any)).await.0.unwrap();
+        assert_eq!(joined.news.revoked().len(), 5_000);
     }
 
     #[tokio::test]
@@ -382,7 +467,7 @@ mod tests {
         let code = lab.invite(Uses::Any);
         let elsewhere = JoinCode { ca_key: other.group.ca_key, group: other.group.id, ..code };
         let (joiner, _) = lab.join(&elsewhere).await;
-        assert!(matches!(joiner, Err(JoinError::Untrusted(_))), "{joiner:?}");
+        assert!(matches!(joiner, Err(JoinError::Unsigned(_))), "{joiner:?}");
     }
 
     #[tokio::test]
@@ -390,7 +475,7 @@ mod tests {
         let lab = lab();
         let code = lab.invite(Uses::Any);
         let (mut joiner, mut wire) = duplex(64 * 1024);
-        let asking = request(&mut joiner, &SESSION, &code, "laptop");
+        let asking = request(&mut joiner, &SESSION, &code, "laptop", Key::passing().unwrap());
         let reading = async {
             let mut length = [0; 4];
             wire.read_exact(&mut length).await.unwrap();
@@ -413,7 +498,8 @@ mod tests {
         let (_silent, mut signer) = duplex(64);
         assert!(matches!(serve(&mut signer, &SESSION, &lab.authority).await, Err(JoinError::TimedOut)));
         let (_silent, mut joiner) = duplex(4096);
-        let asked = request(&mut joiner, &SESSION, &lab.invite(Uses::Any), "x").await;
+        let asked =
+            request(&mut joiner, &SESSION, &lab.invite(Uses::Any), "x", Key::passing().unwrap()).await;
         assert!(matches!(asked, Err(JoinError::TimedOut)));
     }
 
@@ -421,11 +507,8 @@ mod tests {
     async fn a_giant_message_is_refused_before_it_is_read() {
         let lab = lab();
         let (mut peer, mut signer) = duplex(64);
-        peer.write_u32(64 * 1024 + 1).await.unwrap();
-        assert!(matches!(
-            serve(&mut signer, &SESSION, &lab.authority).await,
-            Err(JoinError::TooLong(65_537))
-        ));
+        peer.write_u32(4 * 1024 + 1).await.unwrap();
+        assert!(matches!(serve(&mut signer, &SESSION, &lab.authority).await, Err(JoinError::TooLong(4097))));
     }
 
     #[tokio::test]
@@ -443,8 +526,8 @@ mod tests {
         fn arbitrary_messages_are_read_or_refused(bytes: Vec<u8>) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
             runtime.block_on(async {
-                let _ = receive::<_, Request>(&mut &bytes[..]).await;
-                let _ = receive::<_, Answer>(&mut &bytes[..]).await;
+                let _ = receive::<_, Request>(&mut &bytes[..], LONGEST_QUESTION).await;
+                let _ = receive::<_, Answer>(&mut &bytes[..], LONGEST_ANSWER).await;
             });
         }
     }

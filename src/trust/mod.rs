@@ -2,15 +2,20 @@
 //!
 //! A group is a small certificate authority: [`authority`] holds its key, [`group`] is what every member
 //! holds, [`code`] is the line a person carries to a new machine and [`join`] what the two machines then
-//! say. All of it lives in the [`state`] directory. Nothing here opens a socket.
+//! say. [`news`] say who is out again; a running node keeps them on its [`board`]. All of it lives in the
+//! [`state`] directory. Nothing here opens a socket.
 
 pub mod authority;
+pub mod board;
 pub mod certificate;
 pub mod clock;
 pub mod code;
 pub mod group;
 pub mod join;
+pub mod news;
 pub mod state;
+
+use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -20,6 +25,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// Bytes that are base64 text in JSON.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Base64<T>(pub(crate) T);
+
+/// Shows nothing: it may be a secret.
+impl<T> fmt::Debug for Base64<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
+}
 
 impl<T: AsRef<[u8]>> Serialize for Base64<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -4,7 +4,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -65,6 +65,10 @@ impl StateError {
 pub struct StateDir {
     path: PathBuf,
 }
+
+/// One content of a file, told from others without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp(u64, i64, i64);
 
 /// Held while files are read, changed and written back: the command line and the daemon both do so.
 #[derive(Debug)]
@@ -129,6 +133,13 @@ impl StateDir {
         Ok(Some(bytes))
     }
 
+    /// What tells this content of a file from any other: a file is replaced and never written to. `None` when there is
+    /// no such file.
+    pub(super) fn stamp(&self, name: &str) -> Option<Stamp> {
+        let file = fs::metadata(self.file(name)).ok()?;
+        Some(Stamp(file.ino(), file.mtime(), file.mtime_nsec()))
+    }
+
     /// Replaces a file (0600) so that a crash leaves the old one or the new one.
     ///
     /// # Errors
@@ -146,6 +157,18 @@ impl StateDir {
         file.persist(&path).map_err(|error| failed()(error.error))?;
         // The rename itself is only on disk once the directory is.
         File::open(&self.path).and_then(|directory| directory.sync_all()).map_err(failed())
+    }
+
+    /// Removes a file, if it is there.
+    ///
+    /// # Errors
+    /// When it stays.
+    pub fn remove(&self, name: &str) -> Result<(), StateError> {
+        let path = self.file(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
+            _ => Ok(()),
+        }
     }
 
     /// Waits for, and takes, the right to change files. Not reentrant: a second lock in the same call waits

@@ -183,7 +183,7 @@ pub enum Message {
 pub struct Datagram {
     /// The group that it belongs to.
     pub group: GroupId,
-    /// The sender's view of the group's epoch.
+    /// The epoch of the discovery key that authenticates it.
     pub epoch: u64,
     /// Who sent it; all zero from a machine that has not joined.
     pub sender: NodeId,
@@ -348,6 +348,12 @@ impl Datagram {
         // What has to be zero is zero.
         if datagram.unsigned().0[..TAG] == bytes[..TAG] { Ok(datagram) } else { Err(Dropped::Form) }
     }
+}
+
+/// The epoch that a datagram names, before any key is known: what finds the key. `None` when it is no datagram.
+pub fn epoch_named(bytes: &[u8]) -> Option<u64> {
+    let bytes: &[u8; SIZE] = bytes.try_into().ok()?;
+    Some(u64::from_be_bytes(array(bytes, 16)))
 }
 
 /// Which invite a datagram asks to be admitted by, before any key is known: what finds the key.
@@ -629,6 +635,7 @@ mod tests {
         fn a_datagram_reads_back(datagram in datagram(), key: [u8; 32]) {
             let keys = Keys::new(&key);
             let bytes = datagram.encode(&keys, way());
+            prop_assert_eq!(epoch_named(&bytes), Some(datagram.epoch));
             prop_assert_eq!(Datagram::decode(&bytes, GROUP, &keys, way()), Ok(datagram));
         }
 
@@ -644,7 +651,7 @@ mod tests {
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
             let keys = Keys::new(&[1; 32]);
             prop_assert!(Datagram::decode(&bytes, GROUP, &keys, way()).is_err());
-            let _ = invite_asked_for(&bytes);
+            let _ = (invite_asked_for(&bytes), epoch_named(&bytes));
         }
 
         #[test]

@@ -8,6 +8,7 @@ mod isolation;
 mod lifecycle;
 mod replay;
 mod resume;
+mod revocation;
 mod transfer;
 mod trust;
 
@@ -27,6 +28,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     lifecycle::CASES,
     failover::CASES,
     resume::CASES,
+    revocation::CASES,
     replay::CASES,
 ];
 

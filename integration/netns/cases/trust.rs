@@ -1,12 +1,27 @@
 //! Only the members of a group serve each other.
 
 use super::{BIG, Case, HTTP};
-use crate::lab::Lab;
-use crate::lab::group::{discover, init, up};
+use crate::lab::group::{START, discover, enrol, forget_gateways, init, up};
 use crate::lab::origin::{big, sha256};
+use crate::lab::rogue::{Forger, Rogue, socket};
+use crate::lab::{Host, Lab};
+use laneway::wire::datagram::SIZE;
+use laneway::wire::id::NodeId;
+use nix::sys::signal::Signal;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::time::Instant;
 
-pub(super) const CASES: &[Case] =
-    &[("trust::another_group_gets_no_offer_and_no_link", another_group_gets_no_offer_and_no_link)];
+pub(super) const CASES: &[Case] = &[
+    ("trust::another_group_gets_no_offer_and_no_link", another_group_gets_no_offer_and_no_link),
+    (
+        "trust::a_member_that_poses_as_the_active_gateway_gets_nothing",
+        a_member_that_poses_as_the_active_gateway_gets_nothing,
+    ),
+    (
+        "trust::what_comes_from_elsewhere_or_was_said_before_is_not_heard",
+        what_comes_from_elsewhere_or_was_said_before_is_not_heard,
+    ),
+];
 
 fn another_group_gets_no_offer_and_no_link(lab: &Lab) {
     let (c1, c2, g1) = (lab.client("c1"), lab.client("c2"), lab.gateway("g1"));
@@ -34,4 +49,99 @@ fn another_group_gets_no_offer_and_no_link(lab: &Lab) {
 
     let through_member = c1.curl(&[&HTTP as &[&str], &[BIG]].concat()).success();
     assert_eq!(sha256(&through_member.stdout), big().sha256);
+}
+
+/// It may use gateways, and be none: it has the discovery key, and a certificate that is not for serving.
+fn a_member_that_poses_as_the_active_gateway_gets_nothing(lab: &Lab) {
+    let (c1, c2, c3, g1) = (lab.client("c1"), lab.client("c2"), lab.client("c3"), lab.gateway("g1"));
+    let _origin = lab.origin();
+    let group = lab.group(&[&g1, &c1, &c3], &[]);
+    enrol(&c2, &g1, &["--client-only"]);
+    let rogue = Rogue::start(&c2);
+
+    // Both answer; the rogue says that it is by far the best.
+    forget_gateways(&c1);
+    let start = Instant::now();
+    let _honest = group.client(&c1, &[]);
+    eprintln!(
+        "    with a rogue beside the gateway, a client is linked {:?} after its start",
+        start.elapsed()
+    );
+    let download = c1.curl(&[&HTTP as &[&str], &[BIG]].concat()).success();
+    assert_eq!(sha256(&download.stdout), big().sha256);
+
+    // The rogue answers first: the gateway cannot, until the rogue was tried.
+    group.gateway.signal(Signal::SIGSTOP);
+    forget_gateways(&c3);
+    let before = rogue.connections();
+    let mut second = up(&c3, &[]);
+    second.wait_for_line("no link address=10.77.0.12:7420", START);
+    assert!(rogue.connections() > before);
+    group.gateway.signal(Signal::SIGCONT);
+    let start = Instant::now();
+    second.wait_for_line("link up", START);
+    eprintln!(
+        "    after the rogue was tried, the gateway is in use {:?} after it can answer",
+        start.elapsed()
+    );
+    let download = c3.curl(&[&HTTP as &[&str], &[BIG]].concat()).success();
+    assert_eq!(sha256(&download.stdout), big().sha256);
+    assert_eq!(rogue.heard(), 0, "bytes were entrusted to the rogue");
+}
+
+fn what_comes_from_elsewhere_or_was_said_before_is_not_heard(lab: &Lab) {
+    let (c1, c2, c3, g1) = (lab.client("c1"), lab.client("c2"), lab.client("c3"), lab.gateway("g1"));
+    let _origin = lab.origin();
+    let group = lab.group(&[&g1, &c1, &c2], &[]);
+    let mut node = group.client(&c1, &[]);
+    init(&c3);
+    let (forger, stranger) = (Forger::of(&c2), Forger::of(&c3));
+    let to_c1 = SocketAddr::from((c1.address(), 7420));
+    let own = SocketAddr::from((c2.address(), 7420));
+    let liar = NodeId([9; 16]);
+
+    // What the gateway said, repeated from another address.
+    let (overheard, _) = overhear(&c2, &g1);
+    let near = socket(&c2, c2.address(), 255);
+    near.send_to(&overheard, to_c1).unwrap();
+    // Another group's, another address's, one that is no neighbour's.
+    near.send_to(&stranger.beacon(own, liar, 1, 7001), to_c1).unwrap();
+    near.send_to(&forger.beacon(SocketAddr::from((c3.address(), 7420)), liar, 2, 7002), to_c1).unwrap();
+    near.set_ttl(254).unwrap();
+    near.send_to(&forger.beacon(own, liar, 3, 7003), to_c1).unwrap();
+    drop(near);
+    // An address that is not of this LAN, though the packets come from there.
+    let elsewhere = Ipv4Addr::new(10, 99, 0, 5);
+    run(&c2, &["ip", "address", "add", "10.99.0.5/24", "dev", "lan"]);
+    run(&c1, &["ip", "route", "add", "10.99.0.0/24", "dev", "lan"]);
+    let far = socket(&c2, elsewhere, 255);
+    far.send_to(&forger.beacon(SocketAddr::from((elsewhere, 7420)), liar, 4, 7004), to_c1).unwrap();
+
+    // What is in order is heard, and all the others have come before it.
+    let near = socket(&c2, c2.address(), 255);
+    near.send_to(&forger.beacon(own, liar, 5, 7005), to_c1).unwrap();
+    node.wait_for_line("address=10.77.0.12:7005", START);
+    let log = node.log();
+    let unheard = ["10.77.0.12:7420", ":7001", ":7002", ":7003", ":7004"];
+    let heard: Vec<_> = unheard.into_iter().filter(|address| log.contains(address)).collect();
+    assert_eq!(heard, [""; 0]);
+}
+
+/// A beacon of this gateway.
+fn overhear(from: &Host, gateway: &Host) -> ([u8; SIZE], SocketAddr) {
+    let ear = from.inside(|| UdpSocket::bind((Ipv4Addr::new(10, 77, 0, 255), 7420))).unwrap();
+    ear.set_read_timeout(Some(START)).unwrap();
+    let mut bytes = [0; SIZE];
+    loop {
+        let (count, sender) = ear.recv_from(&mut bytes).expect("the gateway beacons");
+        if sender.ip() == gateway.address() && count == SIZE && bytes[5] == 3 {
+            return (bytes, sender);
+        }
+    }
+}
+
+fn run(host: &Host, words: &[&str]) {
+    let mut command = host.command(words[0]);
+    command.args(&words[1..]);
+    host.output(command).success();
 }

@@ -59,9 +59,7 @@ pub(crate) fn init(host: &Host) -> String {
 
 /// Lets this host join the group of this code.
 pub(crate) fn join(host: &Host, code: &str) {
-    let directory = state(host);
-    let join = ["join", code, "--state", text(&directory), "--name", &host.name];
-    host.output(host.laneway(&join)).success();
+    laneway(host, &["join", code, "--name", &host.name]).success();
 }
 
 /// Starts the node of this host with the state directory that `init` or `join` made.
@@ -74,10 +72,27 @@ pub(crate) fn up(host: &Host, options: &[&str]) -> Process {
 
 /// Runs `laneway discover` on this host.
 pub(crate) fn discover(host: &Host) -> Output {
-    host.output(host.laneway(&["discover", "--state", text(&state(host))]))
+    laneway(host, &["discover"])
 }
 
-/// Its state directory.
+/// Runs a command of `laneway` on this host to its end.
+pub(crate) fn laneway(host: &Host, arguments: &[&str]) -> Output {
+    let directory = state(host);
+    host.output(host.laneway(&[arguments, &["--state", text(&directory)]].concat()))
+}
+
+/// Lets a host join over the LAN with a code for it alone.
+pub(crate) fn enrol(host: &Host, authority: &Host, options: &[&str]) {
+    let line = laneway(authority, &[&["invite"], options].concat()).success().text();
+    join(host, line.split_whitespace().last().expect("a line with a code"));
+}
+
+/// Lets a host forget the gateways that it has known: it has only the LAN to ask.
+pub(crate) fn forget_gateways(host: &Host) {
+    let _ = std::fs::remove_file(state(host).join("gateways.json"));
+}
+
+/// The state directory of this host.
 pub(crate) fn state(host: &Host) -> PathBuf {
     host.directory().join("state")
 }

@@ -19,6 +19,7 @@ pub(crate) mod origin;
 pub(crate) mod process;
 pub(crate) mod receiver;
 mod relay;
+pub(crate) mod rogue;
 pub(crate) mod web;
 
 pub(crate) use host::Host;

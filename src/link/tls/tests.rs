@@ -2,17 +2,13 @@
 
 use super::*;
 use crate::trust::authority::{Authority, Uses};
+use crate::trust::board::Board;
 use crate::trust::certificate::Role;
 use crate::trust::state::StateDir;
 use crate::trust::{group, join};
 
 use std::io;
 
-use ::aws_lc_rs::digest;
-use rcgen::{
-    CertificateRevocationListParams, KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber, date_time_ymd,
-};
-use rustls::pki_types::CertificateRevocationListDer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor, TlsConnector, client, server};
 
@@ -40,38 +36,11 @@ impl Lab {
         let ours = joiner.get_ref().1.export_keying_material([0; 32], join::EXPORTER_LABEL, None).unwrap();
         let theirs = signer.get_ref().1.export_keying_material([0; 32], join::EXPORTER_LABEL, None).unwrap();
         let (joined, enrolled) = tokio::join!(
-            join::request(&mut joiner, &ours, &code, "laptop"),
+            join::request(&mut joiner, &ours, &code, "laptop", join::Key::passing().unwrap()),
             join::serve(&mut signer, &theirs, &self.authority),
         );
         enrolled.unwrap();
         joined.unwrap()
-    }
-
-    /// A revocation list with one certificate on it.
-    fn revoke(&self, id: NodeId) -> CertificateRevocationListDer<'static> {
-        let members = self.authority.members().unwrap();
-        let member = members.iter().find(|member| member.id == id.to_string()).unwrap();
-        let serial = NodeId::parse(&member.serial).unwrap().0;
-        let ca_key =
-            KeyPair::from_pem(std::str::from_utf8(&self.state.read("ca.key").unwrap().unwrap()).unwrap());
-        let ca_key = ca_key.unwrap();
-        let revoked = RevokedCertParams {
-            serial_number: SerialNumber::from_slice(&serial),
-            revocation_time: date_time_ymd(2026, 11, 1),
-            reason_code: None,
-            invalidity_date: None,
-        };
-        CertificateRevocationListParams {
-            this_update: date_time_ymd(2020, 1, 1),
-            next_update: date_time_ymd(2020, 1, 2),
-            crl_number: SerialNumber::from(1),
-            issuing_distribution_point: None,
-            revoked_certs: vec![revoked],
-            key_identifier_method: KeyIdMethod::Sha256,
-        }
-        .signed_by(&crate::trust::certificate::issuer(&ca_key))
-        .unwrap()
-        .into()
     }
 }
 
@@ -198,8 +167,8 @@ async fn one_gateway_cannot_pose_as_another() {
 async fn a_revoked_member_is_refused_at_either_end_and_others_are_not() {
     let lab = lab();
     let (revoked, good) = (lab.member(Role::Gateway).await, lab.member(Role::Gateway).await);
-    let mut first = lab.first.clone();
-    first.crl = Some(lab.revoke(revoked.node.id));
+    lab.authority.revoke(&revoked.node.id.to_string()).unwrap();
+    let first = Group::load(&lab.state).unwrap().unwrap();
 
     let outcome = handshake(link_client(&revoked).unwrap(), link_server(&first).unwrap(), None).await;
     expect_refusal(outcome, false, "Revoked");
@@ -280,12 +249,20 @@ fn a_server_name_is_the_gateway_asked_for_or_any() {
     assert_eq!(server_name(Some(id)).to_str(), format!("{id}.gateway.laneway"));
 }
 
-#[test]
-fn a_damaged_revocation_list_is_an_error_and_not_ignored() {
+#[tokio::test]
+async fn a_configuration_follows_the_news_of_the_group() {
     let lab = lab();
-    let mut group = lab.first.clone();
-    group.crl =
-        Some(CertificateRevocationListDer::from(digest::digest(&digest::SHA256, b"").as_ref().to_vec()));
-    assert!(matches!(link_client(&group), Err(TlsError::Revocations(_))));
-    assert!(matches!(link_server(&group), Err(TlsError::Revocations(_))));
+    let laptop = lab.member(Role::Gateway).await;
+    let here = Credentials::new(Board::new(lab.first.clone())).unwrap();
+    let there = Credentials::new(Board::new(laptop.clone())).unwrap();
+    handshake(there.client().unwrap(), here.server().unwrap(), None).await.unwrap();
+    assert!(Arc::ptr_eq(&here.server().unwrap(), &here.server().unwrap()), "made again without need");
+
+    lab.authority.revoke(&laptop.node.id.to_string()).unwrap();
+    let news = Group::load(&lab.state).unwrap().unwrap().news;
+    here.board.hear(news.sealed()).unwrap();
+    let outcome = handshake(there.client().unwrap(), here.server().unwrap(), None).await;
+    expect_refusal(outcome, false, "Revoked");
+    let outcome = handshake(here.client().unwrap(), there.server().unwrap(), None).await;
+    expect_refusal(outcome, true, "Revoked");
 }

@@ -1,0 +1,154 @@
+//! Whoever is put out is out at once, and the news reach everybody else.
+
+use super::{BIG, Case, HTTP};
+use crate::lab::group::{START, discover, enrol, forget_gateways, laneway, state, up};
+use crate::lab::origin::{big, sha256};
+use crate::lab::{Host, Lab, wait_until};
+use nix::sys::signal::Signal;
+use std::fs;
+
+pub(super) const CASES: &[Case] = &[
+    (
+        "revocation::a_revoked_client_is_cut_off_in_the_middle_of_a_download",
+        a_revoked_client_is_cut_off_in_the_middle_of_a_download,
+    ),
+    ("revocation::a_revoked_gateway_is_left_by_its_clients", a_revoked_gateway_is_left_by_its_clients),
+    ("revocation::a_gateway_without_clients_hears_of_it", a_gateway_without_clients_hears_of_it),
+    (
+        "revocation::a_node_that_was_off_is_told_when_it_comes_back",
+        a_node_that_was_off_is_told_when_it_comes_back,
+    ),
+    ("revocation::the_authority_moves_to_another_machine", the_authority_moves_to_another_machine),
+];
+
+fn downloads(client: &Host) {
+    let download = client.curl(&[&HTTP as &[&str], &[BIG]].concat()).success();
+    assert_eq!(sha256(&download.stdout), big().sha256);
+}
+
+fn a_revoked_client_is_cut_off_in_the_middle_of_a_download(lab: &Lab) {
+    let (c1, c2, g1) = (lab.client("c1"), lab.client("c2"), lab.gateway("g1"));
+    let _origin = lab.origin();
+    let group = lab.group(&[&g1, &c1, &c2], &[]);
+    let mut out = group.client(&c1, &["--hold", "1"]);
+    let mut other = group.client(&c2, &[]);
+
+    let mut curl = c1.command("curl");
+    curl.args(["--silent", "--limit-rate", "4M", "--max-time", "60"]).args(HTTP).arg(BIG);
+    let download = c1.spawn(curl);
+    wait_until("the download to run", || download.printed() > 1 << 20);
+    let said = laneway(&g1, &["revoke", "c1"]).success().text();
+    assert!(said.contains("Removed: c1"), "{said}");
+    let cut = download.finish(START);
+    assert!(!cut.status.success(), "it looks complete: {} bytes", cut.stdout.len());
+    assert!(cut.stdout.len() < 64 << 20);
+
+    let refused =
+        c1.curl(&[&HTTP as &[&str], &["--output", "/dev/null", "--write-out", "%{http_code}", BIG]].concat());
+    assert_eq!(refused.text(), "503", "{refused}");
+    out.wait_for_line("this machine was removed from the group", START);
+    other.wait_for_line("the group's news epoch=1", START);
+    downloads(&c2);
+    let members = laneway(&g1, &["members"]).success().text();
+    let row = members.lines().find(|line| line.starts_with("c1 ")).unwrap();
+    assert!(row.ends_with("removed"), "{members}");
+    assert!(discover(&c2).success().text().contains("10.77.0.21"));
+}
+
+fn a_revoked_gateway_is_left_by_its_clients(lab: &Lab) {
+    let (c1, g1, g2) = (lab.client("c1"), lab.gateway("g1"), lab.gateway("g2"));
+    let _origin = lab.origin();
+    let group = lab.group(&[&g1, &c1, &g2], &[]);
+    let _second = group.gateway(&g2, &[]);
+    let mut client = group.client(&c1, &[]);
+    client.wait_for_line("standby link up", START);
+    laneway(&g1, &["revoke", "g2"]).success();
+    client.wait_for_line("reason=\"the gateway was removed from the group\"", START);
+    let links = || {
+        let mut ss = c1.command("ss");
+        ss.args(["-H", "-t", "-n", "state", "established", "dport = :7420"]);
+        c1.output(ss).success().text()
+    };
+    assert!(links().contains("10.77.0.21:7420") && !links().contains("10.77.0.22:7420"), "{}", links());
+    downloads(&c1);
+}
+
+fn a_gateway_without_clients_hears_of_it(lab: &Lab) {
+    let (c1, g1, g2) = (lab.client("c1"), lab.gateway("g1"), lab.gateway("g2"));
+    let _origin = lab.origin();
+    let group = lab.group(&[&g1, &c1, &g2], &[]);
+    let mut second = group.gateway(&g2, &[]);
+    laneway(&g1, &["revoke", "c1"]).success();
+    second.wait_for_line("the group's news epoch=1", START);
+    wait_until("the news to be saved", || epoch(&g2) == 1);
+    // The one that is out has no answer from either, and the one that it remembers refuses it.
+    let mut out = group.up(&c1, &[]);
+    out.wait_for_line("10.77.0.21:7420 says that this machine was removed from the group", START);
+    assert!(!out.log().contains("gateway heard") && !out.log().contains("link up"));
+}
+
+/// The epoch in the state directory of a host.
+fn epoch(host: &Host) -> u64 {
+    let text = fs::read(state(host).join("group.json")).unwrap();
+    let file: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    file["news"]["epoch"].as_u64().unwrap()
+}
+
+fn a_node_that_was_off_is_told_when_it_comes_back(lab: &Lab) {
+    let (c1, c2, c3, g1) = (lab.client("c1"), lab.client("c2"), lab.client("c3"), lab.gateway("g1"));
+    let _origin = lab.origin();
+    let mut group = lab.group(&[&g1, &c1, &c2, &c3], &[]);
+    laneway(&g1, &["revoke", "c3"]).success();
+    group.gateway.wait_for_line("the group's news epoch=1", START);
+
+    // Within a day it finds a gateway by the key that it has.
+    forget_gateways(&c1);
+    assert_eq!(epoch(&c1), 0);
+    let _first = group.client(&c1, &[]);
+    wait_until("the news to be saved", || epoch(&c1) == 1);
+    downloads(&c1);
+    assert!(discover(&c1).success().text().contains("10.77.0.21"));
+
+    // After that nobody on the LAN understands it, but whoever it knows by address tells it.
+    group.gateway.signal(Signal::SIGTERM);
+    group.gateway.wait(START);
+    let file = state(&g1).join("group.json");
+    let mut saved: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    assert_eq!(saved["retired"][0]["epoch"], 0);
+    saved["retired"][0]["until"] = 1.into();
+    fs::write(&file, saved.to_string()).unwrap();
+    let _again = group.gateway(&g1, &[]);
+    forget_gateways(&c2);
+    assert_eq!(discover(&c2).code(), 1);
+    let told = group.client(&c2, &["--gateway", "10.77.0.21:7420"]);
+    wait_until("the news to be saved", || epoch(&c2) == 1);
+    drop(told);
+    forget_gateways(&c2);
+    assert!(discover(&c2).success().text().contains("10.77.0.21"));
+}
+
+fn the_authority_moves_to_another_machine(lab: &Lab) {
+    let (c1, c2, g1, g2) = (lab.client("c1"), lab.client("c2"), lab.gateway("g1"), lab.gateway("g2"));
+    let _origin = lab.origin();
+    let mut group = lab.group(&[&g1, &c1, &g2], &[]);
+    let client = group.client(&c1, &["--hold", "1"]);
+    let file = g1.directory().join("authority");
+    let file = file.to_str().unwrap();
+    laneway(&g1, &["ca", "export", file]).success();
+    laneway(&g2, &["ca", "import", file]).success();
+    group.gateway.signal(Signal::SIGTERM);
+    group.gateway.wait(START);
+    let _second = group.gateway(&g2, &[]);
+
+    enrol(&c2, &g2, &[]);
+    let mut newcomer = up(&c2, &[]);
+    newcomer.wait_for_line("link up", START);
+    downloads(&c2);
+    laneway(&g2, &["revoke", "c1"]).success();
+    newcomer.wait_for_line("the group's news epoch=1", START);
+    wait_until("c1 to be cut off", || client.log().contains("removed from the group"));
+    let names = laneway(&g2, &["members"]).success().text();
+    for name in ["g1 ", "g2 ", "c1 ", "c2 "] {
+        assert!(names.lines().any(|line| line.starts_with(name)), "{names}");
+    }
+}

@@ -1,0 +1,144 @@
+//! A member that means no good: it has a certificate and the discovery key of the group, and says what it likes with them.
+
+use super::Host;
+use super::group::state;
+use laneway::link::tls;
+use laneway::trust::group::Group;
+use laneway::trust::state::StateDir;
+use laneway::wire::datagram::{Advert, Datagram, Keys, Message, Reach, SIZE, Standing, State, Way};
+use laneway::wire::id::NodeId;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+/// The UDP port of discovery.
+const PORT: u16 = 7420;
+
+/// What the group's datagrams are made with, as a member has it on disk.
+pub(crate) struct Forger {
+    pub(crate) group: Group,
+    keys: Keys,
+}
+
+/// A host that offers itself to everybody as the one active gateway.
+pub(crate) struct Rogue {
+    connections: Arc<AtomicUsize>,
+    heard: Arc<AtomicU64>,
+}
+
+impl Forger {
+    /// With what this member knows.
+    pub(crate) fn of(host: &Host) -> Forger {
+        let state = StateDir::open(state(host)).unwrap();
+        let group = Group::load(&state).unwrap().expect("it has joined");
+        Forger { keys: Keys::new(group.news.discovery_key()), group }
+    }
+
+    /// The beacon of an active gateway with more capacity than any.
+    pub(crate) fn beacon(
+        &self,
+        from: SocketAddr,
+        sender: NodeId,
+        counter: u64,
+        link_port: u16,
+    ) -> [u8; SIZE] {
+        let message = Message::Beacon { boot: 7, counter, advert: advert(link_port) };
+        self.encode(sender, message, Way { from, to: from })
+    }
+
+    fn encode(&self, sender: NodeId, message: Message, way: Way) -> [u8; SIZE] {
+        let (group, epoch) = (self.group.id, self.group.news.epoch());
+        Datagram { group, epoch, sender, message }.encode(&self.keys, way)
+    }
+}
+
+/// A UDP socket on a host of the lab, with this TTL.
+pub(crate) fn socket(host: &Host, from: Ipv4Addr, ttl: u32) -> UdpSocket {
+    let socket = host.inside(|| UdpSocket::bind((from, PORT))).unwrap();
+    socket.set_broadcast(true).unwrap();
+    socket.set_ttl(ttl).unwrap();
+    socket
+}
+
+impl Rogue {
+    /// Answers every query that `host` hears, beacons all the time, and takes links with the certificate that it has.
+    pub(crate) fn start(host: &Host) -> Rogue {
+        let forger = Forger::of(host);
+        let own = SocketAddr::from((host.address(), PORT));
+        let config = tls::link_server(&forger.group).unwrap();
+        let mouth = socket(host, host.address(), 255);
+        let ear = host.inside(|| UdpSocket::bind((Ipv4Addr::new(10, 77, 0, 255), PORT))).unwrap();
+        let listener = host.inside(|| TcpListener::bind(own)).unwrap();
+        let (connections, heard) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)));
+        let rogue = Rogue { connections: connections.clone(), heard: heard.clone() };
+
+        let sender = forger.group.node.id;
+        let (asked, answering) = (ear, mouth.try_clone().unwrap());
+        let beaconing = forger.group.clone();
+        thread::spawn(move || {
+            let forger = Forger { keys: Keys::new(beaconing.news.discovery_key()), group: beaconing };
+            for counter in 1.. {
+                let beacon = forger.beacon(own, sender, counter, PORT);
+                if mouth.send_to(&beacon, (Ipv4Addr::new(10, 77, 0, 255), PORT)).is_err() {
+                    return;
+                }
+                thread::sleep(Duration::from_millis(100));
+            }
+        });
+        thread::spawn(move || {
+            let mut bytes = [0; SIZE];
+            while let Ok((count, from)) = asked.recv_from(&mut bytes) {
+                let way = Way { from, to: own };
+                let query = Datagram::decode(&bytes[..count], forger.group.id, &forger.keys, way);
+                if let Ok(Datagram { message: Message::Query { nonce }, .. }) = query {
+                    let offer = Message::Offer { nonce, advert: advert(PORT) };
+                    let offer = forger.encode(sender, offer, Way { from: own, to: from });
+                    let _ = answering.send_to(&offer, from);
+                }
+            }
+        });
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(mut stream) = stream else { return };
+                connections.fetch_add(1, Ordering::Relaxed);
+                let (config, heard) = (config.clone(), heard.clone());
+                thread::spawn(move || {
+                    let mut connection = rustls::ServerConnection::new(config).unwrap();
+                    let mut tls = rustls::Stream::new(&mut connection, &mut stream);
+                    let mut bytes = [0; 4096];
+                    // All that anybody says to it once it is believed.
+                    while let Ok(count @ 1..) = std::io::Read::read(&mut tls, &mut bytes) {
+                        heard.fetch_add(count as u64, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        rogue
+    }
+
+    /// How often it was dialled.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes were entrusted to it.
+    pub(crate) fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
+    }
+}
+
+fn advert(link_port: u16) -> Advert {
+    Advert {
+        state: State::Active,
+        reach: Reach::Reachable,
+        link_port,
+        weight: 1000,
+        load: 0,
+        capacity: 1_000_000,
+        tunnels: 0,
+        standing: Standing { active: 1, interval: 1000, claim: 1000, ..Standing::default() },
+        peers: vec![],
+    }
+}

@@ -1,0 +1,72 @@
+//! The TLS of links as the group is now: a configuration is made anew once the group's news have changed.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::{ClientConfig, ServerConfig};
+
+use super::{TlsError, link_client, link_server};
+use crate::trust::board::Board;
+use crate::trust::group::Group;
+
+/// What this node shows at either end of a link, and what it demands of the other.
+pub struct Credentials {
+    /// What is known of the group.
+    pub board: Arc<Board>,
+    client: Memo<ClientConfig>,
+    server: Memo<ServerConfig>,
+}
+
+impl Credentials {
+    /// For the member whose `board` this is.
+    ///
+    /// # Errors
+    /// When its certificate or key cannot be used.
+    pub fn new(board: Arc<Board>) -> Result<Arc<Self>, TlsError> {
+        let credentials = Self { board, client: Memo::default(), server: Memo::default() };
+        credentials.client()?;
+        Ok(Arc::new(credentials))
+    }
+
+    /// For the client's end of a link that is dialled now.
+    ///
+    /// # Errors
+    /// When the group's revocation list cannot be used.
+    pub fn client(&self) -> Result<Arc<ClientConfig>, TlsError> {
+        self.client.of(self.board.group(), link_client)
+    }
+
+    /// For the gateway's end of a link that is accepted now.
+    ///
+    /// # Errors
+    /// When the group's revocation list cannot be used.
+    pub fn server(&self) -> Result<Arc<ServerConfig>, TlsError> {
+        self.server.of(self.board.group(), link_server)
+    }
+}
+
+/// What was made last, and of what.
+struct Memo<T>(Mutex<Option<(Arc<Group>, Arc<T>)>>);
+
+impl<T> Default for Memo<T> {
+    fn default() -> Self {
+        Self(Mutex::new(None))
+    }
+}
+
+impl<T> Memo<T> {
+    fn of(
+        &self,
+        group: Arc<Group>,
+        make: impl FnOnce(&Group) -> Result<Arc<T>, TlsError>,
+    ) -> Result<Arc<T>, TlsError> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, made)) = &*last
+            && Arc::ptr_eq(of, &group)
+        {
+            return Ok(made.clone());
+        }
+        let made = make(&group)?;
+        *last = Some((group, made.clone()));
+        Ok(made)
+    }
+}
