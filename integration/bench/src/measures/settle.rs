@@ -13,15 +13,17 @@ const QUIET_LOOKS: u32 = 3;
 const TICK: f64 = 0.01;
 
 impl Subject<'_> {
-    /// Waits until the peer has left the server and its processes are at rest, but not for ever; returns how long that took.
+    /// Waits until nothing happens at the server any more and the peer's processes are at rest, but not for ever; returns how
+    /// long that took.
     pub(crate) fn settle(&self) -> Duration {
         let start = Instant::now();
         let processes = self.running.processes();
-        let (mut before, mut quiet) = (processor_seconds(&processes), 0);
+        let state = || (processor_seconds(&processes), self.server.activity());
+        let (mut before, mut quiet) = (state(), 0);
         while quiet < QUIET_LOOKS && start.elapsed() < PATIENCE {
             thread::sleep(LOOK);
-            let now = processor_seconds(&processes);
-            let is_quiet = self.server.is_left_alone() && now - before < 1.5 * TICK;
+            let now = state();
+            let is_quiet = now.0 - before.0 < 1.5 * TICK && now.1 == before.1;
             quiet = if is_quiet { quiet + 1 } else { 0 };
             before = now;
         }
