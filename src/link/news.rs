@@ -330,6 +330,10 @@ mod tests {
         }
 
         async fn hear(&mut self) -> Option<Message> {
+            timeout(PATIENCE * 3, self.next()).await.expect("a message, or the end")
+        }
+
+        async fn next(&mut self) -> Option<Message> {
             loop {
                 if let Some((length, rest)) = self.heard.split_first_chunk::<4>()
                     && let Some(json) = rest.get(..u32::from_be_bytes(*length) as usize)
@@ -343,7 +347,7 @@ mod tests {
         }
 
         async fn ended(self) -> Result<(), ExchangeError> {
-            self.serving.await.unwrap()
+            timeout(PATIENCE * 3, self.serving).await.expect("the end").unwrap()
         }
     }
 
@@ -402,6 +406,6 @@ mod tests {
         let lab = lab();
         let mut other = Other::of(lab.board.clone()).await;
         other.send.send_data(Bytes::from_static(&[0, 0, 0]), false).unwrap();
-        assert!(matches!(other.serving.await.unwrap(), Err(ExchangeError::Stalled)));
+        assert!(matches!(other.ended().await, Err(ExchangeError::Stalled)));
     }
 }

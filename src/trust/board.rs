@@ -170,7 +170,9 @@ mod tests {
     use crate::trust::news::News;
     use std::fs::{self, Permissions};
     use std::os::unix::fs::PermissionsExt as _;
+    use tokio::time::timeout;
 
+    const DEADLINE: Duration = Duration::from_secs(30);
     const LAPTOP: NodeId = NodeId([7; 16]);
 
     /// The authority's own machine and another member's, in one.
@@ -244,7 +246,8 @@ mod tests {
         let following = tokio::spawn(lab.board.clone().follow(lab.state.clone(), None));
         let mut changes = lab.board.changes();
         lab.authority.revoke(&LAPTOP.to_string()).unwrap();
-        changes.wait_for(|group| group.news.revokes(LAPTOP)).await.unwrap();
+        let heard = changes.wait_for(|group| group.news.revokes(LAPTOP));
+        drop(timeout(DEADLINE, heard).await.expect("it looks at the file").unwrap());
         following.abort();
 
         // Another member's machine, where the news come from a link.
@@ -253,9 +256,12 @@ mod tests {
         let board = Board::new(Group::load(&state).unwrap().unwrap());
         let following = tokio::spawn(board.clone().follow(state.clone(), None));
         board.hear(lab.saved().news.sealed()).unwrap();
-        while Group::load(&state).unwrap().unwrap().news != lab.saved().news {
-            tokio::task::yield_now().await;
-        }
+        let saved = async {
+            while Group::load(&state).unwrap().unwrap().news != lab.saved().news {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(DEADLINE, saved).await.expect("it saves what it hears");
         assert!(Group::load(&state).unwrap().unwrap().retired.len() == 1);
         following.abort();
     }
