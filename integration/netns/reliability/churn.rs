@@ -90,6 +90,8 @@ pub(super) fn tunnels_and_aborts(lab: &Lab, report: &mut Report) {
     report.none("failed", failed);
     let same = fleet.link() == link;
     report.must("the link", if same { "the same" } else { "another" }, "the same", same);
+    report.explain("the client", &fleet.node.log());
+    report.explain("the gateway", &fleet.gateways[0].log());
     for (index, side) in ["client", "gateway"].into_iter().enumerate() {
         // The first quarter is what a process takes to have been used at all.
         let (second, second_half) = samples[samples.len() / 4..].split_at(samples.len() / 4);

@@ -11,7 +11,7 @@ use crate::lab::{Lab, wait_until};
 use nix::sys::signal::Signal;
 use std::io::ErrorKind;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 use tokio::time::sleep;
@@ -41,13 +41,14 @@ pub(super) fn killed_under_load(lab: &Lab, report: &mut Report) {
 
     let count = report.count(1000);
     let (open, whole) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let counters = (open.clone(), whole.clone());
+    let (counters, over) = ((open.clone(), whole.clone()), Arc::new(AtomicBool::new(false)));
+    let is_over = over.clone();
     let apps = fleet.client.thread(move || {
         let content: Arc<[u8]> = noise(9, CONTENT_SIZE).into();
         apps::runtime().block_on(async {
-            let ((open, whole), content) = (&counters, &content);
+            let ((open, whole), is_over, content) = (&counters, &*is_over, &content);
             let all = (0..count).map(|number| async move {
-                if number % 2 == 0 { talk(open).await } else { transfer(open, whole, content).await }
+                if number % 2 == 0 { talk(open).await } else { transfer(open, whole, is_over, content).await }
             });
             futures_util::future::join_all(all).await
         })
@@ -56,6 +57,7 @@ pub(super) fn killed_under_load(lab: &Lab, report: &mut Report) {
     wait_until("transfers that are whole", || whole.load(Ordering::Relaxed) >= count / 4);
     let killed = Instant::now();
     fleet.kill(serving);
+    over.store(true, Ordering::Relaxed);
     let seen = apps.join().unwrap();
 
     report.figure("tunnels", count);
@@ -87,7 +89,8 @@ async fn talk(open: &AtomicUsize) -> Seen {
     Seen { broken: Some(broken), next: Some(next().await), ..Seen::default() }
 }
 
-async fn transfer(open: &AtomicUsize, whole: &AtomicUsize, content: &[u8]) -> Seen {
+/// One download after the other, until one breaks or the gateway has been killed between two of them.
+async fn transfer(open: &AtomicUsize, whole: &AtomicUsize, over: &AtomicBool, content: &[u8]) -> Seen {
     let mut seen = Seen::default();
     loop {
         let mut tunnel = apps::tunnel(CONTENT).await.unwrap();
@@ -106,11 +109,10 @@ async fn transfer(open: &AtomicUsize, whole: &AtomicUsize, content: &[u8]) -> Se
                 break;
             }
         }
-        sleep(PAUSE).await;
-        // It had luck: the gateway was killed between two transfers.
-        if seen.whole > 1000 {
+        if over.load(Ordering::Relaxed) {
             break;
         }
+        sleep(PAUSE).await;
     }
     seen.next = Some(next().await);
     seen
