@@ -21,7 +21,7 @@ while [ $# -gt 0 ]; do
     esac
 done
 
-fuzz() { RUSTUP_TOOLCHAIN=nightly cargo fuzz "$@" --fuzz-dir integration/fuzz; }
+fuzz() { RUSTUP_TOOLCHAIN=nightly cargo fuzz "$1" --fuzz-dir integration/fuzz "${@:2}"; }
 if ! RUSTUP_TOOLCHAIN=nightly cargo fuzz --version >/dev/null 2>&1; then
     echo "error: there is no nightly toolchain with cargo-fuzz" >&2
     echo "hint: rustup toolchain install nightly && cargo install cargo-fuzz" >&2
