@@ -34,10 +34,10 @@ else
 fi
 
 step "fuzzing, briefly"
-if RUSTUP_TOOLCHAIN=nightly cargo fuzz --version >/dev/null 2>&1; then
-    scripts/fuzz.sh --seconds 3 >/dev/null
+if [ -n "${FUZZ_SECONDS:-}" ]; then
+    scripts/fuzz.sh --seconds "$FUZZ_SECONDS" >/dev/null
 else
-    echo "skipped: there is no nightly toolchain with cargo-fuzz; the seeds were run above"
+    echo "skipped: FUZZ_SECONDS is not set (3 is enough here); the seeds were run above"
 fi
 
 step "all is well"

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Counts the instructions of the hot paths (integration/benches/instructions.rs) under valgrind, and compares them with
-# integration/benches/instructions.txt: more than a tenth above it fails.
+# integration/benches/instructions.txt: more than a fifth above it fails.
 #   scripts/instructions.sh            compares
 #   scripts/instructions.sh --record   writes the file anew
-# A count does not depend on the load of the machine, and little on its processor. It is of the dev profile, which the
+# A count depends little on the processor and on the load of the machine: seen are 2% for bytes, 10% for a tunnel. It is of the dev profile, which the
 # tests have built already; what one path costs is the difference between two runs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 recorded=integration/benches/instructions.txt
-tolerance=10
+tolerance=20
 
 command -v valgrind >/dev/null || { echo "skipped: valgrind is not installed"; exit 0; }
 binary=$(cargo test --quiet --locked --bench instructions --no-run --message-format=json |
