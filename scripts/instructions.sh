@@ -3,7 +3,8 @@
 # integration/benches/instructions.txt: more than a fifth above it fails.
 #   scripts/instructions.sh            compares
 #   scripts/instructions.sh --record   writes the file anew
-# A count depends little on the processor and on the load of the machine: seen are 2% for bytes, 10% for a tunnel. It is of the dev profile, which the
+# A count depends little on the processor and on the load of the machine: seen are 2% for bytes, 10% for a tunnel. It is of
+# the dev profile, which the
 # tests have built already; what one path costs is the difference between two runs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
