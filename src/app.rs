@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +26,7 @@ use crate::gateway::probe;
 use crate::gateway::serve::Gateway;
 use crate::link::tls::{self, Credentials};
 use crate::live::{Live, Reread};
+use crate::local::handshakes::Handshakes;
 use crate::local::links::Links;
 use crate::local::listener::{self, Local};
 use crate::local::session::Routes;
@@ -158,6 +159,8 @@ pub async fn up(config: Config, state: StateDir, reread: Box<Reread>) -> Result<
         drain: stop.clone(),
         tasks: connections.clone(),
         next_id,
+        places: Arc::new(Semaphore::new(listener::MOST_CONNECTIONS)),
+        handshakes: Handshakes::new(listener::MOST_HANDSHAKES),
     });
 
     // Everything is bound: say where, before anything can go wrong later.

@@ -67,6 +67,7 @@ impl Live {
             new.connect_timeout,
             new.servers.clone(),
         );
+        self.egress.reload_names();
         self.gateway.clients.change(new.clients);
         self.hold.send_replace(new.hold);
         self.servers.send_if_modified(|servers| {

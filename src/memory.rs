@@ -269,12 +269,10 @@ mod tests {
         for (account, count) in [(&old, 2 << 20), (&small, 10), (&moving, 1 << 20)] {
             account.hold(count);
         }
-        old.moved.store(1, Relaxed);
-        small.moved.store(0, Relaxed);
-        moving.moved.store(3, Relaxed);
         newest.hold((1 << 20) - 6 * TUNNEL);
-        // Not before: the first bytes are a move too.
-        newest.moved.store(2, Relaxed);
+        for (at, account) in [&small, &old, &newest, &moving].into_iter().enumerate() {
+            account.moved.store(at as u64, Relaxed);
+        }
         assert!([&old, &small, &idle, &moving, &newest].iter().all(|account| !account.is_condemned()));
         moving.hold(2 * TUNNEL);
         assert!(old.is_condemned());

@@ -253,12 +253,15 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// Accepts the next connection, whatever it takes: a connection that died in the queue is skipped, and
 /// a lack of descriptors or memory is waited out.
 pub async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    let mut told = false;
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => return (stream, plain(peer)),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "accept pauses");
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%error, "accept pauses");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -87,6 +87,16 @@ impl Machine {
         command
     }
 
+    /// The same under a limit on open files: `-S` for one that may be raised, nothing for a hard one.
+    pub(crate) fn up_limited(&self, address: &str, kind: &str, files: u32) -> Command {
+        let inner = self.up(address, &["--proxy", &format!("{address}:0")]);
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(format!("ulimit {kind} -n {files} && exec \"$0\" \"$@\""));
+        command.arg(inner.get_program()).args(inner.get_args()).env_clear().stdin(Stdio::null());
+        command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command
+    }
+
     /// Starts that, with the proxy on the same address, and waits until it is ready.
     pub(crate) fn start(&self, address: &str, options: &[&str]) -> Node {
         let mut command = self.up(address, options);
@@ -179,6 +189,16 @@ impl Node {
         let line = self.wait_for(&format!("listening: {what}"));
         let address = line.split_once("address=").unwrap_or_else(|| panic!("no address in {line:?}")).1;
         address.split_whitespace().next().unwrap().to_owned()
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How many lines with these words there have been.
+    pub(crate) fn count(&mut self, words: &str) -> usize {
+        self.seen.extend(self.lines.try_iter());
+        self.seen.iter().filter(|line| line.contains(words)).count()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use nix::sys::signal::Signal;
 
-use crate::machine::Machine;
+use crate::machine::{Machine, Node};
 
 #[test]
 fn a_node_prints_every_address_that_it_has_bound() {
@@ -129,4 +129,35 @@ fn a_killed_node_resets_its_connections_and_never_ends_them_orderly() {
             assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{signal}");
         }
     }
+}
+
+#[test]
+fn the_limit_on_open_files_is_raised_to_what_the_system_permits() {
+    let (machine, _) = Machine::with_group();
+    let node = Node::start(&mut machine.up_limited("127.0.0.36", "-S", 256));
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", node.id())).unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let (soft, hard) = line.trim().split_once(' ').unwrap();
+    assert_eq!(soft, hard.split_whitespace().next().unwrap(), "{line}");
+}
+
+#[test]
+fn a_node_without_descriptors_waits_for_one_and_neither_spins_nor_ends() {
+    let (machine, _) = Machine::with_group();
+    let mut node = Node::start(&mut machine.up_limited("127.0.0.37", "", 64));
+    let proxy = node.address("local proxy");
+    let mut held: Vec<_> = (0..100).map(|_| TcpStream::connect(&proxy).unwrap()).collect();
+    node.wait_for("accept pauses");
+    for _ in 0..3 {
+        // One place is free again, taken at once, and missing again.
+        drop(held.remove(0));
+    }
+    drop(held);
+    let mut page = TcpStream::connect(&proxy).unwrap();
+    page.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    page.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    // Once for each time, and not for each attempt.
+    assert!(node.count("accept pauses") <= 5);
 }

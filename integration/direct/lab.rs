@@ -15,6 +15,7 @@ use laneway::gateway::listener::{Guesses, LinkPort};
 use laneway::gateway::serve::Gateway;
 use laneway::link::client::Link;
 use laneway::link::tls::{self, Credentials};
+use laneway::local::handshakes::Handshakes;
 use laneway::local::links::Links;
 use laneway::local::listener::{self, Local};
 use laneway::local::session::Routes;
@@ -33,10 +34,15 @@ use laneway::wire::target::Target;
 use tokio::io::duplex;
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// Connections that a local port serves at a time.
+pub(crate) const CONNECTIONS: usize = 256;
+/// Those of them that have not said yet what they want.
+pub(crate) const HANDSHAKES: usize = 32;
 
 /// What a client may take where that is not what matters.
 pub(crate) const UNLIMITED: Limits = Limits { tunnels: u32::MAX, opens: u32::MAX, rate: 0 };
@@ -59,6 +65,7 @@ pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     /// What its tunnels hold.
     pub(crate) memory: Arc<Budget>,
+    pub(crate) links: Arc<Links>,
     dials: Arc<AtomicUsize>,
     _needed: watch::Sender<bool>,
     _is_gateway: watch::Sender<bool>,
@@ -191,10 +198,14 @@ impl Proxy {
             drain: CancellationToken::new(),
             tasks: TaskTracker::new(),
             next_id: AtomicU64::new(1),
+            places: Arc::new(Semaphore::new(CONNECTIONS)),
+            handshakes: Handshakes::new(HANDSHAKES),
         };
-        let running =
-            vec![tokio::spawn(links.run(needed)), tokio::spawn(listener::run(Arc::new(local), listener))];
-        Self { address, memory, dials, _needed: needed_now, _is_gateway: is_gateway_now, running }
+        let running = vec![
+            tokio::spawn(links.clone().run(needed)),
+            tokio::spawn(listener::run(Arc::new(local), listener)),
+        ];
+        Self { address, memory, links, dials, _needed: needed_now, _is_gateway: is_gateway_now, running }
     }
 
     /// How often a server was dialled.

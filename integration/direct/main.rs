@@ -1,6 +1,6 @@
 //! The library in one process, on loopback and on ports that the system picks.
 //!
-//! [`link`] is a real link between a client and a gateway, [`trust`] what the group's news do to it, [`http`] and
+//! [`link`] is a real link between a client and a gateway, [`trust`] what the group's news do to it, [`local`], [`http`] and
 //! [`socks`] what an app gets at the local port. [`limits`], [`memory`] and [`flood`] are what those get who ask for too
 //! much. [`lab`] builds the parts, [`peer`] is an app or a server that follows a script, [`raw`] a member that obeys
 //! nothing.
@@ -12,6 +12,7 @@ mod http;
 mod lab;
 mod limits;
 mod link;
+mod local;
 mod memory;
 mod peer;
 mod raw;

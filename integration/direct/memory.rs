@@ -123,13 +123,16 @@ async fn uploads_that_servers_do_not_read_are_reset_before_the_gateways_memory_i
             number
         });
     }
-    let reset = loop {
-        echoes(&mut moving).await;
-        assert_bounded(&lab.memory);
-        if let Some(reset) = uploads.try_join_next() {
-            break reset.unwrap();
+    let reset = within(async {
+        loop {
+            echoes(&mut moving).await;
+            assert_bounded(&lab.memory);
+            if let Some(reset) = uploads.try_join_next() {
+                return reset.unwrap();
+            }
         }
-    };
+    })
+    .await;
     let end = within(servers[reset].stream.read_to_end(&mut Vec::new())).await;
     assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset, "never an orderly end");
     assert!(uploads.len() >= 4, "no more are reset than need be");
@@ -150,14 +153,17 @@ async fn downloads_of_a_member_that_reads_nothing_are_reset_before_the_gateways_
     for server in servers {
         floods.spawn(server.flood());
     }
-    loop {
-        echoes(&mut moving).await;
-        assert_bounded(&lab.memory);
-        if let Some(error) = floods.try_join_next() {
-            assert_eq!(error.unwrap().kind(), ErrorKind::ConnectionReset);
-            break;
+    let error = within(async {
+        loop {
+            echoes(&mut moving).await;
+            assert_bounded(&lab.memory);
+            if let Some(error) = floods.try_join_next() {
+                return error.unwrap();
+            }
         }
-    }
+    })
+    .await;
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     echoes(&mut moving).await;
 }
 
@@ -197,11 +203,14 @@ async fn downloads_that_apps_do_not_read_are_reset_before_the_clients_memory_is_
             apps.push(app);
             floods.spawn(server.flood());
         }
-        while floods.try_join_next().is_none() {
-            moving.say("still here").await;
-            moving.hear("still here").await;
-            assert_bounded(&proxy.memory);
-        }
+        within(async {
+            while floods.try_join_next().is_none() {
+                moving.say("still here").await;
+                moving.hear("still here").await;
+                assert_bounded(&proxy.memory);
+            }
+        })
+        .await;
         assert!(floods.len() >= 4, "no more are reset than need be");
         let mut resets = 0;
         for app in &mut apps {

@@ -90,6 +90,11 @@ impl Egress {
         connected
     }
 
+    /// Reads the machine's name servers and names again.
+    pub fn reload_names(&self) {
+        self.resolver.reload();
+    }
+
     /// What the machine and this node are themselves.
     pub fn own(&self) -> &Arc<Own> {
         &self.own

@@ -23,6 +23,10 @@ const UNDER_TRAFFIC: (Duration, Duration) = (Duration::from_millis(250), Duratio
 /// The same of a link without tunnels.
 const IDLE: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(15));
 
+/// A link is replaced after so many tunnels: there are 2^30 ids for them (RFC 9113 §5.1.1), and half of them are left
+/// for the time that this takes.
+const MOST_TUNNELS: u32 = 1 << 29;
+
 /// The open tunnels of one link, what arrives on it, and whether it is suspect.
 #[derive(Debug)]
 pub struct Pulse {
@@ -32,6 +36,9 @@ pub struct Pulse {
     suspect: watch::Sender<bool>,
     proof_wanted: Notify,
     busy: Notify,
+    /// Tunnels that it may still carry before it should be replaced.
+    left: AtomicU32,
+    worn: watch::Sender<bool>,
 }
 
 /// Counts one tunnel as open until it is dropped.
@@ -50,6 +57,8 @@ impl Default for Pulse {
             suspect: watch::Sender::new(false),
             proof_wanted: Notify::new(),
             busy: Notify::new(),
+            left: AtomicU32::new(MOST_TUNNELS),
+            worn: watch::Sender::new(false),
         }
     }
 }
@@ -60,8 +69,16 @@ impl Pulse {
         Self { patient: true, ..Self::default() }
     }
 
+    /// One that is worn after so many tunnels.
+    pub fn lasting(tunnels: u32) -> Self {
+        Self { left: AtomicU32::new(tunnels), ..Self::default() }
+    }
+
     /// Notes one more open tunnel.
     pub fn tunnel(self: &Arc<Self>) -> OpenTunnel {
+        if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)) == Ok(1) {
+            self.wear_out();
+        }
         if self.tunnels.fetch_add(1, Ordering::Relaxed) == 0 {
             self.busy.notify_one();
         }
@@ -76,6 +93,22 @@ impl Pulse {
     /// What arrives on the link.
     pub(super) fn flow(&self) -> &Flow {
         &self.flow
+    }
+
+    /// Says that the link should be replaced before its stream ids run out. What is open stays, and until the new one
+    /// stands more can be opened.
+    pub fn wear_out(&self) {
+        self.worn.send_replace(true);
+    }
+
+    /// Whether the link should be replaced.
+    pub fn is_worn(&self) -> bool {
+        *self.worn.borrow()
+    }
+
+    /// The same, and its change.
+    pub fn worn(&self) -> watch::Receiver<bool> {
+        self.worn.subscribe()
     }
 
     /// How many tunnels are open.
@@ -165,6 +198,20 @@ pub async fn until_dead(mut ping: PingPong, pulse: Arc<Pulse>) {
                 // The pause is a shorter one from the first tunnel on.
                 () = pulse.busy.notified() => {}
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_worn_after_so_many_tunnels_however_few_are_open() {
+        let pulse = Arc::new(Pulse::lasting(3));
+        for worn in [false, false, true, true] {
+            drop(pulse.tunnel());
+            assert_eq!(pulse.is_worn(), worn);
         }
     }
 }

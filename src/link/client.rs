@@ -223,11 +223,12 @@ impl Link {
         *self.pulse.suspect().borrow()
     }
 
-    /// Waits until the link cannot be used any more, or becomes suspect, or trusted again.
+    /// Waits until the link cannot be used any more, or becomes worn, or suspect, or trusted again.
     pub async fn changed(&self) {
-        let mut suspect = self.pulse.suspect();
+        let (mut suspect, mut worn) = (self.pulse.suspect(), self.pulse.worn());
         tokio::select! {
             () = self.unusable() => {}
+            changed = worn.changed() => if changed.is_err() { std::future::pending().await },
             changed = suspect.changed() => if changed.is_err() { std::future::pending().await },
         }
     }

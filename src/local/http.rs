@@ -10,9 +10,10 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 
-use super::listener::{App, HANDSHAKE, Local, quiet};
+use super::handshakes::HANDSHAKE;
+use super::listener::{App, Local, quiet};
 use super::page;
 use super::session::Tunnelled;
 use super::upstream::Upstream;
@@ -68,23 +69,25 @@ struct Established {
 
 /// Serves one app from its first request to its end, or until it is a tunnel.
 pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
-    let App { socket, peer, mut deadline } = app;
+    let App { socket, peer, mut handshake } = app;
     let peer = peer.to_string();
     let mut buffer = BytesMut::new();
     let mut reusable = None;
     loop {
-        let next = match timeout_at(deadline, read_head(&socket, &mut buffer)).await {
-            Ok(Ok(Some(head))) => match RequestHead::parse(&head) {
+        let head = handshake.within(read_head(&socket, &mut buffer)).await;
+        drop(handshake);
+        let next = match head {
+            Some(Ok(Some(head))) => match RequestHead::parse(&head) {
                 Ok(request) => answer(local, &socket, &mut buffer, request, &mut reusable, &peer).await,
                 Err(malformed) => refuse(malformed, &peer),
             },
-            Ok(Ok(None)) => return None,
-            Ok(Err(HeadError::Gone(error))) => {
+            Some(Ok(None)) => return None,
+            Some(Err(HeadError::Gone(error))) => {
                 quiet(&error);
                 return None;
             }
-            Ok(Err(HeadError::Refused(malformed))) => refuse(malformed, &peer),
-            Err(_) => Next::Close(plain(408, "the request head did not arrive in time")),
+            Some(Err(HeadError::Refused(malformed))) => refuse(malformed, &peer),
+            None => Next::Close(plain(408, "the request head did not arrive in time")),
         };
         match next {
             Next::Request => {}
@@ -118,7 +121,7 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
                 return None;
             }
         }
-        deadline = Instant::now() + HANDSHAKE;
+        handshake = local.handshakes.begin();
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, sleep_until};
 use tokio_util::task::TaskTracker;
 
+use super::pauses::Pauses;
 use crate::link::client::{DialError, Link};
 use crate::link::news;
 use crate::link::tls::Credentials;
@@ -25,16 +26,8 @@ const LINKS: usize = 2;
 const WINDOW: Duration = Duration::from_millis(150);
 /// A gateway that has not completed the handshake by then gets company: the next one is dialled beside it.
 const HEDGE: Duration = Duration::from_millis(250);
-/// The first pause after a failed dial; doubled each time.
-const PAUSE: Duration = Duration::from_millis(100);
-/// The longest pause after failed dials: a gateway that comes back is found within it.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// The same for one that is not heard either; when it is, it is dialled at once.
-const LONGEST_SILENT_PAUSE: Duration = Duration::from_secs(10);
-/// The first pause after a failed proof of trust; doubled each time.
-const PENALTY: Duration = Duration::from_secs(1);
-/// The longest pause after failed proofs of trust.
-const LONGEST_PENALTY: Duration = Duration::from_secs(300);
+/// How many addresses are known by who is behind them.
+const MOST_IDENTITIES: usize = 1024;
 /// With nothing to wait for, the table is looked at so often all the same.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -54,17 +47,10 @@ pub struct Links {
     tasks: TaskTracker,
     remember: Box<Remember>,
     standing: watch::Sender<Vec<Link>>,
-    pauses: Mutex<HashMap<SocketAddr, Paused>>,
+    pauses: Mutex<Pauses>,
     trouble: Mutex<Option<String>>,
     /// Who was found behind which address: a gateway may have several.
     identities: Mutex<HashMap<SocketAddr, NodeId>>,
-}
-
-struct Paused {
-    failures: u32,
-    until: Instant,
-    /// It had not been heard either: once it is, it has come back.
-    silent: bool,
 }
 
 impl Links {
@@ -238,9 +224,11 @@ impl Links {
         now: Instant,
     ) -> (Option<Gateway>, Instant) {
         let mut wake = now + LOOK;
-        let linked = |gateway: &Gateway| {
+        // A worn link is to be replaced by another one to the same gateway.
+        let is_linked = |gateway: &Gateway, worn: bool| {
             let id = self.identity(gateway);
-            links.iter().any(|link| link.address == gateway.link || Some(link.gateway.id) == id)
+            let mut links = links.iter().filter(|link| link.pulse.is_worn() == worn);
+            links.any(|link| link.address == gateway.link || Some(link.gateway.id) == id)
         };
         // The best ones first: who is linked already takes a place, who must pause does not. A gateway takes one
         // place, however many addresses it has; its other ones are for when nobody else is left to try.
@@ -272,11 +260,12 @@ impl Links {
             if self.identity(gateway).is_some_and(|id| id == self.own || revoked(id)) {
                 continue;
             }
-            if linked(gateway) || is_dialled(gateway) {
+            if is_linked(gateway, false) || is_dialled(gateway) {
                 places -= 1;
                 continue;
             }
             if !links.is_empty()
+                && !is_linked(gateway, true)
                 && (is_leaving(gateway, now) || gateway.heard.is_none() && gateway.id.is_none())
             {
                 continue;
@@ -312,7 +301,8 @@ impl Links {
             return link.retire();
         }
         let gateway = link.gateway.id.short();
-        let known = self.standing.borrow().iter().any(|other| other.gateway.id == link.gateway.id);
+        let same = |other: &Link| other.gateway.id == link.gateway.id;
+        let known = self.standing.borrow().iter().any(|other| same(other) && !other.pulse.is_worn());
         if known {
             // One gateway, two addresses: one link is enough.
             return link.retire();
@@ -326,7 +316,12 @@ impl Links {
         *locked(&self.trouble) = None;
         (self.remember)(link.address);
         self.tasks.spawn(news::attend(link.clone(), self.credentials.board.clone()));
-        self.standing.send_modify(|links| links.push(link));
+        self.standing.send_modify(|links| {
+            // Its tunnels go on until they end.
+            let worn = |old: &Link| old.gateway.id == link.gateway.id;
+            links.extract_if(.., |old| worn(old)).for_each(|old| old.retire());
+            links.push(link);
+        });
     }
 
     async fn dial(&self, gateway: Gateway) -> Option<Link> {
@@ -334,15 +329,20 @@ impl Links {
             Ok(config) => config,
             Err(error) => {
                 tracing::error!(%error, "links cannot be dialled");
-                self.pause(gateway.link, true, true);
+                locked(&self.pauses).add(gateway.link, true, true, Instant::now());
                 return None;
             }
         };
         let board = self.credentials.board.clone();
         match Link::dial(gateway.link, gateway.id, config, board, &self.tasks).await {
             Ok(link) => {
-                locked(&self.pauses).remove(&gateway.link);
-                locked(&self.identities).insert(gateway.link, link.gateway.id);
+                locked(&self.pauses).forgive(gateway.link);
+                let mut identities = locked(&self.identities);
+                if identities.len() >= MOST_IDENTITIES {
+                    // They are learnt again by the next dial.
+                    identities.clear();
+                }
+                identities.insert(gateway.link, link.gateway.id);
                 Some(link)
             }
             Err(error) => {
@@ -358,7 +358,8 @@ impl Links {
                     reason = format!("{} says that this machine was removed from the group", gateway.link);
                 }
                 let silent = gateway.state(Instant::now()).is_none();
-                if self.pause(gateway.link, distrust, silent) == 1 {
+                let now = Instant::now();
+                if locked(&self.pauses).add(gateway.link, distrust, silent, now) == 1 {
                     tracing::info!(address = %gateway.link, reason, "no link");
                 } else {
                     tracing::debug!(address = %gateway.link, reason, "no link again");
@@ -369,27 +370,8 @@ impl Links {
         }
     }
 
-    /// Lets a gateway that failed alone for a while; gives how often it has failed in a row.
-    fn pause(&self, address: SocketAddr, distrust: bool, silent: bool) -> u32 {
-        let (first, longest) = match (distrust, silent) {
-            (true, _) => (PENALTY, LONGEST_PENALTY),
-            (_, true) => (PAUSE, LONGEST_SILENT_PAUSE),
-            (_, false) => (PAUSE, LONGEST_PAUSE),
-        };
-        let mut pauses = locked(&self.pauses);
-        let paused =
-            pauses.entry(address).or_insert(Paused { failures: 0, until: Instant::now(), silent: false });
-        paused.until = Instant::now() + first.saturating_mul(1 << paused.failures.min(16)).min(longest);
-        paused.failures += 1;
-        paused.silent = silent && !distrust;
-        paused.failures
-    }
-
     fn pause_left(&self, gateway: &Gateway, now: Instant) -> Option<Instant> {
-        let pauses = locked(&self.pauses);
-        let paused = pauses.get(&gateway.link)?;
-        let is_back = paused.silent && gateway.state(now).is_some();
-        (paused.until > now && !is_back).then_some(paused.until)
+        locked(&self.pauses).left(gateway.link, gateway.state(now).is_some(), now)
     }
 }
 
@@ -415,37 +397,6 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::peers::directory::Source;
-    use crate::trust::authority::Authority;
-    use crate::trust::board::Board;
-    use crate::trust::state::StateDir;
-
-    fn links() -> (tempfile::TempDir, Arc<Links>) {
-        let directory = tempfile::tempdir().unwrap();
-        let state = StateDir::open(directory.path().join("state")).unwrap();
-        let group = Authority::create(&state, "office", "first").unwrap();
-        let own = group.node.id;
-        let credentials = Credentials::new(Board::new(group)).unwrap();
-        let links = Links::new(own, Arc::default(), credentials, TaskTracker::new(), Box::new(|_| {}));
-        (directory, links)
-    }
-
-    #[test]
-    fn who_cannot_prove_itself_is_let_alone_from_a_second_up_to_five_minutes_and_others_are_not() {
-        let (_directory, links) = links();
-        let (rogue, honest) = (SocketAddr::from(([10, 0, 0, 1], 1)), SocketAddr::from(([10, 0, 0, 2], 1)));
-        let at = |address| {
-            links.directory.name(address, Source::Static);
-            links.directory.at(address).unwrap()
-        };
-        for expected in [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300] {
-            links.pause(rogue, true, false);
-            let left = links.pause_left(&at(rogue), Instant::now()).unwrap().duration_since(Instant::now());
-            let expected = Duration::from_secs(expected);
-            assert!(left <= expected && left > expected / 2, "{left:?} of {expected:?}");
-        }
-        assert_eq!(links.pause_left(&at(honest), Instant::now()), None);
-    }
 
     #[test]
     fn a_sleep_and_a_clock_that_is_set_are_jumps_and_a_slow_second_is_none() {

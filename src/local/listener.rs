@@ -4,22 +4,21 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::handshakes::{Handshake, Handshakes};
 use super::session::{Routes, Tunnelled};
 use super::{http, socks};
 use crate::net;
 
-/// An app must have said what it wants so long after it connected. Slow bytes do not extend it.
-pub const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How many connections of apps are served at a time; more wait in the listen queue.
-const MOST_CONNECTIONS: usize = 16_384;
+pub const MOST_CONNECTIONS: usize = 16_384;
+/// How many of them may not have said yet what they want.
+pub const MOST_HANDSHAKES: usize = 2048;
 
 /// What all local connections share.
 pub struct Local {
@@ -33,6 +32,10 @@ pub struct Local {
     pub tasks: TaskTracker,
     /// The id of the next connection.
     pub next_id: AtomicU64,
+    /// Places for connections.
+    pub places: Arc<Semaphore>,
+    /// Apps that have not said yet what they want.
+    pub handshakes: Arc<Handshakes>,
 }
 
 /// One connection of an app.
@@ -41,23 +44,22 @@ pub struct App {
     pub socket: TcpStream,
     /// Its address.
     pub peer: SocketAddr,
-    /// When the handshake must be done.
-    pub deadline: Instant,
+    /// Bounds what it may take to say what it wants.
+    pub handshake: Handshake,
 }
 
 /// Serves `listener` until the node drains.
 pub async fn run(local: Arc<Local>, listener: TcpListener) {
-    let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
         let accepted = async {
-            let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
+            let place = local.places.clone().acquire_owned().await.expect("the semaphore is never closed");
             (place, net::accept(&listener).await)
         };
         let (place, (socket, peer)) = tokio::select! {
             accepted = accepted => accepted,
             () = local.drain.cancelled() => return,
         };
-        let app = App { socket, peer, deadline: Instant::now() + HANDSHAKE };
+        let app = App { socket, peer, handshake: local.handshakes.begin() };
         let local = local.clone();
         let served = local.clone();
         local.tasks.spawn(async move {
@@ -77,16 +79,16 @@ impl Local {
         let _ = app.socket.set_nodelay(true);
         let mut first = [0];
         let peeked = tokio::select! {
-            peeked = timeout_at(app.deadline, app.socket.peek(&mut first)) => peeked,
+            peeked = app.handshake.within(app.socket.peek(&mut first)) => peeked,
             () = self.drain.cancelled() => return None,
         };
         match (peeked, first[0]) {
-            (Ok(Ok(1)), socks::VERSION) => return socks::serve(self, app).await,
-            (Ok(Ok(1)), socks::VERSION_4) => socks::refuse_version_4(app).await,
-            (Ok(Ok(1)), _) => return http::serve(self, app).await,
-            (Ok(Ok(_)), _) => {}
-            (Ok(Err(error)), _) => quiet(&error),
-            (Err(_), _) => tracing::debug!(peer = %app.peer, "the app said nothing"),
+            (Some(Ok(1)), socks::VERSION) => return socks::serve(self, app).await,
+            (Some(Ok(1)), socks::VERSION_4) => socks::refuse_version_4(app).await,
+            (Some(Ok(1)), _) => return http::serve(self, app).await,
+            (Some(Ok(_)), _) => {}
+            (Some(Err(error)), _) => quiet(&error),
+            (None, _) => tracing::debug!(peer = %app.peer, "the app said nothing"),
         }
         None
     }

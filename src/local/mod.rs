@@ -1,10 +1,12 @@
 //! The local port: where an app's connection arrives and is understood, and from where it leaves over a link
 //! (or directly, on a node that is a gateway itself). May not know how a gateway dials.
 
+pub mod handshakes;
 pub mod http;
 pub mod links;
 pub mod listener;
 pub mod page;
+mod pauses;
 pub mod session;
 pub mod socks;
 pub mod upstream;

@@ -4,15 +4,17 @@
 //! reply must wait for the real connection and carry its true code, which fast-socks5 gives away on its own.
 
 use bytes::Bytes;
-use fast_socks5::server::{AuthMethodSuccessState, NoAuthentication, Socks5ServerProtocol};
+use fast_socks5::server::{AuthMethodSuccessState, NoAuthentication, Socks5ServerProtocol, SocksServerError};
 use fast_socks5::util::target_addr::{AddrError, TargetAddr, read_address};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, BufReader};
 use tokio::net::TcpStream;
-use tokio::time::timeout_at;
+use tokio::time::timeout;
 
+use super::handshakes::HANDSHAKE;
 use super::listener::{App, Local, quiet};
 use super::session::Tunnelled;
 use crate::link::relay::Kept;
+use crate::net;
 use crate::telemetry::record::Record;
 use crate::wire::replay;
 use crate::wire::target::Target;
@@ -38,31 +40,39 @@ pub enum Asked {
     Connect(Target),
     /// The app is to be refused with this reply code (RFC 1928 §6), for this reason.
     Refused(u8, &'static str),
-    /// There is nobody to answer, or the answer was given: no method, or an end before the request was whole.
+    /// The app was told that it cannot authenticate here (RFC 1928 §3).
+    NoMethod,
+    /// There is nobody to answer: an end before the request was whole.
     Gone,
 }
 
 /// Serves one app from its greeting to its end, or until it is a tunnel.
 pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
-    let App { socket, peer, deadline } = app;
+    let App { socket, peer, handshake: limits } = app;
     let id = local.id();
     let mut record = Record::new(id, "socks5", peer.to_string());
     let mut reader = BufReader::with_capacity(BUFFER, socket);
-    let asked = timeout_at(deadline, handshake(&mut reader)).await;
+    let asked = limits.within(handshake(&mut reader)).await;
+    drop(limits);
     let early = Bytes::copy_from_slice(reader.buffer());
-    let mut app = reader.into_inner();
+    let app = reader.into_inner();
     let target = match asked {
-        Ok(Asked::Connect(target)) => target,
-        Ok(Asked::Refused(code, why)) => {
+        Some(Asked::Connect(target)) => target,
+        Some(Asked::Refused(code, why)) => {
             record.ended(why);
-            reply(&mut app, code).await;
+            refuse(app, &reply(code)).await;
             return None;
         }
-        Ok(Asked::Gone) => {
+        Some(Asked::NoMethod) => {
+            record.ended("the app does not do without a login");
+            refuse(app, &[]).await;
+            return None;
+        }
+        Some(Asked::Gone) => {
             record.ended("no handshake");
             return None;
         }
-        Err(_) => {
+        None => {
             record.ended("the handshake took too long");
             return None;
         }
@@ -70,29 +80,35 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
     record.target = target.to_string();
     match local.routes.open(&target, id, early.clone(), replay::is_safe(&early)).await {
         Ok(upstream) => {
-            reply(&mut app, SUCCEEDED).await;
+            // An app that is gone is noticed by the tunnel.
+            let _ = net::write_all(&app, &reply(SUCCEEDED)).await;
             let kept = Some(Kept::new(&early));
             Some(Box::new(Tunnelled { app, target, id, upstream, kept, record }))
         }
         Err(failure) => {
             record.failed(&failure);
-            reply(&mut app, failure.socks5_reply()).await;
+            refuse(app, &reply(failure.socks5_reply())).await;
             None
         }
     }
 }
 
 /// Tells a SOCKS4 app that this proxy speaks SOCKS5 (request rejected).
-pub async fn refuse_version_4(mut app: App) {
-    let _ = timeout_at(app.deadline, app.socket.write_all(&[0, 0x5b, 0, 0, 0, 0, 0, 0])).await;
+pub async fn refuse_version_4(app: App) {
     tracing::info!(peer = %app.peer, "SOCKS4 refused: point the app at SOCKS5");
+    drop(app.handshake);
+    refuse(app.socket, &[0, 0x5b, 0, 0, 0, 0, 0, 0]).await;
 }
 
 /// Reads the greeting and the request (RFC 1928 §3, §4), and answers the greeting. What the app sent after them stays
 /// in `reader`.
 pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(reader: &mut BufReader<S>) -> Asked {
     let negotiated = Socks5ServerProtocol::start(&mut *reader).negotiate_auth(&[NoAuthentication]).await;
-    let Ok(negotiated) = negotiated else { return Asked::Gone };
+    let negotiated = match negotiated {
+        Ok(negotiated) => negotiated,
+        Err(SocksServerError::AuthMethodUnacceptable(_)) => return Asked::NoMethod,
+        Err(_) => return Asked::Gone,
+    };
     let reader = negotiated.into_inner();
     let mut head = [0; 4];
     if reader.read_exact(&mut head).await.is_err() {
@@ -123,8 +139,15 @@ pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(reader: &mut BufReader
 
 /// `VER REP RSV ATYP BND.ADDR BND.PORT`. The bound address is at the gateway and of no use to the app: zeroes,
 /// as other proxies answer.
-async fn reply(socket: &mut TcpStream, code: u8) {
-    if let Err(error) = socket.write_all(&[VERSION, code, 0, 1, 0, 0, 0, 0, 0, 0]).await {
-        quiet(&error);
+fn reply(code: u8) -> [u8; 10] {
+    [VERSION, code, 0, 1, 0, 0, 0, 0, 0, 0]
+}
+
+/// Sends the last answer of a connection, and sees to it that it arrives, whatever the app has sent already.
+async fn refuse(socket: TcpStream, answer: &[u8]) {
+    match timeout(HANDSHAKE, net::write_all(&socket, answer)).await {
+        Ok(Ok(())) => net::linger(&socket).await,
+        Ok(Err(error)) => quiet(&error),
+        Err(_) => tracing::debug!("the app does not read its answer"),
     }
 }

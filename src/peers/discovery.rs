@@ -135,13 +135,16 @@ impl Discovery {
             };
             bound.push(unicast.own);
             locked(&self.ears).insert(lan.clone(), unicast.clone());
-            listeners.spawn(self.clone().listen(lan.clone(), unicast.clone(), unicast.clone()));
+            let alone = self.clone().listen(lan.clone(), unicast.clone(), unicast.clone());
             match Ear::everybody(&lan, self.options.port) {
                 Ok(ear) => {
-                    listeners.spawn(self.clone().listen(lan, Arc::new(ear), unicast));
+                    let everybody = self.clone().listen(lan, Arc::new(ear), unicast);
+                    // When one ends both do: the other one would keep the port from the next look.
+                    listeners.spawn(async { tokio::select!(lan = alone => lan, lan = everybody => lan) });
                 }
                 Err(error) => {
                     tracing::warn!(interface = lan.interface, %error, "cannot hear broadcasts");
+                    listeners.spawn(alone);
                 }
             }
         }
@@ -695,5 +698,29 @@ mod tests {
             lab.discovery.may_answer(|limits| &mut limits.joiners, source, start)
         });
         assert_eq!(in_all.count(), 4000 - 20);
+    }
+
+    #[tokio::test]
+    async fn the_sockets_of_a_lan_go_together_and_it_can_be_heard_again() {
+        let free = std::net::UdpSocket::bind("127.0.0.46:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let lab = lab();
+        let options = Options {
+            board: lab.board.clone(),
+            id: ONE,
+            port,
+            own_port: port,
+            lans: vec!["127.0.0.46".into()],
+            joins: None,
+            behind: None,
+        };
+        let discovery = Discovery::new(options, Arc::default(), watch::channel(None).1);
+        let mut listeners = JoinSet::new();
+        assert_eq!(discovery.bind(&mut listeners).unwrap().len(), 1);
+        assert_eq!(listeners.len(), 1, "what ends is the LAN, and not one socket of it");
+        listeners.shutdown().await;
+        locked(&discovery.ears).clear();
+        assert_eq!(discovery.bind(&mut listeners).unwrap().len(), 1);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{BIG, CANNOT_CONNECT, Case, DIALECTS};
 use crate::lab::origin::{big, noise, sha256};
-use crate::lab::{Host, Lab, dialect, receiver};
+use crate::lab::{Host, Lab, dialect, receiver, wait_until};
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::thread;
@@ -11,6 +11,10 @@ pub(super) const CASES: &[Case] = &[
     ("transfer::a_download_arrives_whole_by_every_dialect", a_download_arrives_whole_by_every_dialect),
     ("transfer::an_upload_arrives_whole_by_every_dialect", an_upload_arrives_whole_by_every_dialect),
     ("transfer::a_name_is_resolved_at_the_gateway", a_name_is_resolved_at_the_gateway),
+    (
+        "transfer::a_name_that_the_gateway_learns_is_found_without_a_restart",
+        a_name_that_the_gateway_learns_is_found_without_a_restart,
+    ),
     ("transfer::an_answer_arrives_after_the_app_has_sent_all", an_answer_arrives_after_the_app_has_sent_all),
     ("transfer::eight_downloads_share_one_connection", eight_downloads_share_one_connection),
 ];
@@ -67,6 +71,18 @@ fn a_name_is_resolved_at_the_gateway(lab: &Lab) {
         let download = c1.curl(&[dialect, &["http://files.lab/big"]].concat()).success();
         assert_eq!(sha256(&download.stdout), big().sha256, "{dialect:?}");
     }
+}
+
+fn a_name_that_the_gateway_learns_is_found_without_a_restart(lab: &Lab) {
+    let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
+    let _receiver = lab.receiver();
+    let _origin = lab.origin();
+    let group = lab.group(&[&g1, &c1], &["--allow", "later.lab"]);
+    let _node = group.client(&c1, &[]);
+
+    assert_eq!(dialect::socks5(&c1, "later.lab", 80).1, 4, "not found");
+    g1.knows("later.lab", lab.server.address());
+    wait_until("the name to be found", || dialect::socks5(&c1, "later.lab", 80).1 == 0);
 }
 
 fn an_answer_arrives_after_the_app_has_sent_all(lab: &Lab) {

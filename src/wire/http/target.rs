@@ -64,6 +64,15 @@ impl RequestTarget {
         absolute(method, text)
     }
 
+    /// The path of an origin-form, without its query; empty for the other forms.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        match self {
+            RequestTarget::Origin { path } => path.split('?').next().unwrap_or_default(),
+            _ => "",
+        }
+    }
+
     /// Writes the target as an origin server is asked for it: in origin-form where it has a path (RFC 9112
     /// §3.2.1).
     pub(super) fn write(&self, out: &mut BytesMut) {

@@ -1,0 +1,115 @@
+//! Gateways that have failed are left alone for a while, each time for longer.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// The first pause after a failed dial; doubled each time.
+const PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause after failed dials: a gateway that comes back is found within it.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// The same for one that is not heard either; when it is, it is dialled at once.
+const LONGEST_SILENT_PAUSE: Duration = Duration::from_secs(10);
+/// The first pause after a failed proof of trust; doubled each time.
+const PENALTY: Duration = Duration::from_secs(1);
+/// The longest pause after failed proofs of trust.
+const LONGEST_PENALTY: Duration = Duration::from_secs(300);
+/// How many addresses are remembered. Whoever answers queries in the name of many gets no more memory for it.
+const MOST: usize = 1024;
+
+/// The pauses, by address.
+#[derive(Default)]
+pub(super) struct Pauses(HashMap<SocketAddr, Paused>);
+
+struct Paused {
+    failures: u32,
+    until: Instant,
+    /// It had not been heard either: once it is, it has come back.
+    silent: bool,
+}
+
+impl Pauses {
+    /// Notes a failure: of trust, which is punished harder, or of a gateway that is `silent` besides. Gives how often it
+    /// has failed in a row.
+    pub(super) fn add(&mut self, address: SocketAddr, distrust: bool, silent: bool, now: Instant) -> u32 {
+        let (first, longest) = match (distrust, silent) {
+            (true, _) => (PENALTY, LONGEST_PENALTY),
+            (_, true) => (PAUSE, LONGEST_SILENT_PAUSE),
+            (_, false) => (PAUSE, LONGEST_PAUSE),
+        };
+        if self.0.len() >= MOST && !self.0.contains_key(&address) {
+            self.make_room(now);
+        }
+        let paused = self.0.entry(address).or_insert(Paused { failures: 0, until: now, silent: false });
+        paused.until = now + first.saturating_mul(1 << paused.failures.min(16)).min(longest);
+        paused.failures = paused.failures.saturating_add(1);
+        paused.silent = silent && !distrust;
+        paused.failures
+    }
+
+    /// Until when the gateway is to be left alone. One that was silent has come back when it `is_heard` now.
+    pub(super) fn left(&self, address: SocketAddr, is_heard: bool, now: Instant) -> Option<Instant> {
+        let paused = self.0.get(&address)?;
+        let is_back = paused.silent && is_heard;
+        (paused.until > now && !is_back).then_some(paused.until)
+    }
+
+    /// The gateway has proved itself.
+    pub(super) fn forgive(&mut self, address: SocketAddr) {
+        self.0.remove(&address);
+    }
+
+    /// Everything may be different now.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Forgets who has been left alone long enough; if there is nobody, who would be first.
+    fn make_room(&mut self, now: Instant) {
+        self.0.retain(|_, paused| paused.until > now);
+        if self.0.len() >= MOST
+            && let Some(first) =
+                self.0.iter().min_by_key(|(_, paused)| paused.until).map(|(address, _)| *address)
+        {
+            self.0.remove(&first);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_a_failed_proof_costs_more() {
+        let (mut pauses, now) = (Pauses::default(), Instant::now());
+        let [plain, silent, rogue] = [1, 2, 3].map(|port| SocketAddr::from(([10, 0, 0, 1], port)));
+        let pause = |pauses: &Pauses, address| pauses.left(address, false, now).unwrap() - now;
+        for (failures, seconds) in (1..).zip([1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]) {
+            assert_eq!(pauses.add(plain, false, false, now), failures);
+            pauses.add(silent, false, true, now);
+            pauses.add(rogue, true, false, now);
+            assert_eq!(pause(&pauses, rogue), Duration::from_secs(seconds));
+        }
+        assert_eq!(pause(&pauses, plain), LONGEST_PAUSE);
+        assert_eq!(pause(&pauses, silent), LONGEST_SILENT_PAUSE);
+        assert_eq!(pauses.left(silent, true, now), None, "it has come back");
+        assert!(pauses.left(rogue, true, now).is_some(), "being heard is no proof");
+        pauses.forgive(rogue);
+        assert_eq!(pauses.left(rogue, false, now), None);
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_the_worst_stay() {
+        let (mut pauses, now) = (Pauses::default(), Instant::now());
+        let address = |number: u32| SocketAddr::from((number.to_be_bytes(), 7420));
+        for _ in 0..10 {
+            pauses.add(address(0), true, false, now);
+        }
+        for number in 1..5000 {
+            pauses.add(address(number), true, false, now);
+        }
+        assert!(pauses.0.len() <= MOST);
+        assert!(pauses.left(address(0), false, now).is_some() && pauses.left(address(4999), false, now).is_some());
+    }
+}
