@@ -13,7 +13,7 @@ use crate::failure::{Failure, Kind, Side, printable};
 use crate::link::handshake::Proved;
 use crate::link::news;
 use crate::link::relay::{Progress, outcome, relay};
-use crate::link::server::{Incoming, ServerLink};
+use crate::link::server::{Asked, Incoming, ServerLink};
 use crate::memory::Budget;
 use crate::net;
 use crate::peers::candidate::Activity;
@@ -62,17 +62,19 @@ impl Gateway {
         let reason = loop {
             tokio::select! {
                 next = link.next() => match next {
-                    Some(Ok(incoming)) if incoming.is_news && begun < EXCHANGES && !draining => {
-                        begun += 1;
-                        if let Ok(tunnel) = incoming.accept() {
-                            exchanges.spawn(news::serve(tunnel, self.board.clone(), id));
+                    Some(Ok(incoming)) => match incoming.asked {
+                        Ok(Asked::News) if begun < EXCHANGES && !draining => {
+                            begun += 1;
+                            if let Ok(tunnel) = incoming.accept() {
+                                exchanges.spawn(news::serve(tunnel, self.board.clone(), id));
+                            }
                         }
-                    }
-                    Some(Ok(incoming)) => {
-                        let admitted = self.admit(id, &held);
-                        let tunnel = self.clone().tunnel(Box::new(incoming), client.clone(), held.clone(), admitted);
-                        tunnels.spawn(tunnel);
-                    }
+                        _ => {
+                            let admitted = self.admit(id, &held);
+                            let incoming = Box::new(incoming);
+                            tunnels.spawn(self.clone().tunnel(incoming, client.clone(), held.clone(), admitted));
+                        }
+                    },
                     Some(Err(reason)) => break printable(&reason),
                     None => break "closed".to_owned(),
                 },
@@ -125,8 +127,13 @@ impl Gateway {
         admitted: Result<Admitted, Failure>,
     ) {
         let mut record = Record::new(incoming.connection_id, "link", name);
-        let target = match incoming.target.clone() {
-            Ok(target) => target,
+        let target = match incoming.asked.clone() {
+            Ok(Asked::Tunnel(target)) => target,
+            Ok(Asked::News) => {
+                let failure =
+                    Failure::new(Kind::LimitReached, Side::Gateway, "news were exchanged often enough");
+                return self.refuse(*incoming, &failure, &mut record);
+            }
             Err(failure) => return self.refuse(*incoming, &failure, &mut record),
         };
         record.target = target.to_string();

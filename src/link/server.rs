@@ -48,14 +48,21 @@ pub struct ServerLink {
     pub client: Peer,
 }
 
-/// One CONNECT that waits for its answer.
+/// What a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// A tunnel to this destination: CONNECT (RFC 9113 §8.5).
+    Tunnel(Target),
+    /// To exchange the news of the group: POST [`news::PATH`].
+    News,
+}
+
+/// One request that waits for its answer.
 pub struct Incoming {
-    /// Where the client wants to go, or why that cannot be.
-    pub target: Result<Target, Failure>,
+    /// What it asks for, or why that cannot be.
+    pub asked: Result<Asked, Failure>,
     /// The client's id of the connection, for the logs.
     pub connection_id: u64,
-    /// It is no CONNECT, but the request of [`news`].
-    pub is_news: bool,
     respond: SendResponse<Bytes>,
     inbox: Inbox,
     account: Option<Arc<Account>>,
@@ -111,11 +118,10 @@ impl Incoming {
     fn new(request: Request<RecvStream>, respond: SendResponse<Bytes>, pulse: &Arc<Pulse>) -> Self {
         let (head, receive) = request.into_parts();
         let connection_id = head.headers.get(CONNECTION_ID).and_then(|id| id.to_str().ok()?.parse().ok());
-        let target = destination(&head.method, &head.uri);
-        let is_news = head.method == Method::POST && head.uri.path() == news::PATH;
-        let counted = if is_news { pulse.aside() } else { pulse.tunnel() };
+        let asked = Asked::of(&head.method, &head.uri);
+        let counted = if asked == Ok(Asked::News) { pulse.aside() } else { pulse.tunnel() };
         let (connection_id, inbox) = (connection_id.unwrap_or(0), Inbox::new(receive, counted));
-        Self { target, connection_id, is_news, respond, inbox, account: None }
+        Self { asked, connection_id, respond, inbox, account: None }
     }
 
     /// Counts what the tunnel holds from now on.
@@ -164,16 +170,22 @@ impl Incoming {
     }
 }
 
-/// Where a request of a link wants to go (RFC 9113 §8.5).
-///
-/// # Errors
-/// What to answer instead.
-pub fn destination(method: &Method, uri: &Uri) -> Result<Target, Failure> {
-    match (method, uri.authority()) {
-        (&Method::CONNECT, Some(authority)) => authority.as_str().parse().map_err(|error| {
-            Failure::new(Kind::BadResponse, Side::Gateway, format!("not a destination: {error}"))
-        }),
-        _ => Err(Failure::new(Kind::Unsupported, Side::Gateway, "a link takes CONNECT only")),
+impl Asked {
+    /// What a request with this method and address asks for.
+    ///
+    /// # Errors
+    /// What to answer instead.
+    pub fn of(method: &Method, uri: &Uri) -> Result<Self, Failure> {
+        match (method, uri.authority()) {
+            (&Method::CONNECT, Some(authority)) => {
+                let target = authority.as_str().parse().map_err(|error| {
+                    Failure::new(Kind::BadResponse, Side::Gateway, format!("not a destination: {error}"))
+                })?;
+                Ok(Self::Tunnel(target))
+            }
+            (&Method::POST, _) if uri.path() == news::PATH => Ok(Self::News),
+            _ => Err(Failure::new(Kind::Unsupported, Side::Gateway, "a link does not take such requests")),
+        }
     }
 }
 

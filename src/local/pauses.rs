@@ -110,6 +110,8 @@ mod tests {
             pauses.add(address(number), true, false, now);
         }
         assert!(pauses.0.len() <= MOST);
-        assert!(pauses.left(address(0), false, now).is_some() && pauses.left(address(4999), false, now).is_some());
+        assert!(
+            pauses.left(address(0), false, now).is_some() && pauses.left(address(4999), false, now).is_some()
+        );
     }
 }

@@ -1,8 +1,8 @@
-//! What a request of a link asks for: only a CONNECT to one host and port is a tunnel.
+//! What a request of a link asks for: a CONNECT to one host and port is a tunnel.
 
 use http::{Method, Uri};
 use laneway::failure::Kind;
-use laneway::link::server::destination;
+use laneway::link::server::Asked;
 use laneway::wire::target::{Host, Target};
 
 /// `data` is the method, a space, and the `:authority` or the whole URI.
@@ -10,8 +10,9 @@ pub fn run(data: &[u8]) {
     let mut parts = data.splitn(2, |byte| *byte == b' ');
     let (method, uri) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     let (Ok(method), Ok(uri)) = (Method::from_bytes(method), Uri::try_from(uri)) else { return };
-    match destination(&method, &uri) {
-        Ok(target) => {
+    match Asked::of(&method, &uri) {
+        Ok(Asked::News) => assert_eq!(method, Method::POST),
+        Ok(Asked::Tunnel(target)) => {
             assert!(method == Method::CONNECT && target.port != 0);
             if let Host::Name(name) = &target.host {
                 let name_byte =
@@ -20,7 +21,7 @@ pub fn run(data: &[u8]) {
             }
             let sent =
                 Uri::builder().authority(target.to_string()).build().expect("a target is an authority");
-            assert_eq!(destination(&Method::CONNECT, &sent), Ok(target));
+            assert_eq!(Asked::of(&Method::CONNECT, &sent), Ok(Asked::Tunnel(target)));
         }
         Err(failure) => {
             assert!(failure.sentence.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
