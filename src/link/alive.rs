@@ -13,6 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::flow::Flow;
+use super::queue::Queue;
 
 /// A ping unanswered for so long makes the link suspect.
 const SUSPICION: Duration = Duration::from_millis(250);
@@ -31,6 +32,7 @@ const MOST_TUNNELS: u32 = 1 << 29;
 #[derive(Debug)]
 pub struct Pulse {
     flow: Flow,
+    queue: Arc<Queue>,
     tunnels: AtomicU32,
     patient: bool,
     suspect: watch::Sender<bool>,
@@ -52,6 +54,7 @@ impl Default for Pulse {
     fn default() -> Self {
         Self {
             flow: Flow::default(),
+            queue: Arc::default(),
             tunnels: AtomicU32::new(0),
             patient: false,
             suspect: watch::Sender::new(false),
@@ -64,13 +67,19 @@ impl Default for Pulse {
 }
 
 impl Pulse {
-    /// One that pings at the idle rhythm whatever is open: the other end's does the rest.
-    pub(super) fn patient() -> Self {
-        Self { patient: true, ..Self::default() }
+    /// Of the link with this `queue`.
+    pub(super) fn of(queue: Arc<Queue>) -> Self {
+        Self { queue, ..Self::default() }
+    }
+
+    /// The same, pinging at the idle rhythm whatever is open: the other end's does the rest.
+    pub(super) fn patient(queue: Arc<Queue>) -> Self {
+        Self { patient: true, ..Self::of(queue) }
     }
 
     /// One that is worn after so many tunnels.
-    pub fn lasting(tunnels: u32) -> Self {
+    #[cfg(test)]
+    fn lasting(tunnels: u32) -> Self {
         Self { left: AtomicU32::new(tunnels), ..Self::default() }
     }
 
@@ -93,6 +102,11 @@ impl Pulse {
     /// What arrives on the link.
     pub(super) fn flow(&self) -> &Flow {
         &self.flow
+    }
+
+    /// What waits to be sent on the link.
+    pub(super) fn queue(&self) -> &Queue {
+        &self.queue
     }
 
     /// Says that the link should be replaced before its stream ids run out. What is open stays, and until the new one

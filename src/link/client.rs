@@ -97,6 +97,7 @@ impl Link {
         let proved = proved.await.map_err(late)?.map_err(|error| DialError::Trust(address, error))?;
         let gateway = tls::peer(&proved.certificates);
         let gateway = gateway.map_err(|error| DialError::Certificate(address, error))?;
+        let queue = proved.stream.queue().clone();
         let handshake = builder().handshake::<_, Bytes>(proved.stream);
         let handshake = timeout(HANDSHAKE, handshake).await.map_err(late)?;
         let (requests, mut connection) = handshake.map_err(|error| DialError::Protocol(address, error))?;
@@ -117,7 +118,7 @@ impl Link {
             requests,
             address,
             gateway,
-            pulse: Arc::default(),
+            pulse: Arc::new(Pulse::of(queue)),
             unusable: CancellationToken::new(),
             retired: CancellationToken::new(),
         };
@@ -274,6 +275,9 @@ async fn drive(connection: Connection<Secure, Bytes>, ping: PingPong, link: Link
             pulse.flow().announce(size);
         }
         let driven = Future::poll(connection.as_mut(), cx);
+        if driven.is_pending() {
+            pulse.queue().rests();
+        }
         // h2 tells of a GOAWAY only to who wants to send.
         if let Some(requests) = &mut probe
             && matches!(requests.poll_ready(cx), Poll::Ready(Err(_)))

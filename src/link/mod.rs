@@ -7,6 +7,7 @@ pub mod client;
 mod flow;
 pub mod handshake;
 pub mod news;
+mod queue;
 mod record;
 pub mod relay;
 pub mod secure;

@@ -13,6 +13,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
+use super::queue::{self, Queue};
 use super::stream::{Inbox, Outbox, Tunnel};
 use crate::copy::Moved;
 use crate::failure::printable;
@@ -179,7 +180,8 @@ async fn both_ways(
     progress: &Progress<'_>,
     kept: Option<&Kept>,
 ) -> Result<(), Broken> {
-    let mut up = std::pin::pin!(up(socket, &mut tunnel.outbox, progress, kept));
+    let pulse = tunnel.pulse().clone();
+    let mut up = std::pin::pin!(up(socket, &mut tunnel.outbox, pulse.queue(), progress, kept));
     let mut down = std::pin::pin!(down(socket, &mut tunnel.inbox, progress));
     let mut failed = std::pin::pin!(socket.ready(Interest::ERROR));
     let (mut up_ended, mut down_ended) = (None, None);
@@ -227,6 +229,7 @@ async fn both_ways(
 async fn up(
     socket: &TcpStream,
     outbox: &mut Outbox,
+    queue: &Queue,
     progress: &Progress<'_>,
     mut kept: Option<&Kept>,
 ) -> Result<(), Broken> {
@@ -238,6 +241,8 @@ async fn up(
     let mut buffer = BytesMut::new();
     loop {
         let room = poll_fn(|cx| outbox.poll_room(size, cx)).await.map_err(Broken::Tunnel)?;
+        // After the room, for a tunnel whose reader stalls must not keep its turn.
+        let turn = if room > queue::SMALL { Some(queue.turn(room).await) } else { None };
         if buffer.capacity() < room {
             buffer = BytesMut::with_capacity(OFFSET + room);
             buffer.put_bytes(0, OFFSET);
@@ -257,6 +262,9 @@ async fn up(
                         some.forget();
                         kept = None;
                     }
+                }
+                if let Some(turn) = turn {
+                    turn.take(count);
                 }
                 outbox.send_reserved(buffer.split().freeze()).map_err(Broken::Tunnel)?;
                 size = if count == size { (size * 4).min(LARGEST_BUFFER) } else { size };

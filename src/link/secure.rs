@@ -3,6 +3,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use rustls::client::ClientConnectionData;
@@ -13,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::buffer::Buffer;
+use super::queue::Queue;
 use super::record::{Content, HEADER, LARGEST_PLAIN, OVERHEAD, Opener, RecordError, Sealer};
 
 /// As much is read from the socket before other tasks have their turn: what has been received is still in the
@@ -48,6 +50,7 @@ pub struct Secure {
     /// their record.
     opened: Option<(usize, usize)>,
     sealed: Buffer,
+    queue: Arc<Queue>,
     since_turn: usize,
     update_wanted: bool,
     peer_closed: bool,
@@ -80,6 +83,7 @@ impl Secure {
             received: Buffer::default(),
             opened: None,
             sealed: Buffer::default(),
+            queue: Arc::default(),
             since_turn: 0,
             update_wanted: false,
             peer_closed: false,
@@ -93,6 +97,11 @@ impl Secure {
             stream.received.fill(bytes.len());
         }
         Ok(stream)
+    }
+
+    /// What waits to be sealed.
+    pub(super) fn queue(&self) -> &Arc<Queue> {
+        &self.queue
     }
 
     /// Changes the sending key more often than it must be.
@@ -264,7 +273,9 @@ impl Secure {
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.sealed.filled().is_empty() {
-            let sent = ready!(Pin::new(&mut self.tcp).poll_write(cx, self.sealed.filled()))?;
+            let sent = Pin::new(&mut self.tcp).poll_write(cx, self.sealed.filled());
+            self.queue.sent(sent.is_ready());
+            let sent = ready!(sent)?;
             if sent == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -329,6 +340,7 @@ impl AsyncWrite for Secure {
         let this = self.get_mut();
         loop {
             let count = this.seal_some(slices)?;
+            this.queue.left(count);
             if count > 0 || slices.iter().all(|slice| slice.is_empty()) {
                 return Poll::Ready(Ok(count));
             }

@@ -75,12 +75,13 @@ impl ServerLink {
     /// [`AcceptError`].
     pub async fn accept(proved: Proved) -> Result<Self, AcceptError> {
         let client = tls::peer(&proved.certificates).map_err(AcceptError::Certificate)?;
+        let queue = proved.stream.queue().clone();
         let handshake = timeout(HANDSHAKE, builder().handshake(proved.stream));
         let connection = handshake.await.map_err(|_gone: tokio::time::error::Elapsed| AcceptError::Late)?;
         let mut connection = connection.map_err(AcceptError::Protocol)?;
         let ping = connection.ping_pong().expect("taken once, here");
         // The client pings as often as its tunnels need it; here it only matters that a dead one is noticed.
-        let pulse = Arc::new(Pulse::patient());
+        let pulse = Arc::new(Pulse::patient(queue));
         let dead = Box::pin(until_dead(ping, pulse.clone()));
         Ok(Self { connection, pulse, dead, client })
     }
@@ -96,7 +97,11 @@ impl ServerLink {
             {
                 pulse.flow().announce(size);
             }
-            connection.poll_accept(cx)
+            let accepted = connection.poll_accept(cx);
+            if accepted.is_pending() {
+                pulse.queue().rests();
+            }
+            accepted
         });
         tokio::select! {
             accepted = accepted => match accepted? {
