@@ -245,9 +245,26 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
+    // Whatever is accepted inherits it.
+    socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
+}
+
+/// Reads what is there, at most `most` bytes; 0 is the orderly end. A read that had more room than there were bytes has
+/// taken all of them: what comes now is an event of its own, and nobody has to read again to find that out.
+///
+/// # Errors
+/// Those of the system; `WouldBlock` when there is nothing.
+pub fn try_read(stream: &TcpStream, buffer: &mut BytesMut, most: usize) -> io::Result<usize> {
+    let mut taken = None;
+    let read = stream.try_io(Interest::READABLE, || {
+        let count = stream.try_read_buf(&mut buffer.limit(most))?;
+        taken = Some(count);
+        if count == most { Ok(count) } else { Err(io::ErrorKind::WouldBlock.into()) }
+    });
+    taken.map_or(read, Ok)
 }
 
 /// Accepts the next connection, whatever it takes: a connection that died in the queue is skipped, and
@@ -296,7 +313,7 @@ pub async fn read_some(stream: &TcpStream, buffer: &mut BytesMut, most: usize) -
     loop {
         stream.readable().await?;
         buffer.reserve(most);
-        match stream.try_read_buf(&mut (&mut *buffer).limit(most)) {
+        match try_read(stream, buffer, most) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             result => return result,
         }

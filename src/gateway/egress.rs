@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -32,6 +32,9 @@ pub struct Dial {
     pub reached: bool,
 }
 
+/// Successes that follow one another are told so often: a result wakes another thread.
+const RETOLD: Duration = Duration::from_millis(500);
+
 /// The way out of this machine.
 pub struct Egress {
     terms: RwLock<Arc<Terms>>,
@@ -44,7 +47,32 @@ pub struct Egress {
 struct Terms {
     access: Access,
     connect_timeout: Duration,
-    servers: Vec<Target>,
+    servers: Vec<Server>,
+}
+
+struct Server {
+    target: Target,
+    /// When a success was told, unless a failure was told since.
+    told: Mutex<Option<Instant>>,
+}
+
+impl Terms {
+    fn new(access: Access, connect_timeout: Duration, servers: Vec<Target>) -> Self {
+        let servers = servers.into_iter().map(|target| Server { target, told: Mutex::default() }).collect();
+        Self { access, connect_timeout, servers }
+    }
+}
+
+impl Server {
+    /// Whether this result is to be told now.
+    fn is_news(&self, reached: bool, now: Instant) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if reached && told.is_some_and(|told| now < told + RETOLD) {
+            return false;
+        }
+        *told = reached.then_some(now);
+        true
+    }
 }
 
 impl Egress {
@@ -57,13 +85,13 @@ impl Egress {
         servers: Vec<Target>,
         dials: mpsc::Sender<Dial>,
     ) -> Self {
-        let terms = RwLock::new(Arc::new(Terms { access, connect_timeout, servers }));
+        let terms = RwLock::new(Arc::new(Terms::new(access, connect_timeout, servers)));
         Self { terms, resolver, dials, own: Arc::default() }
     }
 
     /// Changes the rules, the time limit and the servers for all connections from now on.
     pub fn change(&self, access: Access, connect_timeout: Duration, servers: Vec<Target>) {
-        let terms = Arc::new(Terms { access, connect_timeout, servers });
+        let terms = Arc::new(Terms::new(access, connect_timeout, servers));
         *self.terms.write().unwrap_or_else(PoisonError::into_inner) = terms;
     }
 
@@ -81,11 +109,13 @@ impl Egress {
             connected.as_ref().map_err(|failure| failure.kind),
             Err(Kind::NameForbidden | Kind::AddressForbidden | Kind::Loop)
         );
-        if let Some(server) =
-            self.terms().servers.iter().position(|server| server == target).filter(|_| !refused)
+        let terms = self.terms();
+        let server = terms.servers.iter().enumerate().find(|(_, server)| server.target == *target);
+        if let Some((number, server)) = server.filter(|_| !refused)
+            && server.is_news(connected.is_ok(), Instant::now())
         {
             // When there are more results than are looked at, some are enough.
-            let _ = self.dials.try_send(Dial { server, reached: connected.is_ok() });
+            let _ = self.dials.try_send(Dial { server: number, reached: connected.is_ok() });
         }
         connected
     }

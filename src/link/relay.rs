@@ -20,8 +20,11 @@ use crate::failure::printable;
 use crate::net;
 use crate::pace::Pace;
 
-/// The first read of a burst takes a buffer of this size; each read that fills it takes four times more.
+/// The smallest buffer for one read.
 const SMALLEST_BUFFER: usize = 4 * 1024;
+/// A read that fills its buffer is followed by one with a buffer so many times larger; one that does not fill such a part
+/// of it, by a smaller one.
+const STEP: usize = 4;
 /// The largest buffer; more does not help and lets small requests wait.
 const LARGEST_BUFFER: usize = 128 * 1024;
 /// A buffer's bytes begin so far behind the start of a page: from page to page, copies take half as long again on
@@ -248,7 +251,7 @@ async fn up(
             buffer.put_bytes(0, OFFSET);
             buffer.advance(OFFSET);
         }
-        match socket.try_read_buf(&mut (&mut buffer).limit(room)) {
+        match net::try_read(socket, &mut buffer, room) {
             Ok(0) => {
                 progress.app_ended.store(true, Relaxed);
                 return outbox.finish().map_err(Broken::Tunnel);
@@ -267,14 +270,18 @@ async fn up(
                     turn.take(count);
                 }
                 outbox.send_reserved(buffer.split().freeze()).map_err(Broken::Tunnel)?;
-                size = if count == size { (size * 4).min(LARGEST_BUFFER) } else { size };
+                size = match count {
+                    _ if count == size => (size * STEP).min(LARGEST_BUFFER),
+                    _ if count < size / STEP => (size / STEP).max(SMALLEST_BUFFER),
+                    _ => size,
+                };
                 match due {
                     Some(due) => sleep_until(due).await,
                     None => tokio::task::consume_budget().await,
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                (buffer, size) = (BytesMut::new(), SMALLEST_BUFFER);
+                buffer = BytesMut::new();
                 outbox.give_room_back();
                 poll_fn(|cx| poll_readable(socket, outbox, cx)).await?;
             }

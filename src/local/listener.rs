@@ -75,8 +75,6 @@ pub async fn run(local: Arc<Local>, listener: TcpListener) {
 impl Local {
     /// Finds out what the app speaks, and serves it until it is a tunnel, or its end.
     async fn meet(&self, app: App) -> Option<Box<Tunnelled>> {
-        // Fails only on a connection that is gone, which the first read tells.
-        let _ = app.socket.set_nodelay(true);
         let mut first = [0];
         let peeked = tokio::select! {
             peeked = app.handshake.within(app.socket.peek(&mut first)) => peeked,
