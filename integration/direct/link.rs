@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use laneway::failure::{Kind, Side};
-use laneway::link::client::{Link, LinkTunnel};
+use laneway::link::client::{DialError, Link, LinkTunnel};
 use laneway::link::tls;
 use laneway::net;
 use laneway::trust::board::Board;
 use laneway::wire::target::Target;
 use tokio::task::JoinSet;
+use tokio_util::task::TaskTracker;
 
 use crate::lab::Lab;
 use crate::peer::{Origin, Peer, within};
@@ -149,7 +150,7 @@ async fn a_link_that_breaks_is_a_reset_for_its_servers() {
     let (address, target) = (lab.link_address, Target::from(origin.address));
     let board = Board::new(lab.client.clone());
     let dialled = runtime.spawn(async move {
-        let tasks = tokio_util::task::TaskTracker::new();
+        let tasks = TaskTracker::new();
         let link = Link::dial(address, None, config, board, &tasks).await.unwrap();
         let tunnel = link.open(&target, 1, Bytes::from_static(b"some")).await.unwrap();
         (link, tunnel)
@@ -160,6 +161,17 @@ async fn a_link_that_breaks_is_a_reset_for_its_servers() {
     runtime.shutdown_background();
     assert_eq!(server.rest_before_reset().await, "");
     drop(kept);
+}
+
+#[tokio::test]
+async fn a_gateway_that_dies_in_the_handshake_is_not_taken_for_a_stranger() {
+    let lab = Lab::new().await;
+    let config = tls::link_client(&lab.client).unwrap();
+    let dying = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, tasks) = (dying.local_addr().unwrap(), TaskTracker::new());
+    let dialled = Link::dial(address, None, config, Board::new(lab.client.clone()), &tasks);
+    let (dialled, ()) = tokio::join!(dialled, async { drop(dying.accept().await.unwrap()) });
+    assert!(matches!(dialled, Err(DialError::Cut(..))), "{dialled:?}");
 }
 
 #[tokio::test]

@@ -47,6 +47,9 @@ pub enum DialError {
     /// No TCP connection.
     #[error("cannot connect to {0}")]
     Connect(SocketAddr, #[source] io::Error),
+    /// The connection was cut before the link stood: a gateway that has just died, more likely than a stranger.
+    #[error("the connection to {0} was cut in its handshake: {1}")]
+    Cut(SocketAddr, String),
     /// The gateway is not of this group, or does not believe that this node is.
     #[error("{0} and this node do not trust each other")]
     Trust(SocketAddr, #[source] io::Error),
@@ -94,13 +97,19 @@ impl Link {
         let tcp = tcp.map_err(|error| DialError::Connect(address, error))?;
         net::tune_link(&tcp);
         let proved = timeout(HANDSHAKE, handshake::connect(tcp, config, tls::server_name(id)));
-        let proved = proved.await.map_err(late)?.map_err(|error| DialError::Trust(address, error))?;
+        let proved = proved.await.map_err(late)?.map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => DialError::Trust(address, error),
+            _ => DialError::Cut(address, error.to_string()),
+        })?;
         let gateway = tls::peer(&proved.certificates);
         let gateway = gateway.map_err(|error| DialError::Certificate(address, error))?;
         let queue = proved.stream.queue().clone();
         let handshake = builder().handshake::<_, Bytes>(proved.stream);
         let handshake = timeout(HANDSHAKE, handshake).await.map_err(late)?;
-        let (requests, mut connection) = handshake.map_err(|error| DialError::Protocol(address, error))?;
+        let (requests, mut connection) = handshake.map_err(|error| match is_cut(&error) {
+            true => DialError::Cut(address, error.to_string()),
+            false => DialError::Protocol(address, error),
+        })?;
         // In TLS 1.3 the client is done before the gateway has judged its certificate: only an answer shows that this
         // node is accepted, and that there is somebody behind the socket.
         let mut ping = connection.ping_pong().expect("taken once, here");
@@ -111,8 +120,11 @@ impl Link {
             }
         };
         if let Err(error) = timeout(HANDSHAKE, proof).await.map_err(late)? {
-            let reason = error.map_or_else(|| "closed without an answer".into(), |error| error.to_string());
-            return Err(DialError::Refused(address, printable(&reason)));
+            return Err(match error {
+                Some(error) if !is_cut(&error) => DialError::Refused(address, printable(&error.to_string())),
+                Some(error) => DialError::Cut(address, error.to_string()),
+                None => DialError::Cut(address, "closed without an answer".into()),
+            });
         }
         let link = Self {
             requests,
@@ -311,6 +323,11 @@ async fn drive(connection: Connection<Secure, Bytes>, ping: PingPong, link: Link
         }
     }
     unusable.cancel();
+}
+
+/// Whether the connection just ended: what TLS has to say against the peer is invalid data.
+fn is_cut(error: &h2::Error) -> bool {
+    error.get_io().is_some_and(|io| io.kind() != io::ErrorKind::InvalidData)
 }
 
 fn refusal(response: &Response<RecvStream>, gateway: SocketAddr) -> Failure {

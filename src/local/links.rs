@@ -246,7 +246,7 @@ impl Links {
                 others.push(gateway);
             } else {
                 first.push(gateway);
-                if self.pause_left(gateway, now).is_none() {
+                if self.pause_left(gateway, now).is_none() || is_linked(gateway, false) {
                     placed.extend(id);
                 }
             }
@@ -336,8 +336,11 @@ impl Links {
         let board = self.credentials.board.clone();
         match Link::dial(gateway.link, gateway.id, config, board, &self.tasks).await {
             Ok(link) => {
-                locked(&self.pauses).forgive(gateway.link);
                 let mut identities = locked(&self.identities);
+                // Its other addresses will do again too.
+                let others =
+                    identities.iter().filter(|(_, id)| **id == link.gateway.id).map(|(address, _)| *address);
+                others.chain([gateway.link]).for_each(|address| locked(&self.pauses).forgive(address));
                 if identities.len() >= MOST_IDENTITIES {
                     // They are learnt again by the next dial.
                     identities.clear();
