@@ -12,6 +12,8 @@ use serde::Deserialize;
 
 use crate::gateway::access::Rule;
 use crate::gateway::clients::Limits;
+use crate::local::endpoint::{Endpoint, Mode, one_or_more};
+use crate::local::logins::Login;
 use crate::memory::share_of_machine;
 use crate::problem::Problem;
 use crate::size::Size;
@@ -45,9 +47,22 @@ pub struct Typed {
     /// What this node may be [default: auto, a gateway while it reaches a --server]
     #[arg(long, env = "LANEWAY_ROLE", value_enum)]
     pub role: Option<Role>,
-    /// Where the local SOCKS5 and HTTP proxy listens [default: 127.0.0.1:1080]
-    #[arg(long, env = "LANEWAY_PROXY", value_name = "ADDR:PORT")]
-    pub proxy: Option<SocketAddr>,
+    /// Where the local SOCKS and HTTP proxy listens, a TCP address or unix:/PATH; repeatable; sockets that the
+    /// service manager passes come instead [default: 127.0.0.1:1080]
+    #[arg(long, env = "LANEWAY_PROXY", value_name = "ADDR:PORT|unix:/PATH", value_delimiter = ',')]
+    #[serde(deserialize_with = "one_or_more")]
+    pub proxy: Vec<Endpoint>,
+    /// The permissions of a unix socket of the local proxy, in octal [default: 600]
+    #[arg(long, env = "LANEWAY_PROXY_MODE", value_name = "MODE")]
+    pub proxy_mode: Option<Mode>,
+    /// A file of logins that the local proxy asks for, NAME:PASSWORD on each line, readable by its owner alone
+    /// (SOCKS5 and HTTP Basic; neither encrypts them) [default: none, nobody is asked]
+    #[arg(long, env = "LANEWAY_PROXY_LOGINS", value_name = "FILE")]
+    pub proxy_logins: Option<PathBuf>,
+    /// One more login; repeatable. Everybody on this machine can read a password that is typed here in the list of
+    /// processes: --proxy-logins keeps it private
+    #[arg(long, env = "LANEWAY_PROXY_LOGIN", value_name = "NAME:PASSWORD", hide_env_values = true)]
+    pub proxy_login: Vec<Login>,
     /// Let other machines use the local proxy without a login, when --proxy is not a loopback address
     #[arg(long, env = "LANEWAY_PROXY_OPEN_TO_LAN")]
     pub proxy_open_to_lan: bool,
@@ -159,8 +174,14 @@ fn rotation(text: &str) -> Result<f64, String> {
 pub struct Config {
     /// What this node may be.
     pub role: Role,
-    /// Where the local proxy listens.
-    pub proxy: SocketAddr,
+    /// Where the local proxy listens; never empty.
+    pub proxy: Vec<Endpoint>,
+    /// The permissions of its unix sockets.
+    pub proxy_mode: u32,
+    /// Who may use it; anybody who reaches it where there are none.
+    pub logins: Vec<Login>,
+    /// Whether other machines may use it without a login.
+    pub proxy_open_to_lan: bool,
     /// Where links are accepted; `None` means every address.
     pub link: Option<SocketAddr>,
     /// The UDP port of discovery.
@@ -220,21 +241,35 @@ impl Config {
                 None => Typed::default(),
             },
         };
-        Self::of(typed.or(file))
+        let mut typed = typed.or(file);
+        if let Some(path) = &typed.proxy_logins {
+            typed.proxy_login.extend(Login::read(path)?);
+        }
+        Self::of(typed)
     }
 
-    /// What this means, wherever it was typed.
+    /// Whether nobody can use the local proxy who was not meant to.
+    ///
+    /// # Errors
+    /// A usage problem: other machines reach it, are not asked for a login, and nobody said that this is meant.
+    pub fn check_proxy(&self) -> Result<(), Problem> {
+        let open = self.proxy.iter().find(|endpoint| !endpoint.is_of_this_machine());
+        match open.filter(|_| self.logins.is_empty() && !self.proxy_open_to_lan) {
+            None => Ok(()),
+            Some(endpoint) => Err(Problem::usage(format!(
+                "--proxy {endpoint} would let every machine that reaches it use this proxy"
+            ))
+            .hint(
+                "listen on 127.0.0.1, ask for logins with --proxy-logins FILE, or say --proxy-open-to-lan",
+            )),
+        }
+    }
+
+    /// What this means, wherever it was typed; the file of logins has been read already.
     ///
     /// # Errors
     /// A usage problem.
     pub fn of(typed: Typed) -> Result<Self, Problem> {
-        let proxy = typed.proxy.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], PROXY_PORT)));
-        if !proxy.ip().is_loopback() && !typed.proxy_open_to_lan {
-            return Err(Problem::usage(format!(
-                "--proxy {proxy} would let every machine that reaches it use this proxy"
-            ))
-            .hint("listen on 127.0.0.1, or say --proxy-open-to-lan if that is what you want"));
-        }
         if let Some(value) = typed.rotate {
             rotation(&value.to_string()).map_err(|error| Problem::usage(format!("rotate: {error}")))?;
         }
@@ -261,9 +296,16 @@ impl Config {
         }
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
         let duration = |value: Option<f64>, default: f64| Duration::from_secs_f64(value.unwrap_or(default));
-        Ok(Self {
+        let proxy = match typed.proxy.is_empty() {
+            true => vec![Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], PROXY_PORT)))],
+            false => typed.proxy,
+        };
+        let config = Self {
             role: typed.role.unwrap_or_default(),
             proxy,
+            proxy_mode: typed.proxy_mode.map_or(0o600, |mode| mode.0),
+            logins: typed.proxy_login,
+            proxy_open_to_lan: typed.proxy_open_to_lan,
             link: typed.link,
             discovery_port: typed.discovery_port.unwrap_or(PORT),
             lans: typed.lan,
@@ -290,7 +332,9 @@ impl Config {
             threads: typed.threads.map_or(cores, usize::from),
             log: typed.log.unwrap_or_else(|| "info".into()),
             log_format: typed.log_format.unwrap_or_default(),
-        })
+        };
+        config.check_proxy()?;
+        Ok(config)
     }
 }
 
@@ -302,7 +346,10 @@ impl Typed {
         }
         Self {
             role: self.role.or(other.role),
-            proxy: self.proxy.or(other.proxy),
+            proxy: list(self.proxy, other.proxy),
+            proxy_mode: self.proxy_mode.or(other.proxy_mode),
+            proxy_logins: self.proxy_logins.or(other.proxy_logins),
+            proxy_login: list(self.proxy_login, other.proxy_login),
             proxy_open_to_lan: self.proxy_open_to_lan || other.proxy_open_to_lan,
             link: self.link.or(other.link),
             discovery_port: self.discovery_port.or(other.discovery_port),
@@ -383,7 +430,7 @@ mod tests {
         assert_eq!(config.servers[0].to_string(), "10.0.0.5:80");
         assert_eq!(config.allow[0].to_string(), "*.corp:443");
         assert_eq!(config.hold, Duration::from_millis(2500));
-        assert_eq!(config.proxy.port(), 1);
+        assert_eq!(config.proxy, ["127.0.0.1:1".parse().unwrap()]);
     }
 
     #[test]
@@ -428,5 +475,11 @@ mod tests {
     fn the_proxy_is_not_opened_to_others_by_accident() {
         assert!(parse("proxy = '0.0.0.0:1080'").unwrap_err().to_string().contains("--proxy-open-to-lan"));
         assert!(parse("proxy = '0.0.0.0:1080'\nproxy-open-to-lan = true").is_ok());
+        assert!(parse("proxy = '0.0.0.0:1080'\nproxy-login = ['ann:secret']").is_ok());
+        assert!(parse("proxy = ['[::1]:1080', '[::]:1080']").is_err());
+        let config = parse("proxy = ['[::1]:1', 'unix:/run/x.sock']\nproxy-mode = '660'").unwrap();
+        assert_eq!((config.proxy.len(), config.proxy_mode), (2, 0o660));
+        let problem = parse("hold = 1\nproxy = 'x'").unwrap_err().to_string();
+        assert!(problem.contains("line 2, column 9") && problem.contains("unix:/PATH"), "{problem}");
     }
 }

@@ -6,4 +6,5 @@ pub mod http;
 pub mod id;
 pub mod replay;
 pub mod resume;
+pub mod socks4;
 pub mod target;

@@ -16,12 +16,13 @@ pub mod proxy_status;
 pub mod replay;
 pub mod resume;
 pub mod socks;
+pub mod socks4;
 
 /// What one target does with its input.
 pub type Run = fn(&[u8]);
 
 /// Every target by its name, which is that of its fuzzer and of the directory of its seeds.
-pub const ALL: [(&str, Run); 13] = [
+pub const ALL: [(&str, Run); 14] = [
     ("access", access::run),
     ("beacons", beacons::run),
     ("chunked", chunked::run),
@@ -35,6 +36,7 @@ pub const ALL: [(&str, Run); 13] = [
     ("replay", replay::run),
     ("resume", resume::run),
     ("socks", socks::run),
+    ("socks4", socks4::run),
 ];
 
 /// Cuts `data` into pieces of 1 to 16 bytes; its own content decides where.

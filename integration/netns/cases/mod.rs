@@ -6,6 +6,7 @@ pub(crate) mod failover;
 mod hostile;
 mod isolation;
 mod lifecycle;
+mod proxy;
 mod replay;
 mod resume;
 mod revocation;
@@ -21,6 +22,7 @@ pub(crate) type Case = (&'static str, fn(&Lab));
 pub(crate) const ALL: &[&[Case]] = &[
     isolation::CASES,
     transfer::CASES,
+    proxy::CASES,
     discovery::CASES,
     trust::CASES,
     errors::CASES,
