@@ -29,7 +29,7 @@ use crate::live::{Live, Reread};
 use crate::local::endpoint::Endpoint;
 use crate::local::handshakes::Handshakes;
 use crate::local::links::Links;
-use crate::local::listener::{self, Local};
+use crate::local::listener::{self, Apps, Local};
 use crate::local::logins::Logins;
 use crate::local::port::Port;
 use crate::local::session::Routes;
@@ -42,6 +42,8 @@ use crate::peers::remembered;
 use crate::peers::selection;
 use crate::peers::uplink::{self, Uplink};
 use crate::problem::Problem;
+
+use crate::transparent;
 use crate::trust::authority::{Authority, Doorbell};
 use crate::trust::board::Board;
 use crate::trust::group::Group;
@@ -104,12 +106,17 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
         let bound = config.proxy.iter().map(|endpoint| bind_proxy(endpoint, config.proxy_mode));
         ports = bound.collect::<Result<_, _>>()?;
     }
+    let transparent_ports = transparent::bind(&config, serves)?;
     let logins = Logins::new(&config.logins).map(Arc::new);
     let logins = logins.map_err(|error| Problem::new("no random numbers").because(error))?;
     let workers = Workers::start(if serves { config.threads } else { 1 })?;
     let link = if serves || authority.is_some() { Some(bind_link(config.link)?) } else { None };
     let link_port = link.as_ref().map_or(PORT, |(_, address)| address.port());
-    ports.iter().filter_map(Port::address).for_each(|address| egress.own().listens_on(address));
+    ports
+        .iter()
+        .chain(&transparent_ports)
+        .filter_map(Port::address)
+        .for_each(|address| egress.own().listens_on(address));
     link.iter().for_each(|(_, address)| egress.own().listens_on(*address));
 
     let (announcements, announced) = watch::channel(None);
@@ -183,6 +190,9 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     for port in &ports {
         tracing::info!(address = %port.endpoint, "listening: local proxy, SOCKS and HTTP");
     }
+    for port in &transparent_ports {
+        tracing::info!(address = %port.endpoint, "listening: transparent");
+    }
     if let Some((_, address)) = &link {
         tracing::info!(%address, "listening: links, TCP");
     }
@@ -217,7 +227,19 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
 
     let mut parts = JoinSet::new();
     for port in ports {
-        parts.spawn(named("local proxy", listener::run(local.clone(), port)));
+        parts.spawn(named("local proxy", listener::run(local.clone(), port, Apps::Proxied)));
+    }
+    let kept = transparent::Kept::begin(&config, &transparent_ports, &state)?;
+    for port in transparent_ports {
+        let apps = Apps::Led { by_name: config.transparent_names };
+        parts.spawn(named("transparent port", listener::run(local.clone(), port, apps)));
+    }
+    if let Some(kept) = kept {
+        let stopped = stop.clone();
+        parts.spawn(named("transparent rules", async move {
+            stopped.cancelled().await;
+            drop(kept);
+        }));
     }
     parts.spawn(named("discovery", discovery.run(ears)));
     parts.spawn(named("clock", links.clone().watch_clock()));

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
+use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::gateway::access::Rule;
@@ -26,6 +27,9 @@ use crate::wire::target::Target;
 pub const PORT: u16 = 7420;
 /// The default port of the local proxy.
 pub const PROXY_PORT: u16 = 1080;
+
+/// The usual port of transparent mode.
+pub const TRANSPARENT_PORT: u16 = 1081;
 
 /// What this node may be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
@@ -66,6 +70,26 @@ pub struct Typed {
     /// Let other machines use the local proxy without a login, when --proxy is not a loopback address
     #[arg(long, env = "LANEWAY_PROXY_OPEN_TO_LAN")]
     pub proxy_open_to_lan: bool,
+    /// Where connections arrive that the system leads here from software that knows nothing of a proxy (Linux), like
+    /// 127.0.0.1:1081,[::1]:1081; repeatable [default: none]
+    #[arg(long, env = "LANEWAY_TRANSPARENT", value_name = "ADDR:PORT", value_delimiter = ',')]
+    pub transparent: Vec<SocketAddr>,
+    /// Go by the name in an app's first bytes (TLS server name, HTTP Host) and by the address only without one, not the
+    /// other way round; where an app says nothing, each connection waits 0.3 s for it
+    #[arg(long, env = "LANEWAY_TRANSPARENT_NAMES")]
+    pub transparent_names: bool,
+    /// Install the rules of 'laneway transparent up' at the start, and remove them at the end
+    #[arg(long, env = "LANEWAY_TRANSPARENT_RULES")]
+    pub transparent_rules: bool,
+    /// With --transparent-rules: lead only connections to this network; repeatable [default: to any]
+    #[arg(long, env = "LANEWAY_TRANSPARENT_ONLY", value_name = "CIDR", value_delimiter = ',')]
+    pub transparent_only: Vec<IpNet>,
+    /// With --transparent-rules: lead no connections to this network; repeatable
+    #[arg(long, env = "LANEWAY_TRANSPARENT_EXCEPT", value_name = "CIDR", value_delimiter = ',')]
+    pub transparent_except: Vec<IpNet>,
+    /// With --transparent-rules: lead no connections to private networks
+    #[arg(long, env = "LANEWAY_TRANSPARENT_EXCEPT_PRIVATE")]
+    pub transparent_except_private: bool,
     /// Where links are accepted, TCP [default: every address, port 7420]
     #[arg(long, env = "LANEWAY_LINK", value_name = "ADDR:PORT")]
     pub link: Option<SocketAddr>,
@@ -182,6 +206,18 @@ pub struct Config {
     pub logins: Vec<Login>,
     /// Whether other machines may use it without a login.
     pub proxy_open_to_lan: bool,
+    /// Where connections arrive that the system leads here.
+    pub transparent: Vec<SocketAddr>,
+    /// Whether they go by name first.
+    pub transparent_names: bool,
+    /// Whether this node installs the rules that lead them.
+    pub transparent_rules: bool,
+    /// Networks that these rules are about; all where it is empty.
+    pub transparent_only: Vec<IpNet>,
+    /// Networks that they are not about.
+    pub transparent_except: Vec<IpNet>,
+    /// Whether they leave private networks alone.
+    pub transparent_except_private: bool,
     /// Where links are accepted; `None` means every address.
     pub link: Option<SocketAddr>,
     /// The UDP port of discovery.
@@ -253,6 +289,14 @@ impl Config {
     /// # Errors
     /// A usage problem: other machines reach it, are not asked for a login, and nobody said that this is meant.
     pub fn check_proxy(&self) -> Result<(), Problem> {
+        if let Some(address) = self.transparent.iter().find(|address| !address.ip().is_loopback())
+            && !self.proxy_open_to_lan
+        {
+            return Err(Problem::usage(format!(
+                "--transparent {address} would let every machine use this node that leads its connections there"
+            ))
+            .hint("listen on 127.0.0.1 and [::1], or say --proxy-open-to-lan"));
+        }
         let open = self.proxy.iter().find(|endpoint| !endpoint.is_of_this_machine());
         match open.filter(|_| self.logins.is_empty() && !self.proxy_open_to_lan) {
             None => Ok(()),
@@ -306,6 +350,12 @@ impl Config {
             proxy_mode: typed.proxy_mode.map_or(0o600, |mode| mode.0),
             logins: typed.proxy_login,
             proxy_open_to_lan: typed.proxy_open_to_lan,
+            transparent: typed.transparent,
+            transparent_names: typed.transparent_names,
+            transparent_rules: typed.transparent_rules,
+            transparent_only: typed.transparent_only,
+            transparent_except: typed.transparent_except,
+            transparent_except_private: typed.transparent_except_private,
             link: typed.link,
             discovery_port: typed.discovery_port.unwrap_or(PORT),
             lans: typed.lan,
@@ -334,6 +384,10 @@ impl Config {
             log_format: typed.log_format.unwrap_or_default(),
         };
         config.check_proxy()?;
+        if config.transparent_rules && config.transparent.is_empty() {
+            return Err(Problem::usage("--transparent-rules leads connections to a port that there is not")
+                .hint(format!("add --transparent 127.0.0.1:{TRANSPARENT_PORT},[::1]:{TRANSPARENT_PORT}")));
+        }
         Ok(config)
     }
 }
@@ -351,6 +405,12 @@ impl Typed {
             proxy_logins: self.proxy_logins.or(other.proxy_logins),
             proxy_login: list(self.proxy_login, other.proxy_login),
             proxy_open_to_lan: self.proxy_open_to_lan || other.proxy_open_to_lan,
+            transparent: list(self.transparent, other.transparent),
+            transparent_names: self.transparent_names || other.transparent_names,
+            transparent_rules: self.transparent_rules || other.transparent_rules,
+            transparent_only: list(self.transparent_only, other.transparent_only),
+            transparent_except: list(self.transparent_except, other.transparent_except),
+            transparent_except_private: self.transparent_except_private || other.transparent_except_private,
             link: self.link.or(other.link),
             discovery_port: self.discovery_port.or(other.discovery_port),
             lan: list(self.lan, other.lan),

@@ -16,7 +16,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, SockaddrLike, SockaddrStorage, recvmsg, setsockopt, sockopt,
 };
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixListener, UnixStream};
 use tokio::runtime::{Builder, Runtime};
@@ -366,6 +366,25 @@ pub async fn write_all_vectored(stream: &TcpStream, mut pieces: &mut [IoSlice<'_
         }
     }
     Ok(())
+}
+
+/// Where the app believed to connect to whose connection the system has led here (SO_ORIGINAL_DST, Linux). `None` for one
+/// that was made to this socket itself.
+pub fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
+    let own = plain(stream.local_addr().ok()?);
+    let original = original(&SockRef::from(stream), own.is_ipv4()).ok()?;
+    let original = plain(original.as_socket()?);
+    (original != own).then_some(original)
+}
+
+#[cfg(target_os = "linux")]
+fn original(socket: &SockRef<'_>, v4: bool) -> io::Result<SockAddr> {
+    if v4 { socket.original_dst_v4() } else { socket.original_dst_v6() }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn original(_: &SockRef<'_>, _: bool) -> io::Result<SockAddr> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Closes a connection with a reset, which no app can mistake for an orderly end.

@@ -17,7 +17,7 @@ use laneway::link::client::Link;
 use laneway::link::tls::{self, Credentials};
 use laneway::local::handshakes::Handshakes;
 use laneway::local::links::Links;
-use laneway::local::listener::{self, Local};
+use laneway::local::listener::{self, Apps, Local};
 use laneway::local::logins::{Login, Logins};
 use laneway::local::port::Port;
 use laneway::local::session::Routes;
@@ -206,8 +206,10 @@ impl Proxy {
             places: Arc::new(Semaphore::new(CONNECTIONS)),
             handshakes: Handshakes::new(HANDSHAKES),
         };
-        let running =
-            vec![tokio::spawn(links.clone().run(needed)), tokio::spawn(listener::run(Arc::new(local), port))];
+        let running = vec![
+            tokio::spawn(links.clone().run(needed)),
+            tokio::spawn(listener::run(Arc::new(local), port, Apps::Proxied)),
+        ];
         Self {
             address,
             memory,

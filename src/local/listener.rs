@@ -14,7 +14,7 @@ use super::handshakes::{Handshake, Handshakes};
 use super::logins::Logins;
 use super::port::Port;
 use super::session::{Routes, Tunnelled};
-use super::{http, socks, socks4};
+use super::{http, socks, socks4, transparent};
 use crate::wire;
 
 /// How many connections of apps are served at a time; more wait in the listen queue.
@@ -42,6 +42,18 @@ pub struct Local {
     pub handshakes: Arc<Handshakes>,
 }
 
+/// What the apps of a port know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Apps {
+    /// That they speak to a proxy: one of its dialects.
+    Proxied,
+    /// Nothing: the system leads them here. With `by_name` they go where their first bytes say.
+    Led {
+        /// The name in their first bytes comes before the address.
+        by_name: bool,
+    },
+}
+
 /// One connection of an app.
 pub struct App {
     /// Its socket.
@@ -53,7 +65,7 @@ pub struct App {
 }
 
 /// Serves `port` until the node drains.
-pub async fn run(local: Arc<Local>, port: Port) {
+pub async fn run(local: Arc<Local>, port: Port, apps: Apps) {
     loop {
         let accepted = async {
             let place = local.places.clone().acquire_owned().await.expect("the semaphore is never closed");
@@ -68,7 +80,7 @@ pub async fn run(local: Arc<Local>, port: Port) {
         let served = local.clone();
         local.tasks.spawn(async move {
             // Boxed one by one, so that an idle tunnel holds nothing of how it was opened.
-            if let Some(tunnelled) = Box::pin(served.meet(app)).await {
+            if let Some(tunnelled) = Box::pin(served.meet(app, apps)).await {
                 Box::pin(served.routes.carry(tunnelled)).await;
             }
             drop(place);
@@ -78,7 +90,10 @@ pub async fn run(local: Arc<Local>, port: Port) {
 
 impl Local {
     /// Finds out what the app speaks, and serves it until it is a tunnel, or its end.
-    async fn meet(&self, app: App) -> Option<Box<Tunnelled>> {
+    async fn meet(&self, app: App, apps: Apps) -> Option<Box<Tunnelled>> {
+        if let Apps::Led { by_name } = apps {
+            return transparent::serve(self, app, by_name).await;
+        }
         let mut first = [0];
         let peeked = tokio::select! {
             peeked = app.handshake.within(app.socket.peek(&mut first)) => peeked,

@@ -13,4 +13,5 @@ pub mod port;
 pub mod session;
 pub mod socks;
 pub mod socks4;
+pub mod transparent;
 pub mod upstream;

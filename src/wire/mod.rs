@@ -2,6 +2,8 @@
 //! arbitrary bytes and never panics.
 
 pub mod datagram;
+pub mod first;
+pub mod hello;
 pub mod http;
 pub mod id;
 pub mod replay;

@@ -11,6 +11,7 @@ mod replay;
 mod resume;
 mod revocation;
 mod transfer;
+mod transparent;
 mod trust;
 
 use crate::lab::Lab;
@@ -23,6 +24,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     isolation::CASES,
     transfer::CASES,
     proxy::CASES,
+    transparent::CASES,
     discovery::CASES,
     trust::CASES,
     errors::CASES,
