@@ -135,7 +135,7 @@ impl Rules {
              chain output {{\ntype nat hook output priority -100; policy accept;\n\
              meta l4proto != tcp return\n{rules}}}\n\
              chain last {{\ntype filter hook output priority 0; policy accept;\n\
-             oifname \"{INTERFACE}\" reject with icmpx no-route\n}}\n}}\n"
+             ct status dnat accept\noifname \"{INTERFACE}\" reject with icmpx no-route\n}}\n}}\n"
         )
     }
 }
