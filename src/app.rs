@@ -26,9 +26,12 @@ use crate::gateway::probe;
 use crate::gateway::serve::Gateway;
 use crate::link::tls::{self, Credentials};
 use crate::live::{Live, Reread};
+use crate::local::endpoint::Endpoint;
 use crate::local::handshakes::Handshakes;
 use crate::local::links::Links;
-use crate::local::listener::{self, Local};
+use crate::local::listener::{self, Apps, Local};
+use crate::local::logins::Logins;
+use crate::local::port::Port;
 use crate::local::session::Routes;
 use crate::memory::Budget;
 use crate::net;
@@ -39,6 +42,8 @@ use crate::peers::remembered;
 use crate::peers::selection;
 use crate::peers::uplink::{self, Uplink};
 use crate::problem::Problem;
+
+use crate::transparent;
 use crate::trust::authority::{Authority, Doorbell};
 use crate::trust::board::Board;
 use crate::trust::group::Group;
@@ -59,10 +64,18 @@ const FAREWELL: Duration = Duration::from_millis(150);
 ///
 /// # Errors
 /// When it cannot start, or when a part of it ends on its own.
-pub async fn up(config: Config, state: StateDir, reread: Box<Reread>) -> Result<(), Problem> {
+pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Result<(), Problem> {
     net::raise_open_files();
     // From now on: a signal that comes while everything starts must stop the node orderly too.
     let signals = Signals::new()?;
+    let mut ports = Port::inherited().map_err(|error| {
+        Problem::new("the sockets that the service manager passes cannot be used").because(error)
+    })?;
+    let inherited = !ports.is_empty();
+    if inherited {
+        config.proxy = ports.iter().map(|port| port.endpoint.clone()).collect();
+        config.check_proxy()?;
+    }
     let group = group(&state)?;
     let authority = Authority::load(&state)?;
     let name = format!("laneway-{}", group.node.id.short());
@@ -89,12 +102,21 @@ pub async fn up(config: Config, state: StateDir, reread: Box<Reread>) -> Result<
     let servers = config.servers.clone();
     let egress = Arc::new(Egress::new(access, resolver, config.connect_timeout, servers, dials));
 
-    let proxy = bind(config.proxy, "the local proxy", "--proxy 127.0.0.1:0 takes any free port")?;
+    if !inherited {
+        let bound = config.proxy.iter().map(|endpoint| bind_proxy(endpoint, config.proxy_mode));
+        ports = bound.collect::<Result<_, _>>()?;
+    }
+    let transparent_ports = transparent::bind(&config, serves)?;
+    let logins = Logins::new(&config.logins).map(Arc::new);
+    let logins = logins.map_err(|error| Problem::new("no random numbers").because(error))?;
     let workers = Workers::start(if serves { config.threads } else { 1 })?;
     let link = if serves || authority.is_some() { Some(bind_link(config.link)?) } else { None };
     let link_port = link.as_ref().map_or(PORT, |(_, address)| address.port());
-    let proxy_address = proxy.local_addr().unwrap_or(config.proxy);
-    egress.own().listens_on(proxy_address);
+    ports
+        .iter()
+        .chain(&transparent_ports)
+        .filter_map(Port::address)
+        .for_each(|address| egress.own().listens_on(address));
     link.iter().for_each(|(_, address)| egress.own().listens_on(*address));
 
     let (announcements, announced) = watch::channel(None);
@@ -158,13 +180,19 @@ pub async fn up(config: Config, state: StateDir, reread: Box<Reread>) -> Result<
         name: name.clone(),
         drain: stop.clone(),
         tasks: connections.clone(),
+        logins: logins.clone(),
         next_id,
         places: Arc::new(Semaphore::new(listener::MOST_CONNECTIONS)),
         handshakes: Handshakes::new(listener::MOST_HANDSHAKES),
     });
 
     // Everything is bound: say where, before anything can go wrong later.
-    tracing::info!(address = %proxy_address, "listening: local proxy, SOCKS5 and HTTP");
+    for port in &ports {
+        tracing::info!(address = %port.endpoint, "listening: local proxy, SOCKS and HTTP");
+    }
+    for port in &transparent_ports {
+        tracing::info!(address = %port.endpoint, "listening: transparent");
+    }
     if let Some((_, address)) = &link {
         tracing::info!(%address, "listening: links, TCP");
     }
@@ -198,7 +226,21 @@ pub async fn up(config: Config, state: StateDir, reread: Box<Reread>) -> Result<
     });
 
     let mut parts = JoinSet::new();
-    parts.spawn(named("local proxy", listener::run(local, proxy)));
+    for port in ports {
+        parts.spawn(named("local proxy", listener::run(local.clone(), port, Apps::Proxied)));
+    }
+    let kept = transparent::Kept::begin(&config, &transparent_ports, &state)?;
+    for port in transparent_ports {
+        let apps = Apps::Led { by_name: config.transparent_names };
+        parts.spawn(named("transparent port", listener::run(local.clone(), port, apps)));
+    }
+    if let Some(kept) = kept {
+        let stopped = stop.clone();
+        parts.spawn(named("transparent rules", async move {
+            stopped.cancelled().await;
+            drop(kept);
+        }));
+    }
     parts.spawn(named("discovery", discovery.run(ears)));
     parts.spawn(named("clock", links.clone().watch_clock()));
     parts.spawn(named("links", links.run(needed)));
@@ -258,7 +300,17 @@ pub async fn up(config: Config, state: StateDir, reread: Box<Reread>) -> Result<
 
     let node = group.node.name.as_str();
     tracing::info!(node, id = group.node.id.short(), group = group.name, "ready");
-    let live = Live { config, reread, egress, gateway, hold, servers, candidate: candidate_options };
+    let live = Live {
+        config,
+        reread,
+        egress,
+        gateway,
+        logins,
+        inherited,
+        hold,
+        servers,
+        candidate: candidate_options,
+    };
     let ended = supervise(parts, signals, stop, connections, &activity, &farewell, live).await;
     uplink.demote().await;
     ended?;
@@ -402,6 +454,16 @@ async fn resolve_gateways(gateways: Vec<Target>, directory: Arc<Directory>) {
 fn bind(address: SocketAddr, what: &str, hint: &str) -> Result<TcpListener, Problem> {
     net::listen(address)
         .map_err(|error| Problem::new(format!("{what} cannot listen on {address}")).because(error).hint(hint))
+}
+
+fn bind_proxy(endpoint: &Endpoint, mode: u32) -> Result<Port, Problem> {
+    let hint = match endpoint {
+        Endpoint::Tcp(_) => "--proxy 127.0.0.1:0 takes any free port",
+        Endpoint::Unix(_) => "another laneway may be running here; --proxy unix:/PATH chooses another place",
+    };
+    Port::bind(endpoint, mode).map_err(|error| {
+        Problem::new(format!("the local proxy cannot listen on {endpoint}")).because(error).hint(hint)
+    })
 }
 
 /// The link's listener. Without an address all of them are used, IPv4 alone where there is no IPv6.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{authority, demo, discover, membership, origin};
+use crate::commands::{authority, demo, discover, membership, origin, transparent};
 use crate::config::{self, Config, Typed};
 use crate::problem::Problem;
 use crate::telemetry::log;
@@ -47,6 +47,9 @@ enum Command {
     /// Copy or move the group's key to another machine, or keep a copy of it
     #[command(subcommand)]
     Ca(authority::Ca),
+    /// Lead software here that knows nothing of a proxy (Linux, nftables)
+    #[command(subcommand)]
+    Transparent(transparent::Transparent),
     /// Ask the LAN once, and show every gateway that answers
     Discover(discover::Discover),
     /// Show the whole system at work, on this machine alone: two gateways, one client, one server
@@ -81,6 +84,10 @@ pub fn run(cli: Cli) -> Result<(), Problem> {
         Command::Revoke(revoke) => revoke.run(&state()?),
         Command::Rotate => authority::rotate(&state()?),
         Command::Ca(ca) => ca.run(&state()?),
+        Command::Transparent(transparent) => {
+            start_log("warn", log::Format::Text)?;
+            transparent.run()
+        }
         Command::Discover(discover) => {
             start_log("warn", log::Format::Text)?;
             let state = state()?;

@@ -8,10 +8,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
+use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::gateway::access::Rule;
 use crate::gateway::clients::Limits;
+use crate::local::endpoint::{Endpoint, Mode, one_or_more};
+use crate::local::logins::Login;
 use crate::memory::share_of_machine;
 use crate::problem::Problem;
 use crate::size::Size;
@@ -24,6 +27,9 @@ use crate::wire::target::Target;
 pub const PORT: u16 = 7420;
 /// The default port of the local proxy.
 pub const PROXY_PORT: u16 = 1080;
+
+/// The usual port of transparent mode.
+pub const TRANSPARENT_PORT: u16 = 1081;
 
 /// What this node may be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
@@ -45,12 +51,45 @@ pub struct Typed {
     /// What this node may be [default: auto, a gateway while it reaches a --server]
     #[arg(long, env = "LANEWAY_ROLE", value_enum)]
     pub role: Option<Role>,
-    /// Where the local SOCKS5 and HTTP proxy listens [default: 127.0.0.1:1080]
-    #[arg(long, env = "LANEWAY_PROXY", value_name = "ADDR:PORT")]
-    pub proxy: Option<SocketAddr>,
+    /// Where the local SOCKS and HTTP proxy listens, a TCP address or unix:/PATH; repeatable; sockets that the
+    /// service manager passes come instead [default: 127.0.0.1:1080]
+    #[arg(long, env = "LANEWAY_PROXY", value_name = "ADDR:PORT|unix:/PATH", value_delimiter = ',')]
+    #[serde(deserialize_with = "one_or_more")]
+    pub proxy: Vec<Endpoint>,
+    /// The permissions of a unix socket of the local proxy, in octal [default: 600]
+    #[arg(long, env = "LANEWAY_PROXY_MODE", value_name = "MODE")]
+    pub proxy_mode: Option<Mode>,
+    /// A file of logins that the local proxy asks for, NAME:PASSWORD on each line, readable by its owner alone
+    /// (SOCKS5 and HTTP Basic; neither encrypts them) [default: none, nobody is asked]
+    #[arg(long, env = "LANEWAY_PROXY_LOGINS", value_name = "FILE")]
+    pub proxy_logins: Option<PathBuf>,
+    /// One more login; repeatable. Everybody on this machine can read a password that is typed here in the list of
+    /// processes: --proxy-logins keeps it private
+    #[arg(long, env = "LANEWAY_PROXY_LOGIN", value_name = "NAME:PASSWORD", hide_env_values = true)]
+    pub proxy_login: Vec<Login>,
     /// Let other machines use the local proxy without a login, when --proxy is not a loopback address
     #[arg(long, env = "LANEWAY_PROXY_OPEN_TO_LAN")]
     pub proxy_open_to_lan: bool,
+    /// Where connections arrive that the system leads here from software that knows nothing of a proxy (Linux), like
+    /// 127.0.0.1:1081,[::1]:1081; repeatable [default: none]
+    #[arg(long, env = "LANEWAY_TRANSPARENT", value_name = "ADDR:PORT", value_delimiter = ',')]
+    pub transparent: Vec<SocketAddr>,
+    /// Go by the name in an app's first bytes (TLS server name, HTTP Host) and by the address only without one, not the
+    /// other way round; where an app says nothing, each connection waits 0.3 s for it
+    #[arg(long, env = "LANEWAY_TRANSPARENT_NAMES")]
+    pub transparent_names: bool,
+    /// Install the rules of 'laneway transparent up' at the start, and remove them at the end
+    #[arg(long, env = "LANEWAY_TRANSPARENT_RULES")]
+    pub transparent_rules: bool,
+    /// With --transparent-rules: lead only connections to this network; repeatable [default: to any]
+    #[arg(long, env = "LANEWAY_TRANSPARENT_ONLY", value_name = "CIDR", value_delimiter = ',')]
+    pub transparent_only: Vec<IpNet>,
+    /// With --transparent-rules: lead no connections to this network; repeatable
+    #[arg(long, env = "LANEWAY_TRANSPARENT_EXCEPT", value_name = "CIDR", value_delimiter = ',')]
+    pub transparent_except: Vec<IpNet>,
+    /// With --transparent-rules: lead no connections to private networks
+    #[arg(long, env = "LANEWAY_TRANSPARENT_EXCEPT_PRIVATE")]
+    pub transparent_except_private: bool,
     /// Where links are accepted, TCP [default: every address, port 7420]
     #[arg(long, env = "LANEWAY_LINK", value_name = "ADDR:PORT")]
     pub link: Option<SocketAddr>,
@@ -159,8 +198,26 @@ fn rotation(text: &str) -> Result<f64, String> {
 pub struct Config {
     /// What this node may be.
     pub role: Role,
-    /// Where the local proxy listens.
-    pub proxy: SocketAddr,
+    /// Where the local proxy listens; never empty.
+    pub proxy: Vec<Endpoint>,
+    /// The permissions of its unix sockets.
+    pub proxy_mode: u32,
+    /// Who may use it; anybody who reaches it where there are none.
+    pub logins: Vec<Login>,
+    /// Whether other machines may use it without a login.
+    pub proxy_open_to_lan: bool,
+    /// Where connections arrive that the system leads here.
+    pub transparent: Vec<SocketAddr>,
+    /// Whether they go by name first.
+    pub transparent_names: bool,
+    /// Whether this node installs the rules that lead them.
+    pub transparent_rules: bool,
+    /// Networks that these rules are about; all where it is empty.
+    pub transparent_only: Vec<IpNet>,
+    /// Networks that they are not about.
+    pub transparent_except: Vec<IpNet>,
+    /// Whether they leave private networks alone.
+    pub transparent_except_private: bool,
     /// Where links are accepted; `None` means every address.
     pub link: Option<SocketAddr>,
     /// The UDP port of discovery.
@@ -220,21 +277,43 @@ impl Config {
                 None => Typed::default(),
             },
         };
-        Self::of(typed.or(file))
+        let mut typed = typed.or(file);
+        if let Some(path) = &typed.proxy_logins {
+            typed.proxy_login.extend(Login::read(path)?);
+        }
+        Self::of(typed)
     }
 
-    /// What this means, wherever it was typed.
+    /// Whether nobody can use the local proxy who was not meant to.
+    ///
+    /// # Errors
+    /// A usage problem: other machines reach it, are not asked for a login, and nobody said that this is meant.
+    pub fn check_proxy(&self) -> Result<(), Problem> {
+        if let Some(address) = self.transparent.iter().find(|address| !address.ip().is_loopback())
+            && !self.proxy_open_to_lan
+        {
+            return Err(Problem::usage(format!(
+                "--transparent {address} would let every machine use this node that leads its connections there"
+            ))
+            .hint("listen on 127.0.0.1 and [::1], or say --proxy-open-to-lan"));
+        }
+        let open = self.proxy.iter().find(|endpoint| !endpoint.is_of_this_machine());
+        match open.filter(|_| self.logins.is_empty() && !self.proxy_open_to_lan) {
+            None => Ok(()),
+            Some(endpoint) => Err(Problem::usage(format!(
+                "--proxy {endpoint} would let every machine that reaches it use this proxy"
+            ))
+            .hint(
+                "listen on 127.0.0.1, ask for logins with --proxy-logins FILE, or say --proxy-open-to-lan",
+            )),
+        }
+    }
+
+    /// What this means, wherever it was typed; the file of logins has been read already.
     ///
     /// # Errors
     /// A usage problem.
     pub fn of(typed: Typed) -> Result<Self, Problem> {
-        let proxy = typed.proxy.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], PROXY_PORT)));
-        if !proxy.ip().is_loopback() && !typed.proxy_open_to_lan {
-            return Err(Problem::usage(format!(
-                "--proxy {proxy} would let every machine that reaches it use this proxy"
-            ))
-            .hint("listen on 127.0.0.1, or say --proxy-open-to-lan if that is what you want"));
-        }
         if let Some(value) = typed.rotate {
             rotation(&value.to_string()).map_err(|error| Problem::usage(format!("rotate: {error}")))?;
         }
@@ -261,9 +340,22 @@ impl Config {
         }
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
         let duration = |value: Option<f64>, default: f64| Duration::from_secs_f64(value.unwrap_or(default));
-        Ok(Self {
+        let proxy = match typed.proxy.is_empty() {
+            true => vec![Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], PROXY_PORT)))],
+            false => typed.proxy,
+        };
+        let config = Self {
             role: typed.role.unwrap_or_default(),
             proxy,
+            proxy_mode: typed.proxy_mode.map_or(0o600, |mode| mode.0),
+            logins: typed.proxy_login,
+            proxy_open_to_lan: typed.proxy_open_to_lan,
+            transparent: typed.transparent,
+            transparent_names: typed.transparent_names,
+            transparent_rules: typed.transparent_rules,
+            transparent_only: typed.transparent_only,
+            transparent_except: typed.transparent_except,
+            transparent_except_private: typed.transparent_except_private,
             link: typed.link,
             discovery_port: typed.discovery_port.unwrap_or(PORT),
             lans: typed.lan,
@@ -290,7 +382,13 @@ impl Config {
             threads: typed.threads.map_or(cores, usize::from),
             log: typed.log.unwrap_or_else(|| "info".into()),
             log_format: typed.log_format.unwrap_or_default(),
-        })
+        };
+        config.check_proxy()?;
+        if config.transparent_rules && config.transparent.is_empty() {
+            return Err(Problem::usage("--transparent-rules leads connections to a port that there is not")
+                .hint(format!("add --transparent 127.0.0.1:{TRANSPARENT_PORT},[::1]:{TRANSPARENT_PORT}")));
+        }
+        Ok(config)
     }
 }
 
@@ -302,8 +400,17 @@ impl Typed {
         }
         Self {
             role: self.role.or(other.role),
-            proxy: self.proxy.or(other.proxy),
+            proxy: list(self.proxy, other.proxy),
+            proxy_mode: self.proxy_mode.or(other.proxy_mode),
+            proxy_logins: self.proxy_logins.or(other.proxy_logins),
+            proxy_login: list(self.proxy_login, other.proxy_login),
             proxy_open_to_lan: self.proxy_open_to_lan || other.proxy_open_to_lan,
+            transparent: list(self.transparent, other.transparent),
+            transparent_names: self.transparent_names || other.transparent_names,
+            transparent_rules: self.transparent_rules || other.transparent_rules,
+            transparent_only: list(self.transparent_only, other.transparent_only),
+            transparent_except: list(self.transparent_except, other.transparent_except),
+            transparent_except_private: self.transparent_except_private || other.transparent_except_private,
             link: self.link.or(other.link),
             discovery_port: self.discovery_port.or(other.discovery_port),
             lan: list(self.lan, other.lan),
@@ -383,7 +490,7 @@ mod tests {
         assert_eq!(config.servers[0].to_string(), "10.0.0.5:80");
         assert_eq!(config.allow[0].to_string(), "*.corp:443");
         assert_eq!(config.hold, Duration::from_millis(2500));
-        assert_eq!(config.proxy.port(), 1);
+        assert_eq!(config.proxy, ["127.0.0.1:1".parse().unwrap()]);
     }
 
     #[test]
@@ -428,5 +535,11 @@ mod tests {
     fn the_proxy_is_not_opened_to_others_by_accident() {
         assert!(parse("proxy = '0.0.0.0:1080'").unwrap_err().to_string().contains("--proxy-open-to-lan"));
         assert!(parse("proxy = '0.0.0.0:1080'\nproxy-open-to-lan = true").is_ok());
+        assert!(parse("proxy = '0.0.0.0:1080'\nproxy-login = ['ann:secret']").is_ok());
+        assert!(parse("proxy = ['[::1]:1080', '[::]:1080']").is_err());
+        let config = parse("proxy = ['[::1]:1', 'unix:/run/x.sock']\nproxy-mode = '660'").unwrap();
+        assert_eq!((config.proxy.len(), config.proxy_mode), (2, 0o660));
+        let problem = parse("hold = 1\nproxy = 'x'").unwrap_err().to_string();
+        assert!(problem.contains("line 2, column 9") && problem.contains("unix:/PATH"), "{problem}");
     }
 }

@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::gateway::access::Access;
 use crate::gateway::egress::Egress;
 use crate::gateway::serve::Gateway;
+use crate::local::logins::Logins;
 use crate::peers::candidate;
 use crate::problem::Problem;
 use crate::wire::target::Target;
@@ -27,6 +28,10 @@ pub struct Live {
     pub egress: Arc<Egress>,
     /// What it gives to each client.
     pub gateway: Arc<Gateway>,
+    /// Who may use the local proxy.
+    pub logins: Arc<Logins>,
+    /// Whether the local proxy listens where the service manager said.
+    pub inherited: bool,
     /// How long connections are held.
     pub hold: watch::Sender<Duration>,
     /// What is probed.
@@ -38,7 +43,13 @@ pub struct Live {
 impl Live {
     /// Reads the configuration again and puts it in force. A bad one is refused as a whole: the old one goes on.
     pub fn reload(&mut self) {
-        let new = match (self.reread)() {
+        let reread = (self.reread)().and_then(|mut new| {
+            if self.inherited {
+                new.proxy.clone_from(&self.config.proxy);
+            }
+            new.check_proxy().map(|()| new)
+        });
+        let new = match reread {
             Ok(new) => new,
             Err(problem) => {
                 let reason = problem.to_string().replace('\n', "; ");
@@ -49,6 +60,13 @@ impl Live {
         let fixed = [
             ("role", new.role != old.role),
             ("proxy", new.proxy != old.proxy),
+            ("proxy-mode", new.proxy_mode != old.proxy_mode),
+            ("transparent", new.transparent != old.transparent),
+            ("transparent-names", new.transparent_names != old.transparent_names),
+            ("transparent-rules", new.transparent_rules != old.transparent_rules),
+            ("transparent-only", new.transparent_only != old.transparent_only),
+            ("transparent-except", new.transparent_except != old.transparent_except),
+            ("transparent-except-private", new.transparent_except_private != old.transparent_except_private),
             ("link", new.link != old.link),
             ("discovery-port", new.discovery_port != old.discovery_port),
             ("lan", new.lans != old.lans),
@@ -69,6 +87,7 @@ impl Live {
         );
         self.egress.reload_names();
         self.gateway.clients.change(new.clients);
+        self.logins.change(&new.logins);
         self.hold.send_replace(new.hold);
         self.servers.send_if_modified(|servers| {
             let changed = *servers != new.servers;

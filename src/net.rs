@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
@@ -16,9 +16,9 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, SockaddrLike, SockaddrStorage, recvmsg, setsockopt, sockopt,
 };
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::io::Interest;
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixListener, UnixStream};
 use tokio::runtime::{Builder, Runtime};
 
 /// The TTL or hop limit that discovery sends and requires: only a neighbour on the same LAN can send it
@@ -37,6 +37,9 @@ const LINGER_READ: usize = 64 * 1024;
 /// Pause of an accept loop that ran out of descriptors: long enough not to spin, short enough not to be
 /// felt.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How many connections wait to be accepted.
+pub(crate) const BACKLOG: i32 = 4096;
 
 /// A runtime looks for new events each time that it has polled so many tasks. A poll may move half a megabyte, so
 /// with tokio's 61 a new connection would wait for tens of megabytes; a look costs a microsecond.
@@ -238,7 +241,6 @@ fn udp(lan: &Lan) -> io::Result<Socket> {
 /// # Errors
 /// What the system says, naming nothing: the caller knows the address.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    const BACKLOG: i32 = 4096;
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
@@ -274,15 +276,37 @@ pub async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => return (stream, plain(peer)),
-            Err(error) if is_of_one_connection(&error) => {}
-            Err(error) => {
-                if !std::mem::replace(&mut told, true) {
-                    tracing::warn!(%error, "accept pauses");
-                }
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
+            Err(error) => wait_out(&error, &mut told).await,
         }
     }
+}
+
+/// The same for a unix socket, with the number of the user who connects, where the system tells it. The stream is
+/// handled as one of TCP from here on: reading, writing, peeking and half-closing are the same. Only a reset is not:
+/// who closes such a socket can but end it.
+pub async fn accept_unix(listener: &UnixListener) -> (TcpStream, Option<u32>) {
+    let as_tcp = |stream: UnixStream| {
+        let user = stream.peer_cred().ok().map(|credentials| credentials.uid());
+        let stream = std::net::TcpStream::from(OwnedFd::from(stream.into_std()?));
+        Ok((TcpStream::from_std(stream)?, user))
+    };
+    let mut told = false;
+    loop {
+        match listener.accept().await.and_then(|(stream, _)| as_tcp(stream)) {
+            Ok(accepted) => return accepted,
+            Err(error) => wait_out(&error, &mut told).await,
+        }
+    }
+}
+
+async fn wait_out(error: &io::Error, told: &mut bool) {
+    if is_of_one_connection(error) {
+        return;
+    }
+    if !std::mem::replace(told, true) {
+        tracing::warn!(%error, "accept pauses");
+    }
+    tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {
@@ -342,6 +366,25 @@ pub async fn write_all_vectored(stream: &TcpStream, mut pieces: &mut [IoSlice<'_
         }
     }
     Ok(())
+}
+
+/// Where the app believed to connect to whose connection the system has led here (SO_ORIGINAL_DST, Linux). `None` for one
+/// that was made to this socket itself.
+pub fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
+    let own = plain(stream.local_addr().ok()?);
+    let original = original(&SockRef::from(stream), own.is_ipv4()).ok()?;
+    let original = plain(original.as_socket()?);
+    (original != own).then_some(original)
+}
+
+#[cfg(target_os = "linux")]
+fn original(socket: &SockRef<'_>, v4: bool) -> io::Result<SockAddr> {
+    if v4 { socket.original_dst_v4() } else { socket.original_dst_v6() }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn original(_: &SockRef<'_>, _: bool) -> io::Result<SockAddr> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Closes a connection with a reset, which no app can mistake for an orderly end.

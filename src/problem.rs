@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
+use crate::local::logins::FileError;
 use crate::trust::code::CodeError;
 use crate::trust::group::GroupError;
 use crate::trust::join::JoinError;
@@ -92,6 +93,19 @@ impl From<StateError> for Problem {
         let usage = !matches!(error, StateError::Io { .. });
         let hint = error.hint();
         Self { usage, ..Self::of(error, hint) }
+    }
+}
+
+impl From<FileError> for Problem {
+    fn from(error: FileError) -> Self {
+        let what = "the logins of --proxy-logins cannot be used";
+        match error {
+            FileError::State(error) => {
+                let hint = error.hint();
+                Self { hint, ..Self::usage(what).because(error) }
+            }
+            error => Self::usage(what).because(error),
+        }
     }
 }
 

@@ -6,8 +6,20 @@ use std::process::{Command, Stdio};
 use crate::machine::Output;
 
 /// Every command that has a help text; the hidden ones too.
-const COMMANDS: [&str; 11] =
-    ["up", "init", "invite", "join", "members", "revoke", "rotate", "ca", "discover", "demo", "origin"];
+const COMMANDS: [&str; 12] = [
+    "up",
+    "init",
+    "invite",
+    "join",
+    "members",
+    "revoke",
+    "rotate",
+    "ca",
+    "transparent",
+    "discover",
+    "demo",
+    "origin",
+];
 
 /// Without a variable, which the help would print, and at a fixed width.
 fn laneway(arguments: &[&str]) -> Output {
@@ -38,6 +50,10 @@ fn the_help_of_every_command_is_the_one_that_was_reviewed() {
     }
     for command in ["export", "import"] {
         compare(&format!("ca-{command}"), &laneway(&["ca", command, "--help"]).success().stdout);
+    }
+    for command in ["up", "down", "show"] {
+        let help = laneway(&["transparent", command, "--help"]);
+        compare(&format!("transparent-{command}"), &help.success().stdout);
     }
 }
 

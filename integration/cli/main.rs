@@ -10,3 +10,4 @@ mod help;
 mod machine;
 mod membership;
 mod node;
+mod proxy;

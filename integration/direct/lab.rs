@@ -17,7 +17,9 @@ use laneway::link::client::Link;
 use laneway::link::tls::{self, Credentials};
 use laneway::local::handshakes::Handshakes;
 use laneway::local::links::Links;
-use laneway::local::listener::{self, Local};
+use laneway::local::listener::{self, Apps, Local};
+use laneway::local::logins::{Login, Logins};
+use laneway::local::port::Port;
 use laneway::local::session::Routes;
 use laneway::memory::Budget;
 use laneway::net;
@@ -66,6 +68,7 @@ pub(crate) struct Proxy {
     /// What its tunnels hold.
     pub(crate) memory: Arc<Budget>,
     pub(crate) links: Arc<Links>,
+    logins: Arc<Logins>,
     dials: Arc<AtomicUsize>,
     _needed: watch::Sender<bool>,
     _is_gateway: watch::Sender<bool>,
@@ -180,10 +183,11 @@ impl Proxy {
         let (is_gateway_now, is_gateway) = watch::channel(is_gateway);
         let (needed_now, needed) = watch::channel(!*is_gateway.borrow());
         let (_hold, hold) = watch::channel(Duration::from_secs(10));
-        let listener = net::listen("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = listener.local_addr().unwrap();
+        let port = Port::bind(&"127.0.0.1:0".parse().unwrap(), 0o600).unwrap();
+        let address = port.address().unwrap();
         let own = Arc::<Own>::default();
         own.listens_on(address);
+        let logins = Arc::new(Logins::new(&[]).unwrap());
         let routes = Routes {
             links: links.clone(),
             direct: Box::new(direct),
@@ -197,15 +201,30 @@ impl Proxy {
             name: "laneway-test".into(),
             drain: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            logins: logins.clone(),
             next_id: AtomicU64::new(1),
             places: Arc::new(Semaphore::new(CONNECTIONS)),
             handshakes: Handshakes::new(HANDSHAKES),
         };
         let running = vec![
             tokio::spawn(links.clone().run(needed)),
-            tokio::spawn(listener::run(Arc::new(local), listener)),
+            tokio::spawn(listener::run(Arc::new(local), port, Apps::Proxied)),
         ];
-        Self { address, memory, links, dials, _needed: needed_now, _is_gateway: is_gateway_now, running }
+        Self {
+            address,
+            memory,
+            links,
+            logins,
+            dials,
+            _needed: needed_now,
+            _is_gateway: is_gateway_now,
+            running,
+        }
+    }
+
+    /// From now on apps must log in with this.
+    pub(crate) fn asks_for(&self, login: &str) {
+        self.logins.change(&[login.parse::<Login>().unwrap()]);
     }
 
     /// How often a server was dialled.

@@ -5,6 +5,7 @@ pub mod demo;
 pub mod discover;
 pub mod membership;
 pub mod origin;
+pub mod transparent;
 
 use std::io::Write;
 

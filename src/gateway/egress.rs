@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::access::Access;
 use super::dns::Resolver;
 use crate::failure::{Failure, Kind, Side};
+use crate::mark;
 use crate::own::Own;
 use crate::wire::target::{Host, Target};
 
@@ -208,7 +209,7 @@ async fn race(addresses: VecDeque<SocketAddr>) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "no address to try");
     loop {
         if let Some(address) = waiting.pop_front() {
-            attempts.push(TcpStream::connect(address));
+            attempts.push(mark::connect(address));
         }
         let delay = sleep_until(Instant::now() + ATTEMPT_DELAY);
         tokio::select! {

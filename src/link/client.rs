@@ -11,7 +11,6 @@ use h2::client::{Connection, ResponseFuture, SendRequest};
 use h2::{Ping, PingPong, RecvStream, SendStream};
 use http::{Method, Request, Response, StatusCode, Uri};
 use rustls::ClientConfig;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -27,6 +26,7 @@ use super::{
     RESET_MEMORY, SEND_BUFFER, SMALL_FRAMES,
 };
 use crate::failure::{Failure, Kind, Side, printable};
+use crate::mark;
 use crate::net;
 use crate::trust::board::Board;
 use crate::wire::id::NodeId;
@@ -93,7 +93,7 @@ impl Link {
         tasks: &TaskTracker,
     ) -> Result<Self, DialError> {
         let late = |_: tokio::time::error::Elapsed| DialError::Late(address);
-        let tcp = timeout(HANDSHAKE, TcpStream::connect(address)).await.map_err(late)?;
+        let tcp = timeout(HANDSHAKE, mark::connect(address)).await.map_err(late)?;
         let tcp = tcp.map_err(|error| DialError::Connect(address, error))?;
         net::tune_link(&tcp);
         let proved = timeout(HANDSHAKE, handshake::connect(tcp, config, tls::server_name(id)));

@@ -12,6 +12,7 @@ use http::{Method, StatusCode};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::endpoint::Peer;
 use super::handshakes::HANDSHAKE;
 use super::listener::{App, Local, quiet};
 use super::page;
@@ -70,7 +71,6 @@ struct Established {
 /// Serves one app from its first request to its end, or until it is a tunnel.
 pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
     let App { socket, peer, mut handshake } = app;
-    let peer = peer.to_string();
     let mut buffer = BytesMut::new();
     let mut reusable = None;
     loop {
@@ -78,15 +78,15 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
         drop(handshake);
         let next = match head {
             Some(Ok(Some(head))) => match RequestHead::parse(&head) {
-                Ok(request) => answer(local, &socket, &mut buffer, request, &mut reusable, &peer).await,
-                Err(malformed) => refuse(malformed, &peer),
+                Ok(request) => answer(local, &socket, &mut buffer, request, &mut reusable, peer).await,
+                Err(malformed) => refuse(malformed, peer),
             },
             Some(Ok(None)) => return None,
             Some(Err(HeadError::Gone(error))) => {
                 quiet(&error);
                 return None;
             }
-            Some(Err(HeadError::Refused(malformed))) => refuse(malformed, &peer),
+            Some(Err(HeadError::Refused(malformed))) => refuse(malformed, peer),
             None => Next::Close(plain(408, "the request head did not arrive in time")),
         };
         match next {
@@ -159,18 +159,21 @@ async fn answer(
     buffer: &mut BytesMut,
     request: RequestHead,
     reusable: &mut Option<Reusable>,
-    peer: &str,
+    peer: Peer,
 ) -> Next {
     let (dialect, host, port) = match &request.target {
         RequestTarget::Authority { host, port } => ("connect", host, *port),
         RequestTarget::Absolute { host, port, .. } => ("http", host, *port),
+        RequestTarget::Origin { .. } if !peer.is_of_this_machine() => {
+            return Next::Close(plain(403, "this is a proxy; its page is for users of its own machine"));
+        }
         RequestTarget::Origin { .. } => return Next::Close(page::answer(local, &request)),
         RequestTarget::Asterisk => {
             return Next::Close(plain(400, "this is a proxy; ask it for a server"));
         }
     };
     let id = local.id();
-    let mut record = Record::new(id, dialect, peer.to_owned());
+    let mut record = Record::new(id, dialect, peer.to_string());
     let target = match Target::new(host, port) {
         Ok(target) => target,
         Err(error) => {
@@ -179,6 +182,12 @@ async fn answer(
         }
     };
     record.target = target.to_string();
+    if local.logins.are_needed()
+        && !local.logins.admit_basic(peer.source(), request.fields.get("proxy-authorization"))
+    {
+        record.ended("no login, or a wrong one");
+        return Next::Close(ask_for_login(request.method == Method::HEAD));
+    }
     if request.max_forwards() == Some(0) {
         record.ended("answered here: Max-Forwards is 0");
         return Next::Close(answer_here(&request));
@@ -250,9 +259,16 @@ fn tell(failure: &Failure, name: &str, head: bool) -> Bytes {
     simple_response(status, reason(status), &fields, &body, false)
 }
 
-fn refuse(malformed: Malformed, peer: &str) -> Next {
-    tracing::info!(peer, reason = %malformed, "request refused");
+fn refuse(malformed: Malformed, peer: Peer) -> Next {
+    tracing::info!(%peer, reason = %malformed, "request refused");
     Next::Close(plain(malformed.status(), &malformed.to_string()))
+}
+
+/// RFC 9110 §11.7.1, RFC 7617 §2.1.
+fn ask_for_login(head: bool) -> Bytes {
+    let challenge = ("Proxy-Authenticate", "Basic realm=\"laneway\", charset=\"UTF-8\"");
+    let body = if head { "" } else { "this proxy asks for a login\n" };
+    simple_response(407, reason(407), &[challenge], body, false)
 }
 
 fn plain(status: u16, sentence: &str) -> Bytes {

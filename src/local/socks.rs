@@ -1,12 +1,14 @@
-//! SOCKS5 (RFC 1928) at the local port: no authentication, CONNECT.
+//! SOCKS5 (RFC 1928) at the local port: CONNECT, without authentication or by name and password (RFC 1929).
 //!
 //! fast-socks5 negotiates the method and reads the address. The command and the replies are ours, because a
 //! reply must wait for the real connection and carry its true code, which fast-socks5 gives away on its own.
 
+use std::io;
+
 use bytes::Bytes;
-use fast_socks5::server::{AuthMethodSuccessState, NoAuthentication, Socks5ServerProtocol, SocksServerError};
+use fast_socks5::server::{NoAuthentication, PasswordAuthentication, Socks5ServerProtocol, SocksServerError};
 use fast_socks5::util::target_addr::{AddrError, TargetAddr, read_address};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -21,8 +23,11 @@ use crate::wire::target::Target;
 
 /// The first byte of SOCKS5.
 pub const VERSION: u8 = 5;
-/// The first byte of SOCKS4.
-pub const VERSION_4: u8 = 4;
+
+/// The version of the login, and what it came to (RFC 1929 §2).
+const LOGIN: u8 = 1;
+const WELCOME: [u8; 2] = [LOGIN, 0];
+const WRONG: [u8; 2] = [LOGIN, 1];
 
 const CONNECT: u8 = 1;
 const SUCCEEDED: u8 = 0;
@@ -42,6 +47,8 @@ pub enum Asked {
     Refused(u8, &'static str),
     /// The app was told that it cannot authenticate here (RFC 1928 §3).
     NoMethod,
+    /// The app is to be told that its login is wrong (RFC 1929 §2).
+    WrongLogin,
     /// There is nobody to answer: an end before the request was whole.
     Gone,
 }
@@ -52,7 +59,9 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
     let id = local.id();
     let mut record = Record::new(id, "socks5", peer.to_string());
     let mut reader = BufReader::with_capacity(BUFFER, socket);
-    let asked = limits.within(handshake(&mut reader)).await;
+    let admit = |name: &[u8], password: &[u8]| local.logins.admit(peer.source(), name, password);
+    let admit: Option<&Admit<'_>> = if local.logins.are_needed() { Some(&admit) } else { None };
+    let asked = limits.within(handshake(&mut reader, admit)).await;
     drop(limits);
     let early = Bytes::copy_from_slice(reader.buffer());
     let app = reader.into_inner();
@@ -64,8 +73,16 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
             return None;
         }
         Some(Asked::NoMethod) => {
-            record.ended("the app does not do without a login");
+            record.ended(match local.logins.are_needed() {
+                true => "the app has no login",
+                false => "the app does not do without a login",
+            });
             refuse(app, &[]).await;
+            return None;
+        }
+        Some(Asked::WrongLogin) => {
+            record.ended("wrong login");
+            refuse(app, &WRONG).await;
             return None;
         }
         Some(Asked::Gone) => {
@@ -93,23 +110,36 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
     }
 }
 
-/// Tells a SOCKS4 app that this proxy speaks SOCKS5 (request rejected).
-pub async fn refuse_version_4(app: App) {
-    tracing::info!(peer = %app.peer, "SOCKS4 refused: point the app at SOCKS5");
-    drop(app.handshake);
-    refuse(app.socket, &[0, 0x5b, 0, 0, 0, 0, 0, 0]).await;
-}
+/// Says whether a name and a password are right.
+pub type Admit<'a> = dyn Fn(&[u8], &[u8]) -> bool + Sync + 'a;
 
-/// Reads the greeting and the request (RFC 1928 §3, §4), and answers the greeting. What the app sent after them stays
-/// in `reader`.
-pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(reader: &mut BufReader<S>) -> Asked {
-    let negotiated = Socks5ServerProtocol::start(&mut *reader).negotiate_auth(&[NoAuthentication]).await;
-    let negotiated = match negotiated {
-        Ok(negotiated) => negotiated,
+/// Reads the greeting, the login if `admit` judges one, and the request (RFC 1928 §3, §4), and answers all but the last.
+/// What the app sent after them stays in `reader`.
+pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
+    reader: &mut BufReader<S>,
+    admit: Option<&Admit<'_>>,
+) -> Asked {
+    let greeting = Socks5ServerProtocol::start(&mut *reader);
+    let agreed = match admit {
+        None => greeting.negotiate_auth(&[NoAuthentication]).await.map(drop),
+        Some(_) => greeting.negotiate_auth(&[PasswordAuthentication]).await.map(drop),
+    };
+    match agreed {
+        Ok(()) => {}
         Err(SocksServerError::AuthMethodUnacceptable(_)) => return Asked::NoMethod,
         Err(_) => return Asked::Gone,
-    };
-    let reader = negotiated.into_inner();
+    }
+    if let Some(admit) = admit {
+        match login(reader).await {
+            Ok(Some((name, password))) if admit(&name, &password) => {
+                if reader.write_all(&WELCOME).await.is_err() {
+                    return Asked::Gone;
+                }
+            }
+            Ok(_) => return Asked::WrongLogin,
+            Err(_) => return Asked::Gone,
+        }
+    }
     let mut head = [0; 4];
     if reader.read_exact(&mut head).await.is_err() {
         return Asked::Gone;
@@ -137,6 +167,21 @@ pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(reader: &mut BufReader
     target.map_or(Asked::Refused(GENERAL_FAILURE, "not a destination"), Asked::Connect)
 }
 
+/// Reads a name and a password (RFC 1929 §2); `None` when it is another kind of login. Not left to fast-socks5, which
+/// writes passwords to its log.
+async fn login(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
+    if reader.read_u8().await? != LOGIN {
+        return Ok(None);
+    }
+    let mut parts = [Vec::new(), Vec::new()];
+    for part in &mut parts {
+        part.resize(reader.read_u8().await?.into(), 0);
+        reader.read_exact(part).await?;
+    }
+    let [name, password] = parts;
+    Ok(Some((name, password)))
+}
+
 /// `VER REP RSV ATYP BND.ADDR BND.PORT`. The bound address is at the gateway and of no use to the app: zeroes,
 /// as other proxies answer.
 fn reply(code: u8) -> [u8; 10] {
@@ -144,7 +189,7 @@ fn reply(code: u8) -> [u8; 10] {
 }
 
 /// Sends the last answer of a connection, and sees to it that it arrives, whatever the app has sent already.
-async fn refuse(socket: TcpStream, answer: &[u8]) {
+pub(super) async fn refuse(socket: TcpStream, answer: &[u8]) {
     match timeout(HANDSHAKE, net::write_all(&socket, answer)).await {
         Ok(Ok(())) => net::linger(&socket).await,
         Ok(Err(error)) => quiet(&error),

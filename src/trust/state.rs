@@ -119,18 +119,11 @@ impl StateDir {
     /// When it cannot be read, or when a file that may hold a secret (any but `*.pem`) is open to others.
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>, StateError> {
         let path = self.file(name);
-        let mut file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(io_error("open", &path)(error)),
-        };
-        if path.extension().is_none_or(|extension| extension != "pem") {
-            let mode = file.metadata().map_err(io_error("read", &path))?.permissions().mode();
-            refuse_if_open(&path, mode, "600")?;
+        let secret = path.extension().is_none_or(|extension| extension != "pem");
+        match read(&path, secret) {
+            Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            read => read.map(Some),
         }
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(io_error("read", &path))?;
-        Ok(Some(bytes))
     }
 
     /// What tells this content of a file from any other: a file is replaced and never written to. `None` when there is
@@ -185,6 +178,25 @@ impl StateDir {
             .map(StateLock)
             .map_err(|(_, errno)| io_error("lock", &path)(errno.into()))
     }
+}
+
+/// The content of a file that holds a secret, wherever it is.
+///
+/// # Errors
+/// When it cannot be read, or when it is open to others.
+pub fn read_private(path: &Path) -> Result<Vec<u8>, StateError> {
+    read(path, true)
+}
+
+fn read(path: &Path, secret: bool) -> Result<Vec<u8>, StateError> {
+    let mut file = File::open(path).map_err(io_error("open", path))?;
+    if secret {
+        let mode = file.metadata().map_err(io_error("read", path))?.permissions().mode();
+        refuse_if_open(path, mode, "600")?;
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(io_error("read", path))?;
+    Ok(bytes)
 }
 
 /// A path as one word of a shell command.

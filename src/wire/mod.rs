@@ -2,8 +2,11 @@
 //! arbitrary bytes and never panics.
 
 pub mod datagram;
+pub mod first;
+pub mod hello;
 pub mod http;
 pub mod id;
 pub mod replay;
 pub mod resume;
+pub mod socks4;
 pub mod target;

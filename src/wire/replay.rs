@@ -2,13 +2,8 @@
 
 use http::Method;
 
+use super::hello::{ClientHello, HANDSHAKE_RECORD};
 use super::http::{BodyLength, RequestHead, head_end};
-
-/// TLS record type and handshake message type (RFC 8446 §5.1, §4).
-const HANDSHAKE_RECORD: u8 = 22;
-const CLIENT_HELLO: u8 = 1;
-/// The extension that announces data in the first flight (RFC 8446 §4.2.10).
-const EARLY_DATA: u16 = 42;
 
 /// Whether all that an app has sent so far can go to the server again on another connection: nothing, one whole TLS
 /// ClientHello without early data and nothing after it, or one whole request that changes nothing (RFC 9110
@@ -16,7 +11,7 @@ const EARLY_DATA: u16 = 42;
 pub fn is_safe(sent: &[u8]) -> bool {
     match sent.first() {
         None => true,
-        Some(&HANDSHAKE_RECORD) => is_plain_hello(sent).unwrap_or(false),
+        Some(&HANDSHAKE_RECORD) => is_plain_hello(sent),
         Some(_) => is_safe_request(sent),
     }
 }
@@ -35,75 +30,18 @@ fn is_safe_request(sent: &[u8]) -> bool {
     })
 }
 
-/// Takes records apart until the ClientHello is whole; `None` where that cannot be.
-fn is_plain_hello(sent: &[u8]) -> Option<bool> {
-    let mut message = Vec::new();
-    let mut records = Reader(sent);
-    while !records.0.is_empty() {
-        let [kind, _, _] = records.array()?;
-        let body = records.vector_u16()?;
-        if kind != HANDSHAKE_RECORD || body.0.is_empty() {
-            return None;
-        }
-        message.extend_from_slice(body.0);
-    }
-    let mut message = Reader(&message);
-    let [kind, high, middle, low] = message.array()?;
-    let length = u32::from_be_bytes([0, high, middle, low]);
-    if kind != CLIENT_HELLO || usize::try_from(length).ok()? != message.0.len() {
-        return None;
-    }
-    let _version_and_random: [u8; 34] = message.array()?;
-    let _session_id = message.vector_u8()?;
-    let _cipher_suites = message.vector_u16()?;
-    let _compression_methods = message.vector_u8()?;
-    if message.0.is_empty() {
-        return Some(true);
-    }
-    let mut extensions = message.vector_u16()?;
-    if !message.0.is_empty() {
-        return None;
-    }
-    let mut early_data = false;
-    while !extensions.0.is_empty() {
-        early_data |= extensions.u16()? == EARLY_DATA;
-        extensions.vector_u16()?;
-    }
-    Some(!early_data)
-}
-
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(count)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.try_into().ok()
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        self.array().map(u16::from_be_bytes)
-    }
-
-    fn vector_u8(&mut self) -> Option<Self> {
-        let [length] = self.array()?;
-        self.take(length.into()).map(Self)
-    }
-
-    fn vector_u16(&mut self) -> Option<Self> {
-        let length = self.u16()?;
-        self.take(length.into()).map(Self)
-    }
+fn is_plain_hello(sent: &[u8]) -> bool {
+    let hello = ClientHello::parse(sent).ok().flatten();
+    hello.is_some_and(|hello| hello.length == sent.len() && !hello.early_data)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    const CLIENT_HELLO: u8 = 1;
+    const EARLY_DATA: u16 = 42;
 
     /// A ClientHello with these extension types, each empty, in records of at most `record` bytes.
     fn hello(extensions: &[u16], record: usize) -> Vec<u8> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use laneway::config::{Config, Typed};
+use laneway::local::endpoint::Endpoint;
 
 /// `data` is a file.
 pub fn run(data: &[u8]) {
@@ -17,7 +18,8 @@ pub fn run(data: &[u8]) {
     assert!((Duration::from_secs(1)..=365 * day).contains(&config.rotate));
     assert!((1..=usize::from(u16::MAX)).contains(&config.active));
     assert!((1..=1024).contains(&config.threads) || config.threads == cores());
-    assert!(open || config.proxy.ip().is_loopback());
+    assert!(open || !config.logins.is_empty() || config.proxy.iter().all(Endpoint::is_of_this_machine));
+    assert!(!config.proxy.is_empty() && config.proxy_mode <= 0o777);
     for target in config.gateways.iter().chain(&config.servers) {
         assert_eq!(target.to_string().parse().as_ref(), Ok(target));
     }

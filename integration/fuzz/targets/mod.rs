@@ -9,6 +9,7 @@ pub mod chunked;
 pub mod configuration;
 pub mod connect;
 pub mod datagram;
+pub mod first;
 pub mod http_request;
 pub mod http_response;
 pub mod join_code;
@@ -16,18 +17,20 @@ pub mod proxy_status;
 pub mod replay;
 pub mod resume;
 pub mod socks;
+pub mod socks4;
 
 /// What one target does with its input.
 pub type Run = fn(&[u8]);
 
 /// Every target by its name, which is that of its fuzzer and of the directory of its seeds.
-pub const ALL: [(&str, Run); 13] = [
+pub const ALL: [(&str, Run); 15] = [
     ("access", access::run),
     ("beacons", beacons::run),
     ("chunked", chunked::run),
     ("configuration", configuration::run),
     ("connect", connect::run),
     ("datagram", datagram::run),
+    ("first", first::run),
     ("http_request", http_request::run),
     ("http_response", http_response::run),
     ("join_code", join_code::run),
@@ -35,6 +38,7 @@ pub const ALL: [(&str, Run); 13] = [
     ("replay", replay::run),
     ("resume", resume::run),
     ("socks", socks::run),
+    ("socks4", socks4::run),
 ];
 
 /// Cuts `data` into pieces of 1 to 16 bytes; its own content decides where.

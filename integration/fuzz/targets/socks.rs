@@ -7,23 +7,26 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_util::FutureExt;
-use laneway::local::socks::{Asked, handshake};
+use laneway::local::socks::{Admit, Asked, handshake};
 use laneway::wire::target::Target;
 use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 
-/// `data` is what an app sends before it ends its direction.
+/// `data` is what an app sends before it ends its direction; where the login `a:b` is asked for, and where none is.
 pub fn run(data: &[u8]) {
-    let want = reference(data);
-    assert_eq!(serve(&mut std::iter::once(data)), want, "whole");
-    assert_eq!(serve(&mut super::pieces(data)), want, "in pieces");
+    let admit = |name: &[u8], password: &[u8]| (name, password) == (b"a", b"b");
+    for admit in [None, Some(&admit as &Admit<'_>)] {
+        let want = reference(data, admit.is_some());
+        assert_eq!(serve(&mut std::iter::once(data), admit), want, "whole");
+        assert_eq!(serve(&mut super::pieces(data), admit), want, "in pieces");
+    }
 }
 
 /// What the handshake came to, what was answered, and what was left for the tunnel.
 type Outcome = (Asked, Vec<u8>, Option<Vec<u8>>);
 
-fn serve(pieces: &mut dyn Iterator<Item = &[u8]>) -> Outcome {
+fn serve(pieces: &mut dyn Iterator<Item = &[u8]>, admit: Option<&Admit<'_>>) -> Outcome {
     let mut reader = BufReader::with_capacity(512, App { pieces, piece: &[], answer: Vec::new() });
-    let asked = handshake(&mut reader).now_or_never().expect("nothing here has to be waited for");
+    let asked = handshake(&mut reader, admit).now_or_never().expect("nothing here has to be waited for");
     let mut rest = reader.buffer().to_vec();
     let app = reader.into_inner();
     rest.extend_from_slice(app.piece);
@@ -69,17 +72,42 @@ impl AsyncWrite for App<'_, '_> {
     }
 }
 
-fn reference(data: &[u8]) -> Outcome {
+fn reference(data: &[u8], asks: bool) -> Outcome {
     let [5, count, rest @ ..] = data else { return (Asked::Gone, Vec::new(), None) };
     let Some((methods, rest)) = rest.split_at_checked((*count).into()) else {
         return (Asked::Gone, Vec::new(), None);
     };
-    if !methods.contains(&0) {
-        return (Asked::Gone, vec![5, 0xff], None);
+    let method = if asks { 2 } else { 0 };
+    if !methods.contains(&method) {
+        return (Asked::NoMethod, vec![5, 0xff], None);
     }
+    let mut answer = vec![5, method];
+    let rest = if asks {
+        match login(rest) {
+            None => return (Asked::Gone, answer, None),
+            Some((false, _)) => return (Asked::WrongLogin, answer, None),
+            Some((true, rest)) => rest,
+        }
+    } else {
+        rest
+    };
+    answer.extend_from_slice(if asks { &[1, 0] } else { &[] });
     let (asked, rest) = request(rest).unwrap_or((Asked::Gone, &[]));
     let rest = matches!(asked, Asked::Connect(_)).then(|| rest.to_vec());
-    (asked, vec![5, 0], rest)
+    (asked, answer, rest)
+}
+
+/// RFC 1929; `None` when the login is not whole.
+fn login(data: &[u8]) -> Option<(bool, &[u8])> {
+    let (&version, rest) = data.split_first()?;
+    if version != 1 {
+        return Some((false, rest));
+    }
+    let (&length, rest) = rest.split_first()?;
+    let (name, rest) = rest.split_at_checked(length.into())?;
+    let (&length, rest) = rest.split_first()?;
+    let (password, rest) = rest.split_at_checked(length.into())?;
+    Some(((name, password) == (b"a", b"b"), rest))
 }
 
 /// `None` when the request is not whole.

@@ -6,10 +6,12 @@ pub(crate) mod failover;
 mod hostile;
 mod isolation;
 mod lifecycle;
+mod proxy;
 mod replay;
 mod resume;
 mod revocation;
 mod transfer;
+mod transparent;
 mod trust;
 
 use crate::lab::Lab;
@@ -21,6 +23,8 @@ pub(crate) type Case = (&'static str, fn(&Lab));
 pub(crate) const ALL: &[&[Case]] = &[
     isolation::CASES,
     transfer::CASES,
+    proxy::CASES,
+    transparent::CASES,
     discovery::CASES,
     trust::CASES,
     errors::CASES,

@@ -1,0 +1,84 @@
+//! The local proxy by all its doors, with curl.
+
+use super::{BIG, Case};
+use crate::lab::dialect::PROXY;
+use crate::lab::origin::{big, sha256};
+use crate::lab::{Host, Lab};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+pub(super) const CASES: &[Case] = &[
+    ("proxy::a_download_arrives_whole_through_every_door", a_download_arrives_whole_through_every_door),
+    (
+        "proxy::a_proxy_for_the_lan_lets_in_who_logs_in_and_shows_nobody_its_page",
+        a_proxy_for_the_lan_lets_in_who_logs_in_and_shows_nobody_its_page,
+    ),
+];
+
+/// SOCKS4 by the address and by a name that only the gateway knows, IPv6, and a unix socket.
+fn a_download_arrives_whole_through_every_door(lab: &Lab) {
+    let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
+    g1.knows("files.lab", lab.server.address());
+    let _origin = lab.origin();
+    let group = lab.group(&[&g1, &c1], &["--allow", "files.lab"]);
+    let socket = c1.directory().join("proxy.sock");
+    let unix = format!("unix:{}", socket.display());
+    let proxies = ["--proxy", "127.0.0.1:1080", "--proxy", "[::1]:1080", "--proxy", &unix];
+    let _node = group.client(&c1, &proxies);
+
+    let at_path = format!("socks5h://localhost{}", socket.display());
+    let by_name = "http://files.lab/big";
+    for (door, url) in [
+        (["--socks4", "127.0.0.1:1080"], BIG),
+        (["--socks4a", "127.0.0.1:1080"], by_name),
+        (["--proxy", "http://[::1]:1080"], BIG),
+        (["--socks5-hostname", "[::1]:1080"], by_name),
+        (["--proxy", &at_path], by_name),
+    ] {
+        let download = c1.curl(&[&door[..], &[url]].concat()).success();
+        assert_eq!(sha256(&download.stdout), big().sha256, "{door:?}");
+    }
+    // What the rules of the gateway refuse is told in SOCKS4 too.
+    let refused = c1.curl(&["--socks4", "127.0.0.1:1080", "http://10.88.0.100:8099/"]);
+    assert_eq!(refused.code(), 97, "{refused}");
+}
+
+fn a_proxy_for_the_lan_lets_in_who_logs_in_and_shows_nobody_its_page(lab: &Lab) {
+    let (c1, c2, g1) = (lab.client("c1"), lab.client("c2"), lab.gateway("g1"));
+    let _origin = lab.origin();
+    let group = lab.group(&[&g1, &c1], &[]);
+    let logins = lab.write("logins", "ann:secret\n");
+    fs::set_permissions(&logins, fs::Permissions::from_mode(0o600)).unwrap();
+    let options = ["--proxy", "0.0.0.0:1080", "--proxy-logins", logins.to_str().unwrap()];
+    let _node = group.client(&c1, &options);
+
+    let door = format!("{}:{}", c1.address(), PROXY.port());
+    let page = |host: &Host| {
+        host.curl(&[
+            "--output",
+            "/dev/null",
+            "--write-out",
+            "%{http_code}",
+            "--header",
+            "Host: localhost",
+            &format!("http://{door}/"),
+        ])
+    };
+    // c2 is in no group: it has c1's proxy alone.
+    let http = format!("http://{door}");
+    for dialect in
+        [&["--proxy", &http][..], &["--proxy", &http, "--proxytunnel"], &["--socks5-hostname", &door]]
+    {
+        let right = c2.curl(&[dialect, &["--proxy-user", "ann:secret", BIG]].concat()).success();
+        assert_eq!(sha256(&right.stdout), big().sha256, "{dialect:?}");
+        for login in [&["--proxy-user", "ann:guess"][..], &[]] {
+            let wrong = c2.curl(&[dialect, login, &["--fail", BIG]].concat());
+            assert!(!wrong.status.success() && wrong.stdout.is_empty(), "{dialect:?} {login:?}: {wrong}");
+        }
+    }
+    let none = c2.curl(&["--socks4", &door, BIG]);
+    assert!(!none.status.success(), "{none}");
+    assert_eq!(page(&c2).text(), "403");
+    let own = ["--output", "/dev/null", "--write-out", "%{http_code}", "http://127.0.0.1:1080/"];
+    assert_eq!(c1.curl(&own).text(), "200");
+}

@@ -1,0 +1,192 @@
+//! Where the local port is, and who comes to it: over TCP, or over a unix socket of this machine.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::de::value::{SeqAccessDeserializer, StrDeserializer};
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+
+/// What the path of a unix socket begins with.
+const UNIX: &str = "unix:";
+
+/// A place to listen at: `ADDR:PORT` or `unix:/PATH`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Endpoint {
+    /// An address of this machine and a TCP port.
+    Tcp(SocketAddr),
+    /// A socket in the file system; the path is absolute.
+    Unix(PathBuf),
+}
+
+/// The permissions of a unix socket, in octal like `660`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Mode(pub u32);
+
+/// A text that is no permissions.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("permissions are written in octal, up to 777")]
+pub struct NotAMode;
+
+/// A text that is no place to listen at.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("neither ADDR:PORT, with an IPv6 address in brackets, nor unix:/PATH")]
+pub struct NotAnEndpoint;
+
+/// Who has connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// Somebody at this address.
+    Network(SocketAddr),
+    /// A user of this machine over a unix socket, by number where the system tells it.
+    User(Option<u32>),
+}
+
+impl Endpoint {
+    /// Whether nobody but this machine's own users can reach it.
+    pub fn is_of_this_machine(&self) -> bool {
+        match self {
+            Self::Tcp(address) => address.ip().is_loopback(),
+            Self::Unix(_) => true,
+        }
+    }
+}
+
+impl Peer {
+    /// Whether it is a user of this machine.
+    pub fn is_of_this_machine(&self) -> bool {
+        match self {
+            Self::Network(address) => address.ip().is_loopback(),
+            Self::User(_) => true,
+        }
+    }
+
+    /// Whose doing it is, as far as one can tell: an IPv4 address, the /64 of an IPv6 address (a machine has all of
+    /// it), or for a unix socket this machine.
+    pub fn source(&self) -> IpAddr {
+        match self {
+            Self::Network(SocketAddr::V6(v6)) => {
+                let [a, b, c, d, ..] = v6.ip().segments();
+                Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+            }
+            Self::Network(SocketAddr::V4(v4)) => (*v4.ip()).into(),
+            Self::User(_) => Ipv4Addr::LOCALHOST.into(),
+        }
+    }
+}
+
+/// Reads one endpoint, or a list of them.
+///
+/// # Errors
+/// When one of them is none.
+pub fn one_or_more<'de, D: Deserializer<'de>>(source: D) -> Result<Vec<Endpoint>, D::Error> {
+    struct OneOrMore;
+    impl<'de> Visitor<'de> for OneOrMore {
+        type Value = Vec<Endpoint>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("'ADDR:PORT', 'unix:/PATH', or a list of these")
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+            Ok(vec![Endpoint::deserialize(StrDeserializer::new(text))?])
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
+            Vec::deserialize(SeqAccessDeserializer::new(list))
+        }
+    }
+    source.deserialize_any(OneOrMore)
+}
+
+impl FromStr for Mode {
+    type Err = NotAMode;
+
+    fn from_str(text: &str) -> Result<Self, NotAMode> {
+        u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777).map(Self).ok_or(NotAMode)
+    }
+}
+
+impl TryFrom<String> for Mode {
+    type Error = NotAMode;
+
+    fn try_from(text: String) -> Result<Self, NotAMode> {
+        text.parse()
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = NotAnEndpoint;
+
+    fn from_str(text: &str) -> Result<Self, NotAnEndpoint> {
+        match text.strip_prefix(UNIX) {
+            Some(path) if path.starts_with('/') => Ok(Self::Unix(path.into())),
+            Some(_) => Err(NotAnEndpoint),
+            None => text.parse().map(Self::Tcp).map_err(|_why: std::net::AddrParseError| NotAnEndpoint),
+        }
+    }
+}
+
+impl TryFrom<String> for Endpoint {
+    type Error = NotAnEndpoint;
+
+    fn try_from(text: String) -> Result<Self, NotAnEndpoint> {
+        text.parse()
+    }
+}
+
+impl From<Endpoint> for String {
+    fn from(endpoint: Endpoint) -> Self {
+        endpoint.to_string()
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "{UNIX}{}", path.display()),
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network(address) => write!(f, "{address}"),
+            Self::User(Some(number)) => write!(f, "uid {number}"),
+            Self::User(None) => f.write_str("unix"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_three_forms_and_nothing_else() {
+        for text in ["127.0.0.1:1080", "[::1]:0", "unix:/run/laneway/proxy.sock"] {
+            assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
+        }
+        assert_eq!("660".parse(), Ok(Mode(0o660)));
+        for text in ["", "8", "1777", "+-1"] {
+            assert_eq!(text.parse::<Mode>(), Err(NotAMode), "{text}");
+        }
+        for text in ["1080", "localhost:1080", "::1:1080", "unix:", "unix:proxy.sock", "/run/x", ""] {
+            assert_eq!(text.parse::<Endpoint>(), Err(NotAnEndpoint), "{text}");
+        }
+    }
+
+    #[test]
+    fn all_addresses_of_an_ipv6_network_are_one_source() {
+        let peer = |text: &str| Peer::Network(text.parse().unwrap());
+        assert_eq!(peer("[2001:db8::1]:1").source(), peer("[2001:db8::2:0:0:9]:2").source());
+        assert_ne!(peer("[2001:db8::1]:1").source(), peer("[2001:db8:0:1::1]:1").source());
+        assert_ne!(peer("192.0.2.1:1").source(), peer("192.0.2.2:1").source());
+    }
+}
