@@ -1,7 +1,7 @@
 //! The library in one process, on loopback and on ports that the system picks.
 //!
-//! [`link`] is a real link between a client and a gateway, [`trust`] what the group's news do to it, [`local`], [`http`] and
-//! [`socks`] what an app gets at the local port. [`limits`], [`memory`] and [`flood`] are what those get who ask for too
+//! [`link`] is a real link between a client and a gateway, [`trust`] what the group's news do to it, [`local`], [`http`],
+//! [`socks`] and [`udp`] what an app gets at the local port. [`limits`], [`memory`] and [`flood`] are what those get who ask for too
 //! much. [`lab`] builds the parts, [`peer`] is an app or a server that follows a script, [`raw`] a member that obeys
 //! nothing.
 
@@ -19,3 +19,4 @@ mod raw;
 mod resume;
 mod socks;
 mod trust;
+mod udp;

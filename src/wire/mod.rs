@@ -1,9 +1,12 @@
 //! Bytes to types and back. Synchronous, without I/O, allocation-bounded; every parser here takes
 //! arbitrary bytes and never panics.
 
+pub mod capsule;
 pub mod datagram;
 pub mod http;
 pub mod id;
+pub mod masque;
 pub mod replay;
 pub mod resume;
+pub mod socks_udp;
 pub mod target;

@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod beacons;
+pub mod capsule;
 pub mod chunked;
 pub mod configuration;
 pub mod connect;
@@ -16,14 +17,16 @@ pub mod proxy_status;
 pub mod replay;
 pub mod resume;
 pub mod socks;
+pub mod socks_udp;
 
 /// What one target does with its input.
 pub type Run = fn(&[u8]);
 
 /// Every target by its name, which is that of its fuzzer and of the directory of its seeds.
-pub const ALL: [(&str, Run); 13] = [
+pub const ALL: [(&str, Run); 15] = [
     ("access", access::run),
     ("beacons", beacons::run),
+    ("capsule", capsule::run),
     ("chunked", chunked::run),
     ("configuration", configuration::run),
     ("connect", connect::run),
@@ -35,6 +38,7 @@ pub const ALL: [(&str, Run); 13] = [
     ("replay", replay::run),
     ("resume", resume::run),
     ("socks", socks::run),
+    ("socks_udp", socks_udp::run),
 ];
 
 /// Cuts `data` into pieces of 1 to 16 bytes; its own content decides where.
