@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::clients::Client;
 use super::serve::Gateway;
 use crate::failure::printable;
-use crate::link::datagrams::{Broken, Datagrams, Traffic, idle_limit, is_unreachable, receive};
+use crate::link::datagrams::{Broken, Datagrams, Traffic, idle_limit, is_unreachable, readable, receive};
 use crate::link::server::Incoming;
 use crate::link::stream::Outbox;
 use crate::pace::Pace;
@@ -86,8 +86,10 @@ impl Relay<'_> {
     async fn to_client(&self, outbox: &mut Outbox) -> End {
         let mut limit = Limit::default();
         loop {
-            if let Err(error) = self.socket.readable().await {
-                return End::Server(error);
+            match readable(self.socket).await {
+                Err(error) if is_unreachable(&error) => return End::Server(error),
+                Err(error) => tracing::debug!(%error, "an error of one datagram"),
+                Ok(()) => {}
             }
             let (batch, error) = receive(self.socket);
             if !batch.capsules.is_empty() && limit.lets(self.pace, batch.payload) {

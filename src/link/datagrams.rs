@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep_until};
 
@@ -101,6 +102,20 @@ pub fn receive(socket: &UdpSocket) -> (Batch, Option<io::Error>) {
     }
     // Not the buffer itself, most of which would be kept for nothing until it was sent.
     (Batch { capsules: Bytes::copy_from_slice(&capsules), payload }, end)
+}
+
+/// Waits until a connected socket has received something.
+///
+/// # Errors
+/// What ICMP brought instead, once. It may matter ([`is_unreachable`]) or not.
+pub async fn readable(socket: &UdpSocket) -> io::Result<()> {
+    let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
+    if ready.is_error() {
+        // Tokio is told that the error was taken; otherwise the socket would be ready for ever.
+        let _ = socket.try_io(Interest::ERROR, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+        return socket.take_error()?.map_or(Ok(()), Err);
+    }
+    Ok(())
 }
 
 /// What has passed between an app and one destination so far.

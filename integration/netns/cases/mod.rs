@@ -11,6 +11,7 @@ mod resume;
 mod revocation;
 mod transfer;
 mod trust;
+pub(crate) mod udp;
 
 use crate::lab::Lab;
 
@@ -30,6 +31,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     resume::CASES,
     revocation::CASES,
     replay::CASES,
+    udp::CASES,
 ];
 
 /// Where the web server is, as an app writes it.

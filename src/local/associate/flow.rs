@@ -15,7 +15,7 @@ use super::{App, Drops};
 use crate::failure::Failure;
 use crate::link::Transport;
 use crate::link::client::LinkTunnel;
-use crate::link::datagrams::{Broken, Datagrams, Traffic, idle_limit, is_unreachable};
+use crate::link::datagrams::{Broken, Datagrams, Traffic, idle_limit, is_unreachable, readable};
 use crate::link::relay::is_link_lost;
 use crate::link::stream::Outbox;
 use crate::local::session::Routes;
@@ -211,7 +211,9 @@ impl Flow<'_> {
         };
         let receive = async {
             loop {
-                if let Err(error) = socket.readable().await {
+                if let Err(error) = readable(socket).await
+                    && is_unreachable(&error)
+                {
                     return End::Ended(error.to_string());
                 }
                 // Held only as long as there is something in it.
