@@ -20,11 +20,10 @@ HEADER = 10
 
 class Client(QuicConnectionProtocol):
     def quic_event_received(self, event):
-        super().quic_event_received(event)
         if isinstance(event, StreamDataReceived):
             sys.stdout.write(event.data.decode())
             sys.stdout.flush()
-        if isinstance(event, ConnectionTerminated):
+        elif isinstance(event, ConnectionTerminated):
             print("the connection ended:", event.reason_phrase, flush=True)
             sys.exit(1)
 
