@@ -163,12 +163,20 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
             async move { egress.connect(&target).await }.boxed()
         }
     };
+    let direct_udp = {
+        let egress = egress.clone();
+        move |target: Target| {
+            let egress = egress.clone();
+            async move { egress.connect_udp(&target).await }.boxed()
+        }
+    };
     let (hold, held) = watch::channel(config.hold);
     let memory = Budget::new(config.memory_limit);
     tracing::debug!(limit = config.memory_limit, "memory for connections");
     let routes = Routes {
         links: links.clone(),
         direct: Box::new(direct),
+        direct_udp: Box::new(direct_udp),
         is_gateway,
         hold: held,
         memory: memory.clone(),

@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, SockaddrLike, SockaddrStorage, recvmsg, setsockopt, sockopt,
 };
-use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixListener, UnixStream};
 use tokio::runtime::{Builder, Runtime};
@@ -312,6 +312,27 @@ async fn wait_out(error: &io::Error, told: &mut bool) {
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+/// A UDP socket that hears `peer` alone, and learns from ICMP what becomes of what it sends there.
+///
+/// # Errors
+/// What the system says: it looks for a route, and sends nothing.
+pub async fn connect_udp(peer: SocketAddr) -> io::Result<UdpSocket> {
+    let any: IpAddr =
+        if peer.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.connect(peer).await?;
+    // Known to tokio from now on, so that a first attempt to send without waiting does not fail for nothing.
+    socket.writable().await?;
+    Ok(socket)
+}
+
+/// Finds out within minutes when the machine at the other end of a connection over which nothing is said has vanished.
+pub fn keep_alive(stream: &TcpStream) {
+    let often = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
+    // Without it the connection only lasts longer.
+    let _ = SockRef::from(stream).set_tcp_keepalive(&often);
 }
 
 /// Prepares a TCP connection for a link: no delay, a bound on unsent data, death within seconds when the

@@ -157,8 +157,17 @@ impl Lab {
 
     /// The same with a client whose tunnels may hold no more than this, in bytes.
     pub(crate) async fn proxy_with_memory(&self, limit: u64) -> Proxy {
+        self.proxy_by(&[self.link_address], limit)
+    }
+
+    /// The same over other gateways of the group.
+    pub(crate) async fn proxy_to(&self, gateways: &[SocketAddr]) -> Proxy {
+        self.proxy_by(gateways, u64::MAX)
+    }
+
+    fn proxy_by(&self, gateways: &[SocketAddr], limit: u64) -> Proxy {
         let directory = Arc::new(Directory::default());
-        directory.name(self.link_address, Source::Static);
+        gateways.iter().for_each(|gateway| directory.name(*gateway, Source::Static));
         Proxy::start(&self.client, directory, false, limit)
     }
 }
@@ -178,6 +187,12 @@ impl Proxy {
             counted.fetch_add(1, Ordering::Relaxed);
             async move { dial(&target).await }.boxed()
         };
+        let direct_udp = |target: Target| {
+            let address = target.address().expect("the tests ask for addresses");
+            let connected = net::connect_udp(address);
+            let failed = |error: std::io::Error| Failure::new(Kind::Refused, Side::Server, error.to_string());
+            async move { connected.await.map_err(failed) }.boxed()
+        };
         let credentials = Credentials::new(Board::new(group.clone())).unwrap();
         let links = Links::new(group.node.id, directory, credentials, TaskTracker::new(), Box::new(|_| {}));
         let (is_gateway_now, is_gateway) = watch::channel(is_gateway);
@@ -191,6 +206,7 @@ impl Proxy {
         let routes = Routes {
             links: links.clone(),
             direct: Box::new(direct),
+            direct_udp: Box::new(direct_udp),
             is_gateway,
             hold,
             memory: memory.clone(),

@@ -35,7 +35,7 @@ async fn a_socks_refusal_arrives_whatever_the_app_has_sent_already() {
     let version_4 = [&[4, 1][..], &80_u16.to_be_bytes(), &[127, 0, 0, 1, 0]].concat();
     for (request, reply) in [
         (socks(gone), "\x05\0\x05\x05\0\x01\0\0\0\0\0\0"),
-        (vec![5, 1, 0, 5, 3, 0, 1, 127, 0, 0, 1, 0, 80], "\x05\0\x05\x07\0\x01\0\0\0\0\0\0"),
+        (vec![5, 1, 0, 5, 2, 0, 1, 127, 0, 0, 1, 0, 80], "\x05\0\x05\x07\0\x01\0\0\0\0\0\0"),
         (vec![5, 1, 2], "\x05\u{fffd}"),
         (version_4, "\0[\0\0\0\0\0\0"),
     ] {

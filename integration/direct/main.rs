@@ -1,9 +1,9 @@
 //! The library in one process, on loopback and on ports that the system picks.
 //!
 //! [`link`] is a real link between a client and a gateway, [`trust`] what the group's news do to it, [`local`], [`http`],
-//! [`socks`], [`socks4`] and [`logins`] what an app gets at the local port. [`limits`], [`memory`] and [`flood`] are what
-//! those get who ask for too much. [`lab`] builds the parts, [`peer`] is an app or a server that follows a script, [`raw`] a
-//! member that obeys nothing.
+//! [`socks`], [`socks4`], [`udp`] and [`logins`] what an app gets at the local port. [`limits`], [`memory`] and [`flood`] are
+//! what those get who ask for too much. [`lab`] builds the parts, [`peer`] is an app or a server that follows a script,
+//! [`raw`] a member that obeys nothing.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -21,3 +21,4 @@ mod resume;
 mod socks;
 mod socks4;
 mod trust;
+mod udp;

@@ -26,6 +26,8 @@ pub(crate) const END_HEADERS: u8 = 4;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// SETTINGS_INITIAL_WINDOW_SIZE.
 const WINDOW: [u8; 2] = [0, 4];
+/// SETTINGS_ENABLE_CONNECT_PROTOCOL (RFC 8441 §3), set.
+const EXTENDED_CONNECT: [u8; 6] = [0, 8, 0, 0, 0, 1];
 /// What a client grants for each stream when nothing else is said.
 const DEFAULT_WINDOW: u32 = 65_535;
 
@@ -174,7 +176,7 @@ impl RawGateway {
         let mut preface = [0; 24];
         tls.read_exact(&mut preface).await.unwrap();
         assert_eq!(preface, PREFACE);
-        let mut raw = Raw::begin(tls.into(), &frame(SETTINGS, 0, 0, &[])).await;
+        let mut raw = Raw::begin(tls.into(), &frame(SETTINGS, 0, 0, &EXTENDED_CONNECT)).await;
         let ping = raw.input.next(PING).await;
         raw.output.say(frame(PING, ACK, 0, &ping.payload)).await;
         raw

@@ -1,7 +1,8 @@
 //! The real `laneway` binary in real network namespaces: an isolated LAN, gateways with a second leg, a server behind them.
 //!
 //! `cargo test --test netns` runs every trial, `cargo test --test netns -- NAME` those whose name contains NAME. It needs
-//! Linux with `ip`, `nsenter`, `unshare`, `setpriv`, `curl`, `ss` and `nft`; nginx is used when it is there. It works as root
+//! Linux with `ip`, `nsenter`, `unshare`, `setpriv`, `curl`, `ss` and `nft`; nginx is used when it is there, and
+//! the trials of UDP are ignored without dnsmasq and some Python packages. It works as root
 //! and as a user who may make user namespaces; everything it makes lives in namespaces of its own and is gone when it ends,
 //! however it ends. Where the kernel refuses, the trials are reported as ignored, and as failed for a root with `CI=true`.
 //!
@@ -40,9 +41,16 @@ fn main() -> ExitCode {
         eprintln!("\n*** THE NETWORK NAMESPACE TRIALS DO NOT RUN: {refusal} ***\n");
     }
 
+    let udp_lacks = isolated.is_ok().then(cases::udp::lacking).flatten();
+    if let Some(lacking) = &udp_lacks {
+        eprintln!("\n*** THE TRIALS OF UDP DO NOT RUN WITHOUT {lacking} ***\n");
+    }
+
     let trials = cases::ALL.iter().flat_map(|topic| topic.iter()).map(|&(name, case)| {
         let isolated = isolated.clone();
+        let lacking = udp_lacks.clone().filter(|_| name.starts_with("udp::"));
         Trial::ignorable_test(name, move || match isolated {
+            Ok(()) if lacking.is_some() => Ok(Completion::ignored_with(lacking.unwrap_or_default())),
             Ok(()) => {
                 case(&lab::Lab::new());
                 Ok(Completion::Completed)

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -16,6 +16,7 @@ use super::access::Access;
 use super::dns::Resolver;
 use crate::failure::{Failure, Kind, Side};
 use crate::mark;
+use crate::net;
 use crate::own::Own;
 use crate::wire::target::{Host, Target};
 
@@ -140,12 +141,8 @@ impl Egress {
         Err(Failure::new(Kind::Loop, Side::Gateway, sentence))
     }
 
-    /// The same, without telling anybody: what a probe does.
-    ///
-    /// # Errors
-    /// Those of [`Egress::connect`].
-    pub async fn dial(&self, target: &Target) -> Result<TcpStream, Failure> {
-        let terms = self.terms();
+    /// The addresses of `target` that may be spoken to, in the resolver's order.
+    async fn allowed(&self, target: &Target, terms: &Terms) -> Result<Vec<IpAddr>, Failure> {
         terms.access.judge_name(target)?;
         let found = match &target.host {
             Host::Address(ip) => vec![*ip],
@@ -168,6 +165,32 @@ impl Egress {
         if let (true, Some(refusal)) = (allowed.is_empty(), refusal) {
             return Err(refusal);
         }
+        Ok(allowed)
+    }
+
+    /// A UDP socket that is connected to `target`, if the rules allow it: to the first of its addresses that this machine
+    /// has a way to, since UDP itself tells nothing of the others.
+    ///
+    /// # Errors
+    /// Those of [`Egress::connect`], but for what only the server could say.
+    pub async fn connect_udp(&self, target: &Target) -> Result<UdpSocket, Failure> {
+        let mut last = io::ErrorKind::AddrNotAvailable.into();
+        for ip in self.allowed(target, &self.terms()).await? {
+            match net::connect_udp(SocketAddr::new(ip, target.port)).await {
+                Ok(socket) => return Ok(socket),
+                Err(error) => last = more_telling(last, error),
+            }
+        }
+        Err(failure(target, &last))
+    }
+
+    /// The same as [`Egress::connect`], without telling anybody: what a probe does.
+    ///
+    /// # Errors
+    /// Those of [`Egress::connect`].
+    pub async fn dial(&self, target: &Target) -> Result<TcpStream, Failure> {
+        let terms = self.terms();
+        let allowed = self.allowed(target, &terms).await?;
         let addresses = interleave(allowed).into_iter().map(|ip| SocketAddr::new(ip, target.port));
         match timeout(terms.connect_timeout, race(addresses.collect())).await {
             Ok(Ok(stream)) => {

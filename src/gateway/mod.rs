@@ -8,3 +8,4 @@ pub mod egress;
 pub mod listener;
 pub mod probe;
 pub mod serve;
+mod udp;

@@ -128,7 +128,7 @@ impl Gateway {
     ) {
         let mut record = Record::new(incoming.connection_id, "link", name);
         let target = match incoming.asked.clone() {
-            Ok(Asked::Tunnel(target)) => target,
+            Ok(Asked::Tunnel(target) | Asked::Udp(target)) => target,
             Ok(Asked::News) => {
                 let failure =
                     Failure::new(Kind::LimitReached, Side::Gateway, "news were exchanged often enough");
@@ -143,6 +143,9 @@ impl Gateway {
         };
         let _open = self.activity.open_tunnel();
         incoming.charge_to(self.memory.account());
+        if let Ok(Asked::Udp(_)) = incoming.asked {
+            return Box::pin(self.datagrams(*incoming, &target, &client, &mut record)).await;
+        }
         let connected = tokio::select! {
             // Boxed, so that the tunnel does not hold its room.
             connected = Box::pin(self.egress.connect(&target)) => connected,
@@ -166,7 +169,7 @@ impl Gateway {
         record.ended(outcome(&result));
     }
 
-    fn refuse(&self, incoming: Incoming, failure: &Failure, record: &mut Record) {
+    pub(super) fn refuse(&self, incoming: Incoming, failure: &Failure, record: &mut Record) {
         record.failed(failure);
         incoming.refuse(failure, &self.name);
     }

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{Connection, ResponseFuture, SendRequest};
+use h2::ext::Protocol;
 use h2::{Ping, PingPong, RecvStream, SendStream};
-use http::{Method, Request, Response, StatusCode, Uri};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use rustls::ClientConfig;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -22,14 +23,15 @@ use super::secure::Secure;
 use super::stream::{Inbox, Outbox, Tunnel};
 use super::tls::{self, Peer, TlsError};
 use super::{
-    CONNECTION_ID, CONNECTION_WINDOW, FRAME, HANDSHAKE, HEADER_LIST, MOST_STREAMS, REMEMBERED_RESETS,
-    RESET_MEMORY, SEND_BUFFER, SMALL_FRAMES,
+    CAPSULE_PROTOCOL, CONNECTION_ID, CONNECTION_WINDOW, FRAME, HANDSHAKE, HEADER_LIST, MOST_STREAMS,
+    REMEMBERED_RESETS, RESET_MEMORY, SEND_BUFFER, SMALL_FRAMES, Transport,
 };
 use crate::failure::{Failure, Kind, Side, printable};
 use crate::mark;
 use crate::net;
 use crate::trust::board::Board;
 use crate::wire::id::NodeId;
+use crate::wire::masque;
 use crate::wire::target::Target;
 
 /// An open unanswered for so long makes the link prove that it lives. The server may be slow, so it proves
@@ -150,6 +152,25 @@ impl Link {
         connection_id: u64,
         first: Bytes,
     ) -> Result<LinkTunnel, Failure> {
+        self.open_by(Transport::Tcp, target, connection_id, first).await
+    }
+
+    /// The same by either transport. `first` is as the stream carries it.
+    ///
+    /// # Errors
+    /// Those of [`Link::open`]; [`Kind::Unsupported`] from a gateway that does not do UDP.
+    pub async fn open_by(
+        &self,
+        transport: Transport,
+        target: &Target,
+        connection_id: u64,
+        first: Bytes,
+    ) -> Result<LinkTunnel, Failure> {
+        if transport == Transport::Udp && !self.requests.is_extended_connect_protocol_enabled() {
+            let sentence = format!("the gateway {} does not carry UDP: its laneway is too old", self.address);
+            return Err(Failure::new(Kind::Unsupported, Side::Gateway, sentence));
+        }
+        let request = self.request(transport, target, connection_id);
         let counted = self.pulse.tunnel();
         let impatience = async {
             tokio::time::sleep(UNANSWERED).await;
@@ -158,7 +179,7 @@ impl Link {
         };
         let answer = async {
             tokio::select! {
-                answer = timeout(OPEN, self.connect(target, connection_id, first)) => answer,
+                answer = timeout(OPEN, self.connect(request, first)) => answer,
                 never = impatience => match never { },
             }
         };
@@ -180,35 +201,35 @@ impl Link {
 
     async fn connect(
         &self,
-        target: &Target,
-        connection_id: u64,
+        request: Request<()>,
         first: Bytes,
     ) -> Result<(Response<RecvStream>, Outbox), h2::Error> {
-        let (response, send) = self.request(target, connection_id).await?;
+        let (response, send) = self.ask(request).await?;
         let mut outbox = Outbox::new(send);
         // A refused CONNECT resets the stream under the early bytes; the answer says more than that.
         let (response, _) = futures_util::future::join(response, outbox.send(first)).await;
         Ok((response?, outbox))
     }
 
-    async fn request(
-        &self,
-        target: &Target,
-        connection_id: u64,
-    ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
-        let authority = target.to_string();
+    fn request(&self, transport: Transport, target: &Target, connection_id: u64) -> Request<()> {
         let mut request = Request::new(());
         *request.method_mut() = Method::CONNECT;
-        *request.uri_mut() = Uri::builder()
-            .authority(authority)
-            .build()
-            .expect("a target is a valid authority: letters, digits, '.', '-', '_' or an address");
-        let id = http::HeaderValue::from(connection_id);
-        request.headers_mut().insert(CONNECTION_ID, id);
-        self.ask(request).await
+        request.headers_mut().insert(CONNECTION_ID, HeaderValue::from(connection_id));
+        let uri = match transport {
+            Transport::Tcp => Uri::builder().authority(target.to_string()),
+            Transport::Udp => {
+                request.extensions_mut().insert(Protocol::from_static(masque::PROTOCOL));
+                request.headers_mut().insert(CAPSULE_PROTOCOL, HeaderValue::from_static("?1"));
+                let gateway = self.address.to_string();
+                Uri::builder().scheme("https").authority(gateway).path_and_query(masque::path(target))
+            }
+        };
+        *request.uri_mut() =
+            uri.build().expect("a target is letters, digits, '.', '-', '_' or an address: valid anywhere");
+        request
     }
 
-    /// Sends a request that is not for a tunnel.
+    /// Sends a request.
     pub(super) async fn ask(
         &self,
         request: Request<()>,
@@ -229,6 +250,11 @@ impl Link {
     /// Waits until no new tunnel can be opened.
     pub async fn unusable(&self) {
         self.unusable.cancelled().await;
+    }
+
+    /// What is cancelled once no new tunnel can be opened. Keeping it does not keep the link.
+    pub fn end_of_use(&self) -> CancellationToken {
+        self.unusable.clone()
     }
 
     /// True while a ping has not been answered in time: new tunnels are better opened elsewhere.

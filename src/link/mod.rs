@@ -4,6 +4,7 @@
 pub mod alive;
 mod buffer;
 pub mod client;
+pub mod datagrams;
 mod flow;
 pub mod handshake;
 pub mod news;
@@ -16,6 +17,15 @@ pub mod stream;
 pub mod tls;
 
 use std::time::Duration;
+
+/// What a tunnel stands for at the gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// A TCP connection: CONNECT (RFC 9113 §8.5).
+    Tcp,
+    /// A UDP socket: CONNECT-UDP (RFC 9298), an extended CONNECT (RFC 8441). The stream carries capsules.
+    Udp,
+}
 
 /// DATA frames of up to so many bytes: h2 writes one frame a system call.
 const FRAME: u32 = 128 * 1024;
@@ -43,3 +53,6 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// The field that carries the client's connection id, so that both ends' logs can be joined.
 pub const CONNECTION_ID: &str = "laneway-conn";
+
+/// The field that says that a stream carries capsules (RFC 9297 §3.4).
+const CAPSULE_PROTOCOL: &str = "capsule-protocol";

@@ -6,6 +6,7 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use h2::RecvStream;
+use h2::ext::Protocol;
 use h2::server::{Connection, SendResponse};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use tokio::time::timeout;
@@ -18,11 +19,12 @@ use super::secure::Secure;
 use super::stream::{Inbox, Outbox, Tunnel};
 use super::tls::{self, Peer, TlsError};
 use super::{
-    CONNECTION_ID, CONNECTION_WINDOW, FRAME, HANDSHAKE, HEADER_LIST, MOST_STREAMS, PENDING_RESETS,
-    REMEMBERED_RESETS, RESET_MEMORY, SEND_BUFFER, SMALL_FRAMES,
+    CAPSULE_PROTOCOL, CONNECTION_ID, CONNECTION_WINDOW, FRAME, HANDSHAKE, HEADER_LIST, MOST_STREAMS,
+    PENDING_RESETS, REMEMBERED_RESETS, RESET_MEMORY, SEND_BUFFER, SMALL_FRAMES,
 };
 use crate::failure::{Failure, Kind, Side};
 use crate::memory::Account;
+use crate::wire::masque;
 use crate::wire::target::Target;
 
 /// Why a connection did not become a link.
@@ -53,6 +55,8 @@ pub struct ServerLink {
 pub enum Asked {
     /// A tunnel to this destination: CONNECT (RFC 9113 §8.5).
     Tunnel(Target),
+    /// The same for datagrams: CONNECT-UDP (RFC 9298 §3.4).
+    Udp(Target),
     /// To exchange the news of the group: POST [`news::PATH`].
     News,
 }
@@ -123,7 +127,8 @@ impl Incoming {
     fn new(request: Request<RecvStream>, respond: SendResponse<Bytes>, pulse: &Arc<Pulse>) -> Self {
         let (head, receive) = request.into_parts();
         let connection_id = head.headers.get(CONNECTION_ID).and_then(|id| id.to_str().ok()?.parse().ok());
-        let asked = Asked::of(&head.method, &head.uri);
+        let protocol = head.extensions.get::<Protocol>().map(Protocol::as_str);
+        let asked = Asked::of(&head.method, &head.uri, protocol);
         let counted = if asked == Ok(Asked::News) { pulse.aside() } else { pulse.tunnel() };
         let (connection_id, inbox) = (connection_id.unwrap_or(0), Inbox::new(receive, counted));
         Self { asked, connection_id, respond, inbox, account: None }
@@ -140,7 +145,11 @@ impl Incoming {
     /// # Errors
     /// When the client has given up meanwhile.
     pub fn accept(mut self) -> Result<Tunnel, h2::Error> {
-        let send = self.respond.send_response(Response::new(()), false)?;
+        let mut response = Response::new(());
+        if matches!(self.asked, Ok(Asked::Udp(_))) {
+            response.headers_mut().insert(CAPSULE_PROTOCOL, HeaderValue::from_static("?1"));
+        }
+        let send = self.respond.send_response(response, false)?;
         let mut tunnel = Tunnel::new(Outbox::new(send), self.inbox);
         if let Some(account) = &self.account {
             tunnel.outbox.charge_to(account);
@@ -176,19 +185,23 @@ impl Incoming {
 }
 
 impl Asked {
-    /// What a request with this method and address asks for.
+    /// What a request with this method and address asks for; `protocol` is that of an extended CONNECT (RFC 8441 §4).
     ///
     /// # Errors
     /// What to answer instead.
-    pub fn of(method: &Method, uri: &Uri) -> Result<Self, Failure> {
-        match (method, uri.authority()) {
-            (&Method::CONNECT, Some(authority)) => {
-                let target = authority.as_str().parse().map_err(|error| {
-                    Failure::new(Kind::BadResponse, Side::Gateway, format!("not a destination: {error}"))
-                })?;
-                Ok(Self::Tunnel(target))
+    pub fn of(method: &Method, uri: &Uri, protocol: Option<&str>) -> Result<Self, Failure> {
+        let not_one =
+            |why: &str| Failure::new(Kind::BadResponse, Side::Gateway, format!("not a destination: {why}"));
+        match (method, protocol, uri.authority()) {
+            (&Method::CONNECT, None, Some(authority)) => {
+                let target = authority.as_str().parse::<Target>();
+                target.map(Self::Tunnel).map_err(|error| not_one(&error.to_string()))
             }
-            (&Method::POST, _) if uri.path() == news::PATH => Ok(Self::News),
+            (&Method::CONNECT, Some(masque::PROTOCOL), _) => {
+                let target = uri.path_and_query().and_then(|path| masque::target(path.as_str()));
+                target.map(Self::Udp).ok_or_else(|| not_one("the path names none"))
+            }
+            (&Method::POST, None, _) if uri.path() == news::PATH => Ok(Self::News),
             _ => Err(Failure::new(Kind::Unsupported, Side::Gateway, "a link does not take such requests")),
         }
     }
@@ -207,6 +220,7 @@ fn builder() -> h2::server::Builder {
         .reset_stream_duration(RESET_MEMORY)
         .data_frame_budget(SMALL_FRAMES)
         .max_local_error_reset_streams(None)
-        .max_pending_accept_reset_streams(PENDING_RESETS);
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .enable_connect_protocol();
     builder
 }

@@ -1,6 +1,7 @@
 //! The local port: where an app's connection arrives and is understood, and from where it leaves over a link
 //! (or directly, on a node that is a gateway itself). May not know how a gateway dials.
 
+pub mod associate;
 pub mod endpoint;
 pub mod handshakes;
 pub mod http;

@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use super::links::Links;
 use super::upstream::Upstream;
 use crate::copy;
 use crate::failure::{Failure, Kind, Side};
+use crate::link::Transport;
 use crate::link::alive::Pulse;
 use crate::link::client::{Link, LinkTunnel};
 use crate::link::relay::{Broken, Kept, Progress, outcome, relay};
@@ -31,12 +33,17 @@ const MOST_ATTEMPTS: u32 = 8;
 /// Connects from this machine itself, under the gateway's rules.
 pub type Direct = dyn Fn(Target) -> BoxFuture<'static, Result<TcpStream, Failure>> + Send + Sync;
 
+/// The same for UDP: the socket is connected.
+pub type DirectUdp = dyn Fn(Target) -> BoxFuture<'static, Result<UdpSocket, Failure>> + Send + Sync;
+
 /// The ways out of this node.
 pub struct Routes {
     /// The links to gateways.
     pub links: Arc<Links>,
     /// The direct way.
     pub direct: Box<Direct>,
+    /// The direct way of UDP.
+    pub direct_udp: Box<DirectUdp>,
     /// Whether this node is a gateway now, and goes the direct way.
     pub is_gateway: watch::Receiver<bool>,
     /// How long a connection is held while there is no way out.
@@ -81,14 +88,7 @@ impl Routes {
         first: Bytes,
         safe: bool,
     ) -> Result<Upstream, Failure> {
-        if target.address().is_some_and(|address| self.own.is_this_node(address)) {
-            let sentence = format!("{target} is a port of this node itself");
-            return Err(Failure::new(Kind::Loop, Side::Local, sentence));
-        }
-        if self.memory.is_short() {
-            let sentence = "this node has no memory left for another connection";
-            return Err(Failure::new(Kind::LimitReached, Side::Local, sentence));
-        }
+        self.admit(target)?;
         let (early, late) = if safe { (first, Bytes::new()) } else { (Bytes::new(), first) };
         let mut upstream = self.way_to(target, id, early).await?;
         match upstream.halves().0.send(late).await {
@@ -101,34 +101,64 @@ impl Routes {
     }
 
     async fn way_to(&self, target: &Target, id: u64, early: Bytes) -> Result<Upstream, Failure> {
+        let Some((mut tunnel, link)) = self.ask(Transport::Tcp, target, id, &early).await? else {
+            let mut upstream = Upstream::Direct((self.direct)(target.clone()).await?);
+            return match upstream.halves().0.send(early).await {
+                Ok(()) => Ok(upstream),
+                Err(error) => Err(Failure::new(Kind::Terminated, Side::Server, error.to_string())),
+            };
+        };
+        tunnel.tunnel.charge_to(&self.memory.account());
+        Ok(Upstream::Link(Box::new(tunnel), link.gateway.id.short()))
+    }
+
+    /// Whether anything may be opened to `target`, as far as this node can tell.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) fn admit(&self, target: &Target) -> Result<(), Failure> {
+        if target.address().is_some_and(|address| self.own.is_this_node(address)) {
+            let sentence = format!("{target} is a port of this node itself");
+            return Err(Failure::new(Kind::Loop, Side::Local, sentence));
+        }
+        if self.memory.is_short() {
+            let sentence = "this node has no memory left for another connection";
+            return Err(Failure::new(Kind::LimitReached, Side::Local, sentence));
+        }
+        Ok(())
+    }
+
+    /// Asks one gateway after the other for a tunnel, and sends `first` along with the question. None when this node
+    /// goes the direct way.
+    ///
+    /// # Errors
+    /// Why there is none; for want of a gateway never later than the hold time.
+    pub(super) async fn ask(
+        &self,
+        transport: Transport,
+        target: &Target,
+        id: u64,
+        first: &Bytes,
+    ) -> Result<Option<(LinkTunnel, Link)>, Failure> {
         let mut attempts = 0;
         loop {
             let held_until = Instant::now() + *self.hold.borrow();
             let link = match timeout_at(held_until, self.way()).await {
-                Ok(Way::Direct) => {
-                    let mut upstream = Upstream::Direct((self.direct)(target.clone()).await?);
-                    return match upstream.halves().0.send(early).await {
-                        Ok(()) => Ok(upstream),
-                        Err(error) => Err(Failure::new(Kind::Terminated, Side::Server, error.to_string())),
-                    };
-                }
+                Ok(Way::Direct) => return Ok(None),
                 Ok(Way::Link(link)) => link,
                 Err(_) => return Err(self.no_gateway()),
             };
             attempts += 1;
             let opened = tokio::select! {
                 biased;
-                opened = link.open(target, id, early.clone()) => opened,
+                opened = link.open_by(transport, target, id, first.clone()) => opened,
                 () = self.better_than(&link.pulse, link.address) => {
                     tracing::info!(gateway = link.gateway.id.short(), "no answer: the connection moves on");
                     continue;
                 }
             };
             match opened {
-                Ok(mut tunnel) => {
-                    tunnel.tunnel.charge_to(&self.memory.account());
-                    return Ok(Upstream::Link(Box::new(tunnel), link.gateway.id.short()));
-                }
+                Ok(tunnel) => return Ok(Some((tunnel, link))),
                 Err(failure) if failure.blames_gateway() && attempts < MOST_ATTEMPTS => {
                     link.give_up();
                     tracing::info!(reason = %failure, "the gateway failed an open");
@@ -136,6 +166,28 @@ impl Routes {
                 Err(failure) => return Err(failure),
             }
         }
+    }
+
+    /// Whether what goes over a link would now rather go over another one: that one's gateway is suspect, or, since
+    /// `end_of_use`, takes nothing new.
+    pub(super) fn has_better(
+        &self,
+        pulse: &Pulse,
+        address: SocketAddr,
+        end_of_use: &CancellationToken,
+    ) -> bool {
+        let standing = self.links.standing();
+        let links = standing.borrow();
+        match best(&links) {
+            Some(_) if end_of_use.is_cancelled() => true,
+            Some(other) => *pulse.suspect().borrow() && other.address != address && !other.is_suspect(),
+            None => false,
+        }
+    }
+
+    /// Whether this node is no gateway any more, and has one.
+    pub(super) fn has_gateway(&self) -> bool {
+        !*self.is_gateway.borrow() && best(&self.links.standing().borrow()).is_some()
     }
 
     /// Waits for a way out.

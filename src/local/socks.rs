@@ -1,9 +1,11 @@
-//! SOCKS5 (RFC 1928) at the local port: CONNECT, without authentication or by name and password (RFC 1929).
+//! SOCKS5 (RFC 1928) at the local port: CONNECT and UDP ASSOCIATE, without authentication or by name and password
+//! (RFC 1929).
 //!
 //! fast-socks5 negotiates the method and reads the address. The command and the replies are ours, because a
 //! reply must wait for the real connection and carry its true code, which fast-socks5 gives away on its own.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use fast_socks5::server::{NoAuthentication, PasswordAuthentication, Socks5ServerProtocol, SocksServerError};
@@ -12,6 +14,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::associate::Association;
+use super::endpoint::Peer;
 use super::handshakes::HANDSHAKE;
 use super::listener::{App, Local, quiet};
 use super::session::Tunnelled;
@@ -30,6 +34,7 @@ const WELCOME: [u8; 2] = [LOGIN, 0];
 const WRONG: [u8; 2] = [LOGIN, 1];
 
 const CONNECT: u8 = 1;
+const UDP_ASSOCIATE: u8 = 3;
 const SUCCEEDED: u8 = 0;
 const GENERAL_FAILURE: u8 = 1;
 const COMMAND_NOT_SUPPORTED: u8 = 7;
@@ -43,6 +48,8 @@ const BUFFER: usize = 512;
 pub enum Asked {
     /// The app wants to go there.
     Connect(Target),
+    /// The app wants a way for its datagrams, which will come from this port; 0 if it does not know yet.
+    Associate(u16),
     /// The app is to be refused with this reply code (RFC 1928 §6), for this reason.
     Refused(u8, &'static str),
     /// The app was told that it cannot authenticate here (RFC 1928 §3).
@@ -67,6 +74,10 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
     let app = reader.into_inner();
     let target = match asked {
         Some(Asked::Connect(target)) => target,
+        Some(Asked::Associate(port)) => {
+            Box::pin(associate(local, app, &peer, port, record)).await;
+            return None;
+        }
         Some(Asked::Refused(code, why)) => {
             record.ended(why);
             refuse(app, &reply(code)).await;
@@ -106,6 +117,23 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
             record.failed(&failure);
             refuse(app, &reply(failure.socks5_reply())).await;
             None
+        }
+    }
+}
+
+/// Carries an app's datagrams as long as its connection stands.
+async fn associate(local: &Local, app: TcpStream, peer: &Peer, port: u16, mut record: Record) {
+    record.target = "udp".to_owned();
+    let bound = Association::bind(&app, port).await;
+    match bound.and_then(|association| Ok((association.address()?, association))) {
+        Ok((address, association)) => {
+            // An app that is gone is noticed by the association.
+            let _ = net::write_all(&app, &reply_with(SUCCEEDED, address)).await;
+            association.serve(local, app, peer, &mut record).await;
+        }
+        Err(error) => {
+            record.ended(format!("no UDP socket: {error}"));
+            refuse(app, &reply(GENERAL_FAILURE)).await;
         }
     }
 }
@@ -156,6 +184,13 @@ pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
         Err(AddrError::Utf8(_)) => return Asked::Refused(GENERAL_FAILURE, "the name is not text"),
         Err(_) => return Asked::Gone,
     };
+    if command == UDP_ASSOCIATE {
+        // The host says nothing: only the one at the other end of this connection is heard.
+        return Asked::Associate(match address {
+            TargetAddr::Ip(address) => address.port(),
+            TargetAddr::Domain(_, port) => port,
+        });
+    }
     if command != CONNECT {
         return Asked::Refused(COMMAND_NOT_SUPPORTED, "command not supported");
     }
@@ -186,6 +221,23 @@ async fn login(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<(Vec<
 /// as other proxies answer.
 fn reply(code: u8) -> [u8; 10] {
     [VERSION, code, 0, 1, 0, 0, 0, 0, 0, 0]
+}
+
+/// The same with an address that means something: where datagrams are to be sent (RFC 1928 §6).
+fn reply_with(code: u8, bound: SocketAddr) -> Vec<u8> {
+    let mut reply = vec![VERSION, code, 0];
+    match bound.ip() {
+        IpAddr::V4(ip) => {
+            reply.push(1);
+            reply.extend(ip.octets());
+        }
+        IpAddr::V6(ip) => {
+            reply.push(4);
+            reply.extend(ip.octets());
+        }
+    }
+    reply.extend(bound.port().to_be_bytes());
+    reply
 }
 
 /// Sends the last answer of a connection, and sees to it that it arrives, whatever the app has sent already.

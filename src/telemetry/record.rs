@@ -17,6 +17,7 @@ pub struct Record {
     sent: u64,
     received: u64,
     outcome: String,
+    failed: bool,
     since: Instant,
 }
 
@@ -32,6 +33,7 @@ impl Record {
             sent: 0,
             received: 0,
             outcome: "dropped".into(),
+            failed: false,
             since: Instant::now(),
         }
     }
@@ -44,12 +46,18 @@ impl Record {
 
     /// Notes how it ended.
     pub fn ended(&mut self, outcome: impl Into<String>) {
-        self.outcome = outcome.into();
+        (self.outcome, self.failed) = (outcome.into(), false);
     }
 
     /// Notes that it failed.
     pub fn failed(&mut self, failure: &Failure) {
         self.outcome = format!("{} ({}): {}", failure.kind.token(), failure.side.token(), failure.sentence);
+        self.failed = true;
+    }
+
+    /// Whether the last thing that was noted is a failure.
+    pub fn has_failed(&self) -> bool {
+        self.failed
     }
 }
 

@@ -1,8 +1,9 @@
-//! What a request of a link asks for: a CONNECT to one host and port is a tunnel.
+//! What a request of a link asks for: a CONNECT to one host and port is a tunnel, an extended one with a path UDP.
 
 use http::{Method, Uri};
 use laneway::failure::Kind;
 use laneway::link::server::Asked;
+use laneway::wire::masque;
 use laneway::wire::target::{Host, Target};
 
 /// `data` is the method, a space, and the `:authority` or the whole URI.
@@ -10,7 +11,9 @@ pub fn run(data: &[u8]) {
     let mut parts = data.splitn(2, |byte| *byte == b' ');
     let (method, uri) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     let (Ok(method), Ok(uri)) = (Method::from_bytes(method), Uri::try_from(uri)) else { return };
-    match Asked::of(&method, &uri) {
+    datagrams(&method, &uri);
+    match Asked::of(&method, &uri, None) {
+        Ok(Asked::Udp(_)) => panic!("without its protocol"),
         Ok(Asked::News) => assert_eq!(method, Method::POST),
         Ok(Asked::Tunnel(target)) => {
             assert!(method == Method::CONNECT && target.port != 0);
@@ -21,7 +24,7 @@ pub fn run(data: &[u8]) {
             }
             let sent =
                 Uri::builder().authority(target.to_string()).build().expect("a target is an authority");
-            assert_eq!(Asked::of(&Method::CONNECT, &sent), Ok(Asked::Tunnel(target)));
+            assert_eq!(Asked::of(&Method::CONNECT, &sent, None), Ok(Asked::Tunnel(target)));
         }
         Err(failure) => {
             assert!(failure.sentence.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
@@ -29,6 +32,23 @@ pub fn run(data: &[u8]) {
             assert_eq!(failure.kind == Kind::Unsupported, !tunnel);
             let authority = uri.authority().filter(|_| tunnel);
             assert!(authority.is_none_or(|authority| authority.as_str().parse::<Target>().is_err()));
+        }
+    }
+}
+
+/// The same as an extended CONNECT.
+fn datagrams(method: &Method, uri: &Uri) {
+    match Asked::of(method, uri, Some(masque::PROTOCOL)) {
+        Ok(Asked::Udp(target)) => {
+            assert!(method == Method::CONNECT && target.port != 0);
+            assert_eq!(masque::target(&masque::path(&target)), Some(target));
+        }
+        Ok(other) => panic!("{other:?} with another protocol"),
+        Err(failure) => {
+            assert!(
+                uri.path_and_query().and_then(|path| masque::target(path.as_str())).is_none()
+                    || failure.kind == Kind::Unsupported
+            );
         }
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod beacons;
+pub mod capsule;
 pub mod chunked;
 pub mod configuration;
 pub mod connect;
@@ -18,14 +19,16 @@ pub mod replay;
 pub mod resume;
 pub mod socks;
 pub mod socks4;
+pub mod socks_udp;
 
 /// What one target does with its input.
 pub type Run = fn(&[u8]);
 
 /// Every target by its name, which is that of its fuzzer and of the directory of its seeds.
-pub const ALL: [(&str, Run); 15] = [
+pub const ALL: [(&str, Run); 17] = [
     ("access", access::run),
     ("beacons", beacons::run),
+    ("capsule", capsule::run),
     ("chunked", chunked::run),
     ("configuration", configuration::run),
     ("connect", connect::run),
@@ -39,6 +42,7 @@ pub const ALL: [(&str, Run); 15] = [
     ("resume", resume::run),
     ("socks", socks::run),
     ("socks4", socks4::run),
+    ("socks_udp", socks_udp::run),
 ];
 
 /// Cuts `data` into pieces of 1 to 16 bytes; its own content decides where.

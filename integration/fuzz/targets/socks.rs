@@ -131,6 +131,9 @@ fn request(data: &[u8]) -> Option<(Asked, &[u8])> {
     };
     let (port, rest) = rest.split_first_chunk()?;
     let port = u16::from_be_bytes(*port);
+    if command == 3 {
+        return Some((Asked::Associate(port), rest));
+    }
     if command != 1 {
         return Some((Asked::Refused(7, "command not supported"), rest));
     }

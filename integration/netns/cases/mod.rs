@@ -13,6 +13,7 @@ mod revocation;
 mod transfer;
 mod transparent;
 mod trust;
+pub(crate) mod udp;
 
 use crate::lab::Lab;
 
@@ -34,6 +35,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     resume::CASES,
     revocation::CASES,
     replay::CASES,
+    udp::CASES,
 ];
 
 /// Where the web server is, as an app writes it.

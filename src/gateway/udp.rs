@@ -1,0 +1,152 @@
+//! A UDP destination, seen from the gateway: one connected socket for each stream.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use tokio::net::UdpSocket;
+use tokio::time::Instant;
+
+use super::clients::Client;
+use super::serve::Gateway;
+use crate::failure::printable;
+use crate::link::datagrams::{Broken, Datagrams, Traffic, idle_limit, is_unreachable, readable, receive};
+use crate::link::server::Incoming;
+use crate::link::stream::Outbox;
+use crate::pace::Pace;
+use crate::telemetry::record::Record;
+use crate::wire::target::Target;
+
+/// Why there are no more datagrams.
+enum End {
+    /// The client has ended the stream.
+    Client,
+    /// Nothing has passed for too long.
+    Idle,
+    /// The tunnel or its link.
+    Broken(Broken),
+    /// The server cannot be reached (RFC 9298 §3.1): that ends the stream, and the client may ask anew.
+    Server(io::Error),
+}
+
+/// What both directions share.
+struct Relay<'a> {
+    socket: &'a UdpSocket,
+    traffic: &'a Traffic,
+    gateway: &'a Gateway,
+    pace: &'a Pace,
+}
+
+impl Gateway {
+    /// Carries datagrams between a client and `target`, until either is gone or both are silent.
+    pub(super) async fn datagrams(
+        &self,
+        mut incoming: Incoming,
+        target: &Target,
+        client: &Arc<Client>,
+        record: &mut Record,
+    ) {
+        let connected = tokio::select! {
+            connected = self.egress.connect_udp(target) => connected,
+            () = incoming.abandoned() => return record.ended("the client gave up"),
+        };
+        let socket = match connected {
+            Ok(socket) => socket,
+            Err(failure) => return self.refuse(incoming, &failure, record),
+        };
+        let Ok(tunnel) = incoming.accept() else {
+            return record.ended("the client gave up");
+        };
+        let traffic = Traffic::default();
+        let relay = Relay { socket: &socket, traffic: &traffic, gateway: self, pace: &client.pace };
+        let (mut outbox, inbox) = (tunnel.outbox, tunnel.inbox);
+        let end = tokio::select! {
+            end = relay.to_client(&mut outbox) => end,
+            end = relay.to_server(Datagrams::new(inbox)) => end,
+            () = traffic.idle(idle_limit(target)) => End::Idle,
+        };
+        if let End::Client | End::Idle = end {
+            // Fails only on a stream that has ended anyway. Any other end is a reset.
+            let _ = outbox.finish();
+        }
+        let moved = traffic.moved();
+        record.moved(moved.sent, moved.received);
+        record.ended(match end {
+            End::Client => "closed".to_owned(),
+            End::Idle => "idle".to_owned(),
+            End::Broken(Broken::Tunnel(error)) => printable(&format!("the tunnel broke: {error}")),
+            End::Broken(Broken::Capsule(error)) => format!("the client broke the protocol: {error}"),
+            End::Server(error) => format!("the server cannot be reached: {error}"),
+        });
+    }
+}
+
+impl Relay<'_> {
+    /// While the stream has no room the socket is not read, and the system drops what comes last.
+    async fn to_client(&self, outbox: &mut Outbox) -> End {
+        let mut limit = Limit::default();
+        loop {
+            match readable(self.socket).await {
+                Err(error) if is_unreachable(&error) => return End::Server(error),
+                Err(error) => tracing::debug!(%error, "an error of one datagram"),
+                Ok(()) => {}
+            }
+            let (batch, error) = receive(self.socket);
+            if !batch.capsules.is_empty() && limit.lets(self.pace, batch.payload) {
+                self.traffic.received(batch.payload);
+                self.count(batch.payload);
+                if let Err(error) = outbox.send(batch.capsules).await {
+                    return End::Broken(error.into());
+                }
+            }
+            if let Some(error) = error.filter(is_unreachable) {
+                return End::Server(error);
+            }
+            tokio::task::consume_budget().await;
+        }
+    }
+
+    /// What the system does not take at once is dropped: nothing waits here.
+    async fn to_server(&self, mut datagrams: Datagrams) -> End {
+        let mut limit = Limit::default();
+        loop {
+            let payload = match datagrams.next().await {
+                Ok(Some(payload)) => payload,
+                Ok(None) => return End::Client,
+                Err(error) => return End::Broken(error),
+            };
+            if !limit.lets(self.pace, payload.len()) {
+                continue;
+            }
+            match self.socket.try_send(&payload) {
+                Ok(_) => {
+                    self.traffic.sent(payload.len());
+                    self.count(payload.len());
+                }
+                Err(error) if is_unreachable(&error) => return End::Server(error),
+                // No room in the socket, or larger than the way allows.
+                Err(error) => tracing::debug!(%error, length = payload.len(), "datagram dropped"),
+            }
+            tokio::task::consume_budget().await;
+        }
+    }
+
+    fn count(&self, bytes: usize) {
+        self.gateway.activity.bytes.fetch_add(bytes as u64, Relaxed);
+    }
+}
+
+/// Keeps one direction to the client's pace by dropping what is too much: datagrams that wait are of less use than
+/// datagrams that are lost.
+#[derive(Default)]
+struct Limit(Option<Instant>);
+
+impl Limit {
+    fn lets(&mut self, pace: &Pace, bytes: usize) -> bool {
+        if self.0.is_some_and(|due| Instant::now() < due) {
+            return false;
+        }
+        self.0 = pace.passed(bytes);
+        true
+    }
+}

@@ -1,0 +1,183 @@
+//! UDP on a stream of a link (RFC 9298): what both ends do alike.
+//!
+//! Nothing here waits for a datagram's sake: a queue that does not move loses datagrams, as a router's does, and never
+//! grows. Who sends finds its own queue full: the app's at the client, the socket's at the gateway.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+use tokio::time::{Instant, sleep_until};
+
+use super::stream::Inbox;
+use crate::copy::Moved;
+use crate::wire::capsule::{self, CapsuleError, Decoder, HEAD, LONGEST_PAYLOAD};
+use crate::wire::target::Target;
+
+/// A destination over which nothing passes either way is forgotten after so long (RFC 4787 §4.3, REQ-5).
+const IDLE: Duration = Duration::from_secs(120);
+/// A name server answers at once or never, and each question comes from another port (REQ-5 a).
+const IDLE_DNS: Duration = Duration::from_secs(20);
+const DNS: u16 = 53;
+/// Datagrams travel together as long as they are fewer bytes than this.
+pub const BATCH: usize = 64 * 1024;
+
+/// The stream does not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// It was reset, or the link has ended.
+    #[error("the tunnel broke")]
+    Tunnel(#[from] h2::Error),
+    /// The other end does not send what it should.
+    #[error("not a stream of datagrams")]
+    Capsule(#[from] CapsuleError),
+}
+
+/// How long a destination may be silent both ways.
+pub fn idle_limit(target: &Target) -> Duration {
+    if target.port == DNS { IDLE_DNS } else { IDLE }
+}
+
+/// What a tunnel receives, as datagrams.
+#[derive(Debug)]
+pub struct Datagrams {
+    inbox: Inbox,
+    decoder: Decoder,
+}
+
+impl Datagrams {
+    /// The datagrams of a tunnel's inbox.
+    pub fn new(inbox: Inbox) -> Self {
+        Self { inbox, decoder: Decoder::default() }
+    }
+
+    /// The next one; `None` when the other end will send no more.
+    ///
+    /// # Errors
+    /// [`Broken`].
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Broken> {
+        loop {
+            if let Some(payload) = self.decoder.datagram()? {
+                return Ok(Some(payload));
+            }
+            match self.inbox.next().await? {
+                Some(bytes) => self.decoder.push(bytes),
+                None => return Ok(self.decoder.finish().map(|()| None)?),
+            }
+        }
+    }
+}
+
+/// Datagrams that travel together.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// As the stream carries them.
+    pub capsules: Bytes,
+    /// Their payloads' bytes.
+    pub payload: usize,
+}
+
+/// Takes what a connected socket has received, about [`BATCH`] bytes of it at most; and why there will be no more, if
+/// something is wrong.
+pub fn receive(socket: &UdpSocket) -> (Batch, Option<io::Error>) {
+    let mut capsules = BytesMut::with_capacity(BATCH + HEAD + LONGEST_PAYLOAD);
+    let (mut payload, mut end) = (0, None);
+    while capsules.len() < BATCH {
+        let start = capsules.len();
+        capsules.put_bytes(0, HEAD);
+        match socket.try_recv_buf(&mut (&mut capsules).limit(LONGEST_PAYLOAD)) {
+            Ok(length) => {
+                capsules[start..start + HEAD].copy_from_slice(&capsule::head(length));
+                payload += length;
+            }
+            Err(error) => {
+                capsules.truncate(start);
+                end = (error.kind() != io::ErrorKind::WouldBlock).then_some(error);
+                break;
+            }
+        }
+    }
+    // Not the buffer itself, most of which would be kept for nothing until it was sent.
+    (Batch { capsules: Bytes::copy_from_slice(&capsules), payload }, end)
+}
+
+/// Waits until a connected socket has received something.
+///
+/// # Errors
+/// What ICMP brought instead, once. It may matter ([`is_unreachable`]) or not.
+pub async fn readable(socket: &UdpSocket) -> io::Result<()> {
+    let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
+    if ready.is_error() {
+        // Tokio is told that the error was taken; otherwise the socket would be ready for ever.
+        let _ = socket.try_io(Interest::ERROR, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+        return socket.take_error()?.map_or(Ok(()), Err);
+    }
+    Ok(())
+}
+
+/// What has passed between an app and one destination so far.
+#[derive(Debug)]
+pub struct Traffic {
+    since: Instant,
+    /// When a datagram last passed, in milliseconds.
+    last: AtomicU64,
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+impl Default for Traffic {
+    fn default() -> Self {
+        let (last, sent, received) = Default::default();
+        Self { since: Instant::now(), last, sent, received }
+    }
+}
+
+impl Traffic {
+    /// Notes bytes that went to the destination.
+    pub fn sent(&self, count: usize) {
+        self.sent.fetch_add(count as u64, Relaxed);
+        self.touch();
+    }
+
+    /// Notes bytes that came from it.
+    pub fn received(&self, count: usize) {
+        self.received.fetch_add(count as u64, Relaxed);
+        self.touch();
+    }
+
+    /// Notes that the destination is in use.
+    pub fn touch(&self) {
+        let now = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(now, Relaxed);
+    }
+
+    /// When the destination was last in use.
+    pub fn last(&self) -> Instant {
+        self.since + Duration::from_millis(self.last.load(Relaxed))
+    }
+
+    /// The bytes so far.
+    pub fn moved(&self) -> Moved {
+        Moved { sent: self.sent.load(Relaxed), received: self.received.load(Relaxed) }
+    }
+
+    /// Waits until the destination was out of use for so long.
+    pub async fn idle(&self, limit: Duration) {
+        loop {
+            let due = self.last() + limit;
+            if Instant::now() >= due {
+                return;
+            }
+            sleep_until(due).await;
+        }
+    }
+}
+
+/// Whether a socket's error means that its peer cannot be reached, and not that one datagram was lost.
+pub fn is_unreachable(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
+    matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable)
+}
