@@ -29,6 +29,7 @@ use crate::live::{Live, Reread};
 use crate::local::handshakes::Handshakes;
 use crate::local::links::Links;
 use crate::local::listener::{self, Local};
+use crate::local::names::{self, Names};
 use crate::local::session::Routes;
 use crate::memory::Budget;
 use crate::net;
@@ -90,6 +91,7 @@ pub async fn up(config: Config, state: StateDir, reread: Box<Reread>) -> Result<
     let egress = Arc::new(Egress::new(access, resolver, config.connect_timeout, servers, dials));
 
     let proxy = bind(config.proxy, "the local proxy", "--proxy 127.0.0.1:0 takes any free port")?;
+    let dns = bind_dns(&config.dns, &egress).await?;
     let workers = Workers::start(if serves { config.threads } else { 1 })?;
     let link = if serves || authority.is_some() { Some(bind_link(config.link)?) } else { None };
     let link_port = link.as_ref().map_or(PORT, |(_, address)| address.port());
@@ -163,8 +165,21 @@ pub async fn up(config: Config, state: StateDir, reread: Box<Reread>) -> Result<
         handshakes: Handshakes::new(listener::MOST_HANDSHAKES),
     });
 
+    let own = {
+        let egress = egress.clone();
+        move |query| {
+            let egress = egress.clone();
+            async move { egress.resolver().answer(&query).await }.boxed()
+        }
+    };
+    let names = Names::new(local.clone(), Box::new(own), &config.dns_local)
+        .map_err(|error| Problem::new("no local name server").because(std::io::Error::other(error)))?;
+
     // Everything is bound: say where, before anything can go wrong later.
     tracing::info!(address = %proxy_address, "listening: local proxy, SOCKS5 and HTTP");
+    for address in dns.iter().filter_map(|listener| listener.streams.local_addr().ok()) {
+        tracing::info!(%address, "listening: local name server, UDP and TCP");
+    }
     if let Some((_, address)) = &link {
         tracing::info!(%address, "listening: links, TCP");
     }
@@ -199,6 +214,9 @@ pub async fn up(config: Config, state: StateDir, reread: Box<Reread>) -> Result<
 
     let mut parts = JoinSet::new();
     parts.spawn(named("local proxy", listener::run(local, proxy)));
+    if !dns.is_empty() {
+        parts.spawn(named("local name server", names.run(dns)));
+    }
     parts.spawn(named("discovery", discovery.run(ears)));
     parts.spawn(named("clock", links.clone().watch_clock()));
     parts.spawn(named("links", links.run(needed)));
@@ -402,6 +420,25 @@ async fn resolve_gateways(gateways: Vec<Target>, directory: Arc<Directory>) {
 fn bind(address: SocketAddr, what: &str, hint: &str) -> Result<TcpListener, Problem> {
     net::listen(address)
         .map_err(|error| Problem::new(format!("{what} cannot listen on {address}")).because(error).hint(hint))
+}
+
+/// The local name server's listeners. This machine's own name servers are never one of them.
+async fn bind_dns(addresses: &[SocketAddr], egress: &Egress) -> Result<Vec<names::Listener>, Problem> {
+    let mut listeners = Vec::new();
+    for &address in addresses {
+        let listener = names::Listener::bind(address).await.map_err(|error| {
+            let hint = match error.kind() {
+                std::io::ErrorKind::PermissionDenied => "ports below 1024 need root, or the capability CAP_NET_BIND_SERVICE",
+                _ => "another name server may be running here; --dns 127.0.0.2:53 or another port is free more often",
+            };
+            Problem::new(format!("the local name server cannot listen on {address}")).because(error).hint(hint)
+        })?;
+        let bound = listener.streams.local_addr().unwrap_or(address);
+        egress.own().listens_on(bound);
+        egress.resolver().avoid(bound);
+        listeners.push(listener);
+    }
+    Ok(listeners)
 }
 
 /// The link's listener. Without an address all of them are used, IPv4 alone where there is no IPv6.

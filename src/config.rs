@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde::Deserialize;
 
+use crate::dns::zone::Zone;
 use crate::gateway::access::Rule;
 use crate::gateway::clients::Limits;
 use crate::memory::share_of_machine;
@@ -51,6 +52,16 @@ pub struct Typed {
     /// Let other machines use the local proxy without a login, when --proxy is not a loopback address
     #[arg(long, env = "LANEWAY_PROXY_OPEN_TO_LAN")]
     pub proxy_open_to_lan: bool,
+    /// Where names are resolved for local software, UDP and TCP, as the gateway resolves them; repeatable [default:
+    /// nowhere]
+    #[arg(long, env = "LANEWAY_DNS", value_name = "ADDR:PORT", value_delimiter = ',')]
+    pub dns: Vec<SocketAddr>,
+    /// A domain whose names are asked of another name server, not of the gateway, like lan=192.168.1.1; repeatable
+    #[arg(long, env = "LANEWAY_DNS_LOCAL", value_name = "SUFFIX=SERVER[:PORT]", value_delimiter = ',')]
+    pub dns_local: Vec<Zone>,
+    /// Let other machines ask, when --dns is not a loopback address
+    #[arg(long, env = "LANEWAY_DNS_OPEN_TO_LAN")]
+    pub dns_open_to_lan: bool,
     /// Where links are accepted, TCP [default: every address, port 7420]
     #[arg(long, env = "LANEWAY_LINK", value_name = "ADDR:PORT")]
     pub link: Option<SocketAddr>,
@@ -161,6 +172,10 @@ pub struct Config {
     pub role: Role,
     /// Where the local proxy listens.
     pub proxy: SocketAddr,
+    /// Where the local name server listens.
+    pub dns: Vec<SocketAddr>,
+    /// Whose names it asks elsewhere.
+    pub dns_local: Vec<Zone>,
     /// Where links are accepted; `None` means every address.
     pub link: Option<SocketAddr>,
     /// The UDP port of discovery.
@@ -235,6 +250,7 @@ impl Config {
             ))
             .hint("listen on 127.0.0.1, or say --proxy-open-to-lan if that is what you want"));
         }
+        name_server(&typed)?;
         if let Some(value) = typed.rotate {
             rotation(&value.to_string()).map_err(|error| Problem::usage(format!("rotate: {error}")))?;
         }
@@ -264,6 +280,8 @@ impl Config {
         Ok(Self {
             role: typed.role.unwrap_or_default(),
             proxy,
+            dns: typed.dns,
+            dns_local: typed.dns_local,
             link: typed.link,
             discovery_port: typed.discovery_port.unwrap_or(PORT),
             lans: typed.lan,
@@ -304,6 +322,9 @@ impl Typed {
             role: self.role.or(other.role),
             proxy: self.proxy.or(other.proxy),
             proxy_open_to_lan: self.proxy_open_to_lan || other.proxy_open_to_lan,
+            dns: list(self.dns, other.dns),
+            dns_local: list(self.dns_local, other.dns_local),
+            dns_open_to_lan: self.dns_open_to_lan || other.dns_open_to_lan,
             link: self.link.or(other.link),
             discovery_port: self.discovery_port.or(other.discovery_port),
             lan: list(self.lan, other.lan),
@@ -330,6 +351,28 @@ impl Typed {
             log_format: self.log_format.or(other.log_format),
         }
     }
+}
+
+/// Where the local name server may listen.
+fn name_server(typed: &Typed) -> Result<(), Problem> {
+    for address in &typed.dns {
+        if address.ip().is_unspecified() {
+            let what = format!("--dns {address}: answers must come from the address that was asked");
+            return Err(
+                Problem::usage(what).hint("name each address, like --dns 127.0.0.1:53,192.168.1.10:53")
+            );
+        }
+        if !address.ip().is_loopback() && !typed.dns_open_to_lan {
+            let what = format!("--dns {address} would let every machine that reaches it ask the gateway");
+            return Err(Problem::usage(what)
+                .hint("listen on 127.0.0.1, or say --dns-open-to-lan if that is what you want"));
+        }
+    }
+    if typed.dns.is_empty() && (!typed.dns_local.is_empty() || typed.dns_open_to_lan) {
+        return Err(Problem::usage("--dns-local and --dns-open-to-lan do nothing without --dns")
+            .hint("add --dns 127.0.0.1:53"));
+    }
+    Ok(())
 }
 
 fn read(path: &Path) -> Result<Typed, Problem> {
@@ -422,6 +465,21 @@ mod tests {
             assert!(problem.contains("laneway.toml"), "{problem}");
         }
         assert!(parse("hold = -1").is_err());
+    }
+
+    #[test]
+    fn the_name_server_is_not_opened_to_others_by_accident() {
+        for (text, hint) in [
+            ("dns = ['192.0.2.1:53']", "--dns-open-to-lan"),
+            ("dns = ['0.0.0.0:53']\ndns-open-to-lan = true", "name each address"),
+            ("dns-local = ['lan=10.0.0.1']", "--dns 127.0.0.1:53"),
+        ] {
+            let problem = parse(text).unwrap_err().to_string();
+            assert!(problem.contains(hint), "{problem}");
+        }
+        let open =
+            "dns = ['127.0.0.1:53', '192.0.2.1:53']\ndns-open-to-lan = true\ndns-local = ['lan=10.0.0.1']";
+        assert_eq!(parse(open).unwrap().dns.len(), 2);
     }
 
     #[test]

@@ -49,6 +49,8 @@ impl Live {
         let fixed = [
             ("role", new.role != old.role),
             ("proxy", new.proxy != old.proxy),
+            ("dns", new.dns != old.dns),
+            ("dns-local", new.dns_local != old.dns_local),
             ("link", new.link != old.link),
             ("discovery-port", new.discovery_port != old.discovery_port),
             ("lan", new.lans != old.lans),

@@ -88,6 +88,31 @@ impl Access {
         if self.open { Ok(()) } else { Err(refused(Kind::NameForbidden, target, None)) }
     }
 
+    /// Judges a question to the gateway's name servers by the name or address that it is about: one that no connection
+    /// could be for, to whatever port, is not asked.
+    ///
+    /// # Errors
+    /// [`Kind::NameForbidden`].
+    pub fn judge_question(&self, subject: &Host) -> Result<(), Failure> {
+        let refused = || {
+            let sentence = format!("the gateway's rules refuse questions about {subject}");
+            Err(Failure::new(Kind::NameForbidden, Side::Gateway, sentence))
+        };
+        for (verdict, rule) in &self.rules {
+            let matches = match subject {
+                Host::Name(name) => rule.matches_name(name),
+                Host::Address(ip) => Some(rule.matches_ip(plain(*ip))),
+            };
+            match (verdict, matches) {
+                // Its address may be in an allowed network.
+                (Verdict::Allow, Some(true) | None) => return Ok(()),
+                (Verdict::Deny, Some(true)) if rule.has_every_port() => return refused(),
+                _ => {}
+            }
+        }
+        if self.open { Ok(()) } else { refused() }
+    }
+
     /// Judges the address that is about to be dialled for `target`.
     ///
     /// # Errors
@@ -206,6 +231,10 @@ impl Rule {
 
     fn has_port(&self, port: u16) -> bool {
         (self.ports.0..=self.ports.1).contains(&port)
+    }
+
+    fn has_every_port(&self) -> bool {
+        self.ports.0 <= 1 && self.ports.1 == u16::MAX
     }
 
     /// Whether the rule is about this name; `None` when only its address can tell.

@@ -125,6 +125,19 @@ impl Egress {
         self.resolver.reload();
     }
 
+    /// The machine's name servers.
+    pub fn resolver(&self) -> &Resolver {
+        &self.resolver
+    }
+
+    /// Judges a question by what it is about.
+    ///
+    /// # Errors
+    /// [`Kind::NameForbidden`].
+    pub fn judge_question(&self, subject: &Host) -> Result<(), Failure> {
+        self.terms().access.judge_question(subject)
+    }
+
     /// What the machine and this node are themselves.
     pub fn own(&self) -> &Arc<Own> {
         &self.own

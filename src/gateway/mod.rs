@@ -6,5 +6,6 @@ pub mod courier;
 pub mod dns;
 pub mod egress;
 pub mod listener;
+mod names;
 pub mod probe;
 pub mod serve;

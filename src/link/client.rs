@@ -1,5 +1,6 @@
 //! The client's end of a link: dial, prove, open tunnels.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -139,15 +140,10 @@ impl Link {
         first: Bytes,
     ) -> Result<LinkTunnel, Failure> {
         let counted = self.pulse.tunnel();
-        let impatience = async {
-            tokio::time::sleep(UNANSWERED).await;
-            self.pulse.want_proof();
-            std::future::pending::<std::convert::Infallible>().await
-        };
         let answer = async {
             tokio::select! {
                 answer = timeout(OPEN, self.connect(target, connection_id, first)) => answer,
-                never = impatience => match never { },
+                never = self.impatience() => match never { },
             }
         };
         match answer.await {
@@ -164,6 +160,13 @@ impl Link {
                 Err(Failure::new(Kind::ConnectTimeout, side, sentence))
             }
         }
+    }
+
+    /// Makes the link prove that it lives when this is still waited for after a moment.
+    pub(super) async fn impatience(&self) -> Infallible {
+        tokio::time::sleep(UNANSWERED).await;
+        self.pulse.want_proof();
+        std::future::pending().await
     }
 
     async fn connect(
@@ -204,7 +207,7 @@ impl Link {
         self.requests.clone().ready().await?.send_request(request, false)
     }
 
-    fn lost(&self, error: &h2::Error) -> Failure {
+    pub(super) fn lost(&self, error: &h2::Error) -> Failure {
         let sentence = format!("the link to the gateway {} broke: {error}", self.address);
         Failure::new(Kind::Terminated, Side::Link, sentence)
     }
@@ -313,7 +316,7 @@ async fn drive(connection: Connection<Secure, Bytes>, ping: PingPong, link: Link
     unusable.cancel();
 }
 
-fn refusal(response: &Response<RecvStream>, gateway: SocketAddr) -> Failure {
+pub(super) fn refusal(response: &Response<RecvStream>, gateway: SocketAddr) -> Failure {
     let said = response.headers().get("proxy-status").and_then(|value| value.to_str().ok());
     said.and_then(Failure::from_proxy_status).unwrap_or_else(|| {
         let sentence = format!("the gateway {gateway} answered with status {}", response.status().as_u16());

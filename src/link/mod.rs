@@ -6,6 +6,7 @@ mod buffer;
 pub mod client;
 mod flow;
 pub mod handshake;
+pub mod names;
 pub mod news;
 mod queue;
 mod record;

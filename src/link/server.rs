@@ -13,7 +13,6 @@ use tokio::time::timeout;
 use super::alive::{Pulse, until_dead};
 use super::flow;
 use super::handshake::Proved;
-use super::news;
 use super::secure::Secure;
 use super::stream::{Inbox, Outbox, Tunnel};
 use super::tls::{self, Peer, TlsError};
@@ -21,6 +20,7 @@ use super::{
     CONNECTION_ID, CONNECTION_WINDOW, FRAME, HANDSHAKE, HEADER_LIST, MOST_STREAMS, PENDING_RESETS,
     REMEMBERED_RESETS, RESET_MEMORY, SEND_BUFFER, SMALL_FRAMES,
 };
+use super::{names, news};
 use crate::failure::{Failure, Kind, Side};
 use crate::memory::Account;
 use crate::wire::target::Target;
@@ -55,6 +55,8 @@ pub enum Asked {
     Tunnel(Target),
     /// To exchange the news of the group: POST [`news::PATH`].
     News,
+    /// To ask the gateway's name servers: POST [`names::PATH`] (RFC 8484).
+    Name,
 }
 
 /// One request that waits for its answer.
@@ -63,8 +65,8 @@ pub struct Incoming {
     pub asked: Result<Asked, Failure>,
     /// The client's id of the connection, for the logs.
     pub connection_id: u64,
-    respond: SendResponse<Bytes>,
-    inbox: Inbox,
+    pub(super) respond: SendResponse<Bytes>,
+    pub(super) inbox: Inbox,
     account: Option<Arc<Account>>,
 }
 
@@ -189,6 +191,7 @@ impl Asked {
                 Ok(Self::Tunnel(target))
             }
             (&Method::POST, _) if uri.path() == news::PATH => Ok(Self::News),
+            (&Method::POST, _) if uri.path() == names::PATH => Ok(Self::Name),
             _ => Err(Failure::new(Kind::Unsupported, Side::Gateway, "a link does not take such requests")),
         }
     }

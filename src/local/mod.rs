@@ -5,6 +5,7 @@ pub mod handshakes;
 pub mod http;
 pub mod links;
 pub mod listener;
+pub mod names;
 pub mod page;
 mod pauses;
 pub mod session;

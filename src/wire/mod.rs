@@ -2,6 +2,7 @@
 //! arbitrary bytes and never panics.
 
 pub mod datagram;
+pub mod dns;
 pub mod http;
 pub mod id;
 pub mod replay;

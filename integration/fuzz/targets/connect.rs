@@ -11,7 +11,7 @@ pub fn run(data: &[u8]) {
     let (method, uri) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     let (Ok(method), Ok(uri)) = (Method::from_bytes(method), Uri::try_from(uri)) else { return };
     match Asked::of(&method, &uri) {
-        Ok(Asked::News) => assert_eq!(method, Method::POST),
+        Ok(Asked::News | Asked::Name) => assert_eq!(method, Method::POST),
         Ok(Asked::Tunnel(target)) => {
             assert!(method == Method::CONNECT && target.port != 0);
             if let Host::Name(name) = &target.host {

@@ -9,6 +9,7 @@ pub mod chunked;
 pub mod configuration;
 pub mod connect;
 pub mod datagram;
+pub mod dns;
 pub mod http_request;
 pub mod http_response;
 pub mod join_code;
@@ -21,13 +22,14 @@ pub mod socks;
 pub type Run = fn(&[u8]);
 
 /// Every target by its name, which is that of its fuzzer and of the directory of its seeds.
-pub const ALL: [(&str, Run); 13] = [
+pub const ALL: [(&str, Run); 14] = [
     ("access", access::run),
     ("beacons", beacons::run),
     ("chunked", chunked::run),
     ("configuration", configuration::run),
     ("connect", connect::run),
     ("datagram", datagram::run),
+    ("dns", dns::run),
     ("http_request", http_request::run),
     ("http_response", http_response::run),
     ("join_code", join_code::run),

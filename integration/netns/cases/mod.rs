@@ -6,6 +6,7 @@ pub(crate) mod failover;
 mod hostile;
 mod isolation;
 mod lifecycle;
+mod names;
 mod replay;
 mod resume;
 mod revocation;
@@ -30,7 +31,11 @@ pub(crate) const ALL: &[&[Case]] = &[
     resume::CASES,
     revocation::CASES,
     replay::CASES,
+    names::CASES,
 ];
+
+/// What some topics need besides, and how a distribution calls it: without it their trials are ignored.
+pub(crate) const NEEDED: &[(&str, &[&str])] = &[("names::", &["unbound", "dnsmasq", "dig"])];
 
 /// Where the web server is, as an app writes it.
 const BIG: &str = "http://10.88.0.100/big";

@@ -15,6 +15,7 @@ pub(crate) mod group;
 pub(crate) mod host;
 pub(crate) mod isolate;
 pub(crate) mod load;
+pub(crate) mod nameserver;
 pub(crate) mod origin;
 pub(crate) mod process;
 pub(crate) mod receiver;
