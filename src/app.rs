@@ -90,6 +90,8 @@ pub async fn up(config: Config, state: StateDir, reread: Box<Reread>) -> Result<
     let servers = config.servers.clone();
     let egress = Arc::new(Egress::new(access, resolver, config.connect_timeout, servers, dials));
 
+    egress.leave_by(config.upstream.clone(), config.upstream_except.clone());
+
     let proxy = bind(config.proxy, "the local proxy", "--proxy 127.0.0.1:0 takes any free port")?;
     let dns = bind_dns(&config.dns, &egress).await?;
     let workers = Workers::start(if serves { config.threads } else { 1 })?;

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use crate::dns::zone::Zone;
 use crate::gateway::access::Rule;
 use crate::gateway::clients::Limits;
+use crate::gateway::proxy::{Proxy, Written};
 use crate::memory::share_of_machine;
 use crate::problem::Problem;
 use crate::size::Size;
@@ -84,6 +85,19 @@ pub struct Typed {
     /// A destination that the gateway refuses, judged before --server and --allow; repeatable
     #[arg(long, env = "LANEWAY_DENY", value_name = "RULE", value_delimiter = ',')]
     pub deny: Vec<Rule>,
+    /// A proxy that this gateway itself has to leave by: http:// (CONNECT) or socks5://, which resolves the names;
+    /// repeatable, the first that can be reached is used [default: none]
+    #[arg(
+        long,
+        env = "LANEWAY_UPSTREAM",
+        value_name = "http://[USER:PASSWORD@]HOST:PORT",
+        value_delimiter = ',',
+        hide_env_values = true
+    )]
+    pub upstream: Vec<Written>,
+    /// A destination that this gateway reaches without its --upstream; repeatable [default: none]
+    #[arg(long, env = "LANEWAY_UPSTREAM_EXCEPT", value_name = "RULE", value_delimiter = ',')]
+    pub upstream_except: Vec<Rule>,
     /// How many gateways of the group are active at a time [default: 1]
     #[arg(long, env = "LANEWAY_ACTIVE", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub active: Option<u16>,
@@ -190,6 +204,10 @@ pub struct Config {
     pub allow: Vec<Rule>,
     /// What a gateway refuses.
     pub deny: Vec<Rule>,
+    /// The proxies that a gateway leaves by.
+    pub upstream: Vec<Proxy>,
+    /// What it leaves for directly all the same.
+    pub upstream_except: Vec<Rule>,
     /// How many gateways are active at a time.
     pub active: usize,
     /// This node's weight in percent.
@@ -251,6 +269,9 @@ impl Config {
             .hint("listen on 127.0.0.1, or say --proxy-open-to-lan if that is what you want"));
         }
         name_server(&typed)?;
+        let upstream = typed.upstream.iter().map(Written::read).collect::<Result<_, _>>();
+        let upstream =
+            upstream.map_err(|error| Problem::usage("--upstream is not a proxy").because(error))?;
         if let Some(value) = typed.rotate {
             rotation(&value.to_string()).map_err(|error| Problem::usage(format!("rotate: {error}")))?;
         }
@@ -289,6 +310,8 @@ impl Config {
             servers: typed.server,
             allow: typed.allow,
             deny: typed.deny,
+            upstream,
+            upstream_except: typed.upstream_except,
             active: typed.active.unwrap_or(1).into(),
             weight: typed.weight.unwrap_or(100),
             policy: typed.policy.unwrap_or_default(),
@@ -332,6 +355,8 @@ impl Typed {
             server: list(self.server, other.server),
             allow: list(self.allow, other.allow),
             deny: list(self.deny, other.deny),
+            upstream: list(self.upstream, other.upstream),
+            upstream_except: list(self.upstream_except, other.upstream_except),
             active: self.active.or(other.active),
             weight: self.weight.or(other.weight),
             policy: self.policy.or(other.policy),
@@ -465,6 +490,15 @@ mod tests {
             assert!(problem.contains("laneway.toml"), "{problem}");
         }
         assert!(parse("hold = -1").is_err());
+    }
+
+    #[test]
+    fn what_is_wrong_with_an_upstream_proxy_is_said_without_its_password() {
+        let problem = parse("upstream = ['http://me:secret@proxy']").unwrap_err().to_string();
+        assert!(problem.contains("--upstream") && !problem.contains("secret"), "{problem}");
+        let config = parse("upstream = ['http://me:secret@proxy:80', 'socks5://10.0.0.1:1080']").unwrap();
+        assert_eq!(config.upstream.len(), 2);
+        assert!(!format!("{config:?}").contains("secret"));
     }
 
     #[test]

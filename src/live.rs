@@ -69,6 +69,7 @@ impl Live {
             new.connect_timeout,
             new.servers.clone(),
         );
+        self.egress.leave_by(new.upstream.clone(), new.upstream_except.clone());
         self.egress.reload_names();
         self.gateway.clients.change(new.clients);
         self.hold.send_replace(new.hold);

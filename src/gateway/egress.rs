@@ -1,4 +1,7 @@
-//! From a target to a connection: judge, resolve, judge again, dial.
+//! From a target to a connection: judge, resolve, judge again, dial. Behind another proxy that one resolves and dials;
+//! then names are judged by the rules that name them, and addresses where they were asked for as such.
+
+mod upstream;
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,6 +20,7 @@ use super::dns::Resolver;
 use crate::failure::{Failure, Kind, Side};
 use crate::own::Own;
 use crate::wire::target::{Host, Target};
+use upstream::Upstream;
 
 /// Connection attempts to one server start so far apart (RFC 8305 §5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -41,6 +45,7 @@ pub struct Egress {
     resolver: Resolver,
     dials: mpsc::Sender<Dial>,
     own: Arc<Own>,
+    upstream: RwLock<Arc<Upstream>>,
 }
 
 /// What a reload changes; a connection is made under the terms of its beginning.
@@ -86,7 +91,7 @@ impl Egress {
         dials: mpsc::Sender<Dial>,
     ) -> Self {
         let terms = RwLock::new(Arc::new(Terms::new(access, connect_timeout, servers)));
-        Self { terms, resolver, dials, own: Arc::default() }
+        Self { terms, resolver, dials, own: Arc::default(), upstream: RwLock::default() }
     }
 
     /// Changes the rules, the time limit and the servers for all connections from now on.
@@ -109,13 +114,15 @@ impl Egress {
             connected.as_ref().map_err(|failure| failure.kind),
             Err(Kind::NameForbidden | Kind::AddressForbidden | Kind::Loop)
         );
+        let is_cut_off = connected.as_ref().is_err_and(upstream::is_cut_off);
         let terms = self.terms();
-        let server = terms.servers.iter().enumerate().find(|(_, server)| server.target == *target);
-        if let Some((number, server)) = server.filter(|_| !refused)
-            && server.is_news(connected.is_ok(), Instant::now())
-        {
-            // When there are more results than are looked at, some are enough.
-            let _ = self.dials.try_send(Dial { server: number, reached: connected.is_ok() });
+        for (number, server) in terms.servers.iter().enumerate() {
+            if (is_cut_off || server.target == *target && !refused)
+                && server.is_news(connected.is_ok(), Instant::now())
+            {
+                // When there are more results than are looked at, some are enough.
+                let _ = self.dials.try_send(Dial { server: number, reached: connected.is_ok() });
+            }
         }
         connected
     }
@@ -158,6 +165,10 @@ impl Egress {
     /// Those of [`Egress::connect`].
     pub async fn dial(&self, target: &Target) -> Result<TcpStream, Failure> {
         let terms = self.terms();
+        let upstream = self.upstream();
+        if upstream.is_for(target) {
+            return self.dial_upstream(&terms, &upstream, target).await;
+        }
         terms.access.judge_name(target)?;
         let found = match &target.host {
             Host::Address(ip) => vec![*ip],

@@ -8,4 +8,5 @@ pub mod egress;
 pub mod listener;
 mod names;
 pub mod probe;
+pub mod proxy;
 pub mod serve;

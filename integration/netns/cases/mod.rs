@@ -12,6 +12,7 @@ mod resume;
 mod revocation;
 mod transfer;
 mod trust;
+mod upstream;
 
 use crate::lab::Lab;
 
@@ -32,10 +33,12 @@ pub(crate) const ALL: &[&[Case]] = &[
     revocation::CASES,
     replay::CASES,
     names::CASES,
+    upstream::CASES,
 ];
 
 /// What some topics need besides, and how a distribution calls it: without it their trials are ignored.
-pub(crate) const NEEDED: &[(&str, &[&str])] = &[("names::", &["unbound", "dnsmasq", "dig"])];
+pub(crate) const NEEDED: &[(&str, &[&str])] =
+    &[("names::", &["unbound", "dnsmasq", "dig"]), ("upstream::", &["squid", "danted"])];
 
 /// Where the web server is, as an app writes it.
 const BIG: &str = "http://10.88.0.100/big";

@@ -21,6 +21,7 @@ pub(crate) mod process;
 pub(crate) mod receiver;
 mod relay;
 pub(crate) mod rogue;
+pub(crate) mod upstream;
 pub(crate) mod web;
 
 pub(crate) use host::Host;
