@@ -10,6 +10,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -77,7 +78,8 @@ enum Refusal {
 }
 
 impl Proxy {
-    /// Lets the proxy connect to `target`, over `stream`, which leads to the proxy. `limit` ends at `until`.
+    /// Lets the proxy connect to `target`, over `stream`, which leads to the proxy. `limit` ends at `until`. That the
+    /// login is not taken is logged once until it is, which `complained` remembers.
     ///
     /// # Errors
     /// What the proxy says of the destination has [`Side::Server`]; what is wrong with the proxy, [`Side::Gateway`].
@@ -87,6 +89,7 @@ impl Proxy {
         target: &Target,
         until: Instant,
         limit: Duration,
+        complained: &AtomicBool,
     ) -> Result<TcpStream, Failure> {
         let login = self.login.as_ref();
         let asked = async {
@@ -96,7 +99,10 @@ impl Proxy {
             }
         };
         let refusal = match timeout_at(until, asked).await {
-            Ok(Ok(())) => return Ok(stream),
+            Ok(Ok(())) => {
+                complained.store(false, Relaxed);
+                return Ok(stream);
+            }
             Ok(Err(refusal)) => refusal,
             Err(_) => {
                 let sentence =
@@ -107,7 +113,9 @@ impl Proxy {
         Err(match refusal {
             Refusal::Login => {
                 let hint = "give it as --upstream with USER:PASSWORD@ in front of the host";
-                tracing::warn!(proxy = %self, hint, "the upstream proxy does not take this gateway's login");
+                if !complained.swap(true, Relaxed) {
+                    tracing::warn!(proxy = %self, hint, "the upstream proxy does not take this gateway's login");
+                }
                 let sentence = format!("the gateway's upstream proxy {self} does not take its login");
                 Failure::new(Kind::NameForbidden, Side::Gateway, sentence)
             }

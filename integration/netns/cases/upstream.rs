@@ -3,7 +3,7 @@
 use super::{Case, DIALECTS};
 use crate::lab::group::START;
 use crate::lab::origin::{big, sha256};
-use crate::lab::upstream::{DANTE, PASSWORD, SQUID, WRITTEN};
+use crate::lab::upstream::{DANTE, NAME, PASSWORD, SQUID, WRITTEN};
 use crate::lab::{Host, Lab, dialect, receiver, wait_until};
 
 pub(super) const CASES: &[Case] = &[
@@ -32,17 +32,15 @@ fn serves(lab: &Lab, scheme: &str, at: &str) {
     let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
     let _origin = lab.origin();
     let _receiver = lab.receiver();
-    // Its proxy alone knows the name.
-    lab.server.knows("files.lab", lab.server.address());
     only_by(&g1, lab, at);
-    let rules = "10.88.0.0/24,files.lab,none.lab";
+    let rules = format!("10.88.0.0/24,{NAME},none.lab");
     let proxy = format!("{scheme}://{WRITTEN}@{at}");
-    let group = lab.group(&[&g1, &c1], &["--upstream", &proxy, "--allow", rules]);
+    let group = lab.group(&[&g1, &c1], &["--upstream", &proxy, "--allow", &rules]);
     let _node = group.client(&c1, &[]);
     let mut gateway = group.gateway;
     gateway.wait_for_line("reach=\"reachable\"", START);
     for dialect in DIALECTS {
-        for host in ["10.88.0.100", "files.lab"] {
+        for host in ["10.88.0.100", NAME] {
             let download = c1.curl(&[dialect, &[&format!("http://{host}/big")]].concat()).success();
             assert_eq!(sha256(&download.stdout), big().sha256, "{dialect:?} {host}");
         }
@@ -70,6 +68,8 @@ fn a_gateway_without_its_proxy_gives_way(lab: &Lab) {
     let mut first = group.gateway;
     let line = first.wait_for_line("does not take this gateway's login", START);
     assert!(line.contains("USER:PASSWORD@") && !line.contains("wrong"), "{line}");
+    wait_until("it to be known", || first.log().contains("reach=\"unreachable\""));
+    assert_eq!(first.log().matches("does not take this gateway's login").count(), 1, "once is enough");
     second.wait_for_line("reach=\"reachable\"", START);
     let download = c1.curl(&[DIALECTS[1], &["http://10.88.0.100/big"]].concat()).success();
     assert_eq!(sha256(&download.stdout), big().sha256);

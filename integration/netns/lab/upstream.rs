@@ -10,6 +10,9 @@ pub(crate) const PASSWORD: &str = "pa:ss";
 const CRYPTED: &str = "$1$laneway$piZOsHhwbP2TzLC2Jh0aJ1";
 pub(crate) const WRITTEN: &str = "gate:pa%3Ass";
 
+/// A name of s1 that they alone know.
+pub(crate) const NAME: &str = "files.lab";
+
 /// Where they listen.
 pub(crate) const SQUID: &str = "10.88.0.100:3128";
 pub(crate) const DANTE: &str = "10.88.0.100:1080";
@@ -17,6 +20,7 @@ pub(crate) const DANTE: &str = "10.88.0.100:1080";
 impl Lab {
     /// Squid, which knows its user from a file. It answers when this returns.
     pub(crate) fn squid(&self) -> Process {
+        self.server.knows(NAME, self.server.address());
         let users = self.write("squid.users", format!("{USER}:{CRYPTED}\n"));
         let configuration = format!(
             "http_port {SQUID}\n\
@@ -37,6 +41,7 @@ impl Lab {
 
     /// Dante, which knows its user from the system's: the file of them is another one for it alone.
     pub(crate) fn dante(&self) -> Process {
+        self.server.knows(NAME, self.server.address());
         let configuration = format!(
             "logoutput: stderr\nerrorlog: stderr\ninternal: 10.88.0.100 port = 1080\nexternal: 10.88.0.100\n\
              socksmethod: username\nclientmethod: none\nuser.privileged: root\nuser.unprivileged: root\n\
@@ -48,7 +53,7 @@ impl Lab {
         let passwd = "root:x:0:0:root:/:/bin/sh\ngate:x:0:0:gate:/:/bin/sh\n";
         let (passwd, shadow) = (
             self.write("passwd", passwd),
-            self.write("shadow", format!("root:*:1:::::\n{USER}:{CRYPTED}:1:::::\n")),
+            self.write("shadow", format!("root:*:1::::::\n{USER}:{CRYPTED}:1::::::\n")),
         );
         let mut command = self.server.command("sh");
         let script =

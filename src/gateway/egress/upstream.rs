@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ const PROXY: Duration = Duration::from_millis(1500);
 #[derive(Default)]
 pub(super) struct Upstream {
     proxies: Vec<Proxy>,
+    /// Of each, whether it was said that it does not take the login.
+    complained: Vec<AtomicBool>,
     /// What is left for directly all the same.
     except: Vec<Rule>,
 }
@@ -40,7 +43,8 @@ pub(super) fn is_cut_off(failure: &Failure) -> bool {
 impl Egress {
     /// Leaves by these proxies from now on, the first that can be reached, but for what the rules `except`.
     pub fn leave_by(&self, proxies: Vec<Proxy>, except: Vec<Rule>) {
-        let upstream = Arc::new(Upstream { proxies, except });
+        let complained = proxies.iter().map(|_| AtomicBool::new(false)).collect();
+        let upstream = Arc::new(Upstream { proxies, complained, except });
         *self.upstream.write().unwrap_or_else(PoisonError::into_inner) = upstream;
     }
 
@@ -67,9 +71,9 @@ impl Egress {
         let limit = terms.connect_timeout;
         let until = Instant::now() + limit;
         let mut silent = None;
-        for proxy in &upstream.proxies {
+        for (proxy, complained) in upstream.proxies.iter().zip(&upstream.complained) {
             match timeout_at(until, self.reach(&proxy.at)).await.unwrap_or_else(|_| Err("no answer".into())) {
-                Ok(stream) => return proxy.connect(stream, target, until, limit).await,
+                Ok(stream) => return proxy.connect(stream, target, until, limit, complained).await,
                 Err(why) => {
                     tracing::debug!(%proxy, why, "upstream proxy not reached");
                     silent = Some(format!("the gateway cannot reach its upstream proxy {proxy}: {why}"));

@@ -18,7 +18,7 @@ async fn meet(
     let limit = Duration::from_secs(10);
     let asking = tokio::spawn(async move {
         let stream = TcpStream::connect(at).await.unwrap();
-        proxy.connect(stream, &target, Instant::now() + limit, limit).await
+        proxy.connect(stream, &target, Instant::now() + limit, limit, &AtomicBool::new(false)).await
     });
     let (mut peer, _) = listener.accept().await.unwrap();
     for (asked, answer) in turns {
@@ -113,7 +113,15 @@ async fn an_answer_without_an_end_is_left() {
     let asking = async {
         let stream = TcpStream::connect(at).await.unwrap();
         let limit = Duration::from_secs(10);
-        proxy.connect(stream, &"example.org:443".parse().unwrap(), Instant::now() + limit, limit).await
+        proxy
+            .connect(
+                stream,
+                &"example.org:443".parse().unwrap(),
+                Instant::now() + limit,
+                limit,
+                &AtomicBool::new(false),
+            )
+            .await
     };
     let (result, _) = tokio::join!(asking, peer);
     assert_eq!(result.unwrap_err().kind, Kind::BadResponse);
@@ -126,7 +134,10 @@ async fn a_proxy_that_says_nothing_is_not_waited_for() {
     let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let limit = Duration::from_secs(10);
     let target = "example.org:443".parse().unwrap();
-    let failure = proxy.connect(stream, &target, Instant::now() + limit, limit).await.unwrap_err();
+    let failure = proxy
+        .connect(stream, &target, Instant::now() + limit, limit, &AtomicBool::new(false))
+        .await
+        .unwrap_err();
     assert_eq!(failure.kind, Kind::ConnectTimeout);
 }
 
