@@ -31,6 +31,7 @@ use crate::local::handshakes::Handshakes;
 use crate::local::links::Links;
 use crate::local::listener::{self, Apps, Local};
 use crate::local::logins::Logins;
+use crate::local::names::{self, Names};
 use crate::local::port::Port;
 use crate::local::session::Routes;
 use crate::memory::Budget;
@@ -102,6 +103,8 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     let servers = config.servers.clone();
     let egress = Arc::new(Egress::new(access, resolver, config.connect_timeout, servers, dials));
 
+    egress.leave_by(config.upstream.clone(), config.upstream_except.clone());
+
     if !inherited {
         let bound = config.proxy.iter().map(|endpoint| bind_proxy(endpoint, config.proxy_mode));
         ports = bound.collect::<Result<_, _>>()?;
@@ -109,6 +112,7 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     let transparent_ports = transparent::bind(&config, serves)?;
     let logins = Logins::new(&config.logins).map(Arc::new);
     let logins = logins.map_err(|error| Problem::new("no random numbers").because(error))?;
+    let dns = bind_dns(&config.dns, &egress).await?;
     let workers = Workers::start(if serves { config.threads } else { 1 })?;
     let link = if serves || authority.is_some() { Some(bind_link(config.link)?) } else { None };
     let link_port = link.as_ref().map_or(PORT, |(_, address)| address.port());
@@ -194,12 +198,25 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
         handshakes: Handshakes::new(listener::MOST_HANDSHAKES),
     });
 
+    let own = {
+        let egress = egress.clone();
+        move |query| {
+            let egress = egress.clone();
+            async move { egress.resolver().answer(&query).await }.boxed()
+        }
+    };
+    let names = Names::new(local.clone(), Box::new(own), &config.dns_local)
+        .map_err(|error| Problem::new("no local name server").because(std::io::Error::other(error)))?;
+
     // Everything is bound: say where, before anything can go wrong later.
     for port in &ports {
         tracing::info!(address = %port.endpoint, "listening: local proxy, SOCKS and HTTP");
     }
     for port in &transparent_ports {
         tracing::info!(address = %port.endpoint, "listening: transparent");
+    }
+    for address in dns.iter().filter_map(|listener| listener.streams.local_addr().ok()) {
+        tracing::info!(%address, "listening: local name server, UDP and TCP");
     }
     if let Some((_, address)) = &link {
         tracing::info!(%address, "listening: links, TCP");
@@ -248,6 +265,9 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
             stopped.cancelled().await;
             drop(kept);
         }));
+    }
+    if !dns.is_empty() {
+        parts.spawn(named("local name server", names.run(dns)));
     }
     parts.spawn(named("discovery", discovery.run(ears)));
     parts.spawn(named("clock", links.clone().watch_clock()));
@@ -472,6 +492,25 @@ fn bind_proxy(endpoint: &Endpoint, mode: u32) -> Result<Port, Problem> {
     Port::bind(endpoint, mode).map_err(|error| {
         Problem::new(format!("the local proxy cannot listen on {endpoint}")).because(error).hint(hint)
     })
+}
+
+/// The local name server's listeners. This machine's own name servers are never one of them.
+async fn bind_dns(addresses: &[SocketAddr], egress: &Egress) -> Result<Vec<names::Listener>, Problem> {
+    let mut listeners = Vec::new();
+    for &address in addresses {
+        let listener = names::Listener::bind(address).await.map_err(|error| {
+            let hint = match error.kind() {
+                std::io::ErrorKind::PermissionDenied => "ports below 1024 need root, or the capability CAP_NET_BIND_SERVICE",
+                _ => "another name server may be running here; --dns 127.0.0.2:53 or another port is free more often",
+            };
+            Problem::new(format!("the local name server cannot listen on {address}")).because(error).hint(hint)
+        })?;
+        let bound = listener.streams.local_addr().unwrap_or(address);
+        egress.own().listens_on(bound);
+        egress.resolver().avoid(bound);
+        listeners.push(listener);
+    }
+    Ok(listeners)
 }
 
 /// The link's listener. Without an address all of them are used, IPv4 alone where there is no IPv6.

@@ -11,8 +11,10 @@ use clap::ValueEnum;
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use crate::dns::zone::Zone;
 use crate::gateway::access::Rule;
 use crate::gateway::clients::Limits;
+use crate::gateway::proxy::{Proxy, Written};
 use crate::local::endpoint::{Endpoint, Mode, one_or_more};
 use crate::local::logins::Login;
 use crate::memory::share_of_machine;
@@ -90,6 +92,16 @@ pub struct Typed {
     /// With --transparent-rules: lead no connections to private networks
     #[arg(long, env = "LANEWAY_TRANSPARENT_EXCEPT_PRIVATE")]
     pub transparent_except_private: bool,
+    /// Where names are resolved for local software, UDP and TCP, as the gateway resolves them; repeatable [default:
+    /// nowhere]
+    #[arg(long, env = "LANEWAY_DNS", value_name = "ADDR:PORT", value_delimiter = ',')]
+    pub dns: Vec<SocketAddr>,
+    /// A domain whose names are asked of another name server, not of the gateway, like lan=192.168.1.1; repeatable
+    #[arg(long, env = "LANEWAY_DNS_LOCAL", value_name = "SUFFIX=SERVER[:PORT]", value_delimiter = ',')]
+    pub dns_local: Vec<Zone>,
+    /// Let other machines ask, when --dns is not a loopback address
+    #[arg(long, env = "LANEWAY_DNS_OPEN_TO_LAN")]
+    pub dns_open_to_lan: bool,
     /// Where links are accepted, TCP [default: every address, port 7420]
     #[arg(long, env = "LANEWAY_LINK", value_name = "ADDR:PORT")]
     pub link: Option<SocketAddr>,
@@ -112,6 +124,19 @@ pub struct Typed {
     /// A destination that the gateway refuses, judged before --server and --allow; repeatable
     #[arg(long, env = "LANEWAY_DENY", value_name = "RULE", value_delimiter = ',')]
     pub deny: Vec<Rule>,
+    /// A proxy that this gateway itself has to leave by: http:// (CONNECT) or socks5://, which resolves the names;
+    /// repeatable, the first that can be reached is used [default: none]
+    #[arg(
+        long,
+        env = "LANEWAY_UPSTREAM",
+        value_name = "http://[USER:PASSWORD@]HOST:PORT",
+        value_delimiter = ',',
+        hide_env_values = true
+    )]
+    pub upstream: Vec<Written>,
+    /// A destination that this gateway reaches without its --upstream; repeatable [default: none]
+    #[arg(long, env = "LANEWAY_UPSTREAM_EXCEPT", value_name = "RULE", value_delimiter = ',')]
+    pub upstream_except: Vec<Rule>,
     /// How many gateways of the group are active at a time [default: 1]
     #[arg(long, env = "LANEWAY_ACTIVE", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub active: Option<u16>,
@@ -218,6 +243,10 @@ pub struct Config {
     pub transparent_except: Vec<IpNet>,
     /// Whether they leave private networks alone.
     pub transparent_except_private: bool,
+    /// Where the local name server listens.
+    pub dns: Vec<SocketAddr>,
+    /// Whose names it asks elsewhere.
+    pub dns_local: Vec<Zone>,
     /// Where links are accepted; `None` means every address.
     pub link: Option<SocketAddr>,
     /// The UDP port of discovery.
@@ -232,6 +261,10 @@ pub struct Config {
     pub allow: Vec<Rule>,
     /// What a gateway refuses.
     pub deny: Vec<Rule>,
+    /// The proxies that a gateway leaves by.
+    pub upstream: Vec<Proxy>,
+    /// What it leaves for directly all the same.
+    pub upstream_except: Vec<Rule>,
     /// How many gateways are active at a time.
     pub active: usize,
     /// This node's weight in percent.
@@ -314,6 +347,10 @@ impl Config {
     /// # Errors
     /// A usage problem.
     pub fn of(typed: Typed) -> Result<Self, Problem> {
+        name_server(&typed)?;
+        let upstream = typed.upstream.iter().map(Written::read).collect::<Result<_, _>>();
+        let upstream =
+            upstream.map_err(|error| Problem::usage("--upstream is not a proxy").because(error))?;
         if let Some(value) = typed.rotate {
             rotation(&value.to_string()).map_err(|error| Problem::usage(format!("rotate: {error}")))?;
         }
@@ -356,6 +393,8 @@ impl Config {
             transparent_only: typed.transparent_only,
             transparent_except: typed.transparent_except,
             transparent_except_private: typed.transparent_except_private,
+            dns: typed.dns,
+            dns_local: typed.dns_local,
             link: typed.link,
             discovery_port: typed.discovery_port.unwrap_or(PORT),
             lans: typed.lan,
@@ -363,6 +402,8 @@ impl Config {
             servers: typed.server,
             allow: typed.allow,
             deny: typed.deny,
+            upstream,
+            upstream_except: typed.upstream_except,
             active: typed.active.unwrap_or(1).into(),
             weight: typed.weight.unwrap_or(100),
             policy: typed.policy.unwrap_or_default(),
@@ -411,6 +452,9 @@ impl Typed {
             transparent_only: list(self.transparent_only, other.transparent_only),
             transparent_except: list(self.transparent_except, other.transparent_except),
             transparent_except_private: self.transparent_except_private || other.transparent_except_private,
+            dns: list(self.dns, other.dns),
+            dns_local: list(self.dns_local, other.dns_local),
+            dns_open_to_lan: self.dns_open_to_lan || other.dns_open_to_lan,
             link: self.link.or(other.link),
             discovery_port: self.discovery_port.or(other.discovery_port),
             lan: list(self.lan, other.lan),
@@ -418,6 +462,8 @@ impl Typed {
             server: list(self.server, other.server),
             allow: list(self.allow, other.allow),
             deny: list(self.deny, other.deny),
+            upstream: list(self.upstream, other.upstream),
+            upstream_except: list(self.upstream_except, other.upstream_except),
             active: self.active.or(other.active),
             weight: self.weight.or(other.weight),
             policy: self.policy.or(other.policy),
@@ -437,6 +483,28 @@ impl Typed {
             log_format: self.log_format.or(other.log_format),
         }
     }
+}
+
+/// Where the local name server may listen.
+fn name_server(typed: &Typed) -> Result<(), Problem> {
+    for address in &typed.dns {
+        if address.ip().is_unspecified() {
+            let what = format!("--dns {address}: answers must come from the address that was asked");
+            return Err(
+                Problem::usage(what).hint("name each address, like --dns 127.0.0.1:53,192.168.1.10:53")
+            );
+        }
+        if !address.ip().is_loopback() && !typed.dns_open_to_lan {
+            let what = format!("--dns {address} would let every machine that reaches it ask the gateway");
+            return Err(Problem::usage(what)
+                .hint("listen on 127.0.0.1, or say --dns-open-to-lan if that is what you want"));
+        }
+    }
+    if typed.dns.is_empty() && (!typed.dns_local.is_empty() || typed.dns_open_to_lan) {
+        return Err(Problem::usage("--dns-local and --dns-open-to-lan do nothing without --dns")
+            .hint("add --dns 127.0.0.1:53"));
+    }
+    Ok(())
 }
 
 fn read(path: &Path) -> Result<Typed, Problem> {
@@ -529,6 +597,30 @@ mod tests {
             assert!(problem.contains("laneway.toml"), "{problem}");
         }
         assert!(parse("hold = -1").is_err());
+    }
+
+    #[test]
+    fn what_is_wrong_with_an_upstream_proxy_is_said_without_its_password() {
+        let problem = parse("upstream = ['http://me:secret@proxy']").unwrap_err().to_string();
+        assert!(problem.contains("--upstream") && !problem.contains("secret"), "{problem}");
+        let config = parse("upstream = ['http://me:secret@proxy:80', 'socks5://10.0.0.1:1080']").unwrap();
+        assert_eq!(config.upstream.len(), 2);
+        assert!(!format!("{config:?}").contains("secret"));
+    }
+
+    #[test]
+    fn the_name_server_is_not_opened_to_others_by_accident() {
+        for (text, hint) in [
+            ("dns = ['192.0.2.1:53']", "--dns-open-to-lan"),
+            ("dns = ['0.0.0.0:53']\ndns-open-to-lan = true", "name each address"),
+            ("dns-local = ['lan=10.0.0.1']", "--dns 127.0.0.1:53"),
+        ] {
+            let problem = parse(text).unwrap_err().to_string();
+            assert!(problem.contains(hint), "{problem}");
+        }
+        let open =
+            "dns = ['127.0.0.1:53', '192.0.2.1:53']\ndns-open-to-lan = true\ndns-local = ['lan=10.0.0.1']";
+        assert_eq!(parse(open).unwrap().dns.len(), 2);
     }
 
     #[test]

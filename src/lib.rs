@@ -8,6 +8,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod copy;
+pub mod dns;
 pub mod failure;
 pub mod gateway;
 pub mod link;

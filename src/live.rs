@@ -67,6 +67,8 @@ impl Live {
             ("transparent-only", new.transparent_only != old.transparent_only),
             ("transparent-except", new.transparent_except != old.transparent_except),
             ("transparent-except-private", new.transparent_except_private != old.transparent_except_private),
+            ("dns", new.dns != old.dns),
+            ("dns-local", new.dns_local != old.dns_local),
             ("link", new.link != old.link),
             ("discovery-port", new.discovery_port != old.discovery_port),
             ("lan", new.lans != old.lans),
@@ -85,6 +87,7 @@ impl Live {
             new.connect_timeout,
             new.servers.clone(),
         );
+        self.egress.leave_by(new.upstream.clone(), new.upstream_except.clone());
         self.egress.reload_names();
         self.gateway.clients.change(new.clients);
         self.logins.change(&new.logins);

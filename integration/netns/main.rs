@@ -22,6 +22,12 @@ use std::process::ExitCode;
 /// Trials that run at the same time: each starts several processes, and some measure time.
 const PARALLEL_TRIALS: usize = 2;
 
+/// A program that this trial needs and that is not there.
+fn missing(trial: &str) -> Option<&'static str> {
+    let needed = cases::NEEDED.iter().filter(|(topic, _)| trial.starts_with(topic));
+    needed.flat_map(|(_, tools)| tools.iter()).copied().find(|tool| lab::isolate::find(tool).is_none())
+}
+
 /// A trial that takes long, and runs only when it is asked for.
 fn on_demand(name: String, run: impl FnOnce() + Send + 'static) -> Trial {
     let run = move || {
@@ -51,10 +57,16 @@ fn main() -> ExitCode {
         let lacking = udp_lacks.clone().filter(|_| name.starts_with("udp::"));
         Trial::ignorable_test(name, move || match isolated {
             Ok(()) if lacking.is_some() => Ok(Completion::ignored_with(lacking.unwrap_or_default())),
-            Ok(()) => {
-                case(&lab::Lab::new());
-                Ok(Completion::Completed)
-            }
+            Ok(()) => match missing(name) {
+                None => {
+                    case(&lab::Lab::new());
+                    Ok(Completion::Completed)
+                }
+                Some(tool) => {
+                    eprintln!("\n*** {name} DOES NOT RUN: `{tool}` is not installed ***\n");
+                    Ok(Completion::ignored_with(format!("`{tool}` is not installed")))
+                }
+            },
             Err(refusal) if refusal.fails => Err(Failed::from(refusal)),
             Err(refusal) => Ok(Completion::ignored_with(refusal)),
         })

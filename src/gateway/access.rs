@@ -88,6 +88,47 @@ impl Access {
         if self.open { Ok(()) } else { Err(refused(Kind::NameForbidden, target, None)) }
     }
 
+    /// Judges a name whose addresses somebody else resolves, so that they cannot be judged: it passes where a rule names
+    /// it, or where everything is allowed. Names that mean this machine are refused.
+    ///
+    /// # Errors
+    /// [`Kind::NameForbidden`].
+    pub fn judge_name_alone(&self, target: &Target) -> Result<(), Failure> {
+        let Host::Name(name) = &target.host else { return self.judge_name(target) };
+        let is_local = name == "localhost" || name.ends_with(".localhost");
+        let first = self
+            .rules
+            .iter()
+            .find(|(_, rule)| rule.has_port(target.port) && rule.matches_name(name) == Some(true));
+        let allowed = first.map_or(self.open, |(verdict, _)| *verdict == Verdict::Allow);
+        if allowed && !is_local { Ok(()) } else { Err(refused(Kind::NameForbidden, target, None)) }
+    }
+
+    /// Judges a question to the gateway's name servers by the name or address that it is about: one that no connection
+    /// could be for, to whatever port, is not asked.
+    ///
+    /// # Errors
+    /// [`Kind::NameForbidden`].
+    pub fn judge_question(&self, subject: &Host) -> Result<(), Failure> {
+        let refused = || {
+            let sentence = format!("the gateway's rules refuse questions about {subject}");
+            Err(Failure::new(Kind::NameForbidden, Side::Gateway, sentence))
+        };
+        for (verdict, rule) in &self.rules {
+            let matches = match subject {
+                Host::Name(name) => rule.matches_name(name),
+                Host::Address(ip) => Some(rule.matches_ip(plain(*ip))),
+            };
+            match (verdict, matches) {
+                // Its address may be in an allowed network.
+                (Verdict::Allow, Some(true) | None) => return Ok(()),
+                (Verdict::Deny, Some(true)) if rule.has_every_port() => return refused(),
+                _ => {}
+            }
+        }
+        if self.open { Ok(()) } else { refused() }
+    }
+
     /// Judges the address that is about to be dialled for `target`.
     ///
     /// # Errors
@@ -206,6 +247,19 @@ impl Rule {
 
     fn has_port(&self, port: u16) -> bool {
         (self.ports.0..=self.ports.1).contains(&port)
+    }
+
+    /// Whether the rule is about this target as it was asked for.
+    pub fn covers(&self, target: &Target) -> bool {
+        self.has_port(target.port)
+            && match &target.host {
+                Host::Name(name) => self.matches_name(name) == Some(true),
+                Host::Address(ip) => self.matches_ip(plain(*ip)),
+            }
+    }
+
+    fn has_every_port(&self) -> bool {
+        self.ports.0 <= 1 && self.ports.1 == u16::MAX
     }
 
     /// Whether the rule is about this name; `None` when only its address can tell.
@@ -334,6 +388,42 @@ impl fmt::Display for Rule {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_question_is_refused_when_no_connection_could_be_for_it() {
+        let rules =
+            |texts: &[&str]| -> Vec<Rule> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+        let judge = |allow: &[&str], deny: &[&str], subject: &str| {
+            let access = Access::new(&[], &rules(allow), &rules(deny));
+            access.judge_question(&Host::parse(subject).unwrap()).is_ok()
+        };
+        assert!(judge(&[], &[], "example.org"));
+        assert!(!judge(&[], &["*.example.org"], "www.example.org"));
+        assert!(judge(&[], &["*.example.org:25"], "www.example.org"), "other ports are allowed");
+        assert!(judge(&["example.org:443"], &[], "example.org"));
+        assert!(!judge(&["example.org:443"], &[], "example.com"));
+        assert!(judge(&["example.org:443", "10.0.0.0/8"], &[], "example.com"), "it may be in the network");
+        assert!(judge(&["10.0.0.0/8"], &[], "10.0.0.1") && !judge(&["10.0.0.0/8"], &[], "192.0.2.1"));
+        assert!(!judge(&[], &["*"], "example.org"));
+    }
+
+    #[test]
+    fn a_name_that_somebody_else_resolves_is_judged_by_rules_that_name_it() {
+        let rules =
+            |texts: &[&str]| -> Vec<Rule> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+        let judge = |allow: &[&str], deny: &[&str], target: &str| {
+            let access = Access::new(&[], &rules(allow), &rules(deny));
+            access.judge_name_alone(&target.parse().unwrap()).is_ok()
+        };
+        assert!(judge(&[], &[], "example.org:443"));
+        assert!(judge(&["*.example.org:443"], &[], "www.example.org:443"));
+        assert!(!judge(&["*.example.org:443"], &[], "www.example.org:80"));
+        assert!(!judge(&["10.0.0.0/8"], &[], "example.org:443"), "its address cannot be judged");
+        assert!(!judge(&["*"], &["example.org"], "example.org:443"));
+        for local in ["localhost:80", "db.localhost:80"] {
+            assert!(!judge(&["*", "localhost"], &[], local), "{local}");
+        }
+    }
     use proptest::prelude::*;
 
     fn rules(texts: &[&str]) -> Vec<Rule> {

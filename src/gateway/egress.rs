@@ -1,4 +1,7 @@
-//! From a target to a connection: judge, resolve, judge again, dial.
+//! From a target to a connection: judge, resolve, judge again, dial. Behind another proxy that one resolves and dials;
+//! then names are judged by the rules that name them, and addresses where they were asked for as such.
+
+mod upstream;
 
 use std::collections::VecDeque;
 use std::io;
@@ -19,6 +22,7 @@ use crate::mark;
 use crate::net;
 use crate::own::Own;
 use crate::wire::target::{Host, Target};
+use upstream::Upstream;
 
 /// Connection attempts to one server start so far apart (RFC 8305 §5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -43,6 +47,7 @@ pub struct Egress {
     resolver: Resolver,
     dials: mpsc::Sender<Dial>,
     own: Arc<Own>,
+    upstream: RwLock<Arc<Upstream>>,
 }
 
 /// What a reload changes; a connection is made under the terms of its beginning.
@@ -88,7 +93,7 @@ impl Egress {
         dials: mpsc::Sender<Dial>,
     ) -> Self {
         let terms = RwLock::new(Arc::new(Terms::new(access, connect_timeout, servers)));
-        Self { terms, resolver, dials, own: Arc::default() }
+        Self { terms, resolver, dials, own: Arc::default(), upstream: RwLock::default() }
     }
 
     /// Changes the rules, the time limit and the servers for all connections from now on.
@@ -111,13 +116,15 @@ impl Egress {
             connected.as_ref().map_err(|failure| failure.kind),
             Err(Kind::NameForbidden | Kind::AddressForbidden | Kind::Loop)
         );
+        let is_cut_off = connected.as_ref().is_err_and(upstream::is_cut_off);
         let terms = self.terms();
-        let server = terms.servers.iter().enumerate().find(|(_, server)| server.target == *target);
-        if let Some((number, server)) = server.filter(|_| !refused)
-            && server.is_news(connected.is_ok(), Instant::now())
-        {
-            // When there are more results than are looked at, some are enough.
-            let _ = self.dials.try_send(Dial { server: number, reached: connected.is_ok() });
+        for (number, server) in terms.servers.iter().enumerate() {
+            if (is_cut_off || server.target == *target && !refused)
+                && server.is_news(connected.is_ok(), Instant::now())
+            {
+                // When there are more results than are looked at, some are enough.
+                let _ = self.dials.try_send(Dial { server: number, reached: connected.is_ok() });
+            }
         }
         connected
     }
@@ -125,6 +132,19 @@ impl Egress {
     /// Reads the machine's name servers and names again.
     pub fn reload_names(&self) {
         self.resolver.reload();
+    }
+
+    /// The machine's name servers.
+    pub fn resolver(&self) -> &Resolver {
+        &self.resolver
+    }
+
+    /// Judges a question by what it is about.
+    ///
+    /// # Errors
+    /// [`Kind::NameForbidden`].
+    pub fn judge_question(&self, subject: &Host) -> Result<(), Failure> {
+        self.terms().access.judge_question(subject)
     }
 
     /// What the machine and this node are themselves.
@@ -174,6 +194,10 @@ impl Egress {
     /// # Errors
     /// Those of [`Egress::connect`], but for what only the server could say.
     pub async fn connect_udp(&self, target: &Target) -> Result<UdpSocket, Failure> {
+        if self.upstream().is_for(target) {
+            let sentence = "the gateway leaves by another proxy, which does not carry UDP";
+            return Err(Failure::new(Kind::Unsupported, Side::Gateway, sentence));
+        }
         let mut last = io::ErrorKind::AddrNotAvailable.into();
         for ip in self.allowed(target, &self.terms()).await? {
             match net::connect_udp(SocketAddr::new(ip, target.port)).await {
@@ -190,6 +214,10 @@ impl Egress {
     /// Those of [`Egress::connect`].
     pub async fn dial(&self, target: &Target) -> Result<TcpStream, Failure> {
         let terms = self.terms();
+        let upstream = self.upstream();
+        if upstream.is_for(target) {
+            return self.dial_upstream(&terms, &upstream, target).await;
+        }
         let allowed = self.allowed(target, &terms).await?;
         let addresses = interleave(allowed).into_iter().map(|ip| SocketAddr::new(ip, target.port));
         match timeout(terms.connect_timeout, race(addresses.collect())).await {

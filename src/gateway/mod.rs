@@ -6,6 +6,8 @@ pub mod courier;
 pub mod dns;
 pub mod egress;
 pub mod listener;
+mod names;
 pub mod probe;
+pub mod proxy;
 pub mod serve;
 mod udp;

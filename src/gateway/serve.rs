@@ -69,6 +69,10 @@ impl Gateway {
                                 exchanges.spawn(news::serve(tunnel, self.board.clone(), id));
                             }
                         }
+                        Ok(Asked::Name) => {
+                            let admitted = self.admit(id, &held);
+                            tunnels.spawn(self.clone().name(Box::new(incoming), admitted));
+                        }
                         _ => {
                             let admitted = self.admit(id, &held);
                             let incoming = Box::new(incoming);
@@ -129,7 +133,7 @@ impl Gateway {
         let mut record = Record::new(incoming.connection_id, "link", name);
         let target = match incoming.asked.clone() {
             Ok(Asked::Tunnel(target) | Asked::Udp(target)) => target,
-            Ok(Asked::News) => {
+            Ok(Asked::News | Asked::Name) => {
                 let failure =
                     Failure::new(Kind::LimitReached, Side::Gateway, "news were exchanged often enough");
                 return self.refuse(*incoming, &failure, &mut record);

@@ -1,5 +1,6 @@
 //! The client's end of a link: dial, prove, open tunnels.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -172,15 +173,10 @@ impl Link {
         }
         let request = self.request(transport, target, connection_id);
         let counted = self.pulse.tunnel();
-        let impatience = async {
-            tokio::time::sleep(UNANSWERED).await;
-            self.pulse.want_proof();
-            std::future::pending::<std::convert::Infallible>().await
-        };
         let answer = async {
             tokio::select! {
                 answer = timeout(OPEN, self.connect(request, first)) => answer,
-                never = impatience => match never { },
+                never = self.impatience() => match never { },
             }
         };
         match answer.await {
@@ -197,6 +193,13 @@ impl Link {
                 Err(Failure::new(Kind::ConnectTimeout, side, sentence))
             }
         }
+    }
+
+    /// Makes the link prove that it lives when this is still waited for after a moment.
+    pub(super) async fn impatience(&self) -> Infallible {
+        tokio::time::sleep(UNANSWERED).await;
+        self.pulse.want_proof();
+        std::future::pending().await
     }
 
     async fn connect(
@@ -237,7 +240,7 @@ impl Link {
         self.requests.clone().ready().await?.send_request(request, false)
     }
 
-    fn lost(&self, error: &h2::Error) -> Failure {
+    pub(super) fn lost(&self, error: &h2::Error) -> Failure {
         let sentence = format!("the link to the gateway {} broke: {error}", self.address);
         Failure::new(Kind::Terminated, Side::Link, sentence)
     }
@@ -356,7 +359,7 @@ fn is_cut(error: &h2::Error) -> bool {
     error.get_io().is_some_and(|io| io.kind() != io::ErrorKind::InvalidData)
 }
 
-fn refusal(response: &Response<RecvStream>, gateway: SocketAddr) -> Failure {
+pub(super) fn refusal(response: &Response<RecvStream>, gateway: SocketAddr) -> Failure {
     let said = response.headers().get("proxy-status").and_then(|value| value.to_str().ok());
     said.and_then(Failure::from_proxy_status).unwrap_or_else(|| {
         let sentence = format!("the gateway {gateway} answered with status {}", response.status().as_u16());

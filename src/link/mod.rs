@@ -7,6 +7,7 @@ pub mod client;
 pub mod datagrams;
 mod flow;
 pub mod handshake;
+pub mod names;
 pub mod news;
 mod queue;
 mod record;

@@ -14,7 +14,6 @@ use tokio::time::timeout;
 use super::alive::{Pulse, until_dead};
 use super::flow;
 use super::handshake::Proved;
-use super::news;
 use super::secure::Secure;
 use super::stream::{Inbox, Outbox, Tunnel};
 use super::tls::{self, Peer, TlsError};
@@ -22,6 +21,7 @@ use super::{
     CAPSULE_PROTOCOL, CONNECTION_ID, CONNECTION_WINDOW, FRAME, HANDSHAKE, HEADER_LIST, MOST_STREAMS,
     PENDING_RESETS, REMEMBERED_RESETS, RESET_MEMORY, SEND_BUFFER, SMALL_FRAMES,
 };
+use super::{names, news};
 use crate::failure::{Failure, Kind, Side};
 use crate::memory::Account;
 use crate::wire::masque;
@@ -59,6 +59,8 @@ pub enum Asked {
     Udp(Target),
     /// To exchange the news of the group: POST [`news::PATH`].
     News,
+    /// To ask the gateway's name servers: POST [`names::PATH`] (RFC 8484).
+    Name,
 }
 
 /// One request that waits for its answer.
@@ -67,8 +69,8 @@ pub struct Incoming {
     pub asked: Result<Asked, Failure>,
     /// The client's id of the connection, for the logs.
     pub connection_id: u64,
-    respond: SendResponse<Bytes>,
-    inbox: Inbox,
+    pub(super) respond: SendResponse<Bytes>,
+    pub(super) inbox: Inbox,
     account: Option<Arc<Account>>,
 }
 
@@ -202,6 +204,7 @@ impl Asked {
                 target.map(Self::Udp).ok_or_else(|| not_one("the path names none"))
             }
             (&Method::POST, None, _) if uri.path() == news::PATH => Ok(Self::News),
+            (&Method::POST, None, _) if uri.path() == names::PATH => Ok(Self::Name),
             _ => Err(Failure::new(Kind::Unsupported, Side::Gateway, "a link does not take such requests")),
         }
     }

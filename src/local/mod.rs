@@ -8,6 +8,7 @@ pub mod http;
 pub mod links;
 pub mod listener;
 pub mod logins;
+pub mod names;
 pub mod page;
 mod pauses;
 pub mod port;

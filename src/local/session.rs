@@ -27,8 +27,8 @@ use crate::telemetry::record::Record;
 use crate::wire::replay;
 use crate::wire::target::Target;
 
-/// How many gateways one connection may wear out.
-const MOST_ATTEMPTS: u32 = 8;
+/// How many gateways one connection, or one question, may wear out.
+pub(super) const MOST_ATTEMPTS: u32 = 8;
 
 /// Connects from this machine itself, under the gateway's rules.
 pub type Direct = dyn Fn(Target) -> BoxFuture<'static, Result<TcpStream, Failure>> + Send + Sync;
@@ -70,8 +70,11 @@ pub struct Tunnelled {
     pub record: Record,
 }
 
-enum Way {
+/// A way out.
+pub(super) enum Way {
+    /// From this machine.
     Direct,
+    /// Over this link.
     Link(Link),
 }
 
@@ -191,7 +194,7 @@ impl Routes {
     }
 
     /// Waits for a way out.
-    async fn way(&self) -> Way {
+    pub(super) async fn way(&self) -> Way {
         let mut is_gateway = self.is_gateway.clone();
         let mut links = self.links.standing();
         loop {
@@ -287,7 +290,8 @@ impl Routes {
         }
     }
 
-    fn no_gateway(&self) -> Failure {
+    /// Why nothing goes out, once it was waited for as long as connections are held.
+    pub(super) fn no_gateway(&self) -> Failure {
         let held = self.hold.borrow().as_secs_f32();
         let sentence = match self.links.trouble() {
             Some(trouble) => format!("no gateway could be used within {held} s: {trouble}"),

@@ -3,6 +3,7 @@
 
 pub mod capsule;
 pub mod datagram;
+pub mod dns;
 pub mod first;
 pub mod hello;
 pub mod http;

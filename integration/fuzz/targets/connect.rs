@@ -14,7 +14,7 @@ pub fn run(data: &[u8]) {
     datagrams(&method, &uri);
     match Asked::of(&method, &uri, None) {
         Ok(Asked::Udp(_)) => panic!("without its protocol"),
-        Ok(Asked::News) => assert_eq!(method, Method::POST),
+        Ok(Asked::News | Asked::Name) => assert_eq!(method, Method::POST),
         Ok(Asked::Tunnel(target)) => {
             assert!(method == Method::CONNECT && target.port != 0);
             if let Host::Name(name) = &target.host {

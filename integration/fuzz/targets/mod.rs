@@ -10,6 +10,7 @@ pub mod chunked;
 pub mod configuration;
 pub mod connect;
 pub mod datagram;
+pub mod dns;
 pub mod first;
 pub mod http_request;
 pub mod http_response;
@@ -25,7 +26,7 @@ pub mod socks_udp;
 pub type Run = fn(&[u8]);
 
 /// Every target by its name, which is that of its fuzzer and of the directory of its seeds.
-pub const ALL: [(&str, Run); 17] = [
+pub const ALL: [(&str, Run); 18] = [
     ("access", access::run),
     ("beacons", beacons::run),
     ("capsule", capsule::run),
@@ -33,6 +34,7 @@ pub const ALL: [(&str, Run); 17] = [
     ("configuration", configuration::run),
     ("connect", connect::run),
     ("datagram", datagram::run),
+    ("dns", dns::run),
     ("first", first::run),
     ("http_request", http_request::run),
     ("http_response", http_response::run),

@@ -6,6 +6,7 @@ pub(crate) mod failover;
 mod hostile;
 mod isolation;
 mod lifecycle;
+mod names;
 mod proxy;
 mod replay;
 mod resume;
@@ -14,6 +15,7 @@ mod transfer;
 mod transparent;
 mod trust;
 pub(crate) mod udp;
+mod upstream;
 
 use crate::lab::Lab;
 
@@ -36,7 +38,13 @@ pub(crate) const ALL: &[&[Case]] = &[
     revocation::CASES,
     replay::CASES,
     udp::CASES,
+    names::CASES,
+    upstream::CASES,
 ];
+
+/// What some topics need besides, and how a distribution calls it: without it their trials are ignored.
+pub(crate) const NEEDED: &[(&str, &[&str])] =
+    &[("names::", &["unbound", "dnsmasq", "dig"]), ("upstream::", &["squid", "danted"])];
 
 /// Where the web server is, as an app writes it.
 const BIG: &str = "http://10.88.0.100/big";

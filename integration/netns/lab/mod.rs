@@ -15,11 +15,13 @@ pub(crate) mod group;
 pub(crate) mod host;
 pub(crate) mod isolate;
 pub(crate) mod load;
+pub(crate) mod nameserver;
 pub(crate) mod origin;
 pub(crate) mod process;
 pub(crate) mod receiver;
 mod relay;
 pub(crate) mod rogue;
+pub(crate) mod upstream;
 pub(crate) mod web;
 
 pub(crate) use host::Host;

@@ -1,0 +1,110 @@
+//! A name and what is below it, and the name server that is asked for them.
+
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use hickory_resolver::proto::rr::Name;
+use serde::Deserialize;
+
+/// The port of name servers.
+const PORT: u16 = 53;
+
+/// `SUFFIX=SERVER` or `SUFFIX=SERVER:PORT`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Zone {
+    /// The name that all of them end in.
+    pub suffix: Name,
+    /// Whom to ask.
+    pub server: SocketAddr,
+}
+
+/// What is no zone.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "'{0}' is not SUFFIX=SERVER: write a domain, '=' and the address of its name server, with :PORT if that is not 53"
+)]
+pub struct ZoneError(String);
+
+impl Zone {
+    /// Of all zones that `name` is in the one with the longest suffix.
+    pub fn of<'a, T>(zones: &'a [(Self, T)], name: &Name) -> Option<&'a T> {
+        let within = zones.iter().filter(|(zone, _)| zone.suffix.zone_of(name));
+        within.max_by_key(|(zone, _)| zone.suffix.num_labels()).map(|(_, value)| value)
+    }
+}
+
+impl FromStr for Zone {
+    type Err = ZoneError;
+
+    fn from_str(text: &str) -> Result<Self, ZoneError> {
+        let error = || ZoneError(text.into());
+        let (suffix, server) = text.split_once('=').ok_or_else(error)?;
+        let suffix = suffix.strip_prefix("*.").unwrap_or(suffix);
+        let mut suffix = match suffix {
+            "" => return Err(error()),
+            suffix => Name::from_ascii(suffix.to_ascii_lowercase()).ok().ok_or_else(error)?,
+        };
+        suffix.set_fqdn(true);
+        let bare = server.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(server);
+        let server = match (server.parse::<SocketAddr>(), bare.parse::<IpAddr>()) {
+            (Ok(address), _) if address.port() != 0 => address,
+            (Err(_), Ok(ip)) => SocketAddr::new(ip, PORT),
+            _ => return Err(error()),
+        };
+        Ok(Self { suffix, server })
+    }
+}
+
+impl TryFrom<String> for Zone {
+    type Error = ZoneError;
+
+    fn try_from(text: String) -> Result<Self, ZoneError> {
+        text.parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn zone(text: &str) -> Zone {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn reads_a_suffix_and_a_server() {
+        for (text, server) in [
+            ("lan=10.0.0.1", "10.0.0.1:53"),
+            ("*.Corp.Example.=10.0.0.1:5353", "10.0.0.1:5353"),
+            ("lan=fe80::1", "[fe80::1]:53"),
+            ("lan=[2001:db8::1]:54", "[2001:db8::1]:54"),
+            (".=192.0.2.1", "192.0.2.1:53"),
+        ] {
+            assert_eq!(zone(text).server, server.parse().unwrap(), "{text}");
+        }
+        for text in [
+            "",
+            "lan",
+            "lan=",
+            "=10.0.0.1",
+            "lan=10.0.0.1:0",
+            "lan=server",
+            "lan=10.0.0.1:x",
+            "a..b=10.0.0.1",
+        ] {
+            assert!(text.parse::<Zone>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_longest_suffix_wins_and_labels_are_whole() {
+        let zones = ["corp=10.0.0.1", "eu.corp=10.0.0.2"].map(|text| (zone(text), text));
+        let of = |name: &str| Zone::of(&zones, &Name::from_ascii(name).unwrap()).copied();
+        assert_eq!(of("host.EU.corp."), Some("eu.corp=10.0.0.2"));
+        assert_eq!(of("eu.corp."), Some("eu.corp=10.0.0.2"));
+        assert_eq!(of("neu.corp."), Some("corp=10.0.0.1"));
+        assert_eq!(of("mycorp."), None);
+        assert_eq!(of("example.org."), None);
+    }
+}

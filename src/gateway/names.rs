@@ -1,0 +1,46 @@
+//! Questions to the gateway's name servers: judged, asked, answered.
+
+use std::sync::Arc;
+
+use hickory_resolver::proto::op::ResponseCode;
+
+use super::clients::Admitted;
+use super::serve::Gateway;
+use crate::failure::{Failure, Kind, Side};
+use crate::link::server::Incoming;
+use crate::wire::dns::{self, Decision, LONGEST, Reason, encode, lifetime};
+
+impl Gateway {
+    /// Answers one question that came over a link.
+    pub(super) async fn name(
+        self: Arc<Self>,
+        mut incoming: Box<Incoming>,
+        admitted: Result<Admitted, Failure>,
+    ) {
+        let _admitted = match admitted {
+            Ok(admitted) => admitted,
+            Err(failure) => return incoming.refuse(&failure, &self.name),
+        };
+        let malformed = || Failure::new(Kind::BadResponse, Side::Gateway, "not a DNS message");
+        let Some(bytes) = incoming.question().await else {
+            return incoming.refuse(&malformed(), &self.name);
+        };
+        let query = match Decision::of(&bytes) {
+            Decision::Ask(query) => query,
+            Decision::Answer(_, bytes) => return incoming.answer(bytes, 0),
+            Decision::Ignore => return incoming.refuse(&malformed(), &self.name),
+        };
+        let asked = async {
+            match self.egress.judge_question(&query.subject()) {
+                Ok(()) => self.egress.resolver().answer(&query).await,
+                Err(failure) => dns::failure(ResponseCode::Refused, Reason::Prohibited, &failure.sentence),
+            }
+        };
+        let found = tokio::select! {
+            found = asked => found,
+            () = incoming.abandoned() => return,
+        };
+        let answer = query.answer(&found);
+        incoming.answer(encode(&answer, LONGEST), lifetime(&answer));
+    }
+}

@@ -1,0 +1,101 @@
+//! SOCKS5 (RFC 1928) as its client, with user name and password (RFC 1929).
+
+use std::net::IpAddr;
+
+use tokio::net::TcpStream;
+
+use super::{Login, Refusal, read_exact, write};
+use crate::failure::Kind;
+use crate::wire::target::{Host, Target};
+
+const VERSION: u8 = 5;
+const NO_LOGIN: u8 = 0;
+const PASSWORD: u8 = 2;
+const NO_METHOD: u8 = 0xff;
+/// The version of the exchange of user name and password.
+const PASSWORD_VERSION: u8 = 1;
+
+pub(super) async fn ask(stream: &TcpStream, target: &Target, login: Option<&Login>) -> Result<(), Refusal> {
+    let methods: &[u8] = if login.is_some() { &[NO_LOGIN, PASSWORD] } else { &[NO_LOGIN] };
+    write(stream, &[&[VERSION, u8::from(login.is_some()) + 1], methods].concat()).await?;
+    let mut choice = [0; 2];
+    read_exact(stream, &mut choice).await?;
+    match (choice, login) {
+        ([VERSION, NO_LOGIN], _) => {}
+        ([VERSION, PASSWORD], Some(login)) => {
+            write(stream, &password(login)).await?;
+            let mut answer = [0; 2];
+            read_exact(stream, &mut answer).await?;
+            if answer[1] != 0 {
+                return Err(Refusal::Login);
+            }
+        }
+        ([VERSION, NO_METHOD], _) => return Err(Refusal::Login),
+        _ => return Err(Refusal::Broken("no SOCKS5".into())),
+    }
+    write(stream, &request(target)).await?;
+    let mut head = [0; 4];
+    read_exact(stream, &mut head).await?;
+    let [version, reply, _, kind] = head;
+    if version != VERSION {
+        return Err(Refusal::Broken("no SOCKS5".into()));
+    }
+    judge(reply)?;
+    // Where it connects from: of no use here, but it has to be read.
+    let length = match kind {
+        1 => 4,
+        4 => 16,
+        3 => {
+            let mut length = [0];
+            read_exact(stream, &mut length).await?;
+            length[0].into()
+        }
+        _ => return Err(Refusal::Broken("an unknown type of address".into())),
+    };
+    let mut bound = [0; 255 + 2];
+    read_exact(stream, &mut bound[..length + 2]).await?;
+    Ok(())
+}
+
+fn password(Login { user, password }: &Login) -> Vec<u8> {
+    let part = |text: &str| {
+        let length = u8::try_from(text.len()).expect("a login's parts are 255 bytes at most");
+        [&[length], text.as_bytes()].concat()
+    };
+    [vec![PASSWORD_VERSION], part(user), part(password)].concat()
+}
+
+/// CONNECT to the target: `VER CMD RSV ATYP DST.ADDR DST.PORT`.
+fn request(target: &Target) -> Vec<u8> {
+    let mut request = vec![VERSION, 1, 0];
+    match &target.host {
+        Host::Address(IpAddr::V4(ip)) => {
+            request.push(1);
+            request.extend(ip.octets());
+        }
+        Host::Address(IpAddr::V6(ip)) => {
+            request.push(4);
+            request.extend(ip.octets());
+        }
+        Host::Name(name) => {
+            request.push(3);
+            request.push(u8::try_from(name.len()).expect("a name is 253 bytes at most"));
+            request.extend(name.as_bytes());
+        }
+    }
+    request.extend(target.port.to_be_bytes());
+    request
+}
+
+/// What the reply code means (RFC 1928 §6).
+fn judge(reply: u8) -> Result<(), Refusal> {
+    Err(Refusal::Destination(match reply {
+        0 => return Ok(()),
+        2 => Kind::NameForbidden,
+        3 => Kind::NetworkUnreachable,
+        1 | 4 => Kind::HostUnreachable,
+        5 => Kind::Refused,
+        6 => Kind::ConnectTimeout,
+        reply => return Err(Refusal::Broken(format!("it answered CONNECT with reply {reply}"))),
+    }))
+}

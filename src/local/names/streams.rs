@@ -1,0 +1,101 @@
+//! Questions by TCP (RFC 7766): each with its length in front, several at a time, answered as the answers come.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::Names;
+use crate::net;
+use crate::wire::dns::{Decision, LONGEST, encode};
+
+/// How long a connection may say nothing (RFC 7766 §6.2.3), and how long one message may take.
+const IDLE: Duration = Duration::from_secs(10);
+/// How many questions of one connection are answered at a time; the next ones are not read meanwhile.
+const MOST_AT_A_TIME: usize = 32;
+
+impl Names {
+    pub(super) async fn serve_streams(self: Arc<Self>, listener: TcpListener) {
+        let drain = &self.local.drain;
+        loop {
+            let accepted = async {
+                let place =
+                    self.connections.clone().acquire_owned().await.expect("the semaphore is never closed");
+                (place, net::accept(&listener).await)
+            };
+            let (place, (socket, app)) = tokio::select! {
+                accepted = accepted => accepted,
+                () = drain.cancelled() => return,
+            };
+            let names = self.clone();
+            self.local.tasks.spawn(async move {
+                if let Err(error) = names.serve_stream(socket).await {
+                    tracing::debug!(%app, %error, "a connection for questions ended");
+                }
+                drop(place);
+            });
+        }
+    }
+
+    async fn serve_stream(self: &Arc<Self>, mut socket: TcpStream) -> io::Result<()> {
+        // Fails only on a connection that is gone, which the first read tells.
+        let _ = socket.set_nodelay(true);
+        let (mut reader, mut writer) = socket.split();
+        let (mut buffer, mut ended) = (BytesMut::with_capacity(512), false);
+        let mut answers = FuturesUnordered::new();
+        // Slow bytes do not extend it.
+        let mut until = Instant::now() + IDLE;
+        loop {
+            while answers.len() < MOST_AT_A_TIME
+                && let Some(message) = next_message(&mut buffer)
+            {
+                let decision = Decision::of(&message);
+                if matches!(decision, Decision::Ignore) {
+                    return Ok(());
+                }
+                answers.push(self.answer_whole(decision));
+                until = Instant::now() + IDLE;
+            }
+            if ended && answers.is_empty() {
+                return Ok(());
+            }
+            let has_room = answers.len() < MOST_AT_A_TIME;
+            tokio::select! {
+                Some(answer) = answers.next(), if !answers.is_empty() => {
+                    timeout(IDLE, writer.write_all(&answer)).await??;
+                    until = Instant::now() + IDLE;
+                }
+                read = reader.read_buf(&mut buffer), if has_room && !ended => ended = read? == 0,
+                () = sleep_until(until), if answers.is_empty() => return Ok(()),
+                () = self.local.drain.cancelled(), if answers.is_empty() => return Ok(()),
+            }
+        }
+    }
+
+    /// The answer with its length in front.
+    async fn answer_whole(self: &Arc<Self>, decision: Decision) -> Vec<u8> {
+        let answer = match decision {
+            Decision::Ignore => return Vec::new(),
+            Decision::Answer(_, answer) => answer,
+            Decision::Ask(query) => encode(&self.answer(*query).await, LONGEST),
+        };
+        let length = u16::try_from(answer.len()).expect("encoded to be no longer");
+        [&length.to_be_bytes()[..], &answer].concat()
+    }
+}
+
+/// Takes a whole message out of what has arrived (RFC 1035 §4.2.2).
+fn next_message(buffer: &mut BytesMut) -> Option<BytesMut> {
+    let length = u16::from_be_bytes(*buffer.first_chunk()?).into();
+    if buffer.len() < 2 + length {
+        return None;
+    }
+    buffer.advance(2);
+    Some(buffer.split_to(length))
+}
