@@ -51,6 +51,9 @@ pub struct Typed {
     /// Let other machines use the local proxy without a login, when --proxy is not a loopback address
     #[arg(long, env = "LANEWAY_PROXY_OPEN_TO_LAN")]
     pub proxy_open_to_lan: bool,
+    /// Let browsers that use /proxy.pac of the local port go out directly where the proxy does not answer [default: no]
+    #[arg(long, env = "LANEWAY_PAC_DIRECT")]
+    pub pac_direct: bool,
     /// Where links are accepted, TCP [default: every address, port 7420]
     #[arg(long, env = "LANEWAY_LINK", value_name = "ADDR:PORT")]
     pub link: Option<SocketAddr>,
@@ -161,6 +164,8 @@ pub struct Config {
     pub role: Role,
     /// Where the local proxy listens.
     pub proxy: SocketAddr,
+    /// Whether /proxy.pac lets browsers go out directly where the proxy does not answer.
+    pub pac_direct: bool,
     /// Where links are accepted; `None` means every address.
     pub link: Option<SocketAddr>,
     /// The UDP port of discovery.
@@ -264,6 +269,7 @@ impl Config {
         Ok(Self {
             role: typed.role.unwrap_or_default(),
             proxy,
+            pac_direct: typed.pac_direct,
             link: typed.link,
             discovery_port: typed.discovery_port.unwrap_or(PORT),
             lans: typed.lan,
@@ -304,6 +310,7 @@ impl Typed {
             role: self.role.or(other.role),
             proxy: self.proxy.or(other.proxy),
             proxy_open_to_lan: self.proxy_open_to_lan || other.proxy_open_to_lan,
+            pac_direct: self.pac_direct || other.pac_direct,
             link: self.link.or(other.link),
             discovery_port: self.discovery_port.or(other.discovery_port),
             lan: list(self.lan, other.lan),
@@ -330,6 +337,14 @@ impl Typed {
             log_format: self.log_format.or(other.log_format),
         }
     }
+}
+
+/// Where the local proxy of this machine's node listens, as far as the configuration file says.
+///
+/// # Errors
+/// When there is a file, and it is not valid.
+pub fn configured_proxy() -> Result<SocketAddr, Problem> {
+    Ok(Config::new(Typed::default(), None)?.proxy)
 }
 
 fn read(path: &Path) -> Result<Typed, Problem> {

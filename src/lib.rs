@@ -22,4 +22,5 @@ pub mod problem;
 pub mod size;
 pub mod telemetry;
 pub mod trust;
+pub mod view;
 pub mod wire;

@@ -49,6 +49,7 @@ impl Live {
         let fixed = [
             ("role", new.role != old.role),
             ("proxy", new.proxy != old.proxy),
+            ("pac-direct", new.pac_direct != old.pac_direct),
             ("link", new.link != old.link),
             ("discovery-port", new.discovery_port != old.discovery_port),
             ("lan", new.lans != old.lans),

@@ -14,6 +14,7 @@ mod limits;
 mod link;
 mod local;
 mod memory;
+mod page;
 mod peer;
 mod raw;
 mod resume;

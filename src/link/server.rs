@@ -86,6 +86,11 @@ impl ServerLink {
         Ok(Self { connection, pulse, dead, client })
     }
 
+    /// Its tunnels, and what passes on it.
+    pub fn pulse(&self) -> &Arc<Pulse> {
+        &self.pulse
+    }
+
     /// Drives the link until the next CONNECT comes. `None` when the link has ended; the error says why
     /// when that was not orderly.
     pub async fn next(&mut self) -> Option<Result<Incoming, String>> {
@@ -141,7 +146,10 @@ impl Incoming {
     /// When the client has given up meanwhile.
     pub fn accept(mut self) -> Result<Tunnel, h2::Error> {
         let send = self.respond.send_response(Response::new(()), false)?;
-        let mut tunnel = Tunnel::new(Outbox::new(send), self.inbox);
+        let mut tunnel = {
+            let outbox = Outbox::new(send, self.inbox.pulse().clone());
+            Tunnel::new(outbox, self.inbox)
+        };
         if let Some(account) = &self.account {
             tunnel.outbox.charge_to(account);
         }

@@ -164,13 +164,13 @@ async fn answer(
     let (dialect, host, port) = match &request.target {
         RequestTarget::Authority { host, port } => ("connect", host, *port),
         RequestTarget::Absolute { host, port, .. } => ("http", host, *port),
-        RequestTarget::Origin { .. } => return Next::Close(page::answer(local, &request)),
+        RequestTarget::Origin { .. } => return Next::Close(page::answer(local, socket, &request).await),
         RequestTarget::Asterisk => {
             return Next::Close(plain(400, "this is a proxy; ask it for a server"));
         }
     };
     let id = local.id();
-    let mut record = Record::new(id, dialect, peer.to_owned());
+    let mut record = Record::of_app(&local.telemetry, id, dialect, peer.to_owned());
     let target = match Target::new(host, port) {
         Ok(target) => target,
         Err(error) => {
@@ -178,7 +178,7 @@ async fn answer(
             return Next::Close(plain(400, &error.to_string()));
         }
     };
-    record.target = target.to_string();
+    record.aims_at(&target);
     if request.max_forwards() == Some(0) {
         record.ended("answered here: Max-Forwards is 0");
         return Next::Close(answer_here(&request));

@@ -11,9 +11,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::handshakes::{Handshake, Handshakes};
+use super::page::Page;
 use super::session::{Routes, Tunnelled};
 use super::{http, socks};
 use crate::net;
+use crate::telemetry::Telemetry;
 
 /// How many connections of apps are served at a time; more wait in the listen queue.
 pub const MOST_CONNECTIONS: usize = 16_384;
@@ -24,6 +26,10 @@ pub const MOST_HANDSHAKES: usize = 2048;
 pub struct Local {
     /// The ways out.
     pub routes: Routes,
+    /// What a browser gets.
+    pub page: Page,
+    /// Where its connections are counted.
+    pub telemetry: Arc<Telemetry>,
     /// This node's pseudonym in Via and Proxy-Status fields; a token.
     pub name: String,
     /// When it is cancelled, idle connections are closed and no request follows on one that is served.
