@@ -6,8 +6,26 @@ use std::process::{Command, Stdio};
 use crate::machine::Output;
 
 /// Every command that has a help text; the hidden ones too.
-const COMMANDS: [&str; 11] =
-    ["up", "init", "invite", "join", "members", "revoke", "rotate", "ca", "discover", "demo", "origin"];
+const COMMANDS: [&str; 18] = [
+    "up",
+    "status",
+    "top",
+    "env",
+    "run",
+    "apt-proxy",
+    "init",
+    "invite",
+    "join",
+    "members",
+    "revoke",
+    "rotate",
+    "ca",
+    "discover",
+    "demo",
+    "completions",
+    "man",
+    "origin",
+];
 
 /// Without a variable, which the help would print, and at a fixed width.
 fn laneway(arguments: &[&str]) -> Output {

@@ -6,6 +6,7 @@ pub(crate) mod failover;
 mod hostile;
 mod isolation;
 mod lifecycle;
+mod page;
 mod replay;
 mod resume;
 mod revocation;
@@ -30,6 +31,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     resume::CASES,
     revocation::CASES,
     replay::CASES,
+    page::CASES,
 ];
 
 /// Where the web server is, as an app writes it.
