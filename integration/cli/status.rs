@@ -13,7 +13,7 @@ fn the_status_of_a_running_node_is_a_table_or_json() {
     let mut node = machine.start("127.0.0.41", &["--role", "gateway"]);
     let proxy = node.address("local proxy");
     let table = machine.laneway(["status", "--proxy", &proxy]).success().stdout;
-    assert!(table.starts_with("first (") && table.contains("goes out directly"), "{table}");
+    assert!(table.starts_with("first (") && table.contains(" in group lan, laneway "), "{table}");
     assert!(table.contains(&format!("proxy {proxy}")), "{table}");
 
     let json = machine.laneway(["status", "--json", "--proxy", &proxy]).success().stdout;

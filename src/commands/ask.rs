@@ -79,7 +79,8 @@ fn request(proxy: SocketAddr) -> io::Result<String> {
     // A Host that is an address of this machine's own; a node answers to no other.
     let host =
         if proxy.ip().is_loopback() { proxy.to_string() } else { format!("127.0.0.1:{}", proxy.port()) };
-    write!(socket, "GET /status.json HTTP/1.1\r\nHost: {host}\r\n\r\n")?;
+    // In one piece: whoever else listens there may hang up after the first.
+    socket.write_all(format!("GET /status.json HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
     socket.take(LARGEST).read_to_string(&mut answer)?;
     Ok(answer)

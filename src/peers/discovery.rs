@@ -226,7 +226,7 @@ impl Discovery {
         let lans = self.tell_everybody(message).await;
         if first {
             tracing::info!(lans, port = self.options.port, "query sent");
-            let text = format!("who is connected to the server? asked on {lans} networks");
+            let text = format!("who is connected to the server? asked by {lans} addresses of this node");
             self.directory.telemetry().note(Happening::Query, "", text);
         }
     }
