@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -15,11 +16,15 @@ use crate::telemetry::snapshot::Snapshot;
 pub(super) const TYPE: &str = "text/event-stream";
 /// Between two snapshots. Each is a sign of life, too.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// How much of it waits in the system for its reader, in bytes: who stalls is noticed after a few snapshots.
+const QUEUED: usize = 64 * 1024;
 /// How long one snapshot may take to be read.
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Sends snapshots for as long as they are read.
 pub(super) async fn follow(local: &Local, socket: &TcpStream) {
+    // Without it only more waits.
+    let _ = SockRef::from(socket).set_send_buffer_size(QUEUED);
     let mut head = format!("HTTP/1.1 200 OK\r\nContent-Type: {TYPE}\r\nConnection: close\r\n");
     SEALED.iter().for_each(|(name, value)| head += &format!("{name}: {value}\r\n"));
     // How soon a browser comes back when the stream has broken, in milliseconds.
