@@ -21,6 +21,7 @@ use crate::gateway::clients::Clients;
 use crate::gateway::courier;
 use crate::gateway::dns::Resolver;
 use crate::gateway::egress::Egress;
+use crate::gateway::guests::Guests;
 use crate::gateway::listener::{Guesses, LinkPort};
 use crate::gateway::probe;
 use crate::gateway::serve::Gateway;
@@ -32,6 +33,7 @@ use crate::local::links::Links;
 use crate::local::listener::{self, Apps, Local};
 use crate::local::logins::Logins;
 use crate::local::names::{self, Names};
+use crate::local::page::Page;
 use crate::local::port::Port;
 use crate::local::session::Routes;
 use crate::memory::Budget;
@@ -43,12 +45,13 @@ use crate::peers::remembered;
 use crate::peers::selection;
 use crate::peers::uplink::{self, Uplink};
 use crate::problem::Problem;
-
+use crate::telemetry::{Telemetry, history};
 use crate::transparent;
 use crate::trust::authority::{Authority, Doorbell};
 use crate::trust::board::Board;
 use crate::trust::group::Group;
 use crate::trust::state::StateDir;
+use crate::view::{Started, View};
 use crate::wire::datagram::{Reach, State};
 use crate::wire::target::Target;
 
@@ -94,8 +97,9 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     let mut seed = [0; 8];
     aws_lc_rs::rand::fill(&mut seed).map_err(|error| Problem::new("no random numbers").because(error))?;
     let seed = u64::from_be_bytes(seed);
-    let directory = Arc::new(Directory::new(group.node.id, seed));
-    let activity = Arc::new(Activity::default());
+    let telemetry = Arc::new(Telemetry::default());
+    let directory = Arc::new(Directory::new(group.node.id, seed, telemetry.clone()));
+    let activity = Arc::new(Activity::new(telemetry.served.traffic.clone()));
     let access = Access::new(&config.servers, &config.allow, &config.deny);
     let resolver = Resolver::system()
         .map_err(|error| Problem::new("no resolver").because(std::io::Error::other(error)))?;
@@ -186,6 +190,23 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
         memory: memory.clone(),
         own: egress.own().clone(),
     };
+    let guests = Guests::default();
+    let (servers, probed) = watch::channel(config.servers.clone());
+    let view = View {
+        group: group.clone(),
+        proxy: proxy_address,
+        link: link.as_ref().map(|(_, address)| *address),
+        telemetry: telemetry.clone(),
+        directory: directory.clone(),
+        links: links.clone(),
+        guests: guests.clone(),
+        announced: announced.clone(),
+        is_gateway: routes.is_gateway.clone(),
+        servers: probed.clone(),
+        memory: memory.clone(),
+        stop: stop.clone(),
+        started: Started::now(),
+    };
     let next_id = AtomicU64::new(seed);
     let local = Arc::new(Local {
         routes,
@@ -193,6 +214,8 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
         drain: stop.clone(),
         tasks: connections.clone(),
         logins: logins.clone(),
+        page: Page::new(Box::new(move || view.snapshot()), config.pac_direct),
+        telemetry: telemetry.clone(),
         next_id,
         places: Arc::new(Semaphore::new(listener::MOST_CONNECTIONS)),
         handshakes: Handshakes::new(listener::MOST_HANDSHAKES),
@@ -243,6 +266,8 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
         egress: egress.clone(),
         activity: activity.clone(),
         clients: Clients::new(config.clients),
+        guests,
+        telemetry: telemetry.clone(),
         memory,
         id: group.node.id,
         name,
@@ -269,6 +294,7 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     if !dns.is_empty() {
         parts.spawn(named("local name server", names.run(dns)));
     }
+    parts.spawn(named("rates", history::run(telemetry)));
     parts.spawn(named("discovery", discovery.run(ears)));
     parts.spawn(named("clock", links.clone().watch_clock()));
     parts.spawn(named("links", links.run(needed)));
@@ -308,7 +334,6 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
         needs_server: !config.servers.is_empty(),
         declared: config.role == Role::Gateway,
     });
-    let (servers, probed) = watch::channel(config.servers.clone());
     if serves {
         let (reach, reached) = watch::channel(Reach::Unknown);
         parts.spawn(named("uplink", uplink.clone().run(reached.clone(), activity.clone())));

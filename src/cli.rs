@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::commands::{authority, demo, discover, membership, origin, transparent};
+use crate::commands::{authority, demo, discover, env, manual, membership, origin, status, top, transparent};
 use crate::config::{self, Config, Typed};
 use crate::problem::Problem;
 use crate::telemetry::log;
@@ -32,6 +32,16 @@ enum Command {
         #[arg(long, env = "LANEWAY_CONFIG", value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Show what the node on this machine sees: gateways, links, connections
+    Status(status::Status),
+    /// Show the same live in this terminal
+    Top(top::Top),
+    /// Print the variables that point software at the local proxy, for a shell to take over
+    Env(env::Env),
+    /// Run a command with those variables
+    Run(env::Run),
+    /// Print the proxy for apt: its Acquire::http::Proxy-Auto-Detect
+    AptProxy(env::AptProxy),
     /// Make a group on this machine, and print the line that lets others join
     Init(membership::Init),
     /// Print one more line that lets machines join (on the machine that made the group)
@@ -54,6 +64,10 @@ enum Command {
     Discover(discover::Discover),
     /// Show the whole system at work, on this machine alone: two gateways, one client, one server
     Demo(demo::Demo),
+    /// Print the completions of a shell
+    Completions(manual::Completions),
+    /// Print the manual page, or write all of them
+    Man(manual::Man),
     /// A small web server with generated files: what the demo and the tests download from
     #[command(hide = true)]
     Origin(origin::Origin),
@@ -73,6 +87,13 @@ pub fn run(cli: Cli) -> Result<(), Problem> {
             let state = state()?;
             commands::block_on(app::up(config, state, Box::new(reread)))?
         }
+        Command::Status(status) => status.run(),
+        Command::Top(top) => top.run(),
+        Command::Env(env) => env.run(),
+        Command::Run(run) => run.run(),
+        Command::AptProxy(apt) => apt.run(),
+        Command::Completions(completions) => completions.run(Cli::command()),
+        Command::Man(man) => man.run(Cli::command()),
         Command::Init(init) => init.run(&state()?),
         Command::Invite(invite) => invite.run(&state()?),
         Command::Join(join) => {

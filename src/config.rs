@@ -102,6 +102,9 @@ pub struct Typed {
     /// Let other machines ask, when --dns is not a loopback address
     #[arg(long, env = "LANEWAY_DNS_OPEN_TO_LAN")]
     pub dns_open_to_lan: bool,
+    /// Let browsers that use /proxy.pac of the local port go out directly where the proxy does not answer [default: no]
+    #[arg(long, env = "LANEWAY_PAC_DIRECT")]
+    pub pac_direct: bool,
     /// Where links are accepted, TCP [default: every address, port 7420]
     #[arg(long, env = "LANEWAY_LINK", value_name = "ADDR:PORT")]
     pub link: Option<SocketAddr>,
@@ -247,6 +250,8 @@ pub struct Config {
     pub dns: Vec<SocketAddr>,
     /// Whose names it asks elsewhere.
     pub dns_local: Vec<Zone>,
+    /// Whether /proxy.pac lets browsers go out directly where the proxy does not answer.
+    pub pac_direct: bool,
     /// Where links are accepted; `None` means every address.
     pub link: Option<SocketAddr>,
     /// The UDP port of discovery.
@@ -395,6 +400,7 @@ impl Config {
             transparent_except_private: typed.transparent_except_private,
             dns: typed.dns,
             dns_local: typed.dns_local,
+            pac_direct: typed.pac_direct,
             link: typed.link,
             discovery_port: typed.discovery_port.unwrap_or(PORT),
             lans: typed.lan,
@@ -455,6 +461,7 @@ impl Typed {
             dns: list(self.dns, other.dns),
             dns_local: list(self.dns_local, other.dns_local),
             dns_open_to_lan: self.dns_open_to_lan || other.dns_open_to_lan,
+            pac_direct: self.pac_direct || other.pac_direct,
             link: self.link.or(other.link),
             discovery_port: self.discovery_port.or(other.discovery_port),
             lan: list(self.lan, other.lan),
@@ -505,6 +512,14 @@ fn name_server(typed: &Typed) -> Result<(), Problem> {
             .hint("add --dns 127.0.0.1:53"));
     }
     Ok(())
+}
+
+/// Where the local proxy of this machine's node listens, as far as the configuration file says.
+///
+/// # Errors
+/// When there is a file, and it is not valid.
+pub fn configured_proxy() -> Result<SocketAddr, Problem> {
+    Ok(Config::new(Typed::default(), None)?.proxy)
 }
 
 fn read(path: &Path) -> Result<Typed, Problem> {

@@ -26,4 +26,5 @@ pub mod size;
 pub mod telemetry;
 pub mod transparent;
 pub mod trust;
+pub mod view;
 pub mod wire;

@@ -69,6 +69,7 @@ impl Live {
             ("transparent-except-private", new.transparent_except_private != old.transparent_except_private),
             ("dns", new.dns != old.dns),
             ("dns-local", new.dns_local != old.dns_local),
+            ("pac-direct", new.pac_direct != old.pac_direct),
             ("link", new.link != old.link),
             ("discovery-port", new.discovery_port != old.discovery_port),
             ("lan", new.lans != old.lans),

@@ -77,6 +77,11 @@ impl Budget {
         self.used.load(Relaxed)
     }
 
+    /// How many bytes may be held.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// More than half of it is in use: windows should be small.
     pub fn is_tight(&self) -> bool {
         self.used() > self.limit / 2

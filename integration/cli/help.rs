@@ -6,8 +6,13 @@ use std::process::{Command, Stdio};
 use crate::machine::Output;
 
 /// Every command that has a help text; the hidden ones too.
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 19] = [
     "up",
+    "status",
+    "top",
+    "env",
+    "run",
+    "apt-proxy",
     "init",
     "invite",
     "join",
@@ -18,6 +23,8 @@ const COMMANDS: [&str; 12] = [
     "transparent",
     "discover",
     "demo",
+    "completions",
+    "man",
     "origin",
 ];
 

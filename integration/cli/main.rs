@@ -6,8 +6,10 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod configuration;
+mod environment;
 mod help;
 mod machine;
 mod membership;
 mod node;
 mod proxy;
+mod status;

@@ -11,6 +11,7 @@ use laneway::gateway::access::Access;
 use laneway::gateway::clients::{Clients, Limits};
 use laneway::gateway::dns::Resolver;
 use laneway::gateway::egress::Egress;
+use laneway::gateway::guests::Guests;
 use laneway::gateway::listener::{Guesses, LinkPort};
 use laneway::gateway::serve::Gateway;
 use laneway::link::client::Link;
@@ -19,6 +20,7 @@ use laneway::local::handshakes::Handshakes;
 use laneway::local::links::Links;
 use laneway::local::listener::{self, Apps, Local};
 use laneway::local::logins::{Login, Logins};
+use laneway::local::page::Page;
 use laneway::local::port::Port;
 use laneway::local::session::Routes;
 use laneway::memory::Budget;
@@ -26,12 +28,14 @@ use laneway::net;
 use laneway::own::Own;
 use laneway::peers::candidate::Activity;
 use laneway::peers::directory::{Directory, Source};
+use laneway::telemetry::Telemetry;
 use laneway::trust::authority::{Authority, Uses};
 use laneway::trust::board::Board;
 use laneway::trust::certificate::Role;
 use laneway::trust::group::Group;
 use laneway::trust::join as enrol;
 use laneway::trust::state::StateDir;
+use laneway::view::{Started, View};
 use laneway::wire::target::Target;
 use tokio::io::duplex;
 use tokio::net::TcpStream;
@@ -69,6 +73,8 @@ pub(crate) struct Proxy {
     pub(crate) memory: Arc<Budget>,
     pub(crate) links: Arc<Links>,
     logins: Arc<Logins>,
+    /// What it has counted.
+    pub(crate) telemetry: Arc<Telemetry>,
     dials: Arc<AtomicUsize>,
     _needed: watch::Sender<bool>,
     _is_gateway: watch::Sender<bool>,
@@ -114,6 +120,8 @@ impl Lab {
         let serve = Gateway {
             egress: Arc::new(egress),
             activity: Arc::new(Activity::default()),
+            guests: Guests::default(),
+            telemetry: Arc::default(),
             clients: Clients::new(limits),
             memory: memory.clone(),
             id: gateway.node.id,
@@ -194,7 +202,8 @@ impl Proxy {
             async move { connected.await.map_err(failed) }.boxed()
         };
         let credentials = Credentials::new(Board::new(group.clone())).unwrap();
-        let links = Links::new(group.node.id, directory, credentials, TaskTracker::new(), Box::new(|_| {}));
+        let links =
+            Links::new(group.node.id, directory.clone(), credentials, TaskTracker::new(), Box::new(|_| {}));
         let (is_gateway_now, is_gateway) = watch::channel(is_gateway);
         let (needed_now, needed) = watch::channel(!*is_gateway.borrow());
         let (_hold, hold) = watch::channel(Duration::from_secs(10));
@@ -212,8 +221,26 @@ impl Proxy {
             memory: memory.clone(),
             own,
         };
+        let telemetry = Arc::<Telemetry>::default();
+        let view = View {
+            group: group.clone(),
+            proxy: address,
+            link: None,
+            telemetry: telemetry.clone(),
+            directory,
+            links: links.clone(),
+            guests: Guests::default(),
+            announced: watch::channel(None).1,
+            is_gateway: routes.is_gateway.clone(),
+            servers: watch::channel(vec![]).1,
+            memory: memory.clone(),
+            stop: CancellationToken::new(),
+            started: Started::now(),
+        };
         let local = Local {
             routes,
+            page: Page::new(Box::new(move || view.snapshot()), false),
+            telemetry: telemetry.clone(),
             name: "laneway-test".into(),
             drain: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -231,6 +258,7 @@ impl Proxy {
             memory,
             links,
             logins,
+            telemetry,
             dials,
             _needed: needed_now,
             _is_gateway: is_gateway_now,

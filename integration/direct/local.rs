@@ -104,7 +104,7 @@ async fn the_page_is_for_users_of_this_machine_and_not_for_web_pages() {
         ("GET /", format!("Host: {own}\r\nOrigin: http://evil.example"), 403),
         ("GET /", format!("Host: {own}\r\nOrigin: null"), 403),
         ("GET /", format!("Host: {own}\r\nOrigin: http://127.0.0.1:1"), 403),
-        ("GET /metrics", format!("Host: {own}"), 404),
+        ("GET /nothing", format!("Host: {own}"), 404),
         ("DELETE /", format!("Host: {own}"), 405),
     ] {
         let mut app = Peer::connect(proxy.address).await;

@@ -15,6 +15,7 @@ mod link;
 mod local;
 mod logins;
 mod memory;
+mod page;
 mod peer;
 mod raw;
 mod resume;

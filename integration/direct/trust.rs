@@ -11,6 +11,7 @@ use laneway::gateway::clients::Clients;
 use laneway::gateway::courier;
 use laneway::gateway::dns::Resolver;
 use laneway::gateway::egress::Egress;
+use laneway::gateway::guests::Guests;
 use laneway::gateway::listener::{Guesses, LinkPort};
 use laneway::gateway::serve::Gateway;
 use laneway::link::client::{DialError, Link, LinkTunnel};
@@ -111,6 +112,8 @@ impl Node {
         let serve = Gateway {
             egress: Arc::new(egress),
             activity: Arc::new(Activity::default()),
+            guests: Guests::default(),
+            telemetry: Arc::default(),
             clients: Clients::new(UNLIMITED),
             memory: Budget::new(u64::MAX),
             id: node.id,

@@ -1,10 +1,15 @@
 //! The commands that are not the daemon.
 
+pub mod ask;
 pub mod authority;
 pub mod demo;
 pub mod discover;
+pub mod env;
+pub mod manual;
 pub mod membership;
 pub mod origin;
+pub mod status;
+pub mod top;
 pub mod transparent;
 
 use std::io::Write;

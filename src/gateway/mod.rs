@@ -5,6 +5,7 @@ pub mod clients;
 pub mod courier;
 pub mod dns;
 pub mod egress;
+pub mod guests;
 pub mod listener;
 mod names;
 pub mod probe;

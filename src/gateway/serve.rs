@@ -9,6 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::clients::{Admitted, Client, Clients};
 use super::egress::Egress;
+use super::guests::Guests;
+use crate::copy::Moved;
 use crate::failure::{Failure, Kind, Side, printable};
 use crate::link::handshake::Proved;
 use crate::link::news;
@@ -17,6 +19,8 @@ use crate::link::server::{Asked, Incoming, ServerLink};
 use crate::memory::Budget;
 use crate::net;
 use crate::peers::candidate::Activity;
+use crate::telemetry::Telemetry;
+use crate::telemetry::journal::Happening;
 use crate::telemetry::record::Record;
 use crate::trust::board::Board;
 use crate::wire::id::NodeId;
@@ -29,6 +33,10 @@ pub struct Gateway {
     pub activity: Arc<Activity>,
     /// What each client has of this gateway.
     pub clients: Clients,
+    /// Whose links it serves.
+    pub guests: Guests,
+    /// Where its connections are counted.
+    pub telemetry: Arc<Telemetry>,
     /// What all tunnels may hold.
     pub memory: Arc<Budget>,
     /// This node.
@@ -54,6 +62,12 @@ impl Gateway {
         let id = link.client.id;
         let (client, held) = (id.short(), self.clients.client(id));
         tracing::info!(client, %address, "link accepted");
+        self.telemetry.note(
+            Happening::LinkUp,
+            &client,
+            format!("a client linked to this node from {address}"),
+        );
+        let guest = self.guests.enter(id, address, link.pulse().clone());
         let mut tunnels = JoinSet::new();
         let mut exchanges = JoinSet::new();
         let mut begun = 0;
@@ -104,8 +118,9 @@ impl Gateway {
         };
         // The tunnels of a link that has ended find out by themselves; they are waited for, so that each
         // is recorded.
-        drop((link, exchanges));
+        drop((link, exchanges, guest));
         while tunnels.join_next().await.is_some() {}
+        self.telemetry.note(Happening::LinkLost, &client, format!("the link of a client ended: {reason}"));
         tracing::info!(client, %address, reason, "link ended");
     }
 
@@ -130,7 +145,7 @@ impl Gateway {
         client: Arc<Client>,
         admitted: Result<Admitted, Failure>,
     ) {
-        let mut record = Record::new(incoming.connection_id, "link", name);
+        let mut record = Record::of_client(&self.telemetry, incoming.connection_id, "link", name);
         let target = match incoming.asked.clone() {
             Ok(Asked::Tunnel(target) | Asked::Udp(target)) => target,
             Ok(Asked::News | Asked::Name) => {
@@ -140,7 +155,7 @@ impl Gateway {
             }
             Err(failure) => return self.refuse(*incoming, &failure, &mut record),
         };
-        record.target = target.to_string();
+        record.aims_at(&target);
         let _admitted = match admitted {
             Ok(admitted) => admitted,
             Err(failure) => return self.refuse(*incoming, &failure, &mut record),
@@ -162,14 +177,15 @@ impl Gateway {
         let Ok(tunnel) = incoming.accept() else {
             return record.ended("the client gave up");
         };
-        let progress = Progress::counted_in(&self.activity.bytes).paced_by(&client.pace);
+        let traffic = record.traffic();
+        let progress = Progress::of_server(&traffic).paced_by(&client.pace);
         let result = relay(&socket, tunnel, &progress, None).await;
         if result.is_err() {
             net::reset(socket);
         }
         // Seen from the app, as all records are: what came off the link went to the server.
         let moved = progress.moved();
-        record.moved(moved.received, moved.sent);
+        record.moved(Moved { sent: moved.received, received: moved.sent });
         record.ended(outcome(&result));
     }
 

@@ -125,6 +125,21 @@ impl Pulse {
         self.worn.subscribe()
     }
 
+    /// Bytes of tunnels and of news that were sent on the link, and that arrived on it.
+    pub fn moved(&self) -> (u64, u64) {
+        (self.flow.sent(), self.flow.received())
+    }
+
+    /// The last round trip of a ping.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.flow.round_trip()
+    }
+
+    /// How long the link stands.
+    pub fn age(&self) -> Duration {
+        self.flow.age()
+    }
+
     /// How many tunnels are open.
     pub fn tunnels(&self) -> u32 {
         self.tunnels.load(Ordering::Relaxed)

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -79,6 +79,7 @@ pub struct Link {
     pub pulse: Arc<Pulse>,
     unusable: CancellationToken,
     retired: CancellationToken,
+    ended: Arc<OnceLock<String>>,
 }
 
 impl Link {
@@ -136,6 +137,7 @@ impl Link {
             pulse: Arc::new(Pulse::of(queue)),
             unusable: CancellationToken::new(),
             retired: CancellationToken::new(),
+            ended: Arc::default(),
         };
         tasks.spawn(drive(connection, ping, link.clone(), board));
         Ok(link)
@@ -208,7 +210,7 @@ impl Link {
         first: Bytes,
     ) -> Result<(Response<RecvStream>, Outbox), h2::Error> {
         let (response, send) = self.ask(request).await?;
-        let mut outbox = Outbox::new(send);
+        let mut outbox = Outbox::new(send, self.pulse.clone());
         // A refused CONNECT resets the stream under the early bytes; the answer says more than that.
         let (response, _) = futures_util::future::join(response, outbox.send(first)).await;
         Ok((response?, outbox))
@@ -248,6 +250,11 @@ impl Link {
     /// True until the gateway said GOAWAY, fell silent or the connection broke.
     pub fn is_usable(&self) -> bool {
         !self.unusable.is_cancelled()
+    }
+
+    /// Why the link ended, once it has.
+    pub fn end(&self) -> Option<&str> {
+        self.ended.get().map(String::as_str)
     }
 
     /// Waits until no new tunnel can be opened.
@@ -303,7 +310,7 @@ pub struct LinkTunnel {
 
 /// Drives the connection until it ends, and tells when it takes no more tunnels.
 async fn drive(connection: Connection<Secure, Bytes>, ping: PingPong, link: Link, board: Arc<Board>) {
-    let Link { requests, address, gateway, pulse, unusable, retired } = link;
+    let Link { requests, address, gateway, pulse, unusable, retired, ended } = link;
     let dead = until_dead(ping, pulse.clone());
     let mut probe = Some(requests);
     let mut connection = std::pin::pin!(connection);
@@ -335,7 +342,7 @@ async fn drive(connection: Connection<Secure, Bytes>, ping: PingPong, link: Link
     });
     let id = gateway.id;
     let gateway = id.short();
-    tokio::select! {
+    let reason = tokio::select! {
         result = driven => {
             let reason = match result {
                 Ok(()) => "closed".into(),
@@ -344,13 +351,21 @@ async fn drive(connection: Connection<Secure, Bytes>, ping: PingPong, link: Link
                 }
                 Err(error) => error.to_string(),
             };
-            tracing::info!(gateway, %address, reason = printable(&reason), "link down");
+            let reason = printable(&reason);
+            tracing::info!(gateway, %address, reason, "link down");
+            reason
         }
-        () = dead => tracing::warn!(gateway, %address, reason = "no answer to a ping", "link down"),
+        () = dead => {
+            tracing::warn!(gateway, %address, reason = "no answer to a ping", "link down");
+            "no answer to a ping".into()
+        }
         () = board.until_revoked(id) => {
             tracing::warn!(gateway, %address, reason = "the gateway was removed from the group", "link down");
+            "the gateway was removed from the group".into()
         }
-    }
+    };
+    // Set here alone, and once.
+    let _ = ended.set(reason);
     unusable.cancel();
 }
 

@@ -34,6 +34,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) struct Flow {
     received: AtomicU64,
+    sent: AtomicU64,
     withheld: AtomicU64,
     announced: AtomicU32,
     needed: AtomicU32,
@@ -47,6 +48,8 @@ pub(super) struct Flow {
 struct Last {
     /// The shortest round trip of all.
     round_trip: Duration,
+    /// The latest one.
+    latest: Option<Duration>,
     at: Instant,
     received: u64,
 }
@@ -55,12 +58,18 @@ impl Default for Flow {
     fn default() -> Self {
         Self {
             received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
             withheld: AtomicU64::new(0),
             announced: AtomicU32::new(ALONE),
             needed: AtomicU32::new(0),
             company_until: AtomicU64::new(0),
             born: Instant::now(),
-            last: Mutex::new(Last { round_trip: Duration::MAX, at: Instant::now(), received: 0 }),
+            last: Mutex::new(Last {
+                round_trip: Duration::MAX,
+                latest: None,
+                at: Instant::now(),
+                received: 0,
+            }),
         }
     }
 }
@@ -82,10 +91,31 @@ impl Flow {
         self.received.load(Relaxed)
     }
 
+    /// Notes bytes that leave.
+    pub(super) fn left(&self, count: usize) {
+        self.sent.fetch_add(count as u64, Relaxed);
+    }
+
+    /// What has left so far, in bytes.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent.load(Relaxed)
+    }
+
+    /// The round trip that was measured last.
+    pub(super) fn round_trip(&self) -> Option<Duration> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).latest
+    }
+
+    /// How old the link is.
+    pub(super) fn age(&self) -> Duration {
+        self.born.elapsed()
+    }
+
     /// Notes a measurement: so many bytes arrived within one round trip.
     pub(super) fn measured(&self, bytes: u64, round_trip: Duration) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.round_trip = last.round_trip.min(round_trip);
+        last.latest = Some(round_trip);
         // A round trip that is longer than the shortest has waited in queues: those need no larger window.
         let share = last.round_trip.as_secs_f64() / round_trip.as_secs_f64().max(f64::EPSILON);
         let product = u32::try_from(bytes).map_or(f64::from(u32::MAX), f64::from) * share;

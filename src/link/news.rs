@@ -124,9 +124,10 @@ async fn request(link: &Link) -> Result<Tunnel, ExchangeError> {
     };
     let (response, send) = timeout(PATIENCE, asked).await.ok().ok_or(ExchangeError::Stalled)??;
     match response.status() {
-        StatusCode::OK => {
-            Ok(Tunnel::new(Outbox::new(send), Inbox::new(response.into_body(), link.pulse.aside())))
-        }
+        StatusCode::OK => Ok({
+            let outbox = Outbox::new(send, link.pulse.clone());
+            Tunnel::new(outbox, Inbox::new(response.into_body(), link.pulse.aside()))
+        }),
         status => Err(ExchangeError::Declined(status)),
     }
 }
@@ -310,7 +311,7 @@ mod tests {
                 let (request, mut respond) = connection.accept().await.unwrap().unwrap();
                 let send = respond.send_response(http::Response::new(()), false).unwrap();
                 let inbox = Inbox::new(request.into_body(), Arc::<Pulse>::default().aside());
-                let tunnel = Tunnel::new(Outbox::new(send), inbox);
+                let tunnel = Tunnel::new(Outbox::new(send, inbox.pulse().clone()), inbox);
                 tokio::spawn(async move { while connection.accept().await.is_some() {} });
                 exchange(tunnel, &board, PEER).await
             });

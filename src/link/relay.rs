@@ -19,6 +19,7 @@ use crate::copy::Moved;
 use crate::failure::printable;
 use crate::net;
 use crate::pace::Pace;
+use crate::telemetry::traffic::Traffic;
 
 /// The smallest buffer for one read.
 const SMALLEST_BUFFER: usize = 4 * 1024;
@@ -82,14 +83,26 @@ pub struct Progress<'a> {
     sent: AtomicU64,
     received: AtomicU64,
     app_ended: AtomicBool,
-    total: Option<&'a AtomicU64>,
+    counted: Option<(&'a Traffic, End)>,
     pace: Option<&'a Pace>,
 }
 
+/// Who is at the other end of the socket.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    App,
+    Server,
+}
+
 impl<'a> Progress<'a> {
-    /// Progress that also adds the bytes of both directions to `total`, as they pass.
-    pub fn counted_in(total: &'a AtomicU64) -> Self {
-        Self { total: Some(total), ..Self::default() }
+    /// Progress of an app's socket that also counts the bytes in `traffic`, as they pass.
+    pub fn of_app(traffic: &'a Traffic) -> Self {
+        Self { counted: Some((traffic, End::App)), ..Self::default() }
+    }
+
+    /// The same of a server's socket: what it sends is what the app receives.
+    pub fn of_server(traffic: &'a Traffic) -> Self {
+        Self { counted: Some((traffic, End::Server)), ..Self::default() }
     }
 
     /// The same, with both directions kept to a pace that other relays may share.
@@ -98,11 +111,24 @@ impl<'a> Progress<'a> {
         self
     }
 
-    /// Gives until when the next bytes have to wait, if they have to.
-    fn add(&self, direction: &AtomicU64, count: usize) -> Option<Instant> {
-        direction.fetch_add(count as u64, Relaxed);
-        if let Some(total) = self.total {
-            total.fetch_add(count as u64, Relaxed);
+    /// Notes bytes that the socket sent. Gives until when the next ones have to wait, if they have to.
+    pub fn add_sent(&self, count: usize) -> Option<Instant> {
+        self.sent.fetch_add(count as u64, Relaxed);
+        match self.counted {
+            Some((traffic, End::App)) => traffic.add_sent(count as u64),
+            Some((traffic, End::Server)) => traffic.add_received(count as u64),
+            None => {}
+        }
+        self.pace?.passed(count)
+    }
+
+    /// Notes bytes that the socket received. Gives until when the next ones have to wait, if they have to.
+    pub fn add_received(&self, count: usize) -> Option<Instant> {
+        self.received.fetch_add(count as u64, Relaxed);
+        match self.counted {
+            Some((traffic, End::App)) => traffic.add_received(count as u64),
+            Some((traffic, End::Server)) => traffic.add_sent(count as u64),
+            None => {}
         }
         self.pace?.passed(count)
     }
@@ -257,7 +283,7 @@ async fn up(
                 return outbox.finish().map_err(Broken::Tunnel);
             }
             Ok(count) => {
-                let due = progress.add(&progress.sent, count);
+                let due = progress.add_sent(count);
                 if let Some(some) = kept {
                     if progress.received.load(Relaxed) == 0 {
                         some.add(&buffer);
@@ -304,7 +330,7 @@ async fn down(socket: &TcpStream, inbox: &mut Inbox, progress: &Progress<'_>) ->
         if count == 0 {
             return net::shutdown_write(socket).map_err(Broken::Socket);
         }
-        match progress.add(&progress.received, count) {
+        match progress.add_received(count) {
             Some(due) => rest(inbox, due).await?,
             None => tokio::task::consume_budget().await,
         }

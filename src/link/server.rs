@@ -92,6 +92,11 @@ impl ServerLink {
         Ok(Self { connection, pulse, dead, client })
     }
 
+    /// Its tunnels, and what passes on it.
+    pub fn pulse(&self) -> &Arc<Pulse> {
+        &self.pulse
+    }
+
     /// Drives the link until the next CONNECT comes. `None` when the link has ended; the error says why
     /// when that was not orderly.
     pub async fn next(&mut self) -> Option<Result<Incoming, String>> {
@@ -152,7 +157,8 @@ impl Incoming {
             response.headers_mut().insert(CAPSULE_PROTOCOL, HeaderValue::from_static("?1"));
         }
         let send = self.respond.send_response(response, false)?;
-        let mut tunnel = Tunnel::new(Outbox::new(send), self.inbox);
+        let outbox = Outbox::new(send, self.inbox.pulse().clone());
+        let mut tunnel = Tunnel::new(outbox, self.inbox);
         if let Some(account) = &self.account {
             tunnel.outbox.charge_to(account);
         }

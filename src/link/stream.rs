@@ -50,11 +50,13 @@ impl Tunnel {
 pub struct Outbox {
     send: SendStream<Bytes>,
     account: Option<Arc<Account>>,
+    pulse: Arc<Pulse>,
 }
 
 impl Outbox {
-    pub(crate) fn new(send: SendStream<Bytes>) -> Self {
-        Self { send, account: None }
+    /// On the link with this `pulse`.
+    pub(crate) fn new(send: SendStream<Bytes>, pulse: Arc<Pulse>) -> Self {
+        Self { send, account: None, pulse }
     }
 
     /// Counts what is queued for sending from now on.
@@ -96,6 +98,7 @@ impl Outbox {
     /// # Errors
     /// When the stream or the link has ended.
     pub fn send_reserved(&mut self, data: Bytes) -> Result<(), h2::Error> {
+        self.pulse.flow().left(data.len());
         let data = match &self.account {
             _ if data.is_empty() => return Ok(()),
             Some(account) => account.lend(data),
@@ -161,6 +164,11 @@ impl Inbox {
     pub(crate) fn charge_to(&mut self, account: &Arc<Account>) {
         account.hold(self.queued());
         self.account = Some(account.clone());
+    }
+
+    /// The pulse of its link.
+    pub(crate) fn pulse(&self) -> &Arc<Pulse> {
+        self.counted.pulse()
     }
 
     fn queued(&self) -> usize {

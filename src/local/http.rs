@@ -167,13 +167,13 @@ async fn answer(
         RequestTarget::Origin { .. } if !peer.is_of_this_machine() => {
             return Next::Close(plain(403, "this is a proxy; its page is for users of its own machine"));
         }
-        RequestTarget::Origin { .. } => return Next::Close(page::answer(local, &request)),
+        RequestTarget::Origin { .. } => return Next::Close(page::answer(local, socket, &request).await),
         RequestTarget::Asterisk => {
             return Next::Close(plain(400, "this is a proxy; ask it for a server"));
         }
     };
     let id = local.id();
-    let mut record = Record::new(id, dialect, peer.to_string());
+    let mut record = Record::of_app(&local.telemetry, id, dialect, peer.to_owned());
     let target = match Target::new(host, port) {
         Ok(target) => target,
         Err(error) => {
@@ -181,7 +181,7 @@ async fn answer(
             return Next::Close(plain(400, &error.to_string()));
         }
     };
-    record.target = target.to_string();
+    record.aims_at(&target);
     if local.logins.are_needed()
         && !local.logins.admit_basic(peer.source(), request.fields.get("proxy-authorization"))
     {

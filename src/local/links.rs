@@ -17,6 +17,7 @@ use crate::link::client::{DialError, Link};
 use crate::link::news;
 use crate::link::tls::Credentials;
 use crate::peers::directory::{Directory, Gateway, Source};
+use crate::telemetry::journal::Happening;
 use crate::wire::datagram::State;
 use crate::wire::id::NodeId;
 
@@ -78,6 +79,11 @@ impl Links {
     /// The links that stand, the one to use first in front, and their changes.
     pub fn standing(&self) -> watch::Receiver<Vec<Link>> {
         self.standing.subscribe()
+    }
+
+    /// For how long a gateway is still left alone, after it has failed.
+    pub fn paused_for(&self, gateway: &Gateway, now: Instant) -> Option<Duration> {
+        self.pause_left(gateway, now).map(|until| until.saturating_duration_since(now))
     }
 
     /// What went wrong with the last gateway that was tried, for a person.
@@ -179,6 +185,8 @@ impl Links {
             } else if !known {
                 suspects.push(link.address);
                 tracing::info!(gateway = link.gateway.id.short(), address = %link.address, "gateway suspect");
+                let text = format!("a ping is unanswered ({})", link.address);
+                self.directory.telemetry().note(Happening::Suspect, link.gateway.id.short(), text);
                 self.directory.suspect(link.address, Instant::now());
             }
         }
@@ -196,7 +204,7 @@ impl Links {
         };
         self.standing.send_if_modified(|links| {
             let before: Vec<_> = links.iter().map(|link| link.address).collect();
-            links.retain(Link::is_usable);
+            links.extract_if(.., |link| !link.is_usable()).for_each(|lost| self.lost(&lost));
             links.sort_by_key(place);
             let keep =
                 links.iter().position(|link| place(link).0).map_or(LINKS, |leaving| leaving.clamp(1, LINKS));
@@ -207,10 +215,18 @@ impl Links {
                 && first.address != *old
             {
                 tracing::info!(gateway = first.gateway.id.short(), address = %first.address, "gateway in use");
+                let text = format!("connections go over this gateway ({})", first.address);
+                self.directory.telemetry().note(Happening::InUse, first.gateway.id.short(), text);
             }
             links.iter().map(|link| link.address).ne(before)
         });
         self.standing.borrow().clone()
+    }
+
+    fn lost(&self, link: &Link) {
+        let reason = link.end().unwrap_or("it takes no new connections");
+        let text = format!("the link to {} is out of use: {reason}", link.address);
+        self.directory.telemetry().note(Happening::LinkLost, link.gateway.id.short(), text);
     }
 
     /// Whom to dial now, if anybody, and when to look again.
@@ -308,11 +324,9 @@ impl Links {
             return link.retire();
         }
         let standby = !self.standing.borrow().is_empty();
-        if standby {
-            tracing::info!(gateway, address = %link.address, "standby link up");
-        } else {
-            tracing::info!(gateway, address = %link.address, "link up");
-        }
+        let what = if standby { "standby link up" } else { "link up" };
+        tracing::info!(gateway, address = %link.address, "{what}");
+        self.directory.telemetry().note(Happening::LinkUp, &gateway, format!("{what} ({})", link.address));
         *locked(&self.trouble) = None;
         (self.remember)(link.address);
         self.tasks.spawn(news::attend(link.clone(), self.credentials.board.clone()));
@@ -364,6 +378,8 @@ impl Links {
                 let now = Instant::now();
                 if locked(&self.pauses).add(gateway.link, distrust, silent, now) == 1 {
                     tracing::info!(address = %gateway.link, reason, "no link");
+                    let who = gateway.id.map(|id| id.short()).unwrap_or_default();
+                    self.directory.telemetry().note(Happening::Refused, who, format!("no link: {reason}"));
                 } else {
                     tracing::debug!(address = %gateway.link, reason, "no link again");
                 }

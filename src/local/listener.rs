@@ -12,9 +12,11 @@ use tokio_util::task::TaskTracker;
 use super::endpoint::Peer;
 use super::handshakes::{Handshake, Handshakes};
 use super::logins::Logins;
+use super::page::Page;
 use super::port::Port;
 use super::session::{Routes, Tunnelled};
 use super::{http, socks, socks4, transparent};
+use crate::telemetry::Telemetry;
 use crate::wire;
 
 /// How many connections of apps are served at a time; more wait in the listen queue.
@@ -26,6 +28,10 @@ pub const MOST_HANDSHAKES: usize = 2048;
 pub struct Local {
     /// The ways out.
     pub routes: Routes,
+    /// What a browser gets.
+    pub page: Page,
+    /// Where its connections are counted.
+    pub telemetry: Arc<Telemetry>,
     /// This node's pseudonym in Via and Proxy-Status fields; a token.
     pub name: String,
     /// When it is cancelled, idle connections are closed and no request follows on one that is served.

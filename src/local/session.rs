@@ -232,7 +232,8 @@ impl Routes {
     /// gateway is but suspect, it moves to a better one, once.
     pub async fn carry(&self, tunnelled: Box<Tunnelled>) {
         let Tunnelled { app, target, id, mut upstream, kept, mut record } = *tunnelled;
-        let progress = Progress::default();
+        let traffic = record.traffic();
+        let progress = Progress::of_app(&traffic);
         let replayable = || {
             let sent = kept.as_ref().filter(|_| progress.moved().received == 0)?.all()?;
             replay::is_safe(&sent).then_some(sent)
@@ -268,6 +269,7 @@ impl Routes {
                 }
             };
             tracing::info!(conn = format!("{id:016x}"), bytes = again.len(), "replayed on the next gateway");
+            record.rescued("replayed");
             match Box::pin(self.open(&target, id, again, true)).await {
                 Ok(next) => upstream = next,
                 Err(failure) => {
@@ -276,8 +278,7 @@ impl Routes {
                 }
             }
         };
-        let moved = progress.moved();
-        record.moved(moved.sent, moved.received);
+        record.moved(progress.moved());
         record.ended(outcome(&result));
         match result {
             Ok(()) => {}
@@ -308,10 +309,10 @@ fn best(links: &[Link]) -> Option<&Link> {
 }
 
 async fn carry_directly(app: TcpStream, server: TcpStream, record: &mut Record) {
-    let mut moved = copy::Moved::default();
-    match copy::between(app, server, &mut moved).await {
+    let (mut moved, traffic) = (copy::Moved::default(), record.traffic());
+    match copy::between(app, server, &mut moved, &traffic).await {
         Ok(()) => record.ended("closed"),
         Err(error) => record.ended(format!("a connection broke: {error}")),
     }
-    record.moved(moved.sent, moved.received);
+    record.moved(moved);
 }

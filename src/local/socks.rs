@@ -64,7 +64,7 @@ pub enum Asked {
 pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
     let App { socket, peer, handshake: limits } = app;
     let id = local.id();
-    let mut record = Record::new(id, "socks5", peer.to_string());
+    let mut record = Record::of_app(&local.telemetry, id, "socks5", peer.to_string());
     let mut reader = BufReader::with_capacity(BUFFER, socket);
     let admit = |name: &[u8], password: &[u8]| local.logins.admit(peer.source(), name, password);
     let admit: Option<&Admit<'_>> = if local.logins.are_needed() { Some(&admit) } else { None };
@@ -105,7 +105,7 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
             return None;
         }
     };
-    record.target = target.to_string();
+    record.aims_at(&target);
     match local.routes.open(&target, id, early.clone(), replay::is_safe(&early)).await {
         Ok(upstream) => {
             // An app that is gone is noticed by the tunnel.

@@ -1,7 +1,7 @@
 //! This node as a candidate: what it knows of itself goes into the selection, what comes out is announced.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
@@ -10,6 +10,8 @@ use super::capacity::{self, Meter};
 use super::directory::Directory;
 use super::selection::{self, Own};
 use super::uplink::Uplink;
+use crate::telemetry::journal::Happening;
+use crate::telemetry::traffic::Traffic;
 use crate::wire::datagram::{Advert, Reach, State};
 
 /// How often this node looks at itself even if nothing happens.
@@ -31,13 +33,18 @@ pub struct Options {
 pub struct Activity {
     /// Tunnels that are open through this node for others.
     pub tunnels: AtomicU32,
-    /// Bytes carried for others, both ways.
-    pub bytes: AtomicU64,
+    /// Bytes carried for others.
+    pub traffic: Arc<Traffic>,
     draining: AtomicBool,
     drain: Notify,
 }
 
 impl Activity {
+    /// Nothing yet; what is carried for others counts in `traffic`.
+    pub fn new(traffic: Arc<Traffic>) -> Self {
+        Self { traffic, ..Self::default() }
+    }
+
     /// Says, once and for all, that this node is about to stop.
     pub fn drain(&self) {
         self.draining.store(true, Relaxed);
@@ -79,7 +86,7 @@ pub async fn run(
         let now = Instant::now();
         changes.mark_unchanged();
         let tunnels = activity.tunnels.load(Relaxed);
-        meter.sample(activity.bytes.load(Relaxed), tunnels, now);
+        meter.sample(activity.traffic.total(), tunnels, now);
         let reached = *reach.borrow_and_update();
         let own = Own {
             able: match reached {
@@ -102,6 +109,9 @@ pub async fn run(
             let state = decision.advert.state;
             if before != Some(state) {
                 tracing::info!(state = state.word(), reach = reached.word(), "this node's state");
+                if let Some((what, text)) = told(before, state) {
+                    directory.telemetry().note(what, "", text);
+                }
             }
             beacons += u64::from(decision.beacon);
             let (advert, answers_one_in) = (decision.advert, decision.answers_one_in);
@@ -121,5 +131,17 @@ pub async fn run(
             Ok(()) = prepared.changed() => {}
             () = activity.drain.notified() => {}
         }
+    }
+}
+
+/// What it means for this node that it is something else than before, if that is worth telling.
+fn told(before: Option<State>, now: State) -> Option<(Happening, &'static str)> {
+    match (before, now) {
+        (_, State::Active) => Some((Happening::Promoted, "this node is an active gateway now")),
+        (_, State::Draining) => Some((Happening::Withdrawn, "this node is about to stop")),
+        (None, State::Withdrawn) => None,
+        (_, State::Withdrawn) => Some((Happening::Withdrawn, "this node does not reach the server")),
+        (Some(State::Active), State::Standby) => Some((Happening::Demoted, "this node is a standby now")),
+        (_, State::Standby) => Some((Happening::Offer, "this node is a standby gateway")),
     }
 }

@@ -2,12 +2,14 @@
 //! to wait for.
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use super::selection::{Decision, Means, Options, Own, Selection};
+use crate::telemetry::Telemetry;
+use crate::telemetry::journal::Happening;
 use crate::wire::datagram::{Advert, State};
 use crate::wire::id::NodeId;
 
@@ -18,23 +20,31 @@ pub struct Directory {
     selection: Mutex<Selection>,
     version: watch::Sender<u64>,
     wanted: watch::Sender<bool>,
+    telemetry: Arc<Telemetry>,
 }
 
 impl Default for Directory {
     /// That of somebody who only looks.
     fn default() -> Self {
-        Self::new(NodeId([0; 16]), 0)
+        Self::new(NodeId([0; 16]), 0, Arc::default())
     }
 }
 
 impl Directory {
-    /// An empty directory of the node called `id`; `seed` is random.
-    pub fn new(id: NodeId, seed: u64) -> Self {
+    /// An empty directory of the node called `id`; `seed` is random. Whoever finds and uses gateways notes in
+    /// `telemetry` what happens.
+    pub fn new(id: NodeId, seed: u64, telemetry: Arc<Telemetry>) -> Self {
         Self {
             selection: Mutex::new(Selection::new(id, seed)),
             version: watch::Sender::new(0),
             wanted: watch::Sender::new(false),
+            telemetry,
         }
+    }
+
+    /// Where what happens to gateways is noted.
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
     }
 
     /// Notes that the gateway at `link` answered a query.
@@ -58,6 +68,8 @@ impl Directory {
         if before != state {
             let word = state.map_or("unknown", State::word);
             tracing::info!(gateway = %id.short(), address = %link, state = word, "gateway heard");
+            let (what, text) = told(before, state.unwrap_or(advert.state));
+            self.telemetry.note(what, id.short(), format!("{text} ({link})"));
         }
         self.changed();
     }
@@ -128,6 +140,18 @@ impl Directory {
 
     fn lock(&self) -> MutexGuard<'_, Selection> {
         self.selection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What it means that a gateway says something else than before.
+fn told(before: Option<State>, now: State) -> (Happening, &'static str) {
+    match (before, now) {
+        (_, State::Draining) => (Happening::Withdrawn, "the gateway is about to stop"),
+        (_, State::Withdrawn) => (Happening::Withdrawn, "the gateway does not reach the server"),
+        (Some(State::Active), State::Standby) => (Happening::Demoted, "the gateway is a standby now"),
+        (Some(_), State::Active) => (Happening::Promoted, "the gateway is active now"),
+        (None, State::Active) => (Happening::Offer, "an active gateway is heard"),
+        (_, State::Standby) => (Happening::Offer, "a standby gateway is heard"),
     }
 }
 

@@ -18,6 +18,7 @@ use super::directory::{Directory, Source};
 use super::keyring::{Epochs, Keyring};
 use super::rate::{Bucket, PerSource, Rate};
 use crate::net::{self, Ear, Heard, Lan};
+use crate::telemetry::journal::Happening;
 use crate::trust::authority::Doorbell;
 use crate::trust::board::Board;
 use crate::wire::datagram::{Datagram, Keys, Message, SIZE, Way, invite_asked_for};
@@ -225,6 +226,8 @@ impl Discovery {
         let lans = self.tell_everybody(message).await;
         if first {
             tracing::info!(lans, port = self.options.port, "query sent");
+            let text = format!("who is connected to the server? asked by {lans} addresses of this node");
+            self.directory.telemetry().note(Happening::Query, "", text);
         }
     }
 
@@ -245,6 +248,13 @@ impl Discovery {
     async fn tell_in(&self, keyring: &Keyring, epoch: u64, ear: &Ear, message: Message, to: SocketAddr) {
         let Some(keys) = keyring.keys(epoch) else { return };
         let (group, sender) = (keyring.group.id, self.options.id);
+        let said = &self.directory.telemetry().discovery;
+        match &message {
+            Message::Query { .. } => said.queries.one(),
+            Message::Beacon { .. } => said.beacons.one(),
+            Message::Offer { .. } => said.offers.one(),
+            Message::JoinQuery { .. } | Message::JoinOffer { .. } => {}
+        }
         let bytes = Datagram { group, epoch, sender, message }.encode(keys, Way { from: ear.own, to });
         if let Err(error) = ear.tell(&bytes, to).await {
             tracing::debug!(%to, %error, "datagram not sent");
@@ -296,13 +306,15 @@ impl Discovery {
         }
         let keyring = self.keyring();
         let way = Way { from: heard.from, to: mouth.own };
-        let Some(datagram) = keyring.decode(bytes, way) else { return };
+        let said = &self.directory.telemetry().discovery;
+        let Some(datagram) = keyring.decode(bytes, way) else { return said.dropped.one() };
         if datagram.sender == self.options.id || keyring.group.news.revokes(datagram.sender) {
             return;
         }
         let (now, sender, epoch) = (Instant::now(), datagram.sender, datagram.epoch);
         match datagram.message {
             Message::Query { nonce } => {
+                said.queries_heard.one();
                 let announcement = self.announcements.borrow().clone();
                 if let Some(Announcement { advert, answers_one_in, .. }) = announcement
                     && (alone || lot(&nonce).is_multiple_of(answers_one_in))
@@ -315,6 +327,7 @@ impl Discovery {
                 }
             }
             Message::Offer { nonce, advert } => {
+                said.offers_heard.one();
                 let link = link_address(heard.from, advert.link_port);
                 let asked = self.answered(&nonce, sender, heard.from);
                 if let Some(sent) = asked.filter(|_| self.is_believed(&keyring, sender, epoch, link)) {
@@ -324,6 +337,7 @@ impl Discovery {
                 }
             }
             Message::Beacon { boot, counter, advert } => {
+                said.beacons_heard.one();
                 let link = link_address(heard.from, advert.link_port);
                 if self.is_believed(&keyring, sender, epoch, link) {
                     self.directory.beaconed(sender, link, advert, (boot, counter), now);

@@ -1,19 +1,28 @@
-//! The access line: one for each connection, written when its record is dropped, whatever ended it.
+//! The access line: one for each connection, written when its record is dropped, whatever ended it. What it says is
+//! counted too, and its bytes while they pass.
 
+use std::sync::Arc;
 use std::time::Instant;
 
+use super::Telemetry;
+use super::journal::Happening;
+use super::ledger::{Entry, Ledger};
+use super::traffic::Traffic;
+use crate::copy::Moved;
 use crate::failure::Failure;
 
 /// What is known of one connection.
 #[derive(Debug)]
 pub struct Record {
+    telemetry: Arc<Telemetry>,
+    ledger: Arc<Ledger>,
+    entry: Option<Entry>,
     id: u64,
     dialect: &'static str,
     from: String,
-    /// Where it wanted to go; empty when it never said.
-    pub target: String,
     /// The gateway that carried it.
     pub gateway: String,
+    target: String,
     sent: u64,
     received: u64,
     outcome: String,
@@ -22,14 +31,33 @@ pub struct Record {
 }
 
 impl Record {
-    /// Begins the record of a connection that speaks `dialect`.
-    pub fn new(id: u64, dialect: &'static str, from: String) -> Self {
+    /// Begins the record of a connection of an app of this machine, which speaks `dialect`.
+    pub fn of_app(telemetry: &Arc<Telemetry>, id: u64, dialect: &'static str, from: String) -> Self {
+        Self::new(telemetry, &telemetry.apps, id, dialect, from)
+    }
+
+    /// Begins the record of a connection that is carried for the client called `from`.
+    pub fn of_client(telemetry: &Arc<Telemetry>, id: u64, dialect: &'static str, from: String) -> Self {
+        Self::new(telemetry, &telemetry.served, id, dialect, from)
+    }
+
+    fn new(
+        telemetry: &Arc<Telemetry>,
+        ledger: &Arc<Ledger>,
+        id: u64,
+        dialect: &'static str,
+        from: String,
+    ) -> Self {
+        telemetry.connections.one(dialect);
         Self {
+            telemetry: telemetry.clone(),
+            ledger: ledger.clone(),
+            entry: None,
             id,
             dialect,
             from,
-            target: String::new(),
             gateway: String::new(),
+            target: String::new(),
             sent: 0,
             received: 0,
             outcome: "dropped".into(),
@@ -38,10 +66,27 @@ impl Record {
         }
     }
 
-    /// Adds bytes that passed, towards the server and from it.
-    pub fn moved(&mut self, sent: u64, received: u64) {
-        self.sent += sent;
-        self.received += received;
+    /// Notes where it wants to go: it counts among the connections to there until it is dropped.
+    pub fn aims_at(&mut self, target: impl ToString) {
+        self.target = target.to_string();
+        self.entry = Some(self.ledger.open(&self.target));
+    }
+
+    /// Where its bytes are to be counted while they pass.
+    pub fn traffic(&self) -> Arc<Traffic> {
+        self.entry.as_ref().map_or_else(|| self.ledger.traffic.clone(), |entry| entry.traffic().clone())
+    }
+
+    /// Adds bytes that passed, towards the server and from it. They have been counted while they did.
+    pub fn moved(&mut self, moved: Moved) {
+        self.sent += moved.sent;
+        self.received += moved.received;
+    }
+
+    /// Notes that it goes on over another gateway: `how` is `replayed`, `repeated` or `resumed`.
+    pub fn rescued(&self, how: &'static str) {
+        self.telemetry.rescued.one(how);
+        self.telemetry.note(Happening::Resumed, "", format!("{how} on the next gateway: {}", self.target));
     }
 
     /// Notes how it ended.
@@ -51,6 +96,8 @@ impl Record {
 
     /// Notes that it failed.
     pub fn failed(&mut self, failure: &Failure) {
+        self.telemetry.failures.one((failure.kind.token(), failure.side.token()));
+        self.entry.iter().for_each(Entry::failed);
         self.outcome = format!("{} ({}): {}", failure.kind.token(), failure.side.token(), failure.sentence);
         self.failed = true;
     }

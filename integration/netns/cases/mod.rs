@@ -7,6 +7,7 @@ mod hostile;
 mod isolation;
 mod lifecycle;
 mod names;
+mod page;
 mod proxy;
 mod replay;
 mod resume;
@@ -40,6 +41,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     udp::CASES,
     names::CASES,
     upstream::CASES,
+    page::CASES,
 ];
 
 /// What some topics need besides, and how a distribution calls it: without it their trials are ignored.

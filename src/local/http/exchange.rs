@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use super::{Done, READ, plain};
 use crate::failure::{Failure, Kind, Side};
 use crate::link::alive::Pulse;
+use crate::link::relay::Progress;
 use crate::local::listener::{Local, quiet};
 use crate::local::upstream::{In, Out, Upstream, UpstreamError};
 use crate::net;
@@ -110,6 +111,7 @@ pub(super) async fn run(
             {
                 (reused, attempts) = (false, attempts + 1);
                 tracing::info!(conn = format!("{id:016x}"), "request repeated: no answer came");
+                record.rescued("repeated");
             }
             Err(Trouble::Lost(why)) => {
                 let ended = exchange.resume(target, id, why, record).await;
@@ -217,11 +219,13 @@ impl Exchange<'_> {
         record: &mut Record,
     ) -> Result<Ended, Trouble> {
         let (mut out, mut input) = upstream.halves();
-        let (sent, received) = (AtomicU64::new(head as u64), AtomicU64::new(0));
+        let traffic = record.traffic();
+        let progress = Progress::of_app(&traffic);
+        progress.add_sent(head);
         let mut uploaded = self.request.body == BodyLength::None;
         let delivered = {
-            let mut upload = std::pin::pin!(self.upload(buffer, &mut out, &sent));
-            let mut download = std::pin::pin!(self.download(&mut input, &received));
+            let mut upload = std::pin::pin!(self.upload(buffer, &mut out, &progress));
+            let mut download = std::pin::pin!(self.download(&mut input, &progress));
             let mut uploading = !uploaded;
             loop {
                 tokio::select! {
@@ -248,7 +252,7 @@ impl Exchange<'_> {
                 }
             }
         };
-        record.moved(sent.into_inner(), received.into_inner());
+        record.moved(progress.moved());
         let delivered = delivered?;
         if delivered.upgraded {
             let early = buffer.split().freeze();
@@ -283,7 +287,7 @@ impl Exchange<'_> {
         &self,
         buffer: &mut BytesMut,
         out: &mut Out<'_>,
-        sent: &AtomicU64,
+        progress: &Progress<'_>,
     ) -> Result<(), UploadError> {
         match self.request.body {
             BodyLength::None | BodyLength::UntilClose => Ok(()),
@@ -293,7 +297,7 @@ impl Exchange<'_> {
                         self.more(buffer).await?;
                     }
                     let count = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
-                    sent.fetch_add(count as u64, Relaxed);
+                    progress.add_sent(count);
                     left -= count as u64;
                     out.send(buffer.split_to(count).freeze()).await?;
                 }
@@ -304,7 +308,7 @@ impl Exchange<'_> {
                 loop {
                     match decoder.decode(buffer).map_err(UploadError::Malformed)? {
                         Step::Data(data) => {
-                            sent.fetch_add(data.len() as u64, Relaxed);
+                            progress.add_sent(data.len());
                             let mut chunk = BytesMut::with_capacity(data.len() + 24);
                             ChunkedEncoder::encode(&data, &mut chunk);
                             out.send(chunk.freeze()).await?;
@@ -326,7 +330,7 @@ impl Exchange<'_> {
         }
     }
 
-    async fn download(&self, input: &mut In<'_>, received: &AtomicU64) -> Result<Delivered, Trouble> {
+    async fn download(&self, input: &mut In<'_>, progress: &Progress<'_>) -> Result<Delivered, Trouble> {
         let mut buffer = BytesMut::new();
         let response = loop {
             let response = self.read_head(input, &mut buffer).await?;
@@ -356,11 +360,11 @@ impl Exchange<'_> {
             BodyLength::None => !buffer.is_empty(),
             BodyLength::Exact(length) => {
                 *self.point() = Point::of(self.request, &response).map(|point| (point, length));
-                self.exact(input, &mut head, &mut buffer, length, received).await?;
+                self.exact(input, &mut head, &mut buffer, length, progress).await?;
                 !buffer.is_empty()
             }
             BodyLength::Chunked => {
-                self.chunked(input, &mut head, &mut buffer, chunked, received).await?;
+                self.chunked(input, &mut head, &mut buffer, chunked, progress).await?;
                 !buffer.is_empty()
             }
             BodyLength::UntilClose => {
@@ -368,7 +372,7 @@ impl Exchange<'_> {
                 let mut data = buffer.freeze();
                 loop {
                     if !data.is_empty() {
-                        received.fetch_add(data.len() as u64, Relaxed);
+                        progress.add_received(data.len());
                         self.put(input, &mut head, &data, chunked).await?;
                     }
                     match input.next().await.map_err(|error| cut_off(&error))? {
@@ -448,16 +452,18 @@ impl Exchange<'_> {
             let Some((point, left)) = self.point().clone() else { return Err(Trouble::Truncated(why)) };
             let offset = point.total() - left;
             tracing::info!(conn = format!("{id:016x}"), offset, left, "download resumed on the next gateway");
+            record.rescued("resumed");
             let mut head = BytesMut::new();
             point.request(self.request, offset).write_forward(&self.local.name, &mut head);
             let opened = self.local.routes.open(target, id, head.freeze(), true).await;
             let mut upstream = opened.map_err(|failure| Trouble::Truncated(failure.to_string()))?;
             record.gateway = upstream.gateway().to_owned();
-            let received = AtomicU64::new(0);
-            let result = self.rest(&mut upstream.halves().1, &point, offset, left, &received).await;
-            let received = received.into_inner();
-            record.moved(0, received);
-            in_vain = if received > 0 { 0 } else { in_vain + 1 };
+            let traffic = record.traffic();
+            let progress = Progress::of_app(&traffic);
+            let result = self.rest(&mut upstream.halves().1, &point, offset, left, &progress).await;
+            let moved = progress.moved();
+            record.moved(moved);
+            in_vain = if moved.received > 0 { 0 } else { in_vain + 1 };
             match result {
                 Err(Trouble::Lost(again)) => why = again,
                 Err(trouble) => return Err(trouble),
@@ -473,7 +479,7 @@ impl Exchange<'_> {
         point: &Point,
         offset: u64,
         left: u64,
-        received: &AtomicU64,
+        progress: &Progress<'_>,
     ) -> Result<(), Trouble> {
         let mut buffer = BytesMut::new();
         let mut searched = 0;
@@ -495,7 +501,7 @@ impl Exchange<'_> {
             buffer.extend_from_slice(&self.body(input).await?);
         };
         point.check(&response, offset).map_err(|mismatch| Trouble::Truncated(mismatch.to_string()))?;
-        self.exact(input, &mut BytesMut::new(), &mut buffer, left, received).await
+        self.exact(input, &mut BytesMut::new(), &mut buffer, left, progress).await
     }
 
     fn write_head(&self, response: &ResponseHead, body_as: BodyLength, out: &mut BytesMut) {
@@ -509,7 +515,7 @@ impl Exchange<'_> {
         head: &mut BytesMut,
         buffer: &mut BytesMut,
         length: u64,
-        received: &AtomicU64,
+        progress: &Progress<'_>,
     ) -> Result<(), Trouble> {
         let mut left = length;
         let mut data = buffer.split().freeze();
@@ -519,7 +525,7 @@ impl Exchange<'_> {
             if count > 0 {
                 self.put(input, head, &data, false).await?;
                 left -= count as u64;
-                received.fetch_add(count as u64, Relaxed);
+                progress.add_received(count);
                 if let Some((_, still)) = self.point().as_mut() {
                     *still = left;
                 }
@@ -538,13 +544,13 @@ impl Exchange<'_> {
         head: &mut BytesMut,
         buffer: &mut BytesMut,
         as_chunks: bool,
-        received: &AtomicU64,
+        progress: &Progress<'_>,
     ) -> Result<(), Trouble> {
         let mut decoder = ChunkedDecoder::new();
         loop {
             match decoder.decode(buffer) {
                 Ok(Step::Data(data)) => {
-                    received.fetch_add(data.len() as u64, Relaxed);
+                    progress.add_received(data.len());
                     self.put(input, head, &data, as_chunks).await?;
                 }
                 Ok(Step::Done) => return Ok(()),

@@ -165,7 +165,9 @@ pub fn trace_response(message: &[u8]) -> Bytes {
     own_response(200, "OK", &[], "message/http", message, false)
 }
 
-fn own_response(
+/// An answer of our own with a body of any type.
+#[must_use]
+pub fn own_response(
     status: u16,
     reason: &str,
     fields: &[(&str, &str)],

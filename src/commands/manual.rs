@@ -1,0 +1,82 @@
+//! `laneway completions` and `laneway man`: what packages install beside the program, made from the command line's own
+//! description.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Command;
+use clap_complete::Shell;
+
+use super::say;
+use crate::problem::Problem;
+
+/// `laneway completions`
+#[derive(Debug, clap::Args)]
+pub struct Completions {
+    /// Whose completions
+    #[arg(value_enum)]
+    shell: Shell,
+}
+
+/// `laneway man`
+#[derive(Debug, clap::Args)]
+pub struct Man {
+    /// Of which command [default: of laneway itself]
+    #[arg(value_name = "COMMAND")]
+    command: Option<String>,
+    /// Write the pages of all commands into this directory instead
+    #[arg(long, value_name = "DIR", conflicts_with = "command")]
+    out: Option<PathBuf>,
+}
+
+impl Completions {
+    /// Prints the script for the command line that `command` describes.
+    ///
+    /// # Errors
+    /// None so far.
+    pub fn run(self, mut command: Command) -> Result<(), Problem> {
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut command, "laneway", &mut script);
+        print(&script);
+        Ok(())
+    }
+}
+
+impl Man {
+    /// Prints or writes pages of the command line that `command` describes.
+    ///
+    /// # Errors
+    /// When there is no such command, or the directory cannot be written.
+    pub fn run(self, mut command: Command) -> Result<(), Problem> {
+        if let Some(directory) = self.out {
+            let written = std::fs::create_dir_all(&directory)
+                .and_then(|()| clap_mangen::generate_to(command, &directory));
+            return written.map_err(|error| {
+                Problem::new(format!("no manual pages in {}", directory.display())).because(error)
+            });
+        }
+        command.build();
+        let page = match &self.command {
+            None => command,
+            Some(name) => {
+                let found = command.find_subcommand(name).cloned();
+                let named = |found: Command| found.display_name(format!("laneway-{name}"));
+                found.map(named).ok_or_else(|| {
+                    Problem::usage(format!("there is no command '{name}'")).hint("'laneway help' lists them")
+                })?
+            }
+        };
+        let mut text = Vec::new();
+        clap_mangen::Man::new(page)
+            .render(&mut text)
+            .map_err(|error| Problem::new("the manual page cannot be made").because(error))?;
+        print(&text);
+        Ok(())
+    }
+}
+
+/// As it is. A closed pipe is the reader's choice.
+fn print(text: &[u8]) {
+    say(String::from_utf8_lossy(text).trim_end());
+    let _ = std::io::stdout().flush();
+}

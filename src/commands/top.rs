@@ -1,0 +1,87 @@
+//! `laneway top`: what this machine's node sees, live in a terminal.
+
+mod screen;
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crossterm::event::{Event, EventStream, KeyCode, KeyEventKind, KeyModifiers};
+use futures_util::StreamExt;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::ask::{self, LocalPort};
+use crate::problem::Problem;
+use crate::telemetry::snapshot::Snapshot;
+
+/// Between two looks at the node.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// `laneway top`
+#[derive(Debug, clap::Args)]
+pub struct Top {
+    #[command(flatten)]
+    port: LocalPort,
+}
+
+impl Top {
+    /// Draws until the user has seen enough.
+    ///
+    /// # Errors
+    /// When there is no terminal, or no node runs when it begins; one that stops later is waited for.
+    pub fn run(self) -> Result<(), Problem> {
+        let proxy = self.port.address()?;
+        if !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
+            return Err(Problem::usage("top needs a terminal")
+                .hint("'laneway status' prints the same once, and 'laneway status --json' for programs"));
+        }
+        let first = ask::snapshot(proxy)?;
+        super::block_on(watch(proxy, first))?
+    }
+}
+
+/// A panic restores the terminal, too: ratatui sees to it.
+async fn watch(proxy: SocketAddr, first: Snapshot) -> Result<(), Problem> {
+    let failed = |error: std::io::Error| Problem::new("the terminal cannot be used").because(error);
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
+    let mut terminal = ratatui::try_init().map_err(failed)?;
+    let mut keys = EventStream::new();
+    let mut tick = interval(INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut seen = (first, None);
+    let ended = loop {
+        if let Err(error) = terminal.draw(|frame| screen::draw(frame, &seen.0, seen.1.as_deref())) {
+            break Err(failed(error));
+        }
+        tokio::select! {
+            _ = tick.tick() => {
+                let asked = tokio::task::spawn_blocking(move || ask::snapshot(proxy)).await;
+                match asked {
+                    Ok(Ok(snapshot)) => seen = (snapshot, None),
+                    Ok(Err(_)) => seen.1 = Some(format!("the node on {proxy} does not answer; waiting for it")),
+                    Err(error) => break Err(Problem::new("the node cannot be asked").because(error)),
+                }
+            }
+            key = keys.next() => match key {
+                Some(Ok(key)) if is_enough(&key) => break Ok(()),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => break Err(failed(error)),
+                None => break Ok(()),
+            },
+            _ = terminate.recv() => break Ok(()),
+            _ = interrupt.recv() => break Ok(()),
+            _ = hangup.recv() => break Ok(()),
+        }
+    };
+    ratatui::restore();
+    ended
+}
+
+fn is_enough(event: &Event) -> bool {
+    let Event::Key(key) = event else { return false };
+    let control_c = key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
+    key.kind == KeyEventKind::Press && (control_c || matches!(key.code, KeyCode::Char('q') | KeyCode::Esc))
+}

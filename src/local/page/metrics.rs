@@ -1,0 +1,170 @@
+//! The page for Prometheus: the text exposition format, version 0.0.4. Names say their units, counters end in `_total`.
+//! Destinations are no labels: there may be any number of them.
+
+use std::fmt::Write;
+
+use crate::telemetry::snapshot::{Counted, LinkSeen, Snapshot, Usage};
+
+/// The media type.
+pub(super) const TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What a gateway can be, as a candidate.
+const STATES: [&str; 5] = ["active", "standby", "draining", "withdrawn", "silent"];
+
+/// All metrics of a snapshot.
+pub fn text(snapshot: &Snapshot) -> String {
+    let mut page = Page::default();
+    let node = &snapshot.node;
+    page.gauge("build_info", "The version of the program; always 1.");
+    page.sample(&[("version", &node.version)], 1);
+    page.gauge("node_info", "Who this node is; always 1.");
+    let names =
+        [("node", node.name.as_str()), ("id", &node.id), ("group", &node.group), ("role", &node.role)];
+    page.sample(&names, 1);
+    page.gauge("start_time_seconds", "When the node started, in seconds since 1970.");
+    page.sample(&[], node.started);
+    page.gauge("goes_direct", "1 while this machine's own connections leave from here and not over a link.");
+    page.sample(&[], u8::from(node.goes_direct));
+    page.gauge("draining", "1 while the node is about to stop.");
+    page.sample(&[], u8::from(node.is_draining));
+    page.gauge("node_state", "1 for what this node is to its group as a gateway.");
+    for state in &STATES[..4] {
+        page.sample(&[("state", state)], u8::from(node.state.as_deref() == Some(state)));
+    }
+    if let Some(reach @ ("reachable" | "unreachable")) = node.reach.as_deref() {
+        page.gauge("server_reachable", "1 while this node reaches a server itself.");
+        page.sample(&[], u8::from(reach == "reachable"));
+    }
+    connections(&mut page, snapshot);
+    gateways(&mut page, snapshot);
+    page.gauge("memory_used_bytes", "What connections hold in memory.");
+    page.sample(&[], snapshot.memory.used);
+    page.gauge("memory_limit_bytes", "What they may hold.");
+    page.sample(&[], snapshot.memory.limit);
+    page.counter("discovery_datagrams_total", "Datagrams of discovery, by type and direction.");
+    page.counts(&snapshot.datagrams, &["type", "direction"]);
+    page.counter("events_total", "What happened, by kind.");
+    page.counts(&snapshot.happened, &["event"]);
+    page.0
+}
+
+fn connections(page: &mut Page, snapshot: &Snapshot) {
+    let sides = [("apps", &snapshot.apps), ("clients", &snapshot.served)];
+    let mut each = |name: &str, is_counter: bool, help: &str, value: fn(&Usage) -> u64| {
+        if is_counter {
+            page.counter(name, help)
+        } else {
+            page.gauge(name, help)
+        }
+        for (side, usage) in sides {
+            page.sample(&[("of", side)], value(usage));
+        }
+    };
+    each("connections_open", false, "Open connections: of this machine's apps, and of clients.", |usage| {
+        usage.open.into()
+    });
+    each("destinations_opened_total", true, "Connections that have named a destination.", |usage| {
+        usage.opened
+    });
+    each("sent_bytes_total", true, "Bytes that went towards servers.", |usage| usage.sent);
+    each("received_bytes_total", true, "Bytes that came from servers.", |usage| usage.received);
+    page.counter("connections_total", "Connections, by the dialect that they came in.");
+    page.counts(&snapshot.connections, &["dialect"]);
+    page.counter("connection_failures_total", "Connections that failed, by what went wrong and where.");
+    page.counts(&snapshot.failures, &["kind", "side"]);
+    page.counter("connections_rescued_total", "Connections that went on over another gateway, by how.");
+    page.counts(&snapshot.rescued, &["how"]);
+}
+
+fn gateways(page: &mut Page, snapshot: &Snapshot) {
+    page.gauge("gateways", "Gateways that are known, by state.");
+    for state in STATES {
+        let count = snapshot.gateways.iter().filter(|gateway| gateway.state == state).count();
+        page.sample(&[("state", state)], count);
+    }
+    page.gauge("clients", "Links of others to this node.");
+    page.sample(&[], snapshot.clients_in_all);
+    let links = &snapshot.links;
+    let mut each = |name: &str, help: &str, value: fn(&LinkSeen) -> Option<f64>| {
+        page.gauge(name, help);
+        for link in links {
+            if let Some(value) = value(link) {
+                page.sample(&[("gateway", &link.id), ("address", &link.address)], value);
+            }
+        }
+    };
+    each("link_up", "1 for each link to a gateway that stands.", |_| Some(1.0));
+    each("link_in_use", "1 for the link that new connections use.", |link| {
+        Some(f64::from(u8::from(link.state == "active")))
+    });
+    each("link_suspect", "1 while a ping is unanswered.", |link| {
+        Some(f64::from(u8::from(link.state == "suspect")))
+    });
+    each("link_tunnels_open", "Connections that are open on the link.", |link| Some(link.tunnels.into()));
+    each("link_round_trip_seconds", "The last round trip of a ping.", |link| link.round_trip);
+    page.counter("link_sent_bytes_total", "Bytes of connections sent on the link since it stands.");
+    for link in links {
+        page.sample(&[("gateway", &link.id), ("address", &link.address)], link.sent);
+    }
+    page.counter(
+        "link_received_bytes_total",
+        "Bytes of connections that arrived on the link since it stands.",
+    );
+    for link in links {
+        page.sample(&[("gateway", &link.id), ("address", &link.address)], link.received);
+    }
+}
+
+/// The text so far, and the name that the next samples are of.
+#[derive(Default)]
+struct Page(String, String);
+
+impl Page {
+    fn counter(&mut self, name: &str, help: &str) {
+        self.begin(name, "counter", help);
+    }
+
+    fn gauge(&mut self, name: &str, help: &str) {
+        self.begin(name, "gauge", help);
+    }
+
+    fn begin(&mut self, name: &str, kind: &str, help: &str) {
+        self.1 = format!("laneway_{name}");
+        let name = &self.1;
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    /// One sample of what was begun last.
+    fn sample(&mut self, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+        let labels: Vec<_> =
+            labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        let _ = writeln!(self.0, "{}{labels} {value}", self.1);
+    }
+
+    fn counts(&mut self, counts: &[Counted], names: &[&str]) {
+        for counted in counts {
+            let values = [counted.what.as_str(), &counted.side];
+            let labels: Vec<_> = names.iter().copied().zip(values).collect();
+            self.sample(&labels, counted.count);
+        }
+    }
+}
+
+/// A label's value may hold anything but these as they are.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_cannot_end_its_line() {
+        let mut page = Page::default();
+        page.gauge("x", "Help.");
+        page.sample(&[("name", "a\"} 1\nb\\")], 2);
+        assert_eq!(page.0.lines().last(), Some(r#"laneway_x{name="a\"} 1\nb\\"} 2"#));
+    }
+}

@@ -1,0 +1,212 @@
+//! A snapshot as text for a terminal: what `laneway status` prints, and what curl gets from the local port.
+
+use std::fmt::Write;
+
+use super::snapshot::{GatewaySeen, LinkSeen, Snapshot, Usage};
+
+/// A page of text.
+pub fn text(snapshot: &Snapshot) -> String {
+    let mut page = String::new();
+    let node = &snapshot.node;
+    let _ = writeln!(page, "{} ({}) in group {}, laneway {}", node.name, node.id, node.group, node.version);
+    let _ = writeln!(page, "{}", situation(snapshot));
+    let _ = writeln!(
+        page,
+        "proxy {} (SOCKS5 and HTTP), up {}, memory {} of {}",
+        node.proxy,
+        age(node.uptime),
+        bytes(snapshot.memory.used),
+        bytes(snapshot.memory.limit)
+    );
+    if !snapshot.gateways.is_empty() {
+        let head =
+            ["", "GATEWAY", "ADDRESS", "STATE", "SERVER", "CAPACITY", "LOAD", "TUNNELS", "RTT", "HEARD"];
+        let rows = snapshot.gateways.iter().map(gateway_row);
+        table(&mut page, head, rows.collect());
+    }
+    if !snapshot.clients.is_empty() {
+        let head = ["", "CLIENT", "ADDRESS", "LINKED", "TUNNELS", "SENT", "RECEIVED", "RTT"];
+        table(&mut page, head, snapshot.clients.iter().map(client_row).collect());
+    }
+    for (title, usage) in [("DESTINATION", &snapshot.apps), ("FOR CLIENTS", &snapshot.served)] {
+        if !usage.destinations.is_empty() {
+            table(&mut page, ["", title, "OPEN", "SO FAR", "FAILED", "SENT", "RECEIVED"], usage_rows(usage));
+        }
+    }
+    page
+}
+
+/// One sentence on how this node gets out.
+pub fn situation(snapshot: &Snapshot) -> String {
+    let node = &snapshot.node;
+    let state = node.state.as_deref().map(|state| format!("{state} gateway, ")).unwrap_or_default();
+    match (node.goes_direct, snapshot.links.first(), &snapshot.trouble) {
+        (true, _, _) => format!("{state}goes out directly, serves {} clients", snapshot.clients_in_all),
+        (_, Some(link), _) => format!("{state}linked to gateway {} at {}", link.id, link.address),
+        (_, _, Some(trouble)) => format!("{state}no gateway: {trouble}"),
+        (_, _, None) => format!("{state}no gateway has answered yet"),
+    }
+}
+
+/// What a gateway is, in a word or two.
+pub fn condition(gateway: &GatewaySeen) -> String {
+    match (gateway.is_suspect, gateway.paused_for) {
+        (_, Some(left)) => format!("{}, paused {}", gateway.state, age(left)),
+        (true, _) => format!("{}, suspect", gateway.state),
+        _ => gateway.state.clone(),
+    }
+}
+
+fn gateway_row(gateway: &GatewaySeen) -> [String; 10] {
+    [
+        if gateway.is_used { ">" } else { "" }.into(),
+        gateway.id.clone().unwrap_or_else(|| "?".into()),
+        gateway.address.clone(),
+        condition(gateway),
+        or_dash(gateway.reach.clone()),
+        or_dash(gateway.capacity.map(bits)),
+        or_dash(gateway.load.map(|load| format!("{:.1}%", load * 100.0))),
+        or_dash(gateway.tunnels),
+        or_dash(gateway.round_trip.map(millis)),
+        gateway.heard_ago.map_or_else(|| gateway.source.clone(), |ago| format!("{} ago", age(ago))),
+    ]
+}
+
+fn client_row(link: &LinkSeen) -> [String; 8] {
+    [
+        String::new(),
+        link.id.clone(),
+        link.address.clone(),
+        age(link.age),
+        link.tunnels.to_string(),
+        bytes(link.sent),
+        bytes(link.received),
+        or_dash(link.round_trip.map(millis)),
+    ]
+}
+
+fn usage_rows(usage: &Usage) -> Vec<[String; 7]> {
+    let row = |seen: &super::snapshot::DestinationSeen| {
+        [
+            String::new(),
+            seen.target.clone(),
+            seen.open.to_string(),
+            seen.opened.to_string(),
+            seen.failed.to_string(),
+            bytes(seen.sent),
+            bytes(seen.received),
+        ]
+    };
+    usage.destinations.iter().map(row).collect()
+}
+
+/// Columns as wide as what is in them.
+fn table<const COLUMNS: usize>(page: &mut String, head: [&str; COLUMNS], rows: Vec<[String; COLUMNS]>) {
+    let width = |column: usize| {
+        rows.iter()
+            .map(|row| row[column].chars().count())
+            .chain([head[column].len()])
+            .max()
+            .unwrap_or_default()
+    };
+    let widths: [usize; COLUMNS] = std::array::from_fn(width);
+    page.push('\n');
+    for row in std::iter::once(head.map(str::to_owned)).chain(rows) {
+        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        page.push_str(cells.join("  ").trim_end());
+        page.push('\n');
+    }
+}
+
+fn or_dash(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "-".into(), |value| value.to_string())
+}
+
+/// Bytes, for people: three digits and a decimal unit, like `1.23 GB`.
+pub fn bytes(count: u64) -> String {
+    scaled(count, "B")
+}
+
+/// Bits a second, for people.
+pub fn bits(count: u64) -> String {
+    scaled(count, "bit/s")
+}
+
+#[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+fn scaled(count: u64, unit: &str) -> String {
+    const PREFIXES: [&str; 6] = ["k", "M", "G", "T", "P", "E"];
+    if count < 1000 {
+        return format!("{count} {unit}");
+    }
+    let mut value = count as f64;
+    let mut prefix = "";
+    for next in PREFIXES {
+        // What would be shown as 1000 belongs to the next prefix.
+        if value < 999.5 {
+            break;
+        }
+        (value, prefix) = (value / 1000.0, next);
+    }
+    let digits = if value < 9.995 { 2 } else { usize::from(value < 99.95) };
+    format!("{value:.digits$} {prefix}{unit}")
+}
+
+/// A number of seconds, for people, in its two largest units.
+pub fn age(seconds: f64) -> String {
+    let whole = std::time::Duration::from_secs_f64(seconds.clamp(0.0, 1e12)).as_secs();
+    match whole {
+        0..10 => format!("{seconds:.1} s"),
+        10..60 => format!("{whole} s"),
+        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        3600..86_400 => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+        _ => format!("{} d {} h", whole / 86_400, whole % 86_400 / 3600),
+    }
+}
+
+/// A number of seconds, in milliseconds.
+pub fn millis(seconds: f64) -> String {
+    let millis = seconds * 1000.0;
+    if millis < 10.0 { format!("{millis:.2} ms") } else { format!("{millis:.0} ms") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_three_digits_and_a_unit() {
+        for (count, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.00 kB"),
+            (12_345, "12.3 kB"),
+            (999_949, "1.00 MB"),
+            (123_456_789, "123 MB"),
+            (u64::MAX, "18.4 EB"),
+        ] {
+            assert_eq!(bytes(count), text);
+        }
+        assert_eq!(bits(2_500_000_000), "2.50 Gbit/s");
+    }
+
+    #[test]
+    fn times_are_short() {
+        for (seconds, text) in [(0.25, "0.2 s"), (59.9, "59 s"), (61.0, "1 min 1 s"), (90_000.0, "1 d 1 h")] {
+            assert_eq!(age(seconds), text);
+        }
+        assert_eq!(millis(0.000_42), "0.42 ms");
+    }
+
+    #[test]
+    fn the_text_says_how_this_node_gets_out_and_marks_the_gateway_in_use() {
+        let text = text(&super::super::snapshot::example());
+        for part in [
+            "workshop (41d0c77e) in group office",
+            "linked to gateway 7c1e09ab at 10.77.0.21:7420",
+            ">  7c1e09ab  10.77.0.21:7420  active",
+            "releases.corp.example:80  1     3       1       1.00 kB  12.3 MB",
+        ] {
+            assert!(text.contains(part), "no {part:?} in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Bytes, counted while they pass.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Bytes that passed, as the app sees them. What is counted here is counted in the whole that it is a part of, too.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    sent: AtomicU64,
+    received: AtomicU64,
+    whole: Option<Arc<Traffic>>,
+}
+
+impl Traffic {
+    /// The part of a `whole`.
+    pub fn of(whole: &Arc<Self>) -> Self {
+        Self { whole: Some(whole.clone()), ..Self::default() }
+    }
+
+    /// Notes bytes on their way to the server.
+    pub fn add_sent(&self, count: u64) {
+        self.sent.fetch_add(count, Relaxed);
+        self.whole.iter().for_each(|whole| whole.add_sent(count));
+    }
+
+    /// Notes bytes on their way to the app.
+    pub fn add_received(&self, count: u64) {
+        self.received.fetch_add(count, Relaxed);
+        self.whole.iter().for_each(|whole| whole.add_received(count));
+    }
+
+    /// Bytes that went to the server.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Relaxed)
+    }
+
+    /// Bytes that came from the server.
+    pub fn received(&self) -> u64 {
+        self.received.load(Relaxed)
+    }
+
+    /// Both ways together.
+    pub fn total(&self) -> u64 {
+        self.sent() + self.received()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passes_counts_in_the_part_and_in_the_whole() {
+        let whole = Arc::new(Traffic::default());
+        let (one, other) = (Traffic::of(&whole), Traffic::of(&whole));
+        one.add_sent(3);
+        other.add_sent(4);
+        other.add_received(10);
+        assert_eq!((one.sent(), one.received(), other.total()), (3, 0, 14));
+        assert_eq!((whole.sent(), whole.received(), whole.total()), (7, 10, 17));
+    }
+}

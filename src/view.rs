@@ -1,0 +1,214 @@
+//! Puts together what the node shows of itself: each part says what it knows, in one [`Snapshot`].
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::gateway::guests::Guests;
+use crate::link::client::Link;
+use crate::local::links::Links;
+use crate::memory::Budget;
+use crate::peers::candidate::Announcement;
+use crate::peers::directory::{Directory, Gateway, Source};
+use crate::telemetry::Telemetry;
+use crate::telemetry::snapshot::{Counted, GatewaySeen, LinkSeen, Memory, NodeSeen, Snapshot};
+use crate::trust::certificate::Role;
+use crate::trust::group::Group;
+use crate::wire::target::Target;
+
+/// How many gateways, clients and destinations are shown, each.
+const MOST_GATEWAYS: usize = 64;
+const MOST_CLIENTS: usize = 64;
+const MOST_DESTINATIONS: usize = 20;
+/// How many events are shown.
+const MOST_EVENTS: usize = 60;
+
+/// Where to look.
+pub struct View {
+    /// This node in its group.
+    pub group: Group,
+    /// Where the local proxy listens.
+    pub proxy: SocketAddr,
+    /// Where links are accepted.
+    pub link: Option<SocketAddr>,
+    /// What was counted and noted.
+    pub telemetry: Arc<Telemetry>,
+    /// The gateways.
+    pub directory: Arc<Directory>,
+    /// The links to them.
+    pub links: Arc<Links>,
+    /// The links of others to this node.
+    pub guests: Guests,
+    /// What this node says of itself as a candidate.
+    pub announced: watch::Receiver<Option<Announcement>>,
+    /// Whether its own software goes out directly.
+    pub is_gateway: watch::Receiver<bool>,
+    /// The group's servers.
+    pub servers: watch::Receiver<Vec<Target>>,
+    /// What connections hold.
+    pub memory: Arc<Budget>,
+    /// Is cancelled when the node drains.
+    pub stop: CancellationToken,
+    /// When the node started.
+    pub started: Started,
+}
+
+/// A moment, by both clocks: one to show, one to count from.
+#[derive(Clone, Copy, Debug)]
+pub struct Started(Instant, SystemTime);
+
+impl Started {
+    /// This moment.
+    pub fn now() -> Self {
+        Self(Instant::now(), SystemTime::now())
+    }
+}
+
+impl View {
+    /// What there is to see now.
+    pub fn snapshot(&self) -> Snapshot {
+        let now = Instant::now();
+        let links = self.links.standing().borrow().clone();
+        let (clients_in_all, clients) = self.guests.seen(MOST_CLIENTS);
+        let telemetry = &self.telemetry;
+        let words = |values: Vec<(&'static str, u64)>| {
+            values.into_iter().map(|(word, count)| Counted::new(word, "", count)).collect()
+        };
+        let failures = telemetry.failures.values().into_iter();
+        let happened = telemetry.happened.values().into_iter();
+        Snapshot {
+            at: u64::try_from(since_1970(SystemTime::now()).as_millis()).unwrap_or(u64::MAX),
+            node: self.node(now),
+            servers: self.servers.borrow().iter().map(Target::to_string).collect(),
+            gateways: self.gateways(&links, now),
+            links: links.iter().enumerate().map(|(place, link)| link_seen(place, link)).collect(),
+            clients,
+            clients_in_all,
+            apps: telemetry.apps.usage(MOST_DESTINATIONS),
+            served: telemetry.served.usage(MOST_DESTINATIONS),
+            history: telemetry.history.samples(),
+            memory: Memory { used: self.memory.used() as u64, limit: self.memory.limit() as u64 },
+            connections: words(telemetry.connections.values()),
+            failures: failures.map(|((kind, side), count)| Counted::new(kind, side, count)).collect(),
+            rescued: words(telemetry.rescued.values()),
+            happened: happened.map(|(what, count)| Counted::new(what.word(), "", count)).collect(),
+            datagrams: self.datagrams(),
+            trouble: self.links.trouble().filter(|_| links.is_empty()),
+            events: telemetry.journal.latest(MOST_EVENTS),
+        }
+    }
+
+    fn node(&self, now: Instant) -> NodeSeen {
+        let announced = self.announced.borrow();
+        let advert = announced.as_ref().map(|announcement| &announcement.advert);
+        let role = match self.group.node.role {
+            Role::Client => "client",
+            Role::Gateway => "gateway",
+        };
+        NodeSeen {
+            name: self.group.node.name.clone(),
+            id: self.group.node.id.short(),
+            group: self.group.name.clone(),
+            role: role.into(),
+            state: advert.map(|advert| advert.state.word().into()),
+            reach: advert.map(|advert| advert.reach.word().into()),
+            goes_direct: *self.is_gateway.borrow(),
+            is_draining: self.stop.is_cancelled(),
+            load: advert.map(|advert| f64::from(advert.load) / 1000.0),
+            capacity: advert.map(|advert| bits(advert.capacity)),
+            version: env!("CARGO_PKG_VERSION").into(),
+            started: since_1970(self.started.1).as_secs_f64(),
+            uptime: now.duration_since(self.started.0).as_secs_f64(),
+            proxy: self.proxy.to_string(),
+            link: self.link.map(|address| address.to_string()),
+        }
+    }
+
+    fn gateways(&self, links: &[Link], now: Instant) -> Vec<GatewaySeen> {
+        let goes_direct = *self.is_gateway.borrow();
+        let link_to = |gateway: &Gateway| {
+            links.iter().find(|link| link.address == gateway.link || Some(link.gateway.id) == gateway.id)
+        };
+        let ranked = self.directory.ranked(now);
+        let seen = ranked.iter().take(MOST_GATEWAYS).map(|gateway| {
+            let link = link_to(gateway);
+            let state = gateway.state(now);
+            // What a silent one said last is no news of it.
+            let advert = gateway.advert.as_ref().filter(|_| state.is_some());
+            let round_trip = link.and_then(|link| link.pulse.round_trip()).or(gateway.round_trip);
+            let in_use = links.first().filter(|_| !goes_direct);
+            GatewaySeen {
+                id: gateway.id.or(link.map(|link| link.gateway.id)).map(|id| id.short()),
+                address: gateway.link.to_string(),
+                state: state.map_or("silent", |state| state.word()).into(),
+                is_used: in_use.zip(link).is_some_and(|(used, link)| used.gateway.id == link.gateway.id),
+                is_suspect: gateway.suspect_until(now).is_some() || link.is_some_and(Link::is_suspect),
+                paused_for: self.links.paused_for(gateway, now).map(|left| left.as_secs_f64()),
+                reach: advert.map(|advert| advert.reach.word().into()),
+                load: advert.map(|advert| f64::from(advert.load) / 1000.0),
+                capacity: advert.map(|advert| bits(advert.capacity)),
+                weight: advert.map(|advert| advert.weight),
+                tunnels: advert.map(|advert| advert.tunnels),
+                round_trip: round_trip.map(|time| time.as_secs_f64()),
+                heard_ago: gateway.heard.map(|heard| now.saturating_duration_since(heard).as_secs_f64()),
+                source: word_of(gateway.source).into(),
+            }
+        });
+        seen.collect()
+    }
+
+    fn datagrams(&self) -> Vec<Counted> {
+        let said = &self.telemetry.discovery;
+        [
+            ("query", "sent", &said.queries),
+            ("offer", "sent", &said.offers),
+            ("beacon", "sent", &said.beacons),
+            ("query", "heard", &said.queries_heard),
+            ("offer", "heard", &said.offers_heard),
+            ("beacon", "heard", &said.beacons_heard),
+            ("dropped", "heard", &said.dropped),
+        ]
+        .map(|(what, side, count)| Counted::new(what, side, count.value()))
+        .into()
+    }
+}
+
+fn link_seen(place: usize, link: &Link) -> LinkSeen {
+    let (sent, received) = link.pulse.moved();
+    let state = match place {
+        _ if link.is_suspect() => "suspect",
+        0 => "active",
+        _ => "standby",
+    };
+    LinkSeen {
+        id: link.gateway.id.short(),
+        address: link.address.to_string(),
+        state: state.into(),
+        age: link.pulse.age().as_secs_f64(),
+        tunnels: link.pulse.tunnels(),
+        sent,
+        received,
+        round_trip: link.pulse.round_trip().map(|time| time.as_secs_f64()),
+    }
+}
+
+fn word_of(source: Source) -> &'static str {
+    match source {
+        Source::Heard => "heard",
+        Source::Named => "named",
+        Source::Static => "static",
+        Source::Remembered => "remembered",
+    }
+}
+
+/// From Mbit/s, as it is announced, to bit/s.
+fn bits(capacity: u32) -> u64 {
+    u64::from(capacity) * 1_000_000
+}
+
+fn since_1970(time: SystemTime) -> std::time::Duration {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default()
+}
