@@ -75,7 +75,7 @@ fn reference(data: &[u8]) -> Outcome {
         return (Asked::Gone, Vec::new(), None);
     };
     if !methods.contains(&0) {
-        return (Asked::Gone, vec![5, 0xff], None);
+        return (Asked::NoMethod, vec![5, 0xff], None);
     }
     let (asked, rest) = request(rest).unwrap_or((Asked::Gone, &[]));
     let rest = matches!(asked, Asked::Connect(_)).then(|| rest.to_vec());
