@@ -72,6 +72,7 @@ pub struct Typed {
     /// Let other machines use the local proxy without a login, when --proxy is not a loopback address
     #[arg(long, env = "LANEWAY_PROXY_OPEN_TO_LAN")]
     pub proxy_open_to_lan: bool,
+    #[allow(rustdoc::broken_intra_doc_links, reason = "an IPv6 address is no link")]
     /// Where connections arrive that the system leads here from software that knows nothing of a proxy (Linux), like
     /// 127.0.0.1:1081,[::1]:1081; repeatable [default: none]
     #[arg(long, env = "LANEWAY_TRANSPARENT", value_name = "ADDR:PORT", value_delimiter = ',')]
