@@ -150,10 +150,12 @@ async fn tunnels_that_rest_after_a_burst_keep_nobody_elses_turn() {
     let mut resting = Vec::new();
     for _ in 0..6 {
         let (mut tunnel, server) = through(&link, &origin).await;
-        within(async { tokio::join!(net::write_all(&server.stream, &burst), hear(&mut tunnel, burst.len())) })
-            .await
-            .0
-            .unwrap();
+        within(async {
+            tokio::join!(net::write_all(&server.stream, &burst), hear(&mut tunnel, burst.len()))
+        })
+        .await
+        .0
+        .unwrap();
         resting.push((tunnel, server));
     }
 }
