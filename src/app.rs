@@ -194,7 +194,7 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     let (servers, probed) = watch::channel(config.servers.clone());
     let view = View {
         group: group.clone(),
-        proxy: proxy_address,
+        proxy: ports.iter().map(|port| port.endpoint.clone()).collect(),
         link: link.as_ref().map(|(_, address)| *address),
         telemetry: telemetry.clone(),
         directory: directory.clone(),

@@ -72,6 +72,7 @@ pub struct Typed {
     /// Let other machines use the local proxy without a login, when --proxy is not a loopback address
     #[arg(long, env = "LANEWAY_PROXY_OPEN_TO_LAN")]
     pub proxy_open_to_lan: bool,
+    #[allow(rustdoc::broken_intra_doc_links, reason = "an IPv6 address is no link")]
     /// Where connections arrive that the system leads here from software that knows nothing of a proxy (Linux), like
     /// 127.0.0.1:1081,[::1]:1081; repeatable [default: none]
     #[arg(long, env = "LANEWAY_TRANSPARENT", value_name = "ADDR:PORT", value_delimiter = ',')]
@@ -514,12 +515,20 @@ fn name_server(typed: &Typed) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Where the local proxy of this machine's node listens, as far as the configuration file says.
+/// Where the local proxy of this machine's node listens for TCP, as far as the configuration file says.
 ///
 /// # Errors
-/// When there is a file, and it is not valid.
+/// When there is a file, and it is not valid or names unix sockets only.
 pub fn configured_proxy() -> Result<SocketAddr, Problem> {
-    Ok(Config::new(Typed::default(), None)?.proxy)
+    let config = Config::new(Typed::default(), None)?;
+    let tcp = config.proxy.iter().find_map(|endpoint| match endpoint {
+        Endpoint::Tcp(address) => Some(*address),
+        Endpoint::Unix(_) => None,
+    });
+    tcp.ok_or_else(|| {
+        Problem::usage("the configuration has the local proxy listen on unix sockets only")
+            .hint("let it listen on 127.0.0.1:1080 too, or name a port with --proxy ADDR:PORT")
+    })
 }
 
 fn read(path: &Path) -> Result<Typed, Problem> {

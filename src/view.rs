@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::gateway::guests::Guests;
 use crate::link::client::Link;
+use crate::local::endpoint::Endpoint;
 use crate::local::links::Links;
 use crate::memory::Budget;
 use crate::peers::candidate::Announcement;
@@ -31,7 +32,7 @@ pub struct View {
     /// This node in its group.
     pub group: Group,
     /// Where the local proxy listens.
-    pub proxy: SocketAddr,
+    pub proxy: Vec<Endpoint>,
     /// Where links are accepted.
     pub link: Option<SocketAddr>,
     /// What was counted and noted.
@@ -122,7 +123,7 @@ impl View {
             version: env!("CARGO_PKG_VERSION").into(),
             started: since_1970(self.started.1).as_secs_f64(),
             uptime: now.duration_since(self.started.0).as_secs_f64(),
-            proxy: self.proxy.to_string(),
+            proxy: self.proxy.iter().map(Endpoint::to_string).collect(),
             link: self.link.map(|address| address.to_string()),
         }
     }

@@ -224,7 +224,7 @@ impl Proxy {
         let telemetry = Arc::<Telemetry>::default();
         let view = View {
             group: group.clone(),
-            proxy: address,
+            proxy: vec![port.endpoint.clone()],
             link: None,
             telemetry: telemetry.clone(),
             directory,

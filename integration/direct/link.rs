@@ -143,6 +143,24 @@ async fn a_tunnel_that_the_client_gives_up_is_a_reset_for_the_server() {
 }
 
 #[tokio::test]
+async fn tunnels_that_rest_after_a_burst_keep_nobody_elses_turn() {
+    let (lab, origin) = (Lab::new().await, Origin::new());
+    let link = lab.link().await;
+    let burst = vec![7; 1 << 20];
+    let mut resting = Vec::new();
+    for _ in 0..6 {
+        let (mut tunnel, server) = through(&link, &origin).await;
+        within(async {
+            tokio::join!(net::write_all(&server.stream, &burst), hear(&mut tunnel, burst.len()))
+        })
+        .await
+        .0
+        .unwrap();
+        resting.push((tunnel, server));
+    }
+}
+
+#[tokio::test]
 async fn a_link_that_breaks_is_a_reset_for_its_servers() {
     let (lab, origin) = (Lab::new().await, Origin::new());
     let config = tls::link_client(&lab.client).unwrap();

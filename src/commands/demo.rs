@@ -90,7 +90,7 @@ impl Demo {
                 &port,
             ],
         )?;
-        let proxy = client.wait("listening: local proxy, SOCKS5 and HTTP", STEP).await?.address()?;
+        let proxy = client.wait("listening: local proxy, SOCKS and HTTP", STEP).await?.address()?;
         let mut used = loop {
             let event = client.next(STEP).await?;
             let millis = started.elapsed().as_secs_f64() * 1000.0;

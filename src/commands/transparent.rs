@@ -23,6 +23,7 @@ pub enum Transparent {
 /// Which connections, and whereto.
 #[derive(Debug, clap::Args)]
 pub struct Up {
+    #[allow(rustdoc::broken_intra_doc_links, reason = "an IPv6 address is no link")]
     /// The port of 'laneway up --transparent 127.0.0.1:PORT,[::1]:PORT'
     #[arg(long, value_name = "PORT", default_value_t = TRANSPARENT_PORT, value_parser = clap::value_parser!(u16).range(1..))]
     to: u16,

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::net::UdpSocket;
 use tokio::time::Instant;
@@ -10,7 +9,7 @@ use tokio::time::Instant;
 use super::clients::Client;
 use super::serve::Gateway;
 use crate::failure::printable;
-use crate::link::datagrams::{Broken, Datagrams, Traffic, idle_limit, is_unreachable, readable, receive};
+use crate::link::datagrams::{Broken, Datagrams, Usage, idle_limit, is_unreachable, readable, receive};
 use crate::link::server::Incoming;
 use crate::link::stream::Outbox;
 use crate::pace::Pace;
@@ -32,8 +31,7 @@ enum End {
 /// What both directions share.
 struct Relay<'a> {
     socket: &'a UdpSocket,
-    traffic: &'a Traffic,
-    gateway: &'a Gateway,
+    traffic: &'a Usage,
     pace: &'a Pace,
 }
 
@@ -57,8 +55,8 @@ impl Gateway {
         let Ok(tunnel) = incoming.accept() else {
             return record.ended("the client gave up");
         };
-        let traffic = Traffic::default();
-        let relay = Relay { socket: &socket, traffic: &traffic, gateway: self, pace: &client.pace };
+        let traffic = Usage::of(&record.traffic());
+        let relay = Relay { socket: &socket, traffic: &traffic, pace: &client.pace };
         let (mut outbox, inbox) = (tunnel.outbox, tunnel.inbox);
         let end = tokio::select! {
             end = relay.to_client(&mut outbox) => end,
@@ -69,8 +67,7 @@ impl Gateway {
             // Fails only on a stream that has ended anyway. Any other end is a reset.
             let _ = outbox.finish();
         }
-        let moved = traffic.moved();
-        record.moved(moved.sent, moved.received);
+        record.moved(traffic.moved());
         record.ended(match end {
             End::Client => "closed".to_owned(),
             End::Idle => "idle".to_owned(),
@@ -94,7 +91,6 @@ impl Relay<'_> {
             let (batch, error) = receive(self.socket);
             if !batch.capsules.is_empty() && limit.lets(self.pace, batch.payload) {
                 self.traffic.received(batch.payload);
-                self.count(batch.payload);
                 if let Err(error) = outbox.send(batch.capsules).await {
                     return End::Broken(error.into());
                 }
@@ -119,20 +115,13 @@ impl Relay<'_> {
                 continue;
             }
             match self.socket.try_send(&payload) {
-                Ok(_) => {
-                    self.traffic.sent(payload.len());
-                    self.count(payload.len());
-                }
+                Ok(_) => self.traffic.sent(payload.len()),
                 Err(error) if is_unreachable(&error) => return End::Server(error),
                 // No room in the socket, or larger than the way allows.
                 Err(error) => tracing::debug!(%error, length = payload.len(), "datagram dropped"),
             }
             tokio::task::consume_budget().await;
         }
-    }
-
-    fn count(&self, bytes: usize) {
-        self.gateway.activity.bytes.fetch_add(bytes as u64, Relaxed);
     }
 }
 

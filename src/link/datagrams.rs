@@ -4,6 +4,7 @@
 //! grows. Who sends finds its own queue full: the app's at the client, the socket's at the gateway.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::stream::Inbox;
 use crate::copy::Moved;
+use crate::telemetry::traffic::Traffic;
 use crate::wire::capsule::{self, CapsuleError, Decoder, HEAD, LONGEST_PAYLOAD};
 use crate::wire::target::Target;
 
@@ -120,31 +122,28 @@ pub async fn readable(socket: &UdpSocket) -> io::Result<()> {
 
 /// What has passed between an app and one destination so far.
 #[derive(Debug)]
-pub struct Traffic {
+pub struct Usage {
     since: Instant,
     /// When a datagram last passed, in milliseconds.
     last: AtomicU64,
-    sent: AtomicU64,
-    received: AtomicU64,
+    traffic: Traffic,
 }
 
-impl Default for Traffic {
-    fn default() -> Self {
-        let (last, sent, received) = Default::default();
-        Self { since: Instant::now(), last, sent, received }
+impl Usage {
+    /// Nothing yet; what will pass is a part of `whole`.
+    pub fn of(whole: &Arc<Traffic>) -> Self {
+        Self { since: Instant::now(), last: AtomicU64::default(), traffic: Traffic::of(whole) }
     }
-}
 
-impl Traffic {
     /// Notes bytes that went to the destination.
     pub fn sent(&self, count: usize) {
-        self.sent.fetch_add(count as u64, Relaxed);
+        self.traffic.add_sent(count as u64);
         self.touch();
     }
 
     /// Notes bytes that came from it.
     pub fn received(&self, count: usize) {
-        self.received.fetch_add(count as u64, Relaxed);
+        self.traffic.add_received(count as u64);
         self.touch();
     }
 
@@ -161,7 +160,7 @@ impl Traffic {
 
     /// The bytes so far.
     pub fn moved(&self) -> Moved {
-        Moved { sent: self.sent.load(Relaxed), received: self.received.load(Relaxed) }
+        Moved { sent: self.traffic.sent(), received: self.traffic.received() }
     }
 
     /// Waits until the destination was out of use for so long.

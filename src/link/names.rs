@@ -35,7 +35,7 @@ pub async fn ask(link: &Link, question: Bytes) -> Result<Bytes, Failure> {
     request.headers_mut().insert(header::ACCEPT, MEDIA_TYPE);
     let exchange = async {
         let (response, send) = link.ask(request).await?;
-        let mut outbox = Outbox::new(send);
+        let mut outbox = Outbox::new(send, link.pulse.clone());
         let sent = async {
             outbox.send(question).await?;
             outbox.finish()

@@ -307,7 +307,9 @@ async fn up(
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // Who has nothing to send holds nothing: no buffer, no window, no turn.
                 buffer = BytesMut::new();
+                drop(turn);
                 outbox.give_room_back();
                 poll_fn(|cx| poll_readable(socket, outbox, cx)).await?;
             }

@@ -57,9 +57,9 @@ pub enum Asked {
     Tunnel(Target),
     /// The same for datagrams: CONNECT-UDP (RFC 9298 §3.4).
     Udp(Target),
-    /// To exchange the news of the group: POST [`news::PATH`].
+    /// To exchange the news of the group: POST `news::PATH`.
     News,
-    /// To ask the gateway's name servers: POST [`names::PATH`] (RFC 8484).
+    /// To ask the gateway's name servers: POST `names::PATH` (RFC 8484).
     Name,
 }
 

@@ -18,7 +18,7 @@ use self::flow::Flow;
 use self::queue::Queue;
 use super::endpoint::Peer;
 use super::listener::Local;
-use crate::link::datagrams::Traffic;
+use crate::link::datagrams::Usage;
 use crate::net;
 use crate::telemetry::record::Record;
 use crate::wire::socks_udp::{self, Unusable};
@@ -57,7 +57,7 @@ struct Drops {
 /// What is known of one destination.
 struct Destination {
     queue: Arc<Queue>,
-    traffic: Arc<Traffic>,
+    traffic: Arc<Usage>,
 }
 
 /// An association whose socket is bound.
@@ -115,10 +115,10 @@ impl Association {
                             forget_oldest(&mut known);
                         }
                         let id = local.id();
-                        let mut record = Record::new(id, "udp", peer.to_string());
-                        record.target = target.to_string();
+                        let mut record = Record::of_app(&local.telemetry, id, "udp", peer.to_string());
+                        record.aims_at(&target);
                         let queue = Arc::new(Queue::new(local.routes.memory.account()));
-                        let traffic = Arc::<Traffic>::default();
+                        let traffic = Arc::new(Usage::of(&record.traffic()));
                         let destination = Destination { queue: queue.clone(), traffic: traffic.clone() };
                         self.push(&destination, payload);
                         known.insert(target.clone(), destination);

@@ -173,7 +173,7 @@ async fn answer(
         }
     };
     let id = local.id();
-    let mut record = Record::of_app(&local.telemetry, id, dialect, peer.to_owned());
+    let mut record = Record::of_app(&local.telemetry, id, dialect, peer.to_string());
     let target = match Target::new(host, port) {
         Ok(target) => target,
         Err(error) => {

@@ -1,8 +1,8 @@
 //! The local name server: where the questions of apps arrive, by UDP and TCP, and which way each of them goes.
 //!
-//! [`datagrams`] and [`streams`] know how they come and how the answers go back; here they are answered: from the
+//! `datagrams` and `streams` know how they come and how the answers go back; here they are answered: from the
 //! cache, by the name server of a zone of its own, by this machine's name servers where it is a gateway itself, else
-//! over a link ([`ask`]).
+//! over a link (`ask`).
 
 mod ask;
 mod datagrams;

@@ -123,7 +123,7 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
 
 /// Carries an app's datagrams as long as its connection stands.
 async fn associate(local: &Local, app: TcpStream, peer: &Peer, port: u16, mut record: Record) {
-    record.target = "udp".to_owned();
+    record.is_for("udp");
     let bound = Association::bind(&app, port).await;
     match bound.and_then(|association| Ok((association.address()?, association))) {
         Ok((address, association)) => {

@@ -21,7 +21,7 @@ const READ: usize = 1024;
 pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
     let App { socket, peer, handshake } = app;
     let id = local.id();
-    let mut record = Record::new(id, "socks4", peer.to_string());
+    let mut record = Record::of_app(&local.telemetry, id, "socks4", peer.to_string());
     let mut buffer = BytesMut::new();
     let asked = handshake.within(request(&socket, &mut buffer)).await;
     drop(handshake);
@@ -38,7 +38,7 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
             return None;
         }
     };
-    record.target = target.to_string();
+    record.aims_at(&target);
     let early = buffer.freeze();
     match local.routes.open(&target, id, early.clone(), replay::is_safe(&early)).await {
         Ok(upstream) => {

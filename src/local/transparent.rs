@@ -29,7 +29,7 @@ pub async fn serve(local: &Local, app: App, by_name: bool) -> Option<Box<Tunnell
     // What it has to say has its own bound.
     drop(handshake);
     let id = local.id();
-    let mut record = Record::new(id, "transparent", peer.to_string());
+    let mut record = Record::of_app(&local.telemetry, id, "transparent", peer.to_string());
     let Some(address) = net::original_destination(&socket) else {
         record.ended("refused: it was made to this port itself, and leads nowhere");
         net::reset(socket);
@@ -48,7 +48,7 @@ pub async fn serve(local: &Local, app: App, by_name: bool) -> Option<Box<Tunnell
         opened => opened,
     };
     let Way { early, target, .. } = way;
-    record.target = target.to_string();
+    record.aims_at(&target);
     match opened {
         Ok(upstream) => {
             let kept = Some(Kept::new(&early.freeze()));

@@ -21,7 +21,7 @@ use crate::net::{self, Ear, Heard, Lan};
 use crate::telemetry::journal::Happening;
 use crate::trust::authority::Doorbell;
 use crate::trust::board::Board;
-use crate::wire::datagram::{Datagram, Keys, Message, SIZE, Way, invite_asked_for};
+use crate::wire::datagram::{Datagram, Keys, Message, SIZE, Way, claims_to_be_query, invite_asked_for};
 use crate::wire::id::{GroupId, NodeId};
 
 /// When queries leave after the first one, as long as no gateway is found: one lost datagram costs 100 ms.
@@ -303,6 +303,10 @@ impl Discovery {
     async fn react(&self, bytes: &[u8], heard: Heard, alone: bool, mouth: &Ear) {
         if let Some(invite) = invite_asked_for(bytes) {
             return self.answer_join(bytes, invite, heard.from, mouth).await;
+        }
+        // Where hundreds start at once each hears the queries of all.
+        if claims_to_be_query(bytes) && self.announcements.borrow().is_none() {
+            return;
         }
         let keyring = self.keyring();
         let way = Way { from: heard.from, to: mouth.own };

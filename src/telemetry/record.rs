@@ -72,6 +72,11 @@ impl Record {
         self.entry = Some(self.ledger.open(&self.target));
     }
 
+    /// Notes what it is for, where that is no destination.
+    pub fn is_for(&mut self, what: &str) {
+        self.target = what.to_owned();
+    }
+
     /// Where its bytes are to be counted while they pass.
     pub fn traffic(&self) -> Arc<Traffic> {
         self.entry.as_ref().map_or_else(|| self.ledger.traffic.clone(), |entry| entry.traffic().clone())

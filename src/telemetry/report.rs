@@ -13,7 +13,7 @@ pub fn text(snapshot: &Snapshot) -> String {
     let _ = writeln!(
         page,
         "proxy {} (SOCKS5 and HTTP), up {}, memory {} of {}",
-        node.proxy,
+        node.proxy.join(", "),
         age(node.uptime),
         bytes(snapshot.memory.used),
         bytes(snapshot.memory.limit)

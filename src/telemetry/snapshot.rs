@@ -79,7 +79,7 @@ pub struct NodeSeen {
     /// Seconds since then.
     pub uptime: f64,
     /// Where the local proxy listens.
-    pub proxy: String,
+    pub proxy: Vec<String>,
     /// Where links are accepted, if they are.
     pub link: Option<String>,
 }
@@ -267,7 +267,7 @@ pub(crate) fn example() -> Snapshot {
             version: "0.1.0".into(),
             started: 1.0,
             uptime: 3920.0,
-            proxy: "127.0.0.1:1080".into(),
+            proxy: vec!["127.0.0.1:1080".into()],
             link: None,
         },
         servers: vec![],

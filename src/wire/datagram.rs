@@ -364,6 +364,11 @@ pub fn invite_asked_for(bytes: &[u8]) -> Option<[u8; 8]> {
     asks.then(|| array(bytes, BODY))
 }
 
+/// Whether a datagram says that it is a query, true or not: who answers none need not find out.
+pub fn claims_to_be_query(bytes: &[u8]) -> bool {
+    bytes.get(5) == Some(&(Type::Query as u8))
+}
+
 impl Type {
     fn read(byte: u8) -> Option<Self> {
         [Self::Query, Self::Offer, Self::Beacon, Self::JoinQuery, Self::JoinOffer]

@@ -42,13 +42,12 @@ impl Lab {
     /// Dante, which knows its user from the system's: the file of them is another one for it alone.
     pub(crate) fn dante(&self) -> Process {
         self.server.knows(NAME, self.server.address());
-        let configuration = format!(
-            "logoutput: stderr\nerrorlog: stderr\ninternal: 10.88.0.100 port = 1080\nexternal: 10.88.0.100\n\
+        let configuration = "logoutput: stderr\nerrorlog: stderr\n\
+             internal: 10.88.0.100 port = 1080\nexternal: 10.88.0.100\n\
              socksmethod: username\nclientmethod: none\nuser.privileged: root\nuser.unprivileged: root\n\
-             client pass {{ from: 10.88.0.0/24 to: 0.0.0.0/0 }}\n\
-             socks block {{ from: 10.88.0.0/24 to: 0.0.0.0/0 port = 8089 }}\n\
-             socks pass {{ from: 10.88.0.0/24 to: 0.0.0.0/0 command: connect }}\n"
-        );
+             client pass { from: 10.88.0.0/24 to: 0.0.0.0/0 }\n\
+             socks block { from: 10.88.0.0/24 to: 0.0.0.0/0 port = 8089 }\n\
+             socks pass { from: 10.88.0.0/24 to: 0.0.0.0/0 command: connect }\n";
         let file = self.write("danted.conf", configuration);
         let passwd = "root:x:0:0:root:/:/bin/sh\ngate:x:0:0:gate:/:/bin/sh\n";
         let (passwd, shadow) = (

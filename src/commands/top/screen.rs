@@ -43,7 +43,7 @@ fn header(frame: &mut Frame<'_>, area: Rect, snapshot: &Snapshot, notice: Option
             node.id,
             node.group,
             age(node.uptime),
-            node.proxy
+            node.proxy.join(", ")
         ))
         .dim(),
     ]);

@@ -15,7 +15,7 @@ use super::{App, Drops};
 use crate::failure::Failure;
 use crate::link::Transport;
 use crate::link::client::LinkTunnel;
-use crate::link::datagrams::{Broken, Datagrams, Traffic, idle_limit, is_unreachable, readable};
+use crate::link::datagrams::{Broken, Datagrams, Usage, idle_limit, is_unreachable, readable};
 use crate::link::relay::is_link_lost;
 use crate::link::stream::Outbox;
 use crate::local::session::Routes;
@@ -36,7 +36,7 @@ pub(super) struct Flow<'a> {
     /// What waits to be sent.
     pub(super) queue: Arc<Queue>,
     /// What has passed.
-    pub(super) traffic: Arc<Traffic>,
+    pub(super) traffic: Arc<Usage>,
     /// Who gets what comes back.
     pub(super) app: &'a App,
     /// What was lost on the way.
@@ -80,8 +80,7 @@ impl Flow<'_> {
             }
         };
         self.drops.unsent.fetch_add(self.queue.clear(), Relaxed);
-        let moved = self.traffic.moved();
-        record.moved(moved.sent, moved.received);
+        record.moved(self.traffic.moved());
         if !record.has_failed() {
             record.ended(if idle { "idle" } else { "closed" });
         }

@@ -25,7 +25,7 @@ function columns(seen) {
     name: node.name,
     detail: node.goes_direct ? `${node.state ?? "direct"} gateway, this node` : "this node",
     tone: node.goes_direct ? "good" : "",
-    address: node.proxy,
+    address: node.proxy.join(", "),
     self: true,
     used: node.goes_direct,
     rank: node.goes_direct ? "★" : undefined,

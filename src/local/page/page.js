@@ -69,7 +69,7 @@ function header(seen) {
     : links.length > 0 ? ["good", `linked to gateway ${links[0].id}`]
     : ["bad", trouble ? `no gateway: ${trouble}` : "no gateway has answered yet"];
   situation(tone, text);
-  say(at("proxy"), node.proxy);
+  say(at("proxy"), node.proxy.join(", "));
   say(at("memory"), `${bytes(seen.memory.used)} of ${bytes(seen.memory.limit)} memory in use`);
 }
 
