@@ -115,6 +115,18 @@ impl Gateway {
         Some(Seen::new(self.id?, self.link, advert, heard, self.steady.unwrap_or(heard)))
     }
 
+    /// Whether a beacon of `id` from `link` is older than what is known of it. The same beacon comes over every network
+    /// that both are on, and not in order: a node that was stopped reads what has waited, one socket after the other.
+    fn has_said_more_than(&self, boot: u64, counter: u64, id: NodeId, link: SocketAddr) -> bool {
+        if self.link != link && self.id != Some(id) {
+            return false;
+        }
+        let is_older = |(last_boot, last)| {
+            last_boot == boot && if self.link == link { counter <= last } else { counter < last }
+        };
+        self.beacon.is_some_and(is_older) || self.past_boots.contains(&boot)
+    }
+
     fn fresh(&self, now: Instant) -> Option<&Advert> {
         let spoke_lately = self.silent_at().is_some_and(|silent_at| now < silent_at);
         self.advert.as_ref().filter(|_| spoke_lately)
@@ -141,9 +153,8 @@ impl Table {
         means: Means,
         now: Instant,
     ) -> bool {
-        if let (Means::Beacon(boot, counter), Some(known)) = (means, self.0.get(&link))
-            && (known.beacon.is_some_and(|(last_boot, last)| last_boot == boot && last >= counter)
-                || known.past_boots.contains(&boot))
+        if let Means::Beacon(boot, counter) = means
+            && self.0.values().any(|known| known.has_said_more_than(boot, counter, id, link))
         {
             return false;
         }

@@ -426,6 +426,25 @@ fn a_suspect_comes_behind_the_others_for_a_while() {
 }
 
 #[test]
+fn of_a_gateway_on_two_networks_the_latest_beacon_counts_whichever_is_read_last() {
+    let now = Instant::now();
+    let mut client = Selection::new(id(99), 0);
+    let [one, other] = [1, 2].map(link);
+    let mut hears = |link, state, boot, counter| {
+        client.heard(id(1), link, &advert(state, 0, 1), Means::Beacon(boot, counter), now);
+        client.ranked(now).iter().filter(|gateway| gateway.state(now) == Some(state)).count()
+    };
+    assert_eq!(hears(other, State::Standby, 1, 3), 1);
+    assert_eq!(hears(one, State::Active, 1, 6), 1);
+    // What waited on the other network while this node was stopped.
+    assert_eq!(hears(other, State::Draining, 1, 5), 0);
+    assert_eq!(hears(other, State::Active, 1, 6), 2);
+    // The process was started anew, and something of the one before is still on its way.
+    assert_eq!(hears(one, State::Standby, 2, 1), 1);
+    assert_eq!(hears(other, State::Draining, 1, 7), 0);
+}
+
+#[test]
 fn clients_spread_over_the_active_ones_and_stay_where_they_are() {
     let now = Instant::now();
     let mut counts = BTreeMap::new();
