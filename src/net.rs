@@ -24,6 +24,8 @@ use tokio::runtime::{Builder, Runtime};
 /// The TTL or hop limit that discovery sends and requires: only a neighbour on the same LAN can send it
 /// (RFC 5082).
 const NEIGHBOUR_TTL: u8 = 255;
+/// What a socket filter sees before the payload (RFC 768).
+const UDP_HEADER: usize = 8;
 /// The link-local multicast group of discovery (RFC 4291 §2.7, transient).
 pub const MULTICAST: Ipv6Addr = Ipv6Addr::new(0xff12, 0, 0, 0, 0, 0, 0x6c61, 0x6e65);
 /// Data of a link that is not acknowledged for so long means that the peer is gone (RFC 5482).
@@ -185,6 +187,19 @@ impl Ear {
         Ok(Self { socket, own })
     }
 
+    /// Has the system drop datagrams that have this byte at this place, and no others; where it cannot they still come.
+    pub fn ignore(&self, mark: Option<(usize, u8)>) {
+        let socket = SockRef::from(&self.socket);
+        let result = match mark.map(|(at, byte)| (u32::try_from(at + UDP_HEADER), byte)) {
+            Some((Ok(at), byte)) => filter::drop_where(&socket, at, byte),
+            Some((Err(_), _)) => Ok(()),
+            None => filter::drop_nothing(&socket),
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, "no filter in the system");
+        }
+    }
+
     /// Waits for the next datagram.
     ///
     /// # Errors
@@ -217,6 +232,50 @@ impl Ear {
     /// What the system says, for example that the network is unreachable.
     pub async fn tell(&self, bytes: &[u8], to: SocketAddr) -> io::Result<()> {
         self.socket.send_to(bytes, to).await.map(drop)
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod filter {
+    use std::io;
+
+    use socket2::{SockFilter, SockRef};
+
+    // The instructions of a socket filter (Linux, networking/filter.rst).
+    const LOAD_BYTE: u16 = 0x30;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+
+    pub(super) fn drop_where(socket: &SockRef<'_>, at: u32, byte: u8) -> io::Result<()> {
+        socket.attach_filter(&[
+            SockFilter::new(LOAD_BYTE, 0, 0, at),
+            SockFilter::new(JUMP_IF_EQUAL, 0, 1, byte.into()),
+            SockFilter::new(RETURN, 0, 0, 0),
+            SockFilter::new(RETURN, 0, 0, u32::MAX),
+        ])
+    }
+
+    pub(super) fn drop_nothing(socket: &SockRef<'_>) -> io::Result<()> {
+        match socket.detach_filter() {
+            // There was none.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod filter {
+    use std::io;
+
+    use socket2::SockRef;
+
+    pub(super) fn drop_where(_: &SockRef<'_>, _: u32, _: u8) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub(super) fn drop_nothing(_: &SockRef<'_>) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -516,6 +575,27 @@ mod tests {
             assert_eq!(&buffer[..heard.size], b"hello");
             assert_eq!(heard.from, asker.own);
             assert!(heard.neighbour);
+        }
+    }
+
+    #[tokio::test]
+    #[cfg(target_os = "linux")]
+    async fn what_is_to_be_ignored_never_wakes_the_node_and_the_rest_does() {
+        let lan = |ip: &str| lans(&[ip.to_owned()]).unwrap().into_iter().next().unwrap();
+        let (mouth, ear) =
+            (Ear::unicast(&lan("127.0.0.5"), 0).unwrap(), Ear::unicast(&lan("127.0.0.6"), 0).unwrap());
+        let mut buffer = [0; 64];
+        for (mark, said, heard) in [
+            (Some((2, b'x')), [b"abx", b"aby"], b"aby"),
+            (Some((2, b'y')), [b"aby", b"abx"], b"abx"),
+            (None, [b"abx", b"aby"], b"abx"),
+        ] {
+            ear.ignore(mark);
+            for said in said {
+                mouth.tell(said, ear.own).await.unwrap();
+            }
+            let size = ear.hear(&mut buffer).await.unwrap().size;
+            assert_eq!(&buffer[..size], heard, "{mark:?}");
         }
     }
 

@@ -58,11 +58,11 @@ impl Kept {
     /// # Errors
     /// When they are wanted and cannot be put in place.
     pub fn begin(config: &Config, ports: &[Port], state: &StateDir) -> Result<Option<Self>, Problem> {
-        let kept = Self { state: state.clone() };
+        let keep = || Self { state: state.clone() };
         if !config.transparent_rules {
             if state.read(FILE).is_ok_and(|left| left.is_some()) {
                 tracing::info!("rules that a killed node has left are removed");
-                drop(kept);
+                drop(keep());
             }
             return Ok(None);
         }
@@ -88,7 +88,7 @@ impl Kept {
                 return Err(error.problem("the rules of --transparent-rules are not installed"));
             }
         }
-        Ok(Some(kept))
+        Ok(Some(keep()))
     }
 }
 

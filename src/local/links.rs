@@ -138,7 +138,9 @@ impl Links {
             let now = Instant::now();
             let ranked = self.directory.ranked(now);
             let links = self.order(&ranked, now);
-            self.directory.want(links.is_empty());
+            // Whoever has answered and is being dialled need not be searched for.
+            let found = ranked.iter().any(|gateway| self.is_promising(gateway, now));
+            self.directory.want(links.is_empty() && !found);
             if !links.is_empty() {
                 alone_since = now;
             }
@@ -304,6 +306,12 @@ impl Links {
             return (None, wake.min(due));
         }
         (None, wake)
+    }
+
+    /// Whether a link to it may be expected: it is active, and nothing has gone wrong with it.
+    fn is_promising(&self, gateway: &Gateway, now: Instant) -> bool {
+        let is_active = gateway.state(now) == Some(State::Active);
+        is_active && gateway.suspect_until(now).is_none() && self.pause_left(gateway, now).is_none()
     }
 
     /// Who is behind an address, as it said itself or as it proved.

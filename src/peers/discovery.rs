@@ -21,7 +21,7 @@ use crate::net::{self, Ear, Heard, Lan};
 use crate::telemetry::journal::Happening;
 use crate::trust::authority::Doorbell;
 use crate::trust::board::Board;
-use crate::wire::datagram::{Datagram, Keys, Message, SIZE, Way, claims_to_be_query, invite_asked_for};
+use crate::wire::datagram::{Datagram, Keys, Message, QUERY_MARK, SIZE, Way, invite_asked_for};
 use crate::wire::id::{GroupId, NodeId};
 
 /// When queries leave after the first one, as long as no gateway is found: one lost datagram costs 100 ms.
@@ -160,25 +160,32 @@ impl Discovery {
         self.ask(true).await;
         let mut looks = tokio::time::interval(LOOK);
         let mut counter = 0_u64;
-        let mut round = 1_usize;
-        let mut ask_at = Instant::now() + pause(0);
+        let (mut round, mut searching) = (1_usize, false);
+        let mut asked_at = Instant::now();
+        let mut ask_at = asked_at + pause(0);
         let mut said = 0;
         loop {
             let asking = *wanted.borrow_and_update();
             if !asking {
-                (round, ask_at) = (0, Instant::now());
+                // Asked for again at once, it waits for the answers to what it has just asked.
+                (round, ask_at) = (1, asked_at + pause(0));
             } else if ask_at <= Instant::now() {
+                if !searching {
+                    round = 0;
+                }
                 self.ask(round == 0).await;
-                ask_at = Instant::now() + pause(round).mul_f64(jitter());
+                asked_at = Instant::now();
+                ask_at = asked_at + pause(round).mul_f64(jitter());
                 round += 1;
             }
+            searching = asking;
             let announcement = announcements.borrow_and_update().clone();
             if let Some(Announcement { advert, beacons, .. }) = announcement
                 && beacons != said
             {
                 said = beacons;
                 counter += 1;
-                self.tell_everybody(Message::Beacon { boot: self.boot, counter, advert }).await;
+                self.tell_everybody(Message::Beacon { boot: self.boot, counter, advert }, |_| true).await;
             }
             tokio::select! {
                 changed = wanted.changed() => if changed.is_err() { return },
@@ -223,7 +230,9 @@ impl Discovery {
                 }
             }
         }
-        let lans = self.tell_everybody(message).await;
+        // Everybody on the LAN hears it: at first it is said once, not once by each protocol.
+        let by = |lan: &Lan| !first || lan.net.addr().is_ipv4() || !self.has_ipv4(lan);
+        let lans = self.tell_everybody(message, by).await;
         if first {
             tracing::info!(lans, port = self.options.port, "query sent");
             let text = format!("who is connected to the server? asked by {lans} addresses of this node");
@@ -231,12 +240,19 @@ impl Discovery {
         }
     }
 
-    async fn tell_everybody(&self, message: Message) -> usize {
-        let ears = self.ears();
-        for (lan, ear) in &ears {
+    async fn tell_everybody(&self, message: Message, by: impl Fn(&Lan) -> bool) -> usize {
+        let mut told = 0;
+        for (lan, ear) in self.ears().iter().filter(|(lan, _)| by(lan)) {
             self.tell(ear, message.clone(), lan.everybody(self.options.port)).await;
+            told += 1;
         }
-        ears.len()
+        told
+    }
+
+    /// Whether the interface of `lan` has an IPv4 address too.
+    fn has_ipv4(&self, lan: &Lan) -> bool {
+        let others = locked(&self.ears);
+        others.keys().any(|other| other.interface == lan.interface && other.net.addr().is_ipv4())
     }
 
     async fn tell(&self, ear: &Ear, message: Message, to: SocketAddr) {
@@ -279,8 +295,19 @@ impl Discovery {
     async fn listen(self: Arc<Self>, lan: Lan, ear: Arc<Ear>, mouth: Arc<Ear>) -> Lan {
         let mut buffer = [0; SIZE + 1];
         let mut failures = 0;
+        let mut announcements = self.announcements.clone();
+        let mut answers = true;
         while failures < 10 {
-            match ear.hear(&mut buffer).await {
+            // Where hundreds start at once each would be woken by the queries of all.
+            let answered = announcements.borrow_and_update().is_some();
+            if answered != std::mem::replace(&mut answers, answered) {
+                ear.ignore((!answers).then_some(QUERY_MARK));
+            }
+            let heard = tokio::select! {
+                heard = ear.hear(&mut buffer) => heard,
+                Ok(()) = announcements.changed() => continue,
+            };
+            match heard {
                 Ok(heard) => {
                     failures = 0;
                     if heard.neighbour && lan.net.contains(&net::plain(heard.from).ip()) {
@@ -304,8 +331,9 @@ impl Discovery {
         if let Some(invite) = invite_asked_for(bytes) {
             return self.answer_join(bytes, invite, heard.from, mouth).await;
         }
-        // Where hundreds start at once each hears the queries of all.
-        if claims_to_be_query(bytes) && self.announcements.borrow().is_none() {
+        // Where the system does not drop it already.
+        let is_query = bytes.get(QUERY_MARK.0) == Some(&QUERY_MARK.1);
+        if is_query && self.announcements.borrow().is_none() {
             return;
         }
         let keyring = self.keyring();

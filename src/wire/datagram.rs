@@ -364,10 +364,8 @@ pub fn invite_asked_for(bytes: &[u8]) -> Option<[u8; 8]> {
     asks.then(|| array(bytes, BODY))
 }
 
-/// Whether a datagram says that it is a query, true or not: who answers none need not find out.
-pub fn claims_to_be_query(bytes: &[u8]) -> bool {
-    bytes.get(5) == Some(&(Type::Query as u8))
-}
+/// Where a datagram says that it is a query, true or not, and how: who answers none need not find out.
+pub const QUERY_MARK: (usize, u8) = (5, Type::Query as u8);
 
 impl Type {
     fn read(byte: u8) -> Option<Self> {
