@@ -16,6 +16,8 @@ use crate::wire::datagram::{Advert, Reach, State};
 
 /// How often this node looks at itself even if nothing happens.
 const REFRESH: Duration = Duration::from_millis(500);
+/// One that looks at itself so much later than it meant to was stopped, or the machine slept.
+const STOPPED: Duration = Duration::from_millis(500);
 
 /// What does not change while this node runs.
 #[derive(Clone, Debug)]
@@ -130,6 +132,12 @@ pub async fn run(
             Ok(()) = reach.changed() => {}
             Ok(()) = prepared.changed() => {}
             () = activity.drain.notified() => {}
+        }
+        let now = Instant::now();
+        let late = now.saturating_duration_since(wake);
+        if late >= STOPPED {
+            tracing::info!(millis = late.as_millis(), "this node was stopped for a while");
+            directory.was_deaf(late, now);
         }
     }
 }

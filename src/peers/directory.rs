@@ -114,6 +114,11 @@ impl Directory {
         self.lock().choose_by(options);
     }
 
+    /// Notes that this node could not hear anybody; see [`Selection::was_deaf`].
+    pub fn was_deaf(&self, length: Duration, now: Instant) {
+        self.lock().was_deaf(length, now);
+    }
+
     /// What this node is to do as a candidate; see [`Selection::decide`].
     pub fn decide(&self, own: &Own, now: Instant) -> Option<Decision> {
         self.lock().decide(own, now)

@@ -128,6 +128,12 @@ impl Selection {
         true
     }
 
+    /// Notes that this node heard nobody for `length` because it was not running: the silence was its own, and
+    /// whoever spoke shortly before is not taken for dead. What was said meanwhile is about to be read.
+    pub fn was_deaf(&mut self, length: Duration, now: Instant) {
+        self.table.was_deaf(length, now);
+    }
+
     /// Adds an address that the user named, or that an earlier run used.
     pub fn name(&mut self, link: SocketAddr, source: Source) {
         self.table.name(link, source);

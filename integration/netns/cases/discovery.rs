@@ -24,6 +24,7 @@ pub(super) const CASES: &[Case] = &[
         "discovery::finds_nothing_and_says_so_when_nobody_is_there",
         finds_nothing_and_says_so_when_nobody_is_there,
     ),
+    ("discovery::does_not_search_for_who_has_answered", does_not_search_for_who_has_answered),
 ];
 
 fn finds_all_gateways_without_a_default_route(lab: &Lab) {
@@ -88,6 +89,21 @@ fn finds_nothing_and_says_so_when_nobody_is_there(lab: &Lab) {
     let output = discover(&c1);
     assert_eq!(output.code(), 1, "{output}");
     assert!(output.stderr.contains("hint:"), "it does not say what to check: {output}");
+}
+
+/// Its query is heard by all of the LAN, so one that waits for its link must not ask again and again.
+fn does_not_search_for_who_has_answered(lab: &Lab) {
+    let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
+    let _origin = lab.origin();
+    let group = lab.group(&[&g1, &c1], &[]);
+    g1.filter("tcp dport 7420 drop");
+    let mut node = group.up(&c1, &[]);
+    node.wait_for_line("no link", Duration::from_secs(30));
+    let metrics = c1.curl(&["http://127.0.0.1:1080/metrics"]).success().text();
+    let queries = "laneway_discovery_datagrams_total{type=\"query\",direction=\"sent\"} ";
+    let sent = metrics.lines().find_map(|line| line.strip_prefix(queries)).unwrap();
+    // One and its repetition by both protocols, and the same again once the link is given up.
+    assert!(sent.parse::<u32>().unwrap() <= 6, "{sent} queries");
 }
 
 fn lists_both(client: &Host) {

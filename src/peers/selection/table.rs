@@ -192,6 +192,12 @@ impl Table {
         true
     }
 
+    pub(super) fn was_deaf(&mut self, length: Duration, now: Instant) {
+        for heard in self.0.values_mut().filter_map(|gateway| gateway.heard.as_mut()) {
+            *heard = (*heard + length).min(now);
+        }
+    }
+
     /// Adds an address.
     pub(super) fn name(&mut self, link: SocketAddr, source: Source) {
         if self.0.contains_key(&link) || self.make_room() {

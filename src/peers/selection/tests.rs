@@ -270,6 +270,25 @@ fn silence_hands_over_and_the_recovered_node_waits() {
 }
 
 #[test]
+fn a_standby_that_was_stopped_does_not_take_its_own_silence_for_that_of_the_others() {
+    let mut group = Group::new(Policy::Strongest, &[100, 140]);
+    group.run(30);
+    let (first, standby) = (group.active()[0], 3 - group.active()[0]);
+    let promotions = group.promotions.len();
+    group.node(standby).alive = false;
+    group.run(10);
+    group.node(standby).alive = true;
+    let now = group.now();
+    group.node(standby).selection.was_deaf(Duration::from_secs(10), now);
+    group.run(30);
+    assert_eq!(group.active(), [first]);
+    assert_eq!(group.promotions.len(), promotions, "it took the role: {:?}", group.promotions);
+    // Whoever is really gone is still missed.
+    group.node(first).alive = false;
+    group.wait(5, |group| group.active() == [standby]);
+}
+
+#[test]
 fn a_recovered_node_that_is_not_clearly_better_does_not_come_back() {
     let mut group = Group::new(Policy::Strongest, &[100, 140]);
     group.run(30);
