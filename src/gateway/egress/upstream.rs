@@ -35,9 +35,9 @@ impl Upstream {
     }
 }
 
-/// Whether no proxy was reached: then no server is.
+/// Whether no proxy was reached, or took the login: then no server is reached.
 pub(super) fn is_cut_off(failure: &Failure) -> bool {
-    (failure.kind, failure.side) == (Kind::NetworkUnreachable, Side::Gateway)
+    matches!((failure.kind, failure.side), (Kind::NetworkUnreachable | Kind::UpstreamLogin, Side::Gateway))
 }
 
 impl Egress {
