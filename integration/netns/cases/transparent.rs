@@ -103,6 +103,11 @@ fn curl_without_any_proxy_reaches_the_server_and_nothing_else_is_touched(lab: &L
         let ended = own.and_then(|mut own| own.read(&mut [0]));
         assert_eq!(ended.unwrap_err().kind(), ErrorKind::ConnectionReset, "{port}");
     }
+    let metrics = c1.curl(&["http://127.0.0.1:1080/metrics"]).success().text();
+    assert!(
+        metrics.contains("laneway_refused_total{reason=\"loop\",dialect=\"transparent\"} 2\n"),
+        "{metrics}"
+    );
     assert!(nft(&c1, "list table inet trial").success().text().contains("dport 9"));
     assert_ne!(state(&c1), before);
 
