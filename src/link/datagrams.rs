@@ -127,7 +127,7 @@ pub async fn readable(socket: &UdpSocket) -> io::Result<()> {
 #[derive(Debug)]
 pub struct Usage {
     since: Instant,
-    /// When a datagram last passed, in milliseconds.
+    /// When a datagram last passed, in microseconds.
     last: AtomicU64,
     traffic: Traffic,
 }
@@ -152,13 +152,13 @@ impl Usage {
 
     /// Notes that the destination is in use.
     pub fn touch(&self) {
-        let now = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now = u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.last.store(now, Relaxed);
     }
 
     /// When the destination was last in use.
     pub fn last(&self) -> Instant {
-        self.since + Duration::from_millis(self.last.load(Relaxed))
+        self.since + Duration::from_micros(self.last.load(Relaxed))
     }
 
     /// The bytes so far.
