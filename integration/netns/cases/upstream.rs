@@ -16,6 +16,7 @@ pub(super) const CASES: &[Case] = &[
         "upstream::the_next_proxy_is_used_where_one_is_gone_and_none_for_what_is_excepted",
         the_next_proxy_is_used_where_one_is_gone_and_none_for_what_is_excepted,
     ),
+    ("upstream::a_proxy_that_does_not_take_the_login_is_left", a_proxy_that_does_not_take_the_login_is_left),
     ("upstream::an_app_is_told_what_is_wrong_with_the_login", an_app_is_told_what_is_wrong_with_the_login),
     ("upstream::a_gateway_without_its_proxy_gives_way", a_gateway_without_its_proxy_gives_way),
 ];
@@ -85,6 +86,20 @@ fn the_next_proxy_is_used_where_one_is_gone_and_none_for_what_is_excepted(lab: &
     let _squid = lab.squid();
     drop(dante);
     assert_eq!(from("/first-again"), "10.88.0.100", "by the first one, which is back");
+}
+
+fn a_proxy_that_does_not_take_the_login_is_left(lab: &Lab) {
+    let (_squid, _dante) = (lab.squid(), lab.dante());
+    let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
+    let _web = lab.web(who);
+    let proxies = format!("http://gate:wrong@{SQUID},socks5://{WRITTEN}@{DANTE}");
+    let filter = format!("ip saddr {} tcp dport != {{ 1080, 3128 }} drop", g1.addresses()[1]);
+    lab.server.filter(&filter);
+    let mut group = lab.group(&[&g1, &c1], &["--upstream", &proxies]);
+    group.gateway.wait_for_line("does not take this gateway's login", START);
+    let _node = group.client(&c1, &[]);
+    let answer = c1.curl(&[DIALECTS[1], &["http://10.88.0.100/x"]].concat()).success();
+    assert_eq!(answer.text(), "10.88.0.100 /x");
 }
 
 /// A gateway for any destination, which probes none and so does not know.
