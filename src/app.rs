@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::join_all;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -53,7 +54,7 @@ use crate::trust::group::Group;
 use crate::trust::state::StateDir;
 use crate::view::{Started, View};
 use crate::wire::datagram::{Reach, State};
-use crate::wire::target::Target;
+use crate::wire::target::{Host, Target};
 
 /// How often the names of `--gateway` are resolved again.
 const RESOLVE: Duration = Duration::from_secs(30);
@@ -309,7 +310,10 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
         let known = known.into_iter().chain(config.gateways.iter().filter_map(Target::address)).collect();
         parts.spawn(named("courier", courier::run(credentials.clone(), known, missed, Box::new(is_due))));
     }
-    parts.spawn(named("static gateways", resolve_gateways(config.gateways.clone(), directory.clone())));
+    parts.spawn(named(
+        "static gateways",
+        resolve_gateways(config.gateways.clone(), directory.clone(), egress.clone()),
+    ));
     if let Some((listener, _)) = link {
         let join_tls = tls::join_server(&group).map_err(|error| Problem::new("no joining").because(error))?;
         let port = LinkPort {
@@ -489,18 +493,31 @@ async fn follow_role(
 }
 
 /// Keeps the addresses of `--gateway` in the directory. For ever: names may come to mean something later.
-async fn resolve_gateways(gateways: Vec<Target>, directory: Arc<Directory>) {
+async fn resolve_gateways(gateways: Vec<Target>, directory: Arc<Directory>, egress: Arc<Egress>) {
     loop {
-        for gateway in &gateways {
-            match tokio::net::lookup_host(gateway.to_string()).await {
-                Ok(addresses) => addresses.for_each(|address| directory.name(address, Source::Static)),
-                Err(error) => tracing::warn!(%gateway, %error, "gateway name not resolved"),
-            }
-        }
+        // Together: a name whose name servers are silent delays no other.
+        join_all(gateways.iter().map(async |gateway| match addresses(gateway, &egress).await {
+            Ok(found) => found.into_iter().for_each(|address| directory.name(address, Source::Static)),
+            Err(error) => tracing::warn!(%gateway, %error, "gateway name not resolved"),
+        }))
+        .await;
         if gateways.is_empty() {
             return std::future::pending().await;
         }
         tokio::time::sleep(RESOLVE).await;
+    }
+}
+
+/// The addresses of a gateway. Asked for here and not by the C library, which would ask this node itself where `--dns`
+/// or the rules of transparent mode lead there; it has the last word, as it knows other sources of names than DNS.
+async fn addresses(gateway: &Target, egress: &Egress) -> std::io::Result<Vec<SocketAddr>> {
+    let name = match &gateway.host {
+        Host::Address(ip) => return Ok(vec![SocketAddr::new(*ip, gateway.port)]),
+        Host::Name(name) => name,
+    };
+    match egress.resolver().resolve(name).await {
+        Ok(found) => Ok(found.into_iter().map(|ip| SocketAddr::new(ip, gateway.port)).collect()),
+        Err(_) => Ok(tokio::net::lookup_host(gateway.to_string()).await?.collect()),
     }
 }
 

@@ -28,6 +28,8 @@ pub enum Kind {
     ConnectTimeout,
     /// The server connection broke.
     Terminated,
+    /// The proxy that the gateway leaves by does not take the gateway's login.
+    UpstreamLogin,
     /// A limit was reached: tunnels, connections or bytes.
     LimitReached,
     /// The request came back to a node that it had passed already.
@@ -66,7 +68,7 @@ pub struct Failure {
 type Row = (Kind, u16, &'static str, u8, &'static str);
 
 /// The one table that all dialects are read from.
-const TABLE: [Row; 14] = [
+const TABLE: [Row; 15] = [
     (Kind::NoGateway, 503, "destination_unavailable", 1, "no-gateway"),
     (Kind::NameForbidden, 403, "http_request_denied", 2, "name-forbidden"),
     (Kind::AddressForbidden, 403, "destination_ip_prohibited", 2, "address-forbidden"),
@@ -77,6 +79,7 @@ const TABLE: [Row; 14] = [
     (Kind::Refused, 502, "connection_refused", 5, "refused"),
     (Kind::ConnectTimeout, 504, "connection_timeout", 6, "connect-timeout"),
     (Kind::Terminated, 502, "connection_terminated", 1, "terminated"),
+    (Kind::UpstreamLogin, 502, "proxy_configuration_error", 1, "upstream-login"),
     (Kind::LimitReached, 503, "connection_limit_reached", 1, "limit-reached"),
     (Kind::Loop, 502, "proxy_loop_detected", 2, "loop"),
     (Kind::BadResponse, 502, "http_protocol_error", 1, "bad-response"),

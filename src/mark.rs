@@ -28,12 +28,19 @@ pub fn begin() -> io::Result<()> {
 /// # Errors
 /// What the system says.
 pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    if !MARKING.load(Relaxed) {
-        return TcpStream::connect(address).await;
-    }
+    socket(address)?.connect(address).await
+}
+
+/// A socket for a connection to `address`, marked in the same way.
+///
+/// # Errors
+/// What the system says.
+pub fn socket(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    mark(&socket)?;
-    socket.connect(address).await
+    if MARKING.load(Relaxed) {
+        mark(&socket)?;
+    }
+    Ok(socket)
 }
 
 #[cfg(target_os = "linux")]

@@ -67,8 +67,10 @@ impl Kept {
             return Ok(None);
         }
         let port = |v4: bool| {
+            // The one of all IPv6 addresses takes IPv4 too.
+            let takes = |address: &SocketAddr| address.is_ipv4() == v4 || v4 && address.ip().is_unspecified();
             let mut addresses = ports.iter().filter_map(Port::address);
-            addresses.find(|address| address.is_ipv4() == v4).map(|address| address.port())
+            addresses.find(takes).map(|address| address.port())
         };
         let rules = Rules {
             v4: port(true),

@@ -78,7 +78,10 @@ impl View {
         let words = |values: Vec<(&'static str, u64)>| {
             values.into_iter().map(|(word, count)| Counted::new(word, "", count)).collect()
         };
-        let failures = telemetry.failures.values().into_iter();
+        let pairs = |values: Vec<((&'static str, &'static str), u64)>| {
+            values.into_iter().map(|((what, side), count)| Counted::new(what, side, count)).collect()
+        };
+        let refused = telemetry.refused.values().into_iter();
         let happened = telemetry.happened.values().into_iter();
         Snapshot {
             at: u64::try_from(since_1970(SystemTime::now()).as_millis()).unwrap_or(u64::MAX),
@@ -93,8 +96,14 @@ impl View {
             history: telemetry.history.samples(),
             memory: Memory { used: self.memory.used() as u64, limit: self.memory.limit() as u64 },
             connections: words(telemetry.connections.values()),
-            failures: failures.map(|((kind, side), count)| Counted::new(kind, side, count)).collect(),
+            failures: pairs(telemetry.failures.values()),
             rescued: words(telemetry.rescued.values()),
+            refused: refused
+                .map(|((dialect, reason), count)| Counted::new(reason.word(), dialect, count))
+                .collect(),
+            udp_dropped: words(telemetry.udp_dropped.values()),
+            questions: words(telemetry.questions.values()),
+            answers: pairs(telemetry.answers.values()),
             happened: happened.map(|(what, count)| Counted::new(what.word(), "", count)).collect(),
             datagrams: self.datagrams(),
             trouble: self.links.trouble().filter(|_| links.is_empty()),

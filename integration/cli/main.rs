@@ -3,7 +3,7 @@
 //! Nothing here needs a network: nodes run on loopback addresses and on ports that the system picks.
 //! `LANEWAY_UPDATE_SNAPSHOTS=1 cargo test --test cli` rewrites the help texts in `help/`.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic and speak")]
 
 mod configuration;
 mod environment;

@@ -124,14 +124,16 @@ fn help_shows_no_password_of_the_environment() {
 fn sockets_that_the_service_manager_passes_are_used() {
     let activate = "systemd-socket-activate";
     if Command::new(activate).arg("--version").output().is_err() {
-        return;
+        assert!(std::env::var_os("CI").is_none(), "{activate} is not installed");
+        return eprintln!("*** NOT RUN: {activate} is not installed ***");
     }
     let (machine, _) = Machine::with_group();
     let path = machine.path("given.sock");
     let port = std::net::TcpListener::bind("127.0.0.45:0").unwrap().local_addr().unwrap();
     let inner = machine.up("127.0.0.45", &["--proxy", "127.0.0.45:1"]);
     let mut command = Command::new(activate);
-    command.args(["-l", &port.to_string(), "-l", text(&path)]);
+    // What its units call them means nothing to the node.
+    command.args(["-l", &port.to_string(), "-l", text(&path), "--fdname=one:two"]);
     for (name, value) in inner.get_envs() {
         command.arg("-E").arg(format!("{}={}", text(Path::new(name)), text(Path::new(value.unwrap()))));
     }

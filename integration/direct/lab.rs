@@ -61,6 +61,8 @@ pub(crate) struct Lab {
     pub(crate) link_address: SocketAddr,
     /// What the gateway's tunnels hold.
     pub(crate) memory: Arc<Budget>,
+    /// What the gateway has counted.
+    pub(crate) telemetry: Arc<Telemetry>,
     /// Stops the gateway, orderly.
     pub(crate) drain: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -72,6 +74,8 @@ pub(crate) struct Proxy {
     /// What its tunnels hold.
     pub(crate) memory: Arc<Budget>,
     pub(crate) links: Arc<Links>,
+    /// What its ports share, for those that a test adds.
+    pub(crate) local: Arc<Local>,
     logins: Arc<Logins>,
     /// What it has counted.
     pub(crate) telemetry: Arc<Telemetry>,
@@ -117,11 +121,12 @@ impl Lab {
         );
         egress.own().listens_on(link_address);
         let board = Board::new(gateway.clone());
+        let telemetry = Arc::<Telemetry>::default();
         let serve = Gateway {
             egress: Arc::new(egress),
             activity: Arc::new(Activity::default()),
             guests: Guests::default(),
-            telemetry: Arc::default(),
+            telemetry: telemetry.clone(),
             clients: Clients::new(limits),
             memory: memory.clone(),
             id: gateway.node.id,
@@ -138,7 +143,7 @@ impl Lab {
             drain: drain.clone(),
         };
         tasks.spawn(Arc::new(port).run(listener));
-        Self { directory, gateway, client, link_address, memory, drain, tasks }
+        Self { directory, gateway, client, link_address, memory, telemetry, drain, tasks }
     }
 
     /// One more member of the group.
@@ -237,7 +242,7 @@ impl Proxy {
             stop: CancellationToken::new(),
             started: Started::now(),
         };
-        let local = Local {
+        let local = Arc::new(Local {
             routes,
             page: Page::new(Box::new(move || view.snapshot()), false),
             telemetry: telemetry.clone(),
@@ -248,15 +253,16 @@ impl Proxy {
             next_id: AtomicU64::new(1),
             places: Arc::new(Semaphore::new(CONNECTIONS)),
             handshakes: Handshakes::new(HANDSHAKES),
-        };
+        });
         let running = vec![
             tokio::spawn(links.clone().run(needed)),
-            tokio::spawn(listener::run(Arc::new(local), port, Apps::Proxied)),
+            tokio::spawn(listener::run(local.clone(), port, Apps::Proxied)),
         ];
         Self {
             address,
             memory,
             links,
+            local,
             logins,
             telemetry,
             dials,

@@ -1,7 +1,7 @@
 //! The library in one process, on loopback and on ports that the system picks.
 //!
 //! [`link`] is a real link between a client and a gateway, [`trust`] what the group's news do to it, [`local`], [`http`],
-//! [`socks`], [`socks4`], [`udp`] and [`logins`] what an app gets at the local port. [`limits`], [`memory`] and [`flood`] are
+//! [`socks`], [`socks4`], [`udp`], [`names`] and [`logins`] what an app gets at the local port, [`refusals`] what it is told there. [`limits`], [`memory`] and [`flood`] are
 //! what those get who ask for too much. [`lab`] builds the parts, [`peer`] is an app or a server that follows a script,
 //! [`raw`] a member that obeys nothing.
 
@@ -15,9 +15,11 @@ mod link;
 mod local;
 mod logins;
 mod memory;
+mod names;
 mod page;
 mod peer;
 mod raw;
+mod refusals;
 mod resume;
 mod socks;
 mod socks4;

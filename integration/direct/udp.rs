@@ -1,5 +1,7 @@
 //! UDP ASSOCIATE at the local port: whose datagrams go where, and what becomes of them.
 
+mod bounds;
+
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -17,6 +19,7 @@ use tokio::time::sleep;
 use crate::lab::{Lab, Proxy, UNLIMITED};
 use crate::peer::{Peer, within};
 use crate::raw::{HEADERS, RawGateway, established};
+use crate::refusals::metric;
 
 /// An association of an app, with a UDP socket of the app's.
 struct App {
@@ -181,6 +184,8 @@ async fn what_is_no_request_or_comes_from_another_is_dropped() {
     let stranger = Server::new().await;
     stranger.say(gateway, "bad").await;
     exchange(&app, &server).await;
+    let dropped = ["foreign\"} 2", "fragment\"} 1", "malformed\"} 2", "truncated\"} 2"];
+    assert_eq!(metric(&proxy, "udp_dropped_total{reason=\"").await, dropped);
 }
 
 #[tokio::test]

@@ -1,10 +1,10 @@
 //! The real `laneway` binary in real network namespaces: an isolated LAN, gateways with a second leg, a server behind them.
 //!
 //! `cargo test --test netns` runs every trial, `cargo test --test netns -- NAME` those whose name contains NAME. It needs
-//! Linux with `ip`, `nsenter`, `unshare`, `setpriv`, `curl`, `ss` and `nft`; nginx is used when it is there, and
-//! the trials of UDP are ignored without dnsmasq and some Python packages. It works as root
-//! and as a user who may make user namespaces; everything it makes lives in namespaces of its own and is gone when it ends,
-//! however it ends. Where the kernel refuses, the trials are reported as ignored, and as failed for a root with `CI=true`.
+//! Linux with `ip`, `nsenter`, `unshare`, `setpriv`, `curl`, `ss` and `nft`; nginx is used when it is there, and some
+//! trials need programs and Python packages besides. It works as root and as a user who may make user namespaces; everything
+//! it makes lives in namespaces of its own and is gone when it ends, however it ends. Where the kernel refuses or a program
+//! is missing, the trials are reported as ignored, and as failed for a root with `CI=true`.
 //!
 //! [`lab`] is the network and what runs in it; [`cases`] are the trials, one file for each topic; [`bench`] and
 //! [`reliability`] measure, and are ignored unless they are asked for.
@@ -56,15 +56,17 @@ fn main() -> ExitCode {
         let isolated = isolated.clone();
         let lacking = udp_lacks.clone().filter(|_| name.starts_with("udp::"));
         Trial::ignorable_test(name, move || match isolated {
-            Ok(()) if lacking.is_some() => Ok(Completion::ignored_with(lacking.unwrap_or_default())),
-            Ok(()) => match missing(name) {
+            Ok(()) => match lacking.or_else(|| missing(name).map(str::to_owned)) {
                 None => {
                     case(&lab::Lab::new());
                     Ok(Completion::Completed)
                 }
-                Some(tool) => {
-                    eprintln!("\n*** {name} DOES NOT RUN: `{tool}` is not installed ***\n");
-                    Ok(Completion::ignored_with(format!("`{tool}` is not installed")))
+                Some(lacking) if lab::isolate::must_work() => {
+                    Err(Failed::from(format!("not installed: {lacking}")))
+                }
+                Some(lacking) => {
+                    eprintln!("\n*** {name} DOES NOT RUN: not installed: {lacking} ***\n");
+                    Ok(Completion::ignored_with(format!("not installed: {lacking}")))
                 }
             },
             Err(refusal) if refusal.fails => Err(Failed::from(refusal)),

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use rustls_pki_types::ServerName;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::{authority, say};
 use crate::config::PORT;
 use crate::link::tls;
+use crate::mark;
 use crate::net;
 use crate::peers::{discovery, remembered};
 use crate::problem::Problem;
@@ -146,6 +146,8 @@ impl Join {
     /// When nobody who can admit is found, or does not admit.
     pub async fn run(self, state: StateDir) -> Result<(), Problem> {
         let code: JoinCode = self.code.join(" ").parse()?;
+        // Rules of transparent mode may be in place already; where this may not mark, they exempt its user.
+        let _ = mark::begin();
         group::refuse_second_group(&state)?;
         let name = self.name.clone().unwrap_or_else(net::host_name);
         if code.expired(clock::now()) {
@@ -205,7 +207,7 @@ async fn enrol(signer: SocketAddr, code: &JoinCode, name: &str, state: &StateDir
         )
     };
     let late = || failed(std::io::ErrorKind::TimedOut.into());
-    let socket = timeout(CONNECT, TcpStream::connect(signer)).await;
+    let socket = timeout(CONNECT, mark::connect(signer)).await;
     let socket = socket.map_err(|_gone: tokio::time::error::Elapsed| late())?.map_err(failed)?;
     let connector = TlsConnector::from(tls::join_client(code));
     let host: ServerName<'static> = tls::server_name(None);

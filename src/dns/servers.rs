@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverOpts};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::xfer::{DnsHandle, FirstAnswer};
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::{DnsRequest, DnsRequestOptions, Message, OpCode, ResponseCode};
 use hickory_resolver::{NameServerPool, PoolContext, TlsConfig};
 use tokio::time::timeout;
 
+use super::runtime::Runtime;
 use crate::wire::dns::{Query, Reason, failure};
 
 /// The deadline of one question to all servers together: below what apps wait (RFC 1035 §7.2 leaves it open; the usual
@@ -20,7 +20,7 @@ const DEADLINE: Duration = Duration::from_secs(4);
 
 /// Name servers that are asked for the same names.
 #[derive(Clone)]
-pub struct NameServers(NameServerPool<TokioRuntimeProvider>);
+pub struct NameServers(NameServerPool<Runtime>);
 
 impl NameServers {
     /// These ones, asked as `options` say.
@@ -31,7 +31,7 @@ impl NameServers {
         options.timeout = DEADLINE;
         let tls = TlsConfig::new().map_err(|error| error.to_string())?;
         let context = Arc::new(PoolContext::new(options, tls));
-        Ok(Self(NameServerPool::from_config(servers, context, TokioRuntimeProvider::default())))
+        Ok(Self(NameServerPool::from_config(servers, context, Runtime::default())))
     }
 
     /// This one.

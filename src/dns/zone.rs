@@ -67,6 +67,7 @@ impl TryFrom<String> for Zone {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn zone(text: &str) -> Zone {
         text.parse().unwrap()
@@ -106,5 +107,20 @@ mod tests {
         assert_eq!(of("neu.corp."), Some("corp=10.0.0.1"));
         assert_eq!(of("mycorp."), None);
         assert_eq!(of("example.org."), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_zone_or_none_and_the_names_in_it_are(
+            text in "[a-zA-Z0-9.*_=:\\[\\]é-]{0,30}", suffix in "[a-z]{1,9}(\\.[a-z]{1,9}){0,3}", port in 1_u16..,
+        ) {
+            let _ = text.parse::<Zone>();
+            let _ = format!("{text}=10.0.0.1").parse::<Zone>();
+            let zones = [(zone(&format!("{suffix}=10.0.0.1:{port}")), ())];
+            prop_assert_eq!(zones[0].0.server.port(), port);
+            let within = |name: String| Zone::of(&zones, &Name::from_ascii(name).unwrap()).is_some();
+            let (inside, beside) = (within(format!("a.{suffix}.")), within(format!("a{suffix}.")));
+            prop_assert!(inside && !beside);
+        }
     }
 }

@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use hickory_resolver::config::{LookupIpStrategy, ResolverConfig, ResolverOpts};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::op::{self, Message, OpCode};
 use hickory_resolver::proto::rr::RecordType;
-use hickory_resolver::{Hosts, TokioResolver, system_conf};
+use hickory_resolver::{Hosts, system_conf};
 use tokio::time::timeout;
 
 use crate::dns::cache::Cache;
+use crate::dns::runtime::Runtime;
 use crate::dns::servers::NameServers;
 use crate::failure::{Failure, Kind, Side};
 use crate::wire::dns::Query;
@@ -37,7 +37,7 @@ const LOOK: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 struct Parts {
     /// For addresses to dial.
-    resolver: TokioResolver,
+    resolver: hickory_resolver::Resolver<Runtime>,
     /// For queries that are answered as they are.
     servers: NameServers,
     hosts: Arc<Hosts>,
@@ -159,7 +159,7 @@ impl Parts {
             );
         }
         config = ResolverConfig::from_parts(domain, search, servers.clone());
-        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        let mut builder = hickory_resolver::Resolver::builder_with_config(config, Runtime::default());
         *builder.options_mut() = options.clone();
         Ok(Self {
             resolver: builder.build().map_err(|error| error.to_string())?,

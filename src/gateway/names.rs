@@ -27,7 +27,7 @@ impl Gateway {
         };
         let query = match Decision::of(&bytes) {
             Decision::Ask(query) => query,
-            Decision::Answer(_, bytes) => return incoming.answer(bytes, 0),
+            Decision::Answer(_, _, bytes) => return incoming.answer(bytes, 0),
             Decision::Ignore => return incoming.refuse(&malformed(), &self.name),
         };
         let asked = async {

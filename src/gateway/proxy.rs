@@ -116,8 +116,10 @@ impl Proxy {
                 if !complained.swap(true, Relaxed) {
                     tracing::warn!(proxy = %self, hint, "the upstream proxy does not take this gateway's login");
                 }
-                let sentence = format!("the gateway's upstream proxy {self} does not take its login");
-                Failure::new(Kind::NameForbidden, Side::Gateway, sentence)
+                let sentence = format!(
+                    "the gateway's upstream proxy {self} does not take its login: on the gateway, {hint}"
+                );
+                Failure::new(Kind::UpstreamLogin, Side::Gateway, sentence)
             }
             Refusal::Broken(why) => {
                 let sentence = format!("the gateway's upstream proxy {self} does not answer as one: {why}");

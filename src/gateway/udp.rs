@@ -13,7 +13,9 @@ use crate::link::datagrams::{Broken, Datagrams, Usage, idle_limit, is_unreachabl
 use crate::link::server::Incoming;
 use crate::link::stream::Outbox;
 use crate::pace::Pace;
+use crate::telemetry::Telemetry;
 use crate::telemetry::record::Record;
+use crate::telemetry::refusal::Refusal;
 use crate::wire::target::Target;
 
 /// Why there are no more datagrams.
@@ -33,6 +35,7 @@ struct Relay<'a> {
     socket: &'a UdpSocket,
     traffic: &'a Usage,
     pace: &'a Pace,
+    telemetry: &'a Telemetry,
 }
 
 impl Gateway {
@@ -56,7 +59,8 @@ impl Gateway {
             return record.ended("the client gave up");
         };
         let traffic = Usage::of(&record.traffic());
-        let relay = Relay { socket: &socket, traffic: &traffic, pace: &client.pace };
+        let telemetry = &self.telemetry;
+        let relay = Relay { socket: &socket, traffic: &traffic, pace: &client.pace, telemetry };
         let (mut outbox, inbox) = (tunnel.outbox, tunnel.inbox);
         let end = tokio::select! {
             end = relay.to_client(&mut outbox) => end,
@@ -72,7 +76,10 @@ impl Gateway {
             End::Client => "closed".to_owned(),
             End::Idle => "idle".to_owned(),
             End::Broken(Broken::Tunnel(error)) => printable(&format!("the tunnel broke: {error}")),
-            End::Broken(Broken::Capsule(error)) => format!("the client broke the protocol: {error}"),
+            End::Broken(Broken::Capsule(error)) => {
+                let why = format!("the client broke the protocol: {error}");
+                return record.refused(Refusal::Malformed, why);
+            }
             End::Server(error) => format!("the server cannot be reached: {error}"),
         });
     }
@@ -89,7 +96,9 @@ impl Relay<'_> {
                 Ok(()) => {}
             }
             let (batch, error) = receive(self.socket);
-            if !batch.capsules.is_empty() && limit.lets(self.pace, batch.payload) {
+            if batch.count > 0 && !limit.lets(self.pace, batch.payload) {
+                self.telemetry.udp_dropped.many("paced", batch.count);
+            } else if batch.count > 0 {
                 self.traffic.received(batch.payload);
                 if let Err(error) = outbox.send(batch.capsules).await {
                     return End::Broken(error.into());
@@ -112,13 +121,17 @@ impl Relay<'_> {
                 Err(error) => return End::Broken(error),
             };
             if !limit.lets(self.pace, payload.len()) {
+                self.telemetry.udp_dropped.one("paced");
                 continue;
             }
             match self.socket.try_send(&payload) {
                 Ok(_) => self.traffic.sent(payload.len()),
                 Err(error) if is_unreachable(&error) => return End::Server(error),
                 // No room in the socket, or larger than the way allows.
-                Err(error) => tracing::debug!(%error, length = payload.len(), "datagram dropped"),
+                Err(error) => {
+                    self.telemetry.udp_dropped.one("unsent");
+                    tracing::debug!(%error, length = payload.len(), "datagram dropped");
+                }
             }
             tokio::task::consume_budget().await;
         }

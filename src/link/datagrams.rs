@@ -80,13 +80,15 @@ pub struct Batch {
     pub capsules: Bytes,
     /// Their payloads' bytes.
     pub payload: usize,
+    /// How many they are.
+    pub count: u64,
 }
 
 /// Takes what a connected socket has received, about [`BATCH`] bytes of it at most; and why there will be no more, if
 /// something is wrong.
 pub fn receive(socket: &UdpSocket) -> (Batch, Option<io::Error>) {
     let mut capsules = BytesMut::with_capacity(BATCH + HEAD + LONGEST_PAYLOAD);
-    let (mut payload, mut end) = (0, None);
+    let (mut payload, mut count, mut end) = (0, 0, None);
     while capsules.len() < BATCH {
         let start = capsules.len();
         capsules.put_bytes(0, HEAD);
@@ -94,6 +96,7 @@ pub fn receive(socket: &UdpSocket) -> (Batch, Option<io::Error>) {
             Ok(length) => {
                 capsules[start..start + HEAD].copy_from_slice(&capsule::head(length));
                 payload += length;
+                count += 1;
             }
             Err(error) => {
                 capsules.truncate(start);
@@ -103,7 +106,7 @@ pub fn receive(socket: &UdpSocket) -> (Batch, Option<io::Error>) {
         }
     }
     // Not the buffer itself, most of which would be kept for nothing until it was sent.
-    (Batch { capsules: Bytes::copy_from_slice(&capsules), payload }, end)
+    (Batch { capsules: Bytes::copy_from_slice(&capsules), payload, count }, end)
 }
 
 /// Waits until a connected socket has received something.
@@ -124,7 +127,7 @@ pub async fn readable(socket: &UdpSocket) -> io::Result<()> {
 #[derive(Debug)]
 pub struct Usage {
     since: Instant,
-    /// When a datagram last passed, in milliseconds.
+    /// When a datagram last passed, in microseconds.
     last: AtomicU64,
     traffic: Traffic,
 }
@@ -149,13 +152,13 @@ impl Usage {
 
     /// Notes that the destination is in use.
     pub fn touch(&self) {
-        let now = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now = u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.last.store(now, Relaxed);
     }
 
     /// When the destination was last in use.
     pub fn last(&self) -> Instant {
-        self.since + Duration::from_millis(self.last.load(Relaxed))
+        self.since + Duration::from_micros(self.last.load(Relaxed))
     }
 
     /// The bytes so far.
@@ -179,4 +182,23 @@ impl Usage {
 pub fn is_unreachable(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
     matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_destination_is_idle_when_it_was_not_used_for_as_long_as_its_port_lets_it() {
+        let limit = |target: &str| idle_limit(&target.parse().unwrap());
+        assert_eq!((limit("h:53"), limit("h:54")), (IDLE_DNS, IDLE));
+        let usage = Usage::of(&Arc::default());
+        let begun = Instant::now();
+        let used = async {
+            tokio::time::sleep(IDLE_DNS / 2).await;
+            usage.touch();
+        };
+        tokio::join!(usage.idle(IDLE_DNS), used);
+        assert_eq!(begun.elapsed(), IDLE_DNS * 3 / 2);
+    }
 }

@@ -1,25 +1,26 @@
 //! UDP ASSOCIATE (RFC 1928 §4, §7): a UDP socket for one app, as long as the TCP connection stands that asked for it.
 
+mod drops;
 mod flow;
 mod queue;
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::net::{TcpStream, UdpSocket};
 
+use self::drops::{Drops, Why};
 use self::flow::Flow;
 use self::queue::Queue;
 use super::endpoint::Peer;
 use super::listener::Local;
 use crate::link::datagrams::Usage;
 use crate::net;
+use crate::telemetry::Telemetry;
 use crate::telemetry::record::Record;
 use crate::wire::socks_udp::{self, Unusable};
 use crate::wire::target::Target;
@@ -40,20 +41,6 @@ struct App {
     port: OnceLock<u16>,
 }
 
-/// How many datagrams were dropped, and why.
-#[derive(Debug, Default)]
-struct Drops {
-    fragments: AtomicU64,
-    truncated: AtomicU64,
-    malformed: AtomicU64,
-    foreign: AtomicU64,
-    /// The oldest of those that waited, when there were too many, or those that nobody would take.
-    unsent: AtomicU64,
-    undelivered: AtomicU64,
-    /// No memory for another destination.
-    refused: AtomicU64,
-}
-
 /// What is known of one destination.
 struct Destination {
     queue: Arc<Queue>,
@@ -68,17 +55,17 @@ pub struct Association {
 
 impl Association {
     /// Binds a socket for the app at the other end of `control`, on the address that the app knows this node by. `port` is
-    /// the app's UDP port, 0 if it does not know it yet.
+    /// the app's UDP port, 0 if it does not know it yet. What is dropped counts in `telemetry`.
     ///
     /// # Errors
     /// What the system says.
-    pub async fn bind(control: &TcpStream, port: u16) -> io::Result<Self> {
+    pub async fn bind(control: &TcpStream, port: u16, telemetry: &Arc<Telemetry>) -> io::Result<Self> {
         let (here, there) = (net::plain(control.local_addr()?), net::plain(control.peer_addr()?));
         let socket = UdpSocket::bind(SocketAddr::new(here.ip(), 0)).await?;
         socket.writable().await?;
         net::keep_alive(control);
         let known = if port == 0 { OnceLock::new() } else { OnceLock::from(port) };
-        Ok(Self { app: App { socket, ip: there.ip(), port: known }, drops: Drops::default() })
+        Ok(Self { app: App { socket, ip: there.ip(), port: known }, drops: Drops::new(telemetry) })
     }
 
     /// Where the app has to send its datagrams.
@@ -108,8 +95,7 @@ impl Association {
                             return self.push(destination, payload);
                         }
                         if local.routes.memory.is_short() {
-                            self.drops.refused.fetch_add(1, Relaxed);
-                            return;
+                            return self.drops.one(Why::Memory);
                         }
                         if known.len() >= MOST_DESTINATIONS {
                             forget_oldest(&mut known);
@@ -144,23 +130,23 @@ impl Association {
             // What is wrong with the socket, if it is not just empty, shows when it is waited for.
             let Ok((_, from)) = self.app.socket.try_recv_buf_from(&mut buffer) else { return };
             let dropped = match socks_udp::parse(&buffer) {
-                _ if !self.app.is(from) => &self.drops.foreign,
+                _ if !self.app.is(from) => Why::Foreign,
                 Ok((target, header)) => {
                     self.app.port.get_or_init(|| from.port());
                     take(target, &buffer[..header], &buffer[header..]);
                     continue;
                 }
-                Err(Unusable::Fragment) => &self.drops.fragments,
-                Err(Unusable::Truncated) => &self.drops.truncated,
-                Err(Unusable::Malformed) => &self.drops.malformed,
+                Err(Unusable::Fragment) => Why::Fragment,
+                Err(Unusable::Truncated) => Why::Truncated,
+                Err(Unusable::Malformed) => Why::Malformed,
             };
-            dropped.fetch_add(1, Relaxed);
+            self.drops.one(dropped);
         }
     }
 
     fn push(&self, destination: &Destination, payload: &[u8]) {
         let dropped = destination.queue.push(Bytes::copy_from_slice(payload));
-        self.drops.unsent.fetch_add(dropped, Relaxed);
+        self.drops.many(Why::Unsent, dropped);
     }
 }
 
@@ -205,27 +191,5 @@ fn forget_oldest(known: &mut HashMap<Target, Destination>) {
         && let Some(destination) = known.remove(&target)
     {
         destination.queue.close();
-    }
-}
-
-impl std::fmt::Display for Drops {
-    /// Nothing, or what to put behind an outcome.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut text = String::new();
-        for (count, what) in [
-            (&self.fragments, "fragments"),
-            (&self.truncated, "truncated"),
-            (&self.malformed, "malformed"),
-            (&self.foreign, "from others"),
-            (&self.unsent, "unsent"),
-            (&self.undelivered, "undelivered"),
-            (&self.refused, "refused for want of memory"),
-        ] {
-            let count = count.load(Relaxed);
-            if count > 0 {
-                write!(text, "{} {count} {what}", if text.is_empty() { "; dropped:" } else { "," })?;
-            }
-        }
-        f.write_str(&text)
     }
 }

@@ -167,6 +167,7 @@ impl fmt::Display for Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn reads_the_three_forms_and_nothing_else() {
@@ -188,5 +189,18 @@ mod tests {
         assert_eq!(peer("[2001:db8::1]:1").source(), peer("[2001:db8::2:0:0:9]:2").source());
         assert_ne!(peer("[2001:db8::1]:1").source(), peer("[2001:db8:0:1::1]:1").source());
         assert_ne!(peer("192.0.2.1:1").source(), peer("192.0.2.2:1").source());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_an_endpoint_or_a_mode_reads_back(text in "(unix:)?[/a-z0-9.:\\[\\]+-]{0,20}", mode in 0_u32..=0o777) {
+            if let Ok(endpoint) = text.parse::<Endpoint>() {
+                prop_assert_eq!(endpoint.to_string().parse(), Ok(endpoint));
+            }
+            if let Ok(Mode(read)) = text.parse::<Mode>() {
+                prop_assert!(read <= 0o777);
+            }
+            prop_assert_eq!(format!("{mode:o}").parse(), Ok(Mode(mode)));
+        }
     }
 }

@@ -22,6 +22,7 @@ use crate::failure::{Failure, Kind, Side};
 use crate::link::relay::Kept;
 use crate::net;
 use crate::telemetry::record::Record;
+use crate::telemetry::refusal::Refusal;
 use crate::wire::http::{
     MAX_HEAD, Malformed, RequestHead, RequestTarget, head_end, simple_response, trace_response,
 };
@@ -79,15 +80,18 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
         let next = match head {
             Some(Ok(Some(head))) => match RequestHead::parse(&head) {
                 Ok(request) => answer(local, &socket, &mut buffer, request, &mut reusable, peer).await,
-                Err(malformed) => refuse(malformed, peer),
+                Err(malformed) => refuse(local, malformed, peer),
             },
             Some(Ok(None)) => return None,
             Some(Err(HeadError::Gone(error))) => {
                 quiet(&error);
                 return None;
             }
-            Some(Err(HeadError::Refused(malformed))) => refuse(malformed, peer),
-            None => Next::Close(plain(408, "the request head did not arrive in time")),
+            Some(Err(HeadError::Refused(malformed))) => refuse(local, malformed, peer),
+            None => {
+                local.telemetry.refused.one(("http", Refusal::Late));
+                Next::Close(plain(408, "the request head did not arrive in time"))
+            }
         };
         match next {
             Next::Request => {}
@@ -165,10 +169,12 @@ async fn answer(
         RequestTarget::Authority { host, port } => ("connect", host, *port),
         RequestTarget::Absolute { host, port, .. } => ("http", host, *port),
         RequestTarget::Origin { .. } if !peer.is_of_this_machine() => {
+            local.telemetry.refused.one(("http", Refusal::Destination));
             return Next::Close(plain(403, "this is a proxy; its page is for users of its own machine"));
         }
         RequestTarget::Origin { .. } => return Next::Close(page::answer(local, socket, &request).await),
         RequestTarget::Asterisk => {
+            local.telemetry.refused.one(("http", Refusal::Destination));
             return Next::Close(plain(400, "this is a proxy; ask it for a server"));
         }
     };
@@ -177,15 +183,15 @@ async fn answer(
     let target = match Target::new(host, port) {
         Ok(target) => target,
         Err(error) => {
-            record.ended(error.to_string());
+            record.refused(Refusal::Destination, error.to_string());
             return Next::Close(plain(400, &error.to_string()));
         }
     };
     record.aims_at(&target);
-    if local.logins.are_needed()
-        && !local.logins.admit_basic(peer.source(), request.fields.get("proxy-authorization"))
-    {
-        record.ended("no login, or a wrong one");
+    let login = request.fields.get("proxy-authorization");
+    if local.logins.are_needed() && !local.logins.admit_basic(peer.source(), login) {
+        let reason = if login.is_some() { Refusal::WrongLogin } else { Refusal::NoLogin };
+        record.refused(reason, "no login, or a wrong one");
         return Next::Close(ask_for_login(request.method == Method::HEAD));
     }
     if request.max_forwards() == Some(0) {
@@ -259,9 +265,21 @@ fn tell(failure: &Failure, name: &str, head: bool) -> Bytes {
     simple_response(status, reason(status), &fields, &body, false)
 }
 
-fn refuse(malformed: Malformed, peer: Peer) -> Next {
+fn refuse(local: &Local, malformed: Malformed, peer: Peer) -> Next {
     tracing::info!(%peer, reason = %malformed, "request refused");
+    local.telemetry.refused.one(("http", refusal(malformed)));
     Next::Close(plain(malformed.status(), &malformed.to_string()))
+}
+
+fn refusal(malformed: Malformed) -> Refusal {
+    match (malformed, malformed.status()) {
+        (Malformed::Unfinished, _) => Refusal::Unfinished,
+        (Malformed::HttpsInAbsoluteForm | Malformed::Scheme, _) | (_, 501) => Refusal::Unsupported,
+        (Malformed::Host | Malformed::Port, _) => Refusal::Destination,
+        (_, 431) => Refusal::TooLong,
+        (_, 505) => Refusal::Version,
+        _ => Refusal::Malformed,
+    }
 }
 
 /// RFC 9110 §11.7.1, RFC 7617 §2.1.

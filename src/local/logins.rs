@@ -242,6 +242,17 @@ mod tests {
         #[test]
         fn any_field_is_read_or_refused(field: Vec<u8>) {
             prop_assert!(!logins(&["ann:secret"]).admit_basic(HERE, Some(&field)));
+            let basic = [b"Basic ", STANDARD.encode(&field).as_bytes()].concat();
+            prop_assert!(!logins(&["ann:secret"]).admit_basic(HERE, Some(&basic)));
+        }
+
+        #[test]
+        fn a_login_that_can_be_written_is_taken_from_its_field_and_another_is_not(name in "[^:]{1,60}", password in ".{1,60}") {
+            let text = format!("{name}:{password}");
+            let (one, field) = (logins(&[&text]), |text: &str| format!("Basic {}", STANDARD.encode(text)));
+            prop_assert!(one.admit_basic(HERE, Some(field(&text).as_bytes())));
+            let longer = field(&format!("{text}x"));
+            prop_assert!(!one.admit_basic(HERE, Some(longer.as_bytes())));
         }
     }
 }

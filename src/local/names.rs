@@ -5,6 +5,7 @@
 //! over a link (`ask`).
 
 mod ask;
+mod counts;
 mod datagrams;
 mod streams;
 
@@ -18,6 +19,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use self::counts::From;
 use super::listener::Local;
 use crate::dns::cache::Cache;
 use crate::dns::servers::NameServers;
@@ -101,7 +103,7 @@ impl Names {
 
     /// The answer to `query`, if it is kept here.
     fn kept(&self, query: &Query) -> Option<Message> {
-        self.cache.find(&query.key()).map(|found| query.answer(&found))
+        self.cache.find(&query.key()).map(|found| self.noted(query.answer(&found), From::Cache))
     }
 
     /// The answer to `query`, in time for who waits for it.
@@ -116,7 +118,7 @@ impl Names {
             Err(_) => None,
         };
         let found = found.unwrap_or_else(|| failure(ResponseCode::ServFail, Reason::Other, "no answer"));
-        query.answer(&found)
+        self.noted(query.answer(&found), From::Asked)
     }
 
     /// Asks somebody, unless the same question is under way.

@@ -22,6 +22,7 @@ use super::session::Tunnelled;
 use crate::link::relay::Kept;
 use crate::net;
 use crate::telemetry::record::Record;
+use crate::telemetry::refusal::Refusal;
 use crate::wire::replay;
 use crate::wire::target::Target;
 
@@ -50,14 +51,54 @@ pub enum Asked {
     Connect(Target),
     /// The app wants a way for its datagrams, which will come from this port; 0 if it does not know yet.
     Associate(u16),
-    /// The app is to be refused with this reply code (RFC 1928 §6), for this reason.
-    Refused(u8, &'static str),
+    /// The app is to be refused.
+    Refused(Refused),
     /// The app was told that it cannot authenticate here (RFC 1928 §3).
     NoMethod,
     /// The app is to be told that its login is wrong (RFC 1929 §2).
     WrongLogin,
     /// There is nobody to answer: an end before the request was whole.
     Gone,
+}
+
+/// Why an app is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Another version after the greeting.
+    #[error("not a SOCKS5 request")]
+    Version,
+    /// BIND, or what nobody knows; UDP where the app has no address.
+    #[error("command not supported")]
+    Command,
+    /// Neither an address nor a name.
+    #[error("address type not supported")]
+    AddressType,
+    /// A name of other bytes than text.
+    #[error("the name is not text")]
+    Name,
+    /// Port 0, or a name that is none.
+    #[error("not a destination")]
+    Target,
+}
+
+impl Refused {
+    /// The code of the reply (RFC 1928 §6).
+    pub fn reply(self) -> u8 {
+        match self {
+            Self::Version | Self::Name | Self::Target => GENERAL_FAILURE,
+            Self::Command => COMMAND_NOT_SUPPORTED,
+            Self::AddressType => ADDRESS_TYPE_NOT_SUPPORTED,
+        }
+    }
+
+    fn reason(self) -> Refusal {
+        match self {
+            Self::Version => Refusal::Version,
+            Self::Command => Refusal::Unsupported,
+            Self::AddressType => Refusal::AddressType,
+            Self::Name | Self::Target => Refusal::Destination,
+        }
+    }
 }
 
 /// Serves one app from its greeting to its end, or until it is a tunnel.
@@ -74,34 +115,35 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
     let app = reader.into_inner();
     let target = match asked {
         Some(Asked::Connect(target)) => target,
+        // Who comes over a unix socket has no address that its datagrams could come from.
+        Some(Asked::Associate(_)) if matches!(peer, Peer::User(_)) => {
+            return turn_away(app, Refused::Command, record).await;
+        }
         Some(Asked::Associate(port)) => {
             Box::pin(associate(local, app, &peer, port, record)).await;
             return None;
         }
-        Some(Asked::Refused(code, why)) => {
-            record.ended(why);
-            refuse(app, &reply(code)).await;
-            return None;
-        }
+        Some(Asked::Refused(why)) => return turn_away(app, why, record).await,
         Some(Asked::NoMethod) => {
-            record.ended(match local.logins.are_needed() {
-                true => "the app has no login",
-                false => "the app does not do without a login",
-            });
+            let (reason, why) = match local.logins.are_needed() {
+                true => (Refusal::NoLogin, "the app has no login"),
+                false => (Refusal::Unsupported, "the app does not do without a login"),
+            };
+            record.refused(reason, why);
             refuse(app, &[]).await;
             return None;
         }
         Some(Asked::WrongLogin) => {
-            record.ended("wrong login");
+            record.refused(Refusal::WrongLogin, "wrong login");
             refuse(app, &WRONG).await;
             return None;
         }
         Some(Asked::Gone) => {
-            record.ended("no handshake");
+            record.refused(Refusal::Unfinished, "no handshake");
             return None;
         }
         None => {
-            record.ended("the handshake took too long");
+            record.refused(Refusal::Late, "the handshake took too long");
             return None;
         }
     };
@@ -121,10 +163,17 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
     }
 }
 
+/// Says no to what an app asks for.
+async fn turn_away(app: TcpStream, why: Refused, mut record: Record) -> Option<Box<Tunnelled>> {
+    record.refused(why.reason(), why.to_string());
+    refuse(app, &reply(why.reply())).await;
+    None
+}
+
 /// Carries an app's datagrams as long as its connection stands.
 async fn associate(local: &Local, app: TcpStream, peer: &Peer, port: u16, mut record: Record) {
     record.is_for("udp");
-    let bound = Association::bind(&app, port).await;
+    let bound = Association::bind(&app, port, &local.telemetry).await;
     match bound.and_then(|association| Ok((association.address()?, association))) {
         Ok((address, association)) => {
             // An app that is gone is noticed by the association.
@@ -174,14 +223,14 @@ pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     }
     let [version, command, _, address_type] = head;
     if version != VERSION {
-        return Asked::Refused(GENERAL_FAILURE, "not a SOCKS5 request");
+        return Asked::Refused(Refused::Version);
     }
     let address = match read_address(reader, address_type).await {
         Ok(address) => address,
         Err(AddrError::IncorrectAddressType) => {
-            return Asked::Refused(ADDRESS_TYPE_NOT_SUPPORTED, "address type not supported");
+            return Asked::Refused(Refused::AddressType);
         }
-        Err(AddrError::Utf8(_)) => return Asked::Refused(GENERAL_FAILURE, "the name is not text"),
+        Err(AddrError::Utf8(_)) => return Asked::Refused(Refused::Name),
         Err(_) => return Asked::Gone,
     };
     if command == UDP_ASSOCIATE {
@@ -192,14 +241,14 @@ pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
         });
     }
     if command != CONNECT {
-        return Asked::Refused(COMMAND_NOT_SUPPORTED, "command not supported");
+        return Asked::Refused(Refused::Command);
     }
     let target = match address {
         TargetAddr::Ip(address) if address.port() != 0 => Ok(Target::from(address)),
         TargetAddr::Ip(_) => Target::new("", 0),
         TargetAddr::Domain(name, port) => Target::new(&name, port),
     };
-    target.map_or(Asked::Refused(GENERAL_FAILURE, "not a destination"), Asked::Connect)
+    target.map_or(Asked::Refused(Refused::Target), Asked::Connect)
 }
 
 /// Reads a name and a password (RFC 1929 §2); `None` when it is another kind of login. Not left to fast-socks5, which

@@ -9,8 +9,9 @@ use super::socks::refuse;
 use crate::link::relay::Kept;
 use crate::net;
 use crate::telemetry::record::Record;
+use crate::telemetry::refusal::Refusal;
 use crate::wire::replay;
-use crate::wire::socks4::{Reply, Request};
+use crate::wire::socks4::{self, Reply, Request};
 use crate::wire::target::Target;
 
 /// One read of the request: it fits as a rule.
@@ -27,13 +28,14 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
     drop(handshake);
     // The user id is no secret.
     let admitted = |target| match local.logins.are_needed() {
-        true => Err("SOCKS4 has no logins".to_owned()),
+        true => Err((Refusal::NoLogin, "SOCKS4 has no logins".to_owned())),
         false => Ok(target),
     };
-    let target = match asked.unwrap_or_else(|| Err("the handshake took too long".into())).and_then(admitted) {
+    let late = || Err((Refusal::Late, "the handshake took too long".to_owned()));
+    let target = match asked.unwrap_or_else(late).and_then(admitted) {
         Ok(target) => target,
-        Err(why) => {
-            record.ended(why);
+        Err((reason, why)) => {
+            record.refused(reason, why);
             refuse(socket, &Reply::Rejected.bytes()).await;
             return None;
         }
@@ -56,16 +58,27 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
 }
 
 /// Reads the request. What the app sent after it stays in `buffer`.
-async fn request(socket: &TcpStream, buffer: &mut BytesMut) -> Result<Target, String> {
+async fn request(socket: &TcpStream, buffer: &mut BytesMut) -> Result<Target, (Refusal, String)> {
     loop {
-        if let Some(request) = Request::parse(buffer).map_err(|refusal| refusal.to_string())? {
+        if let Some(request) =
+            Request::parse(buffer).map_err(|refusal| (reason(refusal), refusal.to_string()))?
+        {
             let _ = buffer.split_to(request.length);
             return Ok(request.target);
         }
         match net::read_some(socket, buffer, READ).await {
-            Ok(0) => return Err("no handshake".into()),
+            Ok(0) => return Err((Refusal::Unfinished, "no handshake".into())),
             Ok(_) => {}
-            Err(error) => return Err(format!("the app hung up: {error}")),
+            Err(error) => return Err((Refusal::Unfinished, format!("the app hung up: {error}"))),
         }
+    }
+}
+
+fn reason(refusal: socks4::Refusal) -> Refusal {
+    match refusal {
+        socks4::Refusal::Version => Refusal::Version,
+        socks4::Refusal::Command => Refusal::Unsupported,
+        socks4::Refusal::User | socks4::Refusal::Name => Refusal::TooLong,
+        socks4::Refusal::Target => Refusal::Destination,
     }
 }

@@ -15,6 +15,7 @@ use crate::failure::{Failure, Kind};
 use crate::link::relay::Kept;
 use crate::net;
 use crate::telemetry::record::Record;
+use crate::telemetry::refusal::Refusal;
 use crate::wire::first::{MAX_FIRST, Named, named};
 use crate::wire::replay;
 use crate::wire::target::{Host, Target};
@@ -31,7 +32,7 @@ pub async fn serve(local: &Local, app: App, by_name: bool) -> Option<Box<Tunnell
     let id = local.id();
     let mut record = Record::of_app(&local.telemetry, id, "transparent", peer.to_string());
     let Some(address) = net::original_destination(&socket) else {
-        record.ended("refused: it was made to this port itself, and leads nowhere");
+        record.refused(Refusal::Loop, "refused: it was made to this port itself, and leads nowhere");
         net::reset(socket);
         return None;
     };

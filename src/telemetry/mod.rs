@@ -5,6 +5,7 @@ pub mod journal;
 pub mod ledger;
 pub mod log;
 pub mod record;
+pub mod refusal;
 pub mod report;
 pub mod snapshot;
 pub mod tally;
@@ -13,6 +14,7 @@ pub mod traffic;
 use std::sync::Arc;
 
 use journal::Happening;
+use refusal::Refusal;
 use tally::{Count, Tally};
 
 /// What a node counts and notes, by those who do it; read together in a [`snapshot::Snapshot`].
@@ -34,6 +36,14 @@ pub struct Telemetry {
     pub failures: Tally<(&'static str, &'static str)>,
     /// Connections that went on over another gateway, by how: `replayed`, `repeated` or `resumed`.
     pub rescued: Tally<&'static str>,
+    /// Requests of apps that were refused for what they are, by dialect and reason.
+    pub refused: Tally<(&'static str, Refusal)>,
+    /// Datagrams of UDP that were dropped, by reason: for apps, and as a gateway.
+    pub udp_dropped: Tally<&'static str>,
+    /// Questions to the local name server, by how they came: `udp` or `tcp`.
+    pub questions: Tally<&'static str>,
+    /// Its answers, by their code and by where they are from: `cache`, `asked` of somebody, or `here`.
+    pub answers: Tally<(&'static str, &'static str)>,
     /// What discovery said and heard.
     pub discovery: Datagrams,
 }

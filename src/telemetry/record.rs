@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::Telemetry;
 use super::journal::Happening;
 use super::ledger::{Entry, Ledger};
+use super::refusal::Refusal;
 use super::traffic::Traffic;
 use crate::copy::Moved;
 use crate::failure::Failure;
@@ -97,6 +98,12 @@ impl Record {
     /// Notes how it ended.
     pub fn ended(&mut self, outcome: impl Into<String>) {
         (self.outcome, self.failed) = (outcome.into(), false);
+    }
+
+    /// Notes that it was refused for what it is.
+    pub fn refused(&mut self, reason: Refusal, outcome: impl Into<String>) {
+        self.telemetry.refused.one((self.dialect, reason));
+        self.ended(outcome);
     }
 
     /// Notes that it failed.

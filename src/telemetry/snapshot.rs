@@ -39,6 +39,18 @@ pub struct Snapshot {
     pub failures: Vec<Counted>,
     /// Connections that went on over another gateway, by how.
     pub rescued: Vec<Counted>,
+    /// Requests of apps that were refused for what they are, by reason (and, in `side`, dialect).
+    #[serde(default)]
+    pub refused: Vec<Counted>,
+    /// Datagrams of UDP that were dropped, by reason.
+    #[serde(default)]
+    pub udp_dropped: Vec<Counted>,
+    /// Questions to the local name server, by transport.
+    #[serde(default)]
+    pub questions: Vec<Counted>,
+    /// Its answers, by code (and, in `side`, where they are from: `cache`, `asked` or `here`).
+    #[serde(default)]
+    pub answers: Vec<Counted>,
     /// Events so far, by what happened.
     pub happened: Vec<Counted>,
     /// Datagrams of discovery, by type (and, in `side`, `sent` or `heard`).
@@ -282,6 +294,10 @@ pub(crate) fn example() -> Snapshot {
         connections: vec![Counted::new("connect", "", 3)],
         failures: vec![Counted::new("refused", "server", 1)],
         rescued: vec![],
+        refused: vec![],
+        udp_dropped: vec![],
+        questions: vec![],
+        answers: vec![],
         happened: vec![],
         datagrams: vec![],
         trouble: None,

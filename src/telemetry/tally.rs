@@ -33,7 +33,12 @@ impl<Key> Default for Tally<Key> {
 impl<Key: Ord + Copy> Tally<Key> {
     /// One more of these.
     pub fn one(&self, key: Key) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default() += 1;
+        self.many(key, 1);
+    }
+
+    /// So many more of these.
+    pub fn many(&self, key: Key, count: u64) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default() += count;
     }
 
     /// How many of each so far, in the order of the keys.

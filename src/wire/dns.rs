@@ -65,10 +65,24 @@ pub struct Key {
 pub enum Decision {
     /// No query: there is nothing to say, or nobody to say it to.
     Ignore,
-    /// The answer is known, to this query or to none that could be read.
-    Answer(Box<Option<Query>>, Vec<u8>),
+    /// The answer is known, to this query or to none that could be read, with this code.
+    Answer(Box<Option<Query>>, ResponseCode, Vec<u8>),
     /// Somebody has to be asked.
     Ask(Box<Query>),
+}
+
+/// The word for a code, for counts: those that are usual have one.
+pub fn word(code: ResponseCode) -> &'static str {
+    match code {
+        ResponseCode::NoError => "noerror",
+        ResponseCode::FormErr => "formerr",
+        ResponseCode::ServFail => "servfail",
+        ResponseCode::NXDomain => "nxdomain",
+        ResponseCode::NotImp => "notimp",
+        ResponseCode::Refused => "refused",
+        ResponseCode::BADVERS => "badvers",
+        _ => "other",
+    }
 }
 
 impl Decision {
@@ -80,17 +94,17 @@ impl Decision {
         if flags & 0x80 > 0 {
             return Self::Ignore;
         }
-        let bare = |code: u8| {
+        let bare = |code: ResponseCode| {
             // The header alone: what follows it was not understood. QR, the opcode and RD.
-            let mut answer = vec![*id_high, *id_low, 0x80 | flags & 0x79, 0x80 | code];
+            let mut answer = vec![*id_high, *id_low, 0x80 | flags & 0x79, 0x80 | code.low()];
             answer.resize(HEADER, 0);
-            Self::Answer(Box::new(None), answer)
+            Self::Answer(Box::new(None), code, answer)
         };
         if flags & 0x78 > 0 {
-            return bare(ResponseCode::NotImp.low());
+            return bare(ResponseCode::NotImp);
         }
-        let Ok(message) = Message::from_vec(bytes) else { return bare(ResponseCode::FormErr.low()) };
-        let [question] = &message.queries[..] else { return bare(ResponseCode::FormErr.low()) };
+        let Ok(message) = Message::from_vec(bytes) else { return bare(ResponseCode::FormErr) };
+        let [question] = &message.queries[..] else { return bare(ResponseCode::FormErr) };
         let query = Query {
             id: message.metadata.id,
             question: question.clone(),
@@ -103,7 +117,7 @@ impl Decision {
         match query.known(version) {
             Some(answer) => {
                 let bytes = encode(&query.answer(&answer), LONGEST);
-                Self::Answer(Box::new(Some(query)), bytes)
+                Self::Answer(Box::new(Some(query)), answer.metadata.response_code, bytes)
             }
             None => Self::Ask(Box::new(query)),
         }

@@ -106,6 +106,7 @@ fn field(bytes: &[u8], most: usize) -> Result<Option<&[u8]>, TooLong> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
     use proptest::prelude::*;
 
     fn parse(bytes: &[u8]) -> Result<Option<(String, usize)>, Refusal> {
@@ -159,8 +160,11 @@ mod tests {
         }
 
         #[test]
-        fn arbitrary_bytes_never_panic_and_more_of_them_change_no_judgement(bytes: Vec<u8>, more: Vec<u8>) {
-            let bytes = [b"\x04\x01", &bytes[..]].concat();
+        fn arbitrary_bytes_never_panic_and_more_of_them_change_no_judgement(
+            start in prop::sample::select(vec![&b"\x04\x01"[..], b"\x04\x01\0\x50\0\0\0\x01", b"\x04"]),
+            bytes in vec(prop_oneof![1 => Just(0), 500 => any::<u8>()], 0..800), more: Vec<u8>,
+        ) {
+            let bytes = [start, &bytes].concat();
             match parse(&bytes) {
                 Ok(None) => prop_assert!(bytes.len() <= FIXED + MAX_USER + MAX_NAME + 1),
                 judged => prop_assert_eq!(parse(&[bytes, more].concat()), judged),

@@ -63,6 +63,7 @@ pub fn parse(datagram: &[u8]) -> Result<(Target, usize), Unusable> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
     use proptest::prelude::*;
 
     #[test]
@@ -99,7 +100,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_datagram_is_read_or_refused(tail: Vec<u8>, kind in 0_u8..6) {
+        fn any_datagram_is_read_or_refused(tail in vec(prop_oneof![Just(0), Just(1), Just(b'a'), any::<u8>()], 0..40), kind in 0_u8..6) {
             let datagram = [&[0, 0, 0, kind], &tail[..]].concat();
             if let Ok((target, length)) = parse(&datagram) {
                 prop_assert!(length <= datagram.len() && target.port != 0);

@@ -6,7 +6,7 @@ use laneway::wire::dns::{Decision, Query, Reason, ResponseCode, encode, failure}
 pub fn run(data: &[u8]) {
     match Decision::of(data) {
         Decision::Ignore => assert!(data.len() < 12 || data[2] & 0x80 > 0, "a query is not answered"),
-        Decision::Answer(query, answer) => check(data, query.as_ref().as_ref(), &answer),
+        Decision::Answer(query, _, answer) => check(data, query.as_ref().as_ref(), &answer),
         Decision::Ask(query) => {
             let failed = failure(ResponseCode::ServFail, Reason::NetworkError, "it is so");
             let answer = encode(&query.answer(&failed), query.payload());
@@ -29,7 +29,7 @@ fn check(data: &[u8], query: Option<&Query>, answer: &[u8]) {
     match (query, Decision::of(&queried(answer))) {
         (None, _) => assert_eq!(answer.len(), 12),
         (Some(query), Decision::Ask(read)) => assert_eq!(read.question(), query.question()),
-        (Some(query), Decision::Answer(read, _)) => {
+        (Some(query), Decision::Answer(read, ..)) => {
             assert_eq!(read.as_ref().as_ref().expect("it can be read").question(), query.question());
         }
         (Some(_), Decision::Ignore) => panic!("it is none"),

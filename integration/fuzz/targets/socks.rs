@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_util::FutureExt;
-use laneway::local::socks::{Admit, Asked, handshake};
+use laneway::local::socks::{Admit, Asked, Refused, handshake};
 use laneway::wire::target::Target;
 use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 
@@ -114,7 +114,7 @@ fn login(data: &[u8]) -> Option<(bool, &[u8])> {
 fn request(data: &[u8]) -> Option<(Asked, &[u8])> {
     let (&[version, command, _, kind], rest) = data.split_first_chunk()?;
     if version != 5 {
-        return Some((Asked::Refused(1, "not a SOCKS5 request"), rest));
+        return Some((Asked::Refused(Refused::Version), rest));
     }
     let (host, rest) = match kind {
         1 => rest.split_first_chunk().map(|(ip, rest)| (Ok(Ipv4Addr::from(*ip).into()), rest))?,
@@ -123,11 +123,11 @@ fn request(data: &[u8]) -> Option<(Asked, &[u8])> {
             let (length, rest) = rest.split_first()?;
             let (name, rest) = rest.split_at_checked((*length).into())?;
             let Ok(name) = str::from_utf8(name) else {
-                return Some((Asked::Refused(1, "the name is not text"), rest));
+                return Some((Asked::Refused(Refused::Name), rest));
             };
             (Err(name), rest)
         }
-        _ => return Some((Asked::Refused(8, "address type not supported"), rest)),
+        _ => return Some((Asked::Refused(Refused::AddressType), rest)),
     };
     let (port, rest) = rest.split_first_chunk()?;
     let port = u16::from_be_bytes(*port);
@@ -135,11 +135,11 @@ fn request(data: &[u8]) -> Option<(Asked, &[u8])> {
         return Some((Asked::Associate(port), rest));
     }
     if command != 1 {
-        return Some((Asked::Refused(7, "command not supported"), rest));
+        return Some((Asked::Refused(Refused::Command), rest));
     }
     let target = match host {
         Ok(ip) => Some(Target::from(SocketAddr::new(ip, port))).filter(|_| port != 0),
         Err(name) => Target::new(name, port).ok(),
     };
-    Some((target.map_or(Asked::Refused(1, "not a destination"), Asked::Connect), rest))
+    Some((target.map_or(Asked::Refused(Refused::Target), Asked::Connect), rest))
 }

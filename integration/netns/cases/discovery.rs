@@ -1,7 +1,7 @@
 //! Gateways are found without a default route, and from behind the firewalls that machines have.
 
 use super::{BIG, Case, HTTP};
-use crate::lab::group::discover;
+use crate::lab::group::{discover, forget_gateways};
 use crate::lab::origin::{big, sha256};
 use crate::lab::{Host, Lab};
 use std::io::ErrorKind;
@@ -76,8 +76,10 @@ fn asks_known_gateways_from_behind_a_closed_firewall(lab: &Lab) {
         firewall(lab, host, "");
         assert!(!hears_the_answer(host, &lab.client(probe), 7420), "the answer to a broadcast gets in");
     }
-    // One is told where a gateway is, the other remembers the one that it joined through.
-    let _told = group.client(&c1, &["--gateway", "10.77.0.21:7420"]);
+    // One is told where a gateway is, by name, the other remembers the one that it joined through.
+    c1.knows("way.lab", g1.address());
+    forget_gateways(&c1);
+    let _told = group.client(&c1, &["--gateway", "way.lab:7420"]);
     let _remembers = group.client(&c4, &[]);
     downloads(&c1);
     downloads(&c4);

@@ -1,10 +1,12 @@
 //! The trials, one file for each topic. Each gets a lab of its own and proves what it presupposes.
 
+mod associate;
 mod discovery;
 mod errors;
 pub(crate) mod failover;
 mod hostile;
 mod isolation;
+mod led;
 mod lifecycle;
 mod names;
 mod page;
@@ -29,6 +31,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     transfer::CASES,
     proxy::CASES,
     transparent::CASES,
+    led::CASES,
     discovery::CASES,
     trust::CASES,
     errors::CASES,
@@ -38,6 +41,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     resume::CASES,
     revocation::CASES,
     replay::CASES,
+    associate::CASES,
     udp::CASES,
     names::CASES,
     upstream::CASES,
@@ -45,8 +49,11 @@ pub(crate) const ALL: &[&[Case]] = &[
 ];
 
 /// What some topics need besides, and how a distribution calls it: without it their trials are ignored.
-pub(crate) const NEEDED: &[(&str, &[&str])] =
-    &[("names::", &["unbound", "dnsmasq", "dig"]), ("upstream::", &["squid", "danted"])];
+pub(crate) const NEEDED: &[(&str, &[&str])] = &[
+    ("names::", &["unbound", "dnsmasq", "dig"]),
+    ("led::questions", &["unbound", "dig"]),
+    ("upstream::", &["squid", "danted"]),
+];
 
 /// Where the web server is, as an app writes it.
 const BIG: &str = "http://10.88.0.100/big";

@@ -19,6 +19,7 @@ pub(super) const CASES: &[Case] = &[
     ("names::a_name_that_the_rules_refuse_is_not_asked_for", a_name_that_the_rules_refuse_is_not_asked_for),
     ("names::the_names_of_a_local_zone_stay_local", the_names_of_a_local_zone_stay_local),
     ("names::a_question_outlives_its_gateway", a_question_outlives_its_gateway),
+    ("names::a_gateway_answers_its_own_software", a_gateway_answers_its_own_software),
     (
         "names::without_a_gateway_the_answer_is_servfail_in_time",
         without_a_gateway_the_answer_is_servfail_in_time,
@@ -209,6 +210,22 @@ fn a_question_outlives_its_gateway(lab: &Lab) {
         assert!(!dig(&fleet.client, &format!("+short {name}")).starts_with(';'), "{name}");
     }
     fleet.gateways[serving].signal(Signal::SIGCONT);
+}
+
+fn a_gateway_answers_its_own_software(lab: &Lab) {
+    let names = lab.name_server();
+    let _web = lab.web(who);
+    let fleet = lab.fleet(1, &[&OPEN[..], &DNS, &["--deny", "secret.lab"]].concat());
+    let g1 = &fleet.gateways[0].host;
+    let before = names.asked("web.lab", "A");
+    for transport in ["+notcp", "+tcp"] {
+        assert_eq!(dig(g1, &format!("+short {transport} web.lab")).trim(), "10.88.0.100");
+        assert_eq!(dig(g1, &format!("+short {transport} huge.lab")).lines().count(), 600);
+        assert_eq!(status(&dig(g1, &format!("{transport} none.lab"))), "NXDOMAIN");
+    }
+    assert_eq!(names.asked("web.lab", "A") - before, 1);
+    // Its rules are for others: its own software could ask the name server itself.
+    assert_eq!(dig(g1, "+short secret.lab").trim(), "10.88.0.99");
 }
 
 /// How many sockets of this host wait for an answer of a name server.

@@ -103,6 +103,11 @@ fn curl_without_any_proxy_reaches_the_server_and_nothing_else_is_touched(lab: &L
         let ended = own.and_then(|mut own| own.read(&mut [0]));
         assert_eq!(ended.unwrap_err().kind(), ErrorKind::ConnectionReset, "{port}");
     }
+    let metrics = c1.curl(&["http://127.0.0.1:1080/metrics"]).success().text();
+    assert!(
+        metrics.contains("laneway_refused_total{reason=\"loop\",dialect=\"transparent\"} 2\n"),
+        "{metrics}"
+    );
     assert!(nft(&c1, "list table inet trial").success().text().contains("dport 9"));
     assert_ne!(state(&c1), before);
 
@@ -132,7 +137,7 @@ fn rules_by_hand_are_shown_replaced_and_removed_and_leave_alone_what_they_should
     let _web = lab.web(who);
     let group = lab.group(&[&g1, &c1], &[]);
     let before = state(&c1);
-    let _node = group.client(&c1, &["--transparent", BOTH]);
+    let node = group.client(&c1, &["--transparent", BOTH]);
     let transparent =
         |words: &str| laneway(&c1, &["transparent"].into_iter().chain(words.split(' ')).collect::<Vec<_>>());
 
@@ -164,6 +169,13 @@ fn rules_by_hand_are_shown_replaced_and_removed_and_leave_alone_what_they_should
     // A user whose connections are left alone.
     transparent("up --user root").success();
     assert_eq!(c1.curl(&["http://10.88.0.100/"]).code(), CANNOT_CONNECT);
+
+    // A node that does not keep them leaves alone what was put in place by hand.
+    transparent("up").success();
+    stop(node);
+    let _node = group.client(&c1, &["--transparent", BOTH]);
+    assert!(transparent("show").success().text().contains("redirect to :1081"));
+    c1.curl(&["http://10.88.0.100/"]).success();
 
     transparent("down").success();
     transparent("down").success();

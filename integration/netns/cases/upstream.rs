@@ -1,14 +1,23 @@
 //! A gateway whose own way out is another proxy.
 
-use super::{Case, DIALECTS};
-use crate::lab::group::START;
+use super::{Case, DIALECTS, HTTP};
+use crate::lab::group::{START, init, join, up};
 use crate::lab::origin::{big, sha256};
 use crate::lab::upstream::{DANTE, NAME, PASSWORD, SQUID, WRITTEN};
+use crate::lab::web::who;
 use crate::lab::{Host, Lab, dialect, receiver, wait_until};
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
 
 pub(super) const CASES: &[Case] = &[
     ("upstream::a_gateway_behind_squid_serves", a_gateway_behind_squid_serves),
     ("upstream::a_gateway_behind_dante_serves", a_gateway_behind_dante_serves),
+    (
+        "upstream::the_next_proxy_is_used_where_one_is_gone_and_none_for_what_is_excepted",
+        the_next_proxy_is_used_where_one_is_gone_and_none_for_what_is_excepted,
+    ),
+    ("upstream::a_proxy_that_does_not_take_the_login_is_left", a_proxy_that_does_not_take_the_login_is_left),
+    ("upstream::an_app_is_told_what_is_wrong_with_the_login", an_app_is_told_what_is_wrong_with_the_login),
     ("upstream::a_gateway_without_its_proxy_gives_way", a_gateway_without_its_proxy_gives_way),
 ];
 
@@ -53,6 +62,81 @@ fn serves(lab: &Lab, scheme: &str, at: &str) {
     assert_eq!(dialect::socks5(&c1, "other.lab", 80).1, 2, "its address cannot be judged");
     let log = gateway.log();
     assert!(!log.contains(PASSWORD) && !log.contains(WRITTEN), "{log}");
+}
+
+fn the_next_proxy_is_used_where_one_is_gone_and_none_for_what_is_excepted(lab: &Lab) {
+    let (squid, dante) = (lab.squid(), lab.dante());
+    let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
+    let _web = lab.web(who);
+    let excepted = lab.serve(81, |_, stream| who_connects(stream));
+    let proxies = format!("http://{WRITTEN}@{SQUID},socks5://{WRITTEN}@{DANTE}");
+    let options = ["--upstream", &proxies, "--upstream-except", "10.88.0.100:81", "--allow", "10.88.0.0/24"];
+    let group = lab.group(&[&g1, &c1], &options);
+    let _node = group.client(&c1, &[]);
+    let from = |path: &str| {
+        let answer = c1.curl(&[DIALECTS[2], &[&format!("http://10.88.0.100{path}")]].concat());
+        answer.text().split(' ').next().unwrap_or_default().to_owned()
+    };
+    // Squid says that it forwards; a connection by CONNECT says nothing, so what counts is which of them is there.
+    wait_until("the first proxy to be used", || from("/first") == "10.88.0.100");
+    assert_eq!(from(":81/"), g1.addresses()[1].to_string(), "not by a proxy");
+    assert_eq!(excepted.from(), [g1.addresses()[1]]);
+    drop(squid);
+    assert_eq!(from("/second"), "10.88.0.100", "by the second proxy");
+    let _squid = lab.squid();
+    drop(dante);
+    assert_eq!(from("/first-again"), "10.88.0.100", "by the first one, which is back");
+}
+
+fn a_proxy_that_does_not_take_the_login_is_left(lab: &Lab) {
+    let (_squid, _dante) = (lab.squid(), lab.dante());
+    let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
+    let _web = lab.web(who);
+    let proxies = format!("http://gate:wrong@{SQUID},socks5://{WRITTEN}@{DANTE}");
+    let filter = format!("ip saddr {} tcp dport != {{ 1080, 3128 }} drop", g1.addresses()[1]);
+    lab.server.filter(&filter);
+    let mut group = lab.group(&[&g1, &c1], &["--upstream", &proxies]);
+    group.gateway.wait_for_line("does not take this gateway's login", START);
+    let _node = group.client(&c1, &[]);
+    let answer = c1.curl(&[DIALECTS[1], &["http://10.88.0.100/x"]].concat()).success();
+    assert_eq!(answer.text(), "10.88.0.100 /x");
+}
+
+/// A gateway for any destination, which probes none and so does not know.
+fn an_app_is_told_what_is_wrong_with_the_login(lab: &Lab) {
+    let (_squid, _dante) = (lab.squid(), lab.dante());
+    let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
+    let code = init(&g1);
+    for at in [format!("http://gate:wrong@{SQUID}"), format!("socks5://{DANTE}")] {
+        let mut gateway = up(&g1, &["--role", "gateway", "--upstream", &at]);
+        if at.starts_with("http") {
+            join(&c1, &code);
+        }
+        let mut node = up(&c1, &[]);
+        node.wait_for_line("link up", START);
+        let told = c1.curl(&[&HTTP[..], &["--include", "http://10.88.0.100/"]].concat()).text();
+        assert!(
+            told.starts_with("HTTP/1.1 502 ") && told.contains("kind=upstream-login; side=gateway"),
+            "{told}"
+        );
+        assert!(
+            told.contains("does not take its login: on the gateway, give it as --upstream with USER:"),
+            "{told}"
+        );
+        assert!(!told.contains("wrong"), "{told}");
+        assert_eq!(dialect::socks5(&c1, "10.88.0.100", 80).1, 1);
+        for process in [&mut node, &mut gateway] {
+            process.signal(nix::sys::signal::Signal::SIGKILL);
+            process.wait(START);
+        }
+    }
+}
+
+/// Says where a connection comes from, as an answer of HTTP.
+fn who_connects(mut stream: TcpStream) -> io::Result<()> {
+    let from = stream.peer_addr()?.ip();
+    let _ = stream.read(&mut [0; 1024])?;
+    write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{from} ")
 }
 
 /// One gateway's proxy wants another login, the other one's is there.

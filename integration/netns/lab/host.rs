@@ -5,7 +5,7 @@ use super::process::{Output, Process};
 use nix::sched::{CloneFlags, setns};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::process::Command;
@@ -66,9 +66,9 @@ impl Host {
     }
 
     /// Adds a line to its /etc/hosts.
-    pub(crate) fn knows(&self, name: &str, address: Ipv4Addr) {
+    pub(crate) fn knows(&self, name: &str, address: impl Into<IpAddr>) {
         let mut hosts = OpenOptions::new().append(true).open(self.directory.join("hosts")).unwrap();
-        writeln!(hosts, "{address} {name}").unwrap();
+        writeln!(hosts, "{} {name}", address.into()).unwrap();
     }
 
     /// A command that runs `program` on this host.

@@ -4,6 +4,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::{env, fmt, fs};
 
 /// Where everything is kept that a run writes: on a tmpfs that only this process and its children see, so that the kernel
@@ -31,8 +32,15 @@ impl fmt::Display for Refusal {
 ///
 /// Must be called while the process has one thread.
 pub(crate) fn enter() -> Result<(), Refusal> {
-    let must_work = nix::unistd::getuid().is_root() && env::var("CI").is_ok_and(|ci| ci == "true");
+    let must_work = must_work();
     try_enter().map_err(|reason| Refusal { reason, fails: must_work })
+}
+
+/// Whether everything that trials need has to be there: for a root in continuous integration. To be asked before and
+/// not after this process has become root by itself, or once more.
+pub(crate) fn must_work() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| nix::unistd::getuid().is_root() && env::var("CI").is_ok_and(|ci| ci == "true"))
 }
 
 fn try_enter() -> Result<(), String> {

@@ -35,9 +35,9 @@ impl Upstream {
     }
 }
 
-/// Whether no proxy was reached: then no server is.
+/// Whether no proxy was reached, or took the login: then no server is reached.
 pub(super) fn is_cut_off(failure: &Failure) -> bool {
-    (failure.kind, failure.side) == (Kind::NetworkUnreachable, Side::Gateway)
+    matches!((failure.kind, failure.side), (Kind::NetworkUnreachable | Kind::UpstreamLogin, Side::Gateway))
 }
 
 impl Egress {
@@ -52,7 +52,7 @@ impl Egress {
         self.upstream.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Connects by way of the first proxy that can be reached. A name is judged by itself alone.
+    /// Connects by way of the first proxy that can be reached and takes the login. A name is judged by itself alone.
     pub(super) async fn dial_upstream(
         &self,
         terms: &Terms,
@@ -70,17 +70,23 @@ impl Egress {
         }
         let limit = terms.connect_timeout;
         let until = Instant::now() + limit;
-        let mut silent = None;
+        let none = "the gateway has no upstream proxy";
+        let mut trouble = Failure::new(Kind::NetworkUnreachable, Side::Gateway, none);
         for (proxy, complained) in upstream.proxies.iter().zip(&upstream.complained) {
             match timeout_at(until, self.reach(&proxy.at)).await.unwrap_or_else(|_| Err("no answer".into())) {
-                Ok(stream) => return proxy.connect(stream, target, until, limit, complained).await,
+                Ok(stream) => match proxy.connect(stream, target, until, limit, complained).await {
+                    // Nothing has reached the destination.
+                    Err(failure) if failure.kind == Kind::UpstreamLogin => trouble = failure,
+                    outcome => return outcome,
+                },
                 Err(why) => {
                     tracing::debug!(%proxy, why, "upstream proxy not reached");
-                    silent = Some(format!("the gateway cannot reach its upstream proxy {proxy}: {why}"));
+                    let sentence = format!("the gateway cannot reach its upstream proxy {proxy}: {why}");
+                    trouble = Failure::new(Kind::NetworkUnreachable, Side::Gateway, sentence);
                 }
             }
         }
-        Err(Failure::new(Kind::NetworkUnreachable, Side::Gateway, silent.unwrap_or_default()))
+        Err(trouble)
     }
 
     /// A connection to one of this gateway's own proxies.

@@ -1,5 +1,4 @@
-use std::sync::Arc;
-
+use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -35,7 +34,8 @@ async fn meet(
 
 async fn next(stream: TcpStream, count: usize) -> Vec<u8> {
     let mut bytes = vec![0; count];
-    read_exact(&Arc::new(stream), &mut bytes).await.unwrap();
+    let read = timeout_at(Instant::now() + Duration::from_secs(60), read_exact(&stream, &mut bytes));
+    read.await.expect("it has been said").unwrap();
     bytes
 }
 
@@ -64,7 +64,7 @@ async fn what_follows_the_answer_belongs_to_the_tunnel() {
 async fn what_the_proxy_says_is_told_truthfully() {
     let asked = format!("{CONNECT}\r\n").into_bytes();
     for (answer, kind, side) in [
-        ("407 Proxy Authentication Required", Kind::NameForbidden, Side::Gateway),
+        ("407 Proxy Authentication Required", Kind::UpstreamLogin, Side::Gateway),
         ("403 Forbidden", Kind::NameForbidden, Side::Gateway),
         ("502 Bad Gateway", Kind::HostUnreachable, Side::Server),
         ("504 Gateway Timeout", Kind::ConnectTimeout, Side::Server),
@@ -93,7 +93,12 @@ async fn what_the_proxy_says_is_told_truthfully() {
         assert_eq!(result.unwrap_err().kind, kind, "{reply}");
     }
     let turns = vec![(vec![5, 1, 0], vec![5, 0xff])];
-    assert_eq!(meet("socks5://HERE", "192.0.2.1:80", turns).await.0.unwrap_err().kind, Kind::NameForbidden);
+    let failure = meet("socks5://HERE", "192.0.2.1:80", turns).await.0.unwrap_err();
+    assert_eq!((failure.kind, failure.http_status(), failure.socks5_reply()), (Kind::UpstreamLogin, 502, 1));
+    assert!(
+        failure.sentence.contains("on the gateway, give it as --upstream with USER:PASSWORD@"),
+        "{failure}"
+    );
 }
 
 #[tokio::test]
@@ -166,5 +171,30 @@ fn a_proxy_is_read_and_its_login_never_shown() {
     ] {
         let error = text.parse::<Proxy>().unwrap_err().to_string();
         assert!(!error.contains("cret"), "{error}");
+    }
+}
+
+/// As a person would have to write it.
+fn encoded(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02x}")).collect()
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_a_proxy_or_none_and_what_is_shown_of_it_reads_back(
+        scheme in prop::sample::select(vec!["http", "socks5", "https", ""]), rest in "[a-z0-9:/@.%?#\\[\\]é-]{0,30}",
+    ) {
+        if let Ok(proxy) = format!("{scheme}://{rest}").parse::<Proxy>() {
+            let shown: Proxy = proxy.to_string().parse().unwrap();
+            prop_assert_eq!((&shown.at, shown.dialect), (&proxy.at, proxy.dialect));
+            prop_assert!(shown.login.is_none());
+        }
+    }
+
+    #[test]
+    fn any_login_is_read_as_it_was_meant(user in "[^:\\pC]{1,60}", password in "[^\\pC]{1,60}") {
+        let proxy: Proxy = format!("http://{}:{}@h:1", encoded(&user), encoded(&password)).parse().unwrap();
+        let is_meant = proxy.login == Some(Login { user, password });
+        prop_assert!(is_meant);
     }
 }

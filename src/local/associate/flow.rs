@@ -2,7 +2,6 @@
 //! opened anew on the next gateway when that one fails. The app notices nothing but datagrams that were lost.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -10,8 +9,9 @@ use tokio::net::UdpSocket;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::App;
+use super::drops::{Drops, Why};
 use super::queue::Queue;
-use super::{App, Drops};
 use crate::failure::Failure;
 use crate::link::Transport;
 use crate::link::client::LinkTunnel;
@@ -79,7 +79,7 @@ impl Flow<'_> {
                 }
             }
         };
-        self.drops.unsent.fetch_add(self.queue.clear(), Relaxed);
+        self.drops.many(Why::Unsent, self.queue.clear());
         record.moved(self.traffic.moved());
         if !record.has_failed() {
             record.ended(if idle { "idle" } else { "closed" });
@@ -102,7 +102,7 @@ impl Flow<'_> {
                 Ok(Way::Direct(socket)) => self.directly(routes, &socket).await,
                 Err(failure) => {
                     record.failed(&failure);
-                    self.drops.unsent.fetch_add(self.queue.clear(), Relaxed);
+                    self.drops.many(Why::Unsent, self.queue.clear());
                     self.pause().await;
                     continue;
                 }
@@ -202,7 +202,7 @@ impl Flow<'_> {
                 match socket.try_send(&payload) {
                     Ok(_) => self.traffic.sent(payload.len()),
                     Err(error) if is_unreachable(&error) => return End::Ended(error.to_string()),
-                    Err(_) => _ = self.drops.unsent.fetch_add(1, Relaxed),
+                    Err(_) => self.drops.one(Why::Unsent),
                 }
                 tokio::task::consume_budget().await;
             }
@@ -234,7 +234,7 @@ impl Flow<'_> {
     fn deliver(&self, payload: &[u8]) {
         self.traffic.received(payload.len());
         if !self.app.tell(&self.header, payload) {
-            self.drops.undelivered.fetch_add(1, Relaxed);
+            self.drops.one(Why::Undelivered);
         }
     }
 }

@@ -82,14 +82,15 @@ impl Queue {
 
     /// Takes the oldest ones together, about [`BATCH`] bytes of them at most.
     pub(super) fn batch(&self) -> Batch {
-        let (mut capsules, mut payload) = (BytesMut::new(), 0);
+        let (mut capsules, mut payload, mut count) = (BytesMut::new(), 0, 0);
         while capsules.len() < BATCH
             && let Some(oldest) = self.pop()
         {
             capsule::encode(&oldest, &mut capsules);
             payload += oldest.len();
+            count += 1;
         }
-        Batch { capsules: capsules.freeze(), payload }
+        Batch { capsules: capsules.freeze(), payload, count }
     }
 
     /// Drops what waits; gives how many that were.

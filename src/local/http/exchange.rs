@@ -147,7 +147,7 @@ fn conclude(
             Err(Failure::new(Kind::BadResponse, Side::Server, sentence))
         }
         Err(Trouble::BadBody(malformed)) => {
-            record.ended(malformed.to_string());
+            record.refused(super::refusal(malformed), malformed.to_string());
             Ok(Done::Close(plain(malformed.status(), &malformed.to_string())))
         }
         Err(Trouble::Truncated(why) | Trouble::Lost(why)) => {

@@ -33,15 +33,18 @@ impl Names {
     }
 
     async fn meet_datagram(self: &Arc<Self>, socket: &Arc<UdpSocket>, bytes: &[u8], app: SocketAddr) {
-        let query = match Decision::of(bytes) {
+        let decision = Decision::of(bytes);
+        self.met("udp", &decision);
+        let query = match decision {
             Decision::Ignore => return,
-            Decision::Answer(_, answer) => return reply(socket, &answer, app).await,
+            Decision::Answer(_, _, answer) => return reply(socket, &answer, app).await,
             Decision::Ask(query) => query,
         };
         if let Some(answer) = self.kept(&query) {
             return reply(socket, &encode(&answer, query.payload()), app).await;
         }
         let Ok(place) = self.queries.clone().try_acquire_owned() else {
+            self.turned_away();
             let busy = failure(ResponseCode::ServFail, Reason::Other, "too many questions at a time");
             return reply(socket, &encode(&query.answer(&busy), query.payload()), app).await;
         };

@@ -56,6 +56,7 @@ impl Names {
                 && let Some(message) = next_message(&mut buffer)
             {
                 let decision = Decision::of(&message);
+                self.met("tcp", &decision);
                 if matches!(decision, Decision::Ignore) {
                     return Ok(());
                 }
@@ -82,7 +83,7 @@ impl Names {
     async fn answer_whole(self: &Arc<Self>, decision: Decision) -> Vec<u8> {
         let answer = match decision {
             Decision::Ignore => return Vec::new(),
-            Decision::Answer(_, answer) => answer,
+            Decision::Answer(_, _, answer) => answer,
             Decision::Ask(query) => encode(&self.answer(*query).await, LONGEST),
         };
         let length = u16::try_from(answer.len()).expect("encoded to be no longer");

@@ -74,6 +74,17 @@ fn connections(page: &mut Page, snapshot: &Snapshot) {
     page.counts(&snapshot.failures, &["kind", "side"]);
     page.counter("connections_rescued_total", "Connections that went on over another gateway, by how.");
     page.counts(&snapshot.rescued, &["how"]);
+    page.counter(
+        "refused_total",
+        "Requests of apps that were refused for what they are, whatever their destination.",
+    );
+    page.counts(&snapshot.refused, &["reason", "dialect"]);
+    page.counter("udp_dropped_total", "Datagrams of UDP that were dropped, by reason.");
+    page.counts(&snapshot.udp_dropped, &["reason"]);
+    page.counter("dns_questions_total", "Questions to the local name server, by transport.");
+    page.counts(&snapshot.questions, &["transport"]);
+    page.counter("dns_answers_total", "Its answers, by code and by where they are from.");
+    page.counts(&snapshot.answers, &["code", "from"]);
 }
 
 fn gateways(page: &mut Page, snapshot: &Snapshot) {

@@ -18,7 +18,7 @@ fn asked(message: &Message) -> Query {
 
 fn answered(message: &Message) -> Message {
     match Decision::of(&message.to_vec().unwrap()) {
-        Decision::Answer(_, bytes) => Message::from_vec(&bytes).unwrap(),
+        Decision::Answer(_, _, bytes) => Message::from_vec(&bytes).unwrap(),
         other => panic!("{other:?}"),
     }
 }
@@ -62,10 +62,10 @@ fn what_cannot_be_read_is_refused_with_its_own_id() {
         (&update, 4),
         (&update[..12], 4),
     ] {
-        let Decision::Answer(_, answer) = Decision::of(bytes) else { panic!("{bytes:?}") };
+        let Decision::Answer(_, said, answer) = Decision::of(bytes) else { panic!("{bytes:?}") };
         assert_eq!(answer[..2], bytes[..2], "the id");
         assert_eq!((answer[2] & 0xf8, answer[3] & 0xf), (bytes[2] & 0x78 | 0x80, code), "{bytes:?}");
-        assert_eq!(answer.len(), 12);
+        assert_eq!((answer.len(), said.low()), (12, code));
     }
 }
 
@@ -166,7 +166,7 @@ fn the_rules_judge_what_a_question_is_about() {
 proptest! {
     #[test]
     fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
-        if let Decision::Answer(_, answer) = Decision::of(&bytes) {
+        if let Decision::Answer(_, _, answer) = Decision::of(&bytes) {
             prop_assert_eq!(&answer[..2], &bytes[..2]);
         }
     }

@@ -1,0 +1,273 @@
+//! The local name server: who waits for whose answer, how many may, and what is counted.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_util::FutureExt;
+use hickory_resolver::proto::op::{Message, Query, ResponseCode};
+use hickory_resolver::proto::rr::{Name, RecordType};
+use laneway::local::names::{Listener, Names};
+use tokio::io::AsyncReadExt;
+use tokio::net::UdpSocket;
+use tokio::sync::Semaphore;
+use tokio::task::{JoinHandle, yield_now};
+
+use crate::lab::Proxy;
+use crate::peer::{Peer, within};
+use crate::refusals::metric;
+
+/// How many datagrams are being answered at a time.
+const MOST_QUERIES: usize = 1024;
+/// How many questions of one connection are, and how many connections there are.
+const MOST_AT_A_TIME: usize = 32;
+const MOST_CONNECTIONS: usize = 256;
+
+/// A local name server on a gateway, whose own name servers answer when the test says so.
+struct Server {
+    proxy: Proxy,
+    address: SocketAddr,
+    /// How often somebody was asked.
+    asked: Arc<AtomicUsize>,
+    /// Lets so many of those who were asked answer.
+    answers: Arc<Semaphore>,
+    running: JoinHandle<()>,
+}
+
+impl Server {
+    async fn new() -> Self {
+        let proxy = Proxy::direct().await;
+        let (asked, answers) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+        let (counted, gate) = (asked.clone(), answers.clone());
+        let own = move |query: laneway::wire::dns::Query| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let gate = gate.clone();
+            async move {
+                gate.acquire().await.unwrap().forget();
+                // Of the kind that is not kept.
+                let mut message = Message::response(0, hickory_resolver::proto::op::OpCode::Query);
+                message.metadata.response_code = ResponseCode::Refused;
+                message.queries = vec![query.question().clone()];
+                message
+            }
+            .boxed()
+        };
+        let names = Names::new(proxy.local.clone(), Box::new(own), &[]).unwrap();
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.streams.local_addr().unwrap();
+        let running = tokio::spawn(names.run(vec![listener]));
+        Self { proxy, address, asked, answers, running }
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Lets the server do all that it can do now, until it has met so many questions.
+    async fn met(&self, count: u64) {
+        let met = || self.proxy.telemetry.questions.values().iter().map(|(_, count)| count).sum::<u64>();
+        while met() < count {
+            yield_now().await;
+        }
+        settle().await;
+    }
+
+    async fn socket(&self) -> UdpSocket {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        socket.connect(self.address).await.unwrap();
+        socket
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.running.abort();
+    }
+}
+
+/// Lets all tasks run that can.
+async fn settle() {
+    for _ in 0..20 {
+        yield_now().await;
+    }
+}
+
+fn question(id: u16, name: &str) -> Vec<u8> {
+    let mut message = Message::query();
+    message.metadata.id = id;
+    message.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));
+    message.to_vec().unwrap()
+}
+
+fn framed(message: &[u8]) -> Vec<u8> {
+    [&u16::try_from(message.len()).unwrap().to_be_bytes()[..], message].concat()
+}
+
+async fn by_udp(socket: &UdpSocket) -> Message {
+    let mut buffer = [0; 4096];
+    let length = within(socket.recv(&mut buffer)).await.unwrap();
+    Message::from_vec(&buffer[..length]).unwrap()
+}
+
+async fn by_tcp(app: &mut Peer) -> Message {
+    let length = within(app.stream.read_u16()).await.unwrap();
+    let mut message = vec![0; length.into()];
+    within(app.stream.read_exact(&mut message)).await.unwrap();
+    Message::from_vec(&message).unwrap()
+}
+
+#[tokio::test]
+async fn the_same_question_is_asked_once_and_everybody_who_had_it_is_answered() {
+    let server = Server::new().await;
+    let (one, two, mut three) =
+        (server.socket().await, server.socket().await, Peer::connect(server.address).await);
+    one.send(&question(1, "same.lab.")).await.unwrap();
+    two.send(&question(2, "SAME.lab.")).await.unwrap();
+    three.say(framed(&question(3, "same.LAB."))).await;
+    two.send(&question(4, "other.lab.")).await.unwrap();
+    server.met(4).await;
+    assert_eq!(server.asked(), 2);
+    server.answers.add_permits(2);
+    let first = by_udp(&one).await;
+    assert_eq!((first.metadata.id, first.metadata.response_code), (1, ResponseCode::Refused));
+    let mut ids = [by_udp(&two).await, by_udp(&two).await].map(|answer| answer.metadata.id);
+    ids.sort_unstable();
+    assert_eq!(ids, [2, 4]);
+    let third = by_tcp(&mut three).await;
+    assert_eq!((third.metadata.id, third.queries[0].name().to_ascii().as_str()), (3, "same.LAB."));
+    // What was asked before is not under way any more.
+    server.answers.add_permits(1);
+    one.send(&question(5, "same.lab.")).await.unwrap();
+    assert_eq!((by_udp(&one).await.metadata.id, server.asked()), (5, 3));
+}
+
+#[tokio::test]
+async fn a_question_too_many_is_told_so_at_once() {
+    let server = Server::new().await;
+    let socket = server.socket().await;
+    for number in 0..MOST_QUERIES {
+        socket.send(&question(1, &format!("q{number}.lab."))).await.unwrap();
+        // No more at a time than a socket holds.
+        if number % 64 == 63 {
+            server.met(number as u64 + 1).await;
+        }
+    }
+    assert_eq!(server.asked(), MOST_QUERIES);
+    socket.send(&question(2, "more.lab.")).await.unwrap();
+    let refused = by_udp(&socket).await;
+    assert_eq!((refused.metadata.id, refused.metadata.response_code), (2, ResponseCode::ServFail));
+    assert_eq!(server.asked(), MOST_QUERIES);
+    assert_eq!(metric(&server.proxy, "refused_total{reason=\"too-many\",dialect=\"dns\"} ").await, ["1"]);
+    // One answer, and there is a place again.
+    server.answers.add_permits(1);
+    assert_eq!(by_udp(&socket).await.metadata.id, 1);
+    settle().await;
+    socket.send(&question(3, "more.lab.")).await.unwrap();
+    server.met(MOST_QUERIES as u64 + 2).await;
+    assert_eq!(server.asked(), MOST_QUERIES + 1);
+}
+
+#[tokio::test]
+async fn a_connection_has_so_many_questions_at_a_time() {
+    let server = Server::new().await;
+    let mut app = Peer::connect(server.address).await;
+    let questions = (0..40).map(|id| framed(&question(id, &format!("q{id}.lab."))));
+    app.say(questions.collect::<Vec<_>>().concat()).await;
+    server.met(MOST_AT_A_TIME as u64).await;
+    assert_eq!(server.asked(), MOST_AT_A_TIME);
+    server.answers.add_permits(40);
+    let mut ids = Vec::new();
+    for _ in 0..40 {
+        ids.push(by_tcp(&mut app).await.metadata.id);
+    }
+    ids.sort_unstable();
+    assert_eq!(ids, (0..40).collect::<Vec<_>>());
+    app.end();
+    assert_eq!(app.rest().await, "");
+}
+
+#[tokio::test]
+async fn a_connection_too_many_waits_for_another_to_end() {
+    let server = Server::new().await;
+    // Its answer is known without asking.
+    let known = framed(&question(7, "localhost."));
+    let mut apps = Vec::new();
+    for _ in 0..MOST_CONNECTIONS {
+        let mut app = Peer::connect(server.address).await;
+        app.say(&known).await;
+        by_tcp(&mut app).await;
+        apps.push(app);
+    }
+    let mut late = Peer::connect(server.address).await;
+    late.say(&known).await;
+    for _ in 0..3 {
+        apps[0].say(&known).await;
+        by_tcp(&mut apps[0]).await;
+    }
+    assert_eq!(late.stream.try_read(&mut [0; 9]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    drop(apps.pop());
+    assert_eq!(by_tcp(&mut late).await.metadata.id, 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_says_nothing_or_too_slowly_is_ended() {
+    let server = Server::new().await;
+    let mut silent = Peer::connect(server.address).await;
+    let mut slow = Peer::connect(server.address).await;
+    let begun = tokio::time::Instant::now();
+    for byte in framed(&question(1, "slow.lab.")).into_iter().take(9) {
+        slow.say([byte]).await;
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
+    for app in [&mut silent, &mut slow] {
+        assert_eq!(app.rest().await, "");
+    }
+    assert!(begun.elapsed().as_secs() <= 11, "by the test's own clock: {:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn questions_answers_and_refusals_are_counted() {
+    let server = Server::new().await;
+    let (socket, mut app) = (server.socket().await, Peer::connect(server.address).await);
+    let mut response = question(1, "a.lab.");
+    response[2] |= 0x80;
+    for ignored in [&b"short"[..], &response] {
+        socket.send(ignored).await.unwrap();
+    }
+    let (mut update, mut chaos) = (question(2, "a.lab."), question(3, "a.lab."));
+    update[2] |= 5 << 3;
+    *chaos.last_mut().unwrap() = 3;
+    for (bytes, code) in [
+        (update, ResponseCode::NotImp),
+        (chaos, ResponseCode::Refused),
+        (question(4, "a.lab.")[..14].to_vec(), ResponseCode::FormErr),
+        (question(5, "localhost."), ResponseCode::NoError),
+    ] {
+        socket.send(&bytes).await.unwrap();
+        assert_eq!(by_udp(&socket).await.metadata.response_code, code);
+    }
+    server.answers.add_permits(1);
+    app.say(framed(&question(6, "b.lab."))).await;
+    by_tcp(&mut app).await;
+    app.say([0, 3, 1, 2, 3]).await;
+    assert_eq!(app.rest().await, "", "what is no query ends the connection");
+    for (name, samples) in [
+        ("dns_questions_total{transport=", &["\"tcp\"} 2", "\"udp\"} 6"][..]),
+        (
+            "dns_answers_total{code=",
+            &[
+                "\"formerr\",from=\"here\"} 1",
+                "\"noerror\",from=\"here\"} 1",
+                "\"notimp\",from=\"here\"} 1",
+                "\"refused\",from=\"asked\"} 1",
+                "\"refused\",from=\"here\"} 1",
+            ],
+        ),
+        (
+            "refused_total{reason=",
+            &["\"malformed\",dialect=\"dns\"} 4", "\"unsupported\",dialect=\"dns\"} 2"],
+        ),
+    ] {
+        assert_eq!(metric(&server.proxy, name).await, samples, "{name}");
+    }
+}
