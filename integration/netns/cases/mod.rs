@@ -1,6 +1,7 @@
 //! The trials, one file for each topic. Each gets a lab of its own and proves what it presupposes.
 
 mod discovery;
+mod doctor;
 mod errors;
 pub(crate) mod failover;
 mod hostile;
@@ -12,6 +13,7 @@ mod proxy;
 mod replay;
 mod resume;
 mod revocation;
+mod speedtest;
 mod transfer;
 mod transparent;
 mod trust;
@@ -42,11 +44,16 @@ pub(crate) const ALL: &[&[Case]] = &[
     names::CASES,
     upstream::CASES,
     page::CASES,
+    doctor::CASES,
+    speedtest::CASES,
 ];
 
 /// What some topics need besides, and how a distribution calls it: without it their trials are ignored.
-pub(crate) const NEEDED: &[(&str, &[&str])] =
-    &[("names::", &["unbound", "dnsmasq", "dig"]), ("upstream::", &["squid", "danted"])];
+pub(crate) const NEEDED: &[(&str, &[&str])] = &[
+    ("names::", &["unbound", "dnsmasq", "dig"]),
+    ("upstream::", &["squid", "danted"]),
+    ("doctor::clock", &["faketime"]),
+];
 
 /// Where the web server is, as an app writes it.
 const BIG: &str = "http://10.88.0.100/big";
