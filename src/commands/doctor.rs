@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use super::{progress, say};
 use crate::config::{Config, Role, Typed};
 use crate::local::endpoint::Endpoint;
+use crate::local::logins::Login;
 use crate::net::Lan;
 use crate::peers::{remembered, survey};
 use crate::problem::Problem;
@@ -369,7 +370,7 @@ impl Here<'_> {
                 return walk.skip(&[Layer::Request], "no link to a gateway stands");
             }
             _ if !serves && !useful => return walk.skip(&[Layer::Request], "no gateway reaches a server"),
-            (Some(node), _) => Way::Local(node.proxy),
+            (Some(node), _) => Way::Local(node.proxy, self.config.logins.first().map(Login::basic)),
             (None, _) if serves => Way::Direct,
             (None, Some(gateway)) => Way::Link(gateway),
             (None, None) => return walk.skip(&[Layer::Request], "no gateway reaches a server"),

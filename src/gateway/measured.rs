@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::clients::{Admitted, Client};
+use super::clients::{Client, Measuring};
 use super::serve::Gateway;
 use crate::failure::{Failure, Kind, Side};
 use crate::link::about::{About, MOST_SERVERS};
@@ -34,7 +34,7 @@ impl Gateway {
         mut incoming: Incoming,
         direction: Direction,
         client: Arc<Client>,
-        admitted: Result<Admitted, Failure>,
+        admitted: Result<Measuring, Failure>,
     ) {
         let short = || {
             let sentence = "the gateway has no memory left for a measurement";

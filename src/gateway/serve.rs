@@ -88,7 +88,7 @@ impl Gateway {
                         }
                         Ok(Asked::About) => self.about(incoming, &held),
                         Ok(Asked::Speed(direction)) if !draining => {
-                            let admitted = self.clients.admit(&held);
+                            let admitted = self.clients.admit_measurement(&held);
                             exchanges.spawn(self.clone().speed(incoming, direction, held.clone(), admitted));
                         }
                         Ok(Asked::Name) => {

@@ -7,6 +7,7 @@ use crate::lab::{Host, Lab, wait_until};
 use serde_json::Value;
 use std::fs;
 use std::net::{TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 pub(super) const CASES: &[Case] = &[
@@ -119,6 +120,16 @@ fn finds_nothing_wrong_where_nothing_is(lab: &Lab) {
         assert!(said.contains(if with_node { "through the node on" } else { "over a link to" }), "{said}");
         assert!(!said.contains('\x1b'), "colours into a pipe");
     }
+    // A login that the configuration has is used, and without it nothing is thought of what cannot be asked.
+    let logins = c1.directory().join("logins");
+    fs::write(&logins, "ann:secret\n").unwrap();
+    fs::set_permissions(&logins, fs::Permissions::from_mode(0o600)).unwrap();
+    let _node = group.client(&c1, &["--proxy-logins", logins.to_str().unwrap()]);
+    let diagnosis = diagnose(&c1, &[]);
+    assert_eq!((diagnosis.code, diagnosis.layers("skipped")), (0, vec!["request"]), "{}", diagnosis.text);
+    c1.set("LANEWAY_PROXY_LOGINS", logins.to_str().unwrap());
+    let diagnosis = diagnose(&c1, &[]);
+    assert_eq!((diagnosis.code, diagnosis.layers("skipped").len()), (0, 0), "{}", diagnosis.text);
     // The only gateway has nobody else, and needs nobody.
     let diagnosis = diagnose(&g1, &[]);
     assert_eq!(diagnosis.code, 0, "{}", diagnosis.text);

@@ -181,7 +181,8 @@ fn compare(gateways: &[(String, i128)], set: &str) -> Vec<Finding> {
     let wrong: Vec<_> = gateways.iter().filter(|(_, ahead)| ahead.abs() > SAME_TIME).collect();
     if wrong.is_empty() {
         let worst = gateways.iter().map(|(_, ahead)| ahead.abs()).max().unwrap_or_default();
-        let what = format!("within {:.1} s of {} gateways", worst as f64 / 1000.0, gateways.len());
+        let seconds = worst as f64 / 1000.0;
+        let what = format!("the clocks of this machine and of its gateways are {seconds:.1} s apart at most");
         return vec![Finding::ok(Layer::Clock, what)];
     }
     // One that is alone among several is the one that is wrong.

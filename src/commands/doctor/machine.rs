@@ -180,8 +180,7 @@ fn proxy_port(address: SocketAddr) -> (Finding, Option<Node>) {
     }
     match ask::snapshot(address) {
         Ok(seen) => {
-            let minutes = seen.node.uptime / 60.0;
-            let what = format!("{address}: the node {} runs here for {minutes:.0} minutes", seen.node.name);
+            let what = format!("{address}: the node {} runs here", seen.node.name);
             (Finding::ok(Layer::Ports, what), Some(Node { proxy: address, seen }))
         }
         Err(_) => (taken(Protocol::Tcp, address, "--proxy ADDR:PORT"), None),

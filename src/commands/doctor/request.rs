@@ -25,8 +25,8 @@ const LONGEST: usize = 16 * 1024;
 
 /// The way that a request takes.
 pub(super) enum Way<'a> {
-    /// Through the local port of the node that runs here.
-    Local(SocketAddr),
+    /// Through the local port of the node that runs here, with this login in HTTP's Basic scheme where there is one.
+    Local(SocketAddr, Option<String>),
     /// Over a link of the doctor's own.
     Link(&'a Linked),
     /// From this machine itself.
@@ -36,13 +36,13 @@ pub(super) enum Way<'a> {
 /// Sends one.
 pub(super) async fn send(way: &Way<'_>, server: &Target) -> Finding {
     let name = match way {
-        Way::Local(proxy) => format!("through the node on {proxy}"),
+        Way::Local(proxy, _) => format!("through the node on {proxy}"),
         Way::Link(gateway) => format!("over a link to {}", gateway.link.address),
         Way::Direct => "from this machine itself".into(),
     };
     let sent = async {
         match way {
-            Way::Local(proxy) => by_local_port(*proxy, server).await,
+            Way::Local(proxy, login) => by_local_port(*proxy, login.as_deref(), server).await,
             Way::Link(gateway) => by_link(gateway, server).await,
             Way::Direct => directly(server).await,
         }
@@ -50,16 +50,16 @@ pub(super) async fn send(way: &Way<'_>, server: &Target) -> Finding {
     let late = || Failure::new(Kind::ConnectTimeout, Side::Link, "there is no answer in time");
     match timeout(PATIENCE, sent).await.unwrap_or_else(|_late| Err(late())) {
         Ok(answer) => Finding::ok(Layer::Request, format!("{server} {name}: {answer}")),
+        Err(Failure { kind: Kind::Unsupported, side: Side::Local, sentence }) => {
+            Finding::skipped(Layer::Request, sentence)
+        }
         Err(failure) => {
             let finding = Finding::wrong(Layer::Request, format!("{server} is not reached {name}"));
             let hint = match (way, failure.kind) {
-                (Way::Local(_), Kind::NoGateway) => {
+                (Way::Local(..), Kind::NoGateway) => {
                     "'laneway status' shows the gateways that the node sees".into()
                 }
-                (Way::Local(_), Kind::Unsupported) => {
-                    "the local port asks for a login, which is in the file of --proxy-logins".into()
-                }
-                (Way::Local(_), _) => fix(&failure, server, Some("the gateway")),
+                (Way::Local(..), _) => fix(&failure, server, Some("the gateway")),
                 (Way::Link(gateway), _) => {
                     fix(&failure, server, Some(&gateway.link.address.ip().to_string()))
                 }
@@ -71,25 +71,30 @@ pub(super) async fn send(way: &Way<'_>, server: &Target) -> Finding {
 }
 
 /// By CONNECT, like an app that wants a tunnel.
-async fn by_local_port(proxy: SocketAddr, server: &Target) -> Result<String, Failure> {
+async fn by_local_port(proxy: SocketAddr, login: Option<&str>, server: &Target) -> Result<String, Failure> {
     let broken = |error: io::Error| Failure::new(Kind::Terminated, Side::Local, format!("{proxy}: {error}"));
     let mut stream = TcpStream::connect(proxy).await.map_err(broken)?;
+    let login = login.map_or_else(String::new, |login| format!("Proxy-Authorization: Basic {login}\r\n"));
     let question =
-        format!("CONNECT {server} HTTP/1.1\r\nHost: {server}\r\nUser-Agent: laneway-doctor\r\n\r\n");
+        format!("CONNECT {server} HTTP/1.1\r\nHost: {server}\r\nUser-Agent: laneway-doctor\r\n{login}\r\n");
     stream.write_all(question.as_bytes()).await.map_err(broken)?;
     let head = head(&mut stream).await;
     let status = status(&head);
     if status == Some(200) {
         return over(stream, server).await;
     }
+    if status == Some(407) {
+        let sentence =
+            format!("{proxy} asks for a login that this configuration does not have: --proxy-logins");
+        return Err(Failure::new(Kind::Unsupported, Side::Local, sentence));
+    }
     let told = head.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
         name.eq_ignore_ascii_case("proxy-status").then(|| Failure::from_proxy_status(value.trim()))?
     });
     Err(told.unwrap_or_else(|| {
-        let kind = if status == Some(407) { Kind::Unsupported } else { Kind::BadResponse };
         let line = head.lines().next().unwrap_or("nothing");
-        Failure::new(kind, Side::Local, format!("{proxy} answers: {line}"))
+        Failure::new(Kind::BadResponse, Side::Local, format!("{proxy} answers: {line}"))
     }))
 }
 
