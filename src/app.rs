@@ -274,6 +274,7 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
         name,
         drain: stop.clone(),
         board: board.clone(),
+        announced: announced.clone(),
     });
 
     let mut parts = JoinSet::new();

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::commands::{authority, demo, discover, env, manual, membership, origin, status, top, transparent};
+use crate::commands::{
+    authority, demo, discover, doctor, env, manual, membership, origin, speedtest, status, top, transparent,
+};
 use crate::config::{self, Config, Typed};
 use crate::problem::Problem;
 use crate::telemetry::log;
@@ -62,6 +64,10 @@ enum Command {
     Transparent(transparent::Transparent),
     /// Ask the LAN once, and show every gateway that answers
     Discover(discover::Discover),
+    /// Look for what is wrong, layer by layer, and say what fixes it
+    Doctor(doctor::Doctor),
+    /// Measure the link to each gateway: round trip, down, up
+    Speedtest(speedtest::Speedtest),
     /// Show the whole system at work, on this machine alone: two gateways, one client, one server
     Demo(demo::Demo),
     /// Print the completions of a shell
@@ -113,6 +119,15 @@ pub fn run(cli: Cli) -> Result<(), Problem> {
             start_log("warn", log::Format::Text)?;
             let state = state()?;
             commands::block_on(discover.run(state))?
+        }
+        Command::Doctor(doctor) => {
+            start_log("error", log::Format::Text)?;
+            commands::block_on(doctor.run(state()))?
+        }
+        Command::Speedtest(speedtest) => {
+            start_log("warn", log::Format::Text)?;
+            let state = state()?;
+            commands::block_on(speedtest.run(state))?
         }
         Command::Demo(demo) => commands::block_on(demo.run())?,
         Command::Origin(origin) => {

@@ -123,6 +123,25 @@ pub fn lans(only: &[String]) -> io::Result<Vec<Lan>> {
     Ok(found)
 }
 
+/// The IPv4 networks of interfaces that are up, other than loopback, on which nobody can be reached by broadcast: each
+/// with its interface. None of them is among [`lans`].
+///
+/// # Errors
+/// When the operating system does not list its interfaces.
+pub fn without_broadcast() -> io::Result<Vec<(String, IpNet)>> {
+    let up = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING;
+    let entries = getifaddrs().map_err(io::Error::from)?;
+    let entries = entries
+        .filter(|entry| entry.flags.contains(up) && !entry.flags.contains(InterfaceFlags::IFF_LOOPBACK));
+    let silent = entries.filter_map(|entry| {
+        let ((ip, _), (mask, _)) = (ip_of(entry.address.as_ref()?)?, ip_of(entry.netmask.as_ref()?)?);
+        let net = IpNet::with_netmask(ip, mask).ok().filter(|net| net.addr().is_ipv4())?;
+        let is_silent = net.prefix_len() > 30 || !entry.flags.contains(InterfaceFlags::IFF_BROADCAST);
+        is_silent.then_some((entry.interface_name, net))
+    });
+    Ok(silent.collect())
+}
+
 /// Every address of every interface of this machine, loopback included.
 ///
 /// # Errors

@@ -59,6 +59,11 @@ impl Problem {
         self
     }
 
+    /// What, why, and what to do.
+    pub fn parts(self) -> (String, Vec<String>, Option<String>) {
+        (self.what, self.why, self.hint)
+    }
+
     /// The exit code.
     pub fn code(&self) -> u8 {
         if self.usage { 2 } else { 1 }

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use crate::machine::Output;
 
 /// Every command that has a help text; the hidden ones too.
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 21] = [
     "up",
     "status",
     "top",
@@ -22,6 +22,8 @@ const COMMANDS: [&str; 19] = [
     "ca",
     "transparent",
     "discover",
+    "doctor",
+    "speedtest",
     "demo",
     "completions",
     "man",

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic and speak")]
 
 mod configuration;
+mod demo;
 mod environment;
 mod help;
 mod machine;
@@ -13,3 +14,4 @@ mod membership;
 mod node;
 mod proxy;
 mod status;
+mod top;

@@ -133,6 +133,7 @@ impl Lab {
             name: "laneway-test".into(),
             drain: drain.clone(),
             board: board.clone(),
+            announced: watch::channel(None).1,
         };
         let port = LinkPort {
             gateway: Some((Arc::new(serve), Credentials::new(board.clone()).unwrap())),

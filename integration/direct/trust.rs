@@ -120,6 +120,7 @@ impl Node {
             name: "laneway-test".into(),
             drain: drain.clone(),
             board: node.board().clone(),
+            announced: tokio::sync::watch::channel(None).1,
         };
         let port = LinkPort {
             gateway: Some((Arc::new(serve), node.credentials.clone())),

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 
 use super::origin::Generated;
-use super::say;
+use super::{progress, say};
 use crate::problem::Problem;
 use download::{Dialect, Download};
 use machine::{Event, Machine};
@@ -59,12 +59,15 @@ impl Demo {
             "server",
             &["origin", "--listen", "127.0.0.1:0", "--seed", "7", "--size", &size],
         )?;
+        let waiting = progress::waiting("the server starts");
         let server_address = server.wait("listening: origin, HTTP", STEP).await?.address()?;
+        drop(waiting);
         step(&format!("server     http://{server_address}/file ({} MiB)", self.size));
 
         let code = machine::make_group(&directory, "gateway-1").await?;
         let first = Self::gateway(&directory, "gateway-1", "127.0.0.2", &port, server_address).await?;
         for (name, lan) in [("gateway-2", "127.0.0.3"), ("client", "127.0.0.4")] {
+            let _waiting = progress::waiting(format!("{name} joins the group"));
             machine::join_group(&directory, name, lan, &port, &code).await?;
         }
         step("group      made by gateway-1; gateway-2 and the client joined it with its code");
@@ -103,7 +106,9 @@ impl Demo {
         };
 
         title("An app on the client downloads the file");
+        let waiting = progress::waiting("hashing what the server has, to compare with");
         let hash = hash.await.map_err(|error| Problem::new("the file cannot be hashed").because(error))?;
+        drop(waiting);
         for dialect in [Dialect::Http, Dialect::Socks5] {
             let download = Download { proxy, server: server_address, size: file.size, dialect };
             let done = download.run(None).await?;
@@ -201,9 +206,11 @@ impl Demo {
                 port,
             ],
         )?;
+        let waiting = progress::waiting(format!("{name} starts"));
         let link = gateway.wait("listening: links, TCP", STEP).await?.address()?;
         gateway.address = Some(link);
         gateway.wait("ready", STEP).await?;
+        drop(waiting);
         step(&format!("{name}  links on {link}"));
         Ok(gateway)
     }

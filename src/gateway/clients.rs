@@ -15,6 +15,9 @@ use crate::wire::id::NodeId;
 /// remembered, so that a new link is no new allowance.
 const MANY: usize = 1024;
 
+/// How many measurements of its links one client may have under way: they serve nobody but whoever looks.
+const MOST_MEASUREMENTS: u32 = 4;
+
 /// How much one client may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -36,6 +39,7 @@ pub struct Clients {
 #[derive(Default)]
 pub struct Client {
     tunnels: AtomicU32,
+    measurements: AtomicU32,
     opens: Mutex<Bucket>,
     /// Its pace in bytes.
     pub pace: Pace,
@@ -43,6 +47,9 @@ pub struct Client {
 
 /// One tunnel of a client, until it is dropped.
 pub struct Admitted(Arc<Client>);
+
+/// One measurement of a client, until it is dropped.
+pub struct Measuring(Admitted);
 
 impl Clients {
     /// No clients yet.
@@ -99,6 +106,31 @@ impl Clients {
     }
 }
 
+impl Clients {
+    /// Lets `client` measure a link: that is one of its tunnels, too.
+    ///
+    /// # Errors
+    /// [`Kind::LimitReached`].
+    pub fn admit_measurement(&self, client: &Arc<Client>) -> Result<Measuring, Failure> {
+        let admitted = self.admit(client)?;
+        client.measurements.fetch_add(1, Relaxed);
+        // Its drop takes the count back, whatever comes of it.
+        let measuring = Measuring(admitted);
+        if client.measurements.load(Relaxed) > MOST_MEASUREMENTS {
+            let sentence =
+                format!("the gateway takes part in {MOST_MEASUREMENTS} measurements of one client");
+            return Err(Failure::new(Kind::LimitReached, Side::Gateway, sentence));
+        }
+        Ok(measuring)
+    }
+}
+
+impl Drop for Measuring {
+    fn drop(&mut self) {
+        self.0.0.measurements.fetch_sub(1, Relaxed);
+    }
+}
+
 impl Client {
     fn is_quiet(&self, now: Instant) -> bool {
         self.opens.lock().unwrap_or_else(PoisonError::into_inner).ahead(now).is_zero()
@@ -133,6 +165,21 @@ mod tests {
         assert!(clients.admit(&links[0]).is_err(), "four a second, refused ones too");
         tokio::time::advance(Duration::from_millis(250)).await;
         assert!(clients.admit(&links[0]).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_measures_few_links_at_a_time() {
+        let clients = Clients::new(Limits { tunnels: 100, opens: 100, rate: 0 });
+        let client = clients.client(NodeId([1; 16]));
+        let mut measuring: Vec<_> = (0..4).map(|_| clients.admit_measurement(&client).unwrap()).collect();
+        for _ in 0..3 {
+            assert_eq!(clients.admit_measurement(&client).err().unwrap().kind, Kind::LimitReached);
+        }
+        assert!(clients.admit_measurement(&clients.client(NodeId([2; 16]))).is_ok());
+        measuring.pop();
+        assert!(clients.admit_measurement(&client).is_ok());
+        drop(measuring);
+        assert_eq!(client.tunnels.load(Relaxed), 0);
     }
 
     #[tokio::test(start_paused = true)]

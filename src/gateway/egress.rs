@@ -129,6 +129,11 @@ impl Egress {
         connected
     }
 
+    /// The group's servers, as they are now.
+    pub fn servers(&self) -> Vec<Target> {
+        self.terms().servers.iter().map(|server| server.target.clone()).collect()
+    }
+
     /// Reads the machine's name servers and names again.
     pub fn reload_names(&self) {
         self.resolver.reload();

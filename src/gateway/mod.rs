@@ -7,6 +7,7 @@ pub mod dns;
 pub mod egress;
 pub mod guests;
 pub mod listener;
+mod measured;
 mod names;
 pub mod probe;
 pub mod proxy;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +19,7 @@ use crate::link::relay::{Progress, outcome, relay};
 use crate::link::server::{Asked, Incoming, ServerLink};
 use crate::memory::Budget;
 use crate::net;
-use crate::peers::candidate::Activity;
+use crate::peers::candidate::{Activity, Announcement};
 use crate::telemetry::Telemetry;
 use crate::telemetry::journal::Happening;
 use crate::telemetry::record::Record;
@@ -47,6 +48,8 @@ pub struct Gateway {
     pub drain: CancellationToken,
     /// What is known of the group: whom to serve no longer.
     pub board: Arc<Board>,
+    /// What this node tells the LAN of itself as a candidate.
+    pub announced: watch::Receiver<Option<Announcement>>,
 }
 
 /// How often one link may begin to exchange news: a client does it once.
@@ -83,6 +86,11 @@ impl Gateway {
                                 exchanges.spawn(news::serve(tunnel, self.board.clone(), id));
                             }
                         }
+                        Ok(Asked::About) => self.about(incoming, &held),
+                        Ok(Asked::Speed(direction)) if !draining => {
+                            let admitted = self.clients.admit_measurement(&held);
+                            exchanges.spawn(self.clone().speed(incoming, direction, held.clone(), admitted));
+                        }
                         Ok(Asked::Name) => {
                             let admitted = self.admit(id, &held);
                             tunnels.spawn(self.clone().name(Box::new(incoming), admitted));
@@ -102,7 +110,7 @@ impl Gateway {
                 Some(ended) = exchanges.join_next() => if let Err(error) = ended
                     && error.is_panic()
                 {
-                    tracing::error!(%error, "an exchange of news failed");
+                    tracing::error!(%error, "an exchange with a client failed");
                 },
                 () = &mut revoked => {
                     tracing::warn!(client, %address, "a link is cut: the client was removed from the group");
@@ -148,9 +156,8 @@ impl Gateway {
         let mut record = Record::of_client(&self.telemetry, incoming.connection_id, "link", name);
         let target = match incoming.asked.clone() {
             Ok(Asked::Tunnel(target) | Asked::Udp(target)) => target,
-            Ok(Asked::News | Asked::Name) => {
-                let failure =
-                    Failure::new(Kind::LimitReached, Side::Gateway, "news were exchanged often enough");
+            Ok(Asked::News | Asked::Name | Asked::About | Asked::Speed(_)) => {
+                let failure = Failure::new(Kind::LimitReached, Side::Gateway, "asked too often, or too late");
                 return self.refuse(*incoming, &failure, &mut record);
             }
             Err(failure) => return self.refuse(*incoming, &failure, &mut record),

@@ -242,6 +242,11 @@ impl Link {
         self.requests.clone().ready().await?.send_request(request, false)
     }
 
+    /// Sends a request that has no body.
+    pub(super) async fn ask_bare(&self, request: Request<()>) -> Result<ResponseFuture, h2::Error> {
+        Ok(self.requests.clone().ready().await?.send_request(request, true)?.0)
+    }
+
     pub(super) fn lost(&self, error: &h2::Error) -> Failure {
         let sentence = format!("the link to the gateway {} broke: {error}", self.address);
         Failure::new(Kind::Terminated, Side::Link, sentence)

@@ -1,6 +1,7 @@
 //! The link: one TCP connection between a client and a gateway, TLS 1.3, HTTP/2 (RFC 9113). A tunnel is one
 //! CONNECT stream of it. May not know where gateways come from, nor what a tunnel carries.
 
+pub mod about;
 pub mod alive;
 mod buffer;
 pub mod client;
@@ -14,6 +15,7 @@ mod record;
 pub mod relay;
 pub mod secure;
 pub mod server;
+pub mod speed;
 pub mod stream;
 pub mod tls;
 

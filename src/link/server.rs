@@ -15,13 +15,14 @@ use super::alive::{Pulse, until_dead};
 use super::flow;
 use super::handshake::Proved;
 use super::secure::Secure;
+use super::speed::{self, Direction};
 use super::stream::{Inbox, Outbox, Tunnel};
 use super::tls::{self, Peer, TlsError};
 use super::{
     CAPSULE_PROTOCOL, CONNECTION_ID, CONNECTION_WINDOW, FRAME, HANDSHAKE, HEADER_LIST, MOST_STREAMS,
     PENDING_RESETS, REMEMBERED_RESETS, RESET_MEMORY, SEND_BUFFER, SMALL_FRAMES,
 };
-use super::{names, news};
+use super::{about, names, news};
 use crate::failure::{Failure, Kind, Side};
 use crate::memory::Account;
 use crate::wire::masque;
@@ -61,6 +62,10 @@ pub enum Asked {
     News,
     /// To ask the gateway's name servers: POST `names::PATH` (RFC 8484).
     Name,
+    /// What the gateway is: GET `about::PATH`.
+    About,
+    /// How fast the link is: GET or POST `speed::PATH`.
+    Speed(Direction),
 }
 
 /// One request that waits for its answer.
@@ -211,6 +216,9 @@ impl Asked {
             }
             (&Method::POST, None, _) if uri.path() == news::PATH => Ok(Self::News),
             (&Method::POST, None, _) if uri.path() == names::PATH => Ok(Self::Name),
+            (&Method::GET, None, _) if uri.path() == about::PATH => Ok(Self::About),
+            (&Method::GET, None, _) if uri.path() == speed::PATH => Ok(Self::Speed(Direction::Down)),
+            (&Method::POST, None, _) if uri.path() == speed::PATH => Ok(Self::Speed(Direction::Up)),
             _ => Err(Failure::new(Kind::Unsupported, Side::Gateway, "a link does not take such requests")),
         }
     }

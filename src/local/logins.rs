@@ -67,6 +67,13 @@ impl Login {
     }
 }
 
+impl Login {
+    /// What proves it in HTTP's Basic scheme (RFC 7617 §2).
+    pub fn basic(&self) -> String {
+        STANDARD.encode(format!("{}:{}", self.name, self.password))
+    }
+}
+
 impl FromStr for Login {
     type Err = NotALogin;
 

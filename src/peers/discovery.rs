@@ -505,13 +505,13 @@ async fn hear_signer(ear: &Ear, lan: &Lan, group: GroupId, keys: &Keys, nonce: [
 }
 
 /// The link of the gateway that sent a datagram; the scope of a link-local address is kept.
-fn link_address(from: SocketAddr, port: u16) -> SocketAddr {
+pub(super) fn link_address(from: SocketAddr, port: u16) -> SocketAddr {
     let mut link = net::plain(from);
     link.set_port(port);
     link
 }
 
-fn random<const N: usize>() -> [u8; N] {
+pub(super) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     aws_lc_rs::rand::fill(&mut bytes).expect("the system gives random bytes");
     bytes

@@ -8,4 +8,5 @@ mod keyring;
 pub(crate) mod rate;
 pub mod remembered;
 pub mod selection;
+pub mod survey;
 pub mod uplink;

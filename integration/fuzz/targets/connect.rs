@@ -3,6 +3,7 @@
 use http::{Method, Uri};
 use laneway::failure::Kind;
 use laneway::link::server::Asked;
+use laneway::link::speed::Direction;
 use laneway::wire::masque;
 use laneway::wire::target::{Host, Target};
 
@@ -14,7 +15,8 @@ pub fn run(data: &[u8]) {
     datagrams(&method, &uri);
     match Asked::of(&method, &uri, None) {
         Ok(Asked::Udp(_)) => panic!("without its protocol"),
-        Ok(Asked::News | Asked::Name) => assert_eq!(method, Method::POST),
+        Ok(Asked::News | Asked::Name | Asked::Speed(Direction::Up)) => assert_eq!(method, Method::POST),
+        Ok(Asked::About | Asked::Speed(Direction::Down)) => assert_eq!(method, Method::GET),
         Ok(Asked::Tunnel(target)) => {
             assert!(method == Method::CONNECT && target.port != 0);
             if let Host::Name(name) = &target.host {

@@ -2,6 +2,7 @@
 
 mod associate;
 mod discovery;
+mod doctor;
 mod errors;
 pub(crate) mod failover;
 mod hostile;
@@ -14,6 +15,7 @@ mod proxy;
 mod replay;
 mod resume;
 mod revocation;
+mod speedtest;
 mod transfer;
 mod transparent;
 mod trust;
@@ -46,6 +48,8 @@ pub(crate) const ALL: &[&[Case]] = &[
     names::CASES,
     upstream::CASES,
     page::CASES,
+    doctor::CASES,
+    speedtest::CASES,
 ];
 
 /// What some topics need besides, and how a distribution calls it: without it their trials are ignored.
@@ -53,6 +57,7 @@ pub(crate) const NEEDED: &[(&str, &[&str])] = &[
     ("names::", &["unbound", "dnsmasq", "dig"]),
     ("led::questions", &["unbound", "dig"]),
     ("upstream::", &["squid", "danted"]),
+    ("doctor::clock", &["faketime"]),
 ];
 
 /// Where the web server is, as an app writes it.

@@ -1,6 +1,5 @@
 //! What an app does: a download through the proxy, with a progress bar.
 
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -8,13 +7,13 @@ use aws_lc_rs::digest;
 use bytes::BytesMut;
 use fast_socks5::client::{Config, Socks5Stream};
 use http::Method;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::commands::say;
+use crate::commands::{progress, say};
 use crate::problem::Problem;
 use crate::wire::http::{ResponseHead, head_end};
 
@@ -156,13 +155,8 @@ async fn read(stream: &mut TcpStream, buffer: &mut BytesMut) -> std::io::Result<
 
 /// A bar on a terminal; elsewhere one line.
 fn bar(size: u64, name: &str) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
+    if !progress::is_shown() {
         say(format_args!("  {name}: downloading {size} bytes …"));
-        return ProgressBar::with_draw_target(Some(size), ProgressDrawTarget::hidden());
     }
-    let plain = std::env::var_os("NO_COLOR").is_some();
-    let colours = if plain { "{bar:40}" } else { "{bar:40.cyan/blue}" };
-    let template = format!("  {{msg:<10}} {colours} {{bytes}}/{{total_bytes}} {{bytes_per_sec}} {{eta}}");
-    let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(size).with_style(style).with_message(name.to_owned())
+    progress::bytes(name, size)
 }

@@ -1,0 +1,289 @@
+//! One layer after the other is broken, and the doctor names that layer and what fixes it.
+
+use super::Case;
+use crate::lab::group::{Group, init, laneway};
+use crate::lab::process::Process;
+use crate::lab::{Host, Lab, wait_until};
+use serde_json::Value;
+use std::fs;
+use std::net::{TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+pub(super) const CASES: &[Case] = &[
+    ("doctor::finds_nothing_wrong_where_nothing_is", finds_nothing_wrong_where_nothing_is),
+    ("doctor::names_a_configuration_that_is_not_valid", names_a_configuration_that_is_not_valid),
+    ("doctor::names_a_machine_without_a_group", names_a_machine_without_a_group),
+    ("doctor::names_an_interface_without_broadcast", names_an_interface_without_broadcast),
+    ("doctor::names_the_program_that_holds_a_port", names_the_program_that_holds_a_port),
+    ("doctor::names_a_firewall_here_and_what_it_says_helps", names_a_firewall_here_and_what_it_says_helps),
+    ("doctor::tells_broadcast_from_unicast", tells_broadcast_from_unicast),
+    ("doctor::names_a_link_port_that_is_dropped", names_a_link_port_that_is_dropped),
+    ("doctor::names_a_gateway_without_its_uplink", names_a_gateway_without_its_uplink),
+    ("doctor::names_a_server_that_is_down", names_a_server_that_is_down),
+    ("doctor::names_variables_that_lead_elsewhere", names_variables_that_lead_elsewhere),
+    ("doctor::clock_that_is_wrong_is_named", clock_that_is_wrong_is_named),
+];
+
+/// What the doctor said, as JSON.
+struct Diagnosis {
+    code: i32,
+    text: String,
+    findings: Vec<Value>,
+}
+
+/// Asks the doctor on `host`.
+fn diagnose(host: &Host, options: &[&str]) -> Diagnosis {
+    let output = laneway(host, &[&["doctor", "--json"], options].concat());
+    let report: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("no report: {output}"));
+    let findings = report["findings"].as_array().unwrap().clone();
+    assert_eq!(report["ok"] == Value::Bool(true), output.code() == 0, "{output}");
+    Diagnosis { code: output.code(), text: format!("{findings:#?}"), findings }
+}
+
+impl Diagnosis {
+    /// The layers in which something has this verdict, each once.
+    fn layers(&self, verdict: &str) -> Vec<&str> {
+        let found = self.findings.iter().filter(|finding| finding["verdict"] == verdict);
+        let mut layers: Vec<_> = found.map(|finding| finding["layer"].as_str().unwrap()).collect();
+        layers.dedup();
+        layers
+    }
+
+    /// Fails unless this layer alone is wrong, those layers are skipped because of it, and each of these words is in what
+    /// is said of it.
+    #[track_caller]
+    fn blames(&self, layer: &str, skipped: &[&str], words: &[&str]) {
+        assert_eq!((self.code, self.layers("wrong")), (1, vec![layer]), "{}", self.text);
+        assert_eq!(self.layers("skipped"), skipped, "{}", self.text);
+        let said = self.said(layer);
+        for word in words {
+            assert!(said.contains(word), "no {word:?} in {said}");
+        }
+    }
+
+    /// All that is wrong in a layer.
+    fn said(&self, layer: &str) -> String {
+        let wrong =
+            self.findings.iter().filter(|finding| finding["verdict"] == "wrong" && finding["layer"] == layer);
+        wrong.map(ToString::to_string).collect()
+    }
+
+    /// The command that fixes what is wrong in a layer.
+    fn hint(&self, layer: &str) -> &str {
+        let wrong =
+            self.findings.iter().find(|finding| finding["verdict"] == "wrong" && finding["layer"] == layer);
+        wrong.unwrap_or_else(|| panic!("{layer} is not wrong: {}", self.text))["hint"].as_str().unwrap()
+    }
+}
+
+/// What rests on a group.
+const BEYOND: [&str; 5] = ["discovery", "link", "clock", "gateway", "request"];
+
+/// A server, a gateway to it, and a client without a node, whose apt knows no proxy of the machine that runs the trials.
+fn healthy(lab: &Lab) -> (Process, Host, Host, Group) {
+    let (g1, c1) = (lab.gateway("g1"), lab.client("c1"));
+    let origin = lab.origin();
+    let group = lab.group(&[&g1, &c1], &[]);
+    for host in [&g1, &c1] {
+        shield(lab, host);
+    }
+    (origin, g1, c1, group)
+}
+
+fn shield(lab: &Lab, host: &Host) {
+    let nothing = "Dir::Etc::main \"/nonexistent\";\nDir::Etc::parts \"/nonexistent\";\n";
+    host.set("APT_CONFIG", lab.write(&format!("{}.apt", host.name), nothing).to_str().unwrap());
+}
+
+fn finds_nothing_wrong_where_nothing_is(lab: &Lab) {
+    let (_origin, g1, c1, group) = healthy(lab);
+    for with_node in [false, true] {
+        let _node = with_node.then(|| group.client(&c1, &[]));
+        let said = laneway(&c1, &["doctor"]).success().text();
+        let wanted = [
+            "configuration",
+            "group",
+            "interfaces",
+            "ports",
+            "discovery",
+            "link",
+            "clock",
+            "gateway",
+            "request",
+        ];
+        for layer in wanted {
+            assert!(said.contains(&format!("ok       {layer} ")), "{layer} in {said}");
+        }
+        assert!(said.contains("10.88.0.100:80") && said.contains("it answers HTTP/1.1 "), "{said}");
+        assert!(said.contains(if with_node { "through the node on" } else { "over a link to" }), "{said}");
+        assert!(!said.contains('\x1b'), "colours into a pipe");
+    }
+    // A login that the configuration has is used, and without it nothing is thought of what cannot be asked.
+    let logins = c1.directory().join("logins");
+    fs::write(&logins, "ann:secret\n").unwrap();
+    fs::set_permissions(&logins, fs::Permissions::from_mode(0o600)).unwrap();
+    let _node = group.client(&c1, &["--proxy-logins", logins.to_str().unwrap()]);
+    let diagnosis = diagnose(&c1, &[]);
+    assert_eq!((diagnosis.code, diagnosis.layers("skipped")), (0, vec!["request"]), "{}", diagnosis.text);
+    c1.set("LANEWAY_PROXY_LOGINS", logins.to_str().unwrap());
+    let diagnosis = diagnose(&c1, &[]);
+    assert_eq!((diagnosis.code, diagnosis.layers("skipped").len()), (0, 0), "{}", diagnosis.text);
+    // The only gateway has nobody else, and needs nobody.
+    let diagnosis = diagnose(&g1, &[]);
+    assert_eq!(diagnosis.code, 0, "{}", diagnosis.text);
+    assert!(diagnosis.layers("ok").contains(&"request"), "{}", diagnosis.text);
+    // Cut off from its server, it says so itself.
+    g1.ip("link set out down");
+    wait_until("the gateway to withdraw", || {
+        laneway(&g1, &["status", "--json"]).text().contains("\"reach\":\"unreachable\"")
+    });
+    diagnose(&g1, &[]).blames(
+        "gateway",
+        &["link", "clock", "request"],
+        &["10.88.0.100:80", "bring the uplink up"],
+    );
+}
+
+fn names_a_configuration_that_is_not_valid(lab: &Lab) {
+    let c1 = lab.client("c1");
+    shield(lab, &c1);
+    let file = lab.write("laneway.toml", "hold = 1\nrolle = 'client'\n");
+    let diagnosis = diagnose(&c1, &["--config", file.to_str().unwrap()]);
+    let skipped = [&["group", "interfaces", "ports"], &BEYOND[..]].concat();
+    diagnosis.blames("configuration", &skipped, &["line 2", "rolle"]);
+    c1.set("LANEWAY_HOLD", "soon");
+    diagnose(&c1, &[]).blames("configuration", &skipped, &["LANEWAY_", "--hold", "soon"]);
+}
+
+fn names_a_machine_without_a_group(lab: &Lab) {
+    let c1 = lab.client("c1");
+    shield(lab, &c1);
+    diagnose(&c1, &[]).blames("group", &BEYOND, &["in no group", "laneway init"]);
+}
+
+fn names_an_interface_without_broadcast(lab: &Lab) {
+    let c1 = lab.client("c1");
+    init(&c1);
+    shield(lab, &c1);
+    c1.ip("address flush dev lan");
+    c1.ip("address add 10.77.0.11/32 dev lan");
+    let diagnosis = diagnose(&c1, &[]);
+    diagnosis.blames("interfaces", &BEYOND, &["lan has 10.77.0.11/32", "broadcast + dev lan"]);
+}
+
+fn names_the_program_that_holds_a_port(lab: &Lab) {
+    let (_origin, _g1, c1, _group) = healthy(lab);
+    let own = format!("(process {})", std::process::id());
+    let tcp = c1.inside(|| TcpListener::bind("127.0.0.1:1080")).unwrap();
+    diagnose(&c1, &[]).blames("ports", &[], &["TCP 127.0.0.1:1080", &own, "--proxy"]);
+    drop(tcp);
+    let _udp = c1.inside(|| UdpSocket::bind("10.77.0.11:7420")).unwrap();
+    diagnose(&c1, &[]).blames("ports", &[], &["UDP 10.77.0.11:7420", &own, "--discovery-port"]);
+}
+
+fn names_a_firewall_here_and_what_it_says_helps(lab: &Lab) {
+    let (_origin, _g1, c1, _group) = healthy(lab);
+    c1.filter("udp dport 7420 drop");
+    let diagnosis = diagnose(&c1, &[]);
+    let fix = "nft insert rule inet trial input udp dport 7420 accept";
+    diagnosis.blames("discovery", &[], &["firewall of this machine", "nftables (inet trial input)", fix]);
+    let mut shell = c1.command("sh");
+    shell.args(["-c", diagnosis.hint("discovery")]);
+    c1.output(shell).success();
+    assert_eq!(diagnose(&c1, &[]).code, 0);
+}
+
+fn tells_broadcast_from_unicast(lab: &Lab) {
+    let (_origin, g1, c1, group) = healthy(lab);
+    g1.filter("ip daddr 10.77.0.255 udp dport 7420 drop");
+    let fix = "on 10.77.0.21: 'ufw allow 7420/udp'";
+    diagnose(&c1, &[]).blames("discovery", &[], &["answers unicast, and no broadcast", fix]);
+    g1.filter("ip daddr 10.77.0.21 udp dport 7420 drop");
+    diagnose(&c1, &[]).blames("discovery", &[], &["answers broadcast, and no unicast", fix]);
+    g1.filter("");
+    // A node that runs behind a firewall which lets its port in is heard, though the doctor itself is not answered.
+    c1.filter("ct state established accept\nudp dport 7420 accept\nudp dport != 53 drop");
+    let _node = group.client(&c1, &[]);
+    let diagnosis = diagnose(&c1, &[]);
+    assert_eq!(diagnosis.code, 0, "{}", diagnosis.text);
+}
+
+fn names_a_link_port_that_is_dropped(lab: &Lab) {
+    let (_origin, g1, c1, _group) = healthy(lab);
+    g1.filter("tcp dport 7420 drop");
+    let diagnosis = diagnose(&c1, &[]);
+    diagnosis.blames(
+        "link",
+        &["clock", "gateway", "request"],
+        &["10.77.0.21:7420", "on 10.77.0.21: 'ufw allow 7420/tcp'"],
+    );
+    g1.filter("tcp dport 7420 reject with tcp reset");
+    let diagnosis = diagnose(&c1, &[]);
+    diagnosis.blames(
+        "link",
+        &["clock", "gateway", "request"],
+        &["refused", "on 10.77.0.21: start 'laneway up'"],
+    );
+}
+
+fn names_a_gateway_without_its_uplink(lab: &Lab) {
+    let (_origin, g1, c1, _group) = healthy(lab);
+    g1.ip("link set out down");
+    let diagnosis = withdrawn(&c1);
+    diagnosis.blames(
+        "gateway",
+        &["request"],
+        &["on 10.77.0.21: bring the uplink up", "ip route get 10.88.0.100"],
+    );
+}
+
+fn names_a_server_that_is_down(lab: &Lab) {
+    let (origin, _g1, c1, _group) = healthy(lab);
+    drop(origin);
+    withdrawn(&c1).blames(
+        "gateway",
+        &["request"],
+        &["refused", "on 10.88.0.100: start what should listen on port 80"],
+    );
+}
+
+/// The diagnosis once the gateway has found out itself.
+fn withdrawn(client: &Host) -> Diagnosis {
+    wait_until("the gateway to withdraw", || laneway(client, &["discover"]).text().contains("withdrawn"));
+    diagnose(client, &[])
+}
+
+fn names_variables_that_lead_elsewhere(lab: &Lab) {
+    let (_origin, _g1, c1, _group) = healthy(lab);
+    c1.set("http_proxy", "http://127.0.0.1:1080");
+    assert_eq!(diagnose(&c1, &[]).code, 0);
+    c1.set("HTTP_PROXY", "http://10.9.9.9:3128");
+    diagnose(&c1, &[]).blames("environment", &[], &["HTTP_PROXY is http://10.9.9.9:3128", "laneway env"]);
+    c1.set("HTTP_PROXY", "");
+    c1.set("no_proxy", "localhost,10.88.0.0/16");
+    diagnose(&c1, &[]).blames("environment", &[], &["no_proxy hides 10.88.0.100:80", "export no_proxy="]);
+    c1.set("no_proxy", "localhost");
+    let elsewhere = "Dir::Etc::main \"/nonexistent\";\nDir::Etc::parts \"/nonexistent\";\nAcquire::http::Proxy \"http://10.9.9.9:3128\";\n";
+    c1.set("APT_CONFIG", lab.write("elsewhere.apt", elsewhere).to_str().unwrap());
+    if crate::lab::isolate::find("apt-config").is_some() {
+        diagnose(&c1, &[]).blames(
+            "environment",
+            &[],
+            &["apt uses http://10.9.9.9:3128", "laneway apt-proxy"],
+        );
+    }
+}
+
+fn clock_that_is_wrong_is_named(lab: &Lab) {
+    let (_origin, _g1, c1, _group) = healthy(lab);
+    let library = |directory: fs::DirEntry| directory.path().join("faketime/libfaketime.so.1");
+    let libraries = fs::read_dir("/usr/lib").unwrap().flatten().map(library);
+    let library: PathBuf =
+        libraries.into_iter().find(|library| library.exists()).expect("faketime has its library");
+    c1.set("LD_PRELOAD", library.to_str().unwrap());
+    c1.set("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    c1.set("FAKETIME", "-1h");
+    diagnose(&c1, &[]).blames("clock", &[], &["s behind that of", "timedatectl set-ntp true"]);
+}

@@ -1,0 +1,290 @@
+//! The links to gateways, and what each says of itself over its own: its clock, and whether it reaches a server.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use futures_util::future::join_all;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+
+use super::firewall::{Firewall, opens_elsewhere};
+use super::report::{Finding, Layer};
+use crate::failure::{Failure, Kind};
+use crate::link::about::{self, About};
+use crate::link::client::{DialError, Link};
+use crate::link::tls;
+use crate::trust::board::Board;
+use crate::trust::clock::CLOCK_FLOOR;
+use crate::trust::group::Group;
+use crate::wire::id::NodeId;
+use crate::wire::target::Target;
+
+/// How many gateways are linked with.
+const MOST: usize = 16;
+/// How long a gateway that leaves a handshake unanswered may take to accept a connection at all.
+const ACCEPT: Duration = Duration::from_secs(1);
+/// How many round trips the median is of.
+const ROUND_TRIPS: usize = 5;
+/// Clocks that differ by less are the same, in milliseconds.
+const SAME_TIME: i128 = 60_000;
+
+/// A gateway that a link was made to.
+pub(super) struct Linked {
+    pub(super) link: Link,
+    /// What it says of itself; none of one that is too old to.
+    pub(super) about: Option<About>,
+    /// How far its clock is ahead of this machine's, in milliseconds.
+    ahead: Option<i128>,
+    round_trip: Option<Duration>,
+}
+
+impl Linked {
+    fn name(&self) -> String {
+        format!("{} at {}", self.link.gateway.id.short(), self.link.address)
+    }
+
+    /// Whether it says that it reaches a server.
+    pub(super) fn reach(&self) -> Option<&str> {
+        self.about.as_ref()?.reach.as_deref()
+    }
+}
+
+/// Makes a link to each of these, and says how that went.
+pub(super) async fn link(
+    group: &Group,
+    gateways: &BTreeMap<SocketAddr, Option<NodeId>>,
+    firewall: Option<&Firewall>,
+    found: &mut Vec<Finding>,
+) -> Vec<Linked> {
+    let config = match tls::link_client(group) {
+        Ok(config) => config,
+        Err(error) => {
+            let finding =
+                Finding::wrong(Layer::Link, "this machine cannot make links").because(error.to_string());
+            found.push(finding.hint("move the state directory away and join the group again"));
+            return Vec::new();
+        }
+    };
+    let board = Board::new(group.clone());
+    let tasks = TaskTracker::new();
+    let dials = gateways.iter().take(MOST).map(|(&address, &id)| {
+        let (config, board, tasks) = (Arc::clone(&config), board.clone(), tasks.clone());
+        async move {
+            let link =
+                Link::dial(address, id, config, board, &tasks).await.map_err(|error| (address, error))?;
+            Ok::<_, (SocketAddr, DialError)>(ask(link).await)
+        }
+    });
+    let mut linked = Vec::new();
+    for dialled in join_all(dials).await {
+        match dialled {
+            // This machine's own node is no gateway of its own.
+            Ok(gateway) if gateway.link.gateway.id == group.node.id => {}
+            Ok(gateway) => {
+                let far = gateway.round_trip.map_or_else(String::new, |time| {
+                    format!(", round trip {:.2} ms", time.as_secs_f64() * 1000.0)
+                });
+                let what = format!("{}: TLS 1.3, both sides proved{far}", gateway.name());
+                found.push(Finding::ok(Layer::Link, what));
+                linked.push(gateway);
+            }
+            Err((address, error)) => found.push(not_linked(address, error, firewall).await),
+        }
+    }
+    linked
+}
+
+async fn ask(link: Link) -> Linked {
+    let mut times = Vec::new();
+    let (mut about, mut ahead) = (None, None);
+    for _ in 0..ROUND_TRIPS {
+        let start = Instant::now();
+        let Ok(told) = about::ask(&link).await else { break };
+        let took = start.elapsed();
+        times.push(took);
+        // It looked at its clock about half way.
+        let here = now_millis() - i128::try_from(took.as_millis() / 2).unwrap_or_default();
+        ahead = Some(i128::from(told.clock) - here);
+        about = Some(told);
+    }
+    times.sort();
+    let round_trip = times.get(times.len() / 2).copied();
+    Linked { link, about, ahead, round_trip }
+}
+
+fn now_millis() -> i128 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i128::try_from(since.as_millis()).unwrap_or_default()
+}
+
+async fn not_linked(address: SocketAddr, error: DialError, firewall: Option<&Firewall>) -> Finding {
+    let (ip, port) = (address.ip(), address.port());
+    let finding = Finding::wrong(Layer::Link, format!("no link to {address}")).because(error.to_string());
+    let filtered = |finding: Finding| match firewall.filter(|firewall| firewall.judges_output()) {
+        Some(firewall) => finding
+            .because(format!("the firewall of this machine, {}, may not let it out", firewall.name()))
+            .hint(firewall.opens(port, "tcp")),
+        None => finding
+            .because(format!("a firewall on {ip}, or what is in between, drops TCP port {port}"))
+            .hint(format!("on {ip}: {}", opens_elsewhere(port, "tcp"))),
+    };
+    match error {
+        DialError::Late(_) => match timeout(ACCEPT, TcpStream::connect(address)).await {
+            Ok(Ok(_)) => finding
+                .because("it accepts connections and says nothing: the laneway there hangs")
+                .hint(format!("on {ip}: restart laneway")),
+            _ => filtered(finding),
+        },
+        DialError::Connect(_, error) => {
+            let finding = finding.because(error.to_string());
+            match error.kind() {
+                io::ErrorKind::ConnectionRefused => {
+                    finding.hint(format!("on {ip}: start 'laneway up', with its links on port {port}"))
+                }
+                io::ErrorKind::TimedOut | io::ErrorKind::PermissionDenied => filtered(finding),
+                _ => finding.hint(format!("'ip route get {ip}' and 'ping {ip}' show whether there is a way")),
+            }
+        }
+        DialError::Cut(..) => finding.hint(format!("on {ip}: the log of laneway says why")),
+        DialError::Trust(..) | DialError::Certificate(..) | DialError::Refused(..) => finding.hint(format!(
+            "on {ip}: 'laneway members' lists who is in its group; to be in it, move the state directory here away and \
+             join with a code of 'laneway invite' there"
+        )),
+        DialError::Protocol(..) => finding.hint(format!("on {ip}: what listens on port {port} is to be laneway, of this version")),
+    }
+}
+
+/// Whether this machine and the gateways have the same time.
+pub(super) fn clocks(linked: &[Linked], found: &mut Vec<Finding>) {
+    const SET: &str = "'timedatectl set-ntp true' where there is a time server, else 'date --utc --set=…'";
+    if now_millis() < i128::try_from(CLOCK_FLOOR.as_millis()).unwrap_or_default() {
+        let what = "this machine's clock shows a time before this program was made";
+        found.push(Finding::wrong(Layer::Clock, what).hint(format!("set it: {SET}")));
+        return;
+    }
+    let compared: Vec<_> =
+        linked.iter().filter_map(|gateway| Some((gateway.name(), gateway.ahead?))).collect();
+    found.extend(compare(&compared, SET));
+}
+
+fn compare(gateways: &[(String, i128)], set: &str) -> Vec<Finding> {
+    if gateways.is_empty() {
+        return vec![Finding::skipped(
+            Layer::Clock,
+            "there is no gateway to compare this machine's clock with",
+        )];
+    }
+    let wrong: Vec<_> = gateways.iter().filter(|(_, ahead)| ahead.abs() > SAME_TIME).collect();
+    if wrong.is_empty() {
+        let worst = gateways.iter().map(|(_, ahead)| ahead.abs()).max().unwrap_or_default();
+        let seconds = worst as f64 / 1000.0;
+        let what = format!("the clocks of this machine and of its gateways are {seconds:.1} s apart at most");
+        return vec![Finding::ok(Layer::Clock, what)];
+    }
+    // One that is alone among several is the one that is wrong.
+    let mine = gateways.len() > 1 && wrong.len() == gateways.len();
+    let which = if mine { "on this machine" } else { "on the one of the two that is wrong" };
+    let found = wrong.into_iter().map(|(name, ahead)| {
+        let (seconds, way) = (ahead.abs() / 1000, if *ahead > 0 { "behind" } else { "ahead of" });
+        Finding::wrong(Layer::Clock, format!("this machine's clock is {seconds} s {way} that of {name}"))
+            .because("links do not mind, but join codes, HTTPS servers and logs do")
+            .hint(format!("{which}: {set}"))
+    });
+    found.collect()
+}
+
+/// What each gateway's own probe of the servers says, and why if that is nothing good. True when one may be of use.
+pub(super) async fn reach(linked: &[Linked], servers: &[Target], found: &mut Vec<Finding>) -> bool {
+    let mut useful = false;
+    for gateway in linked {
+        let name = gateway.name();
+        match gateway.reach() {
+            Some("reachable") => {
+                let told = gateway.about.as_ref().map(|about| about.servers.join(", ")).unwrap_or_default();
+                found.push(Finding::ok(Layer::Gateway, format!("{name} reaches a server: {told}")));
+                useful = true;
+            }
+            Some("unreachable") => found.push(cut_off(gateway, servers).await),
+            Some(_) => {
+                let what = format!("{name} has no --server to probe: it takes any destination");
+                found.push(Finding::ok(Layer::Gateway, what));
+                useful = true;
+            }
+            None => {
+                let what = format!("{name} does not say whether it reaches a server");
+                found.push(Finding::skipped(Layer::Gateway, what));
+                useful = true;
+            }
+        }
+    }
+    useful
+}
+
+/// A gateway whose probe fails is asked for the server all the same: it says why.
+async fn cut_off(gateway: &Linked, servers: &[Target]) -> Finding {
+    let (name, ip) = (gateway.name(), gateway.link.address.ip());
+    let mut finding = Finding::wrong(Layer::Gateway, format!("{name} does not reach its servers"));
+    let told = gateway.about.iter().flat_map(|about| &about.servers).filter_map(|server| server.parse().ok());
+    let Some(server) = told.chain(servers.iter().cloned()).next() else {
+        return finding.hint(format!("on {ip}: 'laneway doctor'"));
+    };
+    match gateway.link.open(&server, 0, bytes::Bytes::new()).await {
+        Ok(_) => {
+            finding.because(format!("it reaches {server} now, and will say so in a moment")).hint("try again")
+        }
+        Err(failure) => {
+            finding = finding.because(failure.sentence.clone());
+            finding.hint(fix(&failure, &server, Some(&ip.to_string())))
+        }
+    }
+}
+
+/// What to do about a connection to `server` that failed, from the gateway `on` or this machine.
+pub(super) fn fix(failure: &Failure, server: &Target, on: Option<&str>) -> String {
+    let on = on.map_or_else(|| "here".to_owned(), |ip| format!("on {ip}"));
+    let host = &server.to_string();
+    let host = host.rsplit_once(':').map_or(host.as_str(), |(host, _)| host.trim_matches(['[', ']']));
+    match failure.kind {
+        Kind::Refused => {
+            format!("on {host}: start what should listen on port {}; 'ss -ltn' shows what does", server.port)
+        }
+        Kind::NameNotFound | Kind::DnsTimeout => {
+            format!("{on}: 'getent hosts {host}' has to find it: /etc/resolv.conf, or a line in /etc/hosts")
+        }
+        Kind::NameForbidden | Kind::AddressForbidden => {
+            format!("{on}: 'laneway up --server {server}' (or --allow) lets it pass")
+        }
+        Kind::NetworkUnreachable | Kind::HostUnreachable | Kind::ConnectTimeout => format!(
+            "{on}: bring the uplink up: 'ip -brief address' shows the interfaces, 'ip route get {host}' the way"
+        ),
+        Kind::LimitReached => {
+            format!("{on}: raise --client-tunnels or --client-opens, or use fewer connections")
+        }
+        _ => format!("{on}: the log of laneway says more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::Verdict;
+    use super::*;
+
+    #[test]
+    fn a_clock_is_judged_by_those_of_the_others() {
+        let gateways =
+            |ahead: &[i128]| ahead.iter().map(|ahead| ("g".to_owned(), *ahead)).collect::<Vec<_>>();
+        assert_eq!(compare(&[], "")[0].verdict, Verdict::Skipped);
+        assert_eq!(compare(&gateways(&[-900, 59_000]), "")[0].verdict, Verdict::Ok);
+        let one = compare(&gateways(&[3_600_000, 10]), "ntp");
+        assert_eq!(one.len(), 1);
+        assert_eq!(one[0].what, "this machine's clock is 3600 s behind that of g");
+        assert_eq!(one[0].hint.as_deref(), Some("on the one of the two that is wrong: ntp"));
+        let all = compare(&gateways(&[-3_600_000, -3_600_010]), "ntp");
+        assert_eq!(all.len(), 2);
+        assert!(all[0].what.contains("ahead of") && all[0].hint.as_deref() == Some("on this machine: ntp"));
+    }
+}

@@ -1,0 +1,207 @@
+//! The layers of this machine alone: its configuration, its group, its networks, its ports.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use super::holder::{self, Protocol};
+use super::report::{Finding, Layer};
+use crate::commands::ask;
+use crate::config::{Config, PORT, Role};
+use crate::local::endpoint::Endpoint;
+use crate::net::{self, Ear, Lan};
+use crate::problem::Problem;
+use crate::telemetry::snapshot::Snapshot;
+use crate::trust::group::{self, Group};
+use crate::trust::state::StateDir;
+
+/// How long something that listens here may take to accept.
+const ACCEPT: Duration = Duration::from_secs(2);
+
+/// The node that runs here.
+pub(super) struct Node {
+    /// Where its local port is reached.
+    pub(super) proxy: SocketAddr,
+    /// What it sees.
+    pub(super) seen: Snapshot,
+}
+
+/// The membership of this machine.
+pub(super) fn group(state: Result<&StateDir, Problem>, found: &mut Vec<Finding>) -> Option<Group> {
+    let group = match state.and_then(crate::app::group) {
+        Ok(group) => group,
+        Err(problem) => {
+            found.push(Finding::problem(Layer::Group, problem));
+            return None;
+        }
+    };
+    let node = &group.node;
+    if group.news.revokes(node.id) {
+        found.push(
+            Finding::wrong(Layer::Group, format!("this machine was removed from the group {}", group.name)).hint(
+                "move the state directory away and join again with a code of 'laneway invite' from the first machine",
+            ),
+        );
+        return None;
+    }
+    let role = match node.role {
+        group::Role::Gateway => "may be a gateway",
+        group::Role::Client => "is a client only",
+    };
+    found.push(Finding::ok(
+        Layer::Group,
+        format!(
+            "{}: this machine is {} ({}), its certificate is valid, it {role}",
+            group.name,
+            node.name,
+            node.id.short()
+        ),
+    ));
+    Some(group)
+}
+
+/// Whether this node is told to be what its certificate does not permit.
+pub(super) fn role(config: &Config, group: &Group, found: &mut Vec<Finding>) {
+    if config.role == Role::Gateway && group.node.role == group::Role::Client {
+        found.push(
+            Finding::wrong(Layer::Group, "--role gateway: this machine was admitted as a client only")
+                .hint("join again with a code of 'laneway invite' without --client-only"),
+        );
+    }
+}
+
+/// The networks to discover on.
+pub(super) fn interfaces(config: &Config, found: &mut Vec<Finding>) -> Vec<Lan> {
+    let lans = match net::lans(&config.lans) {
+        Ok(lans) => lans,
+        Err(error) => {
+            let problem = Problem::new("this machine's interfaces cannot be listed").because(error);
+            found.push(Finding::problem(Layer::Interfaces, problem));
+            return Vec::new();
+        }
+    };
+    for lan in &lans {
+        let everybody = lan.everybody(config.discovery_port);
+        found.push(Finding::ok(
+            Layer::Interfaces,
+            format!("{}: {}, everybody there is {}", lan.interface, lan.net, everybody.ip()),
+        ));
+    }
+    if lans.is_empty() {
+        found.push(no_lan(config));
+    }
+    lans
+}
+
+fn no_lan(config: &Config) -> Finding {
+    if !config.gateways.is_empty() {
+        let what = "no network to discover on; the gateways of --gateway are used";
+        return Finding::skipped(Layer::Interfaces, what);
+    }
+    let mut finding =
+        Finding::wrong(Layer::Interfaces, "there is no network on which gateways can be asked for");
+    let silent = net::without_broadcast().unwrap_or_default();
+    for (interface, net) in &silent {
+        finding = finding.because(format!("{interface} has {net}, where nobody can be reached by broadcast"));
+    }
+    let up = net::lans(&[]).map_or(0, |lans| lans.len());
+    match silent.first() {
+        _ if up > 0 => finding.hint(format!("--lan names none of the {up} addresses that are up: 'ip addr' shows them")),
+        Some((interface, net)) => finding.hint(format!(
+            "if that is a LAN, give it the LAN's prefix, like 'ip addr add {}/24 broadcast + dev {interface}'; else name \
+             the gateway: 'laneway up --gateway HOST:{PORT}'",
+            net.addr()
+        )),
+        None => finding.hint("bring up an interface that has an address: 'ip addr' shows them"),
+    }
+}
+
+/// The local ports: a node that runs, or what is in its place.
+pub(super) fn ports(
+    config: &Config,
+    lans: &[Lan],
+    may_serve: bool,
+    found: &mut Vec<Finding>,
+) -> Option<Node> {
+    let mut node = None;
+    for endpoint in &config.proxy {
+        let Endpoint::Tcp(address) = endpoint else { continue };
+        let (finding, running) = proxy_port(reachable(*address));
+        found.push(finding);
+        node = node.or(running);
+    }
+    if node.is_some() {
+        return node;
+    }
+    for lan in lans {
+        if let Err(error) = Ear::unicast(lan, config.discovery_port)
+            && error.kind() == io::ErrorKind::AddrInUse
+        {
+            found.push(taken(
+                Protocol::Udp,
+                lan.own(config.discovery_port),
+                "--discovery-port N, the same on all machines,",
+            ));
+        }
+    }
+    if may_serve {
+        let address = config.link.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], PORT)));
+        if address.port() != 0
+            && TcpListener::bind(address).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+        {
+            found.push(taken(Protocol::Tcp, address, "--link ADDR:PORT"));
+        }
+    }
+    None
+}
+
+/// Where a listening address is reached from here.
+pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+fn proxy_port(address: SocketAddr) -> (Finding, Option<Node>) {
+    if TcpStream::connect_timeout(&address, ACCEPT).is_err() {
+        let finding = match TcpListener::bind(address) {
+            Ok(_) => Finding::ok(
+                Layer::Ports,
+                format!("{address} is free: no node runs here, 'laneway up' starts one"),
+            ),
+            Err(error) => Finding::wrong(Layer::Ports, format!("the local proxy cannot listen on {address}"))
+                .because(error.to_string())
+                .hint("name an address of this machine: 'laneway up --proxy 127.0.0.1:1080'"),
+        };
+        return (finding, None);
+    }
+    match ask::snapshot(address) {
+        Ok(seen) => {
+            let what = format!("{address}: the node {} runs here", seen.node.name);
+            (Finding::ok(Layer::Ports, what), Some(Node { proxy: address, seen }))
+        }
+        Err(_) => (taken(Protocol::Tcp, address, "--proxy ADDR:PORT"), None),
+    }
+}
+
+fn taken(protocol: Protocol, address: SocketAddr, other: &str) -> Finding {
+    let name = match protocol {
+        Protocol::Tcp => "TCP",
+        Protocol::Udp => "UDP",
+    };
+    let holder = holder::of(protocol, address);
+    let why =
+        holder.clone().unwrap_or_else(|| "another program, which only root can see: 'ss -lntup'".into());
+    let hint: String = match &holder {
+        Some(holder) if holder.starts_with("laneway ") => {
+            "a node runs here with another local port: name it with 'laneway doctor --proxy ADDR:PORT'".into()
+        }
+        Some(_) => format!("stop that program, or choose another port: 'laneway up {other}'"),
+        None => format!("choose another port: 'laneway up {other}'"),
+    };
+    let what = format!("{name} {address} is held by something that is not this machine's laneway node");
+    Finding::wrong(Layer::Ports, what).because(format!("it is {why}")).hint(hint)
+}

@@ -1,0 +1,197 @@
+//! `laneway speedtest`: how far away each gateway is, and how fast the link to it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tokio_util::task::TaskTracker;
+
+use super::{progress, say};
+use crate::app;
+use crate::config::PORT;
+use crate::failure::Failure;
+use crate::link::client::Link;
+use crate::link::speed::{self, Direction, Measured};
+use crate::link::{about, tls};
+use crate::peers::{remembered, survey};
+use crate::problem::Problem;
+use crate::trust::board::Board;
+use crate::trust::group::Group;
+use crate::trust::state::StateDir;
+use crate::wire::id::NodeId;
+use crate::wire::target::Target;
+
+/// How long the LAN is looked at.
+const LOOK: Duration = Duration::from_millis(1200);
+/// How many round trips the median is of.
+const ROUND_TRIPS: usize = 15;
+
+/// `laneway speedtest`
+#[derive(Debug, clap::Args)]
+pub struct Speedtest {
+    /// Measure this gateway and no other; repeatable [default: every gateway that answers on the LAN]
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    gateway: Vec<Target>,
+    /// How long each direction is measured, in seconds, from 1 to 60
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=60))]
+    seconds: u64,
+    /// Print the results as one line of JSON: rates in bytes a second, times in seconds
+    #[arg(long)]
+    json: bool,
+    /// The UDP port of discovery
+    #[arg(long, env = "LANEWAY_DISCOVERY_PORT", value_name = "PORT", default_value_t = PORT)]
+    discovery_port: u16,
+    /// An interface or a local address to ask on; repeatable [default: all but loopback]
+    #[arg(long, env = "LANEWAY_LAN", value_name = "NAME|ADDR", value_delimiter = ',')]
+    lan: Vec<String>,
+}
+
+/// What was measured of one gateway.
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    /// The first digits of its id; none where nothing is known of it but an address.
+    id: Option<String>,
+    /// Where it accepts links.
+    address: String,
+    /// The median round trip of a small request, in seconds.
+    round_trip: Option<f64>,
+    /// Bytes a second from the gateway.
+    down: Option<f64>,
+    /// Bytes a second to the gateway.
+    up: Option<f64>,
+    /// What went wrong.
+    error: Option<String>,
+}
+
+impl Speedtest {
+    /// Measures one gateway after the other, and prints.
+    ///
+    /// # Errors
+    /// When there is no gateway, or one could not be measured.
+    pub async fn run(self, state: StateDir) -> Result<(), Problem> {
+        let group = app::group(&state)?;
+        let gateways = self.gateways(&group, &state).await?;
+        let mut reports = Vec::new();
+        for (address, id) in gateways {
+            let mut report =
+                Report { id: id.map(|id| id.short()), address: address.to_string(), ..Report::default() };
+            if let Err(problem) = self.measure(&group, address, id, &mut report).await {
+                self.say(format_args!("  failed      {problem}"));
+                report.error = Some(problem);
+            }
+            reports.push(report);
+        }
+        if self.json {
+            let line = serde_json::to_string(&reports);
+            say(line.map_err(|error| Problem::new("the results cannot be written").because(error))?);
+        }
+        match reports.iter().filter(|report| report.error.is_some()).count() {
+            0 => Ok(()),
+            failed => Err(Problem::new(format!("{failed} of {} gateways were not measured", reports.len()))
+                .hint("'laneway doctor' finds out what is wrong")),
+        }
+    }
+
+    /// Those that were named, or that answer; never this machine itself.
+    async fn gateways(
+        &self,
+        group: &Group,
+        state: &StateDir,
+    ) -> Result<BTreeMap<SocketAddr, Option<NodeId>>, Problem> {
+        let mut found = BTreeMap::new();
+        for gateway in &self.gateway {
+            let addresses = tokio::net::lookup_host(gateway.to_string()).await.map_err(|error| {
+                Problem::new(format!("the gateway {gateway} has no address")).because(error)
+            })?;
+            found.extend(addresses.map(|address| (address, None)));
+        }
+        if !self.gateway.is_empty() {
+            return Ok(found);
+        }
+        let _waiting = progress::waiting("asking the LAN for gateways");
+        let options = survey::Options {
+            group: group.clone().into(),
+            port: self.discovery_port,
+            lans: self.lan.clone(),
+            known: remembered::load(state),
+            time: LOOK,
+        };
+        let survey = survey::look(options).await;
+        let survey = survey.map_err(|error| Problem::new("the LAN cannot be asked").because(error))?;
+        found.extend(survey.links().into_iter().map(|(link, id)| (link, Some(id))));
+        if found.is_empty() {
+            return Err(Problem::new("no gateway of this group answers on the LAN").hint(format!(
+                "'laneway doctor' finds out why; behind a router, name it: 'laneway speedtest --gateway HOST:{PORT}'"
+            )));
+        }
+        Ok(found)
+    }
+
+    async fn measure(
+        &self,
+        group: &Group,
+        address: SocketAddr,
+        id: Option<NodeId>,
+        report: &mut Report,
+    ) -> Result<(), String> {
+        let board = Board::new(group.clone());
+        let config = tls::link_client(group).map_err(|error| error.to_string())?;
+        let tasks = TaskTracker::new();
+        self.say(format_args!("gateway {} {address}", report.id.as_deref().unwrap_or("(by address)")));
+        let link = Link::dial(address, id, config, board, &tasks).await.map_err(|error| error.to_string())?;
+        report.id = Some(link.gateway.id.short());
+        let told = |failure: Failure| failure.sentence;
+        let round_trip = round_trip(&link).await.map_err(told)?;
+        report.round_trip = Some(round_trip.as_secs_f64());
+        let millis = round_trip.as_secs_f64() * 1000.0;
+        self.say(format_args!("  round trip  {millis:.2} ms, the median of {ROUND_TRIPS}"));
+        report.down = Some(self.rate(&link, "down", Direction::Down).await.map_err(told)?);
+        report.up = Some(self.rate(&link, "up", Direction::Up).await.map_err(told)?);
+        link.retire();
+        Ok(())
+    }
+
+    async fn rate(&self, link: &Link, name: &str, direction: Direction) -> Result<f64, Failure> {
+        let time = Duration::from_secs(self.seconds);
+        let bar = progress::time(name, time);
+        let start = Instant::now();
+        let measured = speed::measure(link, direction, time, |bytes| {
+            let took = start.elapsed();
+            bar.set_position(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+            bar.set_prefix(megabits(Measured { bytes, took }.rate()));
+        });
+        let measured = measured.await;
+        bar.finish_and_clear();
+        let measured = measured?;
+        self.say(format_args!(
+            "  {name:<10}  {}, {:.1} MB in {:.2} s",
+            megabits(measured.rate()),
+            measured.bytes as f64 / 1e6,
+            measured.took.as_secs_f64()
+        ));
+        Ok(measured.rate())
+    }
+
+    fn say(&self, text: impl std::fmt::Display) {
+        if !self.json {
+            say(text);
+        }
+    }
+}
+
+/// The median round trip of a request that the gateway answers at once.
+async fn round_trip(link: &Link) -> Result<Duration, Failure> {
+    let mut times = Vec::new();
+    for _ in 0..ROUND_TRIPS {
+        let start = Instant::now();
+        about::ask(link).await?;
+        times.push(start.elapsed());
+    }
+    times.sort();
+    Ok(times[ROUND_TRIPS / 2])
+}
+
+fn megabits(rate: f64) -> String {
+    format!("{:.1} Mbit/s", rate * 8.0 / 1e6)
+}

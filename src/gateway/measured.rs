@@ -1,0 +1,52 @@
+//! What a client asks to find out how this gateway does: what it says of itself, and how fast the link is. No
+//! destination is concerned, so nothing of it counts as carried for somebody.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::clients::{Client, Measuring};
+use super::serve::Gateway;
+use crate::failure::{Failure, Kind, Side};
+use crate::link::about::{About, MOST_SERVERS};
+use crate::link::server::Incoming;
+use crate::link::speed::{self, Direction};
+
+impl Gateway {
+    /// Says what this gateway is.
+    pub(super) fn about(&self, incoming: Incoming, client: &Arc<Client>) {
+        if let Err(failure) = self.clients.admit(client) {
+            return incoming.refuse(&failure, &self.name);
+        }
+        let announced = self.announced.borrow().clone();
+        let advert = announced.as_ref().map(|announcement| &announcement.advert);
+        let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        incoming.tell(&About {
+            clock: u64::try_from(clock.as_millis()).unwrap_or(u64::MAX),
+            servers: self.egress.servers().iter().take(MOST_SERVERS).map(ToString::to_string).collect(),
+            state: advert.map(|advert| advert.state.word().into()),
+            reach: advert.map(|advert| advert.reach.word().into()),
+        });
+    }
+
+    /// Takes part in one measurement of the link, at the client's pace.
+    pub(super) async fn speed(
+        self: Arc<Self>,
+        mut incoming: Incoming,
+        direction: Direction,
+        client: Arc<Client>,
+        admitted: Result<Measuring, Failure>,
+    ) {
+        let short = || {
+            let sentence = "the gateway has no memory left for a measurement";
+            Failure::new(Kind::LimitReached, Side::Gateway, sentence)
+        };
+        match admitted {
+            Err(failure) => incoming.refuse(&failure, &self.name),
+            Ok(_) if self.memory.is_short() => incoming.refuse(&short(), &self.name),
+            Ok(_admitted) => {
+                incoming.charge_to(self.memory.account());
+                speed::take_part(incoming, direction, &client.pace).await;
+            }
+        }
+    }
+}
