@@ -12,4 +12,5 @@ mod machine;
 mod membership;
 mod node;
 mod proxy;
+mod service;
 mod status;
