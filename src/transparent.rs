@@ -58,14 +58,16 @@ impl Kept {
     /// # Errors
     /// When they are wanted and cannot be put in place.
     pub fn begin(config: &Config, ports: &[Port], state: &StateDir) -> Result<Option<Self>, Problem> {
-        let kept = Self { state: state.clone() };
+        let kept = || Self { state: state.clone() };
         if !config.transparent_rules {
+            // Those that somebody has installed by hand are not this node's to remove.
             if state.read(FILE).is_ok_and(|left| left.is_some()) {
                 tracing::info!("rules that a killed node has left are removed");
-                drop(kept);
+                drop(kept());
             }
             return Ok(None);
         }
+        let kept = kept();
         let port = |v4: bool| {
             let mut addresses = ports.iter().filter_map(Port::address);
             addresses.find(|address| address.is_ipv4() == v4).map(|address| address.port())
