@@ -10,6 +10,7 @@ mod environment;
 mod help;
 mod machine;
 mod membership;
+mod metrics;
 mod node;
 mod proxy;
 mod service;

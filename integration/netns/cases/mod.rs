@@ -1,5 +1,6 @@
 //! The trials, one file for each topic. Each gets a lab of its own and proves what it presupposes.
 
+pub(crate) mod clients;
 mod discovery;
 mod errors;
 pub(crate) mod failover;
@@ -18,7 +19,8 @@ mod trust;
 pub(crate) mod udp;
 mod upstream;
 
-use crate::lab::Lab;
+use crate::lab::{Lab, isolate};
+use std::path::{Path, PathBuf};
 
 /// A trial: its name, which says what must hold, and the code that panics where it does not.
 pub(crate) type Case = (&'static str, fn(&Lab));
@@ -42,11 +44,21 @@ pub(crate) const ALL: &[&[Case]] = &[
     names::CASES,
     upstream::CASES,
     page::CASES,
+    clients::CASES,
 ];
+
+/// Those that run only when they are asked for.
+pub(crate) const ON_DEMAND: &[&[Case]] = &[clients::ON_DEMAND];
 
 /// What some topics need besides, and how a distribution calls it: without it their trials are ignored.
 pub(crate) const NEEDED: &[(&str, &[&str])] =
     &[("names::", &["unbound", "dnsmasq", "dig"]), ("upstream::", &["squid", "danted"])];
+
+/// Where `.ci/run` installs Python's packages, else the machine's own.
+pub(crate) fn python() -> PathBuf {
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/python/bin/python");
+    if ours.is_file() { ours } else { isolate::find("python3").unwrap_or_else(|| "python3".into()) }
+}
 
 /// Where the web server is, as an app writes it.
 const BIG: &str = "http://10.88.0.100/big";
