@@ -14,6 +14,9 @@ cargo clippy --locked --all-targets -- -D warnings
 step "tests (the README's command)"
 cargo test
 
+step "packaging"
+scripts/package.sh --check
+
 step "the bench (a package of its own)"
 bench=(--manifest-path integration/bench/Cargo.toml --target-dir target/bench)
 cargo fmt --manifest-path integration/bench/Cargo.toml --check

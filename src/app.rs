@@ -46,6 +46,7 @@ use crate::peers::remembered;
 use crate::peers::selection;
 use crate::peers::uplink::{self, Uplink};
 use crate::problem::Problem;
+use crate::service::Manager;
 use crate::telemetry::{Telemetry, history};
 use crate::transparent;
 use crate::trust::authority::{Authority, Doorbell};
@@ -73,6 +74,7 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     net::raise_open_files();
     // From now on: a signal that comes while everything starts must stop the node orderly too.
     let signals = Signals::new()?;
+    let manager = Arc::new(Manager::from_environment());
     let mut ports = Port::inherited().map_err(|error| {
         Problem::new("the sockets that the service manager passes cannot be used").because(error)
     })?;
@@ -356,9 +358,14 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     let farewell = announced.clone();
     parts.spawn(named("role", follow_role(announced, is_gateway_now, needed_now)));
 
+    let (watched, threads) = (manager.clone(), workers.handles.clone());
+    parts.spawn(named("watchdog", async move { watched.watched(threads).await }));
+
     let node = group.node.name.as_str();
     tracing::info!(node, id = group.node.id.short(), group = group.name, "ready");
+    manager.ready(&format!("{node} of group {}", group.name));
     let live = Live {
+        manager,
         config,
         reread,
         egress,
@@ -439,6 +446,7 @@ async fn supervise(
         }
     }
     let drain = live.config.drain;
+    live.manager.stopping(drain);
     activity.drain();
     stop.cancel();
     connections.close();

@@ -22,6 +22,7 @@ pub mod pace;
 pub mod peers;
 pub mod problem;
 pub mod redirect;
+pub mod service;
 pub mod size;
 pub mod telemetry;
 pub mod transparent;

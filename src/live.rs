@@ -13,6 +13,7 @@ use crate::gateway::serve::Gateway;
 use crate::local::logins::Logins;
 use crate::peers::candidate;
 use crate::problem::Problem;
+use crate::service::Manager;
 use crate::wire::target::Target;
 
 /// Reads the configuration again, as it was read at the start.
@@ -20,6 +21,8 @@ pub type Reread = dyn Fn() -> Result<Config, Problem> + Send;
 
 /// The parts that follow the configuration.
 pub struct Live {
+    /// Who asks for it, perhaps.
+    pub manager: Arc<Manager>,
     /// The configuration that is in force.
     pub config: Config,
     /// Reads it again.
@@ -43,6 +46,15 @@ pub struct Live {
 impl Live {
     /// Reads the configuration again and puts it in force. A bad one is refused as a whole: the old one goes on.
     pub fn reload(&mut self) {
+        self.manager.reloading();
+        let status = match self.take_over() {
+            true => "configuration reloaded",
+            false => "configuration refused, the old one goes on: the log says why",
+        };
+        self.manager.ready(status);
+    }
+
+    fn take_over(&mut self) -> bool {
         let reread = (self.reread)().and_then(|mut new| {
             if self.inherited {
                 new.proxy.clone_from(&self.config.proxy);
@@ -53,7 +65,8 @@ impl Live {
             Ok(new) => new,
             Err(problem) => {
                 let reason = problem.to_string().replace('\n', "; ");
-                return tracing::error!(reason, "configuration refused, the old one goes on");
+                tracing::error!(reason, "configuration refused, the old one goes on");
+                return false;
             }
         };
         let old = &self.config;
@@ -109,5 +122,6 @@ impl Live {
         if !later.is_empty() {
             tracing::warn!(options = later.join(", "), "these options change at the next start only");
         }
+        true
     }
 }

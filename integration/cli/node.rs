@@ -102,6 +102,19 @@ fn a_reload_changes_the_rules_and_drops_nothing_and_a_bad_one_changes_nothing() 
 }
 
 #[test]
+fn a_node_that_keeps_no_rules_for_transparent_mode_does_not_touch_those_that_are_there() {
+    let (machine, _) = Machine::with_group();
+    let nft = machine.path("nft");
+    std::fs::write(&nft, "#!/bin/sh\n: >\"$0.was-run\"\n").unwrap();
+    std::fs::set_permissions(&nft, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = machine.up("127.0.0.38", &["--proxy", "127.0.0.38:0"]);
+    let mut node = Node::start(command.env("PATH", nft.parent().unwrap()));
+    node.signal(Signal::SIGTERM);
+    node.wait();
+    assert!(!machine.path("nft.was-run").exists());
+}
+
+#[test]
 fn a_killed_node_resets_its_connections_and_never_ends_them_orderly() {
     let (machine, _) = Machine::with_group();
     let server = std::net::TcpListener::bind("127.0.0.35:0").unwrap();

@@ -23,9 +23,10 @@ use std::process::ExitCode;
 const PARALLEL_TRIALS: usize = 2;
 
 /// A program that this trial needs and that is not there.
-fn missing(trial: &str) -> Option<&'static str> {
+fn missing(trial: &str) -> Option<String> {
     let needed = cases::NEEDED.iter().filter(|(topic, _)| trial.starts_with(topic));
-    needed.flat_map(|(_, tools)| tools.iter()).copied().find(|tool| lab::isolate::find(tool).is_none())
+    let missing = needed.flat_map(|(_, tools)| tools.iter()).find(|tool| lab::isolate::find(tool).is_none());
+    missing.map(|tool| format!("`{tool}` is not installed"))
 }
 
 /// A trial that takes long, and runs only when it is asked for.
@@ -52,27 +53,28 @@ fn main() -> ExitCode {
         eprintln!("\n*** THE TRIALS OF UDP DO NOT RUN WITHOUT {lacking} ***\n");
     }
 
-    let trials = cases::ALL.iter().flat_map(|topic| topic.iter()).map(|&(name, case)| {
+    let trial = |name: &'static str, case: fn(&lab::Lab)| {
         let isolated = isolated.clone();
-        let lacking = udp_lacks.clone().filter(|_| name.starts_with("udp::"));
+        let of_udp = udp_lacks.clone().filter(|_| name.starts_with("udp::"));
         Trial::ignorable_test(name, move || match isolated {
-            Ok(()) => match lacking.or_else(|| missing(name).map(str::to_owned)) {
+            Ok(()) => match of_udp.or_else(|| cases::clients::lacking(name)).or_else(|| missing(name)) {
                 None => {
                     case(&lab::Lab::new());
                     Ok(Completion::Completed)
                 }
-                Some(lacking) if lab::isolate::must_work() => {
-                    Err(Failed::from(format!("not installed: {lacking}")))
-                }
+                Some(lacking) if lab::isolate::must_work() => Err(Failed::from(lacking)),
                 Some(lacking) => {
-                    eprintln!("\n*** {name} DOES NOT RUN: not installed: {lacking} ***\n");
-                    Ok(Completion::ignored_with(format!("not installed: {lacking}")))
+                    eprintln!("\n*** {name} DOES NOT RUN: {lacking} ***\n");
+                    Ok(Completion::ignored_with(lacking))
                 }
             },
             Err(refusal) if refusal.fails => Err(Failed::from(refusal)),
             Err(refusal) => Ok(Completion::ignored_with(refusal)),
         })
-    });
+    };
+    let usual = cases::ALL.iter().flat_map(|topic| topic.iter()).map(|&(name, case)| trial(name, case));
+    let asked_for = cases::ON_DEMAND.iter().flat_map(|topic| topic.iter());
+    let asked_for = asked_for.map(|&(name, case)| trial(name, case).with_ignored_flag(true));
     let measured = isolated.is_ok().then(|| on_demand("bench::failover".into(), bench::failover));
     let lines = reliability::LINES.iter().filter(|_| isolated.is_ok()).flat_map(|line| {
         let whole = on_demand(format!("reliability::{}", line.name), || line.in_full());
@@ -84,5 +86,5 @@ fn main() -> ExitCode {
         });
         [whole].into_iter().chain(short)
     });
-    libtest_mimic::run(&arguments, trials.chain(measured).chain(lines).collect()).exit_code()
+    libtest_mimic::run(&arguments, usual.chain(asked_for).chain(measured).chain(lines).collect()).exit_code()
 }

@@ -1,10 +1,13 @@
 //! The state directory: the few small files that must outlive the process.
 //!
-//! It is open to its owner alone, and a file in it is always either the old one or the new one, whole.
+//! It is open to its owner alone, and a file in it is always either the old one or the new one, whole. What root writes
+//! into another user's directory is that user's: `laneway invite` as root is read by a service that is not.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
+};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -64,6 +67,8 @@ impl StateError {
 #[derive(Clone, Debug)]
 pub struct StateDir {
     path: PathBuf,
+    /// User and group of the directory, where root uses another user's.
+    owner: Option<(u32, u32)>,
 }
 
 /// One content of a file, told from others without reading it.
@@ -91,7 +96,8 @@ impl StateDir {
             return Err(StateError::NotADirectory { path });
         }
         refuse_if_open(&path, metadata.permissions().mode(), "700")?;
-        Ok(Self { path })
+        let others = Uid::effective().is_root() && metadata.uid() != 0;
+        Ok(Self { path, owner: others.then(|| (metadata.uid(), metadata.gid())) })
     }
 
     /// Where state is kept unless the user says otherwise: `/var/lib/laneway` for root, else
@@ -146,6 +152,7 @@ impl StateDir {
             .tempfile_in(&self.path)
             .map_err(failed())?;
         file.write_all(bytes).map_err(failed())?;
+        self.hand_over(file.as_file()).map_err(failed())?;
         file.as_file().sync_all().map_err(failed())?;
         file.persist(&path).map_err(|error| failed()(error.error))?;
         // The rename itself is only on disk once the directory is.
@@ -174,9 +181,14 @@ impl StateDir {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false).mode(0o600);
         let file = options.open(&path).map_err(io_error("open", &path))?;
+        self.hand_over(&file).map_err(io_error("change the owner of", &path))?;
         Flock::lock(file, FlockArg::LockExclusive)
             .map(StateLock)
             .map_err(|(_, errno)| io_error("lock", &path)(errno.into()))
+    }
+
+    fn hand_over(&self, file: &File) -> io::Result<()> {
+        self.owner.map_or(Ok(()), |(user, group)| fchown(file, Some(user), Some(group)))
     }
 }
 
@@ -251,6 +263,24 @@ mod tests {
         assert_eq!(mode(&state.file("ca.pem")), 0o600);
         assert_eq!(state.read("node.key").unwrap().as_deref(), Some(&b"secret"[..]));
         assert_eq!(fs::read_dir(state.path()).unwrap().count(), 2, "no temporary file is left");
+    }
+
+    #[test]
+    fn what_root_writes_into_a_users_directory_is_that_users() {
+        if !Uid::effective().is_root() {
+            eprintln!("skipped: only root writes for others");
+            return;
+        }
+        let parent = tempfile::tempdir().unwrap();
+        fs::set_permissions(parent.path(), Permissions::from_mode(0o700)).unwrap();
+        std::os::unix::fs::chown(parent.path(), Some(4711), Some(4712)).unwrap();
+        let state = StateDir::open(parent.path()).unwrap();
+        let _lock = state.lock().unwrap();
+        state.write("invites.json", b"[]").unwrap();
+        for name in ["lock", "invites.json"] {
+            let file = fs::metadata(state.file(name)).unwrap();
+            assert_eq!((file.uid(), file.gid()), (4711, 4712), "{name}");
+        }
     }
 
     #[test]

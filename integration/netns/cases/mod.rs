@@ -1,6 +1,7 @@
 //! The trials, one file for each topic. Each gets a lab of its own and proves what it presupposes.
 
 mod associate;
+pub(crate) mod clients;
 mod discovery;
 mod doctor;
 mod errors;
@@ -22,7 +23,8 @@ mod trust;
 pub(crate) mod udp;
 mod upstream;
 
-use crate::lab::Lab;
+use crate::lab::{Lab, isolate};
+use std::path::{Path, PathBuf};
 
 /// A trial: its name, which says what must hold, and the code that panics where it does not.
 pub(crate) type Case = (&'static str, fn(&Lab));
@@ -50,7 +52,11 @@ pub(crate) const ALL: &[&[Case]] = &[
     page::CASES,
     doctor::CASES,
     speedtest::CASES,
+    clients::CASES,
 ];
+
+/// Those that run only when they are asked for.
+pub(crate) const ON_DEMAND: &[&[Case]] = &[clients::ON_DEMAND];
 
 /// What some topics need besides, and how a distribution calls it: without it their trials are ignored.
 pub(crate) const NEEDED: &[(&str, &[&str])] = &[
@@ -59,6 +65,12 @@ pub(crate) const NEEDED: &[(&str, &[&str])] = &[
     ("upstream::", &["squid", "danted"]),
     ("doctor::clock", &["faketime"]),
 ];
+
+/// Where `.ci/run` installs Python's packages, else the machine's own.
+pub(crate) fn python() -> PathBuf {
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/python/bin/python");
+    if ours.is_file() { ours } else { isolate::find("python3").unwrap_or_else(|| "python3".into()) }
+}
 
 /// Where the web server is, as an app writes it.
 const BIG: &str = "http://10.88.0.100/big";

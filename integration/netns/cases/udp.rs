@@ -1,11 +1,11 @@
 //! UDP through the local port, by programs that nobody here wrote: dnspython over PySocks, aioquic on both ends of QUIC.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::Case;
+use super::{Case, python};
 use crate::lab::fleet::Fleet;
 use crate::lab::process::Process;
 use crate::lab::web::who;
@@ -32,12 +32,6 @@ pub(crate) fn lacking() -> Option<String> {
         let _ = write!(lacking, "aioquic, dnspython and PySocks for {}", python().display());
     }
     (!lacking.is_empty()).then_some(lacking)
-}
-
-/// Where `.ci/run` installs Python's packages, else the machine's own.
-fn python() -> PathBuf {
-    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/python/bin/python");
-    if ours.is_file() { ours } else { isolate::find("python3").unwrap_or_else(|| "python3".into()) }
 }
 
 fn program(host: &Host, name: &str, arguments: &[&str]) -> Command {

@@ -21,6 +21,7 @@ pub(crate) mod process;
 pub(crate) mod receiver;
 mod relay;
 pub(crate) mod rogue;
+pub(crate) mod site;
 pub(crate) mod upstream;
 pub(crate) mod web;
 

@@ -1,0 +1,137 @@
+//! Software that nobody here wrote, set up as `docs/clients.md` says, on a client that has no route to the server and cannot
+//! resolve its name. What each one does is its script in `programs/clients`.
+
+use super::{Case, python};
+use crate::lab::site::{self, NAME, programs};
+use crate::lab::{Host, Lab, isolate};
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+pub(super) const CASES: &[Case] = &[
+    ("clients::curl", |lab| works(lab, "curl")),
+    ("clients::wget", |lab| works(lab, "wget")),
+    ("clients::apt", |lab| works(lab, "apt")),
+    ("clients::pip", |lab| works(lab, "pip")),
+    ("clients::git", |lab| works(lab, "git")),
+    ("clients::python", |lab| works(lab, "python")),
+];
+
+/// Those that bring much, or start slowly: `scripts/real-clients.sh`.
+pub(super) const ON_DEMAND: &[Case] = &[
+    ("clients::aria2c", |lab| works(lab, "aria2c")),
+    ("clients::npm", |lab| works(lab, "npm")),
+    ("clients::cargo", |lab| works(lab, "cargo")),
+    ("clients::node", |lab| works(lab, "node")),
+    ("clients::chromium", |lab| works(lab, "chromium")),
+    ("clients::ssh", |lab| works(lab, "ssh")),
+    ("clients::no_proxy", dialects_of_no_proxy),
+];
+
+/// What one client may take, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// What this machine lacks for a trial of this name, if it is one of these.
+pub(crate) fn lacking(trial: &str) -> Option<String> {
+    let client = trial.strip_prefix("clients::")?;
+    let tools: &[&str] = match client {
+        "apt" => &["apt-get"],
+        "git" => &["fcgiwrap"],
+        "python" | "pip" => &[],
+        "ssh" => &["ssh", "sshd", "ssh-keygen", "nc.openbsd"],
+        "node" => &["node"],
+        "no_proxy" => &["curl", "wget", "aria2c", "apt-get", "fcgiwrap", "node", "npm"],
+        other => &[other],
+    };
+    let served_by = ["nginx", "openssl", "dpkg-deb", "git"];
+    let missing = served_by.iter().chain(tools).find(|tool| isolate::find(tool).is_none());
+    let modules: &[&str] = match client {
+        "pip" => &["pip", "venv"],
+        "python" | "no_proxy" => &["requests", "httpx", "urllib3"],
+        _ => &[],
+    };
+    let import = |module: &&&str| {
+        let import =
+            Command::new(python()).args(["-c", &format!("import {module}")]).stderr(Stdio::null()).status();
+        !import.is_ok_and(|status| status.success())
+    };
+    missing
+        .map(|tool| format!("`{tool}` is not installed"))
+        .or_else(|| {
+            modules.iter().find(import).map(|module| format!("{} has no {module}", python().display()))
+        })
+        .or_else(|| {
+            let undici = modules_of_node().join("undici");
+            (["node", "no_proxy"].contains(&client) && !undici.is_dir())
+                .then(|| format!("{} is missing", undici.display()))
+        })
+}
+
+/// Where `scripts/real-clients.sh` installs npm's packages.
+fn modules_of_node() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/node/node_modules")
+}
+
+/// Runs a client's script on c1, and sees that the server was asked, by the gateway alone.
+fn works(lab: &Lab, client: &str) {
+    let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
+    g1.knows(NAME, lab.server.address());
+    let site = lab.site();
+    let sshd = (client == "ssh").then(|| lab.sshd());
+    let group = lab.group(&[&g1, &c1], &["--allow", NAME]);
+    let _node = group.client(&c1, &[]);
+
+    let mut lookup = c1.command("getent");
+    lookup.args(["hosts", NAME]);
+    let unknown = c1.output(lookup);
+    assert_eq!(unknown.code(), 2, "c1 knows the server's name: {unknown}");
+
+    let mut script = script(&c1, client);
+    if let Some((_, key)) = &sshd {
+        script.env("KEY", key);
+    }
+    let output = c1.spawn(script).finish(PATIENCE).success();
+    output.stderr.lines().chain(output.text().lines()).filter(|line| line.starts_with("note: ")).for_each(
+        |note| {
+            eprintln!("{client}: {note}");
+        },
+    );
+    if sshd.is_none() {
+        let asked = site.log();
+        let by_gateway = |line: &str| line.starts_with("10.88.0.21 ");
+        assert!(!asked.is_empty() && asked.lines().all(by_gateway), "not by the gateway: {asked}");
+    }
+}
+
+/// What each client takes for a name or an address that is not for the proxy is what `docs/clients.md` says.
+fn dialects_of_no_proxy(lab: &Lab) {
+    let g1 = lab.gateway("g1");
+    g1.knows(NAME, lab.server.address());
+    let _site = lab.site();
+    let table = g1.spawn(script(&g1, "no_proxy")).finish(PATIENCE).success().text();
+    let documented =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/clients.md")).unwrap();
+    for line in table.lines() {
+        assert!(documented.lines().any(|other| other == line), "docs/clients.md says otherwise:\n{table}");
+    }
+}
+
+/// A script on this host, in an empty directory, with what it may need to know.
+fn script(host: &Host, name: &str) -> Command {
+    let work = host.directory().join("work");
+    fs::create_dir_all(&work).unwrap();
+    let mut script = host.command("sh");
+    script.arg("-eu").arg(programs().join(format!("{name}.sh"))).current_dir(work);
+    script
+        .env("LANEWAY", env!("CARGO_BIN_EXE_laneway"))
+        .env("SITE", NAME)
+        .env("CA", site::authority())
+        .env("PYTHON", python())
+        .env("PROGRAMS", programs())
+        .env("MODULES", modules_of_node());
+    if let Ok(cargo) = std::env::var("CARGO") {
+        script.env("CARGO", cargo);
+    }
+    script
+}

@@ -1,0 +1,2 @@
+eval "$("$LANEWAY" env)"
+exec "$PYTHON" "$PROGRAMS/python.py"

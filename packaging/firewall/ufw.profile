@@ -1,0 +1,9 @@
+[laneway]
+title=laneway
+description=Discovery, on every machine
+ports=7420/udp
+
+[laneway gateway]
+title=laneway gateway
+description=Discovery, links and joining, on gateways and on the machine that lets others join
+ports=7420

@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Real software through laneway: every client of docs/clients.md in the network of the netns tests, on a machine without a
+# route to the server or a name for it. Prints a table: pass, fail, or skipped and why.
+#   scripts/real-clients.sh                all of them
+#   scripts/real-clients.sh pip npm        these
+#   scripts/real-clients.sh --install      first installs what they need: Debian packages (as root), and packages of PyPI and
+#                                          npm below target/
+#   scripts/real-clients.sh --no-proxy     what each client takes for 'not by the proxy': the table of docs/clients.md
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+install() {
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nginx-light openssl fcgiwrap git curl wget \
+            aria2 dpkg openssh-client openssh-server netcat-openbsd chromium python3-venv iproute2 nftables util-linux
+    else
+        echo "skipped: only root installs Debian packages" >&2
+    fi
+    [ -x target/python/bin/python ] || python3 -m venv target/python
+    target/python/bin/pip install --quiet --disable-pip-version-check requests==2.34.2 httpx==0.28.1 urllib3==2.8.0
+    if command -v npm >/dev/null; then
+        mkdir -p target/node
+        npm install --prefix target/node --no-audit --no-fund --loglevel=error undici@6
+    fi
+}
+
+clients=()
+for argument in "$@"; do
+    case $argument in
+    --install) install ;;
+    --no-proxy) exec cargo test --quiet --locked --test netns -- --include-ignored --exact clients::no_proxy --nocapture ;;
+    -*) sed -n '2,8p' "$0" | cut -c 3-; exit 2 ;;
+    *) clients+=("$argument") ;;
+    esac
+done
+[ ${#clients[@]} -gt 0 ] || clients=(curl wget aria2c apt pip npm cargo git python node chromium ssh)
+
+mkdir -p target
+log=target/real-clients.log
+: >"$log"
+cargo test --quiet --locked --test netns --no-run
+status=0
+printf '%-10s %s\n' client result
+for client in "${clients[@]}"; do
+    said=$(cargo test --quiet --locked --test netns -- --format=pretty --include-ignored --exact "clients::$client" 2>"$log.new") || true
+    printf '%s\n' "== $client" "$said" >>"$log"
+    cat "$log.new" >>"$log"
+    note=$(sed -n 's/.*note: //p' "$log.new" | head -n 1)
+    case $said in
+    *"test clients::$client"*ok*) result="pass${note:+ ($note)}" ;;
+    *"test clients::$client"*ignored*) result="skipped: $(sed -n 's/.*DOES NOT RUN: \(.*\) \*\*\*/\1/p' "$log.new" | head -n 1)" ;;
+    *) result="FAIL: see $log" status=1 ;;
+    esac
+    printf '%-10s %s\n' "$client" "$result"
+done
+rm -f "$log.new"
+exit $status

@@ -1,0 +1,189 @@
+//! The service manager that started this node (systemd, `sd_notify(3)`): told when the node is ready, reads its
+//! configuration again and stops, and that all its threads still do their work. Without one, nobody is told.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+use tokio::runtime::Handle;
+use tokio::time::{MissedTickBehavior, interval};
+
+/// How long a manager may leave a message unread before it is dropped: the node's work comes first.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Beyond the time for open connections: what else a node does before it has ended.
+const LAST_STEPS: Duration = Duration::from_secs(15);
+
+/// Who is told; perhaps nobody.
+#[derive(Debug, Default)]
+pub struct Manager {
+    socket: Option<UnixDatagram>,
+    watchdog: Option<Duration>,
+}
+
+impl Manager {
+    /// The one that `NOTIFY_SOCKET` names, with the watchdog of `WATCHDOG_USEC` if `WATCHDOG_PID` is this process.
+    pub fn from_environment() -> Self {
+        let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return Self::default() };
+        let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+        let ours = number("WATCHDOG_PID").is_none_or(|id| id == u64::from(std::process::id()));
+        let watchdog = number("WATCHDOG_USEC").filter(|&micros| ours && micros > 0);
+        match connect(&name) {
+            Ok(socket) => Self { socket: Some(socket), watchdog: watchdog.map(Duration::from_micros) },
+            Err(error) => {
+                tracing::warn!(%error, socket = ?name, "the service manager cannot be told anything");
+                Self::default()
+            }
+        }
+    }
+
+    /// Everything is bound, or the configuration has been read again; `status` is what the manager shows.
+    pub fn ready(&self, status: &str) {
+        self.tell(&format!("READY=1\nSTATUS={status}"));
+    }
+
+    /// The configuration is being read again: [`Manager::ready`] follows.
+    pub fn reloading(&self) {
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={}", now.as_micros()));
+    }
+
+    /// The node ends, and open connections have this long to finish: the manager must not kill it before.
+    pub fn stopping(&self, drain: Duration) {
+        let most = (drain + LAST_STEPS).as_micros();
+        self.tell(&format!("STOPPING=1\nSTATUS=stopping\nEXTEND_TIMEOUT_USEC={most}"));
+    }
+
+    /// Keeps the manager's watchdog from biting, for ever, while this task's thread and each of `threads` get on: one
+    /// that does not take up an empty task keeps the manager from being told, and it starts the node anew.
+    pub async fn watched(&self, threads: Vec<Handle>) {
+        let Some(limit) = self.watchdog else { return std::future::pending().await };
+        let mut turns = interval(limit / 3);
+        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            turns.tick().await;
+            let mut alive = true;
+            for thread in &threads {
+                alive &= thread.spawn(async {}).await.is_ok();
+            }
+            if alive {
+                self.tell("WATCHDOG=1");
+            }
+        }
+    }
+
+    fn tell(&self, message: &str) {
+        let Some(socket) = &self.socket else { return };
+        if let Err(error) = socket.send(message.as_bytes()) {
+            tracing::warn!(%error, "the service manager was not told");
+        }
+    }
+}
+
+/// A path, or after `@` a name that is in no file system.
+fn connect(name: &OsString) -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    match name.as_bytes().split_first() {
+        #[cfg(target_os = "linux")]
+        Some((b'@', name)) => {
+            use std::os::linux::net::SocketAddrExt as _;
+            socket.connect_addr(&SocketAddr::from_abstract_name(name)?)?;
+        }
+        _ => socket.connect_addr(&SocketAddr::from_pathname(name)?)?,
+    }
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::path::Path;
+    use std::sync::mpsc;
+
+    fn managed(at: &Path, watchdog: Option<Duration>) -> (Manager, UnixDatagram) {
+        let heard = UnixDatagram::bind(at).unwrap();
+        heard.set_nonblocking(true).unwrap();
+        (Manager { socket: Some(connect(&at.into()).unwrap()), watchdog }, heard)
+    }
+
+    fn next(heard: &UnixDatagram) -> Option<String> {
+        let mut buffer = [0; 256];
+        let length = heard.recv(&mut buffer).ok()?;
+        Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
+    }
+
+    async fn until<T>(mut what: impl FnMut() -> Option<T>) -> T {
+        loop {
+            match what() {
+                Some(found) => return found,
+                None => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+        }
+    }
+
+    #[test]
+    fn a_manager_is_told_at_a_path_and_at_an_abstract_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let (manager, heard) = managed(&directory.path().join("notify"), None);
+        manager.ready("of first");
+        assert_eq!(next(&heard).unwrap(), "READY=1\nSTATUS=of first");
+        manager.stopping(Duration::from_secs(30));
+        assert_eq!(next(&heard).unwrap(), "STOPPING=1\nSTATUS=stopping\nEXTEND_TIMEOUT_USEC=45000000");
+
+        let name = format!("laneway-test-{}", std::process::id());
+        let heard = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        let socket = connect(&format!("@{name}").into()).unwrap();
+        Manager { socket: Some(socket), watchdog: None }.ready("x");
+        assert_eq!(next(&heard).unwrap(), "READY=1\nSTATUS=x");
+    }
+
+    #[test]
+    fn a_manager_that_is_gone_is_no_failure() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(connect(&directory.path().join("none").into()).is_err());
+        let (manager, heard) = managed(&directory.path().join("notify"), None);
+        drop(heard);
+        manager.ready("nobody hears it");
+        Manager::default().ready("nor this");
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_is_stuck_keeps_the_watchdog_from_being_fed() {
+        let directory = tempfile::tempdir().unwrap();
+        let often = Some(Duration::from_millis(3));
+        let (stuck, of_stuck) = managed(&directory.path().join("stuck"), often);
+        let (well, of_well) = managed(&directory.path().join("well"), often);
+
+        let runtime = crate::net::runtime().unwrap();
+        let thread = runtime.handle().clone();
+        let (release, held) = mpsc::channel::<()>();
+        let (began, begun) = mpsc::channel();
+        thread.spawn(async move {
+            began.send(()).unwrap();
+            let _ = held.recv();
+        });
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        let worker = std::thread::spawn(move || drop(runtime.block_on(ended)));
+        begun.recv().unwrap();
+
+        let feeding = async { tokio::join!(stuck.watched(vec![thread]), well.watched(Vec::new())) };
+        let looking = async {
+            for _ in 0..20 {
+                assert_eq!(until(|| next(&of_well)).await, "WATCHDOG=1");
+            }
+            assert_eq!(next(&of_stuck), None, "fed, although a thread does nothing");
+            drop(release);
+            assert_eq!(until(|| next(&of_stuck)).await, "WATCHDOG=1");
+        };
+        tokio::select! {
+            _ = feeding => unreachable!(),
+            () = looking => {}
+        }
+        drop(end);
+        worker.join().unwrap();
+    }
+}
