@@ -142,8 +142,8 @@ impl View {
         let link_to = |gateway: &Gateway| {
             links.iter().find(|link| link.address == gateway.link || Some(link.gateway.id) == gateway.id)
         };
-        let ranked = self.directory.ranked(now);
-        let seen = ranked.iter().take(MOST_GATEWAYS).map(|gateway| {
+        let ranked = one_each(self.directory.ranked(now), links);
+        let seen = ranked.iter().take(MOST_GATEWAYS).map(|(gateway, others)| {
             let link = link_to(gateway);
             let state = gateway.state(now);
             // What a silent one said last is no news of it.
@@ -153,6 +153,7 @@ impl View {
             GatewaySeen {
                 id: gateway.id.or(link.map(|link| link.gateway.id)).map(|id| id.short()),
                 address: gateway.link.to_string(),
+                other_addresses: others.iter().map(SocketAddr::to_string).collect(),
                 state: state.map_or("silent", |state| state.word()).into(),
                 is_used: in_use.zip(link).is_some_and(|(used, link)| used.gateway.id == link.gateway.id),
                 is_suspect: gateway.suspect_until(now).is_some() || link.is_some_and(Link::is_suspect),
@@ -184,6 +185,24 @@ impl View {
         .map(|(what, side, count)| Counted::new(what, side, count.value()))
         .into()
     }
+}
+
+/// Each gateway once, in the same order, with the best that is known of it: at the address that it is linked with, else
+/// at the first; and its others.
+fn one_each(ranked: Vec<Gateway>, links: &[Link]) -> Vec<(Gateway, Vec<SocketAddr>)> {
+    let is_linked = |gateway: &Gateway| links.iter().any(|link| link.address == gateway.link);
+    let mut each: Vec<(Gateway, Vec<SocketAddr>)> = Vec::new();
+    for gateway in ranked {
+        let known = each.iter_mut().find(|(known, _)| known.id.is_some() && known.id == gateway.id);
+        match known {
+            None => each.push((gateway, Vec::new())),
+            Some((known, others)) if is_linked(&gateway) && !is_linked(known) => {
+                others.push(std::mem::replace(&mut known.link, gateway.link));
+            }
+            Some((_, others)) => others.push(gateway.link),
+        }
+    }
+    each
 }
 
 fn link_seen(place: usize, link: &Link) -> LinkSeen {

@@ -312,7 +312,8 @@ impl Here<'_> {
             return BTreeMap::new();
         }
         let seen = self.node.iter().flat_map(|node| &node.seen.gateways);
-        let seen = seen.filter_map(|gateway| gateway.address.parse().ok());
+        let seen = seen.flat_map(|gateway| [&gateway.address].into_iter().chain(&gateway.other_addresses));
+        let seen = seen.filter_map(|address| address.parse().ok());
         let asked: BTreeSet<SocketAddr> = known.iter().copied().chain(seen).collect();
         let waiting = progress::waiting("asking the LAN for gateways");
         let survey = survey::look(survey::Options {

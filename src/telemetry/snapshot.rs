@@ -101,8 +101,10 @@ pub struct NodeSeen {
 pub struct GatewaySeen {
     /// The first digits of its id; none for an address that was only named.
     pub id: Option<String>,
-    /// Where it accepts links.
+    /// Where it accepts links: the address of the link to it, else the one that is tried first.
     pub address: String,
+    /// Its other addresses: it is on several networks with this node, or speaks IPv4 and IPv6.
+    pub other_addresses: Vec<String>,
     /// What it says it is (`active`, `standby`, `draining`, `withdrawn`), or `silent`.
     pub state: String,
     /// Connections use it now.
@@ -230,6 +232,7 @@ pub(crate) fn example() -> Snapshot {
     let gateway = |id: &str, state: &str, is_used| GatewaySeen {
         id: Some(id.into()),
         address: "10.77.0.21:7420".into(),
+        other_addresses: vec!["[fe80::21%2]:7420".into()],
         state: state.into(),
         is_used,
         is_suspect: false,

@@ -135,6 +135,8 @@ fn a_datagram_waits_while_there_is_no_gateway(lab: &Lab) {
     wait_until("the links to be gone", || fleet.link().is_empty());
     while app.answered().is_some() {}
     app.ask();
+    // Longer than a destination is left alone that has failed: it is held, and not only late.
+    thread::sleep(Duration::from_secs(3));
     fleet.start(1 - last);
     wait_until("the datagram to arrive", || {
         app.answered().is_some_and(|gateway| gateway == fleet.gateways[1 - last].outside())

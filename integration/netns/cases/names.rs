@@ -161,12 +161,19 @@ fn the_names_of_a_local_zone_stay_local(lab: &Lab) {
     dnsmasq.args(["--no-daemon", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--user=root"]);
     dnsmasq.args(["--listen-address=10.77.0.12", "--bind-interfaces", "--port=5300", "--local=/home.lab/"]);
     dnsmasq.args(["--host-record=printer.home.lab,10.77.0.50", "--txt-record=home.lab,here"]);
+    // More than it answers by UDP.
+    let long = ["x".repeat(200), "y".repeat(200), "z".repeat(200), "end".to_owned()].join(",");
+    dnsmasq.args(["--edns-packet-max=512", &format!("--txt-record=long.home.lab,{long}")]);
     let _dnsmasq = c2.spawn(dnsmasq);
     let options = [&DNS[..], &["--dns-local", "lab.example=10.77.0.99,home.lab=10.77.0.12:5300"]].concat();
     let fleet = lab.fleet_with(1, &OPEN, &options);
     let c1 = &fleet.client;
     wait_until("the local zone to be answered", || dig(c1, "+short printer.home.lab").trim() == "10.77.0.50");
     assert_eq!(dig(c1, "+short +tcp home.lab TXT").trim(), "\"here\"");
+    assert!(
+        dig(c1, "+short +tcp long.home.lab TXT").trim().ends_with("\"end\""),
+        "it is not asked again by TCP"
+    );
     assert_eq!(status(&dig(c1, "none.home.lab")), "NXDOMAIN");
     assert_eq!(names.asked("printer.home.lab", "A") + names.asked("none.home.lab", "A"), 0);
     assert_eq!(dig(c1, "+short web.lab").trim(), "10.88.0.100", "the others are asked at the gateway");
@@ -209,6 +216,8 @@ fn a_question_outlives_its_gateway(lab: &Lab) {
     for name in ["lab MX", "lab TXT", "www.lab"] {
         assert!(!dig(&fleet.client, &format!("+short {name}")).starts_with(';'), "{name}");
     }
+    let log = fleet.node.log();
+    assert!(log.contains("no answer: the question moves on"), "it waited until the link was given up: {log}");
     fleet.gateways[serving].signal(Signal::SIGCONT);
 }
 

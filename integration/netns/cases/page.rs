@@ -42,6 +42,8 @@ fn metrics_and_status_follow_the_traffic(lab: &Lab) {
     let used: Vec<_> = seen.gateways.iter().filter(|gateway| gateway.is_used).collect();
     assert_eq!(used.len(), 1);
     assert_eq!((used[0].state.as_str(), used[0].reach.as_deref()), ("active", Some("reachable")));
+    assert_eq!(seen.gateways.len(), 2, "each once, on whatever networks: {:?}", seen.gateways);
+    assert_eq!(used[0].address, seen.links[0].address);
     assert_eq!(seen.apps.destinations[0].target, "10.88.0.100:80");
 
     let table = laneway(&fleet.client, &["status"]).success().text();

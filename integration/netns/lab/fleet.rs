@@ -1,8 +1,9 @@
 //! Several gateways, and one client that uses them.
 
-use super::group::{START, up};
+use super::group::{START, laneway, up};
 use super::process::Process;
 use super::{Host, Lab, wait_until};
+use laneway::telemetry::snapshot::{GatewaySeen, Snapshot};
 use nix::sys::signal::Signal;
 use std::net::Ipv4Addr;
 
@@ -55,9 +56,16 @@ impl Lab {
 }
 
 impl Fleet {
-    /// Waits until the client has as many links as it should.
+    /// Waits until the client has as many links as it should, and uses the one that the group has chosen: at the
+    /// start it takes any.
     pub(crate) fn wait_for_links(&self) {
         let running = self.gateways.iter().filter(|gateway| gateway.process.is_some()).count();
+        wait_until("the client to use an active gateway", || {
+            let output = laneway(&self.client, &["status", "--json"]);
+            let seen = serde_json::from_str::<Snapshot>(&output.text());
+            let is_chosen = |gateway: &GatewaySeen| gateway.is_used && gateway.state == "active";
+            output.status.success() && seen.is_ok_and(|seen| seen.gateways.iter().any(is_chosen))
+        });
         wait_until("the client to have its links", || {
             let mut ss = self.client.command("ss");
             ss.args(["-H", "-t", "-n", "state", "established", "dport = :7420"]);

@@ -35,7 +35,10 @@ impl Names {
             let answered = tokio::select! {
                 biased;
                 answered = timeout_at(begun + PATIENCE, names::ask(&link, bytes.clone())) => answered,
-                () = routes.better_than(&link.pulse, link.address) => continue,
+                () = routes.better_than(&link.pulse, link.address) => {
+                    tracing::info!(gateway = link.gateway.id.short(), "no answer: the question moves on");
+                    continue;
+                }
             };
             match answered {
                 Ok(Ok(bytes)) => return read(query, &bytes),
