@@ -29,6 +29,19 @@ async fn say(tunnel: &mut LinkTunnel, bytes: impl Into<Bytes>) {
     within(tunnel.tunnel.outbox.send(bytes.into())).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_link_that_is_retired_takes_nothing_new_and_its_tunnels_know() {
+    let (lab, origin) = (Lab::new().await, Origin::new());
+    let link = lab.link().await;
+    let (mut tunnel, mut server) = through(&link, &origin).await;
+    let end_of_use = link.end_of_use();
+    link.retire();
+    drop(link);
+    within(end_of_use.cancelled()).await;
+    say(&mut tunnel, "still").await;
+    server.hear("still").await;
+}
+
 async fn hear(tunnel: &mut LinkTunnel, count: usize) -> Vec<u8> {
     let mut heard = Vec::new();
     while heard.len() < count {

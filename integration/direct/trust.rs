@@ -247,12 +247,12 @@ async fn the_link_to_a_revoked_gateway_is_cut_at_once_and_not_dialled_again() {
 }
 
 #[tokio::test]
-async fn a_link_that_is_given_up_but_has_open_tunnels_is_cut_too() {
+async fn a_link_that_is_out_of_use_but_has_open_tunnels_is_cut_too() {
     let (office, origin) = (Office::new(), Origin::new());
     let (rogue, client) = (office.gateway().await, office.client().await);
     let link = client.link(&rogue).await;
     let (mut open, _server) = tunnel(&link, &origin).await;
-    link.give_up();
+    link.retire();
     drop(link);
     office.revoke(&[&rogue], &client);
     within(open.tunnel.inbox.next()).await.unwrap_err();

@@ -71,3 +71,92 @@ impl NameServers {
         failure(ResponseCode::ServFail, Reason::NetworkError, "the name servers did not answer")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::dns::Decision;
+    use hickory_resolver::proto::op::MessageType;
+    use hickory_resolver::proto::op::Query as Question;
+    use hickory_resolver::proto::rr::rdata::TXT;
+    use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+    use std::str::FromStr;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, UdpSocket};
+    use tokio::task::JoinHandle;
+
+    /// A name server: what is called long is asked for by TCP, everything else there is not.
+    fn answer(bytes: &[u8], by_udp: bool) -> Vec<u8> {
+        let asked = Message::from_vec(bytes).unwrap();
+        let name = asked.queries[0].name().clone();
+        let mut answer = Message::response(asked.metadata.id, OpCode::Query);
+        answer.metadata.message_type = MessageType::Response;
+        answer.queries = asked.queries.clone();
+        match (name.to_ascii().starts_with("long"), by_udp) {
+            (true, true) => answer.metadata.truncation = true,
+            (true, false) => {
+                answer.answers.push(Record::from_rdata(name, 1, RData::TXT(TXT::new(vec!["x".into()]))));
+            }
+            (false, _) => answer.metadata.response_code = ResponseCode::NXDomain,
+        }
+        answer.to_vec().unwrap()
+    }
+
+    /// Answers so many questions on each TCP connection before it closes that.
+    async fn name_server(each: usize) -> (SocketAddr, [JoinHandle<()>; 2]) {
+        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = udp.local_addr().unwrap();
+        let tcp = TcpListener::bind(address).await.unwrap();
+        let by_udp = tokio::spawn(async move {
+            let mut buffer = [0; 512];
+            loop {
+                let (length, from) = udp.recv_from(&mut buffer).await.unwrap();
+                udp.send_to(&answer(&buffer[..length], true), from).await.unwrap();
+            }
+        });
+        let by_tcp = tokio::spawn(async move {
+            loop {
+                let (mut app, _) = tcp.accept().await.unwrap();
+                tokio::spawn(async move {
+                    for _ in 0..each {
+                        let Ok(length) = app.read_u16().await else { return };
+                        let mut question = vec![0; length.into()];
+                        app.read_exact(&mut question).await.unwrap();
+                        let answer = answer(&question, false);
+                        app.write_u16(answer.len().try_into().unwrap()).await.unwrap();
+                        app.write_all(&answer).await.unwrap();
+                    }
+                });
+            }
+        });
+        (address, [by_udp, by_tcp])
+    }
+
+    fn query(name: &str) -> Query {
+        let mut message = Message::query();
+        message.queries = vec![Question::query(Name::from_str(name).unwrap(), RecordType::TXT)];
+        match Decision::of(&message.to_vec().unwrap()) {
+            Decision::Ask(query) => *query,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_is_asked_by_tcp_and_the_rest_is_answered_afterwards() {
+        for each in [1, 2, usize::MAX] {
+            let (address, tasks) = name_server(each).await;
+            let servers = NameServers::one(address).unwrap();
+            for _ in 0..3 {
+                let answer = servers.ask(&query("long.lab.")).await;
+                assert_eq!(
+                    (answer.metadata.response_code, answer.answers.len()),
+                    (ResponseCode::NoError, 1),
+                    "{each}"
+                );
+                let answer = servers.ask(&query("none.lab.")).await;
+                assert_eq!(answer.metadata.response_code, ResponseCode::NXDomain, "{each}");
+            }
+            tasks.iter().for_each(JoinHandle::abort);
+        }
+    }
+}

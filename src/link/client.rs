@@ -287,19 +287,10 @@ impl Link {
         }
     }
 
-    /// Takes the link out of use: it did not do what was asked of it. Open tunnels stay.
-    pub fn give_up(&self) {
-        self.unusable.cancel();
-        self.retired.cancel();
-    }
-
-    /// Waits until the link is to end with its tunnels.
-    pub async fn retired(&self) {
-        self.retired.cancelled().await;
-    }
-
-    /// Lets the link end when its tunnels have.
+    /// Takes the link out of use: there is a better one, or it did not do what was asked of it. It ends when its
+    /// tunnels have.
     pub fn retire(&self) {
+        self.unusable.cancel();
         self.retired.cancel();
     }
 }

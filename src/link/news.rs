@@ -71,7 +71,6 @@ pub async fn attend(link: Link, board: Arc<Board>) {
             log(&gateway, error);
         },
         () = link.unusable() => {}
-        () = link.retired() => {}
     }
 }
 

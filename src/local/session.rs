@@ -163,7 +163,7 @@ impl Routes {
             match opened {
                 Ok(tunnel) => return Ok(Some((tunnel, link))),
                 Err(failure) if failure.blames_gateway() && attempts < MOST_ATTEMPTS => {
-                    link.give_up();
+                    link.retire();
                     tracing::info!(reason = %failure, "the gateway failed an open");
                 }
                 Err(failure) => return Err(failure),
@@ -183,6 +183,8 @@ impl Routes {
         let links = standing.borrow();
         match best(&links) {
             Some(_) if end_of_use.is_cancelled() => true,
+            // It has become a gateway itself.
+            None if end_of_use.is_cancelled() => *self.is_gateway.borrow(),
             Some(other) => *pulse.suspect().borrow() && other.address != address && !other.is_suspect(),
             None => false,
         }

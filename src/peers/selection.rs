@@ -20,7 +20,7 @@ use beacon::{Schedule, Standbys, is_in_line};
 use candidacy::{Candidacy, LINE, Role};
 use choice::Choice;
 use order::{Order, Seen, actives, draw};
-use table::Table;
+use table::{Table, is_link_local};
 
 pub use candidacy::Options;
 pub use table::{Gateway, Means, SILENCE, Source};
@@ -210,7 +210,7 @@ impl Selection {
             peers: Vec::new(),
         };
         seen.sort_by_cached_key(|seen| (rank_of(seen.state), order.place(seen)));
-        let peers = seen.iter().take(MOST_PEERS);
+        let peers = seen.iter().filter(|seen| !is_link_local(seen.link)).take(MOST_PEERS);
         let peers = peers.map(|seen| Peer { id: seen.id, link: seen.link, state: seen.state }).collect();
         Some(Decision {
             advert: Advert { peers, ..advert },

@@ -158,10 +158,16 @@ fn the_names_of_a_local_zone_stay_local(lab: &Lab) {
     let c2 = lab.client("c2");
     // A name server on the LAN itself, that the clients can ask without a gateway.
     let mut dnsmasq = c2.command("dnsmasq");
-    dnsmasq.args(["--no-daemon", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--user=root"]);
+    dnsmasq.args([
+        "--keep-in-foreground",
+        "--conf-file=/dev/null",
+        "--no-resolv",
+        "--no-hosts",
+        "--user=root",
+    ]);
     dnsmasq.args(["--listen-address=10.77.0.12", "--bind-interfaces", "--port=5300", "--local=/home.lab/"]);
     dnsmasq.args(["--host-record=printer.home.lab,10.77.0.50", "--txt-record=home.lab,here"]);
-    // More than it answers by UDP.
+    // More than it answers by UDP; in the foreground, since as no daemon it serves one TCP connection and nobody else.
     let long = ["x".repeat(200), "y".repeat(200), "z".repeat(200), "end".to_owned()].join(",");
     dnsmasq.args(["--edns-packet-max=512", &format!("--txt-record=long.home.lab,{long}")]);
     let _dnsmasq = c2.spawn(dnsmasq);

@@ -43,7 +43,7 @@ impl Names {
             match answered {
                 Ok(Ok(bytes)) => return read(query, &bytes),
                 Ok(Err(failure)) if failure.blames_gateway() && attempts < MOST_ATTEMPTS => {
-                    link.give_up();
+                    link.retire();
                     tracing::info!(reason = %failure, "the gateway failed a question");
                 }
                 Ok(Err(failure)) => return refused(&failure),

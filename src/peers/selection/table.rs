@@ -1,7 +1,7 @@
 //! The gateways that this node knows of, from whatever source. Bounded.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::order::{Seen, is_latent};
@@ -158,7 +158,7 @@ impl Table {
         {
             return false;
         }
-        for peer in advert.peers.iter().filter(|peer| peer.id != id) {
+        for peer in advert.peers.iter().filter(|peer| peer.id != id && !is_link_local(peer.link)) {
             if self.0.len() < MOST_GATEWAYS {
                 self.0
                     .entry(peer.link)
@@ -233,8 +233,9 @@ impl Table {
     pub(super) fn seen(&self, but: NodeId, now: Instant) -> Vec<Seen> {
         let mut seen: Vec<_> =
             self.0.values().filter(|gateway| gateway.id != Some(but)).filter_map(|g| g.seen(now)).collect();
-        // One that is on two networks with this node is heard on both.
-        seen.sort_by_key(|seen| (seen.id, std::cmp::Reverse(seen.heard)));
+        // One that is on two networks with this node is heard on both. Others are told of it: a link-local address
+        // means nothing to them.
+        seen.sort_by_key(|seen| (seen.id, is_link_local(seen.link), std::cmp::Reverse(seen.heard)));
         seen.dedup_by_key(|seen| seen.id);
         seen
     }
@@ -249,6 +250,11 @@ impl Table {
         let oldest = oldest.min_by_key(|gateway| gateway.heard).map(|gateway| gateway.link);
         oldest.is_some_and(|oldest| self.0.remove(&oldest).is_some())
     }
+}
+
+/// Of use on one network only, which the address does not say (RFC 4007 §6).
+pub(super) fn is_link_local(link: SocketAddr) -> bool {
+    matches!(link.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
 fn without_peers(advert: &Advert) -> Advert {

@@ -464,6 +464,28 @@ fn of_a_gateway_on_two_networks_the_latest_beacon_counts_whichever_is_read_last(
 }
 
 #[test]
+fn nobody_is_told_of_a_link_local_address_or_believes_in_one() {
+    let (local, global) = ("[fe80::2]:7420".parse().unwrap(), link(2));
+    let mut group = Group::new(Policy::Strongest, &[100]);
+    let now = group.now();
+    let standby = advert(State::Standby, 0, 1);
+    let mut known = |at, counter| {
+        let selection = &mut group.node(1).selection;
+        assert!(selection.heard(id(2), at, &standby, Means::Beacon(1, counter), now));
+        selection.decide(&own(100), now).unwrap().advert.peers
+    };
+    assert!(known(local, 1).is_empty());
+    let named = |peers: Vec<Peer>| peers.into_iter().map(|peer| peer.link).collect::<Vec<_>>();
+    assert_eq!(named(known(global, 2)), [global]);
+    assert_eq!(named(known(local, 3)), [global], "the one that was heard last is of no use to others");
+
+    let peers = vec![Peer { id: id(3), link: local, state: State::Active }];
+    let mut client = Selection::new(id(9), 9);
+    client.heard(id(2), global, &Advert { peers, ..standby }, Means::Offer(Duration::ZERO), now);
+    assert_eq!(client.ranked(now).len(), 1);
+}
+
+#[test]
 fn clients_spread_over_the_active_ones_and_stay_where_they_are() {
     let now = Instant::now();
     let mut counts = BTreeMap::new();
