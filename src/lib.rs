@@ -11,6 +11,7 @@ pub mod copy;
 pub mod dns;
 pub mod failure;
 pub mod gateway;
+pub mod lan;
 pub mod link;
 pub mod live;
 pub mod local;

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use super::say;
 use crate::app;
 use crate::config::PORT;
-use crate::net;
+use crate::lan;
 use crate::peers::directory::{Directory, Gateway, Source};
 use crate::peers::discovery::{self, Discovery};
 use crate::peers::remembered;
@@ -120,7 +120,7 @@ fn print(gateways: &[Gateway], now: Instant) {
 
 fn nobody(asked: &[String], port: u16, only: &[String]) -> Problem {
     if asked.is_empty() {
-        let up = net::lans(&[]).map(|lans| lans.len()).unwrap_or_default();
+        let up = lan::lans(&[]).map(|lans| lans.len()).unwrap_or_default();
         let hint = if only.is_empty() {
             "bring up an interface that has an address: 'ip addr' shows them".to_owned()
         } else {

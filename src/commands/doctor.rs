@@ -21,9 +21,9 @@ use tokio::time::timeout;
 
 use super::{progress, say};
 use crate::config::{Config, Role, Typed};
+use crate::lan::Lan;
 use crate::local::endpoint::Endpoint;
 use crate::local::logins::Login;
-use crate::net::Lan;
 use crate::peers::{remembered, survey};
 use crate::problem::Problem;
 use crate::trust::group::{self, Group};

@@ -13,7 +13,7 @@ use crate::config::PORT;
 use crate::link::tls;
 use crate::mark;
 use crate::net;
-use crate::peers::{discovery, remembered};
+use crate::peers::{remembered, signer};
 use crate::problem::Problem;
 use crate::trust::authority::{Authority, Uses};
 use crate::trust::clock;
@@ -181,7 +181,7 @@ impl Join {
         let port = self.discovery_port;
         let mut own_port = port;
         loop {
-            match discovery::find_signer(code.group, code.invite, &key, port, own_port, &self.lan).await {
+            match signer::find_signer(code.group, code.invite, &key, port, own_port, &self.lan).await {
                 Ok(Some(signer)) => return Ok(signer),
                 Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && own_port != 0 => own_port = 0,
                 Err(error) => {

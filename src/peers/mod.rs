@@ -8,5 +8,6 @@ mod keyring;
 pub(crate) mod rate;
 pub mod remembered;
 pub mod selection;
+pub mod signer;
 pub mod survey;
 pub mod uplink;

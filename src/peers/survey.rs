@@ -13,7 +13,8 @@ use tokio::time::{sleep_until, timeout_at};
 
 use super::discovery::{link_address, random};
 use super::keyring::Keyring;
-use crate::net::{self, Ear, Lan};
+use crate::lan::{self, Ear, Lan};
+use crate::net;
 use crate::trust::group::Group;
 use crate::wire::datagram::{Advert, Datagram, Message, SIZE, Way};
 use crate::wire::id::NodeId;
@@ -105,7 +106,7 @@ struct Look {
 /// # Errors
 /// When this machine's interfaces cannot be listed.
 pub async fn look(options: Options) -> io::Result<Survey> {
-    let lans = net::lans(&options.lans)?;
+    let lans = lan::lans(&options.lans)?;
     let (ears, port_taken) = bind(&lans, options.port);
     let mut look = Look {
         own: options.group.node.id,

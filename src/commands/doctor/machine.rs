@@ -8,8 +8,8 @@ use super::holder::{self, Protocol};
 use super::report::{Finding, Layer};
 use crate::commands::ask;
 use crate::config::{Config, PORT, Role};
+use crate::lan::{self, Ear, Lan};
 use crate::local::endpoint::Endpoint;
-use crate::net::{self, Ear, Lan};
 use crate::problem::Problem;
 use crate::telemetry::snapshot::Snapshot;
 use crate::trust::group::{self, Group};
@@ -72,7 +72,7 @@ pub(super) fn role(config: &Config, group: &Group, found: &mut Vec<Finding>) {
 
 /// The networks to discover on.
 pub(super) fn interfaces(config: &Config, found: &mut Vec<Finding>) -> Vec<Lan> {
-    let lans = match net::lans(&config.lans) {
+    let lans = match lan::lans(&config.lans) {
         Ok(lans) => lans,
         Err(error) => {
             let problem = Problem::new("this machine's interfaces cannot be listed").because(error);
@@ -100,11 +100,11 @@ fn no_lan(config: &Config) -> Finding {
     }
     let mut finding =
         Finding::wrong(Layer::Interfaces, "there is no network on which gateways can be asked for");
-    let silent = net::without_broadcast().unwrap_or_default();
+    let silent = lan::without_broadcast().unwrap_or_default();
     for (interface, net) in &silent {
         finding = finding.because(format!("{interface} has {net}, where nobody can be reached by broadcast"));
     }
-    let up = net::lans(&[]).map_or(0, |lans| lans.len());
+    let up = lan::lans(&[]).map_or(0, |lans| lans.len());
     match silent.first() {
         _ if up > 0 => finding.hint(format!("--lan names none of the {up} addresses that are up: 'ip addr' shows them")),
         Some((interface, net)) => finding.hint(format!(

@@ -1,0 +1,323 @@
+//! The LANs of this machine, and the sockets of discovery on them.
+//!
+//! Everything that only one operating system has stays behind the functions of this file.
+
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::fd::AsRawFd;
+
+use ipnet::IpNet;
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+
+use crate::net::{ip_of, socket_address};
+
+/// The TTL or hop limit that discovery sends and requires: only a neighbour on the same LAN can send it
+/// (RFC 5082).
+const NEIGHBOUR_TTL: u8 = 255;
+/// What a socket filter sees before the payload (RFC 768).
+const UDP_HEADER: usize = 8;
+/// The link-local multicast group of discovery (RFC 4291 §2.7, transient).
+pub const MULTICAST: Ipv6Addr = Ipv6Addr::new(0xff12, 0, 0, 0, 0, 0, 0x6c61, 0x6e65);
+
+/// One of this machine's addresses on one LAN.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Lan {
+    /// The interface's name.
+    pub interface: String,
+    /// The interface's index; 0 where it does not matter.
+    pub index: u32,
+    /// This machine's address and the LAN's prefix.
+    pub net: IpNet,
+}
+
+impl Lan {
+    /// Where to send what everybody on this LAN shall hear.
+    pub fn everybody(&self, port: u16) -> SocketAddr {
+        match self.net {
+            IpNet::V4(net) => SocketAddr::new(net.broadcast().into(), port),
+            IpNet::V6(_) => SocketAddrV6::new(MULTICAST, port, 0, self.index).into(),
+        }
+    }
+
+    /// This machine's own socket address on this LAN.
+    pub fn own(&self, port: u16) -> SocketAddr {
+        match self.net.addr() {
+            IpAddr::V4(ip) => SocketAddr::new(ip.into(), port),
+            IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, self.index).into(),
+        }
+    }
+}
+
+/// The LANs of this machine: every interface that is up and can broadcast or multicast. With `only`, those
+/// whose interface name or address is listed, which may also be loopback addresses.
+///
+/// # Errors
+/// When the operating system does not list its interfaces.
+pub fn lans(only: &[String]) -> io::Result<Vec<Lan>> {
+    let mut found: Vec<Lan> = Vec::new();
+    for entry in getifaddrs().map_err(io::Error::from)? {
+        if !entry.flags.contains(InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING) {
+            continue;
+        }
+        let Some((ip, index)) = entry.address.as_ref().and_then(ip_of) else { continue };
+        let Some((mask, _)) = entry.netmask.as_ref().and_then(ip_of) else { continue };
+        let Ok(net) = IpNet::with_netmask(ip, mask) else { continue };
+        let name = entry.interface_name;
+        if entry.flags.contains(InterfaceFlags::IFF_LOOPBACK) {
+            let chosen = only.iter().filter_map(|text| text.parse::<IpAddr>().ok());
+            let chosen = chosen.filter(|ip| net.contains(ip) && ip.is_ipv4());
+            found.extend(chosen.filter_map(|ip| {
+                let net = IpNet::new(ip, net.prefix_len()).ok()?;
+                Some(Lan { interface: name.clone(), index: 0, net })
+            }));
+            continue;
+        }
+        let usable = match net {
+            IpNet::V4(net) => net.prefix_len() <= 30 && entry.flags.contains(InterfaceFlags::IFF_BROADCAST),
+            IpNet::V6(net) => {
+                net.addr().is_unicast_link_local() && entry.flags.contains(InterfaceFlags::IFF_MULTICAST)
+            }
+        };
+        let wanted = only.is_empty() || only.iter().any(|text| *text == name || *text == ip.to_string());
+        if usable && wanted {
+            found.push(Lan { interface: name, index, net });
+        }
+    }
+    found.dedup();
+    Ok(found)
+}
+
+/// The IPv4 networks of interfaces that are up, other than loopback, on which nobody can be reached by broadcast: each
+/// with its interface. None of them is among [`lans`].
+///
+/// # Errors
+/// When the operating system does not list its interfaces.
+pub fn without_broadcast() -> io::Result<Vec<(String, IpNet)>> {
+    let up = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING;
+    let entries = getifaddrs().map_err(io::Error::from)?;
+    let entries = entries
+        .filter(|entry| entry.flags.contains(up) && !entry.flags.contains(InterfaceFlags::IFF_LOOPBACK));
+    let silent = entries.filter_map(|entry| {
+        let ((ip, _), (mask, _)) = (ip_of(entry.address.as_ref()?)?, ip_of(entry.netmask.as_ref()?)?);
+        let net = IpNet::with_netmask(ip, mask).ok().filter(|net| net.addr().is_ipv4())?;
+        let is_silent = net.prefix_len() > 30 || !entry.flags.contains(InterfaceFlags::IFF_BROADCAST);
+        is_silent.then_some((entry.interface_name, net))
+    });
+    Ok(silent.collect())
+}
+
+/// A UDP socket of discovery. It knows its own address on the LAN, which the broadcast address that it may
+/// be bound to hides.
+#[derive(Debug)]
+pub struct Ear {
+    socket: UdpSocket,
+    /// This machine's address on the LAN, with the socket's port.
+    pub own: SocketAddr,
+}
+
+/// One datagram as it came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// How many bytes of the buffer it filled.
+    pub size: usize,
+    /// Who sent it.
+    pub from: SocketAddr,
+    /// True when it came with the full TTL, so from the same LAN.
+    pub neighbour: bool,
+}
+
+impl Ear {
+    /// The socket that sends, and that hears what is sent to this machine alone. Port 0 takes any free one.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::AddrInUse`] when another node runs on this address; else what the system says.
+    pub fn unicast(lan: &Lan, port: u16) -> io::Result<Self> {
+        let socket = udp(lan)?;
+        socket.bind(&lan.own(port).into())?;
+        match lan.net {
+            IpNet::V4(_) => socket.set_broadcast(true)?,
+            IpNet::V6(_) => socket.set_multicast_if_v6(lan.index)?,
+        }
+        Self::new(lan, socket)
+    }
+
+    /// The socket that hears what is sent to everybody on the LAN. Several nodes of one machine share it.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn everybody(lan: &Lan, port: u16) -> io::Result<Self> {
+        let socket = udp(lan)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&lan.everybody(port).into())?;
+        if lan.net.addr().is_ipv6() {
+            socket.join_multicast_v6(&MULTICAST, lan.index)?;
+        }
+        Self::new(lan, socket)
+    }
+
+    fn new(lan: &Lan, socket: Socket) -> io::Result<Self> {
+        let socket = UdpSocket::from_std(socket.into())?;
+        let own = lan.own(socket.local_addr()?.port());
+        Ok(Self { socket, own })
+    }
+
+    /// Has the system drop datagrams that have this byte at this place, and no others; where it cannot they still come.
+    pub fn ignore(&self, mark: Option<(usize, u8)>) {
+        let socket = SockRef::from(&self.socket);
+        let result = match mark.map(|(at, byte)| (u32::try_from(at + UDP_HEADER), byte)) {
+            Some((Ok(at), byte)) => filter::drop_where(&socket, at, byte),
+            Some((Err(_), _)) => Ok(()),
+            None => filter::drop_nothing(&socket),
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, "no filter in the system");
+        }
+    }
+
+    /// Waits for the next datagram.
+    ///
+    /// # Errors
+    /// What the system says; an interface that went away is one of them.
+    pub async fn hear(&self, buffer: &mut [u8]) -> io::Result<Heard> {
+        self.socket
+            .async_io(Interest::READABLE, || {
+                let mut space = nix::cmsg_space!(i32);
+                let mut slices = [IoSliceMut::new(buffer)];
+                let message = recvmsg::<SockaddrStorage>(
+                    self.socket.as_raw_fd(),
+                    &mut slices,
+                    Some(&mut space),
+                    MsgFlags::MSG_DONTWAIT,
+                )?;
+                let ttl = message.cmsgs()?.find_map(|control| match control {
+                    ControlMessageOwned::Ipv4Ttl(ttl) | ControlMessageOwned::Ipv6HopLimit(ttl) => Some(ttl),
+                    _ => None,
+                });
+                let from = message.address.as_ref().and_then(socket_address);
+                let from = from.ok_or_else(|| io::Error::other("a datagram without a sender"))?;
+                Ok(Heard { size: message.bytes, from, neighbour: ttl == Some(i32::from(NEIGHBOUR_TTL)) })
+            })
+            .await
+    }
+
+    /// Sends one datagram.
+    ///
+    /// # Errors
+    /// What the system says, for example that the network is unreachable.
+    pub async fn tell(&self, bytes: &[u8], to: SocketAddr) -> io::Result<()> {
+        self.socket.send_to(bytes, to).await.map(drop)
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod filter {
+    use std::io;
+
+    use socket2::{SockFilter, SockRef};
+
+    // The instructions of a socket filter (Linux, networking/filter.rst).
+    const LOAD_BYTE: u16 = 0x30;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+
+    pub(super) fn drop_where(socket: &SockRef<'_>, at: u32, byte: u8) -> io::Result<()> {
+        socket.attach_filter(&[
+            SockFilter::new(LOAD_BYTE, 0, 0, at),
+            SockFilter::new(JUMP_IF_EQUAL, 0, 1, byte.into()),
+            SockFilter::new(RETURN, 0, 0, 0),
+            SockFilter::new(RETURN, 0, 0, u32::MAX),
+        ])
+    }
+
+    pub(super) fn drop_nothing(socket: &SockRef<'_>) -> io::Result<()> {
+        match socket.detach_filter() {
+            // There was none.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod filter {
+    use std::io;
+
+    use socket2::SockRef;
+
+    pub(super) fn drop_where(_: &SockRef<'_>, _: u32, _: u8) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub(super) fn drop_nothing(_: &SockRef<'_>) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn udp(lan: &Lan) -> io::Result<Socket> {
+    let domain = if lan.net.addr().is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    if domain == Domain::IPV4 {
+        socket.set_ttl_v4(NEIGHBOUR_TTL.into())?;
+        setsockopt(&socket, sockopt::Ipv4RecvTtl, &true)?;
+    } else {
+        socket.set_only_v6(true)?;
+        socket.set_unicast_hops_v6(NEIGHBOUR_TTL.into())?;
+        socket.set_multicast_hops_v6(NEIGHBOUR_TTL.into())?;
+        setsockopt(&socket, sockopt::Ipv6RecvHopLimit, &true)?;
+    }
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_broadcast_on_loopback_reaches_two_nodes_that_share_the_port() {
+        let lan = |ip: &str| lans(&[ip.to_owned()]).unwrap().into_iter().next().unwrap();
+        let asker = Ear::unicast(&lan("127.0.0.2"), 0).unwrap();
+        let port = asker.own.port();
+        let (one, two) = (lan("127.0.0.3"), lan("127.0.0.4"));
+        let ears = [Ear::everybody(&one, port).unwrap(), Ear::everybody(&two, port).unwrap()];
+        asker.tell(b"hello", one.everybody(port)).await.unwrap();
+        for ear in &ears {
+            let mut buffer = [0; 64];
+            let heard = ear.hear(&mut buffer).await.unwrap();
+            assert_eq!(&buffer[..heard.size], b"hello");
+            assert_eq!(heard.from, asker.own);
+            assert!(heard.neighbour);
+        }
+    }
+
+    #[tokio::test]
+    #[cfg(target_os = "linux")]
+    async fn what_is_to_be_ignored_never_wakes_the_node_and_the_rest_does() {
+        let lan = |ip: &str| lans(&[ip.to_owned()]).unwrap().into_iter().next().unwrap();
+        let (mouth, ear) =
+            (Ear::unicast(&lan("127.0.0.5"), 0).unwrap(), Ear::unicast(&lan("127.0.0.6"), 0).unwrap());
+        let mut buffer = [0; 64];
+        for (mark, said, heard) in [
+            (Some((2, b'x')), [b"abx", b"aby"], b"aby"),
+            (Some((2, b'y')), [b"aby", b"abx"], b"abx"),
+            (None, [b"abx", b"aby"], b"abx"),
+        ] {
+            ear.ignore(mark);
+            for said in said {
+                mouth.tell(said, ear.own).await.unwrap();
+            }
+            let size = ear.hear(&mut buffer).await.unwrap().size;
+            assert_eq!(&buffer[..size], heard, "{mark:?}");
+        }
+    }
+
+    #[test]
+    fn loopback_is_no_lan_unless_it_is_named() {
+        assert!(lans(&[]).unwrap().iter().all(|lan| !lan.net.addr().is_loopback()));
+    }
+}
