@@ -2,7 +2,8 @@
 //! that is stopped still accepts TCP connections; only an answer of the application proves anything.
 //!
 //! Two steps. A link whose ping is unanswered for a moment is *suspect*: new tunnels go elsewhere, the old ones
-//! stay, so that being wrong costs nothing. One whose ping is unanswered for the full deadline is *dead*.
+//! stay, so that being wrong costs nothing. One whose ping is unanswered for the full deadline, while nothing else moves,
+//! is *dead*: on a slow or lossy line a ping and its answer wait behind what was sent before them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -21,8 +22,12 @@ const SUSPICION: Duration = Duration::from_millis(250);
 const TRUST: u32 = 4;
 /// Between two pings, and how long the answer may take, while tunnels are open.
 const UNDER_TRAFFIC: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(3));
-/// The same of a link without tunnels.
+/// The same of a link without tunnels. Whatever moves, no answer takes longer.
 const IDLE: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(15));
+/// On a line where pings took long lately, so many times that is waited; never longer than on an idle link.
+const SLOW_LINE: u32 = 10;
+/// While a ping is unanswered it is looked so often whether anything else moves.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// A link is replaced after so many tunnels: there are 2^30 ids for them (RFC 9113 §5.1.1), and half of them are left
 /// for the time that this takes.
@@ -170,6 +175,11 @@ impl Pulse {
     fn rhythm(&self) -> (Duration, Duration) {
         if self.tunnels() > 0 && !self.patient { UNDER_TRAFFIC } else { IDLE }
     }
+
+    /// How long an answer may take where the slowest of the latest ones took so long.
+    fn patience(&self, slowest: Duration) -> Duration {
+        self.rhythm().1.max((slowest * SLOW_LINE).min(IDLE.1))
+    }
 }
 
 impl OpenTunnel {
@@ -187,11 +197,38 @@ impl Drop for OpenTunnel {
     }
 }
 
+/// An unanswered ping, and what else shows that the peer lives.
+#[derive(Clone, Copy, Debug)]
+struct Unanswered {
+    sent: Instant,
+    moved: (u64, u64),
+    moved_at: Instant,
+}
+
+impl Unanswered {
+    fn new(sent: Instant, moved: (u64, u64)) -> Self {
+        Self { sent, moved, moved_at: sent }
+    }
+
+    /// Notes how much has moved by now.
+    fn look(&mut self, moved: (u64, u64), now: Instant) {
+        if moved != self.moved {
+            (self.moved, self.moved_at) = (moved, now);
+        }
+    }
+
+    /// When the link is dead if the answer does not come and nothing moves any more.
+    fn dead_at(&self, patience: Duration) -> Instant {
+        (self.moved_at + patience).min(self.sent + patience.max(IDLE.1))
+    }
+}
+
 /// Pings until an answer is late by the full deadline, which is when it returns.
 pub async fn until_dead(mut ping: PingPong, pulse: Arc<Pulse>) {
-    let mut prompt_answers = 0;
+    let (mut prompt_answers, mut slowest) = (0, Duration::ZERO);
     loop {
         let (sent, received) = (Instant::now(), pulse.flow.received());
+        let mut unanswered = Unanswered::new(sent, pulse.moved());
         let answered = {
             let mut answer = std::pin::pin!(ping.ping(Ping::opaque()));
             loop {
@@ -204,7 +241,13 @@ pub async fn until_dead(mut ping: PingPong, pulse: Arc<Pulse>) {
                         prompt_answers = 0;
                     }
                     // The deadline is another one once tunnels are open.
-                    () = sleep_until(sent + pulse.rhythm().1) => return,
+                    () = sleep_until(unanswered.dead_at(pulse.patience(slowest)).min(Instant::now() + LOOK)) => {
+                        let now = Instant::now();
+                        unanswered.look(pulse.moved(), now);
+                        if now >= unanswered.dead_at(pulse.patience(slowest)) {
+                            return;
+                        }
+                    }
                     () = pulse.proof_wanted.notified() => {}
                 }
             }
@@ -214,6 +257,7 @@ pub async fn until_dead(mut ping: PingPong, pulse: Arc<Pulse>) {
             return std::future::pending().await;
         }
         pulse.flow.measured(pulse.flow.received() - received, sent.elapsed());
+        slowest = sent.elapsed().max(slowest * 7 / 8);
         prompt_answers = if sent.elapsed() < SUSPICION { prompt_answers + 1 } else { 0 };
         if prompt_answers >= TRUST {
             pulse.set_suspect(false);
@@ -234,6 +278,32 @@ pub async fn until_dead(mut ping: PingPong, pulse: Arc<Pulse>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_unanswered_ping_is_the_end_when_nothing_moves_and_in_any_case_after_a_while() {
+        let sent = Instant::now();
+        let after = |seconds| sent + Duration::from_secs(seconds);
+        let mut unanswered = Unanswered::new(sent, (7, 7));
+        unanswered.look((7, 7), after(2));
+        assert_eq!(unanswered.dead_at(UNDER_TRAFFIC.1), after(3), "nothing has moved");
+        unanswered.look((7, 8), after(2));
+        assert_eq!(unanswered.dead_at(UNDER_TRAFFIC.1), after(5), "something has arrived");
+        unanswered.look((8, 8), after(14));
+        assert_eq!(
+            unanswered.dead_at(UNDER_TRAFFIC.1),
+            after(15),
+            "it takes what is sent, and answers nothing"
+        );
+        assert_eq!(unanswered.dead_at(IDLE.1), after(15));
+    }
+
+    #[test]
+    fn a_slow_line_is_given_more_time_and_never_more_than_an_idle_one() {
+        let pulse = Arc::new(Pulse::default());
+        let _tunnel = pulse.tunnel();
+        let patience = |millis| pulse.patience(Duration::from_millis(millis)).as_secs();
+        assert_eq!([0, 20, 300, 500, 5000].map(patience), [3, 3, 3, 5, 15]);
+    }
 
     #[test]
     fn a_link_is_worn_after_so_many_tunnels_however_few_are_open() {
