@@ -22,5 +22,6 @@ venv=target/page/venv
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv" 2>/dev/null || { rm -rf "$venv"; lacks python3-venv; }
 "$venv/bin/python" -c 'import selenium, prometheus_client' 2>/dev/null ||
     "$venv/bin/pip" install --quiet --disable-pip-version-check selenium==4.51.0 prometheus_client==0.26.0
-cargo build --quiet --locked
+# With what the tests ask of the dependencies: after them nothing is built anew.
+cargo test --quiet --locked --test cli --no-run
 exec "$venv/bin/python" scripts/page_test.py "$@"
