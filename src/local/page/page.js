@@ -68,8 +68,8 @@ function header(seen) {
     : links.length > 0 && links[0].state === "suspect" ? ["wait", `gateway ${links[0].id} does not answer`]
     : links.length > 0 ? ["good", `linked to gateway ${links[0].id}`]
     : trouble ? ["bad", `no gateway: ${trouble}`]
-    : node.reach === "unreachable" && seen.servers.length > 0
-      ? ["bad", `does not reach ${seen.servers.join(", ")}, and no gateway has answered yet`]
+    : seen.servers.length > 0
+      ? ["bad", `no gateway to ${seen.servers.join(", ")} has answered yet, and this node is none`]
     : ["bad", "no gateway has answered yet"];
   situation(tone, text);
   say(at("proxy"), node.proxy.join(", "));
