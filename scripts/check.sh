@@ -14,6 +14,9 @@ cargo clippy --locked --all-targets -- -D warnings
 step "tests (the README's command)"
 cargo test
 
+step "the live page in a browser"
+scripts/page-test.sh
+
 step "packaging"
 scripts/package.sh --check
 

@@ -537,7 +537,9 @@ fn bind(address: SocketAddr, what: &str, hint: &str) -> Result<TcpListener, Prob
 
 fn bind_proxy(endpoint: &Endpoint, mode: u32) -> Result<Port, Problem> {
     let hint = match endpoint {
-        Endpoint::Tcp(_) => "--proxy 127.0.0.1:0 takes any free port",
+        Endpoint::Tcp(_) => {
+            "'laneway status' shows a node that runs here already; --proxy 127.0.0.1:0 takes any free port"
+        }
         Endpoint::Unix(_) => "another laneway may be running here; --proxy unix:/PATH chooses another place",
     };
     Port::bind(endpoint, mode).map_err(|error| {

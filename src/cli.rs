@@ -14,7 +14,7 @@ use crate::{app, commands};
 
 /// The way out of an isolated LAN: any machine that reaches the server becomes the gateway for the others.
 #[derive(Debug, Parser)]
-#[command(name = "laneway", version, max_term_width = 110)]
+#[command(name = "laneway", version, max_term_width = 110, arg_required_else_help = true)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

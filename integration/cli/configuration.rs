@@ -94,7 +94,8 @@ fn a_port_that_is_taken_is_named_with_the_flag_that_chooses_another() {
 
     let output = Output::of(machine.up(address, &[]).args(["--proxy", &taken.to_string()]));
     let what = format!("error: the local proxy cannot listen on {taken}");
-    output.failed(1, &[&what, "caused by: Address already in use", "hint: --proxy "]);
+    let hint = "hint: 'laneway status' shows a node that runs here already; --proxy ";
+    output.failed(1, &[&what, "caused by: Address already in use", hint]);
 
     let port = free_udp_port(address).to_string();
     let (proxy, link) = (format!("{address}:0"), taken.to_string());

@@ -115,5 +115,5 @@ fn a_wrong_command_line_is_a_usage_error_on_standard_error() {
 fn no_command_at_all_shows_the_help() {
     let output = laneway(&[]);
     assert_eq!(output.code, Some(2), "{output}");
-    assert!(output.stderr.contains("Usage: laneway"), "{output}");
+    assert!(output.stderr.contains("Usage: laneway") && output.stderr.contains("Commands:"), "{output}");
 }

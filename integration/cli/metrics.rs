@@ -47,7 +47,9 @@ fn the_dashboard_and_the_alerts_ask_for_metrics_that_there_are() {
 #[test]
 fn promtool_finds_nothing_wrong_with_the_metrics_the_alerts_and_the_dashboard() {
     if Command::new("promtool").arg("--version").output().is_err() {
-        eprintln!("skipped: promtool is not installed");
+        // Past the test runner, which keeps what a passing test says to itself.
+        let _ =
+            writeln!(std::io::stderr(), "\nskipped: promtool is not installed: nothing was checked by it");
         return;
     }
     promtool(&["check", "metrics"], &metrics());

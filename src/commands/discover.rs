@@ -91,8 +91,10 @@ impl Discover {
 }
 
 fn print(gateways: &[Gateway], now: Instant) {
+    // IPv6 addresses of a link are long: they name the interface too.
+    let wide = gateways.iter().map(|gateway| gateway.link.to_string().len()).fold(21, usize::max);
     say(format_args!(
-        "{:<9} {:<24} {:<10} {:>12} {:>7} {:>7} {:>10}  {}",
+        "{:<9} {:<wide$} {:<10} {:>12} {:>7} {:>7} {:>10}  {}",
         "ID", "ADDRESS", "STATE", "CAPACITY", "LOAD", "TUNNELS", "RTT", "SERVER"
     ));
     for gateway in gateways {
@@ -105,7 +107,7 @@ fn print(gateways: &[Gateway], now: Instant) {
         let capacity = format!("{} Mbit/s", advert.capacity);
         let load = format!("{:.1}%", f64::from(advert.load) / 10.0);
         say(format_args!(
-            "{:<9} {:<24} {:<10} {:>12} {:>7} {:>7} {:>10}  {}",
+            "{:<9} {:<wide$} {:<10} {:>12} {:>7} {:>7} {:>10}  {}",
             id,
             gateway.link.to_string(),
             state,

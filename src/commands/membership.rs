@@ -120,7 +120,10 @@ impl Init {
         let group = Authority::create(state, &self.group, &name)?;
         let code = authority::own(state)?.invite(Role::Gateway, Uses::Any, self.ttl.0, None)?;
         say(format_args!("The group '{}' is made; this machine is '{}'.", group.name, group.node.name));
-        say("Start this node:\n\n    laneway up\n\nThen, while it runs, on every other machine:\n");
+        say(
+            "Start this node, with the server that the others are to reach:\n\n    laneway up --server HOST:PORT\n",
+        );
+        say("Then, while it runs, on every other machine:\n");
         say(format_args!("    laneway join {code}"));
         Ok(())
     }

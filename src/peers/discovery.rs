@@ -236,7 +236,7 @@ impl Discovery {
         let lans = self.tell_everybody(message, by).await;
         if first {
             tracing::info!(lans, port = self.options.port, "query sent");
-            let text = format!("who is connected to the server? asked by {lans} addresses of this node");
+            let text = format!("who is connected to the server? asked on {lans} of this node's addresses");
             self.directory.telemetry().note(Happening::Query, "", text);
         }
     }

@@ -41,11 +41,28 @@ pub fn situation(snapshot: &Snapshot) -> String {
     let node = &snapshot.node;
     let state = node.state.as_deref().map(|state| format!("{state} gateway, ")).unwrap_or_default();
     match (node.goes_direct, snapshot.links.first(), &snapshot.trouble) {
-        (true, _, _) => format!("{state}goes out directly, serves {} clients", snapshot.clients_in_all),
+        (true, _, _) => {
+            let clients = snapshot.clients_in_all;
+            format!(
+                "{state}goes out directly, serves {clients} client{}",
+                if clients == 1 { "" } else { "s" }
+            )
+        }
         (_, Some(link), _) => format!("{state}linked to gateway {} at {}", link.id, link.address),
         (_, _, Some(trouble)) => format!("{state}no gateway: {trouble}"),
-        (_, _, None) => format!("{state}no gateway has answered yet"),
+        (_, _, None) => match unreached(snapshot) {
+            Some(servers) => {
+                format!("{state}no gateway to {servers} has answered yet, and this node is none")
+            }
+            None => format!("{state}no gateway has answered yet"),
+        },
     }
+}
+
+/// The servers that this node was told of, while it is no way to them.
+pub fn unreached(snapshot: &Snapshot) -> Option<String> {
+    let waits = !snapshot.node.goes_direct && !snapshot.servers.is_empty();
+    waits.then(|| snapshot.servers.join(", "))
 }
 
 /// What a gateway is, in a word or two.
@@ -195,6 +212,23 @@ mod tests {
             assert_eq!(age(seconds), text);
         }
         assert_eq!(millis(0.000_42), "0.42 ms");
+    }
+
+    #[test]
+    fn a_node_that_is_no_way_out_says_to_which_server() {
+        let mut snapshot = super::super::snapshot::example();
+        snapshot.links.clear();
+        snapshot.trouble = None;
+        snapshot.servers.clear();
+        assert!(situation(&snapshot).ends_with("no gateway has answered yet"));
+        snapshot.servers = vec!["10.0.0.5:80".into()];
+        assert!(
+            situation(&snapshot)
+                .ends_with("no gateway to 10.0.0.5:80 has answered yet, and this node is none")
+        );
+        snapshot.node.goes_direct = true;
+        snapshot.clients_in_all = 1;
+        assert!(situation(&snapshot).ends_with("serves 1 client"));
     }
 
     #[test]

@@ -29,7 +29,9 @@ pub struct Target {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TargetError {
     /// Not `host:port`.
-    #[error("a destination is written HOST:PORT, and an IPv6 address in brackets, [ADDR]:PORT")]
+    #[error(
+        "a destination is written HOST:PORT, without http:// or a path, and an IPv6 address in brackets, [ADDR]:PORT"
+    )]
     Form,
     /// The port is 0, above 65535 or not a number.
     #[error("the port is not a number from 1 to 65535")]
@@ -94,7 +96,7 @@ impl FromStr for Target {
 
     fn from_str(text: &str) -> Result<Self, TargetError> {
         let (host, port) = text.rsplit_once(':').ok_or(TargetError::Form)?;
-        if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
+        if text.contains('/') || host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
             return Err(TargetError::Form);
         }
         if port.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()) {
@@ -153,6 +155,8 @@ mod tests {
         for (text, error) in [
             ("host", TargetError::Form),
             ("::1:80", TargetError::Form),
+            ("http://host/", TargetError::Form),
+            ("host:80/path", TargetError::Form),
             ("host:0", TargetError::Port),
             ("host:65536", TargetError::Port),
             ("host:+80", TargetError::Port),

@@ -7,6 +7,7 @@ use super::firewall::{Firewall, opens_elsewhere};
 use super::machine::Node;
 use super::report::{Finding, Layer};
 use crate::peers::survey::{Seen, Survey};
+use crate::telemetry::report::unreached;
 
 /// A gateway that the running node heard within so many seconds is heard.
 const LATELY: f64 = 15.0;
@@ -115,9 +116,13 @@ fn nobody(survey: &Survey, facts: &Facts<'_>) -> Finding {
         facts.known
     ));
     let port = facts.port;
-    match facts.firewall {
-        Some(firewall) => firewalled(finding, firewall, port),
-        None => finding.hint(format!(
+    match (facts.firewall, facts.node.and_then(|node| unreached(&node.seen))) {
+        (Some(firewall), _) => firewalled(finding, firewall, port),
+        (None, Some(servers)) => finding.because(format!("the node here is no gateway to {servers} either")).hint(format!(
+            "bring an uplink up on one machine: 'ip -brief address' shows the interfaces, 'ip route' the ways; there start \
+             'laneway up --server HOST:PORT', and let UDP port {port} in"
+        )),
+        (None, None) => finding.hint(format!(
             "on a machine that reaches the server start 'laneway up --server HOST:PORT', and let UDP port {port} in there: \
              {}; behind a router, name it here: 'laneway up --gateway HOST:7420'",
             opens_elsewhere(port, "udp")

@@ -10,13 +10,18 @@ use crate::telemetry::journal::{Event, Happening};
 use crate::telemetry::report::{age, bits, bytes, condition, millis, situation};
 use crate::telemetry::snapshot::{Rates, Snapshot, Usage};
 
+/// Lines of a graph, with its border.
+const GRAPH: u16 = 7;
+
 /// Draws `snapshot`; `notice` is what the user must know besides.
 pub(super) fn draw(frame: &mut Frame<'_>, snapshot: &Snapshot, notice: Option<&str>) {
     let gateways = u16::try_from(snapshot.gateways.len()).unwrap_or(u16::MAX).clamp(1, 8) + 3;
+    // Where not all has room, the graphs go first.
+    let graph = if frame.area().height < 2 + gateways + GRAPH + 4 { 0 } else { GRAPH };
     let [head, table, rates, below] = Layout::vertical([
         Constraint::Length(2),
         Constraint::Length(gateways),
-        Constraint::Length(7),
+        Constraint::Length(graph),
         Constraint::Min(4),
     ])
     .areas(frame.area());
@@ -54,13 +59,38 @@ fn header(frame: &mut Frame<'_>, area: Rect, snapshot: &Snapshot, notice: Option
         }
         None => Line::from(format!(" {}", situation(snapshot))).yellow(),
     };
-    frame.render_widget(Paragraph::new(vec![who, how]), area);
-    let quit = Line::from("q quits ").dim().right_aligned();
-    frame.render_widget(quit, Rect { height: 1.min(area.height), ..area });
+    let [first, second] = Layout::vertical([Constraint::Length(1), Constraint::Length(1)]).areas(area);
+    let [left, right] = Layout::horizontal([Constraint::Min(0), Constraint::Length(9)]).areas(first);
+    frame.render_widget(who, left);
+    frame.render_widget(Line::from("q quits ").dim().right_aligned(), right);
+    frame.render_widget(how, second);
+}
+
+/// The columns of the gateways, the most telling first, and how wide each is.
+const COLUMNS: [(&str, u16); 9] = [
+    ("", 1),
+    ("GATEWAY", 8),
+    ("ADDRESS", 20),
+    ("STATE", 17),
+    ("LINK", 19),
+    ("RTT", 8),
+    ("TUNNELS", 7),
+    ("LOAD", 5),
+    ("CAPACITY", 12),
+];
+
+/// How many of the columns there is room for, with a space between two.
+fn columns(room: u16) -> usize {
+    let ends = COLUMNS.iter().scan(0, |end, (_, width)| {
+        *end += width + 1;
+        Some(*end - 1)
+    });
+    ends.take_while(|end| *end <= room).count()
 }
 
 fn gateway_table(frame: &mut Frame<'_>, area: Rect, snapshot: &Snapshot) {
     let dash = || "-".to_owned();
+    let shown = columns(area.width.saturating_sub(2));
     let rows = snapshot.gateways.iter().map(|gateway| {
         let link = gateway.id.as_ref().and_then(|id| snapshot.links.iter().find(|link| link.id == *id));
         let state = condition(gateway);
@@ -71,7 +101,7 @@ fn gateway_table(frame: &mut Frame<'_>, area: Rect, snapshot: &Snapshot) {
             "withdrawn" | "silent" => Color::DarkGray,
             _ => Color::Yellow,
         };
-        let row = Row::new([
+        let cells = [
             Cell::new(if gateway.is_used { "▶" } else { " " }),
             Cell::new(gateway.id.clone().unwrap_or_else(|| "?".into())),
             Cell::new(gateway.address.clone()),
@@ -81,21 +111,15 @@ fn gateway_table(frame: &mut Frame<'_>, area: Rect, snapshot: &Snapshot) {
             Cell::new(gateway.tunnels.map_or_else(dash, |tunnels| tunnels.to_string())),
             Cell::new(gateway.load.map_or_else(dash, |load| format!("{:.0}%", load * 100.0))),
             Cell::new(gateway.capacity.map_or_else(dash, bits)),
-        ]);
+        ];
+        let row = Row::new(cells.into_iter().take(shown));
         if gateway.is_used { row.style(Style::new().add_modifier(Modifier::BOLD)) } else { row }
     });
-    let widths = [
-        Constraint::Length(1),
-        Constraint::Length(8),
-        Constraint::Min(20),
-        Constraint::Length(18),
-        Constraint::Length(20),
-        Constraint::Length(8),
-        Constraint::Length(7),
-        Constraint::Length(5),
-        Constraint::Length(12),
-    ];
-    let head = ["", "GATEWAY", "ADDRESS", "STATE", "LINK", "RTT", "TUNNELS", "LOAD", "CAPACITY"];
+    let widths = COLUMNS[..shown].iter().map(|&(name, width)| match name {
+        "ADDRESS" => Constraint::Min(width),
+        _ => Constraint::Length(width),
+    });
+    let head = COLUMNS[..shown].iter().map(|(name, _)| *name);
     let table = Table::new(rows, widths).header(Row::new(head).dim()).block(panel(" gateways, best first "));
     frame.render_widget(table, area);
 }
@@ -195,6 +219,18 @@ mod tests {
         place("releases.corp.example:80");
         assert!(place("resumed") < place("link-lost"), "the latest first: {screen}");
         assert!(drawn(120, 30, Some("waiting for it")).contains("waiting for it"));
+    }
+
+    #[test]
+    fn a_usual_terminal_has_whole_columns_and_a_small_one_has_no_graphs() {
+        let screen = drawn(80, 24, None);
+        for whole in ["▶ 7c1e09ab 10.77.0.21:7420", "active 1 h 5 min", "0.42 ms", "from servers"] {
+            assert!(screen.contains(whole), "no {whole:?} in\n{screen}");
+        }
+        assert!(!screen.contains("LOAD"), "{screen}");
+        let small = drawn(50, 12, None);
+        assert!(small.contains("▶ 7c1e09ab") && small.contains("b2f04d17"), "{small}");
+        assert!(!small.contains("from servers"), "{small}");
     }
 
     #[test]

@@ -148,7 +148,7 @@ export function draw(svg, seen, now) {
     // Twice as fast for each ten times as much: from a walk to a drive.
     marking.style.setProperty("--pace", `${Math.max(0.4, 4 - 0.5 * Math.log10(1 + moving)).toFixed(2)}s`);
     lines.push(marking);
-    if (label && x !== undefined) lines.push(shape("text", { class: "rate", x, y: y - 20 }, label));
+    if (label && x !== undefined) lines.push(shape("text", { class: "rate", x, y: y - 28 }, label));
   };
   const kindOf = (item) => (item.used ? "road" : item.warm ? "warm" : "heard");
 

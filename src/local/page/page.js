@@ -67,7 +67,10 @@ function header(seen) {
     : node.goes_direct ? ["good", `goes out directly, serves ${plural(seen.clients_in_all, "client")}`]
     : links.length > 0 && links[0].state === "suspect" ? ["wait", `gateway ${links[0].id} does not answer`]
     : links.length > 0 ? ["good", `linked to gateway ${links[0].id}`]
-    : ["bad", trouble ? `no gateway: ${trouble}` : "no gateway has answered yet"];
+    : trouble ? ["bad", `no gateway: ${trouble}`]
+    : seen.servers.length > 0
+      ? ["bad", `no gateway to ${seen.servers.join(", ")} has answered yet, and this node is none`]
+    : ["bad", "no gateway has answered yet"];
   situation(tone, text);
   say(at("proxy"), node.proxy.join(", "));
   say(at("memory"), `${bytes(seen.memory.used)} of ${bytes(seen.memory.limit)} memory in use`);

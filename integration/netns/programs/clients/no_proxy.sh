@@ -9,12 +9,13 @@ undici.setGlobalDispatcher(new undici.EnvHttpProxyAgent());
 undici.fetch(process.argv[2]).then((answer) => answer.text(), () => process.exit(1));
 JS
 
-# $1 is the client, $2 the address of a file.
+# $1 is the client, $2 the address of a file. What was fetched before is no answer: npm falls back on what it keeps.
 asks() {
+    rm -rf fetched* cache
     case $1 in
     curl) curl --silent --fail --max-time 60 --output /dev/null "$2" ;;
     wget) wget --quiet --tries=1 --timeout=60 --output-document=/dev/null "$2" ;;
-    aria2c) aria2c --quiet --no-conf --max-tries=1 --connect-timeout=60 --allow-overwrite=true --dir=/tmp --out=aria2c.$$ "$2" ;;
+    aria2c) aria2c --quiet --no-conf --max-tries=1 --connect-timeout=60 --out=fetched "$2" ;;
     git) git ls-remote --quiet "${2%/hello}/git/trial.git" >/dev/null ;;
     requests | httpx | urllib) "$PYTHON" - "$1" "$2" <<'PYTHON' ;;
 import sys, urllib.request
@@ -37,6 +38,8 @@ effect() { if asks "$1" "$2" 2>/dev/null; then printf ' direct |'; else printf '
 echo "| client | $SITE | .lab | lab | *.lab | PACKAGES.LAB | $SITE:80 | 10.88.0.100 | 10.88.0.0/24 | * |"
 echo "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
 for client in curl wget aria2c apt npm git requests httpx urllib undici; do
+    export no_proxy=other.example NO_PROXY=other.example
+    if asks "$client" "http://$SITE/hello" 2>/dev/null; then echo "$client does not use the proxy at all" >&2; exit 1; fi
     printf '| %s |' "$client"
     for entry in "$SITE" .lab lab '*.lab' PACKAGES.LAB "$SITE:80"; do
         export no_proxy="$entry" NO_PROXY="$entry"
