@@ -1,5 +1,6 @@
 //! A program that runs on a host: what it prints, how it is stopped, and that it never outlives its trial.
 
+use super::wait_until;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fmt;
@@ -48,8 +49,19 @@ impl Process {
         self.child.id()
     }
 
+    /// One that is to stop has stopped when this returns.
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.id().try_into().unwrap()), signal).unwrap();
+        if signal == Signal::SIGSTOP {
+            // Its first thread, and then the others (proc(5)).
+            let stopped =
+                |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'));
+            let threads = || fs::read_dir(format!("/proc/{}/task", self.id())).unwrap();
+            wait_until("the process to stop", || {
+                threads()
+                    .all(|thread| fs::read_to_string(thread.unwrap().path().join("stat")).is_ok_and(stopped))
+            });
+        }
     }
 
     /// What it has printed on standard output, then what it has logged on standard error.
