@@ -51,10 +51,11 @@ fn metrics_and_status_follow_the_traffic(lab: &Lab) {
     assert!(table.contains(&line) && table.contains("10.88.0.100:80"), "{table}");
 
     // The gateway has carried it, and says for whom.
+    let addresses = || [&used[0].address].into_iter().chain(&used[0].other_addresses);
     let gateway = fleet
         .gateways
         .iter()
-        .find(|gateway| used[0].address.starts_with(&gateway.host.address().to_string()));
+        .find(|gateway| addresses().any(|address| address.starts_with(&gateway.host.address().to_string())));
     let output = laneway(&gateway.unwrap().host, &["status", "--json"]).success();
     let carried: Snapshot = serde_json::from_str(&output.text()).unwrap();
     assert!(carried.served.received >= MIB_64 && carried.node.goes_direct, "{carried:?}");

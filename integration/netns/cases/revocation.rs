@@ -60,7 +60,8 @@ fn a_revoked_gateway_is_left_by_its_clients(lab: &Lab) {
     let _origin = lab.origin();
     let group = lab.group(&[&g1, &c1, &g2], &[]);
     let _second = group.gateway(&g2, &[]);
-    let mut client = group.client(&c1, &[]);
+    // Its links are told apart by IPv4 addresses.
+    let mut client = group.client(&c1, &["--lan", "10.77.0.11"]);
     client.wait_for_line("standby link up", START);
     laneway(&g1, &["revoke", "g2"]).success();
     client.wait_for_line("reason=\"the gateway was removed from the group\"", START);

@@ -2,6 +2,7 @@
 
 use super::process::Process;
 use super::{Lab, wait_until};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The user of both.
 pub(crate) const USER: &str = "gate";
@@ -16,6 +17,9 @@ pub(crate) const NAME: &str = "files.lab";
 /// Where they listen.
 pub(crate) const SQUID: &str = "10.88.0.100:3128";
 pub(crate) const DANTE: &str = "10.88.0.100:1080";
+
+/// How many squids there have been.
+static STARTED: AtomicU32 = AtomicU32::new(0);
 
 impl Lab {
     /// Squid, which knows its user from a file. It answers when this returns.
@@ -35,7 +39,9 @@ impl Lab {
         );
         let file = self.write("squid.conf", configuration);
         let mut command = self.server.command("squid");
-        command.args(["-N", "-f"]).arg(file);
+        // What it keeps in shared memory bears its name, and stays behind when it is killed.
+        let name = format!("laneway{}n{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
+        command.args(["-N", "-n", &name, "-f"]).arg(file);
         self.proxy(command, SQUID)
     }
 
