@@ -14,12 +14,14 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{SockaddrLike, SockaddrStorage};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::Interest;
-use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket, UnixListener, UnixStream};
 use tokio::runtime::{Builder, Runtime};
 
 /// Data of a link that is not acknowledged for so long means that the peer is gone (RFC 5482). Pings find that out
 /// sooner where nothing is lost; where a fifth of all packets is, five attempts in a row fail every other minute.
 const LINK_USER_TIMEOUT: Duration = Duration::from_secs(15);
+/// A segment that the smallest MTU of IPv6 carries with every header (RFC 8200 §5), in bytes.
+pub const SMALL_SEGMENT: u32 = 1200;
 /// How much unsent data the kernel holds for a link: more only makes small requests wait behind it.
 const LINK_NOTSENT_LOWAT: u32 = 128 * 1024;
 /// How long [`linger`] reads what nobody wants.
@@ -151,6 +153,12 @@ pub fn keep_alive(stream: &TcpStream) {
     let often = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
     // Without it the connection only lasts longer.
     let _ = SockRef::from(stream).set_tcp_keepalive(&often);
+}
+
+/// Lets both ends of the connection that `socket` is about to make send segments of at most so many bytes (RFC 9293
+/// §3.7.1). Where the system cannot, they are larger.
+pub fn limit_segments(socket: &TcpSocket, most: u32) {
+    let _ = SockRef::from(socket).set_tcp_mss(most);
 }
 
 /// Prepares a TCP connection for a link: no delay, a bound on unsent data, death within seconds when the

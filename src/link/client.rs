@@ -13,6 +13,7 @@ use h2::ext::Protocol;
 use h2::{Ping, PingPong, RecvStream, SendStream};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use rustls::ClientConfig;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -85,7 +86,8 @@ pub struct Link {
 impl Link {
     /// Dials the gateway at `address` and proves that it is one of the group, and `id` when given. The link
     /// lives as a task of `tasks` until it breaks, the gateway is put out of the group, or it is retired and its
-    /// tunnels have ended.
+    /// tunnels have ended. One that accepts the connection and then stays silent is dialled once more with small
+    /// segments: on the way there may be a smaller MTU, and nobody who says so (RFC 2923 §2.1).
     ///
     /// # Errors
     /// [`DialError`].
@@ -96,9 +98,39 @@ impl Link {
         board: Arc<Board>,
         tasks: &TaskTracker,
     ) -> Result<Self, DialError> {
+        let tcp = Self::reach(address, None).await?;
+        match Self::prove(tcp, address, id, config.clone(), board.clone(), tasks).await {
+            Err(DialError::Late(_)) => {
+                tracing::debug!(%address, "no answer to a handshake: again with small segments");
+                let tcp = Self::reach(address, Some(net::SMALL_SEGMENT)).await?;
+                Self::prove(tcp, address, id, config, board, tasks).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn reach(address: SocketAddr, segment: Option<u32>) -> Result<TcpStream, DialError> {
+        let connected = async {
+            let socket = mark::socket(address)?;
+            if let Some(segment) = segment {
+                net::limit_segments(&socket, segment);
+            }
+            socket.connect(address).await
+        };
+        let tcp = timeout(HANDSHAKE, connected).await.map_err(|_late| DialError::Late(address))?;
+        tcp.map_err(|error| DialError::Connect(address, error))
+    }
+
+    /// Makes a link of a connection.
+    async fn prove(
+        tcp: TcpStream,
+        address: SocketAddr,
+        id: Option<NodeId>,
+        config: Arc<ClientConfig>,
+        board: Arc<Board>,
+        tasks: &TaskTracker,
+    ) -> Result<Self, DialError> {
         let late = |_: tokio::time::error::Elapsed| DialError::Late(address);
-        let tcp = timeout(HANDSHAKE, mark::connect(address)).await.map_err(late)?;
-        let tcp = tcp.map_err(|error| DialError::Connect(address, error))?;
         net::tune_link(&tcp);
         let proved = timeout(HANDSHAKE, handshake::connect(tcp, config, tls::server_name(id)));
         let proved = proved.await.map_err(late)?.map_err(|error| match error.kind() {

@@ -25,6 +25,7 @@ pub(super) const CASES: &[Case] = &[
         finds_nothing_and_says_so_when_nobody_is_there,
     ),
     ("discovery::does_not_search_for_who_has_answered", does_not_search_for_who_has_answered),
+    ("discovery::joins_and_links_where_large_packets_vanish", joins_and_links_where_large_packets_vanish),
 ];
 
 fn finds_all_gateways_without_a_default_route(lab: &Lab) {
@@ -113,6 +114,21 @@ fn does_not_search_for_who_has_answered(lab: &Lab) {
     });
     // One and its repetition by both protocols, and perhaps one that was under way when the answer came.
     assert!((1..=6).contains(&sent), "{sent} queries");
+}
+
+/// A path with a smaller MTU than both ends have, and nobody who tells them.
+fn joins_and_links_where_large_packets_vanish(lab: &Lab) {
+    let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
+    let _origin = lab.origin();
+    for host in [&c1, &g1] {
+        // What is counted is what a wire would carry.
+        host.ip("link set lan gso_max_segs 1");
+        host.filter("iif lan meta length > 1280 drop");
+    }
+    let group = lab.group(&[&g1, &c1], &[]);
+    let _node = group.client(&c1, &[]);
+    let download = c1.curl(&[&HTTP[..], &[BIG]].concat()).success();
+    assert_eq!(sha256(&download.stdout), big().sha256);
 }
 
 fn lists_both(client: &Host) {
