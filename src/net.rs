@@ -11,6 +11,8 @@ use std::time::Duration;
 use bytes::{BufMut, BytesMut};
 use nix::ifaddrs::getifaddrs;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+#[cfg(target_os = "linux")]
+use nix::sys::socket::setsockopt;
 use nix::sys::socket::{SockaddrLike, SockaddrStorage};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::Interest;
@@ -20,6 +22,9 @@ use tokio::runtime::{Builder, Runtime};
 /// Data of a link that is not acknowledged for so long means that the peer is gone (RFC 5482). Pings find that out
 /// sooner where nothing is lost; where a fifth of all packets is, five attempts in a row fail every other minute.
 const LINK_USER_TIMEOUT: Duration = Duration::from_secs(15);
+/// The longest pause between two attempts to send what is not acknowledged. By itself it doubles each time, and where a
+/// fifth of all packets is lost nearly all the time goes by in such pauses: this makes those lines 30 times as fast.
+const LINK_LONGEST_RETRY: Duration = Duration::from_secs(1);
 /// A segment that the smallest MTU of IPv6 carries with every header (RFC 8200 §5), in bytes.
 pub const SMALL_SEGMENT: u32 = 1200;
 /// How much unsent data the kernel holds for a link: more only makes small requests wait behind it.
@@ -170,9 +175,31 @@ pub fn tune_link(stream: &TcpStream) {
     {
         let _ = socket.set_tcp_user_timeout(Some(LINK_USER_TIMEOUT));
         let _ = socket.set_tcp_notsent_lowat(LINK_NOTSENT_LOWAT);
+        let longest = i32::try_from(LINK_LONGEST_RETRY.as_millis()).unwrap_or(i32::MAX);
+        let _ = setsockopt(stream, options::LongestRetry, &longest);
+        // The first of those pauses do not grow at all.
+        let _ = socket.set_tcp_thin_linear_timeouts(true);
     }
     #[cfg(not(target_os = "linux"))]
-    let _ = (socket, LINK_USER_TIMEOUT, LINK_NOTSENT_LOWAT);
+    let _ = (socket, LINK_USER_TIMEOUT, LINK_NOTSENT_LOWAT, LINK_LONGEST_RETRY);
+}
+
+/// What neither of the libraries names yet.
+#[cfg(target_os = "linux")]
+mod options {
+    use nix::{getsockopt_impl, libc, setsockopt_impl, sockopt_impl};
+
+    /// `linux/tcp.h`, since 6.15.
+    const TCP_RTO_MAX_MS: libc::c_int = 44;
+
+    sockopt_impl!(
+        /// The bound of the retransmission timeout (RFC 6298 §2.5), in milliseconds, 1,000 at least.
+        LongestRetry,
+        Both,
+        libc::IPPROTO_TCP,
+        TCP_RTO_MAX_MS,
+        libc::c_int
+    );
 }
 
 /// Reads what is there, at most `most` bytes, and waits when there is nothing; takes room in `buffer` only once
@@ -337,5 +364,18 @@ mod tests {
         reset(server);
         let error = client.read(&mut [0]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_link_tries_again_every_second_where_the_system_can() {
+        use nix::errno::Errno;
+        use nix::sys::socket::getsockopt;
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let link = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        tune_link(&link);
+        assert!(SockRef::from(&link).tcp_thin_linear_timeouts().unwrap());
+        let retry = getsockopt(&link, options::LongestRetry);
+        assert!(matches!(retry, Ok(1000) | Err(Errno::ENOPROTOOPT)), "{retry:?}");
     }
 }
