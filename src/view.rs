@@ -149,9 +149,11 @@ impl View {
             // What a silent one said last is no news of it.
             let advert = gateway.advert.as_ref().filter(|_| state.is_some());
             let round_trip = link.and_then(|link| link.pulse.round_trip()).or(gateway.round_trip);
+            let id = gateway.id.or(link.map(|link| link.gateway.id));
             let in_use = links.first().filter(|_| !goes_direct);
             GatewaySeen {
-                id: gateway.id.or(link.map(|link| link.gateway.id)).map(|id| id.short()),
+                id: id.map(|id| id.short()),
+                name: id.and_then(|id| self.telemetry.names.known(id)),
                 address: gateway.link.to_string(),
                 other_addresses: others.iter().map(SocketAddr::to_string).collect(),
                 state: state.map_or("silent", |state| state.word()).into(),
@@ -214,6 +216,7 @@ fn link_seen(place: usize, link: &Link) -> LinkSeen {
     };
     LinkSeen {
         id: link.gateway.id.short(),
+        name: link.gateway.name.to_string(),
         address: link.address.to_string(),
         state: state.into(),
         age: link.pulse.age().as_secs_f64(),

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::link::alive::Pulse;
+use crate::link::tls::Peer;
 use crate::telemetry::snapshot::LinkSeen;
-use crate::wire::id::NodeId;
 
 /// All links that this gateway serves.
 #[derive(Clone, Default)]
@@ -15,7 +15,7 @@ pub struct Guests(Arc<Mutex<Known>>);
 #[derive(Default)]
 struct Known {
     last: u64,
-    links: HashMap<u64, (NodeId, SocketAddr, Arc<Pulse>)>,
+    links: HashMap<u64, (Peer, SocketAddr, Arc<Pulse>)>,
 }
 
 /// One link, until it is dropped.
@@ -26,7 +26,7 @@ pub struct Guest {
 
 impl Guests {
     /// Notes a link of `client`, which comes from `address`.
-    pub fn enter(&self, client: NodeId, address: SocketAddr, pulse: Arc<Pulse>) -> Guest {
+    pub fn enter(&self, client: Peer, address: SocketAddr, pulse: Arc<Pulse>) -> Guest {
         let mut known = self.lock();
         known.last += 1;
         let number = known.last;
@@ -42,7 +42,8 @@ impl Guests {
         let seen = links.iter().take(most).map(|(_, (client, address, pulse))| {
             let (sent, received) = pulse.moved();
             LinkSeen {
-                id: client.short(),
+                id: client.id.short(),
+                name: client.name.to_string(),
                 address: address.to_string(),
                 state: "accepted".into(),
                 age: pulse.age().as_secs_f64(),
@@ -69,6 +70,7 @@ impl Drop for Guest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::id::NodeId;
 
     #[test]
     fn the_busiest_links_are_shown_and_those_that_ended_are_not() {
@@ -76,8 +78,9 @@ mod tests {
         let (idle, busy) = (Arc::<Pulse>::default(), Arc::<Pulse>::default());
         let _tunnel = busy.tunnel();
         let address = "10.0.0.1:9".parse().unwrap();
-        let _idle = guests.enter(NodeId([1; 16]), address, idle);
-        let second = guests.enter(NodeId([2; 16]), address, busy);
+        let client = |id| Peer { id: NodeId([id; 16]), name: "mill-7".into() };
+        let _idle = guests.enter(client(1), address, idle);
+        let second = guests.enter(client(2), address, busy);
         let (all, seen) = guests.seen(1);
         assert_eq!((all, seen[0].id.as_str(), seen[0].tunnels), (2, "02020202", 1));
         drop(second);

@@ -64,13 +64,13 @@ impl Gateway {
         };
         let id = link.client.id;
         let (client, held) = (id.short(), self.clients.client(id));
-        tracing::info!(client, %address, "link accepted");
+        tracing::info!(client, name = &*link.client.name, %address, "link accepted");
         self.telemetry.note(
             Happening::LinkUp,
-            &client,
+            &link.client.name,
             format!("a client linked to this node from {address}"),
         );
-        let guest = self.guests.enter(id, address, link.pulse().clone());
+        let guest = self.guests.enter(link.client.clone(), address, link.pulse().clone());
         let mut tunnels = JoinSet::new();
         let mut exchanges = JoinSet::new();
         let mut begun = 0;

@@ -15,8 +15,9 @@ use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 pub use self::credentials::Credentials;
-pub use crate::trust::certificate::Identity as Peer;
-use crate::trust::certificate::{CertificateError, GATEWAY_NAME, gateway_name, trust_anchor};
+use crate::trust::certificate::{
+    CertificateError, GATEWAY_NAME, Identity, gateway_name, name_of, trust_anchor,
+};
 use crate::trust::clock;
 use crate::trust::code::JoinCode;
 use crate::trust::group::Group;
@@ -43,6 +44,15 @@ pub enum TlsError {
     /// The peer sent no certificate at all.
     #[error("the peer sent no certificate")]
     NoCertificate,
+}
+
+/// The node at the other end of a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Who it is.
+    pub id: NodeId,
+    /// What it is called.
+    pub name: Arc<str>,
 }
 
 /// What a client wants of the link port.
@@ -136,7 +146,8 @@ pub fn server_name(gateway: Option<NodeId>) -> ServerName<'static> {
 /// When the certificate names no node.
 pub fn peer(certificates: &[CertificateDer<'_>]) -> Result<Peer, TlsError> {
     let certificate = certificates.first().ok_or(TlsError::NoCertificate)?;
-    Ok(Peer::of(certificate)?)
+    let id = Identity::of(certificate)?.id;
+    Ok(Peer { id, name: name_of(certificate).unwrap_or_else(|| id.short()).into() })
 }
 
 /// The time for rustls on machines that may have no clock.

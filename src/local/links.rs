@@ -188,7 +188,7 @@ impl Links {
                 suspects.push(link.address);
                 tracing::info!(gateway = link.gateway.id.short(), address = %link.address, "gateway suspect");
                 let text = format!("a ping is unanswered ({})", link.address);
-                self.directory.telemetry().note(Happening::Suspect, link.gateway.id.short(), text);
+                self.directory.telemetry().note(Happening::Suspect, &link.gateway.name, text);
                 self.directory.suspect(link.address, Instant::now());
             }
         }
@@ -218,7 +218,7 @@ impl Links {
             {
                 tracing::info!(gateway = first.gateway.id.short(), address = %first.address, "gateway in use");
                 let text = format!("connections go over this gateway ({})", first.address);
-                self.directory.telemetry().note(Happening::InUse, first.gateway.id.short(), text);
+                self.directory.telemetry().note(Happening::InUse, &first.gateway.name, text);
             }
             links.iter().map(|link| link.address).ne(before)
         });
@@ -228,7 +228,7 @@ impl Links {
     fn lost(&self, link: &Link) {
         let reason = link.end().unwrap_or("it takes no new connections");
         let text = format!("the link to {} is out of use: {reason}", link.address);
-        self.directory.telemetry().note(Happening::LinkLost, link.gateway.id.short(), text);
+        self.directory.telemetry().note(Happening::LinkLost, &link.gateway.name, text);
     }
 
     /// Whom to dial now, if anybody, and when to look again.
@@ -334,7 +334,11 @@ impl Links {
         let standby = !self.standing.borrow().is_empty();
         let what = if standby { "standby link up" } else { "link up" };
         tracing::info!(gateway, address = %link.address, "{what}");
-        self.directory.telemetry().note(Happening::LinkUp, &gateway, format!("{what} ({})", link.address));
+        self.directory.telemetry().note(
+            Happening::LinkUp,
+            &link.gateway.name,
+            format!("{what} ({})", link.address),
+        );
         *locked(&self.trouble) = None;
         (self.remember)(link.address);
         self.tasks.spawn(news::attend(link.clone(), self.credentials.board.clone()));
@@ -368,6 +372,7 @@ impl Links {
                     identities.clear();
                 }
                 identities.insert(gateway.link, link.gateway.id);
+                self.directory.telemetry().names.learn(link.gateway.id, &link.gateway.name);
                 Some(link)
             }
             Err(error) => {
@@ -386,8 +391,9 @@ impl Links {
                 let now = Instant::now();
                 if locked(&self.pauses).add(gateway.link, distrust, silent, now) == 1 {
                     tracing::info!(address = %gateway.link, reason, "no link");
-                    let who = gateway.id.map(|id| id.short()).unwrap_or_default();
-                    self.directory.telemetry().note(Happening::Refused, who, format!("no link: {reason}"));
+                    let telemetry = self.directory.telemetry();
+                    let who = gateway.id.map(|id| telemetry.names.of(id)).unwrap_or_default();
+                    telemetry.note(Happening::Refused, who, format!("no link: {reason}"));
                 } else {
                     tracing::debug!(address = %gateway.link, reason, "no link again");
                 }

@@ -69,7 +69,7 @@ impl Directory {
             let word = state.map_or("unknown", State::word);
             tracing::info!(gateway = %id.short(), address = %link, state = word, "gateway heard");
             let (what, text) = told(before, state.unwrap_or(advert.state));
-            self.telemetry.note(what, id.short(), format!("{text} ({link})"));
+            self.telemetry.note(what, self.telemetry.names.of(id), format!("{text} ({link})"));
         }
         self.changed();
     }

@@ -4,6 +4,7 @@ pub mod history;
 pub mod journal;
 pub mod ledger;
 pub mod log;
+pub mod names;
 pub mod record;
 pub mod refusal;
 pub mod report;
@@ -20,6 +21,8 @@ use tally::{Count, Tally};
 /// What a node counts and notes, by those who do it; read together in a [`snapshot::Snapshot`].
 #[derive(Debug, Default)]
 pub struct Telemetry {
+    /// What other nodes are called.
+    pub names: names::Names,
     /// Connections of this machine's own apps.
     pub apps: Arc<ledger::Ledger>,
     /// Connections that this node carries for others, as a gateway.

@@ -48,7 +48,7 @@ pub fn situation(snapshot: &Snapshot) -> String {
                 if clients == 1 { "" } else { "s" }
             )
         }
-        (_, Some(link), _) => format!("{state}linked to gateway {} at {}", link.id, link.address),
+        (_, Some(link), _) => format!("{state}linked to gateway {} at {}", link.name, link.address),
         (_, _, Some(trouble)) => format!("{state}no gateway: {trouble}"),
         (_, _, None) => match unreached(snapshot) {
             Some(servers) => {
@@ -65,6 +65,11 @@ pub fn unreached(snapshot: &Snapshot) -> Option<String> {
     waits.then(|| snapshot.servers.join(", "))
 }
 
+/// What to call a gateway: by its name, else by its id.
+pub fn called(gateway: &GatewaySeen) -> String {
+    gateway.name.as_ref().or(gateway.id.as_ref()).cloned().unwrap_or_else(|| "?".into())
+}
+
 /// What a gateway is, in a word or two.
 pub fn condition(gateway: &GatewaySeen) -> String {
     match (gateway.is_suspect, gateway.paused_for) {
@@ -77,7 +82,7 @@ pub fn condition(gateway: &GatewaySeen) -> String {
 fn gateway_row(gateway: &GatewaySeen) -> [String; 10] {
     [
         if gateway.is_used { ">" } else { "" }.into(),
-        gateway.id.clone().unwrap_or_else(|| "?".into()),
+        called(gateway),
         gateway.address.clone(),
         condition(gateway),
         or_dash(gateway.reach.clone()),
@@ -92,7 +97,7 @@ fn gateway_row(gateway: &GatewaySeen) -> [String; 10] {
 fn client_row(link: &LinkSeen) -> [String; 8] {
     [
         String::new(),
-        link.id.clone(),
+        link.name.clone(),
         link.address.clone(),
         age(link.age),
         link.tunnels.to_string(),
@@ -236,8 +241,8 @@ mod tests {
         let text = text(&super::super::snapshot::example());
         for part in [
             "workshop (41d0c77e) in group office",
-            "linked to gateway 7c1e09ab at 10.77.0.21:7420",
-            ">  7c1e09ab  10.77.0.21:7420  active",
+            "linked to gateway mill-7 at 10.77.0.21:7420",
+            ">  mill-7    10.77.0.21:7420  active",
             "releases.corp.example:80  1     3       1       1.00 kB  12.3 MB",
         ] {
             assert!(text.contains(part), "no {part:?} in\n{text}");

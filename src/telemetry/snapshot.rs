@@ -101,6 +101,8 @@ pub struct NodeSeen {
 pub struct GatewaySeen {
     /// The first digits of its id; none for an address that was only named.
     pub id: Option<String>,
+    /// What it is called; none until there has been a link to it, which proves it.
+    pub name: Option<String>,
     /// Where it accepts links: the address of the link to it, else the one that is tried first.
     pub address: String,
     /// Its other addresses: it is on several networks with this node, or speaks IPv4 and IPv6.
@@ -136,6 +138,8 @@ pub struct GatewaySeen {
 pub struct LinkSeen {
     /// The first digits of the other node's id.
     pub id: String,
+    /// What it is called, by its certificate.
+    pub name: String,
     /// Where the other end is.
     pub address: String,
     /// `active`: in use; `standby`: warm; `suspect`: a ping is unanswered; `accepted`: a client's.
@@ -229,8 +233,9 @@ impl Counted {
 #[cfg(test)]
 pub(crate) fn example() -> Snapshot {
     use super::journal::Happening;
-    let gateway = |id: &str, state: &str, is_used| GatewaySeen {
+    let gateway = |id: &str, state: &str, is_used: bool| GatewaySeen {
         id: Some(id.into()),
+        name: is_used.then(|| "mill-7".into()),
         address: "10.77.0.21:7420".into(),
         other_addresses: vec!["[fe80::21%2]:7420".into()],
         state: state.into(),
@@ -248,6 +253,7 @@ pub(crate) fn example() -> Snapshot {
     };
     let link = |id: &str, state: &str| LinkSeen {
         id: id.into(),
+        name: if state == "active" { "mill-7" } else { "mill-8" }.into(),
         address: "10.77.0.21:7420".into(),
         state: state.into(),
         age: 3912.0,

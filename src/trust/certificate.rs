@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use webpki::{EndEntityCert, KeyUsage};
 
 use super::clock;
+use crate::failure::printable;
 use crate::wire::id::{GroupId, NodeId};
 
 /// The DNS name in every certificate that may serve: what a client expects of a gateway it does not know yet.
@@ -107,6 +108,39 @@ impl Identity {
         let id = NodeId::parse(parts.next()?)?;
         parts.next().is_none().then_some(Self { id, role, group })
     }
+}
+
+/// What a node is called, by its certificate that has already been verified: the common name of its subject
+/// (RFC 5280 §4.1.2.6). None where there is none.
+pub fn name_of(certificate: &CertificateDer<'_>) -> Option<String> {
+    let name = yasna::parse_der(certificate, |certificate| {
+        certificate.read_sequence(|parts| {
+            let name = parts.next().read_sequence(|fields| {
+                // Version, serial number, algorithm, issuer, validity.
+                for _ in 0..5 {
+                    fields.next().read_der()?;
+                }
+                let name = fields.next().read_sequence(|subject| {
+                    subject.next().read_set(|attributes| {
+                        let attribute = attributes.next(&[yasna::tags::TAG_SEQUENCE])?;
+                        attribute.read_sequence(|attribute| {
+                            match attribute.next().read_oid()?.components().as_slice() {
+                                [2, 5, 4, 3] => attribute.next().read_utf8string(),
+                                _ => Err(yasna::ASN1Error::new(yasna::ASN1ErrorKind::Invalid)),
+                            }
+                        })
+                    })
+                })?;
+                while fields.read_optional(|rest| rest.read_der())?.is_some() {}
+                Ok(name)
+            })?;
+            // The algorithm once more, and the signature.
+            parts.next().read_der()?;
+            parts.next().read_der()?;
+            Ok(name)
+        })
+    });
+    name.ok().map(|name| printable(&name))
 }
 
 /// The id of the group whose authority has this raw public key.

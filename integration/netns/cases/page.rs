@@ -47,7 +47,7 @@ fn metrics_and_status_follow_the_traffic(lab: &Lab) {
     assert_eq!(seen.apps.destinations[0].target, "10.88.0.100:80");
 
     let table = laneway(&fleet.client, &["status"]).success().text();
-    let line = format!(">  {}", used[0].id.as_ref().unwrap());
+    let line = format!(">  {}", used[0].name.as_ref().unwrap());
     assert!(table.contains(&line) && table.contains("10.88.0.100:80"), "{table}");
 
     // The gateway has carried it, and says for whom.
@@ -67,8 +67,8 @@ fn the_events_tell_of_a_failover(lab: &Lab) {
     let mut fleet = lab.fleet(2, &[]);
     let serving = fleet.serving();
     let before = snapshot(&fleet);
-    let id = before.links[0].id.clone();
-    for (what, about) in [(Happening::Query, ""), (Happening::LinkUp, id.as_str())] {
+    let first = before.links[0].name.clone();
+    for (what, about) in [(Happening::Query, ""), (Happening::LinkUp, first.as_str())] {
         let told = before.events.iter().any(|event| event.what == what && event.who == about);
         assert!(told, "{what:?} in {:#?}", before.events);
     }
@@ -77,13 +77,13 @@ fn the_events_tell_of_a_failover(lab: &Lab) {
         snapshot(&fleet)
             .gateways
             .first()
-            .is_some_and(|gateway| gateway.is_used && gateway.id.as_ref() != Some(&id))
+            .is_some_and(|gateway| gateway.is_used && gateway.name.as_ref() != Some(&first))
     });
-    let other = before.links[1].id.clone();
+    let other = before.links[1].name.clone();
     wait_until("the events of it", || {
         let events = snapshot(&fleet).events;
         let place = |what, who: &str| events.iter().position(|event| event.what == what && event.who == who);
-        let (lost, used) = (place(Happening::LinkLost, &id), place(Happening::InUse, &other));
+        let (lost, used) = (place(Happening::LinkLost, &first), place(Happening::InUse, &other));
         lost.is_some() && lost < used && place(Happening::Promoted, &other).is_some()
     });
 }

@@ -7,7 +7,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, BorderType, Cell, Paragraph, Row, Sparkline, Table};
 
 use crate::telemetry::journal::{Event, Happening};
-use crate::telemetry::report::{age, bits, bytes, condition, millis, situation};
+use crate::telemetry::report::{age, bits, bytes, called, condition, millis, situation};
 use crate::telemetry::snapshot::{Rates, Snapshot, Usage};
 
 /// Lines of a graph, with its border.
@@ -79,18 +79,27 @@ const COLUMNS: [(&str, u16); 9] = [
     ("CAPACITY", 12),
 ];
 
-/// How many of the columns there is room for, with a space between two.
-fn columns(room: u16) -> usize {
-    let ends = COLUMNS.iter().scan(0, |end, (_, width)| {
-        *end += width + 1;
-        Some(*end - 1)
+/// The longest name that is shown whole.
+const LONGEST_NAME: usize = 20;
+
+/// As many of the columns as there is room for, with a space between two, and as wide as the names need.
+fn columns(room: u16, snapshot: &Snapshot) -> Vec<(&'static str, u16)> {
+    let longest = snapshot.gateways.iter().map(|gateway| called(gateway).len().min(LONGEST_NAME)).max();
+    let mut end = 0;
+    let columns = COLUMNS.iter().map(|&(name, width)| match (name, longest) {
+        ("GATEWAY", Some(longest)) => (name, width.max(u16::try_from(longest).unwrap_or(width))),
+        _ => (name, width),
     });
-    ends.take_while(|end| *end <= room).count()
+    let fitting = columns.take_while(|(_, width)| {
+        end += width + 1;
+        end - 1 <= room
+    });
+    fitting.collect()
 }
 
 fn gateway_table(frame: &mut Frame<'_>, area: Rect, snapshot: &Snapshot) {
     let dash = || "-".to_owned();
-    let shown = columns(area.width.saturating_sub(2));
+    let columns = columns(area.width.saturating_sub(2), snapshot);
     let rows = snapshot.gateways.iter().map(|gateway| {
         let link = gateway.id.as_ref().and_then(|id| snapshot.links.iter().find(|link| link.id == *id));
         let state = condition(gateway);
@@ -103,7 +112,7 @@ fn gateway_table(frame: &mut Frame<'_>, area: Rect, snapshot: &Snapshot) {
         };
         let cells = [
             Cell::new(if gateway.is_used { "▶" } else { " " }),
-            Cell::new(gateway.id.clone().unwrap_or_else(|| "?".into())),
+            Cell::new(called(gateway)),
             Cell::new(gateway.address.clone()),
             Cell::new(state).style(Style::new().fg(colour)),
             Cell::new(link.map_or_else(dash, |link| format!("{} {}", link.state, age(link.age)))),
@@ -112,14 +121,14 @@ fn gateway_table(frame: &mut Frame<'_>, area: Rect, snapshot: &Snapshot) {
             Cell::new(gateway.load.map_or_else(dash, |load| format!("{:.0}%", load * 100.0))),
             Cell::new(gateway.capacity.map_or_else(dash, bits)),
         ];
-        let row = Row::new(cells.into_iter().take(shown));
+        let row = Row::new(cells.into_iter().take(columns.len()));
         if gateway.is_used { row.style(Style::new().add_modifier(Modifier::BOLD)) } else { row }
     });
-    let widths = COLUMNS[..shown].iter().map(|&(name, width)| match name {
+    let widths = columns.iter().map(|&(name, width)| match name {
         "ADDRESS" => Constraint::Min(width),
         _ => Constraint::Length(width),
     });
-    let head = COLUMNS[..shown].iter().map(|(name, _)| *name);
+    let head = columns.iter().map(|(name, _)| *name);
     let table = Table::new(rows, widths).header(Row::new(head).dim()).block(panel(" gateways, best first "));
     frame.render_widget(table, area);
 }
@@ -213,7 +222,7 @@ mod tests {
     fn a_screen_has_the_gateways_in_rank_order_the_rates_and_the_events() {
         let screen = drawn(120, 30, None);
         let place = |text: &str| screen.find(text).unwrap_or_else(|| panic!("no {text:?} in\n{screen}"));
-        assert!(place("▶ 7c1e09ab") < place("b2f04d17"), "{screen}");
+        assert!(place("▶ mill-7") < place("b2f04d17"), "{screen}");
         place("active 1 h 5 min");
         place("from servers: 12.3 MB/s");
         place("releases.corp.example:80");
@@ -224,12 +233,12 @@ mod tests {
     #[test]
     fn a_usual_terminal_has_whole_columns_and_a_small_one_has_no_graphs() {
         let screen = drawn(80, 24, None);
-        for whole in ["▶ 7c1e09ab 10.77.0.21:7420", "active 1 h 5 min", "0.42 ms", "from servers"] {
+        for whole in ["▶ mill-7   10.77.0.21:7420", "active 1 h 5 min", "0.42 ms", "from servers"] {
             assert!(screen.contains(whole), "no {whole:?} in\n{screen}");
         }
         assert!(!screen.contains("LOAD"), "{screen}");
         let small = drawn(50, 12, None);
-        assert!(small.contains("▶ 7c1e09ab") && small.contains("b2f04d17"), "{small}");
+        assert!(small.contains("▶ mill-7") && small.contains("b2f04d17"), "{small}");
         assert!(!small.contains("from servers"), "{small}");
     }
 

@@ -37,7 +37,7 @@ function columns(seen) {
     const condition = gateway.is_suspect ? `${gateway.state}, suspect` : paused ? `${gateway.state}, paused` : gateway.state;
     const trip = link?.round_trip ?? gateway.round_trip;
     return {
-      name: gateway.id ?? "gateway",
+      name: gateway.name ?? gateway.id ?? "gateway",
       detail: trip === null || trip === undefined ? condition : `${condition} · ${millis(trip)}`,
       tone,
       address: gateway.address,
@@ -54,7 +54,7 @@ function columns(seen) {
   if (right.length === 0) right.push({ name: "any server", detail: "nothing connected yet" });
   if (!node.goes_direct) return [[self], others, right];
   const left = clients.slice(0, MOST.clients).map((client) => ({
-    name: client.id,
+    name: client.name,
     detail: `client · ${plural(client.tunnels, "tunnel")}`,
     address: client.address,
     used: client.tunnels > 0,

@@ -65,8 +65,8 @@ function header(seen) {
   const [tone, text] =
     node.is_draining ? ["wait", "stopping: takes no new connections"]
     : node.goes_direct ? ["good", `goes out directly, serves ${plural(seen.clients_in_all, "client")}`]
-    : links.length > 0 && links[0].state === "suspect" ? ["wait", `gateway ${links[0].id} does not answer`]
-    : links.length > 0 ? ["good", `linked to gateway ${links[0].id}`]
+    : links.length > 0 && links[0].state === "suspect" ? ["wait", `gateway ${links[0].name} does not answer`]
+    : links.length > 0 ? ["good", `linked to gateway ${links[0].name}`]
     : trouble ? ["bad", `no gateway: ${trouble}`]
     : seen.servers.length > 0
       ? ["bad", `no gateway to ${seen.servers.join(", ")} has answered yet, and this node is none`]
@@ -117,7 +117,7 @@ function gateways(seen) {
       name: gateway.is_used ? "used" : gateway.state === "silent" ? "quiet" : "",
       cells: [
         gateway.is_used ? `${index + 1} ▸` : String(index + 1),
-        { parts: [[gateway.id ?? "?", "id"], [gateway.address, "address"]] },
+        { parts: [[gateway.name ?? gateway.id ?? "?", "id"], [gateway.address, "address"]] },
         { text: condition, tone },
         link ? `${gateway.is_used ? "in use" : link.state}, ${age(link.age)}` : "–",
         number(orDash(gateway.round_trip, millis)),
@@ -135,7 +135,7 @@ function clients(seen) {
   at("clients-section").hidden = seen.clients.length === 0;
   fill(at("clients"), seen.clients.map((link) => ({
     cells: [
-      { parts: [[link.id, "id"]] }, { parts: [[link.address, "address"]] }, number(age(link.age)), number(String(link.tunnels)),
+      { parts: [[link.name, "id"]] }, { parts: [[link.address, "address"]] }, number(age(link.age)), number(String(link.tunnels)),
       number(bytes(link.sent)), number(bytes(link.received)), number(orDash(link.round_trip, millis)),
     ],
   })));
@@ -195,7 +195,7 @@ function events(seen) {
 function mapText(seen) {
   const used = seen.gateways.find((gateway) => gateway.is_used);
   const way = seen.node.goes_direct ? "directly to the servers"
-    : used ? `over gateway ${used.id} at ${used.address}` : "nowhere: there is no gateway";
+    : used ? `over gateway ${used.name ?? used.id} at ${used.address}` : "nowhere: there is no gateway";
   say(at("map-text"), `This node, ${seen.node.name}, connects ${way}. ${plural(seen.gateways.length, "gateway")} known; the table below lists them.`);
 }
 
