@@ -32,7 +32,7 @@ scripts/instructions.sh
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items --quiet
 
-step "licences and advisories"
+step "licences and sources"
 if command -v cargo-deny >/dev/null; then
     cargo deny check bans licenses sources
 else
