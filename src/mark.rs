@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use tokio::net::{TcpSocket, TcpStream};
 
+use crate::net::Segments;
+
 /// The mark: "lane".
 pub const OWN: u32 = 0x6c61_6e65;
 
@@ -28,7 +30,17 @@ pub fn begin() -> io::Result<()> {
 /// # Errors
 /// What the system says.
 pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    socket(address)?.connect(address).await
+    connect_with(address, Segments::Full).await
+}
+
+/// The same with a bound on the segments.
+///
+/// # Errors
+/// What the system says.
+pub async fn connect_with(address: SocketAddr, segments: Segments) -> io::Result<TcpStream> {
+    let socket = socket(address)?;
+    segments.limit(&socket);
+    socket.connect(address).await
 }
 
 /// A socket for a connection to `address`, marked in the same way.

@@ -26,7 +26,7 @@ const LINK_USER_TIMEOUT: Duration = Duration::from_secs(15);
 /// fifth of all packets is lost nearly all the time goes by in such pauses: this makes those lines 30 times as fast.
 const LINK_LONGEST_RETRY: Duration = Duration::from_secs(1);
 /// A segment that the smallest MTU of IPv6 carries with every header (RFC 8200 §5), in bytes.
-pub const SMALL_SEGMENT: u32 = 1200;
+const SMALL_SEGMENT: u32 = 1200;
 /// How much unsent data the kernel holds for a link: more only makes small requests wait behind it.
 const LINK_NOTSENT_LOWAT: u32 = 128 * 1024;
 /// How long [`linger`] reads what nobody wants.
@@ -160,10 +160,22 @@ pub fn keep_alive(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_tcp_keepalive(&often);
 }
 
-/// Lets both ends of the connection that `socket` is about to make send segments of at most so many bytes (RFC 9293
-/// §3.7.1). Where the system cannot, they are larger.
-pub fn limit_segments(socket: &TcpSocket, most: u32) {
-    let _ = SockRef::from(socket).set_tcp_mss(most);
+/// How large the segments of a connection may be, in both directions (RFC 9293 §3.7.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Segments {
+    /// As large as the system takes the path for.
+    Full,
+    /// So small that they pass everywhere: on the way there may be a smaller MTU, and nobody who says so (RFC 2923 §2.1).
+    Small,
+}
+
+impl Segments {
+    /// Prepares a socket that is about to connect. Where the system cannot, segments are full.
+    pub fn limit(self, socket: &TcpSocket) {
+        if self == Self::Small {
+            let _ = SockRef::from(socket).set_tcp_mss(SMALL_SEGMENT);
+        }
+    }
 }
 
 /// Prepares a TCP connection for a link: no delay, a bound on unsent data, death within seconds when the

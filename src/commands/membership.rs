@@ -12,7 +12,7 @@ use super::{authority, say};
 use crate::config::PORT;
 use crate::link::tls;
 use crate::mark;
-use crate::net;
+use crate::net::{self, Segments};
 use crate::peers::{remembered, signer};
 use crate::problem::Problem;
 use crate::trust::authority::{Authority, Uses};
@@ -210,10 +210,8 @@ async fn enrol(signer: SocketAddr, code: &JoinCode, name: &str, state: &StateDir
         )
     };
     let late = || failed(std::io::ErrorKind::TimedOut.into());
-    let socket = mark::socket(signer).map_err(failed)?;
     // It is little that is said, and small segments pass where larger ones may vanish.
-    net::limit_segments(&socket, net::SMALL_SEGMENT);
-    let socket = timeout(CONNECT, socket.connect(signer)).await;
+    let socket = timeout(CONNECT, mark::connect_with(signer, Segments::Small)).await;
     let socket = socket.map_err(|_gone: tokio::time::error::Elapsed| late())?.map_err(failed)?;
     let connector = TlsConnector::from(tls::join_client(code));
     let host: ServerName<'static> = tls::server_name(None);

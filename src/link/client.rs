@@ -13,7 +13,6 @@ use h2::ext::Protocol;
 use h2::{Ping, PingPong, RecvStream, SendStream};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use rustls::ClientConfig;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -30,7 +29,7 @@ use super::{
 };
 use crate::failure::{Failure, Kind, Side, printable};
 use crate::mark;
-use crate::net;
+use crate::net::{self, Segments};
 use crate::trust::board::Board;
 use crate::wire::id::NodeId;
 use crate::wire::masque;
@@ -86,51 +85,22 @@ pub struct Link {
 impl Link {
     /// Dials the gateway at `address` and proves that it is one of the group, and `id` when given. The link
     /// lives as a task of `tasks` until it breaks, the gateway is put out of the group, or it is retired and its
-    /// tunnels have ended. One that accepts the connection and then stays silent is dialled once more with small
-    /// segments: on the way there may be a smaller MTU, and nobody who says so (RFC 2923 §2.1).
+    /// tunnels have ended. Where it accepts the connection and then stays silent, small `segments` may help.
     ///
     /// # Errors
     /// [`DialError`].
-    pub async fn dial(
+    pub async fn dial_with(
         address: SocketAddr,
         id: Option<NodeId>,
-        config: Arc<ClientConfig>,
-        board: Arc<Board>,
-        tasks: &TaskTracker,
-    ) -> Result<Self, DialError> {
-        let tcp = Self::reach(address, None).await?;
-        match Self::prove(tcp, address, id, config.clone(), board.clone(), tasks).await {
-            Err(DialError::Late(_)) => {
-                tracing::debug!(%address, "no answer to a handshake: again with small segments");
-                let tcp = Self::reach(address, Some(net::SMALL_SEGMENT)).await?;
-                Self::prove(tcp, address, id, config, board, tasks).await
-            }
-            outcome => outcome,
-        }
-    }
-
-    async fn reach(address: SocketAddr, segment: Option<u32>) -> Result<TcpStream, DialError> {
-        let connected = async {
-            let socket = mark::socket(address)?;
-            if let Some(segment) = segment {
-                net::limit_segments(&socket, segment);
-            }
-            socket.connect(address).await
-        };
-        let tcp = timeout(HANDSHAKE, connected).await.map_err(|_late| DialError::Late(address))?;
-        tcp.map_err(|error| DialError::Connect(address, error))
-    }
-
-    /// Makes a link of a connection.
-    async fn prove(
-        tcp: TcpStream,
-        address: SocketAddr,
-        id: Option<NodeId>,
+        segments: Segments,
         config: Arc<ClientConfig>,
         board: Arc<Board>,
         tasks: &TaskTracker,
     ) -> Result<Self, DialError> {
         let late = |_: tokio::time::error::Elapsed| DialError::Late(address);
+        let connected = timeout(HANDSHAKE, mark::connect_with(address, segments));
+        let connected = connected.await.unwrap_or_else(|_late| Err(io::ErrorKind::TimedOut.into()));
+        let tcp = connected.map_err(|error| DialError::Connect(address, error))?;
         net::tune_link(&tcp);
         let proved = timeout(HANDSHAKE, handshake::connect(tcp, config, tls::server_name(id)));
         let proved = proved.await.map_err(late)?.map_err(|error| match error.kind() {
@@ -173,6 +143,25 @@ impl Link {
         };
         tasks.spawn(drive(connection, ping, link.clone(), board));
         Ok(link)
+    }
+
+    /// The same for who dials only once: with full segments, then with small ones where nothing is said.
+    ///
+    /// # Errors
+    /// [`DialError`].
+    pub async fn dial(
+        address: SocketAddr,
+        id: Option<NodeId>,
+        config: Arc<ClientConfig>,
+        board: Arc<Board>,
+        tasks: &TaskTracker,
+    ) -> Result<Self, DialError> {
+        match Self::dial_with(address, id, Segments::Full, config.clone(), board.clone(), tasks).await {
+            Err(DialError::Late(_)) => {
+                Self::dial_with(address, id, Segments::Small, config, board, tasks).await
+            }
+            outcome => outcome,
+        }
     }
 
     /// Asks the gateway to connect to `target`. `first` travels with the question; the gateway passes it on

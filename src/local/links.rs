@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, sleep_until};
 use tokio_util::task::TaskTracker;
 
-use super::pauses::Pauses;
+use super::pauses::{Fault, Pauses};
 use crate::link::client::{DialError, Link};
 use crate::link::news;
 use crate::link::tls::Credentials;
@@ -355,18 +355,22 @@ impl Links {
             Ok(config) => config,
             Err(error) => {
                 tracing::error!(%error, "links cannot be dialled");
-                locked(&self.pauses).add(gateway.link, true, true, Instant::now());
+                let fault = Fault { distrust: true, silent: true, unanswered: false };
+                locked(&self.pauses).add(gateway.link, fault, Instant::now());
                 return None;
             }
         };
         let board = self.credentials.board.clone();
-        match Link::dial(gateway.link, gateway.id, config, board, &self.tasks).await {
+        let segments = locked(&self.pauses).segments(gateway.link);
+        match Link::dial_with(gateway.link, gateway.id, segments, config, board, &self.tasks).await {
             Ok(link) => {
                 let mut identities = locked(&self.identities);
                 // Its other addresses will do again too.
                 let others =
                     identities.iter().filter(|(_, id)| **id == link.gateway.id).map(|(address, _)| *address);
-                others.chain([gateway.link]).for_each(|address| locked(&self.pauses).forgive(address));
+                others
+                    .chain([gateway.link])
+                    .for_each(|address| locked(&self.pauses).forgive(address, Instant::now()));
                 if identities.len() >= MOST_IDENTITIES {
                     // They are learnt again by the next dial.
                     identities.clear();
@@ -383,13 +387,14 @@ impl Links {
                         | DialError::Refused(..)
                         | DialError::Protocol(..)
                 );
+                let unanswered = matches!(error, DialError::Late(_));
                 let mut reason = format!("{:#}", anyhow::Error::new(error));
                 if reason.contains(&removed()) {
                     reason = format!("{} says that this machine was removed from the group", gateway.link);
                 }
                 let silent = gateway.state(Instant::now()).is_none();
                 let now = Instant::now();
-                if locked(&self.pauses).add(gateway.link, distrust, silent, now) == 1 {
+                if locked(&self.pauses).add(gateway.link, Fault { distrust, unanswered, silent }, now) == 1 {
                     tracing::info!(address = %gateway.link, reason, "no link");
                     let telemetry = self.directory.telemetry();
                     let who = gateway.id.map(|id| telemetry.names.of(id)).unwrap_or_default();

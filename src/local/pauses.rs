@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::net::Segments;
+
 /// The first pause after a failed dial; doubled each time.
 const PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause after failed dials: a gateway that comes back is found within it.
@@ -14,6 +16,9 @@ const LONGEST_SILENT_PAUSE: Duration = Duration::from_secs(10);
 const PENALTY: Duration = Duration::from_secs(1);
 /// The longest pause after failed proofs of trust.
 const LONGEST_PENALTY: Duration = Duration::from_secs(300);
+/// After so many dials in a row that stayed unanswered, small segments are tried in turns with full ones. A gateway with
+/// too much to do leaves one unanswered too.
+const UNANSWERED: u32 = 2;
 /// How many addresses are remembered. Whoever answers queries in the name of many gets no more memory for it.
 const MOST: usize = 1024;
 
@@ -23,16 +28,28 @@ pub(super) struct Pauses(HashMap<SocketAddr, Paused>);
 
 struct Paused {
     failures: u32,
+    /// How many of the last ones stayed unanswered.
+    unanswered: u32,
     until: Instant,
     /// It had not been heard either: once it is, it has come back.
     silent: bool,
 }
 
+/// What was wrong with a gateway.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Fault {
+    /// It, or this node, could not be trusted: that is punished harder.
+    pub(super) distrust: bool,
+    /// It said nothing in time.
+    pub(super) unanswered: bool,
+    /// It is not heard of by discovery either.
+    pub(super) silent: bool,
+}
+
 impl Pauses {
-    /// Notes a failure: of trust, which is punished harder, or of a gateway that is `silent` besides. Gives how often it
-    /// has failed in a row.
-    pub(super) fn add(&mut self, address: SocketAddr, distrust: bool, silent: bool, now: Instant) -> u32 {
-        let (first, longest) = match (distrust, silent) {
+    /// Notes a failure. Gives how often it has failed in a row.
+    pub(super) fn add(&mut self, address: SocketAddr, fault: Fault, now: Instant) -> u32 {
+        let (first, longest) = match (fault.distrust, fault.silent) {
             (true, _) => (PENALTY, LONGEST_PENALTY),
             (_, true) => (PAUSE, LONGEST_SILENT_PAUSE),
             (_, false) => (PAUSE, LONGEST_PAUSE),
@@ -40,11 +57,21 @@ impl Pauses {
         if self.0.len() >= MOST && !self.0.contains_key(&address) {
             self.make_room(now);
         }
-        let paused = self.0.entry(address).or_insert(Paused { failures: 0, until: now, silent: false });
+        let new = Paused { failures: 0, unanswered: 0, until: now, silent: false };
+        let paused = self.0.entry(address).or_insert(new);
         paused.until = now + first.saturating_mul(1 << paused.failures.min(16)).min(longest);
         paused.failures = paused.failures.saturating_add(1);
-        paused.silent = silent && !distrust;
+        paused.unanswered = if fault.unanswered { paused.unanswered.saturating_add(1) } else { 0 };
+        paused.silent = fault.silent && !fault.distrust;
         paused.failures
+    }
+
+    /// With what segments the gateway is to be dialled next.
+    pub(super) fn segments(&self, address: SocketAddr) -> Segments {
+        match self.0.get(&address) {
+            Some(paused) if paused.needs_small_segments() => Segments::Small,
+            _ => Segments::Full,
+        }
     }
 
     /// Until when the gateway is to be left alone. One that was silent has come back when it `is_heard` now.
@@ -54,9 +81,14 @@ impl Pauses {
         (paused.until > now && !is_back).then_some(paused.until)
     }
 
-    /// The gateway has proved itself.
-    pub(super) fn forgive(&mut self, address: SocketAddr) {
-        self.0.remove(&address);
+    /// The gateway has proved itself. What segments it needs is not forgotten.
+    pub(super) fn forgive(&mut self, address: SocketAddr, now: Instant) {
+        match self.0.get_mut(&address) {
+            Some(paused) if paused.needs_small_segments() => {
+                *paused = Paused { failures: 0, until: now, silent: false, ..*paused };
+            }
+            _ => drop(self.0.remove(&address)),
+        }
     }
 
     /// Everything may be different now.
@@ -76,9 +108,35 @@ impl Pauses {
     }
 }
 
+impl Paused {
+    fn needs_small_segments(&self) -> bool {
+        self.unanswered >= UNANSWERED && self.unanswered.is_multiple_of(2)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const DISTRUST: Fault = Fault { distrust: true, unanswered: false, silent: false };
+
+    #[test]
+    fn who_leaves_two_dials_unanswered_is_dialled_with_small_segments_and_again_once_they_have_helped() {
+        let (mut pauses, now) = (Pauses::default(), Instant::now());
+        let gateway = SocketAddr::from(([10, 0, 0, 1], 7420));
+        let unanswered = Fault { unanswered: true, ..Fault::default() };
+        for expected in [Segments::Full, Segments::Full, Segments::Small, Segments::Full, Segments::Small] {
+            assert_eq!(pauses.segments(gateway), expected);
+            pauses.add(gateway, unanswered, now);
+        }
+        pauses.add(gateway, unanswered, now);
+        pauses.forgive(gateway, now);
+        assert_eq!((pauses.segments(gateway), pauses.left(gateway, false, now)), (Segments::Small, None));
+        assert_eq!(pauses.add(gateway, Fault::default(), now), 1, "a refusal is another matter");
+        assert_eq!(pauses.segments(gateway), Segments::Full);
+        pauses.forgive(gateway, now);
+        assert!(pauses.0.is_empty());
+    }
 
     #[test]
     fn pauses_grow_and_a_failed_proof_costs_more() {
@@ -86,16 +144,16 @@ mod tests {
         let [plain, silent, rogue] = [1, 2, 3].map(|port| SocketAddr::from(([10, 0, 0, 1], port)));
         let pause = |pauses: &Pauses, address| pauses.left(address, false, now).unwrap() - now;
         for (failures, seconds) in (1..).zip([1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]) {
-            assert_eq!(pauses.add(plain, false, false, now), failures);
-            pauses.add(silent, false, true, now);
-            pauses.add(rogue, true, false, now);
+            assert_eq!(pauses.add(plain, Fault::default(), now), failures);
+            pauses.add(silent, Fault { silent: true, ..Fault::default() }, now);
+            pauses.add(rogue, DISTRUST, now);
             assert_eq!(pause(&pauses, rogue), Duration::from_secs(seconds));
         }
         assert_eq!(pause(&pauses, plain), LONGEST_PAUSE);
         assert_eq!(pause(&pauses, silent), LONGEST_SILENT_PAUSE);
         assert_eq!(pauses.left(silent, true, now), None, "it has come back");
         assert!(pauses.left(rogue, true, now).is_some(), "being heard is no proof");
-        pauses.forgive(rogue);
+        pauses.forgive(rogue, now);
         assert_eq!(pauses.left(rogue, false, now), None);
     }
 
@@ -104,10 +162,10 @@ mod tests {
         let (mut pauses, now) = (Pauses::default(), Instant::now());
         let address = |number: u32| SocketAddr::from((number.to_be_bytes(), 7420));
         for _ in 0..10 {
-            pauses.add(address(0), true, false, now);
+            pauses.add(address(0), DISTRUST, now);
         }
         for number in 1..5000 {
-            pauses.add(address(number), true, false, now);
+            pauses.add(address(number), DISTRUST, now);
         }
         assert!(pauses.0.len() <= MOST);
         assert!(

@@ -1,7 +1,7 @@
 //! Gateways are found without a default route, and from behind the firewalls that machines have.
 
 use super::{BIG, Case, HTTP};
-use crate::lab::group::{discover, forget_gateways};
+use crate::lab::group::{START, discover, forget_gateways};
 use crate::lab::origin::{big, sha256};
 use crate::lab::{Host, Lab, wait_until};
 use std::io::ErrorKind;
@@ -126,7 +126,9 @@ fn joins_and_links_where_large_packets_vanish(lab: &Lab) {
         host.filter("iif lan meta length > 1280 drop");
     }
     let group = lab.group(&[&g1, &c1], &[]);
-    let _node = group.client(&c1, &[]);
+    let mut node = group.up(&c1, &[]);
+    // Two handshakes stay unanswered first.
+    node.wait_for_line("link up", START * 3);
     let download = c1.curl(&[&HTTP[..], &[BIG]].concat()).success();
     assert_eq!(sha256(&download.stdout), big().sha256);
 }

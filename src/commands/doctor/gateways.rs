@@ -7,8 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::firewall::{Firewall, opens_elsewhere};
@@ -25,8 +23,6 @@ use crate::wire::target::Target;
 
 /// How many gateways are linked with.
 const MOST: usize = 16;
-/// How long a gateway that leaves a handshake unanswered may take to accept a connection at all.
-const ACCEPT: Duration = Duration::from_secs(1);
 /// How many round trips the median is of.
 const ROUND_TRIPS: usize = 5;
 /// Clocks that differ by less are the same, in milliseconds.
@@ -92,7 +88,7 @@ pub(super) async fn link(
                 found.push(Finding::ok(Layer::Link, what));
                 linked.push(gateway);
             }
-            Err((address, error)) => found.push(not_linked(address, error, firewall).await),
+            Err((address, error)) => found.push(not_linked(address, &error, firewall)),
         }
     }
     linked
@@ -121,7 +117,7 @@ fn now_millis() -> i128 {
     i128::try_from(since.as_millis()).unwrap_or_default()
 }
 
-async fn not_linked(address: SocketAddr, error: DialError, firewall: Option<&Firewall>) -> Finding {
+fn not_linked(address: SocketAddr, error: &DialError, firewall: Option<&Firewall>) -> Finding {
     let (ip, port) = (address.ip(), address.port());
     let finding = Finding::wrong(Layer::Link, format!("no link to {address}")).because(error.to_string());
     let filtered = |finding: Finding| match firewall.filter(|firewall| firewall.judges_output()) {
@@ -133,12 +129,9 @@ async fn not_linked(address: SocketAddr, error: DialError, firewall: Option<&Fir
             .hint(format!("on {ip}: {}", opens_elsewhere(port, "tcp"))),
     };
     match error {
-        DialError::Late(_) => match timeout(ACCEPT, TcpStream::connect(address)).await {
-            Ok(Ok(_)) => finding
-                .because("it accepts connections and says nothing: the laneway there hangs")
-                .hint(format!("on {ip}: restart laneway")),
-            _ => filtered(finding),
-        },
+        DialError::Late(_) => finding
+            .because("it accepts connections and says nothing: the laneway there hangs")
+            .hint(format!("on {ip}: restart laneway")),
         DialError::Connect(_, error) => {
             let finding = finding.because(error.to_string());
             match error.kind() {
