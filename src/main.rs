@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use laneway::cli::{self, Cli};
 
-// Without huge pages (Cargo.toml): to have four of them cleared is most of the work of a start, and of the memory of an
-// idle node, and nothing that passes is faster for them.
+// It asks for no huge pages (`no_thp`): to have four of them cleared is most of the work of a start, and of the memory
+// of an idle node, and nothing that passes is faster for them. A system that gives them unasked still does.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
