@@ -84,7 +84,7 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 ///
 /// # Errors
 /// Those of the system; `WouldBlock` when there is nothing.
-pub fn try_read(stream: &TcpStream, buffer: &mut BytesMut, most: usize) -> io::Result<usize> {
+pub fn try_read(stream: &TcpStream, buffer: &mut impl BufMut, most: usize) -> io::Result<usize> {
     let mut taken = None;
     let read = stream.try_io(Interest::READABLE, || {
         let count = stream.try_read_buf(&mut buffer.limit(most))?;

@@ -8,6 +8,7 @@ pub mod client;
 pub mod datagrams;
 mod flow;
 pub mod handshake;
+mod lent;
 pub mod names;
 pub mod news;
 mod queue;

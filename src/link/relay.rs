@@ -7,12 +7,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use h2::Reason;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
+use super::lent::{self, Lent};
 use super::queue::{self, Queue};
 use super::stream::{Inbox, Outbox, Tunnel};
 use crate::copy::Moved;
@@ -21,16 +22,11 @@ use crate::net;
 use crate::pace::Pace;
 use crate::telemetry::traffic::Traffic;
 
-/// The smallest buffer for one read.
-const SMALLEST_BUFFER: usize = 4 * 1024;
-/// A read that fills its buffer is followed by one with a buffer so many times larger; one that does not fill such a part
-/// of it, by a smaller one.
+/// What one read takes at least.
+const SMALLEST_READ: usize = 4 * 1024;
+/// A read that took all it might is followed by one that may take so many times more; one that took less than such a part
+/// of it, by one that may take less.
 const STEP: usize = 4;
-/// The largest buffer; more does not help and lets small requests wait.
-const LARGEST_BUFFER: usize = 128 * 1024;
-/// A buffer's bytes begin so far behind the start of a page: from page to page, copies take half as long again on
-/// some processors, which then wait for stores that only look like the ones they are about to load.
-const OFFSET: usize = 1024;
 
 /// When one direction has failed, the other one may deliver what is under way for so long.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -265,28 +261,23 @@ async fn up(
     if progress.app_ended.load(Relaxed) {
         return outbox.finish().map_err(Broken::Tunnel);
     }
-    let mut size = SMALLEST_BUFFER;
-    // Empty unless there are bytes: an idle tunnel holds no buffer.
-    let mut buffer = BytesMut::new();
+    let mut size = SMALLEST_READ;
     loop {
         let room = poll_fn(|cx| outbox.poll_room(size, cx)).await.map_err(Broken::Tunnel)?;
         // After the room, for a tunnel whose reader stalls must not keep its turn.
         let turn = if room > queue::SMALL { Some(queue.turn(room).await) } else { None };
-        if buffer.capacity() < room {
-            buffer = BytesMut::with_capacity(OFFSET + room);
-            buffer.put_bytes(0, OFFSET);
-            buffer.advance(OFFSET);
-        }
-        match net::try_read(socket, &mut buffer, room) {
+        let mut buffer = Lent::take();
+        match net::try_read(socket, &mut buffer.room(), room) {
             Ok(0) => {
                 progress.app_ended.store(true, Relaxed);
                 return outbox.finish().map_err(Broken::Tunnel);
             }
             Ok(count) => {
                 let due = progress.add_sent(count);
+                let bytes = buffer.fill(count);
                 if let Some(some) = kept {
                     if progress.received.load(Relaxed) == 0 {
-                        some.add(&buffer);
+                        some.add(&bytes);
                     } else {
                         some.forget();
                         kept = None;
@@ -295,10 +286,10 @@ async fn up(
                 if let Some(turn) = turn {
                     turn.take(count);
                 }
-                outbox.send_reserved(buffer.split().freeze()).map_err(Broken::Tunnel)?;
+                outbox.send_reserved(bytes).map_err(Broken::Tunnel)?;
                 size = match count {
-                    _ if count == size => (size * STEP).min(LARGEST_BUFFER),
-                    _ if count < size / STEP => (size / STEP).max(SMALLEST_BUFFER),
+                    _ if count == size => (size * STEP).min(lent::LARGEST),
+                    _ if count < size / STEP => (size / STEP).max(SMALLEST_READ),
                     _ => size,
                 };
                 match due {
@@ -308,8 +299,7 @@ async fn up(
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 // Who has nothing to send holds nothing: no buffer, no window, no turn.
-                buffer = BytesMut::new();
-                drop(turn);
+                drop((buffer, turn));
                 outbox.give_room_back();
                 poll_fn(|cx| poll_readable(socket, outbox, cx)).await?;
             }
