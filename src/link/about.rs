@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use super::client::{Link, refusal};
+use super::http2;
 use super::server::Incoming;
 use super::stream::Inbox;
 use crate::failure::{Failure, Kind, Side};
@@ -66,7 +67,7 @@ pub async fn ask(link: &Link) -> Result<About, Failure> {
         }))
     };
     match timeout(PATIENCE, exchange).await {
-        Ok(answer) => answer.unwrap_or_else(|error: h2::Error| Err(link.lost(&error))),
+        Ok(answer) => answer.unwrap_or_else(|error: http2::Error| Err(link.lost(&error))),
         Err(_) => {
             let sentence = format!("the gateway {} does not answer over its link", link.address);
             Err(Failure::new(Kind::ConnectTimeout, Side::Link, sentence))
@@ -83,10 +84,10 @@ fn read(body: &[u8]) -> Option<About> {
 
 impl Incoming {
     /// Says what this gateway is. Fails only when nobody listens any more.
-    pub fn tell(mut self, about: &About) {
-        let sent = self.respond.send_response(http::Response::new(()), false);
+    pub fn tell(self, about: &About) {
+        let sent = self.respond.send(&http::Response::new(()), false);
         let json = serde_json::to_vec(about).unwrap_or_default();
-        let _ = sent.and_then(|mut send| send.send_data(Bytes::from(json), true));
+        let _ = sent.and_then(|mut send| send.send(Bytes::from(json), true));
     }
 }
 

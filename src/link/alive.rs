@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use h2::{Ping, PingPong};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::flow::Flow;
+use super::http2::PingPong;
 use super::queue::Queue;
 
 /// A ping unanswered for so long makes the link suspect.
@@ -224,13 +224,13 @@ impl Unanswered {
 }
 
 /// Pings until an answer is late by the full deadline, which is when it returns.
-pub async fn until_dead(mut ping: PingPong, pulse: Arc<Pulse>) {
+pub(super) async fn until_dead(mut ping: PingPong, pulse: Arc<Pulse>) {
     let (mut prompt_answers, mut slowest) = (0, Duration::ZERO);
     loop {
         let (sent, received) = (Instant::now(), pulse.flow.received());
         let mut unanswered = Unanswered::new(sent, pulse.moved());
         let answered = {
-            let mut answer = std::pin::pin!(ping.ping(Ping::opaque()));
+            let mut answer = std::pin::pin!(ping.ping());
             loop {
                 let suspect = *pulse.suspect.borrow();
                 tokio::select! {

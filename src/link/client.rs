@@ -1,16 +1,13 @@
 //! The client's end of a link: dial, prove, open tunnels.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::client::{Connection, ResponseFuture, SendRequest};
-use h2::ext::Protocol;
-use h2::{Ping, PingPong, RecvStream, SendStream};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use rustls::ClientConfig;
 use tokio::time::timeout;
@@ -18,15 +15,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::alive::{Pulse, until_dead};
-use super::flow;
 use super::handshake;
+use super::http2::{self, Connection, PingPong, Protocol, RecvStream, Requests, ResponseFuture, SendStream};
 use super::secure::Secure;
 use super::stream::{Inbox, Outbox, Tunnel};
 use super::tls::{self, Peer, TlsError};
-use super::{
-    CAPSULE_PROTOCOL, CONNECTION_ID, CONNECTION_WINDOW, FRAME, HANDSHAKE, HEADER_LIST, MOST_STREAMS,
-    REMEMBERED_RESETS, RESET_MEMORY, SEND_BUFFER, SMALL_FRAMES, Transport,
-};
+use super::{CAPSULE_PROTOCOL, CONNECTION_ID, HANDSHAKE, MOST_STREAMS, Transport};
 use crate::failure::{Failure, Kind, Side, printable};
 use crate::mark;
 use crate::net::{self, Segments};
@@ -64,13 +58,13 @@ pub enum DialError {
     Refused(SocketAddr, String),
     /// It does not speak HTTP/2.
     #[error("{0} does not speak the link's protocol")]
-    Protocol(SocketAddr, #[source] h2::Error),
+    Protocol(SocketAddr, #[source] http2::Error),
 }
 
 /// A standing link. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Link {
-    requests: SendRequest<Bytes>,
+    requests: Requests,
     /// Where the gateway listens.
     pub address: SocketAddr,
     /// Who the gateway is, by its certificate.
@@ -110,19 +104,14 @@ impl Link {
         let gateway = tls::peer(&proved.certificates);
         let gateway = gateway.map_err(|error| DialError::Certificate(address, error))?;
         let queue = proved.stream.queue().clone();
-        let handshake = builder().handshake::<_, Bytes>(proved.stream);
-        let handshake = timeout(HANDSHAKE, handshake).await.map_err(late)?;
-        let (requests, mut connection) = handshake.map_err(|error| match is_cut(&error) {
-            true => DialError::Cut(address, error.to_string()),
-            false => DialError::Protocol(address, error),
-        })?;
+        let (requests, mut connection) = Connection::client(proved.stream, super::config(MOST_STREAMS));
         // In TLS 1.3 the client is done before the gateway has judged its certificate: only an answer shows that this
         // node is accepted, and that there is somebody behind the socket.
-        let mut ping = connection.ping_pong().expect("taken once, here");
+        let mut ping = connection.ping_pong();
         let proof = async {
             tokio::select! {
-                ended = &mut connection => Err(ended.err()),
-                answer = ping.ping(Ping::opaque()) => answer.map(drop).map_err(Some),
+                ended = poll_fn(|cx| connection.poll_drive(cx)) => Err(ended.err()),
+                answer = ping.ping() => answer.map_err(Some),
             }
         };
         if let Err(error) = timeout(HANDSHAKE, proof).await.map_err(late)? {
@@ -190,7 +179,7 @@ impl Link {
         connection_id: u64,
         first: Bytes,
     ) -> Result<LinkTunnel, Failure> {
-        if transport == Transport::Udp && !self.requests.is_extended_connect_protocol_enabled() {
+        if transport == Transport::Udp && !self.requests.has_extended_connect() {
             let sentence = format!("the gateway {} does not carry UDP: its laneway is too old", self.address);
             return Err(Failure::new(Kind::Unsupported, Side::Gateway, sentence));
         }
@@ -229,7 +218,7 @@ impl Link {
         &self,
         request: Request<()>,
         first: Bytes,
-    ) -> Result<(Response<RecvStream>, Outbox), h2::Error> {
+    ) -> Result<(Response<RecvStream>, Outbox), http2::Error> {
         let (response, send) = self.ask(request).await?;
         let mut outbox = Outbox::new(send, self.pulse.clone());
         // A refused CONNECT resets the stream under the early bytes; the answer says more than that.
@@ -244,7 +233,7 @@ impl Link {
         let uri = match transport {
             Transport::Tcp => Uri::builder().authority(target.to_string()),
             Transport::Udp => {
-                request.extensions_mut().insert(Protocol::from_static(masque::PROTOCOL));
+                request.extensions_mut().insert(Protocol(masque::PROTOCOL.into()));
                 request.headers_mut().insert(CAPSULE_PROTOCOL, HeaderValue::from_static("?1"));
                 let gateway = self.address.to_string();
                 Uri::builder().scheme("https").authority(gateway).path_and_query(masque::path(target))
@@ -259,16 +248,16 @@ impl Link {
     pub(super) async fn ask(
         &self,
         request: Request<()>,
-    ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
-        self.requests.clone().ready().await?.send_request(request, false)
+    ) -> Result<(ResponseFuture, SendStream), http2::Error> {
+        self.requests.send(request, false).await
     }
 
     /// Sends a request that has no body.
-    pub(super) async fn ask_bare(&self, request: Request<()>) -> Result<ResponseFuture, h2::Error> {
-        Ok(self.requests.clone().ready().await?.send_request(request, true)?.0)
+    pub(super) async fn ask_bare(&self, request: Request<()>) -> Result<ResponseFuture, http2::Error> {
+        Ok(self.requests.send(request, true).await?.0)
     }
 
-    pub(super) fn lost(&self, error: &h2::Error) -> Failure {
+    pub(super) fn lost(&self, error: &http2::Error) -> Failure {
         let sentence = format!("the link to the gateway {} broke: {error}", self.address);
         Failure::new(Kind::Terminated, Side::Link, sentence)
     }
@@ -326,34 +315,28 @@ pub struct LinkTunnel {
 }
 
 /// Drives the connection until it ends, and tells when it takes no more tunnels.
-async fn drive(connection: Connection<Secure, Bytes>, ping: PingPong, link: Link, board: Arc<Board>) {
-    let Link { requests, address, gateway, pulse, unusable, retired, ended } = link;
+async fn drive(mut connection: Connection<Secure>, ping: PingPong, link: Link, board: Arc<Board>) {
+    let Link { requests: _, address, gateway, pulse, unusable, retired, ended } = link;
     let dead = until_dead(ping, pulse.clone());
-    let mut probe = Some(requests);
-    let mut connection = std::pin::pin!(connection);
     let mut retirement = std::pin::pin!(retired.cancelled());
-    let driven = std::future::poll_fn(|cx| {
+    let mut is_retired = false;
+    let driven = poll_fn(|cx| {
         if let Some(size) = pulse.flow().to_announce(pulse.tunnels())
             // Refused while the last one is not acknowledged: the next round will do.
-            && connection.set_initial_window_size(size).is_ok()
+            && connection.announce_window(size)
         {
             pulse.flow().announce(size);
         }
-        let driven = Future::poll(connection.as_mut(), cx);
+        if !is_retired && retirement.as_mut().poll(cx).is_ready() {
+            is_retired = true;
+            connection.retire();
+        }
+        let driven = connection.poll_drive(cx);
         if driven.is_pending() {
             pulse.queue().rests();
         }
-        // h2 tells of a GOAWAY only to who wants to send.
-        if let Some(requests) = &mut probe
-            && matches!(requests.poll_ready(cx), Poll::Ready(Err(_)))
-        {
+        if connection.is_closing() {
             unusable.cancel();
-            probe = None;
-        }
-        // The last handle to go lets h2 close an idle connection.
-        if probe.is_some() && retirement.as_mut().poll(cx).is_ready() {
-            probe = None;
-            cx.waker().wake_by_ref();
         }
         driven
     });
@@ -363,7 +346,7 @@ async fn drive(connection: Connection<Secure, Bytes>, ping: PingPong, link: Link
         result = driven => {
             let reason = match result {
                 Ok(()) => "closed".into(),
-                Err(error) if error.get_io().is_some_and(|io| io.kind() == io::ErrorKind::UnexpectedEof) => {
+                Err(error) if error.io().is_some_and(|io| io.kind() == io::ErrorKind::UnexpectedEof) => {
                     "the gateway vanished".into()
                 }
                 Err(error) => error.to_string(),
@@ -387,8 +370,8 @@ async fn drive(connection: Connection<Secure, Bytes>, ping: PingPong, link: Link
 }
 
 /// Whether the connection just ended: what TLS has to say against the peer is invalid data.
-fn is_cut(error: &h2::Error) -> bool {
-    error.get_io().is_some_and(|io| io.kind() != io::ErrorKind::InvalidData)
+fn is_cut(error: &http2::Error) -> bool {
+    error.io().is_some_and(|io| io.kind() != io::ErrorKind::InvalidData)
 }
 
 pub(super) fn refusal(response: &Response<RecvStream>, gateway: SocketAddr) -> Failure {
@@ -397,22 +380,4 @@ pub(super) fn refusal(response: &Response<RecvStream>, gateway: SocketAddr) -> F
         let sentence = format!("the gateway {gateway} answered with status {}", response.status().as_u16());
         Failure::new(Kind::BadResponse, Side::Gateway, sentence)
     })
-}
-
-fn builder() -> h2::client::Builder {
-    let mut builder = h2::client::Builder::new();
-    builder
-        .max_frame_size(FRAME)
-        .initial_window_size(flow::ALONE)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buffer_size(SEND_BUFFER)
-        .max_header_list_size(HEADER_LIST)
-        .initial_max_send_streams(MOST_STREAMS as usize)
-        .max_concurrent_streams(0)
-        .max_concurrent_reset_streams(REMEMBERED_RESETS)
-        .reset_stream_duration(RESET_MEMORY)
-        .data_frame_budget(SMALL_FRAMES)
-        .max_local_error_reset_streams(None)
-        .enable_push(false);
-    builder
 }

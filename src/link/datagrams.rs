@@ -13,6 +13,7 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep_until};
 
+use super::http2;
 use super::stream::Inbox;
 use crate::copy::Moved;
 use crate::telemetry::traffic::Traffic;
@@ -32,7 +33,7 @@ pub const BATCH: usize = 64 * 1024;
 pub enum Broken {
     /// It was reset, or the link has ended.
     #[error("the tunnel broke")]
-    Tunnel(#[from] h2::Error),
+    Tunnel(#[from] http2::Error),
     /// The other end does not send what it should.
     #[error("not a stream of datagrams")]
     Capsule(#[from] CapsuleError),

@@ -11,6 +11,8 @@ pub(super) const LARGEST: usize = 128 * 1024;
 /// A buffer's bytes begin so far behind the start of a page: from page to page, copies take half as long again on
 /// some processors, which then wait for stores that only look like the ones they are about to load.
 const OFFSET: usize = 1024;
+/// There is so much room behind the largest read: a record is opened where it is to be, with a few bytes more.
+const SLACK: usize = 1024;
 /// Fewer bytes than this are copied out of the buffer: what waits to be sent is not to hold many times its size.
 const WORTH_A_BUFFER: usize = 32 * 1024;
 /// A thread keeps so many buffers for the next reads.
@@ -31,10 +33,10 @@ impl Lent {
     /// The next buffer, empty.
     pub(super) fn take() -> Self {
         let spare = SPARE.with_borrow_mut(Vec::pop);
-        Self { bytes: spare.unwrap_or_else(|| vec![0; OFFSET + LARGEST]), filled: 0 }
+        Self { bytes: spare.unwrap_or_else(|| vec![0; OFFSET + LARGEST + SLACK]), filled: 0 }
     }
 
-    /// Room for at most [`LARGEST`] bytes.
+    /// Room for [`LARGEST`] bytes, and a little more.
     pub(super) fn room(&mut self) -> &mut [u8] {
         &mut self.bytes[OFFSET..]
     }

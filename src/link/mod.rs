@@ -8,6 +8,7 @@ pub mod client;
 pub mod datagrams;
 mod flow;
 pub mod handshake;
+pub mod http2;
 mod lent;
 pub mod names;
 pub mod news;
@@ -31,7 +32,7 @@ pub enum Transport {
     Udp,
 }
 
-/// DATA frames of up to so many bytes: h2 writes one frame a system call.
+/// DATA frames of up to so many bytes.
 const FRAME: u32 = 128 * 1024;
 /// The connection window must never be what stops a link: unread tunnels would eat it up and stop all the
 /// others for good. Memory is bounded tunnel by tunnel.
@@ -42,18 +43,23 @@ const SEND_BUFFER: usize = 256 * 1024;
 const MOST_STREAMS: u32 = 16_384;
 /// The bound on a CONNECT's header fields, in bytes.
 const HEADER_LIST: u32 = 16 * 1024;
-/// Streams that were reset here are remembered, so that frames which were under way when they were reset are
-/// no offence of the peer's: with h2's default of 10 a few aborted downloads close the link.
-const REMEMBERED_RESETS: usize = 4096;
-/// For how long they are remembered.
-const RESET_MEMORY: Duration = Duration::from_secs(30);
-/// What small frames that nobody has taken over yet may cost, in h2's count of 256 bytes each: more than one burst of
-/// them, before tunnels get to run, and far less than a link that floods a tunnel which cannot take them.
-const SMALL_FRAMES: usize = 128 * 1024 * 1024;
 /// How many streams the peer may reset before this side has accepted them.
 const PENDING_RESETS: usize = 1024;
 /// The deadline of TCP connect, of the TLS handshake and of the HTTP/2 preface, each.
 const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// How a connection is, seen from this end.
+fn config(streams: u32) -> http2::Config {
+    http2::Config {
+        frame: FRAME,
+        window: flow::ALONE,
+        connection_window: CONNECTION_WINDOW,
+        send_buffer: SEND_BUFFER,
+        fields: HEADER_LIST,
+        streams,
+        pending_resets: PENDING_RESETS,
+    }
+}
 
 /// The field that carries the client's connection id, so that both ends' logs can be joined.
 pub const CONNECTION_ID: &str = "laneway-conn";

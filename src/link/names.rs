@@ -7,6 +7,7 @@ use http::{HeaderValue, Method, Request, StatusCode, header};
 use tokio::time::timeout;
 
 use super::client::{Link, refusal};
+use super::http2;
 use super::server::Incoming;
 use super::stream::{Inbox, Outbox};
 use crate::failure::{Failure, Kind, Side};
@@ -54,13 +55,13 @@ pub async fn ask(link: &Link, question: Bytes) -> Result<Bytes, Failure> {
         }))
     };
     tokio::select! {
-        answer = exchange => answer.unwrap_or_else(|error: h2::Error| Err(link.lost(&error))),
+        answer = exchange => answer.unwrap_or_else(|error: http2::Error| Err(link.lost(&error))),
         never = link.impatience() => match never {},
     }
 }
 
 /// All that comes; `None` when it is more than a message can be.
-async fn whole(inbox: &mut Inbox) -> Result<Option<Bytes>, h2::Error> {
+async fn whole(inbox: &mut Inbox) -> Result<Option<Bytes>, http2::Error> {
     let mut body = BytesMut::new();
     while let Some(piece) = inbox.next().await? {
         if body.len() + piece.len() > LONGEST {
@@ -79,14 +80,14 @@ impl Incoming {
 
     /// Answers the question, with bytes that are good for so many seconds (RFC 8484 §5.1). Fails only when nobody
     /// listens any more.
-    pub fn answer(mut self, bytes: Vec<u8>, seconds: u32) {
+    pub fn answer(self, bytes: Vec<u8>, seconds: u32) {
         let mut response = http::Response::new(());
         response.headers_mut().insert(header::CONTENT_TYPE, MEDIA_TYPE);
         if let Ok(value) = HeaderValue::from_str(&format!("max-age={seconds}")) {
             response.headers_mut().insert(header::CACHE_CONTROL, value);
         }
-        let sent = self.respond.send_response(response, false);
-        // At most 64 KiB, which h2 holds until they are sent.
-        let _ = sent.and_then(|mut send| send.send_data(bytes.into(), true));
+        let sent = self.respond.send(&response, false);
+        // At most 64 KiB, which wait until they are sent.
+        let _ = sent.and_then(|mut send| send.send(bytes.into(), true));
     }
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::client::Link;
+use super::http2;
 use super::stream::{Inbox, Outbox, Tunnel};
 use crate::trust::board::Board;
 use crate::trust::news::{LONGEST_CRL, NewsError, Sealed, Version};
@@ -41,7 +42,7 @@ enum Message {
 pub enum ExchangeError {
     /// The link or the request has ended.
     #[error("the exchange of news broke")]
-    Broken(#[from] h2::Error),
+    Broken(#[from] http2::Error),
     /// It does not exchange news.
     #[error("the gateway answered the request for news with status {0}")]
     Declined(StatusCode),
@@ -119,7 +120,7 @@ async fn request(link: &Link) -> Result<Tunnel, ExchangeError> {
     *request.uri_mut() = http::Uri::from_static(URI);
     let asked = async {
         let (response, send) = link.ask(request).await?;
-        Ok::<_, h2::Error>((response.await?, send))
+        Ok::<_, http2::Error>((response.await?, send))
     };
     let (response, send) = timeout(PATIENCE, asked).await.ok().ok_or(ExchangeError::Stalled)??;
     match response.status() {
@@ -264,10 +265,12 @@ impl Exchange {
 mod tests {
     use super::*;
     use crate::link::alive::Pulse;
+    use crate::link::http2::Connection;
     use crate::trust::authority::Authority;
     use crate::trust::group::Group;
     use crate::trust::state::StateDir;
     use h2::RecvStream;
+    use std::future::poll_fn;
     use tokio::task::JoinHandle;
 
     const PEER: NodeId = NodeId([7; 16]);
@@ -306,12 +309,13 @@ mod tests {
         async fn of(board: Arc<Board>) -> Self {
             let (near, far) = tokio::io::duplex(1024 * 1024);
             let server = tokio::spawn(async move {
-                let mut connection = h2::server::handshake(far).await.unwrap();
-                let (request, mut respond) = connection.accept().await.unwrap().unwrap();
-                let send = respond.send_response(http::Response::new(()), false).unwrap();
+                let mut connection = Connection::server(far, crate::link::config(10));
+                let accepted = poll_fn(|cx| connection.poll_accept(cx)).await;
+                let (request, respond) = accepted.unwrap().unwrap();
+                let send = respond.send(&http::Response::new(()), false).unwrap();
                 let inbox = Inbox::new(request.into_body(), Arc::<Pulse>::default().aside());
                 let tunnel = Tunnel::new(Outbox::new(send, inbox.pulse().clone()), inbox);
-                tokio::spawn(async move { while connection.accept().await.is_some() {} });
+                tokio::spawn(poll_fn(move |cx| connection.poll_drive(cx)));
                 exchange(tunnel, &board, PEER).await
             });
             let (requests, connection) = h2::client::handshake(near).await.unwrap();

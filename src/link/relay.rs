@@ -8,11 +8,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use h2::Reason;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
+use super::http2::{Error, Reason};
 use super::lent::{self, Lent};
 use super::queue::{self, Queue};
 use super::stream::{Inbox, Outbox, Tunnel};
@@ -41,10 +41,10 @@ pub enum Broken {
     Socket(#[source] io::Error),
     /// The stream was reset by the other end of the link, or the link has ended.
     #[error("the tunnel broke")]
-    Tunnel(#[source] h2::Error),
+    Tunnel(#[source] Error),
     /// The other end has said all that it had to say, and does not want to hear the rest.
     #[error("the other end does not want the rest")]
-    Unheard(#[source] h2::Error),
+    Unheard(#[source] Error),
 }
 
 impl Broken {
@@ -56,8 +56,8 @@ impl Broken {
 
 /// True for an error of the link: the connection broke, or its peer has gone away. A stream that was reset is
 /// no such error.
-pub fn is_link_lost(error: &h2::Error) -> bool {
-    error.is_io() || error.is_go_away()
+pub fn is_link_lost(error: &Error) -> bool {
+    error.is_of_link()
 }
 
 /// How a relay ended, for the access line.
@@ -298,9 +298,8 @@ async fn up(
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                // Who has nothing to send holds nothing: no buffer, no window, no turn.
+                // Who has nothing to send holds nothing.
                 drop((buffer, turn));
-                outbox.give_room_back();
                 poll_fn(|cx| poll_readable(socket, outbox, cx)).await?;
             }
             Err(error) => return Err(Broken::Socket(error)),

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::buffer::Buffer;
+use super::http2::Wire;
 use super::queue::Queue;
 use super::record::{Content, HEADER, LARGEST_PLAIN, OVERHEAD, Opener, RecordError, Sealer};
 
@@ -110,39 +111,42 @@ impl Secure {
         self.most_sealed_with_a_key = records;
     }
 
-    /// Opens what has been received into `out`, and as little as possible by way of a copy. False when a whole
-    /// record is wanting for more.
-    fn open_some(&mut self, out: &mut ReadBuf<'_>) -> io::Result<bool> {
-        let before = out.filled().len();
+    /// Opens what has been received into the front of `out`, at most `most` bytes, and as little as possible by way of a
+    /// copy. Gives how many; none when a whole record is wanting.
+    fn open_some(&mut self, out: &mut [u8], most: usize) -> io::Result<usize> {
+        let mut filled = 0;
         loop {
             if let Some((opened, rest)) = self.opened {
-                let count = opened.min(out.remaining());
-                out.put_slice(&self.received.filled()[..count]);
+                let count = opened.min(most - filled);
+                out[filled..filled + count].copy_from_slice(&self.received.filled()[..count]);
+                filled += count;
                 if count < opened {
                     self.received.consume(count);
                     self.opened = Some((opened - count, rest));
-                    return Ok(true);
+                    return Ok(filled);
                 }
                 self.received.consume(count + rest);
                 self.opened = None;
             }
-            if self.peer_closed || out.remaining() == 0 {
-                return Ok(true);
+            if self.peer_closed || filled == most {
+                return Ok(filled);
             }
             let length = match Opener::length(self.received.filled()).map_err(|error| self.fail(error))? {
                 Some(length) if length <= self.received.filled().len() => length,
-                _ => return Ok(false),
+                _ => return Ok(filled),
             };
+            // What is no padding fits if this does; padding is never sent here.
             let room = Opener::room(length);
-            if room > out.remaining() && out.filled().len() > before {
-                return Ok(true);
+            let fits = room <= most - filled + 1 && room <= out.len() - filled;
+            if !fits && filled > 0 {
+                return Ok(filled);
             }
             let record = &mut self.received.filled_mut()[..length];
-            if room <= out.remaining() {
-                let space = out.initialize_unfilled_to(room);
+            if fits {
+                let space = &mut out[filled..filled + room];
                 match self.opener.open_into(record, space) {
                     Ok((Content::Data, count)) => {
-                        out.advance(count);
+                        filled += count;
                         self.received.consume(length);
                     }
                     Ok((content, count)) => {
@@ -308,22 +312,35 @@ impl Secure {
     }
 }
 
-impl AsyncRead for Secure {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = out.filled().len();
+impl Wire for Secure {
+    fn poll_receive_into(
+        &mut self,
+        out: &mut [u8],
+        most: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
         loop {
-            let more = this.open_some(out)?;
-            if more || out.filled().len() > before {
-                return Poll::Ready(Ok(()));
+            let count = self.open_some(out, most)?;
+            if count > 0 || self.peer_closed {
+                return Poll::Ready(Ok(count));
             }
-            if this.since_turn >= TURN {
-                this.since_turn = 0;
+            if self.since_turn >= TURN {
+                self.since_turn = 0;
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            ready!(this.poll_receive(cx))?;
+            ready!(self.poll_receive(cx))?;
         }
+    }
+}
+
+#[cfg(test)]
+impl tokio::io::AsyncRead for Secure {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let most = out.remaining();
+        let count = ready!(self.get_mut().poll_receive_into(out.initialize_unfilled(), most, cx))?;
+        out.advance(count);
+        Poll::Ready(Ok(()))
     }
 }
 

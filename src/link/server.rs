@@ -4,24 +4,17 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 
-use bytes::Bytes;
-use h2::RecvStream;
-use h2::ext::Protocol;
-use h2::server::{Connection, SendResponse};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use tokio::time::timeout;
 
 use super::alive::{Pulse, until_dead};
-use super::flow;
 use super::handshake::Proved;
+use super::http2::{self, Connection, Protocol, RecvStream, SendResponse};
 use super::secure::Secure;
 use super::speed::{self, Direction};
 use super::stream::{Inbox, Outbox, Tunnel};
 use super::tls::{self, Peer, TlsError};
-use super::{
-    CAPSULE_PROTOCOL, CONNECTION_ID, CONNECTION_WINDOW, FRAME, HANDSHAKE, HEADER_LIST, MOST_STREAMS,
-    PENDING_RESETS, REMEMBERED_RESETS, RESET_MEMORY, SEND_BUFFER, SMALL_FRAMES,
-};
+use super::{CAPSULE_PROTOCOL, CONNECTION_ID, HANDSHAKE, MOST_STREAMS};
 use super::{about, names, news};
 use crate::failure::{Failure, Kind, Side};
 use crate::memory::Account;
@@ -39,12 +32,12 @@ pub enum AcceptError {
     Certificate(#[source] TlsError),
     /// It does not speak HTTP/2.
     #[error("the client does not speak the link's protocol")]
-    Protocol(#[source] h2::Error),
+    Protocol(#[source] http2::Error),
 }
 
 /// A standing link, seen from the gateway.
 pub struct ServerLink {
-    connection: Connection<Secure, Bytes>,
+    connection: Connection<Secure>,
     pulse: Arc<Pulse>,
     dead: futures_util::future::BoxFuture<'static, ()>,
     /// Who the client is, by its certificate.
@@ -74,7 +67,7 @@ pub struct Incoming {
     pub asked: Result<Asked, Failure>,
     /// The client's id of the connection, for the logs.
     pub connection_id: u64,
-    pub(super) respond: SendResponse<Bytes>,
+    pub(super) respond: SendResponse,
     pub(super) inbox: Inbox,
     account: Option<Arc<Account>>,
 }
@@ -87,10 +80,11 @@ impl ServerLink {
     pub async fn accept(proved: Proved) -> Result<Self, AcceptError> {
         let client = tls::peer(&proved.certificates).map_err(AcceptError::Certificate)?;
         let queue = proved.stream.queue().clone();
-        let handshake = timeout(HANDSHAKE, builder().handshake(proved.stream));
-        let connection = handshake.await.map_err(|_gone: tokio::time::error::Elapsed| AcceptError::Late)?;
-        let mut connection = connection.map_err(AcceptError::Protocol)?;
-        let ping = connection.ping_pong().expect("taken once, here");
+        let mut connection = Connection::server(proved.stream, super::config(MOST_STREAMS));
+        let greeted = timeout(HANDSHAKE, poll_fn(|cx| connection.poll_greeted(cx)));
+        let greeted = greeted.await.map_err(|_gone: tokio::time::error::Elapsed| AcceptError::Late)?;
+        greeted.map_err(AcceptError::Protocol)?;
+        let ping = connection.ping_pong();
         // The client pings as often as its tunnels need it; here it only matters that a dead one is noticed.
         let pulse = Arc::new(Pulse::patient(queue));
         let dead = Box::pin(until_dead(ping, pulse.clone()));
@@ -109,7 +103,7 @@ impl ServerLink {
         let accepted = poll_fn(|cx| {
             if let Some(size) = pulse.flow().to_announce(pulse.tunnels())
                 // Refused while the last one is not acknowledged: the next round will do.
-                && connection.set_initial_window_size(size).is_ok()
+                && connection.announce_window(size)
             {
                 pulse.flow().announce(size);
             }
@@ -131,15 +125,15 @@ impl ServerLink {
     /// Takes no more tunnels (GOAWAY, RFC 9113 §6.8); [`ServerLink::next`] gives `None` once the open ones
     /// have ended.
     pub fn drain(&mut self) {
-        self.connection.graceful_shutdown();
+        self.connection.drain();
     }
 }
 
 impl Incoming {
-    fn new(request: Request<RecvStream>, respond: SendResponse<Bytes>, pulse: &Arc<Pulse>) -> Self {
+    fn new(request: Request<RecvStream>, respond: SendResponse, pulse: &Arc<Pulse>) -> Self {
         let (head, receive) = request.into_parts();
         let connection_id = head.headers.get(CONNECTION_ID).and_then(|id| id.to_str().ok()?.parse().ok());
-        let protocol = head.extensions.get::<Protocol>().map(Protocol::as_str);
+        let protocol = head.extensions.get::<Protocol>().map(|Protocol(protocol)| protocol.as_str());
         let asked = Asked::of(&head.method, &head.uri, protocol);
         let counted = if asked == Ok(Asked::News) { pulse.aside() } else { pulse.tunnel() };
         let (connection_id, inbox) = (connection_id.unwrap_or(0), Inbox::new(receive, counted));
@@ -156,12 +150,12 @@ impl Incoming {
     ///
     /// # Errors
     /// When the client has given up meanwhile.
-    pub fn accept(mut self) -> Result<Tunnel, h2::Error> {
+    pub fn accept(self) -> Result<Tunnel, http2::Error> {
         let mut response = Response::new(());
         if matches!(self.asked, Ok(Asked::Udp(_))) {
             response.headers_mut().insert(CAPSULE_PROTOCOL, HeaderValue::from_static("?1"));
         }
-        let send = self.respond.send_response(response, false)?;
+        let send = self.respond.send(&response, false)?;
         let outbox = Outbox::new(send, self.inbox.pulse().clone());
         let mut tunnel = Tunnel::new(outbox, self.inbox);
         if let Some(account) = &self.account {
@@ -171,14 +165,14 @@ impl Incoming {
     }
 
     /// Says why there is no connection. Fails only when nobody listens any more.
-    pub fn refuse(mut self, failure: &Failure, proxy: &str) {
+    pub fn refuse(self, failure: &Failure, proxy: &str) {
         let mut response = Response::new(());
         *response.status_mut() =
             StatusCode::from_u16(failure.http_status()).unwrap_or(StatusCode::BAD_GATEWAY);
         if let Ok(value) = HeaderValue::from_str(&failure.proxy_status(proxy)) {
             response.headers_mut().insert("proxy-status", value);
         }
-        let _ = self.respond.send_response(response, true);
+        let _ = self.respond.send(&response, true);
     }
 
     /// Is ready when the client has given up, or has to. What it sends meanwhile is taken over as in an open tunnel.
@@ -191,7 +185,7 @@ impl Incoming {
                     Poll::Pending => break,
                 }
             }
-            self.respond.poll_reset(cx).map(drop)
+            self.respond.poll_over(cx).map(drop)
         })
         .await;
     }
@@ -222,22 +216,4 @@ impl Asked {
             _ => Err(Failure::new(Kind::Unsupported, Side::Gateway, "a link does not take such requests")),
         }
     }
-}
-
-fn builder() -> h2::server::Builder {
-    let mut builder = h2::server::Builder::new();
-    builder
-        .max_frame_size(FRAME)
-        .initial_window_size(flow::ALONE)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buffer_size(SEND_BUFFER)
-        .max_header_list_size(HEADER_LIST)
-        .max_concurrent_streams(MOST_STREAMS)
-        .max_concurrent_reset_streams(REMEMBERED_RESETS)
-        .reset_stream_duration(RESET_MEMORY)
-        .data_frame_budget(SMALL_FRAMES)
-        .max_local_error_reset_streams(None)
-        .max_pending_accept_reset_streams(PENDING_RESETS)
-        .enable_connect_protocol();
-    builder
 }

@@ -10,6 +10,7 @@ use http::{Method, Request, StatusCode};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::client::{Link, refusal};
+use super::http2;
 use super::server::Incoming;
 use super::stream::{Inbox, Outbox, Tunnel};
 use crate::failure::{Failure, Kind, Side};
@@ -86,7 +87,7 @@ pub async fn measure(
         }
     };
     let begun = timeout(PATIENCE, begun).await.map_err(|_late| silent())?;
-    let (response, outbox) = begun.map_err(|error: h2::Error| link.lost(&error))?;
+    let (response, outbox) = begun.map_err(|error: http2::Error| link.lost(&error))?;
     if response.status() != StatusCode::OK {
         return Err(refusal(&response, link.address));
     }
@@ -110,7 +111,7 @@ async fn down(
     inbox: &mut Inbox,
     time: Duration,
     mut passed: impl FnMut(u64),
-) -> Result<Option<Measured>, h2::Error> {
+) -> Result<Option<Measured>, http2::Error> {
     let Ok(first) = timeout(PATIENCE, inbox.next()).await else { return Ok(None) };
     if first?.is_none() {
         return Ok(None);
@@ -132,7 +133,7 @@ async fn up(
     inbox: &mut Inbox,
     time: Duration,
     mut passed: impl FnMut(u64),
-) -> Result<Option<Measured>, h2::Error> {
+) -> Result<Option<Measured>, http2::Error> {
     let start = Instant::now();
     let mut sent = 0;
     while let Ok(done) = timeout_at(start + time, outbox.send(Bytes::from_static(&PIECE))).await {
@@ -146,7 +147,7 @@ async fn up(
 }
 
 /// The count that the gateway answers with.
-async fn count(inbox: &mut Inbox) -> Result<Option<u64>, h2::Error> {
+async fn count(inbox: &mut Inbox) -> Result<Option<u64>, http2::Error> {
     let mut text = BytesMut::new();
     while let Some(piece) = inbox.next().await? {
         if text.len() + piece.len() > LONGEST_COUNT {
@@ -175,7 +176,7 @@ pub async fn take_part(incoming: Incoming, direction: Direction, pace: &Pace) {
     }
 }
 
-async fn make(Tunnel { mut outbox, inbox }: Tunnel, pace: &Pace) -> Result<(), h2::Error> {
+async fn make(Tunnel { mut outbox, inbox }: Tunnel, pace: &Pace) -> Result<(), http2::Error> {
     let making = async {
         let mut made = 0;
         while made < MOST {
@@ -188,11 +189,11 @@ async fn make(Tunnel { mut outbox, inbox }: Tunnel, pace: &Pace) -> Result<(), h
     let condemned = poll_fn(|cx| if inbox.poll_condemned(cx) { Poll::Ready(()) } else { Poll::Pending });
     tokio::select! {
         made = making => made,
-        () = condemned => Err(h2::Reason::ENHANCE_YOUR_CALM.into()),
+        () = condemned => Err(http2::Reason::ENHANCE_YOUR_CALM.into()),
     }
 }
 
-async fn swallow(Tunnel { mut outbox, mut inbox }: Tunnel, pace: &Pace) -> Result<(), h2::Error> {
+async fn swallow(Tunnel { mut outbox, mut inbox }: Tunnel, pace: &Pace) -> Result<(), http2::Error> {
     let mut swallowed = 0;
     while let Some(piece) = inbox.next().await? {
         swallowed += piece.len() as u64;

@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::IoSlice;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes, BytesMut};
-use h2::{Reason, RecvStream, SendStream};
 
 use super::alive::{OpenTunnel, Pulse};
+use super::http2::{Error, Reason, RecvStream, SendStream};
 use crate::memory::Account;
 
 /// Received pieces below this size are copied together: each piece of its own would keep the whole buffer
@@ -48,14 +48,14 @@ impl Tunnel {
 /// The sending direction.
 #[derive(Debug)]
 pub struct Outbox {
-    send: SendStream<Bytes>,
+    send: SendStream,
     account: Option<Arc<Account>>,
     pulse: Arc<Pulse>,
 }
 
 impl Outbox {
     /// On the link with this `pulse`.
-    pub(crate) fn new(send: SendStream<Bytes>, pulse: Arc<Pulse>) -> Self {
+    pub(super) fn new(send: SendStream, pulse: Arc<Pulse>) -> Self {
         Self { send, account: None, pulse }
     }
 
@@ -68,50 +68,35 @@ impl Outbox {
     ///
     /// # Errors
     /// When the stream or the link has ended.
-    pub fn poll_room(&mut self, wanted: usize, cx: &mut Context<'_>) -> Poll<Result<usize, h2::Error>> {
-        self.send.reserve_capacity(wanted);
-        loop {
-            let room = self.send.capacity();
-            if room > 0 {
-                return Poll::Ready(Ok(room.min(wanted)));
-            }
-            match ready!(self.send.poll_capacity(cx)) {
-                Some(result) => drop(result?),
-                None => return self.poll_reset(cx).map(Err),
-            }
-        }
-    }
-
-    /// Leaves reserved room to other tunnels, while there is nothing to send.
-    pub fn give_room_back(&mut self) {
-        self.send.reserve_capacity(0);
+    pub fn poll_room(&mut self, wanted: usize, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
+        self.send.poll_room(wanted, cx)
     }
 
     /// Is ready when the peer resets the stream or the link ends.
-    pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<h2::Error> {
-        self.send.poll_reset(cx).map(|result| result.map_or_else(|error| error, h2::Error::from))
+    pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
+        self.send.poll_over(cx)
     }
 
     /// Sends bytes for which [`Outbox::poll_room`] gave room. Never empty: an empty DATA frame that ends
-    /// nothing is an offence to h2 (RFC 9113 §10.5).
+    /// nothing may be taken for an attack (RFC 9113 §10.5).
     ///
     /// # Errors
     /// When the stream or the link has ended.
-    pub fn send_reserved(&mut self, data: Bytes) -> Result<(), h2::Error> {
+    pub fn send_reserved(&mut self, data: Bytes) -> Result<(), Error> {
         self.pulse.flow().left(data.len());
         let data = match &self.account {
             _ if data.is_empty() => return Ok(()),
             Some(account) => account.lend(data),
             None => data,
         };
-        self.send.send_data(data, false)
+        self.send.send(data, false)
     }
 
     /// Sends all of `data`, waiting for room.
     ///
     /// # Errors
     /// When the stream or the link has ended.
-    pub async fn send(&mut self, mut data: Bytes) -> Result<(), h2::Error> {
+    pub async fn send(&mut self, mut data: Bytes) -> Result<(), Error> {
         while !data.is_empty() {
             let room = poll_fn(|cx| self.poll_room(data.len(), cx)).await?;
             self.send_reserved(data.split_to(room))?;
@@ -123,30 +108,29 @@ impl Outbox {
     ///
     /// # Errors
     /// When the stream or the link has ended.
-    pub fn finish(&mut self) -> Result<(), h2::Error> {
-        self.send.reserve_capacity(0);
-        self.send.send_data(Bytes::new(), true)
+    pub fn finish(&mut self) -> Result<(), Error> {
+        self.send.send(Bytes::new(), true)
     }
 }
 
 impl Drop for Outbox {
     fn drop(&mut self) {
         if self.account.as_ref().is_some_and(|account| account.is_condemned()) {
-            // What is queued in h2 goes too.
-            self.send.send_reset(Reason::ENHANCE_YOUR_CALM);
+            // What is queued goes too.
+            self.send.reset(Reason::ENHANCE_YOUR_CALM);
         }
     }
 }
 
-/// The receiving direction: takes frames out of h2 at once into its own queue, and gives window back only
-/// for what was consumed. So a reader that stalls holds at most one stream window, and costs h2 nothing.
+/// The receiving direction: takes what has come at once into its own queue, and gives window back only
+/// for what was consumed. So a reader that stalls holds at most one stream window.
 #[derive(Debug)]
 pub struct Inbox {
     receive: RecvStream,
     pieces: VecDeque<Bytes>,
     small: BytesMut,
     ended: bool,
-    failed: Option<h2::Error>,
+    failed: Option<Error>,
     counted: OpenTunnel,
     account: Option<Arc<Account>>,
     /// Consumed, and not given back to the peer's window.
@@ -155,7 +139,7 @@ pub struct Inbox {
 
 impl Inbox {
     /// Of an established stream; `counted` as open as long as it exists.
-    pub(crate) fn new(receive: RecvStream, counted: OpenTunnel) -> Self {
+    pub(super) fn new(receive: RecvStream, counted: OpenTunnel) -> Self {
         let (pieces, small) = (VecDeque::new(), BytesMut::new());
         Self { receive, pieces, small, ended: false, failed: None, counted, account: None, withheld: 0 }
     }
@@ -179,7 +163,7 @@ impl Inbox {
     ///
     /// # Errors
     /// When the stream was reset or the link has ended: what came before is not the whole.
-    pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         if self.poll_condemned(cx) && self.failed.is_none() {
             self.forget();
             return Poll::Ready(Err(Reason::ENHANCE_YOUR_CALM.into()));
@@ -219,12 +203,12 @@ impl Inbox {
     }
 
     /// Puts an error of [`Inbox::poll_fill`] by, for [`Inbox::next`] to give.
-    pub fn fail_later(&mut self, error: h2::Error) {
+    pub fn fail_later(&mut self, error: Error) {
         self.failed = Some(error);
     }
 
     /// The error that was put by.
-    pub fn take_failure(&mut self) -> Option<h2::Error> {
+    pub fn take_failure(&mut self) -> Option<Error> {
         self.failed.take()
     }
 
@@ -282,7 +266,7 @@ impl Inbox {
     ///
     /// # Errors
     /// When the stream was reset or the link has ended.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, h2::Error> {
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         if let Some(error) = self.take_failure() {
             return Err(error);
         }
@@ -308,8 +292,7 @@ impl Inbox {
         }
         let (owed, pulse) = (self.withheld + count, self.counted.pulse());
         self.withheld = pulse.flow().to_withhold(pulse.tunnels(), tight, owed, self.withheld);
-        // Fails only on a stream that is over, where nobody needs the window.
-        let _ = self.receive.flow_control().release_capacity(owed - self.withheld);
+        self.receive.release(owed - self.withheld);
     }
 
     /// Drops what is queued; the peer gets no window back.

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 
 use crate::link::alive::Pulse;
 use crate::link::client::LinkTunnel;
+use crate::link::http2;
 use crate::link::relay::is_link_lost;
 use crate::link::stream::{Inbox, Outbox};
 use crate::net;
@@ -32,7 +33,7 @@ pub enum Upstream {
 pub enum UpstreamError {
     /// The tunnel or its link.
     #[error("the tunnel broke")]
-    Tunnel(#[from] h2::Error),
+    Tunnel(#[from] http2::Error),
     /// The connection.
     #[error("the connection to the server broke")]
     Socket(#[from] io::Error),
@@ -167,7 +168,7 @@ impl In<'_> {
             }
             let Self::Link(inbox) = self else { return Poll::Pending };
             if inbox.poll_condemned(cx) {
-                return Poll::Ready(Err(h2::Error::from(h2::Reason::ENHANCE_YOUR_CALM).into()));
+                return Poll::Ready(Err(http2::Error::from(http2::Reason::ENHANCE_YOUR_CALM).into()));
             }
             while !inbox.has_ended() {
                 match inbox.poll_fill(cx) {

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::gateways::{Linked, fix};
 use super::report::{Finding, Layer};
 use crate::failure::{Failure, Kind, Side, printable};
+use crate::link::http2;
 use crate::wire::target::Target;
 
 /// How long all of it may take: a node holds a request for ten seconds while there is no gateway.
@@ -128,7 +129,7 @@ async fn by_link(gateway: &Linked, server: &Target) -> Result<String, Failure> {
     if server.port != HTTP {
         return Ok("connected".into());
     }
-    let broken = |error: h2::Error| Failure::new(Kind::Terminated, Side::Link, error.to_string());
+    let broken = |error: http2::Error| Failure::new(Kind::Terminated, Side::Link, error.to_string());
     tunnel.outbox.send(Bytes::from(question(server))).await.map_err(broken)?;
     let mut head = BytesMut::new();
     let reading = async {

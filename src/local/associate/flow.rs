@@ -16,6 +16,7 @@ use crate::failure::Failure;
 use crate::link::Transport;
 use crate::link::client::LinkTunnel;
 use crate::link::datagrams::{Broken, Datagrams, Usage, idle_limit, is_unreachable, readable};
+use crate::link::http2;
 use crate::link::relay::is_link_lost;
 use crate::link::stream::Outbox;
 use crate::local::session::Routes;
@@ -184,7 +185,7 @@ impl Flow<'_> {
         end
     }
 
-    async fn send(&self, outbox: &mut Outbox) -> Result<(), h2::Error> {
+    async fn send(&self, outbox: &mut Outbox) -> Result<(), http2::Error> {
         let batch = self.queue.batch();
         self.traffic.sent(batch.payload);
         outbox.send(batch.capsules).await?;
