@@ -490,6 +490,8 @@ impl State {
                 stream.push(data);
             }
             self.release(id, padding);
+            // What was released before may be due now.
+            self.update_window(id);
         }
         if ends {
             self.settle(id, None);
@@ -845,15 +847,20 @@ impl State {
         }
         stream.held -= count;
         stream.owed += count;
-        let is_wanted = stream.over.is_none() && !stream.finished;
-        // Not for every byte: once the peer has less left than this.
+        self.update_window(id);
+        self.give_back(count);
+    }
+
+    /// Tells the peer what it may send more: not for every byte, but once it has no more left than that.
+    fn update_window(&mut self, id: u32) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let is_wanted = stream.owed > 0 && stream.over.is_none() && !stream.finished && stream.handles > 0;
         if is_wanted && i64::from(stream.owed) * 2 >= stream.receive_window {
             stream.receive_window += i64::from(stream.owed);
             let owed = std::mem::take(&mut stream.owed);
             frame::write(&mut self.control, Kind::WindowUpdate, 0, id, &owed.to_be_bytes());
             self.wake_driver();
         }
-        self.give_back(count);
     }
 
     fn give_back(&mut self, count: u32) {
