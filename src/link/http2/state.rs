@@ -87,6 +87,8 @@ struct Stream {
     /// It stands in the line of those that may send.
     in_line: bool,
     room_wanted: Option<Waker>,
+    /// It waits for room of the connection's window.
+    is_starved: bool,
     /// What the peer may still send.
     receive_window: i64,
     pieces: VecDeque<Bytes>,
@@ -120,6 +122,7 @@ impl Stream {
             reset_after: None,
             in_line: false,
             room_wanted: None,
+            is_starved: false,
             receive_window: receive_window.into(),
             pieces: VecDeque::new(),
             small: BytesMut::new(),
@@ -237,7 +240,11 @@ pub(super) struct State {
     /// So many of them the peer is owed for its own.
     answers: usize,
     line: VecDeque<u32>,
+    /// What may still be sent on all streams together, and what of that is queued on them.
     send_window: i64,
+    queued: i64,
+    /// Streams that wait for room of the connection's window.
+    starved: Vec<u32>,
     receive_window: i64,
     owed: u32,
     /// What the peer has opened and nobody has taken over.
@@ -301,6 +308,8 @@ impl State {
             answers: 0,
             line: VecDeque::new(),
             send_window: FIRST_WINDOW.into(),
+            queued: 0,
+            starved: Vec::new(),
             receive_window: (FIRST_WINDOW + more).into(),
             owed: 0,
             opened: VecDeque::new(),
@@ -387,13 +396,7 @@ impl State {
                 self.settle(id, after);
                 return Some(Outgoing::Data(data_head(0, id, true), Bytes::new()));
             };
-            if self.send_window <= 0 {
-                stream.in_line = true;
-                self.line.push_front(id);
-                return None;
-            }
-            let window = stream.send_window.min(self.send_window);
-            let most = usize::try_from(window).unwrap_or(0).min(self.peer_frame as usize);
+            let most = usize::try_from(stream.send_window).unwrap_or(0).min(self.peer_frame as usize);
             let most = most.min(self.config.frame as usize);
             let data = if first.len() > most { first.split_to(most) } else { std::mem::take(first) };
             if first.is_empty() {
@@ -403,6 +406,7 @@ impl State {
             stream.queued -= data.len();
             stream.send_window -= i64::from(length);
             self.send_window -= i64::from(length);
+            self.queued -= i64::from(length);
             let ends = stream.ending && stream.queue.is_empty();
             stream.ended = ends;
             wake(&mut stream.room_wanted);
@@ -627,10 +631,7 @@ impl State {
         if self.role == Role::Client {
             let lost: Vec<_> = self.streams.keys().copied().filter(|id| *id > last).collect();
             for id in lost {
-                if let Some(stream) = self.streams.get_mut(&id) {
-                    stream.end(Error::GoAway(reason));
-                }
-                self.settle(id, None);
+                self.break_off(id, Error::GoAway(reason));
             }
         }
         self.wake_openers();
@@ -640,6 +641,7 @@ impl State {
     fn window_update(&mut self, id: u32, more: u32) -> Result<(), Reason> {
         if id == 0 {
             self.send_window += i64::from(more);
+            self.feed_starved();
             return match self.send_window {
                 _ if more == 0 => Err(Reason::PROTOCOL_ERROR),
                 window if window > i64::from(MOST_WINDOW) => Err(Reason::FLOW_CONTROL_ERROR),
@@ -674,17 +676,16 @@ impl State {
         if self.is_idle(id) {
             return Err(Reason::PROTOCOL_ERROR);
         }
-        let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.over.is_none()) else {
+        if self.streams.get(&id).is_none_or(|stream| stream.over.is_some()) {
             return Ok(());
-        };
-        stream.end(Error::Reset(reason));
+        }
         if self.opened.iter().any(|(opened, _)| *opened == id) {
             self.opened_and_reset += 1;
             if self.opened_and_reset > self.config.pending_resets {
                 return Err(Reason::ENHANCE_YOUR_CALM);
             }
         }
-        self.settle(id, None);
+        self.break_off(id, Error::Reset(reason));
         Ok(())
     }
 
@@ -774,10 +775,14 @@ impl State {
         }
         let window = usize::try_from(stream.send_window).unwrap_or(0);
         let room = window.min(send_buffer).saturating_sub(stream.queued).min(wanted);
-        if room > 0 {
-            return Poll::Ready(Ok(room));
+        let shared = usize::try_from(self.send_window - self.queued).unwrap_or(0);
+        if room.min(shared) > 0 {
+            return Poll::Ready(Ok(room.min(shared)));
         }
         register(&mut stream.room_wanted, cx);
+        if room > 0 && !std::mem::replace(&mut stream.is_starved, true) {
+            self.starved.push(id);
+        }
         Poll::Pending
     }
 
@@ -792,6 +797,7 @@ impl State {
         }
         stream.ending = ends;
         stream.queued += data.len();
+        self.queued += i64::try_from(data.len()).unwrap_or(i64::MAX);
         if !data.is_empty() {
             stream.queue.push_back(data);
         }
@@ -875,11 +881,12 @@ impl State {
 
     /// Resets a stream, with all that is queued.
     pub(super) fn reset(&mut self, id: u32, reason: Reason) {
-        let Some(stream) = self.streams.get_mut(&id).filter(|stream| !stream.is_closed()) else { return };
-        stream.end(Error::Reset(reason));
+        if self.streams.get(&id).is_none_or(Stream::is_closed) {
+            return;
+        }
         frame::write(&mut self.control, Kind::ResetStream, 0, id, &reason.0.to_be_bytes());
         self.wake_driver();
-        self.settle(id, None);
+        self.break_off(id, Error::Reset(reason));
     }
 
     /// One more handle of a stream.
@@ -973,10 +980,7 @@ impl State {
             self.line.clear();
             let ids: Vec<_> = self.streams.keys().copied().collect();
             for id in ids {
-                if let Some(stream) = self.streams.get_mut(&id) {
-                    stream.end(error.clone());
-                }
-                self.settle(id, None);
+                self.break_off(id, error.clone());
             }
             wake(&mut self.alive_wanted);
             self.wake_openers();
@@ -987,6 +991,27 @@ impl State {
         let payload = [last.to_be_bytes(), reason.0.to_be_bytes()].concat();
         frame::write(&mut self.control, Kind::GoAway, 0, 0, &payload);
         self.wake_driver();
+    }
+
+    /// A stream is over before its end.
+    fn break_off(&mut self, id: u32, error: Error) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let queued = stream.queued;
+        stream.end(error);
+        if queued > 0 && stream.queued == 0 {
+            self.queued -= i64::try_from(queued).unwrap_or(i64::MAX);
+            self.feed_starved();
+        }
+        self.settle(id, None);
+    }
+
+    fn feed_starved(&mut self) {
+        for id in self.starved.drain(..) {
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.is_starved = false;
+                wake(&mut stream.room_wanted);
+            }
+        }
     }
 
     /// Notes what has become of a stream: whether it is open, and whether anybody still needs it. `after` is the reset
