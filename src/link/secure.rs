@@ -20,7 +20,7 @@ use super::record::{Content, HEADER, LARGEST_PLAIN, OVERHEAD, Opener, RecordErro
 
 /// As much is read from the socket before other tasks have their turn: what has been received is still in the
 /// processor's cache when it is passed on.
-const TURN: usize = 512 * 1024;
+const TURN: usize = 256 * 1024;
 /// A piece of this size gets records of its own and is never copied; smaller ones are put together.
 const OWN_RECORD: usize = 4 * 1024;
 /// As many sealed bytes wait for the socket at most.

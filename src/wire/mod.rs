@@ -6,6 +6,7 @@ pub mod datagram;
 pub mod dns;
 pub mod first;
 pub mod hello;
+pub mod hpack;
 pub mod http;
 pub mod id;
 pub mod masque;

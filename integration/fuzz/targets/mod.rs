@@ -12,6 +12,7 @@ pub mod connect;
 pub mod datagram;
 pub mod dns;
 pub mod first;
+pub mod hpack;
 pub mod http_request;
 pub mod http_response;
 pub mod join_code;
@@ -26,7 +27,7 @@ pub mod socks_udp;
 pub type Run = fn(&[u8]);
 
 /// Every target by its name, which is that of its fuzzer and of the directory of its seeds.
-pub const ALL: [(&str, Run); 18] = [
+pub const ALL: [(&str, Run); 19] = [
     ("access", access::run),
     ("beacons", beacons::run),
     ("capsule", capsule::run),
@@ -36,6 +37,7 @@ pub const ALL: [(&str, Run); 18] = [
     ("datagram", datagram::run),
     ("dns", dns::run),
     ("first", first::run),
+    ("hpack", hpack::run),
     ("http_request", http_request::run),
     ("http_response", http_response::run),
     ("join_code", join_code::run),

@@ -13,10 +13,10 @@ use tokio::io::AsyncWrite;
 use super::frame::{self, END_HEADERS, END_STREAM, HEAD, Head, Kind, PREFACE, PRIORITY_FLAG};
 use super::handle::{PingPong, RecvStream, Requests, SendResponse, Shared};
 use super::head::Fields;
-use super::hpack::{Decoder, HpackError};
 use super::state::{Config, Outgoing, Role, State};
 use super::{Error, Reason};
 use crate::link::lent::{self, Lent};
+use crate::wire::hpack::{Decoder, HpackError};
 
 /// So much is made ready to be written at a time: whole frames, until they are more than this.
 const BATCH: usize = 64 * 1024;

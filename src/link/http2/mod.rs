@@ -9,9 +9,8 @@ mod connection;
 mod frame;
 mod handle;
 mod head;
-mod hpack;
 mod state;
-mod tables;
+mod stream;
 
 use std::fmt;
 use std::io;

@@ -12,7 +12,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, d
 use tokio::time::timeout;
 
 use super::frame::{self, END_HEADERS, END_STREAM, HEAD, Head, Kind, PREFACE};
+use super::head::Fields;
+use super::state::{Outgoing, Role, State};
 use super::*;
+use crate::wire::hpack::Decoder;
 
 const PIPE: usize = 64 * 1024;
 
@@ -416,7 +419,50 @@ async fn tiny_frames_cost_what_their_bytes_cost() {
     assert!(pieces.len() <= 3 && pieces.iter().sum::<usize>() == 10_001, "{pieces:?}");
 }
 
+/// What the state says to the peer's window of stream 1.
+fn updates(state: &mut State) -> u32 {
+    let mut sum = 0;
+    while let Some(Outgoing::Control(frames)) = state.outgoing() {
+        let mut rest = &frames[..];
+        while let Some((head, tail)) = rest.split_first_chunk::<HEAD>() {
+            let head = Head::parse(*head);
+            let (payload, tail) = tail.split_at(head.length as usize);
+            rest = tail;
+            if (head.kind, head.stream) == (Kind::WindowUpdate, 1) {
+                sum += frame::number(payload).unwrap();
+            }
+        }
+    }
+    sum
+}
+
 proptest! {
+    /// The peer never has more window than was announced; and when all was read, it has most of it, so it is never stuck.
+    #[test]
+    fn no_window_is_lost(steps in prop::collection::vec((0u32..600, 0u32..600), 1..200)) {
+        const WINDOW: u32 = 1000;
+        let mut state = State::new(Role::Server, Config { window: WINDOW, ..config() });
+        updates(&mut state);
+        let settings = Head { length: 0, kind: Kind::Settings, flags: 0, stream: 0 };
+        state.received(&settings, &[]).unwrap();
+        let fields = Fields::read(&mut Decoder::default(), &head::request(&post("/")), 1000).unwrap();
+        state.headers(1, fields, false).unwrap();
+        state.accept().unwrap();
+        let (mut window, mut held) = (WINDOW, 0);
+        for (arrives, is_read) in steps {
+            let arrives = arrives.min(window);
+            state.data(1, bytes(arrives as usize), arrives, false).unwrap();
+            let is_read = is_read.min(held + arrives);
+            state.release(1, is_read);
+            held = held + arrives - is_read;
+            window = window - arrives + updates(&mut state);
+            prop_assert!(window + held <= WINDOW);
+        }
+        state.release(1, held);
+        window += updates(&mut state);
+        prop_assert!(window > WINDOW / 2, "{}", window);
+    }
+
     /// Whatever comes, nothing panics and nothing hangs: the connection ends, or waits for more.
     #[test]
     fn arbitrary_frames_never_panic(frames in prop::collection::vec(

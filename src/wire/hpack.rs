@@ -1,9 +1,11 @@
 //! Header fields as HTTP/2 carries them (HPACK, RFC 7541). What is sent refers to the static table only, so that it
 //! needs no state; what is received may be all that the RFC knows.
 
+mod tables;
+
 use std::collections::VecDeque;
 
-use super::tables::{CODE_LENGTHS, STATIC};
+use tables::{CODE_LENGTHS, STATIC};
 
 /// The size of the dynamic table, in the RFC's count, which is the one that needs no setting.
 const TABLE_SIZE: usize = 4096;
@@ -16,7 +18,7 @@ const LONGEST_CODE: usize = 30;
 
 /// A header block that is none. The two ends have no common table any more, so the connection is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum HpackError {
+pub enum HpackError {
     /// It is none.
     #[error("header fields are not encoded as they should be")]
     Malformed,
@@ -30,7 +32,7 @@ use HpackError::{Malformed, TooLong};
 type Field = (Vec<u8>, Vec<u8>);
 
 /// Writes one field.
-pub(super) fn encode(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+pub fn encode(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     let named = || STATIC.iter().enumerate().filter(|(_, entry)| entry.0 == name);
     if let Some((index, _)) = named().find(|(_, entry)| entry.1.as_bytes() == value) {
         return integer(out, 0x80, 7, index + 1);
@@ -71,7 +73,7 @@ fn low_byte(value: usize) -> u8 {
 
 /// The receiving end of one connection.
 #[derive(Debug)]
-pub(super) struct Decoder {
+pub struct Decoder {
     table: VecDeque<Field>,
     used: usize,
     size: usize,
@@ -89,7 +91,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`HpackError`], after which this is of no use.
-    pub(super) fn decode(
+    pub fn decode(
         &mut self,
         block: &[u8],
         most: usize,
