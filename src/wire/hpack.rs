@@ -245,10 +245,10 @@ const fn codes() -> Codes {
     while length <= LONGEST_CODE {
         next <<= 1;
         codes.by_length[length] = Ranks { first: next, count: 0, before: known };
-        let mut symbol = 0;
-        while symbol < CODE_LENGTHS.len() {
-            if CODE_LENGTHS[symbol] as usize == length {
-                codes.symbols[known as usize] = symbol as u16;
+        let mut symbol: u16 = 0;
+        while (symbol as usize) < CODE_LENGTHS.len() {
+            if CODE_LENGTHS[symbol as usize] as usize == length {
+                codes.symbols[known as usize] = symbol;
                 codes.by_length[length].count += 1;
                 known += 1;
                 next += 1;

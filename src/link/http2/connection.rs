@@ -35,6 +35,9 @@ pub(in crate::link) trait Wire: AsyncWrite + Unpin {
     ) -> Poll<io::Result<usize>>;
 }
 
+/// A request, with its body, and what answers it.
+type Accepted = (Request<RecvStream>, SendResponse);
+
 /// A connection. It does nothing unless it is polled; dropping it ends all streams.
 pub(in crate::link) struct Connection<W> {
     wire: W,
@@ -152,7 +155,7 @@ impl<W: Wire> Connection<W> {
     pub(in crate::link) fn poll_accept(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<(Request<RecvStream>, SendResponse), Error>>> {
+    ) -> Poll<Option<Result<Accepted, Error>>> {
         if let Some(accepted) = self.accept() {
             return Poll::Ready(Some(Ok(accepted)));
         }
@@ -164,7 +167,7 @@ impl<W: Wire> Connection<W> {
         }
     }
 
-    fn accept(&mut self) -> Option<(Request<RecvStream>, SendResponse)> {
+    fn accept(&mut self) -> Option<Accepted> {
         let (id, request) = self.shared.lock().accept()?;
         let (respond, body) = SendResponse::of(self.shared.clone(), id);
         Some((request.map(|()| body), respond))

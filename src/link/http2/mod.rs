@@ -2,7 +2,7 @@
 //! where a library would, because of what moves most: the payload of a DATA frame is opened straight into a buffer that
 //! is still in the processor's cache, and leaves from where it was read. No push, no priorities.
 //!
-//! [`connection`] reads and writes frames; [`state`] is what they mean, without I/O; [`handle`] is what the rest of the
+//! `connection` reads and writes frames; `state` is what they mean, without I/O; `handle` is what the rest of the
 //! link holds of a stream.
 
 mod connection;

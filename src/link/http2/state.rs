@@ -315,7 +315,7 @@ impl State {
         match &stream.over {
             Some(over) => Poll::Ready(over.clone()),
             None => {
-                register(&mut stream.room_wanted, cx);
+                register(&mut stream.over_wanted, cx);
                 Poll::Pending
             }
         }

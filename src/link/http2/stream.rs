@@ -28,6 +28,7 @@ pub(super) struct Stream {
     /// It stands in the line of those that may send.
     pub(super) in_line: bool,
     pub(super) room_wanted: Option<Waker>,
+    pub(super) over_wanted: Option<Waker>,
     /// It waits for room of the connection's window.
     pub(super) is_starved: bool,
     /// What the peer may still send.
@@ -63,6 +64,7 @@ impl Stream {
             reset_after: None,
             in_line: false,
             room_wanted: None,
+            over_wanted: None,
             is_starved: false,
             receive_window: receive_window.into(),
             pieces: VecDeque::new(),
@@ -122,9 +124,8 @@ impl Stream {
     }
 
     pub(super) fn wake_all(&mut self) {
-        for waker in [&mut self.room_wanted, &mut self.data_wanted, &mut self.head_wanted] {
-            wake(waker);
-        }
+        let Self { room_wanted, over_wanted, data_wanted, head_wanted, .. } = self;
+        [room_wanted, over_wanted, data_wanted, head_wanted].into_iter().for_each(wake);
     }
 }
 

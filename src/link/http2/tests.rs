@@ -224,12 +224,9 @@ impl Raw {
     }
 
     async fn reason(mut self) -> Reason {
-        loop {
-            let (_, payload) = self.next(Kind::GoAway).await;
-            let reason = Reason(u32::from_be_bytes(*payload.last_chunk().unwrap()));
-            assert!(soon(self.ended).await.unwrap().is_err());
-            return reason;
-        }
+        let (_, payload) = self.next(Kind::GoAway).await;
+        assert!(soon(self.ended).await.unwrap().is_err());
+        Reason(u32::from_be_bytes(*payload.last_chunk().unwrap()))
     }
 }
 

@@ -96,7 +96,9 @@ impl State {
             self.queued -= i64::from(length);
             let ends = stream.ending && stream.queue.is_empty();
             stream.ended = ends;
-            wake(&mut stream.room_wanted);
+            if stream.send_window > i64::try_from(stream.queued).unwrap_or(i64::MAX) {
+                wake(&mut stream.room_wanted);
+            }
             if stream.may_send() {
                 stream.in_line = true;
                 self.line.push_back(id);
