@@ -20,7 +20,7 @@ use super::http2::{self, Connection, PingPong, Protocol, RecvStream, Requests, R
 use super::secure::Secure;
 use super::stream::{Inbox, Outbox, Tunnel};
 use super::tls::{self, Peer, TlsError};
-use super::{CAPSULE_PROTOCOL, CONNECTION_ID, HANDSHAKE, MOST_STREAMS, Transport};
+use super::{CAPSULE_PROTOCOL, CONNECTION_ID, HANDSHAKE, Transport};
 use crate::failure::{Failure, Kind, Side, printable};
 use crate::mark;
 use crate::net::{self, Segments};
@@ -104,7 +104,7 @@ impl Link {
         let gateway = tls::peer(&proved.certificates);
         let gateway = gateway.map_err(|error| DialError::Certificate(address, error))?;
         let queue = proved.stream.queue().clone();
-        let (requests, mut connection) = Connection::client(proved.stream, super::config(MOST_STREAMS));
+        let (requests, mut connection) = Connection::client(proved.stream, super::config());
         // In TLS 1.3 the client is done before the gateway has judged its certificate: only an answer shows that this
         // node is accepted, and that there is somebody behind the socket.
         let mut ping = connection.ping_pong();

@@ -48,15 +48,15 @@ const PENDING_RESETS: usize = 1024;
 /// The deadline of TCP connect, of the TLS handshake and of the HTTP/2 preface, each.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
-/// How a connection is, seen from this end.
-fn config(streams: u32) -> http2::Config {
+/// How both ends want the connection to be.
+const fn config() -> http2::Config {
     http2::Config {
         frame: FRAME,
         window: flow::ALONE,
         connection_window: CONNECTION_WINDOW,
         send_buffer: SEND_BUFFER,
         fields: HEADER_LIST,
-        streams,
+        streams: MOST_STREAMS,
         pending_resets: PENDING_RESETS,
     }
 }

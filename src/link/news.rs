@@ -309,7 +309,7 @@ mod tests {
         async fn of(board: Arc<Board>) -> Self {
             let (near, far) = tokio::io::duplex(1024 * 1024);
             let server = tokio::spawn(async move {
-                let mut connection = Connection::server(far, crate::link::config(10));
+                let mut connection = Connection::server(far, crate::link::config());
                 let accepted = poll_fn(|cx| connection.poll_accept(cx)).await;
                 let (request, respond) = accepted.unwrap().unwrap();
                 let send = respond.send(&http::Response::new(()), false).unwrap();

@@ -14,7 +14,7 @@ use super::secure::Secure;
 use super::speed::{self, Direction};
 use super::stream::{Inbox, Outbox, Tunnel};
 use super::tls::{self, Peer, TlsError};
-use super::{CAPSULE_PROTOCOL, CONNECTION_ID, HANDSHAKE, MOST_STREAMS};
+use super::{CAPSULE_PROTOCOL, CONNECTION_ID, HANDSHAKE};
 use super::{about, names, news};
 use crate::failure::{Failure, Kind, Side};
 use crate::memory::Account;
@@ -80,7 +80,7 @@ impl ServerLink {
     pub async fn accept(proved: Proved) -> Result<Self, AcceptError> {
         let client = tls::peer(&proved.certificates).map_err(AcceptError::Certificate)?;
         let queue = proved.stream.queue().clone();
-        let mut connection = Connection::server(proved.stream, super::config(MOST_STREAMS));
+        let mut connection = Connection::server(proved.stream, super::config());
         let greeted = timeout(HANDSHAKE, poll_fn(|cx| connection.poll_greeted(cx)));
         let greeted = greeted.await.map_err(|_gone: tokio::time::error::Elapsed| AcceptError::Late)?;
         greeted.map_err(AcceptError::Protocol)?;

@@ -36,7 +36,7 @@ pub(in crate::link) struct Config {
     pub(in crate::link) send_buffer: usize,
     /// The longest head, in the count of RFC 9113 §6.5.2.
     pub(in crate::link) fields: u32,
-    /// How many streams the peer may have open.
+    /// How many streams may be open.
     pub(in crate::link) streams: u32,
     /// How many streams the peer may have opened and reset before they were taken over.
     pub(in crate::link) pending_resets: usize,
@@ -149,7 +149,7 @@ impl State {
         }
         let settings = Settings {
             push: is_client.then_some(false),
-            streams: Some(config.streams),
+            streams: (!is_client).then_some(config.streams),
             window: Some(config.window),
             frame: Some(config.frame),
             fields: Some(config.fields),

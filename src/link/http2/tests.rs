@@ -33,7 +33,7 @@ impl Wire for DuplexStream {
 }
 
 fn config() -> Config {
-    crate::link::config(100)
+    crate::link::config()
 }
 
 async fn soon<T>(what: impl Future<Output = T>) -> T {
