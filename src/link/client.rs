@@ -116,6 +116,7 @@ impl Link {
         };
         if let Err(error) = timeout(HANDSHAKE, proof).await.map_err(late)? {
             return Err(match error {
+                Some(error @ http2::Error::GoAway(_)) => DialError::Protocol(address, error),
                 Some(error) if !is_cut(&error) => DialError::Refused(address, printable(&error.to_string())),
                 Some(error) => DialError::Cut(address, error.to_string()),
                 None => DialError::Cut(address, "closed without an answer".into()),

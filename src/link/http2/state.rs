@@ -64,8 +64,8 @@ impl Hasher for Number {
     }
 
     fn write_u32(&mut self, number: u32) {
-        // The table looks at the highest bits, too.
-        self.0 = u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        // All are odd; and the table looks at the highest bits, too.
+        self.0 = u64::from(number >> 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 }
 
@@ -90,7 +90,7 @@ enum Drain {
 pub(super) struct State {
     role: Role,
     config: Config,
-    streams: HashMap<u32, Stream, BuildHasherDefault<Number>>,
+    streams: HashMap<u32, Box<Stream>, BuildHasherDefault<Number>>,
     /// How many of them are open.
     open: u32,
     /// The number of the next stream of this end; the highest one of the peer.
@@ -217,7 +217,7 @@ impl State {
         }
         let id = self.next;
         self.next += 2;
-        let mut stream = Stream::new(self.peer_window, self.window);
+        let mut stream = Box::new(Stream::new(self.peer_window, self.window));
         (stream.handles, stream.ending, stream.ended) = (1, ends, ends);
         self.streams.insert(id, stream);
         self.open += 1;
@@ -385,7 +385,7 @@ impl State {
 
     /// Resets a stream, with all that is queued.
     pub(super) fn reset(&mut self, id: u32, reason: Reason) {
-        if self.streams.get(&id).is_none_or(Stream::is_closed) {
+        if self.streams.get(&id).is_none_or(|stream| stream.is_closed()) {
             return;
         }
         frame::write(&mut self.control, Kind::ResetStream, 0, id, &reason.0.to_be_bytes());

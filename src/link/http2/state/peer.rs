@@ -148,7 +148,7 @@ impl State {
             frame::write(&mut self.control, Kind::ResetStream, 0, id, &reason.0.to_be_bytes());
             return Ok(());
         };
-        let mut stream = Stream::new(self.peer_window, self.window);
+        let mut stream = Box::new(Stream::new(self.peer_window, self.window));
         (stream.handles, stream.headed, stream.finished) = (1, true, ends);
         self.streams.insert(id, stream);
         self.open += 1;
