@@ -112,8 +112,9 @@ fn does_not_search_for_who_has_answered(lab: &Lab) {
         }
         is_given_up
     });
-    // One and its repetition by both protocols, and perhaps one that was under way when the answer came.
-    assert!((1..=6).contains(&sent), "{sent} queries");
+    // One and its repetition by both protocols, and perhaps one that was under way when the answer came, which goes to
+    // the known addresses too.
+    assert!((1..=12).contains(&sent), "{sent} queries");
 }
 
 /// A path with a smaller MTU than both ends have, and nobody who tells them.

@@ -19,6 +19,8 @@ use super::{Error, Reason};
 
 /// The connection's window is given back in parts of this size.
 const CONNECTION_PART: u32 = 1 << 29;
+/// A peer may change its settings so often until this end has heard that it lives: each change is work for every stream.
+const MOST_SETTINGS: u32 = 100;
 /// What is in the PING that asks whether the peer lives, and in the one that ends a drain.
 const ALIVE: [u8; 8] = *b"laneway?";
 const DRAINED: [u8; 8] = *b"drained?";
@@ -105,6 +107,8 @@ pub(super) struct State {
     window: u32,
     announced: Option<u32>,
     greeted: bool,
+    /// How often the peer has changed its settings lately.
+    changes: u32,
     /// Frames that go before all data.
     control: Vec<u8>,
     /// So many of them the peer is owed for its own.
@@ -126,6 +130,8 @@ pub(super) struct State {
     /// The peer takes no more streams.
     peer_left: Option<Reason>,
     retired: bool,
+    /// Goodbye was said.
+    left: bool,
     over: Option<Error>,
     openers: Vec<Waker>,
     driver: Option<Waker>,
@@ -174,6 +180,7 @@ impl State {
             window: config.window,
             announced: None,
             greeted: false,
+            changes: 0,
             control,
             answers: 0,
             line: VecDeque::new(),
@@ -189,6 +196,7 @@ impl State {
             drain: Drain::No,
             peer_left: None,
             retired: false,
+            left: false,
             over: None,
             openers: Vec::new(),
             driver: None,
@@ -208,7 +216,7 @@ impl State {
         if let Some(reason) = self.peer_left {
             return Poll::Ready(Err(Error::GoAway(reason)));
         }
-        if self.next > MOST_WINDOW {
+        if self.left || self.next > MOST_WINDOW {
             return Poll::Ready(Err(Error::GoAway(Reason::NO_ERROR)));
         }
         if self.open >= self.peer_streams.min(self.config.streams) {

@@ -338,6 +338,18 @@ async fn a_peer_that_does_not_read_the_answers_is_not_read_from() {
 }
 
 #[tokio::test]
+async fn settings_that_change_all_the_time_end_the_connection() {
+    let mut raw = Raw::new(config()).await;
+    for window in 0..99 {
+        raw.write(Kind::Settings, 0, 0, &[0, 4, 0, 0, 0, window]).await;
+    }
+    raw.write(Kind::Ping, 0, 0, &[1; 8]).await;
+    raw.next(Kind::Ping).await;
+    raw.write(Kind::Settings, 0, 0, &[]).await;
+    assert_eq!(raw.reason().await, Reason::ENHANCE_YOUR_CALM);
+}
+
+#[tokio::test]
 async fn a_drained_end_takes_what_was_under_way_and_ends_when_it_has_ended() {
     let (near, far) = duplex(PIPE);
     let (told, mut accepted) = tokio::sync::mpsc::unbounded_channel();

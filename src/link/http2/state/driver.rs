@@ -58,6 +58,7 @@ impl State {
 
     /// Says goodbye, when the connection is done.
     pub(in crate::link::http2) fn leave(&mut self) {
+        self.left = true;
         self.go_away(self.last, Reason::NO_ERROR);
     }
 

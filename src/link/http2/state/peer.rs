@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{ALIVE, Asked, DRAINED, Drain, Role, State};
+use super::{ALIVE, Asked, DRAINED, Drain, MOST_SETTINGS, Role, State};
 use crate::link::http2::frame::{self, Head, Kind, MOST_WINDOW, Settings};
 use crate::link::http2::head::Fields;
 use crate::link::http2::stream::{Stream, wake};
@@ -169,6 +169,10 @@ impl State {
     fn settings(&mut self, payload: &[u8]) -> Result<(), Reason> {
         let settings = Settings::parse(payload)?;
         self.greeted = true;
+        self.changes += 1;
+        if self.changes > MOST_SETTINGS {
+            return Err(Reason::ENHANCE_YOUR_CALM);
+        }
         self.answers += 1;
         frame::write(&mut self.control, Kind::Settings, frame::ACK, 0, &[]);
         self.peer_frame = settings.frame.unwrap_or(self.peer_frame);
@@ -209,6 +213,7 @@ impl State {
             frame::write(&mut self.control, Kind::Ping, frame::ACK, 0, payload);
         } else if *payload == ALIVE && self.alive == Asked::Sent {
             self.alive = Asked::Answered;
+            self.changes = 0;
             wake(&mut self.alive_wanted);
         } else if *payload == DRAINED && self.drain == Drain::Told {
             self.drain = Drain::Done;
