@@ -20,6 +20,8 @@ use super::queue::Queue;
 const SUSPICION: Duration = Duration::from_millis(250);
 /// So many answers in time, one after the other, make a suspect trusted again.
 const TRUST: u32 = 4;
+/// What arrives within a round trip of less than this says little about the rate.
+const BURSTS: Duration = Duration::from_millis(10);
 /// Between two pings, and how long the answer may take, while tunnels are open.
 const UNDER_TRAFFIC: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(3));
 /// The same of a link without tunnels. Whatever moves, no answer takes longer.
@@ -96,6 +98,7 @@ impl Pulse {
         if self.tunnels.fetch_add(1, Ordering::Relaxed) == 0 {
             self.busy.notify_one();
         }
+        self.queue.steps().hurry();
         OpenTunnel { pulse: self.clone(), counts: true }
     }
 
@@ -226,6 +229,7 @@ impl Unanswered {
 /// Pings until an answer is late by the full deadline, which is when it returns.
 pub(super) async fn until_dead(mut ping: PingPong, pulse: Arc<Pulse>) {
     let (mut prompt_answers, mut slowest) = (0, Duration::ZERO);
+    let mut before = (Instant::now(), 0);
     loop {
         let (sent, received) = (Instant::now(), pulse.flow.received());
         let mut unanswered = Unanswered::new(sent, pulse.moved());
@@ -256,7 +260,10 @@ pub(super) async fn until_dead(mut ping: PingPong, pulse: Arc<Pulse>) {
             // The connection itself reports why it ended.
             return std::future::pending().await;
         }
-        pulse.flow.measured(pulse.flow.received() - received, sent.elapsed());
+        // Within a short round trip there is a burst or there is none: there, what counts is the rate since the ping before.
+        let (since, by_then) = if sent.elapsed() < BURSTS { before } else { (sent, received) };
+        pulse.flow.measured(pulse.flow.received() - by_then, since.elapsed(), sent.elapsed());
+        before = (sent, received);
         slowest = sent.elapsed().max(slowest * 7 / 8);
         prompt_answers = if sent.elapsed() < SUSPICION { prompt_answers + 1 } else { 0 };
         if prompt_answers >= TRUST {

@@ -1,11 +1,13 @@
 //! Bytes under way between a socket and the record layer: large while a link is busy, small while it is not.
 
+use super::steps::Steps;
+
 /// The smallest size.
 const SMALLEST: usize = 4 * 1024;
 /// Each time that it was full, it grows so many times.
 const STEP: usize = 4;
 /// The largest size: what one system call moves.
-const LARGEST: usize = 256 * 1024;
+const LARGEST: usize = Steps::MOST_AT_ONCE;
 /// So many uses in a row of less than a quarter of it make it smaller.
 const QUIET: u8 = 32;
 

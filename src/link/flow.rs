@@ -9,10 +9,14 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use super::steps;
+
 /// The window of a tunnel that has the link to itself, in bytes.
 pub(super) const ALONE: u32 = 1024 * 1024;
-/// The window of a tunnel beside others, where the line does not need more.
-const BESIDE: u32 = 256 * 1024;
+/// The window of a tunnel beside others, where the line does not need more: so many large steps.
+const BESIDE: u32 = 2;
+/// The same while steps are small.
+const BESIDE_IN_HASTE: u32 = 4;
 /// The window of a tunnel while the node's memory is tight.
 const TIGHT: u32 = 64 * 1024;
 /// The largest window: 1 Gbit/s over a round trip of 250 ms.
@@ -23,8 +27,8 @@ const TOGETHER: u32 = 1 << 30;
 const MOST_WITHHELD: u64 = 1 << 29;
 /// A tunnel is alone once it has been for so many milliseconds: small requests come one after the other.
 const LONELY: u64 = 1000;
-/// Window is given back in parts of the whole that are not smaller than this, for each is a frame.
-const PARTS: usize = 4;
+/// Window is given back a step at a time, or in so many parts where it is smaller than that, for each is a frame.
+const PARTS: u32 = 2;
 /// After so many bytes it is time to measure again …
 const SAMPLE: u64 = 512 * 1024;
 /// … but not more often than this.
@@ -111,13 +115,13 @@ impl Flow {
         self.born.elapsed()
     }
 
-    /// Notes a measurement: so many bytes arrived within one round trip.
-    pub(super) fn measured(&self, bytes: u64, round_trip: Duration) {
+    /// Notes a measurement: so many bytes arrived within `time`, at the end of which there was a round trip of so long.
+    pub(super) fn measured(&self, bytes: u64, time: Duration, round_trip: Duration) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.round_trip = last.round_trip.min(round_trip);
         last.latest = Some(round_trip);
         // A round trip that is longer than the shortest has waited in queues: those need no larger window.
-        let share = last.round_trip.as_secs_f64() / round_trip.as_secs_f64().max(f64::EPSILON);
+        let share = last.round_trip.as_secs_f64() / time.as_secs_f64().max(f64::EPSILON);
         let product = u32::try_from(bytes).map_or(f64::from(u32::MAX), f64::from) * share;
         // Bounded by the constant, so the cast keeps the value.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bounded just before")]
@@ -140,20 +144,27 @@ impl Flow {
     }
 
     /// How much of its window one of `tunnels` is to withhold, when it owes the peer `owed` bytes of it and
-    /// withholds `withheld` of them now; less than it needs while memory is `tight`.
-    pub(super) fn to_withhold(&self, tunnels: u32, tight: bool, owed: usize, withheld: usize) -> usize {
+    /// withholds `withheld` of them now; less than it needs while memory is `tight`. A step of the link is `step` bytes.
+    pub(super) fn to_withhold(
+        &self,
+        tunnels: u32,
+        tight: bool,
+        step: u32,
+        owed: usize,
+        withheld: usize,
+    ) -> usize {
         let announced = self.announced.load(Relaxed);
         let target = match self.is_alone(tunnels) {
             _ if tight => TIGHT,
             true => announced,
-            false => self.needed.load(Relaxed).max(BESIDE),
+            false => self.needed.load(Relaxed).max(beside(step)),
         };
-        let target = target.min(announced) as usize;
-        let spare = announced as usize - target;
+        let target = target.min(announced);
+        let (spare, part) = ((announced - target) as usize, step.min(target / PARTS) as usize);
         let others = self.withheld.load(Relaxed).saturating_sub(withheld as u64);
         let keep = match owed.saturating_sub(spare) {
             _ if others >= MOST_WITHHELD => 0,
-            back if back < target / PARTS => owed,
+            back if back < part => owed,
             _ => owed.min(spare),
         };
         self.withhold(withheld, keep);
@@ -179,6 +190,10 @@ impl Flow {
     }
 }
 
+fn beside(step: u32) -> u32 {
+    step * if step < steps::LARGE { BESIDE_IN_HASTE } else { BESIDE }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,7 +209,8 @@ mod tests {
             let line = bytes_per_ms * u64::from(round_trip_ms);
             // What exceeds the line's product waits in a queue and makes the round trip longer.
             let round_trip = (window.max(line) / bytes_per_ms).max(1);
-            flow.measured(window.min(line), MS * u32::try_from(round_trip).unwrap());
+            let round_trip = MS * u32::try_from(round_trip).unwrap();
+            flow.measured(window.min(line), round_trip, round_trip);
         }
         flow.announced.load(Relaxed)
     }
@@ -212,13 +228,17 @@ mod tests {
     #[test]
     fn a_queue_is_no_reason_for_a_larger_window() {
         let flow = Flow::default();
-        flow.measured(0, MS / 10);
+        flow.measured(0, MS / 10, MS / 10);
         // A busy local link: a megabyte in two milliseconds, most of which it has waited.
         for _ in 0..100 {
-            flow.measured(1024 * 1024, MS * 2);
+            flow.measured(1024 * 1024, MS * 2, MS * 2);
         }
         assert_eq!(flow.to_announce(1), None);
-        assert_eq!(flow.to_withhold(2, false, 2 * ALONE as usize, 0), (ALONE - BESIDE) as usize);
+        for step in [steps::SMALL, steps::LARGE] {
+            let keep = flow.to_withhold(2, false, step, 2 * ALONE as usize, 0);
+            assert_eq!(keep, (ALONE - beside(step)) as usize);
+            flow.withhold(keep, 0);
+        }
     }
 
     proptest! {
@@ -228,10 +248,11 @@ mod tests {
         fn windows_stay_in_bounds(
             samples in prop::collection::vec((any::<u64>(), 0u64..10_000_000_000), 0..20),
             tunnels in 1u32..=16_384,
+            step in prop::sample::select(vec![steps::SMALL, steps::LARGE]),
         ) {
             let flow = Flow::default();
             for (bytes, nanos) in samples {
-                flow.measured(bytes, Duration::from_nanos(nanos));
+                flow.measured(bytes, Duration::from_nanos(nanos), Duration::from_nanos(nanos / 2));
             }
             if let Some(size) = flow.to_announce(tunnels) {
                 flow.announce(size);
@@ -239,18 +260,20 @@ mod tests {
             let announced = flow.announced.load(Relaxed);
             prop_assert!(announced <= LARGEST && u64::from(announced) * u64::from(tunnels) <= u64::from(TOGETHER));
             prop_assert_eq!(flow.to_announce(tunnels), None);
-            let keep = flow.to_withhold(tunnels, false, announced as usize, 0);
-            prop_assert!(announced as usize - keep >= announced.min(BESIDE) as usize);
+            let keep = flow.to_withhold(tunnels, false, step, announced as usize, 0);
+            let needed = announced.min(beside(step));
+            prop_assert!(announced as usize - keep >= needed as usize);
             // And nothing is stuck: a peer that has used all it was given back gets more.
-            let keep = flow.to_withhold(tunnels, false, keep + announced.min(BESIDE) as usize, keep);
-            prop_assert!(announced as usize - keep >= announced.min(BESIDE) as usize * 3 / 4);
+            let keep = flow.to_withhold(tunnels, false, step, keep + needed as usize, keep);
+            prop_assert!(announced as usize - keep >= needed as usize / 2);
         }
     }
 
     #[test]
     fn what_is_withheld_in_sum_is_bounded() {
         let flow = Flow::default();
-        let kept: u64 = (0..10_000).map(|_| flow.to_withhold(2, false, ALONE as usize, 0) as u64).sum();
+        let kept: u64 =
+            (0..10_000).map(|_| flow.to_withhold(2, false, steps::LARGE, ALONE as usize, 0) as u64).sum();
         assert!(kept <= MOST_WITHHELD + u64::from(ALONE), "{kept}");
         assert_eq!(flow.withheld.load(Relaxed), kept);
     }

@@ -18,6 +18,7 @@ pub mod relay;
 pub mod secure;
 pub mod server;
 pub mod speed;
+mod steps;
 pub mod stream;
 pub mod tls;
 
@@ -32,8 +33,6 @@ pub enum Transport {
     Udp,
 }
 
-/// DATA frames of up to so many bytes.
-const FRAME: u32 = 128 * 1024;
 /// The connection window must never be what stops a link: unread tunnels would eat it up and stop all the
 /// others for good. Memory is bounded tunnel by tunnel.
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
@@ -51,7 +50,7 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How both ends want the connection to be.
 const fn config() -> http2::Config {
     http2::Config {
-        frame: FRAME,
+        frame: steps::LARGE,
         window: flow::ALONE,
         connection_window: CONNECTION_WINDOW,
         send_buffer: SEND_BUFFER,

@@ -6,16 +6,21 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// As many bytes wait at most, small pieces not counted.
-const MOST: usize = 256 * 1024;
+use super::steps::Steps;
+
+/// As many bytes wait at most, small pieces not counted. While steps are small each byte takes the room of several.
+const MOST: usize = Steps::MOST_AT_ONCE;
 /// Reads of up to this size ask nobody: a small request does not wait for its turn.
 pub(super) const SMALL: usize = 16 * 1024;
 
 /// The queue of one link.
 #[derive(Debug)]
 pub(super) struct Queue {
+    steps: Steps,
     room: Semaphore,
-    /// What of the room is taken by bytes that were handed over.
+    /// The bytes that were handed over.
+    bytes: AtomicUsize,
+    /// What of the room they take.
     taken: AtomicUsize,
     /// The socket took less than it was given.
     blocked: AtomicBool,
@@ -26,26 +31,45 @@ pub(super) struct Queue {
 pub(super) struct Turn<'a> {
     queue: &'a Queue,
     permit: SemaphorePermit<'a>,
+    /// The room that one byte takes.
+    weight: usize,
 }
 
 impl Default for Queue {
     fn default() -> Self {
-        Self { room: Semaphore::new(MOST), taken: AtomicUsize::new(0), blocked: AtomicBool::new(false) }
+        Self {
+            steps: Steps::default(),
+            room: Semaphore::new(MOST),
+            bytes: AtomicUsize::new(0),
+            taken: AtomicUsize::new(0),
+            blocked: AtomicBool::new(false),
+        }
     }
 }
 
 impl Queue {
+    /// How much is moved at a time.
+    pub(super) fn steps(&self) -> &Steps {
+        &self.steps
+    }
+
     /// Waits for the turn to hand over `count` bytes; at most [`MOST`] of them.
     pub(super) async fn turn(&self, count: usize) -> Turn<'_> {
-        let count = u32::try_from(count.min(MOST)).unwrap_or(u32::MAX);
-        let permit = self.room.acquire_many(count).await.expect("the semaphore is never closed");
-        Turn { queue: self, permit }
+        let weight = MOST / self.steps.at_once();
+        let room = u32::try_from((count * weight).min(MOST)).unwrap_or(u32::MAX);
+        let permit = self.room.acquire_many(room).await.expect("the semaphore is never closed");
+        Turn { queue: self, permit, weight }
     }
 
     /// Notes that `count` bytes left the queue.
     pub(super) fn left(&self, count: usize) {
-        let before = self.taken.load(Relaxed);
-        self.free(count.min(before));
+        let (bytes, taken) = (self.bytes.load(Relaxed), self.taken.load(Relaxed));
+        if count < bytes {
+            // Nobody knows which of them: each had the mean room.
+            self.free(count, taken / bytes * count);
+        } else {
+            self.free(bytes, taken);
+        }
     }
 
     /// Notes whether the socket has taken all that it was given.
@@ -57,14 +81,15 @@ impl Queue {
     /// else was handed over belonged to streams that are gone.
     pub(super) fn rests(&self) {
         if !self.blocked.load(Relaxed) {
-            self.free(self.taken.load(Relaxed));
+            self.free(self.bytes.load(Relaxed), self.taken.load(Relaxed));
         }
     }
 
-    fn free(&self, count: usize) {
-        if count > 0 {
-            self.taken.fetch_sub(count, Relaxed);
-            self.room.add_permits(count);
+    fn free(&self, bytes: usize, room: usize) {
+        self.bytes.fetch_sub(bytes, Relaxed);
+        if room > 0 {
+            self.taken.fetch_sub(room, Relaxed);
+            self.room.add_permits(room);
         }
     }
 }
@@ -72,7 +97,9 @@ impl Queue {
 impl Turn<'_> {
     /// Hands over `count` bytes.
     pub(super) fn take(mut self, count: usize) {
-        if let Some(permit) = self.permit.split(count.min(self.permit.num_permits())) {
+        let room = (count * self.weight).min(self.permit.num_permits());
+        if let Some(permit) = self.permit.split(room) {
+            self.queue.bytes.fetch_add(count, Relaxed);
             self.queue.taken.fetch_add(permit.num_permits(), Relaxed);
             permit.forget();
         }
@@ -104,6 +131,27 @@ mod tests {
     }
 
     #[test]
+    fn in_haste_a_small_step_is_all_that_waits_and_whatever_it_took_comes_back() {
+        let queue = Queue::default();
+        turn(&queue, 1000).unwrap().take(1000);
+        queue.steps().hurry();
+        let step = queue.steps().one() as usize;
+        assert!(turn(&queue, step).is_none(), "something waits");
+        queue.left(1000);
+        turn(&queue, step).unwrap().take(step);
+        assert!(turn(&queue, 1).is_none());
+        queue.steps().calm_down();
+        assert!(turn(&queue, 1).is_none());
+        queue.left(step / 2);
+        // What was handed over in haste and not, and leaves in parts that divide nothing.
+        turn(&queue, 999).unwrap().take(999);
+        for _ in 0..step {
+            queue.left(7);
+        }
+        assert_eq!(queue.room.available_permits(), MOST);
+    }
+
+    #[test]
     fn what_a_stream_took_along_comes_back_when_the_link_rests() {
         let queue = Queue::default();
         turn(&queue, MOST).unwrap().take(MOST);
@@ -121,6 +169,7 @@ mod tests {
         turn(&queue, 5).unwrap().take(5);
         queue.left(1000);
         queue.rests();
+        assert_eq!(queue.bytes.load(Relaxed), 0);
         assert_eq!(queue.room.available_permits(), MOST);
     }
 }

@@ -8,12 +8,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
 use super::http2::{Error, Reason};
-use super::lent::{self, Lent};
+use super::lent::Lent;
 use super::queue::{self, Queue};
 use super::stream::{Inbox, Outbox, Tunnel};
 use crate::copy::Moved;
@@ -262,11 +263,24 @@ async fn up(
         return outbox.finish().map_err(Broken::Tunnel);
     }
     let mut size = SMALLEST_READ;
+    // A turn is worth a number of bytes: a socket that has fewer ready at a time gets more reads for it.
+    let mut left_of_turn = 0;
     loop {
-        let room = poll_fn(|cx| outbox.poll_room(size, cx)).await.map_err(Broken::Tunnel)?;
+        size = size.min(queue.steps().one() as usize);
+        let mut room = poll_fn(|cx| outbox.poll_room(size, cx)).await.map_err(Broken::Tunnel)?;
         // After the room, for a tunnel whose reader stalls must not keep its turn.
-        let turn = if room > queue::SMALL { Some(queue.turn(room).await) } else { None };
-        let mut buffer = Lent::take();
+        let mut turn = None;
+        if room > queue::SMALL && left_of_turn > queue::SMALL {
+            room = room.min(left_of_turn);
+        } else if room > queue::SMALL {
+            turn = Some(queue.turn(size).await);
+            left_of_turn = size;
+            // There is more meanwhile: who had but little room when it asked gets no less for that.
+            if let Some(now) = poll_fn(|cx| outbox.poll_room(size, cx)).now_or_never() {
+                room = now.map_err(Broken::Tunnel)?;
+            }
+        }
+        let mut buffer = Lent::take(room);
         match net::try_read(socket, &mut buffer.room(), room) {
             Ok(0) => {
                 progress.app_ended.store(true, Relaxed);
@@ -274,6 +288,7 @@ async fn up(
             }
             Ok(count) => {
                 let due = progress.add_sent(count);
+                left_of_turn = left_of_turn.saturating_sub(count);
                 let bytes = buffer.fill(count);
                 if let Some(some) = kept {
                     if progress.received.load(Relaxed) == 0 {
@@ -287,9 +302,13 @@ async fn up(
                     turn.take(count);
                 }
                 outbox.send_reserved(bytes).map_err(Broken::Tunnel)?;
+                if count < SMALLEST_READ && size == SMALLEST_READ {
+                    queue.steps().hurry();
+                }
                 size = match count {
-                    _ if count == size => (size * STEP).min(lent::LARGEST),
-                    _ if count < size / STEP => (size / STEP).max(SMALLEST_READ),
+                    _ if count == size => size * STEP,
+                    // Less than there was room for: that is all there is.
+                    _ if count < room && count < size / STEP => (size / STEP).max(SMALLEST_READ),
                     _ => size,
                 };
                 match due {

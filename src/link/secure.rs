@@ -17,14 +17,12 @@ use super::buffer::Buffer;
 use super::http2::Wire;
 use super::queue::Queue;
 use super::record::{Content, HEADER, LARGEST_PLAIN, OVERHEAD, Opener, RecordError, Sealer};
+use super::steps::Steps;
 
-/// As much is read from the socket before other tasks have their turn: what has been received is still in the
-/// processor's cache when it is passed on.
-const TURN: usize = 256 * 1024;
 /// A piece of this size gets records of its own and is never copied; smaller ones are put together.
 const OWN_RECORD: usize = 4 * 1024;
-/// As many sealed bytes wait for the socket at most.
-const MOST_SEALED: usize = 192 * 1024;
+/// As many sealed bytes wait for the socket at most, so that the last record still fits into the buffer.
+const MOST_SEALED: usize = Steps::MOST_AT_ONCE / 4 * 3;
 
 const KEY_UPDATE: u8 = 24;
 const NEW_SESSION_TICKET: u8 = 4;
@@ -245,13 +243,13 @@ impl Secure {
 
     /// Seals as much of `slices` as may wait for the socket; gives how much.
     fn seal_some(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let mut count = 0;
+        let (mut count, most) = (0, self.queue.steps().at_once().min(MOST_SEALED));
         let mut slices = slices.iter().map(|slice| &slice[..]).filter(|slice| !slice.is_empty()).peekable();
         while let Some(slice) = slices.next() {
             self.update_key()?;
             if slice.len() >= OWN_RECORD {
                 for part in slice.chunks(LARGEST_PLAIN) {
-                    if self.sealed.filled().len() >= MOST_SEALED {
+                    if self.sealed.filled().len() >= most {
                         return Ok(count);
                     }
                     self.seal(Content::Data, &[part]);
@@ -259,7 +257,7 @@ impl Secure {
                 }
                 continue;
             }
-            if self.sealed.filled().len() >= MOST_SEALED {
+            if self.sealed.filled().len() >= most {
                 return Ok(count);
             }
             // At most four small pieces, so no more than one record.
@@ -294,7 +292,10 @@ impl Secure {
             Ok(Some(length)) => length - self.received.filled().len(),
             _ => HEADER,
         };
-        let mut room = ReadBuf::new(self.received.room(missing));
+        let most = self.queue.steps().at_once().max(missing);
+        let room = self.received.room(missing);
+        let most = most.min(room.len());
+        let mut room = ReadBuf::new(&mut room[..most]);
         let received = match Pin::new(&mut self.tcp).poll_read(cx, &mut room) {
             Poll::Ready(result) => result.map(|()| room.filled().len()),
             Poll::Pending => {
@@ -324,7 +325,8 @@ impl Wire for Secure {
             if count > 0 || self.peer_closed {
                 return Poll::Ready(Ok(count));
             }
-            if self.since_turn >= TURN {
+            // What has been received is still in the processor's cache when others, who have their turn now, pass it on.
+            if self.since_turn >= self.queue.steps().at_once() {
                 self.since_turn = 0;
                 cx.waker().wake_by_ref();
                 return Poll::Pending;

@@ -291,7 +291,8 @@ impl Inbox {
             tight = account.is_tight();
         }
         let (owed, pulse) = (self.withheld + count, self.counted.pulse());
-        self.withheld = pulse.flow().to_withhold(pulse.tunnels(), tight, owed, self.withheld);
+        let step = pulse.queue().steps().one();
+        self.withheld = pulse.flow().to_withhold(pulse.tunnels(), tight, step, owed, self.withheld);
         self.receive.release(owed - self.withheld);
     }
 

@@ -15,7 +15,7 @@ use super::handle::{PingPong, RecvStream, Requests, SendResponse, Shared};
 use super::head::Fields;
 use super::state::{Config, Outgoing, Role, State};
 use super::{Error, Reason};
-use crate::link::lent::{self, Lent};
+use crate::link::lent::Lent;
 use crate::wire::hpack::{Decoder, HpackError};
 
 /// So much is made ready to be written at a time: whole frames, until they are more than this.
@@ -293,7 +293,7 @@ impl<W: Wire> Connection<W> {
                 return self.shared.lock().data(head.stream, Bytes::new(), 0, head.has(END_STREAM));
             }
             (_, 0) => return self.finish(&head, &[]),
-            (Kind::Data, _) => Reading::Data(head, Lent::take(), 0),
+            (Kind::Data, length) => Reading::Data(head, Lent::take(length as usize), 0),
             (_, length) => Reading::Other(head, vec![0; length as usize], 0),
         };
         Ok(())
@@ -394,5 +394,3 @@ enum Broken {
     /// The peer broke the protocol.
     Peer(Reason),
 }
-
-const _: () = assert!(super::super::FRAME as usize <= lent::LARGEST, "a frame fits into a buffer");
