@@ -9,14 +9,10 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use super::steps;
-
 /// The window of a tunnel that has the link to itself, in bytes.
 pub(super) const ALONE: u32 = 1024 * 1024;
-/// The window of a tunnel beside others, where the line does not need more: so many large steps.
-const BESIDE: u32 = 2;
-/// The same while steps are small.
-const BESIDE_IN_HASTE: u32 = 4;
+/// The window of a tunnel beside others, where the line does not need more: so many steps.
+const BESIDE: u32 = 4;
 /// The window of a tunnel while the node's memory is tight.
 const TIGHT: u32 = 64 * 1024;
 /// The largest window: 1 Gbit/s over a round trip of 250 ms.
@@ -157,7 +153,7 @@ impl Flow {
         let target = match self.is_alone(tunnels) {
             _ if tight => TIGHT,
             true => announced,
-            false => self.needed.load(Relaxed).max(beside(step)),
+            false => self.needed.load(Relaxed).max(BESIDE * step),
         };
         let target = target.min(announced);
         let (spare, part) = ((announced - target) as usize, step.min(target / PARTS) as usize);
@@ -190,13 +186,10 @@ impl Flow {
     }
 }
 
-fn beside(step: u32) -> u32 {
-    step * if step < steps::LARGE { BESIDE_IN_HASTE } else { BESIDE }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::steps;
     use proptest::prelude::*;
 
     const MS: Duration = Duration::from_millis(1);
@@ -236,7 +229,7 @@ mod tests {
         assert_eq!(flow.to_announce(1), None);
         for step in [steps::SMALL, steps::LARGE] {
             let keep = flow.to_withhold(2, false, step, 2 * ALONE as usize, 0);
-            assert_eq!(keep, (ALONE - beside(step)) as usize);
+            assert_eq!(keep, (ALONE - BESIDE * step) as usize);
             flow.withhold(keep, 0);
         }
     }
@@ -261,7 +254,7 @@ mod tests {
             prop_assert!(announced <= LARGEST && u64::from(announced) * u64::from(tunnels) <= u64::from(TOGETHER));
             prop_assert_eq!(flow.to_announce(tunnels), None);
             let keep = flow.to_withhold(tunnels, false, step, announced as usize, 0);
-            let needed = announced.min(beside(step));
+            let needed = announced.min(BESIDE * step);
             prop_assert!(announced as usize - keep >= needed as usize);
             // And nothing is stuck: a peer that has used all it was given back gets more.
             let keep = flow.to_withhold(tunnels, false, step, keep + needed as usize, keep);
@@ -273,7 +266,7 @@ mod tests {
     fn what_is_withheld_in_sum_is_bounded() {
         let flow = Flow::default();
         let kept: u64 =
-            (0..10_000).map(|_| flow.to_withhold(2, false, steps::LARGE, ALONE as usize, 0) as u64).sum();
+            (0..10_000).map(|_| flow.to_withhold(2, false, steps::SMALL, ALONE as usize, 0) as u64).sum();
         assert!(kept <= MOST_WITHHELD + u64::from(ALONE), "{kept}");
         assert_eq!(flow.withheld.load(Relaxed), kept);
     }

@@ -112,13 +112,19 @@ mod tests {
 
     use super::*;
 
+    fn queue() -> Queue {
+        let queue = Queue::default();
+        queue.steps().enlarge();
+        queue
+    }
+
     fn turn(queue: &Queue, count: usize) -> Option<Turn<'_>> {
         queue.turn(count).now_or_never()
     }
 
     #[test]
     fn who_comes_late_waits_until_enough_has_left_and_is_not_overtaken() {
-        let queue = Queue::default();
+        let queue = queue();
         turn(&queue, MOST).unwrap().take(MOST - 10);
         let mut large = Box::pin(queue.turn(20));
         assert!(large.as_mut().now_or_never().is_none());
@@ -132,7 +138,7 @@ mod tests {
 
     #[test]
     fn in_haste_a_small_step_is_all_that_waits_and_whatever_it_took_comes_back() {
-        let queue = Queue::default();
+        let queue = queue();
         turn(&queue, 1000).unwrap().take(1000);
         queue.steps().hurry();
         let step = queue.steps().one() as usize;
@@ -140,7 +146,7 @@ mod tests {
         queue.left(1000);
         turn(&queue, step).unwrap().take(step);
         assert!(turn(&queue, 1).is_none());
-        queue.steps().calm_down();
+        queue.steps().enlarge();
         assert!(turn(&queue, 1).is_none());
         queue.left(step / 2);
         // What was handed over in haste and not, and leaves in parts that divide nothing.
@@ -153,7 +159,7 @@ mod tests {
 
     #[test]
     fn what_a_stream_took_along_comes_back_when_the_link_rests() {
-        let queue = Queue::default();
+        let queue = queue();
         turn(&queue, MOST).unwrap().take(MOST);
         queue.sent(false);
         queue.rests();
@@ -165,7 +171,7 @@ mod tests {
 
     #[test]
     fn more_leaves_than_was_counted_and_the_room_stays_the_same() {
-        let queue = Queue::default();
+        let queue = queue();
         turn(&queue, 5).unwrap().take(5);
         queue.left(1000);
         queue.rests();

@@ -308,6 +308,7 @@ impl Secure {
             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
         }
         self.received.fill(received);
+        self.queue.steps().passed(received);
         self.since_turn += received;
         Poll::Ready(Ok(()))
     }
@@ -360,6 +361,7 @@ impl AsyncWrite for Secure {
         loop {
             let count = this.seal_some(slices)?;
             this.queue.left(count);
+            this.queue.steps().passed(count);
             if count > 0 || slices.iter().all(|slice| slice.is_empty()) {
                 return Poll::Ready(Ok(count));
             }
