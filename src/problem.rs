@@ -9,24 +9,36 @@ use crate::trust::group::GroupError;
 use crate::trust::join::JoinError;
 use crate::trust::state::StateError;
 
+/// Exit code of what went wrong at run time.
+const FAILED: u8 = 1;
+/// Exit code of a command line or a configuration that is at fault.
+const USAGE: u8 = 2;
+
 /// A failed command.
 #[derive(Debug)]
 pub struct Problem {
     what: String,
     why: Vec<String>,
     hint: Option<String>,
-    usage: bool,
+    code: u8,
 }
 
 impl Problem {
     /// Something went wrong at run time: exit code 1.
     pub fn new(what: impl Into<String>) -> Self {
-        Self { what: what.into(), why: Vec::new(), hint: None, usage: false }
+        Self { what: what.into(), why: Vec::new(), hint: None, code: FAILED }
     }
 
     /// The command or the configuration is at fault: exit code 2.
     pub fn usage(what: impl Into<String>) -> Self {
-        Self { usage: true, ..Self::new(what) }
+        Self::new(what).exiting(USAGE)
+    }
+
+    /// Ends with another exit code than 1.
+    #[must_use]
+    pub fn exiting(mut self, code: u8) -> Self {
+        self.code = code;
+        self
     }
 
     /// Adds an error and all its sources as the reason.
@@ -66,7 +78,7 @@ impl Problem {
 
     /// The exit code.
     pub fn code(&self) -> u8 {
-        if self.usage { 2 } else { 1 }
+        self.code
     }
 
     fn of(error: impl Error, hint: Option<String>) -> Self {
@@ -95,9 +107,9 @@ impl fmt::Display for Problem {
 
 impl From<StateError> for Problem {
     fn from(error: StateError) -> Self {
-        let usage = !matches!(error, StateError::Io { .. });
+        let code = if matches!(error, StateError::Io { .. }) { FAILED } else { USAGE };
         let hint = error.hint();
-        Self { usage, ..Self::of(error, hint) }
+        Self { code, ..Self::of(error, hint) }
     }
 }
 
@@ -119,15 +131,15 @@ impl From<GroupError> for Problem {
         match error {
             GroupError::State(error) => error.into(),
             error => {
-                let usage = matches!(
+                let is_usage = matches!(
                     error,
                     GroupError::AlreadyMember { .. }
                         | GroupError::Leftover { .. }
                         | GroupError::Kept(_)
                         | GroupError::Moved(_)
                 );
-                let hint = error.hint();
-                Self { usage, ..Self::of(error, hint) }
+                let (code, hint) = (if is_usage { USAGE } else { FAILED }, error.hint());
+                Self { code, ..Self::of(error, hint) }
             }
         }
     }
@@ -135,7 +147,7 @@ impl From<GroupError> for Problem {
 
 impl From<CodeError> for Problem {
     fn from(error: CodeError) -> Self {
-        Self { usage: true, ..Self::of(error, error.hint()) }
+        Self { code: USAGE, ..Self::of(error, error.hint()) }
     }
 }
 

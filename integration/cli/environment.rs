@@ -94,7 +94,7 @@ fn a_command_gets_the_variables_and_its_exit_code_is_passed_on() {
     assert_eq!(output.code, Some(7));
     let mut command = Command::new(env!("CARGO_BIN_EXE_laneway"));
     let output = Output::of(command.args(["run", "--proxy", "127.0.0.1:3128", "no-such-program"]));
-    output.failed(1, &["error: 'no-such-program' cannot be run", "caused by: "]);
+    output.failed(127, &["error: 'no-such-program' cannot be run", "caused by: "]);
 }
 
 #[test]

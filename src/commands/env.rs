@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::process::Command;
 
@@ -109,14 +110,16 @@ impl Run {
     /// Becomes the command: signals and its exit code are its own.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// When it cannot be started, with the exit code of a shell (POSIX 2.8.2): 127 where there is no such program, else 126.
     pub fn run(self) -> Result<(), Problem> {
         let address = self.which.port.address()?.to_string();
         let (program, arguments) = self.command.split_first().expect("the command line requires one");
         let mut command = Command::new(program);
         command.args(arguments).envs(variables(&address, self.which.socks));
         let error = start(&mut command);
-        Err(Problem::new(format!("'{}' cannot be run", program.to_string_lossy())).because(error))
+        let code = if error.kind() == ErrorKind::NotFound { 127 } else { 126 };
+        let problem = Problem::new(format!("'{}' cannot be run", program.to_string_lossy()));
+        Err(problem.because(error).exiting(code))
     }
 }
 
