@@ -109,7 +109,7 @@ impl From<StateError> for Problem {
     fn from(error: StateError) -> Self {
         let code = if matches!(error, StateError::Io { .. }) { FAILED } else { USAGE };
         let hint = error.hint();
-        Self { code, ..Self::of(error, hint) }
+        Self::of(error, hint).exiting(code)
     }
 }
 
@@ -139,7 +139,7 @@ impl From<GroupError> for Problem {
                         | GroupError::Moved(_)
                 );
                 let (code, hint) = (if is_usage { USAGE } else { FAILED }, error.hint());
-                Self { code, ..Self::of(error, hint) }
+                Self::of(error, hint).exiting(code)
             }
         }
     }
@@ -147,7 +147,8 @@ impl From<GroupError> for Problem {
 
 impl From<CodeError> for Problem {
     fn from(error: CodeError) -> Self {
-        Self { code: USAGE, ..Self::of(error, error.hint()) }
+        let hint = error.hint();
+        Self::of(error, hint).exiting(USAGE)
     }
 }
 

@@ -95,6 +95,9 @@ fn a_command_gets_the_variables_and_its_exit_code_is_passed_on() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_laneway"));
     let output = Output::of(command.args(["run", "--proxy", "127.0.0.1:3128", "no-such-program"]));
     output.failed(127, &["error: 'no-such-program' cannot be run", "caused by: "]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_laneway"));
+    let output = Output::of(command.args(["run", "--proxy", "127.0.0.1:3128", "/"]));
+    output.failed(126, &["error: '/' cannot be run", "caused by: "]);
 }
 
 #[test]

@@ -24,8 +24,9 @@ pub(super) struct Steps {
     born: Instant,
     /// Since `born`, in microseconds.
     hasty_until: AtomicU64,
-    /// What has passed since then, in microseconds since `born`.
+    /// Bytes, since `since`.
     passed: AtomicU64,
+    /// Since `born`, in microseconds: when the rate was last looked at.
     since: AtomicU64,
     fast: AtomicBool,
 }

@@ -30,7 +30,7 @@ const FILLS: Duration = Duration::from_secs(8);
 
 fn beside_download(subject: &mut Subject<'_>) -> Result<()> {
     let bulk = Bulk::start(&subject.site.client, subject.way(), subject.server, Direction::Down, 1)?;
-    thread::sleep(Duration::from_millis(300));
+    thread::sleep(super::bulk::WARM_UP);
     let (start, before) = (Instant::now(), bulk.bytes());
     let went = requests(&subject.site.client, subject.way(), Request::NewTunnel, 1, 2 * subject.window)?;
     let rate = super::bulk::gigabytes(bulk.bytes() - before) / start.elapsed().as_secs_f64();

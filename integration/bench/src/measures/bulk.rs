@@ -24,7 +24,7 @@ pub(super) const UP: Measure = Measure {
 
 const TUNNELS: [usize; 3] = [1, 16, 64];
 /// Before the clock runs: windows grow, buffers are made.
-const WARM_UP: Duration = Duration::from_millis(300);
+pub(super) const WARM_UP: Duration = Duration::from_millis(300);
 
 fn with_tunnels(subject: &mut Subject<'_>, direction: Direction) -> Result<()> {
     let mut busy = Duration::ZERO;
