@@ -8,6 +8,10 @@ step() { printf '\n== %s\n' "$*"; }
 step "format"
 cargo fmt --all --check
 
+step "structure"
+scripts/structure.py --self-test
+scripts/structure.py --report
+
 step "lints"
 cargo clippy --locked --all-targets -- -D warnings
 
