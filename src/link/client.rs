@@ -56,6 +56,9 @@ pub enum DialError {
     /// The gateway ended the connection when it had seen this node's certificate.
     #[error("{0} does not accept this node: {1}")]
     Refused(SocketAddr, String),
+    /// The gateway's group has removed this node.
+    #[error("{0} says that this machine was removed from the group")]
+    Removed(SocketAddr),
     /// It does not speak HTTP/2.
     #[error("{0} does not speak the link's protocol")]
     Protocol(SocketAddr, #[source] http2::Error),
@@ -98,6 +101,7 @@ impl Link {
         net::tune_link(&tcp);
         let proved = timeout(HANDSHAKE, handshake::connect(tcp, config, tls::server_name(id)));
         let proved = proved.await.map_err(late)?.map_err(|error| match error.kind() {
+            _ if says_removed(&error) => DialError::Removed(address),
             io::ErrorKind::InvalidData => DialError::Trust(address, error),
             _ => DialError::Cut(address, error.to_string()),
         })?;
@@ -117,6 +121,7 @@ impl Link {
         if let Err(error) = timeout(HANDSHAKE, proof).await.map_err(late)? {
             return Err(match error {
                 Some(error @ http2::Error::GoAway(_)) => DialError::Protocol(address, error),
+                Some(error) if error.io().is_some_and(says_removed) => DialError::Removed(address),
                 Some(error) if !is_cut(&error) => DialError::Refused(address, printable(&error.to_string())),
                 Some(error) => DialError::Cut(address, error.to_string()),
                 None => DialError::Cut(address, "closed without an answer".into()),
@@ -373,6 +378,12 @@ async fn drive(mut connection: Connection<Secure>, ping: PingPong, link: Link, b
 /// Whether the connection just ended: what TLS has to say against the peer is invalid data.
 fn is_cut(error: &http2::Error) -> bool {
     error.io().is_some_and(|io| io.kind() != io::ErrorKind::InvalidData)
+}
+
+/// Whether the peer rejected this node's certificate as revoked: the alert `certificate_revoked` (RFC 8446 §6.2).
+fn says_removed(error: &io::Error) -> bool {
+    let tls = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    tls == Some(&rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRevoked))
 }
 
 pub(super) fn refusal(response: &Response<RecvStream>, gateway: SocketAddr) -> Failure {

@@ -385,13 +385,11 @@ impl Links {
                     DialError::Trust(..)
                         | DialError::Certificate(..)
                         | DialError::Refused(..)
+                        | DialError::Removed(..)
                         | DialError::Protocol(..)
                 );
                 let unanswered = matches!(error, DialError::Late(_));
-                let mut reason = format!("{:#}", anyhow::Error::new(error));
-                if reason.contains(&removed()) {
-                    reason = format!("{} says that this machine was removed from the group", gateway.link);
-                }
+                let reason = format!("{:#}", anyhow::Error::new(error));
                 let silent = gateway.state(Instant::now()).is_none();
                 let now = Instant::now();
                 if locked(&self.pauses).add(gateway.link, Fault { distrust, unanswered, silent }, now) == 1 {
@@ -416,11 +414,6 @@ impl Links {
 /// Whether the wall clock went another way than `passed`, by more than clocks are corrected in passing.
 fn jumped(passed: Duration, before: SystemTime, now: SystemTime) -> bool {
     now.duration_since(before).map_or(true, |wall| wall.abs_diff(passed) > CLOCK_JUMP)
-}
-
-/// What a gateway says, in TLS, to whom the authority has put out.
-fn removed() -> String {
-    rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRevoked).to_string()
 }
 
 /// The gateway has said that it is about to stop, or that it cannot reach the server.

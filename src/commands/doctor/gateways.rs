@@ -143,7 +143,10 @@ fn not_linked(address: SocketAddr, error: &DialError, firewall: Option<&Firewall
             }
         }
         DialError::Cut(..) => finding.hint(format!("on {ip}: the log of laneway says why")),
-        DialError::Trust(..) | DialError::Certificate(..) | DialError::Refused(..) => finding.hint(format!(
+        DialError::Trust(..)
+        | DialError::Certificate(..)
+        | DialError::Refused(..)
+        | DialError::Removed(..) => finding.hint(format!(
             "on {ip}: 'laneway members' lists who is in its group; to be in it, move the state directory here away and \
              join with a code of 'laneway invite' there"
         )),
