@@ -25,7 +25,7 @@ const PARALLEL_TRIALS: usize = 2;
 /// A program that this trial needs and that is not there.
 fn missing(trial: &str) -> Option<String> {
     let needed = cases::NEEDED.iter().filter(|(topic, _)| trial.starts_with(topic));
-    let missing = needed.flat_map(|(_, tools)| tools.iter()).find(|tool| lab::isolate::find(tool).is_none());
+    let missing = needed.flat_map(|(_, tools)| tools.iter()).find(|tool| lab::programs::find(tool).is_none());
     missing.map(|tool| format!("`{tool}` is not installed"))
 }
 

@@ -3,11 +3,13 @@
 use crate::line::Line;
 use crate::load::check::check;
 use crate::load::server::Server;
+use crate::measures;
 use crate::measures::distance::{self, Distance};
-use crate::measures::{self, Figure, Measure, Subject};
+use crate::measures::measure::{Figure, Measure, Subject};
 use crate::network::{Facts, Namespace};
 use crate::options::Options;
-use crate::peers::{self, Peer, Running, Site, ceiling};
+use crate::peers::peer::{Peer, Site};
+use crate::peers::{self, Running, ceiling};
 use crate::report::Report;
 use anyhow::{Context, Error, Result, ensure};
 use std::net::{Ipv4Addr, SocketAddr};

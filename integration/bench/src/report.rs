@@ -1,9 +1,10 @@
 //! The results: Markdown for people, JSON with every round for programs.
 
-use crate::measures::{Figure, Metric};
+use crate::measures::measure::{Figure, Metric};
 use crate::network::Facts;
 use crate::options::Options;
-use crate::peers::{Peer, ceiling};
+use crate::peers::ceiling;
+use crate::peers::peer::Peer;
 use crate::statistics::median;
 use anyhow::{Context, Error, Result};
 use serde_json::{Value, json};

@@ -8,7 +8,7 @@ use laneway::peers::selection::{Means, Options, Own, Prepared, Selection, Source
 use laneway::wire::datagram::{Advert, MOST_PEERS, Policy, Reach, Standing, State};
 use laneway::wire::id::NodeId;
 
-use super::Choices;
+use super::input::Choices;
 
 const POLICIES: [Policy; 4] = [Policy::Strongest, Policy::LeastBusy, Policy::Random, Policy::RoundRobin];
 const STATES: [State; 4] = [State::Standby, State::Active, State::Draining, State::Withdrawn];

@@ -7,10 +7,10 @@ use laneway::wire::capsule::{CapsuleError, Decoder, LONGEST_PAYLOAD, encode};
 pub fn run(data: &[u8]) {
     let want = reference(data);
     assert_eq!(decode(&mut std::iter::once(data)), want, "whole");
-    assert_eq!(decode(&mut super::pieces(data)), want, "in pieces");
+    assert_eq!(decode(&mut super::input::pieces(data)), want, "in pieces");
     let mut again = BytesMut::new();
     want.0.iter().for_each(|payload| encode(payload, &mut again));
-    assert_eq!(decode(&mut super::pieces(&again)), (want.0, Ok(())), "written and read");
+    assert_eq!(decode(&mut super::input::pieces(&again)), (want.0, Ok(())), "written and read");
 }
 
 /// The datagrams, and how the stream ended.

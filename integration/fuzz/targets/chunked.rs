@@ -7,13 +7,13 @@ use laneway::wire::http::{ChunkedDecoder, ChunkedEncoder, Step};
 pub fn run(data: &[u8]) {
     let want = reference(data);
     assert_eq!(decode(std::iter::once(data)), want, "whole");
-    assert_eq!(decode(super::pieces(data)), want, "in pieces");
+    assert_eq!(decode(super::input::pieces(data)), want, "in pieces");
     if data.len() <= 256 {
         assert_eq!(decode(data.chunks(1)), want, "byte by byte");
     }
 
     let mut encoded = BytesMut::new();
-    super::pieces(data).for_each(|piece| ChunkedEncoder::encode(piece, &mut encoded));
+    super::input::pieces(data).for_each(|piece| ChunkedEncoder::encode(piece, &mut encoded));
     encoded.extend_from_slice(ChunkedEncoder::END);
     assert_eq!(decode(std::iter::once(&encoded[..])), (data.to_vec(), End::Done(0)));
 }

@@ -8,7 +8,7 @@ use laneway::wire::target::Host;
 pub fn run(data: &[u8]) {
     let whole = named(data);
     let mut read = Vec::new();
-    let pieces = super::pieces(data).map(|piece| {
+    let pieces = super::input::pieces(data).map(|piece| {
         read.extend_from_slice(piece);
         named(&read)
     });

@@ -32,7 +32,7 @@ pub fn run(data: &[u8]) {
 /// Finds the end of the head as it arrives piece by piece, which must be where it is in the whole.
 pub(super) fn head_end_in_pieces(data: &[u8]) -> Option<usize> {
     let (mut seen, mut found) = (0, None);
-    for piece in super::pieces(data) {
+    for piece in super::input::pieces(data) {
         let searched = seen;
         seen += piece.len();
         found = head_end(&data[..seen], searched);

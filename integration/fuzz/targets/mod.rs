@@ -15,6 +15,7 @@ pub mod first;
 pub mod hpack;
 pub mod http_request;
 pub mod http_response;
+mod input;
 pub mod join_code;
 pub mod proxy_status;
 pub mod replay;
@@ -48,43 +49,3 @@ pub const ALL: [(&str, Run); 19] = [
     ("socks4", socks4::run),
     ("socks_udp", socks_udp::run),
 ];
-
-/// Cuts `data` into pieces of 1 to 16 bytes; its own content decides where.
-fn pieces(mut data: &[u8]) -> impl Iterator<Item = &[u8]> {
-    std::iter::from_fn(move || {
-        let length = usize::from(*data.first()? % 16) + 1;
-        let (piece, rest) = data.split_at(length.min(data.len()));
-        data = rest;
-        Some(piece)
-    })
-}
-
-/// What is left of the bytes when they are taken for numbers and choices; zeroes follow them.
-struct Choices<'a>(&'a [u8]);
-
-impl Choices<'_> {
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn array<const N: usize>(&mut self) -> [u8; N] {
-        let (taken, rest) = self.0.split_at(N.min(self.0.len()));
-        self.0 = rest;
-        let mut bytes = [0; N];
-        bytes[..taken.len()].copy_from_slice(taken);
-        bytes
-    }
-
-    fn byte(&mut self) -> u8 {
-        let [byte] = self.array();
-        byte
-    }
-
-    fn flag(&mut self) -> bool {
-        self.byte() & 1 > 0
-    }
-
-    fn of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[usize::from(self.byte()) % all.len()]
-    }
-}

@@ -17,7 +17,7 @@ pub fn run(data: &[u8]) {
     for admit in [None, Some(&admit as &Admit<'_>)] {
         let want = reference(data, admit.is_some());
         assert_eq!(serve(&mut std::iter::once(data), admit), want, "whole");
-        assert_eq!(serve(&mut super::pieces(data), admit), want, "in pieces");
+        assert_eq!(serve(&mut super::input::pieces(data), admit), want, "in pieces");
     }
 }
 

@@ -11,7 +11,7 @@ pub fn run(data: &[u8]) {
     assert_eq!(whole, reference(data));
     // What is certain early stays so.
     let mut read = Vec::new();
-    let first = super::pieces(data).find_map(|piece| {
+    let first = super::input::pieces(data).find_map(|piece| {
         read.extend_from_slice(piece);
         Request::parse(&read).transpose()
     });

@@ -1,10 +1,9 @@
 //! Datagrams of an app go on by another gateway, whatever becomes of theirs, and the app reopens nothing.
 
-use super::Case;
 use crate::lab::fleet::Fleet;
 use crate::lab::group::START;
 use crate::lab::web::who;
-use crate::lab::{Host, Lab, wait_until};
+use crate::lab::{Case, Host, Lab, wait_until};
 use nix::sys::signal::Signal;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};

@@ -1,9 +1,9 @@
 //! Software that nobody here wrote, set up as `docs/clients.md` says, on a client that has no route to the server and cannot
 //! resolve its name. What each one does is its script in `programs/clients`.
 
-use super::{Case, python};
-use crate::lab::site::{self, NAME, programs};
-use crate::lab::{Host, Lab, isolate};
+use crate::lab::programs::python;
+use crate::lab::site::{self, NAME, scripts};
+use crate::lab::{Case, Host, Lab, programs};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -45,7 +45,7 @@ pub(crate) fn lacking(trial: &str) -> Option<String> {
         other => &[other],
     };
     let served_by = ["nginx", "openssl", "dpkg-deb", "git"];
-    let missing = served_by.iter().chain(tools).find(|tool| isolate::find(tool).is_none());
+    let missing = served_by.iter().chain(tools).find(|tool| programs::find(tool).is_none());
     let modules: &[&str] = match client {
         "pip" => &["pip", "venv"],
         "python" | "no_proxy" => &["requests", "httpx", "urllib3"],
@@ -122,13 +122,13 @@ fn script(host: &Host, name: &str) -> Command {
     let work = host.directory().join("work");
     fs::create_dir_all(&work).unwrap();
     let mut script = host.command("sh");
-    script.arg("-eu").arg(programs().join(format!("{name}.sh"))).current_dir(work);
+    script.arg("-eu").arg(scripts().join(format!("{name}.sh"))).current_dir(work);
     script
         .env("LANEWAY", env!("CARGO_BIN_EXE_laneway"))
         .env("SITE", NAME)
         .env("CA", site::authority())
         .env("PYTHON", python())
-        .env("PROGRAMS", programs())
+        .env("PROGRAMS", scripts())
         .env("MODULES", modules_of_node());
     if let Ok(cargo) = std::env::var("CARGO") {
         script.env("CARGO", cargo);

@@ -1,9 +1,9 @@
 //! Gateways are found without a default route, and from behind the firewalls that machines have.
 
-use super::{BIG, Case, HTTP};
+use super::curl::{BIG, HTTP};
 use crate::lab::group::{START, discover, forget_gateways};
 use crate::lab::origin::{big, sha256};
-use crate::lab::{Host, Lab, wait_until};
+use crate::lab::{Case, Host, Lab, wait_until};
 use std::io::ErrorKind;
 use std::iter;
 use std::net::{Ipv4Addr, UdpSocket};

@@ -1,9 +1,8 @@
 //! One layer after the other is broken, and the doctor names that layer and what fixes it.
 
-use super::Case;
 use crate::lab::group::{Group, init, laneway};
 use crate::lab::process::Process;
-use crate::lab::{Host, Lab, wait_until};
+use crate::lab::{Case, Host, Lab, wait_until};
 use serde_json::Value;
 use std::fs;
 use std::net::{TcpListener, UdpSocket};
@@ -267,7 +266,7 @@ fn names_variables_that_lead_elsewhere(lab: &Lab) {
     c1.set("no_proxy", "localhost");
     let elsewhere = "Dir::Etc::main \"/nonexistent\";\nDir::Etc::parts \"/nonexistent\";\nAcquire::http::Proxy \"http://10.9.9.9:3128\";\n";
     c1.set("APT_CONFIG", lab.write("elsewhere.apt", elsewhere).to_str().unwrap());
-    if crate::lab::isolate::find("apt-config").is_some() {
+    if crate::lab::programs::find("apt-config").is_some() {
         diagnose(&c1, &[]).blames(
             "environment",
             &[],

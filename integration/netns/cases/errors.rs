@@ -1,9 +1,8 @@
 //! What fails behind the gateway is told to the app truthfully, in its own dialect.
 
-use super::Case;
 use crate::lab::dialect::{self, Head};
 use crate::lab::group::{init, up};
-use crate::lab::{Host, Lab, receiver, wait_until};
+use crate::lab::{Case, Host, Lab, receiver, wait_until};
 
 pub(super) const CASES: &[Case] = &[
     ("errors::each_failure_has_its_code_in_each_dialect", each_failure_has_its_code_in_each_dialect),

@@ -1,12 +1,11 @@
 //! A gateway that dies, hangs, leaves or comes back costs no request.
 
-use super::Case;
 use crate::lab::fleet::Fleet;
 use crate::lab::group::START;
 use crate::lab::load::{Load, Report};
 use crate::lab::origin::{noise, sha256};
 use crate::lab::web::{Asked, who};
-use crate::lab::{Lab, wait_until};
+use crate::lab::{Case, Lab, wait_until};
 use nix::sys::signal::Signal;
 use std::io::{self, Write};
 use std::net::TcpStream;

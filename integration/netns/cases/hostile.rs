@@ -1,9 +1,9 @@
 //! Bytes that break every rule are survived.
 
-use super::{BIG, Case, HTTP};
+use super::curl::{BIG, HTTP};
 use crate::lab::dialect::PROXY;
 use crate::lab::origin::{big, noise, sha256};
-use crate::lab::{Host, Lab};
+use crate::lab::{Case, Host, Lab};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, UdpSocket};
 

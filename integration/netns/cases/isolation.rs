@@ -1,9 +1,9 @@
 //! The lab itself: the other trials prove nothing unless the network is what it is said to be.
 
-use super::{BIG, CANNOT_CONNECT, Case};
+use super::curl::{BIG, CANNOT_CONNECT};
 use crate::lab::dialect::PROXY;
 use crate::lab::origin::{big, noise, sha256};
-use crate::lab::{Lab, receiver};
+use crate::lab::{Case, Lab, receiver};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener};
 
@@ -80,7 +80,7 @@ fn the_server_answers_what_it_was_sent(lab: &Lab) {
     assert_eq!(unknown.code(), 6, "{unknown}");
     let query = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x02no\x03lab\0\0\x01\0\x01";
     let socket = g1.inside(|| std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))).unwrap();
-    socket.set_read_timeout(Some(crate::lab::host::PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(crate::lab::wait::PATIENCE)).unwrap();
     socket.send_to(query, SocketAddr::from((lab.server.address(), 53))).unwrap();
     let mut answer = [0; 512];
     let length = socket.recv(&mut answer).unwrap();

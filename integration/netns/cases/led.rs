@@ -1,9 +1,8 @@
 //! Transparent mode, beyond one curl: names where addresses lead nowhere, every family, and what the node does itself.
 
-use super::Case;
 use crate::lab::group::{START, init, join, laneway};
 use crate::lab::web::{PORT, who};
-use crate::lab::{Host, Lab, wait_until};
+use crate::lab::{Case, Host, Lab, wait_until};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::{ServerConfig, ServerConnection, Stream};
 use std::io::{Read, Write};

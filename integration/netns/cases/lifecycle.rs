@@ -1,10 +1,9 @@
 //! A node ends when it is told to, and leaves nothing.
 
-use super::Case;
 use crate::lab::dialect::PROXY;
 use crate::lab::group::START;
 use crate::lab::process::Process;
-use crate::lab::{Host, Lab};
+use crate::lab::{Case, Host, Lab};
 use nix::sys::signal::Signal;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 

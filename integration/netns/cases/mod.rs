@@ -2,6 +2,7 @@
 
 mod associate;
 pub(crate) mod clients;
+mod curl;
 mod discovery;
 mod doctor;
 mod errors;
@@ -23,11 +24,7 @@ mod trust;
 pub(crate) mod udp;
 mod upstream;
 
-use crate::lab::{Lab, isolate};
-use std::path::{Path, PathBuf};
-
-/// A trial: its name, which says what must hold, and the code that panics where it does not.
-pub(crate) type Case = (&'static str, fn(&Lab));
+use crate::lab::Case;
 
 /// All of them.
 pub(crate) const ALL: &[&[Case]] = &[
@@ -65,23 +62,3 @@ pub(crate) const NEEDED: &[(&str, &[&str])] = &[
     ("upstream::", &["squid", "danted"]),
     ("doctor::clock", &["faketime"]),
 ];
-
-/// Where `.ci/run` installs Python's packages, else the machine's own.
-pub(crate) fn python() -> PathBuf {
-    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/python/bin/python");
-    if ours.is_file() { ours } else { isolate::find("python3").unwrap_or_else(|| "python3".into()) }
-}
-
-/// Where the web server is, as an app writes it.
-const BIG: &str = "http://10.88.0.100/big";
-/// The local proxy, for curl.
-const HTTP: [&str; 2] = ["--proxy", "http://127.0.0.1:1080"];
-/// The same by CONNECT.
-const TUNNEL: [&str; 3] = ["--proxy", "http://127.0.0.1:1080", "--proxytunnel"];
-/// The same by SOCKS5; names are resolved behind the proxy.
-const SOCKS: [&str; 2] = ["--socks5-hostname", "127.0.0.1:1080"];
-/// Every dialect that curl reaches the local proxy by.
-const DIALECTS: [&[&str]; 3] = [&HTTP, &TUNNEL, &SOCKS];
-
-/// What curl exits with when it cannot connect.
-const CANNOT_CONNECT: i32 = 7;

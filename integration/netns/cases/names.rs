@@ -1,10 +1,10 @@
 //! Names that local software asks for are answered as the gateway's name servers answer, also when a gateway dies.
 
-use super::{Case, HTTP};
+use super::curl::HTTP;
 use crate::lab::host::Host;
 use crate::lab::origin::{big, sha256};
 use crate::lab::web::who;
-use crate::lab::{Lab, wait_until};
+use crate::lab::{Case, Lab, wait_until};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::time::{Duration, Instant};

@@ -1,10 +1,10 @@
 //! What a node shows of itself follows what really happens on the network.
 
-use super::{BIG, Case, HTTP};
+use super::curl::{BIG, HTTP};
 use crate::lab::fleet::Fleet;
 use crate::lab::group::laneway;
 use crate::lab::web::who;
-use crate::lab::{Lab, wait_until};
+use crate::lab::{Case, Lab, wait_until};
 use laneway::telemetry::journal::Happening;
 use laneway::telemetry::snapshot::Snapshot;
 

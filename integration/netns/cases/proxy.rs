@@ -1,9 +1,9 @@
 //! The local proxy by all its doors, with curl.
 
-use super::{BIG, Case};
+use super::curl::BIG;
 use crate::lab::dialect::PROXY;
 use crate::lab::origin::{big, sha256};
-use crate::lab::{Host, Lab};
+use crate::lab::{Case, Host, Lab};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 

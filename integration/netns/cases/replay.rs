@@ -1,11 +1,11 @@
 //! What has had no answer when its gateway dies is asked again where that is safe, and nowhere else.
 
-use super::{Case, DIALECTS};
+use super::curl::DIALECTS;
 use crate::lab::fleet::Fleet;
-use crate::lab::host::PATIENCE;
 use crate::lab::process::Process;
+use crate::lab::wait::PATIENCE;
 use crate::lab::web::{PORT, Server, wait_for_the_end, who};
-use crate::lab::{Lab, dialect, wait_until};
+use crate::lab::{Case, Lab, dialect, wait_until};
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;

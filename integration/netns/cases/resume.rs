@@ -1,12 +1,12 @@
 //! A download whose gateway dies goes on over the next one with the very same bytes, or the app sees that it was cut.
 
-use super::{Case, HTTP};
+use super::curl::HTTP;
 use crate::lab::fleet::Fleet;
-use crate::lab::host::PATIENCE;
 use crate::lab::origin::{noise, sha256};
 use crate::lab::process::{Output, Process};
+use crate::lab::wait::PATIENCE;
 use crate::lab::web::{Asked, Web, wait_for_the_end, who};
-use crate::lab::{Lab, wait_until};
+use crate::lab::{Case, Lab, wait_until};
 use std::io::{self, Write};
 use std::net::TcpStream;
 use std::sync::OnceLock;

@@ -1,9 +1,9 @@
 //! Whoever is put out is out at once, and the news reach everybody else.
 
-use super::{BIG, Case, HTTP};
+use super::curl::{BIG, HTTP};
 use crate::lab::group::{START, discover, enrol, forget_gateways, laneway, state, up};
 use crate::lab::origin::{big, sha256};
-use crate::lab::{Host, Lab, wait_until};
+use crate::lab::{Case, Host, Lab, wait_until};
 use nix::sys::signal::Signal;
 use std::fs;
 

@@ -1,8 +1,7 @@
 //! The links to gateways are measured beside what goes on.
 
-use super::Case;
-use crate::lab::Lab;
 use crate::lab::group::laneway;
+use crate::lab::{Case, Lab};
 use laneway::telemetry::snapshot::Snapshot;
 use serde_json::Value;
 

@@ -1,8 +1,8 @@
 //! Bytes arrive whole in both directions, by every dialect, over one connection on the LAN.
 
-use super::{BIG, CANNOT_CONNECT, Case, DIALECTS};
+use super::curl::{BIG, CANNOT_CONNECT, DIALECTS};
 use crate::lab::origin::{big, noise, sha256};
-use crate::lab::{Host, Lab, dialect, receiver, wait_until};
+use crate::lab::{Case, Host, Lab, dialect, receiver, wait_until};
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::thread;

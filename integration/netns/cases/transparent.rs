@@ -1,12 +1,12 @@
 //! Software that knows nothing of a proxy: led to the node by rules of the system, it reaches the server all the same.
 
-use super::{BIG, CANNOT_CONNECT, Case};
+use super::curl::{BIG, CANNOT_CONNECT};
 use crate::lab::group::{START, laneway};
-use crate::lab::host::PATIENCE;
 use crate::lab::origin::{big, sha256};
 use crate::lab::process::{Output, Process};
+use crate::lab::wait::PATIENCE;
 use crate::lab::web::{PORT, wait_for_the_end, who};
-use crate::lab::{Host, Lab, wait_until};
+use crate::lab::{Case, Host, Lab, wait_until};
 use nix::sys::signal::Signal;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};

@@ -1,10 +1,10 @@
 //! Only the members of a group serve each other.
 
-use super::{BIG, Case, HTTP};
+use super::curl::{BIG, HTTP};
 use crate::lab::group::{START, discover, enrol, forget_gateways, init, up};
 use crate::lab::origin::{big, sha256};
 use crate::lab::rogue::{Forger, Rogue, socket};
-use crate::lab::{Host, Lab};
+use crate::lab::{Case, Host, Lab};
 use laneway::wire::datagram::SIZE;
 use laneway::wire::id::NodeId;
 use nix::sys::signal::Signal;

@@ -5,11 +5,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::{Case, python};
 use crate::lab::fleet::Fleet;
 use crate::lab::process::Process;
+use crate::lab::programs::python;
 use crate::lab::web::who;
-use crate::lab::{Host, Lab, isolate, wait_until};
+use crate::lab::{Case, Host, Lab, programs, wait_until};
 
 pub(super) const CASES: &[Case] = &[
     ("udp::a_name_is_looked_up_through_the_gateway", a_name_is_looked_up_through_the_gateway),
@@ -23,7 +23,7 @@ const START: Duration = Duration::from_secs(20);
 /// What this machine lacks for these trials; `.ci/run` installs it.
 pub(crate) fn lacking() -> Option<String> {
     let mut lacking = String::new();
-    if isolate::find("dnsmasq").is_none() {
+    if programs::find("dnsmasq").is_none() {
         lacking.push_str("dnsmasq; ");
     }
     let import =
@@ -43,7 +43,7 @@ fn program(host: &Host, name: &str, arguments: &[&str]) -> Command {
 
 fn a_name_is_looked_up_through_the_gateway(lab: &Lab) {
     let _web = lab.web(who);
-    let mut dnsmasq = lab.server.command(isolate::find("dnsmasq").unwrap().to_str().unwrap());
+    let mut dnsmasq = lab.server.command(programs::find("dnsmasq").unwrap().to_str().unwrap());
     dnsmasq.args([
         "--keep-in-foreground",
         "--conf-file=/dev/null",

@@ -1,11 +1,11 @@
 //! A gateway whose own way out is another proxy.
 
-use super::{Case, DIALECTS, HTTP};
+use super::curl::{DIALECTS, HTTP};
 use crate::lab::group::{START, init, join, up};
 use crate::lab::origin::{big, sha256};
 use crate::lab::upstream::{DANTE, NAME, PASSWORD, SQUID, WRITTEN};
 use crate::lab::web::who;
-use crate::lab::{Host, Lab, dialect, receiver, wait_until};
+use crate::lab::{Case, Host, Lab, dialect, receiver, wait_until};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 

@@ -1,7 +1,8 @@
 //! One machine of the lab: a network namespace with its own /etc/hosts and /etc/resolv.conf.
 
-use super::isolate;
 use super::process::{Output, Process};
+use super::programs;
+use super::wait::PATIENCE;
 use nix::sched::{CloneFlags, setns};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -12,10 +13,6 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
-
-/// How long a program may run that is waited for, and how long a socket of [`Host::connect`] waits for its peer.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A machine of the lab.
 pub(crate) struct Host {
@@ -78,14 +75,14 @@ impl Host {
     pub(crate) fn command(&self, program: &str) -> Command {
         let script = r#"mount --bind "$0/hosts" /etc/hosts && mount --bind "$0/resolv.conf" /etc/resolv.conf &&
             exec setpriv --pdeathsig KILL -- "$@""#;
-        let mut command = Command::new(isolate::find("nsenter").unwrap());
+        let mut command = Command::new(programs::find("nsenter").unwrap());
         command.arg(format!("--net=/run/netns/{}", self.namespace));
         command.args(["unshare", "--mount", "sh", "-c", script]).arg(&self.directory).arg(program);
 
         // No proxy variable of the machine that runs the trials may reach a program.
         command
             .env_clear()
-            .env("PATH", isolate::path())
+            .env("PATH", programs::path())
             .env("HOME", &self.directory)
             .env("LC_ALL", "C.UTF-8");
         command.envs(

@@ -1,8 +1,8 @@
 //! Moves this process to namespaces of its own, where it is root over an empty network.
 
+use super::programs::find;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::{env, fmt, fs};
@@ -88,14 +88,4 @@ fn unshare_namespaces() -> Result<(), String> {
         .and_then(|()| fs::write("/proc/self/uid_map", format!("0 {uid} 1")))
         .and_then(|()| fs::write("/proc/self/gid_map", format!("0 {gid} 1")))
         .map_err(|e| format!("cannot become root of a user namespace: {e}"))
-}
-
-/// `PATH` with the directories of system programs, which an ordinary user's lacks.
-pub(crate) fn path() -> String {
-    format!("{}:/usr/local/sbin:/usr/sbin:/sbin", env::var("PATH").unwrap_or_default())
-}
-
-/// The file that would run as `program`.
-pub(crate) fn find(program: &str) -> Option<PathBuf> {
-    path().split(':').map(|directory| Path::new(directory).join(program)).find(|file| file.is_file())
 }

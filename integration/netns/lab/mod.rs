@@ -18,14 +18,17 @@ pub(crate) mod load;
 pub(crate) mod nameserver;
 pub(crate) mod origin;
 pub(crate) mod process;
+pub(crate) mod programs;
 pub(crate) mod receiver;
 mod relay;
 pub(crate) mod rogue;
 pub(crate) mod site;
 pub(crate) mod upstream;
+pub(crate) mod wait;
 pub(crate) mod web;
 
 pub(crate) use host::Host;
+pub(crate) use wait::wait_until;
 
 use std::fs;
 use std::io::Write;
@@ -33,20 +36,9 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
 
-/// Waits for a condition.
-///
-/// # Panics
-/// When it does not hold in time.
-pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < host::PATIENCE, "waited in vain for {what}");
-        thread::sleep(Duration::from_millis(10));
-    }
-}
+/// A trial: its name, which says what must hold, and the code that panics where it does not.
+pub(crate) type Case = (&'static str, fn(&Lab));
 
 /// The network of one trial.
 pub(crate) struct Lab {
@@ -203,7 +195,7 @@ impl Drop for Lab {
 
 /// Runs one `ip` with a batch of commands; a command that fails fails the trial.
 fn ip(options: &[&str], batch: &str) {
-    let mut child = Command::new(isolate::find("ip").unwrap())
+    let mut child = Command::new(programs::find("ip").unwrap())
         .args(options)
         .args(["-batch", "-"])
         .stdin(Stdio::piped())

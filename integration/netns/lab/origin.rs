@@ -1,6 +1,7 @@
 //! The web server on s1 and the file that it serves.
 
 use super::process::Process;
+use super::programs;
 use super::{Lab, isolate};
 use aws_lc_rs::digest::{SHA256, digest};
 use std::fmt::Write;
@@ -56,7 +57,7 @@ impl Lab {
     /// Starts a web server on 10.88.0.100:80 that serves `/big`: nginx where it is installed, else laneway's own.
     pub(crate) fn origin(&self) -> Process {
         let files = big().path.parent().unwrap();
-        let Some(nginx) = isolate::find("nginx") else {
+        let Some(nginx) = programs::find("nginx") else {
             let directory = files.to_str().unwrap();
             let own = self.server.laneway(&["origin", "--listen", "10.88.0.100:80", "--dir", directory]);
             let mut process = self.server.spawn(own);

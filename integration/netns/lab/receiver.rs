@@ -3,8 +3,8 @@
 //! Threads of the test process serve it, on sockets that were made on s1.
 
 use super::Lab;
-use super::host::PATIENCE;
 use super::origin::sha256;
+use super::wait::PATIENCE;
 use nix::sys::socket::{Shutdown, shutdown};
 use std::io::{self, BufRead, BufReader, Read, Write, copy, sink};
 use std::net::{self, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};

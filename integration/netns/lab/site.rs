@@ -1,8 +1,8 @@
 //! What real clients are served on s1: nginx over HTTP and HTTPS with repositories of packages, git behind it, and sshd.
 
 use super::process::Process;
-use super::{Lab, isolate, wait_until};
-use crate::cases::python;
+use super::programs::python;
+use super::{Lab, isolate, programs, wait_until};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -23,7 +23,7 @@ pub(crate) struct Site {
 }
 
 /// Where the scripts of the clients are.
-pub(crate) fn programs() -> PathBuf {
+pub(crate) fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/netns/programs/clients")
 }
 
@@ -33,7 +33,7 @@ fn content(lab: &Lab) -> &'static Path {
     CONTENT.get_or_init(|| {
         let top = Path::new(isolate::WORK).join("site");
         let mut make = lab.server.command("sh");
-        make.arg(programs().join("site.sh")).arg(&top).arg(NAME).env("PYTHON", python());
+        make.arg(scripts().join("site.sh")).arg(&top).arg(NAME).env("PYTHON", python());
         lab.server.spawn(make).finish(MAKE).success();
         top
     })
@@ -50,7 +50,7 @@ impl Lab {
         let (top, directory) = (content(self), self.server.directory());
         let socket = directory.join("git.sock");
         let mut servers = Vec::new();
-        if isolate::find("fcgiwrap").is_some() {
+        if programs::find("fcgiwrap").is_some() {
             let mut wrap = self.server.command("fcgiwrap");
             wrap.arg("-s").arg(format!("unix:{}", socket.display()));
             servers.push(self.server.spawn(wrap));
@@ -105,7 +105,7 @@ impl Lab {
         let file = self.write("sshd.conf", configuration);
         // It starts itself anew for each connection, and so wants its whole path.
         let mut sshd =
-            self.server.command(isolate::find("sshd").expect("it was looked for").to_str().unwrap());
+            self.server.command(programs::find("sshd").expect("it was looked for").to_str().unwrap());
         sshd.args(["-D", "-e", "-f"]).arg(file);
         let sshd = self.server.spawn(sshd);
         wait_until("sshd", || self.server.connect(([10, 88, 0, 100], 22)).is_ok());

@@ -1,7 +1,7 @@
 //! Servers on s1 that do what a trial tells them to: threads of the test process, on sockets that were made on s1.
 
 use super::Lab;
-use super::host::PATIENCE;
+use super::wait::PATIENCE;
 use nix::sys::socket::{Shutdown, shutdown};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};

@@ -1,8 +1,9 @@
 //! Whatever comes and goes leaves nothing behind.
 
+use super::apps;
+use super::report::Report;
 use super::servers::{ECHO, ENDLESS, Servers};
 use super::usage::Usage;
-use super::{Report, apps};
 use crate::cases::failover::restart_serving;
 use crate::lab::Lab;
 use crate::lab::fleet::QUIET;

@@ -1,7 +1,8 @@
 //! A clock that is wrong, or is put right, is no reason to lose anything.
 
+use super::apps;
+use super::report::Report;
 use super::servers::{ECHO, Servers};
-use super::{Report, apps};
 use crate::lab::fleet::QUIET;
 use crate::lab::group::START;
 use crate::lab::web::who;

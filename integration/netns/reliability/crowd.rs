@@ -1,6 +1,6 @@
 //! Everybody comes at once, as after a power failure.
 
-use super::Report;
+use super::report::{Report, percentile};
 use crate::lab::group::{join, state};
 use crate::lab::web::who;
 use crate::lab::{Host, Lab, wait_until};
@@ -54,7 +54,7 @@ pub(super) fn all_at_once(lab: &Lab, report: &mut Report) {
     let mut times: Vec<_> = linked.iter().flatten().copied().collect();
     report.figure("clients", count);
     report.figure("all have started after, ms", started_all.unwrap_or_default().as_millis());
-    report.figure("half of them linked after, ms", super::percentile(&mut times, 2).as_millis());
+    report.figure("half of them linked after, ms", percentile(&mut times, 2).as_millis());
     report.none("not linked", count - times.len());
     let last = times.last().copied().unwrap_or_default();
     report.within("the last one linked after", last, Duration::from_secs(10));

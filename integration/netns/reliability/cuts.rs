@@ -1,7 +1,8 @@
 //! A gateway that says nothing any more: how soon that is noticed, and what becomes of the apps meanwhile.
 
+use super::apps;
+use super::report::Report;
 use super::servers::{ECHO, Servers};
-use super::{Report, apps};
 use crate::lab::fleet::{Fleet, QUIET};
 use crate::lab::web::who;
 use crate::lab::{Lab, wait_until};

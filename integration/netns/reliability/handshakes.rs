@@ -1,7 +1,8 @@
 //! Handshakes that are begun and not finished keep nobody out, and end.
 
+use super::apps;
+use super::report::Report;
 use super::servers::{ECHO, Servers};
-use super::{Report, apps};
 use crate::lab::dialect::PROXY;
 use crate::lab::fleet::QUIET;
 use crate::lab::web::who;

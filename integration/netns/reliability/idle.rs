@@ -1,13 +1,14 @@
 //! Tunnels that nobody uses cost next to nothing, and are still there when they are needed.
 
+use super::apps;
+use super::report::Report;
 use super::servers::{ECHO, Servers};
 use super::usage::Usage;
-use super::{Report, apps};
-use crate::cases::python;
 use crate::lab::Lab;
 use crate::lab::fleet::QUIET;
 use crate::lab::group::START;
 use crate::lab::process::Process;
+use crate::lab::programs::python;
 use crate::lab::web::who;
 use std::time::Duration;
 use tokio::time::sleep;

@@ -12,6 +12,7 @@ mod cuts;
 mod handshakes;
 mod idle;
 mod partitions;
+mod report;
 mod scarcity;
 mod servers;
 mod soak;
@@ -22,9 +23,8 @@ mod weather;
 mod wire;
 
 use crate::lab::Lab;
+use report::Report;
 use std::env;
-use std::fmt::Display;
-use std::time::Duration;
 
 /// One line of the table.
 pub(crate) struct Line {
@@ -55,14 +55,6 @@ pub(crate) const LINES: &[Line] = &[
     Line { name: "16_broken_inputs", measure: wire::broken_inputs, short: Some(0.005) },
 ];
 
-/// What was measured, and what fell short.
-pub(crate) struct Report {
-    scale: f64,
-    /// Whether times are judged: not where other trials run beside this one.
-    alone: bool,
-    short: Vec<String>,
-}
-
 impl Line {
     /// Measures at the scale that was asked for, `LANEWAY_SCALE`; 1 is the table's own numbers.
     pub(crate) fn in_full(&self) {
@@ -77,64 +69,10 @@ impl Line {
 
     fn run(&self, scale: f64, alone: bool) {
         eprintln!("\n== {} (scale {scale})", self.name);
-        let mut report = Report { scale, alone, short: Vec::new() };
+        let mut report = Report::new(scale, alone);
         (self.measure)(&Lab::new(), &mut report);
-        let verdict = if report.short.is_empty() { "PASS" } else { "FAIL" };
+        let verdict = if report.short().is_empty() { "PASS" } else { "FAIL" };
         eprintln!("{verdict} {}", self.name);
-        assert!(report.short.is_empty(), "{} falls short: {:#?}", self.name, report.short);
+        assert!(report.short().is_empty(), "{} falls short: {:#?}", self.name, report.short());
     }
-}
-
-impl Report {
-    /// A number of things, at this scale.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts are small")]
-    fn count(&self, whole: u32) -> usize {
-        (f64::from(whole) * self.scale).ceil().max(1.0) as usize
-    }
-
-    /// A time, at this scale.
-    fn time(&self, seconds: u32) -> Duration {
-        Duration::from_secs_f64((f64::from(seconds) * self.scale).max(1.0))
-    }
-
-    /// Tells a figure that nothing depends on.
-    fn figure(&self, name: &str, value: impl Display) {
-        eprintln!("    {name}: {value}");
-    }
-
-    /// Tells a figure, and whether it is as good as it must be.
-    fn must(&mut self, name: &str, value: impl Display, bound: &str, holds: bool) {
-        let line = format!("{name}: {value} ({bound})");
-        eprintln!("  {} {line}", if holds { "ok" } else { "!!" });
-        if !holds {
-            self.short.push(line);
-        }
-    }
-
-    /// Shows the end of a log when something has fallen short.
-    fn explain(&self, name: &str, log: &str) {
-        if !self.short.is_empty() {
-            eprintln!("--- the end of the log of {name}");
-            let lines: Vec<_> = log.lines().collect();
-            lines[lines.len().saturating_sub(40)..].iter().for_each(|line| eprintln!("    {line}"));
-        }
-    }
-
-    /// A number of things that went wrong, which must be none.
-    fn none(&mut self, name: &str, count: usize) {
-        self.must(name, count, "none", count == 0);
-    }
-
-    /// A time in milliseconds that may be at most `limit`.
-    fn within(&mut self, name: &str, time: Duration, limit: Duration) {
-        let bound = format!("at most {} ms", limit.as_millis());
-        let bound = if self.alone { &bound } else { "not judged" };
-        self.must(name, format_args!("{} ms", time.as_millis()), bound, !self.alone || time <= limit);
-    }
-}
-
-/// The value that all but one in `one_in` are at most.
-fn percentile(values: &mut [Duration], one_in: usize) -> Duration {
-    values.sort();
-    values.len().checked_sub(1 + values.len() / one_in).map_or(Duration::ZERO, |index| values[index])
 }

@@ -1,9 +1,10 @@
 //! The network falls apart again and again, at random, while numbered requests go through it. Afterwards the history is
 //! checked: what the apps were told against what the server did.
 
+use super::apps;
+use super::report::Report;
 use super::servers::{LEDGER, Servers};
 use super::wire::Dice;
-use super::{Report, apps};
 use crate::lab::fleet::QUIET;
 use crate::lab::web::who;
 use crate::lab::{Host, Lab};

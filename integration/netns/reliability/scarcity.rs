@@ -1,8 +1,9 @@
 //! A node that runs out of something refuses, goes on, and recovers.
 
+use super::apps;
+use super::report::Report;
 use super::servers::{ECHO, ENDLESS, Servers};
 use super::usage::Usage;
-use super::{Report, apps};
 use crate::lab::fleet::{Fleet, QUIET};
 use crate::lab::group::{START, init, join, state, up};
 use crate::lab::web::who;

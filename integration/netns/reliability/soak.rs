@@ -1,9 +1,10 @@
 //! An hour of everything, with a fault each minute: nothing grows.
 
+use super::apps;
+use super::report::Report;
 use super::servers::{CONTENT, CONTENT_SIZE, ECHO, Servers};
 use super::usage::Usage;
 use super::wire::Dice;
-use super::{Report, apps};
 use crate::lab::Lab;
 use crate::lab::fleet::QUIET;
 use crate::lab::group::START;

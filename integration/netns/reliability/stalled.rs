@@ -1,7 +1,8 @@
 //! Apps that do not read what they asked for hurt nobody else.
 
+use super::apps;
+use super::report::{Report, percentile};
 use super::servers::{ECHO, PILE, Servers, TRICKLE};
-use super::{Report, apps, percentile};
 use crate::lab::Lab;
 use crate::lab::fleet::QUIET;
 use crate::lab::web::who;

@@ -1,7 +1,8 @@
 //! A gateway that goes away, with and without a word, under load.
 
+use super::apps;
+use super::report::{Report, percentile};
 use super::servers::{CONTENT, CONTENT_SIZE, ECHO, Servers};
-use super::{Report, apps, percentile};
 use crate::lab::fleet::QUIET;
 use crate::lab::group::START;
 use crate::lab::load::Load;

@@ -1,6 +1,7 @@
 //! Bad networks: downloads arrive whole, however long they take.
 
-use super::{Report, apps};
+use super::apps;
+use super::report::Report;
 use crate::lab::fleet::QUIET;
 use crate::lab::group::START;
 use crate::lab::origin::noise;

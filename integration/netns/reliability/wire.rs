@@ -1,8 +1,9 @@
 //! Broken input at the local port of the running program: nothing stalls, nothing leaks, nothing dies.
 
+use super::apps;
+use super::report::Report;
 use super::servers::{ECHO, Servers};
 use super::usage::Usage;
-use super::{Report, apps};
 use crate::lab::Lab;
 use crate::lab::fleet::QUIET;
 use crate::lab::web::who;

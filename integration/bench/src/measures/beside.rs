@@ -1,6 +1,6 @@
 //! A small request on a new tunnel while other tunnels keep the peer busy, or make it wait.
 
-use super::{Measure, Metric, Subject};
+use super::measure::{Measure, Metric, Subject};
 use crate::load::bulk::{Bulk, Direction};
 use crate::load::held::Held;
 use crate::load::small::{Request, requests};

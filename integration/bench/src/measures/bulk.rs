@@ -1,6 +1,6 @@
 //! Bytes in large amounts: how many, what they cost, and whether tunnels share fairly.
 
-use super::{Measure, Metric, Subject};
+use super::measure::{Measure, Metric, Subject};
 use crate::accounting::processor_seconds;
 use crate::load::bulk::{Bulk, Direction};
 use crate::statistics::jain;

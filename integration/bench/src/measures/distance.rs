@@ -1,6 +1,6 @@
 //! How much of a long line's rate reaches the app.
 
-use super::{Metric, Subject};
+use super::measure::{Metric, Subject};
 use crate::line::Kind;
 use crate::load::bulk::{Bulk, Direction};
 use anyhow::Result;

@@ -1,6 +1,6 @@
 //! The memory of tunnels that are open and idle.
 
-use super::{Measure, Metric, Subject};
+use super::measure::{Measure, Metric, Subject};
 use crate::accounting::memory;
 use crate::load::held::Held;
 use crate::peers::Running;

@@ -1,6 +1,6 @@
 //! Small requests on an otherwise idle peer: how many a second, and how long one takes.
 
-use super::{Measure, Metric, Subject};
+use super::measure::{Measure, Metric, Subject};
 use crate::load::small::{Request, requests};
 use anyhow::Result;
 

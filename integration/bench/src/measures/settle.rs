@@ -1,6 +1,6 @@
 //! Between two measures: whoever still works on what is over would be in the next one's way.
 
-use super::Subject;
+use super::measure::Subject;
 use crate::accounting::processor_seconds;
 use std::thread;
 use std::time::{Duration, Instant};

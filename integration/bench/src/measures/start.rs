@@ -1,6 +1,6 @@
 //! How soon the first byte comes through after both sides are started.
 
-use super::{Measure, Metric, Subject};
+use super::measure::{Measure, Metric, Subject};
 use anyhow::Result;
 
 pub(super) const FIRST_BYTE: Measure = Measure {

@@ -1,6 +1,6 @@
 //! Two plain relays in a row: the honest limit of what passes two processes, with neither multiplexing nor encryption.
 
-use super::{About, Missing, Peer, Place};
+use super::peer::{About, Missing, Peer, Place};
 use crate::load::dial::Dialect;
 use crate::relay;
 use anyhow::Result;

@@ -1,6 +1,6 @@
 //! Dante: one hop, no encryption; SOCKS5 as the distribution has it.
 
-use super::{About, Missing, Peer, Place, lacks, program, text};
+use super::peer::{About, Missing, Peer, Place, lacks, program, text};
 use crate::load::dial::Dialect;
 use anyhow::Result;
 use std::process::Command;

@@ -1,6 +1,6 @@
 //! Two Envoys, HTTP/2 CONNECT over TLS between them, as its documentation's "tunneling TCP over HTTP" shows.
 
-use super::{About, Missing, Peer, Place, lacks, make_certificate, text};
+use super::peer::{About, Missing, Peer, Place, lacks, make_certificate, text};
 use crate::load::dial::Dialect;
 use anyhow::Result;
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
 //! laneway: one gateway, one client, one link between them, as a user would run them.
 
-use super::{About, Missing, Peer, Place, run, text};
+use super::peer::{About, Missing, Peer, Place, run, text};
 use crate::load::dial::Dialect;
 use crate::process::Process;
 use anyhow::{Context, Result, ensure};

@@ -1,6 +1,6 @@
 //! Two nghttpx, HTTP/2 over TLS between them. It does not dial itself but asks an HTTP proxy to; the server plays that.
 
-use super::{About, Missing, Peer, Place, lacks, make_certificate, text};
+use super::peer::{About, Missing, Peer, Place, lacks, make_certificate, text};
 use crate::load::dial::Dialect;
 use anyhow::Result;
 use std::process::Command;

@@ -1,6 +1,6 @@
 //! shadowsocks-rust: encrypted, one TCP connection between the two sides for each of the app's.
 
-use super::{About, Missing, Peer, Place, text};
+use super::peer::{About, Missing, Peer, Place, text};
 use crate::load::dial::Dialect;
 use anyhow::Result;
 use std::path::PathBuf;

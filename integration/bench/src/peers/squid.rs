@@ -1,6 +1,6 @@
 //! Squid: one hop, no encryption; what a proxy server in the middle costs.
 
-use super::{About, Missing, Peer, Place, lacks, program, text};
+use super::peer::{About, Missing, Peer, Place, lacks, program, text};
 use crate::load::dial::Dialect;
 use anyhow::Result;
 use std::process::Command;

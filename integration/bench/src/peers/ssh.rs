@@ -1,6 +1,6 @@
 //! OpenSSH's dynamic forwarding: SOCKS5 at the client, every connection a channel of one encrypted connection.
 
-use super::{About, Missing, Peer, Place, lacks, program, run, text};
+use super::peer::{About, Missing, Peer, Place, lacks, program, run, text};
 use crate::load::dial::Dialect;
 use anyhow::Result;
 use std::process::Command;

@@ -1,6 +1,6 @@
 //! V2Ray: VMess with AES-128-GCM, and its own multiplexing.
 
-use super::{About, Missing, Peer, Place, lacks, text};
+use super::peer::{About, Missing, Peer, Place, lacks, text};
 use crate::load::dial::Dialect;
 use anyhow::Result;
 use std::process::Command;
