@@ -19,13 +19,14 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, PORT, Role};
 use crate::gateway::access::Access;
 use crate::gateway::clients::Clients;
-use crate::gateway::courier;
 use crate::gateway::dns::Resolver;
 use crate::gateway::egress::Egress;
-use crate::gateway::guests::Guests;
-use crate::gateway::listener::{Guesses, LinkPort};
 use crate::gateway::probe;
-use crate::gateway::serve::Gateway;
+use crate::gateway::propagation;
+use crate::gateway::served::ServedLinks;
+use crate::gateway::state::Gateway;
+use crate::gateway::upstream::Upstream;
+use crate::gateway::{enrolment::ProofAttempts, listener::LinkPort};
 use crate::link::tls::{self, Credentials};
 use crate::live::{Live, Reread};
 use crate::local::endpoint::Endpoint;
@@ -110,7 +111,7 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     let servers = config.servers.clone();
     let egress = Arc::new(Egress::new(access, resolver, config.connect_timeout, servers, dials));
 
-    egress.leave_by(config.upstream.clone(), config.upstream_except.clone());
+    egress.set_upstream(Upstream::new(config.upstream.clone(), config.upstream_except.clone()));
 
     if !inherited {
         let bound = config.proxy.iter().map(|endpoint| bind_proxy(endpoint, config.proxy_mode));
@@ -193,7 +194,7 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
         memory: memory.clone(),
         own: egress.own().clone(),
     };
-    let guests = Guests::default();
+    let served = ServedLinks::default();
     let (servers, probed) = watch::channel(config.servers.clone());
     let view = View {
         group: group.clone(),
@@ -202,7 +203,7 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
         telemetry: telemetry.clone(),
         directory: directory.clone(),
         links: links.clone(),
-        guests: guests.clone(),
+        served: served.clone(),
         announced: announced.clone(),
         is_gateway: routes.is_gateway.clone(),
         servers: probed.clone(),
@@ -269,7 +270,7 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
         egress: egress.clone(),
         activity: activity.clone(),
         clients: Clients::new(config.clients),
-        guests,
+        served,
         telemetry: telemetry.clone(),
         memory,
         id: group.node.id,
@@ -311,7 +312,10 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
             holds_authority || announced.as_ref().is_some_and(is_active)
         };
         let known = known.into_iter().chain(config.gateways.iter().filter_map(Target::address)).collect();
-        parts.spawn(named("courier", courier::run(credentials.clone(), known, missed, Box::new(is_due))));
+        parts.spawn(named(
+            "propagation",
+            propagation::run(credentials.clone(), known, missed, Box::new(is_due)),
+        ));
     }
     parts.spawn(named(
         "static gateways",
@@ -322,7 +326,7 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
         let port = LinkPort {
             gateway: serves.then(|| (gateway.clone(), credentials)),
             authority: authority.map(|authority| (authority, join_tls)),
-            guesses: Guesses::default(),
+            proof_attempts: ProofAttempts::default(),
             workers: workers.handles.clone(),
             tasks: connections.clone(),
             drain: stop.clone(),

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use crate::dns::zone::Zone;
 use crate::gateway::access::Rule;
 use crate::gateway::clients::Limits;
-use crate::gateway::proxy::{Proxy, Written};
+use crate::gateway::upstream::{UnparsedProxy, UpstreamProxy};
 use crate::local::endpoint::{Endpoint, Mode, one_or_more};
 use crate::local::logins::Login;
 use crate::memory::share_of_machine;
@@ -137,7 +137,7 @@ pub struct Typed {
         value_delimiter = ',',
         hide_env_values = true
     )]
-    pub upstream: Vec<Written>,
+    pub upstream: Vec<UnparsedProxy>,
     /// A destination that this gateway reaches without its --upstream; repeatable [default: none]
     #[arg(long, env = "LANEWAY_UPSTREAM_EXCEPT", value_name = "RULE", value_delimiter = ',')]
     pub upstream_except: Vec<Rule>,
@@ -268,7 +268,7 @@ pub struct Config {
     /// What a gateway refuses.
     pub deny: Vec<Rule>,
     /// The proxies that a gateway leaves by.
-    pub upstream: Vec<Proxy>,
+    pub upstream: Vec<UpstreamProxy>,
     /// What it leaves for directly all the same.
     pub upstream_except: Vec<Rule>,
     /// How many gateways are active at a time.
@@ -354,7 +354,7 @@ impl Config {
     /// A usage problem.
     pub fn of(typed: Typed) -> Result<Self, Problem> {
         name_server(&typed)?;
-        let upstream = typed.upstream.iter().map(Written::read).collect::<Result<_, _>>();
+        let upstream = typed.upstream.iter().map(UnparsedProxy::parse).collect::<Result<_, _>>();
         let upstream =
             upstream.map_err(|error| Problem::usage("--upstream is not a proxy").because(error))?;
         if let Some(value) = typed.rotate {

@@ -9,7 +9,8 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::gateway::access::Access;
 use crate::gateway::egress::Egress;
-use crate::gateway::serve::Gateway;
+use crate::gateway::state::Gateway;
+use crate::gateway::upstream::Upstream;
 use crate::local::logins::Logins;
 use crate::peers::candidate;
 use crate::problem::Problem;
@@ -101,7 +102,7 @@ impl Live {
             new.connect_timeout,
             new.servers.clone(),
         );
-        self.egress.leave_by(new.upstream.clone(), new.upstream_except.clone());
+        self.egress.set_upstream(Upstream::new(new.upstream.clone(), new.upstream_except.clone()));
         self.egress.reload_names();
         self.gateway.clients.change(new.clients);
         self.logins.change(&new.logins);

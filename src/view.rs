@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::gateway::guests::Guests;
+use crate::gateway::served::ServedLinks;
 use crate::link::client::Link;
 use crate::local::endpoint::Endpoint;
 use crate::local::links::Links;
@@ -42,7 +42,7 @@ pub struct View {
     /// The links to them.
     pub links: Arc<Links>,
     /// The links of others to this node.
-    pub guests: Guests,
+    pub served: ServedLinks,
     /// What this node says of itself as a candidate.
     pub announced: watch::Receiver<Option<Announcement>>,
     /// Whether its own software goes out directly.
@@ -73,7 +73,7 @@ impl View {
     pub fn snapshot(&self) -> Snapshot {
         let now = Instant::now();
         let links = self.links.standing().borrow().clone();
-        let (clients_in_all, clients) = self.guests.seen(MOST_CLIENTS);
+        let (clients_in_all, clients) = self.served.busiest(MOST_CLIENTS);
         let telemetry = &self.telemetry;
         let words = |values: Vec<(&'static str, u64)>| {
             values.into_iter().map(|(word, count)| Counted::new(word, "", count)).collect()

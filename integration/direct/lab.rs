@@ -11,9 +11,9 @@ use laneway::gateway::access::Access;
 use laneway::gateway::clients::{Clients, Limits};
 use laneway::gateway::dns::Resolver;
 use laneway::gateway::egress::Egress;
-use laneway::gateway::guests::Guests;
-use laneway::gateway::listener::{Guesses, LinkPort};
-use laneway::gateway::serve::Gateway;
+use laneway::gateway::served::ServedLinks;
+use laneway::gateway::state::Gateway;
+use laneway::gateway::{enrolment::ProofAttempts, listener::LinkPort};
 use laneway::link::client::Link;
 use laneway::link::tls::{self, Credentials};
 use laneway::local::handshakes::Handshakes;
@@ -125,7 +125,7 @@ impl Lab {
         let serve = Gateway {
             egress: Arc::new(egress),
             activity: Arc::new(Activity::default()),
-            guests: Guests::default(),
+            served: ServedLinks::default(),
             telemetry: telemetry.clone(),
             clients: Clients::new(limits),
             memory: memory.clone(),
@@ -138,7 +138,7 @@ impl Lab {
         let port = LinkPort {
             gateway: Some((Arc::new(serve), Credentials::new(board.clone()).unwrap())),
             authority: None,
-            guesses: Guesses::default(),
+            proof_attempts: ProofAttempts::default(),
             workers: vec![Handle::current()],
             tasks: tasks.clone(),
             drain: drain.clone(),
@@ -235,7 +235,7 @@ impl Proxy {
             telemetry: telemetry.clone(),
             directory,
             links: links.clone(),
-            guests: Guests::default(),
+            served: ServedLinks::default(),
             announced: watch::channel(None).1,
             is_gateway: routes.is_gateway.clone(),
             servers: watch::channel(vec![]).1,

@@ -8,12 +8,12 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use laneway::gateway::access::Access;
 use laneway::gateway::clients::Clients;
-use laneway::gateway::courier;
 use laneway::gateway::dns::Resolver;
 use laneway::gateway::egress::Egress;
-use laneway::gateway::guests::Guests;
-use laneway::gateway::listener::{Guesses, LinkPort};
-use laneway::gateway::serve::Gateway;
+use laneway::gateway::propagation;
+use laneway::gateway::served::ServedLinks;
+use laneway::gateway::state::Gateway;
+use laneway::gateway::{enrolment::ProofAttempts, listener::LinkPort};
 use laneway::link::client::{DialError, Link, LinkTunnel};
 use laneway::link::news;
 use laneway::link::tls::Credentials;
@@ -112,7 +112,7 @@ impl Node {
         let serve = Gateway {
             egress: Arc::new(egress),
             activity: Arc::new(Activity::default()),
-            guests: Guests::default(),
+            served: ServedLinks::default(),
             telemetry: Arc::default(),
             clients: Clients::new(UNLIMITED),
             memory: Budget::new(u64::MAX),
@@ -125,7 +125,7 @@ impl Node {
         let port = LinkPort {
             gateway: Some((Arc::new(serve), node.credentials.clone())),
             authority: None,
-            guesses: Guesses::default(),
+            proof_attempts: ProofAttempts::default(),
             workers: vec![Handle::current()],
             tasks: node.tasks.clone(),
             drain,
@@ -264,7 +264,7 @@ async fn a_gateway_without_clients_gets_the_news_from_another_gateway() {
     let laptop = office.client().await;
     office.revoke(&[&laptop], &first);
     let (tell, behind) = mpsc::channel(4);
-    let run = courier::run(first.credentials.clone(), vec![], behind, Box::new(|| true));
+    let run = propagation::run(first.credentials.clone(), vec![], behind, Box::new(|| true));
     let running = tokio::spawn(run);
     tell.send((second.id, second.address.unwrap())).await.unwrap();
     second.until_epoch(1).await;
@@ -275,7 +275,8 @@ async fn a_gateway_without_clients_gets_the_news_from_another_gateway() {
     office.revoke(&[&late], &first);
     let (_tell, behind) = mpsc::channel(4);
     let known = vec![first.address.unwrap()];
-    let running = tokio::spawn(courier::run(second.credentials.clone(), known, behind, Box::new(|| false)));
+    let running =
+        tokio::spawn(propagation::run(second.credentials.clone(), known, behind, Box::new(|| false)));
     second.until_epoch(2).await;
     running.abort();
 }

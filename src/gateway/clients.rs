@@ -1,4 +1,4 @@
-//! What one client may take of this gateway. All links of a client count together: its certificate is what counts.
+//! The limits of each client of this gateway. A client is a certificate: all its links count together.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -11,21 +11,21 @@ use crate::failure::{Failure, Kind, Side};
 use crate::pace::{Bucket, Pace};
 use crate::wire::id::NodeId;
 
-/// Clients that hold nothing any more are forgotten once the table has so many entries: until then their pace is
-/// remembered, so that a new link is no new allowance.
-const MANY: usize = 1024;
+/// Number of entries from which idle clients are forgotten. Until then their limits are remembered, so that a new link
+/// does not bring a new allowance.
+const PRUNE_FROM: usize = 1024;
 
-/// How many measurements of its links one client may have under way: they serve nobody but whoever looks.
-const MOST_MEASUREMENTS: u32 = 4;
+/// Maximum measurements in progress for one client. They are diagnostics and carry nothing for an app.
+const MAX_MEASUREMENTS: u32 = 4;
 
-/// How much one client may take.
+/// The limits of one client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Tunnels that are open at a time.
+    /// Maximum open tunnels.
     pub tunnels: u32,
-    /// Tunnels that are opened in a second; as many may come at once.
+    /// Maximum tunnels opened per second, which is also the burst.
     pub opens: u32,
-    /// Bytes a second, both ways together; 0 for as many as it can. They wait, and are not refused.
+    /// Bytes per second, both directions together; 0 for no limit. Excess bytes wait and are not refused.
     pub rate: u64,
 }
 
@@ -41,23 +41,23 @@ pub struct Client {
     tunnels: AtomicU32,
     measurements: AtomicU32,
     opens: Mutex<Bucket>,
-    /// Its pace in bytes.
+    /// Its rate limit in bytes.
     pub pace: Pace,
 }
 
-/// One tunnel of a client, until it is dropped.
+/// One open tunnel of a client; dropping it frees its place.
 pub struct Admitted(Arc<Client>);
 
-/// One measurement of a client, until it is dropped.
+/// One measurement of a client in progress; dropping it frees its place.
 pub struct Measuring(Admitted);
 
 impl Clients {
-    /// No clients yet.
+    /// An empty table.
     pub fn new(limits: Limits) -> Self {
         Self { limits: RwLock::new(limits), known: Mutex::default() }
     }
 
-    /// Changes what every client may take from now on. What is open stays.
+    /// Changes the limits of every client. Open tunnels stay open.
     pub fn change(&self, limits: Limits) {
         *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -68,10 +68,10 @@ impl Clients {
         *self.limits.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The client behind a new link.
+    /// The entry of the client that has just made a link.
     pub fn client(&self, id: NodeId) -> Arc<Client> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MANY {
+        if known.len() >= PRUNE_FROM {
             let now = Instant::now();
             known.retain(|_, client| Arc::strong_count(client) > 1 || !client.is_quiet(now));
         }
@@ -80,7 +80,7 @@ impl Clients {
         client
     }
 
-    /// Lets `client` open one more tunnel.
+    /// Admits one more tunnel of `client`.
     ///
     /// # Errors
     /// [`Kind::LimitReached`].
@@ -92,33 +92,33 @@ impl Clients {
             let (now, second) = (Instant::now(), Duration::from_secs(1));
             let cost = second / limits.opens.max(1);
             if opens.ahead(now) + cost > second {
-                let most = limits.opens;
-                return Err(refused(format!("the gateway opens {most} connections a second for one client")));
+                let max = limits.opens;
+                return Err(refused(format!(
+                    "the gateway opens at most {max} connections per second for one client"
+                )));
             }
             opens.take(cost, now);
         }
         if client.tunnels.fetch_add(1, Relaxed) >= limits.tunnels {
             client.tunnels.fetch_sub(1, Relaxed);
-            let most = limits.tunnels;
-            return Err(refused(format!("the gateway keeps {most} connections open for one client")));
+            let max = limits.tunnels;
+            return Err(refused(format!("the gateway keeps at most {max} connections open for one client")));
         }
         Ok(Admitted(client.clone()))
     }
-}
 
-impl Clients {
-    /// Lets `client` measure a link: that is one of its tunnels, too.
+    /// Admits one more measurement of `client`. It counts as a tunnel, too.
     ///
     /// # Errors
     /// [`Kind::LimitReached`].
     pub fn admit_measurement(&self, client: &Arc<Client>) -> Result<Measuring, Failure> {
         let admitted = self.admit(client)?;
         client.measurements.fetch_add(1, Relaxed);
-        // Its drop takes the count back, whatever comes of it.
+        // From here on its drop takes the count back.
         let measuring = Measuring(admitted);
-        if client.measurements.load(Relaxed) > MOST_MEASUREMENTS {
+        if client.measurements.load(Relaxed) > MAX_MEASUREMENTS {
             let sentence =
-                format!("the gateway takes part in {MOST_MEASUREMENTS} measurements of one client");
+                format!("the gateway serves at most {MAX_MEASUREMENTS} measurements of one client at a time");
             return Err(Failure::new(Kind::LimitReached, Side::Gateway, sentence));
         }
         Ok(measuring)
@@ -150,7 +150,7 @@ mod tests {
     const LIMITS: Limits = Limits { tunnels: 3, opens: 4, rate: 0 };
 
     #[tokio::test(start_paused = true)]
-    async fn all_links_of_a_client_count_together_and_clients_apart() {
+    async fn all_links_of_a_client_count_together_and_other_clients_apart() {
         let clients = Clients::new(LIMITS);
         let (one, again, other) = (NodeId([1; 16]), NodeId([1; 16]), NodeId([2; 16]));
         let links = [clients.client(one), clients.client(again)];
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_measures_few_links_at_a_time() {
+    async fn measurements_of_one_client_are_limited() {
         let clients = Clients::new(Limits { tunnels: 100, opens: 100, rate: 0 });
         let client = clients.client(NodeId([1; 16]));
         let mut measuring: Vec<_> = (0..4).map(|_| clients.admit_measurement(&client).unwrap()).collect();
@@ -183,20 +183,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_new_link_is_no_new_allowance() {
+    async fn a_new_link_brings_no_new_allowance() {
         let clients = Clients::new(LIMITS);
         for _ in 0..4 {
             drop(clients.admit(&clients.client(NodeId([1; 16]))).unwrap());
         }
-        for number in 0..2 * MANY {
+        for number in 0..2 * PRUNE_FROM {
             clients.client(NodeId((number as u128).to_be_bytes()));
         }
         assert!(clients.admit(&clients.client(NodeId([1; 16]))).is_err());
-        assert!(clients.known.lock().unwrap().len() <= MANY + 1, "and the table is bounded");
+        assert!(clients.known.lock().unwrap().len() <= PRUNE_FROM + 1, "and the table is bounded");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn other_limits_are_in_force_at_once() {
+    async fn changed_limits_apply_at_once() {
         let clients = Clients::new(LIMITS);
         let client = clients.client(NodeId([1; 16]));
         clients.change(Limits { tunnels: 0, opens: 100, rate: 7 });

@@ -1,4 +1,4 @@
-//! Names to addresses, at the gateway.
+//! The gateway's resolver: names to addresses, and answers to DNS queries.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,29 +16,29 @@ use crate::dns::servers::NameServers;
 use crate::failure::{Failure, Kind, Side};
 use crate::wire::dns::Query;
 
-/// The deadline of one name, with all retries.
+/// The deadline for resolving one name, with all retries.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// One question to one name server.
+/// The deadline of one query to one name server.
 const ATTEMPT: Duration = Duration::from_secs(3);
-/// Answers kept, and so many bytes of them.
-const CACHE: u16 = 4096;
+/// Maximum answers in the cache, and their size in bytes.
+const CACHE_ENTRIES: u16 = 4096;
 const CACHE_BYTES: usize = 4 << 20;
-/// Where /etc/resolv.conf means name servers to be.
+/// The port of the name servers in /etc/resolv.conf.
 const PORT: u16 = 53;
-/// How long what /etc/hosts says is good, in seconds: it may be another file at any time.
+/// The time to live of answers from /etc/hosts, in seconds: the file may change at any time.
 const HOSTS_TTL: u32 = 5;
 
-/// What the resolver is made from.
+/// The files that configure the resolver.
 const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
-/// Between two looks at whether they have changed: a machine that moves to another network gets other name servers.
-const LOOK: Duration = Duration::from_secs(2);
+/// Interval between two checks of whether they changed: a machine that moves to another network gets other name servers.
+const RELOAD_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What is made from the configuration.
+/// What is built from the machine's configuration.
 #[derive(Clone)]
 struct Parts {
-    /// For addresses to dial.
+    /// Resolves names to addresses to dial.
     resolver: hickory_resolver::Resolver<Runtime>,
-    /// For queries that are answered as they are.
+    /// Answers queries that clients forward.
     servers: NameServers,
     hosts: Arc<Hosts>,
     cache: Arc<Cache>,
@@ -49,30 +49,31 @@ pub struct Resolver(Mutex<Current>);
 
 struct Current {
     parts: Parts,
-    /// Name servers that are this node itself: to ask them would be to ask for ever.
+    /// Addresses at which this node itself answers queries: asking them would loop.
     own: Vec<SocketAddr>,
-    changed: [Option<SystemTime>; 2],
-    looked: Instant,
+    /// The modification times of [`FILES`] when they were read.
+    modified: [Option<SystemTime>; 2],
+    checked: Instant,
 }
 
 impl Resolver {
-    /// A resolver as /etc/resolv.conf and /etc/hosts say. Without a readable configuration it knows
-    /// /etc/hosts only, and says so.
+    /// A resolver as configured by /etc/resolv.conf and /etc/hosts. Without a readable /etc/resolv.conf it uses /etc/hosts
+    /// alone, and logs that.
     ///
     /// # Errors
-    /// A sentence, when no resolver can be made at all.
+    /// A sentence, when no resolver can be built at all.
     pub fn system() -> Result<Self, String> {
-        let (changed, looked) = (FILES.map(changed), Instant::now());
+        let (modified, checked) = (FILES.map(modification_time), Instant::now());
         let (parts, own) = (Parts::system(&[])?, Vec::new());
-        Ok(Self(Mutex::new(Current { parts, own, changed, looked })))
+        Ok(Self(Mutex::new(Current { parts, own, modified, checked })))
     }
 
-    /// Reads the configuration again, changed or not. Where that fails the old one goes on.
+    /// Reads the configuration again, changed or not. If that fails, the old one stays in use.
     pub fn reload(&self) {
         self.lock().reload();
     }
 
-    /// Says that this node answers queries at `address`: it is no name server to ask.
+    /// Excludes `address`, where this node itself answers queries, from the name servers.
     pub fn avoid(&self, address: SocketAddr) {
         if address.port() != PORT {
             return;
@@ -84,9 +85,9 @@ impl Resolver {
 
     fn current(&self) -> Parts {
         let mut current = self.lock();
-        if current.looked.elapsed() >= LOOK {
-            current.looked = Instant::now();
-            if current.changed != FILES.map(changed) {
+        if current.checked.elapsed() >= RELOAD_CHECK_INTERVAL {
+            current.checked = Instant::now();
+            if current.modified != FILES.map(modification_time) {
                 current.reload();
             }
         }
@@ -97,29 +98,29 @@ impl Resolver {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The addresses of `name`, in the resolver's order, at least one.
+    /// The addresses of `name` in the resolver's order; at least one.
     ///
     /// # Errors
-    /// [`Kind::NameNotFound`] when there is none, [`Kind::DnsTimeout`] when that cannot be known now.
+    /// [`Kind::NameNotFound`] when it has no address, [`Kind::DnsTimeout`] when the name servers did not answer.
     pub async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, Failure> {
-        let late = || {
+        let no_answer = || {
             let sentence = format!("the gateway's name servers did not answer for {name}");
             Failure::new(Kind::DnsTimeout, Side::Server, sentence)
         };
-        let none = || {
+        let not_found = || {
             Failure::new(Kind::NameNotFound, Side::Server, format!("the gateway cannot find the name {name}"))
         };
         match timeout(DEADLINE, self.current().resolver.lookup_ip(name)).await {
             Ok(Ok(found)) => {
                 let addresses: Vec<_> = found.iter().collect();
-                if addresses.is_empty() { Err(none()) } else { Ok(addresses) }
+                if addresses.is_empty() { Err(not_found()) } else { Ok(addresses) }
             }
-            Ok(Err(error)) if error.is_no_records_found() || error.is_nx_domain() => Err(none()),
+            Ok(Err(error)) if error.is_no_records_found() || error.is_nx_domain() => Err(not_found()),
             Ok(Err(error)) => {
                 tracing::debug!(name, %error, "name not resolved");
-                Err(late())
+                Err(no_answer())
             }
-            Err(_) => Err(late()),
+            Err(_) => Err(no_answer()),
         }
     }
 
@@ -148,14 +149,14 @@ impl Parts {
         options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         options.timeout = ATTEMPT;
         options.attempts = 2;
-        options.cache_size = CACHE.into();
+        options.cache_size = CACHE_ENTRIES.into();
         let is_own = |ip: IpAddr| own.iter().any(|address| address.ip() == ip);
         let (domain, search, mut servers) = config.into_parts();
         let all = servers.len();
         servers.retain(|server| !is_own(server.ip));
         if servers.is_empty() && all > 0 {
             tracing::warn!(
-                "the only name server of this machine is this node: as a gateway it resolves nothing"
+                "the only name server of this machine is this node itself: as a gateway it resolves no names"
             );
         }
         config = ResolverConfig::from_parts(domain, search, servers.clone());
@@ -165,13 +166,13 @@ impl Parts {
             resolver: builder.build().map_err(|error| error.to_string())?,
             servers: NameServers::new(servers, options)?,
             hosts: Arc::new(Hosts::from_system().unwrap_or_default()),
-            cache: Arc::new(Cache::new(CACHE.into(), CACHE_BYTES)),
+            cache: Arc::new(Cache::new(CACHE_ENTRIES.into(), CACHE_BYTES)),
         })
     }
 }
 
-/// What /etc/hosts says. A name that it has an address for has none of the other family but those it says: to ask for
-/// that elsewhere could tell that the name does not exist.
+/// The answer from /etc/hosts, if the name is in it. A name with addresses of one family there has none of the other: a
+/// name server asked for those could answer that the name does not exist.
 fn from_hosts(hosts: &Hosts, question: &op::Query) -> Option<Message> {
     let of = |kind| hosts.lookup_static_host(&op::Query::query(question.name().clone(), kind));
     let answers = match (of(question.query_type()), question.query_type()) {
@@ -189,18 +190,20 @@ fn from_hosts(hosts: &Hosts, question: &op::Query) -> Option<Message> {
 
 impl Current {
     fn reload(&mut self) {
-        self.changed = FILES.map(changed);
+        self.modified = FILES.map(modification_time);
         match Parts::system(&self.own) {
             Ok(parts) => {
                 self.parts = parts;
                 tracing::info!("resolver configuration read again");
             }
-            Err(error) => tracing::warn!(error, "resolver configuration not read, the old one goes on"),
+            Err(error) => {
+                tracing::warn!(error, "cannot read the resolver configuration, the old one stays in use")
+            }
         }
     }
 }
 
-/// When the file was changed last; none where there is no such file.
-fn changed(file: &str) -> Option<SystemTime> {
+/// When the file was last modified; `None` when there is no such file.
+fn modification_time(file: &str) -> Option<SystemTime> {
     std::fs::metadata(file).and_then(|metadata| metadata.modified()).ok()
 }

@@ -1,15 +1,22 @@
-//! The gateway: takes tunnels off links, judges them, resolves, dials, copies. May not know of local apps.
+//! The gateway: accepts links, checks each requested destination, resolves, dials and copies. Knows nothing of local apps.
+//!
+//! [`listener`] accepts connections and [`serve`] runs one link; both build on [`state`], what all links share. A
+//! destination is reached through [`egress`], directly ([`dial`]) or by a parent proxy ([`upstream`]).
 
 pub mod access;
 pub mod clients;
-pub mod courier;
+mod diagnostics;
+mod dial;
 pub mod dns;
 pub mod egress;
-pub mod guests;
+pub mod enrolment;
+mod handshake_slots;
 pub mod listener;
-mod measured;
-mod names;
 pub mod probe;
-pub mod proxy;
+pub mod propagation;
+mod resolve;
 pub mod serve;
+pub mod served;
+pub mod state;
 mod udp;
+pub mod upstream;

@@ -1,5 +1,5 @@
-//! Does this machine reach the servers? A TCP connection to each, again and again, and what became of the
-//! connections that clients asked for.
+//! Whether this machine reaches the group's servers: from a periodic TCP connection to each, and from the results of the
+//! connections that clients ask for.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,51 +7,52 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep_until, timeout};
 
-use super::egress::{Dial, Egress};
+use super::egress::{DialResult, Egress};
 use crate::peers::discovery::jitter;
 use crate::wire::datagram::Reach;
 use crate::wire::target::Target;
 
-/// Between two probes.
-const INTERVAL: Duration = Duration::from_secs(5);
-/// Between two probes while a result is in doubt or no server is reached: neither way should wait.
-const RETRY: Duration = Duration::from_millis(500);
-/// A server that does not take a connection in this time is not reached.
-const DEADLINE: Duration = Duration::from_secs(2);
-/// So many results in a row change what is believed of a server.
-const RESULTS: u32 = 2;
-/// Of the failed dials of clients one in this time counts: a hundred at once are one event.
-const SAME_EVENT: Duration = Duration::from_millis(300);
+/// Interval between two probes.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+/// Interval between two probes while a result is in doubt or no server is reached, so that both withdrawal and return
+/// are quick.
+const PROBE_INTERVAL_IN_DOUBT: Duration = Duration::from_millis(500);
+/// The deadline of one probe's connection.
+const PROBE_DEADLINE: Duration = Duration::from_secs(2);
+/// Number of equal results in a row that change the verdict on a server.
+const RESULTS_TO_CHANGE: u32 = 2;
+/// Failed dials of clients within this time count as one result: a hundred at once are one event.
+const DIAL_FAILURE_WINDOW: Duration = Duration::from_millis(300);
 
-/// Probes until `reach` has no receiver. One server that is reached is enough. `dials` has the results of what
-/// clients asked for.
+/// Probes until `reach` has no receiver. It is [`Reach::Reachable`] when at least one server is. `dials` carries the
+/// results of the connections that clients asked for.
 pub async fn run(
     egress: Arc<Egress>,
     mut servers: watch::Receiver<Vec<Target>>,
-    mut dials: mpsc::Receiver<Dial>,
+    mut dials: mpsc::Receiver<DialResult>,
     reach: watch::Sender<Reach>,
 ) {
     let mut probed = servers.borrow_and_update().clone();
-    let mut believed = vec![Belief::default(); probed.len()];
+    let mut verdicts = vec![ServerVerdict::default(); probed.len()];
     while !reach.is_closed() {
         let probes = probed.iter().map(|server| probe(&egress, server));
         let results = futures_util::future::join_all(probes).await;
-        for (belief, reached) in believed.iter_mut().zip(results) {
-            belief.note(reached);
+        for (verdict, reached) in verdicts.iter_mut().zip(results) {
+            verdict.note(reached);
         }
-        let mut again = Instant::now() + tell(&believed, &reach).mul_f64(jitter());
+        let mut next_probe = Instant::now() + publish(&verdicts, &reach).mul_f64(jitter());
         loop {
             tokio::select! {
-                () = sleep_until(again.into()) => break,
+                () = sleep_until(next_probe.into()) => break,
                 Ok(()) = servers.changed() => {
                     probed = servers.borrow_and_update().clone();
-                    believed = vec![Belief::default(); probed.len()];
+                    verdicts = vec![ServerVerdict::default(); probed.len()];
                     break;
                 }
                 Some(dial) = dials.recv() => {
-                    let Some(belief) = believed.get_mut(dial.server) else { continue };
-                    belief.note_dial(dial.reached, Instant::now());
-                    again = again.min(Instant::now() + tell(&believed, &reach));
+                    let Some(verdict) = verdicts.get_mut(dial.server) else { continue };
+                    verdict.note_dial(dial.reached, Instant::now());
+                    next_probe = next_probe.min(Instant::now() + publish(&verdicts, &reach));
                 }
             }
         }
@@ -59,7 +60,7 @@ pub async fn run(
 }
 
 async fn probe(egress: &Egress, server: &Target) -> bool {
-    match timeout(DEADLINE, egress.dial(server)).await {
+    match timeout(PROBE_DEADLINE, egress.dial(server)).await {
         Ok(Ok(_)) => true,
         Ok(Err(failure)) => {
             tracing::debug!(%server, reason = %failure, "server probe failed");
@@ -72,23 +73,24 @@ async fn probe(egress: &Egress, server: &Target) -> bool {
     }
 }
 
-/// Tells what is believed, if it is news; gives the time until the next probe.
-fn tell(believed: &[Belief], reach: &watch::Sender<Reach>) -> Duration {
-    let verdict = verdict(believed);
+/// Publishes the overall verdict if it has changed. Returns the time until the next probe.
+fn publish(verdicts: &[ServerVerdict], reach: &watch::Sender<Reach>) -> Duration {
+    let overall = overall(verdicts);
     reach.send_if_modified(|now| {
-        let changed = *now != verdict;
+        let changed = *now != overall;
         if changed {
-            tracing::info!(reach = verdict.word(), "servers");
+            tracing::info!(reach = overall.word(), "servers");
         }
-        *now = verdict;
+        *now = overall;
         changed
     });
-    let in_doubt = believed.iter().any(|belief| belief.against > 0);
-    if in_doubt || verdict != Reach::Reachable { RETRY } else { INTERVAL }
+    let in_doubt = verdicts.iter().any(|verdict| verdict.contradictions > 0);
+    if in_doubt || overall != Reach::Reachable { PROBE_INTERVAL_IN_DOUBT } else { PROBE_INTERVAL }
 }
 
-fn verdict(believed: &[Belief]) -> Reach {
-    let any = |reach| believed.iter().any(|belief| belief.reach == reach);
+/// Reachable when one server is; unreachable only when all are known to be.
+fn overall(verdicts: &[ServerVerdict]) -> Reach {
+    let any = |reach| verdicts.iter().any(|verdict| verdict.reach == reach);
     match () {
         () if any(Reach::Reachable) => Reach::Reachable,
         () if any(Reach::Unknown) => Reach::Unknown,
@@ -96,36 +98,39 @@ fn verdict(believed: &[Belief]) -> Reach {
     }
 }
 
-/// What is believed of one server.
+/// The verdict on one server.
 #[derive(Clone, Copy, Debug)]
-struct Belief {
+struct ServerVerdict {
     reach: Reach,
-    /// Results in a row that say otherwise.
-    against: u32,
+    /// Results in a row that contradict `reach`.
+    contradictions: u32,
+    /// When a failed dial last counted.
     failed_dial: Option<Instant>,
 }
 
-impl Default for Belief {
+impl Default for ServerVerdict {
     fn default() -> Self {
-        Self { reach: Reach::Unknown, against: 0, failed_dial: None }
+        Self { reach: Reach::Unknown, contradictions: 0, failed_dial: None }
     }
 }
 
-impl Belief {
+impl ServerVerdict {
+    /// Notes one result.
     fn note(&mut self, reached: bool) {
-        let says = if reached { Reach::Reachable } else { Reach::Unreachable };
-        self.against = if says == self.reach { 0 } else { self.against + 1 };
-        // Nothing is lost by believing the first success.
-        if self.against >= RESULTS || (reached && self.reach == Reach::Unknown) {
-            (self.reach, self.against) = (says, 0);
+        let observed = if reached { Reach::Reachable } else { Reach::Unreachable };
+        self.contradictions = if observed == self.reach { 0 } else { self.contradictions + 1 };
+        // The first success decides alone: waiting for a second one gains nothing.
+        if self.contradictions >= RESULTS_TO_CHANGE || (reached && self.reach == Reach::Unknown) {
+            (self.reach, self.contradictions) = (observed, 0);
         }
     }
 
+    /// Notes the result of a client's connection. Failures within [`DIAL_FAILURE_WINDOW`] count once.
     fn note_dial(&mut self, reached: bool, now: Instant) {
         if reached {
             return self.note(true);
         }
-        if self.failed_dial.is_none_or(|last| now >= last + SAME_EVENT) {
+        if self.failed_dial.is_none_or(|last| now >= last + DIAL_FAILURE_WINDOW) {
             self.failed_dial = Some(now);
             self.note(false);
         }
@@ -137,42 +142,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_result_changes_nothing_but_the_first_success() {
-        let mut belief = Belief::default();
-        belief.note(false);
-        assert_eq!(belief.reach, Reach::Unknown);
-        belief.note(true);
-        assert_eq!(belief.reach, Reach::Reachable);
+    fn a_single_result_changes_nothing_except_the_first_success() {
+        let mut verdict = ServerVerdict::default();
+        verdict.note(false);
+        assert_eq!(verdict.reach, Reach::Unknown);
+        verdict.note(true);
+        assert_eq!(verdict.reach, Reach::Reachable);
         for reached in [false, true, false, true, false] {
-            belief.note(reached);
-            assert_eq!(belief.reach, Reach::Reachable);
+            verdict.note(reached);
+            assert_eq!(verdict.reach, Reach::Reachable);
         }
-        belief.note(false);
-        assert_eq!(belief.reach, Reach::Unreachable);
-        belief.note(true);
-        assert_eq!(belief.reach, Reach::Unreachable);
-        belief.note(true);
-        assert_eq!(belief.reach, Reach::Reachable);
+        verdict.note(false);
+        assert_eq!(verdict.reach, Reach::Unreachable);
+        verdict.note(true);
+        assert_eq!(verdict.reach, Reach::Unreachable);
+        verdict.note(true);
+        assert_eq!(verdict.reach, Reach::Reachable);
     }
 
     #[test]
-    fn a_hundred_dials_that_fail_at_once_are_one_result() {
-        let (mut belief, now) = (Belief::default(), Instant::now());
-        belief.note(true);
+    fn a_hundred_dials_failing_at_once_are_one_result() {
+        let (mut verdict, now) = (ServerVerdict::default(), Instant::now());
+        verdict.note(true);
         for _ in 0..100 {
-            belief.note_dial(false, now);
+            verdict.note_dial(false, now);
         }
-        assert_eq!(belief.reach, Reach::Reachable);
-        belief.note_dial(false, now + SAME_EVENT);
-        assert_eq!(belief.reach, Reach::Unreachable);
+        assert_eq!(verdict.reach, Reach::Reachable);
+        verdict.note_dial(false, now + DIAL_FAILURE_WINDOW);
+        assert_eq!(verdict.reach, Reach::Unreachable);
     }
 
     #[test]
-    fn one_server_that_is_reached_is_enough() {
-        let belief = |reach| Belief { reach, ..Belief::default() };
-        let [up, down, unknown] = [Reach::Reachable, Reach::Unreachable, Reach::Unknown].map(belief);
-        assert_eq!(verdict(&[down, up, unknown]), Reach::Reachable);
-        assert_eq!(verdict(&[down, unknown]), Reach::Unknown);
-        assert_eq!(verdict(&[down, down]), Reach::Unreachable);
+    fn one_reachable_server_is_enough() {
+        let verdict = |reach| ServerVerdict { reach, ..ServerVerdict::default() };
+        let [up, down, unknown] = [Reach::Reachable, Reach::Unreachable, Reach::Unknown].map(verdict);
+        assert_eq!(overall(&[down, up, unknown]), Reach::Reachable);
+        assert_eq!(overall(&[down, unknown]), Reach::Unknown);
+        assert_eq!(overall(&[down, down]), Reach::Unreachable);
     }
 }

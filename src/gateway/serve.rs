@@ -1,59 +1,42 @@
-//! One link, seen from the gateway: each tunnel is dialled and relayed as a task of its own.
+//! One link at the gateway: each of its requests runs as a task of its own.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use tokio::task::{JoinError, JoinSet};
 
-use super::clients::{Admitted, Client, Clients};
-use super::egress::Egress;
-use super::guests::Guests;
+use super::clients::{Admitted, Client};
+use super::state::Gateway;
 use crate::copy::Moved;
 use crate::failure::{Failure, Kind, Side, printable};
 use crate::link::handshake::Proved;
 use crate::link::news;
 use crate::link::relay::{Progress, outcome, relay};
 use crate::link::server::{Asked, Incoming, ServerLink};
-use crate::memory::Budget;
 use crate::net;
-use crate::peers::candidate::{Activity, Announcement};
-use crate::telemetry::Telemetry;
+use crate::peers::candidate::Activity;
 use crate::telemetry::journal::Happening;
 use crate::telemetry::record::Record;
-use crate::trust::board::Board;
 use crate::wire::id::NodeId;
 
-/// What all links of this gateway share.
-pub struct Gateway {
-    /// The way out.
-    pub egress: Arc<Egress>,
-    /// Counts what is open.
-    pub activity: Arc<Activity>,
-    /// What each client has of this gateway.
-    pub clients: Clients,
-    /// Whose links it serves.
-    pub guests: Guests,
-    /// Where its connections are counted.
-    pub telemetry: Arc<Telemetry>,
-    /// What all tunnels may hold.
-    pub memory: Arc<Budget>,
-    /// This node.
-    pub id: NodeId,
-    /// The name of this node in Proxy-Status.
-    pub name: String,
-    /// When it is cancelled, links take no more tunnels and end with their last one.
-    pub drain: CancellationToken,
-    /// What is known of the group: whom to serve no longer.
-    pub board: Arc<Board>,
-    /// What this node tells the LAN of itself as a candidate.
-    pub announced: watch::Receiver<Option<Announcement>>,
-}
+/// Maximum exchanges of group updates that one link may begin. A client needs one.
+const MAX_UPDATE_EXCHANGES: usize = 4;
 
-/// How often one link may begin to exchange news: a client does it once.
-const EXCHANGES: usize = 4;
+/// One link and the tasks of its requests.
+struct Session {
+    gateway: Arc<Gateway>,
+    member: NodeId,
+    /// The member's id as logs and records show it.
+    shown: String,
+    client: Arc<Client>,
+    /// Tunnels and name queries. They outlive the link until each has been recorded.
+    tunnels: JoinSet<()>,
+    /// Exchanges of group updates and measurements. They end with the link, or when the node drains.
+    exchanges: JoinSet<()>,
+    update_exchanges_begun: usize,
+    draining: bool,
+}
 
 impl Gateway {
     /// Serves one link until it ends.
@@ -62,90 +45,100 @@ impl Gateway {
             Ok(link) => link,
             Err(error) => return tracing::debug!(%address, %error, "no link"),
         };
-        let id = link.client.id;
-        let (client, held) = (id.short(), self.clients.client(id));
+        let mut session = Session::new(self.clone(), link.client.id);
+        let client = session.shown.clone();
         tracing::info!(client, name = &*link.client.name, %address, "link accepted");
         self.telemetry.note(
             Happening::LinkUp,
             &link.client.name,
             format!("a client linked to this node from {address}"),
         );
-        let guest = self.guests.enter(link.client.clone(), address, link.pulse().clone());
-        let mut tunnels = JoinSet::new();
-        let mut exchanges = JoinSet::new();
-        let mut begun = 0;
-        let mut draining = false;
-        let mut revoked = std::pin::pin!(self.board.until_revoked(id));
+        let served = self.served.enter(link.client.clone(), address, link.pulse().clone());
+        let mut revoked = std::pin::pin!(self.board.until_revoked(session.member));
         let reason = loop {
             tokio::select! {
                 next = link.next() => match next {
-                    Some(Ok(incoming)) => match incoming.asked {
-                        Ok(Asked::News) if begun < EXCHANGES && !draining => {
-                            begun += 1;
-                            if let Ok(tunnel) = incoming.accept() {
-                                exchanges.spawn(news::serve(tunnel, self.board.clone(), id));
-                            }
-                        }
-                        Ok(Asked::About) => self.about(incoming, &held),
-                        Ok(Asked::Speed(direction)) if !draining => {
-                            let admitted = self.clients.admit_measurement(&held);
-                            exchanges.spawn(self.clone().speed(incoming, direction, held.clone(), admitted));
-                        }
-                        Ok(Asked::Name) => {
-                            let admitted = self.admit(id, &held);
-                            tunnels.spawn(self.clone().name(Box::new(incoming), admitted));
-                        }
-                        _ => {
-                            let admitted = self.admit(id, &held);
-                            let incoming = Box::new(incoming);
-                            tunnels.spawn(self.clone().tunnel(incoming, client.clone(), held.clone(), admitted));
-                        }
-                    },
+                    Some(Ok(incoming)) => session.dispatch(incoming),
                     Some(Err(reason)) => break printable(&reason),
                     None => break "closed".to_owned(),
                 },
-                Some(ended) = tunnels.join_next() => if let Err(error) = ended {
-                    tracing::error!(%error, "a tunnel's task failed");
-                },
-                Some(ended) = exchanges.join_next() => if let Err(error) = ended
-                    && error.is_panic()
-                {
-                    tracing::error!(%error, "an exchange with a client failed");
-                },
+                Some(ended) = session.tunnels.join_next() => log_failed_task("a tunnel", ended),
+                Some(ended) = session.exchanges.join_next() => log_failed_task("an exchange with a client", ended),
                 () = &mut revoked => {
-                    tracing::warn!(client, %address, "a link is cut: the client was removed from the group");
+                    tracing::warn!(client, %address, "link closed: the client was removed from the group");
                     break "the client was removed from the group".to_owned();
                 }
-                () = self.drain.cancelled(), if !draining => {
-                    draining = true;
-                    // They last as long as the link does.
-                    exchanges.abort_all();
+                () = self.drain.cancelled(), if !session.draining => {
+                    session.draining = true;
+                    // Left alone they would keep the link open.
+                    session.exchanges.abort_all();
                     link.drain();
                 }
             }
         };
-        // The tunnels of a link that has ended find out by themselves; they are waited for, so that each
-        // is recorded.
-        drop((link, exchanges, guest));
+        let Session { mut tunnels, exchanges, .. } = session;
+        // The end of the link ends its tunnels. They are awaited, so that each one is recorded.
+        drop((link, exchanges, served));
         while tunnels.join_next().await.is_some() {}
         self.telemetry.note(Happening::LinkLost, &client, format!("the link of a client ended: {reason}"));
         tracing::info!(client, %address, reason, "link ended");
     }
+}
 
-    /// A gateway never carries a tunnel on over a link of its own, so a path is no longer than client, gateway and
-    /// server; the one way in which it could close is a node that is its own client.
-    fn admit(&self, member: NodeId, client: &Arc<Client>) -> Result<Admitted, Failure> {
-        if member == self.id {
-            let sentence = "the connection came back to the gateway that sent it";
-            return Err(Failure::new(Kind::Loop, Side::Gateway, sentence));
+/// Logs a task that panicked; tasks that were aborted are no failures.
+fn log_failed_task(task: &str, ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(task, %error, "a task of a link failed");
+    }
+}
+
+impl Session {
+    fn new(gateway: Arc<Gateway>, member: NodeId) -> Self {
+        let client = gateway.clients.client(member);
+        Self {
+            gateway,
+            member,
+            shown: member.short(),
+            client,
+            tunnels: JoinSet::new(),
+            exchanges: JoinSet::new(),
+            update_exchanges_begun: 0,
+            draining: false,
         }
-        if self.memory.is_short() {
-            let sentence = "the gateway has no memory left for another connection";
-            return Err(Failure::new(Kind::LimitReached, Side::Gateway, sentence));
-        }
-        self.clients.admit(client)
     }
 
+    /// Starts the task of one request.
+    fn dispatch(&mut self, incoming: Incoming) {
+        let gateway = self.gateway.clone();
+        match incoming.asked {
+            Ok(Asked::News) if self.update_exchanges_begun < MAX_UPDATE_EXCHANGES && !self.draining => {
+                self.update_exchanges_begun += 1;
+                if let Ok(tunnel) = incoming.accept() {
+                    self.exchanges.spawn(news::serve(tunnel, gateway.board.clone(), self.member));
+                }
+            }
+            Ok(Asked::About) => gateway.about(incoming, &self.client),
+            Ok(Asked::Speed(direction)) if !self.draining => {
+                let admitted = gateway.clients.admit_measurement(&self.client);
+                self.exchanges.spawn(gateway.speed(incoming, direction, self.client.clone(), admitted));
+            }
+            Ok(Asked::Name) => {
+                let admitted = gateway.admit(self.member, &self.client);
+                self.tunnels.spawn(gateway.resolve(Box::new(incoming), admitted));
+            }
+            _ => {
+                let admitted = gateway.admit(self.member, &self.client);
+                let (name, client) = (self.shown.clone(), self.client.clone());
+                self.tunnels.spawn(gateway.tunnel(Box::new(incoming), name, client, admitted));
+            }
+        }
+    }
+}
+
+impl Gateway {
+    /// Connects one tunnel, or UDP stream, to its destination and relays until either end closes.
     async fn tunnel(
         self: Arc<Self>,
         mut incoming: Box<Incoming>,
@@ -157,7 +150,11 @@ impl Gateway {
         let target = match incoming.asked.clone() {
             Ok(Asked::Tunnel(target) | Asked::Udp(target)) => target,
             Ok(Asked::News | Asked::Name | Asked::About | Asked::Speed(_)) => {
-                let failure = Failure::new(Kind::LimitReached, Side::Gateway, "asked too often, or too late");
+                let failure = Failure::new(
+                    Kind::LimitReached,
+                    Side::Gateway,
+                    "too many such requests on this link, or the gateway is draining",
+                );
                 return self.refuse(*incoming, &failure, &mut record);
             }
             Err(failure) => return self.refuse(*incoming, &failure, &mut record),
@@ -167,13 +164,13 @@ impl Gateway {
             Ok(admitted) => admitted,
             Err(failure) => return self.refuse(*incoming, &failure, &mut record),
         };
-        let _open = self.activity.open_tunnel();
+        let _open = OpenTunnel::count(&self.activity);
         incoming.charge_to(self.memory.account());
         if let Ok(Asked::Udp(_)) = incoming.asked {
             return Box::pin(self.datagrams(*incoming, &target, &client, &mut record)).await;
         }
         let connected = tokio::select! {
-            // Boxed, so that the tunnel does not hold its room.
+            // Boxed: otherwise the future of an idle tunnel keeps the room of the dial.
             connected = Box::pin(self.egress.connect(&target)) => connected,
             () = incoming.abandoned() => return record.ended("the client gave up"),
         };
@@ -190,27 +187,22 @@ impl Gateway {
         if result.is_err() {
             net::reset(socket);
         }
-        // Seen from the app, as all records are: what came off the link went to the server.
+        // Records count from the app's side: bytes received from the link were sent to the server.
         let moved = progress.moved();
         record.moved(Moved { sent: moved.received, received: moved.sent });
         record.ended(outcome(&result));
     }
-
-    pub(super) fn refuse(&self, incoming: Incoming, failure: &Failure, record: &mut Record) {
-        record.failed(failure);
-        incoming.refuse(failure, &self.name);
-    }
 }
 
-impl Activity {
-    /// Counts one tunnel as open until the guard is dropped.
-    fn open_tunnel(self: &Arc<Self>) -> OpenTunnel {
-        self.tunnels.fetch_add(1, Ordering::Relaxed);
-        OpenTunnel(self.clone())
-    }
-}
-
+/// One open tunnel in [`Activity`], until it is dropped.
 struct OpenTunnel(Arc<Activity>);
+
+impl OpenTunnel {
+    fn count(activity: &Arc<Activity>) -> Self {
+        activity.tunnels.fetch_add(1, Ordering::Relaxed);
+        Self(activity.clone())
+    }
+}
 
 impl Drop for OpenTunnel {
     fn drop(&mut self) {

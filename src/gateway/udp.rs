@@ -1,4 +1,4 @@
-//! A UDP destination, seen from the gateway: one connected socket for each stream.
+//! UDP at the gateway: one connected socket for each CONNECT-UDP stream (RFC 9298).
 
 use std::io;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use tokio::net::UdpSocket;
 use tokio::time::Instant;
 
 use super::clients::Client;
-use super::serve::Gateway;
+use super::state::Gateway;
 use crate::failure::printable;
 use crate::link::datagrams::{Broken, Datagrams, Usage, idle_limit, is_unreachable, readable, receive};
 use crate::link::server::Incoming;
@@ -18,19 +18,19 @@ use crate::telemetry::record::Record;
 use crate::telemetry::refusal::Refusal;
 use crate::wire::target::Target;
 
-/// Why there are no more datagrams.
+/// Why a UDP stream ended.
 enum End {
-    /// The client has ended the stream.
+    /// The client ended the stream.
     Client,
-    /// Nothing has passed for too long.
+    /// No datagram passed within the idle limit.
     Idle,
-    /// The tunnel or its link.
+    /// The stream or its link broke.
     Broken(Broken),
-    /// The server cannot be reached (RFC 9298 §3.1): that ends the stream, and the client may ask anew.
+    /// An ICMP error: the server cannot be reached. It ends the stream (RFC 9298 §3.1); the client may open another.
     Server(io::Error),
 }
 
-/// What both directions share.
+/// What the two directions of one stream share.
 struct Relay<'a> {
     socket: &'a UdpSocket,
     traffic: &'a Usage,
@@ -39,7 +39,7 @@ struct Relay<'a> {
 }
 
 impl Gateway {
-    /// Carries datagrams between a client and `target`, until either is gone or both are silent.
+    /// Relays datagrams between a client and `target` until either end is gone or both are idle.
     pub(super) async fn datagrams(
         &self,
         mut incoming: Incoming,
@@ -68,7 +68,7 @@ impl Gateway {
             () = traffic.idle(idle_limit(target)) => End::Idle,
         };
         if let End::Client | End::Idle = end {
-            // Fails only on a stream that has ended anyway. Any other end is a reset.
+            // Fails only on a stream that has already ended. Every other end resets the stream.
             let _ = outbox.finish();
         }
         record.moved(traffic.moved());
@@ -86,17 +86,17 @@ impl Gateway {
 }
 
 impl Relay<'_> {
-    /// While the stream has no room the socket is not read, and the system drops what comes last.
+    /// Server to client. While the stream has no room the socket is not read, and the kernel drops the newest datagrams.
     async fn to_client(&self, outbox: &mut Outbox) -> End {
         let mut limit = Limit::default();
         loop {
             match readable(self.socket).await {
                 Err(error) if is_unreachable(&error) => return End::Server(error),
-                Err(error) => tracing::debug!(%error, "an error of one datagram"),
+                Err(error) => tracing::debug!(%error, "error of one datagram"),
                 Ok(()) => {}
             }
             let (batch, error) = receive(self.socket);
-            if batch.count > 0 && !limit.lets(self.pace, batch.payload) {
+            if batch.count > 0 && !limit.admits(self.pace, batch.payload) {
                 self.telemetry.udp_dropped.many("paced", batch.count);
             } else if batch.count > 0 {
                 self.traffic.received(batch.payload);
@@ -111,7 +111,7 @@ impl Relay<'_> {
         }
     }
 
-    /// What the system does not take at once is dropped: nothing waits here.
+    /// Client to server. A datagram that the kernel does not accept at once is dropped: nothing is queued here.
     async fn to_server(&self, mut datagrams: Datagrams) -> End {
         let mut limit = Limit::default();
         loop {
@@ -120,14 +120,14 @@ impl Relay<'_> {
                 Ok(None) => return End::Client,
                 Err(error) => return End::Broken(error),
             };
-            if !limit.lets(self.pace, payload.len()) {
+            if !limit.admits(self.pace, payload.len()) {
                 self.telemetry.udp_dropped.one("paced");
                 continue;
             }
             match self.socket.try_send(&payload) {
                 Ok(_) => self.traffic.sent(payload.len()),
                 Err(error) if is_unreachable(&error) => return End::Server(error),
-                // No room in the socket, or larger than the way allows.
+                // The socket's buffer is full, or the datagram exceeds the path's MTU.
                 Err(error) => {
                     self.telemetry.udp_dropped.one("unsent");
                     tracing::debug!(%error, length = payload.len(), "datagram dropped");
@@ -138,13 +138,13 @@ impl Relay<'_> {
     }
 }
 
-/// Keeps one direction to the client's pace by dropping what is too much: datagrams that wait are of less use than
-/// datagrams that are lost.
+/// Enforces the client's rate limit in one direction by dropping: a lost datagram is worth more to an app than a late
+/// one.
 #[derive(Default)]
 struct Limit(Option<Instant>);
 
 impl Limit {
-    fn lets(&mut self, pace: &Pace, bytes: usize) -> bool {
+    fn admits(&mut self, pace: &Pace, bytes: usize) -> bool {
         if self.0.is_some_and(|due| Instant::now() < due) {
             return false;
         }

@@ -1,5 +1,5 @@
-//! Takes the group's news to gateways that missed them. Clients exchange news over their links; gateways have no links
-//! among each other, so the active one, and the one that holds the authority, dial those that are behind.
+//! Propagates group updates to gateways that lag behind. Clients exchange updates over their links. Gateways have no
+//! links among each other, so the active gateway, and the node that holds the authority's key, dial the ones behind.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -16,24 +16,24 @@ use crate::link::tls::Credentials;
 use crate::net::Segments;
 use crate::wire::id::NodeId;
 
-/// How many deliveries are under way at a time.
-const MOST_ERRANDS: usize = 4;
-/// After one, a gateway is let alone for so long; twice as long after each failure in a row.
-const PAUSE: Duration = Duration::from_secs(5);
-/// The longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-/// How many gateways are remembered.
-const MOST_GATEWAYS: usize = 256;
+/// Maximum deliveries in progress.
+const MAX_DELIVERIES: usize = 4;
+/// Minimum time between two deliveries to one gateway. It doubles with each failure in a row.
+const MIN_PAUSE: Duration = Duration::from_secs(5);
+/// Maximum time between two deliveries to one gateway.
+const MAX_PAUSE: Duration = Duration::from_secs(300);
+/// Maximum gateways whose pauses are remembered.
+const MAX_GATEWAYS: usize = 256;
 
-/// Whether this node is the one to go now.
+/// Whether this node is the one that delivers now.
 pub type IsDue = dyn Fn() -> bool + Send + Sync;
 
-/// When each gateway is gone to again, and how often in a row it was in vain.
+/// The earliest time of the next delivery to each gateway, with its number of failures in a row.
 #[derive(Default)]
 struct Pauses(HashMap<NodeId, (u32, Instant)>);
 
-/// Delivers to whom `behind` names when `is_due`, and once to each of `known`, whatever they have: this node may be the
-/// one that missed something. Ends never.
+/// Delivers updates to each gateway that `behind` reports, while `is_due` holds. At the start it also exchanges updates
+/// once with each of `known`, because this node may be the one that missed something. Never returns.
 pub async fn run(
     credentials: Arc<Credentials>,
     known: Vec<SocketAddr>,
@@ -41,24 +41,24 @@ pub async fn run(
     is_due: Box<IsDue>,
 ) {
     let mut pauses = Pauses::default();
-    let mut errands = JoinSet::new();
+    let mut deliveries = JoinSet::new();
     let mut known = known.into_iter();
     loop {
-        while errands.len() < MOST_ERRANDS
+        while deliveries.len() < MAX_DELIVERIES
             && let Some(address) = known.next()
         {
-            errands.spawn(errand(None, address, credentials.clone()));
+            deliveries.spawn(deliver(None, address, credentials.clone()));
         }
         tokio::select! {
-            Some((id, address)) = behind.recv(), if errands.len() < MOST_ERRANDS => {
+            Some((id, address)) = behind.recv(), if deliveries.len() < MAX_DELIVERIES => {
                 if is_due() && pauses.begin(id, Instant::now()) {
-                    errands.spawn(errand(Some(id), address, credentials.clone()));
+                    deliveries.spawn(deliver(Some(id), address, credentials.clone()));
                 }
             }
-            Some(ended) = errands.join_next() => match ended {
+            Some(ended) = deliveries.join_next() => match ended {
                 Ok((Some(id), delivered)) => pauses.end(id, delivered, Instant::now()),
                 Ok((None, _)) => {}
-                Err(error) => tracing::error!(%error, "a delivery of news failed"),
+                Err(error) => tracing::error!(%error, "the task of a delivery failed"),
             },
             else => return std::future::pending().await,
         }
@@ -66,29 +66,31 @@ pub async fn run(
 }
 
 impl Pauses {
-    /// Whether to go now; if so, nobody else goes until [`Pauses::end`].
+    /// Whether a delivery to `id` may begin now. If so, no other begins until [`Pauses::end`].
     fn begin(&mut self, id: NodeId, now: Instant) -> bool {
-        if self.0.len() >= MOST_GATEWAYS {
+        if self.0.len() >= MAX_GATEWAYS {
             self.0.retain(|_, (_, until)| *until > now);
         }
         let Some((_, until)) = self.0.get_mut(&id) else {
-            return self.0.len() < MOST_GATEWAYS && self.0.insert(id, (0, now + LONGEST_PAUSE)).is_none();
+            return self.0.len() < MAX_GATEWAYS && self.0.insert(id, (0, now + MAX_PAUSE)).is_none();
         };
-        let goes = *until <= now;
-        if goes {
-            *until = now + LONGEST_PAUSE;
+        let may_begin = *until <= now;
+        if may_begin {
+            *until = now + MAX_PAUSE;
         }
-        goes
+        may_begin
     }
 
+    /// Notes how the delivery to `id` ended.
     fn end(&mut self, id: NodeId, delivered: bool, now: Instant) {
         let (failures, until) = self.0.entry(id).or_insert((0, now));
         *failures = if delivered { 0 } else { failures.saturating_add(1) };
-        *until = now + PAUSE.saturating_mul(1 << (*failures).min(10)).min(LONGEST_PAUSE);
+        *until = now + MIN_PAUSE.saturating_mul(1 << (*failures).min(10)).min(MAX_PAUSE);
     }
 }
 
-async fn errand(
+/// Links to the gateway at `address`, and exchanges updates until both have the same. Returns whether it succeeded.
+async fn deliver(
     id: Option<NodeId>,
     address: SocketAddr,
     credentials: Arc<Credentials>,
@@ -97,21 +99,21 @@ async fn errand(
     let delivered = async {
         let config = credentials.client()?;
         let board = credentials.board.clone();
-        // It is little that is said, and small segments pass everywhere.
+        // An exchange is short, and small segments pass on every path.
         let link = Link::dial_with(address, id, Segments::Small, config, board.clone(), &tasks).await?;
         let delivered = news::deliver(&link, &board).await;
         link.retire();
         let gateway = link.gateway.id.short();
         drop(link);
         delivered?;
-        tracing::info!(gateway, %address, epoch = board.group().news.epoch(), "the group's news are the same there");
+        tracing::info!(gateway, %address, epoch = board.group().news.epoch(), "gateway has the same group state");
         Ok::<_, anyhow::Error>(())
     };
     let result = delivered.await;
     if let Err(error) = &result {
-        tracing::debug!(%address, reason = format!("{error:#}"), "news not delivered");
+        tracing::debug!(%address, reason = format!("{error:#}"), "group update not delivered");
     }
-    // The link ends by itself, and soon: nothing is open on it.
+    // Nothing is open on the retired link, so its task ends soon.
     tasks.close();
     tasks.wait().await;
     (id, result.is_ok())
@@ -122,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gateway_is_gone_to_once_at_a_time_and_more_rarely_when_it_is_in_vain() {
+    fn one_delivery_at_a_time_to_a_gateway_and_longer_pauses_after_failures() {
         let mut pauses = Pauses::default();
         let (id, mut now) = (NodeId([1; 16]), Instant::now());
         for expected in [10, 20, 40, 80, 160, 300, 300] {
@@ -134,10 +136,10 @@ mod tests {
         }
         assert!(pauses.begin(id, now));
         pauses.end(id, true, now);
-        assert!(pauses.begin(id, now + PAUSE));
-        for number in 0..2 * MOST_GATEWAYS as u128 {
+        assert!(pauses.begin(id, now + MIN_PAUSE));
+        for number in 0..2 * MAX_GATEWAYS as u128 {
             pauses.begin(NodeId(number.to_be_bytes()), now);
         }
-        assert!(pauses.0.len() <= MOST_GATEWAYS);
+        assert!(pauses.0.len() <= MAX_GATEWAYS);
     }
 }

@@ -1,18 +1,18 @@
-//! What a client asks to find out how this gateway does: what it says of itself, and how fast the link is. No
-//! destination is concerned, so nothing of it counts as carried for somebody.
+//! Requests about this gateway itself: its state, and the speed of the link. They concern no destination, so they are
+//! not counted as carried traffic.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::clients::{Client, Measuring};
-use super::serve::Gateway;
+use super::state::Gateway;
 use crate::failure::{Failure, Kind, Side};
 use crate::link::about::{About, MOST_SERVERS};
 use crate::link::server::Incoming;
 use crate::link::speed::{self, Direction};
 
 impl Gateway {
-    /// Says what this gateway is.
+    /// Answers with this gateway's clock, servers and state.
     pub(super) fn about(&self, incoming: Incoming, client: &Arc<Client>) {
         if let Err(failure) = self.clients.admit(client) {
             return incoming.refuse(&failure, &self.name);
@@ -28,7 +28,7 @@ impl Gateway {
         });
     }
 
-    /// Takes part in one measurement of the link, at the client's pace.
+    /// Serves one measurement of the link's speed, within the client's rate limit.
     pub(super) async fn speed(
         self: Arc<Self>,
         mut incoming: Incoming,
@@ -36,13 +36,13 @@ impl Gateway {
         client: Arc<Client>,
         admitted: Result<Measuring, Failure>,
     ) {
-        let short = || {
+        let no_memory = || {
             let sentence = "the gateway has no memory left for a measurement";
             Failure::new(Kind::LimitReached, Side::Gateway, sentence)
         };
         match admitted {
             Err(failure) => incoming.refuse(&failure, &self.name),
-            Ok(_) if self.memory.is_short() => incoming.refuse(&short(), &self.name),
+            Ok(_) if self.memory.is_short() => incoming.refuse(&no_memory(), &self.name),
             Ok(_admitted) => {
                 incoming.charge_to(self.memory.account());
                 speed::take_part(incoming, direction, &client.pace).await;

@@ -5,20 +5,27 @@ use base64::engine::general_purpose::STANDARD;
 use http::Method;
 use tokio::net::TcpStream;
 
-use super::{Login, Refusal, read_exact, write};
+use super::exchange::{UpstreamRefusal, read_exact};
+use super::proxy::Login;
 use crate::failure::Kind;
+use crate::net;
 use crate::wire::http::{MAX_HEAD, ResponseHead, head_end};
 use crate::wire::target::Target;
 
-/// So much is looked at at a time: the head of a usual answer fits.
-const LOOK: usize = 4096;
+/// Bytes peeked at a time. The head of a usual reply fits.
+const PEEK_SIZE: usize = 4096;
 
-pub(super) async fn ask(stream: &TcpStream, target: &Target, login: Option<&Login>) -> Result<(), Refusal> {
-    write(stream, request(target, login).as_bytes()).await?;
+/// Asks the proxy to connect to `target`, and reads its reply.
+pub(super) async fn request(
+    stream: &TcpStream,
+    target: &Target,
+    login: Option<&Login>,
+) -> Result<(), UpstreamRefusal> {
+    net::write_all(stream, head(target, login).as_bytes()).await?;
     loop {
         let head = read_head(stream).await?;
         let head = ResponseHead::parse(&head, &Method::CONNECT);
-        let head = head.map_err(|error| Refusal::Broken(error.to_string()))?;
+        let head = head.map_err(|error| UpstreamRefusal::Broken(error.to_string()))?;
         if head.is_interim() {
             continue;
         }
@@ -26,20 +33,21 @@ pub(super) async fn ask(stream: &TcpStream, target: &Target, login: Option<&Logi
     }
 }
 
-fn request(target: &Target, login: Option<&Login>) -> String {
+/// The head of the CONNECT request.
+fn head(target: &Target, login: Option<&Login>) -> String {
     let authorization = login.map_or_else(String::new, |Login { user, password }| {
         format!("Proxy-Authorization: Basic {}\r\n", STANDARD.encode(format!("{user}:{password}")))
     });
     format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{authorization}\r\n")
 }
 
-/// Reads a head and not a byte more.
-async fn read_head(stream: &TcpStream) -> Result<Vec<u8>, Refusal> {
-    let (mut head, mut buffer) = (Vec::new(), vec![0; LOOK]);
+/// Reads the head of the reply, and nothing beyond it.
+async fn read_head(stream: &TcpStream) -> Result<Vec<u8>, UpstreamRefusal> {
+    let (mut head, mut buffer) = (Vec::new(), vec![0; PEEK_SIZE]);
     loop {
         let seen = stream.peek(&mut buffer).await?;
         if seen == 0 {
-            return Err(Refusal::Broken("the connection ended before the answer".into()));
+            return Err(UpstreamRefusal::Broken("the connection ended before the reply".into()));
         }
         let before = head.len();
         head.extend_from_slice(&buffer[..seen]);
@@ -51,18 +59,18 @@ async fn read_head(stream: &TcpStream) -> Result<Vec<u8>, Refusal> {
             return Ok(head);
         }
         if head.len() >= MAX_HEAD {
-            return Err(Refusal::Broken("its answer has no end".into()));
+            return Err(UpstreamRefusal::Broken("its reply exceeds the size limit".into()));
         }
     }
 }
 
-/// What the answer means. Beyond the status, Squid says more in a field of its own: the error and its `errno`.
-fn judge(head: &ResponseHead) -> Result<(), Refusal> {
-    let said = head.fields.get("x-squid-error").map(String::from_utf8_lossy).unwrap_or_default();
-    let mut words = said.split_ascii_whitespace();
+/// What the reply means. Squid adds a field of its own to the status, with the error and its `errno`.
+fn judge(head: &ResponseHead) -> Result<(), UpstreamRefusal> {
+    let squid = head.fields.get("x-squid-error").map(String::from_utf8_lossy).unwrap_or_default();
+    let mut words = squid.split_ascii_whitespace();
     let kind = match (head.status, words.next(), words.next()) {
         (200..300, ..) => return Ok(()),
-        (407, ..) => return Err(Refusal::Login),
+        (407, ..) => return Err(UpstreamRefusal::Login),
         (_, Some("ERR_DNS_FAIL"), _) => Kind::NameNotFound,
         (_, Some("ERR_CONNECT_FAIL"), Some("111")) => Kind::Refused,
         (_, Some("ERR_CONNECT_FAIL"), Some("110")) => Kind::ConnectTimeout,
@@ -70,7 +78,9 @@ fn judge(head: &ResponseHead) -> Result<(), Refusal> {
         (401 | 403 | 405 | 451, ..) => Kind::NameForbidden,
         (504, ..) => Kind::ConnectTimeout,
         (404 | 500..600, ..) => Kind::HostUnreachable,
-        (status, ..) => return Err(Refusal::Broken(format!("it answered CONNECT with status {status}"))),
+        (status, ..) => {
+            return Err(UpstreamRefusal::Broken(format!("it answered CONNECT with status {status}")));
+        }
     };
-    Err(Refusal::Destination(kind))
+    Err(UpstreamRefusal::Destination(kind))
 }

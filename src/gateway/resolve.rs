@@ -1,18 +1,18 @@
-//! Questions to the gateway's name servers: judged, asked, answered.
+//! DNS queries of clients: checked against the rules, answered by the gateway's resolver.
 
 use std::sync::Arc;
 
 use hickory_resolver::proto::op::ResponseCode;
 
 use super::clients::Admitted;
-use super::serve::Gateway;
+use super::state::Gateway;
 use crate::failure::{Failure, Kind, Side};
 use crate::link::server::Incoming;
 use crate::wire::dns::{self, Decision, LONGEST, Reason, encode, lifetime};
 
 impl Gateway {
-    /// Answers one question that came over a link.
-    pub(super) async fn name(
+    /// Answers one DNS query of a client.
+    pub(super) async fn resolve(
         self: Arc<Self>,
         mut incoming: Box<Incoming>,
         admitted: Result<Admitted, Failure>,
@@ -30,14 +30,14 @@ impl Gateway {
             Decision::Answer(_, _, bytes) => return incoming.answer(bytes, 0),
             Decision::Ignore => return incoming.refuse(&malformed(), &self.name),
         };
-        let asked = async {
+        let answered = async {
             match self.egress.judge_question(&query.subject()) {
                 Ok(()) => self.egress.resolver().answer(&query).await,
                 Err(failure) => dns::failure(ResponseCode::Refused, Reason::Prohibited, &failure.sentence),
             }
         };
         let found = tokio::select! {
-            found = asked => found,
+            found = answered => found,
             () = incoming.abandoned() => return,
         };
         let answer = query.answer(&found);

@@ -1,0 +1,51 @@
+//! Classes of IP addresses that the rules treat apart.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Addresses of the gateway itself (loopback), of its own network segment (link-local), or of no single host. They are
+/// never dialled unless a rule names them.
+pub(super) fn is_special(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => is_special_v4(ip),
+        IpAddr::V6(ip) => {
+            ip.is_loopback()
+                || ip.is_unspecified()
+                || ip.is_multicast()
+                || ip.is_unicast_link_local()
+                || is_local_nat64(ip)
+                || embedded_v4(ip.into()).is_some_and(is_special_v4)
+        }
+    }
+}
+
+/// 64:ff9b:1::/48, for NAT64 within one network (RFC 8215). Each network chooses where the IPv4 address is in it (RFC 6052
+/// §2.2), so nobody else can tell whether it embeds a forbidden one.
+pub(super) fn is_local_nat64(ip: Ipv6Addr) -> bool {
+    ip.segments()[..3] == [0x64, 0xff9b, 1]
+}
+
+/// The IPv4 address embedded in some IPv6 addresses: IPv4-compatible (::/96), NAT64 (64:ff9b::/96, RFC 6052, and the
+/// usual form of 64:ff9b:1::/48) and 6to4 (2002::/16, RFC 3056).
+pub(super) fn embedded_v4(ip: IpAddr) -> Option<Ipv4Addr> {
+    let IpAddr::V6(ip) = ip else { return None };
+    let v4 = |high: u16, low: u16| Some(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)));
+    match ip.segments() {
+        [0, 0, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
+        [0x64, 0xff9b, 1, _, _, _, high, low] => v4(high, low),
+        [0x2002, high, low, ..] => v4(high, low),
+        _ => None,
+    }
+}
+
+fn is_special_v4(ip: Ipv4Addr) -> bool {
+    let [first, ..] = ip.octets();
+    first == 0 || ip.is_loopback() || ip.is_link_local() || first >= 224
+}
+
+/// IPv4-mapped IPv6 addresses as IPv4; all others unchanged.
+pub(super) fn plain(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(ip, IpAddr::V4),
+        IpAddr::V4(_) => ip,
+    }
+}

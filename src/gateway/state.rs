@@ -1,0 +1,66 @@
+//! What all links of one gateway share, and the two answers that each kind of request may need: admission and refusal.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::clients::{Admitted, Client, Clients};
+use super::egress::Egress;
+use super::served::ServedLinks;
+use crate::failure::{Failure, Kind, Side};
+use crate::link::server::Incoming;
+use crate::memory::Budget;
+use crate::peers::candidate::{Activity, Announcement};
+use crate::telemetry::Telemetry;
+use crate::telemetry::record::Record;
+use crate::trust::board::Board;
+use crate::wire::id::NodeId;
+
+/// What all links of this gateway share.
+pub struct Gateway {
+    /// Connects to destinations.
+    pub egress: Arc<Egress>,
+    /// Counts the open tunnels.
+    pub activity: Arc<Activity>,
+    /// The limits of each client, and what it uses of them.
+    pub clients: Clients,
+    /// The links that are open now.
+    pub served: ServedLinks,
+    /// Counts connections and refusals.
+    pub telemetry: Arc<Telemetry>,
+    /// Bounds the memory of all tunnels together.
+    pub memory: Arc<Budget>,
+    /// This node.
+    pub id: NodeId,
+    /// The name of this node in Proxy-Status fields.
+    pub name: String,
+    /// Cancelled when the node drains: links take no more tunnels and end with their last one.
+    pub drain: CancellationToken,
+    /// The group's state. Links of revoked members are closed.
+    pub board: Arc<Board>,
+    /// What this node announces to the LAN as a candidate.
+    pub announced: watch::Receiver<Option<Announcement>>,
+}
+
+impl Gateway {
+    /// Admits one more request of `client`. A gateway never forwards a tunnel over a link of its own, so a path is at
+    /// most client, gateway and server. The only possible loop is a node that is its own client, which is refused here.
+    pub(super) fn admit(&self, member: NodeId, client: &Arc<Client>) -> Result<Admitted, Failure> {
+        if member == self.id {
+            let sentence = "the connection came back to the gateway that sent it";
+            return Err(Failure::new(Kind::Loop, Side::Gateway, sentence));
+        }
+        if self.memory.is_short() {
+            let sentence = "the gateway has no memory left for another connection";
+            return Err(Failure::new(Kind::LimitReached, Side::Gateway, sentence));
+        }
+        self.clients.admit(client)
+    }
+
+    /// Refuses a request, and records why.
+    pub(super) fn refuse(&self, incoming: Incoming, failure: &Failure, record: &mut Record) {
+        record.failed(failure);
+        incoming.refuse(failure, &self.name);
+    }
+}

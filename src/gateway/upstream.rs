@@ -1,0 +1,185 @@
+//! The upstream proxies of a gateway (`--upstream`): the parent proxies that it connects through, by HTTP CONNECT or
+//! SOCKS5.
+//!
+//! Such a proxy resolves names itself, so this gateway cannot check the addresses behind them; [`super::egress`] says
+//! what it checks instead. Nothing is read beyond the proxy's reply: what follows it belongs to the tunnel.
+
+mod connect;
+mod exchange;
+mod proxy;
+mod socks;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::access::Rule;
+use super::dial::{MAX_ADDRESSES, interleave, race};
+use super::dns::Resolver;
+use crate::failure::{Failure, Kind, Side};
+use crate::own::Own;
+use crate::wire::target::{Host, Target};
+use exchange::UpstreamRefusal;
+use proxy::Dialect;
+pub use proxy::{ProxyError, UnparsedProxy, UpstreamProxy};
+
+/// The deadline for the TCP connection to one proxy; after it the next one is tried. Shorter than a probe's deadline,
+/// so that a probe reaches the second proxy.
+const CONNECT_DEADLINE: Duration = Duration::from_millis(1500);
+
+/// The upstream proxies, tried in this order, and the destinations that are reached without them.
+#[derive(Default)]
+pub struct Upstream {
+    proxies: Vec<Parent>,
+    except: Vec<Rule>,
+}
+
+/// One upstream proxy.
+struct Parent {
+    proxy: UpstreamProxy,
+    /// Whether it was logged that the proxy rejects the login; reset when it accepts it.
+    login_failure_logged: AtomicBool,
+}
+
+/// Whether no upstream proxy was reached or accepted the login: then none of the servers can be reached.
+pub(super) fn is_unreachable(failure: &Failure) -> bool {
+    matches!((failure.kind, failure.side), (Kind::NetworkUnreachable | Kind::UpstreamLogin, Side::Gateway))
+}
+
+impl Upstream {
+    /// Connects through `proxies`, except to destinations that a rule of `except` covers.
+    pub fn new(proxies: Vec<UpstreamProxy>, except: Vec<Rule>) -> Self {
+        Self { proxies: proxies.into_iter().map(Parent::new).collect(), except }
+    }
+
+    /// Whether connections to this target go through an upstream proxy.
+    pub(super) fn carries(&self, target: &Target) -> bool {
+        !self.proxies.is_empty() && !self.except.iter().any(|rule| rule.covers(target))
+    }
+
+    /// Connects through the first proxy that can be reached and accepts the login, within `limit` in all.
+    pub(super) async fn connect(
+        &self,
+        target: &Target,
+        limit: Duration,
+        resolver: &Resolver,
+        own: &Own,
+    ) -> Result<TcpStream, Failure> {
+        let until = Instant::now() + limit;
+        let none = "the gateway has no upstream proxy";
+        let mut last = Failure::new(Kind::NetworkUnreachable, Side::Gateway, none);
+        for parent in &self.proxies {
+            let reached = timeout_at(until, reach(&parent.proxy.address, resolver, own)).await;
+            match reached.unwrap_or_else(|_late| Err("no answer".into())) {
+                Ok(stream) => match parent.connect(stream, target, until, limit).await {
+                    // The next proxy may be tried: the destination has seen nothing yet.
+                    Err(failure) if failure.kind == Kind::UpstreamLogin => last = failure,
+                    outcome => return outcome,
+                },
+                Err(why) => {
+                    let proxy = &parent.proxy;
+                    tracing::debug!(%proxy, why, "upstream proxy not reached");
+                    let sentence = format!("the gateway cannot reach its upstream proxy {proxy}: {why}");
+                    last = Failure::new(Kind::NetworkUnreachable, Side::Gateway, sentence);
+                }
+            }
+        }
+        Err(last)
+    }
+}
+
+/// A TCP connection to the upstream proxy at `address`.
+async fn reach(address: &Target, resolver: &Resolver, own: &Own) -> Result<TcpStream, String> {
+    let found = match &address.host {
+        Host::Address(ip) => vec![*ip],
+        Host::Name(name) => resolver.resolve(name).await.map_err(|failure| failure.sentence)?,
+    };
+    let addresses = interleave(found).into_iter().take(MAX_ADDRESSES);
+    let addresses: VecDeque<_> = addresses.map(|ip| SocketAddr::new(ip, address.port)).collect();
+    if addresses.iter().any(|address| own.is_this_node(*address)) {
+        return Err("it is this node itself".into());
+    }
+    let stream = timeout(CONNECT_DEADLINE, race(addresses)).await.map_err(|_late| "no answer".to_owned())?;
+    let stream = stream.map_err(|error| error.to_string())?;
+    // Fails only on a connection that is already gone, which the first write reports.
+    let _ = stream.set_nodelay(true);
+    Ok(stream)
+}
+
+impl Parent {
+    fn new(proxy: UpstreamProxy) -> Self {
+        Self { proxy, login_failure_logged: AtomicBool::new(false) }
+    }
+
+    /// Asks the proxy at the other end of `stream` to connect to `target` by `until`, when `limit` has passed.
+    ///
+    /// # Errors
+    /// What the proxy reports of the destination has [`Side::Server`]; a fault of the proxy has [`Side::Gateway`].
+    async fn connect(
+        &self,
+        stream: TcpStream,
+        target: &Target,
+        until: Instant,
+        limit: Duration,
+    ) -> Result<TcpStream, Failure> {
+        let login = self.proxy.login.as_ref();
+        let exchange = async {
+            match self.proxy.dialect {
+                Dialect::Http => connect::request(&stream, target, login).await,
+                Dialect::Socks5 => socks::request(&stream, target, login).await,
+            }
+        };
+        match timeout_at(until, exchange).await {
+            Ok(Ok(())) => {
+                self.login_failure_logged.store(false, Relaxed);
+                Ok(stream)
+            }
+            Ok(Err(refusal)) => Err(self.failure(target, refusal)),
+            Err(_) => {
+                let (proxy, seconds) = (&self.proxy, limit.as_secs());
+                let sentence = format!("{target} was not connected to by {proxy} within {seconds} s");
+                Err(Failure::new(Kind::ConnectTimeout, Side::Server, sentence))
+            }
+        }
+    }
+
+    /// The failure that an app is told. A rejected login is logged once, until the proxy accepts it again.
+    fn failure(&self, target: &Target, refusal: UpstreamRefusal) -> Failure {
+        let proxy = &self.proxy;
+        match refusal {
+            UpstreamRefusal::Login => {
+                let hint = "give it as --upstream with USER:PASSWORD@ in front of the host";
+                if !self.login_failure_logged.swap(true, Relaxed) {
+                    tracing::warn!(%proxy, hint, "the upstream proxy does not take this gateway's login");
+                }
+                let sentence = format!(
+                    "the gateway's upstream proxy {proxy} does not take its login: on the gateway, {hint}"
+                );
+                Failure::new(Kind::UpstreamLogin, Side::Gateway, sentence)
+            }
+            UpstreamRefusal::Broken(why) => {
+                let sentence =
+                    format!("the gateway's upstream proxy {proxy} does not answer as a proxy: {why}");
+                Failure::new(Kind::BadResponse, Side::Gateway, sentence)
+            }
+            UpstreamRefusal::Destination(kind) => {
+                let what = match kind {
+                    Kind::NameForbidden => "is refused by",
+                    Kind::NameNotFound => "is not found by",
+                    Kind::Refused => "refused the connection, says",
+                    Kind::ConnectTimeout => "did not answer, says",
+                    _ => "cannot be connected to by",
+                };
+                let side = if kind == Kind::NameForbidden { Side::Gateway } else { Side::Server };
+                Failure::new(kind, side, format!("{target} {what} the gateway's upstream proxy {proxy}"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
