@@ -139,7 +139,7 @@ async fn a_reset_of_the_server_is_never_a_clean_end() {
     hear(&mut tunnel, 4).await;
     server.reset();
     let end = within(tunnel.tunnel.inbox.next()).await;
-    assert!(!end.unwrap_err().is_of_link());
+    assert!(!end.unwrap_err().is_of_connection());
     assert_alive(&link, &origin).await;
 }
 

@@ -87,7 +87,7 @@ impl Incoming {
     pub fn tell(self, about: &About) {
         let sent = self.respond.send(&http::Response::new(()), false);
         let json = serde_json::to_vec(about).unwrap_or_default();
-        let _ = sent.and_then(|mut send| send.send(Bytes::from(json), true));
+        let _ = sent.and_then(|mut send| send.send_data(Bytes::from(json), true));
     }
 }
 

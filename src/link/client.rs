@@ -15,8 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::alive::{Pulse, until_dead};
+use super::connection::Connection;
 use super::handshake;
-use super::http2::{self, Connection, PingPong, Protocol, RecvStream, Requests, ResponseFuture, SendStream};
+use super::http2::{self, PingPong, Protocol, RecvStream, Requests, ResponseFuture, SendStream};
 use super::secure::Secure;
 use super::stream::{Inbox, Outbox, Tunnel};
 use super::tls::{self, Peer, TlsError};

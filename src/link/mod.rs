@@ -5,11 +5,11 @@ pub mod about;
 pub mod alive;
 mod buffer;
 pub mod client;
+mod connection;
 pub mod datagrams;
 mod flow;
 pub mod handshake;
 pub mod http2;
-mod lent;
 pub mod names;
 pub mod news;
 mod queue;
@@ -50,13 +50,13 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How both ends want the connection to be.
 const fn config() -> http2::Config {
     http2::Config {
-        frame: steps::LARGE,
-        window: flow::ALONE,
+        max_frame_size: steps::LARGE,
+        stream_window: flow::ALONE,
         connection_window: CONNECTION_WINDOW,
         send_buffer: SEND_BUFFER,
-        fields: HEADER_LIST,
-        streams: MOST_STREAMS,
-        pending_resets: PENDING_RESETS,
+        max_header_list_size: HEADER_LIST,
+        max_concurrent_streams: MOST_STREAMS,
+        max_pending_resets: PENDING_RESETS,
     }
 }
 

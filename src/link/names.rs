@@ -88,6 +88,6 @@ impl Incoming {
         }
         let sent = self.respond.send(&response, false);
         // At most 64 KiB, which wait until they are sent.
-        let _ = sent.and_then(|mut send| send.send(bytes.into(), true));
+        let _ = sent.and_then(|mut send| send.send_data(bytes.into(), true));
     }
 }

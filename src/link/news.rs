@@ -265,7 +265,7 @@ impl Exchange {
 mod tests {
     use super::*;
     use crate::link::alive::Pulse;
-    use crate::link::http2::Connection;
+    use crate::link::connection::Connection;
     use crate::trust::authority::Authority;
     use crate::trust::group::Group;
     use crate::trust::state::StateDir;

@@ -13,8 +13,8 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
+use super::http2::buffer_pool::PooledBuffer;
 use super::http2::{Error, Reason};
-use super::lent::Lent;
 use super::queue::{self, Queue};
 use super::stream::{Inbox, Outbox, Tunnel};
 use crate::copy::Moved;
@@ -58,7 +58,7 @@ impl Broken {
 /// True for an error of the link: the connection broke, or its peer has gone away. A stream that was reset is
 /// no such error.
 pub fn is_link_lost(error: &Error) -> bool {
-    error.is_of_link()
+    error.is_of_connection()
 }
 
 /// How a relay ended, for the access line.
@@ -280,7 +280,7 @@ async fn up(
                 room = now.map_err(Broken::Tunnel)?;
             }
         }
-        let mut buffer = Lent::take(room);
+        let mut buffer = PooledBuffer::take(room);
         match net::try_read(socket, &mut buffer.room(), room) {
             Ok(0) => {
                 progress.app_ended.store(true, Relaxed);

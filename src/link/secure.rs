@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::buffer::Buffer;
-use super::http2::Wire;
+use super::connection::Wire;
 use super::queue::Queue;
 use super::record::{Content, HEADER, LARGEST_PLAIN, OVERHEAD, Opener, RecordError, Sealer};
 use super::steps::Steps;

@@ -8,8 +8,9 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use tokio::time::timeout;
 
 use super::alive::{Pulse, until_dead};
+use super::connection::Connection;
 use super::handshake::Proved;
-use super::http2::{self, Connection, Protocol, RecvStream, SendResponse};
+use super::http2::{self, Protocol, RecvStream, SendResponse};
 use super::secure::Secure;
 use super::speed::{self, Direction};
 use super::stream::{Inbox, Outbox, Tunnel};
@@ -185,7 +186,7 @@ impl Incoming {
                     Poll::Pending => break,
                 }
             }
-            self.respond.poll_over(cx).map(drop)
+            self.respond.poll_reset(cx).map(drop)
         })
         .await;
     }

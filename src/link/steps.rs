@@ -5,10 +5,12 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
+use super::http2::buffer_pool;
+
 /// The largest read, and the largest DATA frame.
-pub(super) const LARGE: u32 = 256 * 1024;
+pub(super) const LARGE: u32 = buffer_pool::LARGEST;
 /// The same on a link that is slow, or while somebody waits for little.
-pub(super) const SMALL: u32 = 64 * 1024;
+pub(super) const SMALL: u32 = buffer_pool::SMALL;
 /// How many large steps are under way at a time; of the small ones it is one.
 const AT_ONCE: u32 = 2;
 /// A link is fast that moves so many bytes in a microsecond, both directions together: a large step takes two milliseconds.

@@ -1,20 +1,16 @@
 //! One tunnel: a CONNECT stream of a link, with the discipline that keeps one tunnel from hurting the others.
 
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::alive::{OpenTunnel, Pulse};
-use super::http2::{Error, Reason, RecvStream, SendStream};
+use super::http2::{Error, PieceQueue, Reason, RecvStream, SendStream};
 use crate::memory::Account;
 
-/// Received pieces below this size are copied together: each piece of its own would keep the whole buffer
-/// alive that it was read into.
-const SMALL: usize = 2048;
 /// The most that one write to a socket gathers, in pieces.
 const GATHER: usize = 16;
 
@@ -69,12 +65,12 @@ impl Outbox {
     /// # Errors
     /// When the stream or the link has ended.
     pub fn poll_room(&mut self, wanted: usize, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
-        self.send.poll_room(wanted, cx)
+        self.send.poll_capacity(wanted, cx)
     }
 
     /// Is ready when the peer resets the stream or the link ends.
     pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
-        self.send.poll_over(cx)
+        self.send.poll_reset(cx)
     }
 
     /// Sends bytes for which [`Outbox::poll_room`] gave room. Never empty: an empty DATA frame that ends
@@ -89,7 +85,7 @@ impl Outbox {
             Some(account) => account.lend(data),
             None => data,
         };
-        self.send.send(data, false)
+        self.send.send_data(data, false)
     }
 
     /// Sends all of `data`, waiting for room.
@@ -109,7 +105,7 @@ impl Outbox {
     /// # Errors
     /// When the stream or the link has ended.
     pub fn finish(&mut self) -> Result<(), Error> {
-        self.send.send(Bytes::new(), true)
+        self.send.send_data(Bytes::new(), true)
     }
 }
 
@@ -127,8 +123,7 @@ impl Drop for Outbox {
 #[derive(Debug)]
 pub struct Inbox {
     receive: RecvStream,
-    pieces: VecDeque<Bytes>,
-    small: BytesMut,
+    queue: PieceQueue,
     ended: bool,
     failed: Option<Error>,
     counted: OpenTunnel,
@@ -140,23 +135,19 @@ pub struct Inbox {
 impl Inbox {
     /// Of an established stream; `counted` as open as long as it exists.
     pub(super) fn new(receive: RecvStream, counted: OpenTunnel) -> Self {
-        let (pieces, small) = (VecDeque::new(), BytesMut::new());
-        Self { receive, pieces, small, ended: false, failed: None, counted, account: None, withheld: 0 }
+        let queue = PieceQueue::default();
+        Self { receive, queue, ended: false, failed: None, counted, account: None, withheld: 0 }
     }
 
     /// Counts what is queued from now on.
     pub(crate) fn charge_to(&mut self, account: &Arc<Account>) {
-        account.hold(self.queued());
+        account.hold(self.queue.len());
         self.account = Some(account.clone());
     }
 
     /// The pulse of its link.
     pub(crate) fn pulse(&self) -> &Arc<Pulse> {
         self.counted.pulse()
-    }
-
-    fn queued(&self) -> usize {
-        self.pieces.iter().map(Bytes::len).sum::<usize>() + self.small.len()
     }
 
     /// Takes over what has arrived. Ready when something did, or when the stream has ended.
@@ -192,14 +183,7 @@ impl Inbox {
         if let Some(account) = &self.account {
             account.hold(data.len());
         }
-        if !self.is_empty() && data.len() < SMALL {
-            self.small.extend_from_slice(&data);
-            return;
-        }
-        if !self.small.is_empty() {
-            self.pieces.push_back(self.small.split().freeze());
-        }
-        self.pieces.push_back(data);
+        self.queue.push(data);
     }
 
     /// Puts an error of [`Inbox::poll_fill`] by, for [`Inbox::next`] to give.
@@ -219,7 +203,7 @@ impl Inbox {
 
     /// Nothing is queued; more may come.
     pub fn is_empty(&self) -> bool {
-        self.pieces.is_empty() && self.small.is_empty()
+        self.queue.is_empty()
     }
 
     /// Nothing more comes: the peer has ended its direction, or an error was put by.
@@ -234,32 +218,13 @@ impl Inbox {
 
     /// What is queued, as one gathered write takes it.
     pub(crate) fn slices(&self) -> ([IoSlice<'_>; GATHER], usize) {
-        let mut slices = [IoSlice::new(&[]); GATHER];
-        let mut count = 0;
-        for piece in self.pieces.iter().map(|piece| &piece[..]).chain(std::iter::once(&self.small[..])) {
-            if count < GATHER && !piece.is_empty() {
-                slices[count] = IoSlice::new(piece);
-                count += 1;
-            }
-        }
-        (slices, count)
+        self.queue.slices()
     }
 
     /// Drops `count` queued bytes from the front and gives the peer as much window back.
-    pub(crate) fn consume(&mut self, mut count: usize) {
+    pub(crate) fn consume(&mut self, count: usize) {
         self.release(count);
-        while let Some(front) = self.pieces.front_mut() {
-            if front.len() > count {
-                front.advance(count);
-                return;
-            }
-            count -= front.len();
-            self.pieces.pop_front();
-        }
-        self.small.advance(count);
-        if self.small.is_empty() {
-            self.small = BytesMut::new();
-        }
+        self.queue.consume(count);
     }
 
     /// The next bytes; `None` at the orderly end.
@@ -273,10 +238,7 @@ impl Inbox {
         while self.is_empty() && !self.ended {
             poll_fn(|cx| self.poll_fill(cx)).await?;
         }
-        let next = self.pieces.pop_front().or_else(|| {
-            let small = std::mem::take(&mut self.small);
-            (!small.is_empty()).then(|| small.freeze())
-        });
+        let next = self.queue.pop();
         if let Some(bytes) = &next {
             self.release(bytes.len());
         }
@@ -293,15 +255,15 @@ impl Inbox {
         let (owed, pulse) = (self.withheld + count, self.counted.pulse());
         let step = pulse.queue().steps().one();
         self.withheld = pulse.flow().to_withhold(pulse.tunnels(), tight, step, owed, self.withheld);
-        self.receive.release(owed - self.withheld);
+        self.receive.release_capacity(owed - self.withheld);
     }
 
     /// Drops what is queued; the peer gets no window back.
     fn forget(&mut self) {
         if let Some(account) = &self.account {
-            account.let_go(self.queued());
+            account.let_go(self.queue.len());
         }
-        (self.pieces, self.small) = (VecDeque::new(), BytesMut::new());
+        self.queue.clear();
     }
 }
 

@@ -1,29 +1,34 @@
-//! The frames of HTTP/2 (RFC 9113 §4 and §6): pure, without I/O.
+//! The wire format of HTTP/2 frames (RFC 9113 §4 and §6).
 
 use super::Reason;
 
-/// What a client begins with (RFC 9113 §3.4).
+/// The first bytes that a client sends (RFC 9113 §3.4).
 pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// The length of a frame's header.
+/// The length of a frame header, in bytes.
 pub(super) const HEAD: usize = 9;
-/// The frame size that needs no announcement.
-pub(super) const LEAST_FRAME: u32 = 1 << 14;
-/// The largest frame size that may be announced.
-pub(super) const MOST_FRAME: u32 = (1 << 24) - 1;
-/// The largest window (RFC 9113 §6.9.1).
-pub(super) const MOST_WINDOW: u32 = (1 << 31) - 1;
-/// The window before any setting.
+/// The largest frame payload before any setting, in bytes, and the least that may be announced.
+pub(super) const MIN_FRAME_SIZE: u32 = 1 << 14;
+/// The largest frame payload that may be announced, in bytes.
+pub(super) const MAX_FRAME_SIZE: u32 = (1 << 24) - 1;
+/// The largest window, in bytes (RFC 9113 §6.9.1).
+pub(super) const MAX_WINDOW: u32 = (1 << 31) - 1;
+/// The highest stream number (RFC 9113 §5.1.1); the bit above it is reserved.
+pub(super) const MAX_STREAM_ID: u32 = (1 << 31) - 1;
+/// The window before any setting, in bytes.
 pub(super) const FIRST_WINDOW: u32 = 65_535;
 
-/// The last DATA or HEADERS of this direction; also: an answer to SETTINGS or PING.
+/// Of DATA and HEADERS: nothing follows in this direction.
 pub(super) const END_STREAM: u8 = 0x1;
+/// Of SETTINGS and PING: an answer.
 pub(super) const ACK: u8 = 0x1;
-/// The header block ends with this frame.
+/// Of HEADERS and CONTINUATION: the header block ends with this frame.
 pub(super) const END_HEADERS: u8 = 0x4;
+/// Of DATA and HEADERS: the payload begins with the length of the padding at its end.
 pub(super) const PADDED: u8 = 0x8;
+/// Of HEADERS: five bytes of priority precede the header block.
 pub(super) const PRIORITY_FLAG: u8 = 0x20;
 
-/// What kind of frame it is. Others are ignored (RFC 9113 §5.5).
+/// The type of a frame. Unknown ones are ignored (RFC 9113 §5.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Kind {
@@ -43,16 +48,16 @@ pub(super) enum Kind {
 /// The header of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Head {
-    /// The length of what follows.
+    /// The length of the payload.
     pub(super) length: u32,
     pub(super) kind: Kind,
     pub(super) flags: u8,
-    /// 0 is the connection.
+    /// 0 for the whole connection.
     pub(super) stream: u32,
 }
 
 impl Head {
-    /// Reads a header.
+    /// Parses a frame header.
     pub(super) fn parse(bytes: [u8; HEAD]) -> Self {
         let [l0, l1, l2, kind, flags, stream @ ..] = bytes;
         let kind = match kind {
@@ -69,32 +74,38 @@ impl Head {
             _ => Kind::Unknown,
         };
         let length = u32::from_be_bytes([0, l0, l1, l2]);
-        Self { length, kind, flags, stream: u32::from_be_bytes(stream) & MOST_WINDOW }
+        Self { length, kind, flags, stream: u32::from_be_bytes(stream) & MAX_STREAM_ID }
     }
 
-    /// Writes it.
+    /// The encoded header.
     pub(super) fn bytes(self) -> [u8; HEAD] {
         let [_, l0, l1, l2] = self.length.to_be_bytes();
         let [s0, s1, s2, s3] = self.stream.to_be_bytes();
         [l0, l1, l2, self.kind as u8, self.flags, s0, s1, s2, s3]
     }
 
+    /// Whether `flag` is set.
     pub(super) fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
     }
+
+    /// Whether nothing follows in this direction of the stream.
+    pub(super) fn ends_stream(&self) -> bool {
+        self.has(END_STREAM)
+    }
 }
 
-/// Writes a whole frame, whose payload is short.
+/// Appends a whole frame.
 pub(super) fn write(out: &mut Vec<u8>, kind: Kind, flags: u8, stream: u32, payload: &[u8]) {
-    let length = u32::try_from(payload.len()).expect("a frame of this side's making is short");
+    let length = u32::try_from(payload.len()).expect("this end sends no longer frames than 2^24 bytes");
     out.extend_from_slice(&Head { length, kind, flags, stream }.bytes());
     out.extend_from_slice(payload);
 }
 
-/// Takes the padding off (RFC 9113 §6.1).
+/// The start and end of a payload without its padding (RFC 9113 §6.1).
 ///
 /// # Errors
-/// When there is more padding than frame.
+/// When the padding is longer than the payload.
 pub(super) fn unpad(head: &Head, payload: &[u8]) -> Result<(usize, usize), Reason> {
     if !head.has(PADDED) {
         return Ok((0, payload.len()));
@@ -104,15 +115,15 @@ pub(super) fn unpad(head: &Head, payload: &[u8]) -> Result<(usize, usize), Reaso
     Ok((1, end.ok_or(Reason::PROTOCOL_ERROR)?))
 }
 
-/// A payload of exactly four bytes.
+/// A payload that is one number of four bytes.
 ///
 /// # Errors
-/// When it is not.
+/// When it is longer or shorter.
 pub(super) fn number(payload: &[u8]) -> Result<u32, Reason> {
     payload.try_into().map(u32::from_be_bytes).map_err(|_length| Reason::FRAME_SIZE_ERROR)
 }
 
-/// What an end announces (RFC 9113 §6.5.2, RFC 8441 §3). What is none keeps what it was.
+/// The parameters of SETTINGS (RFC 9113 §6.5.2, RFC 8441 §3). Those that are `None` keep their value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Settings {
     pub(super) push: Option<bool>,
@@ -124,10 +135,10 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// Reads a payload. What is unknown is ignored; so is the size of a table that nothing is ever put in.
+    /// Parses a payload. Unknown parameters are ignored, and so is the size of the HPACK table: the encoder uses none.
     ///
     /// # Errors
-    /// What it breaks.
+    /// When a value is not allowed.
     pub(super) fn parse(payload: &[u8]) -> Result<Self, Reason> {
         let (settings, []) = payload.as_chunks::<6>() else { return Err(Reason::FRAME_SIZE_ERROR) };
         let mut read = Self::default();
@@ -140,9 +151,11 @@ impl Settings {
             match u16::from_be_bytes([*i0, *i1]) {
                 2 => read.push = Some(flag()?),
                 3 => read.streams = Some(value),
-                4 if value > MOST_WINDOW => return Err(Reason::FLOW_CONTROL_ERROR),
+                4 if value > MAX_WINDOW => return Err(Reason::FLOW_CONTROL_ERROR),
                 4 => read.window = Some(value),
-                5 if !(LEAST_FRAME..=MOST_FRAME).contains(&value) => return Err(Reason::PROTOCOL_ERROR),
+                5 if !(MIN_FRAME_SIZE..=MAX_FRAME_SIZE).contains(&value) => {
+                    return Err(Reason::PROTOCOL_ERROR);
+                }
                 5 => read.frame = Some(value),
                 6 => read.fields = Some(value),
                 8 => read.extended_connect = Some(flag()?),
@@ -152,7 +165,7 @@ impl Settings {
         Ok(read)
     }
 
-    /// Writes the frame.
+    /// Appends the frame.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         let settings = [
             (2, self.push.map(u32::from)),
@@ -180,10 +193,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn heads_and_settings_come_back_as_they_were(
-            length in 0..=MOST_FRAME, flags: u8, stream in 0..=MOST_WINDOW,
-            push: Option<bool>, streams: Option<u32>, window in prop::option::of(0..=MOST_WINDOW),
-            frame in prop::option::of(LEAST_FRAME..=MOST_FRAME), fields: Option<u32>,
+        fn heads_and_settings_survive_the_round_trip(
+            length in 0..=MAX_FRAME_SIZE, flags: u8, stream in 0..=MAX_STREAM_ID,
+            push: Option<bool>, streams: Option<u32>, window in prop::option::of(0..=MAX_WINDOW),
+            frame in prop::option::of(MIN_FRAME_SIZE..=MAX_FRAME_SIZE), fields: Option<u32>,
         ) {
             let head = Head { length, kind: Kind::Data, flags, stream };
             prop_assert_eq!(Head::parse(head.bytes()), head);
@@ -204,11 +217,11 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_break_the_rules_are_refused() {
+    fn settings_with_values_that_are_not_allowed_are_errors() {
         let with = |id: u8, value: u32| Settings::parse(&[&[0, id][..], &value.to_be_bytes()].concat());
         assert_eq!(with(2, 2), Err(Reason::PROTOCOL_ERROR));
-        assert_eq!(with(4, MOST_WINDOW + 1), Err(Reason::FLOW_CONTROL_ERROR));
-        assert_eq!(with(5, LEAST_FRAME - 1), Err(Reason::PROTOCOL_ERROR));
+        assert_eq!(with(4, MAX_WINDOW + 1), Err(Reason::FLOW_CONTROL_ERROR));
+        assert_eq!(with(5, MIN_FRAME_SIZE - 1), Err(Reason::PROTOCOL_ERROR));
         assert_eq!(with(99, 7), Ok(Settings::default()));
         assert_eq!(Settings::parse(&[0; 7]), Err(Reason::FRAME_SIZE_ERROR));
     }

@@ -1,15 +1,15 @@
-//! The heads of requests and responses as header fields (RFC 9113 §8.3).
+//! Requests and responses as header blocks (RFC 9113 §8.3).
 
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 
 use crate::wire::hpack::{Decoder, HpackError, encode};
 
-/// The protocol of an extended CONNECT (RFC 8441 §4), as an extension of a request.
+/// The `:protocol` of an extended CONNECT (RFC 8441 §4), as an extension of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::link) struct Protocol(pub(in crate::link) String);
+pub struct Protocol(pub String);
 
-/// Writes a request's head.
+/// Encodes the head of a request.
 pub(super) fn request(request: &Request<()>) -> Vec<u8> {
     let mut block = Vec::with_capacity(64);
     encode(&mut block, ":method", request.method().as_str().as_bytes());
@@ -29,7 +29,7 @@ pub(super) fn request(request: &Request<()>) -> Vec<u8> {
     block
 }
 
-/// Writes a response's head.
+/// Encodes the head of a response.
 pub(super) fn response(response: &Response<()>) -> Vec<u8> {
     let mut block = Vec::with_capacity(64);
     encode(&mut block, ":status", response.status().as_str().as_bytes());
@@ -43,7 +43,7 @@ fn fields(block: &mut Vec<u8>, fields: &HeaderMap) {
     }
 }
 
-/// What a header block says.
+/// A decoded header block.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
     method: Option<Method>,
@@ -57,13 +57,15 @@ pub(super) struct Fields {
 }
 
 impl Fields {
-    /// Reads a block. What is wrong in a field is wrong for its stream alone, and is found out later.
+    /// Decodes a block whose fields have at most `max_size` bytes. A field with a wrong name or value makes this neither a
+    /// request nor a response, and is no error: it concerns its stream alone.
     ///
     /// # Errors
-    /// When the block cannot be read at all.
-    pub(super) fn read(decoder: &mut Decoder, block: &[u8], most: usize) -> Result<Self, HpackError> {
+    /// When the block cannot be decoded.
+    pub(super) fn read(decoder: &mut Decoder, block: &[u8], max_size: usize) -> Result<Self, HpackError> {
         let mut fields = Self::default();
-        decoder.decode(block, most, |name, value| fields.malformed |= fields.take(name, value).is_none())?;
+        decoder
+            .decode(block, max_size, |name, value| fields.malformed |= fields.take(name, value).is_none())?;
         Ok(fields)
     }
 
@@ -86,7 +88,7 @@ impl Fields {
         }
     }
 
-    /// The request; `None` when it is none (RFC 9113 §8.3.1, §8.5; RFC 8441 §4).
+    /// The request that the fields make up (RFC 9113 §8.3.1, §8.5; RFC 8441 §4); `None` when they are malformed.
     pub(super) fn request(self) -> Option<Request<()>> {
         let Self { method: Some(method), status: None, malformed: false, .. } = self else { return None };
         let mut parts = http::uri::Parts::default();
@@ -109,7 +111,7 @@ impl Fields {
         Some(request)
     }
 
-    /// The response; `None` when it is none.
+    /// The response that the fields make up; `None` when they are malformed.
     pub(super) fn response(self) -> Option<Response<()>> {
         let Self { status: Some(status), method: None, malformed: false, .. } = self else { return None };
         let mut response = Response::new(());

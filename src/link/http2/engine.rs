@@ -1,0 +1,222 @@
+//! One end of a connection, without I/O and without a clock: bytes of the peer go in, bytes for the peer come out.
+
+use std::io::{self, IoSlice};
+use std::task::Context;
+
+use http::Request;
+
+use super::fields::Fields;
+use super::handle::{PingPong, RecvStream, Requests, SendResponse, Shared};
+use super::hpack::{Decoder, HpackError};
+use super::reader::{Reader, Received};
+use super::streams::Streams;
+use super::writer::{MAX_PIECES, Writer};
+use super::{Config, Error, Reason, Side};
+
+/// A request with its body, and what answers it.
+pub type Accepted = (Request<RecvStream>, SendResponse);
+
+/// One end of a connection. Whoever drives it repeats three steps: puts received bytes into [`Engine::room`] and calls
+/// [`Engine::received`]; writes [`Engine::output`] and calls [`Engine::written`]; asks [`Engine::try_finish`] whether that
+/// was all. Dropping it ends all streams.
+pub struct Engine {
+    shared: Shared,
+    reader: Reader,
+    decoder: Decoder,
+    max_header_list_size: usize,
+    writer: Writer,
+}
+
+/// How far the end of a connection is.
+#[derive(Debug)]
+pub enum Finish {
+    /// It goes on.
+    Open,
+    /// The last GOAWAY waits to be written.
+    Farewell,
+    /// Everything was said, and the connection can be closed.
+    Finished(Result<(), Error>),
+}
+
+impl Engine {
+    /// The client's end, and what opens its streams.
+    pub fn client(config: Config) -> (Requests, Self) {
+        let engine = Self::new(Side::Client, config);
+        (Requests(engine.shared.clone()), engine)
+    }
+
+    /// The server's end.
+    pub fn server(config: Config) -> Self {
+        Self::new(Side::Server, config)
+    }
+
+    fn new(side: Side, config: Config) -> Self {
+        Self {
+            shared: Shared::new(Streams::new(side, config)),
+            reader: Reader::new(side, &config),
+            decoder: Decoder::default(),
+            max_header_list_size: config.max_header_list_size as usize,
+            writer: Writer::default(),
+        }
+    }
+
+    /// Has the current task woken when a handle gives it something to write.
+    pub fn register(&self, cx: &Context<'_>) {
+        self.shared.lock().drive(cx);
+    }
+
+    /// Where the next bytes of the peer go, and how many of them at most; the room is longer than that where it can be.
+    /// `None` while nothing is to be read, because the peer does not read the answers to its frames.
+    pub fn room(&mut self) -> Option<(&mut [u8], usize)> {
+        if self.is_backlogged() { None } else { Some(self.reader.room()) }
+    }
+
+    /// Nothing is to be read before what [`Engine::output`] gives is written.
+    pub fn is_backlogged(&self) -> bool {
+        self.shared.lock().is_backlogged()
+    }
+
+    /// Takes `count` bytes that were put into the room.
+    ///
+    /// # Errors
+    /// When the peer broke the protocol. The connection is over, and the GOAWAY that says why waits to be written.
+    pub fn received(&mut self, count: usize) -> Result<(), Reason> {
+        let result = self.reader.fill(count).and_then(|received| self.handle(received));
+        result.inspect_err(|reason| self.shared.lock().fail(*reason))
+    }
+
+    fn handle(&mut self, received: Received) -> Result<(), Reason> {
+        match received {
+            Received::Nothing => Ok(()),
+            Received::Data(head, data) => {
+                self.shared.lock().data(head.stream, data, head.length, head.ends_stream())
+            }
+            Received::Headers(block) => {
+                let fields = Fields::read(&mut self.decoder, &block.bytes, self.max_header_list_size);
+                let fields = fields.map_err(|error| match error {
+                    HpackError::Malformed => Reason::COMPRESSION_ERROR,
+                    HpackError::TooLong => Reason::ENHANCE_YOUR_CALM,
+                })?;
+                self.shared.lock().headers(block.stream, fields, block.ends)
+            }
+            Received::Frame(head, payload) => self.shared.lock().frame(&head, &payload),
+        }
+    }
+
+    /// Takes a copy of bytes of the peer. Gives how many were taken: fewer than all when the peer does not read.
+    ///
+    /// # Errors
+    /// Those of [`Engine::received`].
+    pub fn receive(&mut self, bytes: &[u8]) -> Result<usize, Reason> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let Some((room, most)) = self.room() else { break };
+            let (now, later) = rest.split_at(rest.len().min(most));
+            room[..now.len()].copy_from_slice(now);
+            rest = later;
+            self.received(now.len())?;
+        }
+        Ok(bytes.len() - rest.len())
+    }
+
+    /// The bytes to be written next, and how many slices they are; 0 when there are none.
+    pub fn output(&mut self) -> ([IoSlice<'_>; MAX_PIECES], usize) {
+        if self.writer.is_empty() {
+            self.writer.refill(&mut self.shared.lock());
+        }
+        self.writer.slices()
+    }
+
+    /// Notes that `count` bytes of the output were written.
+    pub fn written(&mut self, count: usize) {
+        self.writer.advance(count);
+    }
+
+    /// Takes a copy of all that is to be written.
+    pub fn take_output(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        loop {
+            let before = bytes.len();
+            let (slices, count) = self.output();
+            slices[..count].iter().for_each(|slice| bytes.extend_from_slice(slice));
+            let count = bytes.len() - before;
+            if count == 0 {
+                return bytes;
+            }
+            self.written(count);
+        }
+    }
+
+    /// The next request of the peer.
+    pub fn accept(&mut self) -> Option<Accepted> {
+        let (id, request) = self.shared.lock().accept()?;
+        let (respond, body) = SendResponse::of(self.shared.clone(), id);
+        Some((request.map(|()| body), respond))
+    }
+
+    /// What asks the peer whether it is alive.
+    pub fn ping_pong(&self) -> PingPong {
+        PingPong(self.shared.clone())
+    }
+
+    /// Announces another receive window for every stream. False when that is not possible now, because the last one is not
+    /// acknowledged.
+    pub fn announce_window(&mut self, window: u32) -> bool {
+        self.shared.lock().announce_window(window)
+    }
+
+    /// Accepts no more streams of the peer (RFC 9113 §6.8). The connection ends with the last one that is open.
+    pub fn drain(&mut self) {
+        self.shared.lock().drain();
+    }
+
+    /// Ends the connection with the last stream that is open.
+    pub fn retire(&mut self) {
+        self.shared.lock().retire();
+    }
+
+    /// No more streams can be opened.
+    pub fn is_closing(&self) -> bool {
+        self.shared.lock().is_closing()
+    }
+
+    /// The peer has begun to speak HTTP/2.
+    pub fn is_greeted(&self) -> bool {
+        self.shared.lock().is_greeted()
+    }
+
+    /// Whether the connection is finished; to be asked when all output is written.
+    pub fn try_finish(&mut self) -> Finish {
+        let mut streams = self.shared.lock();
+        if !streams.is_done() {
+            Finish::Open
+        } else if streams.say_farewell() {
+            Finish::Farewell
+        } else {
+            Finish::Finished(streams.outcome())
+        }
+    }
+
+    /// The peer has ended the byte stream in good order: how the connection has ended with that.
+    ///
+    /// # Errors
+    /// When streams were open, or the peer gave a reason before.
+    pub fn peer_closed(&self) -> Result<(), Error> {
+        let streams = self.shared.lock();
+        match streams.open() {
+            0 => streams.outcome(),
+            _ => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+        }
+    }
+
+    /// Ends all streams, because the connection has ended.
+    pub fn end(&mut self, error: &Error) {
+        self.shared.lock().end(error);
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.end(&io::Error::from(io::ErrorKind::ConnectionAborted).into());
+    }
+}

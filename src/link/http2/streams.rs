@@ -1,0 +1,249 @@
+//! All streams of one connection, and everything that changes more than one part of their state.
+//!
+//! The parts keep their own invariants: [`Store`] which streams there are, [`Counts`] how many are open, [`SendFlow`] and
+//! [`RecvFlow`] the windows, [`SettingsExchange`], [`Ping`] and [`Shutdown`] what concerns the whole connection. What the
+//! handles ask for is in `requests`, what the peer sends in `peer`, and what is to be written in `output`.
+
+mod output;
+mod peer;
+mod requests;
+
+use std::collections::VecDeque;
+use std::task::{Context, Waker};
+
+use http::Request;
+
+use super::control::ControlQueue;
+use super::counts::Counts;
+use super::frame::{FIRST_WINDOW, Kind, MAX_STREAM_ID, Settings};
+use super::ping::{self, Ping};
+use super::recv::RecvFlow;
+use super::send::SendFlow;
+use super::settings::SettingsExchange;
+use super::shutdown::Shutdown;
+use super::store::Store;
+use super::waker::register;
+use super::{Config, Error, Reason, Side};
+
+pub(super) use output::Outgoing;
+
+/// The state of one connection.
+pub(super) struct Streams {
+    config: Config,
+    control: ControlQueue,
+    settings: SettingsExchange,
+    store: Store,
+    counts: Counts,
+    send: SendFlow,
+    recv: RecvFlow,
+    accept: AcceptQueue,
+    ping: Ping,
+    shutdown: Shutdown,
+    /// The task that writes.
+    driver: Option<Waker>,
+}
+
+/// Requests that were received, and not accepted yet.
+#[derive(Debug, Default)]
+struct AcceptQueue {
+    requests: VecDeque<(u32, Request<()>)>,
+    /// How many of them the peer has reset.
+    resets: usize,
+}
+
+impl Streams {
+    /// The state before anything was sent or received. The preface and the first SETTINGS wait to be sent.
+    pub(super) fn new(side: Side, config: Config) -> Self {
+        let is_client = side == Side::Client;
+        let mut control = ControlQueue::default();
+        if is_client {
+            control.preface();
+        }
+        control.settings(&Settings {
+            push: is_client.then_some(false),
+            streams: (!is_client).then_some(config.max_concurrent_streams),
+            window: Some(config.stream_window),
+            frame: Some(config.max_frame_size),
+            fields: Some(config.max_header_list_size),
+            extended_connect: (!is_client).then_some(true),
+        });
+        let increment = config.connection_window.saturating_sub(FIRST_WINDOW);
+        if increment > 0 {
+            control.window_update(0, increment);
+        }
+        Self {
+            config,
+            control,
+            settings: SettingsExchange::new(&config),
+            store: Store::default(),
+            counts: Counts::new(side),
+            send: SendFlow::new(FIRST_WINDOW),
+            recv: RecvFlow::new(FIRST_WINDOW + increment),
+            accept: AcceptQueue::default(),
+            ping: Ping::default(),
+            shutdown: Shutdown::default(),
+            driver: None,
+        }
+    }
+
+    /// Has the current task woken when there is something to write.
+    pub(super) fn drive(&mut self, cx: &Context<'_>) {
+        register(&mut self.driver, cx);
+    }
+
+    fn wake_driver(&self) {
+        if let Some(driver) = &self.driver {
+            driver.wake_by_ref();
+        }
+    }
+
+    /// No more frames are to be read before the peer reads the answers to those before.
+    pub(super) fn is_backlogged(&self) -> bool {
+        self.control.is_full()
+    }
+
+    /// The peer has begun to speak HTTP/2.
+    pub(super) fn is_greeted(&self) -> bool {
+        self.settings.is_greeted()
+    }
+
+    /// Announces another receive window for every stream; false while the last one is not acknowledged.
+    pub(super) fn announce_window(&mut self, window: u32) -> bool {
+        let Some(settings) = self.settings.announce(window) else { return false };
+        self.control.settings(&settings);
+        self.wake_driver();
+        true
+    }
+
+    /// Accepts no more streams but those that the peer has opened before it learns of that.
+    pub(super) fn drain(&mut self) {
+        if self.shutdown.begin_drain() {
+            self.go_away(MAX_STREAM_ID, Reason::NO_ERROR);
+            self.control.push(Kind::Ping, 0, 0, &ping::DRAINED);
+        }
+    }
+
+    /// Ends the connection once no stream is open.
+    pub(super) fn retire(&mut self) {
+        self.shutdown.retire();
+        self.wake_driver();
+    }
+
+    /// No new stream can be opened.
+    pub(super) fn is_closing(&self) -> bool {
+        self.shutdown.is_closing()
+    }
+
+    /// No stream is open, and there will be none.
+    pub(super) fn is_done(&self) -> bool {
+        self.shutdown.ends_with_last_stream() && self.counts.open() == 0
+    }
+
+    /// Queues the last GOAWAY of a connection that is done. False when it was queued before.
+    pub(super) fn say_farewell(&mut self) -> bool {
+        let is_first = self.shutdown.say_farewell();
+        if is_first {
+            self.go_away(self.counts.last(), Reason::NO_ERROR);
+        }
+        is_first
+    }
+
+    /// How the connection has ended, once it is done.
+    pub(super) fn outcome(&self) -> Result<(), Error> {
+        self.shutdown.outcome()
+    }
+
+    /// How many streams are open.
+    pub(super) fn open(&self) -> u32 {
+        self.counts.open()
+    }
+
+    /// Ends the connection and all streams, because the peer broke the protocol.
+    pub(super) fn fail(&mut self, reason: Reason) {
+        self.go_away(self.counts.last(), reason);
+        self.end(&Error::GoAway(reason));
+    }
+
+    /// Ends all streams: the connection has ended.
+    pub(super) fn end(&mut self, error: &Error) {
+        if self.shutdown.end(error) {
+            self.send.clear();
+            for id in self.store.ids() {
+                self.abort(id, error.clone());
+            }
+            self.ping.wake();
+            self.counts.wake_waiting();
+        }
+    }
+
+    fn go_away(&mut self, last: u32, reason: Reason) {
+        self.control.go_away(last, reason);
+        self.wake_driver();
+    }
+
+    /// Resets a stream, and drops what is queued on it.
+    pub(super) fn reset(&mut self, id: u32, reason: Reason) {
+        if self.store.get(id).is_none_or(|stream| stream.is_closed()) {
+            return;
+        }
+        self.control.reset(id, reason);
+        self.wake_driver();
+        self.abort(id, Error::Reset(reason));
+    }
+
+    /// Ends both directions of a stream.
+    fn abort(&mut self, id: u32, error: Error) {
+        let Some(stream) = self.store.get_mut(id) else { return };
+        let dropped = stream.abort(error);
+        if dropped > 0 {
+            self.send.dropped(dropped);
+            self.feed_starved();
+        }
+        self.settle(id);
+    }
+
+    /// Has the streams that wait for the connection's window look again.
+    fn feed_starved(&mut self) {
+        for id in self.send.starved() {
+            if let Some(stream) = self.store.get_mut(id) {
+                stream.send.feed();
+            }
+        }
+    }
+
+    /// Puts a stream in line to send.
+    fn schedule(&mut self, id: u32) {
+        let Some(stream) = self.store.get_mut(id) else { return };
+        if self.send.schedule(id, &mut stream.send) {
+            self.wake_driver();
+        }
+    }
+
+    /// Counts bytes of any stream as read.
+    fn release_connection(&mut self, count: u32) {
+        if let Some(increment) = self.recv.release(count) {
+            self.control.window_update(0, increment);
+            self.wake_driver();
+        }
+    }
+
+    /// Notes whether a stream has closed, and forgets it when nobody holds a handle of it any more.
+    fn settle(&mut self, id: u32) {
+        let Some(stream) = self.store.get_mut(id) else { return };
+        if !stream.is_closed() {
+            return;
+        }
+        let was_open = std::mem::replace(&mut stream.is_counted, false);
+        let is_held = stream.handles > 0;
+        if was_open {
+            self.counts.close();
+            if self.is_done() {
+                self.wake_driver();
+            }
+        }
+        if !is_held {
+            let held = self.store.remove(id).map_or(0, |mut stream| stream.recv.forget_held());
+            self.release_connection(held);
+        }
+    }
+}

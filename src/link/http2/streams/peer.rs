@@ -1,0 +1,239 @@
+//! What the peer of a connection sends. Every error here is of the connection: it is over.
+
+use bytes::Bytes;
+
+use super::Streams;
+use crate::link::http2::fields::Fields;
+use crate::link::http2::frame::{self, Head, Kind, MAX_STREAM_ID, MAX_WINDOW};
+use crate::link::http2::ping::DRAINED;
+use crate::link::http2::stream::Stream;
+use crate::link::http2::{Error, Reason, Side};
+
+impl Streams {
+    /// A frame that is neither DATA nor part of a header block.
+    pub(in crate::link::http2) fn frame(&mut self, head: &Head, payload: &[u8]) -> Result<(), Reason> {
+        if !self.is_greeted() && (head.kind != Kind::Settings || head.has(frame::ACK)) {
+            return Err(Reason::PROTOCOL_ERROR);
+        }
+        let is_of_connection = matches!(head.kind, Kind::Settings | Kind::Ping | Kind::GoAway);
+        let is_of_stream = matches!(head.kind, Kind::Priority | Kind::ResetStream);
+        if (is_of_connection && head.stream != 0) || (is_of_stream && head.stream == 0) {
+            return Err(Reason::PROTOCOL_ERROR);
+        }
+        match head.kind {
+            Kind::Settings if head.has(frame::ACK) => self.settings_acknowledged(payload),
+            Kind::Settings => self.settings(payload),
+            Kind::Ping => self.ping(head, payload),
+            Kind::GoAway => self.peer_leaves(payload),
+            Kind::WindowUpdate => self.window_update(head.stream, frame::number(payload)? & MAX_WINDOW),
+            Kind::ResetStream => self.peer_resets(head.stream, Reason(frame::number(payload)?)),
+            Kind::Priority if payload.len() != 5 => Err(Reason::FRAME_SIZE_ERROR),
+            Kind::Priority | Kind::Unknown => Ok(()),
+            Kind::Data | Kind::Headers | Kind::PushPromise | Kind::Continuation => {
+                Err(Reason::PROTOCOL_ERROR)
+            }
+        }
+    }
+
+    /// A DATA frame that takes `length` bytes of the windows; what `data` lacks of them is padding.
+    pub(in crate::link::http2) fn data(
+        &mut self,
+        id: u32,
+        data: Bytes,
+        length: u32,
+        ends: bool,
+    ) -> Result<(), Reason> {
+        if id == 0 || self.counts.is_idle(id) || !self.is_greeted() {
+            return Err(Reason::PROTOCOL_ERROR);
+        }
+        self.recv.admit(length)?;
+        let Some(stream) = self.store.get_mut(id).filter(|stream| stream.error().is_none()) else {
+            self.release_connection(length);
+            return Ok(());
+        };
+        if let Err(reason) = stream.recv.admit(length) {
+            self.release_connection(length);
+            self.reset_for_fault(id, reason);
+            return Ok(());
+        }
+        if ends {
+            stream.recv.end();
+        }
+        let mut released = length;
+        // Without a reader everything counts as read at once, and the peer is not asked for more.
+        if stream.handles > 0 {
+            released -= u32::try_from(data.len()).unwrap_or(length);
+            stream.recv.push(data, released);
+            // It may also be due for what was read before.
+            if let Some(increment) = stream.take_update() {
+                self.control.window_update(id, increment);
+                self.wake_driver();
+            }
+        }
+        self.release_connection(released);
+        if ends {
+            self.settle(id);
+        }
+        Ok(())
+    }
+
+    /// A whole header block.
+    pub(in crate::link::http2) fn headers(
+        &mut self,
+        id: u32,
+        fields: Fields,
+        ends: bool,
+    ) -> Result<(), Reason> {
+        if id == 0 || !self.is_greeted() {
+            return Err(Reason::PROTOCOL_ERROR);
+        }
+        if self.counts.is_idle(id) {
+            return self.peer_opens(id, fields, ends);
+        }
+        let Some(stream) = self.store.get_mut(id).filter(|stream| stream.error().is_none()) else {
+            return Ok(());
+        };
+        let mut fault = stream.recv.has_ended.then_some(Reason::STREAM_CLOSED);
+        if stream.recv.has_head {
+            // Trailers, whose fields nobody reads.
+            fault = fault.or((!ends).then_some(Reason::PROTOCOL_ERROR));
+        } else {
+            match fields.response() {
+                Some(response) if response.status().is_informational() && !ends => return Ok(()),
+                Some(response) => stream.recv.respond(response),
+                None => fault = Some(Reason::PROTOCOL_ERROR),
+            }
+        }
+        if let Some(reason) = fault {
+            self.reset_for_fault(id, reason);
+        } else if ends {
+            stream.recv.end();
+            self.settle(id);
+        }
+        Ok(())
+    }
+
+    fn peer_opens(&mut self, id: u32, fields: Fields, ends: bool) -> Result<(), Reason> {
+        if !self.counts.peer_uses(id) {
+            return Err(Reason::PROTOCOL_ERROR);
+        }
+        let is_refused =
+            self.shutdown.is_drained() || self.counts.open() >= self.config.max_concurrent_streams;
+        let request = match fields.request() {
+            Some(request) if !is_refused => request,
+            _ => {
+                let reason = if is_refused { Reason::REFUSED_STREAM } else { Reason::PROTOCOL_ERROR };
+                self.control.count_answer();
+                self.control.reset(id, reason);
+                return Ok(());
+            }
+        };
+        let mut stream = Stream::new(self.settings.peer.window, self.settings.window());
+        (stream.recv.has_head, stream.recv.has_ended) = (true, ends);
+        self.store.insert(id, stream);
+        self.counts.peer_opened();
+        self.accept.requests.push_back((id, request));
+        Ok(())
+    }
+
+    /// Resets a stream on which the peer broke the protocol.
+    fn reset_for_fault(&mut self, id: u32, reason: Reason) {
+        self.control.count_answer();
+        self.reset(id, reason);
+    }
+
+    fn settings(&mut self, payload: &[u8]) -> Result<(), Reason> {
+        let change = self.settings.receive(payload)?;
+        self.control.count_answer();
+        self.control.push(Kind::Settings, frame::ACK, 0, &[]);
+        if change.streams {
+            self.counts.wake_waiting();
+        }
+        if let Some(window) = change.window {
+            for id in self.store.ids() {
+                self.widen(id, window);
+            }
+        }
+        Ok(())
+    }
+
+    fn settings_acknowledged(&mut self, payload: &[u8]) -> Result<(), Reason> {
+        if let Some(change) = self.settings.acknowledged(payload)? {
+            self.store.iter_mut().for_each(|stream| stream.recv.widen(change));
+        }
+        Ok(())
+    }
+
+    fn ping(&mut self, head: &Head, payload: &[u8]) -> Result<(), Reason> {
+        let payload: [u8; 8] = payload.try_into().map_err(|_length| Reason::FRAME_SIZE_ERROR)?;
+        if !head.has(frame::ACK) {
+            self.control.count_answer();
+            self.control.push(Kind::Ping, frame::ACK, 0, &payload);
+        } else if self.ping.answered(payload) {
+            self.settings.forget_changes();
+        } else if payload == DRAINED && self.shutdown.finish_drain() {
+            self.go_away(self.counts.last(), Reason::NO_ERROR);
+        }
+        Ok(())
+    }
+
+    fn peer_leaves(&mut self, payload: &[u8]) -> Result<(), Reason> {
+        let (last, rest) = payload.split_first_chunk::<4>().ok_or(Reason::FRAME_SIZE_ERROR)?;
+        let (reason, _) = rest.split_first_chunk::<4>().ok_or(Reason::FRAME_SIZE_ERROR)?;
+        let last = u32::from_be_bytes(*last) & MAX_STREAM_ID;
+        let reason = Reason(u32::from_be_bytes(*reason));
+        self.shutdown.peer_leaves(reason);
+        if self.counts.side() == Side::Client {
+            for id in self.store.ids().into_iter().filter(|id| *id > last) {
+                self.abort(id, Error::GoAway(reason));
+            }
+        }
+        self.counts.wake_waiting();
+        Ok(())
+    }
+
+    fn window_update(&mut self, id: u32, increment: u32) -> Result<(), Reason> {
+        if id == 0 {
+            self.send.widen(increment)?;
+            self.feed_starved();
+            return Ok(());
+        }
+        if self.counts.is_idle(id) {
+            return Err(Reason::PROTOCOL_ERROR);
+        }
+        if increment == 0 && self.store.get(id).is_some() {
+            self.reset_for_fault(id, Reason::PROTOCOL_ERROR);
+        } else {
+            self.widen(id, increment.into());
+        }
+        Ok(())
+    }
+
+    /// Changes the send window of a stream.
+    fn widen(&mut self, id: u32, change: i64) {
+        let Some(stream) = self.store.get_mut(id) else { return };
+        if let Err(reason) = stream.send.widen(change) {
+            return self.reset_for_fault(id, reason);
+        }
+        if self.send.schedule(id, &mut stream.send) {
+            self.wake_driver();
+        }
+    }
+
+    fn peer_resets(&mut self, id: u32, reason: Reason) -> Result<(), Reason> {
+        if self.counts.is_idle(id) {
+            return Err(Reason::PROTOCOL_ERROR);
+        }
+        if self.store.get(id).is_none_or(|stream| stream.error().is_some()) {
+            return Ok(());
+        }
+        if self.accept.requests.iter().any(|(waiting, _)| *waiting == id) {
+            self.accept.resets += 1;
+            if self.accept.resets > self.config.max_pending_resets {
+                return Err(Reason::ENHANCE_YOUR_CALM);
+            }
+        }
+        self.abort(id, Error::Reset(reason));
+        Ok(())
+    }
+}

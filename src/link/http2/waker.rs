@@ -1,0 +1,17 @@
+//! Tasks that wait for something.
+
+use std::task::{Context, Waker};
+
+/// Wakes the task that waits, if one does.
+pub(super) fn wake(waiting: &mut Option<Waker>) {
+    if let Some(waker) = waiting.take() {
+        waker.wake();
+    }
+}
+
+/// Has the current task wait, instead of whichever did.
+pub(super) fn register(waiting: &mut Option<Waker>, cx: &Context<'_>) {
+    if !waiting.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        *waiting = Some(cx.waker().clone());
+    }
+}
