@@ -16,7 +16,7 @@ fn a_node_prints_every_address_that_it_has_bound() {
         assert!(!address.ends_with(":0"), "{what}: {address}");
     }
     let mut page = TcpStream::connect(node.address("local proxy")).unwrap();
-    page.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    page.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     page.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
@@ -167,7 +167,7 @@ fn a_node_without_descriptors_waits_for_one_and_neither_spins_nor_ends() {
     }
     drop(held);
     let mut page = TcpStream::connect(&proxy).unwrap();
-    page.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    page.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     page.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");

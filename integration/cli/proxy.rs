@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 
 use crate::machine::{Machine, Node, Output, text};
 
-const PAGE: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+const PAGE: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
 fn answer(mut stream: impl Read + Write, request: &[u8]) -> String {
     stream.write_all(request).unwrap();

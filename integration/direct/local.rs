@@ -108,7 +108,7 @@ async fn the_page_is_for_users_of_this_machine_and_not_for_web_pages() {
         ("DELETE /", format!("Host: {own}"), 405),
     ] {
         let mut app = Peer::connect(proxy.address).await;
-        app.say(format!("{request} HTTP/1.1\r\n{fields}\r\n\r\n")).await;
+        app.say(format!("{request} HTTP/1.1\r\n{fields}\r\nConnection: close\r\n\r\n")).await;
         let head = app.head().await;
         assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{request} {fields}: {head}");
         let fields = head.to_ascii_lowercase();

@@ -2,12 +2,17 @@
 
 use std::collections::{HashMap, HashSet};
 
-use laneway::local::page::MOST_FOLLOWERS;
+use laneway::local::listener::{self, Apps};
+use laneway::local::page::MAX_FOLLOWERS;
+use laneway::local::port::Port;
 use laneway::telemetry::journal::Happening;
 use laneway::telemetry::snapshot::Snapshot;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::time::Instant;
 
 use crate::lab::{Lab, Proxy};
-use crate::peer::{Origin, Peer};
+use crate::peer::{Origin, Peer, within};
 
 const RESOURCES: [&str; 11] = [
     "/",
@@ -32,30 +37,35 @@ async fn asked(proxy: &Proxy, path: &str, fields: &str) -> Peer {
 
 /// The head and the body of a resource that has an end.
 async fn get(proxy: &Proxy, path: &str, fields: &str) -> (String, String) {
-    let mut reader = asked(proxy, path, fields).await;
+    let mut reader = asked(proxy, path, &format!("{fields}Connection: close\r\n")).await;
     (reader.head().await, reader.rest().await)
+}
+
+/// One response on a connection that may carry more, by its Content-Length.
+async fn answer(reader: &mut Peer) -> (String, String) {
+    let head = reader.head().await;
+    let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+    let mut body = vec![0; length.unwrap_or_else(|| panic!("no length in {head}")).parse().unwrap()];
+    within(reader.stream.read_exact(&mut body)).await.unwrap();
+    (head, String::from_utf8(body).unwrap())
 }
 
 async fn snapshot(proxy: &Proxy) -> Snapshot {
     serde_json::from_str(&get(proxy, "/status.json", "").await.1).unwrap()
 }
 
-/// The next snapshot of a stream.
+/// The next snapshot of a stream, which comes in one chunk (RFC 9112 §7.1).
 async fn next(stream: &mut Peer) -> Snapshot {
-    // An event ends with an empty line, as a head does but for the carriage returns.
-    let mut event = String::new();
-    while !event.ends_with("\n\n") {
-        let mut byte = [0];
-        tokio::io::AsyncReadExt::read_exact(&mut stream.stream, &mut byte).await.unwrap();
-        event.push(byte[0].into());
+    let mut size = String::new();
+    while !size.ends_with("\r\n") {
+        size.push(within(stream.stream.read_u8()).await.unwrap().into());
     }
-    match event.strip_prefix("data: ") {
-        Some(data) => serde_json::from_str(data).unwrap(),
-        None => {
-            assert!(event.starts_with("retry: "), "{event}");
-            Box::pin(next(stream)).await
-        }
-    }
+    let size = usize::from_str_radix(size.trim_end(), 16).unwrap();
+    let mut event = vec![0; size + 2];
+    within(stream.stream.read_exact(&mut event)).await.unwrap();
+    let event = String::from_utf8(event).unwrap();
+    let data = event.strip_prefix("retry: 1000\n\n").unwrap_or(&event).strip_prefix("data: ").unwrap();
+    serde_json::from_str(data.strip_suffix("\n\n\r\n").unwrap()).unwrap()
 }
 
 /// A tunnel of an app over the link, and its other end.
@@ -192,12 +202,138 @@ async fn curl_gets_text_and_nothing_but_reading_is_allowed() {
     let mut post = Peer::connect(proxy.address).await;
     post.say(format!("POST /status.json HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\n\r\n", proxy.address))
         .await;
-    assert!(post.rest().await.starts_with("HTTP/1.1 405 "));
+    let refused = post.rest().await;
+    assert!(
+        refused.starts_with("HTTP/1.1 405 ") && refused.contains("\r\nAllow: GET, HEAD\r\n"),
+        "{refused}"
+    );
     let mut head = Peer::connect(proxy.address).await;
-    head.say(format!("HEAD /events HTTP/1.1\r\nHost: {}\r\n\r\n", proxy.address)).await;
+    head.say(format!("HEAD /events HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", proxy.address)).await;
     let head = head.rest().await;
     assert!(head.contains("Content-Type: text/event-stream") && head.ends_with("\r\n\r\n"), "{head}");
     assert!(get(&proxy, "/nothing", "").await.0.starts_with("HTTP/1.1 404 "));
+}
+
+/// A request that is refused, sent after a good one on the same connection.
+async fn later(proxy: &Proxy, request: &str) -> String {
+    let mut reader = asked(proxy, "/page.css", "").await;
+    assert!(answer(&mut reader).await.0.starts_with("HTTP/1.1 200 "));
+    reader.say(request.replace("PROXY", &proxy.address.to_string())).await;
+    reader.rest().await
+}
+
+#[tokio::test]
+async fn requests_that_follow_on_a_connection_are_answered_in_turn() {
+    let proxy = Proxy::direct().await;
+    let request =
+        |method, path| format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nAccept: */*\r\n\r\n", proxy.address);
+    let mut reader = Peer::connect(proxy.address).await;
+    // The first byte alone decides the dialect; the rest of the requests comes at once.
+    reader.say("G").await;
+    let pipelined =
+        [request("GET", "/status.json"), request("GET", "/nothing"), request("GET", "/")].concat();
+    reader.say(&pipelined[1..]).await;
+    let (head, json) = answer(&mut reader).await;
+    assert!(head.starts_with("HTTP/1.1 200 ") && serde_json::from_str::<Snapshot>(&json).is_ok(), "{head}");
+    assert!(answer(&mut reader).await.0.starts_with("HTTP/1.1 404 "));
+    assert!(answer(&mut reader).await.1.contains("goes out directly"));
+    reader.say(request("HEAD", "/page.css")).await;
+    let head = reader.head().await;
+    assert!(head.contains("Content-Type: text/css") && !head.contains("Content-Length: 0\r\n"), "{head}");
+    reader.say(request("GET", "/icon.svg")).await;
+    assert!(answer(&mut reader).await.1.starts_with("<svg"));
+    reader.end();
+    assert_eq!(reader.rest().await, "");
+}
+
+#[tokio::test]
+async fn each_later_request_is_judged_like_the_first() {
+    let proxy = Proxy::direct().await;
+    for (status, request) in [
+        ("421", "GET http://example.com/ HTTP/1.1\r\nHost: example.com\r\n\r\n"),
+        ("421", "GET http://PROXY/status.json HTTP/1.1\r\nHost: PROXY\r\n\r\n"),
+        ("421", "CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\nhello"),
+        ("421", "GET /status.json HTTP/1.1\r\nHost: evil.example\r\n\r\n"),
+        ("421", "GET /status.json HTTP/1.1\r\nHost: PROXY\r\nHost: evil.example\r\n\r\n"),
+        ("421", "GET /status.json HTTP/1.1\r\nHost: localhost@evil.example\r\n\r\n"),
+        ("421", "GET /status.json HTTP/1.0\r\n\r\n"),
+        ("403", "GET /status.json HTTP/1.1\r\nHost: PROXY\r\nOrigin: http://evil.example\r\n\r\n"),
+        ("405", "POST /status.json HTTP/1.1\r\nHost: PROXY\r\nContent-Length: 5\r\n\r\nhello"),
+        ("400", "GET /status.json HTTP/1.1\r\nHost : PROXY\r\n\r\n"),
+        ("400", "\x05\x01\x00"),
+    ] {
+        let refused = later(&proxy, request).await;
+        assert_eq!(refused[..].split(' ').nth(1), Some(status), "{request}: {refused}");
+        assert_eq!(refused.matches("HTTP/1.").count(), 1, "the connection ends: {refused}");
+    }
+    assert_eq!(proxy.dials(), 0);
+    let refusals = crate::refusals::metric(&proxy, "refused_total").await;
+    assert_eq!(refusals, ["{reason=\"malformed\",dialect=\"http\"} 2"]);
+    let long = format!("GET / HTTP/1.1\r\nHost: PROXY\r\nX: {}\r\n\r\n", "x".repeat(100_000));
+    let refused = later(&proxy, &long).await;
+    assert!(refused.starts_with("HTTP/1.1 431 "), "{refused}");
+}
+
+#[tokio::test]
+async fn a_refusal_arrives_whatever_the_client_has_sent_already() {
+    let proxy = Proxy::direct().await;
+    let body = "x".repeat(256 * 1024);
+    let post =
+        format!("POST / HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n\r\n{body}", proxy.address, body.len());
+    let mut first = Peer::connect(proxy.address).await;
+    first.say(&post).await;
+    assert!(first.rest().await.starts_with("HTTP/1.1 405 "));
+    assert!(later(&proxy, &post).await.starts_with("HTTP/1.1 405 "));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_on_which_no_whole_request_follows_is_closed_at_the_deadline() {
+    let proxy = Proxy::direct().await;
+    for begun in ["", "GET /status.json HT"] {
+        let before = Instant::now();
+        assert_eq!(later(&proxy, begun).await, "");
+        assert_eq!(before.elapsed().as_secs(), 10, "by the paused clock");
+    }
+}
+
+#[tokio::test]
+async fn when_the_node_drains_idle_connections_and_streams_end_at_once() {
+    let proxy = Proxy::direct().await;
+    let (mut stream, mut idle) = (asked(&proxy, "/events", "").await, asked(&proxy, "/page.css", "").await);
+    stream.head().await;
+    next(&mut stream).await;
+    answer(&mut idle).await;
+    proxy.local.drain.cancel();
+    assert_eq!(idle.rest().await, "");
+    assert!(stream.rest().await.ends_with("0\r\n\r\n"), "an orderly end");
+    // Although neither reader has closed its own end.
+    proxy.local.tasks.close();
+    within(proxy.local.tasks.wait()).await;
+    drop((stream, idle));
+}
+
+#[tokio::test]
+async fn users_of_a_unix_socket_get_the_page_too() {
+    let proxy = Proxy::direct().await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("proxy.sock");
+    let port = Port::bind(&format!("unix:{}", path.display()).parse().unwrap(), 0o600).unwrap();
+    let serving = tokio::spawn(listener::run(proxy.local.clone(), port, Apps::Proxied));
+    let mut reader = UnixStream::connect(&path).await.unwrap();
+    for path in ["/page.css", "/proxy.pac"] {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        within(reader.write_all(request.as_bytes())).await.unwrap();
+    }
+    reader.shutdown().await.unwrap();
+    let mut answers = String::new();
+    within(reader.read_to_string(&mut answers)).await.unwrap();
+    let statuses: Vec<_> = answers.lines().filter_map(|line| line.strip_prefix("HTTP/1.1 ")).collect();
+    assert_eq!(
+        statuses,
+        ["200 OK", "404 Not Found"],
+        "a unix socket is no proxy that a browser can be told of"
+    );
+    serving.abort();
 }
 
 #[tokio::test]
@@ -217,7 +353,7 @@ async fn the_stream_gives_a_snapshot_again_and_again_and_only_so_many_may_follow
     );
 
     let mut others = Vec::new();
-    for _ in 1..MOST_FOLLOWERS {
+    for _ in 1..MAX_FOLLOWERS {
         let mut other = asked(&proxy, "/events", "").await;
         assert!(other.head().await.starts_with("HTTP/1.1 200 "));
         others.push(other);
@@ -239,7 +375,7 @@ async fn a_stream_that_nobody_reads_is_given_up_and_its_place_is_free_again() {
         proxy.telemetry.note(Happening::Query, "", "x".repeat(400));
     }
     let mut silent = Vec::new();
-    for _ in 0..MOST_FOLLOWERS {
+    for _ in 0..MAX_FOLLOWERS {
         let socket = crate::peer::narrow();
         let mut reader = Peer { stream: socket.connect(proxy.address).await.unwrap() };
         reader.say(format!("GET /events HTTP/1.1\r\nHost: {}\r\n\r\n", proxy.address)).await;

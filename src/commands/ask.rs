@@ -80,7 +80,8 @@ fn request(proxy: SocketAddr) -> io::Result<String> {
     let host =
         if proxy.ip().is_loopback() { proxy.to_string() } else { format!("127.0.0.1:{}", proxy.port()) };
     // In one piece: whoever else listens there may hang up after the first.
-    socket.write_all(format!("GET /status.json HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes())?;
+    let request = format!("GET /status.json HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes())?;
     let mut answer = String::new();
     socket.take(LARGEST).read_to_string(&mut answer)?;
     Ok(answer)

@@ -15,7 +15,6 @@ use tokio::time::timeout;
 use super::endpoint::Peer;
 use super::handshakes::HANDSHAKE;
 use super::listener::{App, Local, quiet};
-use super::page;
 use super::session::Tunnelled;
 use super::upstream::Upstream;
 use crate::failure::{Failure, Kind, Side};
@@ -46,6 +45,8 @@ enum Next {
     Reset,
     /// The connection has become a tunnel.
     Tunnel(Box<Established>),
+    /// The request is for the node's own page, and so is the rest of the connection.
+    Page,
 }
 
 /// How one request ended.
@@ -75,19 +76,19 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
     let mut buffer = BytesMut::new();
     let mut reusable = None;
     loop {
-        let head = handshake.within(read_head(&socket, &mut buffer)).await;
+        let mut head = handshake.within(read_head(&socket, &mut buffer)).await;
         drop(handshake);
-        let next = match head {
-            Some(Ok(Some(head))) => match RequestHead::parse(&head) {
+        let next = match &mut head {
+            Some(Ok(Some(head))) => match RequestHead::parse(head) {
                 Ok(request) => answer(local, &socket, &mut buffer, request, &mut reusable, peer).await,
                 Err(malformed) => refuse(local, malformed, peer),
             },
             Some(Ok(None)) => return None,
             Some(Err(HeadError::Gone(error))) => {
-                quiet(&error);
+                quiet(error);
                 return None;
             }
-            Some(Err(HeadError::Refused(malformed))) => refuse(local, malformed, peer),
+            Some(Err(HeadError::Refused(malformed))) => refuse(local, *malformed, peer),
             None => {
                 local.telemetry.refused.one(("http", Refusal::Late));
                 Next::Close(plain(408, "the request head did not arrive in time"))
@@ -106,6 +107,16 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
             Next::Tunnel(established) => {
                 let Established { upstream, target, id, kept, record } = *established;
                 return Some(Box::new(Tunnelled { app: socket, target, id, upstream, kept, record }));
+            }
+            Next::Page => {
+                let mut received = head.and_then(Result::ok).flatten().unwrap_or_default();
+                received.unsplit(buffer);
+                // Boxed, so that other connections do not hold its state.
+                let page = Box::pin(local.page.serve(socket, received, &local.drain));
+                if let Some(reason) = page.await {
+                    local.telemetry.refused.one(("http", reason));
+                }
+                return None;
             }
         }
         if buffer.is_empty() {
@@ -172,7 +183,7 @@ async fn answer(
             local.telemetry.refused.one(("http", Refusal::Destination));
             return Next::Close(plain(403, "this is a proxy; its page is for users of its own machine"));
         }
-        RequestTarget::Origin { .. } => return Next::Close(page::answer(local, socket, &request).await),
+        RequestTarget::Origin { .. } => return Next::Page,
         RequestTarget::Asterisk => {
             local.telemetry.refused.one(("http", Refusal::Destination));
             return Next::Close(plain(400, "this is a proxy; ask it for a server"));

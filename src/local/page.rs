@@ -1,53 +1,60 @@
-//! What somebody gets who talks to the local port as to a web server: a live page, and the same facts as JSON, as a
-//! stream and as metrics. Read-only, and only for this machine's own users: a web page from elsewhere runs in a browser
-//! here, too, and must not read it.
+//! The node's own web server, on the local port: a live page, and the same facts as JSON, as an event stream and as
+//! metrics. Read-only, and only for the users of this machine: their browsers also run pages of other sites, which must
+//! not be able to read it.
 
+mod connection;
 mod events;
 pub mod metrics;
 
-use bytes::Bytes;
-use http::Method;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{self, HeaderMap, HeaderName};
+use http::request::Parts;
+use http::uri::Authority;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
-use super::listener::Local;
+use crate::telemetry::refusal::Refusal;
 use crate::telemetry::report;
 use crate::telemetry::snapshot::Snapshot;
-use crate::wire::http::{RequestHead, head_end, own_response};
 
-/// How many read the stream of events at a time.
-pub const MOST_FOLLOWERS: usize = 16;
+/// Maximum number of readers of the event stream at a time.
+pub const MAX_FOLLOWERS: usize = 16;
 
-/// Gives what the node shows of itself now.
-pub type Look = dyn Fn() -> Snapshot + Send + Sync;
+/// Returns what the node shows of itself at this moment.
+pub type TakeSnapshot = dyn Fn() -> Snapshot + Send + Sync;
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// The page of one node.
 pub struct Page {
-    look: Box<Look>,
+    snapshot: Arc<TakeSnapshot>,
     pac_direct: bool,
-    followers: Semaphore,
+    followers: Arc<Semaphore>,
 }
 
-impl Page {
-    /// The page that shows what `look` gives. With `pac_direct` its /proxy.pac lets browsers go out directly where the
-    /// proxy does not answer.
-    pub fn new(look: Box<Look>, pac_direct: bool) -> Self {
-        Self { look, pac_direct, followers: Semaphore::new(MOST_FOLLOWERS) }
-    }
-}
-
-/// Nothing is loaded but from here, nothing embeds it, nobody guesses what it is.
-const SEALED: [(&str, &str); 6] = [
-    ("Cache-Control", "no-store"),
+/// Sent with every response: nothing is loaded from elsewhere, no other site may embed or read it, and no browser
+/// guesses its type.
+const SECURITY_FIELDS: [(&str, &str); 6] = [
+    ("cache-control", "no-store"),
     (
-        "Content-Security-Policy",
+        "content-security-policy",
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
          base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'",
     ),
-    ("Cross-Origin-Opener-Policy", "same-origin"),
-    ("Cross-Origin-Resource-Policy", "same-origin"),
-    ("Referrer-Policy", "no-referrer"),
-    ("X-Content-Type-Options", "nosniff"),
+    ("cross-origin-opener-policy", "same-origin"),
+    ("cross-origin-resource-policy", "same-origin"),
+    ("referrer-policy", "no-referrer"),
+    ("x-content-type-options", "nosniff"),
 ];
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -63,99 +70,184 @@ const FILES: [(&str, &str, &str); 6] = [
     ("/icon.svg", "image/svg+xml", include_str!("page/icon.svg")),
 ];
 
-/// Answers a request in origin-form. It is never forwarded by its Host field: that would make this port an
-/// open door for web pages that guess it. What follows the events gets them from here, and an empty answer when it is
-/// over.
-pub async fn answer(local: &Local, socket: &TcpStream, request: &RequestHead) -> Bytes {
-    let answer = match guard(request) {
-        Err((status, reason, text)) => sealed(status, reason, TEXT, &text),
-        Ok("/events") if request.method == Method::GET => match local.page.followers.try_acquire() {
-            Ok(_place) => {
-                events::follow(local, socket).await;
-                return Bytes::new();
-            }
-            Err(_) => sealed(503, "Service Unavailable", TEXT, "too many follow this page already\n"),
-        },
-        Ok(path) => match resource(local, socket, request, path) {
-            Some((kind, body)) => sealed(200, "OK", kind, &body),
-            None => sealed(404, "Not Found", TEXT, "there is no such page: try /\n"),
-        },
-    };
-    if request.method == Method::HEAD {
-        return answer.slice(..head_end(&answer, 0).unwrap_or_default());
+impl Page {
+    /// The page that shows what `snapshot` returns. With `pac_direct`, its /proxy.pac lets browsers connect directly
+    /// while the proxy does not answer.
+    pub fn new(snapshot: Box<TakeSnapshot>, pac_direct: bool) -> Self {
+        Self { snapshot: snapshot.into(), pac_direct, followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)) }
     }
-    answer
-}
 
-fn sealed(status: u16, reason: &str, kind: &str, body: &str) -> Bytes {
-    own_response(status, reason, &SEALED, kind, body.as_bytes(), false)
-}
+    /// Serves a connection whose first request is in origin-form, until it ends or the node drains. `received` is what
+    /// has been read from `socket`, from the first byte of that request.
+    ///
+    /// Such a request is never forwarded to the server that its Host field names: any web page could then use this port
+    /// as a proxy.
+    ///
+    /// Returns why a later request could not be read, if one could not.
+    pub async fn serve(
+        &self,
+        socket: TcpStream,
+        received: BytesMut,
+        drain: &CancellationToken,
+    ) -> Option<Refusal> {
+        let proxy = socket.local_addr().ok();
+        let service = service_fn(|request: Request<Incoming>| {
+            std::future::ready(Ok::<_, Infallible>(self.respond(&request.into_parts().0, proxy, drain)))
+        });
+        connection::serve(socket, received.freeze(), service, drain).await
+    }
 
-/// The type and the content of what is at `path`.
-fn resource(
-    local: &Local,
-    socket: &TcpStream,
-    request: &RequestHead,
-    path: &str,
-) -> Option<(&'static str, String)> {
-    let look = || (local.page.look)();
-    Some(match path {
-        "/" if wants_html(request) => (HTML, include_str!("page/index.html").into()),
-        "/" => (TEXT, report::text(&look())),
-        "/status.json" => ("application/json", events::json(&look())),
-        "/metrics" => (metrics::TYPE, metrics::text(&look())),
-        "/events" => (events::TYPE, String::new()),
-        "/proxy.pac" => ("application/x-ns-proxy-autoconfig", pac(local, socket)?),
-        path => {
-            let (_, kind, content) = FILES.iter().find(|(name, _, _)| *name == path)?;
-            (*kind, (*content).to_owned())
+    fn respond(
+        &self,
+        request: &Parts,
+        proxy: Option<SocketAddr>,
+        drain: &CancellationToken,
+    ) -> Response<Body> {
+        let mut response = match check(request) {
+            Ok("/events") if request.method == Method::GET => self.follow(drain),
+            Ok(path) => self.resource(request, path, proxy),
+            Err(refusal) => Err(refusal),
         }
-    })
+        .unwrap_or_else(PageError::into_response);
+        for (name, value) in SECURITY_FIELDS {
+            let value = HeaderValue::from_static(value);
+            response.headers_mut().insert(HeaderName::from_static(name), value);
+        }
+        response
+    }
+
+    /// The event stream, until `drain` is cancelled.
+    fn follow(&self, drain: &CancellationToken) -> Result<Response<Body>, PageError> {
+        let Ok(place) = self.followers.clone().try_acquire_owned() else {
+            return Err(PageError::TooManyFollowers);
+        };
+        let events = events::stream(self.snapshot.clone(), drain.clone(), place);
+        Ok(response(events::TYPE, StreamBody::new(events).boxed_unsync()))
+    }
+
+    /// The resource at `path`; `proxy` is the address that the connection was made to.
+    fn resource(
+        &self,
+        request: &Parts,
+        path: &str,
+        proxy: Option<SocketAddr>,
+    ) -> Result<Response<Body>, PageError> {
+        let whole = |kind, content: String| Ok(response(kind, Full::from(content).boxed_unsync()));
+        match (path, proxy) {
+            ("/", _) if accepts_html(&request.headers) => whole(HTML, include_str!("page/index.html").into()),
+            ("/", _) => whole(TEXT, report::text(&(self.snapshot)())),
+            ("/status.json", _) => whole("application/json", events::json(&(self.snapshot)())),
+            ("/metrics", _) => whole(metrics::TYPE, metrics::text(&(self.snapshot)())),
+            // Reached by HEAD only: the stream itself has no end.
+            ("/events", _) => whole(events::TYPE, String::new()),
+            ("/proxy.pac", Some(proxy)) => {
+                whole("application/x-ns-proxy-autoconfig", proxy_configuration(proxy, self.pac_direct))
+            }
+            (path, _) => match FILES.iter().find(|(name, _, _)| *name == path) {
+                Some((_, kind, content)) => whole(kind, (*content).into()),
+                None => Err(PageError::NotFound),
+            },
+        }
+    }
 }
 
-/// A browser says so; curl and its like get text.
-fn wants_html(request: &RequestHead) -> bool {
-    request.fields.get("accept").is_some_and(|accept| accept.windows(9).any(|part| part == b"text/html"))
+fn response(content_type: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
 }
 
-/// A proxy auto-configuration file that names the port which it was asked from. What is on this machine is not for the
-/// proxy, which would refuse it.
-fn pac(local: &Local, socket: &TcpStream) -> Option<String> {
-    let proxy = socket.local_addr().ok()?;
-    let otherwise = if local.page.pac_direct { "; DIRECT" } else { "" };
-    Some(format!(
+/// Browsers accept HTML and say so; curl and similar tools get text.
+fn accepts_html(fields: &HeaderMap) -> bool {
+    fields
+        .get(header::ACCEPT)
+        .is_some_and(|accept| accept.as_bytes().windows(9).any(|part| part == b"text/html"))
+}
+
+/// A proxy auto-configuration file that names `proxy`, the port it was requested from. Loopback destinations are
+/// excluded: the proxy would refuse them.
+fn proxy_configuration(proxy: SocketAddr, or_direct: bool) -> String {
+    let otherwise = if or_direct { "; DIRECT" } else { "" };
+    format!(
         "function FindProxyForURL(url, host) {{\n  \
            if (host === \"localhost\" || host === \"127.0.0.1\" || host === \"[::1]\" || host === \"::1\") return \"DIRECT\";\n  \
            return \"PROXY {proxy}{otherwise}\";\n}}\n"
-    ))
+    )
 }
 
-type Refusal = (u16, &'static str, String);
+/// Why a request gets no resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum PageError {
+    #[error("this connection serves the node's own page; open another one to use the proxy")]
+    ProxyRequest,
+    #[error("this is a proxy, not a web server: set it as http_proxy (http://127.0.0.1:1080)")]
+    ForeignHost,
+    #[error("this page is not for other sites")]
+    OtherSite,
+    #[error("this page is read-only")]
+    Method,
+    #[error("there is no such page: try /")]
+    NotFound,
+    #[error("too many clients follow this page already")]
+    TooManyFollowers,
+}
 
-/// The path of a request that this machine's user makes, to a name that is only this machine's (a name of another
-/// site may lead here as well: DNS rebinding), and that no other site makes for them.
-fn guard(request: &RequestHead) -> Result<&str, Refusal> {
-    let host = request.host_name().unwrap_or_default();
-    if !is_loopback(host) {
-        let text = "this is a proxy, not a web server: set it as http_proxy (http://127.0.0.1:1080)\n";
-        return Err((421, "Misdirected Request", text.to_owned()));
+impl PageError {
+    fn into_response(self) -> Response<Body> {
+        let mut response = response(TEXT, Full::from(format!("{self}\n")).boxed_unsync());
+        *response.status_mut() = match self {
+            Self::ProxyRequest | Self::ForeignHost => StatusCode::MISDIRECTED_REQUEST,
+            Self::OtherSite => StatusCode::FORBIDDEN,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::TooManyFollowers => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        if self == Self::Method {
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        }
+        if self != Self::NotFound {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
     }
-    let field = |name| request.fields.get(name);
-    let own_origin =
-        |origin: &[u8]| origin.strip_prefix(b"http://").is_some_and(|from| Some(from) == field("host"));
-    // Absent where no browser is at work.
-    let elsewhere = field("sec-fetch-site").is_some_and(|site| site != b"none" && site != b"same-origin")
-        || field("origin").is_some_and(|origin| !own_origin(origin));
-    if elsewhere {
-        return Err((403, "Forbidden", "this page is not for other sites\n".to_owned()));
+}
+
+/// The path of a request that a user of this machine makes: to a name that is only this machine's (DNS rebinding makes
+/// the name of another site lead here too), and not on behalf of another site.
+fn check(request: &Parts) -> Result<&str, PageError> {
+    // CONNECT, or absolute-form. The first request decides what a connection is: hyper has read ahead, so the
+    // connection cannot be returned to the proxy. RFC 9110 §15.5.20 lets the client repeat the request on another.
+    if request.uri.authority().is_some() {
+        return Err(PageError::ProxyRequest);
+    }
+    let fields = &request.headers;
+    let mut hosts = fields.get_all(header::HOST).iter();
+    let host = hosts.next().filter(|_| hosts.next().is_none());
+    if !host.is_some_and(is_loopback) {
+        return Err(PageError::ForeignHost);
+    }
+    let is_own_origin =
+        |origin: &HeaderValue| origin.as_bytes().strip_prefix(b"http://") == host.map(HeaderValue::as_bytes);
+    // Only browsers send these fields.
+    let site_is_other = |site: &HeaderValue| site != "none" && site != "same-origin";
+    if fields.get_all("sec-fetch-site").iter().any(site_is_other)
+        || !fields.get_all(header::ORIGIN).iter().all(is_own_origin)
+    {
+        return Err(PageError::OtherSite);
     }
     if request.method != Method::GET && request.method != Method::HEAD {
-        return Err((405, "Method Not Allowed", "this page is for reading\n".to_owned()));
+        return Err(PageError::Method);
     }
-    Ok(request.target.path())
+    Ok(request.uri.path())
 }
 
-fn is_loopback(host: &str) -> bool {
-    host.eq_ignore_ascii_case("localhost")
-        || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+/// Whether a Host field names this machine's loopback interface.
+fn is_loopback(host: &HeaderValue) -> bool {
+    let authority = Authority::try_from(host.as_bytes()).ok();
+    authority.filter(|authority| !authority.as_str().contains('@')).is_some_and(|authority| {
+        let host = authority.host();
+        let ip = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        host.eq_ignore_ascii_case("localhost")
+            || ip.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    })
 }
