@@ -1,0 +1,444 @@
+//! A group of nodes, what each does and what reaches it.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use laneway::peers::selection::{Means, Options, Own, Prepared, Selection};
+use laneway::wire::datagram::{Advert, Policy, Reach, State};
+use laneway::wire::id::NodeId;
+
+use crate::schedule::{Random, Schedule};
+
+/// In microseconds.
+const MILLI: u64 = 1_000;
+/// One datagram in this many is lost, for each receiver independently.
+const LOSS: u64 = 20;
+/// The latency of the network in microseconds, for each quarter of the nodes.
+const LATENCY: [u64; 4] = [200, 500, 800, 1200];
+/// How long a client waits for an answer on a link before it turns to the next gateway.
+const SUSPECT: u64 = 250 * MILLI;
+/// Interval at which clients check their gateway.
+const POLL_INTERVAL: u64 = 50 * MILLI;
+/// The number of clients whose gateways are checked; all others only receive.
+const OBSERVED: usize = 100;
+/// The longest interval between two decisions of a candidate, which is that of the real one.
+const REFRESH: u64 = 500 * MILLI;
+
+/// One simulated node.
+pub(crate) struct Node {
+    id: NodeId,
+    link: SocketAddr,
+    selection: Selection,
+    is_candidate: bool,
+    alive: bool,
+    /// Whether it reaches the server.
+    pub(crate) able: bool,
+    state: State,
+    capacity: u32,
+    spoken: Spoken,
+    clock: Clock,
+    /// The time of its next decision, in microseconds. A decision that was postponed is skipped.
+    wake: u64,
+    client: Client,
+}
+
+/// What a candidate says in its beacons and offers.
+struct Spoken {
+    advert: Option<Advert>,
+    boot: u64,
+    counter: u64,
+    answers_one_in: u64,
+}
+
+/// A node's own clock.
+#[derive(Clone, Copy)]
+struct Clock {
+    start: Instant,
+    /// In millionths of the real speed.
+    speed: u64,
+}
+
+impl Clock {
+    /// What it shows at a time of the simulation.
+    fn at(self, time: u64) -> Instant {
+        self.start + Duration::from_micros(time * self.speed / 1_000_000)
+    }
+}
+
+/// A node's side as a client: the candidate that it uses.
+#[derive(Clone, Copy, Default)]
+struct Client {
+    uses: Option<usize>,
+    /// Since when that candidate has been unusable.
+    lost: Option<u64>,
+    tries_at: u64,
+    asks: usize,
+}
+
+enum Event {
+    Wake(usize),
+    Beacon { from: usize, quarter: usize, advert: Box<Advert>, boot: u64, counter: u64 },
+    Ask(usize),
+    Poll,
+}
+
+/// How often something happened in the whole group.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub(crate) beacons: u64,
+    pub(crate) queries: u64,
+    pub(crate) offers: u64,
+    pub(crate) promotions: u64,
+}
+
+/// The time without an active candidate, after the first one.
+#[derive(Default)]
+pub(crate) struct Vacancy {
+    pub(crate) total: u64,
+    since: Option<u64>,
+    ever_active: bool,
+}
+
+/// All nodes, and the network between them.
+pub(crate) struct Group {
+    pub(crate) nodes: Vec<Node>,
+    /// The first nodes are the candidates.
+    candidates: usize,
+    options: Options,
+    base: Instant,
+    schedule: Schedule<Event>,
+    random: Random,
+    /// Whether nodes with even numbers and those with odd ones are cut off from each other.
+    pub(crate) partitioned: bool,
+    /// Whether only candidates and observed clients receive, for long quiet stretches.
+    pub(crate) only_observed: bool,
+    pub(crate) counts: Counts,
+    pub(crate) vacancy: Vacancy,
+    /// The longest time that an observed client was without a usable gateway.
+    pub(crate) worst_gap: u64,
+    agreed: bool,
+}
+
+impl Group {
+    pub(crate) fn new(nodes: usize, candidates: usize, policy: Policy, active: u8, rotate: u64) -> Self {
+        let rotate = Duration::from_secs(rotate);
+        let (link_port, weight, prepares) = (7420, 100, false);
+        let mut group = Self {
+            nodes: Vec::with_capacity(nodes),
+            candidates,
+            options: Options { policy, active, rotate, link_port, weight, prepares },
+            base: Instant::now(),
+            schedule: Schedule::default(),
+            random: Random::default(),
+            partitioned: false,
+            only_observed: false,
+            counts: Counts::default(),
+            vacancy: Vacancy::default(),
+            worst_gap: 0,
+            agreed: false,
+        };
+        for n in 0..nodes {
+            let node = group.node(n);
+            group.nodes.push(node);
+            // All start within a tenth of a second, as after a power failure.
+            let at = group.random.next() % (100 * MILLI);
+            if n < candidates {
+                group.nodes[n].wake = at;
+                group.schedule.at(at, Event::Wake(n));
+            } else {
+                group.schedule.at(at, Event::Ask(n));
+            }
+        }
+        group.schedule.at(0, Event::Poll);
+        group
+    }
+
+    fn node(&mut self, n: usize) -> Node {
+        let halves = [self.random.next(), self.random.next()];
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&halves[0].to_be_bytes());
+        id[8..].copy_from_slice(&halves[1].to_be_bytes());
+        let [_, high, middle, low] = (n as u32).to_be_bytes();
+        // Machines differ by a factor of four.
+        let capacity = 1_000 + (self.random.next() % 3_000) as u32;
+        Node {
+            id: NodeId(id),
+            link: SocketAddr::from(([10, high, middle, low], 7420)),
+            selection: self.selection(NodeId(id), n),
+            is_candidate: n < self.candidates,
+            alive: true,
+            able: true,
+            state: State::Withdrawn,
+            capacity,
+            spoken: Spoken { advert: None, boot: 1, counter: 0, answers_one_in: 1 },
+            clock: Clock {
+                start: self.base + Duration::from_secs(self.random.next() % 1_000_000),
+                speed: 990_000 + self.random.next() % 20_000,
+            },
+            wake: u64::MAX,
+            client: Client::default(),
+        }
+    }
+
+    fn selection(&mut self, id: NodeId, n: usize) -> Selection {
+        let mut selection = Selection::new(id, self.random.next());
+        if n < self.candidates {
+            selection.stand(self.options.clone());
+        }
+        selection
+    }
+
+    /// The time of the simulation, in microseconds.
+    pub(crate) fn now(&self) -> u64 {
+        self.schedule.now
+    }
+
+    /// Runs the simulation for this long.
+    pub(crate) fn run(&mut self, micros: u64) {
+        let end = self.now() + micros;
+        while let Some(event) = self.schedule.next(end) {
+            self.react(event);
+        }
+    }
+
+    /// Runs until all observed clients use an active candidate for two polls in a row; returns the time that this took, or
+    /// `u64::MAX` when it takes longer than `most`.
+    pub(crate) fn until_agreed(&mut self, most: u64) -> u64 {
+        let from = self.now();
+        while self.now() < from + most {
+            self.run(POLL_INTERVAL);
+            if self.agreed && self.agrees() {
+                return self.now() - from;
+            }
+            self.agreed = self.agrees();
+        }
+        u64::MAX
+    }
+
+    fn agrees(&mut self) -> bool {
+        let active = self.active();
+        if active.len() != usize::from(self.options.active) {
+            return false;
+        }
+        for n in self.observed() {
+            let now = self.local(n);
+            let first = self.nodes[n].selection.ranked(now).first().and_then(|gateway| gateway.id);
+            if !active.iter().any(|active| Some(self.nodes[*active].id) == first) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn react(&mut self, event: Event) {
+        match event {
+            Event::Wake(n) => {
+                if self.nodes[n].wake <= self.now() && self.nodes[n].alive {
+                    self.decide(n);
+                }
+            }
+            Event::Beacon { from, quarter, advert, boot, counter } => {
+                let (id, link) = (self.nodes[from].id, self.nodes[from].link);
+                let hearing = if self.only_observed { self.observed().end } else { self.nodes.len() };
+                for n in (quarter..hearing).step_by(LATENCY.len()) {
+                    if n == from || !self.nodes[n].alive || self.is_cut(from, n) || self.is_lost() {
+                        continue;
+                    }
+                    let now = self.local(n);
+                    let means = Means::Beacon(boot, counter);
+                    let heard = self.nodes[n].selection.heard(id, link, &advert, means, now);
+                    if heard && self.nodes[n].is_candidate {
+                        self.decide(n);
+                    }
+                }
+            }
+            Event::Ask(n) => self.ask(n),
+            Event::Poll => {
+                for n in self.observed() {
+                    self.poll(n);
+                }
+                self.schedule.at(self.now() + POLL_INTERVAL, Event::Poll);
+            }
+        }
+    }
+
+    fn decide(&mut self, n: usize) {
+        let (time, now, noise) = (self.now(), self.local(n), self.random.next() % 41);
+        let node = &mut self.nodes[n];
+        let own = Own {
+            able: node.able,
+            reach: if node.able { Reach::Reachable } else { Reach::Unreachable },
+            prepared: Prepared::No,
+            draining: false,
+            load: if node.state == State::Active { 100 + noise as u16 } else { noise as u16 },
+            capacity: node.capacity * (80 + noise as u32) / 100,
+            tunnels: 0,
+        };
+        let decision = node.selection.decide(&own, now).unwrap();
+        node.spoken.answers_one_in = decision.answers_one_in.into();
+        let promoted = node.state != State::Active && decision.advert.state == State::Active;
+        node.state = decision.advert.state;
+        node.spoken.advert = Some(decision.advert.clone());
+        let local = decision.wake.duration_since(node.clock.start).as_micros() as u64;
+        let wake = (local * 1_000_000 / node.clock.speed + 1).clamp(time + 1, time + REFRESH);
+        // Most decisions change nothing, and the wake-up that is scheduled already is early enough.
+        let waits = node.wake > time && node.wake <= wake;
+        if !waits {
+            node.wake = wake;
+        }
+        let (boot, counter) = (node.spoken.boot, node.spoken.counter + u64::from(decision.beacon));
+        node.spoken.counter = counter;
+        if !waits {
+            self.schedule.at(wake, Event::Wake(n));
+        }
+        self.counts.promotions += u64::from(promoted);
+        self.count_vacancy();
+        if decision.beacon {
+            self.counts.beacons += 1;
+            for (quarter, latency) in LATENCY.iter().enumerate() {
+                let advert = Box::new(decision.advert.clone());
+                self.schedule
+                    .at(self.now() + latency, Event::Beacon { from: n, quarter, advert, boot, counter });
+            }
+        }
+    }
+
+    /// A client sends queries until it knows a gateway; candidates answer as their selection decides.
+    fn ask(&mut self, n: usize) {
+        let now = self.local(n);
+        let known =
+            self.nodes[n].selection.ranked(now).first().is_some_and(|gateway| gateway.heard.is_some());
+        if known {
+            return;
+        }
+        let pause =
+            [100, 200, 400, 800, 1600, 3000].get(self.nodes[n].client.asks).map_or(5000, |pause| *pause);
+        self.nodes[n].client.asks += 1;
+        self.counts.queries += 1;
+        self.schedule.at(self.now() + pause * MILLI, Event::Ask(n));
+        for candidate in 0..self.candidates {
+            let lot = self.random.next();
+            let node = &self.nodes[candidate];
+            let (id, link, advert) = (node.id, node.link, node.spoken.advert.clone());
+            if lot.is_multiple_of(node.spoken.answers_one_in)
+                && let Some(advert) = advert
+                && !self.is_lost()
+            {
+                self.counts.offers += 1;
+                if self.is_lost() {
+                    continue;
+                }
+                let means = Means::Offer(Duration::from_millis(1));
+                self.nodes[n].selection.heard(id, link, &advert, means, now);
+            }
+        }
+    }
+
+    /// Lets a client check its gateway and, when that is unusable, turn to another.
+    fn poll(&mut self, n: usize) {
+        let (now, time) = (self.local(n), self.now());
+        let mut client = self.nodes[n].client;
+        if let Some(used) = client.uses {
+            if !self.is_usable(n, used) {
+                let lost = *client.lost.get_or_insert(time);
+                self.worst_gap = self.worst_gap.max(time - lost);
+                if time >= lost + SUSPECT {
+                    let link = self.nodes[used].link;
+                    self.nodes[n].selection.suspect(link, now);
+                    client.uses = None;
+                }
+            } else {
+                client.lost = None;
+            }
+        }
+        if client.uses.is_none() && time >= client.tries_at {
+            let ranked = self.nodes[n].selection.ranked(now);
+            let first = ranked.first().map(|gateway| gateway.link);
+            let index = |link: SocketAddr| match link.ip() {
+                std::net::IpAddr::V4(ip) => (u32::from_be_bytes(ip.octets()) & 0xff_ffff) as usize,
+                std::net::IpAddr::V6(_) => usize::MAX,
+            };
+            match first {
+                Some(link) if self.is_usable(n, index(link)) => {
+                    client = Client { uses: Some(index(link)), lost: None, ..client };
+                }
+                Some(link) => {
+                    self.nodes[n].selection.suspect(link, now);
+                    client.tries_at = time + SUSPECT;
+                }
+                None => {}
+            }
+        }
+        if let Some(lost) = client.lost {
+            self.worst_gap = self.worst_gap.max(time - lost);
+        }
+        // A client leaves a gateway that is no longer active once it reaches the active one.
+        if let Some(used) = client.uses
+            && self.nodes[used].state != State::Active
+            && let Some(first) = self.nodes[n].selection.ranked(now).first()
+            && let Some(active) =
+                self.active().into_iter().find(|active| self.nodes[*active].link == first.link)
+            && self.is_usable(n, active)
+        {
+            client = Client { uses: Some(active), lost: None, ..client };
+        }
+        self.nodes[n].client = client;
+    }
+
+    fn is_usable(&self, client: usize, gateway: usize) -> bool {
+        let node = &self.nodes[gateway];
+        node.alive && node.able && !self.is_cut(client, gateway)
+    }
+
+    fn is_cut(&self, one: usize, other: usize) -> bool {
+        self.partitioned && one % 2 != other % 2
+    }
+
+    pub(crate) fn kill(&mut self, n: usize) {
+        self.nodes[n].alive = false;
+        self.count_vacancy();
+    }
+
+    pub(crate) fn revive(&mut self, n: usize) {
+        let id = self.nodes[n].id;
+        self.nodes[n].selection = self.selection(id, n);
+        self.nodes[n].spoken.boot += 1;
+        self.nodes[n].state = State::Withdrawn;
+        self.nodes[n].alive = true;
+        self.wake(n);
+    }
+
+    pub(crate) fn wake(&mut self, n: usize) {
+        self.nodes[n].wake = self.now();
+        self.schedule.at(self.now(), Event::Wake(n));
+    }
+
+    pub(crate) fn active(&self) -> Vec<usize> {
+        let nodes = self.nodes[..self.candidates].iter().enumerate();
+        nodes.filter(|(_, node)| node.alive && node.state == State::Active).map(|(n, _)| n).collect()
+    }
+
+    fn count_vacancy(&mut self) {
+        let nodes = &self.nodes[..self.candidates.min(self.nodes.len())];
+        let active = nodes.iter().any(|node| node.alive && node.state == State::Active);
+        self.vacancy.ever_active |= active;
+        if active {
+            self.vacancy.total += self.vacancy.since.take().map_or(0, |since| self.now() - since);
+        } else if self.vacancy.ever_active {
+            self.vacancy.since.get_or_insert(self.now());
+        }
+    }
+
+    /// The clients whose gateways are checked. There are none when every node is a candidate.
+    pub(crate) fn observed(&self) -> std::ops::Range<usize> {
+        self.candidates..self.nodes.len().min(self.candidates + OBSERVED)
+    }
+
+    fn local(&self, n: usize) -> Instant {
+        self.nodes[n].clock.at(self.now())
+    }
+
+    fn is_lost(&mut self) -> bool {
+        self.random.next().is_multiple_of(LOSS)
+    }
+}

@@ -1,0 +1,130 @@
+//! How the selection of gateways scales: groups of up to 10,000 nodes in one process, on a virtual clock.
+//!
+//! Every node runs the same `Selection` that `laneway up` runs. The network loses one datagram in twenty, for each
+//! receiver independently. Each node's clock has its own start and runs up to 1% fast or slow. Each decision measures the
+//! node's capacity again, with an error of up to 20%. Prints Markdown.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, clippy::cast_possible_truncation)]
+#![allow(clippy::cast_sign_loss, missing_docs)]
+
+mod group;
+mod schedule;
+
+use std::time::Instant;
+
+use group::Group;
+use laneway::wire::datagram::Policy;
+
+/// In microseconds.
+const SECOND: u64 = 1_000_000;
+/// In microseconds.
+const MILLI: u64 = 1_000;
+
+fn main() {
+    let groups = [(10, 2), (10, 10), (100, 10), (100, 100), (1_000, 100), (10_000, 1_000)];
+    println!(
+        "| nodes | candidates | beacons/s in the group | per candidate | first 2 s: beacons, queries, offers \
+         | agreed after start | after kill -9: median, worst | after withdrawal | after a partition \
+         | client without a gateway, worst: kill, withdrawal, partition | hand-overs/h without cause |"
+    );
+    println!("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+    // One thread for each group.
+    let rows = std::thread::scope(|scope| {
+        let rows = groups.map(|(nodes, candidates)| scope.spawn(move || scale(nodes, candidates)));
+        rows.map(|row| row.join().unwrap())
+    });
+    rows.iter().for_each(|row| println!("{row}"));
+    println!();
+    println!("| policy | active | hand-overs/h | with nobody active | beacons/s |");
+    println!("| --- | ---: | ---: | ---: | ---: |");
+    for (policy, name) in [
+        (Policy::Strongest, "strongest"),
+        (Policy::LeastBusy, "least-busy"),
+        (Policy::Random, "random, --rotate 300"),
+        (Policy::RoundRobin, "round-robin, --rotate 300"),
+    ] {
+        for active in [1, 3] {
+            let mut group = Group::new(100, 10, policy, active, 300);
+            group.run(60 * SECOND);
+            let (before, from) = (group.counts.promotions, group.counts.beacons);
+            group.vacancy.total = 0;
+            group.only_observed = true;
+            group.run(3600 * SECOND);
+            let hand_overs = group.counts.promotions - before;
+            let rate = (group.counts.beacons - from) as f64 / 3600.0;
+            println!("| {name} | {active} | {hand_overs} | {} ms | {rate:.1} |", group.vacancy.total / MILLI);
+        }
+    }
+}
+
+/// One row of the table: start, quiet time, some deaths, a withdrawal, a partition.
+fn scale(nodes: usize, candidates: usize) -> String {
+    let started = Instant::now();
+    let mut group = Group::new(nodes, candidates, Policy::Strongest, 1, 3600);
+    let start = group.until_agreed(30 * SECOND);
+    group.run((2 * SECOND).saturating_sub(group.now()));
+    let counts = &group.counts;
+    let first = format!("{}, {}, {}", counts.beacons, counts.queries, counts.offers);
+    // The strongest candidate may replace the one that was first.
+    group.run(45 * SECOND);
+    let (quiet, kills) = match candidates {
+        ..100 => (3600, 5),
+        100..1_000 => (900, 5),
+        _ => (60, 3),
+    };
+    group.only_observed = true;
+    let (from, promoted) = (group.counts.beacons, group.counts.promotions);
+    group.run(quiet * SECOND);
+    let rate = (group.counts.beacons - from) as f64 / quiet as f64;
+    let flaps = (group.counts.promotions - promoted) as f64 * 3600.0 / quiet as f64;
+    group.only_observed = false;
+
+    let mut deaths = Vec::new();
+    group.worst_gap = 0;
+    for _ in 0..kills {
+        let dead = group.active()[0];
+        group.kill(dead);
+        deaths.push(group.until_agreed(30 * SECOND));
+        group.run(5 * SECOND);
+        group.revive(dead);
+        group.run(5 * SECOND);
+    }
+    let gap_of_kill = std::mem::take(&mut group.worst_gap);
+    deaths.sort_unstable();
+
+    let unable = group.active()[0];
+    group.nodes[unable].able = false;
+    group.wake(unable);
+    let withdrawal = group.until_agreed(30 * SECOND);
+    group.run(5 * SECOND);
+    group.nodes[unable].able = true;
+    let gap_of_withdrawal = std::mem::take(&mut group.worst_gap);
+    group.run(5 * SECOND);
+
+    group.partitioned = true;
+    group.run(20 * SECOND);
+    group.partitioned = false;
+    let healed = group.until_agreed(30 * SECOND);
+    group.run(2 * SECOND);
+    let gap_of_partition = group.worst_gap;
+    eprintln!(
+        "{nodes} nodes, {candidates} candidates: {:.1} s of real time",
+        started.elapsed().as_secs_f64()
+    );
+    let gaps = [gap_of_kill, gap_of_withdrawal, gap_of_partition].map(seconds).join(", ");
+    // When every node is a candidate there are no clients.
+    let gaps = if group.observed().is_empty() { "no clients".into() } else { gaps };
+    format!(
+        "| {nodes} | {candidates} | {rate:.1} | {:.2} | {first} | {} | {}, {} | {} | {} | {gaps} | {flaps:.1} in {quiet} s |",
+        rate / candidates as f64,
+        seconds(start),
+        seconds(deaths[kills / 2]),
+        seconds(deaths[kills - 1]),
+        seconds(withdrawal),
+        seconds(healed),
+    )
+}
+
+fn seconds(micros: u64) -> String {
+    if micros == u64::MAX { "never".into() } else { format!("{:.2} s", micros as f64 / 1e6) }
+}
