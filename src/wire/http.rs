@@ -1,14 +1,15 @@
-//! HTTP/1.1 messages as a forwarding proxy sees them (RFC 9110, RFC 9112): bytes to heads and bodies, and
-//! back.
+//! HTTP/1.1 messages as a forwarding proxy reads and writes them (RFC 9110, RFC 9112).
 //!
-//! Nothing passes through unparsed. A head is judged strictly, then written anew from what was understood, so
-//! that the next recipient cannot read it differently (request smuggling, RFC 9112 §11.2). Framing in
-//! particular is never copied: `Content-Length` and `Transfer-Encoding` are written from [`BodyLength`].
-//! This module does no I/O and keeps no clock; the caller reads, waits, and decides what to do with a refusal.
-
-use std::ops::Range;
+//! httparse splits heads into tokens; the code here is policy: what is refused, what is repaired, what is written.
+//! Nothing passes through unparsed. A head is checked, then written anew from what was understood, so that the next
+//! recipient cannot read it differently (request smuggling, RFC 9112 §11.2). Framing in particular is never copied:
+//! `Content-Length` and `Transfer-Encoding` are written from [`BodyLength`].
+//! There is no I/O and no clock here; the caller reads, waits, and decides what to do with a refusal.
+//!
+//! "Client" and "server" are the RFC's words here: the app and the server it wants to reach.
 
 mod chunked;
+mod diagnosis;
 mod fields;
 mod forward;
 mod framing;
@@ -18,6 +19,7 @@ mod response;
 mod target;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 pub use chunked::{ChunkHeader, ChunkedDecoder, ChunkedEncoder, Step};
 pub use fields::Fields;
@@ -27,22 +29,20 @@ pub use request::{RequestHead, Upgrade};
 pub use response::{ResponseHead, own_response, simple_response, trace_response};
 pub use target::RequestTarget;
 
-/// The largest head that is read, in bytes, start line and blank line included. Twice what common servers
-/// accept, so that it is their limit that users meet.
+/// The largest head that is read, in bytes, including the start line and the blank line. Twice what common servers
+/// accept, so that users meet the server's limit first. The number of fields has no limit of its own.
 pub const MAX_HEAD: usize = 64 * 1024;
 
-/// The largest number of fields in one head.
-pub const MAX_FIELDS: usize = 128;
-
-/// How many empty lines before a request line are forgiven (RFC 9112 §2.2 asks for at least one).
+/// The number of empty lines that are ignored before a request line (RFC 9112 §2.2: at least one SHOULD be).
 const MAX_EMPTY_LINES: usize = 4;
 
-/// Where the head in `buf` ends: the index just past its blank line, or `None` while more must be read.
+/// Finds the end of the head in `buf`: the index just past its blank line, or `None` while more must be read.
 ///
-/// `searched` is how much of `buf` an earlier call has already seen (0 at first), so that a head arriving in
-/// small pieces is not searched again from the start. Up to four empty lines before a request line do not
-/// count as the blank line (RFC 9112 §2.2). A blank line made of bare LFs ends the head too, so that the
-/// parsers refuse it at once and nobody waits for a CRLF that will not come.
+/// `searched` is the number of bytes of `buf` that an earlier call has seen (0 at first). Every byte is examined
+/// once, and a head is parsed only when it is whole, so the cost of a head that arrives byte by byte is linear in its
+/// size. Up to four empty lines before a request line do not count as the blank line (RFC 9112 §2.2). A blank line
+/// made of bare LFs ends the head too: the parsers refuse it at once, instead of waiting for a CRLF that will not
+/// come.
 ///
 /// The caller gives up with [`Malformed::HeadTooLarge`] once `buf` holds [`MAX_HEAD`] bytes without an end.
 #[must_use]
@@ -69,7 +69,7 @@ pub enum Version {
 }
 
 impl Version {
-    /// The number alone, as `Via` wants it: `1.1`.
+    /// The number alone, as `Via` has it: `1.1`.
     #[must_use]
     pub fn number(self) -> &'static str {
         match self {
@@ -78,51 +78,20 @@ impl Version {
         }
     }
 
-    /// Parses `HTTP-version` (RFC 9112 §2.3); `garbled` is the error for what is not a version at all.
-    fn parse(text: &[u8], garbled: Malformed) -> Result<Version, Malformed> {
-        match text {
-            b"HTTP/1.1" => Ok(Version::Http11),
-            b"HTTP/1.0" => Ok(Version::Http10),
-            [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
-                if major.is_ascii_digit() && minor.is_ascii_digit() =>
-            {
-                Err(Malformed::Version)
-            }
-            _ => Err(garbled),
-        }
+    /// The version with this minor number; httparse reads only 1.0 and 1.1.
+    fn from_minor(minor: u8) -> Version {
+        if minor == 0 { Version::Http10 } else { Version::Http11 }
     }
 }
 
-/// Which of the two kinds of message is parsed: a few rules are looser for responses.
+/// The kind of message that is parsed: a few rules are less strict for responses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Message {
     Request,
     Response,
 }
 
-/// The length of the empty lines that `buf` starts with, at most [`MAX_EMPTY_LINES`] of them.
+/// The length in bytes of the empty lines that `buf` starts with, at most [`MAX_EMPTY_LINES`] of them.
 fn empty_lines(buf: &[u8]) -> usize {
     buf.chunks_exact(2).take(MAX_EMPTY_LINES).take_while(|pair| pair == b"\r\n").count() * 2
-}
-
-/// The line of `text` that starts at `at`, without its CRLF; the next one starts two bytes after its end.
-/// `None` if the line has no end yet. Only CRLF ends a line: a CR or LF of any other kind is refused, although
-/// RFC 9112 §2.2 would allow a recipient to take a lone LF for a line end.
-fn line(text: &[u8], at: usize) -> Result<Option<Range<usize>>, Malformed> {
-    let Some(rest) = text.get(at..) else { return Ok(None) };
-    let Some(length) = rest.iter().position(|&byte| byte == b'\n') else { return Ok(None) };
-    match rest[..length].split_last() {
-        Some((b'\r', line)) if !line.contains(&b'\r') => Ok(Some(at..at + line.len())),
-        _ => Err(Malformed::LineBreak),
-    }
-}
-
-/// Splits a head into its start line and its field section, which includes the blank line.
-fn split_start_line(head: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
-    if head.len() > MAX_HEAD {
-        return Err(Malformed::HeadTooLarge);
-    }
-    let start = line(head, 0)?.ok_or(Malformed::Unfinished)?;
-    let fields = &head[start.end + 2..];
-    Ok((&head[start], fields))
 }

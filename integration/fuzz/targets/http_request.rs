@@ -1,9 +1,7 @@
-//! The head of a request: what is accepted means the same to httparse, and still does once it is written anew.
+//! The head of a request: what is accepted means the same to a naive reader, and still does once it is written anew.
 
 use bytes::BytesMut;
-use laneway::wire::http::{
-    BodyLength, MAX_FIELDS, MAX_HEAD, Malformed, RequestHead, RequestTarget, Version, head_end,
-};
+use laneway::wire::http::{BodyLength, MAX_HEAD, Malformed, RequestHead, RequestTarget, Version, head_end};
 use laneway::wire::target::Target;
 
 /// `data` begins with a head.
@@ -15,9 +13,9 @@ pub fn run(data: &[u8]) {
         Err(malformed) => return check_refusal(malformed),
     };
     assert!(rest.is_empty() || RequestHead::parse(data).is_err(), "a head with more than a head");
-    let (method, _, version, fields) = httparse(head);
-    assert_eq!(method, parsed.method.as_str());
-    assert_eq!(version == 1, parsed.version == Version::Http11);
+    let ([method, _, version], fields) = read_naively(head);
+    assert_eq!(method, parsed.method.as_str().as_bytes());
+    assert_eq!(version, version_text(parsed.version));
     assert!(fields.iter().map(|(name, value)| (&name[..], &value[..])).eq(parsed.fields.iter()));
     assert!(parsed.body != BodyLength::UntilClose);
     if let RequestTarget::Absolute { host, port, .. } | RequestTarget::Authority { host, port } =
@@ -54,35 +52,53 @@ fn check_forwarded(parsed: &RequestHead) {
     let mut written = BytesMut::new();
     parsed.write_forward("laneway", &mut written);
     assert_eq!(head_end(&written, 0), Some(written.len()));
-    let (method, path, version, fields) = httparse(&written);
-    assert_eq!((method.as_str(), version), (parsed.method.as_str(), 1));
+    let ([method, target, version], fields) = read_naively(&written);
+    assert_eq!((&method[..], &version[..]), (parsed.method.as_str().as_bytes(), &b"HTTP/1.1"[..]));
     if let RequestTarget::Absolute { path_and_query, .. } = &parsed.target {
-        assert_eq!(&path, path_and_query);
+        assert_eq!(target, path_and_query.as_bytes());
     }
     for (name, _) in &fields {
         let hop = ["proxy-authorization", "proxy-connection", "keep-alive", "te", "trailer"];
         assert!(!hop.iter().any(|hop| hop.as_bytes().eq_ignore_ascii_case(name)));
     }
-    // Our own Via may be one too many, and an HTTP/1.0 request needs no Host.
+    // An HTTP/1.0 request needs no Host, and our own Via may make the head too large.
     let hostless = parsed.fields.get("host").is_none()
         && matches!(parsed.target, RequestTarget::Origin { .. } | RequestTarget::Asterisk);
-    if hostless || fields.len() > MAX_FIELDS || written.len() > MAX_HEAD {
+    if hostless || written.len() > MAX_HEAD {
         return;
     }
     let again = RequestHead::parse(&written).expect("what is written can be read");
     assert_eq!((&again.method, again.body, again.upgrade), (&parsed.method, parsed.body, parsed.upgrade));
+    assert!(fields.iter().map(|(name, value)| (&name[..], &value[..])).eq(again.fields.iter()));
     assert!(again.keep_alive && again.via_names("laneway"));
 }
 
-type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+pub(super) type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// Method, path, minor version and fields.
-fn httparse(head: &[u8]) -> (String, String, u8, Pairs) {
-    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS + 8];
-    let mut request = httparse::Request::new(&mut fields);
-    assert_eq!(request.parse(head), Ok(httparse::Status::Complete(head.len())));
-    let (method, path) = (request.method.expect("whole"), request.path.expect("whole"));
-    let version = request.version.expect("whole");
-    let fields = request.headers.iter().map(|field| (field.name.into(), field.value.into()));
-    (method.into(), path.into(), version, fields.collect())
+/// The three parts of the first line of a head, and its fields with folded lines joined, as a reader sees them that
+/// knows of nothing but CRLF, SP and colon. It shares no code with the parser.
+pub(super) fn read_naively(head: &[u8]) -> ([Vec<u8>; 3], Pairs) {
+    let text = head.strip_suffix(b"\r\n\r\n").expect("an accepted head ends with an empty line");
+    // Each byte as the character with its number.
+    let text: String = text.iter().copied().map(char::from).collect();
+    let text = text.trim_start_matches("\r\n").replace("\r\n ", "   ").replace("\r\n\t", "  \t");
+    let bytes = |text: &str| {
+        text.chars().map(|char| u8::try_from(char).expect("made from a byte")).collect::<Vec<u8>>()
+    };
+    let mut lines = text.split("\r\n");
+    let mut parts = lines.next().unwrap_or_default().splitn(3, ' ');
+    let start_line = std::array::from_fn(|_| bytes(parts.next().unwrap_or_default()));
+    let field = |line: &str| {
+        let (name, value) = line.split_once(':').expect("an accepted field line has a colon");
+        let blanks = [' ', '\t'];
+        (bytes(name.trim_end_matches(blanks)), bytes(value.trim_matches(blanks)))
+    };
+    (start_line, lines.map(field).collect())
+}
+
+pub(super) fn version_text(version: Version) -> &'static [u8] {
+    match version {
+        Version::Http10 => b"HTTP/1.0",
+        Version::Http11 => b"HTTP/1.1",
+    }
 }

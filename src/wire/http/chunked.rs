@@ -1,29 +1,31 @@
 //! The chunked transfer coding (RFC 9112 §7.1), strict when reading.
+//!
+//! httparse's `parse_chunk_size` is not used: it reads an empty size as 0, the end of the body (§7.1 wants a digit),
+//! and lets a lone LF stand in an extension, whose length it does not limit (§7.1.1 asks for a limit).
 
 use std::io::Write as _;
 use std::num::NonZeroUsize;
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use super::Malformed;
 use super::fields::{check_trailer, is_text_byte};
-use super::{Malformed, line};
 
-/// The most bytes of extensions on one chunk-size line; nobody uses them.
+/// Maximum size in bytes of the extensions on one chunk-size line (RFC 9112 §7.1.1 asks for a limit).
 const MAX_EXTENSION: usize = 1024;
-/// The most bytes of extensions in one body, so that tiny chunks with long extensions cannot make a short body
-/// arbitrarily long.
+/// Maximum size in bytes of all extensions in one body, so that tiny chunks with long extensions cannot make a short
+/// body arbitrarily long.
 const MAX_EXTENSIONS: usize = 16 * 1024;
-/// The longest chunk-size line with its CRLF: a `u64` has 16 hexadecimal digits.
+/// Maximum length in bytes of a chunk-size line with its CRLF: a `u64` has 16 hexadecimal digits.
 const MAX_SIZE_LINE: usize = 16 + MAX_EXTENSION + 2;
-/// The most bytes and fields in the trailer section.
+/// Maximum size in bytes of the trailer section.
 const MAX_TRAILER: usize = 8 * 1024;
-const MAX_TRAILER_FIELDS: usize = 32;
 
-/// Takes a chunked body apart, in whatever pieces it arrives.
+/// Decodes a chunked body that arrives in pieces.
 ///
-/// Chunk extensions and trailer fields are judged and dropped, as RFC 9112 §7.1.1 and §7.1.2 allow a proxy. A
-/// body that stops short is never done: the caller must treat the end of its input before [`Step::Done`] as a
-/// truncation (§8).
+/// Chunk extensions and trailer fields are checked and dropped, as RFC 9112 §7.1.1 and §7.1.2 allow a proxy. A
+/// truncated body is never done: the caller must treat the end of its input before [`Step::Done`] as a truncation
+/// (§8).
 #[derive(Debug)]
 pub struct ChunkedDecoder {
     state: State,
@@ -31,14 +33,14 @@ pub struct ChunkedDecoder {
     extensions: usize,
 }
 
-/// What one call of [`ChunkedDecoder::decode`] found.
+/// The result of one call of [`ChunkedDecoder::decode`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// Bytes of the body, never empty, split off the input without a copy.
     Data(Bytes),
-    /// Nothing more can be said before more input is appended to what is left of this one.
+    /// The caller must append more input to the rest of this one.
     NeedMore,
-    /// The body is complete. What is left of the input belongs to the next message.
+    /// The body is complete. The rest of the input belongs to the next message.
     Done,
 }
 
@@ -46,12 +48,12 @@ pub enum Step {
 enum State {
     /// At a chunk-size line.
     Size,
-    /// So many bytes (never 0) of a chunk are still to come.
+    /// In a chunk, with this number of bytes (never 0) still to come.
     Data(u64),
     /// At the CRLF after a chunk.
     DataEnd,
-    /// In the trailer section, after this many bytes and fields of it.
-    Trailer { bytes: usize, fields: usize },
+    /// In the trailer section, after this many bytes of it.
+    Trailer { bytes: usize },
     /// After the body.
     Done,
 }
@@ -69,12 +71,12 @@ impl ChunkedDecoder {
         ChunkedDecoder { state: State::Size, extensions: 0 }
     }
 
-    /// Takes the next step, removing from the front of `input` what it understood. To be called again until it
-    /// asks for more or is done.
+    /// Takes the next step and removes the bytes it used from the front of `input`. Call it again until it asks for
+    /// more or is done.
     ///
     /// # Errors
-    /// Everything but the exact syntax with bounded extensions and trailers. The same again when called again:
-    /// there is no going on after an error.
+    /// Anything but the exact syntax with bounded extensions and trailers. After an error every call returns the
+    /// same error.
     pub fn decode(&mut self, input: &mut BytesMut) -> Result<Step, Malformed> {
         loop {
             match self.state {
@@ -89,7 +91,7 @@ impl ChunkedDecoder {
                     }
                     input.advance(end + 2);
                     self.state = match size {
-                        0 => State::Trailer { bytes: 0, fields: 0 },
+                        0 => State::Trailer { bytes: 0 },
                         size => State::Data(size),
                     };
                 }
@@ -110,18 +112,16 @@ impl ChunkedDecoder {
                     }
                     _ => return Err(Malformed::ChunkEnd),
                 },
-                State::Trailer { bytes, fields } => {
+                State::Trailer { bytes } => {
                     let Some(end) = line_within(input, MAX_TRAILER - bytes, Malformed::TrailerTooLarge)?
                     else {
                         return Ok(Step::NeedMore);
                     };
                     self.state = if end == 0 {
                         State::Done
-                    } else if fields == MAX_TRAILER_FIELDS {
-                        return Err(Malformed::TrailerTooLarge);
                     } else {
-                        check_trailer(&input[..end])?;
-                        State::Trailer { bytes: bytes + end + 2, fields: fields + 1 }
+                        check_trailer(&input[..end + 2])?;
+                        State::Trailer { bytes: bytes + end + 2 }
                     };
                     input.advance(end + 2);
                 }
@@ -142,13 +142,13 @@ impl ChunkedDecoder {
 pub struct ChunkedEncoder;
 
 impl ChunkedEncoder {
-    /// What follows the data of every chunk.
+    /// The bytes after the data of every chunk.
     pub const CHUNK_END: &'static [u8] = b"\r\n";
     /// The last chunk, with an empty trailer section. Without it the body is truncated.
     pub const END: &'static [u8] = b"0\r\n\r\n";
 
-    /// What precedes `length` bytes of data, which [`ChunkedEncoder::CHUNK_END`] must follow. There is no empty
-    /// chunk: it would be the end.
+    /// The bytes before `length` bytes of data, which [`ChunkedEncoder::CHUNK_END`] must follow. There is no empty
+    /// chunk: it would end the body.
     #[must_use]
     pub fn frame(length: NonZeroUsize) -> ChunkHeader {
         let mut header = ChunkHeader { bytes: [0; 18], length: 0 };
@@ -181,18 +181,22 @@ impl AsRef<[u8]> for ChunkHeader {
     }
 }
 
-/// The length, without its CRLF, of the line at the start of `input`; `None` if its end has not come yet. With
-/// its CRLF it may be `limit` bytes long, and is `too_long` otherwise, however the input was cut in pieces.
+/// The length of the line at the start of `input` without its CRLF; `None` if its end has not arrived. A line that
+/// takes more than `limit` bytes with its CRLF is `too_long`, however the input is cut in pieces. Only CRLF ends a
+/// line: any other CR or LF is refused, although RFC 9112 §2.2 lets a recipient take a lone LF for the end.
 fn line_within(input: &[u8], limit: usize, too_long: Malformed) -> Result<Option<usize>, Malformed> {
-    match line(&input[..input.len().min(limit)], 0)? {
-        Some(line) => Ok(Some(line.end)),
+    match input.iter().take(limit).position(|&byte| byte == b'\n') {
+        Some(end) => match input[..end].split_last() {
+            Some((b'\r', line)) if !line.contains(&b'\r') => Ok(Some(line.len())),
+            _ => Err(Malformed::LineBreak),
+        },
         None if input.len() >= limit => Err(too_long),
         None => Ok(None),
     }
 }
 
-/// Parses a chunk-size line into the size and the length of its extensions. White space before an extension,
-/// which RFC 9112 §7.1.1 calls bad, is refused.
+/// Parses a chunk-size line into the size and the length of its extensions. White space before an extension
+/// (RFC 9112 §7.1.1: "bad" white space) is refused.
 fn chunk_size(line: &[u8]) -> Result<(u64, usize), Malformed> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let (digits, extension) = line.split_at(digits);
@@ -212,12 +216,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What a decoder makes of pieces appended one after the other: the body so far, whether it is done, what
-    /// is left over; and the error, if any.
+    /// The outcome of pieces that are appended one after the other.
     #[derive(Debug, PartialEq)]
     struct Decoded {
         body: Vec<u8>,
         done: bool,
+        /// Bytes after the body.
         rest: Vec<u8>,
         error: Option<Malformed>,
     }
@@ -238,7 +242,7 @@ mod tests {
                 }
             };
         }
-        // What is left before the end depends on the cuts; after it, it is the next message.
+        // Before the end the rest depends on the cuts; after it, it is the next message.
         let rest = if decoder.is_done() { input.to_vec() } else { Vec::new() };
         Decoded { body, done: decoder.is_done(), rest, error }
     }
@@ -267,7 +271,7 @@ mod tests {
         let long_trailer = format!("0\r\nA: {}\r\n\r\n", "x".repeat(8 * 1024));
         let endless_trailer = format!("0\r\nA: {}", "x".repeat(9 * 1024));
         let long_trailers = format!("0\r\n{}\r\n", format!("A: {}\r\n", "x".repeat(500)).repeat(17));
-        let many_trailers = format!("0\r\n{}\r\n", "A: 1\r\n".repeat(33));
+        let many_trailers = format!("0\r\n{}\r\n", "A: 1\r\n".repeat(1366));
         for (text, want) in [
             ("5\nhello\r\n0\r\n\r\n", LineBreak),
             ("\n", LineBreak),
@@ -312,6 +316,20 @@ mod tests {
             let decoded = decode([text.as_bytes()]);
             assert_eq!(decoded.error, Some(want), "{:?}", &text[..text.len().min(80)]);
             assert!(!decoded.done);
+        }
+    }
+
+    #[test]
+    fn what_httparse_accepts_as_a_chunk_size_and_this_decoder_refuses() {
+        for (line, size, want) in [
+            ("\r\n", 0, Malformed::ChunkSize),
+            (";a\r\n", 0, Malformed::ChunkSize),
+            ("5;a\nb\r\n", 5, Malformed::LineBreak),
+            ("5;\0\r\n", 5, Malformed::ChunkExtension),
+        ] {
+            let accepted = httparse::Status::Complete((line.len(), size));
+            assert_eq!(httparse::parse_chunk_size(line.as_bytes()), Ok(accepted), "{line:?}");
+            assert_eq!(decode([line.as_bytes()]).error, Some(want), "{line:?}");
         }
     }
 

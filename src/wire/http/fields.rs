@@ -1,67 +1,64 @@
-//! The header fields of one message (RFC 9110 §5): parsed strictly, kept in order, found without regard to
-//! case.
+//! The header fields of one message (RFC 9110 §5): in their order, found without regard to case.
 
 use std::fmt;
-use std::ops::Range;
 
-use super::{MAX_FIELDS, Malformed, Message, line};
+use httparse::Header;
 
-/// Header fields in the order they came, names spelled as they came, duplicates kept. One buffer holds all the
-/// bytes, so a head costs two allocations whatever its number of fields.
+use super::{Malformed, diagnosis};
+
+/// Header fields in the order received, names spelled as received, duplicates kept. One buffer holds all the bytes, so
+/// a head costs two allocations whatever its number of fields.
 #[derive(Clone, Default)]
 pub struct Fields {
     text: Vec<u8>,
     spans: Vec<Span>,
 }
 
-/// Where one field's name and value lie in the text.
+/// The place of one field in the text: its name, immediately followed by its value.
 #[derive(Clone)]
 struct Span {
-    name: Range<usize>,
-    value: Range<usize>,
+    start: usize,
+    name_end: usize,
+    end: usize,
 }
 
 impl Fields {
-    /// Parses a field section up to and including its blank line, and nothing after that (RFC 9112 §5). A
-    /// folded line (§5.2) is refused in a request, and joined with spaces in a response.
-    pub(super) fn parse(section: &[u8], message: Message) -> Result<Fields, Malformed> {
-        let mut text = section.to_vec();
-        if message == Message::Response {
-            unfold(&mut text);
+    /// Collects what httparse found in a head of `size` bytes. A folded value is joined with spaces (RFC 9112 §5.2).
+    pub(super) fn collect(headers: &[Header<'_>], size: usize) -> Fields {
+        let mut fields = Fields { text: Vec::with_capacity(size), spans: Vec::with_capacity(headers.len()) };
+        for Header { name, value } in headers {
+            fields.append(name.as_bytes(), value);
         }
-        let mut spans = Vec::with_capacity(16);
-        let mut at = 0;
-        loop {
-            let line = line(&text, at)?.ok_or(Malformed::Unfinished)?;
-            let next = line.end + 2;
-            if line.is_empty() {
-                return if next == text.len() {
-                    Ok(Fields { text, spans })
-                } else {
-                    Err(Malformed::Unfinished)
-                };
-            }
-            if spans.len() == MAX_FIELDS {
-                return Err(Malformed::TooManyFields);
-            }
-            spans.push(field_line(&text, line)?);
-            at = next;
+        // There is a line break in a value only where a line was folded.
+        for byte in fields.text.iter_mut().filter(|byte| matches!(byte, b'\r' | b'\n')) {
+            *byte = b' ';
         }
+        fields
+    }
+
+    fn append(&mut self, name: &[u8], value: &[u8]) {
+        let start = self.text.len();
+        self.text.extend_from_slice(name);
+        let name_end = self.text.len();
+        self.text.extend_from_slice(value);
+        self.spans.push(Span { start, name_end, end: self.text.len() });
     }
 
     /// The value of the first field called `name`.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&[u8]> {
-        self.iter().find(|(own, _)| own.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+        self.all(name).next()
     }
 
     /// The values of all fields called `name`, in order.
-    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.iter().filter(move |(own, _)| own.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+    pub fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        self.iter()
+            .filter(move |(found, _)| found.eq_ignore_ascii_case(name.as_bytes()))
+            .map(|(_, value)| value)
     }
 
     /// The members of the comma-separated list that all fields called `name` make together (RFC 9110 §5.6.1),
-    /// without empty ones. Not for fields whose values may hold quoted commas.
+    /// without empty ones. Not for fields whose values can contain quoted commas.
     pub(super) fn list<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
         self.all(name)
             .flat_map(|value| value.split(|&byte| byte == b','))
@@ -71,7 +68,9 @@ impl Fields {
 
     /// Every field as name and value, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.spans.iter().map(|span| (&self.text[span.name.clone()], &self.text[span.value.clone()]))
+        self.spans
+            .iter()
+            .map(|span| (&self.text[span.start..span.name_end], &self.text[span.name_end..span.end]))
     }
 
     /// The number of fields.
@@ -86,22 +85,22 @@ impl Fields {
         self.spans.is_empty()
     }
 
-    /// The number of bytes that writing all fields needs, or a little more.
-    pub(super) fn size(&self) -> usize {
-        self.text.len()
+    /// An upper bound of the bytes that writing all fields takes.
+    pub(super) fn written_size(&self) -> usize {
+        self.text.len() + self.spans.len() * ": \r\n".len()
     }
 
     /// Removes every field called `name`.
     pub fn remove(&mut self, name: &str) {
         let text = &self.text;
-        self.spans.retain(|span| !text[span.name.clone()].eq_ignore_ascii_case(name.as_bytes()));
+        self.spans.retain(|span| !text[span.start..span.name_end].eq_ignore_ascii_case(name.as_bytes()));
     }
 
     /// Adds a field after all others; white space around the value is dropped.
     ///
     /// # Errors
-    /// [`Malformed::FieldName`] and [`Malformed::FieldValue`] for what the parser would not accept either, so
-    /// that no value can smuggle in a line of its own.
+    /// [`Malformed::FieldName`] and [`Malformed::FieldValue`] for what the parser would refuse too, so that no
+    /// value can add a line.
     pub fn push(&mut self, name: &str, value: &[u8]) -> Result<(), Malformed> {
         if !is_token(name.as_bytes()) {
             return Err(Malformed::FieldName);
@@ -109,16 +108,12 @@ impl Fields {
         if !value.iter().copied().all(is_text_byte) {
             return Err(Malformed::FieldValue);
         }
-        let start = self.text.len();
-        self.text.extend_from_slice(name.as_bytes());
-        let middle = self.text.len();
-        self.text.extend_from_slice(value.trim_ascii());
-        self.spans.push(Span { name: start..middle, value: middle..self.text.len() });
+        self.append(name.as_bytes(), value.trim_ascii());
         Ok(())
     }
 }
 
-/// Names only: values carry secrets.
+/// Names only: values can be secrets.
 impl fmt::Debug for Fields {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter().map(|(name, _)| String::from_utf8_lossy(name))).finish()
@@ -133,9 +128,16 @@ impl PartialEq for Fields {
 
 impl Eq for Fields {}
 
-/// Judges one line of a trailer section (RFC 9112 §7.1.2) by the rules for fields; what it says is dropped.
+/// Checks one line of a trailer section (RFC 9112 §7.1.2), given with its CRLF, by the rules for request fields; its
+/// content is dropped.
 pub(super) fn check_trailer(line: &[u8]) -> Result<(), Malformed> {
-    field_line(line, 0..line.len()).map(|_| ())
+    match httparse::parse_headers(line, &mut [httparse::EMPTY_HEADER; 1]) {
+        Ok(_) => Ok(()),
+        Err(_) => {
+            let line = line.strip_suffix(b"\r\n").unwrap_or(line);
+            Err(diagnosis::field_line(line).unwrap_or(Malformed::FieldName))
+        }
+    }
 }
 
 /// Whether `text` is a `token` (RFC 9110 §5.6.2).
@@ -143,7 +145,7 @@ pub(super) fn is_token(text: &[u8]) -> bool {
     !text.is_empty() && text.iter().copied().all(is_token_byte)
 }
 
-/// Whether `byte` may stand in a field value, a reason phrase or a chunk extension: HTAB, SP, VCHAR or obs-text
+/// Whether `byte` is allowed in a field value, a reason phrase or a chunk extension: HTAB, SP, VCHAR or obs-text
 /// (RFC 9110 §5.5).
 pub(super) fn is_text_byte(byte: u8) -> bool {
     matches!(byte, b'\t' | b' '..=b'~' | 0x80..)
@@ -156,49 +158,23 @@ fn is_token_byte(byte: u8) -> bool {
         | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
 }
 
-/// Parses the one field line that lies at `line` in `text` (RFC 9112 §5), which is not empty.
-fn field_line(text: &[u8], line: Range<usize>) -> Result<Span, Malformed> {
-    let bytes = &text[line.clone()];
-    if bytes.first().is_some_and(is_blank) {
-        return Err(Malformed::ObsFold);
-    }
-    let colon = bytes.iter().position(|&byte| byte == b':').ok_or(Malformed::FieldName)?;
-    let (name, value) = (&bytes[..colon], &bytes[colon + 1..]);
-    if name.last().is_some_and(is_blank) {
-        return Err(Malformed::SpaceBeforeColon);
-    }
-    if !is_token(name) {
-        return Err(Malformed::FieldName);
-    }
-    if !value.iter().copied().all(is_text_byte) {
-        return Err(Malformed::FieldValue);
-    }
-    let start = line.end - value.trim_ascii_start().len();
-    Ok(Span { name: line.start..line.start + colon, value: start..start + value.trim_ascii().len() })
-}
-
-/// Replaces the line break of every folded line by spaces (RFC 9112 §5.2). A line before the first field is no
-/// fold and stays, to be refused (§2.2).
-fn unfold(text: &mut [u8]) {
-    for at in 1..text.len().saturating_sub(2) {
-        if text[at - 1] != b'\n' && text[at] == b'\r' && text[at + 1] == b'\n' && is_blank(&text[at + 2]) {
-            text[at] = b' ';
-            text[at + 1] = b' ';
-        }
-    }
-}
-
 /// SP or HTAB.
-fn is_blank(byte: &u8) -> bool {
+pub(super) fn is_blank(byte: &u8) -> bool {
     matches!(byte, b' ' | b'\t')
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::http::tokens;
 
+    /// The fields of a request with this field section.
     fn parse(section: &str) -> Result<Fields, Malformed> {
-        Fields::parse(section.as_bytes(), Message::Request)
+        tokens::request(format!("GET / HTTP/1.1\r\n{section}").as_bytes()).map(|tokens| tokens.fields)
+    }
+
+    fn parse_of_response(section: &str) -> Result<Fields, Malformed> {
+        tokens::response(format!("HTTP/1.1 200 OK\r\n{section}").as_bytes()).map(|tokens| tokens.fields)
     }
 
     #[test]
@@ -236,11 +212,19 @@ mod tests {
 
     #[test]
     fn a_folded_response_field_is_joined_with_spaces() {
-        let fields = Fields::parse(b"A: x\r\n\ty\r\n z\r\nB: 1\r\n\r\n", Message::Response).unwrap();
+        let fields = parse_of_response("A: x\r\n\ty\r\n z\r\nB: 1\r\n\r\n").unwrap();
         assert_eq!(fields.get("a"), Some(&b"x  \ty   z"[..]));
         assert_eq!(fields.get("b"), Some(&b"1"[..]));
-        assert_eq!(Fields::parse(b" A: x\r\n\r\n", Message::Response), Err(Malformed::ObsFold));
+        assert_eq!(parse_of_response(" A: x\r\n\r\n"), Err(Malformed::ObsFold));
         assert_eq!(parse("A: x\r\n y\r\n\r\n"), Err(Malformed::ObsFold));
+    }
+
+    #[test]
+    fn white_space_before_the_colon_of_a_response_field_is_removed() {
+        let fields = parse_of_response("A : 1\r\nB\t :2\r\nC:3\r\n\r\n").unwrap();
+        let all: Vec<_> = fields.iter().collect();
+        assert_eq!(all, [(&b"A"[..], &b"1"[..]), (b"B", b"2"), (b"C", b"3")]);
+        assert_eq!(parse("A : 1\r\n\r\n"), Err(Malformed::SpaceBeforeColon));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Why a message is refused.
 
-use super::{MAX_FIELDS, MAX_HEAD};
+use super::MAX_HEAD;
 
 /// A message that is not forwarded. Its text is one plain sentence that names no byte of the message, so it
 /// can be shown to either side.
@@ -9,10 +9,7 @@ pub enum Malformed {
     /// RFC 6585 §5.
     #[error("a message head larger than {} KiB is refused", MAX_HEAD / 1024)]
     HeadTooLarge,
-    /// RFC 6585 §5. Also too many options in `Connection`.
-    #[error("a message with more than {MAX_FIELDS} header fields is refused")]
-    TooManyFields,
-    /// The bytes given end before the blank line, or go on after it.
+    /// The bytes given end before the blank line, or continue after it.
     #[error("the message head does not end with exactly one empty line")]
     Unfinished,
     /// RFC 9112 §2.2.
@@ -115,7 +112,7 @@ impl Malformed {
     #[must_use]
     pub fn status(self) -> u16 {
         match self {
-            Malformed::HeadTooLarge | Malformed::TooManyFields | Malformed::TrailerTooLarge => 431,
+            Malformed::HeadTooLarge | Malformed::TrailerTooLarge => 431,
             Malformed::TransferEncoding => 501,
             Malformed::Version => 505,
             _ => 400,
