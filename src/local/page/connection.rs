@@ -22,13 +22,15 @@ use tokio_util::sync::CancellationToken;
 use crate::local::handshakes::HANDSHAKE;
 use crate::net;
 use crate::telemetry::refusal::Refusal;
-use crate::wire::http::{MAX_FIELDS, MAX_HEAD};
+use crate::wire::http::MAX_HEAD;
 
 /// How long a stalled peer may take to read what has been written, at most one response or event beyond [`QUEUED`].
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much of an event stream waits in the system for its reader, in bytes: one that does not read is noticed after a
 /// few snapshots.
 const QUEUED: usize = 64 * 1024;
+/// Maximum number of fields in a request for the page; hyper sets this room aside for each connection.
+const MAX_FIELDS: usize = 128;
 
 /// Serves `socket` by `service`, beginning with the bytes in `received`, until it ends or `drain` is cancelled.
 ///
