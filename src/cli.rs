@@ -18,7 +18,7 @@ use crate::{app, commands};
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Where this machine's keys and memberships are [default: /var/lib/laneway for root, else
+    /// The directory of this machine's keys and group state [default: /var/lib/laneway for root, else
     /// ~/.local/state/laneway]
     #[arg(long, global = true, env = "LANEWAY_STATE", value_name = "DIR", display_order = 900)]
     state: Option<PathBuf>,
@@ -34,52 +34,52 @@ enum Command {
         #[arg(long, env = "LANEWAY_CONFIG", value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// Show what the node on this machine sees: gateways, links, connections
+    /// Show the status of the node on this machine: gateways, links, connections
     Status(status::Status),
-    /// Show the same live in this terminal
+    /// Show the status live in this terminal
     Top(top::Top),
-    /// Print the variables that point software at the local proxy, for a shell to take over
+    /// Print the variables that point software to the local proxy, for a shell to evaluate
     Env(env::Env),
     /// Run a command with those variables
     Run(env::Run),
-    /// Print the proxy for apt: its Acquire::http::Proxy-Auto-Detect
+    /// Print the proxy for apt, as its Acquire::http::Proxy-Auto-Detect program
     AptProxy(env::AptProxy),
-    /// Make a group on this machine, and print the line that lets others join
+    /// Create a group on this machine, and print the command that joins it
     Init(membership::Init),
-    /// Print one more line that lets machines join (on the machine that made the group)
+    /// Print another join command (on the machine that made the group)
     Invite(membership::Invite),
-    /// Join the group that a line of 'laneway init' or 'laneway invite' is for
+    /// Join a group, with a code of 'laneway init' or 'laneway invite'
     Join(membership::Join),
-    /// List who has joined (on the machine that made the group)
+    /// List the members (on the machine that made the group)
     Members,
-    /// Remove a machine from the group: its links are cut, and it gets no new ones
+    /// Remove a member from the group: its links are closed, and it cannot make new ones
     Revoke(authority::Revoke),
-    /// Make a new discovery key, when somebody outside the group may know the old one
+    /// Replace the discovery key, in case someone outside the group knows it
     Rotate,
-    /// Copy or move the group's key to another machine, or keep a copy of it
+    /// Back up the group's key, or copy or move it to another machine
     #[command(subcommand)]
     Ca(authority::Ca),
-    /// Lead software here that knows nothing of a proxy (Linux, nftables)
+    /// Redirect software without proxy support to the node (Linux, nftables)
     #[command(subcommand)]
     Transparent(transparent::Transparent),
-    /// Ask the LAN once, and show every gateway that answers
+    /// Query the LAN once, and show every gateway that answers
     Discover(discover::Discover),
-    /// Look for what is wrong, layer by layer, and say what fixes it
+    /// Check the setup layer by layer, and say how to fix what is wrong
     Doctor(doctor::Doctor),
     /// Measure the link to each gateway: round trip, down, up
     Speedtest(speedtest::Speedtest),
-    /// Show the whole system at work, on this machine alone: two gateways, one client, one server
+    /// Demonstrate the whole system on this machine: two gateways, one client, one server
     Demo(demo::Demo),
-    /// Print the completions of a shell
+    /// Print the completion script for a shell
     Completions(manual::Completions),
-    /// Print the manual page, or write all of them
+    /// Print a manual page, or write all of them
     Man(manual::Man),
     /// A small web server with generated files: what the demo and the tests download from
     #[command(hide = true)]
     Origin(origin::Origin),
 }
 
-/// Does what the command line says.
+/// Runs the command.
 ///
 /// # Errors
 /// What went wrong, ready to be shown.

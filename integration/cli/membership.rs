@@ -22,7 +22,7 @@ fn files(directory: &Path) -> Vec<(String, u32)> {
 fn init_leaves_files_for_their_owner_alone_and_prints_the_line_for_the_others() {
     let machine = Machine::new();
     let output = machine.laneway(["init", "--group", "office", "--name", "first"]).success();
-    assert!(output.stdout.contains("The group 'office' is made; this machine is 'first'."), "{output}");
+    assert!(output.stdout.contains("Created the group 'office'; this machine is 'first'."), "{output}");
     assert!(output.stdout.contains(&format!("    laneway join {}\n", output.code())), "{output}");
     assert_eq!(output.stderr, "");
     assert_eq!(mode(&machine.state()), 0o700);
@@ -116,7 +116,7 @@ fn only_the_machine_that_made_the_group_invites_and_lists() {
         let what = format!("error: {} does not hold a group's authority", text(&machine.state()));
         machine
             .laneway(command)
-            .failed(2, &[&what, "hint: do this on the machine where 'laneway init' was done"]);
+            .failed(2, &[&what, "hint: run this on the machine where 'laneway init' was run"]);
     }
 }
 
@@ -178,8 +178,8 @@ fn a_removed_machine_is_shown_as_such_and_its_codes_are_closed() {
     second.laneway(["join", &code, "--gateway", &link, "--name", "kiosk"]).success();
     let output = first.laneway(["revoke", "kiosk"]).success();
     assert!(output.stdout.starts_with("Removed: kiosk ("), "{output}");
-    assert!(output.stdout.contains("The group is in epoch 1 now."), "{output}");
-    assert!(output.stdout.contains("The join code that was open is closed"), "{output}");
+    assert!(output.stdout.contains("The group is now in epoch 1."), "{output}");
+    assert!(output.stdout.contains("The open join code is closed"), "{output}");
     node.wait_for("the group's news epoch=1");
     let members = first.laneway(["members"]).success().stdout;
     let removed: Vec<_> = members.lines().map(|line| line.ends_with("removed")).collect();
@@ -202,7 +202,7 @@ fn a_running_node_takes_a_new_discovery_key_over_without_a_restart() {
     let (machine, _) = Machine::with_group();
     let mut node = machine.start("127.0.0.24", &[]);
     let output = machine.laneway(["rotate"]).success();
-    assert!(output.stdout.contains("The group is in epoch 1 now."), "{output}");
+    assert!(output.stdout.contains("The group is now in epoch 1."), "{output}");
     node.wait_for("the group's news epoch=1");
 }
 
@@ -217,7 +217,7 @@ fn an_export_is_for_its_owner_alone_and_never_replaces_a_file() {
     let what = format!("error: cannot write {}", text(&file));
     first
         .laneway(["ca", "export", text(&file)])
-        .failed(1, &[&what, "caused by: File exists", "hint: name a file that is not there yet"]);
+        .failed(1, &[&what, "caused by: File exists", "hint: name a file that does not exist yet"]);
     assert_eq!(fs::read(&file).unwrap(), before);
 }
 
@@ -228,7 +228,7 @@ fn the_authority_is_imported_by_an_empty_machine_and_refused_by_another_group() 
     first.laneway(["ca", "export", text(&file)]).success();
     let second = Machine::new();
     let output = second.laneway(["ca", "import", text(&file), "--name", "spare"]).success();
-    assert!(output.stdout.contains("This machine is 'spare' in the group 'lan' now"), "{output}");
+    assert!(output.stdout.contains("This machine is now 'spare' in the group 'lan'"), "{output}");
     assert!(files(&second.state()).iter().all(|(_, mode)| *mode == 0o600));
     second.laneway(["invite"]).success();
 

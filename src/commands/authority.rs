@@ -1,4 +1,4 @@
-//! `members`, `revoke`, `rotate`, `ca`: what only the machine does that holds the group's key.
+//! `members`, `revoke`, `rotate`, `ca`: commands for the machine that holds the authority's key.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read as _, Write as _};
@@ -13,43 +13,43 @@ use crate::trust::group::Group;
 use crate::trust::state::StateDir;
 use crate::wire::id::NodeId;
 
-/// No export is longer, in bytes; something else may be without end.
-const LONGEST_EXPORT: u64 = 64 * 1024 * 1024;
+/// Maximum bytes read from a file to import; larger files are not exports.
+const MAX_EXPORT: u64 = 64 * 1024 * 1024;
 
 /// `laneway revoke`
 #[derive(Debug, clap::Args)]
 pub struct Revoke {
-    /// Its name, or the beginning of its id: see 'laneway members'
+    /// The member's name, or the beginning of its id, as 'laneway members' shows them
     #[arg(value_name = "NAME|ID")]
-    who: String,
+    member: String,
 }
 
 /// `laneway ca`
 #[derive(Debug, clap::Subcommand)]
 pub enum Ca {
-    /// Write the group's key and members to FILE. Whoever has it can let machines in and remove them
+    /// Write the group's key and members to FILE. A machine with this file can admit and remove members
     Export {
-        /// Where to; it must not be there yet
+        /// The file to write; it must not exist yet
         file: PathBuf,
     },
-    /// Make this machine one that lets machines in and removes them, by a file of 'laneway ca export'
+    /// Let this machine admit and remove members, with a file written by 'laneway ca export'
     Import {
-        /// The file
+        /// The file to read
         file: PathBuf,
-        /// This machine's name, if it is in no group yet [default: the host name]
+        /// This machine's name in the group, if it is not a member yet [default: the host name]
         #[arg(long, value_name = "NAME")]
         name: Option<String>,
     },
 }
 
-/// The authority of this machine.
+/// Loads the authority that this machine holds.
 ///
 /// # Errors
-/// When another one has it.
-pub(super) fn own(state: &StateDir) -> Result<Authority, Problem> {
+/// When this machine does not hold it.
+pub(super) fn load(state: &StateDir) -> Result<Authority, Problem> {
     Authority::load(state)?.ok_or_else(|| {
         Problem::usage(format!("{} does not hold a group's authority", state.path().display()))
-            .hint("do this on the machine where 'laneway init' was done, or make a group with 'laneway init'")
+            .hint("run this on the machine where 'laneway init' was run, or make a group with 'laneway init'")
     })
 }
 
@@ -58,11 +58,11 @@ pub(super) fn own(state: &StateDir) -> Result<Authority, Problem> {
 /// # Errors
 /// When this machine does not hold the authority.
 pub fn members(state: &StateDir) -> Result<(), Problem> {
-    let members = own(state)?.members()?;
+    let members = load(state)?.members()?;
     let group = Group::load(state)?;
     let mut unlisted = group.map(|group| group.news.revoked().clone()).unwrap_or_default();
-    let row = |name: &str, id: &str, role: &str, standing: &str| {
-        let line = format!("{name:<24} {:<10} {role:<8} {standing}", &id[..8.min(id.len())]);
+    let row = |name: &str, id: &str, role: &str, state: &str| {
+        let line = format!("{name:<24} {:<10} {role:<8} {state}", &id[..8.min(id.len())]);
         say(line.trim_end());
     };
     row("NAME", "ID", "ROLE", "");
@@ -77,46 +77,46 @@ pub fn members(state: &StateDir) -> Result<(), Problem> {
 }
 
 impl Revoke {
-    /// Puts a member out.
+    /// Removes a member.
     ///
     /// # Errors
-    /// When nobody is meant, or it cannot be saved.
+    /// When there is no such member, or the change cannot be saved.
     pub fn run(self, state: &StateDir) -> Result<(), Problem> {
-        let out = own(state)?.revoke(&self.who)?;
-        let name = out.name.unwrap_or_else(|| "a machine that is not in the list here".into());
-        say(format_args!("Removed: {name} ({}). The group is in epoch {} now.", out.id.short(), out.epoch));
-        if out.closed > 0 {
-            let were = if out.closed == 1 {
-                "The join code that was open is"
-            } else {
-                "All join codes that were open are"
-            };
-            say(format_args!("{were} closed: 'laneway invite' prints a new one."));
+        let removed = load(state)?.revoke(&self.member)?;
+        let name = removed.name.unwrap_or_else(|| "a machine that is not in this machine's list".into());
+        say(format_args!(
+            "Removed: {name} ({}). The group is now in epoch {}.",
+            removed.id.short(),
+            removed.epoch
+        ));
+        if removed.closed > 0 {
+            let codes = if removed.closed == 1 { "The open join code is" } else { "All open join codes are" };
+            say(format_args!("{codes} closed: 'laneway invite' prints a new one."));
         }
-        spread_by();
+        print_propagation();
         Ok(())
     }
 }
 
-/// Changes the discovery key.
+/// Replaces the discovery key.
 ///
 /// # Errors
-/// When it cannot be saved.
+/// When the change cannot be saved.
 pub fn rotate(state: &StateDir) -> Result<(), Problem> {
-    let epoch = own(state)?.rotate()?;
+    let epoch = load(state)?.rotate()?;
     say(format_args!(
-        "There is a new discovery key; the old one is good for 24 hours. The group is in epoch {epoch} now."
+        "The discovery key is replaced; the old one remains valid for 24 hours. The group is now in epoch {epoch}."
     ));
-    spread_by();
+    print_propagation();
     Ok(())
 }
 
-fn spread_by() {
-    say("The others learn of it from this machine, at once if 'laneway up' runs here, else when it does.");
+fn print_propagation() {
+    say("This machine passes the change on: at once while 'laneway up' runs here, otherwise when it starts.");
 }
 
 impl Ca {
-    /// Moves the authority.
+    /// Exports or imports the authority.
     ///
     /// # Errors
     /// When a file cannot be read or written, or is not the group's.
@@ -129,32 +129,32 @@ impl Ca {
 }
 
 fn export(state: &StateDir, file: &Path) -> Result<(), Problem> {
-    let bytes = own(state)?.export()?;
+    let bytes = load(state)?.export()?;
     let shown = file.display();
     let failed = |error: io::Error| {
         let problem = Problem::new(format!("cannot write {shown}"));
         match error.kind() {
-            io::ErrorKind::AlreadyExists => problem.because(error).hint("name a file that is not there yet"),
+            io::ErrorKind::AlreadyExists => {
+                problem.because(error).hint("name a file that does not exist yet")
+            }
             _ => problem.because(error),
         }
     };
     let mut options = OpenOptions::new();
     let mut written = options.write(true).create_new(true).mode(0o600).open(file).map_err(failed)?;
     if let Err(error) = written.write_all(&bytes).and_then(|()| written.sync_all()) {
-        // Half a key is of no use to anybody.
+        // A truncated export is useless.
         let _ = std::fs::remove_file(file);
         return Err(failed(error));
     }
     say(format_args!("{shown} holds the key of the group."));
     say(
-        "WHOEVER HAS THIS FILE IS THE GROUP'S AUTHORITY: it lets machines in and removes them, and cannot be removed.",
+        "WHOEVER HAS THIS FILE IS THE GROUP'S AUTHORITY: it admits and removes members, and cannot be removed.",
     );
-    say(
-        "Carry it by a way that nobody else sees, and delete it when it is imported. On the other machine:\n",
-    );
+    say("Copy it over a confidential channel, and delete it after the import. On the other machine:\n");
     say(format_args!("    laneway ca import {shown}\n"));
     say(
-        "Both machines hold the key then. To move it and not to copy it, delete it here once that is done:\n",
+        "Both machines then hold the key. To move the key instead of copying it, delete it here afterwards:\n",
     );
     say(format_args!("    rm {}", state.file("ca.key").display()));
     Ok(())
@@ -164,15 +164,17 @@ fn import(state: &StateDir, file: &Path, name: &str) -> Result<(), Problem> {
     let failed = |error: io::Error| Problem::new(format!("cannot read {}", file.display())).because(error);
     let mut bytes = Vec::new();
     let source = std::fs::File::open(file).map_err(failed)?;
-    source.take(LONGEST_EXPORT).read_to_end(&mut bytes).map_err(failed)?;
+    source.take(MAX_EXPORT).read_to_end(&mut bytes).map_err(failed)?;
     let imported = authority::import(state, &bytes, name)?;
     let (group, node) = (imported.group.name, imported.group.node.name);
     if imported.joined {
-        say(format_args!("This machine is '{node}' in the group '{group}' now, and holds its key."));
+        say(format_args!("This machine is now '{node}' in the group '{group}', and holds its key."));
     } else {
-        say(format_args!("This machine, '{node}', holds the key of the group '{group}' now."));
+        say(format_args!("This machine, '{node}', now holds the key of the group '{group}'."));
     }
-    say("Start 'laneway up' here, again if it runs, and it admits those that 'laneway invite' lets in.");
-    say(format_args!("Delete {}: it is the key, too.", file.display()));
+    say(
+        "Start 'laneway up' here, or restart it, so that it admits machines with a code of 'laneway invite'.",
+    );
+    say(format_args!("Delete {}: it contains the key, too.", file.display()));
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `laneway discover`: one question to the LAN, a table of the answers.
+//! `laneway discover`: one discovery query, and a table of the gateways that answer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,16 +26,16 @@ pub struct Discover {
     /// The UDP port of discovery
     #[arg(long, env = "LANEWAY_DISCOVERY_PORT", value_name = "PORT", default_value_t = PORT)]
     discovery_port: u16,
-    /// An interface or a local address to ask on; repeatable [default: all but loopback]
+    /// An interface or local address to query on; repeatable [default: all except loopback]
     #[arg(long, env = "LANEWAY_LAN", value_name = "NAME|ADDR", value_delimiter = ',')]
     lan: Vec<String>,
 }
 
 impl Discover {
-    /// Asks and prints.
+    /// Queries and prints.
     ///
     /// # Errors
-    /// When nobody answers: what to check.
+    /// When no gateway answers: what to check.
     pub async fn run(self, state: StateDir) -> Result<(), Problem> {
         let board = Board::new(app::group(&state)?);
         let directory = Arc::new(Directory::default());
@@ -48,7 +48,7 @@ impl Discover {
         let (discovery, asked) = loop {
             let options = discovery::Options {
                 board: board.clone(),
-                // Another id than the node's own, so that a running gateway on this machine answers too.
+                // Not the node's own id, so that a gateway running on this machine answers, too.
                 id: crate::wire::id::NodeId([0; 16]),
                 port: self.discovery_port,
                 own_port,
@@ -64,13 +64,13 @@ impl Discover {
                     listeners.abort_all();
                     while listeners.join_next().await.is_some() {}
                 }
-                Err(error) => return Err(Problem::new("the LAN cannot be asked").because(error)),
+                Err(error) => return Err(Problem::new("discovery queries cannot be sent").because(error)),
             }
         };
         if own_port == 0 {
             let port = self.discovery_port;
             say(format_args!(
-                "A node runs here and holds UDP port {port}: asking from another port, where a firewall may drop answers."
+                "A node runs here and uses UDP port {port}: querying from another port, where a firewall may drop the answers."
             ));
         }
         directory.want(true);
@@ -83,7 +83,7 @@ impl Discover {
             directory.ranked(now).into_iter().filter(|gateway| gateway.heard.is_some()).collect();
         if heard.is_empty() {
             let asked: Vec<_> = asked.iter().map(ToString::to_string).collect();
-            return Err(nobody(&asked, self.discovery_port, &self.lan));
+            return Err(no_gateway(&asked, self.discovery_port, &self.lan));
         }
         print(&heard, now);
         Ok(())
@@ -91,10 +91,10 @@ impl Discover {
 }
 
 fn print(gateways: &[Gateway], now: Instant) {
-    // IPv6 addresses of a link are long: they name the interface too.
-    let wide = gateways.iter().map(|gateway| gateway.link.to_string().len()).fold(21, usize::max);
+    // Link-local IPv6 addresses are long, as they include the interface.
+    let width = gateways.iter().map(|gateway| gateway.link.to_string().len()).fold(21, usize::max);
     say(format_args!(
-        "{:<9} {:<wide$} {:<10} {:>12} {:>7} {:>7} {:>10}  {}",
+        "{:<9} {:<width$} {:<10} {:>12} {:>7} {:>7} {:>10}  {}",
         "ID", "ADDRESS", "STATE", "CAPACITY", "LOAD", "TUNNELS", "RTT", "SERVER"
     ));
     for gateway in gateways {
@@ -107,7 +107,7 @@ fn print(gateways: &[Gateway], now: Instant) {
         let capacity = format!("{} Mbit/s", advert.capacity);
         let load = format!("{:.1}%", f64::from(advert.load) / 10.0);
         say(format_args!(
-            "{:<9} {:<wide$} {:<10} {:>12} {:>7} {:>7} {:>10}  {}",
+            "{:<9} {:<width$} {:<10} {:>12} {:>7} {:>7} {:>10}  {}",
             id,
             gateway.link.to_string(),
             state,
@@ -120,18 +120,19 @@ fn print(gateways: &[Gateway], now: Instant) {
     }
 }
 
-fn nobody(asked: &[String], port: u16, only: &[String]) -> Problem {
+/// The error when no gateway answered the query sent from the addresses `asked`.
+fn no_gateway(asked: &[String], port: u16, only: &[String]) -> Problem {
     if asked.is_empty() {
         let up = lan::lans(&[]).map(|lans| lans.len()).unwrap_or_default();
         let hint = if only.is_empty() {
-            "bring up an interface that has an address: 'ip addr' shows them".to_owned()
+            "bring up an interface and give it an address: 'ip addr' shows them".to_owned()
         } else {
             format!("--lan names none of the {up} addresses that are up: 'ip addr' shows them")
         };
-        return Problem::new("there is no network interface to ask on").hint(hint);
+        return Problem::new("there is no network interface to query on").hint(hint);
     }
-    Problem::new(format!("no gateway of this group answered (asked from {})", asked.join(", "))).hint(format!(
+    Problem::new(format!("no gateway of this group answered (queried from {})", asked.join(", "))).hint(format!(
         "check that 'laneway up' runs on a machine that reaches the server, that it is in the same group, and that \
-         no firewall on either machine blocks UDP port {port}; behind a router, name it: 'laneway up --gateway HOST:{PORT}'"
+         no firewall on either machine blocks UDP port {port}; if a router is in between, name the gateway: 'laneway up --gateway HOST:{PORT}'"
     ))
 }

@@ -1,5 +1,5 @@
-//! `laneway env`: the variables that point software at the local proxy, for a shell to take over; `laneway run`: a
-//! command with them.
+//! `laneway env`: the variables that point software to the local proxy, for a shell to evaluate. `laneway run`: a command
+//! with those variables. `laneway apt-proxy`: the proxy for apt.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -13,12 +13,12 @@ use super::ask::LocalPort;
 use super::say;
 use crate::problem::Problem;
 
-/// What is never for the proxy: this machine itself, in the forms that software looks for.
+/// The exceptions from the proxy: this machine itself, in the forms that software recognises.
 const NO_PROXY: &str = "localhost,127.0.0.1,::1";
-/// The address of the host as containers of Docker's default bridge see it.
+/// The name of the host in containers on Docker's default bridge.
 const DOCKER_HOST: &str = "host.docker.internal";
 
-/// In whose syntax.
+/// The syntax of the output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum Shell {
     /// sh, bash, zsh, dash: `eval "$(laneway env)"`
@@ -30,12 +30,12 @@ enum Shell {
     Powershell,
 }
 
-/// Which variables.
+/// Selects the variables.
 #[derive(Debug, clap::Args)]
-struct Which {
+struct Selection {
     #[command(flatten)]
     port: LocalPort,
-    /// SOCKS5 (ALL_PROXY, names resolved at the gateway) besides HTTP
+    /// Also set ALL_PROXY to SOCKS5, with names resolved at the gateway
     #[arg(long)]
     socks: bool,
 }
@@ -44,15 +44,15 @@ struct Which {
 #[derive(Debug, clap::Args)]
 pub struct Env {
     #[command(flatten)]
-    which: Which,
-    /// The shell that is to read it
+    selection: Selection,
+    /// The shell that evaluates the output
     #[arg(long, value_enum, default_value_t)]
     shell: Shell,
     /// Unset the variables instead
     #[arg(long)]
     unset: bool,
-    /// With the address of this machine that its Docker containers reach, as '--env' options of 'docker run'; the node
-    /// must listen there
+    /// Print '--env' options for 'docker run', with the address at which containers reach this machine; the node must
+    /// listen there
     #[arg(long, conflicts_with_all = ["shell", "unset"])]
     docker: bool,
 }
@@ -61,7 +61,7 @@ pub struct Env {
 #[derive(Debug, clap::Args)]
 pub struct Run {
     #[command(flatten)]
-    which: Which,
+    selection: Selection,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -72,7 +72,7 @@ pub struct Run {
 pub struct AptProxy {
     #[command(flatten)]
     port: LocalPort,
-    /// What apt asks about: the address that it is going to fetch; any is answered alike
+    /// The address that apt is going to fetch; the answer does not depend on it
     #[arg(value_name = "URL")]
     url: Option<String>,
 }
@@ -81,15 +81,15 @@ impl Env {
     /// Prints the lines.
     ///
     /// # Errors
-    /// When there is a configuration file that is not valid.
+    /// When the configuration file is not valid.
     pub fn run(self) -> Result<(), Problem> {
-        let address = self.which.port.address()?;
+        let address = self.selection.port.address()?;
         if self.docker {
-            say(docker(address, self.which.socks).trim_end());
+            say(docker(address, self.selection.socks).trim_end());
             return Ok(());
         }
         let mut lines = String::new();
-        for (name, value) in variables(&address.to_string(), self.which.socks || self.unset) {
+        for (name, value) in variables(&address.to_string(), self.selection.socks || self.unset) {
             let _ = match (self.shell, self.unset) {
                 (Shell::Sh, false) => writeln!(lines, "export {name}='{value}'"),
                 (Shell::Sh, true) => writeln!(lines, "unset {name}"),
@@ -107,15 +107,15 @@ impl Env {
 }
 
 impl Run {
-    /// Becomes the command: signals and its exit code are its own.
+    /// Replaces this process with the command, which then receives the signals and sets the exit code.
     ///
     /// # Errors
-    /// When it cannot be started, with the exit code of a shell (POSIX 2.8.2): 127 where there is no such program, else 126.
+    /// When it cannot be started, with a shell's exit code (POSIX 2.8.2): 127 when the program is not found, else 126.
     pub fn run(self) -> Result<(), Problem> {
-        let address = self.which.port.address()?.to_string();
+        let address = self.selection.port.address()?.to_string();
         let (program, arguments) = self.command.split_first().expect("the command line requires one");
         let mut command = Command::new(program);
-        command.args(arguments).envs(variables(&address, self.which.socks));
+        command.args(arguments).envs(variables(&address, self.selection.socks));
         let error = start(&mut command);
         let code = if error.kind() == ErrorKind::NotFound { 127 } else { 126 };
         let problem = Problem::new(format!("'{}' cannot be run", program.to_string_lossy()));
@@ -124,17 +124,18 @@ impl Run {
 }
 
 #[cfg(unix)]
+/// Replaces this process; returns only on failure.
 fn start(command: &mut Command) -> std::io::Error {
     use std::os::unix::process::CommandExt;
     command.exec()
 }
 
 impl AptProxy {
-    /// Prints the proxy's address while a node listens there, else `DIRECT`: what apt expects of a
+    /// Prints the proxy's address while a node runs there, else `DIRECT`, as apt expects from an
     /// `Acquire::http::Proxy-Auto-Detect` program.
     ///
     /// # Errors
-    /// When there is a configuration file that is not valid.
+    /// When the configuration file is not valid.
     pub fn run(self) -> Result<(), Problem> {
         let address = self.port.address()?;
         match super::ask::status(address) {
@@ -145,7 +146,8 @@ impl AptProxy {
     }
 }
 
-/// Lower and upper case, since software reads one or the other; curl takes http_proxy in lower case alone.
+/// Names and values of the variables. In lower and upper case, since software reads one or the other; curl reads
+/// http_proxy in lower case only.
 fn variables(address: &str, socks: bool) -> Vec<(&'static str, String)> {
     let http = format!("http://{address}");
     let mut variables = vec![
@@ -155,7 +157,7 @@ fn variables(address: &str, socks: bool) -> Vec<(&'static str, String)> {
         ("HTTPS_PROXY", http),
         ("no_proxy", NO_PROXY.into()),
         ("NO_PROXY", NO_PROXY.into()),
-        // Node.js looks at the variables only when it is told to.
+        // Makes Node.js use the variables.
         ("NODE_USE_ENV_PROXY", "1".into()),
     ];
     if socks {
@@ -165,14 +167,14 @@ fn variables(address: &str, socks: bool) -> Vec<(&'static str, String)> {
     variables
 }
 
-/// Options of `docker run`. A loopback address is the container's own there; the host has a name.
+/// Options for `docker run`. A loopback address would be the container's own, so the host's name replaces it.
 fn docker(address: SocketAddr, socks: bool) -> String {
-    let seen = match address.ip().is_loopback() {
+    let reached = match address.ip().is_loopback() {
         true => format!("{DOCKER_HOST}:{}", address.port()),
         false => address.to_string(),
     };
     let mut line = format!("--add-host={DOCKER_HOST}:host-gateway");
-    for (name, value) in variables(&seen, socks) {
+    for (name, value) in variables(&reached, socks) {
         let _ = write!(line, " --env {name}={value}");
     }
     line

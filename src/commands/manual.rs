@@ -1,5 +1,5 @@
-//! `laneway completions` and `laneway man`: what packages install beside the program, made from the command line's own
-//! description.
+//! `laneway completions` and `laneway man`: files that packages install beside the program, generated from the command
+//! line's definition.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::problem::Problem;
 /// `laneway completions`
 #[derive(Debug, clap::Args)]
 pub struct Completions {
-    /// Whose completions
+    /// The shell
     #[arg(value_enum)]
     shell: Shell,
 }
@@ -21,7 +21,7 @@ pub struct Completions {
 /// `laneway man`
 #[derive(Debug, clap::Args)]
 pub struct Man {
-    /// Of which command [default: of laneway itself]
+    /// The command to describe [default: laneway itself]
     #[arg(value_name = "COMMAND")]
     command: Option<String>,
     /// Write the pages of all commands into this directory instead
@@ -33,7 +33,7 @@ impl Completions {
     /// Prints the script for the command line that `command` describes.
     ///
     /// # Errors
-    /// None so far.
+    /// None at present.
     pub fn run(self, mut command: Command) -> Result<(), Problem> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut command, "laneway", &mut script);
@@ -43,7 +43,7 @@ impl Completions {
 }
 
 impl Man {
-    /// Prints or writes pages of the command line that `command` describes.
+    /// Prints a manual page, or writes all, for the command line that `command` describes.
     ///
     /// # Errors
     /// When there is no such command, or the directory cannot be written.
@@ -52,7 +52,7 @@ impl Man {
             let written = std::fs::create_dir_all(&directory)
                 .and_then(|()| clap_mangen::generate_to(command, &directory));
             return written.map_err(|error| {
-                Problem::new(format!("no manual pages in {}", directory.display())).because(error)
+                Problem::new(format!("cannot write manual pages to {}", directory.display())).because(error)
             });
         }
         command.build();
@@ -75,7 +75,7 @@ impl Man {
     }
 }
 
-/// As it is. A closed pipe is the reader's choice.
+/// Prints text as it is. A closed pipe is ignored.
 fn print(text: &[u8]) {
     say(String::from_utf8_lossy(text).trim_end());
     let _ = std::io::stdout().flush();

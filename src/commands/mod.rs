@@ -1,4 +1,4 @@
-//! The commands that are not the daemon.
+//! The commands other than `up`.
 
 pub mod ask;
 pub mod authority;
@@ -20,19 +20,19 @@ use std::io::Write;
 use crate::net;
 use crate::problem::Problem;
 
-/// Runs a command on a runtime of its own, on this thread.
+/// Runs a command on a new single-threaded runtime, on this thread.
 ///
 /// # Errors
-/// When the system gives no runtime.
+/// When the runtime cannot be created.
 pub fn block_on<T>(command: impl Future<Output = T>) -> Result<T, Problem> {
     let runtime = net::runtime().map_err(|error| Problem::new("the runtime cannot start").because(error))?;
     let result = runtime.block_on(command);
-    // What still blocks (a name lookup) must not hold up the end.
+    // A blocking call that is still in progress, such as a name lookup, must not delay the exit.
     runtime.shutdown_background();
     Ok(result)
 }
 
-/// Prints for the user. A closed pipe is the reader's choice.
+/// Prints a line to standard output. A closed pipe is ignored.
 pub(crate) fn say(text: impl std::fmt::Display) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }

@@ -1,4 +1,4 @@
-//! `laneway speedtest`: how far away each gateway is, and how fast the link to it.
+//! `laneway speedtest`: the round trip to each gateway, and the speed of the link to it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -22,50 +22,50 @@ use crate::trust::state::StateDir;
 use crate::wire::id::NodeId;
 use crate::wire::target::Target;
 
-/// How long the LAN is looked at.
-const LOOK: Duration = Duration::from_millis(1200);
-/// How many round trips the median is of.
+/// How long the LAN is surveyed.
+const SURVEY_TIME: Duration = Duration::from_millis(1200);
+/// Number of round trips of which the median is taken.
 const ROUND_TRIPS: usize = 15;
 
 /// `laneway speedtest`
 #[derive(Debug, clap::Args)]
 pub struct Speedtest {
-    /// Measure this gateway and no other; repeatable [default: every gateway that answers on the LAN]
+    /// Measure only this gateway; repeatable [default: every gateway that answers on the LAN]
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     gateway: Vec<Target>,
-    /// How long each direction is measured, in seconds, from 1 to 60
+    /// Duration of the measurement in each direction, in seconds, from 1 to 60
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
-    /// Print the results as one line of JSON: rates in bytes a second, times in seconds
+    /// Print the results as one line of JSON: rates in bytes per second, times in seconds
     #[arg(long)]
     json: bool,
     /// The UDP port of discovery
     #[arg(long, env = "LANEWAY_DISCOVERY_PORT", value_name = "PORT", default_value_t = PORT)]
     discovery_port: u16,
-    /// An interface or a local address to ask on; repeatable [default: all but loopback]
+    /// An interface or local address to query on; repeatable [default: all except loopback]
     #[arg(long, env = "LANEWAY_LAN", value_name = "NAME|ADDR", value_delimiter = ',')]
     lan: Vec<String>,
 }
 
-/// What was measured of one gateway.
+/// The results for one gateway.
 #[derive(Debug, Default, Serialize)]
 struct Report {
-    /// The first digits of its id; none where nothing is known of it but an address.
+    /// Its short id; `None` when only its address is known.
     id: Option<String>,
-    /// Where it accepts links.
+    /// The address at which it accepts links.
     address: String,
     /// The median round trip of a small request, in seconds.
     round_trip: Option<f64>,
-    /// Bytes a second from the gateway.
+    /// Bytes per second from the gateway.
     down: Option<f64>,
-    /// Bytes a second to the gateway.
+    /// Bytes per second to the gateway.
     up: Option<f64>,
     /// What went wrong.
     error: Option<String>,
 }
 
 impl Speedtest {
-    /// Measures one gateway after the other, and prints.
+    /// Measures one gateway after another, and prints the results.
     ///
     /// # Errors
     /// When there is no gateway, or one could not be measured.
@@ -89,11 +89,11 @@ impl Speedtest {
         match reports.iter().filter(|report| report.error.is_some()).count() {
             0 => Ok(()),
             failed => Err(Problem::new(format!("{failed} of {} gateways were not measured", reports.len()))
-                .hint("'laneway doctor' finds out what is wrong")),
+                .hint("'laneway doctor' shows what is wrong")),
         }
     }
 
-    /// Those that were named, or that answer; never this machine itself.
+    /// The gateways of --gateway, else those that answer on the LAN.
     async fn gateways(
         &self,
         group: &Group,
@@ -115,14 +115,15 @@ impl Speedtest {
             port: self.discovery_port,
             lans: self.lan.clone(),
             known: remembered::load(state),
-            time: LOOK,
+            time: SURVEY_TIME,
         };
         let survey = survey::look(options).await;
-        let survey = survey.map_err(|error| Problem::new("the LAN cannot be asked").because(error))?;
+        let survey =
+            survey.map_err(|error| Problem::new("discovery queries cannot be sent").because(error))?;
         found.extend(survey.links().into_iter().map(|(link, id)| (link, Some(id))));
         if found.is_empty() {
             return Err(Problem::new("no gateway of this group answers on the LAN").hint(format!(
-                "'laneway doctor' finds out why; behind a router, name it: 'laneway speedtest --gateway HOST:{PORT}'"
+                "'laneway doctor' shows why; if a router is in between, name the gateway: 'laneway speedtest --gateway HOST:{PORT}'"
             )));
         }
         Ok(found)
@@ -141,13 +142,13 @@ impl Speedtest {
         self.say(format_args!("gateway {} {address}", report.id.as_deref().unwrap_or("(by address)")));
         let link = Link::dial(address, id, config, board, &tasks).await.map_err(|error| error.to_string())?;
         report.id = Some(link.gateway.id.short());
-        let told = |failure: Failure| failure.sentence;
-        let round_trip = round_trip(&link).await.map_err(told)?;
+        let sentence = |failure: Failure| failure.sentence;
+        let round_trip = round_trip(&link).await.map_err(sentence)?;
         report.round_trip = Some(round_trip.as_secs_f64());
         let millis = round_trip.as_secs_f64() * 1000.0;
         self.say(format_args!("  round trip  {millis:.2} ms, the median of {ROUND_TRIPS}"));
-        report.down = Some(self.rate(&link, "down", Direction::Down).await.map_err(told)?);
-        report.up = Some(self.rate(&link, "up", Direction::Up).await.map_err(told)?);
+        report.down = Some(self.rate(&link, "down", Direction::Down).await.map_err(sentence)?);
+        report.up = Some(self.rate(&link, "up", Direction::Up).await.map_err(sentence)?);
         link.retire();
         Ok(())
     }

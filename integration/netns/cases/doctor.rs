@@ -198,9 +198,9 @@ fn tells_broadcast_from_unicast(lab: &Lab) {
     let (_origin, g1, c1, group) = healthy(lab);
     g1.filter("ip daddr 10.77.0.255 udp dport 7420 drop");
     let fix = "on 10.77.0.21: 'ufw allow 7420/udp'";
-    diagnose(&c1, &[]).blames("discovery", &[], &["answers unicast, and no broadcast", fix]);
+    diagnose(&c1, &[]).blames("discovery", &[], &["answers unicast but not broadcast", fix]);
     g1.filter("ip daddr 10.77.0.21 udp dport 7420 drop");
-    diagnose(&c1, &[]).blames("discovery", &[], &["answers broadcast, and no unicast", fix]);
+    diagnose(&c1, &[]).blames("discovery", &[], &["answers broadcast but not unicast", fix]);
     g1.filter("");
     // A node that runs behind a firewall which lets its port in is heard, though the doctor itself is not answered.
     c1.filter("ct state established accept\nudp dport 7420 accept\nudp dport != 53 drop");
@@ -262,7 +262,7 @@ fn names_variables_that_lead_elsewhere(lab: &Lab) {
     diagnose(&c1, &[]).blames("environment", &[], &["HTTP_PROXY is http://10.9.9.9:3128", "laneway env"]);
     c1.set("HTTP_PROXY", "");
     c1.set("no_proxy", "localhost,10.88.0.0/16");
-    diagnose(&c1, &[]).blames("environment", &[], &["no_proxy hides 10.88.0.100:80", "export no_proxy="]);
+    diagnose(&c1, &[]).blames("environment", &[], &["no_proxy excludes 10.88.0.100:80", "export no_proxy="]);
     c1.set("no_proxy", "localhost");
     let elsewhere = "Dir::Etc::main \"/nonexistent\";\nDir::Etc::parts \"/nonexistent\";\nAcquire::http::Proxy \"http://10.9.9.9:3128\";\n";
     c1.set("APT_CONFIG", lab.write("elsewhere.apt", elsewhere).to_str().unwrap());

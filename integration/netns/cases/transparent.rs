@@ -142,7 +142,7 @@ fn rules_by_hand_are_shown_replaced_and_removed_and_leave_alone_what_they_should
         |words: &str| laneway(&c1, &["transparent"].into_iter().chain(words.split(' ')).collect::<Vec<_>>());
 
     transparent("down").success();
-    assert_eq!(transparent("show").success().text(), "no connections are led to laneway\n");
+    assert_eq!(transparent("show").success().text(), "no connections are redirected to laneway\n");
     transparent("up").success();
     assert!(transparent("show").success().text().contains("redirect to :1081"));
     c1.curl(&["http://10.88.0.100/"]).success();
@@ -195,7 +195,7 @@ fn rules_by_hand_are_shown_replaced_and_removed_and_leave_alone_what_they_should
     ]);
     let refused = c1.output(command);
     assert_eq!(refused.code(), 1, "{refused}");
-    for line in ["error: the rules are not installed", "caused by: nft: ", "hint: run this as root"] {
+    for line in ["error: the rules cannot be installed", "caused by: nft: ", "hint: run this as root"] {
         assert!(refused.stderr.lines().any(|printed| printed.starts_with(line)), "{line}: {refused}");
     }
 }

@@ -1,4 +1,4 @@
-//! Traps: settings of this machine that lead software past the node.
+//! Settings of this machine that make software bypass the node.
 
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
@@ -7,29 +7,30 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::firewall::says;
+use super::firewall::output_of;
 use super::report::{Finding, Layer};
 use crate::wire::target::{Host, Target};
 
-/// What software looks for its proxy in.
+/// The variables in which software looks for its proxy.
 const PROXY: [&str; 6] = ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
-/// What it looks for exceptions in.
+/// The variables in which software looks for exceptions.
 const EXCEPT: [&str; 2] = ["no_proxy", "NO_PROXY"];
+/// The command that points a shell at the node.
 const SET: &str = "eval \"$(laneway env)\"";
 
-/// Where settings are.
-pub(super) struct Places {
-    /// The variables of this process, which are those of the shell that it was started from.
+/// Where settings are read from.
+pub(super) struct Settings {
+    /// The environment variables of this process, inherited from the shell.
     pub(super) variables: Vec<(OsString, OsString)>,
-    /// The user's directory.
+    /// The user's home directory.
     pub(super) home: Option<PathBuf>,
-    /// The directory of the system's settings, `/etc`.
+    /// The directory of the system's configuration, `/etc`.
     pub(super) etc: PathBuf,
 }
 
-impl Places {
-    /// Those of this process.
-    pub(super) fn own() -> Self {
+impl Settings {
+    /// The settings that apply to this process.
+    pub(super) fn of_this_process() -> Self {
         let home = std::env::var_os("HOME").map(PathBuf::from);
         Self { variables: std::env::vars_os().collect(), home, etc: "/etc".into() }
     }
@@ -39,9 +40,9 @@ impl Places {
         Some(found.1.to_string_lossy().into_owned()).filter(|value| !value.is_empty())
     }
 
-    /// Everything that is set to lead elsewhere than to one of `proxies`, or past it to one of `servers`.
-    pub(super) fn traps(&self, proxies: &[SocketAddr], servers: &[Target]) -> Vec<Finding> {
-        let mut found = self.variables_elsewhere(proxies);
+    /// Every setting that names another proxy than one of `proxies`, or an exception that covers one of `servers`.
+    pub(super) fn bypasses(&self, proxies: &[SocketAddr], servers: &[Target]) -> Vec<Finding> {
+        let mut found = self.other_proxies(proxies);
         found.extend(self.exceptions(servers));
         found.extend(self.docker(proxies));
         found.extend(apt(proxies));
@@ -51,20 +52,20 @@ impl Places {
                 Layer::Environment,
                 match set.is_empty() {
                     true => format!("no proxy is set; '{SET}' points a shell at the node"),
-                    false => format!("{} lead to the node", set.join(", ")),
+                    false => format!("{} point to the node", set.join(", ")),
                 },
             ));
         }
         found
     }
 
-    fn variables_elsewhere(&self, proxies: &[SocketAddr]) -> Vec<Finding> {
+    fn other_proxies(&self, proxies: &[SocketAddr]) -> Vec<Finding> {
         let set = PROXY.into_iter().filter_map(|name| Some((name, self.variable(name)?)));
-        let elsewhere = set.filter(|(_, value)| !leads_to(value, proxies));
+        let elsewhere = set.filter(|(_, value)| !points_to(value, proxies));
         let wrong = elsewhere.map(|(name, value)| {
             let value = without_password(&value);
-            Finding::wrong(Layer::Environment, format!("{name} is {value}: that is not the node on this machine"))
-                .hint(format!("{SET}; and look where it is set: 'grep -rn {name} ~/.profile ~/.bashrc /etc/environment /etc/profile.d'"))
+            Finding::wrong(Layer::Environment, format!("{name} is {value}, which is not the node on this machine"))
+                .hint(format!("{SET}; find where it is set: 'grep -rn {name} ~/.profile ~/.bashrc /etc/environment /etc/profile.d'"))
         });
         wrong.collect()
     }
@@ -74,11 +75,11 @@ impl Places {
         for name in EXCEPT {
             let Some(value) = self.variable(name) else { continue };
             for server in servers {
-                if let Some(entry) = value.split([',', ' ']).find(|entry| hides(entry, server)) {
-                    let what = format!("{name} hides {server} from the proxy, by its entry '{entry}'");
+                if let Some(entry) = value.split([',', ' ']).find(|entry| excludes(entry, server)) {
+                    let what = format!("{name} excludes {server} from the proxy by its entry '{entry}'");
                     found.push(
                         Finding::wrong(Layer::Environment, what)
-                            .because("software goes to that server directly, and cannot reach it")
+                            .because("software connects to that server directly, and cannot reach it")
                             .hint(format!("export {name}='localhost,127.0.0.1,::1', or {SET}")),
                     );
                 }
@@ -87,14 +88,14 @@ impl Places {
         found
     }
 
-    /// Docker's daemon, which fetches images, and its containers, whose loopback is their own.
+    /// The proxies of Docker's daemon, which fetches images, and of its containers, which have a loopback of their own.
     fn docker(&self, proxies: &[SocketAddr]) -> Vec<Finding> {
         let mut found = Vec::new();
         let units = self.etc.join("systemd/system/docker.service.d");
         let units = std::fs::read_dir(units).into_iter().flatten().flatten().map(|entry| entry.path());
         for path in units {
             let text = std::fs::read_to_string(&path).unwrap_or_default();
-            found.extend(unit_proxies(&text).into_iter().filter(|value| !leads_to(value, proxies)).map(
+            found.extend(unit_proxies(&text).into_iter().filter(|value| !points_to(value, proxies)).map(
                 |value| {
                     elsewhere(
                         "Docker's daemon",
@@ -107,7 +108,7 @@ impl Places {
         }
         let daemon = self.etc.join("docker/daemon.json");
         for value in json_proxies(&daemon, &["/proxies"], &["http-proxy", "https-proxy"]) {
-            if !leads_to(&value, proxies) {
+            if !points_to(&value, proxies) {
                 found.push(elsewhere("Docker's daemon", &value, &daemon, "systemctl restart docker"));
             }
         }
@@ -119,13 +120,13 @@ impl Places {
                 || host_of(&value) == "localhost"
             {
                 let what = format!(
-                    "containers get {} as their proxy, which is their own loopback",
+                    "containers get {} as their proxy, which is the loopback of the container itself",
                     without_password(&value)
                 );
                 found.push(
                     Finding::wrong(Layer::Environment, what)
                         .because(format!("set in {}", client.display()))
-                        .hint("remove it there, and 'docker run $(laneway env --docker) …'"),
+                        .hint("remove it there, and use 'docker run $(laneway env --docker) …'"),
                 );
             }
         }
@@ -133,34 +134,34 @@ impl Places {
     }
 }
 
-/// What apt itself says of its configuration.
+/// The proxies in apt's configuration, as apt reports it.
 fn apt(proxies: &[SocketAddr]) -> Vec<Finding> {
     let dump =
-        says("apt-config", &["dump", "--format", "%f %v%n", "Acquire::http::Proxy"]).unwrap_or_default();
+        output_of("apt-config", &["dump", "--format", "%f %v%n", "Acquire::http::Proxy"]).unwrap_or_default();
     apt_proxies(&dump)
         .into_iter()
-        .filter(|(_, value)| !leads_to(value, proxies))
+        .filter(|(_, value)| !points_to(value, proxies))
         .map(|(name, value)| {
             let value = without_password(&value);
             let what = match value.as_str() {
-                "DIRECT" => format!("apt goes past every proxy: {name} is DIRECT"),
-                _ => format!("apt uses {value} ({name}): that is not the node on this machine"),
+                "DIRECT" => format!("apt uses no proxy: {name} is DIRECT"),
+                _ => format!("apt uses {value} ({name}), which is not the node on this machine"),
             };
             Finding::wrong(Layer::Environment, what)
-                .hint("'grep -rn Proxy /etc/apt/apt.conf*' finds the line; 'laneway apt-proxy' is what to use instead")
+                .hint("'grep -rn Proxy /etc/apt/apt.conf*' finds the line; use 'laneway apt-proxy' instead")
         })
         .collect()
 }
 
 fn elsewhere(who: &str, value: &str, path: &Path, then: &str) -> Finding {
     let value = without_password(value);
-    Finding::wrong(Layer::Environment, format!("{who} uses {value}: that is not the node on this machine"))
+    Finding::wrong(Layer::Environment, format!("{who} uses {value}, which is not the node on this machine"))
         .because(format!("set in {}", path.display()))
         .hint(format!("change it there, then '{then}'"))
 }
 
-/// Whether a proxy's address, as software has it, is one of these ports of this machine.
-fn leads_to(value: &str, proxies: &[SocketAddr]) -> bool {
+/// Whether a proxy's address, as software is configured with it, is one of the node's.
+fn points_to(value: &str, proxies: &[SocketAddr]) -> bool {
     let host = host_of(value);
     let port = authority(value).rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
     proxies.iter().any(|proxy| {
@@ -188,18 +189,18 @@ fn host_of(url: &str) -> String {
     host.to_ascii_lowercase()
 }
 
-/// The text, without what stands between the scheme and the host.
+/// The URL without its login, for display.
 fn without_password(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
     let shown = rest.rsplit_once('@').map_or_else(|| rest.to_owned(), |(_, rest)| format!("…@{rest}"));
     let shown = if scheme.is_empty() { shown } else { format!("{scheme}://{shown}") };
-    // It goes to a terminal.
+    // The text goes to a terminal.
     shown.chars().filter(|c| !c.is_control()).take(200).collect()
 }
 
-/// Whether an entry of no_proxy hides this server from the proxy for some software: the dialects differ, and the widest
+/// Whether an entry of no_proxy excludes this server from the proxy in some software: dialects differ, and the widest
 /// one counts.
-fn hides(entry: &str, server: &Target) -> bool {
+fn excludes(entry: &str, server: &Target) -> bool {
     let entry = entry.trim().to_ascii_lowercase();
     if entry.is_empty() {
         return false;
@@ -270,21 +271,21 @@ mod tests {
     }
 
     #[test]
-    fn what_leads_to_the_node_is_told_from_what_leads_elsewhere() {
+    fn the_nodes_address_is_told_from_other_proxies() {
         for here in
             ["http://127.0.0.1:1080", "http://localhost:1080/", "127.0.0.1:1080", "socks5h://a:b@[::1]:1080"]
         {
-            assert!(leads_to(here, &node()), "{here}");
+            assert!(points_to(here, &node()), "{here}");
         }
         for elsewhere in
             ["http://127.0.0.1:3128", "http://10.0.0.1:1080", "http://proxy", "", "http://127.0.0.1"]
         {
-            assert!(!leads_to(elsewhere, &node()), "{elsewhere}");
+            assert!(!points_to(elsewhere, &node()), "{elsewhere}");
         }
     }
 
     #[test]
-    fn an_exception_hides_a_server_in_any_dialect() {
+    fn an_exception_excludes_a_server_in_any_dialect() {
         for (entry, server) in [
             ("*", "a.corp:80"),
             ("corp", "a.corp:80"),
@@ -297,7 +298,7 @@ mod tests {
             ("fd00::/8", "[fd00::1]:80"),
             ("[fd00::1]:80", "[fd00::1]:80"),
         ] {
-            assert!(hides(entry, &target(server)), "{entry} {server}");
+            assert!(excludes(entry, &target(server)), "{entry} {server}");
         }
         for (entry, server) in [
             ("", "a.corp:80"),
@@ -309,12 +310,12 @@ mod tests {
             ("10.0.0.50", "10.0.0.5:80"),
             ("192.168.0.0/16", "10.0.0.5:80"),
         ] {
-            assert!(!hides(entry, &target(server)), "{entry} {server}");
+            assert!(!excludes(entry, &target(server)), "{entry} {server}");
         }
     }
 
     #[test]
-    fn traps_of_variables_and_docker_are_found_and_passwords_are_not_shown() {
+    fn bypasses_in_variables_and_docker_are_found_and_passwords_are_not_shown() {
         let directory = tempfile::tempdir().unwrap();
         let (home, etc) = (directory.path().join("home"), directory.path().join("etc"));
         for (path, text) in [
@@ -332,7 +333,7 @@ mod tests {
             std::fs::write(path, text).unwrap();
         }
         let set = |name: &str, value: &str| (OsString::from(name), OsString::from(value));
-        let places = Places {
+        let settings = Settings {
             variables: vec![
                 set("http_proxy", "http://127.0.0.1:1080"),
                 set("HTTPS_PROXY", "http://me:secret@proxy.corp:3128"),
@@ -341,23 +342,23 @@ mod tests {
             home: Some(home),
             etc,
         };
-        let mut found = places.variables_elsewhere(&node());
-        found.extend(places.exceptions(&[target("10.0.0.5:80"), target("192.0.2.1:80")]));
-        found.extend(places.docker(&node()));
+        let mut found = settings.other_proxies(&node());
+        found.extend(settings.exceptions(&[target("10.0.0.5:80"), target("192.0.2.1:80")]));
+        found.extend(settings.docker(&node()));
         let lines: Vec<_> = found.iter().map(|finding| finding.text(false)).collect();
         assert_eq!(found.len(), 4, "{lines:#?}");
         assert!(lines[0].contains("HTTPS_PROXY is http://…@proxy.corp:3128"), "{lines:#?}");
         assert!(
-            lines[1].contains("no_proxy hides 10.0.0.5:80") && lines[1].contains("'10.0.0.0/8'"),
+            lines[1].contains("no_proxy excludes 10.0.0.5:80") && lines[1].contains("'10.0.0.0/8'"),
             "{lines:#?}"
         );
         assert!(lines[2].contains("Docker's daemon uses http://…@10.0.0.1:3128"), "{lines:#?}");
-        assert!(lines[3].contains("their own loopback"), "{lines:#?}");
+        assert!(lines[3].contains("loopback of the container"), "{lines:#?}");
         assert!(!lines.concat().contains("secret"));
     }
 
     #[test]
-    fn what_apt_says_of_itself_is_read() {
+    fn the_output_of_apt_config_is_parsed() {
         let dump = "Acquire::http::Proxy http://10.0.0.1:3128\nAcquire::http::Proxy::deb.corp DIRECT\nAcquire::http::Proxy \n";
         let expected =
             [("Acquire::http::Proxy", "http://10.0.0.1:3128"), ("Acquire::http::Proxy::deb.corp", "DIRECT")];

@@ -1,27 +1,28 @@
-//! This machine's own firewall, as far as it can be seen, and the command that lets a port through it.
+//! This machine's firewall, as far as it can be seen, and the command that opens a port in it.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// What filters datagrams and connections here.
+/// The firewall of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Firewall {
-    /// Ubuntu's front end.
+    /// ufw, Ubuntu's front end.
     Ufw,
-    /// Red Hat's daemon.
+    /// firewalld, Red Hat's daemon.
     Firewalld,
-    /// Chains of nftables that can drop: family, table, name, and their hook.
+    /// nftables chains that may drop packets.
     Nft(Vec<Chain>),
 }
 
-/// One base chain.
+/// One base chain of nftables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Chain {
+    /// Family, table and chain name, as nft takes them.
     place: String,
     hook: Hook,
 }
 
-/// Where a chain judges.
+/// The hook of a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hook {
     Input,
@@ -29,15 +30,15 @@ enum Hook {
 }
 
 impl Firewall {
-    /// The one that is in force here; none where there is none, or where only root could tell.
-    pub(super) fn found() -> Option<Self> {
-        let ufw = || std::fs::read_to_string("/etc/ufw/ufw.conf").is_ok_and(|text| ufw_is_on(&text));
-        let Some(rules) = says("nft", &["list", "ruleset"]) else {
-            // Who may not see the rules can still see whose they are.
+    /// The firewall that is active here; `None` when there is none, or when only root could tell.
+    pub(super) fn detect() -> Option<Self> {
+        let ufw = || std::fs::read_to_string("/etc/ufw/ufw.conf").is_ok_and(|text| ufw_is_enabled(&text));
+        let Some(rules) = output_of("nft", &["list", "ruleset"]) else {
+            // Without the privilege to read the rules, the front end can still be recognised.
             let firewalld = Path::new("/run/firewalld").exists();
             return ufw().then_some(Self::Ufw).or(firewalld.then_some(Self::Firewalld));
         };
-        let legacy = says("iptables-legacy", &["-S"]).unwrap_or_default();
+        let legacy = output_of("iptables-legacy", &["-S"]).unwrap_or_default();
         let chains = chains(&rules);
         if [&rules, &legacy].iter().any(|rules| rules.contains("ufw-")) && ufw() {
             return Some(Self::Ufw);
@@ -48,7 +49,7 @@ impl Firewall {
         (!chains.is_empty()).then_some(Self::Nft(chains))
     }
 
-    /// What it is called.
+    /// Its name.
     pub(super) fn name(&self) -> String {
         match self {
             Self::Ufw => "ufw".into(),
@@ -60,13 +61,14 @@ impl Firewall {
         }
     }
 
-    /// Whether it is known to judge what goes out.
-    pub(super) fn judges_output(&self) -> bool {
+    /// Whether it is known to filter outgoing packets.
+    pub(super) fn filters_output(&self) -> bool {
         matches!(self, Self::Nft(chains) if chains.iter().any(|chain| chain.hook == Hook::Output))
     }
 
-    /// The command that lets `port` of `protocol` (`udp` or `tcp`) in, and out where that is judged.
-    pub(super) fn opens(&self, port: u16, protocol: &str) -> String {
+    /// The command that opens `port` of `protocol` (`udp` or `tcp`) for incoming packets, and for outgoing ones where those
+    /// are filtered.
+    pub(super) fn open_command(&self, port: u16, protocol: &str) -> String {
         match self {
             Self::Ufw => format!("ufw allow {port}/{protocol}"),
             Self::Firewalld => {
@@ -89,26 +91,26 @@ impl Firewall {
     }
 }
 
-/// What to do on a machine whose firewall cannot be seen from here.
-pub(super) fn opens_elsewhere(port: u16, protocol: &str) -> String {
+/// The commands that open a port on a machine whose firewall cannot be seen from here.
+pub(super) fn open_commands_elsewhere(port: u16, protocol: &str) -> String {
     format!(
         "'ufw allow {port}/{protocol}', or 'firewall-cmd --permanent --add-port={port}/{protocol} && firewall-cmd \
-         --reload', or a rule of nft '{protocol} dport {port} accept'"
+         --reload', or the nft rule '{protocol} dport {port} accept'"
     )
 }
 
-fn ufw_is_on(configuration: &str) -> bool {
+fn ufw_is_enabled(configuration: &str) -> bool {
     configuration.lines().any(|line| line.trim().eq_ignore_ascii_case("ENABLED=yes"))
 }
 
-/// What a program prints, when it succeeds.
-pub(super) fn says(program: &str, arguments: &[&str]) -> Option<String> {
+/// The standard output of a program; `None` when it fails.
+pub(super) fn output_of(program: &str, arguments: &[&str]) -> Option<String> {
     let mut command = Command::new(program);
     let output = command.args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The base chains of `nft list ruleset` that judge what comes in or goes out, and drop or reject some of it.
+/// The base chains in the output of `nft list ruleset` that filter incoming or outgoing packets and may drop some.
 fn chains(ruleset: &str) -> Vec<Chain> {
     let (mut found, mut table, mut name) = (Vec::new(), "", "");
     let (mut hook, mut drops) = (None, false);
@@ -118,7 +120,7 @@ fn chains(ruleset: &str) -> Vec<Chain> {
         } else if let Some(rest) = line.strip_prefix("chain ") {
             (name, hook, drops) = (rest.trim_end_matches('{').trim(), None, false);
         } else if line == "}" {
-            // Of a chain; a table's own brace finds no hook.
+            // The end of a chain; at the end of a table no hook is set.
             if let Some(hook) = hook.take().filter(|_| drops) {
                 found.push(Chain { place: format!("{table} {name}"), hook });
             }
@@ -146,11 +148,11 @@ mod tests {
         dport 7420 drop\n\t}\n}\n";
 
     #[test]
-    fn the_chains_that_drop_are_found_and_opened() {
+    fn chains_that_drop_are_found_and_opened() {
         let firewall = Firewall::Nft(chains(RULESET));
         assert_eq!(firewall.name(), "nftables (inet firewall input, ip open out)");
         assert_eq!(
-            firewall.opens(7420, "udp"),
+            firewall.open_command(7420, "udp"),
             "nft insert rule inet firewall input udp dport 7420 accept && nft insert rule ip open out udp dport 7420 \
              accept && nft insert rule ip open out udp sport 7420 accept"
         );
@@ -158,8 +160,8 @@ mod tests {
     }
 
     #[test]
-    fn ufw_is_named_only_where_it_is_on() {
-        assert!(ufw_is_on("# comment\nENABLED=yes\nLOGLEVEL=low\n"));
-        assert!(!ufw_is_on("ENABLED=no\n"));
+    fn ufw_is_reported_only_when_it_is_enabled() {
+        assert!(ufw_is_enabled("# comment\nENABLED=yes\nLOGLEVEL=low\n"));
+        assert!(!ufw_is_enabled("ENABLED=no\n"));
     }
 }

@@ -1,4 +1,4 @@
-//! The links to gateways, and what each says of itself over its own: its clock, and whether it reaches a server.
+//! Links to gateways, and what each gateway reports over its link: its clock, and whether it reaches a server.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use futures_util::future::join_all;
 use tokio_util::task::TaskTracker;
 
-use super::firewall::{Firewall, opens_elsewhere};
+use super::firewall::{Firewall, open_commands_elsewhere};
 use super::report::{Finding, Layer};
 use crate::failure::{Failure, Kind};
 use crate::link::about::{self, About};
@@ -21,17 +21,17 @@ use crate::trust::group::Group;
 use crate::wire::id::NodeId;
 use crate::wire::target::Target;
 
-/// How many gateways are linked with.
-const MOST: usize = 16;
-/// How many round trips the median is of.
+/// Maximum gateways that are linked with.
+const MAX_GATEWAYS: usize = 16;
+/// Number of round trips of which the median is taken.
 const ROUND_TRIPS: usize = 5;
-/// Clocks that differ by less are the same, in milliseconds.
-const SAME_TIME: i128 = 60_000;
+/// Maximum difference between two clocks that are considered equal, in milliseconds.
+const MAX_CLOCK_DIFFERENCE: i128 = 60_000;
 
-/// A gateway that a link was made to.
+/// A gateway and the link to it.
 pub(super) struct Linked {
     pub(super) link: Link,
-    /// What it says of itself; none of one that is too old to.
+    /// What it reports about itself; `None` when it did not answer.
     pub(super) about: Option<About>,
     /// How far its clock is ahead of this machine's, in milliseconds.
     ahead: Option<i128>,
@@ -43,13 +43,13 @@ impl Linked {
         format!("{} at {}", self.link.gateway.id.short(), self.link.address)
     }
 
-    /// Whether it says that it reaches a server.
+    /// Whether it reaches a server, by its own report.
     pub(super) fn reach(&self) -> Option<&str> {
         self.about.as_ref()?.reach.as_deref()
     }
 }
 
-/// Makes a link to each of these, and says how that went.
+/// Links with each of these gateways. Each link is a finding.
 pub(super) async fn link(
     group: &Group,
     gateways: &BTreeMap<SocketAddr, Option<NodeId>>,
@@ -67,7 +67,7 @@ pub(super) async fn link(
     };
     let board = Board::new(group.clone());
     let tasks = TaskTracker::new();
-    let dials = gateways.iter().take(MOST).map(|(&address, &id)| {
+    let dials = gateways.iter().take(MAX_GATEWAYS).map(|(&address, &id)| {
         let (config, board, tasks) = (Arc::clone(&config), board.clone(), tasks.clone());
         async move {
             let link =
@@ -78,13 +78,13 @@ pub(super) async fn link(
     let mut linked = Vec::new();
     for dialled in join_all(dials).await {
         match dialled {
-            // This machine's own node is no gateway of its own.
+            // Ignores this machine's own node.
             Ok(gateway) if gateway.link.gateway.id == group.node.id => {}
             Ok(gateway) => {
                 let far = gateway.round_trip.map_or_else(String::new, |time| {
                     format!(", round trip {:.2} ms", time.as_secs_f64() * 1000.0)
                 });
-                let what = format!("{}: TLS 1.3, both sides proved{far}", gateway.name());
+                let what = format!("{}: TLS 1.3, both sides authenticated{far}", gateway.name());
                 found.push(Finding::ok(Layer::Link, what));
                 linked.push(gateway);
             }
@@ -99,13 +99,13 @@ async fn ask(link: Link) -> Linked {
     let (mut about, mut ahead) = (None, None);
     for _ in 0..ROUND_TRIPS {
         let start = Instant::now();
-        let Ok(told) = about::ask(&link).await else { break };
+        let Ok(answer) = about::ask(&link).await else { break };
         let took = start.elapsed();
         times.push(took);
-        // It looked at its clock about half way.
+        // The gateway read its clock about halfway through the round trip.
         let here = now_millis() - i128::try_from(took.as_millis() / 2).unwrap_or_default();
-        ahead = Some(i128::from(told.clock) - here);
-        about = Some(told);
+        ahead = Some(i128::from(answer.clock) - here);
+        about = Some(answer);
     }
     times.sort();
     let round_trip = times.get(times.len() / 2).copied();
@@ -117,29 +117,30 @@ fn now_millis() -> i128 {
     i128::try_from(since.as_millis()).unwrap_or_default()
 }
 
+/// Why there is no link to this address, and how to fix it.
 fn not_linked(address: SocketAddr, error: &DialError, firewall: Option<&Firewall>) -> Finding {
     let (ip, port) = (address.ip(), address.port());
     let finding = Finding::wrong(Layer::Link, format!("no link to {address}")).because(error.to_string());
-    let filtered = |finding: Finding| match firewall.filter(|firewall| firewall.judges_output()) {
+    let blocked = |finding: Finding| match firewall.filter(|firewall| firewall.filters_output()) {
         Some(firewall) => finding
-            .because(format!("the firewall of this machine, {}, may not let it out", firewall.name()))
-            .hint(firewall.opens(port, "tcp")),
+            .because(format!("the firewall of this machine, {}, may block it", firewall.name()))
+            .hint(firewall.open_command(port, "tcp")),
         None => finding
-            .because(format!("a firewall on {ip}, or what is in between, drops TCP port {port}"))
-            .hint(format!("on {ip}: {}", opens_elsewhere(port, "tcp"))),
+            .because(format!("a firewall on {ip}, or between it and this machine, drops TCP port {port}"))
+            .hint(format!("on {ip}: {}", open_commands_elsewhere(port, "tcp"))),
     };
     match error {
         DialError::Late(_) => finding
-            .because("it accepts connections and says nothing: the laneway there hangs")
+            .because("it accepts connections but does not answer: laneway hangs there")
             .hint(format!("on {ip}: restart laneway")),
         DialError::Connect(_, error) => {
             let finding = finding.because(error.to_string());
             match error.kind() {
                 io::ErrorKind::ConnectionRefused => {
-                    finding.hint(format!("on {ip}: start 'laneway up', with its links on port {port}"))
+                    finding.hint(format!("on {ip}: start 'laneway up' with --link on port {port}"))
                 }
-                io::ErrorKind::TimedOut | io::ErrorKind::PermissionDenied => filtered(finding),
-                _ => finding.hint(format!("'ip route get {ip}' and 'ping {ip}' show whether there is a way")),
+                io::ErrorKind::TimedOut | io::ErrorKind::PermissionDenied => blocked(finding),
+                _ => finding.hint(format!("'ip route get {ip}' and 'ping {ip}' show whether there is a route")),
             }
         }
         DialError::Cut(..) => finding.hint(format!("on {ip}: the log of laneway says why")),
@@ -147,18 +148,18 @@ fn not_linked(address: SocketAddr, error: &DialError, firewall: Option<&Firewall
         | DialError::Certificate(..)
         | DialError::Refused(..)
         | DialError::Removed(..) => finding.hint(format!(
-            "on {ip}: 'laneway members' lists who is in its group; to be in it, move the state directory here away and \
-             join with a code of 'laneway invite' there"
+            "on {ip}: 'laneway members' lists its group; to join it, move the state directory away on this machine and use a \
+             code of 'laneway invite'"
         )),
-        DialError::Protocol(..) => finding.hint(format!("on {ip}: what listens on port {port} is to be laneway, of this version")),
+        DialError::Protocol(..) => finding.hint(format!("on {ip}: check that laneway, of the same version, is what listens on port {port}")),
     }
 }
 
-/// Whether this machine and the gateways have the same time.
+/// Checks that this machine's clock agrees with those of the gateways.
 pub(super) fn clocks(linked: &[Linked], found: &mut Vec<Finding>) {
     const SET: &str = "'timedatectl set-ntp true' where there is a time server, else 'date --utc --set=…'";
     if now_millis() < i128::try_from(CLOCK_FLOOR.as_millis()).unwrap_or_default() {
-        let what = "this machine's clock shows a time before this program was made";
+        let what = "this machine's clock shows a time before this program was built";
         found.push(Finding::wrong(Layer::Clock, what).hint(format!("set it: {SET}")));
         return;
     }
@@ -174,44 +175,48 @@ fn compare(gateways: &[(String, i128)], set: &str) -> Vec<Finding> {
             "there is no gateway to compare this machine's clock with",
         )];
     }
-    let wrong: Vec<_> = gateways.iter().filter(|(_, ahead)| ahead.abs() > SAME_TIME).collect();
+    let wrong: Vec<_> = gateways.iter().filter(|(_, ahead)| ahead.abs() > MAX_CLOCK_DIFFERENCE).collect();
     if wrong.is_empty() {
         let worst = gateways.iter().map(|(_, ahead)| ahead.abs()).max().unwrap_or_default();
         let seconds = worst as f64 / 1000.0;
-        let what = format!("the clocks of this machine and of its gateways are {seconds:.1} s apart at most");
+        let what = format!("this machine's clock and those of the gateways differ by at most {seconds:.1} s");
         return vec![Finding::ok(Layer::Clock, what)];
     }
-    // One that is alone among several is the one that is wrong.
+    // If this machine's clock differs from all of several, it is the wrong one.
     let mine = gateways.len() > 1 && wrong.len() == gateways.len();
-    let which = if mine { "on this machine" } else { "on the one of the two that is wrong" };
+    let which = if mine { "on this machine" } else { "on the machine whose clock is wrong" };
     let found = wrong.into_iter().map(|(name, ahead)| {
-        let (seconds, way) = (ahead.abs() / 1000, if *ahead > 0 { "behind" } else { "ahead of" });
-        Finding::wrong(Layer::Clock, format!("this machine's clock is {seconds} s {way} that of {name}"))
-            .because("links do not mind, but join codes, HTTPS servers and logs do")
-            .hint(format!("{which}: {set}"))
+        let (seconds, direction) = (ahead.abs() / 1000, if *ahead > 0 { "behind" } else { "ahead of" });
+        Finding::wrong(
+            Layer::Clock,
+            format!("this machine's clock is {seconds} s {direction} that of {name}"),
+        )
+        .because("links work regardless, but join codes, HTTPS servers and logs depend on the time")
+        .hint(format!("{which}: {set}"))
     });
     found.collect()
 }
 
-/// What each gateway's own probe of the servers says, and why if that is nothing good. True when one may be of use.
+/// Checks whether each gateway reaches a server, by its own probe, and if not, why. `true` when one may be of use.
 pub(super) async fn reach(linked: &[Linked], servers: &[Target], found: &mut Vec<Finding>) -> bool {
     let mut useful = false;
     for gateway in linked {
         let name = gateway.name();
         match gateway.reach() {
             Some("reachable") => {
-                let told = gateway.about.as_ref().map(|about| about.servers.join(", ")).unwrap_or_default();
-                found.push(Finding::ok(Layer::Gateway, format!("{name} reaches a server: {told}")));
+                let servers =
+                    gateway.about.as_ref().map(|about| about.servers.join(", ")).unwrap_or_default();
+                found.push(Finding::ok(Layer::Gateway, format!("{name} reaches a server: {servers}")));
                 useful = true;
             }
-            Some("unreachable") => found.push(cut_off(gateway, servers).await),
+            Some("unreachable") => found.push(unreachable(gateway, servers).await),
             Some(_) => {
-                let what = format!("{name} has no --server to probe: it takes any destination");
+                let what = format!("{name} has no --server to probe: it serves any destination");
                 found.push(Finding::ok(Layer::Gateway, what));
                 useful = true;
             }
             None => {
-                let what = format!("{name} does not say whether it reaches a server");
+                let what = format!("{name} does not report whether it reaches a server");
                 found.push(Finding::skipped(Layer::Gateway, what));
                 useful = true;
             }
@@ -220,42 +225,46 @@ pub(super) async fn reach(linked: &[Linked], servers: &[Target], found: &mut Vec
     useful
 }
 
-/// A gateway whose probe fails is asked for the server all the same: it says why.
-async fn cut_off(gateway: &Linked, servers: &[Target]) -> Finding {
+/// Asks a gateway whose probes fail to connect to a server, for its reason.
+async fn unreachable(gateway: &Linked, servers: &[Target]) -> Finding {
     let (name, ip) = (gateway.name(), gateway.link.address.ip());
     let mut finding = Finding::wrong(Layer::Gateway, format!("{name} does not reach its servers"));
-    let told = gateway.about.iter().flat_map(|about| &about.servers).filter_map(|server| server.parse().ok());
-    let Some(server) = told.chain(servers.iter().cloned()).next() else {
+    let reported =
+        gateway.about.iter().flat_map(|about| &about.servers).filter_map(|server| server.parse().ok());
+    let Some(server) = reported.chain(servers.iter().cloned()).next() else {
         return finding.hint(format!("on {ip}: 'laneway doctor'"));
     };
     match gateway.link.open(&server, 0, bytes::Bytes::new()).await {
-        Ok(_) => {
-            finding.because(format!("it reaches {server} now, and will say so in a moment")).hint("try again")
-        }
+        Ok(_) => finding
+            .because(format!("it reaches {server} now, and will report so in a moment"))
+            .hint("try again"),
         Err(failure) => {
             finding = finding.because(failure.sentence.clone());
-            finding.hint(fix(&failure, &server, Some(&ip.to_string())))
+            finding.hint(hint_for(&failure, &server, Some(&ip.to_string())))
         }
     }
 }
 
-/// What to do about a connection to `server` that failed, from the gateway `on` or this machine.
-pub(super) fn fix(failure: &Failure, server: &Target, on: Option<&str>) -> String {
-    let on = on.map_or_else(|| "here".to_owned(), |ip| format!("on {ip}"));
+/// What to do about a connection to `server` that failed, on the gateway at `on` or on this machine.
+pub(super) fn hint_for(failure: &Failure, server: &Target, on: Option<&str>) -> String {
+    let on = on.map_or_else(|| "on this machine".to_owned(), |ip| format!("on {ip}"));
     let host = &server.to_string();
     let host = host.rsplit_once(':').map_or(host.as_str(), |(host, _)| host.trim_matches(['[', ']']));
     match failure.kind {
         Kind::Refused => {
-            format!("on {host}: start what should listen on port {}; 'ss -ltn' shows what does", server.port)
+            format!(
+                "on {host}: start what should listen on port {}; 'ss -ltn' shows the listening ports",
+                server.port
+            )
         }
         Kind::NameNotFound | Kind::DnsTimeout => {
-            format!("{on}: 'getent hosts {host}' has to find it: /etc/resolv.conf, or a line in /etc/hosts")
+            format!("{on}: make 'getent hosts {host}' find it, by /etc/resolv.conf or a line in /etc/hosts")
         }
         Kind::NameForbidden | Kind::AddressForbidden => {
-            format!("{on}: 'laneway up --server {server}' (or --allow) lets it pass")
+            format!("{on}: 'laneway up --server {server}' (or --allow) allows it")
         }
         Kind::NetworkUnreachable | Kind::HostUnreachable | Kind::ConnectTimeout => format!(
-            "{on}: bring the uplink up: 'ip -brief address' shows the interfaces, 'ip route get {host}' the way"
+            "{on}: bring the uplink up: 'ip -brief address' shows the interfaces, 'ip route get {host}' the route"
         ),
         Kind::LimitReached => {
             format!("{on}: raise --client-tunnels or --client-opens, or use fewer connections")
@@ -270,7 +279,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_is_judged_by_those_of_the_others() {
+    fn a_clock_is_compared_with_those_of_the_gateways() {
         let gateways =
             |ahead: &[i128]| ahead.iter().map(|ahead| ("g".to_owned(), *ahead)).collect::<Vec<_>>();
         assert_eq!(compare(&[], "")[0].verdict, Verdict::Skipped);
@@ -278,7 +287,7 @@ mod tests {
         let one = compare(&gateways(&[3_600_000, 10]), "ntp");
         assert_eq!(one.len(), 1);
         assert_eq!(one[0].what, "this machine's clock is 3600 s behind that of g");
-        assert_eq!(one[0].hint.as_deref(), Some("on the one of the two that is wrong: ntp"));
+        assert_eq!(one[0].hint.as_deref(), Some("on the machine whose clock is wrong: ntp"));
         let all = compare(&gateways(&[-3_600_000, -3_600_010]), "ntp");
         assert_eq!(all.len(), 2);
         assert!(all[0].what.contains("ahead of") && all[0].hint.as_deref() == Some("on this machine: ntp"));

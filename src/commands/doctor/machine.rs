@@ -1,10 +1,10 @@
-//! The layers of this machine alone: its configuration, its group, its networks, its ports.
+//! The layers of this machine alone: its group, its networks, its ports.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use super::holder::{self, Protocol};
+use super::port_holder::{self, Protocol};
 use super::report::{Finding, Layer};
 use crate::commands::ask;
 use crate::config::{Config, PORT, Role};
@@ -15,18 +15,18 @@ use crate::telemetry::snapshot::Snapshot;
 use crate::trust::group::{self, Group};
 use crate::trust::state::StateDir;
 
-/// How long something that listens here may take to accept.
-const ACCEPT: Duration = Duration::from_secs(2);
+/// The deadline for a connection to a local port.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The node that runs here.
 pub(super) struct Node {
-    /// Where its local port is reached.
+    /// The address of its local port.
     pub(super) proxy: SocketAddr,
-    /// What it sees.
+    /// Its status.
     pub(super) seen: Snapshot,
 }
 
-/// The membership of this machine.
+/// Checks the membership of this machine.
 pub(super) fn group(state: Result<&StateDir, Problem>, found: &mut Vec<Finding>) -> Option<Group> {
     let group = match state.and_then(crate::app::group) {
         Ok(group) => group,
@@ -60,7 +60,7 @@ pub(super) fn group(state: Result<&StateDir, Problem>, found: &mut Vec<Finding>)
     Some(group)
 }
 
-/// Whether this node is told to be what its certificate does not permit.
+/// Checks that the certificate permits the configured role.
 pub(super) fn role(config: &Config, group: &Group, found: &mut Vec<Finding>) {
     if config.role == Role::Gateway && group.node.role == group::Role::Client {
         found.push(
@@ -70,7 +70,7 @@ pub(super) fn role(config: &Config, group: &Group, found: &mut Vec<Finding>) {
     }
 }
 
-/// The networks to discover on.
+/// Checks the networks to discover on, and returns them.
 pub(super) fn interfaces(config: &Config, found: &mut Vec<Finding>) -> Vec<Lan> {
     let lans = match lan::lans(&config.lans) {
         Ok(lans) => lans,
@@ -81,10 +81,10 @@ pub(super) fn interfaces(config: &Config, found: &mut Vec<Finding>) -> Vec<Lan> 
         }
     };
     for lan in &lans {
-        let everybody = lan.everybody(config.discovery_port);
+        let broadcast = lan.everybody(config.discovery_port);
         found.push(Finding::ok(
             Layer::Interfaces,
-            format!("{}: {}, everybody there is {}", lan.interface, lan.net, everybody.ip()),
+            format!("{}: {}, broadcast {}", lan.interface, lan.net, broadcast.ip()),
         ));
     }
     if lans.is_empty() {
@@ -98,11 +98,10 @@ fn no_lan(config: &Config) -> Finding {
         let what = "no network to discover on; the gateways of --gateway are used";
         return Finding::skipped(Layer::Interfaces, what);
     }
-    let mut finding =
-        Finding::wrong(Layer::Interfaces, "there is no network on which gateways can be asked for");
+    let mut finding = Finding::wrong(Layer::Interfaces, "there is no network to discover gateways on");
     let silent = lan::without_broadcast().unwrap_or_default();
     for (interface, net) in &silent {
-        finding = finding.because(format!("{interface} has {net}, where nobody can be reached by broadcast"));
+        finding = finding.because(format!("{interface} has {net}, which has no broadcast address"));
     }
     let up = lan::lans(&[]).map_or(0, |lans| lans.len());
     match silent.first() {
@@ -116,7 +115,7 @@ fn no_lan(config: &Config) -> Finding {
     }
 }
 
-/// The local ports: a node that runs, or what is in its place.
+/// Checks the local ports. Returns the node that runs here, if there is one.
 pub(super) fn ports(
     config: &Config,
     lans: &[Lan],
@@ -155,7 +154,7 @@ pub(super) fn ports(
     None
 }
 
-/// Where a listening address is reached from here.
+/// The address at which software on this machine reaches a listening address.
 pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -166,7 +165,7 @@ pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
 }
 
 fn proxy_port(address: SocketAddr) -> (Finding, Option<Node>) {
-    if TcpStream::connect_timeout(&address, ACCEPT).is_err() {
+    if TcpStream::connect_timeout(&address, CONNECT_DEADLINE).is_err() {
         let finding = match TcpListener::bind(address) {
             Ok(_) => Finding::ok(
                 Layer::Ports,
@@ -192,9 +191,8 @@ fn taken(protocol: Protocol, address: SocketAddr, other: &str) -> Finding {
         Protocol::Tcp => "TCP",
         Protocol::Udp => "UDP",
     };
-    let holder = holder::of(protocol, address);
-    let why =
-        holder.clone().unwrap_or_else(|| "another program, which only root can see: 'ss -lntup'".into());
+    let holder = port_holder::find(protocol, address);
+    let why = holder.clone().unwrap_or_else(|| "another program, which 'ss -lntup' shows to root".into());
     let hint: String = match &holder {
         Some(holder) if holder.starts_with("laneway ") => {
             "a node runs here with another local port: name it with 'laneway doctor --proxy ADDR:PORT'".into()
@@ -202,6 +200,6 @@ fn taken(protocol: Protocol, address: SocketAddr, other: &str) -> Finding {
         Some(_) => format!("stop that program, or choose another port: 'laneway up {other}'"),
         None => format!("choose another port: 'laneway up {other}'"),
     };
-    let what = format!("{name} {address} is held by something that is not this machine's laneway node");
-    Finding::wrong(Layer::Ports, what).because(format!("it is {why}")).hint(hint)
+    let what = format!("{name} {address} is in use, but not by this machine's laneway node");
+    Finding::wrong(Layer::Ports, what).because(format!("it is used by {why}")).hint(hint)
 }

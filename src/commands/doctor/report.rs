@@ -1,12 +1,13 @@
-//! What the doctor finds, layer by layer, and how it is shown.
+//! The doctor's findings, layer by layer, and how they are shown.
 
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use crate::commands::{progress, say};
 use crate::problem::Problem;
 
-/// The layers, in the order in which one rests on another.
+/// The layers in the order of their checks: each depends on those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Layer {
@@ -22,41 +23,48 @@ pub(super) enum Layer {
     Environment,
 }
 
-/// What is thought of one thing.
+/// The result of one check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Verdict {
     /// As it should be.
     Ok,
-    /// It cannot work so.
+    /// It cannot work like this.
     Wrong,
-    /// Not looked at: something before it is wrong, or it does not concern this machine.
+    /// Not checked: an earlier layer is wrong, or it does not concern this machine.
     Skipped,
 }
 
-/// One thing that was looked at.
+/// One result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Finding {
     pub(super) layer: Layer,
     pub(super) verdict: Verdict,
-    /// What is so.
+    /// What was found.
     pub(super) what: String,
-    /// Why.
+    /// The causes, each of the one before it.
     pub(super) why: Vec<String>,
     /// The command that fixes it.
     pub(super) hint: Option<String>,
 }
 
-/// All that was found so far.
+/// The findings so far. As text they are printed while they are added.
+#[derive(Debug)]
+pub(super) struct Diagnosis {
+    json: bool,
+    report: Report,
+}
+
+/// The form of the JSON output.
 #[derive(Debug, Default, Serialize)]
-pub(super) struct Report {
+struct Report {
     /// Nothing is wrong.
-    pub(super) ok: bool,
-    pub(super) findings: Vec<Finding>,
+    ok: bool,
+    findings: Vec<Finding>,
 }
 
 impl Layer {
-    /// The word for people.
+    /// The layer's name in the text output.
     pub(super) fn word(self) -> &'static str {
         match self {
             Self::Configuration => "configuration",
@@ -86,7 +94,7 @@ impl Finding {
         Self { verdict: Verdict::Skipped, ..Self::ok(layer, what) }
     }
 
-    /// What another command would have said of it.
+    /// A finding from the problem that another command would report.
     pub(super) fn problem(layer: Layer, problem: Problem) -> Self {
         let (what, why, hint) = problem.parts();
         Self { why, hint, ..Self::wrong(layer, what) }
@@ -104,7 +112,7 @@ impl Finding {
         self
     }
 
-    /// The lines for people.
+    /// The lines of the text output.
     pub(super) fn text(&self, coloured: bool) -> String {
         let (word, colour) = match self.verdict {
             Verdict::Ok => ("ok", "32"),
@@ -124,10 +132,44 @@ impl Finding {
     }
 }
 
-impl Report {
-    /// The layers in which something is wrong, in order.
-    pub(super) fn wrong(&self) -> Vec<&'static str> {
-        let wrong = self.findings.iter().filter(|finding| finding.verdict == Verdict::Wrong);
+impl Diagnosis {
+    /// Without findings; `json` suppresses the text output.
+    pub(super) fn new(json: bool) -> Self {
+        Self { json, report: Report::default() }
+    }
+
+    /// Adds a finding.
+    pub(super) fn add(&mut self, finding: Finding) {
+        if !self.json {
+            say(finding.text(progress::is_coloured()));
+        }
+        self.report.findings.push(finding);
+    }
+
+    /// Adds findings.
+    pub(super) fn extend(&mut self, findings: Vec<Finding>) {
+        findings.into_iter().for_each(|finding| self.add(finding));
+    }
+
+    /// Notes that these layers were not checked.
+    pub(super) fn skip(&mut self, layers: &[Layer], why: &str) {
+        layers.iter().for_each(|layer| self.add(Finding::skipped(*layer, why)));
+    }
+
+    /// Concludes the report. Returns the layers in which something is wrong, in order.
+    pub(super) fn finish(&mut self) -> Vec<&'static str> {
+        let wrong = self.wrong();
+        self.report.ok = wrong.is_empty();
+        wrong
+    }
+
+    /// The report as one line of JSON.
+    pub(super) fn json(&self) -> serde_json::Result<String> {
+        serde_json::to_string(&self.report)
+    }
+
+    fn wrong(&self) -> Vec<&'static str> {
+        let wrong = self.report.findings.iter().filter(|finding| finding.verdict == Verdict::Wrong);
         let mut layers: Vec<_> = wrong.map(|finding| finding.layer).collect();
         layers.dedup();
         layers.into_iter().map(Layer::word).collect()

@@ -1,4 +1,4 @@
-//! Which program holds a port of this machine (Linux, proc(5)).
+//! Which program uses a port of this machine (Linux, proc(5)).
 
 use std::fs;
 use std::net::SocketAddr;
@@ -6,16 +6,16 @@ use std::net::SocketAddr;
 /// The state of a listening TCP socket in /proc/net/tcp.
 const LISTENING: &str = "0A";
 
-/// Which sockets to look at.
+/// The protocol of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {
     Tcp,
     Udp,
 }
 
-/// The program that holds this address or all of this port's, like `nginx (process 812)`. None when that cannot be seen:
-/// the processes of other users are hidden from all but root.
-pub(super) fn of(protocol: Protocol, address: SocketAddr) -> Option<String> {
+/// The program that listens on this port, such as `nginx (process 812)`. `None` when it cannot be determined: only root
+/// sees the sockets of other users' processes.
+pub(super) fn find(protocol: Protocol, address: SocketAddr) -> Option<String> {
     let tables = match protocol {
         Protocol::Tcp => ["/proc/net/tcp", "/proc/net/tcp6"],
         Protocol::Udp => ["/proc/net/udp", "/proc/net/udp6"],
@@ -40,16 +40,16 @@ pub(super) fn of(protocol: Protocol, address: SocketAddr) -> Option<String> {
         })
 }
 
-/// The inodes of the sockets of a table that hold this port.
+/// The inodes of a table's sockets on this port.
 fn inodes(protocol: Protocol, table: &str, port: u16) -> Vec<u64> {
     let port = format!(":{port:04X}");
-    let holds = table.lines().skip(1).filter_map(|line| {
+    let found = table.lines().skip(1).filter_map(|line| {
         let fields: Vec<_> = line.split_whitespace().collect();
-        let is_here = fields.get(1)?.ends_with(&port);
-        let is_held = protocol == Protocol::Udp || *fields.get(3)? == LISTENING;
-        fields.get(9)?.parse().ok().filter(|_| is_here && is_held)
+        let has_port = fields.get(1)?.ends_with(&port);
+        let listens = protocol == Protocol::Udp || *fields.get(3)? == LISTENING;
+        fields.get(9)?.parse().ok().filter(|_| has_port && listens)
     });
-    holds.collect()
+    found.collect()
 }
 
 #[cfg(test)]
@@ -57,16 +57,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_holder_of_a_port_is_this_program() {
+    fn the_program_that_uses_a_port_is_found() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let own = format!("(process {})", std::process::id());
-        let held = of(Protocol::Tcp, listener.local_addr().unwrap());
+        let held = find(Protocol::Tcp, listener.local_addr().unwrap());
         assert!(held.as_ref().is_some_and(|held| held.ends_with(&own)), "{held:?}");
-        let held = of(Protocol::Udp, socket.local_addr().unwrap());
+        let held = find(Protocol::Udp, socket.local_addr().unwrap());
         assert!(held.as_ref().is_some_and(|held| held.ends_with(&own)), "{held:?}");
         let free = listener.local_addr().unwrap();
         drop(listener);
-        assert_eq!(of(Protocol::Tcp, free), None);
+        assert_eq!(find(Protocol::Tcp, free), None);
     }
 }

@@ -1,0 +1,238 @@
+//! The layers beyond this machine: discovery, links to gateways, their clocks and servers, and a real request.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::discovery;
+use super::firewall::Firewall;
+use super::gateways::{self, Linked};
+use super::machine::Node;
+use super::report::{Diagnosis, Finding, Layer, Verdict};
+use super::request::{self, Route};
+use crate::commands::progress;
+use crate::config::{Config, Role};
+use crate::lan::Lan;
+use crate::local::logins::Login;
+use crate::peers::survey;
+use crate::problem::Problem;
+use crate::trust::group::Group;
+use crate::wire::id::NodeId;
+use crate::wire::target::Target;
+
+/// How long the LAN is surveyed: longer than the second between two beacons.
+const SURVEY_TIME: Duration = Duration::from_millis(1800);
+/// The deadline for a connection from this machine to a server.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
+/// Maximum servers that are sent a request.
+const MAX_SERVERS: usize = 4;
+
+/// What is known of this machine when the layers beyond it are checked.
+pub(super) struct Remote<'a> {
+    pub(super) config: &'a Config,
+    pub(super) group: &'a Group,
+    /// The node that runs here.
+    pub(super) node: Option<&'a Node>,
+    pub(super) firewall: Option<&'a Firewall>,
+    pub(super) lans: &'a [Lan],
+    /// Whether this machine may be a gateway, by its configuration and its certificate.
+    pub(super) may_serve: bool,
+}
+
+impl Remote<'_> {
+    /// Checks the layers from discovery to a request. Returns the servers that were checked.
+    pub(super) async fn check(&self, remembered: Vec<SocketAddr>, diagnosis: &mut Diagnosis) -> Vec<Target> {
+        let serves = self.serves().await;
+        let is_candidate = serves || self.is_candidate();
+        let named = resolve(&self.config.gateways, diagnosis).await;
+        let mut gateways = self.discover(&remembered, is_candidate, diagnosis).await;
+        gateways.extend(named.into_iter().map(|address| (address, None)));
+        if gateways.is_empty() && !is_candidate {
+            // No gateway answers discovery, but those used before may still accept links.
+            gateways.extend(remembered.into_iter().map(|address| (address, None)));
+        }
+        let mut found = Vec::new();
+        let waiting = progress::waiting("linking with the gateways");
+        let linked = gateways::link(self.group, &gateways, self.firewall, &mut found).await;
+        drop(waiting);
+        if found.is_empty() {
+            let what = match is_candidate {
+                true => "this machine is a gateway itself",
+                false => "there is no gateway to link with",
+            };
+            found.push(Finding::skipped(Layer::Link, what));
+        }
+        diagnosis.extend(std::mem::take(&mut found));
+        gateways::clocks(&linked, &mut found);
+        diagnosis.extend(std::mem::take(&mut found));
+
+        let reported =
+            linked.iter().flat_map(|gateway| gateway.about.iter().flat_map(|about| &about.servers));
+        let reported: BTreeSet<Target> = reported.filter_map(|server| server.parse().ok()).collect();
+        let useful = gateways::reach(&linked, &self.config.servers, &mut found).await;
+        if is_candidate && !serves {
+            found.extend(self.unreachable_server().await);
+        }
+        if found.is_empty() {
+            found.push(match serves {
+                true => Finding::ok(Layer::Gateway, "this machine reaches its servers itself"),
+                false => Finding::skipped(Layer::Gateway, "there is no gateway to ask"),
+            });
+        }
+        diagnosis.extend(found);
+        let servers = self.servers(&reported);
+        self.request(&servers, &linked, serves, useful, diagnosis).await;
+        servers
+    }
+
+    /// Whether this machine reaches the servers itself: its node says so, or would.
+    async fn serves(&self) -> bool {
+        if let Some(node) = self.node {
+            return node.seen.node.goes_direct;
+        }
+        if !self.may_serve {
+            return false;
+        }
+        for server in &self.config.servers {
+            let connected = timeout(CONNECT_DEADLINE, TcpStream::connect(server.to_string())).await;
+            if matches!(connected, Ok(Ok(_))) {
+                return true;
+            }
+        }
+        self.config.role == Role::Gateway && self.config.servers.is_empty()
+    }
+
+    /// Whether this machine is a candidate, even if it reaches no server at the moment.
+    fn is_candidate(&self) -> bool {
+        match self.node {
+            Some(node) => node.seen.node.state.is_some(),
+            None => self.may_serve && self.config.role == Role::Gateway,
+        }
+    }
+
+    /// The servers of the configuration, else those of the running node.
+    fn own_servers(&self) -> Vec<Target> {
+        let of_node = self.node.iter().flat_map(|node| &node.seen.servers);
+        match self.config.servers.is_empty() {
+            true => of_node.filter_map(|server| server.parse().ok()).collect(),
+            false => self.config.servers.clone(),
+        }
+    }
+
+    /// Why this candidate is not a gateway now: the first server that it does not reach.
+    async fn unreachable_server(&self) -> Option<Finding> {
+        for server in self.own_servers() {
+            let finding = request::send(&Route::Direct, &server).await;
+            if finding.verdict == Verdict::Wrong {
+                return Some(Finding { layer: Layer::Gateway, ..finding });
+            }
+        }
+        None
+    }
+
+    async fn discover(
+        &self,
+        remembered: &[SocketAddr],
+        is_candidate: bool,
+        diagnosis: &mut Diagnosis,
+    ) -> BTreeMap<SocketAddr, Option<NodeId>> {
+        if self.lans.is_empty() {
+            diagnosis.skip(&[Layer::Discovery], "there is no network to discover on");
+            return BTreeMap::new();
+        }
+        let seen = self.node.iter().flat_map(|node| &node.seen.gateways);
+        let seen = seen.flat_map(|gateway| [&gateway.address].into_iter().chain(&gateway.other_addresses));
+        let seen = seen.filter_map(|address| address.parse().ok());
+        let known: BTreeSet<SocketAddr> = remembered.iter().copied().chain(seen).collect();
+        let waiting = progress::waiting("asking the LAN for gateways");
+        let survey = survey::look(survey::Options {
+            group: self.group.clone().into(),
+            port: self.config.discovery_port,
+            lans: self.config.lans.clone(),
+            known: known.iter().copied().collect(),
+            time: SURVEY_TIME,
+        });
+        let survey = survey.await;
+        drop(waiting);
+        let survey = match survey {
+            Ok(survey) => survey,
+            Err(error) => {
+                let problem = Problem::new("discovery queries cannot be sent").because(error);
+                diagnosis.add(Finding::problem(Layer::Discovery, problem));
+                return BTreeMap::new();
+            }
+        };
+        let facts = discovery::Facts {
+            port: self.config.discovery_port,
+            firewall: self.firewall,
+            node: self.node,
+            named: !self.config.gateways.is_empty(),
+            is_candidate,
+            known: known.len(),
+        };
+        diagnosis.extend(discovery::judge(&survey, &facts));
+        survey.links().into_iter().map(|(link, id)| (link, Some(id))).collect()
+    }
+
+    /// The servers to send a request to: this machine's own, else those that gateways `reported`, else the destination
+    /// that apps used most.
+    fn servers(&self, reported: &BTreeSet<Target>) -> Vec<Target> {
+        let own = self.own_servers();
+        let used = self.node.iter().flat_map(|node| &node.seen.apps.destinations);
+        let used = used.filter_map(|destination| destination.target.parse().ok());
+        match (own.is_empty(), reported.is_empty()) {
+            (false, _) => own.iter().take(MAX_SERVERS).cloned().collect(),
+            (true, false) => reported.iter().take(MAX_SERVERS).cloned().collect(),
+            (true, true) => used.take(1).collect(),
+        }
+    }
+
+    async fn request(
+        &self,
+        servers: &[Target],
+        linked: &[Linked],
+        serves: bool,
+        useful: bool,
+        diagnosis: &mut Diagnosis,
+    ) {
+        let reaching = linked.iter().find(|gateway| gateway.reach() != Some("unreachable"));
+        let route = match (self.node, reaching) {
+            _ if !serves && linked.is_empty() => {
+                return diagnosis.skip(&[Layer::Request], "there is no link to a gateway");
+            }
+            _ if !serves && !useful => {
+                return diagnosis.skip(&[Layer::Request], "no gateway reaches a server");
+            }
+            (Some(node), _) => Route::LocalPort(node.proxy, self.config.logins.first().map(Login::basic)),
+            (None, _) if serves => Route::Direct,
+            (None, Some(gateway)) => Route::Link(gateway),
+            (None, None) => return diagnosis.skip(&[Layer::Request], "no gateway reaches a server"),
+        };
+        if servers.is_empty() {
+            let why = "no server is known: name one with 'laneway doctor --server HOST:PORT'";
+            return diagnosis.skip(&[Layer::Request], why);
+        }
+        for server in servers {
+            diagnosis.add(request::send(&route, server).await);
+        }
+    }
+}
+
+/// The addresses of the gateways of `--gateway`.
+async fn resolve(gateways: &[Target], diagnosis: &mut Diagnosis) -> Vec<SocketAddr> {
+    let mut found = Vec::new();
+    for gateway in gateways {
+        match tokio::net::lookup_host(gateway.to_string()).await {
+            Ok(addresses) => found.extend(addresses),
+            Err(error) => diagnosis.add(
+                Finding::wrong(Layer::Discovery, format!("the gateway {gateway} has no address"))
+                    .because(error.to_string())
+                    .hint("name it by its address, or add it to /etc/hosts"),
+            ),
+        }
+    }
+    found
+}
