@@ -1,0 +1,44 @@
+//! Fetches a page through a gateway of this machine's group, with the library alone: no node has to run here.
+//!
+//! ```sh
+//! cargo run --example fetch -- 10.0.0.5:80
+//! ```
+//!
+//! It reads the membership that `laneway join` saved, asks the LAN for gateways, opens a link to the first one that answered,
+//! and one tunnel on that link.
+
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::Context;
+use laneway::link::client::Link;
+use laneway::link::tls;
+use laneway::peers::survey;
+use laneway::trust::board::Board;
+use laneway::trust::group::Group;
+use laneway::trust::state::StateDir;
+use laneway::wire::target::Target;
+use tokio_util::task::TaskTracker;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let server: Target = std::env::args().nth(1).context("usage: fetch HOST:PORT")?.parse()?;
+    let state = StateDir::open(StateDir::default_path()?)?;
+    let group = Group::load(&state)?.context("this machine is not in a group: run 'laneway join' first")?;
+
+    let time = Duration::from_secs(1);
+    let options =
+        survey::Options { group: group.clone().into(), port: 7420, lans: vec![], known: vec![], time };
+    let gateways = survey::look(options).await?.links();
+    let (address, id) = *gateways.first().context("no gateway answered")?;
+
+    let config = tls::link_client(&group)?;
+    let link = Link::dial(address, Some(id), config, Board::new(group), &TaskTracker::new()).await?;
+    let request = format!("GET / HTTP/1.0\r\nHost: {server}\r\n\r\n");
+    let opened = link.open(&server, 1, request.into()).await;
+    let mut tunnel = opened.map_err(|failure| anyhow::anyhow!(failure.sentence))?.tunnel;
+    while let Some(bytes) = tunnel.inbox.next().await? {
+        std::io::stdout().write_all(&bytes)?;
+    }
+    Ok(())
+}
