@@ -36,7 +36,7 @@ async fn main() -> anyhow::Result<()> {
     let link = Link::dial(address, Some(id), config, Board::new(group), &TaskTracker::new()).await?;
     let request = format!("GET / HTTP/1.0\r\nHost: {server}\r\n\r\n");
     let opened = link.open(&server, 1, request.into()).await;
-    let mut tunnel = opened.map_err(|failure| anyhow::anyhow!(failure.sentence))?.tunnel;
+    let mut tunnel = opened.map_err(|failure| anyhow::anyhow!(failure.sentence))?.stream;
     while let Some(bytes) = tunnel.inbox.next().await? {
         std::io::stdout().write_all(&bytes)?;
     }

@@ -49,8 +49,8 @@ impl Bystander {
     async fn goes_on(&mut self) {
         let mut new = Self::open(&self.link, &self.origin).await;
         for tunnel in [&mut self.tunnel, &mut new] {
-            within(tunnel.tunnel.outbox.send(Bytes::from_static(b"undisturbed"))).await.unwrap();
-            assert_eq!(&within(tunnel.tunnel.inbox.next()).await.unwrap().unwrap()[..], b"undisturbed");
+            within(tunnel.stream.outbox.send(Bytes::from_static(b"undisturbed"))).await.unwrap();
+            assert_eq!(&within(tunnel.stream.inbox.next()).await.unwrap().unwrap()[..], b"undisturbed");
         }
     }
 
@@ -205,7 +205,7 @@ async fn abort_downloads(count: usize, late: usize) -> usize {
     let back = raw.ping().await;
     let (mut tunnel, stream) = open(&link, &mut raw).await;
     raw.output.say(frame(DATA, 0, stream, b"alive")).await;
-    assert_eq!(&within(tunnel.tunnel.inbox.next()).await.unwrap().unwrap()[..], b"alive");
+    assert_eq!(&within(tunnel.stream.inbox.next()).await.unwrap().unwrap()[..], b"alive");
     back.iter().filter(|frame| frame.kind == RST_STREAM).count()
 }
 
@@ -276,7 +276,7 @@ async fn a_million_one_byte_frames_to_an_app_that_does_not_read_do_not_close_the
     let mut app = Peer { stream: connected.unwrap() };
     socket2::SockRef::from(&inner.stream).set_send_buffer_size(4096).unwrap();
     let relaying = tokio::spawn(async move {
-        let LinkTunnel { tunnel, gateway: _gateway } = tunnel;
+        let LinkTunnel { stream: tunnel, gateway: _gateway } = tunnel;
         relay(&inner.stream, tunnel, &Progress::default(), None).await
     });
     say_single_bytes(&mut raw, stream).await;
@@ -292,11 +292,11 @@ async fn no_empty_frame_is_ever_sent_that_ends_nothing() {
     let (_lab, link, mut raw) = scripted().await;
     let (mut tunnel, stream) = open(&link, &mut raw).await;
     for _ in 0..3 {
-        tunnel.tunnel.outbox.send(Bytes::new()).await.unwrap();
-        tunnel.tunnel.outbox.send_reserved(Bytes::new()).unwrap();
+        tunnel.stream.outbox.send(Bytes::new()).await.unwrap();
+        tunnel.stream.outbox.send_reserved(Bytes::new()).unwrap();
     }
-    tunnel.tunnel.outbox.send(Bytes::from_static(b"x")).await.unwrap();
-    tunnel.tunnel.outbox.finish().unwrap();
+    tunnel.stream.outbox.send(Bytes::from_static(b"x")).await.unwrap();
+    tunnel.stream.outbox.finish().unwrap();
     let first = raw.input.next(DATA).await;
     assert_eq!((first.stream, &first.payload[..]), (stream, &b"x"[..]));
     if first.flags & END_STREAM == 0 {
@@ -312,5 +312,5 @@ async fn a_gateway_that_floods_ends_its_own_link_and_nothing_else() {
     let more = frame(CONTINUATION, 0, stream, &[0; 8192]);
     assert!(repeat(raw, true, 100_000, move || more.clone()).await);
     within(link.unusable()).await;
-    assert!(within(tunnel.tunnel.inbox.next()).await.is_err(), "never an orderly end");
+    assert!(within(tunnel.stream.inbox.next()).await.is_err(), "never an orderly end");
 }

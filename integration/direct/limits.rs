@@ -73,14 +73,14 @@ async fn a_client_that_moves_too_much_waits_in_both_directions_and_others_do_not
             let size = 4 * 1024 * 1024;
             let mut left = size;
             if upload {
-                tunnel.tunnel.outbox.send(vec![1; size].into()).await.unwrap();
+                tunnel.stream.outbox.send(vec![1; size].into()).await.unwrap();
                 while left > 0 {
                     left -= server.stream.read(&mut vec![0; left]).await.unwrap();
                 }
             } else {
                 server.say(vec![1; size]).await;
                 while left > 0 {
-                    left -= tunnel.tunnel.inbox.next().await.unwrap().unwrap().len();
+                    left -= tunnel.stream.inbox.next().await.unwrap().unwrap().len();
                 }
             }
             start.elapsed()
@@ -88,8 +88,8 @@ async fn a_client_that_moves_too_much_waits_in_both_directions_and_others_do_not
         let (mut quick, server) = open_tunnel(&other, &origin).await;
         tokio::spawn(server.echo());
         for _ in 0..10 {
-            quick.tunnel.outbox.send(Bytes::from_static(b"quick")).await.unwrap();
-            assert_eq!(&quick.tunnel.inbox.next().await.unwrap().unwrap()[..], b"quick");
+            quick.stream.outbox.send(Bytes::from_static(b"quick")).await.unwrap();
+            assert_eq!(&quick.stream.inbox.next().await.unwrap().unwrap()[..], b"quick");
         }
         assert!(start.elapsed().as_secs() < 1 && !moving.is_finished(), "upload: {upload}");
         // Less the last window, for which nothing waits; by the paused clock.

@@ -26,7 +26,7 @@ async fn through(link: &Link, origin: &Origin) -> (LinkTunnel, Peer) {
 }
 
 async fn say(tunnel: &mut LinkTunnel, bytes: impl Into<Bytes>) {
-    within(tunnel.tunnel.outbox.send(bytes.into())).await.unwrap();
+    within(tunnel.stream.outbox.send(bytes.into())).await.unwrap();
 }
 
 #[tokio::test]
@@ -45,7 +45,7 @@ async fn a_link_that_is_retired_takes_nothing_new_and_its_tunnels_know() {
 async fn hear(tunnel: &mut LinkTunnel, count: usize) -> Vec<u8> {
     let mut heard = Vec::new();
     while heard.len() < count {
-        let next = within(tunnel.tunnel.inbox.next()).await.unwrap();
+        let next = within(tunnel.stream.inbox.next()).await.unwrap();
         heard.extend(next.unwrap_or_else(|| panic!("the end after {} of {count} bytes", heard.len())));
     }
     assert_eq!(heard.len(), count, "no more than was sent");
@@ -53,7 +53,7 @@ async fn hear(tunnel: &mut LinkTunnel, count: usize) -> Vec<u8> {
 }
 
 async fn hear_end(tunnel: &mut LinkTunnel) {
-    let end = within(tunnel.tunnel.inbox.next()).await;
+    let end = within(tunnel.stream.inbox.next()).await;
     assert!(matches!(end, Ok(None)), "{end:?}");
 }
 
@@ -75,7 +75,7 @@ async fn a_tunnel_carries_bytes_both_ways_unchanged() {
     tokio::spawn(server.echo());
     // More than every window and buffer on the way.
     let sent: Vec<u8> = (0..24_000_000_u32).map(|number| number.to_le_bytes()[1]).collect();
-    let LinkTunnel { tunnel, gateway: _gateway } = tunnel;
+    let LinkTunnel { stream: tunnel, gateway: _gateway } = tunnel;
     let (mut outbox, mut inbox) = (tunnel.outbox, tunnel.inbox);
     let sending = async {
         within(outbox.send(Bytes::from(sent.clone()))).await.unwrap();
@@ -108,7 +108,7 @@ async fn the_client_may_end_first() {
     let (lab, origin) = (Lab::new().await, Origin::new());
     let (mut tunnel, mut server) = through(&lab.link().await, &origin).await;
     say(&mut tunnel, "question").await;
-    tunnel.tunnel.outbox.finish().unwrap();
+    tunnel.stream.outbox.finish().unwrap();
     assert_eq!(server.rest().await, "question");
     server.say("answer").await;
     assert_eq!(hear(&mut tunnel, 6).await, b"answer");
@@ -126,7 +126,7 @@ async fn the_server_may_end_first() {
     hear_end(&mut tunnel).await;
     say(&mut tunnel, "late").await;
     server.hear("late").await;
-    tunnel.tunnel.outbox.finish().unwrap();
+    tunnel.stream.outbox.finish().unwrap();
     assert_eq!(server.rest().await, "");
 }
 
@@ -138,7 +138,7 @@ async fn a_reset_of_the_server_is_never_a_clean_end() {
     server.say("some").await;
     hear(&mut tunnel, 4).await;
     server.reset();
-    let end = within(tunnel.tunnel.inbox.next()).await;
+    let end = within(tunnel.stream.inbox.next()).await;
     assert!(!end.unwrap_err().is_of_connection());
     assert_alive(&link, &origin).await;
 }
@@ -304,7 +304,7 @@ async fn a_gateway_that_drains_lets_open_tunnels_finish_and_takes_no_new_ones() 
     server.hear("still").await;
     server.say("here").await;
     assert_eq!(hear(&mut tunnel, 4).await, b"here");
-    tunnel.tunnel.outbox.finish().unwrap();
+    tunnel.stream.outbox.finish().unwrap();
     assert_eq!(server.rest().await, "");
     server.end();
     hear_end(&mut tunnel).await;

@@ -222,7 +222,7 @@ async fn a_worn_link_is_replaced_before_it_ends_and_its_tunnels_go_on() {
     tokio::spawn(server.echo());
     let mut standing = proxy.links.standing();
     let worn = standing.borrow()[0].clone();
-    worn.pulse.wear_out();
+    worn.pulse.mark_exhausted();
     let replaced = |links: &Vec<laneway::link::client::Link>| {
         assert!(!links.is_empty(), "make before break");
         !links.iter().any(|link| std::sync::Arc::ptr_eq(&link.pulse, &worn.pulse))

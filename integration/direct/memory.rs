@@ -45,8 +45,8 @@ async fn moving(lab: &Lab) -> LinkTunnel {
 }
 
 async fn echoes(tunnel: &mut LinkTunnel) {
-    within(tunnel.tunnel.outbox.send(Bytes::from_static(b"still here"))).await.unwrap();
-    assert_eq!(&within(tunnel.tunnel.inbox.next()).await.unwrap().unwrap()[..], b"still here");
+    within(tunnel.stream.outbox.send(Bytes::from_static(b"still here"))).await.unwrap();
+    assert_eq!(&within(tunnel.stream.inbox.next()).await.unwrap().unwrap()[..], b"still here");
 }
 
 fn assert_bounded(memory: &Budget) {
@@ -119,7 +119,7 @@ async fn uploads_that_servers_do_not_read_are_reset_before_the_gateways_memory_i
     }
     for (number, mut tunnel) in tunnels.into_iter().enumerate() {
         uploads.spawn(async move {
-            while tunnel.tunnel.outbox.send(vec![0; 64 * 1024].into()).await.is_ok() {}
+            while tunnel.stream.outbox.send(vec![0; 64 * 1024].into()).await.is_ok() {}
             number
         });
     }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use laneway::failure::{Kind, Side};
 use laneway::gateway::clients::Limits;
-use laneway::link::about;
 use laneway::link::client::Link;
+use laneway::link::gateway_info;
 use laneway::link::speed::{Direction, Measured, measure};
 use laneway::link::tls::link_client;
 use laneway::trust::board::Board;
@@ -34,7 +34,7 @@ async fn both_directions_are_measured_and_the_link_is_as_good_as_before() {
         assert!(bytes > 8 << 20, "{direction:?}: {bytes} bytes in {took:?}");
         assert!(last >= bytes, "what arrived was sent");
     }
-    within(about::ask(&link)).await.unwrap();
+    within(gateway_info::fetch(&link)).await.unwrap();
     assert!(link.is_usable());
 }
 
@@ -118,7 +118,7 @@ async fn a_gateway_that_answers_nonsense_is_an_error_and_nothing_worse() {
         let (link, Raw { mut input, mut output }) = (link.unwrap(), raw);
         let measured = tokio::spawn(async move {
             let (time, none) = (Duration::from_millis(1), |_| {});
-            (measure(&link, Direction::Up, time, none).await, about::ask(&link).await)
+            (measure(&link, Direction::Up, time, none).await, gateway_info::fetch(&link).await)
         });
         for _ in 0..2 {
             let stream = input.next(HEADERS).await.stream;

@@ -15,8 +15,8 @@ use laneway::gateway::served::ServedLinks;
 use laneway::gateway::state::Gateway;
 use laneway::gateway::{enrolment::ProofAttempts, listener::LinkPort};
 use laneway::link::client::{DialError, Link, LinkTunnel};
-use laneway::link::news;
 use laneway::link::tls::Credentials;
+use laneway::link::updates;
 use laneway::memory::Budget;
 use laneway::net;
 use laneway::peers::candidate::Activity;
@@ -150,7 +150,7 @@ impl Node {
     /// A link on which news are exchanged.
     async fn link(&self, gateway: &Node) -> Link {
         let link = self.dial(gateway).await.unwrap();
-        self.tasks.spawn(news::attend(link.clone(), self.board().clone()));
+        self.tasks.spawn(updates::follow(link.clone(), self.board().clone()));
         link
     }
 
@@ -167,7 +167,7 @@ async fn tunnel(link: &Link, origin: &Origin) -> (LinkTunnel, Peer) {
     let mut tunnel = tunnel.unwrap();
     server.hear("?").await;
     server.say("!").await;
-    within(tunnel.tunnel.inbox.next()).await.unwrap().unwrap();
+    within(tunnel.stream.inbox.next()).await.unwrap().unwrap();
     (tunnel, server)
 }
 
@@ -212,14 +212,14 @@ async fn a_revoked_clients_link_is_cut_at_once_with_its_tunnels_and_it_gets_no_n
     office.revoke(&[&laptop], &gateway);
     within(link.unusable()).await;
     // Both ends of its tunnel break, and neither looks complete.
-    within(cut.tunnel.inbox.next()).await.unwrap_err();
+    within(cut.stream.inbox.next()).await.unwrap_err();
     assert_eq!(server.rest_before_reset().await, "");
     let refused = laptop.dial(&gateway).await.unwrap_err();
     assert!(matches!(&refused, DialError::Removed(..)), "{refused:?}");
 
     // Everybody else is left alone, and has the news; the one that is out never gets the new key.
     kept_server.say("still").await;
-    let heard = within(kept.tunnel.inbox.next()).await.unwrap().unwrap();
+    let heard = within(kept.stream.inbox.next()).await.unwrap().unwrap();
     assert_eq!(&heard[..], b"still");
     other.until_epoch(1).await;
     assert_eq!(laptop.epoch(), 0);
@@ -236,7 +236,7 @@ async fn the_link_to_a_revoked_gateway_is_cut_at_once_and_not_dialled_again() {
     // The client hears of it over its other link.
     office.revoke(&[&rogue], &first);
     within(bad.unusable()).await;
-    within(cut.tunnel.inbox.next()).await.unwrap_err();
+    within(cut.stream.inbox.next()).await.unwrap_err();
     assert_eq!(server.rest_before_reset().await, "");
     assert!(good.is_usable());
     let refused = client.dial(&rogue).await.unwrap_err();
@@ -254,7 +254,7 @@ async fn a_link_that_is_out_of_use_but_has_open_tunnels_is_cut_too() {
     link.retire();
     drop(link);
     office.revoke(&[&rogue], &client);
-    within(open.tunnel.inbox.next()).await.unwrap_err();
+    within(open.stream.inbox.next()).await.unwrap_err();
 }
 
 #[tokio::test]
@@ -409,7 +409,7 @@ async fn a_bit_that_flips_on_the_way_kills_the_link_and_no_wrong_byte_is_deliver
         });
         let mut heard = Vec::new();
         let end = loop {
-            match within(tunnel.tunnel.inbox.next()).await {
+            match within(tunnel.stream.inbox.next()).await {
                 Ok(Some(bytes)) => heard.extend(bytes),
                 end => break end,
             }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use laneway::failure::{Kind, Side};
 use laneway::gateway::clients::Limits;
-use laneway::link::Transport;
+use laneway::link::request::Transport;
 use laneway::local::associate::MOST_DESTINATIONS;
 use laneway::wire::capsule;
 use tokio::io::AsyncReadExt;
@@ -285,7 +285,7 @@ async fn a_server_that_comes_later_is_reached_then() {
     let address = Server::new().await.1;
     // Nobody there: ICMP says so, and the stream ends.
     let opened = lab.link().await.open_by(Transport::Udp, &address.into(), 1, Bytes::new()).await;
-    let mut tunnel = opened.unwrap().tunnel;
+    let mut tunnel = opened.unwrap().stream;
     let mut nobody = BytesMut::new();
     capsule::encode(b"nobody", &mut nobody);
     tunnel.outbox.send(nobody.freeze()).await.unwrap();
@@ -313,11 +313,11 @@ async fn a_stream_of_nonsense_ends_and_the_link_stays() {
     let open = || within(link.open_by(Transport::Udp, &target, 1, Bytes::new()));
     // Longer than any datagram; a datagram without a context.
     for bad in [&[0, 0x80, 1, 0, 9][..], &[0, 0]] {
-        let mut tunnel = open().await.unwrap().tunnel;
+        let mut tunnel = open().await.unwrap().stream;
         tunnel.outbox.send(Bytes::copy_from_slice(bad)).await.unwrap();
         assert!(within(tunnel.inbox.next()).await.is_err());
     }
-    let mut tunnel = open().await.unwrap().tunnel;
+    let mut tunnel = open().await.unwrap().stream;
     let mut stream = BytesMut::from(&b"\x3f\x03new\0\x04\x01odd"[..]);
     capsule::encode(b"question", &mut stream);
     tunnel.outbox.send(stream.freeze()).await.unwrap();

@@ -13,7 +13,7 @@ use crate::config::PORT;
 use crate::failure::Failure;
 use crate::link::client::Link;
 use crate::link::speed::{self, Direction, Measured};
-use crate::link::{about, tls};
+use crate::link::{gateway_info, tls};
 use crate::peers::{remembered, survey};
 use crate::problem::Problem;
 use crate::trust::board::Board;
@@ -186,7 +186,7 @@ async fn round_trip(link: &Link) -> Result<Duration, Failure> {
     let mut times = Vec::new();
     for _ in 0..ROUND_TRIPS {
         let start = Instant::now();
-        about::ask(link).await?;
+        gateway_info::fetch(link).await?;
         times.push(start.elapsed());
     }
     times.sort();

@@ -7,8 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::clients::{Client, Measuring};
 use super::state::Gateway;
 use crate::failure::{Failure, Kind, Side};
-use crate::link::about::{About, MOST_SERVERS};
-use crate::link::server::Incoming;
+use crate::link::gateway_info::{GatewayInfo, MAX_SERVERS};
+use crate::link::incoming::Incoming;
 use crate::link::speed::{self, Direction};
 
 impl Gateway {
@@ -20,9 +20,9 @@ impl Gateway {
         let announced = self.announced.borrow().clone();
         let advert = announced.as_ref().map(|announcement| &announcement.advert);
         let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        incoming.tell(&About {
+        incoming.answer_info(&GatewayInfo {
             clock: u64::try_from(clock.as_millis()).unwrap_or(u64::MAX),
-            servers: self.egress.servers().iter().take(MOST_SERVERS).map(ToString::to_string).collect(),
+            servers: self.egress.servers().iter().take(MAX_SERVERS).map(ToString::to_string).collect(),
             state: advert.map(|advert| advert.state.word().into()),
             reach: advert.map(|advert| advert.reach.word().into()),
         });
@@ -45,7 +45,7 @@ impl Gateway {
             Ok(_) if self.memory.is_short() => incoming.refuse(&no_memory(), &self.name),
             Ok(_admitted) => {
                 incoming.charge_to(self.memory.account());
-                speed::take_part(incoming, direction, &client.pace).await;
+                speed::serve(incoming, direction, &client.pace).await;
             }
         }
     }

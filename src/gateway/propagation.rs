@@ -11,8 +11,8 @@ use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 use crate::link::client::Link;
-use crate::link::news;
 use crate::link::tls::Credentials;
+use crate::link::updates;
 use crate::net::Segments;
 use crate::wire::id::NodeId;
 
@@ -101,7 +101,7 @@ async fn deliver(
         let board = credentials.board.clone();
         // An exchange is short, and small segments pass on every path.
         let link = Link::dial_with(address, id, Segments::Small, config, board.clone(), &tasks).await?;
-        let delivered = news::deliver(&link, &board).await;
+        let delivered = updates::synchronize(&link, &board).await;
         link.retire();
         let gateway = link.gateway.id.short();
         drop(link);

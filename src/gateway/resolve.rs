@@ -7,7 +7,7 @@ use hickory_resolver::proto::op::ResponseCode;
 use super::clients::Admitted;
 use super::state::Gateway;
 use crate::failure::{Failure, Kind, Side};
-use crate::link::server::Incoming;
+use crate::link::incoming::Incoming;
 use crate::wire::dns::{self, Decision, LONGEST, Reason, encode, lifetime};
 
 impl Gateway {
@@ -22,12 +22,12 @@ impl Gateway {
             Err(failure) => return incoming.refuse(&failure, &self.name),
         };
         let malformed = || Failure::new(Kind::BadResponse, Side::Gateway, "not a DNS message");
-        let Some(bytes) = incoming.question().await else {
+        let Some(bytes) = incoming.read_query().await else {
             return incoming.refuse(&malformed(), &self.name);
         };
         let query = match Decision::of(&bytes) {
             Decision::Ask(query) => query,
-            Decision::Answer(_, _, bytes) => return incoming.answer(bytes, 0),
+            Decision::Answer(_, _, bytes) => return incoming.answer_query(bytes, 0),
             Decision::Ignore => return incoming.refuse(&malformed(), &self.name),
         };
         let answered = async {
@@ -41,6 +41,6 @@ impl Gateway {
             () = incoming.abandoned() => return,
         };
         let answer = query.answer(&found);
-        incoming.answer(encode(&answer, LONGEST), lifetime(&answer));
+        incoming.answer_query(encode(&answer, LONGEST), lifetime(&answer));
     }
 }

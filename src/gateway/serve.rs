@@ -11,9 +11,11 @@ use super::state::Gateway;
 use crate::copy::Moved;
 use crate::failure::{Failure, Kind, Side, printable};
 use crate::link::handshake::Proved;
-use crate::link::news;
+use crate::link::incoming::Incoming;
 use crate::link::relay::{Progress, outcome, relay};
-use crate::link::server::{Asked, Incoming, ServerLink};
+use crate::link::request::RequestKind;
+use crate::link::server::ServerLink;
+use crate::link::updates;
 use crate::net;
 use crate::peers::candidate::Activity;
 use crate::telemetry::journal::Happening;
@@ -112,19 +114,21 @@ impl Session {
     /// Starts the task of one request.
     fn dispatch(&mut self, incoming: Incoming) {
         let gateway = self.gateway.clone();
-        match incoming.asked {
-            Ok(Asked::News) if self.update_exchanges_begun < MAX_UPDATE_EXCHANGES && !self.draining => {
+        match incoming.kind {
+            Ok(RequestKind::Updates)
+                if self.update_exchanges_begun < MAX_UPDATE_EXCHANGES && !self.draining =>
+            {
                 self.update_exchanges_begun += 1;
                 if let Ok(tunnel) = incoming.accept() {
-                    self.exchanges.spawn(news::serve(tunnel, gateway.board.clone(), self.member));
+                    self.exchanges.spawn(updates::serve(tunnel, gateway.board.clone(), self.member));
                 }
             }
-            Ok(Asked::About) => gateway.about(incoming, &self.client),
-            Ok(Asked::Speed(direction)) if !self.draining => {
+            Ok(RequestKind::Info) => gateway.about(incoming, &self.client),
+            Ok(RequestKind::Speed(direction)) if !self.draining => {
                 let admitted = gateway.clients.admit_measurement(&self.client);
                 self.exchanges.spawn(gateway.speed(incoming, direction, self.client.clone(), admitted));
             }
-            Ok(Asked::Name) => {
+            Ok(RequestKind::Resolve) => {
                 let admitted = gateway.admit(self.member, &self.client);
                 self.tunnels.spawn(gateway.resolve(Box::new(incoming), admitted));
             }
@@ -147,9 +151,9 @@ impl Gateway {
         admitted: Result<Admitted, Failure>,
     ) {
         let mut record = Record::of_client(&self.telemetry, incoming.connection_id, "link", name);
-        let target = match incoming.asked.clone() {
-            Ok(Asked::Tunnel(target) | Asked::Udp(target)) => target,
-            Ok(Asked::News | Asked::Name | Asked::About | Asked::Speed(_)) => {
+        let target = match incoming.kind.clone() {
+            Ok(RequestKind::Tunnel(target) | RequestKind::Udp(target)) => target,
+            Ok(RequestKind::Updates | RequestKind::Resolve | RequestKind::Info | RequestKind::Speed(_)) => {
                 let failure = Failure::new(
                     Kind::LimitReached,
                     Side::Gateway,
@@ -166,7 +170,7 @@ impl Gateway {
         };
         let _open = OpenTunnel::count(&self.activity);
         incoming.charge_to(self.memory.account());
-        if let Ok(Asked::Udp(_)) = incoming.asked {
+        if let Ok(RequestKind::Udp(_)) = incoming.kind {
             return Box::pin(self.datagrams(*incoming, &target, &client, &mut record)).await;
         }
         let connected = tokio::select! {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::link::alive::Pulse;
-use crate::link::tls::Peer;
+use crate::link::tls::PeerIdentity;
 use crate::telemetry::snapshot::LinkSeen;
 
 /// The links that this gateway serves.
@@ -17,7 +17,7 @@ pub struct ServedLinks(Arc<Mutex<Table>>);
 struct Table {
     /// The number of the newest link; numbers start at 1.
     last: u64,
-    links: HashMap<u64, (Peer, SocketAddr, Arc<Pulse>)>,
+    links: HashMap<u64, (PeerIdentity, SocketAddr, Arc<Pulse>)>,
 }
 
 /// One link's entry in [`ServedLinks`]; dropping it removes the entry.
@@ -28,7 +28,7 @@ pub struct ServedLink {
 
 impl ServedLinks {
     /// Adds a link of `client`, which connected from `address`.
-    pub fn enter(&self, client: Peer, address: SocketAddr, pulse: Arc<Pulse>) -> ServedLink {
+    pub fn enter(&self, client: PeerIdentity, address: SocketAddr, pulse: Arc<Pulse>) -> ServedLink {
         let mut table = self.lock();
         table.last += 1;
         let number = table.last;
@@ -80,7 +80,7 @@ mod tests {
         let (idle, busy) = (Arc::<Pulse>::default(), Arc::<Pulse>::default());
         let _tunnel = busy.tunnel();
         let address = "10.0.0.1:9".parse().unwrap();
-        let client = |id| Peer { id: NodeId([id; 16]), name: "mill-7".into() };
+        let client = |id| PeerIdentity { id: NodeId([id; 16]), name: "mill-7".into() };
         let _idle = links.enter(client(1), address, idle);
         let second = links.enter(client(2), address, busy);
         let (count, shown) = links.busiest(1);

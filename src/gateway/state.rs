@@ -9,7 +9,7 @@ use super::clients::{Admitted, Client, Clients};
 use super::egress::Egress;
 use super::served::ServedLinks;
 use crate::failure::{Failure, Kind, Side};
-use crate::link::server::Incoming;
+use crate::link::incoming::Incoming;
 use crate::memory::Budget;
 use crate::peers::candidate::{Activity, Announcement};
 use crate::telemetry::Telemetry;

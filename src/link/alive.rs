@@ -1,9 +1,9 @@
-//! Proof that the peer of a link lives: PING and its answer (RFC 9113 §6.7), each with a deadline. A process
-//! that is stopped still accepts TCP connections; only an answer of the application proves anything.
+//! Proof that the peer of a link is alive: PING and its answer (RFC 9113 §6.7), each with a deadline. The system still
+//! accepts TCP connections for a process that hangs, so only an answer of the application proves anything.
 //!
-//! Two steps. A link whose ping is unanswered for a moment is *suspect*: new tunnels go elsewhere, the old ones
-//! stay, so that being wrong costs nothing. One whose ping is unanswered for the full deadline, while nothing else moves,
-//! is *dead*: on a slow or lossy line a ping and its answer wait behind what was sent before them.
+//! There are two levels. A link whose ping is unanswered for a moment is *suspect*: new tunnels go elsewhere and the old ones
+//! stay, so a wrong suspicion costs nothing. A link whose ping is unanswered until the full deadline, while nothing else
+//! moves, is *dead*. Traffic counts because on a slow or lossy line a ping and its answer wait behind what was sent before.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,26 +16,26 @@ use super::flow::Flow;
 use super::http2::PingPong;
 use super::queue::Queue;
 
-/// A ping unanswered for so long makes the link suspect.
+/// A ping that is unanswered for this long makes the link suspect.
 const SUSPICION: Duration = Duration::from_millis(250);
-/// So many answers in time, one after the other, make a suspect trusted again.
+/// How many answers in time, in a row, make a suspect link trusted again.
 const TRUST: u32 = 4;
-/// What arrives within a round trip of less than this says little about the rate.
+/// What arrives within a shorter round trip than this says little about the rate.
 const BURSTS: Duration = Duration::from_millis(10);
-/// Between two pings, and how long the answer may take, while tunnels are open.
+/// The interval between two pings, and how long an answer may take, while tunnels are open.
 const UNDER_TRAFFIC: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(3));
-/// The same of a link without tunnels. Whatever moves, no answer takes longer.
+/// The same for a link without tunnels. No answer may take longer than this, whatever else moves.
 const IDLE: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(15));
-/// On a line where pings took long lately, so many times that is waited; never longer than on an idle link.
+/// An answer may take this many times as long as recent ones have taken; never longer than on an idle link.
 const SLOW_LINE: u32 = 10;
-/// While a ping is unanswered it is looked so often whether anything else moves.
-const LOOK: Duration = Duration::from_millis(250);
+/// The interval at which traffic is checked while a ping is unanswered.
+const TRAFFIC_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// A link is replaced after so many tunnels: there are 2^30 ids for them (RFC 9113 §5.1.1), and half of them are left
-/// for the time that this takes.
-const MOST_TUNNELS: u32 = 1 << 29;
+/// A link is replaced after this many tunnels: there are 2^30 stream ids for them (RFC 9113 §5.1.1), and half of the ids are
+/// left for the time that the replacement takes.
+const MAX_TUNNELS: u32 = 1 << 29;
 
-/// The open tunnels of one link, what arrives on it, and whether it is suspect.
+/// What is shared about one link: its open tunnels, its traffic, and whether it is suspect or has to be replaced.
 #[derive(Debug)]
 pub struct Pulse {
     flow: Flow,
@@ -45,9 +45,9 @@ pub struct Pulse {
     suspect: watch::Sender<bool>,
     proof_wanted: Notify,
     busy: Notify,
-    /// Tunnels that it may still carry before it should be replaced.
+    /// How many tunnels it may still open before it has to be replaced.
     left: AtomicU32,
-    worn: watch::Sender<bool>,
+    exhausted: watch::Sender<bool>,
 }
 
 /// Counts one tunnel as open until it is dropped.
@@ -67,33 +67,33 @@ impl Default for Pulse {
             suspect: watch::Sender::new(false),
             proof_wanted: Notify::new(),
             busy: Notify::new(),
-            left: AtomicU32::new(MOST_TUNNELS),
-            worn: watch::Sender::new(false),
+            left: AtomicU32::new(MAX_TUNNELS),
+            exhausted: watch::Sender::new(false),
         }
     }
 }
 
 impl Pulse {
-    /// Of the link with this `queue`.
+    /// For a link with this `queue`.
     pub(super) fn of(queue: Arc<Queue>) -> Self {
         Self { queue, ..Self::default() }
     }
 
-    /// The same, pinging at the idle rhythm whatever is open: the other end's does the rest.
+    /// The same, with the intervals of an idle link whatever is open, because the other end pings more often.
     pub(super) fn patient(queue: Arc<Queue>) -> Self {
         Self { patient: true, ..Self::of(queue) }
     }
 
-    /// One that is worn after so many tunnels.
+    /// One that is exhausted after `tunnels` tunnels.
     #[cfg(test)]
-    fn lasting(tunnels: u32) -> Self {
+    fn limited_to(tunnels: u32) -> Self {
         Self { left: AtomicU32::new(tunnels), ..Self::default() }
     }
 
-    /// Notes one more open tunnel.
+    /// Counts one more open tunnel.
     pub fn tunnel(self: &Arc<Self>) -> OpenTunnel {
         if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)) == Ok(1) {
-            self.wear_out();
+            self.mark_exhausted();
         }
         if self.tunnels.fetch_add(1, Ordering::Relaxed) == 0 {
             self.busy.notify_one();
@@ -102,38 +102,38 @@ impl Pulse {
         OpenTunnel { pulse: self.clone(), counts: true }
     }
 
-    /// A stream that is no tunnel: it changes neither the rhythm nor the windows.
+    /// A stream that does not count as a tunnel: it changes neither the ping intervals nor the windows.
     pub(super) fn aside(self: &Arc<Self>) -> OpenTunnel {
         OpenTunnel { pulse: self.clone(), counts: false }
     }
 
-    /// What arrives on the link.
+    /// The windows and the traffic of the link.
     pub(super) fn flow(&self) -> &Flow {
         &self.flow
     }
 
-    /// What waits to be sent on the link.
+    /// What waits to be sealed and sent on the link.
     pub(super) fn queue(&self) -> &Queue {
         &self.queue
     }
 
-    /// Says that the link should be replaced before its stream ids run out. What is open stays, and until the new one
-    /// stands more can be opened.
-    pub fn wear_out(&self) {
-        self.worn.send_replace(true);
+    /// Notes that the link has to be replaced before its stream ids run out. Open tunnels stay, and more can be opened
+    /// until the new link is up.
+    pub fn mark_exhausted(&self) {
+        self.exhausted.send_replace(true);
     }
 
-    /// Whether the link should be replaced.
-    pub fn is_worn(&self) -> bool {
-        *self.worn.borrow()
+    /// Whether the link has to be replaced.
+    pub fn is_exhausted(&self) -> bool {
+        *self.exhausted.borrow()
     }
 
-    /// The same, and its change.
-    pub fn worn(&self) -> watch::Receiver<bool> {
-        self.worn.subscribe()
+    /// The same, and its changes.
+    pub fn exhausted(&self) -> watch::Receiver<bool> {
+        self.exhausted.subscribe()
     }
 
-    /// Bytes of tunnels and of news that were sent on the link, and that arrived on it.
+    /// The bytes of tunnels and of group updates that were sent on the link, and that were received.
     pub fn moved(&self) -> (u64, u64) {
         (self.flow.sent(), self.flow.received())
     }
@@ -143,7 +143,7 @@ impl Pulse {
         self.flow.round_trip()
     }
 
-    /// How long the link stands.
+    /// How long the link has been up.
     pub fn age(&self) -> Duration {
         self.flow.age()
     }
@@ -153,7 +153,7 @@ impl Pulse {
         self.tunnels.load(Ordering::Relaxed)
     }
 
-    /// Asks for a ping now: something that should have come did not.
+    /// Asks for a ping now, because something expected has not arrived.
     pub fn want_proof(&self) {
         self.proof_wanted.notify_one();
     }
@@ -179,7 +179,7 @@ impl Pulse {
         if self.tunnels() > 0 && !self.patient { UNDER_TRAFFIC } else { IDLE }
     }
 
-    /// How long an answer may take where the slowest of the latest ones took so long.
+    /// How long an answer may take when the slowest recent one took `slowest`.
     fn patience(&self, slowest: Duration) -> Duration {
         self.rhythm().1.max((slowest * SLOW_LINE).min(IDLE.1))
     }
@@ -200,7 +200,7 @@ impl Drop for OpenTunnel {
     }
 }
 
-/// An unanswered ping, and what else shows that the peer lives.
+/// An unanswered ping, and the traffic since it was sent.
 #[derive(Clone, Copy, Debug)]
 struct Unanswered {
     sent: Instant,
@@ -213,20 +213,20 @@ impl Unanswered {
         Self { sent, moved, moved_at: sent }
     }
 
-    /// Notes how much has moved by now.
-    fn look(&mut self, moved: (u64, u64), now: Instant) {
+    /// Notes how many bytes have moved until `now`.
+    fn note(&mut self, moved: (u64, u64), now: Instant) {
         if moved != self.moved {
             (self.moved, self.moved_at) = (moved, now);
         }
     }
 
-    /// When the link is dead if the answer does not come and nothing moves any more.
+    /// When the link is dead unless the answer arrives or something moves.
     fn dead_at(&self, patience: Duration) -> Instant {
         (self.moved_at + patience).min(self.sent + patience.max(IDLE.1))
     }
 }
 
-/// Pings until an answer is late by the full deadline, which is when it returns.
+/// Pings until an answer is missing at the full deadline, and returns then.
 pub(super) async fn until_dead(mut ping: PingPong, pulse: Arc<Pulse>) {
     let (mut prompt_answers, mut slowest) = (0, Duration::ZERO);
     let mut before = (Instant::now(), 0);
@@ -244,10 +244,10 @@ pub(super) async fn until_dead(mut ping: PingPong, pulse: Arc<Pulse>) {
                         pulse.set_suspect(true);
                         prompt_answers = 0;
                     }
-                    // The deadline is another one once tunnels are open.
-                    () = sleep_until(unanswered.dead_at(pulse.patience(slowest)).min(Instant::now() + LOOK)) => {
+                    // The deadline changes with the first tunnel.
+                    () = sleep_until(unanswered.dead_at(pulse.patience(slowest)).min(Instant::now() + TRAFFIC_CHECK_INTERVAL)) => {
                         let now = Instant::now();
-                        unanswered.look(pulse.moved(), now);
+                        unanswered.note(pulse.moved(), now);
                         if now >= unanswered.dead_at(pulse.patience(slowest)) {
                             return;
                         }
@@ -257,12 +257,12 @@ pub(super) async fn until_dead(mut ping: PingPong, pulse: Arc<Pulse>) {
             }
         };
         if !answered {
-            // The connection itself reports why it ended.
+            // The connection has ended, and reports why itself.
             return std::future::pending().await;
         }
-        // Within a short round trip there is a burst or there is none: there, what counts is the rate since the ping before.
-        let (since, by_then) = if sent.elapsed() < BURSTS { before } else { (sent, received) };
-        pulse.flow.measured(pulse.flow.received() - by_then, since.elapsed(), sent.elapsed());
+        // A short round trip sees a whole burst or none of it, so there the rate is measured since the ping before.
+        let (since, bytes_then) = if sent.elapsed() < BURSTS { before } else { (sent, received) };
+        pulse.flow.measured(pulse.flow.received() - bytes_then, since.elapsed(), sent.elapsed());
         before = (sent, received);
         slowest = sent.elapsed().max(slowest * 7 / 8);
         prompt_answers = if sent.elapsed() < SUSPICION { prompt_answers + 1 } else { 0 };
@@ -275,7 +275,7 @@ pub(super) async fn until_dead(mut ping: PingPong, pulse: Arc<Pulse>) {
             tokio::select! {
                 () = sleep_until(answered + pause) => break,
                 () = pulse.proof_wanted.notified() => break,
-                // The pause is a shorter one from the first tunnel on.
+                // The pause is shorter from the first tunnel on.
                 () = pulse.busy.notified() => {}
             }
         }
@@ -287,19 +287,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unanswered_ping_is_the_end_when_nothing_moves_and_in_any_case_after_a_while() {
+    fn an_unanswered_ping_ends_the_link_when_nothing_moves_and_in_any_case_after_a_while() {
         let sent = Instant::now();
         let after = |seconds| sent + Duration::from_secs(seconds);
         let mut unanswered = Unanswered::new(sent, (7, 7));
-        unanswered.look((7, 7), after(2));
+        unanswered.note((7, 7), after(2));
         assert_eq!(unanswered.dead_at(UNDER_TRAFFIC.1), after(3), "nothing has moved");
-        unanswered.look((7, 8), after(2));
+        unanswered.note((7, 8), after(2));
         assert_eq!(unanswered.dead_at(UNDER_TRAFFIC.1), after(5), "something has arrived");
-        unanswered.look((8, 8), after(14));
+        unanswered.note((8, 8), after(14));
         assert_eq!(
             unanswered.dead_at(UNDER_TRAFFIC.1),
             after(15),
-            "it takes what is sent, and answers nothing"
+            "it receives what is sent, and answers nothing"
         );
         assert_eq!(unanswered.dead_at(IDLE.1), after(15));
     }
@@ -313,11 +313,11 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_worn_after_so_many_tunnels_however_few_are_open() {
-        let pulse = Arc::new(Pulse::lasting(3));
-        for worn in [false, false, true, true] {
+    fn a_link_is_exhausted_after_its_number_of_tunnels_however_few_are_open() {
+        let pulse = Arc::new(Pulse::limited_to(3));
+        for exhausted in [false, false, true, true] {
             drop(pulse.tunnel());
-            assert_eq!(pulse.is_worn(), worn);
+            assert_eq!(pulse.is_exhausted(), exhausted);
         }
     }
 }

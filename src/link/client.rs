@@ -1,4 +1,4 @@
-//! The client's end of a link: dial, prove, open tunnels.
+//! The client's end of a link: dials it, proves it, opens tunnels.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -18,10 +18,11 @@ use super::alive::{Pulse, until_dead};
 use super::connection::Connection;
 use super::handshake;
 use super::http2::{self, PingPong, Protocol, RecvStream, Requests, ResponseFuture, SendStream};
+use super::request::Transport;
 use super::secure::Secure;
-use super::stream::{Inbox, Outbox, Tunnel};
-use super::tls::{self, Peer, TlsError};
-use super::{CAPSULE_PROTOCOL, CONNECTION_ID, HANDSHAKE, Transport};
+use super::settings::{self, CAPSULE_PROTOCOL, CONNECTION_ID, HANDSHAKE_TIMEOUT};
+use super::tls::{self, PeerIdentity, TlsError};
+use super::tunnel::{Inbox, Outbox, Tunnel};
 use crate::failure::{Failure, Kind, Side, printable};
 use crate::mark;
 use crate::net::{self, Segments};
@@ -30,11 +31,11 @@ use crate::wire::id::NodeId;
 use crate::wire::masque;
 use crate::wire::target::Target;
 
-/// An open unanswered for so long makes the link prove that it lives. The server may be slow, so it proves
-/// nothing by itself.
+/// A request that is not answered within this time makes the link prove that its gateway is alive. The server may just be
+/// slow, so the silence alone proves nothing.
 const UNANSWERED: Duration = Duration::from_millis(100);
-/// How long the gateway may take to resolve and connect before the answer to a CONNECT.
-const OPEN: Duration = Duration::from_secs(25);
+/// How long the gateway may take to resolve, connect and answer a CONNECT.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// Why there is no link to a gateway.
 #[derive(Debug, thiserror::Error)]
@@ -42,19 +43,19 @@ pub enum DialError {
     /// TCP, TLS or HTTP/2 took too long.
     #[error("{0} does not answer")]
     Late(SocketAddr),
-    /// No TCP connection.
+    /// The TCP connection failed.
     #[error("cannot connect to {0}")]
     Connect(SocketAddr, #[source] io::Error),
-    /// The connection was cut before the link stood: a gateway that has just died, more likely than a stranger.
+    /// The connection was cut before the link was up, most likely because the gateway has just died.
     #[error("the connection to {0} was cut in its handshake: {1}")]
     Cut(SocketAddr, String),
-    /// The gateway is not of this group, or does not believe that this node is.
+    /// One of the two does not accept the other as a member of its group.
     #[error("{0} and this node do not trust each other")]
     Trust(SocketAddr, #[source] io::Error),
-    /// The gateway's certificate is not one of a laneway gateway.
+    /// The gateway's certificate is not that of a laneway gateway.
     #[error("{0} has no laneway certificate")]
     Certificate(SocketAddr, #[source] TlsError),
-    /// The gateway ended the connection when it had seen this node's certificate.
+    /// The gateway ended the connection after it had seen this node's certificate.
     #[error("{0} does not accept this node: {1}")]
     Refused(SocketAddr, String),
     /// The gateway's group has removed this node.
@@ -65,15 +66,15 @@ pub enum DialError {
     Protocol(SocketAddr, #[source] http2::Error),
 }
 
-/// A standing link. Clones share it.
+/// A link that is up. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Link {
     requests: Requests,
     /// Where the gateway listens.
     pub address: SocketAddr,
     /// Who the gateway is, by its certificate.
-    pub gateway: Peer,
-    /// Its open tunnels, and whether it is suspect.
+    pub gateway: PeerIdentity,
+    /// Its tunnels and traffic, and whether it is suspect.
     pub pulse: Arc<Pulse>,
     unusable: CancellationToken,
     retired: CancellationToken,
@@ -81,9 +82,9 @@ pub struct Link {
 }
 
 impl Link {
-    /// Dials the gateway at `address` and proves that it is one of the group, and `id` when given. The link
-    /// lives as a task of `tasks` until it breaks, the gateway is put out of the group, or it is retired and its
-    /// tunnels have ended. Where it accepts the connection and then stays silent, small `segments` may help.
+    /// Dials the gateway at `address` and proves that it is a gateway of the group, and `id` if that is given. The link is
+    /// a task of `tasks` until it breaks, the gateway is removed from the group, or the link is retired and its tunnels
+    /// have ended. Small `segments` may help where the gateway accepts the connection and then stays silent.
     ///
     /// # Errors
     /// [`DialError`].
@@ -96,11 +97,11 @@ impl Link {
         tasks: &TaskTracker,
     ) -> Result<Self, DialError> {
         let late = |_: tokio::time::error::Elapsed| DialError::Late(address);
-        let connected = timeout(HANDSHAKE, mark::connect_with(address, segments));
+        let connected = timeout(HANDSHAKE_TIMEOUT, mark::connect_with(address, segments));
         let connected = connected.await.unwrap_or_else(|_late| Err(io::ErrorKind::TimedOut.into()));
         let tcp = connected.map_err(|error| DialError::Connect(address, error))?;
         net::tune_link(&tcp);
-        let proved = timeout(HANDSHAKE, handshake::connect(tcp, config, tls::server_name(id)));
+        let proved = timeout(HANDSHAKE_TIMEOUT, handshake::connect(tcp, config, tls::server_name(id)));
         let proved = proved.await.map_err(late)?.map_err(|error| match error.kind() {
             _ if says_removed(&error) => DialError::Removed(address),
             io::ErrorKind::InvalidData => DialError::Trust(address, error),
@@ -109,9 +110,9 @@ impl Link {
         let gateway = tls::peer(&proved.certificates);
         let gateway = gateway.map_err(|error| DialError::Certificate(address, error))?;
         let queue = proved.stream.queue().clone();
-        let (requests, mut connection) = Connection::client(proved.stream, super::config());
-        // In TLS 1.3 the client is done before the gateway has judged its certificate: only an answer shows that this
-        // node is accepted, and that there is somebody behind the socket.
+        let (requests, mut connection) = Connection::client(proved.stream, settings::config());
+        // In TLS 1.3 the client's handshake ends before the gateway has verified its certificate. Only an answer proves
+        // that this node is accepted, and that a live process is behind the socket.
         let mut ping = connection.ping_pong();
         let proof = async {
             tokio::select! {
@@ -119,7 +120,7 @@ impl Link {
                 answer = ping.ping() => answer.map_err(Some),
             }
         };
-        if let Err(error) = timeout(HANDSHAKE, proof).await.map_err(late)? {
+        if let Err(error) = timeout(HANDSHAKE_TIMEOUT, proof).await.map_err(late)? {
             return Err(match error {
                 Some(error @ http2::Error::GoAway(_)) => DialError::Protocol(address, error),
                 Some(error) if error.io().is_some_and(says_removed) => DialError::Removed(address),
@@ -141,7 +142,7 @@ impl Link {
         Ok(link)
     }
 
-    /// The same for who dials only once: with full segments, then with small ones where nothing is said.
+    /// Dials once with full segments, and again with small ones if the gateway stays silent.
     ///
     /// # Errors
     /// [`DialError`].
@@ -160,12 +161,12 @@ impl Link {
         }
     }
 
-    /// Asks the gateway to connect to `target`. `first` travels with the question; the gateway passes it on
-    /// once the connection stands, so it is lost only with the tunnel.
+    /// Asks the gateway to connect to `target`. `first` is sent with the request; the gateway passes it on once it is
+    /// connected, so it is lost only with the tunnel.
     ///
     /// # Errors
-    /// [`Side::Link`] when the link itself failed, so that another gateway may be asked; else what the
-    /// gateway says.
+    /// [`Side::Link`] when the link itself failed, so that another gateway may be asked; otherwise what the gateway
+    /// answers.
     pub async fn open(
         &self,
         target: &Target,
@@ -175,10 +176,10 @@ impl Link {
         self.open_by(Transport::Tcp, target, connection_id, first).await
     }
 
-    /// The same by either transport. `first` is as the stream carries it.
+    /// The same for either transport. `first` is encoded as the stream carries it.
     ///
     /// # Errors
-    /// Those of [`Link::open`]; [`Kind::Unsupported`] from a gateway that does not do UDP.
+    /// Those of [`Link::open`]; [`Kind::Unsupported`] from a gateway that does not carry UDP.
     pub async fn open_by(
         &self,
         transport: Transport,
@@ -194,19 +195,19 @@ impl Link {
         let counted = self.pulse.tunnel();
         let answer = async {
             tokio::select! {
-                answer = timeout(OPEN, self.connect(request, first)) => answer,
-                never = self.impatience() => match never { },
+                answer = timeout(OPEN_TIMEOUT, self.connect(request, first)) => answer,
+                never = self.demand_proof() => match never { },
             }
         };
         match answer.await {
             Ok(Ok((response, outbox))) if response.status() == StatusCode::OK => {
-                let tunnel = Tunnel::new(outbox, Inbox::new(response.into_body(), counted));
-                Ok(LinkTunnel { tunnel, gateway: self.address })
+                let stream = Tunnel::new(outbox, Inbox::new(response.into_body(), counted));
+                Ok(LinkTunnel { stream, gateway: self.address })
             }
             Ok(Ok((response, _))) => Err(refusal(&response, self.address)),
             Ok(Err(error)) => Err(self.lost(&error)),
             Err(_) => {
-                // A gateway that answers pings is alive: then it is the destination that takes so long.
+                // A gateway that answers pings is alive, so it waits for the destination.
                 let side = if self.is_suspect() { Side::Link } else { Side::Gateway };
                 let sentence = format!("the gateway {} did not answer in time", self.address);
                 Err(Failure::new(Kind::ConnectTimeout, side, sentence))
@@ -214,8 +215,8 @@ impl Link {
         }
     }
 
-    /// Makes the link prove that it lives when this is still waited for after a moment.
-    pub(super) async fn impatience(&self) -> Infallible {
+    /// Makes the link prove that its gateway is alive, unless this future is dropped within [`UNANSWERED`].
+    pub(super) async fn demand_proof(&self) -> Infallible {
         tokio::time::sleep(UNANSWERED).await;
         self.pulse.want_proof();
         std::future::pending().await
@@ -226,9 +227,9 @@ impl Link {
         request: Request<()>,
         first: Bytes,
     ) -> Result<(Response<RecvStream>, Outbox), http2::Error> {
-        let (response, send) = self.ask(request).await?;
+        let (response, send) = self.send(request).await?;
         let mut outbox = Outbox::new(send, self.pulse.clone());
-        // A refused CONNECT resets the stream under the early bytes; the answer says more than that.
+        // A refusal resets the stream while the first bytes are sent; the response says why.
         let (response, _) = futures_util::future::join(response, outbox.send(first)).await;
         Ok((response?, outbox))
     }
@@ -246,13 +247,14 @@ impl Link {
                 Uri::builder().scheme("https").authority(gateway).path_and_query(masque::path(target))
             }
         };
-        *request.uri_mut() =
-            uri.build().expect("a target is letters, digits, '.', '-', '_' or an address: valid anywhere");
+        *request.uri_mut() = uri.build().expect(
+            "a target is an address or of letters, digits, '.', '-' and '_', which a URI may contain",
+        );
         request
     }
 
     /// Sends a request.
-    pub(super) async fn ask(
+    pub(super) async fn send(
         &self,
         request: Request<()>,
     ) -> Result<(ResponseFuture, SendStream), http2::Error> {
@@ -260,7 +262,10 @@ impl Link {
     }
 
     /// Sends a request that has no body.
-    pub(super) async fn ask_bare(&self, request: Request<()>) -> Result<ResponseFuture, http2::Error> {
+    pub(super) async fn send_without_body(
+        &self,
+        request: Request<()>,
+    ) -> Result<ResponseFuture, http2::Error> {
         Ok(self.requests.send(request, true).await?.0)
     }
 
@@ -269,7 +274,7 @@ impl Link {
         Failure::new(Kind::Terminated, Side::Link, sentence)
     }
 
-    /// True until the gateway said GOAWAY, fell silent or the connection broke.
+    /// Whether new tunnels can be opened: until the gateway sends GOAWAY or is dead, or the connection breaks.
     pub fn is_usable(&self) -> bool {
         !self.unusable.is_cancelled()
     }
@@ -284,28 +289,27 @@ impl Link {
         self.unusable.cancelled().await;
     }
 
-    /// What is cancelled once no new tunnel can be opened. Keeping it does not keep the link.
+    /// A token that is cancelled once no new tunnel can be opened. Holding it does not keep the link up.
     pub fn end_of_use(&self) -> CancellationToken {
         self.unusable.clone()
     }
 
-    /// True while a ping has not been answered in time: new tunnels are better opened elsewhere.
+    /// Whether a ping was not answered in time, so that new tunnels should be opened elsewhere.
     pub fn is_suspect(&self) -> bool {
         *self.pulse.suspect().borrow()
     }
 
-    /// Waits until the link cannot be used any more, or becomes worn, or suspect, or trusted again.
+    /// Waits until the link cannot be used any more, has to be replaced, or becomes suspect or trusted again.
     pub async fn changed(&self) {
-        let (mut suspect, mut worn) = (self.pulse.suspect(), self.pulse.worn());
+        let (mut suspect, mut exhausted) = (self.pulse.suspect(), self.pulse.exhausted());
         tokio::select! {
             () = self.unusable() => {}
-            changed = worn.changed() => if changed.is_err() { std::future::pending().await },
+            changed = exhausted.changed() => if changed.is_err() { std::future::pending().await },
             changed = suspect.changed() => if changed.is_err() { std::future::pending().await },
         }
     }
 
-    /// Takes the link out of use: there is a better one, or it did not do what was asked of it. It ends when its
-    /// tunnels have.
+    /// Takes the link out of use: there is a better one, or this one has failed a request. It ends with its last tunnel.
     pub fn retire(&self) {
         self.unusable.cancel();
         self.retired.cancel();
@@ -315,13 +319,13 @@ impl Link {
 /// A tunnel of a [`Link`].
 #[derive(Debug)]
 pub struct LinkTunnel {
-    /// The stream.
-    pub tunnel: Tunnel,
+    /// Its stream on the link.
+    pub stream: Tunnel,
     /// Where the gateway listens.
     pub gateway: SocketAddr,
 }
 
-/// Drives the connection until it ends, and tells when it takes no more tunnels.
+/// Drives the connection until it ends, and notes when no more tunnels can be opened on it.
 async fn drive(mut connection: Connection<Secure>, ping: PingPong, link: Link, board: Arc<Board>) {
     let Link { requests: _, address, gateway, pulse, unusable, retired, ended } = link;
     let dead = until_dead(ping, pulse.clone());
@@ -329,7 +333,7 @@ async fn drive(mut connection: Connection<Secure>, ping: PingPong, link: Link, b
     let mut is_retired = false;
     let driven = poll_fn(|cx| {
         if let Some(size) = pulse.flow().to_announce(pulse.tunnels())
-            // Refused while the last one is not acknowledged: the next round will do.
+            // Refused while the last one is not acknowledged; tried again with the next poll.
             && connection.announce_window(size)
         {
             pulse.flow().announce(size);
@@ -371,12 +375,12 @@ async fn drive(mut connection: Connection<Secure>, ping: PingPong, link: Link, b
             "the gateway was removed from the group".into()
         }
     };
-    // Set here alone, and once.
+    // It is set only here.
     let _ = ended.set(reason);
     unusable.cancel();
 }
 
-/// Whether the connection just ended: what TLS has to say against the peer is invalid data.
+/// Whether the connection was just cut: errors of TLS are invalid data.
 fn is_cut(error: &http2::Error) -> bool {
     error.io().is_some_and(|io| io.kind() != io::ErrorKind::InvalidData)
 }

@@ -14,7 +14,7 @@ use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep_until};
 
 use super::http2;
-use super::stream::Inbox;
+use super::tunnel::Inbox;
 use crate::copy::Moved;
 use crate::telemetry::traffic::Traffic;
 use crate::wire::capsule::{self, CapsuleError, Decoder, HEAD, LONGEST_PAYLOAD};

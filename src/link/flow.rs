@@ -1,8 +1,8 @@
-//! How much the tunnels of a link may have under way: what keeps the line busy, and no more, because whatever else
-//! is under way is a queue that small requests wait in.
+//! Windows: how many bytes the tunnels of a link may have in flight. That is what keeps the line busy and no more, because
+//! everything beyond it is a queue in which small requests wait.
 //!
-//! The receiver of a link knows its round trip from PING and its rate from what arrives. Their product is what
-//! must be under way to fill the line (RFC 6349 §3.3.1); twice that leaves room to find out that it is more.
+//! The receiver of a link knows its round trip from PING and its rate from what arrives. Their product has to be in flight to
+//! fill the line (RFC 6349 §3.3.1); twice the product leaves room to find out that it is larger.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -11,23 +11,23 @@ use std::time::{Duration, Instant};
 
 /// The window of a tunnel that has the link to itself, in bytes.
 pub(super) const ALONE: u32 = 1024 * 1024;
-/// The window of a tunnel beside others, where the line does not need more: so many steps.
+/// The window of a tunnel beside others where the line does not need more, in steps.
 const BESIDE: u32 = 4;
-/// The window of a tunnel while the node's memory is tight.
+/// The window of a tunnel while the node's memory is tight, in bytes.
 const TIGHT: u32 = 64 * 1024;
-/// The largest window: 1 Gbit/s over a round trip of 250 ms.
+/// The largest window, in bytes: 1 Gbit/s over a round trip of 250 ms.
 const LARGEST: u32 = 32 * 1024 * 1024;
-/// All tunnels together may have so much under way, for the connection's own window is 2 GiB and must not run out.
+/// How many bytes all tunnels together may have in flight: the connection's own window is 2 GiB and must not run out.
 const TOGETHER: u32 = 1 << 30;
-/// What tunnels withhold of their windows is bounded in sum for the same reason.
-const MOST_WITHHELD: u64 = 1 << 29;
-/// A tunnel is alone once it has been for so many milliseconds: small requests come one after the other.
-const LONELY: u64 = 1000;
-/// Window is given back a step at a time, or in so many parts where it is smaller than that, for each is a frame.
+/// How many bytes of their windows all tunnels together may withhold, for the same reason.
+const MAX_WITHHELD: u64 = 1 << 29;
+/// A tunnel counts as alone once it has been for this many milliseconds: small requests follow one another.
+const ALONE_AFTER: u64 = 1000;
+/// Window is given back a step at a time, or in this many parts where it is smaller than that, because each part is a frame.
 const PARTS: u32 = 2;
-/// After so many bytes it is time to measure again …
+/// The rate is measured again after this many bytes …
 const SAMPLE: u64 = 512 * 1024;
-/// … but not more often than this.
+/// … and after this time at the earliest.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// The receiving side of one link, shared by its tunnels.
@@ -38,7 +38,7 @@ pub(super) struct Flow {
     withheld: AtomicU64,
     announced: AtomicU32,
     needed: AtomicU32,
-    /// Since `born`, in milliseconds: until then a tunnel is not alone.
+    /// Until then, in milliseconds since `born`, a tunnel does not count as alone.
     company_until: AtomicU64,
     born: Instant,
     last: Mutex<Last>,
@@ -46,7 +46,7 @@ pub(super) struct Flow {
 
 #[derive(Debug)]
 struct Last {
-    /// The shortest round trip of all.
+    /// The shortest round trip so far.
     round_trip: Duration,
     /// The latest one.
     latest: Option<Duration>,
@@ -75,7 +75,7 @@ impl Default for Flow {
 }
 
 impl Flow {
-    /// Notes bytes that have arrived; true when it is time to measure again.
+    /// Counts bytes that have arrived; true when it is time to measure again.
     pub(super) fn arrived(&self, count: usize) -> bool {
         let received = self.received.fetch_add(count as u64, Relaxed) + count as u64;
         let Ok(mut last) = self.last.try_lock() else { return false };
@@ -86,37 +86,37 @@ impl Flow {
         due
     }
 
-    /// What has arrived so far, in bytes.
+    /// How many bytes have arrived so far.
     pub(super) fn received(&self) -> u64 {
         self.received.load(Relaxed)
     }
 
-    /// Notes bytes that leave.
-    pub(super) fn left(&self, count: usize) {
+    /// Counts bytes that were queued for sending.
+    pub(super) fn queued(&self, count: usize) {
         self.sent.fetch_add(count as u64, Relaxed);
     }
 
-    /// What has left so far, in bytes.
+    /// How many bytes were queued for sending so far.
     pub(super) fn sent(&self) -> u64 {
         self.sent.load(Relaxed)
     }
 
-    /// The round trip that was measured last.
+    /// The latest round trip.
     pub(super) fn round_trip(&self) -> Option<Duration> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).latest
     }
 
-    /// How old the link is.
+    /// How long the link has been up.
     pub(super) fn age(&self) -> Duration {
         self.born.elapsed()
     }
 
-    /// Notes a measurement: so many bytes arrived within `time`, at the end of which there was a round trip of so long.
+    /// Notes a measurement: `bytes` arrived within `time`, and `round_trip` was measured at its end.
     pub(super) fn measured(&self, bytes: u64, time: Duration, round_trip: Duration) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.round_trip = last.round_trip.min(round_trip);
         last.latest = Some(round_trip);
-        // A round trip that is longer than the shortest has waited in queues: those need no larger window.
+        // What a round trip takes beyond the shortest one is time in queues, which need no larger window.
         let share = last.round_trip.as_secs_f64() / time.as_secs_f64().max(f64::EPSILON);
         let product = u32::try_from(bytes).map_or(f64::from(u32::MAX), f64::from) * share;
         // Bounded by the constant, so the cast keeps the value.
@@ -125,11 +125,11 @@ impl Flow {
         self.needed.fetch_max(needed, Relaxed);
     }
 
-    /// The window to announce for all of `tunnels`, when it is not the one that was announced last.
+    /// The window to announce when `tunnels` are open; none when it was announced already.
     pub(super) fn to_announce(&self, tunnels: u32) -> Option<u32> {
         let wanted = self.needed.load(Relaxed).max(ALONE);
         let fair = TOGETHER / tunnels.max(1);
-        // Powers of two, so that it changes seldom.
+        // A power of two, so that it seldom changes.
         let size = wanted.checked_next_power_of_two().unwrap_or(LARGEST).min(1 << fair.max(1).ilog2());
         (size != self.announced.load(Relaxed)).then_some(size)
     }
@@ -139,8 +139,8 @@ impl Flow {
         self.announced.store(size, Relaxed);
     }
 
-    /// How much of its window one of `tunnels` is to withhold, when it owes the peer `owed` bytes of it and
-    /// withholds `withheld` of them now; less than it needs while memory is `tight`. A step of the link is `step` bytes.
+    /// How many bytes of its window one of `tunnels` is to withhold, when it owes the peer `owed` bytes and withholds
+    /// `withheld` of them now. While memory is `tight` a tunnel gets less than it needs. A step of the link is `step` bytes.
     pub(super) fn to_withhold(
         &self,
         tunnels: u32,
@@ -159,7 +159,7 @@ impl Flow {
         let (spare, part) = ((announced - target) as usize, step.min(target / PARTS) as usize);
         let others = self.withheld.load(Relaxed).saturating_sub(withheld as u64);
         let keep = match owed.saturating_sub(spare) {
-            _ if others >= MOST_WITHHELD => 0,
+            _ if others >= MAX_WITHHELD => 0,
             back if back < part => owed,
             _ => owed.min(spare),
         };
@@ -170,13 +170,13 @@ impl Flow {
     fn is_alone(&self, tunnels: u32) -> bool {
         let now = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
         if tunnels > 1 {
-            self.company_until.store(now + LONELY, Relaxed);
+            self.company_until.store(now + ALONE_AFTER, Relaxed);
             return false;
         }
         now >= self.company_until.load(Relaxed)
     }
 
-    /// A tunnel withholds `after` bytes instead of `before`.
+    /// Notes that a tunnel withholds `after` bytes instead of `before`.
     pub(super) fn withhold(&self, before: usize, after: usize) {
         if after >= before {
             self.withheld.fetch_add((after - before) as u64, Relaxed);
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_is_no_reason_for_a_larger_window() {
+    fn bytes_that_wait_in_queues_do_not_enlarge_the_window() {
         let flow = Flow::default();
         flow.measured(0, MS / 10, MS / 10);
         // A busy local link: a megabyte in two milliseconds, most of which it has waited.
@@ -267,7 +267,7 @@ mod tests {
         let flow = Flow::default();
         let kept: u64 =
             (0..10_000).map(|_| flow.to_withhold(2, false, steps::SMALL, ALONE as usize, 0) as u64).sum();
-        assert!(kept <= MOST_WITHHELD + u64::from(ALONE), "{kept}");
+        assert!(kept <= MAX_WITHHELD + u64::from(ALONE), "{kept}");
         assert_eq!(flow.withheld.load(Relaxed), kept);
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use super::http2::buffer_pool::PooledBuffer;
 use super::http2::{Error, Reason};
 use super::queue::{self, Queue};
-use super::stream::{Inbox, Outbox, Tunnel};
+use super::tunnel::{Inbox, Outbox, Tunnel};
 use crate::copy::Moved;
 use crate::failure::printable;
 use crate::net;
@@ -32,7 +32,7 @@ const STEP: usize = 4;
 /// When one direction has failed, the other one may deliver what is under way for so long.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// The most that is kept for a replay, in bytes: a request head or a ClientHello fits, an upload does not.
-const MOST_KEPT: usize = 64 * 1024;
+const MAX_REPLAY: usize = 64 * 1024;
 
 /// Why a tunnel did not end orderly.
 #[derive(Debug, thiserror::Error)]
@@ -139,7 +139,7 @@ impl<'a> Progress<'a> {
 /// What the socket sent as long as nothing has come back: what a replay needs. Nothing is kept for ever: the
 /// first byte that comes back, or too many that went out, end it.
 #[derive(Debug, Default)]
-pub struct Kept(Mutex<Sent>);
+pub struct ReplayBuffer(Mutex<Sent>);
 
 #[derive(Debug, Default)]
 struct Sent {
@@ -147,7 +147,7 @@ struct Sent {
     overflown: bool,
 }
 
-impl Kept {
+impl ReplayBuffer {
     /// Begins with what has been sent already.
     pub fn new(first: &Bytes) -> Self {
         let kept = Self::default();
@@ -163,7 +163,7 @@ impl Kept {
 
     fn add(&self, bytes: &[u8]) {
         let mut sent = self.sent();
-        if sent.overflown || sent.bytes.len() + bytes.len() > MOST_KEPT {
+        if sent.overflown || sent.bytes.len() + bytes.len() > MAX_REPLAY {
             *sent = Sent { bytes: BytesMut::new(), overflown: true };
         } else {
             sent.bytes.extend_from_slice(bytes);
@@ -189,7 +189,7 @@ pub async fn relay(
     socket: &TcpStream,
     mut tunnel: Tunnel,
     progress: &Progress<'_>,
-    kept: Option<&Kept>,
+    kept: Option<&ReplayBuffer>,
 ) -> Result<(), Broken> {
     net::reset_on_drop(socket);
     // Dropping the tunnel lets what it was given still go out, before the peer learns that it is over.
@@ -204,7 +204,7 @@ async fn both_ways(
     socket: &TcpStream,
     tunnel: &mut Tunnel,
     progress: &Progress<'_>,
-    kept: Option<&Kept>,
+    kept: Option<&ReplayBuffer>,
 ) -> Result<(), Broken> {
     let pulse = tunnel.pulse().clone();
     let mut up = std::pin::pin!(up(socket, &mut tunnel.outbox, pulse.queue(), progress, kept));
@@ -257,7 +257,7 @@ async fn up(
     outbox: &mut Outbox,
     queue: &Queue,
     progress: &Progress<'_>,
-    mut kept: Option<&Kept>,
+    mut kept: Option<&ReplayBuffer>,
 ) -> Result<(), Broken> {
     if progress.app_ended.load(Relaxed) {
         return outbox.finish().map_err(Broken::Tunnel);
@@ -267,7 +267,7 @@ async fn up(
     let mut left_of_turn = 0;
     loop {
         size = size.min(queue.steps().one() as usize);
-        let mut room = poll_fn(|cx| outbox.poll_room(size, cx)).await.map_err(Broken::Tunnel)?;
+        let mut room = poll_fn(|cx| outbox.poll_capacity(size, cx)).await.map_err(Broken::Tunnel)?;
         // After the room, for a tunnel whose reader stalls must not keep its turn.
         let mut turn = None;
         if room > queue::SMALL && left_of_turn > queue::SMALL {
@@ -276,7 +276,7 @@ async fn up(
             turn = Some(queue.turn(size).await);
             left_of_turn = size;
             // There is more meanwhile: who had but little room when it asked gets no less for that.
-            if let Some(now) = poll_fn(|cx| outbox.poll_room(size, cx)).now_or_never() {
+            if let Some(now) = poll_fn(|cx| outbox.poll_capacity(size, cx)).now_or_never() {
                 room = now.map_err(Broken::Tunnel)?;
             }
         }

@@ -1,5 +1,5 @@
-//! How fast a link is: bytes that one end makes and the other throws away. A GET is answered with bytes until the client
-//! has enough of them; what comes with a POST is counted, and its end answered with the count.
+//! The speed of a link, measured with bytes that one end generates and the other discards. A GET is answered with bytes
+//! until the client stops reading; the body of a POST is counted, and its end is answered with the count.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -11,82 +11,70 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::client::{Link, refusal};
 use super::http2;
-use super::server::Incoming;
-use super::stream::{Inbox, Outbox, Tunnel};
+use super::incoming::Incoming;
+pub use super::request::Direction;
+use super::request::{SPEED_PATH, uri};
+use super::tunnel::{Inbox, Outbox, Tunnel};
 use crate::failure::{Failure, Kind, Side};
 use crate::pace::Pace;
 
-/// What the request is for; the path is what counts.
-const URI: &str = "https://gateway.laneway/laneway/speed";
-/// The path of the request.
-pub(super) const PATH: &str = "/laneway/speed";
-
-/// The longest measurement of one direction.
-pub const LONGEST: Duration = Duration::from_secs(60);
-/// How long the gateway takes part in one: what is under way at the end has to arrive.
-const TAKES_PART: Duration = Duration::from_secs(75);
-/// How many bytes it makes, or takes, for one: what the fastest links move in that time.
-const MOST: u64 = 1 << 38;
-/// How long the client waits for an answer, for the first bytes, and for the count.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// How long one direction is measured at most.
+pub const MAX_TIME: Duration = Duration::from_secs(60);
+/// How long the gateway serves one measurement: what is in flight at its end still has to arrive.
+const SERVE_TIMEOUT: Duration = Duration::from_secs(75);
+/// How many bytes the gateway generates or discards for one measurement: what the fastest links move in that time.
+const MAX_BYTES: u64 = 1 << 38;
+/// How long the client waits for the response, for the first bytes, and for the count, each.
+const TIMEOUT: Duration = Duration::from_secs(15);
 /// The longest count that is read, in digits.
-const LONGEST_COUNT: usize = 20;
+const MAX_DIGITS: usize = 20;
 
-/// One piece: as much as one frame carries. TLS makes it incompressible.
-static PIECE: [u8; 128 * 1024] = [0; 128 * 1024];
+/// The bytes that are sent, a block at a time. TLS makes them incompressible.
+static BLOCK: [u8; 128 * 1024] = [0; 128 * 1024];
 
-/// Which way the bytes go, seen from the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// From the gateway.
-    Down,
-    /// To the gateway.
-    Up,
-}
-
-/// What was measured.
+/// The result of a measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Measured {
     /// Bytes that arrived at the other end.
     pub bytes: u64,
-    /// In this time.
+    /// How long they took.
     pub took: Duration,
 }
 
 impl Measured {
-    /// Bytes a second.
+    /// Bytes per second.
     pub fn rate(&self) -> f64 {
         // Exact up to 2^53 bytes.
         self.bytes as f64 / self.took.as_secs_f64().max(1e-9)
     }
 }
 
-/// Moves bytes for so long, at most [`LONGEST`]; `passed` is told each time how many there are so far.
+/// Moves bytes for `time`, at most [`MAX_TIME`]. Calls `passed` with how many there are so far.
 ///
 /// # Errors
-/// [`Side::Link`] when the link failed or no byte moved; [`Kind::Unsupported`] from a gateway that is too old to take part;
-/// else what the gateway says.
+/// [`Side::Link`] when the link failed or no byte moved; [`Kind::Unsupported`] from a gateway that is too old for it;
+/// otherwise what the gateway answers.
 pub async fn measure(
     link: &Link,
     direction: Direction,
     time: Duration,
     passed: impl FnMut(u64),
 ) -> Result<Measured, Failure> {
-    let time = time.min(LONGEST);
+    let time = time.min(MAX_TIME);
     let silent = || {
-        let sentence = format!("the gateway {} does not take part in a measurement", link.address);
+        let sentence = format!("the gateway {} does not answer the measurement", link.address);
         Failure::new(Kind::ConnectTimeout, Side::Link, sentence)
     };
     let begun = async {
         match direction {
-            Direction::Down => Ok((link.ask_bare(request(Method::GET)).await?.await?, None)),
+            Direction::Down => Ok((link.send_without_body(request(Method::GET)).await?.await?, None)),
             Direction::Up => {
-                let (response, send) = link.ask(request(Method::POST)).await?;
+                let (response, send) = link.send(request(Method::POST)).await?;
                 Ok((response.await?, Some(Outbox::new(send, link.pulse.clone()))))
             }
         }
     };
-    let begun = timeout(PATIENCE, begun).await.map_err(|_late| silent())?;
+    let begun = timeout(TIMEOUT, begun).await.map_err(|_late| silent())?;
     let (response, outbox) = begun.map_err(|error: http2::Error| link.lost(&error))?;
     if response.status() != StatusCode::OK {
         return Err(refusal(&response, link.address));
@@ -102,17 +90,17 @@ pub async fn measure(
 fn request(method: Method) -> Request<()> {
     let mut request = Request::new(());
     *request.method_mut() = method;
-    *request.uri_mut() = http::Uri::from_static(URI);
+    *request.uri_mut() = uri(SPEED_PATH);
     request
 }
 
-/// From the first byte on: the way there and back is no part of the rate.
+/// Measures from the first byte on, so that the round trip of the request does not count.
 async fn down(
     inbox: &mut Inbox,
     time: Duration,
     mut passed: impl FnMut(u64),
 ) -> Result<Option<Measured>, http2::Error> {
-    let Ok(first) = timeout(PATIENCE, inbox.next()).await else { return Ok(None) };
+    let Ok(first) = timeout(TIMEOUT, inbox.next()).await else { return Ok(None) };
     if first?.is_none() {
         return Ok(None);
     }
@@ -127,7 +115,7 @@ async fn down(
     Ok(Some(Measured { bytes, took: last - start }))
 }
 
-/// Until the gateway has said how much arrived.
+/// Measures until the gateway has answered how much arrived.
 async fn up(
     outbox: &mut Outbox,
     inbox: &mut Inbox,
@@ -136,21 +124,21 @@ async fn up(
 ) -> Result<Option<Measured>, http2::Error> {
     let start = Instant::now();
     let mut sent = 0;
-    while let Ok(done) = timeout_at(start + time, outbox.send(Bytes::from_static(&PIECE))).await {
+    while let Ok(done) = timeout_at(start + time, outbox.send(Bytes::from_static(&BLOCK))).await {
         done?;
-        sent += PIECE.len() as u64;
+        sent += BLOCK.len() as u64;
         passed(sent);
     }
     outbox.finish()?;
-    let Ok(count) = timeout(PATIENCE, count(inbox)).await else { return Ok(None) };
+    let Ok(count) = timeout(TIMEOUT, count(inbox)).await else { return Ok(None) };
     Ok(count?.map(|bytes| Measured { bytes, took: start.elapsed() }))
 }
 
-/// The count that the gateway answers with.
+/// Reads the count that the gateway answers with; `None` when it is none.
 async fn count(inbox: &mut Inbox) -> Result<Option<u64>, http2::Error> {
     let mut text = BytesMut::new();
     while let Some(piece) = inbox.next().await? {
-        if text.len() + piece.len() > LONGEST_COUNT {
+        if text.len() + piece.len() > MAX_DIGITS {
             return Ok(None);
         }
         text.extend_from_slice(&piece);
@@ -158,55 +146,56 @@ async fn count(inbox: &mut Inbox) -> Result<Option<u64>, http2::Error> {
     Ok(std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok()))
 }
 
-/// The gateway's part in one measurement, at the client's pace. It ends with the client's interest, or when it has
-/// taken too long or moved too much: then the stream is reset.
-pub async fn take_part(incoming: Incoming, direction: Direction, pace: &Pace) {
-    // A client that has gone is nobody to tell.
+/// Serves one measurement at the gateway, within the client's pace. It ends when the client does, or with a reset when it
+/// takes too long or moves too much.
+pub async fn serve(incoming: Incoming, direction: Direction, pace: &Pace) {
+    // The client has given up meanwhile.
     let Ok(tunnel) = incoming.accept() else { return };
-    let part = async {
+    let served = async {
         match direction {
-            Direction::Down => make(tunnel, pace).await,
-            Direction::Up => swallow(tunnel, pace).await,
+            Direction::Down => generate(tunnel, pace).await,
+            Direction::Up => discard(tunnel, pace).await,
         }
     };
-    match timeout(TAKES_PART, part).await {
+    match timeout(SERVE_TIMEOUT, served).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "a measurement has ended"),
+        Ok(Err(error)) => tracing::debug!(%error, "a measurement ended early"),
         Err(_) => tracing::debug!("a measurement took too long"),
     }
 }
 
-async fn make(Tunnel { mut outbox, inbox }: Tunnel, pace: &Pace) -> Result<(), http2::Error> {
-    let making = async {
-        let mut made = 0;
-        while made < MOST {
-            outbox.send(Bytes::from_static(&PIECE)).await?;
-            made += PIECE.len() as u64;
-            keep(pace, PIECE.len()).await;
+async fn generate(Tunnel { mut outbox, inbox }: Tunnel, pace: &Pace) -> Result<(), http2::Error> {
+    let generating = async {
+        let mut generated = 0;
+        while generated < MAX_BYTES {
+            outbox.send(Bytes::from_static(&BLOCK)).await?;
+            generated += BLOCK.len() as u64;
+            pace_by(pace, BLOCK.len()).await;
         }
         outbox.finish()
     };
     let condemned = poll_fn(|cx| if inbox.poll_condemned(cx) { Poll::Ready(()) } else { Poll::Pending });
     tokio::select! {
-        made = making => made,
+        ended = generating => ended,
         () = condemned => Err(http2::Reason::ENHANCE_YOUR_CALM.into()),
     }
 }
 
-async fn swallow(Tunnel { mut outbox, mut inbox }: Tunnel, pace: &Pace) -> Result<(), http2::Error> {
-    let mut swallowed = 0;
+async fn discard(Tunnel { mut outbox, mut inbox }: Tunnel, pace: &Pace) -> Result<(), http2::Error> {
+    let mut discarded = 0;
     while let Some(piece) = inbox.next().await? {
-        swallowed += piece.len() as u64;
-        if swallowed > MOST {
+        discarded += piece.len() as u64;
+        if discarded > MAX_BYTES {
             return Ok(());
         }
-        keep(pace, piece.len()).await;
+        pace_by(pace, piece.len()).await;
     }
-    outbox.send(Bytes::from(swallowed.to_string())).await?;
+    outbox.send(Bytes::from(discarded.to_string())).await?;
     outbox.finish()
 }
 
-async fn keep(pace: &Pace, count: usize) {
+/// Waits until the pace allows more.
+async fn pace_by(pace: &Pace, count: usize) {
     if let Some(until) = pace.passed(count) {
         sleep_until(until).await;
     }

@@ -48,7 +48,7 @@ pub enum TlsError {
 
 /// The node at the other end of a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
+pub struct PeerIdentity {
     /// Who it is.
     pub id: NodeId,
     /// What it is called.
@@ -144,10 +144,10 @@ pub fn server_name(gateway: Option<NodeId>) -> ServerName<'static> {
 ///
 /// # Errors
 /// When the certificate names no node.
-pub fn peer(certificates: &[CertificateDer<'_>]) -> Result<Peer, TlsError> {
+pub fn peer(certificates: &[CertificateDer<'_>]) -> Result<PeerIdentity, TlsError> {
     let certificate = certificates.first().ok_or(TlsError::NoCertificate)?;
     let id = Identity::of(certificate)?.id;
-    Ok(Peer { id, name: name_of(certificate).unwrap_or_else(|| id.short()).into() })
+    Ok(PeerIdentity { id, name: name_of(certificate).unwrap_or_else(|| id.short()).into() })
 }
 
 /// The time for rustls on machines that may have no clock.

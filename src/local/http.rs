@@ -18,7 +18,7 @@ use super::listener::{App, Local, quiet};
 use super::session::Tunnelled;
 use super::upstream::Upstream;
 use crate::failure::{Failure, Kind, Side};
-use crate::link::relay::Kept;
+use crate::link::relay::ReplayBuffer;
 use crate::net;
 use crate::telemetry::record::Record;
 use crate::telemetry::refusal::Refusal;
@@ -58,7 +58,7 @@ enum Done {
     /// The connection ends with a reset.
     Reset,
     /// The server takes what comes from now on.
-    Tunnel(Box<Upstream>, Option<Kept>),
+    Tunnel(Box<Upstream>, Option<ReplayBuffer>),
 }
 
 /// What a tunnel needs but the app's socket.
@@ -66,7 +66,7 @@ struct Established {
     upstream: Upstream,
     target: Target,
     id: u64,
-    kept: Option<Kept>,
+    kept: Option<ReplayBuffer>,
     record: Record,
 }
 
@@ -242,7 +242,7 @@ async fn connect(
     let first = buffer.split().freeze();
     let upstream = local.routes.open(target, id, first.clone(), replay::is_safe(&first)).await?;
     match net::write_all(socket, ESTABLISHED).await {
-        Ok(()) => Ok(Done::Tunnel(Box::new(upstream), Some(Kept::new(&first)))),
+        Ok(()) => Ok(Done::Tunnel(Box::new(upstream), Some(ReplayBuffer::new(&first)))),
         Err(error) => {
             quiet(&error);
             Ok(Done::Reset)

@@ -14,8 +14,8 @@ use tokio_util::task::TaskTracker;
 
 use super::pauses::{Fault, Pauses};
 use crate::link::client::{DialError, Link};
-use crate::link::news;
 use crate::link::tls::Credentials;
+use crate::link::updates;
 use crate::peers::directory::{Directory, Gateway, Source};
 use crate::telemetry::journal::Happening;
 use crate::wire::datagram::State;
@@ -245,7 +245,7 @@ impl Links {
         // A worn link is to be replaced by another one to the same gateway.
         let is_linked = |gateway: &Gateway, worn: bool| {
             let id = self.identity(gateway);
-            let mut links = links.iter().filter(|link| link.pulse.is_worn() == worn);
+            let mut links = links.iter().filter(|link| link.pulse.is_exhausted() == worn);
             links.any(|link| link.address == gateway.link || Some(link.gateway.id) == id)
         };
         // The best ones first: who is linked already takes a place, who must pause does not. A gateway takes one
@@ -326,7 +326,7 @@ impl Links {
         }
         let gateway = link.gateway.id.short();
         let same = |other: &Link| other.gateway.id == link.gateway.id;
-        let known = self.standing.borrow().iter().any(|other| same(other) && !other.pulse.is_worn());
+        let known = self.standing.borrow().iter().any(|other| same(other) && !other.pulse.is_exhausted());
         if known {
             // One gateway, two addresses: one link is enough.
             return link.retire();
@@ -341,7 +341,7 @@ impl Links {
         );
         *locked(&self.trouble) = None;
         (self.remember)(link.address);
-        self.tasks.spawn(news::attend(link.clone(), self.credentials.board.clone()));
+        self.tasks.spawn(updates::follow(link.clone(), self.credentials.board.clone()));
         self.standing.send_modify(|links| {
             // Its tunnels go on until they end.
             let worn = |old: &Link| old.gateway.id == link.gateway.id;

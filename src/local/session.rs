@@ -16,10 +16,10 @@ use super::links::Links;
 use super::upstream::Upstream;
 use crate::copy;
 use crate::failure::{Failure, Kind, Side};
-use crate::link::Transport;
 use crate::link::alive::Pulse;
 use crate::link::client::{Link, LinkTunnel};
-use crate::link::relay::{Broken, Kept, Progress, outcome, relay};
+use crate::link::relay::{Broken, Progress, ReplayBuffer, outcome, relay};
+use crate::link::request::Transport;
 use crate::memory::Budget;
 use crate::net;
 use crate::own::Own;
@@ -65,7 +65,7 @@ pub struct Tunnelled {
     /// The way there.
     pub upstream: Upstream,
     /// What went along with the open; none where nothing may be repeated.
-    pub kept: Option<Kept>,
+    pub kept: Option<ReplayBuffer>,
     /// Its access line.
     pub record: Record,
 }
@@ -111,7 +111,7 @@ impl Routes {
                 Err(error) => Err(Failure::new(Kind::Terminated, Side::Server, error.to_string())),
             };
         };
-        tunnel.tunnel.charge_to(&self.memory.account());
+        tunnel.stream.charge_to(&self.memory.account());
         Ok(Upstream::Link(Box::new(tunnel), link.gateway.id.short()))
     }
 
@@ -243,7 +243,7 @@ impl Routes {
         let mut moved = false;
         let result = loop {
             record.gateway = upstream.gateway().to_owned();
-            let LinkTunnel { tunnel, gateway } = match upstream {
+            let LinkTunnel { stream: tunnel, gateway } = match upstream {
                 Upstream::Link(tunnel, _) => *tunnel,
                 Upstream::Direct(server) => return Box::pin(carry_directly(app, server, &mut record)).await,
             };

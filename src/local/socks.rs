@@ -19,7 +19,7 @@ use super::endpoint::Peer;
 use super::handshakes::HANDSHAKE;
 use super::listener::{App, Local, quiet};
 use super::session::Tunnelled;
-use crate::link::relay::Kept;
+use crate::link::relay::ReplayBuffer;
 use crate::net;
 use crate::telemetry::record::Record;
 use crate::telemetry::refusal::Refusal;
@@ -152,7 +152,7 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
         Ok(upstream) => {
             // An app that is gone is noticed by the tunnel.
             let _ = net::write_all(&app, &reply(SUCCEEDED)).await;
-            let kept = Some(Kept::new(&early));
+            let kept = Some(ReplayBuffer::new(&early));
             Some(Box::new(Tunnelled { app, target, id, upstream, kept, record }))
         }
         Err(failure) => {

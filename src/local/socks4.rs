@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 use super::listener::{App, Local};
 use super::session::Tunnelled;
 use super::socks::refuse;
-use crate::link::relay::Kept;
+use crate::link::relay::ReplayBuffer;
 use crate::net;
 use crate::telemetry::record::Record;
 use crate::telemetry::refusal::Refusal;
@@ -46,7 +46,7 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
         Ok(upstream) => {
             // An app that is gone is noticed by the tunnel.
             let _ = net::write_all(&socket, &Reply::Granted.bytes()).await;
-            let kept = Some(Kept::new(&early));
+            let kept = Some(ReplayBuffer::new(&early));
             Some(Box::new(Tunnelled { app: socket, target, id, upstream, kept, record }))
         }
         Err(failure) => {

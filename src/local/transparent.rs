@@ -12,7 +12,7 @@ use super::listener::{App, Local};
 use super::session::Tunnelled;
 use super::upstream::Upstream;
 use crate::failure::{Failure, Kind};
-use crate::link::relay::Kept;
+use crate::link::relay::ReplayBuffer;
 use crate::net;
 use crate::telemetry::record::Record;
 use crate::telemetry::refusal::Refusal;
@@ -52,7 +52,7 @@ pub async fn serve(local: &Local, app: App, by_name: bool) -> Option<Box<Tunnell
     record.aims_at(&target);
     match opened {
         Ok(upstream) => {
-            let kept = Some(Kept::new(&early.freeze()));
+            let kept = Some(ReplayBuffer::new(&early.freeze()));
             Some(Box::new(Tunnelled { app: socket, target, id, upstream, kept, record }))
         }
         Err(failure) => {

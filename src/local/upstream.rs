@@ -14,7 +14,7 @@ use crate::link::alive::Pulse;
 use crate::link::client::LinkTunnel;
 use crate::link::http2;
 use crate::link::relay::is_link_lost;
-use crate::link::stream::{Inbox, Outbox};
+use crate::link::tunnel::{Inbox, Outbox};
 use crate::net;
 
 /// One direct read takes at most so many bytes.
@@ -74,7 +74,7 @@ impl Upstream {
     /// Waits until the server says something or hangs up, while nothing is asked of it.
     pub async fn until_stale(&mut self) {
         match self {
-            Self::Link(tunnel, _) => drop(poll_fn(|cx| tunnel.tunnel.inbox.poll_fill(cx)).await),
+            Self::Link(tunnel, _) => drop(poll_fn(|cx| tunnel.stream.inbox.poll_fill(cx)).await),
             Self::Direct(server) => drop(server.peek(&mut [0]).await),
         }
     }
@@ -83,14 +83,14 @@ impl Upstream {
     pub fn end(self) {
         if let Self::Link(mut tunnel, _) = self {
             // Fails only on a tunnel that has ended anyway.
-            let _ = tunnel.tunnel.outbox.finish();
+            let _ = tunnel.stream.outbox.finish();
         }
     }
 
     /// The pulse of the link that it goes over, if it does, and where that link's gateway listens.
     pub fn link(&self) -> Option<(Arc<Pulse>, SocketAddr)> {
         match self {
-            Self::Link(tunnel, _) => Some((tunnel.tunnel.pulse().clone(), tunnel.gateway)),
+            Self::Link(tunnel, _) => Some((tunnel.stream.pulse().clone(), tunnel.gateway)),
             Self::Direct(_) => None,
         }
     }
@@ -99,7 +99,7 @@ impl Upstream {
     pub fn halves(&mut self) -> (Out<'_>, In<'_>) {
         match self {
             Self::Link(tunnel, _) => {
-                (Out::Link(&mut tunnel.tunnel.outbox), In::Link(&mut tunnel.tunnel.inbox))
+                (Out::Link(&mut tunnel.stream.outbox), In::Link(&mut tunnel.stream.inbox))
             }
             Self::Direct(server) => (Out::Direct(server), In::Direct(server)),
         }
@@ -110,7 +110,7 @@ impl Upstream {
     pub fn is_stale(&mut self) -> bool {
         match self {
             Self::Link(tunnel, _) => {
-                let inbox = &mut tunnel.tunnel.inbox;
+                let inbox = &mut tunnel.stream.inbox;
                 poll_fn(|cx| inbox.poll_fill(cx)).now_or_never().is_some()
             }
             Self::Direct(server) => match server.try_read(&mut [0]) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use laneway::gateway::clients::Limits;
-use laneway::link::Transport;
+use laneway::link::request::Transport;
 use laneway::wire::capsule;
 use tokio::time::{Instant, advance, pause, sleep, timeout};
 
@@ -38,7 +38,7 @@ async fn a_destination_is_forgotten_when_nothing_has_passed_for_long_and_not_bef
 async fn a_gateway_ends_a_stream_on_which_nothing_passes() {
     let (lab, server) = (Lab::new().await, Server::new().await);
     let opened = lab.link().await.open_by(Transport::Udp, &server.1.into(), 1, Bytes::new()).await;
-    let mut tunnel = opened.unwrap().tunnel;
+    let mut tunnel = opened.unwrap().stream;
     let mut question = BytesMut::new();
     capsule::encode(b"question", &mut question);
     tunnel.outbox.send(question.freeze()).await.unwrap();

@@ -2,7 +2,7 @@
 
 use http::{Method, Uri};
 use laneway::failure::Kind;
-use laneway::link::server::Asked;
+use laneway::link::request::RequestKind;
 use laneway::link::speed::Direction;
 use laneway::wire::masque;
 use laneway::wire::target::{Host, Target};
@@ -13,11 +13,13 @@ pub fn run(data: &[u8]) {
     let (method, uri) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     let (Ok(method), Ok(uri)) = (Method::from_bytes(method), Uri::try_from(uri)) else { return };
     datagrams(&method, &uri);
-    match Asked::of(&method, &uri, None) {
-        Ok(Asked::Udp(_)) => panic!("without its protocol"),
-        Ok(Asked::News | Asked::Name | Asked::Speed(Direction::Up)) => assert_eq!(method, Method::POST),
-        Ok(Asked::About | Asked::Speed(Direction::Down)) => assert_eq!(method, Method::GET),
-        Ok(Asked::Tunnel(target)) => {
+    match RequestKind::of(&method, &uri, None) {
+        Ok(RequestKind::Udp(_)) => panic!("without its protocol"),
+        Ok(RequestKind::Updates | RequestKind::Resolve | RequestKind::Speed(Direction::Up)) => {
+            assert_eq!(method, Method::POST)
+        }
+        Ok(RequestKind::Info | RequestKind::Speed(Direction::Down)) => assert_eq!(method, Method::GET),
+        Ok(RequestKind::Tunnel(target)) => {
             assert!(method == Method::CONNECT && target.port != 0);
             if let Host::Name(name) = &target.host {
                 let name_byte =
@@ -26,7 +28,7 @@ pub fn run(data: &[u8]) {
             }
             let sent =
                 Uri::builder().authority(target.to_string()).build().expect("a target is an authority");
-            assert_eq!(Asked::of(&Method::CONNECT, &sent, None), Ok(Asked::Tunnel(target)));
+            assert_eq!(RequestKind::of(&Method::CONNECT, &sent, None), Ok(RequestKind::Tunnel(target)));
         }
         Err(failure) => {
             assert!(failure.sentence.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
@@ -40,8 +42,8 @@ pub fn run(data: &[u8]) {
 
 /// The same as an extended CONNECT.
 fn datagrams(method: &Method, uri: &Uri) {
-    match Asked::of(method, uri, Some(masque::PROTOCOL)) {
-        Ok(Asked::Udp(target)) => {
+    match RequestKind::of(method, uri, Some(masque::PROTOCOL)) {
+        Ok(RequestKind::Udp(target)) => {
             assert!(method == Method::CONNECT && target.port != 0);
             assert_eq!(masque::target(&masque::path(&target)), Some(target));
         }

@@ -12,8 +12,8 @@ use tokio_util::task::TaskTracker;
 use super::firewall::{Firewall, open_commands_elsewhere};
 use super::report::{Finding, Layer};
 use crate::failure::{Failure, Kind};
-use crate::link::about::{self, About};
 use crate::link::client::{DialError, Link};
+use crate::link::gateway_info::{self, GatewayInfo};
 use crate::link::tls;
 use crate::trust::board::Board;
 use crate::trust::clock::CLOCK_FLOOR;
@@ -32,7 +32,7 @@ const MAX_CLOCK_DIFFERENCE: i128 = 60_000;
 pub(super) struct Linked {
     pub(super) link: Link,
     /// What it reports about itself; `None` when it did not answer.
-    pub(super) about: Option<About>,
+    pub(super) about: Option<GatewayInfo>,
     /// How far its clock is ahead of this machine's, in milliseconds.
     ahead: Option<i128>,
     round_trip: Option<Duration>,
@@ -99,7 +99,7 @@ async fn ask(link: Link) -> Linked {
     let (mut about, mut ahead) = (None, None);
     for _ in 0..ROUND_TRIPS {
         let start = Instant::now();
-        let Ok(answer) = about::ask(&link).await else { break };
+        let Ok(answer) = gateway_info::fetch(&link).await else { break };
         let took = start.elapsed();
         times.push(took);
         // The gateway read its clock about halfway through the round trip.

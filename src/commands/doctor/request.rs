@@ -126,7 +126,7 @@ async fn probe(mut stream: TcpStream, server: &Target) -> Result<String, Failure
 }
 
 async fn by_link(gateway: &Linked, server: &Target) -> Result<String, Failure> {
-    let mut tunnel = gateway.link.open(server, 0, Bytes::new()).await?.tunnel;
+    let mut tunnel = gateway.link.open(server, 0, Bytes::new()).await?.stream;
     if server.port != HTTP {
         return Ok("connected".into());
     }

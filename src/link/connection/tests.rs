@@ -29,7 +29,7 @@ impl Wire for DuplexStream {
 }
 
 fn config() -> Config {
-    crate::link::config()
+    crate::link::settings::config()
 }
 
 async fn soon<T>(what: impl Future<Output = T>) -> T {

@@ -13,12 +13,12 @@ use super::App;
 use super::drops::{Drops, Why};
 use super::queue::Queue;
 use crate::failure::Failure;
-use crate::link::Transport;
 use crate::link::client::LinkTunnel;
 use crate::link::datagrams::{Broken, Datagrams, Usage, idle_limit, is_unreachable, readable};
 use crate::link::http2;
 use crate::link::relay::is_link_lost;
-use crate::link::stream::Outbox;
+use crate::link::request::Transport;
+use crate::link::tunnel::Outbox;
 use crate::local::session::Routes;
 use crate::telemetry::record::Record;
 use crate::wire::capsule::LONGEST_PAYLOAD;
@@ -134,7 +134,7 @@ impl Flow<'_> {
         routes.admit(&self.target)?;
         let way = match routes.ask(Transport::Udp, &self.target, self.id, &Bytes::new()).await? {
             Some((mut tunnel, link)) => {
-                tunnel.tunnel.charge_to(self.queue.account());
+                tunnel.stream.charge_to(self.queue.account());
                 record.gateway = link.gateway.id.short();
                 Way::Link(Box::new(tunnel), link.end_of_use())
             }
@@ -149,7 +149,7 @@ impl Flow<'_> {
     }
 
     async fn over_link(&self, routes: &Routes, tunnel: LinkTunnel, end_of_use: &CancellationToken) -> End {
-        let LinkTunnel { tunnel, gateway } = tunnel;
+        let LinkTunnel { stream: tunnel, gateway } = tunnel;
         let pulse = tunnel.pulse().clone();
         let (mut outbox, mut datagrams) = (tunnel.outbox, Datagrams::new(tunnel.inbox));
         let send = async {

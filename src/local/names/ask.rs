@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Names;
 use crate::failure::{Failure, Kind};
-use crate::link::names;
+use crate::link::resolve;
 use crate::local::session::{MOST_ATTEMPTS, Way};
 use crate::wire::dns::{Query, Reason, failure};
 
@@ -34,7 +34,7 @@ impl Names {
             attempts += 1;
             let answered = tokio::select! {
                 biased;
-                answered = timeout_at(begun + PATIENCE, names::ask(&link, bytes.clone())) => answered,
+                answered = timeout_at(begun + PATIENCE, resolve::resolve(&link, bytes.clone())) => answered,
                 () = routes.better_than(&link.pulse, link.address) => {
                     tracing::info!(gateway = link.gateway.id.short(), "no answer: the question moves on");
                     continue;

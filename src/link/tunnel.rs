@@ -1,4 +1,4 @@
-//! One tunnel: a CONNECT stream of a link, with the discipline that keeps one tunnel from hurting the others.
+//! One tunnel: a CONNECT stream of a link. Windows and memory accounts keep one tunnel from slowing down the others.
 
 use std::future::poll_fn;
 use std::io::IoSlice;
@@ -11,10 +11,11 @@ use super::alive::{OpenTunnel, Pulse};
 use super::http2::{Error, PieceQueue, Reason, RecvStream, SendStream};
 use crate::memory::Account;
 
-/// The most that one write to a socket gathers, in pieces.
+/// How many pieces one write to a socket gathers at most.
 const GATHER: usize = 16;
 
-/// Both directions of one tunnel. Dropping it before both have ended resets the stream, after what was sent on it.
+/// Both directions of one tunnel. If it is dropped before both have ended, the stream is reset once what was queued on it is
+/// sent.
 #[derive(Debug)]
 pub struct Tunnel {
     /// Towards the peer of the link.
@@ -24,7 +25,7 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// A tunnel of an established stream.
+    /// The tunnel of an open stream.
     pub(crate) fn new(outbox: Outbox, inbox: Inbox) -> Self {
         Self { outbox, inbox }
     }
@@ -34,7 +35,7 @@ impl Tunnel {
         self.inbox.counted.pulse()
     }
 
-    /// Counts what both directions hold from now on.
+    /// Counts the bytes that both directions hold in `account` from now on.
     pub fn charge_to(&mut self, account: &Arc<Account>) {
         self.outbox.charge_to(account);
         self.inbox.charge_to(account);
@@ -55,16 +56,16 @@ impl Outbox {
         Self { send, account: None, pulse }
     }
 
-    /// Counts what is queued for sending from now on.
+    /// Counts the bytes that are queued for sending in `account` from now on.
     pub(crate) fn charge_to(&mut self, account: &Arc<Account>) {
         self.account = Some(account.clone());
     }
 
-    /// Waits until at least one byte may be sent; gives how many may, at most `wanted`.
+    /// Waits until at least one byte may be queued for sending; gives how many may, at most `wanted`.
     ///
     /// # Errors
     /// When the stream or the link has ended.
-    pub fn poll_room(&mut self, wanted: usize, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
+    pub fn poll_capacity(&mut self, wanted: usize, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
         self.send.poll_capacity(wanted, cx)
     }
 
@@ -73,13 +74,13 @@ impl Outbox {
         self.send.poll_reset(cx)
     }
 
-    /// Sends bytes for which [`Outbox::poll_room`] gave room. Never empty: an empty DATA frame that ends
-    /// nothing may be taken for an attack (RFC 9113 §10.5).
+    /// Queues bytes for which [`Outbox::poll_capacity`] gave capacity. Empty ones are not sent: the peer may take empty DATA
+    /// frames for an attack (RFC 9113 §10.5).
     ///
     /// # Errors
     /// When the stream or the link has ended.
     pub fn send_reserved(&mut self, data: Bytes) -> Result<(), Error> {
-        self.pulse.flow().left(data.len());
+        self.pulse.flow().queued(data.len());
         let data = match &self.account {
             _ if data.is_empty() => return Ok(()),
             Some(account) => account.lend(data),
@@ -88,19 +89,19 @@ impl Outbox {
         self.send.send_data(data, false)
     }
 
-    /// Sends all of `data`, waiting for room.
+    /// Queues all of `data`, waiting for capacity.
     ///
     /// # Errors
     /// When the stream or the link has ended.
     pub async fn send(&mut self, mut data: Bytes) -> Result<(), Error> {
         while !data.is_empty() {
-            let room = poll_fn(|cx| self.poll_room(data.len(), cx)).await?;
-            self.send_reserved(data.split_to(room))?;
+            let capacity = poll_fn(|cx| self.poll_capacity(data.len(), cx)).await?;
+            self.send_reserved(data.split_to(capacity))?;
         }
         Ok(())
     }
 
-    /// Ends this direction orderly: END_STREAM.
+    /// Ends this direction in good order (END_STREAM).
     ///
     /// # Errors
     /// When the stream or the link has ended.
@@ -112,14 +113,14 @@ impl Outbox {
 impl Drop for Outbox {
     fn drop(&mut self) {
         if self.account.as_ref().is_some_and(|account| account.is_condemned()) {
-            // What is queued goes too.
+            // What is queued is dropped, too.
             self.send.reset(Reason::ENHANCE_YOUR_CALM);
         }
     }
 }
 
-/// The receiving direction: takes what has come at once into its own queue, and gives window back only
-/// for what was consumed. So a reader that stalls holds at most one stream window.
+/// The receiving direction. It moves what has arrived into its own queue at once, and gives window back only for what was
+/// consumed, so a reader that stalls holds at most one stream window.
 #[derive(Debug)]
 pub struct Inbox {
     receive: RecvStream,
@@ -128,18 +129,18 @@ pub struct Inbox {
     failed: Option<Error>,
     counted: OpenTunnel,
     account: Option<Arc<Account>>,
-    /// Consumed, and not given back to the peer's window.
+    /// Bytes that were consumed and not given back to the peer's window.
     withheld: usize,
 }
 
 impl Inbox {
-    /// Of an established stream; `counted` as open as long as it exists.
+    /// Of an open stream, which counts as open until this is dropped.
     pub(super) fn new(receive: RecvStream, counted: OpenTunnel) -> Self {
         let queue = PieceQueue::default();
         Self { receive, queue, ended: false, failed: None, counted, account: None, withheld: 0 }
     }
 
-    /// Counts what is queued from now on.
+    /// Counts the bytes that are queued in `account` from now on.
     pub(crate) fn charge_to(&mut self, account: &Arc<Account>) {
         account.hold(self.queue.len());
         self.account = Some(account.clone());
@@ -150,13 +151,13 @@ impl Inbox {
         self.counted.pulse()
     }
 
-    /// Takes over what has arrived. Ready when something did, or when the stream has ended.
+    /// Queues what has arrived. Is ready when something did, or when the stream has ended.
     ///
     /// # Errors
-    /// When the stream was reset or the link has ended: what came before is not the whole.
+    /// When the stream was reset or the link has ended, so that what arrived before is not the whole.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         if self.poll_condemned(cx) && self.failed.is_none() {
-            self.forget();
+            self.discard();
             return Poll::Ready(Err(Reason::ENHANCE_YOUR_CALM.into()));
         }
         let mut progress = self.has_ended();
@@ -186,48 +187,48 @@ impl Inbox {
         self.queue.push(data);
     }
 
-    /// Puts an error of [`Inbox::poll_fill`] by, for [`Inbox::next`] to give.
+    /// Keeps an error of [`Inbox::poll_fill`] for [`Inbox::next`] to return.
     pub fn fail_later(&mut self, error: Error) {
         self.failed = Some(error);
     }
 
-    /// The error that was put by.
+    /// The error that was kept.
     pub fn take_failure(&mut self) -> Option<Error> {
         self.failed.take()
     }
 
-    /// Whether the node has no memory left for this tunnel; if it has, the task is woken once it has not.
+    /// Whether the node is out of memory and this tunnel has to end. Otherwise the task is woken once it has to.
     pub fn poll_condemned(&self, cx: &Context<'_>) -> bool {
         self.account.as_ref().is_some_and(|account| account.poll_condemned(cx))
     }
 
-    /// Nothing is queued; more may come.
+    /// Nothing is queued; more may arrive.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
 
-    /// Nothing more comes: the peer has ended its direction, or an error was put by.
+    /// Nothing more arrives: the peer has ended its direction, or an error was kept.
     pub fn has_ended(&self) -> bool {
         self.ended || self.failed.is_some()
     }
 
-    /// The peer has ended its direction orderly and everything was consumed.
+    /// The peer has ended its direction in good order, and everything was consumed.
     pub fn is_finished(&self) -> bool {
         self.ended && self.is_empty()
     }
 
-    /// What is queued, as one gathered write takes it.
+    /// The first pieces of the queue, and how many they are, for a gathered write.
     pub(crate) fn slices(&self) -> ([IoSlice<'_>; GATHER], usize) {
         self.queue.slices()
     }
 
-    /// Drops `count` queued bytes from the front and gives the peer as much window back.
+    /// Drops `count` bytes from the front of the queue, and gives the peer as much window back.
     pub(crate) fn consume(&mut self, count: usize) {
         self.release(count);
         self.queue.consume(count);
     }
 
-    /// The next bytes; `None` at the orderly end.
+    /// The next bytes; `None` at the end in good order.
     ///
     /// # Errors
     /// When the stream was reset or the link has ended.
@@ -245,7 +246,7 @@ impl Inbox {
         Ok(next)
     }
 
-    /// Gives window back, but for what the tunnel does not need beside others, or may not have while memory is tight.
+    /// Gives window back, except for what the tunnel does not need beside others, or may not have while memory is tight.
     fn release(&mut self, count: usize) {
         let mut tight = false;
         if let Some(account) = &self.account {
@@ -258,8 +259,8 @@ impl Inbox {
         self.receive.release_capacity(owed - self.withheld);
     }
 
-    /// Drops what is queued; the peer gets no window back.
-    fn forget(&mut self) {
+    /// Drops what is queued. The peer gets no window back.
+    fn discard(&mut self) {
         if let Some(account) = &self.account {
             account.let_go(self.queue.len());
         }
@@ -269,7 +270,7 @@ impl Inbox {
 
 impl Drop for Inbox {
     fn drop(&mut self) {
-        self.forget();
+        self.discard();
         self.counted.pulse().flow().withhold(self.withheld, 0);
     }
 }

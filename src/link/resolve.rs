@@ -1,4 +1,4 @@
-//! Questions to the gateway's name servers over a link: one request each, as DNS over HTTPS has it (RFC 8484).
+//! DNS queries to the gateway's name servers over a link, as in DNS over HTTPS (RFC 8484): one request each.
 
 use std::time::Duration;
 
@@ -8,40 +8,37 @@ use tokio::time::timeout;
 
 use super::client::{Link, refusal};
 use super::http2;
-use super::server::Incoming;
-use super::stream::{Inbox, Outbox};
+use super::incoming::Incoming;
+use super::request::{RESOLVE_PATH, uri};
+use super::tunnel::{Inbox, Outbox};
 use crate::failure::{Failure, Kind, Side};
 use crate::wire::dns::LONGEST;
 
-/// What the request is for; the path is what counts.
-const URI: &str = "https://gateway.laneway/dns-query";
-/// The path of the request.
-pub(super) const PATH: &str = "/dns-query";
-/// What both sides send (RFC 8484 §6).
+/// The media type of queries and answers (RFC 8484 §6).
 const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/dns-message");
 
-/// How long the client may take for its question once the request has begun.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the client may take to send its query once the request has begun.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Asks the gateway of `link`; gives the bytes of its answer. Who asks sets the deadline.
+/// Sends a query to the gateway of `link`, and gives the bytes of its answer. The caller sets the deadline.
 ///
 /// # Errors
-/// [`Side::Link`] when the link itself failed, so that another gateway may be asked; else what the gateway says.
-pub async fn ask(link: &Link, question: Bytes) -> Result<Bytes, Failure> {
+/// [`Side::Link`] when the link itself failed, so that another gateway may be asked; otherwise what the gateway answers.
+pub async fn resolve(link: &Link, query: Bytes) -> Result<Bytes, Failure> {
     let counted = link.pulse.tunnel();
     let mut request = Request::new(());
     *request.method_mut() = Method::POST;
-    *request.uri_mut() = http::Uri::from_static(URI);
+    *request.uri_mut() = uri(RESOLVE_PATH);
     request.headers_mut().insert(header::CONTENT_TYPE, MEDIA_TYPE);
     request.headers_mut().insert(header::ACCEPT, MEDIA_TYPE);
     let exchange = async {
-        let (response, send) = link.ask(request).await?;
+        let (response, send) = link.send(request).await?;
         let mut outbox = Outbox::new(send, link.pulse.clone());
         let sent = async {
-            outbox.send(question).await?;
+            outbox.send(query).await?;
             outbox.finish()
         };
-        // An early refusal resets the stream under the question; the answer says more than that.
+        // An early refusal resets the stream while the query is sent; the response says why.
         let (response, _) = futures_util::future::join(response, sent).await;
         let response = response?;
         if response.status() != StatusCode::OK {
@@ -56,11 +53,11 @@ pub async fn ask(link: &Link, question: Bytes) -> Result<Bytes, Failure> {
     };
     tokio::select! {
         answer = exchange => answer.unwrap_or_else(|error: http2::Error| Err(link.lost(&error))),
-        never = link.impatience() => match never {},
+        never = link.demand_proof() => match never {},
     }
 }
 
-/// All that comes; `None` when it is more than a message can be.
+/// The whole body; `None` when it is longer than a message can be.
 async fn whole(inbox: &mut Inbox) -> Result<Option<Bytes>, http2::Error> {
     let mut body = BytesMut::new();
     while let Some(piece) = inbox.next().await? {
@@ -73,21 +70,21 @@ async fn whole(inbox: &mut Inbox) -> Result<Option<Bytes>, http2::Error> {
 }
 
 impl Incoming {
-    /// The bytes of the question; `None` when the client has given up, or says too much or too slowly.
-    pub async fn question(&mut self) -> Option<Bytes> {
-        timeout(PATIENCE, whole(&mut self.inbox)).await.ok()?.ok()?
+    /// The bytes of the query; `None` when the client has given up, or sends too much or too slowly.
+    pub async fn read_query(&mut self) -> Option<Bytes> {
+        timeout(QUERY_TIMEOUT, whole(&mut self.inbox)).await.ok()?.ok()?
     }
 
-    /// Answers the question, with bytes that are good for so many seconds (RFC 8484 §5.1). Fails only when nobody
-    /// listens any more.
-    pub fn answer(self, bytes: Vec<u8>, seconds: u32) {
+    /// Answers the query; the answer may be cached for `seconds` (RFC 8484 §5.1). A client that has given up meanwhile gets
+    /// no answer.
+    pub fn answer_query(self, bytes: Vec<u8>, seconds: u32) {
         let mut response = http::Response::new(());
         response.headers_mut().insert(header::CONTENT_TYPE, MEDIA_TYPE);
         if let Ok(value) = HeaderValue::from_str(&format!("max-age={seconds}")) {
             response.headers_mut().insert(header::CACHE_CONTROL, value);
         }
         let sent = self.respond.send(&response, false);
-        // At most 64 KiB, which wait until they are sent.
+        // At most 64 KiB, so nothing waits for capacity.
         let _ = sent.and_then(|mut send| send.send_data(bytes.into(), true));
     }
 }

@@ -1,9 +1,9 @@
-//! The group's news on a link: a request of its own that stays open, on which each side says what it has and gives what
-//! the other lacks.
+//! Group updates on a link: a request of its own that stays open, on which each side says which version it has and sends
+//! what the other lacks.
 //!
-//! Both speak alike. A message is a length (u32, big-endian) and that much JSON: `have` with a version, or `news`. Who
-//! has newer news than the other says it has gives them, and gives each once only; who takes news over answers
-//! with what it has then. Nothing is said to a peer that the very news to be said put out.
+//! Both sides speak the same protocol. A message is a length (u32, big-endian) and that much JSON: `have` with a version, or
+//! `news` with an update. A side that has a newer version than the other sends it, and each version only once; a side that
+//! adopts an update answers with the version it has then. A peer that an update removes from the group is not sent it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,20 +15,16 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::client::Link;
 use super::http2;
-use super::stream::{Inbox, Outbox, Tunnel};
+use super::request::{UPDATES_PATH, uri};
+use super::tunnel::{Inbox, Outbox, Tunnel};
 use crate::trust::board::Board;
 use crate::trust::news::{LONGEST_CRL, NewsError, Sealed, Version};
 use crate::wire::id::NodeId;
 
-/// What the request is for; the path is what counts.
-const URI: &str = "https://gateway.laneway/laneway/news";
-/// The path of the request.
-pub(super) const PATH: &str = "/laneway/news";
-
-/// The longest message: the longest revocation list, as the base64 text that it becomes.
-const LONGEST: usize = LONGEST_CRL / 3 * 4 + 4096;
-/// How long the peer may take for one message that it has begun, and for taking one.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The longest message, in bytes: the longest revocation list as base64, and what surrounds it.
+const MAX_MESSAGE: usize = LONGEST_CRL / 3 * 4 + 4096;
+/// How long the peer may take to finish a message that it has begun, and to receive one.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -37,31 +33,31 @@ enum Message {
     News(Box<Sealed>),
 }
 
-/// Why the exchange is over, and the link is none the worse for it.
+/// Why an exchange has ended. The link goes on.
 #[derive(Debug, thiserror::Error)]
 pub enum ExchangeError {
     /// The link or the request has ended.
-    #[error("the exchange of news broke")]
+    #[error("the exchange of group updates broke")]
     Broken(#[from] http2::Error),
-    /// It does not exchange news.
-    #[error("the gateway answered the request for news with status {0}")]
+    /// The gateway does not exchange updates.
+    #[error("the gateway answered the request for group updates with status {0}")]
     Declined(StatusCode),
-    /// The peer began a message and did not end it, or took none.
-    #[error("the peer stalled in the exchange of news")]
+    /// The peer began a message and did not finish it, or does not read.
+    #[error("the peer stalled in the exchange of group updates")]
     Stalled,
-    /// The peer ended in the middle of a message, or said what is none.
-    #[error("the peer does not speak as it should in the exchange of news")]
+    /// The peer ended in the middle of a message, or sent something else.
+    #[error("the peer broke the protocol in the exchange of group updates")]
     Malformed,
-    /// The peer's news are not the authority's.
+    /// The peer's update is not signed by the authority.
     #[error(transparent)]
     Forged(#[from] NewsError),
-    /// The peer is not of the group any more.
+    /// The peer is not a member of the group any more.
     #[error("the peer was removed from the group")]
     Revoked,
 }
 
-/// Exchanges news over a link of this node's as long as it stands and is in use.
-pub async fn attend(link: Link, board: Arc<Board>) {
+/// Exchanges updates over a link of this node until the link is retired or ends.
+pub async fn follow(link: Link, board: Arc<Board>) {
     let exchanged = async {
         let tunnel = request(&link).await?;
         exchange(tunnel, &board, link.gateway.id).await
@@ -75,29 +71,29 @@ pub async fn attend(link: Link, board: Arc<Board>) {
     }
 }
 
-/// Exchanges news with the gateway of a link until both have the same.
+/// Exchanges updates with the gateway of a link until both have the same version.
 ///
 /// # Errors
 /// [`ExchangeError`].
-pub async fn deliver(link: &Link, board: &Board) -> Result<(), ExchangeError> {
+pub async fn synchronize(link: &Link, board: &Board) -> Result<(), ExchangeError> {
     let mut exchange = Exchange::new(request(link).await?, link.gateway.id);
     let even = async {
         exchange.begin(board).await?;
         while exchange.peer != Some(board.version()) {
-            match exchange.hear(board).await? {
+            match exchange.receive(board).await? {
                 true => exchange.answer(board).await?,
                 false => return Err(ExchangeError::Malformed),
             }
         }
         Ok(())
     };
-    timeout(PATIENCE, even).await.ok().ok_or(ExchangeError::Stalled)??;
-    // What it answered was the last word: an end that does not arrive changes nothing.
+    timeout(TIMEOUT, even).await.ok().ok_or(ExchangeError::Stalled)??;
+    // Both have the same version now, whether the end arrives or not.
     let _ = exchange.outbox.finish();
     Ok(())
 }
 
-/// Exchanges news on a request that the peer of a link has made, until it ends the request.
+/// Exchanges updates on a request of the peer until it ends the request.
 pub async fn serve(tunnel: Tunnel, board: Arc<Board>, peer: NodeId) {
     if let Err(error) = exchange(tunnel, &board, peer).await {
         log(&peer.short(), error);
@@ -108,21 +104,21 @@ fn log(peer: &str, error: ExchangeError) {
     let hostile = matches!(error, ExchangeError::Malformed | ExchangeError::Forged(_));
     let reason = format!("{:#}", anyhow::Error::new(error));
     if hostile {
-        tracing::warn!(peer, reason, "no news from this peer");
+        tracing::warn!(peer, reason, "group updates of this peer are refused");
     } else {
-        tracing::debug!(peer, reason, "the exchange of news is over");
+        tracing::debug!(peer, reason, "the exchange of group updates has ended");
     }
 }
 
 async fn request(link: &Link) -> Result<Tunnel, ExchangeError> {
     let mut request = Request::new(());
     *request.method_mut() = Method::POST;
-    *request.uri_mut() = http::Uri::from_static(URI);
-    let asked = async {
-        let (response, send) = link.ask(request).await?;
+    *request.uri_mut() = uri(UPDATES_PATH);
+    let answered = async {
+        let (response, send) = link.send(request).await?;
         Ok::<_, http2::Error>((response.await?, send))
     };
-    let (response, send) = timeout(PATIENCE, asked).await.ok().ok_or(ExchangeError::Stalled)??;
+    let (response, send) = timeout(TIMEOUT, answered).await.ok().ok_or(ExchangeError::Stalled)??;
     match response.status() {
         StatusCode::OK => Ok({
             let outbox = Outbox::new(send, link.pulse.clone());
@@ -138,7 +134,7 @@ async fn exchange(tunnel: Tunnel, board: &Board, peer: NodeId) -> Result<(), Exc
     exchange.begin(board).await?;
     loop {
         tokio::select! {
-            heard = exchange.hear(board) => if !heard? {
+            received = exchange.receive(board) => if !received? {
                 return Ok(exchange.outbox.finish()?);
             },
             changed = changes.changed() => if changed.is_err() {
@@ -154,16 +150,16 @@ struct Exchange {
     outbox: Outbox,
     inbox: Inbox,
     buffer: BytesMut,
-    /// When the message that has begun to arrive must be whole.
+    /// When the message that has begun to arrive must be complete.
     due: Option<Instant>,
     id: NodeId,
-    /// What the peer has, as it said, or as it was given.
+    /// The version that the peer has: the one it named, or the one it was sent.
     peer: Option<Version>,
-    /// It gave news, and is owed an answer.
+    /// It sent an update, and is owed an answer.
     owed: bool,
-    /// What it was given last, and what it gave last.
-    given: Option<Version>,
-    taken: Option<Version>,
+    /// The version that was sent to it last, and the one it sent last.
+    sent: Option<Version>,
+    received: Option<Version>,
 }
 
 impl Exchange {
@@ -176,19 +172,19 @@ impl Exchange {
             id,
             peer: None,
             owed: false,
-            given: None,
-            taken: None,
+            sent: None,
+            received: None,
         }
     }
 
-    /// Says what this node has.
+    /// Names the version that this node has.
     async fn begin(&mut self, board: &Board) -> Result<(), ExchangeError> {
-        self.say(&Message::Have(board.version())).await
+        self.send(&Message::Have(board.version())).await
     }
 
-    /// Waits for the next message, and takes over what it brings. False when the peer has ended. What was read of an
-    /// unfinished message is kept when this is dropped.
-    async fn hear(&mut self, board: &Board) -> Result<bool, ExchangeError> {
+    /// Waits for the next message, and adopts the update in it. False when the peer has ended. What was read of an
+    /// unfinished message is kept when this future is dropped.
+    async fn receive(&mut self, board: &Board) -> Result<bool, ExchangeError> {
         let message = loop {
             if let Some(message) = self.next_message()? {
                 break message;
@@ -203,13 +199,13 @@ impl Exchange {
                 None if self.buffer.is_empty() => return Ok(false),
                 None => return Err(ExchangeError::Malformed),
             }
-            self.due.get_or_insert_with(|| Instant::now() + PATIENCE);
+            self.due.get_or_insert_with(|| Instant::now() + TIMEOUT);
         };
         match message {
             Message::Have(version) => self.peer = self.peer.max(Some(version)),
             Message::News(sealed) => {
-                // Each is newer than the last, so who floods this node needs the authority's key.
-                if self.taken.replace(sealed.version()) >= Some(sealed.version()) {
+                // Each is newer than the last one, so only the authority could flood this node.
+                if self.received.replace(sealed.version()) >= Some(sealed.version()) {
                     return Err(ExchangeError::Malformed);
                 }
                 board.hear(&sealed)?;
@@ -223,41 +219,41 @@ impl Exchange {
     fn next_message(&mut self) -> Result<Option<Message>, ExchangeError> {
         let Some((length, rest)) = self.buffer.split_first_chunk::<4>() else { return Ok(None) };
         let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
-        if length > LONGEST {
+        if length > MAX_MESSAGE {
             return Err(ExchangeError::Malformed);
         }
         let Some(json) = rest.get(..length) else { return Ok(None) };
         let message = serde_json::from_slice(json).ok().ok_or(ExchangeError::Malformed)?;
         self.buffer.advance(4 + length);
-        self.due = (!self.buffer.is_empty()).then(|| Instant::now() + PATIENCE);
+        self.due = (!self.buffer.is_empty()).then(|| Instant::now() + TIMEOUT);
         Ok(Some(message))
     }
 
-    /// Gives what the peer lacks and has not been given, and what it is owed.
+    /// Sends what the peer lacks and was not sent yet, and the answer that it is owed.
     async fn answer(&mut self, board: &Board) -> Result<(), ExchangeError> {
         let group = board.group();
-        // The news that put it out do that before they are given to anybody.
+        // The update that removes it is adopted before it is sent to anybody.
         if group.news.revokes(self.id) {
             return Err(ExchangeError::Revoked);
         }
         let version = group.news.version();
-        if self.peer.is_some_and(|has| has < version) && self.given.is_none_or(|given| given < version) {
-            self.given = Some(version);
+        if self.peer.is_some_and(|has| has < version) && self.sent.is_none_or(|sent| sent < version) {
+            self.sent = Some(version);
             self.owed = false;
-            return self.say(&Message::News(Box::new(group.news.sealed().clone()))).await;
+            return self.send(&Message::News(Box::new(group.news.sealed().clone()))).await;
         }
         if std::mem::take(&mut self.owed) {
-            self.say(&Message::Have(version)).await?;
+            self.send(&Message::Have(version)).await?;
         }
         Ok(())
     }
 
-    async fn say(&mut self, message: &Message) -> Result<(), ExchangeError> {
+    async fn send(&mut self, message: &Message) -> Result<(), ExchangeError> {
         let json = serde_json::to_vec(message).ok().ok_or(ExchangeError::Malformed)?;
         let length = u32::try_from(json.len()).ok().ok_or(ExchangeError::Malformed)?;
         let frame = Bytes::from([&length.to_be_bytes()[..], &json].concat());
-        let said = timeout(PATIENCE, self.outbox.send(frame)).await;
-        Ok(said.ok().ok_or(ExchangeError::Stalled)??)
+        let sent = timeout(TIMEOUT, self.outbox.send(frame)).await;
+        Ok(sent.ok().ok_or(ExchangeError::Stalled)??)
     }
 }
 
@@ -297,7 +293,7 @@ mod tests {
         }
     }
 
-    /// The peer's end of one exchange, on a link that nobody cuts.
+    /// The peer's end of one exchange.
     struct Other {
         send: h2::SendStream<Bytes>,
         receive: RecvStream,
@@ -309,7 +305,7 @@ mod tests {
         async fn of(board: Arc<Board>) -> Self {
             let (near, far) = tokio::io::duplex(1024 * 1024);
             let server = tokio::spawn(async move {
-                let mut connection = Connection::server(far, crate::link::config());
+                let mut connection = Connection::server(far, crate::link::settings::config());
                 let accepted = poll_fn(|cx| connection.poll_accept(cx)).await;
                 let (request, respond) = accepted.unwrap().unwrap();
                 let send = respond.send(&http::Response::new(()), false).unwrap();
@@ -320,7 +316,7 @@ mod tests {
             });
             let (requests, connection) = h2::client::handshake(near).await.unwrap();
             tokio::spawn(connection);
-            let request = Request::builder().method(Method::POST).uri(URI).body(()).unwrap();
+            let request = Request::builder().method(Method::POST).uri(uri(UPDATES_PATH)).body(()).unwrap();
             let mut requests = requests.ready().await.unwrap();
             let (response, send) = requests.send_request(request, false).unwrap();
             let receive = response.await.unwrap().into_body();
@@ -334,7 +330,7 @@ mod tests {
         }
 
         async fn hear(&mut self) -> Option<Message> {
-            timeout(PATIENCE * 3, self.next()).await.expect("a message, or the end")
+            timeout(TIMEOUT * 3, self.next()).await.expect("a message, or the end")
         }
 
         async fn next(&mut self) -> Option<Message> {
@@ -351,24 +347,24 @@ mod tests {
         }
 
         async fn ended(self) -> Result<(), ExchangeError> {
-            timeout(PATIENCE * 3, self.serving).await.expect("the end").unwrap()
+            timeout(TIMEOUT * 3, self.serving).await.expect("the end").unwrap()
         }
     }
 
     #[tokio::test]
-    async fn the_new_key_is_not_given_to_whom_the_same_news_put_out() {
+    async fn a_member_that_an_update_removes_is_not_sent_the_update() {
         let lab = lab();
         let mut other = Other::of(lab.board.clone()).await;
         assert!(matches!(other.hear().await, Some(Message::Have(_))));
         other.say(&Message::Have(lab.board.version()));
         lab.authority.revoke(&PEER.to_string()).unwrap();
         lab.board.hear(&lab.signed()).unwrap();
-        assert!(other.hear().await.is_none(), "it was told");
+        assert!(other.hear().await.is_none(), "it was sent something");
         assert!(matches!(other.ended().await, Err(ExchangeError::Revoked)));
     }
 
     #[tokio::test]
-    async fn news_are_pushed_when_they_come_and_are_not_sent_back_to_whom_they_are_from() {
+    async fn updates_are_passed_on_and_not_sent_back_to_their_sender() {
         let lab = lab();
         let mut other = Other::of(lab.board.clone()).await;
         let start = lab.board.version();
@@ -382,7 +378,7 @@ mod tests {
         lab.authority.rotate().unwrap();
         let second = lab.signed();
         other.say(&Message::News(Box::new(second.clone())));
-        // The answer is that it has them, and nothing else comes.
+        // The answer names the version, and nothing else is sent.
         assert!(matches!(other.hear().await, Some(Message::Have(version)) if version == second.version()));
         assert_eq!(lab.board.version(), second.version());
         other.send.send_data(Bytes::new(), true).unwrap();
@@ -391,7 +387,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn news_that_are_no_newer_than_those_before_end_the_exchange() {
+    async fn an_update_that_is_not_newer_than_the_one_before_ends_the_exchange() {
         let lab = lab();
         let old = lab.signed();
         for repeated in [false, true] {
@@ -406,7 +402,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_message_that_is_begun_and_not_ended_is_given_up() {
+    async fn a_message_that_is_not_finished_ends_the_exchange() {
         let lab = lab();
         let mut other = Other::of(lab.board.clone()).await;
         other.send.send_data(Bytes::from_static(&[0, 0, 0]), false).unwrap();

@@ -1,0 +1,110 @@
+//! What a gateway says about itself over a link: one request, one small JSON answer. Members ask for it to diagnose a
+//! problem, and to measure the distance to the gateway.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{Method, Request, StatusCode};
+use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
+
+use super::client::{Link, refusal};
+use super::http2;
+use super::incoming::Incoming;
+use super::request::{INFO_PATH, uri};
+use super::tunnel::Inbox;
+use crate::failure::{Failure, Kind, Side};
+
+/// How long the gateway may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest answer that is read, in bytes.
+const MAX_ANSWER: usize = 64 * 1024;
+/// How many servers one answer names at most.
+pub const MAX_SERVERS: usize = 64;
+
+/// What a gateway says about itself. Later versions may add fields; readers ignore those that they do not know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatewayInfo {
+    /// Its clock, in milliseconds since 1970 (UTC).
+    pub clock: u64,
+    /// The servers that it is configured to reach, as `host:port`; at most [`MAX_SERVERS`].
+    pub servers: Vec<String>,
+    /// Its role in the selection (`active`, `standby` …); none while it is not a candidate.
+    pub state: Option<String>,
+    /// Whether its own probe reaches a server: `reachable`, `unreachable` or `not probed`.
+    pub reach: Option<String>,
+}
+
+/// Asks the gateway at the other end of `link`.
+///
+/// # Errors
+/// [`Side::Link`] when the link itself failed; [`Kind::Unsupported`] from a gateway that is too old to know the request;
+/// otherwise what the gateway answers.
+pub async fn fetch(link: &Link) -> Result<GatewayInfo, Failure> {
+    let counted = link.pulse.tunnel();
+    let mut request = Request::new(());
+    *request.method_mut() = Method::GET;
+    *request.uri_mut() = uri(INFO_PATH);
+    let exchange = async {
+        let response = link.send_without_body(request).await?.await?;
+        if response.status() != StatusCode::OK {
+            return Ok(Err(refusal(&response, link.address)));
+        }
+        let mut inbox = Inbox::new(response.into_body(), counted);
+        let mut body = BytesMut::new();
+        while let Some(piece) = inbox.next().await? {
+            if body.len() + piece.len() > MAX_ANSWER {
+                break;
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(parse(&body).ok_or_else(|| {
+            let sentence = format!("the gateway {} sent no valid description of itself", link.address);
+            Failure::new(Kind::BadResponse, Side::Gateway, sentence)
+        }))
+    };
+    match timeout(TIMEOUT, exchange).await {
+        Ok(answer) => answer.unwrap_or_else(|error: http2::Error| Err(link.lost(&error))),
+        Err(_) => {
+            let sentence = format!("the gateway {} does not answer over its link", link.address);
+            Err(Failure::new(Kind::ConnectTimeout, Side::Link, sentence))
+        }
+    }
+}
+
+/// Parses an answer, which may be any bytes.
+fn parse(body: &[u8]) -> Option<GatewayInfo> {
+    let mut info: GatewayInfo = serde_json::from_slice(body).ok()?;
+    info.servers.truncate(MAX_SERVERS);
+    Some(info)
+}
+
+impl Incoming {
+    /// Answers with what this gateway is. A client that has given up meanwhile gets no answer.
+    pub fn answer_info(self, info: &GatewayInfo) {
+        let sent = self.respond.send(&http::Response::new(()), false);
+        let json = serde_json::to_vec(info).unwrap_or_default();
+        let _ = sent.and_then(|mut send| send.send_data(Bytes::from(json), true));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = parse(&bytes);
+        }
+    }
+
+    #[test]
+    fn unknown_fields_are_ignored_and_the_list_of_servers_is_bounded() {
+        let servers = vec!["a:1".to_owned(); MAX_SERVERS + 1];
+        let json = serde_json::json!({ "clock": 1, "servers": servers, "moon": "full" });
+        let info = parse(json.to_string().as_bytes()).unwrap();
+        assert_eq!((info.clock, info.servers.len(), info.reach), (1, MAX_SERVERS, None));
+    }
+}

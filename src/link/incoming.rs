@@ -1,0 +1,90 @@
+//! One request on a link, at the gateway.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+
+use http::{HeaderValue, Request, Response, StatusCode};
+
+use super::alive::Pulse;
+use super::http2::{self, Protocol, RecvStream, SendResponse};
+use super::request::RequestKind;
+use super::settings::{CAPSULE_PROTOCOL, CONNECTION_ID};
+use super::tunnel::{Inbox, Outbox, Tunnel};
+use crate::failure::Failure;
+use crate::memory::Account;
+
+/// A request that waits for its answer.
+pub struct Incoming {
+    /// What it requests, or why it is to be refused.
+    pub kind: Result<RequestKind, Failure>,
+    /// The client's id of the connection, for the logs.
+    pub connection_id: u64,
+    pub(super) respond: SendResponse,
+    pub(super) inbox: Inbox,
+    account: Option<Arc<Account>>,
+}
+
+impl Incoming {
+    /// A request that was received on the link with this `pulse`.
+    pub(super) fn new(request: Request<RecvStream>, respond: SendResponse, pulse: &Arc<Pulse>) -> Self {
+        let (head, receive) = request.into_parts();
+        let connection_id = head.headers.get(CONNECTION_ID).and_then(|id| id.to_str().ok()?.parse().ok());
+        let protocol = head.extensions.get::<Protocol>().map(|Protocol(protocol)| protocol.as_str());
+        let kind = RequestKind::of(&head.method, &head.uri, protocol);
+        let counted = if kind == Ok(RequestKind::Updates) { pulse.aside() } else { pulse.tunnel() };
+        let (connection_id, inbox) = (connection_id.unwrap_or(0), Inbox::new(receive, counted));
+        Self { kind, connection_id, respond, inbox, account: None }
+    }
+
+    /// Counts the bytes that the tunnel holds in `account` from now on.
+    pub fn charge_to(&mut self, account: Arc<Account>) {
+        self.inbox.charge_to(&account);
+        self.account = Some(account);
+    }
+
+    /// Answers that the request is granted.
+    ///
+    /// # Errors
+    /// When the client has given up meanwhile.
+    pub fn accept(self) -> Result<Tunnel, http2::Error> {
+        let mut response = Response::new(());
+        if matches!(self.kind, Ok(RequestKind::Udp(_))) {
+            response.headers_mut().insert(CAPSULE_PROTOCOL, HeaderValue::from_static("?1"));
+        }
+        let send = self.respond.send(&response, false)?;
+        let outbox = Outbox::new(send, self.inbox.pulse().clone());
+        let mut tunnel = Tunnel::new(outbox, self.inbox);
+        if let Some(account) = &self.account {
+            tunnel.outbox.charge_to(account);
+        }
+        Ok(tunnel)
+    }
+
+    /// Answers with the reason why the request is refused. A client that has given up meanwhile gets no answer.
+    pub fn refuse(self, failure: &Failure, proxy: &str) {
+        let mut response = Response::new(());
+        *response.status_mut() =
+            StatusCode::from_u16(failure.http_status()).unwrap_or(StatusCode::BAD_GATEWAY);
+        if let Ok(value) = HeaderValue::from_str(&failure.proxy_status(proxy)) {
+            response.headers_mut().insert("proxy-status", value);
+        }
+        let _ = self.respond.send(&response, true);
+    }
+
+    /// Is ready when the client has given up, or the tunnel is to be reset for want of memory. What the client sends
+    /// meanwhile is queued as in an open tunnel.
+    pub async fn abandoned(&mut self) {
+        poll_fn(|cx| {
+            while !self.inbox.has_ended() {
+                match self.inbox.poll_fill(cx) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(_)) => return Poll::Ready(()),
+                    Poll::Pending => break,
+                }
+            }
+            self.respond.poll_reset(cx).map(drop)
+        })
+        .await;
+    }
+}

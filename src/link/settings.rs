@@ -1,0 +1,38 @@
+//! What both ends of a link agree on.
+
+use std::time::Duration;
+
+use super::{flow, http2, steps};
+
+/// The receive window of the connection, in bytes: the largest there is. It must never be what stops a link, because tunnels
+/// that nobody reads would use it up and stop all others for good. Memory is bounded for each tunnel instead.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+/// What one tunnel may have queued for sending, in bytes.
+const SEND_BUFFER: usize = 256 * 1024;
+/// How many tunnels one link carries at a time.
+const MAX_TUNNELS: u32 = 16_384;
+/// The size of the longest header list of a request, in bytes.
+const MAX_HEADER_LIST: u32 = 16 * 1024;
+/// How many streams the peer may reset before this end has accepted them.
+const MAX_PENDING_RESETS: usize = 1024;
+/// How long TCP connect, the TLS handshake and the HTTP/2 preface may take, each.
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The HTTP/2 settings of both ends.
+pub(super) const fn config() -> http2::Config {
+    http2::Config {
+        max_frame_size: steps::LARGE,
+        stream_window: flow::ALONE,
+        connection_window: CONNECTION_WINDOW,
+        send_buffer: SEND_BUFFER,
+        max_header_list_size: MAX_HEADER_LIST,
+        max_concurrent_streams: MAX_TUNNELS,
+        max_pending_resets: MAX_PENDING_RESETS,
+    }
+}
+
+/// The header field with the client's connection id, by which the logs of both ends can be joined.
+pub const CONNECTION_ID: &str = "laneway-conn";
+
+/// The header field that says that a stream carries capsules (RFC 9297 §3.4).
+pub(super) const CAPSULE_PROTOCOL: &str = "capsule-protocol";
