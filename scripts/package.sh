@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Makes the packages of this version in target/package/: a .deb, and with --static a binary without any library.
+# Builds packages in target/package/: a .deb, or with --static a static binary.
 #   scripts/package.sh              the .deb; needs cargo-deb ('cargo install cargo-deb')
-#   scripts/package.sh --static     laneway for x86_64 or aarch64 with musl; needs the target and musl-tools
-#   scripts/package.sh --check      what is cheap to check without building a package: the unit, the sample
+#   scripts/package.sh --static     a static binary with musl; needs the target of this machine's processor and musl-tools
+#   scripts/package.sh --check      checks the unit and the sample configuration, without building a package
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=target/package
 
 need() { command -v "$1" >/dev/null || { echo "error: $1 is not installed" >&2; echo "hint: $2" >&2; exit 1; }; }
 
-# What packages install beside the program, made by the program.
-accompany() {
+# Lets the program write its manual pages and completions.
+generate() {
     rm -rf "$out/man" "$out/completions"
     mkdir -p "$out/completions"
     "$1" man --out "$out/man"
@@ -20,7 +20,7 @@ accompany() {
 deb() {
     need cargo-deb "cargo install cargo-deb"
     cargo build --release --locked
-    accompany target/release/laneway
+    generate target/release/laneway
     local version date
     version=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"name":"laneway","version":"\([^"]*\)".*/\1/')
     date=$(date --rfc-email --date="@${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}")
@@ -46,7 +46,7 @@ static() {
     CC=musl-gcc cargo build --release --locked --target "$target"
     mkdir -p "$out"
     cp "target/$target/release/laneway" "$out/laneway-$target"
-    # Nothing to load it with: then it runs on any Linux of this processor.
+    # A static binary has no interpreter, and runs on any Linux with this processor.
     ! readelf --program-headers "$out/laneway-$target" | grep INTERP
     ls -l "$out/laneway-$target"
 }
@@ -55,11 +55,11 @@ check() {
     local laneway=${LANEWAY:-target/debug/laneway} work
     work=$(mktemp -d)
     trap 'rm -rf "$work"' RETURN
-    # Uncommented, every line of the sample is one that the program takes.
+    # The program must accept the sample, also with every line uncommented.
     sed 's/^#\([a-z]\)/\1/' packaging/laneway.toml >"$work/all.toml"
     for file in packaging/laneway.toml "$work/all.toml"; do
         LANEWAY_STATE=$work/state "$laneway" up --config "$file" 2>"$work/said" && exit 1
-        # It goes no further than the group, which this machine is not in; that is after the configuration.
+        # The start fails at the missing group, which is looked up after the configuration was accepted.
         grep -q "is in no group" "$work/said" || { cat "$work/said" >&2; exit 1; }
     done
     if command -v systemd-analyze >/dev/null; then
@@ -69,7 +69,7 @@ check() {
             sed "s|ExecStart=/usr|ExecStart=$work/usr|; /^Documentation/d" packaging/systemd/laneway.service >"$work/laneway.service"
             sed '/^Documentation/d' packaging/systemd/optional/laneway.socket >"$work/laneway.socket"
             [ -z "$drop_in" ] || sed '/^#/d' "$drop_in" >>"$work/laneway.service"
-            # Before systemd 253 the unit's newer type is not known; the unit says what happens then.
+            # systemd before 253 warns about notify-reload; a comment in the unit explains it.
             SYSTEMD_LOG_LEVEL=warning systemd-analyze verify --man=no "$work/laneway.service" "$work/laneway.socket" 2>&1 |
                 grep -v -e 'ignoring: notify-reload' >"$work/complaints" || true
             [ ! -s "$work/complaints" ] || { cat "$work/complaints" >&2; exit 1; }
@@ -79,7 +79,7 @@ check() {
     else
         echo "skipped: systemd-analyze is not installed"
     fi
-    echo "packaging: well"
+    echo "packaging: ok"
 }
 
 case "${1:-}" in

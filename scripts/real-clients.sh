@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Real software through laneway: every client of docs/clients.md in the network of the netns tests, on a machine without a
-# route to the server or a name for it. Prints a table: pass, fail, or skipped and why.
+# Runs real software through laneway: every client of docs/clients.md, in the network of the netns tests, on a machine that
+# has no route to the server and cannot resolve its name. Prints a table: pass, fail, or skipped with the reason.
 #   scripts/real-clients.sh                all of them
 #   scripts/real-clients.sh pip npm        these
 #   scripts/real-clients.sh --install      first installs what they need: Debian packages (as root), and packages of PyPI and
 #                                          npm below target/
-#   scripts/real-clients.sh --no-proxy     what each client takes for 'not by the proxy': the table of docs/clients.md
+#   scripts/real-clients.sh --no-proxy     prints how each client reads no_proxy: the table of docs/clients.md
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
