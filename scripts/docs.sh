@@ -43,10 +43,13 @@ metrics=$(grep -rl 'gauge("build_info"' --include='*.rs' "${sources[@]}" | head 
 metric_is_documented() { grep -q "\`laneway_$1\`" docs/operations.md || complain "the metric laneway_$1 is not in docs/operations.md"; }
 tr -d '\n' <"$metrics" | grep -oE '(gauge|counter|each)\( *"[a-z_]+"' | grep -oE '[a-z_]+"' | tr -d '"' | sed '/^x$/d' | sort -u | each metric_is_documented
 
-# Tests that SECURITY.md names: `suite::test_name` or `test_name`, in the last column.
+# Tests that SECURITY.md names in its last column, and ARCHITECTURE.md anywhere: `module::test_name` or `test_name`.
 tests=$(grep -rhoE '^ *(async )?fn [a-z0-9_]+' --include='*.rs' "${sources[@]}" | sed 's/.*fn //' | sort -u)
-test_exists() { grep -qx "${1##*::}" <<<"$tests" || complain "SECURITY.md names the test $1, which does not exist"; }
-sed -n '/^|.*|.*|/s/.*|\([^|]*\)|$/\1/p' SECURITY.md | grep -oE '`[a-z0-9_:]+_[a-z0-9_:]+`' | tr -d '`' | sort -u | each test_exists
+test_exists() { grep -qx "${1##*::}" <<<"$tests" || complain "SECURITY.md or ARCHITECTURE.md names the test $1, which does not exist"; }
+{
+    sed -n '/^|.*|.*|/s/.*|\([^|]*\)|$/\1/p' SECURITY.md | grep -oE '`[a-z0-9_:]+_[a-z0-9_:]+`'
+    grep -oE '`([a-z0-9:]+_){3,}[a-z0-9]+`' ARCHITECTURE.md
+} | tr -d '`' | sort -u | each test_exists
 
 # The minimum Rust version.
 rust=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
