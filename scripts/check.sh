@@ -28,7 +28,7 @@ cargo test --workspace
 
 step "minimum Rust version"
 # Everything here is compiled by the default toolchain: where that is the minimum version, nothing is left to check.
-minimum=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+minimum=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 if rustc --version | grep -q "^rustc $minimum\."; then
     echo "checked above: $(rustc --version)"
 elif rustup toolchain list 2>/dev/null | grep -q "^$minimum\."; then

@@ -52,7 +52,8 @@ test_exists() { grep -qx "${1##*::}" <<<"$tests" || complain "SECURITY.md or ARC
 } | tr -d '`' | sort -u | each test_exists
 
 # The minimum Rust version.
-rust=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+rust=$(git ls-files '*Cargo.toml' | xargs sed -n 's/^rust-version = "\(.*\)"/\1/p' | sort -u)
+[ "$(wc -l <<<"$rust")" = 1 ] || complain "the manifests name different Rust versions: $rust"
 for file in README.md CONTRIBUTING.md; do
     grep -q "Rust $rust or newer" "$file" || complain "$file does not say 'Rust $rust or newer'; Cargo.toml does"
 done
