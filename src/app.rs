@@ -29,15 +29,16 @@ use crate::gateway::upstream::Upstream;
 use crate::gateway::{enrolment::ProofAttempts, listener::LinkPort};
 use crate::link::tls::{self, Credentials};
 use crate::live::{Live, Reread};
+use crate::local::context::Local;
+use crate::local::dns::{self, NameServer};
 use crate::local::endpoint::Endpoint;
 use crate::local::handshakes::Handshakes;
 use crate::local::links::Links;
-use crate::local::listener::{self, Apps, Local};
+use crate::local::listener::{self, Apps};
 use crate::local::logins::Logins;
-use crate::local::names::{self, Names};
 use crate::local::page::Page;
 use crate::local::port::Port;
-use crate::local::session::Routes;
+use crate::local::routes::Routes;
 use crate::memory::Budget;
 use crate::net;
 use crate::peers::candidate::{self, Activity, Announcement};
@@ -232,7 +233,7 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
             async move { egress.resolver().answer(&query).await }.boxed()
         }
     };
-    let names = Names::new(local.clone(), Box::new(own), &config.dns_local)
+    let names = NameServer::new(local.clone(), Box::new(own), &config.dns_local)
         .map_err(|error| Problem::new("no local name server").because(std::io::Error::other(error)))?;
 
     // Everything is bound: say where, before anything can go wrong later.
@@ -282,11 +283,11 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
 
     let mut parts = JoinSet::new();
     for port in ports {
-        parts.spawn(named("local proxy", listener::run(local.clone(), port, Apps::Proxied)));
+        parts.spawn(named("local proxy", listener::run(local.clone(), port, Apps::Proxy)));
     }
     let kept = transparent::Kept::begin(&config, &transparent_ports, &state)?;
     for port in transparent_ports {
-        let apps = Apps::Led { by_name: config.transparent_names };
+        let apps = Apps::Redirected { by_name: config.transparent_names };
         parts.spawn(named("transparent port", listener::run(local.clone(), port, apps)));
     }
     if let Some(kept) = kept {
@@ -552,10 +553,10 @@ fn bind_proxy(endpoint: &Endpoint, mode: u32) -> Result<Port, Problem> {
 }
 
 /// The local name server's listeners. This machine's own name servers are never one of them.
-async fn bind_dns(addresses: &[SocketAddr], egress: &Egress) -> Result<Vec<names::Listener>, Problem> {
+async fn bind_dns(addresses: &[SocketAddr], egress: &Egress) -> Result<Vec<dns::Listener>, Problem> {
     let mut listeners = Vec::new();
     for &address in addresses {
-        let listener = names::Listener::bind(address).await.map_err(|error| {
+        let listener = dns::Listener::bind(address).await.map_err(|error| {
             let hint = match error.kind() {
                 std::io::ErrorKind::PermissionDenied => "ports below 1024 need root, or the capability CAP_NET_BIND_SERVICE",
                 _ => "another name server may be running here; --dns 127.0.0.2:53 or another port is free more often",

@@ -72,7 +72,7 @@ impl View {
     /// What there is to see now.
     pub fn snapshot(&self) -> Snapshot {
         let now = Instant::now();
-        let links = self.links.standing().borrow().clone();
+        let links = self.links.up().borrow().clone();
         let (clients_in_all, clients) = self.served.busiest(MOST_CLIENTS);
         let telemetry = &self.telemetry;
         let words = |values: Vec<(&'static str, u64)>| {

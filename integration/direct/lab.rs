@@ -16,13 +16,14 @@ use laneway::gateway::state::Gateway;
 use laneway::gateway::{enrolment::ProofAttempts, listener::LinkPort};
 use laneway::link::client::Link;
 use laneway::link::tls::{self, Credentials};
+use laneway::local::context::Local;
 use laneway::local::handshakes::Handshakes;
 use laneway::local::links::Links;
-use laneway::local::listener::{self, Apps, Local};
+use laneway::local::listener::{self, Apps};
 use laneway::local::logins::{Login, Logins};
 use laneway::local::page::Page;
 use laneway::local::port::Port;
-use laneway::local::session::Routes;
+use laneway::local::routes::Routes;
 use laneway::memory::Budget;
 use laneway::net;
 use laneway::own::Own;
@@ -80,6 +81,8 @@ pub(crate) struct Proxy {
     /// What it has counted.
     pub(crate) telemetry: Arc<Telemetry>,
     dials: Arc<AtomicUsize>,
+    /// How long it holds a connection while there is no gateway.
+    pub(crate) hold: watch::Sender<Duration>,
     _needed: watch::Sender<bool>,
     _is_gateway: watch::Sender<bool>,
     running: Vec<JoinHandle<()>>,
@@ -212,7 +215,7 @@ impl Proxy {
             Links::new(group.node.id, directory.clone(), credentials, TaskTracker::new(), Box::new(|_| {}));
         let (is_gateway_now, is_gateway) = watch::channel(is_gateway);
         let (needed_now, needed) = watch::channel(!*is_gateway.borrow());
-        let (_hold, hold) = watch::channel(Duration::from_secs(10));
+        let (hold_now, hold) = watch::channel(Duration::from_secs(10));
         let port = Port::bind(&"127.0.0.1:0".parse().unwrap(), 0o600).unwrap();
         let address = port.address().unwrap();
         let own = Arc::<Own>::default();
@@ -257,7 +260,7 @@ impl Proxy {
         });
         let running = vec![
             tokio::spawn(links.clone().run(needed)),
-            tokio::spawn(listener::run(local.clone(), port, Apps::Proxied)),
+            tokio::spawn(listener::run(local.clone(), port, Apps::Proxy)),
         ];
         Self {
             address,
@@ -267,6 +270,7 @@ impl Proxy {
             logins,
             telemetry,
             dials,
+            hold: hold_now,
             _needed: needed_now,
             _is_gateway: is_gateway_now,
             running,

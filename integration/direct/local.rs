@@ -2,8 +2,11 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::lab::{CONNECTIONS, HANDSHAKES, Lab, Proxy};
 use crate::peer::{Origin, Peer, within};
@@ -214,13 +217,44 @@ async fn a_lost_link_is_a_reset_for_the_app_in_every_dialect() {
     }
 }
 
+/// A server that answers no connection attempt: its listen queue is full, so the system drops further ones.
+async fn unanswering() -> (SocketAddr, Vec<std::net::TcpStream>) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let mut open = vec![socket.into()];
+    while let Ok(Ok(queued)) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
+        open.push(queued.into_std().unwrap());
+    }
+    (address, open)
+}
+
+#[tokio::test]
+async fn a_connection_is_held_no_longer_than_the_hold_time_though_a_gateway_fails_meanwhile() {
+    let (runtime, lab) = losable().await;
+    let proxy = lab.proxy().await;
+    within(proxy.links.up().wait_for(|links| !links.is_empty())).await.unwrap();
+    let (hold, lost_after) = (Duration::from_secs(3), Duration::from_millis(2500));
+    proxy.hold.send_replace(hold);
+    let (silent, _queued) = unanswering().await;
+    let mut app = Peer::connect(proxy.address).await;
+    let start = Instant::now();
+    app.say(connect(silent)).await;
+    sleep(lost_after).await;
+    runtime.shutdown_background();
+    let answer = app.head().await;
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(start.elapsed() < hold + lost_after - Duration::from_secs(1), "{:?}", start.elapsed());
+}
+
 #[tokio::test]
 async fn a_worn_link_is_replaced_before_it_ends_and_its_tunnels_go_on() {
     let (lab, origin) = (Lab::new().await, Origin::new());
     let proxy = lab.proxy().await;
     let (mut old, server) = tunnel(&proxy, &origin).await;
     tokio::spawn(server.echo());
-    let mut standing = proxy.links.standing();
+    let mut standing = proxy.links.up();
     let worn = standing.borrow()[0].clone();
     worn.pulse.mark_exhausted();
     let replaced = |links: &Vec<laneway::link::client::Link>| {

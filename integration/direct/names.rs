@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures_util::FutureExt;
 use hickory_resolver::proto::op::{Message, Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RecordType};
-use laneway::local::names::{Listener, Names};
+use laneway::local::dns::{Listener, NameServer};
 use tokio::io::AsyncReadExt;
 use tokio::net::UdpSocket;
 use tokio::sync::Semaphore;
@@ -52,7 +52,7 @@ impl Server {
             }
             .boxed()
         };
-        let names = Names::new(proxy.local.clone(), Box::new(own), &[]).unwrap();
+        let names = NameServer::new(proxy.local.clone(), Box::new(own), &[]).unwrap();
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.streams.local_addr().unwrap();
         let running = tokio::spawn(names.run(vec![listener]));

@@ -318,7 +318,7 @@ async fn users_of_a_unix_socket_get_the_page_too() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("proxy.sock");
     let port = Port::bind(&format!("unix:{}", path.display()).parse().unwrap(), 0o600).unwrap();
-    let serving = tokio::spawn(listener::run(proxy.local.clone(), port, Apps::Proxied));
+    let serving = tokio::spawn(listener::run(proxy.local.clone(), port, Apps::Proxy));
     let mut reader = UnixStream::connect(&path).await.unwrap();
     for path in ["/page.css", "/proxy.pac"] {
         let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");

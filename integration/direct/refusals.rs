@@ -107,7 +107,7 @@ async fn udp_is_refused_over_a_unix_socket() {
     let (proxy, directory) = (lab.proxy().await, tempfile::tempdir().unwrap());
     let path = directory.path().join("proxy.sock");
     let port = Port::bind(&format!("unix:{}", path.display()).parse().unwrap(), 0o600).unwrap();
-    let serving = tokio::spawn(listener::run(proxy.local.clone(), port, Apps::Proxied));
+    let serving = tokio::spawn(listener::run(proxy.local.clone(), port, Apps::Proxy));
     let mut app = UnixStream::connect(&path).await.unwrap();
     app.write_all(b"\x05\x01\0\x05\x03\0\x01\0\0\0\0\0\0").await.unwrap();
     let mut answer = Vec::new();

@@ -271,7 +271,7 @@ async fn the_destination_that_was_used_the_longest_ago_gives_way() {
     assert_eq!(exchange(&app, &servers[0]).await, gateways[0]);
     exchange(&app, &Server::new().await).await;
     assert_eq!(exchange(&app, &servers[0]).await, gateways[0]);
-    let link = proxy.links.standing().borrow()[0].clone();
+    let link = proxy.links.up().borrow()[0].clone();
     let most = u32::try_from(MOST_DESTINATIONS).unwrap();
     until("one to be forgotten", || link.pulse.tunnels() == most).await;
     assert_ne!(exchange(&app, &servers[1]).await, gateways[1], "another socket");

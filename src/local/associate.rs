@@ -16,8 +16,8 @@ use tokio::net::{TcpStream, UdpSocket};
 use self::drops::{Drops, Why};
 use self::flow::Flow;
 use self::queue::Queue;
-use super::endpoint::Peer;
-use super::listener::Local;
+use super::context::Local;
+use super::endpoint::AppPeer;
 use crate::link::datagrams::Usage;
 use crate::net;
 use crate::telemetry::Telemetry;
@@ -77,7 +77,7 @@ impl Association {
     }
 
     /// Carries the app's datagrams until `control` ends. When the node drains, until no destination is in use any more.
-    pub async fn serve(&self, local: &Local, control: TcpStream, peer: &Peer, record: &mut Record) {
+    pub async fn serve(&self, local: &Local, control: TcpStream, peer: &AppPeer, record: &mut Record) {
         let mut known: HashMap<Target, Destination> = HashMap::new();
         let mut flows = FuturesUnordered::new();
         let mut end = std::pin::pin!(end(&control));
@@ -100,7 +100,7 @@ impl Association {
                         if known.len() >= MOST_DESTINATIONS {
                             forget_oldest(&mut known);
                         }
-                        let id = local.id();
+                        let id = local.next_id();
                         let mut record = Record::of_app(&local.telemetry, id, "udp", peer.to_string());
                         record.aims_at(&target);
                         let queue = Arc::new(Queue::new(local.routes.memory.account()));

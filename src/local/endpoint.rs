@@ -1,4 +1,4 @@
-//! Where the local port is, and who comes to it: over TCP, or over a unix socket of this machine.
+//! The addresses of the local port, and the other ends of its connections: over TCP, or over a unix socket.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,10 +9,10 @@ use serde::de::value::{SeqAccessDeserializer, StrDeserializer};
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-/// What the path of a unix socket begins with.
+/// The prefix of a unix socket's path.
 const UNIX: &str = "unix:";
 
-/// A place to listen at: `ADDR:PORT` or `unix:/PATH`.
+/// An address to listen on: `ADDR:PORT` or `unix:/PATH`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Endpoint {
@@ -27,27 +27,27 @@ pub enum Endpoint {
 #[serde(try_from = "String")]
 pub struct Mode(pub u32);
 
-/// A text that is no permissions.
+/// The text is not a mode.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("permissions are written in octal, up to 777")]
 pub struct NotAMode;
 
-/// A text that is no place to listen at.
+/// The text is not an endpoint.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("neither ADDR:PORT, with an IPv6 address in brackets, nor unix:/PATH")]
 pub struct NotAnEndpoint;
 
-/// Who has connected.
+/// The other end of an app's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peer {
-    /// Somebody at this address.
+pub enum AppPeer {
+    /// An address of the network.
     Network(SocketAddr),
-    /// A user of this machine over a unix socket, by number where the system tells it.
+    /// A user of this machine over a unix socket, by user id where the system tells it.
     User(Option<u32>),
 }
 
 impl Endpoint {
-    /// Whether nobody but this machine's own users can reach it.
+    /// Whether only users of this machine can reach it.
     pub fn is_of_this_machine(&self) -> bool {
         match self {
             Self::Tcp(address) => address.ip().is_loopback(),
@@ -56,7 +56,7 @@ impl Endpoint {
     }
 }
 
-impl Peer {
+impl AppPeer {
     /// Whether it is a user of this machine.
     pub fn is_of_this_machine(&self) -> bool {
         match self {
@@ -65,8 +65,8 @@ impl Peer {
         }
     }
 
-    /// Whose doing it is, as far as one can tell: an IPv4 address, the /64 of an IPv6 address (a machine has all of
-    /// it), or for a unix socket this machine.
+    /// The source that limits apply to: an IPv4 address, the /64 of an IPv6 address (one machine has all of it), or the
+    /// loopback address for a unix socket.
     pub fn source(&self) -> IpAddr {
         match self {
             Self::Network(SocketAddr::V6(v6)) => {
@@ -82,7 +82,7 @@ impl Peer {
 /// Reads one endpoint, or a list of them.
 ///
 /// # Errors
-/// When one of them is none.
+/// When one of them is not an endpoint.
 pub fn one_or_more<'de, D: Deserializer<'de>>(source: D) -> Result<Vec<Endpoint>, D::Error> {
     struct OneOrMore;
     impl<'de> Visitor<'de> for OneOrMore {
@@ -154,7 +154,7 @@ impl fmt::Display for Endpoint {
     }
 }
 
-impl fmt::Display for Peer {
+impl fmt::Display for AppPeer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Network(address) => write!(f, "{address}"),
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn all_addresses_of_an_ipv6_network_are_one_source() {
-        let peer = |text: &str| Peer::Network(text.parse().unwrap());
+        let peer = |text: &str| AppPeer::Network(text.parse().unwrap());
         assert_eq!(peer("[2001:db8::1]:1").source(), peer("[2001:db8::2:0:0:9]:2").source());
         assert_ne!(peer("[2001:db8::1]:1").source(), peer("[2001:db8:0:1::1]:1").source());
         assert_ne!(peer("192.0.2.1:1").source(), peer("192.0.2.2:1").source());

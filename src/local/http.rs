@@ -1,37 +1,42 @@
 //! HTTP at the local port (RFC 9110, RFC 9112): CONNECT, and plain requests in absolute form.
 //!
-//! Requests are parsed strictly and written anew; the requests of one connection are served in turn, so
+//! Requests are parsed strictly and written anew; the requests of one connection are served one after the other, so
 //! pipelining works.
 
+mod answers;
 mod exchange;
+mod forward;
+mod request_body;
+mod response;
+mod resume;
 
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, StatusCode};
+use http::Method;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::endpoint::Peer;
-use super::handshakes::HANDSHAKE;
-use super::listener::{App, Local, quiet};
-use super::session::Tunnelled;
-use super::upstream::Upstream;
+use self::answers::{answer_here, failed, login_required, plain, refusal_reason};
+use self::exchange::Exchange;
+use self::forward::{Done, Reusable};
+use super::answer::send_last;
+use super::context::{App, Local, log_hang_up};
+use super::endpoint::AppPeer;
+use super::server_connection::ServerConnection;
+use super::session::Session;
 use crate::failure::{Failure, Kind, Side};
 use crate::link::relay::ReplayBuffer;
 use crate::net;
 use crate::telemetry::record::Record;
 use crate::telemetry::refusal::Refusal;
-use crate::wire::http::{
-    MAX_HEAD, Malformed, RequestHead, RequestTarget, head_end, simple_response, trace_response,
-};
+use crate::wire::http::{MAX_HEAD, Malformed, RequestHead, RequestTarget, head_end};
 use crate::wire::replay;
 use crate::wire::target::Target;
-use exchange::Reusable;
 
 /// How long a connection may be idle between two requests.
 const IDLE: Duration = Duration::from_secs(75);
-/// One read of the app's bytes.
+/// The maximum of one read from the app, in bytes.
 const READ: usize = 16 * 1024;
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 
@@ -39,9 +44,9 @@ const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 enum Next {
     /// Another request may come.
     Request,
-    /// The connection ends orderly, after this answer of our own, if any.
+    /// The connection ends in an orderly way, after this answer of our own, if any.
     Close(Bytes),
-    /// The connection ends with a reset: what the app got is not the whole.
+    /// The connection ends with a reset: what the app has received is incomplete.
     Reset,
     /// The connection has become a tunnel.
     Tunnel(Box<Established>),
@@ -49,29 +54,18 @@ enum Next {
     Page,
 }
 
-/// How one request ended.
-enum Done {
-    /// Whole; another may follow.
-    Request,
-    /// The connection ends orderly, after this answer of our own, if any.
-    Close(Bytes),
-    /// The connection ends with a reset.
-    Reset,
-    /// The server takes what comes from now on.
-    Tunnel(Box<Upstream>, Option<ReplayBuffer>),
-}
-
-/// What a tunnel needs but the app's socket.
+/// What a session needs besides the app's socket.
 struct Established {
-    upstream: Upstream,
+    server: ServerConnection,
     target: Target,
     id: u64,
-    kept: Option<ReplayBuffer>,
+    /// What was sent to the server, if it may be repeated.
+    replay: Option<ReplayBuffer>,
     record: Record,
 }
 
-/// Serves one app from its first request to its end, or until it is a tunnel.
-pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
+/// Serves one app from its first request to its end, or until it has become a session.
+pub async fn serve(local: &Local, app: App) -> Option<Box<Session>> {
     let App { socket, peer, mut handshake } = app;
     let mut buffer = BytesMut::new();
     let mut reusable = None;
@@ -84,11 +78,11 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
                 Err(malformed) => refuse(local, malformed, peer),
             },
             Some(Ok(None)) => return None,
-            Some(Err(HeadError::Gone(error))) => {
-                quiet(error);
+            Some(Err(HeadError::HungUp(error))) => {
+                log_hang_up(error);
                 return None;
             }
-            Some(Err(HeadError::Refused(malformed))) => refuse(local, *malformed, peer),
+            Some(Err(HeadError::Malformed(malformed))) => refuse(local, *malformed, peer),
             None => {
                 local.telemetry.refused.one(("http", Refusal::Late));
                 Next::Close(plain(408, "the request head did not arrive in time"))
@@ -97,7 +91,7 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
         match next {
             Next::Request => {}
             Next::Close(answer) => {
-                close(socket, answer).await;
+                send_last(socket, &answer).await;
                 return None;
             }
             Next::Reset => {
@@ -105,8 +99,8 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
                 return None;
             }
             Next::Tunnel(established) => {
-                let Established { upstream, target, id, kept, record } = *established;
-                return Some(Box::new(Tunnelled { app: socket, target, id, upstream, kept, record }));
+                let Established { server, target, id, replay, record } = *established;
+                return Some(Session::new(socket, target, id, server, replay, record));
             }
             Next::Page => {
                 let mut received = head.and_then(Result::ok).flatten().unwrap_or_default();
@@ -119,30 +113,34 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
                 return None;
             }
         }
-        if buffer.is_empty() {
-            let more = {
-                let more = timeout(IDLE, net::read_some(&socket, &mut buffer, READ));
-                let mut more = std::pin::pin!(more);
-                loop {
-                    tokio::select! {
-                        more = &mut more => break more,
-                        () = local.drain.cancelled() => break Ok(Ok(0)),
-                        () = exchange::until_stale(&mut reusable), if reusable.is_some() => reusable = None,
-                    }
-                }
-            };
-            if !matches!(more, Ok(Ok(1..))) {
-                exchange::end(reusable);
-                return None;
-            }
+        if buffer.is_empty() && !wait_for_request(local, &socket, &mut buffer, &mut reusable).await {
+            forward::close(reusable);
+            return None;
         }
         handshake = local.handshakes.begin();
     }
 }
 
+/// Waits for the first bytes of the next request; false when none come.
+async fn wait_for_request(
+    local: &Local,
+    socket: &TcpStream,
+    buffer: &mut BytesMut,
+    reusable: &mut Option<Reusable>,
+) -> bool {
+    let mut more = std::pin::pin!(timeout(IDLE, net::read_some(socket, buffer, READ)));
+    loop {
+        tokio::select! {
+            more = &mut more => return matches!(more, Ok(Ok(1..))),
+            () = local.drain.cancelled() => return false,
+            () = forward::until_stale(reusable), if reusable.is_some() => *reusable = None,
+        }
+    }
+}
+
 enum HeadError {
-    Gone(std::io::Error),
-    Refused(Malformed),
+    HungUp(std::io::Error),
+    Malformed(Malformed),
 }
 
 /// Reads up to the end of the next request head. `None` when the app ends the connection before one begins.
@@ -152,29 +150,30 @@ async fn read_head(socket: &TcpStream, buffer: &mut BytesMut) -> Result<Option<B
         if let Some(end) = head_end(buffer, searched) {
             return Ok(Some(buffer.split_to(end)));
         }
-        // TLS, or another protocol of bytes: its sender waits for an answer, not for the end of a head.
+        // TLS or another binary protocol: its sender waits for an answer and never ends a head.
         if buffer.first().is_some_and(|byte| !byte.is_ascii_graphic() && !b"\r\n".contains(byte)) {
-            return Err(HeadError::Refused(Malformed::Method));
+            return Err(HeadError::Malformed(Malformed::Method));
         }
         searched = buffer.len();
         if searched >= MAX_HEAD {
-            return Err(HeadError::Refused(Malformed::HeadTooLarge));
+            return Err(HeadError::Malformed(Malformed::HeadTooLarge));
         }
-        match net::read_some(socket, buffer, READ).await.map_err(HeadError::Gone)? {
+        match net::read_some(socket, buffer, READ).await.map_err(HeadError::HungUp)? {
             0 if buffer.is_empty() => return Ok(None),
-            0 => return Err(HeadError::Refused(Malformed::Unfinished)),
+            0 => return Err(HeadError::Malformed(Malformed::Unfinished)),
             _ => {}
         }
     }
 }
 
+/// Answers one request, whose body and successors may be in `buffer`.
 async fn answer(
     local: &Local,
     socket: &TcpStream,
     buffer: &mut BytesMut,
     request: RequestHead,
     reusable: &mut Option<Reusable>,
-    peer: Peer,
+    peer: AppPeer,
 ) -> Next {
     let (dialect, host, port) = match &request.target {
         RequestTarget::Authority { host, port } => ("connect", host, *port),
@@ -189,7 +188,7 @@ async fn answer(
             return Next::Close(plain(400, "this is a proxy; ask it for a server"));
         }
     };
-    let id = local.id();
+    let id = local.next_id();
     let mut record = Record::of_app(&local.telemetry, id, dialect, peer.to_string());
     let target = match Target::new(host, port) {
         Ok(target) => target,
@@ -203,7 +202,7 @@ async fn answer(
     if local.logins.are_needed() && !local.logins.admit_basic(peer.source(), login) {
         let reason = if login.is_some() { Refusal::WrongLogin } else { Refusal::NoLogin };
         record.refused(reason, "no login, or a wrong one");
-        return Next::Close(ask_for_login(request.method == Method::HEAD));
+        return Next::Close(login_required(request.method == Method::HEAD));
     }
     if request.max_forwards() == Some(0) {
         record.ended("answered here: Max-Forwards is 0");
@@ -213,106 +212,55 @@ async fn answer(
         let sentence = format!("the request for {target} came back to the proxy that sent it");
         Err(Failure::new(Kind::Loop, Side::Local, sentence))
     } else if request.method == Method::CONNECT {
-        connect(local, socket, buffer, &target, id).await
+        return connect(local, socket, buffer, target, id, record).await;
     } else {
-        exchange::run(local, socket, buffer, &request, &target, id, reusable, &mut record).await
+        let exchange = Exchange::new(local, socket, &request, &target, id);
+        forward::forward(&exchange, buffer, reusable, &mut record).await
     };
     match result {
-        Ok(Done::Tunnel(upstream, kept)) => {
-            Next::Tunnel(Box::new(Established { upstream: *upstream, target, id, kept, record }))
+        Ok(Done::Upgraded(server)) => {
+            Next::Tunnel(Box::new(Established { server: *server, target, id, replay: None, record }))
         }
-        Ok(Done::Request) => Next::Request,
+        Ok(Done::Complete) => Next::Request,
         Ok(Done::Close(answer)) => Next::Close(answer),
         Ok(Done::Reset) => Next::Reset,
         Err(failure) => {
             record.failed(&failure);
-            Next::Close(tell(&failure, &local.name, request.method == Method::HEAD))
+            Next::Close(failed(&failure, &local.name, request.method == Method::HEAD))
         }
     }
 }
 
-/// CONNECT (RFC 9110 §9.3.6). What the app sent already, without waiting for the answer, goes along.
+/// CONNECT (RFC 9110 §9.3.6). What the app has sent already, without waiting for the answer, is sent to the server.
 async fn connect(
     local: &Local,
     socket: &TcpStream,
     buffer: &mut BytesMut,
-    target: &Target,
+    target: Target,
     id: u64,
-) -> Result<Done, Failure> {
+    mut record: Record,
+) -> Next {
     let first = buffer.split().freeze();
-    let upstream = local.routes.open(target, id, first.clone(), replay::is_safe(&first)).await?;
-    match net::write_all(socket, ESTABLISHED).await {
-        Ok(()) => Ok(Done::Tunnel(Box::new(upstream), Some(ReplayBuffer::new(&first)))),
-        Err(error) => {
-            quiet(&error);
-            Ok(Done::Reset)
+    match local.routes.open(&target, id, first.clone(), replay::is_safe(&first)).await {
+        Ok(server) => match net::write_all(socket, ESTABLISHED).await {
+            Ok(()) => {
+                let replay = Some(ReplayBuffer::new(&first));
+                Next::Tunnel(Box::new(Established { server, target, id, replay, record }))
+            }
+            Err(error) => {
+                log_hang_up(&error);
+                Next::Reset
+            }
+        },
+        Err(failure) => {
+            record.failed(&failure);
+            Next::Close(failed(&failure, &local.name, false))
         }
     }
 }
 
-/// The answer of a proxy that is the last recipient (RFC 9110 §7.6.2): what it can do, or what it got (§9.3.8).
-fn answer_here(request: &RequestHead) -> Bytes {
-    if request.method == Method::TRACE {
-        return trace_response(&request.trace());
-    }
-    simple_response(
-        200,
-        "OK",
-        &[("Allow", "CONNECT, DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT, TRACE")],
-        "",
-        false,
-    )
-}
-
-/// Says why there is no way to the server, in a field and in the body: not every app shows both.
-fn tell(failure: &Failure, name: &str, head: bool) -> Bytes {
-    let status = failure.http_status();
-    let proxy_status = failure.proxy_status(name);
-    let mut fields = vec![("Proxy-Status", proxy_status.as_str())];
-    if status == 503 {
-        fields.push(("Retry-After", "5"));
-    }
-    let body = if head { String::new() } else { format!("{}\n", failure.sentence) };
-    simple_response(status, reason(status), &fields, &body, false)
-}
-
-fn refuse(local: &Local, malformed: Malformed, peer: Peer) -> Next {
+fn refuse(local: &Local, malformed: Malformed, peer: AppPeer) -> Next {
     tracing::info!(%peer, reason = %malformed, "request refused");
-    local.telemetry.refused.one(("http", refusal(malformed)));
+    local.telemetry.refused.one(("http", refusal_reason(malformed)));
     Next::Close(plain(malformed.status(), &malformed.to_string()))
-}
-
-fn refusal(malformed: Malformed) -> Refusal {
-    match (malformed, malformed.status()) {
-        (Malformed::Unfinished, _) => Refusal::Unfinished,
-        (Malformed::HttpsInAbsoluteForm | Malformed::Scheme, _) | (_, 501) => Refusal::Unsupported,
-        (Malformed::Host | Malformed::Port, _) => Refusal::Destination,
-        (_, 431) => Refusal::TooLong,
-        (_, 505) => Refusal::Version,
-        _ => Refusal::Malformed,
-    }
-}
-
-/// RFC 9110 §11.7.1, RFC 7617 §2.1.
-fn ask_for_login(head: bool) -> Bytes {
-    let challenge = ("Proxy-Authenticate", "Basic realm=\"laneway\", charset=\"UTF-8\"");
-    let body = if head { "" } else { "this proxy asks for a login\n" };
-    simple_response(407, reason(407), &[challenge], body, false)
-}
-
-fn plain(status: u16, sentence: &str) -> Bytes {
-    simple_response(status, reason(status), &[], &format!("{sentence}\n"), false)
-}
-
-fn reason(status: u16) -> &'static str {
-    StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("Error")
-}
-
-/// Sends the last answer of a connection, and sees to it that it arrives.
-async fn close(socket: TcpStream, answer: Bytes) {
-    match timeout(HANDSHAKE, net::write_all(&socket, &answer)).await {
-        Ok(Ok(())) => net::linger(&socket).await,
-        Ok(Err(error)) => quiet(&error),
-        Err(_) => tracing::debug!("the app does not read its answer"),
-    }
 }

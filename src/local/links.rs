@@ -77,7 +77,7 @@ impl Links {
     }
 
     /// The links that stand, the one to use first in front, and their changes.
-    pub fn standing(&self) -> watch::Receiver<Vec<Link>> {
+    pub fn up(&self) -> watch::Receiver<Vec<Link>> {
         self.standing.subscribe()
     }
 

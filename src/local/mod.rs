@@ -1,19 +1,22 @@
-//! The local port: where an app's connection arrives and is understood, and from where it leaves over a link
-//! (or directly, on a node that is a gateway itself). May not know how a gateway dials.
+//! The local port: accepts the connections of apps, learns where they go, and sends them over a link (or directly, on a
+//! node that is a gateway itself). Must not know how a gateway dials.
 
+mod answer;
 pub mod associate;
+pub mod context;
+pub mod dns;
 pub mod endpoint;
 pub mod handshakes;
 pub mod http;
 pub mod links;
 pub mod listener;
 pub mod logins;
-pub mod names;
 pub mod page;
 mod pauses;
 pub mod port;
+pub mod routes;
+pub mod server_connection;
 pub mod session;
 pub mod socks;
 pub mod socks4;
 pub mod transparent;
-pub mod upstream;

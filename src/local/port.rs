@@ -12,7 +12,7 @@ use nix::sys::stat::{Mode, fchmod};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 
-use super::endpoint::{Endpoint, Peer};
+use super::endpoint::{AppPeer, Endpoint};
 use crate::net;
 
 /// One socket that listens. A unix socket that was made here is removed when this is dropped.
@@ -109,15 +109,15 @@ impl Port {
     }
 
     /// Waits for the next connection, as [`net::accept`] does.
-    pub async fn accept(&self) -> (TcpStream, Peer) {
+    pub async fn accept(&self) -> (TcpStream, AppPeer) {
         match &self.listener {
             Listener::Tcp(listener) => {
                 let (stream, address) = net::accept(listener).await;
-                (stream, Peer::Network(address))
+                (stream, AppPeer::Network(address))
             }
             Listener::Unix(listener) => {
                 let (stream, user) = net::accept_unix(listener).await;
-                (stream, Peer::User(user))
+                (stream, AppPeer::User(user))
             }
         }
     }
@@ -174,7 +174,7 @@ mod tests {
         assert_eq!(mode(&path), 0o600);
         let _app = UnixStream::connect(&path).await.unwrap();
         let (stream, peer) = port.accept().await;
-        assert_eq!(peer, Peer::User(Some(nix::unistd::geteuid().as_raw())));
+        assert_eq!(peer, AppPeer::User(Some(nix::unistd::geteuid().as_raw())));
         net::write_all(&stream, b"x").await.unwrap();
         let refused = Port::bind(&endpoint, 0o600).err().unwrap();
         assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);

@@ -3,55 +3,49 @@
 use bytes::BytesMut;
 use tokio::net::TcpStream;
 
-use super::listener::{App, Local};
-use super::session::Tunnelled;
-use super::socks::refuse;
-use crate::link::relay::ReplayBuffer;
+use super::answer::send_last;
+use super::context::{App, Local};
+use super::session::Session;
 use crate::net;
 use crate::telemetry::record::Record;
 use crate::telemetry::refusal::Refusal;
-use crate::wire::replay;
 use crate::wire::socks4::{self, Reply, Request};
 use crate::wire::target::Target;
 
-/// One read of the request: it fits as a rule.
+/// The size of one read, in bytes: enough for a whole request as a rule.
 const READ: usize = 1024;
 
-/// Serves one app from its request to its end, or until it is a tunnel. The user id means nothing here;
-/// where a login is asked for, nobody has one.
-pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
+/// Serves one app until it has become a session, or is refused. The user id of the request is ignored; where a login is
+/// required, every request is refused.
+pub async fn serve(local: &Local, app: App) -> Option<Box<Session>> {
     let App { socket, peer, handshake } = app;
-    let id = local.id();
+    let id = local.next_id();
     let mut record = Record::of_app(&local.telemetry, id, "socks4", peer.to_string());
     let mut buffer = BytesMut::new();
-    let asked = handshake.within(request(&socket, &mut buffer)).await;
+    let request = handshake.within(request(&socket, &mut buffer)).await;
     drop(handshake);
-    // The user id is no secret.
+    // The user id is no secret, so it is no login.
     let admitted = |target| match local.logins.are_needed() {
         true => Err((Refusal::NoLogin, "SOCKS4 has no logins".to_owned())),
         false => Ok(target),
     };
     let late = || Err((Refusal::Late, "the handshake took too long".to_owned()));
-    let target = match asked.unwrap_or_else(late).and_then(admitted) {
+    let target = match request.unwrap_or_else(late).and_then(admitted) {
         Ok(target) => target,
         Err((reason, why)) => {
             record.refused(reason, why);
-            refuse(socket, &Reply::Rejected.bytes()).await;
+            send_last(socket, &Reply::Rejected.bytes()).await;
             return None;
         }
     };
-    record.aims_at(&target);
-    let early = buffer.freeze();
-    match local.routes.open(&target, id, early.clone(), replay::is_safe(&early)).await {
-        Ok(upstream) => {
-            // An app that is gone is noticed by the tunnel.
-            let _ = net::write_all(&socket, &Reply::Granted.bytes()).await;
-            let kept = Some(ReplayBuffer::new(&early));
-            Some(Box::new(Tunnelled { app: socket, target, id, upstream, kept, record }))
+    match Session::open(&local.routes, socket, target, id, buffer.freeze(), record).await {
+        Ok(session) => {
+            // If the app is gone, the session notices.
+            let _ = net::write_all(session.app(), &Reply::Granted.bytes()).await;
+            Some(session)
         }
-        Err(failure) => {
-            record.failed(&failure);
-            refuse(socket, &Reply::Rejected.bytes()).await;
+        Err((socket, _failure)) => {
+            send_last(socket, &Reply::Rejected.bytes()).await;
             None
         }
     }
@@ -60,9 +54,7 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Tunnelled>> {
 /// Reads the request. What the app sent after it stays in `buffer`.
 async fn request(socket: &TcpStream, buffer: &mut BytesMut) -> Result<Target, (Refusal, String)> {
     loop {
-        if let Some(request) =
-            Request::parse(buffer).map_err(|refusal| (reason(refusal), refusal.to_string()))?
-        {
+        if let Some(request) = Request::parse(buffer).map_err(|error| (reason(error), error.to_string()))? {
             let _ = buffer.split_to(request.length);
             return Ok(request.target);
         }
@@ -74,8 +66,8 @@ async fn request(socket: &TcpStream, buffer: &mut BytesMut) -> Result<Target, (R
     }
 }
 
-fn reason(refusal: socks4::Refusal) -> Refusal {
-    match refusal {
+fn reason(error: socks4::Refusal) -> Refusal {
+    match error {
         socks4::Refusal::Version => Refusal::Version,
         socks4::Refusal::Command => Refusal::Unsupported,
         socks4::Refusal::User | socks4::Refusal::Name => Refusal::TooLong,

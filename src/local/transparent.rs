@@ -1,5 +1,5 @@
-//! Connections of apps that know nothing of a proxy: the system has led them here (`redirect`), and tells where they
-//! were going. By address, or by the name that the app's first bytes tell.
+//! Connections that the system has redirected here (`redirect`) from apps that know of no proxy. The system tells where
+//! an app was connecting to; its first bytes may tell the name of the server.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,9 +8,9 @@ use bytes::BytesMut;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::listener::{App, Local};
-use super::session::Tunnelled;
-use super::upstream::Upstream;
+use super::context::{App, Local};
+use super::server_connection::ServerConnection;
+use super::session::Session;
 use crate::failure::{Failure, Kind};
 use crate::link::relay::ReplayBuffer;
 use crate::net;
@@ -20,40 +20,31 @@ use crate::wire::first::{MAX_FIRST, Named, named};
 use crate::wire::replay;
 use crate::wire::target::{Host, Target};
 
-/// How long an app may take to say a name, in all. In some protocols the server speaks first: then nothing comes.
-const SILENCE: Duration = Duration::from_millis(300);
+/// How long an app may take in all to send a name. In some protocols the server speaks first, and no name comes.
+const NAME_DEADLINE: Duration = Duration::from_millis(300);
 
-/// Serves one app until it is a tunnel. With `by_name` the name in its first bytes is preferred to the address; without,
-/// it is what is left when the gateway can make nothing of the address.
-pub async fn serve(local: &Local, app: App, by_name: bool) -> Option<Box<Tunnelled>> {
+/// Serves one app until it has become a session, or is refused. With `by_name` the name in its first bytes is preferred
+/// to the address; otherwise the name is tried when the gateway cannot reach the address, or must not.
+pub async fn serve(local: &Local, app: App, by_name: bool) -> Option<Box<Session>> {
     let App { socket, peer, handshake } = app;
-    // What it has to say has its own bound.
+    // Reading the name has a deadline of its own.
     drop(handshake);
-    let id = local.id();
+    let id = local.next_id();
     let mut record = Record::of_app(&local.telemetry, id, "transparent", peer.to_string());
     let Some(address) = net::original_destination(&socket) else {
         record.refused(Refusal::Loop, "refused: it was made to this port itself, and leads nowhere");
         net::reset(socket);
         return None;
     };
-    let mut way = Way { local, socket: &socket, id, address, early: BytesMut::new(), target: address.into() };
-    let opened = if by_name { way.open_by_name().await } else { None };
-    let opened = match opened {
-        Some(opened) => opened,
-        None => way.open(address.into()).await,
-    };
-    let opened = match opened {
-        Err(failure) if !by_name && is_of_the_address(&failure) => {
-            way.open_by_name().await.unwrap_or(Err(failure))
-        }
-        opened => opened,
-    };
-    let Way { early, target, .. } = way;
+    let mut opening =
+        Opening { local, socket: &socket, id, address, early: BytesMut::new(), target: address.into() };
+    let opened = opening.open(by_name).await;
+    let Opening { early, target, .. } = opening;
     record.aims_at(&target);
     match opened {
-        Ok(upstream) => {
-            let kept = Some(ReplayBuffer::new(&early.freeze()));
-            Some(Box::new(Tunnelled { app: socket, target, id, upstream, kept, record }))
+        Ok(server) => {
+            let replay = Some(ReplayBuffer::new(&early.freeze()));
+            Some(Session::new(socket, target, id, server, replay, record))
         }
         Err(failure) => {
             record.failed(&failure);
@@ -63,31 +54,43 @@ pub async fn serve(local: &Local, app: App, by_name: bool) -> Option<Box<Tunnell
     }
 }
 
-/// The way of one app.
-struct Way<'a> {
+/// The opening of one redirected connection.
+struct Opening<'a> {
     local: &'a Local,
     socket: &'a TcpStream,
     id: u64,
-    /// Where the app believes to be connected to.
+    /// The address that the app connected to.
     address: SocketAddr,
-    /// What it has sent.
+    /// What the app has sent so far.
     early: BytesMut,
-    /// Where it was opened to, or tried last.
+    /// The target that was opened, or tried last.
     target: Target,
 }
 
-impl Way<'_> {
-    async fn open(&mut self, target: Target) -> Result<Upstream, Failure> {
-        let early = self.early.clone().freeze();
-        let safe = replay::is_safe(&early);
-        self.target = target;
-        self.local.routes.open(&self.target, self.id, early, safe).await
+impl Opening<'_> {
+    async fn open(&mut self, by_name: bool) -> Result<ServerConnection, Failure> {
+        if by_name && let Some(opened) = self.open_by_name().await {
+            return opened;
+        }
+        match self.open_target(self.address.into()).await {
+            Err(failure) if !by_name && concerns_address(&failure) => {
+                self.open_by_name().await.unwrap_or(Err(failure))
+            }
+            opened => opened,
+        }
     }
 
-    /// Opens to the name that the app says; `None` when it says none.
-    async fn open_by_name(&mut self) -> Option<Result<Upstream, Failure>> {
-        let name = timeout(SILENCE, self.read_name()).await.ok()??;
-        Some(self.open(Target { host: Host::Name(name), port: self.address.port() }).await)
+    async fn open_target(&mut self, target: Target) -> Result<ServerConnection, Failure> {
+        let early = self.early.clone().freeze();
+        let is_safe = replay::is_safe(&early);
+        self.target = target;
+        self.local.routes.open(&self.target, self.id, early, is_safe).await
+    }
+
+    /// Opens the name in the app's first bytes; `None` when they have none.
+    async fn open_by_name(&mut self) -> Option<Result<ServerConnection, Failure>> {
+        let name = timeout(NAME_DEADLINE, self.read_name()).await.ok()??;
+        Some(self.open_target(Target { host: Host::Name(name), port: self.address.port() }).await)
     }
 
     async fn read_name(&mut self) -> Option<String> {
@@ -97,7 +100,7 @@ impl Way<'_> {
                 Named::Nameless => return None,
                 Named::Unfinished => {}
             }
-            // An end or an error is noticed by the tunnel.
+            // The session notices an end or an error.
             if !matches!(net::read_some(self.socket, &mut self.early, MAX_FIRST).await, Ok(1..)) {
                 return None;
             }
@@ -105,8 +108,8 @@ impl Way<'_> {
     }
 }
 
-/// The gateway cannot go to this address, or will not: it may mean something here alone.
-fn is_of_the_address(failure: &Failure) -> bool {
+/// Whether the gateway cannot reach the address, or must not: the address may be valid on this machine only.
+fn concerns_address(failure: &Failure) -> bool {
     matches!(
         failure.kind,
         Kind::NetworkUnreachable

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_util::FutureExt;
-use laneway::local::socks::{Admit, Asked, Refused, handshake};
+use laneway::local::socks::{Admit, Command, HandshakeError, Refused, handshake};
 use laneway::wire::target::Target;
 use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 
@@ -21,8 +21,10 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// What the handshake came to, what was answered, and what was left for the tunnel.
-type Outcome = (Asked, Vec<u8>, Option<Vec<u8>>);
+type Handshake = Result<Command, HandshakeError>;
+
+/// The result of the handshake, what was answered, and what was left for the tunnel.
+type Outcome = (Handshake, Vec<u8>, Option<Vec<u8>>);
 
 fn serve(pieces: &mut dyn Iterator<Item = &[u8]>, admit: Option<&Admit<'_>>) -> Outcome {
     let mut reader = BufReader::with_capacity(512, App { pieces, piece: &[], answer: Vec::new() });
@@ -31,7 +33,7 @@ fn serve(pieces: &mut dyn Iterator<Item = &[u8]>, admit: Option<&Admit<'_>>) -> 
     let app = reader.into_inner();
     rest.extend_from_slice(app.piece);
     app.pieces.for_each(|piece| rest.extend_from_slice(piece));
-    let rest = matches!(asked, Asked::Connect(_)).then_some(rest);
+    let rest = matches!(asked, Ok(Command::Connect(_))).then_some(rest);
     (asked, app.answer, rest)
 }
 
@@ -73,27 +75,27 @@ impl AsyncWrite for App<'_, '_> {
 }
 
 fn reference(data: &[u8], asks: bool) -> Outcome {
-    let [5, count, rest @ ..] = data else { return (Asked::Gone, Vec::new(), None) };
+    let [5, count, rest @ ..] = data else { return (Err(HandshakeError::HungUp), Vec::new(), None) };
     let Some((methods, rest)) = rest.split_at_checked((*count).into()) else {
-        return (Asked::Gone, Vec::new(), None);
+        return (Err(HandshakeError::HungUp), Vec::new(), None);
     };
     let method = if asks { 2 } else { 0 };
     if !methods.contains(&method) {
-        return (Asked::NoMethod, vec![5, 0xff], None);
+        return (Err(HandshakeError::NoMethod), vec![5, 0xff], None);
     }
     let mut answer = vec![5, method];
     let rest = if asks {
         match login(rest) {
-            None => return (Asked::Gone, answer, None),
-            Some((false, _)) => return (Asked::WrongLogin, answer, None),
+            None => return (Err(HandshakeError::HungUp), answer, None),
+            Some((false, _)) => return (Err(HandshakeError::WrongLogin), answer, None),
             Some((true, rest)) => rest,
         }
     } else {
         rest
     };
     answer.extend_from_slice(if asks { &[1, 0] } else { &[] });
-    let (asked, rest) = request(rest).unwrap_or((Asked::Gone, &[]));
-    let rest = matches!(asked, Asked::Connect(_)).then(|| rest.to_vec());
+    let (asked, rest) = request(rest).unwrap_or((Err(HandshakeError::HungUp), &[]));
+    let rest = matches!(asked, Ok(Command::Connect(_))).then(|| rest.to_vec());
     (asked, answer, rest)
 }
 
@@ -110,11 +112,15 @@ fn login(data: &[u8]) -> Option<(bool, &[u8])> {
     Some(((name, password) == (b"a", b"b"), rest))
 }
 
+fn refused(why: Refused) -> Handshake {
+    Err(HandshakeError::Refused(why))
+}
+
 /// `None` when the request is not whole.
-fn request(data: &[u8]) -> Option<(Asked, &[u8])> {
+fn request(data: &[u8]) -> Option<(Handshake, &[u8])> {
     let (&[version, command, _, kind], rest) = data.split_first_chunk()?;
     if version != 5 {
-        return Some((Asked::Refused(Refused::Version), rest));
+        return Some((refused(Refused::Version), rest));
     }
     let (host, rest) = match kind {
         1 => rest.split_first_chunk().map(|(ip, rest)| (Ok(Ipv4Addr::from(*ip).into()), rest))?,
@@ -123,23 +129,23 @@ fn request(data: &[u8]) -> Option<(Asked, &[u8])> {
             let (length, rest) = rest.split_first()?;
             let (name, rest) = rest.split_at_checked((*length).into())?;
             let Ok(name) = str::from_utf8(name) else {
-                return Some((Asked::Refused(Refused::Name), rest));
+                return Some((refused(Refused::Name), rest));
             };
             (Err(name), rest)
         }
-        _ => return Some((Asked::Refused(Refused::AddressType), rest)),
+        _ => return Some((refused(Refused::AddressType), rest)),
     };
     let (port, rest) = rest.split_first_chunk()?;
     let port = u16::from_be_bytes(*port);
     if command == 3 {
-        return Some((Asked::Associate(port), rest));
+        return Some((Ok(Command::Associate(port)), rest));
     }
     if command != 1 {
-        return Some((Asked::Refused(Refused::Command), rest));
+        return Some((refused(Refused::Command), rest));
     }
     let target = match host {
         Ok(ip) => Some(Target::from(SocketAddr::new(ip, port))).filter(|_| port != 0),
         Err(name) => Target::new(name, port).ok(),
     };
-    Some((target.map_or(Asked::Refused(Refused::Target), Asked::Connect), rest))
+    Some((target.map_or(refused(Refused::Target), |target| Ok(Command::Connect(target))), rest))
 }

@@ -19,7 +19,7 @@ use crate::link::http2;
 use crate::link::relay::is_link_lost;
 use crate::link::request::Transport;
 use crate::link::tunnel::Outbox;
-use crate::local::session::Routes;
+use crate::local::routes::Routes;
 use crate::telemetry::record::Record;
 use crate::wire::capsule::LONGEST_PAYLOAD;
 use crate::wire::target::Target;
@@ -132,7 +132,7 @@ impl Flow<'_> {
     /// A way to the destination. While there is no gateway, it is waited for; the queue drops what is too old then.
     async fn open(&self, routes: &Routes, record: &mut Record) -> Result<Way, Failure> {
         routes.admit(&self.target)?;
-        let way = match routes.ask(Transport::Udp, &self.target, self.id, &Bytes::new()).await? {
+        let way = match routes.open_tunnel(Transport::Udp, &self.target, self.id, &Bytes::new()).await? {
             Some((mut tunnel, link)) => {
                 tunnel.stream.charge_to(self.queue.account());
                 record.gateway = link.gateway.id.short();

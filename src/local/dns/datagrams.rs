@@ -1,4 +1,4 @@
-//! Questions by UDP. What arrives while too much is being answered is answered with SERVFAIL.
+//! Questions by UDP. Those above the limit are answered with SERVFAIL at once.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,13 +7,14 @@ use std::time::Duration;
 use hickory_resolver::proto::op::ResponseCode;
 use tokio::net::UdpSocket;
 
-use super::Names;
+use super::NameServer;
 use crate::wire::dns::{Decision, LONGEST, Reason, encode, failure};
 
-/// How long the socket is left alone when reading fails, which happens in a shortage only.
+/// Pause after a failed read, which only a shortage of the system causes.
 const PAUSE: Duration = Duration::from_millis(20);
 
-impl Names {
+impl NameServer {
+    /// Serves one socket until the node drains.
     pub(super) async fn serve_datagrams(self: Arc<Self>, socket: UdpSocket) {
         let socket = Arc::new(socket);
         let mut buffer = vec![0; LONGEST];
@@ -23,42 +24,42 @@ impl Names {
                 () = self.local.drain.cancelled() => return,
             };
             match received {
-                Ok((length, app)) => self.meet_datagram(&socket, &buffer[..length], app).await,
+                Ok((length, app)) => self.serve_datagram(&socket, &buffer[..length], app).await,
                 Err(error) => {
-                    tracing::debug!(%error, "no datagram read");
+                    tracing::debug!(%error, "cannot read a datagram");
                     tokio::time::sleep(PAUSE).await;
                 }
             }
         }
     }
 
-    async fn meet_datagram(self: &Arc<Self>, socket: &Arc<UdpSocket>, bytes: &[u8], app: SocketAddr) {
+    async fn serve_datagram(self: &Arc<Self>, socket: &Arc<UdpSocket>, bytes: &[u8], app: SocketAddr) {
         let decision = Decision::of(bytes);
-        self.met("udp", &decision);
+        self.count_question("udp", &decision);
         let query = match decision {
             Decision::Ignore => return,
             Decision::Answer(_, _, answer) => return reply(socket, &answer, app).await,
             Decision::Ask(query) => query,
         };
-        if let Some(answer) = self.kept(&query) {
+        if let Some(answer) = self.find_in_cache(&query) {
             return reply(socket, &encode(&answer, query.payload()), app).await;
         }
         let Ok(place) = self.queries.clone().try_acquire_owned() else {
-            self.turned_away();
+            self.count_excess();
             let busy = failure(ResponseCode::ServFail, Reason::Other, "too many questions at a time");
             return reply(socket, &encode(&query.answer(&busy), query.payload()), app).await;
         };
-        let (names, socket) = (self.clone(), socket.clone());
+        let (server, socket) = (self.clone(), socket.clone());
         self.local.tasks.spawn(async move {
             let payload = query.payload();
-            let answer = names.answer(*query).await;
+            let answer = server.answer(*query).await;
             reply(&socket, &encode(&answer, payload), app).await;
             drop(place);
         });
     }
 }
 
-/// An app that is gone is no event.
+/// Sends an answer. An app that is gone is not a failure.
 async fn reply(socket: &UdpSocket, answer: &[u8], app: SocketAddr) {
     if let Err(error) = socket.send_to(answer, app).await {
         tracing::debug!(%app, %error, "answer not sent");

@@ -1,4 +1,4 @@
-//! What a session writes to and reads from: a tunnel of a link, or a connection of this machine's own.
+//! The connection to a server: a tunnel of a link, or a socket of this machine.
 
 use std::future::poll_fn;
 use std::io;
@@ -17,52 +17,52 @@ use crate::link::relay::is_link_lost;
 use crate::link::tunnel::{Inbox, Outbox};
 use crate::net;
 
-/// One direct read takes at most so many bytes.
+/// The maximum of one read from a socket, in bytes.
 const READ: usize = 64 * 1024;
 
-/// The way to one server.
-pub enum Upstream {
-    /// Over a link; with the gateway's name.
+/// The connection to one server.
+pub enum ServerConnection {
+    /// A tunnel of a link, and the name of its gateway.
     Link(Box<LinkTunnel>, String),
-    /// From this machine.
+    /// A socket of this machine.
     Direct(TcpStream),
 }
 
-/// The upstream broke: what came before is not the whole.
+/// The connection to the server broke: what was received is incomplete.
 #[derive(Debug, thiserror::Error)]
-pub enum UpstreamError {
-    /// The tunnel or its link.
+pub enum ServerError {
+    /// The tunnel or its link broke.
     #[error("the tunnel broke")]
     Tunnel(#[from] http2::Error),
-    /// The connection.
+    /// The socket broke.
     #[error("the connection to the server broke")]
     Socket(#[from] io::Error),
 }
 
-impl UpstreamError {
-    /// True when the link has failed, and not this tunnel alone.
+impl ServerError {
+    /// True when the link failed, and not this tunnel alone.
     pub fn is_link_lost(&self) -> bool {
         matches!(self, Self::Tunnel(error) if is_link_lost(error))
     }
 }
 
-/// Towards the server.
-pub enum Out<'a> {
+/// The direction towards the server.
+pub enum ToServer<'a> {
     /// Over a link.
     Link(&'a mut Outbox),
-    /// Directly.
+    /// From this machine.
     Direct(&'a TcpStream),
 }
 
-/// From the server.
-pub enum In<'a> {
+/// The direction from the server.
+pub enum FromServer<'a> {
     /// Over a link.
     Link(&'a mut Inbox),
-    /// Directly.
+    /// To this machine.
     Direct(&'a TcpStream),
 }
 
-impl Upstream {
+impl ServerConnection {
     /// The gateway's name, or "direct".
     pub fn gateway(&self) -> &str {
         match self {
@@ -71,23 +71,7 @@ impl Upstream {
         }
     }
 
-    /// Waits until the server says something or hangs up, while nothing is asked of it.
-    pub async fn until_stale(&mut self) {
-        match self {
-            Self::Link(tunnel, _) => drop(poll_fn(|cx| tunnel.stream.inbox.poll_fill(cx)).await),
-            Self::Direct(server) => drop(server.peek(&mut [0]).await),
-        }
-    }
-
-    /// Ends it orderly, after a complete exchange: the server reads an end and not a failure.
-    pub fn end(self) {
-        if let Self::Link(mut tunnel, _) = self {
-            // Fails only on a tunnel that has ended anyway.
-            let _ = tunnel.stream.outbox.finish();
-        }
-    }
-
-    /// The pulse of the link that it goes over, if it does, and where that link's gateway listens.
+    /// The pulse of its link and the address at which that link's gateway listens; `None` for a direct connection.
     pub fn link(&self) -> Option<(Arc<Pulse>, SocketAddr)> {
         match self {
             Self::Link(tunnel, _) => Some((tunnel.stream.pulse().clone(), tunnel.gateway)),
@@ -95,18 +79,17 @@ impl Upstream {
         }
     }
 
-    /// Both directions, to be used at the same time.
-    pub fn halves(&mut self) -> (Out<'_>, In<'_>) {
+    /// Both directions, for use at the same time.
+    pub fn halves(&mut self) -> (ToServer<'_>, FromServer<'_>) {
         match self {
             Self::Link(tunnel, _) => {
-                (Out::Link(&mut tunnel.stream.outbox), In::Link(&mut tunnel.stream.inbox))
+                (ToServer::Link(&mut tunnel.stream.outbox), FromServer::Link(&mut tunnel.stream.inbox))
             }
-            Self::Direct(server) => (Out::Direct(server), In::Direct(server)),
+            Self::Direct(server) => (ToServer::Direct(server), FromServer::Direct(server)),
         }
     }
 
-    /// True when the server has said something or hung up while nothing was asked of it: a connection that was
-    /// kept open is no longer of use.
+    /// True when an idle connection cannot be reused: the server has closed it, or has sent bytes without a request.
     pub fn is_stale(&mut self) -> bool {
         match self {
             Self::Link(tunnel, _) => {
@@ -119,14 +102,30 @@ impl Upstream {
             },
         }
     }
+
+    /// Waits until [`ServerConnection::is_stale`] would be true.
+    pub async fn until_stale(&mut self) {
+        match self {
+            Self::Link(tunnel, _) => drop(poll_fn(|cx| tunnel.stream.inbox.poll_fill(cx)).await),
+            Self::Direct(server) => drop(server.peek(&mut [0]).await),
+        }
+    }
+
+    /// Closes the connection in an orderly way after a complete exchange: the server reads an end and not a reset.
+    pub fn close(self) {
+        if let Self::Link(mut tunnel, _) = self {
+            // Fails only on a tunnel that has ended already.
+            let _ = tunnel.stream.outbox.finish();
+        }
+    }
 }
 
-impl Out<'_> {
+impl ToServer<'_> {
     /// Sends all of `data`.
     ///
     /// # Errors
-    /// [`UpstreamError`].
-    pub async fn send(&mut self, data: Bytes) -> Result<(), UpstreamError> {
+    /// [`ServerError`].
+    pub async fn send(&mut self, data: Bytes) -> Result<(), ServerError> {
         match self {
             Self::Link(outbox) => Ok(outbox.send(data).await?),
             Self::Direct(server) => Ok(net::write_all(server, &data).await?),
@@ -134,12 +133,12 @@ impl Out<'_> {
     }
 }
 
-impl In<'_> {
+impl FromServer<'_> {
     /// The next bytes; `None` at the orderly end.
     ///
     /// # Errors
-    /// [`UpstreamError`].
-    pub async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
+    /// [`ServerError`].
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ServerError> {
         match self {
             Self::Link(inbox) => Ok(inbox.next().await?),
             Self::Direct(server) => {
@@ -150,17 +149,17 @@ impl In<'_> {
         }
     }
 
-    /// Does `work` (writing to the app) while what arrives is taken over, so that an app that stalls never holds
-    /// frames inside the link. When the upstream breaks meanwhile, a `patient` caller has its work finished and
-    /// the error given by [`In::next`].
+    /// Runs `work` (writing to the app) and meanwhile takes what arrives out of the link, so that a stalled app never
+    /// holds frames inside the link. When the connection to the server breaks meanwhile: with `finish_work`, `work` is
+    /// finished and [`FromServer::next`] gives the error afterwards.
     ///
     /// # Errors
-    /// [`UpstreamError`], which leaves `work` undone.
+    /// [`ServerError`]; `work` is then incomplete.
     pub async fn while_filling<T>(
         &mut self,
         work: impl Future<Output = T>,
-        patient: bool,
-    ) -> Result<T, UpstreamError> {
+        finish_work: bool,
+    ) -> Result<T, ServerError> {
         let mut work = std::pin::pin!(work);
         poll_fn(|cx| {
             if let Poll::Ready(done) = work.as_mut().poll(cx) {
@@ -173,7 +172,7 @@ impl In<'_> {
             while !inbox.has_ended() {
                 match inbox.poll_fill(cx) {
                     Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(error)) if patient => inbox.fail_later(error),
+                    Poll::Ready(Err(error)) if finish_work => inbox.fail_later(error),
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
                     Poll::Pending => break,
                 }

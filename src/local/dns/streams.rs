@@ -1,4 +1,5 @@
-//! Questions by TCP (RFC 7766): each with its length in front, several at a time, answered as the answers come.
+//! Questions by TCP (RFC 7766): each is preceded by its length; several are answered at a time, in the order in which the
+//! answers arrive.
 
 use std::io;
 use std::sync::Arc;
@@ -11,16 +12,17 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::Names;
+use super::NameServer;
 use crate::net;
 use crate::wire::dns::{Decision, LONGEST, encode};
 
-/// How long a connection may say nothing (RFC 7766 §6.2.3), and how long one message may take.
+/// How long a connection may be idle (RFC 7766 §6.2.3), and how long one message may take.
 const IDLE: Duration = Duration::from_secs(10);
-/// How many questions of one connection are answered at a time; the next ones are not read meanwhile.
+/// Maximum number of questions of one connection that are answered at a time; further ones are not read meanwhile.
 const MOST_AT_A_TIME: usize = 32;
 
-impl Names {
+impl NameServer {
+    /// Accepts connections until the node drains.
     pub(super) async fn serve_streams(self: Arc<Self>, listener: TcpListener) {
         let drain = &self.local.drain;
         loop {
@@ -33,10 +35,10 @@ impl Names {
                 accepted = accepted => accepted,
                 () = drain.cancelled() => return,
             };
-            let names = self.clone();
+            let server = self.clone();
             self.local.tasks.spawn(async move {
-                if let Err(error) = names.serve_stream(socket).await {
-                    tracing::debug!(%app, %error, "a connection for questions ended");
+                if let Err(error) = server.serve_stream(socket).await {
+                    tracing::debug!(%app, %error, "a DNS connection ended");
                 }
                 drop(place);
             });
@@ -44,23 +46,23 @@ impl Names {
     }
 
     async fn serve_stream(self: &Arc<Self>, mut socket: TcpStream) -> io::Result<()> {
-        // Fails only on a connection that is gone, which the first read tells.
+        // Fails only on a connection that is gone, which the first read shows.
         let _ = socket.set_nodelay(true);
         let (mut reader, mut writer) = socket.split();
         let (mut buffer, mut ended) = (BytesMut::with_capacity(512), false);
         let mut answers = FuturesUnordered::new();
-        // Slow bytes do not extend it.
+        // A message that arrives slowly does not extend it.
         let mut until = Instant::now() + IDLE;
         loop {
             while answers.len() < MOST_AT_A_TIME
                 && let Some(message) = next_message(&mut buffer)
             {
                 let decision = Decision::of(&message);
-                self.met("tcp", &decision);
+                self.count_question("tcp", &decision);
                 if matches!(decision, Decision::Ignore) {
                     return Ok(());
                 }
-                answers.push(self.answer_whole(decision));
+                answers.push(self.answer_framed(decision));
                 until = Instant::now() + IDLE;
             }
             if ended && answers.is_empty() {
@@ -79,19 +81,19 @@ impl Names {
         }
     }
 
-    /// The answer with its length in front.
-    async fn answer_whole(self: &Arc<Self>, decision: Decision) -> Vec<u8> {
+    /// The answer, preceded by its length.
+    async fn answer_framed(self: &Arc<Self>, decision: Decision) -> Vec<u8> {
         let answer = match decision {
             Decision::Ignore => return Vec::new(),
             Decision::Answer(_, _, answer) => answer,
             Decision::Ask(query) => encode(&self.answer(*query).await, LONGEST),
         };
-        let length = u16::try_from(answer.len()).expect("encoded to be no longer");
+        let length = u16::try_from(answer.len()).expect("encoded into at most 65,535 bytes");
         [&length.to_be_bytes()[..], &answer].concat()
     }
 }
 
-/// Takes a whole message out of what has arrived (RFC 1035 §4.2.2).
+/// Takes a complete message out of what has arrived (RFC 1035 §4.2.2).
 fn next_message(buffer: &mut BytesMut) -> Option<BytesMut> {
     let length = u16::from_be_bytes(*buffer.first_chunk()?).into();
     if buffer.len() < 2 + length {

@@ -1,0 +1,63 @@
+//! What all connections of apps share, and one such connection before its dialect is known.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::endpoint::AppPeer;
+use super::handshakes::{Handshake, Handshakes};
+use super::logins::Logins;
+use super::page::Page;
+use super::routes::Routes;
+use crate::telemetry::Telemetry;
+
+/// The state shared by all connections of apps.
+pub struct Local {
+    /// The ways out of this node.
+    pub routes: Routes,
+    /// The page that a browser gets.
+    pub page: Page,
+    /// Counters and access records.
+    pub telemetry: Arc<Telemetry>,
+    /// This node's pseudonym in Via and Proxy-Status fields; a token (RFC 9110 §5.6.2).
+    pub name: String,
+    /// Cancelled when the node drains: idle connections are closed, and open ones take no further request.
+    pub drain: CancellationToken,
+    /// The tasks of the connections.
+    pub tasks: TaskTracker,
+    /// Who may use the local port.
+    pub logins: Arc<Logins>,
+    /// The id of the next connection.
+    pub next_id: AtomicU64,
+    /// Permits for connections, one each.
+    pub places: Arc<Semaphore>,
+    /// Apps that have not sent their request yet.
+    pub handshakes: Arc<Handshakes>,
+}
+
+/// An accepted connection of an app.
+pub struct App {
+    /// Its socket.
+    pub socket: TcpStream,
+    /// Its other end.
+    pub peer: AppPeer,
+    /// Bounds the time until its request is complete.
+    pub handshake: Handshake,
+}
+
+impl Local {
+    /// A new id for a connection or request, the same in the logs of this node and of the gateway.
+    pub fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// Logs that an app has hung up, which is no failure.
+pub(super) fn log_hang_up(error: &io::Error) {
+    tracing::debug!(%error, "the app hung up");
+}

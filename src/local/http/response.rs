@@ -1,0 +1,244 @@
+//! The response of a server, passed on to the app.
+
+use std::io::IoSlice;
+use std::num::NonZeroUsize;
+use std::sync::atomic::Ordering::Relaxed;
+
+use bytes::{Bytes, BytesMut};
+
+use super::exchange::{Exchange, Trouble};
+use crate::link::relay::Progress;
+use crate::local::server_connection::{FromServer, ServerError};
+use crate::net;
+use crate::wire::http::{
+    BodyLength, ChunkedDecoder, ChunkedEncoder, MAX_HEAD, Malformed, ResponseHead, Step, head_end,
+};
+use crate::wire::resume::Point;
+
+/// A response that was passed on completely.
+pub(super) struct Delivered {
+    /// The server has changed protocols (101).
+    pub(super) upgraded: bool,
+    /// The app can tell where the response ends without the end of the connection.
+    pub(super) framed: bool,
+    /// The server takes another request on this connection.
+    pub(super) reusable: bool,
+}
+
+impl Exchange<'_> {
+    /// Passes on the response, interim responses included.
+    pub(super) async fn deliver(
+        &self,
+        server: &mut FromServer<'_>,
+        progress: &Progress<'_>,
+    ) -> Result<Delivered, Trouble> {
+        let mut buffer = BytesMut::new();
+        let response = loop {
+            let response = self.read_head(server, &mut buffer).await?;
+            if !response.is_interim() {
+                break response;
+            }
+            if response.reaches(self.request.version) {
+                let mut head = BytesMut::new();
+                self.write_head(&response, BodyLength::None, &mut head);
+                self.put(server, &mut head, &[], false).await?;
+            }
+        };
+        let mut head = BytesMut::new();
+        if response.status == 101 {
+            if !self.request.upgrade.is_some_and(|upgrade| response.switches_to(upgrade)) {
+                return Err(Trouble::Bad(Malformed::StatusLine));
+            }
+            self.write_head(&response, BodyLength::None, &mut head);
+            head.extend_from_slice(&buffer);
+            self.put(server, &mut head, &[], false).await?;
+            return Ok(Delivered { upgraded: true, framed: false, reusable: false });
+        }
+        let body_as = response.client_body(self.request.version);
+        self.write_head(&response, body_as, &mut head);
+        let chunked = body_as == BodyLength::Chunked;
+        let stray = match response.body {
+            BodyLength::None => !buffer.is_empty(),
+            BodyLength::Exact(length) => {
+                *self.point() = Point::of(self.request, &response).map(|point| (point, length));
+                self.exact(server, &mut head, &mut buffer, length, progress).await?;
+                !buffer.is_empty()
+            }
+            BodyLength::Chunked => {
+                self.chunked(server, &mut head, &mut buffer, chunked, progress).await?;
+                !buffer.is_empty()
+            }
+            BodyLength::UntilClose => {
+                self.until_close(server, &mut head, buffer.freeze(), chunked, progress).await?;
+                true
+            }
+        };
+        if chunked {
+            head.extend_from_slice(ChunkedEncoder::END);
+        }
+        self.put(server, &mut head, &[], false).await?;
+        net::end_orderly(self.app);
+        let framed = body_as != BodyLength::UntilClose;
+        Ok(Delivered { upgraded: false, framed, reusable: response.keep_alive && !stray })
+    }
+
+    /// Reads the head of a response. What follows it stays in `buffer`.
+    async fn read_head(
+        &self,
+        server: &mut FromServer<'_>,
+        buffer: &mut BytesMut,
+    ) -> Result<ResponseHead, Trouble> {
+        let mut searched = 0;
+        loop {
+            if let Some(end) = head_end(buffer, searched) {
+                let head = buffer.split_to(end);
+                return ResponseHead::parse(&head, &self.request.method).map_err(|error| self.bad(error));
+            }
+            searched = buffer.len();
+            if searched >= MAX_HEAD {
+                return Err(self.bad(Malformed::HeadTooLarge));
+            }
+            match server.next().await {
+                Ok(Some(data)) => buffer.extend_from_slice(&data),
+                Ok(None) if buffer.is_empty() && !self.started.load(Relaxed) => {
+                    return Err(Trouble::Silent { lost: false, why: "it closed".into() });
+                }
+                Ok(None) => return Err(self.bad(Malformed::Unfinished)),
+                // Nothing of an incomplete head has been passed on.
+                Err(error) if !self.started.load(Relaxed) => {
+                    return Err(Trouble::Silent { lost: error.is_link_lost(), why: error.to_string() });
+                }
+                Err(error) => return Err(Trouble::Truncated(error.to_string())),
+            }
+        }
+    }
+
+    fn write_head(&self, response: &ResponseHead, body_as: BodyLength, out: &mut BytesMut) {
+        let request = self.request;
+        response.write_forward(&self.local.name, request.version, request.keep_alive, body_as, out);
+    }
+
+    /// Passes on a body of `length` bytes, whose beginning is in `buffer`. What follows it stays there.
+    pub(super) async fn exact(
+        &self,
+        server: &mut FromServer<'_>,
+        head: &mut BytesMut,
+        buffer: &mut BytesMut,
+        length: u64,
+        progress: &Progress<'_>,
+    ) -> Result<(), Trouble> {
+        let mut left = length;
+        let mut data = buffer.split().freeze();
+        loop {
+            let count = usize::try_from(left).map_or(data.len(), |left| left.min(data.len()));
+            let rest = data.split_off(count);
+            if count > 0 {
+                self.put(server, head, &data, false).await?;
+                left -= count as u64;
+                progress.add_received(count);
+                if let Some((_, still)) = self.point().as_mut() {
+                    *still = left;
+                }
+            }
+            if left == 0 {
+                buffer.extend_from_slice(&rest);
+                return Ok(());
+            }
+            data = self.next_of_body(server).await?;
+        }
+    }
+
+    /// Passes on a chunked body, whose beginning is in `buffer`. What follows it stays there.
+    async fn chunked(
+        &self,
+        server: &mut FromServer<'_>,
+        head: &mut BytesMut,
+        buffer: &mut BytesMut,
+        as_chunks: bool,
+        progress: &Progress<'_>,
+    ) -> Result<(), Trouble> {
+        let mut decoder = ChunkedDecoder::new();
+        loop {
+            match decoder.decode(buffer) {
+                Ok(Step::Data(data)) => {
+                    progress.add_received(data.len());
+                    self.put(server, head, &data, as_chunks).await?;
+                }
+                Ok(Step::Done) => return Ok(()),
+                Ok(Step::NeedMore) => {
+                    let data = self.next_of_body(server).await?;
+                    if buffer.is_empty() {
+                        *buffer = BytesMut::from(data);
+                    } else {
+                        buffer.extend_from_slice(&data);
+                    }
+                }
+                Err(malformed) => return Err(self.bad(malformed)),
+            }
+        }
+    }
+
+    /// Passes on a body that ends with the connection and begins with `data`.
+    async fn until_close(
+        &self,
+        server: &mut FromServer<'_>,
+        head: &mut BytesMut,
+        mut data: Bytes,
+        as_chunks: bool,
+        progress: &Progress<'_>,
+    ) -> Result<(), Trouble> {
+        net::reset_on_drop(self.app);
+        loop {
+            if !data.is_empty() {
+                progress.add_received(data.len());
+                self.put(server, head, &data, as_chunks).await?;
+            }
+            match server.next().await.map_err(|error| cut_off(&error))? {
+                Some(next) => data = next,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// The next bytes of a body that has not ended.
+    pub(super) async fn next_of_body(&self, server: &mut FromServer<'_>) -> Result<Bytes, Trouble> {
+        match server.next().await {
+            Ok(Some(data)) => Ok(data),
+            Ok(None) => Err(Trouble::Truncated("the server ended the response too early".into())),
+            Err(error) => Err(cut_off(&error)),
+        }
+    }
+
+    /// Writes what is left of the head and then `data`, with `as_chunk` as a chunk, in one call.
+    async fn put(
+        &self,
+        server: &mut FromServer<'_>,
+        head: &mut BytesMut,
+        data: &[u8],
+        as_chunk: bool,
+    ) -> Result<(), Trouble> {
+        if head.is_empty() && data.is_empty() {
+            return Ok(());
+        }
+        self.started.store(true, Relaxed);
+        let frame = NonZeroUsize::new(data.len()).filter(|_| as_chunk).map(ChunkedEncoder::frame);
+        let (before, after) = match &frame {
+            Some(frame) => (frame.as_ref(), ChunkedEncoder::CHUNK_END),
+            None => (&[][..], &[][..]),
+        };
+        let mut pieces = [head, before, data, after].map(IoSlice::new);
+        // To resume a download, it must be known exactly what the app has received.
+        let finish_work = self.point().is_some();
+        let written = server.while_filling(net::write_all_vectored(self.app, &mut pieces), finish_work).await;
+        head.clear();
+        written.map_err(|error| cut_off(&error))?.map_err(Trouble::App)
+    }
+}
+
+fn cut_off(error: &ServerError) -> Trouble {
+    if error.is_link_lost() {
+        Trouble::Lost(error.to_string())
+    } else {
+        Trouble::Truncated(error.to_string())
+    }
+}

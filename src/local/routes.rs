@@ -1,0 +1,280 @@
+//! How connections leave this node: over the best link, or from this machine itself while it is a gateway.
+//!
+//! Choosing a gateway, holding a connection while there is none, and moving to the next one happen here; [`Search`]
+//! bounds both the time and the number of gateways.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::links::Links;
+use super::server_connection::ServerConnection;
+use crate::failure::{Failure, Kind, Side};
+use crate::link::alive::Pulse;
+use crate::link::client::{Link, LinkTunnel};
+use crate::link::request::Transport;
+use crate::memory::Budget;
+use crate::own::Own;
+use crate::wire::target::Target;
+
+/// Maximum number of gateways that one search tries.
+const MOST_ATTEMPTS: u32 = 8;
+
+/// Connects from this machine, under the gateway's access rules.
+pub type Direct = dyn Fn(Target) -> BoxFuture<'static, Result<TcpStream, Failure>> + Send + Sync;
+
+/// The same for UDP; the socket is connected.
+pub type DirectUdp = dyn Fn(Target) -> BoxFuture<'static, Result<UdpSocket, Failure>> + Send + Sync;
+
+/// All routes out of this node.
+pub struct Routes {
+    /// The links to gateways.
+    pub links: Arc<Links>,
+    /// Connects from this machine by TCP.
+    pub direct: Box<Direct>,
+    /// Connects from this machine by UDP.
+    pub direct_udp: Box<DirectUdp>,
+    /// Whether this node is a gateway now and connects from this machine.
+    pub is_gateway: watch::Receiver<bool>,
+    /// How long a connection is held while there is no gateway.
+    pub hold: watch::Receiver<Duration>,
+    /// The memory budget of all tunnels.
+    pub memory: Arc<Budget>,
+    /// The addresses at which this node listens; connections to them are refused as loops.
+    pub own: Arc<Own>,
+}
+
+/// One route out of this node.
+pub(super) enum Route {
+    /// From this machine.
+    Direct,
+    /// Over this link.
+    Link(Link),
+}
+
+/// The search of one connection for a gateway. It has one deadline, however many gateways fail meanwhile, and a
+/// maximum number of attempts, however each of them ended.
+pub(super) struct Search {
+    held_until: Instant,
+    attempts: u32,
+}
+
+impl Search {
+    /// A search that holds its connection for at most `hold` in all.
+    pub(super) fn begin(hold: Duration) -> Self {
+        Self { held_until: Instant::now() + hold, attempts: 0 }
+    }
+
+    /// Waits for `route` until the hold time is over, which gives `None`, and counts an attempt.
+    pub(super) async fn next<T>(&mut self, route: impl Future<Output = T>) -> Option<T> {
+        self.attempts += 1;
+        timeout_at(self.held_until, route).await.ok()
+    }
+
+    /// Whether there may be another attempt after this one.
+    pub(super) fn may_move_on(&self) -> bool {
+        self.attempts < MOST_ATTEMPTS
+    }
+}
+
+impl Routes {
+    /// Opens a connection to `target` and sends `first` on it: together with the request to open if `first` is safe to
+    /// repeat on another gateway, else after the connection is established.
+    ///
+    /// # Errors
+    /// Why there is no connection; for lack of a gateway within the hold time.
+    pub async fn open(
+        &self,
+        target: &Target,
+        id: u64,
+        first: Bytes,
+        is_safe: bool,
+    ) -> Result<ServerConnection, Failure> {
+        self.admit(target)?;
+        let (early, late) = if is_safe { (first, Bytes::new()) } else { (Bytes::new(), first) };
+        let mut server = self.connect(target, id, early).await?;
+        match server.halves().0.send(late).await {
+            Ok(()) => Ok(server),
+            Err(error) => {
+                let sentence = format!("the connection to {target} broke at once: {error}");
+                Err(Failure::new(Kind::Terminated, Side::Link, sentence))
+            }
+        }
+    }
+
+    async fn connect(&self, target: &Target, id: u64, early: Bytes) -> Result<ServerConnection, Failure> {
+        let Some((mut tunnel, link)) = self.open_tunnel(Transport::Tcp, target, id, &early).await? else {
+            let mut server = ServerConnection::Direct((self.direct)(target.clone()).await?);
+            return match server.halves().0.send(early).await {
+                Ok(()) => Ok(server),
+                Err(error) => Err(Failure::new(Kind::Terminated, Side::Server, error.to_string())),
+            };
+        };
+        tunnel.stream.charge_to(&self.memory.account());
+        Ok(ServerConnection::Link(Box::new(tunnel), link.gateway.id.short()))
+    }
+
+    /// Checks that `target` is not this node itself and that there is memory for another connection.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub(super) fn admit(&self, target: &Target) -> Result<(), Failure> {
+        if target.address().is_some_and(|address| self.own.is_this_node(address)) {
+            let sentence = format!("{target} is a port of this node itself");
+            return Err(Failure::new(Kind::Loop, Side::Local, sentence));
+        }
+        if self.memory.is_short() {
+            let sentence = "this node has no memory left for another connection";
+            return Err(Failure::new(Kind::LimitReached, Side::Local, sentence));
+        }
+        Ok(())
+    }
+
+    /// Opens a tunnel on one gateway after another until one of them succeeds, and sends `first` with the request.
+    /// `None` when this node connects from this machine.
+    ///
+    /// # Errors
+    /// Why there is no tunnel; for lack of a gateway within the hold time.
+    pub(super) async fn open_tunnel(
+        &self,
+        transport: Transport,
+        target: &Target,
+        id: u64,
+        first: &Bytes,
+    ) -> Result<Option<(LinkTunnel, Link)>, Failure> {
+        let mut search = Search::begin(*self.hold.borrow());
+        loop {
+            let link = match search.next(self.route()).await {
+                Some(Route::Direct) => return Ok(None),
+                Some(Route::Link(link)) => link,
+                None => return Err(self.no_gateway()),
+            };
+            let opened = tokio::select! {
+                biased;
+                opened = link.open_by(transport, target, id, first.clone()) => opened,
+                () = self.until_better(&link.pulse, link.address), if search.may_move_on() => {
+                    tracing::info!(gateway = link.gateway.id.short(), "no answer: the connection moves on");
+                    continue;
+                }
+            };
+            match opened {
+                Ok(tunnel) => return Ok(Some((tunnel, link))),
+                Err(failure) if failure.blames_gateway() && search.may_move_on() => {
+                    link.retire();
+                    tracing::info!(reason = %failure, "the gateway failed an open");
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+
+    /// Waits for a route.
+    pub(super) async fn route(&self) -> Route {
+        let mut is_gateway = self.is_gateway.clone();
+        let mut links = self.links.up();
+        loop {
+            if *is_gateway.borrow_and_update() {
+                return Route::Direct;
+            }
+            if let Some(link) = best(&links.borrow_and_update()) {
+                return Route::Link(link.clone());
+            }
+            tokio::select! {
+                changed = is_gateway.changed() => if changed.is_err() { std::future::pending::<()>().await },
+                changed = links.changed() => if changed.is_err() { std::future::pending::<()>().await },
+            }
+        }
+    }
+
+    /// Waits until the link with this `pulse`, to the gateway at `address`, is suspect and another one is not.
+    pub(super) async fn until_better(&self, pulse: &Pulse, address: SocketAddr) {
+        pulse.suspected().await;
+        let mut links = self.links.up();
+        loop {
+            let other = best(&links.borrow_and_update())
+                .is_some_and(|other| other.address != address && !other.is_suspect());
+            if other {
+                return;
+            }
+            if links.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Whether a flow on a link should move to another route: the link's gateway is suspect and another one is not, or
+    /// the link takes no new tunnels, which `end_of_use` says.
+    pub(super) fn has_better(
+        &self,
+        pulse: &Pulse,
+        address: SocketAddr,
+        end_of_use: &CancellationToken,
+    ) -> bool {
+        let up = self.links.up();
+        let links = up.borrow();
+        match best(&links) {
+            Some(_) if end_of_use.is_cancelled() => true,
+            // This node has become a gateway itself.
+            None if end_of_use.is_cancelled() => *self.is_gateway.borrow(),
+            Some(other) => *pulse.suspect().borrow() && other.address != address && !other.is_suspect(),
+            None => false,
+        }
+    }
+
+    /// Whether this node is not a gateway any more, and has a link to one.
+    pub(super) fn has_gateway(&self) -> bool {
+        !*self.is_gateway.borrow() && best(&self.links.up().borrow()).is_some()
+    }
+
+    /// The failure of a connection whose hold time is over.
+    pub(super) fn no_gateway(&self) -> Failure {
+        let held = self.hold.borrow().as_secs_f32();
+        let sentence = match self.links.trouble() {
+            Some(trouble) => format!("no gateway could be used within {held} s: {trouble}"),
+            None => format!("no gateway answered within {held} s: run 'laneway discover' to see why"),
+        };
+        Failure::new(Kind::NoGateway, Side::Local, sentence)
+    }
+}
+
+/// The link for a new tunnel: the first one that is not suspect, else the first one.
+fn best(links: &[Link]) -> Option<&Link> {
+    let usable = || links.iter().filter(|link| link.is_usable());
+    usable().find(|link| !link.is_suspect()).or_else(|| usable().next())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn all_attempts_of_a_search_share_one_hold_time() {
+        let (start, hold) = (Instant::now(), Duration::from_secs(10));
+        let mut search = Search::begin(hold);
+        assert_eq!(search.next(ready(1)).await, Some(1));
+        tokio::time::advance(Duration::from_secs(6)).await;
+        assert_eq!(search.next(pending::<()>()).await, None);
+        assert_eq!(start.elapsed(), hold);
+        assert_eq!(search.next(ready(2)).await, Some(2), "a gateway that is there already needs no hold");
+    }
+
+    #[tokio::test]
+    async fn a_search_tries_a_limited_number_of_gateways() {
+        let mut search = Search::begin(Duration::from_secs(10));
+        let mut tried = 0;
+        while search.may_move_on() {
+            search.next(ready(())).await;
+            tried += 1;
+        }
+        assert_eq!(tried, MOST_ATTEMPTS);
+    }
+}
