@@ -86,7 +86,8 @@ case "${1:-}" in
 esac
 case " $* " in
 *" --help "* | *" -h "* | *" --list "* | *" --laneway "*) ;;
-*) cargo build --quiet --locked --release ;;
+*) cargo build --quiet --locked --release --package laneway ;;
 esac
-cargo build --quiet --locked --release --manifest-path integration/bench/Cargo.toml --target-dir target/bench
-exec target/bench/release/laneway-bench --cache "$cache" "$@"
+# Not together with laneway, which would be built with the features that only the bench needs.
+cargo build --quiet --locked --release --package laneway-bench
+exec target/release/laneway-bench --cache "$cache" "$@"

@@ -43,12 +43,6 @@ scripts/page-test.sh
 step "packaging"
 scripts/package.sh --check
 
-step "the bench (a package of its own)"
-bench=(--manifest-path integration/bench/Cargo.toml --target-dir target/bench)
-cargo fmt --manifest-path integration/bench/Cargo.toml --check
-cargo clippy --locked "${bench[@]}" --all-targets -- -D warnings
-cargo test --quiet --locked "${bench[@]}"
-
 step "instructions of the hot paths"
 scripts/instructions.sh
 

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Fuzzes what reads bytes from outside (integration/fuzz), one target after the other.
+# Runs the fuzz targets (integration/fuzz) one after the other.
 #
-#   scripts/fuzz.sh [--seconds N | --runs N] [TARGET…]    every target, 60 seconds each, unless told otherwise
+#   scripts/fuzz.sh [--seconds N | --runs N] [TARGET…]    all targets, 60 seconds each by default
 #
-# Needs a nightly toolchain and cargo-fuzz (`cargo install cargo-fuzz`). The crate has no unsafe code, so there is no
-# sanitizer: SANITIZER=address adds one, for the sake of the libraries. What the fuzzer learns stays in
-# integration/fuzz/corpus. An input that fails is written to integration/fuzz/artifacts; once the bug is fixed it belongs
-# in integration/fuzz/seeds/TARGET, under a name that says what it shows, where plain `cargo test` runs it.
+# Needs a nightly toolchain and cargo-fuzz (`cargo install cargo-fuzz`). The workspace has no unsafe code, so there is no
+# sanitizer; SANITIZER=address adds one for the sake of the libraries. The fuzzer keeps its corpus in integration/fuzz/corpus.
+# It writes an input that fails to integration/fuzz/artifacts; `cargo run -p laneway-fuzz --bin TARGET FILE` runs that once
+# more. When the bug is fixed, move the input to integration/fuzz/seeds/TARGET under a name that says what it shows: from then
+# on `cargo test -p laneway-fuzz` runs it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -29,6 +30,8 @@ if ! RUSTUP_TOOLCHAIN=nightly cargo fuzz --version >/dev/null 2>&1; then
 fi
 [ ${#targets[@]} -gt 0 ] || mapfile -t targets < <(fuzz list)
 
+# Link-time optimization would cost minutes, and the profile strips what a backtrace needs.
+export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_STRIP=none
 options=(--release --sanitizer "${SANITIZER:-none}")
 for target in "${targets[@]}"; do
     printf '\n== %s\n' "$target"

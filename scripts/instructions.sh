@@ -1,21 +1,22 @@
 #!/usr/bin/env bash
 # Counts the instructions of the hot paths (integration/benches/instructions.rs) under valgrind, and compares them with
-# integration/benches/instructions.txt: more than a fifth above it fails.
+# integration/benches/instructions.txt. Fails when a path costs more than a fifth more.
 #   scripts/instructions.sh            compares
-#   scripts/instructions.sh --record   writes the file anew
-# A count depends little on the processor and on the load of the machine: seen are 2% for bytes, 10% for a tunnel. It is of
-# the dev profile, which the
-# tests have built already; what one path costs is the difference between two runs.
+#   scripts/instructions.sh --record   writes the file
+# The counts depend little on the processor and on the load of the machine: they differ by up to 2% for bytes and 10% for a
+# tunnel. They are of the dev profile, which the tests have built already. The cost of a path is the difference between two
+# runs with different numbers of repetitions.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 recorded=integration/benches/instructions.txt
 tolerance=20
 
 command -v valgrind >/dev/null || { echo "skipped: valgrind is not installed"; exit 0; }
-binary=$(cargo test --quiet --locked --bench instructions --no-run --message-format=json |
+# With --workspace, as check.sh does: then nothing is built twice.
+binary=$(cargo test --quiet --locked --workspace --bench instructions --no-run --message-format=json |
     sed -n 's/.*"executable":"\([^"]*\/instructions-[^"]*\)".*/\1/p' | tail -1)
 
-# The instructions of one run of `count` times `path`; 0 when it fails.
+# The instructions of a run that repeats a path this many times; 0 when it fails.
 count() {
     valgrind --tool=cachegrind --cache-sim=no --cachegrind-out-file=/dev/null "$binary" "$@" 2>&1 |
         sed -n 's/.*I *refs: *\([0-9,]*\).*/\1/p' | tr -d ,
@@ -47,7 +48,7 @@ PATHS
 if [ "${1:-}" = --record ]; then
     cp "$fresh" "$recorded"
 elif [ "$failed" = 1 ]; then
-    echo "error: a hot path costs more than it did" >&2
+    echo "error: a hot path costs more than before" >&2
     echo "hint: if that is worth it, run scripts/instructions.sh --record and commit $recorded" >&2
     exit 1
 fi

@@ -1,2 +1,3 @@
-#![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| laneway_fuzz::configuration::run(data));
+#![cfg_attr(fuzzing, no_main)]
+
+laneway_fuzz::fuzzer!(configuration);

@@ -1,7 +1,7 @@
-//! What each fuzz target does with its bytes: parses them, and checks what must hold of the result.
+//! The fuzz targets: each parses its input, and checks what must hold of the result.
 //!
-//! The fuzzers in `bin` and the test that replays `seeds` share these functions. A seed is read as the target
-//! reads its input; its file name says what it shows.
+//! The fuzzers in `bin` and the tests in `seeds.rs` share these functions. A file in `seeds/TARGET` is an input of that
+//! target; its name says what it shows.
 
 pub mod access;
 pub mod beacons;
@@ -24,10 +24,13 @@ pub mod socks;
 pub mod socks4;
 pub mod socks_udp;
 
-/// What one target does with its input.
+#[cfg(test)]
+mod seeds;
+
+/// Runs a target on one input; panics when something does not hold.
 pub type Run = fn(&[u8]);
 
-/// Every target by its name, which is that of its fuzzer and of the directory of its seeds.
+/// Every target with its name, which is also that of its fuzzer and of the directory of its seeds.
 pub const ALL: [(&str, Run); 19] = [
     ("access", access::run),
     ("beacons", beacons::run),
@@ -49,3 +52,28 @@ pub const ALL: [(&str, Run); 19] = [
     ("socks4", socks4::run),
     ("socks_udp", socks_udp::run),
 ];
+
+/// The program of a target: a fuzzer under `cfg(fuzzing)`, else one that runs the files that are its arguments.
+#[macro_export]
+macro_rules! fuzzer {
+    ($target:ident) => {
+        #[cfg(fuzzing)]
+        libfuzzer_sys::fuzz_target!(|data: &[u8]| $crate::$target::run(data));
+
+        #[cfg(not(fuzzing))]
+        fn main() -> std::io::Result<()> {
+            $crate::run_files($crate::$target::run)
+        }
+    };
+}
+
+/// Runs a target on each file that is an argument of this program.
+///
+/// # Errors
+/// When a file cannot be read.
+pub fn run_files(run: Run) -> std::io::Result<()> {
+    for path in std::env::args_os().skip(1) {
+        run(&std::fs::read(path)?);
+    }
+    Ok(())
+}

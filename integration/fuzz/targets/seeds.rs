@@ -1,25 +1,21 @@
-//! Runs every seed, and every input that a fuzzer once failed on, through its target; then what little changes make of
-//! the seeds, a fixed number of them, the same each time.
-
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-#[allow(unreachable_pub, reason = "the fuzzers import it as a library")]
-mod targets;
+//! Runs each target on its seeds, which include every input that it once failed on, and on a fixed number of small random
+//! changes to them, the same in each run.
 
 use std::fs;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
 use proptest::test_runner::{RngAlgorithm, TestRng};
-use targets::Run;
 
-/// Changed seeds for each target.
+use super::{ALL, Run};
+
+/// The number of changed seeds for each target.
 const CHANGED: usize = 10_000;
 
 #[test]
 fn every_seed_passes_its_target() {
     let mut failed: Vec<PathBuf> = Vec::new();
-    for (name, run) in targets::ALL {
+    for (name, run) in ALL {
         for (path, seed) in seeds(name) {
             if catch_unwind(|| run(&seed)).is_err() {
                 failed.push(path);
@@ -30,8 +26,8 @@ fn every_seed_passes_its_target() {
 }
 
 #[test]
-fn changed_seeds_pass_too() {
-    for (name, run) in targets::ALL {
+fn changed_seeds_pass_their_target() {
+    for (name, run) in ALL {
         change(name, run);
     }
 }
@@ -63,9 +59,9 @@ fn change(name: &str, run: Run) {
     }
 }
 
-/// What a target starts from, in the order of the names.
+/// The seeds of a target, in the order of their names.
 fn seeds(name: &str) -> Vec<(PathBuf, Vec<u8>)> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/fuzz/seeds").join(name);
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(name);
     let files = fs::read_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
     let mut seeds: Vec<_> =
         files.map(|file| file.unwrap().path()).map(|path| (path.clone(), fs::read(path).unwrap())).collect();
