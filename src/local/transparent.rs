@@ -16,7 +16,7 @@ use crate::link::relay::ReplayBuffer;
 use crate::net;
 use crate::telemetry::record::Record;
 use crate::telemetry::refusal::Refusal;
-use crate::wire::first::{MAX_FIRST, Named, named};
+use crate::wire::first::{MAX_FIRST, NameSearch, ServerName};
 use crate::wire::replay;
 use crate::wire::target::{Host, Target};
 
@@ -94,11 +94,12 @@ impl Opening<'_> {
     }
 
     async fn read_name(&mut self) -> Option<String> {
+        let mut search = NameSearch::default();
         loop {
-            match named(&self.early) {
-                Named::Name(name) => return Some(name),
-                Named::Nameless => return None,
-                Named::Unfinished => {}
+            match search.search(&self.early) {
+                ServerName::Found(name) => return Some(name),
+                ServerName::Absent => return None,
+                ServerName::Incomplete => {}
             }
             // The session notices an end or an error.
             if !matches!(net::read_some(self.socket, &mut self.early, MAX_FIRST).await, Ok(1..)) {

@@ -1,63 +1,84 @@
-//! What the first bytes of an app say about the name of its server: the server name of TLS (RFC 6066 §3), or the Host
-//! field of HTTP (RFC 9110 §7.2).
+//! The server's name in the first bytes of an app: the server name of TLS (RFC 6066 §3), or the Host field of HTTP
+//! (RFC 9110 §7.2).
 
 use super::hello::{ClientHello, HANDSHAKE_RECORD};
 use super::http::{RequestHead, head_end};
 use super::target::Host;
 
-/// The largest beginning that is looked at, in bytes.
+/// Maximum number of bytes that are searched for a name.
 pub const MAX_FIRST: usize = 32 * 1024;
 
-/// The longest method of HTTP there is, and the space after it.
-const METHOD: usize = 20;
+/// Maximum length in bytes of a method of HTTP; the registered ones have at most 17.
+const MAX_METHOD: usize = 20;
 
-/// What is known.
+/// What the bytes seen so far say about the server's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Named {
-    /// The name: in lower case, and no address.
-    Name(String),
-    /// There is none to come.
-    Nameless,
-    /// More bytes may tell.
-    Unfinished,
+pub enum ServerName {
+    /// The name, in lower case; never an address.
+    Found(String),
+    /// There is no name, and more bytes do not change that.
+    Absent,
+    /// More bytes may contain it.
+    Incomplete,
 }
 
-/// Looks for a name in what an app has sent so far.
-#[must_use]
-pub fn named(first: &[u8]) -> Named {
-    let found = match first.first() {
-        None => return Named::Unfinished,
-        Some(&HANDSHAKE_RECORD) => match ClientHello::parse(first) {
-            Ok(Some(hello)) => hello.server_name,
-            Ok(None) => return unfinished(first),
-            Err(_) => None,
-        },
-        Some(_) if !may_be_http(first) => None,
-        Some(_) => match head_end(first, 0) {
-            Some(end) => RequestHead::parse(&first[..end])
-                .ok()
-                .and_then(|request| request.host_name().map(str::to_owned)),
-            None => return unfinished(first),
-        },
-    };
-    match found.map(|name| Host::parse(&name)) {
-        Some(Ok(Host::Name(name))) => Named::Name(name),
-        _ => Named::Nameless,
+/// Searches the first bytes of an app for the server's name while they arrive. Lines of HTTP are not searched again for
+/// each new byte.
+#[derive(Clone, Debug, Default)]
+pub struct NameSearch {
+    /// The number of bytes that contain no end of a request head.
+    searched: usize,
+    /// The request line is known to end with an HTTP version.
+    is_http: bool,
+}
+
+impl NameSearch {
+    /// Searches `first`: all bytes received so far, each time with more at the end than the last time.
+    #[must_use]
+    pub fn search(&mut self, first: &[u8]) -> ServerName {
+        let name = match first.first() {
+            None => return ServerName::Incomplete,
+            Some(&HANDSHAKE_RECORD) => match ClientHello::parse(first) {
+                Ok(Some(hello)) => hello.server_name,
+                Ok(None) => return incomplete(first),
+                Err(_) => None,
+            },
+            Some(_) if !self.may_be_http(first) => None,
+            Some(_) => match head_end(first, self.searched) {
+                Some(end) => RequestHead::parse(&first[..end])
+                    .ok()
+                    .and_then(|request| request.host_name().map(str::to_owned)),
+                None => {
+                    self.searched = first.len();
+                    return incomplete(first);
+                }
+            },
+        };
+        match name.map(|name| Host::parse(&name)) {
+            Some(Ok(Host::Name(name))) => ServerName::Found(name),
+            _ => ServerName::Absent,
+        }
+    }
+
+    /// Whether `first` begins with a method in capitals and a space, and its first line ends with an HTTP version, as
+    /// far as they have arrived.
+    fn may_be_http(&mut self, first: &[u8]) -> bool {
+        let method = first.iter().take(MAX_METHOD).take_while(|byte| byte.is_ascii_uppercase()).count();
+        if method == 0 || first.get(method).is_some_and(|byte| *byte != b' ') {
+            return false;
+        }
+        if self.is_http {
+            return true;
+        }
+        let Some(end) = first.iter().skip(self.searched).position(|byte| *byte == b'\n') else { return true };
+        let line = first[..self.searched + end].trim_ascii_end();
+        self.is_http = line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0");
+        self.is_http
     }
 }
 
-fn unfinished(first: &[u8]) -> Named {
-    if first.len() < MAX_FIRST { Named::Unfinished } else { Named::Nameless }
-}
-
-/// A method in capitals and a space, as far as they are there, and a version at the end of the first line.
-fn may_be_http(first: &[u8]) -> bool {
-    let method = first.iter().take(METHOD).take_while(|byte| byte.is_ascii_uppercase()).count();
-    let follows = first.get(method).is_none_or(|byte| *byte == b' ');
-    let line = first.iter().position(|byte| *byte == b'\n').map(|end| first[..end].trim_ascii_end());
-    method > 0
-        && follows
-        && line.is_none_or(|line| line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0"))
+fn incomplete(first: &[u8]) -> ServerName {
+    if first.len() < MAX_FIRST { ServerName::Incomplete } else { ServerName::Absent }
 }
 
 #[cfg(test)]
@@ -65,40 +86,45 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// The outcome for bytes that arrive at once.
+    fn search(first: &[u8]) -> ServerName {
+        NameSearch::default().search(first)
+    }
+
     #[test]
     fn names_are_found_and_their_absence_is_known_as_soon_as_it_is_certain() {
-        let name = |name: &str| Named::Name(name.into());
+        let name = |name: &str| ServerName::Found(name.into());
         for (first, expected) in [
-            (&b""[..], Named::Unfinished),
-            (b"GE", Named::Unfinished),
-            (b"GET / HTTP/1.1\r\nHo", Named::Unfinished),
+            (&b""[..], ServerName::Incomplete),
+            (b"GE", ServerName::Incomplete),
+            (b"GET / HTTP/1.1\r\nHo", ServerName::Incomplete),
             (b"GET / HTTP/1.1\r\nHost: Files.Lab:8080\r\n\r\nmore", name("files.lab")),
-            (b"GET / HTTP/1.1\r\nHost: 10.0.0.5\r\n\r\n", Named::Nameless),
-            (b"GET / HTTP/1.0\r\n\r\n", Named::Nameless),
-            (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", Named::Nameless),
-            (b"SSH-2.0-OpenSSH_9.2\r\n", Named::Nameless),
-            (b"USER someone\r\n", Named::Nameless),
-            (b"\x00\x00", Named::Nameless),
-            (b"\x16\x03\x01", Named::Unfinished),
-            (b"\x16\x03\x01\0\x05\x02", Named::Nameless),
+            (b"GET / HTTP/1.1\r\nHost: 10.0.0.5\r\n\r\n", ServerName::Absent),
+            (b"GET / HTTP/1.0\r\n\r\n", ServerName::Absent),
+            (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", ServerName::Absent),
+            (b"SSH-2.0-OpenSSH_9.2\r\n", ServerName::Absent),
+            (b"USER someone\r\n", ServerName::Absent),
+            (b"\x00\x00", ServerName::Absent),
+            (b"\x16\x03\x01", ServerName::Incomplete),
+            (b"\x16\x03\x01\0\x05\x02", ServerName::Absent),
         ] {
-            assert_eq!(named(first), expected, "{}", first.escape_ascii());
+            assert_eq!(search(first), expected, "{}", first.escape_ascii());
         }
         let endless = [b"GET / HTTP/1.1\r\nA: ".to_vec(), vec![b'a'; MAX_FIRST]].concat();
-        assert_eq!(named(&endless), Named::Nameless);
+        assert_eq!(search(&endless), ServerName::Absent);
     }
 
     proptest! {
         #[test]
-        fn arbitrary_bytes_never_panic_and_what_is_certain_stays_so(
+        fn arbitrary_bytes_never_panic_and_cuts_make_no_difference(
             start in prop::sample::select(vec!["", "GET / HTTP/1.1\r\nHost: h\r\n", "\u{16}\u{3}\u{1}"]),
             bytes: Vec<u8>, more: Vec<u8>,
         ) {
-            let bytes = [start.as_bytes(), &bytes].concat();
-            let known = named(&bytes);
-            if known != Named::Unfinished {
-                prop_assert_eq!(named(&[bytes, more].concat()), known);
-            }
+            let bytes = [start.as_bytes(), &bytes, &more].concat();
+            let mut arriving = NameSearch::default();
+            let mut outcomes = (0..=bytes.len()).map(|seen| arriving.search(&bytes[..seen]));
+            let first = outcomes.find(|outcome| *outcome != ServerName::Incomplete);
+            prop_assert_eq!(first.unwrap_or(ServerName::Incomplete), search(&bytes));
         }
     }
 }

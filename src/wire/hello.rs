@@ -1,85 +1,99 @@
-//! The TLS ClientHello (RFC 8446 §4.1.2), as far as somebody in between may care: whose name it asks for, and whether
-//! data comes along that may be lost.
+//! The TLS ClientHello (RFC 8446 §4.1.2), as far as a relay needs it: the server's name, and whether early data comes
+//! with it, which must not be sent twice.
 
-/// TLS record type and handshake message type (RFC 8446 §5.1, §4).
+use std::cmp::Ordering;
+
+/// TLS record type (RFC 8446 §5.1) and handshake message type (§4).
 pub const HANDSHAKE_RECORD: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
-/// Extensions: the server's name (RFC 6066 §3), and data in the first flight (RFC 8446 §4.2.10).
+/// Extensions: the server's name (RFC 6066 §3), and early data (RFC 8446 §4.2.10).
 const SERVER_NAME: u16 = 0;
 const EARLY_DATA: u16 = 42;
-/// The one kind of server name that there is.
+/// The only type of server name that is defined (RFC 6066 §3).
 const HOST_NAME: u8 = 0;
 
-/// The longest ClientHello that is read, in bytes and without the heads of its records; with keys of several post-quantum
-/// kinds they have some 4 KiB.
+/// Maximum size in bytes of a ClientHello without its record headers. With several post-quantum key shares one takes
+/// about 4 KiB.
 pub const MAX_HELLO: usize = 16 * 1024;
 
 /// A whole ClientHello.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientHello {
-    /// The name of the server, as the client writes it; text, but not yet known to be a name.
+    /// The server's name as the client wrote it: text that has not been checked to be a name.
     pub server_name: Option<String>,
     /// Data follows before the server has answered.
     pub early_data: bool,
-    /// How many bytes it took, with the heads of its records.
+    /// Its length in bytes, including its record headers.
     pub length: usize,
 }
 
-/// These bytes begin no ClientHello that is read here.
+/// The bytes do not begin with a ClientHello, or with one that is larger than [`MAX_HELLO`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a TLS ClientHello")]
-pub struct NotAHello;
+pub struct NotClientHello;
 
 impl ClientHello {
-    /// Takes the records that `bytes` begins with apart until the ClientHello is whole, however it is cut; `None` while
-    /// more of it must come.
+    /// Parses the ClientHello at the start of `bytes`, however it is cut into records; `None` if more bytes must
+    /// arrive. Nothing is copied before it is whole.
     ///
     /// # Errors
-    /// [`NotAHello`], also where its last record holds more than it.
-    pub fn parse(bytes: &[u8]) -> Result<Option<Self>, NotAHello> {
-        let (mut message, mut records) = (Vec::new(), Reader(bytes));
-        loop {
-            if let Some(length) = whole(&message)? {
-                let left = message.len().cmp(&length);
-                match left {
-                    std::cmp::Ordering::Greater => return Err(NotAHello),
-                    std::cmp::Ordering::Equal => break,
-                    std::cmp::Ordering::Less => {}
-                }
-            }
-            if records.0.first().is_some_and(|kind| *kind != HANDSHAKE_RECORD) {
-                return Err(NotAHello);
-            }
-            let Some([_kind, _, _, high, low]) = records.array() else { return Ok(None) };
-            let size = usize::from(u16::from_be_bytes([high, low]));
-            let part = records.0.get(..size).unwrap_or(records.0);
-            message.extend_from_slice(part);
-            if size == 0 || message.len() > MAX_HELLO {
-                return Err(NotAHello);
-            }
-            if records.take(size).is_none() {
-                // What is there must be the beginning of one.
-                return whole(&message).map(|_| None);
-            }
+    /// [`NotClientHello`], also if its last record contains more than the ClientHello.
+    pub fn parse(bytes: &[u8]) -> Result<Option<Self>, NotClientHello> {
+        let Some(length) = length_in_records(bytes)? else { return Ok(None) };
+        let (mut message, mut records) = (Vec::with_capacity(length), Reader(&bytes[..length]));
+        while let Some(record) = records.record_header().and_then(|size| records.take(size)) {
+            message.extend_from_slice(record);
         }
-        let length = bytes.len() - records.0.len();
-        let (server_name, early_data) = extensions(&message).ok_or(NotAHello)?;
+        let (server_name, early_data) = extensions(&message).ok_or(NotClientHello)?;
         Ok(Some(Self { server_name, early_data, length }))
     }
 }
 
-/// The length of the message that begins so, once it is known.
-fn whole(message: &[u8]) -> Result<Option<usize>, NotAHello> {
-    match *message {
-        [CLIENT_HELLO, high, middle, low, ..] => {
-            let length = 4 + (usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low));
-            if length > MAX_HELLO { Err(NotAHello) } else { Ok(Some(length)) }
+/// The length of the records at the start of `bytes` that contain exactly one ClientHello; `None` if more bytes must
+/// arrive.
+fn length_in_records(bytes: &[u8]) -> Result<Option<usize>, NotClientHello> {
+    let mut records = Reader(bytes);
+    // The beginning of the message, and the number of its bytes seen so far.
+    let (mut header, mut seen) = ([0; 4], 0);
+    loop {
+        let length = message_length(&header[..seen.min(4)])?;
+        match length.map(|length| seen.cmp(&length)) {
+            Some(Ordering::Greater) => return Err(NotClientHello),
+            Some(Ordering::Equal) => return Ok(Some(bytes.len() - records.0.len())),
+            Some(Ordering::Less) | None => {}
         }
-        [CLIENT_HELLO, ..] | [] => Ok(None),
-        _ => Err(NotAHello),
+        if records.0.first().is_some_and(|kind| *kind != HANDSHAKE_RECORD) {
+            return Err(NotClientHello);
+        }
+        let Some(size) = records.record_header() else { return Ok(None) };
+        let content = records.0.get(..size).unwrap_or(records.0);
+        for (place, byte) in header.iter_mut().skip(seen).zip(content) {
+            *place = *byte;
+        }
+        seen += content.len();
+        if size == 0 || seen > MAX_HELLO {
+            return Err(NotClientHello);
+        }
+        if records.take(size).is_none() {
+            // Bytes that have arrived already may show that it is something else.
+            return message_length(&header[..seen.min(4)]).map(|_| None);
+        }
     }
 }
 
+/// The length of the message that begins with `header`, once its four bytes are known.
+fn message_length(header: &[u8]) -> Result<Option<usize>, NotClientHello> {
+    match *header {
+        [CLIENT_HELLO, high, middle, low] => {
+            let length = 4 + (usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low));
+            if length > MAX_HELLO { Err(NotClientHello) } else { Ok(Some(length)) }
+        }
+        [CLIENT_HELLO, ..] | [] => Ok(None),
+        _ => Err(NotClientHello),
+    }
+}
+
+/// The server's name and whether there is early data; `None` if the message is malformed.
 fn extensions(message: &[u8]) -> Option<(Option<String>, bool)> {
     let mut message = Reader(message);
     let _type_and_length: [u8; 4] = message.array()?;
@@ -106,7 +120,7 @@ fn extensions(message: &[u8]) -> Option<(Option<String>, bool)> {
     Some((name, early_data))
 }
 
-/// The host name in the extension; none where it has none, or not as text.
+/// The host name in the extension; `None` if there is none, or if it is not text.
 fn server_name(mut extension: Reader<'_>) -> Option<String> {
     let mut names = extension.vector_u16()?;
     let [kind] = names.array()?;
@@ -114,9 +128,16 @@ fn server_name(mut extension: Reader<'_>) -> Option<String> {
     (kind == HOST_NAME).then(|| String::from_utf8(name.0.to_vec()).ok()).flatten()
 }
 
+/// Reads fields from the front of a slice.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
+    /// The size of the record whose header comes next (RFC 8446 §5.1).
+    fn record_header(&mut self) -> Option<usize> {
+        let [_type, _version_high, _version_low, high, low] = self.array()?;
+        Some(usize::from(u16::from_be_bytes([high, low])))
+    }
+
     fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
@@ -147,7 +168,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What a real library sends to this server.
+    /// The ClientHello that a real library sends to this server.
     pub(crate) fn real_hello(name: &str) -> Vec<u8> {
         let config =
             rustls::ClientConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into())
@@ -183,12 +204,12 @@ mod tests {
             assert_eq!(read.server_name.as_deref(), Some("files.example"));
             assert_eq!((read.length, read.early_data), (records.len(), false));
         }
-        // An address is no name, and is not sent (RFC 6066 §3).
+        // An address is not a name, and is not sent (RFC 6066 §3).
         assert_eq!(ClientHello::parse(&real_hello("192.0.2.1")).unwrap().unwrap().server_name, None);
     }
 
     #[test]
-    fn what_is_no_hello_is_refused_at_once() {
+    fn other_bytes_are_refused_at_once() {
         let long = [&[HANDSHAKE_RECORD, 3, 1, 0xff, 0xff, CLIENT_HELLO, 0, 0x40, 0][..], &[0; 100]].concat();
         let trailing = {
             let mut hello = real_hello("files.example");
@@ -200,7 +221,7 @@ mod tests {
         for bytes in
             [&b"GET / HTTP/1.1"[..], b"\x16\x03\x01\0\0", b"\x16\x03\x01\0\x05\x02", &long, &trailing]
         {
-            assert_eq!(ClientHello::parse(bytes), Err(NotAHello), "{}", bytes.escape_ascii());
+            assert_eq!(ClientHello::parse(bytes), Err(NotClientHello), "{}", bytes.escape_ascii());
         }
     }
 

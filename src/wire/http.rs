@@ -26,7 +26,7 @@ pub use fields::Fields;
 pub use framing::BodyLength;
 pub use malformed::Malformed;
 pub use request::{RequestHead, Upgrade};
-pub use response::{ResponseHead, own_response, simple_response, trace_response};
+pub use response::{ResponseHead, simple_response, trace_response};
 pub use target::RequestTarget;
 
 /// The largest head that is read, in bytes, including the start line and the blank line. Twice what common servers

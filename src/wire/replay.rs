@@ -1,22 +1,22 @@
-//! What may be sent a second time, when nobody knows whether the first time had an effect.
+//! What may be sent a second time when it is unknown whether the first time had an effect.
 
 use http::Method;
 
 use super::hello::{ClientHello, HANDSHAKE_RECORD};
 use super::http::{BodyLength, RequestHead, head_end};
 
-/// Whether all that an app has sent so far can go to the server again on another connection: nothing, one whole TLS
-/// ClientHello without early data and nothing after it, or one whole request that changes nothing (RFC 9110
-/// §9.2.1).
+/// Whether everything that an app has sent so far may be sent to the server again on another connection: nothing; one
+/// whole TLS ClientHello without early data, with nothing after it; or one whole request with a safe method (RFC 9110
+/// §9.2.1), with nothing after it.
 pub fn is_safe(sent: &[u8]) -> bool {
     match sent.first() {
         None => true,
-        Some(&HANDSHAKE_RECORD) => is_plain_hello(sent),
+        Some(&HANDSHAKE_RECORD) => is_safe_hello(sent),
         Some(_) => is_safe_request(sent),
     }
 }
 
-/// A method whose request changes nothing at the server, by definition.
+/// Whether requests with this method change nothing at the server, by definition (RFC 9110 §9.2.1).
 pub fn is_safe_method(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
@@ -30,7 +30,7 @@ fn is_safe_request(sent: &[u8]) -> bool {
     })
 }
 
-fn is_plain_hello(sent: &[u8]) -> bool {
+fn is_safe_hello(sent: &[u8]) -> bool {
     let hello = ClientHello::parse(sent).ok().flatten();
     hello.is_some_and(|hello| hello.length == sent.len() && !hello.early_data)
 }
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hello_that_a_real_library_sends_is_safe_until_anything_follows_it() {
+    fn the_hello_of_a_real_library_is_safe_until_anything_follows_it() {
         let hello = real_hello();
         assert!(is_safe(&hello));
         for length in 1..hello.len() {

@@ -1,21 +1,26 @@
-//! Whether the rest of a download may be fetched over another connection, and whether what comes is that rest
+//! Whether the rest of a download may be fetched over another connection, and whether a response contains that rest
 //! (RFC 9110 §13, §14). Different content is never spliced together.
+
+use std::time::Duration;
 
 use http::Method;
 
 use super::http::{BodyLength, RequestHead, ResponseHead};
 
-/// `Last-Modified` identifies the content only when it lies so long before `Date`: a file that changes twice within
-/// a second, or a server whose clocks disagree, must not deceive (RFC 9110 §8.8.2.2).
-const SETTLED: std::time::Duration = std::time::Duration::from_secs(60);
+/// How long before `Date` a `Last-Modified` must be to identify the content (RFC 9110 §8.8.2.2): a file may change
+/// twice within a second, and the clocks of a server may disagree.
+const MIN_AGE: Duration = Duration::from_secs(60);
 
 /// What identifies the content of one download.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Point {
+    /// The size in bytes.
     total: u64,
     validator: Validator,
-    coding: Option<Vec<u8>>,
-    kind: Option<Vec<u8>>,
+    /// Content-Encoding.
+    encoding: Option<Vec<u8>>,
+    /// Content-Type.
+    media_type: Option<Vec<u8>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,16 +31,16 @@ enum Validator {
     Date(Vec<u8>),
 }
 
-/// Why an answer is not the rest.
+/// Why a response does not contain the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Mismatch {
-    /// The server sent something else than a part: the content has changed, or it does not know ranges.
-    #[error("the server does not give the rest of what it gave before")]
+    /// The response has another status than 206: the content has changed, or the server does not support ranges.
+    #[error("the server does not send the rest of the content that it sent before")]
     NotPartial,
-    /// Another part than the one asked for.
-    #[error("the server gave another part than the one asked for")]
+    /// Another part than the requested one.
+    #[error("the server sent another part than the requested one")]
     Range,
-    /// Another content.
+    /// The content is not the same.
     #[error("the content has changed at the server")]
     Changed,
 }
@@ -57,8 +62,8 @@ impl Point {
         Some(Self {
             total,
             validator: Validator::of(response)?,
-            coding: single(response, "content-encoding")?,
-            kind: single(response, "content-type")?,
+            encoding: single(response, "content-encoding")?,
+            media_type: single(response, "content-type")?,
         })
     }
 
@@ -67,7 +72,7 @@ impl Point {
         self.total
     }
 
-    /// The request for what follows the first `offset` bytes: only if the content is still the same.
+    /// The request for everything after the first `offset` bytes, on condition that the content is still the same.
     pub fn request(&self, original: &RequestHead, offset: u64) -> RequestHead {
         let mut request = original.clone();
         let range = format!("bytes={offset}-");
@@ -83,7 +88,7 @@ impl Point {
         request
     }
 
-    /// Whether `response` is exactly what follows the first `offset` bytes of the same content.
+    /// Checks that `response` contains exactly what follows the first `offset` bytes of the same content.
     ///
     /// # Errors
     /// [`Mismatch`].
@@ -102,8 +107,8 @@ impl Point {
             Validator::Date(date) => single(response, "last-modified").flatten().as_ref() == Some(date),
         };
         let same = same_validator
-            && single(response, "content-encoding") == Some(self.coding.clone())
-            && single(response, "content-type") == Some(self.kind.clone());
+            && single(response, "content-encoding") == Some(self.encoding.clone())
+            && single(response, "content-type") == Some(self.media_type.clone());
         if same { Ok(()) } else { Err(Mismatch::Changed) }
     }
 }
@@ -117,11 +122,11 @@ impl Validator {
         let modified = single(response, "last-modified")??;
         let date = |text: &[u8]| httpdate::parse_http_date(std::str::from_utf8(text).ok()?).ok();
         let since = date(&single(response, "date")??)?.duration_since(date(&modified)?).ok()?;
-        (since >= SETTLED).then_some(Self::Date(modified))
+        (since >= MIN_AGE).then_some(Self::Date(modified))
     }
 }
 
-/// The one value of a field, or `Some(None)` without it; `None` when it comes more than once.
+/// The value of a field, or `Some(None)` without it; `None` if there are several.
 fn single(response: &ResponseHead, name: &str) -> Option<Option<Vec<u8>>> {
     let mut values = response.fields.all(name);
     let first = values.next().map(<[u8]>::to_vec);
@@ -162,7 +167,7 @@ mod tests {
             "ETag: \"a\"\r\n",
             "Content-Length: 10\r\nLast-Modified: Sun, 06 Nov 1994 08:48:00 GMT\r\n",
             "Content-Length: 10\r\nDate: Sun, 06 Nov 1994 08:48:30 GMT\r\nLast-Modified: Sun, 06 Nov 1994 08:48:00 GMT\r\n",
-            // A weak tag says that the date is not to be relied on either.
+            // With a weak tag, the date is not reliable either.
             &format!("Content-Length: 10\r\nETag: W/\"a\"\r\n{OLD}"),
         ] {
             assert!(!of("", 200, fields), "{fields}");

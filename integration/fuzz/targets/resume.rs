@@ -1,4 +1,4 @@
-//! Resuming a download: what is taken for the rest has the place, the size and the validator of what came before.
+//! Resuming a download: a response that is accepted as the rest has the offset, the size and the validator of that content.
 
 use bytes::BytesMut;
 use http::Method;

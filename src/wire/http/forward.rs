@@ -1,4 +1,4 @@
-//! What an intermediary does to the fields of a message that it forwards (RFC 9110 §7.6).
+//! The fields of a forwarded message: which go on, and what an intermediary adds (RFC 9110 §7.6).
 
 use std::cmp::Ordering;
 
@@ -6,8 +6,8 @@ use bytes::BytesMut;
 
 use super::{Fields, Version};
 
-/// Fields for one connection only, whether or not `Connection` names them (RFC 9110 §7.6.1). `TE` and `Trailer`
-/// are among them because trailers are dropped, and what the framing says is written from the body length.
+/// Fields for one connection only, whether or not `Connection` names them (RFC 9110 §7.6.1). `TE` and `Trailer` are
+/// among them because trailers are dropped, and the framing fields because they are written from the body length.
 const HOP_BY_HOP: [&str; 12] = [
     "connection",
     "content-length",
@@ -23,8 +23,8 @@ const HOP_BY_HOP: [&str; 12] = [
     "upgrade",
 ];
 
-/// Fields that `Connection` cannot nominate away: they are meant for every recipient (RFC 9110 §7.6.1), and
-/// without them the message would mean something else, or a loop would go unseen.
+/// Fields that are forwarded even if `Connection` names them: they are for every recipient (RFC 9110 §7.6.1), and
+/// without them the message would mean something else, or a loop would not be noticed.
 const END_TO_END: [&str; 21] = [
     "authorization",
     "cache-control",
@@ -49,7 +49,7 @@ const END_TO_END: [&str; 21] = [
     "via",
 ];
 
-/// What `Connection` says about the connection itself (RFC 9110 §7.6.1).
+/// The options of `Connection` about the connection itself (RFC 9110 §7.6.1).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Connection {
     pub(super) close: bool,
@@ -69,7 +69,7 @@ impl Connection {
     }
 }
 
-/// The fields that go on to the next recipient, in order. Those that frame the body are never among them.
+/// The fields that are forwarded, in order. Those that frame the body are never among them.
 pub(super) fn end_to_end(fields: &Fields) -> impl Iterator<Item = (&[u8], &[u8])> {
     let mut nominated: Vec<&[u8]> =
         fields.list("connection").filter(|option| !is_among(option, &END_TO_END)).collect();
@@ -107,10 +107,10 @@ pub(super) fn via_names(fields: &Fields, pseudonym: &str) -> bool {
     })
 }
 
-/// `value` with every comment replaced by a space (RFC 9110 §5.6.5): they nest and may hold commas.
+/// `value` with every comment replaced by a space (RFC 9110 §5.6.5). Comments nest and may contain commas.
 fn without_comments(value: &[u8]) -> Vec<u8> {
     let (mut depth, mut escaped) = (0_usize, false);
-    let mut kept = Vec::with_capacity(value.len());
+    let mut text = Vec::with_capacity(value.len());
     for &byte in value {
         match byte {
             _ if escaped => escaped = false,
@@ -118,13 +118,13 @@ fn without_comments(value: &[u8]) -> Vec<u8> {
             b'(' => depth += 1,
             b')' if depth > 0 => {
                 depth -= 1;
-                kept.push(b' ');
+                text.push(b' ');
             }
-            _ if depth == 0 => kept.push(byte),
+            _ if depth == 0 => text.push(byte),
             _ => {}
         }
     }
-    kept
+    text
 }
 
 /// The order of two names without regard to case.
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn hop_by_hop_fields_go() {
+    fn hop_by_hop_fields_are_dropped() {
         for name in HOP_BY_HOP {
             assert_eq!(
                 names(&format!("A: 1\r\n{}: x\r\nB: 2\r\n", name.to_uppercase())),
@@ -162,14 +162,14 @@ mod tests {
     }
 
     #[test]
-    fn nominated_fields_go_wherever_they_stand() {
+    fn fields_that_connection_names_are_dropped_wherever_they_are() {
         let section =
             "X-A: 1\r\nConnection: close, x-a\r\nX-B: 1\r\nX-a: 2\r\nConnection: X-B,,\r\nX-C: 3\r\n";
         assert_eq!(names(section), ["X-C"]);
     }
 
     #[test]
-    fn what_every_recipient_needs_cannot_be_nominated() {
+    fn fields_for_every_recipient_are_kept_although_connection_names_them() {
         for name in END_TO_END {
             assert_eq!(names(&format!("{name}: x\r\nConnection: {name}\r\n")), [name]);
         }

@@ -1,4 +1,4 @@
-//! How long a message body is (RFC 9112 §6), and nothing that two recipients could read differently.
+//! The length of a message body (RFC 9112 §6). Anything that two recipients could read differently is refused.
 
 use super::{Fields, Malformed, Message, Version};
 
@@ -7,7 +7,7 @@ use super::{Fields, Malformed, Message, Version};
 pub enum BodyLength {
     /// There is no body, not even an empty one.
     None,
-    /// So many bytes: `Content-Length`.
+    /// This number of bytes: `Content-Length`.
     Exact(u64),
     /// Until the last chunk: `Transfer-Encoding: chunked`.
     Chunked,
@@ -15,7 +15,7 @@ pub enum BodyLength {
     UntilClose,
 }
 
-/// What the fields say about the body, whether or not the message can have one.
+/// The framing fields of a message, whether or not it can have a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Framing {
     pub(super) content_length: Option<u64>,
@@ -34,7 +34,7 @@ impl Framing {
         })
     }
 
-    /// The body length of a message that can have a body; `otherwise` is for one that says nothing.
+    /// The length of the body of a message that can have one; `otherwise` if no field gives it.
     pub(super) fn body(self, otherwise: BodyLength) -> BodyLength {
         match self.content_length {
             _ if self.chunked => BodyLength::Chunked,

@@ -1,9 +1,9 @@
-//! Why a message is refused.
+//! The reasons for which a message is refused.
 
 use super::MAX_HEAD;
 
-/// A message that is not forwarded. Its text is one plain sentence that names no byte of the message, so it
-/// can be shown to either side.
+/// Why a message is refused. The text is one plain sentence without any bytes of the message, so it can be shown to
+/// either side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// RFC 6585 §5.
@@ -26,14 +26,14 @@ pub enum Malformed {
     /// RFC 9112 §3.2.
     #[error("the request target contains white space, a control character or a fragment")]
     TargetBytes,
-    /// RFC 9112 §3.2: none of the four forms, or one that does not go with the method.
+    /// RFC 9112 §3.2: none of the four forms, or one that does not belong to the method.
     #[error("the request target does not fit the request method")]
     TargetForm,
-    /// An `https:` target, which a proxy could serve only by ending the encryption itself.
-    #[error("an https:// address must be asked for with CONNECT, not with a plain request")]
+    /// An `https:` target, which a proxy could serve only by terminating TLS itself.
+    #[error("an https:// address must be requested with CONNECT, not with a plain request")]
     HttpsInAbsoluteForm,
     /// RFC 9110 §4.2: `ftp:` and the like.
-    #[error("only http:// addresses can be asked for with a plain request")]
+    #[error("only http:// addresses can be requested with a plain request")]
     Scheme,
     /// RFC 9110 §4.2.4.
     #[error("a user name or password inside the address is refused")]
@@ -45,7 +45,7 @@ pub enum Malformed {
     #[error("the port in the request target is missing or not a number from 1 to 65535")]
     Port,
     /// RFC 9110 §15.6.6.
-    #[error("only HTTP/1.0 and HTTP/1.1 are understood here")]
+    #[error("only HTTP/1.0 and HTTP/1.1 are supported")]
     Version,
     /// RFC 9112 §4.
     #[error("the status line is not `HTTP/1.1 status reason`")]
@@ -107,8 +107,8 @@ pub enum Malformed {
 }
 
 impl Malformed {
-    /// The status that answers a *request* refused for this reason: 400, 431, 501 or 505. A refused
-    /// *response* is always the origin's fault: 502.
+    /// The status with which a *request* is refused for this reason: 400, 431, 501 or 505. A refused *response* is
+    /// always a 502: the server is at fault.
     #[must_use]
     pub fn status(self) -> u16 {
         match self {

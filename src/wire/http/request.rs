@@ -1,4 +1,4 @@
-//! The head of a request: judged as it comes from a local app, written as an origin server gets it.
+//! The head of a request: checked as an app sends it, written as the server receives it.
 
 use std::fmt::Write as _;
 
@@ -12,15 +12,15 @@ use super::{BodyLength, Fields, Malformed, Message, RequestTarget, Version, fiel
 
 /// The head of a request.
 ///
-/// `fields` are as received, framing and hop-by-hop fields included, and may be changed before forwarding:
+/// `fields` are as received, including framing and hop-by-hop fields, and may be changed before forwarding:
 /// [`RequestHead::write_forward`] writes framing, `Host` and connection fields from the other members.
 #[derive(Debug, Clone)]
 pub struct RequestHead {
     /// The method; any token (RFC 9110 §9).
     pub method: Method,
-    /// What is asked for.
+    /// The request target.
     pub target: RequestTarget,
-    /// The client's version, which bounds what it can be sent.
+    /// The client's version, which limits what it can be sent.
     pub version: Version,
     /// The fields as received.
     pub fields: Fields,
@@ -31,12 +31,12 @@ pub struct RequestHead {
     /// The client can send another request on this connection (RFC 9112 §9.3). Always false for HTTP/1.0: a
     /// proxy must not persist with such a client.
     pub keep_alive: bool,
-    /// The protocol the client wants to change to, if it is one that is passed on.
+    /// The protocol that the client wants to switch to, if it is one that is forwarded.
     pub upgrade: Option<Upgrade>,
 }
 
-/// A protocol that a request may ask to change to (RFC 9110 §7.8). Every other one is ignored, as the RFC
-/// allows: the request is then an ordinary one.
+/// A protocol that a request may switch to (RFC 9110 §7.8). Any other is ignored, as the RFC allows: the request is
+/// then an ordinary one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Upgrade {
     /// `Upgrade: websocket` on a GET without body (RFC 6455 §4.1).
@@ -47,8 +47,8 @@ impl RequestHead {
     /// Parses a head as [`super::head_end`] delimits it.
     ///
     /// # Errors
-    /// Every departure from RFC 9112 that could make two recipients see two different requests, and what this
-    /// proxy cannot serve; [`Malformed::status`] is the answer to give.
+    /// Any deviation from RFC 9112 that could make two recipients see two different requests, and requests that this
+    /// proxy cannot serve; [`Malformed::status`] is the status to respond with.
     pub fn parse(head: &[u8]) -> Result<RequestHead, Malformed> {
         let tokens::RequestTokens { method, target, version, fields } = tokens::request(head)?;
         let method = Method::from_bytes(method.as_bytes()).ok().ok_or(Malformed::Method)?;
@@ -71,7 +71,7 @@ impl RequestHead {
             expect_continue: modern && expect && !is_empty(body),
             keep_alive: modern && !connection.close,
             upgrade: websocket.then_some(Upgrade::WebSocket),
-            // What follows the head of a CONNECT is the tunnel, even after `Content-Length: 0`.
+            // The tunnel begins after the head of a CONNECT, even after `Content-Length: 0`.
             body: if method == Method::CONNECT { BodyLength::None } else { body },
             method,
             target,
@@ -80,8 +80,8 @@ impl RequestHead {
         })
     }
 
-    /// The host that the `Host` field names, without port and brackets: what a browser believes to talk to.
-    /// `None` without the field or if it is empty.
+    /// The host in the `Host` field, without port and brackets: the host in a browser's address bar. `None` without
+    /// the field, or if it is empty.
     #[must_use]
     pub fn host_name(&self) -> Option<&str> {
         let value = str::from_utf8(self.fields.get("host")?).ok()?;
@@ -94,17 +94,17 @@ impl RequestHead {
         via_names(&self.fields, pseudonym)
     }
 
-    /// How often a TRACE or OPTIONS may still be forwarded; at 0 the proxy itself must answer it (RFC 9110
-    /// §7.6.2). `None` for other methods. Forwarding writes the number less one.
+    /// The number of times that a TRACE or OPTIONS may still be forwarded; at 0 the proxy itself must respond
+    /// (RFC 9110 §7.6.2). `None` for other methods. Forwarding writes one less.
     #[must_use]
     pub fn max_forwards(&self) -> Option<u64> {
         let counted = self.method == Method::TRACE || self.method == Method::OPTIONS;
         if counted { decimal(self.fields.get("max-forwards")?) } else { None }
     }
 
-    /// Writes the request as it goes to the origin server: origin-form (RFC 9112 §3.2.1), HTTP/1.1, `Host`
-    /// first and from the target (§3.2.2), the end-to-end fields in their order, the framing from `body`, and
-    /// our own `Via`. There is no `Connection` field, so the connection persists, except for an upgrade.
+    /// Writes the request for the server: origin-form (RFC 9112 §3.2.1), HTTP/1.1, `Host` first and from the target
+    /// (§3.2.2), the end-to-end fields in their order, the framing from `body`, and our own `Via`. There is no
+    /// `Connection` field, so the connection persists, except for an upgrade.
     ///
     /// `via` is this proxy's pseudonym, a token.
     pub fn write_forward(&self, via: &str, out: &mut BytesMut) {
@@ -119,7 +119,8 @@ impl RequestHead {
         for (name, value) in end_to_end(&self.fields) {
             match &max_forwards {
                 _ if name.eq_ignore_ascii_case(b"host") => {}
-                // An expectation of an HTTP/1.0 client is ignored, so it must not become one of ours.
+                // RFC 9110 §10.1.1: the expectation of an HTTP/1.0 client is ignored, so it must not be forwarded as
+                // one of HTTP/1.1.
                 _ if self.version == Version::Http10 && name.eq_ignore_ascii_case(b"expect") => {}
                 Some(left) if name.eq_ignore_ascii_case(b"max-forwards") => {
                     write_field(name, left.as_bytes(), out);
@@ -138,8 +139,8 @@ impl RequestHead {
         out.extend_from_slice(b"\r\n");
     }
 
-    /// The head as it was received, for the answer to a TRACE; without what proves who the client is, which no answer
-    /// should show (RFC 9110 §9.3.8).
+    /// The head as received, for the response to a TRACE, without credentials: no response should show them (RFC 9110
+    /// §9.3.8).
     #[must_use]
     pub fn trace(&self) -> Bytes {
         const CREDENTIALS: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
@@ -183,7 +184,7 @@ impl RequestHead {
     }
 }
 
-/// Writes the one field that says how a body ends.
+/// Writes the field that says how a body ends, if there is one.
 pub(super) fn write_framing(body: BodyLength, out: &mut BytesMut) {
     match body {
         BodyLength::Exact(length) => {
@@ -194,8 +195,8 @@ pub(super) fn write_framing(body: BodyLength, out: &mut BytesMut) {
     }
 }
 
-/// RFC 9112 §3.2: exactly one valid `Host` in HTTP/1.1. It may differ from the target, which then wins, and it
-/// may be empty.
+/// RFC 9112 §3.2: exactly one valid `Host` in HTTP/1.1. It may differ from the host of the target, which takes
+/// precedence, and may then be empty.
 fn check_host(version: Version, target: &RequestTarget, fields: &Fields) -> Result<(), Malformed> {
     let mut hosts = fields.all("host");
     let Some(host) = hosts.next() else {
@@ -204,8 +205,8 @@ fn check_host(version: Version, target: &RequestTarget, fields: &Fields) -> Resu
     if hosts.next().is_some() {
         return Err(Malformed::SeveralHosts);
     }
-    let has_own = matches!(target, RequestTarget::Absolute { .. } | RequestTarget::Authority { .. });
-    if host.is_empty() && has_own {
+    let target_has_host = matches!(target, RequestTarget::Absolute { .. } | RequestTarget::Authority { .. });
+    if host.is_empty() && target_has_host {
         return Ok(());
     }
     let host = str::from_utf8(host).ok().ok_or(Malformed::HostField)?;

@@ -1,5 +1,5 @@
-//! The head of a response: judged as it comes from an origin server, written as a local app gets it; and the
-//! proxy's own short answers.
+//! The head of a response: checked as a server sends it, written as the app receives it; and short responses of the
+//! proxy itself.
 
 use std::fmt::Write as _;
 
@@ -14,13 +14,13 @@ use super::{BodyLength, Fields, Malformed, Message, Upgrade, Version, tokens};
 
 /// The head of a response.
 ///
-/// `fields` are as received, framing and hop-by-hop fields included; [`ResponseHead::write_forward`] writes
-/// those anew.
+/// `fields` are as received, including framing and hop-by-hop fields; [`ResponseHead::write_forward`] writes those
+/// anew.
 #[derive(Debug, Clone)]
 pub struct ResponseHead {
-    /// The status code, 100 to 999 (servers do send codes above the registered 599).
+    /// The status code, 100 to 999 (some servers send codes above 599).
     pub status: u16,
-    /// The reason phrase, often empty; text, but in no known encoding.
+    /// The reason phrase, often empty; text in an unknown encoding.
     pub reason: Bytes,
     /// The server's version.
     pub version: Version,
@@ -28,19 +28,20 @@ pub struct ResponseHead {
     pub fields: Fields,
     /// How the body ends, given the method of the request (RFC 9112 §6.3).
     pub body: BodyLength,
-    /// What `Content-Length` says, even where there is no body: to HEAD and in a 304 it is the length that the
-    /// body would have had (RFC 9110 §8.6).
+    /// The value of `Content-Length`, even if there is no body: in a response to HEAD and in a 304 it is the length
+    /// that the body would have had (RFC 9110 §8.6).
     pub content_length: Option<u64>,
-    /// The server will take another request on its connection after this response (RFC 9112 §9.3).
+    /// The server accepts another request on its connection after this response (RFC 9112 §9.3).
     pub keep_alive: bool,
 }
 
 impl ResponseHead {
-    /// Parses a head as [`super::head_end`] delimits it, in answer to a request with this method.
+    /// Parses a head as [`super::head_end`] delimits it, of the response to a request with this method.
     ///
     /// # Errors
-    /// As strict as for requests, except that folded fields are joined (RFC 9112 §5.2), the same
-    /// `Content-Length` may come several times (RFC 9110 §8.6), and the reason may be missing with its space.
+    /// As strict as for requests, except that folded fields are joined (RFC 9112 §5.2), white space before a colon is
+    /// removed (§5.1), the same `Content-Length` may be repeated (RFC 9110 §8.6), and the reason may be missing with
+    /// its space.
     pub fn parse(head: &[u8], request_method: &Method) -> Result<ResponseHead, Malformed> {
         let tokens::ResponseTokens { version, status, reason, fields } = tokens::response(head)?;
         // RFC 9110 §15: the first digit is the class, of which there is none called 0.
@@ -52,8 +53,8 @@ impl ResponseHead {
         let tunnel = *request_method == Method::CONNECT && (200..300).contains(&status);
         let empty = *request_method == Method::HEAD || status == 304 || never_has_body(status) || tunnel;
         let body = if empty { BodyLength::None } else { framing.body(BodyLength::UntilClose) };
-        // A 204 that announces a body breaks RFC 9112 §6.1, and its server may send that body all the same;
-        // the bytes would be taken for the next response.
+        // A 204 that announces a body violates RFC 9112 §6.1, and its server may send that body nevertheless; its
+        // bytes would be read as the next response.
         let strays = never_has_body(status) && framing.body(BodyLength::Exact(0)) != BodyLength::Exact(0);
         let persists = match version {
             Version::Http11 => !connection.close,
@@ -70,30 +71,28 @@ impl ResponseHead {
         })
     }
 
-    /// Whether this is an interim response, after which the final one still comes (RFC 9110 §15.2). A 101 is
-    /// final.
+    /// Whether this is an interim response, which the final one follows (RFC 9110 §15.2). A 101 is final.
     #[must_use]
     pub fn is_interim(&self) -> bool {
         (100..200).contains(&self.status) && self.status != 101
     }
 
-    /// Whether a client of this version is sent this response: interim ones are not for HTTP/1.0 (RFC 9110
-    /// §15.2).
+    /// Whether this response is sent to a client of this version: HTTP/1.0 has no interim responses (RFC 9110 §15.2).
     #[must_use]
     pub fn reaches(&self, client: Version) -> bool {
         client == Version::Http11 || !self.is_interim()
     }
 
-    /// Whether this 101 changes to the protocol that was asked for. Any other 101 is an error of the server,
-    /// and must not become a tunnel.
+    /// Whether this 101 switches to the requested protocol. Any other 101 is the server's error, and must not become
+    /// a tunnel.
     #[must_use]
     pub fn switches_to(&self, upgrade: Upgrade) -> bool {
         let Upgrade::WebSocket = upgrade;
         self.status == 101 && self.fields.list("upgrade").any(|name| name.eq_ignore_ascii_case(b"websocket"))
     }
 
-    /// How the body is best delimited for a client of this version: as received, but never until close where
-    /// the client understands chunks, so that it can tell a cut-off body from a complete one.
+    /// How the body is delimited for a client of this version: as received, but not by the end of the connection if
+    /// the client supports chunks, so that it can tell a truncated body from a complete one.
     #[must_use]
     pub fn client_body(&self, client: Version) -> BodyLength {
         match (self.body, client) {
@@ -103,8 +102,8 @@ impl ResponseHead {
         }
     }
 
-    /// Writes the response as it goes to the client: HTTP/1.1, the end-to-end fields in their order, the
-    /// framing from `body_as`, and our own `Via`.
+    /// Writes the response for the client: HTTP/1.1, the end-to-end fields in their order, the framing from `body_as`,
+    /// and our own `Via`.
     ///
     /// `via` is this proxy's pseudonym, a token. `body_as` is how the caller will send the body, normally
     /// [`ResponseHead::client_body`]. `keep_alive` is whether the connection to the client stays open;
@@ -146,9 +145,9 @@ impl ResponseHead {
     }
 }
 
-/// A whole answer of the proxy's own, with `body` as plain text.
+/// A whole response of the proxy itself, with `body` as plain text.
 ///
-/// It has `Content-Length`, so it must not answer a HEAD unless `body` is empty. `fields` must not name the
+/// It has `Content-Length`, so it must not be the response to a HEAD unless `body` is empty. `fields` must not contain
 /// framing fields. Control characters in `reason` and in values become spaces: the text may come from a peer.
 #[must_use]
 pub fn simple_response(
@@ -158,18 +157,17 @@ pub fn simple_response(
     body: &str,
     keep_alive: bool,
 ) -> Bytes {
-    own_response(status, reason, fields, "text/plain; charset=utf-8", body.as_bytes(), keep_alive)
+    complete_response(status, reason, fields, "text/plain; charset=utf-8", body.as_bytes(), keep_alive)
 }
 
-/// The answer to a TRACE (RFC 9110 §9.3.8): `message` is the request as it was received.
+/// The response to a TRACE (RFC 9110 §9.3.8): `message` is the request as it was received.
 #[must_use]
 pub fn trace_response(message: &[u8]) -> Bytes {
-    own_response(200, "OK", &[], "message/http", message, false)
+    complete_response(200, "OK", &[], "message/http", message, false)
 }
 
-/// An answer of our own with a body of any type.
-#[must_use]
-pub fn own_response(
+/// A whole response of the proxy itself, with a body of any type.
+fn complete_response(
     status: u16,
     reason: &str,
     fields: &[(&str, &str)],
@@ -198,7 +196,7 @@ pub fn own_response(
     out.freeze()
 }
 
-/// Responses that end with their head and may not even announce a length (RFC 9110 §8.6, §15.3.5).
+/// Responses that end with their head and must not have a `Content-Length` (RFC 9110 §8.6, §15.3.5).
 fn never_has_body(status: u16) -> bool {
     status < 200 || status == 204
 }
@@ -381,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn says_close_when_told() {
+    fn connection_close_is_written_if_the_connection_ends() {
         let head = answer("GET", "200 OK", "Content-Length: 5\r\n");
         let mut out = BytesMut::new();
         head.write_forward("l", Version::Http11, false, head.body, &mut out);
@@ -415,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn own_answers() {
+    fn responses_of_the_proxy_itself() {
         assert_eq!(
             &simple_response(503, "Service Unavailable", &[("Retry-After", "1")], "no gateway\n", false)[..],
             b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Type: text/plain; charset=utf-8\r\n\
@@ -424,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn own_answers_cannot_be_split_by_peer_text() {
+    fn text_of_a_peer_cannot_split_a_response_of_the_proxy() {
         let answer = simple_response(502, "Bad\r\nX: 1", &[("Proxy-Status", "a\r\n\r\nb\0")], "", true);
         let head = ResponseHead::parse(&answer, &Method::GET).unwrap();
         assert_eq!(&head.reason[..], b"Bad  X: 1");

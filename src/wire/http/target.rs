@@ -1,4 +1,4 @@
-//! What a request asks for (RFC 9112 §3.2).
+//! The target of a request (RFC 9112 §3.2).
 
 use std::fmt::Write as _;
 use std::net::Ipv6Addr;
@@ -10,15 +10,15 @@ use super::Malformed;
 
 /// The target of a request, in one of its four forms (RFC 9112 §3.2).
 ///
-/// A host is ASCII letters, digits, `-`, `.` and `_`, or an IPv6 address without its brackets. It is not
-/// resolved, decoded or changed in case here.
+/// A host consists of ASCII letters, digits, `-`, `.` and `_`, or is an IPv6 address without its brackets. It is not
+/// resolved or decoded here, and keeps its case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RequestTarget {
-    /// `http://host:port/path`: what is asked of a proxy. The scheme is always `http`.
+    /// `http://host:port/path`: a request to a proxy. The scheme is always `http`.
     Absolute {
         /// The host, an IPv6 address without brackets.
         host: String,
-        /// The port, 80 where none was given.
+        /// The port, 80 if none was given.
         port: u16,
         /// At least `/`; `*` for OPTIONS of the server as a whole (RFC 9112 §3.2.4).
         path_and_query: String,
@@ -30,20 +30,20 @@ pub enum RequestTarget {
         /// The port.
         port: u16,
     },
-    /// `/path`: somebody talks to us as to a web server.
+    /// `/path`: a request to this node as a web server.
     Origin {
         /// Path and query; begins with `/`.
         path: String,
     },
-    /// `*`: OPTIONS of ourselves.
+    /// `*`: OPTIONS of this node itself.
     Asterisk,
 }
 
 impl RequestTarget {
     /// Parses the target of a request with this method.
     pub(super) fn parse(method: &Method, text: &[u8]) -> Result<RequestTarget, Malformed> {
-        // Bytes above ASCII are not allowed by RFC 3986, but clients send UTF-8 paths and servers take them;
-        // `authority` refuses them where they would matter.
+        // RFC 3986 does not allow bytes above ASCII, but clients send UTF-8 paths and servers accept them;
+        // `authority` refuses them in a host. httparse accepts a fragment, which no target has (§4.3).
         if !text.iter().all(|byte| matches!(byte, b'!'..=b'~' | 0x80..) && *byte != b'#') {
             return Err(Malformed::TargetBytes);
         }
@@ -73,8 +73,7 @@ impl RequestTarget {
         }
     }
 
-    /// Writes the target as an origin server is asked for it: in origin-form where it has a path (RFC 9112
-    /// §3.2.1).
+    /// Writes the target as it is sent to the server: in origin-form if it has a path (RFC 9112 §3.2.1).
     pub(super) fn write(&self, out: &mut BytesMut) {
         match self {
             RequestTarget::Absolute { path_and_query: path, .. } | RequestTarget::Origin { path } => {
@@ -119,7 +118,7 @@ pub(super) fn authority(text: &str) -> Result<(&str, Option<u16>), Malformed> {
     Ok((host, parse_port(port)?))
 }
 
-/// `http` and nothing else, as RFC 9112 §3.2.2 has it; RFC 9110 §4.2.1 for the default port.
+/// Parses absolute-form (RFC 9112 §3.2.2); the default port is 80 (RFC 9110 §4.2.1).
 fn absolute(method: &Method, text: &str) -> Result<RequestTarget, Malformed> {
     let (scheme, rest) = text.split_once("://").ok_or(Malformed::TargetForm)?;
     if scheme.eq_ignore_ascii_case("https") {
@@ -138,7 +137,7 @@ fn absolute(method: &Method, text: &str) -> Result<RequestTarget, Malformed> {
     Ok(RequestTarget::Absolute { host: host.to_owned(), port: port.unwrap_or(80), path_and_query })
 }
 
-/// `*DIGIT`: nothing means the default; 0 is no port.
+/// `*DIGIT`: empty means the default; 0 is not a port.
 fn parse_port(text: &str) -> Result<Option<u16>, Malformed> {
     if text.is_empty() {
         return Ok(None);
