@@ -354,7 +354,7 @@ async fn a_request_for_this_port_itself_is_never_forwarded() {
     let at = pair.origin.address;
     for (host, status) in [("localhost", 200), ("evil.example", 421), (&*at.to_string(), 200)] {
         let mut app = Peer::connect(pair.proxy.address).await;
-        app.say(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        app.say(format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")).await;
         let answer = app.head().await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{host}: {answer}");
         app.rest().await;
