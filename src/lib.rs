@@ -16,10 +16,8 @@ pub mod link;
 pub mod live;
 pub mod local;
 pub mod mark;
-pub mod memory;
 pub mod net;
 pub mod own;
-pub mod pace;
 pub mod peers;
 pub mod problem;
 pub mod redirect;
@@ -30,3 +28,7 @@ pub mod transparent;
 pub mod trust;
 pub mod view;
 pub mod wire;
+
+pub use laneway_h2 as h2;
+pub use laneway_limits as limits;
+pub use laneway_limits::{memory, pace};

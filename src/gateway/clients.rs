@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::failure::{Failure, Kind, Side};
-use crate::pace::{Bucket, Pace};
+use crate::limits::Bucket;
+use crate::pace::Pace;
 use crate::wire::id::NodeId;
 
 /// Number of entries from which idle clients are forgotten. Until then their limits are remembered, so that a new link
@@ -91,13 +92,13 @@ impl Clients {
             let mut opens = client.opens.lock().unwrap_or_else(PoisonError::into_inner);
             let (now, second) = (Instant::now(), Duration::from_secs(1));
             let cost = second / limits.opens.max(1);
-            if opens.ahead(now) + cost > second {
+            if opens.ahead(now.into_std()) + cost > second {
                 let max = limits.opens;
                 return Err(refused(format!(
                     "the gateway opens at most {max} connections per second for one client"
                 )));
             }
-            opens.take(cost, now);
+            opens.take(cost, now.into_std());
         }
         if client.tunnels.fetch_add(1, Relaxed) >= limits.tunnels {
             client.tunnels.fetch_sub(1, Relaxed);
@@ -133,7 +134,7 @@ impl Drop for Measuring {
 
 impl Client {
     fn is_quiet(&self, now: Instant) -> bool {
-        self.opens.lock().unwrap_or_else(PoisonError::into_inner).ahead(now).is_zero()
+        self.opens.lock().unwrap_or_else(PoisonError::into_inner).ahead(now.into_std()).is_zero()
     }
 }
 

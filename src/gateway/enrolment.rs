@@ -10,14 +10,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
+use crate::limits::rate::{PerSource, Rate};
 use crate::link::handshake::Hello;
-use crate::peers::rate::{PerSource, Rate};
 use crate::trust::authority::{Authority, Refusal};
 use crate::trust::join::{self, EXPORTER_LABEL, JoinError};
 
 /// Wrong proofs of an invite's secret that one address may send. An invite is locked after ten wrong proofs, and one
 /// machine alone must not be able to cause that.
-const WRONG_PROOFS: Rate = Rate(3, Duration::from_secs(300));
+const WRONG_PROOFS: Rate = Rate::new(3, Duration::from_secs(300));
 /// How long a joiner waits for a free attempt while other joiners of its address use theirs.
 const ATTEMPT_WAIT: Duration = Duration::from_secs(2);
 /// Interval between two tries to take a free attempt.

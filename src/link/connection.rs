@@ -142,17 +142,15 @@ impl<W: Wire> Connection<W> {
 
     /// Writes all output, and has it sent.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
+        while self.engine.has_output() {
             let (slices, count) = self.engine.output();
-            if count == 0 {
-                return Pin::new(&mut self.wire).poll_flush(cx);
-            }
             let written = ready!(Pin::new(&mut self.wire).poll_write_vectored(cx, &slices[..count]))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.engine.written(written);
         }
+        Pin::new(&mut self.wire).poll_flush(cx)
     }
 }
 

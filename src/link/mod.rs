@@ -9,7 +9,6 @@ pub mod datagrams;
 mod flow;
 pub mod gateway_info;
 pub mod handshake;
-pub mod http2;
 pub mod incoming;
 mod queue;
 mod record;
@@ -25,4 +24,5 @@ pub mod tls;
 pub mod tunnel;
 pub mod updates;
 
+pub use laneway_h2 as http2;
 pub use settings::CONNECTION_ID;

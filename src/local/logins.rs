@@ -15,13 +15,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
-use crate::peers::rate::{PerSource, Rate};
+use crate::limits::rate::{PerSource, Rate};
 use crate::trust::state::{StateError, read_private};
 
 /// The longest name and the longest password, in bytes (RFC 1929 §2).
 const LONGEST: usize = 255;
 /// Wrong logins of one source: so many at once, and one more each time that has passed.
-const WRONG: Rate = Rate(10, Duration::from_secs(6));
+const WRONG: Rate = Rate::new(10, Duration::from_secs(6));
 
 /// A name and its password, as typed: `NAME:PASSWORD`.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
@@ -210,7 +210,7 @@ mod tests {
         for _ in 0..100 {
             assert!(logins.admit(other, b"ann", b"secret"), "right logins are not counted");
         }
-        for _ in 0..WRONG.0 {
+        for _ in 0..WRONG.burst {
             assert!(!logins.admit(HERE, b"ann", b"guess"));
         }
         assert!(!logins.admit(HERE, b"ann", b"secret"));

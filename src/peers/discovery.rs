@@ -16,8 +16,9 @@ use tokio::task::JoinSet;
 use super::candidate::Announcement;
 use super::directory::{Directory, Source};
 use super::keyring::{Epochs, Keyring};
-use super::rate::{Bucket, PerSource, Rate};
 use crate::lan::{self, Ear, Heard, Lan};
+use crate::limits::Bucket;
+use crate::limits::rate::{PerSource, Rate};
 use crate::net;
 use crate::telemetry::journal::Happening;
 use crate::trust::authority::Doorbell;
@@ -38,9 +39,9 @@ const MOST_NONCES: usize = 256;
 /// How many known gateways are asked by unicast besides.
 const MOST_ASKED: usize = 16;
 /// How many answers one source gets; joiners are counted apart from members.
-const ANSWERS: Rate = Rate(20, Duration::from_millis(100));
+const ANSWERS: Rate = Rate::new(20, Duration::from_millis(100));
 /// How many all sources together get: 16 Mbit/s.
-const ANSWERS_IN_ALL: Rate = Rate(4000, Duration::from_micros(250));
+const ANSWERS_IN_ALL: Rate = Rate::new(4000, Duration::from_micros(250));
 /// How many gateways may answer one query.
 const MOST_ANSWERS: usize = 4096;
 
@@ -107,7 +108,7 @@ impl Discovery {
             limits: Mutex::new(Limits {
                 members: PerSource::new(ANSWERS),
                 joiners: PerSource::new(ANSWERS),
-                all: Bucket::new(ANSWERS_IN_ALL, Instant::now()),
+                all: Bucket::default(),
             }),
             boot: u64::from_be_bytes(random()),
         })
@@ -407,7 +408,7 @@ impl Discovery {
         now: Instant,
     ) -> bool {
         let mut limits = locked(&self.limits);
-        kind(&mut limits).take(source.ip(), now) && limits.all.take(ANSWERS_IN_ALL, now)
+        kind(&mut limits).take(source.ip(), now) && ANSWERS_IN_ALL.take(&mut limits.all, now)
     }
 
     async fn answer_join(&self, bytes: &[u8], invite: [u8; 8], from: SocketAddr, mouth: &Ear) {

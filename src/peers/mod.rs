@@ -5,7 +5,6 @@ pub mod capacity;
 pub mod directory;
 pub mod discovery;
 mod keyring;
-pub(crate) mod rate;
 pub mod remembered;
 pub mod selection;
 pub mod signer;

@@ -6,7 +6,6 @@ pub mod datagram;
 pub mod dns;
 pub mod first;
 pub mod hello;
-pub mod hpack;
 pub mod http;
 pub mod id;
 pub mod masque;

@@ -1,7 +1,7 @@
 //! Header blocks of one connection, one after the other: what is read of them is bounded, and is the same once it was
 //! written and read again.
 
-use laneway::wire::hpack::{Decoder, encode};
+use laneway::h2::hpack::{Decoder, encode};
 
 /// The longest head that is read.
 const MOST: usize = 16 * 1024;

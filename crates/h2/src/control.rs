@@ -82,7 +82,7 @@ impl ControlQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::http2::frame::{END_HEADERS, END_STREAM, HEAD, Head};
+    use crate::frame::{END_HEADERS, END_STREAM, HEAD, Head};
 
     #[test]
     fn a_long_header_block_goes_on_in_continuations_and_only_the_last_frame_ends_it() {

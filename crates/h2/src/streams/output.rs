@@ -3,11 +3,11 @@
 use bytes::Bytes;
 
 use super::Streams;
-use crate::link::http2::frame::{END_STREAM, Head, Kind};
-use crate::link::http2::send::SendFlow;
+use crate::frame::{END_STREAM, Head, Kind};
+use crate::send::SendFlow;
 
 /// What is to be written next.
-pub(in crate::link::http2) enum Outgoing {
+pub(crate) enum Outgoing {
     /// Whole frames.
     Control(Vec<u8>),
     /// One DATA frame.
@@ -16,7 +16,7 @@ pub(in crate::link::http2) enum Outgoing {
 
 impl Streams {
     /// What is to be written next: everything but DATA first, then one frame of each stream in turn.
-    pub(in crate::link::http2) fn outgoing(&mut self) -> Option<Outgoing> {
+    pub(crate) fn outgoing(&mut self) -> Option<Outgoing> {
         if let Some(frames) = self.control.take() {
             return Some(Outgoing::Control(frames));
         }

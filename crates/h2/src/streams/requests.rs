@@ -6,13 +6,13 @@ use bytes::Bytes;
 use http::{Request, Response};
 
 use super::Streams;
-use crate::link::http2::frame::Kind;
-use crate::link::http2::stream::Stream;
-use crate::link::http2::{Error, Reason, Side, fields, ping};
+use crate::frame::Kind;
+use crate::stream::Stream;
+use crate::{Error, Reason, Side, fields, ping};
 
 impl Streams {
     /// Opens a stream as soon as the peer accepts one more. Gives its number, with one handle.
-    pub(in crate::link::http2) fn poll_open(
+    pub(crate) fn poll_open(
         &mut self,
         request: &Request<()>,
         ends: bool,
@@ -34,7 +34,7 @@ impl Streams {
     }
 
     /// The next stream that the peer has opened, with one handle.
-    pub(in crate::link::http2) fn accept(&mut self) -> Option<(u32, Request<()>)> {
+    pub(crate) fn accept(&mut self) -> Option<(u32, Request<()>)> {
         loop {
             let (id, request) = self.accept.requests.pop_front()?;
             if self.store.get(id).is_some_and(|stream| stream.error().is_none()) {
@@ -46,12 +46,7 @@ impl Streams {
     }
 
     /// Answers a request.
-    pub(in crate::link::http2) fn respond(
-        &mut self,
-        id: u32,
-        response: &Response<()>,
-        ends: bool,
-    ) -> Result<(), Error> {
+    pub(crate) fn respond(&mut self, id: u32, response: &Response<()>, ends: bool) -> Result<(), Error> {
         let stream = self.store.held(id);
         if let Some(error) = stream.error() {
             return Err(error.clone());
@@ -68,7 +63,7 @@ impl Streams {
     }
 
     /// How many bytes of `wanted` a stream may queue for sending now, at least one.
-    pub(in crate::link::http2) fn poll_capacity(
+    pub(crate) fn poll_capacity(
         &mut self,
         id: u32,
         wanted: usize,
@@ -85,12 +80,7 @@ impl Streams {
     }
 
     /// Queues bytes for sending; `ends` when nothing follows.
-    pub(in crate::link::http2) fn send_data(
-        &mut self,
-        id: u32,
-        data: Bytes,
-        ends: bool,
-    ) -> Result<(), Error> {
+    pub(crate) fn send_data(&mut self, id: u32, data: Bytes, ends: bool) -> Result<(), Error> {
         let stream = self.store.held(id);
         if let Some(error) = stream.error() {
             return Err(error.clone());
@@ -106,16 +96,12 @@ impl Streams {
     }
 
     /// Is ready when the stream is over before its end.
-    pub(in crate::link::http2) fn poll_reset(&mut self, id: u32, cx: &Context<'_>) -> Poll<Error> {
+    pub(crate) fn poll_reset(&mut self, id: u32, cx: &Context<'_>) -> Poll<Error> {
         self.store.held(id).poll_error(cx)
     }
 
     /// The next bytes that were received; `None` at the end.
-    pub(in crate::link::http2) fn poll_data(
-        &mut self,
-        id: u32,
-        cx: &Context<'_>,
-    ) -> Poll<Option<Result<Bytes, Error>>> {
+    pub(crate) fn poll_data(&mut self, id: u32, cx: &Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
         let stream = self.store.held(id);
         match (stream.recv.pop(), stream.error()) {
             (Some(data), _) => Poll::Ready(Some(Ok(data))),
@@ -129,11 +115,7 @@ impl Streams {
     }
 
     /// The response to a request.
-    pub(in crate::link::http2) fn poll_response(
-        &mut self,
-        id: u32,
-        cx: &Context<'_>,
-    ) -> Poll<Result<Response<()>, Error>> {
+    pub(crate) fn poll_response(&mut self, id: u32, cx: &Context<'_>) -> Poll<Result<Response<()>, Error>> {
         let stream = self.store.held(id);
         match (stream.recv.poll_response(cx), stream.error()) {
             (Poll::Ready(response), _) => Poll::Ready(Ok(response)),
@@ -143,7 +125,7 @@ impl Streams {
     }
 
     /// Counts received bytes as read, so that the peer may send as many more.
-    pub(in crate::link::http2) fn release(&mut self, id: u32, count: u32) {
+    pub(crate) fn release(&mut self, id: u32, count: u32) {
         let Some(stream) = self.store.get_mut(id) else { return };
         let count = stream.recv.release(count);
         if count == 0 {
@@ -157,12 +139,12 @@ impl Streams {
     }
 
     /// Counts one more handle of a stream.
-    pub(in crate::link::http2) fn add_handle(&mut self, id: u32) {
+    pub(crate) fn add_handle(&mut self, id: u32) {
         self.store.held(id).handles += 1;
     }
 
     /// Counts one handle less. After the last one, what is queued is still sent, and then the stream is reset.
-    pub(in crate::link::http2) fn drop_handle(&mut self, id: u32) {
+    pub(crate) fn drop_handle(&mut self, id: u32) {
         let Some(stream) = self.store.get_mut(id) else { return };
         stream.handles -= 1;
         if stream.handles > 0 {
@@ -187,7 +169,7 @@ impl Streams {
     }
 
     /// Waits until the peer has answered a PING.
-    pub(in crate::link::http2) fn poll_ping(&mut self, cx: &Context<'_>) -> Poll<Result<(), Error>> {
+    pub(crate) fn poll_ping(&mut self, cx: &Context<'_>) -> Poll<Result<(), Error>> {
         if let Some(error) = self.shutdown.error() {
             return Poll::Ready(Err(error.clone()));
         }
@@ -203,7 +185,7 @@ impl Streams {
     }
 
     /// Whether the peer accepts extended CONNECT.
-    pub(in crate::link::http2) fn has_extended_connect(&self) -> bool {
+    pub(crate) fn has_extended_connect(&self) -> bool {
         self.settings.peer.extended_connect
     }
 }

@@ -3,15 +3,15 @@
 use bytes::Bytes;
 
 use super::Streams;
-use crate::link::http2::fields::Fields;
-use crate::link::http2::frame::{self, Head, Kind, MAX_STREAM_ID, MAX_WINDOW};
-use crate::link::http2::ping::DRAINED;
-use crate::link::http2::stream::Stream;
-use crate::link::http2::{Error, Reason, Side};
+use crate::fields::Fields;
+use crate::frame::{self, Head, Kind, MAX_STREAM_ID, MAX_WINDOW};
+use crate::ping::DRAINED;
+use crate::stream::Stream;
+use crate::{Error, Reason, Side};
 
 impl Streams {
     /// A frame that is neither DATA nor part of a header block.
-    pub(in crate::link::http2) fn frame(&mut self, head: &Head, payload: &[u8]) -> Result<(), Reason> {
+    pub(crate) fn frame(&mut self, head: &Head, payload: &[u8]) -> Result<(), Reason> {
         if !self.is_greeted() && (head.kind != Kind::Settings || head.has(frame::ACK)) {
             return Err(Reason::PROTOCOL_ERROR);
         }
@@ -36,13 +36,7 @@ impl Streams {
     }
 
     /// A DATA frame that takes `length` bytes of the windows; what `data` lacks of them is padding.
-    pub(in crate::link::http2) fn data(
-        &mut self,
-        id: u32,
-        data: Bytes,
-        length: u32,
-        ends: bool,
-    ) -> Result<(), Reason> {
+    pub(crate) fn data(&mut self, id: u32, data: Bytes, length: u32, ends: bool) -> Result<(), Reason> {
         if id == 0 || self.counts.is_idle(id) || !self.is_greeted() {
             return Err(Reason::PROTOCOL_ERROR);
         }
@@ -78,12 +72,7 @@ impl Streams {
     }
 
     /// A whole header block.
-    pub(in crate::link::http2) fn headers(
-        &mut self,
-        id: u32,
-        fields: Fields,
-        ends: bool,
-    ) -> Result<(), Reason> {
+    pub(crate) fn headers(&mut self, id: u32, fields: Fields, ends: bool) -> Result<(), Reason> {
         if id == 0 || !self.is_greeted() {
             return Err(Reason::PROTOCOL_ERROR);
         }

@@ -119,7 +119,7 @@ impl SettingsExchange {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::http2::testing::config;
+    use crate::testing::config;
 
     #[test]
     fn a_window_counts_once_it_is_acknowledged_and_one_at_a_time_is_announced() {

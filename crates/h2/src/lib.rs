@@ -14,7 +14,7 @@ mod error;
 mod fields;
 mod frame;
 mod handle;
-pub(crate) use crate::wire::hpack;
+pub mod hpack;
 mod piece_queue;
 mod ping;
 mod reader;

@@ -119,11 +119,16 @@ impl Engine {
         Ok(bytes.len() - rest.len())
     }
 
-    /// The bytes to be written next, and how many slices they are; 0 when there are none.
-    pub fn output(&mut self) -> ([IoSlice<'_>; MAX_PIECES], usize) {
+    /// Whether something is to be written.
+    pub fn has_output(&mut self) -> bool {
         if self.writer.is_empty() {
             self.writer.refill(&mut self.shared.lock());
         }
+        !self.writer.is_empty()
+    }
+
+    /// The bytes to be written next, and how many slices they are; to be asked after [`Engine::has_output`].
+    pub fn output(&self) -> ([IoSlice<'_>; MAX_PIECES], usize) {
         self.writer.slices()
     }
 
@@ -135,16 +140,13 @@ impl Engine {
     /// Takes a copy of all that is to be written.
     pub fn take_output(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        loop {
+        while self.has_output() {
             let before = bytes.len();
             let (slices, count) = self.output();
             slices[..count].iter().for_each(|slice| bytes.extend_from_slice(slice));
-            let count = bytes.len() - before;
-            if count == 0 {
-                return bytes;
-            }
-            self.written(count);
+            self.written(bytes.len() - before);
         }
+        bytes
     }
 
     /// The next request of the peer.

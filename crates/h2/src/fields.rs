@@ -3,7 +3,7 @@
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 
-use crate::wire::hpack::{Decoder, HpackError, encode};
+use super::hpack::{Decoder, HpackError, encode};
 
 /// The `:protocol` of an extended CONNECT (RFC 8441 §4), as an extension of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
