@@ -3,7 +3,9 @@
 
 mod answer;
 pub mod associate;
+mod clock_jumps;
 pub mod context;
+mod dialing;
 pub mod dns;
 pub mod endpoint;
 pub mod handshakes;

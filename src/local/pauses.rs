@@ -1,4 +1,4 @@
-//! Gateways that have failed are left alone for a while, each time for longer.
+//! How long gateways that have failed are left alone: longer each time. Pure.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -8,18 +8,18 @@ use crate::net::Segments;
 
 /// The first pause after a failed dial; doubled each time.
 const PAUSE: Duration = Duration::from_millis(100);
-/// The longest pause after failed dials: a gateway that comes back is found within it.
+/// The longest pause after failed dials: the time within which a gateway that comes back is found.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// The same for one that is not heard either; when it is, it is dialled at once.
+/// The same for a gateway that discovery does not hear either; once heard, it is dialled at once.
 const LONGEST_SILENT_PAUSE: Duration = Duration::from_secs(10);
 /// The first pause after a failed proof of trust; doubled each time.
 const PENALTY: Duration = Duration::from_secs(1);
 /// The longest pause after failed proofs of trust.
 const LONGEST_PENALTY: Duration = Duration::from_secs(300);
-/// After so many dials in a row that stayed unanswered, small segments are tried in turns with full ones. A gateway with
-/// too much to do leaves one unanswered too.
+/// Number of unanswered dials in a row after which small segments are tried in turn with full ones. A single one may be
+/// due to a busy gateway.
 const UNANSWERED: u32 = 2;
-/// How many addresses are remembered. Whoever answers queries in the name of many gets no more memory for it.
+/// Maximum number of addresses: a member that answers queries in the name of many takes no more memory.
 const MOST: usize = 1024;
 
 /// The pauses, by address.
@@ -28,26 +28,26 @@ pub(super) struct Pauses(HashMap<SocketAddr, Paused>);
 
 struct Paused {
     failures: u32,
-    /// How many of the last ones stayed unanswered.
+    /// How many of the last dials in a row were not answered.
     unanswered: u32,
     until: Instant,
-    /// It had not been heard either: once it is, it has come back.
+    /// Discovery had not heard it either: once it does, the gateway has come back.
     silent: bool,
 }
 
-/// What was wrong with a gateway.
-#[derive(Clone, Copy, Default)]
+/// Why a dial failed, as far as the pause depends on it.
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Fault {
-    /// It, or this node, could not be trusted: that is punished harder.
+    /// The gateway and this node do not trust each other: the pause is longer.
     pub(super) distrust: bool,
-    /// It said nothing in time.
+    /// There was no answer in time.
     pub(super) unanswered: bool,
-    /// It is not heard of by discovery either.
+    /// Discovery does not hear the gateway either.
     pub(super) silent: bool,
 }
 
 impl Pauses {
-    /// Notes a failure. Gives how often it has failed in a row.
+    /// Notes a failed dial. Gives how many have failed in a row.
     pub(super) fn add(&mut self, address: SocketAddr, fault: Fault, now: Instant) -> u32 {
         let (first, longest) = match (fault.distrust, fault.silent) {
             (true, _) => (PENALTY, LONGEST_PENALTY),
@@ -66,7 +66,7 @@ impl Pauses {
         paused.failures
     }
 
-    /// With what segments the gateway is to be dialled next.
+    /// The segment size for the next dial.
     pub(super) fn segments(&self, address: SocketAddr) -> Segments {
         match self.0.get(&address) {
             Some(paused) if paused.needs_small_segments() => Segments::Small,
@@ -74,14 +74,15 @@ impl Pauses {
         }
     }
 
-    /// Until when the gateway is to be left alone. One that was silent has come back when it `is_heard` now.
+    /// Until when the gateway is left alone; `None` when it may be dialled. A silent one has come back when it `is_heard`
+    /// now.
     pub(super) fn left(&self, address: SocketAddr, is_heard: bool, now: Instant) -> Option<Instant> {
         let paused = self.0.get(&address)?;
         let is_back = paused.silent && is_heard;
         (paused.until > now && !is_back).then_some(paused.until)
     }
 
-    /// The gateway has proved itself. What segments it needs is not forgotten.
+    /// Notes that the gateway has proved itself. The segment size that it needs is kept.
     pub(super) fn forgive(&mut self, address: SocketAddr, now: Instant) {
         match self.0.get_mut(&address) {
             Some(paused) if paused.needs_small_segments() => {
@@ -91,12 +92,12 @@ impl Pauses {
         }
     }
 
-    /// Everything may be different now.
+    /// Ends all pauses.
     pub(super) fn clear(&mut self) {
         self.0.clear();
     }
 
-    /// Forgets who has been left alone long enough; if there is nobody, who would be first.
+    /// Removes the pauses that are over, or if there is none, the one that is over first.
     fn make_room(&mut self, now: Instant) {
         self.0.retain(|_, paused| paused.until > now);
         if self.0.len() >= MOST

@@ -1,0 +1,309 @@
+//! Which gateway is dialled next, and when. Pure: no locks, no I/O and no clock; what is known and the time go in, a
+//! gateway to dial or a time to wait for comes out.
+//!
+//! Aims at [`MAX_LINKS`] links to different gateways: the best one, and a warm standby. Without any link, active
+//! gateways and those that the user named are dialled at once, others after a moment in which an active one may still
+//! be heard; a dial that hangs is hedged by another one beside it. With a link, one gateway is dialled at a time.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::pauses::{Fault, Pauses};
+use crate::net::Segments;
+use crate::peers::directory::{Gateway, Source};
+use crate::wire::datagram::State;
+use crate::wire::id::NodeId;
+
+/// Maximum number of links: the one in use, and the standby.
+pub(super) const MAX_LINKS: usize = 2;
+/// Maximum number of dials under way. More than [`MAX_LINKS`], so that a better gateway that is found while dials hang
+/// need not wait for them.
+const MAX_DIALS: usize = 4;
+/// How long an active gateway is waited for before a standby is dialled.
+const ACTIVE_WINDOW: Duration = Duration::from_millis(150);
+/// How long a dial may take before the next gateway is dialled beside it.
+const HEDGE_DELAY: Duration = Duration::from_millis(250);
+/// Maximum number of addresses whose gateway is remembered.
+const MAX_IDENTITIES: usize = 1024;
+/// How long nothing is decided at most, whatever there is to wait for.
+const RECHECK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What dialling depends on of a gateway that the directory knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct KnownGateway {
+    /// Its id; `None` for an address that has only been named.
+    pub(super) id: Option<NodeId>,
+    /// The address at which it accepts links.
+    pub(super) address: SocketAddr,
+    /// The state that it announced lately.
+    pub(super) state: Option<State>,
+    /// It has announced itself at some time.
+    pub(super) was_heard: bool,
+    /// The user named it.
+    pub(super) is_static: bool,
+    /// It left a link unanswered lately.
+    pub(super) is_suspect: bool,
+}
+
+/// What dialling depends on of a link that is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct UpLink {
+    /// The address at which its gateway accepts links.
+    pub(super) address: SocketAddr,
+    /// Its gateway.
+    pub(super) gateway: NodeId,
+    /// It must be replaced by another link to the same gateway before its stream ids run out.
+    pub(super) is_exhausted: bool,
+}
+
+/// What a decision is based on.
+pub(super) struct Situation<'a> {
+    /// The known gateways, best first.
+    pub(super) ranked: &'a [KnownGateway],
+    /// The links that are up.
+    pub(super) links: &'a [UpLink],
+    /// Whether a node has been removed from the group.
+    pub(super) is_revoked: &'a dyn Fn(NodeId) -> bool,
+    /// The time of the decision.
+    pub(super) now: Instant,
+}
+
+/// A decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Dial this gateway now. Its end is reported by [`Dialing::succeeded`] or [`Dialing::failed`].
+    Dial(KnownGateway),
+    /// Decide again at this time, or when something has changed.
+    WaitUntil(Instant),
+}
+
+/// What is to become of one gateway.
+enum Verdict {
+    /// It is not to be dialled.
+    Skip,
+    /// It has a link, or is being dialled.
+    HasPlace,
+    /// It has failed and is left alone until then.
+    PausedUntil(Instant),
+    /// It is to be dialled then.
+    DueAt(Instant),
+}
+
+/// The state of dialling.
+pub(super) struct Dialing {
+    own: NodeId,
+    pauses: Pauses,
+    /// The gateways that have answered at an address; one gateway may have several addresses.
+    identities: HashMap<SocketAddr, NodeId>,
+    /// The addresses that are being dialled.
+    under_way: Vec<SocketAddr>,
+    /// When the last link was lost, or the search began.
+    alone_since: Instant,
+    last_dial: Instant,
+}
+
+impl KnownGateway {
+    /// What matters of `gateway` at the time `now`.
+    pub(super) fn of(gateway: &Gateway, now: Instant) -> Self {
+        Self {
+            id: gateway.id,
+            address: gateway.link,
+            state: gateway.state(now),
+            was_heard: gateway.heard.is_some(),
+            is_static: gateway.source == Source::Static,
+            is_suspect: gateway.suspect_until(now).is_some(),
+        }
+    }
+
+    /// It has announced that it is about to stop, or that it cannot reach the server.
+    fn is_leaving(&self) -> bool {
+        matches!(self.state, Some(State::Draining | State::Withdrawn))
+    }
+
+    fn is_active(&self) -> bool {
+        self.state == Some(State::Active)
+    }
+}
+
+impl Dialing {
+    /// Dialling of the node `own`, which is never dialled.
+    pub(super) fn new(own: NodeId, now: Instant) -> Self {
+        Self {
+            own,
+            pauses: Pauses::default(),
+            identities: HashMap::new(),
+            under_way: Vec::new(),
+            alone_since: now,
+            last_dial: now,
+        }
+    }
+
+    /// Begins a search. Dials of an earlier one have been dropped.
+    pub(super) fn begin(&mut self, now: Instant) {
+        self.under_way.clear();
+        (self.alone_since, self.last_dial) = (now, now);
+    }
+
+    /// The next step. A gateway to dial counts as being dialled from now on.
+    pub(super) fn next(&mut self, situation: &Situation<'_>) -> Step {
+        let now = situation.now;
+        if !situation.links.is_empty() {
+            self.alone_since = now;
+        }
+        let mut wake = now + RECHECK_INTERVAL;
+        if self.under_way.len() >= MAX_DIALS {
+            return Step::WaitUntil(wake);
+        }
+        let mut places = MAX_LINKS;
+        for gateway in self.in_order(situation) {
+            if places == 0 {
+                break;
+            }
+            match self.judge(gateway, situation) {
+                Verdict::Skip => {}
+                Verdict::HasPlace => places -= 1,
+                Verdict::PausedUntil(until) => wake = wake.min(until),
+                Verdict::DueAt(due) if due <= now => {
+                    self.under_way.push(gateway.address);
+                    self.last_dial = now;
+                    return Step::Dial(gateway.clone());
+                }
+                Verdict::DueAt(due) => return Step::WaitUntil(wake.min(due)),
+            }
+        }
+        Step::WaitUntil(wake)
+    }
+
+    /// The gateways in the order in which they are tried. A gateway takes one place, however many addresses it has: its
+    /// other addresses come last, and only while there is no link.
+    fn in_order<'a>(&self, situation: &Situation<'a>) -> Vec<&'a KnownGateway> {
+        let ranked = situation.ranked;
+        let dialled = ranked.iter().filter(|gateway| self.is_under_way(gateway));
+        let mut placed: Vec<_> = dialled.filter_map(|gateway| self.identity(gateway)).collect();
+        let (mut first, mut others) = (Vec::new(), Vec::new());
+        for gateway in ranked {
+            let id = self.identity(gateway);
+            if !self.is_under_way(gateway) && id.is_some_and(|id| placed.contains(&id)) {
+                others.push(gateway);
+                continue;
+            }
+            first.push(gateway);
+            let is_linked = self.is_linked(gateway, situation.links, false);
+            if is_linked || self.paused_until(gateway, situation.now).is_none() {
+                placed.extend(id);
+            }
+        }
+        if situation.links.is_empty() {
+            first.append(&mut others);
+        }
+        first
+    }
+
+    fn judge(&self, gateway: &KnownGateway, situation: &Situation<'_>) -> Verdict {
+        let (links, now) = (situation.links, situation.now);
+        if self.identity(gateway).is_some_and(|id| id == self.own || (situation.is_revoked)(id)) {
+            return Verdict::Skip;
+        }
+        if self.is_linked(gateway, links, false) || self.is_under_way(gateway) {
+            return Verdict::HasPlace;
+        }
+        // An exhausted link is replaced by another one to the same gateway, also while that is leaving.
+        let replaces = self.is_linked(gateway, links, true);
+        let is_unknown = !gateway.was_heard && gateway.id.is_none();
+        if !links.is_empty() && !replaces && (gateway.is_leaving() || is_unknown) {
+            return Verdict::Skip;
+        }
+        if let Some(until) = self.paused_until(gateway, now) {
+            return Verdict::PausedUntil(until);
+        }
+        let is_eager = gateway.is_active() || gateway.is_static;
+        Verdict::DueAt(match (links.is_empty(), self.under_way.is_empty()) {
+            (true, true) if is_eager => now,
+            (true, true) => self.alone_since + ACTIVE_WINDOW,
+            (true, false) => self.last_dial + HEDGE_DELAY,
+            (false, true) => now,
+            (false, false) => now + RECHECK_INTERVAL,
+        })
+    }
+
+    /// Notes that a dial succeeded: `gateway` has proved itself at `address`.
+    pub(super) fn succeeded(&mut self, address: SocketAddr, gateway: NodeId, now: Instant) {
+        self.ended(address);
+        // Its other addresses may be dialled again too.
+        let others = self.identities.iter().filter(|(_, id)| **id == gateway).map(|(address, _)| *address);
+        others.chain([address]).for_each(|address| self.pauses.forgive(address, now));
+        if self.identities.len() >= MAX_IDENTITIES {
+            // The next dials find them out again.
+            self.identities.clear();
+        }
+        self.identities.insert(address, gateway);
+    }
+
+    /// Notes that a dial failed. Gives how many dials of this address have failed in a row.
+    pub(super) fn failed(&mut self, address: SocketAddr, fault: Fault, now: Instant) -> u32 {
+        self.ended(address);
+        self.pauses.add(address, fault, now)
+    }
+
+    fn ended(&mut self, address: SocketAddr) {
+        self.under_way.retain(|other| *other != address);
+    }
+
+    /// Ends all pauses: the network may be another one now.
+    pub(super) fn forget_pauses(&mut self) {
+        self.pauses.clear();
+    }
+
+    /// The segment size to dial with.
+    pub(super) fn segments(&self, address: SocketAddr) -> Segments {
+        self.pauses.segments(address)
+    }
+
+    /// Until when the gateway is left alone after it has failed.
+    pub(super) fn paused_until(&self, gateway: &KnownGateway, now: Instant) -> Option<Instant> {
+        self.pauses.left(gateway.address, gateway.state.is_some(), now)
+    }
+
+    /// Whether the LAN is to be searched for gateways: there is no link, and no gateway from which one may be expected.
+    pub(super) fn needs_search(&self, situation: &Situation<'_>) -> bool {
+        let is_promising = |gateway: &KnownGateway| {
+            gateway.is_active() && !gateway.is_suspect && self.paused_until(gateway, situation.now).is_none()
+        };
+        situation.links.is_empty() && !situation.ranked.iter().any(is_promising)
+    }
+
+    /// The gateway at an address, as it announced itself or as it proved.
+    fn identity(&self, gateway: &KnownGateway) -> Option<NodeId> {
+        gateway.id.or_else(|| self.identities.get(&gateway.address).copied())
+    }
+
+    fn is_under_way(&self, gateway: &KnownGateway) -> bool {
+        self.under_way.contains(&gateway.address)
+    }
+
+    /// Whether there is a link to the gateway, an exhausted one or one that is not.
+    fn is_linked(&self, gateway: &KnownGateway, links: &[UpLink], exhausted: bool) -> bool {
+        let id = self.identity(gateway);
+        let mut links = links.iter().filter(|link| link.is_exhausted == exhausted);
+        links.any(|link| link.address == gateway.address || Some(link.gateway) == id)
+    }
+}
+
+/// The place of a link in the order of use: that of its gateway in the ranking, behind all others while the gateway is
+/// leaving. Whether it is leaving comes first.
+pub(super) fn place(link: UpLink, ranked: &[KnownGateway]) -> (bool, usize) {
+    let is_its = |gateway: &KnownGateway| gateway.address == link.address || gateway.id == Some(link.gateway);
+    let position = ranked.iter().position(is_its);
+    let is_leaving = position.is_some_and(|position| ranked[position].is_leaving());
+    (is_leaving, position.unwrap_or(usize::MAX))
+}
+
+/// How many links are kept, of links in the order of [`place`]: a link to a leaving gateway only if it is the last one.
+pub(super) fn kept(places: &[(bool, usize)]) -> usize {
+    let staying = places.iter().position(|(is_leaving, _)| *is_leaving).unwrap_or(MAX_LINKS);
+    staying.clamp(1, MAX_LINKS).min(places.len())
+}
+
+#[cfg(test)]
+mod tests;
