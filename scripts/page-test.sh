@@ -22,5 +22,5 @@ venv=target/page/venv
 "$venv/bin/python" -c 'import selenium, prometheus_client' 2>/dev/null ||
     "$venv/bin/pip" install --quiet --disable-pip-version-check selenium==4.51.0 prometheus_client==0.26.0
 # With the features that the tests enable in dependencies, so that nothing is rebuilt after them.
-cargo test --quiet --locked --test cli --no-run
+cargo test --quiet --locked --workspace --test cli --no-run
 exec "$venv/bin/python" scripts/page_test.py "$@"
