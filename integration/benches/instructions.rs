@@ -1,5 +1,5 @@
-//! What the hot paths cost, in instructions and not in time: `scripts/instructions.sh` counts them under valgrind and
-//! compares them with `instructions.txt`. Each path is done `COUNT` times, so that two counts give the cost of one.
+//! The cost of the hot paths in instructions: `scripts/instructions.sh` counts them under valgrind and compares them
+//! with `instructions.txt`. A run repeats a path `COUNT` times, so that two runs give the cost of one repetition.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark")]
 
@@ -23,7 +23,7 @@ fn main() {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     let (Some(path), Some(Ok(count))) = (arguments.next(), arguments.next().map(|count| count.parse()))
     else {
-        // As `cargo test --benches` and `cargo bench` start it: see that every path works.
+        // Without arguments, as started by `cargo bench`: checks that every path works.
         for path in ["download", "upload", "tunnel", "offer"] {
             run(path, 2);
         }
@@ -95,7 +95,7 @@ async fn opened() -> (TcpStream, TcpStream) {
     let (lab, listener) = (Lab::new().await, TcpListener::bind("127.0.0.1:0").await.unwrap());
     let (proxy, server) = (lab.proxy().await, listener.local_addr().unwrap());
     let (app, server) = tokio::join!(connect(proxy.address, server), listener.accept());
-    // They last as long as the process.
+    // They live as long as the process.
     std::mem::forget((lab, proxy));
     (app, server.unwrap().0)
 }

@@ -1,4 +1,4 @@
-//! `laneway env`, `laneway run` and `laneway apt-proxy`: what software is told, and that real shells understand it.
+//! `laneway env`, `laneway run` and `laneway apt-proxy`: the variables that software gets, as real shells read them.
 
 use std::process::{Command, Stdio};
 
@@ -9,7 +9,7 @@ use crate::machine::{Machine, Output};
 const NAMES: [&str; 7] =
     ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "no_proxy", "NO_PROXY", "NODE_USE_ENV_PROXY"];
 
-/// What a shell prints that has taken over what `laneway env` says; `None` where there is no such shell.
+/// The variables that a shell has after it has evaluated `laneway env`; `None` when the shell is not installed.
 fn shell(program: &str, arguments: &[&str], input: &str) -> Option<String> {
     let mut command = Command::new(program);
     command.args(arguments).arg(input).stdin(Stdio::null()).env("no_proxy", "before");
@@ -21,7 +21,7 @@ fn shell(program: &str, arguments: &[&str], input: &str) -> Option<String> {
 }
 
 #[test]
-fn a_shell_that_takes_it_over_has_the_variables_and_loses_them_again() {
+fn a_shell_gets_the_variables_and_unsets_them_again() {
     let machine = Machine::new();
     let said = |options: &[&str]| {
         let arguments = [&["env", "--proxy", "127.0.0.1:3128"], options].concat();
@@ -114,7 +114,7 @@ fn a_signal_reaches_the_command_itself() {
 }
 
 #[test]
-fn apt_is_told_the_proxy_only_while_a_node_runs() {
+fn apt_gets_the_proxy_only_while_a_node_runs() {
     let (machine, _) = Machine::with_group();
     let mut node = machine.start("127.0.0.42", &["--role", "gateway"]);
     let proxy = node.address("local proxy");

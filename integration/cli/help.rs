@@ -1,11 +1,11 @@
-//! What `--help` and `--version` say, and what a wrong command line gets.
+//! The output of `--help` and `--version`, and the errors of a wrong command line.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::machine::Output;
 
-/// Every command that has a help text; the hidden ones too.
+/// Every command that has a help text, including hidden ones.
 const COMMANDS: [&str; 21] = [
     "up",
     "status",
@@ -30,7 +30,7 @@ const COMMANDS: [&str; 21] = [
     "origin",
 ];
 
-/// Without a variable, which the help would print, and at a fixed width.
+/// Without environment variables, which the help would print, and at a fixed width.
 fn laneway(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_laneway"));
     command.args(arguments).env_clear().env("NO_COLOR", "1").env("COLUMNS", "100").stdin(Stdio::null());
@@ -112,7 +112,7 @@ fn a_wrong_command_line_is_a_usage_error_on_standard_error() {
 }
 
 #[test]
-fn no_command_at_all_shows_the_help() {
+fn no_command_shows_the_help() {
     let output = laneway(&[]);
     assert_eq!(output.code, Some(2), "{output}");
     assert!(output.stderr.contains("Usage: laneway") && output.stderr.contains("Commands:"), "{output}");

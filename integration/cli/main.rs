@@ -1,4 +1,4 @@
-//! The real `laneway` binary on one machine: what it prints, how it ends, and what it leaves on the disk.
+//! The real `laneway` binary on one machine: its output, exit codes and files.
 //!
 //! Nothing here needs a network: nodes run on loopback addresses and on ports that the system picks.
 //! `LANEWAY_UPDATE_SNAPSHOTS=1 cargo test --test cli` rewrites the help texts in `help/`.

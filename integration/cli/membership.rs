@@ -1,4 +1,4 @@
-//! Making a group and entering one: the files, and every way in which it is refused.
+//! Making and joining a group: the files, and every refusal.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -19,7 +19,7 @@ fn files(directory: &Path) -> Vec<(String, u32)> {
 }
 
 #[test]
-fn init_leaves_files_for_their_owner_alone_and_prints_the_line_for_the_others() {
+fn init_makes_private_files_and_prints_the_command_for_the_others() {
     let machine = Machine::new();
     let output = machine.laneway(["init", "--group", "office", "--name", "first"]).success();
     assert!(output.stdout.contains("Created the group 'office'; this machine is 'first'."), "{output}");
@@ -32,7 +32,7 @@ fn init_leaves_files_for_their_owner_alone_and_prints_the_line_for_the_others() 
 }
 
 #[test]
-fn a_machine_in_no_group_is_told_how_to_get_into_one() {
+fn a_machine_in_no_group_gets_a_hint_how_to_join() {
     let machine = Machine::new();
     for command in ["up", "discover"] {
         let what = format!("error: this machine is in no group: {} holds none", text(&machine.state()));
@@ -53,7 +53,7 @@ fn a_second_group_is_refused_by_init_and_by_join_in_the_same_words() {
 }
 
 #[test]
-fn a_state_directory_that_others_can_read_is_refused_with_the_command_that_helps() {
+fn a_state_directory_that_others_can_read_is_refused_with_a_hint() {
     let (machine, _) = Machine::with_group();
     let state = machine.state();
     fs::set_permissions(&state, fs::Permissions::from_mode(0o755)).unwrap();
@@ -93,7 +93,7 @@ fn a_damaged_or_missing_file_is_named_with_what_to_do() {
 }
 
 #[test]
-fn a_code_that_is_none_is_refused_before_anything_is_sent() {
+fn an_invalid_code_is_refused_before_anything_is_sent() {
     let (_, code) = Machine::with_group();
     let machine = Machine::new();
     let whole = "hint: copy the whole line that 'laneway init' or 'laneway invite' printed";
@@ -121,7 +121,7 @@ fn only_the_machine_that_made_the_group_invites_and_lists() {
 }
 
 #[test]
-fn a_machine_joins_by_the_link_port_and_a_used_up_code_is_refused_with_the_way_to_a_new_one() {
+fn a_machine_joins_through_the_link_port_and_a_used_code_is_refused_with_a_hint() {
     let (first, _) = Machine::with_group();
     let mut node = first.start("127.0.0.21", &[]);
     let link = node.address("links");
@@ -154,7 +154,7 @@ fn a_machine_joins_by_the_link_port_and_a_used_up_code_is_refused_with_the_way_t
 }
 
 #[test]
-fn nobody_to_join_at_says_where_it_was_tried() {
+fn a_failed_join_says_where_it_was_tried() {
     let (_, code) = Machine::with_group();
     let machine = Machine::new();
     let gone = std::net::TcpListener::bind("127.0.0.22:0").unwrap().local_addr().unwrap().to_string();
@@ -170,7 +170,7 @@ fn nobody_to_join_at_says_where_it_was_tried() {
 }
 
 #[test]
-fn a_removed_machine_is_shown_as_such_and_its_codes_are_closed() {
+fn a_removed_machine_is_listed_as_removed_and_its_codes_are_revoked() {
     let (first, code) = Machine::with_group();
     let mut node = first.start("127.0.0.23", &[]);
     let link = node.address("links");
@@ -198,7 +198,7 @@ fn a_removed_machine_is_shown_as_such_and_its_codes_are_closed() {
 }
 
 #[test]
-fn a_running_node_takes_a_new_discovery_key_over_without_a_restart() {
+fn a_running_node_applies_a_new_discovery_key_without_a_restart() {
     let (machine, _) = Machine::with_group();
     let mut node = machine.start("127.0.0.24", &[]);
     let output = machine.laneway(["rotate"]).success();
@@ -207,7 +207,7 @@ fn a_running_node_takes_a_new_discovery_key_over_without_a_restart() {
 }
 
 #[test]
-fn an_export_is_for_its_owner_alone_and_never_replaces_a_file() {
+fn an_export_is_private_and_never_replaces_a_file() {
     let (first, _) = Machine::with_group();
     let file = first.path("authority");
     let output = first.laneway(["ca", "export", text(&file)]).success();
@@ -272,7 +272,7 @@ fn one_address_cannot_lock_a_code_by_guessing() {
         }
     });
     assert_eq!(files(&second.state()), []);
-    // From another address the code is as good as before: ten wrong proofs would have locked it.
+    // From another address the code still works: ten wrong proofs do not lock it.
     let other = std::net::SocketAddr::from(([127, 0, 0, 26], 0));
     let relay = relay_from(other, link.parse().unwrap());
     let output = second.laneway(["join", &code, "--gateway", &relay.to_string()]).success();
@@ -286,7 +286,7 @@ fn with_another_secret(code: &str) -> String {
     JoinCode { secret: [0; 16], ..code }.to_string()
 }
 
-/// Passes one connection on, from this address.
+/// Forwards one connection, with this source address.
 fn relay_from(own: std::net::SocketAddr, to: std::net::SocketAddr) -> std::net::SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

@@ -1,4 +1,4 @@
-//! Where the local proxy listens, and who is let in.
+//! The addresses of the local proxy, and who may use it.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -43,7 +43,7 @@ fn a_node_listens_on_ipv4_ipv6_and_a_unix_socket_at_once() {
     let answer = answer(UnixStream::connect(&path).unwrap(), PAGE);
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
 
-    // Its own, while it lives; gone with it.
+    // The socket exists while the node runs, and is removed with it.
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&path), 0o600);
     let output = Output::of(machine.up("127.0.0.42", &[]).args(["--proxy", &unix]));
@@ -82,7 +82,7 @@ fn the_socket_of_a_killed_node_is_replaced_and_a_file_is_not() {
 }
 
 #[test]
-fn a_proxy_for_others_asks_for_a_login_and_has_no_page_for_them() {
+fn a_proxy_open_to_others_requires_a_login_and_hides_its_page() {
     let (machine, _) = Machine::with_group();
     let file = machine.path("logins");
     std::fs::write(&file, "ann:secret\n").unwrap();
@@ -132,13 +132,13 @@ fn sockets_that_the_service_manager_passes_are_used() {
     let port = std::net::TcpListener::bind("127.0.0.45:0").unwrap().local_addr().unwrap();
     let inner = machine.up("127.0.0.45", &["--proxy", "127.0.0.45:1"]);
     let mut command = Command::new(activate);
-    // What its units call them means nothing to the node.
+    // The names in the units do not matter to the node.
     command.args(["-l", &port.to_string(), "-l", text(&path), "--fdname=one:two"]);
     for (name, value) in inner.get_envs() {
         command.arg("-E").arg(format!("{}={}", text(Path::new(name)), text(Path::new(value.unwrap()))));
     }
     command.arg(inner.get_program()).args(inner.get_args());
-    // It starts the node when somebody connects.
+    // It starts the node on the first connection.
     let app = std::thread::spawn(move || {
         let stream = std::iter::repeat_with(|| TcpStream::connect(port)).find_map(Result::ok).unwrap();
         answer(stream, PAGE)
@@ -151,7 +151,7 @@ fn sockets_that_the_service_manager_passes_are_used() {
 }
 
 #[test]
-fn rules_without_a_port_to_lead_to_are_refused_and_without_nft_it_says_what_to_install() {
+fn redirect_rules_without_a_port_are_refused_and_a_missing_nft_is_named() {
     let (machine, _) = Machine::with_group();
     let output = machine.laneway(["up", "--transparent-rules"]);
     output.failed(2, &["error: --transparent-rules leads", "hint: add --transparent 127.0.0.1:1081"]);

@@ -1,6 +1,6 @@
-//! What a failover costs, measured: `scripts/failover-bench.sh` runs it.
+//! Measures what a failover costs: `scripts/failover-bench.sh` runs it.
 //!
-//! Nothing here is asserted by a clock. `LANEWAY_BENCH_ROUNDS` is how often each fault is measured.
+//! No time is asserted here. `LANEWAY_BENCH_ROUNDS` is the number of measurements of each fault.
 
 use crate::cases::failover::restart_serving;
 use crate::lab::dialect::{self, PROXY};
@@ -22,22 +22,22 @@ use std::time::{Duration, Instant};
 use std::{env, fs};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// New requests a second.
+/// New requests per second.
 const RATE: u32 = 200;
-/// How long a server takes that has requests in flight at any moment.
+/// The server's delay, with which requests are in flight at any moment.
 const SLOW: Duration = Duration::from_millis(200);
-/// Tunnels that are open when their gateway fails.
+/// The number of tunnels that are open when their gateway fails.
 const TUNNELS: usize = 1000;
-/// Tunnels that are open while their gateway drains.
+/// The number of tunnels that are open while their gateway drains.
 const DRAINED_TUNNELS: usize = 50;
 /// The size of the download, in blocks.
 const BLOCKS: usize = 1024;
 const BLOCK: usize = 1 << 20;
-/// Where every byte comes back.
+/// The port of the echo.
 const ECHO: u16 = PORT + 1;
 const ALLOW: [&str; 2] = ["--allow", "10.88.0.0/24"];
 
-/// What is done to the gateway that serves.
+/// The fault of the serving gateway.
 #[derive(Clone, Copy)]
 enum Fault {
     Kill,
@@ -78,7 +78,7 @@ struct Table {
 }
 
 impl Table {
-    /// Measures one thing in several labs; what is measured is named, and the same each time.
+    /// Measures one thing in several labs; the names of the figures must be the same each time.
     fn measure(&mut self, what: &str, measure: impl Fn(&Lab) -> Vec<(&'static str, f64)>) {
         let rounds: Vec<_> = (0..self.rounds)
             .map(|_| {
@@ -229,10 +229,10 @@ fn tunnels(lab: &Lab, fault: Fault) -> Vec<(&'static str, f64)> {
     let ends = app.join().unwrap();
     let last = ends.iter().map(|(end, _)| *end - at).max().unwrap_or_default();
     let not_reset = ends.iter().filter(|(_, reset)| !reset).count();
-    // What is to be freed may take a moment.
+    // Freeing may take a moment.
     thread::sleep(Duration::from_secs(1));
     let (descriptors_after, memory_after) = usage(&fleet);
-    // As many again show whether the memory that stays is used again.
+    // The same number again shows whether the remaining memory is reused.
     let (opened, app) = open_tunnels(&fleet);
     wait_until("the tunnels", || opened.load(Ordering::Relaxed) == TUNNELS);
     fleet.kill(1 - serving);
@@ -251,7 +251,7 @@ fn tunnels(lab: &Lab, fault: Fault) -> Vec<(&'static str, f64)> {
     ]
 }
 
-/// How many tunnels are open so far, and the app that has them: when each ended, and whether by a reset.
+/// The number of tunnels that are open so far, and the app that holds them: when each ended, and whether by a reset.
 fn open_tunnels(fleet: &Fleet) -> (Arc<AtomicUsize>, JoinHandle<Vec<(Instant, bool)>>) {
     let opened = Arc::new(AtomicUsize::new(0));
     let ready = opened.clone();
@@ -331,7 +331,7 @@ fn ends_orderly(tunnel: &mut TcpStream) -> io::Result<()> {
     }
 }
 
-/// The content is blocks that differ in their first bytes: their number.
+/// The content is blocks that differ only in their first bytes, the block's number.
 fn large(asked: &Asked, stream: &mut TcpStream, block: &[u8]) -> io::Result<()> {
     if asked.path != "/large" {
         return who(asked, stream);

@@ -1,13 +1,13 @@
 //! The real `laneway` binary in real network namespaces: an isolated LAN, gateways with a second leg, a server behind them.
 //!
 //! `cargo test --test netns` runs every trial, `cargo test --test netns -- NAME` those whose name contains NAME. It needs
-//! Linux with `ip`, `nsenter`, `unshare`, `setpriv`, `curl`, `ss` and `nft`; nginx is used when it is there, and some
-//! trials need programs and Python packages besides. It works as root and as a user who may make user namespaces; everything
-//! it makes lives in namespaces of its own and is gone when it ends, however it ends. Where the kernel refuses or a program
-//! is missing, the trials are reported as ignored, and as failed for a root with `CI=true`.
+//! Linux with `ip`, `nsenter`, `unshare`, `setpriv`, `curl`, `ss` and `nft`. It uses nginx when installed, and some trials
+//! need more programs and Python packages. It runs as root and as a user who may make user namespaces. Everything it makes
+//! is in namespaces of its own, and gone when it ends, however it ends. When the kernel refuses or a program is missing,
+//! the trials are reported as ignored; for root with `CI=true` they fail.
 //!
 //! [`lab`] is the network and what runs in it; [`cases`] are the trials, one file for each topic; [`bench`] and
-//! [`reliability`] measure, and are ignored unless they are asked for.
+//! [`reliability`] measure, and run only when asked for.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic and speak")]
 
@@ -19,17 +19,17 @@ mod reliability;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use std::process::ExitCode;
 
-/// Trials that run at the same time: each starts several processes, and some measure time.
+/// The number of concurrent trials. Each starts several processes, and some measure time.
 const PARALLEL_TRIALS: usize = 2;
 
-/// A program that this trial needs and that is not there.
+/// A program that this trial needs and that is not installed.
 fn missing(trial: &str) -> Option<String> {
     let needed = cases::NEEDED.iter().filter(|(topic, _)| trial.starts_with(topic));
     let missing = needed.flat_map(|(_, tools)| tools.iter()).find(|tool| lab::programs::find(tool).is_none());
     missing.map(|tool| format!("`{tool}` is not installed"))
 }
 
-/// A trial that takes long, and runs only when it is asked for.
+/// A trial that takes long, and runs only when asked for by name.
 fn on_demand(name: String, run: impl FnOnce() + Send + 'static) -> Trial {
     let run = move || {
         run();
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(PARALLEL_TRIALS);
 
-    // Before libtest-mimic starts a thread: the kernel moves only a single-threaded process to a new user namespace.
+    // Before libtest-mimic starts a thread, because only a single-threaded process can enter a new user namespace.
     let isolated = lab::isolate::enter();
     if let Err(refusal) = &isolated {
         eprintln!("\n*** THE NETWORK NAMESPACE TRIALS DO NOT RUN: {refusal} ***\n");

@@ -17,7 +17,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 /// The server's port; everything is in namespaces of the bench, so it is free.
 const SERVER: u16 = 1999;
 
-/// What a short run is limited to, before what was built besides.
+/// The peers of a short run, in addition to those of --also.
 const QUICK_PEERS: [&str; 3] = ["direct", ceiling::NAME, "laneway"];
 
 /// Prints what could be measured.
@@ -55,7 +55,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                 report.add((measure.name, measure.title), entry.peer.name(), round, figures, failed);
             }
         }
-        // Each round has processes of its own: where the memory of one happens to lie is worth a tenth.
+        // Each round starts new processes, because the memory layout of one process is worth a tenth.
         for entry in &mut entries {
             entry.running = None;
         }
@@ -69,7 +69,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     report.write(&options.json)
 }
 
-/// The measures on loopback and the lines that were asked for.
+/// The selected measures on loopback and over lines.
 fn chosen(options: &Options) -> Result<(Vec<&'static Measure>, Vec<&'static Distance>)> {
     let names =
         || measures::ALL.iter().map(|measure| measure.name).chain(distance::ALL.iter().map(|line| line.name));
@@ -140,7 +140,7 @@ struct Entry {
     running: Option<Running>,
 }
 
-/// Chooses the peers, starts them, and proves that they carry bytes as they should. Who cannot take part is reported.
+/// Chooses the peers, starts them, and checks that they carry data unharmed. Peers that cannot take part are reported.
 fn entries(options: &Options, site: &Site, report: &mut Report) -> Result<Vec<Entry>> {
     let all = peers::all(options);
     for name in &options.peers {
@@ -173,11 +173,11 @@ fn entries(options: &Options, site: &Site, report: &mut Report) -> Result<Vec<En
             }
         }
     }
-    ensure!(!entries.is_empty(), "nobody is left to be measured");
+    ensure!(!entries.is_empty(), "no peer is left to be measured");
     Ok(entries)
 }
 
-/// Has a peer make its keys, starts it, and proves that it carries bytes whole and in order.
+/// Has a peer make its keys, starts it, and checks that data arrives complete and in order.
 fn started(peer: &dyn Peer, number: u16, site: &Site) -> Result<Running> {
     peers::prepare(peer, site, number)?;
     let running = Running::start(peer, site, number)?;
@@ -186,7 +186,7 @@ fn started(peer: &dyn Peer, number: u16, site: &Site) -> Result<Running> {
 }
 
 impl Entry {
-    /// Takes one measure; when it fails the peer is started anew before the next.
+    /// Takes one measure; when it fails, the peer is restarted before the next.
     fn measure(
         &mut self,
         measure: &Measure,

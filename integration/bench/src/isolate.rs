@@ -63,7 +63,7 @@ fn unshare_all() -> Result<()> {
     Ok(())
 }
 
-/// Makes the new namespaces fit to work in; what would vanish with them is put into `keep` instead.
+/// Sets up the new namespaces; with `keep`, files are put there instead of on the tmpfs.
 ///
 /// Must be called while the process has one thread.
 pub(crate) fn settle(keep: Option<&Path>) -> Result<()> {

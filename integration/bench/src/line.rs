@@ -1,4 +1,4 @@
-//! A long line between two network namespaces: a bottleneck of a certain rate, a queue before it, and a delay.
+//! A long line between two network namespaces: a bottleneck of a given rate, a queue before it, and a delay.
 //!
 //! Two TUN devices whose packets this process carries from one to the other, since not every kernel has netem. Each direction
 //! alone: a packet leaves the bottleneck when the one before it has left and its own bytes have passed at the line's rate, and
@@ -24,15 +24,15 @@ use tun_rs::{DeviceBuilder, SyncDevice};
 /// The client's end and the gateway's.
 const ENDS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 99, 0, 1), Ipv4Addr::new(10, 99, 0, 2)];
 const MTU: usize = 1500;
-/// A packet as the kernel hands it over: `struct virtio_net_hdr`, then up to 64 KiB.
+/// A packet as the kernel passes it: `struct virtio_net_hdr`, then up to 64 KiB.
 const OFFLOAD_HEADER: usize = 10;
 const PACKET: usize = OFFLOAD_HEADER + 65_536;
-/// The kernel's own queue before this process: never the one that is full.
+/// The length of the kernel's queue before this process, large enough never to be full.
 const KERNEL_QUEUE: u32 = 20_000;
-/// How often the threads look whether they are to end.
+/// Interval at which the threads check whether to stop.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// What a line is like.
+/// The properties of a line.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Kind {
     pub(crate) round_trip: Duration,
@@ -43,9 +43,9 @@ pub(crate) struct Kind {
 }
 
 impl Kind {
-    /// How long the bottleneck takes for so many bytes.
+    /// How long these bytes take through the bottleneck.
     fn takes(self, bytes: usize) -> Duration {
-        // A microsecond is so many bits.
+        // Mbit/s is bits per microsecond.
         Duration::from_nanos(bytes as u64 * 8 * 1000 / u64::from(self.megabits))
     }
 }
@@ -117,7 +117,7 @@ fn end(namespace: &Namespace, address: Ipv4Addr, kind: Kind) -> Result<SyncDevic
     })
 }
 
-/// Runs the calling thread before all others where that is permitted: a real line does not wait for the hosts' processors.
+/// Gives the calling thread priority over all others, where permitted: a real line does not wait for the hosts' processors.
 fn hurry() {
     let mut change = Command::new("chrt");
     change.args(["--fifo", "--pid", "1", &gettid().to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
@@ -128,10 +128,10 @@ fn hurry() {
 /// When a packet arrives at the other end, and the packet.
 type Underway = (Instant, Vec<u8>);
 
-/// How many bytes a packet is once it is cut into segments, each with headers of its own.
+/// The number of bytes of a packet after it is cut into segments, each with headers of its own.
 fn on_the_wire(packet: &[u8]) -> usize {
     let field = |at| usize::from(u16::from_ne_bytes([packet[at], packet[at + 1]]));
-    // `hdr_len` and `gso_size`; the latter is 0 for what is one segment already.
+    // `hdr_len` and `gso_size`; the latter is 0 for a single segment.
     let (headers, segment) = (field(2), field(4));
     let whole = packet.len() - OFFLOAD_HEADER;
     let segments = whole.saturating_sub(headers).checked_div(segment).map_or(1, |full| full + 1);
@@ -166,7 +166,7 @@ fn take_in(device: &SyncDevice, kind: Kind, line: &Sender<Underway>, stop: &Atom
     }
 }
 
-/// Lets packets out at the other end when it is time.
+/// Delivers packets at the other end when they are due.
 fn let_out(device: &SyncDevice, line: &Receiver<Underway>, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         match line.recv_timeout(LOOK) {
@@ -175,7 +175,7 @@ fn let_out(device: &SyncDevice, line: &Receiver<Underway>, stop: &AtomicBool) {
                 if !early.is_zero() {
                     thread::sleep(early);
                 }
-                // A device whose kernel does not take a packet has lost it, as any other has.
+                // A packet that the kernel does not accept is lost, as with any device.
                 let _ = write(device.as_fd(), &packet);
             }
             Err(RecvTimeoutError::Timeout) => {}

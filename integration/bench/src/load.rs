@@ -1,7 +1,7 @@
 //! The load generator: one thread that is the server, one or two that are the apps.
 //!
-//! It is cheap, so that what is measured is what lies between: large reads and writes on one shared buffer a thread, nothing
-//! is looked at while the clock runs. A separate pass ([`check`]) proves that the bytes arrive whole and in order.
+//! It is cheap, so that the peers are what is measured: large reads and writes on one shared buffer per thread, and no check
+//! of the data while the clock runs. A separate pass ([`check`]) proves that data arrives complete and in order.
 
 pub(crate) mod bulk;
 pub(crate) mod check;
@@ -17,7 +17,7 @@ use dial::Way;
 use std::future::Future;
 use tokio::io::AsyncReadExt;
 
-/// How much one read or write moves at most.
+/// The maximum of one read or write, in bytes.
 pub(crate) const CHUNK: usize = 256 * 1024;
 
 /// The first byte of a connection tells the server what it is for.
@@ -28,9 +28,9 @@ pub(crate) mod verb {
     pub(crate) const DOWNLOAD: u8 = b'D';
     /// The server counts what comes, and sends nothing.
     pub(crate) const UPLOAD: u8 = b'U';
-    /// A length (8 bytes, little-endian) follows; the server sends so much of the pattern.
+    /// A length (8 bytes, little-endian) follows; the server sends that much of the pattern.
     pub(crate) const CHECKED_DOWNLOAD: u8 = b'V';
-    /// A length and so much of the pattern follow; the server says `+` or `-`.
+    /// A length and that much of the pattern follow; the server answers `+` or `-`.
     pub(crate) const CHECKED_UPLOAD: u8 = b'W';
     /// An HTTP request: CONNECT, after which all this begins again, and GET.
     pub(crate) const CONNECT: u8 = b'C';

@@ -1,4 +1,4 @@
-//! Measures laneway beside what else carries connections through a second process: `scripts/bench.sh` runs it.
+//! Measures laneway beside other programs that carry connections through a second process: `scripts/bench.sh` runs it.
 //!
 //! The process that the user starts only makes namespaces and waits ([`isolate`]); the process inside them is the bench. It
 //! makes the networks ([`network`]), starts the [`peers`], and lets the [`load`] generator act on them, one [`measures`] entry

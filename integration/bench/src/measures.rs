@@ -1,4 +1,4 @@
-//! What is measured of each peer: one file for each topic.
+//! The measures, one file for each topic.
 
 mod beside;
 mod bulk;
@@ -11,7 +11,7 @@ mod start;
 
 use measure::Measure;
 
-/// All that happen on loopback.
+/// All measures on loopback.
 pub(crate) const ALL: &[Measure] = &[
     bulk::DOWN,
     bulk::UP,

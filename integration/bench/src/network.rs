@@ -12,11 +12,11 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// What every socket of the comparison uses. A host's own default may be anything, and costs relays up to 40%.
+/// The congestion control of all sockets. A host's default may be another, which costs relays up to 40%.
 pub(crate) const CONGESTION_CONTROL: &str = "cubic";
 
-/// Settings of every namespace: room for many connections one after the other, and no memory of what became of those before
-/// (the kernel would begin the next peer's connections with the last peer's losses). Nothing else is changed.
+/// Settings of every namespace: many ports for consecutive connections, and no metrics of earlier connections (the kernel
+/// would begin the next peer's connections with the last peer's losses). Nothing else is changed.
 const SETTINGS: [(&str, &str); 4] = [
     ("ip_local_port_range", "16384 65535"),
     ("tcp_tw_reuse", "1"),
@@ -90,13 +90,13 @@ impl Namespace {
         setns(&*self.0, CloneFlags::CLONE_NEWNET).expect("a namespace that is held can be entered");
     }
 
-    /// Whether somebody accepts TCP connections at this address.
+    /// Whether this address accepts TCP connections.
     pub(crate) fn reaches(&self, address: SocketAddr) -> bool {
         self.inside(|| TcpStream::connect_timeout(&address, PATIENCE).is_ok())
     }
 }
 
-/// What the sockets of the comparison really use, for the report.
+/// The actual settings of the sockets, for the report.
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
     pub(crate) congestion_control: String,
@@ -108,7 +108,7 @@ impl Facts {
     /// Reads them in `client`, from both ends of a connection to `gateway`, which is at `address`.
     ///
     /// # Errors
-    /// When the congestion control is not the one that was asked for.
+    /// When the congestion control is not [`CONGESTION_CONTROL`].
     pub(crate) fn read(client: &Namespace, gateway: &Namespace, address: Ipv4Addr) -> Result<Self> {
         let listener = gateway.inside(|| TcpListener::bind((address, 0)))?;
         let to = listener.local_addr()?;

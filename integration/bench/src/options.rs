@@ -17,7 +17,7 @@ pub(crate) struct Options {
     /// Only these peers (see --list), comma-separated; the ceiling is what the others are compared with
     #[arg(long, value_name = "PEERS", value_delimiter = ',')]
     pub(crate) peers: Vec<String>,
-    /// How often each measure is taken for each peer; the medians are reported
+    /// Number of rounds; each measure is taken once per peer and round, and the medians are reported
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=99))]
     pub(crate) rounds: u8,
     /// The laneway binary
@@ -29,19 +29,19 @@ pub(crate) struct Options {
     /// Where the results are written, with every round
     #[arg(long, value_name = "FILE", default_value = "target/bench.json")]
     pub(crate) json: PathBuf,
-    /// Where --install has put what is not in the distribution's packages
+    /// Directory where --install has put what is not in the distribution's packages
     #[arg(long, value_name = "DIR", default_value = "/nonexistent", hide_default_value = true)]
     pub(crate) cache: PathBuf,
-    /// Give up after so many minutes
+    /// Time limit of the whole run in minutes
     #[arg(long, value_name = "MINUTES", default_value_t = 60)]
     pub(crate) minutes: u64,
-    /// List the measures and the peers, with what is missing, and end
+    /// List the measures and the peers, with what is missing, and exit
     #[arg(long)]
     pub(crate) list: bool,
     /// Leave the peers' configurations, throw-away keys and logs in this directory
     #[arg(long, value_name = "DIR")]
     pub(crate) keep: Option<PathBuf>,
-    /// This process is in the namespaces already
+    /// Set by the bench itself: this process is in the namespaces already
     #[arg(long, hide = true)]
     pub(crate) inside: bool,
 }

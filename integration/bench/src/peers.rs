@@ -1,4 +1,4 @@
-//! What is measured: each peer is a client-side process and a gateway-side process, or less.
+//! The peers that are measured: each is a client-side process and a gateway-side process, or less.
 
 pub(crate) mod ceiling;
 mod dante;
@@ -24,7 +24,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often is looked whether it does.
+/// Interval between two checks whether it does.
 const POLL: Duration = Duration::from_millis(1);
 
 /// All of them, in the order in which they are measured.
@@ -89,7 +89,7 @@ impl Running {
         let directory = directory_of(peer)?;
         let place = place(site, &directory, number);
         let mut running = Self { way: way(peer, &place), first_byte: Duration::ZERO, processes: Vec::new() };
-        // What the preparations cost is not part of the start.
+        // The time of the preparations is not part of the start.
         let (gateway, client) = (peer.gateway(&place)?, peer.client(&place)?);
         let start = Instant::now();
         if let Some(command) = gateway {
@@ -107,7 +107,7 @@ impl Running {
         Ok(running)
     }
 
-    /// Stops it, and starts it anew.
+    /// Restarts it.
     pub(crate) fn restart(&mut self, peer: &dyn Peer, site: &Site, number: u16) -> Result<()> {
         self.processes.clear();
         *self = Self::start(peer, site, number)?;

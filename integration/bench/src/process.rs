@@ -17,7 +17,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts it in `namespace`, with an environment that says nothing of the user's own settings.
+    /// Starts it in `namespace`, with an environment without the user's settings.
     pub(crate) fn start(
         mut command: Command,
         namespace: &Namespace,
@@ -48,12 +48,12 @@ impl Process {
         accounting::tree(self.child.id())
     }
 
-    /// Whether it has ended, which a peer does not do by itself.
+    /// Whether it has ended, which a peer should not do.
     pub(crate) fn has_ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// The end of what it has printed.
+    /// The last lines of its output.
     pub(crate) fn last_words(&self) -> String {
         let log = fs::read(&self.log).unwrap_or_default();
         let log = String::from_utf8_lossy(&log).into_owned();

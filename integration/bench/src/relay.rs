@@ -30,7 +30,7 @@ pub(crate) fn main() -> Result<()> {
         let listener = listen_on(listen)?;
         loop {
             let (app, _) = listener.accept().await?;
-            // A connection that breaks is nobody else's concern.
+            // A broken connection does not concern the others.
             tokio::spawn(relay(app, to, answers_connect));
         }
     })

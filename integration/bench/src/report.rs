@@ -59,7 +59,7 @@ impl Report {
         self.skipped.push((peer.to_owned(), reason.to_owned(), install));
     }
 
-    /// Adds what one measure has found of one peer in one round, and why it did not find all.
+    /// Adds the figures of one measure of one peer in one round, and the error when it is incomplete.
     pub(crate) fn add(
         &mut self,
         (name, title): (&'static str, &'static str),
@@ -201,7 +201,7 @@ mod tests {
     fn ratios_are_of_the_same_round() {
         let metric = || Metric::new("rate", "GB/s", 2);
         let mut report = report();
-        // The machine is not always as fast: the quotient of the medians would be 1.
+        // The machine's speed varies: the quotient of the medians would be 1.
         let rounds = [(ceiling::NAME, [1.0, 4.0, 2.0]), ("a", [0.5, 2.0, 3.0])];
         for (peer, values) in rounds {
             for (round, value) in (1..).zip(values) {

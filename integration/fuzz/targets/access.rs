@@ -1,4 +1,4 @@
-//! Access rules: how they are read, and that no set of them lets through what must not be dialled by accident.
+//! Access rules: how they are parsed, and that no set of them allows a dangerous destination by accident.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -64,7 +64,7 @@ impl Rules {
     }
 }
 
-/// The address, and the IPv4 address that it may lead to: mapped, compatible, NAT64 (RFC 6052) or 6to4 (RFC 3056).
+/// The address, and the IPv4 address that it may embed: mapped, compatible, NAT64 (RFC 6052) or 6to4 (RFC 3056).
 fn leads(ip: IpAddr) -> Vec<IpAddr> {
     let IpAddr::V6(v6) = ip else { return vec![ip] };
     let bytes = v6.octets();

@@ -1,4 +1,4 @@
-//! The selection under whatever members of the group may say, in any order and at any time.
+//! The selection with arbitrary beacons of members, in any order and at any time.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ const POLICIES: [Policy; 4] = [Policy::Strongest, Policy::LeastBusy, Policy::Ran
 const STATES: [State; 4] = [State::Standby, State::Active, State::Draining, State::Withdrawn];
 const REACH: [Reach; 3] = [Reach::Unknown, Reach::Reachable, Reach::Unreachable];
 
-/// `data` is taken for choices, one after the other: what kind of candidate, then what happens to it.
+/// `data` is read as a sequence of choices: the kind of candidate, then what happens to it.
 pub fn run(data: &[u8]) {
     let mut choices = Choices(data);
     let own = id(choices.byte() % 8);

@@ -1,9 +1,9 @@
-//! A stream of capsules, whole and in pieces, against a reading of RFC 9297 that has all of it at once.
+//! A stream of capsules, whole and in pieces, compared with an implementation of RFC 9297 that has all of it at once.
 
 use bytes::{Bytes, BytesMut};
 use laneway::wire::capsule::{CapsuleError, Decoder, LONGEST_PAYLOAD, encode};
 
-/// `data` is what the other end of a stream sends before it ends its direction.
+/// `data` is what the peer sends on a stream before it ends its direction.
 pub fn run(data: &[u8]) {
     let want = reference(data);
     assert_eq!(decode(&mut std::iter::once(data)), want, "whole");

@@ -1,4 +1,4 @@
-//! The configuration file: what it gives to the program is within the bounds that the flags have.
+//! The configuration file: its values are within the bounds of the flags.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Discovery datagrams: as they come from anybody, and as they come from one who holds the group's key.
+//! Discovery datagrams: from an arbitrary sender, and from one that has the group's key.
 
 use std::net::SocketAddr;
 use std::sync::LazyLock;
@@ -19,8 +19,8 @@ static WAY: LazyLock<Way> = LazyLock::new(|| Way {
     to: "10.0.0.9:7420".parse().expect("an address"),
 });
 
-/// `data` is a datagram. What follows its magic, version, type and group is also taken for the rest of an
-/// authentic one, whose zero padding and tag need not be in it.
+/// `data` is a datagram. What follows its magic, version, type and group is also used as the rest of an
+/// authentic one, whose zero padding and tag may be missing.
 pub fn run(data: &[u8]) {
     check(data);
     if let Some(authentic) = authentic(data) {
@@ -43,7 +43,7 @@ fn check(data: &[u8]) {
     assert!(Datagram::decode(&forged, GROUP, &KEYS, *WAY).is_err(), "one bit changed");
 }
 
-/// The same with a header and a tag that are right.
+/// The same datagram with a valid header and tag.
 fn authentic(data: &[u8]) -> Option<Vec<u8>> {
     let mut bytes = data.get(..data.len().min(TAG))?.to_vec();
     bytes.resize(TAG, 0);
@@ -67,7 +67,7 @@ fn authentic(data: &[u8]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// The key of one type, derived here once more.
+/// The key of one type, derived independently of the implementation.
 fn own_key(label: &str) -> hmac::Key {
     let info = [label.as_bytes()];
     let salt = hkdf::Salt::new(hkdf::HKDF_SHA256, b"laneway discovery 1").extract(&DISCOVERY_KEY);

@@ -1,8 +1,8 @@
-//! What becomes of the bytes of a DNS query, and of the answer to it.
+//! DNS queries, and the answers to them.
 
 use laneway::wire::dns::{Decision, Query, Reason, ResponseCode, encode, failure};
 
-/// `data` is what arrived by UDP, or over a link.
+/// `data` is a message that arrived by UDP or over a link.
 pub fn run(data: &[u8]) {
     match Decision::of(data) {
         Decision::Ignore => assert!(data.len() < 12 || data[2] & 0x80 > 0, "a query is not answered"),
@@ -21,7 +21,7 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// The answer is to the query: its id, its opcode, and its question where that could be read.
+/// Checks that the answer has the query's id and opcode, and its question if that could be parsed.
 fn check(data: &[u8], query: Option<&Query>, answer: &[u8]) {
     assert!(answer.len() >= 12);
     assert_eq!(answer[..2], data[..2], "the id");

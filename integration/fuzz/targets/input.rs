@@ -1,6 +1,6 @@
 //! How the targets turn bytes into something to work with.
 
-/// Cuts `data` into pieces of 1 to 16 bytes; its own content decides where.
+/// Cuts `data` into pieces of 1 to 16 bytes, at positions that its content determines.
 pub(super) fn pieces(mut data: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let length = usize::from(*data.first()? % 16) + 1;
@@ -10,7 +10,7 @@ pub(super) fn pieces(mut data: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// What is left of the bytes when they are taken for numbers and choices; zeroes follow them.
+/// The rest of an input that is read as numbers and choices; zeros follow its end.
 pub(super) struct Choices<'a>(pub(super) &'a [u8]);
 
 impl Choices<'_> {

@@ -1,10 +1,10 @@
-//! Join codes: as a person pastes them, and as one would read whose checksum is right.
+//! Join codes: as pasted by a person, and with a valid checksum.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use laneway::trust::code::{CodeError, JoinCode};
 
-/// `data` is the pasted text, and also what is inside a code before its checksum.
+/// `data` is the pasted text, and also the content of a code before its checksum.
 pub fn run(data: &[u8]) {
     if let Ok(text) = str::from_utf8(data)
         && let Ok(code) = text.parse::<JoinCode>()

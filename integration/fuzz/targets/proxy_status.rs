@@ -1,4 +1,4 @@
-//! What a gateway says about a failure: bounded, printable, and the same when it is said again.
+//! A gateway's message about a failure: bounded, printable, and unchanged when written again.
 
 use laneway::failure::Failure;
 

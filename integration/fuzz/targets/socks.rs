@@ -1,5 +1,5 @@
-//! The SOCKS5 handshake, over a stream that gives the bytes whole or in pieces, against a reading of RFC 1928
-//! that has them all at once.
+//! The SOCKS5 handshake over a stream that delivers the bytes whole or in pieces, compared with an implementation
+//! of RFC 1928 that has them all at once.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -11,7 +11,7 @@ use laneway::local::socks::{Admit, Command, HandshakeError, Refused, handshake};
 use laneway::wire::target::Target;
 use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 
-/// `data` is what an app sends before it ends its direction; where the login `a:b` is asked for, and where none is.
+/// `data` is what an app sends before it ends its direction, to a proxy with the login `a:b` and to one without a login.
 pub fn run(data: &[u8]) {
     let admit = |name: &[u8], password: &[u8]| (name, password) == (b"a", b"b");
     for admit in [None, Some(&admit as &Admit<'_>)] {
@@ -23,7 +23,7 @@ pub fn run(data: &[u8]) {
 
 type Handshake = Result<Command, HandshakeError>;
 
-/// The result of the handshake, what was answered, and what was left for the tunnel.
+/// The result of the handshake, the reply, and the bytes left for the tunnel.
 type Outcome = (Handshake, Vec<u8>, Option<Vec<u8>>);
 
 fn serve(pieces: &mut dyn Iterator<Item = &[u8]>, admit: Option<&Admit<'_>>) -> Outcome {

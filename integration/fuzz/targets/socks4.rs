@@ -1,4 +1,4 @@
-//! SOCKS4 requests: read whole as when they arrive in pieces, and against a reading that has them all at once.
+//! SOCKS4 requests, whole and in pieces, compared with an implementation that has them all at once.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -9,7 +9,7 @@ use laneway::wire::target::Target;
 pub fn run(data: &[u8]) {
     let whole = Request::parse(data);
     assert_eq!(whole, reference(data));
-    // What is certain early stays so.
+    // A result for a prefix stays the same with more bytes.
     let mut read = Vec::new();
     let first = super::input::pieces(data).find_map(|piece| {
         read.extend_from_slice(piece);

@@ -1,4 +1,4 @@
-//! What a SOCKS5 app puts before a datagram, against what fast-socks5 reads there.
+//! The header that a SOCKS5 app puts before a datagram, compared with what fast-socks5 reads.
 
 use fast_socks5::util::target_addr::{TargetAddr, read_address};
 use futures_util::FutureExt;

@@ -1,4 +1,4 @@
-//! Datagrams of an app go on by another gateway, whatever becomes of theirs, and the app reopens nothing.
+//! An app's datagrams move to another gateway when theirs fails, without a new association.
 
 use crate::lab::fleet::Fleet;
 use crate::lab::group::START;
@@ -16,10 +16,10 @@ pub(super) const CASES: &[Case] = &[
     ("associate::a_datagram_waits_while_there_is_no_gateway", a_datagram_waits_while_there_is_no_gateway),
 ];
 
-/// Where s1 says who asks.
+/// The UDP port of s1's echo.
 const PORT: u16 = 7777;
 const OPEN: [&str; 2] = ["--allow", "10.88.0.0/24"];
-/// After so long an app asks again.
+/// The interval after which the app repeats a question.
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// An app with one association, which it opens once.
@@ -49,7 +49,7 @@ impl App {
         self.socket.send(&[&self.header[..], &self.asked.to_be_bytes()].concat()).unwrap();
     }
 
-    /// Which gateway's address the last question came from, if that is known by now.
+    /// The address of the gateway that the last question came through, if its answer has arrived.
     fn answered(&self) -> Option<Ipv4Addr> {
         let mut buffer = [0; 64];
         loop {
@@ -74,7 +74,7 @@ impl App {
     }
 }
 
-/// Answers each datagram with itself and where it came from.
+/// Answers each datagram with its content and the address that it came from.
 fn echo(lab: &Lab) {
     let address = SocketAddr::from((lab.server.address(), PORT));
     let socket = lab.server.inside(|| UdpSocket::bind(address)).unwrap();
@@ -94,7 +94,7 @@ fn datagrams_leave_a_gateway_that_hangs(lab: &Lab) {
     let first = app.serving(&fleet);
     fleet.gateways[first].signal(Signal::SIGSTOP);
     assert_eq!(app.serving(&fleet), 1 - first);
-    // Before its link was given up.
+    // Before its link counted as dead.
     let log = fleet.node.log();
     assert!(log.contains("UDP moves on to the next gateway"), "{log}");
     fleet.gateways[first].signal(Signal::SIGCONT);
@@ -104,14 +104,14 @@ fn datagrams_leave_a_gateway_that_hangs(lab: &Lab) {
 fn datagrams_leave_a_gateway_that_stops(lab: &Lab) {
     let _web = lab.web(who);
     echo(lab);
-    // Something else keeps the link: a connection that is open.
+    // An open connection keeps the link up.
     let held = lab.serve(81, |_, mut stream| stream.read(&mut [0]).map(drop));
     let mut fleet = lab.fleet(2, &OPEN);
     let mut app = App::associate(&fleet.client, lab.server.address());
     let first = app.serving(&fleet);
     let mut open = fleet.client.connect(([127, 0, 0, 1], 1080)).unwrap();
     open.write_all(b"CONNECT 10.88.0.100:81 HTTP/1.1\r\nHost: 10.88.0.100:81\r\n\r\n").unwrap();
-    wait_until("a connection to stand", || !held.from().is_empty());
+    wait_until("a connection to be open", || !held.from().is_empty());
     assert_eq!(fleet.which(held.from()[0]), first);
     let mut stopping = fleet.take(first);
     stopping.signal(Signal::SIGTERM);
@@ -129,12 +129,12 @@ fn a_datagram_waits_while_there_is_no_gateway(lab: &Lab) {
     for gateway in 0..2 {
         fleet.kill(gateway);
     }
-    // The one that finds out may be lost; this one is asked once.
+    // The datagram that detects the failure may be lost; this one is sent once.
     app.ask();
     wait_until("the links to be gone", || fleet.link().is_empty());
     while app.answered().is_some() {}
     app.ask();
-    // Longer than a destination is left alone that has failed: it is held, and not only late.
+    // Longer than the pause after a failed destination: the datagram is held, and not just late.
     thread::sleep(Duration::from_secs(3));
     fleet.start(1 - last);
     wait_until("the datagram to arrive", || {

@@ -1,5 +1,5 @@
-//! Software that nobody here wrote, set up as `docs/clients.md` says, on a client that has no route to the server and cannot
-//! resolve its name. What each one does is its script in `programs/clients`.
+//! Third-party software, set up as in `docs/clients.md`, on a client that has no route to the server and cannot resolve its
+//! name. The script of each is in `programs/clients`.
 
 use crate::lab::programs::python;
 use crate::lab::site::{self, NAME, scripts};
@@ -18,7 +18,7 @@ pub(super) const CASES: &[Case] = &[
     ("clients::python", |lab| works(lab, "python")),
 ];
 
-/// Those that bring much, or start slowly: `scripts/real-clients.sh`.
+/// Those that are large or start slowly: `scripts/real-clients.sh` runs them.
 pub(super) const ON_DEMAND: &[Case] = &[
     ("clients::aria2c", |lab| works(lab, "aria2c")),
     ("clients::npm", |lab| works(lab, "npm")),
@@ -29,10 +29,10 @@ pub(super) const ON_DEMAND: &[Case] = &[
     ("clients::no_proxy", dialects_of_no_proxy),
 ];
 
-/// What one client may take, on a busy machine.
+/// The time limit of one client on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// What this machine lacks for a trial of this name, if it is one of these.
+/// What this machine lacks for the trial of this name, if it is one of these.
 pub(crate) fn lacking(trial: &str) -> Option<String> {
     let client = trial.strip_prefix("clients::")?;
     let tools: &[&str] = match client {
@@ -73,7 +73,7 @@ fn modules_of_node() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target/node/node_modules")
 }
 
-/// Runs a client's script on c1, and sees that the server was asked, by the gateway alone.
+/// Runs a client's script on c1, and checks that all requests at the server came from the gateway.
 fn works(lab: &Lab, client: &str) {
     let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
     g1.knows(NAME, lab.server.address());
@@ -104,7 +104,7 @@ fn works(lab: &Lab, client: &str) {
     }
 }
 
-/// What each client takes for a name or an address that is not for the proxy is what `docs/clients.md` says.
+/// How each client reads `no_proxy` is as `docs/clients.md` says.
 fn dialects_of_no_proxy(lab: &Lab) {
     let g1 = lab.gateway("g1");
     g1.knows(NAME, lab.server.address());
@@ -117,7 +117,7 @@ fn dialects_of_no_proxy(lab: &Lab) {
     }
 }
 
-/// A script on this host, in an empty directory, with what it may need to know.
+/// The command that runs a script on this host, in an empty directory, with the environment that the scripts use.
 fn script(host: &Host, name: &str) -> Command {
     let work = host.directory().join("work");
     fs::create_dir_all(&work).unwrap();

@@ -1,4 +1,4 @@
-//! Gateways are found without a default route, and from behind the firewalls that machines have.
+//! Gateways are found without a default route, and from behind common firewalls.
 
 use super::curl::{BIG, HTTP};
 use crate::lab::group::{START, discover, forget_gateways};
@@ -20,12 +20,12 @@ pub(super) const CASES: &[Case] = &[
         "discovery::asks_known_gateways_from_behind_a_closed_firewall",
         asks_known_gateways_from_behind_a_closed_firewall,
     ),
+    ("discovery::an_empty_lan_is_reported_as_such", an_empty_lan_is_reported_as_such),
     (
-        "discovery::finds_nothing_and_says_so_when_nobody_is_there",
-        finds_nothing_and_says_so_when_nobody_is_there,
+        "discovery::a_client_stops_asking_once_a_gateway_has_answered",
+        a_client_stops_asking_once_a_gateway_has_answered,
     ),
-    ("discovery::does_not_search_for_who_has_answered", does_not_search_for_who_has_answered),
-    ("discovery::joins_and_links_where_large_packets_vanish", joins_and_links_where_large_packets_vanish),
+    ("discovery::joins_and_links_on_a_path_with_a_smaller_mtu", joins_and_links_on_a_path_with_a_smaller_mtu),
 ];
 
 fn finds_all_gateways_without_a_default_route(lab: &Lab) {
@@ -34,7 +34,7 @@ fn finds_all_gateways_without_a_default_route(lab: &Lab) {
     let group = lab.group(&[&g1, &c1, &g2], &[]);
     let _g2 = group.gateway(&g2, &[]);
 
-    // What makes it hard: the usual broadcast address is not reachable from here.
+    // The difficulty: the limited broadcast address is unreachable from this host.
     let everyone = (Ipv4Addr::BROADCAST, 7420);
     let error = udp(&c1, 0).send_to(b"?", everyone).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NetworkUnreachable);
@@ -52,7 +52,7 @@ fn works_beside_a_running_node(lab: &Lab) {
     downloads(&c1);
 }
 
-/// A desktop's firewall with one more rule: the discovery port is open.
+/// A desktop firewall with one more rule: the discovery port is open.
 fn works_behind_a_firewall_that_lets_its_port_in(lab: &Lab) {
     let (c1, g1, g2) = (lab.client("c1"), lab.gateway("g1"), lab.gateway("g2"));
     let _origin = lab.origin();
@@ -67,7 +67,7 @@ fn works_behind_a_firewall_that_lets_its_port_in(lab: &Lab) {
     downloads(&c1);
 }
 
-/// A desktop's firewall as it is: connection tracking does not take the unicast answer to a broadcast for an answer.
+/// A desktop firewall by default: connection tracking does not match a unicast answer to a broadcast query.
 fn asks_known_gateways_from_behind_a_closed_firewall(lab: &Lab) {
     let (c1, c4, g1) = (lab.client("c1"), lab.client("c4"), lab.gateway("g1"));
     let _origin = lab.origin();
@@ -77,7 +77,7 @@ fn asks_known_gateways_from_behind_a_closed_firewall(lab: &Lab) {
         firewall(lab, host, "");
         assert!(!hears_the_answer(host, &lab.client(probe), 7420), "the answer to a broadcast gets in");
     }
-    // One is told where a gateway is, by name, the other remembers the one that it joined through.
+    // One has the gateway's name in its configuration, the other remembers the gateway that it joined through.
     c1.knows("way.lab", g1.address());
     forget_gateways(&c1);
     let _told = group.client(&c1, &["--gateway", "way.lab:7420"]);
@@ -86,7 +86,7 @@ fn asks_known_gateways_from_behind_a_closed_firewall(lab: &Lab) {
     downloads(&c4);
 }
 
-fn finds_nothing_and_says_so_when_nobody_is_there(lab: &Lab) {
+fn an_empty_lan_is_reported_as_such(lab: &Lab) {
     let c1 = lab.client("c1");
     crate::lab::group::init(&c1);
     let output = discover(&c1);
@@ -94,8 +94,8 @@ fn finds_nothing_and_says_so_when_nobody_is_there(lab: &Lab) {
     assert!(output.stderr.contains("hint:"), "it does not say what to check: {output}");
 }
 
-/// Its query is heard by all of the LAN, so one that waits for its link must not ask again and again.
-fn does_not_search_for_who_has_answered(lab: &Lab) {
+/// The whole LAN receives a query, so a client that waits for its link must not repeat it.
+fn a_client_stops_asking_once_a_gateway_has_answered(lab: &Lab) {
     let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
     let _origin = lab.origin();
     let group = lab.group(&[&g1, &c1], &[]);
@@ -112,23 +112,23 @@ fn does_not_search_for_who_has_answered(lab: &Lab) {
         }
         is_given_up
     });
-    // One and its repetition by both protocols, and perhaps one that was under way when the answer came, which goes to
+    // A query and its repetition by both protocols, and perhaps one that was being sent when the answer arrived. It goes to
     // the known addresses too.
     assert!((1..=12).contains(&sent), "{sent} queries");
 }
 
-/// A path with a smaller MTU than both ends have, and nobody who tells them.
-fn joins_and_links_where_large_packets_vanish(lab: &Lab) {
+/// A path with a smaller MTU than both ends have, and no ICMP messages about it.
+fn joins_and_links_on_a_path_with_a_smaller_mtu(lab: &Lab) {
     let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
     let _origin = lab.origin();
     for host in [&c1, &g1] {
-        // What is counted is what a wire would carry.
+        // Packets are counted as a wire would carry them.
         host.ip("link set lan gso_max_segs 1");
         host.filter("iif lan meta length > 1280 drop");
     }
     let group = lab.group(&[&g1, &c1], &[]);
     let mut node = group.up(&c1, &[]);
-    // Two handshakes stay unanswered first.
+    // The first two handshakes remain unanswered.
     node.wait_for_line("link up", START * 3);
     let download = c1.curl(&[&HTTP[..], &[BIG]].concat()).success();
     assert_eq!(sha256(&download.stdout), big().sha256);
@@ -146,7 +146,7 @@ fn downloads(client: &Host) {
     assert_eq!(sha256(&download.stdout), big().sha256);
 }
 
-/// Drops what comes in unless it is loopback, ICMP, of a connection that is known, or allowed by `rule`.
+/// Drops incoming packets unless they are from loopback, ICMP, of a tracked connection, or allowed by `rule`.
 fn firewall(lab: &Lab, host: &Host, rule: &str) {
     let rules = format!(
         "table inet firewall {{\n chain input {{\n type filter hook input priority filter; policy drop;\n\
@@ -158,15 +158,15 @@ fn firewall(lab: &Lab, host: &Host, rule: &str) {
     host.output(nft).success();
 }
 
-/// Whether `host`, having sent a broadcast from `port` to 7420, receives what `peer` answers from there by unicast.
+/// Whether `host`, after a broadcast from `port` to port 7420, receives a unicast answer from `peer`.
 fn hears_the_answer(host: &Host, peer: &Host, port: u16) -> bool {
     let (asking, answering) = (udp(host, port), udp(peer, 7420));
     asking.send_to(b"who?", (Ipv4Addr::new(10, 77, 0, 255), 7420)).unwrap();
     let (_, from) = answering.recv_from(&mut [0; 8]).expect("the broadcast arrives");
     answering.send_to(b"me", from).unwrap();
-    // A datagram is delivered before the call returns that sends it: the network is one kernel.
+    // The network is one kernel: a datagram is delivered before the call that sends it returns.
     asking.set_nonblocking(true).unwrap();
-    // From the discovery port, its own broadcast comes back to it too.
+    // On the discovery port it receives its own broadcast too.
     iter::from_fn(|| asking.recv_from(&mut [0; 8]).ok()).any(|(_, from)| from.ip() == peer.address())
 }
 

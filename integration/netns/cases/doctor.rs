@@ -1,4 +1,4 @@
-//! One layer after the other is broken, and the doctor names that layer and what fixes it.
+//! Each trial breaks one layer; the doctor names that layer and the command that fixes it.
 
 use crate::lab::group::{Group, init, laneway};
 use crate::lab::process::Process;
@@ -10,28 +10,28 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 pub(super) const CASES: &[Case] = &[
-    ("doctor::finds_nothing_wrong_where_nothing_is", finds_nothing_wrong_where_nothing_is),
+    ("doctor::finds_nothing_wrong_on_a_healthy_network", finds_nothing_wrong_on_a_healthy_network),
     ("doctor::names_a_configuration_that_is_not_valid", names_a_configuration_that_is_not_valid),
     ("doctor::names_a_machine_without_a_group", names_a_machine_without_a_group),
     ("doctor::names_an_interface_without_broadcast", names_an_interface_without_broadcast),
     ("doctor::names_the_program_that_holds_a_port", names_the_program_that_holds_a_port),
-    ("doctor::names_a_firewall_here_and_what_it_says_helps", names_a_firewall_here_and_what_it_says_helps),
+    ("doctor::names_a_local_firewall_and_a_hint_that_works", names_a_local_firewall_and_a_hint_that_works),
     ("doctor::tells_broadcast_from_unicast", tells_broadcast_from_unicast),
     ("doctor::names_a_link_port_that_is_dropped", names_a_link_port_that_is_dropped),
     ("doctor::names_a_gateway_without_its_uplink", names_a_gateway_without_its_uplink),
     ("doctor::names_a_server_that_is_down", names_a_server_that_is_down),
-    ("doctor::names_variables_that_lead_elsewhere", names_variables_that_lead_elsewhere),
-    ("doctor::clock_that_is_wrong_is_named", clock_that_is_wrong_is_named),
+    ("doctor::names_proxy_variables_that_point_elsewhere", names_proxy_variables_that_point_elsewhere),
+    ("doctor::names_a_wrong_clock", names_a_wrong_clock),
 ];
 
-/// What the doctor said, as JSON.
+/// The doctor's report, as JSON.
 struct Diagnosis {
     code: i32,
     text: String,
     findings: Vec<Value>,
 }
 
-/// Asks the doctor on `host`.
+/// Runs the doctor on `host`.
 fn diagnose(host: &Host, options: &[&str]) -> Diagnosis {
     let output = laneway(host, &[&["doctor", "--json"], options].concat());
     let report: Value =
@@ -42,7 +42,7 @@ fn diagnose(host: &Host, options: &[&str]) -> Diagnosis {
 }
 
 impl Diagnosis {
-    /// The layers in which something has this verdict, each once.
+    /// The layers with at least one check of this verdict, without repetition.
     fn layers(&self, verdict: &str) -> Vec<&str> {
         let found = self.findings.iter().filter(|finding| finding["verdict"] == verdict);
         let mut layers: Vec<_> = found.map(|finding| finding["layer"].as_str().unwrap()).collect();
@@ -50,8 +50,8 @@ impl Diagnosis {
         layers
     }
 
-    /// Fails unless this layer alone is wrong, those layers are skipped because of it, and each of these words is in what
-    /// is said of it.
+    /// Fails unless only this layer is wrong, those layers are skipped because of it, and each of these words is in the
+    /// message about it.
     #[track_caller]
     fn blames(&self, layer: &str, skipped: &[&str], words: &[&str]) {
         assert_eq!((self.code, self.layers("wrong")), (1, vec![layer]), "{}", self.text);
@@ -62,14 +62,14 @@ impl Diagnosis {
         }
     }
 
-    /// All that is wrong in a layer.
+    /// All problems of a layer.
     fn said(&self, layer: &str) -> String {
         let wrong =
             self.findings.iter().filter(|finding| finding["verdict"] == "wrong" && finding["layer"] == layer);
         wrong.map(ToString::to_string).collect()
     }
 
-    /// The command that fixes what is wrong in a layer.
+    /// The command that fixes the problem of a layer.
     fn hint(&self, layer: &str) -> &str {
         let wrong =
             self.findings.iter().find(|finding| finding["verdict"] == "wrong" && finding["layer"] == layer);
@@ -77,10 +77,10 @@ impl Diagnosis {
     }
 }
 
-/// What rests on a group.
+/// The layers that need a group.
 const BEYOND: [&str; 5] = ["discovery", "link", "clock", "gateway", "request"];
 
-/// A server, a gateway to it, and a client without a node, whose apt knows no proxy of the machine that runs the trials.
+/// A server, a gateway to it, and a client without a running node. Its apt has no proxy settings of the test machine.
 fn healthy(lab: &Lab) -> (Process, Host, Host, Group) {
     let (g1, c1) = (lab.gateway("g1"), lab.client("c1"));
     let origin = lab.origin();
@@ -96,7 +96,7 @@ fn shield(lab: &Lab, host: &Host) {
     host.set("APT_CONFIG", lab.write(&format!("{}.apt", host.name), nothing).to_str().unwrap());
 }
 
-fn finds_nothing_wrong_where_nothing_is(lab: &Lab) {
+fn finds_nothing_wrong_on_a_healthy_network(lab: &Lab) {
     let (_origin, g1, c1, group) = healthy(lab);
     for with_node in [false, true] {
         let _node = with_node.then(|| group.client(&c1, &[]));
@@ -119,7 +119,7 @@ fn finds_nothing_wrong_where_nothing_is(lab: &Lab) {
         assert!(said.contains(if with_node { "through the node on" } else { "over a link to" }), "{said}");
         assert!(!said.contains('\x1b'), "colours into a pipe");
     }
-    // A login that the configuration has is used, and without it nothing is thought of what cannot be asked.
+    // A login in the configuration is used. Without one, what needs the login is skipped.
     let logins = c1.directory().join("logins");
     fs::write(&logins, "ann:secret\n").unwrap();
     fs::set_permissions(&logins, fs::Permissions::from_mode(0o600)).unwrap();
@@ -129,11 +129,11 @@ fn finds_nothing_wrong_where_nothing_is(lab: &Lab) {
     c1.set("LANEWAY_PROXY_LOGINS", logins.to_str().unwrap());
     let diagnosis = diagnose(&c1, &[]);
     assert_eq!((diagnosis.code, diagnosis.layers("skipped").len()), (0, 0), "{}", diagnosis.text);
-    // The only gateway has nobody else, and needs nobody.
+    // The only gateway has no other gateway, and needs none.
     let diagnosis = diagnose(&g1, &[]);
     assert_eq!(diagnosis.code, 0, "{}", diagnosis.text);
     assert!(diagnosis.layers("ok").contains(&"request"), "{}", diagnosis.text);
-    // Cut off from its server, it says so itself.
+    // When it cannot reach its server, it reports that itself.
     g1.ip("link set out down");
     wait_until("the gateway to withdraw", || {
         laneway(&g1, &["status", "--json"]).text().contains("\"reach\":\"unreachable\"")
@@ -182,7 +182,7 @@ fn names_the_program_that_holds_a_port(lab: &Lab) {
     diagnose(&c1, &[]).blames("ports", &[], &["UDP 10.77.0.11:7420", &own, "--discovery-port"]);
 }
 
-fn names_a_firewall_here_and_what_it_says_helps(lab: &Lab) {
+fn names_a_local_firewall_and_a_hint_that_works(lab: &Lab) {
     let (_origin, _g1, c1, _group) = healthy(lab);
     c1.filter("udp dport 7420 drop");
     let diagnosis = diagnose(&c1, &[]);
@@ -202,7 +202,7 @@ fn tells_broadcast_from_unicast(lab: &Lab) {
     g1.filter("ip daddr 10.77.0.21 udp dport 7420 drop");
     diagnose(&c1, &[]).blames("discovery", &[], &["answers broadcast but not unicast", fix]);
     g1.filter("");
-    // A node that runs behind a firewall which lets its port in is heard, though the doctor itself is not answered.
+    // A running node behind a firewall that opens its port receives answers, though the doctor itself does not.
     c1.filter("ct state established accept\nudp dport 7420 accept\nudp dport != 53 drop");
     let _node = group.client(&c1, &[]);
     let diagnosis = diagnose(&c1, &[]);
@@ -248,13 +248,13 @@ fn names_a_server_that_is_down(lab: &Lab) {
     );
 }
 
-/// The diagnosis once the gateway has found out itself.
+/// The report once the gateway itself has noticed.
 fn withdrawn(client: &Host) -> Diagnosis {
     wait_until("the gateway to withdraw", || laneway(client, &["discover"]).text().contains("withdrawn"));
     diagnose(client, &[])
 }
 
-fn names_variables_that_lead_elsewhere(lab: &Lab) {
+fn names_proxy_variables_that_point_elsewhere(lab: &Lab) {
     let (_origin, _g1, c1, _group) = healthy(lab);
     c1.set("http_proxy", "http://127.0.0.1:1080");
     assert_eq!(diagnose(&c1, &[]).code, 0);
@@ -275,7 +275,7 @@ fn names_variables_that_lead_elsewhere(lab: &Lab) {
     }
 }
 
-fn clock_that_is_wrong_is_named(lab: &Lab) {
+fn names_a_wrong_clock(lab: &Lab) {
     let (_origin, _g1, c1, _group) = healthy(lab);
     let library = |directory: fs::DirEntry| directory.path().join("faketime/libfaketime.so.1");
     let libraries = fs::read_dir("/usr/lib").unwrap().flatten().map(library);

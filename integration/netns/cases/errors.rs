@@ -1,4 +1,4 @@
-//! What fails behind the gateway is told to the app truthfully, in its own dialect.
+//! The app gets the true reason of a failure behind the gateway, in its own dialect.
 
 use crate::lab::dialect::{self, Head};
 use crate::lab::group::{init, up};
@@ -7,12 +7,12 @@ use crate::lab::{Case, Host, Lab, receiver, wait_until};
 pub(super) const CASES: &[Case] = &[
     ("errors::each_failure_has_its_code_in_each_dialect", each_failure_has_its_code_in_each_dialect),
     (
-        "errors::without_a_gateway_the_app_is_told_after_the_hold",
-        without_a_gateway_the_app_is_told_after_the_hold,
+        "errors::without_a_gateway_the_app_gets_an_error_after_the_hold",
+        without_a_gateway_the_app_gets_an_error_after_the_hold,
     ),
 ];
 
-/// A destination, and what a request for it gets.
+/// A destination, and the result of a request for it.
 struct Failure {
     host: &'static str,
     port: u16,
@@ -24,7 +24,7 @@ struct Failure {
 }
 
 const DENIED: u16 = 8090;
-/// An address on the outside network that nobody has at first.
+/// An address on the outside network that is unused at first.
 const NEW: &str = "10.88.0.77";
 
 const FAILURES: [Failure; 6] = [
@@ -40,7 +40,7 @@ const FAILURES: [Failure; 6] = [
 fn each_failure_has_its_code_in_each_dialect(lab: &Lab) {
     let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
     let _receiver = lab.receiver();
-    // Everything on s1 is allowed but one port; names are let through to the name server, which knows none.
+    // All of s1 is allowed except one port. Names are allowed, but the name server knows none.
     let denied = format!("10.88.0.100:{DENIED}");
     let rules = ["--deny", &denied, "--allow", "10.88.0.0/24", "--allow", "nosuch.invalid"];
     let group = lab.group(&[&g1, &c1], &rules);
@@ -56,7 +56,7 @@ fn each_failure_has_its_code_in_each_dialect(lab: &Lab) {
         check(&head, failure, "GET");
     }
 
-    // Nor an address that it has got only now.
+    // The same for an address that it has just been given.
     let (_, reply) = dialect::socks5(&c1, NEW, 22);
     assert_ne!(reply, 2);
     let mut ip = g1.command("ip");
@@ -64,13 +64,13 @@ fn each_failure_has_its_code_in_each_dialect(lab: &Lab) {
     g1.output(ip).success();
     wait_until("the new address to be refused", || dialect::socks5(&c1, NEW, 22).1 == 2);
 
-    // The destination's fault is not held against the gateway.
+    // A failure of the destination does not count against the gateway.
     let (_, reply) = dialect::socks5(&c1, "10.88.0.100", receiver::ECHO.port());
     assert_eq!(reply, 0);
     assert!(node.is_running());
 }
 
-fn without_a_gateway_the_app_is_told_after_the_hold(lab: &Lab) {
+fn without_a_gateway_the_app_gets_an_error_after_the_hold(lab: &Lab) {
     let c1 = lab.client("c1");
     init(&c1);
     let _node = up(&c1, &["--role", "client", "--hold", "1"]);

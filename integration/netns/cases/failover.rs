@@ -1,4 +1,4 @@
-//! A gateway that dies, hangs, leaves or comes back costs no request.
+//! No request fails when a gateway dies, hangs, drains or returns.
 
 use crate::lab::fleet::Fleet;
 use crate::lab::group::START;
@@ -20,23 +20,23 @@ pub(super) const CASES: &[Case] = &[
         a_gateway_without_its_lan_leg_fails_no_request,
     ),
     ("failover::a_hung_gateway_fails_no_request_now_or_later", a_hung_gateway_fails_no_request_now_or_later),
-    (
-        "failover::a_gateway_without_its_uplink_gives_way_to_another",
-        a_gateway_without_its_uplink_gives_way_to_another,
-    ),
+    ("failover::a_gateway_without_its_uplink_withdraws", a_gateway_without_its_uplink_withdraws),
     (
         "failover::requests_are_held_while_all_gateways_are_gone",
         requests_are_held_while_all_gateways_are_gone,
     ),
-    ("failover::gateways_that_do_not_hear_each_other_serve", gateways_that_do_not_hear_each_other_serve),
+    (
+        "failover::gateways_that_cannot_reach_each_other_both_serve",
+        gateways_that_cannot_reach_each_other_both_serve,
+    ),
     ("failover::a_lossy_network_fails_no_request", a_lossy_network_fails_no_request),
     ("failover::gateways_that_die_again_and_again_fail_no_request", gateways_that_die_again_and_again),
     ("failover::a_drained_gateway_cuts_nothing", a_drained_gateway_cuts_nothing),
-    ("failover::the_role_goes_round_and_fails_no_request", the_role_goes_round_and_fails_no_request),
+    ("failover::round_robin_fails_no_request", round_robin_fails_no_request),
     ("failover::a_promoted_node_brings_its_uplink_up", a_promoted_node_brings_its_uplink_up),
 ];
 
-/// New requests a second in most trials: the machine that runs them may be small.
+/// New requests per second in most trials, low enough for a small machine.
 const RATE: u32 = 60;
 
 fn a_killed_gateway_fails_no_request(lab: &Lab) {
@@ -52,8 +52,8 @@ fn a_killed_gateway_fails_no_request(lab: &Lab) {
     assert_eq!(report.gateways().len(), 2, "{report}");
 }
 
-/// `--policy round-robin`: each hand-over is a drain.
-fn the_role_goes_round_and_fails_no_request(lab: &Lab) {
+/// `--policy round-robin`: each change of the active gateway is a drain.
+fn round_robin_fails_no_request(lab: &Lab) {
     let _web = lab.web(who);
     let fleet = lab.fleet(2, &["--policy", "round-robin", "--rotate", "2"]);
     let serving = fleet.serving();
@@ -66,7 +66,7 @@ fn the_role_goes_round_and_fails_no_request(lab: &Lab) {
     report.no_failure();
 }
 
-/// The uplink is down until the group wants this node: the command brings it up, and takes it down at the end.
+/// The uplink is down until the group selects this node. A command brings it up, and takes it down at the end.
 fn a_promoted_node_brings_its_uplink_up(lab: &Lab) {
     let _web = lab.web(who);
     let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
@@ -96,7 +96,7 @@ fn a_promoted_node_brings_its_uplink_up(lab: &Lab) {
     assert!(lines[1].starts_with("down g1 "), "{said}");
 }
 
-/// Nothing says that it is gone: its packets just stop.
+/// The gateway disappears without a message: its packets just stop.
 fn a_gateway_without_its_lan_leg_fails_no_request(lab: &Lab) {
     let _web = lab.web(who);
     let fleet = lab.fleet(2, &[]);
@@ -111,7 +111,7 @@ fn a_gateway_without_its_lan_leg_fails_no_request(lab: &Lab) {
     assert_eq!(report.since(fault).gateways().len(), 1, "{report}");
 }
 
-/// A stopped process still accepts connections, and knows nothing of the time that has passed when it goes on.
+/// A stopped process still accepts connections, and does not notice how long it was stopped.
 fn a_hung_gateway_fails_no_request_now_or_later(lab: &Lab) {
     let _web = lab.web(who);
     let fleet = lab.fleet(2, &[]);
@@ -122,7 +122,7 @@ fn a_hung_gateway_fails_no_request_now_or_later(lab: &Lab) {
 
     fleet.gateways[serving].signal(Signal::SIGSTOP);
     load.wait_for_service_by(other, 60);
-    // Longer than it takes to be given up for dead.
+    // Longer than the deadline after which it counts as dead.
     load.wait_for_new(RATE as usize * 4);
     fleet.gateways[serving].signal(Signal::SIGCONT);
     let woken = Instant::now();
@@ -134,8 +134,8 @@ fn a_hung_gateway_fails_no_request_now_or_later(lab: &Lab) {
     assert_eq!(after.gateways().keys().collect::<Vec<_>>(), [&other], "it takes over again: {after}");
 }
 
-/// It is alive, and of no use.
-fn a_gateway_without_its_uplink_gives_way_to_another(lab: &Lab) {
+/// It is alive, but cannot serve.
+fn a_gateway_without_its_uplink_withdraws(lab: &Lab) {
     let _web = lab.web(who);
     let fleet = lab.fleet(2, &[]);
     let serving = fleet.serving();
@@ -151,7 +151,7 @@ fn a_gateway_without_its_uplink_gives_way_to_another(lab: &Lab) {
     let report = ended("uplink down", load);
     let useless = report.failed().iter().map(|done| done.started - fault).max().unwrap_or_default();
     eprintln!("    uplink down: {} ms until the last request that failed", useless.as_millis());
-    // Until the gateway knows it, it is asked, and says truthfully that it cannot reach the server.
+    // Until the gateway notices, it gets requests, and answers truthfully that it cannot reach the server.
     report.since(taken_over).no_failure();
 }
 
@@ -171,8 +171,8 @@ fn requests_are_held_while_all_gateways_are_gone(lab: &Lab) {
     assert!(report.longest() > Duration::from_secs(4), "nothing was held: {report}");
 }
 
-/// Both are active, which harms nobody.
-fn gateways_that_do_not_hear_each_other_serve(lab: &Lab) {
+/// Both are active, which is harmless.
+fn gateways_that_cannot_reach_each_other_both_serve(lab: &Lab) {
     let _web = lab.web(who);
     let mut fleet = lab.fleet(2, &[]);
     let load = Load::start(&fleet.client, RATE);
@@ -220,7 +220,7 @@ fn gateways_that_die_again_and_again(lab: &Lab) {
     ended("restarted 5 times", load).no_failure();
 }
 
-/// Kills the gateway that serves, and starts it again, so many times.
+/// Kills the serving gateway and starts it again, `times` times.
 pub(crate) fn restart_serving(fleet: &mut Fleet, load: &Load, times: usize) {
     for _ in 0..times {
         fleet.wait_for_links();
@@ -244,7 +244,7 @@ fn a_drained_gateway_cuts_nothing(lab: &Lab) {
     let serving = fleet.serving();
     let load = Load::start(&fleet.client, RATE);
 
-    // One that could be resumed, and one inside a tunnel, which could not.
+    // One download that could be resumed, and one inside a tunnel that could not.
     let downloads = [("/plain", &[] as &[&str]), ("/tunnel", &["--proxytunnel"])].map(|(path, options)| {
         let mut curl = fleet.client.command("curl");
         curl.args(["--silent", "--show-error", "--no-buffer", "--proxy", "http://127.0.0.1:1080"]);
@@ -270,7 +270,7 @@ fn a_drained_gateway_cuts_nothing(lab: &Lab) {
     ended("drained, and back", load).no_failure();
 }
 
-/// Half of the content, and the rest once the gate is open.
+/// Sends half of the content, and the rest once the gate is open.
 fn paused_download(asked: &Asked, stream: &mut TcpStream, content: &[u8], gate: &Gate) -> io::Result<()> {
     if asked.path.starts_with("/who") {
         return who(asked, stream);

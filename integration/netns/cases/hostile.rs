@@ -1,4 +1,4 @@
-//! Bytes that break every rule are survived.
+//! Malformed input on every port does no harm.
 
 use super::curl::{BIG, HTTP};
 use crate::lab::dialect::PROXY;
@@ -16,7 +16,7 @@ fn garbage_on_every_port_is_survived(lab: &Lab) {
     let mut group = lab.group(&[&g1, &c1], &[]);
     let mut node = group.client(&c1, &[]);
 
-    // At the local proxy: noise, greetings that stop short, and heads that never end.
+    // The local proxy: noise, truncated greetings, and endless heads.
     let long_target = [b"GET http://10.88.0.100/".as_slice(), &[b'a'; 1 << 20]].concat();
     let many_fields =
         [b"GET http://10.88.0.100/ HTTP/1.1\r\n".as_slice(), &b"X: y\r\n".repeat(100_000)].concat();
@@ -41,18 +41,18 @@ fn garbage_on_every_port_is_survived(lab: &Lab) {
         throw(&c1, PROXY, &noise(seed, 4096));
     }
 
-    // At the link port of both: noise, and the beginning of a TLS record that never comes.
+    // The link port of both nodes: noise, and a TLS record that is never completed.
     for to in [&c1, &g1] {
         throw(&c2, SocketAddr::from((to.address(), 7420)), &noise(21, 4096));
         throw(&c2, SocketAddr::from((to.address(), 7420)), b"\x16\x03\x01\xff\xff\x01");
     }
 
-    // At the discovery port of both: noise of every length around the true one.
+    // The discovery port of both nodes: noise of every length near the valid one.
     let stranger = c2.inside(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))).unwrap();
     for to in [&c1, &g1] {
         for length in [0, 1, 4, 16, 511, 512, 513, 1400] {
             for seed in 1..=5 {
-                // A port that answers "unreachable" makes the next send fail: then nobody listens, which shows below.
+                // An ICMP "unreachable" makes the next send fail. Then the node has ended, which is checked below.
                 let _ = stranger.send_to(&noise(seed, length), (to.address(), 7420));
             }
         }
@@ -66,11 +66,11 @@ fn garbage_on_every_port_is_survived(lab: &Lab) {
     }
 }
 
-/// Sends all of it, or as much as is taken, ends the writing and reads what comes until the peer closes.
+/// Sends as much as the peer accepts, shuts down writing, and reads until the peer closes.
 fn throw(from: &Host, to: SocketAddr, bytes: &[u8]) {
     // A client node may have no link port.
     let Ok(mut stream) = from.connect(to) else { return };
-    // Refusing to read on, or a reset, is a good answer to all of these.
+    // The peer may stop reading or reset the connection.
     let _ = stream.write_all(bytes);
     let _ = stream.shutdown(Shutdown::Write);
     let mut answer = Vec::new();

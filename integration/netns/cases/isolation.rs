@@ -1,4 +1,4 @@
-//! The lab itself: the other trials prove nothing unless the network is what it is said to be.
+//! The lab itself: the other trials prove something only if the network is as described.
 
 use super::curl::{BIG, CANNOT_CONNECT};
 use crate::lab::dialect::PROXY;
@@ -8,15 +8,15 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener};
 
 pub(super) const CASES: &[Case] = &[
-    ("isolation::hosts_reach_what_they_are_said_to_reach", hosts_reach_what_they_are_said_to_reach),
-    ("isolation::the_server_answers_what_it_was_sent", the_server_answers_what_it_was_sent),
+    ("isolation::hosts_reach_exactly_what_they_should", hosts_reach_exactly_what_they_should),
+    ("isolation::the_test_servers_answer_correctly", the_test_servers_answer_correctly),
 ];
 
-fn hosts_reach_what_they_are_said_to_reach(lab: &Lab) {
+fn hosts_reach_exactly_what_they_should(lab: &Lab) {
     let (c1, c2, g1) = (lab.client("c1"), lab.client("c2"), lab.gateway("g1"));
     let _origin = lab.origin();
 
-    // A gateway reaches the server, a client does not, and has no route by which it could.
+    // A gateway reaches the server. A client does not, and has no route to it.
     let direct = g1.curl(&[BIG]).success();
     assert_eq!(sha256(&direct.stdout), big().sha256);
     let refused = c1.curl(&[BIG]);
@@ -24,13 +24,13 @@ fn hosts_reach_what_they_are_said_to_reach(lab: &Lab) {
     let routes = run(&c1, &["ip", "route", "show", "table", "all"]);
     assert!(!routes.contains("default") && routes.contains("10.77.0.0/24 dev lan"), "{routes}");
 
-    // Nor by a gateway that would forward its packets.
+    // Gateways do not forward its packets either.
     run(&c1, &["ip", "route", "add", "10.88.0.0/24", "via", "10.77.0.21"]);
     run(&lab.server, &["ip", "route", "add", "10.77.0.0/24", "via", "10.88.0.21"]);
     let through = c1.curl(&["--connect-timeout", "0.5", BIG]);
     assert!(!through.status.success(), "{through}");
 
-    // Clients and gateways reach each other; loopback is each host's own.
+    // Clients and gateways reach each other. Each host has its own loopback.
     for to in [&c2, &g1] {
         let listener = to.inside(|| TcpListener::bind((to.address(), 7420))).unwrap();
         c1.connect((to.address(), 7420)).unwrap();
@@ -40,18 +40,18 @@ fn hosts_reach_what_they_are_said_to_reach(lab: &Lab) {
     c1.connect(PROXY).unwrap();
     assert!(c2.connect(PROXY).is_err(), "c2 reaches a port on the loopback of c1");
 
-    // IPv6 link-local addresses are there, and usable without a wait for duplicates.
+    // IPv6 link-local addresses exist, and are usable without duplicate address detection.
     let link_local = run(&c1, &["ip", "-6", "address", "show", "dev", "lan"]);
     assert!(link_local.contains("fe80::") && !link_local.contains("tentative"), "{link_local}");
 
-    // Names are each host's own.
+    // Each host has its own names.
     g1.knows("files.lab", lab.server.address());
     assert!(run(&g1, &["getent", "hosts", "files.lab"]).starts_with("10.88.0.100"));
     let unknown = c1.output(command(&c1, &["getent", "hosts", "files.lab"]));
     assert_eq!(unknown.code(), 2, "{unknown}");
 }
 
-fn the_server_answers_what_it_was_sent(lab: &Lab) {
+fn the_test_servers_answer_correctly(lab: &Lab) {
     let g1 = lab.gateway("g1");
     let _receiver = lab.receiver();
 
@@ -75,7 +75,7 @@ fn the_server_answers_what_it_was_sent(lab: &Lab) {
     let refused = g1.connect(receiver::REFUSED).unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
 
-    // The name server says that there is no such name: curl then gives up at once, and not after its timeouts.
+    // The name server answers NXDOMAIN, so curl fails at once instead of after its timeouts.
     let unknown = g1.curl(&["--max-time", "3", "http://nosuch.invalid/"]);
     assert_eq!(unknown.code(), 6, "{unknown}");
     let query = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x02no\x03lab\0\0\x01\0\x01";

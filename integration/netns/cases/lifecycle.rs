@@ -1,4 +1,4 @@
-//! A node ends when it is told to, and leaves nothing.
+//! A node stops on SIGTERM, and leaves nothing behind.
 
 use crate::lab::dialect::PROXY;
 use crate::lab::group::START;
@@ -18,7 +18,7 @@ fn sigterm_ends_it_and_frees_its_ports(lab: &Lab) {
 
     assert!(c1.connect(PROXY).is_ok());
     ends_well(&c1, node);
-    // The gateway still has what the client left behind.
+    // The gateway still has the remains of the client's link.
     ends_well(&g1, group.gateway);
 }
 

@@ -1,4 +1,4 @@
-//! The trials, one file for each topic. Each gets a lab of its own and proves what it presupposes.
+//! The trials, one file for each topic. Each gets a lab of its own, and checks its own preconditions.
 
 mod associate;
 pub(crate) mod clients;
@@ -9,11 +9,11 @@ mod errors;
 pub(crate) mod failover;
 mod hostile;
 mod isolation;
-mod led;
 mod lifecycle;
 mod names;
 mod page;
 mod proxy;
+mod redirect;
 mod replay;
 mod resume;
 mod revocation;
@@ -32,7 +32,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     transfer::CASES,
     proxy::CASES,
     transparent::CASES,
-    led::CASES,
+    redirect::CASES,
     discovery::CASES,
     trust::CASES,
     errors::CASES,
@@ -52,13 +52,13 @@ pub(crate) const ALL: &[&[Case]] = &[
     clients::CASES,
 ];
 
-/// Those that run only when they are asked for.
+/// Those that run only when asked for.
 pub(crate) const ON_DEMAND: &[&[Case]] = &[clients::ON_DEMAND];
 
-/// What some topics need besides, and how a distribution calls it: without it their trials are ignored.
+/// Programs that some topics need in addition; without them their trials are ignored.
 pub(crate) const NEEDED: &[(&str, &[&str])] = &[
     ("names::", &["unbound", "dnsmasq", "dig"]),
-    ("led::questions", &["unbound", "dig"]),
+    ("redirect::the_nodes_own_dns", &["unbound", "dig"]),
     ("upstream::", &["squid", "danted"]),
-    ("doctor::clock", &["faketime"]),
+    ("doctor::names_a_wrong_clock", &["faketime"]),
 ];

@@ -1,4 +1,4 @@
-//! Names that local software asks for are answered as the gateway's name servers answer, also when a gateway dies.
+//! The local name server answers as the gateway's name servers do, also when a gateway dies.
 
 use super::curl::HTTP;
 use crate::lab::host::Host;
@@ -10,31 +10,31 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 pub(super) const CASES: &[Case] = &[
-    ("names::every_type_is_answered_as_the_name_server_does", every_type_is_answered_as_the_name_server_does),
     (
-        "names::an_answer_that_does_not_fit_is_asked_for_by_tcp",
-        an_answer_that_does_not_fit_is_asked_for_by_tcp,
+        "names::every_record_type_is_answered_as_by_the_name_server",
+        every_record_type_is_answered_as_by_the_name_server,
     ),
-    ("names::answers_are_kept_as_long_as_they_say", answers_are_kept_as_long_as_they_say),
-    ("names::a_name_that_the_rules_refuse_is_not_asked_for", a_name_that_the_rules_refuse_is_not_asked_for),
+    ("names::a_truncated_answer_is_queried_again_by_tcp", a_truncated_answer_is_queried_again_by_tcp),
+    ("names::answers_are_cached_for_their_ttl", answers_are_cached_for_their_ttl),
+    ("names::a_name_that_the_rules_refuse_is_not_queried", a_name_that_the_rules_refuse_is_not_queried),
     ("names::the_names_of_a_local_zone_stay_local", the_names_of_a_local_zone_stay_local),
-    ("names::a_question_outlives_its_gateway", a_question_outlives_its_gateway),
+    ("names::a_query_outlives_its_gateway", a_query_outlives_its_gateway),
     ("names::a_gateway_answers_its_own_software", a_gateway_answers_its_own_software),
     (
         "names::without_a_gateway_the_answer_is_servfail_in_time",
         without_a_gateway_the_answer_is_servfail_in_time,
     ),
     (
-        "names::software_that_resolves_itself_reaches_the_server",
-        software_that_resolves_itself_reaches_the_server,
+        "names::software_that_resolves_names_itself_reaches_the_server",
+        software_that_resolves_names_itself_reaches_the_server,
     ),
 ];
 
-/// What a gateway lets be asked for, and a client offers.
+/// The names that the gateway resolves, and the client's local name server.
 const OPEN: [&str; 2] = ["--allow", "10.0.0.0/8"];
 const DNS: [&str; 2] = ["--dns", "127.0.0.1:53"];
 
-/// What `dig` prints on this host.
+/// The output of `dig` on this host.
 fn dig(host: &Host, words: &str) -> String {
     let mut dig = host.command("dig");
     dig.args(["@127.0.0.1", "+tries=1", "+timeout=8"]).args(words.split(' '));
@@ -46,7 +46,7 @@ fn status(text: &str) -> &str {
     after.split_once(',').expect("a status").0
 }
 
-fn every_type_is_answered_as_the_name_server_does(lab: &Lab) {
+fn every_record_type_is_answered_as_by_the_name_server(lab: &Lab) {
     let _names = lab.name_server();
     let _web = lab.web(who);
     let fleet = lab.fleet_with(1, &OPEN, &DNS);
@@ -79,7 +79,7 @@ fn every_type_is_answered_as_the_name_server_does(lab: &Lab) {
             ("+opcode=status web.lab A", "NOTIMP", false),
             ("+edns=1 +noednsneg web.lab A", "BADVERS", false),
         ] {
-            // dig asks for transfers in its own way.
+            // dig requests zone transfers in its own way.
             if question.contains("AXFR") {
                 assert!(dig(c1, question).contains("Transfer failed"), "{question}");
                 continue;
@@ -92,7 +92,7 @@ fn every_type_is_answered_as_the_name_server_does(lab: &Lab) {
     assert_eq!(dig(c1, "+short localhost A").trim(), "127.0.0.1", "the client itself");
 }
 
-fn an_answer_that_does_not_fit_is_asked_for_by_tcp(lab: &Lab) {
+fn a_truncated_answer_is_queried_again_by_tcp(lab: &Lab) {
     let _names = lab.name_server();
     let _web = lab.web(who);
     let fleet = lab.fleet_with(1, &OPEN, &DNS);
@@ -111,7 +111,7 @@ fn an_answer_that_does_not_fit_is_asked_for_by_tcp(lab: &Lab) {
     }
 }
 
-fn answers_are_kept_as_long_as_they_say(lab: &Lab) {
+fn answers_are_cached_for_their_ttl(lab: &Lab) {
     let names = lab.name_server();
     let _web = lab.web(who);
     let fleet = lab.fleet_with(1, &OPEN, &DNS);
@@ -122,10 +122,10 @@ fn answers_are_kept_as_long_as_they_say(lab: &Lab) {
         assert!(found.contains(&format!(";{name}.")), "as it was spelt: {found}");
         assert_eq!(status(&dig(c1, "none.lab A")), "NXDOMAIN");
     }
-    // The gateway's own probes ask for addresses only, and by address.
+    // The gateway's probes query only for addresses.
     assert_eq!((names.asked("web.lab", "A") - before, names.asked("none.lab", "A")), (1, 1));
 
-    // Its life is 5 s: then it is asked for again, and never told to be good for longer.
+    // Its TTL is 5 s: after that it is queried again, and no answer has a longer TTL.
     let ttl = |text: &str| -> u64 {
         let line =
             text.lines().find(|line| line.starts_with("brief.lab.")).unwrap_or_else(|| panic!("{text}"));
@@ -138,7 +138,7 @@ fn answers_are_kept_as_long_as_they_say(lab: &Lab) {
     }
 }
 
-fn a_name_that_the_rules_refuse_is_not_asked_for(lab: &Lab) {
+fn a_name_that_the_rules_refuse_is_not_queried(lab: &Lab) {
     let names = lab.name_server();
     let _web = lab.web(who);
     let fleet = lab.fleet_with(1, &["--allow", "10.0.0.0/8", "--deny", "*.secret.lab,secret.lab"], &DNS);
@@ -156,7 +156,7 @@ fn the_names_of_a_local_zone_stay_local(lab: &Lab) {
     let names = lab.name_server();
     let _web = lab.web(who);
     let c2 = lab.client("c2");
-    // A name server on the LAN itself, that the clients can ask without a gateway.
+    // A name server on the LAN, which clients can query without a gateway.
     let mut dnsmasq = c2.command("dnsmasq");
     dnsmasq.args([
         "--keep-in-foreground",
@@ -167,7 +167,7 @@ fn the_names_of_a_local_zone_stay_local(lab: &Lab) {
     ]);
     dnsmasq.args(["--listen-address=10.77.0.12", "--bind-interfaces", "--port=5300", "--local=/home.lab/"]);
     dnsmasq.args(["--host-record=printer.home.lab,10.77.0.50", "--txt-record=home.lab,here"]);
-    // More than it answers by UDP; in the foreground, since as no daemon it serves one TCP connection and nobody else.
+    // More than fits into its UDP answer. In the foreground, because in debug mode it serves a single TCP connection.
     let long = ["x".repeat(200), "y".repeat(200), "z".repeat(200), "end".to_owned()].join(",");
     dnsmasq.args(["--edns-packet-max=512", &format!("--txt-record=long.home.lab,{long}")]);
     let _dnsmasq = c2.spawn(dnsmasq);
@@ -185,13 +185,13 @@ fn the_names_of_a_local_zone_stay_local(lab: &Lab) {
     assert_eq!(dig(c1, "+short web.lab").trim(), "10.88.0.100", "the others are asked at the gateway");
 }
 
-/// The name server is slow, the gateway is killed meanwhile, and nobody has to ask again.
-fn a_question_outlives_its_gateway(lab: &Lab) {
+/// The name server is slow and the gateway is killed meanwhile: the query is answered without a repetition.
+fn a_query_outlives_its_gateway(lab: &Lab) {
     let _names = lab.name_server();
     let _web = lab.web(who);
     let mut fleet = lab.fleet_with(2, &OPEN, &DNS);
     let serving = fleet.serving();
-    // What it is asked by the gateway that serves does not arrive.
+    // The queries of the serving gateway do not arrive.
     let deaf = format!("ip saddr {} udp dport 53 drop", fleet.gateways[serving].outside());
     lab.server.filter(&deaf);
     let questions: Vec<_> = ["+notcp", "+tcp"]
@@ -212,7 +212,7 @@ fn a_question_outlives_its_gateway(lab: &Lab) {
         let output = question.finish(Duration::from_secs(10)).success();
         assert_eq!(output.text().trim(), "10.88.0.100", "{output}");
     }
-    // And the next ones, of which a hung gateway keeps none either.
+    // The next queries: a hung gateway does not delay them either.
     assert_eq!(dig(&fleet.client, "+short many.lab").lines().count(), 40);
     lab.server.filter("");
     fleet.start(serving);
@@ -239,11 +239,11 @@ fn a_gateway_answers_its_own_software(lab: &Lab) {
         assert_eq!(status(&dig(g1, &format!("{transport} none.lab"))), "NXDOMAIN");
     }
     assert_eq!(names.asked("web.lab", "A") - before, 1);
-    // Its rules are for others: its own software could ask the name server itself.
+    // Its access rules do not apply to its own software, which could query the name server itself.
     assert_eq!(dig(g1, "+short secret.lab").trim(), "10.88.0.99");
 }
 
-/// How many sockets of this host wait for an answer of a name server.
+/// The number of sockets on this host that wait for a name server.
 fn sent_to_name_server(host: &Host) -> usize {
     let mut ss = host.command("ss");
     ss.args(["-H", "-u", "-n", "-a"]);
@@ -266,14 +266,14 @@ fn without_a_gateway_the_answer_is_servfail_in_time(lab: &Lab) {
     });
 }
 
-/// Nothing on the client knows the name but through its /etc/resolv.conf.
-fn software_that_resolves_itself_reaches_the_server(lab: &Lab) {
+/// The client can resolve the name only through its /etc/resolv.conf.
+fn software_that_resolves_names_itself_reaches_the_server(lab: &Lab) {
     let _names = lab.name_server();
     let _origin = lab.origin();
     let fleet = lab.fleet_with(1, &OPEN, &DNS);
     let c1 = &fleet.client;
     let resolver = c1.directory().join("resolv.conf");
-    // Without any line the C library asks 127.0.0.1 too.
+    // Without any line the C library queries 127.0.0.1 too.
     fs::write(&resolver, "nameserver 127.0.0.9\noptions attempts:1\n").unwrap();
     let before = c1.curl(&["--socks5", "127.0.0.1:1080", "http://mail.lab/big"]);
     assert_ne!(before.code(), 0, "the name is known without: {before}");
@@ -282,7 +282,7 @@ fn software_that_resolves_itself_reaches_the_server(lab: &Lab) {
     getent.args(["ahostsv4", "www.lab"]);
     let found = c1.output(getent).success().text();
     assert!(found.starts_with("10.88.0.100"), "{found}");
-    // SOCKS5 with an address that curl has resolved itself.
+    // SOCKS5 with an address that curl resolved itself.
     for dialect in [&["--socks5", "127.0.0.1:1080"][..], &HTTP] {
         let download = c1.curl(&[dialect, &["http://mail.lab/big"]].concat()).success();
         assert_eq!(sha256(&download.stdout), big().sha256, "{dialect:?}");

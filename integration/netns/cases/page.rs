@@ -1,4 +1,4 @@
-//! What a node shows of itself follows what really happens on the network.
+//! A node's metrics, status and events match what happens on the network.
 
 use super::curl::{BIG, HTTP};
 use crate::lab::fleet::Fleet;
@@ -10,7 +10,7 @@ use laneway::telemetry::snapshot::Snapshot;
 
 pub(super) const CASES: &[Case] = &[
     ("page::metrics_and_status_follow_the_traffic", metrics_and_status_follow_the_traffic),
-    ("page::the_events_tell_of_a_failover", the_events_tell_of_a_failover),
+    ("page::the_events_show_a_failover", the_events_show_a_failover),
 ];
 
 const MIB_64: u64 = 64 << 20;
@@ -26,7 +26,7 @@ fn metrics_and_status_follow_the_traffic(lab: &Lab) {
     };
     let received = r#"laneway_received_bytes_total{of="apps"}"#;
     assert_eq!(metric(received), 0.0);
-    // At the start both may be active, for a moment.
+    // Both may be active for a moment at the start.
     wait_until("one active gateway and one standby", || {
         let count = |state: &str| metric(&format!("laneway_gateways{{state=\"{state}\"}}"));
         (count("active"), count("standby")) == (1.0, 1.0)
@@ -50,7 +50,7 @@ fn metrics_and_status_follow_the_traffic(lab: &Lab) {
     let line = format!(">  {}", used[0].name.as_ref().unwrap());
     assert!(table.contains(&line) && table.contains("10.88.0.100:80"), "{table}");
 
-    // The gateway has carried it, and says for whom.
+    // The gateway counts the traffic under the client's name.
     let addresses = || [&used[0].address].into_iter().chain(&used[0].other_addresses);
     let gateway = fleet
         .gateways
@@ -62,7 +62,7 @@ fn metrics_and_status_follow_the_traffic(lab: &Lab) {
     assert_eq!((carried.clients_in_all, carried.clients[0].id.as_str()), (1, seen.node.id.as_str()));
 }
 
-fn the_events_tell_of_a_failover(lab: &Lab) {
+fn the_events_show_a_failover(lab: &Lab) {
     let _web = lab.web(who);
     let mut fleet = lab.fleet(2, &[]);
     let serving = fleet.serving();

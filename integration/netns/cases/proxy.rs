@@ -1,4 +1,4 @@
-//! The local proxy by all its doors, with curl.
+//! The local proxy through each of its dialects and sockets, with curl.
 
 use super::curl::BIG;
 use crate::lab::dialect::PROXY;
@@ -8,15 +8,18 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 pub(super) const CASES: &[Case] = &[
-    ("proxy::a_download_arrives_whole_through_every_door", a_download_arrives_whole_through_every_door),
     (
-        "proxy::a_proxy_for_the_lan_lets_in_who_logs_in_and_shows_nobody_its_page",
-        a_proxy_for_the_lan_lets_in_who_logs_in_and_shows_nobody_its_page,
+        "proxy::a_download_arrives_complete_through_every_dialect_and_socket",
+        a_download_arrives_complete_through_every_dialect_and_socket,
+    ),
+    (
+        "proxy::a_proxy_open_to_the_lan_requires_a_login_and_hides_its_page",
+        a_proxy_open_to_the_lan_requires_a_login_and_hides_its_page,
     ),
 ];
 
-/// SOCKS4 by the address and by a name that only the gateway knows, IPv6, and a unix socket.
-fn a_download_arrives_whole_through_every_door(lab: &Lab) {
+/// SOCKS4 with an address and with a name that only the gateway knows, IPv6, and a unix socket.
+fn a_download_arrives_complete_through_every_dialect_and_socket(lab: &Lab) {
     let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
     g1.knows("files.lab", lab.server.address());
     let _origin = lab.origin();
@@ -38,12 +41,12 @@ fn a_download_arrives_whole_through_every_door(lab: &Lab) {
         let download = c1.curl(&[&door[..], &[url]].concat()).success();
         assert_eq!(sha256(&download.stdout), big().sha256, "{door:?}");
     }
-    // What the rules of the gateway refuse is told in SOCKS4 too.
+    // A refusal by the gateway's rules is reported in SOCKS4 too.
     let refused = c1.curl(&["--socks4", "127.0.0.1:1080", "http://10.88.0.100:8099/"]);
     assert_eq!(refused.code(), 97, "{refused}");
 }
 
-fn a_proxy_for_the_lan_lets_in_who_logs_in_and_shows_nobody_its_page(lab: &Lab) {
+fn a_proxy_open_to_the_lan_requires_a_login_and_hides_its_page(lab: &Lab) {
     let (c1, c2, g1) = (lab.client("c1"), lab.client("c2"), lab.gateway("g1"));
     let _origin = lab.origin();
     let group = lab.group(&[&g1, &c1], &[]);
@@ -64,7 +67,7 @@ fn a_proxy_for_the_lan_lets_in_who_logs_in_and_shows_nobody_its_page(lab: &Lab) 
             &format!("http://{door}/"),
         ])
     };
-    // c2 is in no group: it has c1's proxy alone.
+    // c2 is in no group and has only c1's proxy.
     let http = format!("http://{door}");
     for dialect in
         [&["--proxy", &http][..], &["--proxy", &http, "--proxytunnel"], &["--socks5-hostname", &door]]

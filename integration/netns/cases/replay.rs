@@ -1,4 +1,4 @@
-//! What has had no answer when its gateway dies is asked again where that is safe, and nowhere else.
+//! A request without an answer when its gateway dies is replayed only when that is safe.
 
 use super::curl::DIALECTS;
 use crate::lab::fleet::Fleet;
@@ -11,20 +11,17 @@ use std::net::TcpStream;
 use std::sync::Arc;
 
 pub(super) const CASES: &[Case] = &[
-    ("replay::a_get_without_an_answer_is_asked_again", a_get_without_an_answer_is_asked_again),
+    ("replay::a_get_without_an_answer_is_replayed", a_get_without_an_answer_is_replayed),
     ("replay::a_post_without_an_answer_is_never_sent_twice", a_post_without_an_answer_is_never_sent_twice),
+    ("replay::a_tls_handshake_without_an_answer_is_replayed", a_tls_handshake_without_an_answer_is_replayed),
     (
-        "replay::a_tls_handshake_without_an_answer_begins_again",
-        a_tls_handshake_without_an_answer_begins_again,
-    ),
-    (
-        "replay::a_silent_tunnel_moves_and_an_unknown_one_is_reset",
-        a_silent_tunnel_moves_and_an_unknown_one_is_reset,
+        "replay::a_tunnel_without_data_moves_and_one_with_unknown_data_is_reset",
+        a_tunnel_without_data_moves_and_one_with_unknown_data_is_reset,
     ),
     ("replay::a_tunnel_that_has_had_an_answer_is_reset", a_tunnel_that_has_had_an_answer_is_reset),
 ];
 
-fn a_get_without_an_answer_is_asked_again(lab: &Lab) {
+fn a_get_without_an_answer_is_replayed(lab: &Lab) {
     let web = lab.web(|asked, stream| match asked.turn {
         1 if asked.path.starts_with("/silent") => wait_for_the_end(stream),
         _ => who(asked, stream),
@@ -64,14 +61,14 @@ fn a_post_without_an_answer_is_never_sent_twice(lab: &Lab) {
             assert!(!answer.status.success(), "{dialect:?} {body:?}: {answer}");
             fleet.start(first);
             fleet.wait_for_links();
-            // A later request has gone the whole way, and a second order would have gone before it.
+            // A later request has arrived, and a replayed order would have arrived before it.
             fleet.serving();
             assert_eq!(web.asked(&path).len(), 1, "{dialect:?} {body:?}");
         }
     }
 }
 
-fn a_tls_handshake_without_an_answer_begins_again(lab: &Lab) {
+fn a_tls_handshake_without_an_answer_is_replayed(lab: &Lab) {
     let config = Arc::new(tls_server());
     let server = lab.serve(PORT + 1, move |before, mut stream| {
         if before == 0 {
@@ -94,15 +91,15 @@ fn a_tls_handshake_without_an_answer_begins_again(lab: &Lab) {
     let url = format!("https://10.88.0.100:{}/", PORT + 1);
     let request = curl(&fleet, &["--proxy", "http://127.0.0.1:1080", "--insecure", "--http1.1", &url]);
     wait_until("the connection", || server.from().len() == 1);
-    // The hello follows the connection at once, or is then part of what goes to the next gateway.
+    // The ClientHello follows the connection at once, or is part of what the next gateway gets.
     let first = fleet.which(server.from()[0]);
     fleet.kill(first);
     assert_eq!(request.finish(PATIENCE).success().text(), "secret");
     assert_eq!(server.from(), [first, 1 - first].map(|which| fleet.gateways[which].outside()));
 }
 
-fn a_silent_tunnel_moves_and_an_unknown_one_is_reset(lab: &Lab) {
-    // Every second connection is greeted; the others hear nothing.
+fn a_tunnel_without_data_moves_and_one_with_unknown_data_is_reset(lab: &Lab) {
+    // Every second connection gets a greeting; the others get nothing.
     let server = lab.serve(PORT + 1, |before, mut stream| {
         if before % 2 == 1 {
             stream.write_all(b"220 hello\r\n")?;
@@ -112,7 +109,7 @@ fn a_silent_tunnel_moves_and_an_unknown_one_is_reset(lab: &Lab) {
     let _web = lab.web(who);
     let mut fleet = lab.fleet(2, &["--allow", "10.88.0.0/24"]);
 
-    // Nothing was sent: the server that speaks first may as well do it on another connection.
+    // Nothing was sent, so a server that speaks first can do so on another connection.
     let mut silent = tunnel(&fleet, &server, 1);
     kill_last(&mut fleet, &server);
     let mut greeting = [0; 11];
@@ -121,10 +118,10 @@ fn a_silent_tunnel_moves_and_an_unknown_one_is_reset(lab: &Lab) {
     assert_eq!(server.from().len(), 2);
     drop(silent);
 
-    // Nobody knows what these bytes may have done.
+    // The effect of these bytes is unknown.
     let mut unknown = tunnel(&fleet, &server, 3);
     unknown.write_all(b"SSH-2.0-somebody\r\n").unwrap();
-    // A request behind it on the same link: what was written has been read by the node, and sent.
+    // A later request on the same link: the node has read and sent what was written before it.
     fleet.serving();
     kill_last(&mut fleet, &server);
     is_reset(&mut unknown);
@@ -155,7 +152,7 @@ fn a_tunnel_that_has_had_an_answer_is_reset(lab: &Lab) {
     assert_eq!(echo.from().len(), 2);
 }
 
-/// A tunnel to the port after the web server's, which is the `number`th connection there.
+/// A tunnel to the port after the web server's; it is the `number`th connection there.
 fn tunnel(fleet: &Fleet, server: &Server, number: usize) -> TcpStream {
     let (stream, code) = dialect::socks5(&fleet.client, "10.88.0.100", PORT + 1);
     assert_eq!(code, 0);
@@ -163,7 +160,7 @@ fn tunnel(fleet: &Fleet, server: &Server, number: usize) -> TcpStream {
     stream
 }
 
-/// Kills the gateway of the last connection to `server`, and has it back.
+/// Kills the gateway of the last connection to `server`, and starts it again.
 fn kill_last(fleet: &mut Fleet, server: &Server) {
     let last = fleet.which(*server.from().last().expect("there was a connection"));
     fleet.kill(last);

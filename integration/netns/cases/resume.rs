@@ -1,4 +1,4 @@
-//! A download whose gateway dies goes on over the next one with the very same bytes, or the app sees that it was cut.
+//! A download whose gateway dies is resumed through the next one with the same bytes, or the app sees that it is truncated.
 
 use super::curl::HTTP;
 use crate::lab::fleet::Fleet;
@@ -12,26 +12,26 @@ use std::net::TcpStream;
 use std::sync::OnceLock;
 
 pub(super) const CASES: &[Case] = &[
-    ("resume::a_download_survives_one_kill_and_three", a_download_survives_one_kill_and_three),
+    ("resume::a_download_survives_one_kill_and_three_kills", a_download_survives_one_kill_and_three_kills),
     ("resume::other_content_is_never_spliced_in", other_content_is_never_spliced_in),
     (
-        "resume::what_cannot_be_told_apart_is_not_asked_for_again",
-        what_cannot_be_told_apart_is_not_asked_for_again,
+        "resume::a_download_without_a_strong_validator_is_not_resumed",
+        a_download_without_a_strong_validator_is_not_resumed,
     ),
 ];
 
 const LENGTH: usize = 4 << 20;
-/// What is sent before the server falls silent, and waits for its gateway's end.
+/// The number of bytes that the server sends before it stops and waits for the end of its gateway.
 const PART: usize = 1 << 20;
 
-/// The content, as it was and as it is after a change.
+/// The content of the file, by version.
 fn version(number: u64) -> &'static [u8] {
     static VERSIONS: [OnceLock<Vec<u8>>; 2] = [const { OnceLock::new() }; 2];
     VERSIONS[usize::from(number == 2)].get_or_init(|| noise(10 + number, LENGTH))
 }
 
-fn a_download_survives_one_kill_and_three(lab: &Lab) {
-    // The first digit of the path is how often the download stops.
+fn a_download_survives_one_kill_and_three_kills(lab: &Lab) {
+    // The first digit of the path is the number of times that the download stops.
     let web = lab.web(|asked, stream| {
         let Some(stops) = asked.path.strip_prefix("/stops/").and_then(|path| path.parse::<usize>().ok())
         else {
@@ -68,7 +68,7 @@ fn a_download_survives_one_kill_and_three(lab: &Lab) {
     }
 }
 
-/// What a server does when it is asked for the rest.
+/// How a server answers the request for the rest.
 type Rest = fn(&Asked, usize, &mut TcpStream) -> io::Result<()>;
 
 fn other_content_is_never_spliced_in(lab: &Lab) {
@@ -143,7 +143,7 @@ fn other_content_is_never_spliced_in(lab: &Lab) {
     }
 }
 
-fn what_cannot_be_told_apart_is_not_asked_for_again(lab: &Lab) {
+fn a_download_without_a_strong_validator_is_not_resumed(lab: &Lab) {
     let date = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nLast-Modified: Sun, 06 Nov 1994 08:49:00 GMT\r\n";
     let firsts = [
         ("/no-validator", String::new()),
@@ -173,7 +173,7 @@ fn interrupted(fleet: &mut Fleet, web: &Web, path: &str) -> Output {
     download.finish(PATIENCE)
 }
 
-/// Kills the gateway by which the last request for `path` came, and has it back.
+/// Kills the gateway that the last request for `path` came through, and starts it again.
 fn kill_and_restart(fleet: &mut Fleet, web: &Web, path: &str) {
     let last = web.asked(path).last().expect("it was asked for").from;
     let serving = fleet.which(last);
@@ -182,7 +182,7 @@ fn kill_and_restart(fleet: &mut Fleet, web: &Web, path: &str) {
     fleet.wait_for_links();
 }
 
-/// The app has got nothing but the beginning of the first version, and knows that it is not all.
+/// The app has the beginning of the first version and nothing else, and sees that it is truncated.
 fn is_cut(path: &str, output: &Output) {
     assert!(!output.status.success(), "{path}: a clean end");
     let got = &output.stdout;
@@ -198,14 +198,14 @@ fn curl(fleet: &Fleet, path: &str) -> Process {
     fleet.client.spawn(curl)
 }
 
-/// The first part of the first version; then nothing.
+/// Sends the first part of the first version and then waits.
 fn begin(stream: &mut TcpStream, fields: &str) -> io::Result<()> {
     head(stream, "200 OK", LENGTH, fields)?;
     stream.write_all(&version(1)[..PART])?;
     wait_for_the_end(stream)
 }
 
-/// All of `content` from `start`, as a part of something with this `total` length.
+/// Sends `content` from `start` as a range of something with this `total` length.
 fn part(stream: &mut TcpStream, start: usize, total: usize, fields: &str, content: &[u8]) -> io::Result<()> {
     range(stream, start, total - 1, total, total - start, fields)?;
     stream.write_all(&content[start..total])

@@ -1,4 +1,4 @@
-//! Whoever is put out is out at once, and the news reach everybody else.
+//! A removed member loses access at once, and the update reaches all other members.
 
 use super::curl::{BIG, HTTP};
 use crate::lab::group::{START, discover, enrol, forget_gateways, laneway, state, up};
@@ -12,11 +12,11 @@ pub(super) const CASES: &[Case] = &[
         "revocation::a_revoked_client_is_cut_off_in_the_middle_of_a_download",
         a_revoked_client_is_cut_off_in_the_middle_of_a_download,
     ),
-    ("revocation::a_revoked_gateway_is_left_by_its_clients", a_revoked_gateway_is_left_by_its_clients),
-    ("revocation::a_gateway_without_clients_hears_of_it", a_gateway_without_clients_hears_of_it),
+    ("revocation::clients_leave_a_revoked_gateway", clients_leave_a_revoked_gateway),
+    ("revocation::a_gateway_without_clients_gets_the_update", a_gateway_without_clients_gets_the_update),
     (
-        "revocation::a_node_that_was_off_is_told_when_it_comes_back",
-        a_node_that_was_off_is_told_when_it_comes_back,
+        "revocation::a_node_that_was_off_gets_the_update_when_it_returns",
+        a_node_that_was_off_gets_the_update_when_it_returns,
     ),
     ("revocation::the_authority_moves_to_another_machine", the_authority_moves_to_another_machine),
 ];
@@ -55,12 +55,12 @@ fn a_revoked_client_is_cut_off_in_the_middle_of_a_download(lab: &Lab) {
     assert!(discover(&c2).success().text().contains("10.77.0.21"));
 }
 
-fn a_revoked_gateway_is_left_by_its_clients(lab: &Lab) {
+fn clients_leave_a_revoked_gateway(lab: &Lab) {
     let (c1, g1, g2) = (lab.client("c1"), lab.gateway("g1"), lab.gateway("g2"));
     let _origin = lab.origin();
     let group = lab.group(&[&g1, &c1, &g2], &[]);
     let _second = group.gateway(&g2, &[]);
-    // Its links are told apart by IPv4 addresses.
+    // Links are identified by IPv4 addresses.
     let mut client = group.client(&c1, &["--lan", "10.77.0.11"]);
     client.wait_for_line("standby link up", START);
     laneway(&g1, &["revoke", "g2"]).success();
@@ -74,7 +74,7 @@ fn a_revoked_gateway_is_left_by_its_clients(lab: &Lab) {
     downloads(&c1);
 }
 
-fn a_gateway_without_clients_hears_of_it(lab: &Lab) {
+fn a_gateway_without_clients_gets_the_update(lab: &Lab) {
     let (c1, g1, g2) = (lab.client("c1"), lab.gateway("g1"), lab.gateway("g2"));
     let _origin = lab.origin();
     let group = lab.group(&[&g1, &c1, &g2], &[]);
@@ -82,7 +82,7 @@ fn a_gateway_without_clients_hears_of_it(lab: &Lab) {
     laneway(&g1, &["revoke", "c1"]).success();
     second.wait_for_line("the group's news epoch=1", START);
     wait_until("the news to be saved", || epoch(&g2) == 1);
-    // The one that is out has no answer from either, and the one that it remembers refuses it.
+    // The removed member gets no answer from either, and the gateway that it remembers refuses it.
     let mut out = group.up(&c1, &[]);
     out.wait_for_line("10.77.0.21:7420 says that this machine was removed from the group", START);
     assert!(!out.log().contains("gateway heard") && !out.log().contains("link up"));
@@ -95,14 +95,14 @@ fn epoch(host: &Host) -> u64 {
     file["news"]["epoch"].as_u64().unwrap()
 }
 
-fn a_node_that_was_off_is_told_when_it_comes_back(lab: &Lab) {
+fn a_node_that_was_off_gets_the_update_when_it_returns(lab: &Lab) {
     let (c1, c2, c3, g1) = (lab.client("c1"), lab.client("c2"), lab.client("c3"), lab.gateway("g1"));
     let _origin = lab.origin();
     let mut group = lab.group(&[&g1, &c1, &c2, &c3], &[]);
     laneway(&g1, &["revoke", "c3"]).success();
     group.gateway.wait_for_line("the group's news epoch=1", START);
 
-    // Within a day it finds a gateway by the key that it has.
+    // Within a day it finds a gateway with its old key.
     forget_gateways(&c1);
     assert_eq!(epoch(&c1), 0);
     let _first = group.client(&c1, &[]);
@@ -110,7 +110,7 @@ fn a_node_that_was_off_is_told_when_it_comes_back(lab: &Lab) {
     downloads(&c1);
     assert!(discover(&c1).success().text().contains("10.77.0.21"));
 
-    // After that nobody on the LAN understands it, but whoever it knows by address tells it.
+    // After that no node on the LAN accepts its queries, but a gateway whose address it knows sends it the update.
     group.gateway.signal(Signal::SIGTERM);
     group.gateway.wait(START);
     let file = state(&g1).join("group.json");

@@ -1,4 +1,4 @@
-//! The links to gateways are measured beside what goes on.
+//! `laneway speedtest` measures links to gateways without disturbing the nodes.
 
 use crate::lab::group::laneway;
 use crate::lab::{Case, Lab};
@@ -7,20 +7,20 @@ use serde_json::Value;
 
 pub(super) const CASES: &[Case] = &[
     (
-        "speedtest::measures_each_gateway_and_is_no_traffic_of_a_server",
-        measures_each_gateway_and_is_no_traffic_of_a_server,
+        "speedtest::measures_each_gateway_without_traffic_to_a_server",
+        measures_each_gateway_without_traffic_to_a_server,
     ),
-    ("speedtest::says_which_gateway_cannot_be_measured", says_which_gateway_cannot_be_measured),
+    ("speedtest::reports_a_gateway_that_cannot_be_measured", reports_a_gateway_that_cannot_be_measured),
 ];
 
-fn measures_each_gateway_and_is_no_traffic_of_a_server(lab: &Lab) {
+fn measures_each_gateway_without_traffic_to_a_server(lab: &Lab) {
     let _origin = lab.origin();
     let mut fleet = lab.fleet(2, &[]);
     let text = laneway(&fleet.client, &["speedtest", "--seconds", "1"]).success().text();
     for words in ["10.77.0.21:7420", "10.77.0.22:7420", "round trip", "down", "up", "Mbit/s"] {
         assert!(text.contains(words), "no {words} in {text}");
     }
-    // Without a node of its own it is the same.
+    // The same without a running node.
     fleet.node.signal(nix::sys::signal::Signal::SIGKILL);
     fleet.node.wait(std::time::Duration::from_secs(10));
     let json = laneway(&fleet.client, &["speedtest", "--seconds", "1", "--json"]).success().text();
@@ -39,7 +39,7 @@ fn measures_each_gateway_and_is_no_traffic_of_a_server(lab: &Lab) {
     }
 }
 
-fn says_which_gateway_cannot_be_measured(lab: &Lab) {
+fn reports_a_gateway_that_cannot_be_measured(lab: &Lab) {
     let _origin = lab.origin();
     let fleet = lab.fleet(2, &[]);
     fleet.gateways[1].host.filter("tcp dport 7420 drop");

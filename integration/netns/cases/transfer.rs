@@ -1,4 +1,4 @@
-//! Bytes arrive whole in both directions, by every dialect, over one connection on the LAN.
+//! Data arrives complete in both directions, through every dialect, over one connection on the LAN.
 
 use super::curl::{BIG, CANNOT_CONNECT, DIALECTS};
 use crate::lab::origin::{big, noise, sha256};
@@ -8,21 +8,30 @@ use std::net::Shutdown;
 use std::thread;
 
 pub(super) const CASES: &[Case] = &[
-    ("transfer::a_download_arrives_whole_by_every_dialect", a_download_arrives_whole_by_every_dialect),
-    ("transfer::an_upload_arrives_whole_by_every_dialect", an_upload_arrives_whole_by_every_dialect),
+    (
+        "transfer::a_download_arrives_complete_through_every_dialect",
+        a_download_arrives_complete_through_every_dialect,
+    ),
+    (
+        "transfer::an_upload_arrives_complete_through_every_dialect",
+        an_upload_arrives_complete_through_every_dialect,
+    ),
     ("transfer::a_name_is_resolved_at_the_gateway", a_name_is_resolved_at_the_gateway),
     (
-        "transfer::a_name_that_the_gateway_learns_is_found_without_a_restart",
-        a_name_that_the_gateway_learns_is_found_without_a_restart,
+        "transfer::a_new_name_at_the_gateway_resolves_without_a_restart",
+        a_new_name_at_the_gateway_resolves_without_a_restart,
     ),
-    ("transfer::an_answer_arrives_after_the_app_has_sent_all", an_answer_arrives_after_the_app_has_sent_all),
+    (
+        "transfer::an_answer_arrives_after_the_app_has_half_closed",
+        an_answer_arrives_after_the_app_has_half_closed,
+    ),
     ("transfer::eight_downloads_share_one_connection", eight_downloads_share_one_connection),
 ];
 
-/// Lets the gateway dial the other ports of s1 than the web server's.
+/// Lets the gateway dial ports of s1 other than the web server's.
 const ALLOW_SERVER: [&str; 2] = ["--allow", "10.88.0.0/24"];
 
-fn a_download_arrives_whole_by_every_dialect(lab: &Lab) {
+fn a_download_arrives_complete_through_every_dialect(lab: &Lab) {
     let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
     let _origin = lab.origin();
     let group = lab.group(&[&g1, &c1], &[]);
@@ -36,7 +45,7 @@ fn a_download_arrives_whole_by_every_dialect(lab: &Lab) {
     }
 }
 
-fn an_upload_arrives_whole_by_every_dialect(lab: &Lab) {
+fn an_upload_arrives_complete_through_every_dialect(lab: &Lab) {
     let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
     let _receiver = lab.receiver();
     let group = lab.group(&[&g1, &c1], &ALLOW_SERVER);
@@ -73,7 +82,7 @@ fn a_name_is_resolved_at_the_gateway(lab: &Lab) {
     }
 }
 
-fn a_name_that_the_gateway_learns_is_found_without_a_restart(lab: &Lab) {
+fn a_new_name_at_the_gateway_resolves_without_a_restart(lab: &Lab) {
     let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
     let _receiver = lab.receiver();
     let _origin = lab.origin();
@@ -85,7 +94,7 @@ fn a_name_that_the_gateway_learns_is_found_without_a_restart(lab: &Lab) {
     wait_until("the name to be found", || dialect::socks5(&c1, "later.lab", 80).1 == 0);
 }
 
-fn an_answer_arrives_after_the_app_has_sent_all(lab: &Lab) {
+fn an_answer_arrives_after_the_app_has_half_closed(lab: &Lab) {
     let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
     let _receiver = lab.receiver();
     let group = lab.group(&[&g1, &c1], &ALLOW_SERVER);
@@ -110,7 +119,7 @@ fn eight_downloads_share_one_connection(lab: &Lab) {
     let group = lab.group(&[&g1, &c1], &[]);
     let _node = group.client(&c1, &[]);
 
-    // All eight have begun and none is read to its end, so they exist at the same time when they are counted.
+    // All eight have begun and none has been read to its end, so all exist while they are counted.
     let streams: Vec<_> = (0..8)
         .map(|_| {
             let (stream, head) = dialect::get(&c1, "10.88.0.100", "/big");
@@ -118,7 +127,7 @@ fn eight_downloads_share_one_connection(lab: &Lab) {
             stream
         })
         .collect();
-    // A probe of the server may come on top.
+    // There may be one more, a probe of the server.
     assert!(connections(&g1, "dport = :80") >= 8, "from the gateway to the server");
     assert_eq!(connections(&g1, "sport = :7420"), 1, "from the client to the gateway");
 
@@ -132,7 +141,7 @@ fn eight_downloads_share_one_connection(lab: &Lab) {
             })
         })
         .collect();
-    // Seen from the client too, and while bytes flow.
+    // The same as seen from the client, while data flows.
     assert_eq!(connections(&c1, "dport = :7420"), 1);
     for reader in readers {
         assert_eq!(reader.join().unwrap(), big().sha256);
@@ -144,7 +153,7 @@ fn eight_downloads_share_one_connection(lab: &Lab) {
     assert_eq!(connections(&g1, "sport = :7420"), 1, "after more requests");
 }
 
-/// How many established TCP connections of this host match the filter of `ss`.
+/// The number of established TCP connections of this host that match the filter of `ss`.
 fn connections(host: &Host, filter: &str) -> usize {
     let mut ss = host.command("ss");
     ss.args(["-H", "-t", "-n", "state", "established", filter]);

@@ -1,4 +1,4 @@
-//! Software that knows nothing of a proxy: led to the node by rules of the system, it reaches the server all the same.
+//! Transparent mode: software without proxy settings reaches the server, redirected to the node by the system's rules.
 
 use super::curl::{BIG, CANNOT_CONNECT};
 use crate::lab::group::{START, laneway};
@@ -17,24 +17,27 @@ pub(super) const CASES: &[Case] = &[
         "transparent::curl_without_any_proxy_reaches_the_server_and_nothing_else_is_touched",
         curl_without_any_proxy_reaches_the_server_and_nothing_else_is_touched,
     ),
-    ("transparent::a_name_leads_where_the_address_does_not", a_name_leads_where_the_address_does_not),
     (
-        "transparent::rules_by_hand_are_shown_replaced_and_removed_and_leave_alone_what_they_should",
-        rules_by_hand_are_shown_replaced_and_removed_and_leave_alone_what_they_should,
+        "transparent::a_name_is_used_when_the_address_is_unreachable",
+        a_name_is_used_when_the_address_is_unreachable,
     ),
     (
-        "transparent::what_a_killed_node_leaves_is_removed_by_the_next",
-        what_a_killed_node_leaves_is_removed_by_the_next,
+        "transparent::rules_made_by_hand_are_shown_replaced_and_removed",
+        rules_made_by_hand_are_shown_replaced_and_removed,
     ),
     (
-        "transparent::a_gateway_leads_its_own_software_and_not_itself",
-        a_gateway_leads_its_own_software_and_not_itself,
+        "transparent::the_rules_of_a_killed_node_are_removed_by_the_next",
+        the_rules_of_a_killed_node_are_removed_by_the_next,
+    ),
+    (
+        "transparent::a_gateway_redirects_its_own_software_but_not_itself",
+        a_gateway_redirects_its_own_software_but_not_itself,
     ),
     ("transparent::connections_are_held_replayed_and_reset", connections_are_held_replayed_and_reset),
 ];
 
 const BOTH: &str = "127.0.0.1:1081,[::1]:1081";
-/// A node that leads its machine's software to itself.
+/// Options of a node that redirects its machine's connections to itself.
 const LED: [&str; 3] = ["--transparent", BOTH, "--transparent-rules"];
 /// An address that no gateway of the lab has a route to.
 const NOWHERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
@@ -46,7 +49,7 @@ fn nft(host: &Host, words: &str) -> Output {
     host.output(nft)
 }
 
-/// Everything that rules could have changed: tables, interfaces, routes.
+/// Everything that the rules could change: tables, interfaces, routes.
 fn state(host: &Host) -> String {
     let ip = |words: &str| {
         let mut ip = host.command("ip");
@@ -89,16 +92,16 @@ fn curl_without_any_proxy_reaches_the_server_and_nothing_else_is_touched(lab: &L
     let download = c1.curl(&[BIG]).success();
     assert_eq!(sha256(&download.stdout), big().sha256);
     assert_eq!(c1.curl(&["--ipv6", &format!("http://[{SERVER_V6}]/")]).success().text(), "v6");
-    // What the gateway is refused the app is refused, and what is not TCP does not wait for ever.
+    // A refused connection is refused to the app too, and anything but TCP fails at once.
     assert!(!c1.curl(&["http://10.88.0.100:8089/"]).status.success());
     let udp = c1.inside(|| {
         let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
         socket.send_to(b"x", "10.88.0.100:9")
     });
     assert!(udp.is_err(), "sent to nobody");
-    // A connection to the port itself leads nowhere.
+    // A connection to the port itself is a loop, and reset.
     for port in ["127.0.0.1:1081", "[::1]:1081"] {
-        // The reset may come before the app has seen the connection.
+        // The reset may arrive before connect() returns.
         let own = c1.connect(port.parse::<std::net::SocketAddr>().unwrap());
         let ended = own.and_then(|mut own| own.read(&mut [0]));
         assert_eq!(ended.unwrap_err().kind(), ErrorKind::ConnectionReset, "{port}");
@@ -116,7 +119,7 @@ fn curl_without_any_proxy_reaches_the_server_and_nothing_else_is_touched(lab: &L
     assert_eq!(c1.curl(&[BIG]).code(), CANNOT_CONNECT);
 }
 
-fn a_name_leads_where_the_address_does_not(lab: &Lab) {
+fn a_name_is_used_when_the_address_is_unreachable(lab: &Lab) {
     let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
     let _web = lab.web(who);
     c1.knows("files.lab", NOWHERE);
@@ -125,14 +128,14 @@ fn a_name_leads_where_the_address_does_not(lab: &Lab) {
     for names in [&[][..], &["--transparent-names"]] {
         let node = group.client(&c1, &[&LED, names].concat());
         assert!(c1.curl(&["http://files.lab/x"]).success().text().ends_with(" /x"), "{names:?}");
-        // Without a name there is but the address.
+        // Without a name, only the address is left.
         let nameless = c1.curl(&["--header", "Host:", "--http1.0", &format!("http://{NOWHERE}/")]);
         assert!(!nameless.status.success(), "{names:?}: {nameless}");
         stop(node);
     }
 }
 
-fn rules_by_hand_are_shown_replaced_and_removed_and_leave_alone_what_they_should(lab: &Lab) {
+fn rules_made_by_hand_are_shown_replaced_and_removed(lab: &Lab) {
     let (c1, c2, g1) = (lab.client("c1"), lab.client("c2"), lab.gateway("g1"));
     let _web = lab.web(who);
     let group = lab.group(&[&g1, &c1], &[]);
@@ -147,7 +150,7 @@ fn rules_by_hand_are_shown_replaced_and_removed_and_leave_alone_what_they_should
     assert!(transparent("show").success().text().contains("redirect to :1081"));
     c1.curl(&["http://10.88.0.100/"]).success();
 
-    // The LAN itself is led away too, unless that is excluded.
+    // Connections to the LAN are redirected too, unless they are excluded.
     let neighbour = c2.inside(|| TcpListener::bind((c2.address(), 80))).unwrap();
     thread::spawn(move || {
         while let Ok((mut stream, _)) = neighbour.accept() {
@@ -166,11 +169,11 @@ fn rules_by_hand_are_shown_replaced_and_removed_and_leave_alone_what_they_should
     }
     transparent("up --except-private").success();
     assert_eq!(c1.curl(&["http://10.88.0.100/"]).code(), CANNOT_CONNECT);
-    // A user whose connections are left alone.
+    // A user whose connections are not redirected.
     transparent("up --user root").success();
     assert_eq!(c1.curl(&["http://10.88.0.100/"]).code(), CANNOT_CONNECT);
 
-    // A node that does not keep them leaves alone what was put in place by hand.
+    // A node without --transparent-rules does not touch rules that were made by hand.
     transparent("up").success();
     stop(node);
     let _node = group.client(&c1, &["--transparent", BOTH]);
@@ -200,7 +203,7 @@ fn rules_by_hand_are_shown_replaced_and_removed_and_leave_alone_what_they_should
     }
 }
 
-fn what_a_killed_node_leaves_is_removed_by_the_next(lab: &Lab) {
+fn the_rules_of_a_killed_node_are_removed_by_the_next(lab: &Lab) {
     let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
     let _web = lab.web(who);
     let group = lab.group(&[&g1, &c1], &[]);
@@ -209,7 +212,7 @@ fn what_a_killed_node_leaves_is_removed_by_the_next(lab: &Lab) {
     node.signal(Signal::SIGKILL);
     node.wait(START);
     assert_ne!(state(&c1), before);
-    // One that leads again replaces it, and takes it away.
+    // The next node with redirect rules replaces them, and removes them when it stops.
     let node = group.client(&c1, &LED);
     c1.curl(&["http://10.88.0.100/"]).success();
     node.signal(Signal::SIGKILL);
@@ -218,7 +221,7 @@ fn what_a_killed_node_leaves_is_removed_by_the_next(lab: &Lab) {
     assert_eq!(state(&c1), before);
 }
 
-fn a_gateway_leads_its_own_software_and_not_itself(lab: &Lab) {
+fn a_gateway_redirects_its_own_software_but_not_itself(lab: &Lab) {
     let g1 = lab.gateway("g1");
     let web = lab.web(who);
     let mut group = lab.group(&[&g1], &LED);
@@ -247,11 +250,11 @@ fn connections_are_held_replayed_and_reset(lab: &Lab) {
         fleet.client.spawn(curl)
     };
 
-    // Asked again, as nothing has come back.
+    // Replayed, because no byte of the answer had arrived.
     let silent = request("/silent");
     wait_until("the request", || web.asked("/silent").len() == 1);
     let first = fleet.which(web.asked("/silent")[0].from);
-    // Reset, as something has.
+    // Reset, because part of the answer had arrived.
     let mut tunnel: TcpStream = fleet.client.connect((lab.server.address(), PORT + 1)).unwrap();
     tunnel.write_all(b"x").unwrap();
     tunnel.read_exact(&mut [0]).unwrap();
@@ -264,7 +267,7 @@ fn connections_are_held_replayed_and_reset(lab: &Lab) {
     }
     assert_eq!(tunnel.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
 
-    // Held, while there is no gateway.
+    // Held while there is no gateway.
     if other == first {
         fleet.kill(1 - first);
     }

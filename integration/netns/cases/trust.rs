@@ -1,4 +1,4 @@
-//! Only the members of a group serve each other.
+//! Only members of a group serve each other.
 
 use super::curl::{BIG, HTTP};
 use crate::lab::group::{START, discover, enrol, forget_gateways, init, up};
@@ -17,10 +17,7 @@ pub(super) const CASES: &[Case] = &[
         "trust::a_member_that_poses_as_the_active_gateway_gets_nothing",
         a_member_that_poses_as_the_active_gateway_gets_nothing,
     ),
-    (
-        "trust::what_comes_from_elsewhere_or_was_said_before_is_not_heard",
-        what_comes_from_elsewhere_or_was_said_before_is_not_heard,
-    ),
+    ("trust::forged_and_replayed_datagrams_are_ignored", forged_and_replayed_datagrams_are_ignored),
 ];
 
 fn another_group_gets_no_offer_and_no_link(lab: &Lab) {
@@ -34,7 +31,7 @@ fn another_group_gets_no_offer_and_no_link(lab: &Lab) {
     assert_eq!(offers.code(), 1, "{offers}");
     assert!(!offers.text().contains("10.77.0.21"), "{offers}");
 
-    // The stranger reaches the gateway's port, so it is the gateway that turns it away.
+    // The stranger reaches the gateway's port, so the refusal is the gateway's.
     c2.connect((g1.address(), 7420)).unwrap();
     let mut stranger = up(&c2, &["--gateway", "10.77.0.21:7420", "--hold", "1"]);
     let format = ["--include", "--write-out", "\n%{http_code}"];
@@ -42,7 +39,7 @@ fn another_group_gets_no_offer_and_no_link(lab: &Lab) {
     let text = through_stranger.text().to_lowercase();
     assert!(text.ends_with("\n503"), "{through_stranger}");
     assert!(text.contains("proxy-status:") && text.contains("retry-after:"), "{through_stranger}");
-    // The reason names the gateway that was tried, and is not only that there is none.
+    // The reason names the gateway that was tried, and does not just say that there is none.
     assert!(text.contains("10.77.0.21:7420"), "{through_stranger}");
     assert!(stranger.is_running());
     assert!(!stranger.log().contains("link up"), "the stranger has a link");
@@ -51,7 +48,7 @@ fn another_group_gets_no_offer_and_no_link(lab: &Lab) {
     assert_eq!(sha256(&through_member.stdout), big().sha256);
 }
 
-/// It may use gateways, and be none: it has the discovery key, and a certificate that is not for serving.
+/// A member that may use gateways but not be one: it has the discovery key, but its certificate is not valid for a server.
 fn a_member_that_poses_as_the_active_gateway_gets_nothing(lab: &Lab) {
     let (c1, c2, c3, g1) = (lab.client("c1"), lab.client("c2"), lab.client("c3"), lab.gateway("g1"));
     let _origin = lab.origin();
@@ -59,7 +56,7 @@ fn a_member_that_poses_as_the_active_gateway_gets_nothing(lab: &Lab) {
     enrol(&c2, &g1, &["--client-only"]);
     let rogue = Rogue::start(&c2);
 
-    // Both answer; the rogue says that it is by far the best.
+    // Both answer; the rogue claims to be by far the best.
     forget_gateways(&c1);
     let start = Instant::now();
     let _honest = group.client(&c1, &[]);
@@ -70,7 +67,7 @@ fn a_member_that_poses_as_the_active_gateway_gets_nothing(lab: &Lab) {
     let download = c1.curl(&[&HTTP as &[&str], &[BIG]].concat()).success();
     assert_eq!(sha256(&download.stdout), big().sha256);
 
-    // The rogue answers first: the gateway cannot, until the rogue was tried.
+    // The rogue answers first: the gateway cannot answer until the rogue has been tried.
     group.gateway.signal(Signal::SIGSTOP);
     forget_gateways(&c3);
     let before = rogue.connections();
@@ -89,7 +86,7 @@ fn a_member_that_poses_as_the_active_gateway_gets_nothing(lab: &Lab) {
     assert_eq!(rogue.heard(), 0, "bytes were entrusted to the rogue");
 }
 
-fn what_comes_from_elsewhere_or_was_said_before_is_not_heard(lab: &Lab) {
+fn forged_and_replayed_datagrams_are_ignored(lab: &Lab) {
     let (c1, c2, c3, g1) = (lab.client("c1"), lab.client("c2"), lab.client("c3"), lab.gateway("g1"));
     let _origin = lab.origin();
     let group = lab.group(&[&g1, &c1, &c2], &[]);
@@ -100,24 +97,24 @@ fn what_comes_from_elsewhere_or_was_said_before_is_not_heard(lab: &Lab) {
     let own = SocketAddr::from((c2.address(), 7420));
     let liar = NodeId([9; 16]);
 
-    // What the gateway said, repeated from another address.
+    // The gateway's datagram, replayed from another address.
     let (overheard, _) = overhear(&c2, &g1);
     let near = socket(&c2, c2.address(), 255);
     near.send_to(&overheard, to_c1).unwrap();
-    // Another group's, another address's, one that is no neighbour's.
+    // Datagrams of another group, for another address, and from beyond the LAN.
     near.send_to(&stranger.beacon(own, liar, 1, 7001), to_c1).unwrap();
     near.send_to(&forger.beacon(SocketAddr::from((c3.address(), 7420)), liar, 2, 7002), to_c1).unwrap();
     near.set_ttl(254).unwrap();
     near.send_to(&forger.beacon(own, liar, 3, 7003), to_c1).unwrap();
     drop(near);
-    // An address that is not of this LAN, though the packets come from there.
+    // A source address outside this LAN, although the packets come from it.
     let elsewhere = Ipv4Addr::new(10, 99, 0, 5);
     run(&c2, &["ip", "address", "add", "10.99.0.5/24", "dev", "lan"]);
     run(&c1, &["ip", "route", "add", "10.99.0.0/24", "dev", "lan"]);
     let far = socket(&c2, elsewhere, 255);
     far.send_to(&forger.beacon(SocketAddr::from((elsewhere, 7420)), liar, 4, 7004), to_c1).unwrap();
 
-    // What is in order is heard, and all the others have come before it.
+    // A valid datagram is accepted, and all the others arrived before it.
     let near = socket(&c2, c2.address(), 255);
     near.send_to(&forger.beacon(own, liar, 5, 7005), to_c1).unwrap();
     node.wait_for_line("address=10.77.0.12:7005", START);

@@ -1,4 +1,4 @@
-//! UDP through the local port, by programs that nobody here wrote: dnspython over PySocks, aioquic on both ends of QUIC.
+//! UDP through the local port, with third-party programs: dnspython over PySocks, aioquic at both ends of QUIC.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -83,7 +83,7 @@ fn a_quic_connection_outlives_its_gateway(lab: &Lab) {
     fleet.kill(serving);
     wait_for_echoes(&mut quic, &fleet, 1 - serving, 10);
 
-    // One connection, on which nothing is missing.
+    // One connection, without a gap.
     let log = quic.log();
     assert_eq!(log.matches("connected").count(), 1, "{log}");
     let numbers = log.lines().filter_map(|line| line.split_once(' ')?.1.parse::<usize>().ok());
@@ -92,7 +92,7 @@ fn a_quic_connection_outlives_its_gateway(lab: &Lab) {
     }
 }
 
-/// Waits until so many numbers have come back by way of this gateway.
+/// Waits until `count` numbers have come back through this gateway.
 fn wait_for_echoes(quic: &mut Process, fleet: &Fleet, which: usize, count: usize) {
     let by = format!("{} ", fleet.gateways[which].outside());
     wait_until("echoes by way of a gateway", || {

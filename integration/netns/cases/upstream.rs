@@ -1,4 +1,4 @@
-//! A gateway whose own way out is another proxy.
+//! A gateway that reaches servers through an upstream proxy.
 
 use super::curl::{DIALECTS, HTTP};
 use crate::lab::group::{START, init, join, up};
@@ -13,12 +13,12 @@ pub(super) const CASES: &[Case] = &[
     ("upstream::a_gateway_behind_squid_serves", a_gateway_behind_squid_serves),
     ("upstream::a_gateway_behind_dante_serves", a_gateway_behind_dante_serves),
     (
-        "upstream::the_next_proxy_is_used_where_one_is_gone_and_none_for_what_is_excepted",
-        the_next_proxy_is_used_where_one_is_gone_and_none_for_what_is_excepted,
+        "upstream::the_next_proxy_is_used_when_one_is_down_and_none_for_exceptions",
+        the_next_proxy_is_used_when_one_is_down_and_none_for_exceptions,
     ),
-    ("upstream::a_proxy_that_does_not_take_the_login_is_left", a_proxy_that_does_not_take_the_login_is_left),
-    ("upstream::an_app_is_told_what_is_wrong_with_the_login", an_app_is_told_what_is_wrong_with_the_login),
-    ("upstream::a_gateway_without_its_proxy_gives_way", a_gateway_without_its_proxy_gives_way),
+    ("upstream::a_proxy_that_rejects_the_login_is_not_used", a_proxy_that_rejects_the_login_is_not_used),
+    ("upstream::an_app_gets_the_reason_why_the_login_fails", an_app_gets_the_reason_why_the_login_fails),
+    ("upstream::a_gateway_without_its_proxy_withdraws", a_gateway_without_its_proxy_withdraws),
 ];
 
 fn a_gateway_behind_squid_serves(lab: &Lab) {
@@ -31,7 +31,7 @@ fn a_gateway_behind_dante_serves(lab: &Lab) {
     serves(lab, "socks5", DANTE);
 }
 
-/// The gateway reaches nothing on s1 but the proxy.
+/// Blocks everything on s1 except the proxy for this gateway.
 fn only_by(gateway: &Host, lab: &Lab, proxy: &str) {
     let port = proxy.rsplit_once(':').unwrap().1;
     lab.server.filter(&format!("ip saddr {} tcp dport != {port} drop", gateway.addresses()[1]));
@@ -56,7 +56,7 @@ fn serves(lab: &Lab, scheme: &str, at: &str) {
     }
     let forbidden = receiver::REFUSED.port();
     assert_eq!(dialect::socks5(&c1, "10.88.0.100", forbidden).1, 2, "its proxy refuses it");
-    assert_eq!(dialect::socks5(&c1, "10.88.0.100", 8090).1, 5, "nobody listens there");
+    assert_eq!(dialect::socks5(&c1, "10.88.0.100", 8090).1, 5, "nothing listens there");
     assert_eq!(dialect::socks5(&c1, "none.lab", 80).1, 4, "its proxy does not find it");
     assert_eq!(dialect::socks5(&c1, "localhost", 80).1, 2, "what means the proxy itself");
     assert_eq!(dialect::socks5(&c1, "other.lab", 80).1, 2, "its address cannot be judged");
@@ -64,7 +64,7 @@ fn serves(lab: &Lab, scheme: &str, at: &str) {
     assert!(!log.contains(PASSWORD) && !log.contains(WRITTEN), "{log}");
 }
 
-fn the_next_proxy_is_used_where_one_is_gone_and_none_for_what_is_excepted(lab: &Lab) {
+fn the_next_proxy_is_used_when_one_is_down_and_none_for_exceptions(lab: &Lab) {
     let (squid, dante) = (lab.squid(), lab.dante());
     let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
     let _web = lab.web(who);
@@ -77,7 +77,7 @@ fn the_next_proxy_is_used_where_one_is_gone_and_none_for_what_is_excepted(lab: &
         let answer = c1.curl(&[DIALECTS[2], &[&format!("http://10.88.0.100{path}")]].concat());
         answer.text().split(' ').next().unwrap_or_default().to_owned()
     };
-    // Squid says that it forwards; a connection by CONNECT says nothing, so what counts is which of them is there.
+    // Squid adds a Via field, but not to a CONNECT, so the source of the connection tells which proxy was used.
     wait_until("the first proxy to be used", || from("/first") == "10.88.0.100");
     assert_eq!(from(":81/"), g1.addresses()[1].to_string(), "not by a proxy");
     assert_eq!(excepted.from(), [g1.addresses()[1]]);
@@ -88,7 +88,7 @@ fn the_next_proxy_is_used_where_one_is_gone_and_none_for_what_is_excepted(lab: &
     assert_eq!(from("/first-again"), "10.88.0.100", "by the first one, which is back");
 }
 
-fn a_proxy_that_does_not_take_the_login_is_left(lab: &Lab) {
+fn a_proxy_that_rejects_the_login_is_not_used(lab: &Lab) {
     let (_squid, _dante) = (lab.squid(), lab.dante());
     let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
     let _web = lab.web(who);
@@ -102,8 +102,8 @@ fn a_proxy_that_does_not_take_the_login_is_left(lab: &Lab) {
     assert_eq!(answer.text(), "10.88.0.100 /x");
 }
 
-/// A gateway for any destination, which probes none and so does not know.
-fn an_app_is_told_what_is_wrong_with_the_login(lab: &Lab) {
+/// A gateway for any destination probes none, and so does not notice.
+fn an_app_gets_the_reason_why_the_login_fails(lab: &Lab) {
     let (_squid, _dante) = (lab.squid(), lab.dante());
     let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
     let code = init(&g1);
@@ -132,15 +132,15 @@ fn an_app_is_told_what_is_wrong_with_the_login(lab: &Lab) {
     }
 }
 
-/// Says where a connection comes from, as an answer of HTTP.
+/// Answers with the source address of the connection, as an HTTP response.
 fn who_connects(mut stream: TcpStream) -> io::Result<()> {
     let from = stream.peer_addr()?.ip();
     let _ = stream.read(&mut [0; 1024])?;
     write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{from} ")
 }
 
-/// One gateway's proxy wants another login, the other one's is there.
-fn a_gateway_without_its_proxy_gives_way(lab: &Lab) {
+/// One gateway's proxy rejects its login, the other's accepts it.
+fn a_gateway_without_its_proxy_withdraws(lab: &Lab) {
     let squid = lab.squid();
     let (c1, g1, g2) = (lab.client("c1"), lab.gateway("g1"), lab.gateway("g2"));
     let _origin = lab.origin();
@@ -157,7 +157,7 @@ fn a_gateway_without_its_proxy_gives_way(lab: &Lab) {
     second.wait_for_line("reach=\"reachable\"", START);
     let download = c1.curl(&[DIALECTS[1], &["http://10.88.0.100/big"]].concat()).success();
     assert_eq!(sha256(&download.stdout), big().sha256);
-    // And without a proxy nobody reaches it, which the app is told.
+    // Without a proxy no gateway reaches the server, and the app gets that reason.
     drop(squid);
     wait_until("the second gateway to notice", || second.log().contains("reach=\"unreachable\""));
     assert_ne!(c1.curl(&[DIALECTS[2], &["http://10.88.0.100/big"]].concat()).code(), 0);

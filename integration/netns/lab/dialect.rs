@@ -57,7 +57,7 @@ pub(crate) fn connect(host: &Host, authority: &str) -> (TcpStream, Head) {
     request(host, &format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n"))
 }
 
-/// GET by the absolute form that proxies are asked with (RFC 9112 §3.2.2).
+/// GET with the absolute form of the target, as proxies get it (RFC 9112 §3.2.2).
 pub(crate) fn get(host: &Host, authority: &str, path: &str) -> (TcpStream, Head) {
     request(
         host,
@@ -74,7 +74,7 @@ fn request(host: &Host, text: &str) -> (TcpStream, Head) {
 
 /// Reads the head of a response and nothing that follows it.
 pub(crate) fn read_head(stream: &mut TcpStream) -> Head {
-    // One byte at a time, as no reader may keep what belongs to the tunnel.
+    // One byte at a time, because the reader must not consume what belongs to the tunnel.
     let mut reader = BufReader::with_capacity(1, stream);
     let (mut first, mut fields) = (String::new(), String::new());
     reader.read_line(&mut first).unwrap();

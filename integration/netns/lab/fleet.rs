@@ -7,17 +7,17 @@ use laneway::telemetry::snapshot::{GatewaySeen, Snapshot};
 use nix::sys::signal::Signal;
 use std::net::Ipv4Addr;
 
-/// What every gateway is started with.
+/// Options of every gateway.
 const GATEWAY: [&str; 4] = ["--role", "gateway", "--server", "10.88.0.100:80"];
 
-/// Options of a node that logs what happens to its links, and not each connection.
+/// Options of a node that logs events of its links, but not each connection.
 pub(crate) const QUIET: [&str; 2] =
     ["--log", "warn,laneway::app=info,laneway::local::links=info,laneway::link=info"];
 
-/// The links of a client: the one that it uses, and the standby.
+/// The number of links of a client: the active one and the standby.
 const LINKS: usize = 2;
 
-/// Gateways g1, g2 …, and the client c1, which has its links. A server on s1 has to be there before.
+/// Gateways g1, g2 …, and the client c1 with its links. Needs a running server on s1.
 pub(crate) struct Fleet {
     pub(crate) client: Host,
     pub(crate) node: Process,
@@ -32,12 +32,12 @@ pub(crate) struct Gateway {
 }
 
 impl Lab {
-    /// So many gateways with these `options` more, and a client that is linked to two of them.
+    /// Starts `count` gateways with these additional `options`, and a client that has links to two of them.
     pub(crate) fn fleet(&self, count: usize, options: &[&str]) -> Fleet {
         self.fleet_with(count, options, &[])
     }
 
-    /// The same with these options more for the client.
+    /// The same, with additional options for the client.
     pub(crate) fn fleet_with(&self, count: usize, options: &[&str], client_options: &[&str]) -> Fleet {
         let client = self.client("c1");
         let hosts: Vec<_> = (1..=count).map(|number| self.gateway(&format!("g{number}"))).collect();
@@ -56,8 +56,8 @@ impl Lab {
 }
 
 impl Fleet {
-    /// Waits until the client has as many links as it should, and uses the one that the group has chosen: at the
-    /// start it takes any.
+    /// Waits until the client has all its links and uses the selected gateway. At the start
+    /// it uses any.
     pub(crate) fn wait_for_links(&self) {
         let running = self.gateways.iter().filter(|gateway| gateway.process.is_some()).count();
         wait_until("the client to use an active gateway", || {
@@ -73,7 +73,7 @@ impl Fleet {
         });
     }
 
-    /// The links that stand, as `ss` shows them: another port is another link.
+    /// The links that are up, as `ss` shows them: another port is another link.
     pub(crate) fn link(&self) -> String {
         let mut ss = self.client.command("ss");
         ss.args(["-H", "-t", "-n", "-O", "state", "established", "dport = :7420"]);
@@ -83,7 +83,7 @@ impl Fleet {
         ends.collect::<Vec<_>>().join("\n")
     }
 
-    /// Which gateway serves a new request now.
+    /// The gateway that serves a new request now.
     pub(crate) fn serving(&self) -> usize {
         let answer =
             self.client.curl(&["--proxy", "http://127.0.0.1:1080", "http://10.88.0.100/who/now"]).success();
@@ -92,13 +92,13 @@ impl Fleet {
         self.which(address.unwrap_or_else(|| panic!("not an answer of `who`: {text:?}")))
     }
 
-    /// Which gateway has this address on the outside network.
+    /// The gateway with this address on the outside network.
     pub(crate) fn which(&self, outside: Ipv4Addr) -> usize {
         let found = self.gateways.iter().position(|gateway| gateway.outside() == outside);
         found.unwrap_or_else(|| panic!("no gateway has the address {outside}"))
     }
 
-    /// Kills a gateway so that it can do nothing about it.
+    /// Kills a gateway with SIGKILL.
     pub(crate) fn kill(&mut self, which: usize) {
         let mut process = self.gateways[which].process.take().expect("it runs");
         process.signal(Signal::SIGKILL);
@@ -112,14 +112,14 @@ impl Fleet {
         gateway.process = Some(up(&gateway.host, &options));
     }
 
-    /// Tells a gateway to stop; it is waited for elsewhere.
+    /// Sends SIGTERM to a gateway, without waiting for its end.
     pub(crate) fn take(&mut self, which: usize) -> Process {
         self.gateways[which].process.take().expect("it runs")
     }
 }
 
 impl Gateway {
-    /// Its address on the outside network: what the server sees.
+    /// Its address on the outside network, which the server sees.
     pub(crate) fn outside(&self) -> Ipv4Addr {
         self.host.addresses()[1]
     }
@@ -142,7 +142,7 @@ impl Gateway {
         self.process.as_ref().expect("it runs").signal(signal);
     }
 
-    /// Unplugs (`down`) or plugs in (`up`) one of its legs, `lan` or `out`.
+    /// Takes one of its interfaces, `lan` or `out`, `down` or `up`.
     pub(crate) fn leg(&self, leg: &str, state: &str) {
         self.host.ip(&format!("link set {leg} {state}"));
     }

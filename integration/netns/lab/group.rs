@@ -1,24 +1,24 @@
-//! A group of nodes that trust each other, made the way that a user makes one: `init` once, `join` on every other machine.
+//! A group of nodes that trust each other, made as a user does: `init` once, `join` on every other machine.
 
 use super::process::{Output, Process};
 use super::{Host, Lab};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How long a node may take until everything is bound, and a client until its first link stands.
+/// Deadline for a node to bind everything, and for a client's first link to come up.
 pub(crate) const START: Duration = Duration::from_secs(10);
 
 /// A group whose first member is running.
 pub(crate) struct Group {
     members: Vec<String>,
-    /// What a machine joins with.
+    /// The join code.
     pub(crate) code: String,
     /// The node that made the group.
     pub(crate) gateway: Process,
 }
 
 impl Lab {
-    /// Makes a group on the first of `hosts`, starts that as a gateway to s1 with these `options` more, and lets the others
+    /// Makes a group on the first of `hosts`, starts a gateway to s1 there with these additional `options`, and lets the others
     /// join it over the LAN.
     pub(crate) fn group(&self, hosts: &[&Host], options: &[&str]) -> Group {
         let (first, others) = hosts.split_first().expect("a group has a member");
@@ -36,14 +36,14 @@ impl Group {
         up(host, options)
     }
 
-    /// Starts a member as a client and waits until its link to a gateway stands.
+    /// Starts a member as a client and waits until its link to a gateway is up.
     pub(crate) fn client(&self, host: &Host, options: &[&str]) -> Process {
         let mut process = self.up(host, options);
         process.wait_for_line("link up", START);
         process
     }
 
-    /// Starts a member as one more gateway to s1.
+    /// Starts a member as another gateway to s1.
     pub(crate) fn gateway(&self, host: &Host, options: &[&str]) -> Process {
         self.up(host, &[&["--role", "gateway", "--server", "10.88.0.100:80"], options].concat())
     }
@@ -81,13 +81,13 @@ pub(crate) fn laneway(host: &Host, arguments: &[&str]) -> Output {
     host.output(host.laneway(&[arguments, &["--state", text(&directory)]].concat()))
 }
 
-/// Lets a host join over the LAN with a code for it alone.
+/// Lets a host join over the LAN with a code of its own.
 pub(crate) fn enrol(host: &Host, authority: &Host, options: &[&str]) {
     let line = laneway(authority, &[&["invite"], options].concat()).success().text();
     join(host, line.split_whitespace().last().expect("a line with a code"));
 }
 
-/// Lets a host forget the gateways that it has known: it has only the LAN to ask.
+/// Removes the gateways that a host remembers, so that it has to ask on the LAN.
 pub(crate) fn forget_gateways(host: &Host) {
     let _ = std::fs::remove_file(state(host).join("gateways.json"));
 }

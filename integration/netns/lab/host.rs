@@ -19,12 +19,12 @@ pub(crate) struct Host {
     pub(crate) name: String,
     /// The name of its network namespace, as `ip netns` knows it.
     namespace: String,
-    /// One for each leg, the LAN first.
+    /// One for each interface, the LAN first.
     addresses: Vec<Ipv4Addr>,
     directory: PathBuf,
-    /// How many programs were started here.
+    /// The number of programs that were started here.
     started: AtomicUsize,
-    /// What `laneway` finds in its environment here.
+    /// Environment variables for `laneway` on this host.
     environment: Mutex<Vec<(String, String)>>,
     /// The control group that `laneway` starts in.
     confinement: Mutex<Option<PathBuf>>,
@@ -47,17 +47,17 @@ impl Host {
         }
     }
 
-    /// Its address on the LAN, or for the server on the outside network.
+    /// Its address on the LAN; the server's is on the outside network.
     pub(crate) fn address(&self) -> Ipv4Addr {
         self.addresses[0]
     }
 
-    /// One for each leg, the LAN first.
+    /// One for each interface, the LAN first.
     pub(crate) fn addresses(&self) -> &[Ipv4Addr] {
         &self.addresses
     }
 
-    /// A directory of this host that is nobody else's.
+    /// The directory of this host.
     pub(crate) fn directory(&self) -> &PathBuf {
         &self.directory
     }
@@ -70,8 +70,8 @@ impl Host {
 
     /// A command that runs `program` on this host.
     ///
-    /// Every step on the way there replaces itself, so the child's id is the program's own. It is killed when the thread
-    /// ends that starts it, so that not even a killed test run leaves it behind; [`Host::inside`] must not start one.
+    /// Each step executes the next one, so the child's id is the program's own. The program is killed when the thread that
+    /// starts it ends, so that even a killed test run leaves nothing behind; [`Host::inside`] must not start one.
     pub(crate) fn command(&self, program: &str) -> Command {
         let script = r#"mount --bind "$0/hosts" /etc/hosts && mount --bind "$0/resolv.conf" /etc/resolv.conf &&
             exec setpriv --pdeathsig KILL -- "$@""#;
@@ -137,7 +137,7 @@ impl Host {
         self.output(command)
     }
 
-    /// Calls `f` on a thread that is on this host's network. Sockets that it makes stay there, whoever uses them.
+    /// Calls `f` on a thread that is on this host's network. Sockets that it makes stay on it.
     pub(crate) fn inside<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         let namespace = File::open(format!("/run/netns/{}", self.namespace)).unwrap();
         let thread_inside = move || {
@@ -169,7 +169,7 @@ impl Host {
         self.ip(&format!("address add {}/16 broadcast + dev lan", self.address()));
     }
 
-    /// Judges what comes in by these rules of `nft` and no earlier ones; what none of them drops is accepted.
+    /// Replaces the rules of `nft` for incoming packets. Packets that no rule drops are accepted.
     pub(crate) fn filter(&self, rules: &str) {
         let file = self.directory.join("rules.nft");
         let chain = "type filter hook input priority filter; policy accept;";
@@ -180,7 +180,7 @@ impl Host {
         self.output(nft).success();
     }
 
-    /// Makes it forget closed connections at once, so that their ports can be used again (TIME-WAIT, RFC 9293 §3.6.1).
+    /// Disables TIME-WAIT (RFC 9293 §3.6.1), so that the ports of closed connections can be used again at once.
     pub(crate) fn forgets_connections(&self) {
         let set = |name: &str, value: &str| fs::write(format!("/proc/sys/net/ipv4/{name}"), value);
         self.inside(|| {

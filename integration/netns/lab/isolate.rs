@@ -1,4 +1,4 @@
-//! Moves this process to namespaces of its own, where it is root over an empty network.
+//! Moves this process to new namespaces, where it is root of an empty network.
 
 use super::programs::find;
 use nix::mount::{MsFlags, mount};
@@ -7,14 +7,14 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::{env, fmt, fs};
 
-/// Where everything is kept that a run writes: on a tmpfs that only this process and its children see, so that the kernel
+/// The directory for all files of a run: on a tmpfs that only this process and its children see, so that the kernel
 /// removes it when the last of them ends.
 pub(crate) const WORK: &str = "/run/laneway-lab";
 
-/// Programs that the lab cannot do without.
+/// Programs that the lab needs.
 const TOOLS: [&str; 7] = ["ip", "nsenter", "unshare", "setpriv", "curl", "ss", "nft"];
 
-/// Why there can be no lab on this machine.
+/// Why the lab cannot run on this machine.
 #[derive(Clone, Debug)]
 pub(crate) struct Refusal {
     reason: String,
@@ -36,8 +36,8 @@ pub(crate) fn enter() -> Result<(), Refusal> {
     try_enter().map_err(|reason| Refusal { reason, fails: must_work })
 }
 
-/// Whether everything that trials need has to be there: for a root in continuous integration. To be asked before and
-/// not after this process has become root by itself, or once more.
+/// Whether a missing requirement is a failure: for root in continuous integration. The first call must precede
+/// [`enter`], which makes any user root.
 pub(crate) fn must_work() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     *ANSWER.get_or_init(|| nix::unistd::getuid().is_root() && env::var("CI").is_ok_and(|ci| ci == "true"))
@@ -49,7 +49,7 @@ fn try_enter() -> Result<(), String> {
     }
     unshare_namespaces()?;
 
-    // Programs bind their own files over these two, which on many machines are links into the /run that is about to vanish.
+    // Hosts mount their own files over these two, which on many machines are links into the /run that is about to be hidden.
     let links = ["/etc/hosts", "/etc/resolv.conf"].map(fs::canonicalize);
     let nothing = None::<&str>;
     mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)
@@ -78,7 +78,7 @@ fn try_enter() -> Result<(), String> {
 fn unshare_namespaces() -> Result<(), String> {
     let (uid, gid) = (nix::unistd::getuid(), nix::unistd::getgid());
     let network_and_mounts = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
-    // A root without CAP_SYS_ADMIN, as in many containers, is treated like any other user.
+    // Root without CAP_SYS_ADMIN, as in many containers, is treated like any other user.
     if uid.is_root() && unshare(network_and_mounts).is_ok() {
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! An app that asks for something new many times a second, by every dialect, and remembers how each request went.
+//! An app that makes new requests many times a second, in every dialect, and records the result of each.
 
 use super::Host;
 use super::dialect::PROXY;
@@ -14,10 +14,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{interval, timeout};
 
-/// Longer than the hold time of a node.
+/// Longer than a node holds a connection.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Requests that go on until they are stopped. The server has to answer as [`super::web::who`] does.
+/// Requests until they are stopped. The server has to answer as [`super::web::who`] does.
 pub(crate) struct Load {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -30,23 +30,23 @@ struct Shared {
     done: Mutex<Vec<Done>>,
 }
 
-/// One request that is over.
+/// A completed request.
 #[derive(Clone, Debug)]
 pub(crate) struct Done {
     pub(crate) number: usize,
     pub(crate) started: Instant,
     pub(crate) took: Duration,
-    /// The gateway that served it, or what went wrong.
+    /// The gateway that served it, or the error.
     pub(crate) result: Result<Ipv4Addr, String>,
 }
 
-/// How the requests went.
+/// The results of the requests.
 pub(crate) struct Report {
     pub(crate) done: Vec<Done>,
 }
 
 impl Load {
-    /// Begins, from `host`, with so many new requests a second.
+    /// Starts making `per_second` new requests a second from `host`.
     pub(crate) fn start(host: &Host, per_second: u32) -> Load {
         let shared = Arc::new(Shared::default());
         let ours = shared.clone();
@@ -77,7 +77,7 @@ impl Load {
         });
     }
 
-    /// Begins no more requests, waits for the end of those that have begun, and tells of all.
+    /// Stops making requests, waits for those that have begun, and returns the results of all.
     pub(crate) fn stop(mut self) -> Report {
         self.shared.stop.store(true, Ordering::Relaxed);
         self.thread.take().expect("only taken here").join().unwrap();
@@ -107,7 +107,7 @@ impl Report {
         self.done.iter().filter(|done| done.result.is_err()).collect()
     }
 
-    /// What the slowest request took that succeeded.
+    /// The duration of the slowest successful request.
     pub(crate) fn longest(&self) -> Duration {
         self.done.iter().filter(|done| done.result.is_ok()).map(|done| done.took).max().unwrap_or_default()
     }
@@ -117,7 +117,7 @@ impl Report {
         Report { done: self.done.iter().filter(|done| done.started >= instant).cloned().collect() }
     }
 
-    /// The addresses that served, and how many requests each.
+    /// The addresses that served requests, each with its number of requests.
     pub(crate) fn gateways(&self) -> BTreeMap<Ipv4Addr, usize> {
         let mut gateways = BTreeMap::new();
         for gateway in self.done.iter().filter_map(|done| done.result.as_ref().ok()) {
@@ -154,7 +154,7 @@ async fn ask_until_stopped(shared: &Arc<Shared>, per_second: u32) {
     while requests.join_next().await.is_some() {}
 }
 
-/// Asks who serves this request; the answer must be whole and its own.
+/// Makes one request and returns the gateway that served it; the answer must be complete and match the request.
 async fn ask(number: usize) -> io::Result<Ipv4Addr> {
     let mut stream = TcpStream::connect(PROXY).await?;
     let host = "10.88.0.100";
@@ -168,7 +168,7 @@ async fn ask(number: usize) -> io::Result<Ipv4Addr> {
             format!("/who/{number}")
         }
         _ => {
-            // The greeting and the request (RFC 1928 §3, §4), one after the other as most apps do.
+            // The greeting and the request (RFC 1928 §3, §4), one after the other, as most apps do.
             stream.write_all(&[5, 1, 0]).await?;
             let mut method = [0; 2];
             stream.read_exact(&mut method).await?;
@@ -191,7 +191,7 @@ async fn ask(number: usize) -> io::Result<Ipv4Addr> {
     served.ok_or_else(|| io::Error::other(format!("another body: {}", String::from_utf8_lossy(&response))))
 }
 
-/// The body of a response, once all of it is there.
+/// The complete body of a response.
 fn body(response: &[u8]) -> Option<&[u8]> {
     let end = response.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
     let head = std::str::from_utf8(&response[..end]).ok()?.to_ascii_lowercase();

@@ -6,8 +6,8 @@
 //!   …              ┘                    └─ g2 ─┘
 //! ```
 //!
-//! A client has no default route and nothing forwards packets, so what reaches s1 went through a program on a gateway. Every
-//! lab has its own namespaces: trials use the same addresses at the same time. Dropping a lab removes all of it.
+//! A client has no default route and no host forwards packets, so all traffic to s1 goes through a program on a gateway. Each
+//! lab has its own namespaces, so trials can use the same addresses at the same time. Dropping a lab removes all of it.
 
 pub(crate) mod dialect;
 pub(crate) mod fleet;
@@ -105,7 +105,7 @@ impl Lab {
         plug_in(&self.prefix, &self.directory, name, base + number, switches)
     }
 
-    /// So many more hosts on the LAN, from 10.77.1.1 on: for them it is 10.77.0.0/16. See [`Host::widen`].
+    /// Adds `count` hosts on the LAN, from 10.77.1.1 on, with the prefix 10.77.0.0/16. See [`Host::widen`].
     pub(crate) fn crowd(&self, count: usize) -> Vec<Host> {
         let member = |index: usize| {
             let (name, namespace) = (format!("m{index}"), format!("{}-m{index}", self.prefix));
@@ -156,7 +156,7 @@ fn plug_in(prefix: &str, directory: &std::path::Path, name: &str, number: u8, sw
     host.inside(|| {
         let mut sysctls = vec![
             ("ipv4/ip_forward", "0"),
-            // What this machine uses should not matter: the most common one, or where that is not allowed what all have.
+            // Independent of this machine's default: the most common one, else the one that every kernel has.
             ("ipv4/tcp_congestion_control", "reno"),
             ("ipv4/tcp_congestion_control", "cubic"),
         ];
@@ -164,7 +164,7 @@ fn plug_in(prefix: &str, directory: &std::path::Path, name: &str, number: u8, sw
         let dad: Vec<_> = switches.iter().map(|s| format!("ipv6/conf/{}/accept_dad", s.name())).collect();
         sysctls.extend(dad.iter().map(|name| (name.as_str(), "0")));
         for (name, value) in sysctls {
-            // Not everywhere writable, and nothing depends on it but speed.
+            // Not writable everywhere; only the speed depends on it.
             let _ = fs::write(format!("/proc/sys/net/{name}"), value);
         }
     });

@@ -1,9 +1,9 @@
-//! A name server on s1 that nobody here wrote: unbound, with a zone of its own.
+//! A name server on s1: unbound, with a zone of its own.
 
 use super::process::Process;
 use super::{Lab, wait_until};
 
-/// What it knows. The negative answers of the zone are good for 7 s, the others for 60 s.
+/// The zone. The TTL of negative answers is 7 s, that of others 60 s.
 const ZONE: &str = r#"
 $ORIGIN lab.
 $TTL 60
@@ -37,7 +37,7 @@ pub(crate) struct NameServer(Process);
 impl Lab {
     /// Starts the name server on s1, which every gateway asks. It answers when this returns.
     pub(crate) fn name_server(&self) -> NameServer {
-        // A name with more addresses than a datagram of 512 bytes takes, and one with more than any datagram does.
+        // A name with more addresses than fit into a datagram of 512 bytes, and one with more than fit into any datagram.
         let many = |name: &str, count: u16| -> String {
             (0..count).map(|n| format!("{name} IN A 10.99.{}.{}\n", n / 250, 1 + n % 250)).collect()
         };
@@ -69,7 +69,7 @@ impl Lab {
 }
 
 impl NameServer {
-    /// How often it was asked for this name and type.
+    /// The number of queries for this name and type.
     pub(crate) fn asked(&self, name: &str, kind: &str) -> usize {
         let question = format!(" {name}. {kind} IN");
         self.0.log().lines().filter(|line| line.contains("info:") && line.ends_with(&question)).count()

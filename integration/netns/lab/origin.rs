@@ -13,10 +13,10 @@ use std::{fs, iter};
 /// Long enough for a slow machine to start a web server.
 const START: Duration = Duration::from_secs(10);
 
-/// How much of the served file is worth a long download.
+/// The size of the served file.
 const BIG: usize = 64 << 20;
 
-/// A file with pseudo-random content: no two parts of it are alike, so that its hash shows any loss, repetition or disorder.
+/// A file of pseudo-random content without repetition, so that its hash reveals any loss, duplication or reordering.
 pub(crate) struct Payload {
     pub(crate) path: PathBuf,
     pub(crate) sha256: String,
@@ -69,8 +69,8 @@ impl Lab {
         let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|kind| format!("{kind}_temp_path {}/{kind};\n", directory.display()))
             .concat();
-        // One process, so that one id is all there is to kill. It stays the user that it was started as, and the only one
-        // that a user namespace has.
+        // One process, so that there is one id to kill. It keeps its user, the only one
+        // in a user namespace.
         let configuration = format!(
             "daemon off;\nmaster_process off;\nuser root root;\npid {0}/nginx.pid;\nerror_log stderr notice;\nevents {{}}\nhttp {{\n\
              access_log {0}/access.log;\nsendfile on;\n{temporary}\
@@ -82,7 +82,7 @@ impl Lab {
         let mut command = self.server.command(nginx.to_str().unwrap());
         command.arg("-p").arg(directory).args(["-e", "stderr", "-c"]).arg(file);
         let mut process = self.server.spawn(command);
-        // The first thing that it says once its sockets listen.
+        // The first line that it logs once its sockets listen.
         process.wait_for_line("getrlimit", START);
         process
     }

@@ -10,10 +10,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often a program's output or end is looked for.
+/// Interval between two checks of a program's output or end.
 const POLL: Duration = Duration::from_millis(5);
 
-/// How much of a log a failing trial shows.
+/// The number of log lines that a failing trial shows.
 const SHOWN_LINES: usize = 100;
 
 /// A running program. Dropping it kills and reaps it; when its trial is failing, its output is shown first.
@@ -24,7 +24,7 @@ pub(crate) struct Process {
     stderr: PathBuf,
 }
 
-/// What a program that has ended left.
+/// The result of a program that has ended.
 pub(crate) struct Output {
     pub(crate) status: ExitStatus,
     pub(crate) stdout: Vec<u8>,
@@ -37,7 +37,7 @@ impl Process {
         let (stdout, stderr) = (log.with_extension("out"), log.with_extension("err"));
         let create = |path| File::create(path).unwrap();
         command.stdin(Stdio::null()).stdout(create(&stdout)).stderr(create(&stderr));
-        // The name of a program on a host is what follows the steps to that host.
+        // The words before the program's name are the steps to its host.
         let words: Vec<_> =
             command.get_args().skip(7).map(|word| word.to_string_lossy().into_owned()).collect();
         let child = command.spawn().unwrap();
@@ -49,7 +49,7 @@ impl Process {
         self.child.id()
     }
 
-    /// One that is to stop has stopped when this returns.
+    /// Sends a signal. After SIGSTOP, the process has stopped when this returns.
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.id().try_into().unwrap()), signal).unwrap();
         if signal == Signal::SIGSTOP {
@@ -64,21 +64,21 @@ impl Process {
         }
     }
 
-    /// What it has printed on standard output, then what it has logged on standard error.
+    /// Its standard output so far, followed by its standard error.
     pub(crate) fn log(&self) -> String {
         [&self.stdout, &self.stderr]
             .map(|file| String::from_utf8_lossy(&fs::read(file).unwrap()).into_owned())
             .concat()
     }
 
-    /// The first line that contains `pattern`, once there is one.
+    /// Waits for the first line that contains `pattern`, and returns it.
     ///
     /// # Panics
     /// When the program ends, or `deadline` passes, without such a line.
     pub(crate) fn wait_for_line(&mut self, pattern: &str, deadline: Duration) -> String {
         let start = Instant::now();
         loop {
-            // Looked at before the log: whatever it printed before its end is read.
+            // Checked before the log, so that everything printed before its end is read.
             let ended = self.child.try_wait().unwrap();
             if let Some(line) = self.log().lines().find(|line| line.contains(pattern)) {
                 return line.to_owned();

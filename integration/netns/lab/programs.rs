@@ -1,4 +1,4 @@
-//! Where the programs are that the lab runs.
+//! The paths of the programs that the lab runs.
 
 use std::env;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What s1 offers beside the web server: a place for uploads, two kinds of echo, and a name server that knows no name.
+//! Services on s1 beside the web server: uploads, two kinds of echo, and a name server that knows no name.
 //!
 //! Threads of the test process serve it, on sockets that were made on s1.
 
@@ -16,18 +16,18 @@ use std::time::Duration;
 
 /// Answers a PUT or POST with the SHA-256 of its body, in hexadecimal.
 pub(crate) const UPLOAD: SocketAddr = on_server(8080);
-/// Reads to the end of what it is sent, answers with the number of bytes as decimal text, and closes.
+/// Reads to the end, answers with the number of bytes as decimal text, and closes.
 pub(crate) const COUNT: SocketAddr = on_server(8081);
-/// Sends back what it is sent.
+/// Sends back what it receives.
 pub(crate) const ECHO: SocketAddr = on_server(8082);
-/// Where nothing ever listens.
+/// A port on which nothing listens.
 pub(crate) const REFUSED: SocketAddr = on_server(8089);
 
 const fn on_server(port: u16) -> SocketAddr {
     SocketAddr::new(net::IpAddr::V4(Ipv4Addr::new(10, 88, 0, 100)), port)
 }
 
-/// How long the name server waits before it looks whether the trial has ended.
+/// Interval at which the name server checks whether the trial has ended.
 const LOOK_UP: Duration = Duration::from_millis(100);
 
 /// Serves one connection.
@@ -52,7 +52,7 @@ impl Lab {
             thread::spawn(move || {
                 // Until the listener is shut down.
                 while let Ok((stream, _)) = listener.accept() {
-                    // A peer that goes away or breaks the rules is for the trial to see at its own end.
+                    // Errors are seen by the trial at its own end.
                     thread::spawn(move || {
                         stream.set_read_timeout(Some(PATIENCE)).and_then(|()| serve(stream))
                     });
@@ -109,7 +109,7 @@ fn receive_upload(stream: TcpStream) -> io::Result<()> {
             reader.read_line(&mut line)?;
             let size = u64::from_str_radix(line.trim(), 16).map_err(io::Error::other)?;
             (&mut reader).take(size).read_to_end(&mut body)?;
-            // The end of the chunk; after the last one, of the trailer that nobody sends here.
+            // The end of the chunk; after the last one, the end of the (empty) trailer.
             line.clear();
             reader.read_line(&mut line)?;
             if size == 0 {
@@ -124,7 +124,7 @@ fn receive_upload(stream: TcpStream) -> io::Result<()> {
     write!(&stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{hash}", hash.len())
 }
 
-/// Says that the name asked for does not exist (RFC 1035 §4.1: the same id and question, QR and RA set, RCODE 3).
+/// Answers that the name does not exist (RFC 1035 §4.1: the same id and question, QR and RA set, RCODE 3).
 fn answer_query(socket: &UdpSocket) {
     let mut message = [0; 512];
     let Ok((length, client)) = socket.recv_from(&mut message) else { return };

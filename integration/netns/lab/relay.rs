@@ -1,4 +1,4 @@
-//! A slow and disorderly cable: where the kernel has no netem, a program carries the frames.
+//! A cable with delay and reordering. A program carries the frames, because not every kernel has netem.
 
 use super::process::Process;
 use super::{Host, Lab};
@@ -46,8 +46,8 @@ while True:
 "#;
 
 impl Lab {
-    /// Gives this host another leg to the LAN, whose frames come late by `mean` ± `jitter` milliseconds, each way. Before a
-    /// node runs on it.
+    /// Adds an interface on the LAN whose frames are late by `mean` ± `jitter` milliseconds in each direction. To be
+    /// called before a node runs on this host.
     pub(crate) fn delay(&self, host: &Host, mean: u32, jitter: u32) -> Process {
         let far = format!("{}-far", host.name);
         host.ip("link delete lan");

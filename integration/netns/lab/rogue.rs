@@ -1,4 +1,4 @@
-//! A member that means no good: it has a certificate and the discovery key of the group, and says what it likes with them.
+//! A malicious member: it has a certificate and the group's discovery key, and makes false claims with them.
 
 use super::Host;
 use super::group::state;
@@ -16,20 +16,20 @@ use std::time::Duration;
 /// The UDP port of discovery.
 const PORT: u16 = 7420;
 
-/// What the group's datagrams are made with, as a member has it on disk.
+/// The keys of the group's datagrams, read from a member's state directory.
 pub(crate) struct Forger {
     pub(crate) group: Group,
     keys: Keys,
 }
 
-/// A host that offers itself to everybody as the one active gateway.
+/// A host that claims to be the only active gateway.
 pub(crate) struct Rogue {
     connections: Arc<AtomicUsize>,
     heard: Arc<AtomicU64>,
 }
 
 impl Forger {
-    /// With what this member knows.
+    /// The keys of this member.
     pub(crate) fn of(host: &Host) -> Forger {
         let state = StateDir::open(state(host)).unwrap();
         let group = Group::load(&state).unwrap().expect("it has joined");
@@ -63,7 +63,7 @@ pub(crate) fn socket(host: &Host, from: Ipv4Addr, ttl: u32) -> UdpSocket {
 }
 
 impl Rogue {
-    /// Answers every query that `host` hears, beacons all the time, and takes links with the certificate that it has.
+    /// Answers every query that reaches `host`, sends beacons all the time, and accepts links with its certificate.
     pub(crate) fn start(host: &Host) -> Rogue {
         let forger = Forger::of(host);
         let own = SocketAddr::from((host.address(), PORT));
@@ -108,7 +108,7 @@ impl Rogue {
                     let mut connection = rustls::ServerConnection::new(config).unwrap();
                     let mut tls = rustls::Stream::new(&mut connection, &mut stream);
                     let mut bytes = [0; 4096];
-                    // All that anybody says to it once it is believed.
+                    // Everything that a client sends to it after the handshake.
                     while let Ok(count @ 1..) = std::io::Read::read(&mut tls, &mut bytes) {
                         heard.fetch_add(count as u64, Ordering::Relaxed);
                     }
@@ -118,12 +118,12 @@ impl Rogue {
         rogue
     }
 
-    /// How often it was dialled.
+    /// The number of times that it was dialled.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// How many bytes were entrusted to it.
+    /// The number of bytes that clients sent to it after the handshake.
     pub(crate) fn heard(&self) -> u64 {
         self.heard.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! What real clients are served on s1: nginx over HTTP and HTTPS with repositories of packages, git behind it, and sshd.
+//! The servers for real clients on s1: nginx over HTTP and HTTPS with package repositories, git behind it, and sshd.
 
 use super::process::Process;
 use super::programs::python;
@@ -9,10 +9,10 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// The name of s1 that gateways know and clients do not.
+/// The name of s1, which gateways can resolve and clients cannot.
 pub(crate) const NAME: &str = "packages.lab";
 
-/// Making what is served takes seconds, on a busy machine many.
+/// Deadline for making the content, which takes seconds.
 const MAKE: Duration = Duration::from_secs(300);
 const START: Duration = Duration::from_secs(30);
 
@@ -27,7 +27,7 @@ pub(crate) fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/netns/programs/clients")
 }
 
-/// What is served, made once in a run.
+/// The directory of the content, made once in a run.
 fn content(lab: &Lab) -> &'static Path {
     static CONTENT: OnceLock<PathBuf> = OnceLock::new();
     CONTENT.get_or_init(|| {
@@ -45,7 +45,7 @@ pub(crate) fn authority() -> PathBuf {
 }
 
 impl Lab {
-    /// Starts nginx, and behind it git's own program for HTTP where there is what it needs. They listen when this returns.
+    /// Starts nginx, and behind it git-http-backend where fcgiwrap is installed. They listen when this returns.
     pub(crate) fn site(&self) -> Site {
         let (top, directory) = (content(self), self.server.directory());
         let socket = directory.join("git.sock");
@@ -85,7 +85,7 @@ impl Lab {
         Site { _servers: servers, log: directory.join("access.log") }
     }
 
-    /// Starts sshd for root with a key, which is at the path that this returns.
+    /// Starts sshd, which lets root in with the key at the returned path.
     pub(crate) fn sshd(&self) -> (Process, PathBuf) {
         let key = |name: &str| {
             let path = self.server.directory().join(name);
@@ -103,7 +103,7 @@ impl Lab {
             user.display()
         );
         let file = self.write("sshd.conf", configuration);
-        // It starts itself anew for each connection, and so wants its whole path.
+        // It executes itself for each connection, and so needs its full path.
         let mut sshd =
             self.server.command(programs::find("sshd").expect("it was looked for").to_str().unwrap());
         sshd.args(["-D", "-e", "-f"]).arg(file);
@@ -114,7 +114,7 @@ impl Lab {
 }
 
 impl Site {
-    /// Where each request came from, and what it was: nginx's own log.
+    /// nginx's access log: the source and the request line of each request.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }

@@ -1,4 +1,4 @@
-//! A proxy that nobody here wrote, on s1: squid for HTTP CONNECT, dante for SOCKS5, both with a login.
+//! Third-party proxies on s1: squid for HTTP CONNECT, dante for SOCKS5, both with a login.
 
 use super::process::Process;
 use super::{Lab, wait_until};
@@ -6,23 +6,23 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The user of both.
 pub(crate) const USER: &str = "gate";
-/// Its password, and as crypt(3) has it, and as it is written in the address of a proxy.
+/// Its password: in clear, as a crypt(3) hash, and as written in the URL of a proxy.
 pub(crate) const PASSWORD: &str = "pa:ss";
 const CRYPTED: &str = "$1$laneway$piZOsHhwbP2TzLC2Jh0aJ1";
 pub(crate) const WRITTEN: &str = "gate:pa%3Ass";
 
-/// A name of s1 that they alone know.
+/// A name of s1 that only they can resolve.
 pub(crate) const NAME: &str = "files.lab";
 
 /// Where they listen.
 pub(crate) const SQUID: &str = "10.88.0.100:3128";
 pub(crate) const DANTE: &str = "10.88.0.100:1080";
 
-/// How many squids there have been.
+/// The number of squids started so far.
 static STARTED: AtomicU32 = AtomicU32::new(0);
 
 impl Lab {
-    /// Squid, which knows its user from a file. It answers when this returns.
+    /// Starts squid, with its user in a file. It listens when this returns.
     pub(crate) fn squid(&self) -> Process {
         self.server.knows(NAME, self.server.address());
         let users = self.write("squid.users", format!("{USER}:{CRYPTED}\n"));
@@ -39,13 +39,13 @@ impl Lab {
         );
         let file = self.write("squid.conf", configuration);
         let mut command = self.server.command("squid");
-        // What it keeps in shared memory bears its name, and stays behind when it is killed.
+        // Its shared memory has its name, and remains when it is killed.
         let name = format!("laneway{}n{}", std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
         command.args(["-N", "-n", &name, "-f"]).arg(file);
         self.proxy(command, SQUID)
     }
 
-    /// Dante, which knows its user from the system's: the file of them is another one for it alone.
+    /// Starts dante, which checks system users: it gets its own /etc/passwd and /etc/shadow.
     pub(crate) fn dante(&self) -> Process {
         self.server.knows(NAME, self.server.address());
         let configuration = "logoutput: stderr\nerrorlog: stderr\n\

@@ -1,4 +1,4 @@
-//! Servers on s1 that do what a trial tells them to: threads of the test process, on sockets that were made on s1.
+//! Servers on s1 whose behaviour a trial defines: threads of the test process, on sockets that were made on s1.
 
 use super::Lab;
 use super::wait::PATIENCE;
@@ -19,7 +19,7 @@ pub(crate) struct Server {
     from: Arc<Mutex<Vec<Ipv4Addr>>>,
 }
 
-/// A web server that remembers what it was asked.
+/// A web server that records its requests.
 pub(crate) struct Web {
     _server: Server,
     asked: Arc<Mutex<Vec<Asked>>>,
@@ -51,7 +51,7 @@ impl Asked {
 }
 
 impl Lab {
-    /// Serves each TCP connection to `port` of s1 with `serve`, which is told how many came before.
+    /// Serves each TCP connection to `port` of s1 with `serve`, which gets the number of connections before it.
     pub(crate) fn serve(
         &self,
         port: u16,
@@ -72,7 +72,7 @@ impl Lab {
                     seen.len() - 1
                 };
                 let serve = serve.clone();
-                // A peer that goes away is for the trial to see at its own end.
+                // Errors are seen by the trial at its own end.
                 thread::spawn(move || {
                     stream.set_read_timeout(Some(PATIENCE)).and_then(|()| serve(before, stream))
                 });
@@ -124,8 +124,8 @@ impl Web {
     }
 }
 
-/// Path and fields of a request whose body, if any, has been read too. `None` when the peer only looked
-/// whether somebody listens.
+/// Path and fields of a request, after its body has been read. `None` when the peer connected without sending
+/// a request.
 fn read_request(stream: &TcpStream) -> io::Result<Option<(String, String)>> {
     let mut reader = BufReader::new(stream);
     let (mut first, mut fields) = (String::new(), String::new());
@@ -140,16 +140,16 @@ fn read_request(stream: &TcpStream) -> io::Result<Option<(String, String)>> {
     Ok(first.split(' ').nth(1).map(|path| (path.to_owned(), fields)))
 }
 
-/// Answers with who asks, and for what: the gateway's outside address and the path.
+/// Answers with the source of the request and its path: the gateway's outside address, a space, the path.
 pub(crate) fn who(asked: &Asked, stream: &mut TcpStream) -> io::Result<()> {
     let body = format!("{} {}", asked.from, asked.path);
     let length = body.len();
-    // In one write: whoever has got any of it has got all of it.
+    // One write, so that a client receives all of it or nothing.
     let response = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
     stream.write_all(response.as_bytes())
 }
 
-/// Says nothing more until the peer is gone.
+/// Waits until the peer closes.
 pub(crate) fn wait_for_the_end(stream: &mut TcpStream) -> io::Result<()> {
     io::copy(stream, &mut io::sink()).map(drop)
 }

@@ -1,4 +1,4 @@
-//! Apps on a client host, many at a time: tunnels through the local port.
+//! Many apps on a client host at once: tunnels through the local port.
 
 use crate::lab::Host;
 use crate::lab::dialect::PROXY;
@@ -22,14 +22,14 @@ pub(super) fn run<T: Send>(host: &Host, apps: impl AsyncFnOnce() -> T + Send) ->
     host.inside(|| runtime().block_on(apps()))
 }
 
-/// Lets this process have more sockets than a user's program usually may. Programs that are started later may too.
+/// Raises the limit of open files of this process and of the programs that it starts later.
 pub(super) fn many_sockets() {
-    // As root; else the limit stays what it is, and the line says what it lacks.
+    // Only root may; otherwise the limit stays, and the line reports what it lacks.
     let _ = setrlimit(Resource::RLIMIT_NOFILE, 65_536, 65_536);
 }
 
-/// A connection to the local port, each from another loopback address: one that was closed a moment ago may still
-/// occupy its port.
+/// A connection to the local port. Each has another loopback address as its source, because a recently closed connection
+/// may still occupy its port.
 pub(super) async fn proxy() -> io::Result<TcpStream> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let [_, _, high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
@@ -52,7 +52,7 @@ pub(super) async fn tunnel(port: u16) -> io::Result<TcpStream> {
     }
 }
 
-/// Sends these bytes to an echo, and gets them back.
+/// Sends these bytes to an echo, and checks that they come back.
 pub(super) async fn echo(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
     stream.write_all(bytes).await?;
     let mut back = vec![0; bytes.len()];

@@ -1,4 +1,4 @@
-//! Whatever comes and goes leaves nothing behind.
+//! Nothing is leaked, whatever comes and goes.
 
 use super::apps;
 use super::report::Report;
@@ -15,10 +15,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// What is to be freed may take a moment.
+/// Freeing may take a moment.
 const MOMENT: Duration = Duration::from_secs(3);
 
-/// Gateways are killed and started again under requests.
+/// Gateways are killed and restarted under load.
 pub(super) fn kill_cycles(lab: &Lab, report: &mut Report) {
     let _web = lab.web(who);
     let mut fleet = lab.fleet_with(2, &QUIET, &QUIET);
@@ -46,14 +46,14 @@ pub(super) fn kill_cycles(lab: &Lab, report: &mut Report) {
     }
 }
 
-/// Tunnels at a time.
+/// The number of concurrent tunnels.
 const WORKERS: usize = 64;
 
-/// One link carries so many tunnels, one after the other, and so many that are broken off.
+/// One link carries many tunnels, one after the other, and many that are aborted.
 pub(super) fn tunnels_and_aborts(lab: &Lab, report: &mut Report) {
     let _web = lab.web(who);
     let fleet = lab.fleet_with(1, &[&["--allow", "10.88.0.0/24"], &QUIET[..]].concat(), &QUIET);
-    // So many connections to one port of one server would use up the gateway's ports while they wait to be forgotten.
+    // With TIME-WAIT, that many connections to one port of one server would use up the gateway's ports.
     fleet.gateways[0].host.forgets_connections();
     let _servers = Servers::start(lab);
     let ids = [fleet.node.id(), fleet.gateways[0].id()];
@@ -94,7 +94,7 @@ pub(super) fn tunnels_and_aborts(lab: &Lab, report: &mut Report) {
     report.explain("the client", &fleet.node.log());
     report.explain("the gateway", &fleet.gateways[0].log());
     for (index, side) in ["client", "gateway"].into_iter().enumerate() {
-        // The first quarter is what a process takes to have been used at all.
+        // The first quarter establishes the baseline of a process that has been used.
         let (second, second_half) = samples[samples.len() / 4..].split_at(samples.len() / 4);
         let most = |part: &[[usize; 2]]| part.iter().map(|sample| sample[index]).max().unwrap_or_default();
         let (before, after) = (most(second), most(second_half));

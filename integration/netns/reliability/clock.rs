@@ -1,4 +1,4 @@
-//! A clock that is wrong, or is put right, is no reason to lose anything.
+//! A wrong clock, or a correction of it, breaks nothing.
 
 use super::apps;
 use super::report::Report;
@@ -14,7 +14,8 @@ use std::time::Duration;
 
 const YEAR: &str = "31536000";
 
-/// Both nodes start a year off, in both directions; then their clocks are put right while they run, and wrong again.
+/// Both nodes start with clocks that are a year off, in opposite directions. The clocks are corrected while they run, and
+/// then wrong again.
 pub(super) fn wrong_clocks(_: &Lab, report: &mut Report) {
     let Some(library) = library() else {
         report.must("libfaketime", "is not installed", "the Debian package faketime", false);
@@ -58,7 +59,7 @@ fn run(
     for time in later {
         failed += echoes(&c1, 20);
         fs::write(&clock, time).unwrap();
-        // The node looks at its clock each second.
+        // The node checks its clock every second.
         thread::sleep(Duration::from_secs(3));
         failed += echoes(&c1, 20);
     }
@@ -78,7 +79,7 @@ fn run(
     assert!(node.is_running() && group.gateway.is_running());
 }
 
-/// So many requests in a row; how many failed.
+/// Makes `count` requests in a row; returns the number that failed.
 fn echoes(host: &Host, count: usize) -> usize {
     apps::run(host, async || {
         let mut failed = 0;

@@ -1,4 +1,4 @@
-//! Everybody comes at once, as after a power failure.
+//! All nodes start at once, as after a power failure.
 
 use super::report::{Report, percentile};
 use crate::lab::group::{join, state};
@@ -18,13 +18,13 @@ pub(super) fn all_at_once(lab: &Lab, report: &mut Report) {
     let crowd = lab.crowd(count);
     let group = lab.group(&[&g1], &["--log", "warn,laneway::app=info"]);
     thread::scope(|scope| {
-        // A few at a time: joining is not what is measured.
+        // A few at a time, because joining is not measured.
         for part in crowd.chunks(count.div_ceil(4)) {
             scope.spawn(|| part.iter().for_each(|host| join(host, &group.code)));
         }
     });
 
-    // Every shell waits for the pipe to be opened, so that starting the shells costs no time later.
+    // Each shell waits for the pipe to be opened, so that starting the shells takes no time later.
     let gate = lab.write("gate", "").with_extension("pipe");
     mkfifo(&gate, Mode::S_IRWXU).unwrap();
     let processes: Vec<_> = crowd.iter().map(|host| waiting(host, &gate.display().to_string())).collect();

@@ -1,4 +1,4 @@
-//! A gateway that says nothing any more: how soon that is noticed, and what becomes of the apps meanwhile.
+//! A gateway that stops answering: how soon that is detected, and how apps fare meanwhile.
 
 use super::apps;
 use super::report::Report;
@@ -30,7 +30,7 @@ const FAULTS: [(Fault, &str); 4] = [
     (Fault::DeafClient, "cut towards the client"),
 ];
 
-/// Tunnels that are in use when the gateway falls silent.
+/// Tunnels in use when the gateway stops answering.
 const TUNNELS: usize = 20;
 
 pub(super) fn hung_and_cut(_: &Lab, report: &mut Report) {
@@ -72,12 +72,12 @@ fn idle(lab: &Lab, fault: Fault) -> Duration {
     let _web = lab.web(who);
     let mut fleet = lab.fleet_with(2, &QUIET, &QUIET);
     let serving = fleet.serving();
-    // From here on nobody asks for anything.
+    // From here on there are no requests.
     thread::sleep(Duration::from_secs(5));
     notices(&mut fleet, serving, fault).1
 }
 
-/// Causes the fault; when it was, and what it takes until the client says so.
+/// Causes the fault; returns when that was, and how long the client takes to detect it.
 fn notices(fleet: &mut Fleet, which: usize, fault: Fault) -> (Instant, Duration) {
     let before = fleet.node.log().len();
     let gateway = &fleet.gateways[which];
@@ -97,7 +97,7 @@ fn notices(fleet: &mut Fleet, which: usize, fault: Fault) -> (Instant, Duration)
     (at, at.elapsed())
 }
 
-/// Every gateway is gone for a while, and one comes back.
+/// All gateways are down for a while, and one returns.
 pub(super) fn all_gone(lab: &Lab, report: &mut Report) {
     const HOLD: Duration = Duration::from_secs(10);
     let _web = lab.web(who);

@@ -1,4 +1,4 @@
-//! Handshakes that are begun and not finished keep nobody out, and end.
+//! Incomplete handshakes do not block others, and are closed.
 
 use super::apps;
 use super::report::Report;
@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// What is said before the silence: nothing, or the beginning of a TLS record.
+/// What is sent before the silence: nothing, or the beginning of a TLS record.
 const AT_THE_LINK: [&[u8]; 3] = [b"", b"\x16\x03\x01", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"];
 /// Nothing, or the beginning of SOCKS5 and HTTP.
 const AT_THE_PROXY: [&[u8]; 4] =
@@ -60,7 +60,7 @@ pub(super) fn half_made(lab: &Lab, report: &mut Report) {
     }
 }
 
-/// Begins so many handshakes; tells how long each was left open.
+/// Begins `count` handshakes; returns how long each was left open.
 fn begin(
     from: &Host,
     to: SocketAddr,
@@ -76,7 +76,7 @@ fn begin(
                 let connected = TcpStream::connect(to).await;
                 let started = Instant::now();
                 made.fetch_add(1, Ordering::Relaxed);
-                // Not even let in: that is closed too.
+                // Refused at once, which counts as closed.
                 let Ok(mut stream) = connected else { return Some(Duration::ZERO) };
                 let sent = stream.write_all(beginnings[number % beginnings.len()]).await;
                 let end = async { while let Ok(1..) = stream.read(&mut [0; 64]).await {} };

@@ -1,4 +1,4 @@
-//! Tunnels that nobody uses cost next to nothing, and are still there when they are needed.
+//! Idle tunnels cost next to nothing, and still work after a long time.
 
 use super::apps;
 use super::report::Report;
@@ -13,9 +13,9 @@ use crate::lab::web::who;
 use std::time::Duration;
 use tokio::time::sleep;
 
-/// How many tunnels are opened at a time.
+/// The number of tunnels that are opened at a time.
 const AT_A_TIME: usize = 100;
-/// With more tunnels the server has a process of its own.
+/// With more tunnels the server runs in a process of its own.
 const AT_HOME: usize = 1000;
 
 pub(super) fn idle_tunnels(lab: &Lab, report: &mut Report) {
@@ -51,7 +51,7 @@ pub(super) fn idle_tunnels(lab: &Lab, report: &mut Report) {
     report.none("lost", lost);
     for (index, side) in ["client", "gateway"].into_iter().enumerate() {
         let memory = later[index].memory.saturating_sub(before[index].memory) as f64 / count as f64;
-        // Below that the fixed cost of having any tunnel counts for more than theirs.
+        // Below that number the fixed cost dominates.
         let enough = count >= 1000;
         let bound = if enough { "at most 25" } else { "not judged" };
         report.must(
@@ -71,7 +71,7 @@ pub(super) fn idle_tunnels(lab: &Lab, report: &mut Report) {
     }
 }
 
-/// Many systems let a process have 20,000 descriptors at most: the apps need half of that, and the server the other half.
+/// Many systems limit a process to 20,000 descriptors: the apps need half of that, and the server the other half.
 fn echo_server(lab: &Lab) -> Process {
     let program = concat!(env!("CARGO_MANIFEST_DIR"), "/integration/netns/programs/echo_server.py");
     let mut server = lab.server.command(python().to_str().expect("UTF-8"));

@@ -1,8 +1,8 @@
 //! What must hold under failure, load and attack, one line of a table each: `scripts/reliability.sh` runs them.
 //!
-//! A line prints its figures and fails when one falls short. Most take minutes, so they are ignored unless asked for by
-//! name; [`Line::short`] is the scale at which a line runs among the other trials all the same. Times are judged here,
-//! which is why nothing else should keep the machine busy meanwhile.
+//! A line prints its figures, and fails when one is not good enough. Most take minutes, so they run only when asked for by
+//! name; [`Line::short`] is the scale at which a line also runs among the other trials. In full, times are judged too, so
+//! nothing else should run on the machine meanwhile.
 
 mod apps;
 mod churn;
@@ -56,13 +56,13 @@ pub(crate) const LINES: &[Line] = &[
 ];
 
 impl Line {
-    /// Measures at the scale that was asked for, `LANEWAY_SCALE`; 1 is the table's own numbers.
+    /// Measures at the scale `LANEWAY_SCALE`; 1 gives the numbers of the table.
     pub(crate) fn in_full(&self) {
         let scale = env::var("LANEWAY_SCALE").ok().and_then(|scale| scale.parse().ok());
         self.run(scale.unwrap_or(1.0), true);
     }
 
-    /// Measures at this scale and judges everything but times.
+    /// Measures at this scale, and judges everything except times.
     pub(crate) fn in_short(&self, scale: f64) {
         self.run(scale, false);
     }

@@ -1,5 +1,5 @@
-//! The network falls apart again and again, at random, while numbered requests go through it. Afterwards the history is
-//! checked: what the apps were told against what the server did.
+//! Random partitions of the network while numbered requests go through it. Afterwards the history is
+//! checked: the answers that apps got against what the server did.
 
 use super::apps;
 use super::report::Report;
@@ -18,14 +18,14 @@ use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
 
 const CLIENTS: usize = 3;
-/// Requests a second of each client.
+/// Requests per second of each client.
 const RATE: u32 = 20;
 /// Longer than a node holds a connection.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// So long after a fault what was wrong may still show.
+/// How long after a fault requests may still fail because of it.
 const AFTERMATH: Duration = Duration::from_secs(3);
 
-/// One request that is over.
+/// A completed request.
 struct Done {
     number: usize,
     started: Instant,
@@ -79,7 +79,7 @@ pub(super) fn random_partitions(lab: &Lab, report: &mut Report) {
     );
 }
 
-/// Takes the network apart and puts it together again, for the time that the line takes; gives when it was not whole.
+/// Partitions and heals the network for the duration of the line; returns the times at which it was partitioned.
 fn partition(report: &Report, clients: &[Host; CLIENTS], gateways: &[Host; 2]) -> Vec<(Instant, Instant)> {
     let (mut dice, mut faults) = (Dice::new(8), Vec::new());
     let until = Instant::now() + report.time(600).max(Duration::from_secs(12));
@@ -89,7 +89,7 @@ fn partition(report: &Report, clients: &[Host; CLIENTS], gateways: &[Host; 2]) -
         let (this, other) = (&gateways[gateway], &gateways[1 - gateway]);
         let from = Instant::now();
         let spoiled = match dice.below(6) {
-            // One way only, either way, or both ways; one pair, or everybody.
+            // One direction, the other, or both; one pair, or all.
             0 => cut(&[(client, this)]),
             1 => cut(&[(this, client)]),
             2 => cut(&[(client, this), (this, client)]),
@@ -110,7 +110,7 @@ fn partition(report: &Report, clients: &[Host; CLIENTS], gateways: &[Host; 2]) -
     faults
 }
 
-/// Each first host hears nothing more of the second on the LAN.
+/// Each first host no longer receives anything from the second on the LAN.
 fn cut<'a>(pairs: &[(&'a Host, &Host)]) -> Vec<&'a Host> {
     for (deaf, mute) in pairs {
         // Discovery goes by link-local addresses too.
@@ -133,7 +133,7 @@ async fn ask_until_stopped(stop: &AtomicBool, next: &Arc<AtomicUsize>) -> Vec<Do
     requests.join_all().await
 }
 
-/// Something that must not be done twice: a POST, or the same in a tunnel.
+/// A request that must not be repeated: a POST, or the same in a tunnel.
 async fn ask(number: usize) -> io::Result<()> {
     let (mut stream, target) = if number.is_multiple_of(2) {
         (apps::tunnel(LEDGER).await?, format!("/{number}"))

@@ -3,21 +3,21 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-/// What was measured, and what fell short.
+/// The scale of a measurement, and the figures that are not good enough.
 pub(crate) struct Report {
     pub(super) scale: f64,
-    /// Whether times are judged: not where other trials run beside this one.
+    /// Whether times are judged: not when other trials run at the same time.
     pub(super) alone: bool,
     short: Vec<String>,
 }
 
 impl Report {
-    /// An empty report at this scale; `alone` when nothing else runs beside it, so that times count.
+    /// An empty report at this scale; `alone` when no other trial runs at the same time.
     pub(super) fn new(scale: f64, alone: bool) -> Self {
         Self { scale, alone, short: Vec::new() }
     }
 
-    /// The figures that fell short.
+    /// The figures that are not good enough.
     pub(super) fn short(&self) -> &[String] {
         &self.short
     }
@@ -33,12 +33,12 @@ impl Report {
         Duration::from_secs_f64((f64::from(seconds) * self.scale).max(1.0))
     }
 
-    /// Tells a figure that nothing depends on.
+    /// Prints a figure that is not judged.
     pub(super) fn figure(&self, name: &str, value: impl Display) {
         eprintln!("    {name}: {value}");
     }
 
-    /// Tells a figure, and whether it is as good as it must be.
+    /// Prints a figure, and whether it is good enough.
     pub(super) fn must(&mut self, name: &str, value: impl Display, bound: &str, holds: bool) {
         let line = format!("{name}: {value} ({bound})");
         eprintln!("  {} {line}", if holds { "ok" } else { "!!" });
@@ -47,7 +47,7 @@ impl Report {
         }
     }
 
-    /// Shows the end of a log when something has fallen short.
+    /// Shows the end of a log when a figure is not good enough.
     pub(super) fn explain(&self, name: &str, log: &str) {
         if !self.short.is_empty() {
             eprintln!("--- the end of the log of {name}");
@@ -56,7 +56,7 @@ impl Report {
         }
     }
 
-    /// A number of things that went wrong, which must be none.
+    /// A number of errors, which must be zero.
     pub(super) fn none(&mut self, name: &str, count: usize) {
         self.must(name, count, "none", count == 0);
     }
@@ -69,7 +69,7 @@ impl Report {
     }
 }
 
-/// The value that all but one in `one_in` are at most.
+/// The value that only one in `one_in` values exceeds.
 pub(super) fn percentile(values: &mut [Duration], one_in: usize) -> Duration {
     values.sort();
     values.len().checked_sub(1 + values.len() / one_in).map_or(Duration::ZERO, |index| values[index])

@@ -1,4 +1,4 @@
-//! A node that runs out of something refuses, goes on, and recovers.
+//! A node that runs out of a resource refuses requests, keeps running, and recovers.
 
 use super::apps;
 use super::report::Report;
@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-/// How soon everything works again.
+/// The deadline for recovery.
 const RECOVERY: Duration = Duration::from_secs(2);
 
 pub(super) fn scarcity(_: &Lab, report: &mut Report) {
@@ -87,7 +87,7 @@ fn little_memory(lab: &Lab, report: &mut Report) {
     let open = apps::run(&c1, async || {
         let mut open = Vec::new();
         for _ in 0..200 {
-            // Nobody reads what comes.
+            // The output is never read.
             match timeout(Duration::from_secs(5), apps::tunnel(ENDLESS)).await {
                 Ok(Ok(tunnel)) => open.push(tunnel),
                 _ => sleep(Duration::from_millis(20)).await,
@@ -109,7 +109,7 @@ fn little_memory(lab: &Lab, report: &mut Report) {
 struct Memory(PathBuf);
 
 impl Memory {
-    /// For what is started on this host; `None` where that cannot be made.
+    /// For programs that are started on this host; `None` when it cannot be made.
     fn confine(host: &Host) -> Option<Memory> {
         let (one, two) = (Path::new("/sys/fs/cgroup/memory"), Path::new("/sys/fs/cgroup"));
         let (root, limit) = if one.exists() { (one, "memory.limit_in_bytes") } else { (two, "memory.max") };
@@ -130,7 +130,7 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // Whatever is still in it moves out first.
+        // Processes that are still in it move out first.
         if let Some(root) = self.0.parent()
             && let Ok(processes) = fs::read_to_string(self.0.join("cgroup.procs"))
         {
@@ -140,7 +140,7 @@ impl Drop for Memory {
     }
 }
 
-/// The gateway's and the client's state directories are full, then read-only; the nodes start all the same.
+/// The state directories of the gateway and the client are full, then read-only: the nodes start anyway.
 fn bad_disk(lab: &Lab, report: &mut Report) {
     let _web = lab.web(who);
     let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
@@ -195,7 +195,7 @@ impl Drop for Disk {
     }
 }
 
-/// The name server says nothing.
+/// The name server does not answer.
 fn dead_dns(lab: &Lab, report: &mut Report) {
     let name = "dead DNS";
     let _web = lab.web(who);
@@ -227,7 +227,7 @@ fn dead_dns(lab: &Lab, report: &mut Report) {
         Duration::from_secs(1),
     );
     lab.server.filter("");
-    // Answered again, that there is no such name.
+    // The name server answers again: no such name.
     let started = Instant::now();
     let answer = apps::run(&fleet.client, async || ask("after.lab").await);
     report
@@ -248,7 +248,7 @@ async fn by_name(name: &str) -> io::Result<u8> {
     Ok(answer[3])
 }
 
-/// Waits until an app is served, which everything that was too much has left by now.
+/// Waits until an app is served again after the overload.
 fn recovers(client: &Host, report: &mut Report, name: &str) {
     let started = Instant::now();
     let works = || {

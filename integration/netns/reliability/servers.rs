@@ -1,4 +1,4 @@
-//! What the apps talk to on s1: thousands of connections in one thread.
+//! The servers of the apps on s1: thousands of connections in one thread.
 
 use super::apps::runtime;
 use crate::lab::Lab;
@@ -13,23 +13,23 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
-/// Sends back what it is sent.
+/// Sends back what it receives.
 pub(super) const ECHO: u16 = 8101;
-/// Sends for as long as somebody takes it.
+/// Sends until the peer closes.
 pub(super) const ENDLESS: u16 = 8102;
-/// Sends [`CONTENT_SIZE`] bytes, the same each time, and closes.
+/// Sends the same [`CONTENT_SIZE`] bytes each time, and closes.
 pub(super) const CONTENT: u16 = 8103;
-/// Reads a number (four bytes, the highest first), and sends so many bytes, one each millisecond; then waits.
+/// Reads a big-endian 32-bit number, sends that many bytes at one per millisecond, then waits.
 pub(super) const TRICKLE: u16 = 8104;
 /// Sends 64 KiB and waits.
 pub(super) const PILE: u16 = 8105;
 
-/// Answers each request of the form `POST /NUMBER` with `done NUMBER`, and remembers it.
+/// Answers each request of the form `POST /NUMBER` with `done NUMBER`, and records it.
 pub(super) const LEDGER: u16 = 8106;
 
 pub(super) const CONTENT_SIZE: usize = 1 << 20;
 
-/// How often each numbered request was done.
+/// The number of times that each numbered request was done.
 type Ledger = Arc<Mutex<HashMap<usize, usize>>>;
 
 /// The servers; dropping them closes everything.
@@ -66,7 +66,7 @@ impl Servers {
         Servers { ledger, stop: Some(stop), thread: Some(thread) }
     }
 
-    /// What [`LEDGER`] did so far: number, and how often.
+    /// The requests that [`LEDGER`] has done so far, each with its count.
     pub(super) fn ledger(&self) -> HashMap<usize, usize> {
         self.ledger.lock().unwrap().clone()
     }
@@ -84,7 +84,7 @@ where
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
     loop {
-        // Out of descriptors: the apps see that there are none.
+        // Out of descriptors, which the apps notice.
         match listener.accept().await {
             Ok((stream, _)) => drop(tokio::spawn(serve(stream))),
             Err(_) => tokio::task::yield_now().await,

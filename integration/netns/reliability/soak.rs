@@ -1,4 +1,4 @@
-//! An hour of everything, with a fault each minute: nothing grows.
+//! An hour of mixed load with a fault every minute: nothing grows.
 
 use super::apps;
 use super::report::Report;
@@ -99,7 +99,7 @@ pub(super) fn soak(lab: &Lab, report: &mut Report) {
     );
 }
 
-/// Of the line that fits best (least squares).
+/// The slope of the best fit (least squares).
 fn slope(points: &[(f64, f64)]) -> f64 {
     let count = points.len() as f64;
     let mean = |value: fn(&(f64, f64)) -> f64| points.iter().map(value).sum::<f64>() / count;

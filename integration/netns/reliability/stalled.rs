@@ -1,4 +1,4 @@
-//! Apps that do not read what they asked for hurt nobody else.
+//! Apps that do not read their downloads do not disturb others.
 
 use super::apps;
 use super::report::{Report, percentile};
@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-/// How long the tunnel beside the stalled ones is watched, each time.
+/// How long the tunnel beside the stalled ones is measured, each time.
 const WATCHED: Duration = Duration::from_secs(10);
 
 pub(super) fn stalled_readers(lab: &Lab, report: &mut Report) {
@@ -55,7 +55,7 @@ pub(super) fn stalled_readers(lab: &Lab, report: &mut Report) {
     report.must("the link", if same { "the same" } else { "another" }, "the same", same);
 }
 
-/// What 99 of 100 round trips of this tunnel take at most, for so long.
+/// The 99th percentile of this tunnel's round trips over a period.
 async fn watch(tunnel: &mut TcpStream, time: Duration) -> Duration {
     let (started, mut times) = (Instant::now(), Vec::new());
     while started.elapsed() < time {

@@ -1,4 +1,4 @@
-//! A gateway that goes away, with and without a word, under load.
+//! A gateway that is killed, or restarted, under load.
 
 use super::apps;
 use super::report::{Report, percentile};
@@ -17,18 +17,18 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 use tokio::time::sleep;
 
-/// Between two messages of one tunnel, and between two transfers of one app.
+/// The pause between two messages of one tunnel, and between two transfers of one app.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// What one app saw.
+/// What one app experienced.
 #[derive(Default)]
 struct Seen {
     whole: usize,
-    /// Orderly ends of what was not whole.
+    /// The number of truncated transfers that looked complete.
     truncated: usize,
-    /// When its tunnel broke, and whether that was a reset.
+    /// When its tunnel broke, and whether by a reset.
     broken: Option<(Instant, bool)>,
-    /// What the next tunnel took to carry its first byte back, or why it did not.
+    /// How long the next tunnel took to carry its first byte back, or the error.
     next: Option<Result<Duration, String>>,
 }
 
@@ -90,7 +90,7 @@ async fn talk(open: &AtomicUsize) -> Seen {
     Seen { broken: Some(broken), next: Some(next().await), ..Seen::default() }
 }
 
-/// One download after the other, until one breaks or the gateway has been killed between two of them.
+/// Makes one download after another, until one breaks or the gateway is killed between two of them.
 async fn transfer(open: &AtomicUsize, whole: &AtomicUsize, over: &AtomicBool, content: &[u8]) -> Seen {
     let mut seen = Seen::default();
     loop {
@@ -126,7 +126,7 @@ async fn next() -> Result<Duration, String> {
     Ok(started.elapsed())
 }
 
-/// Both gateways are restarted, one after the other and again, as an update would.
+/// Both gateways are restarted in turn, several times, as an update would.
 pub(super) fn rolling_restart(lab: &Lab, report: &mut Report) {
     const RATE: u32 = 200;
     let _web = lab.web(who);

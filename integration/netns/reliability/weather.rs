@@ -1,4 +1,4 @@
-//! Bad networks: downloads arrive whole, however long they take.
+//! Bad networks: downloads arrive complete, however long they take.
 
 use super::apps;
 use super::report::Report;
@@ -15,10 +15,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 const BLOCK: usize = 1 << 20;
-/// Nothing for so long is the end of a download, not slowness.
+/// A download without progress for this long has failed.
 const SILENCE: Duration = Duration::from_secs(120);
 
-/// Makes the client's leg to the LAN, or the gateway's, a bad one.
+/// Makes the LAN interface of the client, or of the gateway, a bad one.
 type Spoil = fn(&Lab, &Host, &Host) -> Option<Process>;
 
 const NETWORKS: [(&str, Spoil); 6] = [
@@ -42,7 +42,7 @@ const NETWORKS: [(&str, Spoil); 6] = [
 
 fn lose(client: &Host, gateway: &Host, what: &str) -> Option<Process> {
     for host in [client, gateway] {
-        // Without segmentation offload what is counted is what a wire would carry.
+        // Without segmentation offload, packets are counted as a wire would carry them.
         host.ip("link set lan gso_max_segs 1");
         host.filter(&format!("iif lan {what} drop"));
     }
@@ -82,7 +82,7 @@ pub(super) fn bad_networks(_: &Lab, report: &mut Report) {
     }
 }
 
-/// Every block is the same but for its first bytes, which are its number.
+/// All blocks are equal except for their first bytes, the block's number.
 fn serve(asked: &Asked, stream: &mut TcpStream, block: &[u8], blocks: usize) -> io::Result<()> {
     if asked.path != "/large" {
         return who(asked, stream);

@@ -1,4 +1,4 @@
-//! Broken input at the local port of the running program: nothing stalls, nothing leaks, nothing dies.
+//! Malformed input at the local port of the running program: nothing stalls, leaks or crashes.
 
 use super::apps;
 use super::report::Report;
@@ -15,14 +15,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-/// Inputs at a time.
+/// The number of concurrent inputs.
 const WORKERS: usize = 64;
 /// Longer than the program waits for a handshake, or a gateway for a server.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// What a well-formed request may take in between.
+/// Deadline of a well-formed request in between.
 const PROMPT: Duration = Duration::from_secs(2);
 
-/// What good apps say; the broken inputs are made of it.
+/// Well-formed input; the malformed input is derived from it.
 const GOOD: [&[u8]; 16] = [
     b"\x05\x01\x00\x05\x01\x00\x01\x0a\x58\x00\x64\x1f\xa5hello",
     b"\x05\x02\x02\x00\x05\x01\x00\x03\x0b10.88.0.100\x1f\xa5hello",
@@ -41,7 +41,7 @@ const GOOD: [&[u8]; 16] = [
     b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n",
     b"\x16\x03\x01\x00\x2f\x01\x00\x00\x2b\x03\x03",
 ];
-/// What breaks things.
+/// Fragments that break well-formed input.
 const ODD: [&[u8]; 14] = [
     b"\r",
     b"\n",
@@ -62,7 +62,7 @@ const ODD: [&[u8]; 14] = [
 pub(super) fn broken_inputs(lab: &Lab, report: &mut Report) {
     let seed = env::var("LANEWAY_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_260_101);
     let _web = lab.web(who);
-    // Some broken inputs are requests for other ports, and there are servers that never end.
+    // Some malformed inputs are requests for other ports, and some servers never end.
     let allowed = ["--allow", "10.88.0.100:80", "--allow", "10.88.0.100:8101"];
     let mut fleet = lab.fleet_with(1, &[&allowed[..], &QUIET[..]].concat(), &QUIET);
     fleet.gateways[0].host.forgets_connections();
@@ -72,7 +72,7 @@ pub(super) fn broken_inputs(lab: &Lab, report: &mut Report) {
     report.figure("seed", seed);
 
     let started = Instant::now();
-    // What comes first shows what a process takes to have been used at all.
+    // The first inputs establish the baseline of a process that has been used.
     let mut good = vec![apps::run(&fleet.client, async || throw(seed, 0..total / 10).await)];
     thread::sleep(Duration::from_secs(2));
     let before = ids.map(Usage::of);
@@ -92,7 +92,7 @@ pub(super) fn broken_inputs(lab: &Lab, report: &mut Report) {
         let more = after.descriptors.saturating_sub(before.descriptors);
         report.must(&format!("more descriptors, {side}"), more, "none", more == 0);
         let memory = format!("{}, then {}", before.memory, after.memory);
-        // So much differs from one moment to the next.
+        // The normal variation.
         let flat = after.memory <= before.memory + before.memory / 10 + 4096;
         report.must(&format!("RSS of the {side}, KiB"), memory, "10% and 4 MiB", flat);
     }
@@ -100,7 +100,7 @@ pub(super) fn broken_inputs(lab: &Lab, report: &mut Report) {
     report.must("the node", if alive { "runs" } else { "does not" }, "runs, without a panic", alive);
 }
 
-/// What became of the inputs, and of the requests in between.
+/// The results of the inputs, and of the requests in between.
 struct Thrown {
     stalled: usize,
     asked: usize,
@@ -157,16 +157,16 @@ async fn ask(number: usize) -> io::Result<()> {
     }
 }
 
-/// Sends the input in pieces and leaves in some way. Until the program closes too, where it has to.
+/// Sends the input in pieces and ends the connection in some way. Waits until the program closes too, if it has to.
 async fn put_in(dice: &mut Dice, input: &[u8]) {
-    // The listen queue may be full for a moment; whether good requests are served is seen elsewhere.
+    // The listen queue may be full for a moment. Well-formed requests are checked elsewhere.
     let Ok(mut stream) = apps::proxy().await else { return };
     let mut rest = input;
     while !rest.is_empty() {
         let length = if dice.one_in(2) { rest.len() } else { dice.below(rest.len()) + 1 };
         let (piece, later) = rest.split_at(length);
         rest = later;
-        // It may be refused by then.
+        // The program may have closed already.
         if stream.write_all(piece).await.is_err() {
             return;
         }
@@ -183,7 +183,7 @@ async fn put_in(dice: &mut Dice, input: &[u8]) {
             apps::abort(stream);
         }
         2 => drop(stream),
-        // Says nothing more, and does not leave: the program has to.
+        // Sends nothing more and keeps the connection: the program has to close it.
         3 if dice.one_in(200) => read_out(&mut stream, Duration::from_secs(12)).await,
         _ => {
             if stream.shutdown().await.is_ok() {
@@ -195,11 +195,11 @@ async fn put_in(dice: &mut Dice, input: &[u8]) {
 
 async fn read_out(stream: &mut TcpStream, patience: Duration) {
     let mut buffer = [0; 4096];
-    // An answered app may stay for another request; then it is the one that leaves.
+    // After an answer the connection may stay open for another request; then this side closes it.
     while let Ok(Ok(1..)) = timeout(patience, stream.read(&mut buffer)).await {}
 }
 
-/// Repeatable choices (splitmix64).
+/// A reproducible random generator (SplitMix64).
 pub(super) struct Dice(u64);
 
 impl Dice {
@@ -226,7 +226,7 @@ impl Dice {
         all[self.below(all.len())]
     }
 
-    /// Something good with a few faults.
+    /// Well-formed input with a few faults.
     fn input(&mut self) -> Vec<u8> {
         let mut input = self.of(&GOOD).to_vec();
         for _ in 0..self.below(5) {

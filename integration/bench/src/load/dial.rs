@@ -7,13 +7,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// How long one conversation may take.
+/// The deadline of one exchange.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What a peer's port speaks.
+/// The protocol of a peer's port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
-    /// Nothing: it leads to one fixed server, or it is the server.
+    /// None: it has one fixed server, or is the server.
     Raw,
     /// HTTP CONNECT (RFC 9110 §9.3.6).
     Connect,

@@ -1,4 +1,4 @@
-//! Tunnels that are open and do nothing: idle ones, and downloads that nobody reads.
+//! Open tunnels that do nothing: idle ones, and downloads that are not read.
 
 use super::dial::{PATIENCE, Way};
 use super::{block_on, verb};
@@ -12,9 +12,9 @@ use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// So many are being opened at a time.
+/// The number of tunnels that are opened at a time.
 const AT_ONCE: usize = 64;
-/// Whoever needs longer for all of them is not waited for.
+/// The deadline for opening all of them.
 const OPENING: Duration = Duration::from_secs(12);
 
 /// Open tunnels; they close when this is dropped.
@@ -26,7 +26,7 @@ impl Held {
         Self(Vec::new())
     }
 
-    /// Opens more, until there are so many; each has carried a byte each way.
+    /// Opens more until there are `total`; each has carried a byte in each direction.
     pub(crate) fn idle(&mut self, client: &Namespace, way: Way, total: usize) -> Result<()> {
         self.open(client, total, move || async move {
             let mut stream = way.open_for(&[verb::ECHO, b'x']).await?;
@@ -37,14 +37,14 @@ impl Held {
         })
     }
 
-    /// Begins so many downloads, and reads none of them.
+    /// Begins `total` downloads, and reads none of them.
     pub(crate) fn stalled(client: &Namespace, way: Way, total: usize) -> Result<Self> {
         let mut held = Self::none();
         held.open(client, total, move || async move { Ok(way.open_for(&[verb::DOWNLOAD]).await?) })?;
         Ok(held)
     }
 
-    /// Whether none of them has been closed by the other side, or has received more than was asked for.
+    /// Whether none of them has been closed by the other side, or has received more than requested.
     pub(crate) fn are_open(&self) -> bool {
         self.0
             .iter()

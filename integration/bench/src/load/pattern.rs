@@ -1,9 +1,9 @@
-//! Bytes that tell where they belong.
+//! Data that reveals its own position.
 
 use super::CHUNK;
 use std::sync::LazyLock;
 
-/// A prime, so that no buffer size of a power of two hides a block that is missing or twice there.
+/// A prime, so that no buffer size of a power of two hides a missing or duplicated block.
 const PERIOD: usize = 251;
 
 static PATTERN: LazyLock<Vec<u8>> = LazyLock::new(|| (0..=250_u8).cycle().take(CHUNK + PERIOD).collect());

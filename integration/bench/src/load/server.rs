@@ -1,4 +1,4 @@
-//! The server behind it all: one thread, one port, told by the first byte what to do.
+//! The server: one thread, one port; the first byte of a connection says what to do.
 
 use super::{CHUNK, block_on, pattern, verb};
 use crate::network::Namespace;
@@ -19,7 +19,7 @@ const HEAD: usize = 4096;
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 thread_local! {
-    /// Where every bulk read of a thread goes: it stays in the processor's cache.
+    /// The buffer of all bulk reads of a thread, which stays in the processor's cache.
     static DISCARD: RefCell<Vec<u8>> = RefCell::new(vec![0; CHUNK]);
 }
 
@@ -51,14 +51,14 @@ impl Server {
                 let listener = listener?;
                 loop {
                     let Ok((stream, _)) = listener.accept().await else {
-                        // No descriptor is left: the next one that closes makes room.
+                        // Out of descriptors: the next connection that closes frees one.
                         tokio::time::sleep(Duration::from_millis(10)).await;
                         continue;
                     };
                     let counters = served.clone();
                     tokio::spawn(async move {
                         counters.open.fetch_add(1, Ordering::Relaxed);
-                        // A client that breaks off is how a window ends.
+                        // At the end of a window the client aborts.
                         let _ = serve(stream, &counters).await;
                         counters.open.fetch_sub(1, Ordering::Relaxed);
                     });
@@ -83,7 +83,7 @@ impl Server {
         self.0.sent.load(Ordering::Relaxed)
     }
 
-    /// What changes whenever bytes move or connections come and go.
+    /// A number that changes whenever bytes move or connections open or close.
     pub(crate) fn activity(&self) -> [u64; 3] {
         [&self.0.received, &self.0.sent, &self.0.open].map(|counter| counter.load(Ordering::Relaxed))
     }
@@ -152,7 +152,7 @@ pub(super) async fn discard(stream: &TcpStream, received: &AtomicU64) -> io::Res
     }
 }
 
-/// Answers requests with two bytes each, as long as they come (no pipelining: one at a time).
+/// Answers each request with two bytes, until there are no more (one at a time, no pipelining).
 async fn answer_requests(mut stream: TcpStream, rest: &[u8]) -> io::Result<()> {
     let mut head = rest.to_vec();
     loop {
@@ -197,7 +197,7 @@ async fn receive_checked(mut stream: TcpStream, rest: &[u8]) -> io::Result<()> {
     stream.shutdown().await
 }
 
-/// The length at the start, and what follows it already.
+/// The length at the start, and the bytes already read after it.
 async fn length_of<'a>(stream: &mut TcpStream, start: &'a mut Vec<u8>) -> io::Result<(u64, &'a [u8])> {
     while start.len() < 8 {
         if stream.read_buf(start).await? == 0 {

@@ -1,4 +1,4 @@
-//! Small requests, one after the other on each of several threads of conversation, for a while.
+//! Small requests, one after the other on each of several connections, for a while.
 
 use super::dial::{Dialect, PATIENCE, Way};
 use super::{block_on, verb};
@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 const AFTER_FAILURE: Duration = Duration::from_millis(10);
 
-/// What one request is.
+/// The kind of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
     /// Open a tunnel, send a byte, get it back, close.
@@ -23,13 +23,13 @@ pub(crate) enum Request {
     PlainHttp,
 }
 
-/// How the requests went.
+/// The results of the requests.
 pub(crate) struct Went {
-    /// Those that succeeded.
+    /// The number of successful requests.
     pub(crate) per_second: f64,
-    /// Milliseconds, of those that succeeded.
+    /// Of the successful requests, in milliseconds.
     pub(crate) p50: f64,
-    /// Milliseconds, of those that succeeded.
+    /// Of the successful requests, in milliseconds.
     pub(crate) p99: f64,
     succeeded: usize,
     failed: usize,
@@ -37,14 +37,14 @@ pub(crate) struct Went {
 }
 
 impl Went {
-    /// Fails if a request has failed: the figures then are only those of the others.
+    /// Fails if a request has failed, because the figures do not include it.
     pub(crate) fn all_well(self) -> Result<()> {
         let Some(why) = self.why else { return Ok(()) };
         bail!("{} of {} requests failed, the first: {why:#}", self.failed, self.failed + self.succeeded)
     }
 }
 
-/// Makes requests for so long, so many at a time.
+/// Makes requests for the given time, `concurrency` at a time.
 ///
 /// # Errors
 /// When not a single one succeeds.
@@ -80,7 +80,7 @@ pub(crate) fn requests(
     })
 }
 
-/// What came of the requests that were made one after the other.
+/// The results of the requests of one connection.
 #[derive(Default)]
 struct Conversation {
     /// Milliseconds.
@@ -107,7 +107,7 @@ async fn converse(way: Way, kind: Request, end: Instant) -> Conversation {
         if let Err(error) = went {
             conversation.failed += 1;
             conversation.why.get_or_insert(error);
-            // Who refuses at once is not asked at full speed.
+            // A peer that refuses at once is not asked at full speed.
             tokio::time::sleep(AFTER_FAILURE).await;
         }
     }
@@ -124,7 +124,7 @@ async fn open_and_close(way: Way, times: &mut Vec<f64>) -> Result<()> {
     Ok(())
 }
 
-/// Makes one request after the other on one connection until it is time.
+/// Makes one request after another on one connection until the deadline.
 async fn keep(way: Way, request: &str, end: Instant, times: &mut Vec<f64>) -> Result<()> {
     let mut stream = way.open().await?;
     let mut response = Vec::with_capacity(1024);

@@ -54,7 +54,7 @@ pub(super) struct Went {
     fairness: f64,
 }
 
-/// Moves bytes through so many tunnels for a window.
+/// Moves data through `tunnels` tunnels for a window.
 pub(super) fn window(subject: &Subject<'_>, direction: Direction, tunnels: usize) -> Result<Went> {
     let bulk = Bulk::start(&subject.site.client, subject.way(), subject.server, direction, tunnels)?;
     thread::sleep(WARM_UP);

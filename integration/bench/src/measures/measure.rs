@@ -42,7 +42,7 @@ pub(crate) struct Subject<'a> {
     pub(crate) number: u16,
     pub(crate) site: &'a Site,
     pub(crate) server: &'a Server,
-    /// May be started anew by a measure.
+    /// A measure may restart it.
     pub(crate) running: &'a mut Running,
     pub(crate) window: Duration,
     /// What has been found.
@@ -59,7 +59,7 @@ impl Subject<'_> {
         self.figures.push(Figure { metric, value });
     }
 
-    /// Stops the peer, and starts it anew.
+    /// Restarts the peer.
     pub(crate) fn restart(&mut self) -> Result<()> {
         self.running.restart(self.peer, self.site, self.number)
     }

@@ -42,7 +42,7 @@ fn idle_tunnels(subject: &mut Subject<'_>) -> Result<()> {
     }
     ensure!(held.are_open(), "tunnels were closed while they were idle");
     drop(held);
-    // So many closed tunnels would still be on the mind of whatever is measured next.
+    // The cleanup of so many closed tunnels would disturb the next measure.
     subject.restart()?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Between two measures: whoever still works on what is over would be in the next one's way.
+//! Waits between two measures until no peer is still busy with the last one.
 
 use super::measure::Subject;
 use crate::accounting::processor_seconds;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// How long a peer's processes are given to come to rest.
 const PATIENCE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(50);
-/// At rest: so many looks in a row with no more than a tick of the kernel's account.
+/// The number of checks in a row without more than one tick of processor time, after which a peer is at rest.
 const QUIET_LOOKS: u32 = 3;
 const TICK: f64 = 0.01;
 

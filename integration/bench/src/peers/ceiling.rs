@@ -1,4 +1,4 @@
-//! Two plain relays in a row: the honest limit of what passes two processes, with neither multiplexing nor encryption.
+//! Two plain relays in a row: the limit for two processes without multiplexing and encryption.
 
 use super::peer::{About, Missing, Peer, Place};
 use crate::load::dial::Dialect;

@@ -18,7 +18,7 @@ impl Peer for Envoy {
     fn about(&self) -> About {
         About {
             what: "two Envoys, HTTP/2 CONNECT over TLS 1.3, multiplexed",
-            // Its TCP listener leads to one server: it has less to do than a proxy that is told the target.
+            // Its TCP listener has one fixed server: it does less than a proxy that reads the target from the request.
             dialect: Dialect::Raw,
             plain_http: false,
             hops: 2,

@@ -1,4 +1,4 @@
-//! Two nghttpx, HTTP/2 over TLS between them. It does not dial itself but asks an HTTP proxy to; the server plays that.
+//! Two nghttpx with HTTP/2 over TLS between them. nghttpx needs an HTTP proxy behind it to dial; the server acts as that.
 
 use super::peer::{About, Missing, Peer, Place, lacks, make_certificate, text};
 use crate::load::dial::Dialect;

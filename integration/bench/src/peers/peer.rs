@@ -1,4 +1,4 @@
-//! What a peer is, and what its file makes it from.
+//! What a peer is, and helpers for the files of the peers.
 
 use crate::isolate;
 use crate::load::dial::Dialect;
@@ -12,7 +12,7 @@ use std::process::{Command, Output};
 use std::thread;
 use std::time::Duration;
 
-/// How long a peer may take until it carries the first byte.
+/// Deadline for a peer to carry the first byte.
 pub(super) const START: Duration = Duration::from_secs(20);
 /// Where a peer's processes are.
 #[derive(Clone)]
@@ -31,7 +31,7 @@ pub(crate) struct Site {
     pub(crate) server_directly: SocketAddr,
 }
 
-/// What one peer has of its own at a site.
+/// The directory and the addresses of one peer at a site.
 pub(crate) struct Place<'a> {
     pub(crate) site: &'a Site,
     /// A directory for its configurations, keys and logs.
@@ -69,7 +69,7 @@ pub(crate) struct About {
     pub(crate) dialect: Dialect,
     /// Whether the same port answers plain HTTP requests.
     pub(crate) plain_http: bool,
-    /// How many processes a byte passes: 2 where there is a client side and a gateway side.
+    /// The number of processes that a byte passes: 2 with a client side and a gateway side.
     pub(crate) hops: u8,
 }
 
@@ -80,7 +80,7 @@ pub(crate) struct Missing {
 }
 
 impl Missing {
-    /// A program that `scripts/bench.sh --install` brings.
+    /// A missing program that `scripts/bench.sh --install` installs.
     pub(super) fn program(name: &str) -> Self {
         Self { reason: format!("`{name}` is not installed"), install: "scripts/bench.sh --install" }
     }
@@ -88,7 +88,7 @@ impl Missing {
 
 /// Something that carries connections.
 pub(crate) trait Peer {
-    /// What it is called on the command line and in the tables.
+    /// Its name on the command line and in the tables.
     fn name(&self) -> &str;
     fn about(&self) -> About;
     /// What it lacks on this machine.

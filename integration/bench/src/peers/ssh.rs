@@ -36,7 +36,7 @@ impl Peer for Ssh {
 
     fn gateway(&self, place: &Place<'_>) -> Result<Option<Command>> {
         let configuration = place.configuration("sshd.conf", include_str!("../../peers/sshd.conf"))?;
-        // sshd starts itself anew for each connection, and insists on its full path for that.
+        // sshd executes itself for each connection, and needs its full path for that.
         let mut command = Command::new(program("sshd"));
         command.args(["-D", "-e", "-f", text(&configuration)]);
         Ok(Some(command))

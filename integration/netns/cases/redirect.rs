@@ -1,4 +1,4 @@
-//! Transparent mode, beyond one curl: names where addresses lead nowhere, every family, and what the node does itself.
+//! Redirected connections: names when the address is unreachable, both address families, and the node's own connections.
 
 use crate::lab::group::{START, init, join, laneway};
 use crate::lab::web::{PORT, who};
@@ -11,25 +11,31 @@ use std::sync::Arc;
 
 pub(super) const CASES: &[Case] = &[
     (
-        "led::the_name_in_tls_leads_where_the_address_does_not",
-        the_name_in_tls_leads_where_the_address_does_not,
+        "redirect::a_tls_server_name_is_used_when_the_address_is_unreachable",
+        a_tls_server_name_is_used_when_the_address_is_unreachable,
     ),
-    ("led::a_name_leads_over_ipv6_too", a_name_leads_over_ipv6_too),
-    ("led::one_port_of_all_addresses_takes_both_families", one_port_of_all_addresses_takes_both_families),
-    ("led::a_machine_that_is_led_away_already_can_join", a_machine_that_is_led_away_already_can_join),
-    ("led::questions_by_tcp_of_the_node_itself_are_not_led", questions_by_tcp_of_the_node_itself_are_not_led),
+    ("redirect::a_name_is_used_over_ipv6_too", a_name_is_used_over_ipv6_too),
+    ("redirect::a_wildcard_port_accepts_both_families", a_wildcard_port_accepts_both_families),
+    (
+        "redirect::a_machine_with_redirect_rules_already_in_place_can_join",
+        a_machine_with_redirect_rules_already_in_place_can_join,
+    ),
+    (
+        "redirect::the_nodes_own_dns_queries_by_tcp_are_not_redirected",
+        the_nodes_own_dns_queries_by_tcp_are_not_redirected,
+    ),
 ];
 
-const LED: [&str; 3] = ["--transparent", "127.0.0.1:1081,[::1]:1081", "--transparent-rules"];
+const REDIRECT: [&str; 3] = ["--transparent", "127.0.0.1:1081,[::1]:1081", "--transparent-rules"];
 /// Addresses that no gateway of the lab has a route to.
 const NOWHERE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
 const NOWHERE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9);
 const NAME: &str = "files.lab";
 
-/// What a gateway that resolves [`NAME`] differently than the client lets through.
+/// Access rules of a gateway that resolves [`NAME`] to another address than the client does.
 const NAMED: [&str; 2] = ["--allow", "files.lab,192.0.2.0/24,2001:db8::/32"];
 
-/// A server of TLS on s1, which answers with the name that it was asked for.
+/// A TLS server on s1 that answers with the server name that the client sent.
 fn tls(lab: &Lab, port: u16) -> crate::lab::web::Server {
     let made = rcgen::generate_simple_self_signed(vec![NAME.into()]).unwrap();
     let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()).into();
@@ -52,34 +58,34 @@ fn tls(lab: &Lab, port: u16) -> crate::lab::web::Server {
     })
 }
 
-fn the_name_in_tls_leads_where_the_address_does_not(lab: &Lab) {
+fn a_tls_server_name_is_used_when_the_address_is_unreachable(lab: &Lab) {
     let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
     let (_web, _tls) = (lab.web(who), tls(lab, 443));
     c1.knows(NAME, NOWHERE);
     g1.knows(NAME, lab.server.address());
     let group = lab.group(&[&g1, &c1], &NAMED);
     for names in [&[][..], &["--transparent-names"]] {
-        let _node = group.client(&c1, &[&LED, names].concat());
+        let _node = group.client(&c1, &[&REDIRECT, names].concat());
         let answer = c1.curl(&["--insecure", "https://files.lab/"]).success();
         assert_eq!(answer.text(), NAME, "{names:?}");
-        // Without a name in it there is but the address.
+        // Without a server name, only the address is left.
         let nameless = c1.curl(&["--insecure", &format!("https://{NOWHERE}/")]);
         assert!(!nameless.status.success(), "{names:?}: {nameless}");
     }
 }
 
-fn a_name_leads_over_ipv6_too(lab: &Lab) {
+fn a_name_is_used_over_ipv6_too(lab: &Lab) {
     let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
     let (_web, _tls) = (lab.web(who), tls(lab, 443));
     c1.knows(NAME, NOWHERE_V6);
     g1.knows(NAME, lab.server.address());
     let group = lab.group(&[&g1, &c1], &NAMED);
-    let _node = group.client(&c1, &LED);
+    let _node = group.client(&c1, &REDIRECT);
     assert!(c1.curl(&["--ipv6", "http://files.lab/x"]).success().text().ends_with(" /x"));
     assert_eq!(c1.curl(&["--ipv6", "--insecure", "https://files.lab/"]).success().text(), NAME);
 }
 
-fn one_port_of_all_addresses_takes_both_families(lab: &Lab) {
+fn a_wildcard_port_accepts_both_families(lab: &Lab) {
     let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
     let _web = lab.web(who);
     let v6 = "fd88::100".parse::<Ipv6Addr>().unwrap();
@@ -99,24 +105,24 @@ fn one_port_of_all_addresses_takes_both_families(lab: &Lab) {
     assert_eq!(c1.curl(&[&format!("http://[{v6}]/")]).success().text(), "v6");
 }
 
-/// The rules are there, and nobody listens yet.
-fn a_machine_that_is_led_away_already_can_join(lab: &Lab) {
+/// The rules are in place before anything listens on the port.
+fn a_machine_with_redirect_rules_already_in_place_can_join(lab: &Lab) {
     let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
     let _web = lab.web(who);
     let code = init(&g1);
     let _gateway = crate::lab::group::up(&g1, &["--role", "gateway", "--allow", "10.88.0.0/24"]);
     laneway(&c1, &["transparent", "up"]).success();
-    assert!(c1.connect((g1.address(), 7420)).is_err(), "others are led");
+    assert!(c1.connect((g1.address(), 7420)).is_err(), "other connections are redirected");
     join(&c1, &code);
 }
 
-/// An answer of the gateway's name server that does not fit into a datagram: asked for again by TCP, on a machine all of
-/// whose connections are led to a node that would not let this one through.
-fn questions_by_tcp_of_the_node_itself_are_not_led(lab: &Lab) {
+/// An answer that does not fit into a datagram makes the gateway query its name server again by TCP, on a machine whose
+/// connections are redirected to a node that would refuse this one.
+fn the_nodes_own_dns_queries_by_tcp_are_not_redirected(lab: &Lab) {
     let _names = lab.name_server();
     let g1 = lab.gateway("g1");
     let _web = lab.web(who);
-    let options = [&LED[..], &["--dns", "127.0.0.1:53", "--allow", "10.88.0.100:80"]].concat();
+    let options = [&REDIRECT[..], &["--dns", "127.0.0.1:53", "--allow", "10.88.0.100:80"]].concat();
     let mut group = lab.group(&[&g1], &options);
     group.gateway.wait_for_line("listening: transparent", START);
     let lines = |host: &Host| {
