@@ -1,4 +1,4 @@
-//! The local port as a web server: what a node shows of itself, to whom, and how many may follow it.
+//! The local port as a web server: what a node shows, to whom, and the limits of its connections.
 
 use std::collections::{HashMap, HashSet};
 
@@ -198,7 +198,7 @@ async fn curl_gets_text_and_nothing_but_reading_is_allowed() {
     let proxy = Proxy::direct().await;
     let (head, text) = get(&proxy, "/", "Accept: */*\r\n").await;
     assert!(head.contains("Content-Type: text/plain"), "{head}");
-    assert!(text.contains("goes out directly"), "{text}");
+    assert!(text.contains("reaches servers directly"), "{text}");
     let mut post = Peer::connect(proxy.address).await;
     post.say(format!("POST /status.json HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\n\r\n", proxy.address))
         .await;
@@ -236,7 +236,7 @@ async fn requests_that_follow_on_a_connection_are_answered_in_turn() {
     let (head, json) = answer(&mut reader).await;
     assert!(head.starts_with("HTTP/1.1 200 ") && serde_json::from_str::<Snapshot>(&json).is_ok(), "{head}");
     assert!(answer(&mut reader).await.0.starts_with("HTTP/1.1 404 "));
-    assert!(answer(&mut reader).await.1.contains("goes out directly"));
+    assert!(answer(&mut reader).await.1.contains("reaches servers directly"));
     reader.say(request("HEAD", "/page.css")).await;
     let head = reader.head().await;
     assert!(head.contains("Content-Type: text/css") && !head.contains("Content-Length: 0\r\n"), "{head}");
@@ -414,7 +414,7 @@ async fn metrics_are_in_the_text_format_and_follow_its_conventions() {
     assert_eq!(samples[&format!("laneway_build_info{{version=\"{version}\"}}")], 1.0);
 }
 
-/// The samples of a page, after what `promtool check metrics` looks at.
+/// The samples of a page, checked as `promtool check metrics` does.
 fn parsed(page: &str) -> HashMap<String, f64> {
     let (mut kinds, mut helped) = (HashMap::new(), HashSet::new());
     let mut samples = HashMap::new();

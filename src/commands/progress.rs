@@ -1,19 +1,19 @@
-//! What takes long shows that it goes on: a bar or a spinner on a terminal, nothing elsewhere, where lines say the same.
+//! Progress of long steps: a bar or a spinner on a terminal; nothing elsewhere, where printed lines say the same.
 
 use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// How often a spinner turns.
-const TURN: Duration = Duration::from_millis(100);
+/// Interval between two frames of a spinner.
+const FRAME: Duration = Duration::from_millis(100);
 
 /// Whether colours are wanted on standard output: it is a terminal, and NO_COLOR is not set.
 pub(crate) fn is_coloured() -> bool {
     std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
-/// Whether bars are seen at all.
+/// Whether bars are visible at all.
 pub(crate) fn is_shown() -> bool {
     std::io::stderr().is_terminal()
 }
@@ -24,18 +24,18 @@ pub(crate) fn bytes(name: &str, size: u64) -> ProgressBar {
         .with_message(name.to_owned())
 }
 
-/// A bar of so many milliseconds; what is set as its prefix is shown behind it.
+/// A bar of the length `time`, in milliseconds; its prefix is shown behind it.
 pub(crate) fn time(name: &str, time: Duration) -> ProgressBar {
     let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     styled(ProgressBar::new(millis), "{prefix}").with_message(name.to_owned())
 }
 
-/// A sign that something is waited for. Gone once it is dropped.
+/// A spinner with `text`; it disappears when it is dropped.
 pub(crate) fn waiting(text: impl Into<String>) -> Waiting {
     let spinner = shown(ProgressBar::new_spinner());
     spinner.set_style(style("  {spinner} {msg}"));
     spinner.set_message(text.into());
-    spinner.enable_steady_tick(TURN);
+    spinner.enable_steady_tick(FRAME);
     Waiting(spinner)
 }
 

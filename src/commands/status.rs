@@ -1,4 +1,4 @@
-//! `laneway status`: what this machine's node sees, once.
+//! `laneway status`: prints what this machine's node sees, once.
 
 use super::ask::{self, LocalPort};
 use super::say;

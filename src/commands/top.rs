@@ -1,4 +1,4 @@
-//! `laneway top`: what this machine's node sees, live in a terminal.
+//! `laneway top`: what this machine's node sees, live in the terminal.
 
 mod screen;
 
@@ -15,8 +15,8 @@ use super::ask::{self, LocalPort};
 use crate::problem::Problem;
 use crate::telemetry::snapshot::Snapshot;
 
-/// Between two looks at the node.
-const INTERVAL: Duration = Duration::from_secs(1);
+/// Interval between two requests to the node.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// `laneway top`
 #[derive(Debug, clap::Args)]
@@ -26,10 +26,10 @@ pub struct Top {
 }
 
 impl Top {
-    /// Draws until the user has seen enough.
+    /// Draws until the user quits.
     ///
     /// # Errors
-    /// When there is no terminal, or no node runs when it begins; one that stops later is waited for.
+    /// When there is no terminal, or when no node runs at the start. If the node stops later, it waits for it.
     pub fn run(self) -> Result<(), Problem> {
         let proxy = self.port.address()?;
         if !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
@@ -41,7 +41,7 @@ impl Top {
     }
 }
 
-/// A panic restores the terminal, too: ratatui sees to it.
+/// ratatui restores the terminal after a panic, too.
 async fn watch(proxy: SocketAddr, first: Snapshot) -> Result<(), Problem> {
     let failed = |error: std::io::Error| Problem::new("the terminal cannot be used").because(error);
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
@@ -49,7 +49,7 @@ async fn watch(proxy: SocketAddr, first: Snapshot) -> Result<(), Problem> {
     let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
     let mut terminal = ratatui::try_init().map_err(failed)?;
     let mut keys = EventStream::new();
-    let mut tick = interval(INTERVAL);
+    let mut tick = interval(POLL_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut seen = (first, None);
     let ended = loop {
@@ -58,15 +58,15 @@ async fn watch(proxy: SocketAddr, first: Snapshot) -> Result<(), Problem> {
         }
         tokio::select! {
             _ = tick.tick() => {
-                let asked = tokio::task::spawn_blocking(move || ask::snapshot(proxy)).await;
-                match asked {
+                let polled = tokio::task::spawn_blocking(move || ask::snapshot(proxy)).await;
+                match polled {
                     Ok(Ok(snapshot)) => seen = (snapshot, None),
                     Ok(Err(_)) => seen.1 = Some(format!("the node on {proxy} does not answer; waiting for it")),
-                    Err(error) => break Err(Problem::new("the node cannot be asked").because(error)),
+                    Err(error) => break Err(Problem::new("the node cannot be polled").because(error)),
                 }
             }
             key = keys.next() => match key {
-                Some(Ok(key)) if is_enough(&key) => break Ok(()),
+                Some(Ok(key)) if is_quit(&key) => break Ok(()),
                 Some(Ok(_)) => {}
                 Some(Err(error)) => break Err(failed(error)),
                 None => break Ok(()),
@@ -80,7 +80,7 @@ async fn watch(proxy: SocketAddr, first: Snapshot) -> Result<(), Problem> {
     ended
 }
 
-fn is_enough(event: &Event) -> bool {
+fn is_quit(event: &Event) -> bool {
     let Event::Key(key) = event else { return false };
     let control_c = key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
     key.kind == KeyEventKind::Press && (control_c || matches!(key.code, KeyCode::Char('q') | KeyCode::Esc))

@@ -15,7 +15,7 @@ use crate::link::tunnel::Outbox;
 use crate::pace::Pace;
 use crate::telemetry::Telemetry;
 use crate::telemetry::record::Record;
-use crate::telemetry::refusal::Refusal;
+use crate::telemetry::refusal::RefusalReason;
 use crate::wire::target::Target;
 
 /// Why a UDP stream ended.
@@ -78,7 +78,7 @@ impl Gateway {
             End::Broken(Broken::Tunnel(error)) => printable(&format!("the tunnel broke: {error}")),
             End::Broken(Broken::Capsule(error)) => {
                 let why = format!("the client broke the protocol: {error}");
-                return record.refused(Refusal::Malformed, why);
+                return record.refused(RefusalReason::Malformed, why);
             }
             End::Server(error) => format!("the server cannot be reached: {error}"),
         });

@@ -29,7 +29,7 @@ use crate::failure::{Failure, Kind, Side};
 use crate::link::relay::ReplayBuffer;
 use crate::net;
 use crate::telemetry::record::Record;
-use crate::telemetry::refusal::Refusal;
+use crate::telemetry::refusal::RefusalReason;
 use crate::wire::http::{MAX_HEAD, Malformed, RequestHead, RequestTarget, head_end};
 use crate::wire::replay;
 use crate::wire::target::Target;
@@ -84,7 +84,7 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Session>> {
             }
             Some(Err(HeadError::Malformed(malformed))) => refuse(local, *malformed, peer),
             None => {
-                local.telemetry.refused.one(("http", Refusal::Late));
+                local.telemetry.refused.one(("http", RefusalReason::Late));
                 Next::Close(plain(408, "the request head did not arrive in time"))
             }
         };
@@ -179,12 +179,12 @@ async fn answer(
         RequestTarget::Authority { host, port } => ("connect", host, *port),
         RequestTarget::Absolute { host, port, .. } => ("http", host, *port),
         RequestTarget::Origin { .. } if !peer.is_of_this_machine() => {
-            local.telemetry.refused.one(("http", Refusal::Destination));
+            local.telemetry.refused.one(("http", RefusalReason::Destination));
             return Next::Close(plain(403, "this is a proxy; its page is for users of its own machine"));
         }
         RequestTarget::Origin { .. } => return Next::Page,
         RequestTarget::Asterisk => {
-            local.telemetry.refused.one(("http", Refusal::Destination));
+            local.telemetry.refused.one(("http", RefusalReason::Destination));
             return Next::Close(plain(400, "this is a proxy; ask it for a server"));
         }
     };
@@ -193,14 +193,14 @@ async fn answer(
     let target = match Target::new(host, port) {
         Ok(target) => target,
         Err(error) => {
-            record.refused(Refusal::Destination, error.to_string());
+            record.refused(RefusalReason::Destination, error.to_string());
             return Next::Close(plain(400, &error.to_string()));
         }
     };
     record.aims_at(&target);
     let login = request.fields.get("proxy-authorization");
     if local.logins.are_needed() && !local.logins.admit_basic(peer.source(), login) {
-        let reason = if login.is_some() { Refusal::WrongLogin } else { Refusal::NoLogin };
+        let reason = if login.is_some() { RefusalReason::WrongLogin } else { RefusalReason::NoLogin };
         record.refused(reason, "no login, or a wrong one");
         return Next::Close(login_required(request.method == Method::HEAD));
     }

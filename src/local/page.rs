@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::telemetry::refusal::Refusal;
+use crate::telemetry::refusal::RefusalReason;
 use crate::telemetry::report;
 use crate::telemetry::snapshot::Snapshot;
 
@@ -89,7 +89,7 @@ impl Page {
         socket: TcpStream,
         received: BytesMut,
         drain: &CancellationToken,
-    ) -> Option<Refusal> {
+    ) -> Option<RefusalReason> {
         let proxy = socket.local_addr().ok();
         let service = service_fn(|request: Request<Incoming>| {
             std::future::ready(Ok::<_, Infallible>(self.respond(&request.into_parts().0, proxy, drain)))

@@ -20,7 +20,7 @@ use super::endpoint::AppPeer;
 use super::session::Session;
 use crate::net;
 use crate::telemetry::record::Record;
-use crate::telemetry::refusal::Refusal;
+use crate::telemetry::refusal::RefusalReason;
 use crate::wire::target::Target;
 
 /// The first byte of SOCKS5.
@@ -93,12 +93,12 @@ impl Refused {
         }
     }
 
-    fn reason(self) -> Refusal {
+    fn reason(self) -> RefusalReason {
         match self {
-            Self::Version => Refusal::Version,
-            Self::Command => Refusal::Unsupported,
-            Self::AddressType => Refusal::AddressType,
-            Self::Name | Self::Target => Refusal::Destination,
+            Self::Version => RefusalReason::Version,
+            Self::Command => RefusalReason::Unsupported,
+            Self::AddressType => RefusalReason::AddressType,
+            Self::Name | Self::Target => RefusalReason::Destination,
         }
     }
 }
@@ -132,7 +132,7 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Session>> {
         }
         None => {
             let mut record = record;
-            record.refused(Refusal::Late, "the handshake took too long");
+            record.refused(RefusalReason::Late, "the handshake took too long");
             None
         }
     }
@@ -168,17 +168,17 @@ async fn refuse(local: &Local, app: TcpStream, error: HandshakeError, mut record
         }
         HandshakeError::NoMethod => {
             let (reason, why) = match local.logins.are_needed() {
-                true => (Refusal::NoLogin, "the app has no login"),
-                false => (Refusal::Unsupported, "the app insists on a login"),
+                true => (RefusalReason::NoLogin, "the app has no login"),
+                false => (RefusalReason::Unsupported, "the app insists on a login"),
             };
             record.refused(reason, why);
             send_last(app, &[]).await;
         }
         HandshakeError::WrongLogin => {
-            record.refused(Refusal::WrongLogin, "wrong login");
+            record.refused(RefusalReason::WrongLogin, "wrong login");
             send_last(app, &LOGIN_REJECTED).await;
         }
-        HandshakeError::HungUp => record.refused(Refusal::Unfinished, "no handshake"),
+        HandshakeError::HungUp => record.refused(RefusalReason::Unfinished, "no handshake"),
     }
 }
 

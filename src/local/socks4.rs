@@ -8,7 +8,7 @@ use super::context::{App, Local};
 use super::session::Session;
 use crate::net;
 use crate::telemetry::record::Record;
-use crate::telemetry::refusal::Refusal;
+use crate::telemetry::refusal::RefusalReason;
 use crate::wire::socks4::{self, Reply, Request};
 use crate::wire::target::Target;
 
@@ -26,10 +26,10 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Session>> {
     drop(handshake);
     // The user id is no secret, so it is no login.
     let admitted = |target| match local.logins.are_needed() {
-        true => Err((Refusal::NoLogin, "SOCKS4 has no logins".to_owned())),
+        true => Err((RefusalReason::NoLogin, "SOCKS4 has no logins".to_owned())),
         false => Ok(target),
     };
-    let late = || Err((Refusal::Late, "the handshake took too long".to_owned()));
+    let late = || Err((RefusalReason::Late, "the handshake took too long".to_owned()));
     let target = match request.unwrap_or_else(late).and_then(admitted) {
         Ok(target) => target,
         Err((reason, why)) => {
@@ -52,25 +52,25 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Session>> {
 }
 
 /// Reads the request. What the app sent after it stays in `buffer`.
-async fn request(socket: &TcpStream, buffer: &mut BytesMut) -> Result<Target, (Refusal, String)> {
+async fn request(socket: &TcpStream, buffer: &mut BytesMut) -> Result<Target, (RefusalReason, String)> {
     loop {
         if let Some(request) = Request::parse(buffer).map_err(|error| (reason(error), error.to_string()))? {
             let _ = buffer.split_to(request.length);
             return Ok(request.target);
         }
         match net::read_some(socket, buffer, READ).await {
-            Ok(0) => return Err((Refusal::Unfinished, "no handshake".into())),
+            Ok(0) => return Err((RefusalReason::Unfinished, "no handshake".into())),
             Ok(_) => {}
-            Err(error) => return Err((Refusal::Unfinished, format!("the app hung up: {error}"))),
+            Err(error) => return Err((RefusalReason::Unfinished, format!("the app hung up: {error}"))),
         }
     }
 }
 
-fn reason(error: socks4::Refusal) -> Refusal {
+fn reason(error: socks4::Refusal) -> RefusalReason {
     match error {
-        socks4::Refusal::Version => Refusal::Version,
-        socks4::Refusal::Command => Refusal::Unsupported,
-        socks4::Refusal::User | socks4::Refusal::Name => Refusal::TooLong,
-        socks4::Refusal::Target => Refusal::Destination,
+        socks4::Refusal::Version => RefusalReason::Version,
+        socks4::Refusal::Command => RefusalReason::Unsupported,
+        socks4::Refusal::User | socks4::Refusal::Name => RefusalReason::TooLong,
+        socks4::Refusal::Target => RefusalReason::Destination,
     }
 }

@@ -15,7 +15,7 @@ use crate::failure::{Failure, Kind};
 use crate::link::relay::ReplayBuffer;
 use crate::net;
 use crate::telemetry::record::Record;
-use crate::telemetry::refusal::Refusal;
+use crate::telemetry::refusal::RefusalReason;
 use crate::wire::first::{MAX_FIRST, NameSearch, ServerName};
 use crate::wire::replay;
 use crate::wire::target::{Host, Target};
@@ -32,7 +32,7 @@ pub async fn serve(local: &Local, app: App, by_name: bool) -> Option<Box<Session
     let id = local.next_id();
     let mut record = Record::of_app(&local.telemetry, id, "transparent", peer.to_string());
     let Some(address) = net::original_destination(&socket) else {
-        record.refused(Refusal::Loop, "refused: it was made to this port itself, and leads nowhere");
+        record.refused(RefusalReason::Loop, "refused: it was made to this port itself, and leads nowhere");
         net::reset(socket);
         return None;
     };

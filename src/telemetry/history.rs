@@ -1,5 +1,4 @@
-//! How fast bytes passed in the last minutes: one sample a second, so that a page that is opened now has something to
-//! draw.
+//! The throughput of the last minutes, one sample per second: a page that is opened now has something to draw.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::Telemetry;
 use super::snapshot::Rates;
 
-/// How many seconds are remembered.
+/// Number of samples, one per second.
 const SECONDS: usize = 120;
 
 /// The rates of the last two minutes.
@@ -18,7 +17,7 @@ const SECONDS: usize = 120;
 pub struct History(Mutex<VecDeque<Rates>>);
 
 impl History {
-    /// The samples, the oldest first, a second apart.
+    /// The samples, oldest first, one second apart.
     pub fn samples(&self) -> Vec<Rates> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
     }
@@ -32,7 +31,7 @@ impl History {
     }
 }
 
-/// Samples for ever.
+/// Takes a sample every second until it is dropped.
 pub async fn run(telemetry: Arc<Telemetry>) {
     let mut tick = interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);

@@ -1,4 +1,4 @@
-//! What happened lately, for people: a bounded ring of events.
+//! The latest events, for people: a bounded ring.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,22 +8,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::printable;
 
-/// How many events are kept.
+/// Maximum number of events in the ring.
 const MOST_EVENTS: usize = 256;
 
-/// What happened.
+/// A kind of event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Happening {
-    /// The LAN was asked for gateways.
+    /// A query for gateways was sent to the LAN.
     Query,
-    /// A gateway was heard for the first time.
+    /// The first offer or beacon of a gateway arrived.
     Offer,
     /// A gateway, or this node, became active.
     Promoted,
-    /// A gateway, or this node, is active no longer.
+    /// A gateway, or this node, is no longer active.
     Demoted,
-    /// A gateway, or this node, cannot serve now: it stops, or it does not reach the server.
+    /// A gateway, or this node, cannot serve now: it stops, or it cannot reach the server.
     Withdrawn,
     /// A link came up.
     LinkUp,
@@ -31,16 +31,16 @@ pub enum Happening {
     LinkLost,
     /// A gateway left a ping unanswered.
     Suspect,
-    /// Connections go over this gateway from now on.
+    /// New connections use this gateway from now on.
     InUse,
-    /// Connections or downloads went on over another gateway.
+    /// Connections or downloads continued over another gateway.
     Resumed,
-    /// A gateway or a client was refused, or refused this node.
+    /// A gateway or a client was refused, or it refused this node.
     Refused,
 }
 
 impl Happening {
-    /// The word for it, as in JSON.
+    /// The word for it in JSON.
     pub fn word(self) -> &'static str {
         match self {
             Self::Query => "query",
@@ -61,13 +61,13 @@ impl Happening {
 /// One event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// Counted from 1, without gaps.
+    /// Its number; they begin at 1 and have no gaps.
     pub number: u64,
-    /// When, in milliseconds since 1970 (UTC), by this machine's clock.
+    /// Time in milliseconds since 1970 (UTC), by this machine's clock.
     pub at: u64,
-    /// What.
+    /// Its kind.
     pub what: Happening,
-    /// Whom it is about: the first digits of a node's id. Empty when it is about nobody.
+    /// The node that it is about, by name or by the first digits of its id; empty if it is about none.
     pub who: String,
     /// One sentence, in printable ASCII.
     pub text: String,
@@ -84,7 +84,7 @@ struct Ring {
 }
 
 impl Journal {
-    /// Notes an event. `text` may come from a peer: it is made printable and bounded.
+    /// Adds an event. `text` may come from a peer: it is made printable and bounded.
     pub fn note(&self, what: Happening, who: impl AsRef<str>, text: impl AsRef<str>) {
         let (who, text) = (printable(who.as_ref()), printable(text.as_ref()));
         let mut ring = self.lock();
@@ -96,7 +96,7 @@ impl Journal {
         ring.events.push_back(event);
     }
 
-    /// The `most` latest ones, the oldest of them first.
+    /// The latest `most` events, oldest first.
     pub fn latest(&self, most: usize) -> Vec<Event> {
         let ring = self.lock();
         ring.events.iter().skip(ring.events.len().saturating_sub(most)).cloned().collect()
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_latest_events_are_kept_and_what_a_peer_says_is_made_printable() {
+    fn the_latest_events_stay_and_text_from_a_peer_is_made_printable() {
         let journal = Journal::default();
         for number in 0..MOST_EVENTS + 10 {
             journal.note(Happening::Query, "", format!("{number}"));

@@ -1,5 +1,5 @@
-//! Connections by destination: how many are open, how many there were, and what they moved. Bounded, whatever apps ask
-//! for: what has been quiet the longest is forgotten first, and its bytes stay in the sum.
+//! Connections by destination: how many are open, how many there were, and their bytes. The number of destinations is
+//! bounded: those that have been idle the longest are removed first, and their bytes stay in the total.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -8,15 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::snapshot::{DestinationSeen, Usage};
 use super::traffic::Traffic;
 
-/// How many destinations are told apart at a time.
-const MOST_DESTINATIONS: usize = 512;
-/// Where more than that are open at once.
+/// Maximum number of destinations that are counted separately.
+const MAX_DESTINATIONS: usize = 512;
+/// Counts the destinations beyond [`MAX_DESTINATIONS`] that are open at the same time.
 const OTHERS: &str = "others";
 
-/// The connections of one kind: those of this machine's apps, or those that a gateway carries for others.
+/// The connections of one side: of local apps, or of the clients of this gateway.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    /// What all of them moved.
+    /// The bytes of all of them.
     pub traffic: Arc<Traffic>,
     open: AtomicU32,
     opened: AtomicU64,
@@ -30,7 +30,7 @@ struct Destination {
     open: AtomicU32,
     opened: AtomicU64,
     failed: AtomicU64,
-    /// Which connection of the ledger began here last.
+    /// The number of the latest connection to it, counted over the whole ledger.
     last: AtomicU64,
 }
 
@@ -42,7 +42,7 @@ pub struct Entry {
 }
 
 impl Ledger {
-    /// Notes a connection to `target` as open.
+    /// Counts a connection to `target` as open.
     pub fn open(self: &Arc<Self>, target: &str) -> Entry {
         let number = self.opened.fetch_add(1, Relaxed) + 1;
         self.open.fetch_add(1, Relaxed);
@@ -58,15 +58,15 @@ impl Ledger {
         if let Some(destination) = known.get(target) {
             return destination.clone();
         }
-        if known.len() >= MOST_DESTINATIONS {
-            forget_the_quiet(&mut known);
+        if known.len() >= MAX_DESTINATIONS {
+            remove_idle(&mut known);
         }
-        let name = if known.len() < MOST_DESTINATIONS { target } else { OTHERS };
+        let name = if known.len() < MAX_DESTINATIONS { target } else { OTHERS };
         let new = || Arc::new(Destination::new(name, &self.traffic));
         known.entry(name.to_owned()).or_insert_with(new).clone()
     }
 
-    /// The sums, and the `most` busiest destinations: those with open connections first, then the latest ones.
+    /// The totals and at most `most` destinations: first those with open connections, by bytes, then the latest ones.
     pub fn usage(&self, most: usize) -> Usage {
         let mut destinations: Vec<_> =
             self.destinations.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
@@ -86,17 +86,17 @@ impl Ledger {
     }
 }
 
-/// Half of those that nobody is connected to.
-fn forget_the_quiet(known: &mut HashMap<String, Arc<Destination>>) {
-    let is_quiet = |destination: &Arc<Destination>| destination.open.load(Relaxed) == 0;
-    let mut quiet: Vec<_> = known
+/// Removes the older half of the destinations without open connections.
+fn remove_idle(known: &mut HashMap<String, Arc<Destination>>) {
+    let is_idle = |destination: &Arc<Destination>| destination.open.load(Relaxed) == 0;
+    let mut idle: Vec<_> = known
         .values()
-        .filter(|destination| is_quiet(destination))
-        .map(|quiet| quiet.last.load(Relaxed))
+        .filter(|destination| is_idle(destination))
+        .map(|idle| idle.last.load(Relaxed))
         .collect();
-    quiet.sort_unstable();
-    let Some(latest) = quiet.get(quiet.len() / 2).copied() else { return };
-    known.retain(|_, destination| !is_quiet(destination) || destination.last.load(Relaxed) > latest);
+    idle.sort_unstable();
+    let Some(latest) = idle.get(idle.len() / 2).copied() else { return };
+    known.retain(|_, destination| !is_idle(destination) || destination.last.load(Relaxed) > latest);
 }
 
 impl Destination {
@@ -124,12 +124,12 @@ impl Destination {
 }
 
 impl Entry {
-    /// Where its bytes are counted while they pass.
+    /// The counter for its bytes while they pass.
     pub fn traffic(&self) -> &Arc<Traffic> {
         &self.destination.traffic
     }
 
-    /// Notes that it failed.
+    /// Counts it as failed.
     pub fn failed(&self) {
         self.destination.failed.fetch_add(1, Relaxed);
     }
@@ -161,17 +161,17 @@ mod tests {
     }
 
     #[test]
-    fn however_many_destinations_there_are_the_table_is_bounded_and_the_sum_is_whole() {
+    fn however_many_destinations_there_are_the_table_is_bounded_and_the_total_is_complete() {
         let ledger = Arc::new(Ledger::default());
-        let count = 3 * MOST_DESTINATIONS;
+        let count = 3 * MAX_DESTINATIONS;
         for number in 0..count {
             ledger.open(&format!("host{number}:80")).traffic().add_sent(1);
         }
-        assert!(ledger.destinations.lock().unwrap().len() <= MOST_DESTINATIONS);
+        assert!(ledger.destinations.lock().unwrap().len() <= MAX_DESTINATIONS);
         let latest = format!("host{}:80", count - 1);
         assert_eq!(ledger.usage(1).destinations[0].target, latest);
         let held: Vec<_> = (0..count).map(|number| ledger.open(&format!("held{number}:80"))).collect();
-        assert!(ledger.destinations.lock().unwrap().len() <= MOST_DESTINATIONS + 1);
+        assert!(ledger.destinations.lock().unwrap().len() <= MAX_DESTINATIONS + 1);
         let usage = ledger.usage(usize::MAX);
         assert_eq!((usage.sent, usage.open as usize), (count as u64, held.len()));
     }

@@ -6,23 +6,23 @@ use clap::ValueEnum;
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
-/// How a log line looks.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// For people.
+    /// Text for people.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Writes each event as one line, whatever text of a peer's is in it: what would break the line, or speak to a terminal,
-/// becomes a question mark. Colours stay, for the formatter's own are among them.
+/// Writes each event as one line, whatever text from a peer it contains: characters that would break the line, or
+/// control a terminal, become question marks. Colours stay, because the formatter writes some itself.
 struct OneLine<W>(W);
 
 impl<W: Write> Write for OneLine<W> {
-    /// `event` is a whole one, with its line end.
+    /// `event` is one whole event, with its line end.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let (line, end) = event.strip_suffix(b"\n").map_or((event, &b""[..]), |line| (line, b"\n"));
         if line.iter().any(u8::is_ascii_control) {
@@ -57,7 +57,7 @@ fn clean(mut line: &[u8]) -> Vec<u8> {
     cleaned
 }
 
-/// The length of the colour (SGR, ECMA-48 §8.3.117) that `text` begins with; 0 if it does not.
+/// The length of the colour sequence (SGR, ECMA-48 §8.3.117) that `text` begins with; 0 if there is none.
 fn colour(text: &[u8]) -> usize {
     let Some(parameters) = text.strip_prefix(b"\x1b[") else { return 0 };
     let length = parameters.iter().take_while(|byte| byte.is_ascii_digit() || **byte == b';').count();
@@ -67,7 +67,7 @@ fn colour(text: &[u8]) -> usize {
 /// Starts logging. `filter` is a level (`error`, `warn`, `info`, `debug`, `trace`) or `tracing` directives.
 ///
 /// # Errors
-/// When the filter is none.
+/// When the filter is invalid, or logging has been started before.
 pub fn start(filter: &str, format: Format) -> anyhow::Result<()> {
     use std::io::IsTerminal;
     let filter = EnvFilter::try_new(filter)?;
@@ -91,9 +91,9 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Kept(Arc<Mutex<Vec<u8>>>);
+    struct CapturedLog(Arc<Mutex<Vec<u8>>>);
 
-    impl Write for Kept {
+    impl Write for CapturedLog {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
@@ -105,11 +105,11 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_one_line_whatever_a_peer_says() {
+    fn an_event_is_one_line_whatever_a_peer_sends() {
         let said = "a\r\nINFO stopped\x07\0 \u{1b}[2J\u{1b}]0;b\u{7f}\u{85}\u{2028}c";
         for json in [false, true] {
-            let kept = Kept::default();
-            let writer = kept.clone();
+            let captured = CapturedLog::default();
+            let writer = captured.clone();
             let builder =
                 tracing_subscriber::fmt().with_writer(move || OneLine(writer.clone())).with_ansi(false);
             let log = || {
@@ -121,7 +121,7 @@ mod tests {
             } else {
                 tracing::subscriber::with_default(builder.finish(), log);
             }
-            let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+            let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
             let lines: Vec<_> = text.split_inclusive('\n').collect();
             assert_eq!(lines.len(), 2, "{text:?}");
             assert!(lines.iter().all(|line| line.ends_with('\n')), "{text:?}");
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn of_what_speaks_to_a_terminal_only_colours_stay() {
+    fn only_colours_are_left_of_terminal_sequences() {
         assert_eq!(clean(b"\x1b[1;31mred\x1b[0m\ttab"), b"\x1b[1;31mred\x1b[0m\ttab");
         assert_eq!(clean(b"\x1b[2J\x1b]0;title\x07\x1b[31\x1b"), b"?[2J?]0;title??[31?");
     }

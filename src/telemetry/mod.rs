@@ -1,10 +1,10 @@
-//! What the operator sees: logs, the access line of each connection, and what is counted and noted while the node runs.
+//! What the operator sees: logs, the access line of each connection, and what the node counts and records while it runs.
 
+pub mod display_names;
 pub mod history;
 pub mod journal;
 pub mod ledger;
 pub mod log;
-pub mod names;
 pub mod record;
 pub mod refusal;
 pub mod report;
@@ -15,43 +15,45 @@ pub mod traffic;
 use std::sync::Arc;
 
 use journal::Happening;
-use refusal::Refusal;
+use refusal::RefusalReason;
 use tally::{Count, Tally};
 
-/// What a node counts and notes, by those who do it; read together in a [`snapshot::Snapshot`].
+/// What the parts of a node count and record; read together as a [`snapshot::Snapshot`].
+///
+/// It has more than 12 fields because each is a counter of its own, written by another part and read once.
 #[derive(Debug, Default)]
 pub struct Telemetry {
-    /// What other nodes are called.
-    pub names: names::Names,
+    /// The names of other nodes.
+    pub names: display_names::DisplayNames,
     /// Connections of this machine's own apps.
     pub apps: Arc<ledger::Ledger>,
     /// Connections that this node carries for others, as a gateway.
     pub served: Arc<ledger::Ledger>,
-    /// Their rates in the last two minutes.
+    /// The rates of both in the last two minutes.
     pub history: history::History,
-    /// What happened lately.
+    /// The latest events.
     pub journal: journal::Journal,
-    /// How often each thing has happened.
+    /// Events so far, by kind.
     pub happened: Tally<Happening>,
-    /// Connections so far, by the dialect that they came in.
+    /// Connections so far, by the dialect of the app.
     pub connections: Tally<&'static str>,
-    /// Connections that failed, by what went wrong and on whose side.
+    /// Connections that failed, by kind of failure and side.
     pub failures: Tally<(&'static str, &'static str)>,
-    /// Connections that went on over another gateway, by how: `replayed`, `repeated` or `resumed`.
+    /// Connections that continued over another gateway, by how: `replayed`, `repeated` or `resumed`.
     pub rescued: Tally<&'static str>,
-    /// Requests of apps that were refused for what they are, by dialect and reason.
-    pub refused: Tally<(&'static str, Refusal)>,
-    /// Datagrams of UDP that were dropped, by reason: for apps, and as a gateway.
+    /// Requests of apps that were refused whatever their destination, by dialect and reason.
+    pub refused: Tally<(&'static str, RefusalReason)>,
+    /// UDP datagrams that were dropped, by reason: those of apps, and those of clients on a gateway.
     pub udp_dropped: Tally<&'static str>,
-    /// Questions to the local name server, by how they came: `udp` or `tcp`.
+    /// Queries to the local name server, by transport: `udp` or `tcp`.
     pub questions: Tally<&'static str>,
-    /// Its answers, by their code and by where they are from: `cache`, `asked` of somebody, or `here`.
+    /// Its answers, by response code and source: `cache`, `asked` (of a gateway or a name server), or `here`.
     pub answers: Tally<(&'static str, &'static str)>,
-    /// What discovery said and heard.
+    /// Datagrams of discovery, sent and received.
     pub discovery: Datagrams,
 }
 
-/// Datagrams of discovery, by what they were.
+/// Datagrams of discovery, by type.
 #[derive(Debug, Default)]
 pub struct Datagrams {
     /// Queries sent.
@@ -60,18 +62,18 @@ pub struct Datagrams {
     pub beacons: Count,
     /// Offers sent.
     pub offers: Count,
-    /// Queries heard.
+    /// Queries received.
     pub queries_heard: Count,
-    /// Beacons heard.
+    /// Beacons received.
     pub beacons_heard: Count,
-    /// Offers heard.
+    /// Offers received.
     pub offers_heard: Count,
-    /// Datagrams that were dropped without an answer: forged, repeated, or not of this group.
+    /// Datagrams that were dropped without an answer: forged, repeated, or of another group.
     pub dropped: Count,
 }
 
 impl Telemetry {
-    /// Notes an event: in the journal and in its count.
+    /// Records an event in the journal and counts it.
     pub fn note(&self, what: Happening, who: impl AsRef<str>, text: impl AsRef<str>) {
         self.happened.one(what);
         self.journal.note(what, who, text);

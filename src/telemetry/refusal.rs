@@ -1,37 +1,37 @@
-//! Why a request of an app is refused for what it is itself, in the same few words for all dialects. What became of its
-//! destination is a [`Failure`](crate::failure::Failure).
+//! Why an app's request is refused whatever its destination, in the same words for all dialects. A destination that
+//! cannot be reached is a [`Failure`](crate::failure::Failure).
 
-/// Why.
+/// The reason for a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Refusal {
+pub enum RefusalReason {
     /// It breaks its protocol.
     Malformed,
-    /// It is of another version of its protocol.
+    /// Its protocol version is not supported.
     Version,
-    /// It asks for what is not done here.
+    /// Its command or method is not supported.
     Unsupported,
-    /// Its destination is of a kind that is not known here.
+    /// The type of its destination's address is unknown.
     AddressType,
-    /// It names no destination.
+    /// It names no valid destination.
     Destination,
-    /// A part of it is longer than it may be.
+    /// One of its parts exceeds the limit.
     TooLong,
-    /// It ended before it was whole.
+    /// It ended before it was complete.
     Unfinished,
-    /// It was not whole in time.
+    /// It was not complete in time.
     Late,
-    /// It comes without the login that is asked for.
+    /// It has no login, and the local port requires one.
     NoLogin,
     /// Its login is wrong.
     WrongLogin,
     /// It would lead back to this node.
     Loop,
-    /// There are too many at a time.
+    /// There are too many requests at the same time.
     TooMany,
 }
 
-impl Refusal {
-    /// The word for it.
+impl RefusalReason {
+    /// The word for it in metrics and in JSON.
     pub fn word(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",

@@ -1,4 +1,4 @@
-//! A snapshot as text for a terminal: what `laneway status` prints, and what curl gets from the local port.
+//! A snapshot as text for a terminal: `laneway status` prints it, and curl gets it from the local port.
 
 use std::fmt::Write;
 
@@ -36,7 +36,7 @@ pub fn text(snapshot: &Snapshot) -> String {
     page
 }
 
-/// One sentence on how this node gets out.
+/// One sentence on how this node reaches servers.
 pub fn situation(snapshot: &Snapshot) -> String {
     let node = &snapshot.node;
     let state = node.state.as_deref().map(|state| format!("{state} gateway, ")).unwrap_or_default();
@@ -44,7 +44,7 @@ pub fn situation(snapshot: &Snapshot) -> String {
         (true, _, _) => {
             let clients = snapshot.clients_in_all;
             format!(
-                "{state}goes out directly, serves {clients} client{}",
+                "{state}reaches servers directly, serves {clients} client{}",
                 if clients == 1 { "" } else { "s" }
             )
         }
@@ -52,25 +52,27 @@ pub fn situation(snapshot: &Snapshot) -> String {
         (_, _, Some(trouble)) => format!("{state}no gateway: {trouble}"),
         (_, _, None) => match unreached(snapshot) {
             Some(servers) => {
-                format!("{state}no gateway to {servers} has answered yet, and this node is none")
+                format!(
+                    "{state}no gateway to {servers} has answered yet, and this node cannot reach them either"
+                )
             }
             None => format!("{state}no gateway has answered yet"),
         },
     }
 }
 
-/// The servers that this node was told of, while it is no way to them.
+/// The configured servers, while this node cannot reach them directly.
 pub fn unreached(snapshot: &Snapshot) -> Option<String> {
     let waits = !snapshot.node.goes_direct && !snapshot.servers.is_empty();
     waits.then(|| snapshot.servers.join(", "))
 }
 
-/// What to call a gateway: by its name, else by its id.
+/// What a gateway is called: its name, or else its id.
 pub fn called(gateway: &GatewaySeen) -> String {
     gateway.name.as_ref().or(gateway.id.as_ref()).cloned().unwrap_or_else(|| "?".into())
 }
 
-/// What a gateway is, in a word or two.
+/// The state of a gateway, in a few words.
 pub fn condition(gateway: &GatewaySeen) -> String {
     match (gateway.is_suspect, gateway.paused_for) {
         (_, Some(left)) => format!("{}, paused {}", gateway.state, age(left)),
@@ -122,7 +124,7 @@ fn usage_rows(usage: &Usage) -> Vec<[String; 7]> {
     usage.destinations.iter().map(row).collect()
 }
 
-/// Columns as wide as what is in them.
+/// Writes a table; each column is as wide as its widest cell.
 fn table<const COLUMNS: usize>(page: &mut String, head: [&str; COLUMNS], rows: Vec<[String; COLUMNS]>) {
     let width = |column: usize| {
         rows.iter()
@@ -144,12 +146,12 @@ fn or_dash(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "-".into(), |value| value.to_string())
 }
 
-/// Bytes, for people: three digits and a decimal unit, like `1.23 GB`.
+/// Bytes for people: three digits and a decimal unit, like `1.23 GB`.
 pub fn bytes(count: u64) -> String {
     scaled(count, "B")
 }
 
-/// Bits a second, for people.
+/// Bits per second for people.
 pub fn bits(count: u64) -> String {
     scaled(count, "bit/s")
 }
@@ -163,7 +165,7 @@ fn scaled(count: u64, unit: &str) -> String {
     let mut value = count as f64;
     let mut prefix = "";
     for next in PREFIXES {
-        // What would be shown as 1000 belongs to the next prefix.
+        // A value that would be shown as 1000 gets the next prefix.
         if value < 999.5 {
             break;
         }
@@ -173,7 +175,7 @@ fn scaled(count: u64, unit: &str) -> String {
     format!("{value:.digits$} {prefix}{unit}")
 }
 
-/// A number of seconds, for people, in its two largest units.
+/// A number of seconds for people, in its two largest units.
 pub fn age(seconds: f64) -> String {
     let whole = std::time::Duration::from_secs_f64(seconds.clamp(0.0, 1e12)).as_secs();
     match whole {
@@ -220,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_is_no_way_out_says_to_which_server() {
+    fn a_node_without_a_gateway_names_the_servers_that_it_cannot_reach() {
         let mut snapshot = super::super::snapshot::example();
         snapshot.links.clear();
         snapshot.trouble = None;
@@ -228,8 +230,9 @@ mod tests {
         assert!(situation(&snapshot).ends_with("no gateway has answered yet"));
         snapshot.servers = vec!["10.0.0.5:80".into()];
         assert!(
-            situation(&snapshot)
-                .ends_with("no gateway to 10.0.0.5:80 has answered yet, and this node is none")
+            situation(&snapshot).ends_with(
+                "no gateway to 10.0.0.5:80 has answered yet, and this node cannot reach them either"
+            )
         );
         snapshot.node.goes_direct = true;
         snapshot.clients_in_all = 1;

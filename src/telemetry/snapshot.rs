@@ -1,67 +1,71 @@
-//! All that a node shows of itself, at one moment: what `/status.json` gives, `/events` repeats, `/metrics` writes in
-//! another form, and `laneway status` and `laneway top` read. Text in it that a peer chose is printable and bounded.
+//! Everything that a node shows of itself at one moment. `/status.json` and `/events` serve it as JSON, `/metrics` writes
+//! it in another format, and `laneway status` and `laneway top` read it. Text that a peer chose is printable and bounded.
 //!
-//! Durations are in seconds, rates in bytes a second, "sent" is towards the server and "received" from it. Later
-//! versions may add fields; readers ignore what they do not know.
+//! Durations are in seconds, rates in bytes per second; "sent" is to the server and "received" from it. Later versions
+//! may add fields; readers ignore unknown ones.
 
 use serde::{Deserialize, Serialize};
 
 use super::journal::Event;
 
 /// What a node sees at one moment.
+///
+/// It has more than 12 fields because they are the schema of a JSON document.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// When, in milliseconds since 1970 (UTC), by this machine's clock.
+    /// Time in milliseconds since 1970 (UTC), by this machine's clock.
     pub at: u64,
     /// This node.
     pub node: NodeSeen,
-    /// The servers that this node was told of.
+    /// The servers in this node's configuration.
     pub servers: Vec<String>,
-    /// The gateways that it knows, in the order in which it tries them.
+    /// The known gateways, in the order in which they are tried.
     pub gateways: Vec<GatewaySeen>,
-    /// Its links to gateways, the one in use first.
+    /// The links to gateways, the one in use first.
     pub links: Vec<LinkSeen>,
-    /// The links of others to it, while it is a gateway; the busiest ones.
+    /// The links of clients to this node while it is a gateway; the busiest ones.
     pub clients: Vec<LinkSeen>,
-    /// How many links of others there are in all.
+    /// The number of all links of clients.
     pub clients_in_all: usize,
-    /// Connections of this machine's apps.
+    /// Connections of local apps.
     pub apps: Usage,
-    /// Connections that it carries for others.
+    /// Connections that this node carries for clients.
     pub served: Usage,
-    /// The rates of the last seconds, the oldest first, a second apart.
+    /// The rates of the last two minutes, oldest first, one second apart.
     pub history: Vec<Rates>,
-    /// What connections hold in memory.
+    /// Memory of connections.
     pub memory: Memory,
     /// Connections so far, by dialect.
     pub connections: Vec<Counted>,
-    /// Failed connections, by what went wrong (and, in `side`, where).
+    /// Failed connections, by kind of failure (and, in `side`, where it happened).
     pub failures: Vec<Counted>,
-    /// Connections that went on over another gateway, by how.
+    /// Connections that continued over another gateway, by how.
     pub rescued: Vec<Counted>,
-    /// Requests of apps that were refused for what they are, by reason (and, in `side`, dialect).
+    /// Requests of apps that were refused whatever their destination, by reason (and, in `side`, dialect).
     #[serde(default)]
     pub refused: Vec<Counted>,
-    /// Datagrams of UDP that were dropped, by reason.
+    /// UDP datagrams that were dropped, by reason.
     #[serde(default)]
     pub udp_dropped: Vec<Counted>,
-    /// Questions to the local name server, by transport.
+    /// Queries to the local name server, by transport.
     #[serde(default)]
     pub questions: Vec<Counted>,
-    /// Its answers, by code (and, in `side`, where they are from: `cache`, `asked` or `here`).
+    /// Its answers, by response code (and, in `side`, their source: `cache`, `asked` or `here`).
     #[serde(default)]
     pub answers: Vec<Counted>,
-    /// Events so far, by what happened.
+    /// Events so far, by kind.
     pub happened: Vec<Counted>,
-    /// Datagrams of discovery, by type (and, in `side`, `sent` or `heard`).
+    /// Datagrams of discovery so far, by type (and, in `side`, `sent` or `heard`).
     pub datagrams: Vec<Counted>,
-    /// What went wrong with the last gateway that was tried; none once a link stands.
+    /// Why the last gateway that was tried could not be used; none while a link is up.
     pub trouble: Option<String>,
-    /// The latest events, the oldest of them first.
+    /// The latest events, oldest first.
     pub events: Vec<Event>,
 }
 
 /// This node.
+///
+/// It has more than 12 fields because they are the schema of a JSON document.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodeSeen {
     /// Its name in the group.
@@ -70,66 +74,68 @@ pub struct NodeSeen {
     pub id: String,
     /// The group's name.
     pub group: String,
-    /// What it may be: `client` or `gateway`.
+    /// The role that its certificate allows: `client` or `gateway`.
     pub role: String,
-    /// What it is to the group as a gateway; none while it is no candidate.
+    /// Its state as a gateway of the group; none while it is not a candidate.
     pub state: Option<String>,
-    /// Whether it reaches a server itself, as far as it probes one.
+    /// Whether it can reach a server itself; none if it does not probe one.
     pub reach: Option<String>,
-    /// Its apps' connections leave from here, and not over a link.
+    /// Whether connections of its apps go to servers directly and not over a link.
     pub goes_direct: bool,
-    /// It takes no new connections: it is about to stop.
+    /// Whether it is about to stop and takes no new connections.
     pub is_draining: bool,
-    /// Load in parts of one, as a gateway.
+    /// Its load as a gateway, from 0 to 1.
     pub load: Option<f64>,
-    /// Measured capacity in bit/s, as a gateway.
+    /// Its measured capacity as a gateway, in bit/s.
     pub capacity: Option<u64>,
     /// The version of the program.
     pub version: String,
-    /// When it started, in seconds since 1970 (UTC).
+    /// Start time in seconds since 1970 (UTC).
     pub started: f64,
-    /// Seconds since then.
+    /// Seconds since the start.
     pub uptime: f64,
-    /// Where the local proxy listens.
+    /// The addresses of the local proxy.
     pub proxy: Vec<String>,
-    /// Where links are accepted, if they are.
+    /// The address for links, if it accepts them.
     pub link: Option<String>,
 }
 
-/// A gateway, as known here.
+/// A gateway, as this node knows it.
+///
+/// It has more than 12 fields because they are the schema of a JSON document.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GatewaySeen {
-    /// The first digits of its id; none for an address that was only named.
+    /// The first digits of its id; none for an address that has not been proved.
     pub id: Option<String>,
-    /// What it is called; none until there has been a link to it, which proves it.
+    /// Its name; none before the first link to it, which proves it.
     pub name: Option<String>,
-    /// Where it accepts links: the address of the link to it, else the one that is tried first.
+    /// The address for links: the one of the link to it, else the one that is tried first.
     pub address: String,
-    /// Its other addresses: it is on several networks with this node, or speaks IPv4 and IPv6.
+    /// Its other addresses: on other networks that it shares with this node, or of the other IP version.
     pub other_addresses: Vec<String>,
-    /// What it says it is (`active`, `standby`, `draining`, `withdrawn`), or `silent`.
+    /// The state that it announces (`active`, `standby`, `draining`, `withdrawn`), or `silent`.
     pub state: String,
-    /// Connections use it now.
+    /// Whether new connections use it.
     pub is_used: bool,
-    /// It left a ping unanswered lately: it comes behind the others.
+    /// Whether it left a ping unanswered lately: it ranks behind the others.
     pub is_suspect: bool,
-    /// For so long it is not dialled, after failures.
+    /// How long it is not dialled after failures, in seconds.
     pub paused_for: Option<f64>,
-    /// Whether it reaches a server: `reachable`, `unreachable`, or `not probed`; none while it is silent.
+    /// Whether it can reach a server: `reachable`, `unreachable`, or `not probed`; none while it is silent.
     pub reach: Option<String>,
-    /// Load in parts of one.
+    /// Its load, from 0 to 1.
     pub load: Option<f64>,
-    /// Capacity in bit/s, as it measured it.
+    /// Its capacity in bit/s, as it measured it.
     pub capacity: Option<u64>,
     /// Its weight in percent.
     pub weight: Option<u16>,
-    /// Tunnels that are open through it, of all its clients.
+    /// Open tunnels of all its clients.
     pub tunnels: Option<u32>,
-    /// Round trip in seconds: of a ping on the link, else from query to offer.
+    /// Round trip time in seconds: of a ping on the link, else from query to offer.
     pub round_trip: Option<f64>,
-    /// Seconds since it last spoke.
+    /// Seconds since its last datagram.
     pub heard_ago: Option<f64>,
-    /// How it came to be known: `heard`, `named`, `static` or `remembered`.
+    /// How this node learned of it: `heard`, `named`, `static` or `remembered`.
     pub source: String,
 }
 
@@ -138,34 +144,34 @@ pub struct GatewaySeen {
 pub struct LinkSeen {
     /// The first digits of the other node's id.
     pub id: String,
-    /// What it is called, by its certificate.
+    /// The other node's name, as in its certificate.
     pub name: String,
-    /// Where the other end is.
+    /// The other node's address.
     pub address: String,
     /// `active`: in use; `standby`: warm; `suspect`: a ping is unanswered; `accepted`: a client's.
     pub state: String,
-    /// Seconds since it stands.
+    /// Seconds since it came up.
     pub age: f64,
-    /// Tunnels that are open on it.
+    /// Open tunnels.
     pub tunnels: u32,
-    /// Bytes that this node sent on it: of tunnels, towards the other end.
+    /// Bytes of tunnels that this node sent on it.
     pub sent: u64,
-    /// Bytes that arrived on it.
+    /// Bytes of tunnels that arrived on it.
     pub received: u64,
-    /// The last round trip of a ping, in seconds.
+    /// Round trip time of the last ping, in seconds.
     pub round_trip: Option<f64>,
 }
 
-/// Connections of one kind.
+/// The connections of one side: of local apps, or of clients.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Usage {
-    /// Open now.
+    /// Open connections.
     pub open: u32,
-    /// Begun so far.
+    /// Connections so far.
     pub opened: u64,
-    /// Bytes so far.
+    /// Bytes sent to servers so far.
     pub sent: u64,
-    /// Bytes so far.
+    /// Bytes received from servers so far.
     pub received: u64,
     /// The busiest destinations.
     pub destinations: Vec<DestinationSeen>,
@@ -176,60 +182,60 @@ pub struct Usage {
 pub struct DestinationSeen {
     /// `host:port`
     pub target: String,
-    /// Connections that are open.
+    /// Open connections.
     pub open: u32,
-    /// Connections begun so far.
+    /// Connections so far.
     pub opened: u64,
     /// Connections that failed.
     pub failed: u64,
-    /// Bytes so far.
+    /// Bytes sent to it so far.
     pub sent: u64,
-    /// Bytes so far.
+    /// Bytes received from it so far.
     pub received: u64,
 }
 
-/// One second, in bytes a second.
+/// The throughput of one second, in bytes per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rates {
-    /// Of this machine's apps, to servers.
+    /// From local apps to servers.
     pub apps_sent: u64,
-    /// Of this machine's apps, from servers.
+    /// From servers to local apps.
     pub apps_received: u64,
-    /// Of others, to servers.
+    /// From clients to servers.
     pub served_sent: u64,
-    /// Of others, from servers.
+    /// From servers to clients.
     pub served_received: u64,
 }
 
-/// Memory, in bytes.
+/// Memory of connections, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
-    /// What connections hold.
+    /// In use.
     pub used: u64,
-    /// What they may hold.
+    /// The limit.
     pub limit: u64,
 }
 
-/// How often something has happened.
+/// A counter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counted {
-    /// What.
+    /// What it counts.
     pub what: String,
-    /// On whose side, or in which direction; empty where that does not matter.
+    /// Its second label: a side, a direction or a dialect; empty where it has none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub side: String,
-    /// How often.
+    /// Its value.
     pub count: u64,
 }
 
 impl Counted {
-    /// `count` times `what`.
+    /// A counter of `what`.
     pub fn new(what: impl Into<String>, side: impl Into<String>, count: u64) -> Self {
         Self { what: what.into(), side: side.into(), count }
     }
 }
 
-/// A client with two gateways, in the middle of a download: what tests of those who show it begin with.
+/// A client with two gateways, in the middle of a download: for the tests of whatever shows a snapshot.
 #[cfg(test)]
 pub(crate) fn example() -> Snapshot {
     use super::journal::Happening;

@@ -1,4 +1,4 @@
-//! Counters.
+//! Counters that only grow.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -9,18 +9,18 @@ use std::sync::{Mutex, PoisonError};
 pub struct Count(AtomicU64);
 
 impl Count {
-    /// One more.
+    /// Adds one.
     pub fn one(&self) {
         self.0.fetch_add(1, Relaxed);
     }
 
-    /// How many so far.
+    /// The number so far.
     pub fn value(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }
 
-/// Numbers that only grow, by words of the program itself: there are as many as it knows.
+/// Numbers that only grow, one per key. Keys are words of the program itself, so their number is bounded.
 #[derive(Debug)]
 pub struct Tally<Key>(Mutex<BTreeMap<Key, u64>>);
 
@@ -31,17 +31,17 @@ impl<Key> Default for Tally<Key> {
 }
 
 impl<Key: Ord + Copy> Tally<Key> {
-    /// One more of these.
+    /// Adds one to a key.
     pub fn one(&self, key: Key) {
         self.many(key, 1);
     }
 
-    /// So many more of these.
+    /// Adds `count` to a key.
     pub fn many(&self, key: Key, count: u64) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default() += count;
     }
 
-    /// How many of each so far, in the order of the keys.
+    /// The numbers so far, in the order of the keys.
     pub fn values(&self) -> Vec<(Key, u64)> {
         self.0
             .lock()

@@ -1,9 +1,9 @@
-//! Bytes, counted while they pass.
+//! Bytes of connections, counted while they pass.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Bytes that passed, as the app sees them. What is counted here is counted in the whole that it is a part of, too.
+/// Bytes that passed, as the app sees them. Bytes of a part also count in its whole.
 #[derive(Debug, Default)]
 pub struct Traffic {
     sent: AtomicU64,
@@ -12,34 +12,34 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// The part of a `whole`.
+    /// A part of `whole`.
     pub fn of(whole: &Arc<Self>) -> Self {
         Self { whole: Some(whole.clone()), ..Self::default() }
     }
 
-    /// Notes bytes on their way to the server.
+    /// Adds bytes sent to the server.
     pub fn add_sent(&self, count: u64) {
         self.sent.fetch_add(count, Relaxed);
         self.whole.iter().for_each(|whole| whole.add_sent(count));
     }
 
-    /// Notes bytes on their way to the app.
+    /// Adds bytes received from the server.
     pub fn add_received(&self, count: u64) {
         self.received.fetch_add(count, Relaxed);
         self.whole.iter().for_each(|whole| whole.add_received(count));
     }
 
-    /// Bytes that went to the server.
+    /// Bytes sent to the server.
     pub fn sent(&self) -> u64 {
         self.sent.load(Relaxed)
     }
 
-    /// Bytes that came from the server.
+    /// Bytes received from the server.
     pub fn received(&self) -> u64 {
         self.received.load(Relaxed)
     }
 
-    /// Both ways together.
+    /// Bytes in both directions.
     pub fn total(&self) -> u64 {
         self.sent() + self.received()
     }
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_passes_counts_in_the_part_and_in_the_whole() {
+    fn bytes_count_in_the_part_and_in_the_whole() {
         let whole = Arc::new(Traffic::default());
         let (one, other) = (Traffic::of(&whole), Traffic::of(&whole));
         one.add_sent(3);

@@ -1,4 +1,4 @@
-//! One screen of `laneway top`: pure, from a snapshot to cells.
+//! One screen of `laneway top`: draws a snapshot, without I/O.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -10,13 +10,13 @@ use crate::telemetry::journal::{Event, Happening};
 use crate::telemetry::report::{age, bits, bytes, called, condition, millis, situation};
 use crate::telemetry::snapshot::{Rates, Snapshot, Usage};
 
-/// Lines of a graph, with its border.
+/// Height of a graph in lines, with its border.
 const GRAPH: u16 = 7;
 
-/// Draws `snapshot`; `notice` is what the user must know besides.
+/// Draws `snapshot`, with `notice` as a warning if there is one.
 pub(super) fn draw(frame: &mut Frame<'_>, snapshot: &Snapshot, notice: Option<&str>) {
     let gateways = u16::try_from(snapshot.gateways.len()).unwrap_or(u16::MAX).clamp(1, 8) + 3;
-    // Where not all has room, the graphs go first.
+    // Without room for everything, the graphs are left out first.
     let graph = if frame.area().height < 2 + gateways + GRAPH + 4 { 0 } else { GRAPH };
     let [head, table, rates, below] = Layout::vertical([
         Constraint::Length(2),
@@ -66,7 +66,7 @@ fn header(frame: &mut Frame<'_>, area: Rect, snapshot: &Snapshot, notice: Option
     frame.render_widget(how, second);
 }
 
-/// The columns of the gateways, the most telling first, and how wide each is.
+/// The columns of the gateways and their widths, the most important first.
 const COLUMNS: [(&str, u16); 9] = [
     ("", 1),
     ("GATEWAY", 8),
@@ -79,12 +79,12 @@ const COLUMNS: [(&str, u16); 9] = [
     ("CAPACITY", 12),
 ];
 
-/// The longest name that is shown whole.
-const LONGEST_NAME: usize = 20;
+/// Maximum width of a name in characters; a longer one is cut.
+const MAX_NAME: usize = 20;
 
-/// As many of the columns as there is room for, with a space between two, and as wide as the names need.
+/// The columns that fit into `room` with a space between them; the names' column is as wide as the names.
 fn columns(room: u16, snapshot: &Snapshot) -> Vec<(&'static str, u16)> {
-    let longest = snapshot.gateways.iter().map(|gateway| called(gateway).len().min(LONGEST_NAME)).max();
+    let longest = snapshot.gateways.iter().map(|gateway| called(gateway).len().min(MAX_NAME)).max();
     let mut end = 0;
     let columns = COLUMNS.iter().map(|&(name, width)| match (name, longest) {
         ("GATEWAY", Some(longest)) => (name, width.max(u16::try_from(longest).unwrap_or(width))),
@@ -145,9 +145,9 @@ fn graphs(frame: &mut Frame<'_>, area: Rect, snapshot: &Snapshot) {
 fn graph(frame: &mut Frame<'_>, area: Rect, title: &str, mut values: Vec<u64>, colour: Color) {
     let room = usize::from(area.width.saturating_sub(2));
     values.drain(..values.len().saturating_sub(room));
-    let (now, most) =
+    let (now, peak) =
         (values.last().copied().unwrap_or_default(), values.iter().copied().max().unwrap_or_default());
-    let title = format!(" {title}: {}/s, at most {}/s ", bytes(now), bytes(most));
+    let title = format!(" {title}: {}/s, peak {}/s ", bytes(now), bytes(peak));
     let line = Sparkline::default().data(&values).style(Style::new().fg(colour)).block(panel(&title));
     frame.render_widget(line, area);
 }
@@ -194,11 +194,11 @@ fn events(frame: &mut Frame<'_>, area: Rect, events: &[Event]) {
             Span::raw(format!("{} {}", event.who, event.text)),
         ])
     });
-    let panel = panel(" events, UTC, the latest first ");
+    let panel = panel(" events (UTC), latest first ");
     frame.render_widget(Paragraph::new(lines.collect::<Vec<_>>()).block(panel), area);
 }
 
-/// `hh:mm:ss` of a time in milliseconds since 1970, UTC.
+/// A time in milliseconds since 1970 as `hh:mm:ss`, UTC.
 fn time_of_day(millis: u64) -> String {
     let seconds = millis / 1000 % 86_400;
     format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)

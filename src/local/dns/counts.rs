@@ -3,7 +3,7 @@
 use hickory_resolver::proto::op::{Message, ResponseCode};
 
 use super::NameServer;
-use crate::telemetry::refusal::Refusal;
+use crate::telemetry::refusal::RefusalReason;
 use crate::wire::dns::{Decision, word};
 
 /// Where an answer comes from. The words of the metrics follow from it.
@@ -24,13 +24,13 @@ impl NameServer {
         telemetry.questions.one(transport);
         match decision {
             Decision::Ask(_) => {}
-            Decision::Ignore => telemetry.refused.one(("dns", Refusal::Malformed)),
+            Decision::Ignore => telemetry.refused.one(("dns", RefusalReason::Malformed)),
             Decision::Answer(_, code, _) => {
                 self.count_answer(*code, Source::Here);
                 let reason = match *code {
-                    ResponseCode::FormErr => Refusal::Malformed,
-                    ResponseCode::BADVERS => Refusal::Version,
-                    ResponseCode::NotImp | ResponseCode::Refused => Refusal::Unsupported,
+                    ResponseCode::FormErr => RefusalReason::Malformed,
+                    ResponseCode::BADVERS => RefusalReason::Version,
+                    ResponseCode::NotImp | ResponseCode::Refused => RefusalReason::Unsupported,
                     // A name of this machine, or one that never exists.
                     _ => return,
                 };
@@ -41,7 +41,7 @@ impl NameServer {
 
     /// Counts a question that is answered with SERVFAIL because there are too many.
     pub(super) fn count_excess(&self) {
-        self.local.telemetry.refused.one(("dns", Refusal::TooMany));
+        self.local.telemetry.refused.one(("dns", RefusalReason::TooMany));
         self.count_answer(ResponseCode::ServFail, Source::Here);
     }
 

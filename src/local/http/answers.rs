@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 
 use crate::failure::Failure;
-use crate::telemetry::refusal::Refusal;
+use crate::telemetry::refusal::RefusalReason;
 use crate::wire::http::{Malformed, RequestHead, simple_response, trace_response};
 
 /// The answer to OPTIONS or TRACE when this proxy is the last recipient (RFC 9110 §7.6.2): what it supports, or the request
@@ -35,14 +35,14 @@ pub(super) fn failed(failure: &Failure, name: &str, head: bool) -> Bytes {
 }
 
 /// The reason under which a malformed message is counted.
-pub(super) fn refusal_reason(malformed: Malformed) -> Refusal {
+pub(super) fn refusal_reason(malformed: Malformed) -> RefusalReason {
     match (malformed, malformed.status()) {
-        (Malformed::Unfinished, _) => Refusal::Unfinished,
-        (Malformed::HttpsInAbsoluteForm | Malformed::Scheme, _) | (_, 501) => Refusal::Unsupported,
-        (Malformed::Host | Malformed::Port, _) => Refusal::Destination,
-        (_, 431) => Refusal::TooLong,
-        (_, 505) => Refusal::Version,
-        _ => Refusal::Malformed,
+        (Malformed::Unfinished, _) => RefusalReason::Unfinished,
+        (Malformed::HttpsInAbsoluteForm | Malformed::Scheme, _) | (_, 501) => RefusalReason::Unsupported,
+        (Malformed::Host | Malformed::Port, _) => RefusalReason::Destination,
+        (_, 431) => RefusalReason::TooLong,
+        (_, 505) => RefusalReason::Version,
+        _ => RefusalReason::Malformed,
     }
 }
 

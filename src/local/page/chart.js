@@ -1,4 +1,4 @@
-// Throughput: from servers above the line, to servers below it, each second one point.
+// Throughput, one point per second: from servers above the axis, to servers below it.
 
 import { rate } from "./format.js";
 
@@ -13,13 +13,13 @@ function shape(kind, attributes, text) {
   return element;
 }
 
-/** The next larger of 1, 2, 5 times a power of ten. */
+/** The smallest of 1, 2, 5 times a power of ten that is not below `value`. */
 function ceiling(value) {
   const power = 10 ** Math.floor(Math.log10(value));
   return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value);
 }
 
-/** Draws `samples`, each {down, up} in bytes a second, the latest one last. */
+/** Draws `samples`, each {down, up} in bytes per second, the latest one last. */
 export function draw(svg, samples) {
   const width = svg.clientWidth;
   const height = svg.clientHeight;
@@ -27,7 +27,7 @@ export function draw(svg, samples) {
   const most = (of) => Math.max(0, ...samples.map(of));
   const top = ceiling(Math.max(10_000, most((sample) => sample.down)));
   const bottom = ceiling(Math.max(10_000, most((sample) => sample.up)));
-  // Each direction gets at least a fourth of the height, whatever the other one does.
+  // Each direction gets at least a quarter of the height.
   const share = Math.min(0.75, Math.max(0.25, top / (top + bottom)));
   const [first, last] = [8, height - 8];
   const zero = first + (last - first) * share;

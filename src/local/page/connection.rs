@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::local::handshakes::HANDSHAKE;
 use crate::net;
-use crate::telemetry::refusal::Refusal;
+use crate::telemetry::refusal::RefusalReason;
 use crate::wire::http::MAX_HEAD;
 
 /// How long a stalled peer may take to read what has been written, at most one response or event beyond [`QUEUED`].
@@ -40,7 +40,7 @@ pub(super) async fn serve<S, B>(
     received: Bytes,
     service: S,
     drain: &CancellationToken,
-) -> Option<Refusal>
+) -> Option<RefusalReason>
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
     B: Body<Data = Bytes, Error = Infallible> + 'static,
@@ -71,7 +71,8 @@ where
     };
     let refusal = served.err().and_then(|error| {
         tracing::debug!(%error, "the connection to the page ended");
-        let reason = if error.is_parse_too_large() { Refusal::TooLong } else { Refusal::Malformed };
+        let reason =
+            if error.is_parse_too_large() { RefusalReason::TooLong } else { RefusalReason::Malformed };
         error.is_parse().then_some(reason)
     });
     if !drain.is_cancelled() {

@@ -1,4 +1,4 @@
-// Numbers and times for people. Decimal units, three digits.
+// Numbers and times for people, with decimal units and three digits.
 
 const PREFIXES = ["", "k", "M", "G", "T", "P"];
 
@@ -34,5 +34,5 @@ export function age(seconds) {
 
 export const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 
-/** The value, made readable, or a dash where there is none. */
+/** The formatted value, or a dash if there is none. */
 export const orDash = (value, readable) => (value === null || value === undefined ? "–" : readable(value));

@@ -1,5 +1,5 @@
-// The LAN as this node sees it: who comes from where, over which gateway, to which server. Beside each other where there is
-// room, below each other on a phone. All text is set as text.
+// The LAN as this node sees it, in three columns: clients or this node, gateways, servers. On a phone the columns are
+// stacked. All text is set as text.
 
 import { millis, plural, rate } from "./format.js";
 
@@ -18,7 +18,7 @@ function shape(kind, attributes, text) {
 
 const short = (text, length) => (text.length > length ? `${text.slice(0, length - 1)}…` : text);
 
-/** The three columns, as plain facts: {title, name, detail, address, tone, used, self, gone, rank}. */
+/** The three columns as data: {title, name, detail, address, tone, used, self, gone, rank}. */
 function columns(seen) {
   const { node, gateways, links, clients, apps, served } = seen;
   const self = {
@@ -84,7 +84,7 @@ function card(item, at) {
   return group;
 }
 
-/** Places each column of boxes; gives their places and the size of the whole. */
+/** Places each column of boxes; returns their positions and the size of the map. */
 function laidOut(groups, width) {
   const stacked = width < 700;
   if (!stacked) {
@@ -98,7 +98,7 @@ function laidOut(groups, width) {
     });
     return { places, height, stacked };
   }
-  // Room for the lanes in, on the left of the middle, and for those out, on its right.
+  // Space for the lanes on both sides of the middle column.
   const widths = [width - 2 * RAIL, width - 2 * RAIL, width - 2 * RAIL];
   const lefts = [1, RAIL, 1];
   let y = 2;
@@ -110,7 +110,7 @@ function laidOut(groups, width) {
   return { places, height: y - 22, stacked };
 }
 
-/** The path of a lane, and where its label goes if there is room for one. */
+/** The path of a lane, and the position of its label if there is space for one. */
 function way(from, to, stacked, width) {
   const [start, end] = [from.x + from.width + 9, to.x - 9];
   const [out, into] = [from.y + BOX.height / 2, to.y + BOX.height / 2];
@@ -127,7 +127,7 @@ function way(from, to, stacked, width) {
   return { d: `M${start} ${out}Q${rail} ${out} ${rail} ${out + 14}V${into - 14}Q${rail} ${into} ${rail - 14} ${into}H${edge}` };
 }
 
-/** Draws `seen`; `now` is {down, up} in bytes a second. */
+/** Draws `seen`; `now` is {down, up} in bytes per second. */
 export function draw(svg, seen, now) {
   const groups = columns(seen);
   const width = svg.clientWidth;
@@ -145,7 +145,7 @@ export function draw(svg, seen, now) {
     }
     lines.push(shape("path", { class: "road", d }));
     const marking = shape("path", { class: moving > 0 ? "marking" : "marking rest", d });
-    // Twice as fast for each ten times as much: from a walk to a drive.
+    // The speed of the animation doubles with each power of ten.
     marking.style.setProperty("--pace", `${Math.max(0.4, 4 - 0.5 * Math.log10(1 + moving)).toFixed(2)}s`);
     lines.push(marking);
     if (label && x !== undefined) lines.push(shape("text", { class: "rate", x, y: y - 28 }, label));

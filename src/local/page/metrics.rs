@@ -1,5 +1,5 @@
-//! The page for Prometheus: the text exposition format, version 0.0.4. Names say their units, counters end in `_total`.
-//! Destinations are no labels: there may be any number of them.
+//! The metrics for Prometheus in its text exposition format, version 0.0.4. Names contain their units, counters end in
+//! `_total`. Destinations are not labels, because their number is not bounded.
 
 use std::fmt::Write;
 
@@ -8,47 +8,50 @@ use crate::telemetry::snapshot::{Counted, LinkSeen, Snapshot, Usage};
 /// The media type.
 pub(super) const TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// What a gateway can be, as a candidate.
+/// The states of a gateway.
 const STATES: [&str; 5] = ["active", "standby", "draining", "withdrawn", "silent"];
 
 /// All metrics of a snapshot.
 pub fn text(snapshot: &Snapshot) -> String {
-    let mut page = Page::default();
+    let mut page = Exposition::default();
     let node = &snapshot.node;
-    page.gauge("build_info", "The version of the program; always 1.");
+    page.gauge("build_info", "Version of the program; always 1.");
     page.sample(&[("version", &node.version)], 1);
-    page.gauge("node_info", "Who this node is; always 1.");
+    page.gauge("node_info", "Identity of this node; always 1.");
     let names =
         [("node", node.name.as_str()), ("id", &node.id), ("group", &node.group), ("role", &node.role)];
     page.sample(&names, 1);
-    page.gauge("start_time_seconds", "When the node started, in seconds since 1970.");
+    page.gauge("start_time_seconds", "Start time of the node, in seconds since 1970.");
     page.sample(&[], node.started);
-    page.gauge("goes_direct", "1 while this machine's own connections leave from here and not over a link.");
+    page.gauge(
+        "goes_direct",
+        "1 while connections of local apps go to servers directly and not over a link.",
+    );
     page.sample(&[], u8::from(node.goes_direct));
     page.gauge("draining", "1 while the node is about to stop.");
     page.sample(&[], u8::from(node.is_draining));
-    page.gauge("node_state", "1 for what this node is to its group as a gateway.");
+    page.gauge("node_state", "1 for the state of this node as a gateway.");
     for state in &STATES[..4] {
         page.sample(&[("state", state)], u8::from(node.state.as_deref() == Some(state)));
     }
     if let Some(reach @ ("reachable" | "unreachable")) = node.reach.as_deref() {
-        page.gauge("server_reachable", "1 while this node reaches a server itself.");
+        page.gauge("server_reachable", "1 while this node can reach a server itself.");
         page.sample(&[], u8::from(reach == "reachable"));
     }
     connections(&mut page, snapshot);
     gateways(&mut page, snapshot);
-    page.gauge("memory_used_bytes", "What connections hold in memory.");
+    page.gauge("memory_used_bytes", "Memory in use by connections.");
     page.sample(&[], snapshot.memory.used);
-    page.gauge("memory_limit_bytes", "What they may hold.");
+    page.gauge("memory_limit_bytes", "Limit of the memory of connections.");
     page.sample(&[], snapshot.memory.limit);
     page.counter("discovery_datagrams_total", "Datagrams of discovery, by type and direction.");
     page.counts(&snapshot.datagrams, &["type", "direction"]);
-    page.counter("events_total", "What happened, by kind.");
+    page.counter("events_total", "Events, by kind.");
     page.counts(&snapshot.happened, &["event"]);
-    page.0
+    page.text
 }
 
-fn connections(page: &mut Page, snapshot: &Snapshot) {
+fn connections(page: &mut Exposition, snapshot: &Snapshot) {
     let sides = [("apps", &snapshot.apps), ("clients", &snapshot.served)];
     let mut each = |name: &str, is_counter: bool, help: &str, value: fn(&Usage) -> u64| {
         if is_counter {
@@ -60,40 +63,38 @@ fn connections(page: &mut Page, snapshot: &Snapshot) {
             page.sample(&[("of", side)], value(usage));
         }
     };
-    each("connections_open", false, "Open connections: of this machine's apps, and of clients.", |usage| {
+    each("connections_open", false, "Open connections, of local apps and of clients.", |usage| {
         usage.open.into()
     });
-    each("destinations_opened_total", true, "Connections that have named a destination.", |usage| {
-        usage.opened
-    });
-    each("sent_bytes_total", true, "Bytes that went towards servers.", |usage| usage.sent);
-    each("received_bytes_total", true, "Bytes that came from servers.", |usage| usage.received);
-    page.counter("connections_total", "Connections, by the dialect that they came in.");
+    each("destinations_opened_total", true, "Connections with a destination.", |usage| usage.opened);
+    each("sent_bytes_total", true, "Bytes sent to servers.", |usage| usage.sent);
+    each("received_bytes_total", true, "Bytes received from servers.", |usage| usage.received);
+    page.counter("connections_total", "Connections, by dialect of the app.");
     page.counts(&snapshot.connections, &["dialect"]);
-    page.counter("connection_failures_total", "Connections that failed, by what went wrong and where.");
+    page.counter("connection_failures_total", "Connections that failed, by kind of failure and side.");
     page.counts(&snapshot.failures, &["kind", "side"]);
-    page.counter("connections_rescued_total", "Connections that went on over another gateway, by how.");
+    page.counter("connections_rescued_total", "Connections that continued over another gateway, by how.");
     page.counts(&snapshot.rescued, &["how"]);
     page.counter(
         "refused_total",
-        "Requests of apps that were refused for what they are, whatever their destination.",
+        "Requests of apps that were refused whatever their destination, by reason and dialect.",
     );
     page.counts(&snapshot.refused, &["reason", "dialect"]);
-    page.counter("udp_dropped_total", "Datagrams of UDP that were dropped, by reason.");
+    page.counter("udp_dropped_total", "UDP datagrams that were dropped, by reason.");
     page.counts(&snapshot.udp_dropped, &["reason"]);
-    page.counter("dns_questions_total", "Questions to the local name server, by transport.");
+    page.counter("dns_questions_total", "Queries to the local name server, by transport.");
     page.counts(&snapshot.questions, &["transport"]);
-    page.counter("dns_answers_total", "Its answers, by code and by where they are from.");
+    page.counter("dns_answers_total", "Answers of the local name server, by response code and source.");
     page.counts(&snapshot.answers, &["code", "from"]);
 }
 
-fn gateways(page: &mut Page, snapshot: &Snapshot) {
-    page.gauge("gateways", "Gateways that are known, by state.");
+fn gateways(page: &mut Exposition, snapshot: &Snapshot) {
+    page.gauge("gateways", "Known gateways, by state.");
     for state in STATES {
         let count = snapshot.gateways.iter().filter(|gateway| gateway.state == state).count();
         page.sample(&[("state", state)], count);
     }
-    page.gauge("clients", "Links of others to this node.");
+    page.gauge("clients", "Links of clients to this node.");
     page.sample(&[], snapshot.clients_in_all);
     let links = &snapshot.links;
     let mut each = |name: &str, help: &str, value: fn(&LinkSeen) -> Option<f64>| {
@@ -104,33 +105,33 @@ fn gateways(page: &mut Page, snapshot: &Snapshot) {
             }
         }
     };
-    each("link_up", "1 for each link to a gateway that stands.", |_| Some(1.0));
+    each("link_up", "1 for each link to a gateway that is up.", |_| Some(1.0));
     each("link_in_use", "1 for the link that new connections use.", |link| {
         Some(f64::from(u8::from(link.state == "active")))
     });
     each("link_suspect", "1 while a ping is unanswered.", |link| {
         Some(f64::from(u8::from(link.state == "suspect")))
     });
-    each("link_tunnels_open", "Connections that are open on the link.", |link| Some(link.tunnels.into()));
-    each("link_round_trip_seconds", "The last round trip of a ping.", |link| link.round_trip);
-    page.counter("link_sent_bytes_total", "Bytes of connections sent on the link since it stands.");
+    each("link_tunnels_open", "Open tunnels of the link.", |link| Some(link.tunnels.into()));
+    each("link_round_trip_seconds", "Round trip time of the last ping.", |link| link.round_trip);
+    page.counter("link_sent_bytes_total", "Bytes of tunnels sent on the link since it came up.");
     for link in links {
         page.sample(&[("gateway", &link.id), ("address", &link.address)], link.sent);
     }
-    page.counter(
-        "link_received_bytes_total",
-        "Bytes of connections that arrived on the link since it stands.",
-    );
+    page.counter("link_received_bytes_total", "Bytes of tunnels received on the link since it came up.");
     for link in links {
         page.sample(&[("gateway", &link.id), ("address", &link.address)], link.received);
     }
 }
 
-/// The text so far, and the name that the next samples are of.
+/// The text so far, and the name of the metric whose samples come next.
 #[derive(Default)]
-struct Page(String, String);
+struct Exposition {
+    text: String,
+    name: String,
+}
 
-impl Page {
+impl Exposition {
     fn counter(&mut self, name: &str, help: &str) {
         self.begin(name, "counter", help);
     }
@@ -140,17 +141,17 @@ impl Page {
     }
 
     fn begin(&mut self, name: &str, kind: &str, help: &str) {
-        self.1 = format!("laneway_{name}");
-        let name = &self.1;
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        self.name = format!("laneway_{name}");
+        let name = &self.name;
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
-    /// One sample of what was begun last.
+    /// Writes one sample of the metric that was begun last.
     fn sample(&mut self, labels: &[(&str, &str)], value: impl std::fmt::Display) {
         let labels: Vec<_> =
             labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
         let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
-        let _ = writeln!(self.0, "{}{labels} {value}", self.1);
+        let _ = writeln!(self.text, "{}{labels} {value}", self.name);
     }
 
     fn counts(&mut self, counts: &[Counted], names: &[&str]) {
@@ -162,7 +163,7 @@ impl Page {
     }
 }
 
-/// A label's value may hold anything but these as they are.
+/// A label's value with the characters escaped that the format reserves.
 fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
@@ -173,9 +174,9 @@ mod tests {
 
     #[test]
     fn a_label_cannot_end_its_line() {
-        let mut page = Page::default();
+        let mut page = Exposition::default();
         page.gauge("x", "Help.");
         page.sample(&[("name", "a\"} 1\nb\\")], 2);
-        assert_eq!(page.0.lines().last(), Some(r#"laneway_x{name="a\"} 1\nb\\"} 2"#));
+        assert_eq!(page.text.lines().last(), Some(r#"laneway_x{name="a\"} 1\nb\\"} 2"#));
     }
 }

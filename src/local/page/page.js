@@ -1,10 +1,11 @@
-// What the node sees, drawn anew each second from /events. What it says may come from other machines: it is set as text and
-// never as markup.
+// Draws what the node sees, every second from /events. Its text may come from other machines: it is set as text and never
+// as markup.
 
 import { age, bits, bytes, millis, orDash, plural, rate, scaled } from "./format.js";
 import { draw as drawChart } from "./chart.js";
 import { draw as drawMap } from "./map.js";
 
+// Milliseconds without an event after which the node counts as gone.
 const SILENCE = 4000;
 const TONES = {
   promoted: "good", "link-up": "good", "in-use": "good", resumed: "good",
@@ -24,7 +25,7 @@ function element(kind, text, name) {
   return made;
 }
 
-/** Sets text only where it differs, so that what the reader has selected stays. */
+/** Sets text only where it differs, so that the user's selection stays. */
 function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
@@ -63,13 +64,13 @@ function header(seen) {
   const role = node.state ? `${node.state} gateway` : node.role === "client" ? "client only" : "client";
   say(at("facts"), `${role} in group ${node.group} · up ${age(node.uptime)} · laneway ${node.version}`);
   const [tone, text] =
-    node.is_draining ? ["wait", "stopping: takes no new connections"]
-    : node.goes_direct ? ["good", `goes out directly, serves ${plural(seen.clients_in_all, "client")}`]
+    node.is_draining ? ["wait", "stopping: no new connections"]
+    : node.goes_direct ? ["good", `reaches servers directly, serves ${plural(seen.clients_in_all, "client")}`]
     : links.length > 0 && links[0].state === "suspect" ? ["wait", `gateway ${links[0].name} does not answer`]
     : links.length > 0 ? ["good", `linked to gateway ${links[0].name}`]
     : trouble ? ["bad", `no gateway: ${trouble}`]
     : seen.servers.length > 0
-      ? ["bad", `no gateway to ${seen.servers.join(", ")} has answered yet, and this node is none`]
+      ? ["bad", `no gateway to ${seen.servers.join(", ")} has answered yet, and this node cannot reach them either`]
     : ["bad", "no gateway has answered yet"];
   situation(tone, text);
   say(at("proxy"), node.proxy.join(", "));
@@ -191,12 +192,12 @@ function events(seen) {
   list.dataset.last = String(last);
 }
 
-/** The map, in words. */
+/** Describes the map for screen readers. */
 function mapText(seen) {
   const used = seen.gateways.find((gateway) => gateway.is_used);
-  const way = seen.node.goes_direct ? "directly to the servers"
-    : used ? `over gateway ${used.name ?? used.id} at ${used.address}` : "nowhere: there is no gateway";
-  say(at("map-text"), `This node, ${seen.node.name}, connects ${way}. ${plural(seen.gateways.length, "gateway")} known; the table below lists them.`);
+  const route = seen.node.goes_direct ? "directly to the servers"
+    : used ? `over gateway ${used.name ?? used.id} at ${used.address}` : "to no server: there is no gateway";
+  say(at("map-text"), `This node, ${seen.node.name}, connects ${route}. ${plural(seen.gateways.length, "gateway")} known; the table below lists them.`);
 }
 
 function show(seen) {
@@ -215,7 +216,7 @@ function show(seen) {
 
 function lost() {
   document.body.classList.add("stale");
-  situation("bad", "the node does not answer; trying again");
+  situation("bad", "the node does not answer; retrying");
 }
 
 function follow() {
@@ -227,7 +228,7 @@ function follow() {
   };
   stream.onerror = () => {
     lost();
-    // A browser comes back by itself unless it was refused.
+    // A browser reconnects by itself unless it was refused.
     if (stream.readyState === EventSource.CLOSED) setTimeout(follow, 3000);
   };
 }
