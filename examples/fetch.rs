@@ -14,8 +14,8 @@ use anyhow::Context;
 use laneway::link::client::Link;
 use laneway::link::tls;
 use laneway::peers::survey;
-use laneway::trust::board::Board;
 use laneway::trust::group::Group;
+use laneway::trust::membership::Membership;
 use laneway::trust::state::StateDir;
 use laneway::wire::target::Target;
 use tokio_util::task::TaskTracker;
@@ -33,7 +33,7 @@ async fn main() -> anyhow::Result<()> {
     let (address, id) = *gateways.first().context("no gateway answered")?;
 
     let config = tls::link_client(&group)?;
-    let link = Link::dial(address, Some(id), config, Board::new(group), &TaskTracker::new()).await?;
+    let link = Link::dial(address, Some(id), config, Membership::new(group), &TaskTracker::new()).await?;
     let request = format!("GET / HTTP/1.0\r\nHost: {server}\r\n\r\n");
     let opened = link.open(&server, 1, request.into()).await;
     let mut tunnel = opened.map_err(|failure| anyhow::anyhow!(failure.sentence))?.stream;

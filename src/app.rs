@@ -51,9 +51,9 @@ use crate::problem::Problem;
 use crate::service::Manager;
 use crate::telemetry::{Telemetry, history};
 use crate::transparent;
-use crate::trust::authority::{Authority, Doorbell};
-use crate::trust::board::Board;
+use crate::trust::authority::{Authority, JoinResponder};
 use crate::trust::group::Group;
+use crate::trust::membership::Membership;
 use crate::trust::state::StateDir;
 use crate::view::{Started, View};
 use crate::wire::datagram::{Reach, State};
@@ -133,17 +133,17 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     link.iter().for_each(|(_, address)| egress.own().listens_on(*address));
 
     let (announcements, announced) = watch::channel(None);
-    let board = Board::new(group.clone());
+    let membership = Membership::new(group.clone());
     let credentials =
-        Credentials::new(board.clone()).map_err(|error| Problem::new("no links").because(error))?;
+        Credentials::new(membership.clone()).map_err(|error| Problem::new("no links").because(error))?;
     let (behind, missed) = mpsc::channel(MISSED);
     let options = discovery::Options {
-        board: board.clone(),
+        membership: membership.clone(),
         id: group.node.id,
         port: config.discovery_port,
         own_port: config.discovery_port,
         lans: config.lans.clone(),
-        joins: authority.clone().map(|authority| (Doorbell::new(authority), link_port)),
+        joins: authority.clone().map(|authority| (JoinResponder::new(authority), link_port)),
         behind: serves.then_some(behind),
     };
     let discovery = Discovery::new(options, directory.clone(), announced.clone());
@@ -277,7 +277,7 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
         id: group.node.id,
         name,
         drain: stop.clone(),
-        board: board.clone(),
+        membership: membership.clone(),
         announced: announced.clone(),
     });
 
@@ -304,7 +304,7 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     parts.spawn(named("discovery", discovery.run(ears)));
     parts.spawn(named("clock", links.clone().watch_clock()));
     parts.spawn(named("links", links.run(needed)));
-    parts.spawn(named("group", board.clone().follow(state.clone(), authority.clone())));
+    parts.spawn(named("group", membership.clone().follow(state.clone(), authority.clone())));
     if serves {
         let (announced, holds_authority) = (announced.clone(), authority.is_some());
         let is_due = move || {

@@ -135,8 +135,8 @@ impl From<GroupError> for Problem {
                     error,
                     GroupError::AlreadyMember { .. }
                         | GroupError::Leftover { .. }
-                        | GroupError::Kept(_)
-                        | GroupError::Moved(_)
+                        | GroupError::Revoke(_)
+                        | GroupError::Transfer(_)
                 );
                 let (code, hint) = (if is_usage { USAGE } else { FAILED }, error.hint());
                 Self::of(error, hint).exiting(code)

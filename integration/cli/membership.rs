@@ -87,7 +87,7 @@ fn a_damaged_or_missing_file_is_named_with_what_to_do() {
     let hint = format!("hint: restore it, or move {} away", text(&machine.state()));
     fs::write(&certificate, "nonsense").unwrap();
     let what = format!("error: {} cannot be used", text(&certificate));
-    machine.laneway(["up"]).failed(1, &[&what, "caused by: it is not the PEM text it should be", &hint]);
+    machine.laneway(["up"]).failed(1, &[&what, "caused by: it is not valid PEM text", &hint]);
     fs::remove_file(&certificate).unwrap();
     machine.laneway(["up"]).failed(1, &[&format!("error: {} is missing", text(&certificate)), &hint]);
 }
@@ -180,7 +180,7 @@ fn a_removed_machine_is_listed_as_removed_and_its_codes_are_revoked() {
     assert!(output.stdout.starts_with("Removed: kiosk ("), "{output}");
     assert!(output.stdout.contains("The group is now in epoch 1."), "{output}");
     assert!(output.stdout.contains("The open join code is closed"), "{output}");
-    node.wait_for("the group's news epoch=1");
+    node.wait_for("group update applied epoch=1");
     let members = first.laneway(["members"]).success().stdout;
     let removed: Vec<_> = members.lines().map(|line| line.ends_with("removed")).collect();
     assert_eq!(removed, [false, false, true], "{members}");
@@ -190,7 +190,7 @@ fn a_removed_machine_is_listed_as_removed_and_its_codes_are_revoked() {
         1,
         &["error: this join code was closed when a machine was removed", "hint: run 'laneway invite'"],
     );
-    first.laneway(["revoke", "kiosk"]).failed(2, &["error: kiosk was removed before"]);
+    first.laneway(["revoke", "kiosk"]).failed(2, &["error: kiosk has been removed already"]);
     first
         .laneway(["revoke", "nobody"])
         .failed(2, &["error: no member is called \"nobody\"", "hint: 'laneway members' lists"]);
@@ -203,7 +203,7 @@ fn a_running_node_applies_a_new_discovery_key_without_a_restart() {
     let mut node = machine.start("127.0.0.24", &[]);
     let output = machine.laneway(["rotate"]).success();
     assert!(output.stdout.contains("The group is now in epoch 1."), "{output}");
-    node.wait_for("the group's news epoch=1");
+    node.wait_for("group update applied epoch=1");
 }
 
 #[test]
@@ -241,12 +241,12 @@ fn the_authority_is_imported_by_an_empty_machine_and_refused_by_another_group() 
     }
 
     let (other, _) = Machine::with_group();
-    let what = "error: the file is of the group \"lan\", and this machine is in another, \"lan\"";
+    let what = "error: the file belongs to the group \"lan\", and this machine is in another group, \"lan\"";
     other.laneway(["ca", "import", text(&file)]).failed(2, &[what, "hint: import it on a member"]);
     fs::write(&file, "nonsense").unwrap();
     second
         .laneway(["ca", "import", text(&file)])
-        .failed(2, &["error: the file is not one of 'laneway ca export'"]);
+        .failed(2, &["error: the file was not written by 'laneway ca export'"]);
 }
 
 #[test]

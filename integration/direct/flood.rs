@@ -7,8 +7,8 @@ use bytes::Bytes;
 use laneway::link::client::{Link, LinkTunnel};
 use laneway::link::relay::{Progress, relay};
 use laneway::link::tls;
-use laneway::trust::board::Board;
 use laneway::trust::certificate::Role;
+use laneway::trust::membership::Membership;
 use laneway::wire::target::Target;
 use tokio_util::task::TaskTracker;
 
@@ -169,9 +169,9 @@ async fn scripted() -> (Lab, Link, Raw) {
     let gateway = RawGateway::new(&lab.gateway);
     let config = tls::link_client(&lab.client).unwrap();
     let tasks = TaskTracker::new();
-    let board = Board::new(lab.client.clone());
+    let membership = Membership::new(lab.client.clone());
     let (link, raw) =
-        tokio::join!(Link::dial(gateway.address, None, config, board, &tasks), gateway.accept());
+        tokio::join!(Link::dial(gateway.address, None, config, membership, &tasks), gateway.accept());
     (lab, link.unwrap(), raw)
 }
 

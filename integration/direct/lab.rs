@@ -31,10 +31,10 @@ use laneway::peers::candidate::Activity;
 use laneway::peers::directory::{Directory, Source};
 use laneway::telemetry::Telemetry;
 use laneway::trust::authority::{Authority, Uses};
-use laneway::trust::board::Board;
 use laneway::trust::certificate::Role;
 use laneway::trust::group::Group;
 use laneway::trust::join as enrol;
+use laneway::trust::membership::Membership;
 use laneway::trust::state::StateDir;
 use laneway::view::{Started, View};
 use laneway::wire::target::Target;
@@ -123,7 +123,7 @@ impl Lab {
             tokio::sync::mpsc::channel(1).0,
         );
         egress.own().listens_on(link_address);
-        let board = Board::new(gateway.clone());
+        let membership = Membership::new(gateway.clone());
         let telemetry = Arc::<Telemetry>::default();
         let serve = Gateway {
             egress: Arc::new(egress),
@@ -135,11 +135,11 @@ impl Lab {
             id: gateway.node.id,
             name: "laneway-test".into(),
             drain: drain.clone(),
-            board: board.clone(),
+            membership: membership.clone(),
             announced: watch::channel(None).1,
         };
         let port = LinkPort {
-            gateway: Some((Arc::new(serve), Credentials::new(board.clone()).unwrap())),
+            gateway: Some((Arc::new(serve), Credentials::new(membership.clone()).unwrap())),
             authority: None,
             proof_attempts: ProofAttempts::default(),
             workers: vec![Handle::current()],
@@ -163,8 +163,10 @@ impl Lab {
     /// A link of any member to the gateway.
     pub(crate) async fn link_of(&self, member: &Group) -> Link {
         let config = tls::link_client(member).unwrap();
-        let board = Board::new(member.clone());
-        Link::dial(self.link_address, Some(self.gateway.node.id), config, board, &self.tasks).await.unwrap()
+        let membership = Membership::new(member.clone());
+        Link::dial(self.link_address, Some(self.gateway.node.id), config, membership, &self.tasks)
+            .await
+            .unwrap()
     }
 
     /// The client's local port: everything goes over the link.
@@ -210,7 +212,7 @@ impl Proxy {
             let failed = |error: std::io::Error| Failure::new(Kind::Refused, Side::Server, error.to_string());
             async move { connected.await.map_err(failed) }.boxed()
         };
-        let credentials = Credentials::new(Board::new(group.clone())).unwrap();
+        let credentials = Credentials::new(Membership::new(group.clone())).unwrap();
         let links =
             Links::new(group.node.id, directory.clone(), credentials, TaskTracker::new(), Box::new(|_| {}));
         let (is_gateway_now, is_gateway) = watch::channel(is_gateway);
@@ -315,7 +317,7 @@ async fn join(state: &StateDir, role: Role) -> Group {
     let (mut joiner, mut signer) = duplex(4096);
     let session = [7; 32];
     let (joined, enrolled) = tokio::join!(
-        enrol::request(&mut joiner, &session, &code, "member", enrol::Key::passing().unwrap()),
+        enrol::request(&mut joiner, &session, &code, "member", enrol::JoinKey::temporary().unwrap()),
         enrol::serve(&mut signer, &session, &authority),
     );
     enrolled.unwrap();

@@ -7,7 +7,7 @@ use laneway::failure::{Kind, Side};
 use laneway::link::client::{DialError, Link, LinkTunnel};
 use laneway::link::tls;
 use laneway::net;
-use laneway::trust::board::Board;
+use laneway::trust::membership::Membership;
 use laneway::wire::target::Target;
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
@@ -179,10 +179,10 @@ async fn a_link_that_breaks_is_a_reset_for_its_servers() {
     let config = tls::link_client(&lab.client).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (address, target) = (lab.link_address, Target::from(origin.address));
-    let board = Board::new(lab.client.clone());
+    let membership = Membership::new(lab.client.clone());
     let dialled = runtime.spawn(async move {
         let tasks = TaskTracker::new();
-        let link = Link::dial(address, None, config, board, &tasks).await.unwrap();
+        let link = Link::dial(address, None, config, membership, &tasks).await.unwrap();
         let tunnel = link.open(&target, 1, Bytes::from_static(b"some")).await.unwrap();
         (link, tunnel)
     });
@@ -200,7 +200,7 @@ async fn a_gateway_that_dies_in_the_handshake_is_not_taken_for_a_stranger() {
     let config = tls::link_client(&lab.client).unwrap();
     let dying = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, tasks) = (dying.local_addr().unwrap(), TaskTracker::new());
-    let dialled = Link::dial(address, None, config, Board::new(lab.client.clone()), &tasks);
+    let dialled = Link::dial(address, None, config, Membership::new(lab.client.clone()), &tasks);
     let (dialled, ()) = tokio::join!(dialled, async { drop(dying.accept().await.unwrap()) });
     assert!(matches!(dialled, Err(DialError::Cut(..))), "{dialled:?}");
 }

@@ -1,6 +1,6 @@
 //! The library in one process, on loopback and on ports that the system picks.
 //!
-//! [`link`] is a real link between a client and a gateway, [`trust`] what the group's news do to it, [`local`], [`http`],
+//! [`link`] is a real link between a client and a gateway, [`trust`] what group updates do to it, [`local`], [`http`],
 //! [`socks`], [`socks4`], [`udp`], [`names`] and [`logins`] what an app gets at the local port, [`refusals`] what it is told
 //! there. [`speed`] measures a link. [`limits`], [`memory`] and [`flood`] are
 //! what those get who ask for too much. [`lab`] builds the parts, [`peer`] is an app or a server that follows a script,

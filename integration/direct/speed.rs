@@ -8,8 +8,8 @@ use laneway::link::client::Link;
 use laneway::link::gateway_info;
 use laneway::link::speed::{Direction, Measured, measure};
 use laneway::link::tls::link_client;
-use laneway::trust::board::Board;
 use laneway::trust::certificate::Role;
+use laneway::trust::membership::Membership;
 
 use crate::lab::{Lab, UNLIMITED};
 use crate::peer::within;
@@ -111,9 +111,9 @@ async fn a_gateway_that_answers_nonsense_is_an_error_and_nothing_worse() {
     let answers: [&[u8]; 5] = [b"", b"-1", b"many", &[0xff; 12], &[b'9'; 30]];
     for answer in answers {
         let gateway = RawGateway::new(&lab.gateway);
-        let board = Board::new(lab.client.clone());
+        let membership = Membership::new(lab.client.clone());
         let config = link_client(&lab.client).unwrap();
-        let dial = Link::dial(gateway.address, Some(lab.gateway.node.id), config, board, &lab.tasks);
+        let dial = Link::dial(gateway.address, Some(lab.gateway.node.id), config, membership, &lab.tasks);
         let (link, raw) = tokio::join!(within(dial), within(gateway.accept()));
         let (link, Raw { mut input, mut output }) = (link.unwrap(), raw);
         let measured = tokio::spawn(async move {

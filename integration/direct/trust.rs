@@ -21,10 +21,10 @@ use laneway::memory::Budget;
 use laneway::net;
 use laneway::peers::candidate::Activity;
 use laneway::trust::authority::{Authority, Uses};
-use laneway::trust::board::Board;
 use laneway::trust::certificate::Role;
 use laneway::trust::group::Group;
 use laneway::trust::join;
+use laneway::trust::membership::Membership;
 use laneway::trust::state::StateDir;
 use laneway::wire::id::NodeId;
 use laneway::wire::target::Target;
@@ -71,7 +71,7 @@ impl Office {
         let (mut joiner, mut signer) = duplex(64 * 1024);
         let session = [7; 32];
         let (joined, enrolled) = tokio::join!(
-            join::request(&mut joiner, &session, &code, "member", join::Key::passing().unwrap()),
+            join::request(&mut joiner, &session, &code, "member", join::JoinKey::temporary().unwrap()),
             join::serve(&mut signer, &session, &self.authority),
         );
         enrolled.unwrap();
@@ -91,14 +91,14 @@ impl Office {
         for node in nodes {
             self.authority.revoke(&node.id.to_string()).unwrap();
         }
-        to.board().hear(self.group().news.sealed()).unwrap();
+        to.membership().apply(self.group().update.sealed()).unwrap();
     }
 }
 
 impl Node {
     fn new(group: Group, address: Option<SocketAddr>) -> Self {
         let id = group.node.id;
-        let credentials = Credentials::new(Board::new(group)).unwrap();
+        let credentials = Credentials::new(Membership::new(group)).unwrap();
         Self { id, credentials, address, tasks: TaskTracker::new() }
     }
 
@@ -119,7 +119,7 @@ impl Node {
             id: node.id,
             name: "laneway-test".into(),
             drain: drain.clone(),
-            board: node.board().clone(),
+            membership: node.membership().clone(),
             announced: tokio::sync::watch::channel(None).1,
         };
         let port = LinkPort {
@@ -134,28 +134,28 @@ impl Node {
         node
     }
 
-    fn board(&self) -> &Arc<Board> {
-        &self.credentials.board
+    fn membership(&self) -> &Arc<Membership> {
+        &self.credentials.membership
     }
 
     fn epoch(&self) -> u64 {
-        self.board().group().news.epoch()
+        self.membership().group().update.epoch()
     }
 
     async fn dial(&self, gateway: &Node) -> Result<Link, DialError> {
-        let (config, board) = (self.credentials.client().unwrap(), self.board().clone());
-        within(Link::dial(gateway.address.unwrap(), Some(gateway.id), config, board, &self.tasks)).await
+        let (config, membership) = (self.credentials.client().unwrap(), self.membership().clone());
+        within(Link::dial(gateway.address.unwrap(), Some(gateway.id), config, membership, &self.tasks)).await
     }
 
     /// A link on which news are exchanged.
     async fn link(&self, gateway: &Node) -> Link {
         let link = self.dial(gateway).await.unwrap();
-        self.tasks.spawn(updates::follow(link.clone(), self.board().clone()));
+        self.tasks.spawn(updates::follow(link.clone(), self.membership().clone()));
         link
     }
 
     async fn until_epoch(&self, epoch: u64) {
-        within(self.board().changes().wait_for(|group| group.news.epoch() >= epoch)).await.unwrap();
+        within(self.membership().changes().wait_for(|group| group.update.epoch() >= epoch)).await.unwrap();
     }
 }
 
@@ -182,7 +182,7 @@ async fn news_go_from_link_to_link_in_both_directions() {
     // The gateway tells its client, which tells the next gateway.
     office.revoke(&[&nobody], &first);
     second.until_epoch(1).await;
-    assert!(client.board().revokes(nobody.id) && second.board().revokes(nobody.id));
+    assert!(client.membership().revokes(nobody.id) && second.membership().revokes(nobody.id));
 }
 
 #[tokio::test]
@@ -318,8 +318,8 @@ async fn forged_and_broken_messages_end_the_exchange_and_nothing_else() {
 
     let foreign = Office::new();
     foreign.authority.rotate().unwrap();
-    let foreign = serde_json::to_string(foreign.group().news.sealed()).unwrap();
-    let own = serde_json::to_string(office.group().news.sealed()).unwrap();
+    let foreign = serde_json::to_string(foreign.group().update.sealed()).unwrap();
+    let own = serde_json::to_string(office.group().update.sealed()).unwrap();
     let forged = own.replace("\"epoch\":0", "\"epoch\":9");
     assert_ne!(own, forged);
     for wrong in [
@@ -347,12 +347,12 @@ async fn a_peer_that_asks_again_and_again_is_given_the_news_once() {
     let gateway = Node::gateway(office.group());
     let client = office.client().await;
     let nobody = office.client().await;
-    let before = client.board().version();
+    let before = client.membership().version();
     office.revoke(&[&nobody], &gateway);
     let have = serde_json::to_string(&before).unwrap();
     let often = message(&format!("{{\"have\":{have}}}")).repeat(50);
     let (_, heard) = by_hand(&client, &gateway, "/laneway/news", often).await;
-    let news = serde_json::to_string(office.group().news.sealed()).unwrap().len();
+    let news = serde_json::to_string(office.group().update.sealed()).unwrap().len();
     assert!((news..2 * news).contains(&heard), "{heard} bytes for news of {news}");
 }
 
@@ -395,8 +395,8 @@ async fn a_bit_that_flips_on_the_way_kills_the_link_and_no_wrong_byte_is_deliver
     let sent: Vec<u8> = (0..2_000_000_u32).map(|number| number.to_le_bytes()[1]).collect();
     for clean in [8_000, 100_000, 300_007, 1_000_000] {
         let address = flipping_relay(gateway.address.unwrap(), clean).await;
-        let (config, board) = (client.credentials.client().unwrap(), client.board().clone());
-        let link = Link::dial(address, Some(gateway.id), config, board, &client.tasks).await.unwrap();
+        let (config, membership) = (client.credentials.client().unwrap(), client.membership().clone());
+        let link = Link::dial(address, Some(gateway.id), config, membership, &client.tasks).await.unwrap();
         let target = Target::from(origin.address);
         let (tunnel, server) = tokio::join!(within(link.open(&target, 1, Bytes::new())), origin.accept());
         let mut tunnel = tunnel.unwrap();

@@ -60,7 +60,7 @@ pub(super) fn load(state: &StateDir) -> Result<Authority, Problem> {
 pub fn members(state: &StateDir) -> Result<(), Problem> {
     let members = load(state)?.members()?;
     let group = Group::load(state)?;
-    let mut unlisted = group.map(|group| group.news.revoked().clone()).unwrap_or_default();
+    let mut unlisted = group.map(|group| group.update.revoked().clone()).unwrap_or_default();
     let row = |name: &str, id: &str, role: &str, state: &str| {
         let line = format!("{name:<24} {:<10} {role:<8} {state}", &id[..8.min(id.len())]);
         say(line.trim_end());

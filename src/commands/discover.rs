@@ -14,7 +14,7 @@ use crate::peers::directory::{Directory, Gateway, Source};
 use crate::peers::discovery::{self, Discovery};
 use crate::peers::remembered;
 use crate::problem::Problem;
-use crate::trust::board::Board;
+use crate::trust::membership::Membership;
 use crate::trust::state::StateDir;
 
 /// `laneway discover`
@@ -37,7 +37,7 @@ impl Discover {
     /// # Errors
     /// When no gateway answers: what to check.
     pub async fn run(self, state: StateDir) -> Result<(), Problem> {
-        let board = Board::new(app::group(&state)?);
+        let membership = Membership::new(app::group(&state)?);
         let directory = Arc::new(Directory::default());
         for address in remembered::load(&state) {
             directory.name(address, Source::Remembered);
@@ -47,7 +47,7 @@ impl Discover {
         let mut own_port = self.discovery_port;
         let (discovery, asked) = loop {
             let options = discovery::Options {
-                board: board.clone(),
+                membership: membership.clone(),
                 // Not the node's own id, so that a gateway running on this machine answers, too.
                 id: crate::wire::id::NodeId([0; 16]),
                 port: self.discovery_port,

@@ -224,7 +224,7 @@ async fn enrol(signer: SocketAddr, code: &JoinCode, name: &str, state: &StateDir
     let mut stream = stream.map_err(|_gone: tokio::time::error::Elapsed| timed_out())?.map_err(failed)?;
     let exporter = stream.get_ref().1.export_keying_material([0; 32], EXPORTER_LABEL, None);
     let exporter = exporter.map_err(|error| failed(std::io::Error::other(error)))?;
-    let key = join::Key::kept_in(state)?;
+    let key = join::JoinKey::saved_in(state)?;
     let outcome = join::request(&mut stream, &exporter, code, name, key).await;
     if let Err(JoinError::Refused(_)) = &outcome {
         group::forget_attempt(state)?;

@@ -16,8 +16,8 @@ use crate::link::speed::{self, Direction, Measured};
 use crate::link::{gateway_info, tls};
 use crate::peers::{remembered, survey};
 use crate::problem::Problem;
-use crate::trust::board::Board;
 use crate::trust::group::Group;
+use crate::trust::membership::Membership;
 use crate::trust::state::StateDir;
 use crate::wire::id::NodeId;
 use crate::wire::target::Target;
@@ -136,11 +136,12 @@ impl Speedtest {
         id: Option<NodeId>,
         report: &mut Report,
     ) -> Result<(), String> {
-        let board = Board::new(group.clone());
+        let membership = Membership::new(group.clone());
         let config = tls::link_client(group).map_err(|error| error.to_string())?;
         let tasks = TaskTracker::new();
         self.say(format_args!("gateway {} {address}", report.id.as_deref().unwrap_or("(by address)")));
-        let link = Link::dial(address, id, config, board, &tasks).await.map_err(|error| error.to_string())?;
+        let link =
+            Link::dial(address, id, config, membership, &tasks).await.map_err(|error| error.to_string())?;
         report.id = Some(link.gateway.id.short());
         let sentence = |failure: Failure| failure.sentence;
         let round_trip = round_trip(&link).await.map_err(sentence)?;

@@ -12,7 +12,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::limits::rate::{PerSource, Rate};
 use crate::link::handshake::Hello;
-use crate::trust::authority::{Authority, Refusal};
+use crate::trust::authority::{Authority, InviteError};
 use crate::trust::join::{self, EXPORTER_LABEL, JoinError};
 
 /// Wrong proofs of an invite's secret that one address may send. An invite is locked after ten wrong proofs, and one
@@ -49,7 +49,7 @@ pub(super) async fn enrol(
     // around the limit.
     if !attempts.take(address.ip()).await {
         tracing::warn!(%address, "member not admitted: too many wrong proofs from this address");
-        return drop(timeout_at(deadline, join::refuse(&mut tls, Refusal::TooMany)).await);
+        return drop(timeout_at(deadline, join::refuse(&mut tls, InviteError::TooMany)).await);
     }
     let Ok(exporter) = tls.get_ref().1.export_keying_material([0; 32], EXPORTER_LABEL, None) else {
         return;
@@ -61,7 +61,7 @@ pub(super) async fn enrol(
             tracing::info!(%address, name, id, %role, "member admitted");
         }
         Err(error) => {
-            if !matches!(error, JoinError::Refused(Refusal::WrongProof)) {
+            if !matches!(error, JoinError::Refused(InviteError::WrongProof)) {
                 attempts.give_back(address.ip());
             }
             let reason = format!("{:#}", anyhow::Error::new(error));

@@ -98,15 +98,15 @@ async fn deliver(
     let tasks = TaskTracker::new();
     let delivered = async {
         let config = credentials.client()?;
-        let board = credentials.board.clone();
+        let membership = credentials.membership.clone();
         // An exchange is short, and small segments pass on every path.
-        let link = Link::dial_with(address, id, Segments::Small, config, board.clone(), &tasks).await?;
-        let delivered = updates::synchronize(&link, &board).await;
+        let link = Link::dial_with(address, id, Segments::Small, config, membership.clone(), &tasks).await?;
+        let delivered = updates::synchronize(&link, &membership).await;
         link.retire();
         let gateway = link.gateway.id.short();
         drop(link);
         delivered?;
-        tracing::info!(gateway, %address, epoch = board.group().news.epoch(), "gateway has the same group state");
+        tracing::info!(gateway, %address, epoch = membership.group().update.epoch(), "gateway has the same group state");
         Ok::<_, anyhow::Error>(())
     };
     let result = delivered.await;

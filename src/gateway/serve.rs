@@ -56,7 +56,7 @@ impl Gateway {
             format!("a client linked to this node from {address}"),
         );
         let served = self.served.enter(link.client.clone(), address, link.pulse().clone());
-        let mut revoked = std::pin::pin!(self.board.until_revoked(session.member));
+        let mut revoked = std::pin::pin!(self.membership.until_revoked(session.member));
         let reason = loop {
             tokio::select! {
                 next = link.next() => match next {
@@ -120,7 +120,7 @@ impl Session {
             {
                 self.update_exchanges_begun += 1;
                 if let Ok(tunnel) = incoming.accept() {
-                    self.exchanges.spawn(updates::serve(tunnel, gateway.board.clone(), self.member));
+                    self.exchanges.spawn(updates::serve(tunnel, gateway.membership.clone(), self.member));
                 }
             }
             Ok(RequestKind::Info) => gateway.about(incoming, &self.client),

@@ -14,7 +14,7 @@ use crate::memory::Budget;
 use crate::peers::candidate::{Activity, Announcement};
 use crate::telemetry::Telemetry;
 use crate::telemetry::record::Record;
-use crate::trust::board::Board;
+use crate::trust::membership::Membership;
 use crate::wire::id::NodeId;
 
 /// What all links of this gateway share.
@@ -38,7 +38,7 @@ pub struct Gateway {
     /// Cancelled when the node drains: links take no more tunnels and end with their last one.
     pub drain: CancellationToken,
     /// The group's state. Links of revoked members are closed.
-    pub board: Arc<Board>,
+    pub membership: Arc<Membership>,
     /// What this node announces to the LAN as a candidate.
     pub announced: watch::Receiver<Option<Announcement>>,
 }

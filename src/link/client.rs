@@ -26,7 +26,7 @@ use super::tunnel::{Inbox, Outbox, Tunnel};
 use crate::failure::{Failure, Kind, Side, printable};
 use crate::mark;
 use crate::net::{self, Segments};
-use crate::trust::board::Board;
+use crate::trust::membership::Membership;
 use crate::wire::id::NodeId;
 use crate::wire::masque;
 use crate::wire::target::Target;
@@ -93,7 +93,7 @@ impl Link {
         id: Option<NodeId>,
         segments: Segments,
         config: Arc<ClientConfig>,
-        board: Arc<Board>,
+        membership: Arc<Membership>,
         tasks: &TaskTracker,
     ) -> Result<Self, DialError> {
         let late = |_: tokio::time::error::Elapsed| DialError::Late(address);
@@ -138,7 +138,7 @@ impl Link {
             retired: CancellationToken::new(),
             ended: Arc::default(),
         };
-        tasks.spawn(drive(connection, ping, link.clone(), board));
+        tasks.spawn(drive(connection, ping, link.clone(), membership));
         Ok(link)
     }
 
@@ -150,12 +150,12 @@ impl Link {
         address: SocketAddr,
         id: Option<NodeId>,
         config: Arc<ClientConfig>,
-        board: Arc<Board>,
+        membership: Arc<Membership>,
         tasks: &TaskTracker,
     ) -> Result<Self, DialError> {
-        match Self::dial_with(address, id, Segments::Full, config.clone(), board.clone(), tasks).await {
+        match Self::dial_with(address, id, Segments::Full, config.clone(), membership.clone(), tasks).await {
             Err(DialError::Late(_)) => {
-                Self::dial_with(address, id, Segments::Small, config, board, tasks).await
+                Self::dial_with(address, id, Segments::Small, config, membership, tasks).await
             }
             outcome => outcome,
         }
@@ -326,7 +326,7 @@ pub struct LinkTunnel {
 }
 
 /// Drives the connection until it ends, and notes when no more tunnels can be opened on it.
-async fn drive(mut connection: Connection<Secure>, ping: PingPong, link: Link, board: Arc<Board>) {
+async fn drive(mut connection: Connection<Secure>, ping: PingPong, link: Link, membership: Arc<Membership>) {
     let Link { requests: _, address, gateway, pulse, unusable, retired, ended } = link;
     let dead = until_dead(ping, pulse.clone());
     let mut retirement = std::pin::pin!(retired.cancelled());
@@ -370,7 +370,7 @@ async fn drive(mut connection: Connection<Secure>, ping: PingPong, link: Link, b
             tracing::warn!(gateway, %address, reason = "no answer to a ping", "link down");
             "no answer to a ping".into()
         }
-        () = board.until_revoked(id) => {
+        () = membership.until_revoked(id) => {
             tracing::warn!(gateway, %address, reason = "the gateway was removed from the group", "link down");
             "the gateway was removed from the group".into()
         }

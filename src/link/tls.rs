@@ -83,7 +83,7 @@ impl Service {
 pub fn link_client(group: &Group) -> Result<Arc<ClientConfig>, TlsError> {
     let verifier =
         WebPkiServerVerifier::builder_with_provider(roots(trust_anchor(&group.ca_key)), provider())
-            .with_crls([group.news.crl().clone()])
+            .with_crls([group.update.crl().clone()])
             .only_check_end_entity_revocation()
             .allow_unknown_revocation_status()
             .build()?;
@@ -101,7 +101,7 @@ pub fn link_client(group: &Group) -> Result<Arc<ClientConfig>, TlsError> {
 pub fn link_server(group: &Group) -> Result<Arc<ServerConfig>, TlsError> {
     let verifier =
         WebPkiClientVerifier::builder_with_provider(roots(trust_anchor(&group.ca_key)), provider())
-            .with_crls([group.news.crl().clone()])
+            .with_crls([group.update.crl().clone()])
             .only_check_end_entity_revocation()
             .allow_unknown_revocation_status()
             .build()?;

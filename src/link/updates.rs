@@ -17,12 +17,12 @@ use super::client::Link;
 use super::http2;
 use super::request::{UPDATES_PATH, uri};
 use super::tunnel::{Inbox, Outbox, Tunnel};
-use crate::trust::board::Board;
-use crate::trust::news::{LONGEST_CRL, NewsError, Sealed, Version};
+use crate::trust::membership::Membership;
+use crate::trust::update::{MAX_CRL, SealedUpdate, UpdateError, Version};
 use crate::wire::id::NodeId;
 
 /// The longest message, in bytes: the longest revocation list as base64, and what surrounds it.
-const MAX_MESSAGE: usize = LONGEST_CRL / 3 * 4 + 4096;
+const MAX_MESSAGE: usize = MAX_CRL / 3 * 4 + 4096;
 /// How long the peer may take to finish a message that it has begun, and to receive one.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -30,7 +30,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 #[serde(rename_all = "lowercase")]
 enum Message {
     Have(Version),
-    News(Box<Sealed>),
+    News(Box<SealedUpdate>),
 }
 
 /// Why an exchange has ended. The link goes on.
@@ -50,17 +50,17 @@ pub enum ExchangeError {
     Malformed,
     /// The peer's update is not signed by the authority.
     #[error(transparent)]
-    Forged(#[from] NewsError),
+    Forged(#[from] UpdateError),
     /// The peer is not a member of the group any more.
     #[error("the peer was removed from the group")]
     Revoked,
 }
 
 /// Exchanges updates over a link of this node until the link is retired or ends.
-pub async fn follow(link: Link, board: Arc<Board>) {
+pub async fn follow(link: Link, membership: Arc<Membership>) {
     let exchanged = async {
         let tunnel = request(&link).await?;
-        exchange(tunnel, &board, link.gateway.id).await
+        exchange(tunnel, &membership, link.gateway.id).await
     };
     let gateway = link.gateway.id.short();
     tokio::select! {
@@ -75,13 +75,13 @@ pub async fn follow(link: Link, board: Arc<Board>) {
 ///
 /// # Errors
 /// [`ExchangeError`].
-pub async fn synchronize(link: &Link, board: &Board) -> Result<(), ExchangeError> {
+pub async fn synchronize(link: &Link, membership: &Membership) -> Result<(), ExchangeError> {
     let mut exchange = Exchange::new(request(link).await?, link.gateway.id);
     let even = async {
-        exchange.begin(board).await?;
-        while exchange.peer != Some(board.version()) {
-            match exchange.receive(board).await? {
-                true => exchange.answer(board).await?,
+        exchange.begin(membership).await?;
+        while exchange.peer != Some(membership.version()) {
+            match exchange.receive(membership).await? {
+                true => exchange.answer(membership).await?,
                 false => return Err(ExchangeError::Malformed),
             }
         }
@@ -94,8 +94,8 @@ pub async fn synchronize(link: &Link, board: &Board) -> Result<(), ExchangeError
 }
 
 /// Exchanges updates on a request of the peer until it ends the request.
-pub async fn serve(tunnel: Tunnel, board: Arc<Board>, peer: NodeId) {
-    if let Err(error) = exchange(tunnel, &board, peer).await {
+pub async fn serve(tunnel: Tunnel, membership: Arc<Membership>, peer: NodeId) {
+    if let Err(error) = exchange(tunnel, &membership, peer).await {
         log(&peer.short(), error);
     }
 }
@@ -128,13 +128,13 @@ async fn request(link: &Link) -> Result<Tunnel, ExchangeError> {
     }
 }
 
-async fn exchange(tunnel: Tunnel, board: &Board, peer: NodeId) -> Result<(), ExchangeError> {
-    let mut changes = board.changes();
+async fn exchange(tunnel: Tunnel, membership: &Membership, peer: NodeId) -> Result<(), ExchangeError> {
+    let mut changes = membership.changes();
     let mut exchange = Exchange::new(tunnel, peer);
-    exchange.begin(board).await?;
+    exchange.begin(membership).await?;
     loop {
         tokio::select! {
-            received = exchange.receive(board) => if !received? {
+            received = exchange.receive(membership) => if !received? {
                 return Ok(exchange.outbox.finish()?);
             },
             changed = changes.changed() => if changed.is_err() {
@@ -142,7 +142,7 @@ async fn exchange(tunnel: Tunnel, board: &Board, peer: NodeId) -> Result<(), Exc
             },
         }
         changes.mark_unchanged();
-        exchange.answer(board).await?;
+        exchange.answer(membership).await?;
     }
 }
 
@@ -178,13 +178,13 @@ impl Exchange {
     }
 
     /// Names the version that this node has.
-    async fn begin(&mut self, board: &Board) -> Result<(), ExchangeError> {
-        self.send(&Message::Have(board.version())).await
+    async fn begin(&mut self, membership: &Membership) -> Result<(), ExchangeError> {
+        self.send(&Message::Have(membership.version())).await
     }
 
     /// Waits for the next message, and adopts the update in it. False when the peer has ended. What was read of an
     /// unfinished message is kept when this future is dropped.
-    async fn receive(&mut self, board: &Board) -> Result<bool, ExchangeError> {
+    async fn receive(&mut self, membership: &Membership) -> Result<bool, ExchangeError> {
         let message = loop {
             if let Some(message) = self.next_message()? {
                 break message;
@@ -208,7 +208,7 @@ impl Exchange {
                 if self.received.replace(sealed.version()) >= Some(sealed.version()) {
                     return Err(ExchangeError::Malformed);
                 }
-                board.hear(&sealed)?;
+                membership.apply(&sealed)?;
                 self.peer = self.peer.max(Some(sealed.version()));
                 self.owed = true;
             }
@@ -230,17 +230,17 @@ impl Exchange {
     }
 
     /// Sends what the peer lacks and was not sent yet, and the answer that it is owed.
-    async fn answer(&mut self, board: &Board) -> Result<(), ExchangeError> {
-        let group = board.group();
+    async fn answer(&mut self, membership: &Membership) -> Result<(), ExchangeError> {
+        let group = membership.group();
         // The update that removes it is adopted before it is sent to anybody.
-        if group.news.revokes(self.id) {
+        if group.update.revokes(self.id) {
             return Err(ExchangeError::Revoked);
         }
-        let version = group.news.version();
+        let version = group.update.version();
         if self.peer.is_some_and(|has| has < version) && self.sent.is_none_or(|sent| sent < version) {
             self.sent = Some(version);
             self.owed = false;
-            return self.send(&Message::News(Box::new(group.news.sealed().clone()))).await;
+            return self.send(&Message::News(Box::new(group.update.sealed().clone()))).await;
         }
         if std::mem::take(&mut self.owed) {
             self.send(&Message::Have(version)).await?;
@@ -276,20 +276,20 @@ mod tests {
         _directory: tempfile::TempDir,
         state: StateDir,
         authority: Authority,
-        board: Arc<Board>,
+        membership: Arc<Membership>,
     }
 
     fn lab() -> Lab {
         let directory = tempfile::tempdir().unwrap();
         let state = StateDir::open(directory.path().join("state")).unwrap();
-        let board = Board::new(Authority::create(&state, "office", "first").unwrap());
+        let membership = Membership::new(Authority::create(&state, "office", "first").unwrap());
         let authority = Authority::load(&state).unwrap().unwrap();
-        Lab { _directory: directory, state, authority, board }
+        Lab { _directory: directory, state, authority, membership }
     }
 
     impl Lab {
-        fn signed(&self) -> Sealed {
-            Group::load(&self.state).unwrap().unwrap().news.sealed().clone()
+        fn signed(&self) -> SealedUpdate {
+            Group::load(&self.state).unwrap().unwrap().update.sealed().clone()
         }
     }
 
@@ -302,7 +302,7 @@ mod tests {
     }
 
     impl Other {
-        async fn of(board: Arc<Board>) -> Self {
+        async fn of(membership: Arc<Membership>) -> Self {
             let (near, far) = tokio::io::duplex(1024 * 1024);
             let server = tokio::spawn(async move {
                 let mut connection = Connection::server(far, crate::link::settings::config());
@@ -312,7 +312,7 @@ mod tests {
                 let inbox = Inbox::new(request.into_body(), Arc::<Pulse>::default().aside());
                 let tunnel = Tunnel::new(Outbox::new(send, inbox.pulse().clone()), inbox);
                 tokio::spawn(poll_fn(move |cx| connection.poll_drive(cx)));
-                exchange(tunnel, &board, PEER).await
+                exchange(tunnel, &membership, PEER).await
             });
             let (requests, connection) = h2::client::handshake(near).await.unwrap();
             tokio::spawn(connection);
@@ -354,11 +354,11 @@ mod tests {
     #[tokio::test]
     async fn a_member_that_an_update_removes_is_not_sent_the_update() {
         let lab = lab();
-        let mut other = Other::of(lab.board.clone()).await;
+        let mut other = Other::of(lab.membership.clone()).await;
         assert!(matches!(other.hear().await, Some(Message::Have(_))));
-        other.say(&Message::Have(lab.board.version()));
+        other.say(&Message::Have(lab.membership.version()));
         lab.authority.revoke(&PEER.to_string()).unwrap();
-        lab.board.hear(&lab.signed()).unwrap();
+        lab.membership.apply(&lab.signed()).unwrap();
         assert!(other.hear().await.is_none(), "it was sent something");
         assert!(matches!(other.ended().await, Err(ExchangeError::Revoked)));
     }
@@ -366,13 +366,13 @@ mod tests {
     #[tokio::test]
     async fn updates_are_passed_on_and_not_sent_back_to_their_sender() {
         let lab = lab();
-        let mut other = Other::of(lab.board.clone()).await;
-        let start = lab.board.version();
+        let mut other = Other::of(lab.membership.clone()).await;
+        let start = lab.membership.version();
         assert!(matches!(other.hear().await, Some(Message::Have(version)) if version == start));
         other.say(&Message::Have(start));
         lab.authority.rotate().unwrap();
         let first = lab.signed();
-        lab.board.hear(&first).unwrap();
+        lab.membership.apply(&first).unwrap();
         assert!(matches!(other.hear().await, Some(Message::News(news)) if *news == first));
 
         lab.authority.rotate().unwrap();
@@ -380,7 +380,7 @@ mod tests {
         other.say(&Message::News(Box::new(second.clone())));
         // The answer names the version, and nothing else is sent.
         assert!(matches!(other.hear().await, Some(Message::Have(version)) if version == second.version()));
-        assert_eq!(lab.board.version(), second.version());
+        assert_eq!(lab.membership.version(), second.version());
         other.send.send_data(Bytes::new(), true).unwrap();
         assert!(other.hear().await.is_none());
         other.ended().await.unwrap();
@@ -391,7 +391,7 @@ mod tests {
         let lab = lab();
         let old = lab.signed();
         for repeated in [false, true] {
-            let mut other = Other::of(lab.board.clone()).await;
+            let mut other = Other::of(lab.membership.clone()).await;
             assert!(matches!(other.hear().await, Some(Message::Have(_))));
             lab.authority.rotate().unwrap();
             let news = lab.signed();
@@ -404,7 +404,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_message_that_is_not_finished_ends_the_exchange() {
         let lab = lab();
-        let mut other = Other::of(lab.board.clone()).await;
+        let mut other = Other::of(lab.membership.clone()).await;
         other.send.send_data(Bytes::from_static(&[0, 0, 0]), false).unwrap();
         assert!(matches!(other.ended().await, Err(ExchangeError::Stalled)));
     }

@@ -144,7 +144,7 @@ impl Links {
     /// Decides what to do next, and whether discovery searches the LAN meanwhile.
     fn next_step(&self, ranked: &[KnownGateway], links: &[Link], now: Instant) -> Step {
         let links: Vec<_> = links.iter().map(up_link).collect();
-        let is_revoked = &|id| self.credentials.board.revokes(id);
+        let is_revoked = &|id| self.credentials.membership.revokes(id);
         let situation = Situation { ranked, links: &links, is_revoked, now };
         let mut dialing = locked(&self.dialing);
         self.directory.want(dialing.needs_search(&situation));
@@ -210,7 +210,7 @@ impl Links {
         self.directory.telemetry().note(Happening::LinkUp, &link.gateway.name, text);
         *locked(&self.trouble) = None;
         (self.remember)(link.address);
-        self.tasks.spawn(updates::follow(link.clone(), self.credentials.board.clone()));
+        self.tasks.spawn(updates::follow(link.clone(), self.credentials.membership.clone()));
         self.up.send_modify(|links| {
             // The exhausted link that it replaces; the tunnels of that one go on until they end.
             links.extract_if(.., |old| old.gateway.id == link.gateway.id).for_each(|old| old.retire());
@@ -230,9 +230,9 @@ impl Links {
                 return None;
             }
         };
-        let board = self.credentials.board.clone();
+        let membership = self.credentials.membership.clone();
         let segments = locked(&self.dialing).segments(address);
-        match Link::dial_with(address, gateway.id, segments, config, board, &self.tasks).await {
+        match Link::dial_with(address, gateway.id, segments, config, membership, &self.tasks).await {
             Ok(link) => {
                 locked(&self.dialing).succeeded(address, link.gateway.id, Instant::now());
                 self.directory.telemetry().names.learn(link.gateway.id, &link.gateway.name);

@@ -21,8 +21,8 @@ use crate::limits::Bucket;
 use crate::limits::rate::{PerSource, Rate};
 use crate::net;
 use crate::telemetry::journal::Happening;
-use crate::trust::authority::Doorbell;
-use crate::trust::board::Board;
+use crate::trust::authority::JoinResponder;
+use crate::trust::membership::Membership;
 use crate::wire::datagram::{Datagram, Message, QUERY_MARK, SIZE, Way, invite_asked_for};
 use crate::wire::id::NodeId;
 
@@ -48,7 +48,7 @@ const MOST_ANSWERS: usize = 4096;
 /// What discovery needs to know.
 pub struct Options {
     /// What is known of the group.
-    pub board: Arc<Board>,
+    pub membership: Arc<Membership>,
     /// This node.
     pub id: NodeId,
     /// The UDP port where nodes listen.
@@ -59,7 +59,7 @@ pub struct Options {
     pub lans: Vec<String>,
     /// Where this node's group can be joined, when it holds the authority: the finder of invites and the
     /// TCP port.
-    pub joins: Option<(Doorbell, u16)>,
+    pub joins: Option<(JoinResponder, u16)>,
     /// Is told which gateways have missed the group's news, and where they are.
     pub behind: Option<mpsc::Sender<(NodeId, SocketAddr)>>,
 }
@@ -98,7 +98,7 @@ impl Discovery {
         announcements: watch::Receiver<Option<Announcement>>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            keyring: Mutex::new(Arc::new(Keyring::new(options.board.group()))),
+            keyring: Mutex::new(Arc::new(Keyring::new(options.membership.group()))),
             options,
             directory,
             announcements,
@@ -259,7 +259,7 @@ impl Discovery {
 
     async fn tell(&self, ear: &Ear, message: Message, to: SocketAddr) {
         let keyring = self.keyring();
-        self.tell_in(&keyring, keyring.group.news.epoch(), ear, message, to).await;
+        self.tell_in(&keyring, keyring.group.update.epoch(), ear, message, to).await;
     }
 
     /// In an epoch that the receiver knows.
@@ -281,7 +281,7 @@ impl Discovery {
 
     /// The keys of the group as it is now.
     fn keyring(&self) -> Arc<Keyring> {
-        let group = self.options.board.group();
+        let group = self.options.membership.group();
         let mut keyring = locked(&self.keyring);
         if !Arc::ptr_eq(&keyring.group, &group) {
             *keyring = Arc::new(Keyring::new(group));
@@ -342,7 +342,7 @@ impl Discovery {
         let way = Way { from: heard.from, to: mouth.own };
         let said = &self.directory.telemetry().discovery;
         let Some(datagram) = keyring.decode(bytes, way) else { return said.dropped.one() };
-        if datagram.sender == self.options.id || keyring.group.news.revokes(datagram.sender) {
+        if datagram.sender == self.options.id || keyring.group.update.revokes(datagram.sender) {
             return;
         }
         let (now, sender, epoch) = (Instant::now(), datagram.sender, datagram.epoch);
@@ -392,7 +392,7 @@ impl Discovery {
     fn is_believed(&self, keyring: &Keyring, sender: NodeId, epoch: u64, link: SocketAddr) -> bool {
         let believed = locked(&self.epochs).goes_on(sender, epoch);
         if believed
-            && epoch < keyring.group.news.epoch()
+            && epoch < keyring.group.update.epoch()
             && let Some(behind) = &self.options.behind
         {
             // It will speak again when there is room.
@@ -413,7 +413,7 @@ impl Discovery {
 
     async fn answer_join(&self, bytes: &[u8], invite: [u8; 8], from: SocketAddr, mouth: &Ear) {
         let Some((doorbell, link_port)) = &self.options.joins else { return };
-        let (group, now) = (self.options.board.group(), Instant::now());
+        let (group, now) = (self.options.membership.group(), Instant::now());
         let Some(keys) = doorbell.keys(&invite, now) else { return };
         let Ok(asked) = Datagram::decode(bytes, group.id, &keys, Way { from, to: mouth.own }) else {
             return;
@@ -425,7 +425,7 @@ impl Discovery {
         }
         let offer = Datagram {
             group: group.id,
-            epoch: group.news.epoch(),
+            epoch: group.update.epoch(),
             sender: self.options.id,
             message: Message::JoinOffer { nonce, link_port: *link_port },
         };

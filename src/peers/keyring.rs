@@ -21,14 +21,14 @@ pub(super) struct Keyring {
 
 impl Keyring {
     pub(super) fn new(group: Arc<Group>) -> Self {
-        let current = Keys::new(group.news.discovery_key());
+        let current = Keys::new(group.update.discovery_key());
         let retired = group.retired.iter().map(|retired| (retired.epoch, Keys::new(retired.key()))).collect();
         Self { group, current, retired }
     }
 
     /// The keys of an epoch, while they are good.
     pub(super) fn keys(&self, epoch: u64) -> Option<&Keys> {
-        if epoch == self.group.news.epoch() {
+        if epoch == self.group.update.epoch() {
             return Some(&self.current);
         }
         self.retired.iter().find(|retired| retired.0 == epoch).map(|retired| &retired.1)
@@ -75,7 +75,7 @@ mod tests {
         let say = |keyring: &Keyring, epoch: u64| {
             let message = Message::Query { nonce: [1; 16] };
             let datagram = Datagram { group: keyring.group.id, epoch, sender: NodeId([2; 16]), message };
-            datagram.encode(keyring.keys(keyring.group.news.epoch()).unwrap(), way)
+            datagram.encode(keyring.keys(keyring.group.update.epoch()).unwrap(), way)
         };
         let old = say(&before, 0);
         // More often than keys are kept.

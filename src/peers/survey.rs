@@ -166,7 +166,7 @@ impl Look {
     async fn tell(&mut self, ear: &Ear, to: SocketAddr, means: Means) {
         let nonce = random();
         let group = self.keyring.group.clone();
-        let epoch = group.news.epoch();
+        let epoch = group.update.epoch();
         let Some(keys) = self.keyring.keys(epoch) else { return };
         // Not its own id: a gateway that runs here would take that for an echo.
         let datagram =
@@ -197,7 +197,7 @@ impl Look {
     fn react(&mut self, bytes: &[u8], from: SocketAddr, to: SocketAddr) {
         let Some(datagram) = self.keyring.decode(bytes, Way { from, to }) else { return };
         let id = datagram.sender;
-        if id == self.own || self.keyring.group.news.revokes(id) {
+        if id == self.own || self.keyring.group.update.revokes(id) {
             return;
         }
         let (advert, answered) = match datagram.message {

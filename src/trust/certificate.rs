@@ -1,6 +1,6 @@
 //! The group's certificates (RFC 5280): what is in them, and whether one belongs to the group.
 //!
-//! Everything is Ed25519 (RFC 8410). Verification is webpki's; here is only what it is asked.
+//! All keys are Ed25519 (RFC 8410). webpki verifies; this module only says what to verify.
 
 use std::time::Duration;
 
@@ -17,49 +17,50 @@ use serde::{Deserialize, Serialize};
 use webpki::{EndEntityCert, KeyUsage};
 
 use super::clock;
+use super::random::random;
 use crate::failure::printable;
 use crate::wire::id::{GroupId, NodeId};
 
-/// The DNS name in every certificate that may serve: what a client expects of a gateway it does not know yet.
+/// The DNS name in every gateway's certificate, which a client expects of a gateway whose id it does not know.
 pub const GATEWAY_NAME: &str = "gateway.laneway";
 
-/// What a certificate lets a node do.
+/// What a certificate permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Use gateways only.
+    /// To use gateways.
     Client,
-    /// Use gateways and be one.
+    /// To use gateways and to be one.
     Gateway,
 }
 
-/// Whose certificate it is: its SAN URI, `laneway://GROUP/ROLE/NODE`.
+/// The identity in a certificate: its SAN URI, `laneway://GROUP/ROLE/NODE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
-    /// The node.
+    /// The node's id.
     pub id: NodeId,
-    /// What it may do.
+    /// What the certificate permits.
     pub role: Role,
-    /// The group whose authority says so.
+    /// The group whose authority signed it.
     pub group: GroupId,
 }
 
 /// What is wrong with a certificate or a key.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
-    /// The authority's key did not sign it, or not for this use.
+    /// The authority's key did not sign it, or it is not valid for this use.
     #[error("the certificate is not valid in this group")]
     Invalid(#[source] webpki::Error),
-    /// It carries no node's identity.
+    /// It contains no node identity.
     #[error("the certificate names no node of a group")]
     NoIdentity,
-    /// It is good, and of someone else.
+    /// It is valid, but for another group or node.
     #[error("the certificate is for another {0}")]
     Another(&'static str),
-    /// It is not an Ed25519 private key.
+    /// Not an Ed25519 private key.
     #[error("the private key is not a usable Ed25519 key")]
     BadKey(#[source] rcgen::Error),
-    /// It could not be made.
+    /// It could not be signed.
     #[error("cannot sign the certificate")]
     Sign(#[source] rcgen::Error),
 }
@@ -80,10 +81,10 @@ impl std::fmt::Display for Role {
 }
 
 impl Identity {
-    /// Reads it from a certificate that has already been verified.
+    /// The identity in a certificate that has been verified.
     ///
     /// # Errors
-    /// When there is not exactly one identity in it.
+    /// Unless it contains exactly one identity.
     pub fn of(certificate: &CertificateDer<'_>) -> Result<Self, CertificateError> {
         let parsed = EndEntityCert::try_from(certificate).map_err(CertificateError::Invalid)?;
         let mut found = parsed.valid_uri_names().map(Self::parse);
@@ -110,8 +111,7 @@ impl Identity {
     }
 }
 
-/// What a node is called, by its certificate that has already been verified: the common name of its subject
-/// (RFC 5280 §4.1.2.6). None where there is none.
+/// The node's name in a certificate that has been verified: the common name of its subject (RFC 5280 §4.1.2.6), if any.
 pub fn name_of(certificate: &CertificateDer<'_>) -> Option<String> {
     let name = yasna::parse_der(certificate, |certificate| {
         certificate.read_sequence(|parts| {
@@ -134,7 +134,7 @@ pub fn name_of(certificate: &CertificateDer<'_>) -> Option<String> {
                 while fields.read_optional(|rest| rest.read_der())?.is_some() {}
                 Ok(name)
             })?;
-            // The algorithm once more, and the signature.
+            // The algorithm again, and the signature.
             parts.next().read_der()?;
             parts.next().read_der()?;
             Ok(name)
@@ -153,13 +153,13 @@ pub fn node_id(public_key: &[u8; 32]) -> NodeId {
     NodeId(hash_start(public_key))
 }
 
-/// The DNS name only this gateway's certificate has.
+/// The DNS name that only this gateway's certificate contains.
 pub fn gateway_name(id: NodeId) -> String {
     format!("{id}.{GATEWAY_NAME}")
 }
 
-/// The group's trust anchor, from nothing but the authority's raw public key: the same as webpki reads from
-/// the authority's certificate.
+/// The group's trust anchor, derived from the authority's raw public key alone. It equals what webpki reads from the
+/// authority's certificate.
 pub fn trust_anchor(ca_key: &[u8; 32]) -> TrustAnchor<'static> {
     let name = authority_name(group_id(ca_key));
     // SET { SEQUENCE { commonName, UTF8String } }, every length below 128 and so one byte.
@@ -174,12 +174,12 @@ pub fn trust_anchor(ca_key: &[u8; 32]) -> TrustAnchor<'static> {
     }
 }
 
-/// A new Ed25519 private key.
+/// Generates an Ed25519 private key.
 pub(super) fn new_key() -> Result<KeyPair, CertificateError> {
     KeyPair::generate_for(&PKCS_ED25519).map_err(CertificateError::BadKey)
 }
 
-/// Reads an Ed25519 private key.
+/// Parses an Ed25519 private key.
 pub(super) fn read_key(key: &PrivatePkcs8KeyDer<'_>) -> Result<KeyPair, CertificateError> {
     KeyPair::from_pkcs8_der_and_sign_algo(key, &PKCS_ED25519).map_err(CertificateError::BadKey)
 }
@@ -189,13 +189,13 @@ pub(super) fn raw_public_key(key: &KeyPair) -> [u8; 32] {
     key.public_key_raw().try_into().expect("keys are only made and read as Ed25519")
 }
 
-/// The authority's own certificate.
+/// Signs the authority's own certificate.
 pub(super) fn sign_authority(key: &KeyPair) -> Result<CertificateDer<'static>, CertificateError> {
     let certificate = authority_params(key).self_signed(key).map_err(CertificateError::Sign)?;
     Ok(certificate.into())
 }
 
-/// A node's certificate.
+/// Signs a node's certificate.
 pub(super) fn sign_node(
     ca_key: &KeyPair,
     public_key: &[u8; 32],
@@ -204,7 +204,7 @@ pub(super) fn sign_node(
 ) -> Result<CertificateDer<'static>, CertificateError> {
     let identity = Identity { id: node_id(public_key), role, group: group_id(&raw_public_key(ca_key)) };
     let ia5 = |text: String| text.try_into().map_err(CertificateError::Sign);
-    // The id is the serial number too: one key, one certificate, and a revocation list names nodes.
+    // The id is also the serial number: one key has one certificate, and a revocation list names nodes.
     let mut params = base_params(name, identity.id.0);
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -222,12 +222,12 @@ pub(super) fn sign_node(
     Ok(certificate.into())
 }
 
-/// Who signs for the group: the same names and identifiers as in the authority's certificate.
+/// The issuer of the group's certificates, with the same names and identifiers as the authority's certificate.
 pub(crate) fn issuer(ca_key: &KeyPair) -> Issuer<'static, &KeyPair> {
     Issuer::new(authority_params(ca_key), ca_key)
 }
 
-/// Checks that the authority with this key signed the certificate for this public key, and says whose it is.
+/// Verifies that the authority with this key signed the certificate for this public key. Returns its identity.
 pub(super) fn verify_node(
     ca_key: &[u8; 32],
     certificate: &CertificateDer<'_>,
@@ -259,7 +259,7 @@ pub(super) fn verify_node(
     Ok(identity)
 }
 
-/// Checks that a certificate is the authority's with this key.
+/// Verifies that a certificate is that of the authority with this key.
 pub(super) fn verify_authority(
     ca_key: &[u8; 32],
     certificate: &CertificateDer<'_>,
@@ -281,7 +281,7 @@ pub(super) fn authority_key(certificate: &CertificateDer<'_>) -> Result<[u8; 32]
     Ok(key)
 }
 
-/// RFC 7468 text.
+/// PEM text (RFC 7468).
 pub(super) fn pem(label: &str, der: &[u8]) -> String {
     let encoded = STANDARD.encode(der);
     let mut text = format!("-----BEGIN {label}-----\n");
@@ -313,7 +313,7 @@ impl PublicKeyData for RawKey {
 
 fn authority_params(key: &KeyPair) -> CertificateParams {
     let ca_key = raw_public_key(key);
-    let mut params = base_params(&authority_name(group_id(&ca_key)), super::random());
+    let mut params = base_params(&authority_name(group_id(&ca_key)), random());
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params

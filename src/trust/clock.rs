@@ -1,9 +1,9 @@
-//! The time of day, on machines that may not know it.
+//! The time of day, on machines whose clock may not be set.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// No clock can honestly show an earlier time than this build's: 2026-11-01T00:00:00Z. A machine without a
-/// battery-backed clock starts at 1970, where no certificate would be valid yet.
+/// A lower bound of the time, shortly before this build: 2026-11-01T00:00:00Z. A machine without a battery-backed clock
+/// starts at 1970, when no certificate would be valid yet.
 pub const CLOCK_FLOOR: Duration = Duration::from_secs(1_793_491_200);
 
 /// The time since 1970, never before [`CLOCK_FLOOR`].
@@ -12,7 +12,7 @@ pub fn now() -> Duration {
 }
 
 fn not_before_floor(system: SystemTime) -> Duration {
-    // A clock before 1970 is an error here, and as wrong as one at 1970.
+    // A clock before 1970 is an error here; it counts as one at 1970.
     system.duration_since(UNIX_EPOCH).unwrap_or_default().max(CLOCK_FLOOR)
 }
 
@@ -27,7 +27,7 @@ mod tests {
     }
 
     #[test]
-    fn a_good_clock_is_believed() {
+    fn a_plausible_clock_is_used() {
         let later = CLOCK_FLOOR + Duration::from_secs(5);
         assert_eq!(not_before_floor(UNIX_EPOCH + later), later);
     }

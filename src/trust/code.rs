@@ -1,7 +1,7 @@
 //! The join code: one line that a person carries to a new machine.
 //!
-//! It pins the authority's key, so the new machine cannot be lured into another group, and it carries a
-//! secret, so the authority admits nobody else. Whoever holds it can join while the invite is open.
+//! It pins the authority's key, so that the new machine cannot be lured into another group, and contains a secret, so that
+//! the authority admits nobody else. Whoever has the code can join while the invite is open.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,39 +14,38 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::certificate::group_id;
 use crate::wire::id::GroupId;
 
-/// Version, key, invite, secret and expiry, then the checksum: 69 bytes, which is 92 characters of base64
-/// with no bit left over.
+/// Bytes of version, key, invite, secret and expiry. With the checksum they are 69, exactly 92 characters of base64.
 const BODY: usize = 1 + 32 + 8 + 16 + 8;
 const LENGTH: usize = BODY + 4;
 const VERSION: u8 = 1;
 const PREFIX: &str = "lw1.";
 
-/// What a join code says.
+/// The content of a join code.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JoinCode {
-    /// The group to join. Not in the text: it follows from `ca_key`.
+    /// The group to join. It is derived from `ca_key` and not part of the text.
     pub group: GroupId,
-    /// The raw Ed25519 public key of the group's authority. The key itself is as long as a hash of it, and
-    /// is all that standard verification needs.
+    /// The raw Ed25519 public key of the group's authority. It is no longer than a hash of it would be, and all that
+    /// verification needs.
     pub ca_key: [u8; 32],
-    /// Which invite this is.
+    /// The invite's id.
     pub invite: [u8; 8],
-    /// What proves that the holder was invited. Never sent.
+    /// The secret that proves the invitation. Never sent.
     pub secret: [u8; 16],
-    /// When the invite ends, in seconds since 1970; 0 is never.
+    /// When the invite expires, in seconds since 1970; 0 for never.
     pub expires: u64,
 }
 
 /// Why a text is not a join code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CodeError {
-    /// It does not start like one.
+    /// It does not start like a code.
     #[error("this is not a join code")]
     NotACode,
-    /// It starts like one, but is not whole.
+    /// It starts like a code, but is incomplete or altered.
     #[error("this join code was cut off or mistyped")]
     Damaged,
-    /// It is of a later format.
+    /// It has a later format.
     #[error("this join code was made by a newer laneway")]
     Newer,
 }
@@ -70,13 +69,13 @@ impl JoinCode {
         Self { group: group_id(&ca_key), ca_key, invite, secret, expires }
     }
 
-    /// Whether the invite has ended at this time since 1970. The authority decides; to a joiner this is a
-    /// hint, since its clock may be wrong.
+    /// Whether the invite has expired at `now`, a time since 1970. For a joiner this is only a hint, since its clock may be
+    /// wrong: the authority decides.
     pub fn expired(&self, now: Duration) -> bool {
         expired(self.expires, now)
     }
 
-    /// The key of the discovery datagrams by which a joiner finds the authority.
+    /// The key of the discovery datagrams with which a joiner finds the authority.
     pub fn discovery_key(&self) -> [u8; 32] {
         discovery_key(&self.secret)
     }
@@ -98,7 +97,7 @@ impl fmt::Display for JoinCode {
 impl FromStr for JoinCode {
     type Err = CodeError;
 
-    /// Reads a code as people paste it: after the words `laneway join`, and broken into lines.
+    /// Parses a code as people paste it, including after the words `laneway join`, or broken into lines.
     fn from_str(text: &str) -> Result<Self, CodeError> {
         let code: String = text.split_whitespace().skip_while(|word| !word.starts_with("lw")).collect();
         let Some(encoded) = code.strip_prefix(PREFIX) else {
@@ -112,7 +111,7 @@ impl FromStr for JoinCode {
         if body.first().is_some_and(|version| *version > VERSION) {
             return Err(CodeError::Newer);
         }
-        read(body).ok_or(CodeError::Damaged)
+        parse_body(body).ok_or(CodeError::Damaged)
     }
 }
 
@@ -125,7 +124,8 @@ impl fmt::Debug for JoinCode {
     }
 }
 
-fn read(body: &[u8]) -> Option<JoinCode> {
+/// Parses what the checksum covers.
+fn parse_body(body: &[u8]) -> Option<JoinCode> {
     let (version, rest) = body.split_first()?;
     let (ca_key, rest) = rest.split_first_chunk()?;
     let (invite, rest) = rest.split_first_chunk()?;
@@ -135,7 +135,7 @@ fn read(body: &[u8]) -> Option<JoinCode> {
         .then(|| JoinCode::new(*ca_key, *invite, *secret, u64::from_be_bytes(*expires)))
 }
 
-/// `lw`, a number above this version's, a dot.
+/// Whether the code starts with `lw`, a later version number, and a dot.
 fn is_later_prefix(code: &str) -> bool {
     code.strip_prefix("lw")
         .and_then(|rest| rest.split_once('.'))
@@ -143,17 +143,17 @@ fn is_later_prefix(code: &str) -> bool {
         .is_some_and(|version| version > u32::from(VERSION))
 }
 
-/// Whether `expires` (seconds since 1970, 0 is never) has come.
+/// Whether `expires` (seconds since 1970, 0 for never) has passed.
 pub(super) fn expired(expires: u64, now: Duration) -> bool {
     expires != 0 && now.as_secs() >= expires
 }
 
-/// The key that proves, in the join protocol, that the secret is known.
+/// The HMAC key that proves knowledge of the secret in the join protocol.
 pub(super) fn proof_key(secret: &[u8; 16]) -> hmac::Key {
     hmac::Key::new(hmac::HMAC_SHA256, &derive(secret, b"proof"))
 }
 
-/// The key of join discovery datagrams.
+/// The key that authenticates join queries and join offers.
 pub(super) fn discovery_key(secret: &[u8; 16]) -> [u8; 32] {
     derive(secret, b"discovery")
 }

@@ -1,38 +1,41 @@
-//! The group as a member sees it: its own name, certificate and key, and the keys all members share.
+//! The group as a member knows it: the member's own name, certificate and key, and the state that all members share.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::KeyPair;
-use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 
-pub use super::authority::{Authority, Kept, Refusal, TransferError, Uses};
+use super::base64::Base64;
 pub use super::certificate::Role;
 use super::certificate::{self, CertificateError, Identity};
-use super::news::{News, NewsError, Sealed};
-use super::state::{StateDir, StateError, StateLock, quoted};
-use super::{Base64, clock};
+use super::clock;
+pub use super::error::GroupError;
+use super::files::{
+    CA_CERTIFICATE, CRL, GROUP, JOIN_KEY, NODE_CERTIFICATE, NODE_KEY, damaged, read_json, read_pem,
+    write_json, write_pem,
+};
+use super::state::{StateDir, StateLock};
+use super::update::{GroupUpdate, SealedUpdate};
 use crate::wire::id::{GroupId, NodeId};
 
-/// This machine's membership of a group. It is only ever made whole: the certificate is the authority's, and
-/// for this key.
+/// This machine's membership of a group. It is only constructed complete: the authority signed the certificate, for this
+/// key.
 #[derive(Clone)]
 pub struct Group {
-    /// Which group.
+    /// The group's id.
     pub id: GroupId,
-    /// What people call it.
+    /// The group's name.
     pub name: String,
-    /// Whom the authority has put out, and the discovery key. A member never goes back to older ones.
-    pub news: News,
-    /// The discovery keys before that, the newest first, as long as they are still good for whoever missed the news.
-    pub retired: Vec<Retired>,
+    /// The revocations and the discovery key. A member never goes back to an older update.
+    pub update: GroupUpdate,
+    /// Earlier discovery keys, the newest first, while they are still valid for members that missed the update.
+    pub retired: Vec<RetiredKey>,
     /// The authority's raw Ed25519 public key.
     pub ca_key: [u8; 32],
-    /// This machine in the group.
+    /// This machine as a member.
     pub node: Node,
     /// The node's certificate, then the authority's.
     pub chain: Vec<CertificateDer<'static>>,
@@ -40,162 +43,74 @@ pub struct Group {
     pub key: Arc<PrivatePkcs8KeyDer<'static>>,
 }
 
-/// A discovery key that is not the group's any more.
+/// A discovery key that has been replaced.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Retired {
-    /// The epoch that it was the key of.
+pub struct RetiredKey {
+    /// The epoch of the key.
     pub epoch: u64,
     key: Base64<[u8; 32]>,
-    /// When it is dropped, in seconds since 1970.
+    /// When its validity ends, in seconds since 1970.
     until: u64,
 }
 
-/// A node as its own certificate describes it.
+/// A node as its certificate describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// Follows from its key.
+    /// Derived from its public key.
     pub id: NodeId,
-    /// Unique in the group when it joined.
+    /// Its name, which was unique in the group when it joined.
     pub name: String,
-    /// What it may do.
+    /// What the certificate permits.
     pub role: Role,
 }
 
-/// Why there is no usable group here, or why the authority could not do as asked.
-#[derive(Debug, thiserror::Error)]
-pub enum GroupError {
-    /// The state directory.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// A file that must be beside the others is not.
-    #[error("{} is missing", file.display())]
-    Missing {
-        /// Where it should be.
-        file: PathBuf,
-    },
-    /// A file cannot be used.
-    #[error("{} cannot be used", file.display())]
-    Damaged {
-        /// Which one.
-        file: PathBuf,
-        /// What is wrong with it.
-        #[source]
-        source: Damage,
-    },
-    /// A machine is in one group at a time.
-    #[error("this machine is already in the group {name:?}")]
-    AlreadyMember {
-        /// What the group is called.
-        name: String,
-        /// The state directory.
-        directory: PathBuf,
-    },
-    /// A group's key without the group: an `init` that was cut short, or a key brought here by hand.
-    #[error("{} is there without a group", file.display())]
-    Leftover {
-        /// The key.
-        file: PathBuf,
-    },
-    /// A certificate could not be made.
-    #[error(transparent)]
-    Certificate(#[from] CertificateError),
-    /// An invite does not admit.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// A member cannot be put out.
-    #[error(transparent)]
-    Kept(#[from] Kept),
-    /// The authority cannot be moved.
-    #[error(transparent)]
-    Moved(#[from] TransferError),
-}
-
-impl GroupError {
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::State(error) => error.hint(),
-            Self::Missing { file } | Self::Damaged { file, .. } => {
-                let directory = quoted(file.parent().unwrap_or(file));
-                Some(format!("restore it, or move {directory} away and join the group again"))
-            }
-            Self::AlreadyMember { directory, .. } => {
-                Some(format!("to leave it, stop laneway and move {} away", quoted(directory)))
-            }
-            Self::Leftover { file } => {
-                Some(format!("if nobody needs this key, move {} away and try again", quoted(file)))
-            }
-            Self::Refused(refusal) => Some(refusal.hint()),
-            Self::Kept(kept) => kept.hint(),
-            Self::Moved(error) => error.hint(),
-            Self::Certificate(_) => None,
-        }
-    }
-}
-
-/// What is wrong with a file.
-#[derive(Debug, thiserror::Error)]
-pub enum Damage {
-    /// Not the JSON it should be.
-    #[error("it is not what laneway wrote")]
-    Json(#[from] serde_json::Error),
-    /// Not PEM.
-    #[error("it is not the PEM text it should be")]
-    Pem(#[from] rustls_pki_types::pem::Error),
-    /// Does not fit the other files.
-    #[error("it does not fit the files beside it")]
-    Certificate(#[from] CertificateError),
-    /// What it says of the group is not the authority's word.
-    #[error("it does not fit the files beside it")]
-    News(#[from] NewsError),
-}
-
-/// What the authority gives a new member.
+/// What the authority issues to a new member.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Membership {
+pub(super) struct IssuedMembership {
     pub(super) group_name: String,
     pub(super) node_name: String,
     pub(super) node_certificate: Base64<CertificateDer<'static>>,
     pub(super) ca_certificate: Base64<CertificateDer<'static>>,
 }
 
-/// The whole of what the authority answers to a machine that it admits.
+/// The authority's answer to a machine that it admits.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Welcome {
-    pub(super) membership: Membership,
-    pub(super) news: Sealed,
+    pub(super) membership: IssuedMembership,
+    #[serde(rename = "news")]
+    pub(super) update: SealedUpdate,
 }
 
 impl Group {
-    /// Reads the group this machine is in; `None` when it is in none.
+    /// Loads this machine's group; `None` when it is in none.
     ///
     /// # Errors
-    /// When a file is missing or damaged, or does not fit the others; the message names it.
+    /// When a file is missing or damaged, or does not match the others; the message names it.
     pub fn load(state: &StateDir) -> Result<Option<Self>, GroupError> {
-        let Some(GroupFile { name, node_name, news, retired }) = read_json(state, GROUP)? else {
+        let Some(GroupFile { name, node_name, update, retired }) = read_json(state, GROUP)? else {
             return Ok(None);
         };
         let ca: CertificateDer<'static> = read_pem(state, CA_CERTIFICATE)?;
         let ca_key = certificate::authority_key(&ca).map_err(damaged(state, CA_CERTIFICATE))?;
         let key: PrivatePkcs8KeyDer<'static> = read_pem(state, NODE_KEY)?;
         let key = certificate::read_key(&key).map_err(damaged(state, NODE_KEY))?;
-        let membership = Membership {
+        let membership = IssuedMembership {
             group_name: name,
             node_name,
             node_certificate: Base64(read_pem(state, NODE_CERTIFICATE)?),
             ca_certificate: Base64(ca),
         };
-        let news = news.open(&ca_key).map_err(damaged(state, GROUP))?;
+        let update = update.open(&ca_key).map_err(damaged(state, GROUP))?;
         let mut group =
-            Self::assemble(membership, news, key, &ca_key).map_err(damaged(state, NODE_CERTIFICATE))?;
+            Self::assemble(membership, update, key, &ca_key).map_err(damaged(state, NODE_CERTIFICATE))?;
         group.retired = retired;
-        Ok(Some(group.without_retired(clock::now()).unwrap_or(group)))
+        Ok(Some(group.without_expired_keys(clock::now()).unwrap_or(group)))
     }
 
-    /// Puts a group together, when every certificate is that authority's and this key's.
+    /// Assembles a group after verifying that this authority signed both certificates, and the node's for this key.
     pub(super) fn assemble(
-        membership: Membership,
-        news: News,
+        membership: IssuedMembership,
+        update: GroupUpdate,
         key: KeyPair,
         ca_key: &[u8; 32],
     ) -> Result<Self, CertificateError> {
@@ -207,7 +122,7 @@ impl Group {
         Ok(Self {
             id: group,
             name: membership.group_name,
-            news,
+            update,
             retired: Vec::new(),
             ca_key: *ca_key,
             node: Node { id, name: membership.node_name, role },
@@ -216,43 +131,43 @@ impl Group {
         })
     }
 
-    /// The same, with newer news; the discovery key before them is retired.
-    pub(super) fn with_news(&self, news: News, now: Duration) -> Self {
-        let retired = Retired {
-            epoch: self.news.epoch(),
-            key: Base64(*self.news.discovery_key()),
+    /// The group after a newer update; the current discovery key is retired.
+    pub(super) fn with_update(&self, update: GroupUpdate, now: Duration) -> Self {
+        let retired = RetiredKey {
+            epoch: self.update.epoch(),
+            key: Base64(*self.update.discovery_key()),
             until: now.saturating_add(RETIREMENT).as_secs(),
         };
         let mut all = vec![retired];
-        all.extend(self.retired.iter().filter(|retired| retired.is_good(now)).cloned());
-        all.truncate(MOST_RETIRED);
-        Self { news, retired: all, ..self.clone() }
+        all.extend(self.retired.iter().filter(|retired| retired.is_valid(now)).cloned());
+        all.truncate(MAX_RETIRED);
+        Self { update, retired: all, ..self.clone() }
     }
 
-    /// The same without the retired keys whose time is over; `None` when there are none such.
-    pub(super) fn without_retired(&self, now: Duration) -> Option<Self> {
+    /// The group without retired keys that are no longer valid; `None` when all are still valid.
+    pub(super) fn without_expired_keys(&self, now: Duration) -> Option<Self> {
         let mut group = self.clone();
-        group.retired.retain(|retired| retired.is_good(now));
+        group.retired.retain(|retired| retired.is_valid(now));
         (group.retired.len() < self.retired.len()).then_some(group)
     }
 }
 
-impl Retired {
+impl RetiredKey {
     /// The key.
     pub fn key(&self) -> &[u8; 32] {
         &self.key.0
     }
 
-    /// A clock that was set back does not make a retirement longer.
-    fn is_good(&self, now: Duration) -> bool {
+    /// A clock that is set back does not extend the validity.
+    fn is_valid(&self, now: Duration) -> bool {
         let left = self.until.saturating_sub(now.as_secs());
         0 < left && left <= RETIREMENT.as_secs()
     }
 }
 
-impl fmt::Debug for Retired {
+impl fmt::Debug for RetiredKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Retired")
+        f.debug_struct("RetiredKey")
             .field("epoch", &self.epoch)
             .field("until", &self.until)
             .finish_non_exhaustive()
@@ -264,13 +179,13 @@ impl fmt::Debug for Group {
         f.debug_struct("Group")
             .field("id", &self.id)
             .field("name", &self.name)
-            .field("news", &self.news)
+            .field("update", &self.update)
             .field("node", &self.node)
             .finish_non_exhaustive()
     }
 }
 
-/// Saves what a joiner was given, so that [`Group::load`] finds it.
+/// Saves the group that a joiner was admitted to, so that [`Group::load`] finds it.
 ///
 /// # Errors
 /// When this machine is in a group already, or a file cannot be written.
@@ -281,7 +196,7 @@ pub fn remember_membership(state: &StateDir, group: &Group) -> Result<(), GroupE
     Ok(state.remove(JOIN_KEY)?)
 }
 
-/// Removes the key that was kept for another attempt to join: it is answered.
+/// Removes the key that was kept for another attempt to join, after an answer.
 ///
 /// # Errors
 /// When it cannot be removed.
@@ -289,7 +204,7 @@ pub fn forget_attempt(state: &StateDir) -> Result<(), GroupError> {
     Ok(state.remove(JOIN_KEY)?)
 }
 
-/// Refuses when this machine is in a group, even in one whose other files cannot be read any more.
+/// Fails when this machine is in a group, even in one whose other files cannot be read.
 ///
 /// # Errors
 /// [`GroupError::AlreadyMember`], or when `group.json` itself cannot be read.
@@ -302,7 +217,7 @@ pub fn refuse_second_group(state: &StateDir) -> Result<(), GroupError> {
     }
 }
 
-/// Writes the files of a member. `group.json` comes last: without it there is no group here.
+/// Writes the files of a member. `group.json` comes last: without it this machine is in no group.
 pub(super) fn save(state: &StateDir, _lock: &StateLock, group: &Group) -> Result<(), GroupError> {
     let [node, ca] = group.chain.as_slice() else {
         return Err(CertificateError::NoIdentity.into());
@@ -313,11 +228,11 @@ pub(super) fn save(state: &StateDir, _lock: &StateLock, group: &Group) -> Result
     write_group(state, group)
 }
 
-/// Saves the group's news and the retired keys, unless the same or newer ones are saved already.
+/// Saves the current update and the retired keys, unless the same or newer ones are saved already.
 ///
 /// # Errors
 /// When a file cannot be read or written.
-pub(super) fn save_news(state: &StateDir, group: &Group) -> Result<(), GroupError> {
+pub(super) fn save_update(state: &StateDir, group: &Group) -> Result<(), GroupError> {
     if is_saved(state, group)? {
         return Ok(());
     }
@@ -329,71 +244,33 @@ fn is_saved(state: &StateDir, group: &Group) -> Result<bool, GroupError> {
     let Some(file) = read_json::<GroupFile>(state, GROUP)? else {
         return Err(GroupError::Missing { file: state.file(GROUP) });
     };
-    let (saved, known) = (file.news.version(), group.news.version());
+    let (saved, known) = (file.update.version(), group.update.version());
     Ok(saved > known || saved == known && file.retired == group.retired)
 }
 
-/// `crl.pem` is for other programs; what counts is in `group.json`, whose parts belong together.
+/// Writes `group.json` and `crl.pem`. The latter is for other programs; `group.json` is what counts.
 pub(super) fn write_group(state: &StateDir, group: &Group) -> Result<(), GroupError> {
-    write_pem(state, CRL, "X509 CRL", group.news.crl())?;
+    write_pem(state, CRL, "X509 CRL", group.update.crl())?;
     let file = GroupFile {
         name: group.name.clone(),
         node_name: group.node.name.clone(),
-        news: group.news.sealed().clone(),
+        update: group.update.sealed().clone(),
         retired: group.retired.clone(),
     };
     write_json(state, GROUP, &file)
 }
 
-pub(super) const CA_KEY: &str = "ca.key";
-pub(super) const JOIN_KEY: &str = "join.key";
-const CA_CERTIFICATE: &str = "ca.pem";
-const NODE_KEY: &str = "node.key";
-const NODE_CERTIFICATE: &str = "node.pem";
-const CRL: &str = "crl.pem";
-pub(super) const GROUP: &str = "group.json";
-/// How long a discovery key is still good after the next one was made.
+/// How long a discovery key stays valid after it was replaced.
 const RETIREMENT: Duration = Duration::from_secs(24 * 3600);
-/// How many retired keys are kept.
-const MOST_RETIRED: usize = 8;
+/// Maximum number of retired keys.
+const MAX_RETIRED: usize = 8;
 
-/// What `group.json` holds: all that no certificate says.
+/// The content of `group.json`: what the certificates do not contain.
 #[derive(Serialize, Deserialize)]
 struct GroupFile {
     name: String,
     node_name: String,
-    news: Sealed,
-    retired: Vec<Retired>,
-}
-
-pub(super) fn read_json<T: for<'de> Deserialize<'de>>(
-    state: &StateDir,
-    name: &str,
-) -> Result<Option<T>, GroupError> {
-    let bytes = state.read(name)?;
-    bytes.map(|bytes| serde_json::from_slice(&bytes).map_err(damaged(state, name))).transpose()
-}
-
-pub(super) fn write_json<T: Serialize>(state: &StateDir, name: &str, value: &T) -> Result<(), GroupError> {
-    let mut bytes = serde_json::to_vec_pretty(value).map_err(damaged(state, name))?;
-    bytes.push(b'\n');
-    Ok(state.write(name, &bytes)?)
-}
-
-pub(super) fn try_read_pem<T: PemObject>(state: &StateDir, name: &str) -> Result<Option<T>, GroupError> {
-    let bytes = state.read(name)?;
-    bytes.map(|bytes| T::from_pem_slice(&bytes).map_err(damaged(state, name))).transpose()
-}
-
-pub(super) fn write_pem(state: &StateDir, name: &str, label: &str, der: &[u8]) -> Result<(), GroupError> {
-    Ok(state.write(name, certificate::pem(label, der).as_bytes())?)
-}
-
-pub(super) fn damaged<E: Into<Damage>>(state: &StateDir, name: &str) -> impl FnOnce(E) -> GroupError {
-    let file = state.file(name);
-    move |source| GroupError::Damaged { file, source: source.into() }
-}
-
-fn read_pem<T: PemObject>(state: &StateDir, name: &str) -> Result<T, GroupError> {
-    try_read_pem(state, name)?.ok_or_else(|| GroupError::Missing { file: state.file(name) })
+    #[serde(rename = "news")]
+    update: SealedUpdate,
+    retired: Vec<RetiredKey>,
 }

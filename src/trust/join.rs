@@ -1,10 +1,10 @@
-//! How a machine with a join code becomes a member: one question and one answer over TLS.
+//! How a machine with a join code becomes a member: one request and one response over TLS.
 //!
-//! TLS has already shown the joiner that the other end belongs to the code's group. The joiner then shows
-//! that it was invited with an HMAC over this TLS session, its new public key and its name. The secret is not
-//! sent, the private key neither, and a proof that somebody relays is wrong in any other session.
+//! TLS has already proved to the joiner that the other end belongs to the code's group. The joiner then proves that it was
+//! invited, with an HMAC over this TLS session, its new public key and its name. Neither the secret nor the private key is
+//! sent, and a relayed proof is wrong in any other session.
 //!
-//! Each message is a length (u32, big-endian) and that much JSON.
+//! Each message is a length (u32, big-endian) and that many bytes of JSON.
 
 use std::io;
 use std::time::Duration;
@@ -17,26 +17,29 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::authority::{Authority, Refusal};
+use super::authority::Authority;
+use super::base64::Base64;
 use super::certificate::{self, CertificateError, Role};
+use super::clock;
 use super::code::{self, JoinCode};
-use super::group::{self, Group, GroupError, JOIN_KEY, Welcome};
-use super::news::{LONGEST_CRL, NewsError};
+use super::error::{GroupError, InviteError};
+use super::files::{JOIN_KEY, damaged, try_read_pem, write_pem};
+use super::group::{Group, Welcome};
 use super::state::StateDir;
-use super::{Base64, clock};
+use super::update::{MAX_CRL, UpdateError};
 use crate::wire::id::NodeId;
 
 /// The label of the TLS exporter (RFC 8446 §7.5, no context, 32 bytes) that binds a proof to its session.
 pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-laneway-join-1";
 
-/// The longest question; anybody may send one.
-const LONGEST_QUESTION: usize = 4 * 1024;
+/// Maximum size of a request, in bytes. Anybody may send one.
+const MAX_REQUEST: usize = 4 * 1024;
 
-/// The longest answer: the longest list of revocations fits, as the base64 text that it becomes.
-const LONGEST_ANSWER: usize = LONGEST_CRL / 3 * 4 + 16 * 1024;
+/// Maximum size of a response, in bytes: the largest revocation list fits as base64 text.
+const MAX_RESPONSE: usize = MAX_CRL / 3 * 4 + 16 * 1024;
 
-/// How long the other side may take for one message.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The deadline for sending or receiving one message.
+const MESSAGE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Why a machine was not enrolled.
 #[derive(Debug, thiserror::Error)]
@@ -44,25 +47,25 @@ pub enum JoinError {
     /// The connection failed.
     #[error("the connection failed while joining")]
     Io(#[from] io::Error),
-    /// The other side went silent.
-    #[error("no answer for {} s while joining", PATIENCE.as_secs())]
+    /// The other side did not answer in time.
+    #[error("no answer for {} s while joining", MESSAGE_DEADLINE.as_secs())]
     TimedOut,
-    /// The other side does not speak this protocol.
+    /// A message exceeds the size limit.
     #[error("a message of {0} bytes is too long for the join protocol")]
     TooLong(usize),
-    /// The other side does not speak this protocol, or a later version.
+    /// The other side speaks another protocol, or a later version.
     #[error("the other side does not speak this join protocol")]
     Malformed(#[from] serde_json::Error),
-    /// The authority said no; on the authority itself: what it said.
+    /// The authority refused. On the authority itself: what it answered.
     #[error(transparent)]
-    Refused(Refusal),
-    /// The answer does not hold what the code promises.
-    #[error("the answer is not a membership of the group in the join code")]
+    Refused(InviteError),
+    /// The response does not match the join code.
+    #[error("the response is not a membership of the group in the join code")]
     Untrusted(#[from] CertificateError),
-    /// Nor what the authority has signed.
-    #[error("the answer is not a membership of the group in the join code")]
-    Unsigned(#[from] NewsError),
-    /// The authority could not do its part.
+    /// The group state in the response is not signed by the authority.
+    #[error("the response is not a membership of the group in the join code")]
+    Unsigned(#[from] UpdateError),
+    /// The authority could not admit the member.
     #[error("cannot admit a member")]
     Authority(#[source] GroupError),
     /// The process is shutting down.
@@ -71,7 +74,7 @@ pub enum JoinError {
 }
 
 impl JoinError {
-    /// What the joiner can do about it.
+    /// What the joiner's user can do about it.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Refused(refusal) => refusal.hint(),
@@ -83,87 +86,87 @@ impl JoinError {
                 "use the same version of laneway on both machines".into()
             }
             Self::Untrusted(_) | Self::Unsigned(_) => {
-                "run 'laneway invite' on the machine that made the group, and use the line that it prints"
+                "run 'laneway invite' on the machine that made the group, and use the command that it prints"
                     .into()
             }
         })
     }
 }
 
-/// Whom the authority has just admitted.
+/// A member that was just admitted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Enrolled {
-    /// The node.
+    /// The node's id.
     pub id: NodeId,
-    /// What it is called from now on.
+    /// Its name in the group.
     pub name: String,
-    /// What it may do.
+    /// What its certificate permits.
     pub role: Role,
 }
 
-/// The key that a machine asks to be admitted with.
-pub struct Key(KeyPair);
+/// The private key of a machine that asks to be admitted.
+pub struct JoinKey(KeyPair);
 
-impl Key {
-    /// A new one, which is gone when the attempt is over.
+impl JoinKey {
+    /// A new key for one attempt, which is not saved.
     ///
     /// # Errors
-    /// When none can be made.
-    pub fn passing() -> Result<Self, CertificateError> {
+    /// When it cannot be generated.
+    pub fn temporary() -> Result<Self, CertificateError> {
         Ok(Self(certificate::new_key()?))
     }
 
-    /// The one of an earlier attempt without an answer, else a new one, which is kept until there is an answer: the
-    /// authority knows a machine that asks again by it.
+    /// The saved key of an earlier attempt that was not answered, else a new one, which is saved until there is an answer:
+    /// by this key the authority recognises a machine that asks again.
     ///
     /// # Errors
-    /// When it cannot be read or kept.
-    pub fn kept_in(state: &StateDir) -> Result<Self, GroupError> {
-        let kept: Option<PrivatePkcs8KeyDer<'static>> = group::try_read_pem(state, JOIN_KEY)?;
-        if let Some(key) = kept {
-            return Ok(Self(certificate::read_key(&key).map_err(group::damaged(state, JOIN_KEY))?));
+    /// When it cannot be read or saved.
+    pub fn saved_in(state: &StateDir) -> Result<Self, GroupError> {
+        let saved: Option<PrivatePkcs8KeyDer<'static>> = try_read_pem(state, JOIN_KEY)?;
+        if let Some(key) = saved {
+            return Ok(Self(certificate::read_key(&key).map_err(damaged(state, JOIN_KEY))?));
         }
         let key = certificate::new_key()?;
-        group::write_pem(state, JOIN_KEY, "PRIVATE KEY", key.serialized_der())?;
+        write_pem(state, JOIN_KEY, "PRIVATE KEY", key.serialized_der())?;
         Ok(Self(key))
     }
 }
 
-/// Asks to be admitted under `name`. What comes back is verified, and not saved yet.
+/// Asks to be admitted under `name`. The response is verified but not saved.
 ///
 /// # Errors
-/// When the authority refuses, does not answer, or answers with something other than what was asked.
+/// When the authority refuses, does not answer, or its response is not valid.
 pub async fn request<S>(
     stream: &mut S,
     exporter: &[u8; 32],
     code: &JoinCode,
     name: &str,
-    Key(key): Key,
+    JoinKey(key): JoinKey,
 ) -> Result<Group, JoinError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     if code.expired(clock::now()) {
-        warn!("by this machine's clock the join code has expired; the group's authority decides");
+        warn!("the join code has expired by this machine's clock; the group's authority decides");
     }
     let public_key = certificate::raw_public_key(&key);
     let proof = proof_context(exporter, &public_key, name).sign(&code::proof_key(&code.secret));
     let request =
         Request { invite: Base64(code.invite), public_key: Base64(public_key), name: name.to_owned(), proof };
     send(stream, &request).await?;
-    match receive(stream, LONGEST_ANSWER).await? {
+    match receive(stream, MAX_RESPONSE).await? {
         Answer::Welcome(welcome) => {
-            let Welcome { membership, news } = *welcome;
-            Ok(Group::assemble(membership, news.open(&code.ca_key)?, key, &code.ca_key)?)
+            let Welcome { membership, update } = *welcome;
+            Ok(Group::assemble(membership, update.open(&code.ca_key)?, key, &code.ca_key)?)
         }
         Answer::Refused(refusal) => Err(JoinError::Refused(refusal)),
     }
 }
 
-/// Answers one joiner: admits it when its invite is open and its proof is right.
+/// Answers one joiner: admits it if its invite is open and its proof is right.
 ///
 /// # Errors
-/// [`JoinError::Refused`] with what the joiner was told, or what else kept it out.
+/// [`JoinError::Refused`] with the answer, or another reason why it was not admitted.
 pub async fn serve<S>(
     stream: &mut S,
     exporter: &[u8; 32],
@@ -172,17 +175,17 @@ pub async fn serve<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let request: Request = receive(stream, LONGEST_QUESTION).await?;
+    let request: Request = receive(stream, MAX_REQUEST).await?;
     let (authority, exporter) = (authority.clone(), *exporter);
-    // Files are locked and synced to disk: not on a thread that moves other people's bytes.
+    // Locking and syncing files blocks, so it runs on a blocking thread.
     let admitted = tokio::task::spawn_blocking(move || admit(&authority, &exporter, &request)).await;
     let (answer, outcome) = match admitted {
         Ok(Ok((welcome, enrolled))) => (Answer::Welcome(Box::new(welcome)), Ok(enrolled)),
         Ok(Err(GroupError::Refused(refusal))) => (Answer::Refused(refusal), Err(JoinError::Refused(refusal))),
-        Ok(Err(error)) => (Answer::Refused(Refusal::Unrecorded), Err(JoinError::Authority(error))),
+        Ok(Err(error)) => (Answer::Refused(InviteError::Unrecorded), Err(JoinError::Authority(error))),
         Err(stopped) => {
             warn!(error = %stopped, "admitting a member did not finish");
-            (Answer::Refused(Refusal::Unrecorded), Err(JoinError::Stopped))
+            (Answer::Refused(InviteError::Unrecorded), Err(JoinError::Stopped))
         }
     };
     // A refusal that cannot be delivered is still a refusal.
@@ -192,16 +195,16 @@ where
     Ok(enrolled)
 }
 
-/// Answers one joiner without looking at what it shows.
+/// Refuses one joiner without checking its request.
 ///
 /// # Errors
 /// When the answer cannot be sent.
-pub async fn refuse<S>(stream: &mut S, refusal: Refusal) -> Result<(), JoinError>
+pub async fn refuse<S>(stream: &mut S, refusal: InviteError) -> Result<(), JoinError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    // An answer before the question would be lost when the unread question resets the connection.
-    let _: Request = receive(stream, LONGEST_QUESTION).await?;
+    // A response before the request is read could be lost: closing with unread data resets the connection.
+    let _: Request = receive(stream, MAX_REQUEST).await?;
     send(stream, &Answer::Refused(refusal)).await
 }
 
@@ -217,10 +220,10 @@ struct Request {
 #[serde(rename_all = "lowercase")]
 enum Answer {
     Welcome(Box<Welcome>),
-    Refused(Refusal),
+    Refused(InviteError),
 }
 
-/// What a proof is made over.
+/// The input of a proof.
 struct ProofContext(Vec<u8>);
 
 fn proof_context(exporter: &[u8; 32], public_key: &[u8; 32], name: &str) -> ProofContext {
@@ -235,12 +238,13 @@ impl ProofContext {
         Base64(hmac::sign(key, &self.0).as_ref().to_vec())
     }
 
-    /// In constant time.
+    /// Whether the proof is right; compares in constant time.
     fn is_proved_by(&self, key: &hmac::Key, proof: &[u8]) -> bool {
         hmac::verify(key, &self.0, proof).is_ok()
     }
 }
 
+/// Checks a request and admits the machine.
 fn admit(
     authority: &Authority,
     exporter: &[u8; 32],
@@ -251,7 +255,7 @@ fn admit(
     if !proof_context(exporter, public_key, name).is_proved_by(&invite.proof_key(), proof) {
         invite.admits(clock::now())?;
         authority.wrong_proof(id)?;
-        return Err(Refusal::WrongProof.into());
+        return Err(InviteError::WrongProof.into());
     }
     let (welcome, role) = authority.admit(id, public_key, name)?;
     let name = welcome.membership.node_name.clone();
@@ -260,14 +264,14 @@ fn admit(
 
 async fn send<S: AsyncWrite + Unpin>(stream: &mut S, message: &impl Serialize) -> Result<(), JoinError> {
     let json = serde_json::to_vec(message)?;
-    let length = u32::try_from(json.len()).ok().filter(|_| json.len() <= LONGEST_ANSWER);
+    let length = u32::try_from(json.len()).ok().filter(|_| json.len() <= MAX_RESPONSE);
     let length = length.ok_or(JoinError::TooLong(json.len()))?;
     let frame = [&length.to_be_bytes()[..], &json].concat();
     let sending = async {
         stream.write_all(&frame).await?;
         stream.flush().await
     };
-    Ok(timeout(PATIENCE, sending).await.ok().ok_or(JoinError::TimedOut)??)
+    Ok(timeout(MESSAGE_DEADLINE, sending).await.ok().ok_or(JoinError::TimedOut)??)
 }
 
 async fn receive<S, T>(stream: &mut S, longest: usize) -> Result<T, JoinError>
@@ -284,13 +288,14 @@ where
         stream.read_exact(&mut json).await?;
         Ok(serde_json::from_slice(&json)?)
     };
-    timeout(PATIENCE, receiving).await.ok().ok_or(JoinError::TimedOut)?
+    timeout(MESSAGE_DEADLINE, receiving).await.ok().ok_or(JoinError::TimedOut)?
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::trust::authority::Uses;
+    use crate::trust::group;
     use proptest::prelude::*;
     use tokio::io::duplex;
 
@@ -328,13 +333,13 @@ mod tests {
         ) -> (Result<Group, JoinError>, Result<Enrolled, JoinError>) {
             let (mut joiner, mut signer) = duplex(512);
             tokio::join!(
-                request(&mut joiner, &ours, code, "laptop", Key::passing().unwrap()),
+                request(&mut joiner, &ours, code, "laptop", JoinKey::temporary().unwrap()),
                 serve(&mut signer, &theirs, &self.authority)
             )
         }
 
         /// Both sides agree that it was refused for this reason.
-        async fn assert_refused(&self, code: &JoinCode, expected: Refusal) {
+        async fn assert_refused(&self, code: &JoinCode, expected: InviteError) {
             let (joiner, signer) = self.join(code).await;
             assert!(matches!(&joiner, Err(JoinError::Refused(reason)) if *reason == expected), "{joiner:?}");
             assert!(matches!(&signer, Err(JoinError::Refused(reason)) if *reason == expected), "{signer:?}");
@@ -347,7 +352,7 @@ mod tests {
         let (joined, enrolled) = lab.join(&lab.invite(Uses::Times(1))).await;
         let (joined, enrolled) = (joined.unwrap(), enrolled.unwrap());
         assert_eq!((joined.id, joined.name.as_str()), (lab.group.id, "office"));
-        assert_eq!(joined.news, lab.group.news);
+        assert_eq!(joined.update, lab.group.update);
         assert_eq!(enrolled, Enrolled { id: joined.node.id, name: "laptop".into(), role: Role::Gateway });
         assert_eq!((joined.node.name.as_str(), joined.node.role), ("laptop", Role::Gateway));
 
@@ -372,7 +377,7 @@ mod tests {
         let lab = lab();
         let code = lab.invite(Uses::Times(1));
         lab.join(&code).await.0.unwrap();
-        lab.assert_refused(&code, Refusal::UsedUp).await;
+        lab.assert_refused(&code, InviteError::UsedUp).await;
         assert_eq!(lab.authority.members().unwrap().len(), 2);
     }
 
@@ -383,7 +388,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let state = StateDir::open(home.path().join("state")).unwrap();
         let (mut joiner, mut signer) = duplex(64 * 1024);
-        let asking = request(&mut joiner, &SESSION, &code, "laptop", Key::kept_in(&state).unwrap());
+        let asking = request(&mut joiner, &SESSION, &code, "laptop", JoinKey::saved_in(&state).unwrap());
         let losing = async {
             serve(&mut signer, &SESSION, &lab.authority).await.unwrap();
         };
@@ -395,32 +400,32 @@ mod tests {
         }
         let (mut joiner, mut signer) = duplex(512);
         let (joined, _) = tokio::join!(
-            request(&mut joiner, &SESSION, &code, "laptop", Key::kept_in(&state).unwrap()),
+            request(&mut joiner, &SESSION, &code, "laptop", JoinKey::saved_in(&state).unwrap()),
             serve(&mut signer, &SESSION, &lab.authority),
         );
         group::remember_membership(&state, &joined.unwrap()).unwrap();
         assert_eq!(lab.authority.members().unwrap().len(), 2);
         assert_eq!(state.read(JOIN_KEY).unwrap(), None);
         // To anybody else the code is used up.
-        lab.assert_refused(&code, Refusal::UsedUp).await;
+        lab.assert_refused(&code, InviteError::UsedUp).await;
     }
 
     #[tokio::test]
     async fn a_member_of_a_group_with_thousands_of_revocations_can_join() {
         let lab = lab();
         let many = (0..5_000_u128).map(|number| NodeId((number << 100 | 1 << 127).to_be_bytes())).collect();
-        lab.authority.make_up_for(&many).unwrap();
+        lab.authority.merge_revocations(&many).unwrap();
         let joined = lab.join(&lab.invite(Uses::Any)).await.0.unwrap();
-        assert_eq!(joined.news.revoked().len(), 5_000);
+        assert_eq!(joined.update.revoked().len(), 5_000);
     }
 
     #[tokio::test]
     async fn an_expired_or_unknown_invite_is_refused() {
         let lab = lab();
         let code = lab.authority.invite(Role::Client, Uses::Any, Some(Duration::ZERO), None).unwrap();
-        lab.assert_refused(&code, Refusal::Expired).await;
+        lab.assert_refused(&code, InviteError::Expired).await;
         let unknown = JoinCode { invite: [0; 8], ..lab.invite(Uses::Any) };
-        lab.assert_refused(&unknown, Refusal::UnknownInvite).await;
+        lab.assert_refused(&unknown, InviteError::UnknownInvite).await;
     }
 
     #[tokio::test]
@@ -429,17 +434,17 @@ mod tests {
         let code = lab.invite(Uses::Any);
         let wrong = JoinCode { secret: [0; 16], ..code.clone() };
         for _ in 0..10 {
-            lab.assert_refused(&wrong, Refusal::WrongProof).await;
+            lab.assert_refused(&wrong, InviteError::WrongProof).await;
         }
-        lab.assert_refused(&code, Refusal::Locked).await;
+        lab.assert_refused(&code, InviteError::Locked).await;
     }
 
     #[tokio::test]
     async fn a_proof_relayed_into_another_session_is_refused() {
         let lab = lab();
         let (joiner, signer) = lab.join_in_sessions(&lab.invite(Uses::Any), SESSION, [2; 32]).await;
-        assert!(matches!(joiner, Err(JoinError::Refused(Refusal::WrongProof))));
-        assert!(matches!(signer, Err(JoinError::Refused(Refusal::WrongProof))));
+        assert!(matches!(joiner, Err(JoinError::Refused(InviteError::WrongProof))));
+        assert!(matches!(signer, Err(JoinError::Refused(InviteError::WrongProof))));
         assert_eq!(lab.authority.members().unwrap().len(), 1);
     }
 
@@ -475,7 +480,7 @@ mod tests {
         let lab = lab();
         let code = lab.invite(Uses::Any);
         let (mut joiner, mut wire) = duplex(64 * 1024);
-        let asking = request(&mut joiner, &SESSION, &code, "laptop", Key::passing().unwrap());
+        let asking = request(&mut joiner, &SESSION, &code, "laptop", JoinKey::temporary().unwrap());
         let reading = async {
             let mut length = [0; 4];
             wire.read_exact(&mut length).await.unwrap();
@@ -499,7 +504,7 @@ mod tests {
         assert!(matches!(serve(&mut signer, &SESSION, &lab.authority).await, Err(JoinError::TimedOut)));
         let (_silent, mut joiner) = duplex(4096);
         let asked =
-            request(&mut joiner, &SESSION, &lab.invite(Uses::Any), "x", Key::passing().unwrap()).await;
+            request(&mut joiner, &SESSION, &lab.invite(Uses::Any), "x", JoinKey::temporary().unwrap()).await;
         assert!(matches!(asked, Err(JoinError::TimedOut)));
     }
 
@@ -517,7 +522,7 @@ mod tests {
         let code = lab.invite(Uses::Any);
         lab.state.write("members.json", b"{").unwrap();
         let (joiner, signer) = lab.join(&code).await;
-        assert!(matches!(joiner, Err(JoinError::Refused(Refusal::Unrecorded))), "{joiner:?}");
+        assert!(matches!(joiner, Err(JoinError::Refused(InviteError::Unrecorded))), "{joiner:?}");
         assert!(matches!(signer, Err(JoinError::Authority(_))), "{signer:?}");
     }
 
@@ -526,8 +531,8 @@ mod tests {
         fn arbitrary_messages_are_read_or_refused(bytes: Vec<u8>) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
             runtime.block_on(async {
-                let _ = receive::<_, Request>(&mut &bytes[..], LONGEST_QUESTION).await;
-                let _ = receive::<_, Answer>(&mut &bytes[..], LONGEST_ANSWER).await;
+                let _ = receive::<_, Request>(&mut &bytes[..], MAX_REQUEST).await;
+                let _ = receive::<_, Answer>(&mut &bytes[..], MAX_RESPONSE).await;
             });
         }
     }

@@ -1,7 +1,7 @@
 //! The state directory: the few small files that must outlive the process.
 //!
-//! It is open to its owner alone, and a file in it is always either the old one or the new one, whole. What root writes
-//! into another user's directory is that user's: `laneway invite` as root is read by a service that is not.
+//! Only its owner has access, and files in it are replaced atomically. Files that root writes into another user's directory
+//! belong to that user, so that a service that does not run as root can read what `laneway invite` wrote as root.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
@@ -16,33 +16,33 @@ use nix::unistd::Uid;
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// Other users of the machine could read keys.
+    /// Other users of the machine have access.
     #[error("{} is open to other users (mode {mode:03o})", path.display())]
     TooOpen {
         /// The directory or file.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
-        /// What they should be, as an argument of `chmod`.
+        /// The required bits, as an argument of `chmod`.
         wanted: &'static str,
     },
-    /// Something else has the directory's name.
+    /// The path is not a directory.
     #[error("{} is not a directory", path.display())]
     NotADirectory {
         /// The path.
         path: PathBuf,
     },
-    /// There is no home directory to keep it in.
+    /// There is no home directory for it.
     #[error("neither XDG_STATE_HOME nor HOME names an absolute path to keep state in")]
     NoHome,
-    /// The operating system refused.
+    /// An operation failed.
     #[error("cannot {action} {}", path.display())]
     Io {
-        /// What was tried.
+        /// The operation.
         action: &'static str,
-        /// On what.
+        /// The file or directory.
         path: PathBuf,
-        /// The refusal.
+        /// The cause.
         #[source]
         source: io::Error,
     },
@@ -63,32 +63,32 @@ impl StateError {
     }
 }
 
-/// The state directory, known to exist and to be private.
+/// The state directory. It exists and is private.
 #[derive(Clone, Debug)]
 pub struct StateDir {
     path: PathBuf,
-    /// User and group of the directory, where root uses another user's.
+    /// The user and group that own the directory, if root uses the directory of another user.
     owner: Option<(u32, u32)>,
 }
 
-/// One content of a file, told from others without reading it.
+/// Identifies one content of a file without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp(u64, i64, i64);
 
-/// Held while files are read, changed and written back: the command line and the daemon both do so.
+/// The lock that the command line and the daemon hold while they read, change and write files.
 #[derive(Debug)]
 #[must_use = "the lock is released when this is dropped"]
 pub struct StateLock(#[expect(dead_code, reason = "held for its Drop")] Flock<File>);
 
 impl StateDir {
-    /// Opens the directory, making it (0700) where it is missing.
+    /// Opens the directory, and creates it (mode 0700) if it is missing.
     ///
     /// # Errors
-    /// When it cannot be made, or when its group or other users have any right to it.
+    /// When it cannot be created, or when its group or other users have access.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, StateError> {
         let path = path.into();
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
-        let metadata = match (made, fs::metadata(&path)) {
+        let created = DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        let metadata = match (created, fs::metadata(&path)) {
             (_, Ok(metadata)) => metadata,
             (Err(source), _) | (Ok(()), Err(source)) => return Err(io_error("create", &path)(source)),
         };
@@ -100,7 +100,7 @@ impl StateDir {
         Ok(Self { path, owner: others.then(|| (metadata.uid(), metadata.gid())) })
     }
 
-    /// Where state is kept unless the user says otherwise: `/var/lib/laneway` for root, else
+    /// The default state directory: `/var/lib/laneway` for root, else
     /// `$XDG_STATE_HOME/laneway`, else `~/.local/state/laneway`.
     ///
     /// # Errors
@@ -109,12 +109,12 @@ impl StateDir {
         default_path_for(Uid::effective().is_root(), |name| std::env::var_os(name).map(PathBuf::from))
     }
 
-    /// The directory's own path.
+    /// The path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The path of a file in it, for messages.
+    /// The path of a file in the directory.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
@@ -122,7 +122,7 @@ impl StateDir {
     /// The content of a file; `None` when there is no such file.
     ///
     /// # Errors
-    /// When it cannot be read, or when a file that may hold a secret (any but `*.pem`) is open to others.
+    /// When it cannot be read, or when a file that may contain a secret (any but `*.pem`) is accessible to other users.
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>, StateError> {
         let path = self.file(name);
         let secret = path.extension().is_none_or(|extension| extension != "pem");
@@ -132,17 +132,17 @@ impl StateDir {
         }
     }
 
-    /// What tells this content of a file from any other: a file is replaced and never written to. `None` when there is
-    /// no such file.
+    /// A stamp that differs for each content of a file, since files are replaced and never modified. `None` when there is no
+    /// such file.
     pub(super) fn stamp(&self, name: &str) -> Option<Stamp> {
         let file = fs::metadata(self.file(name)).ok()?;
         Some(Stamp(file.ino(), file.mtime(), file.mtime_nsec()))
     }
 
-    /// Replaces a file (0600) so that a crash leaves the old one or the new one.
+    /// Replaces a file (mode 0600) atomically: a crash leaves either the old or the new content.
     ///
     /// # Errors
-    /// When the disk is full or read-only; the old file is then untouched.
+    /// When the disk is full or read-only; then the old file is unchanged.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
         let path = self.file(name);
         let failed = || io_error("write", &path);
@@ -152,17 +152,17 @@ impl StateDir {
             .tempfile_in(&self.path)
             .map_err(failed())?;
         file.write_all(bytes).map_err(failed())?;
-        self.hand_over(file.as_file()).map_err(failed())?;
+        self.set_owner(file.as_file()).map_err(failed())?;
         file.as_file().sync_all().map_err(failed())?;
         file.persist(&path).map_err(|error| failed()(error.error))?;
-        // The rename itself is only on disk once the directory is.
+        // The rename is on disk only after the directory is synced.
         File::open(&self.path).and_then(|directory| directory.sync_all()).map_err(failed())
     }
 
     /// Removes a file, if it is there.
     ///
     /// # Errors
-    /// When it stays.
+    /// When it cannot be removed.
     pub fn remove(&self, name: &str) -> Result<(), StateError> {
         let path = self.file(name);
         match fs::remove_file(&path) {
@@ -171,31 +171,31 @@ impl StateDir {
         }
     }
 
-    /// Waits for, and takes, the right to change files. Not reentrant: a second lock in the same call waits
-    /// for ever.
+    /// Waits for the lock. Not reentrant: locking again while holding it waits forever.
     ///
     /// # Errors
-    /// When the lock file cannot be made or locked.
+    /// When the lock file cannot be created or locked.
     pub fn lock(&self) -> Result<StateLock, StateError> {
         let path = self.file("lock");
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false).mode(0o600);
         let file = options.open(&path).map_err(io_error("open", &path))?;
-        self.hand_over(&file).map_err(io_error("change the owner of", &path))?;
+        self.set_owner(&file).map_err(io_error("change the owner of", &path))?;
         Flock::lock(file, FlockArg::LockExclusive)
             .map(StateLock)
             .map_err(|(_, errno)| io_error("lock", &path)(errno.into()))
     }
 
-    fn hand_over(&self, file: &File) -> io::Result<()> {
+    /// Gives a new file to the directory's owner.
+    fn set_owner(&self, file: &File) -> io::Result<()> {
         self.owner.map_or(Ok(()), |(user, group)| fchown(file, Some(user), Some(group)))
     }
 }
 
-/// The content of a file that holds a secret, wherever it is.
+/// Reads a file that contains a secret, in any directory.
 ///
 /// # Errors
-/// When it cannot be read, or when it is open to others.
+/// When it cannot be read, or when it is accessible to other users.
 pub fn read_private(path: &Path) -> Result<Vec<u8>, StateError> {
     read(path, true)
 }
@@ -230,7 +230,7 @@ fn default_path_for(root: bool, env: impl Fn(&str) -> Option<PathBuf>) -> Result
     if root {
         return Ok(PathBuf::from("/var/lib/laneway"));
     }
-    // The XDG Base Directory Specification: a relative path is to be ignored.
+    // The XDG Base Directory Specification: relative paths are to be ignored.
     let absolute = |name| env(name).filter(|path| path.is_absolute());
     absolute("XDG_STATE_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))

@@ -47,7 +47,7 @@ fn a_revoked_client_is_cut_off_in_the_middle_of_a_download(lab: &Lab) {
         c1.curl(&[&HTTP as &[&str], &["--output", "/dev/null", "--write-out", "%{http_code}", BIG]].concat());
     assert_eq!(refused.text(), "503", "{refused}");
     out.wait_for_line("this machine was removed from the group", START);
-    other.wait_for_line("the group's news epoch=1", START);
+    other.wait_for_line("group update applied epoch=1", START);
     downloads(&c2);
     let members = laneway(&g1, &["members"]).success().text();
     let row = members.lines().find(|line| line.starts_with("c1 ")).unwrap();
@@ -80,8 +80,8 @@ fn a_gateway_without_clients_gets_the_update(lab: &Lab) {
     let group = lab.group(&[&g1, &c1, &g2], &[]);
     let mut second = group.gateway(&g2, &[]);
     laneway(&g1, &["revoke", "c1"]).success();
-    second.wait_for_line("the group's news epoch=1", START);
-    wait_until("the news to be saved", || epoch(&g2) == 1);
+    second.wait_for_line("group update applied epoch=1", START);
+    wait_until("the update to be saved", || epoch(&g2) == 1);
     // The removed member gets no answer from either, and the gateway that it remembers refuses it.
     let mut out = group.up(&c1, &[]);
     out.wait_for_line("10.77.0.21:7420 says that this machine was removed from the group", START);
@@ -100,13 +100,13 @@ fn a_node_that_was_off_gets_the_update_when_it_returns(lab: &Lab) {
     let _origin = lab.origin();
     let mut group = lab.group(&[&g1, &c1, &c2, &c3], &[]);
     laneway(&g1, &["revoke", "c3"]).success();
-    group.gateway.wait_for_line("the group's news epoch=1", START);
+    group.gateway.wait_for_line("group update applied epoch=1", START);
 
     // Within a day it finds a gateway with its old key.
     forget_gateways(&c1);
     assert_eq!(epoch(&c1), 0);
     let _first = group.client(&c1, &[]);
-    wait_until("the news to be saved", || epoch(&c1) == 1);
+    wait_until("the update to be saved", || epoch(&c1) == 1);
     downloads(&c1);
     assert!(discover(&c1).success().text().contains("10.77.0.21"));
 
@@ -122,7 +122,7 @@ fn a_node_that_was_off_gets_the_update_when_it_returns(lab: &Lab) {
     forget_gateways(&c2);
     assert_eq!(discover(&c2).code(), 1);
     let told = group.client(&c2, &["--gateway", "10.77.0.21:7420"]);
-    wait_until("the news to be saved", || epoch(&c2) == 1);
+    wait_until("the update to be saved", || epoch(&c2) == 1);
     drop(told);
     forget_gateways(&c2);
     assert!(discover(&c2).success().text().contains("10.77.0.21"));
@@ -146,7 +146,7 @@ fn the_authority_moves_to_another_machine(lab: &Lab) {
     newcomer.wait_for_line("link up", START);
     downloads(&c2);
     laneway(&g2, &["revoke", "c1"]).success();
-    newcomer.wait_for_line("the group's news epoch=1", START);
+    newcomer.wait_for_line("group update applied epoch=1", START);
     wait_until("c1 to be cut off", || client.log().contains("removed from the group"));
     let names = laneway(&g2, &["members"]).success().text();
     for name in ["g1 ", "g2 ", "c1 ", "c2 "] {

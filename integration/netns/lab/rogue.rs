@@ -33,7 +33,7 @@ impl Forger {
     pub(crate) fn of(host: &Host) -> Forger {
         let state = StateDir::open(state(host)).unwrap();
         let group = Group::load(&state).unwrap().expect("it has joined");
-        Forger { keys: Keys::new(group.news.discovery_key()), group }
+        Forger { keys: Keys::new(group.update.discovery_key()), group }
     }
 
     /// The beacon of an active gateway with more capacity than any.
@@ -49,7 +49,7 @@ impl Forger {
     }
 
     fn encode(&self, sender: NodeId, message: Message, way: Way) -> [u8; SIZE] {
-        let (group, epoch) = (self.group.id, self.group.news.epoch());
+        let (group, epoch) = (self.group.id, self.group.update.epoch());
         Datagram { group, epoch, sender, message }.encode(&self.keys, way)
     }
 }
@@ -78,7 +78,7 @@ impl Rogue {
         let (asked, answering) = (ear, mouth.try_clone().unwrap());
         let beaconing = forger.group.clone();
         thread::spawn(move || {
-            let forger = Forger { keys: Keys::new(beaconing.news.discovery_key()), group: beaconing };
+            let forger = Forger { keys: Keys::new(beaconing.update.discovery_key()), group: beaconing };
             for counter in 1.. {
                 let beacon = forger.beacon(own, sender, counter, PORT);
                 if mouth.send_to(&beacon, (Ipv4Addr::new(10, 77, 0, 255), PORT)).is_err() {

@@ -15,9 +15,9 @@ use crate::failure::{Failure, Kind};
 use crate::link::client::{DialError, Link};
 use crate::link::gateway_info::{self, GatewayInfo};
 use crate::link::tls;
-use crate::trust::board::Board;
 use crate::trust::clock::CLOCK_FLOOR;
 use crate::trust::group::Group;
+use crate::trust::membership::Membership;
 use crate::wire::id::NodeId;
 use crate::wire::target::Target;
 
@@ -65,13 +65,14 @@ pub(super) async fn link(
             return Vec::new();
         }
     };
-    let board = Board::new(group.clone());
+    let membership = Membership::new(group.clone());
     let tasks = TaskTracker::new();
     let dials = gateways.iter().take(MAX_GATEWAYS).map(|(&address, &id)| {
-        let (config, board, tasks) = (Arc::clone(&config), board.clone(), tasks.clone());
+        let (config, membership, tasks) = (Arc::clone(&config), membership.clone(), tasks.clone());
         async move {
-            let link =
-                Link::dial(address, id, config, board, &tasks).await.map_err(|error| (address, error))?;
+            let link = Link::dial(address, id, config, membership, &tasks)
+                .await
+                .map_err(|error| (address, error))?;
             Ok::<_, (SocketAddr, DialError)>(ask(link).await)
         }
     });

@@ -36,7 +36,7 @@ pub(super) fn group(state: Result<&StateDir, Problem>, found: &mut Vec<Finding>)
         }
     };
     let node = &group.node;
-    if group.news.revokes(node.id) {
+    if group.update.revokes(node.id) {
         found.push(
             Finding::wrong(Layer::Group, format!("this machine was removed from the group {}", group.name)).hint(
                 "move the state directory away and join again with a code of 'laneway invite' from the first machine",

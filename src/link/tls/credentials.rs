@@ -5,24 +5,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustls::{ClientConfig, ServerConfig};
 
 use super::{TlsError, link_client, link_server};
-use crate::trust::board::Board;
 use crate::trust::group::Group;
+use crate::trust::membership::Membership;
 
 /// What this node shows at either end of a link, and what it demands of the other.
 pub struct Credentials {
     /// What is known of the group.
-    pub board: Arc<Board>,
+    pub membership: Arc<Membership>,
     client: Memo<ClientConfig>,
     server: Memo<ServerConfig>,
 }
 
 impl Credentials {
-    /// For the member whose `board` this is.
+    /// For the member whose `membership` this is.
     ///
     /// # Errors
     /// When its certificate or key cannot be used.
-    pub fn new(board: Arc<Board>) -> Result<Arc<Self>, TlsError> {
-        let credentials = Self { board, client: Memo::default(), server: Memo::default() };
+    pub fn new(membership: Arc<Membership>) -> Result<Arc<Self>, TlsError> {
+        let credentials = Self { membership, client: Memo::default(), server: Memo::default() };
         credentials.client()?;
         Ok(Arc::new(credentials))
     }
@@ -32,7 +32,7 @@ impl Credentials {
     /// # Errors
     /// When the group's revocation list cannot be used.
     pub fn client(&self) -> Result<Arc<ClientConfig>, TlsError> {
-        self.client.of(self.board.group(), link_client)
+        self.client.of(self.membership.group(), link_client)
     }
 
     /// For the gateway's end of a link that is accepted now.
@@ -40,7 +40,7 @@ impl Credentials {
     /// # Errors
     /// When the group's revocation list cannot be used.
     pub fn server(&self) -> Result<Arc<ServerConfig>, TlsError> {
-        self.server.of(self.board.group(), link_server)
+        self.server.of(self.membership.group(), link_server)
     }
 }
 

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::trust::authority::{Authority, Uses};
-use crate::trust::board::Board;
 use crate::trust::certificate::Role;
+use crate::trust::membership::Membership;
 use crate::trust::state::StateDir;
 use crate::trust::{group, join};
 
@@ -36,7 +36,7 @@ impl Lab {
         let ours = joiner.get_ref().1.export_keying_material([0; 32], join::EXPORTER_LABEL, None).unwrap();
         let theirs = signer.get_ref().1.export_keying_material([0; 32], join::EXPORTER_LABEL, None).unwrap();
         let (joined, enrolled) = tokio::join!(
-            join::request(&mut joiner, &ours, &code, "laptop", join::Key::passing().unwrap()),
+            join::request(&mut joiner, &ours, &code, "laptop", join::JoinKey::temporary().unwrap()),
             join::serve(&mut signer, &theirs, &self.authority),
         );
         enrolled.unwrap();
@@ -253,14 +253,14 @@ fn a_server_name_is_the_gateway_asked_for_or_any() {
 async fn a_configuration_follows_the_news_of_the_group() {
     let lab = lab();
     let laptop = lab.member(Role::Gateway).await;
-    let here = Credentials::new(Board::new(lab.first.clone())).unwrap();
-    let there = Credentials::new(Board::new(laptop.clone())).unwrap();
+    let here = Credentials::new(Membership::new(lab.first.clone())).unwrap();
+    let there = Credentials::new(Membership::new(laptop.clone())).unwrap();
     handshake(there.client().unwrap(), here.server().unwrap(), None).await.unwrap();
     assert!(Arc::ptr_eq(&here.server().unwrap(), &here.server().unwrap()), "made again without need");
 
     lab.authority.revoke(&laptop.node.id.to_string()).unwrap();
-    let news = Group::load(&lab.state).unwrap().unwrap().news;
-    here.board.hear(news.sealed()).unwrap();
+    let news = Group::load(&lab.state).unwrap().unwrap().update;
+    here.membership.apply(news.sealed()).unwrap();
     let outcome = handshake(there.client().unwrap(), here.server().unwrap(), None).await;
     expect_refusal(outcome, false, "Revoked");
     let outcome = handshake(here.client().unwrap(), there.server().unwrap(), None).await;

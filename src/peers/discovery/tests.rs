@@ -13,7 +13,7 @@ struct Lab {
     _directory: tempfile::TempDir,
     state: StateDir,
     authority: Authority,
-    board: Arc<Board>,
+    membership: Arc<Membership>,
     discovery: Arc<Discovery>,
     mouth: Ear,
     missed: mpsc::Receiver<(NodeId, SocketAddr)>,
@@ -23,34 +23,34 @@ struct Lab {
 fn lab() -> Lab {
     let directory = tempfile::tempdir().unwrap();
     let state = StateDir::open(directory.path().join("state")).unwrap();
-    let board = Board::new(Authority::create(&state, "office", "first").unwrap());
+    let membership = Membership::new(Authority::create(&state, "office", "first").unwrap());
     let authority = Authority::load(&state).unwrap().unwrap();
     let (behind, missed) = mpsc::channel(8);
     let options = Options {
-        board: board.clone(),
-        id: board.group().node.id,
+        membership: membership.clone(),
+        id: membership.group().node.id,
         port: 7420,
         own_port: 7420,
         lans: vec![],
-        joins: Some((Doorbell::new(authority.clone()), 7421)),
+        joins: Some((JoinResponder::new(authority.clone()), 7421)),
         behind: Some(behind),
     };
     let (announce, announced) = watch::channel(None);
     let discovery = Discovery::new(options, Arc::default(), announced);
     let lan = lan::lans(&["127.0.0.1".into()]).unwrap().pop().unwrap();
     let mouth = Ear::unicast(&lan, 0).unwrap();
-    Lab { _directory: directory, state, authority, board, discovery, mouth, missed, announce }
+    Lab { _directory: directory, state, authority, membership, discovery, mouth, missed, announce }
 }
 
 impl Lab {
     /// The group as somebody knows it who has missed what follows.
     fn group(&self) -> Arc<Group> {
-        self.board.group()
+        self.membership.group()
     }
 
     async fn hear_as(&self, group: &Group, from: SocketAddr, sender: NodeId, message: Message) {
-        let keys = Keys::new(group.news.discovery_key());
-        let datagram = Datagram { group: group.id, epoch: group.news.epoch(), sender, message };
+        let keys = Keys::new(group.update.discovery_key());
+        let datagram = Datagram { group: group.id, epoch: group.update.epoch(), sender, message };
         self.hear(&datagram.encode(&keys, Way { from, to: self.mouth.own }), from).await;
     }
 
@@ -70,8 +70,8 @@ impl Lab {
 
     fn revoke(&self, id: NodeId) {
         self.authority.revoke(&id.to_string()).unwrap();
-        let news = Group::load(&self.state).unwrap().unwrap().news;
-        self.board.hear(news.sealed()).unwrap();
+        let news = Group::load(&self.state).unwrap().unwrap().update;
+        self.membership.apply(news.sealed()).unwrap();
     }
 }
 
@@ -157,7 +157,7 @@ async fn a_query_in_an_old_epoch_is_answered_in_that_epoch_and_one_of_a_revoked_
     lab.hear_as(&before, asker.own, TWO, Message::Query { nonce: [1; 16] }).await;
     for (group, nonce) in [(&before, [2; 16]), (&lab.group(), [3; 16])] {
         lab.hear_as(group, asker.own, ONE, Message::Query { nonce }).await;
-        let keys = Keys::new(group.news.discovery_key());
+        let keys = Keys::new(group.update.discovery_key());
         let way = Way { from: lab.mouth.own, to: asker.own };
         let answer = Datagram::decode(&hear_back(&asker).await, group.id, &keys, way).unwrap();
         // The first that comes is the answer to the second query: the first got none.
@@ -211,7 +211,7 @@ async fn the_sockets_of_a_lan_go_together_and_it_can_be_heard_again() {
     drop(free);
     let lab = lab();
     let options = Options {
-        board: lab.board.clone(),
+        membership: lab.membership.clone(),
         id: ONE,
         port,
         own_port: port,

@@ -1,115 +1,57 @@
-//! Invites: open doors, how often they admit, and what closes them.
+//! Invites: how many machines they admit, and what ends them.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use serde::{Deserialize, Serialize};
 
-use super::Authority;
+use super::holder::Authority;
+use crate::trust::base64::Base64;
 use crate::trust::certificate::Role;
+use crate::trust::clock;
 use crate::trust::code::{self, JoinCode};
-use crate::trust::group::{self, GroupError};
-use crate::trust::state::{Stamp, StateLock};
-use crate::trust::{Base64, clock, random};
-use crate::wire::datagram::Keys;
+use crate::trust::error::{GroupError, InviteError, MAX_WRONG_PROOFS};
+use crate::trust::files::{INVITES, read_json, write_json};
+use crate::trust::random::random;
+use crate::trust::state::StateLock;
 
-/// How many wrong proofs an invite survives. A guess of its 128 bits is hopeless; ten say that somebody
-/// tries, or that a code is damaged in a way that will not get better.
-const WRONG_PROOFS: u32 = 10;
-
-/// How long an ended invite is remembered, so that whoever still holds its code is told that it ended.
-const REMEMBERED: Duration = Duration::from_secs(7 * 24 * 3600);
-
-/// Between two looks at the file of invites.
-const LOOK: Duration = Duration::from_millis(200);
+/// How long an expired invite is kept, so that a joiner with its code is told that it expired.
+const KEPT_AFTER_EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// How many machines an invite admits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Uses {
-    /// This many more.
+    /// At most this many more.
     Times(u32),
     /// Any number.
     Any,
 }
 
-/// An open door.
+/// An invite, as recorded in `invites.json`.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Invite {
-    id: Base64<[u8; 8]>,
-    secret: Base64<[u8; 16]>,
-    /// What it makes of whom it admits.
+    pub(super) id: Base64<[u8; 8]>,
+    pub(super) secret: Base64<[u8; 16]>,
+    /// The role of the machines that it admits.
     pub role: Role,
-    /// How many it still admits.
+    /// How many machines it still admits.
     pub uses: Uses,
-    /// When it ends, in seconds since 1970; 0 is never.
+    /// When it expires, in seconds since 1970; 0 for never.
     pub expires: u64,
-    /// What the new member is called, if not what it calls itself.
+    /// The name of the new member; `None` for the name that it asks for.
     pub name: Option<String>,
     wrong_proofs: u32,
-    /// The authority has closed it.
+    /// Whether the authority has closed it.
     closed: bool,
 }
 
-/// Why an invite does not admit: the answer to a joiner, which the joiner shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Refusal {
-    /// No such invite, or none any more.
-    #[error("the group does not know this join code")]
-    UnknownInvite,
-    /// Its time is over.
-    #[error("this join code has expired")]
-    Expired,
-    /// Others have used it.
-    #[error("this join code has been used up")]
-    UsedUp,
-    /// Too many wrong proofs.
-    #[error("this join code was locked after {WRONG_PROOFS} wrong attempts")]
-    Locked,
-    /// All that were open were closed.
-    #[error("this join code was closed when a machine was removed from the group")]
-    Closed,
-    /// This address has shown too many wrong proofs.
-    #[error("too many wrong attempts from this address")]
-    TooMany,
-    /// The key of this machine is on the list of those that were put out.
-    #[error("this machine was removed from the group")]
-    Removed,
-    /// The joiner does not know the secret, or is not the one at the other end.
-    #[error("the proof of this join code is wrong")]
-    WrongProof,
-    /// The authority could not keep the record.
-    #[error("the machine that made the group could not record the new member")]
-    Unrecorded,
-}
-
-impl Refusal {
-    /// What the joiner can do about it.
-    pub fn hint(self) -> String {
-        let hint = match self {
-            Self::UnknownInvite | Self::Expired | Self::UsedUp | Self::Locked | Self::Closed => {
-                "run 'laneway invite' on the machine that made the group, and use the line that it prints"
-            }
-            Self::WrongProof => {
-                "copy the line again, or run 'laneway invite' on the machine that made the group for a new one"
-            }
-            Self::TooMany => "wait a few minutes, and copy the whole line again",
-            Self::Removed => "its key is not admitted again: move the state directory away and join anew",
-            Self::Unrecorded => "the log of 'laneway up' on that machine says why",
-        };
-        hint.into()
-    }
-}
-
 impl Authority {
-    /// Opens a door and says the code for it. `ttl` of `None` is for ever.
+    /// Creates an invite and returns its code. A `ttl` of `None` never expires.
     ///
     /// # Errors
-    /// When the invite cannot be recorded; there is then no code.
+    /// When the invite cannot be recorded.
     pub fn invite(
         &self,
         role: Role,
@@ -131,22 +73,22 @@ impl Authority {
         let code = JoinCode::new(self.ca_key, invite.id.0, invite.secret.0, invite.expires);
         let _lock = self.state.lock()?;
         let mut invites = self.invites()?;
-        invites.retain(|invite| !code::expired(invite.expires, now.saturating_sub(REMEMBERED)));
+        invites.retain(|invite| !code::expired(invite.expires, now.saturating_sub(KEPT_AFTER_EXPIRY)));
         invites.push(invite);
-        group::write_json(&self.state, INVITES, &invites)?;
+        write_json(&self.state, INVITES, &invites)?;
         Ok(code)
     }
 
-    /// An invite that is remembered, whether it still admits or not.
+    /// A recorded invite, whether it still admits or not.
     ///
     /// # Errors
-    /// [`GroupError::Refused`] when there is none, or when `invites.json` cannot be read.
+    /// [`GroupError::Refused`] when there is no such invite, or when `invites.json` cannot be read.
     pub fn invite_by_id(&self, id: &[u8; 8]) -> Result<Invite, GroupError> {
         let invite = self.invites()?.into_iter().find(|invite| invite.id.0 == *id);
-        Ok(invite.ok_or(Refusal::UnknownInvite)?)
+        Ok(invite.ok_or(InviteError::UnknownInvite)?)
     }
 
-    /// Counts one use of an invite, before the certificate is made: a crash may lose a use but never adds one.
+    /// Counts one use of an invite, before the certificate is issued: a crash may lose a use but never adds one.
     pub(super) fn consume(&self, lock: &StateLock, id: &[u8; 8]) -> Result<(), GroupError> {
         self.change_invite(lock, id, |invite| {
             invite.admits(clock::now())?;
@@ -160,7 +102,7 @@ impl Authority {
     /// Counts a wrong proof; the tenth locks the invite.
     ///
     /// # Errors
-    /// When that cannot be recorded.
+    /// When the count cannot be recorded.
     pub fn wrong_proof(&self, id: &[u8; 8]) -> Result<(), GroupError> {
         let lock = self.state.lock()?;
         self.change_invite(&lock, id, |invite| {
@@ -169,96 +111,57 @@ impl Authority {
         })
     }
 
-    /// Closes every invite that still admits; gives how many there were.
+    /// Closes every invite that still admits. Returns their number.
     pub(super) fn close_invites(&self, _lock: &StateLock) -> Result<usize, GroupError> {
         let (mut invites, now) = (self.invites()?, clock::now());
         let open = invites.iter_mut().filter(|invite| invite.admits(now).is_ok());
         let count = open.map(|invite| invite.closed = true).count();
         if count > 0 {
-            group::write_json(&self.state, INVITES, &invites)?;
+            write_json(&self.state, INVITES, &invites)?;
         }
         Ok(count)
     }
 
-    fn invites(&self) -> Result<Vec<Invite>, GroupError> {
-        Ok(group::read_json(&self.state, INVITES)?.unwrap_or_default())
+    /// All recorded invites.
+    pub(super) fn invites(&self) -> Result<Vec<Invite>, GroupError> {
+        Ok(read_json(&self.state, INVITES)?.unwrap_or_default())
     }
 
     fn change_invite(
         &self,
         _lock: &StateLock,
         id: &[u8; 8],
-        change: impl FnOnce(&mut Invite) -> Result<(), Refusal>,
+        change: impl FnOnce(&mut Invite) -> Result<(), InviteError>,
     ) -> Result<(), GroupError> {
         let mut invites = self.invites()?;
-        let invite = invites.iter_mut().find(|invite| invite.id.0 == *id).ok_or(Refusal::UnknownInvite)?;
+        let invite =
+            invites.iter_mut().find(|invite| invite.id.0 == *id).ok_or(InviteError::UnknownInvite)?;
         change(invite)?;
-        group::write_json(&self.state, INVITES, &invites)
+        write_json(&self.state, INVITES, &invites)
     }
 }
 
 impl Invite {
-    /// The key that a proof of its secret is made with.
+    /// The HMAC key of a proof of its secret.
     pub(in crate::trust) fn proof_key(&self) -> hmac::Key {
         code::proof_key(&self.secret.0)
     }
 
-    /// Whether it lets one more machine in.
-    pub(in crate::trust) fn admits(&self, now: Duration) -> Result<(), Refusal> {
+    /// Whether it admits one more machine.
+    pub(in crate::trust) fn admits(&self, now: Duration) -> Result<(), InviteError> {
         if self.closed {
-            return Err(Refusal::Closed);
+            return Err(InviteError::Closed);
         }
-        if self.wrong_proofs >= WRONG_PROOFS {
-            return Err(Refusal::Locked);
+        if self.wrong_proofs >= MAX_WRONG_PROOFS {
+            return Err(InviteError::Locked);
         }
         if code::expired(self.expires, now) {
-            return Err(Refusal::Expired);
+            return Err(InviteError::Expired);
         }
         match self.uses {
-            Uses::Times(0) => Err(Refusal::UsedUp),
+            Uses::Times(0) => Err(InviteError::UsedUp),
             Uses::Times(_) | Uses::Any => Ok(()),
         }
-    }
-}
-
-/// Finds the keys that the searches of joiners are authenticated with, without a look at the disk for each: anybody on
-/// the LAN can ask.
-pub struct Doorbell {
-    authority: Authority,
-    known: Mutex<Known>,
-}
-
-#[derive(Default)]
-struct Known {
-    keys: HashMap<[u8; 8], Arc<Keys>>,
-    file: Option<Stamp>,
-    looked: Option<Instant>,
-}
-
-impl Doorbell {
-    /// For the invites of `authority`.
-    pub fn new(authority: Authority) -> Self {
-        Self { authority, known: Mutex::default() }
-    }
-
-    /// The keys of a remembered invite. One that no longer admits is found too, so that its holder is told so, and a
-    /// machine whose answer was lost can ask again.
-    pub fn keys(&self, invite: &[u8; 8], now: Instant) -> Option<Arc<Keys>> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.looked.is_none_or(|looked| now.saturating_duration_since(looked) >= LOOK) {
-            known.looked = Some(now);
-            let file = self.authority.state.stamp(INVITES);
-            if file != known.file
-                && let Ok(invites) = self.authority.invites()
-            {
-                let keys = |invite: Invite| {
-                    (invite.id.0, Arc::new(Keys::new(&code::discovery_key(&invite.secret.0))))
-                };
-                known.keys = invites.into_iter().map(keys).collect();
-                known.file = file;
-            }
-        }
-        known.keys.get(invite).cloned()
     }
 }
 
@@ -274,8 +177,6 @@ impl fmt::Debug for Invite {
             .finish_non_exhaustive()
     }
 }
-
-const INVITES: &str = "invites.json";
 
 #[cfg(test)]
 mod tests {
@@ -294,8 +195,8 @@ mod tests {
         assert_eq!(daemon.invite_by_id(&code.invite).unwrap().uses, Uses::Times(2));
         admit(&daemon, &code).unwrap();
         admit(&authority, &code).unwrap();
-        assert_eq!(refusal(admit(&daemon, &code).unwrap_err()), Refusal::UsedUp);
-        assert_eq!(refusal(daemon.invite_by_id(&[0; 8]).unwrap_err()), Refusal::UnknownInvite);
+        assert_eq!(refusal(admit(&daemon, &code).unwrap_err()), InviteError::UsedUp);
+        assert_eq!(refusal(daemon.invite_by_id(&[0; 8]).unwrap_err()), InviteError::UnknownInvite);
     }
 
     #[test]
@@ -324,7 +225,7 @@ mod tests {
         assert_eq!(authority.members().unwrap().len(), 2);
         assert_eq!(
             refusal(authority.admit(&code.invite, &other, "laptop").map(drop).unwrap_err()),
-            Refusal::UsedUp
+            InviteError::UsedUp
         );
         // With another code it is admitted anew, and is still one member.
         let code = authority.invite(Role::Client, Uses::Times(1), None, None).unwrap();
@@ -342,7 +243,7 @@ mod tests {
         }
         admit(&authority, &code).unwrap();
         authority.wrong_proof(&code.invite).unwrap();
-        assert_eq!(refusal(admit(&authority, &code).unwrap_err()), Refusal::Locked);
+        assert_eq!(refusal(admit(&authority, &code).unwrap_err()), InviteError::Locked);
     }
 
     #[test]
@@ -350,31 +251,13 @@ mod tests {
         let (_directory, _, authority, _) = new();
         let ended = authority.invite(Role::Client, Uses::Any, Some(Duration::ZERO), None).unwrap();
         let open = authority.invite(Role::Client, Uses::Any, Some(Duration::from_secs(60)), None).unwrap();
-        assert_eq!(refusal(admit(&authority, &ended).unwrap_err()), Refusal::Expired);
+        assert_eq!(refusal(admit(&authority, &ended).unwrap_err()), InviteError::Expired);
         admit(&authority, &open).unwrap();
         let mut invites = authority.invites().unwrap();
-        invites[0].expires -= REMEMBERED.as_secs() + 1;
-        group::write_json(&authority.state, INVITES, &invites).unwrap();
+        invites[0].expires -= KEPT_AFTER_EXPIRY.as_secs() + 1;
+        write_json(&authority.state, INVITES, &invites).unwrap();
         authority.invite(Role::Client, Uses::Any, None, None).unwrap();
-        assert_eq!(refusal(authority.invite_by_id(&ended.invite).unwrap_err()), Refusal::UnknownInvite);
+        assert_eq!(refusal(authority.invite_by_id(&ended.invite).unwrap_err()), InviteError::UnknownInvite);
         assert_eq!(authority.invites().unwrap().len(), 2);
-    }
-
-    #[test]
-    fn the_doorbell_knows_a_new_invite_soon_and_does_not_read_the_disk_for_every_ring() {
-        let (_directory, state, authority, _) = new();
-        let first = authority.invite(Role::Client, Uses::Any, None, None).unwrap();
-        let bell = Doorbell::new(authority.clone());
-        let start = Instant::now();
-        let known = bell.keys(&first.invite, start).unwrap();
-        let second = authority.invite(Role::Client, Uses::Any, None, None).unwrap();
-        assert!(bell.keys(&second.invite, start + LOOK / 2).is_none(), "it has looked again");
-        assert!(bell.keys(&second.invite, start + LOOK).is_some());
-        // Nor are keys made again while the file is the same.
-        let now = bell.keys(&first.invite, start + LOOK).unwrap();
-        assert!(Arc::ptr_eq(&now, &bell.keys(&first.invite, start + LOOK * 3).unwrap()));
-        drop(known);
-        std::fs::remove_file(state.file(INVITES)).unwrap();
-        assert!(bell.keys(&first.invite, start + LOOK * 4).is_none());
     }
 }

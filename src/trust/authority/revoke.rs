@@ -1,151 +1,110 @@
-//! Putting members out, and changing the discovery key.
+//! Removing members, and replacing the discovery key.
 
 use std::collections::BTreeSet;
 
-use super::{Authority, Member};
-use crate::trust::group::{self, Group, GroupError};
-use crate::trust::news::{LONGEST_CRL, News};
+use super::holder::{Authority, Member};
+use crate::trust::clock;
+use crate::trust::error::{GroupError, MIN_ID_DIGITS, RevokeError};
+use crate::trust::group::{self, Group};
+use crate::trust::random::random;
 use crate::trust::state::StateLock;
-use crate::trust::{clock, random};
+use crate::trust::update::{GroupUpdate, MAX_CRL};
 use crate::wire::id::NodeId;
 
-/// The fewest digits of an id that name a member.
-const FEWEST_DIGITS: usize = 4;
-
-/// A member that was just put out.
+/// A member that was just removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PutOut {
-    /// What it was called; `None` when this machine's list does not have it.
+pub struct Revocation {
+    /// Its name; `None` when it is not in this machine's list.
     pub name: Option<String>,
     /// Its id.
     pub id: NodeId,
-    /// The group's epoch from now on.
+    /// The group's new epoch.
     pub epoch: u64,
-    /// How many invites were open and are closed now: a machine that knows a code could come in again.
+    /// The number of invites that were closed, because the removed machine may know their codes.
     pub closed: usize,
 }
 
-/// Why a member stays.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Kept {
-    /// Nobody has that name or id.
-    #[error("no member is called {0:?}")]
-    Unknown(String),
-    /// The beginning of several ids.
-    #[error("{who:?} could be any of {}", ids.join(", "))]
-    Ambiguous {
-        /// What was typed.
-        who: String,
-        /// Whose ids begin so.
-        ids: Vec<String>,
-    },
-    /// It is out.
-    #[error("{0} was removed before")]
-    Already(String),
-    /// The authority's own machine.
-    #[error("this machine cannot remove itself: it holds the group's key")]
-    Own,
-    /// The revocation list is at its limit.
-    #[error("the list of removed machines is full")]
-    Full,
-}
-
-impl Kept {
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
-        Some(match self {
-            Self::Unknown(_) => format!(
-                "'laneway members' lists names and ids; {FEWEST_DIGITS} or more digits of an id are enough"
-            ),
-            Self::Ambiguous { .. } => "write more digits of the id".into(),
-            Self::Own => {
-                "'laneway ca export' moves the group's key to another machine, which can then remove \
-                          this one"
-                    .into()
-            }
-            Self::Full => "make a new group with 'laneway init', and let its members join that".into(),
-            Self::Already(_) => return None,
-        })
-    }
-}
-
 impl Authority {
-    /// Puts a member out, named by its name or the beginning of its id: signs the list with it, changes the discovery
-    /// key, and closes all open invites.
+    /// Removes the member with this name or beginning of an id: closes all open invites, and signs an update that revokes
+    /// the member and replaces the discovery key.
     ///
     /// # Errors
-    /// [`GroupError::Kept`], or when it cannot be recorded.
-    pub fn revoke(&self, who: &str) -> Result<PutOut, GroupError> {
+    /// [`GroupError::Revoke`], or when it cannot be recorded.
+    pub fn revoke(&self, who: &str) -> Result<Revocation, GroupError> {
         let lock = self.state.lock()?;
         let group = self.own_group()?;
         let (id, name) = find(&self.members()?, who)?;
-        if group.news.revokes(id) {
-            return Err(Kept::Already(name.unwrap_or_else(|| id.short())).into());
+        if group.update.revokes(id) {
+            return Err(RevokeError::Already(name.unwrap_or_else(|| id.short())).into());
         }
         if group.node.id == id {
-            return Err(Kept::Own.into());
+            return Err(RevokeError::Own.into());
         }
-        let mut revoked = group.news.revoked().clone();
+        let mut revoked = group.update.revoked().clone();
         revoked.insert(id);
-        // First of all: a crash may leave the doors shut, but not open.
+        // Before the revocation: a crash in between may leave invites closed, but never open.
         let closed = self.close_invites(&lock)?;
         let epoch = self.publish(&lock, &group, revoked)?.epoch();
-        Ok(PutOut { name, id, epoch, closed })
+        Ok(Revocation { name, id, epoch, closed })
     }
 
-    /// Makes a new discovery key, and puts nobody out. Gives the new epoch.
+    /// Replaces the discovery key and removes no member. Returns the new epoch.
     ///
     /// # Errors
     /// When it cannot be recorded.
     pub fn rotate(&self) -> Result<u64, GroupError> {
         let lock = self.state.lock()?;
         let group = self.own_group()?;
-        Ok(self.publish(&lock, &group, group.news.revoked().clone())?.epoch())
+        Ok(self.publish(&lock, &group, group.update.revoked().clone())?.epoch())
     }
 
-    /// Signs a list with all of these nodes, if one is missing: another machine that holds the same key has revoked
-    /// without knowing what this one did, or the other way round.
-    pub(in crate::trust) fn make_up_for(&self, told: &BTreeSet<NodeId>) -> Result<Option<News>, GroupError> {
+    /// Signs an update that revokes all of these nodes, if one is missing from the current list: another machine that holds
+    /// the authority's key revoked it without knowing this machine's list, or the other way round.
+    pub(in crate::trust) fn merge_revocations(
+        &self,
+        known: &BTreeSet<NodeId>,
+    ) -> Result<Option<GroupUpdate>, GroupError> {
         let lock = self.state.lock()?;
         let group = self.own_group()?;
-        if told.is_subset(group.news.revoked()) {
+        if known.is_subset(group.update.revoked()) {
             return Ok(None);
         }
-        let all = group.news.revoked() | told;
+        let all = group.update.revoked() | known;
         self.publish(&lock, &group, all).map(Some)
     }
 
+    /// Signs and saves the next update.
     fn publish(
         &self,
         _lock: &StateLock,
         group: &Group,
         revoked: BTreeSet<NodeId>,
-    ) -> Result<News, GroupError> {
-        let epoch = group.news.epoch().saturating_add(1);
-        let news = News::sign(&self.key, epoch, random(), revoked)?;
-        if news.crl().len() > LONGEST_CRL {
-            return Err(Kept::Full.into());
+    ) -> Result<GroupUpdate, GroupError> {
+        let epoch = group.update.epoch().saturating_add(1);
+        let update = GroupUpdate::sign(&self.key, epoch, random(), revoked)?;
+        if update.crl().len() > MAX_CRL {
+            return Err(RevokeError::Full.into());
         }
-        group::write_group(&self.state, &group.with_news(news.clone(), clock::now()))?;
-        Ok(news)
+        group::write_group(&self.state, &group.with_update(update.clone(), clock::now()))?;
+        Ok(update)
     }
 }
 
-/// The member that is meant. One that is not in the list can be named by its whole id: another machine may have admitted
-/// it with the same key.
-fn find(members: &[Member], who: &str) -> Result<(NodeId, Option<String>), Kept> {
-    let unknown = || Kept::Unknown(who.to_owned());
+/// The member with this name or beginning of an id. A member that is not in the list can be named by its whole id:
+/// another machine with the authority's key may have admitted it.
+fn find(members: &[Member], who: &str) -> Result<(NodeId, Option<String>), RevokeError> {
+    let unknown = || RevokeError::Unknown(who.to_owned());
     let named = members.iter().find(|member| member.name.eq_ignore_ascii_case(who));
     let digits = who.to_ascii_lowercase();
     let by_id =
-        members.iter().filter(|member| digits.len() >= FEWEST_DIGITS && member.id.starts_with(&digits));
+        members.iter().filter(|member| digits.len() >= MIN_ID_DIGITS && member.id.starts_with(&digits));
     let mut found = named.into_iter().chain(by_id.filter(|_| named.is_none()));
     match (found.next(), found.next()) {
         (Some(one), None) => Ok((NodeId::parse(&one.id).ok_or_else(unknown)?, Some(one.name.clone()))),
         (Some(one), Some(other)) => {
             let all = [one, other].into_iter().chain(found);
             let ids = all.map(|member| member.id.clone()).collect();
-            Err(Kept::Ambiguous { who: who.to_owned(), ids })
+            Err(RevokeError::Ambiguous { who: who.to_owned(), ids })
         }
         _ => Ok((NodeId::parse(&digits).ok_or_else(unknown)?, None)),
     }
@@ -155,12 +114,12 @@ fn find(members: &[Member], who: &str) -> Result<(NodeId, Option<String>), Kept>
 mod tests {
     use super::*;
     use crate::trust::authority::tests::{key, new, refusal};
-    use crate::trust::authority::{Refusal, Uses};
+    use crate::trust::authority::{InviteError, Uses};
     use crate::trust::certificate::{Role, node_id};
 
-    fn kept(error: GroupError) -> Kept {
+    fn revoke_error(error: GroupError) -> RevokeError {
         match error {
-            GroupError::Kept(kept) => kept,
+            GroupError::Revoke(error) => error,
             other => panic!("{other:?}"),
         }
     }
@@ -172,35 +131,41 @@ mod tests {
         let laptop = key();
         authority.admit(&code.invite, &laptop, "laptop").unwrap();
 
-        let out = authority.revoke("LAPTOP").unwrap();
-        assert_eq!((out.name.as_deref(), out.id, out.epoch), (Some("laptop"), node_id(&laptop), 1));
+        let removed = authority.revoke("LAPTOP").unwrap();
+        assert_eq!(
+            (removed.name.as_deref(), removed.id, removed.epoch),
+            (Some("laptop"), node_id(&laptop), 1)
+        );
         let after = Group::load(&state).unwrap().unwrap();
-        assert!(after.news.revokes(node_id(&laptop)) && !after.news.revokes(after.node.id));
-        assert_ne!(after.news.discovery_key(), before.news.discovery_key());
+        assert!(after.update.revokes(node_id(&laptop)) && !after.update.revokes(after.node.id));
+        assert_ne!(after.update.discovery_key(), before.update.discovery_key());
         let [retired] = after.retired.as_slice() else { panic!("{:?}", after.retired) };
-        assert_eq!((retired.epoch, retired.key()), (0, before.news.discovery_key()));
-        assert_eq!(kept(authority.revoke("laptop").unwrap_err()), Kept::Already("laptop".into()));
+        assert_eq!((retired.epoch, retired.key()), (0, before.update.discovery_key()));
+        assert_eq!(
+            revoke_error(authority.revoke("laptop").unwrap_err()),
+            RevokeError::Already("laptop".into())
+        );
     }
 
     #[test]
-    fn a_revocation_closes_every_code_and_the_key_does_not_come_in_again() {
+    fn a_revocation_closes_every_code_and_the_key_is_not_admitted_again() {
         let (_directory, _, authority, _) = new();
         let code = authority.invite(Role::Gateway, Uses::Any, None, None).unwrap();
         let laptop = key();
         authority.admit(&code.invite, &laptop, "laptop").unwrap();
         assert_eq!(authority.revoke("laptop").unwrap().closed, 1);
-        // Neither by the code that it knows, nor as the machine whose answer was lost, nor by a new code.
+        // Not with the code that it knows, not as a machine whose answer was lost, and not with a new code.
         let again =
             |invite, key: [u8; 32]| refusal(authority.admit(invite, &key, "x").map(drop).unwrap_err());
-        assert_eq!(again(&code.invite, key()), Refusal::Closed);
-        assert_eq!(again(&code.invite, laptop), Refusal::Removed);
+        assert_eq!(again(&code.invite, key()), InviteError::Closed);
+        assert_eq!(again(&code.invite, laptop), InviteError::Removed);
         let new = authority.invite(Role::Gateway, Uses::Any, None, None).unwrap();
-        assert_eq!(again(&new.invite, laptop), Refusal::Removed);
+        assert_eq!(again(&new.invite, laptop), InviteError::Removed);
         authority.admit(&new.invite, &key(), "x").unwrap();
     }
 
     #[test]
-    fn a_member_is_meant_by_its_name_or_the_beginning_of_its_id_and_nobody_by_chance() {
+    fn a_member_is_found_by_its_name_or_the_beginning_of_its_id_and_none_by_chance() {
         let (_directory, _, authority, group) = new();
         let code = authority.invite(Role::Client, Uses::Any, None, None).unwrap();
         for name in ["a", "b"] {
@@ -211,36 +176,36 @@ mod tests {
         assert_eq!(find(&members, "B").unwrap().1.as_deref(), Some("b"));
         assert_eq!(find(&members, &b.id[..8].to_uppercase()).unwrap().1.as_deref(), Some("b"));
         for nobody in ["c", "", &b.id[..3], "zzzz"] {
-            assert_eq!(find(&members, nobody), Err(Kept::Unknown(nobody.into())));
+            assert_eq!(find(&members, nobody), Err(RevokeError::Unknown(nobody.into())));
         }
         let mut twins = members.clone();
         twins[1].id = format!("{}{}", &b.id[..8], &twins[1].id[8..]);
-        assert!(matches!(find(&twins, &b.id[..8]), Err(Kept::Ambiguous { .. })));
+        assert!(matches!(find(&twins, &b.id[..8]), Err(RevokeError::Ambiguous { .. })));
         let stranger = NodeId([7; 16]);
         assert_eq!(find(&members, &stranger.to_string()), Ok((stranger, None)));
-        assert_eq!(kept(authority.revoke(&group.node.name).unwrap_err()), Kept::Own);
+        assert_eq!(revoke_error(authority.revoke(&group.node.name).unwrap_err()), RevokeError::Own);
     }
 
     #[test]
-    fn a_rotation_changes_the_key_and_puts_nobody_out() {
+    fn a_rotation_replaces_the_key_and_removes_no_member() {
         let (_directory, state, authority, before) = new();
         assert_eq!(authority.rotate().unwrap(), 1);
         assert_eq!(authority.rotate().unwrap(), 2);
         let after = Group::load(&state).unwrap().unwrap();
-        assert!(after.news.revoked().is_empty());
+        assert!(after.update.revoked().is_empty());
         let retired: Vec<_> = after.retired.iter().map(|retired| retired.epoch).collect();
         assert_eq!(retired, [1, 0]);
-        assert_eq!(after.retired[1].key(), before.news.discovery_key());
+        assert_eq!(after.retired[1].key(), before.update.discovery_key());
     }
 
     #[test]
-    fn a_revocation_that_another_authority_did_not_know_of_is_signed_again() {
+    fn a_revocation_that_another_authority_missed_is_signed_again() {
         let (_directory, state, authority, _) = new();
         let [mine, theirs] = [NodeId([1; 16]), NodeId([2; 16])];
         authority.revoke(&mine.to_string()).unwrap();
-        assert!(authority.make_up_for(&BTreeSet::from([mine])).unwrap().is_none());
-        let news = authority.make_up_for(&BTreeSet::from([theirs])).unwrap().unwrap();
-        assert_eq!((news.epoch(), news.revoked().len()), (2, 2));
-        assert_eq!(Group::load(&state).unwrap().unwrap().news, news);
+        assert!(authority.merge_revocations(&BTreeSet::from([mine])).unwrap().is_none());
+        let update = authority.merge_revocations(&BTreeSet::from([theirs])).unwrap().unwrap();
+        assert_eq!((update.epoch(), update.revoked().len()), (2, 2));
+        assert_eq!(Group::load(&state).unwrap().unwrap().update, update);
     }
 }

@@ -1,70 +1,44 @@
-//! The authority on another machine: a file with all that it needs.
+//! Copying the authority to another machine, in a file with everything that it needs.
 
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 
-use super::{Authority, MEMBERS, Member};
+use super::holder::{Authority, Member};
+use crate::trust::base64::Base64;
 use crate::trust::certificate::{self, CertificateError, Role};
-use crate::trust::group::{self, CA_KEY, Group, GroupError, Membership};
-use crate::trust::news::Sealed;
+use crate::trust::clock;
+use crate::trust::error::{GroupError, TransferError};
+use crate::trust::files::{CA_KEY, MEMBERS, damaged, write_json, write_pem};
+use crate::trust::group::{self, Group, IssuedMembership};
 use crate::trust::state::StateDir;
-use crate::trust::{Base64, clock};
+use crate::trust::update::SealedUpdate;
 
-/// The format of the file.
+/// The version of the file's format.
 const VERSION: u32 = 1;
 
-/// What is in the file. Whoever has it is the group's authority.
+/// The content of the file. Whoever has it is the group's authority.
 #[derive(Serialize, Deserialize)]
 struct Export {
     laneway_authority: u32,
     group_name: String,
     ca_key: Base64<Vec<u8>>,
     ca_certificate: Base64<CertificateDer<'static>>,
-    news: Sealed,
+    #[serde(rename = "news")]
+    update: SealedUpdate,
     members: Vec<Member>,
 }
 
-/// What an import has made of this machine.
+/// The result of an import.
 #[derive(Debug)]
 pub struct Imported {
     /// The group.
     pub group: Group,
-    /// It was in no group before and is a member now.
+    /// Whether this machine was in no group before, and became a member.
     pub joined: bool,
 }
 
-/// Why the authority is not taken over.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TransferError {
-    /// Another file.
-    #[error("the file is not one of 'laneway ca export'")]
-    NotAnExport,
-    /// Of a later format.
-    #[error("the file was made by a newer laneway")]
-    Newer,
-    /// This machine is a member elsewhere.
-    #[error("the file is of the group {theirs:?}, and this machine is in another, {own:?}")]
-    Foreign {
-        /// The file's.
-        theirs: String,
-        /// This machine's.
-        own: String,
-    },
-}
-
-impl TransferError {
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
-        Some(match self {
-            Self::NotAnExport => "copy the file again, whole and unchanged".into(),
-            Self::Newer => "update laneway on this machine".into(),
-            Self::Foreign { .. } => "import it on a member of that group, or with another --state DIR".into(),
-        })
-    }
-}
-
 impl Authority {
-    /// The file for [`import`]. It holds the group's key.
+    /// The content of a file for [`import`]. It contains the group's key.
     ///
     /// # Errors
     /// When the group's files cannot be read.
@@ -76,33 +50,34 @@ impl Authority {
             group_name: group.name,
             ca_key: Base64(self.key.serialized_der().to_vec()),
             ca_certificate: Base64(ca),
-            news: group.news.sealed().clone(),
+            update: group.update.sealed().clone(),
             members: self.members()?,
         };
-        let mut bytes = serde_json::to_vec_pretty(&export).map_err(group::damaged(&self.state, MEMBERS))?;
+        let mut bytes = serde_json::to_vec_pretty(&export).map_err(damaged(&self.state, MEMBERS))?;
         bytes.push(b'\n');
         Ok(bytes)
     }
 }
 
-/// Makes this machine an authority of the group that an export is of. A machine in no group becomes a full member called
-/// `node_name` by it: it may be all that is left of the group.
+/// Makes this machine an authority of the export's group. A machine in no group also becomes a full member called
+/// `node_name`, since it may be the last machine of the group.
 ///
 /// # Errors
-/// [`GroupError::Moved`], or when a file cannot be written.
+/// [`GroupError::Transfer`], or when a file cannot be written.
 pub fn import(state: &StateDir, export: &[u8], node_name: &str) -> Result<Imported, GroupError> {
-    let not_one = |_: &dyn std::fmt::Debug| TransferError::NotAnExport;
-    let mark: Mark = serde_json::from_slice(export).map_err(|error| not_one(&error))?;
-    if mark.laneway_authority != VERSION {
+    let not_an_export = |_: &dyn std::fmt::Debug| TransferError::NotAnExport;
+    let header: Header = serde_json::from_slice(export).map_err(|error| not_an_export(&error))?;
+    if header.laneway_authority != VERSION {
         return Err(TransferError::Newer.into());
     }
-    let export: Export = serde_json::from_slice(export).map_err(|error| not_one(&error))?;
+    let export: Export = serde_json::from_slice(export).map_err(|error| not_an_export(&error))?;
     let key = PrivatePkcs8KeyDer::from(export.ca_key.0);
-    let key = certificate::read_key(&key).map_err(|error| not_one(&error))?;
+    let key = certificate::read_key(&key).map_err(|error| not_an_export(&error))?;
     let authority = Authority::with_key(state, key);
     let ca_key = authority.ca_key;
-    certificate::verify_authority(&ca_key, &export.ca_certificate.0).map_err(|error| not_one(&error))?;
-    let news = export.news.open(&ca_key).map_err(|error| not_one(&error))?;
+    certificate::verify_authority(&ca_key, &export.ca_certificate.0)
+        .map_err(|error| not_an_export(&error))?;
+    let update = export.update.open(&ca_key).map_err(|error| not_an_export(&error))?;
 
     let lock = state.lock()?;
     let known = Group::load(state)?;
@@ -118,11 +93,11 @@ pub fn import(state: &StateDir, export: &[u8], node_name: &str) -> Result<Import
     let mut members = authority.members()?;
     members.retain(|own| export.members.iter().all(|other| other.id != own.id));
     members.splice(0..0, export.members);
-    group::write_json(state, MEMBERS, &members)?;
-    let write_key = || group::write_pem(state, CA_KEY, "PRIVATE KEY", authority.key.serialized_der());
+    write_json(state, MEMBERS, &members)?;
+    let write_key = || write_pem(state, CA_KEY, "PRIVATE KEY", authority.key.serialized_der());
     if let Some(mut group) = known {
-        if news.version() > group.news.version() {
-            group = group.with_news(news, clock::now());
+        if update.version() > group.update.version() {
+            group = group.with_update(update, clock::now());
             group::write_group(state, &group)?;
         }
         write_key()?;
@@ -133,16 +108,16 @@ pub fn import(state: &StateDir, export: &[u8], node_name: &str) -> Result<Import
     let (node_name, node) = authority.issue(&lock, &public_key, node_name, Role::Gateway, None)?;
     let (node_certificate, ca_certificate) = (Base64(node), export.ca_certificate);
     let membership =
-        Membership { group_name: export.group_name, node_name, node_certificate, ca_certificate };
-    let group = Group::assemble(membership, news, node_key, &ca_key)?;
+        IssuedMembership { group_name: export.group_name, node_name, node_certificate, ca_certificate };
+    let group = Group::assemble(membership, update, node_key, &ca_key)?;
     write_key()?;
     group::save(state, &lock, &group)?;
     Ok(Imported { group, joined: true })
 }
 
-/// What tells an export, of whatever format, from other files.
+/// The part of an export that all formats share.
 #[derive(Deserialize)]
-struct Mark {
+struct Header {
     laneway_authority: u32,
 }
 
@@ -159,9 +134,9 @@ mod tests {
         (directory, state)
     }
 
-    fn moved(error: GroupError) -> TransferError {
+    fn transfer_error(error: GroupError) -> TransferError {
         match error {
-            GroupError::Moved(error) => error,
+            GroupError::Transfer(error) => error,
             other => panic!("{other:?}"),
         }
     }
@@ -176,14 +151,14 @@ mod tests {
         let imported = import(&state, &authority.export().unwrap(), "second").unwrap();
         assert!(imported.joined);
         let group = Group::load(&state).unwrap().unwrap();
-        assert_eq!((group.id, group.name.as_str(), group.news.epoch()), (first.id, "office", 1));
+        assert_eq!((group.id, group.name.as_str(), group.update.epoch()), (first.id, "office", 1));
         assert_eq!((group.node.name.as_str(), group.node.role), ("second", Role::Gateway));
         let here = Authority::load(&state).unwrap().unwrap();
         let names: Vec<_> = here.members().unwrap().into_iter().map(|member| member.name).collect();
         assert_eq!(names, ["first", "laptop", "second"]);
         let mode = std::fs::metadata(state.file(CA_KEY)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        // It does all that an authority does.
+        // It can do everything that an authority does.
         let code = here.invite(Role::Gateway, Uses::Any, None, None).unwrap();
         here.admit(&code.invite, &key(), "third").unwrap();
         assert_eq!(here.revoke("third").unwrap().epoch, 2);
@@ -195,23 +170,23 @@ mod tests {
         let (_directory, state) = empty();
         let export = authority.export().unwrap();
         let before = import(&state, &export, "second").unwrap().group;
-        // It is a member now; the key goes away, and newer news come with it again.
+        // It is a member now. Its key is removed, and a later import brings a newer update.
         std::fs::remove_file(state.file(CA_KEY)).unwrap();
         authority.rotate().unwrap();
         let after = import(&state, &authority.export().unwrap(), "other name").unwrap();
         assert!(!after.joined);
-        assert_eq!((after.group.node, after.group.news.epoch()), (before.node, 1));
-        // Older ones are not gone back to.
-        assert_eq!(import(&state, &export, "x").unwrap().group.news.epoch(), 1);
-        assert_eq!(Group::load(&state).unwrap().unwrap().news.epoch(), 1);
+        assert_eq!((after.group.node, after.group.update.epoch()), (before.node, 1));
+        // An older update is not applied.
+        assert_eq!(import(&state, &export, "x").unwrap().group.update.epoch(), 1);
+        assert_eq!(Group::load(&state).unwrap().unwrap().update.epoch(), 1);
     }
 
     #[test]
-    fn another_group_and_what_is_no_export_are_refused_and_nothing_changes() {
+    fn another_group_and_files_that_are_no_export_are_refused_and_nothing_changes() {
         let (_old, state, authority, _) = new();
         let (_other, other_state, other, _) = new();
         let before = other_state.read(CA_KEY).unwrap();
-        let refused = moved(import(&other_state, &authority.export().unwrap(), "x").unwrap_err());
+        let refused = transfer_error(import(&other_state, &authority.export().unwrap(), "x").unwrap_err());
         assert!(matches!(refused, TransferError::Foreign { .. }), "{refused:?}");
         assert_eq!(other_state.read(CA_KEY).unwrap(), before);
 
@@ -223,15 +198,15 @@ mod tests {
         let own = String::from_utf8(authority.export().unwrap()).unwrap();
         let mixed = own.replace(&key_of(&own), &key_of(&export));
         for wrong in ["", "{}", &export[..export.len() / 2], &mixed] {
-            let refused = moved(import(&state, wrong.as_bytes(), "x").unwrap_err());
+            let refused = transfer_error(import(&state, wrong.as_bytes(), "x").unwrap_err());
             assert_eq!(refused, TransferError::NotAnExport, "{wrong}");
         }
         let newer = export.replacen("\"laneway_authority\": 1", "\"laneway_authority\": 2", 1);
-        assert_eq!(moved(import(&state, newer.as_bytes(), "x").unwrap_err()), TransferError::Newer);
+        assert_eq!(transfer_error(import(&state, newer.as_bytes(), "x").unwrap_err()), TransferError::Newer);
     }
 
     #[test]
-    fn a_key_that_is_there_without_a_group_is_not_overwritten() {
+    fn a_key_without_a_group_is_not_overwritten() {
         let (_old, _, authority, _) = new();
         let (_directory, state) = empty();
         state.write(CA_KEY, b"somebody's").unwrap();
