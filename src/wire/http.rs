@@ -13,6 +13,7 @@ mod diagnosis;
 mod fields;
 mod forward;
 mod framing;
+mod grammar;
 mod malformed;
 mod request;
 mod response;

@@ -1,4 +1,4 @@
-//! The chunked coding, against a decoder that has the whole body before it.
+//! The chunked coding, compared with a decoder that is given the whole body at once.
 
 use bytes::BytesMut;
 use laneway::wire::http::{ChunkedDecoder, ChunkedEncoder, Step};
@@ -21,7 +21,7 @@ pub fn run(data: &[u8]) {
 /// How decoding ended.
 #[derive(Debug, PartialEq)]
 enum End {
-    /// Whole; so many bytes belong to what follows.
+    /// The body is complete; this number of bytes follows it.
     Done(usize),
     NeedsMore,
     Refused,

@@ -1,4 +1,4 @@
-//! The head of a request: what is accepted means the same to a naive reader, and still does once it is written anew.
+//! The head of a request: an accepted head means the same to a naive reader, also after it is written anew.
 
 use bytes::BytesMut;
 use laneway::wire::http::{BodyLength, MAX_HEAD, Malformed, RequestHead, RequestTarget, Version, head_end};
@@ -12,7 +12,7 @@ pub fn run(data: &[u8]) {
         Ok(parsed) => parsed,
         Err(malformed) => return check_refusal(malformed),
     };
-    assert!(rest.is_empty() || RequestHead::parse(data).is_err(), "a head with more than a head");
+    assert!(rest.is_empty() || RequestHead::parse(data).is_err(), "a head with bytes after it");
     let ([method, _, version], fields) = read_naively(head);
     assert_eq!(method, parsed.method.as_str().as_bytes());
     assert_eq!(version, version_text(parsed.version));
@@ -27,7 +27,7 @@ pub fn run(data: &[u8]) {
     check_forwarded(&parsed);
 }
 
-/// Finds the end of the head as it arrives piece by piece, which must be where it is in the whole.
+/// Finds the end of a head that arrives in pieces, which must be the same as for the whole.
 pub(super) fn head_end_in_pieces(data: &[u8]) -> Option<usize> {
     let (mut seen, mut found) = (0, None);
     for piece in super::input::pieces(data) {
@@ -47,7 +47,7 @@ pub(super) fn check_refusal(malformed: Malformed) {
     assert!(malformed.to_string().bytes().all(|byte| (b' '..=b'~').contains(&byte)));
 }
 
-/// What goes to the server: one request, the same one, to every reader.
+/// The bytes that go to the server must be the same single request for every reader.
 fn check_forwarded(parsed: &RequestHead) {
     let mut written = BytesMut::new();
     parsed.write_forward("laneway", &mut written);
@@ -67,7 +67,7 @@ fn check_forwarded(parsed: &RequestHead) {
     if hostless || written.len() > MAX_HEAD {
         return;
     }
-    let again = RequestHead::parse(&written).expect("what is written can be read");
+    let again = RequestHead::parse(&written).expect("a written head can be parsed");
     assert_eq!((&again.method, again.body, again.upgrade), (&parsed.method, parsed.body, parsed.upgrade));
     assert!(fields.iter().map(|(name, value)| (&name[..], &value[..])).eq(again.fields.iter()));
     assert!(again.keep_alive && again.via_names("laneway"));

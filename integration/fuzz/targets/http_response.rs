@@ -1,4 +1,4 @@
-//! The head of a response: what is accepted means the same to a naive reader, and still does once it is written anew.
+//! The head of a response: an accepted head means the same to a naive reader, also after it is written anew.
 
 use bytes::BytesMut;
 use http::Method;
@@ -42,14 +42,14 @@ fn check(head: &[u8], parsed: &ResponseHead, method: &Method) {
         if written.len() > MAX_HEAD {
             continue;
         }
-        let again = ResponseHead::parse(&written, method).expect("what is written can be read");
+        let again = ResponseHead::parse(&written, method).expect("a written head can be parsed");
         assert_eq!((again.status, &again.reason, again.body), (parsed.status, &parsed.reason, body));
         assert!(fields.iter().map(|(name, value)| (&name[..], &value[..])).eq(again.fields.iter()));
     }
-    // The reason phrase of a peer in an answer of our own.
+    // The reason phrase of a peer in a response of the proxy itself.
     let reason = String::from_utf8_lossy(&parsed.reason);
     let own = simple_response(parsed.status, &reason, &[("X-Reason", &reason)], &reason, false);
-    let end = head_end(&own, 0).expect("a whole answer");
+    let end = head_end(&own, 0).expect("a whole response");
     assert_eq!(&own[end..], reason.as_bytes());
     assert_eq!(read_naively(&own[..end]).0[1], parsed.status.to_string().into_bytes());
 }

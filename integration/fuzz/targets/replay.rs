@@ -1,4 +1,4 @@
-//! What may be sent twice: exactly one whole thing, and never more.
+//! Bytes that may be sent twice: exactly one whole request or ClientHello, and nothing else.
 
 use laneway::wire::http::{BodyLength, RequestHead, head_end};
 use laneway::wire::replay::is_safe;
@@ -13,13 +13,13 @@ pub fn run(data: &[u8]) {
         [22, ..] => check_hello(data),
         _ => {
             assert_eq!(head_end(data, 0), Some(data.len()));
-            let request = RequestHead::parse(data).expect("only what is understood is repeated");
+            let request = RequestHead::parse(data).expect("only a valid request is repeated");
             assert!(matches!(request.method.as_str(), "GET" | "HEAD" | "OPTIONS"));
             assert!(request.body == BodyLength::None && request.upgrade.is_none());
         }
     }
-    assert!(!is_safe(&[data, &data[..1]].concat()), "more than one thing");
-    assert!(!is_safe(&data[..data.len() - 1]) || data.len() == 1, "less than one thing");
+    assert!(!is_safe(&[data, &data[..1]].concat()), "something follows");
+    assert!(!is_safe(&data[..data.len() - 1]) || data.len() == 1, "it is incomplete");
 }
 
 /// One ClientHello (RFC 8446 §4.1.2) that fills its records, without `early_data`.

@@ -31,9 +31,9 @@ pub fn run(data: &[u8]) {
     assert!(
         matches!(validator[..], [value] if [first.fields.get("etag"), first.fields.get("last-modified")].contains(&Some(value)))
     );
-    // The two new fields may be more than fit.
+    // The two new fields may make the head too large.
     if let Ok(again) = RequestHead::parse(&written) {
-        assert_eq!(again.fields.get("range"), Some(range.as_bytes()), "the connection took it away");
+        assert_eq!(again.fields.get("range"), Some(range.as_bytes()), "Connection removed it");
         assert_eq!(again.fields.get("if-range"), Some(validator[0]));
     }
 

@@ -9,7 +9,8 @@ use std::num::NonZeroUsize;
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::Malformed;
-use super::fields::{check_trailer, is_text_byte};
+use super::fields::check_trailer;
+use super::grammar::is_text_byte;
 
 /// Maximum size in bytes of the extensions on one chunk-size line (RFC 9112 §7.1.1 asks for a limit).
 const MAX_EXTENSION: usize = 1024;

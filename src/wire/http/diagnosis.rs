@@ -3,7 +3,7 @@
 use httparse::{Error, Request, Response};
 
 use super::Malformed;
-use super::fields::{is_blank, is_text_byte, is_token};
+use super::grammar::{is_blank, is_text_byte, is_token};
 
 /// The first fault of a request that httparse refused with `error`.
 pub(super) fn of_request(head: &[u8], error: Error) -> Malformed {

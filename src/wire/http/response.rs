@@ -6,9 +6,9 @@ use std::fmt::Write as _;
 use bytes::{Bytes, BytesMut};
 use http::Method;
 
-use super::fields::{is_text_byte, is_token};
 use super::forward::{Connection, end_to_end, write_field, write_via};
 use super::framing::Framing;
+use super::grammar::{is_text_byte, is_token};
 use super::request::write_framing;
 use super::{BodyLength, Fields, Malformed, Message, Upgrade, Version, tokens};
 

@@ -152,7 +152,7 @@ fn parse_in_pieces(text: &[u8], cuts: &[usize]) -> Option<(usize, Result<Pairs, 
     None
 }
 
-/// Field lines, most of them good; the odd ones are what smuggling is made of.
+/// Field lines: most are ordinary, the others are used in smuggling.
 fn field_lines() -> impl Strategy<Value = String> {
     let line = prop_oneof![
         20 => "[A-Za-z][A-Za-z0-9_-]{0,12}:[ \t]{0,2}[!-~\u{80}-\u{ff}]([ -~]{0,20}[!-~])?[ \t]{0,2}\r\n",
@@ -184,7 +184,7 @@ fn responses() -> impl Strategy<Value = String> {
     )
 }
 
-/// `text` after a few bytes were overwritten, inserted or removed, mostly by the bytes that matter.
+/// `text` after a few bytes were overwritten, inserted or removed, mostly with bytes that have a meaning in a head.
 fn damaged(text: impl Strategy<Value = String>) -> impl Strategy<Value = Vec<u8>> {
     let byte = prop_oneof![prop::sample::select(&b"\r\n \t:\0,;0\x7f\xff"[..]), any::<u8>()];
     let edit = (any::<prop::sample::Index>(), byte, 0..4);
@@ -210,7 +210,7 @@ fn methods() -> impl Strategy<Value = Method> {
     prop::sample::select(vec![Method::GET, Method::HEAD, Method::POST])
 }
 
-/// What a good request means must survive: field by field, not only by our own parser's word.
+/// An ordinary request, whose meaning is known without a parser.
 #[derive(Debug, Clone)]
 struct Plain {
     method: &'static str,
@@ -349,7 +349,7 @@ impl Ambiguity {
     }
 }
 
-/// The checks above say nothing about what is refused, so enough must be accepted.
+/// Refused heads skip the checks above, so enough of the generated ones must be accepted.
 #[test]
 fn enough_of_what_is_generated_is_accepted() {
     let mut runner = TestRunner::deterministic();
