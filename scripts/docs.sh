@@ -20,7 +20,7 @@ for page in *.md docs/*.md; do
 done
 
 # Paths: `a/b.rs`, `a/b/` or `a/{b,c}.rs` below the root. In ARCHITECTURE.md all of them are repository paths.
-path_exists() { compgen -G "$1" >/dev/null || complain "ARCHITECTURE.md names $1, which does not exist"; }
+path_exists() { compgen -G "${1%/}" >/dev/null || complain "ARCHITECTURE.md names $1, which does not exist"; }
 while IFS= read -r path; do
     # Only these characters can be in it, so that the expansion of braces is safe.
     eval "printf '%s\n' $path" | each path_exists
