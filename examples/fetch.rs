@@ -14,9 +14,9 @@ use anyhow::Context;
 use laneway::link::client::Link;
 use laneway::link::tls;
 use laneway::peers::survey;
+use laneway::sys::state::StateDir;
 use laneway::trust::group::Group;
 use laneway::trust::membership::Membership;
-use laneway::trust::state::StateDir;
 use laneway::wire::target::Target;
 use tokio_util::task::TaskTracker;
 

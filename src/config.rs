@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser as _};
 use ipnet::IpNet;
 use serde::Deserialize;
 
@@ -20,8 +21,8 @@ use crate::local::logins::Login;
 use crate::memory::share_of_machine;
 use crate::problem::Problem;
 use crate::size::Size;
+use crate::sys::state::StateDir;
 use crate::telemetry::log::Format;
-use crate::trust::state::StateDir;
 use crate::wire::datagram::Policy;
 use crate::wire::target::Target;
 
@@ -148,7 +149,7 @@ pub struct Typed {
     #[arg(long, env = "LANEWAY_WEIGHT", value_name = "PERCENT")]
     pub weight: Option<u16>,
     /// How the active gateways are chosen [default: strongest]
-    #[arg(long, env = "LANEWAY_POLICY", value_enum)]
+    #[arg(long, env = "LANEWAY_POLICY", value_parser = policies())]
     pub policy: Option<Policy>,
     /// How long a turn lasts with the policies round-robin and random, in seconds [default: 3600]
     #[arg(long, env = "LANEWAY_ROTATE", value_name = "SECS", value_parser = rotation)]
@@ -213,6 +214,12 @@ fn memory(text: &str) -> Result<Size, String> {
         Ok(_) => Err(format!("less than {LEAST_MEMORY}")),
         Err(error) => Err(error.to_string()),
     }
+}
+
+/// The words of `--policy`, each with its help.
+fn policies() -> impl clap::builder::TypedValueParser<Value = Policy> {
+    let values = Policy::ALL.map(|(_, word, help)| PossibleValue::new(word).help(help));
+    PossibleValuesParser::new(values).try_map(|word| word.parse::<Policy>())
 }
 
 fn rotation(text: &str) -> Result<f64, String> {

@@ -6,19 +6,10 @@ use bytes::BytesMut;
 use tokio::net::TcpStream;
 
 use crate::net;
-use crate::telemetry::traffic::Traffic;
+use crate::telemetry::traffic::{Moved, Traffic};
 
 /// One read takes at most so many bytes.
 const READ: usize = 64 * 1024;
-
-/// How many bytes passed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Moved {
-    /// From the socket into the tunnel.
-    pub sent: u64,
-    /// From the tunnel into the socket.
-    pub received: u64,
-}
 
 /// Copies until both directions have ended; bytes are counted in `traffic`, too, while they pass. An end is passed on as an end; a failure of either socket resets both.
 ///

@@ -4,10 +4,10 @@ use std::error::Error;
 use std::fmt;
 
 use crate::local::logins::FileError;
+use crate::sys::state::StateError;
 use crate::trust::code::CodeError;
 use crate::trust::group::GroupError;
 use crate::trust::join::JoinError;
-use crate::trust::state::StateError;
 
 /// Exit code of what went wrong at run time.
 const FAILED: u8 = 1;

@@ -8,7 +8,7 @@ use crate::local::port::Port;
 use crate::mark;
 use crate::problem::Problem;
 use crate::redirect::{self, Rules};
-use crate::trust::state::StateDir;
+use crate::sys::state::StateDir;
 
 /// In the state directory while the rules of a node are in place: what a killed node leaves behind is known by it.
 const FILE: &str = "redirected";

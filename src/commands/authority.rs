@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use super::say;
 use crate::net;
 use crate::problem::Problem;
+use crate::sys::state::StateDir;
 use crate::trust::authority::{self, Authority};
 use crate::trust::group::Group;
-use crate::trust::state::StateDir;
 use crate::wire::id::NodeId;
 
 /// Maximum bytes read from a file to import; larger files are not exports.

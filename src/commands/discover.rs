@@ -14,8 +14,8 @@ use crate::peers::directory::{Directory, Gateway, Source};
 use crate::peers::discovery::{self, Discovery};
 use crate::peers::remembered;
 use crate::problem::Problem;
+use crate::sys::state::StateDir;
 use crate::trust::membership::Membership;
-use crate::trust::state::StateDir;
 
 /// `laneway discover`
 #[derive(Debug, clap::Args)]

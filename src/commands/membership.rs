@@ -15,12 +15,12 @@ use crate::mark;
 use crate::net::{self, Segments};
 use crate::peers::{remembered, signer};
 use crate::problem::Problem;
+use crate::sys::state::StateDir;
 use crate::trust::authority::{Authority, Uses};
 use crate::trust::clock;
 use crate::trust::code::JoinCode;
 use crate::trust::group::{self, Group, Role};
 use crate::trust::join::{self, EXPORTER_LABEL, JoinError};
-use crate::trust::state::StateDir;
 
 /// The deadline of each step of the connection to the signer.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);

@@ -16,9 +16,9 @@ use crate::link::speed::{self, Direction, Measured};
 use crate::link::{gateway_info, tls};
 use crate::peers::{remembered, survey};
 use crate::problem::Problem;
+use crate::sys::state::StateDir;
 use crate::trust::group::Group;
 use crate::trust::membership::Membership;
-use crate::trust::state::StateDir;
 use crate::wire::id::NodeId;
 use crate::wire::target::Target;
 

@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
+use crate::failure::with_causes;
 use crate::limits::rate::{PerSource, Rate};
 use crate::link::handshake::Hello;
 use crate::trust::authority::{Authority, InviteError};
@@ -64,7 +65,7 @@ pub(super) async fn enrol(
             if !matches!(error, JoinError::Refused(InviteError::WrongProof)) {
                 attempts.give_back(address.ip());
             }
-            let reason = format!("{:#}", anyhow::Error::new(error));
+            let reason = with_causes(&error);
             tracing::warn!(%address, reason, "member not admitted");
         }
     }

@@ -8,7 +8,6 @@ use tokio::task::{JoinError, JoinSet};
 
 use super::clients::{Admitted, Client};
 use super::state::Gateway;
-use crate::copy::Moved;
 use crate::failure::{Failure, Kind, Side, printable};
 use crate::link::handshake::Proved;
 use crate::link::incoming::Incoming;
@@ -20,6 +19,7 @@ use crate::net;
 use crate::peers::candidate::Activity;
 use crate::telemetry::journal::Happening;
 use crate::telemetry::record::Record;
+use crate::telemetry::traffic::Moved;
 use crate::wire::id::NodeId;
 
 /// Maximum exchanges of group updates that one link may begin. A client needs one.

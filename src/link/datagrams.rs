@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::http2;
 use super::tunnel::Inbox;
-use crate::copy::Moved;
+use crate::telemetry::traffic::Moved;
 use crate::telemetry::traffic::Traffic;
 use crate::wire::capsule::{self, CapsuleError, Decoder, HEAD, LONGEST_PAYLOAD};
 use crate::wire::target::Target;

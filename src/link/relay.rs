@@ -17,10 +17,10 @@ use super::http2::buffer_pool::PooledBuffer;
 use super::http2::{Error, Reason};
 use super::queue::{self, Queue};
 use super::tunnel::{Inbox, Outbox, Tunnel};
-use crate::copy::Moved;
 use crate::failure::printable;
 use crate::net;
 use crate::pace::Pace;
+use crate::telemetry::traffic::Moved;
 use crate::telemetry::traffic::Traffic;
 
 /// What one read takes at least.

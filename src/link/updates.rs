@@ -17,6 +17,7 @@ use super::client::Link;
 use super::http2;
 use super::request::{UPDATES_PATH, uri};
 use super::tunnel::{Inbox, Outbox, Tunnel};
+use crate::failure::with_causes;
 use crate::trust::membership::Membership;
 use crate::trust::update::{MAX_CRL, SealedUpdate, UpdateError, Version};
 use crate::wire::id::NodeId;
@@ -102,7 +103,7 @@ pub async fn serve(tunnel: Tunnel, membership: Arc<Membership>, peer: NodeId) {
 
 fn log(peer: &str, error: ExchangeError) {
     let hostile = matches!(error, ExchangeError::Malformed | ExchangeError::Forged(_));
-    let reason = format!("{:#}", anyhow::Error::new(error));
+    let reason = with_causes(&error);
     if hostile {
         tracing::warn!(peer, reason, "group updates of this peer are refused");
     } else {
@@ -262,9 +263,9 @@ mod tests {
     use super::*;
     use crate::link::alive::Pulse;
     use crate::link::connection::Connection;
+    use crate::sys::state::StateDir;
     use crate::trust::authority::Authority;
     use crate::trust::group::Group;
-    use crate::trust::state::StateDir;
     use h2::RecvStream;
     use std::future::poll_fn;
     use tokio::task::JoinHandle;

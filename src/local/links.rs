@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::clock_jumps;
 use super::dialing::{self, Dialing, KnownGateway, Situation, Step, UpLink};
 use super::pauses::Fault;
+use crate::failure::with_causes;
 use crate::link::client::{DialError, Link};
 use crate::link::tls::Credentials;
 use crate::link::updates;
@@ -253,7 +254,7 @@ impl Links {
             unanswered: matches!(error, DialError::Late(_)),
             silent: !is_heard,
         };
-        let reason = format!("{:#}", anyhow::Error::new(error));
+        let reason = with_causes(&error);
         if locked(&self.dialing).failed(address, fault, now) == 1 {
             tracing::info!(%address, reason, "no link");
             let telemetry = self.directory.telemetry();

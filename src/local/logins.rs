@@ -16,7 +16,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
 use crate::limits::rate::{PerSource, Rate};
-use crate::trust::state::{StateError, read_private};
+use crate::sys::state::{StateError, read_private};
 
 /// The longest name and the longest password, in bytes (RFC 1929 §2).
 const LONGEST: usize = 255;

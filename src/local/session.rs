@@ -16,6 +16,7 @@ use crate::link::relay::{Broken, Progress, ReplayBuffer, outcome, relay};
 use crate::link::tunnel::Tunnel;
 use crate::net;
 use crate::telemetry::record::Record;
+use crate::telemetry::traffic::Moved;
 use crate::wire::replay;
 use crate::wire::target::Target;
 
@@ -165,7 +166,7 @@ async fn carry_over_link(
 
 /// Carries a session over a socket of this machine.
 async fn carry_directly(app: TcpStream, server: TcpStream, record: &mut Record) {
-    let (mut moved, traffic) = (copy::Moved::default(), record.traffic());
+    let (mut moved, traffic) = (Moved::default(), record.traffic());
     match copy::between(app, server, &mut moved, &traffic).await {
         Ok(()) => record.ended("closed"),
         Err(error) => record.ended(format!("a connection broke: {error}")),

@@ -3,8 +3,8 @@
 use super::Host;
 use super::group::state;
 use laneway::link::tls;
+use laneway::sys::state::StateDir;
 use laneway::trust::group::Group;
-use laneway::trust::state::StateDir;
 use laneway::wire::datagram::{Advert, Datagram, Keys, Message, Reach, SIZE, Standing, State, Way};
 use laneway::wire::id::NodeId;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};

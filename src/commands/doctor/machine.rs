@@ -11,9 +11,9 @@ use crate::config::{Config, PORT, Role};
 use crate::lan::{self, Ear, Lan};
 use crate::local::endpoint::Endpoint;
 use crate::problem::Problem;
+use crate::sys::state::StateDir;
 use crate::telemetry::snapshot::Snapshot;
 use crate::trust::group::{self, Group};
-use crate::trust::state::StateDir;
 
 /// The deadline for a connection to a local port.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);

@@ -3,10 +3,10 @@
 
 use super::*;
 use crate::link::tls::{ALPN_LINK, join_client, link_client, link_server, server_name};
+use crate::sys::state::StateDir;
 use crate::trust::authority::{Authority, Uses};
 use crate::trust::certificate::Role;
 use crate::trust::group::Group;
-use crate::trust::state::StateDir;
 use tokio::net::TcpListener;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 

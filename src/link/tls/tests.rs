@@ -1,10 +1,10 @@
 //! Real handshakes in memory, with every kind of certificate that should and should not get in.
 
 use super::*;
+use crate::sys::state::StateDir;
 use crate::trust::authority::{Authority, Uses};
 use crate::trust::certificate::Role;
 use crate::trust::membership::Membership;
-use crate::trust::state::StateDir;
 use crate::trust::{group, join};
 
 use std::io;

@@ -1,0 +1,229 @@
+//! What this node knows of the gateways, shared by all its parts: [`Selection`] behind a lock, with a version
+//! to wait for.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::selection::{Decision, Means, Options, Own, Selection};
+use laneway_telemetry::Telemetry;
+use laneway_telemetry::journal::Happening;
+use laneway_wire::datagram::{Advert, State};
+use laneway_wire::id::NodeId;
+
+pub use super::selection::{Gateway, SILENCE, Source};
+
+/// The gateways known to this node.
+pub struct Directory {
+    selection: Mutex<Selection>,
+    version: watch::Sender<u64>,
+    wanted: watch::Sender<bool>,
+    telemetry: Arc<Telemetry>,
+}
+
+impl Default for Directory {
+    /// That of somebody who only looks.
+    fn default() -> Self {
+        Self::new(NodeId([0; 16]), 0, Arc::default())
+    }
+}
+
+impl Directory {
+    /// An empty directory of the node called `id`; `seed` is random. Whoever finds and uses gateways notes in
+    /// `telemetry` what happens.
+    pub fn new(id: NodeId, seed: u64, telemetry: Arc<Telemetry>) -> Self {
+        Self {
+            selection: Mutex::new(Selection::new(id, seed)),
+            version: watch::Sender::new(0),
+            wanted: watch::Sender::new(false),
+            telemetry,
+        }
+    }
+
+    /// Where what happens to gateways is noted.
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
+    }
+
+    /// Notes that the gateway at `link` answered a query.
+    pub fn offered(&self, id: NodeId, link: SocketAddr, advert: Advert, round_trip: Duration, now: Instant) {
+        self.heard(id, link, &advert, Means::Offer(round_trip), now);
+    }
+
+    /// Notes a beacon of the gateway at `link`. One that is not newer than the last is ignored.
+    pub fn beaconed(&self, id: NodeId, link: SocketAddr, advert: Advert, order: (u64, u64), now: Instant) {
+        self.heard(id, link, &advert, Means::Beacon(order.0, order.1), now);
+    }
+
+    fn heard(&self, id: NodeId, link: SocketAddr, advert: &Advert, means: Means, now: Instant) {
+        let mut selection = self.lock();
+        let before = selection.at(link).and_then(|gateway| gateway.state(now));
+        if !selection.heard(id, link, advert, means, now) {
+            return;
+        }
+        let state = selection.at(link).and_then(|gateway| gateway.state(now));
+        drop(selection);
+        if before != state {
+            let word = state.map_or("unknown", State::word);
+            tracing::info!(gateway = %id.short(), address = %link, state = word, "gateway heard");
+            let (what, text) = told(before, state.unwrap_or(advert.state));
+            self.telemetry.note(what, self.telemetry.names.of(id), format!("{text} ({link})"));
+        }
+        self.changed();
+    }
+
+    /// Adds an address that the user named, or that an earlier run used.
+    pub fn name(&self, link: SocketAddr, source: Source) {
+        self.lock().name(link, source);
+        self.changed();
+    }
+
+    /// Notes that the gateway at `link` left a link unanswered: it comes behind the others for a while.
+    pub fn suspect(&self, link: SocketAddr, now: Instant) {
+        self.lock().suspect(link, now);
+        self.changed();
+    }
+
+    /// Notes that the gateway at `link` answered on a link. Costs little when it is no suspect.
+    pub fn proved(&self, link: SocketAddr, now: Instant) {
+        let mut selection = self.lock();
+        if selection.at(link).is_some_and(|gateway| gateway.suspect_until(now).is_some()) {
+            selection.proved(link, now);
+        }
+    }
+
+    /// All gateways, in the order in which a client tries them; see [`Selection::ranked`].
+    pub fn ranked(&self, now: Instant) -> Vec<Gateway> {
+        self.lock().ranked(now)
+    }
+
+    /// What is known of the gateway at `link`.
+    pub fn at(&self, link: SocketAddr) -> Option<Gateway> {
+        self.lock().at(link).cloned()
+    }
+
+    /// Makes this node a candidate.
+    pub fn stand(&self, options: Options) {
+        self.lock().stand(options);
+    }
+
+    /// Changes how this candidate selects.
+    pub fn choose_by(&self, options: Options) {
+        self.lock().choose_by(options);
+    }
+
+    /// Notes that this node could not hear anybody; see [`Selection::was_deaf`].
+    pub fn was_deaf(&self, length: Duration, now: Instant) {
+        self.lock().was_deaf(length, now);
+    }
+
+    /// What this node is to do as a candidate; see [`Selection::decide`].
+    pub fn decide(&self, own: &Own, now: Instant) -> Option<Decision> {
+        self.lock().decide(own, now)
+    }
+
+    /// Ticks with every change.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    /// Says whether this node needs a gateway now; discovery asks the LAN as long as it does.
+    pub fn want(&self, wanted: bool) {
+        self.wanted.send_if_modified(|now| std::mem::replace(now, wanted) != wanted);
+    }
+
+    /// What [`Directory::want`] said last.
+    pub fn wanted(&self) -> watch::Receiver<bool> {
+        self.wanted.subscribe()
+    }
+
+    fn changed(&self) {
+        self.version.send_modify(|version| *version += 1);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Selection> {
+        self.selection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What it means that a gateway says something else than before.
+fn told(before: Option<State>, now: State) -> (Happening, &'static str) {
+    match (before, now) {
+        (_, State::Draining) => (Happening::Withdrawn, "the gateway is about to stop"),
+        (_, State::Withdrawn) => (Happening::Withdrawn, "the gateway does not reach the server"),
+        (Some(State::Active), State::Standby) => (Happening::Demoted, "the gateway is a standby now"),
+        (Some(_), State::Active) => (Happening::Promoted, "the gateway is active now"),
+        (None, State::Active) => (Happening::Offer, "an active gateway is heard"),
+        (_, State::Standby) => (Happening::Offer, "a standby gateway is heard"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use laneway_wire::datagram::{Peer, Reach, Standing};
+
+    fn advert(state: State, capacity: u32) -> Advert {
+        let reach = Reach::Reachable;
+        let standing = Standing::default();
+        Advert {
+            state,
+            reach,
+            link_port: 7420,
+            weight: 100,
+            load: 0,
+            capacity,
+            tunnels: 0,
+            standing,
+            peers: vec![],
+        }
+    }
+
+    fn address(n: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, n], 7420))
+    }
+
+    fn order(directory: &Directory, now: Instant) -> Vec<SocketAddr> {
+        directory.ranked(now).into_iter().map(|gateway| gateway.link).collect()
+    }
+
+    #[test]
+    fn the_active_one_comes_first_and_a_silent_one_falls_behind_the_standby() {
+        let directory = Directory::default();
+        let start = Instant::now();
+        directory.name(address(9), Source::Static);
+        directory.offered(NodeId([1; 16]), address(1), advert(State::Active, 5), Duration::ZERO, start);
+        directory.beaconed(NodeId([2; 16]), address(2), advert(State::Standby, 9), (1, 1), start);
+        assert_eq!(order(&directory, start), [address(1), address(2), address(9)]);
+        let later = start + SILENCE;
+        directory.beaconed(NodeId([2; 16]), address(2), advert(State::Standby, 9), (1, 2), later);
+        assert_eq!(order(&directory, later), [address(2), address(9), address(1)]);
+    }
+
+    #[test]
+    fn a_replayed_beacon_changes_nothing() {
+        let directory = Directory::default();
+        let now = Instant::now();
+        directory.beaconed(NodeId([1; 16]), address(1), advert(State::Active, 5), (7, 1), now);
+        directory.beaconed(NodeId([1; 16]), address(1), advert(State::Draining, 5), (7, 2), now);
+        directory.beaconed(NodeId([1; 16]), address(1), advert(State::Active, 5), (7, 1), now);
+        assert_eq!(directory.at(address(1)).unwrap().state(now), Some(State::Draining));
+    }
+
+    #[test]
+    fn named_peers_are_known_and_the_table_is_bounded() {
+        let directory = Directory::default();
+        let now = Instant::now();
+        let mut first = advert(State::Active, 5);
+        first.peers.push(Peer { id: NodeId([3; 16]), link: address(3), state: State::Standby });
+        directory.offered(NodeId([1; 16]), address(1), first, Duration::ZERO, now);
+        assert_eq!(directory.at(address(3)).unwrap().source, Source::Named);
+        for n in 0..3000_u32 {
+            let link = SocketAddr::new(n.to_be_bytes().into(), 1);
+            directory.offered(NodeId([1; 16]), link, advert(State::Active, 5), Duration::ZERO, now);
+        }
+        assert!(directory.ranked(now).len() <= 1000);
+    }
+}

@@ -1,0 +1,265 @@
+//! The commands that bring this node's uplink up when it is promoted and down when it is demoted.
+
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::process::Command;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::candidate::Activity;
+use super::selection::Prepared;
+use laneway_wire::datagram::{Reach, State};
+use laneway_wire::failure::with_causes;
+
+/// After its command a promoted node must reach a server in this time.
+const READY: Duration = Duration::from_secs(10);
+/// Between two looks at whether the last tunnel has ended.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// What to run.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The shell command that brings the uplink up.
+    pub on_promote: Option<String>,
+    /// The shell command that brings it down.
+    pub on_demote: Option<String>,
+    /// How long one command may take.
+    pub limit: Duration,
+    /// How long tunnels may go on before the uplink is brought down.
+    pub drain: Duration,
+    /// This node's name, for the commands.
+    pub node: String,
+    /// The servers, separated by commas, for the commands.
+    pub server: String,
+    /// There are servers: after its command this node must reach one of them.
+    pub needs_server: bool,
+}
+
+/// The uplink of this node, if it is one that is brought up and down.
+#[derive(Debug)]
+pub struct Uplink {
+    options: Options,
+    wanted: watch::Sender<(bool, State)>,
+    prepared: watch::Sender<Prepared>,
+    is_up: AtomicBool,
+}
+
+/// Why a command did not do what it should.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error("it could not be run")]
+    Run(#[source] std::io::Error),
+    #[error("it ended with {0}")]
+    Status(std::process::ExitStatus),
+    #[error("it was killed after {0:?}")]
+    TimedOut(Duration),
+}
+
+impl Uplink {
+    /// An uplink that is down.
+    pub fn new(options: Options) -> Arc<Self> {
+        let wanted = watch::Sender::new((false, State::Standby));
+        let prepared = watch::Sender::new(Prepared::No);
+        Arc::new(Self { options, wanted, prepared, is_up: AtomicBool::new(false) })
+    }
+
+    /// This node must bring its uplink up before it can serve.
+    pub fn prepares(&self) -> bool {
+        self.options.on_promote.is_some()
+    }
+
+    /// Says whether the uplink should be up, and in which state this node is.
+    pub fn want(&self, wanted: bool, state: State) {
+        self.wanted.send_if_modified(|now| std::mem::replace(now, (wanted, state)).0 != wanted);
+    }
+
+    /// How far it is.
+    pub fn prepared(&self) -> watch::Receiver<Prepared> {
+        self.prepared.subscribe()
+    }
+
+    /// Brings the uplink up and down as it is wanted; for ever. It stays up for the tunnels that are left,
+    /// unless it does not reach the servers any more.
+    pub async fn run(self: Arc<Self>, mut reach: watch::Receiver<Reach>, activity: Arc<Activity>) {
+        let mut wanted = self.wanted.subscribe();
+        loop {
+            if wanted.wait_for(|(wanted, _)| *wanted).await.is_err() {
+                return;
+            }
+            if !self.is_up.load(Relaxed) {
+                self.is_up.store(true, Relaxed);
+                let ready = match &self.options.on_promote {
+                    None => true,
+                    Some(command) => {
+                        self.command("on-promote", command, State::Active).await
+                            && self.reaches(&mut reach).await
+                    }
+                };
+                self.prepared.send_replace(if ready { Prepared::Yes } else { Prepared::Failed });
+            }
+            if wanted.wait_for(|(wanted, _)| !*wanted).await.is_err() {
+                return;
+            }
+            let kept = *self.prepared.borrow() == Prepared::Yes && *reach.borrow() != Reach::Unreachable;
+            if kept {
+                tokio::select! {
+                    () = self.idle(&activity) => {}
+                    Ok(_) = wanted.wait_for(|(wanted, _)| *wanted) => continue,
+                }
+            }
+            self.prepared.send_replace(Prepared::No);
+            self.demote().await;
+        }
+    }
+
+    /// Brings the uplink down if it is up: the last thing that a node does.
+    pub async fn demote(&self) {
+        if self.is_up.swap(false, Relaxed)
+            && let Some(command) = &self.options.on_demote
+        {
+            let state = self.wanted.borrow().1;
+            self.command("on-demote", command, state).await;
+        }
+    }
+
+    async fn reaches(&self, reach: &mut watch::Receiver<Reach>) -> bool {
+        if !self.options.needs_server {
+            return true;
+        }
+        let reached = timeout(READY, reach.wait_for(|reach| *reach == Reach::Reachable)).await;
+        let reached = matches!(reached, Ok(Ok(_)));
+        if !reached {
+            tracing::warn!(
+                seconds = READY.as_secs(),
+                "not ready: promoted, but no server was reached in time"
+            );
+        }
+        reached
+    }
+
+    /// Waits until no tunnel is left, or the time for that is over.
+    async fn idle(&self, activity: &Activity) {
+        let end = Instant::now() + self.options.drain;
+        while activity.tunnels.load(Relaxed) > 0 && Instant::now() < end {
+            sleep(LOOK).await;
+        }
+    }
+
+    async fn command(&self, what: &'static str, command: &str, state: State) -> bool {
+        tracing::info!(what, state = state.word(), "command starts");
+        match self.execute(command, state).await {
+            Ok(()) => {
+                tracing::info!(what, "command done");
+                true
+            }
+            Err(error) => {
+                let reason = with_causes(&error);
+                tracing::warn!(what, reason, "command failed");
+                false
+            }
+        }
+    }
+
+    async fn execute(&self, command: &str, state: State) -> Result<(), Failed> {
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(command).stdin(Stdio::null());
+        shell.env("LANEWAY_NODE", &self.options.node);
+        shell.env("LANEWAY_STATE", state.word());
+        shell.env("LANEWAY_SERVER", &self.options.server);
+        // A group of its own, so that what the command has started can be ended with it.
+        let mut child = shell.process_group(0).kill_on_drop(true).spawn().map_err(Failed::Run)?;
+        let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+        let Ok(ended) = timeout(self.options.limit, child.wait()).await else {
+            if let Some(Err(error)) = group.map(|group| killpg(group, Signal::SIGKILL)) {
+                tracing::debug!(%error, "the command's processes are gone already");
+            }
+            child.wait().await.map_err(Failed::Run)?;
+            return Err(Failed::TimedOut(self.options.limit));
+        };
+        let status = ended.map_err(Failed::Run)?;
+        if status.success() { Ok(()) } else { Err(Failed::Status(status)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uplink(on_promote: &str, on_demote: &str) -> Arc<Uplink> {
+        Uplink::new(Options {
+            on_promote: Some(on_promote.into()),
+            on_demote: Some(on_demote.into()),
+            limit: Duration::from_secs(10),
+            drain: Duration::from_secs(10),
+            node: "attic".into(),
+            server: "10.0.0.5:80".into(),
+            needs_server: true,
+        })
+    }
+
+    #[tokio::test]
+    async fn it_comes_up_when_wanted_and_goes_down_after_the_last_tunnel() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("log");
+        let note = format!("echo $LANEWAY_NODE $LANEWAY_STATE $LANEWAY_SERVER >> {}", log.display());
+        let uplink = uplink(&note, &note);
+        let (reach, reached) = watch::channel(Reach::Unreachable);
+        let activity = Arc::new(Activity::default());
+        activity.tunnels.store(1, Relaxed);
+        let run = tokio::spawn(uplink.clone().run(reached, activity.clone()));
+        let mut prepared = uplink.prepared();
+
+        uplink.want(true, State::Standby);
+        assert!(!prepared.has_changed().unwrap(), "ready before the server is reached");
+        reach.send_replace(Reach::Reachable);
+        prepared.wait_for(|prepared| *prepared == Prepared::Yes).await.unwrap();
+        uplink.want(false, State::Standby);
+        // Wanted again while a tunnel is left: nothing was brought down.
+        uplink.want(true, State::Active);
+        uplink.want(false, State::Standby);
+        assert!(log.exists());
+        activity.tunnels.store(0, Relaxed);
+        prepared.wait_for(|prepared| *prepared == Prepared::No).await.unwrap();
+        run.abort();
+        assert!(run.await.is_err());
+        uplink.demote().await;
+        let lines = std::fs::read_to_string(&log).unwrap();
+        assert!(lines.starts_with("attic active 10.0.0.5:80\n"), "{lines}");
+    }
+
+    #[tokio::test]
+    async fn a_command_that_fails_or_hangs_is_not_ready_and_leaves_nothing_running() {
+        let mut hanging = Options { limit: Duration::from_millis(50), ..uplink("", "").options.clone() };
+        hanging.on_promote = None;
+        let hanging = Uplink::new(hanging);
+        let directory = tempfile::tempdir().unwrap();
+        let pid = directory.path().join("pid");
+        let command = format!("sleep 600 & echo $! > {}; wait", pid.display());
+        // The limit may be over before the shell has begun: then there is nothing to leave behind either.
+        assert!(matches!(hanging.execute(&command, State::Active).await, Err(Failed::TimedOut(_))));
+        if let Ok(pid) = std::fs::read_to_string(&pid).unwrap_or_default().trim().parse::<i32>() {
+            // Killed with the shell: soon it is gone, or left for init to collect.
+            let stat = || std::fs::read_to_string(format!("/proc/{pid}/stat"));
+            let runs = || stat().is_ok_and(|stat| !stat.contains(") Z ") && !stat.contains(") X "));
+            let gone = async {
+                while runs() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            timeout(Duration::from_secs(10), gone).await.expect("it still runs");
+        }
+        assert!(matches!(hanging.execute("exit 3", State::Active).await, Err(Failed::Status(_))));
+
+        let failing = uplink("exit 1", "true");
+        let (_reach, reached) = watch::channel(Reach::Reachable);
+        let run = tokio::spawn(failing.clone().run(reached, Arc::default()));
+        failing.want(true, State::Standby);
+        failing.prepared().wait_for(|prepared| *prepared == Prepared::Failed).await.unwrap();
+        run.abort();
+    }
+}

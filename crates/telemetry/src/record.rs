@@ -1,0 +1,128 @@
+//! The access line: one for each connection, written when its record is dropped, whatever ended it. A record also counts
+//! the connection, its outcome, and its bytes while they pass.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Telemetry;
+use super::journal::Happening;
+use super::ledger::{Entry, Ledger};
+use super::refusal::RefusalReason;
+use super::traffic::{Moved, Traffic};
+use laneway_wire::failure::Failure;
+
+/// The facts about one connection.
+#[derive(Debug)]
+pub struct Record {
+    telemetry: Arc<Telemetry>,
+    ledger: Arc<Ledger>,
+    entry: Option<Entry>,
+    id: u64,
+    dialect: &'static str,
+    from: String,
+    /// The gateway that carried it.
+    pub gateway: String,
+    target: String,
+    moved: Moved,
+    outcome: String,
+    failed: bool,
+    since: Instant,
+}
+
+impl Record {
+    /// Begins the record of a connection of a local app that speaks `dialect`.
+    pub fn of_app(telemetry: &Arc<Telemetry>, id: u64, dialect: &'static str, from: String) -> Self {
+        Self::new(telemetry, &telemetry.apps, id, dialect, from)
+    }
+
+    /// Begins the record of a connection that this gateway carries for the client called `from`.
+    pub fn of_client(telemetry: &Arc<Telemetry>, id: u64, dialect: &'static str, from: String) -> Self {
+        Self::new(telemetry, &telemetry.served, id, dialect, from)
+    }
+
+    fn new(
+        telemetry: &Arc<Telemetry>,
+        ledger: &Arc<Ledger>,
+        id: u64,
+        dialect: &'static str,
+        from: String,
+    ) -> Self {
+        telemetry.connections.one(dialect);
+        Self {
+            telemetry: telemetry.clone(),
+            ledger: ledger.clone(),
+            entry: None,
+            id,
+            dialect,
+            from,
+            gateway: String::new(),
+            target: String::new(),
+            moved: Moved::default(),
+            outcome: "dropped".into(),
+            failed: false,
+            since: Instant::now(),
+        }
+    }
+
+    /// Sets the destination: the connection counts as open to it until the record is dropped.
+    pub fn aims_at(&mut self, target: impl ToString) {
+        self.target = target.to_string();
+        self.entry = Some(self.ledger.open(&self.target));
+    }
+
+    /// Sets what the connection is for, where that is not a destination.
+    pub fn is_for(&mut self, what: &str) {
+        self.target = what.to_owned();
+    }
+
+    /// The counter for its bytes while they pass.
+    pub fn traffic(&self) -> Arc<Traffic> {
+        self.entry.as_ref().map_or_else(|| self.ledger.traffic.clone(), |entry| entry.traffic().clone())
+    }
+
+    /// Adds bytes that passed, to and from the server. They were counted in [`Record::traffic`] while they passed.
+    pub fn moved(&mut self, moved: Moved) {
+        self.moved.sent += moved.sent;
+        self.moved.received += moved.received;
+    }
+
+    /// Records that it continues over another gateway: `how` is `replayed`, `repeated` or `resumed`.
+    pub fn rescued(&self, how: &'static str) {
+        self.telemetry.rescued.one(how);
+        self.telemetry.note(Happening::Resumed, "", format!("{how} on the next gateway: {}", self.target));
+    }
+
+    /// Sets how it ended.
+    pub fn ended(&mut self, outcome: impl Into<String>) {
+        (self.outcome, self.failed) = (outcome.into(), false);
+    }
+
+    /// Sets that it was refused whatever its destination.
+    pub fn refused(&mut self, reason: RefusalReason, outcome: impl Into<String>) {
+        self.telemetry.refused.one((self.dialect, reason));
+        self.ended(outcome);
+    }
+
+    /// Sets that it failed.
+    pub fn failed(&mut self, failure: &Failure) {
+        self.telemetry.failures.one((failure.kind.token(), failure.side.token()));
+        self.entry.iter().for_each(Entry::failed);
+        self.outcome = format!("{} ({}): {}", failure.kind.token(), failure.side.token(), failure.sentence);
+        self.failed = true;
+    }
+
+    /// Whether its outcome so far is a failure.
+    pub fn has_failed(&self) -> bool {
+        self.failed
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let conn = format_args!("{:016x}", self.id);
+        let millis = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let Self { dialect, from, target, gateway, outcome, .. } = self;
+        let Moved { sent, received } = self.moved;
+        tracing::info!(%conn, dialect, from, target, gateway, sent, received, millis, outcome, "connection");
+    }
+}

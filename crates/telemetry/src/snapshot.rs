@@ -1,0 +1,321 @@
+//! Everything that a node shows of itself at one moment. `/status.json` and `/events` serve it as JSON, `/metrics` writes
+//! it in another format, and `laneway status` and `laneway top` read it. Text that a peer chose is printable and bounded.
+//!
+//! Durations are in seconds, rates in bytes per second; "sent" is to the server and "received" from it. Later versions
+//! may add fields; readers ignore unknown ones.
+
+use serde::{Deserialize, Serialize};
+
+use super::journal::Event;
+
+/// What a node sees at one moment.
+///
+/// It has more than 12 fields because they are the schema of a JSON document.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Time in milliseconds since 1970 (UTC), by this machine's clock.
+    pub at: u64,
+    /// This node.
+    pub node: NodeSeen,
+    /// The servers in this node's configuration.
+    pub servers: Vec<String>,
+    /// The known gateways, in the order in which they are tried.
+    pub gateways: Vec<GatewaySeen>,
+    /// The links to gateways, the one in use first.
+    pub links: Vec<LinkSeen>,
+    /// The links of clients to this node while it is a gateway; the busiest ones.
+    pub clients: Vec<LinkSeen>,
+    /// The number of all links of clients.
+    pub clients_in_all: usize,
+    /// Connections of local apps.
+    pub apps: Usage,
+    /// Connections that this node carries for clients.
+    pub served: Usage,
+    /// The rates of the last two minutes, oldest first, one second apart.
+    pub history: Vec<Rates>,
+    /// Memory of connections.
+    pub memory: Memory,
+    /// Connections so far, by dialect.
+    pub connections: Vec<Counted>,
+    /// Failed connections, by kind of failure (and, in `side`, where it happened).
+    pub failures: Vec<Counted>,
+    /// Connections that continued over another gateway, by how.
+    pub rescued: Vec<Counted>,
+    /// Requests of apps that were refused whatever their destination, by reason (and, in `side`, dialect).
+    #[serde(default)]
+    pub refused: Vec<Counted>,
+    /// UDP datagrams that were dropped, by reason.
+    #[serde(default)]
+    pub udp_dropped: Vec<Counted>,
+    /// Queries to the local name server, by transport.
+    #[serde(default)]
+    pub questions: Vec<Counted>,
+    /// Its answers, by response code (and, in `side`, their source: `cache`, `asked` or `here`).
+    #[serde(default)]
+    pub answers: Vec<Counted>,
+    /// Events so far, by kind.
+    pub happened: Vec<Counted>,
+    /// Datagrams of discovery so far, by type (and, in `side`, `sent` or `heard`).
+    pub datagrams: Vec<Counted>,
+    /// Why the last gateway that was tried could not be used; none while a link is up.
+    pub trouble: Option<String>,
+    /// The latest events, oldest first.
+    pub events: Vec<Event>,
+}
+
+/// This node.
+///
+/// It has more than 12 fields because they are the schema of a JSON document.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeSeen {
+    /// Its name in the group.
+    pub name: String,
+    /// The first digits of its id.
+    pub id: String,
+    /// The group's name.
+    pub group: String,
+    /// The role that its certificate allows: `client` or `gateway`.
+    pub role: String,
+    /// Its state as a gateway of the group; none while it is not a candidate.
+    pub state: Option<String>,
+    /// Whether it can reach a server itself; none if it does not probe one.
+    pub reach: Option<String>,
+    /// Whether connections of its apps go to servers directly and not over a link.
+    pub goes_direct: bool,
+    /// Whether it is about to stop and takes no new connections.
+    pub is_draining: bool,
+    /// Its load as a gateway, from 0 to 1.
+    pub load: Option<f64>,
+    /// Its measured capacity as a gateway, in bit/s.
+    pub capacity: Option<u64>,
+    /// The version of the program.
+    pub version: String,
+    /// Start time in seconds since 1970 (UTC).
+    pub started: f64,
+    /// Seconds since the start.
+    pub uptime: f64,
+    /// The addresses of the local proxy.
+    pub proxy: Vec<String>,
+    /// The address for links, if it accepts them.
+    pub link: Option<String>,
+}
+
+/// A gateway, as this node knows it.
+///
+/// It has more than 12 fields because they are the schema of a JSON document.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GatewaySeen {
+    /// The first digits of its id; none for an address that has not been proved.
+    pub id: Option<String>,
+    /// Its name; none before the first link to it, which proves it.
+    pub name: Option<String>,
+    /// The address for links: the one of the link to it, else the one that is tried first.
+    pub address: String,
+    /// Its other addresses: on other networks that it shares with this node, or of the other IP version.
+    pub other_addresses: Vec<String>,
+    /// The state that it announces (`active`, `standby`, `draining`, `withdrawn`), or `silent`.
+    pub state: String,
+    /// Whether new connections use it.
+    pub is_used: bool,
+    /// Whether it left a ping unanswered lately: it ranks behind the others.
+    pub is_suspect: bool,
+    /// How long it is not dialled after failures, in seconds.
+    pub paused_for: Option<f64>,
+    /// Whether it can reach a server: `reachable`, `unreachable`, or `not probed`; none while it is silent.
+    pub reach: Option<String>,
+    /// Its load, from 0 to 1.
+    pub load: Option<f64>,
+    /// Its capacity in bit/s, as it measured it.
+    pub capacity: Option<u64>,
+    /// Its weight in percent.
+    pub weight: Option<u16>,
+    /// Open tunnels of all its clients.
+    pub tunnels: Option<u32>,
+    /// Round trip time in seconds: of a ping on the link, else from query to offer.
+    pub round_trip: Option<f64>,
+    /// Seconds since its last datagram.
+    pub heard_ago: Option<f64>,
+    /// How this node learned of it: `heard`, `named`, `static` or `remembered`.
+    pub source: String,
+}
+
+/// One link.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LinkSeen {
+    /// The first digits of the other node's id.
+    pub id: String,
+    /// The other node's name, as in its certificate.
+    pub name: String,
+    /// The other node's address.
+    pub address: String,
+    /// `active`: in use; `standby`: warm; `suspect`: a ping is unanswered; `accepted`: a client's.
+    pub state: String,
+    /// Seconds since it came up.
+    pub age: f64,
+    /// Open tunnels.
+    pub tunnels: u32,
+    /// Bytes of tunnels that this node sent on it.
+    pub sent: u64,
+    /// Bytes of tunnels that arrived on it.
+    pub received: u64,
+    /// Round trip time of the last ping, in seconds.
+    pub round_trip: Option<f64>,
+}
+
+/// The connections of one side: of local apps, or of clients.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Open connections.
+    pub open: u32,
+    /// Connections so far.
+    pub opened: u64,
+    /// Bytes sent to servers so far.
+    pub sent: u64,
+    /// Bytes received from servers so far.
+    pub received: u64,
+    /// The busiest destinations.
+    pub destinations: Vec<DestinationSeen>,
+}
+
+/// One destination.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DestinationSeen {
+    /// `host:port`
+    pub target: String,
+    /// Open connections.
+    pub open: u32,
+    /// Connections so far.
+    pub opened: u64,
+    /// Connections that failed.
+    pub failed: u64,
+    /// Bytes sent to it so far.
+    pub sent: u64,
+    /// Bytes received from it so far.
+    pub received: u64,
+}
+
+/// The throughput of one second, in bytes per second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rates {
+    /// From local apps to servers.
+    pub apps_sent: u64,
+    /// From servers to local apps.
+    pub apps_received: u64,
+    /// From clients to servers.
+    pub served_sent: u64,
+    /// From servers to clients.
+    pub served_received: u64,
+}
+
+/// Memory of connections, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// In use.
+    pub used: u64,
+    /// The limit.
+    pub limit: u64,
+}
+
+/// A counter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
+    /// What it counts.
+    pub what: String,
+    /// Its second label: a side, a direction or a dialect; empty where it has none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub side: String,
+    /// Its value.
+    pub count: u64,
+}
+
+impl Counted {
+    /// A counter of `what`.
+    pub fn new(what: impl Into<String>, side: impl Into<String>, count: u64) -> Self {
+        Self { what: what.into(), side: side.into(), count }
+    }
+}
+
+/// A client with two gateways, in the middle of a download: for the tests of whatever shows a snapshot.
+#[cfg(any(test, feature = "example"))]
+pub fn example() -> Snapshot {
+    use super::journal::Happening;
+    let gateway = |id: &str, state: &str, is_used: bool| GatewaySeen {
+        id: Some(id.into()),
+        name: is_used.then(|| "mill-7".into()),
+        address: "10.77.0.21:7420".into(),
+        other_addresses: vec!["[fe80::21%2]:7420".into()],
+        state: state.into(),
+        is_used,
+        is_suspect: false,
+        paused_for: None,
+        reach: Some("reachable".into()),
+        load: Some(0.25),
+        capacity: Some(9_400_000_000),
+        weight: Some(100),
+        tunnels: Some(18),
+        round_trip: Some(0.000_42),
+        heard_ago: Some(0.4),
+        source: "heard".into(),
+    };
+    let link = |id: &str, state: &str| LinkSeen {
+        id: id.into(),
+        name: if state == "active" { "mill-7" } else { "mill-8" }.into(),
+        address: "10.77.0.21:7420".into(),
+        state: state.into(),
+        age: 3912.0,
+        tunnels: 6,
+        sent: 1000,
+        received: 12_300_000,
+        round_trip: Some(0.000_42),
+    };
+    let event =
+        |number, what| Event { number, at: 1_000_000, what, who: "7c1e09ab".into(), text: "said".into() };
+    let destination = DestinationSeen {
+        target: "releases.corp.example:80".into(),
+        open: 1,
+        opened: 3,
+        failed: 1,
+        sent: 1000,
+        received: 12_300_000,
+    };
+    Snapshot {
+        at: 1_000_000,
+        node: NodeSeen {
+            name: "workshop".into(),
+            id: "41d0c77e".into(),
+            group: "office".into(),
+            role: "client".into(),
+            state: None,
+            reach: None,
+            goes_direct: false,
+            is_draining: false,
+            load: None,
+            capacity: None,
+            version: "0.1.0".into(),
+            started: 1.0,
+            uptime: 3920.0,
+            proxy: vec!["127.0.0.1:1080".into()],
+            link: None,
+        },
+        servers: vec![],
+        gateways: vec![gateway("7c1e09ab", "active", true), gateway("b2f04d17", "standby", false)],
+        links: vec![link("7c1e09ab", "active"), link("b2f04d17", "standby")],
+        clients: vec![],
+        clients_in_all: 0,
+        apps: Usage { open: 1, opened: 3, sent: 1000, received: 12_300_000, destinations: vec![destination] },
+        served: Usage::default(),
+        history: vec![Rates { apps_received: 12_300_000, ..Rates::default() }],
+        memory: Memory { used: 1000, limit: 1_000_000 },
+        connections: vec![Counted::new("connect", "", 3)],
+        failures: vec![Counted::new("refused", "server", 1)],
+        rescued: vec![],
+        refused: vec![],
+        udp_dropped: vec![],
+        questions: vec![],
+        answers: vec![],
+        happened: vec![],
+        datagrams: vec![],
+        trouble: None,
+        events: vec![event(1, Happening::LinkLost), event(2, Happening::Resumed)],
+    }
+}

@@ -1,0 +1,232 @@
+//! What can go wrong with the group, its files and its authority, and what to do about it.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::certificate::CertificateError;
+use super::update::UpdateError;
+use laneway_sys::state::{StateError, quoted};
+
+/// Wrong proofs after which an invite is locked. The 128 bits of its secret cannot be guessed; this many show that
+/// somebody tries, or that a code is damaged for good.
+pub(super) const MAX_WRONG_PROOFS: u32 = 10;
+
+/// Minimum number of digits that name a member by its id.
+pub(super) const MIN_ID_DIGITS: usize = 4;
+
+/// Why this machine has no usable group, or why the authority could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum GroupError {
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A file is missing that belongs with the others.
+    #[error("{} is missing", file.display())]
+    Missing {
+        /// The missing file.
+        file: PathBuf,
+    },
+    /// A file cannot be used.
+    #[error("{} cannot be used", file.display())]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: Damage,
+    },
+    /// The machine is in a group already; it can be in one at a time.
+    #[error("this machine is already in the group {name:?}")]
+    AlreadyMember {
+        /// The group's name.
+        name: String,
+        /// The state directory.
+        directory: PathBuf,
+    },
+    /// A group's key without the group: an interrupted `init`, or a key copied here by hand.
+    #[error("{} exists, but its group does not", file.display())]
+    Leftover {
+        /// The key's file.
+        file: PathBuf,
+    },
+    /// A certificate could not be signed.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// The invite does not admit.
+    #[error(transparent)]
+    Refused(#[from] InviteError),
+    /// The member cannot be removed.
+    #[error(transparent)]
+    Revoke(#[from] RevokeError),
+    /// The authority cannot be imported.
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
+}
+
+impl GroupError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::State(error) => error.hint(),
+            Self::Missing { file } | Self::Damaged { file, .. } => {
+                let directory = quoted(file.parent().unwrap_or(file));
+                Some(format!("restore it, or move {directory} away and join the group again"))
+            }
+            Self::AlreadyMember { directory, .. } => {
+                Some(format!("to leave it, stop laneway and move {} away", quoted(directory)))
+            }
+            Self::Leftover { file } => {
+                Some(format!("if nobody needs this key, move {} away and try again", quoted(file)))
+            }
+            Self::Refused(refusal) => Some(refusal.hint()),
+            Self::Revoke(error) => error.hint(),
+            Self::Transfer(error) => error.hint(),
+            Self::Certificate(_) => None,
+        }
+    }
+}
+
+/// What is wrong with a file.
+#[derive(Debug, thiserror::Error)]
+pub enum Damage {
+    /// Not the expected JSON.
+    #[error("it is not a file that laneway wrote")]
+    Json(#[from] serde_json::Error),
+    /// Not PEM.
+    #[error("it is not valid PEM text")]
+    Pem(#[from] rustls_pki_types::pem::Error),
+    /// It does not match the other files.
+    #[error("it does not match the files beside it")]
+    Certificate(#[from] CertificateError),
+    /// The group state in it is not signed by the authority.
+    #[error("it does not match the files beside it")]
+    Update(#[from] UpdateError),
+}
+
+/// Why the authority does not admit a joiner. It is sent to the joiner, which shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InviteError {
+    /// The invite does not exist, or no longer.
+    #[error("the group does not know this join code")]
+    UnknownInvite,
+    /// The invite has expired.
+    #[error("this join code has expired")]
+    Expired,
+    /// The invite has admitted as many machines as it may.
+    #[error("this join code has been used up")]
+    UsedUp,
+    /// The invite was locked after too many wrong proofs.
+    #[error("this join code was locked after {MAX_WRONG_PROOFS} wrong attempts")]
+    Locked,
+    /// The invite was closed together with all open ones.
+    #[error("this join code was closed when a machine was removed from the group")]
+    Closed,
+    /// This source address has sent too many wrong proofs.
+    #[error("too many wrong attempts from this address")]
+    TooMany,
+    /// The joiner's key is revoked.
+    #[error("this machine was removed from the group")]
+    Removed,
+    /// The joiner does not know the secret, or is not the other end of this TLS connection.
+    #[error("the proof of this join code is wrong")]
+    WrongProof,
+    /// The authority could not record the new member.
+    #[error("the machine that made the group could not record the new member")]
+    Unrecorded,
+}
+
+impl InviteError {
+    /// What the joiner's user can do about it.
+    pub fn hint(self) -> String {
+        let hint = match self {
+            Self::UnknownInvite | Self::Expired | Self::UsedUp | Self::Locked | Self::Closed => {
+                "run 'laneway invite' on the machine that made the group, and use the command that it prints"
+            }
+            Self::WrongProof => {
+                "copy the line again, or run 'laneway invite' on the machine that made the group for a new one"
+            }
+            Self::TooMany => "wait a few minutes, and copy the whole line again",
+            Self::Removed => {
+                "a removed key is not admitted again: move the state directory away, and join again"
+            }
+            Self::Unrecorded => "the log of 'laneway up' on that machine shows why",
+        };
+        hint.into()
+    }
+}
+
+/// Why a member cannot be removed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RevokeError {
+    /// No member has that name or id.
+    #[error("no member is called {0:?}")]
+    Unknown(String),
+    /// Several ids start with it.
+    #[error("{who:?} could be any of {}", ids.join(", "))]
+    Ambiguous {
+        /// The given beginning.
+        who: String,
+        /// The matching ids.
+        ids: Vec<String>,
+    },
+    /// The member was removed before.
+    #[error("{0} has been removed already")]
+    Already(String),
+    /// It is the authority's own machine.
+    #[error("this machine cannot remove itself: it holds the group's key")]
+    Own,
+    /// The revocation list has reached its size limit.
+    #[error("the list of removed machines is full")]
+    Full,
+}
+
+impl RevokeError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Unknown(_) => format!(
+                "'laneway members' lists names and ids; {MIN_ID_DIGITS} or more digits of an id are enough"
+            ),
+            Self::Ambiguous { .. } => "give more digits of the id".into(),
+            Self::Own => {
+                "'laneway ca export' moves the group's key to another machine, which can then remove \
+                          this one"
+                    .into()
+            }
+            Self::Full => "create a new group with 'laneway init', and let the members join it".into(),
+            Self::Already(_) => return None,
+        })
+    }
+}
+
+/// Why the authority is not imported.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TransferError {
+    /// The file is not an export.
+    #[error("the file was not written by 'laneway ca export'")]
+    NotAnExport,
+    /// The file has a later format.
+    #[error("the file was made by a newer laneway")]
+    Newer,
+    /// This machine is a member of another group.
+    #[error("the file belongs to the group {theirs:?}, and this machine is in another group, {own:?}")]
+    Foreign {
+        /// The name of the file's group.
+        theirs: String,
+        /// The name of this machine's group.
+        own: String,
+    },
+}
+
+impl TransferError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::NotAnExport => "copy the file again, complete and unchanged".into(),
+            Self::Newer => "update laneway on this machine".into(),
+            Self::Foreign { .. } => "import it on a member of that group, or with another --state DIR".into(),
+        })
+    }
+}

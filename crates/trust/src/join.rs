@@ -1,0 +1,539 @@
+//! How a machine with a join code becomes a member: one request and one response over TLS.
+//!
+//! TLS has already proved to the joiner that the other end belongs to the code's group. The joiner then proves that it was
+//! invited, with an HMAC over this TLS session, its new public key and its name. Neither the secret nor the private key is
+//! sent, and a relayed proof is wrong in any other session.
+//!
+//! Each message is a length (u32, big-endian) and that many bytes of JSON.
+
+use std::io;
+use std::time::Duration;
+
+use aws_lc_rs::hmac;
+use rcgen::KeyPair;
+use rustls_pki_types::PrivatePkcs8KeyDer;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::timeout;
+use tracing::warn;
+
+use super::authority::Authority;
+use super::base64::Base64;
+use super::certificate::{self, CertificateError, Role};
+use super::clock;
+use super::code::{self, JoinCode};
+use super::error::{GroupError, InviteError};
+use super::files::{JOIN_KEY, damaged, try_read_pem, write_pem};
+use super::group::{Group, Welcome};
+use super::update::{MAX_CRL, UpdateError};
+use laneway_sys::state::StateDir;
+use laneway_wire::id::NodeId;
+
+/// The label of the TLS exporter (RFC 8446 §7.5, no context, 32 bytes) that binds a proof to its session.
+pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-laneway-join-1";
+
+/// Maximum size of a request, in bytes. Anybody may send one.
+const MAX_REQUEST: usize = 4 * 1024;
+
+/// Maximum size of a response, in bytes: the largest revocation list fits as base64 text.
+const MAX_RESPONSE: usize = MAX_CRL / 3 * 4 + 16 * 1024;
+
+/// The deadline for sending or receiving one message.
+const MESSAGE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Why a machine was not enrolled.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// The connection failed.
+    #[error("the connection failed while joining")]
+    Io(#[from] io::Error),
+    /// The other side did not answer in time.
+    #[error("no answer for {} s while joining", MESSAGE_DEADLINE.as_secs())]
+    TimedOut,
+    /// A message exceeds the size limit.
+    #[error("a message of {0} bytes is too long for the join protocol")]
+    TooLong(usize),
+    /// The other side speaks another protocol, or a later version.
+    #[error("the other side does not speak this join protocol")]
+    Malformed(#[from] serde_json::Error),
+    /// The authority refused. On the authority itself: what it answered.
+    #[error(transparent)]
+    Refused(InviteError),
+    /// The response does not match the join code.
+    #[error("the response is not a membership of the group in the join code")]
+    Untrusted(#[from] CertificateError),
+    /// The group state in the response is not signed by the authority.
+    #[error("the response is not a membership of the group in the join code")]
+    Unsigned(#[from] UpdateError),
+    /// The authority could not admit the member.
+    #[error("cannot admit a member")]
+    Authority(#[source] GroupError),
+    /// The process is shutting down.
+    #[error("stopped while admitting a member")]
+    Stopped,
+}
+
+impl JoinError {
+    /// What the joiner's user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Refused(refusal) => refusal.hint(),
+            Self::Authority(error) => return error.hint(),
+            Self::Io(_) | Self::TimedOut | Self::Stopped => {
+                "check that 'laneway up' runs on the machine that made the group, and try again".into()
+            }
+            Self::TooLong(_) | Self::Malformed(_) => {
+                "use the same version of laneway on both machines".into()
+            }
+            Self::Untrusted(_) | Self::Unsigned(_) => {
+                "run 'laneway invite' on the machine that made the group, and use the command that it prints"
+                    .into()
+            }
+        })
+    }
+}
+
+/// A member that was just admitted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Enrolled {
+    /// The node's id.
+    pub id: NodeId,
+    /// Its name in the group.
+    pub name: String,
+    /// What its certificate permits.
+    pub role: Role,
+}
+
+/// The private key of a machine that asks to be admitted.
+pub struct JoinKey(KeyPair);
+
+impl JoinKey {
+    /// A new key for one attempt, which is not saved.
+    ///
+    /// # Errors
+    /// When it cannot be generated.
+    pub fn temporary() -> Result<Self, CertificateError> {
+        Ok(Self(certificate::new_key()?))
+    }
+
+    /// The saved key of an earlier attempt that was not answered, else a new one, which is saved until there is an answer:
+    /// by this key the authority recognises a machine that asks again.
+    ///
+    /// # Errors
+    /// When it cannot be read or saved.
+    pub fn saved_in(state: &StateDir) -> Result<Self, GroupError> {
+        let saved: Option<PrivatePkcs8KeyDer<'static>> = try_read_pem(state, JOIN_KEY)?;
+        if let Some(key) = saved {
+            return Ok(Self(certificate::read_key(&key).map_err(damaged(state, JOIN_KEY))?));
+        }
+        let key = certificate::new_key()?;
+        write_pem(state, JOIN_KEY, "PRIVATE KEY", key.serialized_der())?;
+        Ok(Self(key))
+    }
+}
+
+/// Asks to be admitted under `name`. The response is verified but not saved.
+///
+/// # Errors
+/// When the authority refuses, does not answer, or its response is not valid.
+pub async fn request<S>(
+    stream: &mut S,
+    exporter: &[u8; 32],
+    code: &JoinCode,
+    name: &str,
+    JoinKey(key): JoinKey,
+) -> Result<Group, JoinError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    if code.expired(clock::now()) {
+        warn!("the join code has expired by this machine's clock; the group's authority decides");
+    }
+    let public_key = certificate::raw_public_key(&key);
+    let proof = proof_context(exporter, &public_key, name).sign(&code::proof_key(&code.secret));
+    let request =
+        Request { invite: Base64(code.invite), public_key: Base64(public_key), name: name.to_owned(), proof };
+    send(stream, &request).await?;
+    match receive(stream, MAX_RESPONSE).await? {
+        Answer::Welcome(welcome) => {
+            let Welcome { membership, update } = *welcome;
+            Ok(Group::assemble(membership, update.open(&code.ca_key)?, key, &code.ca_key)?)
+        }
+        Answer::Refused(refusal) => Err(JoinError::Refused(refusal)),
+    }
+}
+
+/// Answers one joiner: admits it if its invite is open and its proof is right.
+///
+/// # Errors
+/// [`JoinError::Refused`] with the answer, or another reason why it was not admitted.
+pub async fn serve<S>(
+    stream: &mut S,
+    exporter: &[u8; 32],
+    authority: &Authority,
+) -> Result<Enrolled, JoinError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let request: Request = receive(stream, MAX_REQUEST).await?;
+    let (authority, exporter) = (authority.clone(), *exporter);
+    // Locking and syncing files blocks, so it runs on a blocking thread.
+    let admitted = tokio::task::spawn_blocking(move || admit(&authority, &exporter, &request)).await;
+    let (answer, outcome) = match admitted {
+        Ok(Ok((welcome, enrolled))) => (Answer::Welcome(Box::new(welcome)), Ok(enrolled)),
+        Ok(Err(GroupError::Refused(refusal))) => (Answer::Refused(refusal), Err(JoinError::Refused(refusal))),
+        Ok(Err(error)) => (Answer::Refused(InviteError::Unrecorded), Err(JoinError::Authority(error))),
+        Err(stopped) => {
+            warn!(error = %stopped, "admitting a member did not finish");
+            (Answer::Refused(InviteError::Unrecorded), Err(JoinError::Stopped))
+        }
+    };
+    // A refusal that cannot be delivered is still a refusal.
+    let sent = send(stream, &answer).await;
+    let enrolled = outcome?;
+    sent?;
+    Ok(enrolled)
+}
+
+/// Refuses one joiner without checking its request.
+///
+/// # Errors
+/// When the answer cannot be sent.
+pub async fn refuse<S>(stream: &mut S, refusal: InviteError) -> Result<(), JoinError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    // A response before the request is read could be lost: closing with unread data resets the connection.
+    let _: Request = receive(stream, MAX_REQUEST).await?;
+    send(stream, &Answer::Refused(refusal)).await
+}
+
+#[derive(Serialize, Deserialize)]
+struct Request {
+    invite: Base64<[u8; 8]>,
+    public_key: Base64<[u8; 32]>,
+    name: String,
+    proof: Base64<Vec<u8>>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Answer {
+    Welcome(Box<Welcome>),
+    Refused(InviteError),
+}
+
+/// The input of a proof.
+struct ProofContext(Vec<u8>);
+
+fn proof_context(exporter: &[u8; 32], public_key: &[u8; 32], name: &str) -> ProofContext {
+    let length = u64::try_from(name.len()).expect("a length fits into 64 bits");
+    let mut bytes = [&exporter[..], public_key, &length.to_be_bytes()].concat();
+    bytes.extend(name.as_bytes());
+    ProofContext(bytes)
+}
+
+impl ProofContext {
+    fn sign(&self, key: &hmac::Key) -> Base64<Vec<u8>> {
+        Base64(hmac::sign(key, &self.0).as_ref().to_vec())
+    }
+
+    /// Whether the proof is right; compares in constant time.
+    fn is_proved_by(&self, key: &hmac::Key, proof: &[u8]) -> bool {
+        hmac::verify(key, &self.0, proof).is_ok()
+    }
+}
+
+/// Checks a request and admits the machine.
+fn admit(
+    authority: &Authority,
+    exporter: &[u8; 32],
+    request: &Request,
+) -> Result<(Welcome, Enrolled), GroupError> {
+    let Request { invite: Base64(id), public_key: Base64(public_key), name, proof: Base64(proof) } = request;
+    let invite = authority.invite_by_id(id)?;
+    if !proof_context(exporter, public_key, name).is_proved_by(&invite.proof_key(), proof) {
+        invite.admits(clock::now())?;
+        authority.wrong_proof(id)?;
+        return Err(InviteError::WrongProof.into());
+    }
+    let (welcome, role) = authority.admit(id, public_key, name)?;
+    let name = welcome.membership.node_name.clone();
+    Ok((welcome, Enrolled { id: certificate::node_id(public_key), name, role }))
+}
+
+async fn send<S: AsyncWrite + Unpin>(stream: &mut S, message: &impl Serialize) -> Result<(), JoinError> {
+    let json = serde_json::to_vec(message)?;
+    let length = u32::try_from(json.len()).ok().filter(|_| json.len() <= MAX_RESPONSE);
+    let length = length.ok_or(JoinError::TooLong(json.len()))?;
+    let frame = [&length.to_be_bytes()[..], &json].concat();
+    let sending = async {
+        stream.write_all(&frame).await?;
+        stream.flush().await
+    };
+    Ok(timeout(MESSAGE_DEADLINE, sending).await.ok().ok_or(JoinError::TimedOut)??)
+}
+
+async fn receive<S, T>(stream: &mut S, longest: usize) -> Result<T, JoinError>
+where
+    S: AsyncRead + Unpin,
+    T: for<'de> Deserialize<'de>,
+{
+    let receiving = async {
+        let length = usize::try_from(stream.read_u32().await?).unwrap_or(usize::MAX);
+        if length > longest {
+            return Err(JoinError::TooLong(length));
+        }
+        let mut json = vec![0; length];
+        stream.read_exact(&mut json).await?;
+        Ok(serde_json::from_slice(&json)?)
+    };
+    timeout(MESSAGE_DEADLINE, receiving).await.ok().ok_or(JoinError::TimedOut)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authority::Uses;
+    use crate::group;
+    use proptest::prelude::*;
+    use tokio::io::duplex;
+
+    const SESSION: [u8; 32] = [1; 32];
+
+    struct Lab {
+        _directory: tempfile::TempDir,
+        state: StateDir,
+        authority: Authority,
+        group: Group,
+    }
+
+    fn lab() -> Lab {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(directory.path().join("state")).unwrap();
+        let group = Authority::create(&state, "office", "first").unwrap();
+        let authority = Authority::load(&state).unwrap().unwrap();
+        Lab { _directory: directory, state, authority, group }
+    }
+
+    impl Lab {
+        fn invite(&self, uses: Uses) -> JoinCode {
+            self.authority.invite(Role::Gateway, uses, Some(Duration::from_secs(60)), None).unwrap()
+        }
+
+        async fn join(&self, code: &JoinCode) -> (Result<Group, JoinError>, Result<Enrolled, JoinError>) {
+            self.join_in_sessions(code, SESSION, SESSION).await
+        }
+
+        async fn join_in_sessions(
+            &self,
+            code: &JoinCode,
+            ours: [u8; 32],
+            theirs: [u8; 32],
+        ) -> (Result<Group, JoinError>, Result<Enrolled, JoinError>) {
+            let (mut joiner, mut signer) = duplex(512);
+            tokio::join!(
+                request(&mut joiner, &ours, code, "laptop", JoinKey::temporary().unwrap()),
+                serve(&mut signer, &theirs, &self.authority)
+            )
+        }
+
+        /// Both sides agree that it was refused for this reason.
+        async fn assert_refused(&self, code: &JoinCode, expected: InviteError) {
+            let (joiner, signer) = self.join(code).await;
+            assert!(matches!(&joiner, Err(JoinError::Refused(reason)) if *reason == expected), "{joiner:?}");
+            assert!(matches!(&signer, Err(JoinError::Refused(reason)) if *reason == expected), "{signer:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_invited_machine_becomes_a_member_and_stays_one() {
+        let lab = lab();
+        let (joined, enrolled) = lab.join(&lab.invite(Uses::Times(1))).await;
+        let (joined, enrolled) = (joined.unwrap(), enrolled.unwrap());
+        assert_eq!((joined.id, joined.name.as_str()), (lab.group.id, "office"));
+        assert_eq!(joined.update, lab.group.update);
+        assert_eq!(enrolled, Enrolled { id: joined.node.id, name: "laptop".into(), role: Role::Gateway });
+        assert_eq!((joined.node.name.as_str(), joined.node.role), ("laptop", Role::Gateway));
+
+        let home = tempfile::tempdir().unwrap();
+        let state = StateDir::open(home.path().join("state")).unwrap();
+        group::remember_membership(&state, &joined).unwrap();
+        let loaded = Group::load(&state).unwrap().unwrap();
+        assert_eq!((loaded.node, loaded.chain), (joined.node, joined.chain));
+        assert!(Authority::load(&state).unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn the_invite_decides_role_and_name() {
+        let lab = lab();
+        let code = lab.authority.invite(Role::Client, Uses::Times(1), None, Some("kiosk".into())).unwrap();
+        let joined = lab.join(&code).await.0.unwrap();
+        assert_eq!((joined.node.name.as_str(), joined.node.role), ("kiosk", Role::Client));
+    }
+
+    #[tokio::test]
+    async fn a_used_up_invite_is_refused() {
+        let lab = lab();
+        let code = lab.invite(Uses::Times(1));
+        lab.join(&code).await.0.unwrap();
+        lab.assert_refused(&code, InviteError::UsedUp).await;
+        assert_eq!(lab.authority.members().unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_machine_whose_answer_was_lost_joins_by_the_same_single_use_code() {
+        let lab = lab();
+        let code = lab.invite(Uses::Times(1));
+        let home = tempfile::tempdir().unwrap();
+        let state = StateDir::open(home.path().join("state")).unwrap();
+        let (mut joiner, mut signer) = duplex(64 * 1024);
+        let asking = request(&mut joiner, &SESSION, &code, "laptop", JoinKey::saved_in(&state).unwrap());
+        let losing = async {
+            serve(&mut signer, &SESSION, &lab.authority).await.unwrap();
+        };
+        // The answer was given, and is never read.
+        tokio::select! {
+            biased;
+            () = losing => {}
+            outcome = asking => panic!("{outcome:?}"),
+        }
+        let (mut joiner, mut signer) = duplex(512);
+        let (joined, _) = tokio::join!(
+            request(&mut joiner, &SESSION, &code, "laptop", JoinKey::saved_in(&state).unwrap()),
+            serve(&mut signer, &SESSION, &lab.authority),
+        );
+        group::remember_membership(&state, &joined.unwrap()).unwrap();
+        assert_eq!(lab.authority.members().unwrap().len(), 2);
+        assert_eq!(state.read(JOIN_KEY).unwrap(), None);
+        // To anybody else the code is used up.
+        lab.assert_refused(&code, InviteError::UsedUp).await;
+    }
+
+    #[tokio::test]
+    async fn a_member_of_a_group_with_thousands_of_revocations_can_join() {
+        let lab = lab();
+        let many = (0..5_000_u128).map(|number| NodeId((number << 100 | 1 << 127).to_be_bytes())).collect();
+        lab.authority.merge_revocations(&many).unwrap();
+        let joined = lab.join(&lab.invite(Uses::Any)).await.0.unwrap();
+        assert_eq!(joined.update.revoked().len(), 5_000);
+    }
+
+    #[tokio::test]
+    async fn an_expired_or_unknown_invite_is_refused() {
+        let lab = lab();
+        let code = lab.authority.invite(Role::Client, Uses::Any, Some(Duration::ZERO), None).unwrap();
+        lab.assert_refused(&code, InviteError::Expired).await;
+        let unknown = JoinCode { invite: [0; 8], ..lab.invite(Uses::Any) };
+        lab.assert_refused(&unknown, InviteError::UnknownInvite).await;
+    }
+
+    #[tokio::test]
+    async fn a_wrong_secret_is_refused_and_the_tenth_locks_the_invite() {
+        let lab = lab();
+        let code = lab.invite(Uses::Any);
+        let wrong = JoinCode { secret: [0; 16], ..code.clone() };
+        for _ in 0..10 {
+            lab.assert_refused(&wrong, InviteError::WrongProof).await;
+        }
+        lab.assert_refused(&code, InviteError::Locked).await;
+    }
+
+    #[tokio::test]
+    async fn a_proof_relayed_into_another_session_is_refused() {
+        let lab = lab();
+        let (joiner, signer) = lab.join_in_sessions(&lab.invite(Uses::Any), SESSION, [2; 32]).await;
+        assert!(matches!(joiner, Err(JoinError::Refused(InviteError::WrongProof))));
+        assert!(matches!(signer, Err(JoinError::Refused(InviteError::WrongProof))));
+        assert_eq!(lab.authority.members().unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_proof_is_for_one_key_and_one_name() {
+        let lab = lab();
+        let code = lab.invite(Uses::Any);
+        let proof = |name| proof_context(&SESSION, &[3; 32], name).sign(&code::proof_key(&code.secret));
+        for (public_key, name, admitted) in
+            [([3; 32], "a", true), ([4; 32], "a", false), ([3; 32], "b", false)]
+        {
+            let request = Request {
+                invite: Base64(code.invite),
+                public_key: Base64(public_key),
+                name: name.into(),
+                proof: proof("a"),
+            };
+            assert_eq!(admit(&lab.authority, &SESSION, &request).is_ok(), admitted);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_membership_of_another_group_is_not_believed() {
+        let (lab, other) = (lab(), lab());
+        let code = lab.invite(Uses::Any);
+        let elsewhere = JoinCode { ca_key: other.group.ca_key, group: other.group.id, ..code };
+        let (joiner, _) = lab.join(&elsewhere).await;
+        assert!(matches!(joiner, Err(JoinError::Unsigned(_))), "{joiner:?}");
+    }
+
+    #[tokio::test]
+    async fn the_secret_and_the_private_key_are_never_sent() {
+        let lab = lab();
+        let code = lab.invite(Uses::Any);
+        let (mut joiner, mut wire) = duplex(64 * 1024);
+        let asking = request(&mut joiner, &SESSION, &code, "laptop", JoinKey::temporary().unwrap());
+        let reading = async {
+            let mut length = [0; 4];
+            wire.read_exact(&mut length).await.unwrap();
+            let mut json = vec![0; u32::from_be_bytes(length) as usize];
+            wire.read_exact(&mut json).await.unwrap();
+            drop(wire);
+            json
+        };
+        let (outcome, sent) = tokio::join!(asking, reading);
+        assert!(matches!(outcome, Err(JoinError::Io(_))));
+        let sent: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&sent).unwrap();
+        let fields: Vec<_> = sent.keys().map(String::as_str).collect();
+        assert_eq!(fields, ["invite", "name", "proof", "public_key"]);
+        assert!(!format!("{sent:?}").contains(&serde_json::to_string(&Base64(code.secret)).unwrap()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_peer_is_given_up() {
+        let lab = lab();
+        let (_silent, mut signer) = duplex(64);
+        assert!(matches!(serve(&mut signer, &SESSION, &lab.authority).await, Err(JoinError::TimedOut)));
+        let (_silent, mut joiner) = duplex(4096);
+        let asked =
+            request(&mut joiner, &SESSION, &lab.invite(Uses::Any), "x", JoinKey::temporary().unwrap()).await;
+        assert!(matches!(asked, Err(JoinError::TimedOut)));
+    }
+
+    #[tokio::test]
+    async fn a_giant_message_is_refused_before_it_is_read() {
+        let lab = lab();
+        let (mut peer, mut signer) = duplex(64);
+        peer.write_u32(4 * 1024 + 1).await.unwrap();
+        assert!(matches!(serve(&mut signer, &SESSION, &lab.authority).await, Err(JoinError::TooLong(4097))));
+    }
+
+    #[tokio::test]
+    async fn an_authority_that_cannot_keep_records_admits_nobody() {
+        let lab = lab();
+        let code = lab.invite(Uses::Any);
+        lab.state.write("members.json", b"{").unwrap();
+        let (joiner, signer) = lab.join(&code).await;
+        assert!(matches!(joiner, Err(JoinError::Refused(InviteError::Unrecorded))), "{joiner:?}");
+        assert!(matches!(signer, Err(JoinError::Authority(_))), "{signer:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_messages_are_read_or_refused(bytes: Vec<u8>) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            runtime.block_on(async {
+                let _ = receive::<_, Request>(&mut &bytes[..], MAX_REQUEST).await;
+                let _ = receive::<_, Answer>(&mut &bytes[..], MAX_RESPONSE).await;
+            });
+        }
+    }
+}

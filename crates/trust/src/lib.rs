@@ -1,0 +1,19 @@
+//! Membership of the group, and how a machine obtains it.
+//!
+//! A group is a small certificate authority. [`authority`] holds its key, and [`group`] is what every member holds.
+//! [`code`] is the line that a person carries to a new machine, and [`join`] the protocol between the two machines. An
+//! [`update`] is group state that the authority signed: revocations and the discovery key. A running node keeps the
+//! current one in its [`membership`]. All files are in the state directory. Nothing here opens a socket.
+
+pub mod authority;
+pub(crate) mod base64;
+pub mod certificate;
+pub mod clock;
+pub mod code;
+pub mod error;
+mod files;
+pub mod group;
+pub mod join;
+pub mod membership;
+pub mod random;
+pub mod update;

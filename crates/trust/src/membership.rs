@@ -1,0 +1,345 @@
+//! The running node's view of its group, shared by all its parts.
+//!
+//! Updates come from peers over links, or from the command line through the state directory. Each is verified, applied, and
+//! then saved. A node never goes back to an older update.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+
+use super::authority::Authority;
+use super::clock;
+use super::error::GroupError;
+use super::files::GROUP;
+use super::group::{self, Group};
+use super::update::{SealedUpdate, UpdateError, Version};
+use laneway_sys::state::{Stamp, StateDir};
+use laneway_wire::failure::with_causes;
+use laneway_wire::id::NodeId;
+
+/// Interval between two checks of the state directory, which the command line changes.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The current group, and notice of its changes.
+#[derive(Debug)]
+pub struct Membership {
+    group: watch::Sender<Arc<Group>>,
+    /// The revocations of all updates seen, including those that were not applied.
+    known_revocations: Mutex<BTreeSet<NodeId>>,
+}
+
+impl Membership {
+    /// Starts with the group as it was loaded.
+    pub fn new(group: Group) -> Arc<Self> {
+        let known_revocations = Mutex::new(group.update.revoked().clone());
+        Arc::new(Self { group: watch::Sender::new(Arc::new(group)), known_revocations })
+    }
+
+    /// The current group.
+    pub fn group(&self) -> Arc<Group> {
+        self.group.borrow().clone()
+    }
+
+    /// The group, and its changes.
+    pub fn changes(&self) -> watch::Receiver<Arc<Group>> {
+        self.group.subscribe()
+    }
+
+    /// The version of the current update.
+    pub fn version(&self) -> Version {
+        self.group.borrow().update.version()
+    }
+
+    /// Whether the authority has revoked this node.
+    pub fn revokes(&self, id: NodeId) -> bool {
+        self.group.borrow().update.revokes(id)
+    }
+
+    /// Waits until the authority has revoked this node.
+    pub async fn until_revoked(&self, id: NodeId) {
+        let mut changes = self.changes();
+        if changes.wait_for(|group| group.update.revokes(id)).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// Applies an update if the authority signed it and it is newer than the current one. An older one changes nothing.
+    ///
+    /// # Errors
+    /// [`UpdateError`], unless it is the current update or one that the authority signed.
+    pub fn apply(&self, sealed: &SealedUpdate) -> Result<(), UpdateError> {
+        let group = self.group();
+        if sealed.version() == group.update.version() {
+            return Ok(());
+        }
+        let update = sealed.clone().open(&group.ca_key)?;
+        self.known_revocations.lock().unwrap_or_else(PoisonError::into_inner).extend(update.revoked());
+        let epoch = update.epoch();
+        let changed = self.group.send_if_modified(|group| {
+            let newer = update.version() > group.update.version();
+            if newer {
+                *group = Arc::new(group.with_update(update, clock::now()));
+            }
+            newer
+        });
+        if changed {
+            let own = group.node.id;
+            tracing::info!(epoch, "group update applied");
+            if self.revokes(own) && !group.update.revokes(own) {
+                tracing::error!(
+                    "this machine was removed from the group: no member accepts its links any more"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the membership and the state directory synchronised: saves updates from peers, and applies those of the command
+    /// line. An `authority` signs a new update when another machine with its key missed a revocation. Never returns.
+    pub async fn follow(self: Arc<Self>, state: StateDir, authority: Option<Authority>) {
+        let mut changes = self.changes();
+        let mut ticks = tokio::time::interval(POLL_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut seen = None;
+        let mut warned = false;
+        loop {
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                _ = ticks.tick() => {}
+            }
+            changes.mark_unchanged();
+            let (membership, state, authority) = (self.clone(), state.clone(), authority.clone());
+            let step =
+                tokio::task::spawn_blocking(move || membership.synchronise(&state, authority.as_ref(), seen));
+            match step.await {
+                Ok((stamp, Ok(()))) => (seen, warned) = (stamp, false),
+                Ok((_, Err(error))) if !warned => {
+                    warned = true;
+                    let reason = with_causes(&error);
+                    tracing::warn!(
+                        reason,
+                        "the group update is in force, but not synchronised with the state directory"
+                    );
+                }
+                Ok((_, Err(_))) | Err(_) => {}
+            }
+        }
+    }
+
+    /// Synchronises once. `seen` is the file at the last time; returns the file now.
+    fn synchronise(
+        &self,
+        state: &StateDir,
+        authority: Option<&Authority>,
+        seen: Option<Stamp>,
+    ) -> (Option<Stamp>, Result<(), GroupError>) {
+        let stamp = state.stamp(GROUP);
+        let done = (|| {
+            if stamp != seen
+                && let Some(saved) = Group::load(state)?
+                && self.apply(saved.update.sealed()).is_err()
+            {
+                tracing::error!("the state directory holds another group now: restart this node");
+            }
+            if let Some(authority) = authority {
+                let known = self.known_revocations.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                if let Some(update) = authority.merge_revocations(&known)? {
+                    tracing::warn!(
+                        epoch = update.epoch(),
+                        "signed a new update: another authority missed a revocation"
+                    );
+                    // Cannot fail: this machine has just signed it.
+                    let _ = self.apply(update.sealed());
+                }
+            }
+            self.group.send_if_modified(|group| match group.without_expired_keys(clock::now()) {
+                Some(changed) => {
+                    *group = Arc::new(changed);
+                    true
+                }
+                None => false,
+            });
+            group::save_update(state, &self.group())
+        })();
+        // A file that was just saved differs from `stamp`, so it is read once more and found unchanged.
+        (stamp, done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authority::tests::new;
+    use crate::update::GroupUpdate;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt as _;
+    use tokio::time::timeout;
+
+    const DEADLINE: Duration = Duration::from_secs(30);
+    const LAPTOP: NodeId = NodeId([7; 16]);
+
+    /// The authority's own machine and another member's, in one.
+    struct Lab {
+        _directory: tempfile::TempDir,
+        state: StateDir,
+        authority: Authority,
+        membership: Arc<Membership>,
+    }
+
+    fn lab() -> Lab {
+        let (directory, state, authority, group) = new();
+        Lab { _directory: directory, state, authority, membership: Membership::new(group) }
+    }
+
+    impl Lab {
+        fn saved(&self) -> Group {
+            Group::load(&self.state).unwrap().unwrap()
+        }
+    }
+
+    #[test]
+    fn a_newer_update_applies_at_once_and_older_or_forged_ones_change_nothing() {
+        let Lab { membership, authority, state, _directory } = lab();
+        let start = membership.group();
+        authority.revoke(&LAPTOP.to_string()).unwrap();
+        let first = Group::load(&state).unwrap().unwrap().update;
+        authority.rotate().unwrap();
+        let second = Group::load(&state).unwrap().unwrap().update;
+
+        membership.apply(second.sealed()).unwrap();
+        assert!(membership.revokes(LAPTOP));
+        assert_eq!((membership.version(), membership.group().update.epoch()), (second.version(), 2));
+        let [retired] = membership.group().retired.clone().try_into().unwrap();
+        assert_eq!((retired.epoch, retired.key()), (0, start.update.discovery_key()));
+
+        let (_other_directory, _, other, _) = new();
+        for _ in 0..3 {
+            other.rotate().unwrap();
+        }
+        let foreign = Group::load(&other_state(&_other_directory)).unwrap().unwrap().update;
+        assert_eq!(membership.apply(foreign.sealed()), Err(UpdateError::Forged));
+        for old in [&start.update, &first] {
+            membership.apply(old.sealed()).unwrap();
+        }
+        assert_eq!(membership.version(), second.version());
+    }
+
+    fn other_state(directory: &tempfile::TempDir) -> StateDir {
+        StateDir::open(directory.path().join("state")).unwrap()
+    }
+
+    #[tokio::test]
+    async fn waiting_for_a_revocation_ends_even_when_it_came_before() {
+        let lab = lab();
+        let waiting = tokio::spawn({
+            let membership = lab.membership.clone();
+            async move { membership.until_revoked(LAPTOP).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        lab.authority.revoke(&LAPTOP.to_string()).unwrap();
+        lab.membership.apply(lab.saved().update.sealed()).unwrap();
+        waiting.await.unwrap();
+        lab.membership.until_revoked(LAPTOP).await;
+    }
+
+    #[tokio::test]
+    async fn changes_of_the_command_line_are_applied_and_updates_of_peers_are_saved() {
+        let lab = lab();
+        let following = tokio::spawn(lab.membership.clone().follow(lab.state.clone(), None));
+        let mut changes = lab.membership.changes();
+        lab.authority.revoke(&LAPTOP.to_string()).unwrap();
+        let heard = changes.wait_for(|group| group.update.revokes(LAPTOP));
+        drop(timeout(DEADLINE, heard).await.expect("it reads the file").unwrap());
+        following.abort();
+
+        // Another member's machine, which gets the update over a link.
+        let (_home, state) = empty();
+        group::remember_membership(&state, &Group { retired: vec![], ..start(&lab) }).unwrap();
+        let membership = Membership::new(Group::load(&state).unwrap().unwrap());
+        let following = tokio::spawn(membership.clone().follow(state.clone(), None));
+        membership.apply(lab.saved().update.sealed()).unwrap();
+        let saved = async {
+            while Group::load(&state).unwrap().unwrap().update != lab.saved().update {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(DEADLINE, saved).await.expect("it saves the update");
+        assert!(Group::load(&state).unwrap().unwrap().retired.len() == 1);
+        following.abort();
+    }
+
+    fn empty() -> (tempfile::TempDir, StateDir) {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(directory.path().join("state")).unwrap();
+        (directory, state)
+    }
+
+    /// The group in its first epoch.
+    fn start(lab: &Lab) -> Group {
+        let group = lab.membership.group();
+        let update = GroupUpdate::sign(&lab.authority_key(), 0, [1; 32], BTreeSet::new()).unwrap();
+        Group { update, ..Group::clone(&group) }
+    }
+
+    impl Lab {
+        fn authority_key(&self) -> rcgen::KeyPair {
+            let key = self.state.read("ca.key").unwrap().unwrap();
+            rcgen::KeyPair::from_pem(std::str::from_utf8(&key).unwrap()).unwrap()
+        }
+    }
+
+    #[test]
+    fn an_update_that_cannot_be_saved_applies_all_the_same_and_is_saved_later() {
+        let lab = lab();
+        let (_home, state) = empty();
+        group::remember_membership(&state, &start(&lab)).unwrap();
+        let membership = Membership::new(Group::load(&state).unwrap().unwrap());
+        lab.authority.revoke(&LAPTOP.to_string()).unwrap();
+        membership.apply(lab.saved().update.sealed()).unwrap();
+        // A directory in place of the file fails for every user that runs the test.
+        let file = state.file("crl.pem");
+        fs::remove_file(&file).unwrap();
+        fs::create_dir(&file).unwrap();
+        assert!(membership.synchronise(&state, None, None).1.is_err());
+        assert!(membership.revokes(LAPTOP));
+        assert_eq!(Group::load(&state).unwrap().unwrap().update.epoch(), 0);
+        fs::remove_dir(&file).unwrap();
+        membership.synchronise(&state, None, None).1.unwrap();
+        assert_eq!(Group::load(&state).unwrap().unwrap().update.epoch(), 1);
+        assert_eq!(fs::metadata(&file).unwrap().permissions(), Permissions::from_mode(0o100_600));
+    }
+
+    #[test]
+    fn a_retired_key_is_valid_for_a_day_and_a_clock_that_is_set_back_does_not_extend_it() {
+        let lab = lab();
+        let group = lab.membership.group();
+        lab.authority.rotate().unwrap();
+        let (update, at) = (lab.saved().update, Duration::from_secs(2_000_000_000));
+        let after = group.with_update(update, at);
+        let day = Duration::from_secs(24 * 3600);
+        assert!(after.without_expired_keys(at + day - Duration::from_secs(1)).is_none());
+        assert!(after.without_expired_keys(at + day).unwrap().retired.is_empty());
+        assert!(after.without_expired_keys(at - Duration::from_secs(1)).unwrap().retired.is_empty());
+    }
+
+    #[test]
+    fn an_authority_signs_again_when_another_one_missed_a_revocation() {
+        let lab = lab();
+        let (mine, theirs) = (LAPTOP, NodeId([8; 16]));
+        // Both signed epoch 1 without knowing of each other.
+        let other = GroupUpdate::sign(&lab.authority_key(), 1, [2; 32], BTreeSet::from([theirs])).unwrap();
+        lab.authority.revoke(&mine.to_string()).unwrap();
+        lab.membership.apply(lab.saved().update.sealed()).unwrap();
+        lab.membership.apply(other.sealed()).unwrap();
+        lab.membership.synchronise(&lab.state, Some(&lab.authority), None).1.unwrap();
+        let update = lab.saved().update;
+        assert_eq!((update.epoch(), update.revokes(mine), update.revokes(theirs)), (2, true, true));
+        assert_eq!(lab.membership.version(), update.version());
+        lab.membership.synchronise(&lab.state, Some(&lab.authority), None).1.unwrap();
+        assert_eq!(lab.saved().update.epoch(), 2, "it signed once only");
+    }
+}

@@ -1,0 +1,230 @@
+//! Heads taken apart by httparse: with which of its options, and what it accepts that is refused here.
+//!
+//! httparse is called once for each head, when the head is whole ([`super::head_end`]).
+
+use std::mem::MaybeUninit;
+
+use httparse::{Header, ParserConfig, Request, Response, Status};
+
+use super::{Fields, MAX_HEAD, Malformed, Version, diagnosis, empty_lines};
+
+/// Up to this many fields are parsed without an allocation for httparse. Browsers send about 20.
+const USUAL_FIELDS: usize = 64;
+
+/// The parts of a request head.
+pub(super) struct RequestTokens<'a> {
+    pub(super) method: &'a str,
+    pub(super) target: &'a str,
+    pub(super) version: Version,
+    pub(super) fields: Fields,
+}
+
+/// The parts of a response head.
+pub(super) struct ResponseTokens<'a> {
+    pub(super) version: Version,
+    /// Any three digits.
+    pub(super) status: u16,
+    pub(super) reason: &'a [u8],
+    pub(super) fields: Fields,
+}
+
+/// Takes a request head apart.
+pub(super) fn request(head: &[u8]) -> Result<RequestTokens<'_>, Malformed> {
+    check_size(head)?;
+    // RFC 9112 §2.2: at least one empty line before the request line SHOULD be ignored.
+    let head = &head[empty_lines(head)..];
+    let options = request_options();
+    let tokens = with_room(head, |room| {
+        let mut request = Request::new(&mut []);
+        let status = options.parse_request_with_uninit_headers(&mut request, head, room)?;
+        let (Status::Complete(length), Some(method), Some(target), Some(version)) =
+            (status, request.method, request.path, request.version)
+        else {
+            return Ok(Status::Partial);
+        };
+        let fields = Fields::collect(request.headers, head.len());
+        let version = Version::from_minor(version);
+        Ok(Status::Complete((length, RequestTokens { method, target, version, fields })))
+    });
+    check_end(head, tokens, diagnosis::of_request)
+}
+
+/// Takes a response head apart.
+pub(super) fn response(head: &[u8]) -> Result<ResponseTokens<'_>, Malformed> {
+    check_size(head)?;
+    let options = response_options();
+    let tokens = with_room(head, |room| {
+        let mut response = Response::new(&mut []);
+        let status = options.parse_response_with_uninit_headers(&mut response, head, room)?;
+        let (Status::Complete(length), Some(version), Some(code)) = (status, response.version, response.code)
+        else {
+            return Ok(Status::Partial);
+        };
+        let (fields, reason) = (Fields::collect(response.headers, head.len()), reason(head));
+        let version = Version::from_minor(version);
+        Ok(Status::Complete((length, ResponseTokens { version, status: code, reason, fields })))
+    });
+    check_end(head, tokens, diagnosis::of_response)
+}
+
+/// Requests are read strictly: two recipients must not see two different requests (RFC 9112 §11.2). White space
+/// before a colon (§5.1: MUST be refused) and folded lines (§5.2: MUST be refused or replaced) have no option:
+/// httparse always refuses them in a request.
+fn request_options() -> ParserConfig {
+    let mut options = ParserConfig::default();
+    // RFC 9112 §3: single spaces; lenient parsing of a request line can be a vulnerability.
+    options.allow_multiple_spaces_in_request_line_delimiters(false);
+    // RFC 9112 §2.2: such a message MUST be rejected, or such lines consumed without further processing.
+    options.allow_space_before_first_header_name(false);
+    // RFC 9112 §5.1: the request MUST be answered with 400; a line that is ignored might have framed the body.
+    options.ignore_invalid_headers_in_requests(false);
+    options
+}
+
+/// Responses are read less strictly where the RFC says what a proxy makes of the oddity.
+fn response_options() -> ParserConfig {
+    let mut options = ParserConfig::default();
+    // RFC 9112 §5.1: a proxy MUST remove white space before the colon of a response field.
+    options.allow_spaces_after_header_name_in_responses(true);
+    // RFC 9112 §5.2: a proxy MUST discard the message or replace a fold by spaces; [`Fields::collect`] does.
+    options.allow_obsolete_multiline_headers_in_responses(true);
+    // RFC 9112 §4: single spaces. More are no server's known habit.
+    options.allow_multiple_spaces_in_response_status_delimiters(false);
+    // RFC 9112 §2.2: such a message MUST be rejected, or such lines consumed without further processing.
+    options.allow_space_before_first_header_name(false);
+    // RFC 9112 §6.3: a line that is ignored might have framed the body.
+    options.ignore_invalid_headers_in_responses(false);
+    options
+}
+
+/// RFC 9112 §2.3 and §3 bound nothing; the limit is ours.
+fn check_size(head: &[u8]) -> Result<(), Malformed> {
+    if head.len() > MAX_HEAD { Err(Malformed::HeadTooLarge) } else { Ok(()) }
+}
+
+/// Calls `parse` with room for the fields of `head`: on the stack for the usual number, else on the heap for as
+/// many as there are lines. The size of a head limits its fields, not their number.
+fn with_room<'a, T>(
+    head: &'a [u8],
+    parse: impl Fn(&mut [MaybeUninit<Header<'a>>]) -> httparse::Result<T>,
+) -> httparse::Result<T> {
+    match parse(&mut [const { MaybeUninit::uninit() }; USUAL_FIELDS]) {
+        Err(httparse::Error::TooManyHeaders) => {
+            let lines = head.iter().filter(|&&byte| byte == b'\n').count();
+            parse(&mut vec![MaybeUninit::uninit(); lines])
+        }
+        parsed => parsed,
+    }
+}
+
+/// Checks what httparse leaves open: that a head is one whole head without anything before or after it, and that
+/// each of its lines ends with CRLF. RFC 9112 §2.2 says that a recipient MAY take a lone LF for the end of a line,
+/// as httparse does; a recipient that does not would see other lines. (httparse itself refuses a lone CR.)
+fn check_end<T>(
+    head: &[u8],
+    parsed: httparse::Result<(usize, T)>,
+    diagnose: fn(&[u8], httparse::Error) -> Malformed,
+) -> Result<T, Malformed> {
+    match parsed {
+        Err(error) => Err(diagnose(head, error)),
+        // httparse skips any number of empty lines, also before a status line.
+        Ok(_) if head.starts_with(b"\r") => Err(diagnose(head, httparse::Error::NewLine)),
+        Ok(_) if has_bare_line_feed(head) => Err(Malformed::LineBreak),
+        Ok(Status::Complete((length, tokens))) if length == head.len() => Ok(tokens),
+        Ok(_) => Err(Malformed::Unfinished),
+    }
+}
+
+fn has_bare_line_feed(head: &[u8]) -> bool {
+    head.starts_with(b"\n") || head.windows(2).any(|pair| pair[1] == b'\n' && pair[0] != b'\r')
+}
+
+/// The reason phrase of a status line that httparse accepted, which has fixed places (RFC 9112 §4). httparse gives
+/// an empty one in place of any that has a byte above ASCII.
+fn reason(head: &[u8]) -> &[u8] {
+    const START: usize = b"HTTP/1.1 200 ".len();
+    let end = head.iter().position(|&byte| byte == b'\r').unwrap_or(head.len());
+    head.get(START..end).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::{RequestHead, ResponseHead};
+    use http::Method;
+
+    /// Whether httparse takes all of `head` for a request.
+    fn is_request_to_httparse(head: &[u8]) -> bool {
+        let mut fields = [httparse::EMPTY_HEADER; 4];
+        Request::new(&mut fields).parse(head) == Ok(Status::Complete(head.len()))
+    }
+
+    fn is_response_to_httparse(head: &[u8]) -> bool {
+        let mut fields = [httparse::EMPTY_HEADER; 4];
+        let mut response = Response::new(&mut fields);
+        response_options().parse_response(&mut response, head) == Ok(Status::Complete(head.len()))
+    }
+
+    #[test]
+    fn what_httparse_accepts_in_requests_and_the_policy_refuses() {
+        for (head, want) in [
+            // RFC 9112 §2.2: a lone LF.
+            ("GET / HTTP/1.1\nHost: h\r\n\r\n", Malformed::LineBreak),
+            ("GET / HTTP/1.1\r\nHost: h\n\r\n", Malformed::LineBreak),
+            ("GET / HTTP/1.1\r\nHost:\n\r\n", Malformed::LineBreak),
+            ("GET / HTTP/1.1\r\nHost: h\r\n\n", Malformed::LineBreak),
+            // RFC 9112 §2.2: "at least one" empty line, and not any number.
+            ("\nGET / HTTP/1.1\r\nHost: h\r\n\r\n", Malformed::LineBreak),
+            ("\r\n\r\n\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n", Malformed::RequestLine),
+            // RFC 9112 §3.2.1, RFC 3986 §4.3: a target has no fragment.
+            ("GET /#a HTTP/1.1\r\nHost: h\r\n\r\n", Malformed::TargetBytes),
+            // RFC 9112 §3.2, §6: what fields mean is not httparse's concern.
+            ("GET / HTTP/1.1\r\n\r\n", Malformed::HostMissing),
+            (
+                "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+                Malformed::BothLengths,
+            ),
+        ] {
+            assert!(is_request_to_httparse(head.as_bytes()), "{head:?}");
+            assert_eq!(RequestHead::parse(head.as_bytes()).map(|_| ()), Err(want), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn what_httparse_accepts_in_responses_and_the_policy_refuses() {
+        for (head, want) in [
+            ("HTTP/1.1 200 OK\nA: 1\r\n\r\n", Malformed::LineBreak),
+            ("HTTP/1.1 200\nA: 1\r\n\r\n", Malformed::LineBreak),
+            ("HTTP/1.1 200 OK\r\nA: 1\n 2\r\n\r\n", Malformed::LineBreak),
+            ("HTTP/1.1 200 OK\r\n\n", Malformed::LineBreak),
+            // RFC 9112 §2.2 forgives an empty line before a request line only.
+            ("\r\nHTTP/1.1 200 OK\r\n\r\n", Malformed::StatusLine),
+            ("\nHTTP/1.1 200 OK\r\n\r\n", Malformed::LineBreak),
+            // RFC 9110 §15: a status code is 100 or more.
+            ("HTTP/1.1 099 OK\r\n\r\n", Malformed::StatusLine),
+        ] {
+            assert!(is_response_to_httparse(head.as_bytes()), "{head:?}");
+            let parsed = ResponseHead::parse(head.as_bytes(), &Method::GET);
+            assert_eq!(parsed.map(|_| ()), Err(want), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn a_reason_above_ascii_is_kept_although_httparse_drops_it() {
+        for reason in ["", "OK", " two  spaces ", "\u{e4}", "In Ordnung \u{fc}"] {
+            let head = format!("HTTP/1.1 200 {reason}\r\nA: 1\r\n\r\n");
+            assert_eq!(response(head.as_bytes()).unwrap().reason, reason.as_bytes());
+        }
+        assert_eq!(response(b"HTTP/1.1 200\r\nA: 1\r\n\r\n").unwrap().reason, b"");
+    }
+
+    #[test]
+    fn any_number_of_fields_fits_within_the_size_of_a_head() {
+        let start = "HTTP/1.1 200 OK\r\n";
+        for count in [0, 1, USUAL_FIELDS, USUAL_FIELDS + 1, 129, (MAX_HEAD - start.len() - 2) / 4] {
+            let head = format!("{start}{}\r\n", "A:\r\n".repeat(count));
+            let tokens = response(head.as_bytes()).unwrap();
+            assert_eq!(tokens.fields.len(), count);
+        }
+    }
+}
