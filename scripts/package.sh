@@ -75,7 +75,7 @@ check() {
             [ ! -s "$work/complaints" ] || { cat "$work/complaints" >&2; exit 1; }
         done
         systemd-analyze security --offline=true --threshold=20 packaging/systemd/laneway.service 2>/dev/null |
-            grep "Overall exposure" || { echo "error: the unit is more exposed than it was" >&2; exit 1; }
+            grep "Overall exposure" || { echo "error: the unit's exposure is above the threshold" >&2; exit 1; }
     else
         echo "skipped: systemd-analyze is not installed"
     fi

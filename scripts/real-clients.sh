@@ -3,7 +3,7 @@
 # has no route to the server and cannot resolve its name. Prints a table: pass, fail, or skipped with the reason.
 #   scripts/real-clients.sh                all of them
 #   scripts/real-clients.sh pip npm        these
-#   scripts/real-clients.sh --install      first installs what they need: Debian packages (as root), and packages of PyPI and
+#   scripts/real-clients.sh --install      first installs their requirements: Debian packages (as root), and packages of PyPI and
 #                                          npm below target/
 #   scripts/real-clients.sh --no-proxy     prints how each client reads no_proxy: the table of docs/clients.md
 set -euo pipefail

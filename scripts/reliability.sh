@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# What must hold under failure, load and attack, measured in the network lab. Each line prints its figures, and fails
-# when it falls short; so does the script. Needs what `cargo test --test netns` needs, better as root, on a machine that
-# does nothing else meanwhile.
+# Measures what must hold under failure, load and attack, in the network lab. Each line prints its figures, and fails when
+# one is not good enough; so does the script. Needs what `cargo test --test netns` needs, preferably root, and a machine
+# that does nothing else meanwhile.
 #
 #   scripts/reliability.sh [--scale X] [LINE…]    every line in full (hours), or those with these numbers: 1, 06, 9 …
 #
-# --scale 0.1 runs every line for a tenth of its time, or with a tenth of its numbers. PROFILE=dev measures the dev build,
-# which is faster to make. LANEWAY_SEED=N throws other broken inputs at the local port (line 16).
+# --scale 0.1 runs each line for a tenth of its time, or with a tenth of its numbers. PROFILE=dev measures the dev build,
+# which is faster to build. LANEWAY_SEED=N uses other malformed inputs (line 16).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -19,8 +19,8 @@ mod reliability;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use std::process::ExitCode;
 
-/// The number of concurrent trials. Each starts several processes, and some measure time.
-const PARALLEL_TRIALS: usize = 2;
+/// The number of concurrent trials. Most of their time they wait for a deadline, so that more than one per core pays.
+const PARALLEL_TRIALS: usize = 4;
 
 /// A program that this trial needs and that is not installed.
 fn missing(trial: &str) -> Option<String> {
