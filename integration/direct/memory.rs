@@ -59,7 +59,7 @@ async fn when_memory_is_short_new_tunnels_are_refused_truthfully() {
     let (link, origin) = (lab.link().await, Origin::new());
     let target = Target::from(origin.address);
     let account = lab.memory.account();
-    account.hold(LIMIT - LIMIT / 8);
+    account.charge(LIMIT - LIMIT / 8);
     let failure = link.open(&target, 1, Bytes::new()).await.unwrap_err();
     assert_eq!((failure.kind, failure.side), (Kind::LimitReached, Side::Gateway));
     drop(account);
@@ -67,7 +67,7 @@ async fn when_memory_is_short_new_tunnels_are_refused_truthfully() {
 
     let proxy = lab.proxy_with_memory(LIMIT as u64).await;
     let account = proxy.memory.account();
-    account.hold(LIMIT - LIMIT / 8);
+    account.charge(LIMIT - LIMIT / 8);
     let mut app = Peer::connect(proxy.address).await;
     app.say(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n")).await;
     let answer = app.head().await;
@@ -85,7 +85,7 @@ async fn while_memory_is_tight_windows_are_small() {
     let mut granted = Vec::new();
     for hold in [LIMIT * 5 / 8, 0] {
         let account = lab.memory.account();
-        account.hold(hold);
+        account.charge(hold);
         let sent = if hold > 0 { MIB } else { 16 * 1024 };
         for _ in 0..sent / (16 * 1024) {
             raw.output.say(frame(DATA, 0, 1, &[0; 16 * 1024])).await;

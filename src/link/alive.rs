@@ -98,7 +98,7 @@ impl Pulse {
         if self.tunnels.fetch_add(1, Ordering::Relaxed) == 0 {
             self.busy.notify_one();
         }
-        self.queue.steps().hurry();
+        self.queue.steps().expect_small();
         OpenTunnel { pulse: self.clone(), counts: true }
     }
 

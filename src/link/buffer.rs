@@ -1,15 +1,15 @@
-//! Bytes under way between a socket and the record layer: large while a link is busy, small while it is not.
+//! The buffers between a socket and the record layer: large while a link is busy, small while it is not.
 
 use super::steps::Steps;
 
-/// The smallest size.
+/// The smallest size, in bytes.
 const SMALLEST: usize = 4 * 1024;
-/// Each time that it was full, it grows so many times.
-const STEP: usize = 4;
-/// The largest size: what one system call moves.
-const LARGEST: usize = Steps::MOST_AT_ONCE;
-/// So many uses in a row of less than a quarter of it make it smaller.
-const QUIET: u8 = 32;
+/// By which factor it grows each time that it was full.
+const GROWTH: usize = 4;
+/// The largest size, in bytes: what one system call moves.
+const LARGEST: usize = Steps::MAX_AT_ONCE;
+/// After how many uses in a row of less than a quarter of it it shrinks.
+const QUIET_USES: u8 = 32;
 
 /// A buffer that is read from the front and filled at the end.
 #[derive(Debug, Default)]
@@ -21,7 +21,7 @@ pub(super) struct Buffer {
 }
 
 impl Buffer {
-    /// What waits to be read.
+    /// The bytes that wait to be read.
     pub(super) fn filled(&self) -> &[u8] {
         &self.bytes[self.start..self.end]
     }
@@ -53,24 +53,24 @@ impl Buffer {
         &mut self.bytes[self.end..]
     }
 
-    /// Says that `count` bytes of the room were filled.
+    /// Notes that `count` bytes of the room were filled.
     pub(super) fn fill(&mut self, count: usize) {
         self.end += count;
         debug_assert!(self.end <= self.bytes.len(), "no more than there was room");
         if self.end == self.bytes.len() && self.bytes.len() < LARGEST {
-            self.bytes.resize((self.bytes.len() * STEP).min(LARGEST), 0);
+            self.bytes.resize((self.bytes.len() * GROWTH).min(LARGEST), 0);
         }
     }
 
-    /// Starts again at the front, and sheds what has not been needed for a while.
+    /// Starts again at the front, and shrinks what has not been needed for a while.
     fn rewind(&mut self) {
-        if self.end > self.bytes.len() / STEP || self.bytes.len() <= SMALLEST {
+        if self.end > self.bytes.len() / GROWTH || self.bytes.len() <= SMALLEST {
             self.quiet = 0;
         } else {
             self.quiet += 1;
-            if self.quiet == QUIET {
+            if self.quiet == QUIET_USES {
                 self.quiet = 0;
-                self.bytes = vec![0; (self.bytes.len() / STEP).max(SMALLEST)];
+                self.bytes = vec![0; (self.bytes.len() / GROWTH).max(SMALLEST)];
             }
         }
         (self.start, self.end) = (0, 0);
@@ -115,7 +115,7 @@ mod tests {
             buffer.consume(room);
         }
         assert_eq!(buffer.bytes.len(), LARGEST);
-        for _ in 0..6 * usize::from(QUIET) {
+        for _ in 0..6 * usize::from(QUIET_USES) {
             buffer.room(1);
             buffer.fill(1);
             buffer.consume(1);

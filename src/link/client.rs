@@ -344,7 +344,7 @@ async fn drive(mut connection: Connection<Secure>, ping: PingPong, link: Link, m
         }
         let driven = connection.poll_drive(cx);
         if driven.is_pending() {
-            pulse.queue().rests();
+            pulse.queue().idle();
         }
         if connection.is_closing() {
             unusable.cancel();

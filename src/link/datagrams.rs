@@ -1,7 +1,7 @@
-//! UDP on a stream of a link (RFC 9298): what both ends do alike.
+//! UDP on a stream of a link (RFC 9298): what both ends have in common.
 //!
-//! Nothing here waits for a datagram's sake: a queue that does not move loses datagrams, as a router's does, and never
-//! grows. Who sends finds its own queue full: the app's at the client, the socket's at the gateway.
+//! Delivery is best effort: a queue that is full drops datagrams, as a router's does. The queues are the app's at the client
+//! and the socket's at the gateway.
 
 use std::io;
 use std::sync::Arc;
@@ -20,31 +20,31 @@ use crate::telemetry::traffic::Traffic;
 use crate::wire::capsule::{self, CapsuleError, Decoder, HEAD, LONGEST_PAYLOAD};
 use crate::wire::target::Target;
 
-/// A destination over which nothing passes either way is forgotten after so long (RFC 4787 §4.3, REQ-5).
+/// After how long without traffic in either direction a destination is forgotten (RFC 4787 §4.3, REQ-5).
 const IDLE: Duration = Duration::from_secs(120);
-/// A name server answers at once or never, and each question comes from another port (REQ-5 a).
+/// The same for name servers, which answer at once or never, and are asked from another port each time (REQ-5 a).
 const IDLE_DNS: Duration = Duration::from_secs(20);
 const DNS: u16 = 53;
-/// Datagrams travel together as long as they are fewer bytes than this.
+/// How many bytes of datagrams are sent together.
 pub const BATCH: usize = 64 * 1024;
 
-/// The stream does not go on.
+/// Why a stream of datagrams has ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum Broken {
     /// It was reset, or the link has ended.
     #[error("the tunnel broke")]
     Tunnel(#[from] http2::Error),
-    /// The other end does not send what it should.
+    /// The other end sent something that is not a capsule.
     #[error("not a stream of datagrams")]
     Capsule(#[from] CapsuleError),
 }
 
-/// How long a destination may be silent both ways.
+/// How long a destination may be idle.
 pub fn idle_limit(target: &Target) -> Duration {
     if target.port == DNS { IDLE_DNS } else { IDLE }
 }
 
-/// What a tunnel receives, as datagrams.
+/// The datagrams that a tunnel receives.
 #[derive(Debug)]
 pub struct Datagrams {
     inbox: Inbox,
@@ -57,7 +57,7 @@ impl Datagrams {
         Self { inbox, decoder: Decoder::default() }
     }
 
-    /// The next one; `None` when the other end will send no more.
+    /// The next datagram; `None` when the other end has ended its direction.
     ///
     /// # Errors
     /// [`Broken`].
@@ -74,19 +74,18 @@ impl Datagrams {
     }
 }
 
-/// Datagrams that travel together.
+/// Datagrams that are sent together.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// As the stream carries them.
+    /// The datagrams as capsules.
     pub capsules: Bytes,
-    /// Their payloads' bytes.
+    /// The bytes of their payloads.
     pub payload: usize,
-    /// How many they are.
+    /// How many datagrams there are.
     pub count: u64,
 }
 
-/// Takes what a connected socket has received, about [`BATCH`] bytes of it at most; and why there will be no more, if
-/// something is wrong.
+/// Reads what a connected socket has received, about [`BATCH`] bytes at most. Gives the error, too, if the socket has one.
 pub fn receive(socket: &UdpSocket) -> (Batch, Option<io::Error>) {
     let mut capsules = BytesMut::with_capacity(BATCH + HEAD + LONGEST_PAYLOAD);
     let (mut payload, mut count, mut end) = (0, 0, None);
@@ -106,46 +105,46 @@ pub fn receive(socket: &UdpSocket) -> (Batch, Option<io::Error>) {
             }
         }
     }
-    // Not the buffer itself, most of which would be kept for nothing until it was sent.
+    // A copy, because most of the buffer would be held for nothing until the batch was sent.
     (Batch { capsules: Bytes::copy_from_slice(&capsules), payload, count }, end)
 }
 
 /// Waits until a connected socket has received something.
 ///
 /// # Errors
-/// What ICMP brought instead, once. It may matter ([`is_unreachable`]) or not.
+/// An error that ICMP reported, once. [`is_unreachable`] says whether it ends the flow.
 pub async fn readable(socket: &UdpSocket) -> io::Result<()> {
     let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
     if ready.is_error() {
-        // Tokio is told that the error was taken; otherwise the socket would be ready for ever.
+        // This clears tokio's readiness; otherwise the socket would be ready for ever.
         let _ = socket.try_io(Interest::ERROR, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
         return socket.take_error()?.map_or(Ok(()), Err);
     }
     Ok(())
 }
 
-/// What has passed between an app and one destination so far.
+/// The traffic between an app and one destination so far.
 #[derive(Debug)]
 pub struct Usage {
     since: Instant,
-    /// When a datagram last passed, in microseconds.
+    /// When a datagram last passed, in microseconds since `since`.
     last: AtomicU64,
     traffic: Traffic,
 }
 
 impl Usage {
-    /// Nothing yet; what will pass is a part of `whole`.
+    /// No traffic yet. It is also counted in `whole`.
     pub fn of(whole: &Arc<Traffic>) -> Self {
         Self { since: Instant::now(), last: AtomicU64::default(), traffic: Traffic::of(whole) }
     }
 
-    /// Notes bytes that went to the destination.
+    /// Counts bytes that were sent to the destination.
     pub fn sent(&self, count: usize) {
         self.traffic.add_sent(count as u64);
         self.touch();
     }
 
-    /// Notes bytes that came from it.
+    /// Counts bytes that were received from the destination.
     pub fn received(&self, count: usize) {
         self.traffic.add_received(count as u64);
         self.touch();
@@ -167,7 +166,7 @@ impl Usage {
         Moved { sent: self.traffic.sent(), received: self.traffic.received() }
     }
 
-    /// Waits until the destination was out of use for so long.
+    /// Waits until the destination was not used for `limit`.
     pub async fn idle(&self, limit: Duration) {
         loop {
             let due = self.last() + limit;
@@ -179,7 +178,7 @@ impl Usage {
     }
 }
 
-/// Whether a socket's error means that its peer cannot be reached, and not that one datagram was lost.
+/// Whether a socket's error means that its peer cannot be reached, and not just that one datagram was lost.
 pub fn is_unreachable(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
     matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable)
@@ -190,7 +189,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_destination_is_idle_when_it_was_not_used_for_as_long_as_its_port_lets_it() {
+    async fn a_destination_is_idle_after_the_limit_of_its_port() {
         let limit = |target: &str| idle_limit(&target.parse().unwrap());
         assert_eq!((limit("h:53"), limit("h:54")), (IDLE_DNS, IDLE));
         let usage = Usage::of(&Arc::default());

@@ -1,5 +1,5 @@
-//! The TLS handshake of a link. rustls does all of it, verification included; when it is done, the keys go to the
-//! record layer of [`Secure`].
+//! The TLS handshake of a link. rustls does all of it, including verification; afterwards the keys go to the record layer of
+//! [`Secure`].
 
 use std::io;
 use std::sync::Arc;
@@ -16,23 +16,23 @@ use super::secure::{Schedule, Secure};
 use super::tls::Service;
 use crate::net;
 
-/// One read.
+/// How many bytes one read takes.
 const READ: usize = 16 * 1024;
-/// No flight of a handshake is longer: certificates of this group are some hundred bytes.
-const LONGEST_FLIGHT: usize = 64 * 1024;
+/// The longest flight of a handshake, in bytes: certificates of a group have some hundred.
+const MAX_FLIGHT: usize = 64 * 1024;
 
-/// A connection whose ends have proved to each other who they are.
+/// A connection whose ends have verified each other.
 pub struct Proved {
     /// The stream of bytes.
     pub stream: Secure,
-    /// The other end's certificates, verified.
+    /// The verified certificates of the other end.
     pub certificates: Vec<CertificateDer<'static>>,
 }
 
 /// The client's end.
 ///
 /// # Errors
-/// What the socket says, or why one end does not trust the other.
+/// An error of the socket, or why one end does not trust the other.
 pub async fn connect(
     tcp: TcpStream,
     config: Arc<ClientConfig>,
@@ -42,21 +42,21 @@ pub async fn connect(
     Handshake { tcp, session: Session::Client(session), received: Vec::new() }.complete().await
 }
 
-/// A connection that has said what it wants, and no more.
+/// A connection that has sent its ClientHello.
 pub struct Hello {
     /// The socket.
     pub tcp: TcpStream,
-    /// What was read from it: the ClientHello, and perhaps what came behind.
+    /// What was read from it: the ClientHello, and perhaps more.
     pub received: Vec<u8>,
-    /// What it asks for.
+    /// What it requests; none when that is unknown.
     pub service: Option<Service>,
 }
 
 impl Hello {
-    /// Reads the ClientHello. There is no deadline here.
+    /// Reads the ClientHello. The caller sets the deadline.
     ///
     /// # Errors
-    /// What the socket says, or that this is no TLS.
+    /// An error of the socket, or that this is not TLS.
     pub async fn read(mut tcp: TcpStream) -> io::Result<Self> {
         let mut acceptor = Acceptor::default();
         let mut received = Vec::with_capacity(1024);
@@ -65,20 +65,20 @@ impl Hello {
             if tcp.read_buf(&mut received).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            let mut news = &received[seen..];
-            while !news.is_empty() {
-                acceptor.read_tls(&mut news)?;
+            let mut fresh = &received[seen..];
+            while !fresh.is_empty() {
+                acceptor.read_tls(&mut fresh)?;
                 match acceptor.accept() {
                     Ok(Some(hello)) => {
-                        let service = Service::asked_for(&hello.client_hello());
+                        let service = Service::requested_by(&hello.client_hello());
                         return Ok(Self { tcp, received, service });
                     }
                     Ok(None) => {}
                     Err((error, mut alert)) => {
-                        let mut farewell = Vec::new();
-                        alert.write_all(&mut farewell)?;
-                        // It is refused whether it hears that or not.
-                        let _ = tcp.try_write(&farewell);
+                        let mut bytes = Vec::new();
+                        alert.write_all(&mut bytes)?;
+                        // The connection is refused whether the alert is sent or not.
+                        let _ = tcp.try_write(&bytes);
                         return Err(invalid(error));
                     }
                 }
@@ -89,7 +89,7 @@ impl Hello {
     /// The server's end of a link.
     ///
     /// # Errors
-    /// What the socket says, or why one end does not trust the other.
+    /// An error of the socket, or why one end does not trust the other.
     pub async fn accept(self, config: Arc<ServerConfig>) -> io::Result<Proved> {
         let session = UnbufferedServerConnection::new(config).map_err(invalid)?;
         let Self { tcp, received, .. } = self;
@@ -102,15 +102,15 @@ enum Session {
     Server(UnbufferedServerConnection),
 }
 
-/// What the session wants next.
+/// What the session needs next.
 enum Step {
-    /// To be asked again.
+    /// Another call.
     Again,
-    /// To have sent what it has written.
+    /// To have its output sent.
     Send,
-    /// To hear more.
+    /// More input.
     Receive,
-    /// Nothing: the handshake is done.
+    /// Nothing, because the handshake is done.
     Done,
 }
 
@@ -131,8 +131,8 @@ impl Handshake {
                     sending.clear();
                 }
                 Ok(Step::Receive) => {
-                    if self.received.len() + early.len() > LONGEST_FLIGHT {
-                        return Err(invalid("a handshake that is too long"));
+                    if self.received.len() + early.len() > MAX_FLIGHT {
+                        return Err(invalid("the handshake is too long"));
                     }
                     self.received.reserve(READ);
                     if self.tcp.read_buf(&mut self.received).await? == 0 {
@@ -141,14 +141,14 @@ impl Handshake {
                 }
                 Ok(Step::Done) => break,
                 Err(error) => {
-                    // The session has an alert to say why, and can do nothing else any more.
+                    // All that the session can still do is to write an alert that says why.
                     while self.session.state().wants_write() {
                         self.session.step(&mut self.received, &mut sending, &mut early).map_err(invalid)?;
                     }
                     let _ = self.tcp.try_write(&sending);
                     if let Session::Server(_) = self.session {
-                        // A client is done before it is judged: closing over what it has sent already would
-                        // reset the connection, and the alert would be lost.
+                        // The client ends its handshake before it is verified, and may have sent more. Closing the socket
+                        // with that unread would reset the connection, and the alert would be lost.
                         net::linger(&self.tcp).await;
                     }
                     return Err(invalid(error));
@@ -180,8 +180,7 @@ impl Session {
         }
     }
 
-    /// Goes one step. What was used of `received` is removed; what is to be sent is appended to `sending`, and
-    /// what the application gets to `early`.
+    /// Takes one step. Removes what it used from `received`, and appends output to `sending` and application data to `early`.
     fn step(
         &mut self,
         received: &mut Vec<u8>,

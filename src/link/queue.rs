@@ -1,6 +1,6 @@
-//! What the tunnels of a link have handed over and its record layer has not taken yet. It is kept so short that the bytes
-//! are still in the processor's cache when they are sealed, and that what comes in between does not wait behind
-//! megabytes; who has more to send waits for its turn, in the order of asking.
+//! Turns: how many bytes the tunnels of a link have queued that its record layer has not sealed yet. The queue is so short
+//! that the bytes are still in the processor's cache when they are sealed, and that small requests do not wait behind
+//! megabytes. A tunnel that has more to send waits for a turn, first come, first served.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
@@ -8,9 +8,9 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::steps::Steps;
 
-/// As many bytes wait at most, small pieces not counted. While steps are small each byte takes the room of several.
-const MOST: usize = Steps::MOST_AT_ONCE;
-/// Reads of up to this size ask nobody: a small request does not wait for its turn.
+/// How many bytes wait at most, without small reads. While steps are small each byte takes the room of several.
+const MAX_QUEUED: usize = Steps::MAX_AT_ONCE;
+/// Reads of up to this many bytes need no turn, so that a small request does not wait.
 pub(super) const SMALL: usize = 16 * 1024;
 
 /// The queue of one link.
@@ -18,20 +18,20 @@ pub(super) const SMALL: usize = 16 * 1024;
 pub(super) struct Queue {
     steps: Steps,
     room: Semaphore,
-    /// The bytes that were handed over.
+    /// The bytes that were queued and are not sealed yet.
     bytes: AtomicUsize,
-    /// What of the room they take.
+    /// How much of the room they take.
     taken: AtomicUsize,
-    /// The socket took less than it was given.
+    /// The socket did not take all that it was given.
     blocked: AtomicBool,
 }
 
-/// A turn of one tunnel. What it does not use is given back when it is dropped.
+/// The right of one tunnel to queue bytes. What it does not use is returned when this is dropped.
 #[derive(Debug)]
 pub(super) struct Turn<'a> {
     queue: &'a Queue,
     permit: SemaphorePermit<'a>,
-    /// The room that one byte takes.
+    /// How much room one byte takes.
     weight: usize,
 }
 
@@ -39,7 +39,7 @@ impl Default for Queue {
     fn default() -> Self {
         Self {
             steps: Steps::default(),
-            room: Semaphore::new(MOST),
+            room: Semaphore::new(MAX_QUEUED),
             bytes: AtomicUsize::new(0),
             taken: AtomicUsize::new(0),
             blocked: AtomicBool::new(false),
@@ -48,24 +48,24 @@ impl Default for Queue {
 }
 
 impl Queue {
-    /// How much is moved at a time.
+    /// How many bytes are moved at a time.
     pub(super) fn steps(&self) -> &Steps {
         &self.steps
     }
 
-    /// Waits for the turn to hand over `count` bytes; at most [`MOST`] of them.
+    /// Waits for the turn to queue `count` bytes, at most [`MAX_QUEUED`] of them.
     pub(super) async fn turn(&self, count: usize) -> Turn<'_> {
-        let weight = MOST / self.steps.at_once();
-        let room = u32::try_from((count * weight).min(MOST)).unwrap_or(u32::MAX);
+        let weight = MAX_QUEUED / self.steps.at_once();
+        let room = u32::try_from((count * weight).min(MAX_QUEUED)).unwrap_or(u32::MAX);
         let permit = self.room.acquire_many(room).await.expect("the semaphore is never closed");
         Turn { queue: self, permit, weight }
     }
 
-    /// Notes that `count` bytes left the queue.
-    pub(super) fn left(&self, count: usize) {
+    /// Notes that `count` bytes were sealed.
+    pub(super) fn sealed(&self, count: usize) {
         let (bytes, taken) = (self.bytes.load(Relaxed), self.taken.load(Relaxed));
         if count < bytes {
-            // Nobody knows which of them: each had the mean room.
+            // It is not known which of them, so each counts with the mean room.
             self.free(count, taken / bytes * count);
         } else {
             self.free(bytes, taken);
@@ -73,13 +73,13 @@ impl Queue {
     }
 
     /// Notes whether the socket has taken all that it was given.
-    pub(super) fn sent(&self, all: bool) {
+    pub(super) fn socket_took(&self, all: bool) {
         self.blocked.store(!all, Relaxed);
     }
 
-    /// Notes that the link has nothing more to do for now. If it does not wait for the socket, nothing is queued: what
-    /// else was handed over belonged to streams that are gone.
-    pub(super) fn rests(&self) {
+    /// Notes that the link has nothing to do for now. Unless it waits for the socket, nothing is queued then: bytes that are
+    /// still counted belonged to streams that have ended.
+    pub(super) fn idle(&self) {
         if !self.blocked.load(Relaxed) {
             self.free(self.bytes.load(Relaxed), self.taken.load(Relaxed));
         }
@@ -95,8 +95,8 @@ impl Queue {
 }
 
 impl Turn<'_> {
-    /// Hands over `count` bytes.
-    pub(super) fn take(mut self, count: usize) {
+    /// Queues `count` bytes.
+    pub(super) fn use_for(mut self, count: usize) {
         let room = (count * self.weight).min(self.permit.num_permits());
         if let Some(permit) = self.permit.split(room) {
             self.queue.bytes.fetch_add(count, Relaxed);
@@ -123,59 +123,59 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_late_waits_until_enough_has_left_and_is_not_overtaken() {
+    fn a_turn_waits_until_enough_was_sealed_and_is_not_overtaken() {
         let queue = queue();
-        turn(&queue, MOST).unwrap().take(MOST - 10);
+        turn(&queue, MAX_QUEUED).unwrap().use_for(MAX_QUEUED - 10);
         let mut large = Box::pin(queue.turn(20));
         assert!(large.as_mut().now_or_never().is_none());
-        assert!(turn(&queue, 1).is_none(), "it came later");
-        queue.left(9);
+        assert!(turn(&queue, 1).is_none(), "it asked later");
+        queue.sealed(9);
         assert!(large.as_mut().now_or_never().is_none());
-        queue.left(1);
-        large.now_or_never().unwrap().take(20);
+        queue.sealed(1);
+        large.now_or_never().unwrap().use_for(20);
         assert!(turn(&queue, 1).is_none());
     }
 
     #[test]
-    fn in_haste_a_small_step_is_all_that_waits_and_whatever_it_took_comes_back() {
+    fn while_steps_are_small_one_of_them_waits_and_all_room_comes_back() {
         let queue = queue();
-        turn(&queue, 1000).unwrap().take(1000);
-        queue.steps().hurry();
+        turn(&queue, 1000).unwrap().use_for(1000);
+        queue.steps().expect_small();
         let step = queue.steps().one() as usize;
         assert!(turn(&queue, step).is_none(), "something waits");
-        queue.left(1000);
-        turn(&queue, step).unwrap().take(step);
+        queue.sealed(1000);
+        turn(&queue, step).unwrap().use_for(step);
         assert!(turn(&queue, 1).is_none());
         queue.steps().enlarge();
         assert!(turn(&queue, 1).is_none());
-        queue.left(step / 2);
-        // What was handed over in haste and not, and leaves in parts that divide nothing.
-        turn(&queue, 999).unwrap().take(999);
+        queue.sealed(step / 2);
+        // Bytes of small and of large steps, sealed in parts that divide neither.
+        turn(&queue, 999).unwrap().use_for(999);
         for _ in 0..step {
-            queue.left(7);
+            queue.sealed(7);
         }
-        assert_eq!(queue.room.available_permits(), MOST);
+        assert_eq!(queue.room.available_permits(), MAX_QUEUED);
     }
 
     #[test]
-    fn what_a_stream_took_along_comes_back_when_the_link_rests() {
+    fn the_room_of_bytes_that_were_dropped_comes_back_when_the_link_is_idle() {
         let queue = queue();
-        turn(&queue, MOST).unwrap().take(MOST);
-        queue.sent(false);
-        queue.rests();
+        turn(&queue, MAX_QUEUED).unwrap().use_for(MAX_QUEUED);
+        queue.socket_took(false);
+        queue.idle();
         assert!(turn(&queue, 1).is_none(), "it waits for the socket, and so do the bytes");
-        queue.sent(true);
-        queue.rests();
-        assert!(turn(&queue, MOST).is_some());
+        queue.socket_took(true);
+        queue.idle();
+        assert!(turn(&queue, MAX_QUEUED).is_some());
     }
 
     #[test]
-    fn more_leaves_than_was_counted_and_the_room_stays_the_same() {
+    fn sealing_more_than_was_counted_does_not_add_room() {
         let queue = queue();
-        turn(&queue, 5).unwrap().take(5);
-        queue.left(1000);
-        queue.rests();
+        turn(&queue, 5).unwrap().use_for(5);
+        queue.sealed(1000);
+        queue.idle();
         assert_eq!(queue.bytes.load(Relaxed), 0);
-        assert_eq!(queue.room.available_permits(), MOST);
+        assert_eq!(queue.room.available_permits(), MAX_QUEUED);
     }
 }

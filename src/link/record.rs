@@ -1,55 +1,54 @@
-//! TLS 1.3 record protection (RFC 8446 §5.2) with the keys that a finished handshake leaves.
+//! TLS 1.3 record protection (RFC 8446 §5.2) with the keys of a finished handshake, without I/O.
 //!
-//! rustls makes the handshake and derives every key; this only turns plaintext into records and back, once for
-//! each byte: from the caller's memory straight into what is sent, and from what was received straight into the
-//! caller's memory. Synchronous and without I/O.
+//! rustls makes the handshake and derives every key. This turns plaintext into records and back in one pass: from the
+//! caller's memory into the send buffer, and from the receive buffer into the caller's memory.
 
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce};
 use aws_lc_rs::aead::{Algorithm, UnboundKey};
 use rustls::ConnectionTrafficSecrets;
 
-/// The length of a record's header.
+/// The length of a record header, in bytes.
 pub(super) const HEADER: usize = 5;
-/// The most plaintext in one record (RFC 8446 §5.1).
-pub(super) const LARGEST_PLAIN: usize = 1 << 14;
-/// What a record is longer than its plaintext: the header, the inner content type and the tag.
+/// The most plaintext in one record, in bytes (RFC 8446 §5.1).
+pub(super) const MAX_PLAIN: usize = 1 << 14;
+/// By how many bytes a record is longer than its plaintext: the header, the inner content type and the tag.
 pub(super) const OVERHEAD: usize = HEADER + 1 + TAG;
 const TAG: usize = 16;
-/// The most after the header (RFC 8446 §5.2).
-const LARGEST_SEALED: usize = LARGEST_PLAIN + 256;
-/// The outer content type of every protected record, and the version that all of them claim.
+/// The most that follows the header, in bytes (RFC 8446 §5.2).
+const MAX_SEALED: usize = MAX_PLAIN + 256;
+/// The outer content type and the legacy version of every protected record.
 const OUTER: [u8; 3] = [Content::Data as u8, 3, 3];
 
-/// What is inside a record (RFC 8446 §5.1).
+/// The content type of a record (RFC 8446 §5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Content {
-    /// A warning or the end.
+    /// An alert.
     Alert = 21,
     /// A message of the handshake protocol, after the handshake.
     Handshake = 22,
-    /// The application's bytes.
+    /// Application data.
     Data = 23,
 }
 
-/// A record that cannot be used. The connection is over: nothing after it can be believed.
+/// Why a record cannot be used. The connection is over then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum RecordError {
-    /// It was altered under way, or made with another key.
-    #[error("a record was altered under way")]
+    /// It was altered in transit, or sealed with another key.
+    #[error("a record was altered in transit")]
     Altered,
-    /// It is longer than any record.
+    /// It is longer than a record may be.
     #[error("a record is too long")]
     TooLong,
-    /// It is no protected record.
+    /// It is not a protected record.
     #[error("not a protected record")]
     Unexpected,
-    /// The handshake agreed on a cipher that this does not have.
+    /// The handshake agreed on a cipher that is not implemented here.
     #[error("the cipher is not supported")]
     Cipher,
 }
 
-/// One direction's key, and the number of its next record.
+/// The key of one direction, and the number of its next record.
 struct Keys {
     key: LessSafeKey,
     iv: [u8; NONCE_LEN],
@@ -69,7 +68,7 @@ impl Keys {
         Ok(Self { key: LessSafeKey::new(key), iv, sequence })
     }
 
-    /// The nonce of the next record (RFC 8446 §5.3). Keys are changed long before the numbers run out.
+    /// The nonce of the next record (RFC 8446 §5.3). The key is changed long before the numbers run out.
     fn nonce(&mut self) -> Nonce {
         let mut nonce = self.iv;
         for (byte, number) in nonce[NONCE_LEN - 8..].iter_mut().zip(self.sequence.to_be_bytes()) {
@@ -88,13 +87,13 @@ impl Sealer {
         Ok(Self(Keys::new(sequence, secrets)?))
     }
 
-    /// How many records were made with this key.
+    /// How many records were sealed with this key.
     pub(super) fn sealed(&self) -> u64 {
         self.0.sequence
     }
 
-    /// Makes one record of `parts`, together at most [`LARGEST_PLAIN`] bytes, at the start of `out`, which has room
-    /// for [`OVERHEAD`] more than that. Gives its length.
+    /// Seals `parts`, together at most [`MAX_PLAIN`] bytes, as one record at the start of `out`, which has room for
+    /// [`OVERHEAD`] bytes more. Gives the length of the record.
     pub(super) fn seal(&mut self, content: Content, parts: &[&[u8]], out: &mut [u8]) -> usize {
         let plain: usize = parts.iter().map(|part| part.len()).sum();
         let length = u16::try_from(plain + 1 + TAG).expect("a record's length fits into 16 bits");
@@ -127,29 +126,29 @@ impl Opener {
         Ok(Self(Keys::new(sequence, secrets)?))
     }
 
-    /// The whole length of the record that `bytes` begin with, once its header is there.
+    /// The whole length of the record at the start of `bytes`; none while its header is incomplete.
     ///
     /// # Errors
-    /// When that is no record at all.
+    /// When it is not a protected record.
     pub(super) fn length(bytes: &[u8]) -> Result<Option<usize>, RecordError> {
         let Some(&[kind, _, _, high, low]) = bytes.first_chunk::<HEADER>() else { return Ok(None) };
         let length = usize::from(u16::from_be_bytes([high, low]));
         match () {
             () if kind != Content::Data as u8 || length <= TAG => Err(RecordError::Unexpected),
-            () if length > LARGEST_SEALED => Err(RecordError::TooLong),
+            () if length > MAX_SEALED => Err(RecordError::TooLong),
             () => Ok(Some(HEADER + length)),
         }
     }
 
-    /// How much room [`Opener::open_into`] needs for a record of this whole length.
+    /// How many bytes of room [`Opener::open_into`] needs for a record of this whole length.
     pub(super) fn room(length: usize) -> usize {
         length - HEADER - TAG
     }
 
-    /// Opens `record` into `out`, of exactly [`Opener::room`] bytes. Gives what it is and how much of `out` it fills.
+    /// Opens `record` into `out`, of exactly [`Opener::room`] bytes. Gives its type and how many bytes of `out` it fills.
     ///
     /// # Errors
-    /// When the record was altered; `out` is then worthless.
+    /// When the record was altered; the content of `out` is undefined then.
     pub(super) fn open_into(
         &mut self,
         record: &[u8],
@@ -163,7 +162,7 @@ impl Opener {
         inner(out)
     }
 
-    /// Opens `record` where it is. Gives what it is, and how many bytes it has after the header.
+    /// Opens `record` in place. Gives its type, and how many bytes of content follow the header.
     ///
     /// # Errors
     /// When the record was altered.
@@ -175,10 +174,10 @@ impl Opener {
     }
 }
 
-/// Takes padding and the content type off (RFC 8446 §5.4).
+/// The content type, and the length of the content without padding (RFC 8446 §5.4).
 fn inner(opened: &[u8]) -> Result<(Content, usize), RecordError> {
     let last = opened.iter().rposition(|byte| *byte != 0).ok_or(RecordError::Unexpected)?;
-    if last > LARGEST_PLAIN {
+    if last > MAX_PLAIN {
         return Err(RecordError::TooLong);
     }
     let content = match opened[last] {

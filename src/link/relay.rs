@@ -1,4 +1,4 @@
-//! Bytes between one socket and one tunnel, both ways, until both directions have ended.
+//! Relays bytes between one socket and one tunnel until both directions have ended.
 
 use std::future::poll_fn;
 use std::io;
@@ -23,18 +23,17 @@ use crate::pace::Pace;
 use crate::telemetry::traffic::Moved;
 use crate::telemetry::traffic::Traffic;
 
-/// What one read takes at least.
+/// The size of the smallest read, in bytes.
 const SMALLEST_READ: usize = 4 * 1024;
-/// A read that took all it might is followed by one that may take so many times more; one that took less than such a part
-/// of it, by one that may take less.
-const STEP: usize = 4;
+/// By which factor the next read is larger when one was filled, and smaller when less than this part of one was.
+const GROWTH: usize = 4;
 
-/// When one direction has failed, the other one may deliver what is under way for so long.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How long the other direction may deliver what is in flight after one direction has failed.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most that is kept for a replay, in bytes: a request head or a ClientHello fits, an upload does not.
 const MAX_REPLAY: usize = 64 * 1024;
 
-/// Why a tunnel did not end orderly.
+/// Why a tunnel did not end in good order.
 #[derive(Debug, thiserror::Error)]
 pub enum Broken {
     /// The socket failed: its peer has reset it, or is gone.
@@ -43,38 +42,37 @@ pub enum Broken {
     /// The stream was reset by the other end of the link, or the link has ended.
     #[error("the tunnel broke")]
     Tunnel(#[source] Error),
-    /// The other end has said all that it had to say, and does not want to hear the rest.
+    /// The other end has ended its direction in good order, and reset the stream before everything was sent to it.
     #[error("the other end does not want the rest")]
-    Unheard(#[source] Error),
+    Unwanted(#[source] Error),
 }
 
 impl Broken {
-    /// True when the link has failed, and not this tunnel alone: another gateway may do better.
+    /// Whether the link has failed, and not this tunnel alone, so that another gateway may do better.
     pub fn is_link_lost(&self) -> bool {
         matches!(self, Self::Tunnel(error) if is_link_lost(error))
     }
 }
 
-/// True for an error of the link: the connection broke, or its peer has gone away. A stream that was reset is
-/// no such error.
+/// Whether an error concerns the whole link, because the connection broke or the peer ended it, and not one stream alone.
 pub fn is_link_lost(error: &Error) -> bool {
     error.is_of_connection()
 }
 
-/// How a relay ended, for the access line.
+/// How a relay ended, for the access log.
 pub fn outcome(result: &Result<(), Broken>) -> String {
     match result {
         Ok(()) => "closed".into(),
         Err(Broken::Tunnel(error)) if error.reason() == Some(Reason::CANCEL) => {
             "reset at the other end".into()
         }
-        Err(Broken::Unheard(_)) => "closed; the other end did not want the rest".into(),
+        Err(Broken::Unwanted(_)) => "closed; the other end did not want the rest".into(),
         Err(Broken::Socket(error)) => format!("the connection broke: {error}"),
         Err(Broken::Tunnel(error)) => printable(&format!("the tunnel broke: {error}")),
     }
 }
 
-/// What has passed through one relay so far; read while it runs, and after it was dropped.
+/// The bytes that one relay has moved so far. It is read while the relay runs, and after it was dropped.
 #[derive(Debug, Default)]
 pub struct Progress<'a> {
     sent: AtomicU64,
@@ -84,7 +82,7 @@ pub struct Progress<'a> {
     pace: Option<&'a Pace>,
 }
 
-/// Who is at the other end of the socket.
+/// What the socket leads to.
 #[derive(Clone, Copy, Debug)]
 enum End {
     App,
@@ -92,23 +90,23 @@ enum End {
 }
 
 impl<'a> Progress<'a> {
-    /// Progress of an app's socket that also counts the bytes in `traffic`, as they pass.
+    /// The progress of an app's socket, whose bytes are also counted in `traffic`.
     pub fn of_app(traffic: &'a Traffic) -> Self {
         Self { counted: Some((traffic, End::App)), ..Self::default() }
     }
 
-    /// The same of a server's socket: what it sends is what the app receives.
+    /// The progress of a server's socket: what it sends is what the app receives.
     pub fn of_server(traffic: &'a Traffic) -> Self {
         Self { counted: Some((traffic, End::Server)), ..Self::default() }
     }
 
-    /// The same, with both directions kept to a pace that other relays may share.
+    /// Limits both directions to a pace that other relays may share.
     pub fn paced_by(mut self, pace: &'a Pace) -> Self {
         self.pace = Some(pace);
         self
     }
 
-    /// Notes bytes that the socket sent. Gives until when the next ones have to wait, if they have to.
+    /// Counts bytes that the socket sent. Gives until when the next ones have to wait, if they have to.
     pub fn add_sent(&self, count: usize) -> Option<Instant> {
         self.sent.fetch_add(count as u64, Relaxed);
         match self.counted {
@@ -119,7 +117,7 @@ impl<'a> Progress<'a> {
         self.pace?.passed(count)
     }
 
-    /// Notes bytes that the socket received. Gives until when the next ones have to wait, if they have to.
+    /// Counts bytes that the socket received. Gives until when the next ones have to wait, if they have to.
     pub fn add_received(&self, count: usize) -> Option<Instant> {
         self.received.fetch_add(count as u64, Relaxed);
         match self.counted {
@@ -136,8 +134,8 @@ impl<'a> Progress<'a> {
     }
 }
 
-/// What the socket sent as long as nothing has come back: what a replay needs. Nothing is kept for ever: the
-/// first byte that comes back, or too many that went out, end it.
+/// What the socket sent while nothing was received for it, for a replay on another gateway. It is dropped with the first byte
+/// that is received, or when it becomes too long.
 #[derive(Debug, Default)]
 pub struct ReplayBuffer(Mutex<Sent>);
 
@@ -148,14 +146,14 @@ struct Sent {
 }
 
 impl ReplayBuffer {
-    /// Begins with what has been sent already.
+    /// Begins with the bytes that were sent already.
     pub fn new(first: &Bytes) -> Self {
-        let kept = Self::default();
-        kept.add(first);
-        kept
+        let buffer = Self::default();
+        buffer.add(first);
+        buffer
     }
 
-    /// All that was sent, unless it was too much.
+    /// All bytes that were sent, unless they were dropped.
     pub fn all(&self) -> Option<Bytes> {
         let sent = self.sent();
         (!sent.overflown).then(|| Bytes::copy_from_slice(&sent.bytes))
@@ -179,21 +177,21 @@ impl ReplayBuffer {
     }
 }
 
-/// Relays until both directions have ended. Each end is passed on as such (half-close). With `kept`, what the
-/// socket sends is kept there until something comes back.
+/// Relays until both directions have ended. The end of each direction is passed on (half-close). What the socket sends is kept
+/// in `replay`, if there is one, until something is received for it.
 ///
 /// # Errors
-/// [`Broken`]. What becomes of the socket when the tunnel broke is the caller's to decide: a replay, an orderly end
-/// ([`net::linger`]) or [`net::reset`]; just dropped, it is reset too.
+/// [`Broken`]. When the tunnel broke, the caller decides about the socket: a replay, an end in good order ([`net::linger`])
+/// or [`net::reset`]. A socket that is dropped is reset, too.
 pub async fn relay(
     socket: &TcpStream,
     mut tunnel: Tunnel,
     progress: &Progress<'_>,
-    kept: Option<&ReplayBuffer>,
+    replay: Option<&ReplayBuffer>,
 ) -> Result<(), Broken> {
     net::reset_on_drop(socket);
-    // Dropping the tunnel lets what it was given still go out, before the peer learns that it is over.
-    let result = both_ways(socket, &mut tunnel, progress, kept).await;
+    // When the tunnel is dropped, what was queued on it is still sent before the stream is reset.
+    let result = both_ways(socket, &mut tunnel, progress, replay).await;
     if result.is_ok() {
         net::end_orderly(socket);
     }
@@ -204,26 +202,26 @@ async fn both_ways(
     socket: &TcpStream,
     tunnel: &mut Tunnel,
     progress: &Progress<'_>,
-    kept: Option<&ReplayBuffer>,
+    replay: Option<&ReplayBuffer>,
 ) -> Result<(), Broken> {
     let pulse = tunnel.pulse().clone();
-    let mut up = std::pin::pin!(up(socket, &mut tunnel.outbox, pulse.queue(), progress, kept));
+    let mut up = std::pin::pin!(up(socket, &mut tunnel.outbox, pulse.queue(), progress, replay));
     let mut down = std::pin::pin!(down(socket, &mut tunnel.inbox, progress));
     let mut failed = std::pin::pin!(socket.ready(Interest::ERROR));
     let (mut up_ended, mut down_ended) = (None, None);
-    // Set when one side has failed, and the other one may still have something to deliver.
-    let mut last_words: Option<Instant> = None;
+    // Set when one direction has failed, and the other one may still have something to deliver.
+    let mut deadline_of_rest: Option<Instant> = None;
     loop {
         if up_ended.is_some() && down_ended.is_some() {
             break;
         }
-        let deadline = last_words.unwrap_or_else(Instant::now);
+        let deadline = deadline_of_rest.unwrap_or_else(Instant::now);
         tokio::select! {
             biased;
             ended = &mut down, if down_ended.is_none() => {
                 match &ended {
                     Ok(()) => {}
-                    Err(Broken::Socket(_)) => _ = last_words.get_or_insert(Instant::now() + LAST_WORDS),
+                    Err(Broken::Socket(_)) => _ = deadline_of_rest.get_or_insert(Instant::now() + DELIVERY_TIMEOUT),
                     Err(_) => return ended,
                 }
                 down_ended = Some(ended);
@@ -231,20 +229,20 @@ async fn both_ways(
             ended = &mut up, if up_ended.is_none() => {
                 match &ended {
                     Err(Broken::Tunnel(error)) if !is_link_lost(error) => {
-                        last_words.get_or_insert(Instant::now() + LAST_WORDS);
+                        deadline_of_rest.get_or_insert(Instant::now() + DELIVERY_TIMEOUT);
                     }
                     Err(_) => return ended,
                     Ok(()) => {}
                 }
                 up_ended = Some(ended);
             }
-            _ = &mut failed, if last_words.is_none() => last_words = Some(Instant::now() + LAST_WORDS),
-            () = sleep_until(deadline), if last_words.is_some() => break,
+            _ = &mut failed, if deadline_of_rest.is_none() => deadline_of_rest = Some(Instant::now() + DELIVERY_TIMEOUT),
+            () = sleep_until(deadline), if deadline_of_rest.is_some() => break,
         }
     }
     match (up_ended, down_ended) {
         (Some(Ok(())), Some(Ok(()))) => Ok(()),
-        (Some(Err(Broken::Tunnel(error))), Some(Ok(()))) => Err(Broken::Unheard(error)),
+        (Some(Err(Broken::Tunnel(error))), Some(Ok(()))) => Err(Broken::Unwanted(error)),
         (up, down) => {
             let broken = [up, down].into_iter().flatten().find_map(Result::err);
             Err(broken.unwrap_or_else(|| Broken::Socket(io::ErrorKind::ConnectionReset.into())))
@@ -257,25 +255,25 @@ async fn up(
     outbox: &mut Outbox,
     queue: &Queue,
     progress: &Progress<'_>,
-    mut kept: Option<&ReplayBuffer>,
+    mut replay: Option<&ReplayBuffer>,
 ) -> Result<(), Broken> {
     if progress.app_ended.load(Relaxed) {
         return outbox.finish().map_err(Broken::Tunnel);
     }
     let mut size = SMALLEST_READ;
-    // A turn is worth a number of bytes: a socket that has fewer ready at a time gets more reads for it.
+    // A turn is a number of bytes, so a socket that has fewer ready at a time gets more reads for it.
     let mut left_of_turn = 0;
     loop {
         size = size.min(queue.steps().one() as usize);
         let mut room = poll_fn(|cx| outbox.poll_capacity(size, cx)).await.map_err(Broken::Tunnel)?;
-        // After the room, for a tunnel whose reader stalls must not keep its turn.
+        // After the capacity, because a tunnel whose reader stalls must not hold a turn.
         let mut turn = None;
         if room > queue::SMALL && left_of_turn > queue::SMALL {
             room = room.min(left_of_turn);
         } else if room > queue::SMALL {
             turn = Some(queue.turn(size).await);
             left_of_turn = size;
-            // There is more meanwhile: who had but little room when it asked gets no less for that.
+            // The capacity may have grown meanwhile.
             if let Some(now) = poll_fn(|cx| outbox.poll_capacity(size, cx)).now_or_never() {
                 room = now.map_err(Broken::Tunnel)?;
             }
@@ -290,25 +288,25 @@ async fn up(
                 let due = progress.add_sent(count);
                 left_of_turn = left_of_turn.saturating_sub(count);
                 let bytes = buffer.fill(count);
-                if let Some(some) = kept {
+                if let Some(buffer) = replay {
                     if progress.received.load(Relaxed) == 0 {
-                        some.add(&bytes);
+                        buffer.add(&bytes);
                     } else {
-                        some.forget();
-                        kept = None;
+                        buffer.forget();
+                        replay = None;
                     }
                 }
                 if let Some(turn) = turn {
-                    turn.take(count);
+                    turn.use_for(count);
                 }
                 outbox.send_reserved(bytes).map_err(Broken::Tunnel)?;
                 if count < SMALLEST_READ && size == SMALLEST_READ {
-                    queue.steps().hurry();
+                    queue.steps().expect_small();
                 }
                 size = match count {
-                    _ if count == size => size * STEP,
-                    // Less than there was room for: that is all there is.
-                    _ if count < room && count < size / STEP => (size / STEP).max(SMALLEST_READ),
+                    _ if count == size => size * GROWTH,
+                    // Less than there was capacity for, so the socket has no more.
+                    _ if count < room && count < size / GROWTH => (size / GROWTH).max(SMALLEST_READ),
                     _ => size,
                 };
                 match due {
@@ -317,7 +315,7 @@ async fn up(
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                // Who has nothing to send holds nothing.
+                // A socket that has nothing to send holds neither a buffer nor a turn.
                 drop((buffer, turn));
                 poll_fn(|cx| poll_readable(socket, outbox, cx)).await?;
             }
@@ -326,7 +324,7 @@ async fn up(
     }
 }
 
-/// Waits for bytes of the socket, and notices a reset of the stream meanwhile.
+/// Waits for bytes of the socket, or for a reset of the stream.
 fn poll_readable(socket: &TcpStream, outbox: &mut Outbox, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
     if let Poll::Ready(error) = outbox.poll_reset(cx) {
         return Poll::Ready(Err(Broken::Tunnel(error)));
@@ -341,18 +339,18 @@ async fn down(socket: &TcpStream, inbox: &mut Inbox, progress: &Progress<'_>) ->
             return net::shutdown_write(socket).map_err(Broken::Socket);
         }
         match progress.add_received(count) {
-            Some(due) => rest(inbox, due).await?,
+            Some(due) => wait_for_pace(inbox, due).await?,
             None => tokio::task::consume_budget().await,
         }
     }
 }
 
-/// Waits for the pace. What arrives meanwhile is taken over as ever.
-async fn rest(inbox: &mut Inbox, due: Instant) -> Result<(), Broken> {
-    let mut rested = std::pin::pin!(sleep_until(due));
+/// Waits for the pace. What arrives meanwhile is queued as usual.
+async fn wait_for_pace(inbox: &mut Inbox, due: Instant) -> Result<(), Broken> {
+    let mut waited = std::pin::pin!(sleep_until(due));
     poll_fn(|cx| {
         if inbox.has_ended() {
-            return rested.as_mut().poll(cx).map(Ok);
+            return waited.as_mut().poll(cx).map(Ok);
         }
         match inbox.poll_fill(cx) {
             Poll::Ready(Err(error)) if is_link_lost(&error) => {
@@ -361,19 +359,20 @@ async fn rest(inbox: &mut Inbox, due: Instant) -> Result<(), Broken> {
             Poll::Ready(Err(error)) => inbox.fail_later(error),
             Poll::Ready(Ok(())) | Poll::Pending => {}
         }
-        rested.as_mut().poll(cx).map(Ok)
+        waited.as_mut().poll(cx).map(Ok)
     })
     .await
 }
 
-/// Writes what is queued, after taking over what has arrived, which goes on while the socket is stalled.
-/// Gives 0 when everything was written and the other side has ended.
+/// Queues what has arrived, also while the socket is stalled, and writes what is queued. Gives 0 when everything was written
+/// and the other end has ended its direction.
 fn poll_write(socket: &TcpStream, inbox: &mut Inbox, cx: &mut Context<'_>) -> Poll<Result<usize, Broken>> {
     loop {
         let pending = match inbox.poll_fill(cx) {
             Poll::Pending => true,
             Poll::Ready(Ok(())) => false,
-            // What came before a reset is delivered first; over a lost link nothing more is worth waiting for.
+            // What arrived before a reset is delivered first. After the loss of the link the tunnel is replayed or resumed,
+            // so nothing more is delivered.
             Poll::Ready(Err(error)) if is_link_lost(&error) => {
                 return Poll::Ready(Err(Broken::Tunnel(error)));
             }

@@ -1,5 +1,5 @@
-//! A TCP connection whose TLS handshake is done, as a stream of bytes: TLS 1.3 records over one socket, in both
-//! directions (RFC 8446 §5). Many records pass in one system call, and each byte is moved once on its way.
+//! A TCP connection after its TLS handshake, as a stream of bytes: TLS 1.3 records over one socket in both directions
+//! (RFC 8446 §5). One system call moves many records, and each byte is copied once at most.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -16,19 +16,19 @@ use tokio::net::TcpStream;
 use super::buffer::Buffer;
 use super::connection::Wire;
 use super::queue::Queue;
-use super::record::{Content, HEADER, LARGEST_PLAIN, OVERHEAD, Opener, RecordError, Sealer};
+use super::record::{Content, HEADER, MAX_PLAIN, OVERHEAD, Opener, RecordError, Sealer};
 use super::steps::Steps;
 
-/// A piece of this size gets records of its own and is never copied; smaller ones are put together.
+/// A piece of at least this many bytes gets records of its own and is not copied; smaller ones share a record.
 const OWN_RECORD: usize = 4 * 1024;
-/// As many sealed bytes wait for the socket at most, so that the last record still fits into the buffer.
-const MOST_SEALED: usize = Steps::MOST_AT_ONCE / 4 * 3;
+/// How many sealed bytes wait for the socket at most: the record that exceeds it still fits into the buffer.
+const MAX_SEALED: usize = Steps::MAX_AT_ONCE / 4 * 3;
 
 const KEY_UPDATE: u8 = 24;
 const NEW_SESSION_TICKET: u8 = 4;
 const FATAL: u8 = 2;
 
-/// What rustls keeps of the handshake: it derives the next keys (RFC 8446 §7.2).
+/// The state of rustls after the handshake, which derives the next keys (RFC 8446 §7.2).
 pub(super) enum Schedule {
     /// The client's end.
     Client(KernelConnection<ClientConnectionData>),
@@ -36,29 +36,44 @@ pub(super) enum Schedule {
     Server(KernelConnection<ServerConnectionData>),
 }
 
-/// The stream. Dropping it closes the socket without a farewell, which the other end takes for a failure.
+/// The stream. If it is dropped without [`AsyncWrite::poll_shutdown`], the other end takes the end for a failure.
 pub struct Secure {
     tcp: TcpStream,
     schedule: Schedule,
-    opener: Opener,
-    sealer: Sealer,
-    /// So many records may be made with one key.
-    most_sealed_with_a_key: u64,
-    received: Buffer,
-    /// How many bytes at the front of `received`, after a header, are opened already, and what follows them there of
-    /// their record.
-    opened: Option<(usize, usize)>,
-    sealed: Buffer,
+    receiving: Receiving,
+    sending: Sending,
     queue: Arc<Queue>,
-    since_turn: usize,
-    update_wanted: bool,
+}
+
+/// The receiving direction.
+struct Receiving {
+    opener: Opener,
+    /// What was received, and not handed to the caller yet.
+    buffer: Buffer,
+    /// How many bytes at the front of the buffer are opened already, and how many of their record follow them.
+    opened: Option<(usize, usize)>,
+    /// How many bytes were received since other tasks had a chance to run.
+    since_yield: usize,
+    /// The peer has sent its close_notify.
     peer_closed: bool,
+}
+
+/// The sending direction.
+struct Sending {
+    sealer: Sealer,
+    /// How many records may be sealed with one key.
+    max_records_per_key: u64,
+    /// What is sealed, and waits for the socket.
+    buffer: Buffer,
+    /// The peer has asked for a new key (RFC 8446 §4.6.3).
+    update_wanted: bool,
+    /// An alert was sealed that ends this direction.
     closing: bool,
 }
 
 impl Secure {
-    /// A stream over `tcp` with the keys of a finished handshake. `received` has come after it already, and `early`
-    /// is what of that rustls has opened.
+    /// A stream over `tcp` with the keys of a finished handshake. `early` was received after it and opened by rustls already;
+    /// `received` follows, and is not opened yet.
     pub(super) fn new(
         tcp: TcpStream,
         secrets: ExtractedSecrets,
@@ -66,39 +81,42 @@ impl Secure {
         early: &[u8],
         received: &[u8],
     ) -> io::Result<Self> {
-        let limit = match &schedule {
+        let suite = match &schedule {
             Schedule::Client(kernel) => kernel.negotiated_cipher_suite(),
             Schedule::Server(kernel) => kernel.negotiated_cipher_suite(),
         };
-        let most_sealed_with_a_key =
-            limit.tls13().map_or(0, |suite| suite.common.confidentiality_limit).saturating_sub(1024);
+        let limit = suite.tls13().map_or(0, |suite| suite.common.confidentiality_limit);
         let ExtractedSecrets { tx: (sent, tx), rx: (seen, rx) } = secrets;
         let mut stream = Self {
             tcp,
             schedule,
-            opener: Opener::new(seen, &rx).map_err(invalid)?,
-            sealer: Sealer::new(sent, &tx).map_err(invalid)?,
-            most_sealed_with_a_key,
-            received: Buffer::default(),
-            opened: None,
-            sealed: Buffer::default(),
+            receiving: Receiving {
+                opener: Opener::new(seen, &rx).map_err(invalid)?,
+                buffer: Buffer::default(),
+                opened: None,
+                since_yield: 0,
+                peer_closed: false,
+            },
+            sending: Sending {
+                sealer: Sealer::new(sent, &tx).map_err(invalid)?,
+                max_records_per_key: limit.saturating_sub(1024),
+                buffer: Buffer::default(),
+                update_wanted: false,
+                closing: false,
+            },
             queue: Arc::default(),
-            since_turn: 0,
-            update_wanted: false,
-            peer_closed: false,
-            closing: false,
         };
         if !early.is_empty() {
-            stream.opened = Some((early.len(), 0));
+            stream.receiving.opened = Some((early.len(), 0));
         }
         for bytes in [early, received] {
-            stream.received.room(bytes.len())[..bytes.len()].copy_from_slice(bytes);
-            stream.received.fill(bytes.len());
+            stream.receiving.buffer.room(bytes.len())[..bytes.len()].copy_from_slice(bytes);
+            stream.receiving.buffer.fill(bytes.len());
         }
         Ok(stream)
     }
 
-    /// What waits to be sealed.
+    /// The queue of bytes that wait to be sealed.
     pub(super) fn queue(&self) -> &Arc<Queue> {
         &self.queue
     }
@@ -106,63 +124,64 @@ impl Secure {
     /// Changes the sending key more often than it must be.
     #[cfg(test)]
     pub(super) fn change_keys_after(&mut self, records: u64) {
-        self.most_sealed_with_a_key = records;
+        self.sending.max_records_per_key = records;
     }
 
-    /// Opens what has been received into the front of `out`, at most `most` bytes, and as little as possible by way of a
-    /// copy. Gives how many; none when a whole record is wanting.
+    /// Opens what was received into the front of `out`, at most `most` bytes, with as few copies as possible. Gives how many;
+    /// none when no whole record is there.
     fn open_some(&mut self, out: &mut [u8], most: usize) -> io::Result<usize> {
         let mut filled = 0;
         loop {
-            if let Some((opened, rest)) = self.opened {
+            if let Some((opened, rest)) = self.receiving.opened {
                 let count = opened.min(most - filled);
-                out[filled..filled + count].copy_from_slice(&self.received.filled()[..count]);
+                out[filled..filled + count].copy_from_slice(&self.receiving.buffer.filled()[..count]);
                 filled += count;
                 if count < opened {
-                    self.received.consume(count);
-                    self.opened = Some((opened - count, rest));
+                    self.receiving.buffer.consume(count);
+                    self.receiving.opened = Some((opened - count, rest));
                     return Ok(filled);
                 }
-                self.received.consume(count + rest);
-                self.opened = None;
+                self.receiving.buffer.consume(count + rest);
+                self.receiving.opened = None;
             }
-            if self.peer_closed || filled == most {
+            if self.receiving.peer_closed || filled == most {
                 return Ok(filled);
             }
-            let length = match Opener::length(self.received.filled()).map_err(|error| self.fail(error))? {
-                Some(length) if length <= self.received.filled().len() => length,
-                _ => return Ok(filled),
-            };
-            // What is no padding fits if this does; padding is never sent here.
+            let length =
+                match Opener::length(self.receiving.buffer.filled()).map_err(|error| self.fail(error))? {
+                    Some(length) if length <= self.receiving.buffer.filled().len() => length,
+                    _ => return Ok(filled),
+                };
+            // The content fits if the record has no padding, which neither end sends.
             let room = Opener::room(length);
             let fits = room <= most - filled + 1 && room <= out.len() - filled;
             if !fits && filled > 0 {
                 return Ok(filled);
             }
-            let record = &mut self.received.filled_mut()[..length];
+            let record = &mut self.receiving.buffer.filled_mut()[..length];
             if fits {
                 let space = &mut out[filled..filled + room];
-                match self.opener.open_into(record, space) {
+                match self.receiving.opener.open_into(record, space) {
                     Ok((Content::Data, count)) => {
                         filled += count;
-                        self.received.consume(length);
+                        self.receiving.buffer.consume(length);
                     }
                     Ok((content, count)) => {
                         let message = space[..count].to_vec();
-                        self.received.consume(length);
+                        self.receiving.buffer.consume(length);
                         self.message(content, &message)?;
                     }
                     Err(error) => return Err(self.fail(error)),
                 }
             } else {
-                match self.opener.open_within(record) {
+                match self.receiving.opener.open_within(record) {
                     Ok((Content::Data, count)) => {
-                        self.received.consume(HEADER);
-                        self.opened = Some((count, length - HEADER - count));
+                        self.receiving.buffer.consume(HEADER);
+                        self.receiving.opened = Some((count, length - HEADER - count));
                     }
                     Ok((content, count)) => {
                         let message = record[HEADER..HEADER + count].to_vec();
-                        self.received.consume(length);
+                        self.receiving.buffer.consume(length);
                         self.message(content, &message)?;
                     }
                     Err(error) => return Err(self.fail(error)),
@@ -171,12 +190,12 @@ impl Secure {
         }
     }
 
-    /// What is not the application's: an alert (RFC 8446 §6) or a message after the handshake (§4.6).
+    /// Handles what is not application data: an alert (RFC 8446 §6) or a message after the handshake (§4.6).
     fn message(&mut self, content: Content, message: &[u8]) -> io::Result<()> {
         match (content, message) {
             (Content::Alert, [_, description]) => match AlertDescription::from(*description) {
                 AlertDescription::CloseNotify => {
-                    self.peer_closed = true;
+                    self.receiving.peer_closed = true;
                     Ok(())
                 }
                 AlertDescription::UserCanceled => Ok(()),
@@ -188,8 +207,8 @@ impl Secure {
                     Schedule::Server(kernel) => kernel.update_rx_secret(),
                 }
                 .map_err(invalid)?;
-                self.opener = Opener::new(sequence, &secrets).map_err(invalid)?;
-                self.update_wanted |= *wanted == 1;
+                self.receiving.opener = Opener::new(sequence, &secrets).map_err(invalid)?;
+                self.sending.update_wanted |= *wanted == 1;
                 Ok(())
             }
             // Sessions are not resumed here.
@@ -202,10 +221,10 @@ impl Secure {
         }
     }
 
-    /// Tells the other end why it is over, if the socket takes that at once.
+    /// Sends the alert that says what is wrong, if the socket takes it at once.
     fn fail(&mut self, error: RecordError) -> io::Error {
-        if !self.closing {
-            self.closing = true;
+        if !self.sending.closing {
+            self.sending.closing = true;
             let description = match error {
                 RecordError::Altered => AlertDescription::BadRecordMac,
                 RecordError::TooLong => AlertDescription::RecordOverflow,
@@ -214,42 +233,42 @@ impl Secure {
             };
             self.seal(Content::Alert, &[&[FATAL, description.into()]]);
             // The connection is over either way.
-            let _ = self.tcp.try_write(self.sealed.filled());
+            let _ = self.tcp.try_write(self.sending.buffer.filled());
         }
         invalid(error)
     }
 
     fn seal(&mut self, content: Content, parts: &[&[u8]]) {
         let plain: usize = parts.iter().map(|part| part.len()).sum();
-        let length = self.sealer.seal(content, parts, self.sealed.room(plain + OVERHEAD));
-        self.sealed.fill(length);
+        let length = self.sending.sealer.seal(content, parts, self.sending.buffer.room(plain + OVERHEAD));
+        self.sending.buffer.fill(length);
     }
 
-    /// Changes the sending key when it has been used enough, or when the other end asks for that.
+    /// Changes the sending key when it is used up, or when the other end asks for that.
     fn update_key(&mut self) -> io::Result<()> {
-        if !self.update_wanted && self.sealer.sealed() < self.most_sealed_with_a_key {
+        if !self.sending.update_wanted && self.sending.sealer.sealed() < self.sending.max_records_per_key {
             return Ok(());
         }
-        self.update_wanted = false;
+        self.sending.update_wanted = false;
         self.seal(Content::Handshake, &[&[KEY_UPDATE, 0, 0, 1, 0]]);
         let next: Result<(u64, ConnectionTrafficSecrets), _> = match &mut self.schedule {
             Schedule::Client(kernel) => kernel.update_tx_secret(),
             Schedule::Server(kernel) => kernel.update_tx_secret(),
         };
         let (sequence, secrets) = next.map_err(invalid)?;
-        self.sealer = Sealer::new(sequence, &secrets).map_err(invalid)?;
+        self.sending.sealer = Sealer::new(sequence, &secrets).map_err(invalid)?;
         Ok(())
     }
 
-    /// Seals as much of `slices` as may wait for the socket; gives how much.
+    /// Seals as much of `slices` as may wait for the socket. Gives how many bytes that were.
     fn seal_some(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let (mut count, most) = (0, self.queue.steps().at_once().min(MOST_SEALED));
+        let (mut count, most) = (0, self.queue.steps().at_once().min(MAX_SEALED));
         let mut slices = slices.iter().map(|slice| &slice[..]).filter(|slice| !slice.is_empty()).peekable();
         while let Some(slice) = slices.next() {
             self.update_key()?;
             if slice.len() >= OWN_RECORD {
-                for part in slice.chunks(LARGEST_PLAIN) {
-                    if self.sealed.filled().len() >= most {
+                for part in slice.chunks(MAX_PLAIN) {
+                    if self.sending.buffer.filled().len() >= most {
                         return Ok(count);
                     }
                     self.seal(Content::Data, &[part]);
@@ -257,7 +276,7 @@ impl Secure {
                 }
                 continue;
             }
-            if self.sealed.filled().len() >= most {
+            if self.sending.buffer.filled().len() >= most {
                 return Ok(count);
             }
             // At most four small pieces, so no more than one record.
@@ -274,42 +293,42 @@ impl Secure {
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.sealed.filled().is_empty() {
-            let sent = Pin::new(&mut self.tcp).poll_write(cx, self.sealed.filled());
-            self.queue.sent(sent.is_ready());
+        while !self.sending.buffer.filled().is_empty() {
+            let sent = Pin::new(&mut self.tcp).poll_write(cx, self.sending.buffer.filled());
+            self.queue.socket_took(sent.is_ready());
             let sent = ready!(sent)?;
             if sent == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.sealed.consume(sent);
+            self.sending.buffer.consume(sent);
         }
         Poll::Ready(Ok(()))
     }
 
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // A whole record must fit.
-        let missing = match Opener::length(self.received.filled()) {
-            Ok(Some(length)) => length - self.received.filled().len(),
+        let missing = match Opener::length(self.receiving.buffer.filled()) {
+            Ok(Some(length)) => length - self.receiving.buffer.filled().len(),
             _ => HEADER,
         };
         let most = self.queue.steps().at_once().max(missing);
-        let room = self.received.room(missing);
+        let room = self.receiving.buffer.room(missing);
         let most = most.min(room.len());
         let mut room = ReadBuf::new(&mut room[..most]);
         let received = match Pin::new(&mut self.tcp).poll_read(cx, &mut room) {
             Poll::Ready(result) => result.map(|()| room.filled().len()),
             Poll::Pending => {
-                self.since_turn = 0;
+                self.receiving.since_yield = 0;
                 return Poll::Pending;
             }
         }?;
         if received == 0 {
-            // An end without a farewell: what came may not be all.
+            // An end without close_notify: what was received may not be all.
             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
         }
-        self.received.fill(received);
+        self.receiving.buffer.fill(received);
         self.queue.steps().passed(received);
-        self.since_turn += received;
+        self.receiving.since_yield += received;
         Poll::Ready(Ok(()))
     }
 }
@@ -323,12 +342,12 @@ impl Wire for Secure {
     ) -> Poll<io::Result<usize>> {
         loop {
             let count = self.open_some(out, most)?;
-            if count > 0 || self.peer_closed {
+            if count > 0 || self.receiving.peer_closed {
                 return Poll::Ready(Ok(count));
             }
-            // What has been received is still in the processor's cache when others, who have their turn now, pass it on.
-            if self.since_turn >= self.queue.steps().at_once() {
-                self.since_turn = 0;
+            // What was received is still in the processor's cache when the tunnels' tasks, which run now, pass it on.
+            if self.receiving.since_yield >= self.queue.steps().at_once() {
+                self.receiving.since_yield = 0;
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -360,7 +379,7 @@ impl AsyncWrite for Secure {
         let this = self.get_mut();
         loop {
             let count = this.seal_some(slices)?;
-            this.queue.left(count);
+            this.queue.sealed(count);
             this.queue.steps().passed(count);
             if count > 0 || slices.iter().all(|slice| slice.is_empty()) {
                 return Poll::Ready(Ok(count));
@@ -379,8 +398,8 @@ impl AsyncWrite for Secure {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.closing {
-            this.closing = true;
+        if !this.sending.closing {
+            this.sending.closing = true;
             this.seal(Content::Alert, &[&[1, AlertDescription::CloseNotify.into()]]);
         }
         ready!(this.poll_send(cx))?;

@@ -74,7 +74,7 @@ impl ServerLink {
             }
             let accepted = connection.poll_accept(cx);
             if accepted.is_pending() {
-                pulse.queue().rests();
+                pulse.queue().idle();
             }
             accepted
         });

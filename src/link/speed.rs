@@ -174,10 +174,10 @@ async fn generate(Tunnel { mut outbox, inbox }: Tunnel, pace: &Pace) -> Result<(
         }
         outbox.finish()
     };
-    let condemned = poll_fn(|cx| if inbox.poll_condemned(cx) { Poll::Ready(()) } else { Poll::Pending });
+    let evicted = poll_fn(|cx| if inbox.poll_evicted(cx) { Poll::Ready(()) } else { Poll::Pending });
     tokio::select! {
         ended = generating => ended,
-        () = condemned => Err(http2::Reason::ENHANCE_YOUR_CALM.into()),
+        () = evicted => Err(http2::Reason::ENHANCE_YOUR_CALM.into()),
     }
 }
 

@@ -1,34 +1,35 @@
-//! How much a link moves at a time. Large steps cost least: each begins with a system call, and often with waking somebody.
-//! But what is small and new waits at half a dozen places for the step that is just being done. So steps are large only on
-//! a link that moves so much that the processor is what limits it, and only while nobody waits for little.
+//! Steps: how many bytes a link moves at a time, in one read and in one DATA frame. Large steps cost least, because each
+//! begins with a system call and often wakes a task. But a small new request waits in half a dozen places for the step that
+//! is being done. So steps are large only on a link that is fast enough to be limited by the processor, and only while no
+//! small requests are about.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use super::http2::buffer_pool;
 
-/// The largest read, and the largest DATA frame.
+/// The largest read and DATA frame, in bytes.
 pub(super) const LARGE: u32 = buffer_pool::LARGEST;
-/// The same on a link that is slow, or while somebody waits for little.
+/// The same on a slow link, and while small requests are about, in bytes.
 pub(super) const SMALL: u32 = buffer_pool::SMALL;
-/// How many large steps are under way at a time; of the small ones it is one.
+/// How many large steps are in progress at a time. Of the small ones it is one.
 const AT_ONCE: u32 = 2;
-/// A link is fast that moves so many bytes in a microsecond, both directions together: a large step takes two milliseconds.
+/// The rate of a fast link, in bytes per microsecond, both directions together: a large step takes two milliseconds.
 const FAST: u64 = 128;
-/// That is seen over so many microseconds.
-const LOOK: u64 = 20_000;
-/// For so many microseconds after something small there may be more of it.
-const HASTE: u64 = 100_000;
+/// The period over which the rate is measured, in microseconds.
+const MEASURE_PERIOD: u64 = 20_000;
+/// For how long steps stay small after a small request, in microseconds: more of them may follow.
+const SMALL_FOR: u64 = 100_000;
 
 /// The steps of one link, as one end sees them.
 #[derive(Debug)]
 pub(super) struct Steps {
     born: Instant,
-    /// Since `born`, in microseconds.
-    hasty_until: AtomicU64,
-    /// Bytes, since `since`.
+    /// Until when steps stay small, in microseconds since `born`.
+    small_until: AtomicU64,
+    /// The bytes that were moved since `since`.
     passed: AtomicU64,
-    /// Since `born`, in microseconds: when the rate was last looked at.
+    /// When the rate was last measured, in microseconds since `born`.
     since: AtomicU64,
     fast: AtomicBool,
 }
@@ -37,7 +38,7 @@ impl Default for Steps {
     fn default() -> Self {
         Self {
             born: Instant::now(),
-            hasty_until: AtomicU64::new(0),
+            small_until: AtomicU64::new(0),
             passed: AtomicU64::new(0),
             since: AtomicU64::new(0),
             fast: AtomicBool::new(false),
@@ -46,15 +47,15 @@ impl Default for Steps {
 }
 
 impl Steps {
-    /// What [`Steps::at_once`] is at most.
-    pub(super) const MOST_AT_ONCE: usize = (AT_ONCE * LARGE) as usize;
+    /// The maximum of [`Steps::at_once`], in bytes.
+    pub(super) const MAX_AT_ONCE: usize = (AT_ONCE * LARGE) as usize;
 
-    /// Notes that something small passes: a tunnel is opened, or says little.
-    pub(super) fn hurry(&self) {
-        self.hasty_until.store(self.now() + HASTE, Relaxed);
+    /// Notes a small request: a tunnel was opened, or sent little. More of them may follow.
+    pub(super) fn expect_small(&self) {
+        self.small_until.store(self.now() + SMALL_FOR, Relaxed);
     }
 
-    /// Notes that `count` bytes pass, in whichever direction.
+    /// Counts bytes that were moved, in either direction.
     pub(super) fn passed(&self, count: usize) {
         self.passed_by(self.now(), count);
     }
@@ -62,35 +63,36 @@ impl Steps {
     fn passed_by(&self, now: u64, count: usize) {
         let passed = self.passed.fetch_add(count as u64, Relaxed) + count as u64;
         let time = now.saturating_sub(self.since.load(Relaxed));
-        if time >= LOOK {
+        if time >= MEASURE_PERIOD {
             self.fast.store(passed / time >= FAST, Relaxed);
             self.passed.store(0, Relaxed);
             self.since.store(now, Relaxed);
         }
     }
 
-    /// How much one read takes at most.
+    /// The most that one read takes, in bytes.
     pub(super) fn one(&self) -> u32 {
         if self.is_large() { LARGE } else { SMALL }
     }
 
-    /// How much is received before others have their turn, waits to be sealed, or waits sealed for the socket.
+    /// The most that is received before other tasks run, that waits to be sealed, and that waits sealed for the socket, in
+    /// bytes.
     pub(super) fn at_once(&self) -> usize {
-        if self.is_large() { Self::MOST_AT_ONCE } else { SMALL as usize }
+        if self.is_large() { Self::MAX_AT_ONCE } else { SMALL as usize }
     }
 
     fn is_large(&self) -> bool {
-        self.fast.load(Relaxed) && self.now() >= self.hasty_until.load(Relaxed)
+        self.fast.load(Relaxed) && self.now() >= self.small_until.load(Relaxed)
     }
 
     fn now(&self) -> u64 {
         u64::try_from(self.born.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// As on a fast link on which nothing small has passed for long.
+    /// Makes steps large, as on a fast link without small requests.
     #[cfg(test)]
     pub(super) fn enlarge(&self) {
-        self.hasty_until.store(0, Relaxed);
+        self.small_until.store(0, Relaxed);
         self.fast.store(true, Relaxed);
     }
 }
@@ -100,22 +102,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_are_large_on_a_fast_link_and_small_after_something_small() {
+    fn steps_are_large_on_a_fast_link_and_small_after_a_small_request() {
         let (steps, mut now) = (Steps::default(), 0);
         assert_eq!(steps.one(), SMALL);
         let mut pass = |bytes_per_microsecond: u64| {
-            for _ in 0..=LOOK / 1000 {
+            for _ in 0..=MEASURE_PERIOD / 1000 {
                 now += 1000;
                 steps.passed_by(now, usize::try_from(1000 * bytes_per_microsecond).unwrap());
             }
         };
         pass(FAST + 1);
-        assert_eq!((steps.one(), steps.at_once()), (LARGE, Steps::MOST_AT_ONCE));
+        assert_eq!((steps.one(), steps.at_once()), (LARGE, Steps::MAX_AT_ONCE));
         pass(FAST / 2);
         assert_eq!((steps.one(), steps.at_once()), (SMALL, SMALL as usize));
         pass(FAST * 10);
         assert_eq!(steps.one(), LARGE);
-        steps.hurry();
+        steps.expect_small();
         assert_eq!((steps.one(), steps.at_once()), (SMALL, SMALL as usize));
     }
 }

@@ -1,7 +1,7 @@
-//! The TLS of links and of joining: who may talk to whom, and in which protocol.
+//! The TLS configurations of links and of joining: who may talk to whom, and in which protocol.
 //!
-//! TLS 1.3 only, nothing resumed, nothing early. Certificates are verified by rustls' own webpki verifiers
-//! against the group's authority and nothing else; there is no verifier of our own here.
+//! TLS 1.3 only, without resumption and without early data. Certificates are verified by the webpki verifiers of rustls
+//! against the group's authority alone; there is no verifier of our own.
 
 mod credentials;
 
@@ -29,7 +29,7 @@ pub const ALPN_LINK: &[u8] = b"h2";
 /// The protocol of joining a group.
 pub const ALPN_JOIN: &[u8] = b"laneway-join/1";
 
-/// Why there is no TLS configuration, or no peer.
+/// Why there is no TLS configuration, or no identity of the peer.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// rustls refuses the node's certificate or key.
@@ -38,10 +38,10 @@ pub enum TlsError {
     /// The revocation list cannot be read.
     #[error("the group's revocation list cannot be used")]
     Revocations(#[from] VerifierBuilderError),
-    /// The peer's certificate is the group's, but no node's.
+    /// The peer's certificate is one of the group, but names no node.
     #[error("the peer's certificate names no node")]
     Peer(#[from] CertificateError),
-    /// The peer sent no certificate at all.
+    /// The peer sent no certificate.
     #[error("the peer sent no certificate")]
     NoCertificate,
 }
@@ -49,25 +49,25 @@ pub enum TlsError {
 /// The node at the other end of a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerIdentity {
-    /// Who it is.
+    /// Its id, from the certificate.
     pub id: NodeId,
-    /// What it is called.
+    /// Its name, from the certificate.
     pub name: Arc<str>,
 }
 
-/// What a client wants of the link port.
+/// What a client requests of the link port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
     /// A link between members.
     Link,
-    /// To become a member.
+    /// Joining the group.
     Join,
 }
 
 impl Service {
-    /// What the ClientHello asks for, so that the right configuration answers it. `None` is for neither, or no
-    /// ALPN at all: rustls would let that through, so the connection must be closed here.
-    pub fn asked_for(hello: &ClientHello<'_>) -> Option<Self> {
+    /// The service that the ClientHello requests, which selects the configuration. `None` for any other protocol, and
+    /// without ALPN: rustls would accept that, so the caller has to close the connection.
+    pub fn requested_by(hello: &ClientHello<'_>) -> Option<Self> {
         hello.alpn()?.find_map(|protocol| match protocol {
             ALPN_LINK => Some(Self::Link),
             ALPN_JOIN => Some(Self::Join),
@@ -76,7 +76,7 @@ impl Service {
     }
 }
 
-/// For the client's end of a link.
+/// The configuration of the client's end of a link.
 ///
 /// # Errors
 /// When the group's certificates or revocation list cannot be used.
@@ -94,7 +94,7 @@ pub fn link_client(group: &Group) -> Result<Arc<ClientConfig>, TlsError> {
     Ok(client(config, ALPN_LINK))
 }
 
-/// For the gateway's end of a link: only members of the group get in.
+/// The configuration of the gateway's end of a link: only members of the group are accepted.
 ///
 /// # Errors
 /// When the group's certificates or revocation list cannot be used.
@@ -112,7 +112,7 @@ pub fn link_server(group: &Group) -> Result<Arc<ServerConfig>, TlsError> {
     Ok(server(config, ALPN_LINK))
 }
 
-/// For a joiner: it has no certificate yet, and trusts the key in its code alone.
+/// The configuration of a joiner, which has no certificate yet and trusts the key in its code alone.
 pub fn join_client(code: &JoinCode) -> Arc<ClientConfig> {
     let config = ClientConfig::builder_with_details(provider(), Arc::new(Clock))
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -122,7 +122,7 @@ pub fn join_client(code: &JoinCode) -> Arc<ClientConfig> {
     client(config, ALPN_JOIN)
 }
 
-/// For the authority's end of joining.
+/// The configuration of the authority's end of joining.
 ///
 /// # Errors
 /// When the group's certificates cannot be used.
@@ -134,13 +134,13 @@ pub fn join_server(group: &Group) -> Result<Arc<ServerConfig>, TlsError> {
     Ok(server(config, ALPN_JOIN))
 }
 
-/// The name to expect in the server's certificate: this gateway's, or any gateway's.
+/// The name that the server's certificate must have: that of this gateway, or the one that all gateways have.
 pub fn server_name(gateway: Option<NodeId>) -> ServerName<'static> {
     let name = gateway.map_or_else(|| GATEWAY_NAME.to_owned(), gateway_name);
     ServerName::DnsName(DnsName::try_from(name).expect("hexadecimal digits and a constant are a DNS name"))
 }
 
-/// Who the other end is, once the handshake has verified its certificates.
+/// The identity of the other end, whose certificates the handshake has verified.
 ///
 /// # Errors
 /// When the certificate names no node.
@@ -160,10 +160,10 @@ impl TimeProvider for Clock {
     }
 }
 
-/// The record layer of a link is this node's own ([`super::record`]), with the keys of rustls' handshake.
+/// Links have a record layer of their own ([`super::record`]), which needs the secrets of the handshake.
 fn client(mut config: ClientConfig, protocol: &[u8]) -> Arc<ClientConfig> {
     config.alpn_protocols = vec![protocol.to_vec()];
-    // The name would tell the LAN which node is dialled.
+    // The name would show the LAN which node is dialled.
     config.enable_sni = false;
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
@@ -184,7 +184,7 @@ fn roots(anchor: TrustAnchor<'static>) -> Arc<RootCertStore> {
     Arc::new(RootCertStore { roots: vec![anchor] })
 }
 
-/// AES-128 first: a link is bulk data on a LAN, and it is the fastest there.
+/// AES-128 first, because it is the fastest: a link carries bulk data on a LAN.
 fn provider() -> Arc<CryptoProvider> {
     use aws_lc_rs::cipher_suite::{
         TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,

@@ -83,7 +83,7 @@ impl Outbox {
         self.pulse.flow().queued(data.len());
         let data = match &self.account {
             _ if data.is_empty() => return Ok(()),
-            Some(account) => account.lend(data),
+            Some(account) => account.charge_while_alive(data),
             None => data,
         };
         self.send.send_data(data, false)
@@ -112,7 +112,7 @@ impl Outbox {
 
 impl Drop for Outbox {
     fn drop(&mut self) {
-        if self.account.as_ref().is_some_and(|account| account.is_condemned()) {
+        if self.account.as_ref().is_some_and(|account| account.is_evicted()) {
             // What is queued is dropped, too.
             self.send.reset(Reason::ENHANCE_YOUR_CALM);
         }
@@ -142,7 +142,7 @@ impl Inbox {
 
     /// Counts the bytes that are queued in `account` from now on.
     pub(crate) fn charge_to(&mut self, account: &Arc<Account>) {
-        account.hold(self.queue.len());
+        account.charge(self.queue.len());
         self.account = Some(account.clone());
     }
 
@@ -156,7 +156,7 @@ impl Inbox {
     /// # Errors
     /// When the stream was reset or the link has ended, so that what arrived before is not the whole.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        if self.poll_condemned(cx) && self.failed.is_none() {
+        if self.poll_evicted(cx) && self.failed.is_none() {
             self.discard();
             return Poll::Ready(Err(Reason::ENHANCE_YOUR_CALM.into()));
         }
@@ -182,7 +182,7 @@ impl Inbox {
             pulse.want_proof();
         }
         if let Some(account) = &self.account {
-            account.hold(data.len());
+            account.charge(data.len());
         }
         self.queue.push(data);
     }
@@ -198,8 +198,8 @@ impl Inbox {
     }
 
     /// Whether the node is out of memory and this tunnel has to end. Otherwise the task is woken once it has to.
-    pub fn poll_condemned(&self, cx: &Context<'_>) -> bool {
-        self.account.as_ref().is_some_and(|account| account.poll_condemned(cx))
+    pub fn poll_evicted(&self, cx: &Context<'_>) -> bool {
+        self.account.as_ref().is_some_and(|account| account.poll_evicted(cx))
     }
 
     /// Nothing is queued; more may arrive.
@@ -250,7 +250,7 @@ impl Inbox {
     fn release(&mut self, count: usize) {
         let mut tight = false;
         if let Some(account) = &self.account {
-            account.let_go(count);
+            account.release(count);
             tight = account.is_tight();
         }
         let (owed, pulse) = (self.withheld + count, self.counted.pulse());
@@ -262,7 +262,7 @@ impl Inbox {
     /// Drops what is queued. The peer gets no window back.
     fn discard(&mut self) {
         if let Some(account) = &self.account {
-            account.let_go(self.queue.len());
+            account.release(self.queue.len());
         }
         self.queue.clear();
     }

@@ -166,7 +166,7 @@ impl FromServer<'_> {
                 return Poll::Ready(Ok(done));
             }
             let Self::Link(inbox) = self else { return Poll::Pending };
-            if inbox.poll_condemned(cx) {
+            if inbox.poll_evicted(cx) {
                 return Poll::Ready(Err(http2::Error::from(http2::Reason::ENHANCE_YOUR_CALM).into()));
             }
             while !inbox.has_ended() {

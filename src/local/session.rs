@@ -123,7 +123,7 @@ impl Session {
         match result {
             Ok(()) => {}
             // The server answered before the app had sent everything: its answer must not be lost with the rest.
-            Err(Broken::Unheard(_)) => {
+            Err(Broken::Unwanted(_)) => {
                 net::linger(&app).await;
                 net::end_orderly(&app);
             }

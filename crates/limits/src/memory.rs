@@ -1,6 +1,6 @@
-//! The memory that tunnels hold, over the whole node. Each tunnel's window bounds what it can hold; this bounds what
-//! all of them hold together, in three steps: windows shrink, new tunnels are refused, and at last the tunnels that
-//! have stood still the longest are reset, so that the others go on.
+//! The memory that all tunnels of a node hold together. The window of a tunnel bounds what it can hold alone; this bounds the
+//! sum, in three steps: windows shrink, new tunnels are refused, and in the end the tunnels that have stalled longest are
+//! reset, so that the others go on.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -12,14 +12,14 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 
-/// What a tunnel costs in bytes besides what it has queued: its tasks, its stream, its buffers.
+/// What a tunnel costs besides the bytes it has queued, in bytes: its tasks, its stream, its buffers.
 pub const TUNNEL: usize = 16 * 1024;
-/// A queue of so many bytes is worth a reset.
+/// Tunnels that hold at least this many bytes are reset before smaller ones.
 const LARGE: usize = 64 * 1024;
-/// Where the system does not say how much memory there is.
-const UNKNOWN: u64 = 1 << 30;
+/// The assumed memory of a machine that does not report it, in bytes.
+const ASSUMED: u64 = 1 << 30;
 
-/// What all tunnels of a node may hold.
+/// The bytes that all tunnels of a node may hold.
 #[derive(Debug)]
 pub struct Budget {
     limit: usize,
@@ -29,20 +29,20 @@ pub struct Budget {
     since: Instant,
 }
 
-/// What one tunnel holds.
+/// The bytes that one tunnel holds.
 #[derive(Debug)]
 pub struct Account {
     budget: Arc<Budget>,
     id: u64,
     held: AtomicUsize,
-    /// When something last left the queue, or came into an empty one, in milliseconds.
+    /// When something last left the queue, or entered an empty one, in milliseconds since the budget was made.
     moved: AtomicU64,
-    condemned: AtomicBool,
+    evicted: AtomicBool,
     task: AtomicWaker,
 }
 
-/// Bytes that count until nobody has them any more.
-struct Lent(Bytes, Arc<Account>);
+/// Bytes that are charged to an account until they are dropped.
+struct Charged(Bytes, Arc<Account>);
 
 impl Budget {
     /// A budget of `limit` bytes.
@@ -56,7 +56,7 @@ impl Budget {
         })
     }
 
-    /// Begins to count a tunnel.
+    /// Opens the account of a tunnel.
     pub fn account(self: &Arc<Self>) -> Arc<Account> {
         let id = self.next.fetch_add(1, Relaxed);
         let account = Arc::new(Account {
@@ -64,7 +64,7 @@ impl Budget {
             id,
             held: AtomicUsize::new(0),
             moved: AtomicU64::new(self.now()),
-            condemned: AtomicBool::new(false),
+            evicted: AtomicBool::new(false),
             task: AtomicWaker::new(),
         });
         self.lock().insert(id, Arc::downgrade(&account));
@@ -72,7 +72,7 @@ impl Budget {
         account
     }
 
-    /// How many bytes are held now.
+    /// How many bytes are held.
     pub fn used(&self) -> usize {
         self.used.load(Relaxed)
     }
@@ -82,21 +82,21 @@ impl Budget {
         self.limit
     }
 
-    /// More than half of it is in use: windows should be small.
+    /// Whether more than half of it is used, so that windows have to be small.
     pub fn is_tight(&self) -> bool {
         self.used() > self.limit / 2
     }
 
-    /// More than three quarters of it are in use: no new tunnels.
+    /// Whether more than three quarters of it are used, so that new tunnels have to be refused.
     pub fn is_short(&self) -> bool {
         self.used() > self.limit / 4 * 3
     }
 
-    /// Resets tunnels until new ones would be taken again: those first that have stood still the longest over a large
-    /// queue, the small ones only if that is not enough.
+    /// Evicts tunnels until new ones would be accepted again: first those with large queues, the longest stalled before the
+    /// others, and the small ones only if that is not enough.
     fn relieve(&self) {
         let mut accounts: Vec<_> = {
-            // Who does not get the lock leaves it to the one who has it.
+            // Another thread that has the lock is opening or closing an account, or does this already.
             let Ok(accounts) = self.accounts.try_lock() else { return };
             accounts.values().filter_map(Weak::upgrade).collect()
         };
@@ -107,13 +107,13 @@ impl Budget {
             if !self.is_short() {
                 break;
             }
-            account.condemn();
+            account.evict();
             reset += 1;
         }
         tracing::warn!(
             limit = self.limit,
             reset,
-            "out of memory for tunnels: those that stood still are reset"
+            "out of memory for tunnels: those that have stalled are reset"
         );
     }
 
@@ -128,7 +128,7 @@ impl Budget {
 
 impl Account {
     /// Counts `count` bytes more.
-    pub fn hold(&self, count: usize) {
+    pub fn charge(&self, count: usize) {
         if self.held.fetch_add(count, Relaxed) == 0 {
             self.moved.store(self.budget.now(), Relaxed);
         }
@@ -137,37 +137,37 @@ impl Account {
         }
     }
 
-    /// Counts `count` bytes less.
-    pub fn let_go(&self, count: usize) {
+    /// Counts `count` bytes less, because they moved on.
+    pub fn release(&self, count: usize) {
         self.moved.store(self.budget.now(), Relaxed);
         self.give_back(count);
     }
 
-    /// What is queued for sending counts until it was sent.
-    pub fn lend(self: &Arc<Self>, bytes: Bytes) -> Bytes {
-        self.hold(bytes.len());
-        Bytes::from_owner(Lent(bytes, self.clone()))
+    /// Charges `bytes` until they are dropped.
+    pub fn charge_while_alive(self: &Arc<Self>, bytes: Bytes) -> Bytes {
+        self.charge(bytes.len());
+        Bytes::from_owner(Charged(bytes, self.clone()))
     }
 
-    /// Whether windows should be small.
+    /// Whether windows have to be small.
     pub fn is_tight(&self) -> bool {
         self.budget.is_tight()
     }
 
     /// Whether this tunnel has to end.
-    pub fn is_condemned(&self) -> bool {
-        self.condemned.load(Relaxed)
+    pub fn is_evicted(&self) -> bool {
+        self.evicted.load(Relaxed)
     }
 
-    /// The same; if it has not to, its task is woken once it has.
-    pub fn poll_condemned(&self, cx: &Context<'_>) -> bool {
+    /// The same. If it may go on, the current task is woken once it has to end.
+    pub fn poll_evicted(&self, cx: &Context<'_>) -> bool {
         self.task.register(cx.waker());
-        self.is_condemned()
+        self.is_evicted()
     }
 
-    /// What it holds is as good as free, so that nobody else has to go for it.
-    fn condemn(&self) {
-        self.condemned.store(true, Relaxed);
+    /// Has the tunnel end. What it holds counts as free at once, so that no other has to end for it.
+    fn evict(&self) {
+        self.evicted.store(true, Relaxed);
         self.give_back(usize::MAX);
         self.task.wake();
     }
@@ -187,25 +187,30 @@ impl Drop for Account {
     }
 }
 
-impl AsRef<[u8]> for Lent {
+impl AsRef<[u8]> for Charged {
     fn as_ref(&self) -> &[u8] {
         &self.0
     }
 }
 
-impl Drop for Lent {
+impl Drop for Charged {
     fn drop(&mut self) {
-        self.1.let_go(self.0.len());
+        self.1.release(self.0.len());
     }
 }
 
-/// A quarter of the memory that this process may use, in bytes: of the machine's, or of the smallest limit of the
-/// control groups that it is in.
+/// A quarter of the memory that this process may use, in bytes: of the machine's, or of the smallest limit of its control
+/// groups.
 pub fn share_of_machine() -> u64 {
-    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
-    let group = std::fs::read_to_string("/proc/self/cgroup").ok();
-    let group = group.and_then(|text| group_limit(&text, Path::new("/sys/fs/cgroup")));
-    [machine, group].into_iter().flatten().min().map_or(UNKNOWN, |bytes| bytes / 4)
+    share(Path::new("/proc"), Path::new("/sys/fs/cgroup"))
+}
+
+/// The same, where the file systems of the kernel are.
+fn share(proc: &Path, groups: &Path) -> u64 {
+    let machine = std::fs::read_to_string(proc.join("meminfo")).ok().and_then(|text| total(&text));
+    let group = std::fs::read_to_string(proc.join("self/cgroup")).ok();
+    let group = group.and_then(|text| group_limit(&text, groups));
+    [machine, group].into_iter().flatten().min().unwrap_or(ASSUMED) / 4
 }
 
 /// `MemTotal` of /proc/meminfo, in bytes.
@@ -239,49 +244,49 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_byte_is_given_back_once() {
+    fn every_byte_is_released_once() {
         let budget = Budget::new(1 << 20);
         let account = budget.account();
-        account.hold(1000);
-        let lent = account.lend(Bytes::from(vec![0; 500]));
+        account.charge(1000);
+        let charged = account.charge_while_alive(Bytes::from(vec![0; 500]));
         assert_eq!(budget.used(), TUNNEL + 1500);
-        account.let_go(400);
+        account.release(400);
         drop(account);
-        assert_eq!(budget.used(), TUNNEL + 1100, "what is lent keeps the account");
-        drop(lent);
+        assert_eq!(budget.used(), TUNNEL + 1100, "what is charged keeps the account");
+        drop(charged);
         assert_eq!(budget.used(), 0);
         assert!(budget.lock().is_empty());
     }
 
     #[test]
-    fn the_steps_come_one_after_the_other() {
+    fn windows_shrink_then_tunnels_are_refused_then_evicted() {
         let budget = Budget::new(1 << 20);
         let account = budget.account();
-        account.hold((1 << 19) - TUNNEL);
+        account.charge((1 << 19) - TUNNEL);
         assert!(!budget.is_tight());
-        account.hold(1);
+        account.charge(1);
         assert!(budget.is_tight() && !budget.is_short());
-        account.hold(1 << 18);
-        assert!(budget.is_short() && !account.is_condemned());
-        account.hold(1 << 18);
-        assert!(account.is_condemned() && !budget.is_short());
+        account.charge(1 << 18);
+        assert!(budget.is_short() && !account.is_evicted());
+        account.charge(1 << 18);
+        assert!(account.is_evicted() && !budget.is_short());
     }
 
     #[test]
-    fn those_go_that_stood_still_the_longest_and_no_more_than_need_be() {
+    fn the_longest_stalled_tunnels_are_evicted_and_no_more_than_necessary() {
         let budget = Budget::new(4 << 20);
         let [old, small, idle, moving, newest] = [0; 5].map(|_| budget.account());
         for (account, count) in [(&old, 2 << 20), (&small, 10), (&moving, 1 << 20)] {
-            account.hold(count);
+            account.charge(count);
         }
-        newest.hold((1 << 20) - 6 * TUNNEL);
+        newest.charge((1 << 20) - 6 * TUNNEL);
         for (at, account) in [&small, &old, &newest, &moving].into_iter().enumerate() {
             account.moved.store(at as u64, Relaxed);
         }
-        assert!([&old, &small, &idle, &moving, &newest].iter().all(|account| !account.is_condemned()));
-        moving.hold(2 * TUNNEL);
-        assert!(old.is_condemned());
-        assert!([&small, &idle, &moving, &newest].iter().all(|account| !account.is_condemned()));
+        assert!([&old, &small, &idle, &moving, &newest].iter().all(|account| !account.is_evicted()));
+        moving.charge(2 * TUNNEL);
+        assert!(old.is_evicted());
+        assert!([&small, &idle, &moving, &newest].iter().all(|account| !account.is_evicted()));
         assert!(!budget.is_short());
     }
 
@@ -289,11 +294,33 @@ mod tests {
     fn the_machines_memory_is_read() {
         assert_eq!(total("MemFree: 1 kB\nMemTotal:       24576 kB\n"), Some(24576 * 1024));
         assert_eq!(total("nonsense"), None);
-        assert!(share_of_machine() > 0);
     }
 
     #[test]
-    fn the_smallest_limit_of_the_groups_counts() {
+    fn the_share_is_a_quarter_of_what_the_process_may_use() {
+        let root = tempfile::tempdir().unwrap();
+        let (proc, groups) = (root.path().join("proc"), root.path().join("groups"));
+        let write = |path: std::path::PathBuf, text: &str| {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        assert_eq!(share(&proc, &groups), ASSUMED / 4, "nothing is known");
+        write(proc.join("meminfo"), "MemTotal: 4096 kB\n");
+        assert_eq!(share(&proc, &groups), 1024 * 1024);
+        write(proc.join("self/cgroup"), "0::/a\n");
+        write(groups.join("a/memory.max"), "max\n");
+        assert_eq!(share(&proc, &groups), 1024 * 1024, "the group has no limit");
+        write(groups.join("a/memory.max"), "8000\n");
+        assert_eq!(share(&proc, &groups), 2000, "the limit of the group is smaller");
+        write(groups.join("a/memory.max"), "80000000\n");
+        assert_eq!(share(&proc, &groups), 1024 * 1024, "the machine is smaller");
+        // The machine that runs this reports its memory.
+        let reported = total(&std::fs::read_to_string("/proc/meminfo").unwrap()).unwrap();
+        assert!(share_of_machine() <= reported / 4);
+    }
+
+    #[test]
+    fn the_smallest_limit_of_the_control_groups_counts() {
         let root = tempfile::tempdir().unwrap();
         let write = |path: &str, text: &str| {
             let file = root.path().join(path);

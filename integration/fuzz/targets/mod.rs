@@ -12,6 +12,7 @@ pub mod connect;
 pub mod datagram;
 pub mod dns;
 pub mod first;
+pub mod h2;
 pub mod hpack;
 pub mod http_request;
 pub mod http_response;
@@ -31,7 +32,7 @@ mod seeds;
 pub type Run = fn(&[u8]);
 
 /// Every target with its name, which is also that of its fuzzer and of the directory of its seeds.
-pub const ALL: [(&str, Run); 19] = [
+pub const ALL: [(&str, Run); 20] = [
     ("access", access::run),
     ("beacons", beacons::run),
     ("capsule", capsule::run),
@@ -41,6 +42,7 @@ pub const ALL: [(&str, Run); 19] = [
     ("datagram", datagram::run),
     ("dns", dns::run),
     ("first", first::run),
+    ("h2", h2::run),
     ("hpack", hpack::run),
     ("http_request", http_request::run),
     ("http_response", http_response::run),

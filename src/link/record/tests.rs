@@ -68,7 +68,7 @@ proptest! {
     #[test]
     fn any_bytes_have_a_length_or_none(bytes in prop::collection::vec(any::<u8>(), 0..8)) {
         if let Ok(Some(length)) = Opener::length(&bytes) {
-            prop_assert!((HEADER + TAG + 1..=HEADER + LARGEST_SEALED).contains(&length));
+            prop_assert!((HEADER + TAG + 1..=HEADER + MAX_SEALED).contains(&length));
         }
     }
 }
@@ -86,7 +86,7 @@ fn a_record_without_content_type_or_with_too_much_is_refused() {
     for (inner, expected) in [
         (vec![0; 5], RecordError::Unexpected),
         (b"x\x14".to_vec(), RecordError::Unexpected),
-        ([vec![1; LARGEST_PLAIN + 1], vec![23]].concat(), RecordError::TooLong),
+        ([vec![1; MAX_PLAIN + 1], vec![23]].concat(), RecordError::TooLong),
     ] {
         assert_eq!(pair(false).1.open_within(&mut record_of(&inner)), Err(expected));
     }

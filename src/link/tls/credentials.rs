@@ -1,4 +1,4 @@
-//! The TLS of links as the group is now: a configuration is made anew once the group's news have changed.
+//! The TLS configurations of links for the current state of the group. They are made again after each group update.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,9 +8,9 @@ use super::{TlsError, link_client, link_server};
 use crate::trust::group::Group;
 use crate::trust::membership::Membership;
 
-/// What this node shows at either end of a link, and what it demands of the other.
+/// The certificate that this node presents on a link, and what it demands of the other end.
 pub struct Credentials {
-    /// What is known of the group.
+    /// The state of the group.
     pub membership: Arc<Membership>,
     client: Memo<ClientConfig>,
     server: Memo<ServerConfig>,
@@ -27,7 +27,7 @@ impl Credentials {
         Ok(Arc::new(credentials))
     }
 
-    /// For the client's end of a link that is dialled now.
+    /// The configuration for dialling a link now.
     ///
     /// # Errors
     /// When the group's revocation list cannot be used.
@@ -35,7 +35,7 @@ impl Credentials {
         self.client.of(self.membership.group(), link_client)
     }
 
-    /// For the gateway's end of a link that is accepted now.
+    /// The configuration for accepting a link now.
     ///
     /// # Errors
     /// When the group's revocation list cannot be used.
@@ -44,7 +44,7 @@ impl Credentials {
     }
 }
 
-/// What was made last, and of what.
+/// The last result, and the group it was made from.
 struct Memo<T>(Mutex<Option<(Arc<Group>, Arc<T>)>>);
 
 impl<T> Default for Memo<T> {

@@ -205,7 +205,7 @@ async fn the_service_is_chosen_by_alpn() {
         let (near, far) = duplex(64 * 1024);
         let dialling = tokio::spawn(TlsConnector::from(client).connect(server_name(None), near));
         let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), far).await.unwrap();
-        assert_eq!(Service::asked_for(&start.client_hello()), expected);
+        assert_eq!(Service::requested_by(&start.client_hello()), expected);
         dialling.abort();
     }
 }

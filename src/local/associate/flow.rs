@@ -90,7 +90,7 @@ impl Flow<'_> {
 
     async fn carry(&self, routes: &Routes, record: &mut Record) {
         // What is reset for want of memory stays so.
-        while self.queue.ready().await && !self.queue.account().is_condemned() {
+        while self.queue.ready().await && !self.queue.account().is_evicted() {
             let opened = tokio::select! {
                 opened = self.open(routes, record) => opened,
                 () = self.queue.closed() => return,

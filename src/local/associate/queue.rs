@@ -46,7 +46,7 @@ impl Queue {
             self.let_go(&mut waiting, &oldest);
             dropped += 1;
         }
-        self.account.hold(payload.len());
+        self.account.charge(payload.len());
         waiting.bytes += payload.len();
         waiting.datagrams.push_back(payload);
         self.filled.notify_one();
@@ -97,7 +97,7 @@ impl Queue {
     pub(super) fn clear(&self) -> u64 {
         let mut waiting = self.lock();
         let dropped = waiting.datagrams.len() as u64;
-        self.account.let_go(waiting.bytes);
+        self.account.release(waiting.bytes);
         (waiting.datagrams, waiting.bytes) = (VecDeque::new(), 0);
         dropped
     }
@@ -114,7 +114,7 @@ impl Queue {
 
     fn let_go(&self, waiting: &mut Waiting, oldest: &Bytes) {
         waiting.bytes -= oldest.len();
-        self.account.let_go(oldest.len());
+        self.account.release(oldest.len());
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
