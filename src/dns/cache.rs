@@ -1,4 +1,4 @@
-//! Answers that are kept as long as they say (RFC 1035 §7.4), also that there is none (RFC 2308).
+//! A cache of answers for the lifetime that they state (RFC 1035 §7.4), negative answers included (RFC 2308).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,23 +9,23 @@ use tokio::time::Instant;
 
 use crate::wire::dns::{Key, age, lifetime};
 
-/// A cache that is bounded in answers and in bytes; who came first goes first.
+/// A cache that is bounded in answers and in bytes; the oldest answer is evicted first.
 pub struct Cache {
     most: usize,
     most_bytes: usize,
-    kept: Mutex<Kept>,
+    answers: Mutex<Answers>,
 }
 
 #[derive(Default)]
-struct Kept {
-    answers: HashMap<Key, Entry>,
-    /// By age: the oldest has the smallest number.
+struct Answers {
+    by_key: HashMap<Key, CacheEntry>,
+    /// By number; the oldest answer has the smallest one.
     order: BTreeMap<u64, Key>,
     next: u64,
     bytes: usize,
 }
 
-struct Entry {
+struct CacheEntry {
     message: Message,
     since: Instant,
     until: Instant,
@@ -34,18 +34,18 @@ struct Entry {
 }
 
 impl Cache {
-    /// An empty one for so many answers and so many bytes of them, as messages.
+    /// An empty cache for at most `most` answers, and `most_bytes` bytes of encoded messages.
     pub fn new(most: usize, most_bytes: usize) -> Self {
-        Self { most, most_bytes, kept: Mutex::default() }
+        Self { most, most_bytes, answers: Mutex::default() }
     }
 
-    /// The answer that is kept, aged by the time that it has been here.
+    /// The cached answer, with its lifetime reduced by the time that it has been cached.
     pub fn find(&self, key: &Key) -> Option<Message> {
         let now = Instant::now();
-        let mut kept = self.lock();
-        let entry = kept.answers.get(key)?;
+        let mut answers = self.lock();
+        let entry = answers.by_key.get(key)?;
         if entry.until <= now {
-            kept.remove(key);
+            answers.remove(key);
             return None;
         }
         let mut message = entry.message.clone();
@@ -54,7 +54,7 @@ impl Cache {
         Some(message)
     }
 
-    /// Keeps an answer, if it may be kept.
+    /// Caches an answer, if its lifetime allows it.
     pub fn keep(&self, key: Key, message: &Message) {
         let seconds = lifetime(message);
         let bytes = message.to_vec().map_or(usize::MAX, |bytes| bytes.len());
@@ -63,27 +63,27 @@ impl Cache {
         }
         let now = Instant::now();
         let until = now + Duration::from_secs(seconds.into());
-        let mut kept = self.lock();
-        kept.remove(&key);
-        while kept.answers.len() >= self.most || kept.bytes + bytes > self.most_bytes {
-            let Some((_, oldest)) = kept.order.pop_first() else { break };
-            kept.remove(&oldest);
+        let mut answers = self.lock();
+        answers.remove(&key);
+        while answers.by_key.len() >= self.most || answers.bytes + bytes > self.most_bytes {
+            let Some((_, oldest)) = answers.order.pop_first() else { break };
+            answers.remove(&oldest);
         }
-        let number = kept.next;
-        kept.next += 1;
-        kept.bytes += bytes;
-        kept.order.insert(number, key.clone());
-        kept.answers.insert(key, Entry { message: message.clone(), since: now, until, bytes, number });
+        let number = answers.next;
+        answers.next += 1;
+        answers.bytes += bytes;
+        answers.order.insert(number, key.clone());
+        answers.by_key.insert(key, CacheEntry { message: message.clone(), since: now, until, bytes, number });
     }
 
-    fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Answers> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Kept {
+impl Answers {
     fn remove(&mut self, key: &Key) {
-        if let Some(entry) = self.answers.remove(key) {
+        if let Some(entry) = self.by_key.remove(key) {
             self.order.remove(&entry.number);
             self.bytes -= entry.bytes;
         }
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_ages_and_ends_and_case_is_no_difference() {
+    async fn an_answer_ages_and_expires_and_case_does_not_matter() {
         let cache = Cache::new(10, 10_000);
         cache.keep(query("www.example.org.").key(), &address("www.example.org.", 60));
         tokio::time::advance(Duration::from_secs(25)).await;
@@ -125,17 +125,17 @@ mod tests {
         assert_eq!(found.answers[0].ttl, 35);
         tokio::time::advance(Duration::from_secs(35)).await;
         assert!(cache.find(&query("www.example.org.").key()).is_none());
-        assert_eq!(cache.lock().bytes, 0, "and its place is free");
+        assert_eq!(cache.lock().bytes, 0, "its room is free again");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn that_a_name_does_not_exist_is_kept_as_long_as_its_zone_says() {
+    async fn a_negative_answer_is_cached_for_the_lifetime_of_its_zone() {
         let cache = Cache::new(10, 10_000);
         let mut none = address("none.example.org.", 60);
         none.answers.clear();
         none.metadata.response_code = op::ResponseCode::NXDomain;
         cache.keep(query("none.example.org.").key(), &none);
-        assert!(cache.find(&query("none.example.org.").key()).is_none(), "the zone does not say");
+        assert!(cache.find(&query("none.example.org.").key()).is_none(), "without a lifetime from the zone");
         let names = ["ns.example.org.", "admin.example.org."].map(|name| Name::from_ascii(name).unwrap());
         let [ns, admin] = names;
         let soa = rr::rdata::SOA::new(ns, admin, 1, 1, 1, 1, 7);
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_oldest_goes_when_there_are_too_many_or_they_are_too_large() {
+    async fn the_oldest_answer_is_evicted_when_there_are_too_many_or_they_are_too_large() {
         let names: Vec<_> = (0..100).map(|number| format!("host{number:03}.example.org.")).collect();
         let one = address(&names[0], 60).to_vec().unwrap().len();
         for cache in [Cache::new(10, usize::MAX / 2), Cache::new(1000, 10 * one)] {

@@ -1,4 +1,4 @@
-//! DNS as both ends of a link need it: name servers to ask, and answers that are kept. May not know who asks, nor why.
+//! DNS as both ends of a link need it: asking name servers, and caching answers. Must not know who asks, or why.
 
 pub mod cache;
 pub mod runtime;

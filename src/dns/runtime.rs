@@ -1,5 +1,5 @@
-//! How name servers are reached: as hickory does it with tokio, but by connections that are marked as the node's own.
-//! Rules that lead this machine's software to the node would lead a question by TCP there too.
+//! How name servers are reached: as hickory does it with tokio, but TCP connections are marked as the node's own.
+//! Otherwise the rules that redirect this machine's apps to the node would redirect them, too.
 
 use std::future::Future;
 use std::io;
@@ -14,10 +14,10 @@ use tokio::time::timeout;
 
 use crate::mark;
 
-/// A name server that does not take a connection in this time is silent, where hickory does not say for how long.
+/// Connect timeout where hickory sets none.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// Tokio, with marks.
+/// Tokio's runtime, with marked TCP connections.
 #[derive(Clone, Default)]
 pub struct Runtime(TokioRuntimeProvider);
 
@@ -52,7 +52,7 @@ impl RuntimeProvider for Runtime {
         })
     }
 
-    /// Not marked: UDP is led nowhere.
+    /// Not marked: UDP is never redirected.
     fn bind_udp(&self, local: SocketAddr, server: SocketAddr) -> Opening<UdpSocket> {
         self.0.bind_udp(local, server)
     }

@@ -1,4 +1,4 @@
-//! Asks name servers: UDP, then TCP where the answer does not fit, the next server where one is silent.
+//! Asks name servers: by UDP, by TCP where the answer does not fit, and the next server where one is silent.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,19 +14,19 @@ use tokio::time::timeout;
 use super::runtime::Runtime;
 use crate::wire::dns::{Query, Reason, failure};
 
-/// The deadline of one question to all servers together: below what apps wait (RFC 1035 §7.2 leaves it open; the usual
-/// stub resolver asks again after 5 s).
+/// The deadline of one question to all servers together, below the time that apps wait: RFC 1035 §7.2 leaves it open; the
+/// usual stub resolver asks again after 5 s.
 const DEADLINE: Duration = Duration::from_secs(4);
 
-/// Name servers that are asked for the same names.
+/// Name servers that are responsible for the same names.
 #[derive(Clone)]
 pub struct NameServers(NameServerPool<Runtime>);
 
 impl NameServers {
-    /// These ones, asked as `options` say.
+    /// These name servers, asked according to `options`.
     ///
     /// # Errors
-    /// A sentence, when that cannot be prepared.
+    /// A sentence, when TLS cannot be set up.
     pub fn new(servers: Vec<NameServerConfig>, mut options: ResolverOpts) -> Result<Self, String> {
         options.timeout = DEADLINE;
         let tls = TlsConfig::new().map_err(|error| error.to_string())?;
@@ -34,7 +34,7 @@ impl NameServers {
         Ok(Self(NameServerPool::from_config(servers, context, Runtime::default())))
     }
 
-    /// This one.
+    /// One name server.
     ///
     /// # Errors
     /// As for [`NameServers::new`].
@@ -46,7 +46,7 @@ impl NameServers {
         Self::new(vec![NameServerConfig::new(server.ip(), true, connections.into())], ResolverOpts::default())
     }
 
-    /// The answer of one of them. There is always one: SERVFAIL says that nobody gave any.
+    /// The answer of one of them. There is always one: SERVFAIL when none of them answered.
     pub async fn ask(&self, query: &Query) -> Message {
         let request = query.to_server(Message::query().metadata.id);
         let options = DnsRequestOptions::default();
@@ -62,12 +62,12 @@ impl NameServers {
                 return message;
             }
             Ok(Err(NetError::Dns(DnsError::ResponseCode(code)))) => {
-                return failure(code, Reason::Other, "the name server said so");
+                return failure(code, Reason::Other, "the name server answered with this code");
             }
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer in time".into(),
         };
-        tracing::debug!(question = %query.question(), reason = failed, "name servers not asked");
+        tracing::debug!(question = %query.question(), reason = failed, "no answer from the name servers");
         failure(ResponseCode::ServFail, Reason::NetworkError, "the name servers did not answer")
     }
 }
@@ -85,7 +85,7 @@ mod tests {
     use tokio::net::{TcpListener, UdpSocket};
     use tokio::task::JoinHandle;
 
-    /// A name server: what is called long is asked for by TCP, everything else there is not.
+    /// A name server: names that begin with `long` exist and are answered by TCP; no other name exists.
     fn answer(bytes: &[u8], by_udp: bool) -> Vec<u8> {
         let asked = Message::from_vec(bytes).unwrap();
         let name = asked.queries[0].name().clone();
@@ -102,7 +102,7 @@ mod tests {
         answer.to_vec().unwrap()
     }
 
-    /// Answers so many questions on each TCP connection before it closes that.
+    /// A name server that closes each TCP connection after `each` questions.
     async fn name_server(each: usize) -> (SocketAddr, [JoinHandle<()>; 2]) {
         let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = udp.local_addr().unwrap();
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_does_not_fit_is_asked_by_tcp_and_the_rest_is_answered_afterwards() {
+    async fn an_answer_that_does_not_fit_is_asked_for_by_tcp_and_later_questions_are_answered() {
         for each in [1, 2, usize::MAX] {
             let (address, tasks) = name_server(each).await;
             let servers = NameServers::one(address).unwrap();

@@ -1,4 +1,4 @@
-//! A name and what is below it, and the name server that is asked for them.
+//! A zone with a name server of its own: a name, and all names below it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
@@ -13,13 +13,13 @@ const PORT: u16 = 53;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Zone {
-    /// The name that all of them end in.
+    /// The suffix of all its names.
     pub suffix: Name,
-    /// Whom to ask.
+    /// Its name server.
     pub server: SocketAddr,
 }
 
-/// What is no zone.
+/// The text is not a zone.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "'{0}' is not SUFFIX=SERVER: write a domain, '=' and the address of its name server, with :PORT if that is not 53"
@@ -27,7 +27,7 @@ pub struct Zone {
 pub struct ZoneError(String);
 
 impl Zone {
-    /// Of all zones that `name` is in the one with the longest suffix.
+    /// The value of the zone that `name` is in; with several, that of the longest suffix.
     pub fn of<'a, T>(zones: &'a [(Self, T)], name: &Name) -> Option<&'a T> {
         let within = zones.iter().filter(|(zone, _)| zone.suffix.zone_of(name));
         within.max_by_key(|(zone, _)| zone.suffix.num_labels()).map(|(_, value)| value)

@@ -1,19 +1,21 @@
-//! UDP ASSOCIATE (RFC 1928 §4, §7): a UDP socket for one app, as long as the TCP connection stands that asked for it.
+//! UDP ASSOCIATE (RFC 1928 §4, §7): a UDP socket for one app, until the TCP connection that requested it ends.
 
+mod app_socket;
 mod drops;
 mod flow;
 mod queue;
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, OnceLock};
+use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::TcpStream;
 
-use self::drops::{Drops, Why};
+use self::app_socket::AppSocket;
+use self::drops::{DropReason, Drops};
 use self::flow::Flow;
 use self::queue::Queue;
 use super::context::Local;
@@ -25,66 +27,54 @@ use crate::telemetry::record::Record;
 use crate::wire::socks_udp::{self, Unusable};
 use crate::wire::target::Target;
 
-/// Destinations of one association; the one that was used the longest ago gives way to another.
+/// Maximum number of destinations of one association; the least recently used one makes room for another.
 pub const MOST_DESTINATIONS: usize = 256;
-/// No datagram is longer.
-const LONGEST: usize = 64 * 1024;
-/// So many are read before the destinations get to run.
+/// Maximum size of a datagram, in bytes.
+const MAX_DATAGRAM: usize = 64 * 1024;
+/// Maximum number of datagrams read before the flows run again.
 const BURST: usize = 64;
 
-/// The app's end of an association.
-struct App {
-    socket: UdpSocket,
-    /// The other end of its TCP connection: nobody else is heard.
-    ip: IpAddr,
-    /// Its UDP port, once it is known: the one that it named, or else the one that spoke first.
-    port: OnceLock<u16>,
-}
-
-/// What is known of one destination.
+/// One destination of the association.
 struct Destination {
     queue: Arc<Queue>,
-    traffic: Arc<Usage>,
+    usage: Arc<Usage>,
 }
 
 /// An association whose socket is bound.
 pub struct Association {
-    app: App,
+    app: AppSocket,
     drops: Drops,
 }
 
 impl Association {
-    /// Binds a socket for the app at the other end of `control`, on the address that the app knows this node by. `port` is
-    /// the app's UDP port, 0 if it does not know it yet. What is dropped counts in `telemetry`.
+    /// Binds a socket for the app at the other end of `control`, on the address that the app reaches this node at. `port` is
+    /// the app's UDP port, 0 if it does not know it yet. Dropped datagrams are counted in `telemetry`.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error of the system.
     pub async fn bind(control: &TcpStream, port: u16, telemetry: &Arc<Telemetry>) -> io::Result<Self> {
-        let (here, there) = (net::plain(control.local_addr()?), net::plain(control.peer_addr()?));
-        let socket = UdpSocket::bind(SocketAddr::new(here.ip(), 0)).await?;
-        socket.writable().await?;
+        let app = AppSocket::bind(control, port).await?;
         net::keep_alive(control);
-        let known = if port == 0 { OnceLock::new() } else { OnceLock::from(port) };
-        Ok(Self { app: App { socket, ip: there.ip(), port: known }, drops: Drops::new(telemetry) })
+        Ok(Self { app, drops: Drops::new(telemetry) })
     }
 
-    /// Where the app has to send its datagrams.
+    /// The address to which the app sends its datagrams.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error of the system.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.app.socket.local_addr()
     }
 
-    /// Carries the app's datagrams until `control` ends. When the node drains, until no destination is in use any more.
+    /// Carries the app's datagrams until `control` ends, or while the node drains, until no destination is in use.
     pub async fn serve(&self, local: &Local, control: TcpStream, peer: &AppPeer, record: &mut Record) {
         let mut known: HashMap<Target, Destination> = HashMap::new();
         let mut flows = FuturesUnordered::new();
-        let mut end = std::pin::pin!(end(&control));
+        let mut hung_up = std::pin::pin!(hung_up(&control));
         let outcome = loop {
             tokio::select! {
                 biased;
-                () = &mut end => break "closed",
+                () = &mut hung_up => break "closed",
                 Some(queue) = flows.next(), if !flows.is_empty() => forget(&mut known, &queue),
                 readable = self.app.socket.readable() => {
                     if readable.is_err() {
@@ -95,21 +85,21 @@ impl Association {
                             return self.push(destination, payload);
                         }
                         if local.routes.memory.is_short() {
-                            return self.drops.one(Why::Memory);
+                            return self.drops.one(DropReason::Memory);
                         }
                         if known.len() >= MOST_DESTINATIONS {
-                            forget_oldest(&mut known);
+                            forget_least_recent(&mut known);
                         }
                         let id = local.next_id();
                         let mut record = Record::of_app(&local.telemetry, id, "udp", peer.to_string());
                         record.aims_at(&target);
                         let queue = Arc::new(Queue::new(local.routes.memory.account()));
-                        let traffic = Arc::new(Usage::of(&record.traffic()));
-                        let destination = Destination { queue: queue.clone(), traffic: traffic.clone() };
+                        let usage = Arc::new(Usage::of(&record.traffic()));
+                        let destination = Destination { queue: queue.clone(), usage: usage.clone() };
                         self.push(&destination, payload);
                         known.insert(target.clone(), destination);
                         let (app, drops, header) = (&self.app, &self.drops, Bytes::copy_from_slice(header));
-                        let flow = Flow { target, header, queue, traffic, app, drops, id };
+                        let flow = Flow { target, header, queue, usage, app, drops, id };
                         flows.push(flow.run(&local.routes, record));
                     });
                     tokio::task::consume_budget().await;
@@ -122,23 +112,24 @@ impl Association {
         record.ended(format!("{outcome}{}", self.drops));
     }
 
-    /// Takes what has arrived from the app, but for what has to be dropped.
+    /// Reads the datagrams that have arrived and calls `take` with target, header and payload of each, except those that
+    /// are dropped.
     fn receive(&self, mut take: impl FnMut(Target, &[u8], &[u8])) {
-        let mut buffer = Vec::with_capacity(LONGEST);
+        let mut buffer = Vec::with_capacity(MAX_DATAGRAM);
         for _ in 0..BURST {
             buffer.clear();
-            // What is wrong with the socket, if it is not just empty, shows when it is waited for.
+            // If the socket is broken and not just empty, the next wait fails.
             let Ok((_, from)) = self.app.socket.try_recv_buf_from(&mut buffer) else { return };
             let dropped = match socks_udp::parse(&buffer) {
-                _ if !self.app.is(from) => Why::Foreign,
+                _ if !self.app.is_app(from) => DropReason::Foreign,
                 Ok((target, header)) => {
-                    self.app.port.get_or_init(|| from.port());
+                    self.app.learn_port(from.port());
                     take(target, &buffer[..header], &buffer[header..]);
                     continue;
                 }
-                Err(Unusable::Fragment) => Why::Fragment,
-                Err(Unusable::Truncated) => Why::Truncated,
-                Err(Unusable::Malformed) => Why::Malformed,
+                Err(Unusable::Fragment) => DropReason::Fragment,
+                Err(Unusable::Truncated) => DropReason::Truncated,
+                Err(Unusable::Malformed) => DropReason::Malformed,
             };
             self.drops.one(dropped);
         }
@@ -146,26 +137,12 @@ impl Association {
 
     fn push(&self, destination: &Destination, payload: &[u8]) {
         let dropped = destination.queue.push(Bytes::copy_from_slice(payload));
-        self.drops.many(Why::Unsent, dropped);
+        self.drops.many(DropReason::Unsent, dropped);
     }
 }
 
-impl App {
-    fn is(&self, from: SocketAddr) -> bool {
-        let from = net::plain(from);
-        from.ip() == self.ip && self.port.get().is_none_or(|port| *port == from.port())
-    }
-
-    /// Sends a datagram to the app; false if it could not be sent at once.
-    fn tell(&self, header: &[u8], payload: &[u8]) -> bool {
-        let Some(port) = self.port.get() else { return false };
-        let to = SocketAddr::new(self.ip, *port);
-        self.socket.try_send_to(&[header, payload].concat(), to).is_ok()
-    }
-}
-
-/// Waits until the app hangs up. What it says meanwhile means nothing.
-async fn end(control: &TcpStream) {
+/// Waits until the app hangs up. What it sends meanwhile is ignored.
+async fn hung_up(control: &TcpStream) {
     let mut ignored = [0; 512];
     loop {
         match control.try_read(&mut ignored) {
@@ -185,8 +162,8 @@ fn forget(known: &mut HashMap<Target, Destination>, ended: &Arc<Queue>) {
     known.retain(|_, destination| !Arc::ptr_eq(&destination.queue, ended));
 }
 
-fn forget_oldest(known: &mut HashMap<Target, Destination>) {
-    let oldest = known.iter().min_by_key(|(_, destination)| destination.traffic.last());
+fn forget_least_recent(known: &mut HashMap<Target, Destination>) {
+    let oldest = known.iter().min_by_key(|(_, destination)| destination.usage.last());
     if let Some(target) = oldest.map(|(target, _)| target.clone())
         && let Some(destination) = known.remove(&target)
     {

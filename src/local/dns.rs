@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-use self::counts::Source;
+use self::counts::{Counts, Source};
 use super::context::Local;
 use crate::dns::cache::Cache;
 use crate::dns::servers::NameServers;
@@ -44,6 +44,7 @@ pub struct NameServer {
     system: Box<SystemResolver>,
     zones: Vec<(Zone, NameServers)>,
     cache: Cache,
+    counts: Counts,
     /// The questions that are being asked; the same question asked again waits for the same answer.
     pending: Mutex<HashMap<Key, watch::Receiver<Option<Message>>>>,
     queries: Arc<Semaphore>,
@@ -78,8 +79,10 @@ impl NameServer {
     /// A sentence, when the name server of a zone cannot be used.
     pub fn new(local: Arc<Local>, system: Box<SystemResolver>, zones: &[Zone]) -> Result<Arc<Self>, String> {
         let servers = |zone: &Zone| Ok((zone.clone(), NameServers::one(zone.server)?));
+        let counts = Counts(local.telemetry.clone());
         Ok(Arc::new(Self {
             local,
+            counts,
             system,
             zones: zones.iter().map(servers).collect::<Result<_, String>>()?,
             cache: Cache::new(CACHE, CACHE_BYTES),
@@ -105,7 +108,7 @@ impl NameServer {
 
     /// The answer to `query`, if the cache has one.
     fn find_in_cache(&self, query: &Query) -> Option<Message> {
-        self.cache.find(&query.key()).map(|found| self.counted(query.answer(&found), Source::Cache))
+        self.cache.find(&query.key()).map(|found| self.counts.counted(query.answer(&found), Source::Cache))
     }
 
     /// The answer to `query`. There is always one, before apps give up.
@@ -120,7 +123,7 @@ impl NameServer {
             Err(_) => None,
         };
         let found = found.unwrap_or_else(|| failure(ResponseCode::ServFail, Reason::Other, "no answer"));
-        self.counted(query.answer(&found), Source::Asked)
+        self.counts.counted(query.answer(&found), Source::Asked)
     }
 
     /// Asks the question in a task, unless the same question is pending. Gives where the answer will appear.

@@ -1,5 +1,5 @@
-//! Apps that have not said yet what they want. There may be so many of them; when there are more, the one that has
-//! waited the longest makes room, so that nobody is kept out by others that say nothing.
+//! Connections of apps whose request is not complete yet. Their number is bounded; above the bound the oldest one is
+//! closed, so that silent connections keep nobody out.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-/// An app must have said what it wants so long after it connected. Slow bytes do not extend it.
+/// How long an app may take to send its request. Bytes that arrive slowly do not extend it.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// All handshakes in progress.
@@ -20,11 +20,11 @@ pub struct Handshakes {
 #[derive(Default)]
 struct Waiting {
     next: u64,
-    /// By age: the oldest has the smallest number.
+    /// By number; the oldest has the smallest one.
     by_age: BTreeMap<u64, CancellationToken>,
 }
 
-/// One handshake, until it is dropped.
+/// One handshake; dropping it ends it.
 pub struct Handshake {
     all: Arc<Handshakes>,
     number: u64,
@@ -33,12 +33,12 @@ pub struct Handshake {
 }
 
 impl Handshakes {
-    /// At most so many at a time.
+    /// Allows at most `most` handshakes at a time.
     pub fn new(most: usize) -> Arc<Self> {
         Arc::new(Self { most, waiting: Mutex::default() })
     }
 
-    /// One more, for which the oldest goes if need be.
+    /// Begins a handshake, and cancels the oldest one if there are too many.
     pub fn begin(self: &Arc<Self>) -> Handshake {
         let over = CancellationToken::new();
         let mut waiting = self.lock();
@@ -59,7 +59,7 @@ impl Handshakes {
 }
 
 impl Handshake {
-    /// Does `step` of it; `None` when the time for all steps is over, or somebody else needs the room.
+    /// Runs one step of the handshake; `None` when the time for all steps is over, or a newer handshake needs the room.
     pub async fn within<T>(&self, step: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_oldest_makes_room_and_who_is_done_needs_none() {
+    async fn the_oldest_makes_room_and_a_finished_one_needs_none() {
         let handshakes = Handshakes::new(2);
         let (oldest, done) = (handshakes.begin(), handshakes.begin());
         drop(done);
@@ -90,7 +90,7 @@ mod tests {
         assert!(!oldest.over.is_cancelled());
         let _third = handshakes.begin();
         assert_eq!(oldest.within(pending::<()>()).await, None);
-        assert_eq!(oldest.within(async { 1 }).await, Some(1), "what is there already is taken");
+        assert_eq!(oldest.within(async { 1 }).await, Some(1), "a step that is ready is still taken");
         assert!(!second.over.is_cancelled());
         assert_eq!(handshakes.lock().by_age.len(), 2);
     }

@@ -1,5 +1,4 @@
-//! Names and passwords that apps log in with, where the local port asks for them: SOCKS5 (RFC 1929) and HTTP Basic
-//! (RFC 7617).
+//! The logins of apps, where the local port requires one: SOCKS5 (RFC 1929) and HTTP Basic (RFC 7617).
 
 use std::fmt;
 use std::net::IpAddr;
@@ -18,9 +17,9 @@ use serde::Deserialize;
 use crate::limits::rate::{PerSource, Rate};
 use crate::sys::state::{StateError, read_private};
 
-/// The longest name and the longest password, in bytes (RFC 1929 §2).
+/// Maximum length of a name and of a password, in bytes (RFC 1929 §2).
 const LONGEST: usize = 255;
-/// Wrong logins of one source: so many at once, and one more each time that has passed.
+/// Wrong logins of one source: ten at once, and one more every 6 s.
 const WRONG: Rate = Rate::new(10, Duration::from_secs(6));
 
 /// A name and its password, as typed: `NAME:PASSWORD`.
@@ -31,7 +30,7 @@ pub struct Login {
     password: String,
 }
 
-/// A text that is no login.
+/// The text is not a login.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("a login is written NAME:PASSWORD, each of 1 to {LONGEST} bytes")]
 pub struct NotALogin;
@@ -47,19 +46,19 @@ pub enum FileError {
     Line(usize, #[source] NotALogin),
 }
 
-/// What is accepted, and from whom too much was not.
+/// The accepted logins, and a limit on wrong ones for each source.
 pub struct Logins {
     key: Key,
-    /// A login is told from another by its MAC alone, in a time that says nothing of either.
+    /// Logins are compared by their MACs, in constant time.
     accepted: RwLock<Vec<Tag>>,
     wrong: Mutex<PerSource>,
 }
 
 impl Login {
-    /// The logins in a file: one a line, without empty lines and those that begin with `#`.
+    /// Reads the logins in a file: one per line; empty lines and lines that begin with `#` are ignored.
     ///
     /// # Errors
-    /// [`FileError`]; a file that others than its owner can read is one of them.
+    /// [`FileError`], also when users other than the file's owner can read it.
     pub fn read(path: &Path) -> Result<Vec<Self>, FileError> {
         let text = String::from_utf8_lossy(&read_private(path)?).into_owned();
         let lines = text.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
@@ -68,7 +67,7 @@ impl Login {
 }
 
 impl Login {
-    /// What proves it in HTTP's Basic scheme (RFC 7617 §2).
+    /// The credentials of HTTP's Basic scheme (RFC 7617 §2).
     pub fn basic(&self) -> String {
         STANDARD.encode(format!("{}:{}", self.name, self.password))
     }
@@ -93,7 +92,7 @@ impl TryFrom<String> for Login {
     }
 }
 
-/// The name alone.
+/// Shows the name only.
 impl fmt::Debug for Login {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Login({:?})", self.name)
@@ -101,7 +100,7 @@ impl fmt::Debug for Login {
 }
 
 impl Logins {
-    /// These are accepted; with none of them, nobody is asked.
+    /// Accepts `logins`; if there are none, apps need no login.
     ///
     /// # Errors
     /// When the system gives no random numbers.
@@ -112,19 +111,19 @@ impl Logins {
         Ok(made)
     }
 
-    /// From now on these are accepted. Connections that stand stay.
+    /// Accepts these logins from now on. Open connections are not affected.
     pub fn change(&self, logins: &[Login]) {
         let tags = logins.iter().map(|login| self.tag(login.name.as_bytes(), login.password.as_bytes()));
         *self.accepted.write().unwrap_or_else(PoisonError::into_inner) = tags.collect();
     }
 
-    /// Whether apps are asked for a login.
+    /// Whether apps must log in.
     pub fn are_needed(&self) -> bool {
         !self.accepted.read().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    /// Whether an app at `source` may use the port by this login. A source that was wrong too often is refused whatever
-    /// it says, until some time has passed.
+    /// Whether an app at `source` may use the port with this login. After too many wrong logins a source is refused for
+    /// some time, whatever it sends.
     pub fn admit(&self, source: IpAddr, name: &[u8], password: &[u8]) -> bool {
         let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
         if !wrong.take(source, Instant::now()) {
@@ -133,7 +132,7 @@ impl Logins {
         let tag = self.tag(name, password);
         let accepted = self.accepted.read().unwrap_or_else(PoisonError::into_inner);
         let equal = |other: &Tag| verify_slices_are_equal(other.as_ref(), tag.as_ref()).is_ok();
-        // All are looked at, whichever it is.
+        // Compared with all of them, so that the time does not depend on which one matches.
         let is_right = accepted.iter().fold(false, |right, other| right | equal(other));
         if is_right {
             wrong.give_back(source);
@@ -143,19 +142,19 @@ impl Logins {
         is_right
     }
 
-    /// The same for the value of a Proxy-Authorization field (RFC 7617 §2); without one nothing counts as wrong.
+    /// The same for the value of a Proxy-Authorization field (RFC 7617 §2). A missing field is no wrong login.
     pub fn admit_basic(&self, source: IpAddr, field: Option<&[u8]>) -> bool {
         let Some((name, password)) = field.and_then(basic) else { return false };
         self.admit(source, &name, &password)
     }
 
-    /// The length of the name comes first: no other pair has the same text.
+    /// The length of the name comes first, so that no two pairs have the same text.
     fn tag(&self, name: &[u8], password: &[u8]) -> Tag {
         sign(&self.key, &[&name.len().to_be_bytes()[..], name, password].concat())
     }
 }
 
-/// `Basic` and base64 of `name:password`.
+/// Name and password from `Basic` and the base64 of `name:password`.
 fn basic(field: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     let (scheme, text) = field.split_at_checked(6)?;
     if !scheme.eq_ignore_ascii_case(b"basic ") {

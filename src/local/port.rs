@@ -1,4 +1,4 @@
-//! The sockets that apps connect to: TCP, unix, and those that the service manager has opened already.
+//! The sockets that apps connect to: TCP, unix, and those passed by the service manager.
 
 use std::fs;
 use std::io;
@@ -15,10 +15,10 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 use super::endpoint::{AppPeer, Endpoint};
 use crate::net;
 
-/// One socket that listens. A unix socket that was made here is removed when this is dropped.
+/// A listening socket. A unix socket that was created here is removed when this is dropped.
 pub struct Port {
     listener: Listener,
-    /// Where it listens, as bound.
+    /// The address it is bound to.
     pub endpoint: Endpoint,
     _file: Option<SocketFile>,
 }
@@ -28,34 +28,34 @@ enum Listener {
     Unix(UnixListener),
 }
 
-/// Tells a file from another one of the same name: inode, and when it was made.
+/// Identifies a file, as opposed to a later one of the same name: inode and modification time.
 #[derive(PartialEq, Eq)]
-struct Made(u64, i64, i64);
+struct FileIdentity(u64, i64, i64);
 
-/// A socket in the file system, as it was made.
+/// A socket in the file system that was created here.
 struct SocketFile {
     path: PathBuf,
-    made: Made,
+    identity: FileIdentity,
 }
 
 impl Port {
-    /// Listens. A unix socket has the permissions `mode`, from its first moment no more; one that a process left behind
-    /// is replaced.
+    /// Listens. A unix socket has the permissions `mode`, and never more than that; one that a terminated process left
+    /// behind is replaced.
     ///
     /// # Errors
-    /// What the system says; [`io::ErrorKind::AddrInUse`] also for a unix socket that somebody listens at, and
-    /// [`io::ErrorKind::AlreadyExists`] for a path that is something else.
+    /// The error of the system; [`io::ErrorKind::AddrInUse`] also for a unix socket on which another process listens, and
+    /// [`io::ErrorKind::AlreadyExists`] for a path that is not a socket.
     pub fn bind(endpoint: &Endpoint, mode: u32) -> io::Result<Self> {
         match endpoint {
             Endpoint::Tcp(address) => Self::tcp(net::listen(*address)?),
             Endpoint::Unix(path) => {
-                make_way(path)?;
+                remove_stale(path)?;
                 let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
                 socket.set_nonblocking(true)?;
-                // Where the system knows that: nobody else connects before it has its permissions.
+                // Where the system supports it: nobody else connects before the permissions are set.
                 let _ = fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR);
                 socket.bind(&SockAddr::unix(path)?)?;
-                let file = SocketFile { path: path.clone(), made: Made::of(path)? };
+                let file = SocketFile { path: path.clone(), identity: FileIdentity::of(path)? };
                 fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
                 socket.listen(net::BACKLOG)?;
                 let listener = Listener::Unix(UnixListener::from_std(socket.into())?);
@@ -64,13 +64,13 @@ impl Port {
         }
     }
 
-    /// The sockets that the service manager gives to this process (`sd_listen_fds(3)`), and takes the offer out of the
-    /// environment. None, when it gives none. To be called once, before there are threads.
+    /// Takes the sockets that the service manager passes to this process (`sd_listen_fds(3)`) out of the environment. Must
+    /// be called once, before there are threads.
     ///
     /// # Errors
-    /// When something else than a listening stream socket was given.
+    /// When something other than a listening stream socket is passed.
     pub fn inherited() -> io::Result<Vec<Self>> {
-        // Without a process id they may be meant for another process.
+        // Without a process id the sockets may be meant for another process.
         if std::env::var_os("LISTEN_PID").is_none() {
             return Ok(Vec::new());
         }
@@ -100,7 +100,7 @@ impl Port {
         Ok(Self { listener: Listener::Tcp(listener), endpoint, _file: None })
     }
 
-    /// The TCP address, where it has one.
+    /// Its TCP address; `None` for a unix socket.
     pub fn address(&self) -> Option<SocketAddr> {
         match self.endpoint {
             Endpoint::Tcp(address) => Some(address),
@@ -123,15 +123,15 @@ impl Port {
     }
 }
 
-/// Removes the socket of a process that is gone.
-fn make_way(path: &Path) -> io::Result<()> {
+/// Removes the socket of a process that has terminated.
+fn remove_stale(path: &Path) -> io::Result<()> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
     if !found.file_type().is_socket() {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the file is there and is not a socket"));
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the file exists and is not a socket"));
     }
     match StdUnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
@@ -140,7 +140,7 @@ fn make_way(path: &Path) -> io::Result<()> {
     }
 }
 
-impl Made {
+impl FileIdentity {
     fn of(path: &Path) -> io::Result<Self> {
         let found = fs::symlink_metadata(path)?;
         Ok(Self(found.ino(), found.mtime(), found.mtime_nsec()))
@@ -149,8 +149,8 @@ impl Made {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Somebody else's by now, if another node has taken the path.
-        if Made::of(&self.path).is_ok_and(|now| now == self.made) {
+        // Another process may have replaced it meanwhile.
+        if FileIdentity::of(&self.path).is_ok_and(|now| now == self.identity) {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -181,11 +181,11 @@ mod tests {
         drop(port);
         assert!(!path.exists());
 
-        // Left behind by a process that was killed: closed, but still there.
+        // Left behind by a killed process: closed, but still in the file system.
         drop(StdUnixListener::bind(&path).unwrap());
         let port = Port::bind(&endpoint, 0o666).unwrap();
         assert_eq!(mode(&path), 0o666);
-        // Taken over by somebody else meanwhile.
+        // Replaced by another process meanwhile.
         fs::remove_file(&path).unwrap();
         let _other = StdUnixListener::bind(&path).unwrap();
         drop(port);

@@ -1,4 +1,4 @@
-//! Datagrams of an association that were lost here: counted for its access line, and for all of them together.
+//! Counts the datagrams that an association drops, for its access line and in the metrics.
 
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
@@ -6,26 +6,26 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::telemetry::Telemetry;
 
-/// Why a datagram is dropped.
+/// DropReason a datagram is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Why {
-    /// It is a part of a larger one.
+pub(super) enum DropReason {
+    /// It is a fragment of a larger one.
     Fragment,
     /// It is shorter than its header.
     Truncated,
     /// It names no destination.
     Malformed,
-    /// It is from somebody else than the app.
+    /// It does not come from the app.
     Foreign,
-    /// It was the oldest that waited when there were too many, or nobody would take it.
+    /// It was the oldest in a full queue, or could not be sent.
     Unsent,
-    /// The app's socket did not take it.
+    /// It could not be sent to the app.
     Undelivered,
     /// There was no memory for another destination.
     Memory,
 }
 
-/// In the order of [`Why`]: the word for the count of all, and for the access line.
+/// In the order of [`DropReason`]: the label in the metrics, and the words in the access line.
 const WORDS: [(&str, &str); 7] = [
     ("fragment", "fragments"),
     ("truncated", "truncated"),
@@ -33,7 +33,7 @@ const WORDS: [(&str, &str); 7] = [
     ("foreign", "from others"),
     ("unsent", "unsent"),
     ("undelivered", "undelivered"),
-    ("memory", "refused for want of memory"),
+    ("memory", "refused for lack of memory"),
 ];
 
 /// How many datagrams were dropped, and why.
@@ -44,18 +44,18 @@ pub(super) struct Drops {
 }
 
 impl Drops {
-    /// None yet; those that come count in `telemetry` too.
+    /// No drops yet; they are also counted in `telemetry`.
     pub(super) fn new(telemetry: &Arc<Telemetry>) -> Self {
         Self { telemetry: telemetry.clone(), counts: Default::default() }
     }
 
-    /// One more.
-    pub(super) fn one(&self, why: Why) {
+    /// Counts one datagram.
+    pub(super) fn one(&self, why: DropReason) {
         self.many(why, 1);
     }
 
-    /// So many more.
-    pub(super) fn many(&self, why: Why, count: u64) {
+    /// Counts `count` datagrams.
+    pub(super) fn many(&self, why: DropReason, count: u64) {
         if count > 0 {
             self.counts[why as usize].fetch_add(count, Relaxed);
             self.telemetry.udp_dropped.many(WORDS[why as usize].0, count);
@@ -64,7 +64,7 @@ impl Drops {
 }
 
 impl fmt::Display for Drops {
-    /// Nothing, or what to put behind an outcome.
+    /// Empty, or a suffix for the outcome in the access line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = String::new();
         for (count, (_, what)) in self.counts.iter().zip(WORDS) {
@@ -86,11 +86,11 @@ mod tests {
         let telemetry = Arc::default();
         let (one, other) = (Drops::new(&telemetry), Drops::new(&telemetry));
         assert_eq!(one.to_string(), "");
-        one.one(Why::Fragment);
-        one.many(Why::Memory, 3);
-        one.many(Why::Foreign, 0);
-        other.one(Why::Memory);
-        assert_eq!(one.to_string(), "; dropped: 1 fragments, 3 refused for want of memory");
+        one.one(DropReason::Fragment);
+        one.many(DropReason::Memory, 3);
+        one.many(DropReason::Foreign, 0);
+        other.one(DropReason::Memory);
+        assert_eq!(one.to_string(), "; dropped: 1 fragments, 3 refused for lack of memory");
         assert_eq!(telemetry.udp_dropped.values(), [("fragment", 1), ("memory", 4)]);
     }
 }

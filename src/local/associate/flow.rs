@@ -1,5 +1,5 @@
-//! One destination of an association: its stream, or on a gateway its socket, opened when there is something to send, and
-//! opened anew on the next gateway when that one fails. The app notices nothing but datagrams that were lost.
+//! One destination of an association: its stream, or on a gateway its socket. It is opened when there is something to
+//! send, and again on the next gateway when that one fails; the app only notices lost datagrams.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +9,8 @@ use tokio::net::UdpSocket;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::App;
-use super::drops::{Drops, Why};
+use super::app_socket::AppSocket;
+use super::drops::{DropReason, Drops};
 use super::queue::Queue;
 use crate::failure::Failure;
 use crate::link::client::LinkTunnel;
@@ -24,40 +24,41 @@ use crate::telemetry::record::Record;
 use crate::wire::capsule::LONGEST_PAYLOAD;
 use crate::wire::target::Target;
 
-/// A destination that was refused, or hung up before it said anything, is left alone for so long: an app that goes on
-/// sending should not cost the gateway one new stream for each datagram.
+/// How long a destination is left alone after it was refused, or ended before it sent anything: an app that goes on
+/// sending must not cost the gateway a new stream for each datagram.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// One destination.
 pub(super) struct Flow<'a> {
-    /// Where its datagrams go.
+    /// The destination.
     pub(super) target: Target,
-    /// What the app puts before them, and finds before what comes back (RFC 1928 §7).
+    /// The header of its datagrams, both of those to it and of those from it (RFC 1928 §7).
     pub(super) header: Bytes,
-    /// What waits to be sent.
+    /// The datagrams that wait to be sent.
     pub(super) queue: Arc<Queue>,
-    /// What has passed.
-    pub(super) traffic: Arc<Usage>,
-    /// Who gets what comes back.
-    pub(super) app: &'a App,
-    /// What was lost on the way.
+    /// The bytes that have passed, and when.
+    pub(super) usage: Arc<Usage>,
+    /// The app's socket.
+    pub(super) app: &'a AppSocket,
+    /// Counts the datagrams that are dropped.
     pub(super) drops: &'a Drops,
-    /// Its id in the logs.
+    /// Its id in the logs of this node and of the gateway.
     pub(super) id: u64,
 }
 
-/// The way to the destination.
-enum Way {
-    /// Over a link, until that takes nothing new.
+/// The open path to the destination.
+enum Path {
+    /// Over a link, with the token that is cancelled once the link takes no new tunnels.
     Link(Box<LinkTunnel>, CancellationToken),
+    /// From this machine.
     Direct(UdpSocket),
 }
 
-/// Why a way is not used any more.
+/// Why a path is not used any more.
 enum End {
-    /// The destination is forgotten: the app is gone, or others have taken its place.
+    /// The destination was forgotten: the app is gone, or other destinations needed the room.
     Closed,
-    /// There is a better way for what is to be sent next.
+    /// There is a better path for the next datagram.
     Moved,
     /// The gateway or its link has failed.
     Lost,
@@ -66,22 +67,21 @@ enum End {
 }
 
 impl Flow<'_> {
-    /// Carries datagrams until the queue is closed or nothing has passed for long enough; `record` is the access line.
-    /// Gives the queue.
+    /// Carries datagrams until the queue is closed or the destination has been idle for its limit. Gives the queue.
     pub(super) async fn run(self, routes: &Routes, mut record: Record) -> Arc<Queue> {
         let idle = {
             let mut carried = std::pin::pin!(self.carry(routes, &mut record));
             tokio::select! {
                 () = &mut carried => false,
-                () = self.traffic.idle(idle_limit(&self.target)) => {
+                () = self.usage.idle(idle_limit(&self.target)) => {
                     self.queue.close();
                     carried.await;
                     true
                 }
             }
         };
-        self.drops.many(Why::Unsent, self.queue.clear());
-        record.moved(self.traffic.moved());
+        self.drops.many(DropReason::Unsent, self.queue.clear());
+        record.moved(self.usage.moved());
         if !record.has_failed() {
             record.ended(if idle { "idle" } else { "closed" });
         }
@@ -89,21 +89,21 @@ impl Flow<'_> {
     }
 
     async fn carry(&self, routes: &Routes, record: &mut Record) {
-        // What is reset for want of memory stays so.
+        // A flow that was reset for lack of memory stays closed.
         while self.queue.ready().await && !self.queue.account().is_evicted() {
             let opened = tokio::select! {
                 opened = self.open(routes, record) => opened,
                 () = self.queue.closed() => return,
             };
-            let received = self.traffic.moved().received;
+            let received = self.usage.moved().received;
             let end = match opened {
-                Ok(Way::Link(tunnel, end_of_use)) => {
+                Ok(Path::Link(tunnel, end_of_use)) => {
                     Box::pin(self.over_link(routes, *tunnel, &end_of_use)).await
                 }
-                Ok(Way::Direct(socket)) => self.directly(routes, &socket).await,
+                Ok(Path::Direct(socket)) => self.directly(routes, &socket).await,
                 Err(failure) => {
                     record.failed(&failure);
-                    self.drops.many(Why::Unsent, self.queue.clear());
+                    self.drops.many(DropReason::Unsent, self.queue.clear());
                     self.pause().await;
                     continue;
                 }
@@ -114,7 +114,7 @@ impl Flow<'_> {
                 End::Lost => {}
                 End::Ended(why) => {
                     tracing::debug!(target = %self.target, why, "UDP ended");
-                    if self.traffic.moved().received == received {
+                    if self.usage.moved().received == received {
                         self.pause().await;
                     }
                 }
@@ -129,23 +129,24 @@ impl Flow<'_> {
         }
     }
 
-    /// A way to the destination. While there is no gateway, it is waited for; the queue drops what is too old then.
-    async fn open(&self, routes: &Routes, record: &mut Record) -> Result<Way, Failure> {
+    /// Opens a path to the destination. While there is no gateway the flow is held, and a full queue drops its oldest
+    /// datagrams.
+    async fn open(&self, routes: &Routes, record: &mut Record) -> Result<Path, Failure> {
         routes.admit(&self.target)?;
-        let way = match routes.open_tunnel(Transport::Udp, &self.target, self.id, &Bytes::new()).await? {
+        let path = match routes.open_tunnel(Transport::Udp, &self.target, self.id, &Bytes::new()).await? {
             Some((mut tunnel, link)) => {
                 tunnel.stream.charge_to(self.queue.account());
                 record.gateway = link.gateway.id.short();
-                Way::Link(Box::new(tunnel), link.end_of_use())
+                Path::Link(Box::new(tunnel), link.end_of_use())
             }
             None => {
                 let socket = (routes.direct_udp)(self.target.clone()).await?;
                 record.gateway = "direct".to_owned();
-                Way::Direct(socket)
+                Path::Direct(socket)
             }
         };
         record.ended("open");
-        Ok(way)
+        Ok(path)
     }
 
     async fn over_link(&self, routes: &Routes, tunnel: LinkTunnel, end_of_use: &CancellationToken) -> End {
@@ -154,7 +155,7 @@ impl Flow<'_> {
         let (mut outbox, mut datagrams) = (tunnel.outbox, Datagrams::new(tunnel.inbox));
         let send = async {
             while self.queue.ready().await {
-                // Only now: what comes back still comes this way.
+                // Only when there is something to send: until then answers still arrive on this path.
                 if routes.has_better(&pulse, gateway, end_of_use) {
                     return End::Moved;
                 }
@@ -180,14 +181,14 @@ impl Flow<'_> {
             // Even while the link does not move.
             () = self.queue.closed() => End::Closed,
         };
-        // What was sent already still goes out; fails only on a stream that has ended anyway.
+        // What was sent is still delivered. Fails only on a stream that has ended already.
         let _ = outbox.finish();
         end
     }
 
     async fn send(&self, outbox: &mut Outbox) -> Result<(), http2::Error> {
         let batch = self.queue.batch();
-        self.traffic.sent(batch.payload);
+        self.usage.sent(batch.payload);
         outbox.send(batch.capsules).await?;
         tokio::task::consume_budget().await;
         Ok(())
@@ -201,9 +202,9 @@ impl Flow<'_> {
                 }
                 let Some(payload) = self.queue.pop() else { continue };
                 match socket.try_send(&payload) {
-                    Ok(_) => self.traffic.sent(payload.len()),
+                    Ok(_) => self.usage.sent(payload.len()),
                     Err(error) if is_unreachable(&error) => return End::Ended(error.to_string()),
-                    Err(_) => self.drops.one(Why::Unsent),
+                    Err(_) => self.drops.one(DropReason::Unsent),
                 }
                 tokio::task::consume_budget().await;
             }
@@ -216,7 +217,7 @@ impl Flow<'_> {
                 {
                     return End::Ended(error.to_string());
                 }
-                // Held only as long as there is something in it.
+                // Allocated only once a datagram has arrived.
                 let mut payload = BytesMut::with_capacity(LONGEST_PAYLOAD);
                 match socket.try_recv_buf(&mut payload) {
                     Ok(_) => self.deliver(&payload),
@@ -233,9 +234,9 @@ impl Flow<'_> {
     }
 
     fn deliver(&self, payload: &[u8]) {
-        self.traffic.received(payload.len());
-        if !self.app.tell(&self.header, payload) {
-            self.drops.one(Why::Undelivered);
+        self.usage.received(payload.len());
+        if !self.app.send(&self.header, payload) {
+            self.drops.one(DropReason::Undelivered);
         }
     }
 }

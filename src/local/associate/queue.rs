@@ -1,4 +1,4 @@
-//! Datagrams of an app that wait for their way to one destination: a bounded queue that drops the oldest.
+//! The datagrams of an app that wait for one destination: a bounded queue that drops the oldest.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,12 +11,12 @@ use crate::link::datagrams::{BATCH, Batch};
 use crate::memory::Account;
 use crate::wire::capsule;
 
-/// So many datagrams wait for one destination; a flight of any protocol fits.
+/// Maximum number of datagrams that wait; a flight of any protocol fits.
 pub(super) const MOST_WAITING: usize = 128;
-/// So many bytes of them.
+/// Maximum of their payload, in bytes.
 pub(super) const MOST_BYTES: usize = 128 * 1024;
 
-/// The queue. One task waits for it.
+/// The queue. One task reads from it.
 #[derive(Debug)]
 pub(super) struct Queue {
     waiting: Mutex<Waiting>,
@@ -32,18 +32,18 @@ struct Waiting {
 }
 
 impl Queue {
-    /// An empty queue, whose bytes `account` counts.
+    /// An empty queue, whose bytes are charged to `account`.
     pub(super) fn new(account: Arc<Account>) -> Self {
         Self { waiting: Mutex::default(), filled: Notify::new(), closed: CancellationToken::new(), account }
     }
 
-    /// Puts a datagram at the end; gives how many had to go for it.
+    /// Appends a datagram; gives how many were dropped to make room.
     pub(super) fn push(&self, payload: Bytes) -> u64 {
         let mut waiting = self.lock();
         let mut dropped = 0;
         while waiting.datagrams.len() >= MOST_WAITING || waiting.bytes + payload.len() > MOST_BYTES {
             let Some(oldest) = waiting.datagrams.pop_front() else { break };
-            self.let_go(&mut waiting, &oldest);
+            self.discharge(&mut waiting, &oldest);
             dropped += 1;
         }
         self.account.charge(payload.len());
@@ -53,7 +53,7 @@ impl Queue {
         dropped
     }
 
-    /// Waits until there is a datagram, or there will be none any more, which gives false.
+    /// Waits until there is a datagram; false when the queue is closed.
     pub(super) async fn ready(&self) -> bool {
         while !self.closed.is_cancelled() {
             if !self.lock().datagrams.is_empty() {
@@ -67,7 +67,7 @@ impl Queue {
         false
     }
 
-    /// Waits until it is closed, whatever is in it.
+    /// Waits until the queue is closed, even while it has datagrams.
     pub(super) async fn closed(&self) {
         self.closed.cancelled().await;
     }
@@ -76,7 +76,7 @@ impl Queue {
     pub(super) fn pop(&self) -> Option<Bytes> {
         let mut waiting = self.lock();
         let oldest = waiting.datagrams.pop_front()?;
-        self.let_go(&mut waiting, &oldest);
+        self.discharge(&mut waiting, &oldest);
         Some(oldest)
     }
 
@@ -93,7 +93,7 @@ impl Queue {
         Batch { capsules: capsules.freeze(), payload, count }
     }
 
-    /// Drops what waits; gives how many that were.
+    /// Drops all datagrams; gives how many there were.
     pub(super) fn clear(&self) -> u64 {
         let mut waiting = self.lock();
         let dropped = waiting.datagrams.len() as u64;
@@ -102,17 +102,17 @@ impl Queue {
         dropped
     }
 
-    /// Nothing more comes, and nobody wants what is there.
+    /// Closes the queue: its datagrams are not sent any more.
     pub(super) fn close(&self) {
         self.closed.cancel();
     }
 
-    /// Counts what it holds.
+    /// The account that its bytes are charged to.
     pub(super) fn account(&self) -> &Arc<Account> {
         &self.account
     }
 
-    fn let_go(&self, waiting: &mut Waiting, oldest: &Bytes) {
+    fn discharge(&self, waiting: &mut Waiting, oldest: &Bytes) {
         waiting.bytes -= oldest.len();
         self.account.release(oldest.len());
     }
@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(budget.used(), TUNNEL);
         queue.push(Bytes::from("y"));
         drop(queue);
-        assert_eq!(budget.used(), 0, "what nobody took counts no longer");
+        assert_eq!(budget.used(), 0, "a dropped queue is not charged any more");
     }
 
     #[test]

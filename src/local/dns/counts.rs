@@ -1,8 +1,10 @@
 //! Counts questions and answers.
 
+use std::sync::Arc;
+
 use hickory_resolver::proto::op::{Message, ResponseCode};
 
-use super::NameServer;
+use crate::telemetry::Telemetry;
 use crate::telemetry::refusal::RefusalReason;
 use crate::wire::dns::{Decision, word};
 
@@ -17,16 +19,19 @@ pub(super) enum Source {
     Here,
 }
 
-impl NameServer {
+/// The counters of the local name server.
+pub(super) struct Counts(pub(super) Arc<Telemetry>);
+
+impl Counts {
     /// Counts a question that came by `transport`, with the decision about it.
-    pub(super) fn count_question(&self, transport: &'static str, decision: &Decision) {
-        let telemetry = &self.local.telemetry;
+    pub(super) fn question(&self, transport: &'static str, decision: &Decision) {
+        let telemetry = &self.0;
         telemetry.questions.one(transport);
         match decision {
             Decision::Ask(_) => {}
             Decision::Ignore => telemetry.refused.one(("dns", RefusalReason::Malformed)),
             Decision::Answer(_, code, _) => {
-                self.count_answer(*code, Source::Here);
+                self.add_answer(*code, Source::Here);
                 let reason = match *code {
                     ResponseCode::FormErr => RefusalReason::Malformed,
                     ResponseCode::BADVERS => RefusalReason::Version,
@@ -40,23 +45,23 @@ impl NameServer {
     }
 
     /// Counts a question that is answered with SERVFAIL because there are too many.
-    pub(super) fn count_excess(&self) {
-        self.local.telemetry.refused.one(("dns", RefusalReason::TooMany));
-        self.count_answer(ResponseCode::ServFail, Source::Here);
+    pub(super) fn excess(&self) {
+        self.0.refused.one(("dns", RefusalReason::TooMany));
+        self.add_answer(ResponseCode::ServFail, Source::Here);
     }
 
     /// The same answer, counted.
     pub(super) fn counted(&self, answer: Message, source: Source) -> Message {
-        self.count_answer(answer.metadata.response_code, source);
+        self.add_answer(answer.metadata.response_code, source);
         answer
     }
 
-    fn count_answer(&self, code: ResponseCode, source: Source) {
+    fn add_answer(&self, code: ResponseCode, source: Source) {
         let source = match source {
             Source::Cache => "cache",
             Source::Asked => "asked",
             Source::Here => "here",
         };
-        self.local.telemetry.answers.one((word(code), source));
+        self.0.answers.one((word(code), source));
     }
 }

@@ -35,7 +35,7 @@ impl NameServer {
 
     async fn serve_datagram(self: &Arc<Self>, socket: &Arc<UdpSocket>, bytes: &[u8], app: SocketAddr) {
         let decision = Decision::of(bytes);
-        self.count_question("udp", &decision);
+        self.counts.question("udp", &decision);
         let query = match decision {
             Decision::Ignore => return,
             Decision::Answer(_, _, answer) => return reply(socket, &answer, app).await,
@@ -45,7 +45,7 @@ impl NameServer {
             return reply(socket, &encode(&answer, query.payload()), app).await;
         }
         let Ok(place) = self.queries.clone().try_acquire_owned() else {
-            self.count_excess();
+            self.counts.excess();
             let busy = failure(ResponseCode::ServFail, Reason::Other, "too many questions at a time");
             return reply(socket, &encode(&query.answer(&busy), query.payload()), app).await;
         };

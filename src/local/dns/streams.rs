@@ -58,7 +58,7 @@ impl NameServer {
                 && let Some(message) = next_message(&mut buffer)
             {
                 let decision = Decision::of(&message);
-                self.count_question("tcp", &decision);
+                self.counts.question("tcp", &decision);
                 if matches!(decision, Decision::Ignore) {
                     return Ok(());
                 }
