@@ -52,7 +52,7 @@ async fn download(count: usize) {
             server.write_all(&block).await.unwrap();
         }
     };
-    tokio::join!(sending, hear(&mut app, count * MIB));
+    tokio::join!(sending, receive(&mut app, count * MIB));
 }
 
 /// MiB from the app to the server.
@@ -64,7 +64,7 @@ async fn upload(count: usize) {
             app.write_all(&block).await.unwrap();
         }
     };
-    tokio::join!(sending, hear(&mut server, count * MIB));
+    tokio::join!(sending, receive(&mut server, count * MIB));
 }
 
 /// Tunnels, one after the other: opened, a byte each way, closed.
@@ -109,7 +109,7 @@ async fn connect(proxy: SocketAddr, server: SocketAddr) -> TcpStream {
     app
 }
 
-async fn hear(stream: &mut TcpStream, mut count: usize) {
+async fn receive(stream: &mut TcpStream, mut count: usize) {
     let mut buffer = vec![0; 128 * 1024];
     while count > 0 {
         let heard = stream.read(&mut buffer).await.unwrap();

@@ -8,7 +8,7 @@ use crate::lab::fleet::Fleet;
 use crate::lab::group::START;
 use crate::lab::load::Load;
 use crate::lab::origin::noise;
-use crate::lab::web::{Asked, PORT, Server, who};
+use crate::lab::web::{PORT, Request, Server, who};
 use crate::lab::{Lab, wait_until};
 use aws_lc_rs::digest::{Context, SHA256};
 use nix::sys::signal::Signal;
@@ -332,7 +332,7 @@ fn ends_orderly(tunnel: &mut TcpStream) -> io::Result<()> {
 }
 
 /// The content is blocks that differ only in their first bytes, the block's number.
-fn large(asked: &Asked, stream: &mut TcpStream, block: &[u8]) -> io::Result<()> {
+fn large(asked: &Request, stream: &mut TcpStream, block: &[u8]) -> io::Result<()> {
     if asked.path != "/large" {
         return who(asked, stream);
     }

@@ -181,7 +181,7 @@ fn entries(options: &Options, site: &Site, report: &mut Report) -> Result<Vec<En
 fn started(peer: &dyn Peer, number: u16, site: &Site) -> Result<Running> {
     peers::prepare(peer, site, number)?;
     let running = Running::start(peer, site, number)?;
-    check(&site.client, running.way).context("the correctness pass")?;
+    check(&site.client, running.route).context("the correctness pass")?;
     Ok(running)
 }
 

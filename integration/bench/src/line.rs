@@ -30,7 +30,7 @@ const PACKET: usize = OFFLOAD_HEADER + 65_536;
 /// The length of the kernel's queue before this process, large enough never to be full.
 const KERNEL_QUEUE: u32 = 20_000;
 /// Interval at which the threads check whether to stop.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The properties of a line.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -159,7 +159,8 @@ fn take_in(device: &SyncDevice, kind: Kind, line: &Sender<Underway>, stop: &Atom
             }
             Err(Errno::EAGAIN) => {
                 let mut readable = [PollFd::new(device.as_fd(), PollFlags::POLLIN)];
-                let _ = poll(&mut readable, PollTimeout::try_from(LOOK).unwrap_or(PollTimeout::ZERO));
+                let _ =
+                    poll(&mut readable, PollTimeout::try_from(POLL_INTERVAL).unwrap_or(PollTimeout::ZERO));
             }
             Err(_) => return,
         }
@@ -169,7 +170,7 @@ fn take_in(device: &SyncDevice, kind: Kind, line: &Sender<Underway>, stop: &Atom
 /// Delivers packets at the other end when they are due.
 fn let_out(device: &SyncDevice, line: &Receiver<Underway>, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
-        match line.recv_timeout(LOOK) {
+        match line.recv_timeout(POLL_INTERVAL) {
             Ok((arrives, packet)) => {
                 let early = arrives.saturating_duration_since(Instant::now());
                 if !early.is_zero() {

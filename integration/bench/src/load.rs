@@ -13,7 +13,7 @@ pub(crate) mod small;
 
 use crate::network::Namespace;
 use anyhow::Result;
-use dial::Way;
+use dial::Route;
 use std::future::Future;
 use tokio::io::AsyncReadExt;
 
@@ -43,10 +43,10 @@ fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
 }
 
 /// Whether one byte comes back through a new tunnel.
-pub(crate) fn carries_a_byte(client: &Namespace, way: Way) -> bool {
+pub(crate) fn carries_a_byte(client: &Namespace, route: Route) -> bool {
     client.inside(|| {
         let echoed = block_on(async {
-            let mut stream = way.open_for(&[verb::ECHO, b'x']).await?;
+            let mut stream = route.open_for(&[verb::ECHO, b'x']).await?;
             Ok(tokio::time::timeout(dial::PATIENCE, stream.read_u8()).await??)
         });
         matches!(echoed, Ok(b'x'))

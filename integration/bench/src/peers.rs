@@ -12,7 +12,7 @@ mod ssh;
 mod v2ray;
 
 use crate::isolate;
-use crate::load::dial::{Dialect, Way};
+use crate::load::dial::{Dialect, Route};
 use crate::options::Options;
 use crate::process::Process;
 use anyhow::{Context, Result, bail, ensure};
@@ -74,7 +74,7 @@ impl Peer for Direct {
 
 /// A peer that runs.
 pub(crate) struct Running {
-    pub(crate) way: Way,
+    pub(crate) route: Route,
     /// From the start of the first process to the first byte through them.
     pub(crate) first_byte: Duration,
     processes: Vec<Process>,
@@ -88,7 +88,8 @@ impl Running {
     pub(crate) fn start(peer: &dyn Peer, site: &Site, number: u16) -> Result<Self> {
         let directory = directory_of(peer)?;
         let place = place(site, &directory, number);
-        let mut running = Self { way: way(peer, &place), first_byte: Duration::ZERO, processes: Vec::new() };
+        let mut running =
+            Self { route: route(peer, &place), first_byte: Duration::ZERO, processes: Vec::new() };
         // The time of the preparations is not part of the start.
         let (gateway, client) = (peer.gateway(&place)?, peer.client(&place)?);
         let start = Instant::now();
@@ -101,8 +102,8 @@ impl Running {
             let name = format!("{}-client", site.name);
             running.processes.push(Process::start(command, &site.client, &directory, &name)?);
         }
-        let way = running.way;
-        running.wait(start, || crate::load::carries_a_byte(&site.client, way))?;
+        let route = running.route;
+        running.wait(start, || crate::load::carries_a_byte(&site.client, route))?;
         running.first_byte = start.elapsed();
         Ok(running)
     }
@@ -152,11 +153,11 @@ fn place<'a>(site: &'a Site, directory: &'a Path, number: u16) -> Place<'a> {
     Place { site, directory, front, link }
 }
 
-fn way(peer: &dyn Peer, place: &Place<'_>) -> Way {
+fn route(peer: &dyn Peer, place: &Place<'_>) -> Route {
     let server = place.site.server;
     let dialect = peer.about().dialect;
     if peer.name() == Direct.name() {
-        return Way { front: place.site.server_directly, dialect, server };
+        return Route { front: place.site.server_directly, dialect, server };
     }
-    Way { front: place.front, dialect, server }
+    Route { front: place.front, dialect, server }
 }

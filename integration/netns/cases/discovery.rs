@@ -60,8 +60,8 @@ fn works_behind_a_firewall_that_lets_its_port_in(lab: &Lab) {
     let _g2 = group.gateway(&g2, &[]);
 
     firewall(lab, &c1, "udp dport 7420 accept");
-    assert!(!hears_the_answer(&c1, &lab.client("c2"), 0), "an ephemeral port gets in");
-    assert!(hears_the_answer(&c1, &lab.client("c3"), 7420), "the discovery port does not get in");
+    assert!(!receives_the_answer(&c1, &lab.client("c2"), 0), "an ephemeral port gets in");
+    assert!(receives_the_answer(&c1, &lab.client("c3"), 7420), "the discovery port does not get in");
     lists_both(&c1);
     let _node = group.client(&c1, &[]);
     downloads(&c1);
@@ -75,7 +75,7 @@ fn asks_known_gateways_from_behind_a_closed_firewall(lab: &Lab) {
 
     for (host, probe) in [(&c1, "c2"), (&c4, "c3")] {
         firewall(lab, host, "");
-        assert!(!hears_the_answer(host, &lab.client(probe), 7420), "the answer to a broadcast gets in");
+        assert!(!receives_the_answer(host, &lab.client(probe), 7420), "the answer to a broadcast gets in");
     }
     // One has the gateway's name in its configuration, the other remembers the gateway that it joined through.
     c1.knows("way.lab", g1.address());
@@ -159,7 +159,7 @@ fn firewall(lab: &Lab, host: &Host, rule: &str) {
 }
 
 /// Whether `host`, after a broadcast from `port` to port 7420, receives a unicast answer from `peer`.
-fn hears_the_answer(host: &Host, peer: &Host, port: u16) -> bool {
+fn receives_the_answer(host: &Host, peer: &Host, port: u16) -> bool {
     let (asking, answering) = (udp(host, port), udp(peer, 7420));
     asking.send_to(b"who?", (Ipv4Addr::new(10, 77, 0, 255), 7420)).unwrap();
     let (_, from) = answering.recv_from(&mut [0; 8]).expect("the broadcast arrives");

@@ -16,7 +16,7 @@ pub(super) const CASES: &[Case] = &[
     ("doctor::names_an_interface_without_broadcast", names_an_interface_without_broadcast),
     ("doctor::names_the_program_that_holds_a_port", names_the_program_that_holds_a_port),
     ("doctor::names_a_local_firewall_and_a_hint_that_works", names_a_local_firewall_and_a_hint_that_works),
-    ("doctor::tells_broadcast_from_unicast", tells_broadcast_from_unicast),
+    ("doctor::distinguishes_broadcast_from_unicast", distinguishes_broadcast_from_unicast),
     ("doctor::names_a_link_port_that_is_dropped", names_a_link_port_that_is_dropped),
     ("doctor::names_a_gateway_without_its_uplink", names_a_gateway_without_its_uplink),
     ("doctor::names_a_server_that_is_down", names_a_server_that_is_down),
@@ -194,7 +194,7 @@ fn names_a_local_firewall_and_a_hint_that_works(lab: &Lab) {
     assert_eq!(diagnose(&c1, &[]).code, 0);
 }
 
-fn tells_broadcast_from_unicast(lab: &Lab) {
+fn distinguishes_broadcast_from_unicast(lab: &Lab) {
     let (_origin, g1, c1, group) = healthy(lab);
     g1.filter("ip daddr 10.77.0.255 udp dport 7420 drop");
     let fix = "on 10.77.0.21: 'ufw allow 7420/udp'";

@@ -4,7 +4,7 @@ use crate::lab::fleet::Fleet;
 use crate::lab::group::START;
 use crate::lab::load::{Load, Report};
 use crate::lab::origin::{noise, sha256};
-use crate::lab::web::{Asked, who};
+use crate::lab::web::{Request, who};
 use crate::lab::{Case, Lab, wait_until};
 use nix::sys::signal::Signal;
 use std::io::{self, Write};
@@ -271,7 +271,7 @@ fn a_drained_gateway_cuts_nothing(lab: &Lab) {
 }
 
 /// Sends half of the content, and the rest once the gate is open.
-fn paused_download(asked: &Asked, stream: &mut TcpStream, content: &[u8], gate: &Gate) -> io::Result<()> {
+fn paused_download(asked: &Request, stream: &mut TcpStream, content: &[u8], gate: &Gate) -> io::Result<()> {
     if asked.path.starts_with("/who") {
         return who(asked, stream);
     }

@@ -5,7 +5,7 @@ use crate::lab::fleet::Fleet;
 use crate::lab::origin::{noise, sha256};
 use crate::lab::process::{Output, Process};
 use crate::lab::wait::PATIENCE;
-use crate::lab::web::{Asked, Web, wait_for_the_end, who};
+use crate::lab::web::{Request, Web, wait_for_the_end, who};
 use crate::lab::{Case, Lab, wait_until};
 use std::io::{self, Write};
 use std::net::TcpStream;
@@ -69,7 +69,7 @@ fn a_download_survives_one_kill_and_three_kills(lab: &Lab) {
 }
 
 /// How a server answers the request for the rest.
-type Rest = fn(&Asked, usize, &mut TcpStream) -> io::Result<()>;
+type Rest = fn(&Request, usize, &mut TcpStream) -> io::Result<()>;
 
 fn other_content_is_never_spliced_in(lab: &Lab) {
     const RESTS: [(&str, Rest); 15] = [

@@ -83,7 +83,7 @@ fn a_member_that_poses_as_the_active_gateway_gets_nothing(lab: &Lab) {
     );
     let download = c3.curl(&[&HTTP as &[&str], &[BIG]].concat()).success();
     assert_eq!(sha256(&download.stdout), big().sha256);
-    assert_eq!(rogue.heard(), 0, "bytes were entrusted to the rogue");
+    assert_eq!(rogue.received(), 0, "bytes were entrusted to the rogue");
 }
 
 fn forged_and_replayed_datagrams_are_ignored(lab: &Lab) {

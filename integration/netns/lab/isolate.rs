@@ -16,13 +16,13 @@ const TOOLS: [&str; 7] = ["ip", "nsenter", "unshare", "setpriv", "curl", "ss", "
 
 /// Why the lab cannot run on this machine.
 #[derive(Clone, Debug)]
-pub(crate) struct Refusal {
+pub(crate) struct Unavailable {
     reason: String,
     /// True where the lab has to work: for a root in continuous integration.
     pub(crate) fails: bool,
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for Unavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.reason)
     }
@@ -31,9 +31,9 @@ impl fmt::Display for Refusal {
 /// Unshares the user (unless root already may do the rest), network and mount namespaces, and puts an empty /run there.
 ///
 /// Must be called while the process has one thread.
-pub(crate) fn enter() -> Result<(), Refusal> {
+pub(crate) fn enter() -> Result<(), Unavailable> {
     let must_work = must_work();
-    try_enter().map_err(|reason| Refusal { reason, fails: must_work })
+    try_enter().map_err(|reason| Unavailable { reason, fails: must_work })
 }
 
 /// Whether a missing requirement is a failure: for root in continuous integration. The first call must precede

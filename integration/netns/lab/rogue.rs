@@ -124,7 +124,7 @@ impl Rogue {
     }
 
     /// The number of bytes that clients sent to it after the handshake.
-    pub(crate) fn heard(&self) -> u64 {
+    pub(crate) fn received(&self) -> u64 {
         self.heard.load(Ordering::Relaxed)
     }
 }

@@ -22,12 +22,12 @@ pub(crate) struct Server {
 /// A web server that records its requests.
 pub(crate) struct Web {
     _server: Server,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    asked: Arc<Mutex<Vec<Request>>>,
 }
 
 /// One request.
 #[derive(Clone, Debug)]
-pub(crate) struct Asked {
+pub(crate) struct Request {
     pub(crate) path: String,
     /// In lower case, one field a line.
     fields: String,
@@ -37,7 +37,7 @@ pub(crate) struct Asked {
     pub(crate) turn: usize,
 }
 
-impl Asked {
+impl Request {
     /// The start of `Range: bytes=START-`.
     pub(crate) fn start(&self) -> Option<usize> {
         self.field("range")?.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
@@ -84,9 +84,9 @@ impl Lab {
     /// Serves one request on each connection to the web port with `answer`, which writes the response; then closes.
     pub(crate) fn web(
         &self,
-        answer: impl Fn(&Asked, &mut TcpStream) -> io::Result<()> + Send + Sync + 'static,
+        answer: impl Fn(&Request, &mut TcpStream) -> io::Result<()> + Send + Sync + 'static,
     ) -> Web {
-        let asked = Arc::new(Mutex::new(Vec::<Asked>::new()));
+        let asked = Arc::new(Mutex::new(Vec::<Request>::new()));
         let seen = asked.clone();
         let server = self.serve(PORT, move |_, mut stream| {
             let Some((path, fields)) = read_request(&stream)? else { return Ok(()) };
@@ -94,7 +94,7 @@ impl Lab {
             let asked = {
                 let mut seen = seen.lock().unwrap();
                 let turn = seen.iter().filter(|other| other.path == path).count() + 1;
-                let asked = Asked { path, fields, from, turn };
+                let asked = Request { path, fields, from, turn };
                 seen.push(asked.clone());
                 asked
             };
@@ -119,7 +119,7 @@ impl Drop for Server {
 
 impl Web {
     /// The requests for `path` so far.
-    pub(crate) fn asked(&self, path: &str) -> Vec<Asked> {
+    pub(crate) fn asked(&self, path: &str) -> Vec<Request> {
         self.asked.lock().unwrap().iter().filter(|asked| asked.path == path).cloned().collect()
     }
 }
@@ -141,7 +141,7 @@ fn read_request(stream: &TcpStream) -> io::Result<Option<(String, String)>> {
 }
 
 /// Answers with the source of the request and its path: the gateway's outside address, a space, the path.
-pub(crate) fn who(asked: &Asked, stream: &mut TcpStream) -> io::Result<()> {
+pub(crate) fn who(asked: &Request, stream: &mut TcpStream) -> io::Result<()> {
     let body = format!("{} {}", asked.from, asked.path);
     let length = body.len();
     // One write, so that a client receives all of it or nothing.

@@ -6,7 +6,7 @@ use crate::lab::fleet::QUIET;
 use crate::lab::group::START;
 use crate::lab::origin::noise;
 use crate::lab::process::Process;
-use crate::lab::web::{Asked, who};
+use crate::lab::web::{Request, who};
 use crate::lab::{Host, Lab};
 use std::io::{self, Write};
 use std::net::TcpStream;
@@ -83,7 +83,7 @@ pub(super) fn bad_networks(_: &Lab, report: &mut Report) {
 }
 
 /// All blocks are equal except for their first bytes, the block's number.
-fn serve(asked: &Asked, stream: &mut TcpStream, block: &[u8], blocks: usize) -> io::Result<()> {
+fn serve(asked: &Request, stream: &mut TcpStream, block: &[u8], blocks: usize) -> io::Result<()> {
     if asked.path != "/large" {
         return who(asked, stream);
     }

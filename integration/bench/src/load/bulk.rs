@@ -1,6 +1,6 @@
 //! Downloads and uploads that go on until they are stopped.
 
-use super::dial::Way;
+use super::dial::Route;
 use super::server::{Server, discard, send};
 use super::{block_on, verb};
 use crate::network::Namespace;
@@ -32,7 +32,7 @@ impl<'a> Bulk<'a> {
     /// Opens the tunnels, and lets them run once all are open.
     pub(crate) fn start(
         client: &Namespace,
-        way: Way,
+        route: Route,
         server: &'a Server,
         direction: Direction,
         tunnels: usize,
@@ -48,7 +48,7 @@ impl<'a> Bulk<'a> {
                 let mut streams = Vec::new();
                 for counter in counters {
                     let verb = if direction == Direction::Down { verb::DOWNLOAD } else { verb::UPLOAD };
-                    match way.open_for(&[verb]).await {
+                    match route.open_for(&[verb]).await {
                         Ok(stream) => streams.push((stream, counter)),
                         Err(error) => {
                             let _ = open.send(Err(error));

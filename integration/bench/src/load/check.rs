@@ -1,6 +1,6 @@
 //! The correctness pass: before anything is timed, every peer must carry bytes whole and in order, both ways.
 
-use super::dial::{PATIENCE, Way};
+use super::dial::{PATIENCE, Route};
 use super::{CHUNK, block_on, pattern, verb};
 use crate::network::Namespace;
 use anyhow::{Context, Result, bail, ensure};
@@ -11,18 +11,19 @@ use tokio::time::timeout;
 const LENGTH: u64 = 24 * 1024 * 1024 + 12_345;
 
 /// Sends and receives the pattern over four tunnels at a time.
-pub(crate) fn check(client: &Namespace, way: Way) -> Result<()> {
+pub(crate) fn check(client: &Namespace, route: Route) -> Result<()> {
     client.inside(|| {
         block_on(async {
-            let both = async { tokio::try_join!(download(way), upload(way), download(way), upload(way)) };
+            let both =
+                async { tokio::try_join!(download(route), upload(route), download(route), upload(route)) };
             timeout(3 * PATIENCE, both).await.context("the correctness pass took too long")??;
             Ok(())
         })
     })
 }
 
-async fn download(way: Way) -> Result<()> {
-    let mut stream = way.open_for(&message(verb::CHECKED_DOWNLOAD)).await?;
+async fn download(route: Route) -> Result<()> {
+    let mut stream = route.open_for(&message(verb::CHECKED_DOWNLOAD)).await?;
     let mut buffer = vec![0; CHUNK];
     let mut received = 0;
     while received < LENGTH {
@@ -35,8 +36,8 @@ async fn download(way: Way) -> Result<()> {
     Ok(())
 }
 
-async fn upload(way: Way) -> Result<()> {
-    let mut stream = way.open_for(&message(verb::CHECKED_UPLOAD)).await?;
+async fn upload(route: Route) -> Result<()> {
+    let mut stream = route.open_for(&message(verb::CHECKED_UPLOAD)).await?;
     let mut sent = 0;
     while sent < LENGTH {
         let left = usize::try_from(LENGTH - sent).unwrap_or(CHUNK).min(CHUNK);

@@ -21,16 +21,16 @@ pub(crate) enum Dialect {
     Socks5,
 }
 
-/// The way to the server.
+/// How an app reaches the server through a peer.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Way {
+pub(crate) struct Route {
     /// Where an app connects to.
     pub(crate) front: SocketAddr,
     pub(crate) dialect: Dialect,
     pub(crate) server: SocketAddr,
 }
 
-impl Way {
+impl Route {
     /// Opens a tunnel.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Open tunnels that do nothing: idle ones, and downloads that are not read.
 
-use super::dial::{PATIENCE, Way};
+use super::dial::{PATIENCE, Route};
 use super::{block_on, verb};
 use crate::network::Namespace;
 use anyhow::{Context, Result, ensure};
@@ -27,9 +27,9 @@ impl Held {
     }
 
     /// Opens more until there are `total`; each has carried a byte in each direction.
-    pub(crate) fn idle(&mut self, client: &Namespace, way: Way, total: usize) -> Result<()> {
+    pub(crate) fn idle(&mut self, client: &Namespace, route: Route, total: usize) -> Result<()> {
         self.open(client, total, move || async move {
-            let mut stream = way.open_for(&[verb::ECHO, b'x']).await?;
+            let mut stream = route.open_for(&[verb::ECHO, b'x']).await?;
             let mut byte = [0];
             timeout(PATIENCE, stream.read_exact(&mut byte)).await??;
             ensure!(byte == *b"x", "a wrong byte came back");
@@ -38,9 +38,9 @@ impl Held {
     }
 
     /// Begins `total` downloads, and reads none of them.
-    pub(crate) fn stalled(client: &Namespace, way: Way, total: usize) -> Result<Self> {
+    pub(crate) fn stalled(client: &Namespace, route: Route, total: usize) -> Result<Self> {
         let mut held = Self::none();
-        held.open(client, total, move || async move { Ok(way.open_for(&[verb::DOWNLOAD]).await?) })?;
+        held.open(client, total, move || async move { Ok(route.open_for(&[verb::DOWNLOAD]).await?) })?;
         Ok(held)
     }
 

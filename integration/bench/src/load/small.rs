@@ -1,6 +1,6 @@
 //! Small requests, one after the other on each of several connections, for a while.
 
-use super::dial::{Dialect, PATIENCE, Way};
+use super::dial::{Dialect, PATIENCE, Route};
 use super::{block_on, verb};
 use crate::network::Namespace;
 use crate::statistics::percentile;
@@ -50,7 +50,7 @@ impl Went {
 /// When not a single one succeeds.
 pub(crate) fn requests(
     client: &Namespace,
-    way: Way,
+    route: Route,
     kind: Request,
     concurrency: usize,
     window: Duration,
@@ -60,7 +60,7 @@ pub(crate) fn requests(
             let start = Instant::now();
             let mut conversations = JoinSet::new();
             for _ in 0..concurrency {
-                conversations.spawn(converse(way, kind, start + window));
+                conversations.spawn(converse(route, kind, start + window));
             }
             let (mut times, mut failed, mut why) = (Vec::new(), 0, None);
             while let Some(conversation) = conversations.join_next().await {
@@ -89,19 +89,19 @@ struct Conversation {
     why: Option<Error>,
 }
 
-async fn converse(way: Way, kind: Request, end: Instant) -> Conversation {
+async fn converse(route: Route, kind: Request, end: Instant) -> Conversation {
     let mut conversation = Conversation::default();
-    let server = way.server;
+    let server = route.server;
     while Instant::now() < end {
         let times = &mut conversation.times;
         let went = match kind {
-            Request::NewTunnel => open_and_close(way, times).await,
+            Request::NewTunnel => open_and_close(route, times).await,
             Request::KeptTunnel => {
-                keep(way, &format!("GET / HTTP/1.1\r\nHost: {server}\r\n\r\n"), end, times).await
+                keep(route, &format!("GET / HTTP/1.1\r\nHost: {server}\r\n\r\n"), end, times).await
             }
             Request::PlainHttp => {
                 let get = format!("GET http://{server}/ HTTP/1.1\r\nHost: {server}\r\n\r\n");
-                keep(Way { dialect: Dialect::Raw, ..way }, &get, end, times).await
+                keep(Route { dialect: Dialect::Raw, ..route }, &get, end, times).await
             }
         };
         if let Err(error) = went {
@@ -114,9 +114,9 @@ async fn converse(way: Way, kind: Request, end: Instant) -> Conversation {
     conversation
 }
 
-async fn open_and_close(way: Way, times: &mut Vec<f64>) -> Result<()> {
+async fn open_and_close(route: Route, times: &mut Vec<f64>) -> Result<()> {
     let start = Instant::now();
-    let mut stream = way.open_for(&[verb::ECHO, b'x']).await?;
+    let mut stream = route.open_for(&[verb::ECHO, b'x']).await?;
     let mut byte = [0];
     timeout(PATIENCE, stream.read_exact(&mut byte)).await.context("no echo in time")??;
     ensure!(byte == *b"x", "a wrong byte came back");
@@ -125,8 +125,8 @@ async fn open_and_close(way: Way, times: &mut Vec<f64>) -> Result<()> {
 }
 
 /// Makes one request after another on one connection until the deadline.
-async fn keep(way: Way, request: &str, end: Instant, times: &mut Vec<f64>) -> Result<()> {
-    let mut stream = way.open().await?;
+async fn keep(route: Route, request: &str, end: Instant, times: &mut Vec<f64>) -> Result<()> {
+    let mut stream = route.open().await?;
     let mut response = Vec::with_capacity(1024);
     while Instant::now() < end {
         let start = Instant::now();

@@ -29,10 +29,10 @@ const FULL: Duration = Duration::from_millis(300);
 const FILLS: Duration = Duration::from_secs(8);
 
 fn beside_download(subject: &mut Subject<'_>) -> Result<()> {
-    let bulk = Bulk::start(&subject.site.client, subject.way(), subject.server, Direction::Down, 1)?;
+    let bulk = Bulk::start(&subject.site.client, subject.route(), subject.server, Direction::Down, 1)?;
     thread::sleep(super::bulk::WARM_UP);
     let (start, before) = (Instant::now(), bulk.bytes());
-    let went = requests(&subject.site.client, subject.way(), Request::NewTunnel, 1, 2 * subject.window)?;
+    let went = requests(&subject.site.client, subject.route(), Request::NewTunnel, 1, 2 * subject.window)?;
     let rate = super::bulk::gigabytes(bulk.bytes() - before) / start.elapsed().as_secs_f64();
     bulk.unbroken()?;
     drop(bulk);
@@ -46,7 +46,7 @@ fn beside_download(subject: &mut Subject<'_>) -> Result<()> {
 fn beside_stalled(subject: &mut Subject<'_>) -> Result<()> {
     let alone = super::bulk::window(subject, Direction::Down, 1)?;
     subject.settle();
-    let stalled = Held::stalled(&subject.site.client, subject.way(), STALLED_TUNNELS)?;
+    let stalled = Held::stalled(&subject.site.client, subject.route(), STALLED_TUNNELS)?;
     let start = Instant::now();
     let mut sent = subject.server.sent();
     loop {
@@ -57,7 +57,7 @@ fn beside_stalled(subject: &mut Subject<'_>) -> Result<()> {
         }
         sent = now;
     }
-    let went = requests(&subject.site.client, subject.way(), Request::NewTunnel, 1, subject.window)?;
+    let went = requests(&subject.site.client, subject.route(), Request::NewTunnel, 1, subject.window)?;
     subject.found(Metric::new("request, p50", "ms", 2), went.p50);
     subject.found(Metric::new("request, p99", "ms", 2), went.p99);
     went.all_well()?;

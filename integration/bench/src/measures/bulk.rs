@@ -56,7 +56,7 @@ pub(super) struct Went {
 
 /// Moves data through `tunnels` tunnels for a window.
 pub(super) fn window(subject: &Subject<'_>, direction: Direction, tunnels: usize) -> Result<Went> {
-    let bulk = Bulk::start(&subject.site.client, subject.way(), subject.server, direction, tunnels)?;
+    let bulk = Bulk::start(&subject.site.client, subject.route(), subject.server, direction, tunnels)?;
     thread::sleep(WARM_UP);
     let processes = subject.running.processes();
     let (start, bytes, each) = (Instant::now(), bulk.bytes(), bulk.each());

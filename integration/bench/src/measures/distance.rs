@@ -55,7 +55,7 @@ pub(crate) const ALL: &[Distance] = &[
 pub(crate) fn share(subject: &mut Subject<'_>, kind: Kind) -> Result<()> {
     for tunnels in [1, 16] {
         let bulk =
-            Bulk::start(&subject.site.client, subject.way(), subject.server, Direction::Down, tunnels)?;
+            Bulk::start(&subject.site.client, subject.route(), subject.server, Direction::Down, tunnels)?;
         // Slow start takes ten round trips or so to fill the longest line, and windows may grow later still.
         thread::sleep(Duration::from_millis(500) + 15 * kind.round_trip);
         let (start, before) = (Instant::now(), bulk.bytes());

@@ -1,6 +1,6 @@
 //! What a measure is, and what it finds.
 
-use crate::load::dial::Way;
+use crate::load::dial::Route;
 use crate::load::server::Server;
 use crate::peers::Running;
 use crate::peers::peer::{Peer, Site};
@@ -50,8 +50,8 @@ pub(crate) struct Subject<'a> {
 }
 
 impl Subject<'_> {
-    pub(crate) fn way(&self) -> Way {
-        self.running.way
+    pub(crate) fn route(&self) -> Route {
+        self.running.route
     }
 
     /// Adds what was found.

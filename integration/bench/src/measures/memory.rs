@@ -34,7 +34,7 @@ fn idle_tunnels(subject: &mut Subject<'_>) -> Result<()> {
     let mut held = Held::none();
     subject.found(Metric::new("after the start", "MiB", 1), base / 1024.0);
     for total in [FEW, permitted(MANY)?] {
-        held.idle(&subject.site.client, subject.way(), total)?;
+        held.idle(&subject.site.client, subject.route(), total)?;
         thread::sleep(SETTLE);
         #[allow(clippy::cast_precision_loss, reason = "ten thousand")]
         let each = (used(subject.running)? - base) / total as f64;

@@ -26,7 +26,7 @@ pub(super) const KEPT: Measure = Measure {
 
 fn at_each_concurrency(subject: &mut Subject<'_>, kind: Request, what: &str) -> Result<()> {
     for concurrency in [1, 64] {
-        let went = requests(&subject.site.client, subject.way(), kind, concurrency, subject.window)?;
+        let went = requests(&subject.site.client, subject.route(), kind, concurrency, subject.window)?;
         subject.found(Metric::new(format!("{what}{concurrency}"), "/s", 0), went.per_second);
         subject.found(Metric::new(format!("{what}{concurrency}: p50"), "ms", 2), went.p50);
         subject.found(Metric::new(format!("{what}{concurrency}: p99"), "ms", 2), went.p99);
