@@ -1,11 +1,11 @@
-//! HTTP at the local port, against a server that says exactly what the test says.
+//! HTTP at the local port, against a server that sends exactly what the test tells it to.
 
 use tokio::time::Instant;
 
 use crate::lab::{Lab, Proxy};
 use crate::peer::{Origin, Peer, within};
 
-/// An app, and the server that it asks for.
+/// An app and the server that its requests go to.
 struct Pair {
     proxy: Proxy,
     origin: Origin,
@@ -29,7 +29,7 @@ impl Pair {
         format!("{method} http://{at}{path} HTTP/1.1\r\nHost: {at}\r\n{fields}\r\n")
     }
 
-    /// The app asks; gives the server's connection, after the head that came in.
+    /// Sends a request; gives the server's connection and the head that it received.
     async fn ask(&mut self, line: &str, fields: &str) -> (Peer, String) {
         let request = self.request(line, fields);
         self.app.say(request).await;
@@ -105,7 +105,7 @@ async fn a_post_is_never_sent_twice() {
     let (mut server, _) = pair.ask("GET /1", "").await;
     server.say("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
     pair.app.head().await;
-    // Not even over the old connection, where nobody could say whether it was served.
+    // Nor over the old connection: if that died, nobody could say whether it was served.
     let (fresh, head) = pair.ask("POST /2", "Content-Length: 2\r\n").await;
     assert!(head.starts_with("POST /2 "), "{head}");
     fresh.reset();
@@ -130,7 +130,7 @@ async fn bodies_are_chunked_both_ways() {
     pair.app.hear("3\r\nabc\r\n").await;
     server.say("2\r\nde\r\n0\r\n\r\n").await;
     pair.app.hear("2\r\nde\r\n0\r\n\r\n").await;
-    // Both ends of both bodies were found.
+    // The ends of both bodies were found.
     pair.app.say(pair.request("GET /next", "")).await;
     assert!(server.head().await.starts_with("GET /next "));
 }
@@ -156,7 +156,7 @@ async fn a_refused_upload_is_answered_without_its_body() {
     let answer = pair.app.head().await;
     assert!(answer.starts_with("HTTP/1.1 417 "), "{answer}");
     pair.app.hear("no").await;
-    // Whether the body still comes is open, so no other request can follow.
+    // The body may still come, so no other request can follow.
     pair.app.end();
     assert_eq!(pair.app.rest().await, "");
 }
@@ -209,7 +209,7 @@ async fn a_response_that_ends_with_the_connection_arrives_whole() {
     pair.app.hear("0\r\n\r\n").await;
 }
 
-/// What an app sees of a response that is not the whole must not look like one.
+/// An incomplete response must not look complete to the app.
 async fn truncated(pair: &mut Pair) {
     for (head, part) in [
         ("Content-Length: 10\r\n", "12345"),
@@ -245,7 +245,7 @@ async fn a_server_that_resets_in_the_middle_is_a_reset_for_the_app() {
     let lab = Lab::new().await;
     for proxy in [Proxy::direct().await, lab.proxy().await] {
         let mut pair = Pair::over(proxy).await;
-        // To an app of HTTP/1.0 an orderly end would be the whole.
+        // For an app of HTTP/1.0 an orderly end would complete the response.
         let request = pair.request("GET /", "").replace("HTTP/1.1", "HTTP/1.0");
         pair.app.say(request).await;
         let mut server = pair.origin.accept().await;
@@ -259,7 +259,7 @@ async fn a_server_that_resets_in_the_middle_is_a_reset_for_the_app() {
 }
 
 #[tokio::test]
-async fn a_server_that_says_nothing_or_nonsense_is_a_502() {
+async fn a_server_that_sends_nothing_or_nonsense_is_a_502() {
     for said in ["", "SSH-2.0-OpenSSH_9.9\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"] {
         let mut pair = Pair::new().await;
         let (mut server, _) = pair.ask("POST /", "Content-Length: 0\r\n").await;
@@ -392,7 +392,7 @@ async fn a_request_that_may_go_no_further_is_answered_here() {
         }
     }
     assert_eq!(pair.proxy.dials(), 0);
-    // One more hop is one more hop, and to other methods the field means nothing.
+    // With one hop left it is forwarded, and for other methods the field has no meaning.
     for (line, fields, left) in
         [("OPTIONS /", "Max-Forwards: 1\r\n", "0"), ("GET /", "Max-Forwards: 0\r\n", "0")]
     {
@@ -407,7 +407,7 @@ async fn tls_to_this_port_is_refused_without_waiting() {
     let before = Instant::now();
     for length in [5, 517] {
         let mut pair = Pair::new().await;
-        // The record header of a ClientHello, and as much of it as one write holds.
+        // The record header of a ClientHello, and the part of it that fits one write.
         let mut hello = vec![0; length];
         hello[..5].copy_from_slice(&[0x16, 3, 1, 2, 0]);
         pair.app.say(hello).await;

@@ -1,4 +1,4 @@
-//! The local port: who may use it, how many, for how long, and how what they do ends.
+//! The local port: which apps may use it, how many, for how long, and how their connections end.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -49,12 +49,12 @@ async fn a_socks_refusal_arrives_whatever_the_app_has_sent_already() {
 }
 
 #[tokio::test]
-async fn apps_that_say_nothing_make_room_for_one_that_does() {
+async fn silent_apps_make_room_for_one_that_sends_a_request() {
     let (proxy, origin) = (Proxy::direct().await, Origin::new());
     let mut silent = Vec::new();
     for number in 0..HANDSHAKES + 8 {
         let mut app = Peer::connect(proxy.address).await;
-        // Some have begun; slow bytes do not keep a place either.
+        // Some have begun: a partial request keeps no place either.
         app.say(["", "\x05", "GET http"][number % 3]).await;
         silent.push(app);
     }
@@ -67,7 +67,7 @@ async fn apps_that_say_nothing_make_room_for_one_that_does() {
 }
 
 #[tokio::test]
-async fn who_comes_when_all_places_are_taken_waits_for_one() {
+async fn an_app_that_comes_when_all_places_are_taken_waits_for_one() {
     let (proxy, origin) = (Proxy::direct().await, Origin::new());
     let mut held = Vec::new();
     for _ in 0..CONNECTIONS {
@@ -90,7 +90,7 @@ async fn who_comes_when_all_places_are_taken_waits_for_one() {
 }
 
 #[tokio::test]
-async fn the_page_is_for_users_of_this_machine_and_not_for_web_pages() {
+async fn the_page_is_for_users_of_this_machine_and_not_for_other_sites() {
     let proxy = Proxy::direct().await;
     let own = format!("127.0.0.1:{}", proxy.address.port());
     for (request, fields, status) in [
@@ -126,7 +126,7 @@ async fn the_page_is_for_users_of_this_machine_and_not_for_web_pages() {
 }
 
 #[tokio::test]
-async fn a_form_that_a_web_page_posts_here_is_no_request_of_an_app() {
+async fn a_form_that_a_web_page_posts_is_not_served_as_a_proxy_request() {
     let (proxy, origin) = (Proxy::direct().await, Origin::new());
     let at = origin.address;
     let hidden = format!("GET http://{at}/ HTTP/1.1\r\nHost: {at}\r\n\r\n");
@@ -177,7 +177,7 @@ async fn an_app_that_has_ended_its_direction_gets_the_answer_to_its_request() {
     }
 }
 
-/// A gateway on threads of its own, which can be lost as a machine is.
+/// A gateway on threads of its own, which can be lost like a machine.
 async fn losable() -> (Runtime, Lab) {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.worker_threads(1).enable_all().build().unwrap();
@@ -197,7 +197,7 @@ async fn a_lost_link_is_a_reset_for_the_app_in_every_dialect() {
         app.say(match dialect {
             "socks" => socks(at),
             "connect" => connect(at),
-            // To an app of HTTP/1.0 an orderly end would be the whole.
+            // For an app of HTTP/1.0 an orderly end would complete the response.
             _ => format!("GET http://{at}/ HTTP/1.0\r\n\r\n").into_bytes(),
         })
         .await;
@@ -249,7 +249,7 @@ async fn a_connection_is_held_no_longer_than_the_hold_time_though_a_gateway_fail
 }
 
 #[tokio::test]
-async fn a_worn_link_is_replaced_before_it_ends_and_its_tunnels_go_on() {
+async fn an_exhausted_link_is_replaced_before_it_ends_and_its_tunnels_go_on() {
     let (lab, origin) = (Lab::new().await, Origin::new());
     let proxy = lab.proxy().await;
     let (mut old, server) = tunnel(&proxy, &origin).await;

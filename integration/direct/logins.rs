@@ -16,7 +16,7 @@ fn socks(login: &[u8], port: u16) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn who_logs_in_is_served_in_every_dialect_that_has_logins() {
+async fn an_app_that_logs_in_is_served_in_every_dialect_that_has_logins() {
     let (proxy, origin) = (proxy().await, Origin::new());
     let at = origin.address;
     let mut app = Peer::connect(proxy.address).await;
@@ -37,7 +37,7 @@ async fn who_logs_in_is_served_in_every_dialect_that_has_logins() {
 }
 
 #[tokio::test]
-async fn who_does_not_log_in_reaches_nothing() {
+async fn an_app_that_does_not_log_in_reaches_nothing() {
     let (proxy, origin) = (proxy().await, Origin::new());
     let at = origin.address;
     let version_4 = [&[4, 1], &at.port().to_be_bytes()[..], b"\x7f\0\0\x01ann:secret\0"].concat();
@@ -70,7 +70,7 @@ async fn who_does_not_log_in_reaches_nothing() {
 }
 
 #[tokio::test]
-async fn each_request_of_a_connection_is_asked() {
+async fn each_request_of_a_connection_needs_the_login() {
     let (proxy, origin) = (proxy().await, Origin::new());
     let at = origin.address;
     let request = |fields: &str| format!("GET http://{at}/ HTTP/1.1\r\nHost: {at}\r\n{fields}\r\n");
@@ -86,7 +86,7 @@ async fn each_request_of_a_connection_is_asked() {
 }
 
 #[tokio::test]
-async fn who_guesses_is_refused_even_the_right_login() {
+async fn a_source_that_guesses_is_refused_even_with_the_right_login() {
     let (proxy, origin) = (proxy().await, Origin::new());
     for _ in 0..10 {
         let mut app = Peer::connect(proxy.address).await;

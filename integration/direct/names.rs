@@ -1,4 +1,4 @@
-//! The local name server: who waits for whose answer, how many may, and what is counted.
+//! The local name server: which questions share an answer, its limits, and what is counted.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,19 +17,19 @@ use crate::lab::Proxy;
 use crate::peer::{Peer, within};
 use crate::refusals::metric;
 
-/// How many datagrams are being answered at a time.
+/// Maximum number of datagrams answered at a time.
 const MOST_QUERIES: usize = 1024;
-/// How many questions of one connection are, and how many connections there are.
+/// Maximum number of questions of one connection answered at a time, and of connections.
 const MOST_AT_A_TIME: usize = 32;
 const MOST_CONNECTIONS: usize = 256;
 
-/// A local name server on a gateway, whose own name servers answer when the test says so.
+/// A local name server on a gateway, whose system resolver answers when the test allows it.
 struct Server {
     proxy: Proxy,
     address: SocketAddr,
-    /// How often somebody was asked.
+    /// Number of questions that the resolver was asked.
     asked: Arc<AtomicUsize>,
-    /// Lets so many of those who were asked answer.
+    /// One permit for each answer of the resolver.
     answers: Arc<Semaphore>,
     running: JoinHandle<()>,
 }
@@ -44,7 +44,7 @@ impl Server {
             let gate = gate.clone();
             async move {
                 gate.acquire().await.unwrap().forget();
-                // Of the kind that is not kept.
+                // Of the kind that is not cached.
                 let mut message = Message::response(0, hickory_resolver::proto::op::OpCode::Query);
                 message.metadata.response_code = ResponseCode::Refused;
                 message.queries = vec![query.question().clone()];
@@ -63,7 +63,7 @@ impl Server {
         self.asked.load(Ordering::Relaxed)
     }
 
-    /// Lets the server do all that it can do now, until it has met so many questions.
+    /// Waits until the server has counted this number of questions.
     async fn met(&self, count: u64) {
         let met = || self.proxy.telemetry.questions.values().iter().map(|(_, count)| count).sum::<u64>();
         while met() < count {
@@ -85,7 +85,7 @@ impl Drop for Server {
     }
 }
 
-/// Lets all tasks run that can.
+/// Lets all tasks run that can run now.
 async fn settle() {
     for _ in 0..20 {
         yield_now().await;
@@ -117,7 +117,7 @@ async fn by_tcp(app: &mut Peer) -> Message {
 }
 
 #[tokio::test]
-async fn the_same_question_is_asked_once_and_everybody_who_had_it_is_answered() {
+async fn the_same_question_is_asked_once_and_all_who_asked_it_are_answered() {
     let server = Server::new().await;
     let (one, two, mut three) =
         (server.socket().await, server.socket().await, Peer::connect(server.address).await);
@@ -135,19 +135,19 @@ async fn the_same_question_is_asked_once_and_everybody_who_had_it_is_answered() 
     assert_eq!(ids, [2, 4]);
     let third = by_tcp(&mut three).await;
     assert_eq!((third.metadata.id, third.queries[0].name().to_ascii().as_str()), (3, "same.LAB."));
-    // What was asked before is not under way any more.
+    // The earlier question is not pending any more.
     server.answers.add_permits(1);
     one.send(&question(5, "same.lab.")).await.unwrap();
     assert_eq!((by_udp(&one).await.metadata.id, server.asked()), (5, 3));
 }
 
 #[tokio::test]
-async fn a_question_too_many_is_told_so_at_once() {
+async fn a_question_above_the_limit_is_refused_at_once() {
     let server = Server::new().await;
     let socket = server.socket().await;
     for number in 0..MOST_QUERIES {
         socket.send(&question(1, &format!("q{number}.lab."))).await.unwrap();
-        // No more at a time than a socket holds.
+        // At most what a socket buffer holds.
         if number % 64 == 63 {
             server.met(number as u64 + 1).await;
         }
@@ -158,7 +158,7 @@ async fn a_question_too_many_is_told_so_at_once() {
     assert_eq!((refused.metadata.id, refused.metadata.response_code), (2, ResponseCode::ServFail));
     assert_eq!(server.asked(), MOST_QUERIES);
     assert_eq!(metric(&server.proxy, "refused_total{reason=\"too-many\",dialect=\"dns\"} ").await, ["1"]);
-    // One answer, and there is a place again.
+    // After one answer there is room again.
     server.answers.add_permits(1);
     assert_eq!(by_udp(&socket).await.metadata.id, 1);
     settle().await;
@@ -168,7 +168,7 @@ async fn a_question_too_many_is_told_so_at_once() {
 }
 
 #[tokio::test]
-async fn a_connection_has_so_many_questions_at_a_time() {
+async fn a_connection_has_a_limited_number_of_questions_at_a_time() {
     let server = Server::new().await;
     let mut app = Peer::connect(server.address).await;
     let questions = (0..40).map(|id| framed(&question(id, &format!("q{id}.lab."))));
@@ -187,9 +187,9 @@ async fn a_connection_has_so_many_questions_at_a_time() {
 }
 
 #[tokio::test]
-async fn a_connection_too_many_waits_for_another_to_end() {
+async fn a_connection_above_the_limit_waits_for_another_to_end() {
     let server = Server::new().await;
-    // Its answer is known without asking.
+    // This name is answered without asking.
     let known = framed(&question(7, "localhost."));
     let mut apps = Vec::new();
     for _ in 0..MOST_CONNECTIONS {
@@ -210,7 +210,7 @@ async fn a_connection_too_many_waits_for_another_to_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_says_nothing_or_too_slowly_is_ended() {
+async fn a_connection_that_sends_nothing_or_too_slowly_is_closed() {
     let server = Server::new().await;
     let mut silent = Peer::connect(server.address).await;
     let mut slow = Peer::connect(server.address).await;

@@ -1,4 +1,4 @@
-//! Whatever is no request that can be served gets the refusal of its protocol, at once, and is counted.
+//! A request that cannot be served is refused at once, in the way of its protocol, and counted.
 
 use laneway::local::listener::{self, Apps};
 use laneway::local::port::Port;
@@ -10,7 +10,7 @@ use crate::peer::{Peer, within};
 
 const REJECTED: &str = "\0[\0\0\0\0\0\0";
 
-/// What the port answers to `request` before it hangs up; this app says no more.
+/// The answer of the port to `request`, up to the end of the connection.
 async fn answer(proxy: &Proxy, request: &[u8]) -> String {
     let mut app = Peer::connect(proxy.address).await;
     app.say(request).await;
@@ -18,7 +18,7 @@ async fn answer(proxy: &Proxy, request: &[u8]) -> String {
     app.rest().await
 }
 
-/// The samples of a metric, as the page for Prometheus has them.
+/// The samples of a metric on the page for Prometheus.
 pub(crate) async fn metric(proxy: &Proxy, name: &str) -> Vec<String> {
     let request = format!("GET /metrics HTTP/1.1\r\nHost: {}\r\n\r\n", proxy.address);
     let page = answer(proxy, request.as_bytes()).await;
@@ -30,7 +30,7 @@ fn with(start: &[u8], count: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn every_dialect_refuses_in_its_own_words_and_each_refusal_is_counted() {
+async fn every_dialect_refuses_in_its_own_way_and_each_refusal_is_counted() {
     let proxy = Proxy::direct().await;
     let socks5 = |request: &[u8]| [b"\x05\x01\0", request].concat();
     let http = |text: &str| text.replace('\n', "\r\n").into_bytes();
@@ -69,7 +69,7 @@ async fn every_dialect_refuses_in_its_own_words_and_each_refusal_is_counted() {
 }
 
 #[tokio::test]
-async fn logins_that_are_missing_or_wrong_are_counted_apart() {
+async fn missing_and_wrong_logins_are_counted_separately() {
     let proxy = Proxy::direct().await;
     proxy.asks_for("ann:secret");
     let connect = "CONNECT h:1 HTTP/1.1\r\nHost: h:1\r\n";
@@ -89,7 +89,7 @@ async fn logins_that_are_missing_or_wrong_are_counted_apart() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_takes_too_long_is_counted() {
+async fn an_app_that_takes_too_long_is_counted() {
     let proxy = Proxy::direct().await;
     for (dialect, request) in [("socks4", &b"\x04"[..]), ("socks5", b"\x05\x01"), ("http", b"GET")] {
         let mut app = Peer::connect(proxy.address).await;

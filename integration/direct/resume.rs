@@ -8,13 +8,13 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::lab::Lab;
 use crate::peer::{Peer, within};
 
-/// More than as many links as would be given up after, if none of them carried anything.
+/// More links than a download tries in a row without progress.
 const CONTENT: usize = 2 << 20;
-/// What one link carries before it breaks.
+/// Bytes that one link carries before it breaks.
 const CARRIED: u64 = 128 << 10;
 
 #[tokio::test]
-async fn a_download_gets_on_as_long_as_each_link_carries_some_of_it() {
+async fn a_download_continues_while_each_link_carries_some_of_it() {
     let mut lab = Lab::new().await;
     lab.link_address = fragile(lab.link_address).await;
     let proxy = lab.proxy().await;
@@ -26,12 +26,12 @@ async fn a_download_gets_on_as_long_as_each_link_carries_some_of_it() {
     assert_eq!(app.rest().await, content());
 }
 
-/// Numbers, so that no two parts are alike.
+/// Numbers, so that no two parts are the same.
 fn content() -> String {
     (0_u32..).map(|number| format!("{number:07} ")).take(CONTENT / 8).collect()
 }
 
-/// Carries connections to `link`, each of them until so much has come back.
+/// Forwards connections to `link`, and breaks each one after [`CARRIED`] bytes of answer.
 async fn fragile(link: SocketAddr) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -53,7 +53,7 @@ async fn fragile(link: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Serves the content, or what of it is asked for.
+/// Serves the content, or the requested range of it.
 async fn serve_ranges() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -8,7 +8,7 @@ async fn through(proxy: &Proxy, origin: &Origin) -> (Peer, Peer) {
     let mut app = Peer::connect(proxy.address).await;
     let mut request = vec![5, 1, 0, 5, 1, 0, 1, 127, 0, 0, 1];
     request.extend(origin.address.port().to_be_bytes());
-    // Greeting and request in one write, as an app does that does not wait.
+    // Greeting and request in one write: the app does not wait for the answer.
     app.say(request).await;
     let server = origin.accept().await;
     app.hear("\x05\0\x05\0\0\x01\0\0\0\0\0\0").await;
@@ -59,7 +59,7 @@ async fn a_reset_of_the_app_is_a_reset_for_the_server() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_app_that_never_finishes_its_greeting_is_hung_up_on() {
+async fn an_app_that_never_finishes_its_greeting_is_disconnected() {
     let proxy = Proxy::direct().await;
     let mut app = Peer::connect(proxy.address).await;
     app.say([5, 1]).await;

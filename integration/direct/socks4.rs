@@ -8,7 +8,7 @@ use crate::peer::{Origin, Peer};
 const GRANTED: &str = "\0Z\0\0\0\0\0\0";
 const REJECTED: &str = "\0[\0\0\0\0\0\0";
 
-/// A request; `ip` for the host in `at` where that is to be named.
+/// A request; with `ip`, the host of `at` is sent as a name (SOCKS4a) and `ip` in the place of the address.
 fn request(command: u8, at: SocketAddr, ip: Option<[u8; 4]>) -> Vec<u8> {
     let SocketAddr::V4(at) = at else { panic!("SOCKS4 knows IPv4 only") };
     let (port, address) = (at.port().to_be_bytes(), ip.unwrap_or(at.ip().octets()));
@@ -33,7 +33,7 @@ async fn an_app_reaches_a_server_by_address_and_by_name() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_served_is_rejected() {
+async fn a_request_that_cannot_be_served_is_rejected() {
     let proxy = Proxy::direct().await;
     let gone = Origin::new().address;
     let endless = [&request(1, gone, Some([0, 0, 0, 1]))[..17], &[b'a'; 4096]].concat();

@@ -1,4 +1,4 @@
-//! UDP ASSOCIATE at the local port: whose datagrams go where, and what becomes of them.
+//! UDP ASSOCIATE at the local port: which datagrams are carried where, and which are dropped.
 
 mod bounds;
 
@@ -50,7 +50,7 @@ impl App {
         self.socket.send(&[&header(to), payload.as_ref()].concat()).await.unwrap();
     }
 
-    /// Hears this, from there.
+    /// Expects this payload from this server.
     async fn hear(&self, from: SocketAddr, payload: impl AsRef<[u8]>) {
         let heard = hear(&self.socket).await.0;
         assert_eq!(heard, [&header(from), payload.as_ref()].concat(), "{}", heard.escape_ascii());
@@ -86,7 +86,7 @@ impl Server {
         Self(socket, address)
     }
 
-    /// Hears this next; gives where it came from.
+    /// Expects this payload next; gives its sender.
     async fn hear(&self, payload: impl AsRef<[u8]>) -> SocketAddr {
         let (heard, from) = hear(&self.0).await;
         assert_eq!(heard, payload.as_ref(), "{}", heard.escape_ascii());
@@ -98,7 +98,7 @@ impl Server {
     }
 }
 
-/// There and back.
+/// One datagram to the server and one back.
 async fn exchange(app: &App, server: &Server) -> SocketAddr {
     app.say(server.1, "question").await;
     let gateway = server.hear("question").await;
@@ -130,7 +130,7 @@ async fn datagrams_of_any_size_go_over_the_link_and_back() {
         server.say(gateway, &payload).await;
         app.hear(server.1, &payload).await;
     }
-    // With its header the answer is no datagram any more.
+    // With its header the answer is too long for a datagram.
     server.say(gateway, vec![7; 65_507]).await;
     server.say(gateway, "next").await;
     app.hear(server.1, "next").await;
@@ -154,13 +154,13 @@ async fn names_and_ipv6_are_destinations_too() {
 }
 
 #[tokio::test]
-async fn a_gateway_goes_the_direct_way() {
+async fn a_gateway_connects_directly() {
     let (proxy, server) = (Proxy::direct().await, Server::new().await);
     exchange(&App::associate(&proxy).await, &server).await;
 }
 
 #[tokio::test]
-async fn what_is_no_request_or_comes_from_another_is_dropped() {
+async fn malformed_datagrams_and_those_of_others_are_dropped() {
     let (lab, server) = (Lab::new().await, Server::new().await);
     let proxy = lab.proxy().await;
     let app = App::associate(&proxy).await;
@@ -173,14 +173,14 @@ async fn what_is_no_request_or_comes_from_another_is_dropped() {
     for bad in [&fragment[..], &reserved, &kind, &good[..9], &[]] {
         app.socket.send(bad).await.unwrap();
     }
-    // Whatever was to be dropped came first.
+    // All that is dropped came before this one.
     let gateway = exchange(&app, &server).await;
 
     // Now the app's port is known.
     let other = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     other.send_to(&good, relay).await.unwrap();
     exchange(&app, &server).await;
-    // Nobody but the destination is heard at the gateway.
+    // The gateway accepts datagrams of the destination only.
     let stranger = Server::new().await;
     stranger.say(gateway, "bad").await;
     exchange(&app, &server).await;
@@ -189,7 +189,7 @@ async fn what_is_no_request_or_comes_from_another_is_dropped() {
 }
 
 #[tokio::test]
-async fn an_app_that_names_its_port_is_heard_from_there_alone() {
+async fn an_app_that_announces_its_port_may_use_only_that_port() {
     let (lab, server) = (Lab::new().await, Server::new().await);
     let proxy = lab.proxy().await;
     let mine = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
@@ -224,7 +224,7 @@ async fn an_association_ends_with_its_connection() {
 }
 
 #[tokio::test]
-async fn what_the_rules_refuse_is_not_sent_and_the_rest_is() {
+async fn datagrams_that_the_rules_refuse_are_not_sent_and_others_are() {
     let (lab, server) = (Lab::with_access("127.0.0.1").await, Server::new().await);
     let proxy = lab.proxy().await;
     let app = App::associate(&proxy).await;
@@ -254,7 +254,7 @@ async fn a_clients_limit_counts_destinations_as_tunnels() {
 }
 
 #[tokio::test]
-async fn the_destination_that_was_used_the_longest_ago_gives_way() {
+async fn the_least_recently_used_destination_makes_room() {
     let lab = Lab::new().await;
     let proxy = lab.proxy().await;
     let app = App::associate(&proxy).await;
@@ -278,12 +278,12 @@ async fn the_destination_that_was_used_the_longest_ago_gives_way() {
 }
 
 #[tokio::test]
-async fn a_server_that_comes_later_is_reached_then() {
+async fn a_server_that_starts_later_is_reached_then() {
     let lab = Lab::new().await;
     let proxy = lab.proxy().await;
     let app = App::associate(&proxy).await;
     let address = Server::new().await.1;
-    // Nobody there: ICMP says so, and the stream ends.
+    // Nothing listens there: ICMP reports it, and the stream ends.
     let opened = lab.link().await.open_by(Transport::Udp, &address.into(), 1, Bytes::new()).await;
     let mut tunnel = opened.unwrap().stream;
     let mut nobody = BytesMut::new();
@@ -311,7 +311,7 @@ async fn a_stream_of_nonsense_ends_and_the_link_stays() {
     let link = lab.link().await;
     let target = server.1.into();
     let open = || within(link.open_by(Transport::Udp, &target, 1, Bytes::new()));
-    // Longer than any datagram; a datagram without a context.
+    // A capsule longer than any datagram; a datagram without a context.
     for bad in [&[0, 0x80, 1, 0, 9][..], &[0, 0]] {
         let mut tunnel = open().await.unwrap().stream;
         tunnel.outbox.send(Bytes::copy_from_slice(bad)).await.unwrap();
@@ -330,7 +330,7 @@ async fn a_stream_of_nonsense_ends_and_the_link_stays() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_takes_nothing_costs_datagrams_and_no_memory() {
+async fn a_gateway_that_reads_nothing_costs_datagrams_and_no_memory() {
     let lab = Lab::new().await;
     let raw = RawGateway::new(&lab.gateway);
     let proxy = lab.proxy_to(&[raw.address]).await;
@@ -340,7 +340,7 @@ async fn a_gateway_that_takes_nothing_costs_datagrams_and_no_memory() {
     let mut link = raw.accept().await;
     let asked = link.input.next(HEADERS).await;
     link.output.say(established(asked.stream)).await;
-    // Not one window update from now on.
+    // From now on there is no window update.
     let swallow = tokio::spawn(link.input.swallow());
     let mut most = 0;
     for number in 0..20_000 {

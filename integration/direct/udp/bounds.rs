@@ -1,4 +1,4 @@
-//! How long a destination is remembered, how much of a client's datagrams a gateway takes, and what is dropped.
+//! How long an idle destination is kept, at which rate a gateway accepts a client's datagrams, and what is dropped.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ const LONG: Duration = Duration::from_secs(100);
 const IDLE: Duration = Duration::from_secs(120);
 
 #[tokio::test]
-async fn a_destination_is_forgotten_when_nothing_has_passed_for_long_and_not_before() {
+async fn a_destination_is_forgotten_after_its_idle_time_and_not_before() {
     let (proxy, server) = (Proxy::direct().await, Server::new().await);
     let app = App::associate(&proxy).await;
     let open = || proxy.telemetry.apps.usage(9).open;
@@ -55,7 +55,7 @@ async fn a_gateway_ends_a_stream_on_which_nothing_passes() {
 }
 
 #[tokio::test]
-async fn what_is_beyond_a_clients_pace_is_dropped_in_both_directions_and_counted() {
+async fn datagrams_above_a_clients_rate_are_dropped_in_both_directions_and_counted() {
     // Ten seconds for each datagram.
     let lab = Lab::with_limits(Limits { rate: 100, ..UNLIMITED }).await;
     let (proxy, server) = (lab.proxy().await, Server::new().await);
