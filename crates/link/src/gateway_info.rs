@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use super::client::{Link, refusal};
-use super::http2;
 use super::incoming::Incoming;
 use super::request::{INFO_PATH, uri};
 use super::tunnel::Inbox;
-use crate::failure::{Failure, Kind, Side};
+use laneway_h2 as http2;
+use laneway_wire::failure::{Failure, Kind, Side};
 
 /// How long the gateway may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustls::{ClientConfig, ServerConfig};
 
 use super::{TlsError, link_client, link_server};
-use crate::trust::group::Group;
-use crate::trust::membership::Membership;
+use laneway_trust::group::Group;
+use laneway_trust::membership::Membership;
 
 /// The certificate that this node presents on a link, and what it demands of the other end.
 pub struct Credentials {

@@ -1,11 +1,11 @@
 //! Real handshakes in memory, with every kind of certificate that should and should not get in.
 
 use super::*;
-use crate::sys::state::StateDir;
-use crate::trust::authority::{Authority, Uses};
-use crate::trust::certificate::Role;
-use crate::trust::membership::Membership;
-use crate::trust::{group, join};
+use laneway_sys::state::StateDir;
+use laneway_trust::authority::{Authority, Uses};
+use laneway_trust::certificate::Role;
+use laneway_trust::membership::Membership;
+use laneway_trust::{group, join};
 
 use std::io;
 

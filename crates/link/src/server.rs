@@ -8,11 +8,11 @@ use tokio::time::timeout;
 use super::alive::{Pulse, until_dead};
 use super::connection::Connection;
 use super::handshake::Proved;
-use super::http2;
 use super::incoming::Incoming;
 use super::secure::Secure;
 use super::settings::{self, HANDSHAKE_TIMEOUT};
 use super::tls::{self, PeerIdentity, TlsError};
+use laneway_h2 as http2;
 
 /// Why a connection did not become a link.
 #[derive(Debug, thiserror::Error)]

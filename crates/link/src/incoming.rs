@@ -7,12 +7,12 @@ use std::task::Poll;
 use http::{HeaderValue, Request, Response, StatusCode};
 
 use super::alive::Pulse;
-use super::http2::{self, Protocol, RecvStream, SendResponse};
 use super::request::RequestKind;
 use super::settings::{CAPSULE_PROTOCOL, CONNECTION_ID};
 use super::tunnel::{Inbox, Outbox, Tunnel};
-use crate::failure::Failure;
-use crate::memory::Account;
+use laneway_h2::{self as http2, Protocol, RecvStream, SendResponse};
+use laneway_limits::memory::Account;
+use laneway_wire::failure::Failure;
 
 /// A request that waits for its answer.
 pub struct Incoming {

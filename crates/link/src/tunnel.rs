@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 use super::alive::{OpenTunnel, Pulse};
-use super::http2::{Error, PieceQueue, Reason, RecvStream, SendStream};
-use crate::memory::Account;
+use laneway_h2::{Error, PieceQueue, Reason, RecvStream, SendStream};
+use laneway_limits::memory::Account;
 
 /// How many pieces one write to a socket gathers at most.
 const GATHER: usize = 16;

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 
 use super::secure::{Schedule, Secure};
 use super::tls::Service;
-use crate::net;
+use laneway_sys::net;
 
 /// How many bytes one read takes.
 const READ: usize = 16 * 1024;

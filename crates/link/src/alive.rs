@@ -13,8 +13,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::flow::Flow;
-use super::http2::PingPong;
 use super::queue::Queue;
+use laneway_h2::PingPong;
 
 /// A ping that is unanswered for this long makes the link suspect.
 const SUSPICION: Duration = Duration::from_millis(250);

@@ -13,15 +13,15 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
-use super::http2::buffer_pool::PooledBuffer;
-use super::http2::{Error, Reason};
 use super::queue::{self, Queue};
 use super::tunnel::{Inbox, Outbox, Tunnel};
-use crate::failure::printable;
-use crate::net;
-use crate::pace::Pace;
-use crate::telemetry::traffic::Moved;
-use crate::telemetry::traffic::Traffic;
+use laneway_h2::buffer_pool::PooledBuffer;
+use laneway_h2::{Error, Reason};
+use laneway_limits::pace::Pace;
+use laneway_sys::net;
+use laneway_telemetry::traffic::Moved;
+use laneway_telemetry::traffic::Traffic;
+use laneway_wire::failure::printable;
 
 /// The size of the smallest read, in bytes.
 const SMALLEST_READ: usize = 4 * 1024;

@@ -2,11 +2,11 @@
 //! that was altered does.
 
 use super::*;
-use crate::link::tls::{ALPN_LINK, join_client, link_client, link_server, server_name};
-use crate::sys::state::StateDir;
-use crate::trust::authority::{Authority, Uses};
-use crate::trust::certificate::Role;
-use crate::trust::group::Group;
+use crate::tls::{ALPN_LINK, join_client, link_client, link_server, server_name};
+use laneway_sys::state::StateDir;
+use laneway_trust::authority::{Authority, Uses};
+use laneway_trust::certificate::Role;
+use laneway_trust::group::Group;
 use tokio::net::TcpListener;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 

@@ -1,20 +1,21 @@
-//! Bytes between two sockets of this machine, both ways: what a gateway does for its own software.
+//! Copies bytes between two sockets, both ways: what a gateway does for its own apps, which need no link.
 
 use std::io;
 
 use bytes::BytesMut;
 use tokio::net::TcpStream;
 
-use crate::net;
-use crate::telemetry::traffic::{Moved, Traffic};
+use laneway_sys::net;
+use laneway_telemetry::traffic::{Moved, Traffic};
 
-/// One read takes at most so many bytes.
+/// How many bytes one read takes at most.
 const READ: usize = 64 * 1024;
 
-/// Copies until both directions have ended; bytes are counted in `traffic`, too, while they pass. An end is passed on as an end; a failure of either socket resets both.
+/// Copies until both directions have ended, and counts the bytes in `moved` and in `traffic`. The end of each direction is
+/// passed on (half-close); a failure of either socket resets both.
 ///
 /// # Errors
-/// What broke.
+/// The failure.
 pub async fn between(
     app: TcpStream,
     server: TcpStream,

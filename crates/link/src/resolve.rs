@@ -7,12 +7,12 @@ use http::{HeaderValue, Method, Request, StatusCode, header};
 use tokio::time::timeout;
 
 use super::client::{Link, refusal};
-use super::http2;
 use super::incoming::Incoming;
 use super::request::{RESOLVE_PATH, uri};
 use super::tunnel::{Inbox, Outbox};
-use crate::failure::{Failure, Kind, Side};
-use crate::wire::dns::LONGEST;
+use laneway_h2 as http2;
+use laneway_wire::dns::LONGEST;
+use laneway_wire::failure::{Failure, Kind, Side};
 
 /// The media type of queries and answers (RFC 8484 §6).
 const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/dns-message");

@@ -189,7 +189,7 @@ impl Flow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::steps;
+    use crate::steps;
     use proptest::prelude::*;
 
     const MS: Duration = Duration::from_millis(1);

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{flow, http2, steps};
+use laneway_h2 as http2;
+
+use super::{flow, steps};
 
 /// The receive window of the connection, in bytes: the largest there is. It must never be what stops a link, because tunnels
 /// that nobody reads would use it up and stop all others for good. Memory is bounded for each tunnel instead.

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::AsyncWrite;
 
-use super::http2::{Accepted, Config, Engine, Error, Finish, PingPong, Reason, Requests};
+use laneway_h2::{Accepted, Config, Engine, Error, Finish, PingPong, Reason, Requests};
 
 /// The byte stream of a connection.
 pub(super) trait Wire: AsyncWrite + Unpin {

@@ -14,13 +14,13 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::client::Link;
-use super::http2;
 use super::request::{UPDATES_PATH, uri};
 use super::tunnel::{Inbox, Outbox, Tunnel};
-use crate::failure::with_causes;
-use crate::trust::membership::Membership;
-use crate::trust::update::{MAX_CRL, SealedUpdate, UpdateError, Version};
-use crate::wire::id::NodeId;
+use laneway_h2 as http2;
+use laneway_trust::membership::Membership;
+use laneway_trust::update::{MAX_CRL, SealedUpdate, UpdateError, Version};
+use laneway_wire::failure::with_causes;
+use laneway_wire::id::NodeId;
 
 /// The longest message, in bytes: the longest revocation list as base64, and what surrounds it.
 const MAX_MESSAGE: usize = MAX_CRL / 3 * 4 + 4096;
@@ -261,12 +261,12 @@ impl Exchange {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::alive::Pulse;
-    use crate::link::connection::Connection;
-    use crate::sys::state::StateDir;
-    use crate::trust::authority::Authority;
-    use crate::trust::group::Group;
+    use crate::alive::Pulse;
+    use crate::connection::Connection;
     use h2::RecvStream;
+    use laneway_sys::state::StateDir;
+    use laneway_trust::authority::Authority;
+    use laneway_trust::group::Group;
     use std::future::poll_fn;
     use tokio::task::JoinHandle;
 
@@ -306,7 +306,7 @@ mod tests {
         async fn of(membership: Arc<Membership>) -> Self {
             let (near, far) = tokio::io::duplex(1024 * 1024);
             let server = tokio::spawn(async move {
-                let mut connection = Connection::server(far, crate::link::settings::config());
+                let mut connection = Connection::server(far, crate::settings::config());
                 let accepted = poll_fn(|cx| connection.poll_accept(cx)).await;
                 let (request, respond) = accepted.unwrap().unwrap();
                 let send = respond.send(&http::Response::new(()), false).unwrap();

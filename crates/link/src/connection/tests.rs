@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, DuplexStream, ReadBuf, duplex};
 use tokio::time::timeout;
 
 use super::*;
-use crate::link::http2::{RecvStream, SendStream};
+use laneway_h2::{RecvStream, SendStream};
 
 const PIPE: usize = 64 * 1024;
 
@@ -29,7 +29,7 @@ impl Wire for DuplexStream {
 }
 
 fn config() -> Config {
-    crate::link::settings::config()
+    crate::settings::config()
 }
 
 async fn soon<T>(what: impl Future<Output = T>) -> T {

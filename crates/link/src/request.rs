@@ -2,9 +2,9 @@
 
 use http::{Method, Uri};
 
-use crate::failure::{Failure, Kind, Side};
-use crate::wire::masque;
-use crate::wire::target::Target;
+use laneway_wire::failure::{Failure, Kind, Side};
+use laneway_wire::masque;
+use laneway_wire::target::Target;
 
 /// The path of requests for group updates.
 pub(super) const UPDATES_PATH: &str = "/laneway/news";

@@ -15,13 +15,13 @@ use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 pub use self::credentials::Credentials;
-use crate::trust::certificate::{
+use laneway_trust::certificate::{
     CertificateError, GATEWAY_NAME, Identity, gateway_name, name_of, trust_anchor,
 };
-use crate::trust::clock;
-use crate::trust::code::JoinCode;
-use crate::trust::group::Group;
-use crate::wire::id::NodeId;
+use laneway_trust::clock;
+use laneway_trust::code::JoinCode;
+use laneway_trust::group::Group;
+use laneway_wire::id::NodeId;
 
 /// The protocol of links: HTTP/2 (RFC 9113).
 pub const ALPN_LINK: &[u8] = b"h2";

@@ -17,19 +17,19 @@ use tokio_util::task::TaskTracker;
 use super::alive::{Pulse, until_dead};
 use super::connection::Connection;
 use super::handshake;
-use super::http2::{self, PingPong, Protocol, RecvStream, Requests, ResponseFuture, SendStream};
 use super::request::Transport;
 use super::secure::Secure;
 use super::settings::{self, CAPSULE_PROTOCOL, CONNECTION_ID, HANDSHAKE_TIMEOUT};
 use super::tls::{self, PeerIdentity, TlsError};
 use super::tunnel::{Inbox, Outbox, Tunnel};
-use crate::failure::{Failure, Kind, Side, printable};
-use crate::mark;
-use crate::net::{self, Segments};
-use crate::trust::membership::Membership;
-use crate::wire::id::NodeId;
-use crate::wire::masque;
-use crate::wire::target::Target;
+use laneway_h2::{self as http2, PingPong, Protocol, RecvStream, Requests, ResponseFuture, SendStream};
+use laneway_sys::mark;
+use laneway_sys::net::{self, Segments};
+use laneway_trust::membership::Membership;
+use laneway_wire::failure::{Failure, Kind, Side, printable};
+use laneway_wire::id::NodeId;
+use laneway_wire::masque;
+use laneway_wire::target::Target;
 
 /// A request that is not answered within this time makes the link prove that its gateway is alive. The server may just be
 /// slow, so the silence alone proves nothing.

@@ -13,12 +13,12 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep_until};
 
-use super::http2;
 use super::tunnel::Inbox;
-use crate::telemetry::traffic::Moved;
-use crate::telemetry::traffic::Traffic;
-use crate::wire::capsule::{self, CapsuleError, Decoder, HEAD, LONGEST_PAYLOAD};
-use crate::wire::target::Target;
+use laneway_h2 as http2;
+use laneway_telemetry::traffic::Moved;
+use laneway_telemetry::traffic::Traffic;
+use laneway_wire::capsule::{self, CapsuleError, Decoder, HEAD, LONGEST_PAYLOAD};
+use laneway_wire::target::Target;
 
 /// After how long without traffic in either direction a destination is forgotten (RFC 4787 §4.3, REQ-5).
 const IDLE: Duration = Duration::from_secs(120);

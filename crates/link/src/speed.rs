@@ -10,13 +10,13 @@ use http::{Method, Request, StatusCode};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::client::{Link, refusal};
-use super::http2;
 use super::incoming::Incoming;
 pub use super::request::Direction;
 use super::request::{SPEED_PATH, uri};
 use super::tunnel::{Inbox, Outbox, Tunnel};
-use crate::failure::{Failure, Kind, Side};
-use crate::pace::Pace;
+use laneway_h2 as http2;
+use laneway_limits::pace::Pace;
+use laneway_wire::failure::{Failure, Kind, Side};
 
 /// How long one direction is measured at most.
 pub const MAX_TIME: Duration = Duration::from_secs(60);
