@@ -76,7 +76,7 @@ fn the_socket_of_a_killed_node_is_replaced_and_a_file_is_not() {
     let output = Output::of(machine.up("127.0.0.43", &[]).args(["--proxy", &unix]));
     output.failed(
         1,
-        &["error: the local proxy cannot listen on unix:", "caused by: the file is there and is not"],
+        &["error: the local proxy cannot listen on unix:", "caused by: the file exists and is not"],
     );
     assert_eq!(std::fs::read(&path).unwrap(), b"data");
 }
