@@ -256,16 +256,13 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
         tracing::warn!("no network interface to discover on is up yet");
     }
 
-    let server: Vec<_> = config.servers.iter().map(Target::to_string).collect();
-    let uplink = Uplink::new(uplink::Options {
+    let uplink_options = uplink::Options {
         on_promote: config.on_promote.clone(),
         on_demote: config.on_demote.clone(),
-        limit: config.command_timeout,
-        drain: config.drain,
         node: group.node.name.clone(),
-        server: server.join(","),
         needs_server: !config.servers.is_empty(),
-    });
+    };
+    let uplink = Uplink::new(uplink_options, config.uplink_terms());
 
     let gateway = Arc::new(Gateway {
         egress: egress.clone(),
@@ -380,6 +377,7 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
         hold,
         servers,
         candidate: candidate_options,
+        uplink: uplink.clone(),
     };
     let ended = supervise(parts, signals, stop, connections, &activity, &farewell, live).await;
     uplink.demote().await;

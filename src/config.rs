@@ -19,6 +19,7 @@ use crate::gateway::upstream::{UnparsedProxy, UpstreamProxy};
 use crate::local::endpoint::{Endpoint, Mode, one_or_more};
 use crate::local::logins::Login;
 use crate::memory::share_of_machine;
+use crate::peers::uplink;
 use crate::problem::Problem;
 use crate::size::Size;
 use crate::sys::state::StateDir;
@@ -353,6 +354,12 @@ impl Config {
                 "listen on 127.0.0.1, ask for logins with --proxy-logins FILE, or say --proxy-open-to-lan",
             )),
         }
+    }
+
+    /// What the commands of the uplink run under.
+    pub fn uplink_terms(&self) -> uplink::Terms {
+        let servers: Vec<_> = self.servers.iter().map(Target::to_string).collect();
+        uplink::Terms { command_timeout: self.command_timeout, drain: self.drain, server: servers.join(",") }
     }
 
     /// What this means, wherever it was typed; the file of logins has been read already.

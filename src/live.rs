@@ -13,6 +13,7 @@ use crate::gateway::state::Gateway;
 use crate::gateway::upstream::Upstream;
 use crate::local::logins::Logins;
 use crate::peers::candidate;
+use crate::peers::uplink::Uplink;
 use crate::problem::Problem;
 use crate::service::Manager;
 use crate::wire::target::Target;
@@ -42,6 +43,8 @@ pub struct Live {
     pub servers: watch::Sender<Vec<Target>>,
     /// How the group selects, as far as this node is concerned.
     pub candidate: watch::Sender<candidate::Options>,
+    /// The commands that bring the uplink up and down.
+    pub uplink: Arc<Uplink>,
 }
 
 impl Live {
@@ -91,6 +94,7 @@ impl Live {
             ("memory-limit", new.memory_limit != old.memory_limit),
             ("threads", new.threads != old.threads),
             ("log", new.log != old.log),
+            ("log-format", new.log_format != old.log_format),
             ("on-promote", new.on_promote != old.on_promote),
             ("on-demote", new.on_demote != old.on_demote),
             // Whether there are servers at all decides what a node is.
@@ -107,6 +111,7 @@ impl Live {
         self.gateway.clients.change(new.clients);
         self.logins.change(&new.logins);
         self.hold.send_replace(new.hold);
+        self.uplink.change(new.uplink_terms());
         self.servers.send_if_modified(|servers| {
             let changed = *servers != new.servers;
             servers.clone_from(&new.servers);

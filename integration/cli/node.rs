@@ -102,6 +102,26 @@ fn a_reload_changes_the_rules_and_drops_nothing_and_a_bad_one_changes_nothing() 
 }
 
 #[test]
+fn a_reload_changes_the_time_for_commands_and_names_what_waits_for_the_next_start() {
+    let (machine, _) = Machine::with_group();
+    let server = std::net::TcpListener::bind("127.0.0.39:0").unwrap();
+    let fixed = format!(
+        "role = 'gateway'\nserver = ['{}']\non-promote = 'true'\non-demote = 'sleep 600'\n",
+        server.local_addr().unwrap()
+    );
+    let file = machine.configure(&format!("{fixed}command-timeout = 3600\n"));
+    let mut node = machine.start("127.0.0.39", &[]);
+    node.wait_for("command done");
+
+    std::fs::write(&file, format!("{fixed}command-timeout = 0.2\nlog-format = 'json'\n")).unwrap();
+    node.signal(Signal::SIGHUP);
+    let later = node.wait_for("next start");
+    assert!(later.contains("log-format") && !later.contains("command-timeout"), "{later}");
+    node.signal(Signal::SIGTERM);
+    assert!(node.wait_for("command failed").contains("killed after 200ms"));
+}
+
+#[test]
 fn a_node_that_keeps_no_rules_for_transparent_mode_does_not_touch_those_that_are_there() {
     let (machine, _) = Machine::with_group();
     let nft = machine.path("nft");

@@ -28,22 +28,28 @@ pub struct Options {
     pub on_promote: Option<String>,
     /// The shell command that brings it down.
     pub on_demote: Option<String>,
-    /// How long one command may take.
-    pub limit: Duration,
-    /// How long tunnels may go on before the uplink is brought down.
-    pub drain: Duration,
     /// This node's name, for the commands.
     pub node: String,
-    /// The servers, separated by commas, for the commands.
-    pub server: String,
     /// There are servers: after its command this node must reach one of them.
     pub needs_server: bool,
+}
+
+/// What a reload changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// How long one command may take.
+    pub command_timeout: Duration,
+    /// How long tunnels may go on before the uplink is brought down.
+    pub drain: Duration,
+    /// The servers, separated by commas, for the commands.
+    pub server: String,
 }
 
 /// The uplink of this node, if it is one that is brought up and down.
 #[derive(Debug)]
 pub struct Uplink {
     options: Options,
+    terms: watch::Sender<Terms>,
     wanted: watch::Sender<(bool, State)>,
     prepared: watch::Sender<Prepared>,
     is_up: AtomicBool,
@@ -62,10 +68,16 @@ enum Failed {
 
 impl Uplink {
     /// An uplink that is down.
-    pub fn new(options: Options) -> Arc<Self> {
+    pub fn new(options: Options, terms: Terms) -> Arc<Self> {
         let wanted = watch::Sender::new((false, State::Standby));
         let prepared = watch::Sender::new(Prepared::No);
-        Arc::new(Self { options, wanted, prepared, is_up: AtomicBool::new(false) })
+        let terms = watch::Sender::new(terms);
+        Arc::new(Self { options, terms, wanted, prepared, is_up: AtomicBool::new(false) })
+    }
+
+    /// Changes the terms: commands that start from now on run under them, and so do tunnels that are being waited for.
+    pub fn change(&self, terms: Terms) {
+        self.terms.send_replace(terms);
     }
 
     /// This node must bring its uplink up before it can serve.
@@ -144,8 +156,8 @@ impl Uplink {
 
     /// Waits until no tunnel is left, or the time for that is over.
     async fn idle(&self, activity: &Activity) {
-        let end = Instant::now() + self.options.drain;
-        while activity.tunnels.load(Relaxed) > 0 && Instant::now() < end {
+        let start = Instant::now();
+        while activity.tunnels.load(Relaxed) > 0 && start.elapsed() < self.terms.borrow().drain {
             sleep(LOOK).await;
         }
     }
@@ -170,16 +182,20 @@ impl Uplink {
         shell.arg("-c").arg(command).stdin(Stdio::null());
         shell.env("LANEWAY_NODE", &self.options.node);
         shell.env("LANEWAY_STATE", state.word());
-        shell.env("LANEWAY_SERVER", &self.options.server);
+        let limit = {
+            let terms = self.terms.borrow();
+            shell.env("LANEWAY_SERVER", &terms.server);
+            terms.command_timeout
+        };
         // A group of its own, so that what the command has started can be ended with it.
         let mut child = shell.process_group(0).kill_on_drop(true).spawn().map_err(Failed::Run)?;
         let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
-        let Ok(ended) = timeout(self.options.limit, child.wait()).await else {
+        let Ok(ended) = timeout(limit, child.wait()).await else {
             if let Some(Err(error)) = group.map(|group| killpg(group, Signal::SIGKILL)) {
                 tracing::debug!(%error, "the command's processes are gone already");
             }
             child.wait().await.map_err(Failed::Run)?;
-            return Err(Failed::TimedOut(self.options.limit));
+            return Err(Failed::TimedOut(limit));
         };
         let status = ended.map_err(Failed::Run)?;
         if status.success() { Ok(()) } else { Err(Failed::Status(status)) }
@@ -191,15 +207,39 @@ mod tests {
     use super::*;
 
     fn uplink(on_promote: &str, on_demote: &str) -> Arc<Uplink> {
-        Uplink::new(Options {
+        let options = Options {
             on_promote: Some(on_promote.into()),
             on_demote: Some(on_demote.into()),
-            limit: Duration::from_secs(10),
-            drain: Duration::from_secs(10),
             node: "attic".into(),
-            server: "10.0.0.5:80".into(),
             needs_server: true,
-        })
+        };
+        Uplink::new(options, terms(10, 10))
+    }
+
+    fn terms(command_timeout: u64, drain: u64) -> Terms {
+        Terms {
+            command_timeout: Duration::from_secs(command_timeout),
+            drain: Duration::from_secs(drain),
+            server: "10.0.0.5:80".into(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_shorter_drain_ends_the_wait_for_tunnels_that_has_begun() {
+        let uplink = uplink("true", "true");
+        uplink.change(terms(10, 86_400));
+        let (_reach, reached) = watch::channel(Reach::Reachable);
+        let activity = Arc::new(Activity::default());
+        activity.tunnels.store(1, Relaxed);
+        let run = tokio::spawn(uplink.clone().run(reached, activity.clone()));
+        let mut prepared = uplink.prepared();
+        uplink.want(true, State::Active);
+        prepared.wait_for(|prepared| *prepared == Prepared::Yes).await.unwrap();
+        uplink.want(false, State::Standby);
+        uplink.change(terms(10, 0));
+        let ended = prepared.wait_for(|prepared| *prepared == Prepared::No);
+        timeout(Duration::from_secs(10), ended).await.expect("it still waits").unwrap();
+        run.abort();
     }
 
     #[tokio::test]
@@ -234,9 +274,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_command_that_fails_or_hangs_is_not_ready_and_leaves_nothing_running() {
-        let mut hanging = Options { limit: Duration::from_millis(50), ..uplink("", "").options.clone() };
-        hanging.on_promote = None;
-        let hanging = Uplink::new(hanging);
+        let hanging = uplink("", "");
+        hanging.change(Terms { command_timeout: Duration::from_millis(50), ..terms(0, 10) });
         let directory = tempfile::tempdir().unwrap();
         let pid = directory.path().join("pid");
         let command = format!("sleep 600 & echo $! > {}; wait", pid.display());
