@@ -156,7 +156,7 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
 
     let known = remembered::load(&state);
     for &address in &known {
-        directory.name(address, Source::Remembered);
+        directory.add_address(address, Source::Remembered);
     }
     let remember = {
         let state = state.clone();
@@ -509,7 +509,7 @@ async fn resolve_gateways(gateways: Vec<Target>, directory: Arc<Directory>, egre
     loop {
         // Together: a name whose name servers are silent delays no other.
         join_all(gateways.iter().map(async |gateway| match addresses(gateway, &egress).await {
-            Ok(found) => found.into_iter().for_each(|address| directory.name(address, Source::Static)),
+            Ok(found) => found.into_iter().for_each(|address| directory.add_address(address, Source::Static)),
             Err(error) => tracing::warn!(%gateway, %error, "gateway name not resolved"),
         }))
         .await;

@@ -186,7 +186,7 @@ impl Lab {
 
     fn proxy_by(&self, gateways: &[SocketAddr], limit: u64) -> Proxy {
         let directory = Arc::new(Directory::default());
-        gateways.iter().for_each(|gateway| directory.name(*gateway, Source::Static));
+        gateways.iter().for_each(|gateway| directory.add_address(*gateway, Source::Static));
         Proxy::start(&self.client, directory, false, limit)
     }
 }

@@ -40,7 +40,7 @@ impl Discover {
         let membership = Membership::new(app::group(&state)?);
         let directory = Arc::new(Directory::default());
         for address in remembered::load(&state) {
-            directory.name(address, Source::Remembered);
+            directory.add_address(address, Source::Remembered);
         }
         let (_adverts, advertised) = watch::channel(None);
         let mut listeners = JoinSet::new();

@@ -1,74 +1,49 @@
-//! This node as a candidate: what it knows of itself goes into the selection, what comes out is announced.
+//! This node as a candidate: feeds its own state into the selection, and announces the decisions.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
+pub use super::activity::Activity;
 use super::capacity::{self, Meter};
 use super::directory::Directory;
-use super::selection::{self, Own};
+use super::selection::{self, SelfState};
 use super::uplink::Uplink;
 use laneway_telemetry::journal::Happening;
-use laneway_telemetry::traffic::Traffic;
 use laneway_wire::datagram::{Advert, Reach, State};
 
-/// How often this node looks at itself even if nothing happens.
-const REFRESH: Duration = Duration::from_millis(500);
-/// One that looks at itself so much later than it meant to was stopped, or the machine slept.
-const STOPPED: Duration = Duration::from_millis(500);
+/// Maximum time between two decisions, even if nothing changes.
+const MAX_INTERVAL: Duration = Duration::from_millis(500);
+/// A decision that is late by this much shows that the process was stopped, or the machine slept.
+const SUSPENDED: Duration = Duration::from_millis(500);
 
-/// What does not change while this node runs.
+/// The settings of a candidate. A reload changes them.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How it stands for selection.
+    /// The settings of the selection.
     pub selection: selection::Options,
-    /// There are servers to probe: this node serves only while one of them answers.
+    /// Whether there are servers to probe: then this node serves only while it reaches one of them.
     pub needs_server: bool,
-    /// This node was told to be a gateway: it says so even before it has reached a server.
+    /// Whether this node was configured as a gateway: then it announces itself even before it has reached a server.
     pub declared: bool,
 }
 
-/// What this node is doing, counted by those who do it.
-#[derive(Debug, Default)]
-pub struct Activity {
-    /// Tunnels that are open through this node for others.
-    pub tunnels: AtomicU32,
-    /// Bytes carried for others.
-    pub traffic: Arc<Traffic>,
-    draining: AtomicBool,
-    drain: Notify,
-}
-
-impl Activity {
-    /// Nothing yet; what is carried for others counts in `traffic`.
-    pub fn new(traffic: Arc<Traffic>) -> Self {
-        Self { traffic, ..Self::default() }
-    }
-
-    /// Says, once and for all, that this node is about to stop.
-    pub fn drain(&self) {
-        self.draining.store(true, Relaxed);
-        self.drain.notify_one();
-    }
-}
-
-/// What discovery tells others of this node.
+/// What discovery sends about this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Announcement {
-    /// The facts.
+    /// The content of beacons and offers.
     pub advert: Advert,
-    /// How many beacons were called for; each time it grows one is sent.
+    /// The number of beacons due so far; each time it grows one is sent.
     pub beacons: u64,
-    /// Of the queries that are put to all, one in so many is answered.
+    /// One in this many broadcast queries is answered.
     pub answers_one_in: u32,
 }
 
-/// Decides and announces until `announcements` has no receiver. `None` means that this node is no candidate
-/// and says nothing.
+/// Decides and announces until `announcements` has no receiver. `None` is announced while this node is not a candidate.
 pub async fn run(
-    mut live: watch::Receiver<Options>,
+    mut settings: watch::Receiver<Options>,
     directory: Arc<Directory>,
     mut reach: watch::Receiver<Reach>,
     activity: Arc<Activity>,
@@ -81,16 +56,16 @@ pub async fn run(
     let mut prepared = uplink.prepared();
     let mut changes = directory.changes();
     let mut beacons = 0;
-    directory.stand(live.borrow_and_update().selection.clone());
+    directory.become_candidate(settings.borrow_and_update().selection.clone());
     loop {
-        let options = live.borrow_and_update().clone();
-        directory.choose_by(options.selection.clone());
+        let options = settings.borrow_and_update().clone();
+        directory.set_options(options.selection.clone());
         let now = Instant::now();
         changes.mark_unchanged();
         let tunnels = activity.tunnels.load(Relaxed);
         meter.sample(activity.traffic.total(), tunnels, now);
         let reached = *reach.borrow_and_update();
-        let own = Own {
+        let own = SelfState {
             able: match reached {
                 Reach::Reachable => true,
                 Reach::Unreachable => false,
@@ -98,7 +73,7 @@ pub async fn run(
             },
             reach: reached,
             prepared: *prepared.borrow_and_update(),
-            draining: activity.draining.load(Relaxed),
+            draining: activity.is_draining(),
             load: meter.load(),
             capacity: meter.capacity(now),
             tunnels,
@@ -106,12 +81,12 @@ pub async fn run(
         let Some(decision) = directory.decide(&own, now) else { return };
         uplink.want(decision.wanted, decision.advert.state);
         let before = announcements.borrow().as_ref().map(|before| before.advert.state);
-        // One that has never been able to serve says nothing, unless it was told to be a gateway.
+        // A node that has never been able to serve is silent, unless it was configured as a gateway.
         if options.declared || before.is_some() || decision.advert.state != State::Withdrawn {
             let state = decision.advert.state;
             if before != Some(state) {
                 tracing::info!(state = state.word(), reach = reached.word(), "this node's state");
-                if let Some((what, text)) = told(before, state) {
+                if let Some((what, text)) = happening(before, state) {
                     directory.telemetry().note(what, "", text);
                 }
             }
@@ -124,26 +99,26 @@ pub async fn run(
                 changed
             });
         }
-        let wake = decision.wake.min(now + REFRESH);
+        let wake = decision.wake.min(now + MAX_INTERVAL);
         tokio::select! {
             () = announcements.closed() => return,
             () = tokio::time::sleep_until(wake.into()) => {}
             Ok(()) = changes.changed() => {}
             Ok(()) = reach.changed() => {}
             Ok(()) = prepared.changed() => {}
-            () = activity.drain.notified() => {}
+            () = activity.drained() => {}
         }
         let now = Instant::now();
         let late = now.saturating_duration_since(wake);
-        if late >= STOPPED {
-            tracing::info!(millis = late.as_millis(), "this node was stopped for a while");
-            directory.was_deaf(late, now);
+        if late >= SUSPENDED {
+            tracing::info!(millis = late.as_millis(), "this node was suspended");
+            directory.was_suspended(late, now);
         }
     }
 }
 
-/// What it means for this node that it is something else than before, if that is worth telling.
-fn told(before: Option<State>, now: State) -> Option<(Happening, &'static str)> {
+/// The journal's entry for a change of this node's state, if it is worth one.
+fn happening(before: Option<State>, now: State) -> Option<(Happening, &'static str)> {
     match (before, now) {
         (_, State::Active) => Some((Happening::Promoted, "this node is an active gateway now")),
         (_, State::Draining) => Some((Happening::Withdrawn, "this node is about to stop")),

@@ -1,23 +1,22 @@
-//! How much this machine can carry for others, and how much of that is in use.
+//! The capacity of this machine as a gateway, and its load.
 
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 
-/// How long the self-measurement lasts.
+/// Duration of the measurement.
 const MEASURE: Duration = Duration::from_millis(20);
-/// Between two samples of what passes.
+/// Interval between two samples of the traffic.
 const SAMPLE: Duration = Duration::from_secs(1);
-/// After so long without being reached again, half of the best rate counts.
+/// Time after which the best rate counts half, unless it is reached again.
 const HALF_LIFE: Duration = Duration::from_secs(600);
-/// The tunnels that count as full load: as many streams as one link carries.
-const MOST_TUNNELS: u64 = 16_384;
-/// The newest sample counts so much in the load, in percent: a peak of a second moves nobody.
+/// Number of tunnels that counts as full load: the streams that one link carries.
+const FULL_LOAD_TUNNELS: u64 = 16_384;
+/// Weight of the newest sample in the load, in percent, so that a peak of one second changes no selection.
 const NEWEST: u32 = 30;
 
-/// What this machine can carry, in Mbit/s: how fast one core seals 16 KiB records with AES-128-GCM, times
-/// the cores, halved because each byte is opened or sealed and copied besides; no more than its fastest
-/// network interface says that it carries.
+/// The capacity of this machine, in Mbit/s: how fast one core seals 16 KiB records with AES-128-GCM, times the cores, halved
+/// because each byte is also copied; at most the speed that its fastest network interface reports.
 pub fn measure() -> u32 {
     sealing().min(fastest_interface().unwrap_or(u32::MAX)).max(1)
 }
@@ -42,7 +41,7 @@ fn sealing() -> u32 {
     u32::try_from(bits / micros).unwrap_or(u32::MAX).max(1)
 }
 
-/// The speed of the fastest interface that says one, in Mbit/s. Virtual ones say none, or a made-up one.
+/// The highest speed that an interface reports, in Mbit/s. Virtual interfaces report none or a made-up one.
 fn fastest_interface() -> Option<u32> {
     let interfaces = std::fs::read_dir("/sys/class/net").ok()?;
     let speed = |entry: std::fs::DirEntry| std::fs::read_to_string(entry.path().join("speed")).ok();
@@ -50,7 +49,7 @@ fn fastest_interface() -> Option<u32> {
     speeds.filter_map(|text| text.trim().parse().ok()).filter(|speed| *speed > 0).max()
 }
 
-/// Follows what passes through this node.
+/// Measures the traffic through this node.
 #[derive(Debug)]
 pub struct Meter {
     measured: u32,
@@ -63,13 +62,13 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// A meter of a machine whose self-measurement gave so many Mbit/s.
+    /// A meter of a machine with this measured capacity, in Mbit/s.
     pub fn new(measured: u32, now: Instant) -> Self {
         Self { measured, best: 0.0, best_at: now, bytes: 0, sampled: now, cpu: Cpu::now(), load: 0 }
     }
 
-    /// Takes a sample if the last one is a second old: the bytes carried since the start, both ways, and the
-    /// tunnels open now.
+    /// Takes a sample if the last one is a second old. `bytes` are those carried since the start, in both directions;
+    /// `tunnels` those open now.
     pub fn sample(&mut self, bytes: u64, tunnels: u32, now: Instant) {
         let elapsed = now.saturating_duration_since(self.sampled);
         if elapsed < SAMPLE {
@@ -88,7 +87,7 @@ impl Meter {
         if rate >= self.best(now) {
             (self.best, self.best_at) = (rate, now);
         }
-        let of_tunnels = u64::from(tunnels) * 1000 / MOST_TUNNELS;
+        let of_tunnels = u64::from(tunnels) * 1000 / FULL_LOAD_TUNNELS;
         let of_capacity = whole(rate * 1000.0 / f64::from(self.capacity(now)));
         let load = of_tunnels.max(of_capacity.into()).max(busy.into()).min(1000);
         let newest = u32::try_from(load).unwrap_or(1000);
@@ -96,13 +95,12 @@ impl Meter {
         self.load = u16::try_from(smooth).unwrap_or(1000);
     }
 
-    /// What this machine can carry, in Mbit/s: what it measured of itself, or the best that it has really
-    /// carried, if that was more.
+    /// The capacity, in Mbit/s: the measured one, or the best rate carried so far if that is higher.
     pub fn capacity(&self, now: Instant) -> u32 {
         self.measured.max(whole(self.best(now)))
     }
 
-    /// How busy it is, in permille: of tunnels, of its capacity, or of its processors, whichever is most.
+    /// The load, in permille: of tunnels, of capacity or of processors, whichever is highest.
     pub fn load(&self) -> u16 {
         self.load
     }
@@ -113,7 +111,7 @@ impl Meter {
     }
 }
 
-/// A rate without its fraction, within what is told on the wire.
+/// A rate without its fraction, limited to the range of the wire format.
 fn whole(rate: f64) -> u32 {
     // The cast of a float saturates.
     #[expect(clippy::cast_possible_truncation, reason = "clamped to what fits")]
@@ -121,7 +119,7 @@ fn whole(rate: f64) -> u32 {
     whole
 }
 
-/// The time that all processors were busy, and all of their time, in ticks.
+/// The busy time and the total time of all processors, in ticks.
 #[derive(Clone, Copy, Debug)]
 struct Cpu {
     busy: u64,
@@ -133,7 +131,7 @@ impl Cpu {
         Self::read(&std::fs::read_to_string("/proc/stat").ok()?)
     }
 
-    /// Reads the first line of `/proc/stat` (proc(5)): user, nice, system, idle, iowait, irq, softirq, steal.
+    /// Parses the first line of `/proc/stat` (proc(5)): user, nice, system, idle, iowait, irq, softirq, steal.
     fn read(stat: &str) -> Option<Self> {
         let ticks = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace().take(8);
         let ticks: Vec<u64> = ticks.map(str::parse).collect::<Result<_, _>>().ok()?;

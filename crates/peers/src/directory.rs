@@ -1,5 +1,4 @@
-//! What this node knows of the gateways, shared by all its parts: [`Selection`] behind a lock, with a version
-//! to wait for.
+//! The gateways known to this node, shared by all its parts: a [`Selection`] behind a lock, with notice of its changes.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::selection::{Decision, Means, Options, Own, Selection};
+use super::selection::{Decision, Means, Options, Selection, SelfState};
 use laneway_telemetry::Telemetry;
 use laneway_telemetry::journal::Happening;
 use laneway_wire::datagram::{Advert, State};
@@ -24,15 +23,14 @@ pub struct Directory {
 }
 
 impl Default for Directory {
-    /// That of somebody who only looks.
+    /// The directory of a process that only observes.
     fn default() -> Self {
         Self::new(NodeId([0; 16]), 0, Arc::default())
     }
 }
 
 impl Directory {
-    /// An empty directory of the node called `id`; `seed` is random. Whoever finds and uses gateways notes in
-    /// `telemetry` what happens.
+    /// An empty directory of the node `id`. `seed` is random. Events of gateways are noted in `telemetry`.
     pub fn new(id: NodeId, seed: u64, telemetry: Arc<Telemetry>) -> Self {
         Self {
             selection: Mutex::new(Selection::new(id, seed)),
@@ -42,17 +40,17 @@ impl Directory {
         }
     }
 
-    /// Where what happens to gateways is noted.
+    /// The telemetry in which events of gateways are noted.
     pub fn telemetry(&self) -> &Telemetry {
         &self.telemetry
     }
 
-    /// Notes that the gateway at `link` answered a query.
+    /// Notes an offer of the gateway at `link`.
     pub fn offered(&self, id: NodeId, link: SocketAddr, advert: Advert, round_trip: Duration, now: Instant) {
         self.heard(id, link, &advert, Means::Offer(round_trip), now);
     }
 
-    /// Notes a beacon of the gateway at `link`. One that is not newer than the last is ignored.
+    /// Notes a beacon of the gateway at `link`; `order` is its boot id and counter. One that is not newer is ignored.
     pub fn beaconed(&self, id: NodeId, link: SocketAddr, advert: Advert, order: (u64, u64), now: Instant) {
         self.heard(id, link, &advert, Means::Beacon(order.0, order.1), now);
     }
@@ -68,25 +66,25 @@ impl Directory {
         if before != state {
             let word = state.map_or("unknown", State::word);
             tracing::info!(gateway = %id.short(), address = %link, state = word, "gateway heard");
-            let (what, text) = told(before, state.unwrap_or(advert.state));
+            let (what, text) = happening(before, state.unwrap_or(advert.state));
             self.telemetry.note(what, self.telemetry.names.of(id), format!("{text} ({link})"));
         }
         self.changed();
     }
 
-    /// Adds an address that the user named, or that an earlier run used.
-    pub fn name(&self, link: SocketAddr, source: Source) {
-        self.lock().name(link, source);
+    /// Adds an address that the user configured, or that an earlier run used.
+    pub fn add_address(&self, link: SocketAddr, source: Source) {
+        self.lock().add_address(link, source);
         self.changed();
     }
 
-    /// Notes that the gateway at `link` left a link unanswered: it comes behind the others for a while.
+    /// Notes that the gateway at `link` did not answer on a link: it is ranked behind the others for a while.
     pub fn suspect(&self, link: SocketAddr, now: Instant) {
         self.lock().suspect(link, now);
         self.changed();
     }
 
-    /// Notes that the gateway at `link` answered on a link. Costs little when it is no suspect.
+    /// Notes that the gateway at `link` answered on a link. Cheap unless it is a suspect.
     pub fn proved(&self, link: SocketAddr, now: Instant) {
         let mut selection = self.lock();
         if selection.at(link).is_some_and(|gateway| gateway.suspect_until(now).is_some()) {
@@ -105,36 +103,36 @@ impl Directory {
     }
 
     /// Makes this node a candidate.
-    pub fn stand(&self, options: Options) {
-        self.lock().stand(options);
+    pub fn become_candidate(&self, options: Options) {
+        self.lock().become_candidate(options);
     }
 
-    /// Changes how this candidate selects.
-    pub fn choose_by(&self, options: Options) {
-        self.lock().choose_by(options);
+    /// Changes the settings of this candidate.
+    pub fn set_options(&self, options: Options) {
+        self.lock().set_options(options);
     }
 
-    /// Notes that this node could not hear anybody; see [`Selection::was_deaf`].
-    pub fn was_deaf(&self, length: Duration, now: Instant) {
-        self.lock().was_deaf(length, now);
+    /// Notes that this node did not run; see [`Selection::was_suspended`].
+    pub fn was_suspended(&self, length: Duration, now: Instant) {
+        self.lock().was_suspended(length, now);
     }
 
-    /// What this node is to do as a candidate; see [`Selection::decide`].
-    pub fn decide(&self, own: &Own, now: Instant) -> Option<Decision> {
+    /// What this node has to do as a candidate; see [`Selection::decide`].
+    pub fn decide(&self, own: &SelfState, now: Instant) -> Option<Decision> {
         self.lock().decide(own, now)
     }
 
-    /// Ticks with every change.
+    /// Changes with every change of the directory.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }
 
-    /// Says whether this node needs a gateway now; discovery asks the LAN as long as it does.
+    /// Sets whether this node needs a gateway now. Discovery sends queries while it does.
     pub fn want(&self, wanted: bool) {
         self.wanted.send_if_modified(|now| std::mem::replace(now, wanted) != wanted);
     }
 
-    /// What [`Directory::want`] said last.
+    /// Whether this node needs a gateway, as [`Directory::want`] last set it.
     pub fn wanted(&self) -> watch::Receiver<bool> {
         self.wanted.subscribe()
     }
@@ -148,8 +146,8 @@ impl Directory {
     }
 }
 
-/// What it means that a gateway says something else than before.
-fn told(before: Option<State>, now: State) -> (Happening, &'static str) {
+/// The journal's entry for a change of a gateway's state.
+fn happening(before: Option<State>, now: State) -> (Happening, &'static str) {
     match (before, now) {
         (_, State::Draining) => (Happening::Withdrawn, "the gateway is about to stop"),
         (_, State::Withdrawn) => (Happening::Withdrawn, "the gateway does not reach the server"),
@@ -190,10 +188,10 @@ mod tests {
     }
 
     #[test]
-    fn the_active_one_comes_first_and_a_silent_one_falls_behind_the_standby() {
+    fn the_active_gateway_comes_first_and_a_silent_one_behind_the_standby() {
         let directory = Directory::default();
         let start = Instant::now();
-        directory.name(address(9), Source::Static);
+        directory.add_address(address(9), Source::Static);
         directory.offered(NodeId([1; 16]), address(1), advert(State::Active, 5), Duration::ZERO, start);
         directory.beaconed(NodeId([2; 16]), address(2), advert(State::Standby, 9), (1, 1), start);
         assert_eq!(order(&directory, start), [address(1), address(2), address(9)]);

@@ -1,10 +1,13 @@
-//! Finding gateways on the LAN: query, offer, beacon, over UDP.
+//! Finding gateways on the LAN, with queries, offers and beacons over UDP.
 //!
-//! A host without a default route cannot send to 255.255.255.255, so each LAN's own broadcast address (and
-//! IPv6 link-local multicast) is used. A stateful firewall drops a unicast answer to a broadcast that left
-//! from an ephemeral port, so queries leave from the discovery port itself.
+//! A host without a default route cannot send to 255.255.255.255, so each LAN's own broadcast address (and IPv6 link-local
+//! multicast) is used. A stateful firewall drops a unicast answer to a broadcast that was sent from an ephemeral port, so
+//! queries are sent from the discovery port itself.
 
-use std::collections::{HashMap, HashSet};
+mod answer_limits;
+mod queries;
+
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,51 +19,43 @@ use tokio::task::JoinSet;
 use super::candidate::Announcement;
 use super::directory::{Directory, Source};
 use super::keyring::{Epochs, Keyring};
-use laneway_limits::Bucket;
-use laneway_limits::rate::{PerSource, Rate};
+use answer_limits::AnswerLimits;
 use laneway_sys::lan::{self, Ear, Heard, Lan};
 use laneway_sys::net;
 use laneway_telemetry::journal::Happening;
 use laneway_trust::authority::JoinResponder;
 use laneway_trust::membership::Membership;
+use laneway_trust::random::random;
 use laneway_wire::datagram::{Datagram, Message, QUERY_MARK, SIZE, Way, invite_asked_for};
 use laneway_wire::id::NodeId;
+use queries::PendingQueries;
 
-/// When queries leave after the first one, as long as no gateway is found: one lost datagram costs 100 ms.
+/// Intervals between queries while no gateway is found, in milliseconds. A lost datagram costs 100 ms.
 pub(super) const RETRANSMIT_MILLIS: [u64; 6] = [100, 200, 400, 800, 1600, 3000];
-/// Between two queries after that.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Between two looks at the interfaces.
-const LOOK: Duration = Duration::from_secs(3);
-/// How long an answer to a query is waited for.
-const NONCE_LIFE: Duration = Duration::from_secs(10);
-/// How many queries may wait for answers.
-const MOST_NONCES: usize = 256;
-/// How many known gateways are asked by unicast besides.
-const MOST_ASKED: usize = 16;
-/// How many answers one source gets; joiners are counted apart from members.
-const ANSWERS: Rate = Rate::new(20, Duration::from_millis(100));
-/// How many all sources together get: 16 Mbit/s.
-const ANSWERS_IN_ALL: Rate = Rate::new(4000, Duration::from_micros(250));
-/// How many gateways may answer one query.
-const MOST_ANSWERS: usize = 4096;
+/// Interval between two queries after that.
+const QUERY_INTERVAL: Duration = Duration::from_secs(5);
+/// Interval between two scans of the interfaces.
+const RESCAN_INTERVAL: Duration = Duration::from_secs(3);
+/// Maximum known gateways that are also queried by unicast.
+const MAX_UNICAST: usize = 16;
+/// Failures in a row after which a socket is closed; its interface is probably gone.
+const MAX_FAILURES: u32 = 10;
 
-/// What discovery needs to know.
+/// The settings of discovery.
 pub struct Options {
-    /// What is known of the group.
+    /// The group.
     pub membership: Arc<Membership>,
     /// This node.
     pub id: NodeId,
     /// The UDP port where nodes listen.
     pub port: u16,
-    /// The UDP port to ask from: the same, except beside a running node.
+    /// The UDP port to send queries from: the same, except beside a running node.
     pub own_port: u16,
     /// Interfaces or addresses to use; empty for all.
     pub lans: Vec<String>,
-    /// Where this node's group can be joined, when it holds the authority: the finder of invites and the
-    /// TCP port.
+    /// Answers joiners, with the TCP port at which they enrol, on a node that holds the authority.
     pub joins: Option<(JoinResponder, u16)>,
-    /// Is told which gateways have missed the group's news, and where they are.
+    /// Receives the gateways that have missed a group update, and their addresses.
     pub behind: Option<mpsc::Sender<(NodeId, SocketAddr)>>,
 }
 
@@ -70,28 +65,17 @@ pub struct Discovery {
     keyring: Mutex<Arc<Keyring>>,
     directory: Arc<Directory>,
     announcements: watch::Receiver<Option<Announcement>>,
-    ears: Mutex<HashMap<Lan, Arc<Ear>>>,
-    asked: Mutex<HashMap<[u8; 16], Asked>>,
+    /// The socket of each LAN that sends, and receives unicast datagrams.
+    senders: Mutex<HashMap<Lan, Arc<Ear>>>,
+    queries: Mutex<PendingQueries>,
     epochs: Mutex<Epochs>,
-    limits: Mutex<Limits>,
+    limits: Mutex<AnswerLimits>,
+    /// Identifies this run of the node in its beacons.
     boot: u64,
 }
 
-/// A query that waits for answers.
-struct Asked {
-    sent: Instant,
-    /// A nonce is good once for each address of a gateway: an offer that somebody repeats is none.
-    answered: HashSet<(NodeId, SocketAddr)>,
-}
-
-struct Limits {
-    members: PerSource,
-    joiners: PerSource,
-    all: Bucket,
-}
-
 impl Discovery {
-    /// Discovery that fills `directory` and tells what `announcements` holds.
+    /// Discovery that fills `directory` and sends `announcements`.
     pub fn new(
         options: Options,
         directory: Arc<Directory>,
@@ -102,98 +86,94 @@ impl Discovery {
             options,
             directory,
             announcements,
-            ears: Mutex::default(),
-            asked: Mutex::default(),
+            senders: Mutex::default(),
+            queries: Mutex::default(),
             epochs: Mutex::default(),
-            limits: Mutex::new(Limits {
-                members: PerSource::new(ANSWERS),
-                joiners: PerSource::new(ANSWERS),
-                all: Bucket::default(),
-            }),
+            limits: Mutex::default(),
             boot: u64::from_be_bytes(random()),
         })
     }
 
-    /// Binds the sockets of all LANs that exist now and gives their addresses.
+    /// Opens the sockets of all LANs that exist now and have none, and returns their addresses.
     ///
     /// # Errors
-    /// When a discovery port is taken by another node on the same address.
+    /// When another node uses the discovery port on the same address.
     pub fn bind(self: &Arc<Self>, listeners: &mut JoinSet<Lan>) -> io::Result<Vec<SocketAddr>> {
         let mut bound = Vec::new();
         for lan in lan::lans(&self.options.lans)? {
-            if locked(&self.ears).contains_key(&lan) {
+            if locked(&self.senders).contains_key(&lan) {
                 continue;
             }
             let unicast = match Ear::unicast(&lan, self.options.own_port) {
-                Ok(ear) => Arc::new(ear),
+                Ok(socket) => Arc::new(socket),
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                     let own = lan.own(self.options.own_port);
                     return Err(io::Error::new(error.kind(), format!("UDP {own}: {error}")));
                 }
-                // An IPv6 address that is still being checked for duplicates, for one; the next look finds it.
+                // Such as an IPv6 address still being checked for duplicates. The next scan tries it again.
                 Err(error) => {
                     tracing::debug!(interface = lan.interface, address = %lan.net.addr(), %error, "not used yet");
                     continue;
                 }
             };
             bound.push(unicast.own);
-            locked(&self.ears).insert(lan.clone(), unicast.clone());
-            let alone = self.clone().listen(lan.clone(), unicast.clone(), unicast.clone());
+            locked(&self.senders).insert(lan.clone(), unicast.clone());
+            let unicasts = self.clone().listen(lan.clone(), unicast.clone(), unicast.clone());
             match Ear::everybody(&lan, self.options.port) {
-                Ok(ear) => {
-                    let everybody = self.clone().listen(lan, Arc::new(ear), unicast);
-                    // When one ends both do: the other one would keep the port from the next look.
-                    listeners.spawn(async { tokio::select!(lan = alone => lan, lan = everybody => lan) });
+                Ok(receiver) => {
+                    let broadcasts = self.clone().listen(lan, Arc::new(receiver), unicast);
+                    // When one ends both do: the other one would keep the port in use for the next scan.
+                    listeners.spawn(async { tokio::select!(lan = unicasts => lan, lan = broadcasts => lan) });
                 }
                 Err(error) => {
-                    tracing::warn!(interface = lan.interface, %error, "cannot hear broadcasts");
-                    listeners.spawn(alone);
+                    tracing::warn!(interface = lan.interface, %error, "broadcasts cannot be received");
+                    listeners.spawn(unicasts);
                 }
             }
         }
         Ok(bound)
     }
 
-    /// Asks, answers and beacons until it is dropped. `listeners` is what [`Discovery::bind`] filled.
+    /// Sends queries, answers and beacons until it is dropped. `listeners` is the set that [`Discovery::bind`] filled.
     pub async fn run(self: Arc<Self>, mut listeners: JoinSet<Lan>) {
         let mut wanted = self.directory.wanted();
         let mut announcements = self.announcements.clone();
-        // Once at the start in any case: a candidate should know the others before it speaks.
-        self.ask(true).await;
-        let mut looks = tokio::time::interval(LOOK);
+        // One query at the start in any case: a candidate should know the others before it announces itself.
+        self.query(true).await;
+        let mut scans = tokio::time::interval(RESCAN_INTERVAL);
         let mut counter = 0_u64;
         let (mut round, mut searching) = (1_usize, false);
-        let mut asked_at = Instant::now();
-        let mut ask_at = asked_at + pause(0);
-        let mut said = 0;
+        let mut queried_at = Instant::now();
+        let mut query_at = queried_at + pause(0);
+        let mut beacons_sent = 0;
         loop {
-            let asking = *wanted.borrow_and_update();
-            if !asking {
-                // Asked for again at once, it waits for the answers to what it has just asked.
-                (round, ask_at) = (1, asked_at + pause(0));
-            } else if ask_at <= Instant::now() {
+            let is_wanted = *wanted.borrow_and_update();
+            if !is_wanted {
+                // If a gateway is wanted again soon, the answers to the last query are awaited first.
+                (round, query_at) = (1, queried_at + pause(0));
+            } else if query_at <= Instant::now() {
                 if !searching {
                     round = 0;
                 }
-                self.ask(round == 0).await;
-                asked_at = Instant::now();
-                ask_at = asked_at + pause(round).mul_f64(jitter());
+                self.query(round == 0).await;
+                queried_at = Instant::now();
+                query_at = queried_at + pause(round).mul_f64(jitter());
                 round += 1;
             }
-            searching = asking;
+            searching = is_wanted;
             let announcement = announcements.borrow_and_update().clone();
             if let Some(Announcement { advert, beacons, .. }) = announcement
-                && beacons != said
+                && beacons != beacons_sent
             {
-                said = beacons;
+                beacons_sent = beacons;
                 counter += 1;
-                self.tell_everybody(Message::Beacon { boot: self.boot, counter, advert }, |_| true).await;
+                self.broadcast(Message::Beacon { boot: self.boot, counter, advert }, |_| true).await;
             }
             tokio::select! {
                 changed = wanted.changed() => if changed.is_err() { return },
                 Ok(()) = announcements.changed() => {}
-                () = tokio::time::sleep_until(ask_at.into()), if asking => {}
-                _ = looks.tick() => {
+                () = tokio::time::sleep_until(query_at.into()), if is_wanted => {}
+                _ = scans.tick() => {
                     if let Err(error) = self.bind(&mut listeners) {
                         tracing::debug!(%error, "an interface cannot be used");
                     }
@@ -201,85 +181,79 @@ impl Discovery {
                 Some(ended) = listeners.join_next() => {
                     if let Ok(lan) = ended {
                         tracing::info!(interface = lan.interface, address = %lan.net.addr(), "interface gone");
-                        locked(&self.ears).remove(&lan);
+                        locked(&self.senders).remove(&lan);
                     }
                 }
             }
         }
     }
 
-    /// Asks every LAN, and the gateways known by address, who is connected to the server.
-    async fn ask(&self, first: bool) {
-        let nonce = random();
+    /// Queries every LAN, and the known gateways by unicast.
+    async fn query(&self, first: bool) {
         let now = Instant::now();
-        {
-            let mut asked = locked(&self.asked);
-            asked.retain(|_, asked| now.duration_since(asked.sent) < NONCE_LIFE);
-            if asked.len() >= MOST_NONCES {
-                return;
-            }
-            asked.insert(nonce, Asked { sent: now, answered: HashSet::new() });
-        }
+        let Some(nonce) = locked(&self.queries).begin(now) else { return };
         let known = self.directory.ranked(now).into_iter();
         let known = known.filter(|gateway| gateway.source != Source::Static);
-        let known: Vec<_> = known.take(MOST_ASKED).collect();
+        let known: Vec<_> = known.take(MAX_UNICAST).collect();
         let message = Message::Query { nonce };
         for gateway in known {
             let to = SocketAddr::new(gateway.link.ip(), self.options.port);
-            for (lan, ear) in self.ears() {
+            for (lan, sender) in self.senders() {
                 if lan.net.contains(&to.ip()) {
-                    self.tell(&ear, message.clone(), to).await;
+                    self.send(&sender, message.clone(), to).await;
                 }
             }
         }
-        // Everybody on the LAN hears it: at first it is said once, not once by each protocol.
-        let by = |lan: &Lan| !first || lan.net.addr().is_ipv4() || !self.has_ipv4(lan);
-        let lans = self.tell_everybody(message, by).await;
+        // All nodes receive a broadcast, so the first one is sent once, and not once by each of IPv4 and IPv6.
+        let on = |lan: &Lan| !first || lan.net.addr().is_ipv4() || !self.has_ipv4(lan);
+        let lans = self.broadcast(message, on).await;
         if first {
             tracing::info!(lans, port = self.options.port, "query sent");
-            let text = format!("who is connected to the server? asked on {lans} of this node's addresses");
+            let text = format!("discovery query sent from {lans} of this node's addresses");
             self.directory.telemetry().note(Happening::Query, "", text);
         }
     }
 
-    async fn tell_everybody(&self, message: Message, by: impl Fn(&Lan) -> bool) -> usize {
-        let mut told = 0;
-        for (lan, ear) in self.ears().iter().filter(|(lan, _)| by(lan)) {
-            self.tell(ear, message.clone(), lan.everybody(self.options.port)).await;
-            told += 1;
+    /// Broadcasts on the LANs that `on` selects. Returns their number.
+    async fn broadcast(&self, message: Message, on: impl Fn(&Lan) -> bool) -> usize {
+        let mut lans = 0;
+        for (lan, sender) in self.senders().iter().filter(|(lan, _)| on(lan)) {
+            self.send(sender, message.clone(), lan.everybody(self.options.port)).await;
+            lans += 1;
         }
-        told
+        lans
     }
 
-    /// Whether the interface of `lan` has an IPv4 address too.
+    /// Whether the interface of `lan` also has an IPv4 address.
     fn has_ipv4(&self, lan: &Lan) -> bool {
-        let others = locked(&self.ears);
+        let others = locked(&self.senders);
         others.keys().any(|other| other.interface == lan.interface && other.net.addr().is_ipv4())
     }
 
-    async fn tell(&self, ear: &Ear, message: Message, to: SocketAddr) {
+    /// Sends a message in the current epoch.
+    async fn send(&self, sender: &Ear, message: Message, to: SocketAddr) {
         let keyring = self.keyring();
-        self.tell_in(&keyring, keyring.group.update.epoch(), ear, message, to).await;
+        self.send_in(&keyring, keyring.group.update.epoch(), sender, message, to).await;
     }
 
-    /// In an epoch that the receiver knows.
-    async fn tell_in(&self, keyring: &Keyring, epoch: u64, ear: &Ear, message: Message, to: SocketAddr) {
+    /// Sends a message in an epoch whose key the receiver has.
+    async fn send_in(&self, keyring: &Keyring, epoch: u64, socket: &Ear, message: Message, to: SocketAddr) {
         let Some(keys) = keyring.keys(epoch) else { return };
         let (group, sender) = (keyring.group.id, self.options.id);
-        let said = &self.directory.telemetry().discovery;
+        let counts = &self.directory.telemetry().discovery;
         match &message {
-            Message::Query { .. } => said.queries.one(),
-            Message::Beacon { .. } => said.beacons.one(),
-            Message::Offer { .. } => said.offers.one(),
+            Message::Query { .. } => counts.queries.one(),
+            Message::Beacon { .. } => counts.beacons.one(),
+            Message::Offer { .. } => counts.offers.one(),
             Message::JoinQuery { .. } | Message::JoinOffer { .. } => {}
         }
-        let bytes = Datagram { group, epoch, sender, message }.encode(keys, Way { from: ear.own, to });
-        if let Err(error) = ear.tell(&bytes, to).await {
+        let bytes = Datagram { group, epoch, sender, message }.encode(keys, Way { from: socket.own, to });
+        if let Err(error) = socket.tell(&bytes, to).await {
             tracing::debug!(%to, %error, "datagram not sent");
         }
     }
 
-    /// The keys of the group as it is now.
+    /// The keys of the current group.
     fn keyring(&self) -> Arc<Keyring> {
         let group = self.options.membership.group();
         let mut keyring = locked(&self.keyring);
@@ -289,35 +263,36 @@ impl Discovery {
         keyring.clone()
     }
 
-    fn ears(&self) -> Vec<(Lan, Arc<Ear>)> {
-        locked(&self.ears).iter().map(|(lan, ear)| (lan.clone(), ear.clone())).collect()
+    fn senders(&self) -> Vec<(Lan, Arc<Ear>)> {
+        locked(&self.senders).iter().map(|(lan, sender)| (lan.clone(), sender.clone())).collect()
     }
 
-    /// Hears one socket until its interface goes away.
-    async fn listen(self: Arc<Self>, lan: Lan, ear: Arc<Ear>, mouth: Arc<Ear>) -> Lan {
+    /// Receives from one socket until its interface is gone. Answers are sent from `sender`.
+    async fn listen(self: Arc<Self>, lan: Lan, receiver: Arc<Ear>, sender: Arc<Ear>) -> Lan {
         let mut buffer = [0; SIZE + 1];
         let mut failures = 0;
         let mut announcements = self.announcements.clone();
         let mut answers = true;
-        while failures < 10 {
-            // Where hundreds start at once each would be woken by the queries of all.
-            let answered = announcements.borrow_and_update().is_some();
-            if answered != std::mem::replace(&mut answers, answered) {
-                ear.ignore((!answers).then_some(QUERY_MARK));
+        while failures < MAX_FAILURES {
+            // The kernel drops queries that this node does not answer: when hundreds of nodes start together, each would
+            // be woken by the queries of all.
+            let answers_now = announcements.borrow_and_update().is_some();
+            if answers_now != std::mem::replace(&mut answers, answers_now) {
+                receiver.ignore((!answers).then_some(QUERY_MARK));
             }
-            let heard = tokio::select! {
-                heard = ear.hear(&mut buffer) => heard,
+            let received = tokio::select! {
+                received = receiver.hear(&mut buffer) => received,
                 Ok(()) = announcements.changed() => continue,
             };
-            match heard {
-                Ok(heard) => {
+            match received {
+                Ok(received) => {
                     failures = 0;
-                    if heard.neighbour && lan.net.contains(&net::plain(heard.from).ip()) {
-                        let alone = Arc::ptr_eq(&ear, &mouth);
-                        self.react(&buffer[..heard.size], heard, alone, &mouth).await;
+                    if received.neighbour && lan.net.contains(&net::plain(received.from).ip()) {
+                        let unicast = Arc::ptr_eq(&receiver, &sender);
+                        self.handle(&buffer[..received.size], received, unicast, &sender).await;
                     }
                 }
-                // An ICMP error of an earlier datagram is reported here too.
+                // A receive also reports the ICMP error of an earlier datagram.
                 Err(error) => {
                     tracing::debug!(interface = lan.interface, %error, "discovery socket");
                     failures += 1;
@@ -328,52 +303,52 @@ impl Discovery {
         lan
     }
 
-    /// `alone` says that the datagram came to this node alone.
-    async fn react(&self, bytes: &[u8], heard: Heard, alone: bool, mouth: &Ear) {
+    /// Verifies and handles one datagram. `unicast` tells that it was sent to this node alone.
+    async fn handle(&self, bytes: &[u8], received: Heard, unicast: bool, socket: &Ear) {
         if let Some(invite) = invite_asked_for(bytes) {
-            return self.answer_join(bytes, invite, heard.from, mouth).await;
+            return self.answer_join(bytes, invite, received.from, socket).await;
         }
-        // Where the system does not drop it already.
+        // Needed where the kernel has no filter.
         let is_query = bytes.get(QUERY_MARK.0) == Some(&QUERY_MARK.1);
         if is_query && self.announcements.borrow().is_none() {
             return;
         }
         let keyring = self.keyring();
-        let way = Way { from: heard.from, to: mouth.own };
-        let said = &self.directory.telemetry().discovery;
-        let Some(datagram) = keyring.decode(bytes, way) else { return said.dropped.one() };
+        let way = Way { from: received.from, to: socket.own };
+        let counts = &self.directory.telemetry().discovery;
+        let Some(datagram) = keyring.decode(bytes, way) else { return counts.dropped.one() };
         if datagram.sender == self.options.id || keyring.group.update.revokes(datagram.sender) {
             return;
         }
         let (now, sender, epoch) = (Instant::now(), datagram.sender, datagram.epoch);
         match datagram.message {
             Message::Query { nonce } => {
-                said.queries_heard.one();
+                counts.queries_heard.one();
                 let announcement = self.announcements.borrow().clone();
                 if let Some(Announcement { advert, answers_one_in, .. }) = announcement
-                    && (alone || lot(&nonce).is_multiple_of(answers_one_in))
-                    && self.may_answer(|limits| &mut limits.members, heard.from, now)
+                    && (unicast || number(&nonce).is_multiple_of(answers_one_in))
+                    && locked(&self.limits).admit_member(received.from, now)
                 {
-                    tracing::debug!(client = %heard.from, epoch, "query answered");
+                    tracing::debug!(client = %received.from, epoch, "query answered");
                     let offer = Message::Offer { nonce, advert };
-                    // Who has missed the news understands no other key.
-                    self.tell_in(&keyring, epoch, mouth, offer, heard.from).await;
+                    // In the query's epoch: a node that missed an update has no later key.
+                    self.send_in(&keyring, epoch, socket, offer, received.from).await;
                 }
             }
             Message::Offer { nonce, advert } => {
-                said.offers_heard.one();
-                let link = link_address(heard.from, advert.link_port);
-                let asked = self.answered(&nonce, sender, heard.from);
-                if let Some(sent) = asked.filter(|_| self.is_believed(&keyring, sender, epoch, link)) {
+                counts.offers_heard.one();
+                let link = link_address(received.from, advert.link_port);
+                let query_sent = locked(&self.queries).answered(&nonce, sender, received.from);
+                if let Some(sent) = query_sent.filter(|_| self.is_current(&keyring, sender, epoch, link)) {
                     let round_trip = now.saturating_duration_since(sent);
-                    tracing::debug!(gateway = %sender.short(), address = %link, "offer heard");
+                    tracing::debug!(gateway = %sender.short(), address = %link, "offer received");
                     self.directory.offered(sender, link, advert, round_trip, now);
                 }
             }
             Message::Beacon { boot, counter, advert } => {
-                said.beacons_heard.one();
-                let link = link_address(heard.from, advert.link_port);
-                if self.is_believed(&keyring, sender, epoch, link) {
+                counts.beacons_heard.one();
+                let link = link_address(received.from, advert.link_port);
+                if self.is_current(&keyring, sender, epoch, link) {
                     self.directory.beaconed(sender, link, advert, (boot, counter), now);
                 }
             }
@@ -381,46 +356,31 @@ impl Discovery {
         }
     }
 
-    /// When the query with this nonce was sent, if this gateway has not answered it yet from there.
-    fn answered(&self, nonce: &[u8; 16], gateway: NodeId, from: SocketAddr) -> Option<Instant> {
-        let mut queries = locked(&self.asked);
-        let query = queries.get_mut(nonce)?;
-        (query.answered.len() < MOST_ANSWERS && query.answered.insert((gateway, from))).then_some(query.sent)
-    }
-
-    /// Whether this may be the sender's word. One that is behind is reported to whoever brings it the news.
-    fn is_believed(&self, keyring: &Keyring, sender: NodeId, epoch: u64, link: SocketAddr) -> bool {
-        let believed = locked(&self.epochs).goes_on(sender, epoch);
-        if believed
+    /// Whether the sender has not used a later epoch before. A gateway that lags behind is reported, so that it is sent the
+    /// group update.
+    fn is_current(&self, keyring: &Keyring, sender: NodeId, epoch: u64, link: SocketAddr) -> bool {
+        let accepted = locked(&self.epochs).accept(sender, epoch);
+        if accepted
             && epoch < keyring.group.update.epoch()
             && let Some(behind) = &self.options.behind
         {
-            // It will speak again when there is room.
+            // If the channel is full, its next datagram reports it.
             let _ = behind.try_send((sender, link));
         }
-        believed
+        accepted
     }
 
-    fn may_answer(
-        &self,
-        kind: impl FnOnce(&mut Limits) -> &mut PerSource,
-        source: SocketAddr,
-        now: Instant,
-    ) -> bool {
-        let mut limits = locked(&self.limits);
-        kind(&mut limits).take(source.ip(), now) && ANSWERS_IN_ALL.take(&mut limits.all, now)
-    }
-
-    async fn answer_join(&self, bytes: &[u8], invite: [u8; 8], from: SocketAddr, mouth: &Ear) {
-        let Some((doorbell, link_port)) = &self.options.joins else { return };
+    /// Answers a joiner that knows the invite's secret.
+    async fn answer_join(&self, bytes: &[u8], invite: [u8; 8], from: SocketAddr, socket: &Ear) {
+        let Some((responder, link_port)) = &self.options.joins else { return };
         let (group, now) = (self.options.membership.group(), Instant::now());
-        let Some(keys) = doorbell.keys(&invite, now) else { return };
-        let Ok(asked) = Datagram::decode(bytes, group.id, &keys, Way { from, to: mouth.own }) else {
+        let Some(keys) = responder.keys(&invite, now) else { return };
+        let Ok(query) = Datagram::decode(bytes, group.id, &keys, Way { from, to: socket.own }) else {
             return;
         };
-        let Message::JoinQuery { nonce, .. } = asked.message else { return };
-        // Only now: who cannot prove anything must not use up what those get who can.
-        if !self.may_answer(|limits| &mut limits.joiners, from, now) {
+        let Message::JoinQuery { nonce, .. } = query.message else { return };
+        // Checked after the verification, so that strangers cannot use up the limit.
+        if !locked(&self.limits).admit_joiner(from, now) {
             return;
         }
         let offer = Datagram {
@@ -429,7 +389,8 @@ impl Discovery {
             sender: self.options.id,
             message: Message::JoinOffer { nonce, link_port: *link_port },
         };
-        if let Err(error) = mouth.tell(&offer.encode(&keys, Way { from: mouth.own, to: from }), from).await {
+        if let Err(error) = socket.tell(&offer.encode(&keys, Way { from: socket.own, to: from }), from).await
+        {
             tracing::debug!(to = %from, %error, "join offer not sent");
         }
     }
@@ -442,23 +403,17 @@ pub(super) fn link_address(from: SocketAddr, port: u16) -> SocketAddr {
     link
 }
 
-pub(super) fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    aws_lc_rs::rand::fill(&mut bytes).expect("the system gives random bytes");
-    bytes
-}
-
-/// A number of the query's own: each retransmission has a new nonce, so that others answer it.
-fn lot(nonce: &[u8; 16]) -> u32 {
+/// A number that differs for each query. A retransmission has a new nonce, so that other nodes answer it.
+fn number(nonce: &[u8; 16]) -> u32 {
     u32::from_be_bytes([nonce[0], nonce[1], nonce[2], nonce[3]])
 }
 
-/// How long to wait after the query of this round.
+/// The interval after the query of this round.
 fn pause(round: usize) -> Duration {
-    RETRANSMIT_MILLIS.get(round).map_or(PATIENCE, |millis| Duration::from_millis(*millis))
+    RETRANSMIT_MILLIS.get(round).map_or(QUERY_INTERVAL, |millis| Duration::from_millis(*millis))
 }
 
-/// A factor from 0.9 to 1.1: what is done again and again should not be done in step.
+/// A random factor from 0.9 to 1.1, so that periodic actions of several nodes do not coincide.
 pub fn jitter() -> f64 {
     let [byte] = random::<1>();
     0.9 + f64::from(byte) / 255.0 * 0.2

@@ -1,5 +1,5 @@
-//! The discovery keys that are good now: the group's, and for a day those before it, so that a node that missed the news
-//! still finds somebody who has them.
+//! The discovery keys that are valid now: the group's current one, and for a day the earlier ones, so that a node that missed
+//! an update still finds a gateway that has it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,12 +8,12 @@ use laneway_trust::group::Group;
 use laneway_wire::datagram::{Datagram, Keys, Way, epoch_named};
 use laneway_wire::id::NodeId;
 
-/// How many gateways' epochs are remembered.
-const MOST_GATEWAYS: usize = 4096;
+/// Maximum gateways whose epochs are remembered.
+const MAX_GATEWAYS: usize = 4096;
 
-/// The keys of one state of the group.
+/// The keys of the group in one state.
 pub(super) struct Keyring {
-    /// The group in that state.
+    /// The group in this state.
     pub(super) group: Arc<Group>,
     current: Keys,
     retired: Vec<(u64, Keys)>,
@@ -26,7 +26,7 @@ impl Keyring {
         Self { group, current, retired }
     }
 
-    /// The keys of an epoch, while they are good.
+    /// The keys of an epoch; `None` when they are no longer valid.
     pub(super) fn keys(&self, epoch: u64) -> Option<&Keys> {
         if epoch == self.group.update.epoch() {
             return Some(&self.current);
@@ -34,22 +34,22 @@ impl Keyring {
         self.retired.iter().find(|retired| retired.0 == epoch).map(|retired| &retired.1)
     }
 
-    /// Reads a datagram in the epoch that it names.
+    /// Verifies and decodes a datagram with the key of the epoch in it.
     pub(super) fn decode(&self, bytes: &[u8], way: Way) -> Option<Datagram> {
         let keys = self.keys(epoch_named(bytes)?)?;
         Datagram::decode(bytes, self.group.id, keys, way).ok()
     }
 }
 
-/// The latest epoch that each gateway has spoken in. Whoever was put out still knows the key before: with that it must
-/// not speak for those who have gone on.
+/// The latest epoch in which each gateway was heard. A removed member still has the previous key, and must not forge
+/// datagrams of gateways that use a later one.
 #[derive(Default)]
 pub(super) struct Epochs(HashMap<NodeId, u64>);
 
 impl Epochs {
-    /// Notes that a gateway spoke in `epoch`; false when it has spoken in a later one.
-    pub(super) fn goes_on(&mut self, gateway: NodeId, epoch: u64) -> bool {
-        if self.0.len() >= MOST_GATEWAYS && !self.0.contains_key(&gateway) {
+    /// Notes a gateway's datagram of `epoch`. `false` when the gateway was heard in a later epoch.
+    pub(super) fn accept(&mut self, gateway: NodeId, epoch: u64) -> bool {
+        if self.0.len() >= MAX_GATEWAYS && !self.0.contains_key(&gateway) {
             self.0.clear();
         }
         let latest = self.0.entry(gateway).or_insert(epoch);
@@ -78,7 +78,7 @@ mod tests {
             datagram.encode(keyring.keys(keyring.group.update.epoch()).unwrap(), way)
         };
         let old = say(&before, 0);
-        // More often than keys are kept.
+        // More rotations than retired keys are kept.
         for epoch in 1..=9 {
             authority.rotate().unwrap();
             let now = Keyring::new(Arc::new(Group::load(&state).unwrap().unwrap()));
@@ -90,21 +90,21 @@ mod tests {
             let new = say(&now, epoch);
             assert_eq!(now.decode(&new, way).map(|datagram| datagram.epoch), Some(epoch));
             assert_eq!(before.decode(&new, way), None);
-            // The old key does not do for the new epoch.
+            // The old key is not accepted for the new epoch.
             assert_eq!(now.decode(&say(&before, epoch), way), None);
         }
     }
 
     #[test]
-    fn a_gateway_that_has_gone_on_is_not_heard_in_an_older_epoch() {
+    fn a_gateway_of_a_later_epoch_is_not_accepted_in_an_older_one() {
         let mut epochs = Epochs::default();
         let (one, two) = (NodeId([1; 16]), NodeId([2; 16]));
-        assert!(epochs.goes_on(one, 3) && epochs.goes_on(one, 3) && epochs.goes_on(one, 4));
-        assert!(!epochs.goes_on(one, 3));
-        assert!(epochs.goes_on(two, 3));
-        for number in 0..2 * MOST_GATEWAYS as u128 {
-            epochs.goes_on(NodeId(number.to_be_bytes()), 1);
+        assert!(epochs.accept(one, 3) && epochs.accept(one, 3) && epochs.accept(one, 4));
+        assert!(!epochs.accept(one, 3));
+        assert!(epochs.accept(two, 3));
+        for number in 0..2 * MAX_GATEWAYS as u128 {
+            epochs.accept(NodeId(number.to_be_bytes()), 1);
         }
-        assert!(epochs.0.len() <= MOST_GATEWAYS);
+        assert!(epochs.0.len() <= MAX_GATEWAYS);
     }
 }

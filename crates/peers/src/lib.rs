@@ -1,5 +1,6 @@
-//! Who else is there: finding gateways, what is known of them, and who among them is active.
+//! The other nodes: finding gateways, what is known of them, and which of them are active.
 
+pub mod activity;
 pub mod candidate;
 pub mod capacity;
 pub mod directory;

@@ -1,14 +1,14 @@
-//! Which candidates are active, and in which order a client tries gateways. Pure: no I/O, no clock, no
-//! random numbers; what was heard and the time go in, decisions come out. Every candidate and every client
-//! runs it, and the simulation of ten thousand of them too.
+//! Which candidates are active, and in which order a client tries gateways. Pure: no I/O, no clock and no random numbers;
+//! datagrams and the time go in, decisions come out. Every candidate and every client runs it, and so does the simulation
+//! of ten thousand of them.
 //!
-//! Nothing here needs consensus. Two active gateways for a moment are harmless, none is not, so a candidate
-//! that is in doubt serves.
+//! It needs no consensus. Two active gateways for a moment are harmless, none is not, so a candidate that is in doubt serves.
 
 mod beacon;
 mod candidacy;
 mod choice;
 mod order;
+mod self_state;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -16,68 +16,38 @@ mod tests;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use beacon::{Schedule, Standbys, is_in_line};
-use candidacy::{Candidacy, LINE, Role};
+use beacon::{Essentials, Schedule, Standbys, is_in_line};
+use candidacy::{Candidacy, Phase};
 use choice::Choice;
-use order::{Order, Seen, actives, draw};
+use order::{LINE, Order, Seen, actives, draw};
 use table::{Table, is_link_local};
 
 pub use candidacy::Options;
+pub use self_state::{Prepared, SelfState};
 pub use table::{Gateway, Means, SILENCE, Source};
 
 use laneway_wire::datagram::{Advert, MOST_PEERS, Peer, Policy, Reach, Standing, State};
 use laneway_wire::id::NodeId;
 
-/// So many of the best candidates answer every query that is put to all; the others only some.
-const ANSWERING: usize = 8;
+/// Number of best candidates that answer every broadcast query. The others answer only some.
+const ALWAYS_ANSWERING: usize = 8;
 
-/// What a candidate knows of itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Own {
-    /// It can serve: a server was reached, or there is none to reach.
-    pub able: bool,
-    /// What the probes say.
-    pub reach: Reach,
-    /// How bringing its uplink up went, for a candidate that must.
-    pub prepared: Prepared,
-    /// It is about to stop.
-    pub draining: bool,
-    /// Load in permille of its capacity.
-    pub load: u16,
-    /// Measured capacity in Mbit/s.
-    pub capacity: u32,
-    /// Open tunnels.
-    pub tunnels: u32,
-}
-
-/// How far a candidate is that must bring its uplink up before it can serve.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Prepared {
-    /// Not yet, or not any more.
-    #[default]
-    No,
-    /// The uplink is up.
-    Yes,
-    /// It could not be brought up; said as long as [`Decision::wanted`] stays.
-    Failed,
-}
-
-/// What a candidate is to do now.
+/// What a candidate has to do now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
-    /// What to say to whoever asks.
+    /// The content of offers and beacons.
     pub advert: Advert,
-    /// Say it to everybody now.
+    /// Whether to send a beacon now.
     pub beacon: bool,
-    /// This node is to serve as an active one: one that must prepare itself does so now.
+    /// Whether this node should be active. One that must bring its uplink up does so now.
     pub wanted: bool,
-    /// Of the queries that are put to all, answer one in so many; a number of the query's own decides which.
+    /// Answer one in this many broadcast queries. Each query's nonce decides.
     pub answers_one_in: u32,
-    /// Decide again at this time, if nothing is heard until then.
+    /// When to decide again if nothing is heard until then.
     pub wake: Instant,
 }
 
-/// All that a node knows of the candidates, and what follows from it.
+/// What a node knows of the candidates, and what follows from it.
 #[derive(Debug)]
 pub struct Selection {
     id: NodeId,
@@ -90,27 +60,27 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// What the node called `id` knows before it has heard anything. `seed` differs between nodes and
-    /// between starts of one node: it keeps them from speaking at the same time.
+    /// The state of the node `id` before it has heard anything. `seed` differs between nodes and between starts of one
+    /// node, so that they do not send at the same time.
     pub fn new(id: NodeId, seed: u64) -> Self {
         let (table, choice) = (Table::default(), Choice::default());
         Self { id, seed, table, choice, anchor: (0, NodeId([0; 16])), candidate: None }
     }
 
-    /// Makes this node a candidate: from now on [`Selection::decide`] has something to say.
-    pub fn stand(&mut self, options: Options) {
+    /// Makes this node a candidate: from now on [`Selection::decide`] returns decisions.
+    pub fn become_candidate(&mut self, options: Options) {
         let seed = self.seed ^ draw(0, &self.id);
         self.candidate = Some((Candidacy::new(options, seed), Schedule::new(seed)));
     }
 
-    /// Changes how this candidate selects; what it is goes on.
-    pub fn choose_by(&mut self, options: Options) {
+    /// Changes this candidate's settings. Its state stays.
+    pub fn set_options(&mut self, options: Options) {
         if let Some((candidacy, _)) = &mut self.candidate {
             candidacy.options = options;
         }
     }
 
-    /// Notes what the gateway at `link` says of itself. False when it is older than what is known, or its own echo.
+    /// Notes an advert of the gateway at `link`. `false` when it is older than what is known, or this node's own.
     pub fn heard(
         &mut self,
         id: NodeId,
@@ -128,24 +98,24 @@ impl Selection {
         true
     }
 
-    /// Notes that this node heard nobody for `length` because it was not running: the silence was its own, and
-    /// whoever spoke shortly before is not taken for dead. What was said meanwhile is about to be read.
-    pub fn was_deaf(&mut self, length: Duration, now: Instant) {
-        self.table.was_deaf(length, now);
+    /// Notes that this node did not run for `length`, so that it does not take gateways for silent that it could not hear.
+    /// Datagrams that came meanwhile are about to be read.
+    pub fn was_suspended(&mut self, length: Duration, now: Instant) {
+        self.table.was_suspended(length, now);
     }
 
-    /// Adds an address that the user named, or that an earlier run used.
-    pub fn name(&mut self, link: SocketAddr, source: Source) {
-        self.table.name(link, source);
+    /// Adds an address that the user configured, or that an earlier run used.
+    pub fn add_address(&mut self, link: SocketAddr, source: Source) {
+        self.table.add_address(link, source);
     }
 
-    /// Notes that the gateway at `link` left a link of this node unanswered: it comes behind the others for a
-    /// while, longer each time.
+    /// Notes that the gateway at `link` did not answer on a link of this node. It is ranked behind the others for a while,
+    /// longer each time.
     pub fn suspect(&mut self, link: SocketAddr, now: Instant) {
         self.table.suspect(link, now);
     }
 
-    /// Notes that the gateway at `link` answered on a link of this node: soon it is no suspect any more.
+    /// Notes that the gateway at `link` answered on a link of this node, which shortens its suspicion.
     pub fn proved(&mut self, link: SocketAddr, now: Instant) {
         self.table.proved(link, now);
     }
@@ -155,9 +125,8 @@ impl Selection {
         self.table.at(link)
     }
 
-    /// All gateways, in the order in which a client tries them: active, standby, then those that have not
-    /// spoken lately; suspects behind them, and those that want nobody last. Where several are active, clients
-    /// spread over them.
+    /// All gateways in the order in which a client tries them: active, standby, then those that were not heard recently;
+    /// then suspects, and last those that are draining or withdrawn. If several are active, clients spread over them.
     pub fn ranked(&mut self, now: Instant) -> Vec<Gateway> {
         let mut seen = self.table.seen(self.id, now);
         self.remember_anchor(&seen);
@@ -170,23 +139,26 @@ impl Selection {
         gateways
     }
 
-    /// What this candidate is to do, given what it knows of itself now. `None` when it does not stand.
-    pub fn decide(&mut self, own: &Own, now: Instant) -> Option<Decision> {
+    /// What this candidate has to do, given its own state now. `None` when this node is not a candidate.
+    pub fn decide(&mut self, own: &SelfState, now: Instant) -> Option<Decision> {
         let mut seen = self.table.seen(self.id, now);
         self.remember_anchor(&seen);
         let order = self.order(self.policy(), &seen);
         let (candidacy, schedule) = self.candidate.as_mut()?;
         let mut me = seen_of(self.id, candidacy, own, now);
-        let before = (candidacy.state, candidacy.yields_to);
+        let was_active = candidacy.public.state == State::Active;
         let mut wake = candidacy.step(&me, &seen, order, own, now);
-        if candidacy.role == Role::Active && before.0 != State::Active {
-            self.anchor = (candidacy.claim, self.id);
+        if candidacy.phase == Phase::Active && !was_active {
+            self.anchor = (candidacy.public.claim, self.id);
         }
         me = seen_of(self.id, candidacy, own, now);
         let standbys = standbys(&me, &seen, order);
-        let preparing = candidacy.role == Role::Preparing;
-        let news = (candidacy.state, preparing, candidacy.yields_to);
-        let (beacon, interval) = schedule.step(news, standbys, now);
+        let essentials = Essentials {
+            state: candidacy.public.state,
+            preparing: candidacy.phase == Phase::Preparing,
+            yields_to: candidacy.public.yields_to,
+        };
+        let (beacon, interval) = schedule.step(essentials, standbys, now);
         let silences = self.table.all().filter(|gateway| gateway.state(now) == Some(State::Active));
         wake = silences.filter_map(Gateway::silent_at).chain(wake).chain(schedule.wake()).min();
 
@@ -194,8 +166,8 @@ impl Selection {
         let better = seen.iter().filter(|other| order.place(other) < order.place(&me)).count();
         let answers_one_in = match better {
             _ if me.state == State::Active => 1,
-            0..ANSWERING => 1,
-            _ => u32::try_from(better * better / ANSWERING).unwrap_or(u32::MAX),
+            0..ALWAYS_ANSWERING => 1,
+            _ => u32::try_from(better * better / ALWAYS_ANSWERING).unwrap_or(u32::MAX),
         };
         let (options, latent) = (&candidacy.options, me.latent);
         let advert = Advert {
@@ -215,7 +187,7 @@ impl Selection {
         Some(Decision {
             advert: Advert { peers, ..advert },
             beacon,
-            wanted: candidacy.role != Role::Idle,
+            wanted: candidacy.phase != Phase::Idle,
             answers_one_in,
             wake: wake.unwrap_or(now + SILENCE).max(now),
         })
@@ -227,7 +199,7 @@ impl Selection {
 
     fn order(&self, policy: Policy, seen: &[Seen]) -> Order {
         let heard = seen.iter().map(|seen| seen.standing.round).max().unwrap_or_default();
-        let own = self.candidate.as_ref().map_or(0, |(candidacy, _)| candidacy.round);
+        let own = self.candidate.as_ref().map_or(0, |(candidacy, _)| candidacy.public.round);
         Order { policy, round: heard.max(own), anchor: self.anchor.1 }
     }
 
@@ -241,36 +213,37 @@ impl Selection {
 }
 
 /// This candidate as the others see it.
-fn seen_of(id: NodeId, candidacy: &Candidacy, own: &Own, now: Instant) -> Seen {
-    let options = &candidacy.options;
+fn seen_of(id: NodeId, candidacy: &Candidacy, own: &SelfState, now: Instant) -> Seen {
+    let (options, public) = (&candidacy.options, &candidacy.public);
     Seen {
         id,
         link: SocketAddr::from(([0; 4], options.link_port)),
-        state: candidacy.state,
-        latent: candidacy.state != State::Active && options.prepares && !own.able,
+        state: public.state,
+        latent: public.state != State::Active && options.prepares && !own.able,
         capacity: own.capacity,
         weight: options.weight,
         load: own.load,
         standing: Standing {
             policy: options.policy,
             active: options.active,
-            preparing: candidacy.role == Role::Preparing,
+            preparing: candidacy.phase == Phase::Preparing,
             interval: 0,
-            claim: candidacy.claim,
-            round: candidacy.round,
-            yields_to: candidacy.yields_to,
-            replaces: candidacy.replaces,
+            claim: public.claim,
+            round: public.round,
+            yields_to: public.yields_to,
+            replaces: public.replaces,
         },
         heard: now,
         steady: now,
     }
 }
 
+/// Where this candidate stands among the standbys in line.
 fn standbys(me: &Seen, others: &[Seen], order: Order) -> Standbys {
     let mine = order.place(me);
-    let speaks = |other: &&Seen| is_in_line(Duration::from_millis(other.standing.interval.into()));
+    let in_line = |other: &&Seen| is_in_line(Duration::from_millis(other.standing.interval.into()));
     let mut line: Vec<_> =
-        others.iter().filter(|other| other.state == State::Standby).filter(speaks).collect();
+        others.iter().filter(|other| other.state == State::Standby).filter(in_line).collect();
     line.sort_by_cached_key(|other| order.place(other));
     Standbys {
         in_line: line.len(),
@@ -279,6 +252,7 @@ fn standbys(me: &Seen, others: &[Seen], order: Order) -> Standbys {
     }
 }
 
+/// The order of states in the list of peers.
 fn rank_of(state: State) -> u8 {
     match state {
         State::Active => 0,

@@ -11,17 +11,17 @@ use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::candidate::Activity;
+use super::activity::Activity;
 use super::selection::Prepared;
 use laneway_wire::datagram::{Reach, State};
 use laneway_wire::failure::with_causes;
 
-/// After its command a promoted node must reach a server in this time.
-const READY: Duration = Duration::from_secs(10);
-/// Between two looks at whether the last tunnel has ended.
-const LOOK: Duration = Duration::from_millis(200);
+/// How long a promoted node may take to reach a server after its command.
+const REACH_DEADLINE: Duration = Duration::from_secs(10);
+/// Interval between two checks of whether the last tunnel has ended.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// What to run.
+/// The commands, and what they are told.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// The shell command that brings the uplink up.
@@ -30,22 +30,22 @@ pub struct Options {
     pub on_demote: Option<String>,
     /// This node's name, for the commands.
     pub node: String,
-    /// There are servers: after its command this node must reach one of them.
+    /// Whether there are servers: then this node must reach one of them after its command.
     pub needs_server: bool,
 }
 
-/// What a reload changes.
+/// The settings that a reload changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
-    /// How long one command may take.
+    /// The deadline of one command.
     pub command_timeout: Duration,
-    /// How long tunnels may go on before the uplink is brought down.
+    /// How long open tunnels delay bringing the uplink down.
     pub drain: Duration,
     /// The servers, separated by commas, for the commands.
     pub server: String,
 }
 
-/// The uplink of this node, if it is one that is brought up and down.
+/// This node's uplink, which commands may bring up and down.
 #[derive(Debug)]
 pub struct Uplink {
     options: Options,
@@ -55,9 +55,9 @@ pub struct Uplink {
     is_up: AtomicBool,
 }
 
-/// Why a command did not do what it should.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
-enum Failed {
+enum CommandError {
     #[error("it could not be run")]
     Run(#[source] std::io::Error),
     #[error("it ended with {0}")]
@@ -75,28 +75,28 @@ impl Uplink {
         Arc::new(Self { options, terms, wanted, prepared, is_up: AtomicBool::new(false) })
     }
 
-    /// Changes the terms: commands that start from now on run under them, and so do tunnels that are being waited for.
+    /// Changes the terms. They apply to commands that start later, and to tunnels that are being waited for.
     pub fn change(&self, terms: Terms) {
         self.terms.send_replace(terms);
     }
 
-    /// This node must bring its uplink up before it can serve.
+    /// Whether this node must bring its uplink up before it can serve.
     pub fn prepares(&self) -> bool {
         self.options.on_promote.is_some()
     }
 
-    /// Says whether the uplink should be up, and in which state this node is.
+    /// Sets whether the uplink should be up, and the state that commands are told.
     pub fn want(&self, wanted: bool, state: State) {
         self.wanted.send_if_modified(|now| std::mem::replace(now, (wanted, state)).0 != wanted);
     }
 
-    /// How far it is.
+    /// Whether the uplink is up.
     pub fn prepared(&self) -> watch::Receiver<Prepared> {
         self.prepared.subscribe()
     }
 
-    /// Brings the uplink up and down as it is wanted; for ever. It stays up for the tunnels that are left,
-    /// unless it does not reach the servers any more.
+    /// Brings the uplink up and down as wanted. It stays up for open tunnels, unless it no longer reaches the servers.
+    /// Never returns.
     pub async fn run(self: Arc<Self>, mut reach: watch::Receiver<Reach>, activity: Arc<Activity>) {
         let mut wanted = self.wanted.subscribe();
         loop {
@@ -117,8 +117,8 @@ impl Uplink {
             if wanted.wait_for(|(wanted, _)| !*wanted).await.is_err() {
                 return;
             }
-            let kept = *self.prepared.borrow() == Prepared::Yes && *reach.borrow() != Reach::Unreachable;
-            if kept {
+            let stays_up = *self.prepared.borrow() == Prepared::Yes && *reach.borrow() != Reach::Unreachable;
+            if stays_up {
                 tokio::select! {
                     () = self.idle(&activity) => {}
                     Ok(_) = wanted.wait_for(|(wanted, _)| *wanted) => continue,
@@ -129,7 +129,7 @@ impl Uplink {
         }
     }
 
-    /// Brings the uplink down if it is up: the last thing that a node does.
+    /// Brings the uplink down if it is up. A node does this last.
     pub async fn demote(&self) {
         if self.is_up.swap(false, Relaxed)
             && let Some(command) = &self.options.on_demote
@@ -139,29 +139,28 @@ impl Uplink {
         }
     }
 
+    /// Waits until a server is reached.
     async fn reaches(&self, reach: &mut watch::Receiver<Reach>) -> bool {
         if !self.options.needs_server {
             return true;
         }
-        let reached = timeout(READY, reach.wait_for(|reach| *reach == Reach::Reachable)).await;
+        let reached = timeout(REACH_DEADLINE, reach.wait_for(|reach| *reach == Reach::Reachable)).await;
         let reached = matches!(reached, Ok(Ok(_)));
         if !reached {
-            tracing::warn!(
-                seconds = READY.as_secs(),
-                "not ready: promoted, but no server was reached in time"
-            );
+            tracing::warn!(seconds = REACH_DEADLINE.as_secs(), "promoted, but no server was reached in time");
         }
         reached
     }
 
-    /// Waits until no tunnel is left, or the time for that is over.
+    /// Waits until no tunnel is open, or the drain timeout has passed.
     async fn idle(&self, activity: &Activity) {
         let start = Instant::now();
         while activity.tunnels.load(Relaxed) > 0 && start.elapsed() < self.terms.borrow().drain {
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
+    /// Runs a command and logs the result. Returns whether it succeeded.
     async fn command(&self, what: &'static str, command: &str, state: State) -> bool {
         tracing::info!(what, state = state.word(), "command starts");
         match self.execute(command, state).await {
@@ -177,7 +176,7 @@ impl Uplink {
         }
     }
 
-    async fn execute(&self, command: &str, state: State) -> Result<(), Failed> {
+    async fn execute(&self, command: &str, state: State) -> Result<(), CommandError> {
         let mut shell = Command::new("sh");
         shell.arg("-c").arg(command).stdin(Stdio::null());
         shell.env("LANEWAY_NODE", &self.options.node);
@@ -187,18 +186,18 @@ impl Uplink {
             shell.env("LANEWAY_SERVER", &terms.server);
             terms.command_timeout
         };
-        // A group of its own, so that what the command has started can be ended with it.
-        let mut child = shell.process_group(0).kill_on_drop(true).spawn().map_err(Failed::Run)?;
+        // A process group of its own, so that its children can be killed with it.
+        let mut child = shell.process_group(0).kill_on_drop(true).spawn().map_err(CommandError::Run)?;
         let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
         let Ok(ended) = timeout(limit, child.wait()).await else {
             if let Some(Err(error)) = group.map(|group| killpg(group, Signal::SIGKILL)) {
                 tracing::debug!(%error, "the command's processes are gone already");
             }
-            child.wait().await.map_err(Failed::Run)?;
-            return Err(Failed::TimedOut(limit));
+            child.wait().await.map_err(CommandError::Run)?;
+            return Err(CommandError::TimedOut(limit));
         };
-        let status = ended.map_err(Failed::Run)?;
-        if status.success() { Ok(()) } else { Err(Failed::Status(status)) }
+        let status = ended.map_err(CommandError::Run)?;
+        if status.success() { Ok(()) } else { Err(CommandError::Status(status)) }
     }
 }
 
@@ -259,7 +258,7 @@ mod tests {
         reach.send_replace(Reach::Reachable);
         prepared.wait_for(|prepared| *prepared == Prepared::Yes).await.unwrap();
         uplink.want(false, State::Standby);
-        // Wanted again while a tunnel is left: nothing was brought down.
+        // Wanted again while a tunnel is open: nothing was brought down.
         uplink.want(true, State::Active);
         uplink.want(false, State::Standby);
         assert!(log.exists());
@@ -280,7 +279,7 @@ mod tests {
         let pid = directory.path().join("pid");
         let command = format!("sleep 600 & echo $! > {}; wait", pid.display());
         // The limit may be over before the shell has begun: then there is nothing to leave behind either.
-        assert!(matches!(hanging.execute(&command, State::Active).await, Err(Failed::TimedOut(_))));
+        assert!(matches!(hanging.execute(&command, State::Active).await, Err(CommandError::TimedOut(_))));
         if let Ok(pid) = std::fs::read_to_string(&pid).unwrap_or_default().trim().parse::<i32>() {
             // Killed with the shell: soon it is gone, or left for init to collect.
             let stat = || std::fs::read_to_string(format!("/proc/{pid}/stat"));
@@ -292,7 +291,7 @@ mod tests {
             };
             timeout(Duration::from_secs(10), gone).await.expect("it still runs");
         }
-        assert!(matches!(hanging.execute("exit 3", State::Active).await, Err(Failed::Status(_))));
+        assert!(matches!(hanging.execute("exit 3", State::Active).await, Err(CommandError::Status(_))));
 
         let failing = uplink("exit 1", "true");
         let (_reach, reached) = watch::channel(Reach::Reachable);

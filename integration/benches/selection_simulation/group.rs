@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use laneway::peers::selection::{Means, Options, Own, Prepared, Selection};
+use laneway::peers::selection::{Means, Options, Prepared, Selection, SelfState};
 use laneway::wire::datagram::{Advert, Policy, Reach, State};
 use laneway::wire::id::NodeId;
 
@@ -183,7 +183,7 @@ impl Group {
     fn selection(&mut self, id: NodeId, n: usize) -> Selection {
         let mut selection = Selection::new(id, self.random.next());
         if n < self.candidates {
-            selection.stand(self.options.clone());
+            selection.become_candidate(self.options.clone());
         }
         selection
     }
@@ -265,7 +265,7 @@ impl Group {
     fn decide(&mut self, n: usize) {
         let (time, now, noise) = (self.now(), self.local(n), self.random.next() % 41);
         let node = &mut self.nodes[n];
-        let own = Own {
+        let own = SelfState {
             able: node.able,
             reach: if node.able { Reach::Reachable } else { Reach::Unreachable },
             prepared: Prepared::No,

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use laneway::peers::selection::{Means, Options, Own, Prepared, Selection, Source};
+use laneway::peers::selection::{Means, Options, Prepared, Selection, SelfState, Source};
 use laneway::wire::datagram::{Advert, MOST_PEERS, Policy, Reach, Standing, State};
 use laneway::wire::id::NodeId;
 
@@ -21,7 +21,7 @@ pub fn run(data: &[u8]) {
     let mut selection = Selection::new(own, u64::from_be_bytes(choices.array()));
     let is_candidate = !choices.flag();
     if is_candidate {
-        selection.stand(options(&mut choices));
+        selection.become_candidate(options(&mut choices));
     }
     let mut now = Instant::now();
     while !choices.is_empty() {
@@ -38,15 +38,17 @@ pub fn run(data: &[u8]) {
             }
             4 => selection.suspect(link(choices.byte()), now),
             5 => selection.proved(link(choices.byte()), now),
-            6 => selection
-                .name(link(choices.byte()), choices.of(&[Source::Static, Source::Named, Source::Remembered])),
+            6 => selection.add_address(
+                link(choices.byte()),
+                choices.of(&[Source::Static, Source::Named, Source::Remembered]),
+            ),
             _ => now += Duration::from_millis(1 << (choices.byte() % 26)),
         }
         check(&mut selection, &facts(&mut choices), is_candidate, now);
     }
 }
 
-fn check(selection: &mut Selection, own: &Own, is_candidate: bool, now: Instant) {
+fn check(selection: &mut Selection, own: &SelfState, is_candidate: bool, now: Instant) {
     let ranked = selection.ranked(now);
     let links: HashSet<_> = ranked.iter().map(|gateway| gateway.link).collect();
     assert!(links.len() == ranked.len() && ranked.len() <= 256);
@@ -80,9 +82,9 @@ fn options(choices: &mut Choices<'_>) -> Options {
     }
 }
 
-fn facts(choices: &mut Choices<'_>) -> Own {
+fn facts(choices: &mut Choices<'_>) -> SelfState {
     let said = choices.byte();
-    Own {
+    SelfState {
         able: said & 1 == 0,
         reach: REACH[usize::from(said >> 1 & 3).min(2)],
         prepared: [Prepared::No, Prepared::Yes, Prepared::Failed][usize::from(said >> 3 & 3).min(2)],

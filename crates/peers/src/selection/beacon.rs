@@ -1,42 +1,49 @@
-//! When this candidate speaks.
+//! When this candidate sends beacons.
 //!
-//! If every candidate spoke each second, a thousand of them would flood the network. Only the active ones
-//! and the next in line do. All others share a budget: each speaks now and then if it has not just heard
-//! enough of them, and joins those in front when there is room or when it is clearly better.
+//! If every candidate sent one each second, a thousand of them would flood the network. Only the active ones and the next
+//! in line do. All others, the crowd, share a budget: each sends one now and then unless it has just heard enough of them,
+//! and joins the line when there is room or when it is clearly better.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::candidacy::{LINE, share};
-use super::order::mix;
+use super::order::{LINE, mix, share};
 use laneway_wire::datagram::State;
 use laneway_wire::id::NodeId;
 
-/// Between two beacons of an active candidate: many may be lost before it seems silent.
+/// Interval between two beacons of an active candidate: many may be lost before it seems silent.
 const ACTIVE: Duration = Duration::from_millis(500);
-/// Between two beacons of one that is next in line.
+/// Interval between two beacons of a standby in line.
 const IN_LINE: Duration = Duration::from_secs(1);
-/// Between two beacons of any other.
+/// Interval between two beacons of a candidate in the crowd.
 const IN_CROWD: Duration = Duration::from_secs(16);
-/// The others together speak so often: beacons in a time.
+/// The budget of the whole crowd: beacons in a time.
 const CROWD_BUDGET: (usize, Duration) = (4, Duration::from_secs(4));
-/// A candidate that is to join those in line waits up to so long whether another one does.
+/// Maximum time that a candidate waits before it joins the line, in case another one does.
 const JOIN: Duration = Duration::from_secs(1);
-/// News of an active candidate is said again after so long, twice, in case it was lost.
-const AGAIN: Duration = Duration::from_millis(60);
-/// One that withdrew goes on saying so for so long as often as before.
+/// Interval after which a beacon about a change is repeated, twice, in case it was lost.
+const REPEAT: Duration = Duration::from_millis(60);
+/// How long a candidate that withdrew keeps its previous beacon interval.
 const FAREWELL: Duration = Duration::from_secs(4);
 
-/// What makes the others act at once when it changes.
-pub(super) type News = (State, bool, Option<NodeId>);
+/// What other nodes have to act on at once when it changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Essentials {
+    pub(super) state: State,
+    /// Whether the uplink is being brought up.
+    pub(super) preparing: bool,
+    /// The candidate that is called to take the role.
+    pub(super) yields_to: Option<NodeId>,
+}
 
-/// How this candidate stands among those that it hears.
+/// Where this candidate stands among the standbys that it hears.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Standbys {
-    /// How many are in line, as far as heard, and how many of them come before this node.
+    /// Number of standbys in line.
     pub(super) in_line: usize,
+    /// Number of those that come before this node.
     pub(super) before: usize,
-    /// This one is clearly better than the last one in line.
+    /// Whether this node is clearly better than the last one in line.
     pub(super) is_clearly_better: bool,
 }
 
@@ -48,9 +55,12 @@ pub(super) struct Schedule {
     in_line: bool,
     joins_at: Option<Instant>,
     next: Option<Instant>,
+    /// Repetitions left of the beacon about the last change.
     repeat: u8,
-    news: Option<News>,
+    last: Option<Essentials>,
+    /// Until when it sends as often as one in line.
     loud_until: Option<Instant>,
+    /// When the latest beacons of the crowd were heard.
     crowd: VecDeque<Instant>,
 }
 
@@ -63,13 +73,13 @@ impl Schedule {
             joins_at: None,
             next: None,
             repeat: 0,
-            news: None,
+            last: None,
             loud_until: None,
             crowd: VecDeque::new(),
         }
     }
 
-    /// Notes a beacon of another candidate, which promises the next one after `interval`.
+    /// Notes a beacon of another candidate, which announces the next one after `interval`.
     pub(super) fn heard(&mut self, interval: Duration, now: Instant) {
         if !is_in_line(interval) {
             self.crowd.push_back(now);
@@ -79,9 +89,14 @@ impl Schedule {
         }
     }
 
-    /// Says whether to beacon now and the interval that the beacon promises.
-    pub(super) fn step(&mut self, news: News, standbys: Standbys, now: Instant) -> (bool, Duration) {
-        let (state, preparing, _) = news;
+    /// Whether to send a beacon now, and the interval that it announces.
+    pub(super) fn step(
+        &mut self,
+        essentials: Essentials,
+        standbys: Standbys,
+        now: Instant,
+    ) -> (bool, Duration) {
+        let Essentials { state, preparing, .. } = essentials;
         let was_loud = self.loud_until.is_some_and(|until| now < until);
         self.place(state, standbys, now);
         let leads = preparing || matches!(state, State::Active | State::Draining);
@@ -94,11 +109,11 @@ impl Schedule {
             _ if is_loud && (leads || self.in_line || state == State::Withdrawn) => IN_LINE,
             _ => IN_CROWD,
         };
-        if self.news != Some(news) {
+        if self.last != Some(essentials) {
             if was_loud || is_loud {
                 (self.next, self.repeat) = (Some(now), 2);
             }
-            self.news = Some(news);
+            self.last = Some(essentials);
         }
         let first = now + self.some_of(IN_CROWD);
         let next = *self.next.get_or_insert(first);
@@ -111,14 +126,14 @@ impl Schedule {
         let pause = match self.repeat {
             0 if speaks => interval.mul_f64(0.9) + self.some_of(interval / 5),
             0 => IN_CROWD / 2 + self.some_of(IN_CROWD),
-            _ => AGAIN / 2 + self.some_of(AGAIN),
+            _ => REPEAT / 2 + self.some_of(REPEAT),
         };
         self.repeat = self.repeat.saturating_sub(1);
         self.next = Some(now + pause);
         (speaks, interval)
     }
 
-    /// When to look again if nothing is heard until then.
+    /// When to decide again if nothing is heard until then.
     pub(super) fn wake(&self) -> Option<Instant> {
         self.next.into_iter().chain(self.joins_at).min()
     }
@@ -148,13 +163,14 @@ impl Schedule {
         }
     }
 
+    /// A random share of `whole`.
     fn some_of(&mut self, whole: Duration) -> Duration {
         self.draws += 1;
         share(whole, self.seed ^ mix(self.draws))
     }
 }
 
-/// Whether one that beacons so often is active or next in line.
+/// Whether a candidate with this beacon interval is active or in line.
 pub(super) fn is_in_line(interval: Duration) -> bool {
     interval <= IN_LINE
 }

@@ -1,170 +1,195 @@
-//! Whether this candidate has the role: taking it, keeping it, handing it over.
+//! Whether this candidate has the role of the active gateway: taking it, keeping it, handing it over.
 //!
-//! Nobody hands the role over before the next one says that it has it, and nobody who has it gives it up
-//! except to one that is heard to have it too. So two may be active for a moment, which is harmless, and
-//! nobody argues about who goes: the claims are compared, and no two nodes see them differently.
+//! An active candidate gives up the role only to one that it has heard to be active too. So two may be active for a moment,
+//! which is harmless. Which of them stays follows from comparing their claims, which all nodes see alike.
 
 use std::time::{Duration, Instant};
 
-use super::order::{Order, Place, Seen, actives, draw, mix};
-use super::{Own, Prepared};
+use super::order::{LINE, Order, Place, Seen, actives, draw, share};
+use super::self_state::{Prepared, SelfState};
 use laneway_wire::datagram::{Policy, State};
 use laneway_wire::id::NodeId;
 
-/// A new candidate listens so long before it takes a role that nobody seems to have: at least, and at most so
-/// much longer, so that not all of those that start together take it.
+/// How long a new candidate listens before it takes a role that seems vacant: the minimum, and the maximum that is added,
+/// so that candidates that start together do not all take it.
 const LISTEN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(400));
-/// When the role is vacant each standby lets the one before it go first for so long.
+/// When the role is vacant, how much longer each standby waits than the one before it.
 const STEP: Duration = Duration::from_millis(100);
-/// How many standbys are in line; all others wait for as long as this line takes, and up to so much longer.
-pub(super) const LINE: usize = 3;
+/// The maximum that candidates behind the line wait in addition to the line.
 const CROWD: Duration = Duration::from_millis(600);
-/// Whoever must bring its uplink up first lets the others go first: at once, and for each one like it.
+/// How much longer a candidate waits that must bring its uplink up first.
 const LATENT_FIRST: Duration = Duration::from_secs(1);
+/// How much longer it waits for each such candidate before it.
 const LATENT_STEP: Duration = Duration::from_secs(5);
-/// A candidate whose uplink could not be brought up does not try again for so long.
+/// How long a candidate whose uplink could not be brought up does not try again.
 const PENALTY: Duration = Duration::from_secs(30);
-/// So long must one have had the role, and another have been able to take it, before it changes over only
+/// How long one candidate must have had the role, and another have been able to take it, before the role changes only
 /// because the other is better.
 const DWELL: Duration = Duration::from_secs(20);
-/// For so many beacons in a row a challenger must be clearly better.
+/// Number of beacons in a row in which a challenger must be clearly better.
 const STREAK: u32 = 5;
-/// A candidate that was called and does not take the role in this time is passed over, for a while.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The same for one that is bringing its uplink up.
-const PATIENCE_WITH_PREPARATION: Duration = Duration::from_secs(30);
+/// How long a candidate that was called may take to become active.
+const CALL_DEADLINE: Duration = Duration::from_secs(5);
+/// How long it may take if it is bringing its uplink up.
+const CALL_DEADLINE_WITH_PREPARATION: Duration = Duration::from_secs(30);
+/// How long a candidate that missed that deadline is passed over.
 const PASSED_OVER: Duration = Duration::from_secs(60);
 
-/// How this node stands as a candidate. None of it changes while the node runs.
+/// The settings of this candidate.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How the active ones are chosen.
+    /// How the active candidates are chosen.
     pub policy: Policy,
     /// How many candidates are active at a time; at least one.
     pub active: u8,
-    /// How long a turn of `round-robin` or a draw of `random` lasts.
+    /// Interval between two changes of the role with `round-robin` and `random`.
     pub rotate: Duration,
     /// The TCP port of its link.
     pub link_port: u16,
-    /// Declared weight in percent; with 0 it serves only if there is no other.
+    /// Declared weight, in percent; 0 for a candidate that serves only if there is no other.
     pub weight: u16,
-    /// It must prepare itself before it can serve: [`Own::prepared`] says how that went.
+    /// Whether it must bring its uplink up before it can serve; see [`SelfState::prepared`].
     pub prepares: bool,
 }
 
+/// Whether this candidate has the role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
+pub(super) enum Phase {
     Idle,
-    /// Chosen; the uplink is being brought up.
+    /// It is to have the role, and its uplink is being brought up.
     Preparing,
     Active,
 }
 
-/// This node's part in the choice.
+/// This node as a candidate.
 #[derive(Debug)]
 pub(super) struct Candidacy {
     pub(super) options: Options,
-    pub(super) role: Role,
-    pub(super) state: State,
-    pub(super) claim: u32,
-    pub(super) round: u32,
-    pub(super) yields_to: Option<NodeId>,
-    pub(super) replaces: Option<NodeId>,
+    pub(super) phase: Phase,
+    pub(super) public: Public,
     seed: u64,
+    /// The largest claim heard of or made.
     highest_claim: u32,
-    round_since: Option<Instant>,
-    drawn: u32,
+    times: Times,
+    draw: DrawState,
+    challenger: Challenger,
+    /// Candidates that were called and did not take the role, and until when they are passed over.
+    passed_over: Vec<(NodeId, Instant)>,
+}
+
+/// What other nodes see of this candidate.
+#[derive(Debug)]
+pub(super) struct Public {
+    pub(super) state: State,
+    /// The number of its latest active time; of two active ones the larger claim stays.
+    pub(super) claim: u32,
+    /// The number of the current random draw.
+    pub(super) round: u32,
+    /// The candidate that it calls to take the role.
+    pub(super) yields_to: Option<NodeId>,
+    /// The candidate that called it.
+    pub(super) replaces: Option<NodeId>,
+}
+
+/// Since when, or until when, something holds.
+#[derive(Debug, Default)]
+struct Times {
     able_since: Option<Instant>,
     active_since: Option<Instant>,
     vacant_since: Option<Instant>,
     called_at: Option<Instant>,
     refused_until: Option<Instant>,
+}
+
+/// The rounds of the policy `random`.
+#[derive(Debug, Default)]
+struct DrawState {
+    round_since: Option<Instant>,
+    /// The last round that this node has acted on.
+    drawn: u32,
+}
+
+/// A candidate that is clearly better than this active one.
+#[derive(Debug, Default)]
+struct Challenger {
+    /// Beacons in a row in which it was.
     streak: u32,
+    /// The last beacon that was counted.
     counted: Option<(NodeId, Instant)>,
-    passed_over: Vec<(NodeId, Instant)>,
 }
 
 impl Candidacy {
     pub(super) fn new(options: Options, seed: u64) -> Self {
+        let public = Public { state: State::Withdrawn, claim: 0, round: 0, yields_to: None, replaces: None };
         Self {
             options,
-            role: Role::Idle,
-            state: State::Withdrawn,
-            claim: 0,
-            round: 0,
-            yields_to: None,
-            replaces: None,
+            phase: Phase::Idle,
+            public,
             seed,
             highest_claim: 0,
-            round_since: None,
-            drawn: 0,
-            able_since: None,
-            active_since: None,
-            vacant_since: None,
-            called_at: None,
-            refused_until: None,
-            streak: 0,
-            counted: None,
+            times: Times::default(),
+            draw: DrawState::default(),
+            challenger: Challenger::default(),
             passed_over: Vec::new(),
         }
     }
 
-    /// Applies what is known at `now`; returns when to look again if nothing is heard until then. `me` is this
-    /// node as the others see it.
+    /// Applies what is known at `now`. Returns when to decide again if nothing is heard until then. `me` is this node as
+    /// the others see it.
     pub(super) fn step(
         &mut self,
         me: &Seen,
         others: &[Seen],
         mut order: Order,
-        own: &Own,
+        own: &SelfState,
         now: Instant,
     ) -> Option<Instant> {
         self.adopt(others, now);
-        order.round = self.round;
-        if self.role == Role::Preparing && own.prepared == Prepared::Failed {
-            self.refused_until = Some(now + PENALTY);
+        order.round = self.public.round;
+        if self.phase == Phase::Preparing && own.prepared == Prepared::Failed {
+            self.times.refused_until = Some(now + PENALTY);
         }
         let serves = own.able && (!self.options.prepares || own.prepared == Prepared::Yes);
-        if self.role == Role::Active && !serves && self.options.prepares {
-            self.refused_until = Some(now + PENALTY);
+        if self.phase == Phase::Active && !serves && self.options.prepares {
+            self.times.refused_until = Some(now + PENALTY);
         }
-        let refused = self.refused_until.is_some_and(|until| now < until);
+        let refused = self.times.refused_until.is_some_and(|until| now < until);
         let eligible = !own.draining && if self.options.prepares { !refused } else { own.able };
-        let mut wake = self.refused_until.filter(|until| now < *until);
-        if !eligible || (self.role == Role::Active && !serves) {
+        let mut wake = self.times.refused_until.filter(|until| now < *until);
+        if !eligible || (self.phase == Phase::Active && !serves) {
             self.leave();
         }
         if eligible {
-            self.able_since.get_or_insert(now);
-            wake = match self.role {
-                Role::Active => self.keep(me, others, order, now),
-                Role::Idle | Role::Preparing => self.stand_by(me, others, order, serves, now),
+            self.times.able_since.get_or_insert(now);
+            wake = match self.phase {
+                Phase::Active => self.keep(me, others, order, now),
+                Phase::Idle | Phase::Preparing => self.stand_by(me, others, order, serves, now),
             };
         } else {
-            (self.able_since, self.vacant_since) = (None, None);
+            (self.times.able_since, self.times.vacant_since) = (None, None);
         }
-        self.state = match self.role {
+        self.public.state = match self.phase {
             _ if own.draining => State::Draining,
-            Role::Active => State::Active,
-            Role::Idle | Role::Preparing if eligible || own.able => State::Standby,
-            Role::Idle | Role::Preparing => State::Withdrawn,
+            Phase::Active => State::Active,
+            Phase::Idle | Phase::Preparing if eligible || own.able => State::Standby,
+            Phase::Idle | Phase::Preparing => State::Withdrawn,
         };
         wake
     }
 
-    /// Takes over the largest numbers that anybody says.
+    /// Adopts the largest claim and round heard.
     fn adopt(&mut self, others: &[Seen], now: Instant) {
-        self.round_since.get_or_insert(now);
+        self.draw.round_since.get_or_insert(now);
         for other in others {
             self.highest_claim = self.highest_claim.max(other.standing.claim);
-            if other.standing.round > self.round {
-                self.round = other.standing.round;
-                self.round_since = Some(now);
+            if other.standing.round > self.public.round {
+                self.public.round = other.standing.round;
+                self.draw.round_since = Some(now);
             }
         }
     }
 
-    /// Without the role: takes it when called to or when it is vacant.
+    /// Without the role: takes it when called, or when it is vacant.
     fn stand_by(
         &mut self,
         me: &Seen,
@@ -178,24 +203,24 @@ impl Candidacy {
             self.take(Some(caller.id), serves, now);
             return None;
         }
-        // Whoever prepares may soon be active: no need to bring up a second uplink.
+        // One that is bringing its uplink up may soon be active, so a second uplink is not needed.
         let prepares = |seen: &&Seen| seen.standing.preparing && self.options.prepares;
-        let coming = if self.role == Role::Idle { others.iter().filter(prepares).count() } else { 0 };
+        let coming = if self.phase == Phase::Idle { others.iter().filter(prepares).count() } else { 0 };
         if actives.len() + coming >= usize::from(self.options.active.max(1)) {
-            self.vacant_since = None;
-            self.role = Role::Idle;
+            self.times.vacant_since = None;
+            self.phase = Phase::Idle;
             return None;
         }
-        let vacant_since = *self.vacant_since.get_or_insert(now);
+        let vacant_since = *self.times.vacant_since.get_or_insert(now);
         let turn = (vacant_since + self.wait(me, others, order)).max(self.listened());
-        if now < turn && self.role == Role::Idle {
+        if now < turn && self.phase == Phase::Idle {
             return Some(turn);
         }
         self.take(None, serves, now);
         None
     }
 
-    /// How long others go first when the role is vacant.
+    /// How long this node leaves a vacant role to others.
     fn wait(&self, me: &Seen, others: &[Seen], order: Order) -> Duration {
         let place = order.place(me);
         let standbys = others.iter().filter(|other| other.state == State::Standby);
@@ -213,36 +238,39 @@ impl Candidacy {
         wait
     }
 
+    /// When this node has listened long enough to take a vacant role.
     fn listened(&self) -> Instant {
-        let since = self.able_since.expect("set as soon as this node is eligible");
+        let since = self.times.able_since.expect("set as soon as this node is eligible");
         since + LISTEN.0 + share(LISTEN.1, self.seed)
     }
 
+    /// Takes the role, or first brings the uplink up. `from` is the candidate that called.
     fn take(&mut self, from: Option<NodeId>, serves: bool, now: Instant) {
         if !serves {
-            self.role = Role::Preparing;
+            self.phase = Phase::Preparing;
             return;
         }
-        self.role = Role::Active;
+        self.phase = Phase::Active;
         self.highest_claim = self.highest_claim.saturating_add(1);
-        self.claim = self.highest_claim;
-        self.replaces = from;
-        self.yields_to = None;
-        self.active_since = Some(now);
-        self.vacant_since = None;
-        self.drawn = self.round;
-        self.streak = 0;
+        self.public.claim = self.highest_claim;
+        self.public.replaces = from;
+        self.public.yields_to = None;
+        self.times.active_since = Some(now);
+        self.times.vacant_since = None;
+        self.draw.drawn = self.public.round;
+        self.challenger.streak = 0;
         self.passed_over.retain(|(_, until)| now < *until);
     }
 
+    /// Gives the role up.
     fn leave(&mut self) {
-        self.role = Role::Idle;
-        self.yields_to = None;
-        self.active_since = None;
-        self.streak = 0;
+        self.phase = Phase::Idle;
+        self.public.yields_to = None;
+        self.times.active_since = None;
+        self.challenger.streak = 0;
     }
 
-    /// With the role: gives it up to those who have it by a better claim, or calls the next one.
+    /// With the role: gives it up if enough others have it by a larger claim, or calls a successor.
     fn keep(&mut self, me: &Seen, others: &[Seen], mut order: Order, now: Instant) -> Option<Instant> {
         let actives = actives(others.iter().chain([me]));
         let most = usize::from(self.options.active.max(1));
@@ -251,40 +279,41 @@ impl Candidacy {
             return None;
         }
         if self.options.policy == Policy::Random
-            && self.round_since.is_some_and(|since| now >= since + self.options.rotate)
+            && self.draw.round_since.is_some_and(|since| now >= since + self.options.rotate)
         {
-            self.round = self.round.saturating_add(1);
-            self.round_since = Some(now);
-            order.round = self.round;
+            self.public.round = self.public.round.saturating_add(1);
+            self.draw.round_since = Some(now);
+            order.round = self.public.round;
         }
-        if let Some(to) = self.yields_to {
-            let called_at = self.called_at.unwrap_or(now);
+        if let Some(to) = self.public.yields_to {
+            let called_at = self.times.called_at.unwrap_or(now);
             let next = others.iter().find(|other| other.id == to);
             match next {
                 Some(next) if next.state == State::Standby => {
                     let prepares = next.standing.preparing;
-                    let patience = if prepares { PATIENCE_WITH_PREPARATION } else { PATIENCE };
-                    if now < called_at + patience {
-                        return Some(called_at + patience);
+                    let deadline =
+                        called_at + if prepares { CALL_DEADLINE_WITH_PREPARATION } else { CALL_DEADLINE };
+                    if now < deadline {
+                        return Some(deadline);
                     }
                     self.passed_over.push((to, now + PASSED_OVER));
-                    self.yields_to = None;
+                    self.public.yields_to = None;
                 }
-                _ => self.yields_to = None,
+                _ => self.public.yields_to = None,
             }
         }
         let someone_yields =
             others.iter().any(|o| o.state == State::Active && o.standing.yields_to.is_some());
         if !someone_yields && let Some(next) = self.next(me, others, &actives, order, now) {
-            self.yields_to = Some(next);
-            self.called_at = Some(now);
-            self.streak = 0;
-            return Some(now + PATIENCE);
+            self.public.yields_to = Some(next);
+            self.times.called_at = Some(now);
+            self.challenger.streak = 0;
+            return Some(now + CALL_DEADLINE);
         }
         None
     }
 
-    /// The one that should have the role instead of this node.
+    /// The candidate that should have the role instead of this node.
     fn next(
         &mut self,
         me: &Seen,
@@ -294,7 +323,7 @@ impl Candidacy {
         now: Instant,
     ) -> Option<NodeId> {
         self.passed_over.retain(|(_, until)| now < *until);
-        let since = self.active_since?;
+        let since = self.times.active_since?;
         let rotates = matches!(self.options.policy, Policy::Random | Policy::RoundRobin);
         let dwell = if rotates { DWELL.min(self.options.rotate) } else { DWELL };
         let ready = |other: &&Seen| {
@@ -308,36 +337,31 @@ impl Candidacy {
         match self.options.policy {
             Policy::RoundRobin => (now >= since + self.options.rotate).then_some(next.id),
             Policy::Random => {
-                let drawn = |seen: &Seen| (draw(u64::from(self.round), &seen.id), seen.id);
+                let drawn = |seen: &Seen| (draw(u64::from(self.public.round), &seen.id), seen.id);
                 let mine = drawn(me);
                 let most = usize::from(self.options.active.max(1));
                 let standbys = others.iter().filter(ready);
                 let better = actives.iter().copied().chain(standbys).filter(|other| drawn(other) < mine);
-                if self.drawn == self.round || better.count() < most {
-                    self.drawn = self.round;
+                if self.draw.drawn == self.public.round || better.count() < most {
+                    self.draw.drawn = self.public.round;
                     return None;
                 }
-                // One after the other: the worst of those who should go calls the best of those who should come.
+                // One change at a time: the worst active candidate calls the best standby.
                 actives.iter().all(|active| drawn(active) <= mine).then_some(next.id)
             }
             Policy::Strongest | Policy::LeastBusy => {
                 let place: Place = order.place(me);
                 let worst = actives.iter().all(|active| order.place(active) <= place);
                 if !worst || !order.is_clearly_better(next, me) {
-                    self.streak = 0;
+                    self.challenger.streak = 0;
                     return None;
                 }
-                if self.counted != Some((next.id, next.heard)) {
-                    self.counted = Some((next.id, next.heard));
-                    self.streak += 1;
+                if self.challenger.counted != Some((next.id, next.heard)) {
+                    self.challenger.counted = Some((next.id, next.heard));
+                    self.challenger.streak += 1;
                 }
-                (self.streak >= STREAK && now >= since + DWELL).then_some(next.id)
+                (self.challenger.streak >= STREAK && now >= since + DWELL).then_some(next.id)
             }
         }
     }
-}
-
-/// A share of `whole` that this node keeps to.
-pub(super) fn share(whole: Duration, seed: u64) -> Duration {
-    whole * u32::try_from(mix(seed) >> 48).unwrap_or_default() / (1 << 16)
 }

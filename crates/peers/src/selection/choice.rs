@@ -8,7 +8,7 @@ use super::table::{Gateway, Source};
 use laneway_wire::datagram::State;
 use laneway_wire::id::NodeId;
 
-/// A client stays with its choice until the other one has so much less load, in permille.
+/// The difference in load, in permille, from which a client changes to the other gateway.
 const CLEARLY_LESS_BUSY: u16 = 250;
 
 /// Which of its two gateways a client has chosen.
@@ -18,14 +18,13 @@ pub(super) struct Choice {
 }
 
 impl Choice {
-    /// Sorts `gateways` for the client called `client`. `seen` are those that spoke lately, in their order.
+    /// Sorts `gateways` for the client `client`. `seen` are those heard recently, in order.
     pub(super) fn sort(&mut self, gateways: &mut [Gateway], seen: &[Seen], client: NodeId, now: Instant) {
         let actives = actives(seen.iter());
         let selected = actives.first().map_or(0, |first| usize::from(first.standing.active.max(1)));
         let (selected, surplus) = actives.split_at(selected.min(actives.len()));
         let mut first = selected.to_vec();
-        // Each client has an order of its own, so that clients spread; it changes only for those whose
-        // gateway comes or goes.
+        // Each client has its own order, so that clients spread. It changes only for clients whose gateway comes or goes.
         first.sort_by_key(|seen| (draw(draw(0, &client), &seen.id), seen.id));
         self.choose(&mut first);
         let order = first.into_iter().chain(surplus.iter().copied()).chain(seen);
@@ -35,13 +34,13 @@ impl Choice {
         }
         let place =
             |gateway: &Gateway| gateway.id.and_then(|id| places.get(&id)).copied().unwrap_or(usize::MAX);
-        // Of the suspects the one that has been one for longest has had the most time to recover.
+        // Among suspects the one whose suspicion ends first comes first.
         gateways.sort_by_cached_key(|gateway| {
             (class(gateway, now), gateway.suspect_until(now), place(gateway), gateway.link)
         });
     }
 
-    /// Puts the better of the first two in front: the less busy one, unless the choice was made already.
+    /// Puts the less busy of the first two in front. An earlier choice stays unless the other is clearly less busy.
     fn choose(&mut self, first: &mut [&Seen]) {
         let [one, two, ..] = first else {
             self.chosen = None;
@@ -49,9 +48,10 @@ impl Choice {
         };
         let pair = [one.id, two.id];
         let stays = self.chosen.filter(|(of, _)| *of == pair).map(|(_, chosen)| chosen);
-        let (kept, other) = if stays == Some(two.id) { (&*two, &*one) } else { (&*one, &*two) };
+        let (preferred, other) = if stays == Some(two.id) { (&*two, &*one) } else { (&*one, &*two) };
         let margin = if stays.is_some() { CLEARLY_LESS_BUSY } else { 1 };
-        let chosen = if other.load.saturating_add(margin) <= kept.load { other.id } else { kept.id };
+        let chosen =
+            if other.load.saturating_add(margin) <= preferred.load { other.id } else { preferred.id };
         self.chosen = Some((pair, chosen));
         if chosen == two.id {
             first.swap(0, 1);
@@ -59,7 +59,7 @@ impl Choice {
     }
 }
 
-/// The smaller, the earlier it is tried.
+/// The class of a gateway; smaller ones are tried first.
 fn class(gateway: &Gateway, now: Instant) -> u8 {
     match (gateway.state(now), gateway.source) {
         (Some(State::Draining), _) => 7,

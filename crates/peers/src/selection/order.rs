@@ -1,32 +1,36 @@
-//! Who comes before whom: what every node computes alike from the same facts.
+//! The order of candidates, which every node computes alike from the same facts.
 
 use std::cmp::Reverse;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use laneway_wire::datagram::{Advert, Policy, Reach, Standing, State};
 use laneway_wire::id::NodeId;
 
-/// How much stronger, in percent, a candidate must be to be clearly better. Capacities are measured: with an
+/// The strength, in percent of the other's, from which a candidate is clearly better. Capacities are measured: with an
 /// error of 20% each way two equal machines seem to differ by up to 50%.
 const CLEARLY_STRONGER: u128 = 150;
-/// How much less busy, in permille of its capacity, a candidate must be to be clearly better.
+/// The difference in load, in permille of its capacity, from which a candidate is clearly better.
 const CLEARLY_LESS_BUSY: u16 = 250;
 
-/// What one candidate says of itself, as far as it matters here.
+/// Number of standbys in line, which beacon each second and take the role first when it is vacant.
+pub(super) const LINE: usize = 3;
+
+/// What is known of one candidate, as far as the selection needs it.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
     pub(super) id: NodeId,
     pub(super) link: SocketAddr,
     pub(super) state: State,
-    /// It does not reach the server before its uplink is brought up.
+    /// Whether it reaches the server only after its uplink is brought up.
     pub(super) latent: bool,
     pub(super) capacity: u32,
     pub(super) weight: u16,
     pub(super) load: u16,
     pub(super) standing: Standing,
-    /// When it was last heard, and since when it has been able to serve without a break.
+    /// When it was last heard.
     pub(super) heard: Instant,
+    /// Since when it has been able to serve without interruption.
     pub(super) steady: Instant,
 }
 
@@ -57,22 +61,22 @@ impl Seen {
     }
 }
 
-/// Whether a candidate that stands by must first bring its uplink up.
+/// Whether a standby must first bring its uplink up.
 pub(super) fn is_latent(advert: &Advert) -> bool {
     advert.state == State::Standby && advert.reach == Reach::Unreachable
 }
 
-/// The rule that standbys are put in order by.
+/// The rule that orders standbys.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Order {
     pub(super) policy: Policy,
-    /// The number of the draw.
+    /// The number of the random draw.
     pub(super) round: u32,
-    /// Whoever became active last: the one after it comes next in turn.
+    /// The candidate that became active last. In round-robin its successor is next.
     pub(super) anchor: NodeId,
 }
 
-/// The place of one candidate; the smallest is the best. The last resorts come behind all others.
+/// The place of one candidate in the order; the smallest is the best. Latent ones and those of weight 0 come last.
 pub(super) type Place = (bool, bool, u128, NodeId);
 
 impl Order {
@@ -88,7 +92,7 @@ impl Order {
         (seen.latent, seen.weight == 0, place, seen.id)
     }
 
-    /// Whether `challenger` is so much better than `incumbent` that changing over is worth it.
+    /// Whether `challenger` is better than `incumbent` by enough to justify a change of the role.
     pub(super) fn is_clearly_better(&self, challenger: &Seen, incumbent: &Seen) -> bool {
         if challenger.latent || challenger.weight == 0 {
             return false;
@@ -103,14 +107,14 @@ impl Order {
     }
 }
 
-/// The candidates that are active and not replaced, those first that keep the role if there are too many.
+/// The candidates that are active and not replaced. If there are too many, the first ones keep the role.
 pub(super) fn actives<'a>(seen: impl Iterator<Item = &'a Seen>) -> Vec<&'a Seen> {
     let mut actives: Vec<_> = seen.filter(|seen| seen.state == State::Active).collect();
     let replaced: Vec<_> = actives
         .iter()
         .filter_map(|seen| seen.standing.replaces.map(|replaced| (replaced, seen.standing.claim)))
         .collect();
-    // The largest claim is never replaced, so that somebody is always left.
+    // The largest claim is never replaced, so at least one remains.
     actives.retain(|seen| {
         !replaced.iter().any(|(replaced, claim)| *replaced == seen.id && *claim > seen.standing.claim)
     });
@@ -118,7 +122,7 @@ pub(super) fn actives<'a>(seen: impl Iterator<Item = &'a Seen>) -> Vec<&'a Seen>
     actives
 }
 
-/// What `id` draws in `round`.
+/// The random draw of `id` in `round`.
 pub(super) fn draw(round: u64, id: &NodeId) -> u64 {
     let number = number(id);
     let [high, low] = [number >> 64, number & u128::from(u64::MAX)];
@@ -132,6 +136,11 @@ pub(super) fn mix(number: u64) -> u64 {
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     mixed ^ (mixed >> 31)
+}
+
+/// A share of `whole` between zero and `whole`, determined by `seed`.
+pub(super) fn share(whole: Duration, seed: u64) -> Duration {
+    whole * u32::try_from(mix(seed) >> 48).unwrap_or_default() / (1 << 16)
 }
 
 fn number(id: &NodeId) -> u128 {

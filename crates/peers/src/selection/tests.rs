@@ -27,8 +27,8 @@ fn options(policy: Policy) -> Options {
     }
 }
 
-fn own(capacity: u32) -> Own {
-    Own {
+fn own(capacity: u32) -> SelfState {
+    SelfState {
         able: true,
         reach: Reach::Reachable,
         prepared: Prepared::No,
@@ -41,7 +41,7 @@ fn own(capacity: u32) -> Own {
 
 struct Node {
     selection: Selection,
-    own: Own,
+    own: SelfState,
     alive: bool,
     /// It says this again and again, and does nothing.
     says: Option<Advert>,
@@ -84,9 +84,9 @@ impl Group {
         group
     }
 
-    fn add(&mut self, n: u8, options: Options, own: Own) {
+    fn add(&mut self, n: u8, options: Options, own: SelfState) {
         let mut selection = Selection::new(id(n), u64::from(n) * 77);
-        selection.stand(options);
+        selection.become_candidate(options);
         let (state, since) = (State::Withdrawn, self.time);
         let node = Node { selection, own, alive: true, says: None, state, wanted: false, counter: 0, since };
         self.nodes.insert(n, node);
@@ -279,7 +279,7 @@ fn a_standby_that_was_stopped_does_not_take_its_own_silence_for_that_of_the_othe
     group.run(10);
     group.node(standby).alive = true;
     let now = group.now();
-    group.node(standby).selection.was_deaf(Duration::from_secs(10), now);
+    group.node(standby).selection.was_suspended(Duration::from_secs(10), now);
     group.run(30);
     assert_eq!(group.active(), [first]);
     assert_eq!(group.promotions.len(), promotions, "it took the role: {:?}", group.promotions);
@@ -386,7 +386,7 @@ fn several_are_active_at_a_time_and_one_that_dies_is_replaced() {
 #[test]
 fn one_that_must_prepare_is_active_only_when_it_is_prepared() {
     let mut group = Group::new(Policy::Strongest, &[100]);
-    let latent = Own { able: false, reach: Reach::Unreachable, ..own(900) };
+    let latent = SelfState { able: false, reach: Reach::Unreachable, ..own(900) };
     for n in [2, 3] {
         group.add(n, Options { prepares: true, ..options(Policy::Strongest) }, latent);
     }
@@ -586,12 +586,12 @@ proptest! {
         let policy = [Policy::Strongest, Policy::LeastBusy, Policy::Random, Policy::RoundRobin][policy];
         let mut now = Instant::now();
         let mut node = Selection::new(id(0), 1);
-        node.stand(Options { prepares, ..options(policy) });
+        node.become_candidate(Options { prepares, ..options(policy) });
         for (counter, (n, advert, pause, able)) in (0..).zip(steps) {
             now += Duration::from_millis(pause);
             node.heard(id(n), link(n), &advert, Means::Beacon(1, counter), now);
             let prepared = if able { Prepared::Yes } else { Prepared::Failed };
-            let decision = node.decide(&Own { able, prepared, ..own(advert.capacity) }, now).unwrap();
+            let decision = node.decide(&SelfState { able, prepared, ..own(advert.capacity) }, now).unwrap();
             prop_assert!(decision.wake >= now);
             prop_assert!(decision.answers_one_in > 0);
             node.suspect(link(n), now);
