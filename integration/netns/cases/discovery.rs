@@ -164,8 +164,8 @@ fn receives_the_answer(host: &Host, peer: &Host, port: u16) -> bool {
     asking.send_to(b"who?", (Ipv4Addr::new(10, 77, 0, 255), 7420)).unwrap();
     let (_, from) = answering.recv_from(&mut [0; 8]).expect("the broadcast arrives");
     answering.send_to(b"me", from).unwrap();
-    // The network is one kernel: a datagram is delivered before the call that sends it returns.
-    asking.set_nonblocking(true).unwrap();
+    // Usually it is delivered before `send_to` returns, but a busy kernel may defer that.
+    asking.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     // On the discovery port it receives its own broadcast too.
     iter::from_fn(|| asking.recv_from(&mut [0; 8]).ok()).any(|(_, from)| from.ip() == peer.address())
 }
