@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, PORT, Role};
+use crate::config::{Config, RoleSetting};
 use crate::gateway::access::Access;
 use crate::gateway::clients::Clients;
 use crate::gateway::dns::Resolver;
@@ -25,7 +25,6 @@ use crate::gateway::probe;
 use crate::gateway::propagation;
 use crate::gateway::served::ServedLinks;
 use crate::gateway::state::Gateway;
-use crate::gateway::upstream::Upstream;
 use crate::gateway::{enrolment::ProofAttempts, listener::LinkPort};
 use crate::link::tls::{self, Credentials};
 use crate::live::{Live, Reread};
@@ -44,6 +43,7 @@ use crate::net;
 use crate::peers::candidate::{self, Activity, Announcement};
 use crate::peers::directory::{Directory, Source};
 use crate::peers::discovery::{self, Discovery};
+use crate::peers::options::PORT;
 use crate::peers::remembered;
 use crate::peers::selection;
 use crate::peers::uplink::{self, Uplink};
@@ -82,20 +82,21 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     })?;
     let inherited = !ports.is_empty();
     if inherited {
-        config.proxy = ports.iter().map(|port| port.endpoint.clone()).collect();
-        config.check_proxy()?;
+        config.local.proxy = ports.iter().map(|port| port.endpoint.clone()).collect();
+        config.check()?;
     }
     let group = group(&state)?;
     let authority = Authority::load(&state)?;
     let name = format!("laneway-{}", group.node.id.short());
-    let may_serve = config.role != Role::Client && group.node.role == crate::trust::group::Role::Gateway;
-    if config.role == Role::Gateway && !may_serve {
+    let may_serve =
+        config.node.role != RoleSetting::Client && group.node.role == crate::trust::group::Role::Gateway;
+    if config.node.role == RoleSetting::Gateway && !may_serve {
         return Err(Problem::usage("this node was admitted as a client only and cannot be a gateway")
             .hint("join again with a code of 'laneway invite' without --client-only"));
     }
 
     // Without a server, and not told to be a gateway, a node stays a client: it is nobody's way out.
-    let serves = may_serve && (config.role == Role::Gateway || !config.servers.is_empty());
+    let serves = may_serve && (config.node.role == RoleSetting::Gateway || !config.gateway.server.is_empty());
 
     let stop = CancellationToken::new();
     let connections = TaskTracker::new();
@@ -105,25 +106,25 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     let telemetry = Arc::new(Telemetry::default());
     let directory = Arc::new(Directory::new(group.node.id, seed, telemetry.clone()));
     let activity = Arc::new(Activity::new(telemetry.served.traffic.clone()));
-    let access = Access::new(&config.servers, &config.allow, &config.deny);
+    let access = Access::new(&config.gateway.server, &config.gateway.allow, &config.gateway.deny);
     let resolver = Resolver::system()
         .map_err(|error| Problem::new("no resolver").because(std::io::Error::other(error)))?;
     let (dials, dialled) = mpsc::channel(DIALS);
-    let servers = config.servers.clone();
-    let egress = Arc::new(Egress::new(access, resolver, config.connect_timeout, servers, dials));
+    let servers = config.gateway.server.clone();
+    let egress = Arc::new(Egress::new(access, resolver, config.gateway.connect_timeout, servers, dials));
 
-    egress.set_upstream(Upstream::new(config.upstream.clone(), config.upstream_except.clone()));
+    egress.set_upstream(config.gateway.upstream()?);
 
     if !inherited {
-        let bound = config.proxy.iter().map(|endpoint| bind_proxy(endpoint, config.proxy_mode));
+        let bound = config.local.proxy.iter().map(|endpoint| bind_proxy(endpoint, config.local.proxy_mode.0));
         ports = bound.collect::<Result<_, _>>()?;
     }
-    let transparent_ports = transparent::bind(&config, serves)?;
-    let logins = Logins::new(&config.logins).map(Arc::new);
+    let transparent_ports = transparent::bind(&config.transparent, serves)?;
+    let logins = Logins::new(&config.local.proxy_login).map(Arc::new);
     let logins = logins.map_err(|error| Problem::new("no random numbers").because(error))?;
-    let dns = bind_dns(&config.dns, &egress).await?;
-    let workers = Workers::start(if serves { config.threads } else { 1 })?;
-    let link = if serves || authority.is_some() { Some(bind_link(config.link)?) } else { None };
+    let dns = bind_dns(&config.dns.dns, &egress).await?;
+    let workers = Workers::start(if serves { config.node.threads() } else { 1 })?;
+    let link = if serves || authority.is_some() { Some(bind_link(config.gateway.link)?) } else { None };
     let link_port = link.as_ref().map_or(PORT, |(_, address)| address.port());
     ports
         .iter()
@@ -140,9 +141,9 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     let options = discovery::Options {
         membership: membership.clone(),
         id: group.node.id,
-        port: config.discovery_port,
-        own_port: config.discovery_port,
-        lans: config.lans.clone(),
+        port: config.peers.discovery_port,
+        own_port: config.peers.discovery_port,
+        lans: config.peers.lan.clone(),
         joins: authority.clone().map(|authority| (JoinResponder::new(authority), link_port)),
         behind: serves.then_some(behind),
     };
@@ -183,9 +184,9 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
             async move { egress.connect_udp(&target).await }.boxed()
         }
     };
-    let (hold, held) = watch::channel(config.hold);
-    let memory = Budget::new(config.memory_limit);
-    tracing::debug!(limit = config.memory_limit, "memory for connections");
+    let (hold, held) = watch::channel(config.local.hold);
+    let memory = Budget::new(config.node.memory_limit());
+    tracing::debug!(limit = config.node.memory_limit(), "memory for connections");
     let routes = Routes {
         links: links.clone(),
         direct: Box::new(direct),
@@ -196,7 +197,7 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
         own: egress.own().clone(),
     };
     let served = ServedLinks::default();
-    let (servers, probed) = watch::channel(config.servers.clone());
+    let (servers, probed) = watch::channel(config.gateway.server.clone());
     let view = View {
         group: group.clone(),
         proxy: ports.iter().map(|port| port.endpoint.clone()).collect(),
@@ -219,7 +220,7 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
         drain: stop.clone(),
         tasks: connections.clone(),
         logins: logins.clone(),
-        page: Page::new(Box::new(move || view.snapshot()), config.pac_direct),
+        page: Page::new(Box::new(move || view.snapshot()), config.local.pac_direct),
         telemetry: telemetry.clone(),
         next_id,
         places: Arc::new(Semaphore::new(listener::MOST_CONNECTIONS)),
@@ -233,7 +234,7 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
             async move { egress.resolver().answer(&query).await }.boxed()
         }
     };
-    let names = NameServer::new(local.clone(), Box::new(own), &config.dns_local)
+    let names = NameServer::new(local.clone(), Box::new(own), &config.dns.dns_local)
         .map_err(|error| Problem::new("no local name server").because(std::io::Error::other(error)))?;
 
     // Everything is bound: say where, before anything can go wrong later.
@@ -257,17 +258,17 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     }
 
     let uplink_options = uplink::Options {
-        on_promote: config.on_promote.clone(),
-        on_demote: config.on_demote.clone(),
+        on_promote: config.peers.on_promote.clone(),
+        on_demote: config.peers.on_demote.clone(),
         node: group.node.name.clone(),
-        needs_server: !config.servers.is_empty(),
+        needs_server: !config.gateway.server.is_empty(),
     };
     let uplink = Uplink::new(uplink_options, config.uplink_terms());
 
     let gateway = Arc::new(Gateway {
         egress: egress.clone(),
         activity: activity.clone(),
-        clients: Clients::new(config.clients),
+        clients: Clients::new(config.gateway.limits()),
         served,
         telemetry: telemetry.clone(),
         memory,
@@ -282,9 +283,9 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     for port in ports {
         parts.spawn(named("local proxy", listener::run(local.clone(), port, Apps::Proxy)));
     }
-    let kept = transparent::Kept::begin(&config, &transparent_ports, &state)?;
+    let kept = transparent::Kept::begin(&config.transparent, &transparent_ports, &state)?;
     for port in transparent_ports {
-        let apps = Apps::Redirected { by_name: config.transparent_names };
+        let apps = Apps::Redirected { by_name: config.transparent.transparent_names };
         parts.spawn(named("transparent port", listener::run(local.clone(), port, apps)));
     }
     if let Some(kept) = kept {
@@ -309,7 +310,8 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
             let is_active = |announcement: &Announcement| announcement.advert.state == State::Active;
             holds_authority || announced.as_ref().is_some_and(is_active)
         };
-        let known = known.into_iter().chain(config.gateways.iter().filter_map(Target::address)).collect();
+        let known =
+            known.into_iter().chain(config.peers.gateway.iter().filter_map(Target::address)).collect();
         parts.spawn(named(
             "propagation",
             propagation::run(credentials.clone(), known, missed, Box::new(is_due)),
@@ -317,7 +319,7 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     }
     parts.spawn(named(
         "static gateways",
-        resolve_gateways(config.gateways.clone(), directory.clone(), egress.clone()),
+        resolve_gateways(config.peers.gateway.clone(), directory.clone(), egress.clone()),
     ));
     if let Some((listener, _)) = link {
         let join_tls = tls::join_server(&group).map_err(|error| Problem::new("no joining").because(error))?;
@@ -333,15 +335,15 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     }
     let (candidate_options, options) = watch::channel(candidate::Options {
         selection: selection::Options {
-            policy: config.policy,
-            active: u8::try_from(config.active).unwrap_or(u8::MAX),
-            rotate: config.rotate,
+            policy: config.peers.policy,
+            active: u8::try_from(config.peers.active).unwrap_or(u8::MAX),
+            rotate: config.peers.rotate,
             link_port,
-            weight: config.weight,
+            weight: config.peers.weight,
             prepares: uplink.prepares(),
         },
-        needs_server: !config.servers.is_empty(),
-        declared: config.role == Role::Gateway,
+        needs_server: !config.gateway.server.is_empty(),
+        declared: config.node.role == RoleSetting::Gateway,
     });
     if serves {
         let (reach, reached) = watch::channel(Reach::Unknown);
@@ -349,7 +351,7 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
         let candidate =
             candidate::run(options, directory, reached, activity.clone(), uplink.clone(), announcements);
         parts.spawn(named("candidate", candidate));
-        if !config.servers.is_empty() {
+        if !config.gateway.server.is_empty() {
             parts.spawn(named("probe", probe::run(egress.clone(), probed, dialled, reach)));
         } else {
             parts.spawn(named("probe", async move { reach.closed().await }));
@@ -376,8 +378,8 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
         inherited,
         hold,
         servers,
-        candidate: candidate_options,
         uplink: uplink.clone(),
+        candidate: candidate_options,
     };
     let ended = supervise(parts, signals, stop, connections, &activity, &farewell, live).await;
     uplink.demote().await;
@@ -448,7 +450,7 @@ async fn supervise(
             }
         }
     }
-    let drain = live.config.drain;
+    let drain = live.config.node.drain;
     live.manager.stopping(drain);
     activity.drain();
     stop.cancel();

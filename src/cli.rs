@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
     authority, demo, discover, doctor, env, manual, membership, origin, speedtest, status, top, transparent,
 };
-use crate::config::{self, Config, Typed};
+use crate::config::{self, Config};
 use crate::problem::Problem;
 use crate::telemetry::log;
 use crate::{app, commands};
@@ -29,7 +29,7 @@ enum Command {
     /// Run this node: the local proxy, and the gateway for others while it can be one
     Up {
         #[command(flatten)]
-        typed: Box<Typed>,
+        options: Box<Config>,
         /// The configuration file [default: ~/.config/laneway/laneway.toml, else /etc/laneway/laneway.toml]
         #[arg(long, env = "LANEWAY_CONFIG", value_name = "FILE")]
         config: Option<PathBuf>,
@@ -83,13 +83,15 @@ enum Command {
 ///
 /// # Errors
 /// What went wrong, ready to be shown.
-pub fn run(cli: Cli) -> Result<(), Problem> {
+pub fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Problem> {
     let state = || config::state_directory(cli.state.as_deref());
     match cli.command {
-        Command::Up { typed, config } => {
-            let reread = move || Config::new((*typed).clone(), config.as_deref());
+        // The file may set what was not typed: the matches tell what was.
+        Command::Up { options: _, config } => {
+            let typed = matches.subcommand_matches("up").cloned().unwrap_or_default();
+            let reread = move || Config::load(&typed, config.as_deref());
             let config = reread()?;
-            start_log(&config.log, config.log_format)?;
+            start_log(&config.node.log, config.node.log_format)?;
             let state = state()?;
             commands::block_on(app::up(config, state, Box::new(reread)))?
         }

@@ -14,13 +14,12 @@ pub mod local;
 pub mod own;
 pub mod problem;
 pub mod redirect;
-pub mod size;
 pub mod transparent;
 pub mod view;
 
 pub use laneway_h2 as h2;
 pub use laneway_limits as limits;
-pub use laneway_limits::{memory, pace};
+pub use laneway_limits::{memory, pace, size};
 pub use laneway_link as link;
 pub use laneway_link::copy;
 pub use laneway_peers as peers;

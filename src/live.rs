@@ -10,7 +10,6 @@ use crate::config::Config;
 use crate::gateway::access::Access;
 use crate::gateway::egress::Egress;
 use crate::gateway::state::Gateway;
-use crate::gateway::upstream::Upstream;
 use crate::local::logins::Logins;
 use crate::peers::candidate;
 use crate::peers::uplink::Uplink;
@@ -41,10 +40,10 @@ pub struct Live {
     pub hold: watch::Sender<Duration>,
     /// What is probed.
     pub servers: watch::Sender<Vec<Target>>,
+    /// The commands of the uplink, and how long they and its tunnels may take.
+    pub uplink: Arc<Uplink>,
     /// How the group selects, as far as this node is concerned.
     pub candidate: watch::Sender<candidate::Options>,
-    /// The commands that bring the uplink up and down.
-    pub uplink: Arc<Uplink>,
 }
 
 impl Live {
@@ -61,73 +60,54 @@ impl Live {
     fn take_over(&mut self) -> bool {
         let reread = (self.reread)().and_then(|mut new| {
             if self.inherited {
-                new.proxy.clone_from(&self.config.proxy);
+                new.local.proxy.clone_from(&self.config.local.proxy);
             }
-            new.check_proxy().map(|()| new)
+            new.check().map(|()| new)
         });
-        let new = match reread {
+        let applied = reread.and_then(|new| self.apply(&new).map(|()| new));
+        let new = match applied {
             Ok(new) => new,
             Err(problem) => {
                 let reason = problem.to_string().replace('\n', "; ");
-                tracing::error!(reason, "configuration refused, the old one goes on");
+                tracing::error!(reason, "configuration refused, the old one stays in force");
                 return false;
             }
         };
-        let old = &self.config;
-        let fixed = [
-            ("role", new.role != old.role),
-            ("proxy", new.proxy != old.proxy),
-            ("proxy-mode", new.proxy_mode != old.proxy_mode),
-            ("transparent", new.transparent != old.transparent),
-            ("transparent-names", new.transparent_names != old.transparent_names),
-            ("transparent-rules", new.transparent_rules != old.transparent_rules),
-            ("transparent-only", new.transparent_only != old.transparent_only),
-            ("transparent-except", new.transparent_except != old.transparent_except),
-            ("transparent-except-private", new.transparent_except_private != old.transparent_except_private),
-            ("dns", new.dns != old.dns),
-            ("dns-local", new.dns_local != old.dns_local),
-            ("pac-direct", new.pac_direct != old.pac_direct),
-            ("link", new.link != old.link),
-            ("discovery-port", new.discovery_port != old.discovery_port),
-            ("lan", new.lans != old.lans),
-            ("gateway", new.gateways != old.gateways),
-            ("memory-limit", new.memory_limit != old.memory_limit),
-            ("threads", new.threads != old.threads),
-            ("log", new.log != old.log),
-            ("log-format", new.log_format != old.log_format),
-            ("on-promote", new.on_promote != old.on_promote),
-            ("on-demote", new.on_demote != old.on_demote),
-            // Whether there are servers at all decides what a node is.
-            ("server", new.servers.is_empty() != old.servers.is_empty()),
-        ];
-        let later: Vec<_> = fixed.iter().filter(|(_, changed)| *changed).map(|(name, _)| *name).collect();
-        self.egress.change(
-            Access::new(&new.servers, &new.allow, &new.deny),
-            new.connect_timeout,
-            new.servers.clone(),
-        );
-        self.egress.set_upstream(Upstream::new(new.upstream.clone(), new.upstream_except.clone()));
-        self.egress.reload_names();
-        self.gateway.clients.change(new.clients);
-        self.logins.change(&new.logins);
-        self.hold.send_replace(new.hold);
-        self.uplink.change(new.uplink_terms());
-        self.servers.send_if_modified(|servers| {
-            let changed = *servers != new.servers;
-            servers.clone_from(&new.servers);
-            changed
-        });
-        self.candidate.send_modify(|options| {
-            options.selection.policy = new.policy;
-            options.selection.active = u8::try_from(new.active).unwrap_or(u8::MAX);
-            options.selection.rotate = new.rotate;
-            options.selection.weight = new.weight;
-        });
+        let later = self.config.needing_restart(&new);
         self.config = new;
         tracing::info!("configuration reloaded");
         if !later.is_empty() {
             tracing::warn!(options = later.join(", "), "these options change at the next start only");
         }
         true
+    }
+
+    /// Gives each part the options that it can take over while it runs.
+    fn apply(&self, new: &Config) -> Result<(), Problem> {
+        let Config { local, gateway, peers, .. } = new;
+        let upstream = gateway.upstream()?;
+        self.egress.change(
+            Access::new(&gateway.server, &gateway.allow, &gateway.deny),
+            gateway.connect_timeout,
+            gateway.server.clone(),
+        );
+        self.egress.set_upstream(upstream);
+        self.egress.reload_names();
+        self.gateway.clients.change(gateway.limits());
+        self.logins.change(&local.proxy_login);
+        self.hold.send_replace(local.hold);
+        self.servers.send_if_modified(|servers| {
+            let changed = *servers != gateway.server;
+            servers.clone_from(&gateway.server);
+            changed
+        });
+        self.uplink.change(new.uplink_terms());
+        self.candidate.send_modify(|options| {
+            options.selection.policy = peers.policy;
+            options.selection.active = u8::try_from(peers.active).unwrap_or(u8::MAX);
+            options.selection.rotate = peers.rotate;
+            options.selection.weight = peers.weight;
+        });
+        Ok(())
     }
 }

@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use crate::config::Config;
+use ipnet::IpNet;
+
 use crate::local::endpoint::Endpoint;
 use crate::local::port::Port;
 use crate::mark;
@@ -10,15 +11,86 @@ use crate::problem::Problem;
 use crate::redirect::{self, Rules};
 use crate::sys::state::StateDir;
 
+/// The usual port of transparent mode.
+pub const TRANSPARENT_PORT: u16 = 1081;
 /// In the state directory while the rules of a node are in place: what a killed node leaves behind is known by it.
 const FILE: &str = "redirected";
+
+/// The options of transparent mode.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+pub struct Options {
+    #[allow(rustdoc::broken_intra_doc_links, reason = "an IPv6 address is no link")]
+    /// Where connections arrive that the system leads here from software that knows nothing of a proxy (Linux), like
+    /// 127.0.0.1:1081,[::1]:1081; repeatable [default: none]
+    #[arg(long, env = "LANEWAY_TRANSPARENT", value_name = "ADDR:PORT", value_delimiter = ',')]
+    pub transparent: Vec<SocketAddr>,
+    /// Go by the name in an app's first bytes (TLS server name, HTTP Host) and by the address only without one, not the
+    /// other way round; where an app says nothing, each connection waits 0.3 s for it
+    #[arg(long, env = "LANEWAY_TRANSPARENT_NAMES")]
+    pub transparent_names: bool,
+    /// Install the rules of 'laneway transparent up' at the start, and remove them at the end
+    #[arg(long, env = "LANEWAY_TRANSPARENT_RULES")]
+    pub transparent_rules: bool,
+    /// With --transparent-rules: lead only connections to this network; repeatable [default: to any]
+    #[arg(long, env = "LANEWAY_TRANSPARENT_ONLY", value_name = "CIDR", value_delimiter = ',')]
+    pub transparent_only: Vec<IpNet>,
+    /// With --transparent-rules: lead no connections to this network; repeatable
+    #[arg(long, env = "LANEWAY_TRANSPARENT_EXCEPT", value_name = "CIDR", value_delimiter = ',')]
+    pub transparent_except: Vec<IpNet>,
+    /// With --transparent-rules: lead no connections to private networks
+    #[arg(long, env = "LANEWAY_TRANSPARENT_EXCEPT_PRIVATE")]
+    pub transparent_except_private: bool,
+}
+
+impl Options {
+    /// Makes sure that the rules have a port to redirect to, and that only this machine reaches it.
+    ///
+    /// # Errors
+    /// A usage problem.
+    pub fn check(&self, open_to_lan: bool) -> Result<(), Problem> {
+        if let Some(address) = self.transparent.iter().find(|address| !address.ip().is_loopback())
+            && !open_to_lan
+        {
+            return Err(Problem::usage(format!(
+                "--transparent {address} would let every machine use this node that redirects its connections there"
+            ))
+            .hint("listen on 127.0.0.1 and [::1], or set --proxy-open-to-lan"));
+        }
+        if self.transparent_rules && self.transparent.is_empty() {
+            return Err(Problem::usage("--transparent-rules needs a port to redirect connections to")
+                .hint(format!("add --transparent 127.0.0.1:{TRANSPARENT_PORT},[::1]:{TRANSPARENT_PORT}")));
+        }
+        Ok(())
+    }
+
+    /// The options that differ in `new` and take effect at the next start only.
+    pub fn needing_restart(&self, new: &Self) -> Vec<&'static str> {
+        let Self {
+            transparent,
+            transparent_names,
+            transparent_rules,
+            transparent_only,
+            transparent_except,
+            transparent_except_private,
+        } = self;
+        crate::config::changed([
+            ("transparent", *transparent != new.transparent),
+            ("transparent-names", *transparent_names != new.transparent_names),
+            ("transparent-rules", *transparent_rules != new.transparent_rules),
+            ("transparent-only", *transparent_only != new.transparent_only),
+            ("transparent-except", *transparent_except != new.transparent_except),
+            ("transparent-except-private", *transparent_except_private != new.transparent_except_private),
+        ])
+    }
+}
 
 /// Binds the transparent ports, and begins to mark this node's own connections. A node that dials servers itself
 /// `serves`: were its connections not marked, they would come back to it.
 ///
 /// # Errors
 /// When a port cannot be bound; when a node that serves may not mark.
-pub fn bind(config: &Config, serves: bool) -> Result<Vec<Port>, Problem> {
+pub fn bind(options: &Options, serves: bool) -> Result<Vec<Port>, Problem> {
     // Always: the rules may come from 'laneway transparent up', and outlast the node.
     let marked = mark::begin();
     let bind = |address: &SocketAddr| {
@@ -28,7 +100,7 @@ pub fn bind(config: &Config, serves: bool) -> Result<Vec<Port>, Problem> {
                 .hint("--transparent ADDR:PORT chooses another port")
         })
     };
-    let ports = config.transparent.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
+    let ports = options.transparent.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
     match marked {
         Err(error) if serves && !ports.is_empty() => {
             return Err(Problem::new(
@@ -57,9 +129,9 @@ impl Kept {
     ///
     /// # Errors
     /// When they are wanted and cannot be put in place.
-    pub fn begin(config: &Config, ports: &[Port], state: &StateDir) -> Result<Option<Self>, Problem> {
+    pub fn begin(options: &Options, ports: &[Port], state: &StateDir) -> Result<Option<Self>, Problem> {
         let keep = || Self { state: state.clone() };
-        if !config.transparent_rules {
+        if !options.transparent_rules {
             if state.read(FILE).is_ok_and(|left| left.is_some()) {
                 tracing::info!("rules that a killed node has left are removed");
                 drop(keep());
@@ -75,9 +147,9 @@ impl Kept {
         let rules = Rules {
             v4: port(true),
             v6: port(false),
-            only: config.transparent_only.clone(),
-            except: config.transparent_except.clone(),
-            except_private: config.transparent_except_private,
+            only: options.transparent_only.clone(),
+            except: options.transparent_except.clone(),
+            except_private: options.transparent_except_private,
             user: None,
         };
         if let Err(error) = state.write(FILE, b"") {

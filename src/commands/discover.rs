@@ -8,10 +8,10 @@ use tokio::task::JoinSet;
 
 use super::say;
 use crate::app;
-use crate::config::PORT;
 use crate::lan;
 use crate::peers::directory::{Directory, Gateway, Source};
 use crate::peers::discovery::{self, Discovery};
+use crate::peers::options::PORT;
 use crate::peers::remembered;
 use crate::problem::Problem;
 use crate::sys::state::StateDir;

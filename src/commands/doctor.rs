@@ -11,13 +11,13 @@ mod remote;
 mod report;
 mod request;
 
+use std::ffi::OsString;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::Parser as _;
-
 use super::say;
-use crate::config::{Config, Role, Typed};
+use crate::config::{Config, RoleSetting};
 use crate::local::endpoint::Endpoint;
 use crate::peers::remembered;
 use crate::problem::Problem;
@@ -55,13 +55,6 @@ pub struct Doctor {
     config: Option<PathBuf>,
 }
 
-/// The options of `laneway up` that are set in the environment.
-#[derive(Debug, clap::Parser)]
-struct Environment {
-    #[command(flatten)]
-    typed: Typed,
-}
-
 /// The layers that cannot be checked without a group.
 const NEED_GROUP: [Layer; 5] = [Layer::Discovery, Layer::Link, Layer::Clock, Layer::Gateway, Layer::Request];
 
@@ -88,7 +81,7 @@ impl Doctor {
     async fn check(&self, state: Result<StateDir, Problem>, diagnosis: &mut Diagnosis) {
         let config = self.configuration(diagnosis);
         let (proxies, mut servers) = match &config {
-            Some(config) => (proxies(config), config.servers.clone()),
+            Some(config) => (proxies(config), config.gateway.server.clone()),
             None => {
                 (vec![SocketAddr::from(([127, 0, 0, 1], crate::config::PROXY_PORT))], self.server.clone())
             }
@@ -103,37 +96,30 @@ impl Doctor {
         diagnosis.extend(Settings::of_this_process().bypasses(&proxies, &servers));
     }
 
+    /// The flags of this command that are flags of `laneway up` as well.
+    fn flags(&self) -> Vec<OsString> {
+        fn flag(name: &str, value: impl fmt::Display) -> OsString {
+            format!("--{name}={value}").into()
+        }
+        let proxy = self.proxy.map(|proxy| flag("proxy", proxy));
+        let port = self.discovery_port.map(|port| flag("discovery-port", port));
+        let servers = self.server.iter().map(|server| flag("server", server));
+        let gateways = self.gateway.iter().map(|gateway| flag("gateway", gateway));
+        let lans = self.lan.iter().map(|lan| flag("lan", lan));
+        proxy.into_iter().chain(port).chain(servers).chain(gateways).chain(lans).collect()
+    }
+
     /// The configuration that `laneway up` would have here without flags, with the flags of this command.
     fn configuration(&self, diagnosis: &mut Diagnosis) -> Option<Config> {
-        let typed = Environment::try_parse_from(["laneway"]).map(|environment| environment.typed);
-        let typed = typed.map_err(|error| {
-            let text = error.to_string();
-            let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-            Problem::usage(line).hint("correct or unset that LANEWAY_… variable")
-        });
-        let config = typed.and_then(|mut typed| {
-            typed.proxy = self.proxy.map(Endpoint::Tcp).map_or(typed.proxy, |proxy| vec![proxy]);
-            typed.discovery_port = self.discovery_port.or(typed.discovery_port);
-            let set = |flag: &Vec<Target>, list: &mut Vec<Target>| {
-                if !flag.is_empty() {
-                    list.clone_from(flag);
-                }
-            };
-            set(&self.server, &mut typed.server);
-            set(&self.gateway, &mut typed.gateway);
-            if !self.lan.is_empty() {
-                typed.lan.clone_from(&self.lan);
-            }
-            Config::new(typed, self.config.as_deref())
-        });
+        let config = Config::of_flags(&self.flags(), self.config.as_deref());
         match config {
             Ok(config) => {
-                let role = match config.role {
-                    Role::Auto => "auto",
-                    Role::Client => "client",
-                    Role::Gateway => "gateway",
+                let role = match config.node.role {
+                    RoleSetting::Auto => "auto",
+                    RoleSetting::Client => "client",
+                    RoleSetting::Gateway => "gateway",
                 };
-                let servers: Vec<_> = config.servers.iter().map(Target::to_string).collect();
+                let servers: Vec<_> = config.gateway.server.iter().map(Target::to_string).collect();
                 let servers = if servers.is_empty() { "none".into() } else { servers.join(", ") };
                 let what = format!("valid: role {role}, servers {servers}");
                 diagnosis.add(Finding::ok(Layer::Configuration, what));
@@ -182,7 +168,7 @@ async fn layers(config: &Config, state: Result<StateDir, Problem>, diagnosis: &m
 
 /// The TCP addresses of the local proxy, as software on this machine reaches them.
 fn proxies(config: &Config) -> Vec<SocketAddr> {
-    let tcp = config.proxy.iter().filter_map(|endpoint| match endpoint {
+    let tcp = config.local.proxy.iter().filter_map(|endpoint| match endpoint {
         Endpoint::Tcp(address) => Some(machine::reachable(*address)),
         Endpoint::Unix(_) => None,
     });
@@ -191,6 +177,7 @@ fn proxies(config: &Config) -> Vec<SocketAddr> {
 
 /// Whether the configuration and the certificate make this machine a possible gateway.
 fn may_serve(config: &Config, group: &Group) -> bool {
-    let serves = config.role == Role::Gateway || config.role == Role::Auto && !config.servers.is_empty();
+    let serves = config.node.role == RoleSetting::Gateway
+        || config.node.role == RoleSetting::Auto && !config.gateway.server.is_empty();
     serves && group.node.role == group::Role::Gateway
 }

@@ -9,10 +9,10 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::{authority, say};
-use crate::config::PORT;
 use crate::link::tls;
 use crate::mark;
 use crate::net::{self, Segments};
+use crate::peers::options::PORT;
 use crate::peers::{remembered, signer};
 use crate::problem::Problem;
 use crate::sys::state::StateDir;

@@ -9,11 +9,11 @@ use tokio_util::task::TaskTracker;
 
 use super::{progress, say};
 use crate::app;
-use crate::config::PORT;
 use crate::failure::Failure;
 use crate::link::client::Link;
 use crate::link::speed::{self, Direction, Measured};
 use crate::link::{gateway_info, tls};
+use crate::peers::options::PORT;
 use crate::peers::{remembered, survey};
 use crate::problem::Problem;
 use crate::sys::state::StateDir;

@@ -5,9 +5,9 @@ use ipnet::IpNet;
 use nix::unistd::User;
 
 use super::say;
-use crate::config::TRANSPARENT_PORT;
 use crate::problem::Problem;
 use crate::redirect::{self, Rules};
+use crate::transparent::TRANSPARENT_PORT;
 
 /// The nftables rules for `laneway up --transparent`.
 #[derive(Debug, Subcommand)]

@@ -4,14 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use hickory_resolver::proto::rr::Name;
-use serde::Deserialize;
 
 /// The port of name servers.
 const PORT: u16 = 53;
 
 /// `SUFFIX=SERVER` or `SUFFIX=SERVER:PORT`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Zone {
     /// The suffix of all its names.
     pub suffix: Name,
@@ -53,14 +51,6 @@ impl FromStr for Zone {
             _ => return Err(error()),
         };
         Ok(Self { suffix, server })
-    }
-}
-
-impl TryFrom<String> for Zone {
-    type Error = ZoneError;
-
-    fn try_from(text: String) -> Result<Self, ZoneError> {
-        text.parse()
     }
 }
 

@@ -12,6 +12,7 @@ pub mod egress;
 pub mod enrolment;
 mod handshake_slots;
 pub mod listener;
+pub mod options;
 pub mod probe;
 pub mod propagation;
 mod resolve;

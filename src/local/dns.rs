@@ -7,6 +7,7 @@
 mod ask;
 mod counts;
 mod datagrams;
+pub mod options;
 mod streams;
 
 use std::collections::HashMap;

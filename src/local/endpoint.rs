@@ -5,16 +5,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use serde::de::value::{SeqAccessDeserializer, StrDeserializer};
-use serde::de::{Deserializer, Error, SeqAccess, Visitor};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 /// The prefix of a unix socket's path.
 const UNIX: &str = "unix:";
 
 /// An address to listen on: `ADDR:PORT` or `unix:/PATH`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "String")]
 pub enum Endpoint {
     /// An address of this machine and a TCP port.
     Tcp(SocketAddr),
@@ -23,8 +21,7 @@ pub enum Endpoint {
 }
 
 /// The permissions of a unix socket, in octal like `660`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mode(pub u32);
 
 /// The text is not a mode.
@@ -79,43 +76,11 @@ impl AppPeer {
     }
 }
 
-/// Reads one endpoint, or a list of them.
-///
-/// # Errors
-/// When one of them is not an endpoint.
-pub fn one_or_more<'de, D: Deserializer<'de>>(source: D) -> Result<Vec<Endpoint>, D::Error> {
-    struct OneOrMore;
-    impl<'de> Visitor<'de> for OneOrMore {
-        type Value = Vec<Endpoint>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("'ADDR:PORT', 'unix:/PATH', or a list of these")
-        }
-
-        fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-            Ok(vec![Endpoint::deserialize(StrDeserializer::new(text))?])
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
-            Vec::deserialize(SeqAccessDeserializer::new(list))
-        }
-    }
-    source.deserialize_any(OneOrMore)
-}
-
 impl FromStr for Mode {
     type Err = NotAMode;
 
     fn from_str(text: &str) -> Result<Self, NotAMode> {
         u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777).map(Self).ok_or(NotAMode)
-    }
-}
-
-impl TryFrom<String> for Mode {
-    type Error = NotAMode;
-
-    fn try_from(text: String) -> Result<Self, NotAMode> {
-        text.parse()
     }
 }
 

@@ -12,7 +12,6 @@ use aws_lc_rs::hmac::{HMAC_SHA256, Key, Tag, sign};
 use aws_lc_rs::rand::SystemRandom;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
 
 use crate::limits::rate::{PerSource, Rate};
 use crate::sys::state::{StateError, read_private};
@@ -23,8 +22,7 @@ const LONGEST: usize = 255;
 const WRONG: Rate = Rate::new(10, Duration::from_secs(6));
 
 /// A name and its password, as typed: `NAME:PASSWORD`.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Login {
     name: String,
     password: String,
@@ -81,14 +79,6 @@ impl FromStr for Login {
         let fits = |part: &str| (1..=LONGEST).contains(&part.len());
         let login = Self { name: name.to_owned(), password: password.to_owned() };
         if fits(name) && fits(password) { Ok(login) } else { Err(NotALogin) }
-    }
-}
-
-impl TryFrom<String> for Login {
-    type Error = NotALogin;
-
-    fn try_from(text: String) -> Result<Self, NotALogin> {
-        text.parse()
     }
 }
 

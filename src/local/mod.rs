@@ -13,6 +13,7 @@ pub mod http;
 pub mod links;
 pub mod listener;
 pub mod logins;
+pub mod options;
 pub mod page;
 mod pauses;
 pub mod port;

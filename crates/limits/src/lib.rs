@@ -5,5 +5,6 @@ mod bucket;
 pub mod memory;
 pub mod pace;
 pub mod rate;
+pub mod size;
 
 pub use bucket::Bucket;

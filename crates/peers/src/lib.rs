@@ -6,6 +6,7 @@ pub mod capacity;
 pub mod directory;
 pub mod discovery;
 mod keyring;
+pub mod options;
 pub mod remembered;
 pub mod selection;
 pub mod signer;

@@ -7,9 +7,10 @@ use std::time::Duration;
 use super::port_holder::{self, Protocol};
 use super::report::{Finding, Layer};
 use crate::commands::ask;
-use crate::config::{Config, PORT, Role};
+use crate::config::{Config, RoleSetting};
 use crate::lan::{self, Ear, Lan};
 use crate::local::endpoint::Endpoint;
+use crate::peers::options::PORT;
 use crate::problem::Problem;
 use crate::sys::state::StateDir;
 use crate::telemetry::snapshot::Snapshot;
@@ -62,7 +63,7 @@ pub(super) fn group(state: Result<&StateDir, Problem>, found: &mut Vec<Finding>)
 
 /// Checks that the certificate permits the configured role.
 pub(super) fn role(config: &Config, group: &Group, found: &mut Vec<Finding>) {
-    if config.role == Role::Gateway && group.node.role == group::Role::Client {
+    if config.node.role == RoleSetting::Gateway && group.node.role == group::Role::Client {
         found.push(
             Finding::wrong(Layer::Group, "--role gateway: this machine was admitted as a client only")
                 .hint("join again with a code of 'laneway invite' without --client-only"),
@@ -72,7 +73,7 @@ pub(super) fn role(config: &Config, group: &Group, found: &mut Vec<Finding>) {
 
 /// Checks the networks to discover on, and returns them.
 pub(super) fn interfaces(config: &Config, found: &mut Vec<Finding>) -> Vec<Lan> {
-    let lans = match lan::lans(&config.lans) {
+    let lans = match lan::lans(&config.peers.lan) {
         Ok(lans) => lans,
         Err(error) => {
             let problem = Problem::new("this machine's interfaces cannot be listed").because(error);
@@ -81,7 +82,7 @@ pub(super) fn interfaces(config: &Config, found: &mut Vec<Finding>) -> Vec<Lan> 
         }
     };
     for lan in &lans {
-        let broadcast = lan.everybody(config.discovery_port);
+        let broadcast = lan.everybody(config.peers.discovery_port);
         found.push(Finding::ok(
             Layer::Interfaces,
             format!("{}: {}, broadcast {}", lan.interface, lan.net, broadcast.ip()),
@@ -94,7 +95,7 @@ pub(super) fn interfaces(config: &Config, found: &mut Vec<Finding>) -> Vec<Lan> 
 }
 
 fn no_lan(config: &Config) -> Finding {
-    if !config.gateways.is_empty() {
+    if !config.peers.gateway.is_empty() {
         let what = "no network to discover on; the gateways of --gateway are used";
         return Finding::skipped(Layer::Interfaces, what);
     }
@@ -123,7 +124,7 @@ pub(super) fn ports(
     found: &mut Vec<Finding>,
 ) -> Option<Node> {
     let mut node = None;
-    for endpoint in &config.proxy {
+    for endpoint in &config.local.proxy {
         let Endpoint::Tcp(address) = endpoint else { continue };
         let (finding, running) = proxy_port(reachable(*address));
         found.push(finding);
@@ -133,18 +134,18 @@ pub(super) fn ports(
         return node;
     }
     for lan in lans {
-        if let Err(error) = Ear::unicast(lan, config.discovery_port)
+        if let Err(error) = Ear::unicast(lan, config.peers.discovery_port)
             && error.kind() == io::ErrorKind::AddrInUse
         {
             found.push(taken(
                 Protocol::Udp,
-                lan.own(config.discovery_port),
+                lan.own(config.peers.discovery_port),
                 "--discovery-port N, the same on all machines,",
             ));
         }
     }
     if may_serve {
-        let address = config.link.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], PORT)));
+        let address = config.gateway.link.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], PORT)));
         if address.port() != 0
             && TcpListener::bind(address).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
         {

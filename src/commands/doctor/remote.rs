@@ -14,7 +14,7 @@ use super::machine::Node;
 use super::report::{Diagnosis, Finding, Layer, Verdict};
 use super::request::{self, Route};
 use crate::commands::progress;
-use crate::config::{Config, Role};
+use crate::config::{Config, RoleSetting};
 use crate::lan::Lan;
 use crate::local::logins::Login;
 use crate::peers::survey;
@@ -47,7 +47,7 @@ impl Remote<'_> {
     pub(super) async fn check(&self, remembered: Vec<SocketAddr>, diagnosis: &mut Diagnosis) -> Vec<Target> {
         let serves = self.serves().await;
         let is_candidate = serves || self.is_candidate();
-        let named = resolve(&self.config.gateways, diagnosis).await;
+        let named = resolve(&self.config.peers.gateway, diagnosis).await;
         let mut gateways = self.discover(&remembered, is_candidate, diagnosis).await;
         gateways.extend(named.into_iter().map(|address| (address, None)));
         if gateways.is_empty() && !is_candidate {
@@ -72,7 +72,7 @@ impl Remote<'_> {
         let reported =
             linked.iter().flat_map(|gateway| gateway.about.iter().flat_map(|about| &about.servers));
         let reported: BTreeSet<Target> = reported.filter_map(|server| server.parse().ok()).collect();
-        let useful = gateways::reach(&linked, &self.config.servers, &mut found).await;
+        let useful = gateways::reach(&linked, &self.config.gateway.server, &mut found).await;
         if is_candidate && !serves {
             found.extend(self.unreachable_server().await);
         }
@@ -96,29 +96,29 @@ impl Remote<'_> {
         if !self.may_serve {
             return false;
         }
-        for server in &self.config.servers {
+        for server in &self.config.gateway.server {
             let connected = timeout(CONNECT_DEADLINE, TcpStream::connect(server.to_string())).await;
             if matches!(connected, Ok(Ok(_))) {
                 return true;
             }
         }
-        self.config.role == Role::Gateway && self.config.servers.is_empty()
+        self.config.node.role == RoleSetting::Gateway && self.config.gateway.server.is_empty()
     }
 
     /// Whether this machine is a candidate, even if it reaches no server at the moment.
     fn is_candidate(&self) -> bool {
         match self.node {
             Some(node) => node.seen.node.state.is_some(),
-            None => self.may_serve && self.config.role == Role::Gateway,
+            None => self.may_serve && self.config.node.role == RoleSetting::Gateway,
         }
     }
 
     /// The servers of the configuration, else those of the running node.
     fn own_servers(&self) -> Vec<Target> {
         let of_node = self.node.iter().flat_map(|node| &node.seen.servers);
-        match self.config.servers.is_empty() {
+        match self.config.gateway.server.is_empty() {
             true => of_node.filter_map(|server| server.parse().ok()).collect(),
-            false => self.config.servers.clone(),
+            false => self.config.gateway.server.clone(),
         }
     }
 
@@ -150,8 +150,8 @@ impl Remote<'_> {
         let waiting = progress::waiting("asking the LAN for gateways");
         let survey = survey::look(survey::Options {
             group: self.group.clone().into(),
-            port: self.config.discovery_port,
-            lans: self.config.lans.clone(),
+            port: self.config.peers.discovery_port,
+            lans: self.config.peers.lan.clone(),
             known: known.iter().copied().collect(),
             time: SURVEY_TIME,
         });
@@ -166,10 +166,10 @@ impl Remote<'_> {
             }
         };
         let facts = discovery::Facts {
-            port: self.config.discovery_port,
+            port: self.config.peers.discovery_port,
             firewall: self.firewall,
             node: self.node,
-            named: !self.config.gateways.is_empty(),
+            named: !self.config.peers.gateway.is_empty(),
             is_candidate,
             known: known.len(),
         };
@@ -206,7 +206,9 @@ impl Remote<'_> {
             _ if !serves && !useful => {
                 return diagnosis.skip(&[Layer::Request], "no gateway reaches a server");
             }
-            (Some(node), _) => Route::LocalPort(node.proxy, self.config.logins.first().map(Login::basic)),
+            (Some(node), _) => {
+                Route::LocalPort(node.proxy, self.config.local.proxy_login.first().map(Login::basic))
+            }
             (None, _) if serves => Route::Direct,
             (None, Some(gateway)) => Route::Link(gateway),
             (None, None) => return diagnosis.skip(&[Layer::Request], "no gateway reaches a server"),

@@ -5,15 +5,13 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 use ipnet::IpNet;
-use serde::Deserialize;
 
 use super::addresses::{embedded_v4, is_local_nat64, is_special, plain};
 use crate::wire::target::{Host, Target};
 
 /// A pattern of destinations: `HOST`, `*.DOMAIN`, `ADDRESS`, `CIDR` or `*`, each with an optional `:PORT` or
 /// `:PORT-PORT`; IPv6 in brackets when a port follows.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     hosts: Hosts,
     ports: (u16, u16),
@@ -145,14 +143,6 @@ impl FromStr for Rule {
             }
         };
         Ok(Self { hosts, ports })
-    }
-}
-
-impl TryFrom<String> for Rule {
-    type Error = RuleError;
-
-    fn try_from(text: String) -> Result<Self, RuleError> {
-        text.parse()
     }
 }
 

@@ -4,14 +4,11 @@ use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
 
-use serde::Deserialize;
-
 use crate::wire::target::{Target, TargetError};
 
 /// The text of an upstream proxy that has not been parsed. Its `Debug` form hides the text, so that an error of the
 /// command line or of the configuration file cannot repeat the password in it.
-#[derive(Clone, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone)]
 pub struct UnparsedProxy(String);
 
 /// An upstream proxy. It is shown without its login.

@@ -1,27 +1,17 @@
-//! A number of bytes as a person writes it: `4096`, `64K`, `512M`, `2G`.
+//! Numbers of bytes and of seconds as a person writes them: `4096`, `64K`, `512M`, `2G`; `10`, `2.5`.
 
 use std::fmt;
 use std::str::FromStr;
-
-use serde::Deserialize;
+use std::time::Duration;
 
 /// A number of bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(try_from = "Written")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
 
 /// Not a number of bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is not a number of bytes: write digits, and K, M or G for 1024, 1024² or 1024³ of them")]
 pub struct SizeError(String);
-
-/// What a file may hold: a number, or text as on the command line.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Written {
-    Bytes(u64),
-    Text(String),
-}
 
 const UNITS: [(char, u32); 3] = [('G', 30), ('M', 20), ('K', 10)];
 
@@ -40,17 +30,6 @@ impl FromStr for Size {
     }
 }
 
-impl TryFrom<Written> for Size {
-    type Error = SizeError;
-
-    fn try_from(written: Written) -> Result<Self, SizeError> {
-        match written {
-            Written::Bytes(bytes) => Ok(Self(bytes)),
-            Written::Text(text) => text.parse(),
-        }
-    }
-}
-
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let whole = |shift: u32| self.0 > 0 && self.0.trailing_zeros() >= shift;
@@ -58,6 +37,20 @@ impl fmt::Display for Size {
             Some((unit, shift)) => write!(f, "{}{unit}", self.0 >> shift),
             None => write!(f, "{}", self.0),
         }
+    }
+}
+
+/// The longest duration that an option takes: a day.
+const MAX_SECONDS: f64 = 86_400.0;
+
+/// Reads a number of seconds, up to a day, with a fraction if need be.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn seconds(text: &str) -> Result<Duration, &'static str> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.0..=MAX_SECONDS).contains(&value) => Ok(Duration::from_secs_f64(value)),
+        _ => Err("not a number of seconds from 0 to 86400"),
     }
 }
 

@@ -1,0 +1,88 @@
+//! The options of discovery and selection.
+
+use std::time::Duration;
+
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use laneway_limits::size::seconds;
+use laneway_wire::datagram::Policy;
+use laneway_wire::target::Target;
+
+/// The default port of discovery (UDP), and of links (TCP).
+pub const PORT: u16 = 7420;
+
+/// The options of discovery and selection.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+pub struct Options {
+    /// The UDP port of discovery
+    #[arg(long, env = "LANEWAY_DISCOVERY_PORT", value_name = "PORT", default_value = "7420")]
+    pub discovery_port: u16,
+    /// An interface or a local address to discover on; repeatable [default: all but loopback]
+    #[arg(long, env = "LANEWAY_LAN", value_name = "NAME|ADDR", value_delimiter = ',')]
+    pub lan: Vec<String>,
+    /// A gateway that is always tried, found or not; every address of a name is one; repeatable
+    #[arg(long, env = "LANEWAY_GATEWAY", value_name = "HOST:PORT", value_delimiter = ',')]
+    pub gateway: Vec<Target>,
+    /// How many gateways of the group are active at a time
+    #[arg(long, env = "LANEWAY_ACTIVE", value_name = "N", value_parser = clap::value_parser!(u16).range(1..), default_value = "1")]
+    pub active: u16,
+    /// How strongly this node should be preferred as a gateway, in percent
+    #[arg(long, env = "LANEWAY_WEIGHT", value_name = "PERCENT", default_value = "100")]
+    pub weight: u16,
+    /// How the active gateways are chosen
+    #[arg(long, env = "LANEWAY_POLICY", value_parser = policies(), default_value = "strongest")]
+    pub policy: Policy,
+    /// How long a turn lasts with the policies round-robin and random, in seconds
+    #[arg(long, env = "LANEWAY_ROTATE", value_name = "SECS", value_parser = rotation, default_value = "3600")]
+    pub rotate: Duration,
+    /// A shell command that brings this gateway's uplink up when it is chosen; it serves once a --server
+    /// answers [default: none]
+    #[arg(long, env = "LANEWAY_ON_PROMOTE", value_name = "CMD")]
+    pub on_promote: Option<String>,
+    /// A shell command that brings the uplink down when this gateway is no longer chosen [default: none]
+    #[arg(long, env = "LANEWAY_ON_DEMOTE", value_name = "CMD")]
+    pub on_demote: Option<String>,
+    /// How long --on-promote and --on-demote may take before they are killed, in seconds
+    #[arg(long, env = "LANEWAY_COMMAND_TIMEOUT", value_name = "SECS", value_parser = seconds, default_value = "10")]
+    pub command_timeout: Duration,
+}
+
+impl Options {
+    /// The options that differ in `new` and take effect at the next start only.
+    pub fn needing_restart(&self, new: &Self) -> Vec<&'static str> {
+        let Self {
+            discovery_port,
+            lan,
+            gateway,
+            on_promote,
+            on_demote,
+            // Taken from the new options while the node runs.
+            active: _,
+            weight: _,
+            policy: _,
+            rotate: _,
+            command_timeout: _,
+        } = self;
+        let differ = [
+            ("discovery-port", *discovery_port != new.discovery_port),
+            ("lan", *lan != new.lan),
+            ("gateway", *gateway != new.gateway),
+            ("on-promote", *on_promote != new.on_promote),
+            ("on-demote", *on_demote != new.on_demote),
+        ];
+        differ.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
+    }
+}
+
+/// The words of `--policy`, each with its help.
+fn policies() -> impl TypedValueParser<Value = Policy> {
+    let values = Policy::ALL.map(|(_, word, help)| PossibleValue::new(word).help(help));
+    PossibleValuesParser::new(values).try_map(|word| word.parse::<Policy>())
+}
+
+fn rotation(text: &str) -> Result<Duration, &'static str> {
+    match text.parse::<f64>() {
+        Ok(value) if (1.0..=31_536_000.0).contains(&value) => Ok(Duration::from_secs_f64(value)),
+        _ => Err("not a number of seconds from 1 to 31536000"),
+    }
+}

@@ -1,0 +1,122 @@
+//! The configuration file. It takes exactly what the flags take, because its values become flags: each key is the name of
+//! an option, each value is read by that option's own parser, and what is wrong is told with its line and column.
+
+use std::error::Error as _;
+use std::ffi::OsString;
+use std::fmt;
+use std::ops::Range;
+
+use clap::builder::Arg;
+use clap::error::{ContextKind, ContextValue};
+use clap::{ArgAction, Command};
+use toml::de::{DeTable, DeValue};
+
+/// What is wrong with a configuration file, and where.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    /// Line and column, from 1.
+    place: (usize, usize),
+    /// What is wrong. It repeats no value: that may be a password.
+    what: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (line, column) = self.place;
+        write!(f, "line {line}, column {column}: {}", self.what)
+    }
+}
+
+/// The ids of the options that a file sets, each with the flags that set it.
+pub(super) type Settings = Vec<(String, Vec<OsString>)>;
+
+/// Reads a file for the options of `command`.
+///
+/// # Errors
+/// The first [`Fault`].
+pub(super) fn settings(text: &str, command: &Command) -> Result<Settings, Fault> {
+    let fault = |span: Range<usize>, what: String| Fault { place: place(text, span.start), what };
+    let table = DeTable::parse(text)
+        .map_err(|error| fault(error.span().unwrap_or_default(), error.message().replace('\n', "; ")))?;
+    let mut keys: Vec<_> = table.get_ref().iter().collect();
+    keys.sort_by_key(|(key, _)| key.span().start);
+    let mut settings = Vec::new();
+    for (key, value) in keys {
+        let name = key.get_ref().as_ref();
+        let Some(arg) = command.get_arguments().find(|arg| arg.get_long() == Some(name)) else {
+            return Err(fault(key.span(), unknown(name, command)));
+        };
+        let values = match value.get_ref() {
+            DeValue::Array(values) if takes_many(arg) => values.iter().collect(),
+            _ => vec![value],
+        };
+        let mut flags = Vec::new();
+        for value in values {
+            let setting = flag(arg, name, value.get_ref()).and_then(|flag| check(flag, name, command));
+            flags.extend(setting.map_err(|what| fault(value.span(), format!("{name}: {what}")))?);
+        }
+        settings.push((arg.get_id().to_string(), flags));
+    }
+    Ok(settings)
+}
+
+/// The flag for one value; none for a switch that is off.
+fn flag(arg: &Arg, name: &str, value: &DeValue<'_>) -> Result<Option<OsString>, String> {
+    let is_switch = matches!(arg.get_action(), ArgAction::SetTrue);
+    let text = match value {
+        DeValue::Boolean(on) if is_switch => return Ok(on.then(|| format!("--{name}").into())),
+        _ if is_switch => return Err("true or false is expected".into()),
+        DeValue::String(text) => text.to_string(),
+        DeValue::Integer(number) if number.radix() == 10 => number.as_str().to_owned(),
+        DeValue::Float(number) => number.as_str().to_owned(),
+        _ if takes_many(arg) => return Err("a text, or a list of texts, is expected".into()),
+        _ => return Err("a text or a number is expected".into()),
+    };
+    Ok(Some(format!("--{name}={text}").into()))
+}
+
+/// Has the option's own parser read the flag.
+fn check(flag: Option<OsString>, name: &str, command: &Command) -> Result<Option<OsString>, String> {
+    let Some(flag) = flag else { return Ok(None) };
+    match command.clone().try_get_matches_from([&flag]) {
+        Ok(_) => Ok(Some(flag)),
+        Err(error) => Err(reason(&error, name)),
+    }
+}
+
+/// What clap says against a value, without the value.
+fn reason(error: &clap::Error, name: &str) -> String {
+    if let Some(source) = error.source() {
+        return source.to_string();
+    }
+    match error.get(ContextKind::ValidValue) {
+        Some(ContextValue::Strings(valid)) if !valid.is_empty() => {
+            format!("one of {} is expected", valid.join(", "))
+        }
+        _ => format!("--{name} does not take this value"),
+    }
+}
+
+fn unknown(name: &str, command: &Command) -> String {
+    let error = command.clone().try_get_matches_from([format!("--{name}")]).err();
+    let near = error.and_then(|error| match error.get(ContextKind::SuggestedArg) {
+        Some(ContextValue::String(near)) => Some(near.trim_start_matches('-').to_owned()),
+        Some(ContextValue::Strings(near)) => near.first().map(|near| near.trim_start_matches('-').to_owned()),
+        _ => None,
+    });
+    match near {
+        Some(near) => format!("there is no option '{name}'; did you mean '{near}'?"),
+        None => format!("there is no option '{name}'"),
+    }
+}
+
+fn takes_many(arg: &Arg) -> bool {
+    matches!(arg.get_action(), ArgAction::Append)
+}
+
+/// Line and column of a place in the text, from 1.
+fn place(text: &str, at: usize) -> (usize, usize) {
+    let before = text.get(..at).unwrap_or(text);
+    let line = before.rfind('\n').map_or(0, |end| end + 1);
+    (before.matches('\n').count() + 1, before[line..].chars().count() + 1)
+}

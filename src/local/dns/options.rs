@@ -1,0 +1,59 @@
+//! The options of the local name server.
+
+use std::net::SocketAddr;
+
+use crate::dns::zone::Zone;
+use crate::problem::Problem;
+
+/// The options of the local name server.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+pub struct Options {
+    /// Where names are resolved for local software, UDP and TCP, as the gateway resolves them; repeatable [default:
+    /// nowhere]
+    #[arg(long, env = "LANEWAY_DNS", value_name = "ADDR:PORT", value_delimiter = ',')]
+    pub dns: Vec<SocketAddr>,
+    /// A domain whose names are asked of another name server, not of the gateway, like lan=192.168.1.1; repeatable
+    #[arg(long, env = "LANEWAY_DNS_LOCAL", value_name = "SUFFIX=SERVER[:PORT]", value_delimiter = ',')]
+    pub dns_local: Vec<Zone>,
+    /// Let other machines ask, when --dns is not a loopback address
+    #[arg(long, env = "LANEWAY_DNS_OPEN_TO_LAN")]
+    pub dns_open_to_lan: bool,
+}
+
+impl Options {
+    /// Makes sure that the name server listens where it can answer, and is not opened to others by accident.
+    ///
+    /// # Errors
+    /// A usage problem.
+    pub fn check(&self) -> Result<(), Problem> {
+        for address in &self.dns {
+            if address.ip().is_unspecified() {
+                let what = format!("--dns {address}: answers must come from the address that was asked");
+                return Err(
+                    Problem::usage(what).hint("name each address, like --dns 127.0.0.1:53,192.168.1.10:53")
+                );
+            }
+            if !address.ip().is_loopback() && !self.dns_open_to_lan {
+                let what = format!("--dns {address} would let every machine that reaches it ask the gateway");
+                return Err(Problem::usage(what)
+                    .hint("listen on 127.0.0.1, or set --dns-open-to-lan if that is what you want"));
+            }
+        }
+        if self.dns.is_empty() && (!self.dns_local.is_empty() || self.dns_open_to_lan) {
+            return Err(Problem::usage("--dns-local and --dns-open-to-lan do nothing without --dns")
+                .hint("add --dns 127.0.0.1:53"));
+        }
+        Ok(())
+    }
+
+    /// The options that differ in `new` and take effect at the next start only.
+    pub fn needing_restart(&self, new: &Self) -> Vec<&'static str> {
+        let Self { dns, dns_local, dns_open_to_lan } = self;
+        crate::config::changed([
+            ("dns", *dns != new.dns),
+            ("dns-local", *dns_local != new.dns_local),
+            ("dns-open-to-lan", *dns_open_to_lan != new.dns_open_to_lan),
+        ])
+    }
+}

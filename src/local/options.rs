@@ -1,0 +1,94 @@
+//! The options of the local part: the port that apps connect to.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::endpoint::{Endpoint, Mode};
+use super::logins::Login;
+use crate::problem::Problem;
+use crate::size::seconds;
+
+/// The options of the local port.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+pub struct Options {
+    /// Where the local SOCKS and HTTP proxy listens, a TCP address or unix:/PATH; repeatable; sockets that the
+    /// service manager passes come instead
+    #[arg(
+        long,
+        env = "LANEWAY_PROXY",
+        value_name = "ADDR:PORT|unix:/PATH",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:1080"
+    )]
+    pub proxy: Vec<Endpoint>,
+    /// The permissions of a unix socket of the local proxy, in octal
+    #[arg(long, env = "LANEWAY_PROXY_MODE", value_name = "MODE", default_value = "600")]
+    pub proxy_mode: Mode,
+    /// A file of logins that the local proxy asks for, NAME:PASSWORD on each line, readable by its owner alone
+    /// (SOCKS5 and HTTP Basic; neither encrypts them) [default: none, nobody is asked]
+    #[arg(long, env = "LANEWAY_PROXY_LOGINS", value_name = "FILE")]
+    pub proxy_logins: Option<PathBuf>,
+    /// One more login; repeatable. Everybody on this machine can read a password that is typed here in the list of
+    /// processes: --proxy-logins keeps it private
+    #[arg(long, env = "LANEWAY_PROXY_LOGIN", value_name = "NAME:PASSWORD", hide_env_values = true)]
+    pub proxy_login: Vec<Login>,
+    /// Let other machines use the local proxy without a login, when --proxy is not a loopback address
+    #[arg(long, env = "LANEWAY_PROXY_OPEN_TO_LAN")]
+    pub proxy_open_to_lan: bool,
+    /// Let browsers that use /proxy.pac of the local port go out directly where the proxy does not answer [default: no]
+    #[arg(long, env = "LANEWAY_PAC_DIRECT")]
+    pub pac_direct: bool,
+    /// How long a new connection waits while there is no gateway, in seconds
+    #[arg(long, env = "LANEWAY_HOLD", value_name = "SECS", value_parser = seconds, default_value = "10")]
+    pub hold: Duration,
+}
+
+impl Options {
+    /// Reads the file of logins.
+    ///
+    /// # Errors
+    /// When it cannot be used.
+    pub fn read_logins(&mut self) -> Result<(), Problem> {
+        if let Some(path) = &self.proxy_logins {
+            self.proxy_login.extend(Login::read(path)?);
+        }
+        Ok(())
+    }
+
+    /// Makes sure that nobody can use the local proxy by accident.
+    ///
+    /// # Errors
+    /// A usage problem: other machines reach it, need no login, and `--proxy-open-to-lan` is not set.
+    pub fn check(&self) -> Result<(), Problem> {
+        let open = self.proxy.iter().find(|endpoint| !endpoint.is_of_this_machine());
+        match open.filter(|_| self.proxy_login.is_empty() && !self.proxy_open_to_lan) {
+            None => Ok(()),
+            Some(endpoint) => Err(Problem::usage(format!(
+                "--proxy {endpoint} would let every machine that reaches it use this proxy"
+            ))
+            .hint(
+                "listen on 127.0.0.1, require logins with --proxy-logins FILE, or set --proxy-open-to-lan",
+            )),
+        }
+    }
+
+    /// The options that differ in `new` and take effect at the next start only.
+    pub fn needing_restart(&self, new: &Self) -> Vec<&'static str> {
+        let Self {
+            proxy,
+            proxy_mode,
+            pac_direct,
+            // Taken from the new options while the node runs.
+            proxy_logins: _,
+            proxy_login: _,
+            proxy_open_to_lan: _,
+            hold: _,
+        } = self;
+        crate::config::changed([
+            ("proxy", *proxy != new.proxy),
+            ("proxy-mode", *proxy_mode != new.proxy_mode),
+            ("pac-direct", *pac_direct != new.pac_direct),
+        ])
+    }
+}
