@@ -15,7 +15,7 @@ cargo fmt --all --check
 
 step "structure"
 scripts/structure.py --self-test
-scripts/structure.py --report
+scripts/structure.py
 
 step "the documentation against the tree"
 scripts/docs.sh

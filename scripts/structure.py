@@ -55,6 +55,9 @@ SYSTEMS = {
     "src/local/port.rs": "the unix socket of the local proxy",
 }
 
+# Functions that are still too long, each with the length that it must not exceed. They are to be split.
+TOO_LONG = {("src/app.rs", "up"): 320}
+
 MAX_FUNCTION_LINES = 80
 MAX_TEST_LINES = 120
 MAX_FIELDS = 12
@@ -553,7 +556,7 @@ def function_lengths(workspace):
 def functions(workspace):
     """Functions that are too long."""
     for lines, file, line, name, is_test in function_lengths(workspace):
-        most = MAX_TEST_LINES if is_test else MAX_FUNCTION_LINES
+        most = TOO_LONG.get((file, name), MAX_TEST_LINES if is_test else MAX_FUNCTION_LINES)
         if lines > most:
             yield f"{file}:{line}: {name} has {lines} lines (at most {most})"
 

@@ -298,7 +298,8 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     if !dns.is_empty() {
         parts.spawn(named("local name server", names.run(dns)));
     }
-    parts.spawn(named("rates", history::run(telemetry)));
+    let (apps, others) = (telemetry.apps.traffic.clone(), telemetry.served.traffic.clone());
+    parts.spawn(named("rates", history::run(telemetry.history.clone(), apps, others)));
     parts.spawn(named("discovery", discovery.run(ears)));
     parts.spawn(named("clock", links.clone().watch_clock()));
     parts.spawn(named("links", links.run(needed)));
@@ -381,7 +382,7 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
         uplink: uplink.clone(),
         candidate: candidate_options,
     };
-    let ended = supervise(parts, signals, stop, connections, &activity, &farewell, live).await;
+    let ended = supervise(&mut parts, signals, stop, connections, &activity, &farewell, live).await;
     uplink.demote().await;
     ended?;
     workers.stop();
@@ -428,7 +429,7 @@ impl Signals {
 
 /// Waits for a signal, or for a part that ends, which none should; then drains.
 async fn supervise(
-    mut parts: JoinSet<&'static str>,
+    parts: &mut JoinSet<&'static str>,
     mut signals: Signals,
     stop: CancellationToken,
     connections: TaskTracker,

@@ -17,6 +17,7 @@ use clap::{Arg, ArgAction, ArgMatches, CommandFactory as _, Parser, ValueEnum};
 
 use crate::local::endpoint::Endpoint;
 use crate::memory::share_of_machine;
+use crate::peers::options::changed;
 use crate::peers::uplink;
 use crate::problem::Problem;
 use crate::size::{Size, seconds};
@@ -223,11 +224,6 @@ impl Config {
         ]
         .concat()
     }
-}
-
-/// The names of those options that have changed.
-pub(crate) fn changed<const N: usize>(options: [(&'static str, bool); N]) -> Vec<&'static str> {
-    options.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect()
 }
 
 fn matches(flags: &[OsString]) -> Result<ArgMatches, Problem> {

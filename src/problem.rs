@@ -3,7 +3,6 @@
 use std::error::Error;
 use std::fmt;
 
-use crate::local::logins::FileError;
 use crate::sys::state::StateError;
 use crate::trust::code::CodeError;
 use crate::trust::group::GroupError;
@@ -110,19 +109,6 @@ impl From<StateError> for Problem {
         let code = if matches!(error, StateError::Io { .. }) { FAILED } else { USAGE };
         let hint = error.hint();
         Self::of(error, hint).exiting(code)
-    }
-}
-
-impl From<FileError> for Problem {
-    fn from(error: FileError) -> Self {
-        let what = "the logins of --proxy-logins cannot be used";
-        match error {
-            FileError::State(error) => {
-                let hint = error.hint();
-                Self { hint, ..Self::usage(what).because(error) }
-            }
-            error => Self::usage(what).because(error),
-        }
     }
 }
 

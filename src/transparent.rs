@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use crate::local::endpoint::Endpoint;
 use crate::local::port::Port;
 use crate::mark;
+use crate::peers::options::changed;
 use crate::problem::Problem;
 use crate::redirect::{self, Rules};
 use crate::sys::state::StateDir;
@@ -74,7 +75,7 @@ impl Options {
             transparent_except,
             transparent_except_private,
         } = self;
-        crate::config::changed([
+        changed([
             ("transparent", *transparent != new.transparent),
             ("transparent-names", *transparent_names != new.transparent_names),
             ("transparent-rules", *transparent_rules != new.transparent_rules),

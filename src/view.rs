@@ -28,6 +28,7 @@ const MOST_DESTINATIONS: usize = 20;
 const MOST_EVENTS: usize = 60;
 
 /// Where to look.
+// fields: one for each part whose facts are shown
 pub struct View {
     /// This node in its group.
     pub group: Group,

@@ -8,18 +8,18 @@ use crate::machine::{Machine, Node, Output, free_udp_port, text};
 fn a_broken_file_is_named_with_line_and_column() {
     let machine = Machine::new();
     for (content, place, why) in [
-        ("role = 'client'\nhold = ", "line 2, column 8", "hold ="),
-        ("\n  rolle = 'client'", "line 2, column 3", "unknown field `rolle`"),
-        ("role = 'king'", "line 1, column 8", "king"),
-        ("server = ['10.0.0.5']", "line 1, column", "10.0.0.5"),
+        ("role = 'client'\nhold = ", "line 2, column 8", "string values must be quoted"),
+        ("\n  rolle = 'client'", "line 2, column 3", "there is no option 'rolle'; did you mean 'role'?"),
+        ("role = 'king'", "line 1, column 8", "role: one of auto, client, gateway is expected"),
+        ("server = ['10.0.0.5']", "line 1, column 11", "server: "),
         ("allow = ['a b']", "line 1, column", "'a b' is not a rule"),
-        ("discovery-port = 70000", "line 1, column 18", "70000"),
+        ("discovery-port = 70000", "line 1, column 18", "discovery-port: 70000 is not in"),
     ] {
         let file = machine.configure(content);
         let output = machine.laneway(["up"]);
         let what = format!("error: the configuration {} is not valid", text(&file));
-        output.failed(2, &[&what, "caused by: TOML parse error at", "hint: 'laneway up --help'"]);
-        assert!(output.stderr.contains(place) && output.stderr.contains(why), "{content}: {output}");
+        output.failed(2, &[&what, &format!("caused by: {place}"), "hint: 'laneway up --help'"]);
+        assert!(output.stderr.contains(why), "{content}: {output}");
     }
 }
 
@@ -37,7 +37,10 @@ fn a_number_out_of_range_in_the_file_is_refused_as_on_the_command_line() {
     for content in ["hold = -1", "drain = 1e9", "connect-timeout = nan"] {
         machine.configure(content);
         let name = content.split(' ').next().unwrap();
-        machine.laneway(["up"]).failed(2, &[&format!("error: {name}: ")]);
+        machine.laneway(["up"]).failed(
+            2,
+            &[&format!("caused by: line 1, column {}: {name}: not a number of seconds", name.len() + 4)],
+        );
     }
 }
 

@@ -154,7 +154,7 @@ fn sockets_that_the_service_manager_passes_are_used() {
 fn redirect_rules_without_a_port_are_refused_and_a_missing_nft_is_named() {
     let (machine, _) = Machine::with_group();
     let output = machine.laneway(["up", "--transparent-rules"]);
-    output.failed(2, &["error: --transparent-rules leads", "hint: add --transparent 127.0.0.1:1081"]);
+    output.failed(2, &["error: --transparent-rules needs a port", "hint: add --transparent 127.0.0.1:1081"]);
     let output = machine.laneway(["up", "--transparent", "0.0.0.0:1081"]);
     output.failed(2, &["error: --transparent 0.0.0.0:1081 would let", "hint: listen on 127.0.0.1 and [::1]"]);
     let without = |words: &[&str]| Output::of(machine.command(words).env("PATH", "/nonexistent"));

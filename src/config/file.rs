@@ -67,9 +67,9 @@ fn flag(arg: &Arg, name: &str, value: &DeValue<'_>) -> Result<Option<OsString>, 
         DeValue::Boolean(on) if is_switch => return Ok(on.then(|| format!("--{name}").into())),
         _ if is_switch => return Err("true or false is expected".into()),
         DeValue::String(text) => text.to_string(),
+        _ if takes_many(arg) => return Err("a text, or a list of texts, is expected".into()),
         DeValue::Integer(number) if number.radix() == 10 => number.as_str().to_owned(),
         DeValue::Float(number) => number.as_str().to_owned(),
-        _ if takes_many(arg) => return Err("a text, or a list of texts, is expected".into()),
         _ => return Err("a text or a number is expected".into()),
     };
     Ok(Some(format!("--{name}={text}").into()))

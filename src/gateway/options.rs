@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::access::Rule;
 use super::clients::Limits;
 use super::upstream::{UnparsedProxy, Upstream};
+use crate::peers::options::changed;
 use crate::problem::Problem;
 use crate::size::{Size, seconds};
 use crate::wire::target::Target;
@@ -90,7 +91,7 @@ impl Options {
             client_opens: _,
             client_rate: _,
         } = self;
-        crate::config::changed([
+        changed([
             ("link", *link != new.link),
             // Whether there are servers at all decides what a node is; which ones can change.
             ("server", server.is_empty() != new.server.is_empty()),

@@ -14,6 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::limits::rate::{PerSource, Rate};
+use crate::problem::Problem;
 use crate::sys::state::{StateError, read_private};
 
 /// Maximum length of a name and of a password, in bytes (RFC 1929 §2).
@@ -153,6 +154,19 @@ fn basic(field: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     let pair = STANDARD.decode(text.trim_ascii()).ok()?;
     let colon = pair.iter().position(|byte| *byte == b':')?;
     Some((pair[..colon].to_vec(), pair[colon + 1..].to_vec()))
+}
+
+impl From<FileError> for Problem {
+    fn from(error: FileError) -> Self {
+        let problem = Self::usage("the logins of --proxy-logins cannot be used");
+        match error {
+            FileError::State(error) => match error.hint() {
+                Some(hint) => problem.because(error).hint(hint),
+                None => problem.because(error),
+            },
+            error => problem.because(error),
+        }
+    }
 }
 
 #[cfg(test)]

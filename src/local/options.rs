@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::endpoint::{Endpoint, Mode};
 use super::logins::Login;
+use crate::peers::options::changed;
 use crate::problem::Problem;
 use crate::size::seconds;
 
@@ -85,7 +86,7 @@ impl Options {
             proxy_open_to_lan: _,
             hold: _,
         } = self;
-        crate::config::changed([
+        changed([
             ("proxy", *proxy != new.proxy),
             ("proxy-mode", *proxy_mode != new.proxy_mode),
             ("pac-direct", *pac_direct != new.pac_direct),

@@ -63,15 +63,19 @@ impl Options {
             rotate: _,
             command_timeout: _,
         } = self;
-        let differ = [
+        changed([
             ("discovery-port", *discovery_port != new.discovery_port),
             ("lan", *lan != new.lan),
             ("gateway", *gateway != new.gateway),
             ("on-promote", *on_promote != new.on_promote),
             ("on-demote", *on_demote != new.on_demote),
-        ];
-        differ.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
+        ])
     }
+}
+
+/// The names of those options that have changed.
+pub fn changed<const N: usize>(options: [(&'static str, bool); N]) -> Vec<&'static str> {
+    options.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect()
 }
 
 /// The words of `--policy`, each with its help.

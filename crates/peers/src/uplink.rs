@@ -53,6 +53,8 @@ pub struct Uplink {
     wanted: watch::Sender<(bool, State)>,
     prepared: watch::Sender<Prepared>,
     is_up: AtomicBool,
+    /// Held while the uplink is brought down.
+    demotion: tokio::sync::Mutex<()>,
 }
 
 /// Why a command failed.
@@ -72,7 +74,14 @@ impl Uplink {
         let wanted = watch::Sender::new((false, State::Standby));
         let prepared = watch::Sender::new(Prepared::No);
         let terms = watch::Sender::new(terms);
-        Arc::new(Self { options, terms, wanted, prepared, is_up: AtomicBool::new(false) })
+        Arc::new(Self {
+            options,
+            terms,
+            wanted,
+            prepared,
+            is_up: AtomicBool::new(false),
+            demotion: tokio::sync::Mutex::default(),
+        })
     }
 
     /// Changes the terms. They apply to commands that start later, and to tunnels that are being waited for.
@@ -129,8 +138,9 @@ impl Uplink {
         }
     }
 
-    /// Brings the uplink down if it is up. A node does this last.
+    /// Brings the uplink down if it is up, and waits for a command that is doing so already. A node does this last.
     pub async fn demote(&self) {
+        let _alone = self.demotion.lock().await;
         if self.is_up.swap(false, Relaxed)
             && let Some(command) = &self.options.on_demote
         {

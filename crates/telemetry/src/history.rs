@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::Telemetry;
 use super::snapshot::Rates;
+use super::traffic::Traffic;
 
 /// Number of samples, one per second.
 const SECONDS: usize = 120;
@@ -31,14 +31,12 @@ impl History {
     }
 }
 
-/// Takes a sample every second until it is dropped.
-pub async fn run(telemetry: Arc<Telemetry>) {
+/// Takes a sample every second until it is dropped: of the bytes of this node's own apps, and of those that it serves to
+/// others.
+pub async fn run(history: Arc<History>, apps: Arc<Traffic>, served: Arc<Traffic>) {
     let mut tick = interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let counted = || {
-        let (apps, served) = (&telemetry.apps.traffic, &telemetry.served.traffic);
-        [apps.sent(), apps.received(), served.sent(), served.received()]
-    };
+    let counted = || [apps.sent(), apps.received(), served.sent(), served.received()];
     let (mut before, mut at) = (counted(), Instant::now());
     tick.tick().await;
     loop {
@@ -47,7 +45,7 @@ pub async fn run(telemetry: Arc<Telemetry>) {
         at = Instant::now();
         let rate = |index: usize| per_second(now[index] - before[index], passed);
         let [apps_sent, apps_received, served_sent, served_received] = [0, 1, 2, 3].map(rate);
-        telemetry.history.add(Rates { apps_sent, apps_received, served_sent, served_received });
+        history.add(Rates { apps_sent, apps_received, served_sent, served_received });
         before = now;
     }
 }
@@ -63,16 +61,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn each_second_has_its_rate_and_two_minutes_are_kept() {
-        let telemetry = Arc::new(Telemetry::default());
-        let sampling = tokio::spawn(run(telemetry.clone()));
+        let (history, apps) = (Arc::new(History::default()), Arc::new(Traffic::default()));
+        let sampling = tokio::spawn(run(history.clone(), apps.clone(), Arc::default()));
         tokio::task::yield_now().await;
         for second in 0..SECONDS as u64 + 5 {
-            telemetry.apps.traffic.add_received(second * 1000);
+            apps.add_received(second * 1000);
             tokio::time::advance(Duration::from_secs(1)).await;
             tokio::task::yield_now().await;
         }
         sampling.abort();
-        let samples = telemetry.history.samples();
+        let samples = history.samples();
         assert_eq!(samples.len(), SECONDS);
         assert_eq!(samples.last().unwrap().apps_received, (SECONDS as u64 + 4) * 1000);
         assert_eq!(samples.last().unwrap().served_sent, 0);

@@ -19,8 +19,7 @@ use refusal::RefusalReason;
 use tally::{Count, Tally};
 
 /// What the parts of a node count and record; read together as a [`snapshot::Snapshot`].
-///
-/// It has more than 12 fields because each is a counter of its own, written by another part and read once.
+// fields: each is a counter of its own, written by another part and read once
 #[derive(Debug, Default)]
 pub struct Telemetry {
     /// The names of other nodes.
@@ -30,7 +29,7 @@ pub struct Telemetry {
     /// Connections that this node carries for others, as a gateway.
     pub served: Arc<ledger::Ledger>,
     /// The rates of both in the last two minutes.
-    pub history: history::History,
+    pub history: std::sync::Arc<history::History>,
     /// The latest events.
     pub journal: journal::Journal,
     /// Events so far, by kind.

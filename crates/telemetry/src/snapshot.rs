@@ -9,8 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::journal::Event;
 
 /// What a node sees at one moment.
-///
-/// It has more than 12 fields because they are the schema of a JSON document.
+// fields: the schema of a JSON document
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// Time in milliseconds since 1970 (UTC), by this machine's clock.
@@ -64,8 +63,7 @@ pub struct Snapshot {
 }
 
 /// This node.
-///
-/// It has more than 12 fields because they are the schema of a JSON document.
+// fields: the schema of a JSON document
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodeSeen {
     /// Its name in the group.
@@ -101,8 +99,7 @@ pub struct NodeSeen {
 }
 
 /// A gateway, as this node knows it.
-///
-/// It has more than 12 fields because they are the schema of a JSON document.
+// fields: the schema of a JSON document
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GatewaySeen {
     /// The first digits of its id; none for an address that has not been proved.
@@ -235,11 +232,9 @@ impl Counted {
     }
 }
 
-/// A client with two gateways, in the middle of a download: for the tests of whatever shows a snapshot.
 #[cfg(any(test, feature = "example"))]
-pub fn example() -> Snapshot {
-    use super::journal::Happening;
-    let gateway = |id: &str, state: &str, is_used: bool| GatewaySeen {
+fn example_gateway(id: &str, state: &str, is_used: bool) -> GatewaySeen {
+    GatewaySeen {
         id: Some(id.into()),
         name: is_used.then(|| "mill-7".into()),
         address: "10.77.0.21:7420".into(),
@@ -256,7 +251,13 @@ pub fn example() -> Snapshot {
         round_trip: Some(0.000_42),
         heard_ago: Some(0.4),
         source: "heard".into(),
-    };
+    }
+}
+
+/// A client with two gateways, in the middle of a download: for the tests of whatever shows a snapshot.
+#[cfg(any(test, feature = "example"))]
+pub fn example() -> Snapshot {
+    use super::journal::Happening;
     let link = |id: &str, state: &str| LinkSeen {
         id: id.into(),
         name: if state == "active" { "mill-7" } else { "mill-8" }.into(),
@@ -298,7 +299,10 @@ pub fn example() -> Snapshot {
             link: None,
         },
         servers: vec![],
-        gateways: vec![gateway("7c1e09ab", "active", true), gateway("b2f04d17", "standby", false)],
+        gateways: vec![
+            example_gateway("7c1e09ab", "active", true),
+            example_gateway("b2f04d17", "standby", false),
+        ],
         links: vec![link("7c1e09ab", "active"), link("b2f04d17", "standby")],
         clients: vec![],
         clients_in_all: 0,

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::dns::zone::Zone;
+use crate::peers::options::changed;
 use crate::problem::Problem;
 
 /// The options of the local name server.
@@ -50,7 +51,7 @@ impl Options {
     /// The options that differ in `new` and take effect at the next start only.
     pub fn needing_restart(&self, new: &Self) -> Vec<&'static str> {
         let Self { dns, dns_local, dns_open_to_lan } = self;
-        crate::config::changed([
+        changed([
             ("dns", *dns != new.dns),
             ("dns-local", *dns_local != new.dns_local),
             ("dns-open-to-lan", *dns_open_to_lan != new.dns_open_to_lan),
