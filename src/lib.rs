@@ -14,6 +14,7 @@ pub mod local;
 pub mod own;
 pub mod problem;
 pub mod redirect;
+pub mod secret;
 pub mod transparent;
 pub mod view;
 

@@ -118,3 +118,18 @@ fn a_port_that_is_taken_is_named_with_the_flag_that_chooses_another() {
     output.failed(1, &["error: discovery cannot start", &why, "hint: "]);
     assert!(output.stderr.contains("--discovery-port N"), "{output}");
 }
+
+#[test]
+fn a_password_of_the_command_line_or_a_variable_is_not_repeated() {
+    let machine = Machine::new();
+    for (name, value) in [("upstream", "http://me:secret@proxy"), ("proxy-login", "secret")] {
+        let flag = machine.laneway(["up", &format!("--{name}={value}")]);
+        let variable = format!("LANEWAY_{}", name.to_uppercase().replace('-', "_"));
+        let variable = Output::of(machine.command(["up"]).env(variable, value));
+        for output in [flag, variable] {
+            output.failed(2, &["error: "]);
+            assert!(output.stderr.contains(&format!("--{name}")), "{output}");
+            assert!(!output.stderr.contains("secret"), "{output}");
+        }
+    }
+}

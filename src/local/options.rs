@@ -7,6 +7,7 @@ use super::endpoint::{Endpoint, Mode};
 use super::logins::Login;
 use crate::peers::options::changed;
 use crate::problem::Problem;
+use crate::secret::secret;
 use crate::size::seconds;
 
 /// The options of the local port.
@@ -32,7 +33,13 @@ pub struct Options {
     pub proxy_logins: Option<PathBuf>,
     /// One more login; repeatable. Everybody on this machine can read a password that is typed here in the list of
     /// processes: --proxy-logins keeps it private
-    #[arg(long, env = "LANEWAY_PROXY_LOGIN", value_name = "NAME:PASSWORD", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "LANEWAY_PROXY_LOGIN",
+        value_name = "NAME:PASSWORD",
+        hide_env_values = true,
+        value_parser = secret::<Login>()
+    )]
     pub proxy_login: Vec<Login>,
     /// Let other machines use the local proxy without a login, when --proxy is not a loopback address
     #[arg(long, env = "LANEWAY_PROXY_OPEN_TO_LAN")]
