@@ -28,11 +28,11 @@ pub struct Cli {
 enum Command {
     /// Run this node: the local proxy, and the gateway for others while it can be one
     Up {
-        #[command(flatten)]
-        options: Box<Config>,
         /// The configuration file [default: ~/.config/laneway/laneway.toml, else /etc/laneway/laneway.toml]
         #[arg(long, env = "LANEWAY_CONFIG", value_name = "FILE")]
         config: Option<PathBuf>,
+        #[command(flatten)]
+        options: Box<Config>,
     },
     /// Show the status of the node on this machine: gateways, links, connections
     Status(status::Status),

@@ -45,25 +45,26 @@ pub enum RoleSetting {
 
 /// The options of the node as a whole.
 #[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Node")]
 #[group(skip)]
 pub struct NodeOptions {
     /// What this node may be [default: auto, a gateway while it reaches a --server]
     #[arg(long, env = "LANEWAY_ROLE", value_enum, default_value = "auto", hide_default_value = true)]
     pub role: RoleSetting,
-    /// How long open connections may go on after a request to stop, in seconds
+    /// How long open connections may finish after a request to stop, in seconds
     #[arg(long, env = "LANEWAY_DRAIN", value_name = "SECS", value_parser = seconds, default_value = "30")]
     pub drain: Duration,
-    /// How many bytes connections may hold in this node's memory, like 512M [default: a quarter of what the machine
-    /// or the control group has]
+    /// Maximum memory that connections may hold, like 512M [default: a quarter of the memory of the machine or
+    /// control group]
     #[arg(long, env = "LANEWAY_MEMORY_LIMIT", value_name = "BYTES", value_parser = memory)]
     pub memory_limit: Option<Size>,
-    /// Threads that serve links [default: one per core]
+    /// Number of threads that serve links [default: one per core]
     #[arg(long, env = "LANEWAY_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
-    /// What to log: error, warn, info, debug, trace, or directives
+    /// What to log: error, warn, info, debug, trace, or tracing directives
     #[arg(long, env = "LANEWAY_LOG", value_name = "LEVEL", default_value = "info")]
     pub log: String,
-    /// How a log line looks
+    /// Format of log lines
     #[arg(long, env = "LANEWAY_LOG_FORMAT", value_enum, default_value = "text")]
     pub log_format: Format,
 }

@@ -19,27 +19,28 @@ const FILE: &str = "redirected";
 
 /// The options of transparent mode.
 #[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Transparent mode")]
 #[group(skip)]
 pub struct Options {
     #[allow(rustdoc::broken_intra_doc_links, reason = "an IPv6 address is no link")]
-    /// Where connections arrive that the system leads here from software that knows nothing of a proxy (Linux), like
-    /// 127.0.0.1:1081,[::1]:1081; repeatable [default: none]
+    /// Where redirected connections arrive (Linux), like 127.0.0.1:1081,[::1]:1081: those of software that is not
+    /// configured to use a proxy; repeatable [default: none]
     #[arg(long, env = "LANEWAY_TRANSPARENT", value_name = "ADDR:PORT", value_delimiter = ',')]
     pub transparent: Vec<SocketAddr>,
-    /// Go by the name in an app's first bytes (TLS server name, HTTP Host) and by the address only without one, not the
-    /// other way round; where an app says nothing, each connection waits 0.3 s for it
+    /// Prefer the name in an app's first bytes (TLS server name, HTTP Host) to the address. Connections of apps
+    /// that send nothing are delayed by 0.3 s
     #[arg(long, env = "LANEWAY_TRANSPARENT_NAMES")]
     pub transparent_names: bool,
     /// Install the rules of 'laneway transparent up' at the start, and remove them at the end
     #[arg(long, env = "LANEWAY_TRANSPARENT_RULES")]
     pub transparent_rules: bool,
-    /// With --transparent-rules: lead only connections to this network; repeatable [default: to any]
+    /// With --transparent-rules: redirect only connections to this network; repeatable [default: to any]
     #[arg(long, env = "LANEWAY_TRANSPARENT_ONLY", value_name = "CIDR", value_delimiter = ',')]
     pub transparent_only: Vec<IpNet>,
-    /// With --transparent-rules: lead no connections to this network; repeatable
+    /// With --transparent-rules: do not redirect connections to this network; repeatable
     #[arg(long, env = "LANEWAY_TRANSPARENT_EXCEPT", value_name = "CIDR", value_delimiter = ',')]
     pub transparent_except: Vec<IpNet>,
-    /// With --transparent-rules: lead no connections to private networks
+    /// With --transparent-rules: do not redirect connections to private networks
     #[arg(long, env = "LANEWAY_TRANSPARENT_EXCEPT_PRIVATE")]
     pub transparent_except_private: bool,
 }

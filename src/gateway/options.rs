@@ -13,23 +13,24 @@ use crate::wire::target::Target;
 
 /// The options of the gateway.
 #[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Gateway")]
 #[group(skip)]
 pub struct Options {
     /// Where links are accepted, TCP [default: every address, port 7420]
     #[arg(long, env = "LANEWAY_LINK", value_name = "ADDR:PORT")]
     pub link: Option<SocketAddr>,
-    /// A server that this group is for: probed, and allowed on the gateway; repeatable
+    /// A server that the group wants to reach: gateways probe it and allow connections to it; repeatable
     #[arg(long, env = "LANEWAY_SERVER", value_name = "HOST:PORT", value_delimiter = ',')]
     pub server: Vec<Target>,
-    /// A destination that the gateway allows, like *.example.org:443 or 10.0.0.0/8; repeatable [default: any, if
+    /// A destination that this gateway allows, like *.example.org:443 or 10.0.0.0/8; repeatable [default: any, if
     /// there is no --server either]
     #[arg(long, env = "LANEWAY_ALLOW", value_name = "RULE", value_delimiter = ',')]
     pub allow: Vec<Rule>,
-    /// A destination that the gateway refuses, judged before --server and --allow; repeatable
+    /// A destination that this gateway refuses, checked before --server and --allow; repeatable
     #[arg(long, env = "LANEWAY_DENY", value_name = "RULE", value_delimiter = ',')]
     pub deny: Vec<Rule>,
-    /// A proxy that this gateway itself has to leave by: http:// (CONNECT) or socks5://, which resolves the names;
-    /// repeatable, the first that can be reached is used [default: none]
+    /// A proxy that this gateway connects through: http:// (CONNECT) or socks5://, which resolves the names;
+    /// repeatable, the first one that can be reached is used [default: none]
     #[arg(
         long,
         env = "LANEWAY_UPSTREAM",
@@ -41,17 +42,16 @@ pub struct Options {
     /// A destination that this gateway reaches without its --upstream; repeatable [default: none]
     #[arg(long, env = "LANEWAY_UPSTREAM_EXCEPT", value_name = "RULE", value_delimiter = ',')]
     pub upstream_except: Vec<Rule>,
-    /// How long the gateway tries to connect to a server, in seconds
+    /// Time limit for connecting to a server, in seconds
     #[arg(long, env = "LANEWAY_CONNECT_TIMEOUT", value_name = "SECS", value_parser = seconds, default_value = "10")]
     pub connect_timeout: Duration,
-    /// How many connections one client may have open through this gateway
+    /// Maximum number of open connections of one client
     #[arg(long, env = "LANEWAY_CLIENT_TUNNELS", value_name = "N", default_value = "16384")]
     pub client_tunnels: u32,
-    /// How many connections a second one client may open through this gateway
+    /// Maximum number of new connections of one client per second
     #[arg(long, env = "LANEWAY_CLIENT_OPENS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..), default_value = "20000")]
     pub client_opens: u32,
-    /// How many bytes a second one client may move through this gateway, both ways together, like 10M [default:
-    /// as many as it can]
+    /// Maximum number of bytes per second of one client, both directions together, like 10M [default: unlimited]
     #[arg(long, env = "LANEWAY_CLIENT_RATE", value_name = "BYTES")]
     pub client_rate: Option<Size>,
 }

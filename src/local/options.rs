@@ -12,10 +12,11 @@ use crate::size::seconds;
 
 /// The options of the local port.
 #[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Local proxy")]
 #[group(skip)]
 pub struct Options {
-    /// Where the local SOCKS and HTTP proxy listens, a TCP address or unix:/PATH; repeatable; sockets that the
-    /// service manager passes come instead
+    /// Where the local SOCKS and HTTP proxy listens; repeatable. Sockets passed by the service manager are used
+    /// instead
     #[arg(
         long,
         env = "LANEWAY_PROXY",
@@ -24,15 +25,15 @@ pub struct Options {
         default_value = "127.0.0.1:1080"
     )]
     pub proxy: Vec<Endpoint>,
-    /// The permissions of a unix socket of the local proxy, in octal
+    /// Permissions of the local proxy's unix sockets, in octal
     #[arg(long, env = "LANEWAY_PROXY_MODE", value_name = "MODE", default_value = "600")]
     pub proxy_mode: Mode,
-    /// A file of logins that the local proxy asks for, NAME:PASSWORD on each line, readable by its owner alone
-    /// (SOCKS5 and HTTP Basic; neither encrypts them) [default: none, nobody is asked]
+    /// File of logins that apps must use, one NAME:PASSWORD per line, readable by its owner only (SOCKS5 and HTTP
+    /// Basic, neither of which encrypts them) [default: no login is required]
     #[arg(long, env = "LANEWAY_PROXY_LOGINS", value_name = "FILE")]
     pub proxy_logins: Option<PathBuf>,
-    /// One more login; repeatable. Everybody on this machine can read a password that is typed here in the list of
-    /// processes: --proxy-logins keeps it private
+    /// One more login; repeatable. Every user of this machine can see a password on the command line: prefer
+    /// --proxy-logins
     #[arg(
         long,
         env = "LANEWAY_PROXY_LOGIN",
@@ -44,10 +45,10 @@ pub struct Options {
     /// Let other machines use the local proxy without a login, when --proxy is not a loopback address
     #[arg(long, env = "LANEWAY_PROXY_OPEN_TO_LAN")]
     pub proxy_open_to_lan: bool,
-    /// Let browsers that use /proxy.pac of the local port go out directly where the proxy does not answer [default: no]
+    /// Let browsers that use the local port's /proxy.pac connect directly when the proxy does not answer
     #[arg(long, env = "LANEWAY_PAC_DIRECT")]
     pub pac_direct: bool,
-    /// How long a new connection waits while there is no gateway, in seconds
+    /// How long a new connection waits for a gateway, in seconds
     #[arg(long, env = "LANEWAY_HOLD", value_name = "SECS", value_parser = seconds, default_value = "10")]
     pub hold: Duration,
 }

@@ -12,21 +12,22 @@ pub const PORT: u16 = 7420;
 
 /// The options of discovery and selection.
 #[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Discovery and selection")]
 #[group(skip)]
 pub struct Options {
-    /// The UDP port of discovery
+    /// The UDP port of discovery; the same on all machines
     #[arg(long, env = "LANEWAY_DISCOVERY_PORT", value_name = "PORT", default_value = "7420")]
     pub discovery_port: u16,
-    /// An interface or a local address to discover on; repeatable [default: all but loopback]
+    /// An interface or local address to discover on; repeatable [default: all except loopback]
     #[arg(long, env = "LANEWAY_LAN", value_name = "NAME|ADDR", value_delimiter = ',')]
     pub lan: Vec<String>,
-    /// A gateway that is always tried, found or not; every address of a name is one; repeatable
+    /// A gateway to try even if discovery does not find it; all addresses of a name are used; repeatable
     #[arg(long, env = "LANEWAY_GATEWAY", value_name = "HOST:PORT", value_delimiter = ',')]
     pub gateway: Vec<Target>,
-    /// How many gateways of the group are active at a time
+    /// Number of gateways of the group that are active at a time
     #[arg(long, env = "LANEWAY_ACTIVE", value_name = "N", value_parser = clap::value_parser!(u16).range(1..), default_value = "1")]
     pub active: u16,
-    /// How strongly this node should be preferred as a gateway, in percent
+    /// Preference for this node as a gateway, in percent; with 0 it serves only if there is no other
     #[arg(long, env = "LANEWAY_WEIGHT", value_name = "PERCENT", default_value = "100")]
     pub weight: u16,
     /// How the active gateways are chosen
@@ -35,14 +36,14 @@ pub struct Options {
     /// How long a turn lasts with the policies round-robin and random, in seconds
     #[arg(long, env = "LANEWAY_ROTATE", value_name = "SECS", value_parser = rotation, default_value = "3600")]
     pub rotate: Duration,
-    /// A shell command that brings this gateway's uplink up when it is chosen; it serves once a --server
-    /// answers [default: none]
+    /// Shell command that brings this gateway's uplink up when it is chosen; it serves once a --server answers
+    /// [default: none]
     #[arg(long, env = "LANEWAY_ON_PROMOTE", value_name = "CMD")]
     pub on_promote: Option<String>,
-    /// A shell command that brings the uplink down when this gateway is no longer chosen [default: none]
+    /// Shell command that brings the uplink down when this gateway is no longer chosen [default: none]
     #[arg(long, env = "LANEWAY_ON_DEMOTE", value_name = "CMD")]
     pub on_demote: Option<String>,
-    /// How long --on-promote and --on-demote may take before they are killed, in seconds
+    /// Time limit for --on-promote and --on-demote, in seconds; after it they are killed
     #[arg(long, env = "LANEWAY_COMMAND_TIMEOUT", value_name = "SECS", value_parser = seconds, default_value = "10")]
     pub command_timeout: Duration,
 }

@@ -8,16 +8,17 @@ use crate::problem::Problem;
 
 /// The options of the local name server.
 #[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Local name server")]
 #[group(skip)]
 pub struct Options {
-    /// Where names are resolved for local software, UDP and TCP, as the gateway resolves them; repeatable [default:
-    /// nowhere]
+    /// Where the local name server listens, UDP and TCP; it resolves names as the gateway does; repeatable
+    /// [default: nowhere]
     #[arg(long, env = "LANEWAY_DNS", value_name = "ADDR:PORT", value_delimiter = ',')]
     pub dns: Vec<SocketAddr>,
-    /// A domain whose names are asked of another name server, not of the gateway, like lan=192.168.1.1; repeatable
+    /// A domain whose names another name server resolves instead of the gateway, like lan=192.168.1.1; repeatable
     #[arg(long, env = "LANEWAY_DNS_LOCAL", value_name = "SUFFIX=SERVER[:PORT]", value_delimiter = ',')]
     pub dns_local: Vec<Zone>,
-    /// Let other machines ask, when --dns is not a loopback address
+    /// Let other machines use the local name server, when --dns is not a loopback address
     #[arg(long, env = "LANEWAY_DNS_OPEN_TO_LAN")]
     pub dns_open_to_lan: bool,
 }
