@@ -127,9 +127,10 @@ impl Engine {
         !self.writer.is_empty()
     }
 
-    /// The bytes to be written next, and how many slices they are; to be asked after [`Engine::has_output`].
-    pub fn output(&self) -> ([IoSlice<'_>; MAX_PIECES], usize) {
-        self.writer.slices()
+    /// Puts the bytes to be written next into `slices`, and gives how many slices they are; to be called after
+    /// [`Engine::has_output`].
+    pub fn output<'a>(&'a self, slices: &mut [IoSlice<'a>; MAX_PIECES]) -> usize {
+        self.writer.slices(slices)
     }
 
     /// Notes that `count` bytes of the output were written.
@@ -142,7 +143,8 @@ impl Engine {
         let mut bytes = Vec::new();
         while self.has_output() {
             let before = bytes.len();
-            let (slices, count) = self.output();
+            let mut slices = [IoSlice::new(&[]); MAX_PIECES];
+            let count = self.output(&mut slices);
             slices[..count].iter().for_each(|slice| bytes.extend_from_slice(slice));
             self.written(bytes.len() - before);
         }

@@ -68,13 +68,12 @@ impl Writer {
         }
     }
 
-    /// The pieces to be written next, and how many there are.
-    pub(super) fn slices(&self) -> ([IoSlice<'_>; MAX_PIECES], usize) {
-        let mut slices = [IoSlice::new(&[]); MAX_PIECES];
+    /// Puts the pieces to be written next into `slices`, and gives how many there are.
+    pub(super) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; MAX_PIECES]) -> usize {
         for (slice, piece) in slices.iter_mut().zip(&self.0) {
             *slice = IoSlice::new(piece.rest());
         }
-        (slices, self.0.len().min(MAX_PIECES))
+        self.0.len().min(MAX_PIECES)
     }
 
     /// Drops `count` bytes that were written.

@@ -1,12 +1,12 @@
 //! The I/O of one HTTP/2 connection: moves bytes between a byte stream and the [`Engine`].
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::AsyncWrite;
 
-use laneway_h2::{Accepted, Config, Engine, Error, Finish, PingPong, Reason, Requests};
+use laneway_h2::{Accepted, Config, Engine, Error, Finish, MAX_PIECES, PingPong, Reason, Requests};
 
 /// The byte stream of a connection.
 pub(super) trait Wire: AsyncWrite + Unpin {
@@ -143,7 +143,8 @@ impl<W: Wire> Connection<W> {
     /// Writes all output, and has it sent.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.engine.has_output() {
-            let (slices, count) = self.engine.output();
+            let mut slices = [IoSlice::new(&[]); MAX_PIECES];
+            let count = self.engine.output(&mut slices);
             let written = ready!(Pin::new(&mut self.wire).poll_write_vectored(cx, &slices[..count]))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
