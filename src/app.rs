@@ -1,4 +1,4 @@
-//! `laneway up`: build the node from its configuration, bind, supervise, drain.
+//! `laneway up`: builds the node from its configuration, binds its ports, supervises its parts and drains it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -59,22 +59,22 @@ use crate::view::{Started, View};
 use crate::wire::datagram::{Reach, State};
 use crate::wire::target::{Host, Target};
 
-/// How often the names of `--gateway` are resolved again.
+/// Interval at which the names of `--gateway` are resolved again.
 const RESOLVE: Duration = Duration::from_secs(30);
-/// How many gateways that have missed news wait for them; they are heard again and again.
+/// Maximum number of lagging gateways that wait for group updates. Those that do not fit are noticed again later.
 const MISSED: usize = 64;
-/// How many results of dials wait to be looked at.
+/// Maximum number of dial results that wait for the probe.
 const DIALS: usize = 64;
-/// A candidate that stops says so in this time, more than once.
+/// How long a stopping candidate keeps announcing that it stops, so that it is sent more than once.
 const FAREWELL: Duration = Duration::from_millis(150);
 
-/// Runs a node until it is told to stop and has drained. `reread` is what SIGHUP asks for.
+/// Runs a node until it is told to stop and has drained. SIGHUP calls `reread`.
 ///
 /// # Errors
-/// When it cannot start, or when a part of it ends on its own.
+/// When it cannot start, or when one of its parts ends unexpectedly.
 pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Result<(), Problem> {
     net::raise_open_files();
-    // From now on: a signal that comes while everything starts must stop the node orderly too.
+    // Installed first, so that a signal during startup also stops the node in an orderly way.
     let signals = Signals::new()?;
     let manager = Arc::new(Manager::from_environment());
     let mut ports = Port::inherited().map_err(|error| {
@@ -95,7 +95,7 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
             .hint("join again with a code of 'laneway invite' without --client-only"));
     }
 
-    // Without a server, and not told to be a gateway, a node stays a client: it is nobody's way out.
+    // A node without configured servers that is not explicitly a gateway stays a client.
     let serves = may_serve && (config.node.role == RoleSetting::Gateway || !config.gateway.server.is_empty());
 
     let stop = CancellationToken::new();
@@ -237,7 +237,7 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     let names = NameServer::new(local.clone(), Box::new(own), &config.dns.dns_local)
         .map_err(|error| Problem::new("no local name server").because(std::io::Error::other(error)))?;
 
-    // Everything is bound: say where, before anything can go wrong later.
+    // Everything is bound: log the addresses before anything else can fail.
     for port in &ports {
         tracing::info!(address = %port.endpoint, "listening: local proxy, SOCKS and HTTP");
     }
@@ -389,18 +389,18 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     Ok(())
 }
 
-/// What a signal asks for.
+/// What a signal requests.
 #[derive(PartialEq, Eq)]
 enum Asked {
     Stop,
     Reload,
 }
 
-/// What the node is asked from outside.
+/// The signals that the node handles.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    /// Asks it to read its configuration again.
+    /// SIGHUP: reload the configuration.
     hangup: Signal,
 }
 
@@ -427,7 +427,7 @@ impl Signals {
     }
 }
 
-/// Waits for a signal, or for a part that ends, which none should; then drains.
+/// Waits for a stop signal, or for a part to end, which none should; on a signal, drains the node.
 async fn supervise(
     parts: &mut JoinSet<&'static str>,
     mut signals: Signals,
@@ -458,7 +458,7 @@ async fn supervise(
     connections.close();
     let open = connections.len();
     tracing::info!(open, seconds = drain.as_secs_f32(), "stopping: open connections may finish");
-    // What a candidate is about to do must reach the others, at the least.
+    // Even with no open connections, wait long enough for a candidate's last announcement to reach the others.
     let farewell = if announced.borrow().is_some() { FAREWELL } else { Duration::ZERO };
     let finish = async { tokio::join!(connections.wait(), tokio::time::sleep(farewell)) };
     tokio::select! {
@@ -471,10 +471,10 @@ async fn supervise(
     Ok(())
 }
 
-/// The membership of this machine.
+/// The group that this machine is a member of.
 ///
 /// # Errors
-/// When it has none: then it can neither serve nor be served.
+/// When it is in no group: then it can neither be a gateway nor use one.
 pub fn group(state: &StateDir) -> Result<Group, Problem> {
     Group::load(state)?.ok_or_else(|| {
         Problem::usage(format!("this machine is in no group: {} holds none", state.path().display()))
@@ -487,14 +487,14 @@ async fn named(name: &'static str, part: impl Future<Output = ()>) -> &'static s
     name
 }
 
-/// A node that serves others serves its own software directly; any other needs links.
+/// Makes a node that is a gateway connect its own apps directly; any other node needs links.
 async fn follow_role(
     mut announced: watch::Receiver<Option<Announcement>>,
     is_gateway: watch::Sender<bool>,
     needed: watch::Sender<bool>,
 ) {
     loop {
-        // One that must bring its uplink up first has no way out of its own yet.
+        // A gateway that must first bring its uplink up cannot reach the servers itself yet.
         let serves = announced.borrow_and_update().as_ref().is_some_and(|announcement| {
             let advert = &announcement.advert;
             advert.state != State::Withdrawn && advert.reach != Reach::Unreachable
@@ -507,10 +507,10 @@ async fn follow_role(
     }
 }
 
-/// Keeps the addresses of `--gateway` in the directory. For ever: names may come to mean something later.
+/// Keeps the addresses of `--gateway` in the directory. Runs forever, because a name's addresses may change.
 async fn resolve_gateways(gateways: Vec<Target>, directory: Arc<Directory>, egress: Arc<Egress>) {
     loop {
-        // Together: a name whose name servers are silent delays no other.
+        // Resolved concurrently, so that a name whose name servers do not respond does not delay the others.
         join_all(gateways.iter().map(async |gateway| match addresses(gateway, &egress).await {
             Ok(found) => found.into_iter().for_each(|address| directory.add_address(address, Source::Static)),
             Err(error) => tracing::warn!(%gateway, %error, "gateway name not resolved"),
@@ -523,8 +523,9 @@ async fn resolve_gateways(gateways: Vec<Target>, directory: Arc<Directory>, egre
     }
 }
 
-/// The addresses of a gateway. Asked for here and not by the C library, which would ask this node itself where `--dns`
-/// or the rules of transparent mode lead there; it has the last word, as it knows other sources of names than DNS.
+/// The addresses of a gateway. The node's own resolver is used first, because the C library would query this node
+/// itself where `--dns` or the rules of transparent mode redirect it. The C library is the fallback, because it knows
+/// sources of names other than DNS.
 async fn addresses(gateway: &Target, egress: &Egress) -> std::io::Result<Vec<SocketAddr>> {
     let name = match &gateway.host {
         Host::Address(ip) => return Ok(vec![SocketAddr::new(*ip, gateway.port)]),
@@ -553,7 +554,7 @@ fn bind_proxy(endpoint: &Endpoint, mode: u32) -> Result<Port, Problem> {
     })
 }
 
-/// The local name server's listeners. This machine's own name servers are never one of them.
+/// Binds the local name server's listeners, and excludes them from the name servers that the resolver queries.
 async fn bind_dns(addresses: &[SocketAddr], egress: &Egress) -> Result<Vec<dns::Listener>, Problem> {
     let mut listeners = Vec::new();
     for &address in addresses {
@@ -572,7 +573,7 @@ async fn bind_dns(addresses: &[SocketAddr], egress: &Egress) -> Result<Vec<dns::
     Ok(listeners)
 }
 
-/// The link's listener. Without an address all of them are used, IPv4 alone where there is no IPv6.
+/// Binds the link port. Without an address it listens on all of them, IPv4 only where there is no IPv6.
 fn bind_link(address: Option<SocketAddr>) -> Result<(TcpListener, SocketAddr), Problem> {
     let hint = "another laneway may be running here; --link ADDR:PORT chooses another address or port";
     let listener = match address {
@@ -590,7 +591,7 @@ fn bind_link(address: Option<SocketAddr>) -> Result<(TcpListener, SocketAddr), P
     Ok((listener, bound))
 }
 
-/// The threads that serve links, each with a runtime of its own: a link and its tunnels never change threads.
+/// The threads that serve links, each with its own runtime: a link and its tunnels never move to another thread.
 struct Workers {
     handles: Vec<Handle>,
     stops: Vec<oneshot::Sender<()>>,

@@ -1,9 +1,9 @@
-//! The options of `laneway up`: where their values come from, and what they mean together.
+//! The options of `laneway up`: the sources of their values, and the checks that span several options.
 //!
-//! Each part of the node declares its own options, once, with their types, bounds and defaults; the flags and the
-//! `LANEWAY_*` variables are made from that. The values of the configuration file go the same way: they become flags of
-//! those options that neither a flag nor a variable has set (see [`file`]). A flag comes before a variable, a variable
-//! before the file, the file before the default.
+//! Each part of the node declares its own options once, with their types, bounds and defaults; the flags and the
+//! `LANEWAY_*` variables are derived from that. Values in the configuration file become flags of those options that
+//! neither a flag nor a variable sets (see [`file`]). A flag overrides a variable, a variable overrides the file, and
+//! the file overrides the default.
 
 mod file;
 
@@ -28,7 +28,7 @@ use crate::{gateway, local, peers, transparent};
 
 /// The default port of the local proxy.
 pub const PROXY_PORT: u16 = 1080;
-/// The least memory that a node can work with, in bytes: some tunnels, and a whole window for one of them.
+/// The minimum memory that a node can work with, in bytes: a few tunnels, and a full window for one of them.
 const MIN_MEMORY: Size = Size(4 << 20);
 
 /// What this node may be.
@@ -70,18 +70,18 @@ pub struct NodeOptions {
 }
 
 impl NodeOptions {
-    /// How many bytes connections may hold in memory.
+    /// The maximum number of bytes that connections may hold in memory.
     pub fn memory_limit(&self) -> u64 {
         self.memory_limit.map_or_else(share_of_machine, |limit| limit.0)
     }
 
-    /// How many threads serve links.
+    /// The number of threads that serve links.
     pub fn threads(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
         self.threads.map_or_else(cores, usize::from)
     }
 
-    /// The options that differ in `new` and take effect at the next start only.
+    /// The options that differ in `new` and take effect only after a restart.
     fn needing_restart(&self, new: &Self) -> Vec<&'static str> {
         let Self {
             role,
@@ -89,7 +89,7 @@ impl NodeOptions {
             threads,
             log,
             log_format,
-            // Taken from the new options while the node runs.
+            // Applied while the node runs.
             drain: _,
         } = self;
         changed([
@@ -135,11 +135,11 @@ struct Standalone {
 }
 
 impl Config {
-    /// The options as they were typed or set in the environment, completed by the configuration file: the one that is
-    /// named, else the user's or the system's if there is one.
+    /// The options from the command line and the environment, completed by the configuration file: the given one,
+    /// otherwise the user's or the system's if it exists.
     ///
     /// # Errors
-    /// A usage problem, with the file, line and column where it has one.
+    /// A usage problem, with the file, line and column where they are known.
     pub fn load(typed: &ArgMatches, file: Option<&Path>) -> Result<Self, Problem> {
         let path =
             file.map(Path::to_owned).or_else(|| default_files().into_iter().find(|path| path.exists()));
@@ -150,7 +150,7 @@ impl Config {
         Self::of(typed, &text, &path)
     }
 
-    /// The options of these flags, the environment, and the configuration file.
+    /// The options from these flags, the environment, and the configuration file.
     ///
     /// # Errors
     /// A usage problem.
@@ -158,7 +158,7 @@ impl Config {
         Self::load(&matches(flags)?, file)
     }
 
-    /// The options of a configuration file with this content, and of the environment.
+    /// The options from a configuration file with this content and from the environment.
     ///
     /// # Errors
     /// A usage problem.
@@ -191,7 +191,7 @@ impl Config {
         Ok(config)
     }
 
-    /// What no option can tell for itself.
+    /// Checks that involve more than one option.
     ///
     /// # Errors
     /// A usage problem.
@@ -202,7 +202,7 @@ impl Config {
         self.gateway.upstream().map(drop)
     }
 
-    /// What the commands of the uplink run under.
+    /// The environment of the uplink's commands: their timeout, the drain timeout and the configured servers.
     pub fn uplink_terms(&self) -> uplink::Terms {
         let servers: Vec<_> = self.gateway.server.iter().map(Target::to_string).collect();
         uplink::Terms {
@@ -212,7 +212,7 @@ impl Config {
         }
     }
 
-    /// The options that differ in `new` and take effect at the next start only.
+    /// The options that differ in `new` and take effect only after a restart.
     pub fn needing_restart(&self, new: &Self) -> Vec<&'static str> {
         let Self { node, local, transparent, dns, peers, gateway } = self;
         [
@@ -231,20 +231,20 @@ fn matches(flags: &[OsString]) -> Result<ArgMatches, Problem> {
     Standalone::command().try_get_matches_from(flags).map_err(|error| usage(&error))
 }
 
-/// Only the first line of clap's error is of use here: the rest shows how to call a command of its own.
+/// Uses only the first line of clap's error: the rest describes the usage of a command that does not exist.
 fn usage(error: &clap::Error) -> Problem {
     let text = error.to_string();
     let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
     Problem::usage(line).hint("correct or unset that LANEWAY_… variable")
 }
 
-/// Whether a flag or a variable has set this option.
+/// Whether a flag or a variable sets this option.
 fn is_set(typed: &ArgMatches, arg: &Arg) -> bool {
     let source = typed.value_source(arg.get_id().as_str());
     matches!(source, Some(ValueSource::CommandLine | ValueSource::EnvVariable))
 }
 
-/// The flags that give this option the values that it has.
+/// The flags that set this option to its current values.
 fn flags_of(typed: &ArgMatches, arg: &Arg) -> Vec<OsString> {
     let (id, long) = (arg.get_id().as_str(), arg.get_long().unwrap_or_default());
     if matches!(arg.get_action(), ArgAction::SetTrue) {
@@ -268,10 +268,10 @@ fn memory(text: &str) -> Result<Size, String> {
     }
 }
 
-/// Where the local proxy of this machine's node listens for TCP, as far as the configuration file says.
+/// The TCP address that the local proxy of this machine's node listens on, according to the configuration file.
 ///
 /// # Errors
-/// When there is a file, and it is not valid or names unix sockets only.
+/// When the file is invalid or names unix sockets only.
 pub fn configured_proxy() -> Result<SocketAddr, Problem> {
     let config = Config::of_flags(&[], None)?;
     let tcp = config.local.proxy.iter().find_map(|endpoint| match endpoint {
@@ -291,7 +291,7 @@ fn default_files() -> Vec<PathBuf> {
     user.into_iter().chain([PathBuf::from("/etc/laneway/laneway.toml")]).collect()
 }
 
-/// The state directory that was named, or the default one.
+/// The given state directory, or the default one.
 ///
 /// # Errors
 /// When it cannot be used.

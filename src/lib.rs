@@ -1,7 +1,7 @@
-//! laneway: the way out of an isolated LAN.
+//! laneway: access from an isolated LAN to the outside.
 //!
-//! Start at [`local`] (where a connection of an app arrives), follow it through [`link`] and end in
-//! [`gateway`] (where it is dialled).
+//! Start reading at [`local`], where an app's connection arrives, follow it through [`link`], and end at [`gateway`],
+//! where the server is dialled.
 
 pub mod app;
 pub mod cli;

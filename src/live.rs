@@ -1,5 +1,5 @@
-//! What of the configuration changes while the node runs: on SIGHUP the file is read again, and what can be taken
-//! over is. No tunnel notices.
+//! Reloads the configuration while the node runs: SIGHUP reads the file again and applies the options that can change
+//! without a restart. Tunnels are not affected.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,37 +17,38 @@ use crate::problem::Problem;
 use crate::service::Manager;
 use crate::wire::target::Target;
 
-/// Reads the configuration again, as it was read at the start.
+/// Reads the configuration again, in the same way as at the start.
 pub type Reread = dyn Fn() -> Result<Config, Problem> + Send;
 
-/// The parts that follow the configuration.
+/// The parts that a reload updates.
 pub struct Live {
-    /// Who asks for it, perhaps.
+    /// The service manager, if any, that is notified of a reload.
     pub manager: Arc<Manager>,
-    /// The configuration that is in force.
+    /// The configuration in force.
     pub config: Config,
-    /// Reads it again.
+    /// Reads the configuration again.
     pub reread: Box<Reread>,
-    /// The way out: rules, servers, time limit.
+    /// Connections to servers: access rules, configured servers, connect timeout.
     pub egress: Arc<Egress>,
-    /// What it gives to each client.
+    /// The gateway, with its limits for each client.
     pub gateway: Arc<Gateway>,
     /// Who may use the local proxy.
     pub logins: Arc<Logins>,
-    /// Whether the local proxy listens where the service manager said.
+    /// Whether the service manager passed the local proxy's sockets.
     pub inherited: bool,
-    /// How long connections are held.
+    /// How long a connection waits for a gateway.
     pub hold: watch::Sender<Duration>,
-    /// What is probed.
+    /// The servers that are probed.
     pub servers: watch::Sender<Vec<Target>>,
-    /// The commands of the uplink, and how long they and its tunnels may take.
+    /// The uplink: its commands, their timeout and the drain timeout of its tunnels.
     pub uplink: Arc<Uplink>,
-    /// How the group selects, as far as this node is concerned.
+    /// This node's options as a candidate.
     pub candidate: watch::Sender<candidate::Options>,
 }
 
 impl Live {
-    /// Reads the configuration again and puts it in force. A bad one is refused as a whole: the old one goes on.
+    /// Reads the configuration again and applies it. An invalid one is rejected as a whole, and the old one stays in
+    /// force.
     pub fn reload(&mut self) {
         self.manager.reloading();
         let status = match self.take_over() {
@@ -82,7 +83,7 @@ impl Live {
         true
     }
 
-    /// Gives each part the options that it can take over while it runs.
+    /// Gives each part the options that it can change without a restart.
     fn apply(&self, new: &Config) -> Result<(), Problem> {
         let Config { local, gateway, peers, .. } = new;
         let upstream = gateway.upstream()?;

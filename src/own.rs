@@ -1,5 +1,5 @@
-//! What this node is to itself: the addresses of its machine, and the ports that it listens on. A destination that
-//! is one of them is the gateway's own inside, or a loop.
+//! The addresses of this machine and the ports that this node listens on. A destination among them would reach the
+//! gateway's own services or form a loop.
 
 use std::collections::HashSet;
 use std::io;
@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use crate::net;
 
-/// So long a list of the machine's addresses is believed: interfaces come and go while the node runs.
+/// How long the list of the machine's addresses is cached. It expires because interfaces come and go while the node
+/// runs.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// This machine's addresses and this node's ports.
+/// This machine's addresses, and the addresses and ports that this node listens on.
 #[derive(Debug, Default)]
 pub struct Own {
     ports: RwLock<Vec<SocketAddr>>,
@@ -20,15 +21,15 @@ pub struct Own {
 }
 
 impl Own {
-    /// Notes that this node listens there.
+    /// Records that this node listens on `address`.
     pub fn listens_on(&self, address: SocketAddr) {
         self.ports.write().unwrap_or_else(PoisonError::into_inner).push(net::plain(address));
     }
 
-    /// Every address of every interface of this machine, as they are now.
+    /// All addresses of all interfaces of this machine, cached briefly. If they cannot be listed, the previous list.
     ///
     /// # Errors
-    /// When the system has never listed them.
+    /// When the system cannot list them and has never listed them before.
     pub fn addresses(&self) -> io::Result<Arc<HashSet<IpAddr>>> {
         let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
         match &*listed {
@@ -48,7 +49,7 @@ impl Own {
         }
     }
 
-    /// Whether this node itself listens on `address`.
+    /// Whether `address` is one that this node itself listens on.
     pub fn is_this_node(&self, address: SocketAddr) -> bool {
         let address = net::plain(address);
         let ip = address.ip();

@@ -1,4 +1,4 @@
-//! What the user is told when a command cannot do what was asked: what, why, and what to do.
+//! Errors as the user sees them when a command fails: what failed, why, and what to do.
 
 use std::error::Error;
 use std::fmt;
@@ -8,9 +8,9 @@ use crate::trust::code::CodeError;
 use crate::trust::group::GroupError;
 use crate::trust::join::JoinError;
 
-/// Exit code of what went wrong at run time.
+/// Exit code of a failure at run time.
 const FAILED: u8 = 1;
-/// Exit code of a command line or a configuration that is at fault.
+/// Exit code of an invalid command line or configuration.
 const USAGE: u8 = 2;
 
 /// A failed command.
@@ -23,24 +23,24 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Something went wrong at run time: exit code 1.
+    /// A failure at run time: exit code 1.
     pub fn new(what: impl Into<String>) -> Self {
         Self { what: what.into(), why: Vec::new(), hint: None, code: FAILED }
     }
 
-    /// The command or the configuration is at fault: exit code 2.
+    /// An invalid command line or configuration: exit code 2.
     pub fn usage(what: impl Into<String>) -> Self {
         Self::new(what).exiting(USAGE)
     }
 
-    /// Ends with another exit code than 1.
+    /// Sets another exit code.
     #[must_use]
     pub fn exiting(mut self, code: u8) -> Self {
         self.code = code;
         self
     }
 
-    /// Adds an error and all its sources as the reason.
+    /// Adds an error and all its sources as reasons.
     #[must_use]
     pub fn because(mut self, error: impl Error) -> Self {
         let mut next: Option<&dyn Error> = Some(&error);
@@ -54,7 +54,7 @@ impl Problem {
         self
     }
 
-    /// Adds another problem as the reason.
+    /// Adds another problem as the reason, and its hint if this one has none.
     #[must_use]
     pub fn after(mut self, other: Self) -> Self {
         self.why.push(other.what);
@@ -63,14 +63,14 @@ impl Problem {
         self
     }
 
-    /// Adds what to do: a command, best.
+    /// Adds what to do, preferably a command.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// What, why, and what to do.
+    /// The message, the reasons, and the hint.
     pub fn parts(self) -> (String, Vec<String>, Option<String>) {
         (self.what, self.why, self.hint)
     }
@@ -90,7 +90,7 @@ impl Problem {
     }
 }
 
-/// `error:`, `caused by:` and `hint:` lines.
+/// Formats the problem as lines that start with `error:`, `caused by:` and `hint:`.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "error: {}", self.what)?;

@@ -1,8 +1,9 @@
-//! Leads connections of this machine's software to the transparent port (Linux): one table of nftables, and one interface
-//! with the route of last resort, both of our own. No other rule, table, route or interface is touched.
+//! Redirects connections of this machine's software to the transparent port (Linux), with one nftables table and one
+//! interface that carries the default route of last resort. No other rule, table, route or interface is touched.
 //!
-//! A machine of an isolated network has no route to the server, and without one no connection begins: the route leads to
-//! the interface, and before anything gets there the table has turned it back. What else would leave by it is refused.
+//! A machine on an isolated network has no route to the server, and without a route no connection starts. The default
+//! route points to the interface, and the table redirects each connection before it gets there. Anything else that
+//! would leave through the interface is rejected.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -13,63 +14,65 @@ use ipnet::IpNet;
 use crate::mark;
 use crate::problem::Problem;
 
-/// The table, of the family `inet`.
+/// The table, of family `inet`.
 const TABLE: &str = "laneway";
-/// The interface that nothing ever leaves by; the other end of the pair has the same name with a 1.
+/// The interface of the route of last resort, one end of a veth pair. No packet ever leaves through it.
 const INTERFACE: &str = "laneway0";
 const OTHER_END: &str = "laneway1";
-/// The address that software without any other speaks IPv6 from. A unique local one (RFC 4193); it never leaves.
+/// The IPv6 source address of software on a machine that has no other. It is a unique local address (RFC 4193) and
+/// never leaves the machine.
 const ADDRESS: &str = "fd6c:616e:6577:6179::1/128";
-/// The last of all routes.
+/// Metric of the default route: any other default route is preferred.
 const LAST: u32 = u32::MAX;
 
-/// Never led away: this machine itself, and what exists on one network only.
+/// Destinations that are never redirected, IPv4 and IPv6: this machine itself, and addresses valid on one network
+/// only.
 const LOCAL: [&str; 2] =
     ["127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/4, 255.255.255.255", "::1, fe80::/10, ff00::/8"];
-/// Private networks (RFC 1918, RFC 4193, and RFC 6598's shared one).
+/// Private networks (RFC 1918, RFC 4193) and the shared address space (RFC 6598).
 const PRIVATE: [&str; 5] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"];
 
-/// What is led where.
+/// Which connections are redirected, and to which ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// The port on 127.0.0.1 that takes IPv4 connections; without one they are left alone.
+    /// The port on 127.0.0.1 for IPv4 connections; `None` leaves them alone.
     pub v4: Option<u16>,
-    /// The same on ::1 for IPv6.
+    /// The port on ::1 for IPv6 connections; `None` leaves them alone.
     pub v6: Option<u16>,
-    /// Connections to these networks alone; to all where it is empty.
+    /// Redirect only connections to these networks; empty means all.
     pub only: Vec<IpNet>,
-    /// And not to these.
+    /// Do not redirect connections to these networks.
     pub except: Vec<IpNet>,
-    /// Nor to private networks.
+    /// Do not redirect connections to private networks.
     pub except_private: bool,
-    /// A user whose connections are left alone; those of a node that may mark them are, in any case.
+    /// A user whose connections are left alone. Connections that a node has marked are always left alone.
     pub user: Option<u32>,
 }
 
-/// Why the rules are not as they should be.
+/// Why the rules could not be installed, removed or read.
 #[derive(Debug, thiserror::Error)]
 pub enum RedirectError {
-    /// The program is not there.
+    /// The program is not installed.
     #[error("'{0}' is not installed")]
     Missing(&'static str),
-    /// The user may not do this.
+    /// The user lacks the permission.
     #[error("{0}")]
     Forbidden(String),
-    /// The program refused.
+    /// The program failed.
     #[error("{program}: {complaint}")]
     Refused {
-        /// Its name.
+        /// The program's name.
         program: &'static str,
-        /// Its first line.
+        /// The first line of its error output.
         complaint: String,
     },
-    /// It could not be run.
+    /// The program could not be run.
     #[error("cannot run '{0}'")]
     Io(&'static str, #[source] io::Error),
 }
 
 impl RedirectError {
-    /// What the user is told.
+    /// The error as a problem for the user, with a hint.
     pub fn problem(self, what: &str) -> Problem {
         let hint = match self {
             Self::Missing("nft") => Some("install nftables (apt install nftables)"),
@@ -86,20 +89,20 @@ impl RedirectError {
 }
 
 impl Rules {
-    /// Puts the rules in place, and these alone: what an earlier call or a killed node has left is replaced.
+    /// Installs these rules and replaces those of an earlier call or a killed node.
     ///
     /// # Errors
-    /// [`RedirectError`]; then nothing is in place.
+    /// [`RedirectError`]; then nothing is installed.
     pub fn install(&self) -> Result<(), RedirectError> {
         run("nft", &["-f", "-"], &self.text())?;
         if let Err(error) = add_interface() {
-            // Needed only where there is no route; a machine that has one goes on without.
+            // Needed only where there is no route; a machine that has one works without it.
             tracing::warn!(%error, "no route of last resort: what has no route still fails");
         }
         Ok(())
     }
 
-    /// The table, as `nft -f` takes it: it replaces the old one in one step.
+    /// The table in the syntax of `nft -f`; it replaces the old one atomically.
     fn text(&self) -> String {
         let networks = |list: &[IpNet], v4: bool| {
             let family: Vec<_> = list.iter().filter(|net| net.addr().is_ipv4() == v4).copied().collect();
@@ -140,7 +143,7 @@ impl Rules {
     }
 }
 
-/// Takes everything away that [`Rules::install`] has put in place; nothing, if there is nothing.
+/// Removes everything that [`Rules::install`] has installed, if anything.
 ///
 /// # Errors
 /// [`RedirectError`].
@@ -149,7 +152,7 @@ pub fn remove() -> Result<(), RedirectError> {
     remove_interface()
 }
 
-/// The table as it is in force; `None` where there is none.
+/// The installed table, or `None` if there is none.
 ///
 /// # Errors
 /// [`RedirectError`].
@@ -172,7 +175,7 @@ fn add_interface() -> Result<(), RedirectError> {
          route add default dev {INTERFACE} metric {LAST}\n"
         ),
     )?;
-    // Where IPv6 is switched off there is nothing to lead.
+    // Where IPv6 is disabled, there is nothing to redirect.
     let v6 = format!(
         "address add {ADDRESS} dev {INTERFACE} nodad\nroute add default dev {INTERFACE} metric {LAST}\n"
     );
@@ -185,13 +188,13 @@ fn add_interface() -> Result<(), RedirectError> {
 fn remove_interface() -> Result<(), RedirectError> {
     match run("ip", &["link", "delete", INTERFACE], "") {
         Err(RedirectError::Refused { complaint, .. }) if complaint.contains("Cannot find device") => Ok(()),
-        // Without the program there has never been an interface.
+        // Without the program, the interface cannot have been created.
         Err(RedirectError::Missing(_)) => Ok(()),
         removed => removed.map(drop),
     }
 }
 
-/// Runs a program of the system with this input; gives what it printed.
+/// Runs a system program with this input and returns its output.
 fn run(program: &'static str, arguments: &[&str], input: &str) -> Result<String, RedirectError> {
     let failed = |error| RedirectError::Io(program, error);
     let mut command = Command::new(program);
@@ -202,7 +205,7 @@ fn run(program: &'static str, arguments: &[&str], input: &str) -> Result<String,
         _ => failed(error),
     })?;
     if let Some(mut stdin) = child.stdin.take() {
-        // A program that does not read its input says why.
+        // If the program does not read its input, its error output says why.
         let _ = stdin.write_all(input.as_bytes());
     }
     let Output { status, stdout, stderr } = child.wait_with_output().map_err(failed)?;
@@ -240,7 +243,7 @@ mod tests {
             "meta skuid 990 return",
             "fib daddr type local return",
             "ip daddr { 127.0.0.0/8,",
-            // Overlapping networks are one: nft takes no others.
+            // Overlapping networks are merged, because nft rejects them.
             "ip daddr { 10.1.0.0/16 } return",
         ] {
             assert!(place(exempt) < led, "{exempt}");

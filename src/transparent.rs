@@ -1,4 +1,4 @@
-//! Transparent mode as a part of a node: the ports, and the rules that lead there where the node is to keep them.
+//! Transparent mode as a part of a node: its ports, and the rules that redirect to them if the node manages them.
 
 use std::net::SocketAddr;
 
@@ -12,9 +12,10 @@ use crate::problem::Problem;
 use crate::redirect::{self, Rules};
 use crate::sys::state::StateDir;
 
-/// The usual port of transparent mode.
+/// The conventional port of transparent mode.
 pub const TRANSPARENT_PORT: u16 = 1081;
-/// In the state directory while the rules of a node are in place: what a killed node leaves behind is known by it.
+/// File in the state directory that exists while a node's rules are installed. It reveals rules that a killed node
+/// left behind.
 const FILE: &str = "redirected";
 
 /// The options of transparent mode.
@@ -46,7 +47,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// Makes sure that the rules have a port to redirect to, and that only this machine reaches it.
+    /// Checks that the rules have a port to redirect to, and that only this machine can reach the ports unless
+    /// `open_to_lan`.
     ///
     /// # Errors
     /// A usage problem.
@@ -66,7 +68,7 @@ impl Options {
         Ok(())
     }
 
-    /// The options that differ in `new` and take effect at the next start only.
+    /// The options that differ in `new` and take effect only after a restart.
     pub fn needing_restart(&self, new: &Self) -> Vec<&'static str> {
         let Self {
             transparent,
@@ -87,13 +89,13 @@ impl Options {
     }
 }
 
-/// Binds the transparent ports, and begins to mark this node's own connections. A node that dials servers itself
-/// `serves`: were its connections not marked, they would come back to it.
+/// Binds the transparent ports and starts to mark this node's own connections. `serves` says that this node dials
+/// servers itself: without the mark, the rules would redirect its own connections back to it.
 ///
 /// # Errors
-/// When a port cannot be bound; when a node that serves may not mark.
+/// When a port cannot be bound, or when a node that serves cannot mark its connections.
 pub fn bind(options: &Options, serves: bool) -> Result<Vec<Port>, Problem> {
-    // Always: the rules may come from 'laneway transparent up', and outlast the node.
+    // Marks in any case: the rules may come from 'laneway transparent up' and outlast the node.
     let marked = mark::begin();
     let bind = |address: &SocketAddr| {
         Port::bind(&Endpoint::Tcp(*address), 0o600).map_err(|error| {
@@ -121,16 +123,16 @@ pub fn bind(options: &Options, serves: bool) -> Result<Vec<Port>, Problem> {
     Ok(ports)
 }
 
-/// The rules of this node, in place until this is dropped.
+/// The rules that this node has installed. Dropping it removes them.
 pub struct Kept {
     state: StateDir,
 }
 
 impl Kept {
-    /// Puts the rules in place if the node is to keep them; takes those away that a killed node has left, if not.
+    /// Installs the rules if the options say so; otherwise removes those that a killed node left behind.
     ///
     /// # Errors
-    /// When they are wanted and cannot be put in place.
+    /// When the rules are wanted and cannot be installed.
     pub fn begin(options: &Options, ports: &[Port], state: &StateDir) -> Result<Option<Self>, Problem> {
         let keep = || Self { state: state.clone() };
         if !options.transparent_rules {
@@ -141,7 +143,7 @@ impl Kept {
             return Ok(None);
         }
         let port = |v4: bool| {
-            // The one of all IPv6 addresses takes IPv4 too.
+            // A listener on the IPv6 wildcard address accepts IPv4 too.
             let takes = |address: &SocketAddr| address.is_ipv4() == v4 || v4 && address.ip().is_unspecified();
             let mut addresses = ports.iter().filter_map(Port::address);
             addresses.find(takes).map(|address| address.port())

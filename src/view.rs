@@ -1,4 +1,4 @@
-//! Puts together what the node shows of itself: each part says what it knows, in one [`Snapshot`].
+//! Collects what the node shows of itself: the facts of each part, in one [`Snapshot`].
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,57 +20,57 @@ use crate::trust::certificate::Role;
 use crate::trust::group::Group;
 use crate::wire::target::Target;
 
-/// How many gateways, clients and destinations are shown, each.
+/// Maximum number of gateways, clients and destinations that are shown.
 const MOST_GATEWAYS: usize = 64;
 const MOST_CLIENTS: usize = 64;
 const MOST_DESTINATIONS: usize = 20;
-/// How many events are shown.
+/// Maximum number of events that are shown.
 const MOST_EVENTS: usize = 60;
 
-/// Where to look.
+/// The parts of the node that a snapshot is collected from.
 // fields: one for each part whose facts are shown
 pub struct View {
     /// This node in its group.
     pub group: Group,
-    /// Where the local proxy listens.
+    /// The endpoints of the local proxy.
     pub proxy: Vec<Endpoint>,
-    /// Where links are accepted.
+    /// The address of the link port, if links are accepted.
     pub link: Option<SocketAddr>,
-    /// What was counted and noted.
+    /// Counters, usage and events.
     pub telemetry: Arc<Telemetry>,
-    /// The gateways.
+    /// The known gateways.
     pub directory: Arc<Directory>,
-    /// The links to them.
+    /// The links to gateways.
     pub links: Arc<Links>,
-    /// The links of others to this node.
+    /// The links that this node serves.
     pub served: ServedLinks,
-    /// What this node says of itself as a candidate.
+    /// What this node announces about itself as a candidate.
     pub announced: watch::Receiver<Option<Announcement>>,
-    /// Whether its own software goes out directly.
+    /// Whether this node's own apps connect directly instead of through a link.
     pub is_gateway: watch::Receiver<bool>,
-    /// The group's servers.
+    /// The configured servers.
     pub servers: watch::Receiver<Vec<Target>>,
-    /// What connections hold.
+    /// The memory that connections hold.
     pub memory: Arc<Budget>,
-    /// Is cancelled when the node drains.
+    /// Cancelled when the node drains.
     pub stop: CancellationToken,
     /// When the node started.
     pub started: Started,
 }
 
-/// A moment, by both clocks: one to show, one to count from.
+/// A start time by both clocks: the system clock to show it, the monotonic clock to compute the uptime.
 #[derive(Clone, Copy, Debug)]
 pub struct Started(Instant, SystemTime);
 
 impl Started {
-    /// This moment.
+    /// The current time.
     pub fn now() -> Self {
         Self(Instant::now(), SystemTime::now())
     }
 }
 
 impl View {
-    /// What there is to see now.
+    /// The current state of the node.
     pub fn snapshot(&self) -> Snapshot {
         let now = Instant::now();
         let links = self.links.up().borrow().clone();
@@ -147,7 +147,7 @@ impl View {
         let seen = ranked.iter().take(MOST_GATEWAYS).map(|(gateway, others)| {
             let link = link_to(gateway);
             let state = gateway.state(now);
-            // What a silent one said last is no news of it.
+            // The last announcement of a silent gateway is out of date.
             let advert = gateway.advert.as_ref().filter(|_| state.is_some());
             let round_trip = link.and_then(|link| link.pulse.round_trip()).or(gateway.round_trip);
             let id = gateway.id.or(link.map(|link| link.gateway.id));
@@ -190,8 +190,8 @@ impl View {
     }
 }
 
-/// Each gateway once, in the same order, with the best that is known of it: at the address that it is linked with, else
-/// at the first; and its others.
+/// Each gateway once, in the same order, with its best-ranked entry and its other addresses. The address is the one
+/// that it is linked at, otherwise the first.
 fn one_each(ranked: Vec<Gateway>, links: &[Link]) -> Vec<(Gateway, Vec<SocketAddr>)> {
     let is_linked = |gateway: &Gateway| links.iter().any(|link| link.address == gateway.link);
     let mut each: Vec<(Gateway, Vec<SocketAddr>)> = Vec::new();
@@ -237,7 +237,7 @@ fn word_of(source: Source) -> &'static str {
     }
 }
 
-/// From Mbit/s, as it is announced, to bit/s.
+/// Converts Mbit/s, the announced unit, to bit/s.
 fn bits(capacity: u32) -> u64 {
     u64::from(capacity) * 1_000_000
 }

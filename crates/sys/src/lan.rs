@@ -1,6 +1,6 @@
-//! The LANs of this machine, and the sockets of discovery on them.
+//! The LANs of this machine, and the sockets that discovery uses on them.
 //!
-//! Everything that only one operating system has stays behind the functions of this file.
+//! Code that is specific to one operating system stays behind the functions of this file.
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -16,12 +16,12 @@ use tokio::net::UdpSocket;
 
 use crate::net::{ip_of, socket_address};
 
-/// The TTL or hop limit that discovery sends and requires: only a neighbour on the same LAN can send it
-/// (RFC 5082).
+/// The TTL or hop limit that discovery sends and requires. Routers decrease it, so a datagram that arrives with 255
+/// comes from a neighbour on the same LAN (RFC 5082).
 const NEIGHBOUR_TTL: u8 = 255;
-/// What a socket filter sees before the payload (RFC 768).
+/// Length of the UDP header in bytes (RFC 768). A socket filter sees it before the payload.
 const UDP_HEADER: usize = 8;
-/// The link-local multicast group of discovery (RFC 4291 §2.7, transient).
+/// The link-local multicast group of discovery, a transient address (RFC 4291 §2.7).
 pub const MULTICAST: Ipv6Addr = Ipv6Addr::new(0xff12, 0, 0, 0, 0, 0, 0x6c61, 0x6e65);
 
 /// One of this machine's addresses on one LAN.
@@ -29,14 +29,15 @@ pub const MULTICAST: Ipv6Addr = Ipv6Addr::new(0xff12, 0, 0, 0, 0, 0, 0x6c61, 0x6
 pub struct Lan {
     /// The interface's name.
     pub interface: String,
-    /// The interface's index; 0 where it does not matter.
+    /// The interface's index, or 0 where it is not needed.
     pub index: u32,
-    /// This machine's address and the LAN's prefix.
+    /// This machine's address, with the prefix length of the LAN.
     pub net: IpNet,
 }
 
 impl Lan {
-    /// Where to send what everybody on this LAN shall hear.
+    /// The destination that reaches every node on this LAN: the broadcast address (IPv4) or the multicast group
+    /// (IPv6).
     pub fn everybody(&self, port: u16) -> SocketAddr {
         match self.net {
             IpNet::V4(net) => SocketAddr::new(net.broadcast().into(), port),
@@ -53,11 +54,11 @@ impl Lan {
     }
 }
 
-/// The LANs of this machine: every interface that is up and can broadcast or multicast. With `only`, those
-/// whose interface name or address is listed, which may also be loopback addresses.
+/// The LANs of this machine: every interface that is up and supports broadcast or multicast. If `only` is not empty,
+/// only those whose interface name or address is listed; it may also list loopback addresses.
 ///
 /// # Errors
-/// When the operating system does not list its interfaces.
+/// When the operating system cannot list its interfaces.
 pub fn lans(only: &[String]) -> io::Result<Vec<Lan>> {
     let mut found: Vec<Lan> = Vec::new();
     for entry in getifaddrs().map_err(io::Error::from)? {
@@ -92,11 +93,11 @@ pub fn lans(only: &[String]) -> io::Result<Vec<Lan>> {
     Ok(found)
 }
 
-/// The IPv4 networks of interfaces that are up, other than loopback, on which nobody can be reached by broadcast: each
-/// with its interface. None of them is among [`lans`].
+/// The IPv4 networks, with their interfaces, that are up but have no broadcast, loopback excluded. None of them is
+/// among [`lans`].
 ///
 /// # Errors
-/// When the operating system does not list its interfaces.
+/// When the operating system cannot list its interfaces.
 pub fn without_broadcast() -> io::Result<Vec<(String, IpNet)>> {
     let up = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING;
     let entries = getifaddrs().map_err(io::Error::from)?;
@@ -111,8 +112,8 @@ pub fn without_broadcast() -> io::Result<Vec<(String, IpNet)>> {
     Ok(silent.collect())
 }
 
-/// A UDP socket of discovery. It knows its own address on the LAN, which the broadcast address that it may
-/// be bound to hides.
+/// A UDP socket of discovery. It stores its own address on the LAN, because a socket that is bound to the broadcast
+/// address does not reveal it.
 #[derive(Debug)]
 pub struct Ear {
     socket: UdpSocket,
@@ -120,22 +121,22 @@ pub struct Ear {
     pub own: SocketAddr,
 }
 
-/// One datagram as it came in.
+/// A received datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heard {
-    /// How many bytes of the buffer it filled.
+    /// Size in bytes.
     pub size: usize,
-    /// Who sent it.
+    /// The sender's address.
     pub from: SocketAddr,
-    /// True when it came with the full TTL, so from the same LAN.
+    /// True if it arrived with an undiminished TTL, that is, from the same LAN.
     pub neighbour: bool,
 }
 
 impl Ear {
-    /// The socket that sends, and that hears what is sent to this machine alone. Port 0 takes any free one.
+    /// Binds the socket that sends and receives unicast. Port 0 takes any free port.
     ///
     /// # Errors
-    /// [`io::ErrorKind::AddrInUse`] when another node runs on this address; else what the system says.
+    /// [`io::ErrorKind::AddrInUse`] when another node runs on this address, otherwise the operating system's error.
     pub fn unicast(lan: &Lan, port: u16) -> io::Result<Self> {
         let socket = udp(lan)?;
         socket.bind(&lan.own(port).into())?;
@@ -146,10 +147,10 @@ impl Ear {
         Self::new(lan, socket)
     }
 
-    /// The socket that hears what is sent to everybody on the LAN. Several nodes of one machine share it.
+    /// Binds the socket that receives broadcasts or multicasts. Several nodes on one machine can share its port.
     ///
     /// # Errors
-    /// What the system says.
+    /// The operating system's error.
     pub fn everybody(lan: &Lan, port: u16) -> io::Result<Self> {
         let socket = udp(lan)?;
         socket.set_reuse_address(true)?;
@@ -166,7 +167,8 @@ impl Ear {
         Ok(Self { socket, own })
     }
 
-    /// Has the system drop datagrams that have this byte at this place, and no others; where it cannot they still come.
+    /// Makes the kernel drop datagrams that have the given byte at the given offset, and only those. `None` removes
+    /// the filter. Where the system has no such filter, all datagrams still arrive.
     pub fn ignore(&self, mark: Option<(usize, u8)>) {
         let socket = SockRef::from(&self.socket);
         let result = match mark.map(|(at, byte)| (u32::try_from(at + UDP_HEADER), byte)) {
@@ -182,7 +184,7 @@ impl Ear {
     /// Waits for the next datagram.
     ///
     /// # Errors
-    /// What the system says; an interface that went away is one of them.
+    /// The operating system's error, for example when the interface has disappeared.
     pub async fn hear(&self, buffer: &mut [u8]) -> io::Result<Heard> {
         self.socket
             .async_io(Interest::READABLE, || {
@@ -208,7 +210,7 @@ impl Ear {
     /// Sends one datagram.
     ///
     /// # Errors
-    /// What the system says, for example that the network is unreachable.
+    /// The operating system's error, for example when the network is unreachable.
     pub async fn tell(&self, bytes: &[u8], to: SocketAddr) -> io::Result<()> {
         self.socket.send_to(bytes, to).await.map(drop)
     }
@@ -220,7 +222,7 @@ mod filter {
 
     use socket2::{SockFilter, SockRef};
 
-    // The instructions of a socket filter (Linux, networking/filter.rst).
+    // Instructions of a socket filter (Linux, networking/filter.rst).
     const LOAD_BYTE: u16 = 0x30;
     const JUMP_IF_EQUAL: u16 = 0x15;
     const RETURN: u16 = 0x06;
@@ -236,7 +238,7 @@ mod filter {
 
     pub(super) fn drop_nothing(socket: &SockRef<'_>) -> io::Result<()> {
         match socket.detach_filter() {
-            // There was none.
+            // No filter was attached.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result,
         }

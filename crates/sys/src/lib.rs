@@ -1,6 +1,6 @@
-//! What one operating system has, and another one does differently: sockets and their options, the interfaces of the LAN,
-//! routing marks, the service manager, and the private files of the state directory. Nothing outside this crate asks
-//! which system it runs on.
+//! Everything that differs between operating systems: sockets and their options, the LAN interfaces, routing marks,
+//! the service manager, and the private files of the state directory. No code outside this crate depends on which
+//! system it runs on.
 
 pub mod lan;
 pub mod mark;

@@ -1,5 +1,5 @@
-//! The mark on a node's own connections (SO_MARK, Linux): rules that lead the machine's software to the node leave them
-//! alone by it, or they would come back.
+//! The routing mark on a node's own connections (SO_MARK, Linux). The rules of transparent mode exempt marked
+//! connections; otherwise the node's own connections would be redirected back to it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,44 +9,44 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use crate::net::Segments;
 
-/// The mark: "lane".
+/// The mark: "lane" in ASCII.
 pub const OWN: u32 = 0x6c61_6e65;
 
-/// Whether this process may set marks, and does.
+/// Whether this process marks its connections.
 static MARKING: AtomicBool = AtomicBool::new(false);
 
-/// From now on [`connect`] marks.
+/// Makes [`connect`], [`connect_with`] and [`socket`] mark connections from now on.
 ///
 /// # Errors
-/// When this process may not (it needs CAP_NET_ADMIN), or the system has no marks; nothing is marked then.
+/// When the process lacks CAP_NET_ADMIN or the system has no marks; then nothing is marked.
 pub fn begin() -> io::Result<()> {
     mark(&TcpSocket::new_v4()?)?;
     MARKING.store(true, Relaxed);
     Ok(())
 }
 
-/// Connects to `address`, marked as a connection of the node itself.
+/// Connects to `address`, with the mark of the node's own connections.
 ///
 /// # Errors
-/// What the system says.
+/// The operating system's error.
 pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     connect_with(address, Segments::Full).await
 }
 
-/// The same with a bound on the segments.
+/// Like [`connect`], with a limit on the segment size.
 ///
 /// # Errors
-/// What the system says.
+/// The operating system's error.
 pub async fn connect_with(address: SocketAddr, segments: Segments) -> io::Result<TcpStream> {
     let socket = socket(address)?;
     segments.limit(&socket);
     socket.connect(address).await
 }
 
-/// A socket for a connection to `address`, marked in the same way.
+/// A socket for a connection to `address`, with the same mark.
 ///
 /// # Errors
-/// What the system says.
+/// The operating system's error.
 pub fn socket(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if MARKING.load(Relaxed) {

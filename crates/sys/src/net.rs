@@ -1,6 +1,6 @@
-//! What the operating system gives: TCP and UDP sockets and their options. The LANs are in `lan.rs`.
+//! TCP and UDP sockets and their options. The LANs are in `lan.rs`.
 //!
-//! Everything that only one operating system has stays behind the functions of this file.
+//! Code that is specific to one operating system stays behind the functions of this file.
 
 use std::collections::HashSet;
 use std::io::{self, IoSlice};
@@ -19,52 +19,52 @@ use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket, UnixListener, UnixStream};
 use tokio::runtime::{Builder, Runtime};
 
-/// Data of a link that is not acknowledged for so long means that the peer is gone (RFC 5482). Pings find that out
-/// sooner where nothing is lost; where a fifth of all packets is, five attempts in a row fail every other minute.
+/// How long data on a link may stay unacknowledged before the peer counts as gone (RFC 5482). Without packet loss,
+/// pings detect this sooner. At 20 % loss, five attempts in a row fail every other minute, which must not end the link.
 const LINK_USER_TIMEOUT: Duration = Duration::from_secs(15);
-/// The longest pause between two attempts to send what is not acknowledged. By itself it doubles each time, and where a
-/// fifth of all packets is lost nearly all the time goes by in such pauses: this makes those lines 30 times as fast.
+/// Upper bound of the retransmission timeout on a link. By default the timeout doubles after each attempt; at 20 %
+/// packet loss, nearly all the time is then spent waiting. The bound makes such links 30 times as fast.
 const LINK_LONGEST_RETRY: Duration = Duration::from_secs(1);
-/// A segment that the smallest MTU of IPv6 carries with every header (RFC 8200 §5), in bytes.
+/// Segment size in bytes that fits the minimum IPv6 MTU with all headers (RFC 8200 §5).
 const SMALL_SEGMENT: u32 = 1200;
-/// How much unsent data the kernel holds for a link: more only makes small requests wait behind it.
+/// Maximum unsent data, in bytes, that the kernel buffers for a link. More would only make small requests wait behind
+/// it.
 const LINK_NOTSENT_LOWAT: u32 = 128 * 1024;
-/// How long [`linger`] reads what nobody wants.
+/// How long [`linger`] reads and discards data.
 const LINGER: Duration = Duration::from_secs(3);
-/// One read of that.
+/// Size of one read of [`linger`], in bytes.
 const LINGER_READ: usize = 64 * 1024;
-/// Pause of an accept loop that ran out of descriptors: long enough not to spin, short enough not to be
-/// felt.
+/// Pause of an accept loop that has run out of descriptors: long enough not to spin, short enough not to be noticed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How many connections wait to be accepted.
+/// Maximum number of connections that wait to be accepted.
 pub const BACKLOG: i32 = 4096;
 
-/// A runtime looks for new events each time that it has polled so many tasks. A poll may move half a megabyte, so
-/// with tokio's 61 a new connection would wait for tens of megabytes; a look costs a microsecond.
+/// Number of task polls after which a runtime checks for new events. A poll may move half a megabyte, so with tokio's
+/// default of 61 a new connection would wait for tens of megabytes; a check costs a microsecond.
 const POLLS_BETWEEN_LOOKS: u32 = 4;
 
-/// A runtime of one thread: what moves bytes stays on one processor.
+/// Creates a single-threaded runtime, so that all work on a connection stays on one processor.
 ///
 /// # Errors
-/// What the system says.
+/// The operating system's error.
 pub fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread().event_interval(POLLS_BETWEEN_LOOKS).enable_all().build()
 }
 
-/// Every address of every interface of this machine, loopback included.
+/// All addresses of all interfaces of this machine, loopback included.
 ///
 /// # Errors
-/// When the operating system does not list its interfaces.
+/// When the operating system cannot list its interfaces.
 pub fn own_addresses() -> io::Result<HashSet<IpAddr>> {
     let entries = getifaddrs().map_err(io::Error::from)?;
     Ok(entries.filter_map(|entry| Some(ip_of(entry.address.as_ref()?)?.0)).collect())
 }
 
-/// Binds a TCP listener. An IPv6 wildcard listens to IPv4 too where the system can.
+/// Binds a TCP listener. An IPv6 wildcard address also accepts IPv4 where the system supports it.
 ///
 /// # Errors
-/// What the system says, naming nothing: the caller knows the address.
+/// The operating system's error, without the address, which the caller knows.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
@@ -72,18 +72,19 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
-    // Whatever is accepted inherits it.
+    // Accepted connections inherit this option.
     socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }
 
-/// Reads what is there, at most `most` bytes; 0 is the orderly end. A read that had more room than there were bytes has
-/// taken all of them: what comes now is an event of its own, and nobody has to read again to find that out.
+/// Reads the available bytes, at most `most`; 0 means that the peer has sent FIN. A read that returns
+/// less than `most` has emptied the socket, so it also clears the readiness: the next data is a new event, and no
+/// further read is needed to find that out.
 ///
 /// # Errors
-/// Those of the system; `WouldBlock` when there is nothing.
+/// The operating system's error; `WouldBlock` when nothing is available.
 pub fn try_read(stream: &TcpStream, buffer: &mut impl BufMut, most: usize) -> io::Result<usize> {
     let mut taken = None;
     let read = stream.try_io(Interest::READABLE, || {
@@ -94,8 +95,8 @@ pub fn try_read(stream: &TcpStream, buffer: &mut impl BufMut, most: usize) -> io
     taken.map_or(read, Ok)
 }
 
-/// Accepts the next connection, whatever it takes: a connection that died in the queue is skipped, and
-/// a lack of descriptors or memory is waited out.
+/// Accepts the next connection and never fails: connections that died in the queue are skipped, and when descriptors
+/// or memory run out, it waits and tries again.
 pub async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     let mut told = false;
     loop {
@@ -106,9 +107,9 @@ pub async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     }
 }
 
-/// The same for a unix socket, with the number of the user who connects, where the system tells it. The stream is
-/// handled as one of TCP from here on: reading, writing, peeking and half-closing are the same. Only a reset is not:
-/// who closes such a socket can but end it.
+/// Like [`accept`], for a unix socket; also returns the user ID of the peer where the system provides it. The stream
+/// is wrapped as a TCP stream, because reading, writing, peeking and half-closing work the same. The exception is a
+/// reset: a unix socket can only be closed.
 pub async fn accept_unix(listener: &UnixListener) -> (TcpStream, Option<u32>) {
     let as_tcp = |stream: UnixStream| {
         let user = stream.peer_cred().ok().map(|credentials| credentials.uid());
@@ -139,38 +140,38 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-/// A UDP socket that hears `peer` alone, and learns from ICMP what becomes of what it sends there.
+/// A UDP socket that receives from `peer` only and reports ICMP errors for what it sends there.
 ///
 /// # Errors
-/// What the system says: it looks for a route, and sends nothing.
+/// The operating system's error: connecting looks up a route but sends nothing.
 pub async fn connect_udp(peer: SocketAddr) -> io::Result<UdpSocket> {
     let any: IpAddr =
         if peer.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).await?;
     socket.connect(peer).await?;
-    // Known to tokio from now on, so that a first attempt to send without waiting does not fail for nothing.
+    // Registers the socket's readiness with tokio; otherwise the first non-blocking send would fail.
     socket.writable().await?;
     Ok(socket)
 }
 
-/// Finds out within minutes when the machine at the other end of a connection over which nothing is said has vanished.
+/// Enables keepalive, so that an idle connection fails within minutes after the peer's machine has vanished.
 pub fn keep_alive(stream: &TcpStream) {
     let often = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
-    // Without it the connection only lasts longer.
+    // If this fails, a dead connection only lasts longer.
     let _ = SockRef::from(stream).set_tcp_keepalive(&often);
 }
 
-/// How large the segments of a connection may be, in both directions (RFC 9293 §3.7.1).
+/// Maximum segment size of a connection, in both directions (RFC 9293 §3.7.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Segments {
-    /// As large as the system takes the path for.
+    /// As large as the system assumes the path allows.
     Full,
-    /// So small that they pass everywhere: on the way there may be a smaller MTU, and nobody who says so (RFC 2923 §2.1).
+    /// Small enough to pass everywhere: the path may have a smaller MTU without reporting it (RFC 2923 §2.1).
     Small,
 }
 
 impl Segments {
-    /// Prepares a socket that is about to connect. Where the system cannot, segments are full.
+    /// Applies the limit to a socket before it connects. Where the system cannot, segments stay full-sized.
     pub fn limit(self, socket: &TcpSocket) {
         if self == Self::Small {
             let _ = SockRef::from(socket).set_tcp_mss(SMALL_SEGMENT);
@@ -178,8 +179,8 @@ impl Segments {
     }
 }
 
-/// Prepares a TCP connection for a link: no delay, a bound on unsent data, death within seconds when the
-/// peer does not acknowledge. An option that the system lacks is left out.
+/// Sets the options of a link's TCP connection: no delay, a bound on unsent data, and failure within seconds when the
+/// peer does not acknowledge. Options that the system lacks are skipped.
 pub fn tune_link(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
     let socket = SockRef::from(stream);
@@ -189,23 +190,23 @@ pub fn tune_link(stream: &TcpStream) {
         let _ = socket.set_tcp_notsent_lowat(LINK_NOTSENT_LOWAT);
         let longest = i32::try_from(LINK_LONGEST_RETRY.as_millis()).unwrap_or(i32::MAX);
         let _ = setsockopt(stream, options::LongestRetry, &longest);
-        // The first of those pauses do not grow at all.
+        // Linear timeouts: the first few retransmission timeouts do not grow at all.
         let _ = socket.set_tcp_thin_linear_timeouts(true);
     }
     #[cfg(not(target_os = "linux"))]
     let _ = (socket, LINK_USER_TIMEOUT, LINK_NOTSENT_LOWAT, LINK_LONGEST_RETRY);
 }
 
-/// What neither of the libraries names yet.
+/// Socket options that neither nix nor socket2 defines yet.
 #[cfg(target_os = "linux")]
 mod options {
     use nix::{getsockopt_impl, libc, setsockopt_impl, sockopt_impl};
 
-    /// `linux/tcp.h`, since 6.15.
+    /// From `linux/tcp.h`, since Linux 6.15.
     const TCP_RTO_MAX_MS: libc::c_int = 44;
 
     sockopt_impl!(
-        /// The bound of the retransmission timeout (RFC 6298 §2.5), in milliseconds, 1,000 at least.
+        /// Upper bound of the retransmission timeout (RFC 6298 §2.5) in milliseconds, at least 1,000.
         LongestRetry,
         Both,
         libc::IPPROTO_TCP,
@@ -214,11 +215,11 @@ mod options {
     );
 }
 
-/// Reads what is there, at most `most` bytes, and waits when there is nothing; takes room in `buffer` only once
-/// there is. 0 is the orderly end.
+/// Waits for data and reads at most `most` bytes; 0 means that the peer has sent FIN. Reserves space in
+/// `buffer` only once data has arrived.
 ///
 /// # Errors
-/// What the system says.
+/// The operating system's error.
 pub async fn read_some(stream: &TcpStream, buffer: &mut BytesMut, most: usize) -> io::Result<usize> {
     loop {
         stream.readable().await?;
@@ -233,15 +234,15 @@ pub async fn read_some(stream: &TcpStream, buffer: &mut BytesMut, most: usize) -
 /// Writes all of `bytes`.
 ///
 /// # Errors
-/// What the system says.
+/// The operating system's error.
 pub async fn write_all(stream: &TcpStream, bytes: &[u8]) -> io::Result<()> {
     write_all_vectored(stream, &mut [IoSlice::new(bytes)]).await
 }
 
-/// Writes all of `pieces`, in as few system calls as it takes.
+/// Writes all of `pieces` with as few system calls as possible.
 ///
 /// # Errors
-/// What the system says.
+/// The operating system's error.
 pub async fn write_all_vectored(stream: &TcpStream, mut pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
     IoSlice::advance_slices(&mut pieces, 0);
     while !pieces.is_empty() {
@@ -254,8 +255,8 @@ pub async fn write_all_vectored(stream: &TcpStream, mut pieces: &mut [IoSlice<'_
     Ok(())
 }
 
-/// Where the app believed to connect to whose connection the system has led here (SO_ORIGINAL_DST, Linux). `None` for one
-/// that was made to this socket itself.
+/// The original destination of a connection that the system has redirected here (SO_ORIGINAL_DST, Linux). `None` if
+/// the app connected to this socket directly.
 pub fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
     let own = plain(stream.local_addr().ok()?);
     let original = original(&SockRef::from(stream), own.is_ipv4()).ok()?;
@@ -273,25 +274,25 @@ fn original(_: &SockRef<'_>, _: bool) -> io::Result<SockAddr> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Closes a connection with a reset, which no app can mistake for an orderly end.
+/// Closes a connection with a reset, which no app can mistake for an orderly close.
 pub fn reset(stream: TcpStream) {
     let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
     drop(stream);
 }
 
-/// From now on, whatever ends this process or drops the connection resets it: a transfer that was cut off must
-/// not look complete. Undone by [`end_orderly`].
+/// Makes every later drop of the connection, including the end of this process, reset it: a transfer that was cut off
+/// must not look complete. [`end_orderly`] undoes this.
 pub fn reset_on_drop(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
-/// The connection may end with FIN again.
+/// Makes the connection close with FIN again.
 pub fn end_orderly(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_linger(None);
 }
 
-/// Sends FIN, and reads what the peer still sends until it ends too, for a bounded time: closing over unread bytes
-/// would reset the connection and could take the last answer with it (RFC 9112 §9.6).
+/// Sends FIN, then reads and discards data until the peer closes too, for a bounded time. Closing with unread bytes
+/// would reset the connection and could destroy the last response (RFC 9112 §9.6).
 pub async fn linger(stream: &TcpStream) {
     let drain = async {
         shutdown_write(stream)?;
@@ -306,16 +307,15 @@ pub async fn linger(stream: &TcpStream) {
     }
 }
 
-/// Sends FIN: the peer reads an orderly end while the other direction stays open.
+/// Sends FIN: the peer sees an orderly close while the other direction stays open.
 ///
 /// # Errors
-/// When the connection is gone already.
+/// When the connection is already gone.
 pub fn shutdown_write(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).shutdown(std::net::Shutdown::Write)
 }
 
-/// Raises this process's limit on open files to what the system permits: a tunnel is a descriptor on
-/// each side.
+/// Raises this process's limit on open files to the hard limit, because each tunnel needs a descriptor on each side.
 pub fn raise_open_files() {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && soft < hard
@@ -324,14 +324,13 @@ pub fn raise_open_files() {
     }
 }
 
-/// The machine's host name, or `node` when it has none.
+/// The machine's host name, or `node` if it has none.
 pub fn host_name() -> String {
     let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
     name.filter(|name| !name.is_empty()).unwrap_or_else(|| "node".into())
 }
 
-/// An IPv4-mapped IPv6 address (RFC 4291 §2.5.5.2), as a dual-stack socket reports it, as the IPv4 address
-/// that it is.
+/// Converts an IPv4-mapped IPv6 address (RFC 4291 §2.5.5.2), as a dual-stack socket reports it, to the IPv4 address.
 pub fn plain(address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {

@@ -1,5 +1,5 @@
-//! The service manager that started this node (systemd, `sd_notify(3)`): told when the node is ready, reads its
-//! configuration again and stops, and that all its threads still do their work. Without one, nobody is told.
+//! Notifies the service manager that started this node (systemd, `sd_notify(3)`) when the node is ready, reloads its
+//! configuration or stops, and feeds the watchdog. Without a service manager, nothing is sent.
 
 use std::ffi::OsString;
 use std::io;
@@ -11,12 +11,12 @@ use nix::time::{ClockId, clock_gettime};
 use tokio::runtime::Handle;
 use tokio::time::{MissedTickBehavior, interval};
 
-/// How long a manager may leave a message unread before it is dropped: the node's work comes first.
+/// How long sending a notification may block before it is dropped: the node's own work comes first.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Beyond the time for open connections: what else a node does before it has ended.
+/// Time in addition to the drain timeout for the node's other shutdown steps.
 const LAST_STEPS: Duration = Duration::from_secs(15);
 
-/// Who is told; perhaps nobody.
+/// The service manager, if there is one.
 #[derive(Debug, Default)]
 pub struct Manager {
     socket: Option<UnixDatagram>,
@@ -24,7 +24,8 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// The one that `NOTIFY_SOCKET` names, with the watchdog of `WATCHDOG_USEC` if `WATCHDOG_PID` is this process.
+    /// The manager that `NOTIFY_SOCKET` names, with the watchdog interval of `WATCHDOG_USEC` if `WATCHDOG_PID` is
+    /// this process.
     pub fn from_environment() -> Self {
         let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return Self::default() };
         let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
@@ -39,25 +40,26 @@ impl Manager {
         }
     }
 
-    /// Everything is bound, or the configuration has been read again; `status` is what the manager shows.
+    /// Reports that all ports are bound or that a reload is complete. The manager displays `status`.
     pub fn ready(&self, status: &str) {
         self.tell(&format!("READY=1\nSTATUS={status}"));
     }
 
-    /// The configuration is being read again: [`Manager::ready`] follows.
+    /// Reports that the configuration is being reloaded. [`Manager::ready`] must follow.
     pub fn reloading(&self) {
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
         self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={}", now.as_micros()));
     }
 
-    /// The node ends, and open connections have this long to finish: the manager must not kill it before.
+    /// Reports that the node is stopping. Open connections have `drain` to finish, and the manager must not kill the
+    /// node before that.
     pub fn stopping(&self, drain: Duration) {
         let most = (drain + LAST_STEPS).as_micros();
         self.tell(&format!("STOPPING=1\nSTATUS=stopping\nEXTEND_TIMEOUT_USEC={most}"));
     }
 
-    /// Keeps the manager's watchdog from biting, for ever, while this task's thread and each of `threads` get on: one
-    /// that does not take up an empty task keeps the manager from being told, and it starts the node anew.
+    /// Feeds the manager's watchdog, forever, while this task's thread and each of `threads` make progress. If one of
+    /// them does not run an empty task, the watchdog is not fed and the manager restarts the node.
     pub async fn watched(&self, threads: Vec<Handle>) {
         let Some(limit) = self.watchdog else { return std::future::pending().await };
         let mut turns = interval(limit / 3);
@@ -82,7 +84,7 @@ impl Manager {
     }
 }
 
-/// A path, or after `@` a name that is in no file system.
+/// Connects to a path, or to an abstract name if `name` starts with `@`.
 fn connect(name: &OsString) -> io::Result<UnixDatagram> {
     let socket = UnixDatagram::unbound()?;
     socket.set_write_timeout(Some(PATIENCE))?;

@@ -1,7 +1,8 @@
 //! The state directory: the few small files that must outlive the process.
 //!
-//! Only its owner has access, and files in it are replaced atomically. Files that root writes into another user's directory
-//! belong to that user, so that a service that does not run as root can read what `laneway invite` wrote as root.
+//! Only its owner has access, and its files are replaced atomically. Files that root writes into another user's
+//! directory belong to that user, so that a service that does not run as root can read what `laneway invite` wrote as
+//! root.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
@@ -32,7 +33,7 @@ pub enum StateError {
         /// The path.
         path: PathBuf,
     },
-    /// There is no home directory for it.
+    /// There is no home directory to keep it in.
     #[error("neither XDG_STATE_HOME nor HOME names an absolute path to keep state in")]
     NoHome,
     /// An operation failed.
@@ -49,7 +50,7 @@ pub enum StateError {
 }
 
 impl StateError {
-    /// What to do about it.
+    /// A hint for the user on how to fix it.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::TooOpen { path, wanted, .. } => Some(format!("chmod {wanted} {}", quoted(path))),
@@ -71,20 +72,20 @@ pub struct StateDir {
     owner: Option<(u32, u32)>,
 }
 
-/// Identifies one content of a file without reading it.
+/// Identifies a version of a file without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp(u64, i64, i64);
 
-/// The lock that the command line and the daemon hold while they read, change and write files.
+/// The lock that the command line and the daemon hold while they read, modify and write files.
 #[derive(Debug)]
 #[must_use = "the lock is released when this is dropped"]
 pub struct StateLock(#[expect(dead_code, reason = "held for its Drop")] Flock<File>);
 
 impl StateDir {
-    /// Opens the directory, and creates it (mode 0700) if it is missing.
+    /// Opens the directory; creates it (mode 0700) if it is missing.
     ///
     /// # Errors
-    /// When it cannot be created, or when its group or other users have access.
+    /// When it cannot be created, or when group or others have access.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, StateError> {
         let path = path.into();
         let created = DirBuilder::new().recursive(true).mode(0o700).create(&path);
@@ -100,11 +101,11 @@ impl StateDir {
         Ok(Self { path, owner: others.then(|| (metadata.uid(), metadata.gid())) })
     }
 
-    /// The default state directory: `/var/lib/laneway` for root, else
-    /// `$XDG_STATE_HOME/laneway`, else `~/.local/state/laneway`.
+    /// The default state directory: `/var/lib/laneway` for root, otherwise `$XDG_STATE_HOME/laneway` or
+    /// `~/.local/state/laneway`.
     ///
     /// # Errors
-    /// When a user other than root has no home.
+    /// When a user other than root has no home directory.
     pub fn default_path() -> Result<PathBuf, StateError> {
         default_path_for(Uid::effective().is_root(), |name| std::env::var_os(name).map(PathBuf::from))
     }
@@ -119,7 +120,7 @@ impl StateDir {
         self.path.join(name)
     }
 
-    /// The content of a file; `None` when there is no such file.
+    /// The content of a file, or `None` if it does not exist.
     ///
     /// # Errors
     /// When it cannot be read, or when a file that may contain a secret (any but `*.pem`) is accessible to other users.
@@ -132,8 +133,8 @@ impl StateDir {
         }
     }
 
-    /// A stamp that differs for each content of a file, since files are replaced and never modified. `None` when there is no
-    /// such file.
+    /// A stamp that differs for each version of a file, because files are replaced and never modified. `None` if the
+    /// file does not exist.
     pub fn stamp(&self, name: &str) -> Option<Stamp> {
         let file = fs::metadata(self.file(name)).ok()?;
         Some(Stamp(file.ino(), file.mtime(), file.mtime_nsec()))
@@ -142,7 +143,7 @@ impl StateDir {
     /// Replaces a file (mode 0600) atomically: a crash leaves either the old or the new content.
     ///
     /// # Errors
-    /// When the disk is full or read-only; then the old file is unchanged.
+    /// When the disk is full or read-only; the old file is then unchanged.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
         let path = self.file(name);
         let failed = || io_error("write", &path);
@@ -155,11 +156,11 @@ impl StateDir {
         self.set_owner(file.as_file()).map_err(failed())?;
         file.as_file().sync_all().map_err(failed())?;
         file.persist(&path).map_err(|error| failed()(error.error))?;
-        // The rename is on disk only after the directory is synced.
+        // The rename is durable only after the directory is synced.
         File::open(&self.path).and_then(|directory| directory.sync_all()).map_err(failed())
     }
 
-    /// Removes a file, if it is there.
+    /// Removes a file if it exists.
     ///
     /// # Errors
     /// When it cannot be removed.
@@ -171,7 +172,7 @@ impl StateDir {
         }
     }
 
-    /// Waits for the lock. Not reentrant: locking again while holding it waits forever.
+    /// Waits for the lock. Not reentrant: locking it again while holding it deadlocks.
     ///
     /// # Errors
     /// When the lock file cannot be created or locked.
@@ -186,7 +187,7 @@ impl StateDir {
             .map_err(|(_, errno)| io_error("lock", &path)(errno.into()))
     }
 
-    /// Gives a new file to the directory's owner.
+    /// Makes the directory's owner the owner of a new file.
     fn set_owner(&self, file: &File) -> io::Result<()> {
         self.owner.map_or(Ok(()), |(user, group)| fchown(file, Some(user), Some(group)))
     }
@@ -211,7 +212,7 @@ fn read(path: &Path, secret: bool) -> Result<Vec<u8>, StateError> {
     Ok(bytes)
 }
 
-/// A path as one word of a shell command.
+/// A path, quoted as one word of a shell command where necessary.
 pub fn quoted(path: &Path) -> String {
     let path = path.display().to_string();
     let plain = |c: char| c.is_alphanumeric() || "/._-+:@%,".contains(c);
@@ -230,7 +231,7 @@ fn default_path_for(root: bool, env: impl Fn(&str) -> Option<PathBuf>) -> Result
     if root {
         return Ok(PathBuf::from("/var/lib/laneway"));
     }
-    // The XDG Base Directory Specification: relative paths are to be ignored.
+    // The XDG Base Directory Specification says that relative paths are to be ignored.
     let absolute = |name| env(name).filter(|path| path.is_absolute());
     absolute("XDG_STATE_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
