@@ -2,7 +2,7 @@
 //!
 //! Each part of the node declares its own options once, with their types, bounds and defaults; the flags and the
 //! `LANEWAY_*` variables are derived from that. Values in the configuration file become flags of those options that
-//! neither a flag nor a variable sets (see [`file`]). A flag overrides a variable, a variable overrides the file, and
+//! neither a flag nor a variable sets (see `config/file.rs`). A flag overrides a variable, a variable overrides the file, and
 //! the file overrides the default.
 
 mod file;
