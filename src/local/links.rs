@@ -1,7 +1,5 @@
-//! Keeps this node linked: to the best gateway, and to the next one as a warm standby. One task dials, as [`dialing`]
+//! Keeps this node linked: to the best gateway, and to the next one as a warm standby. One task dials, as `dialing.rs`
 //! decides; all connections use the links that are up.
-//!
-//! [`dialing`]: super::dialing
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

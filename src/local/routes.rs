@@ -1,6 +1,6 @@
 //! How connections leave this node: over the best link, or from this machine itself while it is a gateway.
 //!
-//! Choosing a gateway, holding a connection while there is none, and moving to the next one happen here; [`Search`]
+//! Choosing a gateway, holding a connection while there is none, and moving to the next one happen here; `Search`
 //! bounds both the time and the number of gateways.
 
 use std::net::SocketAddr;
