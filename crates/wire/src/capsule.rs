@@ -2,24 +2,25 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-/// What a UDP datagram can carry at most, in bytes (RFC 9298 §5).
+/// Maximum payload of a UDP datagram, in bytes (RFC 9298 §5).
 pub const LONGEST_PAYLOAD: usize = 65_527;
-/// What comes before the payload as it is written here: type, length, context id. The length always takes four bytes
-/// (RFC 9000 §16 leaves that open), so that a datagram can be received right behind its head, before its length is known.
+/// Size in bytes of the header that [`encode`] writes before the payload: type, length, context id. The length always
+/// takes four bytes, which RFC 9000 §16 allows, so that a datagram can be received into the space after its header
+/// before its length is known.
 pub const HEAD: usize = 6;
 
-/// Of any other writer: a context id takes up to eight bytes more than the payload.
+/// Maximum length in bytes of a capsule from any encoder: the payload and a context id of up to eight bytes.
 const LONGEST_CAPSULE: u64 = LONGEST_PAYLOAD as u64 + 8;
 const DATAGRAM: u64 = 0;
 const PAYLOAD: u64 = 0;
 
-/// The stream carries no capsules, or others than this side takes: it has to end.
+/// The stream does not carry capsules, or carries capsules that this side does not accept. It must be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CapsuleError {
-    /// Longer than any datagram.
+    /// The capsule is longer than any datagram.
     #[error("a capsule of {0} bytes")]
     TooLong(u64),
-    /// The stream has ended within a capsule (RFC 9297 §3.3).
+    /// The stream ended in the middle of a capsule (RFC 9297 §3.3).
     #[error("half a capsule")]
     Cut,
     /// A datagram without a context id (RFC 9298 §4).
@@ -27,11 +28,11 @@ pub enum CapsuleError {
     NoContext,
 }
 
-/// Puts the head of a datagram with so many bytes of payload, at most [`LONGEST_PAYLOAD`].
+/// The header of a datagram with `payload` bytes of payload, at most [`LONGEST_PAYLOAD`].
 pub fn head(payload: usize) -> [u8; HEAD] {
     let length = u32::try_from(payload.min(LONGEST_PAYLOAD) + 1).expect("a datagram is shorter than 64 KiB");
     let [_, b, c, d] = length.to_be_bytes();
-    // Two bits 10: four bytes in all (RFC 9000 §16).
+    // The leading bits 10 mean that the integer takes four bytes (RFC 9000 §16).
     [0, 0x80, b, c, d, 0]
 }
 
@@ -41,17 +42,17 @@ pub fn encode(payload: &[u8], into: &mut BytesMut) {
     into.extend_from_slice(payload);
 }
 
-/// Takes a stream apart, as it comes. Holds one capsule at most besides what it was given last.
+/// Decodes a stream incrementally. Buffers at most one capsule, in addition to the bytes pushed last.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    /// The beginning of a capsule whose end has not come yet.
+    /// The beginning of a capsule that has not arrived completely.
     begun: BytesMut,
-    /// What was not looked at yet.
+    /// The bytes that have not been decoded yet.
     rest: Bytes,
 }
 
 impl Decoder {
-    /// Takes what came next on the stream. What it was given before has been decoded: [`Decoder::datagram`] said `None`.
+    /// Adds the next bytes of the stream. Call it when [`Decoder::datagram`] has returned `None`.
     pub fn push(&mut self, bytes: Bytes) {
         if self.rest.is_empty() {
             self.rest = bytes;
@@ -60,11 +61,11 @@ impl Decoder {
         }
     }
 
-    /// The payload of the next datagram; none until more has come. Other capsules and other contexts are passed over
-    /// (RFC 9297 §3.2, RFC 9298 §4). Where a capsule has come in one piece, nothing is copied.
+    /// The payload of the next datagram; `None` if more bytes must arrive. Capsules of other types and datagrams of
+    /// other contexts are skipped (RFC 9297 §3.2, RFC 9298 §4). A capsule that arrived in one piece is not copied.
     ///
     /// # Errors
-    /// [`CapsuleError`], from which there is no way back.
+    /// [`CapsuleError`]; the stream cannot be decoded any further.
     pub fn datagram(&mut self) -> Result<Option<Bytes>, CapsuleError> {
         while let Some((kind, mut value)) = self.capsule()? {
             if kind != DATAGRAM {
@@ -83,10 +84,10 @@ impl Decoder {
         Ok(None)
     }
 
-    /// The stream has ended.
+    /// Checks that the stream may end here.
     ///
     /// # Errors
-    /// [`CapsuleError::Cut`] if that was too early.
+    /// [`CapsuleError::Cut`] if it ended in the middle of a capsule.
     pub fn finish(&self) -> Result<(), CapsuleError> {
         if self.begun.is_empty() && self.rest.is_empty() { Ok(()) } else { Err(CapsuleError::Cut) }
     }
@@ -119,7 +120,7 @@ impl Decoder {
     }
 }
 
-/// Where a capsule's value lies.
+/// A capsule's type, and the offsets at which its value starts and ends.
 struct Frame {
     kind: u64,
     start: usize,
@@ -139,7 +140,7 @@ impl Frame {
     }
 }
 
-/// A variable-length integer and its length (RFC 9000 §16); none when it is not there as a whole.
+/// A variable-length integer and its length in bytes (RFC 9000 §16); `None` if it is incomplete.
 fn varint(bytes: &[u8]) -> Option<(u64, usize)> {
     let first = *bytes.first()?;
     let length = 1 << (first >> 6);

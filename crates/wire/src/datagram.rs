@@ -3,7 +3,7 @@
 //! ```text
 //!   0  4  magic "LANE"            40 16  sender's node id
 //!   4  1  version (1)             56     body, by type
-//!   5  1  type                    ..     zeroes
+//!   5  1  type                    ..     zeros
 //!   6  2  zero                   496 16  HMAC-SHA256 of bytes 0..496, cut to 128 bits
 //!   8  8  group
 //!  16  8  epoch
@@ -12,19 +12,20 @@
 //! The body of an offer and of a beacon (offsets from byte 56):
 //!
 //! ```text
-//!   0  1  state                   18  2  milliseconds to the next beacon
+//!   0  1  state                   18  2  maximum milliseconds until the next beacon
 //!   1  1  reach                   20  4  claim
 //!   2  2  link port               24  4  round
-//!   4  2  weight                  28  1  how many are active
+//!   4  2  weight                  28  1  number of active candidates
 //!   6  2  load                    29  1  bit 0: preparing
 //!   8  4  capacity                30  2  zero
-//!  12  4  tunnels                 32 16  yields to (zero: nobody)
-//!  16  1  number of peers         48 16  replaces (zero: nobody)
+//!  12  4  tunnels                 32 16  yields to (zero: none)
+//!  16  1  number of peers         48 16  replaces (zero: none)
 //!  17  1  policy                  64     peers: id 16, IP 16, port 2, state 1, zero 1
 //! ```
-//! Numbers are big-endian. Query and offer have the same size, so that nobody can use a gateway to amplify
-//! traffic. The HMAC of beacons and offers also covers the address that they come from, and that of offers the
-//! address that they are sent to, so that repeating them from elsewhere or to others is of no use. A datagram that is not exactly so is dropped without an answer.
+//! Numbers are big-endian. A query and an offer have the same size, so that a gateway cannot be used to amplify
+//! traffic. The HMAC of beacons and offers also covers the address that they are sent from. That of offers also covers
+//! the address that they are sent to. A beacon or offer repeated from another address, or an offer sent to another
+//! address, is therefore rejected. A datagram that deviates from this format is dropped without an answer.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -34,9 +35,9 @@ use aws_lc_rs::{hkdf, hmac};
 
 use super::id::{GroupId, NodeId};
 
-/// The size of every datagram, in bytes: below every link's MTU, so never fragmented.
+/// Size of every datagram, in bytes. It is below the MTU of every network, so that no datagram is fragmented.
 pub const SIZE: usize = 512;
-/// The most other candidates that one offer or beacon names.
+/// Maximum number of other candidates in one offer or beacon.
 pub const MOST_PEERS: usize = 10;
 
 const MAGIC: [u8; 4] = *b"LANE";
@@ -46,16 +47,16 @@ const TAG: usize = SIZE - 16;
 const PEER_SIZE: usize = 36;
 const PEERS: usize = BODY + 64;
 
-/// What a candidate is, as it says itself.
+/// The state that a candidate announces for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
-    /// Next in line.
+    /// Ready to become active.
     Standby,
-    /// Selected: clients should use it.
+    /// Selected: clients should use this candidate.
     Active,
-    /// About to stop: finishes its tunnels, wants no new ones.
+    /// About to stop: it finishes its tunnels and should get no new ones.
     Draining,
-    /// Cannot reach the server now.
+    /// Currently unable to reach the server.
     Withdrawn,
 }
 
@@ -63,19 +64,19 @@ pub enum State {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Policy {
-    /// The one with the most capacity, measured, times its declared weight.
+    /// The candidates with the highest product of measured capacity and declared weight.
     #[default]
     Strongest,
-    /// The one with the least load.
+    /// The candidates with the least load.
     LeastBusy,
-    /// One draw for each round, the same on all nodes.
+    /// A random choice in each round, the same on all nodes.
     Random,
-    /// One after the other, in the order of their ids.
+    /// The candidates in turn, in the order of their ids.
     RoundRobin,
 }
 
 impl Policy {
-    /// Every policy, with its word and what it does.
+    /// Every policy with its name and its description.
     pub const ALL: [(Self, &str, &str); 4] = [
         (
             Self::Strongest,
@@ -95,7 +96,7 @@ impl fmt::Display for Policy {
     }
 }
 
-/// A word that names no [`Policy`].
+/// A text that is not the name of a [`Policy`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a policy: strongest, least-busy, random or round-robin")]
 pub struct UnknownPolicy;
@@ -108,24 +109,24 @@ impl FromStr for Policy {
     }
 }
 
-/// A candidate's place in the group: what makes all nodes choose alike.
+/// The part of an advert from which all nodes make the same selection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// How it chooses.
+    /// How the candidate selects the active ones.
     pub policy: Policy,
-    /// How many candidates are active at a time, as it was told.
+    /// How many candidates are active at a time, as configured on this candidate.
     pub active: u8,
-    /// It was chosen and brings its uplink up; it is not active yet.
+    /// The candidate has been selected and is bringing its uplink up; it is not active yet.
     pub preparing: bool,
-    /// Within so many milliseconds it beacons again.
+    /// Maximum time until its next beacon, in milliseconds.
     pub interval: u16,
-    /// Of two that are active the one with the larger claim stays so: it became active knowing of the other.
+    /// Of two active candidates, the one with the larger claim stays active: it became active knowing of the other.
     pub claim: u32,
-    /// The number of the draw; the largest that anybody says counts.
+    /// The number of the selection round; the largest number that any candidate announces is valid.
     pub round: u32,
-    /// The candidate that it hands its role over to.
+    /// The candidate that is to become active in its place.
     pub yields_to: Option<NodeId>,
-    /// The candidate whose role it took over.
+    /// The candidate in whose place it became active.
     pub replaces: Option<NodeId>,
 }
 
@@ -136,7 +137,7 @@ pub enum Reach {
     Unknown,
     /// At least one server answered the last probe.
     Reachable,
-    /// No server answered the last probes.
+    /// No server answered the most recent probes.
     Unreachable,
 }
 
@@ -145,20 +146,20 @@ pub enum Reach {
 pub struct Peer {
     /// Its id.
     pub id: NodeId,
-    /// Where its link listens.
+    /// The address on which it accepts links.
     pub link: SocketAddr,
-    /// What it last said it was.
+    /// The state that it announced last.
     pub state: State,
 }
 
-/// The facts that a candidate tells of itself in offers and beacons.
+/// What a candidate announces about itself in offers and beacons.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Advert {
-    /// What it is.
+    /// Its state.
     pub state: State,
     /// Whether it reaches the servers.
     pub reach: Reach,
-    /// The TCP port of its link, on the address that the datagram came from.
+    /// The TCP port on which it accepts links, at the address that the datagram came from.
     pub link_port: u16,
     /// Declared weight in percent; 100 is neutral.
     pub weight: u16,
@@ -166,50 +167,50 @@ pub struct Advert {
     pub load: u16,
     /// Measured capacity in Mbit/s.
     pub capacity: u32,
-    /// Open tunnels.
+    /// Number of open tunnels.
     pub tunnels: u32,
-    /// Its place in the group.
+    /// The values that the selection depends on.
     pub standing: Standing,
     /// Other candidates in rank order, at most [`MOST_PEERS`].
     pub peers: Vec<Peer>,
 }
 
-/// What a datagram says.
+/// The content of a datagram.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// Who is connected to the server?
+    /// Asks which candidates are connected to the server.
     Query {
         /// Fresh random bytes that the offer repeats.
         nonce: [u8; 16],
     },
-    /// I am. The answer to a query, to the asker alone.
+    /// A candidate's answer to a query, sent only to the node that asked.
     Offer {
-        /// The query's.
+        /// The nonce of the query.
         nonce: [u8; 16],
-        /// The facts.
+        /// What the candidate announces.
         advert: Advert,
     },
-    /// The same, to everybody, unasked.
+    /// A candidate's unsolicited announcement, sent to all nodes.
     Beacon {
-        /// Random, new at each start of the sender.
+        /// A random number, chosen anew each time the sender starts.
         boot: u64,
-        /// Grows with each beacon of one boot.
+        /// Increases with each beacon of the same boot.
         counter: u64,
-        /// The facts.
+        /// What the candidate announces.
         advert: Advert,
     },
-    /// Who can admit me? From a machine that holds an invite and nothing else.
+    /// Asks which node can admit the sender, a machine that has only an invite.
     JoinQuery {
         /// Fresh random bytes that the offer repeats.
         nonce: [u8; 16],
-        /// Which invite.
+        /// The id of the invite.
         invite: [u8; 8],
     },
-    /// I can. The answer of the node that holds the group's authority.
+    /// The answer to a join query, from the authority's node.
     JoinOffer {
-        /// The query's.
+        /// The nonce of the query.
         nonce: [u8; 16],
-        /// The TCP port where to enrol.
+        /// The TCP port for enrolment.
         link_port: u16,
     },
 }
@@ -221,28 +222,28 @@ pub struct Datagram {
     pub group: GroupId,
     /// The epoch of the discovery key that authenticates it.
     pub epoch: u64,
-    /// Who sent it; all zero from a machine that has not joined.
+    /// The sender; all zeros from a machine that has not joined.
     pub sender: NodeId,
-    /// What it says.
+    /// Its content.
     pub message: Message,
 }
 
-/// Where a datagram comes from and where it goes.
+/// The source and destination addresses of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Way {
     /// The sender's address.
     pub from: SocketAddr,
-    /// The receiver's: its own, not a broadcast address, wherever that matters.
+    /// The receiver's own address, not a broadcast address, for every type whose tag covers it.
     pub to: SocketAddr,
 }
 
-/// Why a datagram was dropped. Counted, never answered.
+/// Why a datagram was dropped. Dropped datagrams are counted and never answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Dropped {
     /// Wrong size, magic, version, type or content.
     #[error("not a laneway datagram of this version")]
     Form,
-    /// Another group's.
+    /// It belongs to another group.
     #[error("of another group")]
     Group,
     /// The HMAC does not match.
@@ -250,7 +251,7 @@ pub enum Dropped {
     Forged,
 }
 
-/// The keys of one group (or of one invite), one for each type.
+/// The keys of one group or of one invite: one key for each type of datagram.
 pub struct Keys {
     by_type: [hmac::Key; 5],
 }
@@ -265,7 +266,7 @@ enum Type {
 }
 
 impl Keys {
-    /// Derives them from the discovery key of the group or of the invite (RFC 5869).
+    /// Derives the keys from the discovery key of the group or of the invite (RFC 5869).
     pub fn new(discovery_key: &[u8; 32]) -> Self {
         let derived = hkdf::Salt::new(hkdf::HKDF_SHA256, b"laneway discovery 1").extract(discovery_key);
         let key = |label: &[u8]| {
@@ -296,7 +297,7 @@ impl Keys {
 }
 
 impl Datagram {
-    /// The bytes, for the way that they will go.
+    /// The bytes of the datagram when it is sent between the addresses in `way`.
     pub fn encode(&self, keys: &Keys, way: Way) -> [u8; SIZE] {
         let (mut out, kind) = self.unsigned();
         let tag = keys.tag(kind, &out[..TAG], way);
@@ -304,7 +305,7 @@ impl Datagram {
         out
     }
 
-    /// All but the tag.
+    /// The datagram with zeros in place of the tag, and its type.
     fn unsigned(&self) -> ([u8; SIZE], Type) {
         let mut out = [0; SIZE];
         out[..4].copy_from_slice(&MAGIC);
@@ -343,11 +344,11 @@ impl Datagram {
         (out, kind)
     }
 
-    /// Reads a datagram that came this way. Only what [`Datagram::encode`] wrote with the same keys is
-    /// accepted.
+    /// Parses a datagram that was sent between the addresses in `way`. Accepts only output of [`Datagram::encode`] with
+    /// the same keys.
     ///
     /// # Errors
-    /// [`Dropped`], cheapest check first.
+    /// [`Dropped`]; the cheapest checks come first.
     pub fn decode(bytes: &[u8], group: GroupId, keys: &Keys, way: Way) -> Result<Self, Dropped> {
         let Ok(bytes) = <&[u8; SIZE]>::try_from(bytes) else { return Err(Dropped::Form) };
         if bytes[..4] != MAGIC || bytes[4] != VERSION {
@@ -381,26 +382,28 @@ impl Datagram {
             sender: NodeId(array(bytes, 40)),
             message,
         };
-        // What has to be zero is zero.
+        // Encoding it again shows whether all unused bytes are zero.
         if datagram.unsigned().0[..TAG] == bytes[..TAG] { Ok(datagram) } else { Err(Dropped::Form) }
     }
 }
 
-/// The epoch that a datagram names, before any key is known: what finds the key. `None` when it is no datagram.
+/// The epoch in a datagram that has not been authenticated, to find its key. `None` if the size is not that of a
+/// datagram.
 pub fn epoch_named(bytes: &[u8]) -> Option<u64> {
     let bytes: &[u8; SIZE] = bytes.try_into().ok()?;
     Some(u64::from_be_bytes(array(bytes, 16)))
 }
 
-/// Which invite a datagram asks to be admitted by, before any key is known: what finds the key.
-/// `None` when it is not a join query.
+/// The id of the invite in a join query that has not been authenticated, to find its key. `None` if it is not a join
+/// query.
 pub fn invite_asked_for(bytes: &[u8]) -> Option<[u8; 8]> {
     let bytes: &[u8; SIZE] = bytes.try_into().ok()?;
     let asks = bytes[..4] == MAGIC && bytes[4] == VERSION && bytes[5] == Type::JoinQuery as u8;
     asks.then(|| array(bytes, BODY))
 }
 
-/// Where a datagram says that it is a query, true or not, and how: who answers none need not find out.
+/// Offset and value of the byte that marks a datagram as a query. A node that answers no queries can drop such
+/// datagrams without authenticating them.
 pub const QUERY_MARK: (usize, u8) = (5, Type::Query as u8);
 
 impl Type {
@@ -410,8 +413,8 @@ impl Type {
             .find(|kind| *kind as u8 == byte)
     }
 
-    /// Whether the tag covers the sender's address, and the receiver's: what says where a gateway is can be repeated
-    /// by nobody from elsewhere, and an answer is of no use to anybody but the asker.
+    /// Whether the tag covers the sender's address, and whether it covers the receiver's. An announcement of a gateway
+    /// cannot be replayed from another address, and an answer is valid only for the node that asked.
     fn covers(self) -> (bool, bool) {
         match self {
             Self::Query | Self::JoinQuery => (false, false),
@@ -535,7 +538,7 @@ impl State {
             .ok_or(Dropped::Form)
     }
 
-    /// The word for people.
+    /// The name that is shown to users.
     pub fn word(self) -> &'static str {
         match self {
             Self::Standby => "standby",
@@ -547,7 +550,7 @@ impl State {
 }
 
 impl Reach {
-    /// The word for people.
+    /// The name that is shown to users.
     pub fn word(self) -> &'static str {
         match self {
             Self::Unknown => "not probed",
@@ -561,7 +564,7 @@ fn port(port: u16) -> Result<u16, Dropped> {
     if port == 0 { Err(Dropped::Form) } else { Ok(port) }
 }
 
-/// An address as 16 bytes; IPv4 as IPv4-mapped IPv6 (RFC 4291 §2.5.5.2).
+/// An address as IPv6; an IPv4 address becomes an IPv4-mapped one (RFC 4291 §2.5.5.2).
 fn plain_ip(ip: IpAddr) -> Ipv6Addr {
     match ip {
         IpAddr::V4(ip) => ip.to_ipv6_mapped(),

@@ -1,5 +1,5 @@
-//! DNS messages (RFC 1035, RFC 6891): from the bytes of a query to what becomes of it, and back to the bytes of an
-//! answer. Pure; what asks whom, and what is kept, is elsewhere.
+//! DNS messages (RFC 1035, RFC 6891): decides how to handle the bytes of a query, and encodes the answer. Without I/O;
+//! forwarding and caching are elsewhere.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -11,47 +11,47 @@ use hickory_resolver::proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
 use super::target::Host;
 
-/// The longest message, over TCP and over a link (RFC 1035 §4.2.2), in bytes.
+/// Maximum length of a message over TCP and over a link (RFC 1035 §4.2.2), in bytes.
 pub const LONGEST: usize = u16::MAX as usize;
-/// The header's length (RFC 1035 §4.1.1), in bytes: who sends less is not answered.
+/// Length of the header (RFC 1035 §4.1.1), in bytes. A shorter message is not answered.
 const HEADER: usize = 12;
-/// What every peer takes by UDP (RFC 1035 §4.2.1), in bytes.
+/// Message size that every peer accepts over UDP (RFC 1035 §4.2.1), in bytes.
 const LEAST_PAYLOAD: u16 = 512;
-/// The most that is sent by UDP, whatever the peer says that it takes.
+/// Maximum size of a message sent over UDP, in bytes, even if the peer accepts more.
 const MOST_PAYLOAD: u16 = 4096;
-/// What this side says that it takes by UDP: no fragments on any usual network (RFC 9715 §3).
+/// Maximum UDP message size that this side announces, in bytes: not fragmented on any usual network (RFC 9715 §3).
 const OWN_PAYLOAD: u16 = 1232;
-/// How long the answers are good that are made here, in seconds.
+/// TTL of the records that are made here, in seconds.
 const OWN_TTL: u32 = 3600;
 
-/// Extended DNS Errors (RFC 8914 §4): why there is no answer, for a person.
+/// Extended DNS Errors (RFC 8914 §4): tell the user why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// Something else; the text says what.
+    /// Another reason, which the text explains.
     Other = 0,
-    /// The rules of the gateway do not let this name be asked for.
+    /// The rules of the gateway forbid this name.
     Prohibited = 18,
-    /// What was asked for is not done here.
+    /// This kind of query is not supported.
     NotSupported = 21,
-    /// Nobody could be asked.
+    /// No name server could be reached.
     NoReachableAuthority = 22,
-    /// A name server could not be asked, or did not answer.
+    /// A name server could not be queried, or did not answer.
     NetworkError = 23,
 }
 
-/// A question that can be asked.
+/// A valid query.
 #[derive(Clone, Debug)]
 pub struct Query {
     id: u16,
     question: op::Query,
-    /// How much the peer takes by UDP and whether it wants signatures; none without EDNS.
+    /// Maximum UDP message size of the peer in bytes, and whether it wants signatures; `None` without EDNS.
     edns: Option<(u16, bool)>,
     recursion_desired: bool,
     checking_disabled: bool,
     authentic_data: bool,
 }
 
-/// What two queries have in common that have the same answer.
+/// The part of a query that determines the answer: queries with equal keys have the same answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
     name: Name,
@@ -60,18 +60,18 @@ pub struct Key {
     unchecked: bool,
 }
 
-/// What becomes of the bytes of a query.
+/// How to handle the bytes of a query.
 #[derive(Debug)]
 pub enum Decision {
-    /// No query: there is nothing to say, or nobody to say it to.
+    /// Do not answer: the message is a response, or is too short for a header.
     Ignore,
-    /// The answer is known, to this query or to none that could be read, with this code.
+    /// The answer is known: the query (`None` if it could not be parsed), the response code and the bytes to send.
     Answer(Box<Option<Query>>, ResponseCode, Vec<u8>),
-    /// Somebody has to be asked.
+    /// A name server must be queried.
     Ask(Box<Query>),
 }
 
-/// The word for a code, for counts: those that are usual have one.
+/// The label of a response code in metrics; uncommon codes share one.
 pub fn word(code: ResponseCode) -> &'static str {
     match code {
         ResponseCode::NoError => "noerror",
@@ -86,16 +86,16 @@ pub fn word(code: ResponseCode) -> &'static str {
 }
 
 impl Decision {
-    /// Reads a query. Whatever is not one, and whatever is not asked here, is answered as its protocol says: FORMERR,
-    /// NOTIMP, BADVERS, REFUSED, the smallest possible answer to ANY (RFC 8482 §4.2), and the names that mean this
-    /// machine or nobody (RFC 6761 §6.3, §6.4, RFC 7686 §2).
+    /// Parses a query. Malformed and unsupported queries are answered with FORMERR, NOTIMP, BADVERS or REFUSED. Also
+    /// answered without a name server: ANY, with the smallest possible answer (RFC 8482 §4.2), and names that mean this
+    /// machine or do not exist (RFC 6761 §6.3, §6.4, RFC 7686 §2).
     pub fn of(bytes: &[u8]) -> Self {
         let Some([id_high, id_low, flags, ..]) = bytes.get(..HEADER) else { return Self::Ignore };
         if flags & 0x80 > 0 {
             return Self::Ignore;
         }
         let bare = |code: ResponseCode| {
-            // The header alone: what follows it was not understood. QR, the opcode and RD.
+            // Only the header, because the rest was not parsed: QR is set; the opcode and RD are copied.
             let mut answer = vec![*id_high, *id_low, 0x80 | flags & 0x79, 0x80 | code.low()];
             answer.resize(HEADER, 0);
             Self::Answer(Box::new(None), code, answer)
@@ -125,7 +125,7 @@ impl Decision {
 }
 
 impl Query {
-    /// What can be said without asking anybody.
+    /// The answer, if no name server is needed for it.
     fn known(&self, edns_version: u8) -> Option<Message> {
         if edns_version > 0 {
             return Some(failure(ResponseCode::BADVERS, Reason::NotSupported, "only EDNS version 0"));
@@ -169,7 +169,7 @@ impl Query {
         &self.question
     }
 
-    /// What the answer depends on. Names are compared without regard to case (RFC 4343).
+    /// The part of the query that determines the answer. Names are compared case-insensitively (RFC 4343).
     pub fn key(&self) -> Key {
         Key {
             name: self.question.name().to_lowercase(),
@@ -183,8 +183,8 @@ impl Query {
         self.edns.is_some_and(|(_, signatures)| signatures)
     }
 
-    /// The same question for a name server, with this `id`. Nothing else of what the app said goes along: no client
-    /// subnet, no cookie.
+    /// The same question for a name server, with this `id`. The app's EDNS options, such as client subnet and cookie,
+    /// are not forwarded.
     pub fn to_server(&self, id: u16) -> Message {
         let mut message = Message::new(id, MessageType::Query, OpCode::Query);
         message.metadata.recursion_desired = true;
@@ -197,12 +197,12 @@ impl Query {
         message
     }
 
-    /// The bytes of the same question for a link (RFC 8484 §4.1: the id is 0).
+    /// The bytes of the same question for a link; the id is 0 (RFC 8484 §4.1).
     pub fn to_link(&self) -> Vec<u8> {
         encode(&self.to_server(0), LONGEST)
     }
 
-    /// What was `found`, as the answer to this query: its id, its question as it was spelt, its flags.
+    /// Turns `found` into the answer to this query, with the query's id, flags and exact spelling of the name.
     pub fn answer(&self, found: &Message) -> Message {
         let mut answer = Message::response(self.id, OpCode::Query);
         let metadata = &mut answer.metadata;
@@ -229,14 +229,14 @@ impl Query {
         answer.maybe_strip_dnssec_records(self.wants_signatures())
     }
 
-    /// How much the peer takes by UDP, in bytes (RFC 6891 §6.2.3, §6.2.5).
+    /// Maximum size of an answer to the peer over UDP, in bytes (RFC 6891 §6.2.3, §6.2.5).
     pub fn payload(&self) -> usize {
         let said = self.edns.map_or(LEAST_PAYLOAD, |(payload, _)| payload);
         said.clamp(LEAST_PAYLOAD, MOST_PAYLOAD).into()
     }
 
-    /// What the rules of a gateway judge: the address that a reverse name is about, else the name, without the labels
-    /// in front that say which service of it is meant (RFC 8552). Characters that no host name has become `?`.
+    /// The host that the rules of a gateway apply to: the address in a reverse name, otherwise the name without its
+    /// leading service labels (RFC 8552). Characters that are not allowed in a host name become `?`.
     pub fn subject(&self) -> Host {
         let name = self.question.name();
         if let Ok(net) = name.parse_arpa_name()
@@ -254,7 +254,7 @@ impl Query {
     }
 }
 
-/// The option code of extended errors.
+/// The EDNS option code of extended errors (RFC 8914 §2).
 const EXTENDED_ERROR: u16 = 15;
 
 fn is(label: &[u8], name: &str) -> bool {
@@ -267,7 +267,7 @@ fn found(answers: impl IntoIterator<Item = Record>) -> Message {
     message
 }
 
-/// An answer that says why there is none.
+/// A response that carries an error code and the reason.
 pub fn failure(code: ResponseCode, reason: Reason, sentence: &str) -> Message {
     let mut message = Message::response(0, OpCode::Query);
     message.metadata.response_code = code;
@@ -279,15 +279,15 @@ pub fn failure(code: ResponseCode, reason: Reason, sentence: &str) -> Message {
     message
 }
 
-/// The bytes of a message, at most so many: one that is longer says so with TC and holds no records (RFC 2181 §9), and
-/// one that is longer than any becomes SERVFAIL.
+/// The bytes of a message, at most `most`. A longer message is truncated: it has TC set and contains no records
+/// (RFC 2181 §9).
 pub fn encode(message: &Message, most: usize) -> Vec<u8> {
     let whole = message.to_vec().ok().filter(|bytes| bytes.len() <= most && bytes.len() <= LONGEST);
     if let Some(bytes) = whole {
         return bytes;
     }
     let mut short = message.truncate();
-    // An explanation that does not fit is none.
+    // If it still does not fit, the EDNS record with the explanation is left out.
     if let Ok(bytes) = short.to_vec()
         && bytes.len() <= most
     {
@@ -297,10 +297,10 @@ pub fn encode(message: &Message, most: usize) -> Vec<u8> {
     short.to_vec().unwrap_or_default()
 }
 
-/// How long an answer may be kept, in seconds: the shortest life of its records, or for one that there are none what
-/// the zone says (RFC 2308 §5); nothing when it must not be kept.
+/// How long an answer may be cached, in seconds: the shortest TTL of its records, or for a negative answer at most the
+/// minimum in the zone's SOA record (RFC 2308 §5); 0 if it must not be cached.
 pub fn lifetime(message: &Message) -> u32 {
-    /// A day, and for what does not exist an hour (RFC 2308 §5): mistakes are to pass.
+    /// Maximum lifetimes in seconds: a day, and an hour for a negative answer (RFC 2308 §5), so that mistakes expire.
     const LONGEST: u32 = 86_400;
     const LONGEST_NEGATIVE: u32 = 3_600;
     let code = message.metadata.response_code;
@@ -322,7 +322,7 @@ pub fn lifetime(message: &Message) -> u32 {
     }
 }
 
-/// Lets the records of an answer age by so many seconds.
+/// Reduces the TTL of every record of an answer by `seconds`.
 pub fn age(message: &mut Message, seconds: u32) {
     let sections = [&mut message.answers, &mut message.authorities, &mut message.additionals];
     for record in sections.into_iter().flatten() {

@@ -1,7 +1,7 @@
-//! Why a connection failed, said once and mapped once for each dialect.
+//! Why a connection failed, with one mapping to each protocol.
 //!
-//! A [`Failure`] is made where something went wrong, crosses the link as an HTTP status with a
-//! Proxy-Status field (RFC 9209), and is told to the app by SOCKS5 reply (RFC 1928 §6) or HTTP status.
+//! A [`Failure`] is created where something went wrong. It crosses the link as an HTTP status with a Proxy-Status field
+//! (RFC 9209), and reaches the app as a SOCKS5 reply (RFC 1928 §6) or an HTTP status.
 
 use std::fmt;
 
@@ -10,13 +10,13 @@ use std::fmt;
 pub enum Kind {
     /// No gateway became usable while the connection was held.
     NoGateway,
-    /// A rule refuses the name that was asked for.
+    /// A rule forbids the requested name.
     NameForbidden,
-    /// A rule, or the gateway's own safety, refuses the resolved address.
+    /// A rule, or a built-in protection of the gateway, forbids the resolved address.
     AddressForbidden,
     /// The name does not exist or has no address.
     NameNotFound,
-    /// The resolver did not answer, or answered with a failure of its own.
+    /// The resolver did not answer, or reported a failure.
     DnsTimeout,
     /// The gateway has no route to the network.
     NetworkUnreachable,
@@ -26,46 +26,46 @@ pub enum Kind {
     Refused,
     /// The server did not answer the connection attempt in time.
     ConnectTimeout,
-    /// The server connection broke.
+    /// The connection to the server broke.
     Terminated,
-    /// The proxy that the gateway leaves by does not take the gateway's login.
+    /// The gateway's upstream proxy does not accept the gateway's login.
     UpstreamLogin,
-    /// A limit was reached: tunnels, connections or bytes.
+    /// The limit on tunnels, connections or bytes was reached.
     LimitReached,
-    /// The request came back to a node that it had passed already.
+    /// The request returned to a node that it had already passed.
     Loop,
-    /// The server's answer breaks its protocol.
+    /// The server's response violates its protocol.
     BadResponse,
-    /// The app asked for something that this proxy does not do.
+    /// The app requested something that this proxy does not support.
     Unsupported,
 }
 
-/// Where it went wrong, seen from the app.
+/// Where it went wrong, as seen from the app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// This node, before any gateway.
     Local,
     /// The link, or the gateway behind it.
     Link,
-    /// The gateway, by its own decision.
+    /// The gateway itself, by its own decision.
     Gateway,
     /// The server, or the network between the gateway and it.
     Server,
 }
 
-/// One failure: what, where, and one sentence for a person.
+/// One failure: what went wrong, where, and one sentence for the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     /// What went wrong.
     pub kind: Kind,
     /// Where it went wrong.
     pub side: Side,
-    /// One sentence, in printable ASCII, that the app's user reads.
+    /// One sentence for the app's user, in printable ASCII.
     pub sentence: String,
 }
 
-/// How a kind is told in each dialect: HTTP status, Proxy-Status error type (RFC 9209 §2.3), SOCKS5 reply code
-/// (RFC 1928 §6), and the token of its own for logs and the wire.
+/// How a kind is expressed in each protocol: HTTP status, Proxy-Status error type (RFC 9209 §2.3), SOCKS5 reply code
+/// (RFC 1928 §6), and its own token for logs and the wire.
 type Row = (u16, &'static str, u8, &'static str);
 
 /// All kinds, in the order of their declaration.
@@ -90,26 +90,26 @@ const KINDS: [Kind; 15] = [
 const SIDES: [(Side, &str); 4] =
     [(Side::Local, "local"), (Side::Link, "link"), (Side::Gateway, "gateway"), (Side::Server, "server")];
 
-/// The longest sentence that is sent or believed, in bytes.
+/// Maximum length of a sentence that is sent or accepted, in bytes.
 const LONGEST_SENTENCE: usize = 400;
 
 impl Failure {
-    /// A failure; the sentence is made printable and cut to a bounded length.
+    /// Creates a failure. The sentence is reduced to printable ASCII and to a bounded length.
     pub fn new(kind: Kind, side: Side, sentence: impl AsRef<str>) -> Self {
         Self { kind, side, sentence: printable(sentence.as_ref()) }
     }
 
-    /// The HTTP status that says it.
+    /// The HTTP status for it.
     pub fn http_status(&self) -> u16 {
         self.kind.row().0
     }
 
-    /// The SOCKS5 reply code that says it (RFC 1928 §6).
+    /// The SOCKS5 reply code for it (RFC 1928 §6).
     pub fn socks5_reply(&self) -> u8 {
         self.kind.row().2
     }
 
-    /// The value of the Proxy-Status field (RFC 9209 §2) that says it, naming `proxy` as its origin.
+    /// The value of the Proxy-Status field (RFC 9209 §2) for it, with `proxy` as its origin.
     pub fn proxy_status(&self, proxy: &str) -> String {
         let (_, error, _, token) = self.kind.row();
         let side = self.side.token();
@@ -117,7 +117,7 @@ impl Failure {
         format!("{proxy}; error={error}; kind={token}; side={side}; details=\"{details}\"")
     }
 
-    /// Reads what [`Failure::proxy_status`] wrote. `None` when it is not ours.
+    /// Parses a value written by [`Failure::proxy_status`]. `None` if it has another format.
     pub fn from_proxy_status(value: &str) -> Option<Self> {
         let (facts, details) = value.split_once("details=\"")?;
         let parameter = |name: &str| {
@@ -137,8 +137,7 @@ impl Failure {
         None
     }
 
-    /// True when another gateway may do better. What the destination caused is never held against a
-    /// gateway.
+    /// Whether another gateway may succeed. A failure that the destination caused is never blamed on a gateway.
     pub fn blames_gateway(&self) -> bool {
         matches!(self.side, Side::Link)
     }
@@ -153,7 +152,7 @@ impl fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 impl Kind {
-    /// The one table that all dialects are read from.
+    /// The only table of the values for all protocols.
     const fn row(self) -> Row {
         match self {
             Self::NoGateway => (503, "destination_unavailable", 1, "no-gateway"),
@@ -174,14 +173,14 @@ impl Kind {
         }
     }
 
-    /// The word for logs.
+    /// The token for logs and the wire.
     pub fn token(self) -> &'static str {
         self.row().3
     }
 }
 
 impl Side {
-    /// The word for logs and the wire.
+    /// The token for logs and the wire.
     pub fn token(self) -> &'static str {
         SIDES.iter().find(|(side, _)| *side == self).expect("the table has a row for every side").1
     }
@@ -193,7 +192,7 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-/// Makes any text safe for one header line or one log line: printable ASCII, bounded.
+/// Makes any text safe for one header line or one log line: printable ASCII of bounded length.
 pub fn printable(text: &str) -> String {
     text.chars()
         .take(LONGEST_SENTENCE)
@@ -206,7 +205,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What apps and gateways of all versions rely on. A new kind needs its line here, and its place in [`KINDS`].
+    /// The values that apps and gateways of all versions rely on. A new kind needs a line here and an entry in
+    /// [`KINDS`].
     fn expected(kind: Kind) -> (u16, &'static str, u8, &'static str) {
         match kind {
             Kind::NoGateway => (503, "destination_unavailable", 1, "no-gateway"),

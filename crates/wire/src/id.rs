@@ -1,30 +1,30 @@
-//! Names of nodes and groups on the wire.
+//! Identifiers of nodes and groups on the wire.
 
 use std::fmt;
 
-/// A node: the first 16 bytes of the SHA-256 of its raw Ed25519 public key, so that nobody hands ids out
-/// and a certificate proves its own.
+/// The id of a node: the first 16 bytes of the SHA-256 of its raw Ed25519 public key. Ids therefore need not be
+/// assigned, and a certificate proves the id of its owner.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub [u8; 16]);
 
-/// A group: the first 8 bytes of the SHA-256 of its authority's raw Ed25519 public key.
+/// The id of a group: the first 8 bytes of the SHA-256 of its authority's raw Ed25519 public key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupId(pub [u8; 8]);
 
 impl NodeId {
-    /// The first 8 hexadecimal digits: enough for a person to tell nodes apart.
+    /// The first 8 hexadecimal digits: enough for a user to tell nodes apart.
     pub fn short(&self) -> String {
         hex(&self.0[..4])
     }
 
-    /// Reads 32 hexadecimal digits, as [`fmt::Display`] writes them.
+    /// Parses 32 hexadecimal digits, the format that [`fmt::Display`] writes.
     pub fn parse(text: &str) -> Option<Self> {
         unhex(text).map(Self)
     }
 }
 
 impl GroupId {
-    /// Reads 16 hexadecimal digits, as [`fmt::Display`] writes them.
+    /// Parses 16 hexadecimal digits, the format that [`fmt::Display`] writes.
     pub fn parse(text: &str) -> Option<Self> {
         unhex(text).map(Self)
     }

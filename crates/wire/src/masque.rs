@@ -1,13 +1,13 @@
-//! The path that a CONNECT-UDP request names its destination with (RFC 9298 §2, the default template).
+//! The path of a CONNECT-UDP request, which contains the destination (RFC 9298 §2, the default template).
 
 use super::target::{Host, Target};
 
-/// The protocol of the extended CONNECT (RFC 9298 §3.4, RFC 8441 §4).
+/// The protocol in the extended CONNECT request (RFC 9298 §3.4, RFC 8441 §4).
 pub const PROTOCOL: &str = "connect-udp";
 
 const PREFIX: &str = "/.well-known/masque/udp/";
 
-/// The path for `target`. The colons of an IPv6 address are percent-encoded, and it has no brackets.
+/// The path for `target`. An IPv6 address is written without brackets, and its colons are percent-encoded.
 pub fn path(target: &Target) -> String {
     let host = match &target.host {
         Host::Name(name) => name.clone(),
@@ -16,13 +16,13 @@ pub fn path(target: &Target) -> String {
     format!("{PREFIX}{host}/{}/", target.port)
 }
 
-/// The destination that a path names; none when it names no destination.
+/// The destination in a path; `None` if the path contains no valid destination.
 pub fn target(path: &str) -> Option<Target> {
     let (host, port) = path.strip_prefix(PREFIX)?.strip_suffix('/')?.split_once('/')?;
     if !port.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    // Nothing but a colon needs to be encoded in a name or an address, and no zone is taken.
+    // Only colons need to be encoded in a name or an address. IPv6 zones are not accepted.
     let host = host.replace("%3A", ":").replace("%3a", ":");
     Target::new(&host, port.parse().ok()?).ok()
 }

@@ -1,6 +1,6 @@
-//! SOCKS4 and 4a requests (Ying-Da Lee, "SOCKS: A protocol for TCP proxy across firewalls", and its 4a extension). No
-//! RFC: version, command, port and address, then the user id up to a zero byte; an address 0.0.0.x with x > 0 says that
-//! the name of the host follows, up to another zero byte.
+//! SOCKS4 and 4a requests (Ying-Da Lee, "SOCKS: A protocol for TCP proxy across firewalls", and its 4a extension).
+//! There is no RFC. A request consists of version, command, port and address, then the user id with a zero byte at its
+//! end. An address 0.0.0.x with x > 0 means that the host name follows, with another zero byte at its end.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -8,55 +8,55 @@ use super::target::Target;
 
 /// The first byte of a request.
 pub const VERSION: u8 = 4;
-/// The longest user id that is read past, in bytes; that of RFC 1929.
+/// Maximum length of the user id, which is ignored, in bytes: the same as in RFC 1929.
 pub const MAX_USER: usize = 255;
-/// The longest name that is looked at, in bytes; a name of DNS is shorter.
+/// Maximum length of a host name, in bytes. DNS names are shorter.
 pub const MAX_NAME: usize = 255;
 
 const CONNECT: u8 = 1;
-/// What comes before the user id.
+/// Length in bytes of the fields before the user id.
 const FIXED: usize = 8;
 
-/// What an app is answered.
+/// The reply to an app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// The connection stands.
+    /// The connection is up.
     Granted = 0x5a,
-    /// Rejected or failed; the protocol tells no reasons apart.
+    /// Rejected or failed; the protocol does not distinguish reasons.
     Rejected = 0x5b,
 }
 
-/// A request that is whole.
+/// A complete request.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Request {
-    /// Where the app wants to go.
+    /// The destination that the app requests.
     pub target: Target,
-    /// How many bytes the request took; what follows is for the server.
+    /// Length of the request in bytes; the bytes after it are for the server.
     pub length: usize,
 }
 
 /// Why a request is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Another version.
+    /// The version is not 4.
     #[error("not a SOCKS4 request")]
     Version,
-    /// BIND, or what nobody knows.
+    /// BIND, or an unknown command.
     #[error("command not supported")]
     Command,
-    /// More than [`MAX_USER`] bytes without an end.
+    /// The user id has more than [`MAX_USER`] bytes.
     #[error("the user id does not end")]
     User,
-    /// More than [`MAX_NAME`] bytes without an end.
+    /// The host name has more than [`MAX_NAME`] bytes.
     #[error("the name does not end")]
     Name,
-    /// Port 0, or a name that is none.
+    /// The port is 0, or the host name is invalid.
     #[error("not a destination")]
     Target,
 }
 
 impl Reply {
-    /// The eight bytes that say it. The bound address is at the gateway and of no use to the app: zeroes.
+    /// The eight bytes of the reply. The bound address is zero: it is the gateway's and of no use to the app.
     #[must_use]
     pub fn bytes(self) -> [u8; 8] {
         [0, self as u8, 0, 0, 0, 0, 0, 0]
@@ -64,10 +64,10 @@ impl Reply {
 }
 
 impl Request {
-    /// Reads the request that `bytes` begins with; `None` while more of it must come.
+    /// Parses the request at the start of `bytes`; `None` if more bytes must arrive.
     ///
     /// # Errors
-    /// [`Refusal`], as early as it is certain: nobody waits for the end of a field that is too long.
+    /// [`Refusal`], as soon as it is certain: the end of a field that is too long is not awaited.
     pub fn parse(bytes: &[u8]) -> Result<Option<Self>, Refusal> {
         match bytes {
             [version, ..] if *version != VERSION => return Err(Refusal::Version),
@@ -94,7 +94,7 @@ impl Request {
 
 struct TooLong;
 
-/// What comes before the first zero byte; `None` while there is none.
+/// The bytes before the first zero byte; `None` if there is none yet. `most` is their maximum number.
 fn field(bytes: &[u8], most: usize) -> Result<Option<&[u8]>, TooLong> {
     match bytes.iter().take(most + 1).position(|byte| *byte == 0) {
         Some(end) => Ok(Some(&bytes[..end])),
@@ -123,7 +123,7 @@ mod tests {
         for length in 0..whole.len() {
             assert_eq!(parse(&whole[..length]), Ok(None), "{length}");
         }
-        // An address that stands for no name.
+        // 0.0.0.0 is an address; it does not mean that a name follows.
         assert_eq!(parse(b"\x04\x01\x00\x50\0\0\0\0\0"), Ok(Some(("0.0.0.0:80".into(), 9))));
     }
 

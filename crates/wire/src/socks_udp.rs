@@ -1,4 +1,4 @@
-//! What a SOCKS5 app puts before each datagram, and finds before each reply (RFC 1928 §7).
+//! The header before each datagram that a SOCKS5 app sends or receives (RFC 1928 §7).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,21 +8,21 @@ const IPV4: u8 = 1;
 const NAME: u8 = 3;
 const IPV6: u8 = 4;
 
-/// A datagram that is dropped.
+/// Why a datagram is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
-    /// A part of a larger one: fragments are not put together.
+    /// It is a fragment; fragments are not reassembled.
     #[error("a fragment")]
     Fragment,
-    /// It ends within its header.
+    /// It ends before the end of its header.
     #[error("shorter than its header")]
     Truncated,
-    /// Reserved bytes that are not 0, or an address that is none.
+    /// A reserved byte is not 0, or the destination is invalid.
     #[error("no destination")]
     Malformed,
 }
 
-/// Where a datagram goes, and how long its header is, behind which the payload lies.
+/// The destination of a datagram and the length of its header in bytes. The payload follows the header.
 ///
 /// # Errors
 /// [`Unusable`].

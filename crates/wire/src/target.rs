@@ -1,4 +1,4 @@
-//! Where an app wants to go: `host:port`.
+//! The destination that an app requests: `host:port`.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -6,16 +6,16 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A host, by name or by address.
+/// A host, identified by name or by address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Host {
-    /// A name in lower case, without a trailing dot; letters, digits, `-`, `_` and `.` only.
+    /// A name in lower case without a trailing dot. It contains only letters, digits, `-`, `_` and `.`.
     Name(String),
     /// An address.
     Address(IpAddr),
 }
 
-/// One destination of one tunnel.
+/// The destination of one tunnel.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Target {
@@ -25,10 +25,10 @@ pub struct Target {
     pub port: u16,
 }
 
-/// A destination that cannot be one.
+/// Why a destination is invalid.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TargetError {
-    /// Not `host:port`.
+    /// It does not have the form `host:port`.
     #[error(
         "a destination is written HOST:PORT, without http:// or a path, and an IPv6 address in brackets, [ADDR]:PORT"
     )]
@@ -36,13 +36,14 @@ pub enum TargetError {
     /// The port is 0, above 65535 or not a number.
     #[error("the port is not a number from 1 to 65535")]
     Port,
-    /// A name with other characters, empty or over-long labels (RFC 1035 §2.3.4).
+    /// The name contains other characters, or it or one of its labels is empty or too long (RFC 1035 §2.3.4).
     #[error("the host is neither an IP address nor a name of letters, digits, '-', '_' and '.'")]
     Name,
 }
 
 impl Host {
-    /// Reads a name or an address; IPv6 with or without brackets. A final dot changes nothing: `10.0.0.1.` is no name.
+    /// Parses a name or an address; IPv6 with or without brackets. A trailing dot does not turn an IPv4 address into a
+    /// name: `10.0.0.1.` is the address.
     ///
     /// # Errors
     /// [`TargetError::Name`].
@@ -65,10 +66,10 @@ impl Host {
 }
 
 impl Target {
-    /// A destination of its parts.
+    /// Creates a destination from its parts.
     ///
     /// # Errors
-    /// [`TargetError`] for a name that cannot be one and for port 0.
+    /// [`TargetError`] if the host is invalid or the port is 0.
     pub fn new(host: &str, port: u16) -> Result<Self, TargetError> {
         if port == 0 {
             return Err(TargetError::Port);
@@ -76,7 +77,7 @@ impl Target {
         Ok(Self { host: Host::parse(host)?, port })
     }
 
-    /// The socket address, when the host is an address.
+    /// The socket address, if the host is an address.
     pub fn address(&self) -> Option<SocketAddr> {
         match self.host {
             Host::Name(_) => None,
