@@ -50,8 +50,6 @@ APART = {"local", "gateway"}
 
 # Files outside crates/sys that may name an operating system, each with what it uses. They go there with the port to Windows.
 SYSTEMS = {
-    "src/commands/authority.rs": "file mode 0600 of an exported key",
-    "src/commands/env.rs": "exec of `laneway run`",
     "src/local/port.rs": "the unix socket of the local proxy",
 }
 

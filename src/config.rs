@@ -370,12 +370,18 @@ mod tests {
     fn a_key_that_is_no_option_is_refused_with_the_one_that_is_near() {
         let problem = parse("hold = 1\nrolle = 'gateway'").unwrap_err().to_string();
         assert!(problem.contains("line 2, column 1") && problem.contains("did you mean 'role'"), "{problem}");
-        for text in
-            ["config = 'x'", "state = 'x'", "help = true", "version = true", "hold = [1]", "pac-direct = 1"]
-        {
+        for text in [
+            "config = 'x'",
+            "state = 'x'",
+            "help = true",
+            "version = true",
+            "hold = [1]",
+            "pac-direct = 1",
+            "log = 5",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
-        assert!(parse("pac-direct = false\nproxy-mode = 660\nserver = []").is_ok());
+        assert!(parse("pac-direct = false\nproxy-mode = 660\nserver = []\nactive = 0x2").is_ok());
     }
 
     #[test]

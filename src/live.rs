@@ -85,7 +85,7 @@ impl Live {
 
     /// Gives each part the options that it can change without a restart.
     fn apply(&self, new: &Config) -> Result<(), Problem> {
-        let Config { local, gateway, peers, .. } = new;
+        let Config { local, gateway, peers, node: _, transparent: _, dns: _ } = new;
         let upstream = gateway.upstream()?;
         self.egress.change(
             Access::new(&gateway.server, &gateway.allow, &gateway.deny),

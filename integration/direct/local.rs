@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use crate::lab::{CONNECTIONS, HANDSHAKES, Lab, Proxy};
 use crate::peer::{Origin, Peer, within};
@@ -235,17 +235,17 @@ async fn a_connection_is_held_no_longer_than_the_hold_time_though_a_gateway_fail
     let (runtime, lab) = losable().await;
     let proxy = lab.proxy().await;
     within(proxy.links.up().wait_for(|links| !links.is_empty())).await.unwrap();
-    let (hold, lost_after) = (Duration::from_secs(3), Duration::from_millis(2500));
-    proxy.hold.send_replace(hold);
+    proxy.hold.send_replace(Duration::from_secs(3));
     let (silent, _queued) = unanswering().await;
     let mut app = Peer::connect(proxy.address).await;
-    let start = Instant::now();
     app.say(connect(silent)).await;
-    sleep(lost_after).await;
+    // The server answers nothing, so nothing tells that the gateway has been asked; that takes milliseconds.
+    sleep(Duration::from_secs(1)).await;
+    // A search that began anew with the next attempt would take this hold time, and outlast the test.
+    proxy.hold.send_replace(Duration::from_secs(3600));
     runtime.shutdown_background();
-    let answer = app.head().await;
+    let answer = within(app.head()).await;
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-    assert!(start.elapsed() < hold + lost_after - Duration::from_secs(1), "{:?}", start.elapsed());
 }
 
 #[tokio::test]

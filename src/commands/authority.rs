@@ -1,14 +1,12 @@
 //! `members`, `revoke`, `rotate`, `ca`: commands for the machine that holds the authority's key.
 
-use std::fs::OpenOptions;
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::say;
 use crate::net;
 use crate::problem::Problem;
-use crate::sys::state::StateDir;
+use crate::sys::state::{StateDir, create_private};
 use crate::trust::authority::{self, Authority};
 use crate::trust::group::Group;
 use crate::wire::id::NodeId;
@@ -140,8 +138,7 @@ fn export(state: &StateDir, file: &Path) -> Result<(), Problem> {
             _ => problem.because(error),
         }
     };
-    let mut options = OpenOptions::new();
-    let mut written = options.write(true).create_new(true).mode(0o600).open(file).map_err(failed)?;
+    let mut written = create_private(file).map_err(failed)?;
     if let Err(error) = written.write_all(&bytes).and_then(|()| written.sync_all()) {
         // A truncated export is useless.
         let _ = std::fs::remove_file(file);

@@ -116,18 +116,11 @@ impl Run {
         let (program, arguments) = self.command.split_first().expect("the command line requires one");
         let mut command = Command::new(program);
         command.args(arguments).envs(variables(&address, self.selection.socks));
-        let error = start(&mut command);
+        let error = crate::sys::process::replace(&mut command);
         let code = if error.kind() == ErrorKind::NotFound { 127 } else { 126 };
         let problem = Problem::new(format!("'{}' cannot be run", program.to_string_lossy()));
         Err(problem.because(error).exiting(code))
     }
-}
-
-#[cfg(unix)]
-/// Replaces this process; returns only on failure.
-fn start(command: &mut Command) -> std::io::Error {
-    use std::os::unix::process::CommandExt;
-    command.exec()
 }
 
 impl AptProxy {

@@ -1,10 +1,12 @@
 //! The configuration file. It takes exactly what the flags take, because its values become flags: each key is the name of
-//! an option, each value is read by that option's own parser, and what is wrong is told with its line and column.
+//! an option, each value is read by that option's own parser, and an error names the line and column.
 
+use std::any::TypeId;
 use std::error::Error as _;
 use std::ffi::OsString;
 use std::fmt;
 use std::ops::Range;
+use std::path::PathBuf;
 
 use clap::builder::Arg;
 use clap::error::{ContextKind, ContextValue};
@@ -16,7 +18,7 @@ use toml::de::{DeTable, DeValue};
 pub(super) struct Fault {
     /// Line and column, from 1.
     place: (usize, usize),
-    /// What is wrong. It repeats no value: that may be a password.
+    /// What is wrong. The parsers of secrets do not repeat them.
     what: String,
 }
 
@@ -68,7 +70,10 @@ fn flag(arg: &Arg, name: &str, value: &DeValue<'_>) -> Result<Option<OsString>, 
         _ if is_switch => return Err("true or false is expected".into()),
         DeValue::String(text) => text.to_string(),
         _ if takes_many(arg) => return Err("a text, or a list of texts, is expected".into()),
-        DeValue::Integer(number) if number.radix() == 10 => number.as_str().to_owned(),
+        _ if takes_text(arg) => return Err("a text is expected".into()),
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+            .map_err(|error| error.to_string())?
+            .to_string(),
         DeValue::Float(number) => number.as_str().to_owned(),
         _ => return Err("a text or a number is expected".into()),
     };
@@ -84,7 +89,7 @@ fn check(flag: Option<OsString>, name: &str, command: &Command) -> Result<Option
     }
 }
 
-/// What clap says against a value, without the value.
+/// The reason why clap refuses a value, without the command's usage.
 fn reason(error: &clap::Error, name: &str) -> String {
     if let Some(source) = error.source() {
         return source.to_string();
@@ -112,6 +117,12 @@ fn unknown(name: &str, command: &Command) -> String {
 
 fn takes_many(arg: &Arg) -> bool {
     matches!(arg.get_action(), ArgAction::Append)
+}
+
+/// Whether the option takes any text, so that a number is more likely a mistake than meant.
+fn takes_text(arg: &Arg) -> bool {
+    let read = arg.get_value_parser().type_id();
+    read == TypeId::of::<String>() || read == TypeId::of::<PathBuf>()
 }
 
 /// Line and column of a place in the text, from 1.

@@ -5,5 +5,6 @@
 pub mod lan;
 pub mod mark;
 pub mod net;
+pub mod process;
 pub mod service;
 pub mod state;

@@ -274,7 +274,7 @@ fn original(_: &SockRef<'_>, _: bool) -> io::Result<SockAddr> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Closes a connection with a reset, which no app can mistake for an orderly close.
+/// Closes a connection with a reset, so that no app mistakes it for an orderly close.
 pub fn reset(stream: TcpStream) {
     let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
     drop(stream);

@@ -212,6 +212,14 @@ fn read(path: &Path, secret: bool) -> Result<Vec<u8>, StateError> {
     Ok(bytes)
 }
 
+/// Creates a file that only its owner can read and write.
+///
+/// # Errors
+/// [`io::ErrorKind::AlreadyExists`] when there is one, otherwise the operating system's error.
+pub fn create_private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
 /// A path, quoted as one word of a shell command where necessary.
 pub fn quoted(path: &Path) -> String {
     let path = path.display().to_string();
