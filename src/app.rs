@@ -75,7 +75,7 @@ const FAREWELL: Duration = Duration::from_millis(150);
 pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Result<(), Problem> {
     net::raise_open_files();
     // Installed first, so that a signal during startup also stops the node in an orderly way.
-    let signals = Signals::new()?;
+    let mut signals = Signals::new()?;
     let manager = Arc::new(Manager::from_environment());
     let mut ports = Port::inherited().map_err(|error| {
         Problem::new("the sockets that the service manager passes cannot be used").because(error)
@@ -382,8 +382,11 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
         uplink: uplink.clone(),
         candidate: candidate_options,
     };
-    let ended = supervise(&mut parts, signals, stop, connections, &activity, &farewell, live).await;
-    uplink.demote().await;
+    let ended = supervise(&mut parts, &mut signals, stop, connections, &activity, &farewell, live).await;
+    tokio::select! {
+        () = uplink.demote() => {}
+        () = signals.stop() => tracing::warn!("stopped before the command of --on-demote has ended: told again"),
+    }
     ended?;
     workers.stop();
     Ok(())
@@ -430,7 +433,7 @@ impl Signals {
 /// Waits for a stop signal, or for a part to end, which none should; on a signal, drains the node.
 async fn supervise(
     parts: &mut JoinSet<&'static str>,
-    mut signals: Signals,
+    signals: &mut Signals,
     stop: CancellationToken,
     connections: TaskTracker,
     activity: &Activity,

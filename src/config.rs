@@ -8,6 +8,7 @@
 mod file;
 
 use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,14 +16,15 @@ use std::time::Duration;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, CommandFactory as _, Parser, ValueEnum};
 
+use crate::failure::printable;
 use crate::local::endpoint::Endpoint;
 use crate::memory::share_of_machine;
 use crate::peers::options::changed;
 use crate::peers::uplink;
 use crate::problem::Problem;
 use crate::size::{Size, seconds};
-use crate::sys::state::StateDir;
-use crate::telemetry::log::Format;
+use crate::sys::state::{StateDir, read_regular};
+use crate::telemetry::log::{self, Format};
 use crate::wire::target::Target;
 use crate::{gateway, local, peers, transparent};
 
@@ -30,6 +32,9 @@ use crate::{gateway, local, peers, transparent};
 pub const PROXY_PORT: u16 = 1080;
 /// The minimum memory that a node can work with, in bytes: a few tunnels, and a full window for one of them.
 const MIN_MEMORY: Size = Size(4 << 20);
+
+/// Maximum size of the configuration file in bytes.
+const MAX_FILE: u64 = 1 << 20;
 
 /// What this node may be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -79,6 +84,17 @@ impl NodeOptions {
     pub fn threads(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
         self.threads.map_or_else(cores, usize::from)
+    }
+
+    /// Checks the log filter, which is used at the next start only.
+    ///
+    /// # Errors
+    /// A usage problem.
+    fn check(&self) -> Result<(), Problem> {
+        log::check(&self.log).map_err(|error| {
+            Problem::usage(format!("'{}' is not a log level: {error}", printable(&self.log)))
+                .hint("use error, warn, info, debug or trace")
+        })
     }
 
     /// The options that differ in `new` and take effect only after a restart.
@@ -142,10 +158,17 @@ impl Config {
     /// A usage problem, with the file, line and column where they are known.
     pub fn load(typed: &ArgMatches, file: Option<&Path>) -> Result<Self, Problem> {
         let path =
-            file.map(Path::to_owned).or_else(|| default_files().into_iter().find(|path| path.exists()));
+            file.map(Path::to_owned).or_else(|| default_files().into_iter().find(|path| is_there(path)));
         let Some(path) = path else { return Self::of(typed, "", Path::new("")) };
-        let text = std::fs::read_to_string(&path).map_err(|error| {
-            Problem::usage(format!("cannot read the configuration {}", path.display())).because(error)
+        let bytes = read_regular(&path, MAX_FILE).map_err(|error| {
+            Problem::usage(format!("cannot read the configuration {}", path.display()))
+                .because(error)
+                .hint("--config FILE, or LANEWAY_CONFIG, names another file")
+        })?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            Problem::usage(format!("the configuration {} is not valid", path.display()))
+                .because(error)
+                .hint("save the file as UTF-8")
         })?;
         Self::of(typed, &text, &path)
     }
@@ -199,6 +222,12 @@ impl Config {
         self.local.check()?;
         self.transparent.check(self.local.proxy_open_to_lan)?;
         self.dns.check()?;
+        self.node.check()?;
+        for command in [&self.peers.on_promote, &self.peers.on_demote].into_iter().flatten() {
+            if command.contains('\0') {
+                return Err(Problem::usage("--on-promote and --on-demote cannot contain a NUL character"));
+            }
+        }
         self.gateway.upstream().map(drop)
     }
 
@@ -284,9 +313,16 @@ pub fn configured_proxy() -> Result<SocketAddr, Problem> {
     })
 }
 
+/// A file that is there but cannot be read is an error, and not skipped.
+fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().map_or_else(|error| error.kind() != ErrorKind::NotFound, |_| true)
+}
+
 fn default_files() -> Vec<PathBuf> {
-    let home = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
-    let home = home.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".config")));
+    // An empty or relative path is ignored (XDG Base Directory Specification): a file in the working directory could
+    // name shell commands.
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = absolute("XDG_CONFIG_HOME").or_else(|| absolute("HOME").map(|home| home.join(".config")));
     let user = home.map(|home| home.join("laneway/laneway.toml"));
     user.into_iter().chain([PathBuf::from("/etc/laneway/laneway.toml")]).collect()
 }
@@ -364,6 +400,29 @@ mod tests {
             ["threads", "log-format", "lan", "link"]
         );
         assert_eq!(named("server = 'a:1'"), ["server"]);
+    }
+
+    #[test]
+    fn a_file_that_never_ends_or_waits_for_a_writer_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let fifo = directory.path().join("laneway.toml");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        for path in [Path::new("/dev/zero"), &fifo, directory.path()] {
+            let problem = Config::of_flags(&[], Some(path)).unwrap_err().to_string();
+            assert!(problem.contains("caused by: not a regular file"), "{problem}");
+        }
+        let large = directory.path().join("large.toml");
+        std::fs::write(&large, vec![b'#'; usize::try_from(MAX_FILE).unwrap() + 1]).unwrap();
+        assert!(Config::of_flags(&[], Some(&large)).unwrap_err().to_string().contains("more than"));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_login_is_said_without_it() {
+        let problem = parse("hold = 1\nproxy-login = 'SECRET'").unwrap_err().to_string();
+        assert!(problem.contains("line 2, column 15: proxy-login: a login is"), "{problem}");
+        assert!(!problem.contains("SECRET"), "{problem}");
+        let problem = parse("\"\\u001b[31mX\" = 1").unwrap_err().to_string();
+        assert!(!problem.contains('\u{1b}'), "{problem}");
     }
 
     #[test]

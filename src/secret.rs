@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::str::FromStr;
 
 use clap::builder::TypedValueParser;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command};
 
 /// The parser of a value that holds a password.
@@ -37,7 +37,9 @@ where
         parsed.map_err(|why| {
             let arg = arg.map(Arg::to_string).unwrap_or_default();
             let message = format!("invalid value for '{arg}': {why}\n");
-            clap::Error::raw(ErrorKind::ValueValidation, message).with_cmd(command)
+            let mut error = clap::Error::raw(ErrorKind::ValueValidation, message).with_cmd(command);
+            error.insert(ContextKind::Custom, ContextValue::String(why));
+            error
         })
     }
 }

@@ -13,6 +13,8 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{ArgAction, Command};
 use toml::de::{DeTable, DeValue};
 
+use crate::failure::printable;
+
 /// What is wrong with a configuration file, and where.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Fault {
@@ -94,6 +96,9 @@ fn reason(error: &clap::Error, name: &str) -> String {
     if let Some(source) = error.source() {
         return source.to_string();
     }
+    if let Some(ContextValue::String(why)) = error.get(ContextKind::Custom) {
+        return why.clone();
+    }
     match error.get(ContextKind::ValidValue) {
         Some(ContextValue::Strings(valid)) if !valid.is_empty() => {
             format!("one of {} is expected", valid.join(", "))
@@ -109,6 +114,7 @@ fn unknown(name: &str, command: &Command) -> String {
         Some(ContextValue::Strings(near)) => near.first().map(|near| near.trim_start_matches('-').to_owned()),
         _ => None,
     });
+    let name = printable(name);
     match near {
         Some(near) => format!("there is no option '{name}'; did you mean '{near}'?"),
         None => format!("there is no option '{name}'"),

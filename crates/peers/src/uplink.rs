@@ -190,7 +190,10 @@ impl Uplink {
         let mut shell = Command::new("sh");
         shell.arg("-c").arg(command).stdin(Stdio::null());
         shell.env("LANEWAY_NODE", &self.options.node);
-        shell.env("LANEWAY_STATE", state.word());
+        // Not LANEWAY_STATE: that names the state directory of a laneway that the command runs.
+        shell.env("LANEWAY_UPLINK_STATE", state.word());
+        // Passwords are not for the command.
+        shell.env_remove("LANEWAY_PROXY_LOGIN").env_remove("LANEWAY_UPSTREAM");
         let limit = {
             let terms = self.terms.borrow();
             shell.env("LANEWAY_SERVER", &terms.server);
@@ -255,7 +258,7 @@ mod tests {
     async fn it_comes_up_when_wanted_and_goes_down_after_the_last_tunnel() {
         let directory = tempfile::tempdir().unwrap();
         let log = directory.path().join("log");
-        let note = format!("echo $LANEWAY_NODE $LANEWAY_STATE $LANEWAY_SERVER >> {}", log.display());
+        let note = format!("echo $LANEWAY_NODE $LANEWAY_UPLINK_STATE $LANEWAY_SERVER >> {}", log.display());
         let uplink = uplink(&note, &note);
         let (reach, reached) = watch::channel(Reach::Unreachable);
         let activity = Arc::new(Activity::default());

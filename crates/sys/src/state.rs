@@ -202,7 +202,7 @@ pub fn read_private(path: &Path) -> Result<Vec<u8>, StateError> {
 }
 
 fn read(path: &Path, secret: bool) -> Result<Vec<u8>, StateError> {
-    let mut file = File::open(path).map_err(io_error("open", path))?;
+    let mut file = open_regular(path).map_err(io_error("open", path))?;
     if secret {
         let mode = file.metadata().map_err(io_error("read", path))?.permissions().mode();
         refuse_if_open(path, mode, "600")?;
@@ -210,6 +210,28 @@ fn read(path: &Path, secret: bool) -> Result<Vec<u8>, StateError> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(io_error("read", path))?;
     Ok(bytes)
+}
+
+/// The content of a regular file of at most `limit` bytes.
+///
+/// # Errors
+/// [`io::ErrorKind::FileTooLarge`], [`io::ErrorKind::InvalidInput`] for anything but a regular file, otherwise the
+/// operating system's error.
+pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_regular(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {limit} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// Opening a FIFO waits for a writer, and a device may never end: neither may stop a node that reads its files again.
+fn open_regular(path: &Path) -> io::Result<File> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    File::open(path)
 }
 
 /// Creates a file that only its owner can read and write.

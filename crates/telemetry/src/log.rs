@@ -75,6 +75,15 @@ pub enum LogError {
     Started(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// Checks a filter without using it.
+///
+/// # Errors
+/// [`LogError::Filter`].
+pub fn check(filter: &str) -> Result<(), LogError> {
+    EnvFilter::try_new(filter)?;
+    Ok(())
+}
+
 /// Starts logging. `filter` is a level (`error`, `warn`, `info`, `debug`, `trace`) or `tracing` directives.
 ///
 /// # Errors

@@ -73,7 +73,7 @@ fn a_promoted_node_brings_its_uplink_up(lab: &Lab) {
     let said = lab.write("said", "");
     let tell = |word: &str| {
         format!(
-            "echo {word} $LANEWAY_NODE $LANEWAY_STATE $LANEWAY_SERVER >> {}; ip link set out",
+            "echo {word} $LANEWAY_NODE $LANEWAY_UPLINK_STATE $LANEWAY_SERVER >> {}; ip link set out",
             said.display()
         )
     };
