@@ -25,7 +25,7 @@ use crate::gateway::probe;
 use crate::gateway::propagation;
 use crate::gateway::served::ServedLinks;
 use crate::gateway::state::Gateway;
-use crate::gateway::{enrolment::ProofAttempts, listener::LinkPort};
+use crate::gateway::{enrolment::WrongProofs, listener::LinkPort};
 use crate::link::tls::{self, Credentials};
 use crate::live::{Live, Reread};
 use crate::local::context::Local;
@@ -327,7 +327,7 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
         let port = LinkPort {
             gateway: serves.then(|| (gateway.clone(), credentials)),
             authority: authority.map(|authority| (authority, join_tls)),
-            proof_attempts: ProofAttempts::default(),
+            wrong_proofs: WrongProofs::default(),
             workers: workers.handles.clone(),
             tasks: connections.clone(),
             drain: stop.clone(),

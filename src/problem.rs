@@ -121,6 +121,7 @@ impl From<GroupError> for Problem {
                     error,
                     GroupError::AlreadyMember { .. }
                         | GroupError::Leftover { .. }
+                        | GroupError::Refused(_)
                         | GroupError::Revoke(_)
                         | GroupError::Transfer(_)
                 );

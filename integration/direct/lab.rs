@@ -13,7 +13,7 @@ use laneway::gateway::dns::Resolver;
 use laneway::gateway::egress::Egress;
 use laneway::gateway::served::ServedLinks;
 use laneway::gateway::state::Gateway;
-use laneway::gateway::{enrolment::ProofAttempts, listener::LinkPort};
+use laneway::gateway::{enrolment::WrongProofs, listener::LinkPort};
 use laneway::link::client::Link;
 use laneway::link::tls::{self, Credentials};
 use laneway::local::context::Local;
@@ -36,6 +36,7 @@ use laneway::trust::certificate::Role;
 use laneway::trust::group::Group;
 use laneway::trust::join as enrol;
 use laneway::trust::membership::Membership;
+use laneway::trust::name::WantedName;
 use laneway::view::{Started, View};
 use laneway::wire::target::Target;
 use tokio::io::duplex;
@@ -141,7 +142,7 @@ impl Lab {
         let port = LinkPort {
             gateway: Some((Arc::new(serve), Credentials::new(membership.clone()).unwrap())),
             authority: None,
-            proof_attempts: ProofAttempts::default(),
+            wrong_proofs: WrongProofs::default(),
             workers: vec![Handle::current()],
             tasks: tasks.clone(),
             drain: drain.clone(),
@@ -316,8 +317,9 @@ async fn join(state: &StateDir, role: Role) -> Group {
     let code = authority.invite(role, Uses::Times(1), None, None).unwrap();
     let (mut joiner, mut signer) = duplex(4096);
     let session = [7; 32];
+    let name = WantedName::Suggested("member".into());
     let (joined, enrolled) = tokio::join!(
-        enrol::request(&mut joiner, &session, &code, "member", enrol::JoinKey::temporary().unwrap()),
+        enrol::request(&mut joiner, &session, &code, &name, enrol::JoinKey::temporary().unwrap()),
         enrol::serve(&mut signer, &session, &authority),
     );
     enrolled.unwrap();

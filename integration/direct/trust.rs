@@ -13,7 +13,7 @@ use laneway::gateway::egress::Egress;
 use laneway::gateway::propagation;
 use laneway::gateway::served::ServedLinks;
 use laneway::gateway::state::Gateway;
-use laneway::gateway::{enrolment::ProofAttempts, listener::LinkPort};
+use laneway::gateway::{enrolment::WrongProofs, listener::LinkPort};
 use laneway::link::client::{DialError, Link, LinkTunnel};
 use laneway::link::tls::Credentials;
 use laneway::link::updates;
@@ -26,6 +26,7 @@ use laneway::trust::certificate::Role;
 use laneway::trust::group::Group;
 use laneway::trust::join;
 use laneway::trust::membership::Membership;
+use laneway::trust::name::WantedName;
 use laneway::wire::id::NodeId;
 use laneway::wire::target::Target;
 use tokio::io::duplex;
@@ -70,8 +71,9 @@ impl Office {
         let code = self.authority.invite(role, Uses::Times(1), None, None).unwrap();
         let (mut joiner, mut signer) = duplex(64 * 1024);
         let session = [7; 32];
+        let name = WantedName::Suggested("member".into());
         let (joined, enrolled) = tokio::join!(
-            join::request(&mut joiner, &session, &code, "member", join::JoinKey::temporary().unwrap()),
+            join::request(&mut joiner, &session, &code, &name, join::JoinKey::temporary().unwrap()),
             join::serve(&mut signer, &session, &self.authority),
         );
         enrolled.unwrap();
@@ -125,7 +127,7 @@ impl Node {
         let port = LinkPort {
             gateway: Some((Arc::new(serve), node.credentials.clone())),
             authority: None,
-            proof_attempts: ProofAttempts::default(),
+            wrong_proofs: WrongProofs::default(),
             workers: vec![Handle::current()],
             tasks: node.tasks.clone(),
             drain,

@@ -9,6 +9,7 @@ use crate::problem::Problem;
 use crate::sys::state::{StateDir, create_private};
 use crate::trust::authority::{self, Authority};
 use crate::trust::group::Group;
+use crate::trust::name::WantedName;
 use crate::wire::id::NodeId;
 
 /// Maximum bytes read from a file to import; larger files are not exports.
@@ -17,9 +18,9 @@ const MAX_EXPORT: u64 = 64 * 1024 * 1024;
 /// `laneway revoke`
 #[derive(Debug, clap::Args)]
 pub struct Revoke {
-    /// The member's name, or the beginning of its id, as 'laneway members' shows them
-    #[arg(value_name = "NAME|ID")]
-    member: String,
+    /// The members' names, or the beginnings of their ids, as 'laneway members' shows them
+    #[arg(value_name = "NAME|ID", required = true)]
+    members: Vec<String>,
 }
 
 /// `laneway ca`
@@ -75,18 +76,19 @@ pub fn members(state: &StateDir) -> Result<(), Problem> {
 }
 
 impl Revoke {
-    /// Removes a member.
+    /// Removes members, all of them or none.
     ///
     /// # Errors
-    /// When there is no such member, or the change cannot be saved.
+    /// When one of them is unknown or ambiguous, or the change cannot be saved.
     pub fn run(self, state: &StateDir) -> Result<(), Problem> {
-        let removed = load(state)?.revoke(&self.member)?;
-        let name = removed.name.unwrap_or_else(|| "a machine that is not in this machine's list".into());
-        say(format_args!(
-            "Removed: {name} ({}). The group is now in epoch {}.",
-            removed.id.short(),
-            removed.epoch
-        ));
+        let names: Vec<&str> = self.members.iter().map(String::as_str).collect();
+        let removed = load(state)?.revoke_all(&names)?;
+        for member in removed.removed {
+            let unlisted = || "a machine that is not in this machine's list".into();
+            let (name, id) = (member.name.unwrap_or_else(unlisted), member.id);
+            say(format_args!("Removed: {name} ({id})."));
+        }
+        say(format_args!("The group is now in epoch {}.", removed.epoch));
         if removed.closed > 0 {
             let codes = if removed.closed == 1 { "The open join code is" } else { "All open join codes are" };
             say(format_args!("{codes} closed: 'laneway invite' prints a new one."));
@@ -121,7 +123,7 @@ impl Ca {
     pub fn run(self, state: &StateDir) -> Result<(), Problem> {
         match self {
             Self::Export { file } => export(state, &file),
-            Self::Import { file, name } => import(state, &file, &name.unwrap_or_else(net::host_name)),
+            Self::Import { file, name } => import(state, &file, &WantedName::new(name, &net::host_name())),
         }
     }
 }
@@ -157,7 +159,7 @@ fn export(state: &StateDir, file: &Path) -> Result<(), Problem> {
     Ok(())
 }
 
-fn import(state: &StateDir, file: &Path, name: &str) -> Result<(), Problem> {
+fn import(state: &StateDir, file: &Path, name: &WantedName) -> Result<(), Problem> {
     let failed = |error: io::Error| Problem::new(format!("cannot read {}", file.display())).because(error);
     let mut bytes = Vec::new();
     let source = std::fs::File::open(file).map_err(failed)?;

@@ -1,5 +1,6 @@
 //! `init`, `invite`, `join`: how machines become members of a group.
 
+use std::io::BufRead;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -21,9 +22,13 @@ use crate::trust::clock;
 use crate::trust::code::JoinCode;
 use crate::trust::group::{self, Group, Role};
 use crate::trust::join::{self, EXPORTER_LABEL, JoinError};
+use crate::trust::name::WantedName;
 
 /// The deadline of each step of the connection to the signer.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Maximum bytes read from standard input; a longer text is no join code.
+const MAX_INPUT: u64 = 64 * 1024;
 
 /// The default lifetime of a join code.
 const DEFAULT_TTL: &str = "24h";
@@ -62,7 +67,8 @@ pub struct Invite {
 /// `laneway join`
 #[derive(Debug, clap::Args)]
 pub struct Join {
-    /// The join code, which starts with lw1.
+    /// The join code, which starts with lw1; or - to read it from standard input, so that it appears neither in the shell's
+    /// history nor in a list of processes
     #[arg(required = true, num_args = 1.., value_name = "CODE")]
     code: Vec<String>,
     /// The address of the machine that made the group, if discovery cannot find it
@@ -119,15 +125,16 @@ impl Init {
     /// # Errors
     /// When this machine is in a group already, or the group cannot be saved.
     pub fn run(self, state: &StateDir) -> Result<(), Problem> {
-        let name = self.name.unwrap_or_else(net::host_name);
-        let group = Authority::create(state, &self.group, &name)?;
+        let name = WantedName::new(self.name, &net::host_name());
+        let group = Authority::create(state, &self.group, name.name())?;
         let code = authority::load(state)?.invite(Role::Gateway, Uses::Any, self.ttl.0, None)?;
         say(format_args!("Created the group '{}'; this machine is '{}'.", group.name, group.node.name));
         say(
             "Start this node with the server that the others should reach:\n\n    laneway up --server HOST:PORT\n",
         );
         say("While it runs, run this on every other machine:\n");
-        say(format_args!("    laneway join {code}"));
+        say(format_args!("    laneway join {code}\n"));
+        say(format_args!("The code is {}.", validity(Uses::Any, Role::Gateway, self.ttl.0)));
         Ok(())
     }
 }
@@ -141,6 +148,8 @@ impl Invite {
         let role = if self.client_only { Role::Client } else { Role::Gateway };
         let code = authority::load(state)?.invite(role, self.uses, self.ttl.0, self.name)?;
         say(format_args!("laneway join {code}"));
+        // A comment for a shell that the output is piped to.
+        say(format_args!("# The code is {}.", validity(self.uses, role, self.ttl.0)));
         Ok(())
     }
 }
@@ -151,11 +160,14 @@ impl Join {
     /// # Errors
     /// When no machine that can admit is found, or it refuses.
     pub async fn run(self, state: StateDir) -> Result<(), Problem> {
-        let code: JoinCode = self.code.join(" ").parse()?;
+        let code = match self.code.as_slice() {
+            [dash] if dash == "-" => read_code(std::io::stdin().lock())?,
+            words => words.join(" ").parse()?,
+        };
         // Rules of transparent mode may be installed already. Where this process may not set marks, they exempt its user.
         let _ = mark::begin();
         group::refuse_second_group(&state)?;
-        let name = self.name.clone().unwrap_or_else(net::host_name);
+        let name = WantedName::new(self.name.clone(), &net::host_name());
         if code.expired(clock::now()) {
             tracing::warn!("the code has expired by this machine's clock; the machine that admits decides");
         }
@@ -168,6 +180,13 @@ impl Join {
             Role::Gateway => "a full node",
         };
         say(format_args!("Joined the group '{}' as '{}', {role}.", group.name, group.node.name));
+        if is_numbered(&group.node.name, name.name()) {
+            say(format_args!(
+                "Another member has the name '{}', or one like it. If that is this machine before it was installed again, \
+                 remove it where the group was made: laneway members, laneway revoke ID",
+                name.name()
+            ));
+        }
         say("Start this node:\n\n    laneway up\n\nand point software to it:\n");
         say("    export http_proxy=http://127.0.0.1:1080 https_proxy=http://127.0.0.1:1080");
         Ok(())
@@ -207,8 +226,61 @@ impl Join {
     }
 }
 
+/// Whether the authority appended a number to the name, because another member has it.
+fn is_numbered(name: &str, wanted: &str) -> bool {
+    let number = name.strip_prefix(wanted).and_then(|rest| rest.strip_prefix('-'));
+    number.is_some_and(|number| number.parse::<u64>().is_ok())
+}
+
+/// Reads a join code from `input`: as many lines as it takes, so that neither a shell's history nor a list of processes shows
+/// the code.
+fn read_code(input: impl BufRead) -> Result<JoinCode, Problem> {
+    let failed =
+        |error: std::io::Error| Problem::new("cannot read the join code from standard input").because(error);
+    let mut text = String::new();
+    for line in input.take(MAX_INPUT).lines() {
+        text.push_str(&line.map_err(failed)?);
+        text.push('\n');
+        // A terminal has no end: the code is complete as soon as it is valid.
+        if let Ok(code) = text.parse() {
+            return Ok(code);
+        }
+    }
+    Ok(text.parse::<JoinCode>()?)
+}
+
+/// How many machines a code admits, as which kind of member, and for how long.
+fn validity(uses: Uses, role: Role, ttl: Option<Duration>) -> String {
+    let machines = match uses {
+        Uses::Times(1) => "one machine".to_owned(),
+        Uses::Times(number) => format!("{number} machines"),
+        Uses::Any => "any number of machines".to_owned(),
+    };
+    let role = match role {
+        Role::Client => ", as a client only",
+        Role::Gateway => "",
+    };
+    let time = match ttl.map(|ttl| ttl.as_secs()) {
+        None => "until a member is removed".to_owned(),
+        Some(seconds) => {
+            let units = [(86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second")];
+            // One day is 24 hours, as the option says it.
+            let whole = |(unit, _): &(u64, &str)| seconds % unit == 0 && (*unit < 86_400 || seconds > 86_400);
+            let (unit, name) = units.into_iter().find(whole).unwrap_or((1, "second"));
+            let number = seconds / unit;
+            format!("for {number} {name}{}", if number == 1 { "" } else { "s" })
+        }
+    };
+    format!("good for {machines}{role}, {time}")
+}
+
 /// Enrols this machine at the signer.
-async fn enrol(signer: SocketAddr, code: &JoinCode, name: &str, state: &StateDir) -> Result<Group, Problem> {
+async fn enrol(
+    signer: SocketAddr,
+    code: &JoinCode,
+    name: &WantedName,
+    state: &StateDir,
+) -> Result<Group, Problem> {
     let failed = |error: std::io::Error| {
         Problem::new(format!("cannot join at {signer}")).because(error).hint(
             "is this the machine where 'laneway init' was run, is the code of its group, and does 'laneway up' run there?",
@@ -226,11 +298,60 @@ async fn enrol(signer: SocketAddr, code: &JoinCode, name: &str, state: &StateDir
     let exporter = exporter.map_err(|error| failed(std::io::Error::other(error)))?;
     let key = join::JoinKey::saved_in(state)?;
     let outcome = join::request(&mut stream, &exporter, code, name, key).await;
-    if let Err(JoinError::Refused(_)) = &outcome {
+    if let Err(JoinError::Refused(refusal)) = &outcome
+        && refusal.is_final()
+    {
         group::forget_attempt(state)?;
     }
     let group = outcome?;
     // The membership is complete, so an error in closing does not matter.
     let _ = timeout(CONNECT_DEADLINE, stream.shutdown()).await;
     Ok(group)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_on_standard_input_is_complete_without_the_end_of_the_input() {
+        let code = JoinCode::new([7; 32], [8; 8], [9; 16], 0);
+        let (start, end) = (&code.to_string()[..40], &code.to_string()[40..]);
+        for text in [
+            format!("{code}\n"),
+            format!("laneway join {code}\n# The code is good for one machine, for 24 hours.\n"),
+            format!("laneway join {start}\n   {end}"),
+        ] {
+            assert_eq!(read_code(text.as_bytes()).ok(), Some(code.clone()), "{text}");
+        }
+        /// Fails the test when more is read than the code.
+        struct Terminal<'a>(&'a [u8]);
+        impl std::io::Read for Terminal<'_> {
+            fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+                assert!(!self.0.is_empty(), "it waits for more than the code");
+                self.0.read(buffer)
+            }
+        }
+        let line = format!("{code}\n");
+        assert_eq!(read_code(std::io::BufReader::new(Terminal(line.as_bytes()))).ok(), Some(code));
+        assert!(read_code(&b"hello"[..]).is_err());
+        assert!(read_code(std::io::BufReader::new(std::io::repeat(b'x'))).is_err());
+    }
+
+    #[test]
+    fn the_validity_of_a_code_is_said_in_the_units_of_its_option() {
+        let said = |text: &str| validity(Uses::Any, Role::Gateway, ttl(text).unwrap().0);
+        assert_eq!(said("24h"), "good for any number of machines, for 24 hours");
+        assert_eq!(said("2d"), "good for any number of machines, for 2 days");
+        assert_eq!(said("90m"), "good for any number of machines, for 90 minutes");
+        assert_eq!(said("never"), "good for any number of machines, until a member is removed");
+        let one = validity(Uses::Times(1), Role::Client, ttl("1s").unwrap().0);
+        assert_eq!(one, "good for one machine, as a client only, for 1 second");
+    }
+
+    #[test]
+    fn only_a_number_that_the_authority_appended_means_that_the_name_was_taken() {
+        assert!(is_numbered("laptop-2", "laptop") && is_numbered("laptop-12", "laptop"));
+        assert!(!is_numbered("laptop", "laptop") && !is_numbered("kiosk-2", "laptop"));
+    }
 }

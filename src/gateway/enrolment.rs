@@ -2,7 +2,7 @@
 
 use std::io::{self, Cursor};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls::ServerConfig;
@@ -11,30 +11,28 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 use crate::failure::with_causes;
-use crate::limits::rate::{PerSource, Rate};
+use crate::limits::rate::{PerSource, Rate, network_of};
 use crate::link::handshake::Hello;
-use crate::trust::authority::{Authority, InviteError};
-use crate::trust::join::{self, EXPORTER_LABEL, JoinError};
+use crate::trust::authority::Authority;
+use crate::trust::join::{self, EXPORTER_LABEL, MAX_DELAY};
 
-/// Wrong proofs of an invite's secret that one address may send. An invite is locked after ten wrong proofs, and one
-/// machine alone must not be able to cause that.
-const WRONG_PROOFS: Rate = Rate::new(3, Duration::from_secs(300));
-/// How long a joiner waits for a free attempt while other joiners of its address use theirs.
-const ATTEMPT_WAIT: Duration = Duration::from_secs(2);
-/// Interval between two tries to take a free attempt.
-const ATTEMPT_POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// Wrong proofs of one source that are answered at once. Each one beyond that is answered after [`SLOWED`]. No source is
+/// locked out and no invite is: the 128 bits of a secret cannot be guessed, and a right proof never waits.
+const WRONG_PROOFS: Rate = Rate::new(3, Duration::from_secs(60));
+/// How long a source with too many wrong proofs waits for its answer to the next one.
+const SLOWED: Duration = MAX_DELAY;
 /// The deadline for closing the TLS connection after the exchange.
 const SHUTDOWN: Duration = Duration::from_secs(10);
 
-/// The attempts to prove an invite's secret that each source address has left.
-pub struct ProofAttempts(Mutex<PerSource>);
+/// The wrong proofs of each source: an IPv4 address or an IPv6 /64.
+pub struct WrongProofs(Mutex<PerSource>);
 
 /// Enrols one machine if it proves that it was invited. `deadline` bounds the TLS handshake.
 pub(super) async fn enrol(
     hello: Hello,
     config: Arc<ServerConfig>,
     authority: &Authority,
-    attempts: &ProofAttempts,
+    wrong: &WrongProofs,
     address: SocketAddr,
     deadline: Instant,
 ) {
@@ -46,25 +44,15 @@ pub(super) async fn enrol(
         Ok(tls) => tls,
         Err(error) => return tracing::warn!(%address, %error, "TLS handshake failed"),
     };
-    // Taken before the proof is checked and given back unless it was wrong, so that parallel connections do not get
-    // around the limit.
-    if !attempts.take(address.ip()).await {
-        tracing::warn!(%address, "member not admitted: too many wrong proofs from this address");
-        return drop(timeout_at(deadline, join::refuse(&mut tls, InviteError::TooMany)).await);
-    }
     let Ok(exporter) = tls.get_ref().1.export_keying_material([0; 32], EXPORTER_LABEL, None) else {
         return;
     };
-    match join::serve(&mut tls, &exporter, authority).await {
+    match join::serve_slowing(&mut tls, &exporter, authority, || wrong.delay(address.ip())).await {
         Ok(member) => {
-            attempts.give_back(address.ip());
             let (name, id, role) = (member.name, member.id.short(), member.role);
             tracing::info!(%address, name, id, %role, "member admitted");
         }
         Err(error) => {
-            if !matches!(error, JoinError::Refused(InviteError::WrongProof)) {
-                attempts.give_back(address.ip());
-            }
             let reason = with_causes(&error);
             tracing::warn!(%address, reason, "member not admitted");
         }
@@ -72,30 +60,16 @@ pub(super) async fn enrol(
     let _ = timeout(SHUTDOWN, tls.shutdown()).await;
 }
 
-impl ProofAttempts {
-    /// Takes one attempt, waiting up to [`ATTEMPT_WAIT`]: those in use may be given back by honest joiners behind the
-    /// same address. `false` when none became free.
-    async fn take(&self, source: IpAddr) -> bool {
-        let until = Instant::now() + ATTEMPT_WAIT;
-        while !self.lock().take(source, Instant::now().into_std()) {
-            if Instant::now() >= until {
-                return false;
-            }
-            tokio::time::sleep(ATTEMPT_POLL_INTERVAL).await;
-        }
-        true
-    }
-
-    fn give_back(&self, source: IpAddr) {
-        self.lock().give_back(source);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, PerSource> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl WrongProofs {
+    /// Counts a wrong proof. Returns how long its answer is delayed.
+    fn delay(&self, source: IpAddr) -> Duration {
+        let mut wrong = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let answered_at_once = wrong.take(network_of(source), Instant::now().into_std());
+        if answered_at_once { Duration::ZERO } else { SLOWED }
     }
 }
 
-impl Default for ProofAttempts {
+impl Default for WrongProofs {
     fn default() -> Self {
         Self(Mutex::new(PerSource::new(WRONG_PROOFS)))
     }

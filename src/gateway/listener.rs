@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::enrolment::{ProofAttempts, enrol};
+use super::enrolment::{WrongProofs, enrol};
 use super::handshake_slots::{HandshakeSlot, HandshakeSlots};
 use super::state::Gateway;
 use crate::link::handshake::{Hello, Proved};
@@ -31,8 +31,8 @@ pub struct LinkPort {
     pub gateway: Option<(Arc<Gateway>, Arc<Credentials>)>,
     /// Enrols new members; `None` where the authority's key is not.
     pub authority: Option<(Authority, Arc<ServerConfig>)>,
-    /// The attempts to prove an invite's secret, by source address.
-    pub proof_attempts: ProofAttempts,
+    /// The wrong proofs of invites' secrets, by source.
+    pub wrong_proofs: WrongProofs,
     /// The runtimes that serve links, in turn. A link stays on its runtime.
     pub workers: Vec<Handle>,
     /// Tracks the tasks of all connections.
@@ -79,7 +79,7 @@ impl LinkPort {
             }
             // A joiner is unauthenticated until the end of the exchange, so enrolment keeps its slot.
             (Some(Service::Join), _, Some((authority, config))) => {
-                enrol(hello, config.clone(), authority, &self.proof_attempts, address, deadline).await;
+                enrol(hello, config.clone(), authority, &self.wrong_proofs, address, deadline).await;
             }
             _ => {
                 tracing::debug!(%address, "connection closed: this node does not serve the requested protocol")

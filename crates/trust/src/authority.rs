@@ -11,17 +11,20 @@ mod transfer;
 
 use std::collections::BTreeSet;
 
+use self::holder::name_for;
 pub use self::holder::{Authority, Member};
 pub use self::invite::{Invite, Uses};
 pub use self::join_responder::JoinResponder;
-pub use self::revoke::Revocation;
+pub use self::revoke::{Removed, Revocation};
 pub use self::transfer::{Imported, import};
 use super::base64::Base64;
 use super::certificate::{self, CertificateError, Role};
+use super::clock;
 use super::error::GroupError;
 pub use super::error::{InviteError, RevokeError, TransferError};
 use super::files::{CA_KEY, MEMBERS, write_json, write_pem};
 use super::group::{self, Group, IssuedMembership, Welcome};
+use super::name::WantedName;
 use super::random::random;
 use super::update::GroupUpdate;
 use laneway_sys::state::StateDir;
@@ -38,25 +41,27 @@ impl Authority {
             return Err(GroupError::Leftover { file: state.file(CA_KEY) });
         }
         let authority = Self::with_key(state, certificate::new_key()?);
+        let (node_name, nobody) = (WantedName::Chosen(node_name.to_owned()), BTreeSet::new());
         let node_key = certificate::new_key()?;
         let public_key = certificate::raw_public_key(&node_key);
+        name_for(&node_name, &[], &nobody)?;
         write_json(state, MEMBERS, &Vec::<Member>::new())?;
-        let (node_name, node) = authority.issue(&lock, &public_key, node_name, Role::Gateway, None)?;
+        let (member, node) = authority.issue(&lock, &nobody, &public_key, &node_name, Role::Gateway, None)?;
         let membership = IssuedMembership {
             group_name: group_name.to_owned(),
-            node_name,
+            node_name: member.name,
             node_certificate: Base64(node),
             ca_certificate: Base64(certificate::sign_authority(&authority.key)?),
         };
-        let update = GroupUpdate::sign(&authority.key, 0, random(), BTreeSet::new())?;
+        let update = GroupUpdate::sign(&authority.key, 0, random(), nobody)?;
         let group = Group::assemble(membership, update, node_key, &authority.ca_key)?;
         write_pem(state, CA_KEY, "PRIVATE KEY", authority.key.serialized_der())?;
         group::save(state, &lock, &group)?;
         Ok(group)
     }
 
-    /// Admits the machine with this key, which has proved that it was invited. A machine that this invite admitted before
-    /// gets the same certificate again, since the answer may have been lost.
+    /// Admits the machine with this key, which has proved that it was invited and that the key is its own. A member that asks
+    /// again gets the same certificate again, since the answer may have been lost. Its name and role never change.
     ///
     /// # Errors
     /// [`GroupError::Refused`], or when the member cannot be recorded; then no certificate is issued.
@@ -64,7 +69,7 @@ impl Authority {
         &self,
         invite: &[u8; 8],
         public_key: &[u8; 32],
-        name: &str,
+        wanted: &WantedName,
     ) -> Result<(Welcome, Role), GroupError> {
         let lock = self.state.lock()?;
         // Loaded now and not at the start: a revocation changes the group while the daemon runs.
@@ -73,37 +78,53 @@ impl Authority {
         if own.update.revokes(id) {
             return Err(InviteError::Removed.into());
         }
-        let admitted_by = Some(Base64(*invite));
+        let recorded = self.invite_by_id(invite)?;
+        let wanted = recorded.name.clone().map_or_else(|| wanted.clone(), WantedName::Chosen);
         let id = id.to_string();
-        let known =
-            self.members()?.into_iter().find(|member| member.id == id && member.invite == admitted_by);
-        let (node_name, node, role) = match known {
+        let (member, node) = match self.members()?.into_iter().find(|member| member.id == id) {
             Some(member) => {
+                // The code that admitted it stays good for its answer, even used up.
+                if member.invite != Some(Base64(*invite)) {
+                    recorded.admits(clock::now())?;
+                }
+                let same_name = [&member.name, &member.wanted].into_iter().any(|name| name == wanted.name());
+                if !same_name || member.role != recorded.role {
+                    return Err(InviteError::KnownKey { name: member.name, role: member.role }.into());
+                }
                 let node = certificate::sign_node(&self.key, public_key, &member.name, member.role)?;
-                (member.name, node, member.role)
+                (member, node)
             }
             None => {
+                recorded.admits(clock::now())?;
+                // Refused before the use is counted: a machine that chose a bad name may try again.
+                name_for(&wanted, &self.members()?, own.update.revoked())?;
                 self.consume(&lock, invite)?;
-                let invite = self.invite_by_id(invite)?;
-                let name = invite.name.as_deref().unwrap_or(name);
-                let (name, node) = self.issue(&lock, public_key, name, invite.role, admitted_by)?;
-                (name, node, invite.role)
+                self.issue(
+                    &lock,
+                    own.update.revoked(),
+                    public_key,
+                    &wanted,
+                    recorded.role,
+                    Some(Base64(*invite)),
+                )?
             }
         };
         let ca = own.chain.into_iter().nth(1).ok_or(CertificateError::NoIdentity)?;
         let membership = IssuedMembership {
             group_name: own.name,
-            node_name,
+            node_name: member.name,
             node_certificate: Base64(node),
             ca_certificate: Base64(ca),
         };
-        Ok((Welcome { membership, update: own.update.sealed().clone() }, role))
+        Ok((Welcome { membership, update: own.update.sealed().clone() }, member.role))
     }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::update::MAX_MEMBERS;
+    use laneway_wire::id::NodeId;
     use std::os::unix::fs::PermissionsExt as _;
 
     pub(crate) fn new() -> (tempfile::TempDir, StateDir, Authority, Group) {
@@ -119,6 +140,16 @@ pub(super) mod tests {
             GroupError::Refused(refusal) => refusal,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// A name that a machine derived from its host name.
+    pub(crate) fn suggested(name: &str) -> WantedName {
+        WantedName::Suggested(name.into())
+    }
+
+    /// A name that a person chose.
+    pub(crate) fn chosen(name: &str) -> WantedName {
+        WantedName::Chosen(name.into())
     }
 
     /// The public key of a machine that wants to join.
@@ -218,17 +249,82 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn names_are_tidied_and_unique() {
-        let (_directory, _, authority, _) = new();
+    fn a_name_that_another_member_has_is_numbered_when_suggested_and_refused_when_chosen() {
+        let (_directory, _, authority, first) = new();
         let code = authority.invite(Role::Client, Uses::Any, None, None).unwrap();
-        let name =
-            |wanted: &str| authority.admit(&code.invite, &key(), wanted).unwrap().0.membership.node_name;
+        let admit = |wanted: &WantedName| authority.admit(&code.invite, &key(), wanted);
+        let name = |wanted: &str| admit(&suggested(wanted)).unwrap().0.membership.node_name;
         assert_eq!(name("first"), "first-2");
         assert_eq!(name("FIRST"), "FIRST-3");
-        assert_eq!(name(" lab pc\u{1b}[31m "), "lab-pc--31m");
-        assert_eq!(name("--all"), "all");
-        assert_eq!(name(""), "node");
-        assert_eq!(name(&"x".repeat(1000)), "x".repeat(48));
-        assert_eq!(authority.members().unwrap().len(), 7);
+        assert_eq!(name("f1rst"), "f1rst-4");
+        let taken = |name: &str| InviteError::NameTaken { name: name.into(), id: first.node.id.to_string() };
+        for name in ["first", "First", "flrst"] {
+            assert_eq!(refusal(admit(&chosen(name)).map(drop).unwrap_err()), taken(name));
+        }
+        let refused = authority.invite(Role::Client, Uses::Any, None, Some("FIRST".into())).unwrap_err();
+        assert_eq!(refusal(refused), taken("FIRST"));
+        assert_eq!(authority.members().unwrap().len(), 4);
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_printed_or_typed_is_refused_and_uses_up_nothing() {
+        let (_directory, state, authority, _) = new();
+        let code = authority.invite(Role::Client, Uses::Times(1), None, None).unwrap();
+        for bad in ["", "--all", "lab pc\u{1b}[31m", "a\nb", "\u{430}dmin", &"x".repeat(49)] {
+            for wanted in [suggested(bad), chosen(bad)] {
+                let refused = authority.admit(&code.invite, &key(), &wanted).map(drop).unwrap_err();
+                assert_eq!(refusal(refused), InviteError::BadName, "{bad:?}");
+            }
+            let refused = authority.invite(Role::Client, Uses::Any, None, Some(bad.into())).unwrap_err();
+            assert_eq!(refusal(refused), InviteError::BadName, "{bad:?}");
+        }
+        let empty = StateDir::open(state.path().join("other")).unwrap();
+        assert_eq!(refusal(Authority::create(&empty, "x", "a b").unwrap_err()), InviteError::BadName);
+        authority.admit(&code.invite, &key(), &chosen("laptop")).unwrap();
+    }
+
+    #[test]
+    fn a_machine_that_was_installed_again_gets_its_name_back_once_the_old_member_is_removed() {
+        let (_directory, _, authority, _) = new();
+        let join = |wanted: WantedName| {
+            let code = authority.invite(Role::Gateway, Uses::Times(1), None, None).unwrap();
+            authority.admit(&code.invite, &key(), &wanted).map(|(welcome, _)| welcome.membership.node_name)
+        };
+        assert_eq!(join(chosen("laptop")).unwrap(), "laptop");
+        let InviteError::NameTaken { id, .. } = refusal(join(chosen("laptop")).unwrap_err()) else {
+            panic!("another refusal");
+        };
+        authority.revoke(&id).unwrap();
+        assert_eq!(join(chosen("laptop")).unwrap(), "laptop");
+        // The name now means the new member.
+        let removed = authority.revoke("laptop").unwrap().removed;
+        assert_ne!(removed[0].id.to_string(), id);
+    }
+
+    #[test]
+    fn a_full_group_admits_nobody_so_that_every_member_can_still_be_removed() {
+        let (_directory, state, authority, _) = new();
+        let mut members = authority.members().unwrap();
+        let member = |number: usize| Member {
+            id: NodeId((u128::try_from(number).unwrap() << 100 | 1 << 127).to_be_bytes()).to_string(),
+            name: format!("m{number}"),
+            wanted: format!("m{number}"),
+            role: Role::Client,
+            joined: 0,
+            invite: None,
+        };
+        members.extend((1..MAX_MEMBERS - 1).map(member));
+        write_json(&state, MEMBERS, &members).unwrap();
+        // Removed members count, and one that only another authority knows.
+        authority.revoke(&NodeId([0xff; 16]).to_string()).unwrap();
+        let code = authority.invite(Role::Client, Uses::Any, None, None).unwrap();
+        let refused = authority.admit(&code.invite, &key(), &suggested("late")).map(drop).unwrap_err();
+        assert_eq!(refusal(refused), InviteError::Full);
+
+        let all: Vec<String> = members.iter().skip(1).map(|member| member.id.clone()).collect();
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        let removed = authority.revoke_all(&all).unwrap();
+        assert_eq!(removed.removed.len(), MAX_MEMBERS - 2);
+        assert_eq!(Group::load(&state).unwrap().unwrap().update.revoked().len(), MAX_MEMBERS - 1);
     }
 }

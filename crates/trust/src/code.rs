@@ -97,9 +97,11 @@ impl fmt::Display for JoinCode {
 impl FromStr for JoinCode {
     type Err = CodeError;
 
-    /// Parses a code as people paste it, including after the words `laneway join`, or broken into lines.
+    /// Parses a code as people paste it, including after the words `laneway join`, before a comment, or broken into lines.
     fn from_str(text: &str) -> Result<Self, CodeError> {
-        let code: String = text.split_whitespace().skip_while(|word| !word.starts_with("lw")).collect();
+        let before_comment = text.split('#').next().unwrap_or_default();
+        let code: String =
+            before_comment.split_whitespace().skip_while(|word| !word.starts_with("lw")).collect();
         let Some(encoded) = code.strip_prefix(PREFIX) else {
             return Err(if is_later_prefix(&code) { CodeError::Newer } else { CodeError::NotACode });
         };
@@ -187,6 +189,7 @@ mod tests {
             format!("laneway join {text}"),
             format!("$ sudo laneway join {text}\r\n"),
             format!("laneway join {start}\n{end}"),
+            format!("laneway join {text}\n# The code is good for one machine, for 24 hours.\n"),
             format!("laneway join {start}\r\n    {end}\r\n"),
         ] {
             assert_eq!(pasted.parse(), Ok(code()), "{pasted}");

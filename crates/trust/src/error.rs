@@ -4,13 +4,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::certificate::CertificateError;
-use super::update::UpdateError;
+use super::certificate::{CertificateError, Role};
+use super::name::shown;
+use super::update::{MAX_MEMBERS, UpdateError};
 use laneway_sys::state::{StateError, quoted};
-
-/// Wrong proofs after which an invite is locked. The 128 bits of its secret cannot be guessed; this many show that
-/// somebody tries, or that a code is damaged for good.
-pub(super) const MAX_WRONG_PROOFS: u32 = 10;
 
 /// Minimum number of digits that name a member by its id.
 pub(super) const MIN_ID_DIGITS: usize = 4;
@@ -105,7 +102,7 @@ pub enum Damage {
 }
 
 /// Why the authority does not admit a joiner. It is sent to the joiner, which shows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum InviteError {
     /// The invite does not exist, or no longer.
@@ -117,43 +114,87 @@ pub enum InviteError {
     /// The invite has admitted as many machines as it may.
     #[error("this join code has been used up")]
     UsedUp,
-    /// The invite was locked after too many wrong proofs.
-    #[error("this join code was locked after {MAX_WRONG_PROOFS} wrong attempts")]
-    Locked,
     /// The invite was closed together with all open ones.
     #[error("this join code was closed when a machine was removed from the group")]
     Closed,
-    /// This source address has sent too many wrong proofs.
-    #[error("too many wrong attempts from this address")]
-    TooMany,
     /// The joiner's key is revoked.
     #[error("this machine was removed from the group")]
     Removed,
     /// The joiner does not know the secret, or is not the other end of this TLS connection.
     #[error("the proof of this join code is wrong")]
     WrongProof,
+    /// The joiner does not hold the private key of the public key that it sent.
+    #[error("this machine does not hold the key that it asks to register")]
+    NotItsKey,
+    /// The key is a member's, with another name or role. A join changes neither.
+    #[error("this machine's key already belongs to the member {}, {role}", shown(name))]
+    KnownKey {
+        /// The member's name.
+        name: String,
+        /// Its role.
+        role: Role,
+    },
+    /// Another member has the chosen name, or one that looks like it.
+    #[error("the name {} is taken by the member with the id {}", shown(name), shown(id))]
+    NameTaken {
+        /// The wanted name.
+        name: String,
+        /// The other member's id.
+        id: String,
+    },
+    /// The name is not one that a member may have.
+    #[error(
+        "a machine's name has 1 to 48 letters (a to z), digits, '-', '_' or '.', and starts and ends with a letter or digit"
+    )]
+    BadName,
+    /// With one member more, the revocation list might not have room for all members.
+    #[error("the group is full: {MAX_MEMBERS} machines have joined, including those that were removed")]
+    Full,
     /// The authority could not record the new member.
     #[error("the machine that made the group could not record the new member")]
     Unrecorded,
 }
 
 impl InviteError {
-    /// What the joiner's user can do about it.
-    pub fn hint(self) -> String {
+    /// What the user of the joining machine can do about it.
+    pub fn hint(&self) -> String {
         let hint = match self {
-            Self::UnknownInvite | Self::Expired | Self::UsedUp | Self::Locked | Self::Closed => {
+            Self::UnknownInvite | Self::Expired | Self::UsedUp | Self::Closed => {
                 "run 'laneway invite' on the machine that made the group, and use the command that it prints"
             }
             Self::WrongProof => {
                 "copy the line again, or run 'laneway invite' on the machine that made the group for a new one"
             }
-            Self::TooMany => "wait a few minutes, and copy the whole line again",
             Self::Removed => {
                 "a removed key is not admitted again: move the state directory away, and join again"
             }
+            Self::NotItsKey => "use the same version of laneway on both machines, and try again",
+            Self::KnownKey { name, .. } => {
+                let name = shown(name);
+                return format!(
+                    "join with --name {name} and a code for the same role; for another name or role, run \
+                     'laneway revoke {name}' on the machine that made the group, move the state directory here away, \
+                     and join again"
+                );
+            }
+            Self::NameTaken { id, .. } => {
+                let id = shown(id);
+                return format!(
+                    "choose another name with --name; if that member is this machine before it was installed again, run \
+                     'laneway revoke {id}' on the machine that made the group, and join with a new code"
+                );
+            }
+            Self::BadName => "choose a name with --name",
+            Self::Full => "create a new group with 'laneway init', and let the members join it",
             Self::Unrecorded => "the log of 'laneway up' on that machine shows why",
         };
         hint.into()
+    }
+
+    /// Whether a machine that asks again with the same key and code gets the same answer. After any other answer it must keep
+    /// its key, which the authority may have registered already.
+    pub fn is_final(&self) -> bool {
+        !matches!(self, Self::KnownKey { .. } | Self::Unrecorded | Self::NotItsKey)
     }
 }
 
@@ -163,13 +204,13 @@ pub enum RevokeError {
     /// No member has that name or id.
     #[error("no member is called {0:?}")]
     Unknown(String),
-    /// Several ids start with it.
-    #[error("{who:?} could be any of {}", ids.join(", "))]
+    /// It names several members.
+    #[error("{who:?} could be any of {}", found.join(", "))]
     Ambiguous {
-        /// The given beginning.
+        /// The given name or beginning of an id.
         who: String,
-        /// The matching ids.
-        ids: Vec<String>,
+        /// The names and whole ids of these members.
+        found: Vec<String>,
     },
     /// The member was removed before.
     #[error("{0} has been removed already")]
@@ -189,7 +230,7 @@ impl RevokeError {
             Self::Unknown(_) => format!(
                 "'laneway members' lists names and ids; {MIN_ID_DIGITS} or more digits of an id are enough"
             ),
-            Self::Ambiguous { .. } => "give more digits of the id".into(),
+            Self::Ambiguous { .. } => "give the whole id".into(),
             Self::Own => {
                 "'laneway ca export' moves the group's key to another machine, which can then remove \
                           this one"

@@ -1,16 +1,17 @@
 //! How a machine with a join code becomes a member: one request and one response over TLS.
 //!
-//! TLS has already proved to the joiner that the other end belongs to the code's group. The joiner then proves that it was
-//! invited, with an HMAC over this TLS session, its new public key and its name. Neither the secret nor the private key is
-//! sent, and a relayed proof is wrong in any other session.
+//! TLS has already proved to the joiner that the other end belongs to the code's group. The joiner then proves two things
+//! about one statement, which names this TLS session, the invite, its public key and its name: with an HMAC by the invite's
+//! secret that it was invited, and with a signature by the private key that the public key is its own. Neither the secret nor
+//! the private key is sent, and what is relayed is wrong in any other session.
 //!
 //! Each message is a length (u32, big-endian) and that many bytes of JSON.
 
 use std::io;
 use std::time::Duration;
 
-use aws_lc_rs::hmac;
-use rcgen::KeyPair;
+use aws_lc_rs::{hmac, signature};
+use rcgen::{KeyPair, SigningKey as _};
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -25,12 +26,18 @@ use super::code::{self, JoinCode};
 use super::error::{GroupError, InviteError};
 use super::files::{JOIN_KEY, damaged, try_read_pem, write_pem};
 use super::group::{Group, Welcome};
+use super::name::{self, WantedName};
 use super::update::{MAX_CRL, UpdateError};
 use laneway_sys::state::StateDir;
+use laneway_wire::failure::printable;
 use laneway_wire::id::NodeId;
 
 /// The label of the TLS exporter (RFC 8446 §7.5, no context, 32 bytes) that binds a proof to its session.
 pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-laneway-join-1";
+
+/// The start of what a joiner signs with its key. What TLS signs with the same key starts with 64 spaces (RFC 8446 §4.4.3), so
+/// neither can be taken for the other.
+const POSSESSION_LABEL: &[u8] = b"laneway join possession 1";
 
 /// Maximum size of a request, in bytes. Anybody may send one.
 const MAX_REQUEST: usize = 4 * 1024;
@@ -40,6 +47,9 @@ const MAX_RESPONSE: usize = MAX_CRL / 3 * 4 + 16 * 1024;
 
 /// The deadline for sending or receiving one message.
 const MESSAGE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Maximum delay of a refusal. The joiner still waits for it.
+pub const MAX_DELAY: Duration = Duration::from_secs(5);
 
 /// Why a machine was not enrolled.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +69,7 @@ pub enum JoinError {
     /// The authority refused. On the authority itself: what it answered.
     #[error(transparent)]
     Refused(InviteError),
-    /// The response does not match the join code.
+    /// The response does not match the join code, or the joiner's own key cannot sign.
     #[error("the response is not a membership of the group in the join code")]
     Untrusted(#[from] CertificateError),
     /// The group state in the response is not signed by the authority.
@@ -140,7 +150,7 @@ pub async fn request<S>(
     stream: &mut S,
     exporter: &[u8; 32],
     code: &JoinCode,
-    name: &str,
+    name: &WantedName,
     JoinKey(key): JoinKey,
 ) -> Result<Group, JoinError>
 where
@@ -150,20 +160,28 @@ where
         warn!("the join code has expired by this machine's clock; the group's authority decides");
     }
     let public_key = certificate::raw_public_key(&key);
-    let proof = proof_context(exporter, &public_key, name).sign(&code::proof_key(&code.secret));
-    let request =
-        Request { invite: Base64(code.invite), public_key: Base64(public_key), name: name.to_owned(), proof };
+    let statement = Statement::new(exporter, &code.invite, &public_key, name);
+    let request = Request {
+        invite: Base64(code.invite),
+        public_key: Base64(public_key),
+        name: name.name().to_owned(),
+        chosen: name.is_chosen(),
+        proof: statement.proof(&code::proof_key(&code.secret)),
+        possession: statement.possession(&key)?,
+    };
     send(stream, &request).await?;
     match receive(stream, MAX_RESPONSE).await? {
         Answer::Welcome(welcome) => {
-            let Welcome { membership, update } = *welcome;
+            let Welcome { mut membership, update } = *welcome;
+            membership.group_name = printable(&membership.group_name);
+            membership.node_name = name::shown(&membership.node_name);
             Ok(Group::assemble(membership, update.open(&code.ca_key)?, key, &code.ca_key)?)
         }
         Answer::Refused(refusal) => Err(JoinError::Refused(refusal)),
     }
 }
 
-/// Answers one joiner: admits it if its invite is open and its proof is right.
+/// Answers one joiner: admits it if its invite is open and its proofs are right.
 ///
 /// # Errors
 /// [`JoinError::Refused`] with the answer, or another reason why it was not admitted.
@@ -175,19 +193,41 @@ pub async fn serve<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    serve_slowing(stream, exporter, authority, || Duration::ZERO).await
+}
+
+/// The same; a joiner that does not know the secret gets its answer only after a delay of at most [`MAX_DELAY`]. Everybody
+/// else is answered at once.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_slowing<S>(
+    stream: &mut S,
+    exporter: &[u8; 32],
+    authority: &Authority,
+    delay: impl FnOnce() -> Duration,
+) -> Result<Enrolled, JoinError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let request: Request = receive(stream, MAX_REQUEST).await?;
     let (authority, exporter) = (authority.clone(), *exporter);
     // Locking and syncing files blocks, so it runs on a blocking thread.
-    let admitted = tokio::task::spawn_blocking(move || admit(&authority, &exporter, &request)).await;
+    let admitted = tokio::task::spawn_blocking(move || admit(&authority, &exporter, request)).await;
     let (answer, outcome) = match admitted {
         Ok(Ok((welcome, enrolled))) => (Answer::Welcome(Box::new(welcome)), Ok(enrolled)),
-        Ok(Err(GroupError::Refused(refusal))) => (Answer::Refused(refusal), Err(JoinError::Refused(refusal))),
+        Ok(Err(GroupError::Refused(refusal))) => {
+            (Answer::Refused(refusal.clone()), Err(JoinError::Refused(refusal)))
+        }
         Ok(Err(error)) => (Answer::Refused(InviteError::Unrecorded), Err(JoinError::Authority(error))),
         Err(stopped) => {
             warn!(error = %stopped, "admitting a member did not finish");
             (Answer::Refused(InviteError::Unrecorded), Err(JoinError::Stopped))
         }
     };
+    if let Err(JoinError::Refused(InviteError::WrongProof | InviteError::UnknownInvite)) = outcome {
+        tokio::time::sleep(delay().min(MAX_DELAY)).await;
+    }
     // A refusal that cannot be delivered is still a refusal.
     let sent = send(stream, &answer).await;
     let enrolled = outcome?;
@@ -195,25 +235,17 @@ where
     Ok(enrolled)
 }
 
-/// Refuses one joiner without checking its request.
-///
-/// # Errors
-/// When the answer cannot be sent.
-pub async fn refuse<S>(stream: &mut S, refusal: InviteError) -> Result<(), JoinError>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    // A response before the request is read could be lost: closing with unread data resets the connection.
-    let _: Request = receive(stream, MAX_REQUEST).await?;
-    send(stream, &Answer::Refused(refusal)).await
-}
-
 #[derive(Serialize, Deserialize)]
 struct Request {
     invite: Base64<[u8; 8]>,
     public_key: Base64<[u8; 32]>,
     name: String,
+    /// Whether a person chose the name.
+    chosen: bool,
+    /// The HMAC by the invite's secret.
     proof: Base64<Vec<u8>>,
+    /// The signature by the key to register.
+    possession: Base64<Vec<u8>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -223,18 +255,18 @@ enum Answer {
     Refused(InviteError),
 }
 
-/// The input of a proof.
-struct ProofContext(Vec<u8>);
+/// What the joiner proves and signs.
+struct Statement(Vec<u8>);
 
-fn proof_context(exporter: &[u8; 32], public_key: &[u8; 32], name: &str) -> ProofContext {
-    let length = u64::try_from(name.len()).expect("a length fits into 64 bits");
-    let mut bytes = [&exporter[..], public_key, &length.to_be_bytes()].concat();
-    bytes.extend(name.as_bytes());
-    ProofContext(bytes)
-}
+impl Statement {
+    /// Every part has a fixed length except the last, so no two requests have the same statement.
+    fn new(exporter: &[u8; 32], invite: &[u8; 8], public_key: &[u8; 32], name: &WantedName) -> Self {
+        let chosen = [u8::from(name.is_chosen())];
+        Self([&exporter[..], invite, public_key, &chosen, name.name().as_bytes()].concat())
+    }
 
-impl ProofContext {
-    fn sign(&self, key: &hmac::Key) -> Base64<Vec<u8>> {
+    /// Proves that the joiner knows the invite's secret.
+    fn proof(&self, key: &hmac::Key) -> Base64<Vec<u8>> {
         Base64(hmac::sign(key, &self.0).as_ref().to_vec())
     }
 
@@ -242,24 +274,41 @@ impl ProofContext {
     fn is_proved_by(&self, key: &hmac::Key, proof: &[u8]) -> bool {
         hmac::verify(key, &self.0, proof).is_ok()
     }
+
+    /// Proves that the joiner holds the private key.
+    fn possession(&self, key: &KeyPair) -> Result<Base64<Vec<u8>>, CertificateError> {
+        key.sign(&[POSSESSION_LABEL, &self.0].concat()).map(Base64).map_err(CertificateError::Sign)
+    }
+
+    /// Whether the holder of the private key signed this.
+    fn is_signed_by(&self, public_key: &[u8; 32], possession: &[u8]) -> bool {
+        let key = signature::UnparsedPublicKey::new(&signature::ED25519, public_key);
+        key.verify(&[POSSESSION_LABEL, &self.0].concat(), possession).is_ok()
+    }
 }
 
 /// Checks a request and admits the machine.
 fn admit(
     authority: &Authority,
     exporter: &[u8; 32],
-    request: &Request,
+    request: Request,
 ) -> Result<(Welcome, Enrolled), GroupError> {
-    let Request { invite: Base64(id), public_key: Base64(public_key), name, proof: Base64(proof) } = request;
-    let invite = authority.invite_by_id(id)?;
-    if !proof_context(exporter, public_key, name).is_proved_by(&invite.proof_key(), proof) {
-        invite.admits(clock::now())?;
-        authority.wrong_proof(id)?;
+    let (Base64(id), Base64(public_key)) = (request.invite, request.public_key);
+    let wanted = match request.chosen {
+        true => WantedName::Chosen(request.name),
+        false => WantedName::Suggested(request.name),
+    };
+    let statement = Statement::new(exporter, &id, &public_key, &wanted);
+    let invite = authority.invite_by_id(&id)?;
+    if !statement.is_proved_by(&invite.proof_key(), &request.proof.0) {
         return Err(InviteError::WrongProof.into());
     }
-    let (welcome, role) = authority.admit(id, public_key, name)?;
+    if !statement.is_signed_by(&public_key, &request.possession.0) {
+        return Err(InviteError::NotItsKey.into());
+    }
+    let (welcome, role) = authority.admit(&id, &public_key, &wanted)?;
     let name = welcome.membership.node_name.clone();
-    Ok((welcome, Enrolled { id: certificate::node_id(public_key), name, role }))
+    Ok((welcome, Enrolled { id: certificate::node_id(&public_key), name, role }))
 }
 
 async fn send<S: AsyncWrite + Unpin>(stream: &mut S, message: &impl Serialize) -> Result<(), JoinError> {
@@ -297,6 +346,7 @@ mod tests {
     use crate::authority::Uses;
     use crate::group;
     use proptest::prelude::*;
+    use std::sync::LazyLock;
     use tokio::io::duplex;
 
     const SESSION: [u8; 32] = [1; 32];
@@ -306,6 +356,12 @@ mod tests {
         state: StateDir,
         authority: Authority,
         group: Group,
+    }
+
+    /// The name that a machine derived from its host name.
+    fn laptop() -> &'static WantedName {
+        static LAPTOP: LazyLock<WantedName> = LazyLock::new(|| WantedName::Suggested("laptop".into()));
+        &LAPTOP
     }
 
     fn lab() -> Lab {
@@ -333,7 +389,7 @@ mod tests {
         ) -> (Result<Group, JoinError>, Result<Enrolled, JoinError>) {
             let (mut joiner, mut signer) = duplex(512);
             tokio::join!(
-                request(&mut joiner, &ours, code, "laptop", JoinKey::temporary().unwrap()),
+                request(&mut joiner, &ours, code, laptop(), JoinKey::temporary().unwrap()),
                 serve(&mut signer, &theirs, &self.authority)
             )
         }
@@ -388,7 +444,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let state = StateDir::open(home.path().join("state")).unwrap();
         let (mut joiner, mut signer) = duplex(64 * 1024);
-        let asking = request(&mut joiner, &SESSION, &code, "laptop", JoinKey::saved_in(&state).unwrap());
+        let asking = request(&mut joiner, &SESSION, &code, laptop(), JoinKey::saved_in(&state).unwrap());
         let losing = async {
             serve(&mut signer, &SESSION, &lab.authority).await.unwrap();
         };
@@ -400,7 +456,7 @@ mod tests {
         }
         let (mut joiner, mut signer) = duplex(512);
         let (joined, _) = tokio::join!(
-            request(&mut joiner, &SESSION, &code, "laptop", JoinKey::saved_in(&state).unwrap()),
+            request(&mut joiner, &SESSION, &code, laptop(), JoinKey::saved_in(&state).unwrap()),
             serve(&mut signer, &SESSION, &lab.authority),
         );
         group::remember_membership(&state, &joined.unwrap()).unwrap();
@@ -413,10 +469,10 @@ mod tests {
     #[tokio::test]
     async fn a_member_of_a_group_with_thousands_of_revocations_can_join() {
         let lab = lab();
-        let many = (0..5_000_u128).map(|number| NodeId((number << 100 | 1 << 127).to_be_bytes())).collect();
+        let many = (0..12_000_u128).map(|number| NodeId((number << 100 | 1 << 127).to_be_bytes())).collect();
         lab.authority.merge_revocations(&many).unwrap();
         let joined = lab.join(&lab.invite(Uses::Any)).await.0.unwrap();
-        assert_eq!(joined.update.revoked().len(), 5_000);
+        assert_eq!(joined.update.revoked().len(), 12_000);
     }
 
     #[tokio::test]
@@ -429,14 +485,32 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wrong_secret_is_refused_and_the_tenth_locks_the_invite() {
+    async fn wrong_secrets_are_refused_and_never_lock_a_code() {
         let lab = lab();
-        let code = lab.invite(Uses::Any);
+        let code = lab.invite(Uses::Times(1));
         let wrong = JoinCode { secret: [0; 16], ..code.clone() };
-        for _ in 0..10 {
+        let before = lab.state.read("invites.json").unwrap();
+        for _ in 0..100 {
             lab.assert_refused(&wrong, InviteError::WrongProof).await;
         }
-        lab.assert_refused(&code, InviteError::Locked).await;
+        assert_eq!(lab.state.read("invites.json").unwrap(), before, "a stranger made the authority write");
+        lab.join(&code).await.0.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_refusal_of_a_wrong_secret_is_delayed() {
+        let lab = lab();
+        let code = lab.invite(Uses::Any);
+        for (secret, delayed) in [([0; 16], true), (code.secret, false)] {
+            let code = JoinCode { secret, ..code.clone() };
+            let (mut joiner, mut signer) = duplex(4096);
+            let start = tokio::time::Instant::now();
+            let _ = tokio::join!(
+                request(&mut joiner, &SESSION, &code, laptop(), JoinKey::temporary().unwrap()),
+                serve_slowing(&mut signer, &SESSION, &lab.authority, || Duration::from_secs(3600)),
+            );
+            assert_eq!(start.elapsed() >= MAX_DELAY, delayed);
+        }
     }
 
     #[tokio::test]
@@ -448,22 +522,83 @@ mod tests {
         assert_eq!(lab.authority.members().unwrap().len(), 1);
     }
 
-    #[tokio::test]
-    async fn a_proof_is_for_one_key_and_one_name() {
-        let lab = lab();
-        let code = lab.invite(Uses::Any);
-        let proof = |name| proof_context(&SESSION, &[3; 32], name).sign(&code::proof_key(&code.secret));
-        for (public_key, name, admitted) in
-            [([3; 32], "a", true), ([4; 32], "a", false), ([3; 32], "b", false)]
-        {
-            let request = Request {
-                invite: Base64(code.invite),
-                public_key: Base64(public_key),
-                name: name.into(),
-                proof: proof("a"),
-            };
-            assert_eq!(admit(&lab.authority, &SESSION, &request).is_ok(), admitted);
+    /// A request that is right in everything, of the machine with this key.
+    fn right_request(code: &JoinCode, key: &KeyPair, name: &WantedName) -> Request {
+        let public_key = certificate::raw_public_key(key);
+        let statement = Statement::new(&SESSION, &code.invite, &public_key, name);
+        Request {
+            invite: Base64(code.invite),
+            public_key: Base64(public_key),
+            name: name.name().into(),
+            chosen: name.is_chosen(),
+            proof: statement.proof(&code::proof_key(&code.secret)),
+            possession: statement.possession(key).unwrap(),
         }
+    }
+
+    /// The same with the signature of another key.
+    fn request_for_anothers_key(code: &JoinCode, theirs: [u8; 32], own: &KeyPair, name: &str) -> Request {
+        let name = WantedName::Chosen(name.into());
+        let statement = Statement::new(&SESSION, &code.invite, &theirs, &name);
+        Request {
+            public_key: Base64(theirs),
+            proof: statement.proof(&code::proof_key(&code.secret)),
+            possession: statement.possession(own).unwrap(),
+            ..right_request(code, own, &name)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_holder_of_a_code_cannot_register_the_key_of_another_machine() {
+        let lab = lab();
+        let own = certificate::new_key().unwrap();
+        let victim = certificate::raw_public_key(&certificate::new_key().unwrap());
+        let code = lab.invite(Uses::Any);
+        lab.authority.admit(&code.invite, &victim, &WantedName::Chosen("m1".into())).unwrap();
+        let stranger = certificate::raw_public_key(&certificate::new_key().unwrap());
+        let before = lab.authority.members().unwrap();
+        // Neither that of a member, under its own or another name, nor that of a machine that is none.
+        for (theirs, name) in [(victim, "m1"), (victim, "m2"), (stranger, "m3"), (lab.group.ca_key, "m4")] {
+            let request = request_for_anothers_key(&code, theirs, &own, name);
+            let refused = admit(&lab.authority, &SESSION, request).map(drop).unwrap_err();
+            assert!(matches!(refused, GroupError::Refused(InviteError::NotItsKey)), "{refused:?}");
+        }
+        assert_eq!(lab.authority.members().unwrap(), before);
+    }
+
+    #[tokio::test]
+    async fn proofs_are_for_one_session_one_key_one_invite_and_one_name() {
+        let lab = lab();
+        let (code, other_code) = (lab.invite(Uses::Any), lab.invite(Uses::Any));
+        let (key, other_key) = (certificate::new_key().unwrap(), certificate::new_key().unwrap());
+        let name = WantedName::Suggested("a".into());
+        let right = || right_request(&code, &key, &name);
+        let other_public = certificate::raw_public_key(&other_key);
+        type Change<'a> = &'a dyn Fn(&mut Request);
+        let changes: [Change<'_>; 6] = [
+            &|request| request.public_key = Base64(other_public),
+            &|request| request.name = "b".into(),
+            &|request| request.chosen = true,
+            &|request| request.invite = Base64(other_code.invite),
+            &|request| request.proof.0.truncate(16),
+            &|request| request.possession = Base64(vec![0; 64]),
+        ];
+        for (at, change) in changes.into_iter().enumerate() {
+            let mut request = right();
+            change(&mut request);
+            assert!(admit(&lab.authority, &SESSION, request).is_err(), "{at}");
+        }
+        assert!(admit(&lab.authority, &[2; 32], right()).is_err());
+        assert!(admit(&lab.authority, &SESSION, right()).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_signature_for_another_purpose_is_no_proof_of_possession() {
+        let key = certificate::new_key().unwrap();
+        let public_key = certificate::raw_public_key(&key);
+        let statement = Statement::new(&SESSION, &[1; 8], &public_key, laptop());
+        assert!(statement.is_signed_by(&public_key, &statement.possession(&key).unwrap().0));
+        assert!(!statement.is_signed_by(&public_key, &key.sign(&statement.0).unwrap()));
     }
 
     #[tokio::test]
@@ -480,7 +615,7 @@ mod tests {
         let lab = lab();
         let code = lab.invite(Uses::Any);
         let (mut joiner, mut wire) = duplex(64 * 1024);
-        let asking = request(&mut joiner, &SESSION, &code, "laptop", JoinKey::temporary().unwrap());
+        let asking = request(&mut joiner, &SESSION, &code, laptop(), JoinKey::temporary().unwrap());
         let reading = async {
             let mut length = [0; 4];
             wire.read_exact(&mut length).await.unwrap();
@@ -493,7 +628,7 @@ mod tests {
         assert!(matches!(outcome, Err(JoinError::Io(_))));
         let sent: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&sent).unwrap();
         let fields: Vec<_> = sent.keys().map(String::as_str).collect();
-        assert_eq!(fields, ["invite", "name", "proof", "public_key"]);
+        assert_eq!(fields, ["chosen", "invite", "name", "possession", "proof", "public_key"]);
         assert!(!format!("{sent:?}").contains(&serde_json::to_string(&Base64(code.secret)).unwrap()));
     }
 
@@ -504,7 +639,8 @@ mod tests {
         assert!(matches!(serve(&mut signer, &SESSION, &lab.authority).await, Err(JoinError::TimedOut)));
         let (_silent, mut joiner) = duplex(4096);
         let asked =
-            request(&mut joiner, &SESSION, &lab.invite(Uses::Any), "x", JoinKey::temporary().unwrap()).await;
+            request(&mut joiner, &SESSION, &lab.invite(Uses::Any), laptop(), JoinKey::temporary().unwrap())
+                .await;
         assert!(matches!(asked, Err(JoinError::TimedOut)));
     }
 

@@ -15,5 +15,6 @@ mod files;
 pub mod group;
 pub mod join;
 pub mod membership;
+pub mod name;
 pub mod random;
 pub mod update;

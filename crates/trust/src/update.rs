@@ -20,8 +20,13 @@ use super::base64::Base64;
 use super::certificate::{self, CertificateError};
 use laneway_wire::id::NodeId;
 
-/// Maximum size of a revocation list, in bytes: room for more than 5,000 nodes. It bounds every message with a list.
-pub const MAX_CRL: usize = 192 * 1024;
+/// Maximum size of a revocation list, in bytes: room for [`MAX_MEMBERS`] entries of at most 36 bytes, and for another 500
+/// that a second machine with the authority's key may add. It bounds every message with a list.
+pub const MAX_CRL: usize = 512 * 1024;
+
+/// Maximum number of machines that may ever join a group, removed ones included. All of them fit into the revocation list at
+/// once, so that a member that was admitted can always be removed.
+pub const MAX_MEMBERS: usize = 14_000;
 
 /// The start of what is signed. An X.509 structure starts with 0x30, so neither can be taken for the other.
 const LABEL: &[u8] = b"laneway group news 1";
@@ -254,10 +259,12 @@ mod tests {
     }
 
     #[test]
-    fn five_thousand_revocations_fit() {
+    fn the_list_has_room_for_every_member_that_may_ever_join() {
         let key = certificate::new_key().unwrap();
-        let many = (0..5_000_u128).map(|number| NodeId((number << 100 | 1 << 127).to_be_bytes())).collect();
-        let update = GroupUpdate::sign(&key, 1, [0; 32], many).unwrap();
+        // Serial numbers whose first bit is set are a byte longer.
+        let ids =
+            (0..MAX_MEMBERS as u128 + 500).map(|number| NodeId((number << 100 | 1 << 127).to_be_bytes()));
+        let update = GroupUpdate::sign(&key, u64::MAX, [0; 32], ids.collect()).unwrap();
         assert!(update.crl().len() <= MAX_CRL, "{}", update.crl().len());
     }
 

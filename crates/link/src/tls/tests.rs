@@ -5,6 +5,7 @@ use laneway_sys::state::StateDir;
 use laneway_trust::authority::{Authority, Uses};
 use laneway_trust::certificate::Role;
 use laneway_trust::membership::Membership;
+use laneway_trust::name::WantedName;
 use laneway_trust::{group, join};
 
 use std::io;
@@ -35,8 +36,9 @@ impl Lab {
         let (mut joiner, mut signer) = handshake(client, server, None).await.unwrap();
         let ours = joiner.get_ref().1.export_keying_material([0; 32], join::EXPORTER_LABEL, None).unwrap();
         let theirs = signer.get_ref().1.export_keying_material([0; 32], join::EXPORTER_LABEL, None).unwrap();
+        let name = WantedName::Suggested("laptop".into());
         let (joined, enrolled) = tokio::join!(
-            join::request(&mut joiner, &ours, &code, "laptop", join::JoinKey::temporary().unwrap()),
+            join::request(&mut joiner, &ours, &code, &name, join::JoinKey::temporary().unwrap()),
             join::serve(&mut signer, &theirs, &self.authority),
         );
         enrolled.unwrap();

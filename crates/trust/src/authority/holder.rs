@@ -1,5 +1,6 @@
 //! The authority's key and list of members.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -10,11 +11,13 @@ use serde::{Deserialize, Serialize};
 use crate::base64::Base64;
 use crate::certificate::{self, Role};
 use crate::clock;
-use crate::error::GroupError;
+use crate::error::{GroupError, InviteError};
 use crate::files::{CA_KEY, MEMBERS, damaged, read_json, try_read_pem, write_json};
 use crate::group::Group;
+use crate::name::{self, Taken, WantedName};
+use crate::update::MAX_MEMBERS;
 use laneway_sys::state::{StateDir, StateLock};
-use laneway_wire::id::GroupId;
+use laneway_wire::id::{GroupId, NodeId};
 
 /// The group's authority, on a machine that holds its key.
 #[derive(Clone)]
@@ -32,8 +35,11 @@ pub struct Authority {
 pub struct Member {
     /// The node id in hexadecimal, which is also the certificate's serial number.
     pub id: String,
-    /// Unique in the group.
+    /// Its name. No other member that is not removed has one that looks like it, unless another machine that holds the
+    /// authority's key admitted that member.
     pub name: String,
+    /// The name that it asked for.
+    pub(super) wanted: String,
     /// What its certificate permits.
     pub role: Role,
     /// When it joined, in seconds since 1970 by the authority's clock.
@@ -62,23 +68,34 @@ impl Authority {
         Ok(read_json(&self.state, MEMBERS)?.unwrap_or_default())
     }
 
-    /// Issues a certificate and records the member, under a name that is unique in the group.
+    /// Issues a certificate for a key that no member has, and records the new member.
+    ///
+    /// # Errors
+    /// [`InviteError::BadName`], [`InviteError::NameTaken`] and [`InviteError::Full`], or when it cannot be recorded; then no
+    /// certificate is issued.
     pub(super) fn issue(
         &self,
         _lock: &StateLock,
+        revoked: &BTreeSet<NodeId>,
         public_key: &[u8; 32],
-        name: &str,
+        wanted: &WantedName,
         role: Role,
         invite: Option<Base64<[u8; 8]>>,
-    ) -> Result<(String, CertificateDer<'static>), GroupError> {
-        let id = certificate::node_id(public_key).to_string();
+    ) -> Result<(Member, CertificateDer<'static>), GroupError> {
         let mut members = self.members()?;
-        members.retain(|member| member.id != id);
-        let name = free_name(&tidy(name), &members);
+        let name = name_for(wanted, &members, revoked)?;
         let node = certificate::sign_node(&self.key, public_key, &name, role)?;
-        members.push(Member { id, name: name.clone(), role, joined: clock::now().as_secs(), invite });
+        let member = Member {
+            id: certificate::node_id(public_key).to_string(),
+            name,
+            wanted: wanted.name().to_owned(),
+            role,
+            joined: clock::now().as_secs(),
+            invite,
+        };
+        members.push(member.clone());
         write_json(&self.state, MEMBERS, &members)?;
-        Ok((name, node))
+        Ok((member, node))
     }
 
     /// The group of this machine.
@@ -99,22 +116,34 @@ impl fmt::Debug for Authority {
     }
 }
 
-/// The name reduced to what is safe to print, to type and to put into a certificate. A common name has at most 64
-/// characters (RFC 5280 appendix A), and a number may be appended.
-fn tidy(name: &str) -> String {
-    let safe = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
-    let name: String = name.trim().chars().take(48).map(safe).collect();
-    // `revoke` would take a leading dash for an option.
-    let name = name.trim_matches('-');
-    if name.is_empty() { "node".to_owned() } else { name.to_owned() }
-}
-
-/// The wanted name, with a number appended if it is taken.
-fn free_name(wanted: &str, members: &[Member]) -> String {
-    let taken = |name: &str| members.iter().any(|member| member.name.eq_ignore_ascii_case(name));
-    let numbered = (2_u64..).map(|number| format!("{wanted}-{number}"));
-    std::iter::once(wanted.to_owned())
-        .chain(numbered)
-        .find(|name| !taken(name))
-        .expect("numbers do not run out")
+/// The name under which a new member is recorded.
+///
+/// # Errors
+/// As [`Authority::issue`].
+pub(super) fn name_for(
+    wanted: &WantedName,
+    members: &[Member],
+    revoked: &BTreeSet<NodeId>,
+) -> Result<String, InviteError> {
+    if !name::is_valid(wanted.name()) {
+        return Err(InviteError::BadName);
+    }
+    let is_removed = |member: &&Member| NodeId::parse(&member.id).is_some_and(|id| revoked.contains(&id));
+    let unlisted = revoked.len().saturating_sub(members.iter().filter(is_removed).count());
+    if members.len() + unlisted >= MAX_MEMBERS {
+        return Err(InviteError::Full);
+    }
+    // The name of a removed member is free again.
+    let mut present = members.iter().filter(|member| !is_removed(member));
+    let taken = Taken::new(present.clone().map(|member| member.name.as_str()));
+    if !wanted.is_chosen() {
+        return Ok(taken.free_name(wanted.name()));
+    }
+    match present.find(|member| name::are_alike(&member.name, wanted.name())) {
+        Some(other) => {
+            let (name, id) = (wanted.name().to_owned(), other.id.clone());
+            Err(InviteError::NameTaken { name, id })
+        }
+        None => Ok(wanted.name().to_owned()),
+    }
 }

@@ -6,13 +6,14 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use serde::{Deserialize, Serialize};
 
-use super::holder::Authority;
+use super::holder::{Authority, name_for};
 use crate::base64::Base64;
 use crate::certificate::Role;
 use crate::clock;
 use crate::code::{self, JoinCode};
-use crate::error::{GroupError, InviteError, MAX_WRONG_PROOFS};
+use crate::error::{GroupError, InviteError};
 use crate::files::{INVITES, read_json, write_json};
+use crate::name::WantedName;
 use crate::random::random;
 use laneway_sys::state::StateLock;
 
@@ -42,16 +43,16 @@ pub struct Invite {
     pub expires: u64,
     /// The name of the new member; `None` for the name that it asks for.
     pub name: Option<String>,
-    wrong_proofs: u32,
     /// Whether the authority has closed it.
     closed: bool,
 }
 
 impl Authority {
-    /// Creates an invite and returns its code. A `ttl` of `None` never expires.
+    /// Creates an invite and returns its code. A `ttl` of `None` never expires. With a `name`, the invite admits machines
+    /// under this name only: the second one is refused.
     ///
     /// # Errors
-    /// When the invite cannot be recorded.
+    /// [`GroupError::Refused`] when no machine can have the name, or when the invite cannot be recorded.
     pub fn invite(
         &self,
         role: Role,
@@ -67,11 +68,17 @@ impl Authority {
             uses,
             expires: ttl.map_or(0, |ttl| now.saturating_add(ttl).as_secs()),
             name,
-            wrong_proofs: 0,
             closed: false,
         };
         let code = JoinCode::new(self.ca_key, invite.id.0, invite.secret.0, invite.expires);
         let _lock = self.state.lock()?;
+        if let Some(name) = &invite.name {
+            name_for(
+                &WantedName::Chosen(name.clone()),
+                &self.members()?,
+                self.own_group()?.update.revoked(),
+            )?;
+        }
         let mut invites = self.invites()?;
         invites.retain(|invite| !code::expired(invite.expires, now.saturating_sub(KEPT_AFTER_EXPIRY)));
         invites.push(invite);
@@ -95,18 +102,6 @@ impl Authority {
             if let Uses::Times(left) = &mut invite.uses {
                 *left = left.saturating_sub(1);
             }
-            Ok(())
-        })
-    }
-
-    /// Counts a wrong proof; the tenth locks the invite.
-    ///
-    /// # Errors
-    /// When the count cannot be recorded.
-    pub fn wrong_proof(&self, id: &[u8; 8]) -> Result<(), GroupError> {
-        let lock = self.state.lock()?;
-        self.change_invite(&lock, id, |invite| {
-            invite.wrong_proofs = invite.wrong_proofs.saturating_add(1);
             Ok(())
         })
     }
@@ -152,9 +147,6 @@ impl Invite {
         if self.closed {
             return Err(InviteError::Closed);
         }
-        if self.wrong_proofs >= MAX_WRONG_PROOFS {
-            return Err(InviteError::Locked);
-        }
         if code::expired(self.expires, now) {
             return Err(InviteError::Expired);
         }
@@ -172,7 +164,6 @@ impl fmt::Debug for Invite {
             .field("uses", &self.uses)
             .field("expires", &self.expires)
             .field("name", &self.name)
-            .field("wrong_proofs", &self.wrong_proofs)
             .field("closed", &self.closed)
             .finish_non_exhaustive()
     }
@@ -181,10 +172,10 @@ impl fmt::Debug for Invite {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::authority::tests::{key, new, refusal};
+    use crate::authority::tests::{chosen, key, new, refusal, suggested};
 
     fn admit(authority: &Authority, code: &JoinCode) -> Result<(), GroupError> {
-        authority.admit(&code.invite, &key(), "x").map(drop)
+        authority.admit(&code.invite, &key(), &suggested("x")).map(drop)
     }
 
     #[test]
@@ -215,35 +206,59 @@ mod tests {
         let (_directory, _, authority, _) = new();
         let code = authority.invite(Role::Gateway, Uses::Times(1), None, None).unwrap();
         let (mine, other) = (key(), key());
-        let (first, role) = authority.admit(&code.invite, &mine, "laptop").unwrap();
-        let (again, role_again) = authority.admit(&code.invite, &mine, "renamed").unwrap();
-        assert!(
-            first.membership.node_certificate == again.membership.node_certificate,
-            "another certificate"
-        );
-        assert_eq!((again.membership.node_name.as_str(), role), ("laptop", role_again));
+        let (first, role) = authority.admit(&code.invite, &mine, &suggested("first")).unwrap();
+        assert_eq!(first.membership.node_name, "first-2");
+        // By the name that it asked for, and by the name that it got.
+        for wanted in [suggested("first"), chosen("first-2")] {
+            let (again, role_again) = authority.admit(&code.invite, &mine, &wanted).unwrap();
+            assert!(
+                first.membership.node_certificate == again.membership.node_certificate,
+                "another certificate"
+            );
+            assert_eq!((again.membership.node_name.as_str(), role), ("first-2", role_again));
+        }
         assert_eq!(authority.members().unwrap().len(), 2);
         assert_eq!(
-            refusal(authority.admit(&code.invite, &other, "laptop").map(drop).unwrap_err()),
+            refusal(authority.admit(&code.invite, &other, &suggested("first")).map(drop).unwrap_err()),
             InviteError::UsedUp
         );
-        // With another code it is admitted anew, and is still one member.
-        let code = authority.invite(Role::Client, Uses::Times(1), None, None).unwrap();
-        let (now_a_client, role) = authority.admit(&code.invite, &mine, "laptop").unwrap();
-        assert_eq!((now_a_client.membership.node_name.as_str(), role), ("laptop", Role::Client));
-        assert_eq!(authority.members().unwrap().len(), 2);
+        // Another code for the same role gives it the same certificate, and is not used up by it.
+        let code = authority.invite(Role::Gateway, Uses::Times(1), None, None).unwrap();
+        let (again, _) = authority.admit(&code.invite, &mine, &suggested("first")).unwrap();
+        assert!(first.membership.node_certificate == again.membership.node_certificate);
+        authority.admit(&code.invite, &other, &suggested("other")).unwrap();
+        assert_eq!(authority.members().unwrap().len(), 3);
     }
 
     #[test]
-    fn ten_wrong_proofs_lock_an_invite() {
+    fn a_join_never_changes_the_name_or_the_role_of_a_member() {
+        let (_directory, _, authority, _) = new();
+        let invite = |role, name| authority.invite(role, Uses::Any, None, name).unwrap().invite;
+        let (gateway, client) = (invite(Role::Gateway, None), invite(Role::Client, None));
+        let named = invite(Role::Gateway, Some("kiosk".into()));
+        let laptop = key();
+        authority.admit(&gateway, &laptop, &chosen("laptop")).unwrap();
+        let before = authority.members().unwrap();
+        let known = InviteError::KnownKey { name: "laptop".into(), role: Role::Gateway };
+        for (code, name) in [(gateway, "renamed"), (client, "laptop"), (client, "renamed"), (named, "laptop")]
+        {
+            for wanted in [suggested(name), chosen(name)] {
+                let refused = authority.admit(&code, &laptop, &wanted).map(drop).unwrap_err();
+                assert_eq!(refusal(refused), known, "{name}");
+            }
+        }
+        assert_eq!(authority.members().unwrap(), before);
+    }
+
+    #[test]
+    fn a_closed_or_expired_code_of_another_invite_gives_a_member_nothing() {
         let (_directory, _, authority, _) = new();
         let code = authority.invite(Role::Client, Uses::Any, None, None).unwrap();
-        for _ in 0..9 {
-            authority.wrong_proof(&code.invite).unwrap();
-        }
-        admit(&authority, &code).unwrap();
-        authority.wrong_proof(&code.invite).unwrap();
-        assert_eq!(refusal(admit(&authority, &code).unwrap_err()), InviteError::Locked);
+        let expired = authority.invite(Role::Client, Uses::Any, Some(Duration::ZERO), None).unwrap();
+        let laptop = key();
+        authority.admit(&code.invite, &laptop, &chosen("laptop")).unwrap();
+        let refused = authority.admit(&expired.invite, &laptop, &chosen("laptop")).map(drop);
+        assert_eq!(refusal(refused.unwrap_err()), InviteError::Expired);
     }
 
     #[test]

@@ -13,39 +13,60 @@ use laneway_wire::id::NodeId;
 
 /// A member that was just removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Revocation {
+pub struct Removed {
     /// Its name; `None` when it is not in this machine's list.
     pub name: Option<String>,
     /// Its id.
     pub id: NodeId,
+}
+
+/// What a revocation did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    /// The members that it removed.
+    pub removed: Vec<Removed>,
     /// The group's new epoch.
     pub epoch: u64,
-    /// The number of invites that were closed, because the removed machine may know their codes.
+    /// The number of invites that were closed, because a removed machine may know their codes.
     pub closed: usize,
 }
 
 impl Authority {
-    /// Removes the member with this name or beginning of an id: closes all open invites, and signs an update that revokes
-    /// the member and replaces the discovery key.
+    /// Removes the members with these names or beginnings of ids: closes all open invites, and signs one update that revokes
+    /// all of them and replaces the discovery key. When one of them cannot be removed, none is.
     ///
     /// # Errors
     /// [`GroupError::Revoke`], or when it cannot be recorded.
-    pub fn revoke(&self, who: &str) -> Result<Revocation, GroupError> {
+    pub fn revoke_all(&self, who: &[&str]) -> Result<Revocation, GroupError> {
         let lock = self.state.lock()?;
         let group = self.own_group()?;
-        let (id, name) = find(&self.members()?, who)?;
-        if group.update.revokes(id) {
-            return Err(RevokeError::Already(name.unwrap_or_else(|| id.short())).into());
-        }
-        if group.node.id == id {
-            return Err(RevokeError::Own.into());
-        }
+        let members = self.members()?;
         let mut revoked = group.update.revoked().clone();
-        revoked.insert(id);
+        let mut removed: Vec<Removed> = Vec::new();
+        for who in who {
+            let one = find(&members, group.update.revoked(), who)?;
+            if group.update.revokes(one.id) {
+                return Err(RevokeError::Already(one.name.unwrap_or_else(|| one.id.short())).into());
+            }
+            if group.node.id == one.id {
+                return Err(RevokeError::Own.into());
+            }
+            if revoked.insert(one.id) {
+                removed.push(one);
+            }
+        }
         // Before the revocation: a crash in between may leave invites closed, but never open.
         let closed = self.close_invites(&lock)?;
         let epoch = self.publish(&lock, &group, revoked)?.epoch();
-        Ok(Revocation { name, id, epoch, closed })
+        Ok(Revocation { removed, epoch, closed })
+    }
+
+    /// Removes one member.
+    ///
+    /// # Errors
+    /// As [`Self::revoke_all`].
+    pub fn revoke(&self, who: &str) -> Result<Revocation, GroupError> {
+        self.revoke_all(&[who])
     }
 
     /// Replaces the discovery key and removes no member. Returns the new epoch.
@@ -90,30 +111,41 @@ impl Authority {
     }
 }
 
-/// The member with this name or beginning of an id. A member that is not in the list can be named by its whole id:
-/// another machine with the authority's key may have admitted it.
-fn find(members: &[Member], who: &str) -> Result<(NodeId, Option<String>), RevokeError> {
+/// The one member that `who` names: by its whole id, else by its name or the beginning of its id. Removed members count only
+/// when no other one is named. A member that is not in the list can be named by its whole id: another machine with the
+/// authority's key may have admitted it.
+fn find(members: &[Member], revoked: &BTreeSet<NodeId>, who: &str) -> Result<Removed, RevokeError> {
     let unknown = || RevokeError::Unknown(who.to_owned());
-    let named = members.iter().find(|member| member.name.eq_ignore_ascii_case(who));
     let digits = who.to_ascii_lowercase();
-    let by_id =
-        members.iter().filter(|member| digits.len() >= MIN_ID_DIGITS && member.id.starts_with(&digits));
-    let mut found = named.into_iter().chain(by_id.filter(|_| named.is_none()));
-    match (found.next(), found.next()) {
-        (Some(one), None) => Ok((NodeId::parse(&one.id).ok_or_else(unknown)?, Some(one.name.clone()))),
-        (Some(one), Some(other)) => {
-            let all = [one, other].into_iter().chain(found);
-            let ids = all.map(|member| member.id.clone()).collect();
-            Err(RevokeError::Ambiguous { who: who.to_owned(), ids })
+    if let Some(id) = NodeId::parse(&digits) {
+        let name = members.iter().find(|member| member.id == digits).map(|member| member.name.clone());
+        return Ok(Removed { name, id });
+    }
+    let named = |member: &&Member| {
+        member.name.eq_ignore_ascii_case(who)
+            || digits.len() >= MIN_ID_DIGITS && member.id.starts_with(&digits)
+    };
+    let is_removed = |member: &&Member| NodeId::parse(&member.id).is_some_and(|id| revoked.contains(&id));
+    let (gone, present): (Vec<_>, Vec<_>) = members.iter().filter(named).partition(is_removed);
+    let found = if present.is_empty() { gone } else { present };
+    match found.as_slice() {
+        [] => Err(unknown()),
+        [one] => {
+            Ok(Removed { name: Some(one.name.clone()), id: NodeId::parse(&one.id).ok_or_else(unknown)? })
         }
-        _ => Ok((NodeId::parse(&digits).ok_or_else(unknown)?, None)),
+        // Removed under the same name, one after the other.
+        [.., last] if found.iter().all(is_removed) => Err(RevokeError::Already(last.name.clone())),
+        several => Err(RevokeError::Ambiguous {
+            who: who.to_owned(),
+            found: several.iter().map(|member| format!("{} ({})", member.name, member.id)).collect(),
+        }),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::authority::tests::{key, new, refusal};
+    use crate::authority::tests::{key, new, refusal, suggested};
     use crate::authority::{InviteError, Uses};
     use crate::certificate::{Role, node_id};
 
@@ -129,13 +161,11 @@ mod tests {
         let (_directory, state, authority, before) = new();
         let code = authority.invite(Role::Client, Uses::Any, None, None).unwrap();
         let laptop = key();
-        authority.admit(&code.invite, &laptop, "laptop").unwrap();
+        authority.admit(&code.invite, &laptop, &suggested("laptop")).unwrap();
 
         let removed = authority.revoke("LAPTOP").unwrap();
-        assert_eq!(
-            (removed.name.as_deref(), removed.id, removed.epoch),
-            (Some("laptop"), node_id(&laptop), 1)
-        );
+        let one = Removed { name: Some("laptop".into()), id: node_id(&laptop) };
+        assert_eq!((removed.removed, removed.epoch), (vec![one], 1));
         let after = Group::load(&state).unwrap().unwrap();
         assert!(after.update.revokes(node_id(&laptop)) && !after.update.revokes(after.node.id));
         assert_ne!(after.update.discovery_key(), before.update.discovery_key());
@@ -152,16 +182,17 @@ mod tests {
         let (_directory, _, authority, _) = new();
         let code = authority.invite(Role::Gateway, Uses::Any, None, None).unwrap();
         let laptop = key();
-        authority.admit(&code.invite, &laptop, "laptop").unwrap();
+        authority.admit(&code.invite, &laptop, &suggested("laptop")).unwrap();
         assert_eq!(authority.revoke("laptop").unwrap().closed, 1);
         // Not with the code that it knows, not as a machine whose answer was lost, and not with a new code.
-        let again =
-            |invite, key: [u8; 32]| refusal(authority.admit(invite, &key, "x").map(drop).unwrap_err());
+        let again = |invite, key: [u8; 32]| {
+            refusal(authority.admit(invite, &key, &suggested("x")).map(drop).unwrap_err())
+        };
         assert_eq!(again(&code.invite, key()), InviteError::Closed);
         assert_eq!(again(&code.invite, laptop), InviteError::Removed);
         let new = authority.invite(Role::Gateway, Uses::Any, None, None).unwrap();
         assert_eq!(again(&new.invite, laptop), InviteError::Removed);
-        authority.admit(&new.invite, &key(), "x").unwrap();
+        authority.admit(&new.invite, &key(), &suggested("x")).unwrap();
     }
 
     #[test]
@@ -169,21 +200,61 @@ mod tests {
         let (_directory, _, authority, group) = new();
         let code = authority.invite(Role::Client, Uses::Any, None, None).unwrap();
         for name in ["a", "b"] {
-            authority.admit(&code.invite, &key(), name).unwrap();
+            authority.admit(&code.invite, &key(), &suggested(name)).unwrap();
         }
         let members = authority.members().unwrap();
         let b = &members[2];
-        assert_eq!(find(&members, "B").unwrap().1.as_deref(), Some("b"));
-        assert_eq!(find(&members, &b.id[..8].to_uppercase()).unwrap().1.as_deref(), Some("b"));
-        for nobody in ["c", "", &b.id[..3], "zzzz"] {
-            assert_eq!(find(&members, nobody), Err(RevokeError::Unknown(nobody.into())));
+        let found = |who: &str| find(&members, &BTreeSet::new(), who);
+        assert_eq!(found("B").unwrap().name.as_deref(), Some("b"));
+        for id in [&b.id[..8], &b.id] {
+            assert_eq!(found(&id.to_uppercase()).unwrap().name.as_deref(), Some("b"));
         }
-        let mut twins = members.clone();
-        twins[1].id = format!("{}{}", &b.id[..8], &twins[1].id[8..]);
-        assert!(matches!(find(&twins, &b.id[..8]), Err(RevokeError::Ambiguous { .. })));
+        for nobody in ["c", "", &b.id[..3], "zzzz"] {
+            assert_eq!(found(nobody), Err(RevokeError::Unknown(nobody.into())));
+        }
         let stranger = NodeId([7; 16]);
-        assert_eq!(find(&members, &stranger.to_string()), Ok((stranger, None)));
+        assert_eq!(found(&stranger.to_string()), Ok(Removed { name: None, id: stranger }));
         assert_eq!(revoke_error(authority.revoke(&group.node.name).unwrap_err()), RevokeError::Own);
+    }
+
+    #[test]
+    fn who_could_be_several_members_is_refused_with_their_ids() {
+        let (_directory, _, authority, _) = new();
+        let code = authority.invite(Role::Client, Uses::Any, None, None).unwrap();
+        for name in ["a", "b", "c"] {
+            authority.admit(&code.invite, &key(), &suggested(name)).unwrap();
+        }
+        let mut members = authority.members().unwrap();
+        // Two of the same name, as after an import from another machine with the key.
+        members[2].name = "A".into();
+        // One whose name is the beginning of another's id.
+        let beginning = members[1].id[..8].to_owned();
+        members[3].name = beginning.clone();
+        for who in ["a", &beginning] {
+            let refused = find(&members, &BTreeSet::new(), who).unwrap_err();
+            let RevokeError::Ambiguous { found, .. } = &refused else { panic!("{refused:?}") };
+            assert_eq!(found.len(), 2);
+            assert!(found.iter().any(|one| one.contains(&members[1].id)), "{found:?}");
+        }
+        // A whole id is never ambiguous, and a removed member is not in the way.
+        let one = NodeId::parse(&members[1].id).unwrap();
+        assert_eq!(find(&members, &BTreeSet::new(), &members[1].id).unwrap().id, one);
+        assert_eq!(find(&members, &BTreeSet::from([one]), "a").unwrap().id.to_string(), members[2].id);
+    }
+
+    #[test]
+    fn several_members_are_removed_by_one_update_or_none_of_them() {
+        let (_directory, state, authority, _) = new();
+        let code = authority.invite(Role::Client, Uses::Any, None, None).unwrap();
+        for name in ["a", "b"] {
+            authority.admit(&code.invite, &key(), &suggested(name)).unwrap();
+        }
+        let refused = authority.revoke_all(&["a", "nobody"]).unwrap_err();
+        assert_eq!(revoke_error(refused), RevokeError::Unknown("nobody".into()));
+        assert!(Group::load(&state).unwrap().unwrap().update.revoked().is_empty());
+        let removed = authority.revoke_all(&["a", "b", "A"]).unwrap();
+        assert_eq!((removed.removed.len(), removed.epoch), (2, 1));
+        assert_eq!(Group::load(&state).unwrap().unwrap().update.revoked().len(), 2);
     }
 
     #[test]

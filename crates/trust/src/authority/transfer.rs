@@ -3,13 +3,14 @@
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 
-use super::holder::{Authority, Member};
+use super::holder::{Authority, Member, name_for};
 use crate::base64::Base64;
 use crate::certificate::{self, CertificateError, Role};
 use crate::clock;
 use crate::error::{GroupError, TransferError};
 use crate::files::{CA_KEY, MEMBERS, damaged, write_json, write_pem};
 use crate::group::{self, Group, IssuedMembership};
+use crate::name::WantedName;
 use crate::update::SealedUpdate;
 use laneway_sys::state::StateDir;
 
@@ -64,7 +65,7 @@ impl Authority {
 ///
 /// # Errors
 /// [`GroupError::Transfer`], or when a file cannot be written.
-pub fn import(state: &StateDir, export: &[u8], node_name: &str) -> Result<Imported, GroupError> {
+pub fn import(state: &StateDir, export: &[u8], node_name: &WantedName) -> Result<Imported, GroupError> {
     let not_an_export = |_: &dyn std::fmt::Debug| TransferError::NotAnExport;
     let header: Header = serde_json::from_slice(export).map_err(|error| not_an_export(&error))?;
     if header.laneway_authority != VERSION {
@@ -93,6 +94,9 @@ pub fn import(state: &StateDir, export: &[u8], node_name: &str) -> Result<Import
     let mut members = authority.members()?;
     members.retain(|own| export.members.iter().all(|other| other.id != own.id));
     members.splice(0..0, export.members);
+    if known.is_none() {
+        name_for(node_name, &members, update.revoked())?;
+    }
     write_json(state, MEMBERS, &members)?;
     let write_key = || write_pem(state, CA_KEY, "PRIVATE KEY", authority.key.serialized_der());
     if let Some(mut group) = known {
@@ -105,10 +109,14 @@ pub fn import(state: &StateDir, export: &[u8], node_name: &str) -> Result<Import
     }
     let node_key = certificate::new_key()?;
     let public_key = certificate::raw_public_key(&node_key);
-    let (node_name, node) = authority.issue(&lock, &public_key, node_name, Role::Gateway, None)?;
-    let (node_certificate, ca_certificate) = (Base64(node), export.ca_certificate);
-    let membership =
-        IssuedMembership { group_name: export.group_name, node_name, node_certificate, ca_certificate };
+    let (member, node) =
+        authority.issue(&lock, update.revoked(), &public_key, node_name, Role::Gateway, None)?;
+    let membership = IssuedMembership {
+        group_name: export.group_name,
+        node_name: member.name,
+        node_certificate: Base64(node),
+        ca_certificate: export.ca_certificate,
+    };
     let group = Group::assemble(membership, update, node_key, &ca_key)?;
     write_key()?;
     group::save(state, &lock, &group)?;
@@ -134,6 +142,10 @@ mod tests {
         (directory, state)
     }
 
+    fn named(name: &str) -> WantedName {
+        WantedName::Suggested(name.into())
+    }
+
     fn transfer_error(error: GroupError) -> TransferError {
         match error {
             GroupError::Transfer(error) => error,
@@ -145,10 +157,10 @@ mod tests {
     fn a_machine_in_no_group_becomes_the_authority_of_what_is_left() {
         let (_old, _, authority, first) = new();
         let code = authority.invite(Role::Client, Uses::Any, None, None).unwrap();
-        authority.admit(&code.invite, &key(), "laptop").unwrap();
+        authority.admit(&code.invite, &key(), &named("laptop")).unwrap();
         authority.revoke("laptop").unwrap();
         let (_directory, state) = empty();
-        let imported = import(&state, &authority.export().unwrap(), "second").unwrap();
+        let imported = import(&state, &authority.export().unwrap(), &named("second")).unwrap();
         assert!(imported.joined);
         let group = Group::load(&state).unwrap().unwrap();
         assert_eq!((group.id, group.name.as_str(), group.update.epoch()), (first.id, "office", 1));
@@ -160,7 +172,7 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         // It can do everything that an authority does.
         let code = here.invite(Role::Gateway, Uses::Any, None, None).unwrap();
-        here.admit(&code.invite, &key(), "third").unwrap();
+        here.admit(&code.invite, &key(), &named("third")).unwrap();
         assert_eq!(here.revoke("third").unwrap().epoch, 2);
     }
 
@@ -169,15 +181,15 @@ mod tests {
         let (_old, _, authority, _) = new();
         let (_directory, state) = empty();
         let export = authority.export().unwrap();
-        let before = import(&state, &export, "second").unwrap().group;
+        let before = import(&state, &export, &named("second")).unwrap().group;
         // It is a member now. Its key is removed, and a later import brings a newer update.
         std::fs::remove_file(state.file(CA_KEY)).unwrap();
         authority.rotate().unwrap();
-        let after = import(&state, &authority.export().unwrap(), "other name").unwrap();
+        let after = import(&state, &authority.export().unwrap(), &named("other")).unwrap();
         assert!(!after.joined);
         assert_eq!((after.group.node, after.group.update.epoch()), (before.node, 1));
         // An older update is not applied.
-        assert_eq!(import(&state, &export, "x").unwrap().group.update.epoch(), 1);
+        assert_eq!(import(&state, &export, &named("x")).unwrap().group.update.epoch(), 1);
         assert_eq!(Group::load(&state).unwrap().unwrap().update.epoch(), 1);
     }
 
@@ -186,7 +198,8 @@ mod tests {
         let (_old, state, authority, _) = new();
         let (_other, other_state, other, _) = new();
         let before = other_state.read(CA_KEY).unwrap();
-        let refused = transfer_error(import(&other_state, &authority.export().unwrap(), "x").unwrap_err());
+        let refused =
+            transfer_error(import(&other_state, &authority.export().unwrap(), &named("x")).unwrap_err());
         assert!(matches!(refused, TransferError::Foreign { .. }), "{refused:?}");
         assert_eq!(other_state.read(CA_KEY).unwrap(), before);
 
@@ -198,11 +211,14 @@ mod tests {
         let own = String::from_utf8(authority.export().unwrap()).unwrap();
         let mixed = own.replace(&key_of(&own), &key_of(&export));
         for wrong in ["", "{}", &export[..export.len() / 2], &mixed] {
-            let refused = transfer_error(import(&state, wrong.as_bytes(), "x").unwrap_err());
+            let refused = transfer_error(import(&state, wrong.as_bytes(), &named("x")).unwrap_err());
             assert_eq!(refused, TransferError::NotAnExport, "{wrong}");
         }
         let newer = export.replacen("\"laneway_authority\": 1", "\"laneway_authority\": 2", 1);
-        assert_eq!(transfer_error(import(&state, newer.as_bytes(), "x").unwrap_err()), TransferError::Newer);
+        assert_eq!(
+            transfer_error(import(&state, newer.as_bytes(), &named("x")).unwrap_err()),
+            TransferError::Newer
+        );
     }
 
     #[test]
@@ -210,7 +226,7 @@ mod tests {
         let (_old, _, authority, _) = new();
         let (_directory, state) = empty();
         state.write(CA_KEY, b"somebody's").unwrap();
-        let refused = import(&state, &authority.export().unwrap(), "x").unwrap_err();
+        let refused = import(&state, &authority.export().unwrap(), &named("x")).unwrap_err();
         assert!(matches!(refused, GroupError::Leftover { .. }), "{refused:?}");
         assert_eq!(state.read(CA_KEY).unwrap().as_deref(), Some(&b"somebody's"[..]));
     }
