@@ -42,7 +42,7 @@ CRATES = [
 # one layer may use each other, except for those in APART.
 ROOT = [
     {"local", "gateway"},
-    {"app", "config", "live", "transparent", "view"},
+    {"app", "config", "live", "peering", "transparent", "view"},
     {"cli", "commands"},
     {"main"},
 ]
@@ -52,9 +52,6 @@ APART = {"local", "gateway"}
 SYSTEMS = {
     "src/local/port.rs": "the unix socket of the local proxy",
 }
-
-# Functions that are still too long, each with the length that it must not exceed. They are to be split.
-TOO_LONG = {("src/app.rs", "up"): 320}
 
 MAX_FUNCTION_LINES = 80
 MAX_TEST_LINES = 120
@@ -554,7 +551,7 @@ def function_lengths(workspace):
 def functions(workspace):
     """Functions that are too long."""
     for lines, file, line, name, is_test in function_lengths(workspace):
-        most = TOO_LONG.get((file, name), MAX_TEST_LINES if is_test else MAX_FUNCTION_LINES)
+        most = MAX_TEST_LINES if is_test else MAX_FUNCTION_LINES
         if lines > most:
             yield f"{file}:{line}: {name} has {lines} lines (at most {most})"
 

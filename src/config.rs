@@ -20,12 +20,10 @@ use crate::failure::printable;
 use crate::local::endpoint::Endpoint;
 use crate::memory::share_of_machine;
 use crate::peers::options::changed;
-use crate::peers::uplink;
 use crate::problem::Problem;
 use crate::size::{Size, seconds};
 use crate::sys::state::{StateDir, read_regular};
 use crate::telemetry::log::{self, Format};
-use crate::wire::target::Target;
 use crate::{gateway, local, peers, transparent};
 
 /// The default port of the local proxy.
@@ -97,24 +95,18 @@ impl NodeOptions {
         })
     }
 
-    /// The options that differ in `new` and take effect only after a restart.
-    fn needing_restart(&self, new: &Self) -> Vec<&'static str> {
-        let Self {
-            role,
-            memory_limit,
-            threads,
-            log,
-            log_format,
-            // Applied while the node runs.
-            drain: _,
-        } = self;
-        changed([
-            ("role", *role != new.role),
-            ("memory-limit", *memory_limit != new.memory_limit),
-            ("threads", *threads != new.threads),
-            ("log", *log != new.log),
-            ("log-format", *log_format != new.log_format),
-        ])
+    /// The drain timeout of `new`, which a running node takes, and the options that differ and take effect at the next
+    /// start only.
+    fn reload(&self, new: &Self) -> (Duration, Vec<&'static str>) {
+        let Self { role, drain, memory_limit, threads, log, log_format } = new;
+        let later = changed([
+            ("role", self.role != *role),
+            ("memory-limit", self.memory_limit != *memory_limit),
+            ("threads", self.threads != *threads),
+            ("log", self.log != *log),
+            ("log-format", self.log_format != *log_format),
+        ]);
+        (*drain, later)
     }
 }
 
@@ -140,6 +132,18 @@ pub struct Config {
     /// The gateway.
     #[command(flatten)]
     pub gateway: gateway::options::Options,
+}
+
+/// What a running node takes from new options.
+pub struct Live {
+    /// How long open connections may finish after a request to stop.
+    pub drain: Duration,
+    /// What changes at the local port.
+    pub local: local::options::Live,
+    /// What changes at the gateway.
+    pub gateway: gateway::options::Live,
+    /// What changes in the selection and at the uplink.
+    pub peers: peers::options::Live,
 }
 
 /// The same options without the rest of the command line.
@@ -228,31 +232,20 @@ impl Config {
                 return Err(Problem::usage("--on-promote and --on-demote cannot contain a NUL character"));
             }
         }
-        self.gateway.upstream().map(drop)
+        Ok(())
     }
 
-    /// The environment of the uplink's commands: their timeout, the drain timeout and the configured servers.
-    pub fn uplink_terms(&self) -> uplink::Terms {
-        let servers: Vec<_> = self.gateway.server.iter().map(Target::to_string).collect();
-        uplink::Terms {
-            command_timeout: self.peers.command_timeout,
-            drain: self.node.drain,
-            server: servers.join(","),
-        }
-    }
-
-    /// The options that differ in `new` and take effect only after a restart.
-    pub fn needing_restart(&self, new: &Self) -> Vec<&'static str> {
+    /// What a running node takes from `new`, and the options that differ and take effect at the next start only.
+    pub fn reload(&self, new: &Self) -> (Live, Vec<&'static str>) {
         let Self { node, local, transparent, dns, peers, gateway } = self;
-        [
-            node.needing_restart(&new.node),
-            local.needing_restart(&new.local),
-            transparent.needing_restart(&new.transparent),
-            dns.needing_restart(&new.dns),
-            peers.needing_restart(&new.peers),
-            gateway.needing_restart(&new.gateway),
-        ]
-        .concat()
+        let (drain, node) = node.reload(&new.node);
+        let (local, local_later) = local.reload(&new.local);
+        let (peers, peers_later) = peers.reload(&new.peers);
+        let (gateway, gateway_later) = gateway.reload(&new.gateway);
+        let transparent = transparent.needing_restart(&new.transparent);
+        let dns = dns.needing_restart(&new.dns);
+        let later = [node, local_later, transparent, dns, peers_later, gateway_later].concat();
+        (Live { drain, local, gateway, peers }, later)
     }
 }
 
@@ -390,7 +383,7 @@ mod tests {
     #[test]
     fn what_needs_a_restart_is_named_and_what_does_not_is_not() {
         let old = parse("").unwrap();
-        let named = |text| old.needing_restart(&parse(text).unwrap());
+        let named = |text| old.reload(&parse(text).unwrap()).1;
         assert!(named("").is_empty());
         assert!(
             named("drain = 1\ncommand-timeout = 1\nhold = 1\npolicy = 'random'\nallow = '*.a'").is_empty()

@@ -11,10 +11,13 @@ pub mod dns;
 pub mod gateway;
 pub mod live;
 pub mod local;
-pub mod own;
+
+pub mod own_addresses;
+pub mod peering;
 pub mod problem;
 pub mod redirect;
 pub mod secret;
+pub mod shared;
 pub mod transparent;
 pub mod view;
 

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use ipnet::IpNet;
+use tokio_util::sync::CancellationToken;
 
 use crate::local::endpoint::Endpoint;
 use crate::local::port::Port;
@@ -10,6 +11,7 @@ use crate::mark;
 use crate::peers::options::changed;
 use crate::problem::Problem;
 use crate::redirect::{self, Rules};
+use crate::shared::Part;
 use crate::sys::state::StateDir;
 
 /// The conventional port of transparent mode.
@@ -108,7 +110,7 @@ pub fn bind(options: &Options, serves: bool) -> Result<Vec<Port>, Problem> {
     match marked {
         Err(error) if serves && !ports.is_empty() => {
             return Err(Problem::new(
-                "transparent mode on a gateway would lead its own connections back to it",
+                "transparent mode on a gateway would redirect its own connections back to it",
             )
             .because(error)
             .hint(
@@ -124,29 +126,33 @@ pub fn bind(options: &Options, serves: bool) -> Result<Vec<Port>, Problem> {
 }
 
 /// The rules that this node has installed. Dropping it removes them.
-pub struct Kept {
+pub struct InstalledRules {
     state: StateDir,
 }
 
-impl Kept {
-    /// Installs the rules if the options say so; otherwise removes those that a killed node left behind.
+impl InstalledRules {
+    /// Installs the rules that redirect to the ports at `addresses`, if the options say so; otherwise removes those that
+    /// a killed node left behind.
     ///
     /// # Errors
     /// When the rules are wanted and cannot be installed.
-    pub fn begin(options: &Options, ports: &[Port], state: &StateDir) -> Result<Option<Self>, Problem> {
-        let keep = || Self { state: state.clone() };
+    pub fn install(
+        options: &Options,
+        addresses: &[SocketAddr],
+        state: &StateDir,
+    ) -> Result<Option<Self>, Problem> {
+        let installed = || Self { state: state.clone() };
         if !options.transparent_rules {
             if state.read(FILE).is_ok_and(|left| left.is_some()) {
                 tracing::info!("rules that a killed node has left are removed");
-                drop(keep());
+                drop(installed());
             }
             return Ok(None);
         }
         let port = |v4: bool| {
             // A listener on the IPv6 wildcard address accepts IPv4 too.
             let takes = |address: &SocketAddr| address.is_ipv4() == v4 || v4 && address.ip().is_unspecified();
-            let mut addresses = ports.iter().filter_map(Port::address);
-            addresses.find(takes).map(|address| address.port())
+            addresses.iter().find(|address| takes(address)).map(SocketAddr::port)
         };
         let rules = Rules {
             v4: port(true),
@@ -157,20 +163,31 @@ impl Kept {
             user: None,
         };
         if let Err(error) = state.write(FILE, b"") {
-            tracing::warn!(%error, "rules would not be noticed that a killed node leaves");
+            tracing::warn!(%error, "if this node is killed, its rules will not be noticed at the next start");
         }
         match rules.install() {
-            Ok(()) => tracing::info!("software of this machine is led to the transparent port"),
+            Ok(()) => tracing::info!(
+                "connections of this machine's software are redirected to the transparent port"
+            ),
             Err(error) => {
                 let _ = state.remove(FILE);
                 return Err(error.problem("the rules of --transparent-rules are not installed"));
             }
         }
-        Ok(Some(keep()))
+        Ok(Some(installed()))
+    }
+
+    /// Keeps them until the node drains.
+    pub fn part(self, drain: CancellationToken) -> Part {
+        let until = async move {
+            drain.cancelled_owned().await;
+            drop(self);
+        };
+        ("transparent rules", Box::pin(until))
     }
 }
 
-impl Drop for Kept {
+impl Drop for InstalledRules {
     fn drop(&mut self) {
         match redirect::remove() {
             Ok(()) => drop(self.state.remove(FILE)),

@@ -1,24 +1,16 @@
 //! Collects what the node shows of itself: the facts of each part, in one [`Snapshot`].
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-
-use crate::gateway::served::ServedLinks;
 use crate::link::client::Link;
 use crate::local::endpoint::Endpoint;
-use crate::local::links::Links;
-use crate::memory::Budget;
-use crate::peers::candidate::Announcement;
-use crate::peers::directory::{Directory, Gateway, Source};
-use crate::telemetry::Telemetry;
+use crate::peers::directory::{Gateway, Source};
+use crate::shared::Shared;
 use crate::telemetry::snapshot::{Counted, GatewaySeen, LinkSeen, Memory, NodeSeen, Snapshot};
 use crate::trust::certificate::Role;
-use crate::trust::group::Group;
 use crate::wire::target::Target;
+use crate::{gateway, local};
 
 /// Maximum number of gateways, clients and destinations that are shown.
 const MOST_GATEWAYS: usize = 64;
@@ -28,32 +20,13 @@ const MOST_DESTINATIONS: usize = 20;
 const MOST_EVENTS: usize = 60;
 
 /// The parts of the node that a snapshot is collected from.
-// fields: one for each part whose facts are shown
 pub struct View {
-    /// This node in its group.
-    pub group: Group,
-    /// The endpoints of the local proxy.
-    pub proxy: Vec<Endpoint>,
-    /// The address of the link port, if links are accepted.
-    pub link: Option<SocketAddr>,
-    /// Counters, usage and events.
-    pub telemetry: Arc<Telemetry>,
-    /// The known gateways.
-    pub directory: Arc<Directory>,
-    /// The links to gateways.
-    pub links: Arc<Links>,
-    /// The links that this node serves.
-    pub served: ServedLinks,
-    /// What this node announces about itself as a candidate.
-    pub announced: watch::Receiver<Option<Announcement>>,
-    /// Whether this node's own apps connect directly instead of through a link.
-    pub is_gateway: watch::Receiver<bool>,
-    /// The configured servers.
-    pub servers: watch::Receiver<Vec<Target>>,
-    /// The memory that connections hold.
-    pub memory: Arc<Budget>,
-    /// Cancelled when the node drains.
-    pub stop: CancellationToken,
+    /// What all parts share.
+    pub shared: Shared,
+    /// The client side.
+    pub client: local::bound::Facts,
+    /// The gateway.
+    pub gateway: gateway::bound::Facts,
     /// When the node started.
     pub started: Started,
 }
@@ -73,9 +46,9 @@ impl View {
     /// The current state of the node.
     pub fn snapshot(&self) -> Snapshot {
         let now = Instant::now();
-        let links = self.links.up().borrow().clone();
-        let (clients_in_all, clients) = self.served.busiest(MOST_CLIENTS);
-        let telemetry = &self.telemetry;
+        let links = self.client.links.up().borrow().clone();
+        let (clients_in_all, clients) = self.gateway.served.busiest(MOST_CLIENTS);
+        let telemetry = &self.shared.telemetry;
         let words = |values: Vec<(&'static str, u64)>| {
             values.into_iter().map(|(word, count)| Counted::new(word, "", count)).collect()
         };
@@ -87,7 +60,7 @@ impl View {
         Snapshot {
             at: u64::try_from(since_1970(SystemTime::now()).as_millis()).unwrap_or(u64::MAX),
             node: self.node(now),
-            servers: self.servers.borrow().iter().map(Target::to_string).collect(),
+            servers: self.gateway.servers.borrow().iter().map(Target::to_string).collect(),
             gateways: self.gateways(&links, now),
             links: links.iter().enumerate().map(|(place, link)| link_seen(place, link)).collect(),
             clients,
@@ -95,7 +68,10 @@ impl View {
             apps: telemetry.apps.usage(MOST_DESTINATIONS),
             served: telemetry.served.usage(MOST_DESTINATIONS),
             history: telemetry.history.samples(),
-            memory: Memory { used: self.memory.used() as u64, limit: self.memory.limit() as u64 },
+            memory: Memory {
+                used: self.shared.memory.used() as u64,
+                limit: self.shared.memory.limit() as u64,
+            },
             connections: words(telemetry.connections.values()),
             failures: pairs(telemetry.failures.values()),
             rescued: words(telemetry.rescued.values()),
@@ -107,43 +83,44 @@ impl View {
             answers: pairs(telemetry.answers.values()),
             happened: happened.map(|(what, count)| Counted::new(what.word(), "", count)).collect(),
             datagrams: self.datagrams(),
-            trouble: self.links.trouble().filter(|_| links.is_empty()),
+            trouble: self.client.links.trouble().filter(|_| links.is_empty()),
             events: telemetry.journal.latest(MOST_EVENTS),
         }
     }
 
     fn node(&self, now: Instant) -> NodeSeen {
-        let announced = self.announced.borrow();
+        let announced = self.shared.announced.borrow();
         let advert = announced.as_ref().map(|announcement| &announcement.advert);
-        let role = match self.group.node.role {
+        let group = self.shared.membership.group();
+        let role = match group.node.role {
             Role::Client => "client",
             Role::Gateway => "gateway",
         };
         NodeSeen {
-            name: self.group.node.name.clone(),
-            id: self.group.node.id.short(),
-            group: self.group.name.clone(),
+            name: group.node.name.clone(),
+            id: group.node.id.short(),
+            group: group.name.clone(),
             role: role.into(),
             state: advert.map(|advert| advert.state.word().into()),
             reach: advert.map(|advert| advert.reach.word().into()),
-            goes_direct: *self.is_gateway.borrow(),
-            is_draining: self.stop.is_cancelled(),
+            goes_direct: *self.client.is_gateway.borrow(),
+            is_draining: self.shared.drain.is_cancelled(),
             load: advert.map(|advert| f64::from(advert.load) / 1000.0),
             capacity: advert.map(|advert| bits(advert.capacity)),
             version: env!("CARGO_PKG_VERSION").into(),
             started: since_1970(self.started.1).as_secs_f64(),
             uptime: now.duration_since(self.started.0).as_secs_f64(),
-            proxy: self.proxy.iter().map(Endpoint::to_string).collect(),
-            link: self.link.map(|address| address.to_string()),
+            proxy: self.client.proxy.iter().map(Endpoint::to_string).collect(),
+            link: self.gateway.link.map(|address| address.to_string()),
         }
     }
 
     fn gateways(&self, links: &[Link], now: Instant) -> Vec<GatewaySeen> {
-        let goes_direct = *self.is_gateway.borrow();
+        let goes_direct = *self.client.is_gateway.borrow();
         let link_to = |gateway: &Gateway| {
             links.iter().find(|link| link.address == gateway.link || Some(link.gateway.id) == gateway.id)
         };
-        let ranked = one_each(self.directory.ranked(now), links);
+        let ranked = one_each(self.shared.directory.ranked(now), links);
         let seen = ranked.iter().take(MOST_GATEWAYS).map(|(gateway, others)| {
             let link = link_to(gateway);
             let state = gateway.state(now);
@@ -154,13 +131,13 @@ impl View {
             let in_use = links.first().filter(|_| !goes_direct);
             GatewaySeen {
                 id: id.map(|id| id.short()),
-                name: id.and_then(|id| self.telemetry.names.known(id)),
+                name: id.and_then(|id| self.shared.telemetry.names.known(id)),
                 address: gateway.link.to_string(),
                 other_addresses: others.iter().map(SocketAddr::to_string).collect(),
                 state: state.map_or("silent", |state| state.word()).into(),
                 is_used: in_use.zip(link).is_some_and(|(used, link)| used.gateway.id == link.gateway.id),
                 is_suspect: gateway.suspect_until(now).is_some() || link.is_some_and(Link::is_suspect),
-                paused_for: self.links.paused_for(gateway, now).map(|left| left.as_secs_f64()),
+                paused_for: self.client.links.paused_for(gateway, now).map(|left| left.as_secs_f64()),
                 reach: advert.map(|advert| advert.reach.word().into()),
                 load: advert.map(|advert| f64::from(advert.load) / 1000.0),
                 capacity: advert.map(|advert| bits(advert.capacity)),
@@ -175,7 +152,7 @@ impl View {
     }
 
     fn datagrams(&self) -> Vec<Counted> {
-        let said = &self.telemetry.discovery;
+        let said = &self.shared.telemetry.discovery;
         [
             ("query", "sent", &said.queries),
             ("offer", "sent", &said.offers),

@@ -179,7 +179,7 @@ async fn open(link: &Link, raw: &mut Raw) -> (LinkTunnel, u32) {
     let target: SocketAddr = ([192, 0, 2, 1], 80).into();
     let target = Target::from(target);
     let answer = async {
-        let stream = raw.input.next(HEADERS).await.stream;
+        let stream = raw.next(HEADERS).await.stream;
         raw.output.say(established(stream)).await;
         stream
     };
@@ -197,7 +197,7 @@ async fn abort_downloads(count: usize, late: usize) -> usize {
     let streams: Vec<_> = tunnels.iter().map(|(_, stream)| *stream).collect();
     drop(tunnels);
     for _ in 0..count {
-        raw.input.next(RST_STREAM).await;
+        raw.next(RST_STREAM).await;
     }
     for stream in &streams {
         raw.output.say(frame(DATA, 0, *stream, &[0; 512]).repeat(late)).await;
@@ -260,7 +260,7 @@ async fn a_million_one_byte_frames_to_a_server_that_does_not_read_do_not_close_t
     let listener = socket.listen(1).unwrap();
     raw.output.say(connect(1, listener.local_addr().unwrap())).await;
     let mut server = Peer { stream: listener.accept().await.unwrap().0 };
-    assert_eq!(raw.input.next(HEADERS).await.stream, 1);
+    assert_eq!(raw.next(HEADERS).await.stream, 1);
     say_single_bytes(&mut raw, 1).await;
     raw.ping().await;
     raw.output.say(frame(DATA, END_STREAM, 1, b"")).await;
@@ -297,10 +297,10 @@ async fn no_empty_frame_is_ever_sent_that_ends_nothing() {
     }
     tunnel.stream.outbox.send(Bytes::from_static(b"x")).await.unwrap();
     tunnel.stream.outbox.finish().unwrap();
-    let first = raw.input.next(DATA).await;
+    let first = raw.next(DATA).await;
     assert_eq!((first.stream, &first.payload[..]), (stream, &b"x"[..]));
     if first.flags & END_STREAM == 0 {
-        assert_eq!(raw.input.next(DATA).await.flags & END_STREAM, END_STREAM);
+        assert_eq!(raw.next(DATA).await.flags & END_STREAM, END_STREAM);
     }
 }
 

@@ -2,33 +2,28 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use laneway::config::Config;
 use laneway::failure::{Failure, Kind, Side};
-use laneway::gateway::access::Access;
-use laneway::gateway::clients::{Clients, Limits};
-use laneway::gateway::dns::Resolver;
+use laneway::gateway::bound::{self, BoundGateway, Duties};
 use laneway::gateway::egress::Egress;
 use laneway::gateway::served::ServedLinks;
-use laneway::gateway::state::Gateway;
-use laneway::gateway::{enrolment::WrongProofs, listener::LinkPort};
 use laneway::link::client::Link;
-use laneway::link::tls::{self, Credentials};
+use laneway::link::tls;
+use laneway::local::bound::{BoundClient, Direct, RunningClient, bind_proxy};
 use laneway::local::context::Local;
-use laneway::local::handshakes::Handshakes;
 use laneway::local::links::Links;
-use laneway::local::listener::{self, Apps};
-use laneway::local::logins::{Login, Logins};
-use laneway::local::page::Page;
-use laneway::local::port::Port;
-use laneway::local::routes::Routes;
+use laneway::local::listener::Apps;
+use laneway::local::logins::Login;
+use laneway::local::options::Live;
 use laneway::memory::Budget;
 use laneway::net;
-use laneway::own::Own;
-use laneway::peers::candidate::Activity;
-use laneway::peers::directory::{Directory, Source};
+use laneway::peers::candidate::Announcement;
+use laneway::peers::directory::Source;
+use laneway::shared::{Part, Shared};
 use laneway::sys::state::StateDir;
 use laneway::telemetry::Telemetry;
 use laneway::trust::authority::{Authority, Uses};
@@ -38,12 +33,13 @@ use laneway::trust::join as enrol;
 use laneway::trust::membership::Membership;
 use laneway::trust::name::WantedName;
 use laneway::view::{Started, View};
+use laneway::wire::datagram::{Advert, Reach, Standing, State};
 use laneway::wire::target::Target;
 use tokio::io::duplex;
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -51,13 +47,15 @@ use tokio_util::task::TaskTracker;
 pub(crate) const CONNECTIONS: usize = 256;
 /// Those of them that have not said yet what they want.
 pub(crate) const HANDSHAKES: usize = 32;
-
-/// What a client may take where that is not what matters.
-pub(crate) const UNLIMITED: Limits = Limits { tunnels: u32::MAX, opens: u32::MAX, rate: 0 };
+/// The options of a gateway whose clients may take anything.
+const UNLIMITED: &str = "client-tunnels = 4294967295\nclient-opens = 4294967295";
+/// How long a local port holds a connection while there is no gateway.
+const HOLD: Duration = Duration::from_secs(10);
 
 /// A group of two, the first of which runs a gateway that may dial loopback addresses.
 pub(crate) struct Lab {
     directory: tempfile::TempDir,
+    _running: JoinSet<()>,
     pub(crate) gateway: Group,
     pub(crate) client: Group,
     pub(crate) link_address: SocketAddr,
@@ -78,15 +76,39 @@ pub(crate) struct Proxy {
     pub(crate) links: Arc<Links>,
     /// What its ports share, for those that a test adds.
     pub(crate) local: Arc<Local>,
-    logins: Arc<Logins>,
     /// What it has counted.
     pub(crate) telemetry: Arc<Telemetry>,
+    client: RunningClient,
     dials: Arc<AtomicUsize>,
-    /// How long it holds a connection while there is no gateway.
-    pub(crate) hold: watch::Sender<Duration>,
-    _needed: watch::Sender<bool>,
-    _is_gateway: watch::Sender<bool>,
-    running: Vec<JoinHandle<()>>,
+    _running: JoinSet<()>,
+}
+
+/// A running gateway without a local port.
+pub(crate) struct RunningGateway {
+    pub(crate) shared: Shared,
+    /// Where it accepts links.
+    pub(crate) address: SocketAddr,
+    running: JoinSet<()>,
+}
+
+impl RunningGateway {
+    /// A gateway of `group` with these options, in the form of the configuration file, and its memory limit in bytes.
+    pub(crate) fn start(group: Group, options: &str, memory: u64) -> Self {
+        let config = Config::of_text(&format!("link = '127.0.0.1:0'\n{options}")).unwrap();
+        let (mut shared, _announcements) = Shared::new(group, memory).unwrap();
+        shared.name = "laneway-test".into();
+        let egress = Egress::build(&config.gateway, shared.own.clone()).unwrap();
+        let duties = Duties { serves: true, authority: None };
+        let workers = vec![Handle::current()];
+        let gateway = BoundGateway::build(&config.gateway, &shared, duties, egress, workers).unwrap();
+        let address = gateway.address().unwrap();
+        let running = run(gateway.parts(vec![], mpsc::channel(1).1).unwrap());
+        Self { shared, address, running }
+    }
+}
+
+fn run(parts: Vec<Part>) -> JoinSet<()> {
+    parts.into_iter().map(|(_, part)| part).collect()
 }
 
 impl Lab {
@@ -99,8 +121,8 @@ impl Lab {
         Self::with(allow, UNLIMITED, u64::MAX).await
     }
 
-    /// With a gateway that gives each client no more than this.
-    pub(crate) async fn with_limits(limits: Limits) -> Self {
+    /// With a gateway that gives each client no more than these options say.
+    pub(crate) async fn with_limits(limits: &str) -> Self {
         Self::with("127.0.0.0/8", limits, u64::MAX).await
     }
 
@@ -109,46 +131,22 @@ impl Lab {
         Self::with("127.0.0.0/8", UNLIMITED, limit).await
     }
 
-    async fn with(allow: &str, limits: Limits, memory: u64) -> Self {
-        let memory = Budget::new(memory);
+    async fn with(allow: &str, limits: &str, memory: u64) -> Self {
         let (directory, gateway, client) = two_members().await;
-        let listener = net::listen("127.0.0.1:0".parse().unwrap()).unwrap();
-        let link_address = listener.local_addr().unwrap();
-        let (drain, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let access = Access::new(&[], &[allow.parse().unwrap()], &[]);
-        let egress = Egress::new(
-            access,
-            Resolver::system().unwrap(),
-            Duration::from_secs(10),
-            vec![],
-            tokio::sync::mpsc::channel(1).0,
-        );
-        egress.own().listens_on(link_address);
-        let membership = Membership::new(gateway.clone());
-        let telemetry = Arc::<Telemetry>::default();
-        let serve = Gateway {
-            egress: Arc::new(egress),
-            activity: Arc::new(Activity::default()),
-            served: ServedLinks::default(),
-            telemetry: telemetry.clone(),
-            clients: Clients::new(limits),
-            memory: memory.clone(),
-            id: gateway.node.id,
-            name: "laneway-test".into(),
-            drain: drain.clone(),
-            membership: membership.clone(),
-            announced: watch::channel(None).1,
-        };
-        let port = LinkPort {
-            gateway: Some((Arc::new(serve), Credentials::new(membership.clone()).unwrap())),
-            authority: None,
-            wrong_proofs: WrongProofs::default(),
-            workers: vec![Handle::current()],
-            tasks: tasks.clone(),
-            drain: drain.clone(),
-        };
-        tasks.spawn(Arc::new(port).run(listener));
-        Self { directory, gateway, client, link_address, memory, telemetry, drain, tasks }
+        let options = format!("allow = '{allow}'\n{limits}");
+        let RunningGateway { shared, address, running } =
+            RunningGateway::start(gateway.clone(), &options, memory);
+        Self {
+            directory,
+            gateway,
+            client,
+            link_address: address,
+            memory: shared.memory,
+            telemetry: shared.telemetry,
+            drain: shared.drain,
+            tasks: shared.tasks,
+            _running: running,
+        }
     }
 
     /// One more member of the group.
@@ -177,18 +175,12 @@ impl Lab {
 
     /// The same with a client whose tunnels may hold no more than this, in bytes.
     pub(crate) async fn proxy_with_memory(&self, limit: u64) -> Proxy {
-        self.proxy_by(&[self.link_address], limit)
+        Proxy::start(&self.client, &[self.link_address], limit).await
     }
 
     /// The same over other gateways of the group.
     pub(crate) async fn proxy_to(&self, gateways: &[SocketAddr]) -> Proxy {
-        self.proxy_by(gateways, u64::MAX)
-    }
-
-    fn proxy_by(&self, gateways: &[SocketAddr], limit: u64) -> Proxy {
-        let directory = Arc::new(Directory::default());
-        gateways.iter().for_each(|gateway| directory.add_address(*gateway, Source::Static));
-        Proxy::start(&self.client, directory, false, limit)
+        Proxy::start(&self.client, gateways, u64::MAX).await
     }
 }
 
@@ -196,93 +188,54 @@ impl Proxy {
     /// The local port of a gateway: it dials itself.
     pub(crate) async fn direct() -> Self {
         let (_directory, gateway, _) = two_members().await;
-        Self::start(&gateway, Arc::default(), true, u64::MAX)
+        let announcement = Announcement { advert: active(), beacons: 0, answers_one_in: 1 };
+        Self::build(&gateway, &[], Some(announcement), u64::MAX).await
     }
 
-    fn start(group: &Group, directory: Arc<Directory>, is_gateway: bool, memory: u64) -> Self {
-        let memory = Budget::new(memory);
+    async fn start(group: &Group, gateways: &[SocketAddr], memory: u64) -> Self {
+        Self::build(group, gateways, None, memory).await
+    }
+
+    async fn build(
+        group: &Group,
+        gateways: &[SocketAddr],
+        announcement: Option<Announcement>,
+        memory: u64,
+    ) -> Self {
+        let config = Config::of_text("proxy = '127.0.0.1:0'").unwrap();
+        let (mut shared, announcements) = Shared::new(group.clone(), memory).unwrap();
+        shared.name = "laneway-test".into();
+        announcements.send_replace(announcement);
+        gateways.iter().for_each(|gateway| shared.directory.add_address(*gateway, Source::Static));
+        let ports = bind_proxy(&config.local).unwrap();
+        let address = ports[0].address().unwrap();
+        let ports = ports.into_iter().map(|port| (port, Apps::Proxy)).collect();
         let dials = Arc::new(AtomicUsize::new(0));
-        let counted = dials.clone();
-        let direct = move |target: Target| {
-            counted.fetch_add(1, Ordering::Relaxed);
-            async move { dial(&target).await }.boxed()
-        };
-        let direct_udp = |target: Target| {
-            let address = target.address().expect("the tests ask for addresses");
-            let connected = net::connect_udp(address);
-            let failed = |error: std::io::Error| Failure::new(Kind::Refused, Side::Server, error.to_string());
-            async move { connected.await.map_err(failed) }.boxed()
-        };
-        let credentials = Credentials::new(Membership::new(group.clone())).unwrap();
-        let links =
-            Links::new(group.node.id, directory.clone(), credentials, TaskTracker::new(), Box::new(|_| {}));
-        let (is_gateway_now, is_gateway) = watch::channel(is_gateway);
-        let (needed_now, needed) = watch::channel(!*is_gateway.borrow());
-        let (hold_now, hold) = watch::channel(Duration::from_secs(10));
-        let port = Port::bind(&"127.0.0.1:0".parse().unwrap(), 0o600).unwrap();
-        let address = port.address().unwrap();
-        let own = Arc::<Own>::default();
-        own.listens_on(address);
-        let logins = Arc::new(Logins::new(&[]).unwrap());
-        let routes = Routes {
-            links: links.clone(),
-            direct: Box::new(direct),
-            direct_udp: Box::new(direct_udp),
-            is_gateway,
-            hold,
-            memory: memory.clone(),
-            own,
-        };
-        let telemetry = Arc::<Telemetry>::default();
+        let (direct, remember) = (counting(&dials), Box::new(|_| {}));
+        let build = BoundClient::build(&config.local, &config.dns, &shared, ports, direct, remember);
+        let mut client = build.await.unwrap();
+        (client.most_connections, client.most_handshakes) = (CONNECTIONS, HANDSHAKES);
+        let running = client.running();
         let view = View {
-            group: group.clone(),
-            proxy: vec![port.endpoint.clone()],
-            link: None,
-            telemetry: telemetry.clone(),
-            directory,
-            links: links.clone(),
-            served: ServedLinks::default(),
-            announced: watch::channel(None).1,
-            is_gateway: routes.is_gateway.clone(),
-            servers: watch::channel(vec![]).1,
-            memory: memory.clone(),
-            stop: CancellationToken::new(),
+            shared: shared.clone(),
+            client: client.facts(),
+            gateway: no_gateway(),
             started: Started::now(),
         };
-        let local = Arc::new(Local {
-            routes,
-            page: Page::new(Box::new(move || view.snapshot()), false),
-            telemetry: telemetry.clone(),
-            name: "laneway-test".into(),
-            drain: CancellationToken::new(),
-            tasks: TaskTracker::new(),
-            logins: logins.clone(),
-            next_id: AtomicU64::new(1),
-            places: Arc::new(Semaphore::new(CONNECTIONS)),
-            handshakes: Handshakes::new(HANDSHAKES),
-        });
-        let running = vec![
-            tokio::spawn(links.clone().run(needed)),
-            tokio::spawn(listener::run(local.clone(), port, Apps::Proxy)),
-        ];
-        Self {
-            address,
-            memory,
-            links,
-            local,
-            logins,
-            telemetry,
-            dials,
-            hold: hold_now,
-            _needed: needed_now,
-            _is_gateway: is_gateway_now,
-            running,
-        }
+        let links = client.facts().links;
+        let (local, parts) = client.parts(Box::new(move || view.snapshot())).unwrap();
+        let (memory, telemetry) = (shared.memory, shared.telemetry);
+        Self { address, memory, links, local, telemetry, client: running, dials, _running: run(parts) }
     }
 
     /// From now on apps must log in with this.
     pub(crate) fn asks_for(&self, login: &str) {
-        self.logins.change(&[login.parse::<Login>().unwrap()]);
+        self.client.apply(Live { logins: vec![login.parse::<Login>().unwrap()], hold: HOLD });
+    }
+
+    /// From now on connections wait this long for a gateway.
+    pub(crate) fn holds_for(&self, hold: Duration) {
+        self.client.apply(Live { logins: vec![], hold });
     }
 
     /// How often a server was dialled.
@@ -291,9 +244,41 @@ impl Proxy {
     }
 }
 
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        self.running.iter().for_each(JoinHandle::abort);
+/// Connects from this machine, and counts the TCP connections.
+fn counting(dials: &Arc<AtomicUsize>) -> Direct {
+    let counted = dials.clone();
+    Direct {
+        connect: Box::new(move |target: Target| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            async move { dial(&target).await }.boxed()
+        }),
+        connect_udp: Box::new(|target: Target| {
+            let address = target.address().expect("the tests ask for addresses");
+            let connected = net::connect_udp(address);
+            let failed = |error: std::io::Error| Failure::new(Kind::Refused, Side::Server, error.to_string());
+            async move { connected.await.map_err(failed) }.boxed()
+        }),
+        resolve: Box::new(|_| panic!("no test asks this proxy's name server")),
+    }
+}
+
+/// What is shown of a node that is no gateway.
+fn no_gateway() -> bound::Facts {
+    bound::Facts { link: None, served: ServedLinks::default(), servers: watch::channel(vec![]).1 }
+}
+
+/// What an active gateway announces.
+fn active() -> Advert {
+    Advert {
+        state: State::Active,
+        reach: Reach::Reachable,
+        link_port: 7420,
+        weight: 100,
+        load: 0,
+        capacity: 1000,
+        tunnels: 0,
+        standing: Standing { active: 1, interval: 1000, ..Standing::default() },
+        peers: vec![],
     }
 }
 

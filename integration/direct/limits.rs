@@ -4,13 +4,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use laneway::failure::{Kind, Side};
-use laneway::gateway::clients::Limits;
 use laneway::link::client::{Link, LinkTunnel};
 use laneway::trust::certificate::Role;
 use laneway::wire::target::Target;
 use tokio::io::AsyncReadExt;
 
-use crate::lab::{Lab, Proxy, UNLIMITED};
+use crate::lab::{Lab, Proxy};
 use crate::peer::{Origin, Peer, within};
 
 async fn open(link: &Link, target: impl Into<Target>) -> Result<impl Sized, (Kind, Side)> {
@@ -20,7 +19,7 @@ async fn open(link: &Link, target: impl Into<Target>) -> Result<impl Sized, (Kin
 
 #[tokio::test]
 async fn a_client_has_so_many_tunnels_over_all_its_links_and_others_have_theirs() {
-    let lab = Lab::with_limits(Limits { tunnels: 3, ..UNLIMITED }).await;
+    let lab = Lab::with_limits("client-tunnels = 3").await;
     let origin = Origin::new();
     let links = [lab.link().await, lab.link().await];
     let mut held = Vec::new();
@@ -49,7 +48,7 @@ async fn a_client_has_so_many_tunnels_over_all_its_links_and_others_have_theirs(
 
 #[tokio::test]
 async fn a_client_that_opens_too_fast_is_refused_and_others_are_not() {
-    let lab = Lab::with_limits(Limits { opens: 2, ..UNLIMITED }).await;
+    let lab = Lab::with_limits("client-opens = 2").await;
     let origin = Origin::new();
     let (link, other) = (lab.link().await, lab.link_of(&lab.member(Role::Client).await).await);
     let refused = loop {
@@ -69,7 +68,7 @@ async fn a_client_that_moves_too_much_waits_in_both_directions() {
     const SIZE: usize = 250_000;
     // A client that was idle may run 250 ms ahead of its rate.
     const LEAST: Duration = Duration::from_millis(750);
-    let lab = Lab::with_limits(Limits { rate: RATE.into(), ..UNLIMITED }).await;
+    let lab = Lab::with_limits(&format!("client-rate = '{RATE}'")).await;
     let (link, origin) = (lab.link().await, Origin::new());
     for upload in [false, true] {
         let (mut tunnel, mut server) = open_tunnel(&link, &origin).await;
@@ -95,7 +94,7 @@ async fn a_client_that_moves_too_much_waits_in_both_directions() {
 async fn other_clients_do_not_wait_for_one_that_moves_too_much() {
     // Bytes per second. At this rate the first read of a bulk transfer, 4 KiB, is followed by a wait of two minutes, which
     // is longer than any step of a test may take.
-    let lab = Lab::with_limits(Limits { rate: 32, ..UNLIMITED }).await;
+    let lab = Lab::with_limits("client-rate = '32'").await;
     let origin = Origin::new();
     let other = lab.link_of(&lab.member(Role::Client).await).await;
     for upload in [false, true] {

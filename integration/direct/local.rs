@@ -235,14 +235,14 @@ async fn a_connection_is_held_no_longer_than_the_hold_time_though_a_gateway_fail
     let (runtime, lab) = losable().await;
     let proxy = lab.proxy().await;
     within(proxy.links.up().wait_for(|links| !links.is_empty())).await.unwrap();
-    proxy.hold.send_replace(Duration::from_secs(3));
+    proxy.holds_for(Duration::from_secs(3));
     let (silent, _queued) = unanswering().await;
     let mut app = Peer::connect(proxy.address).await;
     app.say(connect(silent)).await;
     // The server answers nothing, so nothing tells that the gateway has been asked; that takes milliseconds.
     sleep(Duration::from_secs(1)).await;
     // A search that began anew with the next attempt would take this hold time, and outlast the test.
-    proxy.hold.send_replace(Duration::from_secs(3600));
+    proxy.holds_for(Duration::from_secs(3600));
     runtime.shutdown_background();
     let answer = within(app.head()).await;
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use laneway::failure::{Kind, Side};
-use laneway::gateway::clients::Limits;
 use laneway::link::client::Link;
 use laneway::link::gateway_info;
 use laneway::link::speed::{Direction, Measured, measure};
@@ -11,7 +10,7 @@ use laneway::link::tls::link_client;
 use laneway::trust::certificate::Role;
 use laneway::trust::membership::Membership;
 
-use crate::lab::{Lab, UNLIMITED};
+use crate::lab::Lab;
 use crate::peer::within;
 use crate::raw::{
     ACK, DATA, END_HEADERS, END_STREAM, Frame, HEADERS, PING, Raw, RawGateway, established, frame, reset,
@@ -41,7 +40,7 @@ async fn both_directions_are_measured_and_the_link_is_as_good_as_before() {
 #[tokio::test]
 async fn a_measurement_keeps_the_pace_of_its_client() {
     const RATE: u64 = 2_000_000;
-    let lab = Lab::with_limits(Limits { rate: RATE, ..UNLIMITED }).await;
+    let lab = Lab::with_limits(&format!("client-rate = '{RATE}'")).await;
     let link = lab.link().await;
     for direction in [Direction::Down, Direction::Up] {
         let measured = within(measure(&link, direction, TIME, |_| {})).await.unwrap();
@@ -53,7 +52,7 @@ async fn a_measurement_keeps_the_pace_of_its_client() {
 
 #[tokio::test]
 async fn a_measurement_is_one_of_the_tunnels_that_a_client_may_have() {
-    let lab = Lab::with_limits(Limits { tunnels: 0, ..UNLIMITED }).await;
+    let lab = Lab::with_limits("client-tunnels = 0").await;
     let link = lab.link().await;
     let refused = within(measure(&link, Direction::Down, TIME, |_| {})).await.unwrap_err();
     assert_eq!((refused.kind, refused.side), (Kind::LimitReached, Side::Gateway));

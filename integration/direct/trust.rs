@@ -2,24 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
-use laneway::gateway::access::Access;
-use laneway::gateway::clients::Clients;
-use laneway::gateway::dns::Resolver;
-use laneway::gateway::egress::Egress;
 use laneway::gateway::propagation;
-use laneway::gateway::served::ServedLinks;
-use laneway::gateway::state::Gateway;
-use laneway::gateway::{enrolment::WrongProofs, listener::LinkPort};
 use laneway::link::client::{DialError, Link, LinkTunnel};
 use laneway::link::tls::Credentials;
 use laneway::link::updates;
-use laneway::memory::Budget;
 use laneway::net;
-use laneway::peers::candidate::Activity;
 use laneway::sys::state::StateDir;
 use laneway::trust::authority::{Authority, Uses};
 use laneway::trust::certificate::Role;
@@ -30,12 +20,10 @@ use laneway::trust::name::WantedName;
 use laneway::wire::id::NodeId;
 use laneway::wire::target::Target;
 use tokio::io::duplex;
-use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::lab::UNLIMITED;
+use crate::lab::RunningGateway;
 use crate::peer::{Origin, Peer, within};
 
 /// The authority of a group, and its machine.
@@ -52,6 +40,7 @@ struct Node {
     /// Where it takes links, if it does.
     address: Option<SocketAddr>,
     tasks: TaskTracker,
+    _gateway: Option<RunningGateway>,
 }
 
 impl Office {
@@ -81,7 +70,7 @@ impl Office {
     }
 
     async fn client(&self) -> Node {
-        Node::new(self.member(Role::Client).await, None)
+        Node::new(self.member(Role::Client).await)
     }
 
     async fn gateway(&self) -> Node {
@@ -98,42 +87,21 @@ impl Office {
 }
 
 impl Node {
-    fn new(group: Group, address: Option<SocketAddr>) -> Self {
+    fn new(group: Group) -> Self {
         let id = group.node.id;
         let credentials = Credentials::new(Membership::new(group)).unwrap();
-        Self { id, credentials, address, tasks: TaskTracker::new() }
+        Self { id, credentials, address: None, tasks: TaskTracker::new(), _gateway: None }
     }
 
     fn gateway(group: Group) -> Self {
-        let listener = net::listen("127.0.0.1:0".parse().unwrap()).unwrap();
-        let node = Self::new(group, Some(listener.local_addr().unwrap()));
-        let access = Access::new(&[], &["127.0.0.0/8".parse().unwrap()], &[]);
-        let (resolver, dials) = (Resolver::system().unwrap(), mpsc::channel(1).0);
-        let egress = Egress::new(access, resolver, Duration::from_secs(10), vec![], dials);
-        let drain = CancellationToken::new();
-        let serve = Gateway {
-            egress: Arc::new(egress),
-            activity: Arc::new(Activity::default()),
-            served: ServedLinks::default(),
-            telemetry: Arc::default(),
-            clients: Clients::new(UNLIMITED),
-            memory: Budget::new(u64::MAX),
-            id: node.id,
-            name: "laneway-test".into(),
-            drain: drain.clone(),
-            membership: node.membership().clone(),
-            announced: tokio::sync::watch::channel(None).1,
-        };
-        let port = LinkPort {
-            gateway: Some((Arc::new(serve), node.credentials.clone())),
-            authority: None,
-            wrong_proofs: WrongProofs::default(),
-            workers: vec![Handle::current()],
-            tasks: node.tasks.clone(),
-            drain,
-        };
-        node.tasks.spawn(Arc::new(port).run(listener));
-        node
+        let gateway = RunningGateway::start(group, "allow = '127.0.0.0/8'", u64::MAX);
+        Self {
+            id: gateway.shared.membership.group().node.id,
+            credentials: gateway.shared.credentials.clone(),
+            address: Some(gateway.address),
+            tasks: gateway.shared.tasks.clone(),
+            _gateway: Some(gateway),
+        }
     }
 
     fn membership(&self) -> &Arc<Membership> {

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use laneway::failure::{Kind, Side};
-use laneway::gateway::clients::Limits;
 use laneway::link::request::Transport;
 use laneway::local::associate::MOST_DESTINATIONS;
 use laneway::wire::capsule;
@@ -16,7 +15,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UdpSocket;
 use tokio::time::sleep;
 
-use crate::lab::{Lab, Proxy, UNLIMITED};
+use crate::lab::{Lab, Proxy};
 use crate::peer::{Peer, within};
 use crate::raw::{HEADERS, RawGateway, established};
 use crate::refusals::metric;
@@ -242,7 +241,7 @@ async fn datagrams_that_the_rules_refuse_are_not_sent_and_others_are() {
 
 #[tokio::test]
 async fn a_clients_limit_counts_destinations_as_tunnels() {
-    let limits = Limits { tunnels: 1, ..UNLIMITED };
+    let limits = "client-tunnels = 1";
     let (lab, one, two) = (Lab::with_limits(limits).await, Server::new().await, Server::new().await);
     let link = lab.link().await;
     let open = |server: &Server| {
@@ -338,7 +337,7 @@ async fn a_gateway_that_reads_nothing_costs_datagrams_and_no_memory() {
     let server: SocketAddr = "127.0.0.1:9".parse().unwrap();
     app.say(server, "first").await;
     let mut link = raw.accept().await;
-    let asked = link.input.next(HEADERS).await;
+    let asked = link.next(HEADERS).await;
     link.output.say(established(asked.stream)).await;
     // From now on there is no window update.
     let swallow = tokio::spawn(link.input.swallow());

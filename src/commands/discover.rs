@@ -7,13 +7,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::say;
-use crate::app;
 use crate::lan;
 use crate::peers::directory::{Directory, Gateway, Source};
 use crate::peers::discovery::{self, Discovery};
 use crate::peers::options::PORT;
 use crate::peers::remembered;
 use crate::problem::Problem;
+use crate::shared;
 use crate::sys::state::StateDir;
 use crate::trust::membership::Membership;
 
@@ -37,7 +37,7 @@ impl Discover {
     /// # Errors
     /// When no gateway answers: what to check.
     pub async fn run(self, state: StateDir) -> Result<(), Problem> {
-        let membership = Membership::new(app::group(&state)?);
+        let membership = Membership::new(shared::group(&state)?);
         let directory = Arc::new(Directory::default());
         for address in remembered::load(&state) {
             directory.add_address(address, Source::Remembered);

@@ -8,7 +8,6 @@ use serde::Serialize;
 use tokio_util::task::TaskTracker;
 
 use super::{progress, say};
-use crate::app;
 use crate::failure::Failure;
 use crate::link::client::Link;
 use crate::link::speed::{self, Direction, Measured};
@@ -16,6 +15,7 @@ use crate::link::{gateway_info, tls};
 use crate::peers::options::PORT;
 use crate::peers::{remembered, survey};
 use crate::problem::Problem;
+use crate::shared;
 use crate::sys::state::StateDir;
 use crate::trust::group::Group;
 use crate::trust::membership::Membership;
@@ -70,7 +70,7 @@ impl Speedtest {
     /// # Errors
     /// When there is no gateway, or one could not be measured.
     pub async fn run(self, state: StateDir) -> Result<(), Problem> {
-        let group = app::group(&state)?;
+        let group = shared::group(&state)?;
         let gateways = self.gateways(&group, &state).await?;
         let mut reports = Vec::new();
         for (address, id) in gateways {

@@ -14,14 +14,19 @@ use tokio::time::{Instant, timeout};
 use super::access::Access;
 use super::dial::{MAX_ADDRESSES, failure, interleave, more_telling, race};
 use super::dns::Resolver;
+use super::options::Options;
 use super::upstream::{self, Upstream};
 use crate::failure::{Failure, Kind, Side};
 use crate::net;
-use crate::own::Own;
+use crate::own_addresses::OwnAddresses;
+use crate::problem::Problem;
 use crate::wire::target::{Host, Target};
 
 /// Minimum time between two reports that a server was reached: each report wakes another thread.
 const MIN_REPORT_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Maximum number of reported results that wait for the probe.
+const MAX_RESULTS: usize = 64;
 
 /// How a client's connection to one of the group's servers ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +42,7 @@ pub struct Egress {
     settings: RwLock<Arc<Settings>>,
     resolver: Resolver,
     results: mpsc::Sender<DialResult>,
-    own: Arc<Own>,
+    own: Arc<OwnAddresses>,
     upstream: RwLock<Arc<Upstream>>,
 }
 
@@ -76,16 +81,36 @@ impl Server {
 
 impl Egress {
     /// An egress under the rules of `access`. `connect_timeout` bounds all attempts for one target together. Results of
-    /// connections to `servers`, and to no other target, are sent to `results`.
+    /// connections to `servers`, and to no other target, are sent to `results`. Connections to a port in `own` are
+    /// refused.
     pub fn new(
         access: Access,
         resolver: Resolver,
         connect_timeout: Duration,
         servers: Vec<Target>,
         results: mpsc::Sender<DialResult>,
+        own: Arc<OwnAddresses>,
     ) -> Self {
         let settings = RwLock::new(Arc::new(Settings::new(access, connect_timeout, servers)));
-        Self { settings, resolver, results, own: Arc::default(), upstream: RwLock::default() }
+        Self { settings, resolver, results, own, upstream: RwLock::default() }
+    }
+
+    /// An egress with the options of a gateway, and the results of connections to its servers.
+    ///
+    /// # Errors
+    /// When this machine's resolver configuration cannot be used.
+    pub fn build(
+        options: &Options,
+        own: Arc<OwnAddresses>,
+    ) -> Result<(Arc<Self>, mpsc::Receiver<DialResult>), Problem> {
+        let resolver = Resolver::system()
+            .map_err(|error| Problem::new("no resolver").because(io::Error::other(error)))?;
+        let (results, received) = mpsc::channel(MAX_RESULTS);
+        let access = Access::new(&options.server, &options.allow, &options.deny);
+        let egress =
+            Self::new(access, resolver, options.connect_timeout, options.server.clone(), results, own);
+        egress.set_upstream(options.upstream());
+        Ok((Arc::new(egress), received))
     }
 
     /// Changes the rules, the time limit and the servers for new connections.
@@ -155,7 +180,7 @@ impl Egress {
     }
 
     /// The machine's own addresses, and the ports of this node.
-    pub fn own(&self) -> &Arc<Own> {
+    pub fn own(&self) -> &Arc<OwnAddresses> {
         &self.own
     }
 

@@ -4,6 +4,7 @@
 //! destination is reached through [`egress`], directly (`dial.rs`) or by a parent proxy ([`upstream`]).
 
 pub mod access;
+pub mod bound;
 pub mod clients;
 mod diagnostics;
 mod dial;

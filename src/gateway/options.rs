@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::access::Rule;
+use super::access::{Access, Rule};
 use super::clients::Limits;
-use super::upstream::{UnparsedProxy, Upstream};
+use super::upstream::{Upstream, UpstreamProxy};
 use crate::peers::options::changed;
-use crate::problem::Problem;
+use crate::secret::secret;
 use crate::size::{Size, seconds};
 use crate::wire::target::Target;
 
@@ -36,9 +36,10 @@ pub struct Options {
         env = "LANEWAY_UPSTREAM",
         value_name = "http://[USER:PASSWORD@]HOST:PORT",
         value_delimiter = ',',
-        hide_env_values = true
+        hide_env_values = true,
+        value_parser = secret::<UpstreamProxy>()
     )]
-    pub upstream: Vec<UnparsedProxy>,
+    pub upstream: Vec<UpstreamProxy>,
     /// A destination that this gateway reaches without its --upstream; repeatable [default: none]
     #[arg(long, env = "LANEWAY_UPSTREAM_EXCEPT", value_name = "RULE", value_delimiter = ',')]
     pub upstream_except: Vec<Rule>,
@@ -56,45 +57,63 @@ pub struct Options {
     pub client_rate: Option<Size>,
 }
 
+/// What a running gateway takes from new options.
+pub struct Live {
+    /// Which destinations are allowed.
+    pub access: Access,
+    /// The upstream proxies.
+    pub upstream: Upstream,
+    /// Time limit for connecting to a server.
+    pub connect_timeout: Duration,
+    /// The servers that are probed.
+    pub servers: Vec<Target>,
+    /// What one client may take.
+    pub limits: Limits,
+}
+
 impl Options {
-    /// The upstream proxies that this gateway leaves by.
-    ///
-    /// # Errors
-    /// A usage problem that does not repeat a password.
-    pub fn upstream(&self) -> Result<Upstream, Problem> {
-        let proxies = self.upstream.iter().map(UnparsedProxy::parse).collect::<Result<_, _>>();
-        let proxies = proxies.map_err(|error| Problem::usage("--upstream is not a proxy").because(error))?;
-        Ok(Upstream::new(proxies, self.upstream_except.clone()))
+    /// The upstream proxies that this gateway connects through.
+    pub fn upstream(&self) -> Upstream {
+        Upstream::new(self.upstream.clone(), self.upstream_except.clone())
     }
 
     /// What one client may take.
     pub fn limits(&self) -> Limits {
-        Limits {
-            tunnels: self.client_tunnels,
-            opens: self.client_opens,
-            rate: self.client_rate.map_or(0, |rate| rate.0),
-        }
+        let rate = self.client_rate.map_or(0, |rate| rate.0);
+        Limits { tunnels: self.client_tunnels, opens: self.client_opens, rate }
     }
 
-    /// The options that differ in `new` and take effect at the next start only.
-    pub fn needing_restart(&self, new: &Self) -> Vec<&'static str> {
+    /// What a running node takes from `new`, and the options that differ and take effect at the next start only. Every
+    /// option is in one of the two, or the compiler warns of an unused one.
+    pub fn reload(&self, new: &Self) -> (Live, Vec<&'static str>) {
         let Self {
             link,
             server,
-            // Taken from the new options while the node runs.
-            allow: _,
-            deny: _,
-            upstream: _,
-            upstream_except: _,
-            connect_timeout: _,
-            client_tunnels: _,
-            client_opens: _,
-            client_rate: _,
-        } = self;
-        changed([
-            ("link", *link != new.link),
+            allow,
+            deny,
+            upstream,
+            upstream_except,
+            connect_timeout,
+            client_tunnels,
+            client_opens,
+            client_rate,
+        } = new;
+        let live = Live {
+            access: Access::new(server, allow, deny),
+            upstream: Upstream::new(upstream.clone(), upstream_except.clone()),
+            connect_timeout: *connect_timeout,
+            servers: server.clone(),
+            limits: Limits {
+                tunnels: *client_tunnels,
+                opens: *client_opens,
+                rate: client_rate.map_or(0, |rate| rate.0),
+            },
+        };
+        let later = changed([
+            ("link", self.link != *link),
             // Whether there are servers at all decides what a node is; which ones can change.
-            ("server", server.is_empty() != new.server.is_empty()),
-        ])
+            ("server", self.server.is_empty() != server.is_empty()),
+        ]);
+        (live, later)
     }
 }

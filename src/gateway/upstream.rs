@@ -21,11 +21,11 @@ use super::access::Rule;
 use super::dial::{MAX_ADDRESSES, interleave, race};
 use super::dns::Resolver;
 use crate::failure::{Failure, Kind, Side};
-use crate::own::Own;
+use crate::own_addresses::OwnAddresses;
 use crate::wire::target::{Host, Target};
 use exchange::UpstreamRefusal;
 use proxy::Dialect;
-pub use proxy::{ProxyError, UnparsedProxy, UpstreamProxy};
+pub use proxy::{ProxyError, UpstreamProxy};
 
 /// The deadline for the TCP connection to one proxy; after it the next one is tried. Shorter than a probe's deadline,
 /// so that a probe reaches the second proxy.
@@ -67,7 +67,7 @@ impl Upstream {
         target: &Target,
         limit: Duration,
         resolver: &Resolver,
-        own: &Own,
+        own: &OwnAddresses,
     ) -> Result<TcpStream, Failure> {
         let until = Instant::now() + limit;
         let none = "the gateway has no upstream proxy";
@@ -93,7 +93,7 @@ impl Upstream {
 }
 
 /// A TCP connection to the upstream proxy at `address`.
-async fn reach(address: &Target, resolver: &Resolver, own: &Own) -> Result<TcpStream, String> {
+async fn reach(address: &Target, resolver: &Resolver, own: &OwnAddresses) -> Result<TcpStream, String> {
     let found = match &address.host {
         Host::Address(ip) => vec![*ip],
         Host::Name(name) => resolver.resolve(name).await.map_err(|failure| failure.sentence)?,

@@ -70,6 +70,11 @@ impl Listener {
         let datagrams = UdpSocket::bind(streams.local_addr()?).await?;
         Ok(Self { datagrams, streams })
     }
+
+    /// The address that it is bound to.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.streams.local_addr().ok()
+    }
 }
 
 impl NameServer {

@@ -44,6 +44,14 @@ pub enum AppPeer {
 }
 
 impl Endpoint {
+    /// Its TCP address; `None` for a unix socket.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// Whether only users of this machine can reach it.
     pub fn is_of_this_machine(&self) -> bool {
         match self {

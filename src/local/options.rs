@@ -53,6 +53,14 @@ pub struct Options {
     pub hold: Duration,
 }
 
+/// What a running node takes from new options.
+pub struct Live {
+    /// The logins of apps.
+    pub logins: Vec<Login>,
+    /// How long a new connection waits for a gateway.
+    pub hold: Duration,
+}
+
 impl Options {
     /// Reads the file of logins.
     ///
@@ -82,22 +90,26 @@ impl Options {
         }
     }
 
-    /// The options that differ in `new` and take effect at the next start only.
-    pub fn needing_restart(&self, new: &Self) -> Vec<&'static str> {
+    /// What a running node takes from `new`, and the options that differ and take effect at the next start only. Every
+    /// option is in one of the two, or the compiler warns of an unused one.
+    pub fn reload(&self, new: &Self) -> (Live, Vec<&'static str>) {
         let Self {
             proxy,
             proxy_mode,
-            pac_direct,
-            // Taken from the new options while the node runs.
+            // Its logins have been read into `proxy_login`.
             proxy_logins: _,
-            proxy_login: _,
+            proxy_login,
+            // Only checked, by `check`.
             proxy_open_to_lan: _,
-            hold: _,
-        } = self;
-        changed([
-            ("proxy", *proxy != new.proxy),
-            ("proxy-mode", *proxy_mode != new.proxy_mode),
-            ("pac-direct", *pac_direct != new.pac_direct),
-        ])
+            pac_direct,
+            hold,
+        } = new;
+        let live = Live { logins: proxy_login.clone(), hold: *hold };
+        let later = changed([
+            ("proxy", self.proxy != *proxy),
+            ("proxy-mode", self.proxy_mode != *proxy_mode),
+            ("pac-direct", self.pac_direct != *pac_direct),
+        ]);
+        (live, later)
     }
 }

@@ -102,10 +102,7 @@ impl Port {
 
     /// Its TCP address; `None` for a unix socket.
     pub fn address(&self) -> Option<SocketAddr> {
-        match self.endpoint {
-            Endpoint::Tcp(address) => Some(address),
-            Endpoint::Unix(_) => None,
-        }
+        self.endpoint.address()
     }
 
     /// Waits for the next connection, as [`net::accept`] does.

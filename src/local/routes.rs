@@ -21,26 +21,26 @@ use crate::link::alive::Pulse;
 use crate::link::client::{Link, LinkTunnel};
 use crate::link::request::Transport;
 use crate::memory::Budget;
-use crate::own::Own;
+use crate::own_addresses::OwnAddresses;
 use crate::wire::target::Target;
 
 /// Maximum number of gateways that one search tries.
 const MOST_ATTEMPTS: u32 = 8;
 
 /// Connects from this machine, under the gateway's access rules.
-pub type Direct = dyn Fn(Target) -> BoxFuture<'static, Result<TcpStream, Failure>> + Send + Sync;
+pub type Connect = dyn Fn(Target) -> BoxFuture<'static, Result<TcpStream, Failure>> + Send + Sync;
 
 /// The same for UDP; the socket is connected.
-pub type DirectUdp = dyn Fn(Target) -> BoxFuture<'static, Result<UdpSocket, Failure>> + Send + Sync;
+pub type ConnectUdp = dyn Fn(Target) -> BoxFuture<'static, Result<UdpSocket, Failure>> + Send + Sync;
 
 /// All routes out of this node.
 pub struct Routes {
     /// The links to gateways.
     pub links: Arc<Links>,
     /// Connects from this machine by TCP.
-    pub direct: Box<Direct>,
+    pub direct: Box<Connect>,
     /// Connects from this machine by UDP.
-    pub direct_udp: Box<DirectUdp>,
+    pub direct_udp: Box<ConnectUdp>,
     /// Whether this node is a gateway now and connects from this machine.
     pub is_gateway: watch::Receiver<bool>,
     /// How long a connection is held while there is no gateway.
@@ -48,7 +48,7 @@ pub struct Routes {
     /// The memory budget of all tunnels.
     pub memory: Arc<Budget>,
     /// The addresses at which this node listens; connections to them are refused as loops.
-    pub own: Arc<Own>,
+    pub own: Arc<OwnAddresses>,
 }
 
 /// One route out of this node.

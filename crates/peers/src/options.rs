@@ -48,29 +48,52 @@ pub struct Options {
     pub command_timeout: Duration,
 }
 
+/// What a running node takes from new options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Live {
+    /// Number of gateways of the group that are active at a time.
+    pub active: u8,
+    /// Preference for this node as a gateway, in percent.
+    pub weight: u16,
+    /// How the active gateways are chosen.
+    pub policy: Policy,
+    /// How long a turn lasts.
+    pub rotate: Duration,
+    /// Time limit for the uplink's commands.
+    pub command_timeout: Duration,
+}
+
 impl Options {
-    /// The options that differ in `new` and take effect at the next start only.
-    pub fn needing_restart(&self, new: &Self) -> Vec<&'static str> {
+    /// What a running node takes from `new`, and the options that differ and take effect at the next start only. Every
+    /// option is in one of the two, or the compiler warns of an unused one.
+    pub fn reload(&self, new: &Self) -> (Live, Vec<&'static str>) {
         let Self {
             discovery_port,
             lan,
             gateway,
+            active,
+            weight,
+            policy,
+            rotate,
             on_promote,
             on_demote,
-            // Taken from the new options while the node runs.
-            active: _,
-            weight: _,
-            policy: _,
-            rotate: _,
-            command_timeout: _,
-        } = self;
-        changed([
-            ("discovery-port", *discovery_port != new.discovery_port),
-            ("lan", *lan != new.lan),
-            ("gateway", *gateway != new.gateway),
-            ("on-promote", *on_promote != new.on_promote),
-            ("on-demote", *on_demote != new.on_demote),
-        ])
+            command_timeout,
+        } = new;
+        let live = Live {
+            active: u8::try_from(*active).unwrap_or(u8::MAX),
+            weight: *weight,
+            policy: *policy,
+            rotate: *rotate,
+            command_timeout: *command_timeout,
+        };
+        let later = changed([
+            ("discovery-port", self.discovery_port != *discovery_port),
+            ("lan", self.lan != *lan),
+            ("gateway", self.gateway != *gateway),
+            ("on-promote", self.on_promote != *on_promote),
+            ("on-demote", self.on_demote != *on_demote),
+        ]);
+        (live, later)
     }
 }
 

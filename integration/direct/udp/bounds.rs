@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use laneway::gateway::clients::Limits;
 use laneway::link::request::Transport;
 use laneway::wire::capsule;
 use tokio::time::{Instant, advance, pause, sleep, timeout};
 
 use super::{App, Server, exchange, until};
-use crate::lab::{Lab, Proxy, UNLIMITED};
+use crate::lab::{Lab, Proxy};
 use crate::peer::within;
 use crate::refusals::metric;
 
@@ -57,7 +56,7 @@ async fn a_gateway_ends_a_stream_on_which_nothing_passes() {
 #[tokio::test]
 async fn datagrams_above_a_clients_rate_are_dropped_in_both_directions_and_counted() {
     // Ten seconds for each datagram.
-    let lab = Lab::with_limits(Limits { rate: 100, ..UNLIMITED }).await;
+    let lab = Lab::with_limits("client-rate = '100'").await;
     let (proxy, server) = (lab.proxy().await, Server::new().await);
     let app = App::associate(&proxy).await;
     let paced = || lab.telemetry.udp_dropped.values().iter().map(|(_, count)| count).sum::<u64>();

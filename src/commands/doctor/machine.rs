@@ -29,7 +29,7 @@ pub(super) struct Node {
 
 /// Checks the membership of this machine.
 pub(super) fn group(state: Result<&StateDir, Problem>, found: &mut Vec<Finding>) -> Option<Group> {
-    let group = match state.and_then(crate::app::group) {
+    let group = match state.and_then(crate::shared::group) {
         Ok(group) => group,
         Err(problem) => {
             found.push(Finding::problem(Layer::Group, problem));

@@ -1,15 +1,9 @@
 //! The address of an upstream proxy, as `--upstream` takes it. It holds a password, which no message may repeat.
 
-use std::convert::Infallible;
 use std::fmt;
 use std::str::FromStr;
 
 use crate::wire::target::{Target, TargetError};
-
-/// The text of an upstream proxy that has not been parsed. Its `Debug` form hides the text, so that an error of the
-/// command line or of the configuration file cannot repeat the password in it.
-#[derive(Clone)]
-pub struct UnparsedProxy(String);
 
 /// An upstream proxy. It is shown without its login.
 #[derive(Clone, PartialEq, Eq)]
@@ -51,30 +45,6 @@ pub enum ProxyError {
     /// Not HOST:PORT.
     #[error(transparent)]
     Address(#[from] TargetError),
-}
-
-impl UnparsedProxy {
-    /// Parses it.
-    ///
-    /// # Errors
-    /// [`ProxyError`], which does not repeat the text.
-    pub fn parse(&self) -> Result<UpstreamProxy, ProxyError> {
-        self.0.parse()
-    }
-}
-
-impl FromStr for UnparsedProxy {
-    type Err = Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(Self(text.into()))
-    }
-}
-
-impl fmt::Debug for UnparsedProxy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a proxy")
-    }
 }
 
 impl FromStr for UpstreamProxy {

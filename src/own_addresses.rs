@@ -15,12 +15,12 @@ const FRESH: Duration = Duration::from_secs(1);
 
 /// This machine's addresses, and the addresses and ports that this node listens on.
 #[derive(Debug, Default)]
-pub struct Own {
+pub struct OwnAddresses {
     ports: RwLock<Vec<SocketAddr>>,
     listed: Mutex<Option<(Instant, Arc<HashSet<IpAddr>>)>>,
 }
 
-impl Own {
+impl OwnAddresses {
     /// Records that this node listens on `address`.
     pub fn listens_on(&self, address: SocketAddr) {
         self.ports.write().unwrap_or_else(PoisonError::into_inner).push(net::plain(address));
@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn a_port_on_every_address_is_this_node_at_each_of_them() {
-        let own = Own::default();
+        let own = OwnAddresses::default();
         own.listens_on("[::]:7420".parse().unwrap());
         own.listens_on("127.0.0.2:1080".parse().unwrap());
         for (address, is_own) in [
@@ -86,6 +86,6 @@ mod tests {
 
     #[test]
     fn the_machines_addresses_are_listed() {
-        assert!(Own::default().addresses().unwrap().contains(&IpAddr::from([127, 0, 0, 1])));
+        assert!(OwnAddresses::default().addresses().unwrap().contains(&IpAddr::from([127, 0, 0, 1])));
     }
 }

@@ -1,0 +1,222 @@
+//! The whole node, put together from its parts: each is built with its own options, and all ports are bound before any
+//! part runs.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+
+use super::workers::Workers;
+use crate::config::{Config, RoleSetting};
+use crate::gateway::bound::{BoundGateway, Duties};
+use crate::gateway::egress::Egress;
+use crate::local::bound::{BoundClient, Direct, bind_proxy};
+use crate::local::listener::Apps;
+use crate::local::port::Port;
+use crate::peering::{self, BoundPeering, Candidacy, ResolveGateway, uplink_terms};
+use crate::peers::options::PORT;
+use crate::problem::Problem;
+use crate::service::Manager;
+use crate::shared::{self, Part, Shared};
+use crate::sys::state::StateDir;
+use crate::telemetry::history;
+use crate::transparent::{self, InstalledRules};
+use crate::trust::authority::{Authority, JoinResponder};
+use crate::trust::group::{Group, Role};
+use crate::view::{Started, View};
+use crate::wire::target::{Host, Target};
+
+/// What this machine is in its group.
+pub(super) struct Member {
+    group: Group,
+    authority: Option<Authority>,
+    /// Whether it may be a gateway.
+    serves: bool,
+}
+
+/// A node with its ports bound.
+pub(super) struct BoundNode {
+    pub(super) shared: Shared,
+    pub(super) client: BoundClient,
+    pub(super) gateway: BoundGateway,
+    pub(super) peering: BoundPeering,
+    workers: Workers,
+    egress: Arc<Egress>,
+    authority: Option<Authority>,
+    rules: Option<InstalledRules>,
+}
+
+impl Member {
+    /// Reads the group, and decides whether this node may be a gateway. One that has no configured servers and is not
+    /// explicitly a gateway stays a client.
+    ///
+    /// # Errors
+    /// When the machine is in no group, or was admitted as a client only and is configured as a gateway.
+    pub(super) fn load(config: &Config, state: &StateDir) -> Result<Self, Problem> {
+        let group = shared::group(state)?;
+        let authority = Authority::load(state)?;
+        let may_serve = config.node.role != RoleSetting::Client && group.node.role == Role::Gateway;
+        if config.node.role == RoleSetting::Gateway && !may_serve {
+            return Err(Problem::usage("this node was admitted as a client only and cannot be a gateway")
+                .hint("join again with a code of 'laneway invite' without --client-only"));
+        }
+        let serves =
+            may_serve && (config.node.role == RoleSetting::Gateway || !config.gateway.server.is_empty());
+        Ok(Self { group, authority, serves })
+    }
+}
+
+impl BoundNode {
+    /// Builds all parts. `inherited` are the ports of the local proxy that the service manager passed; without them they
+    /// are bound.
+    ///
+    /// # Errors
+    /// When a part cannot be built: mostly because a port is in use.
+    pub(super) async fn build(
+        config: &Config,
+        state: &StateDir,
+        member: Member,
+        inherited: Option<Vec<Port>>,
+    ) -> Result<Self, Problem> {
+        let Member { group, authority, serves } = member;
+        let (shared, announcements) = Shared::new(group, config.node.memory_limit())?;
+        let (egress, results) = Egress::build(&config.gateway, shared.own.clone())?;
+
+        let mut ports = app_ports(inherited.map_or_else(|| bind_proxy(&config.local), Ok)?, Apps::Proxy);
+        let redirected = Apps::Redirected { by_name: config.transparent.transparent_names };
+        ports.extend(app_ports(transparent::bind(&config.transparent, serves)?, redirected));
+        let remember = {
+            let state = state.clone();
+            Box::new(move |address| peering::remember(&state, address))
+        };
+        let direct = direct(&egress);
+        let client = BoundClient::build(&config.local, &config.dns, &shared, ports, direct, remember).await?;
+        client.name_servers().for_each(|address| egress.resolver().avoid(address));
+
+        let workers = Workers::start(if serves { config.node.threads() } else { 1 })?;
+        let duties = Duties { serves, authority: authority.clone() };
+        let outlet = (egress.clone(), results);
+        let gateway = BoundGateway::build(&config.gateway, &shared, duties, outlet, workers.handles.clone())?;
+
+        let candidacy = Candidacy {
+            serves,
+            declared: config.node.role == RoleSetting::Gateway,
+            needs_server: !config.gateway.server.is_empty(),
+            link_port: gateway.address().map_or(PORT, |address| address.port()),
+            reach: gateway.reach(),
+            uplink: uplink_terms(config.peers.command_timeout, config.node.drain, &config.gateway.server),
+        };
+        let joins = authority.clone().map(JoinResponder::new);
+        let peering = BoundPeering::build(&config.peers, &shared, state, candidacy, joins, announcements)?;
+        Ok(Self { shared, client, gateway, peering, workers, egress, authority, rules: None })
+    }
+
+    /// Logs all addresses at which the node listens.
+    pub(super) fn log_addresses(&self) {
+        for (address, apps) in self.client.endpoints() {
+            match apps {
+                Apps::Proxy => tracing::info!(%address, "listening: local proxy, SOCKS and HTTP"),
+                Apps::Redirected { .. } => tracing::info!(%address, "listening: transparent"),
+            }
+        }
+        for address in self.client.name_servers() {
+            tracing::info!(%address, "listening: local name server, UDP and TCP");
+        }
+        if let Some(address) = self.gateway.address() {
+            tracing::info!(%address, "listening: links, TCP");
+        }
+        for address in self.peering.addresses() {
+            tracing::info!(%address, "listening: discovery, UDP");
+        }
+        if self.peering.addresses().is_empty() {
+            tracing::warn!("no network interface to discover on is up yet");
+        }
+    }
+
+    /// Installs the rules of transparent mode, if this node manages them. They end with its parts.
+    ///
+    /// # Errors
+    /// When they cannot be installed.
+    pub(super) fn install_rules(
+        &mut self,
+        options: &transparent::Options,
+        state: &StateDir,
+    ) -> Result<(), Problem> {
+        let redirected = self.client.endpoints().filter(|(_, apps)| *apps != Apps::Proxy);
+        let addresses: Vec<_> = redirected.filter_map(|(endpoint, _)| endpoint.address()).collect();
+        self.rules = InstalledRules::install(options, &addresses, state)?;
+        Ok(())
+    }
+
+    /// The tasks of all parts, and the threads that serve their links.
+    ///
+    /// # Errors
+    /// When a part cannot start.
+    pub(super) fn parts(
+        self,
+        state: &StateDir,
+        manager: Arc<Manager>,
+    ) -> Result<(Vec<Part>, Workers), Problem> {
+        let Self { shared, client, gateway, peering, workers, egress, authority, rules } = self;
+        let view = View {
+            shared: shared.clone(),
+            client: client.facts(),
+            gateway: gateway.facts(),
+            started: Started::now(),
+        };
+        let (_, mut parts) = client.parts(Box::new(move || view.snapshot()))?;
+        let known = peering.known();
+        let (more, behind) = peering.parts(resolve_gateway(egress));
+        parts.extend(more);
+        parts.extend(gateway.parts(known, behind)?);
+        parts.extend(rules.map(|rules| rules.part(shared.drain.clone())));
+
+        let (apps, served) = (shared.telemetry.apps.traffic.clone(), shared.telemetry.served.traffic.clone());
+        let rates = history::run(shared.telemetry.history.clone(), apps, served);
+        parts.push(("rates", Box::pin(rates)));
+        parts.push(("group", Box::pin(shared.membership.clone().follow(state.clone(), authority))));
+        let threads = workers.handles.clone();
+        parts.push(("watchdog", Box::pin(async move { manager.watched(threads).await })));
+        Ok((parts, workers))
+    }
+}
+
+fn app_ports(ports: Vec<Port>, apps: Apps) -> Vec<(Port, Apps)> {
+    ports.into_iter().map(|port| (port, apps)).collect()
+}
+
+/// How this node's own apps are connected while it is a gateway: as a gateway connects others.
+fn direct(egress: &Arc<Egress>) -> Direct {
+    let (tcp, udp, names) = (egress.clone(), egress.clone(), egress.clone());
+    Direct {
+        connect: Box::new(move |target| {
+            let egress = tcp.clone();
+            async move { egress.connect(&target).await }.boxed()
+        }),
+        connect_udp: Box::new(move |target| {
+            let egress = udp.clone();
+            async move { egress.connect_udp(&target).await }.boxed()
+        }),
+        resolve: Box::new(move |query| {
+            let egress = names.clone();
+            async move { egress.resolver().answer(&query).await }.boxed()
+        }),
+    }
+}
+
+/// Resolves a gateway's name. The node's own resolver is used first, because the C library would query this node itself
+/// where `--dns` or the rules of transparent mode redirect it. The C library is the fallback, because it knows sources of
+/// names other than DNS.
+fn resolve_gateway(egress: Arc<Egress>) -> Box<ResolveGateway> {
+    Box::new(move |gateway: Target| {
+        let egress = egress.clone();
+        async move {
+            let Host::Name(name) = &gateway.host else { return Ok(Vec::new()) };
+            match egress.resolver().resolve(name).await {
+                Ok(found) => Ok(found.into_iter().map(|ip| SocketAddr::new(ip, gateway.port)).collect()),
+                Err(_) => Ok(tokio::net::lookup_host(gateway.to_string()).await?.collect()),
+            }
+        }
+        .boxed()
+    })
+}

@@ -1,0 +1,205 @@
+//! The gateway with its port bound, ready to run.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+
+use super::clients::Clients;
+use super::egress::{DialResult, Egress};
+use super::enrolment::WrongProofs;
+use super::listener::LinkPort;
+use super::options::{Live, Options};
+use super::served::ServedLinks;
+use super::state::Gateway;
+use super::{probe, propagation};
+use crate::link::tls;
+use crate::net;
+use crate::peers::candidate::Announcement;
+use crate::peers::options::PORT;
+use crate::problem::Problem;
+use crate::shared::{Part, Shared};
+use crate::trust::authority::Authority;
+use crate::wire::datagram::{Reach, State};
+use crate::wire::id::NodeId;
+use crate::wire::target::Target;
+
+/// What this node does for other machines.
+pub struct Duties {
+    /// Whether it serves links: it may be a gateway.
+    pub serves: bool,
+    /// Enrols new members, where the authority's key is.
+    pub authority: Option<Authority>,
+}
+
+/// The gateway of this node. On a node that only uses others it is the way out of its resolver, and no more.
+pub struct BoundGateway {
+    shared: Shared,
+    duties: Duties,
+    gateway: Arc<Gateway>,
+    listener: Option<(TcpListener, SocketAddr)>,
+    workers: Vec<Handle>,
+    servers: watch::Sender<Vec<Target>>,
+    results: mpsc::Receiver<DialResult>,
+    reach: watch::Sender<Reach>,
+}
+
+/// What the page and `laneway status` show of the gateway.
+pub struct Facts {
+    /// The address of the link port, if links are accepted.
+    pub link: Option<SocketAddr>,
+    /// The links that this node serves.
+    pub served: ServedLinks,
+    /// The configured servers.
+    pub servers: watch::Receiver<Vec<Target>>,
+}
+
+/// The running gateway, for a reload.
+pub struct RunningGateway {
+    gateway: Arc<Gateway>,
+    servers: watch::Sender<Vec<Target>>,
+}
+
+impl BoundGateway {
+    /// Binds the link port, if this node has duties there. Links run on `workers`, in turn. `egress` and `results` come
+    /// from [`Egress::build`].
+    ///
+    /// # Errors
+    /// When the port cannot be bound.
+    pub fn build(
+        options: &Options,
+        shared: &Shared,
+        duties: Duties,
+        (egress, results): (Arc<Egress>, mpsc::Receiver<DialResult>),
+        workers: Vec<Handle>,
+    ) -> Result<Self, Problem> {
+        let is_needed = duties.serves || duties.authority.is_some();
+        let listener = if is_needed { Some(bind_link(options.link)?) } else { None };
+        listener.iter().for_each(|(_, address)| shared.own.listens_on(*address));
+        let gateway = Arc::new(Gateway {
+            egress,
+            activity: shared.activity.clone(),
+            clients: Clients::new(options.limits()),
+            served: ServedLinks::default(),
+            telemetry: shared.telemetry.clone(),
+            memory: shared.memory.clone(),
+            id: shared.membership.group().node.id,
+            name: shared.name.clone(),
+            drain: shared.drain.clone(),
+            membership: shared.membership.clone(),
+            announced: shared.announced.clone(),
+        });
+        let servers = watch::Sender::new(options.server.clone());
+        let reach = watch::Sender::new(Reach::Unknown);
+        Ok(Self { shared: shared.clone(), duties, gateway, listener, workers, servers, results, reach })
+    }
+
+    /// The address of the link port, if it is bound.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.listener.as_ref().map(|(_, address)| *address)
+    }
+
+    /// Whether this machine reaches the servers, as the probe finds out.
+    pub fn reach(&self) -> watch::Receiver<Reach> {
+        self.reach.subscribe()
+    }
+
+    /// What is shown of it.
+    pub fn facts(&self) -> Facts {
+        Facts { link: self.address(), served: self.gateway.served.clone(), servers: self.servers.subscribe() }
+    }
+
+    /// What a reload changes.
+    pub fn running(&self) -> RunningGateway {
+        RunningGateway { gateway: self.gateway.clone(), servers: self.servers.clone() }
+    }
+
+    /// The tasks to run. `behind` carries the gateways that lag behind in the group's state; at the start those at
+    /// `known` are asked too.
+    ///
+    /// # Errors
+    /// When this node's certificate cannot be used to enrol others.
+    pub fn parts(
+        self,
+        known: Vec<SocketAddr>,
+        behind: mpsc::Receiver<(NodeId, SocketAddr)>,
+    ) -> Result<Vec<Part>, Problem> {
+        let Self { shared, duties, gateway, listener, workers, servers, results, reach } = self;
+        let mut parts: Vec<Part> = Vec::new();
+        if duties.serves {
+            let (announced, holds_authority) = (shared.announced.clone(), duties.authority.is_some());
+            let is_due = Box::new(move || holds_authority || is_active(announced.borrow().as_ref()));
+            let delivery = propagation::run(shared.credentials.clone(), known, behind, is_due);
+            parts.push(("propagation", Box::pin(delivery)));
+            if servers.borrow().is_empty() {
+                parts.push(("probe", Box::pin(async move { reach.closed().await })));
+            } else {
+                let probe = probe::run(gateway.egress.clone(), servers.subscribe(), results, reach);
+                parts.push(("probe", Box::pin(probe)));
+            }
+        }
+        if let Some((listener, _)) = listener {
+            let group = shared.membership.group();
+            let join_tls =
+                tls::join_server(&group).map_err(|error| Problem::new("no joining").because(error))?;
+            let port = LinkPort {
+                gateway: duties.serves.then(|| (gateway, shared.credentials.clone())),
+                authority: duties.authority.map(|authority| (authority, join_tls)),
+                wrong_proofs: WrongProofs::default(),
+                workers,
+                tasks: shared.tasks.clone(),
+                drain: shared.drain.clone(),
+            };
+            parts.push(("link port", Box::pin(Arc::new(port).run(listener))));
+        }
+        Ok(parts)
+    }
+}
+
+impl RunningGateway {
+    /// Takes what a reload has changed. Open tunnels stay open.
+    pub fn apply(&self, new: Live) {
+        let Live { access, upstream, connect_timeout, servers, limits } = new;
+        let egress = &self.gateway.egress;
+        egress.change(access, connect_timeout, servers.clone());
+        egress.set_upstream(upstream);
+        egress.reload_names();
+        self.gateway.clients.change(limits);
+        self.servers.send_if_modified(|now| {
+            // Whether there are servers at all changes at the next start only.
+            let changed = *now != servers && now.is_empty() == servers.is_empty();
+            if changed {
+                *now = servers;
+            }
+            changed
+        });
+    }
+}
+
+fn is_active(announcement: Option<&Announcement>) -> bool {
+    announcement.is_some_and(|announcement| announcement.advert.state == State::Active)
+}
+
+/// Binds the link port. Without an address it listens on all of them, IPv4 only where there is no IPv6.
+fn bind_link(address: Option<SocketAddr>) -> Result<(TcpListener, SocketAddr), Problem> {
+    let failed = |place: String, error: std::io::Error| {
+        Problem::new(format!("the link port cannot listen on {place}"))
+            .because(error)
+            .hint("another laneway may be running here; --link ADDR:PORT chooses another address or port")
+    };
+    let bind = |address: SocketAddr| net::listen(address).map_err(|error| failed(address.to_string(), error));
+    let listener = match address {
+        Some(address) => bind(address)?,
+        None => match net::listen(SocketAddr::from(([0_u16; 8], PORT))) {
+            Ok(listener) => listener,
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                return Err(failed(format!("port {PORT}"), error));
+            }
+            Err(_) => bind(SocketAddr::from(([0, 0, 0, 0], PORT)))?,
+        },
+    };
+    let bound = listener.local_addr().map_err(|error| Problem::new("no link port").because(error))?;
+    Ok((listener, bound))
+}

@@ -1,0 +1,262 @@
+//! The local port and the local name server, bound and ready to run: how the apps of this machine reach the gateways.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+use tokio_util::task::TaskTracker;
+
+use super::context::Local;
+use super::dns::{self, NameServer, SystemResolver};
+use super::endpoint::Endpoint;
+use super::handshakes::Handshakes;
+use super::links::{Links, Remember};
+use super::listener::{self, Apps, MOST_CONNECTIONS, MOST_HANDSHAKES};
+use super::logins::Logins;
+use super::options::{Live, Options};
+use super::page::{Page, TakeSnapshot};
+use super::port::Port;
+use super::routes::{Connect, ConnectUdp, Routes};
+use crate::dns::zone::Zone;
+use crate::peers::candidate::Announcement;
+use crate::problem::Problem;
+use crate::shared::{Part, Shared};
+use crate::trust::random::random;
+use crate::wire::datagram::{Reach, State};
+
+/// How this node connects and resolves from its own machine, which it does while it is a gateway.
+pub struct Direct {
+    /// Connects by TCP.
+    pub connect: Box<Connect>,
+    /// Connects by UDP.
+    pub connect_udp: Box<ConnectUdp>,
+    /// Asks this machine's name servers.
+    pub resolve: Box<SystemResolver>,
+}
+
+/// The client side of this node.
+pub struct BoundClient {
+    shared: Shared,
+    ports: Vec<(Port, Apps)>,
+    name_servers: Vec<dns::Listener>,
+    zones: Vec<Zone>,
+    routes: Routes,
+    resolve: Box<SystemResolver>,
+    logins: Arc<Logins>,
+    pac_direct: bool,
+    hold: watch::Sender<Duration>,
+    is_gateway: watch::Sender<bool>,
+    /// Maximum number of connections of apps at a time.
+    pub most_connections: usize,
+    /// Maximum number of them that have not sent their request yet.
+    pub most_handshakes: usize,
+}
+
+/// What the page and `laneway status` show of the client side.
+pub struct Facts {
+    /// The endpoints of the local proxy.
+    pub proxy: Vec<Endpoint>,
+    /// The links to gateways.
+    pub links: Arc<Links>,
+    /// Whether this node's own apps connect directly instead of over a link.
+    pub is_gateway: watch::Receiver<bool>,
+}
+
+/// The running client side, for a reload.
+pub struct RunningClient {
+    logins: Arc<Logins>,
+    hold: watch::Sender<Duration>,
+}
+
+impl BoundClient {
+    /// Binds the local name server, and takes over the bound `ports` of apps. Each gateway that this node links to is
+    /// passed to `remember`.
+    ///
+    /// # Errors
+    /// When an address of the name server cannot be bound.
+    pub async fn build(
+        options: &Options,
+        names: &dns::options::Options,
+        shared: &Shared,
+        ports: Vec<(Port, Apps)>,
+        direct: Direct,
+        remember: Box<Remember>,
+    ) -> Result<Self, Problem> {
+        let mut name_servers = Vec::new();
+        for &address in &names.dns {
+            name_servers.push(bind_dns(address).await?);
+        }
+        let bound = name_servers.iter().filter_map(dns::Listener::address);
+        let addresses = ports.iter().filter_map(|(port, _)| port.address()).chain(bound);
+        addresses.for_each(|address| shared.own.listens_on(address));
+        let logins = Logins::new(&options.proxy_login)
+            .map_err(|error| Problem::new("no random numbers").because(error))?;
+        let id = shared.membership.group().node.id;
+        let links = Links::new(
+            id,
+            shared.directory.clone(),
+            shared.credentials.clone(),
+            TaskTracker::new(),
+            remember,
+        );
+        let hold = watch::Sender::new(options.hold);
+        let is_gateway = watch::Sender::new(serves(shared.announced.borrow().as_ref()));
+        let routes = Routes {
+            links,
+            direct: direct.connect,
+            direct_udp: direct.connect_udp,
+            is_gateway: is_gateway.subscribe(),
+            hold: hold.subscribe(),
+            memory: shared.memory.clone(),
+            own: shared.own.clone(),
+        };
+        Ok(Self {
+            shared: shared.clone(),
+            ports,
+            name_servers,
+            zones: names.dns_local.clone(),
+            routes,
+            resolve: direct.resolve,
+            logins: Arc::new(logins),
+            pac_direct: options.pac_direct,
+            hold,
+            is_gateway,
+            most_connections: MOST_CONNECTIONS,
+            most_handshakes: MOST_HANDSHAKES,
+        })
+    }
+
+    /// The endpoints that apps connect to, each with how they come to it.
+    pub fn endpoints(&self) -> impl Iterator<Item = (&Endpoint, Apps)> {
+        self.ports.iter().map(|(port, apps)| (&port.endpoint, *apps))
+    }
+
+    /// The addresses of the local name server.
+    pub fn name_servers(&self) -> impl Iterator<Item = SocketAddr> {
+        self.name_servers.iter().filter_map(dns::Listener::address)
+    }
+
+    /// What is shown of it.
+    pub fn facts(&self) -> Facts {
+        let proxy = self.endpoints().filter(|(_, apps)| *apps == Apps::Proxy);
+        Facts {
+            proxy: proxy.map(|(endpoint, _)| endpoint.clone()).collect(),
+            links: self.routes.links.clone(),
+            is_gateway: self.is_gateway.subscribe(),
+        }
+    }
+
+    /// What a reload changes.
+    pub fn running(&self) -> RunningClient {
+        RunningClient { logins: self.logins.clone(), hold: self.hold.clone() }
+    }
+
+    /// The state that all connections of apps share, and the tasks to run. The page shows what `snapshot` returns.
+    ///
+    /// # Errors
+    /// When a name server of `--dns-local` cannot be used.
+    pub fn parts(self, snapshot: Box<TakeSnapshot>) -> Result<(Arc<Local>, Vec<Part>), Problem> {
+        let Self { shared, ports, name_servers, zones, routes, resolve, logins, .. } = self;
+        let links = routes.links.clone();
+        let local = Arc::new(Local {
+            routes,
+            name: shared.name,
+            drain: shared.drain,
+            tasks: shared.tasks,
+            logins,
+            page: Page::new(snapshot, self.pac_direct),
+            telemetry: shared.telemetry,
+            next_id: AtomicU64::new(u64::from_be_bytes(random())),
+            places: Arc::new(Semaphore::new(self.most_connections)),
+            handshakes: Handshakes::new(self.most_handshakes),
+        });
+        let needed = watch::Sender::new(!*self.is_gateway.borrow());
+        let mut parts: Vec<Part> = vec![
+            ("clock", Box::pin(links.clone().watch_clock())),
+            ("links", Box::pin(links.run(needed.subscribe()))),
+            ("role", Box::pin(follow_role(shared.announced, self.is_gateway, needed))),
+        ];
+        for (port, apps) in ports {
+            let name = if apps == Apps::Proxy { "local proxy" } else { "transparent port" };
+            parts.push((name, Box::pin(listener::run(local.clone(), port, apps))));
+        }
+        if !name_servers.is_empty() {
+            let names = NameServer::new(local.clone(), resolve, &zones).map_err(|error| {
+                Problem::new("no local name server").because(std::io::Error::other(error))
+            })?;
+            parts.push(("local name server", Box::pin(names.run(name_servers))));
+        }
+        Ok((local, parts))
+    }
+}
+
+impl RunningClient {
+    /// Takes what a reload has changed. Open connections stay open.
+    pub fn apply(&self, new: Live) {
+        let Live { logins, hold } = new;
+        self.logins.change(&logins);
+        self.hold.send_replace(hold);
+    }
+}
+
+/// Binds the endpoints of the local proxy.
+///
+/// # Errors
+/// When one of them cannot be bound.
+pub fn bind_proxy(options: &Options) -> Result<Vec<Port>, Problem> {
+    let bind = |endpoint: &Endpoint| {
+        let hint = match endpoint {
+            Endpoint::Tcp(_) => {
+                "'laneway status' shows a node that runs here already; --proxy 127.0.0.1:0 takes any free port"
+            }
+            Endpoint::Unix(_) => {
+                "another laneway may be running here; --proxy unix:/PATH chooses another place"
+            }
+        };
+        Port::bind(endpoint, options.proxy_mode.0).map_err(|error| {
+            Problem::new(format!("the local proxy cannot listen on {endpoint}")).because(error).hint(hint)
+        })
+    };
+    options.proxy.iter().map(bind).collect()
+}
+
+async fn bind_dns(address: SocketAddr) -> Result<dns::Listener, Problem> {
+    dns::Listener::bind(address).await.map_err(|error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => {
+                "ports below 1024 need root, or the capability CAP_NET_BIND_SERVICE"
+            }
+            _ => {
+                "another name server may be running here; --dns 127.0.0.2:53 or another port is free more often"
+            }
+        };
+        Problem::new(format!("the local name server cannot listen on {address}")).because(error).hint(hint)
+    })
+}
+
+/// Whether a node with this announcement connects its own apps directly. A gateway that must first bring its uplink up
+/// cannot reach the servers itself yet.
+fn serves(announcement: Option<&Announcement>) -> bool {
+    announcement.is_some_and(|announcement| {
+        let advert = &announcement.advert;
+        advert.state != State::Withdrawn && advert.reach != Reach::Unreachable
+    })
+}
+
+/// Makes a node that is a gateway connect its own apps directly; any other node needs links.
+async fn follow_role(
+    mut announced: watch::Receiver<Option<Announcement>>,
+    is_gateway: watch::Sender<bool>,
+    needed: watch::Sender<bool>,
+) {
+    loop {
+        let serves = serves(announced.borrow_and_update().as_ref());
+        is_gateway.send_if_modified(|now| std::mem::replace(now, serves) != serves);
+        needed.send_if_modified(|now| std::mem::replace(now, !serves) == serves);
+        if announced.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}

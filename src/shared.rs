@@ -1,0 +1,94 @@
+//! What all parts of one node share: its place in the group, its counters and limits, and its shutdown.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::link::tls::Credentials;
+use crate::memory::Budget;
+use crate::own_addresses::OwnAddresses;
+use crate::peers::candidate::{Activity, Announcement};
+use crate::peers::directory::Directory;
+use crate::problem::Problem;
+use crate::sys::state::StateDir;
+use crate::telemetry::Telemetry;
+use crate::trust::group::Group;
+use crate::trust::membership::Membership;
+use crate::trust::random::random;
+
+/// A task that runs until the node stops, with its name for the error when it ends by itself.
+pub type Part = (&'static str, BoxFuture<'static, ()>);
+
+/// What all parts of one node share.
+#[derive(Clone)]
+pub struct Shared {
+    /// This node in its group, and the group's state.
+    pub membership: Arc<Membership>,
+    /// What authenticates this node on links.
+    pub credentials: Arc<Credentials>,
+    /// This node's pseudonym in Via and Proxy-Status fields; a token (RFC 9110 §5.6.2).
+    pub name: String,
+    /// Counters, usage and events.
+    pub telemetry: Arc<Telemetry>,
+    /// What this node carries for others.
+    pub activity: Arc<Activity>,
+    /// Bounds the memory of all connections together.
+    pub memory: Arc<Budget>,
+    /// The known gateways.
+    pub directory: Arc<Directory>,
+    /// What this node announces as a candidate.
+    pub announced: watch::Receiver<Option<Announcement>>,
+    /// This machine's addresses, and the ports that this node listens on.
+    pub own: Arc<OwnAddresses>,
+    /// Cancelled when the node drains.
+    pub drain: CancellationToken,
+    /// The tasks of connections and links, which a drain waits for.
+    pub tasks: TaskTracker,
+}
+
+impl Shared {
+    /// A node of `group` whose connections may hold `memory_limit` bytes, with the channel that announces it.
+    ///
+    /// # Errors
+    /// When the node's key or certificate cannot be used.
+    pub fn new(
+        group: Group,
+        memory_limit: u64,
+    ) -> Result<(Self, watch::Sender<Option<Announcement>>), Problem> {
+        let telemetry = Arc::new(Telemetry::default());
+        let (announcements, announced) = watch::channel(None);
+        let id = group.node.id;
+        let membership = Membership::new(group);
+        let credentials =
+            Credentials::new(membership.clone()).map_err(|error| Problem::new("no links").because(error))?;
+        tracing::debug!(limit = memory_limit, "memory for connections");
+        let shared = Self {
+            membership,
+            credentials,
+            name: format!("laneway-{}", id.short()),
+            activity: Arc::new(Activity::new(telemetry.served.traffic.clone())),
+            memory: Budget::new(memory_limit),
+            directory: Arc::new(Directory::new(id, u64::from_be_bytes(random()), telemetry.clone())),
+            telemetry,
+            announced,
+            own: Arc::default(),
+            drain: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
+        Ok((shared, announcements))
+    }
+}
+
+/// The group that this machine is a member of.
+///
+/// # Errors
+/// When it is in no group: then it can neither be a gateway nor use one.
+pub fn group(state: &StateDir) -> Result<Group, Problem> {
+    Group::load(state)?.ok_or_else(|| {
+        Problem::usage(format!("this machine is in no group: {} holds none", state.path().display()))
+            .hint("run 'laneway init' on the first machine, then the line that it prints on every other one")
+    })
+}
