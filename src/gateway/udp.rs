@@ -12,6 +12,7 @@ use crate::failure::printable;
 use crate::link::datagrams::{Broken, Datagrams, Usage, idle_limit, is_unreachable, readable, receive};
 use crate::link::incoming::Incoming;
 use crate::link::tunnel::Outbox;
+use crate::net::is_too_long;
 use crate::pace::Pace;
 use crate::telemetry::Telemetry;
 use crate::telemetry::record::Record;
@@ -92,7 +93,7 @@ impl Relay<'_> {
         loop {
             match readable(self.socket).await {
                 Err(error) if is_unreachable(&error) => return End::Server(error),
-                Err(error) => tracing::debug!(%error, "error of one datagram"),
+                Err(error) => self.drop_one(&error),
                 Ok(()) => {}
             }
             let (batch, error) = receive(self.socket);
@@ -104,8 +105,10 @@ impl Relay<'_> {
                     return End::Broken(error.into());
                 }
             }
-            if let Some(error) = error.filter(is_unreachable) {
-                return End::Server(error);
+            match error {
+                Some(error) if is_unreachable(&error) => return End::Server(error),
+                Some(error) => self.drop_one(&error),
+                None => {}
             }
             tokio::task::consume_budget().await;
         }
@@ -127,14 +130,16 @@ impl Relay<'_> {
             match self.socket.try_send(&payload) {
                 Ok(_) => self.traffic.sent(payload.len()),
                 Err(error) if is_unreachable(&error) => return End::Server(error),
-                // The socket's buffer is full, or the datagram exceeds the path's MTU.
-                Err(error) => {
-                    self.telemetry.udp_dropped.one("unsent");
-                    tracing::debug!(%error, length = payload.len(), "datagram dropped");
-                }
+                Err(error) => self.drop_one(&error),
             }
             tokio::task::consume_budget().await;
         }
+    }
+
+    /// Counts a datagram that did not fit the path's MTU, or for which the socket's buffer had no room.
+    fn drop_one(&self, error: &io::Error) {
+        self.telemetry.udp_dropped.one(if is_too_long(error) { "too-long" } else { "unsent" });
+        tracing::debug!(%error, "datagram dropped");
     }
 }
 

@@ -21,7 +21,6 @@ use self::queue::Queue;
 use super::context::Local;
 use super::endpoint::AppPeer;
 use crate::link::datagrams::Usage;
-use crate::net;
 use crate::telemetry::Telemetry;
 use crate::telemetry::record::Record;
 use crate::wire::socks_udp::{self, Unusable};
@@ -48,13 +47,12 @@ pub struct Association {
 
 impl Association {
     /// Binds a socket for the app at the other end of `control`, on the address that the app reaches this node at. `port` is
-    /// the app's UDP port, 0 if it does not know it yet. Dropped datagrams are counted in `telemetry`.
+    /// the port in the app's request. Dropped datagrams are counted in `telemetry`.
     ///
     /// # Errors
     /// The error of the system.
     pub async fn bind(control: &TcpStream, port: u16, telemetry: &Arc<Telemetry>) -> io::Result<Self> {
         let app = AppSocket::bind(control, port).await?;
-        net::keep_alive(control);
         Ok(Self { app, drops: Drops::new(telemetry) })
     }
 

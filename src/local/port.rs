@@ -80,6 +80,7 @@ impl Port {
             Ok(Some(listener)) => {
                 listener.set_nonblocking(true)?;
                 SockRef::from(&listener).set_tcp_nodelay(true)?;
+                net::keep_alive(&listener);
                 Self::tcp(TcpListener::from_std(listener)?)
             }
             _ => {

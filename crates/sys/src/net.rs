@@ -1,5 +1,16 @@
 //! TCP and UDP sockets and their options. The LANs are in `lan.rs`.
 //!
+//! | socket | no delay | keep-alive | other options |
+//! | --- | --- | --- | --- |
+//! | local port, TCP ([`listen`], inherited by accepted connections) | yes | 60 s | |
+//! | local port, unix | – | – (the peer is a process of this machine) | |
+//! | gateway to server, gateway to upstream proxy ([`tune_stream`]) | yes | 60 s | user timeout of the system: a line that is down for minutes must not end a connection that would survive it without a proxy |
+//! | link, both ends ([`tune_link`]) | yes | 60 s, beside PING | user timeout 15 s, 128 KiB of unsent data, bounded retransmission timeout |
+//! | to name servers by TCP | yes | – (lives for seconds) | |
+//! | UDP, gateway to server ([`connect_udp`]) | – | – | never fragmented (RFC 9000 §14) |
+//! | UDP, local port to app | – | – | may be fragmented: the SOCKS header makes each datagram longer than the server sent it |
+//! | UDP, DNS | – | – | at most 4,096 bytes; larger answers go by TCP |
+//!
 //! Code that is specific to one operating system stays behind the functions of this file.
 
 use std::collections::HashSet;
@@ -72,8 +83,9 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
-    // Accepted connections inherit this option.
+    // Accepted connections inherit these options.
     socket.set_tcp_nodelay(true)?;
+    keep_alive(&socket);
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
@@ -140,7 +152,8 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-/// A UDP socket that receives from `peer` only and reports ICMP errors for what it sends there.
+/// A UDP socket that receives from `peer` only, reports ICMP errors for what it sends there, and never fragments: a
+/// datagram that exceeds the path's MTU is not sent. Protocols that measure the path rely on that (RFC 9000 §14).
 ///
 /// # Errors
 /// The operating system's error: connecting looks up a route but sends nothing.
@@ -148,17 +161,49 @@ pub async fn connect_udp(peer: SocketAddr) -> io::Result<UdpSocket> {
     let any: IpAddr =
         if peer.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).await?;
+    if let Err(error) = never_fragment(&socket, peer.is_ipv4()) {
+        tracing::debug!(%error, "datagrams may be fragmented");
+    }
     socket.connect(peer).await?;
     // Registers the socket's readiness with tokio; otherwise the first non-blocking send would fail.
     socket.writable().await?;
     Ok(socket)
 }
 
+/// Whether a datagram was not sent, or did not arrive, because it exceeds the path's MTU.
+pub fn is_too_long(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(nix::errno::Errno::EMSGSIZE as i32)
+}
+
+/// Sets "don't fragment" on all datagrams. The system's own idea of the path's MTU is not used: the peers measure it,
+/// and a forged ICMP message must not shrink it.
+#[cfg(target_os = "linux")]
+fn never_fragment(socket: &UdpSocket, v4: bool) -> io::Result<()> {
+    if v4 {
+        setsockopt(socket, options::MtuDiscovery, &nix::libc::IP_PMTUDISC_PROBE)?;
+    } else {
+        setsockopt(socket, options::MtuDiscoveryV6, &nix::libc::IPV6_PMTUDISC_PROBE)?;
+    }
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn never_fragment(_: &UdpSocket, _: bool) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// Enables keepalive, so that an idle connection fails within minutes after the peer's machine has vanished.
-pub fn keep_alive(stream: &TcpStream) {
+pub fn keep_alive<'a>(socket: impl Into<SockRef<'a>>) {
     let often = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
     // If this fails, a dead connection only lasts longer.
-    let _ = SockRef::from(stream).set_tcp_keepalive(&often);
+    let _ = socket.into().set_tcp_keepalive(&often);
+}
+
+/// Sets the options of a connection to a server or to an upstream proxy: no delay, and keepalive.
+pub fn tune_stream(stream: &TcpStream) {
+    // Fails only on a connection that is already gone, which the first write reports.
+    let _ = stream.set_nodelay(true);
+    keep_alive(stream);
 }
 
 /// Maximum segment size of a connection, in both directions (RFC 9293 §3.7.1).
@@ -179,10 +224,10 @@ impl Segments {
     }
 }
 
-/// Sets the options of a link's TCP connection: no delay, a bound on unsent data, and failure within seconds when the
-/// peer does not acknowledge. Options that the system lacks are skipped.
+/// Sets the options of a link's TCP connection: those of [`tune_stream`], a bound on unsent data, and failure within
+/// seconds when the peer does not acknowledge. Options that the system lacks are skipped.
 pub fn tune_link(stream: &TcpStream) {
-    let _ = stream.set_nodelay(true);
+    tune_stream(stream);
     let socket = SockRef::from(stream);
     #[cfg(target_os = "linux")]
     {
@@ -211,6 +256,24 @@ mod options {
         Both,
         libc::IPPROTO_TCP,
         TCP_RTO_MAX_MS,
+        libc::c_int
+    );
+
+    sockopt_impl!(
+        /// What the system does with datagrams that exceed the path's MTU (ip(7)).
+        MtuDiscovery,
+        Both,
+        libc::IPPROTO_IP,
+        libc::IP_MTU_DISCOVER,
+        libc::c_int
+    );
+
+    sockopt_impl!(
+        /// The same for IPv6 (ipv6(7)).
+        MtuDiscoveryV6,
+        Both,
+        libc::IPPROTO_IPV6,
+        libc::IPV6_MTU_DISCOVER,
         libc::c_int
     );
 }
@@ -322,6 +385,11 @@ pub fn raise_open_files() {
     {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
+}
+
+/// The index of the interface with this name.
+pub fn interface_index(name: &str) -> Option<u32> {
+    nix::net::if_::if_nametoindex(name).ok()
 }
 
 /// The machine's host name, or `node` if it has none.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::telemetry::Telemetry;
 
-/// DropReason a datagram is dropped.
+/// Why a datagram is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DropReason {
     /// It is a fragment of a larger one.
@@ -19,6 +19,8 @@ pub(super) enum DropReason {
     Foreign,
     /// It was the oldest in a full queue, or could not be sent.
     Unsent,
+    /// It exceeds the MTU of the path to its destination.
+    TooLong,
     /// It could not be sent to the app.
     Undelivered,
     /// There was no memory for another destination.
@@ -26,12 +28,13 @@ pub(super) enum DropReason {
 }
 
 /// In the order of [`DropReason`]: the label in the metrics, and the words in the access line.
-const WORDS: [(&str, &str); 7] = [
+const WORDS: [(&str, &str); 8] = [
     ("fragment", "fragments"),
     ("truncated", "truncated"),
     ("malformed", "malformed"),
     ("foreign", "from others"),
     ("unsent", "unsent"),
+    ("too-long", "too long for the path"),
     ("undelivered", "undelivered"),
     ("memory", "refused for lack of memory"),
 ];

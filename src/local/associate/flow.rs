@@ -1,6 +1,7 @@
 //! One destination of an association: its stream, or on a gateway its socket. It is opened when there is something to
 //! send, and again on the next gateway when that one fails; the app only notices lost datagrams.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use crate::link::relay::is_link_lost;
 use crate::link::request::Transport;
 use crate::link::tunnel::Outbox;
 use crate::local::routes::Routes;
+use crate::net::is_too_long;
 use crate::telemetry::record::Record;
 use crate::wire::capsule::LONGEST_PAYLOAD;
 use crate::wire::target::Target;
@@ -204,7 +206,7 @@ impl Flow<'_> {
                 match socket.try_send(&payload) {
                     Ok(_) => self.usage.sent(payload.len()),
                     Err(error) if is_unreachable(&error) => return End::Ended(error.to_string()),
-                    Err(_) => self.drops.one(DropReason::Unsent),
+                    Err(error) => self.drops.one(drop_reason(&error)),
                 }
                 tokio::task::consume_budget().await;
             }
@@ -212,10 +214,11 @@ impl Flow<'_> {
         };
         let receive = async {
             loop {
-                if let Err(error) = readable(socket).await
-                    && is_unreachable(&error)
-                {
-                    return End::Ended(error.to_string());
+                match readable(socket).await {
+                    Err(error) if is_unreachable(&error) => return End::Ended(error.to_string()),
+                    // What ICMP reports of a datagram that was sent.
+                    Err(error) => self.drops.one(drop_reason(&error)),
+                    Ok(()) => {}
                 }
                 // Allocated only once a datagram has arrived.
                 let mut payload = BytesMut::with_capacity(LONGEST_PAYLOAD);
@@ -239,6 +242,10 @@ impl Flow<'_> {
             self.drops.one(DropReason::Undelivered);
         }
     }
+}
+
+fn drop_reason(error: &io::Error) -> DropReason {
+    if is_too_long(error) { DropReason::TooLong } else { DropReason::Unsent }
 }
 
 fn broken(error: Broken) -> End {
