@@ -1,30 +1,59 @@
 //! Connects to the addresses of one destination (Happy Eyeballs, RFC 8305), and says why that failed.
 
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::failure::{Failure, Kind, Side};
-use crate::mark;
 use crate::wire::target::Target;
+use crate::{mark, net};
 
-/// Delay between the starts of two connection attempts (RFC 8305 §5).
+/// Delay between the starts of two connection attempts (RFC 8305 §5). Many addresses shorten it, so that all of them are
+/// tried in time.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// Maximum addresses of one name that are tried.
-pub(super) const MAX_ADDRESSES: usize = 16;
+/// The shortest delay between two starts (RFC 8305 §5). With even more addresses several attempts start together.
+const MIN_ATTEMPT_DELAY: Duration = Duration::from_millis(10);
+/// Maximum number of attempts that are open at a time, so that one name does not use up the gateway's descriptors.
+const MAX_OPEN_ATTEMPTS: usize = 64;
+/// Maximum size of the addresses of one name, in bytes: 1,024 IPv4 or 256 IPv6 addresses.
+const MAX_ADDRESS_BYTES: usize = 4096;
 
-/// Orders addresses so that the families alternate, beginning with the resolver's choice (RFC 8305 §4).
-pub(super) fn interleave(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
-    let first_is_v6 = addresses.first().is_some_and(IpAddr::is_ipv6);
-    let (mut preferred, mut other): (VecDeque<_>, VecDeque<_>) =
-        addresses.into_iter().partition(|ip| ip.is_ipv6() == first_is_v6);
-    let mut ordered = Vec::new();
+/// The addresses of one destination.
+#[derive(Default)]
+pub(super) struct Addresses<'a> {
+    /// Those that are known.
+    pub(super) known: Vec<SocketAddr>,
+    /// Those that a name server has not answered with yet (RFC 8305 §3).
+    pub(super) later: Option<BoxFuture<'a, Vec<SocketAddr>>>,
+}
+
+/// The first addresses that fit into [`MAX_ADDRESS_BYTES`].
+pub(super) fn bounded(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    let mut bytes = 0;
+    addresses.retain(|ip| {
+        bytes += if ip.is_ipv4() { 4 } else { 16 };
+        bytes <= MAX_ADDRESS_BYTES
+    });
+    addresses
+}
+
+/// Orders addresses so that the families alternate, beginning with the preferred one (RFC 8305 §4). Within a family the
+/// name server's order stays.
+pub(super) fn interleave(addresses: impl IntoIterator<Item = SocketAddr>) -> VecDeque<SocketAddr> {
+    let (mut six, mut four): (VecDeque<_>, VecDeque<_>) =
+        addresses.into_iter().partition(|address| address.is_ipv6());
+    six.make_contiguous().sort_by(|one, other| by_precedence(one.ip(), other.ip()));
+    let six_first = six.front().is_some_and(|six| precedence(six.ip()) > V4_PRECEDENCE);
+    let (mut preferred, mut other) = if six_first { (six, four) } else { (std::mem::take(&mut four), six) };
+    let mut ordered = VecDeque::new();
     loop {
         let (a, b) = (preferred.pop_front(), other.pop_front());
         if a.is_none() && b.is_none() {
@@ -35,25 +64,106 @@ pub(super) fn interleave(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
     }
 }
 
-/// Connects to the first address that accepts (RFC 8305 §5): the next one is tried when an attempt failed or after
-/// [`ATTEMPT_DELAY`]; the first established connection wins.
-pub(super) async fn race(addresses: VecDeque<SocketAddr>) -> io::Result<TcpStream> {
-    let mut waiting = addresses;
+/// The precedence of IPv4 (RFC 6724 §2.1).
+const V4_PRECEDENCE: u8 = 35;
+
+/// The precedence of an address (RFC 6724 §2.1): which of two destinations is tried first.
+fn precedence(ip: IpAddr) -> u8 {
+    let IpAddr::V6(ip) = ip else { return V4_PRECEDENCE };
+    match ip.segments() {
+        [0, 0, 0, 0, 0, 0, 0, 1] => 50,
+        [0, 0, 0, 0, 0, 0xffff, ..] => V4_PRECEDENCE,
+        [0x2002, ..] => 30,
+        [0x2001, 0, ..] => 5,
+        [first, ..] if first & 0xfe00 == 0xfc00 => 3,
+        [first, ..] if first & 0xffc0 == 0xfec0 => 1,
+        [0, 0, 0, 0, 0, 0, ..] => 1,
+        _ => 40,
+    }
+}
+
+fn by_precedence(one: IpAddr, other: IpAddr) -> Ordering {
+    precedence(other).cmp(&precedence(one))
+}
+
+/// How the remaining addresses are tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Schedule {
+    /// Number of attempts that start together.
+    together: usize,
+    /// The delay after them.
+    delay: Duration,
+    /// How long each of them may last; `None` until the deadline.
+    patience: Option<Duration>,
+}
+
+impl Schedule {
+    /// The next starts of `waiting` addresses, of which the last must start within `left`.
+    fn of(waiting: usize, left: Duration) -> Self {
+        let waiting = u32::try_from(waiting).unwrap_or(u32::MAX).max(1);
+        let share = (left / waiting).min(ATTEMPT_DELAY);
+        let together = if share >= MIN_ATTEMPT_DELAY {
+            1
+        } else {
+            waiting
+                .div_ceil(u32::try_from(left.as_millis() / MIN_ATTEMPT_DELAY.as_millis()).unwrap_or(0).max(1))
+        };
+        let delay = share.max(MIN_ATTEMPT_DELAY);
+        let most = u32::try_from(MAX_OPEN_ATTEMPTS).unwrap_or(u32::MAX);
+        let patience = (waiting > most).then(|| delay * (most / together).max(1));
+        Self { together: usize::try_from(together).unwrap_or(1), delay, patience }
+    }
+}
+
+/// Connects to the first address that accepts (RFC 8305 §5), within `limit`. The next address is tried when an attempt
+/// has failed, or after a delay that lets all of them start within half of `limit`; the first established connection
+/// wins.
+///
+/// # Errors
+/// The most telling error of all attempts; [`io::ErrorKind::TimedOut`] at `limit`, unless an address has refused.
+pub(super) async fn race(addresses: Addresses<'_>, limit: Duration) -> io::Result<TcpStream> {
+    let Addresses { known, mut later } = addresses;
+    let (deadline, half) = (Instant::now() + limit, Instant::now() + limit / 2);
+    let mut waiting = interleave(known);
     let mut attempts = FuturesUnordered::new();
     let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "no address to try");
+    let mut due = Instant::now();
     loop {
-        if let Some(address) = waiting.pop_front() {
-            attempts.push(mark::connect(address));
+        let now = Instant::now();
+        if now >= due && !waiting.is_empty() {
+            let schedule = Schedule::of(waiting.len(), half.saturating_duration_since(now));
+            let until = schedule.patience.map_or(deadline, |patience| deadline.min(now + patience));
+            for address in waiting.drain(..schedule.together.min(waiting.len())) {
+                attempts.push(attempt(address, until));
+            }
+            due = now + schedule.delay;
         }
-        let delay = sleep_until(Instant::now() + ATTEMPT_DELAY);
+        if attempts.is_empty() && waiting.is_empty() && later.is_none() {
+            return Err(last);
+        }
         tokio::select! {
-            ended = attempts.next() => match ended {
-                Some(Ok(stream)) => return Ok(stream),
-                Some(Err(error)) => last = more_telling(last, error),
-                None => return Err(last),
+            Some(ended) = attempts.next(), if !attempts.is_empty() => match ended {
+                Ok(stream) => return Ok(stream),
+                Err(error) => {
+                    last = more_telling(last, error);
+                    due = Instant::now();
+                }
             },
-            () = delay, if !waiting.is_empty() => {}
+            () = sleep_until(due), if !waiting.is_empty() => {}
+            more = async { later.as_mut().expect("there are addresses to come").await }, if later.is_some() => {
+                later = None;
+                waiting = interleave(waiting.into_iter().chain(more));
+            }
+            () = sleep_until(deadline) => return Err(more_telling(last, io::ErrorKind::TimedOut.into())),
         }
+    }
+}
+
+/// One connection, with the options of [`net::tune_stream`].
+async fn attempt(address: SocketAddr, until: Instant) -> io::Result<TcpStream> {
+    match timeout_at(until, mark::connect(address)).await {
+        Ok(connected) => connected.inspect(net::tune_stream),
+        Err(_late) => Err(io::ErrorKind::TimedOut.into()),
     }
 }
 
@@ -107,15 +217,57 @@ pub(super) fn failure(target: &Target, error: &io::Error) -> Failure {
 mod tests {
     use super::*;
 
-    fn ips(texts: &[&str]) -> Vec<IpAddr> {
-        texts.iter().map(|text| text.parse().unwrap()).collect()
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| SocketAddr::new(text.parse().unwrap(), 1)).collect()
+    }
+
+    fn known(known: impl Into<Vec<SocketAddr>>) -> Addresses<'static> {
+        Addresses { known: known.into(), later: None }
     }
 
     #[test]
-    fn families_alternate_beginning_with_the_resolvers_choice() {
-        let mixed = ips(&["2001:db8::1", "2001:db8::2", "192.0.2.1", "192.0.2.2", "192.0.2.3"]);
-        let expected = ips(&["2001:db8::1", "192.0.2.1", "2001:db8::2", "192.0.2.2", "192.0.2.3"]);
-        assert_eq!(interleave(mixed), expected);
+    fn families_alternate_beginning_with_the_preferred_one() {
+        for (mixed, expected) in [
+            (
+                &["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1", "2001:db8::2"][..],
+                &["2001:db8::1", "192.0.2.1", "2001:db8::2", "192.0.2.2", "192.0.2.3"][..],
+            ),
+            (&["fd00::1", "192.0.2.1"], &["192.0.2.1", "fd00::1"]),
+            (&["2002:c000:201::1", "2001:db8::1"], &["2001:db8::1", "2002:c000:201::1"]),
+        ] {
+            assert_eq!(Vec::from(interleave(addresses(mixed))), addresses(expected));
+        }
+    }
+
+    #[test]
+    fn all_addresses_of_a_name_start_within_half_of_the_limit_whatever_their_number() {
+        for limit in [Duration::from_secs(1), Duration::from_secs(10)] {
+            for count in [1, 2, 17, 40, 100, 500, 1024] {
+                let (mut waiting, mut elapsed) = (count, Duration::ZERO);
+                let (mut open, half) = (Vec::new(), limit / 2);
+                while waiting > 0 {
+                    let schedule = Schedule::of(waiting, half.saturating_sub(elapsed));
+                    assert!(schedule.delay >= MIN_ATTEMPT_DELAY && schedule.delay <= ATTEMPT_DELAY);
+                    open.retain(|until| *until > elapsed);
+                    let end = elapsed + schedule.patience.unwrap_or(limit);
+                    open.extend(std::iter::repeat_n(end, schedule.together.min(waiting)));
+                    assert!(open.len() <= 2 * MAX_OPEN_ATTEMPTS, "{count} in {limit:?}: {}", open.len());
+                    waiting = waiting.saturating_sub(schedule.together);
+                    if waiting > 0 {
+                        elapsed += schedule.delay;
+                    }
+                }
+                assert!(elapsed <= half + MIN_ATTEMPT_DELAY, "{count} in {limit:?}: {elapsed:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_addresses_of_one_name_are_bounded_in_bytes() {
+        let four: Vec<IpAddr> = (0..2000_u32).map(|number| IpAddr::from(number.to_be_bytes())).collect();
+        assert_eq!(bounded(four).len(), 1024);
+        let six: Vec<IpAddr> = (0..2000_u128).map(|number| IpAddr::from(number.to_be_bytes())).collect();
+        assert_eq!(bounded(six).len(), 256);
     }
 
     #[tokio::test]
@@ -123,8 +275,18 @@ mod tests {
         let listener = crate::net::listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let good = listener.local_addr().unwrap();
         let bad = SocketAddr::new("127.0.0.2".parse().unwrap(), good.port());
-        let stream = race(VecDeque::from([bad, good])).await.unwrap();
+        let limit = Duration::from_secs(60);
+        let stream = race(known([bad, good]), limit).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), good);
-        assert_eq!(race(VecDeque::from([bad])).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert!(stream.nodelay().unwrap() && socket2::SockRef::from(&stream).keepalive().unwrap());
+        let refused = race(known([bad]), limit).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        // An address that a name server tells later.
+        let later: BoxFuture<'_, _> = Box::pin(async move {
+            tokio::task::yield_now().await;
+            vec![good]
+        });
+        let stream = race(Addresses { known: vec![bad], later: Some(later) }, limit).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), good);
     }
 }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use futures_util::future::BoxFuture;
 use hickory_resolver::config::{LookupIpStrategy, ResolverConfig, ResolverOpts};
 use hickory_resolver::proto::op::{self, Message, OpCode};
 use hickory_resolver::proto::rr::RecordType;
@@ -42,6 +43,20 @@ struct Parts {
     servers: NameServers,
     hosts: Arc<Hosts>,
     cache: Arc<Cache>,
+}
+
+/// The addresses of a name.
+pub(super) struct Found {
+    /// Those that are known.
+    pub(super) known: Vec<IpAddr>,
+    /// Those of the other family, for which a name server has not answered yet (RFC 8305 §3).
+    pub(super) later: Option<BoxFuture<'static, Vec<IpAddr>>>,
+}
+
+impl From<Vec<IpAddr>> for Found {
+    fn from(known: Vec<IpAddr>) -> Self {
+        Self { known, later: None }
+    }
 }
 
 /// The machine's resolver, with a cache. It follows the machine's configuration.
@@ -98,7 +113,15 @@ impl Resolver {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The addresses of `name` in the resolver's order; at least one.
+    /// The addresses of `name`.
+    ///
+    /// # Errors
+    /// As for [`Resolver::resolve`].
+    pub(super) async fn find(&self, name: &str) -> Result<Found, Failure> {
+        self.resolve(name).await.map(Found::from)
+    }
+
+    /// The addresses of `name`; at least one.
     ///
     /// # Errors
     /// [`Kind::NameNotFound`] when it has no address, [`Kind::DnsTimeout`] when the name servers did not answer.

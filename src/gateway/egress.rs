@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::access::Access;
-use super::dial::{MAX_ADDRESSES, failure, interleave, more_telling, race};
-use super::dns::Resolver;
+use super::dial::{Addresses, bounded, failure, interleave, more_telling, race};
+use super::dns::{Found, Resolver};
 use super::options::Options;
 use super::upstream::{self, Upstream};
 use crate::failure::{Failure, Kind, Side};
@@ -137,7 +137,7 @@ impl Egress {
     /// # Errors
     /// Why not. Never a failure of the link: nothing here is held against the gateway.
     pub async fn connect(&self, target: &Target) -> Result<TcpStream, Failure> {
-        let connected = self.dial(target).await;
+        let connected = self.dial(target, Duration::MAX).await;
         let refused = matches!(
             connected.as_ref().map_err(|failure| failure.kind),
             Err(Kind::NameForbidden | Kind::AddressForbidden | Kind::Loop)
@@ -193,31 +193,56 @@ impl Egress {
         Err(Failure::new(Kind::Loop, Side::Gateway, sentence))
     }
 
-    /// The addresses of `target` that the rules allow, in the resolver's order.
-    async fn allowed(&self, target: &Target, settings: &Settings) -> Result<Vec<IpAddr>, Failure> {
+    /// The addresses of `target` that the rules allow.
+    async fn allowed<'a>(
+        &'a self,
+        target: &'a Target,
+        settings: &'a Settings,
+    ) -> Result<Addresses<'a>, Failure> {
         settings.access.judge_name(target)?;
-        let found = match &target.host {
-            Host::Address(ip) => vec![*ip],
-            Host::Name(name) => self.resolver.resolve(name).await?,
+        let Found { known, later } = match &target.host {
+            Host::Address(ip) => Found::from(vec![*ip]),
+            Host::Name(name) => self.resolver.find(name).await?,
         };
+        let known = self.judge(target, settings, known);
+        match (known, later) {
+            (known, None) => known.map(|known| Addresses { known, later: None }),
+            (Ok(known), Some(later)) => {
+                let later = async { self.judge(target, settings, later.await).unwrap_or_default() };
+                Ok(Addresses { known, later: Some(Box::pin(later)) })
+            }
+            (Err(refusal), Some(later)) => {
+                let known = self.judge(target, settings, later.await)?;
+                if known.is_empty() { Err(refusal) } else { Ok(Addresses { known, later: None }) }
+            }
+        }
+    }
+
+    /// Those of the addresses that `target` resolves to that the rules allow. With none of them, why the last one is
+    /// refused.
+    fn judge(
+        &self,
+        target: &Target,
+        settings: &Settings,
+        found: Vec<IpAddr>,
+    ) -> Result<Vec<SocketAddr>, Failure> {
         let own = self.own.addresses().map_err(|error| failure(target, &error))?;
-        let mut allowed = Vec::new();
-        let mut refusal = None;
-        for ip in found.into_iter().take(MAX_ADDRESSES) {
+        let (mut allowed, mut refusal) = (Vec::new(), None);
+        for ip in bounded(found) {
             let judged = settings
                 .access
                 .judge_address(target, ip)
                 .and_then(|()| settings.access.judge_own(target, ip, &own))
                 .and_then(|()| self.judge_loop(target, ip));
             match judged {
-                Ok(()) => allowed.push(ip),
+                Ok(()) => allowed.push(SocketAddr::new(ip, target.port)),
                 Err(failure) => refusal = Some(failure),
             }
         }
-        if let (true, Some(refusal)) = (allowed.is_empty(), refusal) {
-            return Err(refusal);
+        match refusal {
+            Some(refusal) if allowed.is_empty() => Err(refusal),
+            _ => Ok(allowed),
         }
-        Ok(allowed)
     }
 
     /// A UDP socket connected to `target`, if the rules allow it: to the first of its addresses that this machine has a
@@ -230,41 +255,40 @@ impl Egress {
             let sentence = "the gateway's upstream proxy does not carry UDP";
             return Err(Failure::new(Kind::Unsupported, Side::Gateway, sentence));
         }
-        let mut last = io::ErrorKind::AddrNotAvailable.into();
-        for ip in self.allowed(target, &self.settings()).await? {
-            match net::connect_udp(SocketAddr::new(ip, target.port)).await {
-                Ok(socket) => return Ok(socket),
-                Err(error) => last = more_telling(last, error),
+        let settings = self.settings();
+        let Addresses { known, mut later } = self.allowed(target, &settings).await?;
+        let (mut addresses, mut last) = (interleave(known), io::ErrorKind::AddrNotAvailable.into());
+        loop {
+            for address in addresses {
+                match net::connect_udp(address).await {
+                    Ok(socket) => return Ok(socket),
+                    Err(error) => last = more_telling(last, error),
+                }
             }
+            let Some(later) = later.take() else { return Err(failure(target, &last)) };
+            addresses = interleave(later.await);
         }
-        Err(failure(target, &last))
     }
 
-    /// As [`Egress::connect`], without reporting the result. Used by probes.
+    /// As [`Egress::connect`], without reporting the result, and within `longest`. Used by probes.
     ///
     /// # Errors
     /// Those of [`Egress::connect`].
-    pub async fn dial(&self, target: &Target) -> Result<TcpStream, Failure> {
+    pub async fn dial(&self, target: &Target, longest: Duration) -> Result<TcpStream, Failure> {
         let settings = self.settings();
-        let limit = settings.connect_timeout;
+        let limit = settings.connect_timeout.min(longest);
         let upstream = self.upstream();
         if upstream.carries(target) {
             self.judge_for_upstream(target, &settings)?;
             return upstream.connect(target, limit, &self.resolver, &self.own).await;
         }
-        let allowed = self.allowed(target, &settings).await?;
-        let addresses = interleave(allowed).into_iter().map(|ip| SocketAddr::new(ip, target.port));
-        match timeout(limit, race(addresses.collect())).await {
-            Ok(Ok(stream)) => {
-                // Fails only on a connection that is already gone, which the first write reports.
-                let _ = stream.set_nodelay(true);
-                Ok(stream)
-            }
-            Ok(Err(error)) => Err(failure(target, &error)),
-            Err(_) => {
+        match race(self.allowed(target, &settings).await?, limit).await {
+            Ok(stream) => Ok(stream),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                 let sentence = format!("{target} did not answer within {} s", limit.as_secs());
                 Err(Failure::new(Kind::ConnectTimeout, Side::Server, sentence))
             }
+            Err(error) => Err(failure(target, &error)),
         }
     }
 

@@ -60,7 +60,7 @@ pub async fn run(
 }
 
 async fn probe(egress: &Egress, server: &Target) -> bool {
-    match timeout(PROBE_DEADLINE, egress.dial(server)).await {
+    match timeout(PROBE_DEADLINE, egress.dial(server, PROBE_DEADLINE)).await {
         Ok(Ok(_)) => true,
         Ok(Err(failure)) => {
             tracing::debug!(%server, reason = %failure, "server probe failed");

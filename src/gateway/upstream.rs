@@ -9,16 +9,16 @@ mod exchange;
 mod proxy;
 mod socks;
 
-use std::collections::VecDeque;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::access::Rule;
-use super::dial::{MAX_ADDRESSES, interleave, race};
+use super::dial::{Addresses, bounded, race};
 use super::dns::Resolver;
 use crate::failure::{Failure, Kind, Side};
 use crate::own_addresses::OwnAddresses;
@@ -98,16 +98,14 @@ async fn reach(address: &Target, resolver: &Resolver, own: &OwnAddresses) -> Res
         Host::Address(ip) => vec![*ip],
         Host::Name(name) => resolver.resolve(name).await.map_err(|failure| failure.sentence)?,
     };
-    let addresses = interleave(found).into_iter().take(MAX_ADDRESSES);
-    let addresses: VecDeque<_> = addresses.map(|ip| SocketAddr::new(ip, address.port)).collect();
-    if addresses.iter().any(|address| own.is_this_node(*address)) {
+    let known: Vec<_> = bounded(found).into_iter().map(|ip| SocketAddr::new(ip, address.port)).collect();
+    if known.iter().any(|address| own.is_this_node(*address)) {
         return Err("it is this node itself".into());
     }
-    let stream = timeout(CONNECT_DEADLINE, race(addresses)).await.map_err(|_late| "no answer".to_owned())?;
-    let stream = stream.map_err(|error| error.to_string())?;
-    // Fails only on a connection that is already gone, which the first write reports.
-    let _ = stream.set_nodelay(true);
-    Ok(stream)
+    race(Addresses { known, later: None }, CONNECT_DEADLINE).await.map_err(|error| match error.kind() {
+        io::ErrorKind::TimedOut => "no answer".to_owned(),
+        _ => error.to_string(),
+    })
 }
 
 impl Parent {

@@ -17,6 +17,7 @@ mod redirect;
 mod replay;
 mod resume;
 mod revocation;
+mod sockets;
 mod speedtest;
 mod transfer;
 mod transparent;
@@ -48,6 +49,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     upstream::CASES,
     page::CASES,
     doctor::CASES,
+    sockets::CASES,
     speedtest::CASES,
     clients::CASES,
 ];
