@@ -28,14 +28,14 @@ struct App {
 
 impl App {
     async fn associate(proxy: &Proxy) -> Self {
-        Self::from("127.0.0.1:0", 0, proxy).await
+        Self::asking(&header("0.0.0.0:0".parse().unwrap()), "127.0.0.1:0", proxy).await
     }
 
-    /// With a UDP socket at `address`, of which the request names `port`.
-    async fn from(address: &str, port: u16, proxy: &Proxy) -> Self {
+    /// With this header as the address in its request, and a UDP socket at `address`.
+    async fn asking(requested: &[u8], address: &str, proxy: &Proxy) -> Self {
         let mut control = Peer::connect(proxy.address).await;
-        control.say([5, 1, 0, 5, 3, 0, 1, 0, 0, 0, 0]).await;
-        control.say(port.to_be_bytes()).await;
+        control.say([5, 1, 0, 5, 3, 0]).await;
+        control.say(&requested[3..]).await;
         let mut reply = [0; 12];
         within(control.stream.read_exact(&mut reply)).await.unwrap();
         let [5, 0, 5, 0, 0, 1, 127, 0, 0, 1, high, low] = reply else { panic!("{reply:?}") };
@@ -188,14 +188,45 @@ async fn malformed_datagrams_and_those_of_others_are_dropped() {
 }
 
 #[tokio::test]
-async fn an_app_that_announces_its_port_may_use_only_that_port() {
+async fn whatever_address_an_app_requests_its_datagrams_are_carried() {
+    let (lab, server) = (Lab::new().await, Server::new().await);
+    let proxy = lab.proxy().await;
+    let nobody = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let by_name = |name: &[u8], port: u16| {
+        [&[0, 0, 0, 3, u8::try_from(name.len()).unwrap()], name, &port.to_be_bytes()].concat()
+    };
+    for requested in [
+        // Its destination.
+        header(server.1),
+        header("192.0.2.1:443".parse().unwrap()),
+        header("[2001:db8::1]:443".parse().unwrap()),
+        by_name(b"server.example", 443),
+        by_name(b"", 0),
+        // A port without an address, which is not its own; all zero.
+        header(SocketAddr::from(([0, 0, 0, 0], nobody.port()))),
+        header("[::]:0".parse().unwrap()),
+    ] {
+        let app = App::asking(&requested, "127.0.0.1:0", &proxy).await;
+        exchange(&app, &server).await;
+    }
+    assert!(metric(&proxy, "udp_dropped_total{reason=\"").await.is_empty());
+}
+
+#[tokio::test]
+async fn an_app_that_announces_its_port_gets_the_association_back_from_another() {
     let (lab, server) = (Lab::new().await, Server::new().await);
     let proxy = lab.proxy().await;
     let mine = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let app = App::from(&mine.to_string(), mine.port(), &proxy).await;
+    let app = App::asking(&header(mine), &mine.to_string(), &proxy).await;
     let other = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let first = [&header(server.1)[..], b"bad"].concat();
-    other.send_to(&first, app.socket.peer_addr().unwrap()).await.unwrap();
+    let say = async |payload: &str| {
+        let datagram = [&header(server.1)[..], payload.as_bytes()].concat();
+        other.send_to(&datagram, app.socket.peer_addr().unwrap()).await.unwrap();
+    };
+    say("first").await;
+    server.hear("first").await;
+    exchange(&app, &server).await;
+    say("dropped").await;
     exchange(&app, &server).await;
 }
 

@@ -46,7 +46,7 @@ const BUFFER: usize = 512;
 pub enum Command {
     /// A connection to this target.
     Connect(Target),
-    /// An association for datagrams, which will come from this UDP port of the app; 0 if it does not know it yet.
+    /// An association for datagrams, with the port in the request: the app's own UDP port, 0, or any other.
     Associate(u16),
 }
 
@@ -248,7 +248,8 @@ async fn request(reader: &mut (impl AsyncRead + Unpin)) -> Result<Command, Hands
     };
     match command {
         CONNECT => {}
-        // The host is ignored: only datagrams from the other end of this connection are accepted.
+        // The host is ignored: only datagrams from the other end of this connection are accepted. Many apps write their
+        // destination here.
         UDP_ASSOCIATE => {
             return Ok(Command::Associate(match address {
                 TargetAddr::Ip(address) => address.port(),

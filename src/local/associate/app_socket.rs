@@ -1,8 +1,8 @@
 //! The app's end of an association: a UDP socket of this node that only that app may use.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::OnceLock;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
 use tokio::net::{TcpStream, UdpSocket};
 
@@ -12,41 +12,47 @@ use crate::net;
 pub(super) struct AppSocket {
     /// The socket.
     pub(super) socket: UdpSocket,
-    /// The other end of the app's TCP connection: datagrams from elsewhere are dropped.
-    ip: IpAddr,
-    /// The app's UDP port, once it is known: the one that it announced, or else that of its first datagram.
-    port: OnceLock<u16>,
+    /// The other end of the app's TCP connection: datagrams from other addresses are dropped.
+    peer: SocketAddr,
+    /// The port in the app's request. RFC 1928 §7 means the app's own UDP port, but many apps write 0 or the port of
+    /// their destination.
+    announced: u16,
+    /// The app's UDP port: that of its first datagram, until one comes from the announced port. 0 before the first one.
+    port: AtomicU16,
 }
 
 impl AppSocket {
-    /// Binds a socket for the app at the other end of `control`, on the address that the app reaches this node at. `port`
-    /// is the app's UDP port, 0 if it does not know it yet.
+    /// Binds a socket for the app at the other end of `control`, on the address that the app reaches this node at.
+    /// `announced` is the port in the app's request.
     ///
     /// # Errors
     /// The error of the system.
-    pub(super) async fn bind(control: &TcpStream, port: u16) -> io::Result<Self> {
-        let (here, there) = (net::plain(control.local_addr()?), net::plain(control.peer_addr()?));
-        let socket = UdpSocket::bind(SocketAddr::new(here.ip(), 0)).await?;
+    pub(super) async fn bind(control: &TcpStream, announced: u16) -> io::Result<Self> {
+        let (mut here, peer) = (net::plain(control.local_addr()?), net::plain(control.peer_addr()?));
+        // Changes nothing else: a link-local address keeps its interface.
+        here.set_port(0);
+        let socket = UdpSocket::bind(here).await?;
         socket.writable().await?;
-        let port = if port == 0 { OnceLock::new() } else { OnceLock::from(port) };
-        Ok(Self { socket, ip: there.ip(), port })
+        Ok(Self { socket, peer, announced, port: AtomicU16::new(0) })
     }
 
     /// Whether a datagram from this address is the app's.
     pub(super) fn is_app(&self, from: SocketAddr) -> bool {
-        let from = net::plain(from);
-        from.ip() == self.ip && self.port.get().is_none_or(|port| *port == from.port())
+        let (from, known) = (net::plain(from), self.port.load(Relaxed));
+        from.ip() == self.peer.ip() && (known == 0 || [known, self.announced].contains(&from.port()))
     }
 
-    /// From now on this is the app's port, unless it is known already.
+    /// Notes the port of a datagram of the app.
     pub(super) fn learn_port(&self, port: u16) {
-        self.port.get_or_init(|| port);
+        if self.port.load(Relaxed) == 0 || port == self.announced {
+            self.port.store(port, Relaxed);
+        }
     }
 
     /// Sends a datagram to the app; false if it could not be sent at once.
     pub(super) fn send(&self, header: &[u8], payload: &[u8]) -> bool {
-        let Some(port) = self.port.get() else { return false };
-        let to = SocketAddr::new(self.ip, *port);
-        self.socket.try_send_to(&[header, payload].concat(), to).is_ok()
+        let (mut to, port) = (self.peer, self.port.load(Relaxed));
+        to.set_port(port);
+        port != 0 && self.socket.try_send_to(&[header, payload].concat(), to).is_ok()
     }
 }
