@@ -14,6 +14,16 @@ use crate::wire::target::{Host, Target};
 use addresses::{embedded_v4, is_special, plain};
 pub use rule::{Rule, RuleError};
 
+/// Names that hosts files give to the machine itself.
+const LOCAL_NAMES: [&str; 6] = [
+    "localhost",
+    "localhost.localdomain",
+    "localhost6",
+    "localhost6.localdomain6",
+    "ip6-localhost",
+    "ip6-loopback",
+];
+
 /// The rules of one gateway.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
@@ -72,7 +82,7 @@ impl Access {
     /// [`Kind::NameForbidden`].
     pub fn judge_name_alone(&self, target: &Target) -> Result<(), Failure> {
         let Host::Name(name) = &target.host else { return self.judge_name(target) };
-        let is_local = name == "localhost" || name.ends_with(".localhost");
+        let is_local = LOCAL_NAMES.contains(&name.as_str()) || name.ends_with(".localhost");
         let first = self
             .rules
             .iter()
@@ -210,7 +220,7 @@ mod tests {
         assert!(!judge(&["*.example.org:443"], &[], "www.example.org:80"));
         assert!(!judge(&["10.0.0.0/8"], &[], "example.org:443"), "its address cannot be judged");
         assert!(!judge(&["*"], &["example.org"], "example.org:443"));
-        for local in ["localhost:80", "db.localhost:80"] {
+        for local in ["localhost:80", "LOCALHOST.:80", "db.localhost:80", "ip6-localhost:80"] {
             assert!(!judge(&["*", "localhost"], &[], local), "{local}");
         }
     }
@@ -240,11 +250,43 @@ mod tests {
             "64:ff9b::a9fe:a9fe",
             "64:ff9b:1::a00:1",
             "64:ff9b:1:fffe:aaaa::1",
+            "::ffff:0:127.0.0.1",
+            "2001:0:102:304:0:0:80ff:fffe",
+            "2001:db8::5efe:127.0.0.1",
+            "2001:db8::200:5efe:127.0.0.1",
         ] {
             let failure = access.judge_address(&target("rebound.example:80"), ip(special)).unwrap_err();
             assert_eq!(failure.kind, Kind::AddressForbidden, "{special}");
         }
         assert!(access.judge_name(&target("127.0.0.1:80")).is_err());
+    }
+
+    #[test]
+    fn no_form_of_an_address_passes_as_a_name() {
+        let denied = Access::new(&[], &[], &rules(&["127.0.0.0/8", "10.0.0.0/8"]));
+        for text in [
+            "127.1",
+            "2130706433",
+            "0x7f000001",
+            "0177.0.0.1",
+            "127.0.0.1.",
+            "\u{ff11}\u{ff12}\u{ff17}.0.0.1",
+            "[::ffff:127.0.0.1]",
+            "[::127.0.0.1]",
+            "[64:ff9b::7f00:1]",
+            "10.1",
+            "0xa000001",
+            "[::ffff:10.0.0.1]",
+            "[64:ff9b::a00:1]",
+        ] {
+            let target = target(&format!("{text}:80"));
+            // With an upstream proxy a name would be passed on unresolved.
+            for judged in [denied.judge_name(&target), denied.judge_name_alone(&target)] {
+                assert_eq!(judged.unwrap_err().kind, Kind::AddressForbidden, "{text}");
+            }
+            let subject = denied.judge_question(&target.host);
+            assert_eq!(subject.unwrap_err().kind, Kind::NameForbidden, "{text}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The header before each datagram that a SOCKS5 app sends or receives (RFC 1928 §7).
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use super::target::{Host, Target};
 
@@ -38,11 +38,11 @@ pub fn parse(datagram: &[u8]) -> Result<(Target, usize), Unusable> {
     let (host, rest) = match kind {
         IPV4 => {
             let (ip, rest) = rest.split_first_chunk::<4>().ok_or(Unusable::Truncated)?;
-            (Host::Address(IpAddr::from(Ipv4Addr::from(*ip))), rest)
+            (Host::from(IpAddr::from(*ip)), rest)
         }
         IPV6 => {
             let (ip, rest) = rest.split_first_chunk::<16>().ok_or(Unusable::Truncated)?;
-            (Host::Address(IpAddr::from(Ipv6Addr::from(*ip))), rest)
+            (Host::from(IpAddr::from(*ip)), rest)
         }
         NAME => {
             let (&length, rest) = rest.split_first().ok_or(Unusable::Truncated)?;
@@ -73,6 +73,8 @@ mod tests {
             (b"\0\0\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\x01\xbb", "[::1]:443"),
             (b"\0\0\0\x03\x0bExample.org\x00\x35", "example.org:53"),
             (b"\0\0\0\x03\x0810.0.0.1\x00\x35", "10.0.0.1:53"),
+            (b"\0\0\0\x03\x0610.0.1\x00\x35", "10.0.0.1:53"),
+            (b"\0\0\0\x04\0\0\0\0\0\0\0\0\0\0\xff\xff\x0a\0\0\x01\0\x35", "10.0.0.1:53"),
         ] {
             let datagram = [header, b"payload"].concat();
             assert_eq!(parse(&datagram), Ok((target.parse().unwrap(), header.len())));

@@ -1,7 +1,7 @@
 //! The destination that an app requests: `host:port`.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 /// A host, identified by name or by address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Host {
-    /// A name in lower case without a trailing dot. It contains only letters, digits, `-`, `_` and `.`.
+    /// A name in lower case without a trailing dot. It contains only letters, digits, `-`, `_` and `.`, and no software
+    /// takes it for an address.
     Name(String),
-    /// An address.
+    /// An address, never an IPv4-mapped one.
     Address(IpAddr),
 }
 
@@ -39,20 +40,32 @@ pub enum TargetError {
     /// The name contains other characters, or it or one of its labels is empty or too long (RFC 1035 §2.3.4).
     #[error("the host is neither an IP address nor a name of letters, digits, '-', '_' and '.'")]
     Name,
+    /// Its last label is a number, so that it is read as an IPv4 address, but it is none.
+    #[error("the host looks like an IPv4 address and is none")]
+    Address,
 }
 
 impl Host {
-    /// Parses a name or an address; IPv6 with or without brackets. A trailing dot does not turn an IPv4 address into a
-    /// name: `10.0.0.1.` is the address.
+    /// Parses a name or an address; IPv6 with or without brackets, without a zone. Whatever some software takes for an
+    /// IPv4 address is one, so that no address passes the access rules as a name: a trailing dot (`10.0.0.1.`), fewer
+    /// than four numbers, octal and hexadecimal ones (`127.1`, `0x7f000001`), as inet_aton(3) and browsers read them
+    /// (WHATWG URL §3.5). Names of other scripts are converted to A-labels (RFC 5890 §2.3.2.1, UTS #46).
     ///
     /// # Errors
-    /// [`TargetError::Name`].
+    /// [`TargetError::Name`], [`TargetError::Address`].
     pub fn parse(text: &str) -> Result<Self, TargetError> {
+        if !text.is_ascii() {
+            let ascii = idna::domain_to_ascii(text).map_err(|_not_a_name| TargetError::Name)?;
+            return if ascii.is_ascii() { Self::parse(&ascii) } else { Err(TargetError::Name) };
+        }
         let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         let name = text.strip_suffix('.').unwrap_or(text);
         if let Ok(address) = bare.unwrap_or(name).parse::<IpAddr>() {
             let odd = if address.is_ipv4() { bare.is_some() } else { name != text };
-            return if odd { Err(TargetError::Name) } else { Ok(Self::Address(address)) };
+            return if odd { Err(TargetError::Name) } else { Ok(Self::from(address)) };
+        }
+        if let Some(address) = numeric(name) {
+            return address.map(|address| Self::Address(address.into())).ok_or(TargetError::Address);
         }
         let label_ok = |label: &str| {
             (1..=63).contains(&label.len())
@@ -63,6 +76,52 @@ impl Host {
         }
         Ok(Self::Name(name.to_ascii_lowercase()))
     }
+}
+
+impl From<IpAddr> for Host {
+    fn from(address: IpAddr) -> Self {
+        Self::Address(address.to_canonical())
+    }
+}
+
+/// The IPv4 address that a host is whose last label is a number (WHATWG URL §3.5); `Some(None)` if that is not one.
+/// `None` for a name.
+fn numeric(host: &str) -> Option<Option<Ipv4Addr>> {
+    let last = host.rsplit('.').next()?;
+    let is_number = match hexadecimal(last) {
+        Some(digits) => digits.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        None => !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit()),
+    };
+    is_number.then(|| {
+        let parts: Vec<_> = host.split('.').map(number).collect::<Option<_>>()?;
+        let (last, first) = parts.split_last().filter(|(_, first)| first.len() < 4)?;
+        let mut address = *last;
+        if *last >= 1 << (8 * (4 - first.len())) {
+            return None;
+        }
+        for (at, part) in first.iter().enumerate() {
+            address |= u64::from(u8::try_from(*part).ok()?) << (8 * (3 - at));
+        }
+        u32::try_from(address).ok().map(Ipv4Addr::from)
+    })
+}
+
+fn hexadecimal(part: &str) -> Option<&str> {
+    part.strip_prefix("0x").or_else(|| part.strip_prefix("0X"))
+}
+
+/// One part of an IPv4 address: decimal, octal after `0`, hexadecimal after `0x`.
+fn number(part: &str) -> Option<u64> {
+    let (digits, radix) = match (hexadecimal(part), part.strip_prefix('0')) {
+        (Some(""), _) | (None, Some("")) => return Some(0),
+        (Some(digits), _) => (digits, 16),
+        (None, Some(digits)) => (digits, 8),
+        (None, None) => (part, 10),
+    };
+    digits
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric())
+        .then(|| u64::from_str_radix(digits, radix).ok())?
 }
 
 impl Target {
@@ -88,7 +147,7 @@ impl Target {
 
 impl From<SocketAddr> for Target {
     fn from(address: SocketAddr) -> Self {
-        Self { host: Host::Address(address.ip()), port: address.port() }
+        Self { host: Host::from(address.ip()), port: address.port() }
     }
 }
 
@@ -166,13 +225,104 @@ mod tests {
             ("a..b:80", TargetError::Name),
             ("[10.0.0.1]:80", TargetError::Name),
             ("[::1.]:80", TargetError::Name),
-            ("caf\u{e9}:80", TargetError::Name),
+            ("fe80::1%eth0:80", TargetError::Form),
+            ("[fe80::1%25eth0]:80", TargetError::Name),
         ] {
             assert_eq!(text.parse::<Target>(), Err(error), "{text}");
         }
     }
 
+    #[test]
+    fn whatever_any_software_takes_for_an_address_is_one() {
+        for (address, texts) in [
+            (
+                "127.0.0.1",
+                &[
+                    "127.1",
+                    "127.0.1",
+                    "127.0.0.1.",
+                    "127.1.",
+                    "2130706433",
+                    "0x7f000001",
+                    "0X7F.1",
+                    "0x7f.0x0.0x0.0x1",
+                    "0177.0.0.1",
+                    "0177.1",
+                    "017700000001",
+                    "00000000177.0.0.1",
+                    "127.0.0.0x1",
+                    "[::ffff:127.0.0.1]",
+                    "::ffff:7f00:1",
+                    "[0:0:0:0:0:ffff:7f00:0001]",
+                    "\u{ff11}\u{ff12}\u{ff17}.\u{ff10}.0.1",
+                    "\u{ff11}\u{ff12}\u{ff17}\u{ff0e}0\u{3002}0.\u{ff11}",
+                    "0\u{ff58}7f.1",
+                    "\u{2460}27.0.0.1",
+                ][..],
+            ),
+            ("0.0.0.0", &["0", "0x", "0x0", "0.0", "00.0x.0.0"]),
+            ("255.255.255.255", &["4294967295", "0xffffffff", "255.16777215", "0377.255.65535"]),
+            ("10.0.0.42", &["10.42", "012.0.42"]),
+            ("::127.0.0.1", &["::7f00:1", "[::127.0.0.1]"]),
+            ("64:ff9b::7f00:1", &["64:ff9b::127.0.0.1"]),
+        ] {
+            let address: IpAddr = address.parse().unwrap();
+            for text in texts {
+                assert_eq!(Host::parse(text), Ok(Host::Address(address)), "{text}");
+            }
+        }
+        for text in [
+            "10.0.0.256",
+            "256.0.0.1",
+            "1.2.3.4.5",
+            "4294967296",
+            "0x100000000",
+            "08.1.1.1",
+            "127.0.0.08",
+            "1..2",
+            "a.1",
+            "example.0x7f",
+            "1.2.3.-4.5",
+            "99999999999999999999999999999",
+        ] {
+            assert_eq!(Host::parse(text), Err(TargetError::Address), "{text}");
+        }
+        for name in ["1e100.net", "0xdeadbeef.example", "x7f", "10.in-addr.arpa", "3com", "0x7g", "1.2.3.4a"]
+        {
+            assert_eq!(Host::parse(name), Ok(Host::Name(name.into())));
+        }
+    }
+
+    #[test]
+    fn names_of_other_scripts_are_converted_and_others_stay_as_they_are() {
+        for (text, name) in [
+            ("caf\u{e9}.example", "xn--caf-dma.example"),
+            ("B\u{dc}CHER.example.", "xn--bcher-kva.example"),
+            ("xn--caf-dma.example", "xn--caf-dma.example"),
+            ("_dmarc.some_host.example", "_dmarc.some_host.example"),
+        ] {
+            assert_eq!(Host::parse(text), Ok(Host::Name(name.into())), "{text}");
+        }
+        assert_eq!(Host::parse("\u{fffd}.example"), Err(TargetError::Name));
+    }
+
     proptest! {
+        #[test]
+        fn every_form_of_an_address_is_read_as_that_address(
+            bits in any::<u32>(), parts in 1_u32..=4, radix in prop::collection::vec(0_usize..3, 4),
+        ) {
+            let one = |number: u32, radix: usize| match radix {
+                0 => number.to_string(),
+                1 => format!("0{number:o}"),
+                _ => format!("0x{number:x}"),
+            };
+            let last = 8 * (5 - parts);
+            let mut text: Vec<_> = (1..parts).map(|part| (bits >> (32 - 8 * part)) & 0xff).collect();
+            text.push(if last == 32 { bits } else { bits & ((1 << last) - 1) });
+            let text: Vec<_> = text.into_iter().zip(radix).map(|(part, radix)| one(part, radix)).collect();
+            prop_assert_eq!(Host::parse(&text.join(".")), Ok(Host::Address(Ipv4Addr::from(bits).into())));
+        }
+
         #[test]
         fn any_text_is_read_or_refused_and_reads_back(text in "\\PC{0,80}") {
             if let Ok(target) = text.parse::<Target>() {

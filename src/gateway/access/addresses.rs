@@ -24,15 +24,18 @@ pub(super) fn is_local_nat64(ip: Ipv6Addr) -> bool {
     ip.segments()[..3] == [0x64, 0xff9b, 1]
 }
 
-/// The IPv4 address embedded in some IPv6 addresses: IPv4-compatible (::/96), NAT64 (64:ff9b::/96, RFC 6052, and the
-/// usual form of 64:ff9b:1::/48) and 6to4 (2002::/16, RFC 3056).
+/// The IPv4 address embedded in some IPv6 addresses: IPv4-compatible (::/96), IPv4-translated (::ffff:0:0:0/96, RFC 2765
+/// §2.1), NAT64 (64:ff9b::/96, RFC 6052, and the usual form of 64:ff9b:1::/48), 6to4 (2002::/16, RFC 3056), ISATAP
+/// (RFC 5214 §6.1) and the client's in Teredo (2001::/32, RFC 4380 §4).
 pub(super) fn embedded_v4(ip: IpAddr) -> Option<Ipv4Addr> {
     let IpAddr::V6(ip) = ip else { return None };
     let v4 = |high: u16, low: u16| Some(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)));
     match ip.segments() {
-        [0, 0, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
+        [0, 0, 0, 0, 0 | 0xffff, 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
         [0x64, 0xff9b, 1, _, _, _, high, low] => v4(high, low),
+        [0x2001, 0, _, _, _, _, high, low] => v4(!high, !low),
         [0x2002, high, low, ..] => v4(high, low),
+        [_, _, _, _, 0 | 0x200, 0x5efe, high, low] => v4(high, low),
         _ => None,
     }
 }

@@ -28,7 +28,7 @@ enum Hosts {
 /// The text is not a rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "'{0}' is not a rule: write a host, *.domain, address, CIDR or *, each with an optional :port or :port-port, and IPv6 with a port in brackets"
+    "'{0}' is not a rule: write a host, *.domain, address (IPv4 as four numbers up to 255), CIDR or *, each with an optional :port or :port-port, and IPv6 with a port in brackets"
 )]
 pub struct RuleError(String);
 
@@ -195,6 +195,19 @@ mod tests {
         }
         assert_eq!("fd00::/8".parse::<Rule>().unwrap().to_string(), "[fd00::/8]");
         for text in ["", "a b", "a:0", "a:2-1", "a:x", "a:", "*a", "10.0.0.0/33", "[::1", "a:1:2"] {
+            assert!(text.parse::<Rule>().is_err(), "{text}");
+        }
+        // What looks like an address and is none, and what is one only to some software.
+        for text in [
+            "10.0.0.256",
+            "10.0.0.256:80",
+            "1.2.3.4.5",
+            "10.1",
+            "010.0.0.1",
+            "0x0a000001",
+            "*.256",
+            "10.0.0/24",
+        ] {
             assert!(text.parse::<Rule>().is_err(), "{text}");
         }
     }
