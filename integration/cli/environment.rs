@@ -6,58 +6,140 @@ use nix::sys::signal::Signal;
 
 use crate::machine::{Machine, Output};
 
-const NAMES: [&str; 7] =
-    ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "no_proxy", "NO_PROXY", "NODE_USE_ENV_PROXY"];
+/// A shell, its arguments before the code, and the options of `laneway env` for it.
+type Shell = (&'static str, &'static [&'static str], &'static [&'static str]);
 
-/// The variables that a shell has after it has evaluated `laneway env`; `None` when the shell is not installed.
-fn shell(program: &str, arguments: &[&str], input: &str) -> Option<String> {
+const SHELLS: [Shell; 6] = [
+    ("sh", &["-euc"], &[]),
+    ("dash", &["-euc"], &[]),
+    ("bash", &["-euc"], &[]),
+    ("zsh", &["-fuc"], &[]),
+    ("fish", &["--no-config", "-c"], &["--shell", "fish"]),
+    ("pwsh", &["-NoProfile", "-Command"], &["--shell", "powershell"]),
+];
+
+/// The exceptions that `laneway env` adds.
+const OWN: &str = "localhost,127.0.0.1,::1";
+
+/// The variables that a shell has, sorted, after it has evaluated `code` with the variables `before`; `None` when the
+/// shell is not installed. Without those that shells make themselves.
+fn variables(shell: &Shell, before: &[(&str, &str)], code: &[&str]) -> Option<Vec<String>> {
+    let (program, arguments, _) = shell;
+    let show = if *program == "pwsh" { "Get-ChildItem Env: | % { $_.Name + '=' + $_.Value }" } else { "env" };
     let mut command = Command::new(program);
-    command.args(arguments).arg(input).stdin(Stdio::null()).env("no_proxy", "before");
-    match command.output() {
-        Ok(output) => Some(String::from_utf8(output.stdout).unwrap()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+    command.args(*arguments).arg([code, &[show]].concat().join("\n")).stdin(Stdio::null());
+    command.env_clear().env("PATH", std::env::var("PATH").unwrap()).env("HOME", "/nonexistent");
+    command.envs(before.iter().copied());
+    let output = match command.output() {
+        Ok(output) => output,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            eprintln!("{program} is not installed: skipped");
+            return None;
+        }
         Err(error) => panic!("{program}: {error}"),
+    };
+    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    let shown = String::from_utf8(output.stdout).unwrap();
+    let interesting =
+        |line: &&str| line.to_lowercase().contains("proxy") && !line.starts_with("LANEWAY_SAVED_");
+    let mut lines: Vec<_> = shown.lines().filter(interesting).map(str::to_owned).collect();
+    lines.sort_unstable();
+    Some(lines)
+}
+
+fn code(machine: &Machine, shell: &Shell, options: &[&str]) -> String {
+    let arguments = [&["env", "--proxy", "127.0.0.1:3128"], shell.2, options].concat();
+    machine.laneway(arguments).success().stdout
+}
+
+#[test]
+fn a_shell_gets_the_variables() {
+    let machine = Machine::new();
+    for shell in SHELLS {
+        let set = code(&machine, &shell, &["--socks"]);
+        let Some(shown) = variables(&shell, &[], &[&set]) else { continue };
+        let mut expected: Vec<_> = ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"]
+            .map(|name| format!("{name}=http://127.0.0.1:3128"))
+            .into();
+        expected.extend(["all_proxy", "ALL_PROXY"].map(|name| format!("{name}=socks5h://127.0.0.1:3128")));
+        expected.extend(["no_proxy", "NO_PROXY"].map(|name| format!("{name}={OWN}")));
+        expected.push("NODE_USE_ENV_PROXY=1".into());
+        expected.sort_unstable();
+        assert_eq!(shown, expected, "{}", shell.0);
+        assert!(!code(&machine, &shell, &[]).contains("ALL_PROXY"), "SOCKS only when it is asked for");
     }
 }
 
 #[test]
-fn a_shell_gets_the_variables_and_unsets_them_again() {
+fn the_users_own_variables_are_kept_and_come_back() {
     let machine = Machine::new();
-    let said = |options: &[&str]| {
-        let arguments = [&["env", "--proxy", "127.0.0.1:3128"], options].concat();
-        machine.laneway(arguments).success().stdout
-    };
-    for (program, arguments, options) in [
-        ("sh", &["-c"][..], &[][..]),
-        ("bash", &["-c"], &[]),
-        ("zsh", &["-c"], &[]),
-        ("fish", &["--no-config", "-c"], &["--shell", "fish"]),
-        ("pwsh", &["-NoProfile", "-Command"], &["--shell", "powershell"]),
-    ] {
-        let set = said(&[options, &["--socks"]].concat());
-        let show =
-            if program == "pwsh" { "Get-ChildItem Env: | % { $_.Name + '=' + $_.Value }" } else { "env" };
-        let Some(shown) = shell(program, arguments, &format!("{set}\n{show}")) else {
-            eprintln!("{program} is not installed: skipped");
-            continue;
-        };
-        for line in [
-            "http_proxy=http://127.0.0.1:3128",
-            "HTTPS_PROXY=http://127.0.0.1:3128",
-            "no_proxy=localhost,127.0.0.1,::1",
-            "NODE_USE_ENV_PROXY=1",
-            "ALL_PROXY=socks5h://127.0.0.1:3128",
-        ] {
-            assert!(shown.lines().any(|shown| shown == line), "{program}: no {line} in {shown}");
-        }
-        let unset = said(&[options, &["--unset"]].concat());
-        let shown = shell(program, arguments, &format!("{set}\n{unset}\n{show}")).unwrap();
-        for name in NAMES.iter().chain(&["ALL_PROXY", "all_proxy"]) {
-            let left = shown.lines().find(|line| line.starts_with(&format!("{name}=")));
-            assert_eq!(left, None, "{program}");
+    let theirs: &[&[(&str, &str)]] = &[
+        &[],
+        &[("no_proxy", "intranet.example,10.0.0.0/8"), ("NO_PROXY", "other.example")],
+        &[("NO_PROXY", "intranet.example")],
+        &[("no_proxy", "")],
+        &[("no_proxy", "*.example, it's $HOME \\ \"x\"")],
+        &[
+            ("http_proxy", "http://user:pass@proxy.example:8080"),
+            ("ALL_PROXY", "socks5://proxy.example"),
+            ("ftp_proxy", "http://ftp.example"),
+            ("rsync_proxy", "rsync.example:80"),
+            ("npm_config_proxy", "http://npm.example"),
+            ("npm_config_noproxy", "npm.example"),
+        ],
+    ];
+    for shell in SHELLS {
+        let (set, unset) = (code(&machine, &shell, &["--socks"]), code(&machine, &shell, &["--unset"]));
+        for before in theirs {
+            let show = |code: &[&str]| variables(&shell, before, code);
+            let Some(untouched) = show(&[]) else { break };
+            for undone in [&[&set, &unset][..], &[&set, &set, &unset], &[&unset], &[&set, &unset, &unset]] {
+                let undone: Vec<_> = undone.iter().map(|code| code.as_str()).collect();
+                assert_eq!(show(&undone).unwrap(), untouched, "{} {before:?}", shell.0);
+            }
+            let once = show(&[&set]).unwrap();
+            assert_eq!(show(&[&set, &set]).unwrap(), once, "{} {before:?}", shell.0);
+            let value_of =
+                |name: &str| before.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
+            for (name, other) in [("no_proxy", "NO_PROXY"), ("NO_PROXY", "no_proxy")] {
+                let own = value_of(name).filter(|value| !value.is_empty()).or(value_of(other)).unwrap_or("");
+                let expected = format!("{name}={own}{}{OWN}", if own.is_empty() { "" } else { "," });
+                assert!(once.contains(&expected), "{}: no {expected} in {once:?}", shell.0);
+            }
+            for kept in ["ftp_proxy", "rsync_proxy", "npm_config_proxy", "npm_config_noproxy"] {
+                let line = |all: &[String]| all.iter().find(|line| line.starts_with(kept)).cloned();
+                assert_eq!(line(&once), line(&untouched), "{}", shell.0);
+            }
         }
     }
-    assert!(!said(&[]).contains("ALL_PROXY"), "SOCKS only when it is asked for");
+}
+
+#[test]
+fn a_command_keeps_the_users_exceptions_from_the_proxy() {
+    for (before, expected) in [
+        (
+            &[("no_proxy", "a.example"), ("NO_PROXY", "b.example,127.0.0.1")][..],
+            ["a.example,localhost,127.0.0.1,::1", "b.example,127.0.0.1,localhost,::1"],
+        ),
+        (&[("NO_PROXY", "a.example")], ["a.example,localhost,127.0.0.1,::1"; 2]),
+        (&[("no_proxy", "")], [OWN; 2]),
+        (&[], [OWN; 2]),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_laneway"));
+        command.args(["run", "--proxy", "127.0.0.1:3128", "--", "sh", "-c"]);
+        command.arg("echo $no_proxy; echo $NO_PROXY; echo $ALL_PROXY").stdin(Stdio::null());
+        command
+            .env_remove("no_proxy")
+            .env_remove("NO_PROXY")
+            .env("ALL_PROXY", "socks5://other")
+            .envs(before.iter().copied());
+        let output = Output::of(&mut command);
+        assert_eq!(
+            output.stdout,
+            format!("{}\n{}\nsocks5://other\n", expected[0], expected[1]),
+            "{before:?}"
+        );
+    }
 }
 
 #[test]

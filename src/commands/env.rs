@@ -30,6 +30,75 @@ enum Shell {
     Powershell,
 }
 
+/// A variable.
+struct Variable {
+    name: &'static str,
+    value: String,
+    /// For a list: the variable of the same meaning in the other case.
+    list: Option<&'static str>,
+}
+
+/// The prefix of the variables that keep what was there before: `v` and the value, or `n` for none.
+const SAVED: &str = "LANEWAY_SAVED_";
+
+impl Shell {
+    /// Code that saves the variable, unless an earlier evaluation has saved it, and then sets it. A list keeps the entries
+    /// that it had, or those of its other name.
+    fn set(self, Variable { name, value, list }: &Variable) -> String {
+        let saved = format!("{SAVED}{name}");
+        match (self, list) {
+            (Self::Sh, None) => format!(
+                "[ -n \"${{{saved}+x}}\" ] || export {saved}=\"${{{name}+v}}${{{name}-n}}\";\nexport {name}='{value}';\n"
+            ),
+            (Self::Sh, Some(other)) => format!(
+                "[ -n \"${{{saved}+x}}\" ] || export {saved}=\"${{{name}+v}}${{{name}-n}}\";\n\
+                 [ -n \"${{{name}-}}\" ] || {name}=\"${{{other}-}}\";\n\
+                 [ \"${{{name}#*{value}}}\" != \"${{{name}}}\" ] || {name}=\"${{{name}:+${name},}}{value}\";\n\
+                 export {name};\n"
+            ),
+            (Self::Fish, None) => format!(
+                "set -q {saved}; or if set -q {name}; set -gx {saved} \"v${name}\"; else; set -gx {saved} n; end;\n\
+                 set -gx {name} '{value}';\n"
+            ),
+            (Self::Fish, Some(other)) => format!(
+                "set -q {saved}; or if set -q {name}; set -gx {saved} \"v${name}\"; else; set -gx {saved} n; end;\n\
+                 if test -z \"${name}\"; set -gx {name} \"${other}\"; end;\n\
+                 if test -z \"${name}\"; set -gx {name} '{value}'; \
+                 else if not string match -q -- '*{value}*' \"${name}\"; set -gx {name} \"${name},{value}\"; end;\n"
+            ),
+            (Self::Powershell, None) => format!(
+                "if (-not $Env:{saved}) {{ $Env:{saved} = if (Test-Path Env:{name}) {{ 'v' + $Env:{name} }} else {{ 'n' }} }}\n\
+                 $Env:{name} = '{value}'\n"
+            ),
+            (Self::Powershell, Some(other)) => format!(
+                "if (-not $Env:{saved}) {{ $Env:{saved} = if (Test-Path Env:{name}) {{ 'v' + $Env:{name} }} else {{ 'n' }} }}\n\
+                 if (-not $Env:{name}) {{ $Env:{name} = $Env:{other} }}\n\
+                 if (-not $Env:{name}) {{ $Env:{name} = '{value}' }} \
+                 elseif (-not $Env:{name}.Contains('{value}')) {{ $Env:{name} += ',{value}' }}\n"
+            ),
+        }
+    }
+
+    /// Code that restores a variable that [`Shell::set`] has saved, and leaves it alone otherwise.
+    fn restore(self, name: &str) -> String {
+        let saved = format!("{SAVED}{name}");
+        match self {
+            Self::Sh => format!(
+                "if [ -n \"${{{saved}+x}}\" ]; then if [ \"${{{saved}}}\" = n ]; then unset {name}; \
+                 else export {name}=\"${{{saved}#v}}\"; fi; unset {saved}; fi;\n"
+            ),
+            Self::Fish => format!(
+                "if set -q {saved}; if test \"${saved}\" = n; set -e {name}; \
+                 else; set -gx {name} (string sub -s 2 -- \"${saved}\"); end; set -e {saved}; end;\n"
+            ),
+            Self::Powershell => format!(
+                "if ($Env:{saved}) {{ if ($Env:{saved} -eq 'n') {{ Remove-Item Env:{name} -ErrorAction SilentlyContinue }} \
+                 else {{ $Env:{name} = $Env:{saved}.Substring(1) }}; Remove-Item Env:{saved} }}\n"
+            ),
+        }
+    }
+}
+
 /// Selects the variables.
 #[derive(Debug, clap::Args)]
 struct Selection {
@@ -48,7 +117,7 @@ pub struct Env {
     /// The shell that evaluates the output
     #[arg(long, value_enum, default_value_t)]
     shell: Shell,
-    /// Unset the variables instead
+    /// Restore the variables as they were before
     #[arg(long)]
     unset: bool,
     /// Print '--env' options for 'docker run', with the address at which containers reach this machine; the node must
@@ -89,16 +158,10 @@ impl Env {
             return Ok(());
         }
         let mut lines = String::new();
-        for (name, value) in variables(&address.to_string(), self.selection.socks || self.unset) {
-            let _ = match (self.shell, self.unset) {
-                (Shell::Sh, false) => writeln!(lines, "export {name}='{value}'"),
-                (Shell::Sh, true) => writeln!(lines, "unset {name}"),
-                (Shell::Fish, false) => writeln!(lines, "set -gx {name} '{value}'"),
-                (Shell::Fish, true) => writeln!(lines, "set -e {name}"),
-                (Shell::Powershell, false) => writeln!(lines, "$Env:{name} = '{value}'"),
-                (Shell::Powershell, true) => {
-                    writeln!(lines, "Remove-Item Env:{name} -ErrorAction SilentlyContinue")
-                }
+        for variable in variables(&address.to_string(), self.selection.socks || self.unset) {
+            lines += &match self.unset {
+                false => self.shell.set(&variable),
+                true => self.shell.restore(variable.name),
             };
         }
         say(lines.trim_end());
@@ -115,7 +178,14 @@ impl Run {
         let address = self.selection.port.address()?.to_string();
         let (program, arguments) = self.command.split_first().expect("the command line requires one");
         let mut command = Command::new(program);
-        command.args(arguments).envs(variables(&address, self.selection.socks));
+        command.args(arguments);
+        for Variable { name, value, list } in variables(&address, self.selection.socks) {
+            let own = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+            match list.and_then(|other| own(name).or_else(|| own(other))) {
+                Some(entries) => command.env(name, with_entries(entries, &value)),
+                None => command.env(name, value),
+            };
+        }
         let error = crate::sys::process::replace(&mut command);
         let code = if error.kind() == ErrorKind::NotFound { 127 } else { 126 };
         let problem = Problem::new(format!("'{}' cannot be run", program.to_string_lossy()));
@@ -139,23 +209,32 @@ impl AptProxy {
     }
 }
 
-/// Names and values of the variables. In lower and upper case, since software reads one or the other; curl reads
-/// http_proxy in lower case only.
-fn variables(address: &str, socks: bool) -> Vec<(&'static str, String)> {
+/// The entries of a user's list, followed by those of `more` that are not in it.
+fn with_entries(mut entries: OsString, more: &str) -> OsString {
+    let known = entries.to_string_lossy().into_owned();
+    let known: Vec<_> = known.split([',', ' ']).collect();
+    for entry in more.split(',').filter(|entry| !known.contains(entry)) {
+        entries.push(",");
+        entries.push(entry);
+    }
+    entries
+}
+
+/// The variables. In lower and upper case, since software reads one or the other; curl reads http_proxy in lower case
+/// only.
+fn variables(address: &str, socks: bool) -> Vec<Variable> {
+    let variable = |name, value: &str| Variable { name, value: value.into(), list: None };
     let http = format!("http://{address}");
-    let mut variables = vec![
-        ("http_proxy", http.clone()),
-        ("https_proxy", http.clone()),
-        ("HTTP_PROXY", http.clone()),
-        ("HTTPS_PROXY", http),
-        ("no_proxy", NO_PROXY.into()),
-        ("NO_PROXY", NO_PROXY.into()),
-        // Makes Node.js use the variables.
-        ("NODE_USE_ENV_PROXY", "1".into()),
-    ];
+    let mut variables: Vec<_> =
+        ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"].map(|name| variable(name, &http)).into();
+    for (name, other) in [("no_proxy", "NO_PROXY"), ("NO_PROXY", "no_proxy")] {
+        variables.push(Variable { list: Some(other), ..variable(name, NO_PROXY) });
+    }
+    // Makes Node.js use the variables.
+    variables.push(variable("NODE_USE_ENV_PROXY", "1"));
     if socks {
-        variables.push(("ALL_PROXY", format!("socks5h://{address}")));
-        variables.push(("all_proxy", format!("socks5h://{address}")));
+        let socks = format!("socks5h://{address}");
+        variables.extend(["ALL_PROXY", "all_proxy"].map(|name| variable(name, &socks)));
     }
     variables
 }
@@ -167,7 +246,7 @@ fn docker(address: SocketAddr, socks: bool) -> String {
         false => address.to_string(),
     };
     let mut line = format!("--add-host={DOCKER_HOST}:host-gateway");
-    for (name, value) in variables(&reached, socks) {
+    for Variable { name, value, .. } in variables(&reached, socks) {
         let _ = write!(line, " --env {name}={value}");
     }
     line
