@@ -126,6 +126,8 @@ pub(super) fn number(payload: &[u8]) -> Result<u32, Reason> {
 /// The parameters of SETTINGS (RFC 9113 §6.5.2, RFC 8441 §3). Those that are `None` keep their value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Settings {
+    /// The size of the HPACK table; the smallest one, if several are named (RFC 7541 §4.2).
+    pub(super) table: Option<u32>,
     pub(super) push: Option<bool>,
     pub(super) streams: Option<u32>,
     pub(super) window: Option<u32>,
@@ -135,7 +137,7 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// Parses a payload. Unknown parameters are ignored, and so is the size of the HPACK table: the encoder uses none.
+    /// Parses a payload. Unknown parameters are ignored.
     ///
     /// # Errors
     /// When a value is not allowed.
@@ -149,6 +151,7 @@ impl Settings {
                 _ => Err(Reason::PROTOCOL_ERROR),
             };
             match u16::from_be_bytes([*i0, *i1]) {
+                1 => read.table = Some(read.table.map_or(value, |other| other.min(value))),
                 2 => read.push = Some(flag()?),
                 3 => read.streams = Some(value),
                 4 if value > MAX_WINDOW => return Err(Reason::FLOW_CONTROL_ERROR),
@@ -158,6 +161,8 @@ impl Settings {
                 }
                 5 => read.frame = Some(value),
                 6 => read.fields = Some(value),
+                // It may not be taken back (RFC 8441 §3).
+                8 if read.extended_connect == Some(true) && value == 0 => return Err(Reason::PROTOCOL_ERROR),
                 8 => read.extended_connect = Some(flag()?),
                 _ => {}
             }
@@ -168,6 +173,7 @@ impl Settings {
     /// Appends the frame.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         let settings = [
+            (1, self.table),
             (2, self.push.map(u32::from)),
             (3, self.streams),
             (4, self.window),
@@ -196,11 +202,11 @@ mod tests {
         fn heads_and_settings_survive_the_round_trip(
             length in 0..=MAX_FRAME_SIZE, flags: u8, stream in 0..=MAX_STREAM_ID,
             push: Option<bool>, streams: Option<u32>, window in prop::option::of(0..=MAX_WINDOW),
-            frame in prop::option::of(MIN_FRAME_SIZE..=MAX_FRAME_SIZE), fields: Option<u32>,
+            frame in prop::option::of(MIN_FRAME_SIZE..=MAX_FRAME_SIZE), fields: Option<u32>, table: Option<u32>,
         ) {
             let head = Head { length, kind: Kind::Data, flags, stream };
             prop_assert_eq!(Head::parse(head.bytes()), head);
-            let settings = Settings { push, streams, window, frame, fields, extended_connect: push };
+            let settings = Settings { table, push, streams, window, frame, fields, extended_connect: push };
             let mut written = Vec::new();
             settings.write(&mut written);
             prop_assert_eq!(Settings::parse(&written[HEAD..]), Ok(settings));

@@ -104,6 +104,12 @@ impl SendResponse {
         (Self(handle), body)
     }
 
+    /// The stream's number.
+    #[cfg(test)]
+    pub(super) fn stream(&self) -> u32 {
+        self.0.id
+    }
+
     /// Sends the response; `ends` when it has no body.
     ///
     /// # Errors

@@ -8,7 +8,9 @@ use std::collections::VecDeque;
 use tables::{CODE_LENGTHS, STATIC};
 
 /// The size of the dynamic table, in the RFC's count, which is the one that needs no setting.
-const TABLE_SIZE: usize = 4096;
+pub(super) const TABLE_SIZE: usize = 4096;
+/// In front of a header block: the encoder's table has the size 0 from now on (RFC 7541 §6.3).
+pub(super) const NO_TABLE: u8 = 0x20;
 /// What an entry counts for beside its bytes (RFC 7541 §4.1).
 const ENTRY: usize = 32;
 /// The most bytes of an integer (RFC 7541 §5.1) that are read: 28 bits are more than any length here.

@@ -6,7 +6,10 @@
 //! processor's cache, and is written from where it was read. There is no push and no priority.
 
 pub mod buffer_pool;
+mod closed;
 mod config;
+#[cfg(test)]
+mod conformance;
 mod control;
 mod counts;
 mod engine;

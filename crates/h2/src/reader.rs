@@ -6,6 +6,9 @@ use super::buffer_pool::PooledBuffer;
 use super::frame::{self, END_HEADERS, END_STREAM, HEAD, Head, Kind, PREFACE, PRIORITY_FLAG};
 use super::{Config, Reason, Side};
 
+/// How many frames one header block may come in.
+const MAX_BLOCK_FRAMES: u32 = 64;
+
 /// The frames of one connection, as far as they have arrived.
 pub(super) struct Reader {
     max_frame_size: u32,
@@ -31,6 +34,8 @@ pub(super) struct HeaderBlock {
     pub(super) stream: u32,
     pub(super) ends: bool,
     pub(super) bytes: Vec<u8>,
+    /// How many frames it came in so far.
+    frames: u32,
 }
 
 /// What was received.
@@ -85,11 +90,16 @@ impl Reader {
             }
         };
         *filled += count;
-        if *filled < length {
+        let filled = *filled;
+        if let Partial::Preface(bytes, _) = &self.partial
+            && bytes[..filled] != PREFACE[..filled]
+        {
+            return Err(Reason::PROTOCOL_ERROR);
+        }
+        if filled < length {
             return Ok(Received::Nothing);
         }
         match std::mem::replace(&mut self.partial, NEXT) {
-            Partial::Preface(bytes, _) if bytes != *PREFACE => Err(Reason::PROTOCOL_ERROR),
             Partial::Preface(..) => Ok(Received::Nothing),
             Partial::Head(bytes, _) => self.begin(Head::parse(bytes)),
             Partial::Data(head, buffer, length) => {
@@ -134,11 +144,14 @@ impl Reader {
             (Kind::Headers, _) => {
                 let (start, end) = frame::unpad(&head, &payload)?;
                 let start = if head.has(PRIORITY_FLAG) { start + 5 } else { start };
-                let bytes = payload.get(start..end).ok_or(Reason::FRAME_SIZE_ERROR)?.to_vec();
-                HeaderBlock { stream: head.stream, ends: head.has(END_STREAM), bytes }
+                let is_padded = head.has(frame::PADDED);
+                let fault = if is_padded { Reason::PROTOCOL_ERROR } else { Reason::FRAME_SIZE_ERROR };
+                let bytes = payload.get(start..end).ok_or(fault)?.to_vec();
+                HeaderBlock { stream: head.stream, ends: head.has(END_STREAM), bytes, frames: 1 }
             }
             (_, Some(mut block)) => {
                 block.bytes.extend_from_slice(&payload);
+                block.frames += 1;
                 block
             }
             (_, None) => return Ok(Received::Frame(head, payload)),
@@ -147,7 +160,7 @@ impl Reader {
             return Ok(Received::Headers(block));
         }
         // Empty frames would never reach the bound on their bytes.
-        if payload.is_empty() {
+        if block.frames == MAX_BLOCK_FRAMES {
             return Err(Reason::ENHANCE_YOUR_CALM);
         }
         self.block = Some(block);

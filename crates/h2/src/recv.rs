@@ -3,13 +3,61 @@
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http::Response;
+use http::{Method, Response, StatusCode};
 
 use super::waker::{register, wake};
 use super::{PieceQueue, Reason};
 
 /// The connection's window is given back in parts of this many bytes.
 const CONNECTION_PART: u32 = 1 << 29;
+
+/// What the peer may send as the content of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    /// Any number of bytes, and trailers if it likes.
+    Any,
+    /// As many bytes as Content-Length says: this many are missing (RFC 9113 §8.1.1).
+    Exactly(u64),
+    /// The bytes of a tunnel: no trailers follow them (RFC 9113 §8.5).
+    Tunnel,
+}
+
+impl Content {
+    /// What this Content-Length stands for.
+    pub(super) fn of(length: Option<u64>) -> Self {
+        length.map_or(Self::Any, Self::Exactly)
+    }
+
+    /// What the method of a request says about the content of its response: a tunnel, none, or any.
+    pub(super) fn asked_by(method: &Method) -> Self {
+        match *method {
+            Method::CONNECT => Self::Tunnel,
+            Method::HEAD => Self::Exactly(0),
+            _ => Self::Any,
+        }
+    }
+
+    /// What the content of a response to such a request is, if its own fields say `own` (RFC 9110 §6.4.1).
+    fn answered_by(self, status: StatusCode, own: Self) -> Self {
+        match (self, status) {
+            (Self::Tunnel, status) if status.is_success() => Self::Tunnel,
+            (Self::Exactly(_), _) | (_, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) => {
+                Self::Exactly(0)
+            }
+            _ => own,
+        }
+    }
+
+    /// Takes `count` bytes, after which nothing follows if `ends`.
+    ///
+    /// # Errors
+    /// When these are more or less than there may be.
+    fn take(&mut self, count: usize, ends: bool) -> Result<(), Reason> {
+        let Self::Exactly(missing) = self else { return Ok(()) };
+        *missing = missing.checked_sub(count as u64).ok_or(Reason::PROTOCOL_ERROR)?;
+        if ends && *missing > 0 { Err(Reason::PROTOCOL_ERROR) } else { Ok(()) }
+    }
+}
 
 /// The receiving direction of one stream. `held` bytes wait for their reader; `owed` bytes were read, and the peer's
 /// window does not count them yet.
@@ -25,6 +73,8 @@ pub(super) struct RecvHalf {
     data_wanted: Option<Waker>,
     /// The peer's request or response head was received.
     pub(super) has_head: bool,
+    /// What may follow the head; before it, what the method of the request says.
+    pub(super) content: Content,
     /// The response, until it is taken.
     response: Option<Box<Response<()>>>,
     response_wanted: Option<Waker>,
@@ -41,6 +91,7 @@ impl RecvHalf {
             has_ended: false,
             data_wanted: None,
             has_head: false,
+            content: Content::Any,
             response: None,
             response_wanted: None,
         }
@@ -57,6 +108,27 @@ impl RecvHalf {
             () if self.window < 0 => Err(Reason::FLOW_CONTROL_ERROR),
             () if !self.has_head => Err(Reason::PROTOCOL_ERROR),
             () => Ok(()),
+        }
+    }
+
+    /// Checks that `count` bytes of content may follow, and that nothing has to after them if `ends`.
+    ///
+    /// # Errors
+    /// When Content-Length says otherwise.
+    pub(super) fn take_content(&mut self, count: usize, ends: bool) -> Result<(), Reason> {
+        self.content.take(count, ends)
+    }
+
+    /// Checks trailers, with which the stream has to end.
+    ///
+    /// # Errors
+    /// When there may be none, or content is missing.
+    pub(super) fn take_trailers(&mut self, ends: bool) -> Result<(), Reason> {
+        match self.content {
+            _ if self.has_ended => Err(Reason::STREAM_CLOSED),
+            Content::Tunnel => Err(Reason::PROTOCOL_ERROR),
+            _ if !ends => Err(Reason::PROTOCOL_ERROR),
+            _ => self.take_content(0, true),
         }
     }
 
@@ -86,9 +158,10 @@ impl RecvHalf {
         register(&mut self.data_wanted, cx);
     }
 
-    /// Notes the response.
-    pub(super) fn respond(&mut self, response: Response<()>) {
+    /// Notes the response, whose own fields say this about its `content`.
+    pub(super) fn respond(&mut self, response: Response<()>, content: Content) {
         self.has_head = true;
+        self.content = self.content.answered_by(response.status(), content);
         self.response = Some(Box::new(response));
         wake(&mut self.response_wanted);
     }

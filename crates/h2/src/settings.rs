@@ -1,7 +1,8 @@
 //! The exchange of SETTINGS (RFC 9113 §6.5): what the peer has announced, and what this end has.
 
 use super::frame::{FIRST_WINDOW, MIN_FRAME_SIZE, Settings};
-use super::{Config, Reason};
+use super::hpack::TABLE_SIZE;
+use super::{Config, Reason, Side};
 
 /// How often a peer may change its settings between two answered PINGs: each change is work for every stream.
 const MAX_CHANGES: u32 = 100;
@@ -17,6 +18,8 @@ pub(super) struct PeerSettings {
     pub(super) max_concurrent_streams: u32,
     /// Whether it accepts extended CONNECT (RFC 8441).
     pub(super) extended_connect: bool,
+    /// The largest HPACK table that this end may use.
+    table: u32,
 }
 
 /// What the streams have to do about the peer's SETTINGS.
@@ -37,8 +40,10 @@ pub(super) struct SettingsExchange {
     changes: u32,
     /// The receive window of a new stream that the peer has acknowledged.
     window: u32,
-    /// The one that was announced after it, and is not acknowledged yet.
+    /// The one that was announced last, and is not acknowledged yet.
     announced: Option<u32>,
+    /// The next header block has to say that this end uses no HPACK table.
+    owes_table_update: bool,
 }
 
 impl SettingsExchange {
@@ -49,8 +54,17 @@ impl SettingsExchange {
             max_frame_size: MIN_FRAME_SIZE,
             max_concurrent_streams: u32::MAX,
             extended_connect: false,
+            table: u32::try_from(TABLE_SIZE).unwrap_or(u32::MAX),
         };
-        Self { peer, is_greeted: false, changes: 0, window: config.stream_window, announced: None }
+        let window = config.stream_window;
+        Self {
+            peer,
+            is_greeted: false,
+            changes: 0,
+            window,
+            announced: Some(window),
+            owes_table_update: false,
+        }
     }
 
     /// The peer has begun to speak HTTP/2.
@@ -78,11 +92,17 @@ impl SettingsExchange {
         Some(Settings { window: Some(window), ..Settings::default() })
     }
 
-    /// Takes over the peer's SETTINGS.
+    /// Whether the next header block has to say that this end uses no HPACK table; true once for each time that the peer
+    /// makes the table smaller, because it may not be used any more as it was (RFC 9113 §4.3.1).
+    pub(super) fn take_table_update(&mut self) -> bool {
+        std::mem::take(&mut self.owes_table_update)
+    }
+
+    /// Takes over the SETTINGS of the peer of this `side`.
     ///
     /// # Errors
     /// When they break the protocol, or come too often.
-    pub(super) fn receive(&mut self, payload: &[u8]) -> Result<Change, Reason> {
+    pub(super) fn receive(&mut self, side: Side, payload: &[u8]) -> Result<Change, Reason> {
         let settings = Settings::parse(payload)?;
         self.is_greeted = true;
         self.changes += 1;
@@ -90,6 +110,14 @@ impl SettingsExchange {
             return Err(Reason::ENHANCE_YOUR_CALM);
         }
         let peer = &mut self.peer;
+        // A server pushes, and is not pushed to (RFC 9113 §6.5.2).
+        let wants_push = side == Side::Client && settings.push == Some(true);
+        if wants_push || (peer.extended_connect && settings.extended_connect == Some(false)) {
+            return Err(Reason::PROTOCOL_ERROR);
+        }
+        if let Some(table) = settings.table {
+            self.owes_table_update |= table < std::mem::replace(&mut peer.table, table);
+        }
         peer.max_frame_size = settings.frame.unwrap_or(peer.max_frame_size);
         peer.extended_connect = settings.extended_connect.unwrap_or(peer.extended_connect);
         peer.max_concurrent_streams = settings.streams.unwrap_or(peer.max_concurrent_streams);
@@ -125,7 +153,9 @@ mod tests {
     fn a_window_counts_once_it_is_acknowledged_and_one_at_a_time_is_announced() {
         let mut exchange = SettingsExchange::new(&Config { stream_window: 1000, ..config() });
         assert_eq!(exchange.announce(5000), None, "the peer has not spoken");
-        exchange.receive(&[]).unwrap();
+        exchange.receive(Side::Server, &[]).unwrap();
+        assert_eq!(exchange.announce(5000), None, "the first window is not acknowledged");
+        assert_eq!(exchange.acknowledged(&[]), Ok(Some(0)));
         assert_eq!(exchange.announce(5000).unwrap().window, Some(5000));
         assert_eq!((exchange.announce(6000), exchange.window()), (None, 1000));
         assert_eq!(exchange.acknowledged(&[]), Ok(Some(4000)));
@@ -136,14 +166,14 @@ mod tests {
     #[test]
     fn the_peer_changes_what_it_names_and_not_too_often() {
         let mut exchange = SettingsExchange::new(&config());
-        let change = exchange.receive(&[0, 4, 0, 0, 0, 35, 0, 8, 0, 0, 0, 1]).unwrap();
+        let change = exchange.receive(Side::Server, &[0, 4, 0, 0, 0, 35, 0, 8, 0, 0, 0, 1]).unwrap();
         assert_eq!(change, Change { window: Some(-65_500), streams: false });
         assert!(exchange.peer.extended_connect && exchange.peer.max_frame_size == MIN_FRAME_SIZE);
         for _ in 1..MAX_CHANGES {
-            exchange.receive(&[]).unwrap();
+            exchange.receive(Side::Server, &[]).unwrap();
         }
-        assert_eq!(exchange.receive(&[]), Err(Reason::ENHANCE_YOUR_CALM));
+        assert_eq!(exchange.receive(Side::Server, &[]), Err(Reason::ENHANCE_YOUR_CALM));
         exchange.forget_changes();
-        assert!(exchange.receive(&[]).is_ok());
+        assert!(exchange.receive(Side::Server, &[]).is_ok());
     }
 }

@@ -3,6 +3,7 @@
 use std::task::{Context, Poll, Waker};
 
 use super::Error;
+use super::closed::ClosedBy;
 use super::recv::RecvHalf;
 use super::send::SendHalf;
 use super::waker::{register, wake};
@@ -18,6 +19,8 @@ pub(super) struct Stream {
     pub(super) is_counted: bool,
     /// Why both directions are over, unless each has ended in good order.
     error: Option<Error>,
+    /// Who has ended both directions, once they have.
+    pub(super) closed_by: ClosedBy,
     end_wanted: Option<Waker>,
 }
 
@@ -30,6 +33,7 @@ impl Stream {
             handles: 1,
             is_counted: true,
             error: None,
+            closed_by: ClosedBy::Ends,
             end_wanted: None,
         }
     }
@@ -46,11 +50,11 @@ impl Stream {
 
     /// Ends both directions. What was queued for sending is dropped, and its bytes are counted; what was received may
     /// still be read.
-    pub(super) fn abort(&mut self, error: Error) -> usize {
+    pub(super) fn abort(&mut self, error: Error, by: ClosedBy) -> usize {
         if self.error.is_some() {
             return 0;
         }
-        self.error = Some(error);
+        (self.error, self.closed_by) = (Some(error), by);
         self.recv.wake();
         wake(&mut self.end_wanted);
         self.send.abort()

@@ -13,6 +13,7 @@ use std::task::{Context, Waker};
 
 use http::Request;
 
+use super::closed::{Closed, ClosedBy};
 use super::control::ControlQueue;
 use super::counts::Counts;
 use super::frame::{FIRST_WINDOW, Kind, MAX_STREAM_ID, Settings};
@@ -34,6 +35,7 @@ pub(super) struct Streams {
     settings: SettingsExchange,
     store: Store,
     counts: Counts,
+    closed: Closed,
     send: SendFlow,
     recv: RecvFlow,
     accept: AcceptQueue,
@@ -60,6 +62,7 @@ impl Streams {
             control.preface();
         }
         control.settings(&Settings {
+            table: None,
             push: is_client.then_some(false),
             streams: (!is_client).then_some(config.max_concurrent_streams),
             window: Some(config.stream_window),
@@ -77,6 +80,7 @@ impl Streams {
             settings: SettingsExchange::new(&config),
             store: Store::default(),
             counts: Counts::new(side),
+            closed: Closed::new(),
             send: SendFlow::new(FIRST_WINDOW),
             recv: RecvFlow::new(FIRST_WINDOW + increment),
             accept: AcceptQueue::default(),
@@ -169,7 +173,7 @@ impl Streams {
         if self.shutdown.end(error) {
             self.send.clear();
             for id in self.store.ids() {
-                self.abort(id, error.clone());
+                self.abort(id, error.clone(), ClosedBy::Us);
             }
             self.ping.wake();
             self.counts.wake_waiting();
@@ -188,13 +192,13 @@ impl Streams {
         }
         self.control.reset(id, reason);
         self.wake_driver();
-        self.abort(id, Error::Reset(reason));
+        self.abort(id, Error::Reset(reason), ClosedBy::Us);
     }
 
     /// Ends both directions of a stream.
-    fn abort(&mut self, id: u32, error: Error) {
+    fn abort(&mut self, id: u32, error: Error, by: ClosedBy) {
         let Some(stream) = self.store.get_mut(id) else { return };
-        let dropped = stream.abort(error);
+        let dropped = stream.abort(error, by);
         if dropped > 0 {
             self.send.dropped(dropped);
             self.feed_starved();
@@ -236,6 +240,7 @@ impl Streams {
         let was_open = std::mem::replace(&mut stream.is_counted, false);
         let is_held = stream.handles > 0;
         if was_open {
+            self.closed.add(id, stream.closed_by);
             self.counts.close();
             if self.is_done() {
                 self.wake_driver();

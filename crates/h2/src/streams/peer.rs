@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::Streams;
+use crate::closed::{ClosedBy, Late};
 use crate::fields::Fields;
 use crate::frame::{self, Head, Kind, MAX_STREAM_ID, MAX_WINDOW};
 use crate::ping::DRAINED;
@@ -27,7 +28,8 @@ impl Streams {
             Kind::GoAway => self.peer_leaves(payload),
             Kind::WindowUpdate => self.window_update(head.stream, frame::number(payload)? & MAX_WINDOW),
             Kind::ResetStream => self.peer_resets(head.stream, Reason(frame::number(payload)?)),
-            Kind::Priority if payload.len() != 5 => Err(Reason::FRAME_SIZE_ERROR),
+            Kind::Priority if payload.len() != 5 => self.stream_fault(head.stream, Reason::FRAME_SIZE_ERROR),
+            // Priorities are deprecated and have no effect here, whatever they are (RFC 9113 §5.3.2).
             Kind::Priority | Kind::Unknown => Ok(()),
             Kind::Data | Kind::Headers | Kind::PushPromise | Kind::Continuation => {
                 Err(Reason::PROTOCOL_ERROR)
@@ -41,11 +43,15 @@ impl Streams {
             return Err(Reason::PROTOCOL_ERROR);
         }
         self.recv.admit(length)?;
-        let Some(stream) = self.store.get_mut(id).filter(|stream| stream.error().is_none()) else {
+        let Some(stream) = self.store.get_mut(id).filter(|stream| !stream.is_closed()) else {
             self.release_connection(length);
+            if self.closed.late(id) != Late::InFlight {
+                self.refuse(id, Reason::STREAM_CLOSED);
+            }
             return Ok(());
         };
-        if let Err(reason) = stream.recv.admit(length) {
+        let admitted = stream.recv.admit(length);
+        if let Err(reason) = admitted.and_then(|()| stream.recv.take_content(data.len(), ends)) {
             self.release_connection(length);
             self.reset_for_fault(id, reason);
             return Ok(());
@@ -79,25 +85,44 @@ impl Streams {
         if self.counts.is_idle(id) {
             return self.peer_opens(id, fields, ends);
         }
-        let Some(stream) = self.store.get_mut(id).filter(|stream| stream.error().is_none()) else {
-            return Ok(());
+        let Some(stream) = self.store.get_mut(id).filter(|stream| !stream.is_closed()) else {
+            return self.late_headers(id);
         };
-        let mut fault = stream.recv.has_ended.then_some(Reason::STREAM_CLOSED);
-        if stream.recv.has_head {
+        let fault = if stream.recv.has_head {
             // Trailers, whose fields nobody reads.
-            fault = fault.or((!ends).then_some(Reason::PROTOCOL_ERROR));
+            let fault = stream.recv.take_trailers(ends).err();
+            fault.or((!fields.are_trailers()).then_some(Reason::PROTOCOL_ERROR))
         } else {
             match fields.response() {
-                Some(response) if response.status().is_informational() && !ends => return Ok(()),
-                Some(response) => stream.recv.respond(response),
-                None => fault = Some(Reason::PROTOCOL_ERROR),
+                Some((response, _)) if response.status().is_informational() => {
+                    if !ends {
+                        return Ok(());
+                    }
+                    Some(Reason::PROTOCOL_ERROR)
+                }
+                Some((response, content)) => {
+                    stream.recv.respond(response, content);
+                    stream.recv.take_content(0, ends).err()
+                }
+                None => Some(Reason::PROTOCOL_ERROR),
             }
-        }
+        };
         if let Some(reason) = fault {
             self.reset_for_fault(id, reason);
         } else if ends {
             stream.recv.end();
             self.settle(id);
+        }
+        Ok(())
+    }
+
+    /// A header block on a stream that is closed (RFC 9113 §5.1), or whose number is below that of a later one (§5.1.1).
+    fn late_headers(&mut self, id: u32) -> Result<(), Reason> {
+        match self.closed.late(id) {
+            Late::InFlight => return Ok(()),
+            Late::AfterEnd => return Err(Reason::STREAM_CLOSED),
+            Late::Unknown if self.counts.side() == Side::Server => return Err(Reason::PROTOCOL_ERROR),
+            Late::AfterReset | Late::Unknown => self.refuse(id, Reason::STREAM_CLOSED),
         }
         Ok(())
     }
@@ -108,21 +133,47 @@ impl Streams {
         }
         let is_refused =
             self.shutdown.is_drained() || self.counts.open() >= self.config.max_concurrent_streams;
+        let mut stream = Stream::new(self.settings.peer.window, self.settings.window());
         let request = match fields.request() {
-            Some(request) if !is_refused => request,
-            _ => {
-                let reason = if is_refused { Reason::REFUSED_STREAM } else { Reason::PROTOCOL_ERROR };
-                self.control.count_answer();
-                self.control.reset(id, reason);
+            _ if is_refused => Err(Reason::REFUSED_STREAM),
+            Some((request, content)) => {
+                stream.recv.content = content;
+                stream.recv.take_content(0, ends).map(|()| request)
+            }
+            None => Err(Reason::PROTOCOL_ERROR),
+        };
+        let request = match request {
+            Ok(request) => request,
+            Err(reason) => {
+                self.closed.add(id, ClosedBy::Us);
+                self.refuse(id, reason);
                 return Ok(());
             }
         };
-        let mut stream = Stream::new(self.settings.peer.window, self.settings.window());
         (stream.recv.has_head, stream.recv.has_ended) = (true, ends);
         self.store.insert(id, stream);
         self.counts.peer_opened();
         self.accept.requests.push_back((id, request));
         Ok(())
+    }
+
+    /// A fault on a stream in any state: of the connection when it was not opened yet, because it cannot be reset then.
+    fn stream_fault(&mut self, id: u32, reason: Reason) -> Result<(), Reason> {
+        if self.counts.is_idle(id) {
+            return Err(reason);
+        }
+        match self.store.get(id).is_some_and(|stream| !stream.is_closed()) {
+            true => self.reset_for_fault(id, reason),
+            false => self.refuse(id, reason),
+        }
+        Ok(())
+    }
+
+    /// Answers a frame on a stream that is closed, or is not opened.
+    fn refuse(&mut self, id: u32, reason: Reason) {
+        self.control.count_answer();
+        self.control.reset(id, reason);
+        self.wake_driver();
     }
 
     /// Resets a stream on which the peer broke the protocol.
@@ -132,7 +183,7 @@ impl Streams {
     }
 
     fn settings(&mut self, payload: &[u8]) -> Result<(), Reason> {
-        let change = self.settings.receive(payload)?;
+        let change = self.settings.receive(self.counts.side(), payload)?;
         self.control.count_answer();
         self.control.push(Kind::Settings, frame::ACK, 0, &[]);
         if change.streams {
@@ -140,7 +191,8 @@ impl Streams {
         }
         if let Some(window) = change.window {
             for id in self.store.ids() {
-                self.widen(id, window);
+                // A window that overflows by SETTINGS is a fault of the connection (RFC 9113 §6.9.2).
+                self.widen(id, window)?;
             }
         }
         Ok(())
@@ -159,6 +211,7 @@ impl Streams {
             self.control.count_answer();
             self.control.push(Kind::Ping, frame::ACK, 0, &payload);
         } else if self.ping.answered(payload) {
+            self.closed.answered();
             self.settings.forget_changes();
         } else if payload == DRAINED && self.shutdown.finish_drain() {
             self.go_away(self.counts.last(), Reason::NO_ERROR);
@@ -174,7 +227,7 @@ impl Streams {
         self.shutdown.peer_leaves(reason);
         if self.counts.side() == Side::Client {
             for id in self.store.ids().into_iter().filter(|id| *id > last) {
-                self.abort(id, Error::GoAway(reason));
+                self.abort(id, Error::GoAway(reason), ClosedBy::Peer);
             }
         }
         self.counts.wake_waiting();
@@ -190,23 +243,24 @@ impl Streams {
         if self.counts.is_idle(id) {
             return Err(Reason::PROTOCOL_ERROR);
         }
-        if increment == 0 && self.store.get(id).is_some() {
-            self.reset_for_fault(id, Reason::PROTOCOL_ERROR);
-        } else {
-            self.widen(id, increment.into());
+        let fault = match increment {
+            0 => Err(Reason::PROTOCOL_ERROR),
+            increment => self.widen(id, increment.into()),
+        };
+        if let Err(reason) = fault {
+            self.reset_for_fault(id, reason);
         }
         Ok(())
     }
 
     /// Changes the send window of a stream.
-    fn widen(&mut self, id: u32, change: i64) {
-        let Some(stream) = self.store.get_mut(id) else { return };
-        if let Err(reason) = stream.send.widen(change) {
-            return self.reset_for_fault(id, reason);
-        }
+    fn widen(&mut self, id: u32, change: i64) -> Result<(), Reason> {
+        let Some(stream) = self.store.get_mut(id).filter(|stream| !stream.is_closed()) else { return Ok(()) };
+        stream.send.widen(change)?;
         if self.send.schedule(id, &mut stream.send) {
             self.wake_driver();
         }
+        Ok(())
     }
 
     fn peer_resets(&mut self, id: u32, reason: Reason) -> Result<(), Reason> {
@@ -222,7 +276,7 @@ impl Streams {
                 return Err(Reason::ENHANCE_YOUR_CALM);
             }
         }
-        self.abort(id, Error::Reset(reason));
+        self.abort(id, Error::Reset(reason), ClosedBy::Peer);
         Ok(())
     }
 }

@@ -7,8 +7,9 @@ use http::{Request, Response};
 
 use super::Streams;
 use crate::frame::Kind;
+use crate::recv::Content;
 use crate::stream::Stream;
-use crate::{Error, Reason, Side, fields, ping};
+use crate::{Error, Reason, Side, fields, hpack, ping};
 
 impl Streams {
     /// Opens a stream as soon as the peer accepts one more. Gives its number, with one handle.
@@ -28,8 +29,9 @@ impl Streams {
         let Poll::Ready(id) = self.counts.poll_open(limit, cx) else { return Poll::Pending };
         let mut stream = Stream::new(self.settings.peer.window, self.settings.window());
         (stream.send.is_ending, stream.send.has_ended) = (ends, ends);
+        stream.recv.content = Content::asked_by(request.method());
         self.store.insert(id, stream);
-        self.write_headers(id, &fields::request(request), ends);
+        self.write_headers(id, fields::request(request), ends);
         Poll::Ready(Ok(id))
     }
 
@@ -52,13 +54,16 @@ impl Streams {
             return Err(error.clone());
         }
         (stream.send.is_ending, stream.send.has_ended) = (ends, ends);
-        self.write_headers(id, &fields::response(response), ends);
+        self.write_headers(id, fields::response(response), ends);
         self.settle(id);
         Ok(())
     }
 
-    fn write_headers(&mut self, id: u32, block: &[u8], ends: bool) {
-        self.control.headers(id, block, ends, self.settings.peer.max_frame_size);
+    fn write_headers(&mut self, id: u32, mut block: Vec<u8>, ends: bool) {
+        if self.settings.take_table_update() {
+            block.insert(0, hpack::NO_TABLE);
+        }
+        self.control.headers(id, &block, ends, self.settings.peer.max_frame_size);
         self.wake_driver();
     }
 
@@ -179,6 +184,7 @@ impl Streams {
             is_sent = true;
         });
         if is_sent {
+            self.closed.asked();
             self.wake_driver();
         }
         answered.map(Ok)
