@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::lan::Lan;
+use crate::peers::boot::Boot;
 use crate::peers::candidate::{self, Announcement};
 use crate::peers::directory::{Directory, Source};
 use crate::peers::discovery::{self, Discovery};
@@ -97,6 +98,7 @@ impl BoundPeering {
             lans: options.lan.clone(),
             joins: joins.map(|joins| (joins, link_port)),
             behind: serves.then_some(lagging),
+            boot: Arc::new(Boot::begin(state)),
         };
         let discovery = Discovery::new(discovery_options, shared.directory.clone(), shared.announced.clone());
         let mut receivers = JoinSet::new();

@@ -83,6 +83,8 @@ impl View {
             answers: pairs(telemetry.answers.values()),
             happened: happened.map(|(what, count)| Counted::new(what.word(), "", count)).collect(),
             datagrams: self.datagrams(),
+            discovery_dropped: words(telemetry.discovery.dropped.values()),
+            discovery_signatures: telemetry.discovery.signatures.value(),
             trouble: self.client.links.trouble().filter(|_| links.is_empty()),
             events: telemetry.journal.latest(MOST_EVENTS),
         }
@@ -160,7 +162,6 @@ impl View {
             ("query", "heard", &said.queries_heard),
             ("offer", "heard", &said.offers_heard),
             ("beacon", "heard", &said.beacons_heard),
-            ("dropped", "heard", &said.dropped),
         ]
         .map(|(what, side, count)| Counted::new(what, side, count.value()))
         .into()

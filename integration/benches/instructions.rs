@@ -10,9 +10,14 @@ mod lab;
 use std::hint::black_box;
 use std::net::SocketAddr;
 
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use lab::Lab;
 use laneway::net;
-use laneway::wire::datagram::{Advert, Datagram, Keys, Message, Peer, Reach, Standing, State, Way};
+use laneway::wire::datagram::{
+    Advert, Datagram, DatagramSigner, Keys, Message, Peer, Reach, Received, STATEMENT_SIZE, Sequence,
+    Standing, State, Way,
+};
 use laneway::wire::id::{GroupId, NodeId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -134,9 +139,17 @@ fn offers(count: usize) {
         standing: Standing::default(),
         peers: vec![peer; 4],
     };
-    let message = Message::Offer { nonce: [5; 16], advert };
-    let bytes = Datagram { group, epoch: 1, sender: NodeId([3; 16]), message }.encode(&keys, way);
+    let key = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
+    let pair = Ed25519KeyPair::from_pkcs8(key.as_ref()).unwrap();
+    let public_key: &[u8; 32] = pair.public_key().as_ref().try_into().unwrap();
+    let signer = DatagramSigner::new(key.as_ref(), [0; STATEMENT_SIZE]).unwrap();
+    let message = Message::Offer { nonce: [5; 16], sequence: Sequence { boot: 1, counter: 1 }, advert };
+    let datagram = Datagram { group, epoch: 1, sender: NodeId([3; 16]), message };
+    let bytes = datagram.encode(&keys, way, Some(&signer));
     for _ in 0..count {
-        Datagram::decode(black_box(&bytes), group, &keys, way).unwrap();
+        let Ok(Received::Signed(offer)) = Datagram::decode(black_box(&bytes), group, &keys, way) else {
+            panic!("not an offer");
+        };
+        offer.verify(public_key).unwrap();
     }
 }

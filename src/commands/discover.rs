@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 
 use super::say;
 use crate::lan;
+use crate::peers::boot::Boot;
 use crate::peers::directory::{Directory, Gateway, Source};
 use crate::peers::discovery::{self, Discovery};
 use crate::peers::options::PORT;
@@ -55,6 +56,7 @@ impl Discover {
                 lans: self.lan.clone(),
                 joins: None,
                 behind: None,
+                boot: Arc::new(Boot::observer()),
             };
             let discovery = Discovery::new(options, directory.clone(), advertised.clone());
             match discovery.bind(&mut listeners) {

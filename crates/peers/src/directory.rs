@@ -50,9 +50,14 @@ impl Directory {
         self.heard(id, link, &advert, Means::Offer(round_trip), now);
     }
 
-    /// Notes a beacon of the gateway at `link`; `order` is its boot id and counter. One that is not newer is ignored.
+    /// Notes a beacon of the gateway at `link`; `order` is the number of its run, and its counter. One that is not newer is ignored.
     pub fn beaconed(&self, id: NodeId, link: SocketAddr, advert: Advert, order: (u64, u64), now: Instant) {
         self.heard(id, link, &advert, Means::Beacon(order.0, order.1), now);
+    }
+
+    /// Notes that the gateway's runs are counted anew, from a smaller number: its next beacon is not older than the last.
+    pub fn went_back(&self, id: NodeId) {
+        self.lock().went_back(id);
     }
 
     fn heard(&self, id: NodeId, link: SocketAddr, advert: &Advert, means: Means, now: Instant) {

@@ -6,29 +6,34 @@
 
 mod answer_limits;
 mod queries;
+mod receive;
 
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::boot::Boot;
 use super::candidate::Announcement;
 use super::directory::{Directory, Source};
-use super::keyring::{Epochs, Keyring};
+use super::keyring::Keyring;
+use super::verifier::Verifier;
 use answer_limits::AnswerLimits;
-use laneway_sys::lan::{self, Ear, Heard, Lan};
+use laneway_sys::lan::{self, Ear, Lan};
 use laneway_sys::net;
 use laneway_telemetry::journal::Happening;
 use laneway_trust::authority::JoinResponder;
 use laneway_trust::membership::Membership;
 use laneway_trust::random::random;
-use laneway_wire::datagram::{Datagram, Message, QUERY_MARK, SIZE, Way, invite_asked_for};
+use laneway_wire::datagram::{Datagram, Message, QUERY_MARK, SIZE, Sequence, Way};
 use laneway_wire::id::NodeId;
 use queries::PendingQueries;
+use receive::Bounds;
 
 /// Intervals between queries while no gateway is found, in milliseconds. A lost datagram costs 100 ms.
 pub(super) const RETRANSMIT_MILLIS: [u64; 6] = [100, 200, 400, 800, 1600, 3000];
@@ -57,6 +62,8 @@ pub struct Options {
     pub joins: Option<(JoinResponder, u16)>,
     /// Receives the gateways that have missed a group update, and their addresses.
     pub behind: Option<mpsc::Sender<(NodeId, SocketAddr)>>,
+    /// The number of this run.
+    pub boot: Arc<Boot>,
 }
 
 /// Discovery on all LANs of this machine.
@@ -68,10 +75,11 @@ pub struct Discovery {
     /// The socket of each LAN that sends, and receives unicast datagrams.
     senders: Mutex<HashMap<Lan, Arc<Ear>>>,
     queries: Mutex<PendingQueries>,
-    epochs: Mutex<Epochs>,
+    verifier: Mutex<Verifier>,
     limits: Mutex<AnswerLimits>,
-    /// Identifies this run of the node in its beacons.
-    boot: u64,
+    bounds: Mutex<Bounds>,
+    /// The number of beacons sent.
+    beacons: AtomicU64,
 }
 
 impl Discovery {
@@ -88,9 +96,10 @@ impl Discovery {
             announcements,
             senders: Mutex::default(),
             queries: Mutex::default(),
-            epochs: Mutex::default(),
+            verifier: Mutex::default(),
             limits: Mutex::default(),
-            boot: u64::from_be_bytes(random()),
+            bounds: Mutex::default(),
+            beacons: AtomicU64::new(0),
         })
     }
 
@@ -141,7 +150,6 @@ impl Discovery {
         // One query at the start in any case: a candidate should know the others before it announces itself.
         self.query(true).await;
         let mut scans = tokio::time::interval(RESCAN_INTERVAL);
-        let mut counter = 0_u64;
         let (mut round, mut searching) = (1_usize, false);
         let mut queried_at = Instant::now();
         let mut query_at = queried_at + pause(0);
@@ -166,8 +174,8 @@ impl Discovery {
                 && beacons != beacons_sent
             {
                 beacons_sent = beacons;
-                counter += 1;
-                self.broadcast(Message::Beacon { boot: self.boot, counter, advert }, |_| true).await;
+                self.beacons.fetch_add(1, Relaxed);
+                self.broadcast(Message::Beacon { sequence: self.sequence(), advert }, |_| true).await;
             }
             tokio::select! {
                 changed = wanted.changed() => if changed.is_err() { return },
@@ -214,6 +222,11 @@ impl Discovery {
         }
     }
 
+    /// Where the last beacon stands among all that this node has sent.
+    fn sequence(&self) -> Sequence {
+        Sequence { boot: self.options.boot.number(), counter: self.beacons.load(Relaxed) }
+    }
+
     /// Broadcasts on the LANs that `on` selects. Returns their number.
     async fn broadcast(&self, message: Message, on: impl Fn(&Lan) -> bool) -> usize {
         let mut lans = 0;
@@ -247,7 +260,11 @@ impl Discovery {
             Message::Offer { .. } => counts.offers.one(),
             Message::JoinQuery { .. } | Message::JoinOffer { .. } => {}
         }
-        let bytes = Datagram { group, epoch, sender, message }.encode(keys, Way { from: socket.own, to });
+        let bytes = Datagram { group, epoch, sender, message }.encode(
+            keys,
+            Way { from: socket.own, to },
+            Some(&keyring.group.signer),
+        );
         if let Err(error) = socket.tell(&bytes, to).await {
             tracing::debug!(%to, %error, "datagram not sent");
         }
@@ -302,98 +319,6 @@ impl Discovery {
         }
         lan
     }
-
-    /// Verifies and handles one datagram. `unicast` tells that it was sent to this node alone.
-    async fn handle(&self, bytes: &[u8], received: Heard, unicast: bool, socket: &Ear) {
-        if let Some(invite) = invite_asked_for(bytes) {
-            return self.answer_join(bytes, invite, received.from, socket).await;
-        }
-        // Needed where the kernel has no filter.
-        let is_query = bytes.get(QUERY_MARK.0) == Some(&QUERY_MARK.1);
-        if is_query && self.announcements.borrow().is_none() {
-            return;
-        }
-        let keyring = self.keyring();
-        let way = Way { from: received.from, to: socket.own };
-        let counts = &self.directory.telemetry().discovery;
-        let Some(datagram) = keyring.decode(bytes, way) else { return counts.dropped.one() };
-        if datagram.sender == self.options.id || keyring.group.update.revokes(datagram.sender) {
-            return;
-        }
-        let (now, sender, epoch) = (Instant::now(), datagram.sender, datagram.epoch);
-        match datagram.message {
-            Message::Query { nonce } => {
-                counts.queries_heard.one();
-                let announcement = self.announcements.borrow().clone();
-                if let Some(Announcement { advert, answers_one_in, .. }) = announcement
-                    && (unicast || number(&nonce).is_multiple_of(answers_one_in))
-                    && locked(&self.limits).admit_member(received.from, now)
-                {
-                    tracing::debug!(client = %received.from, epoch, "query answered");
-                    let offer = Message::Offer { nonce, advert };
-                    // In the query's epoch: a node that missed an update has no later key.
-                    self.send_in(&keyring, epoch, socket, offer, received.from).await;
-                }
-            }
-            Message::Offer { nonce, advert } => {
-                counts.offers_heard.one();
-                let link = link_address(received.from, advert.link_port);
-                let query_sent = locked(&self.queries).answered(&nonce, sender, received.from);
-                if let Some(sent) = query_sent.filter(|_| self.is_current(&keyring, sender, epoch, link)) {
-                    let round_trip = now.saturating_duration_since(sent);
-                    tracing::debug!(gateway = %sender.short(), address = %link, "offer received");
-                    self.directory.offered(sender, link, advert, round_trip, now);
-                }
-            }
-            Message::Beacon { boot, counter, advert } => {
-                counts.beacons_heard.one();
-                let link = link_address(received.from, advert.link_port);
-                if self.is_current(&keyring, sender, epoch, link) {
-                    self.directory.beaconed(sender, link, advert, (boot, counter), now);
-                }
-            }
-            Message::JoinQuery { .. } | Message::JoinOffer { .. } => {}
-        }
-    }
-
-    /// Whether the sender has not used a later epoch before. A gateway that lags behind is reported, so that it is sent the
-    /// group update.
-    fn is_current(&self, keyring: &Keyring, sender: NodeId, epoch: u64, link: SocketAddr) -> bool {
-        let accepted = locked(&self.epochs).accept(sender, epoch);
-        if accepted
-            && epoch < keyring.group.update.epoch()
-            && let Some(behind) = &self.options.behind
-        {
-            // If the channel is full, its next datagram reports it.
-            let _ = behind.try_send((sender, link));
-        }
-        accepted
-    }
-
-    /// Answers a joiner that knows the invite's secret.
-    async fn answer_join(&self, bytes: &[u8], invite: [u8; 8], from: SocketAddr, socket: &Ear) {
-        let Some((responder, link_port)) = &self.options.joins else { return };
-        let (group, now) = (self.options.membership.group(), Instant::now());
-        let Some(keys) = responder.keys(&invite, now) else { return };
-        let Ok(query) = Datagram::decode(bytes, group.id, &keys, Way { from, to: socket.own }) else {
-            return;
-        };
-        let Message::JoinQuery { nonce, .. } = query.message else { return };
-        // Checked after the verification, so that strangers cannot use up the limit.
-        if !locked(&self.limits).admit_joiner(from, now) {
-            return;
-        }
-        let offer = Datagram {
-            group: group.id,
-            epoch: group.update.epoch(),
-            sender: self.options.id,
-            message: Message::JoinOffer { nonce, link_port: *link_port },
-        };
-        if let Err(error) = socket.tell(&offer.encode(&keys, Way { from: socket.own, to: from }), from).await
-        {
-            tracing::debug!(to = %from, %error, "join offer not sent");
-        }
-    }
 }
 
 /// The link of the gateway that sent a datagram; the scope of a link-local address is kept.
@@ -401,11 +326,6 @@ pub(super) fn link_address(from: SocketAddr, port: u16) -> SocketAddr {
     let mut link = net::plain(from);
     link.set_port(port);
     link
-}
-
-/// A number that differs for each query. A retransmission has a new nonce, so that other nodes answer it.
-fn number(nonce: &[u8; 16]) -> u32 {
-    u32::from_be_bytes([nonce[0], nonce[1], nonce[2], nonce[3]])
 }
 
 /// The interval after the query of this round.

@@ -1,6 +1,7 @@
 //! The other nodes: finding gateways, what is known of them, and which of them are active.
 
 pub mod activity;
+pub mod boot;
 pub mod candidate;
 pub mod capacity;
 pub mod directory;
@@ -12,3 +13,4 @@ pub mod selection;
 pub mod signer;
 pub mod survey;
 pub mod uplink;
+mod verifier;

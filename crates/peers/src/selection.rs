@@ -98,6 +98,11 @@ impl Selection {
         true
     }
 
+    /// Notes that the runs of the gateway `id` are counted anew, from a smaller number.
+    pub fn went_back(&mut self, id: NodeId) {
+        self.table.went_back(id);
+    }
+
     /// Notes that this node did not run for `length`, so that it does not take gateways for silent that it could not hear.
     /// Datagrams that came meanwhile are about to be read.
     pub fn was_suspended(&mut self, length: Duration, now: Instant) {

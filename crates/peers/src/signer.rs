@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::discovery::{RETRANSMIT_MILLIS, link_address};
 use laneway_sys::lan::{self, Ear, Lan};
 use laneway_trust::random::random;
-use laneway_wire::datagram::{Datagram, Keys, Message, SIZE, Way};
+use laneway_wire::datagram::{Datagram, Keys, Message, Received, SIZE, Way};
 use laneway_wire::id::{GroupId, NodeId};
 
 /// Queries the LAN for the machine that admits with an invite. Returns the address at which to enrol, or `None` when there
@@ -44,7 +44,9 @@ pub async fn find_signer(
     for wait in RETRANSMIT_MILLIS.map(Duration::from_millis) {
         for (socket, lan) in &sockets {
             let to = lan.everybody(port);
-            if let Err(error) = socket.tell(&query.encode(&keys, Way { from: socket.own, to }), to).await {
+            if let Err(error) =
+                socket.tell(&query.encode(&keys, Way { from: socket.own, to }, None), to).await
+            {
                 tracing::debug!(%to, %error, "join query not sent");
             }
         }
@@ -67,7 +69,7 @@ async fn receive_offer(socket: &Ear, lan: &Lan, group: GroupId, keys: &Keys, non
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
-        let Ok(datagram) =
+        let Ok(Received::Unsigned(datagram)) =
             Datagram::decode(&buffer[..heard.size], group, keys, Way { from: heard.from, to: socket.own })
         else {
             continue;

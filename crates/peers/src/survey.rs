@@ -13,11 +13,12 @@ use tokio::time::{sleep_until, timeout_at};
 
 use super::discovery::link_address;
 use super::keyring::Keyring;
+use super::verifier::{Arrival, Verifier};
 use laneway_sys::lan::{self, Ear, Lan};
 use laneway_sys::net;
 use laneway_trust::group::Group;
 use laneway_trust::random::random;
-use laneway_wire::datagram::{Advert, Datagram, Message, SIZE, Way};
+use laneway_wire::datagram::{Advert, Datagram, Message, Received, SIZE, Way};
 use laneway_wire::id::NodeId;
 
 /// When queries are sent, in milliseconds: one lost datagram is no finding.
@@ -96,6 +97,7 @@ enum Cast {
 /// A survey in progress.
 struct Progress {
     keyring: Keyring,
+    verifier: Verifier,
     own: NodeId,
     port: u16,
     /// The queries sent, by nonce.
@@ -114,6 +116,7 @@ pub async fn look(options: Options) -> io::Result<Survey> {
     let mut progress = Progress {
         own: options.group.node.id,
         keyring: Keyring::new(options.group),
+        verifier: Verifier::default(),
         port: options.port,
         queries: HashMap::new(),
         seen: BTreeMap::new(),
@@ -174,7 +177,7 @@ impl Progress {
         // Not this node's id: a gateway that runs here would take the query for its own.
         let datagram =
             Datagram { group: group.id, epoch, sender: NodeId([0; 16]), message: Message::Query { nonce } };
-        let bytes = datagram.encode(keys, Way { from: sender.own, to });
+        let bytes = datagram.encode(keys, Way { from: sender.own, to }, None);
         self.queries.insert(nonce, (cast, Instant::now()));
         if let Err(error) = sender.tell(&bytes, to).await {
             self.not_sent.insert(to, error);
@@ -200,18 +203,19 @@ impl Progress {
 
     /// Handles one datagram that was sent to this machine.
     fn handle(&mut self, bytes: &[u8], from: SocketAddr, to: SocketAddr) {
-        let Some(datagram) = self.keyring.decode(bytes, Way { from, to }) else { return };
-        let id = datagram.sender;
-        if id == self.own || self.keyring.group.update.revokes(id) {
+        let Ok(Received::Signed(unverified)) = self.keyring.decode(bytes, Way { from, to }) else { return };
+        let (id, now) = (unverified.sender(), Instant::now());
+        let query = unverified.answers().map(|nonce| self.queries.get(&nonce).copied());
+        if id == self.own || query == Some(None) {
             return;
         }
-        let (advert, answered) = match datagram.message {
-            Message::Offer { nonce, advert } => match self.queries.get(&nonce) {
-                Some((cast, sent)) => (advert, Some((*cast, sent.elapsed()))),
-                None => return,
-            },
-            Message::Beacon { advert, .. } => (advert, None),
-            Message::Query { .. } | Message::JoinQuery { .. } | Message::JoinOffer { .. } => return,
+        let query = query.flatten();
+        let arrival = Arrival { from, asked: query.map(|(_, sent)| sent), now };
+        let Ok(verified) = self.verifier.verify(unverified, &self.keyring.group, arrival) else { return };
+        let answered = query.map(|(cast, sent)| (cast, now.saturating_duration_since(sent)));
+        let (Message::Offer { advert, .. } | Message::Beacon { advert, .. }) = verified.datagram.message
+        else {
+            return;
         };
         let link = link_address(from, advert.link_port);
         if self.seen.len() >= MAX_GATEWAYS && !self.seen.contains_key(&link) {

@@ -67,8 +67,10 @@ pub struct Datagrams {
     pub beacons_heard: Count,
     /// Offers received.
     pub offers_heard: Count,
-    /// Datagrams that were dropped without an answer: forged, repeated, or of another group.
-    pub dropped: Count,
+    /// Datagrams that were dropped without an answer, by reason.
+    pub dropped: Tally<&'static str>,
+    /// Signatures verified, of the authority and of members.
+    pub signatures: Count,
 }
 
 impl Telemetry {

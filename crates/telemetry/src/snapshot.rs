@@ -56,6 +56,12 @@ pub struct Snapshot {
     pub happened: Vec<Counted>,
     /// Datagrams of discovery so far, by type (and, in `side`, `sent` or `heard`).
     pub datagrams: Vec<Counted>,
+    /// Datagrams of discovery that were dropped, by reason.
+    #[serde(default)]
+    pub discovery_dropped: Vec<Counted>,
+    /// Signatures of discovery datagrams that were verified.
+    #[serde(default)]
+    pub discovery_signatures: u64,
     /// Why the last gateway that was tried could not be used; none while a link is up.
     pub trouble: Option<String>,
     /// The latest events, oldest first.
@@ -319,6 +325,8 @@ pub fn example() -> Snapshot {
         answers: vec![],
         happened: vec![],
         datagrams: vec![],
+        discovery_dropped: vec![],
+        discovery_signatures: 0,
         trouble: None,
         events: vec![event(1, Happening::LinkLost), event(2, Happening::Resumed)],
     }

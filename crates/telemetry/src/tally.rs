@@ -11,7 +11,12 @@ pub struct Count(AtomicU64);
 impl Count {
     /// Adds one.
     pub fn one(&self) {
-        self.0.fetch_add(1, Relaxed);
+        self.many(1);
+    }
+
+    /// Adds `count`.
+    pub fn many(&self, count: u64) {
+        self.0.fetch_add(count, Relaxed);
     }
 
     /// The number so far.

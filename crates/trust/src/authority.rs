@@ -52,6 +52,7 @@ impl Authority {
             node_name: member.name,
             node_certificate: Base64(node),
             ca_certificate: Base64(certificate::sign_authority(&authority.key)?),
+            statement: authority.vouch_for(&public_key, Role::Gateway, 0)?,
         };
         let update = GroupUpdate::sign(&authority.key, 0, random(), nobody)?;
         let group = Group::assemble(membership, update, node_key, &authority.ca_key)?;
@@ -115,6 +116,7 @@ impl Authority {
             node_name: member.name,
             node_certificate: Base64(node),
             ca_certificate: Base64(ca),
+            statement: self.vouch_for(public_key, member.role, own.update.epoch())?,
         };
         Ok((Welcome { membership, update: own.update.sealed().clone() }, member.role))
     }

@@ -18,6 +18,8 @@ use webpki::{EndEntityCert, KeyUsage};
 
 use super::clock;
 use super::random::random;
+use super::statement::StatementError;
+use laneway_wire::datagram::UnusableKey;
 use laneway_wire::failure::printable;
 use laneway_wire::id::{GroupId, NodeId};
 
@@ -57,6 +59,12 @@ pub enum CertificateError {
     /// It is valid, but for another group or node.
     #[error("the certificate is for another {0}")]
     Another(&'static str),
+    /// The authority's statement about the node is missing or forged.
+    #[error("the statement about the node is not valid in this group")]
+    Statement(#[from] StatementError),
+    /// The private key cannot sign discovery datagrams.
+    #[error(transparent)]
+    Unusable(#[from] UnusableKey),
     /// Not an Ed25519 private key.
     #[error("the private key is not a usable Ed25519 key")]
     BadKey(#[source] rcgen::Error),

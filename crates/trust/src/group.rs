@@ -17,8 +17,10 @@ use super::files::{
     CA_CERTIFICATE, CRL, GROUP, JOIN_KEY, NODE_CERTIFICATE, NODE_KEY, damaged, read_json, read_pem,
     write_json, write_pem,
 };
+use super::statement::Statement;
 use super::update::{GroupUpdate, SealedUpdate};
 use laneway_sys::state::{StateDir, StateLock};
+use laneway_wire::datagram::{DatagramSigner, STATEMENT_SIZE};
 use laneway_wire::id::{GroupId, NodeId};
 
 /// This machine's membership of a group. It is only constructed complete: the authority signed the certificate, for this
@@ -41,6 +43,8 @@ pub struct Group {
     pub chain: Vec<CertificateDer<'static>>,
     /// The node's private key.
     pub key: Arc<PrivatePkcs8KeyDer<'static>>,
+    /// What signs the node's discovery datagrams: the same key, and the authority's statement about the node.
+    pub signer: Arc<DatagramSigner>,
 }
 
 /// A discovery key that has been replaced.
@@ -71,6 +75,7 @@ pub(super) struct IssuedMembership {
     pub(super) node_name: String,
     pub(super) node_certificate: Base64<CertificateDer<'static>>,
     pub(super) ca_certificate: Base64<CertificateDer<'static>>,
+    pub(super) statement: Base64<[u8; STATEMENT_SIZE]>,
 }
 
 /// The authority's answer to a machine that it admits.
@@ -87,7 +92,7 @@ impl Group {
     /// # Errors
     /// When a file is missing or damaged, or does not match the others; the message names it.
     pub fn load(state: &StateDir) -> Result<Option<Self>, GroupError> {
-        let Some(GroupFile { name, node_name, update, retired }) = read_json(state, GROUP)? else {
+        let Some(GroupFile { name, node_name, statement, update, retired }) = read_json(state, GROUP)? else {
             return Ok(None);
         };
         let ca: CertificateDer<'static> = read_pem(state, CA_CERTIFICATE)?;
@@ -99,6 +104,7 @@ impl Group {
             node_name,
             node_certificate: Base64(read_pem(state, NODE_CERTIFICATE)?),
             ca_certificate: Base64(ca),
+            statement,
         };
         let update = update.open(&ca_key).map_err(damaged(state, GROUP))?;
         let mut group =
@@ -107,7 +113,8 @@ impl Group {
         Ok(Some(group.without_expired_keys(clock::now()).unwrap_or(group)))
     }
 
-    /// Assembles a group after verifying that this authority signed both certificates, and the node's for this key.
+    /// Assembles a group after verifying that this authority signed both certificates, and the node's for this key, and that
+    /// its statement says the same as the node's certificate.
     pub(super) fn assemble(
         membership: IssuedMembership,
         update: GroupUpdate,
@@ -117,8 +124,14 @@ impl Group {
         let Base64(node) = membership.node_certificate;
         let Base64(ca) = membership.ca_certificate;
         certificate::verify_authority(ca_key, &ca)?;
-        let Identity { id, role, group } =
-            certificate::verify_node(ca_key, &node, &certificate::raw_public_key(&key))?;
+        let public_key = certificate::raw_public_key(&key);
+        let Identity { id, role, group } = certificate::verify_node(ca_key, &node, &public_key)?;
+        let Base64(bytes) = membership.statement;
+        let stated = Statement::verify(&bytes, ca_key)?;
+        if (stated.role, stated.public_key) != (role, public_key) {
+            return Err(CertificateError::Another("node"));
+        }
+        let signer = DatagramSigner::new(key.serialized_der(), bytes)?;
         Ok(Self {
             id: group,
             name: membership.group_name,
@@ -128,6 +141,7 @@ impl Group {
             node: Node { id, name: membership.node_name, role },
             chain: vec![node, ca],
             key: Arc::new(key.into()),
+            signer: Arc::new(signer),
         })
     }
 
@@ -254,6 +268,7 @@ pub(super) fn write_group(state: &StateDir, group: &Group) -> Result<(), GroupEr
     let file = GroupFile {
         name: group.name.clone(),
         node_name: group.node.name.clone(),
+        statement: Base64(*group.signer.statement()),
         update: group.update.sealed().clone(),
         retired: group.retired.clone(),
     };
@@ -270,6 +285,7 @@ const MAX_RETIRED: usize = 8;
 struct GroupFile {
     name: String,
     node_name: String,
+    statement: Base64<[u8; STATEMENT_SIZE]>,
     #[serde(rename = "news")]
     update: SealedUpdate,
     retired: Vec<RetiredKey>,

@@ -2,7 +2,8 @@
 //!
 //! A group is a small certificate authority. [`authority`] holds its key, and [`group`] is what every member holds.
 //! [`code`] is the line that a person carries to a new machine, and [`join`] the protocol between the two machines. An
-//! [`update`] is group state that the authority signed: revocations and the discovery key. A running node keeps the
+//! [`update`] is group state that the authority signed: revocations and the discovery key. A [`statement`] vouches for one
+//! member in discovery. A running node keeps the
 //! current one in its [`membership`]. All files are in the state directory. Nothing here opens a socket.
 
 pub mod authority;
@@ -17,4 +18,5 @@ pub mod join;
 pub mod membership;
 pub mod name;
 pub mod random;
+pub mod statement;
 pub mod update;

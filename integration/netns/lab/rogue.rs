@@ -5,7 +5,9 @@ use super::group::state;
 use laneway::link::tls;
 use laneway::sys::state::StateDir;
 use laneway::trust::group::Group;
-use laneway::wire::datagram::{Advert, Datagram, Keys, Message, Reach, SIZE, Standing, State, Way};
+use laneway::wire::datagram::{
+    Advert, Datagram, Keys, Message, Reach, Received, SIZE, Sequence, Standing, State, Way,
+};
 use laneway::wire::id::NodeId;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
@@ -44,13 +46,14 @@ impl Forger {
         counter: u64,
         link_port: u16,
     ) -> [u8; SIZE] {
-        let message = Message::Beacon { boot: 7, counter, advert: advert(link_port) };
+        let sequence = Sequence { boot: 7, counter };
+        let message = Message::Beacon { sequence, advert: advert(link_port) };
         self.encode(sender, message, Way { from, to: from })
     }
 
     fn encode(&self, sender: NodeId, message: Message, way: Way) -> [u8; SIZE] {
         let (group, epoch) = (self.group.id, self.group.update.epoch());
-        Datagram { group, epoch, sender, message }.encode(&self.keys, way)
+        Datagram { group, epoch, sender, message }.encode(&self.keys, way, Some(&self.group.signer))
     }
 }
 
@@ -92,8 +95,9 @@ impl Rogue {
             while let Ok((count, from)) = asked.recv_from(&mut bytes) {
                 let way = Way { from, to: own };
                 let query = Datagram::decode(&bytes[..count], forger.group.id, &forger.keys, way);
-                if let Ok(Datagram { message: Message::Query { nonce }, .. }) = query {
-                    let offer = Message::Offer { nonce, advert: advert(PORT) };
+                if let Ok(Received::Unsigned(Datagram { message: Message::Query { nonce }, .. })) = query {
+                    let sequence = Sequence { boot: 7, counter: 0 };
+                    let offer = Message::Offer { nonce, sequence, advert: advert(PORT) };
                     let offer = forger.encode(sender, offer, Way { from: own, to: from });
                     let _ = answering.send_to(&offer, from);
                 }

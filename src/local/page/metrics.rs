@@ -46,6 +46,10 @@ pub fn text(snapshot: &Snapshot) -> String {
     page.sample(&[], snapshot.memory.limit);
     page.counter("discovery_datagrams_total", "Datagrams of discovery, by type and direction.");
     page.counts(&snapshot.datagrams, &["type", "direction"]);
+    page.counter("discovery_dropped_total", "Datagrams of discovery that were dropped, by reason.");
+    page.counts(&snapshot.discovery_dropped, &["reason"]);
+    page.counter("discovery_signatures_total", "Signatures of discovery datagrams that were verified.");
+    page.sample(&[], snapshot.discovery_signatures);
     page.counter("events_total", "Events, by kind.");
     page.counts(&snapshot.happened, &["event"]);
     page.text

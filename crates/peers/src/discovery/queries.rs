@@ -42,14 +42,15 @@ impl PendingQueries {
         self.0.insert(nonce, Query { sent: now, answered: HashSet::new() });
     }
 
-    /// When the query with this nonce was sent, for the first offer of `gateway` from the address `from`.
-    pub(super) fn answered(
-        &mut self,
-        nonce: &[u8; 16],
-        gateway: NodeId,
-        from: SocketAddr,
-    ) -> Option<Instant> {
-        let query = self.0.get_mut(nonce)?;
-        (query.answered.len() < MAX_OFFERS && query.answered.insert((gateway, from))).then_some(query.sent)
+    /// When the query with this nonce was sent, if it waits for an offer of `gateway` from the address `from`.
+    pub(super) fn open(&self, nonce: &[u8; 16], gateway: NodeId, from: SocketAddr) -> Option<Instant> {
+        let query = self.0.get(nonce)?;
+        let waits = query.answered.len() < MAX_OFFERS && !query.answered.contains(&(gateway, from));
+        waits.then_some(query.sent)
+    }
+
+    /// Notes the offer of `gateway` from the address `from`. `false` when it has been noted before.
+    pub(super) fn answered(&mut self, nonce: &[u8; 16], gateway: NodeId, from: SocketAddr) -> bool {
+        self.0.get_mut(nonce).is_some_and(|query| query.answered.insert((gateway, from)))
     }
 }

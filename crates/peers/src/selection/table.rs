@@ -1,6 +1,6 @@
 //! The gateways that this node knows, from all sources. Bounded.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -22,9 +22,6 @@ const MAX_SUSPICION: Duration = Duration::from_secs(300);
 /// How long a suspect that answers is still ranked behind the others.
 const PROBATION: Duration = Duration::from_secs(2);
 
-/// Maximum number of earlier boots that are remembered of one gateway.
-const MAX_BOOTS: usize = 8;
-
 /// How this node came to know a gateway. The better source comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
@@ -43,7 +40,8 @@ pub enum Source {
 pub enum Means {
     /// In an offer, with the round trip from query to offer.
     Offer(Duration),
-    /// In a beacon, with boot id and counter. Within one boot only a larger counter is newer.
+    /// In a beacon, with the number of the sender's run and a counter. A larger run is newer, and within one run a larger
+    /// counter.
     Beacon(u64, u64),
 }
 
@@ -63,8 +61,6 @@ pub struct Gateway {
     /// When it was last heard.
     pub heard: Option<Instant>,
     beacon: Option<(u64, u64)>,
-    /// Boot ids before the current one, whose beacons are replays.
-    past_boots: VecDeque<u64>,
     steady: Option<Instant>,
     suspicion: Option<Suspicion>,
 }
@@ -86,7 +82,6 @@ impl Gateway {
             round_trip: None,
             heard: None,
             beacon: None,
-            past_boots: VecDeque::new(),
             steady: None,
             suspicion: None,
         }
@@ -121,10 +116,9 @@ impl Gateway {
         if self.link != link && self.id != Some(id) {
             return false;
         }
-        let is_older = |(last_boot, last)| {
-            last_boot == boot && if self.link == link { counter <= last } else { counter < last }
-        };
-        self.beacon.is_some_and(is_older) || self.past_boots.contains(&boot)
+        self.beacon.is_some_and(|last| {
+            if self.link == link { (boot, counter) <= last } else { (boot, counter) < last }
+        })
     }
 
     fn fresh(&self, now: Instant) -> Option<&Advert> {
@@ -178,10 +172,8 @@ impl Table {
             Means::Offer(round_trip) => gateway.round_trip = Some(round_trip),
             Means::Beacon(boot, counter) => {
                 // A suspicion of the previous process does not apply to this one.
-                if let Some((before, _)) = gateway.beacon.filter(|(before, _)| *before != boot) {
+                if gateway.beacon.is_some_and(|(before, _)| before != boot) {
                     gateway.suspicion = None;
-                    gateway.past_boots.truncate(MAX_BOOTS - 1);
-                    gateway.past_boots.push_front(before);
                 }
                 gateway.beacon = Some((boot, counter));
             }
@@ -190,6 +182,14 @@ impl Table {
             gateway.steady = Some(now);
         }
         true
+    }
+
+    /// Forgets how new the last beacon of `id` was.
+    pub(super) fn went_back(&mut self, id: NodeId) {
+        self.0
+            .values_mut()
+            .filter(|gateway| gateway.id == Some(id))
+            .for_each(|gateway| gateway.beacon = None);
     }
 
     pub(super) fn was_suspended(&mut self, length: Duration, now: Instant) {

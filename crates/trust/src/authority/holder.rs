@@ -9,14 +9,16 @@ use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 
 use crate::base64::Base64;
-use crate::certificate::{self, Role};
+use crate::certificate::{self, CertificateError, Role};
 use crate::clock;
 use crate::error::{GroupError, InviteError};
 use crate::files::{CA_KEY, MEMBERS, damaged, read_json, try_read_pem, write_json};
 use crate::group::Group;
 use crate::name::{self, Taken, WantedName};
+use crate::statement::Statement;
 use crate::update::MAX_MEMBERS;
 use laneway_sys::state::{StateDir, StateLock};
+use laneway_wire::datagram::STATEMENT_SIZE;
 use laneway_wire::id::{GroupId, NodeId};
 
 /// The group's authority, on a machine that holds its key.
@@ -96,6 +98,16 @@ impl Authority {
         members.push(member.clone());
         write_json(&self.state, MEMBERS, &members)?;
         Ok((member, node))
+    }
+
+    /// Signs the statement about the member with this key.
+    pub(super) fn vouch_for(
+        &self,
+        public_key: &[u8; 32],
+        role: Role,
+        epoch: u64,
+    ) -> Result<Base64<[u8; STATEMENT_SIZE]>, CertificateError> {
+        Statement { role, epoch, public_key: *public_key }.sign(&self.key).map(Base64)
     }
 
     /// The group of this machine.

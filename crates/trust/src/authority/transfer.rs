@@ -116,6 +116,7 @@ pub fn import(state: &StateDir, export: &[u8], node_name: &WantedName) -> Result
         node_name: member.name,
         node_certificate: Base64(node),
         ca_certificate: export.ca_certificate,
+        statement: authority.vouch_for(&public_key, Role::Gateway, update.epoch())?,
     };
     let group = Group::assemble(membership, update, node_key, &ca_key)?;
     write_key()?;

@@ -1,0 +1,125 @@
+//! The authority's statement about one member: its key and its role, in 105 bytes. It travels in discovery datagrams,
+//! where a certificate does not fit.
+//!
+//! ```text
+//!   0  1  role (1: client, 2: gateway)
+//!   1  8  epoch of the group when it was issued, big-endian
+//!   9 32  the member's raw Ed25519 public key, from which its id follows
+//!  41 64  Ed25519 signature by the authority over a label and the bytes before
+//! ```
+//! A statement does not expire, like the certificate that it is issued with. A revocation ends both: it names the id.
+
+use aws_lc_rs::signature;
+use rcgen::{KeyPair, SigningKey as _};
+
+use super::certificate::{self, CertificateError, Role};
+use laneway_wire::datagram::STATEMENT_SIZE;
+use laneway_wire::id::NodeId;
+
+/// The start of what is signed. It separates statements from everything else that the authority signs: an X.509 structure
+/// starts with 0x30, a group update with another label.
+const LABEL: &[u8] = b"laneway member 1";
+const SIGNATURE: usize = 41;
+
+const _: () = assert!(SIGNATURE + 64 == STATEMENT_SIZE);
+
+/// What the authority states about one member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Statement {
+    /// What the member may do.
+    pub role: Role,
+    /// The epoch of the group when the statement was issued.
+    pub epoch: u64,
+    /// The member's raw Ed25519 public key.
+    pub public_key: [u8; 32],
+}
+
+/// Why a statement does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StatementError {
+    /// Its role is unknown.
+    #[error("the statement names an unknown role")]
+    Form,
+    /// The authority did not sign it.
+    #[error("the statement is not signed by the group's authority")]
+    Forged,
+}
+
+impl Statement {
+    /// Parses a statement without verifying it.
+    ///
+    /// # Errors
+    /// [`StatementError::Form`].
+    pub fn read(bytes: &[u8; STATEMENT_SIZE]) -> Result<Self, StatementError> {
+        let (epoch, public_key) = (bytes[1..].first_chunk(), bytes[9..].first_chunk());
+        let role = match bytes[0] {
+            1 => Some(Role::Client),
+            2 => Some(Role::Gateway),
+            _ => None,
+        };
+        match (role, epoch, public_key) {
+            (Some(role), Some(epoch), Some(public_key)) => {
+                Ok(Self { role, epoch: u64::from_be_bytes(*epoch), public_key: *public_key })
+            }
+            _ => Err(StatementError::Form),
+        }
+    }
+
+    /// Parses a statement that the authority with this raw public key signed.
+    ///
+    /// # Errors
+    /// [`StatementError`].
+    pub fn verify(bytes: &[u8; STATEMENT_SIZE], ca_key: &[u8; 32]) -> Result<Self, StatementError> {
+        let statement = Self::read(bytes)?;
+        signature::UnparsedPublicKey::new(&signature::ED25519, ca_key)
+            .verify(&[LABEL, &bytes[..SIGNATURE]].concat(), &bytes[SIGNATURE..])
+            .ok()
+            .ok_or(StatementError::Forged)?;
+        Ok(statement)
+    }
+
+    /// The member's id.
+    pub fn id(&self) -> NodeId {
+        certificate::node_id(&self.public_key)
+    }
+
+    /// The statement, signed by the authority.
+    pub(super) fn sign(&self, ca_key: &KeyPair) -> Result<[u8; STATEMENT_SIZE], CertificateError> {
+        let mut bytes = [0; STATEMENT_SIZE];
+        bytes[0] = match self.role {
+            Role::Client => 1,
+            Role::Gateway => 2,
+        };
+        bytes[1..9].copy_from_slice(&self.epoch.to_be_bytes());
+        bytes[9..SIGNATURE].copy_from_slice(&self.public_key);
+        let signature =
+            ca_key.sign(&[LABEL, &bytes[..SIGNATURE]].concat()).map_err(CertificateError::Sign)?;
+        bytes[SIGNATURE..].copy_from_slice(&signature);
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_statement_reads_back_and_any_changed_bit_or_another_authority_is_noticed() {
+        let (ca, other) = (certificate::new_key().unwrap(), certificate::new_key().unwrap());
+        let ca_key = certificate::raw_public_key(&ca);
+        for role in [Role::Client, Role::Gateway] {
+            let public_key = certificate::raw_public_key(&certificate::new_key().unwrap());
+            let statement = Statement { role, epoch: 7, public_key };
+            let bytes = statement.sign(&ca).unwrap();
+            assert_eq!(Statement::verify(&bytes, &ca_key), Ok(statement));
+            assert_eq!(statement.id(), certificate::node_id(&public_key));
+            let elsewhere = certificate::raw_public_key(&other);
+            assert_eq!(Statement::verify(&bytes, &elsewhere), Err(StatementError::Forged));
+            for bit in 0..STATEMENT_SIZE * 8 {
+                let mut changed = bytes;
+                changed[bit / 8] ^= 1 << (bit % 8);
+                assert!(Statement::verify(&changed, &ca_key).is_err(), "bit {bit}");
+            }
+        }
+    }
+}
