@@ -211,7 +211,7 @@ impl Progress {
         }
         let query = query.flatten();
         let arrival = Arrival { from, asked: query.map(|(_, sent)| sent), now };
-        let Ok(verified) = self.verifier.verify(unverified, &self.keyring.group, arrival) else { return };
+        let Ok(verified) = self.verifier.verify(*unverified, &self.keyring.group, arrival) else { return };
         let answered = query.map(|(cast, sent)| (cast, now.saturating_duration_since(sent)));
         let (Message::Offer { advert, .. } | Message::Beacon { advert, .. }) = verified.datagram.message
         else {

@@ -163,7 +163,7 @@ pub enum Received {
     /// A query, a join query or a join offer. These carry no signature.
     Unsigned(Datagram),
     /// An offer or a beacon. It counts only after its signature has been verified.
-    Signed(Unverified),
+    Signed(Box<Unverified>),
 }
 
 /// An offer or a beacon whose signature has not been verified.
@@ -280,7 +280,7 @@ impl Datagram {
             return Err(Dropped::Form);
         }
         Ok(match kind.is_signed() {
-            true => Received::Signed(Unverified { datagram, bytes: *bytes, kind, way }),
+            true => Received::Signed(Box::new(Unverified { datagram, bytes: *bytes, kind, way })),
             false => Received::Unsigned(datagram),
         })
     }

@@ -19,6 +19,7 @@ mod resume;
 mod revocation;
 mod sockets;
 mod speedtest;
+mod takeover;
 mod transfer;
 mod transparent;
 mod trust;
@@ -36,6 +37,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     redirect::CASES,
     discovery::CASES,
     trust::CASES,
+    takeover::CASES,
     errors::CASES,
     hostile::CASES,
     lifecycle::CASES,

@@ -1,12 +1,12 @@
 //! A malicious member: it has a certificate and the group's discovery key, and makes false claims with them.
 
 use super::Host;
-use super::group::state;
+use super::group::{START, state};
 use laneway::link::tls;
 use laneway::sys::state::StateDir;
 use laneway::trust::group::Group;
 use laneway::wire::datagram::{
-    Advert, Datagram, Keys, Message, Reach, Received, SIZE, Sequence, Standing, State, Way,
+    Advert, Datagram, DatagramSigner, Keys, Message, Reach, Received, SIZE, Sequence, Standing, State, Way,
 };
 use laneway::wire::id::NodeId;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -17,6 +17,12 @@ use std::time::Duration;
 
 /// The UDP port of discovery.
 const PORT: u16 = 7420;
+/// The LAN's broadcast address.
+pub(crate) const BROADCAST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 255);
+/// Where the sender's statement is in a beacon.
+const STATEMENT: std::ops::Range<usize> = 327..432;
+/// Where the sender's state is in a beacon.
+const STATE: usize = 56;
 
 /// The keys of the group's datagrams, read from a member's state directory.
 pub(crate) struct Forger {
@@ -51,6 +57,26 @@ impl Forger {
         self.encode(sender, message, Way { from, to: from })
     }
 
+    /// A beacon with everything of the attacker's choice.
+    pub(crate) fn announce(
+        &self,
+        signer: &DatagramSigner,
+        sender: NodeId,
+        sequence: Sequence,
+        advert: Advert,
+        from: SocketAddr,
+    ) -> [u8; SIZE] {
+        let (group, epoch) = (self.group.id, self.group.update.epoch());
+        let message = Message::Beacon { sequence, advert };
+        Datagram { group, epoch, sender, message }.encode(&self.keys, Way { from, to: from }, Some(signer))
+    }
+
+    /// This member's key with somebody else's statement, taken from a beacon of that member.
+    pub(crate) fn impostor(&self, beacon: &[u8; SIZE]) -> DatagramSigner {
+        let statement = beacon[STATEMENT].try_into().expect("105 bytes");
+        DatagramSigner::new(self.group.key.secret_pkcs8_der(), statement).unwrap()
+    }
+
     fn encode(&self, sender: NodeId, message: Message, way: Way) -> [u8; SIZE] {
         let (group, epoch) = (self.group.id, self.group.update.epoch());
         Datagram { group, epoch, sender, message }.encode(&self.keys, way, Some(&self.group.signer))
@@ -65,6 +91,54 @@ pub(crate) fn socket(host: &Host, from: Ipv4Addr, ttl: u32) -> UdpSocket {
     socket
 }
 
+/// A socket that sends from another host's discovery port.
+pub(crate) fn spoofing(host: &Host, from: Ipv4Addr) -> UdpSocket {
+    let socket = host.inside(|| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+        socket.set_ip_transparent_v4(true).unwrap();
+        socket.bind(&SocketAddr::from((from, PORT)).into()).unwrap();
+        socket
+    });
+    socket.set_broadcast(true).unwrap();
+    socket.set_ttl_v4(255).unwrap();
+    socket.into()
+}
+
+/// Everything that this gateway says to everybody.
+pub(crate) struct Recorder {
+    ear: UdpSocket,
+    gateway: Ipv4Addr,
+}
+
+impl Recorder {
+    /// Listens on `host`, which needs no key for it.
+    pub(crate) fn start(host: &Host, gateway: &Host) -> Recorder {
+        let ear = host.inside(|| UdpSocket::bind((BROADCAST, PORT))).unwrap();
+        ear.set_read_timeout(Some(START)).unwrap();
+        Recorder { ear, gateway: gateway.address() }
+    }
+
+    /// The next beacon.
+    pub(crate) fn next(&self) -> [u8; SIZE] {
+        let mut bytes = [0; SIZE];
+        loop {
+            let (count, sender) = self.ear.recv_from(&mut bytes).expect("the gateway beacons");
+            if sender.ip() == self.gateway && count == SIZE && bytes[5] == 3 {
+                return bytes;
+            }
+        }
+    }
+
+    /// All beacons up to the first in this state.
+    pub(crate) fn until(&self, state: u8) -> Vec<[u8; SIZE]> {
+        let mut all = vec![self.next()];
+        while all.last().is_none_or(|beacon| beacon[STATE] != state) {
+            all.push(self.next());
+        }
+        all
+    }
+}
+
 impl Rogue {
     /// Answers every query that reaches `host`, sends beacons all the time, and accepts links with its certificate.
     pub(crate) fn start(host: &Host) -> Rogue {
@@ -72,7 +146,7 @@ impl Rogue {
         let own = SocketAddr::from((host.address(), PORT));
         let config = tls::link_server(&forger.group).unwrap();
         let mouth = socket(host, host.address(), 255);
-        let ear = host.inside(|| UdpSocket::bind((Ipv4Addr::new(10, 77, 0, 255), PORT))).unwrap();
+        let ear = host.inside(|| UdpSocket::bind((BROADCAST, PORT))).unwrap();
         let listener = host.inside(|| TcpListener::bind(own)).unwrap();
         let (connections, heard) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)));
         let rogue = Rogue { connections: connections.clone(), heard: heard.clone() };
@@ -84,7 +158,7 @@ impl Rogue {
             let forger = Forger { keys: Keys::new(beaconing.update.discovery_key()), group: beaconing };
             for counter in 1.. {
                 let beacon = forger.beacon(own, sender, counter, PORT);
-                if mouth.send_to(&beacon, (Ipv4Addr::new(10, 77, 0, 255), PORT)).is_err() {
+                if mouth.send_to(&beacon, (BROADCAST, PORT)).is_err() {
                     return;
                 }
                 thread::sleep(Duration::from_millis(100));
@@ -133,7 +207,8 @@ impl Rogue {
     }
 }
 
-fn advert(link_port: u16) -> Advert {
+/// What an active gateway with more capacity than any announces.
+pub(crate) fn advert(link_port: u16) -> Advert {
     Advert {
         state: State::Active,
         reach: Reach::Reachable,

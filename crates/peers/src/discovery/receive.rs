@@ -52,8 +52,8 @@ impl Discovery {
         };
         let (sender, is_own) = (datagram.sender(), datagram.sender() == self.options.id);
         match datagram {
-            Received::Signed(unverified) if is_own => self.hear_own(&keyring, unverified).await,
-            Received::Signed(unverified) => self.hear(&keyring, unverified, received.from, socket).await,
+            Received::Signed(unverified) if is_own => self.hear_own(&keyring, *unverified).await,
+            Received::Signed(unverified) => self.hear(&keyring, *unverified, received.from, socket).await,
             Received::Unsigned(_) if is_own => {}
             Received::Unsigned(_) if keyring.group.update.revokes(sender) => {
                 self.drop_for(Refusal::Revoked.word());

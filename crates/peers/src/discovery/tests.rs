@@ -74,15 +74,9 @@ fn options(membership: &Arc<Membership>, port: u16) -> Options {
 async fn join(authority: &Authority, role: Role, name: &str) -> Group {
     let code = authority.invite(role, Uses::Times(1), None, None).unwrap();
     let (mut joiner, mut server) = tokio::io::duplex(1024);
-    let exporter = [1; 32];
+    let (exporter, name) = ([1; 32], WantedName::Chosen(name.into()));
     let (joined, admitted) = tokio::join!(
-        join::request(
-            &mut joiner,
-            &exporter,
-            &code,
-            &WantedName::Chosen(name.into()),
-            JoinKey::temporary().unwrap()
-        ),
+        join::request(&mut joiner, &exporter, &code, &name, JoinKey::temporary().unwrap()),
         join::serve(&mut server, &exporter, authority)
     );
     admitted.unwrap();
