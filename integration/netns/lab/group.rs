@@ -83,8 +83,10 @@ pub(crate) fn laneway(host: &Host, arguments: &[&str]) -> Output {
 
 /// Lets a host join over the LAN with a code of its own.
 pub(crate) fn enrol(host: &Host, authority: &Host, options: &[&str]) {
-    let line = laneway(authority, &[&["invite"], options].concat()).success().text();
-    join(host, line.split_whitespace().last().expect("a line with a code"));
+    let said = laneway(authority, &[&["invite"], options].concat()).success();
+    let text = said.text();
+    let code = text.split_whitespace().find(|word| word.starts_with("lw1."));
+    join(host, code.unwrap_or_else(|| panic!("no code to join with: {said}")));
 }
 
 /// Removes the gateways that a host remembers, so that it has to ask on the LAN.
