@@ -1,9 +1,12 @@
 //! HTTP at the local port, against a server that sends exactly what the test tells it to.
 
-use tokio::time::Instant;
+use std::time::Duration;
 
+use laneway::local::handshakes::HANDSHAKE;
+
+use crate::clock::{Clock, delivered};
 use crate::lab::{Lab, Proxy};
-use crate::peer::{Origin, Peer, within};
+use crate::peer::{Origin, Peer};
 
 /// An app and the server that its requests go to.
 struct Pair {
@@ -402,9 +405,9 @@ async fn a_request_that_may_go_no_further_is_answered_here() {
     }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn tls_to_this_port_is_refused_without_waiting() {
-    let before = Instant::now();
+    let _stopped = Clock::stop();
     for length in [5, 517] {
         let mut pair = Pair::new().await;
         // The record header of a ClientHello, and the part of it that fits one write.
@@ -415,23 +418,20 @@ async fn tls_to_this_port_is_refused_without_waiting() {
         assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
         assert_eq!(pair.proxy.dials(), 0);
     }
-    assert!(
-        before.elapsed().as_secs() < 10,
-        "by the paused clock: it did not wait for the handshake's deadline"
-    );
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_head_that_trickles_in_is_given_up_at_the_deadline() {
+    let (clock, second) = (Clock::stop(), Duration::from_secs(1));
     let mut pair = Pair::new().await;
-    let before = Instant::now();
     for byte in b"GET http" {
         pair.app.say([*byte]).await;
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        delivered(&pair.app).await;
+        clock.pass(second).await;
     }
-    let answer = within(pair.app.head()).await;
+    clock.pass_to_deadline(HANDSHAKE - 8 * second, &pair.app).await;
+    let answer = pair.app.head().await;
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
-    assert_eq!(before.elapsed().as_secs(), 10, "by the paused clock");
 }
 
 #[tokio::test]

@@ -4,10 +4,11 @@
 //! [`socks`], [`socks4`], [`udp`], [`names`] and [`logins`] what an app gets at the local port, [`refusals`] what it is told
 //! there. [`speed`] measures a link. [`limits`], [`memory`] and [`flood`] are
 //! what those get who ask for too much. [`lab`] builds the parts, [`peer`] is an app or a server that follows a script,
-//! [`raw`] a member that obeys nothing.
+//! [`raw`] a member that obeys nothing, [`clock`] time that passes when a test says so.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod clock;
 mod flood;
 mod http;
 mod lab;

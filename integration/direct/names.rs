@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use hickory_resolver::proto::op::{Message, Query, ResponseCode};
@@ -13,6 +14,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, yield_now};
 
+use crate::clock::{Clock, delivered, settle};
 use crate::lab::Proxy;
 use crate::peer::{Peer, within};
 use crate::refusals::metric;
@@ -82,13 +84,6 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.running.abort();
-    }
-}
-
-/// Lets all tasks run that can run now.
-async fn settle() {
-    for _ in 0..20 {
-        yield_now().await;
     }
 }
 
@@ -209,20 +204,23 @@ async fn a_connection_above_the_limit_waits_for_another_to_end() {
     assert_eq!(by_tcp(&mut late).await.metadata.id, 7);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_connection_that_sends_nothing_or_too_slowly_is_closed() {
-    let server = Server::new().await;
+    let (server, clock, second) = (Server::new().await, Clock::stop(), Duration::from_secs(1));
     let mut silent = Peer::connect(server.address).await;
     let mut slow = Peer::connect(server.address).await;
-    let begun = tokio::time::Instant::now();
+    while server.proxy.local.tasks.len() < 2 {
+        yield_now().await;
+    }
     for byte in framed(&question(1, "slow.lab.")).into_iter().take(9) {
         slow.say([byte]).await;
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        delivered(&slow).await;
+        clock.pass(second).await;
     }
+    clock.pass_to_deadline(second, &silent).await;
     for app in [&mut silent, &mut slow] {
         assert_eq!(app.rest().await, "");
     }
-    assert!(begun.elapsed().as_secs() <= 11, "by the test's own clock: {:?}", begun.elapsed());
 }
 
 #[tokio::test]

@@ -1,10 +1,12 @@
 //! A request that cannot be served is refused at once, in the way of its protocol, and counted.
 
+use laneway::local::handshakes::HANDSHAKE;
 use laneway::local::listener::{self, Apps};
 use laneway::local::port::Port;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
+use crate::clock::Clock;
 use crate::lab::{Lab, Proxy};
 use crate::peer::{Peer, within};
 
@@ -88,12 +90,13 @@ async fn missing_and_wrong_logins_are_counted_separately() {
     }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn an_app_that_takes_too_long_is_counted() {
-    let proxy = Proxy::direct().await;
+    let (proxy, clock) = (Proxy::direct().await, Clock::stop());
     for (dialect, request) in [("socks4", &b"\x04"[..]), ("socks5", b"\x05\x01"), ("http", b"GET")] {
         let mut app = Peer::connect(proxy.address).await;
         app.say(request).await;
+        clock.pass_to_deadline(HANDSHAKE, &app).await;
         app.rest().await;
         let labels = format!("refused_total{{reason=\"late\",dialect=\"{dialect}\"}} ");
         assert_eq!(metric(&proxy, &labels).await, ["1"], "{dialect}");

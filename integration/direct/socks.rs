@@ -1,5 +1,8 @@
 //! SOCKS5 at the local port, over a link: what an app sees of the other end.
 
+use laneway::local::handshakes::HANDSHAKE;
+
+use crate::clock::Clock;
 use crate::lab::{Lab, Proxy};
 use crate::peer::{Origin, Peer};
 
@@ -58,10 +61,11 @@ async fn a_reset_of_the_app_is_a_reset_for_the_server() {
     assert_eq!(server.rest_before_reset().await, "");
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn an_app_that_never_finishes_its_greeting_is_disconnected() {
-    let proxy = Proxy::direct().await;
+    let (proxy, clock) = (Proxy::direct().await, Clock::stop());
     let mut app = Peer::connect(proxy.address).await;
     app.say([5, 1]).await;
+    clock.pass_to_deadline(HANDSHAKE, &app).await;
     assert_eq!(app.rest().await, "");
 }

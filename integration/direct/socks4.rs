@@ -2,6 +2,9 @@
 
 use std::net::SocketAddr;
 
+use laneway::local::handshakes::HANDSHAKE;
+
+use crate::clock::Clock;
 use crate::lab::{Lab, Proxy};
 use crate::peer::{Origin, Peer};
 
@@ -45,10 +48,11 @@ async fn a_request_that_cannot_be_served_is_rejected() {
     assert_eq!(proxy.dials(), 1);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_request_that_does_not_end_is_rejected_at_the_deadline() {
-    let proxy = Proxy::direct().await;
+    let (proxy, clock) = (Proxy::direct().await, Clock::stop());
     let mut app = Peer::connect(proxy.address).await;
     app.say([4, 1, 0, 80, 127, 0, 0, 1, b'x']).await;
+    clock.pass_to_deadline(HANDSHAKE, &app).await;
     assert_eq!(app.rest().await, REJECTED);
 }

@@ -3,78 +3,100 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use laneway::link::request::Transport;
 use laneway::wire::capsule;
-use tokio::time::{Instant, advance, pause, sleep, timeout};
 
 use super::{App, Server, exchange, until};
+use crate::clock::Clock;
 use crate::lab::{Lab, Proxy};
-use crate::peer::within;
+use crate::peer::{Origin, within};
 use crate::refusals::metric;
 
-/// Less than the time after which a destination is forgotten, and more than half of it.
-const LONG: Duration = Duration::from_secs(100);
-/// That time.
+/// The time after which an idle destination is forgotten.
 const IDLE: Duration = Duration::from_secs(120);
+/// Less than that, and more than half of it.
+const LONG: Duration = Duration::from_secs(100);
+const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn a_destination_is_forgotten_after_its_idle_time_and_not_before() {
     let (proxy, server) = (Proxy::direct().await, Server::new().await);
     let app = App::associate(&proxy).await;
     let open = || proxy.telemetry.apps.usage(9).open;
+    let clock = Clock::stop();
     let address = exchange(&app, &server).await;
-    pause();
-    sleep(LONG).await;
+    clock.pass(LONG).await;
     assert_eq!((open(), exchange(&app, &server).await), (1, address));
-    sleep(LONG).await;
+    clock.pass(LONG).await;
     assert_eq!((open(), exchange(&app, &server).await), (1, address), "it was used meanwhile");
-    sleep(IDLE + Duration::from_secs(1)).await;
+    clock.pass(IDLE - SECOND).await;
+    assert_eq!(open(), 1);
+    clock.pass(2 * SECOND).await;
     assert_eq!(open(), 0);
     assert_ne!(exchange(&app, &server).await, address, "the next datagram makes another way");
 }
 
 #[tokio::test]
 async fn a_gateway_ends_a_stream_on_which_nothing_passes() {
-    let (lab, server) = (Lab::new().await, Server::new().await);
-    let opened = lab.link().await.open_by(Transport::Udp, &server.1.into(), 1, Bytes::new()).await;
+    let (lab, server, origin) = (Lab::new().await, Server::new().await, Origin::new());
+    let link = lab.link().await;
+    let opened = link.open_by(Transport::Udp, &server.1.into(), 1, Bytes::new()).await;
     let mut tunnel = opened.unwrap().stream;
     let mut question = BytesMut::new();
     capsule::encode(b"question", &mut question);
+    let mut beside = link.open(&origin.address.into(), 2, Bytes::new()).await.unwrap().stream;
+    let echo = tokio::spawn(origin.accept().await.echo());
+    let clock = Clock::stop();
     tunnel.outbox.send(question.freeze()).await.unwrap();
     let gateway = server.hear("question").await;
-    pause();
-    sleep(LONG).await;
+    // Second by second, in each of which the other tunnel of the link is used: whoever has sent a ping has an answer before
+    // its deadline, and everything that the gateway has sent before has arrived.
+    let mut pass = async |seconds: u32| {
+        for _ in 0..seconds {
+            clock.pass(SECOND).await;
+            beside.outbox.send(Bytes::from_static(b"alive")).await.unwrap();
+            assert_eq!(&within(beside.inbox.next()).await.unwrap().unwrap()[..], b"alive");
+        }
+    };
+    pass(100).await;
     server.say(gateway, "answer").await;
-    let last = Instant::now();
     assert!(within(tunnel.inbox.next()).await.unwrap().is_some());
-    let end = timeout(4 * IDLE, tunnel.inbox.next()).await.expect("it has an end");
-    assert_eq!(end.unwrap(), None, "ended orderly");
-    let silent = last.elapsed();
-    assert!(silent >= IDLE - Duration::from_secs(1) && silent < IDLE + Duration::from_secs(2), "{silent:?}");
+    pass(119).await;
+    assert!(tunnel.inbox.next().now_or_never().is_none(), "ended early");
+    pass(2).await;
+    assert_eq!(within(tunnel.inbox.next()).await.unwrap(), None, "ended orderly");
+    echo.abort();
 }
 
 #[tokio::test]
 async fn datagrams_above_a_clients_rate_are_dropped_in_both_directions_and_counted() {
-    // Ten seconds for each datagram.
-    let lab = Lab::with_limits("client-rate = '100'").await;
-    let (proxy, server) = (lab.proxy().await, Server::new().await);
-    let app = App::associate(&proxy).await;
-    let paced = || lab.telemetry.udp_dropped.values().iter().map(|(_, count)| count).sum::<u64>();
-    for _ in 0..50 {
-        app.say(server.1, [7; 1000]).await;
+    // Bytes per second: a datagram is followed by a quarter of an hour without others.
+    for upload in [true, false] {
+        let (lab, server) = (Lab::with_limits("client-rate = '1'").await, Server::new().await);
+        let proxy = lab.proxy().await;
+        let app = App::associate(&proxy).await;
+        let paced = || lab.telemetry.udp_dropped.values().iter().map(|(_, count)| count).sum::<u64>();
+        // This one costs nothing.
+        app.say(server.1, "").await;
+        let gateway = server.hear("").await;
+        for number in 0..50 {
+            if upload {
+                app.say(server.1, [7; 1000]).await;
+            } else {
+                server.say(gateway, [7; 1000]).await;
+                // What arrives together passes together.
+                if number == 0 {
+                    app.hear(server.1, [7; 1000]).await;
+                }
+            }
+        }
+        if upload {
+            server.hear([7; 1000]).await;
+        }
+        until("the rest to be dropped", || paced() == 49).await;
+        assert_eq!(lab.telemetry.udp_dropped.values(), [("paced", 49)]);
     }
-    let gateway = server.hear([7; 1000]).await;
-    until("the rest to be dropped", || paced() == 49).await;
-    pause();
-    advance(Duration::from_secs(60)).await;
-    for _ in 0..50 {
-        server.say(gateway, [8; 1000]).await;
-        // One by one: what arrives together passes together.
-        sleep(Duration::from_millis(1)).await;
-    }
-    app.hear(server.1, [8; 1000]).await;
-    until("the rest to be dropped", || paced() == 98).await;
-    assert_eq!(lab.telemetry.udp_dropped.values(), [("paced", 98)]);
 }
 
 #[tokio::test]
