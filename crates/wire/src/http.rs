@@ -4,6 +4,10 @@
 //! Nothing passes through unparsed. A head is checked, then written anew from what was understood, so that the next
 //! recipient cannot read it differently (request smuggling, RFC 9112 §11.2). Framing in particular is never copied:
 //! `Content-Length` and `Transfer-Encoding` are written from [`BodyLength`].
+//!
+//! Requests are read strictly, because they are sent on connections to servers. Responses are read leniently where their
+//! meaning is certain, as browsers do: a server is rarely repaired for the sake of a proxy. When a response leaves doubt
+//! about where it ends, its connection is not used again.
 //! There is no I/O and no clock here; the caller reads, waits, and decides what to do with a refusal.
 //!
 //! "Client" and "server" are the RFC's words here: the app and the server it wants to reach.
@@ -14,7 +18,9 @@ mod fields;
 mod forward;
 mod framing;
 mod grammar;
+mod login;
 mod malformed;
+mod repair;
 mod request;
 mod response;
 mod target;
@@ -26,12 +32,14 @@ pub use chunked::{ChunkHeader, ChunkedDecoder, ChunkedEncoder, Step};
 pub use fields::Fields;
 pub use framing::BodyLength;
 pub use malformed::Malformed;
+pub use repair::may_begin_response;
 pub use request::{RequestHead, Upgrade};
-pub use response::{ResponseHead, simple_response, trace_response};
+pub use response::{Recipient, ResponseHead, simple_response, trace_response};
 pub use target::RequestTarget;
 
 /// The largest head that is read, in bytes, including the start line and the blank line. Twice what common servers
-/// accept, so that users meet the server's limit first. The number of fields has no limit of its own.
+/// accept, so that users meet the server's limit first. The number of fields has no limit of its own. A line of a chunk
+/// size and a trailer section have the same limit.
 pub const MAX_HEAD: usize = 64 * 1024;
 
 /// The number of empty lines that are ignored before a request line (RFC 9112 §2.2: at least one SHOULD be).
@@ -83,13 +91,6 @@ impl Version {
     fn from_minor(minor: u8) -> Version {
         if minor == 0 { Version::Http10 } else { Version::Http11 }
     }
-}
-
-/// The kind of message that is parsed: a few rules are less strict for responses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Message {
-    Request,
-    Response,
 }
 
 /// The length in bytes of the empty lines that `buf` starts with, at most [`MAX_EMPTY_LINES`] of them.

@@ -1,21 +1,31 @@
 //! The chunked coding, compared with a decoder that is given the whole body at once.
 
 use bytes::BytesMut;
-use laneway::wire::http::{ChunkedDecoder, ChunkedEncoder, Step};
+use laneway::wire::http::{ChunkedDecoder, ChunkedEncoder, MAX_HEAD, Step};
 
 /// `data` begins with a chunked body.
 pub fn run(data: &[u8]) {
     let want = reference(data);
-    assert_eq!(decode(std::iter::once(data)), want, "whole");
-    assert_eq!(decode(super::input::pieces(data)), want, "in pieces");
-    if data.len() <= 256 {
-        assert_eq!(decode(data.chunks(1)), want, "byte by byte");
+    let lenient = decode(ChunkedDecoder::of_response, std::iter::once(data));
+    for (decoder, want) in [
+        (ChunkedDecoder::of_request as fn() -> _, &want),
+        (ChunkedDecoder::of_response as fn() -> _, &lenient),
+    ] {
+        assert_eq!(&decode(decoder, std::iter::once(data)), want, "whole");
+        assert_eq!(&decode(decoder, super::input::pieces(data)), want, "in pieces");
+        if data.len() <= 256 {
+            assert_eq!(&decode(decoder, data.chunks(1)), want, "byte by byte");
+        }
+    }
+    if want.1 != End::Refused {
+        assert_eq!(lenient, want, "what is accepted strictly has no other meaning");
     }
 
     let mut encoded = BytesMut::new();
     super::input::pieces(data).for_each(|piece| ChunkedEncoder::encode(piece, &mut encoded));
     encoded.extend_from_slice(ChunkedEncoder::END);
-    assert_eq!(decode(std::iter::once(&encoded[..])), (data.to_vec(), End::Done(0)));
+    let decoded = decode(ChunkedDecoder::of_request, std::iter::once(&encoded[..]));
+    assert_eq!(decoded, (data.to_vec(), End::Done(0)));
 }
 
 /// How decoding ended.
@@ -27,8 +37,8 @@ enum End {
     Refused,
 }
 
-fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<u8>, End) {
-    let (mut decoder, mut input) = (ChunkedDecoder::new(), BytesMut::new());
+fn decode<'a>(decoder: fn() -> ChunkedDecoder, pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<u8>, End) {
+    let (mut decoder, mut input) = (decoder(), BytesMut::new());
     let (mut body, mut end) = (Vec::new(), End::NeedsMore);
     for piece in pieces {
         input.extend_from_slice(piece);
@@ -50,22 +60,25 @@ fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<u8>, End) {
 
 /// RFC 9112 §7.1 with the limits of the decoder.
 fn reference(mut data: &[u8]) -> (Vec<u8>, End) {
-    let (mut body, mut extensions) = (Vec::new(), 0);
+    let (mut body, mut extensions, mut announced) = (Vec::new(), 0_u64, 0_u64);
     let end = loop {
-        let line = match line(data, 16 + 1024 + 2) {
+        let line = match line(data, MAX_HEAD) {
             Ok(line) => line,
             Err(end) => break end,
         };
-        let digits = line.iter().position(|byte| *byte == b';').unwrap_or(line.len());
+        let digits = line.iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(line.len());
         let (digits, extension) = line.split_at(digits);
-        extensions += extension.len();
-        let number = (1..=16).contains(&digits.len()) && digits.iter().all(u8::is_ascii_hexdigit);
-        if !number || !is_text(extension) || extension.len() > 1024 || extensions > 16 * 1024 {
+        let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+        let begins = extension.is_empty() || extension.iter().find(|byte| !blank(byte)) == Some(&b';');
+        extensions += extension.len() as u64;
+        let allowed = extensions.saturating_sub(announced) <= MAX_HEAD as u64;
+        if digits.is_empty() || !begins || !is_text(extension) || !allowed {
             break End::Refused;
         }
-        data = &data[line.len() + 2..];
         let digits = str::from_utf8(digits).expect("digits");
-        let size = u64::from_str_radix(digits, 16).expect("at most 16 digits");
+        let Ok(size) = u64::from_str_radix(digits, 16) else { break End::Refused };
+        data = &data[line.len() + 2..];
+        announced = announced.saturating_add(size);
         if size == 0 {
             break trailer(data);
         }
@@ -84,7 +97,7 @@ fn reference(mut data: &[u8]) -> (Vec<u8>, End) {
 }
 
 fn trailer(mut data: &[u8]) -> End {
-    let mut left = 8 * 1024;
+    let mut left = MAX_HEAD;
     loop {
         let line = match line(data, left) {
             Ok(line) => line,

@@ -55,7 +55,7 @@ pub(super) async fn send_body(
             Ok(())
         }
         BodyLength::Chunked => {
-            let mut decoder = ChunkedDecoder::new();
+            let mut decoder = ChunkedDecoder::of_request();
             loop {
                 match decoder.decode(buffer).map_err(UploadError::Malformed)? {
                     Step::Data(data) => {

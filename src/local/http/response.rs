@@ -3,6 +3,7 @@
 use std::io::IoSlice;
 use std::num::NonZeroUsize;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
 
@@ -11,7 +12,8 @@ use crate::link::relay::Progress;
 use crate::local::server_connection::{FromServer, ServerError};
 use crate::net;
 use crate::wire::http::{
-    BodyLength, ChunkedDecoder, ChunkedEncoder, MAX_HEAD, Malformed, ResponseHead, Step, head_end,
+    BodyLength, ChunkedDecoder, ChunkedEncoder, MAX_HEAD, Malformed, Recipient, ResponseHead, Step, head_end,
+    may_begin_response,
 };
 use crate::wire::resume::Point;
 
@@ -54,6 +56,7 @@ impl Exchange<'_> {
             self.put(server, &mut head, &[], false).await?;
             return Ok(Delivered { upgraded: true, framed: false, reusable: false });
         }
+        response.check_codings(self.request.version).map_err(|malformed| self.bad(malformed))?;
         let body_as = response.client_body(self.request.version);
         self.write_head(&response, body_as, &mut head);
         let chunked = body_as == BodyLength::Chunked;
@@ -65,8 +68,7 @@ impl Exchange<'_> {
                 !buffer.is_empty()
             }
             BodyLength::Chunked => {
-                self.chunked(server, &mut head, &mut buffer, chunked, progress).await?;
-                !buffer.is_empty()
+                self.chunked(server, &mut head, &mut buffer, chunked, progress).await? || !buffer.is_empty()
             }
             BodyLength::UntilClose => {
                 self.until_close(server, &mut head, buffer.freeze(), chunked, progress).await?;
@@ -98,6 +100,10 @@ impl Exchange<'_> {
             if searched >= MAX_HEAD {
                 return Err(self.bad(Malformed::HeadTooLarge));
             }
+            // The server may wait for an answer in its own protocol, and never end a head.
+            if !may_begin_response(buffer) {
+                return Err(self.bad(Malformed::NotHttp));
+            }
             match server.next().await {
                 Ok(Some(data)) => buffer.extend_from_slice(&data),
                 Ok(None) if buffer.is_empty() && !self.started.load(Relaxed) => {
@@ -114,8 +120,8 @@ impl Exchange<'_> {
     }
 
     fn write_head(&self, response: &ResponseHead, body_as: BodyLength, out: &mut BytesMut) {
-        let request = self.request;
-        response.write_forward(&self.local.name, request.version, request.keep_alive, body_as, out);
+        let to = Recipient { version: self.request.version, keep_alive: self.request.keep_alive };
+        response.write_forward(&self.local.name, to, body_as, SystemTime::now(), out);
     }
 
     /// Passes on a body of `length` bytes, whose beginning is in `buffer`. What follows it stays there.
@@ -148,7 +154,8 @@ impl Exchange<'_> {
         }
     }
 
-    /// Passes on a chunked body, whose beginning is in `buffer`. What follows it stays there.
+    /// Passes on a chunked body, whose beginning is in `buffer`. What follows it stays there. Gives whether the connection
+    /// ended with it.
     async fn chunked(
         &self,
         server: &mut FromServer<'_>,
@@ -156,15 +163,20 @@ impl Exchange<'_> {
         buffer: &mut BytesMut,
         as_chunks: bool,
         progress: &Progress<'_>,
-    ) -> Result<(), Trouble> {
-        let mut decoder = ChunkedDecoder::new();
+    ) -> Result<bool, Trouble> {
+        let mut decoder = ChunkedDecoder::of_response();
         loop {
             match decoder.decode(buffer) {
                 Ok(Step::Data(data)) => {
                     progress.add_received(data.len());
                     self.put(server, head, &data, as_chunks).await?;
                 }
-                Ok(Step::Done) => return Ok(()),
+                Ok(Step::Done) => return Ok(false),
+                Ok(Step::NeedMore) if decoder.may_end() => match server.next().await {
+                    Ok(Some(data)) => buffer.extend_from_slice(&data),
+                    Ok(None) => return Ok(true),
+                    Err(error) => return Err(cut_off(&error)),
+                },
                 Ok(Step::NeedMore) => {
                     let data = self.next_of_body(server).await?;
                     if buffer.is_empty() {

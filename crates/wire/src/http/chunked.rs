@@ -1,4 +1,4 @@
-//! The chunked transfer coding (RFC 9112 §7.1), strict when reading.
+//! The chunked transfer coding (RFC 9112 §7.1): strict when a request is read, lenient for responses.
 //!
 //! httparse's `parse_chunk_size` is not used: it reads an empty size as 0, the end of the body (§7.1 wants a digit),
 //! and lets a lone LF stand in an extension, whose length it does not limit (§7.1.1 asks for a limit).
@@ -8,30 +8,27 @@ use std::num::NonZeroUsize;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::Malformed;
 use super::fields::check_trailer;
-use super::grammar::is_text_byte;
-
-/// Maximum size in bytes of the extensions on one chunk-size line (RFC 9112 §7.1.1 asks for a limit).
-const MAX_EXTENSION: usize = 1024;
-/// Maximum size in bytes of all extensions in one body, so that tiny chunks with long extensions cannot make a short
-/// body arbitrarily long.
-const MAX_EXTENSIONS: usize = 16 * 1024;
-/// Maximum length in bytes of a chunk-size line with its CRLF: a `u64` has 16 hexadecimal digits.
-const MAX_SIZE_LINE: usize = 16 + MAX_EXTENSION + 2;
-/// Maximum size in bytes of the trailer section.
-const MAX_TRAILER: usize = 8 * 1024;
+use super::grammar::{is_blank, is_text_byte};
+use super::{MAX_HEAD, Malformed};
 
 /// Decodes a chunked body that arrives in pieces.
 ///
-/// Chunk extensions and trailer fields are checked and dropped, as RFC 9112 §7.1.1 and §7.1.2 allow a proxy. A
-/// truncated body is never done: the caller must treat the end of its input before [`Step::Done`] as a truncation
-/// (§8).
+/// Chunk extensions and trailer fields are dropped, as RFC 9112 §7.1.1 and §7.1.2 allow a proxy. A chunk-size line and a
+/// trailer section have at most [`MAX_HEAD`] bytes, and all extensions of a body together at most as many more than it
+/// has data. A truncated body is never done: the caller must treat the end of its input before [`Step::Done`] as a
+/// truncation (§8), unless [`ChunkedDecoder::may_end`].
 #[derive(Debug)]
 pub struct ChunkedDecoder {
     state: State,
+    /// Reads a response: lines may end with LF alone and sizes with white space, and trailer lines may be anything.
+    lenient: bool,
+    /// Bytes of the input that contain no line end.
+    searched: usize,
     /// Bytes of extensions seen in this body.
-    extensions: usize,
+    extensions: u64,
+    /// Bytes of data announced by this body.
+    data: u64,
 }
 
 /// The result of one call of [`ChunkedDecoder::decode`].
@@ -59,38 +56,39 @@ enum State {
     Done,
 }
 
-impl Default for ChunkedDecoder {
-    fn default() -> Self {
-        ChunkedDecoder::new()
-    }
-}
-
 impl ChunkedDecoder {
-    /// A decoder at the start of a body.
+    /// A decoder at the start of the body of a request. Only CRLF ends a line, although RFC 9112 §2.2 lets a recipient
+    /// take a lone LF for the end.
     #[must_use]
-    pub fn new() -> ChunkedDecoder {
-        ChunkedDecoder { state: State::Size, extensions: 0 }
+    pub fn of_request() -> ChunkedDecoder {
+        ChunkedDecoder { state: State::Size, lenient: false, searched: 0, extensions: 0, data: 0 }
+    }
+
+    /// A decoder at the start of the body of a response.
+    #[must_use]
+    pub fn of_response() -> ChunkedDecoder {
+        ChunkedDecoder { lenient: true, ..ChunkedDecoder::of_request() }
     }
 
     /// Takes the next step and removes the bytes it used from the front of `input`. Call it again until it asks for
-    /// more or is done.
+    /// more or is done. Between the calls `input` may only grow at its end.
     ///
     /// # Errors
-    /// Anything but the exact syntax with bounded extensions and trailers. After an error every call returns the
-    /// same error.
+    /// What breaks the syntax, or exceeds a limit. After an error every call returns the same error.
     pub fn decode(&mut self, input: &mut BytesMut) -> Result<Step, Malformed> {
         loop {
             match self.state {
                 State::Size => {
-                    let Some(end) = line_within(input, MAX_SIZE_LINE, Malformed::ChunkExtension)? else {
+                    let Some(line) = self.line(input, MAX_HEAD, Malformed::ChunkExtension)? else {
                         return Ok(Step::NeedMore);
                     };
-                    let (size, extension) = chunk_size(&input[..end])?;
-                    self.extensions += extension;
-                    if self.extensions > MAX_EXTENSIONS {
+                    let (size, extension) = chunk_size(&input[..line.length], self.lenient)?;
+                    self.extensions = self.extensions.saturating_add(extension as u64);
+                    if self.extensions.saturating_sub(self.data) > MAX_HEAD as u64 {
                         return Err(Malformed::ChunkExtension);
                     }
-                    input.advance(end + 2);
+                    self.advance(input, &line);
+                    self.data = self.data.saturating_add(size);
                     self.state = match size {
                         0 => State::Trailer { bytes: 0 },
                         size => State::Data(size),
@@ -111,24 +109,58 @@ impl ChunkedDecoder {
                         input.advance(2);
                         self.state = State::Size;
                     }
+                    [b'\n', ..] if self.lenient => {
+                        input.advance(1);
+                        self.state = State::Size;
+                    }
                     _ => return Err(Malformed::ChunkEnd),
                 },
                 State::Trailer { bytes } => {
-                    let Some(end) = line_within(input, MAX_TRAILER - bytes, Malformed::TrailerTooLarge)?
-                    else {
+                    let Some(line) = self.line(input, MAX_HEAD - bytes, Malformed::TrailerTooLarge)? else {
                         return Ok(Step::NeedMore);
                     };
-                    self.state = if end == 0 {
+                    self.state = if line.length == 0 {
                         State::Done
                     } else {
-                        check_trailer(&input[..end + 2])?;
-                        State::Trailer { bytes: bytes + end + 2 }
+                        if !self.lenient {
+                            check_trailer(&input[..line.with_break])?;
+                        }
+                        State::Trailer { bytes: bytes + line.with_break }
                     };
-                    input.advance(end + 2);
+                    self.advance(input, &line);
                 }
                 State::Done => return Ok(Step::Done),
             }
         }
+    }
+
+    /// The line at the start of `input`; `None` if its end has not arrived. A line of more than `limit` bytes with its
+    /// line break is `too_long`, however the input is cut in pieces.
+    fn line(&mut self, input: &[u8], limit: usize, too_long: Malformed) -> Result<Option<Line>, Malformed> {
+        let within = &input[..limit.min(input.len())];
+        let Some(end) = within[self.searched..].iter().position(|&byte| byte == b'\n') else {
+            self.searched = within.len();
+            return if input.len() >= limit { Err(too_long) } else { Ok(None) };
+        };
+        let end = self.searched + end;
+        let length = match input[..end].split_last() {
+            Some((b'\r', line)) if self.lenient || !line.contains(&b'\r') => line.len(),
+            _ if self.lenient => end,
+            _ => return Err(Malformed::LineBreak),
+        };
+        Ok(Some(Line { length, with_break: end + 1 }))
+    }
+
+    fn advance(&mut self, input: &mut BytesMut, line: &Line) {
+        input.advance(line.with_break);
+        self.searched = 0;
+    }
+
+    /// Whether the input may end here: the last chunk has arrived, without which a body is incomplete (RFC 9112 §8).
+    /// What may be missing is the rest of the trailer section of a response.
+    #[must_use]
+    pub fn may_end(&self) -> bool {
+        self.is_done() || self.lenient && matches!(self.state, State::Trailer { .. })
     }
 
     /// Whether the whole body has been decoded.
@@ -182,34 +214,35 @@ impl AsRef<[u8]> for ChunkHeader {
     }
 }
 
-/// The length of the line at the start of `input` without its CRLF; `None` if its end has not arrived. A line that
-/// takes more than `limit` bytes with its CRLF is `too_long`, however the input is cut in pieces. Only CRLF ends a
-/// line: any other CR or LF is refused, although RFC 9112 §2.2 lets a recipient take a lone LF for the end.
-fn line_within(input: &[u8], limit: usize, too_long: Malformed) -> Result<Option<usize>, Malformed> {
-    match input.iter().take(limit).position(|&byte| byte == b'\n') {
-        Some(end) => match input[..end].split_last() {
-            Some((b'\r', line)) if !line.contains(&b'\r') => Ok(Some(line.len())),
-            _ => Err(Malformed::LineBreak),
-        },
-        None if input.len() >= limit => Err(too_long),
-        None => Ok(None),
-    }
+/// A line at the start of the input.
+struct Line {
+    /// Its length without the line break.
+    length: usize,
+    with_break: usize,
 }
 
-/// Parses a chunk-size line into the size and the length of its extensions. White space before an extension
-/// (RFC 9112 §7.1.1: "bad" white space) is refused.
-fn chunk_size(line: &[u8]) -> Result<(u64, usize), Malformed> {
+/// Parses a chunk-size line into the size and the length of its extensions. White space before an extension is dropped
+/// (RFC 9110 §5.6.3: a recipient MUST parse "bad" white space), and in a response also white space at the end, with which
+/// some servers pad the size.
+fn chunk_size(line: &[u8], lenient: bool) -> Result<(u64, usize), Malformed> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-    let (digits, extension) = line.split_at(digits);
-    if !matches!(digits.len(), 1..=16) || !matches!(extension, [] | [b';', ..]) {
+    let (digits, rest) = line.split_at(digits);
+    let blanks = rest.iter().take_while(|byte| is_blank(byte)).count();
+    let extension = &rest[blanks..];
+    let ends_well = match extension.first() {
+        Some(b';') => true,
+        None => blanks == 0 || lenient,
+        Some(_) => false,
+    };
+    if digits.is_empty() || !ends_well {
         return Err(Malformed::ChunkSize);
     }
-    if extension.len() > MAX_EXTENSION || !extension.iter().copied().all(is_text_byte) {
+    if !lenient && !extension.iter().copied().all(is_text_byte) {
         return Err(Malformed::ChunkExtension);
     }
     let digits = str::from_utf8(digits).ok().ok_or(Malformed::ChunkSize)?;
     let size = u64::from_str_radix(digits, 16).ok().ok_or(Malformed::ChunkSize)?;
-    Ok((size, extension.len()))
+    Ok((size, rest.len()))
 }
 
 #[cfg(test)]
@@ -228,7 +261,11 @@ mod tests {
     }
 
     fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Decoded {
-        let (mut decoder, mut input) = (ChunkedDecoder::new(), BytesMut::new());
+        decode_by(ChunkedDecoder::of_request(), pieces)
+    }
+
+    fn decode_by<'a>(mut decoder: ChunkedDecoder, pieces: impl IntoIterator<Item = &'a [u8]>) -> Decoded {
+        let mut input = BytesMut::new();
         let (mut body, mut error) = (Vec::new(), None);
         for piece in pieces {
             input.extend_from_slice(piece);
@@ -253,7 +290,8 @@ mod tests {
         for (text, body, rest) in [
             ("0\r\n\r\n", "", ""),
             ("5\r\nhello\r\n0\r\n\r\nGET", "hello", "GET"),
-            ("1\r\na\r\n00002\r\nbc\r\n000\r\n\r\n", "abc", ""),
+            ("1\r\na\r\n00000000000000000002\r\nbc\r\n000\r\n\r\n", "abc", ""),
+            ("3 ;x=1\r\nabc\r\n0\t ; y\r\n\r\n", "abc", ""),
             ("a\r\n0123456789\r\nA\r\n0123456789\r\n0\r\n\r\n", "01234567890123456789", ""),
             ("2;a=b;c=\"d e\"\r\n\r\n\r\n0;x\r\n\r\n", "\r\n", ""),
             ("1\r\na\r\n0\r\nX: 1\r\nContent-Length: 9\r\n\r\nrest", "a", "rest"),
@@ -266,13 +304,13 @@ mod tests {
     #[test]
     fn refuses_every_smuggling_shape() {
         use Malformed::*;
-        let long_extension = format!("1;{}\r\n", "x".repeat(1024));
-        let endless_extension = format!("1;{}", "x".repeat(2048));
-        let many_extensions = format!("1;{}\r\na\r\n", "x".repeat(1023)).repeat(17);
-        let long_trailer = format!("0\r\nA: {}\r\n\r\n", "x".repeat(8 * 1024));
-        let endless_trailer = format!("0\r\nA: {}", "x".repeat(9 * 1024));
-        let long_trailers = format!("0\r\n{}\r\n", format!("A: {}\r\n", "x".repeat(500)).repeat(17));
-        let many_trailers = format!("0\r\n{}\r\n", "A: 1\r\n".repeat(1366));
+        let long_extension = format!("1;{}\r\n", "x".repeat(MAX_HEAD));
+        let endless_extension = format!("1;{}", "x".repeat(2 * MAX_HEAD));
+        let many_extensions = format!("1;{}\r\na\r\n", "x".repeat(1023)).repeat(66);
+        let long_trailer = format!("0\r\nA: {}\r\n\r\n", "x".repeat(MAX_HEAD));
+        let endless_trailer = format!("0\r\nA: {}", "x".repeat(MAX_HEAD + 10));
+        let long_trailers = format!("0\r\n{}\r\n", format!("A: {}\r\n", "x".repeat(500)).repeat(132));
+        let many_trailers = format!("0\r\n{}\r\n", "A: 1\r\n".repeat(11_000));
         for (text, want) in [
             ("5\nhello\r\n0\r\n\r\n", LineBreak),
             ("\n", LineBreak),
@@ -289,12 +327,11 @@ mod tests {
             ("-5\r\nhello\r\n", ChunkSize),
             (" 5\r\nhello\r\n", ChunkSize),
             ("5 \r\nhello\r\n", ChunkSize),
-            ("5 ;a\r\nhello\r\n", ChunkSize),
+            ("5 a\r\nhello\r\n", ChunkSize),
             ("5\t\r\nhello\r\n", ChunkSize),
             ("5_0\r\nhello\r\n", ChunkSize),
             ("5,5\r\nhello\r\n", ChunkSize),
             (";a\r\n", ChunkSize),
-            ("00000000000000005\r\nhello\r\n", ChunkSize),
             ("10000000000000005\r\nhello\r\n", ChunkSize),
             ("5;\0\r\nhello\r\n", ChunkExtension),
             (&long_extension, ChunkExtension),
@@ -351,15 +388,70 @@ mod tests {
     }
 
     #[test]
+    fn a_response_is_read_leniently_where_its_meaning_is_certain() {
+        for (text, body, rest) in [
+            ("5  \r\nhello\r\n0\t\r\n\r\nx", "hello", "x"),
+            ("5\nhello\n0\n\nx", "hello", "x"),
+            ("5;\0\rx\r\nhello\r\n0\r\n\r\n", "hello", ""),
+            ("0\r\nA: 1\r\n folded\r\nB : 2\r\nnone\r\nC: \0\r\n\r\n", "", ""),
+        ] {
+            let want = Decoded { body: body.into(), done: true, rest: rest.into(), error: None };
+            assert_eq!(decode_by(ChunkedDecoder::of_response(), [text.as_bytes()]), want, "{text:?}");
+            assert!(decode([text.as_bytes()]).error.is_some(), "not of a request: {text:?}");
+        }
+        for (text, want) in [
+            (" 5\r\nhello\r\n", Malformed::ChunkSize),
+            ("\r\n", Malformed::ChunkSize),
+            ("5x\r\nhello\r\n", Malformed::ChunkSize),
+            ("5 5\r\nhello\r\n", Malformed::ChunkSize),
+            ("5\rx\r\nhello\r\n", Malformed::ChunkSize),
+            ("-1\r\n", Malformed::ChunkSize),
+            ("10000000000000000\r\n", Malformed::ChunkSize),
+            ("5\r\nhelloX\r\n", Malformed::ChunkEnd),
+            ("5\r\nhello\rX", Malformed::ChunkEnd),
+        ] {
+            let decoded = decode_by(ChunkedDecoder::of_response(), [text.as_bytes()]);
+            assert_eq!(decoded.error, Some(want), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_body_of_a_response_may_end_after_its_last_chunk_and_never_before() {
+        let text = b"1\r\na\r\n0;x\r\nA: 1\r\n\r\n";
+        let last_chunk = b"1\r\na\r\n0;x\r\n".len();
+        for end in 0..=text.len() {
+            for (mut decoder, may_end) in [
+                (ChunkedDecoder::of_response(), end >= last_chunk),
+                (ChunkedDecoder::of_request(), end == text.len()),
+            ] {
+                let mut input = BytesMut::from(&text[..end]);
+                while let Step::Data(_) = decoder.decode(&mut input).unwrap() {}
+                assert_eq!(decoder.may_end(), may_end, "{end}");
+            }
+        }
+    }
+
+    #[test]
+    fn extensions_are_limited_in_bytes_and_their_number_only_by_the_data_between_them() {
+        let chunk = format!("{:x};{}\r\n{}\r\n", 8 * 1024, "s".repeat(1024), "x".repeat(8 * 1024));
+        let mut decoder = ChunkedDecoder::of_request();
+        for _ in 0..1000 {
+            let mut input = BytesMut::from(chunk.as_bytes());
+            assert!(matches!(decoder.decode(&mut input), Ok(Step::Data(_))));
+            assert_eq!(decoder.decode(&mut input), Ok(Step::NeedMore));
+        }
+    }
+
+    #[test]
     fn waits_for_no_more_than_the_longest_size_line() {
-        let line = format!("1;{}", "x".repeat(MAX_SIZE_LINE));
-        assert_eq!(decode([&line.as_bytes()[..MAX_SIZE_LINE - 1]]).error, None);
-        assert_eq!(decode([&line.as_bytes()[..MAX_SIZE_LINE]]).error, Some(Malformed::ChunkExtension));
+        let line = format!("1;{}", "x".repeat(MAX_HEAD));
+        assert_eq!(decode([&line.as_bytes()[..MAX_HEAD - 1]]).error, None);
+        assert_eq!(decode([&line.as_bytes()[..MAX_HEAD]]).error, Some(Malformed::ChunkExtension));
     }
 
     #[test]
     fn an_error_stays() {
-        let (mut decoder, mut input) = (ChunkedDecoder::new(), BytesMut::from("x\r\n"));
+        let (mut decoder, mut input) = (ChunkedDecoder::of_request(), BytesMut::from("x\r\n"));
         for _ in 0..2 {
             assert_eq!(decoder.decode(&mut input), Err(Malformed::ChunkSize));
         }
@@ -367,7 +459,7 @@ mod tests {
 
     #[test]
     fn data_is_not_copied() {
-        let (mut decoder, mut input) = (ChunkedDecoder::new(), BytesMut::from("5\r\nhello\r\n"));
+        let (mut decoder, mut input) = (ChunkedDecoder::of_request(), BytesMut::from("5\r\nhello\r\n"));
         let address = input[3..].as_ptr();
         let Ok(Step::Data(data)) = decoder.decode(&mut input) else { panic!("no data") };
         assert_eq!(data.as_ptr(), address);
@@ -410,6 +502,12 @@ mod tests {
             let whole = decode([&text[..]]);
             prop_assert_eq!(&decode(cuts.windows(2).map(|pair| &text[pair[0]..pair[1]])), &whole);
             prop_assert_eq!(&decode(text.chunks(1)), &whole);
+            let lenient = decode_by(ChunkedDecoder::of_response(), [&text[..]]);
+            let pieces = cuts.windows(2).map(|pair| &text[pair[0]..pair[1]]);
+            prop_assert_eq!(&decode_by(ChunkedDecoder::of_response(), pieces), &lenient);
+            if whole.error.is_none() {
+                prop_assert_eq!(&lenient, &whole);
+            }
         }
 
         #[test]

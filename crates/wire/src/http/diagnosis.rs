@@ -1,6 +1,6 @@
 //! Why httparse refused a head. Its errors name neither the place nor the rule, and a user is told the rule.
 
-use httparse::{Error, Request, Response};
+use httparse::{Error, Request};
 
 use super::Malformed;
 use super::grammar::{is_blank, is_text_byte, is_token};
@@ -16,30 +16,17 @@ pub(super) fn of_request(head: &[u8], error: Error) -> Malformed {
     .unwrap_or_else(|| without_place(error, Malformed::RequestLine))
 }
 
-/// The first fault of a response that httparse refused with `error`.
-pub(super) fn of_response(head: &[u8], error: Error) -> Malformed {
-    first_fault(head, |number, line| match number {
-        0 => (line.text.is_empty() || Response::new(&mut []).parse(line.with_break).is_err())
-            .then(|| status_line(line.text)),
-        1 => response_field_line(line.text),
-        _ if line.text.first().is_some_and(is_blank) => not_text(line.text),
-        _ => response_field_line(line.text),
-    })
-    .unwrap_or_else(|| without_place(error, Malformed::StatusLine))
-}
-
 /// The fault of one field line (RFC 9112 §5), without its CRLF, if it has one.
 pub(super) fn field_line(line: &[u8]) -> Option<Malformed> {
     match line.iter().position(|&byte| byte == b':') {
         Some(colon) if colon > 0 && is_blank(&line[colon - 1]) && !is_blank(&line[0]) => {
             Some(Malformed::SpaceBeforeColon)
         }
-        _ => response_field_line(line),
+        _ => other_fault(line),
     }
 }
 
-/// The same, where white space before the colon is no fault.
-fn response_field_line(line: &[u8]) -> Option<Malformed> {
+fn other_fault(line: &[u8]) -> Option<Malformed> {
     if line.first().is_some_and(is_blank) {
         return Some(Malformed::ObsFold);
     }
@@ -50,11 +37,7 @@ fn response_field_line(line: &[u8]) -> Option<Malformed> {
     if !is_token(&line[..name_end]) {
         return Some(Malformed::FieldName);
     }
-    not_text(&line[colon + 1..])
-}
-
-fn not_text(value: &[u8]) -> Option<Malformed> {
-    (!value.iter().copied().all(is_text_byte)).then_some(Malformed::FieldValue)
+    (!line[colon + 1..].iter().copied().all(is_text_byte)).then_some(Malformed::FieldValue)
 }
 
 /// `method SP request-target SP HTTP-version`, with no other white space (RFC 9112 §3). The version comes first, so
@@ -73,14 +56,6 @@ fn request_line(line: &[u8]) -> Malformed {
         Malformed::RequestLine
     } else {
         Malformed::TargetBytes
-    }
-}
-
-/// `HTTP-version SP status-code SP [ reason-phrase ]` (RFC 9112 §4).
-fn status_line(line: &[u8]) -> Malformed {
-    match line.get(..8) {
-        Some(version) if is_version(version) && !is_supported(version) => Malformed::Version,
-        _ => Malformed::StatusLine,
     }
 }
 
@@ -119,8 +94,8 @@ fn first_fault(head: &[u8], fault: impl Fn(usize, Line<'_>) -> Option<Malformed>
     None
 }
 
-/// What is left to say where no line shows a fault. It does not happen while httparse and this module agree.
-fn without_place(error: Error, start_line: Malformed) -> Malformed {
+/// The fault when no line shows one. It does not happen while httparse and this module agree.
+pub(super) fn without_place(error: Error, start_line: Malformed) -> Malformed {
     match error {
         Error::HeaderName => Malformed::FieldName,
         Error::HeaderValue => Malformed::FieldValue,

@@ -4,13 +4,12 @@ use std::cmp::Ordering;
 
 use bytes::BytesMut;
 
-use super::{Fields, Version};
+use super::{BodyLength, Fields, Version, framing};
 
 /// Fields for one connection only, whether or not `Connection` names them (RFC 9110 §7.6.1). `TE` and `Trailer` are
-/// among them because trailers are dropped, and the framing fields because they are written from the body length.
-const HOP_BY_HOP: [&str; 12] = [
+/// among them because trailers are dropped.
+const HOP_BY_HOP: [&str; 10] = [
     "connection",
-    "content-length",
     "http2-settings",
     "keep-alive",
     "proxy-authenticate",
@@ -19,16 +18,16 @@ const HOP_BY_HOP: [&str; 12] = [
     "proxy-connection",
     "te",
     "trailer",
-    "transfer-encoding",
     "upgrade",
 ];
 
 /// Fields that are forwarded even if `Connection` names them: they are for every recipient (RFC 9110 §7.6.1), and
 /// without them the message would mean something else, or a loop would not be noticed.
-const END_TO_END: [&str; 21] = [
+const END_TO_END: [&str; 23] = [
     "authorization",
     "cache-control",
     "content-encoding",
+    "content-length",
     "content-range",
     "content-type",
     "cookie",
@@ -46,6 +45,7 @@ const END_TO_END: [&str; 21] = [
     "max-forwards",
     "range",
     "set-cookie",
+    "transfer-encoding",
     "via",
 ];
 
@@ -69,7 +69,7 @@ impl Connection {
     }
 }
 
-/// The fields that are forwarded, in order. Those that frame the body are never among them.
+/// The fields that are forwarded, in order. Those that frame the body are among them for [`FramingField`] to replace.
 pub(super) fn end_to_end(fields: &Fields) -> impl Iterator<Item = (&[u8], &[u8])> {
     let mut nominated: Vec<&[u8]> =
         fields.list("connection").filter(|option| !is_among(option, &END_TO_END)).collect();
@@ -78,6 +78,33 @@ pub(super) fn end_to_end(fields: &Fields) -> impl Iterator<Item = (&[u8], &[u8])
     fields.iter().filter(move |(name, _)| {
         !is_among(name, &HOP_BY_HOP) && nominated.binary_search_by(|option| compare(option, name)).is_err()
     })
+}
+
+/// The field that frames the body of a forwarded message: in the place and the spelling of the one received, so that the
+/// order of fields stays, and after all others if none was received.
+pub(super) struct FramingField(Option<(&'static str, Vec<u8>)>);
+
+impl FramingField {
+    /// For a body that ends like this; `codings` come before `chunked`.
+    pub(super) fn new(body: BodyLength, codings: &[u8]) -> FramingField {
+        FramingField(framing::field(body, codings))
+    }
+
+    /// Whether the received field called `name` frames the body. Writes the field in its place if it has the same name.
+    pub(super) fn replaces(&mut self, name: &[u8], out: &mut BytesMut) -> bool {
+        if let Some((_, value)) = self.0.take_if(|(own, _)| own.as_bytes().eq_ignore_ascii_case(name)) {
+            write_field(name, &value, out);
+            return true;
+        }
+        is_among(name, &["content-length", "transfer-encoding"])
+    }
+
+    /// Writes the field unless it has been written.
+    pub(super) fn finish(self, out: &mut BytesMut) {
+        if let Some((name, value)) = self.0 {
+            write_field(name.as_bytes(), &value, out);
+        }
+    }
 }
 
 /// Writes one field line.

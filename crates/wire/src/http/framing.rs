@@ -1,6 +1,8 @@
-//! The length of a message body (RFC 9112 §6). Anything that two recipients could read differently is refused.
+//! The length of a message body (RFC 9112 §6). In a request, anything that two recipients could read differently is
+//! refused. In a response the RFC says which field counts; what it does not decide is refused.
 
-use super::{Fields, Malformed, Message, Version};
+use super::grammar::is_token;
+use super::{Fields, Malformed, Version};
 
 /// How the end of a message body is known (RFC 9112 §6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,42 +17,65 @@ pub enum BodyLength {
     UntilClose,
 }
 
-/// The framing fields of a message, whether or not it can have a body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Framing {
-    pub(super) content_length: Option<u64>,
-    pub(super) chunked: bool,
+/// The framing fields of a request.
+pub(super) fn of_request(version: Version, fields: &Fields) -> Result<BodyLength, Malformed> {
+    if fields.get("transfer-encoding").is_some() && fields.get("content-length").is_some() {
+        return Err(Malformed::BothLengths);
+    }
+    Ok(match content_length(fields, false)? {
+        _ if is_chunked(version, fields)? => BodyLength::Chunked,
+        Some(length) => BodyLength::Exact(length),
+        None => BodyLength::None,
+    })
 }
 
-impl Framing {
-    /// Reads `Content-Length` and `Transfer-Encoding` (RFC 9112 §6.1, §6.2).
-    pub(super) fn parse(version: Version, fields: &Fields, message: Message) -> Result<Framing, Malformed> {
-        if fields.get("transfer-encoding").is_some() && fields.get("content-length").is_some() {
-            return Err(Malformed::BothLengths);
+/// The framing fields of a response that can have a body.
+pub(super) struct ResponseFraming {
+    pub(super) body: BodyLength,
+    /// The transfer codings besides a final `chunked`, as a list (RFC 9112 §7); usually empty.
+    pub(super) codings: Vec<u8>,
+    /// The fields contradict each other, or other recipients may read them otherwise. After the response the connection
+    /// is not used again (RFC 9112 §6.1, §6.3).
+    pub(super) doubtful: bool,
+}
+
+impl ResponseFraming {
+    /// Reads `Transfer-Encoding`, which overrides `Content-Length` (RFC 9112 §6.3), or else that.
+    pub(super) fn parse(version: Version, fields: &Fields) -> Result<ResponseFraming, Malformed> {
+        let mut codings: Vec<&[u8]> = fields.list("transfer-encoding").collect();
+        let given = codings.len();
+        // No coding at all. RFC 2616 had this name for it, and some servers still send it.
+        codings.retain(|coding| !coding.eq_ignore_ascii_case(b"identity"));
+        if codings.is_empty() {
+            let body = content_length(fields, true)?.map_or(BodyLength::UntilClose, BodyLength::Exact);
+            let doubtful = fields.get("transfer-encoding").is_some();
+            return Ok(ResponseFraming { body, codings: Vec::new(), doubtful });
         }
-        Ok(Framing {
-            content_length: content_length(fields, message)?,
-            chunked: transfer_encoding(version, fields)?,
+        let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
+        let last = codings.iter().rposition(|coding| !is_chunked(coding)).map_or(0, |last| last + 1);
+        // A server and its framework both add the field, and chunk once: browsers read it so.
+        let chunked = codings.len() - last;
+        codings.truncate(last);
+        if codings.iter().any(|coding| is_chunked(coding) || !is_token(coding)) {
+            return Err(Malformed::TransferEncoding);
+        }
+        Ok(ResponseFraming {
+            body: if chunked > 0 { BodyLength::Chunked } else { BodyLength::UntilClose },
+            codings: codings.join(&b", "[..]),
+            // §6.1: with Transfer-Encoding in HTTP/1.0 the framing counts as faulty.
+            doubtful: given != 1 || version == Version::Http10 || fields.get("content-length").is_some(),
         })
     }
-
-    /// The length of the body of a message that can have one; `otherwise` if no field gives it.
-    pub(super) fn body(self, otherwise: BodyLength) -> BodyLength {
-        match self.content_length {
-            _ if self.chunked => BodyLength::Chunked,
-            Some(length) => BodyLength::Exact(length),
-            None => otherwise,
-        }
-    }
 }
 
-/// A response may give the same length several times (RFC 9110 §8.6); a request may not.
-fn content_length(fields: &Fields, message: Message) -> Result<Option<u64>, Malformed> {
+/// The length that all fields agree on. A response may give the same length several times (RFC 9110 §8.6); a request
+/// may not.
+pub(super) fn content_length(fields: &Fields, may_repeat: bool) -> Result<Option<u64>, Malformed> {
     let mut agreed = None;
     for value in fields.all("content-length") {
         for member in value.split(|&byte| byte == b',') {
             let length = decimal(member.trim_ascii()).ok_or(Malformed::ContentLength)?;
-            if agreed.is_some_and(|known| message == Message::Request || known != length) {
+            if agreed.is_some_and(|known| !may_repeat || known != length) {
                 return Err(Malformed::SeveralContentLengths);
             }
             agreed = Some(length);
@@ -59,8 +84,8 @@ fn content_length(fields: &Fields, message: Message) -> Result<Option<u64>, Malf
     Ok(agreed)
 }
 
-/// Whether the body is chunked; any other coding is refused.
-fn transfer_encoding(version: Version, fields: &Fields) -> Result<bool, Malformed> {
+/// Whether the body of a request is chunked; any other coding is refused.
+fn is_chunked(version: Version, fields: &Fields) -> Result<bool, Malformed> {
     let mut all = fields.all("transfer-encoding");
     let Some(coding) = all.next() else { return Ok(false) };
     if all.next().is_some() {
@@ -73,6 +98,16 @@ fn transfer_encoding(version: Version, fields: &Fields) -> Result<bool, Malforme
         return Err(Malformed::TransferEncoding);
     }
     Ok(true)
+}
+
+/// The field that says how a body ends, if there is one: its name and its value. `codings` come before `chunked`.
+pub(super) fn field(body: BodyLength, codings: &[u8]) -> Option<(&'static str, Vec<u8>)> {
+    match body {
+        BodyLength::Exact(length) => Some(("Content-Length", length.to_string().into_bytes())),
+        BodyLength::Chunked if codings.is_empty() => Some(("Transfer-Encoding", b"chunked".to_vec())),
+        BodyLength::Chunked => Some(("Transfer-Encoding", [codings, b", chunked"].concat())),
+        BodyLength::None | BodyLength::UntilClose => None,
+    }
 }
 
 /// `1*DIGIT` that fits: no sign, no space, no overflow.

@@ -35,8 +35,8 @@ pub enum Malformed {
     /// RFC 9110 §4.2: `ftp:` and the like.
     #[error("only http:// addresses can be requested with a plain request")]
     Scheme,
-    /// RFC 9110 §4.2.4.
-    #[error("a user name or password inside the address is refused")]
+    /// RFC 9110 §4.2.4, §9.3.6: in `Host` or the target of CONNECT, or not the user information of RFC 3986 §3.2.1.
+    #[error("a user name or password is not allowed here in an address")]
     UserInfo,
     /// The host of the target is empty, not ASCII, or not a name, IPv4 address or bracketed IPv6 address.
     #[error("the host name in the request target is not valid")]
@@ -50,6 +50,9 @@ pub enum Malformed {
     /// RFC 9112 §4.
     #[error("the status line is not `HTTP/1.1 status reason`")]
     StatusLine,
+    /// The first bytes of a response are not those of a status line: another protocol, or HTTP/0.9, which has none.
+    #[error("it does not begin with `HTTP/1.1`, so it is another protocol")]
+    NotHttp,
     /// RFC 9112 §5.2.
     #[error("a header field folded over several lines is refused")]
     ObsFold,
@@ -80,7 +83,8 @@ pub enum Malformed {
     /// RFC 9112 §6.3. A response may repeat the same length (RFC 9110 §8.6).
     #[error("a message with several Content-Length values is refused (request smuggling)")]
     SeveralContentLengths,
-    /// RFC 9112 §6.1.
+    /// RFC 9112 §6.1: in a request any but `chunked`; in a response one that is not a token, one after `chunked`, or any
+    /// but `chunked` for an HTTP/1.0 client.
     #[error("a Transfer-Encoding other than `chunked` is not supported")]
     TransferEncoding,
     /// RFC 9112 §6.1.
@@ -93,7 +97,7 @@ pub enum Malformed {
     #[error("a CONNECT request with a body is refused (request smuggling)")]
     BodyOfConnect,
     /// RFC 9112 §7.1.
-    #[error("a chunk size is not a hexadecimal number of 1 to 16 digits")]
+    #[error("a chunk size is not a hexadecimal number below 2^64")]
     ChunkSize,
     /// RFC 9112 §7.1.1.
     #[error("the chunk extensions are too long or contain a control character")]

@@ -5,11 +5,11 @@ use std::fmt::Write as _;
 use bytes::{Bytes, BytesMut};
 use http::Method;
 
-use super::forward::{Connection, end_to_end, via_names, write_field, write_via};
-use super::framing::{Framing, decimal};
+use super::forward::{Connection, FramingField, end_to_end, via_names, write_field, write_via};
+use super::framing::{self, decimal};
 use super::grammar::is_token;
 use super::target::{authority, write_authority};
-use super::{BodyLength, Fields, Malformed, Message, RequestTarget, Version, tokens};
+use super::{BodyLength, Fields, Malformed, RequestTarget, Version, login, tokens};
 
 /// The head of a request.
 ///
@@ -52,10 +52,9 @@ impl RequestHead {
     /// proxy cannot serve; [`Malformed::status`] is the status to respond with.
     pub fn parse(head: &[u8]) -> Result<RequestHead, Malformed> {
         let tokens::RequestTokens { method, target, version, fields } = tokens::request(head)?;
-        let method = Method::from_bytes(method.as_bytes()).ok().ok_or(Malformed::Method)?;
-        let target = RequestTarget::parse(&method, target.as_bytes())?;
+        let target = RequestTarget::parse(&method, target)?;
         check_host(version, &target, &fields)?;
-        let body = Framing::parse(version, &fields, Message::Request)?.body(BodyLength::None);
+        let body = framing::of_request(version, &fields)?;
         if method == Method::CONNECT && !is_empty(body) {
             return Err(Malformed::BodyOfConnect);
         }
@@ -85,8 +84,14 @@ impl RequestHead {
     /// the field, or if it is empty.
     #[must_use]
     pub fn host_name(&self) -> Option<&str> {
-        let value = str::from_utf8(self.fields.get("host")?).ok()?;
-        authority(value).ok().map(|(host, _)| host)
+        authority(self.fields.get("host")?).ok().map(|(host, _)| host)
+    }
+
+    /// Whether this request logs in with NTLM or Negotiate, which hold for the connection to the server (RFC 4559 §6) and
+    /// for nobody else.
+    #[must_use]
+    pub fn logs_in_connection(&self) -> bool {
+        login::is_offered(&self.fields)
     }
 
     /// Whether this request has already passed a proxy called `pseudonym`: a loop (RFC 9110 §7.6.3).
@@ -103,9 +108,9 @@ impl RequestHead {
         if counted { decimal(self.fields.get("max-forwards")?) } else { None }
     }
 
-    /// Writes the request for the server: origin-form (RFC 9112 §3.2.1), HTTP/1.1, `Host` first and from the target
-    /// (§3.2.2), the end-to-end fields in their order, the framing from `body`, and our own `Via`. There is no
-    /// `Connection` field, so the connection persists, except for an upgrade.
+    /// Writes the request for the server: origin-form (RFC 9112 §3.2.1), HTTP/1.1, the end-to-end fields in their order
+    /// and spelling, with the value of `Host` from the target (§3.2.2) and the framing from `body`, and our own `Via`.
+    /// There is no `Connection` field, so the connection persists, except for an upgrade.
     ///
     /// `via` is this proxy's pseudonym, a token.
     pub fn write_forward(&self, via: &str, out: &mut BytesMut) {
@@ -116,10 +121,14 @@ impl RequestHead {
         out.extend_from_slice(b" ");
         self.target.write(out);
         out.extend_from_slice(b" HTTP/1.1\r\n");
-        self.write_host(out);
+        if self.fields.get("host").is_none() {
+            self.write_host(b"Host", out);
+        }
+        let mut framing = FramingField::new(self.body, &[]);
         for (name, value) in end_to_end(&self.fields) {
             match &max_forwards {
-                _ if name.eq_ignore_ascii_case(b"host") => {}
+                _ if framing.replaces(name, out) => {}
+                _ if name.eq_ignore_ascii_case(b"host") => self.write_host(name, out),
                 // RFC 9110 §10.1.1: the expectation of an HTTP/1.0 client is ignored, so it must not be forwarded as
                 // one of HTTP/1.1.
                 _ if self.version == Version::Http10 && name.eq_ignore_ascii_case(b"expect") => {}
@@ -129,7 +138,7 @@ impl RequestHead {
                 _ => write_field(name, value, out),
             }
         }
-        write_framing(self.body, out);
+        framing.finish(out);
         write_via(self.version, via, out);
         match self.upgrade {
             Some(Upgrade::WebSocket) => {
@@ -148,9 +157,9 @@ impl RequestHead {
         let mut out = BytesMut::with_capacity(self.fields.written_size() + 256);
         out.extend_from_slice(self.method.as_str().as_bytes());
         out.extend_from_slice(b" ");
-        if let RequestTarget::Absolute { host, port, .. } = &self.target {
+        if let RequestTarget::Absolute { authority, .. } = &self.target {
             out.extend_from_slice(b"http://");
-            write_authority(host, (*port != 80).then_some(*port), &mut out);
+            out.extend_from_slice(authority.as_bytes());
         }
         self.target.write(&mut out);
         write!(out, " HTTP/{}\r\n", self.version.number()).expect("a BytesMut grows");
@@ -163,45 +172,42 @@ impl RequestHead {
         out.freeze()
     }
 
-    /// `Host` from the target, or as received where the target has no host of its own.
-    fn write_host(&self, out: &mut BytesMut) {
+    /// `Host` from the target, or as received where the target has no host of its own. Where both mean the same host and
+    /// port, the spelling is the received one, which may be signed.
+    fn write_host(&self, name: &[u8], out: &mut BytesMut) {
+        let received = self.fields.get("host");
         match &self.target {
-            RequestTarget::Absolute { host, port, .. } => {
-                out.extend_from_slice(b"Host: ");
-                write_authority(host, (*port != 80).then_some(*port), out);
-                out.extend_from_slice(b"\r\n");
+            RequestTarget::Absolute { host, port, authority: written, .. } => {
+                let same = received.filter(|value| {
+                    authority(value).is_ok_and(|(other, other_port)| {
+                        other.eq_ignore_ascii_case(host) && other_port.unwrap_or(80) == *port
+                    })
+                });
+                write_field(name, same.unwrap_or(written.as_bytes()), out);
             }
             RequestTarget::Authority { host, port } => {
-                out.extend_from_slice(b"Host: ");
+                out.extend_from_slice(name);
+                out.extend_from_slice(b": ");
                 write_authority(host, Some(*port), out);
                 out.extend_from_slice(b"\r\n");
             }
             RequestTarget::Origin { .. } | RequestTarget::Asterisk => {
-                if let Some(host) = self.fields.get("host") {
-                    write_field(b"Host", host, out);
+                if let Some(host) = received {
+                    write_field(name, host, out);
                 }
             }
         }
     }
 }
 
-/// Writes the field that says how a body ends, if there is one.
-pub(super) fn write_framing(body: BodyLength, out: &mut BytesMut) {
-    match body {
-        BodyLength::Exact(length) => {
-            write!(out, "Content-Length: {length}\r\n").expect("a BytesMut grows");
-        }
-        BodyLength::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
-        BodyLength::None | BodyLength::UntilClose => {}
-    }
-}
-
 /// RFC 9112 §3.2: exactly one valid `Host` in HTTP/1.1. It may differ from the host of the target, which takes
-/// precedence, and may then be empty.
+/// precedence, and may then be empty. A CONNECT may lack it: many clients send none, and it says nothing that its target
+/// does not say.
 fn check_host(version: Version, target: &RequestTarget, fields: &Fields) -> Result<(), Malformed> {
     let mut hosts = fields.all("host");
     let Some(host) = hosts.next() else {
-        return if version == Version::Http10 { Ok(()) } else { Err(Malformed::HostMissing) };
+        let needed = version != Version::Http10 && !matches!(target, RequestTarget::Authority { .. });
+        return if needed { Err(Malformed::HostMissing) } else { Ok(()) };
     };
     if hosts.next().is_some() {
         return Err(Malformed::SeveralHosts);
@@ -210,7 +216,6 @@ fn check_host(version: Version, target: &RequestTarget, fields: &Fields) -> Resu
     if host.is_empty() && target_has_host {
         return Ok(());
     }
-    let host = str::from_utf8(host).ok().ok_or(Malformed::HostField)?;
     authority(host).ok().ok_or(Malformed::HostField)?;
     Ok(())
 }
@@ -454,9 +459,53 @@ mod tests {
         .unwrap();
         assert_eq!(
             forwarded(&head),
-            "POST /p?q HTTP/1.1\r\nHost: [::1]:8080\r\nUser-Agent: x\r\nVia: 1.0 a\r\nAccept: */*\r\n\
-             Expect: 100-continue\r\nACCEPT: b\r\nContent-Length: 7\r\nVia: 1.1 laneway\r\n\r\n"
+            "POST /p?q HTTP/1.1\r\nhost: [::1]:8080\r\nUser-Agent: x\r\nVia: 1.0 a\r\nAccept: */*\r\n\
+             content-length: 7\r\nExpect: 100-continue\r\nACCEPT: b\r\nVia: 1.1 laneway\r\n\r\n"
         );
+    }
+
+    #[test]
+    fn host_keeps_the_spelling_of_the_app_unless_it_means_another_server() {
+        for (target, host, want) in [
+            ("http://h:80/", "Host: h:80", "Host: h:80"),
+            ("http://h/", "Host: h:80", "Host: h:80"),
+            ("http://h:80/", "HOST: H", "HOST: H"),
+            ("http://H:8080/", "host: h:8080", "host: h:8080"),
+            ("http://h:80/", "Host: other", "Host: h:80"),
+            ("http://h/", "Host: h:81", "Host: h"),
+            ("http://u:p@h:80/", "Host:", "Host: h:80"),
+            ("http://[::1]/", "Host: [::1]:80", "Host: [::1]:80"),
+            ("http://[::1]:80/", "Host: x", "Host: [::1]:80"),
+        ] {
+            let head = parse(&format!("GET {target} HTTP/1.1\r\nA: 1\r\n{host}\r\nB: 2\r\n\r\n")).unwrap();
+            let want = format!("GET / HTTP/1.1\r\nA: 1\r\n{want}\r\nB: 2\r\nVia: 1.1 laneway\r\n\r\n");
+            assert_eq!(forwarded(&head), want, "{target} {host}");
+        }
+    }
+
+    #[test]
+    fn a_connect_may_lack_its_host_and_no_other_request_may() {
+        assert!(parse("CONNECT h:443 HTTP/1.1\r\n\r\n").is_ok());
+        assert!(parse("CONNECT h:443 HTTP/1.0\r\n\r\n").is_ok());
+        check_refusals(&[("GET http://h/ HTTP/1.1\r\n\r\n", Malformed::HostMissing)]);
+    }
+
+    #[test]
+    fn bytes_above_ascii_are_passed_in_the_target_alone() {
+        let head =
+            RequestHead::parse(b"GET http://h/\xe9?\xff\xfe HTTP/1.1\r\nHost: h\r\nA: \xe9\r\n\r\n").unwrap();
+        let mut out = BytesMut::new();
+        head.write_forward("laneway", &mut out);
+        assert!(
+            out.starts_with(b"GET /\xe9?\xff\xfe HTTP/1.1\r\nHost: h\r\nA: \xe9\r\n"),
+            "{}",
+            out.escape_ascii()
+        );
+        for refused in
+            [&b"G\xe9T /\xe9 HTTP/1.1\r\nHost: h\r\n\r\n"[..], b"GET /\xe9 HTTP/1.\xe9\r\nHost: h\r\n\r\n"]
+        {
+            assert!(RequestHead::parse(refused).is_err(), "{}", refused.escape_ascii());
+        }
     }
 
     #[test]
@@ -485,7 +534,7 @@ mod tests {
         head.fields.push("Content-Length", b"9").unwrap();
         assert_eq!(
             forwarded(&head),
-            "GET / HTTP/1.1\r\nHost: h\r\nRange: bytes=5-\r\nTransfer-Encoding: chunked\r\nVia: 1.1 laneway\r\n\r\n"
+            "GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nRange: bytes=5-\r\nVia: 1.1 laneway\r\n\r\n"
         );
     }
 

@@ -2,15 +2,15 @@
 //! proxy itself.
 
 use std::fmt::Write as _;
+use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
 use http::Method;
 
-use super::forward::{Connection, end_to_end, write_field, write_via};
-use super::framing::Framing;
+use super::forward::{Connection, FramingField, end_to_end, write_field, write_via};
+use super::framing::{self, ResponseFraming};
 use super::grammar::{is_text_byte, is_token};
-use super::request::write_framing;
-use super::{BodyLength, Fields, Malformed, Message, Upgrade, Version, tokens};
+use super::{BodyLength, Fields, Malformed, Upgrade, Version, login, tokens};
 
 /// The head of a response.
 ///
@@ -28,6 +28,9 @@ pub struct ResponseHead {
     pub fields: Fields,
     /// How the body ends, given the method of the request (RFC 9112 §6.3).
     pub body: BodyLength,
+    /// The transfer codings of the body besides `chunked`, as a list; usually empty. They are passed on: the app can
+    /// decode them, or see that it cannot.
+    codings: Bytes,
     /// The value of `Content-Length`, even if there is no body: in a response to HEAD and in a 304 it is the length
     /// that the body would have had (RFC 9110 §8.6).
     pub content_length: Option<u64>,
@@ -39,36 +42,52 @@ impl ResponseHead {
     /// Parses a head as [`super::head_end`] delimits it, of the response to a request with this method.
     ///
     /// # Errors
-    /// As strict as for requests, except that folded fields are joined (RFC 9112 §5.2), white space before a colon is
-    /// removed (§5.1), the same `Content-Length` may be repeated (RFC 9110 §8.6), and the reason may be missing with
-    /// its space.
+    /// When its meaning is not certain even after the repair of what is commonly wrong.
     pub fn parse(head: &[u8], request_method: &Method) -> Result<ResponseHead, Malformed> {
-        let tokens::ResponseTokens { version, status, reason, fields } = tokens::response(head)?;
+        let tokens::ResponseTokens { version, status, reason, fields, doubtful } = tokens::response(head)?;
         // RFC 9110 §15: the first digit is the class, of which there is none called 0.
         if status < 100 {
             return Err(Malformed::StatusLine);
         }
-        let framing = Framing::parse(version, &fields, Message::Response)?;
         let connection = Connection::parse(&fields);
         let tunnel = *request_method == Method::CONNECT && (200..300).contains(&status);
         let empty = *request_method == Method::HEAD || status == 304 || never_has_body(status) || tunnel;
-        let body = if empty { BodyLength::None } else { framing.body(BodyLength::UntilClose) };
-        // A 204 that announces a body violates RFC 9112 §6.1, and its server may send that body nevertheless; its
-        // bytes would be read as the next response.
-        let strays = never_has_body(status) && framing.body(BodyLength::Exact(0)) != BodyLength::Exact(0);
+        let framing =
+            if empty { without_body(status, &fields) } else { ResponseFraming::parse(version, &fields)? };
+        let content_length = match framing.body {
+            BodyLength::Exact(length) => Some(length),
+            _ => None,
+        };
+        let body = if empty { BodyLength::None } else { framing.body };
         let persists = match version {
             Version::Http11 => !connection.close,
             Version::Http10 => connection.keep_alive && !connection.close,
         };
         Ok(ResponseHead {
             status,
-            reason: Bytes::copy_from_slice(reason),
+            reason,
             version,
             body,
-            content_length: framing.content_length,
-            keep_alive: persists && !strays && body != BodyLength::UntilClose,
+            codings: framing.codings.into(),
+            content_length,
+            keep_alive: persists && !doubtful && !framing.doubtful && body != BodyLength::UntilClose,
             fields,
         })
+    }
+
+    /// Whether this response asks for a login that holds for the connection to the server: NTLM or Negotiate (RFC 4559).
+    #[must_use]
+    pub fn asks_for_connection_login(&self) -> bool {
+        self.status == 401 && login::is_asked_for(&self.fields)
+    }
+
+    /// Checks that a client of this version can read the body: HTTP/1.0 has no transfer codings.
+    ///
+    /// # Errors
+    /// [`Malformed::TransferEncoding`].
+    pub fn check_codings(&self, client: Version) -> Result<(), Malformed> {
+        let readable = self.codings.is_empty() || client == Version::Http11;
+        if readable { Ok(()) } else { Err(Malformed::TransferEncoding) }
     }
 
     /// Whether this is an interim response, which the final one follows (RFC 9110 §15.2). A 101 is final.
@@ -102,18 +121,17 @@ impl ResponseHead {
         }
     }
 
-    /// Writes the response for the client: HTTP/1.1, the end-to-end fields in their order, the framing from `body_as`,
-    /// and our own `Via`.
+    /// Writes the response for the client: HTTP/1.1, the end-to-end fields in their order and spelling, the framing from
+    /// `body_as`, `Date` if the server sent none (RFC 9110 §6.6.1), and our own `Via`.
     ///
     /// `via` is this proxy's pseudonym, a token. `body_as` is how the caller will send the body, normally
-    /// [`ResponseHead::client_body`]. `keep_alive` is whether the connection to the client stays open;
-    /// `Connection: close` is also written where it cannot: for HTTP/1.0 clients and a body until close.
+    /// [`ResponseHead::client_body`]. `received` is when the response arrived.
     pub fn write_forward(
         &self,
         via: &str,
-        client: Version,
-        keep_alive: bool,
+        to: Recipient,
         body_as: BodyLength,
+        received: SystemTime,
         out: &mut BytesMut,
     ) {
         debug_assert!(is_token(via.as_bytes()), "the pseudonym must be a token");
@@ -121,27 +139,62 @@ impl ResponseHead {
         write!(out, "HTTP/1.1 {} ", self.status).expect("a BytesMut grows");
         out.extend_from_slice(&self.reason);
         out.extend_from_slice(b"\r\n");
-        for (name, value) in end_to_end(&self.fields) {
-            write_field(name, value, out);
-        }
-        match self.content_length {
+        let mut framing = match self.content_length {
             Some(length) if body_as == BodyLength::None && !never_has_body(self.status) => {
-                write_framing(BodyLength::Exact(length), out);
+                FramingField::new(BodyLength::Exact(length), &[])
             }
-            _ => write_framing(body_as, out),
+            _ => FramingField::new(body_as, &self.codings),
+        };
+        for (name, value) in end_to_end(&self.fields) {
+            if !framing.replaces(name, out) {
+                write_field(name, value, out);
+            }
+        }
+        framing.finish(out);
+        if self.fields.get("date").is_none() {
+            write_field(b"Date", httpdate::fmt_http_date(received).as_bytes(), out);
         }
         write_via(self.version, via, out);
+        if self.asks_for_connection_login() {
+            // RFC 4559 §6: without it a client does not log in through a proxy.
+            write_field(b"Proxy-Support", b"Session-Based-Authentication", out);
+        }
         if self.status == 101 {
             out.extend_from_slice(b"Connection: Upgrade\r\n");
             for protocol in self.fields.all("upgrade") {
                 write_field(b"Upgrade", protocol, out);
             }
         } else if !self.is_interim()
-            && (!keep_alive || client == Version::Http10 || body_as == BodyLength::UntilClose)
+            && (!to.keep_alive || to.version == Version::Http10 || body_as == BodyLength::UntilClose)
         {
             out.extend_from_slice(b"Connection: close\r\n");
         }
         out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// The client that a response is written for.
+#[derive(Debug, Clone, Copy)]
+pub struct Recipient {
+    /// Its version.
+    pub version: Version,
+    /// The connection to it stays open. `Connection: close` is written if not, and also where it cannot stay open: for
+    /// HTTP/1.0 and after a body until close.
+    pub keep_alive: bool,
+}
+
+/// The framing of a response that ends with its head, whose fields say nothing (RFC 9112 §6.3), but for the length that
+/// the body of a HEAD or 304 would have had. A server that announces a body after a 1xx or 204 violates §6.1, and may send
+/// it nevertheless; it would be read as the next response.
+fn without_body(status: u16, fields: &Fields) -> ResponseFraming {
+    let coded = fields.get("transfer-encoding").is_some();
+    let length = framing::content_length(fields, true);
+    let strays = never_has_body(status) && (coded || !matches!(length, Ok(None | Some(0))));
+    let known = length.ok().flatten().filter(|_| !coded);
+    ResponseFraming {
+        body: known.map_or(BodyLength::None, BodyLength::Exact),
+        codings: Vec::new(),
+        doubtful: strays,
     }
 }
 
@@ -218,11 +271,15 @@ mod tests {
         ResponseHead::parse(head.as_bytes(), &method.parse().unwrap()).unwrap()
     }
 
-    /// As written for a client that stays connected, without the first line.
+    /// The field that is added to a response without one.
+    const DATE: &str = "Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n";
+
+    /// As written for a client that stays connected, without the first line and the added date.
     fn forwarded(head: &ResponseHead, client: Version) -> String {
         let mut out = BytesMut::new();
-        head.write_forward("laneway", client, true, head.client_body(client), &mut out);
-        let text = String::from_utf8(out.to_vec()).unwrap();
+        let to = Recipient { version: client, keep_alive: true };
+        head.write_forward("laneway", to, head.client_body(client), SystemTime::UNIX_EPOCH, &mut out);
+        let text = String::from_utf8(out.to_vec()).unwrap().replace(DATE, "");
         text.split_once("\r\n").unwrap().1.to_owned()
     }
 
@@ -230,32 +287,25 @@ mod tests {
     fn refusals() {
         use Malformed::*;
         for (head, want) in [
-            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", BothLengths),
             ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", SeveralContentLengths),
             ("HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\n", SeveralContentLengths),
             ("HTTP/1.1 200 OK\r\nContent-Length: 5,\r\n\r\n", ContentLength),
             ("HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\n", ContentLength),
+            ("HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\n", ContentLength),
             ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n 6\r\n\r\n", ContentLength),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", TransferEncoding),
             (
-                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
-                SeveralTransferEncodings,
+                "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: identity\r\nContent-Length: 6\r\n\r\n",
+                SeveralContentLengths,
             ),
-            ("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", TransferEncodingInHttp10),
-            ("HTTP/1.1 304 x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", BothLengths),
-            ("HTTP/1.1 200 OK\nA: 1\n\n", LineBreak),
-            ("HTTP/1.1 200 OK\r\nA: 1\rB: 2\r\n\r\n", LineBreak),
-            ("HTTP/1.1 200 OK\r\n A: 1\r\n\r\n", ObsFold),
-            ("HTTP/1.1 200 OK\r\nA: \0\r\n\r\n", FieldValue),
-            ("HTTP/1.1 200 O\0K\r\n\r\n", StatusLine),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, gzip\r\n\r\n", TransferEncoding),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: \"chunked\"\r\n\r\n", TransferEncoding),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked;q=1\r\n\r\n", TransferEncoding),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding\r\n\r\n", FieldName),
             ("HTTP/1.1 20 OK\r\n\r\n", StatusLine),
             ("HTTP/1.1 2000 OK\r\n\r\n", StatusLine),
             ("HTTP/1.1 099 OK\r\n\r\n", StatusLine),
             ("HTTP/1.1 +20 OK\r\n\r\n", StatusLine),
-            ("HTTP/1.1  200 OK\r\n\r\n", StatusLine),
-            ("HTTP/1.1\t200 OK\r\n\r\n", StatusLine),
-            ("\r\nHTTP/1.1 200 OK\r\n\r\n", StatusLine),
-            ("ICY 200 OK\r\n\r\n", StatusLine),
+            ("SSH-2.0-OpenSSH\r\n\r\n", NotHttp),
             ("HTTP/2.0 200 OK\r\n\r\n", Malformed::Version),
             ("HTTP/1.1 200 OK\r\n\r\nx", Unfinished),
             ("HTTP/1.1 200 OK\r\nA: 1\r\n\r\n x\r\n\r\n", Unfinished),
@@ -263,6 +313,117 @@ mod tests {
         ] {
             assert_eq!(parse(head).map(|_| ()), Err(want), "{head:?}");
         }
+    }
+
+    /// What servers send in spite of the grammar, and what the app gets.
+    #[test]
+    fn odd_responses_are_passed_on_cleanly_and_end_their_connection_where_there_is_doubt() {
+        let chunked = "Transfer-Encoding: chunked\r\n";
+        for (head, want, keep_alive) in [
+            (
+                "HTTP/1.1 200 OK\r\nA : 1\r\nContent-Length\t: 5\r\n\r\n",
+                "A: 1\r\nContent-Length: 5\r\n",
+                true,
+            ),
+            ("HTTP/1.1 200 OK\nA: 1\nContent-Length: 5\n\n", "A: 1\r\nContent-Length: 5\r\n", true),
+            (
+                "HTTP/1.1 200\r\nContent-Length: 5, 5\r\ncontent-length: 005\r\n\r\n",
+                "Content-Length: 5\r\n",
+                true,
+            ),
+            ("HTTP/1.1  200   OK\r\nContent-Length: 5\r\n\r\n", "Content-Length: 5\r\n", true),
+            ("\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", "Content-Length: 5\r\n", true),
+            (
+                "HTTP/1.1 200 OK\r\nA: \u{80}\u{ff}\r\nContent-Length: 5\r\n\r\n",
+                "A: \u{80}\u{ff}\r\nContent-Length: 5\r\n",
+                true,
+            ),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n", chunked, false),
+            ("HTTP/1.1 200 OK\r\nContent-Length: x\r\nTransfer-Encoding: chunked\r\n\r\n", chunked, false),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: identity\r\n\r\n",
+                "Content-Length: 5\r\n",
+                false,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding:\r\n\r\n",
+                "Content-Length: 5\r\n",
+                false,
+            ),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\n", chunked, false),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked, identity\r\n\r\n", chunked, false),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+                chunked,
+                false,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+                "Transfer-Encoding: gzip, chunked\r\n",
+                false,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
+                "Transfer-Encoding: gzip, chunked\r\n",
+                false,
+            ),
+            (
+                "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n",
+                chunked,
+                false,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nA: a\0b\r\nContent-Length: 5\r\n\r\n",
+                "A: a b\r\nContent-Length: 5\r\n",
+                false,
+            ),
+            ("HTTP/1.1 200 OK\r\n: 1\r\nContent-Length: 5\r\n\r\n", "Content-Length: 5\r\n", false),
+            (
+                "HTTP/1.1 200 OK\r\n Content-Length: 9\r\nContent-Length: 5\r\n\r\n",
+                "Content-Length: 5\r\n",
+                false,
+            ),
+            ("HTTP/1.1 204 No\r\nContent-Length: x\r\n\r\n", "", false),
+            ("HTTP/1.1 304 No\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", "", true),
+            ("HTTP/1.1 205 Reset\r\nContent-Length: 0\r\n\r\n", "Content-Length: 0\r\n", true),
+        ] {
+            let parsed = parse(head).unwrap_or_else(|error| panic!("{head:?}: {error}"));
+            let via = format!("Via: {} laneway\r\n\r\n", parsed.version.number());
+            let written = forwarded(&parsed, Version::Http11);
+            assert_eq!((written, parsed.keep_alive), (format!("{want}{via}"), keep_alive), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_of_http10_gets_no_transfer_coding() {
+        let coded = answer("GET", "200 OK", "Transfer-Encoding: gzip, chunked\r\n");
+        assert_eq!(coded.check_codings(Version::Http10), Err(Malformed::TransferEncoding));
+        assert_eq!(coded.check_codings(Version::Http11), Ok(()));
+        let chunked = answer("GET", "200 OK", "Transfer-Encoding: chunked\r\n");
+        assert_eq!(chunked.check_codings(Version::Http10), Ok(()));
+    }
+
+    #[test]
+    fn a_date_is_added_only_to_a_response_without_one() {
+        let dated = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
+        for (lines, want) in [(dated, dated), ("", DATE)] {
+            let mut out = BytesMut::new();
+            let to = Recipient { version: Version::Http11, keep_alive: true };
+            let head = answer("GET", "204 No Content", lines);
+            head.write_forward("l", to, BodyLength::None, SystemTime::UNIX_EPOCH, &mut out);
+            assert_eq!(out, format!("HTTP/1.1 204 No Content\r\n{want}Via: 1.1 l\r\n\r\n"));
+        }
+    }
+
+    #[test]
+    fn a_login_of_the_connection_is_announced_as_possible_through_this_proxy() {
+        let supported = "Proxy-Support: Session-Based-Authentication\r\n";
+        let asks =
+            |status, lines| forwarded(&answer("GET", status, lines), Version::Http11).contains(supported);
+        assert!(asks("401 No", "WWW-Authenticate: Negotiate\r\n"));
+        assert!(!asks("401 No", "WWW-Authenticate: Basic realm=\"NTLM\"\r\n"));
+        assert!(!asks("407 No", "Proxy-Authenticate: NTLM\r\n"));
+        assert!(!asks("200 OK", "WWW-Authenticate: NTLM\r\n"));
     }
 
     #[test]
@@ -355,7 +516,7 @@ mod tests {
                 "304 Not Modified",
                 "Content-Length: 5\r\nETag: x\r\n",
                 Http11,
-                "ETag: x\r\nContent-Length: 5\r\nVia: 1.1 laneway\r\n\r\n",
+                "Content-Length: 5\r\nETag: x\r\nVia: 1.1 laneway\r\n\r\n",
             ),
             ("GET", "204 No Content", "Content-Length: 5\r\n", Http11, "Via: 1.1 laneway\r\n\r\n"),
             ("GET", "103 Early Hints", "Link: x\r\n", Http11, "Link: x\r\nVia: 1.1 laneway\r\n\r\n"),
@@ -364,7 +525,7 @@ mod tests {
                 "200 OK",
                 "Connection: x-a, close\r\nX-A: 1\r\nKeep-Alive: 5\r\nTrailer: T\r\nUpgrade: h2\r\nA: x\r\n y\r\nContent-Length: 0\r\n",
                 Http11,
-                "A: x   y\r\nContent-Length: 0\r\nVia: 1.1 laneway\r\n\r\n",
+                "A: x y\r\nContent-Length: 0\r\nVia: 1.1 laneway\r\n\r\n",
             ),
             (
                 "GET",
@@ -379,27 +540,21 @@ mod tests {
     }
 
     #[test]
-    fn connection_close_is_written_if_the_connection_ends() {
-        let head = answer("GET", "200 OK", "Content-Length: 5\r\n");
-        let mut out = BytesMut::new();
-        head.write_forward("l", Version::Http11, false, head.body, &mut out);
-        assert_eq!(
-            &out[..],
-            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nVia: 1.1 l\r\nConnection: close\r\n\r\n"
-        );
-    }
-
-    #[test]
-    fn an_interim_response_does_not_say_close() {
-        let mut out = BytesMut::new();
-        answer("GET", "103 Early Hints", "").write_forward(
-            "l",
-            Version::Http11,
-            false,
-            BodyLength::None,
-            &mut out,
-        );
-        assert_eq!(&out[..], b"HTTP/1.1 103 Early Hints\r\nVia: 1.1 l\r\n\r\n");
+    fn connection_close_is_written_if_the_connection_ends_and_not_in_an_interim_response() {
+        for (status, lines, want) in [
+            (
+                "200 OK",
+                "Content-Length: 5\r\n",
+                "Content-Length: 5\r\nVia: 1.1 l\r\nConnection: close\r\n\r\n",
+            ),
+            ("103 Early Hints", "", "Via: 1.1 l\r\n\r\n"),
+        ] {
+            let (head, mut out) = (answer("GET", status, lines), BytesMut::new());
+            let to = Recipient { version: Version::Http11, keep_alive: false };
+            head.write_forward("l", to, head.body, SystemTime::UNIX_EPOCH, &mut out);
+            let text = String::from_utf8(out.to_vec()).unwrap().replace(DATE, "");
+            assert_eq!(text, format!("HTTP/1.1 {status}\r\n{want}"));
+        }
     }
 
     #[test]

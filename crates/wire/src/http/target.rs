@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::net::Ipv6Addr;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::Method;
 
 use super::Malformed;
@@ -11,7 +11,8 @@ use super::Malformed;
 /// The target of a request, in one of its four forms (RFC 9112 §3.2).
 ///
 /// A host consists of ASCII letters, digits, `-`, `.` and `_`, or is an IPv6 address without its brackets. It is not
-/// resolved or decoded here, and keeps its case.
+/// resolved or decoded here, and keeps its case. Path and query are bytes in any encoding, as received: nothing in them is
+/// decoded, encoded or normalised.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RequestTarget {
     /// `http://host:port/path`: a request to a proxy. The scheme is always `http`.
@@ -20,8 +21,10 @@ pub enum RequestTarget {
         host: String,
         /// The port, 80 if none was given.
         port: u16,
+        /// Host and port as they were written, without user information.
+        authority: String,
         /// At least `/`; `*` for OPTIONS of the server as a whole (RFC 9112 §3.2.4).
-        path_and_query: String,
+        path_and_query: Bytes,
     },
     /// `host:port`: CONNECT, and only that.
     Authority {
@@ -33,7 +36,7 @@ pub enum RequestTarget {
     /// `/path`: a request to this node as a web server.
     Origin {
         /// Path and query; begins with `/`.
-        path: String,
+        path: Bytes,
     },
     /// `*`: OPTIONS of this node itself.
     Asterisk,
@@ -42,12 +45,11 @@ pub enum RequestTarget {
 impl RequestTarget {
     /// Parses the target of a request with this method.
     pub(super) fn parse(method: &Method, text: &[u8]) -> Result<RequestTarget, Malformed> {
-        // RFC 3986 does not allow bytes above ASCII, but clients send UTF-8 paths and servers accept them;
+        // RFC 3986 does not allow bytes above ASCII, but clients send paths in any encoding and servers accept them;
         // `authority` refuses them in a host. httparse accepts a fragment, which no target has (§4.3).
         if !text.iter().all(|byte| matches!(byte, b'!'..=b'~' | 0x80..) && *byte != b'#') {
             return Err(Malformed::TargetBytes);
         }
-        let text = str::from_utf8(text).ok().ok_or(Malformed::TargetBytes)?;
         if *method == Method::CONNECT {
             let (host, port) = authority(text)?;
             return Ok(RequestTarget::Authority {
@@ -55,29 +57,20 @@ impl RequestTarget {
                 port: port.ok_or(Malformed::Port)?,
             });
         }
-        if text == "*" && *method == Method::OPTIONS {
+        if text == b"*" && *method == Method::OPTIONS {
             return Ok(RequestTarget::Asterisk);
         }
-        if text.starts_with('/') {
-            return Ok(RequestTarget::Origin { path: text.to_owned() });
+        if text.starts_with(b"/") {
+            return Ok(RequestTarget::Origin { path: Bytes::copy_from_slice(text) });
         }
         absolute(method, text)
-    }
-
-    /// The path of an origin-form, without its query; empty for the other forms.
-    #[must_use]
-    pub fn path(&self) -> &str {
-        match self {
-            RequestTarget::Origin { path } => path.split('?').next().unwrap_or_default(),
-            _ => "",
-        }
     }
 
     /// Writes the target as it is sent to the server: in origin-form if it has a path (RFC 9112 §3.2.1).
     pub(super) fn write(&self, out: &mut BytesMut) {
         match self {
             RequestTarget::Absolute { path_and_query: path, .. } | RequestTarget::Origin { path } => {
-                out.extend_from_slice(path.as_bytes());
+                out.extend_from_slice(path);
             }
             RequestTarget::Authority { host, port } => write_authority(host, Some(*port), out),
             RequestTarget::Asterisk => out.extend_from_slice(b"*"),
@@ -95,10 +88,11 @@ pub(super) fn write_authority(host: &str, port: Option<u16>, out: &mut BytesMut)
 }
 
 /// Parses `uri-host [ ":" [ port ] ]` (RFC 9110 §7.2) into the host without brackets and the port.
-pub(super) fn authority(text: &str) -> Result<(&str, Option<u16>), Malformed> {
-    if text.contains('@') {
+pub(super) fn authority(text: &[u8]) -> Result<(&str, Option<u16>), Malformed> {
+    if text.contains(&b'@') {
         return Err(Malformed::UserInfo);
     }
+    let text = str::from_utf8(text).ok().ok_or(Malformed::Host)?;
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
         let (host, port) = rest.split_once(']').ok_or(Malformed::Host)?;
         host.parse::<Ipv6Addr>().ok().ok_or(Malformed::Host)?;
@@ -119,22 +113,42 @@ pub(super) fn authority(text: &str) -> Result<(&str, Option<u16>), Malformed> {
 }
 
 /// Parses absolute-form (RFC 9112 §3.2.2); the default port is 80 (RFC 9110 §4.2.1).
-fn absolute(method: &Method, text: &str) -> Result<RequestTarget, Malformed> {
-    let (scheme, rest) = text.split_once("://").ok_or(Malformed::TargetForm)?;
-    if scheme.eq_ignore_ascii_case("https") {
+fn absolute(method: &Method, text: &[u8]) -> Result<RequestTarget, Malformed> {
+    let scheme_end = text.windows(3).position(|bytes| bytes == b"://").ok_or(Malformed::TargetForm)?;
+    let (scheme, rest) = (&text[..scheme_end], &text[scheme_end + 3..]);
+    if scheme.eq_ignore_ascii_case(b"https") {
         return Err(Malformed::HttpsInAbsoluteForm);
     }
-    if !scheme.eq_ignore_ascii_case("http") {
+    if !scheme.eq_ignore_ascii_case(b"http") {
         return Err(Malformed::Scheme);
     }
-    let (name, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let path_start = rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
+    let (name, path) = rest.split_at(path_start);
+    let name = without_user_info(name)?;
     let (host, port) = authority(name)?;
     let path_and_query = match path {
-        "" if *method == Method::OPTIONS => "*".to_owned(),
-        path if path.starts_with('/') => path.to_owned(),
-        query => format!("/{query}"),
+        b"" if *method == Method::OPTIONS => Bytes::from_static(b"*"),
+        path if path.starts_with(b"/") => Bytes::copy_from_slice(path),
+        query => Bytes::from([b"/", query].concat()),
     };
-    Ok(RequestTarget::Absolute { host: host.to_owned(), port: port.unwrap_or(80), path_and_query })
+    Ok(RequestTarget::Absolute {
+        host: host.to_owned(),
+        port: port.unwrap_or(80),
+        authority: str::from_utf8(name).ok().ok_or(Malformed::Host)?.to_owned(),
+        path_and_query,
+    })
+}
+
+/// `authority` without `userinfo "@"` (RFC 3986 §3.2.1). RFC 9110 §4.2.4 forbids clients to send it, and some do so
+/// nevertheless; the server is not told (RFC 9112 §3.2).
+fn without_user_info(authority: &[u8]) -> Result<&[u8], Malformed> {
+    let Some(end) = authority.iter().position(|&byte| byte == b'@') else { return Ok(authority) };
+    let allowed =
+        |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:".contains(byte) || !byte.is_ascii();
+    if !authority[..end].iter().all(allowed) {
+        return Err(Malformed::UserInfo);
+    }
+    Ok(&authority[end + 1..])
 }
 
 /// `*DIGIT`: empty means the default; 0 is not a port.
@@ -159,23 +173,28 @@ mod tests {
         RequestTarget::parse(&method.parse().unwrap(), text.as_bytes())
     }
 
-    fn absolute(host: &str, port: u16, path: &str) -> RequestTarget {
-        RequestTarget::Absolute { host: host.into(), port, path_and_query: path.into() }
+    fn absolute(host: &str, port: u16, authority: &str, path: &str) -> RequestTarget {
+        let path_and_query = Bytes::copy_from_slice(path.as_bytes());
+        RequestTarget::Absolute { host: host.into(), port, authority: authority.into(), path_and_query }
     }
 
     #[test]
     fn four_forms() {
         for (method, text, want) in [
-            ("GET", "http://example.com", absolute("example.com", 80, "/")),
-            ("GET", "HTTP://Example.com:/", absolute("Example.com", 80, "/")),
-            ("GET", "http://h:8080/a?b=c://d@e", absolute("h", 8080, "/a?b=c://d@e")),
-            ("GET", "http://h?q", absolute("h", 80, "/?q")),
-            ("GET", "http://[::1]:81/", absolute("::1", 81, "/")),
-            ("GET", "http://[2001:db8::7]", absolute("2001:db8::7", 80, "/")),
-            ("GET", "http://my_service/\u{e4}|{}", absolute("my_service", 80, "/\u{e4}|{}")),
-            ("OPTIONS", "http://h:80", absolute("h", 80, "*")),
-            ("OPTIONS", "http://h:80/", absolute("h", 80, "/")),
-            ("OPTIONS", "http://h?q", absolute("h", 80, "/?q")),
+            ("GET", "http://example.com", absolute("example.com", 80, "example.com", "/")),
+            ("GET", "HTTP://Example.com:/", absolute("Example.com", 80, "Example.com:", "/")),
+            ("GET", "http://h:8080/a?b=c://d@e", absolute("h", 8080, "h:8080", "/a?b=c://d@e")),
+            ("GET", "http://h?q", absolute("h", 80, "h", "/?q")),
+            ("GET", "http://h:80//a/../%2e%zz/", absolute("h", 80, "h:80", "//a/../%2e%zz/")),
+            ("GET", "http://[::1]:81/", absolute("::1", 81, "[::1]:81", "/")),
+            ("GET", "http://[2001:db8::7]", absolute("2001:db8::7", 80, "[2001:db8::7]", "/")),
+            ("GET", "http://my_service/\u{e4}|{}", absolute("my_service", 80, "my_service", "/\u{e4}|{}")),
+            ("GET", "http://u@h/", absolute("h", 80, "h", "/")),
+            ("GET", "http://u:p%40@h:81/@", absolute("h", 81, "h:81", "/@")),
+            ("GET", "http://@h?@", absolute("h", 80, "h", "/?@")),
+            ("OPTIONS", "http://h:80", absolute("h", 80, "h:80", "*")),
+            ("OPTIONS", "http://h:80/", absolute("h", 80, "h:80", "/")),
+            ("OPTIONS", "http://h?q", absolute("h", 80, "h", "/?q")),
             ("OPTIONS", "*", RequestTarget::Asterisk),
             ("GET", "/", RequestTarget::Origin { path: "/".into() }),
             ("GET", "//h/x", RequestTarget::Origin { path: "//h/x".into() }),
@@ -200,9 +219,10 @@ mod tests {
             ("GET", "h", TargetForm),
             ("GET", "*", TargetForm),
             ("GET", "http:/h/", TargetForm),
-            ("GET", "http://u@h/", UserInfo),
-            ("GET", "http://u:p@h/", UserInfo),
-            ("GET", "http://h@", UserInfo),
+            ("GET", "http://u@v@h/", UserInfo),
+            ("GET", "http://evil\\@h/", UserInfo),
+            ("GET", "http://[::1]@h/", UserInfo),
+            ("GET", "http://h@", Host),
             ("CONNECT", "u@h:443", UserInfo),
             ("GET", "http:///x", Host),
             ("GET", "http://", Host),
@@ -239,6 +259,14 @@ mod tests {
         ] {
             assert_eq!(parse(method, text).map(|_| ()), Err(want), "{method} {text}");
         }
-        assert_eq!(RequestTarget::parse(&http::Method::GET, b"/\xff"), Err(TargetBytes));
+    }
+
+    #[test]
+    fn a_path_is_bytes_in_any_encoding_and_a_host_is_not() {
+        let latin = RequestTarget::parse(&Method::GET, b"http://h/caf\xe9?\xff").unwrap();
+        let mut out = BytesMut::new();
+        latin.write(&mut out);
+        assert_eq!(&out[..], b"/caf\xe9?\xff");
+        assert_eq!(RequestTarget::parse(&Method::GET, b"http://caf\xe9/"), Err(Malformed::Host));
     }
 }
