@@ -1,5 +1,10 @@
 //! HTTP at the local port, against a server that sends exactly what the test tells it to.
 
+mod leaving;
+mod login;
+mod requests;
+mod responses;
+
 use std::time::Duration;
 
 use laneway::local::handshakes::HANDSHAKE;

@@ -67,6 +67,11 @@ impl Peer {
 
     /// Hears a message head, up to its empty line and not a byte more.
     pub(crate) async fn head(&mut self) -> String {
+        text(&self.head_bytes().await)
+    }
+
+    /// The same as bytes.
+    pub(crate) async fn head_bytes(&mut self) -> Vec<u8> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             match within(self.stream.read_u8()).await {
@@ -74,7 +79,7 @@ impl Peer {
                 Err(error) => panic!("{error} after {:?}", text(&head)),
             }
         }
-        text(&head)
+        head
     }
 
     /// Hears all up to the orderly end.

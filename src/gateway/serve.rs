@@ -11,7 +11,7 @@ use super::state::Gateway;
 use crate::failure::{Failure, Kind, Side, printable};
 use crate::link::handshake::Proved;
 use crate::link::incoming::Incoming;
-use crate::link::relay::{Progress, outcome, relay};
+use crate::link::relay::{Broken, Progress, outcome, relay};
 use crate::link::request::RequestKind;
 use crate::link::server::ServerLink;
 use crate::link::updates;
@@ -188,8 +188,11 @@ impl Gateway {
         let traffic = record.traffic();
         let progress = Progress::of_server(&traffic).paced_by(&client.pace);
         let result = relay(&socket, tunnel, &progress, None).await;
-        if result.is_err() {
-            net::reset(socket);
+        match &result {
+            Ok(()) => {}
+            // All that the app sent was written to the server, and may still be on its way there.
+            Err(Broken::Unwanted(_)) => net::close_unread(socket),
+            Err(_) => net::reset(socket),
         }
         // Records count from the app's side: bytes received from the link were sent to the server.
         let moved = progress.moved();

@@ -6,6 +6,7 @@
 mod answers;
 mod exchange;
 mod forward;
+mod kept;
 mod request_body;
 mod response;
 mod resume;
@@ -19,7 +20,8 @@ use tokio::time::timeout;
 
 use self::answers::{answer_here, failed, login_required, plain, refusal_reason};
 use self::exchange::Exchange;
-use self::forward::{Done, Reusable};
+use self::forward::Done;
+use self::kept::Kept;
 use super::answer::send_last;
 use super::context::{App, Local, log_hang_up};
 use super::endpoint::AppPeer;
@@ -68,13 +70,13 @@ struct Established {
 pub async fn serve(local: &Local, app: App) -> Option<Box<Session>> {
     let App { socket, peer, mut handshake } = app;
     let mut buffer = BytesMut::new();
-    let mut reusable = None;
+    let mut kept = Kept::default();
     loop {
         let mut head = handshake.within(read_head(&socket, &mut buffer)).await;
         drop(handshake);
         let next = match &mut head {
             Some(Ok(Some(head))) => match RequestHead::parse(head) {
-                Ok(request) => answer(local, &socket, &mut buffer, request, &mut reusable, peer).await,
+                Ok(request) => answer(local, &socket, &mut buffer, request, &mut kept, peer).await,
                 Err(malformed) => refuse(local, malformed, peer),
             },
             Some(Ok(None)) => return None,
@@ -113,27 +115,23 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Session>> {
                 return None;
             }
         }
-        if buffer.is_empty() && !wait_for_request(local, &socket, &mut buffer, &mut reusable).await {
-            forward::close(reusable);
+        if buffer.is_empty() && !wait_for_request(local, &socket, &mut buffer, &mut kept).await {
+            kept.close();
             return None;
         }
         handshake = local.handshakes.begin();
     }
 }
 
-/// Waits for the first bytes of the next request; false when none come.
-async fn wait_for_request(
-    local: &Local,
-    socket: &TcpStream,
-    buffer: &mut BytesMut,
-    reusable: &mut Option<Reusable>,
-) -> bool {
+/// Waits for the first bytes of the next request; false when none come, or when the app has lost a login with a
+/// connection to a server, which it must notice.
+async fn wait_for_request(local: &Local, socket: &TcpStream, buffer: &mut BytesMut, kept: &mut Kept) -> bool {
     let mut more = std::pin::pin!(timeout(IDLE, net::read_some(socket, buffer, READ)));
     loop {
         tokio::select! {
             more = &mut more => return matches!(more, Ok(Ok(1..))),
             () = local.drain.cancelled() => return false,
-            () = forward::until_stale(reusable), if reusable.is_some() => *reusable = None,
+            has_lost_login = kept.lost_login() => if has_lost_login { return false },
         }
     }
 }
@@ -172,7 +170,7 @@ async fn answer(
     socket: &TcpStream,
     buffer: &mut BytesMut,
     request: RequestHead,
-    reusable: &mut Option<Reusable>,
+    kept: &mut Kept,
     peer: AppPeer,
 ) -> Next {
     let (dialect, host, port) = match &request.target {
@@ -215,7 +213,7 @@ async fn answer(
         return connect(local, socket, buffer, target, id, record).await;
     } else {
         let exchange = Exchange::new(local, socket, &request, &target, id);
-        forward::forward(&exchange, buffer, reusable, &mut record).await
+        forward::forward(&exchange, buffer, kept, &mut record).await
     };
     match result {
         Ok(Done::Upgraded(server)) => {

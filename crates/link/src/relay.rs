@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -18,6 +19,7 @@ use super::tunnel::{Inbox, Outbox, Tunnel};
 use laneway_h2::buffer_pool::PooledBuffer;
 use laneway_h2::{Error, Reason};
 use laneway_limits::pace::Pace;
+use laneway_sys::closed::until_closed;
 use laneway_sys::net;
 use laneway_telemetry::traffic::Moved;
 use laneway_telemetry::traffic::Traffic;
@@ -28,8 +30,11 @@ const SMALLEST_READ: usize = 4 * 1024;
 /// By which factor the next read is larger when one was filled, and smaller when less than this part of one was.
 const GROWTH: usize = 4;
 
-/// How long the other direction may deliver what is in flight after one direction has failed.
+/// How long the other direction may deliver nothing of what is in flight after one direction has failed.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same when what is in flight is all that the other end of the link had to send, and it has only left early: about
+/// as long as a system goes on sending what a process has written before it ended.
+const LAST_DELIVERY_TIMEOUT: Duration = Duration::from_secs(100);
 /// The most that is kept for a replay, in bytes: a request head or a ClientHello fits, an upload does not.
 const MAX_REPLAY: usize = 64 * 1024;
 
@@ -45,6 +50,9 @@ pub enum Broken {
     /// The other end has ended its direction in good order, and reset the stream before everything was sent to it.
     #[error("the other end does not want the rest")]
     Unwanted(#[source] Error),
+    /// The app has closed its socket after everything that it had to send, so nobody reads the rest.
+    #[error("the app has closed the connection")]
+    Left,
 }
 
 impl Broken {
@@ -67,6 +75,7 @@ pub fn outcome(result: &Result<(), Broken>) -> String {
             "reset at the other end".into()
         }
         Err(Broken::Unwanted(_)) => "closed; the other end did not want the rest".into(),
+        Err(Broken::Left) => "closed by the app, which did not wait for the rest".into(),
         Err(Broken::Socket(error)) => format!("the connection broke: {error}"),
         Err(Broken::Tunnel(error)) => printable(&format!("the tunnel broke: {error}")),
     }
@@ -78,6 +87,8 @@ pub struct Progress<'a> {
     sent: AtomicU64,
     received: AtomicU64,
     app_ended: AtomicBool,
+    /// The other end of the link has ended its direction in good order.
+    peer_ended: AtomicBool,
     counted: Option<(&'a Traffic, End)>,
     pace: Option<&'a Pace>,
 }
@@ -126,6 +137,15 @@ impl<'a> Progress<'a> {
             None => {}
         }
         self.pace?.passed(count)
+    }
+
+    fn is_of_app(&self) -> bool {
+        matches!(self.counted, Some((_, End::App)))
+    }
+
+    /// How long nothing may be delivered after one direction has failed.
+    fn delivery_timeout(&self) -> Duration {
+        if self.peer_ended.load(Relaxed) { LAST_DELIVERY_TIMEOUT } else { DELIVERY_TIMEOUT }
     }
 
     /// The bytes so far.
@@ -178,7 +198,8 @@ impl ReplayBuffer {
 }
 
 /// Relays until both directions have ended. The end of each direction is passed on (half-close). What the socket sends is kept
-/// in `replay`, if there is one, until something is received for it.
+/// in `replay`, if there is one, until something is received for it. An app that has closed its socket, and not only its
+/// sending direction, ends the relay once everything it sent is on its way.
 ///
 /// # Errors
 /// [`Broken`]. When the tunnel broke, the caller decides about the socket: a replay, an end in good order ([`net::linger`])
@@ -208,20 +229,24 @@ async fn both_ways(
     let mut up = std::pin::pin!(up(socket, &mut tunnel.outbox, pulse.queue(), progress, replay));
     let mut down = std::pin::pin!(down(socket, &mut tunnel.inbox, progress));
     let mut failed = std::pin::pin!(socket.ready(Interest::ERROR));
+    // Boxed when it is needed, so that an idle tunnel does not keep its room.
+    let mut left: Option<Pin<Box<dyn Future<Output = ()> + Send + '_>>> = None;
     let (mut up_ended, mut down_ended) = (None, None);
-    // Set when one direction has failed, and the other one may still have something to deliver.
-    let mut deadline_of_rest: Option<Instant> = None;
+    // Set when one direction has failed, and the other one may still have something to deliver; with the number of bytes
+    // delivered by then.
+    let mut deadline_of_rest: Option<(Instant, u64)> = None;
+    let rest = || (Instant::now() + progress.delivery_timeout(), progress.received.load(Relaxed));
     loop {
         if up_ended.is_some() && down_ended.is_some() {
             break;
         }
-        let deadline = deadline_of_rest.unwrap_or_else(Instant::now);
+        let (deadline, delivered) = deadline_of_rest.unwrap_or_else(|| (Instant::now(), 0));
         tokio::select! {
             biased;
             ended = &mut down, if down_ended.is_none() => {
                 match &ended {
                     Ok(()) => {}
-                    Err(Broken::Socket(_)) => _ = deadline_of_rest.get_or_insert(Instant::now() + DELIVERY_TIMEOUT),
+                    Err(Broken::Socket(_)) => _ = deadline_of_rest.get_or_insert_with(rest),
                     Err(_) => return ended,
                 }
                 down_ended = Some(ended);
@@ -229,15 +254,22 @@ async fn both_ways(
             ended = &mut up, if up_ended.is_none() => {
                 match &ended {
                     Err(Broken::Tunnel(error)) if !is_link_lost(error) => {
-                        deadline_of_rest.get_or_insert(Instant::now() + DELIVERY_TIMEOUT);
+                        deadline_of_rest.get_or_insert_with(rest);
                     }
                     Err(_) => return ended,
+                    Ok(()) if progress.is_of_app() => left = Some(Box::pin(until_closed(socket))),
                     Ok(()) => {}
                 }
                 up_ended = Some(ended);
             }
-            _ = &mut failed, if deadline_of_rest.is_none() => deadline_of_rest = Some(Instant::now() + DELIVERY_TIMEOUT),
-            () = sleep_until(deadline), if deadline_of_rest.is_some() => break,
+            () = until(&mut left), if left.is_some() && down_ended.is_none() => return Err(Broken::Left),
+            _ = &mut failed, if deadline_of_rest.is_none() => deadline_of_rest = Some(rest()),
+            () = sleep_until(deadline), if deadline_of_rest.is_some() => {
+                if progress.received.load(Relaxed) == delivered {
+                    break;
+                }
+                deadline_of_rest = Some(rest());
+            }
         }
     }
     match (up_ended, down_ended) {
@@ -247,6 +279,13 @@ async fn both_ways(
             let broken = [up, down].into_iter().flatten().find_map(Result::err);
             Err(broken.unwrap_or_else(|| Broken::Socket(io::ErrorKind::ConnectionReset.into())))
         }
+    }
+}
+
+async fn until(future: &mut Option<Pin<Box<dyn Future<Output = ()> + Send + '_>>>) {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
     }
 }
 
@@ -334,7 +373,14 @@ fn poll_readable(socket: &TcpStream, outbox: &mut Outbox, cx: &mut Context<'_>) 
 
 async fn down(socket: &TcpStream, inbox: &mut Inbox, progress: &Progress<'_>) -> Result<(), Broken> {
     loop {
-        let count = poll_fn(|cx| poll_write(socket, inbox, cx)).await?;
+        let count = poll_fn(|cx| {
+            let written = poll_write(socket, inbox, cx);
+            if inbox.is_complete() && written.is_pending() {
+                progress.peer_ended.store(true, Relaxed);
+            }
+            written
+        })
+        .await?;
         if count == 0 {
             return net::shutdown_write(socket).map_err(Broken::Socket);
         }

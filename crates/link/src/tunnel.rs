@@ -212,6 +212,11 @@ impl Inbox {
         self.ended || self.failed.is_some()
     }
 
+    /// The peer has ended its direction in good order; something may still be queued.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.ended
+    }
+
     /// The peer has ended its direction in good order, and everything was consumed.
     pub fn is_finished(&self) -> bool {
         self.ended && self.is_empty()

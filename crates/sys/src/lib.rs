@@ -2,6 +2,9 @@
 //! the service manager, and the private files of the state directory. No code outside this crate depends on which
 //! system it runs on.
 
+pub mod closed;
+#[cfg(target_os = "linux")]
+mod inet_diag;
 pub mod lan;
 pub mod mark;
 pub mod net;

@@ -354,6 +354,17 @@ pub fn end_orderly(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_linger(None);
 }
 
+/// Closes a connection that has nothing more to receive, without losing what was written to it: the system goes on
+/// sending that, and answers what still arrives with a reset. A close with unread data would discard both.
+pub fn close_unread(stream: TcpStream) {
+    end_orderly(&stream);
+    let mut rest = BytesMut::new();
+    while try_read(&stream, &mut rest, LINGER_READ).is_ok_and(|count| count > 0) {
+        rest.clear();
+    }
+    drop(stream);
+}
+
 /// Sends FIN, then reads and discards data until the peer closes too, for a bounded time. Closing with unread bytes
 /// would reset the connection and could destroy the last response (RFC 9112 §9.6).
 pub async fn linger(stream: &TcpStream) {

@@ -22,6 +22,9 @@ pub(super) struct Exchange<'a> {
     pub(super) id: u64,
     /// Whether any byte of a response has been passed on.
     pub(super) started: AtomicBool,
+    /// Whether the connection to the server has or gets a login of the app. Nothing of the exchange is repeated or resumed
+    /// on another connection then.
+    pub(super) has_login: AtomicBool,
     /// The point from which the download can be resumed, and the number of bytes still to come; `None` if it cannot.
     point: Mutex<Option<(Point, u64)>>,
 }
@@ -42,6 +45,8 @@ pub(super) enum Trouble {
     Truncated(String),
     /// The same, because the link was lost.
     Lost(String),
+    /// The app has closed its connection after its request.
+    Left,
     /// The app has hung up.
     App(io::Error),
 }
@@ -55,7 +60,8 @@ impl<'a> Exchange<'a> {
         target: &'a Target,
         id: u64,
     ) -> Self {
-        Self { local, app, request, target, id, started: AtomicBool::new(false), point: Mutex::default() }
+        let (started, has_login) = (AtomicBool::new(false), AtomicBool::new(request.logs_in_connection()));
+        Self { local, app, request, target, id, started, has_login, point: Mutex::default() }
     }
 
     /// The trouble with a malformed response, which depends on whether any of it has been passed on.

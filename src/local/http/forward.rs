@@ -1,18 +1,15 @@
 //! One plain request, forwarded to its server: over a connection that is open already or a new one, again where it is
 //! safe to repeat. The body goes up while the response comes down.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 
 use super::answers::{plain, refusal_reason};
 use super::exchange::{Exchange, Trouble};
+use super::kept::{Idle, Kept};
 use super::request_body::{UploadError, send_body};
 use super::response::Delivered;
 use crate::failure::{Failure, Kind, Side};
@@ -20,13 +17,11 @@ use crate::link::alive::Pulse;
 use crate::link::relay::Progress;
 use crate::local::context::log_hang_up;
 use crate::local::server_connection::{FromServer, ServerConnection, ToServer};
+use crate::sys::closed::until_closed;
 use crate::telemetry::record::Record;
 use crate::wire::http::BodyLength;
 use crate::wire::replay;
-use crate::wire::target::Target;
 
-/// How long an app that has ended its own direction waits for a response to begin.
-const HALF_CLOSED: Duration = Duration::from_secs(30);
 /// Maximum number of repetitions of one request.
 const MOST_REPEATS: u32 = 8;
 
@@ -42,50 +37,35 @@ pub(super) enum Done {
     Upgraded(Box<ServerConnection>),
 }
 
-/// An idle connection to a server, kept for the next request of the same app to the same server.
-pub(super) struct Reusable {
-    target: Target,
-    server: ServerConnection,
-}
-
-/// Waits until the idle connection cannot be reused any more.
-pub(super) async fn until_stale(reusable: &mut Option<Reusable>) {
-    match reusable {
-        Some(reusable) => reusable.server.until_stale().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Closes an idle connection in an orderly way.
-pub(super) fn close(reusable: Option<Reusable>) {
-    if let Some(reusable) = reusable {
-        reusable.server.close();
-    }
-}
-
 /// Forwards one request. The connection of the last request is used again when it leads to the same server. A safe
 /// request is repeated when there was no response because that connection had died (RFC 9112 §9.3.1) or the gateway was
-/// lost; a download whose gateway is lost continues over the next one where that is safe.
+/// lost; a download whose gateway is lost continues over the next one where that is safe. On a connection with a login
+/// nothing is repeated: when it is lost, the app's connection is closed without an answer, as the server's was.
 ///
 /// # Errors
 /// When there is no response, and nothing has been sent to the app.
 pub(super) async fn forward(
     exchange: &Exchange<'_>,
     buffer: &mut BytesMut,
-    reusable: &mut Option<Reusable>,
+    kept: &mut Kept,
     record: &mut Record,
 ) -> Result<Done, Failure> {
     let Exchange { local, request, target, id, .. } = *exchange;
     let mut head = BytesMut::new();
     request.write_forward(&local.name, &mut head);
     let head = head.freeze();
-    let repeatable = replay::is_safe_method(&request.method) && request.body == BodyLength::None;
-    // Any other request gets a connection of its own: if an old one died under it, nobody could say whether the request
-    // was served.
-    let mut open = reusable.take().filter(|old| old.target == *target && repeatable).map(|old| old.server);
+    let logs_in = exchange.has_login.load(Relaxed);
+    let repeatable = replay::is_safe_method(&request.method) && request.body == BodyLength::None && !logs_in;
+    let mut open = kept.take(target, repeatable);
+    let had_login = open.as_ref().is_some_and(|idle| idle.has_login);
+    let repeatable = repeatable && !had_login;
+    exchange.has_login.store(logs_in || had_login, Relaxed);
     if let Some(old) = &mut open
-        && (old.is_stale() || old.halves().0.send(head.clone()).await.is_err())
+        && (old.server.is_stale() || old.server.halves().0.send(head.clone()).await.is_err())
     {
+        if had_login {
+            return Ok(login_lost(record));
+        }
         open = None;
     }
     let mut reused = open.is_some();
@@ -94,7 +74,7 @@ pub(super) async fn forward(
     let mut moved = false;
     loop {
         let mut server = match open.take() {
-            Some(server) => server,
+            Some(idle) => idle.server,
             None => local.routes.open(target, id, head.clone(), repeatable).await?,
         };
         record.gateway = server.gateway().to_owned();
@@ -107,8 +87,10 @@ pub(super) async fn forward(
                 Err(Trouble::Silent { lost: true, why: "the gateway fell silent".into() })
             }
         };
-        let used = Reusable { target: target.clone(), server };
+        let has_login = exchange.has_login.load(Relaxed);
+        let used = Idle { target: target.clone(), server, has_login };
         match ended {
+            Err(Trouble::Silent { .. }) if had_login => return Ok(login_lost(record)),
             Err(Trouble::Silent { lost, .. }) if repeatable && (lost || reused) && repeats < MOST_REPEATS => {
                 (reused, repeats) = (false, repeats + 1);
                 tracing::info!(conn = format!("{id:016x}"), "request repeated: no answer came");
@@ -117,9 +99,9 @@ pub(super) async fn forward(
             Err(Trouble::Lost(why)) => {
                 let resumed = exchange.resume(why, record).await;
                 let complete = Ended::Complete { again: request.keep_alive, reusable: false };
-                return conclude(resumed.map(|()| complete), used, reusable, record);
+                return conclude(resumed.map(|()| complete), used, kept, record);
             }
-            ended => return conclude(ended, used, reusable, record),
+            ended => return conclude(ended, used, kept, record),
         }
     }
 }
@@ -137,17 +119,24 @@ enum Ended {
     Upgraded,
 }
 
+/// The app's connection ends without an answer, because its login has ended with the server's connection. The app sees what
+/// it would see without a proxy, and can log in again on a new connection.
+fn login_lost(record: &mut Record) -> Done {
+    record.ended("the server closed the connection that the app had logged in on");
+    Done::Reset
+}
+
 fn conclude(
     ended: Result<Ended, Trouble>,
-    used: Reusable,
-    reusable: &mut Option<Reusable>,
+    used: Idle,
+    kept: &mut Kept,
     record: &mut Record,
 ) -> Result<Done, Failure> {
     record.ended("closed");
     match ended {
         Ok(Ended::Complete { again, reusable: is_reusable }) => {
             match is_reusable {
-                true => *reusable = Some(used),
+                true => kept.keep(used),
                 false => used.server.close(),
             }
             Ok(if again { Done::Complete } else { Done::Close(Bytes::new()) })
@@ -167,6 +156,12 @@ fn conclude(
         }
         Err(Trouble::Truncated(why) | Trouble::Lost(why)) => {
             record.ended(why);
+            Ok(Done::Reset)
+        }
+        Err(Trouble::Left) => {
+            record.ended("the app closed its connection before the end of the answer");
+            // The server has the whole request, as it would without a proxy.
+            used.server.close();
             Ok(Done::Reset)
         }
         Err(Trouble::App(error)) => {
@@ -199,10 +194,7 @@ async fn attempt(
             Err(error) => Err(Trouble::Truncated(error.to_string())),
         };
     }
-    Ok(Ended::Complete {
-        again: uploaded && delivered.framed && exchange.request.keep_alive,
-        reusable: uploaded && delivered.reusable,
-    })
+    Ok(Ended::Complete { again: uploaded && delivered.again, reusable: uploaded && delivered.reusable })
 }
 
 /// Sends the body of the request and passes on the response, until the response has ended. Gives whether the body was
@@ -217,13 +209,15 @@ async fn both_ways(
     let mut uploaded = exchange.request.body == BodyLength::None;
     let mut upload = std::pin::pin!(send_body(exchange.request, exchange.app, buffer, to_server, progress));
     let mut delivery = std::pin::pin!(exchange.deliver(from_server, progress));
+    // An app that has only ended its own direction still reads, and waits for as long as it likes.
+    let mut closed = std::pin::pin!(until_closed(exchange.app));
     let mut uploading = !uploaded;
     loop {
         tokio::select! {
             biased;
             delivered = &mut delivery => return Ok((delivered?, uploaded)),
-            () = app_gone(exchange), if uploaded => {
-                return Err(Trouble::App(io::ErrorKind::ConnectionAborted.into()));
+            () = &mut closed, if uploaded => {
+                return Err(Trouble::Left);
             }
             result = &mut upload, if uploading => {
                 uploading = false;
@@ -241,23 +235,6 @@ async fn both_ways(
                 }
             }
         }
-    }
-}
-
-/// Waits until the response cannot reach the app any more. An app that has only ended its own direction may still read,
-/// and is given some time.
-async fn app_gone(exchange: &Exchange<'_>) {
-    let app: &TcpStream = exchange.app;
-    match app.peek(&mut [0]).await {
-        Ok(0) => {
-            tokio::time::sleep(HALF_CLOSED).await;
-            if exchange.started.load(Relaxed) {
-                // From now on the writes show whether the app reads.
-                std::future::pending().await
-            }
-        }
-        Ok(_) => drop(app.ready(Interest::ERROR).await),
-        Err(_) => {}
     }
 }
 

@@ -21,8 +21,9 @@ use crate::wire::resume::Point;
 pub(super) struct Delivered {
     /// The server has changed protocols (101).
     pub(super) upgraded: bool,
-    /// The app can tell where the response ends without the end of the connection.
-    pub(super) framed: bool,
+    /// The app may send another request on its connection: it can tell where the response ends without the end of the
+    /// connection, and was not told that this is the last one.
+    pub(super) again: bool,
     /// The server takes another request on this connection.
     pub(super) reusable: bool,
 }
@@ -54,7 +55,10 @@ impl Exchange<'_> {
             self.write_head(&response, BodyLength::None, &mut head);
             head.extend_from_slice(&buffer);
             self.put(server, &mut head, &[], false).await?;
-            return Ok(Delivered { upgraded: true, framed: false, reusable: false });
+            return Ok(Delivered { upgraded: true, again: false, reusable: false });
+        }
+        if response.asks_for_connection_login() {
+            self.has_login.store(true, Relaxed);
         }
         response.check_codings(self.request.version).map_err(|malformed| self.bad(malformed))?;
         let body_as = response.client_body(self.request.version);
@@ -63,7 +67,9 @@ impl Exchange<'_> {
         let stray = match response.body {
             BodyLength::None => !buffer.is_empty(),
             BodyLength::Exact(length) => {
-                *self.point() = Point::of(self.request, &response).map(|point| (point, length));
+                if !self.has_login.load(Relaxed) {
+                    *self.point() = Point::of(self.request, &response).map(|point| (point, length));
+                }
                 self.exact(server, &mut head, &mut buffer, length, progress).await?;
                 !buffer.is_empty()
             }
@@ -80,8 +86,8 @@ impl Exchange<'_> {
         }
         self.put(server, &mut head, &[], false).await?;
         net::end_orderly(self.app);
-        let framed = body_as != BodyLength::UntilClose;
-        Ok(Delivered { upgraded: false, framed, reusable: response.keep_alive && !stray })
+        let again = body_as != BodyLength::UntilClose && self.keeps_app(&response);
+        Ok(Delivered { upgraded: false, again, reusable: response.keep_alive && !stray })
     }
 
     /// Reads the head of a response. What follows it stays in `buffer`.
@@ -119,8 +125,14 @@ impl Exchange<'_> {
         }
     }
 
+    /// Whether the app's connection stays open after this response. A login ends with the server's connection, so the
+    /// app's has to end too.
+    fn keeps_app(&self, response: &ResponseHead) -> bool {
+        self.request.keep_alive && (response.keep_alive || !self.has_login.load(Relaxed))
+    }
+
     fn write_head(&self, response: &ResponseHead, body_as: BodyLength, out: &mut BytesMut) {
-        let to = Recipient { version: self.request.version, keep_alive: self.request.keep_alive };
+        let to = Recipient { version: self.request.version, keep_alive: self.keeps_app(response) };
         response.write_forward(&self.local.name, to, body_as, SystemTime::now(), out);
     }
 
@@ -150,7 +162,7 @@ impl Exchange<'_> {
                 buffer.extend_from_slice(&rest);
                 return Ok(());
             }
-            data = self.next_of_body(server).await?;
+            data = self.next_of_body(server, head).await?;
         }
     }
 
@@ -172,13 +184,12 @@ impl Exchange<'_> {
                     self.put(server, head, &data, as_chunks).await?;
                 }
                 Ok(Step::Done) => return Ok(false),
-                Ok(Step::NeedMore) if decoder.may_end() => match server.next().await {
-                    Ok(Some(data)) => buffer.extend_from_slice(&data),
-                    Ok(None) => return Ok(true),
-                    Err(error) => return Err(cut_off(&error)),
+                Ok(Step::NeedMore) if decoder.may_end() => match self.next(server, head).await? {
+                    Some(data) => buffer.extend_from_slice(&data),
+                    None => return Ok(true),
                 },
                 Ok(Step::NeedMore) => {
-                    let data = self.next_of_body(server).await?;
+                    let data = self.next_of_body(server, head).await?;
                     if buffer.is_empty() {
                         *buffer = BytesMut::from(data);
                     } else {
@@ -205,7 +216,7 @@ impl Exchange<'_> {
                 progress.add_received(data.len());
                 self.put(server, head, &data, as_chunks).await?;
             }
-            match server.next().await.map_err(|error| cut_off(&error))? {
+            match self.next(server, head).await? {
                 Some(next) => data = next,
                 None => return Ok(()),
             }
@@ -213,12 +224,25 @@ impl Exchange<'_> {
     }
 
     /// The next bytes of a body that has not ended.
-    pub(super) async fn next_of_body(&self, server: &mut FromServer<'_>) -> Result<Bytes, Trouble> {
-        match server.next().await {
-            Ok(Some(data)) => Ok(data),
-            Ok(None) => Err(Trouble::Truncated("the server ended the response too early".into())),
-            Err(error) => Err(cut_off(&error)),
+    pub(super) async fn next_of_body(
+        &self,
+        server: &mut FromServer<'_>,
+        head: &mut BytesMut,
+    ) -> Result<Bytes, Trouble> {
+        let next = self.next(server, head).await?;
+        next.ok_or_else(|| Trouble::Truncated("the server ended the response too early".into()))
+    }
+
+    /// The next bytes, or `None` at the end. If there are none yet, what is left of the head is written meanwhile.
+    async fn next(&self, server: &mut FromServer<'_>, head: &mut BytesMut) -> Result<Option<Bytes>, Trouble> {
+        if !head.is_empty() {
+            tokio::select! {
+                biased;
+                next = server.next() => return next.map_err(|error| cut_off(&error)),
+                () = std::future::ready(()) => self.put(server, head, &[], false).await?,
+            }
         }
+        server.next().await.map_err(|error| cut_off(&error))
     }
 
     /// Writes what is left of the head and then `data`, with `as_chunk` as a chunk, in one call.

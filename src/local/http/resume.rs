@@ -77,7 +77,7 @@ impl Exchange<'_> {
             if searched >= MAX_HEAD {
                 return Err(Trouble::Truncated(Malformed::HeadTooLarge.to_string()));
             }
-            buffer.extend_from_slice(&self.next_of_body(server).await?);
+            buffer.extend_from_slice(&self.next_of_body(server, &mut BytesMut::new()).await?);
         };
         point.check(&response, offset).map_err(|mismatch| Trouble::Truncated(mismatch.to_string()))?;
         self.exact(server, &mut BytesMut::new(), &mut buffer, left, progress).await

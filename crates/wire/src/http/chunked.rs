@@ -78,6 +78,10 @@ impl ChunkedDecoder {
     pub fn decode(&mut self, input: &mut BytesMut) -> Result<Step, Malformed> {
         loop {
             match self.state {
+                // Known at once, without the end of a line that may never come.
+                State::Size if input.first().is_some_and(|byte| !byte.is_ascii_hexdigit()) => {
+                    return Err(Malformed::ChunkSize);
+                }
                 State::Size => {
                     let Some(line) = self.line(input, MAX_HEAD, Malformed::ChunkExtension)? else {
                         return Ok(Step::NeedMore);
@@ -313,7 +317,8 @@ mod tests {
         let many_trailers = format!("0\r\n{}\r\n", "A: 1\r\n".repeat(11_000));
         for (text, want) in [
             ("5\nhello\r\n0\r\n\r\n", LineBreak),
-            ("\n", LineBreak),
+            ("\n", ChunkSize),
+            ("x", ChunkSize),
             ("5\rx\r\nhello\r\n", LineBreak),
             ("5;a\nb\r\nhello\r\n", LineBreak),
             ("5;a\rb\r\nhello\r\n", LineBreak),
