@@ -7,11 +7,14 @@
 mod beacon;
 mod candidacy;
 mod choice;
+#[cfg(test)]
+mod liars;
 mod order;
 mod self_state;
 mod table;
 #[cfg(test)]
 mod tests;
+mod turbulence;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -19,8 +22,9 @@ use std::time::{Duration, Instant};
 use beacon::{Essentials, Schedule, Standbys, is_in_line};
 use candidacy::{Candidacy, Phase};
 use choice::Choice;
-use order::{LINE, Order, Seen, actives, draw};
+use order::{Anchor, LINE, Order, Seen, actives, draw};
 use table::{Table, is_link_local};
+use turbulence::Turbulence;
 
 pub use candidacy::Options;
 pub use self_state::{Prepared, SelfState};
@@ -48,14 +52,16 @@ pub struct Decision {
 }
 
 /// What a node knows of the candidates, and what follows from it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Selection {
     id: NodeId,
     seed: u64,
     table: Table,
     choice: Choice,
-    /// The claim and the id of the candidate that became active last.
-    anchor: (u32, NodeId),
+    anchor: Anchor,
+    turbulence: Turbulence,
+    /// This node as others see it since its last decision, if it is active.
+    active_self: Option<Seen>,
     candidate: Option<(Candidacy, Schedule)>,
 }
 
@@ -63,8 +69,16 @@ impl Selection {
     /// The state of the node `id` before it has heard anything. `seed` differs between nodes and between starts of one
     /// node, so that they do not send at the same time.
     pub fn new(id: NodeId, seed: u64) -> Self {
-        let (table, choice) = (Table::default(), Choice::default());
-        Self { id, seed, table, choice, anchor: (0, NodeId([0; 16])), candidate: None }
+        Self {
+            id,
+            seed,
+            table: Table::default(),
+            choice: Choice::default(),
+            anchor: Anchor { id: NodeId([0; 16]), claim: 0, round: 0 },
+            turbulence: Turbulence::default(),
+            active_self: None,
+            candidate: None,
+        }
     }
 
     /// Makes this node a candidate: from now on [`Selection::decide`] returns decisions.
@@ -93,7 +107,7 @@ impl Selection {
             return false;
         }
         if let (Some((_, schedule)), Means::Beacon(..)) = (&mut self.candidate, means) {
-            schedule.heard(Duration::from_millis(advert.standing.interval.into()), now);
+            schedule.heard(id, Duration::from_millis(advert.standing.interval.into()), now);
         }
         true
     }
@@ -134,10 +148,10 @@ impl Selection {
     /// then suspects, and last those that are draining or withdrawn. If several are active, clients spread over them.
     pub fn ranked(&mut self, now: Instant) -> Vec<Gateway> {
         let mut seen = self.table.seen(self.id, now);
-        self.remember_anchor(&seen);
+        self.remember_anchor(&seen, now);
         let first = actives(seen.iter()).first().map(|active| active.standing);
         let policy = first.map_or_else(|| self.policy(), |standing| standing.policy);
-        let order = self.order(policy, &seen);
+        let order = self.order(policy, now);
         seen.sort_by_cached_key(|seen| order.place(seen));
         let mut gateways: Vec<_> = self.table.all().cloned().collect();
         self.choice.sort(&mut gateways, &seen, self.id, now);
@@ -147,16 +161,14 @@ impl Selection {
     /// What this candidate has to do, given its own state now. `None` when this node is not a candidate.
     pub fn decide(&mut self, own: &SelfState, now: Instant) -> Option<Decision> {
         let mut seen = self.table.seen(self.id, now);
-        self.remember_anchor(&seen);
-        let order = self.order(self.policy(), &seen);
+        self.remember_anchor(&seen, now);
+        let order = self.order(self.policy(), now);
         let (candidacy, schedule) = self.candidate.as_mut()?;
         let mut me = seen_of(self.id, candidacy, own, now);
-        let was_active = candidacy.public.state == State::Active;
         let mut wake = candidacy.step(&me, &seen, order, own, now);
-        if candidacy.phase == Phase::Active && !was_active {
-            self.anchor = (candidacy.public.claim, self.id);
-        }
         me = seen_of(self.id, candidacy, own, now);
+        let was_active = self.active_self.is_some();
+        self.active_self = Some(me.clone()).filter(|me| me.state == State::Active);
         let standbys = standbys(&me, &seen, order);
         let essentials = Essentials {
             state: candidacy.public.state,
@@ -169,10 +181,11 @@ impl Selection {
 
         me.standing.interval = u16::try_from(interval.as_millis()).unwrap_or(u16::MAX);
         let better = seen.iter().filter(|other| order.place(other) < order.place(&me)).count();
+        // Two of all answer each query, whatever the others say of themselves: those that claim to be better may not serve.
         let answers_one_in = match better {
             _ if me.state == State::Active => 1,
             0..ALWAYS_ANSWERING => 1,
-            _ => u32::try_from(better * better / ALWAYS_ANSWERING).unwrap_or(u32::MAX),
+            _ => (better * better / ALWAYS_ANSWERING).min(seen.len().div_ceil(2)).max(1),
         };
         let (options, latent) = (&candidacy.options, me.latent);
         let advert = Advert {
@@ -189,11 +202,15 @@ impl Selection {
         seen.sort_by_cached_key(|seen| (rank_of(seen.state), order.place(seen)));
         let peers = seen.iter().filter(|seen| !is_link_local(seen.link)).take(MOST_PEERS);
         let peers = peers.map(|seen| Peer { id: seen.id, link: seen.link, state: seen.state }).collect();
+        let wanted = candidacy.phase != Phase::Idle;
+        if !was_active {
+            self.remember_anchor(&seen, now);
+        }
         Some(Decision {
             advert: Advert { peers, ..advert },
             beacon,
-            wanted: candidacy.phase != Phase::Idle,
-            answers_one_in,
+            wanted,
+            answers_one_in: u32::try_from(answers_one_in).unwrap_or(u32::MAX),
             wake: wake.unwrap_or(now + SILENCE).max(now),
         })
     }
@@ -202,18 +219,26 @@ impl Selection {
         self.candidate.as_ref().map_or_else(Policy::default, |(candidacy, _)| candidacy.options.policy)
     }
 
-    fn order(&self, policy: Policy, seen: &[Seen]) -> Order {
-        let heard = seen.iter().map(|seen| seen.standing.round).max().unwrap_or_default();
-        let own = self.candidate.as_ref().map_or(0, |(candidacy, _)| candidacy.public.round);
-        Order { policy, round: heard.max(own), anchor: self.anchor.1 }
+    fn order(&self, policy: Policy, now: Instant) -> Order {
+        let round =
+            self.candidate.as_ref().map_or(self.anchor.round, |(candidacy, _)| candidacy.public.round);
+        Order { policy, round, anchor: self.anchor, is_turbulent: self.turbulence.is_now(now) }
     }
 
-    fn remember_anchor(&mut self, seen: &[Seen]) {
-        if let Some(latest) = actives(seen.iter()).first()
-            && latest.standing.claim >= self.anchor.0
-        {
-            self.anchor = (latest.standing.claim, latest.id);
+    /// Notes which candidate holds the role by the latest claim.
+    fn remember_anchor(&mut self, seen: &[Seen], now: Instant) {
+        let known = || seen.iter().chain(&self.active_self);
+        let actives = actives(known());
+        let Some(first) = actives.first() else { return };
+        let Standing { claim, round, .. } = first.standing;
+        let anchor = Anchor { id: first.id, claim, round };
+        let called =
+            || known().any(|seen| seen.id == self.anchor.id && seen.standing.yields_to == Some(first.id));
+        let is_first = self.anchor.id == NodeId([0; 16]);
+        if anchor.id != self.anchor.id && !is_first && !called() {
+            self.turbulence.changed(now);
         }
+        self.anchor = anchor;
     }
 }
 
@@ -240,6 +265,7 @@ fn seen_of(id: NodeId, candidacy: &Candidacy, own: &SelfState, now: Instant) -> 
         },
         heard: now,
         steady: now,
+        active_since: None,
     }
 }
 

@@ -15,8 +15,8 @@ use laneway_wire::id::NodeId;
 const ACTIVE: Duration = Duration::from_millis(500);
 /// Interval between two beacons of a standby in line.
 const IN_LINE: Duration = Duration::from_secs(1);
-/// Interval between two beacons of a candidate in the crowd.
-const IN_CROWD: Duration = Duration::from_secs(16);
+/// Interval between two beacons of a candidate in the crowd, the longest that a candidate announces.
+pub(super) const IN_CROWD: Duration = Duration::from_secs(16);
 /// The budget of the whole crowd: beacons in a time.
 const CROWD_BUDGET: (usize, Duration) = (4, Duration::from_secs(4));
 /// Maximum time that a candidate waits before it joins the line, in case another one does.
@@ -48,7 +48,7 @@ pub(super) struct Standbys {
 }
 
 /// The times of this candidate's beacons.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Schedule {
     seed: u64,
     draws: u64,
@@ -60,8 +60,8 @@ pub(super) struct Schedule {
     last: Option<Essentials>,
     /// Until when it sends as often as one in line.
     loud_until: Option<Instant>,
-    /// When the latest beacons of the crowd were heard.
-    crowd: VecDeque<Instant>,
+    /// The candidates of the crowd that were heard last, and when. Each counts once, however often it sends.
+    crowd: VecDeque<(NodeId, Instant)>,
 }
 
 impl Schedule {
@@ -79,10 +79,11 @@ impl Schedule {
         }
     }
 
-    /// Notes a beacon of another candidate, which announces the next one after `interval`.
-    pub(super) fn heard(&mut self, interval: Duration, now: Instant) {
+    /// Notes a beacon of the candidate `id`, which announces the next one after `interval`.
+    pub(super) fn heard(&mut self, id: NodeId, interval: Duration, now: Instant) {
         if !is_in_line(interval) {
-            self.crowd.push_back(now);
+            self.crowd.retain(|(other, _)| *other != id);
+            self.crowd.push_back((id, now));
             if self.crowd.len() > CROWD_BUDGET.0 {
                 self.crowd.pop_front();
             }
@@ -121,7 +122,7 @@ impl Schedule {
             return (false, interval);
         }
         let full = self.crowd.len() == CROWD_BUDGET.0
-            && self.crowd.front().is_some_and(|oldest| now < *oldest + CROWD_BUDGET.1);
+            && self.crowd.front().is_some_and(|(_, oldest)| now < *oldest + CROWD_BUDGET.1);
         let speaks = self.repeat > 0 || is_in_line(interval) || was_loud || !full;
         let pause = match self.repeat {
             0 if speaks => interval.mul_f64(0.9) + self.some_of(interval / 5),

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::order::{LINE, Order, Place, Seen, actives, draw, share};
+use super::order::{LINE, Order, Place, Seen, actives, draw, is_later, share};
 use super::self_state::{Prepared, SelfState};
 use laneway_wire::datagram::{Policy, State};
 use laneway_wire::id::NodeId;
@@ -21,6 +21,11 @@ const CROWD: Duration = Duration::from_millis(600);
 const LATENT_FIRST: Duration = Duration::from_secs(1);
 /// How much longer it waits for each such candidate before it.
 const LATENT_STEP: Duration = Duration::from_secs(5);
+/// Maximum number of such candidates that it waits for one after the other. Those behind them share as much time again.
+const LATENT_LINE: usize = 5;
+/// How long a candidate waits in all for others that announce that they are bringing their uplinks up, before it brings up
+/// its own.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a candidate whose uplink could not be brought up does not try again.
 const PENALTY: Duration = Duration::from_secs(30);
 /// How long one candidate must have had the role, and another have been able to take it, before the role changes only
@@ -62,14 +67,12 @@ pub(super) enum Phase {
 }
 
 /// This node as a candidate.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Candidacy {
     pub(super) options: Options,
     pub(super) phase: Phase,
     pub(super) public: Public,
     seed: u64,
-    /// The largest claim heard of or made.
-    highest_claim: u32,
     times: Times,
     draw: DrawState,
     challenger: Challenger,
@@ -78,10 +81,10 @@ pub(super) struct Candidacy {
 }
 
 /// What other nodes see of this candidate.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Public {
     pub(super) state: State,
-    /// The number of its latest active time; of two active ones the larger claim stays.
+    /// The number of its latest active time; of two active ones the later claim stays.
     pub(super) claim: u32,
     /// The number of the current random draw.
     pub(super) round: u32,
@@ -92,17 +95,21 @@ pub(super) struct Public {
 }
 
 /// Since when, or until when, something holds.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Times {
     able_since: Option<Instant>,
     active_since: Option<Instant>,
     vacant_since: Option<Instant>,
     called_at: Option<Instant>,
+    /// Since when the role has been vacant and another candidate was heard that brings its uplink up.
+    patient_since: Option<Instant>,
+    /// Since when another active candidate has been calling a successor while this one would.
+    deferred_since: Option<Instant>,
     refused_until: Option<Instant>,
 }
 
 /// The rounds of the policy `random`.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct DrawState {
     round_since: Option<Instant>,
     /// The last round that this node has acted on.
@@ -110,7 +117,7 @@ struct DrawState {
 }
 
 /// A candidate that is clearly better than this active one.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Challenger {
     /// Beacons in a row in which it was.
     streak: u32,
@@ -126,7 +133,6 @@ impl Candidacy {
             phase: Phase::Idle,
             public,
             seed,
-            highest_claim: 0,
             times: Times::default(),
             draw: DrawState::default(),
             challenger: Challenger::default(),
@@ -144,7 +150,7 @@ impl Candidacy {
         own: &SelfState,
         now: Instant,
     ) -> Option<Instant> {
-        self.adopt(others, now);
+        self.adopt(order.anchor.round, now);
         order.round = self.public.round;
         if self.phase == Phase::Preparing && own.prepared == Prepared::Failed {
             self.times.refused_until = Some(now + PENALTY);
@@ -177,15 +183,13 @@ impl Candidacy {
         wake
     }
 
-    /// Adopts the largest claim and round heard.
-    fn adopt(&mut self, others: &[Seen], now: Instant) {
-        self.draw.round_since.get_or_insert(now);
-        for other in others {
-            self.highest_claim = self.highest_claim.max(other.standing.claim);
-            if other.standing.round > self.public.round {
-                self.public.round = other.standing.round;
-                self.draw.round_since = Some(now);
-            }
+    /// Adopts the round of the holder of the role. While active it follows at most twice as fast as rounds should pass.
+    fn adopt(&mut self, round: u32, now: Instant) {
+        let since = *self.draw.round_since.get_or_insert(now);
+        let may = self.phase != Phase::Active || now >= since + self.options.rotate / 2;
+        if round != self.public.round && may {
+            self.public.round = round;
+            self.draw.round_since = Some(now);
         }
     }
 
@@ -199,25 +203,54 @@ impl Candidacy {
         now: Instant,
     ) -> Option<Instant> {
         let actives = actives(others.iter());
-        if let Some(caller) = actives.iter().find(|active| active.standing.yields_to == Some(me.id)) {
-            self.take(Some(caller.id), serves, now);
+        let most = self.most();
+        let calls = |active: &&&Seen| active.standing.yields_to == Some(me.id) && self.may_call(active, now);
+        if !order.is_turbulent
+            && let Some(caller) = actives.iter().take(most).find(calls)
+        {
+            self.take(Some(caller), order, serves, now);
+            return None;
+        }
+        if actives.len() >= most {
+            (self.times.vacant_since, self.times.patient_since) = (None, None);
+            self.phase = Phase::Idle;
             return None;
         }
         // One that is bringing its uplink up may soon be active, so a second uplink is not needed.
         let prepares = |seen: &&Seen| seen.standing.preparing && self.options.prepares;
         let coming = if self.phase == Phase::Idle { others.iter().filter(prepares).count() } else { 0 };
-        if actives.len() + coming >= usize::from(self.options.active.max(1)) {
-            self.times.vacant_since = None;
-            self.phase = Phase::Idle;
-            return None;
+        if actives.len() + coming >= most {
+            let until = *self.times.patient_since.get_or_insert(now) + PATIENCE;
+            if now < until {
+                self.times.vacant_since = None;
+                return Some(until);
+            }
         }
         let vacant_since = *self.times.vacant_since.get_or_insert(now);
         let turn = (vacant_since + self.wait(me, others, order)).max(self.listened());
         if now < turn && self.phase == Phase::Idle {
             return Some(turn);
         }
-        self.take(None, serves, now);
+        self.take(None, order, serves, now);
         None
+    }
+
+    /// Whether an active candidate may hand the role over. One that has had the role for half of the time after which it
+    /// is handed over at the earliest may, so whoever takes the role out of turn cannot pass it on at once.
+    fn may_call(&self, active: &Seen, now: Instant) -> bool {
+        active.active_since.is_some_and(|since| now >= since + self.dwell() / 2)
+    }
+
+    /// How long a candidate has the role before it is handed over.
+    fn dwell(&self) -> Duration {
+        match self.options.policy {
+            Policy::Random | Policy::RoundRobin => DWELL.min(self.options.rotate),
+            Policy::Strongest | Policy::LeastBusy => DWELL,
+        }
+    }
+
+    fn most(&self) -> usize {
+        usize::from(self.options.active.max(1))
     }
 
     /// How long this node leaves a vacant role to others.
@@ -229,11 +262,14 @@ impl Candidacy {
         let in_line = u32::try_from(able.len().min(LINE)).unwrap_or_default();
         let mut wait = STEP * in_line;
         if able.len() >= LINE {
-            wait += share(CROWD, self.seed ^ u64::from(self.highest_claim));
+            wait += share(CROWD, self.seed ^ u64::from(order.anchor.claim));
         }
         if me.latent {
-            let latent = u32::try_from(latent.len()).unwrap_or(u32::MAX);
-            wait += LATENT_FIRST + LATENT_STEP.saturating_mul(latent.min(100));
+            let in_line = u32::try_from(latent.len().min(LATENT_LINE)).unwrap_or_default();
+            wait += LATENT_FIRST + LATENT_STEP * in_line;
+            if latent.len() > LATENT_LINE {
+                wait += share(LATENT_STEP * in_line, self.seed ^ u64::from(order.anchor.claim));
+            }
         }
         wait
     }
@@ -245,18 +281,22 @@ impl Candidacy {
     }
 
     /// Takes the role, or first brings the uplink up. `from` is the candidate that called.
-    fn take(&mut self, from: Option<NodeId>, serves: bool, now: Instant) {
+    fn take(&mut self, from: Option<&Seen>, order: Order, serves: bool, now: Instant) {
         if !serves {
             self.phase = Phase::Preparing;
             return;
         }
         self.phase = Phase::Active;
-        self.highest_claim = self.highest_claim.saturating_add(1);
-        self.public.claim = self.highest_claim;
-        self.public.replaces = from;
+        self.public.claim = order.anchor.claim.wrapping_add(1);
+        if let Some(caller) = from
+            && !is_later(self.public.claim, caller.standing.claim)
+        {
+            self.public.claim = caller.standing.claim.wrapping_add(1);
+        }
+        self.public.replaces = from.map(|caller| caller.id);
         self.public.yields_to = None;
         self.times.active_since = Some(now);
-        self.times.vacant_since = None;
+        (self.times.vacant_since, self.times.patient_since) = (None, None);
         self.draw.drawn = self.public.round;
         self.challenger.streak = 0;
         self.passed_over.retain(|(_, until)| now < *until);
@@ -266,22 +306,26 @@ impl Candidacy {
     fn leave(&mut self) {
         self.phase = Phase::Idle;
         self.public.yields_to = None;
-        self.times.active_since = None;
+        (self.times.active_since, self.times.deferred_since) = (None, None);
         self.challenger.streak = 0;
     }
 
-    /// With the role: gives it up if enough others have it by a larger claim, or calls a successor.
+    /// With the role: gives it up if enough others have it by a later claim, or calls a successor.
     fn keep(&mut self, me: &Seen, others: &[Seen], mut order: Order, now: Instant) -> Option<Instant> {
         let actives = actives(others.iter().chain([me]));
-        let most = usize::from(self.options.active.max(1));
-        if !actives.iter().take(most).any(|active| active.id == me.id) {
-            self.leave();
+        if !actives.iter().take(self.most()).any(|active| active.id == me.id) {
+            let is_called = |other: &Seen| Some(other.id) == self.public.yields_to;
+            // While the role changes again and again without a call, whoever has it stays: two are harmless.
+            if !order.is_turbulent || actives.iter().any(|active| is_called(active)) {
+                self.leave();
+            }
+            self.public.yields_to = None;
             return None;
         }
         if self.options.policy == Policy::Random
             && self.draw.round_since.is_some_and(|since| now >= since + self.options.rotate)
         {
-            self.public.round = self.public.round.saturating_add(1);
+            self.public.round = self.public.round.wrapping_add(1);
             self.draw.round_since = Some(now);
             order.round = self.public.round;
         }
@@ -302,15 +346,25 @@ impl Candidacy {
                 _ => self.public.yields_to = None,
             }
         }
-        let someone_yields =
-            others.iter().any(|o| o.state == State::Active && o.standing.yields_to.is_some());
-        if !someone_yields && let Some(next) = self.next(me, others, &actives, order, now) {
-            self.public.yields_to = Some(next);
-            self.times.called_at = Some(now);
-            self.challenger.streak = 0;
-            return Some(now + CALL_DEADLINE);
+        let Some(next) = self.next(me, others, &actives, order, now) else {
+            self.times.deferred_since = None;
+            return None;
+        };
+        // While the role changes too often nobody answers a call.
+        if order.is_turbulent || self.defers(&actives, me, now) {
+            return None;
         }
-        None
+        self.public.yields_to = Some(next);
+        (self.times.called_at, self.times.deferred_since) = (Some(now), None);
+        self.challenger.streak = 0;
+        Some(now + CALL_DEADLINE)
+    }
+
+    /// Whether this candidate lets another active one hand over its role first, at most for as long as that may take.
+    fn defers(&mut self, actives: &[&Seen], me: &Seen, now: Instant) -> bool {
+        let mut holders = actives.iter().take(self.most()).filter(|holder| holder.id != me.id);
+        holders.any(|holder| holder.standing.yields_to.is_some())
+            && now < *self.times.deferred_since.get_or_insert(now) + CALL_DEADLINE_WITH_PREPARATION
     }
 
     /// The candidate that should have the role instead of this node.
@@ -323,9 +377,8 @@ impl Candidacy {
         now: Instant,
     ) -> Option<NodeId> {
         self.passed_over.retain(|(_, until)| now < *until);
-        let since = self.times.active_since?;
-        let rotates = matches!(self.options.policy, Policy::Random | Policy::RoundRobin);
-        let dwell = if rotates { DWELL.min(self.options.rotate) } else { DWELL };
+        let (since, dwell) = (self.times.active_since?, self.dwell());
+        let has_dwelt = now >= since + dwell;
         let ready = |other: &&Seen| {
             other.state == State::Standby
                 && !other.latent
@@ -336,13 +389,13 @@ impl Candidacy {
         let next = others.iter().filter(ready).min_by_key(|other| order.place(other))?;
         match self.options.policy {
             Policy::RoundRobin => (now >= since + self.options.rotate).then_some(next.id),
+            Policy::Random if !has_dwelt => None,
             Policy::Random => {
                 let drawn = |seen: &Seen| (draw(u64::from(self.public.round), &seen.id), seen.id);
                 let mine = drawn(me);
-                let most = usize::from(self.options.active.max(1));
                 let standbys = others.iter().filter(ready);
                 let better = actives.iter().copied().chain(standbys).filter(|other| drawn(other) < mine);
-                if self.draw.drawn == self.public.round || better.count() < most {
+                if self.draw.drawn == self.public.round || better.count() < self.most() {
                     self.draw.drawn = self.public.round;
                     return None;
                 }
@@ -360,7 +413,7 @@ impl Candidacy {
                     self.challenger.counted = Some((next.id, next.heard));
                     self.challenger.streak += 1;
                 }
-                (self.challenger.streak >= STREAK && now >= since + DWELL).then_some(next.id)
+                (self.challenger.streak >= STREAK && has_dwelt).then_some(next.id)
             }
         }
     }

@@ -1,7 +1,8 @@
 //! The order in which one client tries the gateways.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use super::order::{Seen, actives, draw};
 use super::table::{Gateway, Source};
@@ -10,16 +11,22 @@ use laneway_wire::id::NodeId;
 
 /// The difference in load, in permille, from which a client changes to the other gateway.
 const CLEARLY_LESS_BUSY: u16 = 250;
+/// How long a client stays with the gateway that it last changed to, as long as that one is active and answers. So
+/// gateways that change their state or their load with each beacon do not move it with each beacon.
+const STAY: Duration = Duration::from_secs(10);
 
-/// Which of its two gateways a client has chosen.
-#[derive(Debug, Default)]
+/// Which of its gateways a client has chosen.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Choice {
+    /// Of two active gateways the one that is less busy.
     chosen: Option<([NodeId; 2], NodeId)>,
+    /// The gateway that was ranked first last, and when the client changed to it.
+    first: Option<(NodeId, Option<Instant>)>,
 }
 
 impl Choice {
     /// Sorts `gateways` for the client `client`. `seen` are those heard recently, in order.
-    pub(super) fn sort(&mut self, gateways: &mut [Gateway], seen: &[Seen], client: NodeId, now: Instant) {
+    pub(super) fn sort(&mut self, gateways: &mut Vec<Gateway>, seen: &[Seen], client: NodeId, now: Instant) {
         let actives = actives(seen.iter());
         let selected = actives.first().map_or(0, |first| usize::from(first.standing.active.max(1)));
         let (selected, surplus) = actives.split_at(selected.min(actives.len()));
@@ -36,8 +43,25 @@ impl Choice {
             |gateway: &Gateway| gateway.id.and_then(|id| places.get(&id)).copied().unwrap_or(usize::MAX);
         // Among suspects the one whose suspicion ends first comes first.
         gateways.sort_by_cached_key(|gateway| {
-            (class(gateway, now), gateway.suspect_until(now), place(gateway), gateway.link)
+            let suspect_until = gateway.suspect_until(now);
+            (class(gateway, now), suspect_until, place(gateway), gateway.link, gateway.id)
         });
+        self.stay(gateways, now);
+        name_no_one_where_two_are_heard(gateways);
+    }
+
+    /// Keeps the gateway in front that the client changed to a moment ago.
+    fn stay(&mut self, gateways: &mut [Gateway], now: Instant) {
+        let Some(first) = gateways.first().and_then(|gateway| gateway.id) else { return };
+        let Some((before, changed_at)) = self.first.filter(|(before, _)| *before != first) else {
+            self.first.get_or_insert((first, None));
+            return;
+        };
+        let old = gateways.iter().position(|gateway| gateway.id == Some(before) && class(gateway, now) == 0);
+        match old.filter(|_| changed_at.is_some_and(|at| now < at + STAY)) {
+            Some(old) => gateways[..=old].rotate_right(1),
+            None => self.first = Some((first, Some(now))),
+        }
     }
 
     /// Puts the less busy of the first two in front. An earlier choice stays unless the other is clearly less busy.
@@ -57,6 +81,23 @@ impl Choice {
             first.swap(0, 1);
         }
     }
+}
+
+/// Of several gateways that were heard from one address only the first is kept, without its id: the link's handshake
+/// proves which of them is there, and a member that sends from another's address must not keep clients from that one.
+fn name_no_one_where_two_are_heard(gateways: &mut Vec<Gateway>) {
+    let mut places: HashMap<SocketAddr, usize> = HashMap::new();
+    let mut kept: Vec<Gateway> = Vec::with_capacity(gateways.len());
+    for gateway in gateways.drain(..) {
+        match places.get(&gateway.link) {
+            Some(place) => kept[*place].id = None,
+            None => {
+                places.insert(gateway.link, kept.len());
+                kept.push(gateway);
+            }
+        }
+    }
+    *gateways = kept;
 }
 
 /// The class of a gateway; smaller ones are tried first.

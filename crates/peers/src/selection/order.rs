@@ -13,6 +13,10 @@ const CLEARLY_STRONGER: u128 = 150;
 /// The difference in load, in permille of its capacity, from which a candidate is clearly better.
 const CLEARLY_LESS_BUSY: u16 = 250;
 
+/// How far a claim may be ahead of another one and still be the later one. More changes of the role than this are
+/// never missed in practice: at one a minute it takes 45 days.
+const MAX_LEAD: u32 = 1 << 16;
+
 /// Number of standbys in line, which beacon each second and take the role first when it is vacant.
 pub(super) const LINE: usize = 3;
 
@@ -32,16 +36,12 @@ pub(super) struct Seen {
     pub(super) heard: Instant,
     /// Since when it has been able to serve without interruption.
     pub(super) steady: Instant,
+    /// Since when it has been active without interruption, if it is.
+    pub(super) active_since: Option<Instant>,
 }
 
 impl Seen {
-    pub(super) fn new(
-        id: NodeId,
-        link: SocketAddr,
-        advert: &Advert,
-        heard: Instant,
-        steady: Instant,
-    ) -> Self {
+    pub(super) fn new(id: NodeId, link: SocketAddr, advert: &Advert, heard: Instant) -> Self {
         Self {
             id,
             link,
@@ -52,7 +52,8 @@ impl Seen {
             load: advert.load,
             standing: advert.standing,
             heard,
-            steady,
+            steady: heard,
+            active_since: None,
         }
     }
 
@@ -72,8 +73,22 @@ pub(super) struct Order {
     pub(super) policy: Policy,
     /// The number of the random draw.
     pub(super) round: u32,
-    /// The candidate that became active last. In round-robin its successor is next.
-    pub(super) anchor: NodeId,
+    /// The holder of the role.
+    pub(super) anchor: Anchor,
+    /// Whether the role changes so often that whoever has it keeps it.
+    pub(super) is_turbulent: bool,
+}
+
+/// The candidate that holds the role by the latest claim, or held it last. Nobody else's claim and round count, so a
+/// number that is announced without the role has no effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Anchor {
+    /// In round-robin the next id after this one is the next in turn.
+    pub(super) id: NodeId,
+    /// The claim that the next holder's claim follows.
+    pub(super) claim: u32,
+    /// The number of its random draw.
+    pub(super) round: u32,
 }
 
 /// The place of one candidate in the order; the smallest is the best. Latent ones and those of weight 0 come last.
@@ -87,7 +102,7 @@ impl Order {
             Policy::Strongest => strength,
             Policy::LeastBusy => u128::from(seen.load) << 64 | strength,
             Policy::Random => u128::from(draw(u64::from(self.round), &seen.id)),
-            Policy::RoundRobin => number(&seen.id).wrapping_sub(number(&self.anchor)).wrapping_sub(1),
+            Policy::RoundRobin => number(&seen.id).wrapping_sub(number(&self.anchor.id)).wrapping_sub(1),
         };
         (seen.latent, seen.weight == 0, place, seen.id)
     }
@@ -107,19 +122,45 @@ impl Order {
     }
 }
 
-/// The candidates that are active and not replaced. If there are too many, the first ones keep the role.
+/// The candidates that are active and not replaced, by their claims. If there are too many, the first ones keep the role.
+///
+/// Claims that wrap around have no greatest one: a liar can be later than one candidate and earlier than another that
+/// is earlier than the first. So candidates are ordered by the number of others whose claims are later than theirs,
+/// which all nodes count alike.
 pub(super) fn actives<'a>(seen: impl Iterator<Item = &'a Seen>) -> Vec<&'a Seen> {
     let mut actives: Vec<_> = seen.filter(|seen| seen.state == State::Active).collect();
-    let replaced: Vec<_> = actives
-        .iter()
-        .filter_map(|seen| seen.standing.replaces.map(|replaced| (replaced, seen.standing.claim)))
-        .collect();
-    // The largest claim is never replaced, so at least one remains.
-    actives.retain(|seen| {
-        !replaced.iter().any(|(replaced, claim)| *replaced == seen.id && *claim > seen.standing.claim)
-    });
-    actives.sort_by_key(|seen| (Reverse(seen.standing.claim), Reverse(seen.weight), seen.id));
+    if actives.len() < 2 {
+        return actives;
+    }
+    let is_replaced = |seen: &Seen| {
+        actives.iter().any(|other| {
+            other.standing.replaces == Some(seen.id) && is_later(other.standing.claim, seen.standing.claim)
+        })
+    };
+    let kept: Vec<_> = actives.iter().copied().filter(|seen| !is_replaced(seen)).collect();
+    // Only adverts that contradict each other replace each other in a circle.
+    if !kept.is_empty() {
+        actives = kept;
+    }
+    let claims: Vec<_> = actives.iter().map(|seen| seen.standing.claim).collect();
+    let later = |claim: u32| claims.iter().filter(|other| is_later(**other, claim)).count();
+    actives.sort_by_cached_key(|seen| (later(seen.standing.claim), Reverse(seen.weight), seen.id));
     actives
+}
+
+/// Whether `claim` is later than `other`, so that of two active candidates the one with `claim` keeps the role.
+///
+/// Claims wrap around, so no claim is the last one (serial numbers, RFC 1982 §3.2). One that is ahead by more than
+/// [`MAX_LEAD`] is no claim and loses. This also holds for a node that missed more changes of the role than that: both
+/// sides compute the same winner, and the next claim follows the winner's.
+pub(super) fn is_later(claim: u32, other: u32) -> bool {
+    let (ahead, behind) = (claim.wrapping_sub(other), other.wrapping_sub(claim));
+    match ahead {
+        0 => false,
+        1..=MAX_LEAD => true,
+        // Of two claims that are exactly half of the range apart neither is later.
+        _ => behind > MAX_LEAD && behind < 1 << 31,
+    }
 }
 
 /// The random draw of `id` in `round`.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use super::beacon::IN_CROWD;
 use super::order::{Seen, is_latent};
 use laneway_wire::datagram::{Advert, State};
 use laneway_wire::id::NodeId;
@@ -11,10 +12,12 @@ use laneway_wire::id::NodeId;
 /// How long after its last beacon a candidate counts as silent: three beacons of a standby in line, and six of an active
 /// candidate, may be lost.
 pub const SILENCE: Duration = Duration::from_millis(3500);
-/// For a candidate with an interval above one second: after how many intervals it counts as silent, in tenths.
+/// For a standby with an interval above one second: after how many intervals it counts as silent, in tenths.
 const SILENT_INTERVALS_TENTHS: u32 = 35;
 /// Maximum number of known gateways. Only datagrams with the group's key add one.
 const MAX_GATEWAYS: usize = 256;
+/// Maximum number of addresses of one gateway. A machine has one for each of its networks.
+const MAX_ADDRESSES: usize = 8;
 /// How long a gateway that did not answer on a link is ranked behind the others. It doubles each time.
 const SUSPICION: Duration = Duration::from_secs(10);
 /// Maximum suspicion. After this time without another one it is forgotten.
@@ -62,6 +65,8 @@ pub struct Gateway {
     pub heard: Option<Instant>,
     beacon: Option<(u64, u64)>,
     steady: Option<Instant>,
+    /// Since when each of its adverts has said that it is active, if the last one does.
+    active_since: Option<Instant>,
     suspicion: Option<Suspicion>,
 }
 
@@ -70,6 +75,13 @@ struct Suspicion {
     times: u32,
     until: Instant,
     last: Instant,
+}
+
+impl Suspicion {
+    /// The suspicion after the gateway was started anew. Only the first one ends with that.
+    fn forgiven(self) -> Self {
+        if self.times > 1 { self } else { Self { until: self.last, ..self } }
+    }
 }
 
 impl Gateway {
@@ -83,6 +95,7 @@ impl Gateway {
             heard: None,
             beacon: None,
             steady: None,
+            active_since: None,
             suspicion: None,
         }
     }
@@ -97,25 +110,31 @@ impl Gateway {
         self.suspicion.map(|suspicion| suspicion.until).filter(|until| now < *until)
     }
 
-    /// When it counts as silent unless it is heard before.
+    /// When it counts as silent unless it is heard before. Only a standby and one that has withdrawn may announce a long
+    /// interval: nobody waits for an active one that announces an hour.
     pub(super) fn silent_at(&self) -> Option<Instant> {
-        let interval = u64::from(self.advert.as_ref()?.standing.interval);
-        let allowed = Duration::from_millis(interval) * SILENT_INTERVALS_TENTHS / 10;
-        Some(self.heard? + allowed.max(SILENCE))
+        let advert = self.advert.as_ref()?;
+        let interval = match advert.state {
+            State::Active | State::Draining => Duration::ZERO,
+            _ if advert.standing.preparing => Duration::ZERO,
+            State::Standby | State::Withdrawn => {
+                Duration::from_millis(advert.standing.interval.into()).min(IN_CROWD)
+            }
+        };
+        Some(self.heard? + (interval * SILENT_INTERVALS_TENTHS / 10).max(SILENCE))
     }
 
     pub(super) fn seen(&self, now: Instant) -> Option<Seen> {
         let advert = self.fresh(now)?;
         let heard = self.heard?;
-        Some(Seen::new(self.id?, self.link, advert, heard, self.steady.unwrap_or(heard)))
+        let steady = self.steady.unwrap_or(heard);
+        let active_since = self.active_since.filter(|_| advert.state == State::Active);
+        Some(Seen { steady, active_since, ..Seen::new(self.id?, self.link, advert, heard) })
     }
 
-    /// Whether a beacon of `id` from `link` is older than the last one. The same beacon comes over every network that both
-    /// nodes are on, and not in order: a node that was suspended reads its sockets one after the other.
-    fn has_newer_beacon_than(&self, boot: u64, counter: u64, id: NodeId, link: SocketAddr) -> bool {
-        if self.link != link && self.id != Some(id) {
-            return false;
-        }
+    /// Whether a beacon from `link` is older than the last one of the same gateway. The same beacon comes over every
+    /// network that both nodes are on, and not in order: a node that was suspended reads its sockets one after the other.
+    fn has_newer_beacon_than(&self, boot: u64, counter: u64, link: SocketAddr) -> bool {
         self.beacon.is_some_and(|last| {
             if self.link == link { (boot, counter) <= last } else { (boot, counter) < last }
         })
@@ -126,6 +145,13 @@ impl Gateway {
         self.advert.as_ref().filter(|_| is_recent)
     }
 
+    fn suspect(&mut self, now: Instant) {
+        let forgotten = |s: &Suspicion| now.saturating_duration_since(s.last) >= MAX_SUSPICION;
+        let times = self.suspicion.filter(|s| !forgotten(s)).map_or(0, |s| s.times);
+        let length = SUSPICION.saturating_mul(1 << times.min(8)).min(MAX_SUSPICION);
+        self.suspicion = Some(Suspicion { times: times + 1, until: now + length, last: now });
+    }
+
     fn is_steady(&self, now: Instant) -> bool {
         let able =
             |advert: &Advert| matches!(advert.state, State::Active | State::Standby) && !is_latent(advert);
@@ -133,9 +159,10 @@ impl Gateway {
     }
 }
 
-/// All gateways known, by the address of their link.
-#[derive(Debug, Default)]
-pub(super) struct Table(BTreeMap<SocketAddr, Gateway>);
+/// All gateways known, by the address of their link and by their id. One address may have several ids: a datagram from
+/// the address of another gateway does not replace what that one has said.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Table(BTreeMap<(SocketAddr, Option<NodeId>), Gateway>);
 
 impl Table {
     /// Notes an advert of the gateway at `link`. `false` when it is older than what is known.
@@ -148,38 +175,37 @@ impl Table {
         now: Instant,
     ) -> bool {
         if let Means::Beacon(boot, counter) = means
-            && self.0.values().any(|known| known.has_newer_beacon_than(boot, counter, id, link))
+            && self.of(id).any(|known| known.has_newer_beacon_than(boot, counter, link))
         {
             return false;
         }
         for peer in advert.peers.iter().filter(|peer| peer.id != id && !is_link_local(peer.link)) {
-            if self.0.len() < MAX_GATEWAYS {
-                self.0
-                    .entry(peer.link)
-                    .or_insert_with(|| Gateway::new(Some(peer.id), peer.link, Source::Named));
+            if self.0.len() < MAX_GATEWAYS && self.at(peer.link).is_none() {
+                let named = Gateway::new(Some(peer.id), peer.link, Source::Named);
+                self.0.insert((peer.link, Some(peer.id)), named);
             }
         }
-        if !self.0.contains_key(&link) && !self.make_room() {
-            return false;
-        }
-        let gateway = self.0.entry(link).or_insert_with(|| Gateway::new(Some(id), link, Source::Heard));
-        let was_steady = gateway.is_steady(now) && gateway.id == Some(id);
-        gateway.id = Some(id);
+        let Some(gateway) = self.entry(id, link) else { return false };
+        let was_steady = gateway.is_steady(now);
+        let was_active = gateway.state(now) == Some(State::Active);
         gateway.source = gateway.source.min(Source::Heard);
         gateway.heard = Some(now);
         gateway.advert = Some(without_peers(advert));
         match means {
             Means::Offer(round_trip) => gateway.round_trip = Some(round_trip),
             Means::Beacon(boot, counter) => {
-                // A suspicion of the previous process does not apply to this one.
+                // A suspicion of the previous process does not apply to this one, unless starting again is a habit.
                 if gateway.beacon.is_some_and(|(before, _)| before != boot) {
-                    gateway.suspicion = None;
+                    gateway.suspicion = gateway.suspicion.map(Suspicion::forgiven);
                 }
                 gateway.beacon = Some((boot, counter));
             }
         }
         if !was_steady {
             gateway.steady = Some(now);
+        }
+        if !was_active {
+            gateway.active_since = Some(now);
         }
         true
     }
@@ -192,6 +218,30 @@ impl Table {
             .for_each(|gateway| gateway.beacon = None);
     }
 
+    /// The entry of the gateway `id` at `link`, which is made if there is none. `None` when there is no room.
+    fn entry(&mut self, id: NodeId, link: SocketAddr) -> Option<&mut Gateway> {
+        let key = (link, Some(id));
+        if !self.0.contains_key(&key) {
+            // What was only an address, or was named under another id, has answered.
+            let unheard: Vec<_> = self.at_link(link).filter(|known| known.heard.is_none()).cloned().collect();
+            unheard.iter().for_each(|known| drop(self.0.remove(&(link, known.id))));
+            if self.of(id).count() >= MAX_ADDRESSES {
+                let oldest = self.of(id).min_by_key(|known| known.heard)?.link;
+                self.0.remove(&(oldest, Some(id)));
+            }
+            if !self.make_room() {
+                return None;
+            }
+            let mut gateway = Gateway::new(Some(id), link, Source::Heard);
+            gateway.source = unheard.iter().map(|known| known.source).chain([Source::Heard]).min()?;
+            // Another address of a gateway that did not answer is no other gateway.
+            let suspicions = self.of(id).chain(&unheard).filter_map(|known| known.suspicion);
+            gateway.suspicion = suspicions.max_by_key(|suspicion| suspicion.until);
+            self.0.insert(key, gateway);
+        }
+        self.0.get_mut(&key)
+    }
+
     pub(super) fn was_suspended(&mut self, length: Duration, now: Instant) {
         for heard in self.0.values_mut().filter_map(|gateway| gateway.heard.as_mut()) {
             *heard = (*heard + length).min(now);
@@ -200,29 +250,43 @@ impl Table {
 
     /// Adds an address.
     pub(super) fn add_address(&mut self, link: SocketAddr, source: Source) {
-        if self.0.contains_key(&link) || self.make_room() {
-            let known = self.0.entry(link).or_insert_with(|| Gateway::new(None, link, source));
+        for known in self.at_link_mut(link) {
             known.source = known.source.min(source);
+        }
+        if self.at(link).is_none() && self.make_room() {
+            self.0.insert((link, None), Gateway::new(None, link, source));
         }
     }
 
     pub(super) fn suspect(&mut self, link: SocketAddr, now: Instant) {
-        let Some(gateway) = self.0.get_mut(&link) else { return };
-        let forgotten = |s: &Suspicion| now.saturating_duration_since(s.last) >= MAX_SUSPICION;
-        let times = gateway.suspicion.filter(|s| !forgotten(s)).map_or(0, |s| s.times);
-        let length = SUSPICION.saturating_mul(1 << times.min(8)).min(MAX_SUSPICION);
-        gateway.suspicion = Some(Suspicion { times: times + 1, until: now + length, last: now });
+        for gateway in self.at_link_mut(link) {
+            gateway.suspect(now);
+        }
     }
 
     pub(super) fn proved(&mut self, link: SocketAddr, now: Instant) {
-        if let Some(suspicion) = self.0.get_mut(&link).and_then(|gateway| gateway.suspicion.as_mut()) {
+        for suspicion in self.at_link_mut(link).filter_map(|gateway| gateway.suspicion.as_mut()) {
             let probation = PROBATION.saturating_mul(suspicion.times).min(MAX_SUSPICION);
             suspicion.until = suspicion.until.min(now + probation);
         }
     }
 
+    /// The gateway at `link` that was heard last.
     pub(super) fn at(&self, link: SocketAddr) -> Option<&Gateway> {
-        self.0.get(&link)
+        self.at_link(link).max_by_key(|gateway| gateway.heard)
+    }
+
+    fn at_link(&self, link: SocketAddr) -> impl Iterator<Item = &Gateway> {
+        self.0.range((link, None)..).take_while(move |((at, _), _)| *at == link).map(|(_, known)| known)
+    }
+
+    fn at_link_mut(&mut self, link: SocketAddr) -> impl Iterator<Item = &mut Gateway> {
+        self.0.range_mut((link, None)..).take_while(move |((at, _), _)| *at == link).map(|(_, known)| known)
+    }
+
+    /// The entries of the gateway `id`, one for each address.
+    fn of(&self, id: NodeId) -> impl Iterator<Item = &Gateway> {
+        self.0.values().filter(move |gateway| gateway.id == Some(id))
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &Gateway> {
@@ -244,14 +308,24 @@ impl Table {
         seen
     }
 
-    /// Removes the gateway that was heard longest ago if the table is full. `false` when none can be removed.
+    /// Removes one entry if the table is full: first further addresses of gateways, then the gateway that was heard
+    /// longest ago. `false` when none can be removed.
     fn make_room(&mut self) -> bool {
         if self.0.len() < MAX_GATEWAYS {
             return true;
         }
-        let oldest = self.0.values().filter(|gateway| gateway.source != Source::Static);
+        let mut latest: BTreeMap<NodeId, Option<Instant>> = BTreeMap::new();
+        for gateway in self.0.values() {
+            let heard = latest.entry(gateway.id.unwrap_or(NodeId([0; 16]))).or_default();
+            *heard = (*heard).max(gateway.heard);
+        }
+        let is_latest = |gateway: &Gateway| {
+            gateway.heard.is_some() && gateway.id.and_then(|id| latest.get(&id)) == Some(&gateway.heard)
+        };
         // A configured gateway that was heard has the source `Heard`; its address is added again regularly.
-        let oldest = oldest.min_by_key(|gateway| gateway.heard).map(|gateway| gateway.link);
+        let oldest = self.0.iter().filter(|(_, gateway)| gateway.source != Source::Static);
+        let oldest =
+            oldest.min_by_key(|(_, gateway)| (is_latest(gateway), gateway.heard)).map(|(key, _)| *key);
         oldest.is_some_and(|oldest| self.0.remove(&oldest).is_some())
     }
 }

@@ -8,15 +8,15 @@ use super::*;
 /// How often a node looks at itself.
 const LOOK: Duration = Duration::from_millis(50);
 
-fn id(n: u8) -> NodeId {
+pub(super) fn id(n: u8) -> NodeId {
     NodeId([n; 16])
 }
 
-fn link(n: u8) -> SocketAddr {
+pub(super) fn link(n: u8) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, n], 7420))
 }
 
-fn options(policy: Policy) -> Options {
+pub(super) fn options(policy: Policy) -> Options {
     Options {
         policy,
         active: 1,
@@ -27,7 +27,7 @@ fn options(policy: Policy) -> Options {
     }
 }
 
-fn own(capacity: u32) -> SelfState {
+pub(super) fn own(capacity: u32) -> SelfState {
     SelfState {
         able: true,
         reach: Reach::Reachable,
@@ -39,35 +39,37 @@ fn own(capacity: u32) -> SelfState {
     }
 }
 
-struct Node {
-    selection: Selection,
-    own: SelfState,
-    alive: bool,
+pub(super) struct Node {
+    pub(super) selection: Selection,
+    pub(super) own: SelfState,
+    pub(super) alive: bool,
     /// It says this again and again, and does nothing.
-    says: Option<Advert>,
+    pub(super) says: Option<Advert>,
+    /// What it said last.
+    pub(super) said: Option<Advert>,
     state: State,
-    wanted: bool,
+    pub(super) wanted: bool,
     counter: u64,
     since: Duration,
 }
 
 /// Candidates on one network, on a virtual clock. What is sent is heard at once.
-struct Group {
+pub(super) struct Group {
     start: Instant,
     time: Duration,
-    nodes: BTreeMap<u8, Node>,
+    pub(super) nodes: BTreeMap<u8, Node>,
     /// Whoever hears nobody.
-    deaf: Vec<u8>,
+    pub(super) deaf: Vec<u8>,
     /// Hand-overs: whoever became active, and when.
-    promotions: Vec<(Duration, u8)>,
+    pub(super) promotions: Vec<(Duration, u8)>,
     beacons: usize,
     /// How long nobody was active, since somebody first was.
-    vacant: Duration,
+    pub(super) vacant: Duration,
     jitter: u64,
 }
 
 impl Group {
-    fn new(policy: Policy, capacities: &[u32]) -> Self {
+    pub(super) fn new(policy: Policy, capacities: &[u32]) -> Self {
         let mut group = Self {
             start: Instant::now(),
             time: Duration::ZERO,
@@ -84,33 +86,43 @@ impl Group {
         group
     }
 
-    fn add(&mut self, n: u8, options: Options, own: SelfState) {
+    pub(super) fn add(&mut self, n: u8, options: Options, own: SelfState) {
         let mut selection = Selection::new(id(n), u64::from(n) * 77);
         selection.become_candidate(options);
         let (state, since) = (State::Withdrawn, self.time);
-        let node = Node { selection, own, alive: true, says: None, state, wanted: false, counter: 0, since };
+        let node = Node {
+            selection,
+            own,
+            alive: true,
+            says: None,
+            said: None,
+            state,
+            wanted: false,
+            counter: 0,
+            since,
+        };
         self.nodes.insert(n, node);
     }
 
-    fn now(&self) -> Instant {
+    pub(super) fn now(&self) -> Instant {
         self.start + self.time
     }
 
-    fn node(&mut self, n: u8) -> &mut Node {
+    pub(super) fn node(&mut self, n: u8) -> &mut Node {
         self.nodes.get_mut(&n).unwrap()
     }
 
-    fn active(&self) -> Vec<u8> {
+    pub(super) fn active(&self) -> Vec<u8> {
         let active = |(_, node): &(&u8, &Node)| node.alive && node.state == State::Active;
         self.nodes.iter().filter(active).map(|(n, _)| *n).collect()
     }
 
-    fn run(&mut self, seconds: u64) {
+    pub(super) fn run(&mut self, seconds: u64) {
         self.run_until(self.time + Duration::from_secs(seconds), |_| false);
     }
 
     /// Runs until `done`; panics if that does not happen in `seconds`.
-    fn wait(&mut self, seconds: u64, done: impl Fn(&Self) -> bool) -> Duration {
+    pub(super) fn wait(&mut self, seconds: u64, done: impl Fn(&Self) -> bool) -> Duration {
         let from = self.time;
         let end = from + Duration::from_secs(seconds);
         assert!(self.run_until(end, done), "not within {seconds} s: active {:?}", self.active());
@@ -160,6 +172,7 @@ impl Group {
         }
         if decision.beacon {
             self.beacons += 1;
+            self.node(n).said = Some(decision.advert.clone());
             self.node(n).counter += 1;
             let counter = self.nodes[&n].counter;
             for (other, node) in &mut self.nodes {
@@ -410,13 +423,13 @@ fn one_that_must_prepare_is_active_only_when_it_is_prepared() {
     group.wait(1, |group| group.active() == [3]);
 }
 
-fn advert(state: State, load: u16, active: u8) -> Advert {
+pub(super) fn advert(state: State, load: u16, active: u8) -> Advert {
     let standing = Standing { active, interval: 1000, claim: 1, ..Standing::default() };
     let (reach, link_port, weight, capacity, tunnels) = (Reach::Reachable, 7420, 100, 100, 0);
     Advert { state, reach, link_port, weight, load, capacity, tunnels, standing, peers: Vec::new() }
 }
 
-fn first(client: &mut Selection, now: Instant) -> SocketAddr {
+pub(super) fn first(client: &mut Selection, now: Instant) -> SocketAddr {
     client.ranked(now)[0].link
 }
 
@@ -567,7 +580,7 @@ proptest! {
             let mut advert = advert(State::Active, 0, 1);
             advert.standing.claim = *claim;
             advert.standing.replaces = replaces[usize::from(n)].map(id);
-            Seen::new(id(n), link(n), &advert, now, now)
+            Seen::new(id(n), link(n), &advert, now)
         }).collect();
         let kept = actives(seen.iter());
         prop_assert!(!kept.is_empty());
