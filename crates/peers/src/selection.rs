@@ -8,6 +8,8 @@ mod beacon;
 mod candidacy;
 mod choice;
 #[cfg(test)]
+mod exploration;
+#[cfg(test)]
 mod liars;
 mod order;
 mod self_state;
