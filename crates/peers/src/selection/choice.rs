@@ -41,10 +41,10 @@ impl Choice {
         }
         let place =
             |gateway: &Gateway| gateway.id.and_then(|id| places.get(&id)).copied().unwrap_or(usize::MAX);
-        // Among suspects the one whose suspicion ends first comes first.
+        // Suspects are tried in turn. The one whose suspicion ends first could be tried several times before another.
         gateways.sort_by_cached_key(|gateway| {
-            let suspect_until = gateway.suspect_until(now);
-            (class(gateway, now), suspect_until, place(gateway), gateway.link, gateway.id)
+            let suspect_since = gateway.suspect_since(now);
+            (class(gateway, now), suspect_since, place(gateway), gateway.link, gateway.id)
         });
         self.stay(gateways, now);
         name_no_one_where_two_are_heard(gateways);

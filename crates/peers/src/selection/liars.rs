@@ -220,6 +220,26 @@ fn a_gateway_that_does_not_answer_stays_suspect_when_it_starts_again_or_moves() 
 }
 
 #[test]
+fn of_gateways_that_did_not_answer_each_is_tried_before_one_is_tried_again() {
+    let mut now = Instant::now();
+    let mut client = Selection::new(id(99), 0);
+    for n in 1..=3 {
+        client.heard(id(n), link(n), &advert(State::Standby, 0, 1), Means::Beacon(1, 1), now);
+    }
+    // The third has been suspected often; now it is the one that answers.
+    (0..4).for_each(|_| client.suspect(link(3), now));
+    let mut tried = Vec::new();
+    for _ in 0..3 {
+        now += Duration::from_millis(250);
+        let next = first(&mut client, now);
+        client.suspect(next, now);
+        tried.push(next);
+    }
+    tried.sort();
+    assert_eq!(tried, [1, 2, 3].map(link));
+}
+
+#[test]
 fn gateways_that_change_their_load_or_their_state_with_each_beacon_do_not_move_a_client_with_each() {
     for flapping in [false, true] {
         let mut client = Selection::new(id(99), 0);

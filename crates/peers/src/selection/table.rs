@@ -110,6 +110,11 @@ impl Gateway {
         self.suspicion.map(|suspicion| suspicion.until).filter(|until| now < *until)
     }
 
+    /// When it last left a link unanswered, if it is ranked behind the others for that.
+    pub(super) fn suspect_since(&self, now: Instant) -> Option<Instant> {
+        self.suspicion.filter(|suspicion| now < suspicion.until).map(|suspicion| suspicion.last)
+    }
+
     /// When it counts as silent unless it is heard before. Only a standby and one that has withdrawn may announce a long
     /// interval: nobody waits for an active one that announces an hour.
     pub(super) fn silent_at(&self) -> Option<Instant> {
