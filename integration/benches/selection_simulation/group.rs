@@ -1,5 +1,6 @@
 //! A group of nodes, what each does and what reaches it.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -7,10 +8,10 @@ use laneway::peers::selection::{Means, Options, Prepared, Selection, SelfState};
 use laneway::wire::datagram::{Advert, Policy, Reach, State};
 use laneway::wire::id::NodeId;
 
+use crate::MILLI;
+use crate::adversary::{self, Story};
 use crate::schedule::{Random, Schedule};
 
-/// In microseconds.
-const MILLI: u64 = 1_000;
 /// One datagram in this many is lost, for each receiver independently.
 const LOSS: u64 = 20;
 /// The latency of the network in microseconds, for each quarter of the nodes.
@@ -40,6 +41,8 @@ pub(crate) struct Node {
     /// The time of its next decision, in microseconds. A decision that was postponed is skipped.
     wake: u64,
     client: Client,
+    /// What it says when it lies, and until when.
+    lies: Option<(Story, u64)>,
 }
 
 /// What a candidate says in its beacons and offers.
@@ -77,9 +80,27 @@ struct Client {
 
 enum Event {
     Wake(usize),
-    Beacon { from: usize, quarter: usize, advert: Box<Advert>, boot: u64, counter: u64 },
+    Beacon {
+        from: usize,
+        quarter: usize,
+        advert: Box<Advert>,
+        boot: u64,
+        counter: u64,
+    },
     Ask(usize),
     Poll,
+    /// A liar sends to each node what is meant for it.
+    Lie(usize),
+    /// The stranger sends something forged and something old.
+    Stranger,
+}
+
+/// A beacon that the stranger has recorded.
+struct Recorded {
+    from: usize,
+    advert: Box<Advert>,
+    boot: u64,
+    counter: u64,
 }
 
 /// How often something happened in the whole group.
@@ -89,6 +110,10 @@ pub(crate) struct Counts {
     pub(crate) queries: u64,
     pub(crate) offers: u64,
     pub(crate) promotions: u64,
+    /// Datagrams of the stranger without the signature of the node that they name.
+    pub(crate) forged: u64,
+    /// Beacons that the stranger repeated, and how many of them counted.
+    pub(crate) replayed: [u64; 2],
 }
 
 /// The time without an active candidate, after the first one.
@@ -117,6 +142,8 @@ pub(crate) struct Group {
     /// The longest time that an observed client was without a usable gateway.
     pub(crate) worst_gap: u64,
     agreed: bool,
+    /// What the stranger has recorded, while there is one.
+    recorded: Option<VecDeque<Recorded>>,
 }
 
 impl Group {
@@ -136,6 +163,7 @@ impl Group {
             vacancy: Vacancy::default(),
             worst_gap: 0,
             agreed: false,
+            recorded: None,
         };
         for n in 0..nodes {
             let node = group.node(n);
@@ -177,6 +205,7 @@ impl Group {
             },
             wake: u64::MAX,
             client: Client::default(),
+            lies: None,
         }
     }
 
@@ -233,26 +262,21 @@ impl Group {
     fn react(&mut self, event: Event) {
         match event {
             Event::Wake(n) => {
-                if self.nodes[n].wake <= self.now() && self.nodes[n].alive {
+                if self.nodes[n].wake <= self.now() && self.nodes[n].alive && self.nodes[n].lies.is_none() {
                     self.decide(n);
                 }
             }
             Event::Beacon { from, quarter, advert, boot, counter } => {
-                let (id, link) = (self.nodes[from].id, self.nodes[from].link);
                 let hearing = if self.only_observed { self.observed().end } else { self.nodes.len() };
                 for n in (quarter..hearing).step_by(LATENCY.len()) {
-                    if n == from || !self.nodes[n].alive || self.is_cut(from, n) || self.is_lost() {
-                        continue;
-                    }
-                    let now = self.local(n);
-                    let means = Means::Beacon(boot, counter);
-                    let heard = self.nodes[n].selection.heard(id, link, &advert, means, now);
-                    if heard && self.nodes[n].is_candidate {
-                        self.decide(n);
+                    if n != from && !self.is_cut(from, n) && !self.is_lost() {
+                        self.hear(n, from, &advert, Means::Beacon(boot, counter));
                     }
                 }
             }
             Event::Ask(n) => self.ask(n),
+            Event::Lie(n) => self.lie(n),
+            Event::Stranger => self.interfere(),
             Event::Poll => {
                 for n in self.observed() {
                     self.poll(n);
@@ -260,6 +284,86 @@ impl Group {
                 self.schedule.at(self.now() + POLL_INTERVAL, Event::Poll);
             }
         }
+    }
+
+    /// Lets a node hear a beacon, if it is running. `false` when it was not new.
+    fn hear(&mut self, n: usize, from: usize, advert: &Advert, means: Means) -> bool {
+        if !self.nodes[n].alive {
+            return false;
+        }
+        let (id, link, now) = (self.nodes[from].id, self.nodes[from].link, self.local(n));
+        let heard = self.nodes[n].selection.heard(id, link, advert, means, now);
+        if heard && self.nodes[n].is_candidate && self.nodes[n].lies.is_none() {
+            self.decide(n);
+        }
+        heard
+    }
+
+    /// Begins the attack: the last third of the candidates lies, and a stranger is on the LAN.
+    pub(crate) fn attack(&mut self) {
+        for n in self.liars() {
+            self.nodes[n].lies = Some((Story::any(&mut self.random), self.now()));
+            self.nodes[n].state = State::Withdrawn;
+            self.schedule.at(self.now() + self.random.next() % adversary::PERIOD, Event::Lie(n));
+        }
+        self.recorded = Some(VecDeque::new());
+        self.schedule.at(self.now(), Event::Stranger);
+    }
+
+    /// Ends the attack: the liars stop.
+    pub(crate) fn end_attack(&mut self) {
+        for n in self.liars() {
+            self.kill(n);
+            self.nodes[n].lies = None;
+        }
+        self.recorded = None;
+    }
+
+    pub(crate) fn liars(&self) -> std::ops::Range<usize> {
+        self.candidates - self.candidates / 3..self.candidates
+    }
+
+    fn lie(&mut self, n: usize) {
+        let now = self.now();
+        let Some((mut story, mut until)) = self.nodes[n].lies else { return };
+        if until <= now {
+            story = Story::any(&mut self.random);
+            until = now + adversary::STORY + self.random.next() % adversary::STORY;
+        }
+        self.nodes[n].lies = Some((story, until));
+        self.nodes[n].spoken.counter += 1;
+        let Spoken { boot, counter, .. } = self.nodes[n].spoken;
+        let honest: Vec<_> = self.nodes[..self.liars().start].iter().map(|node| node.id).collect();
+        let said = self.nodes[..self.liars().start].iter().filter_map(|node| node.spoken.advert.as_ref());
+        let claim = said.map(|advert| advert.standing.claim).max().unwrap_or_default();
+        let Some(advert) = self.nodes[n].spoken.advert.clone() else { return };
+        for to in (0..self.observed().end).filter(|to| *to != n) {
+            let told = story.told(advert.clone(), to, claim, &honest, &mut self.random);
+            if let Some(told) = told
+                && !self.is_lost()
+                && !self.is_cut(n, to)
+            {
+                self.hear(to, n, &told, Means::Beacon(boot, counter));
+            }
+        }
+        self.schedule.at(now + adversary::PERIOD, Event::Lie(n));
+    }
+
+    /// The stranger knows no key: what it forges is dropped before the selection, as is what it changes.
+    fn interfere(&mut self) {
+        let Some(recorded) = &mut self.recorded else { return };
+        self.counts.forged += 1;
+        let lot = self.random.next() as usize;
+        if !recorded.is_empty()
+            && let Some(Recorded { from, advert, boot, counter }) = recorded.remove(lot % recorded.len())
+        {
+            for n in (0..self.observed().end).filter(|n| *n != from) {
+                let counted = self.hear(n, from, &advert, Means::Beacon(boot, counter));
+                self.counts.replayed[0] += 1;
+                self.counts.replayed[1] += u64::from(counted);
+            }
+        }
+        self.schedule.at(self.now() + adversary::STRANGER, Event::Stranger);
     }
 
     fn decide(&mut self, n: usize) {
@@ -295,10 +399,19 @@ impl Group {
         self.count_vacancy();
         if decision.beacon {
             self.counts.beacons += 1;
+            let mut delay = 0;
+            if let Some(recorded) = &mut self.recorded {
+                recorded.truncate(adversary::RECORDED - 1);
+                let advert = Box::new(decision.advert.clone());
+                recorded.push_front(Recorded { from: n, advert, boot, counter });
+                // The stranger delays one beacon in ten, so that newer ones are before it.
+                let lot = self.random.next();
+                delay = if lot.is_multiple_of(10) { lot / 10 % adversary::MOST_DELAY } else { 0 };
+            }
             for (quarter, latency) in LATENCY.iter().enumerate() {
                 let advert = Box::new(decision.advert.clone());
-                self.schedule
-                    .at(self.now() + latency, Event::Beacon { from: n, quarter, advert, boot, counter });
+                let at = self.now() + latency + delay;
+                self.schedule.at(at, Event::Beacon { from: n, quarter, advert, boot, counter });
             }
         }
     }
@@ -372,6 +485,14 @@ impl Group {
         if let Some(lost) = client.lost {
             self.worst_gap = self.worst_gap.max(time - lost);
         }
+        // While some lie, a client uses whatever its selection ranks first, until that does not answer.
+        if self.recorded.is_some()
+            && client.lost.is_none()
+            && let Some(first) = self.nodes[n].selection.ranked(now).first()
+            && client.uses.is_some_and(|used| self.nodes[used].link != first.link)
+        {
+            client.uses = self.nodes[..self.candidates].iter().position(|node| node.link == first.link);
+        }
         // A client leaves a gateway that is no longer active once it reaches the active one.
         if let Some(used) = client.uses
             && self.nodes[used].state != State::Active
@@ -387,7 +508,7 @@ impl Group {
 
     fn is_usable(&self, client: usize, gateway: usize) -> bool {
         let node = &self.nodes[gateway];
-        node.alive && node.able && !self.is_cut(client, gateway)
+        node.alive && node.able && node.lies.is_none() && !self.is_cut(client, gateway)
     }
 
     fn is_cut(&self, one: usize, other: usize) -> bool {

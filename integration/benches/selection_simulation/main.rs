@@ -3,24 +3,38 @@
 //! Every node runs the same `Selection` that `laneway up` runs. The network loses one datagram in twenty, for each
 //! receiver independently. Each node's clock has its own start and runs up to 1% fast or slow. Each decision measures the
 //! node's capacity again, with an error of up to 20%. Prints Markdown.
+//!
+//! In the last table a third of the candidates lies, and a stranger forges, repeats and delays datagrams. What must hold
+//! nevertheless is checked in each step, and a violation ends the run with an error. `attacks` as an argument runs only
+//! that part.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, clippy::cast_possible_truncation)]
 #![allow(clippy::cast_sign_loss, missing_docs)]
 
+mod adversary;
 mod group;
 mod schedule;
 
 use std::time::Instant;
 
+use adversary::Bounds;
 use group::Group;
 use laneway::wire::datagram::Policy;
 
 /// In microseconds.
 const SECOND: u64 = 1_000_000;
 /// In microseconds.
-const MILLI: u64 = 1_000;
+pub(crate) const MILLI: u64 = 1_000;
 
 fn main() {
+    if !std::env::args().any(|argument| argument == "attacks") {
+        scales();
+        policies();
+    }
+    attacks();
+}
+
+fn scales() {
     let groups = [(10, 2), (10, 10), (100, 10), (100, 100), (1_000, 100), (10_000, 1_000)];
     println!(
         "| nodes | candidates | beacons/s in the group | per candidate | first 2 s: beacons, queries, offers \
@@ -35,6 +49,9 @@ fn main() {
     });
     rows.iter().for_each(|row| println!("{row}"));
     println!();
+}
+
+fn policies() {
     println!("| policy | active | hand-overs/h | with nobody active | beacons/s |");
     println!("| --- | ---: | ---: | ---: | ---: |");
     for (policy, name) in [
@@ -55,6 +72,62 @@ fn main() {
             println!("| {name} | {active} | {hand_overs} | {} ms | {rate:.1} |", group.vacancy.total / MILLI);
         }
     }
+}
+
+fn attacks() {
+    println!();
+    println!(
+        "| nodes | candidates | liars | policy | client without a gateway, worst | honest candidates that became active \
+         in a minute, worst | agreed after the attack | forged, repeated, of these counted |"
+    );
+    println!("| ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: |");
+    for (nodes, candidates) in [(10, 3), (100, 10), (130, 30), (200, 100)] {
+        for (policy, name) in [(Policy::Strongest, "strongest"), (Policy::RoundRobin, "round-robin")] {
+            println!("{}", attacked(nodes, candidates, policy, name));
+        }
+    }
+}
+
+/// One row of the table of attacks. Meanwhile gateways die and the network is cut.
+fn attacked(nodes: usize, candidates: usize, policy: Policy, name: &str) -> String {
+    let mut group = Group::new(nodes, candidates, policy, 1, 60);
+    group.run(45 * SECOND);
+    let (liars, minutes) = (group.liars().len(), if candidates < 100 { 10 } else { 3 });
+    let bounds = Bounds::with(liars);
+    (group.worst_gap, group.only_observed) = (0, true);
+    group.attack();
+    let mut most = 0;
+    for minute in 0..minutes {
+        let before = group.counts.promotions;
+        group.run(20 * SECOND);
+        let dead = group.active().first().copied().unwrap_or(0);
+        group.kill(dead);
+        group.run(10 * SECOND);
+        group.revive(dead);
+        group.partitioned = minute % 2 == 0;
+        group.run(20 * SECOND);
+        group.partitioned = false;
+        group.run(10 * SECOND);
+        most = most.max(group.counts.promotions - before);
+        let gap = group.worst_gap;
+        assert!(
+            gap <= bounds.gap,
+            "{candidates}, {name}: a client was without a gateway for {}",
+            seconds(gap)
+        );
+        assert!(most <= bounds.promotions, "{candidates}, {name}: {most} became active in a minute");
+    }
+    group.end_attack();
+    let gap = group.worst_gap;
+    let agreed = group.until_agreed(bounds.agreed);
+    assert!(agreed <= bounds.agreed, "{candidates}, {name}: no agreement");
+    let [replayed, counted] = group.counts.replayed;
+    let forged = group.counts.forged;
+    format!(
+        "| {nodes} | {candidates} | {liars} | {name} | {} | {most} | {} | {forged}, {replayed}, {counted} |",
+        seconds(gap),
+        seconds(agreed)
+    )
 }
 
 /// One row of the table: start, quiet time, some deaths, a withdrawal, a partition.
