@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use hickory_resolver::proto::op::{Message, Query, ResponseCode};
-use hickory_resolver::proto::rr::{Name, RecordType};
+use hickory_proto::op::{Message, Query, ResponseCode};
+use hickory_proto::rr::{Name, RecordType};
 use laneway::local::dns::{Listener, NameServer};
 use tokio::io::AsyncReadExt;
 use tokio::net::UdpSocket;
@@ -47,14 +47,14 @@ impl Server {
             async move {
                 gate.acquire().await.unwrap().forget();
                 // Of the kind that is not cached.
-                let mut message = Message::response(0, hickory_resolver::proto::op::OpCode::Query);
+                let mut message = Message::response(0, hickory_proto::op::OpCode::Query);
                 message.metadata.response_code = ResponseCode::Refused;
                 message.queries = vec![query.question().clone()];
                 message
             }
             .boxed()
         };
-        let names = NameServer::new(proxy.local.clone(), Box::new(own), &[]).unwrap();
+        let names = NameServer::new(proxy.local.clone(), Box::new(own), &[]);
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.streams.local_addr().unwrap();
         let running = tokio::spawn(names.run(vec![listener]));

@@ -204,18 +204,15 @@ fn direct(egress: &Arc<Egress>) -> Direct {
     }
 }
 
-/// Resolves a gateway's name. The node's own resolver is used first, because the C library would query this node itself
-/// where `--dns` or the rules of transparent mode redirect it. The C library is the fallback, because it knows sources of
-/// names other than DNS.
+/// Resolves a gateway's name with the node's own resolver. The C library would query this node itself where `--dns` or
+/// the rules of transparent mode redirect it.
 fn resolve_gateway(egress: Arc<Egress>) -> Box<ResolveGateway> {
     Box::new(move |gateway: Target| {
         let egress = egress.clone();
         async move {
             let Host::Name(name) = &gateway.host else { return Ok(Vec::new()) };
-            match egress.resolver().resolve(name).await {
-                Ok(found) => Ok(found.into_iter().map(|ip| SocketAddr::new(ip, gateway.port)).collect()),
-                Err(_) => Ok(tokio::net::lookup_host(gateway.to_string()).await?.collect()),
-            }
+            let found = egress.resolver().resolve(name).await.map_err(std::io::Error::other)?;
+            Ok(found.into_iter().map(|ip| SocketAddr::new(ip, gateway.port)).collect())
         }
         .boxed()
     })

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hickory_resolver::proto::op::Message;
+use hickory_proto::op::Message;
 use tokio::time::Instant;
 
 use crate::wire::dns::{Key, age, lifetime};
@@ -94,10 +94,10 @@ impl Answers {
 mod tests {
     use super::*;
     use crate::wire::dns::{Decision, Query};
-    use hickory_resolver::proto::op::OpCode;
-    use hickory_resolver::proto::rr::rdata::A;
-    use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
-    use hickory_resolver::proto::{op, rr};
+    use hickory_proto::op::OpCode;
+    use hickory_proto::rr::rdata::A;
+    use hickory_proto::rr::{Name, RData, Record, RecordType};
+    use hickory_proto::{op, rr};
 
     fn query(name: &str) -> Query {
         let mut message = Message::query();

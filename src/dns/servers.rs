@@ -1,140 +1,304 @@
-//! Asks name servers: by UDP, by TCP where the answer does not fit, and the next server where one is silent.
+//! Asks name servers: the next one where one is silent or unable, until one of them answers.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverOpts};
-use hickory_resolver::net::xfer::{DnsHandle, FirstAnswer};
-use hickory_resolver::net::{DnsError, NetError};
-use hickory_resolver::proto::op::{DnsRequest, DnsRequestOptions, Message, OpCode, ResponseCode};
-use hickory_resolver::{NameServerPool, PoolContext, TlsConfig};
-use tokio::time::timeout;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use hickory_proto::op::{Message, ResponseCode};
+use tokio::time::{Instant, sleep_until};
 
-use super::runtime::Runtime;
+use super::conf::Conf;
+use super::exchange::Server;
 use crate::wire::dns::{Query, Reason, failure};
 
 /// The deadline of one question to all servers together, below the time that apps wait: RFC 1035 §7.2 leaves it open; the
 /// usual stub resolver asks again after 5 s.
 const DEADLINE: Duration = Duration::from_secs(4);
+/// The time after which the next server is asked, where the configuration states none. The C library's 5 s would let an
+/// app wait long for one lost datagram.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a server that answered in place of a silent one is asked first.
+const PREFERRED: Duration = Duration::from_secs(30);
 
 /// Name servers that are responsible for the same names.
-#[derive(Clone)]
-pub struct NameServers(NameServerPool<Runtime>);
+#[derive(Clone, Debug)]
+pub struct NameServers(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    servers: Vec<Server>,
+    timeout: Option<Duration>,
+    attempts: u32,
+    tcp: bool,
+    rotate: bool,
+    /// The number of questions so far.
+    asked: AtomicUsize,
+    /// The server that is asked first, and until when.
+    preferred: Mutex<Option<(usize, Instant)>>,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unanswered {
+    /// There is no name server.
+    #[error("there is no name server")]
+    NoServer,
+    /// None of them has answered in time.
+    #[error("the name servers did not answer")]
+    Silent,
+}
 
 impl NameServers {
-    /// These name servers, asked according to `options`.
-    ///
-    /// # Errors
-    /// A sentence, when TLS cannot be set up.
-    pub fn new(servers: Vec<NameServerConfig>, mut options: ResolverOpts) -> Result<Self, String> {
-        options.timeout = DEADLINE;
-        let tls = TlsConfig::new().map_err(|error| error.to_string())?;
-        let context = Arc::new(PoolContext::new(options, tls));
-        Ok(Self(NameServerPool::from_config(servers, context, Runtime::default())))
+    /// The name servers of this configuration.
+    pub fn new(conf: &Conf) -> Self {
+        Self(Arc::new(Inner {
+            servers: conf.servers.iter().copied().map(Server::new).collect(),
+            timeout: conf.timeout,
+            attempts: conf.attempts,
+            tcp: conf.tcp,
+            rotate: conf.rotate,
+            asked: AtomicUsize::new(0),
+            preferred: Mutex::default(),
+        }))
     }
 
     /// One name server.
-    ///
-    /// # Errors
-    /// As for [`NameServers::new`].
-    pub fn one(server: SocketAddr) -> Result<Self, String> {
-        let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
-            connection.port = server.port();
-            connection
-        });
-        Self::new(vec![NameServerConfig::new(server.ip(), true, connections.into())], ResolverOpts::default())
+    pub fn one(server: SocketAddr) -> Self {
+        Self::new(&Conf { servers: vec![server], ..Conf::default() })
     }
 
     /// The answer of one of them. There is always one: SERVFAIL when none of them answered.
     pub async fn ask(&self, query: &Query) -> Message {
-        let request = query.to_server(Message::query().metadata.id);
-        let options = DnsRequestOptions::default();
-        let asked = self.0.send(DnsRequest::new(request, options)).first_answer();
-        let failed = match timeout(DEADLINE, asked).await {
-            Ok(Ok(response)) => return response.into_message(),
-            Ok(Err(NetError::Dns(DnsError::NoRecordsFound(none)))) => {
-                let mut message = Message::response(0, OpCode::Query);
-                message.metadata.response_code = none.response_code;
-                message.queries = vec![query.question().clone()];
-                message.authorities =
-                    none.authorities.iter().flat_map(|records| records.iter()).cloned().collect();
-                return message;
-            }
-            Ok(Err(NetError::Dns(DnsError::ResponseCode(code)))) => {
-                return failure(code, Reason::Other, "the name server answered with this code");
-            }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "no answer in time".into(),
-        };
-        tracing::debug!(question = %query.question(), reason = failed, "no answer from the name servers");
-        failure(ResponseCode::ServFail, Reason::NetworkError, "the name servers did not answer")
+        self.ask_within(query, DEADLINE).await.unwrap_or_else(|why| {
+            tracing::debug!(question = %query.question(), reason = %why, "no answer from the name servers");
+            failure(ResponseCode::ServFail, Reason::NetworkError, &why.to_string())
+        })
     }
+
+    /// The answer of the first one that knows or denies the name. While one is silent the next one is asked, too, and
+    /// after the last the first again. When all of those that answer are unable to, the answer of the first of these.
+    ///
+    /// # Errors
+    /// [`Unanswered`].
+    pub async fn ask_within(&self, query: &Query, limit: Duration) -> Result<Message, Unanswered> {
+        let Inner { servers, attempts, timeout, tcp, .. } = &*self.0;
+        let count = u32::try_from(servers.len()).unwrap_or(u32::MAX).saturating_mul(*attempts);
+        let step = limit.checked_div(count).ok_or(Unanswered::NoServer)?.min(timeout.unwrap_or(TIMEOUT));
+        let stated = timeout.map_or(limit, |timeout| step * (count - 1) + timeout);
+        let (first, begun) = (self.first(), Instant::now());
+        let end = begun + limit.min(stated);
+        let order = |number| ((first + number) % servers.len(), number / servers.len() > 0);
+        let mut waiting = (0..count as usize).map(order).peekable();
+        let (mut running, mut due, mut unable) = (FuturesUnordered::new(), begun, None);
+        let mut has_answered = vec![false; servers.len()];
+        loop {
+            if Instant::now() >= due
+                && let Some((number, again)) = waiting.find(|(number, _)| !has_answered[*number])
+            {
+                running.push(async move { (number, servers[number].ask(query, *tcp, again).await) });
+                due = Instant::now() + step;
+            }
+            let is_last = waiting.peek().is_none();
+            if is_last && running.is_empty() {
+                return unable.ok_or(Unanswered::Silent);
+            }
+            tokio::select! {
+                Some((number, answered)) = running.next(), if !running.is_empty() => match answered {
+                    Ok(answer) if is_useful(&answer) => {
+                        self.prefer(first, number);
+                        return Ok(answer);
+                    }
+                    Ok(answer) => {
+                        has_answered[number] = true;
+                        unable.get_or_insert_with(|| told(answer));
+                        due = Instant::now();
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "a name server cannot be asked");
+                        due = Instant::now();
+                    }
+                },
+                () = sleep_until(due), if !is_last => {}
+                () = sleep_until(end) => return unable.ok_or(Unanswered::Silent),
+            }
+        }
+    }
+
+    /// The number of the server that is asked first.
+    fn first(&self) -> usize {
+        let count = self.0.servers.len();
+        if self.0.rotate {
+            return self.0.asked.fetch_add(1, Relaxed) % count;
+        }
+        match *self.preferred() {
+            Some((number, until)) if Instant::now() < until => number,
+            _ => 0,
+        }
+    }
+
+    /// Asks `number` first for a while, if it has answered in place of `first`.
+    fn prefer(&self, first: usize, number: usize) {
+        if first != number {
+            *self.preferred() = Some((number, Instant::now() + PREFERRED));
+        }
+    }
+
+    fn preferred(&self) -> std::sync::MutexGuard<'_, Option<(usize, Instant)>> {
+        self.0.preferred.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether an answer ends the search. A server without an answer that neither is responsible nor asks others is not
+/// meant to be asked.
+fn is_useful(answer: &Message) -> bool {
+    let metadata = &answer.metadata;
+    match metadata.response_code {
+        ResponseCode::NXDomain => true,
+        ResponseCode::NoError => {
+            !answer.answers.is_empty()
+                || metadata.authoritative
+                || metadata.recursion_available
+                || !answer.additionals.is_empty()
+        }
+        _ => false,
+    }
+}
+
+/// What is told of an answer that is not useful: its code, and that it is the name server's.
+fn told(answer: Message) -> Message {
+    let code = match answer.metadata.response_code {
+        ResponseCode::NoError => ResponseCode::ServFail,
+        code => code,
+    };
+    let sentence = match code {
+        ResponseCode::Refused => "the name server refused to answer",
+        _ => "the name server answered with this code",
+    };
+    failure(code, Reason::Other, sentence)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::wire::dns::Decision;
-    use hickory_resolver::proto::op::MessageType;
-    use hickory_resolver::proto::op::Query as Question;
-    use hickory_resolver::proto::rr::rdata::TXT;
-    use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
-    use std::str::FromStr;
+    use hickory_proto::op::Query as Question;
+    use hickory_proto::op::{Edns, MessageType, OpCode};
+    use hickory_proto::rr::rdata::TXT;
+    use hickory_proto::rr::{Name, RData, Record, RecordType};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, UdpSocket};
-    use tokio::task::JoinHandle;
+    use tokio::task::JoinSet;
 
-    /// A name server: names that begin with `long` exist and are answered by TCP; no other name exists.
-    fn answer(bytes: &[u8], by_udp: bool) -> Vec<u8> {
-        let asked = Message::from_vec(bytes).unwrap();
-        let name = asked.queries[0].name().clone();
+    /// How a name server answers a question that came by UDP or not; `None` for not at all.
+    type Habit = fn(Message, bool) -> Option<Message>;
+
+    /// Name servers of these habits. They end with the set.
+    async fn servers(habits: &[Habit]) -> (NameServers, JoinSet<()>) {
+        let (mut addresses, mut tasks) = (Vec::new(), JoinSet::new());
+        for &habit in habits {
+            let (udp, tcp) = loop {
+                let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+                // Another test may have the same port by TCP.
+                if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
+                    break (udp, tcp);
+                }
+            };
+            addresses.push(udp.local_addr().unwrap());
+            tasks.spawn(async move {
+                let mut buffer = [0; 512];
+                loop {
+                    let (length, from) = udp.recv_from(&mut buffer).await.unwrap();
+                    if let Some(answer) = habit(Message::from_vec(&buffer[..length]).unwrap(), true) {
+                        // Somebody else's, with the wrong id, comes first.
+                        let mut forged = answer.clone();
+                        forged.metadata.id ^= 1;
+                        udp.send_to(&forged.to_vec().unwrap(), from).await.unwrap();
+                        udp.send_to(&answer.to_vec().unwrap(), from).await.unwrap();
+                    }
+                }
+            });
+            tasks.spawn(async move {
+                loop {
+                    let (mut app, _) = tcp.accept().await.unwrap();
+                    let length = app.read_u16().await.unwrap();
+                    let mut question = vec![0; length.into()];
+                    app.read_exact(&mut question).await.unwrap();
+                    let answer =
+                        habit(Message::from_vec(&question).unwrap(), false).unwrap().to_vec().unwrap();
+                    app.write_u16(answer.len().try_into().unwrap()).await.unwrap();
+                    app.write_all(&answer).await.unwrap();
+                }
+            });
+        }
+        (NameServers::new(&Conf { servers: addresses, ..Conf::default() }), tasks)
+    }
+
+    fn response(asked: &Message) -> Message {
         let mut answer = Message::response(asked.metadata.id, OpCode::Query);
         answer.metadata.message_type = MessageType::Response;
-        answer.queries = asked.queries.clone();
-        match (name.to_ascii().starts_with("long"), by_udp) {
-            (true, true) => answer.metadata.truncation = true,
-            (true, false) => {
-                answer.answers.push(Record::from_rdata(name, 1, RData::TXT(TXT::new(vec!["x".into()]))));
-            }
-            (false, _) => answer.metadata.response_code = ResponseCode::NXDomain,
+        answer.metadata.recursion_available = true;
+        answer.queries.clone_from(&asked.queries);
+        answer
+    }
+
+    /// With one record.
+    #[allow(clippy::unnecessary_wraps, reason = "a habit")]
+    fn usual(asked: Message, _: bool) -> Option<Message> {
+        let mut answer = response(&asked);
+        let text = RData::TXT(TXT::new(vec!["x".into()]));
+        answer.answers.push(Record::from_rdata(asked.queries[0].name().clone(), 1, text));
+        Some(answer)
+    }
+
+    fn truncated(asked: Message, by_udp: bool) -> Option<Message> {
+        let mut answer = usual(asked, by_udp)?;
+        if by_udp {
+            answer.answers.clear();
+            answer.metadata.truncation = true;
         }
-        answer.to_vec().unwrap()
+        Some(answer)
     }
 
-    /// A name server that closes each TCP connection after `each` questions.
-    async fn name_server(each: usize) -> (SocketAddr, [JoinHandle<()>; 2]) {
-        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let address = udp.local_addr().unwrap();
-        let tcp = TcpListener::bind(address).await.unwrap();
-        let by_udp = tokio::spawn(async move {
-            let mut buffer = [0; 512];
-            loop {
-                let (length, from) = udp.recv_from(&mut buffer).await.unwrap();
-                udp.send_to(&answer(&buffer[..length], true), from).await.unwrap();
-            }
-        });
-        let by_tcp = tokio::spawn(async move {
-            loop {
-                let (mut app, _) = tcp.accept().await.unwrap();
-                tokio::spawn(async move {
-                    for _ in 0..each {
-                        let Ok(length) = app.read_u16().await else { return };
-                        let mut question = vec![0; length.into()];
-                        app.read_exact(&mut question).await.unwrap();
-                        let answer = answer(&question, false);
-                        app.write_u16(answer.len().try_into().unwrap()).await.unwrap();
-                        app.write_all(&answer).await.unwrap();
-                    }
-                });
-            }
-        });
-        (address, [by_udp, by_tcp])
+    fn silent(_: Message, _: bool) -> Option<Message> {
+        None
     }
 
-    fn query(name: &str) -> Query {
+    #[allow(clippy::unnecessary_wraps, reason = "a habit")]
+    fn refusing(asked: Message, _: bool) -> Option<Message> {
+        let mut answer = response(&asked);
+        answer.metadata.response_code = ResponseCode::Refused;
+        Some(answer)
+    }
+
+    #[allow(clippy::unnecessary_wraps, reason = "a habit")]
+    fn lame(asked: Message, _: bool) -> Option<Message> {
+        let mut answer = response(&asked);
+        answer.metadata.recursion_available = false;
+        Some(answer)
+    }
+
+    /// The bare header, as servers of before EDNS answer (RFC 6891 §6.2.2).
+    fn without_edns(asked: Message, by_udp: bool) -> Option<Message> {
+        if asked.edns.is_none() {
+            return usual(asked, by_udp);
+        }
+        let mut answer = response(&asked);
+        answer.queries.clear();
+        answer.metadata.response_code = if by_udp { ResponseCode::FormErr } else { ResponseCode::NotImp };
+        Some(answer)
+    }
+
+    fn dropping_edns(asked: Message, by_udp: bool) -> Option<Message> {
+        if asked.edns.is_none() { usual(asked, by_udp) } else { None }
+    }
+
+    fn query() -> Query {
         let mut message = Message::query();
-        message.queries = vec![Question::query(Name::from_str(name).unwrap(), RecordType::TXT)];
+        message.queries = vec![Question::query(Name::from_ascii("long.lab.").unwrap(), RecordType::TXT)];
+        message.set_edns(Edns::new());
         match Decision::of(&message.to_vec().unwrap()) {
             Decision::Ask(query) => *query,
             other => panic!("{other:?}"),
@@ -142,21 +306,57 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_that_does_not_fit_is_asked_for_by_tcp_and_later_questions_are_answered() {
-        for each in [1, 2, usize::MAX] {
-            let (address, tasks) = name_server(each).await;
-            let servers = NameServers::one(address).unwrap();
-            for _ in 0..3 {
-                let answer = servers.ask(&query("long.lab.")).await;
-                assert_eq!(
-                    (answer.metadata.response_code, answer.answers.len()),
-                    (ResponseCode::NoError, 1),
-                    "{each}"
-                );
-                let answer = servers.ask(&query("none.lab.")).await;
-                assert_eq!(answer.metadata.response_code, ResponseCode::NXDomain, "{each}");
+    async fn an_answer_is_found_whatever_the_other_servers_do() {
+        for habits in [
+            &[usual as Habit][..],
+            &[truncated],
+            &[refusing, usual],
+            &[lame, refusing, usual],
+            &[silent, usual],
+            &[without_edns],
+            &[dropping_edns],
+        ] {
+            let (servers, _tasks) = servers(habits).await;
+            for _ in 0..2 {
+                let answer = servers.ask(&query()).await;
+                let found = (answer.metadata.response_code, answer.answers.len());
+                assert_eq!(found, (ResponseCode::NoError, 1), "{} servers", habits.len());
             }
-            tasks.iter().for_each(JoinHandle::abort);
         }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_knows_no_edns_is_remembered() {
+        let (servers, _tasks) = servers(&[without_edns]).await;
+        for tcp in [false, true] {
+            let server = &servers.0.servers[0];
+            let answer = server.ask(&query(), tcp, false).await.unwrap();
+            assert_eq!(answer.answers.len(), 1);
+            assert!(server.is_without_edns());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_that_of_the_servers_that_answered() {
+        let code = async |habits: &[Habit]| {
+            let (servers, _tasks) = servers(habits).await;
+            servers.ask(&query()).await.metadata.response_code
+        };
+        assert_eq!(code(&[refusing]).await, ResponseCode::Refused);
+        assert_eq!(code(&[silent, refusing]).await, ResponseCode::Refused);
+        assert_eq!(code(&[lame]).await, ResponseCode::ServFail);
+        let none = NameServers::new(&Conf::default());
+        assert_eq!(none.ask_within(&query(), DEADLINE).await, Err(Unanswered::NoServer));
+        let (silent, _tasks) = servers(&[silent]).await;
+        let limit = Duration::from_millis(50);
+        assert_eq!(silent.ask_within(&query(), limit).await, Err(Unanswered::Silent));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_answers_in_place_of_a_silent_one_is_asked_first() {
+        let (servers, _tasks) = servers(&[silent, usual]).await;
+        assert_eq!(servers.first(), 0);
+        servers.ask(&query()).await;
+        assert_eq!(servers.first(), 1);
     }
 }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
-use hickory_resolver::proto::rr::Name;
+use hickory_proto::rr::Name;
 
 /// The port of name servers.
 const PORT: u16 = 53;

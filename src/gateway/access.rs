@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use crate::failure::{Failure, Kind, Side};
-use crate::wire::target::{Host, Target};
+use crate::wire::target::{Host, Target, without_dot};
 use addresses::{embedded_v4, is_special, plain};
 pub use rule::{Rule, RuleError};
 
@@ -82,7 +82,7 @@ impl Access {
     /// [`Kind::NameForbidden`].
     pub fn judge_name_alone(&self, target: &Target) -> Result<(), Failure> {
         let Host::Name(name) = &target.host else { return self.judge_name(target) };
-        let is_local = LOCAL_NAMES.contains(&name.as_str()) || name.ends_with(".localhost");
+        let is_local = LOCAL_NAMES.contains(&without_dot(name)) || name.ends_with(".localhost");
         let first = self
             .rules
             .iter()

@@ -1,48 +1,53 @@
-//! The gateway's resolver: names to addresses, and answers to DNS queries.
+//! The gateway's resolver: names to addresses, and answers to DNS queries, from the sources that this machine's C library
+//! uses, in the same order.
+
+mod c_library;
+mod lookup;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::BoxFuture;
-use hickory_resolver::config::{LookupIpStrategy, ResolverConfig, ResolverOpts};
-use hickory_resolver::proto::op::{self, Message, OpCode};
-use hickory_resolver::proto::rr::RecordType;
-use hickory_resolver::{Hosts, system_conf};
+use hickory_proto::op::Message;
 use tokio::time::timeout;
 
+use self::c_library::CLibrary;
+use self::lookup::{Lookup, NoAddress};
 use crate::dns::cache::Cache;
-use crate::dns::runtime::Runtime;
-use crate::dns::servers::NameServers;
+use crate::dns::conf::{Conf, PORT};
+use crate::dns::hosts::Hosts;
+use crate::dns::servers::{NameServers, Unanswered};
+use crate::dns::switch::{self, Service};
 use crate::failure::{Failure, Kind, Side};
-use crate::wire::dns::Query;
+use crate::mark;
+use crate::wire::dns::{Query, ResponseCode};
+use crate::wire::target::without_dot;
 
 /// The deadline for resolving one name, with all retries.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// The deadline of one query to one name server.
-const ATTEMPT: Duration = Duration::from_secs(3);
+/// How much longer the addresses of one family are waited for where all are wanted.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Maximum answers in the cache, and their size in bytes.
-const CACHE_ENTRIES: u16 = 4096;
+const CACHE_ENTRIES: usize = 4096;
 const CACHE_BYTES: usize = 4 << 20;
-/// The port of the name servers in /etc/resolv.conf.
-const PORT: u16 = 53;
-/// The time to live of answers from /etc/hosts, in seconds: the file may change at any time.
-const HOSTS_TTL: u32 = 5;
 
 /// The files that configure the resolver.
-const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
+const FILES: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf"];
 /// Interval between two checks of whether they changed: a machine that moves to another network gets other name servers.
 const RELOAD_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What is built from the machine's configuration.
 #[derive(Clone)]
 struct Parts {
-    /// Resolves names to addresses to dial.
-    resolver: hickory_resolver::Resolver<Runtime>,
-    /// Answers queries that clients forward.
+    conf: Arc<Conf>,
     servers: NameServers,
     hosts: Arc<Hosts>,
+    services: Arc<[Service]>,
+    /// Whether this node answers queries of this machine.
+    answers_here: bool,
     cache: Arc<Cache>,
+    c_library: CLibrary,
 }
 
 /// The addresses of a name.
@@ -67,23 +72,18 @@ struct Current {
     /// Addresses at which this node itself answers queries: asking them would loop.
     own: Vec<SocketAddr>,
     /// The modification times of [`FILES`] when they were read.
-    modified: [Option<SystemTime>; 2],
+    modified: [Option<SystemTime>; 3],
     checked: Instant,
 }
 
 impl Resolver {
-    /// A resolver as configured by /etc/resolv.conf and /etc/hosts. Without a readable /etc/resolv.conf it uses /etc/hosts
-    /// alone, and logs that.
-    ///
-    /// # Errors
-    /// A sentence, when no resolver can be built at all.
-    pub fn system() -> Result<Self, String> {
+    /// A resolver as configured by /etc/resolv.conf, /etc/hosts and /etc/nsswitch.conf.
+    pub fn system() -> Self {
         let (modified, checked) = (FILES.map(modification_time), Instant::now());
-        let (parts, own) = (Parts::system(&[])?, Vec::new());
-        Ok(Self(Mutex::new(Current { parts, own, modified, checked })))
+        Self(Mutex::new(Current { parts: Parts::system(&[]), own: Vec::new(), modified, checked }))
     }
 
-    /// Reads the configuration again, changed or not. If that fails, the old one stays in use.
+    /// Reads the configuration again, changed or not.
     pub fn reload(&self) {
         self.lock().reload();
     }
@@ -113,44 +113,58 @@ impl Resolver {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The addresses of `name`.
+    /// The addresses of `name`: at least one that is known. Those of the other family may follow.
     ///
     /// # Errors
-    /// As for [`Resolver::resolve`].
+    /// [`Kind::NameNotFound`] when it has no address, [`Kind::DnsTimeout`] when the name servers did not answer,
+    /// [`Kind::DnsFailed`] when they answered that they cannot or will not.
     pub(super) async fn find(&self, name: &str) -> Result<Found, Failure> {
-        self.resolve(name).await.map(Found::from)
+        let found = timeout(DEADLINE, self.current().find(name)).await;
+        found.unwrap_or(Err(NoAddress::Unanswered(Unanswered::Silent))).map_err(|why| {
+            tracing::debug!(name, ?why, "name not resolved");
+            match why {
+                NoAddress::NotFound => {
+                    let sentence = format!("the gateway cannot find the name {name}");
+                    Failure::new(Kind::NameNotFound, Side::Server, sentence)
+                }
+                NoAddress::Unanswered(Unanswered::NoServer) => {
+                    let sentence = format!("the gateway has no name server to ask for {name}");
+                    Failure::new(Kind::DnsFailed, Side::Server, sentence)
+                }
+                NoAddress::Unanswered(Unanswered::Silent) => {
+                    let sentence = format!("the gateway's name servers did not answer for {name}");
+                    Failure::new(Kind::DnsTimeout, Side::Server, sentence)
+                }
+                NoAddress::Failed(ResponseCode::Refused) => {
+                    let sentence = format!("the gateway's name servers refused to answer for {name}");
+                    Failure::new(Kind::DnsFailed, Side::Server, sentence)
+                }
+                NoAddress::Failed(code) => {
+                    let code = crate::wire::dns::word(code).to_ascii_uppercase();
+                    let sentence = format!("the gateway's name servers answered {code} for {name}");
+                    Failure::new(Kind::DnsFailed, Side::Server, sentence)
+                }
+            }
+        })
     }
 
-    /// The addresses of `name`; at least one.
+    /// The addresses of `name`; at least one. If the name servers take longer than [`PATIENCE`] for one family, those of
+    /// the other.
     ///
     /// # Errors
-    /// [`Kind::NameNotFound`] when it has no address, [`Kind::DnsTimeout`] when the name servers did not answer.
+    /// [`Kind::NameNotFound`], [`Kind::DnsTimeout`] or [`Kind::DnsFailed`].
     pub async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, Failure> {
-        let no_answer = || {
-            let sentence = format!("the gateway's name servers did not answer for {name}");
-            Failure::new(Kind::DnsTimeout, Side::Server, sentence)
-        };
-        let not_found = || {
-            Failure::new(Kind::NameNotFound, Side::Server, format!("the gateway cannot find the name {name}"))
-        };
-        match timeout(DEADLINE, self.current().resolver.lookup_ip(name)).await {
-            Ok(Ok(found)) => {
-                let addresses: Vec<_> = found.iter().collect();
-                if addresses.is_empty() { Err(not_found()) } else { Ok(addresses) }
-            }
-            Ok(Err(error)) if error.is_no_records_found() || error.is_nx_domain() => Err(not_found()),
-            Ok(Err(error)) => {
-                tracing::debug!(name, %error, "name not resolved");
-                Err(no_answer())
-            }
-            Err(_) => Err(no_answer()),
+        let Found { mut known, later } = self.find(name).await?;
+        if let Some(later) = later {
+            known.extend(timeout(PATIENCE, later).await.unwrap_or_default());
         }
+        Ok(known)
     }
 
     /// The answer to `query`: from /etc/hosts, from the cache, or from the name servers.
     pub async fn answer(&self, query: &Query) -> Message {
         let parts = self.current();
-        if let Some(answer) = from_hosts(&parts.hosts, query.question()) {
+        if let Some(answer) = parts.hosts.answer(query.question()) {
             return answer;
         }
         let key = query.key();
@@ -164,65 +178,66 @@ impl Resolver {
 }
 
 impl Parts {
-    fn system(own: &[SocketAddr]) -> Result<Self, String> {
-        let (mut config, mut options) = system_conf::read_system_conf().unwrap_or_else(|error| {
-            tracing::warn!(%error, "no usable resolver configuration: only /etc/hosts and addresses work");
-            (ResolverConfig::from_parts(None, vec![], vec![]), ResolverOpts::default())
-        });
-        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-        options.timeout = ATTEMPT;
-        options.attempts = 2;
-        options.cache_size = CACHE_ENTRIES.into();
-        let is_own = |ip: IpAddr| own.iter().any(|address| address.ip() == ip);
-        let (domain, search, mut servers) = config.into_parts();
-        let all = servers.len();
-        servers.retain(|server| !is_own(server.ip));
-        if servers.is_empty() && all > 0 {
+    fn system(own: &[SocketAddr]) -> Self {
+        let mut conf = Conf::system();
+        let all = conf.servers.len();
+        conf.servers.retain(|server| !own.contains(server));
+        if conf.servers.is_empty() && all > 0 {
             tracing::warn!(
                 "the only name server of this machine is this node itself: as a gateway it resolves no names"
             );
         }
-        config = ResolverConfig::from_parts(domain, search, servers.clone());
-        let mut builder = hickory_resolver::Resolver::builder_with_config(config, Runtime::default());
-        *builder.options_mut() = options.clone();
-        Ok(Self {
-            resolver: builder.build().map_err(|error| error.to_string())?,
-            servers: NameServers::new(servers, options)?,
-            hosts: Arc::new(Hosts::from_system().unwrap_or_default()),
-            cache: Arc::new(Cache::new(CACHE_ENTRIES.into(), CACHE_BYTES)),
-        })
+        Self {
+            servers: NameServers::new(&conf),
+            conf: Arc::new(conf),
+            hosts: Arc::new(Hosts::system()),
+            services: switch::system().into(),
+            answers_here: !own.is_empty(),
+            cache: Arc::new(Cache::new(CACHE_ENTRIES, CACHE_BYTES)),
+            c_library: CLibrary::default(),
+        }
     }
-}
 
-/// The answer from /etc/hosts, if the name is in it. A name with addresses of one family there has none of the other: a
-/// name server asked for those could answer that the name does not exist.
-fn from_hosts(hosts: &Hosts, question: &op::Query) -> Option<Message> {
-    let of = |kind| hosts.lookup_static_host(&op::Query::query(question.name().clone(), kind));
-    let answers = match (of(question.query_type()), question.query_type()) {
-        (Some(found), _) => found.answers().to_vec(),
-        (None, RecordType::A) => of(RecordType::AAAA).map(|_| Vec::new())?,
-        (None, RecordType::AAAA) => of(RecordType::A).map(|_| Vec::new())?,
-        _ => return None,
-    };
-    let mut message = Message::response(0, OpCode::Query);
-    message.queries = vec![question.clone()];
-    message.answers = answers;
-    message.answers.iter_mut().for_each(|record| record.ttl = HOSTS_TTL);
-    Some(message)
+    /// Asks the sources in their order, until one knows the name. Sources that only the C library knows are asked last,
+    /// except for names that name servers must not be asked for: with a slow one, a client's questions for names that do
+    /// not exist could take all threads of the C library, but never delay a name in DNS.
+    async fn find(&self, name: &str) -> Result<Found, NoAddress> {
+        let (mut last, plain) = (NoAddress::NotFound, without_dot(name));
+        let is_other = |service: &&Service| matches!(service, Service::Other(_));
+        // Where this node answers the machine's questions, or redirects its connections, the C library would ask this node.
+        let has_other = self.services.iter().any(|service| is_other(&service));
+        let has_other = has_other && !self.answers_here && !mark::is_marking();
+        let other_first = has_other && self.services.iter().any(|service| service.has_precedence(plain));
+        if other_first && let Ok(found) = self.c_library.find(name).await {
+            return Ok(found.into());
+        }
+        for service in self.services.iter().filter(|service| !is_other(service)) {
+            let found = match service {
+                Service::Files => {
+                    self.hosts.find(name).map(|found| found.to_vec().into()).ok_or(NoAddress::NotFound)
+                }
+                // It is never asked for in DNS (RFC 6761 §6.3).
+                _ if plain == "localhost" || plain.ends_with(".localhost") => Ok(lookup::localhost().into()),
+                _ => Lookup { conf: &self.conf, servers: &self.servers, cache: &self.cache }.find(name).await,
+            };
+            match found {
+                Ok(found) => return Ok(found),
+                Err(NoAddress::NotFound) => {}
+                Err(why) => last = why,
+            }
+        }
+        if has_other && !other_first {
+            return self.c_library.find(name).await.map(Found::from).map_err(|_unknown| last);
+        }
+        Err(last)
+    }
 }
 
 impl Current {
     fn reload(&mut self) {
         self.modified = FILES.map(modification_time);
-        match Parts::system(&self.own) {
-            Ok(parts) => {
-                self.parts = parts;
-                tracing::info!("resolver configuration read again");
-            }
-            Err(error) => {
-                tracing::warn!(error, "cannot read the resolver configuration, the old one stays in use")
-            }
-        }
+        self.parts = Parts::system(&self.own);
+        tracing::info!("resolver configuration read again");
     }
 }
 

@@ -103,8 +103,7 @@ impl Egress {
         options: &Options,
         own: Arc<OwnAddresses>,
     ) -> Result<(Arc<Self>, mpsc::Receiver<DialResult>), Problem> {
-        let resolver = Resolver::system()
-            .map_err(|error| Problem::new("no resolver").because(io::Error::other(error)))?;
+        let resolver = Resolver::system();
         let (results, received) = mpsc::channel(MAX_RESULTS);
         let access = Access::new(&options.server, &options.allow, &options.deny);
         let egress =

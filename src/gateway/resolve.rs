@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use hickory_resolver::proto::op::ResponseCode;
+use hickory_proto::op::ResponseCode;
 
 use super::clients::Admitted;
 use super::state::Gateway;
 use crate::failure::{Failure, Kind, Side};
 use crate::link::incoming::Incoming;
-use crate::wire::dns::{self, Decision, LONGEST, Reason, encode, lifetime};
+use crate::wire::dns::{self, Decision, Reason, encode, lifetime};
 
 impl Gateway {
     /// Answers one DNS query of a client.
@@ -41,6 +41,6 @@ impl Gateway {
             () = incoming.abandoned() => return,
         };
         let answer = query.answer(&found);
-        incoming.answer_query(encode(&answer, LONGEST), lifetime(&answer));
+        incoming.answer_query(encode(&answer), lifetime(&answer));
     }
 }

@@ -10,16 +10,17 @@ mod proxy;
 mod socks;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::access::Rule;
 use super::dial::{Addresses, bounded, race};
-use super::dns::Resolver;
+use super::dns::{Found, Resolver};
 use crate::failure::{Failure, Kind, Side};
 use crate::own_addresses::OwnAddresses;
 use crate::wire::target::{Host, Target};
@@ -94,15 +95,25 @@ impl Upstream {
 
 /// A TCP connection to the upstream proxy at `address`.
 async fn reach(address: &Target, resolver: &Resolver, own: &OwnAddresses) -> Result<TcpStream, String> {
-    let found = match &address.host {
-        Host::Address(ip) => vec![*ip],
-        Host::Name(name) => resolver.resolve(name).await.map_err(|failure| failure.sentence)?,
+    let Found { known, later } = match &address.host {
+        Host::Address(ip) => Found::from(vec![*ip]),
+        Host::Name(name) => resolver.find(name).await.map_err(|failure| failure.sentence)?,
     };
-    let known: Vec<_> = bounded(found).into_iter().map(|ip| SocketAddr::new(ip, address.port)).collect();
+    let with_port = |found: Vec<IpAddr>| -> Vec<_> {
+        bounded(found).into_iter().map(|ip| SocketAddr::new(ip, address.port)).collect()
+    };
+    let known = with_port(known);
     if known.iter().any(|address| own.is_this_node(*address)) {
         return Err("it is this node itself".into());
     }
-    race(Addresses { known, later: None }, CONNECT_DEADLINE).await.map_err(|error| match error.kind() {
+    let later = later.map(|later| -> BoxFuture<'_, _> {
+        Box::pin(async move {
+            let mut others = with_port(later.await);
+            others.retain(|address| !own.is_this_node(*address));
+            others
+        })
+    });
+    race(Addresses { known, later }, CONNECT_DEADLINE).await.map_err(|error| match error.kind() {
         io::ErrorKind::TimedOut => "no answer".to_owned(),
         _ => error.to_string(),
     })

@@ -183,9 +183,7 @@ impl BoundClient {
             parts.push((name, Box::pin(listener::run(local.clone(), port, apps))));
         }
         if !name_servers.is_empty() {
-            let names = NameServer::new(local.clone(), resolve, &zones).map_err(|error| {
-                Problem::new("no local name server").because(std::io::Error::other(error))
-            })?;
+            let names = NameServer::new(local.clone(), resolve, &zones);
             parts.push(("local name server", Box::pin(names.run(name_servers))));
         }
         Ok((local, parts))

@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::BoxFuture;
-use hickory_resolver::proto::op::{Message, ResponseCode};
+use hickory_proto::op::{Message, ResponseCode};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -80,22 +80,18 @@ impl Listener {
 impl NameServer {
     /// A name server whose questions leave by the routes of `local`, except those in `zones`. `system` asks this machine's
     /// name servers.
-    ///
-    /// # Errors
-    /// A sentence, when the name server of a zone cannot be used.
-    pub fn new(local: Arc<Local>, system: Box<SystemResolver>, zones: &[Zone]) -> Result<Arc<Self>, String> {
-        let servers = |zone: &Zone| Ok((zone.clone(), NameServers::one(zone.server)?));
+    pub fn new(local: Arc<Local>, system: Box<SystemResolver>, zones: &[Zone]) -> Arc<Self> {
         let counts = Counts(local.telemetry.clone());
-        Ok(Arc::new(Self {
+        Arc::new(Self {
             local,
             counts,
             system,
-            zones: zones.iter().map(servers).collect::<Result<_, String>>()?,
+            zones: zones.iter().map(|zone| (zone.clone(), NameServers::one(zone.server))).collect(),
             cache: Cache::new(CACHE, CACHE_BYTES),
             pending: Mutex::default(),
             queries: Arc::new(Semaphore::new(MOST_QUERIES)),
             connections: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
-        }))
+        })
     }
 
     /// Answers on these sockets until the node drains.

@@ -25,6 +25,11 @@ pub fn begin() -> io::Result<()> {
     Ok(())
 }
 
+/// Whether this process marks its connections.
+pub fn is_marking() -> bool {
+    MARKING.load(Relaxed)
+}
+
 /// Connects to `address`, with the mark of the node's own connections.
 ///
 /// # Errors

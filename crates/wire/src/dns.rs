@@ -3,11 +3,11 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-pub use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::proto::op::{self, Edns, Message, MessageType, OpCode};
-use hickory_resolver::proto::rr::rdata::opt::{EdnsCode, EdnsOption};
-use hickory_resolver::proto::rr::rdata::{A, AAAA, HINFO};
-use hickory_resolver::proto::rr::{DNSClass, Name, RData, Record, RecordType};
+pub use hickory_proto::op::ResponseCode;
+use hickory_proto::op::{self, Edns, Message, MessageType, OpCode};
+use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
+use hickory_proto::rr::rdata::{A, AAAA, HINFO};
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
 use super::target::Host;
 
@@ -116,7 +116,7 @@ impl Decision {
         let version = message.edns.as_ref().map_or(0, Edns::version);
         match query.known(version) {
             Some(answer) => {
-                let bytes = encode(&query.answer(&answer), LONGEST);
+                let bytes = encode(&query.answer(&answer));
                 Self::Answer(Box::new(Some(query)), answer.metadata.response_code, bytes)
             }
             None => Self::Ask(Box::new(query)),
@@ -125,6 +125,18 @@ impl Decision {
 }
 
 impl Query {
+    /// A question for the addresses of `name`, of the type A or AAAA.
+    pub fn for_addresses(name: Name, kind: RecordType, edns: bool) -> Self {
+        Self {
+            id: 0,
+            question: op::Query::query(name, kind),
+            edns: edns.then_some((OWN_PAYLOAD, false)),
+            recursion_desired: true,
+            checking_disabled: false,
+            authentic_data: false,
+        }
+    }
+
     /// The answer, if no name server is needed for it.
     fn known(&self, edns_version: u8) -> Option<Message> {
         if edns_version > 0 {
@@ -183,23 +195,30 @@ impl Query {
         self.edns.is_some_and(|(_, signatures)| signatures)
     }
 
-    /// The same question for a name server, with this `id`. The app's EDNS options, such as client subnet and cookie,
-    /// are not forwarded.
-    pub fn to_server(&self, id: u16) -> Message {
+    /// Whether the question for a name server has an EDNS record.
+    pub fn has_edns(&self) -> bool {
+        self.edns.is_some()
+    }
+
+    /// The same question for a name server, with this `id`, and with an EDNS record where `edns` says so. The app's EDNS
+    /// options, such as client subnet and cookie, are not forwarded.
+    pub fn to_server(&self, id: u16, edns: bool) -> Message {
         let mut message = Message::new(id, MessageType::Query, OpCode::Query);
         message.metadata.recursion_desired = true;
         message.metadata.checking_disabled = self.checking_disabled;
-        message.metadata.authentic_data = true;
+        message.metadata.authentic_data = edns;
         message.add_query(self.question.clone());
-        let mut edns = Edns::new();
-        edns.set_max_payload(OWN_PAYLOAD).set_version(0).set_dnssec_ok(self.wants_signatures());
-        message.set_edns(edns);
+        if edns {
+            let mut edns = Edns::new();
+            edns.set_max_payload(OWN_PAYLOAD).set_version(0).set_dnssec_ok(self.wants_signatures());
+            message.set_edns(edns);
+        }
         message
     }
 
     /// The bytes of the same question for a link; the id is 0 (RFC 8484 §4.1).
     pub fn to_link(&self) -> Vec<u8> {
-        encode(&self.to_server(0), LONGEST)
+        encode(&self.to_server(0, true))
     }
 
     /// Turns `found` into the answer to this query, with the query's id, flags and exact spelling of the name.
@@ -250,7 +269,11 @@ impl Query {
         };
         let labels = name.iter().skip_while(|label| label.starts_with(b"_"));
         let labels: Vec<String> = labels.map(|label| label.iter().map(plain).collect()).collect();
-        Host::Name(labels.join("."))
+        let name = labels.join(".");
+        match Host::parse(&name) {
+            Ok(address @ Host::Address(_)) => address,
+            _ => Host::Name(name),
+        }
     }
 }
 
@@ -279,22 +302,57 @@ pub fn failure(code: ResponseCode, reason: Reason, sentence: &str) -> Message {
     message
 }
 
-/// The bytes of a message, at most `most`. A longer message is truncated: it has TC set and contains no records
-/// (RFC 2181 §9).
-pub fn encode(message: &Message, most: usize) -> Vec<u8> {
-    let whole = message.to_vec().ok().filter(|bytes| bytes.len() <= most && bytes.len() <= LONGEST);
-    if let Some(bytes) = whole {
+/// The bytes of a message for TCP or a link. One that exceeds [`LONGEST`] becomes SERVFAIL: truncation would mean "ask
+/// again by TCP", which cannot help.
+pub fn encode(message: &Message) -> Vec<u8> {
+    if let Some(bytes) = within(message, LONGEST) {
         return bytes;
+    }
+    let mut failed = failure(ResponseCode::ServFail, Reason::Other, "the answer exceeds 65,535 bytes");
+    failed.metadata.id = message.metadata.id;
+    failed.metadata.recursion_desired = message.metadata.recursion_desired;
+    failed.metadata.recursion_available = true;
+    failed.queries.clone_from(&message.queries);
+    if message.edns.is_none() {
+        failed.edns = None;
+    }
+    failed.to_vec().unwrap_or_default()
+}
+
+/// The bytes of a message for UDP, at most `most`. Records that the answer does not need are left out first, which is no
+/// truncation; an answer that is too long without them is truncated: it has TC set and contains no records
+/// (RFC 2181 §9), and the peer asks again by TCP.
+pub fn encode_datagram(message: &Message, most: usize) -> Vec<u8> {
+    if let Some(bytes) = within(message, most) {
+        return bytes;
+    }
+    let mut shorter = message.clone();
+    shorter.additionals.clear();
+    if let Some(bytes) = within(&shorter, most) {
+        return bytes;
+    }
+    // Beside an answer they only tell who is responsible, except for proofs, and without one why there is none.
+    let has_proofs = message.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok);
+    if !message.answers.is_empty() && !has_proofs {
+        shorter.authorities.clear();
+        if let Some(bytes) = within(&shorter, most) {
+            return bytes;
+        }
     }
     let mut short = message.truncate();
     // If it still does not fit, the EDNS record with the explanation is left out.
-    if let Ok(bytes) = short.to_vec()
-        && bytes.len() <= most
-    {
-        return bytes;
-    }
-    short.edns = None;
-    short.to_vec().unwrap_or_default()
+    within(&short, most).unwrap_or_else(|| {
+        short.edns = None;
+        short.to_vec().unwrap_or_default()
+    })
+}
+
+/// The bytes of the whole message, if they are at most `most`. The encoder leaves out records that exceed a message, and
+/// sets TC.
+fn within(message: &Message, most: usize) -> Option<Vec<u8>> {
+    let is_whole =
+        |bytes: &Vec<u8>| message.metadata.truncation || bytes.get(2).is_some_and(|flags| flags & 2 == 0);
+    message.to_vec().ok().filter(|bytes| bytes.len() <= most && is_whole(bytes))
 }
 
 /// How long an answer may be cached, in seconds: the shortest TTL of its records, or for a negative answer at most the

@@ -16,8 +16,10 @@ pub enum Kind {
     AddressForbidden,
     /// The name does not exist or has no address.
     NameNotFound,
-    /// The resolver did not answer, or reported a failure.
+    /// The name servers did not answer.
     DnsTimeout,
+    /// The name servers answered that they cannot or will not resolve the name.
+    DnsFailed,
     /// The gateway has no route to the network.
     NetworkUnreachable,
     /// The host does not answer on its network.
@@ -69,12 +71,13 @@ pub struct Failure {
 type Row = (u16, &'static str, u8, &'static str);
 
 /// All kinds, in the order of their declaration.
-const KINDS: [Kind; 15] = [
+const KINDS: [Kind; 16] = [
     Kind::NoGateway,
     Kind::NameForbidden,
     Kind::AddressForbidden,
     Kind::NameNotFound,
     Kind::DnsTimeout,
+    Kind::DnsFailed,
     Kind::NetworkUnreachable,
     Kind::HostUnreachable,
     Kind::Refused,
@@ -160,6 +163,7 @@ impl Kind {
             Self::AddressForbidden => (403, "destination_ip_prohibited", 2, "address-forbidden"),
             Self::NameNotFound => (502, "dns_error", 4, "name-not-found"),
             Self::DnsTimeout => (504, "dns_timeout", 4, "dns-timeout"),
+            Self::DnsFailed => (502, "dns_error", 4, "dns-failed"),
             Self::NetworkUnreachable => (502, "destination_ip_unroutable", 3, "network-unreachable"),
             Self::HostUnreachable => (502, "destination_ip_unroutable", 4, "host-unreachable"),
             Self::Refused => (502, "connection_refused", 5, "refused"),
@@ -214,6 +218,7 @@ mod tests {
             Kind::AddressForbidden => (403, "destination_ip_prohibited", 2, "address-forbidden"),
             Kind::NameNotFound => (502, "dns_error", 4, "name-not-found"),
             Kind::DnsTimeout => (504, "dns_timeout", 4, "dns-timeout"),
+            Kind::DnsFailed => (502, "dns_error", 4, "dns-failed"),
             Kind::NetworkUnreachable => (502, "destination_ip_unroutable", 3, "network-unreachable"),
             Kind::HostUnreachable => (502, "destination_ip_unroutable", 4, "host-unreachable"),
             Kind::Refused => (502, "connection_refused", 5, "refused"),

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 /// A host, identified by name or by address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Host {
-    /// A name in lower case without a trailing dot. It contains only letters, digits, `-`, `_` and `.`, and no software
-    /// takes it for an address.
+    /// A name in lower case. It contains only letters, digits, `-`, `_` and `.`, and no software takes it for an address.
+    /// Only a name of a single label keeps its trailing dot: without one, resolvers append their domains to it.
     Name(String),
     /// An address, never an IPv4-mapped one.
     Address(IpAddr),
@@ -74,8 +74,14 @@ impl Host {
         if name.len() > 253 || !name.split('.').all(label_ok) {
             return Err(TargetError::Name);
         }
-        Ok(Self::Name(name.to_ascii_lowercase()))
+        let kept = if name.contains('.') { name } else { text };
+        Ok(Self::Name(kept.to_ascii_lowercase()))
     }
+}
+
+/// A name without its trailing dot, for comparisons.
+pub fn without_dot(name: &str) -> &str {
+    name.strip_suffix('.').unwrap_or(name)
 }
 
 impl From<IpAddr> for Host {
@@ -204,6 +210,7 @@ mod tests {
     #[test]
     fn reads_the_three_forms() {
         assert_eq!("Example.ORG.:80".parse::<Target>().unwrap().to_string(), "example.org:80");
+        assert_eq!("Printer.:80".parse::<Target>().unwrap().to_string(), "printer.:80");
         for text in ["10.0.0.1:443", "10.0.0.1.:443"] {
             assert_eq!(text.parse::<Target>().unwrap().address(), "10.0.0.1:443".parse().ok());
         }

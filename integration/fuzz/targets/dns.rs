@@ -1,6 +1,6 @@
 //! DNS queries, and the answers to them.
 
-use laneway::wire::dns::{Decision, Query, Reason, ResponseCode, encode, failure};
+use laneway::wire::dns::{Decision, Query, Reason, ResponseCode, encode_datagram, failure};
 
 /// `data` is a message that arrived by UDP or over a link.
 pub fn run(data: &[u8]) {
@@ -9,7 +9,7 @@ pub fn run(data: &[u8]) {
         Decision::Answer(query, _, answer) => check(data, query.as_ref().as_ref(), &answer),
         Decision::Ask(query) => {
             let failed = failure(ResponseCode::ServFail, Reason::NetworkError, "it is so");
-            let answer = encode(&query.answer(&failed), query.payload());
+            let answer = encode_datagram(&query.answer(&failed), query.payload());
             assert!(answer.len() <= query.payload());
             check(data, Some(&query), &answer);
             let Decision::Ask(forwarded) = Decision::of(&query.to_link()) else {

@@ -15,6 +15,7 @@ mod page;
 mod proxy;
 mod redirect;
 mod replay;
+mod resolve;
 mod resume;
 mod revocation;
 mod sockets;
@@ -48,6 +49,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     associate::CASES,
     udp::CASES,
     names::CASES,
+    resolve::CASES,
     upstream::CASES,
     page::CASES,
     doctor::CASES,
@@ -63,6 +65,7 @@ pub(crate) const ON_DEMAND: &[&[Case]] = &[clients::ON_DEMAND];
 pub(crate) const NEEDED: &[(&str, &[&str])] = &[
     ("names::", &["unbound", "dnsmasq", "dig"]),
     ("redirect::the_nodes_own_dns", &["unbound", "dig"]),
+    ("resolve::", &["getent", "dig"]),
     ("upstream::", &["squid", "danted"]),
     ("doctor::names_a_wrong_clock", &["faketime"]),
 ];

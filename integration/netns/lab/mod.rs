@@ -16,6 +16,7 @@ pub(crate) mod host;
 pub(crate) mod isolate;
 pub(crate) mod load;
 pub(crate) mod nameserver;
+pub(crate) mod odd_names;
 pub(crate) mod origin;
 pub(crate) mod process;
 pub(crate) mod programs;

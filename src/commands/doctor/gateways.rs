@@ -258,7 +258,7 @@ pub(super) fn hint_for(failure: &Failure, server: &Target, on: Option<&str>) -> 
                 server.port
             )
         }
-        Kind::NameNotFound | Kind::DnsTimeout => {
+        Kind::NameNotFound | Kind::DnsTimeout | Kind::DnsFailed => {
             format!("{on}: make 'getent hosts {host}' find it, by /etc/resolv.conf or a line in /etc/hosts")
         }
         Kind::NameForbidden | Kind::AddressForbidden => {

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 
 use super::addresses::{embedded_v4, is_local_nat64, is_special, plain};
-use crate::wire::target::{Host, Target};
+use crate::wire::target::{Host, Target, without_dot};
 
 /// A pattern of destinations: `HOST`, `*.DOMAIN`, `ADDRESS`, `CIDR` or `*`, each with an optional `:PORT` or
 /// `:PORT-PORT`; IPv6 in brackets when a port follows.
@@ -36,7 +36,7 @@ impl Rule {
     /// The rule that covers just this server.
     pub(super) fn of(server: &Target) -> Self {
         let hosts = match &server.host {
-            Host::Name(name) => Hosts::Name(name.clone()),
+            Host::Name(name) => Hosts::Name(without_dot(name).to_owned()),
             Host::Address(ip) => Hosts::Net(IpNet::from(*ip)),
         };
         Self { hosts, ports: (server.port, server.port) }
@@ -61,6 +61,7 @@ impl Rule {
 
     /// Whether the rule matches this name; `None` when that depends on its address.
     pub(super) fn matches_name(&self, name: &str) -> Option<bool> {
+        let name = without_dot(name);
         match &self.hosts {
             Hosts::Any => Some(true),
             Hosts::Name(rule) => Some(rule == name),
@@ -133,12 +134,12 @@ impl FromStr for Rule {
             Hosts::Net(ip.into())
         } else if let Some(domain) = host.strip_prefix("*.") {
             match Host::parse(domain) {
-                Ok(Host::Name(domain)) => Hosts::Below(domain),
+                Ok(Host::Name(domain)) => Hosts::Below(without_dot(&domain).to_owned()),
                 _ => return Err(error()),
             }
         } else {
             match Host::parse(host) {
-                Ok(Host::Name(name)) => Hosts::Name(name),
+                Ok(Host::Name(name)) => Hosts::Name(without_dot(&name).to_owned()),
                 _ => return Err(error()),
             }
         };
@@ -186,6 +187,13 @@ mod tests {
         assert_eq!(rule.matches_name("a.b.corp"), Some(true));
         assert_eq!(rule.matches_name("corp"), Some(false));
         assert_eq!(rule.matches_name("evilcorp"), Some(false));
+        for text in ["printer", "printer."] {
+            let rule: Rule = text.parse().unwrap();
+            assert_eq!(
+                (rule.matches_name("printer"), rule.matches_name("printer.")),
+                (Some(true), Some(true))
+            );
+        }
     }
 
     #[test]

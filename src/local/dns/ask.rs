@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hickory_resolver::proto::op::{Message, ResponseCode};
+use hickory_proto::op::{Message, ResponseCode};
 use tokio::time::{Instant, timeout_at};
 
 use super::NameServer;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hickory_resolver::proto::op::{Message, ResponseCode};
+use hickory_proto::op::{Message, ResponseCode};
 
 use crate::telemetry::Telemetry;
 use crate::telemetry::refusal::RefusalReason;

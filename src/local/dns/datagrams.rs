@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_resolver::proto::op::ResponseCode;
+use hickory_proto::op::ResponseCode;
 use tokio::net::UdpSocket;
 
 use super::NameServer;
-use crate::wire::dns::{Decision, LONGEST, Reason, encode, failure};
+use crate::wire::dns::{Decision, LONGEST, Reason, encode_datagram, failure};
 
 /// Pause after a failed read, which only a shortage of the system causes.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -42,18 +42,18 @@ impl NameServer {
             Decision::Ask(query) => query,
         };
         if let Some(answer) = self.find_in_cache(&query) {
-            return reply(socket, &encode(&answer, query.payload()), app).await;
+            return reply(socket, &encode_datagram(&answer, query.payload()), app).await;
         }
         let Ok(place) = self.queries.clone().try_acquire_owned() else {
             self.counts.excess();
             let busy = failure(ResponseCode::ServFail, Reason::Other, "too many questions at a time");
-            return reply(socket, &encode(&query.answer(&busy), query.payload()), app).await;
+            return reply(socket, &encode_datagram(&query.answer(&busy), query.payload()), app).await;
         };
         let (server, socket) = (self.clone(), socket.clone());
         self.local.tasks.spawn(async move {
             let payload = query.payload();
             let answer = server.answer(*query).await;
-            reply(&socket, &encode(&answer, payload), app).await;
+            reply(&socket, &encode_datagram(&answer, payload), app).await;
             drop(place);
         });
     }

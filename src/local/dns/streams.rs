@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::NameServer;
 use crate::net;
-use crate::wire::dns::{Decision, LONGEST, encode};
+use crate::wire::dns::{Decision, encode};
 
 /// How long a connection may be idle (RFC 7766 §6.2.3), and how long one message may take.
 const IDLE: Duration = Duration::from_secs(10);
@@ -86,7 +86,7 @@ impl NameServer {
         let answer = match decision {
             Decision::Ignore => return Vec::new(),
             Decision::Answer(_, _, answer) => answer,
-            Decision::Ask(query) => encode(&self.answer(*query).await, LONGEST),
+            Decision::Ask(query) => encode(&self.answer(*query).await),
         };
         let length = u16::try_from(answer.len()).expect("encoded into at most 65,535 bytes");
         [&length.to_be_bytes()[..], &answer].concat()

@@ -115,11 +115,54 @@ fn an_answer_that_does_not_fit_says_so() {
         let message = question("example.org.", 1);
         let message = payload.map_or(message.clone(), |payload| with_edns(message, payload, 0, false));
         let query = asked(&message);
-        let bytes = encode(&query.answer(&many), query.payload());
+        let bytes = encode_datagram(&query.answer(&many), query.payload());
         assert!(bytes.len() <= query.payload());
         let read = Message::from_vec(&bytes).unwrap();
         assert_eq!((read.metadata.truncation, read.answers.len()), (!fits, if fits { 100 } else { 0 }));
         assert_eq!(read.edns.is_some(), payload.is_some());
+    }
+}
+
+#[test]
+fn what_an_answer_does_not_need_is_left_out_before_it_is_truncated() {
+    let records = |name: &str, count| addresses(name, count).answers;
+    let sizes = |message: &Message, signatures| {
+        let query = asked(&with_edns(question("example.org.", 1), 512, 0, signatures));
+        let bytes = encode_datagram(&query.answer(message), query.payload());
+        assert!(bytes.len() <= 512);
+        let read = Message::from_vec(&bytes).unwrap();
+        (read.metadata.truncation, read.answers.len(), read.authorities.len(), read.additionals.len())
+    };
+    let mut message = addresses("example.org.", 20);
+    message.additionals = records("glue.example.org.", 20);
+    assert_eq!(sizes(&message, false), (false, 20, 0, 0), "RFC 2181 §9");
+    message.authorities = records("ns.example.org.", 5);
+    assert_eq!(sizes(&message, false), (false, 20, 5, 0));
+    message.authorities = records("ns.example.org.", 20);
+    assert_eq!(sizes(&message, false), (false, 20, 0, 0));
+    assert_eq!(sizes(&message, true), (true, 0, 0, 0), "they may be the proofs of a wildcard");
+    // Without an answer the authority section is the answer (RFC 2308 §2).
+    message.answers.clear();
+    assert_eq!(sizes(&message, false), (false, 0, 20, 0));
+    message.authorities = records("ns.example.org.", 50);
+    assert_eq!(sizes(&message, false), (true, 0, 0, 0));
+}
+
+#[test]
+fn an_answer_that_exceeds_any_message_is_a_failure_and_not_truncated_for_ever() {
+    let mut huge = addresses("example.org.", 1);
+    huge.answers = std::iter::repeat_n(huge.answers[0].clone(), 5000).collect();
+    for payload in [None, Some(1232)] {
+        let message = question("example.org.", 1);
+        let message = payload.map_or(message.clone(), |payload| with_edns(message, payload, 0, false));
+        let query = asked(&message);
+        let by_tcp = Message::from_vec(&encode(&query.answer(&huge))).unwrap();
+        assert_eq!(by_tcp.metadata.response_code, ResponseCode::ServFail);
+        assert_eq!((by_tcp.metadata.id, by_tcp.metadata.truncation), (message.metadata.id, false));
+        assert_eq!((&by_tcp.queries, by_tcp.edns.is_some()), (&message.queries, payload.is_some()));
+        // By UDP the peer is sent to TCP, which says why it fails.
+        let by_udp = Message::from_vec(&encode_datagram(&query.answer(&huge), query.payload())).unwrap();
+        assert!(by_udp.metadata.truncation && by_udp.answers.is_empty());
     }
 }
 
