@@ -13,8 +13,8 @@ use laneway_limits::rate::Rate;
 use laneway_sys::lan::{Ear, Heard};
 use laneway_telemetry::journal::Happening;
 use laneway_wire::datagram::{
-    Advert, Datagram, MAX_LEADING_INTERVAL_MILLIS, Message, QUERY_MARK, Received, State, Unverified, Way,
-    invite_asked_for,
+    Advert, Datagram, MAX_LEADING_INTERVAL_MILLIS, Message, QUERY_MARK, Reach, Received, State, Unverified,
+    Way, invite_asked_for,
 };
 use laneway_wire::id::NodeId;
 
@@ -110,12 +110,9 @@ impl Discovery {
                 let link = link_address(from, advert.link_port);
                 self.note_lag(keyring, sender, epoch, link);
                 let is_candidate = self.announcements.borrow().is_some();
-                let waits = !verified.is_confirmed && needs_confirmation(&advert, is_candidate);
-                if waits || !verified.is_confirmed && is_candidate && is_in_line(&advert) {
-                    self.ask(sender, Duration::ZERO, from, socket).await;
-                }
-                if waits {
-                    return self.drop_for("unconfirmed");
+                if !verified.is_confirmed && needs_confirmation(&advert, is_candidate) {
+                    self.drop_for("unconfirmed");
+                    return self.ask(sender, Duration::ZERO, from, socket).await;
                 }
                 self.directory.beaconed(sender, link, advert, (sequence.boot, sequence.counter), now);
             }
@@ -126,8 +123,11 @@ impl Discovery {
     /// Handles an offer or a beacon with this node's own id. Nearly all are echoes of its own broadcasts.
     async fn hear_own(&self, keyring: &Keyring, unverified: Unverified) {
         let (boot, own) = (unverified.sequence().boot, &self.options.boot);
-        if boot <= own.number() || !RISES.take(&mut locked(&self.bounds).rises, Instant::now()) {
+        if boot <= own.number() {
             return;
+        }
+        if !RISES.take(&mut locked(&self.bounds).rises, Instant::now()) {
+            return self.drop_for(Refusal::Limited.word());
         }
         let Ok(stated) = laneway_trust::statement::Statement::read(keyring.group.signer.statement()) else {
             return;
@@ -236,20 +236,17 @@ impl Discovery {
     }
 }
 
-/// Whether an announcement can only do harm if it is of a run that is over, so that its sender is asked first. A client is
-/// told of a gateway that serves by its link, but must not be told of one that does not. A candidate also leaves the role
-/// to one that has it.
+/// Whether an announcement does harm if it is of a run that is over, so that its sender is asked first. To a client that is
+/// one of a gateway that does not serve; that a gateway serves is proved by its link. To a candidate it is also one of
+/// those to which it leaves the role: they have it, or are in line for it, and so beacon often. Of the many others, most of
+/// which nobody ever asks, only those count that others wait for while they bring their uplink up.
 fn needs_confirmation(advert: &Advert, is_candidate: bool) -> bool {
+    let is_in_line = advert.standing.interval <= MAX_LEADING_INTERVAL_MILLIS;
     match advert.state {
         State::Draining | State::Withdrawn => true,
         State::Active => is_candidate,
-        State::Standby => is_candidate && advert.standing.preparing,
+        State::Standby => is_candidate && (is_in_line || advert.reach == Reach::Unreachable),
     }
-}
-
-/// Whether the sender is one of the few that beacon often, since they have the role or are next in line.
-fn is_in_line(advert: &Advert) -> bool {
-    advert.standing.interval <= MAX_LEADING_INTERVAL_MILLIS
 }
 
 /// A number that differs for each query. A retransmission has a new nonce, so that other nodes answer it.
