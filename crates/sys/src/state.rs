@@ -2,79 +2,33 @@
 //!
 //! Only its owner has access, and its files are replaced atomically. Files that root writes into another user's
 //! directory belong to that user, so that a service that does not run as root can read what `laneway invite` wrote as
-//! root.
+//! root. That user must not lead root to other files, so nothing in the directory is followed.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{
-    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
-};
+mod directory;
+mod error;
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::unistd::Uid;
 
-/// Why the state directory cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum StateError {
-    /// Other users of the machine have access.
-    #[error("{} is open to other users (mode {mode:03o})", path.display())]
-    TooOpen {
-        /// The directory or file.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-        /// The required bits, as an argument of `chmod`.
-        wanted: &'static str,
-    },
-    /// The path is not a directory.
-    #[error("{} is not a directory", path.display())]
-    NotADirectory {
-        /// The path.
-        path: PathBuf,
-    },
-    /// There is no home directory to keep it in.
-    #[error("neither XDG_STATE_HOME nor HOME names an absolute path to keep state in")]
-    NoHome,
-    /// An operation failed.
-    #[error("cannot {action} {}", path.display())]
-    Io {
-        /// The operation.
-        action: &'static str,
-        /// The file or directory.
-        path: PathBuf,
-        /// The cause.
-        #[source]
-        source: io::Error,
-    },
-}
+use self::directory::Directory;
+pub use self::directory::Stamp;
+use self::error::io_error;
+pub use self::error::{StateError, quoted};
 
-impl StateError {
-    /// A hint for the user on how to fix it.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::TooOpen { path, wanted, .. } => Some(format!("chmod {wanted} {}", quoted(path))),
-            Self::NotADirectory { .. } => Some("name another directory with --state DIR".into()),
-            Self::NoHome => Some("name a directory with --state DIR".into()),
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                Some("run this as the directory's owner, or name another directory with --state DIR".into())
-            }
-            Self::Io { .. } => None,
-        }
-    }
-}
+/// Maximum size of a file in the state directory that is read, in bytes.
+const MAX_FILE: u64 = 64 * 1024 * 1024;
 
-/// The state directory. It exists and is private.
+/// The state directory. It existed and was private when it was opened.
 #[derive(Clone, Debug)]
 pub struct StateDir {
     path: PathBuf,
-    /// The user and group that own the directory, if root uses the directory of another user.
-    owner: Option<(u32, u32)>,
 }
-
-/// Identifies a version of a file without reading it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp(u64, i64, i64);
 
 /// The lock that the command line and the daemon hold while they read, modify and write files.
 #[derive(Debug)]
@@ -88,17 +42,9 @@ impl StateDir {
     /// When it cannot be created, or when group or others have access.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, StateError> {
         let path = path.into();
-        let created = DirBuilder::new().recursive(true).mode(0o700).create(&path);
-        let metadata = match (created, fs::metadata(&path)) {
-            (_, Ok(metadata)) => metadata,
-            (Err(source), _) | (Ok(()), Err(source)) => return Err(io_error("create", &path)(source)),
-        };
-        if !metadata.is_dir() {
-            return Err(StateError::NotADirectory { path });
-        }
-        refuse_if_open(&path, metadata.permissions().mode(), "700")?;
-        let others = Uid::effective().is_root() && metadata.uid() != 0;
-        Ok(Self { path, owner: others.then(|| (metadata.uid(), metadata.gid())) })
+        let directory = Directory::open(&path, true)?;
+        refuse_if_open(&path, directory.mode, "700")?;
+        Ok(Self { path })
     }
 
     /// The default state directory: `/var/lib/laneway` for root, otherwise `$XDG_STATE_HOME/laneway` or
@@ -126,18 +72,23 @@ impl StateDir {
     /// When it cannot be read, or when a file that may contain a secret (any but `*.pem`) is accessible to other users.
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>, StateError> {
         let path = self.file(name);
-        let secret = path.extension().is_none_or(|extension| extension != "pem");
-        match read(&path, secret) {
-            Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
-            read => read.map(Some),
+        let Some(directory) = self.if_it_exists()? else { return Ok(None) };
+        let Some(file) = directory.open_file(name)? else { return Ok(None) };
+        if path.extension().is_none_or(|extension| extension != "pem") {
+            refuse_if_open_to_others(&path, &file)?;
+        }
+        let mut bytes = Vec::new();
+        let read = file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(io_error("read", &path))?;
+        match u64::try_from(read) {
+            Ok(read) if read <= MAX_FILE => Ok(Some(bytes)),
+            _ => Err(io_error("read", &path)(io::ErrorKind::FileTooLarge.into())),
         }
     }
 
     /// A stamp that differs for each version of a file, because files are replaced and never modified. `None` if the
     /// file does not exist.
     pub fn stamp(&self, name: &str) -> Option<Stamp> {
-        let file = fs::metadata(self.file(name)).ok()?;
-        Some(Stamp(file.ino(), file.mtime(), file.mtime_nsec()))
+        self.if_it_exists().ok()??.stamp(name)
     }
 
     /// Replaces a file (mode 0600) atomically: a crash leaves either the old or the new content.
@@ -145,19 +96,7 @@ impl StateDir {
     /// # Errors
     /// When the disk is full or read-only; the old file is then unchanged.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
-        let path = self.file(name);
-        let failed = || io_error("write", &path);
-        let mut file = tempfile::Builder::new()
-            .prefix(".new-")
-            .permissions(Permissions::from_mode(0o600))
-            .tempfile_in(&self.path)
-            .map_err(failed())?;
-        file.write_all(bytes).map_err(failed())?;
-        self.set_owner(file.as_file()).map_err(failed())?;
-        file.as_file().sync_all().map_err(failed())?;
-        file.persist(&path).map_err(|error| failed()(error.error))?;
-        // The rename is durable only after the directory is synced.
-        File::open(&self.path).and_then(|directory| directory.sync_all()).map_err(failed())
+        Directory::open(&self.path, false)?.replace(name, bytes).map_err(io_error("write", &self.file(name)))
     }
 
     /// Removes a file if it exists.
@@ -165,10 +104,9 @@ impl StateDir {
     /// # Errors
     /// When it cannot be removed.
     pub fn remove(&self, name: &str) -> Result<(), StateError> {
-        let path = self.file(name);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path)(error)),
-            _ => Ok(()),
+        match self.if_it_exists()? {
+            Some(directory) => directory.remove(name).map_err(io_error("remove", &self.file(name))),
+            None => Ok(()),
         }
     }
 
@@ -177,39 +115,62 @@ impl StateDir {
     /// # Errors
     /// When the lock file cannot be created or locked.
     pub fn lock(&self) -> Result<StateLock, StateError> {
-        let path = self.file("lock");
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false).mode(0o600);
-        let file = options.open(&path).map_err(io_error("open", &path))?;
-        self.set_owner(&file).map_err(io_error("change the owner of", &path))?;
+        let path = self.file(LOCK);
+        let directory = Directory::open(&self.path, false)?;
+        let mut attempts = 0;
+        let file = loop {
+            attempts += 1;
+            match directory.open_file(LOCK) {
+                Ok(Some(file)) => break file,
+                Ok(None) => {
+                    let created = directory.create(LOCK).map_err(io_error("create", &path))?;
+                    if let Some(file) = created {
+                        break file;
+                    }
+                }
+                // Another process of root has just created it, and gives it to the directory's owner next.
+                Err(StateError::OtherOwner { .. }) if attempts < OWNER_ATTEMPTS => {
+                    std::thread::sleep(OWNER_INTERVAL);
+                }
+                Err(error) => return Err(error),
+            }
+        };
         Flock::lock(file, FlockArg::LockExclusive)
             .map(StateLock)
             .map_err(|(_, errno)| io_error("lock", &path)(errno.into()))
     }
 
-    /// Makes the directory's owner the owner of a new file.
-    fn set_owner(&self, file: &File) -> io::Result<()> {
-        self.owner.map_or(Ok(()), |(user, group)| fchown(file, Some(user), Some(group)))
+    /// The directory, or `None` when it was moved away.
+    fn if_it_exists(&self) -> Result<Option<Directory>, StateError> {
+        match Directory::open(&self.path, false) {
+            Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            opened => opened.map(Some),
+        }
     }
 }
+
+/// The file that is locked.
+const LOCK: &str = "lock";
+/// How often a lock file that belongs to root is looked at again, until it must belong to the directory's owner.
+const OWNER_ATTEMPTS: u32 = 50;
+/// The time between two looks.
+const OWNER_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Reads a file that contains a secret, in any directory.
 ///
 /// # Errors
 /// When it cannot be read, or when it is accessible to other users.
 pub fn read_private(path: &Path) -> Result<Vec<u8>, StateError> {
-    read(path, true)
-}
-
-fn read(path: &Path, secret: bool) -> Result<Vec<u8>, StateError> {
     let mut file = open_regular(path).map_err(io_error("open", path))?;
-    if secret {
-        let mode = file.metadata().map_err(io_error("read", path))?.permissions().mode();
-        refuse_if_open(path, mode, "600")?;
-    }
+    refuse_if_open_to_others(path, &file)?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(io_error("read", path))?;
     Ok(bytes)
+}
+
+fn refuse_if_open_to_others(path: &Path, file: &File) -> Result<(), StateError> {
+    let mode = file.metadata().map_err(io_error("read", path))?.permissions().mode();
+    refuse_if_open(path, mode, "600")
 }
 
 /// The content of a regular file of at most `limit` bytes.
@@ -228,10 +189,11 @@ pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 
 /// Opening a FIFO waits for a writer, and a device may never end: neither may stop a node that reads its files again.
 fn open_regular(path: &Path) -> io::Result<File> {
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
     }
-    File::open(path)
 }
 
 /// Creates a file that only its owner can read and write.
@@ -240,13 +202,6 @@ fn open_regular(path: &Path) -> io::Result<File> {
 /// [`io::ErrorKind::AlreadyExists`] when there is one, otherwise the operating system's error.
 pub fn create_private(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
-}
-
-/// A path, quoted as one word of a shell command where necessary.
-pub fn quoted(path: &Path) -> String {
-    let path = path.display().to_string();
-    let plain = |c: char| c.is_alphanumeric() || "/._-+:@%,".contains(c);
-    if path.chars().all(plain) { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }
 
 fn refuse_if_open(path: &Path, mode: u32, wanted: &'static str) -> Result<(), StateError> {
@@ -269,14 +224,11 @@ fn default_path_for(root: bool, env: impl Fn(&str) -> Option<PathBuf>) -> Result
         .ok_or(StateError::NoHome)
 }
 
-fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
-    let path = path.to_owned();
-    move |source| StateError::Io { action, path, source }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::MetadataExt as _;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     fn mode(path: &Path) -> u32 {
@@ -312,6 +264,170 @@ mod tests {
             let file = fs::metadata(state.file(name)).unwrap();
             assert_eq!((file.uid(), file.gid()), (4711, 4712), "{name}");
         }
+    }
+
+    /// Every file that a state directory may contain.
+    const NAMES: [&str; 13] = [
+        "lock",
+        "ca.key",
+        "ca.pem",
+        "node.key",
+        "node.pem",
+        "join.key",
+        "group.json",
+        "crl.pem",
+        "members.json",
+        "invites.json",
+        "gateways.json",
+        "redirected",
+        "boot",
+    ];
+
+    /// A file outside of the state directory that another user leads root to, by a link of each kind.
+    struct Victim {
+        parent: tempfile::TempDir,
+        state: StateDir,
+    }
+
+    impl Victim {
+        fn new() -> Self {
+            let parent = tempfile::tempdir().unwrap();
+            let state = StateDir::open(parent.path().join("state")).unwrap();
+            fs::write(parent.path().join("victim"), b"precious").unwrap();
+            fs::set_permissions(parent.path().join("victim"), Permissions::from_mode(0o600)).unwrap();
+            if Uid::effective().is_root() {
+                std::os::unix::fs::chown(state.path(), Some(4711), Some(4712)).unwrap();
+            }
+            Self { parent, state }
+        }
+
+        fn file(&self) -> PathBuf {
+            self.parent.path().join("victim")
+        }
+
+        fn assert_untouched(&self, name: &str) {
+            let file = fs::metadata(self.file()).unwrap();
+            assert_eq!(fs::read(self.file()).unwrap(), b"precious", "{name}");
+            assert_eq!((file.uid(), mode(&self.file())), (Uid::effective().as_raw(), 0o600), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_symbolic_link_in_a_state_directory_is_never_followed() {
+        for name in NAMES {
+            let victim = Victim::new();
+            let link = victim.state.file(name);
+            std::os::unix::fs::symlink(victim.file(), &link).unwrap();
+            let error = victim.state.read(name).unwrap_err();
+            assert!(matches!(&error, StateError::Link { path } if *path == link), "{name}: {error:?}");
+            assert!(error.hint().is_some());
+            if name == LOCK {
+                let error = victim.state.lock().unwrap_err();
+                assert!(matches!(&error, StateError::Link { path } if *path == link), "{error:?}");
+            }
+            victim.assert_untouched(name);
+            let target = fs::metadata(victim.file()).unwrap().ino();
+            assert_ne!(victim.state.stamp(name).map(|stamp| stamp.0), Some(target), "{name}");
+            // The link is replaced, and what it named stays.
+            victim.state.write(name, b"new").unwrap();
+            assert!(!fs::symlink_metadata(&link).unwrap().is_symlink(), "{name}");
+            assert_eq!(victim.state.read(name).unwrap().as_deref(), Some(&b"new"[..]), "{name}");
+            victim.assert_untouched(name);
+            fs::remove_file(&link).unwrap();
+            std::os::unix::fs::symlink(victim.file(), &link).unwrap();
+            victim.state.remove(name).unwrap();
+            victim.assert_untouched(name);
+        }
+    }
+
+    #[test]
+    fn a_lock_that_is_a_link_to_nothing_creates_nothing() {
+        let victim = Victim::new();
+        let nothing = victim.parent.path().join("nothing");
+        std::os::unix::fs::symlink(&nothing, victim.state.file(LOCK)).unwrap();
+        assert!(matches!(victim.state.lock(), Err(StateError::Link { .. })));
+        assert!(!nothing.exists());
+    }
+
+    #[test]
+    fn a_hard_link_in_a_users_directory_leads_root_to_no_file_of_another_user() {
+        if !Uid::effective().is_root() {
+            eprintln!("skipped: only root may use the directory of another user");
+            return;
+        }
+        for name in NAMES {
+            let victim = Victim::new();
+            fs::hard_link(victim.file(), victim.state.file(name)).unwrap();
+            let error = victim.state.read(name).unwrap_err();
+            assert!(matches!(&error, StateError::OtherOwner { .. }), "{name}: {error:?}");
+            assert!(error.hint().unwrap().contains("sudo -u"), "{error}");
+            if name == LOCK {
+                assert!(matches!(victim.state.lock(), Err(StateError::OtherOwner { .. })));
+            }
+            victim.assert_untouched(name);
+            victim.state.write(name, b"new").unwrap();
+            victim.assert_untouched(name);
+            assert_eq!(fs::metadata(victim.state.file(name)).unwrap().uid(), 4711, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_directory_or_a_fifo_in_the_place_of_a_file_is_refused_and_nothing_waits_for_it() {
+        for name in NAMES {
+            let victim = Victim::new();
+            let path = victim.state.file(name);
+            fs::create_dir(&path).unwrap();
+            assert!(matches!(victim.state.read(name), Err(StateError::NotAFile { .. })), "{name}");
+            assert!(victim.state.write(name, b"x").is_err() && path.is_dir(), "{name}");
+            fs::remove_dir(&path).unwrap();
+            nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).unwrap();
+            assert!(matches!(victim.state.read(name), Err(StateError::NotAFile { .. })), "{name}");
+        }
+        let victim = Victim::new();
+        nix::unistd::mkfifo(&victim.state.file(LOCK), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        assert!(matches!(victim.state.lock(), Err(StateError::NotAFile { .. })));
+    }
+
+    #[test]
+    fn root_follows_no_link_of_another_user_to_a_state_directory() {
+        let parent = tempfile::tempdir().unwrap();
+        let (real, link) = (parent.path().join("real"), parent.path().join("link"));
+        StateDir::open(&real).unwrap().write("group.json", b"{}").unwrap();
+        std::os::unix::fs::symlink("real", &link).unwrap();
+        // A link of this user is fine, also in the middle of the path.
+        assert!(StateDir::open(&link).unwrap().read("group.json").unwrap().is_some());
+        StateDir::open(link.join("inner/most")).unwrap().write("x", b"").unwrap();
+        assert!(real.join("inner/most/x").exists());
+        if !Uid::effective().is_root() {
+            eprintln!("skipped: only root can make a link of another user");
+            return;
+        }
+        std::os::unix::fs::lchown(&link, Some(4711), Some(4711)).unwrap();
+        for path in [link.clone(), link.join("inner/most"), link.join("new")] {
+            let error = StateDir::open(&path).unwrap_err();
+            assert!(matches!(error, StateError::Link { .. }), "{error:?}");
+        }
+        assert!(!real.join("new").exists());
+        // In a directory that belongs to another user, even root's own link may have been moved there by that user.
+        std::os::unix::fs::lchown(&link, Some(0), Some(0)).unwrap();
+        std::os::unix::fs::chown(parent.path(), Some(4711), Some(4711)).unwrap();
+        assert!(matches!(StateDir::open(&link), Err(StateError::Link { .. })));
+    }
+
+    #[test]
+    fn links_that_form_a_circle_are_refused() {
+        let parent = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("circle", parent.path().join("circle")).unwrap();
+        assert!(matches!(StateDir::open(parent.path().join("circle/x")), Err(StateError::Link { .. })));
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_no_file_behind() {
+        let parent = tempfile::tempdir().unwrap();
+        let state = StateDir::open(parent.path().join("state")).unwrap();
+        fs::create_dir(state.file("group.json")).unwrap();
+        state.write("group.json", b"x").unwrap_err();
+        assert_eq!(fs::read_dir(state.path()).unwrap().count(), 1);
     }
 
     #[test]

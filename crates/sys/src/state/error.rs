@@ -1,0 +1,95 @@
+//! Why the state directory cannot be used, and what to do about it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why the state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Other users of the machine have access.
+    #[error("{} is open to other users (mode {mode:03o})", path.display())]
+    TooOpen {
+        /// The directory or file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+        /// The required bits, as an argument of `chmod`.
+        wanted: &'static str,
+    },
+    /// The path is not a directory.
+    #[error("{} is not a directory", path.display())]
+    NotADirectory {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A file or directory is a symbolic link that another user may have made.
+    #[error("{} is a symbolic link, which is not followed", path.display())]
+    Link {
+        /// The file or directory.
+        path: PathBuf,
+    },
+    /// A file of the state directory is a directory, a device or the like.
+    #[error("{} is not a regular file", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Root found a file in another user's directory that does not belong to that user.
+    #[error("{} does not belong to the owner of its directory", path.display())]
+    OtherOwner {
+        /// The file.
+        path: PathBuf,
+        /// Its directory.
+        directory: PathBuf,
+    },
+    /// There is no home directory to keep it in.
+    #[error("neither XDG_STATE_HOME nor HOME names an absolute path to keep state in")]
+    NoHome,
+    /// An operation failed.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// The operation.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl StateError {
+    /// A hint for the user on how to fix it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::TooOpen { path, wanted, .. } => Some(format!("chmod {wanted} {}", quoted(path))),
+            Self::NotADirectory { .. } => Some("name another directory with --state DIR".into()),
+            Self::Link { path } | Self::NotAFile { path } => Some(format!(
+                "put what belongs there at {} itself, or name another directory with --state DIR",
+                quoted(path)
+            )),
+            Self::OtherOwner { path, directory } => Some(format!(
+                "chown --reference={} {}, or run this as the directory's owner: sudo -u USER laneway …",
+                quoted(directory),
+                quoted(path)
+            )),
+            Self::NoHome => Some("name a directory with --state DIR".into()),
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some("run this as the directory's owner, or name another directory with --state DIR".into())
+            }
+            Self::Io { .. } => None,
+        }
+    }
+}
+
+/// A path, quoted as one word of a shell command where necessary.
+pub fn quoted(path: &Path) -> String {
+    let path = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+:@%,".contains(c);
+    if path.chars().all(plain) { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
+}
+
+pub(super) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
+    let path = path.to_owned();
+    move |source| StateError::Io { action, path, source }
+}
