@@ -94,11 +94,21 @@ pub(crate) struct RunningGateway {
 impl RunningGateway {
     /// A gateway of `group` with these options, in the form of the configuration file, and its memory limit in bytes.
     pub(crate) fn start(group: Group, options: &str, memory: u64) -> Self {
+        Self::with_authority(group, options, memory, None)
+    }
+
+    /// The same; with an `authority` it also enrols new members.
+    pub(crate) fn with_authority(
+        group: Group,
+        options: &str,
+        memory: u64,
+        authority: Option<Authority>,
+    ) -> Self {
         let config = Config::of_text(&format!("link = '127.0.0.1:0'\n{options}")).unwrap();
         let (mut shared, _announcements) = Shared::new(group, memory).unwrap();
         shared.name = "laneway-test".into();
         let egress = Egress::build(&config.gateway, shared.own.clone()).unwrap();
-        let duties = Duties { serves: true, authority: None };
+        let duties = Duties { serves: true, authority };
         let workers = vec![Handle::current()];
         let gateway = BoundGateway::build(&config.gateway, &shared, duties, egress, workers).unwrap();
         let address = gateway.address().unwrap();

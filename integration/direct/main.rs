@@ -26,5 +26,6 @@ mod resume;
 mod socks;
 mod socks4;
 mod speed;
+mod strangers;
 mod trust;
 mod udp;

@@ -9,7 +9,6 @@ use tokio::sync::{mpsc, watch};
 
 use super::clients::Clients;
 use super::egress::{DialResult, Egress};
-use super::enrolment::WrongProofs;
 use super::listener::LinkPort;
 use super::options::{Live, Options};
 use super::served::ServedLinks;
@@ -147,7 +146,6 @@ impl BoundGateway {
             let port = LinkPort {
                 gateway: duties.serves.then(|| (gateway, shared.credentials.clone())),
                 authority: duties.authority.map(|authority| (authority, join_tls)),
-                wrong_proofs: WrongProofs::default(),
                 workers,
                 tasks: shared.tasks.clone(),
                 drain: shared.drain.clone(),

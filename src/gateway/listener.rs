@@ -12,9 +12,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::enrolment::{WrongProofs, enrol};
+use super::enrolment::enrol;
 use super::handshake_slots::{HandshakeSlot, HandshakeSlots};
 use super::state::Gateway;
+use super::strangers::Strangers;
 use crate::link::handshake::{Hello, Proved};
 use crate::link::tls::{Credentials, Service};
 use crate::net;
@@ -31,8 +32,6 @@ pub struct LinkPort {
     pub gateway: Option<(Arc<Gateway>, Arc<Credentials>)>,
     /// Enrols new members; `None` where the authority's key is not.
     pub authority: Option<(Authority, Arc<ServerConfig>)>,
-    /// The wrong proofs of invites' secrets, by source.
-    pub wrong_proofs: WrongProofs,
     /// The runtimes that serve links, in turn. A link stays on its runtime.
     pub workers: Vec<Handle>,
     /// Tracks the tasks of all connections.
@@ -44,45 +43,72 @@ pub struct LinkPort {
 impl LinkPort {
     /// Accepts connections until the node drains.
     pub async fn run(self: Arc<Self>, listener: TcpListener) {
-        let slots = Arc::new(HandshakeSlots::default());
+        let strangers = Arc::<Strangers>::default();
         for worker in self.workers.iter().cycle() {
             let (socket, address) = tokio::select! {
                 accepted = net::accept(&listener) => accepted,
                 () = self.drain.cancelled() => return,
             };
-            let Some(slot) = HandshakeSlots::take(&slots, address.ip()) else {
-                tracing::debug!(%address, "connection closed: too many handshakes in progress");
-                continue;
-            };
+            let slot = HandshakeSlots::take(&strangers.slots, address.ip());
             net::tune_link(&socket);
             // A tokio socket is registered with the runtime that made it, so it crosses to the worker as a std socket.
             let Ok(socket) = socket.into_std() else { continue };
-            let connection = self.clone().handle(socket, address, slot);
+            let connection = self.clone().handle(socket, address, slot, strangers.clone());
             worker.spawn(self.tasks.track_future(connection));
         }
     }
 
-    /// Handles one connection, as the protocol that its ClientHello names (ALPN) asks.
-    async fn handle(self: Arc<Self>, socket: std::net::TcpStream, address: SocketAddr, slot: HandshakeSlot) {
+    /// Handles one connection until its end. A handshake that takes too long loses its slot to others.
+    async fn handle(
+        self: Arc<Self>,
+        socket: std::net::TcpStream,
+        address: SocketAddr,
+        slot: HandshakeSlot,
+        strangers: Arc<Strangers>,
+    ) {
         let Ok(socket) = TcpStream::from_std(socket) else { return };
+        let link = tokio::select! {
+            link = self.shake_hands(socket, address, &strangers) => link,
+            () = slot.ended() => {
+                return tracing::debug!(%address, "connection closed: others need its place and it had proved nothing");
+            }
+        };
+        let Some((gateway, proved)) = link else { return };
+        strangers.slots.remember_member(address.ip());
+        drop(slot);
+        gateway.serve(proved, address).await;
+    }
+
+    /// The handshake that the ClientHello asks for by its protocol (ALPN). Enrols a joiner. Returns the link of a member.
+    async fn shake_hands(
+        &self,
+        socket: TcpStream,
+        address: SocketAddr,
+        strangers: &Strangers,
+    ) -> Option<(Arc<Gateway>, Proved)> {
         let deadline = Instant::now() + HANDSHAKE;
-        let Some(hello) = read_hello(socket, address).await else { return };
+        let hello = read_hello(socket, address).await?;
         match (hello.service, &self.gateway, &self.authority) {
             (Some(Service::Link), Some((gateway, credentials)), _) => {
-                let config = match credentials.server() {
-                    Ok(config) => config,
-                    Err(error) => return tracing::error!(%error, "links cannot be accepted"),
-                };
-                let Some(proved) = accept_tls(hello, config, address, deadline).await else { return };
-                drop(slot);
-                gateway.clone().serve(proved, address).await;
+                let config = credentials
+                    .server()
+                    .inspect_err(|error| tracing::error!(%error, "links cannot be accepted"))
+                    .ok()?;
+                let proved = timeout_at(deadline, hello.accept(config)).await;
+                let proved = proved.unwrap_or_else(|_late| Err(io::ErrorKind::TimedOut.into()));
+                let proved = proved.inspect_err(|error| strangers.log.handshake_failed(address, error));
+                Some((gateway.clone(), proved.ok()?))
             }
             // A joiner is unauthenticated until the end of the exchange, so enrolment keeps its slot.
             (Some(Service::Join), _, Some((authority, config))) => {
-                enrol(hello, config.clone(), authority, &self.wrong_proofs, address, deadline).await;
+                if enrol(hello, config.clone(), authority, strangers, address, deadline).await {
+                    strangers.slots.remember_member(address.ip());
+                }
+                None
             }
             _ => {
-                tracing::debug!(%address, "connection closed: this node does not serve the requested protocol")
+                tracing::debug!(%address, "connection closed: this node does not serve the requested protocol");
+                None
             }
         }
     }
@@ -92,15 +118,4 @@ async fn read_hello(socket: TcpStream, address: SocketAddr) -> Option<Hello> {
     let hello = timeout(CLIENT_HELLO, Hello::read(socket)).await;
     let hello = hello.unwrap_or_else(|_late| Err(io::ErrorKind::TimedOut.into()));
     hello.inspect_err(|error| tracing::debug!(%address, %error, "no TLS ClientHello")).ok()
-}
-
-async fn accept_tls(
-    hello: Hello,
-    config: Arc<ServerConfig>,
-    address: SocketAddr,
-    deadline: Instant,
-) -> Option<Proved> {
-    let proved = timeout_at(deadline, hello.accept(config)).await;
-    let proved = proved.unwrap_or_else(|_late| Err(io::ErrorKind::TimedOut.into()));
-    proved.inspect_err(|error| tracing::warn!(%address, %error, "TLS handshake failed")).ok()
 }

@@ -20,6 +20,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
+use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 #[cfg(target_os = "linux")]
@@ -70,6 +71,18 @@ pub fn runtime() -> io::Result<Runtime> {
 pub fn own_addresses() -> io::Result<HashSet<IpAddr>> {
     let entries = getifaddrs().map_err(io::Error::from)?;
     Ok(entries.filter_map(|entry| Some(ip_of(entry.address.as_ref()?)?.0)).collect())
+}
+
+/// The networks of all interfaces, each as an address of this machine with its prefix length.
+///
+/// # Errors
+/// When the operating system cannot list its interfaces.
+pub fn own_networks() -> io::Result<Vec<IpNet>> {
+    let entries = getifaddrs().map_err(io::Error::from)?;
+    let network = |address: &SockaddrStorage, mask: &SockaddrStorage| {
+        IpNet::with_netmask(ip_of(address)?.0, ip_of(mask)?.0).ok()
+    };
+    Ok(entries.filter_map(|entry| network(entry.address.as_ref()?, entry.netmask.as_ref()?)).collect())
 }
 
 /// Binds a TCP listener. An IPv6 wildcard address also accepts IPv4 where the system supports it.
