@@ -11,8 +11,8 @@ mod transfer;
 
 use std::collections::BTreeSet;
 
-use self::holder::name_for;
 pub use self::holder::{Authority, Member};
+use self::holder::{name_for, require_room};
 pub use self::invite::{Invite, Uses};
 pub use self::join_responder::JoinResponder;
 pub use self::revoke::{Removed, Revocation};
@@ -98,7 +98,9 @@ impl Authority {
             None => {
                 recorded.admits(clock::now())?;
                 // Refused before the use is counted: a machine that chose a bad name may try again.
-                name_for(&wanted, &self.members()?, own.update.revoked())?;
+                let members = self.members()?;
+                require_room(&members, own.update.revoked())?;
+                name_for(&wanted, &members, own.update.revoked())?;
                 self.consume(&lock, invite)?;
                 self.issue(
                     &lock,

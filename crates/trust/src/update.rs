@@ -20,11 +20,11 @@ use super::base64::Base64;
 use super::certificate::{self, CertificateError};
 use laneway_wire::id::NodeId;
 
-/// Maximum size of a revocation list, in bytes: room for [`MAX_MEMBERS`] entries of at most 36 bytes, and for another 500
-/// that a second machine with the authority's key may add. It bounds every message with a list.
+/// Maximum size of a revocation list, in bytes: room for [`MAX_MEMBERS`] entries of at most 36 bytes, and for another 500 of
+/// machines that import the authority's key, or that a second machine with the key admits. It bounds every message with a list.
 pub const MAX_CRL: usize = 512 * 1024;
 
-/// Maximum number of machines that may ever join a group, removed ones included. All of them fit into the revocation list at
+/// Maximum number of machines that may ever join a group with a code, removed ones included. All of them fit into the revocation list at
 /// once, so that a member that was admitted can always be removed.
 pub const MAX_MEMBERS: usize = 14_000;
 

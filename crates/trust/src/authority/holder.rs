@@ -73,8 +73,7 @@ impl Authority {
     /// Issues a certificate for a key that no member has, and records the new member.
     ///
     /// # Errors
-    /// [`InviteError::BadName`], [`InviteError::NameTaken`] and [`InviteError::Full`], or when it cannot be recorded; then no
-    /// certificate is issued.
+    /// [`InviteError::BadName`] and [`InviteError::NameTaken`], or when it cannot be recorded; then no certificate is issued.
     pub(super) fn issue(
         &self,
         _lock: &StateLock,
@@ -128,6 +127,17 @@ impl fmt::Debug for Authority {
     }
 }
 
+/// Fails when the revocation list might not have room for all members with one more. The machine that imports the group's key
+/// is not counted here: a full group must be recoverable, and the list has room for it.
+///
+/// # Errors
+/// [`InviteError::Full`].
+pub(super) fn require_room(members: &[Member], revoked: &BTreeSet<NodeId>) -> Result<(), InviteError> {
+    let listed: BTreeSet<NodeId> = members.iter().filter_map(|member| NodeId::parse(&member.id)).collect();
+    let unlisted = revoked.difference(&listed).count();
+    if members.len() + unlisted < MAX_MEMBERS { Ok(()) } else { Err(InviteError::Full) }
+}
+
 /// The name under which a new member is recorded.
 ///
 /// # Errors
@@ -141,10 +151,6 @@ pub(super) fn name_for(
         return Err(InviteError::BadName);
     }
     let is_removed = |member: &&Member| NodeId::parse(&member.id).is_some_and(|id| revoked.contains(&id));
-    let unlisted = revoked.len().saturating_sub(members.iter().filter(is_removed).count());
-    if members.len() + unlisted >= MAX_MEMBERS {
-        return Err(InviteError::Full);
-    }
     // The name of a removed member is free again.
     let mut present = members.iter().filter(|member| !is_removed(member));
     let taken = Taken::new(present.clone().map(|member| member.name.as_str()));

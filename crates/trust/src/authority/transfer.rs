@@ -195,6 +195,23 @@ mod tests {
     }
 
     #[test]
+    fn a_full_group_can_be_recovered_from_an_export() {
+        let (_old, state, authority, _) = new();
+        let first = authority.members().unwrap().remove(0);
+        let member = |number: usize| Member {
+            id: laneway_wire::id::NodeId((u128::try_from(number).unwrap() << 100).to_be_bytes()).to_string(),
+            name: format!("m{number}"),
+            ..first.clone()
+        };
+        let all: Vec<_> = (0..crate::update::MAX_MEMBERS).map(member).collect();
+        write_json(&state, MEMBERS, &all).unwrap();
+        let (_directory, empty) = empty();
+        let imported = import(&empty, &authority.export().unwrap(), &named("second")).unwrap();
+        let here = Authority::load(&empty).unwrap().unwrap();
+        assert!(imported.joined && here.revoke("m7").is_ok());
+    }
+
+    #[test]
     fn another_group_and_files_that_are_no_export_are_refused_and_nothing_changes() {
         let (_old, state, authority, _) = new();
         let (_other, other_state, other, _) = new();
