@@ -39,7 +39,7 @@ impl LocalPort {
     }
 }
 
-/// The status of the node behind `proxy`, as one line of JSON.
+/// The status of the node behind `proxy`, as one line of JSON in printable ASCII, whatever program has sent it.
 ///
 /// # Errors
 /// When no node answers there, or another program does.
@@ -52,7 +52,10 @@ pub fn status(proxy: SocketAddr) -> Result<String, Problem> {
         .split_once("\r\n\r\n")
         .filter(|_| response.starts_with("HTTP/1.1 200 "))
         .map(|(_, body)| body);
-    body.map(str::to_owned).ok_or_else(|| {
+    // Another program may have put control characters of a terminal into it.
+    let is_object =
+        |body: &&str| serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(body).is_ok();
+    body.filter(is_object).map(in_ascii).ok_or_else(|| {
         let line = response.lines().next().unwrap_or_default();
         Problem::new(format!("what listens on {proxy} is not a laneway node, or not on this machine"))
             .because(io::Error::other(crate::failure::printable(&format!("it answered '{line}'"))))
@@ -72,6 +75,20 @@ pub fn snapshot(proxy: SocketAddr) -> Result<Snapshot, Problem> {
     })
 }
 
+/// The same JSON text (RFC 8259) on one line of printable ASCII. Outside of strings the only other characters are tabs and
+/// line ends, and inside of strings those are escaped already.
+fn in_ascii(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_ascii_graphic() || c.is_ascii_whitespace() {
+            text.push(if c.is_ascii_graphic() { c } else { ' ' });
+        } else {
+            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| text.push_str(&format!("\\u{unit:04x}")));
+        }
+    }
+    text
+}
+
 fn fetch_status(proxy: SocketAddr) -> io::Result<String> {
     let mut socket = TcpStream::connect_timeout(&proxy, DEADLINE)?;
     socket.set_read_timeout(Some(DEADLINE))?;
@@ -85,4 +102,51 @@ fn fetch_status(proxy: SocketAddr) -> io::Result<String> {
     let mut response = String::new();
     socket.take(MAX_RESPONSE).read_to_string(&mut response)?;
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::net::TcpListener;
+
+    /// What [`status`] makes of this answer of whatever listens there.
+    fn answered(answer: &'static str) -> Result<String, Problem> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let mut request = [0; 1024];
+            let _ = socket.read(&mut request).unwrap();
+            socket.write_all(answer.as_bytes()).unwrap();
+        });
+        let status = status(address);
+        server.join().unwrap();
+        status
+    }
+
+    #[test]
+    fn another_programs_answer_never_reaches_the_terminal_as_it_is() {
+        let status = answered(
+            "HTTP/1.1 200 OK\r\n\r\n{\"b\": \"\\u001b[31m\u{9b}31m\u{7f}\u{202e}\u{1f600}\",\n\"a\": 1}",
+        );
+        assert_eq!(status.unwrap(), r#"{"b": "\u001b[31m\u009b31m\u007f\u202e\ud83d\ude00", "a": 1}"#);
+        for other in
+            ["HTTP/1.1 200 OK\r\n\r\n\u{1b}[31mred", "HTTP/1.1 200 OK\r\n\r\n[1]", "SSH-2.0-\u{1b}[2J", ""]
+        {
+            let refused = answered(other).unwrap_err().to_string();
+            assert!(refused.contains("is not a laneway node"), "{refused}");
+            assert!(refused.chars().all(|c| c.is_ascii_graphic() || " \n".contains(c)), "{refused:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn json_in_ascii_means_the_same(text: String) {
+            let value = serde_json::json!({ text.clone(): text });
+            let ascii = in_ascii(&value.to_string());
+            prop_assert!(ascii.is_ascii());
+            prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&ascii).unwrap(), value);
+        }
+    }
 }

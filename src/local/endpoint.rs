@@ -1,11 +1,14 @@
 //! The addresses of the local port, and the other ends of its connections: over TCP, or over a unix socket.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::Serialize;
+
+use crate::limits::rate::network_of;
+use crate::sys::users::user_of;
 
 /// The prefix of a unix socket's path.
 const UNIX: &str = "unix:";
@@ -23,6 +26,16 @@ pub enum Endpoint {
 /// The permissions of a unix socket, in octal like `660`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mode(pub u32);
+
+/// Who sends a login. Users of this machine share its addresses, but not their mistakes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LoginSource {
+    /// A user of this machine.
+    User(u32),
+    /// Another machine: an IPv4 address, or the /64 of an IPv6 address. Also this machine where the system does not tell the
+    /// user.
+    Network(IpAddr),
+}
 
 /// The text is not a mode.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -70,16 +83,16 @@ impl AppPeer {
         }
     }
 
-    /// The source that limits apply to: an IPv4 address, the /64 of an IPv6 address (one machine has all of it), or the
-    /// loopback address for a unix socket.
-    pub fn source(&self) -> IpAddr {
+    /// Whom limits on logins apply to. `port` is this end of the connection.
+    pub fn login_source(&self, port: Option<SocketAddr>) -> LoginSource {
         match self {
-            Self::Network(SocketAddr::V6(v6)) => {
-                let [a, b, c, d, ..] = v6.ip().segments();
-                Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+            Self::User(Some(user)) => LoginSource::User(*user),
+            Self::User(None) => LoginSource::Network(Ipv4Addr::LOCALHOST.into()),
+            Self::Network(app) => {
+                let port = port.filter(|port| app.ip().is_loopback() || app.ip() == port.ip());
+                let user = port.and_then(|port| user_of(*app, port));
+                user.map_or_else(|| LoginSource::Network(network_of(app.ip())), LoginSource::User)
             }
-            Self::Network(SocketAddr::V4(v4)) => (*v4.ip()).into(),
-            Self::User(_) => Ipv4Addr::LOCALHOST.into(),
         }
     }
 }
@@ -157,11 +170,14 @@ mod tests {
     }
 
     #[test]
-    fn all_addresses_of_an_ipv6_network_are_one_source() {
-        let peer = |text: &str| AppPeer::Network(text.parse().unwrap());
-        assert_eq!(peer("[2001:db8::1]:1").source(), peer("[2001:db8::2:0:0:9]:2").source());
-        assert_ne!(peer("[2001:db8::1]:1").source(), peer("[2001:db8:0:1::1]:1").source());
-        assert_ne!(peer("192.0.2.1:1").source(), peer("192.0.2.2:1").source());
+    fn all_addresses_of_an_ipv6_network_are_one_source_and_users_of_this_machine_are_not() {
+        let peer = |text: &str| AppPeer::Network(text.parse().unwrap()).login_source(None);
+        assert_eq!(peer("[2001:db8::1]:1"), peer("[2001:db8::2:0:0:9]:2"));
+        assert_ne!(peer("[2001:db8::1]:1"), peer("[2001:db8:0:1::1]:1"));
+        assert_ne!(peer("192.0.2.1:1"), peer("192.0.2.2:1"));
+        let user = |number| AppPeer::User(number).login_source(None);
+        assert_ne!(user(Some(1000)), user(Some(1001)));
+        assert_eq!(user(None), peer("127.0.0.1:1"));
     }
 
     proptest! {

@@ -197,7 +197,8 @@ async fn answer(
     };
     record.aims_at(&target);
     let login = request.fields.get("proxy-authorization");
-    if local.logins.are_needed() && !local.logins.admit_basic(peer.source(), login) {
+    let source = || peer.login_source(socket.local_addr().ok());
+    if local.logins.are_needed() && !local.logins.admit_basic(source(), login) {
         let reason = if login.is_some() { RefusalReason::WrongLogin } else { RefusalReason::NoLogin };
         record.refused(reason, "no login, or a wrong one");
         return Next::Close(login_required(request.method == Method::HEAD));

@@ -1,7 +1,6 @@
 //! The logins of apps, where the local port requires one: SOCKS5 (RFC 1929) and HTTP Basic (RFC 7617).
 
 use std::fmt;
-use std::net::IpAddr;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError, RwLock};
@@ -13,6 +12,7 @@ use aws_lc_rs::rand::SystemRandom;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use super::endpoint::LoginSource;
 use crate::limits::rate::{PerSource, Rate};
 use crate::problem::Problem;
 use crate::sys::state::{StateError, read_private};
@@ -50,7 +50,7 @@ pub struct Logins {
     key: Key,
     /// Logins are compared by their MACs, in constant time.
     accepted: RwLock<Vec<Tag>>,
-    wrong: Mutex<PerSource>,
+    wrong: Mutex<PerSource<LoginSource>>,
 }
 
 impl Login {
@@ -113,9 +113,9 @@ impl Logins {
         !self.accepted.read().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    /// Whether an app at `source` may use the port with this login. After too many wrong logins a source is refused for
-    /// some time, whatever it sends.
-    pub fn admit(&self, source: IpAddr, name: &[u8], password: &[u8]) -> bool {
+    /// Whether an app of `source` may use the port with this login. After too many wrong logins a source is refused for some
+    /// time, whatever it sends: passwords can be guessed. Other users of the same machine are other sources.
+    pub fn admit(&self, source: LoginSource, name: &[u8], password: &[u8]) -> bool {
         let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
         if !wrong.take(source, Instant::now()) {
             return false;
@@ -128,13 +128,13 @@ impl Logins {
         if is_right {
             wrong.give_back(source);
         } else {
-            tracing::warn!(%source, "wrong login for the local proxy");
+            tracing::warn!(?source, "wrong login for the local proxy");
         }
         is_right
     }
 
     /// The same for the value of a Proxy-Authorization field (RFC 7617 §2). A missing field is no wrong login.
-    pub fn admit_basic(&self, source: IpAddr, field: Option<&[u8]>) -> bool {
+    pub fn admit_basic(&self, source: LoginSource, field: Option<&[u8]>) -> bool {
         let Some((name, password)) = field.and_then(basic) else { return false };
         self.admit(source, &name, &password)
     }
@@ -174,7 +174,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    const HERE: LoginSource = LoginSource::User(1000);
 
     fn logins(texts: &[&str]) -> Logins {
         let logins: Vec<Login> = texts.iter().map(|text| text.parse().unwrap()).collect();
@@ -209,7 +209,8 @@ mod tests {
     #[test]
     fn a_source_that_is_wrong_too_often_is_refused_even_when_it_is_right_and_others_are_not() {
         let logins = logins(&["ann:secret"]);
-        let other = IpAddr::from([192, 0, 2, 1]);
+        let other = LoginSource::User(1001);
+        let elsewhere = LoginSource::Network([192, 0, 2, 1].into());
         for _ in 0..100 {
             assert!(logins.admit(other, b"ann", b"secret"), "right logins are not counted");
         }
@@ -217,7 +218,8 @@ mod tests {
             assert!(!logins.admit(HERE, b"ann", b"guess"));
         }
         assert!(!logins.admit(HERE, b"ann", b"secret"));
-        assert!(logins.admit(other, b"ann", b"secret"));
+        assert!(logins.admit(other, b"ann", b"secret"), "one user locks out another");
+        assert!(logins.admit(elsewhere, b"ann", b"secret"));
     }
 
     #[test]

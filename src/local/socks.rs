@@ -108,8 +108,9 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Session>> {
     let App { socket, peer, handshake: limits } = app;
     let id = local.next_id();
     let record = Record::of_app(&local.telemetry, id, "socks5", peer.to_string());
+    let port = socket.local_addr().ok();
     let mut reader = BufReader::with_capacity(BUFFER, socket);
-    let admit = |name: &[u8], password: &[u8]| local.logins.admit(peer.source(), name, password);
+    let admit = |name: &[u8], password: &[u8]| local.logins.admit(peer.login_source(port), name, password);
     let admit: Option<&Admit<'_>> = if local.logins.are_needed() { Some(&admit) } else { None };
     let command = limits.within(handshake(&mut reader, admit)).await;
     drop(limits);
