@@ -28,7 +28,7 @@ const UNDER_TRAFFIC: (Duration, Duration) = (Duration::from_millis(250), Duratio
 const IDLE: (Duration, Duration) = (Duration::from_secs(4), Duration::from_secs(15));
 /// An answer may take this many times as long as recent ones have taken; never longer than on an idle link.
 const SLOW_LINE: u32 = 10;
-/// The interval at which traffic is checked while a ping is unanswered.
+/// The interval at which traffic is checked while a ping is unanswered. No more than this counts from one check to the next.
 const TRAFFIC_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A link is replaced after this many tunnels: there are 2^30 stream ids for them (RFC 9113 §5.1.1), and half of the ids are
@@ -200,21 +200,27 @@ impl Drop for OpenTunnel {
     }
 }
 
-/// An unanswered ping, and the traffic since it was sent.
+/// An unanswered ping, and the traffic since it was sent. Time in which this node itself did not run is left out: it might
+/// have been stopped or starved, and the answer waits in its socket.
 #[derive(Clone, Copy, Debug)]
 struct Unanswered {
     sent: Instant,
     moved: (u64, u64),
     moved_at: Instant,
+    checked: Instant,
 }
 
 impl Unanswered {
     fn new(sent: Instant, moved: (u64, u64)) -> Self {
-        Self { sent, moved, moved_at: sent }
+        Self { sent, moved, moved_at: sent, checked: sent }
     }
 
     /// Notes how many bytes have moved until `now`.
-    fn note(&mut self, moved: (u64, u64), now: Instant) {
+    fn check(&mut self, moved: (u64, u64), now: Instant) {
+        let did_not_run = (now - self.checked).saturating_sub(TRAFFIC_CHECK_INTERVAL);
+        self.sent += did_not_run;
+        self.moved_at += did_not_run;
+        self.checked = now;
         if moved != self.moved {
             (self.moved, self.moved_at) = (moved, now);
         }
@@ -236,6 +242,12 @@ pub(super) async fn until_dead(mut ping: PingPong, pulse: Arc<Pulse>) {
         let answered = {
             let mut answer = std::pin::pin!(ping.ping());
             loop {
+                let now = Instant::now();
+                unanswered.check(pulse.moved(), now);
+                let dead_at = unanswered.dead_at(pulse.patience(slowest));
+                if now >= dead_at {
+                    return;
+                }
                 let suspect = *pulse.suspect.borrow();
                 tokio::select! {
                     biased;
@@ -245,13 +257,7 @@ pub(super) async fn until_dead(mut ping: PingPong, pulse: Arc<Pulse>) {
                         prompt_answers = 0;
                     }
                     // The deadline changes with the first tunnel.
-                    () = sleep_until(unanswered.dead_at(pulse.patience(slowest)).min(Instant::now() + TRAFFIC_CHECK_INTERVAL)) => {
-                        let now = Instant::now();
-                        unanswered.note(pulse.moved(), now);
-                        if now >= unanswered.dead_at(pulse.patience(slowest)) {
-                            return;
-                        }
-                    }
+                    () = sleep_until(dead_at.min(now + TRAFFIC_CHECK_INTERVAL)) => {}
                     () = pulse.proof_wanted.notified() => {}
                 }
             }
@@ -289,19 +295,33 @@ mod tests {
     #[test]
     fn an_unanswered_ping_ends_the_link_when_nothing_moves_and_in_any_case_after_a_while() {
         let sent = Instant::now();
-        let after = |seconds| sent + Duration::from_secs(seconds);
+        let after = |quarters| sent + TRAFFIC_CHECK_INTERVAL * quarters;
         let mut unanswered = Unanswered::new(sent, (7, 7));
-        unanswered.note((7, 7), after(2));
-        assert_eq!(unanswered.dead_at(UNDER_TRAFFIC.1), after(3), "nothing has moved");
-        unanswered.note((7, 8), after(2));
-        assert_eq!(unanswered.dead_at(UNDER_TRAFFIC.1), after(5), "something has arrived");
-        unanswered.note((8, 8), after(14));
+        (1..=8).for_each(|quarter| unanswered.check((7, 7), after(quarter)));
+        assert_eq!(unanswered.dead_at(UNDER_TRAFFIC.1), after(4 * 3), "nothing has moved");
+        unanswered.check((7, 8), after(9));
+        assert_eq!(unanswered.dead_at(UNDER_TRAFFIC.1), after(9 + 4 * 3), "something has arrived");
+        (10..=56).for_each(|quarter| unanswered.check((u64::from(quarter), 8), after(quarter)));
         assert_eq!(
             unanswered.dead_at(UNDER_TRAFFIC.1),
-            after(15),
+            after(4 * 15),
             "it receives what is sent, and answers nothing"
         );
-        assert_eq!(unanswered.dead_at(IDLE.1), after(15));
+        assert_eq!(unanswered.dead_at(IDLE.1), after(4 * 15));
+    }
+
+    #[test]
+    fn time_in_which_this_node_itself_was_stopped_does_not_make_a_link_dead() {
+        let (sent, mut now) = (Instant::now(), Instant::now() + Duration::from_secs(3600));
+        let mut unanswered = Unanswered::new(sent, (7, 7));
+        unanswered.check((7, 7), now);
+        let mut checks = 0;
+        while now < unanswered.dead_at(UNDER_TRAFFIC.1) {
+            now += TRAFFIC_CHECK_INTERVAL;
+            unanswered.check((7, 7), now);
+            checks += 1;
+        }
+        assert_eq!(checks, 11, "three seconds less the first interval");
     }
 
     #[test]
