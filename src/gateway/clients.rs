@@ -1,20 +1,26 @@
 //! The limits of each client of this gateway. A client is a certificate: all its links count together.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::failure::{Failure, Kind, Side};
 use crate::limits::Bucket;
+use crate::memory::{Budget, Holder};
 use crate::pace::Pace;
 use crate::wire::id::NodeId;
 
 /// Number of entries from which idle clients are forgotten. Until then their limits are remembered, so that a new link
 /// does not bring a new allowance.
 const PRUNE_FROM: usize = 1024;
+
+/// Maximum links of one client at a time. A node needs one, two while it replaces one, and may have several addresses; beyond
+/// that the oldest one is closed, because the newest is the one that somebody has just made.
+pub const MAX_LINKS: usize = 8;
 
 /// Maximum measurements in progress for one client. They are diagnostics and carry nothing for an app.
 const MAX_MEASUREMENTS: u32 = 4;
@@ -37,13 +43,24 @@ pub struct Clients {
 }
 
 /// One client, however many links it has.
-#[derive(Default)]
 pub struct Client {
     tunnels: AtomicU32,
     measurements: AtomicU32,
     opens: Mutex<Bucket>,
+    /// Its links, the oldest first. A token is cancelled when its link has to end.
+    links: Mutex<VecDeque<(u64, CancellationToken)>>,
+    next_link: AtomicU64,
     /// Its rate limit in bytes.
     pub pace: Pace,
+    /// What it holds of this node's memory.
+    pub memory: Arc<Holder>,
+}
+
+/// One link of a client; dropping it frees its place.
+pub struct LinkPlace {
+    client: Arc<Client>,
+    number: u64,
+    superseded: CancellationToken,
 }
 
 /// One open tunnel of a client; dropping it frees its place.
@@ -69,14 +86,14 @@ impl Clients {
         *self.limits.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The entry of the client that has just made a link.
-    pub fn client(&self, id: NodeId) -> Arc<Client> {
+    /// The entry of the client that has just made a link, which holds memory of this budget.
+    pub fn client(&self, id: NodeId, memory: &Budget) -> Arc<Client> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= PRUNE_FROM {
             let now = Instant::now();
             known.retain(|_, client| Arc::strong_count(client) > 1 || !client.is_quiet(now));
         }
-        let client = known.entry(id).or_default().clone();
+        let client = known.entry(id).or_insert_with(|| Client::new(memory.holder())).clone();
         client.pace.set(self.limits().rate);
         client
     }
@@ -133,8 +150,48 @@ impl Drop for Measuring {
 }
 
 impl Client {
+    fn new(memory: Arc<Holder>) -> Arc<Self> {
+        Arc::new(Self {
+            tunnels: AtomicU32::new(0),
+            measurements: AtomicU32::new(0),
+            opens: Mutex::default(),
+            links: Mutex::default(),
+            next_link: AtomicU64::new(0),
+            pace: Pace::default(),
+            memory,
+        })
+    }
+
+    /// Takes a place for one more link, for which the oldest one has to end if there are too many.
+    pub fn enter(self: &Arc<Self>) -> LinkPlace {
+        let number = self.next_link.fetch_add(1, Relaxed);
+        let superseded = CancellationToken::new();
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.push_back((number, superseded.clone()));
+        if links.len() > MAX_LINKS
+            && let Some((_, oldest)) = links.pop_front()
+        {
+            oldest.cancel();
+        }
+        LinkPlace { client: self.clone(), number, superseded }
+    }
+
     fn is_quiet(&self, now: Instant) -> bool {
         self.opens.lock().unwrap_or_else(PoisonError::into_inner).ahead(now.into_std()).is_zero()
+    }
+}
+
+impl LinkPlace {
+    /// Waits until the link has to end for a newer one.
+    pub async fn superseded(&self) {
+        self.superseded.cancelled().await;
+    }
+}
+
+impl Drop for LinkPlace {
+    fn drop(&mut self) {
+        let mut links = self.client.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.retain(|(number, _)| *number != self.number);
     }
 }
 
@@ -152,15 +209,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn all_links_of_a_client_count_together_and_other_clients_apart() {
-        let clients = Clients::new(LIMITS);
+        let (memory, clients) = (Budget::new(1 << 30), Clients::new(LIMITS));
         let (one, again, other) = (NodeId([1; 16]), NodeId([1; 16]), NodeId([2; 16]));
-        let links = [clients.client(one), clients.client(again)];
+        let links = [clients.client(one, &memory), clients.client(again, &memory)];
         let mut open: Vec<_> =
             links.iter().cycle().take(3).map(|link| clients.admit(link).unwrap()).collect();
         let failure = clients.admit(&links[1]).err().unwrap();
         assert_eq!((failure.kind, failure.side), (Kind::LimitReached, Side::Gateway));
         assert!(!failure.blames_gateway(), "another gateway is not asked instead");
-        assert!(clients.admit(&clients.client(other)).is_ok());
+        assert!(clients.admit(&clients.client(other, &memory)).is_ok());
 
         open.pop();
         assert!(clients.admit(&links[0]).is_err(), "four a second, refused ones too");
@@ -170,13 +227,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn measurements_of_one_client_are_limited() {
-        let clients = Clients::new(Limits { tunnels: 100, opens: 100, rate: 0 });
-        let client = clients.client(NodeId([1; 16]));
+        let (memory, clients) =
+            (Budget::new(1 << 30), Clients::new(Limits { tunnels: 100, opens: 100, rate: 0 }));
+        let client = clients.client(NodeId([1; 16]), &memory);
         let mut measuring: Vec<_> = (0..4).map(|_| clients.admit_measurement(&client).unwrap()).collect();
         for _ in 0..3 {
             assert_eq!(clients.admit_measurement(&client).err().unwrap().kind, Kind::LimitReached);
         }
-        assert!(clients.admit_measurement(&clients.client(NodeId([2; 16]))).is_ok());
+        assert!(clients.admit_measurement(&clients.client(NodeId([2; 16]), &memory)).is_ok());
         measuring.pop();
         assert!(clients.admit_measurement(&client).is_ok());
         drop(measuring);
@@ -185,21 +243,21 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_new_link_brings_no_new_allowance() {
-        let clients = Clients::new(LIMITS);
+        let (memory, clients) = (Budget::new(1 << 30), Clients::new(LIMITS));
         for _ in 0..4 {
-            drop(clients.admit(&clients.client(NodeId([1; 16]))).unwrap());
+            drop(clients.admit(&clients.client(NodeId([1; 16]), &memory)).unwrap());
         }
         for number in 0..2 * PRUNE_FROM {
-            clients.client(NodeId((number as u128).to_be_bytes()));
+            clients.client(NodeId((number as u128).to_be_bytes()), &memory);
         }
-        assert!(clients.admit(&clients.client(NodeId([1; 16]))).is_err());
+        assert!(clients.admit(&clients.client(NodeId([1; 16]), &memory)).is_err());
         assert!(clients.known.lock().unwrap().len() <= PRUNE_FROM + 1, "and the table is bounded");
     }
 
     #[tokio::test(start_paused = true)]
     async fn changed_limits_apply_at_once() {
-        let clients = Clients::new(LIMITS);
-        let client = clients.client(NodeId([1; 16]));
+        let (memory, clients) = (Budget::new(1 << 30), Clients::new(LIMITS));
+        let client = clients.client(NodeId([1; 16]), &memory);
         clients.change(Limits { tunnels: 0, opens: 100, rate: 7 });
         assert!(clients.admit(&client).is_err());
         assert!(client.pace.passed(1000).is_some());

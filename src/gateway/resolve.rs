@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use hickory_proto::op::ResponseCode;
 
-use super::clients::Admitted;
+use super::clients::{Admitted, Client};
 use super::state::Gateway;
 use crate::failure::{Failure, Kind, Side};
 use crate::link::incoming::Incoming;
+use crate::memory;
 use crate::wire::dns::{self, Decision, Reason, encode, lifetime};
 
 impl Gateway {
@@ -15,19 +16,23 @@ impl Gateway {
     pub(super) async fn resolve(
         self: Arc<Self>,
         mut incoming: Box<Incoming>,
+        client: Arc<Client>,
         admitted: Result<Admitted, Failure>,
     ) {
         let _admitted = match admitted {
             Ok(admitted) => admitted,
             Err(failure) => return incoming.refuse(&failure, &self.name),
         };
+        incoming.charge_to(client.memory.account(memory::Kind::Tunnel));
         let malformed = || Failure::new(Kind::BadResponse, Side::Gateway, "not a DNS message");
         let Some(bytes) = incoming.read_query().await else {
             return incoming.refuse(&malformed(), &self.name);
         };
-        let query = match Decision::of(&bytes) {
+        let decision = Decision::of(&bytes);
+        drop(bytes);
+        let query = match decision {
             Decision::Ask(query) => query,
-            Decision::Answer(_, _, bytes) => return incoming.answer_query(bytes, 0),
+            Decision::Answer(_, _, bytes) => return incoming.answer_query(bytes, 0).await,
             Decision::Ignore => return incoming.refuse(&malformed(), &self.name),
         };
         let answered = async {
@@ -40,7 +45,12 @@ impl Gateway {
             found = answered => found,
             () = incoming.abandoned() => return,
         };
-        let answer = query.answer(&found);
-        incoming.answer_query(encode(&answer), lifetime(&answer));
+        // Only the encoded answer is kept while the client takes it: decoded it is many times as large.
+        let (answer, seconds) = {
+            let answer = query.answer(&found);
+            (encode(&answer), lifetime(&answer))
+        };
+        drop((found, query));
+        incoming.answer_query(answer, seconds).await;
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use tokio::task::{JoinError, JoinSet};
 
-use super::clients::{Admitted, Client};
+use super::clients::{Admitted, Client, MAX_LINKS};
 use super::state::Gateway;
 use crate::failure::{Failure, Kind, Side, printable};
 use crate::link::handshake::Proved;
@@ -14,7 +14,9 @@ use crate::link::incoming::Incoming;
 use crate::link::relay::{Broken, Progress, outcome, relay};
 use crate::link::request::RequestKind;
 use crate::link::server::ServerLink;
+use crate::link::tls;
 use crate::link::updates;
+use crate::memory;
 use crate::net;
 use crate::peers::candidate::Activity;
 use crate::telemetry::journal::Happening;
@@ -43,11 +45,23 @@ struct Session {
 impl Gateway {
     /// Serves one link until it ends.
     pub async fn serve(self: Arc<Self>, proved: Proved, address: SocketAddr) {
-        let mut link = match ServerLink::accept(proved).await {
+        let identity = match tls::peer(&proved.certificates) {
+            Ok(identity) => identity,
+            Err(error) => return tracing::debug!(%address, %error, "the client has no laneway certificate"),
+        };
+        let mut session = Session::new(self.clone(), identity.id);
+        // From here on the link counts for its client, however far it gets.
+        let place = session.client.enter();
+        let account = session.client.memory.account(memory::Kind::Link);
+        let accepted = tokio::select! {
+            accepted = ServerLink::accept(proved, identity, &account) => accepted,
+            () = place.superseded() => return tracing::debug!(%address, "no link: the client has made newer ones"),
+            () = account.evicted() => return tracing::debug!(%address, "no link: out of memory"),
+        };
+        let mut link = match accepted {
             Ok(link) => link,
             Err(error) => return tracing::debug!(%address, %error, "no link"),
         };
-        let mut session = Session::new(self.clone(), link.client.id);
         let client = session.shown.clone();
         tracing::info!(client, name = &*link.client.name, %address, "link accepted");
         self.telemetry.note(
@@ -69,6 +83,14 @@ impl Gateway {
                 () = &mut revoked => {
                     tracing::warn!(client, %address, "link closed: the client was removed from the group");
                     break "the client was removed from the group".to_owned();
+                }
+                () = place.superseded() => {
+                    tracing::warn!(client, %address, "link closed: the client has made more than {MAX_LINKS}");
+                    break "the client has made more links than it may have".to_owned();
+                }
+                () = account.evicted() => {
+                    tracing::warn!(client, %address, "link closed: it holds more memory than the gateway has");
+                    break "out of memory".to_owned();
                 }
                 () = self.drain.cancelled(), if !session.draining => {
                     session.draining = true;
@@ -98,7 +120,7 @@ fn log_failed_task(task: &str, ended: Result<(), JoinError>) {
 
 impl Session {
     fn new(gateway: Arc<Gateway>, member: NodeId) -> Self {
-        let client = gateway.clients.client(member);
+        let client = gateway.clients.client(member, &gateway.memory);
         Self {
             gateway,
             member,
@@ -119,18 +141,23 @@ impl Session {
                 if self.update_exchanges_begun < MAX_UPDATE_EXCHANGES && !self.draining =>
             {
                 self.update_exchanges_begun += 1;
+                let mut incoming = incoming;
+                incoming.charge_to(self.client.memory.account(memory::Kind::Tunnel));
                 if let Ok(tunnel) = incoming.accept() {
                     self.exchanges.spawn(updates::serve(tunnel, gateway.membership.clone(), self.member));
                 }
             }
-            Ok(RequestKind::Info) => gateway.about(incoming, &self.client),
+            Ok(RequestKind::Info) => {
+                let (client, admitted) = (self.client.clone(), gateway.clients.admit(&self.client));
+                self.tunnels.spawn(gateway.about(Box::new(incoming), client, admitted));
+            }
             Ok(RequestKind::Speed(direction)) if !self.draining => {
                 let admitted = gateway.clients.admit_measurement(&self.client);
                 self.exchanges.spawn(gateway.speed(incoming, direction, self.client.clone(), admitted));
             }
             Ok(RequestKind::Resolve) => {
-                let admitted = gateway.admit(self.member, &self.client);
-                self.tunnels.spawn(gateway.resolve(Box::new(incoming), admitted));
+                let (client, admitted) = (self.client.clone(), gateway.admit(self.member, &self.client));
+                self.tunnels.spawn(gateway.resolve(Box::new(incoming), client, admitted));
             }
             _ => {
                 let admitted = gateway.admit(self.member, &self.client);
@@ -169,14 +196,14 @@ impl Gateway {
             Err(failure) => return self.refuse(*incoming, &failure, &mut record),
         };
         let _open = OpenTunnel::count(&self.activity);
-        incoming.charge_to(self.memory.account());
+        incoming.charge_to(client.memory.account(memory::Kind::Tunnel));
         if let Ok(RequestKind::Udp(_)) = incoming.kind {
             return Box::pin(self.datagrams(*incoming, &target, &client, &mut record)).await;
         }
         let connected = tokio::select! {
             // Boxed: otherwise the future of an idle tunnel keeps the room of the dial.
             connected = Box::pin(self.egress.connect(&target)) => connected,
-            () = incoming.abandoned() => return record.ended("the client gave up"),
+            () = incoming.abandoned() => return self.abandon(*incoming, &mut record),
         };
         let socket = match connected {
             Ok(socket) => socket,

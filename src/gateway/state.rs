@@ -43,6 +43,12 @@ pub struct Gateway {
     pub announced: watch::Receiver<Option<Announcement>>,
 }
 
+/// The refusal of a request for want of memory.
+pub(super) fn no_memory() -> Failure {
+    let sentence = "the gateway has no memory left for another connection of this client";
+    Failure::new(Kind::LimitReached, Side::Gateway, sentence)
+}
+
 impl Gateway {
     /// Admits one more request of `client`. A gateway never forwards a tunnel over a link of its own, so a path is at
     /// most client, gateway and server. The only possible loop is a node that is its own client, which is refused here.
@@ -51,11 +57,19 @@ impl Gateway {
             let sentence = "the connection came back to the gateway that sent it";
             return Err(Failure::new(Kind::Loop, Side::Gateway, sentence));
         }
-        if self.memory.is_short() {
-            let sentence = "the gateway has no memory left for another connection";
-            return Err(Failure::new(Kind::LimitReached, Side::Gateway, sentence));
+        if !client.memory.admits() {
+            return Err(no_memory());
         }
         self.clients.admit(client)
+    }
+
+    /// Ends a request that its client has given up, or that has to end for want of memory, and records which.
+    pub(super) fn abandon(&self, incoming: Incoming, record: &mut Record) {
+        if incoming.is_evicted() {
+            self.refuse(incoming, &no_memory(), record);
+        } else {
+            record.ended("the client gave up");
+        }
     }
 
     /// Refuses a request, and records why.

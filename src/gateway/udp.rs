@@ -12,6 +12,7 @@ use crate::failure::printable;
 use crate::link::datagrams::{Broken, Datagrams, Usage, idle_limit, is_unreachable, readable, receive};
 use crate::link::incoming::Incoming;
 use crate::link::tunnel::Outbox;
+use crate::memory::Tally;
 use crate::net::is_too_long;
 use crate::pace::Pace;
 use crate::telemetry::Telemetry;
@@ -50,7 +51,7 @@ impl Gateway {
     ) {
         let connected = tokio::select! {
             connected = self.egress.connect_udp(target) => connected,
-            () = incoming.abandoned() => return record.ended("the client gave up"),
+            () = incoming.abandoned() => return self.abandon(incoming, record),
         };
         let socket = match connected {
             Ok(socket) => socket,
@@ -63,8 +64,9 @@ impl Gateway {
         let telemetry = &self.telemetry;
         let relay = Relay { socket: &socket, traffic: &traffic, pace: &client.pace, telemetry };
         let (mut outbox, inbox) = (tunnel.outbox, tunnel.inbox);
+        let waiting = inbox.tally();
         let end = tokio::select! {
-            end = relay.to_client(&mut outbox) => end,
+            end = relay.to_client(&mut outbox, waiting) => end,
             end = relay.to_server(Datagrams::new(inbox)) => end,
             () = traffic.idle(idle_limit(target)) => End::Idle,
         };
@@ -88,7 +90,8 @@ impl Gateway {
 
 impl Relay<'_> {
     /// Server to client. While the stream has no room the socket is not read, and the kernel drops the newest datagrams.
-    async fn to_client(&self, outbox: &mut Outbox) -> End {
+    /// The datagrams that wait for room are counted in `waiting`.
+    async fn to_client(&self, outbox: &mut Outbox, mut waiting: Tally) -> End {
         let mut limit = Limit::default();
         loop {
             match readable(self.socket).await {
@@ -101,9 +104,11 @@ impl Relay<'_> {
                 self.telemetry.udp_dropped.many("paced", batch.count);
             } else if batch.count > 0 {
                 self.traffic.received(batch.payload);
+                waiting.set(batch.capsules.len());
                 if let Err(error) = outbox.send(batch.capsules).await {
                     return End::Broken(error.into());
                 }
+                waiting.set(0);
             }
             match error {
                 Some(error) if is_unreachable(&error) => return End::Server(error),

@@ -22,6 +22,20 @@ const MIN_PART: usize = 4;
 /// How many buffers of each size a thread keeps for the next reads.
 const MAX_SPARE: usize = 6;
 
+/// What keeping one piece in a queue costs besides its bytes, in bytes: its place there, and what shares its memory.
+const PIECE: usize = 128;
+
+/// The memory, in bytes, that a piece of `length` bytes holds at most: with its whole buffer, if it is so long that it was
+/// not copied out of it.
+pub fn memory_of(length: usize) -> usize {
+    match length {
+        0 => 0,
+        _ if length < SIZES[0] / MIN_PART => length + PIECE,
+        _ if length <= SIZES[0] => OFFSET + SIZES[0] + SLACK,
+        _ => OFFSET + SIZES[1].max(length) + SLACK,
+    }
+}
+
 thread_local! {
     static SPARE: RefCell<[Vec<Vec<u8>>; SIZES.len()]> = const { RefCell::new([const { Vec::new() }; SIZES.len()]) };
 }
@@ -46,6 +60,11 @@ impl PooledBuffer {
     /// Room for as much as it was taken for, and a little more.
     pub fn room(&mut self) -> &mut [u8] {
         &mut self.bytes[OFFSET..]
+    }
+
+    /// The memory of the buffer, in bytes.
+    pub fn memory(&self) -> usize {
+        self.bytes.len()
     }
 
     /// The first `count` bytes of the room, which were filled.

@@ -1,10 +1,14 @@
 //! Frames that are sent before any DATA: everything but DATA.
 
-use super::Reason;
 use super::frame::{self, Kind};
+use super::{Reason, Side};
 
 /// How many answers to the peer's own frames may wait to be sent before no more frames are read.
 const MAX_ANSWERS: usize = 1024;
+
+/// How many bytes of frames a server lets wait before it reads no more requests: each is answered with some. A client always
+/// reads, because the server could otherwise wait for it in turn.
+const MAX_BYTES: usize = 64 * 1024;
 
 /// Encoded frames that wait to be written.
 #[derive(Debug, Default)]
@@ -65,8 +69,13 @@ impl ControlQueue {
     }
 
     /// The peer does not read the answers to its frames: none of its frames are to be read until it does.
-    pub(super) fn is_full(&self) -> bool {
-        self.answers >= MAX_ANSWERS
+    pub(super) fn is_full(&self, side: Side) -> bool {
+        self.answers >= MAX_ANSWERS || (side == Side::Server && self.frames.len() >= MAX_BYTES)
+    }
+
+    /// The memory of the frames, in bytes.
+    pub(super) fn memory(&self) -> usize {
+        self.frames.capacity()
     }
 
     /// All frames that wait, to be written now.
@@ -108,12 +117,12 @@ mod tests {
     fn unread_answers_fill_the_queue_until_they_are_taken() {
         let mut queue = ControlQueue::default();
         for _ in 0..MAX_ANSWERS {
-            assert!(!queue.is_full());
+            assert!(!queue.is_full(Side::Client));
             queue.count_answer();
             queue.push(Kind::Ping, frame::ACK, 0, &[0; 8]);
         }
-        assert!(queue.is_full());
+        assert!(queue.is_full(Side::Client));
         assert!(queue.take().is_some() && queue.take().is_none());
-        assert!(!queue.is_full());
+        assert!(!queue.is_full(Side::Client));
     }
 }

@@ -1,9 +1,11 @@
 //! One end of a connection, without I/O and without a clock: bytes of the peer go in, bytes for the peer come out.
 
 use std::io::{self, IoSlice};
+use std::sync::Arc;
 use std::task::Context;
 
 use http::Request;
+use laneway_limits::memory::{Account, Tally};
 
 use super::fields::Fields;
 use super::handle::{PingPong, RecvStream, Requests, SendResponse, Shared};
@@ -25,6 +27,8 @@ pub struct Engine {
     decoder: Decoder,
     max_header_list_size: usize,
     writer: Writer,
+    /// The memory of all but what is queued on streams.
+    memory: Tally,
 }
 
 /// How far the end of a connection is.
@@ -57,6 +61,7 @@ impl Engine {
             decoder: Decoder::default(),
             max_header_list_size: config.max_header_list_size as usize,
             writer: Writer::default(),
+            memory: Tally::default(),
         }
     }
 
@@ -65,10 +70,48 @@ impl Engine {
         self.shared.lock().drive(cx);
     }
 
+    /// Charges the memory of the connection to `account`. What is queued on a stream is charged to the stream's own account
+    /// once it has one.
+    pub fn charge_to(&mut self, account: &Arc<Account>) {
+        self.memory.charge_to(account);
+        self.shared.lock().charge_to(account);
+    }
+
+    /// Counts the memory of unfinished frames, of what is being written, and of the streams' state, with `more` bytes for the
+    /// buffers of whoever drives this. What is queued on streams is always counted.
+    pub fn count_memory(&mut self, more: usize) {
+        let streams = self.shared.lock().fixed_memory();
+        self.memory.set(more + streams + self.reader.memory() + self.writer.memory());
+    }
+
+    /// The memory of the connection with all its streams, in bytes, as it is counted; and as it is, which is found by walking
+    /// through all queues.
+    pub fn memory(&self) -> (usize, usize) {
+        let streams = self.shared.lock();
+        let (counted, walked) = streams.queued_memory();
+        let fixed = streams.fixed_memory() + self.reader.memory() + self.writer.walk();
+        (self.memory.bytes() + counted, fixed + walked)
+    }
+
+    /// Whether [`Engine::tick`] has to be called from time to time.
+    pub fn has_ownerless(&self) -> bool {
+        self.shared.lock().has_ownerless()
+    }
+
+    /// Resets the streams that nobody holds a handle of, and of which the peer has taken nothing for six ticks.
+    pub fn tick(&mut self) {
+        self.shared.lock().tick();
+    }
+
     /// Where the next bytes of the peer go, and how many of them at most; the room is longer than that where it can be.
-    /// `None` while nothing is to be read, because the peer does not read the answers to its frames.
+    /// `None` while nothing is to be read, because the peer does not read the answers to its frames, or because its requests
+    /// have to be accepted first.
     pub fn room(&mut self) -> Option<(&mut [u8], usize)> {
-        if self.is_backlogged() { None } else { Some(self.reader.room()) }
+        let is_full = {
+            let streams = self.shared.lock();
+            streams.is_backlogged() || streams.has_to_accept()
+        };
+        if is_full { None } else { Some(self.reader.room()) }
     }
 
     /// Nothing is to be read before what [`Engine::output`] gives is written.

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{Request, Response};
+use laneway_limits::memory::Account;
 
 use super::streams::Streams;
 use super::{Error, Reason};
@@ -119,6 +120,11 @@ impl SendResponse {
         Ok(SendStream(self.0))
     }
 
+    /// Charges what is queued on the stream, in both directions, to `account` from now on.
+    pub fn charge_to(&mut self, account: &Arc<Account>) {
+        self.0.shared.lock().charge_stream_to(self.0.id, account);
+    }
+
     /// Is ready when the stream is reset by either end, or the connection has ended.
     pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
         self.0.shared.lock().poll_reset(self.0.id, cx)
@@ -149,6 +155,11 @@ impl SendStream {
     /// When the stream has ended.
     pub fn send_data(&mut self, data: Bytes, ends: bool) -> Result<(), Error> {
         self.0.shared.lock().send_data(self.0.id, data, ends)
+    }
+
+    /// Charges what is queued on the stream, in both directions, to `account` from now on.
+    pub fn charge_to(&mut self, account: &Arc<Account>) {
+        self.0.shared.lock().charge_stream_to(self.0.id, account);
     }
 
     /// Resets the stream, and drops what is queued on it.

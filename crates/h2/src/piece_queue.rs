@@ -5,6 +5,8 @@ use std::io::IoSlice;
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use super::buffer_pool::memory_of;
+
 /// Pieces below this size are copied together, in bytes: each piece of its own would keep the whole buffer alive that it
 /// was read into, and cost many times its bytes.
 const SMALL: usize = 2048;
@@ -12,44 +14,71 @@ const SMALL: usize = 2048;
 /// A queue of bytes in the pieces in which they arrived.
 #[derive(Debug, Default)]
 pub struct PieceQueue {
-    pieces: VecDeque<Bytes>,
+    pieces: VecDeque<Piece>,
     /// Small pieces that follow `pieces`, copied together.
     small: BytesMut,
+    /// The memory of `small`, in bytes.
+    small_memory: usize,
+    /// The memory of all of it, in bytes.
+    memory: usize,
+}
+
+#[derive(Debug)]
+struct Piece {
+    rest: Bytes,
+    /// The memory that it holds, in bytes, as long as anything of it is left.
+    memory: usize,
 }
 
 impl PieceQueue {
     /// Appends a piece.
     pub fn push(&mut self, piece: Bytes) {
         if !self.is_empty() && piece.len() < SMALL {
-            return self.small.extend_from_slice(&piece);
+            self.small.extend_from_slice(&piece);
+            let memory = self.small_memory.max(self.small.capacity());
+            self.memory += memory - self.small_memory;
+            self.small_memory = memory;
+            return;
         }
         if !self.small.is_empty() {
-            self.pieces.push_back(self.small.split().freeze());
+            // The pieces that follow share its memory.
+            let rest = self.small.split().freeze();
+            self.pieces.push_back(Piece { rest, memory: std::mem::take(&mut self.small_memory) });
         }
-        self.pieces.push_back(piece);
+        let memory = memory_of(piece.len());
+        self.memory += memory;
+        self.pieces.push_back(Piece { rest: piece, memory });
     }
 
     /// Removes the first piece.
     pub fn pop(&mut self) -> Option<Bytes> {
-        self.pieces.pop_front().or_else(|| {
-            let small = std::mem::take(&mut self.small);
-            (!small.is_empty()).then(|| small.freeze())
-        })
+        if let Some(Piece { rest, memory }) = self.pieces.pop_front() {
+            self.memory -= memory;
+            return Some(rest);
+        }
+        let small = self.take_small();
+        (!small.is_empty()).then(|| small.freeze())
+    }
+
+    fn take_small(&mut self) -> BytesMut {
+        self.memory -= std::mem::take(&mut self.small_memory);
+        std::mem::take(&mut self.small)
     }
 
     /// Removes `count` bytes from the front; no more than are queued.
     pub fn consume(&mut self, mut count: usize) {
         while let Some(front) = self.pieces.front_mut() {
-            if front.len() > count {
-                front.advance(count);
+            if front.rest.len() > count {
+                front.rest.advance(count);
                 return;
             }
-            count -= front.len();
+            count -= front.rest.len();
+            self.memory -= front.memory;
             self.pieces.pop_front();
         }
         self.small.advance(count);
         if self.small.is_empty() {
-            self.small = BytesMut::new();
+            self.take_small();
         }
     }
 
@@ -57,7 +86,7 @@ impl PieceQueue {
     pub fn slices<const MAX: usize>(&self) -> ([IoSlice<'_>; MAX], usize) {
         let mut slices = [IoSlice::new(&[]); MAX];
         let mut count = 0;
-        for piece in self.pieces.iter().map(|piece| &piece[..]).chain(std::iter::once(&self.small[..])) {
+        for piece in self.pieces.iter().map(|piece| &piece.rest[..]).chain(std::iter::once(&self.small[..])) {
             if count < MAX && !piece.is_empty() {
                 slices[count] = IoSlice::new(piece);
                 count += 1;
@@ -73,7 +102,12 @@ impl PieceQueue {
 
     /// How many bytes are queued.
     pub fn len(&self) -> usize {
-        self.pieces.iter().map(Bytes::len).sum::<usize>() + self.small.len()
+        self.pieces.iter().map(|piece| piece.rest.len()).sum::<usize>() + self.small.len()
+    }
+
+    /// The memory that is held for it, in bytes.
+    pub fn memory(&self) -> usize {
+        self.memory
     }
 
     /// Drops all that is queued, with its memory.
@@ -115,6 +149,9 @@ mod tests {
                 }
                 prop_assert_eq!(queue.len(), written - read);
                 prop_assert_eq!(queue.is_empty(), written == read);
+                let memory = queue.pieces.iter().map(|piece| piece.memory).sum::<usize>();
+                prop_assert_eq!(queue.memory(), memory + queue.small_memory);
+                prop_assert!(queue.memory() >= queue.len() && (queue.memory() == 0) == queue.is_empty());
             }
         }
     }

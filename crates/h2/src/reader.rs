@@ -65,6 +65,16 @@ impl Reader {
         }
     }
 
+    /// The memory, in bytes, of what has arrived of unfinished frames and header blocks.
+    pub(super) fn memory(&self) -> usize {
+        let partial = match &self.partial {
+            Partial::Preface(..) | Partial::Head(..) => 0,
+            Partial::Data(_, buffer, _) => buffer.memory(),
+            Partial::Payload(_, bytes, _) => bytes.capacity(),
+        };
+        partial + self.block.as_ref().map_or(0, |block| block.bytes.capacity())
+    }
+
     /// Where the next bytes go, and how many of them at most; the room is longer than that where it can be.
     pub(super) fn room(&mut self) -> (&mut [u8], usize) {
         match &mut self.partial {

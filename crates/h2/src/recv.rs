@@ -5,6 +5,8 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 
+use laneway_limits::memory::Tally;
+
 use super::waker::{register, wake};
 use super::{PieceQueue, Reason};
 
@@ -66,6 +68,8 @@ pub(super) struct RecvHalf {
     /// How many bytes the peer may still send; less than 0 after a smaller window was announced.
     window: i64,
     queue: PieceQueue,
+    /// The memory of `queue`.
+    pub(super) memory: Tally,
     held: u32,
     owed: u32,
     /// The peer's END_STREAM was received.
@@ -86,6 +90,7 @@ impl RecvHalf {
         Self {
             window: window.into(),
             queue: PieceQueue::default(),
+            memory: Tally::default(),
             held: 0,
             owed: 0,
             has_ended: false,
@@ -138,6 +143,7 @@ impl RecvHalf {
         if !data.is_empty() {
             self.held += u32::try_from(data.len()).unwrap_or(u32::MAX);
             self.queue.push(data);
+            self.memory.set(self.queue.memory());
             wake(&mut self.data_wanted);
         }
     }
@@ -150,7 +156,14 @@ impl RecvHalf {
 
     /// The next bytes; `None` when nothing is queued.
     pub(super) fn pop(&mut self) -> Option<Bytes> {
-        self.queue.pop()
+        let data = self.queue.pop();
+        self.memory.set(self.queue.memory());
+        data
+    }
+
+    /// The memory of the queue.
+    pub(super) fn walk(&self) -> usize {
+        self.queue.memory()
     }
 
     /// Has the current task woken when more was received.
@@ -200,6 +213,7 @@ impl RecvHalf {
     /// Drops what is queued: nobody reads it. It stays held until [`RecvHalf::forget_held`].
     pub(super) fn discard(&mut self) {
         self.queue.clear();
+        self.memory.set(0);
     }
 
     /// How many bytes are held, which count as read from now on.

@@ -6,7 +6,10 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
+use laneway_limits::memory::Tally;
+
 use super::Reason;
+use super::buffer_pool::memory_of;
 use super::frame::MAX_WINDOW;
 use super::waker::{register, wake};
 
@@ -15,9 +18,12 @@ use super::waker::{register, wake};
 pub(super) struct SendHalf {
     /// How many bytes the peer accepts; less than 0 after it has made its windows smaller.
     window: i64,
-    queue: VecDeque<Bytes>,
+    /// What is queued, each piece with the memory that it holds as long as anything of it is left.
+    queue: VecDeque<(Bytes, usize)>,
     /// The bytes in `queue`.
     queued: usize,
+    /// The memory of `queue`.
+    pub(super) memory: Tally,
     /// Nothing follows what is queued.
     pub(super) is_ending: bool,
     /// END_STREAM was sent, or the stream was reset.
@@ -37,6 +43,7 @@ impl SendHalf {
             window: window.into(),
             queue: VecDeque::new(),
             queued: 0,
+            memory: Tally::default(),
             is_ending: false,
             has_ended: false,
             reset_after: None,
@@ -78,8 +85,20 @@ impl SendHalf {
     pub(super) fn abort(&mut self) -> usize {
         self.has_ended = true;
         self.queue = VecDeque::new();
+        self.memory.set(0);
         self.wake();
         std::mem::take(&mut self.queued)
+    }
+
+    /// The bytes that are queued.
+    pub(super) fn queued(&self) -> usize {
+        self.queued
+    }
+
+    /// The memory of the queue, piece by piece.
+    pub(super) fn walk(&self) -> usize {
+        debug_assert_eq!(self.queue.iter().map(|(piece, _)| piece.len()).sum::<usize>(), self.queued);
+        self.queue.iter().map(|(_, memory)| memory).sum()
     }
 
     /// Has the task that waits for capacity look again.
@@ -142,7 +161,9 @@ impl SendFlow {
         half.queued += data.len();
         self.queued += i64::try_from(data.len()).unwrap_or(i64::MAX);
         if !data.is_empty() {
-            half.queue.push_back(data);
+            let memory = memory_of(data.len());
+            half.memory.add(memory);
+            half.queue.push_back((data, memory));
         }
         self.schedule(id, half)
     }
@@ -172,9 +193,10 @@ impl SendFlow {
     /// more. Notes the end of the stream when they are its last.
     pub(super) fn take(&mut self, id: u32, half: &mut SendHalf, max: u32) -> Bytes {
         let max = usize::try_from(half.window).unwrap_or(0).min(max as usize);
-        let Some(first) = half.queue.front_mut() else { return Bytes::new() };
+        let Some((first, memory)) = half.queue.front_mut() else { return Bytes::new() };
         let data = if first.len() > max { first.split_to(max) } else { std::mem::take(first) };
         if first.is_empty() {
+            half.memory.remove(*memory);
             half.queue.pop_front();
         }
         let length = i64::try_from(data.len()).unwrap_or(i64::MAX);

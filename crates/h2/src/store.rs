@@ -40,6 +40,16 @@ impl Store {
         self.0.keys().copied().collect()
     }
 
+    /// How many streams there are.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// All streams, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Stream> {
+        self.0.values().map(|stream| &**stream)
+    }
+
     /// All streams, in no order.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Stream> {
         self.0.values_mut().map(|stream| &mut **stream)

@@ -1,6 +1,9 @@
 //! One stream: its two directions, and what concerns both.
 
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+
+use laneway_limits::memory::Account;
 
 use super::Error;
 use super::closed::ClosedBy;
@@ -69,6 +72,22 @@ impl Stream {
                 Poll::Pending
             }
         }
+    }
+
+    /// Charges the memory of both directions to `account` from now on.
+    pub(super) fn charge_to(&mut self, account: &Arc<Account>) {
+        self.send.memory.charge_to(account);
+        self.recv.memory.charge_to(account);
+    }
+
+    /// The memory of what is queued in both directions, in bytes; as it is counted, and as it is.
+    pub(super) fn memory(&self) -> (usize, usize) {
+        (self.send.memory.bytes() + self.recv.memory.bytes(), self.send.walk() + self.recv.walk())
+    }
+
+    /// Whether the account of what is queued was evicted.
+    pub(super) fn is_evicted(&self) -> bool {
+        self.send.memory.account().is_some_and(|account| account.is_evicted())
     }
 
     /// The increment to announce for the stream's window, when one is due and somebody still reads.

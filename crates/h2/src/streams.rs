@@ -5,13 +5,16 @@
 //! handles ask for is in `requests`, what the peer sends in `peer`, and what is to be written in `output`.
 
 mod output;
+mod ownerless;
 mod peer;
 mod requests;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use http::Request;
+use laneway_limits::memory::Account;
 
 use super::closed::{Closed, ClosedBy};
 use super::control::ControlQueue;
@@ -23,10 +26,18 @@ use super::send::SendFlow;
 use super::settings::SettingsExchange;
 use super::shutdown::Shutdown;
 use super::store::Store;
+use super::stream::Stream;
 use super::waker::register;
 use super::{Config, Error, Reason, Side};
 
 pub(super) use output::Outgoing;
+use ownerless::Ownerless;
+
+/// How many requests may wait to be accepted before no more frames are read: a header block of some bytes can stand for the
+/// longest list of fields (RFC 7541 §7.3).
+const MAX_UNACCEPTED: usize = 64;
+/// What one stream costs besides what is queued on it, in bytes.
+const STREAM: usize = size_of::<Stream>() + 64;
 
 /// The state of one connection.
 pub(super) struct Streams {
@@ -39,6 +50,9 @@ pub(super) struct Streams {
     send: SendFlow,
     recv: RecvFlow,
     accept: AcceptQueue,
+    ownerless: Ownerless,
+    /// What streams are charged to that have no account of their own.
+    account: Option<Arc<Account>>,
     ping: Ping,
     shutdown: Shutdown,
     /// The task that writes.
@@ -48,9 +62,17 @@ pub(super) struct Streams {
 /// Requests that were received, and not accepted yet.
 #[derive(Debug, Default)]
 struct AcceptQueue {
-    requests: VecDeque<(u32, Request<()>)>,
+    requests: VecDeque<Unaccepted>,
     /// How many of them the peer has reset.
     resets: usize,
+}
+
+/// A request that was received, and not accepted yet.
+#[derive(Debug)]
+struct Unaccepted {
+    id: u32,
+    request: Request<()>,
+    is_reset_by_peer: bool,
 }
 
 impl Streams {
@@ -84,6 +106,8 @@ impl Streams {
             send: SendFlow::new(FIRST_WINDOW),
             recv: RecvFlow::new(FIRST_WINDOW + increment),
             accept: AcceptQueue::default(),
+            ownerless: Ownerless::default(),
+            account: None,
             ping: Ping::default(),
             shutdown: Shutdown::default(),
             driver: None,
@@ -93,6 +117,32 @@ impl Streams {
     /// Has the current task woken when there is something to write.
     pub(super) fn drive(&mut self, cx: &Context<'_>) {
         register(&mut self.driver, cx);
+        self.end_evicted();
+    }
+
+    /// Charges what is queued on streams without an account of their own to `account`.
+    pub(super) fn charge_to(&mut self, account: &Arc<Account>) {
+        self.account = Some(account.clone());
+        self.store.iter_mut().for_each(|stream| stream.charge_to(account));
+    }
+
+    /// Stores a stream.
+    fn insert(&mut self, id: u32, mut stream: Stream) {
+        if let Some(account) = &self.account {
+            stream.charge_to(account);
+        }
+        self.store.insert(id, stream);
+    }
+
+    /// The memory of everything but what is queued on streams, in bytes.
+    pub(super) fn fixed_memory(&self) -> usize {
+        self.control.memory() + self.store.len() * STREAM
+    }
+
+    /// The memory of what is queued on all streams, in bytes; as it is counted, and as it is.
+    pub(super) fn queued_memory(&self) -> (usize, usize) {
+        let streams = self.store.iter().map(Stream::memory);
+        streams.fold((0, 0), |sum, stream| (sum.0 + stream.0, sum.1 + stream.1))
     }
 
     fn wake_driver(&self) {
@@ -103,7 +153,12 @@ impl Streams {
 
     /// No more frames are to be read before the peer reads the answers to those before.
     pub(super) fn is_backlogged(&self) -> bool {
-        self.control.is_full()
+        self.control.is_full(self.counts.side())
+    }
+
+    /// No more frames are to be read before those requests are accepted that were received.
+    pub(super) fn has_to_accept(&self) -> bool {
+        self.accept.requests.len() >= MAX_UNACCEPTED
     }
 
     /// The peer has begun to speak HTTP/2.

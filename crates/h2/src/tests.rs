@@ -5,6 +5,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
+use laneway_limits::memory::Budget;
 use proptest::prelude::*;
 
 use super::frame::{self, END_HEADERS, END_STREAM, HEAD, Head, Kind, PREFACE};
@@ -372,4 +373,98 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn streams_that_the_server_reset_itself_do_not_lower_the_count_of_those_that_the_client_did() {
+    let mut raw = Raw::new(Config { max_pending_resets: 10, ..config() });
+    // Ten that the server resets for a fault, one that can be accepted, and ten that the client resets.
+    for stream in (1..21).step_by(2) {
+        raw.open(stream);
+        raw.write(Kind::WindowUpdate, 0, stream, &[0; 4]);
+    }
+    raw.open(21);
+    for stream in (23..43).step_by(2) {
+        raw.open(stream);
+        raw.write(Kind::ResetStream, 0, stream, &[0; 4]);
+    }
+    // The ten before it are gone with this, and the ten after it still wait.
+    let _accepted = raw.0.accept().unwrap();
+    raw.open(43);
+    let one_more = raw.try_write(Kind::ResetStream, 0, 43, &[0; 4]);
+    assert_eq!(one_more, Err(Reason::ENHANCE_YOUR_CALM));
+}
+
+#[test]
+fn a_stream_without_an_owner_of_which_the_peer_takes_nothing_is_reset() {
+    let budget = Budget::new(1 << 30);
+    let mut raw = Raw::new(config());
+    raw.0.charge_to(&budget.account());
+    for stream in [1, 3] {
+        raw.open(stream);
+        let (_request, respond) = raw.0.accept().unwrap();
+        let mut send = respond.send(&Response::new(()), false).unwrap();
+        send.send_data(bytes(10_000), true).unwrap();
+        if stream == 1 {
+            // It takes back the window that the answer was queued for.
+            raw.write(Kind::Settings, 0, 0, &[0, 4, 0, 0, 0, 0]);
+        }
+    }
+    raw.0.take_output();
+    assert!(raw.0.has_ownerless());
+    let mut reset = Vec::new();
+    for tick in 0..20 {
+        raw.0.tick();
+        // It takes a little of one of them again and again.
+        raw.write(Kind::WindowUpdate, 0, 3, &[0, 0, 0, 100]);
+        for (head, _) in frames(&raw.0.take_output()) {
+            if head.kind == Kind::ResetStream {
+                reset.push((tick, head.stream));
+            }
+        }
+    }
+    assert_eq!(reset, [(5, 1)], "only the one that has stalled");
+    raw.write(Kind::WindowUpdate, 0, 3, &[0, 0, 0x7f, 0xff]);
+    raw.0.take_output();
+    raw.0.tick();
+    assert!(!raw.0.has_ownerless());
+}
+
+#[test]
+fn a_client_that_does_not_read_its_answers_is_not_read_from_whatever_it_asks() {
+    let mut raw = Raw::new(config());
+    let mut bytes = Vec::new();
+    let head = fields::request(&post("/"));
+    let mut taken = 0;
+    for stream in (1..100_000).step_by(2) {
+        bytes.clear();
+        frame::write(&mut bytes, Kind::Headers, END_HEADERS | END_STREAM, stream, &head);
+        taken = raw.0.receive(&bytes).unwrap();
+        if taken < bytes.len() {
+            break;
+        }
+        let (_request, respond) = raw.0.accept().unwrap();
+        respond.send(&Response::builder().header("why", "x".repeat(200)).body(()).unwrap(), true).unwrap();
+    }
+    assert!(taken < bytes.len());
+    raw.0.count_memory(0);
+    assert!(raw.0.memory().0 < 512 * 1024, "{:?}", raw.0.memory());
+}
+
+#[test]
+fn short_blocks_that_stand_for_long_lists_of_fields_are_not_decoded_before_others_are_accepted() {
+    let mut raw = Raw::new(config());
+    let head = fields::request(&post("/"));
+    let mut opened = 0;
+    for stream in (1..1000).step_by(2) {
+        let mut bytes = Vec::new();
+        frame::write(&mut bytes, Kind::Headers, END_HEADERS, stream, &head);
+        if raw.0.receive(&bytes).unwrap() < bytes.len() {
+            break;
+        }
+        opened += 1;
+    }
+    assert_eq!(opened, 64);
+    assert!(raw.0.accept().is_some());
+    assert!(raw.0.room().is_some());
 }

@@ -1,162 +1,343 @@
-//! The memory that all tunnels of a node hold together. The window of a tunnel bounds what it can hold alone; this bounds the
-//! sum, in three steps: windows shrink, new tunnels are refused, and in the end the tunnels that have stalled longest are
-//! reset, so that the others go on.
+//! The memory that a node holds for the connections that it carries.
+//!
+//! There are three levels. The [`Budget`] of the node bounds the sum. A [`Holder`] is a member of the group, or this node's
+//! own apps: what is refused and what is cut is decided by what each holder has. An [`Account`] is one tunnel, one request or
+//! one link, and can be told to end. What holds bytes has a [`Tally`] of an account: bytes are counted when they are
+//! taken in, and until their memory is really free.
+//!
+//! The sum is bounded in three steps. Above half of the limit, windows shrink. Above three quarters, whoever has more than a
+//! fair share gets nothing new. Above all of it, whoever holds most is cut until three quarters are left.
 
+mod machine;
+mod tally;
+
+pub use machine::share_of_machine;
+pub use tally::Tally;
+
+use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::Context;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
-use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 
-/// What a tunnel costs besides the bytes it has queued, in bytes: its tasks, its stream, its buffers.
+/// What a tunnel or a request costs besides the bytes that it has queued, in bytes: its tasks, its stream, its socket's state.
 pub const TUNNEL: usize = 16 * 1024;
-/// Tunnels that hold at least this many bytes are reset before smaller ones.
+/// What a link costs besides its buffers and queues, in bytes: its task, its keys, the state of HTTP/2.
+pub const LINK: usize = 32 * 1024;
+/// Accounts that hold at least this many bytes are evicted before smaller ones.
 const LARGE: usize = 64 * 1024;
-/// The assumed memory of a machine that does not report it, in bytes.
-const ASSUMED: u64 = 1 << 30;
+/// The bit of [`Account::state`] that says that the account was evicted; the others are the bytes that it holds.
+const EVICTED: usize = 1 << (usize::BITS - 1);
 
-/// The bytes that all tunnels of a node may hold.
+/// The bytes that a node may hold.
 #[derive(Debug)]
 pub struct Budget {
+    total: Arc<Total>,
+    apps: Arc<Holder>,
+}
+
+/// What all holders of one budget share.
+#[derive(Debug)]
+struct Total {
     limit: usize,
     used: AtomicUsize,
-    accounts: Mutex<HashMap<u64, Weak<Account>>>,
+    /// How many of the used bytes belong to evicted accounts, and will be free soon.
+    leaving: AtomicUsize,
+    /// How many holders have accounts.
+    active: AtomicUsize,
+    holders: Mutex<HashMap<u64, Weak<Holder>>>,
     next: AtomicU64,
     since: Instant,
 }
 
-/// The bytes that one tunnel holds.
+/// The bytes of one member of the group, over all its links; or of this node's own apps.
 #[derive(Debug)]
-pub struct Account {
-    budget: Arc<Budget>,
+pub struct Holder {
+    total: Arc<Total>,
     id: u64,
-    held: AtomicUsize,
-    /// When something last left the queue, or entered an empty one, in milliseconds since the budget was made.
-    moved: AtomicU64,
-    evicted: AtomicBool,
-    task: AtomicWaker,
+    used: AtomicUsize,
+    leaving: AtomicUsize,
+    accounts: Mutex<HashMap<u64, Weak<Account>>>,
 }
 
-/// Bytes that are charged to an account until they are dropped.
-struct Charged(Bytes, Arc<Account>);
+/// What an account is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// A tunnel, or another request with its answer.
+    Tunnel,
+    /// A link. It is evicted after all tunnels of its holder, because it takes its tunnels along.
+    Link,
+}
+
+/// The bytes of one tunnel, request or link.
+#[derive(Debug)]
+pub struct Account {
+    holder: Arc<Holder>,
+    id: u64,
+    kind: Kind,
+    /// The bytes that it holds with its fixed cost, and [`EVICTED`].
+    state: AtomicUsize,
+    /// When something last left it, or entered it while it was empty, in milliseconds since the budget was made.
+    moved: AtomicU64,
+    task: AtomicWaker,
+}
 
 impl Budget {
     /// A budget of `limit` bytes.
     pub fn new(limit: u64) -> Arc<Self> {
-        Arc::new(Self {
-            limit: usize::try_from(limit).unwrap_or(usize::MAX),
+        let total = Arc::new(Total {
+            // The highest bit is needed for a flag, and no machine has so much.
+            limit: usize::try_from(limit).unwrap_or(usize::MAX).min(!EVICTED),
             used: AtomicUsize::new(0),
-            accounts: Mutex::default(),
+            leaving: AtomicUsize::new(0),
+            active: AtomicUsize::new(0),
+            holders: Mutex::default(),
             next: AtomicU64::new(0),
             since: Instant::now(),
-        })
+        });
+        let apps = total.holder();
+        Arc::new(Self { total, apps })
     }
 
-    /// Opens the account of a tunnel.
-    pub fn account(self: &Arc<Self>) -> Arc<Account> {
-        let id = self.next.fetch_add(1, Relaxed);
-        let account = Arc::new(Account {
-            budget: self.clone(),
-            id,
-            held: AtomicUsize::new(0),
-            moved: AtomicU64::new(self.now()),
-            evicted: AtomicBool::new(false),
-            task: AtomicWaker::new(),
-        });
-        self.lock().insert(id, Arc::downgrade(&account));
-        self.used.fetch_add(TUNNEL, Relaxed);
-        account
+    /// A new holder: a member of the group.
+    pub fn holder(&self) -> Arc<Holder> {
+        self.total.holder()
+    }
+
+    /// Opens an account of a connection of this node's own apps.
+    pub fn account(&self) -> Arc<Account> {
+        self.apps.account(Kind::Tunnel)
+    }
+
+    /// Whether a new connection of this node's own apps has to be refused.
+    pub fn is_short(&self) -> bool {
+        !self.apps.admits()
     }
 
     /// How many bytes are held.
     pub fn used(&self) -> usize {
-        self.used.load(Relaxed)
+        self.total.used.load(Relaxed)
     }
 
     /// How many bytes may be held.
     pub fn limit(&self) -> usize {
-        self.limit
+        self.total.limit
     }
 
-    /// Whether more than half of it is used, so that windows have to be small.
-    pub fn is_tight(&self) -> bool {
-        self.used() > self.limit / 2
+    /// How many holders have something open, and how many bytes the one has that holds most.
+    pub fn holders(&self) -> (usize, usize) {
+        let holders = lock(&self.total.holders);
+        let most = holders.values().filter_map(Weak::upgrade).map(|holder| holder.used()).max();
+        (self.total.active.load(Relaxed), most.unwrap_or(0))
+    }
+}
+
+impl Total {
+    fn holder(self: &Arc<Self>) -> Arc<Holder> {
+        let id = self.next.fetch_add(1, Relaxed);
+        let holder = Arc::new(Holder {
+            total: self.clone(),
+            id,
+            used: AtomicUsize::new(0),
+            leaving: AtomicUsize::new(0),
+            accounts: Mutex::default(),
+        });
+        lock(&self.holders).insert(id, Arc::downgrade(&holder));
+        holder
     }
 
-    /// Whether more than three quarters of it are used, so that new tunnels have to be refused.
-    pub fn is_short(&self) -> bool {
-        self.used() > self.limit / 4 * 3
+    /// The bytes up to which new tunnels are accepted, and to which the sum is cut.
+    fn comfortable(&self) -> usize {
+        self.limit / 4 * 3
     }
 
-    /// Evicts tunnels until new ones would be accepted again: first those with large queues, the longest stalled before the
-    /// others, and the small ones only if that is not enough.
+    /// The bytes that stay used once all evicted accounts have ended.
+    fn staying(&self) -> usize {
+        staying(&self.used, &self.leaving)
+    }
+
+    /// Evicts accounts of whoever holds most, until the sum is comfortable.
     fn relieve(&self) {
-        let mut accounts: Vec<_> = {
-            // Another thread that has the lock is opening or closing an account, or does this already.
-            let Ok(accounts) = self.accounts.try_lock() else { return };
-            accounts.values().filter_map(Weak::upgrade).collect()
+        let mut holders: Vec<_> = {
+            // Another thread that has the lock does this already, or opens or closes a holder.
+            let Ok(holders) = self.holders.try_lock() else { return };
+            holders.values().filter_map(Weak::upgrade).collect()
         };
-        accounts.retain(|account| account.held.load(Relaxed) > 0);
-        accounts.sort_by_key(|account| (account.held.load(Relaxed) < LARGE, account.moved.load(Relaxed)));
-        let mut reset = 0;
-        for account in accounts {
-            if !self.is_short() {
-                break;
+        let mut evicted = 0;
+        while self.staying() > self.comfortable() {
+            holders.sort_by_key(|holder| holder.staying());
+            let Some(largest) = holders.pop() else { break };
+            let next = holders.last().map_or(0, |holder| holder.staying());
+            let before = evicted;
+            for account in largest.accounts_to_evict() {
+                if self.staying() <= self.comfortable() || largest.staying() < next {
+                    break;
+                }
+                evicted += usize::from(account.evict());
             }
-            account.evict();
-            reset += 1;
+            if evicted > before {
+                holders.push(largest);
+            }
         }
-        tracing::warn!(
-            limit = self.limit,
-            reset,
-            "out of memory for tunnels: those that have stalled are reset"
-        );
+        if evicted > 0 {
+            tracing::warn!(
+                limit = self.limit,
+                evicted,
+                "out of memory for connections: those of whoever holds most are reset"
+            );
+        }
     }
 
     fn now(&self) -> u64 {
         u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Weak<Account>>> {
-        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+impl Holder {
+    /// Opens an account.
+    pub fn account(self: &Arc<Self>, kind: Kind) -> Arc<Account> {
+        let id = self.total.next.fetch_add(1, Relaxed);
+        let account = Arc::new(Account {
+            holder: self.clone(),
+            id,
+            kind,
+            state: AtomicUsize::new(kind.cost()),
+            moved: AtomicU64::new(self.total.now()),
+            task: AtomicWaker::new(),
+        });
+        {
+            let mut accounts = lock(&self.accounts);
+            if accounts.is_empty() {
+                self.total.active.fetch_add(1, Relaxed);
+            }
+            accounts.insert(id, Arc::downgrade(&account));
+        }
+        self.grow(kind.cost());
+        account
+    }
+
+    /// Whether one more tunnel is to be accepted: there is memory left, or this holder has less than a fair share of it.
+    pub fn admits(&self) -> bool {
+        self.total.used.load(Relaxed) + TUNNEL <= self.total.comfortable()
+            || self.used() + TUNNEL <= self.fair_share()
+    }
+
+    /// How many bytes this holder has.
+    pub fn used(&self) -> usize {
+        self.used.load(Relaxed)
+    }
+
+    /// What each holder may have when all of them want as much as they can get.
+    fn fair_share(&self) -> usize {
+        self.total.comfortable() / self.total.active.load(Relaxed).max(1)
+    }
+
+    fn staying(&self) -> usize {
+        staying(&self.used, &self.leaving)
+    }
+
+    /// The accounts that can be evicted, in the order in which they are: large ones, then small ones, then those that hold
+    /// no bytes; the longest stalled first.
+    fn accounts_to_evict(&self) -> Vec<Arc<Account>> {
+        let accounts: Vec<_> = lock(&self.accounts).values().filter_map(Weak::upgrade).collect();
+        let order = |account: &Account| {
+            let held = account.held();
+            (account.kind, held < LARGE, held == 0, account.moved.load(Relaxed), Reverse(held))
+        };
+        let mut accounts: Vec<_> = accounts
+            .into_iter()
+            .filter(|account| !account.is_evicted())
+            .map(|one| (order(&one), one))
+            .collect();
+        accounts.sort_by_key(|(order, _)| *order);
+        accounts.into_iter().map(|(_, account)| account).collect()
+    }
+
+    fn grow(&self, count: usize) {
+        self.used.fetch_add(count, Relaxed);
+        if self.total.used.fetch_add(count, Relaxed) + count > self.total.limit
+            && self.total.staying() > self.total.limit
+        {
+            self.total.relieve();
+        }
+    }
+
+    fn shrink(&self, count: usize) {
+        self.used.fetch_sub(count, Relaxed);
+        self.total.used.fetch_sub(count, Relaxed);
+    }
+
+    fn leaves(&self, count: usize) {
+        self.leaving.fetch_add(count, Relaxed);
+        self.total.leaving.fetch_add(count, Relaxed);
+    }
+
+    fn left(&self, count: usize) {
+        self.leaving.fetch_sub(count, Relaxed);
+        self.total.leaving.fetch_sub(count, Relaxed);
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        lock(&self.total.holders).remove(&self.id);
+    }
+}
+
+impl Kind {
+    /// What an account of this kind costs besides its bytes.
+    fn cost(self) -> usize {
+        match self {
+            Self::Tunnel => TUNNEL,
+            Self::Link => LINK,
+        }
     }
 }
 
 impl Account {
     /// Counts `count` bytes more.
     pub fn charge(&self, count: usize) {
-        if self.held.fetch_add(count, Relaxed) == 0 {
-            self.moved.store(self.budget.now(), Relaxed);
+        let before = self.state.fetch_add(count, Relaxed);
+        if before & EVICTED != 0 {
+            self.holder.leaves(count);
+        } else if before == self.kind.cost() {
+            self.moved.store(self.holder.total.now(), Relaxed);
         }
-        if self.budget.used.fetch_add(count, Relaxed) + count > self.budget.limit {
-            self.budget.relieve();
-        }
+        self.holder.grow(count);
     }
 
-    /// Counts `count` bytes less, because they moved on.
+    /// Counts `count` bytes less, because they moved on; no more than were charged.
     pub fn release(&self, count: usize) {
-        self.moved.store(self.budget.now(), Relaxed);
-        self.give_back(count);
+        self.moved.store(self.holder.total.now(), Relaxed);
+        let before = self.state.fetch_sub(count, Relaxed);
+        debug_assert!(before & !EVICTED >= count, "no more is released than was charged");
+        self.holder.shrink(count);
+        if before & EVICTED != 0 {
+            self.holder.left(count);
+        }
     }
 
-    /// Charges `bytes` until they are dropped.
-    pub fn charge_while_alive(self: &Arc<Self>, bytes: Bytes) -> Bytes {
-        self.charge(bytes.len());
-        Bytes::from_owner(Charged(bytes, self.clone()))
+    /// How many bytes are charged to it, without its fixed cost.
+    pub fn held(&self) -> usize {
+        (self.state.load(Relaxed) & !EVICTED) - self.kind.cost()
     }
 
-    /// Whether windows have to be small.
+    /// Whether windows have to be small: memory is tight, and this account's holder has its share in that.
     pub fn is_tight(&self) -> bool {
-        self.budget.is_tight()
+        self.holder.total.used.load(Relaxed) > self.holder.total.limit / 2
     }
 
-    /// Whether this tunnel has to end.
+    /// Whose account this is.
+    pub fn holder(&self) -> &Arc<Holder> {
+        &self.holder
+    }
+
+    /// Whether this tunnel, request or link has to end.
     pub fn is_evicted(&self) -> bool {
-        self.evicted.load(Relaxed)
+        self.state.load(Relaxed) & EVICTED != 0
     }
 
     /// The same. If it may go on, the current task is woken once it has to end.
@@ -165,174 +346,50 @@ impl Account {
         self.is_evicted()
     }
 
-    /// Has the tunnel end. What it holds counts as free at once, so that no other has to end for it.
-    fn evict(&self) {
-        self.evicted.store(true, Relaxed);
-        self.give_back(usize::MAX);
-        self.task.wake();
+    /// Waits until it has to end.
+    pub async fn evicted(&self) {
+        std::future::poll_fn(|cx| if self.poll_evicted(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
     }
 
-    fn give_back(&self, count: usize) {
-        let before = self.held.fetch_update(Relaxed, Relaxed, |held| Some(held.saturating_sub(count)));
-        let before = before.unwrap_or_else(|held| held);
-        self.budget.used.fetch_sub(before.min(count), Relaxed);
+    /// Has the tunnel end. What it holds is counted until it is free, but no other has to end for it. False when it was
+    /// evicted before.
+    fn evict(&self) -> bool {
+        let before = self.state.fetch_or(EVICTED, Relaxed);
+        if before & EVICTED != 0 {
+            return false;
+        }
+        self.holder.leaves(before);
+        self.task.wake();
+        true
     }
 }
 
 impl Drop for Account {
     fn drop(&mut self) {
-        self.give_back(usize::MAX);
-        self.budget.used.fetch_sub(TUNNEL, Relaxed);
-        self.budget.lock().remove(&self.id);
+        let state = *self.state.get_mut();
+        let held = state & !EVICTED;
+        debug_assert_eq!(held, self.kind.cost(), "what holds bytes keeps their account");
+        self.holder.shrink(held);
+        if state & EVICTED != 0 {
+            self.holder.left(held);
+        }
+        let mut accounts = lock(&self.holder.accounts);
+        accounts.remove(&self.id);
+        if accounts.is_empty() {
+            self.holder.total.active.fetch_sub(1, Relaxed);
+        }
     }
 }
 
-impl AsRef<[u8]> for Charged {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
+/// Another thread may be between the two counters, so that one of them is ahead.
+fn staying(used: &AtomicUsize, leaving: &AtomicUsize) -> usize {
+    let leaving = leaving.load(Relaxed);
+    used.load(Relaxed).saturating_sub(if leaving & EVICTED == 0 { leaving } else { 0 })
 }
 
-impl Drop for Charged {
-    fn drop(&mut self) {
-        self.1.release(self.0.len());
-    }
-}
-
-/// A quarter of the memory that this process may use, in bytes: of the machine's, or of the smallest limit of its control
-/// groups.
-pub fn share_of_machine() -> u64 {
-    share(Path::new("/proc"), Path::new("/sys/fs/cgroup"))
-}
-
-/// The same, where the file systems of the kernel are.
-fn share(proc: &Path, groups: &Path) -> u64 {
-    let machine = std::fs::read_to_string(proc.join("meminfo")).ok().and_then(|text| total(&text));
-    let group = std::fs::read_to_string(proc.join("self/cgroup")).ok();
-    let group = group.and_then(|text| group_limit(&text, groups));
-    [machine, group].into_iter().flatten().min().unwrap_or(ASSUMED) / 4
-}
-
-/// `MemTotal` of /proc/meminfo, in bytes.
-fn total(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
-}
-
-/// The smallest limit of the control groups that /proc/self/cgroup names: of version 2, or of the memory controller
-/// of version 1, and of every group above.
-fn group_limit(cgroup: &str, root: &Path) -> Option<u64> {
-    let limits = cgroup.lines().filter_map(|line| {
-        let (hierarchy, path) = line.split_once(':')?.1.split_once(':')?;
-        let (root, file) = match hierarchy {
-            "" => (root.to_owned(), "memory.max"),
-            controllers if controllers.split(',').any(|name| name == "memory") => {
-                (root.join("memory"), "memory.limit_in_bytes")
-            }
-            _ => return None,
-        };
-        let group = root.join(path.trim_start_matches('/'));
-        let above = group.ancestors().take_while(|group| group.starts_with(&root));
-        let limit = |group: &Path| std::fs::read_to_string(group.join(file)).ok()?.trim().parse().ok();
-        above.filter_map(limit).min()
-    });
-    limits.min()
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_byte_is_released_once() {
-        let budget = Budget::new(1 << 20);
-        let account = budget.account();
-        account.charge(1000);
-        let charged = account.charge_while_alive(Bytes::from(vec![0; 500]));
-        assert_eq!(budget.used(), TUNNEL + 1500);
-        account.release(400);
-        drop(account);
-        assert_eq!(budget.used(), TUNNEL + 1100, "what is charged keeps the account");
-        drop(charged);
-        assert_eq!(budget.used(), 0);
-        assert!(budget.lock().is_empty());
-    }
-
-    #[test]
-    fn windows_shrink_then_tunnels_are_refused_then_evicted() {
-        let budget = Budget::new(1 << 20);
-        let account = budget.account();
-        account.charge((1 << 19) - TUNNEL);
-        assert!(!budget.is_tight());
-        account.charge(1);
-        assert!(budget.is_tight() && !budget.is_short());
-        account.charge(1 << 18);
-        assert!(budget.is_short() && !account.is_evicted());
-        account.charge(1 << 18);
-        assert!(account.is_evicted() && !budget.is_short());
-    }
-
-    #[test]
-    fn the_longest_stalled_tunnels_are_evicted_and_no_more_than_necessary() {
-        let budget = Budget::new(4 << 20);
-        let [old, small, idle, moving, newest] = [0; 5].map(|_| budget.account());
-        for (account, count) in [(&old, 2 << 20), (&small, 10), (&moving, 1 << 20)] {
-            account.charge(count);
-        }
-        newest.charge((1 << 20) - 6 * TUNNEL);
-        for (at, account) in [&small, &old, &newest, &moving].into_iter().enumerate() {
-            account.moved.store(at as u64, Relaxed);
-        }
-        assert!([&old, &small, &idle, &moving, &newest].iter().all(|account| !account.is_evicted()));
-        moving.charge(2 * TUNNEL);
-        assert!(old.is_evicted());
-        assert!([&small, &idle, &moving, &newest].iter().all(|account| !account.is_evicted()));
-        assert!(!budget.is_short());
-    }
-
-    #[test]
-    fn the_machines_memory_is_read() {
-        assert_eq!(total("MemFree: 1 kB\nMemTotal:       24576 kB\n"), Some(24576 * 1024));
-        assert_eq!(total("nonsense"), None);
-    }
-
-    #[test]
-    fn the_share_is_a_quarter_of_what_the_process_may_use() {
-        let root = tempfile::tempdir().unwrap();
-        let (proc, groups) = (root.path().join("proc"), root.path().join("groups"));
-        let write = |path: std::path::PathBuf, text: &str| {
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
-        };
-        assert_eq!(share(&proc, &groups), ASSUMED / 4, "nothing is known");
-        write(proc.join("meminfo"), "MemTotal: 4096 kB\n");
-        assert_eq!(share(&proc, &groups), 1024 * 1024);
-        write(proc.join("self/cgroup"), "0::/a\n");
-        write(groups.join("a/memory.max"), "max\n");
-        assert_eq!(share(&proc, &groups), 1024 * 1024, "the group has no limit");
-        write(groups.join("a/memory.max"), "8000\n");
-        assert_eq!(share(&proc, &groups), 2000, "the limit of the group is smaller");
-        write(groups.join("a/memory.max"), "80000000\n");
-        assert_eq!(share(&proc, &groups), 1024 * 1024, "the machine is smaller");
-        // The machine that runs this reports its memory.
-        let reported = total(&std::fs::read_to_string("/proc/meminfo").unwrap()).unwrap();
-        assert!(share_of_machine() <= reported / 4);
-    }
-
-    #[test]
-    fn the_smallest_limit_of_the_control_groups_counts() {
-        let root = tempfile::tempdir().unwrap();
-        let write = |path: &str, text: &str| {
-            let file = root.path().join(path);
-            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-            std::fs::write(file, text).unwrap();
-        };
-        write("a/memory.max", "1000\n");
-        write("a/b/memory.max", "max\n");
-        write("memory/c/memory.limit_in_bytes", "500\n");
-        assert_eq!(group_limit("0::/a/b\n", root.path()), Some(1000));
-        assert_eq!(group_limit("0::/\n", root.path()), None);
-        assert_eq!(group_limit("5:cpu,memory:/c/d\n1:name=x:/\n0::/a\n", root.path()), Some(500));
-        assert_eq!(group_limit("nonsense", root.path()), None);
-    }
-}
+mod tests;

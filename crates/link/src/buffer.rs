@@ -21,6 +21,11 @@ pub(super) struct Buffer {
 }
 
 impl Buffer {
+    /// The memory of the buffer, in bytes.
+    pub(super) fn memory(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// The bytes that wait to be read.
     pub(super) fn filled(&self) -> &[u8] {
         &self.bytes[self.start..self.end]

@@ -2,11 +2,15 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::AsyncWrite;
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use laneway_h2::{Accepted, Config, Engine, Error, Finish, MAX_PIECES, PingPong, Reason, Requests};
+use laneway_limits::memory::Account;
 
 /// The byte stream of a connection.
 pub(super) trait Wire: AsyncWrite + Unpin {
@@ -18,24 +22,43 @@ pub(super) trait Wire: AsyncWrite + Unpin {
         most: usize,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>>;
+
+    /// The memory of its buffers, in bytes.
+    fn memory(&self) -> usize;
 }
 
 /// A connection. It does nothing unless it is polled; dropping it ends all streams.
 pub(super) struct Connection<W> {
     engine: Engine,
     wire: W,
+    ticks: Interval,
 }
+
+/// A stream without an owner is reset when the peer has taken nothing of it for six of these intervals.
+const TICK: Duration = Duration::from_secs(5);
 
 impl<W: Wire> Connection<W> {
     /// The client's end.
     pub(super) fn client(wire: W, config: Config) -> (Requests, Self) {
         let (requests, engine) = Engine::client(config);
-        (requests, Self { engine, wire })
+        (requests, Self::new(engine, wire))
     }
 
     /// The server's end.
     pub(super) fn server(wire: W, config: Config) -> Self {
-        Self { engine: Engine::server(config), wire }
+        Self::new(Engine::server(config), wire)
+    }
+
+    fn new(engine: Engine, wire: W) -> Self {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { engine, wire, ticks }
+    }
+
+    /// Charges the memory of the connection to `account`, and what is queued on streams until they have an account of their
+    /// own.
+    pub(super) fn charge_to(&mut self, account: &Arc<Account>) {
+        self.engine.charge_to(account);
     }
 
     /// What asks the peer whether it is alive.
@@ -95,7 +118,12 @@ impl<W: Wire> Connection<W> {
     /// When it did not end in good order.
     pub(super) fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.engine.register(cx);
-        let result = ready!(self.poll_both(cx));
+        let result = self.poll_both(cx);
+        while self.engine.has_ownerless() && self.ticks.poll_tick(cx).is_ready() {
+            self.engine.tick();
+        }
+        self.engine.count_memory(self.wire.memory());
+        let result = ready!(result);
         let error = match &result {
             Err(error) => error.clone(),
             Ok(()) => Error::GoAway(Reason::NO_ERROR),

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::tunnel::Inbox;
 use laneway_h2 as http2;
+use laneway_limits::memory::Tally;
 use laneway_telemetry::traffic::Moved;
 use laneway_telemetry::traffic::Traffic;
 use laneway_wire::capsule::{self, CapsuleError, Decoder, HEAD, LONGEST_PAYLOAD};
@@ -49,12 +50,14 @@ pub fn idle_limit(target: &Target) -> Duration {
 pub struct Datagrams {
     inbox: Inbox,
     decoder: Decoder,
+    /// The memory of what the decoder keeps.
+    memory: Tally,
 }
 
 impl Datagrams {
     /// The datagrams of a tunnel's inbox.
     pub fn new(inbox: Inbox) -> Self {
-        Self { inbox, decoder: Decoder::default() }
+        Self { memory: inbox.tally(), inbox, decoder: Decoder::default() }
     }
 
     /// The next datagram; `None` when the other end has ended its direction.
@@ -66,6 +69,7 @@ impl Datagrams {
             if let Some(payload) = self.decoder.datagram()? {
                 return Ok(Some(payload));
             }
+            self.memory.set(self.decoder.memory());
             match self.inbox.next().await? {
                 Some(bytes) => self.decoder.push(bytes),
                 None => return Ok(self.decoder.finish().map(|()| None)?),

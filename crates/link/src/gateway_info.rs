@@ -81,10 +81,10 @@ fn parse(body: &[u8]) -> Option<GatewayInfo> {
 
 impl Incoming {
     /// Answers with what this gateway is. A client that has given up meanwhile gets no answer.
-    pub fn answer_info(self, info: &GatewayInfo) {
-        let sent = self.respond.send(&http::Response::new(()), false);
-        let json = serde_json::to_vec(info).unwrap_or_default();
-        let _ = sent.and_then(|mut send| send.send_data(Bytes::from(json), true));
+    pub async fn answer_info(self, info: GatewayInfo) {
+        let json = serde_json::to_vec(&info).unwrap_or_default();
+        drop(info);
+        self.answer(&http::Response::new(()), Bytes::from(json)).await;
     }
 }
 

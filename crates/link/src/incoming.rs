@@ -3,16 +3,22 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode};
+use tokio::time::timeout;
 
 use super::alive::Pulse;
 use super::request::RequestKind;
 use super::settings::{CAPSULE_PROTOCOL, CONNECTION_ID};
 use super::tunnel::{Inbox, Outbox, Tunnel};
 use laneway_h2::{self as http2, Protocol, RecvStream, SendResponse};
-use laneway_limits::memory::Account;
+use laneway_limits::memory::{Account, Tally};
 use laneway_wire::failure::Failure;
+
+/// How long a client may take to accept a whole answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A request that waits for its answer.
 pub struct Incoming {
@@ -39,8 +45,14 @@ impl Incoming {
 
     /// Counts the bytes that the tunnel holds in `account` from now on.
     pub fn charge_to(&mut self, account: Arc<Account>) {
+        self.respond.charge_to(&account);
         self.inbox.charge_to(&account);
         self.account = Some(account);
+    }
+
+    /// Whether the request has to end for want of memory.
+    pub fn is_evicted(&self) -> bool {
+        self.account.as_ref().is_some_and(|account| account.is_evicted())
     }
 
     /// Answers that the request is granted.
@@ -61,6 +73,27 @@ impl Incoming {
         Ok(tunnel)
     }
 
+    /// Answers with a whole body, which waits until the client takes it. A client that does not take it in time, or has given
+    /// up meanwhile, gets none, or not all of it.
+    pub(super) async fn answer(self, response: &Response<()>, body: Bytes) {
+        let Ok(send) = self.respond.send(response, false) else { return };
+        let mut outbox = Outbox::new(send, self.inbox.pulse().clone());
+        let mut waiting = Tally::default();
+        if let Some(account) = &self.account {
+            outbox.charge_to(account);
+            waiting.charge_to(account);
+        }
+        waiting.set(body.len());
+        let evicted = poll_fn(|cx| if self.inbox.poll_evicted(cx) { Poll::Ready(()) } else { Poll::Pending });
+        let sent = tokio::select! {
+            sent = timeout(ANSWER_TIMEOUT, outbox.send(body)) => sent.is_ok_and(|sent| sent.is_ok()),
+            () = evicted => false,
+        };
+        if sent {
+            let _ = outbox.finish();
+        }
+    }
+
     /// Answers with the reason why the request is refused. A client that has given up meanwhile gets no answer.
     pub fn refuse(self, failure: &Failure, proxy: &str) {
         let mut response = Response::new(());
@@ -76,6 +109,9 @@ impl Incoming {
     /// meanwhile is queued as in an open tunnel.
     pub async fn abandoned(&mut self) {
         poll_fn(|cx| {
+            if self.inbox.poll_evicted(cx) {
+                return Poll::Ready(());
+            }
             while !self.inbox.has_ended() {
                 match self.inbox.poll_fill(cx) {
                     Poll::Ready(Ok(())) => {}

@@ -11,6 +11,7 @@ use super::incoming::Incoming;
 use super::request::{RESOLVE_PATH, uri};
 use super::tunnel::{Inbox, Outbox};
 use laneway_h2 as http2;
+use laneway_limits::memory::Tally;
 use laneway_wire::dns::LONGEST;
 use laneway_wire::failure::{Failure, Kind, Side};
 
@@ -45,7 +46,8 @@ pub async fn resolve(link: &Link, query: Bytes) -> Result<Bytes, Failure> {
             return Ok(Err(refusal(&response, link.address)));
         }
         let is_message = response.headers().get(header::CONTENT_TYPE) == Some(&MEDIA_TYPE);
-        let body = whole(&mut Inbox::new(response.into_body(), counted)).await?;
+        let mut inbox = Inbox::new(response.into_body(), counted);
+        let body = whole(&mut inbox, &mut Tally::default()).await?;
         Ok(body.filter(|_| is_message).ok_or_else(|| {
             let sentence = format!("the gateway {} did not answer with a DNS message", link.address);
             Failure::new(Kind::BadResponse, Side::Gateway, sentence)
@@ -57,14 +59,15 @@ pub async fn resolve(link: &Link, query: Bytes) -> Result<Bytes, Failure> {
     }
 }
 
-/// The whole body; `None` when it is longer than a message can be.
-async fn whole(inbox: &mut Inbox) -> Result<Option<Bytes>, http2::Error> {
+/// The whole body, whose bytes are counted in `held`; `None` when it is longer than a message can be.
+async fn whole(inbox: &mut Inbox, held: &mut Tally) -> Result<Option<Bytes>, http2::Error> {
     let mut body = BytesMut::new();
     while let Some(piece) = inbox.next().await? {
         if body.len() + piece.len() > LONGEST {
             return Ok(None);
         }
         body.extend_from_slice(&piece);
+        held.set(body.capacity());
     }
     Ok(Some(body.freeze()))
 }
@@ -72,19 +75,18 @@ async fn whole(inbox: &mut Inbox) -> Result<Option<Bytes>, http2::Error> {
 impl Incoming {
     /// The bytes of the query; `None` when the client has given up, or sends too much or too slowly.
     pub async fn read_query(&mut self) -> Option<Bytes> {
-        timeout(QUERY_TIMEOUT, whole(&mut self.inbox)).await.ok()?.ok()?
+        let mut held = self.inbox.tally();
+        timeout(QUERY_TIMEOUT, whole(&mut self.inbox, &mut held)).await.ok()?.ok()?
     }
 
     /// Answers the query; the answer may be cached for `seconds` (RFC 8484 §5.1). A client that has given up meanwhile gets
     /// no answer.
-    pub fn answer_query(self, bytes: Vec<u8>, seconds: u32) {
+    pub async fn answer_query(self, bytes: Vec<u8>, seconds: u32) {
         let mut response = http::Response::new(());
         response.headers_mut().insert(header::CONTENT_TYPE, MEDIA_TYPE);
         if let Ok(value) = HeaderValue::from_str(&format!("max-age={seconds}")) {
             response.headers_mut().insert(header::CACHE_CONTROL, value);
         }
-        let sent = self.respond.send(&response, false);
-        // At most 64 KiB, so nothing waits for capacity.
-        let _ = sent.and_then(|mut send| send.send_data(bytes.into(), true));
+        self.answer(&response, bytes.into()).await;
     }
 }

@@ -354,6 +354,10 @@ impl Wire for Secure {
             ready!(self.poll_receive(cx))?;
         }
     }
+
+    fn memory(&self) -> usize {
+        self.receiving.buffer.memory() + self.sending.buffer.memory()
+    }
 }
 
 #[cfg(test)]

@@ -11,8 +11,9 @@ use super::handshake::Proved;
 use super::incoming::Incoming;
 use super::secure::Secure;
 use super::settings::{self, HANDSHAKE_TIMEOUT};
-use super::tls::{self, PeerIdentity, TlsError};
+use super::tls::PeerIdentity;
 use laneway_h2 as http2;
+use laneway_limits::memory::Account;
 
 /// Why a connection did not become a link.
 #[derive(Debug, thiserror::Error)]
@@ -20,9 +21,6 @@ pub enum AcceptError {
     /// The HTTP/2 preface did not arrive in time.
     #[error("the client sends nothing")]
     Late,
-    /// The client's certificate is not that of a laneway node.
-    #[error("the client has no laneway certificate")]
-    Certificate(#[source] TlsError),
     /// It does not speak HTTP/2.
     #[error("the client does not speak the link's protocol")]
     Protocol(#[source] http2::Error),
@@ -38,14 +36,19 @@ pub struct ServerLink {
 }
 
 impl ServerLink {
-    /// Makes a link of a connection whose TLS handshake is done.
+    /// Makes a link of a connection whose TLS handshake is done. What it holds is charged to `account`, unless it belongs
+    /// to a tunnel with an account of its own.
     ///
     /// # Errors
     /// [`AcceptError`].
-    pub async fn accept(proved: Proved) -> Result<Self, AcceptError> {
-        let client = tls::peer(&proved.certificates).map_err(AcceptError::Certificate)?;
+    pub async fn accept(
+        proved: Proved,
+        client: PeerIdentity,
+        account: &Arc<Account>,
+    ) -> Result<Self, AcceptError> {
         let queue = proved.stream.queue().clone();
         let mut connection = Connection::server(proved.stream, settings::config());
+        connection.charge_to(account);
         let greeted = timeout(HANDSHAKE_TIMEOUT, poll_fn(|cx| connection.poll_greeted(cx)));
         let greeted = greeted.await.map_err(|_late: tokio::time::error::Elapsed| AcceptError::Late)?;
         greeted.map_err(AcceptError::Protocol)?;

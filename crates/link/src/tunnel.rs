@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::alive::{OpenTunnel, Pulse};
 use laneway_h2::{Error, PieceQueue, Reason, RecvStream, SendStream};
-use laneway_limits::memory::Account;
+use laneway_limits::memory::{Account, Tally};
 
 /// How many pieces one write to a socket gathers at most.
 const GATHER: usize = 16;
@@ -56,8 +56,9 @@ impl Outbox {
         Self { send, account: None, pulse }
     }
 
-    /// Counts the bytes that are queued for sending in `account` from now on.
+    /// Counts the bytes that are queued on the stream in `account` from now on.
     pub(crate) fn charge_to(&mut self, account: &Arc<Account>) {
+        self.send.charge_to(account);
         self.account = Some(account.clone());
     }
 
@@ -81,12 +82,7 @@ impl Outbox {
     /// When the stream or the link has ended.
     pub fn send_reserved(&mut self, data: Bytes) -> Result<(), Error> {
         self.pulse.flow().queued(data.len());
-        let data = match &self.account {
-            _ if data.is_empty() => return Ok(()),
-            Some(account) => account.charge_while_alive(data),
-            None => data,
-        };
-        self.send.send_data(data, false)
+        if data.is_empty() { Ok(()) } else { self.send.send_data(data, false) }
     }
 
     /// Queues all of `data`, waiting for capacity.
@@ -125,10 +121,11 @@ impl Drop for Outbox {
 pub struct Inbox {
     receive: RecvStream,
     queue: PieceQueue,
+    /// The memory of `queue`.
+    memory: Tally,
     ended: bool,
     failed: Option<Error>,
     counted: OpenTunnel,
-    account: Option<Arc<Account>>,
     /// Bytes that were consumed and not given back to the peer's window.
     withheld: usize,
 }
@@ -136,14 +133,18 @@ pub struct Inbox {
 impl Inbox {
     /// Of an open stream, which counts as open until this is dropped.
     pub(super) fn new(receive: RecvStream, counted: OpenTunnel) -> Self {
-        let queue = PieceQueue::default();
-        Self { receive, queue, ended: false, failed: None, counted, account: None, withheld: 0 }
+        let (queue, memory) = (PieceQueue::default(), Tally::default());
+        Self { receive, queue, memory, ended: false, failed: None, counted, withheld: 0 }
     }
 
     /// Counts the bytes that are queued in `account` from now on.
     pub(crate) fn charge_to(&mut self, account: &Arc<Account>) {
-        account.charge(self.queue.len());
-        self.account = Some(account.clone());
+        self.memory.charge_to(account);
+    }
+
+    /// A tally of the same account, for what is made of the bytes that were received.
+    pub fn tally(&self) -> Tally {
+        self.memory.account().map(Tally::of).unwrap_or_default()
     }
 
     /// The pulse of its link.
@@ -181,10 +182,8 @@ impl Inbox {
         if pulse.flow().arrived(data.len()) {
             pulse.want_proof();
         }
-        if let Some(account) = &self.account {
-            account.charge(data.len());
-        }
         self.queue.push(data);
+        self.memory.set(self.queue.memory());
     }
 
     /// Keeps an error of [`Inbox::poll_fill`] for [`Inbox::next`] to return.
@@ -199,7 +198,7 @@ impl Inbox {
 
     /// Whether the node is out of memory and this tunnel has to end. Otherwise the task is woken once it has to.
     pub fn poll_evicted(&self, cx: &Context<'_>) -> bool {
-        self.account.as_ref().is_some_and(|account| account.poll_evicted(cx))
+        self.memory.account().is_some_and(|account| account.poll_evicted(cx))
     }
 
     /// Nothing is queued; more may arrive.
@@ -229,8 +228,8 @@ impl Inbox {
 
     /// Drops `count` bytes from the front of the queue, and gives the peer as much window back.
     pub(crate) fn consume(&mut self, count: usize) {
-        self.release(count);
         self.queue.consume(count);
+        self.release(count);
     }
 
     /// The next bytes; `None` at the end in good order.
@@ -253,11 +252,8 @@ impl Inbox {
 
     /// Gives window back, except for what the tunnel does not need beside others, or may not have while memory is tight.
     fn release(&mut self, count: usize) {
-        let mut tight = false;
-        if let Some(account) = &self.account {
-            account.release(count);
-            tight = account.is_tight();
-        }
+        self.memory.set(self.queue.memory());
+        let tight = self.memory.account().is_some_and(|account| account.is_tight());
         let (owed, pulse) = (self.withheld + count, self.counted.pulse());
         let step = pulse.queue().steps().one();
         self.withheld = pulse.flow().to_withhold(pulse.tunnels(), tight, step, owed, self.withheld);
@@ -266,10 +262,8 @@ impl Inbox {
 
     /// Drops what is queued. The peer gets no window back.
     fn discard(&mut self) {
-        if let Some(account) = &self.account {
-            account.release(self.queue.len());
-        }
         self.queue.clear();
+        self.memory.set(0);
     }
 }
 

@@ -17,6 +17,7 @@ use super::client::Link;
 use super::request::{UPDATES_PATH, uri};
 use super::tunnel::{Inbox, Outbox, Tunnel};
 use laneway_h2 as http2;
+use laneway_limits::memory::Tally;
 use laneway_trust::membership::Membership;
 use laneway_trust::update::{MAX_CRL, SealedUpdate, UpdateError, Version};
 use laneway_wire::failure::with_causes;
@@ -151,6 +152,8 @@ struct Exchange {
     outbox: Outbox,
     inbox: Inbox,
     buffer: BytesMut,
+    /// The memory of `buffer`, and of the message that is being sent.
+    memory: Tally,
     /// When the message that has begun to arrive must be complete.
     due: Option<Instant>,
     id: NodeId,
@@ -167,6 +170,7 @@ impl Exchange {
     fn new(Tunnel { outbox, inbox }: Tunnel, id: NodeId) -> Self {
         Self {
             outbox,
+            memory: inbox.tally(),
             inbox,
             buffer: BytesMut::new(),
             due: None,
@@ -196,7 +200,10 @@ impl Exchange {
                 None => next.await,
             };
             match piece? {
-                Some(piece) => self.buffer.extend_from_slice(&piece),
+                Some(piece) => {
+                    self.buffer.extend_from_slice(&piece);
+                    self.memory.set(self.buffer.capacity());
+                }
                 None if self.buffer.is_empty() => return Ok(false),
                 None => return Err(ExchangeError::Malformed),
             }
@@ -226,6 +233,10 @@ impl Exchange {
         let Some(json) = rest.get(..length) else { return Ok(None) };
         let message = serde_json::from_slice(json).ok().ok_or(ExchangeError::Malformed)?;
         self.buffer.advance(4 + length);
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
+        }
+        self.memory.set(self.buffer.capacity());
         self.due = (!self.buffer.is_empty()).then(|| Instant::now() + TIMEOUT);
         Ok(Some(message))
     }
@@ -253,7 +264,10 @@ impl Exchange {
         let json = serde_json::to_vec(message).ok().ok_or(ExchangeError::Malformed)?;
         let length = u32::try_from(json.len()).ok().ok_or(ExchangeError::Malformed)?;
         let frame = Bytes::from([&length.to_be_bytes()[..], &json].concat());
+        let length = frame.len();
+        self.memory.add(length);
         let sent = timeout(TIMEOUT, self.outbox.send(frame)).await;
+        self.memory.remove(length);
         Ok(sent.ok().ok_or(ExchangeError::Stalled)??)
     }
 }

@@ -52,6 +52,11 @@ pub struct Decoder {
 }
 
 impl Decoder {
+    /// The memory of what was not decoded yet, in bytes.
+    pub fn memory(&self) -> usize {
+        self.begun.capacity() + self.rest.len()
+    }
+
     /// Adds the next bytes of the stream. Call it when [`Decoder::datagram`] has returned `None`.
     pub fn push(&mut self, bytes: Bytes) {
         if self.rest.is_empty() {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::Streams;
+use super::{Streams, Unaccepted};
 use crate::closed::{ClosedBy, Late};
 use crate::fields::Fields;
 use crate::frame::{self, Head, Kind, MAX_STREAM_ID, MAX_WINDOW};
@@ -151,9 +151,9 @@ impl Streams {
             }
         };
         (stream.recv.has_head, stream.recv.has_ended) = (true, ends);
-        self.store.insert(id, stream);
+        self.insert(id, stream);
         self.counts.peer_opened();
-        self.accept.requests.push_back((id, request));
+        self.accept.requests.push_back(Unaccepted { id, request, is_reset_by_peer: false });
         Ok(())
     }
 
@@ -270,7 +270,8 @@ impl Streams {
         if self.store.get(id).is_none_or(|stream| stream.error().is_some()) {
             return Ok(());
         }
-        if self.accept.requests.iter().any(|(waiting, _)| *waiting == id) {
+        if let Some(waiting) = self.accept.requests.iter_mut().find(|waiting| waiting.id == id) {
+            waiting.is_reset_by_peer = true;
             self.accept.resets += 1;
             if self.accept.resets > self.config.max_pending_resets {
                 return Err(Reason::ENHANCE_YOUR_CALM);

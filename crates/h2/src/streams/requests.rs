@@ -1,11 +1,13 @@
 //! What the handles of a connection and of its streams ask for.
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{Request, Response};
+use laneway_limits::memory::Account;
 
-use super::Streams;
+use super::{Streams, Unaccepted};
 use crate::frame::Kind;
 use crate::recv::Content;
 use crate::stream::Stream;
@@ -30,7 +32,7 @@ impl Streams {
         let mut stream = Stream::new(self.settings.peer.window, self.settings.window());
         (stream.send.is_ending, stream.send.has_ended) = (ends, ends);
         stream.recv.content = Content::asked_by(request.method());
-        self.store.insert(id, stream);
+        self.insert(id, stream);
         self.write_headers(id, fields::request(request), ends);
         Poll::Ready(Ok(id))
     }
@@ -38,11 +40,11 @@ impl Streams {
     /// The next stream that the peer has opened, with one handle.
     pub(crate) fn accept(&mut self) -> Option<(u32, Request<()>)> {
         loop {
-            let (id, request) = self.accept.requests.pop_front()?;
+            let Unaccepted { id, request, is_reset_by_peer } = self.accept.requests.pop_front()?;
             if self.store.get(id).is_some_and(|stream| stream.error().is_none()) {
                 return Some((id, request));
             }
-            self.accept.resets = self.accept.resets.saturating_sub(1);
+            self.accept.resets -= usize::from(is_reset_by_peer);
             self.drop_handle(id);
         }
     }
@@ -170,7 +172,13 @@ impl Streams {
             let held = stream.recv.forget_held();
             self.release_connection(held);
             self.schedule(id);
+            self.loses_owner(id);
         }
+    }
+
+    /// Charges what is queued on a stream to `account` from now on.
+    pub(crate) fn charge_stream_to(&mut self, id: u32, account: &Arc<Account>) {
+        self.store.held(id).charge_to(account);
     }
 
     /// Waits until the peer has answered a PING.

@@ -26,6 +26,10 @@ impl Wire for DuplexStream {
         ready!(Pin::new(self).poll_read(cx, &mut room))?;
         Poll::Ready(Ok(room.filled().len()))
     }
+
+    fn memory(&self) -> usize {
+        0
+    }
 }
 
 fn config() -> Config {

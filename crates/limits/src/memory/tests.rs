@@ -1,0 +1,115 @@
+use super::*;
+
+const MIB: usize = 1 << 20;
+
+#[test]
+fn every_byte_is_released_once() {
+    let budget = Budget::new(1 << 20);
+    let account = budget.account();
+    let mut first = Tally::of(&account);
+    first.add(1000);
+    let mut second = Tally::default();
+    second.set(500);
+    assert_eq!(budget.used(), TUNNEL + 1000, "a place without an account charges nobody");
+    second.charge_to(&account);
+    assert_eq!(budget.used(), TUNNEL + 1500);
+    let other = budget.account();
+    second.charge_to(&other);
+    assert_eq!((account.held(), other.held()), (1000, 500));
+    first.remove(400);
+    drop(account);
+    assert_eq!(budget.used(), 2 * TUNNEL + 1100, "what is there keeps its account");
+    drop((first, second, other));
+    assert_eq!((budget.used(), budget.holders()), (0, (0, 0)));
+    assert!(lock(&budget.apps.accounts).is_empty());
+}
+
+#[test]
+fn windows_shrink_then_tunnels_are_refused_then_evicted() {
+    let budget = Budget::new(1 << 20);
+    let account = budget.account();
+    let mut held = Tally::of(&account);
+    held.add((1 << 19) - TUNNEL);
+    assert!(!account.is_tight());
+    held.add(1);
+    assert!(account.is_tight() && !budget.is_short());
+    held.add(1 << 18);
+    assert!(budget.is_short() && !account.is_evicted());
+    held.add(1 << 18);
+    assert!(account.is_evicted());
+}
+
+#[test]
+fn what_an_evicted_tunnel_still_holds_is_counted_until_it_is_dropped() {
+    let budget = Budget::new(1 << 20);
+    let account = budget.account();
+    let mut held = Tally::of(&account);
+    held.add(1 << 20);
+    assert!(account.is_evicted());
+    assert_eq!(budget.used(), TUNNEL + (1 << 20));
+    // Another one does not have to end for it.
+    let other = budget.account();
+    let mut small = Tally::of(&other);
+    small.add(1000);
+    assert!(!other.is_evicted());
+    held.add(10);
+    held.remove(1000);
+    assert_eq!(budget.used(), 2 * TUNNEL + (1 << 20) + 10);
+    drop((held, account));
+    assert_eq!(budget.used(), TUNNEL + 1000);
+    assert_eq!(budget.total.leaving.load(Relaxed), 0);
+}
+
+#[test]
+fn the_longest_stalled_tunnels_are_evicted_and_no_more_than_necessary() {
+    let budget = Budget::new(4 << 20);
+    let [old, small, idle, moving, newest] = [0; 5].map(|_| budget.account());
+    let mut held = Vec::new();
+    for (account, count) in [(&old, 2 * MIB), (&small, 10), (&moving, MIB), (&newest, MIB - 6 * TUNNEL)] {
+        let mut tally = Tally::of(account);
+        tally.add(count);
+        held.push(tally);
+    }
+    for (at, account) in [&small, &old, &newest, &moving].into_iter().enumerate() {
+        account.moved.store(at as u64, Relaxed);
+    }
+    assert!([&old, &small, &idle, &moving, &newest].iter().all(|account| !account.is_evicted()));
+    held[2].add(2 * TUNNEL);
+    assert!(old.is_evicted());
+    assert!([&small, &idle, &moving, &newest].iter().all(|account| !account.is_evicted()));
+}
+
+#[test]
+fn a_member_that_holds_little_is_admitted_while_another_has_taken_everything() {
+    let budget = Budget::new(64 * TUNNEL as u64);
+    let (greedy, modest) = (budget.holder(), budget.holder());
+    let mut accounts = Vec::new();
+    while greedy.admits() {
+        accounts.push(greedy.account(Kind::Tunnel));
+    }
+    assert_eq!(accounts.len(), 48, "three quarters");
+    // It gets its share, and what is too much for the node goes from whoever has most.
+    let mut others = Vec::new();
+    while modest.admits() {
+        others.push(modest.account(Kind::Tunnel));
+    }
+    assert_eq!(others.len(), 24, "half of three quarters");
+    assert!(!greedy.admits() && others.iter().all(|account| !account.is_evicted()));
+    let evicted = accounts.iter().filter(|account| account.is_evicted()).count();
+    assert_eq!(evicted, 17, "idle tunnels are evicted as well, down to three quarters");
+}
+
+#[test]
+fn a_link_is_evicted_after_all_tunnels_of_its_member() {
+    let budget = Budget::new(1 << 20);
+    let member = budget.holder();
+    let (link, tunnel) = (member.account(Kind::Link), member.account(Kind::Tunnel));
+    let mut buffers = Tally::of(&link);
+    buffers.add((1 << 19) + (1 << 16));
+    let mut queue = Tally::of(&tunnel);
+    queue.add(1 << 19);
+    assert!(tunnel.is_evicted() && !link.is_evicted());
+    drop((queue, tunnel));
+    buffers.add(1 << 19);
+    assert!(link.is_evicted());
+}
