@@ -71,6 +71,7 @@ impl View {
             memory: Memory {
                 used: self.shared.memory.used() as u64,
                 limit: self.shared.memory.limit() as u64,
+                largest: self.shared.memory.largest() as u64,
             },
             connections: words(telemetry.connections.values()),
             failures: pairs(telemetry.failures.values()),

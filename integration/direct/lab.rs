@@ -307,7 +307,7 @@ async fn two_members() -> (tempfile::TempDir, Group, Group) {
     (directory, first, second)
 }
 
-async fn join(state: &StateDir, role: Role) -> Group {
+pub(crate) async fn join(state: &StateDir, role: Role) -> Group {
     let authority = Authority::load(state).unwrap().unwrap();
     let code = authority.invite(role, Uses::Times(1), None, None).unwrap();
     let (mut joiner, mut signer) = duplex(4096);

@@ -3,7 +3,8 @@
 //! [`link`] is a real link between a client and a gateway, [`trust`] what group updates do to it, [`local`], [`http`],
 //! [`socks`], [`socks4`], [`udp`], [`names`] and [`logins`] what an app gets at the local port, [`refusals`] what it is told
 //! there. [`speed`] measures a link. [`limits`], [`memory`] and [`flood`] are
-//! what those get who ask for too much. [`lab`] builds the parts, [`peer`] is an app or a server that follows a script,
+//! what those get who ask for too much; [`pressure`] is the same against the real binary, whose memory is seen from outside.
+//! [`lab`] builds the parts, [`peer`] is an app or a server that follows a script,
 //! [`raw`] a member that obeys nothing, [`clock`] time that passes when a test says so.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -20,6 +21,7 @@ mod memory;
 mod names;
 mod page;
 mod peer;
+mod pressure;
 mod raw;
 mod refusals;
 mod resume;

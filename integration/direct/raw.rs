@@ -71,6 +71,23 @@ pub(crate) fn connect(stream: u32, target: SocketAddr) -> Vec<u8> {
     frame(HEADERS, END_HEADERS, stream, &block)
 }
 
+/// A request without a tunnel, by method (an index of RFC 7541, appendix A) and path.
+pub(crate) fn request(stream: u32, flags: u8, method: u8, path: &str) -> Vec<u8> {
+    let length = u8::try_from(path.len()).unwrap();
+    let block = [&[method, 0x87, 0x01, 1, b'g', 0x04, length][..], path.as_bytes()].concat();
+    frame(HEADERS, END_HEADERS | flags, stream, &block)
+}
+
+/// CONNECT-UDP to a port of 127.0.0.1 (RFC 9298 §3.4).
+pub(crate) fn connect_udp(stream: u32, port: u16) -> Vec<u8> {
+    let path = format!("/.well-known/masque/udp/127.0.0.1/{port}/");
+    let length = u8::try_from(path.len()).unwrap();
+    let protocol = b"\x00\x09:protocol\x0bconnect-udp";
+    let block =
+        [b"\x02\x07CONNECT\x87\x01\x01g\x04".as_slice(), &[length], path.as_bytes(), protocol].concat();
+    frame(HEADERS, END_HEADERS, stream, &block)
+}
+
 /// `:status: 200` (RFC 7541, appendix A).
 pub(crate) fn established(stream: u32) -> Vec<u8> {
     frame(HEADERS, END_HEADERS, stream, &[0x88])
@@ -88,9 +105,14 @@ impl Raw {
 
     /// The same, granting so much for each stream.
     pub(crate) async fn with_window(lab: &Lab, member: &Group, window: u32) -> Self {
-        let tcp = TcpStream::connect(lab.link_address).await.unwrap();
+        Self::to(lab.link_address, member, window).await
+    }
+
+    /// A link of `member` to whichever gateway of its group listens there.
+    pub(crate) async fn to(gateway: SocketAddr, member: &Group, window: u32) -> Self {
+        let tcp = TcpStream::connect(gateway).await.unwrap();
         let connector = TlsConnector::from(link_client(member).unwrap());
-        let tls = connector.connect(server_name(Some(lab.gateway.node.id)), tcp).await.unwrap();
+        let tls = connector.connect(server_name(None), tcp).await.unwrap();
         let settings = frame(SETTINGS, 0, 0, &[&WINDOW[..], &window.to_be_bytes()].concat());
         Self::begin(tls.into(), &[PREFACE, &settings].concat()).await
     }

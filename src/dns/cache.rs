@@ -5,9 +5,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hickory_proto::op::Message;
+use hickory_proto::rr::Record;
 use tokio::time::Instant;
 
 use crate::wire::dns::{Key, age, lifetime};
+use crate::wire::id::NodeId;
 
 /// A cache that is bounded in answers and in bytes; the oldest answer is evicted first.
 pub struct Cache {
@@ -31,20 +33,27 @@ struct CacheEntry {
     until: Instant,
     bytes: usize,
     number: u64,
+    /// The gateway that gave the answer.
+    gateway: Option<NodeId>,
 }
 
 impl Cache {
-    /// An empty cache for at most `most` answers, and `most_bytes` bytes of encoded messages.
+    /// An empty cache for at most `most` answers, and `most_bytes` bytes of memory.
     pub fn new(most: usize, most_bytes: usize) -> Self {
         Self { most, most_bytes, answers: Mutex::default() }
     }
 
     /// The cached answer, with its lifetime reduced by the time that it has been cached.
     pub fn find(&self, key: &Key) -> Option<Message> {
+        self.find_unless(key, |_| false)
+    }
+
+    /// The same, unless it came from a gateway that is not trusted any more; then it is forgotten.
+    pub fn find_unless(&self, key: &Key, is_distrusted: impl Fn(NodeId) -> bool) -> Option<Message> {
         let now = Instant::now();
         let mut answers = self.lock();
         let entry = answers.by_key.get(key)?;
-        if entry.until <= now {
+        if entry.until <= now || entry.gateway.is_some_and(is_distrusted) {
             answers.remove(key);
             return None;
         }
@@ -56,8 +65,13 @@ impl Cache {
 
     /// Caches an answer, if its lifetime allows it.
     pub fn keep(&self, key: Key, message: &Message) {
+        self.keep_of(key, message, None);
+    }
+
+    /// The same for an answer that this gateway gave.
+    pub fn keep_of(&self, key: Key, message: &Message, gateway: Option<NodeId>) {
         let seconds = lifetime(message);
-        let bytes = message.to_vec().map_or(usize::MAX, |bytes| bytes.len());
+        let bytes = memory(message);
         if seconds == 0 || bytes > self.most_bytes {
             return;
         }
@@ -73,12 +87,21 @@ impl Cache {
         answers.next += 1;
         answers.bytes += bytes;
         answers.order.insert(number, key.clone());
-        answers.by_key.insert(key, CacheEntry { message: message.clone(), since: now, until, bytes, number });
+        let message = message.clone();
+        answers.by_key.insert(key, CacheEntry { message, since: now, until, bytes, number, gateway });
     }
 
     fn lock(&self) -> MutexGuard<'_, Answers> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// About the memory of a message, in bytes. Decoded it is many times as large as encoded, because a record of some bytes
+/// takes the room of any record.
+fn memory(message: &Message) -> usize {
+    let records = [&message.answers, &message.authorities, &message.additionals].map(Vec::len);
+    let encoded = message.to_vec().map_or(usize::MAX, |bytes| bytes.len());
+    encoded.saturating_add(records.iter().sum::<usize>() * size_of::<Record>())
 }
 
 impl Answers {
@@ -128,6 +151,31 @@ mod tests {
         assert_eq!(cache.lock().bytes, 0, "its room is free again");
     }
 
+    #[tokio::test]
+    async fn an_answer_of_a_gateway_that_was_removed_from_the_group_is_not_given_any_more() {
+        let cache = Cache::new(10, 10_000);
+        let (trusted, removed) = (NodeId([1; 16]), NodeId([2; 16]));
+        let names = ["www.example.org.", "mail.example.org."];
+        for (name, gateway) in names.iter().zip([trusted, removed]) {
+            cache.keep_of(query(name).key(), &address(name, 60), Some(gateway));
+        }
+        let found = names.map(|name| cache.find_unless(&query(name).key(), |id| id == removed).is_some());
+        assert_eq!(found, [true, false]);
+        assert!(cache.find(&query(names[1]).key()).is_none(), "it is forgotten");
+    }
+
+    #[tokio::test]
+    async fn a_short_message_of_many_records_counts_with_the_memory_that_it_takes_decoded() {
+        let cache = Cache::new(10, 1 << 20);
+        let mut large = address("www.example.org.", 60);
+        large.answers = vec![large.answers[0].clone(); 2000];
+        for number in 0..10 {
+            cache.keep(query(&format!("host{number}.example.org.")).key(), &large);
+        }
+        let kept = cache.lock().by_key.len();
+        assert!(kept * 2000 * size_of::<Record>() <= 1 << 20 && kept > 0, "{kept} answers");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_negative_answer_is_cached_for_the_lifetime_of_its_zone() {
         let cache = Cache::new(10, 10_000);
@@ -155,7 +203,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_oldest_answer_is_evicted_when_there_are_too_many_or_they_are_too_large() {
         let names: Vec<_> = (0..100).map(|number| format!("host{number:03}.example.org.")).collect();
-        let one = address(&names[0], 60).to_vec().unwrap().len();
+        let one = memory(&address(&names[0], 60));
         for cache in [Cache::new(10, usize::MAX / 2), Cache::new(1000, 10 * one)] {
             for name in &names {
                 cache.keep(query(name).key(), &address(name, 60));

@@ -26,6 +26,7 @@ use crate::dns::cache::Cache;
 use crate::dns::servers::NameServers;
 use crate::dns::zone::Zone;
 use crate::wire::dns::{Key, Query, Reason, failure};
+use crate::wire::id::NodeId;
 
 /// Maximum number of answers in the cache.
 const CACHE: usize = 4096;
@@ -110,7 +111,8 @@ impl NameServer {
 
     /// The answer to `query`, if the cache has one.
     fn find_in_cache(&self, query: &Query) -> Option<Message> {
-        self.cache.find(&query.key()).map(|found| self.counts.counted(query.answer(&found), Source::Cache))
+        let found = self.cache.find_unless(&query.key(), |id| self.local.routes.links.is_revoked(id))?;
+        Some(self.counts.counted(query.answer(&found), Source::Cache))
     }
 
     /// The answer to `query`. There is always one, before apps give up.
@@ -140,17 +142,18 @@ impl NameServer {
         let (server, query) = (self.clone(), query.clone());
         self.local.tasks.spawn(async move {
             let entry = Pending { server: &server, key: &key };
-            let found = server.ask(&query).await;
-            server.cache.keep(key.clone(), &found);
+            let (found, gateway) = server.ask(&query).await;
+            server.cache.keep_of(key.clone(), &found, gateway);
             drop(entry);
             answer.send_replace(Some(found));
         });
         answered
     }
 
-    async fn ask(&self, query: &Query) -> Message {
+    /// The answer, and the gateway that gave it.
+    async fn ask(&self, query: &Query) -> (Message, Option<NodeId>) {
         match Zone::of(&self.zones, query.question().name()) {
-            Some(server) => server.ask(query).await,
+            Some(server) => (server.ask(query).await, None),
             None => self.ask_gateway(query).await,
         }
     }

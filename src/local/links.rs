@@ -64,6 +64,11 @@ impl Links {
         self.up.subscribe()
     }
 
+    /// Whether a node was removed from the group.
+    pub fn is_revoked(&self, id: NodeId) -> bool {
+        self.credentials.membership.revokes(id)
+    }
+
     /// How long a gateway is still left alone after it has failed.
     pub fn paused_for(&self, gateway: &Gateway, now: Instant) -> Option<Duration> {
         let until = locked(&self.dialing).paused_until(&KnownGateway::of(gateway, now), now)?;

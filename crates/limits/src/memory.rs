@@ -127,11 +127,10 @@ impl Budget {
         self.total.limit
     }
 
-    /// How many holders have something open, and how many bytes the one has that holds most.
-    pub fn holders(&self) -> (usize, usize) {
-        let holders = lock(&self.total.holders);
-        let most = holders.values().filter_map(Weak::upgrade).map(|holder| holder.used()).max();
-        (self.total.active.load(Relaxed), most.unwrap_or(0))
+    /// How many bytes the one holds that holds most.
+    pub fn largest(&self) -> usize {
+        let holders: Vec<_> = lock(&self.total.holders).values().filter_map(Weak::upgrade).collect();
+        holders.iter().map(|holder| holder.used()).max().unwrap_or(0)
     }
 }
 
@@ -325,7 +324,7 @@ impl Account {
         (self.state.load(Relaxed) & !EVICTED) - self.kind.cost()
     }
 
-    /// Whether windows have to be small: memory is tight, and this account's holder has its share in that.
+    /// Whether windows have to be small.
     pub fn is_tight(&self) -> bool {
         self.holder.total.used.load(Relaxed) > self.holder.total.limit / 2
     }

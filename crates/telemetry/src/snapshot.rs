@@ -217,6 +217,8 @@ pub struct Memory {
     pub used: u64,
     /// The limit.
     pub limit: u64,
+    /// What the one holds that holds most: a client over all its links, or the apps of this node together.
+    pub largest: u64,
 }
 
 /// A counter.
@@ -315,7 +317,7 @@ pub fn example() -> Snapshot {
         apps: Usage { open: 1, opened: 3, sent: 1000, received: 12_300_000, destinations: vec![destination] },
         served: Usage::default(),
         history: vec![Rates { apps_received: 12_300_000, ..Rates::default() }],
-        memory: Memory { used: 1000, limit: 1_000_000 },
+        memory: Memory { used: 1000, limit: 1_000_000, largest: 700 },
         connections: vec![Counted::new("connect", "", 3)],
         failures: vec![Counted::new("refused", "server", 1)],
         rescued: vec![],

@@ -41,8 +41,9 @@ fn serve(data: &[u8], part: usize) -> Vec<u8> {
                 Err(reason) => failed = Some(reason),
             }
             if !rest.is_empty() {
-                // It reads on once its answers are read.
+                // It reads on once its answers are read, and its requests accepted.
                 sent.extend(engine.take_output());
+                accepted.extend(std::iter::from_fn(|| engine.accept()));
             }
         }
     }

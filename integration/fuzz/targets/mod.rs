@@ -13,6 +13,7 @@ pub mod datagram;
 pub mod dns;
 pub mod first;
 pub mod h2;
+pub mod h2_memory;
 pub mod hpack;
 pub mod http_request;
 pub mod http_response;
@@ -32,7 +33,7 @@ mod seeds;
 pub type Run = fn(&[u8]);
 
 /// Every target with its name, which is also that of its fuzzer and of the directory of its seeds.
-pub const ALL: [(&str, Run); 20] = [
+pub const ALL: [(&str, Run); 21] = [
     ("access", access::run),
     ("beacons", beacons::run),
     ("capsule", capsule::run),
@@ -43,6 +44,7 @@ pub const ALL: [(&str, Run); 20] = [
     ("dns", dns::run),
     ("first", first::run),
     ("h2", h2::run),
+    ("h2_memory", h2_memory::run),
     ("hpack", hpack::run),
     ("http_request", http_request::run),
     ("http_response", http_response::run),

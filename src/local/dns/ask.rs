@@ -10,22 +10,26 @@ use crate::failure::{Failure, Kind};
 use crate::link::resolve;
 use crate::local::routes::{Route, Search};
 use crate::wire::dns::{Query, Reason, failure};
+use crate::wire::id::NodeId;
 
 /// The deadline of a question, where the hold time is not shorter: apps give up after 5 s.
 const DEADLINE: Duration = Duration::from_millis(4500);
 
 impl NameServer {
     /// The answer of a gateway, or of this machine's name servers while this node is a gateway. There is always one:
-    /// SERVFAIL when nobody answered.
-    pub(super) async fn ask_gateway(&self, query: &Query) -> Message {
+    /// SERVFAIL when nobody answered. With it the gateway that gave it.
+    pub(super) async fn ask_gateway(&self, query: &Query) -> (Message, Option<NodeId>) {
         let routes = &self.local.routes;
         let mut search = Search::begin((*routes.hold.borrow()).min(DEADLINE));
         let (deadline, bytes) = (Instant::now() + DEADLINE, bytes::Bytes::from(query.to_link()));
         loop {
             let link = match search.next(routes.route()).await {
-                Some(Route::Direct) => return (self.system)(query.clone()).await,
+                Some(Route::Direct) => return ((self.system)(query.clone()).await, None),
                 Some(Route::Link(link)) => link,
-                None => return servfail(Reason::NoReachableAuthority, &routes.no_gateway().sentence),
+                None => {
+                    let sentence = routes.no_gateway().sentence;
+                    return (servfail(Reason::NoReachableAuthority, &sentence), None);
+                }
             };
             let answered = tokio::select! {
                 biased;
@@ -36,13 +40,15 @@ impl NameServer {
                 }
             };
             match answered {
-                Ok(Ok(bytes)) => return parse(query, &bytes),
+                Ok(Ok(bytes)) => return (parse(query, &bytes), Some(link.gateway.id)),
                 Ok(Err(failure)) if failure.blames_gateway() && search.may_move_on() => {
                     link.retire();
                     tracing::info!(reason = %failure, "the gateway failed a question");
                 }
-                Ok(Err(failure)) => return refused(&failure),
-                Err(_) => return servfail(Reason::NetworkError, "the gateway did not answer in time"),
+                Ok(Err(failure)) => return (refused(&failure), Some(link.gateway.id)),
+                Err(_) => {
+                    return (servfail(Reason::NetworkError, "the gateway did not answer in time"), None);
+                }
             }
         }
     }

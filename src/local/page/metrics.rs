@@ -44,6 +44,11 @@ pub fn text(snapshot: &Snapshot) -> String {
     page.sample(&[], snapshot.memory.used);
     page.gauge("memory_limit_bytes", "Limit of the memory of connections.");
     page.sample(&[], snapshot.memory.limit);
+    page.gauge(
+        "memory_largest_holder_bytes",
+        "Memory in use by whoever holds most: one client, or the apps of this node.",
+    );
+    page.sample(&[], snapshot.memory.largest);
     page.counter("discovery_datagrams_total", "Datagrams of discovery, by type and direction.");
     page.counts(&snapshot.datagrams, &["type", "direction"]);
     page.counter("discovery_dropped_total", "Datagrams of discovery that were dropped, by reason.");

@@ -1,0 +1,313 @@
+//! Members that have the real binary hold as much as they can. Its resident memory is read from outside, so that nothing
+//! counts as bounded only because the node says so.
+
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, UdpSocket};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use bytes::Bytes;
+use laneway::link::client::Link;
+use laneway::link::tls;
+use laneway::sys::state::StateDir;
+use laneway::trust::authority::Authority;
+use laneway::trust::certificate::Role;
+use laneway::trust::group::Group;
+use laneway::trust::membership::Membership;
+use laneway::wire::target::Target;
+use tokio::task::JoinSet;
+use tokio_util::task::TaskTracker;
+
+use crate::lab::join;
+use crate::peer::{Origin, within};
+use crate::raw::{
+    CONTINUATION, DATA, END_STREAM, HEADERS, PING, Raw, SETTINGS, connect, connect_udp, frame, request,
+};
+
+const MIB: u64 = 1 << 20;
+/// What the node is told that its connections may hold, in MiB.
+const LIMIT: u64 = 16;
+/// What may come on top of that: the allocator's spare memory, pooled buffers, what arrives before a cut takes effect.
+const SLACK: u64 = 32 * MIB;
+/// The links that one member may have.
+const MAX_LINKS: usize = 8;
+/// POST and GET of the static table (RFC 7541, appendix A), as indexed fields.
+const POST: u8 = 0x83;
+const GET: u8 = 0x82;
+
+/// A gateway of its own process.
+struct Victim {
+    process: Child,
+    link: SocketAddr,
+    hostile: Group,
+    other: Group,
+    /// Its resident memory before anything happened, in bytes.
+    idle: u64,
+    directory: tempfile::TempDir,
+    _lines: Receiver<String>,
+}
+
+impl Victim {
+    /// On an address of its own, because discovery is heard by every node of an address.
+    async fn start(address: &str, options: &[String]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state");
+        let state = StateDir::open(path.clone()).unwrap();
+        Authority::create(&state, "office", "first").unwrap();
+        let (hostile, other) = (join(&state, Role::Client).await, join(&state, Role::Client).await);
+        let discovery = UdpSocket::bind((address, 0)).unwrap().local_addr().unwrap().port().to_string();
+        let (link, limit) = (format!("{address}:0"), format!("{LIMIT}M"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_laneway"));
+        command.args(["up", "--role", "gateway", "--lan", address, "--link", &link, "--proxy", &link]);
+        command.args(["--discovery-port", &discovery, "--memory-limit", &limit, "--allow", "127.0.0.0/8"]);
+        command.arg("--state").arg(&path).args(options);
+        command.env_clear().env("HOME", directory.path()).env("NO_COLOR", "1").stdin(Stdio::null());
+        let mut process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let errors = BufReader::new(process.stderr.take().unwrap());
+        let (send, lines) = channel();
+        std::thread::spawn(move || {
+            // It is read to the end, so that the node never waits for this test.
+            for line in errors.lines().map_while(Result::ok) {
+                let _ = send.send(line);
+            }
+        });
+        let mut victim = Self {
+            process,
+            link: ([127, 0, 0, 1], 0).into(),
+            hostile,
+            other,
+            idle: 0,
+            directory,
+            _lines: lines,
+        };
+        loop {
+            let line = victim._lines.recv_timeout(Duration::from_secs(60)).expect("the node starts");
+            if let Some((_, rest)) = line.split_once("listening: links") {
+                let at = rest.split_once("address=").unwrap().1.split_whitespace().next().unwrap();
+                victim.link = at.parse().unwrap();
+            }
+            if line.contains(" ready node=") {
+                break;
+            }
+        }
+        // One link and one tunnel, so that what every node needs is there.
+        victim.serves_others().await;
+        victim.idle = victim.memory("VmRSS:");
+        victim
+    }
+
+    /// A size that the kernel reports of the process, in bytes.
+    fn memory(&self, what: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(what)).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().trim().parse::<u64>().unwrap() * 1024
+    }
+
+    /// A link of the hostile member.
+    async fn raw(&self, window: u32) -> Raw {
+        Raw::to(self.link, &self.hostile, window).await
+    }
+
+    /// Another member opens a tunnel, and it works.
+    async fn serves_others(&self) {
+        let (tasks, origin) = (TaskTracker::new(), Origin::new());
+        let membership = Membership::new(self.other.clone());
+        let config = tls::link_client(&self.other).unwrap();
+        let link = within(Link::dial(self.link, None, config, membership, &tasks)).await.unwrap();
+        let target = Target::from(origin.address);
+        let (tunnel, server) = tokio::join!(within(link.open(&target, 1, Bytes::new())), origin.accept());
+        let mut tunnel = tunnel.unwrap();
+        tokio::spawn(server.echo());
+        within(tunnel.stream.outbox.send(Bytes::from_static(b"undisturbed"))).await.unwrap();
+        assert_eq!(&within(tunnel.stream.inbox.next()).await.unwrap().unwrap()[..], b"undisturbed");
+        drop(tunnel);
+        link.retire();
+    }
+
+    /// Its memory never was beyond the limit, and another member is served.
+    async fn has_kept_its_limit(&self) {
+        let peak = self.memory("VmHWM:");
+        let most = self.idle + LIMIT * MIB + SLACK;
+        assert!(peak <= most, "{} MiB, and no more than {} may be", peak / MIB, most / MIB);
+        self.serves_others().await;
+    }
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = self.directory.path();
+    }
+}
+
+fn streams(count: u32) -> impl Iterator<Item = u32> + Clone {
+    (0..count).map(|number| 2 * number + 1)
+}
+
+/// Waits until the gateway has taken in all that was said, or has ended the link.
+async fn until_taken(mut raw: Raw) -> Raw {
+    if raw.output.try_say(frame(PING, 0, 0, b"tell me!")).await {
+        loop {
+            match raw.input.frame().await {
+                Some(answer) if (answer.kind, answer.flags) == (PING, 1) => break,
+                Some(asked) if asked.kind == PING => {
+                    raw.output.try_say(frame(PING, 1, 0, &asked.payload)).await;
+                }
+                Some(_) => {}
+                None => break,
+            }
+        }
+    }
+    raw
+}
+
+#[tokio::test]
+async fn answers_that_a_member_gives_no_window_for_do_not_fill_the_gateways_memory() {
+    let servers = (1..65).flat_map(|host| ["--server".to_owned(), format!("127.0.1.{host}:9")]);
+    let victim = Victim::start("127.0.0.71", &servers.collect::<Vec<_>>()).await;
+    let mut links = Vec::new();
+    for _ in 0..4 {
+        let mut raw = victim.raw(0).await;
+        let all = streams(16_000).map(|stream| request(stream, END_STREAM, GET, "/laneway/about"));
+        for part in all.collect::<Vec<_>>().chunks(1000) {
+            raw.output.try_say(part.concat()).await;
+        }
+        links.push(until_taken(raw).await);
+    }
+    victim.has_kept_its_limit().await;
+}
+
+#[tokio::test]
+async fn questions_that_trickle_in_do_not_fill_the_gateways_memory() {
+    let victim = Victim::start("127.0.0.72", &[]).await;
+    let mut links = Vec::new();
+    for _ in 0..4 {
+        let mut raw = victim.raw(0).await;
+        for stream in streams(400) {
+            let body = frame(DATA, 0, stream, &[0; 15_000]).repeat(4);
+            raw.output.try_say([request(stream, 0, POST, "/dns-query"), body].concat()).await;
+        }
+        links.push(until_taken(raw).await);
+    }
+    victim.has_kept_its_limit().await;
+}
+
+#[tokio::test]
+async fn a_member_has_eight_links_and_what_it_begins_on_more_of_them_is_dropped() {
+    let victim = Victim::start("127.0.0.73", &[]).await;
+    let mut ends = JoinSet::new();
+    for _ in 0..250 {
+        let Raw { input, mut output } = victim.raw(0).await;
+        // A frame of 256 KiB of which the last byte never comes.
+        let begun = frame(DATA, 0, 1, &vec![0; 256 * 1024]);
+        output.try_say(request(1, 0, POST, "/dns-query")).await;
+        output.try_say(&begun[..begun.len() - 1]).await;
+        ends.spawn(async move {
+            input.swallow().await;
+            drop(output);
+        });
+    }
+    within(async { while ends.len() > MAX_LINKS && ends.join_next().await.is_some() {} }).await;
+    victim.has_kept_its_limit().await;
+}
+
+#[tokio::test]
+async fn heads_that_are_never_finished_do_not_fill_the_gateways_memory() {
+    let victim = Victim::start("127.0.0.74", &[]).await;
+    let mut links = Vec::new();
+    for _ in 0..100 {
+        let mut raw = victim.raw(0).await;
+        raw.output.try_say(frame(HEADERS, 0, 1, b"\x02\x07CONNECT")).await;
+        raw.output.try_say(frame(CONTINUATION, 0, 1, &[0; 16_000])).await;
+        links.push(raw);
+    }
+    victim.has_kept_its_limit().await;
+}
+
+#[tokio::test]
+async fn idle_datagram_streams_of_one_member_leave_another_its_share() {
+    let victim = Victim::start("127.0.0.75", &[]).await;
+    let mut raw = victim.raw(1 << 20).await;
+    for stream in streams(1600) {
+        raw.output.say(connect_udp(stream, 9)).await;
+    }
+    let mut answers = Vec::new();
+    while answers.len() < 1600 {
+        let frame = raw.input.frame().await.expect("the link stands");
+        if frame.kind == HEADERS {
+            answers.push(frame.payload[0]);
+        } else if (frame.kind, frame.flags) == (PING, 0) {
+            raw.output.say(self::frame(PING, 1, 0, &frame.payload)).await;
+        }
+    }
+    // `:status: 200` is an indexed field; a refusal is not.
+    let accepted = answers.iter().filter(|first| **first == 0x88).count();
+    assert!((100..1600).contains(&accepted), "{accepted} are accepted");
+    for _ in 0..3 {
+        victim.serves_others().await;
+    }
+    victim.has_kept_its_limit().await;
+}
+
+#[tokio::test]
+async fn downloads_that_nobody_reads_do_not_fill_the_gateways_memory() {
+    let victim = Victim::start("127.0.0.76", &[]).await;
+    let origin = Origin::new();
+    let (mut links, mut floods) = (Vec::new(), JoinSet::new());
+    for _ in 0..2 {
+        let mut raw = victim.raw(1 << 30).await;
+        for stream in streams(150) {
+            raw.output.say(connect(stream, origin.address)).await;
+            floods.spawn(origin.accept().await.flood());
+        }
+        links.push(raw);
+    }
+    within(floods.join_next()).await.unwrap().unwrap();
+    victim.has_kept_its_limit().await;
+}
+
+#[tokio::test]
+async fn tunnels_to_servers_that_never_answer_do_not_fill_the_gateways_memory() {
+    let victim = Victim::start("127.0.0.77", &[]).await;
+    // Its queue of connections is full, so that every further one waits.
+    let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    silent.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    silent.listen(0).unwrap();
+    let target = silent.local_addr().unwrap().as_socket().unwrap();
+    let mut links = Vec::new();
+    for _ in 0..4 {
+        let mut raw = victim.raw(1 << 20).await;
+        for stream in streams(400) {
+            let early = frame(DATA, 0, stream, &[0; 16_000]).repeat(3);
+            raw.output.try_say([connect(stream, target), early].concat()).await;
+        }
+        links.push(until_taken(raw).await);
+    }
+    victim.has_kept_its_limit().await;
+}
+
+#[tokio::test]
+async fn settings_and_pings_whose_answers_nobody_reads_do_not_fill_the_gateways_memory() {
+    let victim = Victim::start("127.0.0.78", &[]).await;
+    let mut floods = JoinSet::new();
+    for number in 0..8 {
+        let Raw { input, mut output } = victim.raw(0).await;
+        let once = match number % 2 {
+            0 => frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 1]),
+            _ => frame(PING, 0, 0, b"12345678"),
+        };
+        floods.spawn(async move {
+            for _ in 0..300 {
+                if !output.try_say(once.repeat(1000)).await {
+                    break;
+                }
+            }
+            drop(input);
+        });
+    }
+    // Those that are not read from any more never end; the others are through, or cut.
+    let _ = tokio::time::timeout(Duration::from_secs(3), floods.join_all()).await;
+    victim.has_kept_its_limit().await;
+}
