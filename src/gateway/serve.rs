@@ -148,7 +148,7 @@ impl Session {
                 }
             }
             Ok(RequestKind::Info) => {
-                let (client, admitted) = (self.client.clone(), gateway.clients.admit(&self.client));
+                let (client, admitted) = (self.client.clone(), gateway.admit_own(&self.client));
                 self.tunnels.spawn(gateway.about(Box::new(incoming), client, admitted));
             }
             Ok(RequestKind::Speed(direction)) if !self.draining => {

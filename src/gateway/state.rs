@@ -57,6 +57,11 @@ impl Gateway {
             let sentence = "the connection came back to the gateway that sent it";
             return Err(Failure::new(Kind::Loop, Side::Gateway, sentence));
         }
+        self.admit_own(client)
+    }
+
+    /// The same for a request that this gateway answers itself.
+    pub(super) fn admit_own(&self, client: &Arc<Client>) -> Result<Admitted, Failure> {
         if !client.memory.admits() {
             return Err(no_memory());
         }
