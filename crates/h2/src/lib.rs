@@ -18,6 +18,7 @@ mod fields;
 mod frame;
 mod handle;
 pub mod hpack;
+mod ownerless;
 mod piece_queue;
 mod ping;
 mod reader;

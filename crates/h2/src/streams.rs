@@ -5,9 +5,9 @@
 //! handles ask for is in `requests`, what the peer sends in `peer`, and what is to be written in `output`.
 
 mod output;
-mod ownerless;
 mod peer;
 mod requests;
+mod unowned;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use super::closed::{Closed, ClosedBy};
 use super::control::ControlQueue;
 use super::counts::Counts;
 use super::frame::{FIRST_WINDOW, Kind, MAX_STREAM_ID, Settings};
+use super::ownerless::Ownerless;
 use super::ping::{self, Ping};
 use super::recv::RecvFlow;
 use super::send::SendFlow;
@@ -31,7 +32,6 @@ use super::waker::register;
 use super::{Config, Error, Reason, Side};
 
 pub(super) use output::Outgoing;
-use ownerless::Ownerless;
 
 /// How many requests may wait to be accepted before no more frames are read: a header block of some bytes can stand for the
 /// longest list of fields (RFC 7541 §7.3).
@@ -40,6 +40,7 @@ const MAX_UNACCEPTED: usize = 64;
 const STREAM: usize = size_of::<Stream>() + 64;
 
 /// The state of one connection.
+// fields: each is one part of the state with invariants of its own
 pub(super) struct Streams {
     config: Config,
     control: ControlQueue,

@@ -112,7 +112,7 @@ impl Connection {
         let length = LENGTHS[usize::from(number) % LENGTHS.len()];
         let flags = number >> 7;
         // A frame may arrive in parts.
-        let most = if choices.byte() % 4 == 0 { usize::from(number) } else { usize::MAX };
+        let most = if choices.byte().is_multiple_of(4) { usize::from(number) } else { usize::MAX };
         match step % 16 {
             0 => {
                 self.receive(&frame(HEADERS, 4 | flags, self.next, POST), most);
