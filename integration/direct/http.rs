@@ -2,8 +2,10 @@
 
 mod leaving;
 mod login;
+mod real;
 mod requests;
 mod responses;
+mod rules;
 
 use std::time::Duration;
 

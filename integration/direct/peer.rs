@@ -82,6 +82,19 @@ impl Peer {
         head
     }
 
+    /// The same; `None` when the connection ends before a head has begun.
+    pub(crate) async fn next_head(&mut self) -> Option<String> {
+        let ended = matches!(within(self.stream.peek(&mut [0])).await, Ok(0) | Err(_));
+        if ended { None } else { Some(self.head().await) }
+    }
+
+    /// Hears so many bytes of text.
+    pub(crate) async fn exactly(&mut self, length: usize) -> String {
+        let mut bytes = vec![0; length];
+        within(self.stream.read_exact(&mut bytes)).await.unwrap();
+        String::from_utf8(bytes).unwrap()
+    }
+
     /// Hears all up to the orderly end.
     pub(crate) async fn rest(&mut self) -> String {
         let mut bytes = Vec::new();

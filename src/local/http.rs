@@ -154,7 +154,9 @@ async fn read_head(socket: &TcpStream, buffer: &mut BytesMut) -> Result<Option<B
         }
         searched = buffer.len();
         if searched >= MAX_HEAD {
-            return Err(HeadError::Malformed(Malformed::HeadTooLarge));
+            let in_target = !buffer.contains(&b'\n');
+            let malformed = if in_target { Malformed::TargetTooLong } else { Malformed::HeadTooLarge };
+            return Err(HeadError::Malformed(malformed));
         }
         match net::read_some(socket, buffer, READ).await.map_err(HeadError::HungUp)? {
             0 if buffer.is_empty() => return Ok(None),

@@ -26,7 +26,11 @@ fn is_safe_request(sent: &[u8]) -> bool {
         return false;
     }
     RequestHead::parse(sent).is_ok_and(|request| {
-        is_safe_method(&request.method) && request.body == BodyLength::None && request.upgrade.is_none()
+        is_safe_method(&request.method)
+            && request.body == BodyLength::None
+            && request.upgrade.is_none()
+            // The login is for this connection.
+            && !request.logs_in_connection()
     })
 }
 
@@ -102,6 +106,8 @@ mod tests {
         assert!(!is_safe(&request("GET", "Content-Length: 3\r\n")));
         assert!(!is_safe(&request("GET", "Transfer-Encoding: chunked\r\n")));
         assert!(!is_safe(&request("GET", "Connection: upgrade\r\nUpgrade: websocket\r\n")));
+        assert!(!is_safe(&request("GET", "Authorization: Negotiate YII=\r\n")));
+        assert!(is_safe(&request("GET", "Authorization: Basic eDp5\r\n")));
         assert!(!is_safe(&[request("GET", ""), request("POST", "")].concat()));
         assert!(!is_safe(b"GET / HTTP/1.1\r\nHost: h\r\n"));
         assert!(!is_safe(b"SSH-2.0-OpenSSH_9.2\r\n"));

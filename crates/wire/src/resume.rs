@@ -176,6 +176,19 @@ mod tests {
         assert!(!of("Range: bytes=5-\r\n", 200, "Content-Length: 10\r\nETag: \"a\"\r\n"));
     }
 
+    /// RFC 9110 §5.6.7.
+    #[test]
+    fn dates_of_all_three_formats_identify_content() {
+        for modified in
+            ["Sun, 06 Nov 1994 08:48:00 GMT", "Sunday, 06-Nov-94 08:48:00 GMT", "Sun Nov  6 08:48:00 1994"]
+        {
+            let fields = format!(
+                "Content-Length: 10\r\nDate: Sun, 06 Nov 1994 08:50:00 GMT\r\nLast-Modified: {modified}\r\n"
+            );
+            assert!(Point::of(&request(""), &response(200, &fields)).is_some(), "{modified}");
+        }
+    }
+
     #[test]
     fn the_rest_is_asked_for_by_range_and_validator() {
         let original = request("Accept: x\r\n");

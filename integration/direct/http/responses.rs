@@ -152,13 +152,6 @@ async fn many_short_fields_pass_in_requests_responses_and_trailers() {
 }
 
 impl Peer {
-    async fn exactly(&mut self, length: usize) -> String {
-        use tokio::io::AsyncReadExt as _;
-        let mut bytes = vec![0; length];
-        crate::peer::within(self.stream.read_exact(&mut bytes)).await.unwrap();
-        String::from_utf8(bytes).unwrap()
-    }
-
     /// A chunked body as a strict recipient reads it.
     async fn chunked(&mut self) -> String {
         let mut body = String::new();

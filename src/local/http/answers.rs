@@ -40,7 +40,7 @@ pub(super) fn refusal_reason(malformed: Malformed) -> RefusalReason {
         (Malformed::Unfinished, _) => RefusalReason::Unfinished,
         (Malformed::HttpsInAbsoluteForm | Malformed::Scheme, _) | (_, 501) => RefusalReason::Unsupported,
         (Malformed::Host | Malformed::Port, _) => RefusalReason::Destination,
-        (_, 431) => RefusalReason::TooLong,
+        (_, 414 | 431) => RefusalReason::TooLong,
         (_, 505) => RefusalReason::Version,
         _ => RefusalReason::Malformed,
     }

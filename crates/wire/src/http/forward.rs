@@ -23,7 +23,8 @@ const HOP_BY_HOP: [&str; 10] = [
 
 /// Fields that are forwarded even if `Connection` names them: they are for every recipient (RFC 9110 §7.6.1), and
 /// without them the message would mean something else, or a loop would not be noticed.
-const END_TO_END: [&str; 23] = [
+const END_TO_END: [&str; 25] = [
+    "allow",
     "authorization",
     "cache-control",
     "content-encoding",
@@ -47,6 +48,7 @@ const END_TO_END: [&str; 23] = [
     "set-cookie",
     "transfer-encoding",
     "via",
+    "www-authenticate",
 ];
 
 /// The options of `Connection` about the connection itself (RFC 9110 §7.6.1).

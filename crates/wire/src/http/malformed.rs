@@ -9,6 +9,9 @@ pub enum Malformed {
     /// RFC 6585 §5.
     #[error("a message head larger than {} KiB is refused", MAX_HEAD / 1024)]
     HeadTooLarge,
+    /// RFC 9112 §3: the head is too large before its request line has ended.
+    #[error("a request target longer than {} KiB is refused", MAX_HEAD / 1024)]
+    TargetTooLong,
     /// The bytes given end before the blank line, or continue after it.
     #[error("the message head does not end with exactly one empty line")]
     Unfinished,
@@ -111,12 +114,13 @@ pub enum Malformed {
 }
 
 impl Malformed {
-    /// The status with which a *request* is refused for this reason: 400, 431, 501 or 505. A refused *response* is
+    /// The status with which a *request* is refused for this reason: 400, 414, 431, 501 or 505. A refused *response* is
     /// always a 502: the server is at fault.
     #[must_use]
     pub fn status(self) -> u16 {
         match self {
             Malformed::HeadTooLarge | Malformed::TrailerTooLarge => 431,
+            Malformed::TargetTooLong => 414,
             Malformed::TransferEncoding => 501,
             Malformed::Version => 505,
             _ => 400,

@@ -388,6 +388,7 @@ mod tests {
         for (malformed, status) in [
             (Malformed::BothLengths, 400),
             (Malformed::HeadTooLarge, 431),
+            (Malformed::TargetTooLong, 414),
             (Malformed::TrailerTooLarge, 431),
             (Malformed::TransferEncoding, 501),
             (Malformed::Version, 505),
@@ -559,6 +560,14 @@ mod tests {
             assert_eq!(head.upgrade, None, "{lines}");
             assert!(!forwarded(&head).to_lowercase().contains("upgrade"), "{lines}");
         }
+    }
+
+    #[test]
+    fn an_upgrade_in_http10_is_ignored() {
+        let head =
+            parse("GET http://h/ HTTP/1.0\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n").unwrap();
+        assert_eq!(head.upgrade, None);
+        assert!(!forwarded(&head).to_lowercase().contains("upgrade"));
     }
 
     #[test]
