@@ -8,7 +8,7 @@ use super::{BodyLength, Fields, Version, framing};
 
 /// Fields for one connection only, whether or not `Connection` names them (RFC 9110 §7.6.1). `TE` and `Trailer` are
 /// among them because trailers are dropped.
-const HOP_BY_HOP: [&str; 10] = [
+const HOP_BY_HOP: [&str; 11] = [
     "connection",
     "http2-settings",
     "keep-alive",
@@ -16,6 +16,7 @@ const HOP_BY_HOP: [&str; 10] = [
     "proxy-authentication-info",
     "proxy-authorization",
     "proxy-connection",
+    "proxy-support",
     "te",
     "trailer",
     "upgrade",

@@ -156,8 +156,9 @@ impl ResponseHead {
         }
         write_via(self.version, via, out);
         if self.asks_for_connection_login() {
-            // RFC 4559 §6: without it a client does not log in through a proxy.
+            // RFC 4559 §6: without it a client does not log in through a proxy. It concerns this connection alone.
             write_field(b"Proxy-Support", b"Session-Based-Authentication", out);
+            write_field(b"Connection", b"Proxy-Support", out);
         }
         if self.status == 101 {
             out.extend_from_slice(b"Connection: Upgrade\r\n");
