@@ -13,7 +13,7 @@ pub(crate) const PERIOD: u64 = 250 * MILLI;
 /// How long it tells the same story: between one and two times this.
 pub(crate) const STORY: u64 = 4_000 * MILLI;
 /// How often the stranger sends something forged and something old.
-pub(crate) const STRANGER: u64 = 50 * MILLI;
+pub(crate) const STRANGER: u64 = 200 * MILLI;
 /// The most by which the stranger delays a beacon.
 pub(crate) const MOST_DELAY: u64 = 2_000 * MILLI;
 /// The number of beacons that the stranger remembers.

@@ -96,6 +96,7 @@ enum Event {
 }
 
 /// A beacon that the stranger has recorded.
+#[derive(Clone)]
 struct Recorded {
     from: usize,
     advert: Box<Advert>,
@@ -354,9 +355,8 @@ impl Group {
         let Some(recorded) = &mut self.recorded else { return };
         self.counts.forged += 1;
         let lot = self.random.next() as usize;
-        if !recorded.is_empty()
-            && let Some(Recorded { from, advert, boot, counter }) = recorded.remove(lot % recorded.len())
-        {
+        let old = recorded.get(lot % recorded.len().max(1)).cloned();
+        if let Some(Recorded { from, advert, boot, counter }) = old {
             for n in (0..self.observed().end).filter(|n| *n != from) {
                 let counted = self.hear(n, from, &advert, Means::Beacon(boot, counter));
                 self.counts.replayed[0] += 1;
@@ -485,6 +485,7 @@ impl Group {
         if let Some(lost) = client.lost {
             self.worst_gap = self.worst_gap.max(time - lost);
         }
+        self.prove(n);
         // While some lie, a client uses whatever its selection ranks first, until that does not answer.
         if self.recorded.is_some()
             && client.lost.is_none()
@@ -504,6 +505,21 @@ impl Group {
             client = Client { uses: Some(active), lost: None, ..client };
         }
         self.nodes[n].client = client;
+    }
+
+    /// The first suspect that is dialled again and answers is proved.
+    fn prove(&mut self, n: usize) {
+        let now = self.local(n);
+        let ranked = self.nodes[n].selection.ranked(now);
+        let suspects = ranked.iter().filter(|gateway| gateway.suspect_until(now).is_some());
+        let suspects: Vec<_> = suspects.map(|gateway| gateway.link).collect();
+        for link in suspects {
+            let gateway = self.nodes[..self.candidates].iter().position(|node| node.link == link);
+            if gateway.is_some_and(|gateway| self.is_usable(n, gateway)) {
+                self.nodes[n].selection.proved(link, now);
+                break;
+            }
+        }
     }
 
     fn is_usable(&self, client: usize, gateway: usize) -> bool {
