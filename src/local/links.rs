@@ -75,6 +75,12 @@ impl Links {
         Some(until.saturating_duration_since(now))
     }
 
+    /// Notes that the gateway at `address` never answered a request to connect, although it answers pings. A gateway that
+    /// works gives up in less time and says so. The more requests it leaves unanswered, the longer it is ranked behind others.
+    pub(super) fn left_unanswered(&self, address: SocketAddr) {
+        self.directory.suspect(address, Instant::now());
+    }
+
     /// Why the last dial failed, as a sentence; `None` once a dial has succeeded.
     pub fn trouble(&self) -> Option<String> {
         locked(&self.trouble).clone()

@@ -170,7 +170,12 @@ impl Routes {
                     link.retire();
                     tracing::info!(reason = %failure, "the gateway failed an open");
                 }
-                Err(failure) => return Err(failure),
+                Err(failure) => {
+                    if failure.kind == Kind::ConnectTimeout && failure.side == Side::Gateway {
+                        self.links.left_unanswered(link.address);
+                    }
+                    return Err(failure);
+                }
             }
         }
     }

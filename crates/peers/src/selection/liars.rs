@@ -220,6 +220,28 @@ fn a_gateway_that_does_not_answer_stays_suspect_when_it_starts_again_or_moves() 
 }
 
 #[test]
+fn a_gateway_that_answers_pings_and_leaves_connections_unanswered_is_left_longer_each_time() {
+    let (mut now, mut counter) = (Instant::now(), 0);
+    let mut client = Selection::new(id(99), 0);
+    let mut first_at = |client: &mut Selection, now| {
+        counter += 1;
+        for (n, state) in [(1, State::Active), (2, State::Standby)] {
+            client.heard(id(n), link(n), &advert(state, 0, 1), Means::Beacon(1, counter), now);
+        }
+        first(client, now)
+    };
+    assert_eq!(first_at(&mut client, now), link(1));
+    for times in 1..=4 {
+        client.suspect(link(1), now);
+        client.proved(link(1), now);
+        let back = now + Duration::from_secs(2) * times;
+        assert_eq!(first_at(&mut client, back - Duration::from_millis(1)), link(2));
+        assert_eq!(first_at(&mut client, back), link(1));
+        now = back;
+    }
+}
+
+#[test]
 fn of_gateways_that_did_not_answer_each_is_tried_before_one_is_tried_again() {
     let mut now = Instant::now();
     let mut client = Selection::new(id(99), 0);
