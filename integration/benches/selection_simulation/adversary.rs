@@ -5,8 +5,7 @@ use std::time::Duration;
 use laneway::wire::datagram::{Advert, Reach, State};
 use laneway::wire::id::NodeId;
 
-use crate::MILLI;
-use crate::schedule::Random;
+use crate::schedule::{MILLI, Random};
 
 /// How often a liar sends.
 pub(crate) const PERIOD: u64 = 250 * MILLI;

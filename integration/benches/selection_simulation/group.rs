@@ -8,9 +8,8 @@ use laneway::peers::selection::{Means, Options, Prepared, Selection, SelfState};
 use laneway::wire::datagram::{Advert, Policy, Reach, State};
 use laneway::wire::id::NodeId;
 
-use crate::MILLI;
 use crate::adversary::{self, Story};
-use crate::schedule::{Random, Schedule};
+use crate::schedule::{MILLI, Random, Schedule};
 
 /// One datagram in this many is lost, for each receiver independently.
 const LOSS: u64 = 20;

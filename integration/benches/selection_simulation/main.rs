@@ -20,11 +20,10 @@ use std::time::Instant;
 use adversary::Bounds;
 use group::Group;
 use laneway::wire::datagram::Policy;
+use schedule::MILLI;
 
 /// In microseconds.
 const SECOND: u64 = 1_000_000;
-/// In microseconds.
-pub(crate) const MILLI: u64 = 1_000;
 
 fn main() {
     if !std::env::args().any(|argument| argument == "attacks") {

@@ -3,6 +3,9 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
+/// In microseconds.
+pub(crate) const MILLI: u64 = 1_000;
+
 /// Events in the order of their times; those of one time in the order in which they were added.
 pub(crate) struct Schedule<Event> {
     /// The time, in microseconds.

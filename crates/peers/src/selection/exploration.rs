@@ -466,8 +466,9 @@ fn hash_without_counters(text: &str, hasher: &mut DefaultHasher) {
 const VACANT: Duration = SILENCE.saturating_add(Duration::from_millis(1500));
 /// How long it may take until only one is: until changes of the role do not count any more.
 const AGREED: Duration = Duration::from_secs(WINDOW.as_secs() + 5);
-/// How long it may take until each has had its turn of 5 s: until changes of the role do not count any more, and two turns.
-const PASSED_ON: Duration = Duration::from_secs(WINDOW.as_secs() + 20);
+/// How long it may take until each has had its turn of 5 s: until changes of the role do not count any more, until a
+/// candidate is not passed over any more for which they still counted when it was called, and two turns.
+const PASSED_ON: Duration = Duration::from_secs(WINDOW.as_secs() + 65 + 20);
 /// The number of ticks for which a group has to endure a liar that goes on.
 const ENDURED_TICKS: u32 = 4 * 20;
 /// How often honest gateways may become active meanwhile.
