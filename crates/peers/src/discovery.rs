@@ -5,6 +5,7 @@
 //! queries are sent from the discovery port itself.
 
 mod answer_limits;
+mod bounds;
 mod queries;
 mod receive;
 
@@ -24,6 +25,7 @@ use super::directory::{Directory, Source};
 use super::keyring::Keyring;
 use super::verifier::Verifier;
 use answer_limits::AnswerLimits;
+use bounds::Bounds;
 use laneway_sys::lan::{self, Ear, Lan};
 use laneway_sys::net;
 use laneway_telemetry::journal::Happening;
@@ -33,7 +35,6 @@ use laneway_trust::random::random;
 use laneway_wire::datagram::{Datagram, Message, QUERY_MARK, SIZE, Sequence, Way};
 use laneway_wire::id::NodeId;
 use queries::PendingQueries;
-use receive::Bounds;
 
 /// Intervals between queries while no gateway is found, in milliseconds. A lost datagram costs 100 ms.
 pub(super) const RETRANSMIT_MILLIS: [u64; 6] = [100, 200, 400, 800, 1600, 3000];

@@ -262,3 +262,52 @@ impl Known {
         if is_latest { Ok(()) } else { Err(Refusal::OldRun) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arrival(host: u32, now: Instant) -> Arrival {
+        Arrival { from: SocketAddr::from((host.to_be_bytes(), 7420)), asked: None, now }
+    }
+
+    fn id(number: u128) -> NodeId {
+        NodeId(number.to_be_bytes())
+    }
+
+    #[test]
+    fn one_gateway_takes_one_place_and_the_longest_unheard_of_too_many_is_forgotten() {
+        let (mut verifier, start) = (Verifier::default(), Instant::now());
+        let mut note = |number, counter, host, after| {
+            let sequence = Sequence { boot: 1, counter };
+            let arrival = arrival(host, start + Duration::from_secs(after));
+            verifier.remember(id(number), [0; STATEMENT_SIZE], sequence, arrival);
+            verifier.gateways.len()
+        };
+        for counter in 0..10_000 {
+            let host = u32::try_from(counter).unwrap();
+            assert_eq!(note(0, counter, host, 0), 1);
+        }
+        for number in 1..MAX_GATEWAYS as u128 {
+            note(number, 1, 1, 1);
+        }
+        note(0, 10_000, 1, 2);
+        assert_eq!(note(u128::MAX, 1, 1, 3), MAX_GATEWAYS);
+        assert!(verifier.gateways.contains_key(&id(0)), "one that is heard was forgotten");
+    }
+
+    #[test]
+    fn addresses_of_one_beacon_are_bounded() {
+        let (mut verifier, now) = (Verifier::default(), Instant::now());
+        let sequence = Sequence { boot: 1, counter: 1 };
+        let mut counted = 0;
+        for host in 0..100 {
+            let known = verifier.gateways.get(&id(0));
+            if known.is_none_or(|known| known.order(sequence, arrival(host, now)).is_ok()) {
+                verifier.remember(id(0), [0; STATEMENT_SIZE], sequence, arrival(host, now));
+                counted += 1;
+            }
+        }
+        assert_eq!(counted, MAX_ADDRESSES);
+    }
+}

@@ -18,7 +18,6 @@ use webpki::{EndEntityCert, KeyUsage};
 
 use super::clock;
 use super::random::random;
-use super::statement::StatementError;
 use laneway_wire::datagram::UnusableKey;
 use laneway_wire::failure::printable;
 use laneway_wire::id::{GroupId, NodeId};
@@ -59,9 +58,9 @@ pub enum CertificateError {
     /// It is valid, but for another group or node.
     #[error("the certificate is for another {0}")]
     Another(&'static str),
-    /// The authority's statement about the node is missing or forged.
+    /// The authority did not sign the statement about a node.
     #[error("the statement about the node is not valid in this group")]
-    Statement(#[from] StatementError),
+    Statement,
     /// The private key cannot sign discovery datagrams.
     #[error(transparent)]
     Unusable(#[from] UnusableKey),

@@ -34,23 +34,12 @@ pub struct Statement {
     pub public_key: [u8; 32],
 }
 
-/// Why a statement does not count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum StatementError {
-    /// Its role is unknown.
-    #[error("the statement names an unknown role")]
-    Form,
-    /// The authority did not sign it.
-    #[error("the statement is not signed by the group's authority")]
-    Forged,
-}
-
 impl Statement {
     /// Parses a statement without verifying it.
     ///
     /// # Errors
-    /// [`StatementError::Form`].
-    pub fn read(bytes: &[u8; STATEMENT_SIZE]) -> Result<Self, StatementError> {
+    /// [`CertificateError::Statement`], when the role is unknown.
+    pub fn read(bytes: &[u8; STATEMENT_SIZE]) -> Result<Self, CertificateError> {
         let (epoch, public_key) = (bytes[1..].first_chunk(), bytes[9..].first_chunk());
         let role = match bytes[0] {
             1 => Some(Role::Client),
@@ -61,20 +50,20 @@ impl Statement {
             (Some(role), Some(epoch), Some(public_key)) => {
                 Ok(Self { role, epoch: u64::from_be_bytes(*epoch), public_key: *public_key })
             }
-            _ => Err(StatementError::Form),
+            _ => Err(CertificateError::Statement),
         }
     }
 
     /// Parses a statement that the authority with this raw public key signed.
     ///
     /// # Errors
-    /// [`StatementError`].
-    pub fn verify(bytes: &[u8; STATEMENT_SIZE], ca_key: &[u8; 32]) -> Result<Self, StatementError> {
+    /// [`CertificateError::Statement`].
+    pub fn verify(bytes: &[u8; STATEMENT_SIZE], ca_key: &[u8; 32]) -> Result<Self, CertificateError> {
         let statement = Self::read(bytes)?;
         signature::UnparsedPublicKey::new(&signature::ED25519, ca_key)
             .verify(&[LABEL, &bytes[..SIGNATURE]].concat(), &bytes[SIGNATURE..])
             .ok()
-            .ok_or(StatementError::Forged)?;
+            .ok_or(CertificateError::Statement)?;
         Ok(statement)
     }
 
@@ -111,10 +100,10 @@ mod tests {
             let public_key = certificate::raw_public_key(&certificate::new_key().unwrap());
             let statement = Statement { role, epoch: 7, public_key };
             let bytes = statement.sign(&ca).unwrap();
-            assert_eq!(Statement::verify(&bytes, &ca_key), Ok(statement));
+            assert_eq!(Statement::verify(&bytes, &ca_key).unwrap(), statement);
             assert_eq!(statement.id(), certificate::node_id(&public_key));
             let elsewhere = certificate::raw_public_key(&other);
-            assert_eq!(Statement::verify(&bytes, &elsewhere), Err(StatementError::Forged));
+            assert!(matches!(Statement::verify(&bytes, &elsewhere), Err(CertificateError::Statement)));
             for bit in 0..STATEMENT_SIZE * 8 {
                 let mut changed = bytes;
                 changed[bit / 8] ^= 1 << (bit % 8);

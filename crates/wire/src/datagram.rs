@@ -38,10 +38,9 @@
 
 mod advert;
 mod keys;
+mod layout;
 #[cfg(test)]
 mod tests;
-
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::id::{GroupId, NodeId};
 pub use advert::{
@@ -49,25 +48,8 @@ pub use advert::{
     UnknownPolicy,
 };
 pub use keys::{DatagramSigner, Keys, UnusableKey};
-
-/// Size of every datagram, in bytes. It is below the MTU of every network, so that no datagram is fragmented.
-pub const SIZE: usize = 512;
-/// Maximum number of other candidates in one offer or beacon.
-pub const MOST_PEERS: usize = 5;
-/// Size of a member's statement, in bytes.
-pub const STATEMENT_SIZE: usize = 105;
-
-const MAGIC: [u8; 4] = *b"LANE";
-const VERSION: u8 = 2;
-const BODY: usize = 56;
-const SEQUENCE: usize = BODY + 64;
-const PEERS: usize = SEQUENCE + 16;
-const ADVERT_END: usize = PEERS + MOST_PEERS * advert::PEER_SIZE;
-const STATEMENT: usize = SIGNATURE - STATEMENT_SIZE;
-const SIGNATURE: usize = TAG - 64;
-const TAG: usize = SIZE - 16;
-
-const _: () = assert!(ADVERT_END <= STATEMENT, "the list of peers reaches into the statement");
+use layout::{BODY, MAGIC, PEERS, SEQUENCE, SIGNATURE, STATEMENT, TAG, Type, VERSION, array, port};
+pub use layout::{Dropped, MOST_PEERS, SIZE, STATEMENT_SIZE, Way};
 
 /// Orders all beacons that one node has sent: first by the run of the node, then within the run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -131,32 +113,6 @@ pub struct Datagram {
     pub message: Message,
 }
 
-/// The source and destination addresses of a datagram.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Way {
-    /// The sender's address.
-    pub from: SocketAddr,
-    /// The receiver's own address, not a broadcast address, for every type whose tag covers it.
-    pub to: SocketAddr,
-}
-
-/// Why a datagram was dropped. Dropped datagrams are counted and never answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Dropped {
-    /// Wrong size, magic, version, type or content.
-    #[error("not a laneway datagram of this version")]
-    Form,
-    /// It belongs to another group.
-    #[error("of another group")]
-    Group,
-    /// The HMAC does not match.
-    #[error("forged, or of another key")]
-    Forged,
-    /// The signature does not match.
-    #[error("not signed by its sender")]
-    Signature,
-}
-
 /// A datagram whose HMAC is right: the sender has the group's key, or the invite.
 #[derive(Debug)]
 pub enum Received {
@@ -173,15 +129,6 @@ pub struct Unverified {
     bytes: [u8; SIZE],
     kind: Type,
     way: Way,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Type {
-    Query = 1,
-    Offer,
-    Beacon,
-    JoinQuery,
-    JoinOffer,
 }
 
 impl Datagram {
@@ -364,41 +311,3 @@ pub fn invite_asked_for(bytes: &[u8]) -> Option<[u8; 8]> {
 /// Offset and value of the byte that marks a datagram as a query. A node that answers no queries can drop such
 /// datagrams without authenticating them.
 pub const QUERY_MARK: (usize, u8) = (5, Type::Query as u8);
-
-impl Type {
-    fn read(byte: u8) -> Option<Self> {
-        [Self::Query, Self::Offer, Self::Beacon, Self::JoinQuery, Self::JoinOffer]
-            .into_iter()
-            .find(|kind| *kind as u8 == byte)
-    }
-
-    /// Whether the sender's node key signs it.
-    fn is_signed(self) -> bool {
-        matches!(self, Self::Offer | Self::Beacon)
-    }
-
-    /// The addresses that tag and signature cover. No datagram can be repeated from another address than its sender's,
-    /// and an answer is valid only for the node that asked.
-    fn covered(self, way: Way) -> impl Iterator<Item = SocketAddr> {
-        let to = matches!(self, Self::Offer | Self::JoinOffer).then_some(way.to);
-        std::iter::once(way.from).chain(to)
-    }
-}
-
-fn port(port: u16) -> Result<u16, Dropped> {
-    if port == 0 { Err(Dropped::Form) } else { Ok(port) }
-}
-
-/// An address as IPv6; an IPv4 address becomes an IPv4-mapped one (RFC 4291 §2.5.5.2).
-fn plain_ip(ip: IpAddr) -> Ipv6Addr {
-    match ip {
-        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-        IpAddr::V6(ip) => ip,
-    }
-}
-
-fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    let mut out = [0; N];
-    out.copy_from_slice(&bytes[at..at + N]);
-    out
-}

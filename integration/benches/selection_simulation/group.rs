@@ -114,6 +114,8 @@ pub(crate) struct Counts {
     pub(crate) forged: u64,
     /// Beacons that the stranger repeated, and how many of them counted.
     pub(crate) replayed: [u64; 2],
+    /// Beacons and offers that nodes have accepted. Each costs the node that hears it one signature.
+    pub(crate) signatures: u64,
 }
 
 /// The time without an active candidate, after the first one.
@@ -293,6 +295,7 @@ impl Group {
         }
         let (id, link, now) = (self.nodes[from].id, self.nodes[from].link, self.local(n));
         let heard = self.nodes[n].selection.heard(id, link, advert, means, now);
+        self.counts.signatures += u64::from(heard);
         if heard && self.nodes[n].is_candidate && self.nodes[n].lies.is_none() {
             self.decide(n);
         }
@@ -441,7 +444,8 @@ impl Group {
                     continue;
                 }
                 let means = Means::Offer(Duration::from_millis(1));
-                self.nodes[n].selection.heard(id, link, &advert, means, now);
+                let heard = self.nodes[n].selection.heard(id, link, &advert, means, now);
+                self.counts.signatures += u64::from(heard);
             }
         }
     }

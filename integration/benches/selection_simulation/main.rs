@@ -14,8 +14,9 @@
 mod adversary;
 mod group;
 mod schedule;
+mod signatures;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use adversary::Bounds;
 use group::Group;
@@ -38,16 +39,18 @@ fn scales() {
     println!(
         "| nodes | candidates | beacons/s in the group | per candidate | first 2 s: beacons, queries, offers \
          | agreed after start | after kill -9: median, worst | after withdrawal | after a partition \
-         | client without a gateway, worst: kill, withdrawal, partition | hand-overs/h without cause |"
+         | client without a gateway, worst: kill, withdrawal, partition | hand-overs/h without cause \
+         | signatures/s of a node: first 2 s, later | share of a core, later |"
     );
-    println!("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+    println!("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
     // One thread for each group.
+    let cost = signatures::cost();
     let rows = std::thread::scope(|scope| {
-        let rows = groups.map(|(nodes, candidates)| scope.spawn(move || scale(nodes, candidates)));
+        let rows = groups.map(|(nodes, candidates)| scope.spawn(move || scale(nodes, candidates, cost)));
         rows.map(|row| row.join().unwrap())
     });
     rows.iter().for_each(|row| println!("{row}"));
-    println!();
+    println!("\nVerifying one datagram takes {:.0} µs of processor here.\n", cost.as_secs_f64() * 1e6);
 }
 
 fn policies() {
@@ -130,13 +133,14 @@ fn attacked(nodes: usize, candidates: usize, policy: Policy, name: &str) -> Stri
 }
 
 /// One row of the table: start, quiet time, some deaths, a withdrawal, a partition.
-fn scale(nodes: usize, candidates: usize) -> String {
+fn scale(nodes: usize, candidates: usize, cost: Duration) -> String {
     let started = Instant::now();
     let mut group = Group::new(nodes, candidates, Policy::Strongest, 1, 3600);
     let start = group.until_agreed(30 * SECOND);
     group.run((2 * SECOND).saturating_sub(group.now()));
     let counts = &group.counts;
     let first = format!("{}, {}, {}", counts.beacons, counts.queries, counts.offers);
+    let signed_first = counts.signatures as f64 / nodes as f64 / 2.0;
     // The strongest candidate may replace the one that was first.
     group.run(45 * SECOND);
     let (quiet, kills) = match candidates {
@@ -146,7 +150,10 @@ fn scale(nodes: usize, candidates: usize) -> String {
     };
     group.only_observed = true;
     let (from, promoted) = (group.counts.beacons, group.counts.promotions);
+    let signed = group.counts.signatures;
     group.run(quiet * SECOND);
+    let hearing = group.observed().end as f64;
+    let signatures = (group.counts.signatures - signed) as f64 / hearing / quiet as f64;
     let rate = (group.counts.beacons - from) as f64 / quiet as f64;
     let flaps = (group.counts.promotions - promoted) as f64 * 3600.0 / quiet as f64;
     group.only_observed = false;
@@ -187,13 +194,15 @@ fn scale(nodes: usize, candidates: usize) -> String {
     // When every node is a candidate there are no clients.
     let gaps = if group.observed().is_empty() { "no clients".into() } else { gaps };
     format!(
-        "| {nodes} | {candidates} | {rate:.1} | {:.2} | {first} | {} | {}, {} | {} | {} | {gaps} | {flaps:.1} in {quiet} s |",
+        "| {nodes} | {candidates} | {rate:.1} | {:.2} | {first} | {} | {}, {} | {} | {} | {gaps} | {flaps:.1} in {quiet} s \
+         | {signed_first:.0}, {signatures:.1} | {:.3}% |",
         rate / candidates as f64,
         seconds(start),
         seconds(deaths[kills / 2]),
         seconds(deaths[kills - 1]),
         seconds(withdrawal),
         seconds(healed),
+        signatures * cost.as_secs_f64() * 100.0,
     )
 }
 

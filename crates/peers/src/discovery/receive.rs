@@ -3,13 +3,12 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::bounds::{ASKS, REPORTS, RISES};
 use super::{Discovery, link_address, locked};
 use crate::candidate::Announcement;
 use crate::keyring::Keyring;
 use crate::selection::SILENCE;
 use crate::verifier::{Arrival, Refusal};
-use laneway_limits::Bucket;
-use laneway_limits::rate::Rate;
 use laneway_sys::lan::{Ear, Heard};
 use laneway_telemetry::journal::Happening;
 use laneway_wire::datagram::{
@@ -17,21 +16,6 @@ use laneway_wire::datagram::{
     Way, invite_asked_for,
 };
 use laneway_wire::id::NodeId;
-
-/// Queries that ask whether a beacon is of its sender's current run.
-const ASKS: Rate = Rate::new(16, Duration::from_millis(50));
-/// Offences that are reported in the log and in the journal; all are counted.
-const REPORTS: Rate = Rate::new(3, Duration::from_secs(60));
-/// Raising the number of this run: two machines with the same identity would otherwise outbid each other all the time.
-const RISES: Rate = Rate::new(1, Duration::from_secs(10));
-
-/// What has been used of these rates.
-#[derive(Debug, Default)]
-pub(super) struct Bounds {
-    asks: Bucket,
-    reports: Bucket,
-    rises: Bucket,
-}
 
 impl Discovery {
     /// Verifies and handles one datagram. `unicast` tells that it was sent to this node alone.

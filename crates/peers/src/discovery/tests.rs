@@ -287,6 +287,8 @@ async fn what_a_run_that_is_over_said_moves_neither_a_client_nor_a_candidate() {
         if is_candidate {
             lab.receive_from(&lab.one, at(2), beacon(run(1, 9), State::Active)).await;
             assert_eq!(lab.state_of(at(2)), None, "a candidate left the role to a run that may be over");
+            lab.receive_from(&lab.two, at(3), beacon(run(1, 9), State::Standby)).await;
+            assert_eq!(lab.state_of(at(3)), None, "a candidate waits for a standby whose run may be over");
         }
         // The gateway answers, so its run is known.
         lab.query([5; 16]);

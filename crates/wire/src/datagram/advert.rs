@@ -4,11 +4,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use super::{ADVERT_END, BODY, Dropped, MOST_PEERS, PEERS, SIZE, array, plain_ip, port};
+use super::layout::{ADVERT_END, BODY, Dropped, MOST_PEERS, PEER_SIZE, PEERS, SIZE, array, plain_ip, port};
 use crate::id::NodeId;
 
-/// Size of one entry of the list of peers, in bytes.
-pub(super) const PEER_SIZE: usize = 36;
 /// Maximum interval that a candidate may announce, in milliseconds. A candidate counts as silent after three and a half
 /// intervals, so every silence is noticed within 70 s, whatever is announced.
 pub const MAX_INTERVAL_MILLIS: u16 = 20_000;

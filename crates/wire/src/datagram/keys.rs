@@ -5,7 +5,7 @@ use std::fmt;
 use aws_lc_rs::signature::{self, Ed25519KeyPair, UnparsedPublicKey};
 use aws_lc_rs::{hkdf, hmac};
 
-use super::{STATEMENT_SIZE, Type, Way, plain_ip};
+use super::layout::{STATEMENT_SIZE, Type, Way, plain_ip};
 
 /// The keys of one group or of one invite: one key for each type of datagram.
 pub struct Keys {

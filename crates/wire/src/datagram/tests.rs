@@ -2,6 +2,7 @@ use super::*;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use proptest::prelude::*;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 const GROUP: GroupId = GroupId([7; 8]);
 
