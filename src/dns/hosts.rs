@@ -92,6 +92,7 @@ impl Hosts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn all_lines_of_a_name_count_and_case_does_not() {
@@ -115,5 +116,15 @@ mod tests {
         assert!(ask("one.", RecordType::TXT).is_none() && ask("two.", RecordType::A).is_none());
         let name = ask("1.0.0.10.in-addr.arpa.", RecordType::PTR).unwrap();
         assert_eq!(name.answers[0].data.to_string(), "one.");
+    }
+
+    proptest! {
+        #[test]
+        fn any_file_is_read(text in proptest::collection::vec(any::<u8>(), 0..200), address in any::<[u8; 4]>()) {
+            let line = format!("\n{} name", IpAddr::from(address));
+            let hosts = Hosts::read(&[&text[..], line.as_bytes()].concat());
+            let found = hosts.find("name").is_some_and(|found| found.contains(&address.into()));
+            prop_assert!(found);
+        }
     }
 }

@@ -79,6 +79,7 @@ mod tests {
         ] {
             assert_eq!(words(text), expected, "{text:?}");
         }
+        drop(read(b"hosts: \xff [\n hosts:]["));
         let mdns = Service::Other("mdns4_minimal".into());
         assert!(mdns.has_precedence("printer.local") && !mdns.has_precedence("printer.lab"));
         assert!(!Service::Other("myhostname".into()).has_precedence("printer.local"));

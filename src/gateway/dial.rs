@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::failure::{Failure, Kind, Side};
 use crate::wire::target::Target;
@@ -21,6 +21,9 @@ use crate::{mark, net};
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// The shortest delay between two starts (RFC 8305 §5). With even more addresses several attempts start together.
 const MIN_ATTEMPT_DELAY: Duration = Duration::from_millis(10);
+/// How long addresses that a name server has not told yet are waited for once all others have failed: some name servers
+/// never answer questions for one family.
+pub(super) const LATE_PATIENCE: Duration = Duration::from_secs(1);
 /// Maximum number of attempts that are open at a time, so that one name does not use up the gateway's descriptors.
 const MAX_OPEN_ATTEMPTS: usize = 64;
 /// Maximum size of the addresses of one name, in bytes: 1,024 IPv4 or 256 IPv6 addresses.
@@ -138,7 +141,8 @@ pub(super) async fn race(addresses: Addresses<'_>, limit: Duration) -> io::Resul
             }
             due = now + schedule.delay;
         }
-        if attempts.is_empty() && waiting.is_empty() && later.is_none() {
+        let is_idle = attempts.is_empty() && waiting.is_empty();
+        if is_idle && later.is_none() {
             return Err(last);
         }
         tokio::select! {
@@ -154,6 +158,7 @@ pub(super) async fn race(addresses: Addresses<'_>, limit: Duration) -> io::Resul
                 later = None;
                 waiting = interleave(waiting.into_iter().chain(more));
             }
+            () = sleep(LATE_PATIENCE), if is_idle && last.kind() != io::ErrorKind::AddrNotAvailable => return Err(last),
             () = sleep_until(deadline) => return Err(more_telling(last, io::ErrorKind::TimedOut.into())),
         }
     }
@@ -280,6 +285,10 @@ mod tests {
         assert_eq!(stream.peer_addr().unwrap(), good);
         assert!(stream.nodelay().unwrap() && socket2::SockRef::from(&stream).keepalive().unwrap());
         let refused = race(known([bad]), limit).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        // Addresses that never come are not waited for, once the others have failed.
+        let never: BoxFuture<'_, _> = Box::pin(std::future::pending());
+        let refused = race(Addresses { known: vec![bad], later: Some(never) }, limit * 60).await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
         // An address that a name server tells later.
         let later: BoxFuture<'_, _> = Box::pin(async move {

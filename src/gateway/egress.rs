@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::access::Access;
-use super::dial::{Addresses, bounded, failure, interleave, more_telling, race};
+use super::dial::{Addresses, LATE_PATIENCE, bounded, failure, interleave, more_telling, race};
 use super::dns::{Found, Resolver};
 use super::options::Options;
 use super::upstream::{self, Upstream};
@@ -211,7 +211,8 @@ impl Egress {
                 Ok(Addresses { known, later: Some(Box::pin(later)) })
             }
             (Err(refusal), Some(later)) => {
-                let known = self.judge(target, settings, later.await)?;
+                let later = timeout(LATE_PATIENCE, later).await.unwrap_or_default();
+                let known = self.judge(target, settings, later)?;
                 if known.is_empty() { Err(refusal) } else { Ok(Addresses { known, later: None }) }
             }
         }

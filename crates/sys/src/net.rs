@@ -459,6 +459,17 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    #[cfg(target_os = "linux")]
+    async fn datagrams_to_a_server_are_never_fragmented() {
+        let socket = connect_udp("127.0.0.1:9".parse().unwrap()).await.unwrap();
+        let mode = nix::sys::socket::getsockopt(&socket, options::MtuDiscovery).unwrap();
+        assert_eq!(mode, nix::libc::IP_PMTUDISC_PROBE);
+        let socket = connect_udp("[::1]:9".parse().unwrap()).await.unwrap();
+        let mode = nix::sys::socket::getsockopt(&socket, options::MtuDiscoveryV6).unwrap();
+        assert_eq!(mode, nix::libc::IPV6_PMTUDISC_PROBE);
+    }
+
+    #[tokio::test]
     async fn a_reset_connection_is_an_error_at_the_other_end_and_never_an_end() {
         use tokio::io::AsyncReadExt;
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();

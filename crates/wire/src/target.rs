@@ -6,6 +6,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+/// Maximum length of a name of another script, in bytes: its conversion takes more than linear time. A name of 253
+/// characters has at most four bytes for each.
+const LONGEST_UNICODE: usize = 4 * 253;
+
 /// A host, identified by name or by address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Host {
@@ -55,6 +59,9 @@ impl Host {
     /// [`TargetError::Name`], [`TargetError::Address`].
     pub fn parse(text: &str) -> Result<Self, TargetError> {
         if !text.is_ascii() {
+            if text.len() > LONGEST_UNICODE {
+                return Err(TargetError::Name);
+            }
             let ascii = idna::domain_to_ascii(text).map_err(|_not_a_name| TargetError::Name)?;
             return if ascii.is_ascii() { Self::parse(&ascii) } else { Err(TargetError::Name) };
         }
@@ -311,6 +318,7 @@ mod tests {
             assert_eq!(Host::parse(text), Ok(Host::Name(name.into())), "{text}");
         }
         assert_eq!(Host::parse("\u{fffd}.example"), Err(TargetError::Name));
+        assert_eq!(Host::parse(&"\u{e9}".repeat(1 << 20)), Err(TargetError::Name));
     }
 
     proptest! {

@@ -50,3 +50,19 @@ impl CLibrary {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_c_library_is_asked_in_a_bounded_number_of_threads() {
+        let library = CLibrary::default();
+        // The library knows every address as a name, on every machine.
+        assert_eq!(library.find("127.0.0.1").await.unwrap(), [IpAddr::from([127, 0, 0, 1])]);
+        let places = library.0.clone().acquire_many_owned(MOST_AT_A_TIME.try_into().unwrap()).await.unwrap();
+        assert!(library.find("127.0.0.1").await.is_err(), "too busy");
+        drop(places);
+        assert!(library.find("127.0.0.1").await.is_ok());
+    }
+}
