@@ -255,14 +255,18 @@ async fn idle_datagram_streams_of_one_member_leave_another_its_share() {
 async fn downloads_that_nobody_reads_do_not_fill_the_gateways_memory() {
     let victim = Victim::start("127.0.0.76", &[]).await;
     let origin = Origin::new();
-    let (mut links, mut floods) = (Vec::new(), JoinSet::new());
+    let (mut links, mut servers, mut floods) = (Vec::new(), Vec::new(), JoinSet::new());
     for _ in 0..2 {
         let mut raw = victim.raw(1 << 30).await;
         for stream in streams(150) {
             raw.output.say(connect(stream, origin.address)).await;
-            floods.spawn(origin.accept().await.flood());
+            servers.push(origin.accept().await);
         }
         links.push(raw);
+    }
+    // All are open before the first one takes memory that another one needs to be opened.
+    for server in servers {
+        floods.spawn(server.flood());
     }
     within(floods.join_next()).await.unwrap().unwrap();
     victim.has_kept_its_limit().await;
