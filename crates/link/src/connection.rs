@@ -135,11 +135,17 @@ impl<W: Wire> Connection<W> {
     fn poll_both(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         loop {
             match self.poll_read(cx) {
-                Poll::Ready(Ok(())) => return Poll::Ready(self.engine.peer_closed()),
+                Poll::Ready(Ok(())) => {
+                    // The farewell is answered (RFC 8446 §6.1) if the socket takes that at once.
+                    let _ = Pin::new(&mut self.wire).poll_shutdown(cx);
+                    return Poll::Ready(self.engine.peer_closed());
+                }
                 Poll::Ready(Err(Broken::Wire(error))) => return Poll::Ready(Err(error.into())),
                 Poll::Ready(Err(Broken::Peer(reason))) => {
-                    // The reason is sent if the socket takes it at once.
-                    let _ = self.poll_write(cx);
+                    // The reason is sent if the socket takes it at once, and so is the farewell.
+                    if self.poll_write(cx).is_ready() {
+                        let _ = Pin::new(&mut self.wire).poll_shutdown(cx);
+                    }
                     return Poll::Ready(Err(Error::GoAway(reason)));
                 }
                 Poll::Pending => {}

@@ -26,10 +26,13 @@ mod connection;
 pub mod copy;
 pub mod datagrams;
 mod flow;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod gateway_info;
 pub mod handshake;
 pub mod incoming;
 mod queue;
+mod receiving;
 mod record;
 pub mod relay;
 pub mod request;

@@ -5,7 +5,7 @@
 
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce};
 use aws_lc_rs::aead::{Algorithm, UnboundKey};
-use rustls::ConnectionTrafficSecrets;
+use rustls::{AlertDescription, ConnectionTrafficSecrets};
 
 /// The length of a record header, in bytes.
 pub(super) const HEADER: usize = 5;
@@ -40,12 +40,35 @@ pub(super) enum RecordError {
     /// It is longer than a record may be.
     #[error("a record is too long")]
     TooLong,
-    /// It is not a protected record.
-    #[error("not a protected record")]
+    /// It is not a protected record, or not one that may come here.
+    #[error("not a record that may come here")]
     Unexpected,
+    /// The message in it cannot be read.
+    #[error("a message in a record cannot be read")]
+    Malformed,
+    /// A message in it has a value that is not allowed.
+    #[error("a message in a record has a value that is not allowed")]
+    Illegal,
+    /// The peer sends records without application data all the time.
+    #[error("too many records without data")]
+    TooMany,
     /// The handshake agreed on a cipher that is not implemented here.
     #[error("the cipher is not supported")]
     Cipher,
+}
+
+impl RecordError {
+    /// The alert that says so (RFC 8446 §6.2).
+    pub(super) fn alert(self) -> AlertDescription {
+        match self {
+            Self::Altered => AlertDescription::BadRecordMac,
+            Self::TooLong => AlertDescription::RecordOverflow,
+            Self::Unexpected | Self::TooMany => AlertDescription::UnexpectedMessage,
+            Self::Malformed => AlertDescription::DecodeError,
+            Self::Illegal => AlertDescription::IllegalParameter,
+            Self::Cipher => AlertDescription::InternalError,
+        }
+    }
 }
 
 /// The key of one direction, and the number of its next record.
@@ -63,8 +86,12 @@ impl Keys {
             ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv),
             _ => return Err(RecordError::Cipher),
         };
-        let key = UnboundKey::new(algorithm, key.as_ref()).map_err(|_wrong_length| RecordError::Cipher)?;
-        let iv = iv.as_ref().try_into().map_err(|_wrong_length| RecordError::Cipher)?;
+        Self::of(sequence, algorithm, key.as_ref(), iv.as_ref())
+    }
+
+    fn of(sequence: u64, algorithm: &'static Algorithm, key: &[u8], iv: &[u8]) -> Result<Self, RecordError> {
+        let key = UnboundKey::new(algorithm, key).map_err(|_wrong_length| RecordError::Cipher)?;
+        let iv = iv.try_into().map_err(|_wrong_length| RecordError::Cipher)?;
         Ok(Self { key: LessSafeKey::new(key), iv, sequence })
     }
 
@@ -118,6 +145,18 @@ impl Sealer {
     }
 }
 
+impl Sealer {
+    /// A record whose content, type and padding are these bytes, whatever they are: what another implementation might send.
+    pub(super) fn seal_inner(&mut self, inner: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(inner.len() + TAG).expect("a record's length fits into 16 bits");
+        let header = [&OUTER[..], &length.to_be_bytes()].concat();
+        let mut sealed = inner.to_vec();
+        let (nonce, aad) = (self.0.nonce(), Aad::from(&header[..]));
+        self.0.key.seal_in_place_append_tag(nonce, aad, &mut sealed).expect("the length is that of a record");
+        [header, sealed].concat()
+    }
+}
+
 /// The receiving direction.
 pub(super) struct Opener(Keys);
 
@@ -134,8 +173,9 @@ impl Opener {
         let Some(&[kind, _, _, high, low]) = bytes.first_chunk::<HEADER>() else { return Ok(None) };
         let length = usize::from(u16::from_be_bytes([high, low]));
         match () {
-            () if kind != Content::Data as u8 || length <= TAG => Err(RecordError::Unexpected),
+            () if kind != Content::Data as u8 => Err(RecordError::Unexpected),
             () if length > MAX_SEALED => Err(RecordError::TooLong),
+            () if length < TAG => Err(RecordError::Altered),
             () => Ok(Some(HEADER + length)),
         }
     }
@@ -176,10 +216,11 @@ impl Opener {
 
 /// The content type, and the length of the content without padding (RFC 8446 §5.4).
 fn inner(opened: &[u8]) -> Result<(Content, usize), RecordError> {
-    let last = opened.iter().rposition(|byte| *byte != 0).ok_or(RecordError::Unexpected)?;
-    if last > MAX_PLAIN {
+    // Padding counts: content, its type and padding are 2^14 + 1 bytes at most.
+    if opened.len() > MAX_PLAIN + 1 {
         return Err(RecordError::TooLong);
     }
+    let last = opened.iter().rposition(|byte| *byte != 0).ok_or(RecordError::Unexpected)?;
     let content = match opened[last] {
         21 => Content::Alert,
         22 => Content::Handshake,

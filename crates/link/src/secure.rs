@@ -16,7 +16,8 @@ use tokio::net::TcpStream;
 use super::buffer::Buffer;
 use super::connection::Wire;
 use super::queue::Queue;
-use super::record::{Content, HEADER, MAX_PLAIN, OVERHEAD, Opener, RecordError, Sealer};
+use super::receiving::{Message, Receiving};
+use super::record::{Content, MAX_PLAIN, OVERHEAD, Opener, RecordError, Sealer};
 use super::steps::Steps;
 
 /// A piece of at least this many bytes gets records of its own and is not copied; smaller ones share a record.
@@ -25,7 +26,6 @@ const OWN_RECORD: usize = 4 * 1024;
 const MAX_SEALED: usize = Steps::MAX_AT_ONCE / 4 * 3;
 
 const KEY_UPDATE: u8 = 24;
-const NEW_SESSION_TICKET: u8 = 4;
 const FATAL: u8 = 2;
 
 /// The state of rustls after the handshake, which derives the next keys (RFC 8446 §7.2).
@@ -41,21 +41,10 @@ pub struct Secure {
     tcp: TcpStream,
     schedule: Schedule,
     receiving: Receiving,
-    sending: Sending,
-    queue: Arc<Queue>,
-}
-
-/// The receiving direction.
-struct Receiving {
-    opener: Opener,
-    /// What was received, and not handed to the caller yet.
-    buffer: Buffer,
-    /// How many bytes at the front of the buffer are opened already, and how many of their record follow them.
-    opened: Option<(usize, usize)>,
     /// How many bytes were received since other tasks had a chance to run.
     since_yield: usize,
-    /// The peer has sent its close_notify.
-    peer_closed: bool,
+    sending: Sending,
+    queue: Arc<Queue>,
 }
 
 /// The sending direction.
@@ -87,16 +76,15 @@ impl Secure {
         };
         let limit = suite.tls13().map_or(0, |suite| suite.common.confidentiality_limit);
         let ExtractedSecrets { tx: (sent, tx), rx: (seen, rx) } = secrets;
-        let mut stream = Self {
+        let is_client = matches!(schedule, Schedule::Client(_));
+        let opener = Opener::new(seen, &rx).map_err(invalid)?;
+        let mut receiving = Receiving::new(opener, is_client, early);
+        receiving.put(received);
+        Ok(Self {
             tcp,
             schedule,
-            receiving: Receiving {
-                opener: Opener::new(seen, &rx).map_err(invalid)?,
-                buffer: Buffer::default(),
-                opened: None,
-                since_yield: 0,
-                peer_closed: false,
-            },
+            receiving,
+            since_yield: 0,
             sending: Sending {
                 sealer: Sealer::new(sent, &tx).map_err(invalid)?,
                 max_records_per_key: limit.saturating_sub(1024),
@@ -105,15 +93,7 @@ impl Secure {
                 closing: false,
             },
             queue: Arc::default(),
-        };
-        if !early.is_empty() {
-            stream.receiving.opened = Some((early.len(), 0));
-        }
-        for bytes in [early, received] {
-            stream.receiving.buffer.room(bytes.len())[..bytes.len()].copy_from_slice(bytes);
-            stream.receiving.buffer.fill(bytes.len());
-        }
-        Ok(stream)
+        })
     }
 
     /// The queue of bytes that wait to be sealed.
@@ -123,101 +103,33 @@ impl Secure {
 
     /// Changes the sending key more often than it must be.
     #[cfg(test)]
-    pub(super) fn change_keys_after(&mut self, records: u64) {
-        self.sending.max_records_per_key = records;
+    pub(super) fn change_keys_after(&mut self, records: u64) -> u64 {
+        std::mem::replace(&mut self.sending.max_records_per_key, records)
     }
 
-    /// Opens what was received into the front of `out`, at most `most` bytes, with as few copies as possible. Gives how many;
-    /// none when no whole record is there.
+    /// Opens what was received into the front of `out`, at most `most` bytes. Gives how many; none when no whole record is
+    /// there.
     fn open_some(&mut self, out: &mut [u8], most: usize) -> io::Result<usize> {
         let mut filled = 0;
         loop {
-            if let Some((opened, rest)) = self.receiving.opened {
-                let count = opened.min(most - filled);
-                out[filled..filled + count].copy_from_slice(&self.receiving.buffer.filled()[..count]);
-                filled += count;
-                if count < opened {
-                    self.receiving.buffer.consume(count);
-                    self.receiving.opened = Some((opened - count, rest));
-                    return Ok(filled);
+            let opened = self.receiving.open(&mut out[filled..], most - filled);
+            let (count, message) = opened.map_err(|error| self.fail(error))?;
+            filled += count;
+            match message {
+                None => return Ok(filled),
+                Some(Message::Alert(description)) => {
+                    return Err(invalid(rustls::Error::AlertReceived(description)));
                 }
-                self.receiving.buffer.consume(count + rest);
-                self.receiving.opened = None;
-            }
-            if self.receiving.peer_closed || filled == most {
-                return Ok(filled);
-            }
-            let length =
-                match Opener::length(self.receiving.buffer.filled()).map_err(|error| self.fail(error))? {
-                    Some(length) if length <= self.receiving.buffer.filled().len() => length,
-                    _ => return Ok(filled),
-                };
-            // The content fits if the record has no padding, which neither end sends.
-            let room = Opener::room(length);
-            let fits = room <= most - filled + 1 && room <= out.len() - filled;
-            if !fits && filled > 0 {
-                return Ok(filled);
-            }
-            let record = &mut self.receiving.buffer.filled_mut()[..length];
-            if fits {
-                let space = &mut out[filled..filled + room];
-                match self.receiving.opener.open_into(record, space) {
-                    Ok((Content::Data, count)) => {
-                        filled += count;
-                        self.receiving.buffer.consume(length);
-                    }
-                    Ok((content, count)) => {
-                        let message = space[..count].to_vec();
-                        self.receiving.buffer.consume(length);
-                        self.message(content, &message)?;
-                    }
-                    Err(error) => return Err(self.fail(error)),
-                }
-            } else {
-                match self.receiving.opener.open_within(record) {
-                    Ok((Content::Data, count)) => {
-                        self.receiving.buffer.consume(HEADER);
-                        self.receiving.opened = Some((count, length - HEADER - count));
-                    }
-                    Ok((content, count)) => {
-                        let message = record[HEADER..HEADER + count].to_vec();
-                        self.receiving.buffer.consume(length);
-                        self.message(content, &message)?;
-                    }
-                    Err(error) => return Err(self.fail(error)),
+                Some(Message::KeyUpdate(is_wanted)) => {
+                    let next = match &mut self.schedule {
+                        Schedule::Client(kernel) => kernel.update_rx_secret(),
+                        Schedule::Server(kernel) => kernel.update_rx_secret(),
+                    };
+                    let (sequence, secrets) = next.map_err(invalid)?;
+                    self.receiving.change_key(Opener::new(sequence, &secrets).map_err(invalid)?);
+                    self.sending.update_wanted |= is_wanted;
                 }
             }
-        }
-    }
-
-    /// Handles what is not application data: an alert (RFC 8446 §6) or a message after the handshake (§4.6).
-    fn message(&mut self, content: Content, message: &[u8]) -> io::Result<()> {
-        match (content, message) {
-            (Content::Alert, [_, description]) => match AlertDescription::from(*description) {
-                AlertDescription::CloseNotify => {
-                    self.receiving.peer_closed = true;
-                    Ok(())
-                }
-                AlertDescription::UserCanceled => Ok(()),
-                description => Err(invalid(rustls::Error::AlertReceived(description))),
-            },
-            (Content::Handshake, [KEY_UPDATE, 0, 0, 1, wanted @ (0 | 1)]) => {
-                let (sequence, secrets) = match &mut self.schedule {
-                    Schedule::Client(kernel) => kernel.update_rx_secret(),
-                    Schedule::Server(kernel) => kernel.update_rx_secret(),
-                }
-                .map_err(invalid)?;
-                self.receiving.opener = Opener::new(sequence, &secrets).map_err(invalid)?;
-                self.sending.update_wanted |= *wanted == 1;
-                Ok(())
-            }
-            // Sessions are not resumed here.
-            (Content::Handshake, [NEW_SESSION_TICKET, ..])
-                if matches!(self.schedule, Schedule::Client(_)) =>
-            {
-                Ok(())
-            }
-            _ => Err(self.fail(RecordError::Unexpected)),
         }
     }
 
@@ -225,13 +137,7 @@ impl Secure {
     fn fail(&mut self, error: RecordError) -> io::Error {
         if !self.sending.closing {
             self.sending.closing = true;
-            let description = match error {
-                RecordError::Altered => AlertDescription::BadRecordMac,
-                RecordError::TooLong => AlertDescription::RecordOverflow,
-                RecordError::Unexpected => AlertDescription::UnexpectedMessage,
-                RecordError::Cipher => AlertDescription::InternalError,
-            };
-            self.seal(Content::Alert, &[&[FATAL, description.into()]]);
+            self.seal(Content::Alert, &[&[FATAL, error.alert().into()]]);
             // The connection is over either way.
             let _ = self.tcp.try_write(self.sending.buffer.filled());
         }
@@ -307,10 +213,7 @@ impl Secure {
 
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // A whole record must fit.
-        let missing = match Opener::length(self.receiving.buffer.filled()) {
-            Ok(Some(length)) => length - self.receiving.buffer.filled().len(),
-            _ => HEADER,
-        };
+        let missing = self.receiving.missing();
         let most = self.queue.steps().at_once().max(missing);
         let room = self.receiving.buffer.room(missing);
         let most = most.min(room.len());
@@ -318,7 +221,7 @@ impl Secure {
         let received = match Pin::new(&mut self.tcp).poll_read(cx, &mut room) {
             Poll::Ready(result) => result.map(|()| room.filled().len()),
             Poll::Pending => {
-                self.receiving.since_yield = 0;
+                self.since_yield = 0;
                 return Poll::Pending;
             }
         }?;
@@ -328,7 +231,7 @@ impl Secure {
         }
         self.receiving.buffer.fill(received);
         self.queue.steps().passed(received);
-        self.receiving.since_yield += received;
+        self.since_yield += received;
         Poll::Ready(Ok(()))
     }
 }
@@ -342,12 +245,12 @@ impl Wire for Secure {
     ) -> Poll<io::Result<usize>> {
         loop {
             let count = self.open_some(out, most)?;
-            if count > 0 || self.receiving.peer_closed {
+            if count > 0 || self.receiving.has_ended {
                 return Poll::Ready(Ok(count));
             }
             // What was received is still in the processor's cache when the tunnels' tasks, which run now, pass it on.
-            if self.receiving.since_yield >= self.queue.steps().at_once() {
-                self.receiving.since_yield = 0;
+            if self.since_yield >= self.queue.steps().at_once() {
+                self.since_yield = 0;
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use aws_lc_rs::digest;
+use aws_lc_rs::signature::Ed25519KeyPair;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{
@@ -181,12 +182,15 @@ pub fn trust_anchor(ca_key: &[u8; 32]) -> TrustAnchor<'static> {
     }
 }
 
-/// Generates an Ed25519 private key.
+/// Generates an Ed25519 private key. Its file has the form of RFC 8410 §7, without the public key: OpenSSL 3.0 reads no
+/// other.
 pub(super) fn new_key() -> Result<KeyPair, CertificateError> {
-    KeyPair::generate_for(&PKCS_ED25519).map_err(CertificateError::BadKey)
+    let key = Ed25519KeyPair::generate().and_then(|key| key.to_pkcs8v1());
+    let key = key.map_err(|_unspecified| CertificateError::BadKey(rcgen::Error::RingUnspecified))?;
+    read_key(&key.as_ref().into())
 }
 
-/// Parses an Ed25519 private key.
+/// Parses an Ed25519 private key, with its public key or without it (RFC 8410 §7, RFC 5958 §2).
 pub(super) fn read_key(key: &PrivatePkcs8KeyDer<'_>) -> Result<KeyPair, CertificateError> {
     KeyPair::from_pkcs8_der_and_sign_algo(key, &PKCS_ED25519).map_err(CertificateError::BadKey)
 }

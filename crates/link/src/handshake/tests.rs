@@ -2,6 +2,8 @@
 //! that was altered does.
 
 use super::*;
+use crate::connection::Connection;
+use crate::settings;
 use crate::tls::{ALPN_LINK, join_client, link_client, link_server, server_name};
 use laneway_sys::state::StateDir;
 use laneway_trust::authority::{Authority, Uses};
@@ -103,7 +105,9 @@ async fn keys_change_under_way() {
     let acceptor = TlsAcceptor::from(link_server(&group).unwrap());
     let (near, far) = tokio::join!(our_client(near, &group), acceptor.accept(far));
     let (mut near, mut far) = (near.unwrap().stream, far.unwrap());
-    near.change_keys_after(5);
+    let records = near.change_keys_after(5);
+    // RFC 8446 §5.5: 2^24.5 records of AES-GCM.
+    assert!((1 << 20..=23_726_566).contains(&records), "{records}");
     for round in 0..20 {
         // rustls asks for a change of our key with each of its own.
         far.get_mut().1.refresh_traffic_keys().unwrap();
@@ -151,6 +155,43 @@ async fn a_client_without_certificate_is_told_so() {
     assert!(far.err().unwrap().to_string().contains("no certificate"));
     let told = near.unwrap().stream.read_u8().await.unwrap_err().to_string();
     assert!(told.contains("CertificateRequired"), "{told}");
+}
+
+#[tokio::test]
+async fn a_peer_that_changes_its_key_all_the_time_is_refused() {
+    let group = group();
+    let (near, far) = sockets().await;
+    let acceptor = TlsAcceptor::from(link_server(&group).unwrap());
+    let (near, far) = tokio::join!(our_client(near, &group), acceptor.accept(far));
+    let (mut near, mut far) = (near.unwrap().stream, far.unwrap());
+    let flood = async {
+        for _ in 0..33 {
+            far.get_mut().1.refresh_traffic_keys().unwrap();
+        }
+        far.flush().await.unwrap();
+        far.read_u8().await.unwrap_err().to_string()
+    };
+    let (told, error) = tokio::join!(flood, near.read_u8());
+    assert!(error.unwrap_err().to_string().contains("too many records without data"));
+    assert!(told.contains("UnexpectedMessage"), "{told}");
+}
+
+#[tokio::test]
+async fn a_farewell_is_answered_at_once() {
+    let group = group();
+    let (near, far) = sockets().await;
+    let connector = TlsConnector::from(link_client(&group).unwrap());
+    let (near, far) = tokio::join!(connector.connect(server_name(None), near), our_server(far, &group));
+    let (mut near, far) = (near.unwrap(), far.unwrap().stream);
+    let mut link = Connection::server(far, settings::config());
+    let ours = async {
+        near.shutdown().await.unwrap();
+        // rustls takes an end without close_notify for an error.
+        let mut heard = Vec::new();
+        near.read_to_end(&mut heard).await.unwrap();
+    };
+    let (theirs, ()) = tokio::join!(std::future::poll_fn(|cx| link.poll_drive(cx)), ours);
+    assert!(theirs.is_ok(), "{theirs:?}");
 }
 
 #[tokio::test]
