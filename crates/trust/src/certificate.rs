@@ -368,6 +368,19 @@ mod tests {
     }
 
     #[test]
+    fn keys_are_written_without_the_public_key_and_read_with_it_too() {
+        let key = new_key().unwrap();
+        let written = key.serialized_der();
+        assert_eq!((written.len(), written[4]), (48, 0), "PKCS#8 of version 1 (RFC 8410 §7)");
+        let pair = Ed25519KeyPair::from_pkcs8(written).unwrap();
+        let with_public_key = pair.to_pkcs8().unwrap();
+        assert_eq!(with_public_key.as_ref()[4], 1, "of version 2 (RFC 5958 §2)");
+        for form in [written, with_public_key.as_ref()] {
+            assert_eq!(raw_public_key(&read_key(&form.into()).unwrap()), raw_public_key(&key));
+        }
+    }
+
+    #[test]
     fn a_node_certificate_says_whose_it_is_and_what_it_may_do() {
         let (ca, node) = (new_key().unwrap(), new_key().unwrap());
         let (ca_key, public) = (raw_public_key(&ca), raw_public_key(&node));

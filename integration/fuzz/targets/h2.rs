@@ -9,7 +9,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HEAD: usize = 9;
 const GOAWAY: u8 = 7;
 
-fn config() -> Config {
+pub(super) fn config() -> Config {
     Config {
         max_frame_size: 16 * 1024,
         stream_window: 10_000,
@@ -57,6 +57,11 @@ fn serve(data: &[u8], part: usize) -> Vec<u8> {
     }
     drop(accepted);
     sent
+}
+
+/// The last of what are whole frames: its type and payload.
+pub(super) fn last_frame(bytes: &[u8]) -> Option<(u8, &[u8])> {
+    frames(bytes).pop()
 }
 
 fn frames(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {

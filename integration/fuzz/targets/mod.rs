@@ -13,6 +13,7 @@ pub mod datagram;
 pub mod dns;
 pub mod first;
 pub mod h2;
+pub mod h2_client;
 pub mod h2_memory;
 pub mod hpack;
 pub mod http_request;
@@ -20,6 +21,7 @@ pub mod http_response;
 mod input;
 pub mod join_code;
 pub mod proxy_status;
+pub mod records;
 pub mod replay;
 pub mod resume;
 pub mod socks;
@@ -33,7 +35,7 @@ mod seeds;
 pub type Run = fn(&[u8]);
 
 /// Every target with its name, which is also that of its fuzzer and of the directory of its seeds.
-pub const ALL: [(&str, Run); 21] = [
+pub const ALL: [(&str, Run); 23] = [
     ("access", access::run),
     ("beacons", beacons::run),
     ("capsule", capsule::run),
@@ -44,12 +46,14 @@ pub const ALL: [(&str, Run); 21] = [
     ("dns", dns::run),
     ("first", first::run),
     ("h2", h2::run),
+    ("h2_client", h2_client::run),
     ("h2_memory", h2_memory::run),
     ("hpack", hpack::run),
     ("http_request", http_request::run),
     ("http_response", http_response::run),
     ("join_code", join_code::run),
     ("proxy_status", proxy_status::run),
+    ("records", records::run),
     ("replay", replay::run),
     ("resume", resume::run),
     ("socks", socks::run),
