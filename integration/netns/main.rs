@@ -57,7 +57,11 @@ fn main() -> ExitCode {
         let isolated = isolated.clone();
         let of_udp = udp_lacks.clone().filter(|_| name.starts_with("udp::"));
         Trial::ignorable_test(name, move || match isolated {
-            Ok(()) => match of_udp.or_else(|| cases::clients::lacking(name)).or_else(|| missing(name)) {
+            Ok(()) => match of_udp
+                .or_else(|| cases::clients::lacking(name))
+                .or_else(|| cases::links::lacking(name))
+                .or_else(|| missing(name))
+            {
                 None => {
                     case(&lab::Lab::new());
                     Ok(Completion::Completed)

@@ -10,6 +10,7 @@ pub(crate) mod failover;
 mod hostile;
 mod isolation;
 mod lifecycle;
+pub(crate) mod links;
 mod names;
 mod page;
 mod proxy;
@@ -42,6 +43,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     errors::CASES,
     hostile::CASES,
     lifecycle::CASES,
+    links::CASES,
     failover::CASES,
     resume::CASES,
     revocation::CASES,
@@ -66,6 +68,9 @@ pub(crate) const NEEDED: &[(&str, &[&str])] = &[
     ("names::", &["unbound", "dnsmasq", "dig"]),
     ("redirect::the_nodes_own_dns", &["unbound", "dig"]),
     ("resolve::", &["getent", "dig"]),
+    ("links::openssl", &["openssl"]),
+    ("links::nghttp", &["nghttp"]),
+    ("links::h2load", &["h2load"]),
     ("upstream::", &["squid", "danted"]),
     ("doctor::names_a_wrong_clock", &["faketime"]),
 ];
