@@ -227,6 +227,7 @@ impl Config {
         self.transparent.check(self.local.proxy_open_to_lan)?;
         self.dns.check()?;
         self.node.check()?;
+        self.gateway.check()?;
         for command in [&self.peers.on_promote, &self.peers.on_demote].into_iter().flatten() {
             if command.contains('\0') {
                 return Err(Problem::usage("--on-promote and --on-demote cannot contain a NUL character"));

@@ -40,7 +40,7 @@ pub struct Candidacy {
     pub serves: bool,
     /// Whether it was configured as a gateway.
     pub declared: bool,
-    /// Whether there are servers to probe.
+    /// Whether there is a server, or a probe, to reach first.
     pub needs_server: bool,
     /// The port of its links.
     pub link_port: u16,

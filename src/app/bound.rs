@@ -47,8 +47,8 @@ pub(super) struct BoundNode {
 }
 
 impl Member {
-    /// Reads the group, and decides whether this node may be a gateway. One that has no configured servers and is not
-    /// explicitly a gateway stays a client.
+    /// Reads the group, and decides whether this node may be a gateway. One that has neither a server nor a probe and is
+    /// not explicitly a gateway stays a client.
     ///
     /// # Errors
     /// When the machine is in no group, or was admitted as a client only and is configured as a gateway.
@@ -60,8 +60,7 @@ impl Member {
             return Err(Problem::usage("this node was admitted as a client only and cannot be a gateway")
                 .hint("join again with a code of 'laneway invite' without --client-only"));
         }
-        let serves =
-            may_serve && (config.node.role == RoleSetting::Gateway || !config.gateway.server.is_empty());
+        let serves = may_serve && (config.node.role == RoleSetting::Gateway || config.gateway.needs_proof());
         Ok(Self { group, authority, serves })
     }
 }
@@ -101,7 +100,7 @@ impl BoundNode {
         let candidacy = Candidacy {
             serves,
             declared: config.node.role == RoleSetting::Gateway,
-            needs_server: !config.gateway.server.is_empty(),
+            needs_server: config.gateway.needs_proof(),
             link_port: gateway.address().map_or(PORT, |address| address.port()),
             reach: gateway.reach(),
             uplink: uplink_terms(config.peers.command_timeout, config.node.drain, &config.gateway.server),

@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -11,12 +13,14 @@ use super::clients::Clients;
 use super::egress::{DialResult, Egress};
 use super::listener::LinkPort;
 use super::options::{Live, Options};
+use super::probe::subject::{Expected, Probe};
 use super::served::ServedLinks;
 use super::state::Gateway;
-use super::{probe, propagation};
+use super::{probe, propagation, uplink};
 use crate::link::tls;
 use crate::net;
 use crate::peers::candidate::Announcement;
+use crate::peers::directory::Gateway as KnownGateway;
 use crate::peers::options::PORT;
 use crate::problem::Problem;
 use crate::shared::{Part, Shared};
@@ -42,7 +46,15 @@ pub struct BoundGateway {
     workers: Vec<Handle>,
     servers: watch::Sender<Vec<Target>>,
     results: mpsc::Receiver<DialResult>,
-    reach: watch::Sender<Reach>,
+    proof: Proof,
+}
+
+/// How this gateway proves its way out.
+struct Proof {
+    probes: Vec<Probe>,
+    expected: Option<Expected>,
+    interval: Option<Duration>,
+    asks_nobody: bool,
 }
 
 /// What the page and `laneway status` show of the gateway.
@@ -91,8 +103,13 @@ impl BoundGateway {
             announced: shared.announced.clone(),
         });
         let servers = watch::Sender::new(options.server.clone());
-        let reach = watch::Sender::new(Reach::Unknown);
-        Ok(Self { shared: shared.clone(), duties, gateway, listener, workers, servers, results, reach })
+        let proof = Proof {
+            probes: options.probes().cloned().collect(),
+            expected: options.probe_expect.clone(),
+            interval: options.probe_interval,
+            asks_nobody: options.probe.contains(&Probe::Nothing),
+        };
+        Ok(Self { shared: shared.clone(), duties, gateway, listener, workers, servers, results, proof })
     }
 
     /// The address of the link port, if it is bound.
@@ -102,7 +119,7 @@ impl BoundGateway {
 
     /// Whether this machine reaches the servers, as the probe finds out.
     pub fn reach(&self) -> watch::Receiver<Reach> {
-        self.reach.subscribe()
+        self.gateway.egress.reach().subscribe()
     }
 
     /// What is shown of it.
@@ -125,19 +142,14 @@ impl BoundGateway {
         known: Vec<SocketAddr>,
         behind: mpsc::Receiver<(NodeId, SocketAddr)>,
     ) -> Result<Vec<Part>, Problem> {
-        let Self { shared, duties, gateway, listener, workers, servers, results, reach } = self;
+        let Self { shared, duties, gateway, listener, workers, servers, results, proof, .. } = self;
         let mut parts: Vec<Part> = Vec::new();
         if duties.serves {
             let (announced, holds_authority) = (shared.announced.clone(), duties.authority.is_some());
             let is_due = Box::new(move || holds_authority || is_active(announced.borrow().as_ref()));
             let delivery = propagation::run(shared.credentials.clone(), known, behind, is_due);
             parts.push(("propagation", Box::pin(delivery)));
-            if servers.borrow().is_empty() {
-                parts.push(("probe", Box::pin(async move { reach.closed().await })));
-            } else {
-                let probe = probe::run(gateway.egress.clone(), servers.subscribe(), results, reach);
-                parts.push(("probe", Box::pin(probe)));
-            }
+            parts.push(("probe", proof.part(&shared, &gateway, &servers, results)));
         }
         if let Some((listener, _)) = listener {
             let group = shared.membership.group();
@@ -153,6 +165,35 @@ impl BoundGateway {
             parts.push(("link port", Box::pin(Arc::new(port).run(listener))));
         }
         Ok(parts)
+    }
+}
+
+impl Proof {
+    /// The task that proves it: by `--probe`, by the servers, or without either by what clients meet.
+    fn part(
+        self,
+        shared: &Shared,
+        gateway: &Gateway,
+        servers: &watch::Sender<Vec<Target>>,
+        results: mpsc::Receiver<DialResult>,
+    ) -> BoxFuture<'static, ()> {
+        let Self { probes, expected, interval, asks_nobody } = self;
+        let egress = gateway.egress.clone();
+        let reach = egress.reach().clone();
+        if !probes.is_empty() {
+            return Box::pin(probe::run_checks(egress, interval, probes, expected, reach));
+        }
+        if !servers.borrow().is_empty() {
+            return Box::pin(probe::run(egress, interval, servers.subscribe(), results, reach));
+        }
+        let directory = shared.directory.clone();
+        let is_alone = Box::new(move || {
+            let serves = |gateway: &KnownGateway| {
+                matches!(gateway.state(Instant::now()), Some(State::Active | State::Standby))
+            };
+            !directory.ranked(Instant::now()).iter().any(serves)
+        });
+        Box::pin(uplink::run(egress, interval, asks_nobody, gateway.served.clone(), results, reach, is_alone))
     }
 }
 

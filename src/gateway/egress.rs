@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
 use super::access::Access;
@@ -20,21 +20,40 @@ use crate::failure::{Failure, Kind, Side};
 use crate::net;
 use crate::own_addresses::OwnAddresses;
 use crate::problem::Problem;
+use crate::wire::datagram::Reach;
 use crate::wire::target::{Host, Target};
 
 /// Minimum time between two reports that a server was reached: each report wakes another thread.
 const MIN_REPORT_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How long a client's failed connection waits for the verdict on this gateway's way out.
+const VERDICT_DEADLINE: Duration = Duration::from_secs(3);
 /// Maximum number of reported results that wait for the probe.
 const MAX_RESULTS: usize = 64;
 
-/// How a client's connection to one of the group's servers ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a connection for a client met. Reported for the group's servers, or for every destination if there are none.
+#[derive(Debug)]
 pub struct DialResult {
-    /// The server's position in the configuration, from 0.
-    pub server: usize,
-    /// Whether it was reached.
-    pub reached: bool,
+    /// What it met.
+    pub outcome: Outcome,
+    /// Receives the verdict on this gateway's way out that follows from a failure.
+    pub verdict: Option<oneshot::Sender<Reach>>,
+}
+
+/// What a connection for a client met.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The destination accepted the connection.
+    Connected(Target),
+    /// The host at this address sent something.
+    Answered(SocketAddr),
+    /// The destination was not reached.
+    Failed {
+        /// Which one.
+        target: Target,
+        /// This machine has no route to it.
+        no_route: bool,
+    },
 }
 
 /// Connects to destinations on behalf of clients, and of this node's own apps while it is a gateway.
@@ -44,6 +63,8 @@ pub struct Egress {
     results: mpsc::Sender<DialResult>,
     own: Arc<OwnAddresses>,
     upstream: RwLock<Arc<Upstream>>,
+    /// Whether this machine reaches the outside, as its probe finds out.
+    reach: watch::Sender<Reach>,
 }
 
 /// What a reload changes. A connection is made under the settings that are in force when it begins.
@@ -79,6 +100,21 @@ impl Server {
     }
 }
 
+/// Whether a failure may be due to a lost way out, and if so, whether this machine has no route, which is certain.
+fn no_way_out(failure: &Failure) -> Option<bool> {
+    match (failure.kind, failure.side) {
+        (Kind::NetworkUnreachable, Side::Server) => Some(true),
+        (Kind::HostUnreachable | Kind::ConnectTimeout | Kind::DnsTimeout, Side::Server) => Some(false),
+        _ => None,
+    }
+}
+
+/// A failure that is due to a lost way out.
+fn lost(failure: &Failure) -> Failure {
+    let sentence = format!("the gateway has lost its way out: {failure}");
+    Failure::new(Kind::NoWayOut, Side::Gateway, sentence)
+}
+
 impl Egress {
     /// An egress under the rules of `access`. `connect_timeout` bounds all attempts for one target together. Results of
     /// connections to `servers`, and to no other target, are sent to `results`. Connections to a port in `own` are
@@ -92,7 +128,8 @@ impl Egress {
         own: Arc<OwnAddresses>,
     ) -> Self {
         let settings = RwLock::new(Arc::new(Settings::new(access, connect_timeout, servers)));
-        Self { settings, resolver, results, own, upstream: RwLock::default() }
+        let (upstream, reach) = (RwLock::default(), watch::Sender::new(Reach::Unknown));
+        Self { settings, resolver, results, own, upstream, reach }
     }
 
     /// An egress with the options of a gateway, and the results of connections to its servers.
@@ -137,22 +174,74 @@ impl Egress {
     /// Why not. Never a failure of the link: nothing here is held against the gateway.
     pub async fn connect(&self, target: &Target) -> Result<TcpStream, Failure> {
         let connected = self.dial(target, Duration::MAX).await;
+        let settings = self.settings();
+        match (&connected, settings.servers.is_empty()) {
+            (_, false) => {
+                self.report_servers(target, &connected, &settings);
+                let is_lost = *self.reach.borrow() == Reach::Unreachable;
+                match connected {
+                    Err(failure) if is_lost && no_way_out(&failure).is_some() => Err(lost(&failure)),
+                    connected => connected,
+                }
+            }
+            (Ok(_), true) => {
+                self.report(Outcome::Connected(target.clone()), None);
+                connected
+            }
+            (Err(failure), true) => match no_way_out(failure) {
+                Some(no_route) => self.doubt(failure, target, no_route).await.and(connected),
+                None => connected,
+            },
+        }
+    }
+
+    /// Reports a result that concerns one of the group's servers, or all of them.
+    fn report_servers(&self, target: &Target, connected: &Result<TcpStream, Failure>, settings: &Settings) {
         let refused = matches!(
             connected.as_ref().map_err(|failure| failure.kind),
             Err(Kind::NameForbidden | Kind::AddressForbidden | Kind::Loop)
         );
         // Without its upstream proxy the gateway reaches none of the servers.
         let upstream_failed = connected.as_ref().is_err_and(upstream::is_unreachable);
-        let settings = self.settings();
-        for (number, server) in settings.servers.iter().enumerate() {
+        for server in &settings.servers {
             if (upstream_failed || server.target == *target && !refused)
                 && server.should_report(connected.is_ok(), Instant::now())
             {
-                // A full channel holds enough results: this one may be lost.
-                let _ = self.results.try_send(DialResult { server: number, reached: connected.is_ok() });
+                let target = server.target.clone();
+                self.report(
+                    match connected {
+                        Ok(_) => Outcome::Connected(target),
+                        Err(_) => Outcome::Failed { target, no_route: false },
+                    },
+                    None,
+                );
             }
         }
-        connected
+    }
+
+    /// Reports that `target` was not reached, and waits for what follows for this gateway as a whole.
+    ///
+    /// # Errors
+    /// When it has lost its way out: then another gateway may reach the target.
+    async fn doubt(&self, failure: &Failure, target: &Target, no_route: bool) -> Result<(), Failure> {
+        let (verdict, reached) = oneshot::channel();
+        self.report(Outcome::Failed { target: target.clone(), no_route }, Some(verdict));
+        match timeout(VERDICT_DEADLINE, reached).await {
+            Ok(Ok(Reach::Unreachable)) => Err(lost(failure)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes that the host at `from` has sent something to a client.
+    pub fn answered(&self, from: SocketAddr) {
+        if self.settings().servers.is_empty() {
+            self.report(Outcome::Answered(from), None);
+        }
+    }
+
+    /// A full channel holds enough results: this one may be lost.
+    fn report(&self, outcome: Outcome, verdict: Option<oneshot::Sender<Reach>>) {
+        let _ = self.results.try_send(DialResult { outcome, verdict });
     }
 
     /// The group's servers, as configured now.
@@ -163,6 +252,11 @@ impl Egress {
     /// Reads the machine's resolver configuration again.
     pub fn reload_names(&self) {
         self.resolver.reload();
+    }
+
+    /// Whether this machine reaches the outside. Its probe writes it.
+    pub fn reach(&self) -> &watch::Sender<Reach> {
+        &self.reach
     }
 
     /// The machine's resolver.
@@ -276,13 +370,39 @@ impl Egress {
     /// Those of [`Egress::connect`].
     pub async fn dial(&self, target: &Target, longest: Duration) -> Result<TcpStream, Failure> {
         let settings = self.settings();
-        let limit = settings.connect_timeout.min(longest);
+        if self.upstream().carries(target) {
+            self.judge_for_upstream(target, &settings)?;
+            return self.dial_unjudged(target, longest).await;
+        }
+        self.dial_addresses(target, self.allowed(target, &settings).await?, longest).await
+    }
+
+    /// Connects to a target that the rules need not allow, because the administrator named it for a probe.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn dial_unjudged(&self, target: &Target, longest: Duration) -> Result<TcpStream, Failure> {
         let upstream = self.upstream();
         if upstream.carries(target) {
-            self.judge_for_upstream(target, &settings)?;
+            let limit = self.settings().connect_timeout.min(longest);
             return upstream.connect(target, limit, &self.resolver, &self.own).await;
         }
-        match race(self.allowed(target, &settings).await?, limit).await {
+        let found = match &target.host {
+            Host::Address(ip) => vec![*ip],
+            Host::Name(name) => self.resolver.resolve(name).await?,
+        };
+        let known = bounded(found).into_iter().map(|ip| SocketAddr::new(ip, target.port)).collect();
+        self.dial_addresses(target, Addresses { known, later: None }, longest).await
+    }
+
+    async fn dial_addresses(
+        &self,
+        target: &Target,
+        addresses: Addresses<'_>,
+        longest: Duration,
+    ) -> Result<TcpStream, Failure> {
+        let limit = self.settings().connect_timeout.min(longest);
+        match race(addresses, limit).await {
             Ok(stream) => Ok(stream),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                 let sentence = format!("{target} did not answer within {} s", limit.as_secs());

@@ -22,4 +22,6 @@ pub mod served;
 pub mod state;
 mod strangers;
 mod udp;
+mod uplink;
 pub mod upstream;
+mod way_out;

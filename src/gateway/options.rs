@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use super::access::{Access, Rule};
 use super::clients::Limits;
+use super::probe::subject::{Expected, Probe};
 use super::upstream::{Upstream, UpstreamProxy};
 use crate::peers::options::changed;
+use crate::problem::Problem;
 use crate::secret::secret;
 use crate::size::{Size, seconds};
 use crate::wire::target::Target;
@@ -46,6 +48,18 @@ pub struct Options {
     /// Time limit for connecting to a server, in seconds
     #[arg(long, env = "LANEWAY_CONNECT_TIMEOUT", value_name = "SECS", value_parser = seconds, default_value = "10")]
     pub connect_timeout: Duration,
+    /// What proves that this gateway reaches the outside, instead of the servers: an http:// URL that must answer, or an
+    /// address that must accept a connection; repeatable, one is enough; 'none' asks nothing [default: each --server;
+    /// without one, an answer from beyond this machine's networks]
+    #[arg(long, env = "LANEWAY_PROBE", value_name = "URL|HOST:PORT", value_delimiter = ',')]
+    pub probe: Vec<Probe>,
+    /// What the answer to a --probe URL must be: an HTTP status, or a text that it contains [default: any status from
+    /// 200 to 299]
+    #[arg(long, env = "LANEWAY_PROBE_EXPECT", value_name = "STATUS|TEXT")]
+    pub probe_expect: Option<Expected>,
+    /// Interval between two probes, in seconds [default: 5; 30 without --server and --probe]
+    #[arg(long, env = "LANEWAY_PROBE_INTERVAL", value_name = "SECS", value_parser = probe_interval)]
+    pub probe_interval: Option<Duration>,
     /// Maximum number of open connections of one client
     #[arg(long, env = "LANEWAY_CLIENT_TUNNELS", value_name = "N", default_value = "16384")]
     pub client_tunnels: u32,
@@ -72,6 +86,32 @@ pub struct Live {
 }
 
 impl Options {
+    /// Checks the options of the probe.
+    ///
+    /// # Errors
+    /// A usage problem.
+    pub fn check(&self) -> Result<(), Problem> {
+        let is_url = |probe: &Probe| matches!(probe, Probe::Url { .. });
+        if self.probe.contains(&Probe::Nothing) && self.probe.len() > 1 {
+            return Err(Problem::usage("--probe none cannot stand beside another --probe"));
+        }
+        if self.probe_expect.is_some() && !self.probe.iter().any(is_url) {
+            return Err(Problem::usage("--probe-expect does nothing without a URL to probe")
+                .hint("add --probe http://HOST/PATH"));
+        }
+        Ok(())
+    }
+
+    /// Whether this node must reach something, a server or what `--probe` names, before it can serve.
+    pub fn needs_proof(&self) -> bool {
+        !self.server.is_empty() || self.probes().next().is_some()
+    }
+
+    /// What `--probe` names.
+    pub fn probes(&self) -> impl Iterator<Item = &Probe> {
+        self.probe.iter().filter(|probe| **probe != Probe::Nothing)
+    }
+
     /// The upstream proxies that this gateway connects through.
     pub fn upstream(&self) -> Upstream {
         Upstream::new(self.upstream.clone(), self.upstream_except.clone())
@@ -94,6 +134,9 @@ impl Options {
             upstream,
             upstream_except,
             connect_timeout,
+            probe,
+            probe_expect,
+            probe_interval,
             client_tunnels,
             client_opens,
             client_rate,
@@ -113,7 +156,17 @@ impl Options {
             ("link", self.link != *link),
             // Whether there are servers at all decides what a node is; which ones can change.
             ("server", self.server.is_empty() != server.is_empty()),
+            ("probe", self.probe != *probe),
+            ("probe-expect", self.probe_expect != *probe_expect),
+            ("probe-interval", self.probe_interval != *probe_interval),
         ]);
         (live, later)
+    }
+}
+
+fn probe_interval(text: &str) -> Result<Duration, &'static str> {
+    match text.parse::<f64>() {
+        Ok(value) if (1.0..=86_400.0).contains(&value) => Ok(Duration::from_secs_f64(value)),
+        _ => Err("not a number of seconds from 1 to 86400"),
     }
 }

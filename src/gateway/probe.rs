@@ -1,18 +1,24 @@
 //! Whether this machine reaches the group's servers: from a periodic TCP connection to each, and from the results of the
-//! connections that clients ask for.
+//! connections that clients ask for. With `--probe`, what that names is asked instead.
 
+mod check;
+pub mod subject;
+
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 
-use super::egress::{DialResult, Egress};
+use super::egress::{DialResult, Egress, Outcome};
 use crate::peers::discovery::jitter;
 use crate::wire::datagram::Reach;
 use crate::wire::target::Target;
+use subject::{Expected, Probe};
 
-/// Interval between two probes.
+/// Interval between two probes, unless `--probe-interval` says otherwise.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// Interval between two probes while a result is in doubt or no server is reached, so that both withdrawal and return
 /// are quick.
@@ -28,6 +34,7 @@ const DIAL_FAILURE_WINDOW: Duration = Duration::from_millis(300);
 /// results of the connections that clients asked for.
 pub async fn run(
     egress: Arc<Egress>,
+    interval: Option<Duration>,
     mut servers: watch::Receiver<Vec<Target>>,
     mut dials: mpsc::Receiver<DialResult>,
     reach: watch::Sender<Reach>,
@@ -36,11 +43,12 @@ pub async fn run(
     let mut verdicts = vec![ServerVerdict::default(); probed.len()];
     while !reach.is_closed() {
         let probes = probed.iter().map(|server| probe(&egress, server));
-        let results = futures_util::future::join_all(probes).await;
-        for (verdict, reached) in verdicts.iter_mut().zip(results) {
-            verdict.note(reached);
+        let results = join_all(probes).await;
+        for ((server, verdict), result) in probed.iter().zip(&mut verdicts).zip(results) {
+            note(server, verdict, result);
         }
-        let mut next_probe = Instant::now() + publish(&verdicts, &reach).mul_f64(jitter());
+        let pause = |reached| interval_after(reached, interval);
+        let mut next_probe = Instant::now() + pause(publish(&verdicts, &reach)).mul_f64(jitter());
         loop {
             tokio::select! {
                 () = sleep_until(next_probe.into()) => break,
@@ -50,31 +58,70 @@ pub async fn run(
                     break;
                 }
                 Some(dial) = dials.recv() => {
-                    let Some(verdict) = verdicts.get_mut(dial.server) else { continue };
-                    verdict.note_dial(dial.reached, Instant::now());
-                    next_probe = next_probe.min(Instant::now() + publish(&verdicts, &reach));
+                    let (target, reached) = match dial.outcome {
+                        Outcome::Connected(target) => (target, true),
+                        Outcome::Failed { target, .. } => (target, false),
+                        Outcome::Answered(_) => continue,
+                    };
+                    let Some(place) = probed.iter().position(|server| *server == target) else { continue };
+                    verdicts[place].note_dial(reached, Instant::now());
+                    next_probe = next_probe.min(Instant::now() + pause(publish(&verdicts, &reach)));
                 }
             }
         }
     }
 }
 
-async fn probe(egress: &Egress, server: &Target) -> bool {
+async fn probe(egress: &Egress, server: &Target) -> Result<(), String> {
     match timeout(PROBE_DEADLINE, egress.dial(server, PROBE_DEADLINE)).await {
-        Ok(Ok(_)) => true,
-        Ok(Err(failure)) => {
-            tracing::debug!(%server, reason = %failure, "server probe failed");
-            false
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(failure)) => Err(failure.sentence),
+        Err(_) => Err("no answer in time".into()),
+    }
+}
+
+/// Notes the result of one probe, and logs what has changed.
+fn note(probed: &impl fmt::Display, verdict: &mut ServerVerdict, result: Result<(), String>) {
+    let before = verdict.reach;
+    verdict.note(result.is_ok());
+    match result {
+        _ if verdict.reach == before => {}
+        Ok(()) => tracing::info!(server = %probed, "server reached"),
+        Err(reason) => tracing::warn!(server = %probed, reason, "server not reached"),
+    }
+}
+
+/// Runs the probes of `--probe` until `reach` has no receiver. It is [`Reach::Reachable`] when at least one succeeds.
+pub async fn run_checks(
+    egress: Arc<Egress>,
+    interval: Option<Duration>,
+    probes: Vec<Probe>,
+    expected: Option<Expected>,
+    reach: watch::Sender<Reach>,
+) {
+    let mut verdicts = vec![ServerVerdict::default(); probes.len()];
+    while !reach.is_closed() {
+        let results =
+            join_all(probes.iter().map(|probe| check::run(probe, &egress, expected.as_ref()))).await;
+        for ((probe, verdict), result) in probes.iter().zip(&mut verdicts).zip(results) {
+            note(probe, verdict, result);
         }
-        Err(_) => {
-            tracing::debug!(%server, "server probe unanswered");
-            false
+        let pause = interval_after(publish(&verdicts, &reach), interval);
+        tokio::select! {
+            () = sleep(pause.mul_f64(jitter())) => {}
+            () = reach.closed() => return,
         }
     }
 }
 
-/// Publishes the overall verdict if it has changed. Returns the time until the next probe.
-fn publish(verdicts: &[ServerVerdict], reach: &watch::Sender<Reach>) -> Duration {
+/// The time until the next probe.
+fn interval_after(is_certain: bool, interval: Option<Duration>) -> Duration {
+    let interval = interval.unwrap_or(PROBE_INTERVAL);
+    if is_certain { interval } else { PROBE_INTERVAL_IN_DOUBT.min(interval) }
+}
+
+/// Publishes the overall verdict if it has changed. Returns whether a server is reached, beyond doubt.
+fn publish(verdicts: &[ServerVerdict], reach: &watch::Sender<Reach>) -> bool {
     let overall = overall(verdicts);
     reach.send_if_modified(|now| {
         let changed = *now != overall;
@@ -85,7 +132,7 @@ fn publish(verdicts: &[ServerVerdict], reach: &watch::Sender<Reach>) -> Duration
         changed
     });
     let in_doubt = verdicts.iter().any(|verdict| verdict.contradictions > 0);
-    if in_doubt || overall != Reach::Reachable { PROBE_INTERVAL_IN_DOUBT } else { PROBE_INTERVAL }
+    !in_doubt && overall == Reach::Reachable
 }
 
 /// Reachable when one server is; unreachable only when all are known to be.

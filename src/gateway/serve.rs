@@ -212,6 +212,7 @@ impl Gateway {
         let Ok(tunnel) = incoming.accept() else {
             return record.ended("the client gave up");
         };
+        let server = socket.peer_addr().ok();
         let traffic = record.traffic();
         let progress = Progress::of_server(&traffic).paced_by(&client.pace);
         let result = relay(&socket, tunnel, &progress, None).await;
@@ -223,6 +224,11 @@ impl Gateway {
         }
         // Records count from the app's side: bytes received from the link were sent to the server.
         let moved = progress.moved();
+        if moved.sent > 0
+            && let Some(server) = server
+        {
+            self.egress.answered(server);
+        }
         record.moved(Moved { sent: moved.received, received: moved.sent });
         record.ended(outcome(&result));
     }

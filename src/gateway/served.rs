@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ipnet::IpNet;
+
 use crate::link::alive::Pulse;
 use crate::link::tls::PeerIdentity;
 use crate::telemetry::snapshot::LinkSeen;
@@ -34,6 +36,11 @@ impl ServedLinks {
         let number = table.last;
         table.links.insert(number, (client, address, pulse));
         ServedLink { all: self.clone(), number }
+    }
+
+    /// Whether a client's link comes from this network.
+    pub fn come_from(&self, network: &IpNet) -> bool {
+        self.lock().links.values().any(|(_, address, _)| network.contains(&address.ip().to_canonical()))
     }
 
     /// The number of links, and at most `limit` of them: those with the most tunnels first, then the oldest.

@@ -255,6 +255,12 @@ impl Links {
         }
     }
 
+    /// Retires a link whose gateway reports that it cannot reach the outside, and leaves that gateway alone for a moment.
+    pub(super) fn leave_alone(&self, link: &Link) {
+        link.retire();
+        locked(&self.dialing).failed(link.address, Fault::default(), Instant::now());
+    }
+
     fn note_failure(&self, gateway: &KnownGateway, error: DialError) {
         let (address, now) = (gateway.address, Instant::now());
         let is_heard = self.directory.at(address).is_some_and(|gateway| gateway.state(now).is_some());

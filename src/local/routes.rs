@@ -27,6 +27,9 @@ use crate::wire::target::Target;
 /// Maximum number of gateways that one search tries.
 const MOST_ATTEMPTS: u32 = 8;
 
+/// Pause of a search after a gateway has reported that it cannot reach the outside.
+const REST: Duration = Duration::from_millis(300);
+
 /// Connects from this machine, under the gateway's access rules.
 pub type Connect = dyn Fn(Target) -> BoxFuture<'static, Result<TcpStream, Failure>> + Send + Sync;
 
@@ -76,6 +79,15 @@ impl Search {
     pub(super) async fn next<T>(&mut self, route: impl Future<Output = T>) -> Option<T> {
         self.attempts += 1;
         timeout_at(self.held_until, route).await.ok()
+    }
+
+    /// Lets a moment pass after a gateway has reported that it cannot reach the outside. That attempt does not count: a
+    /// way out may return until the hold time is over. `false` when it is.
+    pub(super) async fn rest(&mut self) -> bool {
+        self.attempts = self.attempts.saturating_sub(1);
+        let until = Instant::now() + REST;
+        tokio::time::sleep_until(until.min(self.held_until)).await;
+        until < self.held_until
     }
 
     /// Whether there may be another attempt after this one.
@@ -150,11 +162,12 @@ impl Routes {
         first: &Bytes,
     ) -> Result<Option<(LinkTunnel, Link)>, Failure> {
         let mut search = Search::begin(*self.hold.borrow());
+        let mut lost = None;
         loop {
             let link = match search.next(self.route()).await {
                 Some(Route::Direct) => return Ok(None),
                 Some(Route::Link(link)) => link,
-                None => return Err(self.no_gateway()),
+                None => return Err(self.no_gateway(lost)),
             };
             let opened = tokio::select! {
                 biased;
@@ -166,6 +179,14 @@ impl Routes {
             };
             match opened {
                 Ok(tunnel) => return Ok(Some((tunnel, link))),
+                Err(failure) if failure.kind == Kind::NoWayOut => {
+                    tracing::info!(reason = %failure, "the gateway has no way out: the connection waits for another");
+                    self.links.leave_alone(&link);
+                    lost = Some(format!("{}: {failure}", link.gateway.name));
+                    if !search.rest().await {
+                        return Err(self.no_gateway(lost));
+                    }
+                }
                 Err(failure) if failure.blames_gateway() && search.may_move_on() => {
                     link.retire();
                     tracing::info!(reason = %failure, "the gateway failed an open");
@@ -238,10 +259,10 @@ impl Routes {
         !*self.is_gateway.borrow() && best(&self.links.up().borrow()).is_some()
     }
 
-    /// The failure of a connection whose hold time is over.
-    pub(super) fn no_gateway(&self) -> Failure {
+    /// The failure of a connection whose hold time is over. `lost` is what the last gateway said that had no way out.
+    pub(super) fn no_gateway(&self, lost: Option<String>) -> Failure {
         let held = self.hold.borrow().as_secs_f32();
-        let sentence = match self.links.trouble() {
+        let sentence = match lost.or_else(|| self.links.trouble()) {
             Some(trouble) => format!("no gateway could be used within {held} s: {trouble}"),
             None => format!("no gateway answered within {held} s: run 'laneway discover' to see why"),
         };

@@ -40,6 +40,8 @@ pub enum Kind {
     BadResponse,
     /// The app requested something that this proxy does not support.
     Unsupported,
+    /// The gateway does not reach anything any more; another one may.
+    NoWayOut,
 }
 
 /// Where it went wrong, as seen from the app.
@@ -71,7 +73,7 @@ pub struct Failure {
 type Row = (u16, &'static str, u8, &'static str);
 
 /// All kinds, in the order of their declaration.
-const KINDS: [Kind; 16] = [
+const KINDS: [Kind; 17] = [
     Kind::NoGateway,
     Kind::NameForbidden,
     Kind::AddressForbidden,
@@ -88,6 +90,7 @@ const KINDS: [Kind; 16] = [
     Kind::Loop,
     Kind::BadResponse,
     Kind::Unsupported,
+    Kind::NoWayOut,
 ];
 
 const SIDES: [(Side, &str); 4] =
@@ -174,6 +177,7 @@ impl Kind {
             Self::Loop => (502, "proxy_loop_detected", 2, "loop"),
             Self::BadResponse => (502, "http_protocol_error", 1, "bad-response"),
             Self::Unsupported => (501, "http_request_error", 7, "unsupported"),
+            Self::NoWayOut => (503, "destination_unavailable", 1, "no-way-out"),
         }
     }
 
@@ -229,6 +233,7 @@ mod tests {
             Kind::Loop => (502, "proxy_loop_detected", 2, "loop"),
             Kind::BadResponse => (502, "http_protocol_error", 1, "bad-response"),
             Kind::Unsupported => (501, "http_request_error", 7, "unsupported"),
+            Kind::NoWayOut => (503, "destination_unavailable", 1, "no-way-out"),
         }
     }
 
@@ -242,7 +247,7 @@ mod tests {
             let field = format!("laneway; error={error}; kind={token}; side=server; details=\"x\"");
             assert_eq!(failure.proxy_status("laneway"), field);
         }
-        assert_eq!(KINDS.len(), Kind::Unsupported as usize + 1, "KINDS ends with the last kind");
+        assert_eq!(KINDS.len(), Kind::NoWayOut as usize + 1, "KINDS ends with the last kind");
     }
 
     proptest! {

@@ -27,6 +27,7 @@ mod transparent;
 mod trust;
 pub(crate) mod udp;
 mod upstream;
+mod way_out;
 
 use crate::lab::Case;
 
@@ -53,6 +54,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     names::CASES,
     resolve::CASES,
     upstream::CASES,
+    way_out::CASES,
     page::CASES,
     doctor::CASES,
     sockets::CASES,

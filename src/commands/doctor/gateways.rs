@@ -207,13 +207,20 @@ pub(super) async fn reach(linked: &[Linked], servers: &[Target], found: &mut Vec
             Some("reachable") => {
                 let servers =
                     gateway.about.as_ref().map(|about| about.servers.join(", ")).unwrap_or_default();
-                found.push(Finding::ok(Layer::Gateway, format!("{name} reaches a server: {servers}")));
+                let what = match servers.is_empty() {
+                    true => format!("{name} reaches the outside"),
+                    false => format!("{name} reaches a server: {servers}"),
+                };
+                found.push(Finding::ok(Layer::Gateway, what));
                 useful = true;
             }
             Some("unreachable") => found.push(unreachable(gateway, servers).await),
             Some(_) => {
-                let what = format!("{name} has no --server to probe: it serves any destination");
-                found.push(Finding::ok(Layer::Gateway, what));
+                let what = format!(
+                    "{name} serves any destination, but nothing beyond its networks has answered yet"
+                );
+                let hint = "a request through it proves its way out; 'laneway up --probe http://HOST/PATH' on it does so all the time";
+                found.push(Finding::skipped(Layer::Gateway, what).hint(hint));
                 useful = true;
             }
             None => {

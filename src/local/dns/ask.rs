@@ -27,7 +27,7 @@ impl NameServer {
                 Some(Route::Direct) => return ((self.system)(query.clone()).await, None),
                 Some(Route::Link(link)) => link,
                 None => {
-                    let sentence = routes.no_gateway().sentence;
+                    let sentence = routes.no_gateway(None).sentence;
                     return (servfail(Reason::NoReachableAuthority, &sentence), None);
                 }
             };

@@ -1,0 +1,133 @@
+//! Gateways for any destination: how they prove that they reach the outside, and what follows when they do not.
+
+use std::io::{self, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
+use std::time::Duration;
+
+use super::curl::HTTP;
+use crate::lab::group::{init, join, laneway, up};
+use crate::lab::process::Process;
+use crate::lab::web::{Request, who};
+use crate::lab::{Case, Host, Lab, wait_until};
+
+pub(super) const CASES: &[Case] = &[
+    ("way_out::the_standby_replaces_a_gateway_that_lost_it", the_standby_replaces_a_gateway_that_lost_it),
+    (
+        "way_out::without_any_the_reason_comes_after_the_hold_time",
+        without_any_the_reason_comes_after_the_hold_time,
+    ),
+    ("way_out::one_destination_that_is_down_ends_no_gateway", one_destination_that_is_down_ends_no_gateway),
+    ("way_out::a_probe_sees_through_a_captive_portal", a_probe_sees_through_a_captive_portal),
+];
+
+const URL: &str = "http://10.88.0.100/";
+/// How long a node may take to notice something and to say so.
+const NOTICED: Duration = Duration::from_secs(20);
+
+/// Two gateways for any destination and a client that is linked to both of them.
+struct Open {
+    gateways: [Host; 2],
+    nodes: [Process; 2],
+    client: Host,
+    _node: Process,
+}
+
+impl Open {
+    fn start(lab: &Lab, options: &[&str]) -> Self {
+        let (g1, g2, client) = (lab.gateway("g1"), lab.gateway("g2"), lab.client("c1"));
+        let code = init(&g1);
+        let first = up(&g1, &["--role", "gateway"]);
+        [&g2, &client].into_iter().for_each(|host| join(host, &code));
+        let second = up(&g2, &["--role", "gateway"]);
+        let mut node = up(&client, options);
+        node.wait_for_line("standby link up", NOTICED);
+        Self { gateways: [g1, g2], nodes: [first, second], client, _node: node }
+    }
+
+    /// The response of the server to the client's next request, or of the proxy.
+    fn get(&self, url: &str) -> (u16, String) {
+        get(&self.client, url)
+    }
+
+    /// The gateway by which the server was reached.
+    fn serving(&self) -> usize {
+        let (status, from) = self.get(URL);
+        assert_eq!(status, 200, "{from}");
+        usize::from(from.contains(&self.gateways[1].addresses()[1].to_string()))
+    }
+}
+
+fn get(client: &Host, url: &str) -> (u16, String) {
+    let output = client.curl(&[&HTTP[..], &["--max-time", "30", "-w", "\n%{http_code}", url]].concat());
+    let text = output.success().text();
+    let (body, status) = text.trim_end().rsplit_once('\n').unwrap();
+    (status.parse().unwrap(), body.to_owned())
+}
+
+fn the_standby_replaces_a_gateway_that_lost_it(lab: &Lab) {
+    let _web = lab.web(who);
+    let mut open = Open::start(lab, &[]);
+    let serving = open.serving();
+    open.nodes[serving].wait_for_line("the way out is proved", NOTICED);
+    // Its cable is cut: the interface has gone, and the network with it.
+    open.gateways[serving].ip("link set out down");
+    for _ in 0..3 {
+        let (status, body) = open.get(URL);
+        assert_eq!(status, 200, "not even the first request fails: {body}");
+    }
+    open.nodes[serving].wait_for_line("the way out is lost", NOTICED);
+    let list = laneway(&open.client, &["discover"]).success().text();
+    assert!(list.contains("withdrawn"), "{list}");
+    // It offers itself again once it reaches the same server.
+    open.gateways[serving].ip("link set out up");
+    open.nodes[serving].wait_for_line("a way out is there again", NOTICED);
+}
+
+fn without_any_the_reason_comes_after_the_hold_time(lab: &Lab) {
+    let _web = lab.web(who);
+    let mut open = Open::start(lab, &["--hold", "3"]);
+    open.serving();
+    open.gateways.iter().for_each(|gateway| gateway.ip("link set out down"));
+    let (status, body) = open.get(URL);
+    assert_eq!(status, 503, "{body}");
+    assert!(body.contains("has lost its way out") && body.contains("10.88.0.100:80"), "{body}");
+    open.nodes.iter_mut().for_each(|node| drop(node.wait_for_line("the way out is lost", NOTICED)));
+    open.gateways.iter().for_each(|gateway| gateway.ip("link set out up"));
+    wait_until("requests to succeed again", || open.get(URL).0 == 200);
+}
+
+fn one_destination_that_is_down_ends_no_gateway(lab: &Lab) {
+    let _web = lab.web(who);
+    let open = Open::start(lab, &[]);
+    open.serving();
+    for _ in 0..4 {
+        let (status, body) = open.get("http://10.88.0.99/");
+        assert!(matches!(status, 502 | 504), "the server's fault is told as such: {status} {body}");
+        assert_eq!(open.get(URL).0, 200);
+    }
+    assert!(open.nodes.iter().all(|node| !node.log().contains("the way out is lost")));
+}
+
+static ANSWER: AtomicU16 = AtomicU16::new(302);
+
+fn portal(_: &Request, stream: &mut TcpStream) -> io::Result<()> {
+    let status = ANSWER.load(Relaxed);
+    write!(stream, "HTTP/1.1 {status} X\r\nLocation: http://login/\r\nContent-Length: 0\r\n\r\n")
+}
+
+fn a_probe_sees_through_a_captive_portal(lab: &Lab) {
+    let _web = lab.web(portal);
+    let (g1, client) = (lab.gateway("g1"), lab.client("c1"));
+    let code = init(&g1);
+    let mut gateway = up(&g1, &["--probe", "http://10.88.0.100/generate_204", "--probe-interval", "1"]);
+    join(&client, &code);
+    let line = gateway.wait_for_line("server not reached", NOTICED);
+    assert!(line.contains("WARN") && line.contains("302"), "{line}");
+    let list = laneway(&client, &["discover"]).text();
+    assert!(!list.contains("active"), "{list}");
+    ANSWER.store(204, Relaxed);
+    gateway.wait_for_line("server reached", NOTICED);
+    let _node = up(&client, &[]);
+    wait_until("the portal to be passed", || get(&client, URL).0 == 204);
+}

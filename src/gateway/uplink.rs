@@ -1,0 +1,170 @@
+//! Proves by itself that a gateway for any destination reaches the outside, and notices when it does not any more.
+//!
+//! The proof is an answer from beyond the network of its clients: of a destination that a client asked for, or of a name
+//! server. An accepted connection is none, because captive portals and boxes that split TCP accept any. `way_out.rs`
+//! decides; this file collects the results and asks the witnesses.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use hickory_proto::op::{Message, Query, ResponseCode};
+use hickory_proto::rr::{Name, RecordType};
+use ipnet::IpNet;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep_until, timeout};
+
+use super::egress::{DialResult, Egress, Outcome};
+use super::served::ServedLinks;
+use super::way_out::{Seen, WayOut};
+use crate::dns::conf::Conf;
+use crate::net;
+use crate::peers::discovery::jitter;
+use crate::trust::random::random;
+use crate::wire::datagram::Reach;
+
+/// Interval between two questions to a name server, unless `--probe-interval` says otherwise: about half a megabyte a day.
+const PROOF_INTERVAL: Duration = Duration::from_secs(30);
+/// Interval between two attempts to reach a witness while the way out is lost.
+const LOST_INTERVAL: Duration = Duration::from_millis(500);
+/// The deadline for one witness or name server.
+const DEADLINE: Duration = Duration::from_secs(2);
+
+/// Whether no other gateway could serve instead of this one.
+pub(super) type IsAlone = dyn Fn() -> bool + Send + Sync;
+
+/// Publishes the verdict until `reach` has no receiver. `results` carries what the clients' connections met. Name servers
+/// are not asked if it `asks_nobody`.
+pub(super) async fn run(
+    egress: Arc<Egress>,
+    interval: Option<Duration>,
+    asks_nobody: bool,
+    served: ServedLinks,
+    mut results: mpsc::Receiver<DialResult>,
+    reach: watch::Sender<Reach>,
+    is_alone: Box<IsAlone>,
+) {
+    let interval = interval.unwrap_or(PROOF_INTERVAL);
+    let mut way = WayOut::new();
+    let mut next = Instant::now();
+    while !reach.is_closed() {
+        let mut waiting = None;
+        let is_doubtful = tokio::select! {
+            () = sleep_until(next.into()) => {
+                let has_answered = if asks_nobody { None } else { name_server_answers().await };
+                if has_answered == Some(true) {
+                    way.note(Seen::Answered, Instant::now());
+                }
+                // A name server that is silent is a reason to look at the witnesses.
+                has_answered == Some(false) && way.reach() == Reach::Reachable || way.reach() == Reach::Unreachable
+            }
+            Some(result) = results.recv() => {
+                waiting = result.verdict;
+                way.note(seen(result.outcome, &served), Instant::now())
+            }
+        };
+        if is_doubtful {
+            let any = any_reached(&egress, &way).await;
+            way.asked(any, is_alone(), Instant::now());
+        }
+        publish(&way, &reach);
+        // The connection was given up meanwhile.
+        let _ = waiting.map(|waiting| waiting.send(way.reach()));
+        let pause = if way.reach() == Reach::Unreachable { LOST_INTERVAL } else { interval };
+        let due = Instant::now() + pause.mul_f64(jitter());
+        next = if next <= Instant::now() { due } else { next.min(due) };
+    }
+}
+
+fn seen(outcome: Outcome, served: &ServedLinks) -> Seen {
+    match outcome {
+        Outcome::Connected(target) => Seen::Connected(target),
+        Outcome::Failed { target, no_route } => Seen::Failed { target, no_route },
+        // An answer from the clients' own network proves nothing about what is beyond it.
+        Outcome::Answered(from) if is_beyond(from.ip(), |network| served.come_from(network)) => {
+            Seen::Answered
+        }
+        Outcome::Answered(_) => Seen::Nothing,
+    }
+}
+
+/// Whether any witness accepts a connection.
+async fn any_reached(egress: &Egress, way: &WayOut) -> bool {
+    let witnesses = way.witnesses();
+    let mut attempts: FuturesUnordered<_> =
+        witnesses.iter().map(|witness| timeout(DEADLINE, egress.dial(witness, DEADLINE))).collect();
+    while let Some(ended) = attempts.next().await {
+        if matches!(ended, Ok(Ok(_))) {
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether a name server of this machine that is beyond its networks answers. `None` when there is no such server.
+async fn name_server_answers() -> Option<bool> {
+    let servers = Conf::system().servers.into_iter().filter(|server| is_beyond(server.ip(), |_| true));
+    let mut questions: FuturesUnordered<_> =
+        servers.map(|server| timeout(DEADLINE, answers(server))).collect();
+    if questions.is_empty() {
+        return None;
+    }
+    while let Some(answered) = questions.next().await {
+        if matches!(answered, Ok(Ok(true))) {
+            return Some(true);
+        }
+    }
+    Some(false)
+}
+
+/// Asks for a name that does not exist. A server that invents an address for it is a captive portal's.
+async fn answers(server: SocketAddr) -> std::io::Result<bool> {
+    let label: String = random::<8>().iter().map(|byte| char::from(b'a' + byte % 26)).collect();
+    let name = Name::from_ascii(format!("{label}.")).map_err(std::io::Error::other)?;
+    let mut question = Message::query();
+    question.metadata.recursion_desired = true;
+    question.add_query(Query::query(name, RecordType::A));
+    let socket = net::connect_udp(server).await?;
+    socket.send(&question.to_vec().map_err(std::io::Error::other)?).await?;
+    let mut buffer = [0; 1232];
+    loop {
+        let length = socket.recv(&mut buffer).await?;
+        if let Ok(answer) = Message::from_vec(&buffer[..length])
+            && answer.metadata.id == question.metadata.id
+            && answer.queries == question.queries
+        {
+            return Ok(answer.metadata.response_code == ResponseCode::NXDomain);
+        }
+    }
+}
+
+/// Whether an address is beyond those networks of this machine that are `inside`.
+fn is_beyond(ip: IpAddr, is_inside: impl Fn(&IpNet) -> bool) -> bool {
+    let contains = |network: &IpNet| network.contains(&ip) && is_inside(network);
+    !ip.is_loopback() && net::own_networks().is_ok_and(|networks| !networks.iter().any(contains))
+}
+
+fn publish(way: &WayOut, reach: &watch::Sender<Reach>) {
+    reach.send_if_modified(|now| {
+        let changed = *now != way.reach();
+        *now = way.reach();
+        if changed {
+            match way.reach() {
+                Reach::Reachable => {
+                    tracing::info!("the way out is proved: a host beyond this machine's networks answers")
+                }
+                Reach::Unknown => tracing::info!("a way out is there again, but nothing has answered yet"),
+                Reach::Unreachable => {
+                    let witnesses: Vec<_> = way.witnesses().iter().map(ToString::to_string).collect();
+                    tracing::warn!(
+                        witnesses = witnesses.join(", "),
+                        "the way out is lost: none of these is reached"
+                    );
+                }
+            }
+        }
+        changed
+    });
+}

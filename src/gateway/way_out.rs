@@ -1,0 +1,203 @@
+//! Whether a gateway for any destination has a way out, judged by what the connections of its clients meet. Pure: results
+//! and the time go in, a verdict comes out.
+//!
+//! No configured server tells it, so destinations that answered before are its witnesses. A failed destination alone
+//! proves nothing: it may be down. Only when the witnesses fail too is the way out lost.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::wire::datagram::Reach;
+use crate::wire::target::Target;
+
+/// Maximum number of destinations that are kept as witnesses.
+const MAX_WITNESSES: usize = 4;
+/// Failures to connect within this time count as one: a hundred at once are one event.
+const FAILURE_WINDOW: Duration = Duration::from_millis(300);
+/// Number of failures in a row, without any success, that make the way out doubtful.
+const FAILURES_TO_DOUBT: u32 = 2;
+/// How long a way out counts as lost that was never known to work. Then it is offered again, since what failed may have
+/// been a destination that does not exist.
+const RETRY: Duration = Duration::from_secs(15);
+
+/// How one connection of a client ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// The destination accepted the connection. A box in between may accept any.
+    Connected(Target),
+    /// A host beyond the networks of this machine sent something.
+    Answered,
+    /// Something that proves nothing.
+    Nothing,
+    /// The destination was not reached.
+    Failed {
+        /// Which one.
+        target: Target,
+        /// This machine has no route, which is certain at once.
+        no_route: bool,
+    },
+}
+
+/// The state of the way out.
+#[derive(Debug)]
+pub(super) struct WayOut {
+    reach: Reach,
+    /// Destinations that accepted a connection, the latest first. Before any has, those that failed.
+    witnesses: VecDeque<Target>,
+    /// Whether any destination has accepted a connection.
+    has_worked: bool,
+    failures: u32,
+    last_failure: Option<Instant>,
+    /// The last failure was for lack of a route.
+    no_route: bool,
+    lost_at: Option<Instant>,
+}
+
+impl WayOut {
+    pub(super) fn new() -> Self {
+        Self {
+            reach: Reach::Unknown,
+            witnesses: VecDeque::new(),
+            has_worked: false,
+            failures: 0,
+            last_failure: None,
+            no_route: false,
+            lost_at: None,
+        }
+    }
+
+    /// The verdict: unknown until a host beyond this machine's networks has answered.
+    pub(super) fn reach(&self) -> Reach {
+        self.reach
+    }
+
+    /// The destinations to connect to when the way out is in doubt or lost.
+    pub(super) fn witnesses(&self) -> Vec<Target> {
+        self.witnesses.iter().cloned().collect()
+    }
+
+    /// Notes a result. `true` when the way out is in doubt now, and its witnesses are to be asked.
+    pub(super) fn note(&mut self, seen: Seen, now: Instant) -> bool {
+        match seen {
+            Seen::Connected(target) => {
+                self.failures = 0;
+                if !std::mem::replace(&mut self.has_worked, true) {
+                    self.witnesses.clear();
+                }
+                self.add_witness(target);
+                if self.reach == Reach::Unreachable {
+                    self.reach = Reach::Unknown;
+                }
+                false
+            }
+            Seen::Answered => {
+                (self.failures, self.reach) = (0, Reach::Reachable);
+                false
+            }
+            Seen::Nothing => false,
+            Seen::Failed { target, no_route } => {
+                if !self.has_worked {
+                    self.add_witness(target);
+                }
+                if self.last_failure.is_none_or(|last| now >= last + FAILURE_WINDOW) {
+                    (self.failures, self.last_failure) = (self.failures + 1, Some(now));
+                }
+                self.no_route = no_route;
+                no_route || self.failures >= FAILURES_TO_DOUBT
+            }
+        }
+    }
+
+    /// Notes whether any witness was reached when all were asked. `is_alone` says that no other gateway could serve
+    /// instead: then a single witness that does not answer is not enough, since it may be down.
+    pub(super) fn asked(&mut self, any: bool, is_alone: bool, now: Instant) {
+        let is_convincing = !is_alone || self.no_route || self.witnesses.len() > 1;
+        match (any, self.reach) {
+            (true, Reach::Unreachable) => (self.failures, self.reach) = (0, Reach::Unknown),
+            (true, _) => self.failures = 0,
+            (false, Reach::Unreachable) if !self.has_worked => {
+                if self.lost_at.is_some_and(|lost| now >= lost + RETRY) {
+                    (self.failures, self.reach) = (0, Reach::Unknown);
+                    self.witnesses.clear();
+                }
+            }
+            (false, Reach::Unknown | Reach::Reachable) if is_convincing => {
+                (self.reach, self.lost_at) = (Reach::Unreachable, Some(now));
+            }
+            (false, _) => {}
+        }
+    }
+
+    fn add_witness(&mut self, target: Target) {
+        self.witnesses.retain(|witness| *witness != target);
+        self.witnesses.push_front(target);
+        self.witnesses.truncate(MAX_WITNESSES);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(port: u16) -> Target {
+        format!("10.0.0.5:{port}").parse().unwrap()
+    }
+
+    fn failed(port: u16) -> Seen {
+        Seen::Failed { target: target(port), no_route: false }
+    }
+
+    #[test]
+    fn one_destination_that_is_down_costs_nothing_while_another_answers() {
+        let (mut way, mut now) = (WayOut::new(), Instant::now());
+        way.note(Seen::Connected(target(1)), now);
+        way.note(Seen::Answered, now);
+        assert_eq!(way.reach(), Reach::Reachable);
+        assert!(!way.note(failed(2), now), "one failure");
+        assert!(!way.note(failed(2), now), "at the same moment");
+        now += FAILURE_WINDOW;
+        assert!(way.note(failed(2), now));
+        assert_eq!(way.witnesses(), [target(1)], "a destination that failed is no witness");
+        way.asked(true, false, now);
+        assert_eq!(way.reach(), Reach::Reachable);
+        assert!(!way.note(failed(2), now + FAILURE_WINDOW), "counting starts again");
+    }
+
+    #[test]
+    fn when_the_witnesses_fail_too_the_way_out_is_lost_until_one_is_reached() {
+        let (mut way, now) = (WayOut::new(), Instant::now());
+        way.note(Seen::Connected(target(1)), now);
+        way.note(Seen::Connected(target(2)), now);
+        assert!(way.note(Seen::Failed { target: target(1), no_route: true }, now), "no route is certain");
+        way.asked(false, true, now);
+        assert_eq!(way.reach(), Reach::Unreachable);
+        way.asked(true, true, now);
+        assert_eq!(way.reach(), Reach::Unknown, "reached, but nothing has answered yet");
+        way.note(Seen::Answered, now);
+        assert_eq!(way.reach(), Reach::Reachable);
+    }
+
+    #[test]
+    fn a_single_witness_convinces_only_where_another_gateway_could_serve() {
+        let (mut way, now) = (WayOut::new(), Instant::now());
+        way.note(failed(1), now);
+        assert!(way.note(failed(1), now + FAILURE_WINDOW));
+        assert_eq!(way.witnesses(), [target(1)]);
+        way.asked(false, true, now);
+        assert_eq!(way.reach(), Reach::Unknown);
+        way.asked(false, false, now);
+        assert_eq!(way.reach(), Reach::Unreachable);
+    }
+
+    #[test]
+    fn a_way_out_that_never_worked_is_offered_again_after_a_while() {
+        let (mut way, now) = (WayOut::new(), Instant::now());
+        way.note(Seen::Failed { target: target(1), no_route: true }, now);
+        way.asked(false, true, now);
+        assert_eq!(way.reach(), Reach::Unreachable);
+        way.asked(false, true, now + RETRY / 2);
+        assert_eq!(way.reach(), Reach::Unreachable);
+        way.asked(false, true, now + RETRY);
+        assert_eq!(way.reach(), Reach::Unknown);
+    }
+}
