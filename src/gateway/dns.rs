@@ -8,12 +8,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use futures_util::future::BoxFuture;
 use hickory_proto::op::Message;
 use tokio::time::timeout;
 
 use self::c_library::CLibrary;
-use self::lookup::{Lookup, NoAddress};
+pub(super) use self::lookup::Found;
+use self::lookup::{DEADLINE, Lookup, NoAddress};
 use crate::dns::cache::Cache;
 use crate::dns::conf::{Conf, PORT};
 use crate::dns::hosts::Hosts;
@@ -24,8 +24,6 @@ use crate::mark;
 use crate::wire::dns::{Query, ResponseCode};
 use crate::wire::target::without_dot;
 
-/// The deadline for resolving one name, with all retries.
-const DEADLINE: Duration = Duration::from_secs(10);
 /// How much longer the addresses of one family are waited for where all are wanted.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Maximum answers in the cache, and their size in bytes.
@@ -48,20 +46,6 @@ struct Parts {
     answers_here: bool,
     cache: Arc<Cache>,
     c_library: CLibrary,
-}
-
-/// The addresses of a name.
-pub(super) struct Found {
-    /// Those that are known.
-    pub(super) known: Vec<IpAddr>,
-    /// Those of the other family, for which a name server has not answered yet (RFC 8305 §3).
-    pub(super) later: Option<BoxFuture<'static, Vec<IpAddr>>>,
-}
-
-impl From<Vec<IpAddr>> for Found {
-    fn from(known: Vec<IpAddr>) -> Self {
-        Self { known, later: None }
-    }
 }
 
 /// The machine's resolver, with a cache. It follows the machine's configuration.

@@ -9,14 +9,29 @@ use hickory_proto::op::Message;
 use hickory_proto::rr::{Name, RecordType};
 use tokio::time::timeout;
 
-use super::{DEADLINE, Found};
 use crate::dns::cache::Cache;
 use crate::dns::conf::Conf;
 use crate::dns::servers::{NameServers, Unanswered};
 use crate::wire::dns::{Query, ResponseCode};
 
+/// The deadline for resolving one name, with all retries.
+pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 /// How long IPv4 addresses wait for the IPv6 addresses of the same name (RFC 8305 §3).
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
+
+/// The addresses of a name.
+pub(in crate::gateway) struct Found {
+    /// Those that are known.
+    pub(in crate::gateway) known: Vec<IpAddr>,
+    /// Those of the other family, for which a name server has not answered yet (RFC 8305 §3).
+    pub(in crate::gateway) later: Option<BoxFuture<'static, Vec<IpAddr>>>,
+}
+
+impl From<Vec<IpAddr>> for Found {
+    fn from(known: Vec<IpAddr>) -> Self {
+        Self { known, later: None }
+    }
+}
 
 /// Why a name has no address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
