@@ -1,7 +1,7 @@
 //! Making and joining a group: the files, and every refusal.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use crate::machine::{Machine, Output, text};
@@ -70,6 +70,48 @@ fn a_state_directory_that_others_can_read_is_refused_with_a_hint() {
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
     let what = format!("error: {} is open to other users (mode 644)", text(&key));
     machine.laneway(["up"]).failed(2, &[&what, &format!("hint: chmod 600 {}", text(&key))]);
+}
+
+#[test]
+fn root_that_invites_in_a_users_directory_changes_no_file_that_a_link_there_names() {
+    if !nix::unistd::Uid::effective().is_root() {
+        eprintln!("skipped: only root can use the directory of another user");
+        return;
+    }
+    let (machine, _) = Machine::with_group();
+    let (state, victim) = (machine.state(), machine.path("victim"));
+    let give = |path: &Path| std::os::unix::fs::lchown(path, Some(4711), Some(4711)).unwrap();
+    fs::read_dir(&state).unwrap().for_each(|entry| give(&entry.unwrap().path()));
+    give(&state);
+    machine.laneway(["invite"]).success();
+    fs::write(&victim, "precious").unwrap();
+    let before = fs::metadata(&victim).unwrap();
+    let commands = [&["invite"][..], &["members"], &["rotate"], &["revoke", "x"]];
+    for (name, _) in files(&state) {
+        let (file, aside) = (state.join(&name), state.join("aside"));
+        fs::rename(&file, &aside).unwrap();
+        for is_symbolic in [true, false] {
+            if is_symbolic {
+                std::os::unix::fs::symlink(&victim, &file).unwrap();
+                give(&file);
+            } else {
+                fs::hard_link(&victim, &file).unwrap();
+            }
+            // crl.pem is only written; every other file is read by one of these commands.
+            let outcomes = commands.map(|command| machine.laneway(command));
+            let refused = outcomes.iter().filter(|output| output.code != Some(0)).count();
+            assert!(refused > 0 || name == "crl.pem", "{name}");
+            let after = fs::metadata(&victim).unwrap();
+            assert_eq!(fs::read(&victim).unwrap(), b"precious", "{name}");
+            assert_eq!((after.uid(), after.mode()), (before.uid(), before.mode()), "{name}");
+            fs::remove_file(&file).unwrap();
+        }
+        fs::rename(&aside, &file).unwrap();
+    }
+    // What root has written meanwhile is the user's, so that the service still starts.
+    for (name, _) in files(&state) {
+        assert_eq!(fs::metadata(state.join(&name)).unwrap().uid(), 4711, "{name}");
+    }
 }
 
 #[test]

@@ -415,6 +415,11 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_path_is_not_the_working_directory() {
+        assert!(matches!(StateDir::open(""), Err(StateError::Io { .. })));
+    }
+
+    #[test]
     fn links_that_form_a_circle_are_refused() {
         let parent = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("circle", parent.path().join("circle")).unwrap();

@@ -143,6 +143,9 @@ impl Directory {
 fn walk(path: &Path, create: bool) -> nix::Result<OwnedFd> {
     let start =
         |path: &Path| openat(AT_FDCWD, if path.is_absolute() { "/" } else { "." }, PASS, Mode::empty());
+    if path.as_os_str().is_empty() {
+        return Err(Errno::ENOENT);
+    }
     let mut here = start(path)?;
     let mut rest: VecDeque<OsString> = names(path).collect();
     let mut links = 0;
