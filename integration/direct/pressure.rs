@@ -63,6 +63,8 @@ impl Victim {
         command.args(["--discovery-port", &discovery, "--memory-limit", &limit, "--allow", "127.0.0.0/8"]);
         command.arg("--state").arg(&path).args(options);
         command.env_clear().env("HOME", directory.path()).env("NO_COLOR", "1").stdin(Stdio::null());
+        // A gateway for any destination would ask this machine's name servers.
+        command.env("LANEWAY_PROBE", "none");
         let mut process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let errors = BufReader::new(process.stderr.take().unwrap());
         let (send, lines) = channel();

@@ -14,6 +14,7 @@ use crate::size::{Size, seconds};
 use crate::wire::target::Target;
 
 /// The options of the gateway.
+// fields: one for each option
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Gateway")]
 #[group(skip)]

@@ -25,6 +25,7 @@ const OBSERVED: usize = 100;
 const REFRESH: u64 = 500 * MILLI;
 
 /// One simulated node.
+// fields: the state of a node, and what is measured of it
 pub(crate) struct Node {
     id: NodeId,
     link: SocketAddr,
@@ -127,6 +128,7 @@ pub(crate) struct Vacancy {
 }
 
 /// All nodes, and the network between them.
+// fields: the state of the network, and what is measured of it
 pub(crate) struct Group {
     pub(crate) nodes: Vec<Node>,
     /// The first nodes are the candidates.
