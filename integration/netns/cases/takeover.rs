@@ -237,7 +237,7 @@ fn a_recording_of_a_gateway_that_is_gone_does_not_hold_the_role(lab: &Lab) {
     let mut group = lab.group(&[&g1, &c1, &g2], &[]);
     let recorder = Recorder::start(&c3, &g1);
     let mut recording = recorder.until(1);
-    while recording.len() < 8 {
+    while recording.len() < 12 {
         recording.push(recorder.next());
     }
     group.gateway.signal(Signal::SIGKILL);
@@ -252,7 +252,8 @@ fn a_recording_of_a_gateway_that_is_gone_does_not_hold_the_role(lab: &Lab) {
         thread::spawn(move || {
             for beacon in recording {
                 mouth.send_to(&beacon, (BROADCAST, 7420)).unwrap();
-                thread::sleep(Duration::from_secs(1));
+                // More often than a node listens before it takes a vacant role.
+                thread::sleep(Duration::from_millis(200));
             }
             over.store(true, Relaxed);
         })
