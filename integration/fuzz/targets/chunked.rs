@@ -62,6 +62,10 @@ fn decode<'a>(decoder: fn() -> ChunkedDecoder, pieces: impl Iterator<Item = &'a 
 fn reference(mut data: &[u8]) -> (Vec<u8>, End) {
     let (mut body, mut extensions, mut announced) = (Vec::new(), 0_u64, 0_u64);
     let end = loop {
+        // Known without the rest of the line.
+        if data.first().is_some_and(|byte| !byte.is_ascii_hexdigit()) {
+            break End::Refused;
+        }
         let line = match line(data, MAX_HEAD) {
             Ok(line) => line,
             Err(end) => break end,
