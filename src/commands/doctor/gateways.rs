@@ -271,7 +271,7 @@ pub(super) fn hint_for(failure: &Failure, server: &Target, on: Option<&str>) -> 
         Kind::NameForbidden | Kind::AddressForbidden => {
             format!("{on}: 'laneway up --server {server}' (or --allow) allows it")
         }
-        Kind::NetworkUnreachable | Kind::HostUnreachable | Kind::ConnectTimeout => format!(
+        Kind::NetworkUnreachable | Kind::HostUnreachable | Kind::ConnectTimeout | Kind::NoWayOut => format!(
             "{on}: bring the uplink up: 'ip -brief address' shows the interfaces, 'ip route get {host}' the route"
         ),
         Kind::LimitReached => {
