@@ -6,7 +6,7 @@ use crate::lab::group::{START, enrol, laneway, state, up};
 use crate::lab::origin::{big, sha256};
 use crate::lab::rogue::{BROADCAST, Forger, Recorder, advert, socket, spoofing};
 use crate::lab::{Case, Host, Lab, wait_until};
-use laneway::telemetry::snapshot::Snapshot;
+use laneway::telemetry::snapshot::{GatewaySeen, Snapshot};
 use laneway::wire::datagram::{Advert, Sequence, Standing, State};
 use laneway::wire::id::NodeId;
 use nix::sys::signal::Signal;
@@ -51,8 +51,14 @@ fn status(host: &Host) -> Snapshot {
 }
 
 /// The states in which a host sees the gateways: each address with its state.
+/// Each known gateway by its IPv4 address, whichever of its addresses the link goes to, and its state.
 fn states(seen: &Snapshot) -> Vec<(String, String)> {
-    seen.gateways.iter().map(|gateway| (gateway.address.clone(), gateway.state.clone())).collect()
+    let of = |gateway: &GatewaySeen| {
+        let mut addresses = [&gateway.address].into_iter().chain(&gateway.other_addresses);
+        let v4 = addresses.find(|address| !address.starts_with('['));
+        (v4.unwrap_or(&gateway.address).clone(), gateway.state.clone())
+    };
+    seen.gateways.iter().map(of).collect()
 }
 
 fn only(address: &str, state: &str) -> Vec<(String, String)> {
