@@ -132,7 +132,7 @@ impl Resolver {
         })
     }
 
-    /// The addresses of `name`; at least one. If the name servers take longer than [`PATIENCE`] for one family, those of
+    /// The addresses of `name`; at least one. If the name servers take longer than a second for one family, those of
     /// the other.
     ///
     /// # Errors
