@@ -20,6 +20,7 @@ use super::egress::{DialResult, Egress, Outcome};
 use super::served::ServedLinks;
 use super::way_out::{Seen, WayOut};
 use crate::dns::conf::Conf;
+use crate::failure::Kind;
 use crate::net;
 use crate::peers::discovery::jitter;
 use crate::trust::random::random;
@@ -29,6 +30,8 @@ use crate::wire::datagram::Reach;
 const PROOF_INTERVAL: Duration = Duration::from_secs(30);
 /// Interval between two attempts to reach a witness while the way out is lost.
 const LOST_INTERVAL: Duration = Duration::from_millis(500);
+/// Minimum time between two rounds of questions to the witnesses, however many connections of clients fail.
+const MIN_ROUND_INTERVAL: Duration = Duration::from_millis(300);
 /// The deadline for one witness or name server.
 const DEADLINE: Duration = Duration::from_secs(2);
 
@@ -49,6 +52,7 @@ pub(super) async fn run(
     let interval = interval.unwrap_or(PROOF_INTERVAL);
     let mut way = WayOut::new();
     let mut next = Instant::now();
+    let mut asked_at: Option<Instant> = None;
     while !reach.is_closed() {
         let mut waiting = None;
         let is_doubtful = tokio::select! {
@@ -65,9 +69,10 @@ pub(super) async fn run(
                 way.note(seen(result.outcome, &served), Instant::now())
             }
         };
-        if is_doubtful {
+        if is_doubtful && asked_at.is_none_or(|asked_at| asked_at.elapsed() >= MIN_ROUND_INTERVAL) {
             let any = any_reached(&egress, &way).await;
             way.asked(any, is_alone(), Instant::now());
+            asked_at = Some(Instant::now());
         }
         publish(&way, &reach);
         // The connection was given up meanwhile.
@@ -90,13 +95,18 @@ fn seen(outcome: Outcome, served: &ServedLinks) -> Seen {
     }
 }
 
-/// Whether any witness accepts a connection.
+/// Whether any witness accepts a connection or refuses it, which is an answer too.
 async fn any_reached(egress: &Egress, way: &WayOut) -> bool {
     let witnesses = way.witnesses();
     let mut attempts: FuturesUnordered<_> =
         witnesses.iter().map(|witness| timeout(DEADLINE, egress.dial(witness, DEADLINE))).collect();
     while let Some(ended) = attempts.next().await {
-        if matches!(ended, Ok(Ok(_))) {
+        let is_answer = match &ended {
+            Ok(Ok(_)) => true,
+            Ok(Err(failure)) => failure.kind == Kind::Refused,
+            Err(_) => false,
+        };
+        if is_answer {
             return true;
         }
     }

@@ -16,8 +16,8 @@ const MAX_WITNESSES: usize = 4;
 const FAILURE_WINDOW: Duration = Duration::from_millis(300);
 /// Number of failures in a row, without any success, that make the way out doubtful.
 const FAILURES_TO_DOUBT: u32 = 2;
-/// How long a way out counts as lost that was never known to work. Then it is offered again, since what failed may have
-/// been a destination that does not exist.
+/// How long a way out counts as lost. Then it is offered again, with no witnesses: those that failed may have been down for
+/// good, or destinations that a client chose for that.
 const RETRY: Duration = Duration::from_secs(15);
 
 /// How one connection of a client ended.
@@ -115,10 +115,9 @@ impl WayOut {
         match (any, self.reach) {
             (true, Reach::Unreachable) => (self.failures, self.reach) = (0, Reach::Unknown),
             (true, _) => self.failures = 0,
-            (false, Reach::Unreachable) if !self.has_worked => {
+            (false, Reach::Unreachable) => {
                 if self.lost_at.is_some_and(|lost| now >= lost + RETRY) {
-                    (self.failures, self.reach) = (0, Reach::Unknown);
-                    self.witnesses.clear();
+                    *self = Self::new();
                 }
             }
             (false, Reach::Unknown | Reach::Reachable) if is_convincing => {
@@ -190,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_way_out_that_never_worked_is_offered_again_after_a_while() {
+    fn a_lost_way_out_is_offered_again_after_a_while() {
         let (mut way, now) = (WayOut::new(), Instant::now());
         way.note(Seen::Failed { target: target(1), no_route: true }, now);
         way.asked(false, true, now);
