@@ -129,7 +129,7 @@ impl View {
             let state = gateway.state(now);
             // The last announcement of a silent gateway is out of date.
             let advert = gateway.advert.as_ref().filter(|_| state.is_some());
-            let round_trip = link.and_then(|link| link.pulse.round_trip()).or(gateway.round_trip);
+            let round_trip = link.and_then(|link| link.state.round_trip()).or(gateway.round_trip);
             let id = gateway.id.or(link.map(|link| link.gateway.id));
             let in_use = links.first().filter(|_| !goes_direct);
             GatewaySeen {
@@ -188,7 +188,7 @@ fn one_each(ranked: Vec<Gateway>, links: &[Link]) -> Vec<(Gateway, Vec<SocketAdd
 }
 
 fn link_seen(place: usize, link: &Link) -> LinkSeen {
-    let (sent, received) = link.pulse.moved();
+    let (sent, received) = link.state.moved();
     let state = match place {
         _ if link.is_suspect() => "suspect",
         0 => "active",
@@ -199,11 +199,11 @@ fn link_seen(place: usize, link: &Link) -> LinkSeen {
         name: link.gateway.name.to_string(),
         address: link.address.to_string(),
         state: state.into(),
-        age: link.pulse.age().as_secs_f64(),
-        tunnels: link.pulse.tunnels(),
+        age: link.state.age().as_secs_f64(),
+        tunnels: link.state.tunnels(),
         sent,
         received,
-        round_trip: link.pulse.round_trip().map(|time| time.as_secs_f64()),
+        round_trip: link.state.round_trip().map(|time| time.as_secs_f64()),
     }
 }
 

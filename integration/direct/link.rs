@@ -258,9 +258,9 @@ async fn two_hundred_tunnels_at_once_do_not_mix() {
         });
     }
     let open = within(tunnels.join_all()).await;
-    assert_eq!(link.pulse.tunnels(), 200);
+    assert_eq!(link.state.tunnels(), 200);
     drop(open);
-    assert_eq!(link.pulse.tunnels(), 0);
+    assert_eq!(link.state.tunnels(), 0);
     accepting.abort();
 }
 

@@ -240,7 +240,7 @@ async fn a_connection_is_held_no_longer_than_the_hold_time_though_a_gateway_fail
     let mut app = Peer::connect(proxy.address).await;
     app.say(connect(silent)).await;
     let link = proxy.links.up().borrow()[0].clone();
-    while link.pulse.tunnels() == 0 {
+    while link.state.tunnels() == 0 {
         tokio::task::yield_now().await;
     }
     // A search that began anew with the next attempt would take this hold time, and outlast the test.
@@ -258,10 +258,10 @@ async fn an_exhausted_link_is_replaced_before_it_ends_and_its_tunnels_go_on() {
     tokio::spawn(server.echo());
     let mut standing = proxy.links.up();
     let worn = standing.borrow()[0].clone();
-    worn.pulse.mark_exhausted();
+    worn.state.mark_exhausted();
     let replaced = |links: &Vec<laneway::link::client::Link>| {
         assert!(!links.is_empty(), "make before break");
-        !links.iter().any(|link| std::sync::Arc::ptr_eq(&link.pulse, &worn.pulse))
+        !links.iter().any(|link| std::sync::Arc::ptr_eq(&link.state, &worn.state))
     };
     within(standing.wait_for(replaced)).await.unwrap();
     let (mut new, server) = tunnel(&proxy, &origin).await;
@@ -270,5 +270,5 @@ async fn an_exhausted_link_is_replaced_before_it_ends_and_its_tunnels_go_on() {
         app.say("goes on").await;
         app.hear("goes on").await;
     }
-    assert_eq!(worn.pulse.tunnels(), 1, "nothing new on the old one");
+    assert_eq!(worn.state.tunnels(), 1, "nothing new on the old one");
 }

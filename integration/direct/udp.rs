@@ -308,7 +308,7 @@ async fn the_least_recently_used_destination_makes_room() {
     assert_eq!(exchange(&app, &servers[0]).await, gateways[0]);
     let link = proxy.links.up().borrow()[0].clone();
     let most = u32::try_from(MOST_DESTINATIONS).unwrap();
-    until("one to be forgotten", || link.pulse.tunnels() == most).await;
+    until("one to be forgotten", || link.state.tunnels() == most).await;
     assert_ne!(exchange(&app, &servers[1]).await, gateways[1], "another socket");
 }
 

@@ -69,7 +69,7 @@ impl Gateway {
             &link.client.name,
             format!("a client linked to this node from {address}"),
         );
-        let served = self.served.enter(link.client.clone(), address, link.pulse().clone());
+        let served = self.served.enter(link.client.clone(), address, link.state().clone());
         let mut revoked = std::pin::pin!(self.membership.until_revoked(session.member));
         let reason = loop {
             tokio::select! {

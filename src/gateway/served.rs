@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
 
-use crate::link::alive::Pulse;
+use crate::link::alive::LinkState;
 use crate::link::tls::PeerIdentity;
 use crate::telemetry::snapshot::LinkSeen;
 
@@ -19,7 +19,7 @@ pub struct ServedLinks(Arc<Mutex<Table>>);
 struct Table {
     /// The number of the newest link; numbers start at 1.
     last: u64,
-    links: HashMap<u64, (PeerIdentity, SocketAddr, Arc<Pulse>)>,
+    links: HashMap<u64, (PeerIdentity, SocketAddr, Arc<LinkState>)>,
 }
 
 /// One link's entry in [`ServedLinks`]; dropping it removes the entry.
@@ -30,11 +30,11 @@ pub struct ServedLink {
 
 impl ServedLinks {
     /// Adds a link of `client`, which connected from `address`.
-    pub fn enter(&self, client: PeerIdentity, address: SocketAddr, pulse: Arc<Pulse>) -> ServedLink {
+    pub fn enter(&self, client: PeerIdentity, address: SocketAddr, link_state: Arc<LinkState>) -> ServedLink {
         let mut table = self.lock();
         table.last += 1;
         let number = table.last;
-        table.links.insert(number, (client, address, pulse));
+        table.links.insert(number, (client, address, link_state));
         ServedLink { all: self.clone(), number }
     }
 
@@ -47,19 +47,19 @@ impl ServedLinks {
     pub fn busiest(&self, limit: usize) -> (usize, Vec<LinkSeen>) {
         let table = self.lock();
         let mut links: Vec<_> = table.links.iter().collect();
-        links.sort_by_key(|(number, (_, _, pulse))| (Reverse(pulse.tunnels()), **number));
-        let shown = links.iter().take(limit).map(|(_, (client, address, pulse))| {
-            let (sent, received) = pulse.moved();
+        links.sort_by_key(|(number, (_, _, link_state))| (Reverse(link_state.tunnels()), **number));
+        let shown = links.iter().take(limit).map(|(_, (client, address, link_state))| {
+            let (sent, received) = link_state.moved();
             LinkSeen {
                 id: client.id.short(),
                 name: client.name.to_string(),
                 address: address.to_string(),
                 state: "accepted".into(),
-                age: pulse.age().as_secs_f64(),
-                tunnels: pulse.tunnels(),
+                age: link_state.age().as_secs_f64(),
+                tunnels: link_state.tunnels(),
                 sent,
                 received,
-                round_trip: pulse.round_trip().map(|time| time.as_secs_f64()),
+                round_trip: link_state.round_trip().map(|time| time.as_secs_f64()),
             }
         });
         (links.len(), shown.collect())
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn the_busiest_links_are_shown_and_those_that_ended_are_not() {
         let links = ServedLinks::default();
-        let (idle, busy) = (Arc::<Pulse>::default(), Arc::<Pulse>::default());
+        let (idle, busy) = (Arc::<LinkState>::default(), Arc::<LinkState>::default());
         let _tunnel = busy.tunnel();
         let address = "10.0.0.1:9".parse().unwrap();
         let client = |id| PeerIdentity { id: NodeId([id; 16]), name: "mill-7".into() };

@@ -91,7 +91,7 @@ impl Links {
     pub async fn watch_clock(self: Arc<Self>) {
         clock_jumps::watch(|| {
             tracing::info!("the clock jumped: every link is proved again");
-            self.up.borrow().iter().for_each(|link| link.pulse.want_proof());
+            self.up.borrow().iter().for_each(|link| link.state.want_proof());
             locked(&self.dialing).forget_pauses();
         })
         .await;
@@ -209,7 +209,7 @@ impl Links {
     /// Adds a new link, unless its gateway has one already or is this node itself.
     fn add(&self, link: Link) {
         let same = |other: &Link| other.gateway.id == link.gateway.id;
-        let is_linked = self.up.borrow().iter().any(|other| same(other) && !other.pulse.is_exhausted());
+        let is_linked = self.up.borrow().iter().any(|other| same(other) && !other.state.is_exhausted());
         if link.gateway.id == self.own || is_linked {
             return link.retire();
         }
@@ -295,7 +295,7 @@ fn is_distrust(error: &DialError) -> bool {
 }
 
 fn up_link(link: &Link) -> UpLink {
-    UpLink { address: link.address, gateway: link.gateway.id, is_exhausted: link.pulse.is_exhausted() }
+    UpLink { address: link.address, gateway: link.gateway.id, is_exhausted: link.state.is_exhausted() }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::links::Links;
 use super::server_connection::ServerConnection;
 use crate::failure::{Failure, Kind, Side};
-use crate::link::alive::Pulse;
+use crate::link::alive::LinkState;
 use crate::link::client::{Link, LinkTunnel};
 use crate::link::request::Transport;
 use crate::memory::Budget;
@@ -172,7 +172,7 @@ impl Routes {
             let opened = tokio::select! {
                 biased;
                 opened = link.open_by(transport, target, id, first.clone()) => opened,
-                () = self.until_better(&link.pulse, link.address), if search.may_move_on() => {
+                () = self.until_better(&link.state, link.address), if search.may_move_on() => {
                     tracing::info!(gateway = link.gateway.id.short(), "no answer: the connection moves on");
                     continue;
                 }
@@ -219,9 +219,9 @@ impl Routes {
         }
     }
 
-    /// Waits until the link with this `pulse`, to the gateway at `address`, is suspect and another one is not.
-    pub(super) async fn until_better(&self, pulse: &Pulse, address: SocketAddr) {
-        pulse.suspected().await;
+    /// Waits until the link with this state, to the gateway at `address`, is suspect and another one is not.
+    pub(super) async fn until_better(&self, link_state: &LinkState, address: SocketAddr) {
+        link_state.suspected().await;
         let mut links = self.links.up();
         loop {
             let other = best(&links.borrow_and_update())
@@ -239,7 +239,7 @@ impl Routes {
     /// the link takes no new tunnels, which `end_of_use` says.
     pub(super) fn has_better(
         &self,
-        pulse: &Pulse,
+        link_state: &LinkState,
         address: SocketAddr,
         end_of_use: &CancellationToken,
     ) -> bool {
@@ -249,7 +249,7 @@ impl Routes {
             Some(_) if end_of_use.is_cancelled() => true,
             // This node has become a gateway itself.
             None if end_of_use.is_cancelled() => *self.is_gateway.borrow(),
-            Some(other) => *pulse.suspect().borrow() && other.address != address && !other.is_suspect(),
+            Some(other) => *link_state.suspect().borrow() && other.address != address && !other.is_suspect(),
             None => false,
         }
     }

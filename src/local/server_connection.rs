@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use tokio::net::TcpStream;
 
-use crate::link::alive::Pulse;
+use crate::link::alive::LinkState;
 use crate::link::client::LinkTunnel;
 use crate::link::http2;
 use crate::link::relay::is_link_lost;
@@ -71,10 +71,10 @@ impl ServerConnection {
         }
     }
 
-    /// The pulse of its link and the address at which that link's gateway listens; `None` for a direct connection.
-    pub fn link(&self) -> Option<(Arc<Pulse>, SocketAddr)> {
+    /// The state of its link and the address at which that link's gateway listens; `None` for a direct connection.
+    pub fn link(&self) -> Option<(Arc<LinkState>, SocketAddr)> {
         match self {
-            Self::Link(tunnel, _) => Some((tunnel.stream.pulse().clone(), tunnel.gateway)),
+            Self::Link(tunnel, _) => Some((tunnel.stream.link_state().clone(), tunnel.gateway)),
             Self::Direct(_) => None,
         }
     }

@@ -146,9 +146,9 @@ async fn carry_over_link(
         let sent = replay.filter(|_| progress.moved().received == 0)?.all()?;
         replay::is_safe(&sent).then_some(sent)
     };
-    let pulse = tunnel.pulse().clone();
+    let link_state = tunnel.link_state().clone();
     let better = async {
-        routes.until_better(&pulse, gateway).await;
+        routes.until_better(&link_state, gateway).await;
         match replayable() {
             Some(sent) if may_move => sent,
             _ => std::future::pending().await,

@@ -37,7 +37,7 @@ const MAX_TUNNELS: u32 = 1 << 29;
 
 /// What is shared about one link: its open tunnels, its traffic, and whether it is suspect or has to be replaced.
 #[derive(Debug)]
-pub struct Pulse {
+pub struct LinkState {
     flow: Flow,
     queue: Arc<Queue>,
     tunnels: AtomicU32,
@@ -53,11 +53,11 @@ pub struct Pulse {
 /// Counts one tunnel as open until it is dropped.
 #[derive(Debug)]
 pub struct OpenTunnel {
-    pulse: Arc<Pulse>,
+    link_state: Arc<LinkState>,
     counts: bool,
 }
 
-impl Default for Pulse {
+impl Default for LinkState {
     fn default() -> Self {
         Self {
             flow: Flow::default(),
@@ -73,7 +73,7 @@ impl Default for Pulse {
     }
 }
 
-impl Pulse {
+impl LinkState {
     /// For a link with this `queue`.
     pub(super) fn of(queue: Arc<Queue>) -> Self {
         Self { queue, ..Self::default() }
@@ -99,12 +99,12 @@ impl Pulse {
             self.busy.notify_one();
         }
         self.queue.steps().expect_small();
-        OpenTunnel { pulse: self.clone(), counts: true }
+        OpenTunnel { link_state: self.clone(), counts: true }
     }
 
     /// A stream that does not count as a tunnel: it changes neither the ping intervals nor the windows.
     pub(super) fn aside(self: &Arc<Self>) -> OpenTunnel {
-        OpenTunnel { pulse: self.clone(), counts: false }
+        OpenTunnel { link_state: self.clone(), counts: false }
     }
 
     /// The windows and the traffic of the link.
@@ -186,16 +186,16 @@ impl Pulse {
 }
 
 impl OpenTunnel {
-    /// The pulse of its link.
-    pub fn pulse(&self) -> &Arc<Pulse> {
-        &self.pulse
+    /// The state of its link.
+    pub fn link_state(&self) -> &Arc<LinkState> {
+        &self.link_state
     }
 }
 
 impl Drop for OpenTunnel {
     fn drop(&mut self) {
         if self.counts {
-            self.pulse.tunnels.fetch_sub(1, Ordering::Relaxed);
+            self.link_state.tunnels.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -233,32 +233,32 @@ impl Unanswered {
 }
 
 /// Pings until an answer is missing at the full deadline, and returns then.
-pub(super) async fn until_dead(mut ping: PingPong, pulse: Arc<Pulse>) {
+pub(super) async fn until_dead(mut ping: PingPong, link_state: Arc<LinkState>) {
     let (mut prompt_answers, mut slowest) = (0, Duration::ZERO);
     let mut before = (Instant::now(), 0);
     loop {
-        let (sent, received) = (Instant::now(), pulse.flow.received());
-        let mut unanswered = Unanswered::new(sent, pulse.moved());
+        let (sent, received) = (Instant::now(), link_state.flow.received());
+        let mut unanswered = Unanswered::new(sent, link_state.moved());
         let answered = {
             let mut answer = std::pin::pin!(ping.ping());
             loop {
                 let now = Instant::now();
-                unanswered.check(pulse.moved(), now);
-                let dead_at = unanswered.dead_at(pulse.patience(slowest));
+                unanswered.check(link_state.moved(), now);
+                let dead_at = unanswered.dead_at(link_state.patience(slowest));
                 if now >= dead_at {
                     return;
                 }
-                let suspect = *pulse.suspect.borrow();
+                let suspect = *link_state.suspect.borrow();
                 tokio::select! {
                     biased;
                     answer = &mut answer => break answer.is_ok(),
                     () = sleep_until(sent + SUSPICION), if !suspect => {
-                        pulse.set_suspect(true);
+                        link_state.set_suspect(true);
                         prompt_answers = 0;
                     }
                     // The deadline changes with the first tunnel.
                     () = sleep_until(dead_at.min(now + TRAFFIC_CHECK_INTERVAL)) => {}
-                    () = pulse.proof_wanted.notified() => {}
+                    () = link_state.proof_wanted.notified() => {}
                 }
             }
         };
@@ -268,21 +268,21 @@ pub(super) async fn until_dead(mut ping: PingPong, pulse: Arc<Pulse>) {
         }
         // A short round trip sees a whole burst or none of it, so there the rate is measured since the ping before.
         let (since, bytes_then) = if sent.elapsed() < BURSTS { before } else { (sent, received) };
-        pulse.flow.measured(pulse.flow.received() - bytes_then, since.elapsed(), sent.elapsed());
+        link_state.flow.measured(link_state.flow.received() - bytes_then, since.elapsed(), sent.elapsed());
         before = (sent, received);
         slowest = sent.elapsed().max(slowest * 7 / 8);
         prompt_answers = if sent.elapsed() < SUSPICION { prompt_answers + 1 } else { 0 };
         if prompt_answers >= TRUST {
-            pulse.set_suspect(false);
+            link_state.set_suspect(false);
         }
         let answered = Instant::now();
         loop {
-            let pause = if *pulse.suspect.borrow() { UNDER_TRAFFIC.0 } else { pulse.rhythm().0 };
+            let pause = if *link_state.suspect.borrow() { UNDER_TRAFFIC.0 } else { link_state.rhythm().0 };
             tokio::select! {
                 () = sleep_until(answered + pause) => break,
-                () = pulse.proof_wanted.notified() => break,
+                () = link_state.proof_wanted.notified() => break,
                 // The pause is shorter from the first tunnel on.
-                () = pulse.busy.notified() => {}
+                () = link_state.busy.notified() => {}
             }
         }
     }
@@ -326,18 +326,18 @@ mod tests {
 
     #[test]
     fn a_slow_line_is_given_more_time_and_never_more_than_an_idle_one() {
-        let pulse = Arc::new(Pulse::default());
-        let _tunnel = pulse.tunnel();
-        let patience = |millis| pulse.patience(Duration::from_millis(millis)).as_secs();
+        let link_state = Arc::new(LinkState::default());
+        let _tunnel = link_state.tunnel();
+        let patience = |millis| link_state.patience(Duration::from_millis(millis)).as_secs();
         assert_eq!([0, 20, 300, 500, 5000].map(patience), [3, 3, 3, 5, 15]);
     }
 
     #[test]
     fn a_link_is_exhausted_after_its_number_of_tunnels_however_few_are_open() {
-        let pulse = Arc::new(Pulse::limited_to(3));
+        let link_state = Arc::new(LinkState::limited_to(3));
         for exhausted in [false, false, true, true] {
-            drop(pulse.tunnel());
-            assert_eq!(pulse.is_exhausted(), exhausted);
+            drop(link_state.tunnel());
+            assert_eq!(link_state.is_exhausted(), exhausted);
         }
     }
 }

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::alive::{Pulse, until_dead};
+use super::alive::{LinkState, until_dead};
 use super::connection::Connection;
 use super::handshake;
 use super::request::Transport;
@@ -75,7 +75,7 @@ pub struct Link {
     /// Who the gateway is, by its certificate.
     pub gateway: PeerIdentity,
     /// Its tunnels and traffic, and whether it is suspect.
-    pub pulse: Arc<Pulse>,
+    pub state: Arc<LinkState>,
     unusable: CancellationToken,
     retired: CancellationToken,
     ended: Arc<OnceLock<String>>,
@@ -133,7 +133,7 @@ impl Link {
             requests,
             address,
             gateway,
-            pulse: Arc::new(Pulse::of(queue)),
+            state: Arc::new(LinkState::of(queue)),
             unusable: CancellationToken::new(),
             retired: CancellationToken::new(),
             ended: Arc::default(),
@@ -192,7 +192,7 @@ impl Link {
             return Err(Failure::new(Kind::Unsupported, Side::Gateway, sentence));
         }
         let request = self.request(transport, target, connection_id);
-        let counted = self.pulse.tunnel();
+        let counted = self.state.tunnel();
         let answer = async {
             tokio::select! {
                 answer = timeout(OPEN_TIMEOUT, self.connect(request, first)) => answer,
@@ -218,7 +218,7 @@ impl Link {
     /// Makes the link prove that its gateway is alive, unless this future is dropped within [`UNANSWERED`].
     pub(super) async fn demand_proof(&self) -> Infallible {
         tokio::time::sleep(UNANSWERED).await;
-        self.pulse.want_proof();
+        self.state.want_proof();
         std::future::pending().await
     }
 
@@ -228,7 +228,7 @@ impl Link {
         first: Bytes,
     ) -> Result<(Response<RecvStream>, Outbox), http2::Error> {
         let (response, send) = self.send(request).await?;
-        let mut outbox = Outbox::new(send, self.pulse.clone());
+        let mut outbox = Outbox::new(send, self.state.clone());
         // A refusal resets the stream while the first bytes are sent; the response says why.
         let (response, _) = futures_util::future::join(response, outbox.send(first)).await;
         Ok((response?, outbox))
@@ -296,12 +296,12 @@ impl Link {
 
     /// Whether a ping was not answered in time, so that new tunnels should be opened elsewhere.
     pub fn is_suspect(&self) -> bool {
-        *self.pulse.suspect().borrow()
+        *self.state.suspect().borrow()
     }
 
     /// Waits until the link cannot be used any more, has to be replaced, or becomes suspect or trusted again.
     pub async fn changed(&self) {
-        let (mut suspect, mut exhausted) = (self.pulse.suspect(), self.pulse.exhausted());
+        let (mut suspect, mut exhausted) = (self.state.suspect(), self.state.exhausted());
         tokio::select! {
             () = self.unusable() => {}
             changed = exhausted.changed() => if changed.is_err() { std::future::pending().await },
@@ -327,16 +327,16 @@ pub struct LinkTunnel {
 
 /// Drives the connection until it ends, and notes when no more tunnels can be opened on it.
 async fn drive(mut connection: Connection<Secure>, ping: PingPong, link: Link, membership: Arc<Membership>) {
-    let Link { requests: _, address, gateway, pulse, unusable, retired, ended } = link;
-    let dead = until_dead(ping, pulse.clone());
+    let Link { requests: _, address, gateway, state: link_state, unusable, retired, ended } = link;
+    let dead = until_dead(ping, link_state.clone());
     let mut retirement = std::pin::pin!(retired.cancelled());
     let mut is_retired = false;
     let driven = poll_fn(|cx| {
-        if let Some(size) = pulse.flow().to_announce(pulse.tunnels())
+        if let Some(size) = link_state.flow().to_announce(link_state.tunnels())
             // Refused while the last one is not acknowledged; tried again with the next poll.
             && connection.announce_window(size)
         {
-            pulse.flow().announce(size);
+            link_state.flow().announce(size);
         }
         if !is_retired && retirement.as_mut().poll(cx).is_ready() {
             is_retired = true;
@@ -344,7 +344,7 @@ async fn drive(mut connection: Connection<Secure>, ping: PingPong, link: Link, m
         }
         let driven = connection.poll_drive(cx);
         if driven.is_pending() {
-            pulse.queue().idle();
+            link_state.queue().idle();
         }
         if connection.is_closing() {
             unusable.cancel();

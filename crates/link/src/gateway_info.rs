@@ -41,7 +41,7 @@ pub struct GatewayInfo {
 /// [`Side::Link`] when the link itself failed; [`Kind::Unsupported`] from a gateway that is too old to know the request;
 /// otherwise what the gateway answers.
 pub async fn fetch(link: &Link) -> Result<GatewayInfo, Failure> {
-    let counted = link.pulse.tunnel();
+    let counted = link.state.tunnel();
     let mut request = Request::new(());
     *request.method_mut() = Method::GET;
     *request.uri_mut() = uri(INFO_PATH);

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode};
 use tokio::time::timeout;
 
-use super::alive::Pulse;
+use super::alive::LinkState;
 use super::request::RequestKind;
 use super::settings::{CAPSULE_PROTOCOL, CONNECTION_ID};
 use super::tunnel::{Inbox, Outbox, Tunnel};
@@ -32,13 +32,17 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// A request that was received on the link with this `pulse`.
-    pub(super) fn new(request: Request<RecvStream>, respond: SendResponse, pulse: &Arc<Pulse>) -> Self {
+    /// A request that was received on the link with this state.
+    pub(super) fn new(
+        request: Request<RecvStream>,
+        respond: SendResponse,
+        link_state: &Arc<LinkState>,
+    ) -> Self {
         let (head, receive) = request.into_parts();
         let connection_id = head.headers.get(CONNECTION_ID).and_then(|id| id.to_str().ok()?.parse().ok());
         let protocol = head.extensions.get::<Protocol>().map(|Protocol(protocol)| protocol.as_str());
         let kind = RequestKind::of(&head.method, &head.uri, protocol);
-        let counted = if kind == Ok(RequestKind::Updates) { pulse.aside() } else { pulse.tunnel() };
+        let counted = if kind == Ok(RequestKind::Updates) { link_state.aside() } else { link_state.tunnel() };
         let (connection_id, inbox) = (connection_id.unwrap_or(0), Inbox::new(receive, counted));
         Self { kind, connection_id, respond, inbox, account: None }
     }
@@ -65,7 +69,7 @@ impl Incoming {
             response.headers_mut().insert(CAPSULE_PROTOCOL, HeaderValue::from_static("?1"));
         }
         let send = self.respond.send(&response, false)?;
-        let outbox = Outbox::new(send, self.inbox.pulse().clone());
+        let outbox = Outbox::new(send, self.inbox.link_state().clone());
         let mut tunnel = Tunnel::new(outbox, self.inbox);
         if let Some(account) = &self.account {
             tunnel.outbox.charge_to(account);
@@ -77,7 +81,7 @@ impl Incoming {
     /// up meanwhile, gets none, or not all of it.
     pub(super) async fn answer(self, response: &Response<()>, body: Bytes) {
         let Ok(send) = self.respond.send(response, false) else { return };
-        let mut outbox = Outbox::new(send, self.inbox.pulse().clone());
+        let mut outbox = Outbox::new(send, self.inbox.link_state().clone());
         let mut waiting = Tally::default();
         if let Some(account) = &self.account {
             outbox.charge_to(account);

@@ -225,8 +225,8 @@ async fn both_ways(
     progress: &Progress<'_>,
     replay: Option<&ReplayBuffer>,
 ) -> Result<(), Broken> {
-    let pulse = tunnel.pulse().clone();
-    let mut up = std::pin::pin!(up(socket, &mut tunnel.outbox, pulse.queue(), progress, replay));
+    let link_state = tunnel.link_state().clone();
+    let mut up = std::pin::pin!(up(socket, &mut tunnel.outbox, link_state.queue(), progress, replay));
     let mut down = std::pin::pin!(down(socket, &mut tunnel.inbox, progress));
     let mut failed = std::pin::pin!(socket.ready(Interest::ERROR));
     // Boxed when it is needed, so that an idle tunnel does not keep its room.

@@ -26,7 +26,7 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 /// # Errors
 /// [`Side::Link`] when the link itself failed, so that another gateway may be asked; otherwise what the gateway answers.
 pub async fn resolve(link: &Link, query: Bytes) -> Result<Bytes, Failure> {
-    let counted = link.pulse.tunnel();
+    let counted = link.state.tunnel();
     let mut request = Request::new(());
     *request.method_mut() = Method::POST;
     *request.uri_mut() = uri(RESOLVE_PATH);
@@ -34,7 +34,7 @@ pub async fn resolve(link: &Link, query: Bytes) -> Result<Bytes, Failure> {
     request.headers_mut().insert(header::ACCEPT, MEDIA_TYPE);
     let exchange = async {
         let (response, send) = link.send(request).await?;
-        let mut outbox = Outbox::new(send, link.pulse.clone());
+        let mut outbox = Outbox::new(send, link.state.clone());
         let sent = async {
             outbox.send(query).await?;
             outbox.finish()

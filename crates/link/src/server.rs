@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::time::timeout;
 
-use super::alive::{Pulse, until_dead};
+use super::alive::{LinkState, until_dead};
 use super::connection::Connection;
 use super::handshake::Proved;
 use super::incoming::Incoming;
@@ -29,7 +29,7 @@ pub enum AcceptError {
 /// A link, at the gateway.
 pub struct ServerLink {
     connection: Connection<Secure>,
-    pulse: Arc<Pulse>,
+    state: Arc<LinkState>,
     dead: futures_util::future::BoxFuture<'static, ()>,
     /// Who the client is, by its certificate.
     pub client: PeerIdentity,
@@ -54,36 +54,36 @@ impl ServerLink {
         greeted.map_err(AcceptError::Protocol)?;
         let ping = connection.ping_pong();
         // The client pings as often as its tunnels need it. This end only has to notice a dead client at some time.
-        let pulse = Arc::new(Pulse::patient(queue));
-        let dead = Box::pin(until_dead(ping, pulse.clone()));
-        Ok(Self { connection, pulse, dead, client })
+        let link_state = Arc::new(LinkState::patient(queue));
+        let dead = Box::pin(until_dead(ping, link_state.clone()));
+        Ok(Self { connection, state: link_state, dead, client })
     }
 
     /// The link's tunnels and traffic.
-    pub fn pulse(&self) -> &Arc<Pulse> {
-        &self.pulse
+    pub fn state(&self) -> &Arc<LinkState> {
+        &self.state
     }
 
     /// Drives the link until the next request arrives. `None` when the link has ended in good order; the error says why
     /// it ended otherwise.
     pub async fn next(&mut self) -> Option<Result<Incoming, String>> {
-        let Self { connection, pulse, dead, .. } = self;
+        let Self { connection, state: link_state, dead, .. } = self;
         let accepted = poll_fn(|cx| {
-            if let Some(size) = pulse.flow().to_announce(pulse.tunnels())
+            if let Some(size) = link_state.flow().to_announce(link_state.tunnels())
                 // Refused while the last one is not acknowledged; tried again with the next poll.
                 && connection.announce_window(size)
             {
-                pulse.flow().announce(size);
+                link_state.flow().announce(size);
             }
             let accepted = connection.poll_accept(cx);
             if accepted.is_pending() {
-                pulse.queue().idle();
+                link_state.queue().idle();
             }
             accepted
         });
         tokio::select! {
             accepted = accepted => match accepted? {
-                Ok((request, respond)) => Some(Ok(Incoming::new(request, respond, pulse))),
+                Ok((request, respond)) => Some(Ok(Incoming::new(request, respond, link_state))),
                 Err(error) => Some(Err(error.to_string())),
             },
             () = dead => Some(Err("no answer to a ping".into())),

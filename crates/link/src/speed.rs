@@ -70,7 +70,7 @@ pub async fn measure(
             Direction::Down => Ok((link.send_without_body(request(Method::GET)).await?.await?, None)),
             Direction::Up => {
                 let (response, send) = link.send(request(Method::POST)).await?;
-                Ok((response.await?, Some(Outbox::new(send, link.pulse.clone()))))
+                Ok((response.await?, Some(Outbox::new(send, link.state.clone()))))
             }
         }
     };
@@ -79,7 +79,7 @@ pub async fn measure(
     if response.status() != StatusCode::OK {
         return Err(refusal(&response, link.address));
     }
-    let mut inbox = Inbox::new(response.into_body(), link.pulse.tunnel());
+    let mut inbox = Inbox::new(response.into_body(), link.state.tunnel());
     let measured = match outbox {
         None => down(&mut inbox, time, passed).await,
         Some(mut outbox) => up(&mut outbox, &mut inbox, time, passed).await,

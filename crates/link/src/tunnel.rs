@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
-use super::alive::{OpenTunnel, Pulse};
+use super::alive::{LinkState, OpenTunnel};
 use laneway_h2::{Error, PieceQueue, Reason, RecvStream, SendStream};
 use laneway_limits::memory::{Account, Tally};
 
@@ -30,9 +30,9 @@ impl Tunnel {
         Self { outbox, inbox }
     }
 
-    /// The pulse of its link.
-    pub fn pulse(&self) -> &Arc<Pulse> {
-        self.inbox.counted.pulse()
+    /// The state of its link.
+    pub fn link_state(&self) -> &Arc<LinkState> {
+        self.inbox.counted.link_state()
     }
 
     /// Counts the bytes that both directions hold in `account` from now on.
@@ -47,13 +47,13 @@ impl Tunnel {
 pub struct Outbox {
     send: SendStream,
     account: Option<Arc<Account>>,
-    pulse: Arc<Pulse>,
+    link_state: Arc<LinkState>,
 }
 
 impl Outbox {
-    /// On the link with this `pulse`.
-    pub(super) fn new(send: SendStream, pulse: Arc<Pulse>) -> Self {
-        Self { send, account: None, pulse }
+    /// On the link with this state.
+    pub(super) fn new(send: SendStream, link_state: Arc<LinkState>) -> Self {
+        Self { send, account: None, link_state }
     }
 
     /// Counts the bytes that are queued on the stream in `account` from now on.
@@ -81,7 +81,7 @@ impl Outbox {
     /// # Errors
     /// When the stream or the link has ended.
     pub fn send_reserved(&mut self, data: Bytes) -> Result<(), Error> {
-        self.pulse.flow().queued(data.len());
+        self.link_state.flow().queued(data.len());
         if data.is_empty() { Ok(()) } else { self.send.send_data(data, false) }
     }
 
@@ -147,9 +147,9 @@ impl Inbox {
         self.memory.account().map(Tally::of).unwrap_or_default()
     }
 
-    /// The pulse of its link.
-    pub(crate) fn pulse(&self) -> &Arc<Pulse> {
-        self.counted.pulse()
+    /// The state of its link.
+    pub(crate) fn link_state(&self) -> &Arc<LinkState> {
+        self.counted.link_state()
     }
 
     /// Queues what has arrived. Is ready when something did, or when the stream has ended.
@@ -178,9 +178,9 @@ impl Inbox {
         if data.is_empty() {
             return;
         }
-        let pulse = self.counted.pulse();
-        if pulse.flow().arrived(data.len()) {
-            pulse.want_proof();
+        let link_state = self.counted.link_state();
+        if link_state.flow().arrived(data.len()) {
+            link_state.want_proof();
         }
         self.queue.push(data);
         self.memory.set(self.queue.memory());
@@ -254,9 +254,9 @@ impl Inbox {
     fn release(&mut self, count: usize) {
         self.memory.set(self.queue.memory());
         let tight = self.memory.account().is_some_and(|account| account.is_tight());
-        let (owed, pulse) = (self.withheld + count, self.counted.pulse());
-        let step = pulse.queue().steps().one();
-        self.withheld = pulse.flow().to_withhold(pulse.tunnels(), tight, step, owed, self.withheld);
+        let (owed, link_state) = (self.withheld + count, self.counted.link_state());
+        let step = link_state.queue().steps().one();
+        self.withheld = link_state.flow().to_withhold(link_state.tunnels(), tight, step, owed, self.withheld);
         self.receive.release_capacity(owed - self.withheld);
     }
 
@@ -270,6 +270,6 @@ impl Inbox {
 impl Drop for Inbox {
     fn drop(&mut self) {
         self.discard();
-        self.counted.pulse().flow().withhold(self.withheld, 0);
+        self.counted.link_state().flow().withhold(self.withheld, 0);
     }
 }

@@ -123,8 +123,8 @@ async fn request(link: &Link) -> Result<Tunnel, ExchangeError> {
     let (response, send) = timeout(TIMEOUT, answered).await.ok().ok_or(ExchangeError::Stalled)??;
     match response.status() {
         StatusCode::OK => Ok({
-            let outbox = Outbox::new(send, link.pulse.clone());
-            Tunnel::new(outbox, Inbox::new(response.into_body(), link.pulse.aside()))
+            let outbox = Outbox::new(send, link.state.clone());
+            Tunnel::new(outbox, Inbox::new(response.into_body(), link.state.aside()))
         }),
         status => Err(ExchangeError::Declined(status)),
     }
@@ -275,7 +275,7 @@ impl Exchange {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::alive::Pulse;
+    use crate::alive::LinkState;
     use crate::connection::Connection;
     use h2::RecvStream;
     use laneway_sys::state::StateDir;
@@ -324,8 +324,8 @@ mod tests {
                 let accepted = poll_fn(|cx| connection.poll_accept(cx)).await;
                 let (request, respond) = accepted.unwrap().unwrap();
                 let send = respond.send(&http::Response::new(()), false).unwrap();
-                let inbox = Inbox::new(request.into_body(), Arc::<Pulse>::default().aside());
-                let tunnel = Tunnel::new(Outbox::new(send, inbox.pulse().clone()), inbox);
+                let inbox = Inbox::new(request.into_body(), Arc::<LinkState>::default().aside());
+                let tunnel = Tunnel::new(Outbox::new(send, inbox.link_state().clone()), inbox);
                 tokio::spawn(poll_fn(move |cx| connection.poll_drive(cx)));
                 exchange(tunnel, &membership, PEER).await
             });

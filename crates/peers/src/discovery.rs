@@ -26,7 +26,7 @@ use super::keyring::Keyring;
 use super::verifier::Verifier;
 use answer_limits::AnswerLimits;
 use bounds::Bounds;
-use laneway_sys::lan::{self, Ear, Lan};
+use laneway_sys::lan::{self, Lan, LanSocket};
 use laneway_sys::net;
 use laneway_telemetry::journal::Happening;
 use laneway_trust::authority::JoinResponder;
@@ -74,7 +74,7 @@ pub struct Discovery {
     directory: Arc<Directory>,
     announcements: watch::Receiver<Option<Announcement>>,
     /// The socket of each LAN that sends, and receives unicast datagrams.
-    senders: Mutex<HashMap<Lan, Arc<Ear>>>,
+    senders: Mutex<HashMap<Lan, Arc<LanSocket>>>,
     queries: Mutex<PendingQueries>,
     verifier: Mutex<Verifier>,
     limits: Mutex<AnswerLimits>,
@@ -114,7 +114,7 @@ impl Discovery {
             if locked(&self.senders).contains_key(&lan) {
                 continue;
             }
-            let unicast = match Ear::unicast(&lan, self.options.own_port) {
+            let unicast = match LanSocket::unicast(&lan, self.options.own_port) {
                 Ok(socket) => Arc::new(socket),
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                     let own = lan.own(self.options.own_port);
@@ -129,7 +129,7 @@ impl Discovery {
             bound.push(unicast.own);
             locked(&self.senders).insert(lan.clone(), unicast.clone());
             let unicasts = self.clone().listen(lan.clone(), unicast.clone(), unicast.clone());
-            match Ear::everybody(&lan, self.options.port) {
+            match LanSocket::broadcast(&lan, self.options.port) {
                 Ok(receiver) => {
                     let broadcasts = self.clone().listen(lan, Arc::new(receiver), unicast);
                     // When one ends both do: the other one would keep the port in use for the next scan.
@@ -245,13 +245,20 @@ impl Discovery {
     }
 
     /// Sends a message in the current epoch.
-    async fn send(&self, sender: &Ear, message: Message, to: SocketAddr) {
+    async fn send(&self, sender: &LanSocket, message: Message, to: SocketAddr) {
         let keyring = self.keyring();
         self.send_in(&keyring, keyring.group.update.epoch(), sender, message, to).await;
     }
 
     /// Sends a message in an epoch whose key the receiver has.
-    async fn send_in(&self, keyring: &Keyring, epoch: u64, socket: &Ear, message: Message, to: SocketAddr) {
+    async fn send_in(
+        &self,
+        keyring: &Keyring,
+        epoch: u64,
+        socket: &LanSocket,
+        message: Message,
+        to: SocketAddr,
+    ) {
         let Some(keys) = keyring.keys(epoch) else { return };
         let (group, sender) = (keyring.group.id, self.options.id);
         let counts = &self.directory.telemetry().discovery;
@@ -266,7 +273,7 @@ impl Discovery {
             Way { from: socket.own, to },
             Some(&keyring.group.signer),
         );
-        if let Err(error) = socket.tell(&bytes, to).await {
+        if let Err(error) = socket.send(&bytes, to).await {
             tracing::debug!(%to, %error, "datagram not sent");
         }
     }
@@ -281,12 +288,12 @@ impl Discovery {
         keyring.clone()
     }
 
-    fn senders(&self) -> Vec<(Lan, Arc<Ear>)> {
+    fn senders(&self) -> Vec<(Lan, Arc<LanSocket>)> {
         locked(&self.senders).iter().map(|(lan, sender)| (lan.clone(), sender.clone())).collect()
     }
 
     /// Receives from one socket until its interface is gone. Answers are sent from `sender`.
-    async fn listen(self: Arc<Self>, lan: Lan, receiver: Arc<Ear>, sender: Arc<Ear>) -> Lan {
+    async fn listen(self: Arc<Self>, lan: Lan, receiver: Arc<LanSocket>, sender: Arc<LanSocket>) -> Lan {
         let mut buffer = [0; SIZE + 1];
         let mut failures = 0;
         let mut announcements = self.announcements.clone();
@@ -299,7 +306,7 @@ impl Discovery {
                 receiver.ignore((!answers).then_some(QUERY_MARK));
             }
             let received = tokio::select! {
-                received = receiver.hear(&mut buffer) => received,
+                received = receiver.receive(&mut buffer) => received,
                 Ok(()) = announcements.changed() => continue,
             };
             match received {

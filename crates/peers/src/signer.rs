@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::discovery::{RETRANSMIT_MILLIS, link_address};
-use laneway_sys::lan::{self, Ear, Lan};
+use laneway_sys::lan::{self, Lan, LanSocket};
 use laneway_trust::random::random;
 use laneway_wire::datagram::{Datagram, Keys, Message, Received, SIZE, Way};
 use laneway_wire::id::{GroupId, NodeId};
@@ -26,7 +26,7 @@ pub async fn find_signer(
     let keys = Keys::new(key);
     let mut sockets = Vec::new();
     for lan in lan::lans(only)? {
-        match Ear::unicast(&lan, own_port) {
+        match LanSocket::unicast(&lan, own_port) {
             Ok(socket) => sockets.push((socket, lan)),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
             // Such as an IPv6 address still being checked for duplicates; the other addresses are used.
@@ -45,7 +45,7 @@ pub async fn find_signer(
         for (socket, lan) in &sockets {
             let to = lan.everybody(port);
             if let Err(error) =
-                socket.tell(&query.encode(&keys, Way { from: socket.own, to }, None), to).await
+                socket.send(&query.encode(&keys, Way { from: socket.own, to }, None), to).await
             {
                 tracing::debug!(%to, %error, "join query not sent");
             }
@@ -62,10 +62,16 @@ pub async fn find_signer(
 }
 
 /// Waits for the offer to the query with this nonce.
-async fn receive_offer(socket: &Ear, lan: &Lan, group: GroupId, keys: &Keys, nonce: [u8; 16]) -> SocketAddr {
+async fn receive_offer(
+    socket: &LanSocket,
+    lan: &Lan,
+    group: GroupId,
+    keys: &Keys,
+    nonce: [u8; 16],
+) -> SocketAddr {
     let mut buffer = [0; SIZE + 1];
     loop {
-        let Ok(heard) = socket.hear(&mut buffer).await else {
+        let Ok(heard) = socket.receive(&mut buffer).await else {
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };

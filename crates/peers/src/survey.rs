@@ -14,7 +14,7 @@ use tokio::time::{sleep_until, timeout_at};
 use super::discovery::link_address;
 use super::keyring::Keyring;
 use super::verifier::{Arrival, Verifier};
-use laneway_sys::lan::{self, Ear, Lan};
+use laneway_sys::lan::{self, Lan, LanSocket};
 use laneway_sys::net;
 use laneway_trust::group::Group;
 use laneway_trust::random::random;
@@ -138,16 +138,17 @@ pub async fn look(options: Options) -> io::Result<Survey> {
 }
 
 /// The sockets of each LAN: the one that sends queries, and the one that receives broadcasts, if it can be opened.
-type Sockets = Vec<(Lan, Ear, Option<Ear>)>;
+type Sockets = Vec<(Lan, LanSocket, Option<LanSocket>)>;
 
 fn bind(lans: &[Lan], port: u16) -> (Sockets, bool) {
-    let is_taken =
-        |lan: &Lan| Ear::unicast(lan, port).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse);
+    let is_taken = |lan: &Lan| {
+        LanSocket::unicast(lan, port).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+    };
     let taken = lans.iter().any(is_taken);
     let own_port = if taken { 0 } else { port };
     let sockets = lans.iter().filter_map(|lan| {
-        let sender = Ear::unicast(lan, own_port).ok()?;
-        Some((lan.clone(), sender, Ear::everybody(lan, port).ok()))
+        let sender = LanSocket::unicast(lan, own_port).ok()?;
+        Some((lan.clone(), sender, LanSocket::broadcast(lan, port).ok()))
     });
     (sockets.collect(), taken)
 }
@@ -169,7 +170,7 @@ impl Progress {
         }
     }
 
-    async fn send(&mut self, sender: &Ear, to: SocketAddr, cast: Cast) {
+    async fn send(&mut self, sender: &LanSocket, to: SocketAddr, cast: Cast) {
         let nonce = random();
         let group = self.keyring.group.clone();
         let epoch = group.update.epoch();
@@ -179,7 +180,7 @@ impl Progress {
             Datagram { group: group.id, epoch, sender: NodeId([0; 16]), message: Message::Query { nonce } };
         let bytes = datagram.encode(keys, Way { from: sender.own, to }, None);
         self.queries.insert(nonce, (cast, Instant::now()));
-        if let Err(error) = sender.tell(&bytes, to).await {
+        if let Err(error) = sender.send(&bytes, to).await {
             self.not_sent.insert(to, error);
         }
     }
@@ -236,11 +237,11 @@ impl Progress {
 /// The next datagram; `None` for an error, or for one that is not from this LAN.
 async fn receive<'a>(
     lan: &'a Lan,
-    receiver: &'a Ear,
-    sender: &'a Ear,
-) -> (&'a Lan, &'a Ear, &'a Ear, Option<(Vec<u8>, SocketAddr)>) {
+    receiver: &'a LanSocket,
+    sender: &'a LanSocket,
+) -> (&'a Lan, &'a LanSocket, &'a LanSocket, Option<(Vec<u8>, SocketAddr)>) {
     let mut buffer = [0; SIZE + 1];
-    let received = match receiver.hear(&mut buffer).await {
+    let received = match receiver.receive(&mut buffer).await {
         Ok(heard) if heard.neighbour && lan.net.contains(&net::plain(heard.from).ip()) => {
             Some((buffer[..heard.size].to_vec(), heard.from))
         }

@@ -115,7 +115,7 @@ pub fn without_broadcast() -> io::Result<Vec<(String, IpNet)>> {
 /// A UDP socket of discovery. It stores its own address on the LAN, because a socket that is bound to the broadcast
 /// address does not reveal it.
 #[derive(Debug)]
-pub struct Ear {
+pub struct LanSocket {
     socket: UdpSocket,
     /// This machine's address on the LAN, with the socket's port.
     pub own: SocketAddr,
@@ -123,7 +123,7 @@ pub struct Ear {
 
 /// A received datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Heard {
+pub struct ReceivedFrom {
     /// Size in bytes.
     pub size: usize,
     /// The sender's address.
@@ -132,7 +132,7 @@ pub struct Heard {
     pub neighbour: bool,
 }
 
-impl Ear {
+impl LanSocket {
     /// Binds the socket that sends and receives unicast. Port 0 takes any free port.
     ///
     /// # Errors
@@ -151,7 +151,7 @@ impl Ear {
     ///
     /// # Errors
     /// The operating system's error.
-    pub fn everybody(lan: &Lan, port: u16) -> io::Result<Self> {
+    pub fn broadcast(lan: &Lan, port: u16) -> io::Result<Self> {
         let socket = udp(lan)?;
         socket.set_reuse_address(true)?;
         socket.bind(&lan.everybody(port).into())?;
@@ -185,7 +185,7 @@ impl Ear {
     ///
     /// # Errors
     /// The operating system's error, for example when the interface has disappeared.
-    pub async fn hear(&self, buffer: &mut [u8]) -> io::Result<Heard> {
+    pub async fn receive(&self, buffer: &mut [u8]) -> io::Result<ReceivedFrom> {
         self.socket
             .async_io(Interest::READABLE, || {
                 let mut space = nix::cmsg_space!(i32);
@@ -202,7 +202,11 @@ impl Ear {
                 });
                 let from = message.address.as_ref().and_then(socket_address);
                 let from = from.ok_or_else(|| io::Error::other("a datagram without a sender"))?;
-                Ok(Heard { size: message.bytes, from, neighbour: ttl == Some(i32::from(NEIGHBOUR_TTL)) })
+                Ok(ReceivedFrom {
+                    size: message.bytes,
+                    from,
+                    neighbour: ttl == Some(i32::from(NEIGHBOUR_TTL)),
+                })
             })
             .await
     }
@@ -211,7 +215,7 @@ impl Ear {
     ///
     /// # Errors
     /// The operating system's error, for example when the network is unreachable.
-    pub async fn tell(&self, bytes: &[u8], to: SocketAddr) -> io::Result<()> {
+    pub async fn send(&self, bytes: &[u8], to: SocketAddr) -> io::Result<()> {
         self.socket.send_to(bytes, to).await.map(drop)
     }
 }
@@ -283,14 +287,15 @@ mod tests {
     #[tokio::test]
     async fn a_broadcast_on_loopback_reaches_two_nodes_that_share_the_port() {
         let lan = |ip: &str| lans(&[ip.to_owned()]).unwrap().into_iter().next().unwrap();
-        let asker = Ear::unicast(&lan("127.0.0.2"), 0).unwrap();
+        let asker = LanSocket::unicast(&lan("127.0.0.2"), 0).unwrap();
         let port = asker.own.port();
         let (one, two) = (lan("127.0.0.3"), lan("127.0.0.4"));
-        let ears = [Ear::everybody(&one, port).unwrap(), Ear::everybody(&two, port).unwrap()];
-        asker.tell(b"hello", one.everybody(port)).await.unwrap();
-        for ear in &ears {
+        let receivers =
+            [LanSocket::broadcast(&one, port).unwrap(), LanSocket::broadcast(&two, port).unwrap()];
+        asker.send(b"hello", one.everybody(port)).await.unwrap();
+        for receiver in &receivers {
             let mut buffer = [0; 64];
-            let heard = ear.hear(&mut buffer).await.unwrap();
+            let heard = receiver.receive(&mut buffer).await.unwrap();
             assert_eq!(&buffer[..heard.size], b"hello");
             assert_eq!(heard.from, asker.own);
             assert!(heard.neighbour);
@@ -301,19 +306,21 @@ mod tests {
     #[cfg(target_os = "linux")]
     async fn what_is_to_be_ignored_never_wakes_the_node_and_the_rest_does() {
         let lan = |ip: &str| lans(&[ip.to_owned()]).unwrap().into_iter().next().unwrap();
-        let (mouth, ear) =
-            (Ear::unicast(&lan("127.0.0.5"), 0).unwrap(), Ear::unicast(&lan("127.0.0.6"), 0).unwrap());
+        let (sender, receiver) = (
+            LanSocket::unicast(&lan("127.0.0.5"), 0).unwrap(),
+            LanSocket::unicast(&lan("127.0.0.6"), 0).unwrap(),
+        );
         let mut buffer = [0; 64];
         for (mark, said, heard) in [
             (Some((2, b'x')), [b"abx", b"aby"], b"aby"),
             (Some((2, b'y')), [b"aby", b"abx"], b"abx"),
             (None, [b"abx", b"aby"], b"abx"),
         ] {
-            ear.ignore(mark);
+            receiver.ignore(mark);
             for said in said {
-                mouth.tell(said, ear.own).await.unwrap();
+                sender.send(said, receiver.own).await.unwrap();
             }
-            let size = ear.hear(&mut buffer).await.unwrap().size;
+            let size = receiver.receive(&mut buffer).await.unwrap().size;
             assert_eq!(&buffer[..size], heard, "{mark:?}");
         }
     }

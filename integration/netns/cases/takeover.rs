@@ -98,7 +98,7 @@ fn a_client_only_and_a_removed_member_cannot_take_the_role_from_the_active_gatew
         [(&c2, &client, ["role", "signature"]), (&c3, &removed, ["revoked", "signature"])]
     {
         let (before, own) = ([status(&g1), status(&c1)], SocketAddr::from((host.address(), 7420)));
-        let mouth = socket(host, host.address(), 255);
+        let socket = socket(host, host.address(), 255);
         let impostor = forger.impostor(&recorded);
         for counter in 1..=10 {
             let sequence = Sequence { boot: u64::MAX, counter };
@@ -111,11 +111,11 @@ fn a_client_only_and_a_removed_member_cannot_take_the_role_from_the_active_gatew
             ] {
                 for state in [State::Active, State::Withdrawn] {
                     let beacon = forger.announce(signer, sender, sequence, winning(state, 1000), own);
-                    mouth.send_to(&beacon, (BROADCAST, 7420)).unwrap();
+                    socket.send_to(&beacon, (BROADCAST, 7420)).unwrap();
                 }
                 // Silence that would be noticed only after minutes.
                 let beacon = forger.announce(signer, sender, sequence, winning(State::Active, u16::MAX), own);
-                mouth.send_to(&beacon, (BROADCAST, 7420)).unwrap();
+                socket.send_to(&beacon, (BROADCAST, 7420)).unwrap();
             }
         }
         let [at_gateway, at_client] = before;
@@ -160,13 +160,13 @@ fn a_member_cannot_silence_a_gateway_by_a_beacon_in_its_name(lab: &Lab) {
     let boot = u64::from_be_bytes(recorded[120..128].try_into().unwrap());
     let impostor = forger.impostor(&recorded);
     for from in [g1.address(), c2.address()] {
-        let mouth = spoofing(&c2, from);
+        let socket = spoofing(&c2, from);
         let from = SocketAddr::from((from, 7420));
         for boot in [boot, u64::MAX] {
             for (signer, state) in [(&*forger.group.signer, State::Active), (&impostor, State::Withdrawn)] {
                 let sequence = Sequence { boot, counter: u64::MAX };
                 let beacon = forger.announce(signer, victim, sequence, winning(state, 1000), from);
-                mouth.send_to(&beacon, (BROADCAST, 7420)).unwrap();
+                socket.send_to(&beacon, (BROADCAST, 7420)).unwrap();
             }
         }
     }
@@ -190,11 +190,11 @@ fn replay(
     recording: Vec<[u8; 512]>,
     ended: Arc<AtomicBool>,
 ) -> thread::JoinHandle<()> {
-    let mouth = spoofing(stranger, gateway.address());
+    let socket = spoofing(stranger, gateway.address());
     thread::spawn(move || {
         while !ended.load(Relaxed) {
             for beacon in &recording {
-                let _ = mouth.send_to(beacon, (BROADCAST, 7420));
+                let _ = socket.send_to(beacon, (BROADCAST, 7420));
                 thread::sleep(Duration::from_millis(20));
             }
         }
@@ -251,13 +251,13 @@ fn a_recording_of_a_gateway_that_is_gone_does_not_hold_the_role(lab: &Lab) {
 
     // The other gateway starts while the stranger repeats what the first one said when it was active.
     recording.retain(|beacon| beacon[56] == 1);
-    let mouth = spoofing(&c3, g1.address());
+    let socket = spoofing(&c3, g1.address());
     let over = Arc::new(AtomicBool::new(false));
     let replaying = {
         let over = over.clone();
         thread::spawn(move || {
             for beacon in recording {
-                mouth.send_to(&beacon, (BROADCAST, 7420)).unwrap();
+                socket.send_to(&beacon, (BROADCAST, 7420)).unwrap();
                 // More often than a node listens before it takes a vacant role.
                 thread::sleep(Duration::from_millis(200));
             }

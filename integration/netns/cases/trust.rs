@@ -119,11 +119,11 @@ fn forged_and_replayed_datagrams_are_ignored(lab: &Lab) {
 
 /// A beacon of this gateway.
 fn overhear(from: &Host, gateway: &Host) -> ([u8; SIZE], SocketAddr) {
-    let ear = from.inside(|| UdpSocket::bind((Ipv4Addr::new(10, 77, 0, 255), 7420))).unwrap();
-    ear.set_read_timeout(Some(START)).unwrap();
+    let receiver = from.inside(|| UdpSocket::bind((Ipv4Addr::new(10, 77, 0, 255), 7420))).unwrap();
+    receiver.set_read_timeout(Some(START)).unwrap();
     let mut bytes = [0; SIZE];
     loop {
-        let (count, sender) = ear.recv_from(&mut bytes).expect("the gateway beacons");
+        let (count, sender) = receiver.recv_from(&mut bytes).expect("the gateway beacons");
         if sender.ip() == gateway.address() && count == SIZE && bytes[5] == 3 {
             return (bytes, sender);
         }

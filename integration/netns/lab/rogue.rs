@@ -106,23 +106,23 @@ pub(crate) fn spoofing(host: &Host, from: Ipv4Addr) -> UdpSocket {
 
 /// Everything that this gateway says to everybody.
 pub(crate) struct Recorder {
-    ear: UdpSocket,
+    receiver: UdpSocket,
     gateway: Ipv4Addr,
 }
 
 impl Recorder {
     /// Listens on `host`, which needs no key for it.
     pub(crate) fn start(host: &Host, gateway: &Host) -> Recorder {
-        let ear = host.inside(|| UdpSocket::bind((BROADCAST, PORT))).unwrap();
-        ear.set_read_timeout(Some(START)).unwrap();
-        Recorder { ear, gateway: gateway.address() }
+        let receiver = host.inside(|| UdpSocket::bind((BROADCAST, PORT))).unwrap();
+        receiver.set_read_timeout(Some(START)).unwrap();
+        Recorder { receiver, gateway: gateway.address() }
     }
 
     /// The next beacon.
     pub(crate) fn next(&self) -> [u8; SIZE] {
         let mut bytes = [0; SIZE];
         loop {
-            let (count, sender) = self.ear.recv_from(&mut bytes).expect("the gateway beacons");
+            let (count, sender) = self.receiver.recv_from(&mut bytes).expect("the gateway beacons");
             if sender.ip() == self.gateway && count == SIZE && bytes[5] == 3 {
                 return bytes;
             }
@@ -145,20 +145,20 @@ impl Rogue {
         let forger = Forger::of(host);
         let own = SocketAddr::from((host.address(), PORT));
         let config = tls::link_server(&forger.group).unwrap();
-        let mouth = socket(host, host.address(), 255);
-        let ear = host.inside(|| UdpSocket::bind((BROADCAST, PORT))).unwrap();
+        let broadcaster = socket(host, host.address(), 255);
+        let receiver = host.inside(|| UdpSocket::bind((BROADCAST, PORT))).unwrap();
         let listener = host.inside(|| TcpListener::bind(own)).unwrap();
         let (connections, heard) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)));
         let rogue = Rogue { connections: connections.clone(), heard: heard.clone() };
 
         let sender = forger.group.node.id;
-        let (asked, answering) = (ear, mouth.try_clone().unwrap());
+        let (asked, answering) = (receiver, broadcaster.try_clone().unwrap());
         let beaconing = forger.group.clone();
         thread::spawn(move || {
             let forger = Forger { keys: Keys::new(beaconing.update.discovery_key()), group: beaconing };
             for counter in 1.. {
                 let beacon = forger.beacon(own, sender, counter, PORT);
-                if mouth.send_to(&beacon, (BROADCAST, PORT)).is_err() {
+                if broadcaster.send_to(&beacon, (BROADCAST, PORT)).is_err() {
                     return;
                 }
                 thread::sleep(Duration::from_millis(100));

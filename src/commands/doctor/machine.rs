@@ -8,7 +8,7 @@ use super::port_holder::{self, Protocol};
 use super::report::{Finding, Layer};
 use crate::commands::ask;
 use crate::config::{Config, RoleSetting};
-use crate::lan::{self, Ear, Lan};
+use crate::lan::{self, Lan, LanSocket};
 use crate::local::endpoint::Endpoint;
 use crate::peers::options::PORT;
 use crate::problem::Problem;
@@ -134,7 +134,7 @@ pub(super) fn ports(
         return node;
     }
     for lan in lans {
-        if let Err(error) = Ear::unicast(lan, config.peers.discovery_port)
+        if let Err(error) = LanSocket::unicast(lan, config.peers.discovery_port)
             && error.kind() == io::ErrorKind::AddrInUse
         {
             found.push(taken(

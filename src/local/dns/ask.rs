@@ -34,7 +34,7 @@ impl NameServer {
             let answered = tokio::select! {
                 biased;
                 answered = timeout_at(deadline, resolve::resolve(&link, bytes.clone())) => answered,
-                () = routes.until_better(&link.pulse, link.address), if search.may_move_on() => {
+                () = routes.until_better(&link.state, link.address), if search.may_move_on() => {
                     tracing::info!(gateway = link.gateway.id.short(), "no answer: the question moves on");
                     continue;
                 }

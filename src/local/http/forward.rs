@@ -13,7 +13,7 @@ use super::kept::{Idle, Kept};
 use super::request_body::{UploadError, send_body};
 use super::response::Delivered;
 use crate::failure::{Failure, Kind, Side};
-use crate::link::alive::Pulse;
+use crate::link::alive::LinkState;
 use crate::link::relay::Progress;
 use crate::local::context::log_hang_up;
 use crate::local::server_connection::{FromServer, ServerConnection, ToServer};
@@ -239,9 +239,9 @@ async fn both_ways(
 }
 
 /// Waits until there is a better gateway than that of `link`, while no response has begun.
-async fn until_better(exchange: &Exchange<'_>, link: Option<(Arc<Pulse>, SocketAddr)>) {
-    let Some((pulse, gateway)) = link else { return std::future::pending().await };
-    exchange.local.routes.until_better(&pulse, gateway).await;
+async fn until_better(exchange: &Exchange<'_>, link: Option<(Arc<LinkState>, SocketAddr)>) {
+    let Some((link_state, gateway)) = link else { return std::future::pending().await };
+    exchange.local.routes.until_better(&link_state, gateway).await;
     if exchange.started.load(Relaxed) {
         std::future::pending().await
     }

@@ -9,7 +9,7 @@ use crate::candidate::Announcement;
 use crate::keyring::Keyring;
 use crate::selection::SILENCE;
 use crate::verifier::{Arrival, Refusal};
-use laneway_sys::lan::{Ear, Heard};
+use laneway_sys::lan::{LanSocket, ReceivedFrom};
 use laneway_telemetry::journal::Happening;
 use laneway_wire::datagram::{
     Advert, Datagram, MAX_LEADING_INTERVAL_MILLIS, Message, QUERY_MARK, Reach, Received, State, Unverified,
@@ -19,7 +19,13 @@ use laneway_wire::id::NodeId;
 
 impl Discovery {
     /// Verifies and handles one datagram. `unicast` tells that it was sent to this node alone.
-    pub(super) async fn handle(&self, bytes: &[u8], received: Heard, unicast: bool, socket: &Ear) {
+    pub(super) async fn handle(
+        &self,
+        bytes: &[u8],
+        received: ReceivedFrom,
+        unicast: bool,
+        socket: &LanSocket,
+    ) {
         if let Some(invite) = invite_asked_for(bytes) {
             return self.answer_join(bytes, invite, received.from, socket).await;
         }
@@ -50,7 +56,7 @@ impl Discovery {
     }
 
     /// Handles an offer or a beacon.
-    async fn hear(&self, keyring: &Keyring, unverified: Unverified, from: SocketAddr, socket: &Ear) {
+    async fn hear(&self, keyring: &Keyring, unverified: Unverified, from: SocketAddr, socket: &LanSocket) {
         let (now, sender, nonce) = (Instant::now(), unverified.sender(), unverified.answers());
         let counts = &self.directory.telemetry().discovery;
         let asked = match nonce {
@@ -129,7 +135,7 @@ impl Discovery {
 
     /// Counts an announcement that does not count, and reports an offence. A gateway that seems to repeat itself although
     /// nothing was heard of it for a while may have started again with a smaller number: it is asked.
-    async fn refuse(&self, refusal: Refusal, sender: NodeId, from: SocketAddr, socket: &Ear) {
+    async fn refuse(&self, refusal: Refusal, sender: NodeId, from: SocketAddr, socket: &LanSocket) {
         self.drop_for(refusal.word());
         if matches!(refusal, Refusal::OldRun | Refusal::Replayed) {
             self.ask(sender, SILENCE, from, socket).await;
@@ -143,7 +149,7 @@ impl Discovery {
     }
 
     /// Asks the sender of a beacon for an offer, which proves that the beacon is of its current run.
-    async fn ask(&self, sender: NodeId, silent_for: Duration, from: SocketAddr, socket: &Ear) {
+    async fn ask(&self, sender: NodeId, silent_for: Duration, from: SocketAddr, socket: &LanSocket) {
         let now = Instant::now();
         if !locked(&self.verifier).may_ask(sender, silent_for, now)
             || !ASKS.take(&mut locked(&self.bounds).asks, now)
@@ -162,7 +168,7 @@ impl Discovery {
         nonce: [u8; 16],
         from: SocketAddr,
         unicast: bool,
-        socket: &Ear,
+        socket: &LanSocket,
     ) {
         self.directory.telemetry().discovery.queries_heard.one();
         let announcement = self.announcements.borrow().clone();
@@ -190,7 +196,7 @@ impl Discovery {
     }
 
     /// Answers a joiner that knows the invite's secret.
-    async fn answer_join(&self, bytes: &[u8], invite: [u8; 8], from: SocketAddr, socket: &Ear) {
+    async fn answer_join(&self, bytes: &[u8], invite: [u8; 8], from: SocketAddr, socket: &LanSocket) {
         let Some((responder, link_port)) = &self.options.joins else { return };
         let (group, now) = (self.options.membership.group(), Instant::now());
         let Some(keys) = responder.keys(&invite, now) else { return };
@@ -209,7 +215,7 @@ impl Discovery {
             message: Message::JoinOffer { nonce, link_port: *link_port },
         };
         let offer = offer.encode(&keys, Way { from: socket.own, to: from }, None);
-        if let Err(error) = socket.tell(&offer, from).await {
+        if let Err(error) = socket.send(&offer, from).await {
             tracing::debug!(to = %from, %error, "join offer not sent");
         }
     }

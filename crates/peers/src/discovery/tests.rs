@@ -1,5 +1,5 @@
 use super::*;
-use laneway_sys::lan::Heard;
+use laneway_sys::lan::ReceivedFrom;
 use laneway_sys::state::StateDir;
 use laneway_trust::authority::{Authority, JoinResponder, Uses};
 use laneway_trust::certificate::Role;
@@ -15,7 +15,7 @@ struct Lab {
     authority: Authority,
     membership: Arc<Membership>,
     discovery: Arc<Discovery>,
-    socket: Ear,
+    socket: LanSocket,
     missed: mpsc::Receiver<(NodeId, SocketAddr)>,
     announce: watch::Sender<Option<Announcement>>,
     /// Two gateways, and a member that is a client only.
@@ -38,7 +38,7 @@ async fn lab() -> Lab {
     let (announce, announced) = watch::channel(None);
     let discovery = Discovery::new(options, Arc::default(), announced);
     let lan = lan::lans(&["127.0.0.1".into()]).unwrap().pop().unwrap();
-    let socket = Ear::unicast(&lan, 0).unwrap();
+    let socket = LanSocket::unicast(&lan, 0).unwrap();
     let one = join(&authority, Role::Gateway, "one").await;
     let two = join(&authority, Role::Gateway, "two").await;
     let client = join(&authority, Role::Client, "client").await;
@@ -109,7 +109,7 @@ impl Lab {
     }
 
     async fn receive(&self, bytes: &[u8], from: SocketAddr) {
-        let received = Heard { size: bytes.len(), from, neighbour: true };
+        let received = ReceivedFrom { size: bytes.len(), from, neighbour: true };
         self.discovery.handle(bytes, received, true, &self.socket).await;
     }
 
@@ -351,9 +351,9 @@ async fn wrong_signatures_of_one_source_are_limited_and_keep_no_other_gateway_fr
     assert_eq!(lab.state_of(at(2)), Some(State::Active));
 }
 
-async fn hear_back(ear: &Ear) -> Vec<u8> {
+async fn receive_back(socket: &LanSocket) -> Vec<u8> {
     let mut bytes = [0; SIZE + 1];
-    let heard = tokio::time::timeout(Duration::from_secs(30), ear.hear(&mut bytes)).await;
+    let heard = tokio::time::timeout(Duration::from_secs(30), socket.receive(&mut bytes)).await;
     bytes[..heard.expect("an answer").unwrap().size].to_vec()
 }
 
@@ -363,13 +363,13 @@ async fn a_query_in_an_old_epoch_is_answered_in_that_epoch_and_one_of_a_revoked_
     lab.announce();
     lab.revoke(lab.two.node.id);
     let lan = lan::lans(&["127.0.0.1".into()]).unwrap().pop().unwrap();
-    let asker = Ear::unicast(&lan, 0).unwrap();
+    let asker = LanSocket::unicast(&lan, 0).unwrap();
     lab.receive_from(&lab.two, asker.own, Message::Query { nonce: [1; 16] }).await;
     for (member, nonce) in [(&lab.one, [2; 16]), (&lab.updated(&lab.one), [3; 16])] {
         lab.receive_from(member, asker.own, Message::Query { nonce }).await;
         let keys = Keys::new(member.update.discovery_key());
         let way = Way { from: lab.socket.own, to: asker.own };
-        let answer = Datagram::decode(&hear_back(&asker).await, member.id, &keys, way).unwrap();
+        let answer = Datagram::decode(&receive_back(&asker).await, member.id, &keys, way).unwrap();
         let Received::Signed(answer) = answer else { panic!("{answer:?}") };
         // The first that comes is the answer to the second query: the first got none.
         assert_eq!(answer.answers(), Some(nonce));
@@ -382,7 +382,7 @@ async fn forged_join_queries_use_up_nothing_and_joiners_have_answers_of_their_ow
     let group = lab.membership.group();
     let code = lab.authority.invite(Role::Client, Uses::Times(1), None, None).unwrap();
     let lan = lan::lans(&["127.0.0.1".into()]).unwrap().pop().unwrap();
-    let joiner = Ear::unicast(&lan, 0).unwrap();
+    let joiner = LanSocket::unicast(&lan, 0).unwrap();
     let way = Way { from: joiner.own, to: lab.socket.own };
     let query = |nonce, key: &[u8; 32]| {
         let message = Message::JoinQuery { nonce, invite: code.invite };
@@ -397,7 +397,7 @@ async fn forged_join_queries_use_up_nothing_and_joiners_have_answers_of_their_ow
     lab.receive(&query([2; 16], &code.discovery_key()), joiner.own).await;
     let keys = Keys::new(&code.discovery_key());
     let back = Way { from: lab.socket.own, to: joiner.own };
-    let answer = Datagram::decode(&hear_back(&joiner).await, group.id, &keys, back).unwrap();
+    let answer = Datagram::decode(&receive_back(&joiner).await, group.id, &keys, back).unwrap();
     let Received::Unsigned(answer) = answer else { panic!("{answer:?}") };
     assert_eq!(answer.message, Message::JoinOffer { nonce: [2; 16], link_port: 7421 });
 }
