@@ -5,26 +5,14 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::clients::{Admitted, Client, Measuring};
-use super::state::{Gateway, no_memory};
-use crate::failure::Failure;
+use super::state::Gateway;
 use crate::link::gateway_info::{GatewayInfo, MAX_SERVERS};
 use crate::link::incoming::Incoming;
 use crate::link::speed::{self, Direction};
-use crate::memory;
 
 impl Gateway {
     /// Answers with this gateway's clock, servers and state.
-    pub(super) async fn about(
-        self: Arc<Self>,
-        mut incoming: Box<Incoming>,
-        client: Arc<Client>,
-        admitted: Result<Admitted, Failure>,
-    ) {
-        let _admitted = match admitted {
-            Ok(admitted) => admitted,
-            Err(failure) => return incoming.refuse(&failure, &self.name),
-        };
-        incoming.charge_to(client.memory.account(memory::Kind::Tunnel));
+    pub(super) async fn about(self: Arc<Self>, incoming: Box<Incoming>, _admitted: Admitted) {
         incoming.answer_info(self.info()).await;
     }
 
@@ -39,22 +27,14 @@ impl Gateway {
             reach: advert.map(|advert| advert.reach.word().into()),
         }
     }
+}
 
-    /// Serves one measurement of the link's speed, within the client's rate limit.
-    pub(super) async fn speed(
-        self: Arc<Self>,
-        mut incoming: Incoming,
-        direction: Direction,
-        client: Arc<Client>,
-        admitted: Result<Measuring, Failure>,
-    ) {
-        match admitted {
-            Err(failure) => incoming.refuse(&failure, &self.name),
-            Ok(_) if !client.memory.admits() => incoming.refuse(&no_memory(), &self.name),
-            Ok(_admitted) => {
-                incoming.charge_to(client.memory.account(memory::Kind::Tunnel));
-                speed::serve(incoming, direction, &client.pace).await;
-            }
-        }
-    }
+/// Serves one measurement of the link's speed, within the client's rate limit.
+pub(super) async fn speed(
+    incoming: Box<Incoming>,
+    direction: Direction,
+    client: Arc<Client>,
+    _admitted: Measuring,
+) {
+    speed::serve(*incoming, direction, &client.pace).await;
 }

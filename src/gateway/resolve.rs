@@ -4,26 +4,15 @@ use std::sync::Arc;
 
 use hickory_proto::op::ResponseCode;
 
-use super::clients::{Admitted, Client};
+use super::clients::Admitted;
 use super::state::Gateway;
 use crate::failure::{Failure, Kind, Side};
 use crate::link::incoming::Incoming;
-use crate::memory;
 use crate::wire::dns::{self, Decision, Reason, encode, lifetime};
 
 impl Gateway {
     /// Answers one DNS query of a client.
-    pub(super) async fn resolve(
-        self: Arc<Self>,
-        mut incoming: Box<Incoming>,
-        client: Arc<Client>,
-        admitted: Result<Admitted, Failure>,
-    ) {
-        let _admitted = match admitted {
-            Ok(admitted) => admitted,
-            Err(failure) => return incoming.refuse(&failure, &self.name),
-        };
-        incoming.charge_to(client.memory.account(memory::Kind::Tunnel));
+    pub(super) async fn resolve(self: Arc<Self>, mut incoming: Box<Incoming>, _admitted: Admitted) {
         let malformed = || Failure::new(Kind::BadResponse, Side::Gateway, "not a DNS message");
         let Some(bytes) = incoming.read_query().await else {
             return incoming.refuse(&malformed(), &self.name);

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use tokio::task::{JoinError, JoinSet};
 
 use super::clients::{Admitted, Client, MAX_LINKS};
+use super::diagnostics::speed;
 use super::state::Gateway;
 use crate::failure::{Failure, Kind, Side, printable};
 use crate::link::handshake::Proved;
@@ -23,6 +24,7 @@ use crate::telemetry::journal::Happening;
 use crate::telemetry::record::Record;
 use crate::telemetry::traffic::Moved;
 use crate::wire::id::NodeId;
+use crate::wire::target::Target;
 
 /// Maximum exchanges of group updates that one link may begin. A client needs one.
 const MAX_UPDATE_EXCHANGES: usize = 4;
@@ -133,38 +135,75 @@ impl Session {
         }
     }
 
-    /// Starts the task of one request.
-    fn dispatch(&mut self, incoming: Incoming) {
+    /// Starts the task of one request. One that is refused gets its answer at once: tasks run only after everything
+    /// that the client has sent meanwhile is dispatched. For the same reason a request is charged before its task runs, so
+    /// that the next one is admitted only if there is memory for it, too.
+    fn dispatch(&mut self, mut incoming: Incoming) {
+        // Each task that has ended keeps its memory until it is joined.
+        while let Some(ended) = self.tunnels.try_join_next() {
+            log_failed_task("a tunnel", ended);
+        }
         let gateway = self.gateway.clone();
-        match incoming.kind {
+        match incoming.kind.clone() {
             Ok(RequestKind::Updates)
                 if self.update_exchanges_begun < MAX_UPDATE_EXCHANGES && !self.draining =>
             {
                 self.update_exchanges_begun += 1;
-                let mut incoming = incoming;
                 incoming.charge_to(self.client.memory.account(memory::Kind::Tunnel));
                 if let Ok(tunnel) = incoming.accept() {
                     self.exchanges.spawn(updates::serve(tunnel, gateway.membership.clone(), self.member));
                 }
             }
-            Ok(RequestKind::Info) => {
-                let (client, admitted) = (self.client.clone(), gateway.admit_own(&self.client));
-                self.tunnels.spawn(gateway.about(Box::new(incoming), client, admitted));
-            }
+            Ok(RequestKind::Info) => match gateway.admit_own(&self.client) {
+                Ok(admitted) => drop(self.tunnels.spawn(gateway.about(self.charged(incoming), admitted))),
+                Err(failure) => incoming.refuse(&failure, &gateway.name),
+            },
             Ok(RequestKind::Speed(direction)) if !self.draining => {
-                let admitted = gateway.clients.admit_measurement(&self.client);
-                self.exchanges.spawn(gateway.speed(incoming, direction, self.client.clone(), admitted));
+                match gateway.admit_measurement(&self.client) {
+                    Ok(admitted) => {
+                        let incoming = self.charged(incoming);
+                        self.exchanges.spawn(speed(incoming, direction, self.client.clone(), admitted));
+                    }
+                    Err(failure) => incoming.refuse(&failure, &gateway.name),
+                }
             }
-            Ok(RequestKind::Resolve) => {
-                let (client, admitted) = (self.client.clone(), gateway.admit(self.member, &self.client));
-                self.tunnels.spawn(gateway.resolve(Box::new(incoming), client, admitted));
+            Ok(RequestKind::Resolve) => match gateway.admit(self.member, &self.client) {
+                Ok(admitted) => drop(self.tunnels.spawn(gateway.resolve(self.charged(incoming), admitted))),
+                Err(failure) => incoming.refuse(&failure, &gateway.name),
+            },
+            Ok(RequestKind::Tunnel(target) | RequestKind::Udp(target)) => {
+                let mut record = self.record(&incoming);
+                record.aims_at(&target);
+                match gateway.admit(self.member, &self.client) {
+                    Ok(admitted) => {
+                        let (incoming, client) = (self.charged(incoming), self.client.clone());
+                        self.tunnels.spawn(gateway.tunnel(incoming, target, client, record, admitted));
+                    }
+                    Err(failure) => gateway.refuse(incoming, &failure, &mut record),
+                }
             }
-            _ => {
-                let admitted = gateway.admit(self.member, &self.client);
-                let (name, client) = (self.shown.clone(), self.client.clone());
-                self.tunnels.spawn(gateway.tunnel(Box::new(incoming), name, client, admitted));
+            Ok(RequestKind::Updates | RequestKind::Speed(_)) => {
+                let sentence = "too many such requests on this link, or the gateway is draining";
+                let failure = Failure::new(Kind::LimitReached, Side::Gateway, sentence);
+                let mut record = self.record(&incoming);
+                gateway.refuse(incoming, &failure, &mut record);
+            }
+            Err(failure) => {
+                let mut record = self.record(&incoming);
+                gateway.refuse(incoming, &failure, &mut record);
             }
         }
+    }
+
+    /// The request, charged to an account of its own.
+    fn charged(&self, mut incoming: Incoming) -> Box<Incoming> {
+        incoming.charge_to(self.client.memory.account(memory::Kind::Tunnel));
+        Box::new(incoming)
+    }
+
+    /// The record of a request.
+    fn record(&self, incoming: &Incoming) -> Record {
+        Record::of_client(&self.gateway.telemetry, incoming.connection_id, "link", self.shown.clone())
     }
 }
 
@@ -173,30 +212,12 @@ impl Gateway {
     async fn tunnel(
         self: Arc<Self>,
         mut incoming: Box<Incoming>,
-        name: String,
+        target: Target,
         client: Arc<Client>,
-        admitted: Result<Admitted, Failure>,
+        mut record: Record,
+        _admitted: Admitted,
     ) {
-        let mut record = Record::of_client(&self.telemetry, incoming.connection_id, "link", name);
-        let target = match incoming.kind.clone() {
-            Ok(RequestKind::Tunnel(target) | RequestKind::Udp(target)) => target,
-            Ok(RequestKind::Updates | RequestKind::Resolve | RequestKind::Info | RequestKind::Speed(_)) => {
-                let failure = Failure::new(
-                    Kind::LimitReached,
-                    Side::Gateway,
-                    "too many such requests on this link, or the gateway is draining",
-                );
-                return self.refuse(*incoming, &failure, &mut record);
-            }
-            Err(failure) => return self.refuse(*incoming, &failure, &mut record),
-        };
-        record.aims_at(&target);
-        let _admitted = match admitted {
-            Ok(admitted) => admitted,
-            Err(failure) => return self.refuse(*incoming, &failure, &mut record),
-        };
         let _open = OpenTunnel::count(&self.activity);
-        incoming.charge_to(client.memory.account(memory::Kind::Tunnel));
         if let Ok(RequestKind::Udp(_)) = incoming.kind {
             return Box::pin(self.datagrams(*incoming, &target, &client, &mut record)).await;
         }

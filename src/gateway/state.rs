@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::clients::{Admitted, Client, Clients};
+use super::clients::{Admitted, Client, Clients, Measuring};
 use super::egress::Egress;
 use super::served::ServedLinks;
 use crate::failure::{Failure, Kind, Side};
@@ -66,6 +66,14 @@ impl Gateway {
             return Err(no_memory());
         }
         self.clients.admit(client)
+    }
+
+    /// Admits one more measurement of `client`.
+    pub(super) fn admit_measurement(&self, client: &Arc<Client>) -> Result<Measuring, Failure> {
+        if !client.memory.admits() {
+            return Err(no_memory());
+        }
+        self.clients.admit_measurement(client)
     }
 
     /// Ends a request that its client has given up, or that has to end for want of memory, and records which.
