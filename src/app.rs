@@ -38,7 +38,7 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
 
     let is_inherited = inherited.is_some();
     let mut node = BoundNode::build(&config, &state, member, inherited).await?;
-    node.log_addresses();
+    node.log_addresses(&config.peers.lan);
     node.install_rules(&config.transparent, &state)?;
 
     let shared = node.shared.clone();

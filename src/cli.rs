@@ -10,7 +10,7 @@ use crate::commands::{
 use crate::config::{self, Config};
 use crate::problem::Problem;
 use crate::telemetry::log;
-use crate::{app, commands};
+use crate::{app, commands, usage};
 
 /// The way out of an isolated LAN: any machine that reaches the server becomes the gateway for the others.
 #[derive(Debug, Parser)]
@@ -84,6 +84,7 @@ enum Command {
 /// # Errors
 /// What went wrong, ready to be shown.
 pub fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Problem> {
+    let unknown = usage::unknown_variables(&Cli::command())?;
     let state = || config::state_directory(cli.state.as_deref());
     match cli.command {
         // The file may set what was not typed: the matches tell what was.
@@ -92,6 +93,9 @@ pub fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Problem> {
             let reread = move || Config::load(&typed, config.as_deref());
             let config = reread()?;
             start_log(&config.node.log, config.node.log_format)?;
+            if !unknown.is_empty() {
+                tracing::warn!(names = unknown.join(", "), "these variables set no option and are ignored");
+            }
             let state = state()?;
             commands::block_on(app::up(config, state, Box::new(reread)))?
         }

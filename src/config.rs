@@ -24,7 +24,7 @@ use crate::problem::Problem;
 use crate::size::{Size, seconds};
 use crate::sys::state::{StateDir, read_regular};
 use crate::telemetry::log::{self, Format};
-use crate::{gateway, local, peers, transparent};
+use crate::{gateway, local, peers, transparent, usage};
 
 /// The default port of the local proxy.
 pub const PROXY_PORT: u16 = 1080;
@@ -202,9 +202,12 @@ impl Config {
             }
         }
         let from_file = file::settings(text, &command).map_err(|fault| {
+            let form = fault.form.clone().map(|form| format!("write it like  {form}; ")).unwrap_or_default();
             Problem::usage(format!("the configuration {} is not valid", path.display()))
                 .after(Problem::usage(fault.to_string()))
-                .hint("'laneway up --help' lists the options; in the file they are written without the dashes in front")
+                .hint(format!(
+                    "{form}'laneway up --help' lists the options, which the file names without the dashes"
+                ))
         })?;
         for (id, more) in from_file {
             let arg = command.get_arguments().find(|arg| arg.get_id() == id.as_str());
@@ -212,7 +215,8 @@ impl Config {
                 flags.extend(more);
             }
         }
-        let mut config = Standalone::try_parse_from(flags).map_err(|error| usage(&error))?.config;
+        let parsed = Standalone::try_parse_from(&flags);
+        let mut config = parsed.map_err(|error| usage(&error, &flags))?.config;
         config.local.read_logins()?;
         config.check()?;
         Ok(config)
@@ -251,14 +255,11 @@ impl Config {
 }
 
 fn matches(flags: &[OsString]) -> Result<ArgMatches, Problem> {
-    Standalone::command().try_get_matches_from(flags).map_err(|error| usage(&error))
+    Standalone::command().try_get_matches_from(flags).map_err(|error| usage(&error, flags))
 }
 
-/// Uses only the first line of clap's error: the rest describes the usage of a command that does not exist.
-fn usage(error: &clap::Error) -> Problem {
-    let text = error.to_string();
-    let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-    Problem::usage(line).hint("correct or unset that LANEWAY_… variable")
+fn usage(error: &clap::Error, flags: &[OsString]) -> Problem {
+    usage::problem(error, &Standalone::command(), flags)
 }
 
 /// Whether a flag or a variable sets this option.
@@ -296,15 +297,19 @@ fn memory(text: &str) -> Result<Size, String> {
 /// # Errors
 /// When the file is invalid or names unix sockets only.
 pub fn configured_proxy() -> Result<SocketAddr, Problem> {
-    let config = Config::of_flags(&[], None)?;
-    let tcp = config.local.proxy.iter().find_map(|endpoint| match endpoint {
-        Endpoint::Tcp(address) => Some(*address),
-        Endpoint::Unix(_) => None,
-    });
-    tcp.ok_or_else(|| {
+    configured_proxies()?.first().copied().ok_or_else(|| {
         Problem::usage("the configuration has the local proxy listen on unix sockets only")
             .hint("let it listen on 127.0.0.1:1080 too, or name a port with --proxy ADDR:PORT")
     })
+}
+
+/// All TCP addresses that it listens on.
+///
+/// # Errors
+/// When the file is invalid.
+pub fn configured_proxies() -> Result<Vec<SocketAddr>, Problem> {
+    let config = Config::of_flags(&[], None)?;
+    Ok(config.local.proxy.iter().filter_map(Endpoint::address).collect())
 }
 
 /// A file that is there but cannot be read is an error, and not skipped.

@@ -19,6 +19,7 @@ pub mod redirect;
 pub mod secret;
 pub mod shared;
 pub mod transparent;
+pub mod usage;
 pub mod view;
 
 pub use laneway_h2 as h2;

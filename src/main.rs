@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 use laneway::cli::{self, Cli};
+use laneway::usage;
 
 // It asks for no huge pages (`no_thp`): to have four of them cleared is most of the work of a start, and of the memory
 // of an idle node, and nothing that passes is faster for them. A system that gives them unasked still does.
@@ -12,9 +13,17 @@ use laneway::cli::{self, Cli};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let matches = Cli::command().get_matches();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    match cli::run(cli, &matches) {
+    let parsed = Cli::command().try_get_matches();
+    let parsed = parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let result = match parsed {
+        Ok((cli, matches)) => cli::run(cli, &matches),
+        Err(error) if usage::is_help(&error) => error.exit(),
+        Err(error) => {
+            let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+            Err(usage::problem(&error, &Cli::command(), &arguments))
+        }
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             // Nobody to tell when standard error is closed; the exit code still does.

@@ -149,11 +149,39 @@ fn the_address_is_that_of_the_configuration_or_of_the_hosts_name_for_containers(
     assert!(said(&["env"]).contains("http_proxy='http://127.0.0.1:1080'"));
     machine.configure("proxy = '127.0.0.1:3129'");
     assert!(said(&["env"]).contains("http_proxy='http://127.0.0.1:3129'"));
-    let docker = said(&["env", "--docker"]);
-    assert!(docker.starts_with("--add-host=host.docker.internal:host-gateway --env http_proxy="), "{docker}");
-    assert!(docker.contains("HTTPS_PROXY=http://host.docker.internal:3129"), "{docker}");
     machine.configure("proxy = '0.0.0.0:3130'\nproxy-open-to-lan = true");
     assert!(said(&["env"]).contains("http_proxy='http://127.0.0.1:3130'"), "where it is reached from here");
+}
+
+#[test]
+fn containers_get_options_that_reach_the_node_and_a_warning_where_it_listens_on_loopback_only() {
+    let machine = Machine::new();
+    let env = |configuration: &str, more: &[&str]| {
+        machine.configure(configuration);
+        machine.laneway([&["env", "--docker"], more].concat()).success()
+    };
+    let loopback = env("proxy = '127.0.0.1:3129'", &[]);
+    let line = &loopback.stdout;
+    assert!(line.starts_with("--network host --env http_proxy=http://127.0.0.1:3129 "), "{loopback}");
+    assert_eq!(line.lines().count(), 1, "it is put into a command line");
+    for words in [
+        "warning: the node listens on 127.0.0.1:3129 only",
+        "caused by: a container's loopback is its own",
+        "    laneway up --proxy 127.0.0.1:3129,172.",
+        "    docker run $(laneway env --docker --proxy 172.",
+    ] {
+        assert!(loopback.stderr.lines().any(|said| said.starts_with(words)), "no {words:?} in {loopback}");
+    }
+    let bridge = env("proxy = ['127.0.0.1:3129', '172.17.0.1:3130']\nproxy-open-to-lan = true", &["--socks"]);
+    assert!(bridge.stdout.starts_with("--env http_proxy=http://172.17.0.1:3130 "), "{bridge}");
+    assert!(bridge.stdout.contains("--env ALL_PROXY=socks5h://172.17.0.1:3130"), "{bridge}");
+    assert_eq!(bridge.stderr, "");
+    let every = env("proxy = '0.0.0.0:3130'\nproxy-open-to-lan = true", &[]);
+    let start =
+        "--add-host=host.docker.internal:host-gateway --env http_proxy=http://host.docker.internal:3130 ";
+    assert!(every.stdout.starts_with(start) && every.stderr.is_empty(), "{every}");
+    let named = env("", &["--proxy", "172.17.0.1:1080"]);
+    assert!(named.stdout.starts_with("--env http_proxy=http://172.17.0.1:1080 "), "{named}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod help;
 mod machine;
 mod membership;
 mod metrics;
+mod mistakes;
 mod node;
 mod proxy;
 mod service;

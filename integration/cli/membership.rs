@@ -45,9 +45,14 @@ fn a_second_group_is_refused_by_init_and_by_join_in_the_same_words() {
     let (machine, _) = Machine::with_group();
     let (_, code) = Machine::with_group();
     let before = fs::read(machine.state().join("group.json")).unwrap();
-    let hint = format!("hint: to leave it, stop laneway and move {} away", text(&machine.state()));
+    let kept = format!("stop laneway and move {} away, but keep it", text(&machine.state()));
     for command in [&["init", "--group", "other"][..], &["join", &code]] {
-        machine.laneway(command).failed(2, &["error: this machine is already in the group \"lan\"", &hint]);
+        let output = machine.laneway(command);
+        output.failed(
+            2,
+            &["error: this machine is already in the group \"lan\"", "hint: 'laneway invite' prints"],
+        );
+        assert!(output.stderr.contains(&kept), "{output}");
     }
     assert_eq!(fs::read(machine.state().join("group.json")).unwrap(), before);
 }

@@ -10,6 +10,7 @@ use super::workers::Workers;
 use crate::config::{Config, RoleSetting};
 use crate::gateway::bound::{BoundGateway, Duties};
 use crate::gateway::egress::Egress;
+use crate::lan;
 use crate::local::bound::{BoundClient, Direct, bind_proxy};
 use crate::local::listener::Apps;
 use crate::local::port::Port;
@@ -90,7 +91,7 @@ impl BoundNode {
         };
         let direct = direct(&egress);
         let client = BoundClient::build(&config.local, &config.dns, &shared, ports, direct, remember).await?;
-        client.name_servers().for_each(|address| egress.resolver().avoid(address));
+        client.name_servers().for_each(|address| egress.resolver().avoid(address, serves));
 
         let workers = Workers::start(if serves { config.node.threads() } else { 1 })?;
         let duties = Duties { serves, authority: authority.clone() };
@@ -111,7 +112,7 @@ impl BoundNode {
     }
 
     /// Logs all addresses at which the node listens.
-    pub(super) fn log_addresses(&self) {
+    pub(super) fn log_addresses(&self, lans: &[String]) {
         for (address, apps) in self.client.endpoints() {
             match apps {
                 Apps::Proxy => tracing::info!(%address, "listening: local proxy, SOCKS and HTTP"),
@@ -129,6 +130,16 @@ impl BoundNode {
         }
         if self.peering.addresses().is_empty() {
             tracing::warn!("no network interface to discover on is up yet");
+        }
+        let unknown = lan::unknown(lans).unwrap_or_default();
+        if !unknown.is_empty() {
+            let existing = lan::interfaces().map(|all| lan::listed(&all)).unwrap_or_default();
+            let lan = unknown.join(", ");
+            tracing::warn!(
+                lan,
+                existing,
+                "--lan names what this machine does not have; it is used as soon as it exists"
+            );
         }
     }
 

@@ -21,6 +21,17 @@ pub struct LocalPort {
 }
 
 impl LocalPort {
+    /// The TCP addresses where the local proxy listens: the one that was named, else the configured ones.
+    ///
+    /// # Errors
+    /// When the configuration file is not valid.
+    pub(crate) fn endpoints(&self) -> Result<Vec<SocketAddr>, Problem> {
+        match self.proxy {
+            Some(address) => Ok(vec![address]),
+            None => crate::config::configured_proxies(),
+        }
+    }
+
     /// The address at which software on this machine reaches the local proxy.
     ///
     /// # Errors

@@ -9,16 +9,26 @@ use laneway_demo::Report;
 use super::progress::{self, Waiting};
 use super::say;
 use crate::problem::Problem;
+use crate::size::{Size, SizeError};
 
 /// `laneway demo`
 #[derive(Debug, clap::Args)]
 pub struct Demo {
-    /// The size of the file that is downloaded, in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=65_536))]
-    size: u64,
+    /// The size of the file that is downloaded, like 256M; a number without a unit is in MiB
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = file_size)]
+    size: Size,
     /// Leave everything running until Ctrl-C, and print a command to try
     #[arg(long)]
     keep: bool,
+}
+
+fn file_size(text: &str) -> Result<Size, String> {
+    let bare = text.parse::<u64>().ok().and_then(|mebibytes| mebibytes.checked_mul(1 << 20));
+    let size = bare.map_or_else(|| text.parse(), |size| Ok(Size(size)));
+    match size.map_err(|error: SizeError| error.to_string())? {
+        Size(size) if (1 << 20..=1 << 36).contains(&size) => Ok(Size(size)),
+        _ => Err("not from 1M to 64G".into()),
+    }
 }
 
 impl Demo {
@@ -29,12 +39,15 @@ impl Demo {
     pub async fn run(self) -> Result<(), Problem> {
         let executable = std::env::current_exe()
             .map_err(|error| Problem::new("the demo cannot find its own program").because(error))?;
-        let demo = laneway_demo::Demo { executable, size: self.size << 20, keep: self.keep };
-        let screen = RefCell::default();
+        let demo = laneway_demo::Demo { executable, size: self.size.0, keep: self.keep };
+        let screen = RefCell::<Screen>::default();
         let report = |report: Report<'_>| show(&mut screen.borrow_mut(), report);
         tokio::select! {
             result = demo.run(&report) => result.map_err(Problem::from),
-            _ = tokio::signal::ctrl_c() => Err(Problem::new("the demo was interrupted")),
+            _ = tokio::signal::ctrl_c() => match screen.borrow().is_over {
+                true => Ok(()),
+                false => Err(Problem::new("the demo was interrupted")),
+            },
         }
     }
 }
@@ -54,6 +67,8 @@ impl From<laneway_demo::Error> for Problem {
 struct Screen {
     waiting: Option<Waiting>,
     download: Option<ProgressBar>,
+    /// Nothing is left to show.
+    is_over: bool,
 }
 
 fn show(screen: &mut Screen, report: Report<'_>) {
@@ -69,6 +84,7 @@ fn show(screen: &mut Screen, report: Report<'_>) {
             screen.download = Some(progress::bytes(name, size));
         }
         Report::Downloaded(bytes) => screen.download.iter().for_each(|bar| bar.set_position(bytes)),
+        Report::Kept => screen.is_over = true,
         Report::DownloadEnd => screen.download.take().iter().for_each(ProgressBar::finish_and_clear),
     }
 }

@@ -15,15 +15,16 @@ use crate::peers::options::PORT;
 use crate::peers::remembered;
 use crate::problem::Problem;
 use crate::shared;
+use crate::size::{TimeError, within};
 use crate::sys::state::StateDir;
 use crate::trust::membership::Membership;
 
 /// `laneway discover`
 #[derive(Debug, clap::Args)]
 pub struct Discover {
-    /// How long to collect answers, in milliseconds
-    #[arg(long, value_name = "MS", default_value_t = 1200, value_parser = clap::value_parser!(u64).range(100..=60_000))]
-    wait: u64,
+    /// How long to collect answers, such as 2s; a number without a unit is in milliseconds
+    #[arg(long, value_name = "TIME", default_value = "1200ms", value_parser = wait)]
+    wait: Duration,
     /// The UDP port of discovery
     #[arg(long, env = "LANEWAY_DISCOVERY_PORT", value_name = "PORT", default_value_t = PORT)]
     discovery_port: u16,
@@ -32,12 +33,17 @@ pub struct Discover {
     lan: Vec<String>,
 }
 
+fn wait(text: &str) -> Result<Duration, TimeError> {
+    within(text, Duration::from_millis(1), Duration::from_millis(100), Duration::from_secs(60))
+}
+
 impl Discover {
     /// Queries and prints.
     ///
     /// # Errors
     /// When no gateway answers: what to check.
     pub async fn run(self, state: StateDir) -> Result<(), Problem> {
+        super::check_lan(&self.lan)?;
         let membership = Membership::new(shared::group(&state)?);
         let directory = Arc::new(Directory::default());
         for address in remembered::load(&state) {
@@ -77,7 +83,7 @@ impl Discover {
         }
         directory.want(true);
         let run = tokio::spawn(discovery.run(listeners));
-        tokio::time::sleep(Duration::from_millis(self.wait)).await;
+        tokio::time::sleep(self.wait).await;
         run.abort();
 
         let now = Instant::now();

@@ -2,21 +2,26 @@
 //! with those variables. `laneway apt-proxy`: the proxy for apt.
 
 use std::ffi::OsString;
-use std::fmt::Write as _;
-use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::io::{ErrorKind, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Command;
 
 use clap::ValueEnum;
 
 use super::ask::LocalPort;
 use super::say;
+use crate::config::PROXY_PORT;
+use crate::lan;
 use crate::problem::Problem;
 
 /// The exceptions from the proxy: this machine itself, in the forms that software recognises.
 const NO_PROXY: &str = "localhost,127.0.0.1,::1";
-/// The name of the host in containers on Docker's default bridge.
+/// The name of the host in containers, where `--add-host` maps it to the host's address on the bridge.
 const DOCKER_HOST: &str = "host.docker.internal";
+/// The interfaces of Docker's and Podman's default bridges.
+const BRIDGES: [&str; 3] = ["docker0", "podman0", "cni-podman0"];
+/// The address of the host on Docker's default bridge, unless Docker is configured otherwise.
+const DOCKER_BRIDGE: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 17, 0, 1));
 
 /// The syntax of the output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -120,8 +125,8 @@ pub struct Env {
     /// Restore the variables as they were before
     #[arg(long)]
     unset: bool,
-    /// Print '--env' options for 'docker run', with the address at which containers reach this machine; the node must
-    /// listen there
+    /// Print options for 'docker run' and 'podman run': the variables with the address at which containers reach the
+    /// node, and '--network host' if it listens on loopback only
     #[arg(long, conflicts_with_all = ["shell", "unset"])]
     docker: bool,
 }
@@ -154,7 +159,12 @@ impl Env {
     pub fn run(self) -> Result<(), Problem> {
         let address = self.selection.port.address()?;
         if self.docker {
-            say(docker(address, self.selection.socks).trim_end());
+            let endpoints = self.selection.port.endpoints()?;
+            let (line, warning) = docker(&endpoints, self.selection.socks);
+            if let Some(warning) = warning {
+                let _ = writeln!(std::io::stderr(), "{warning}");
+            }
+            say(line);
             return Ok(());
         }
         let mut lines = String::new();
@@ -239,15 +249,69 @@ fn variables(address: &str, socks: bool) -> Vec<Variable> {
     variables
 }
 
-/// Options for `docker run`. A loopback address would be the container's own, so the host's name replaces it.
-fn docker(address: SocketAddr, socks: bool) -> String {
-    let reached = match address.ip().is_loopback() {
-        true => format!("{DOCKER_HOST}:{}", address.port()),
-        false => address.to_string(),
-    };
-    let mut line = format!("--add-host={DOCKER_HOST}:host-gateway");
-    for Variable { name, value, .. } in variables(&reached, socks) {
-        let _ = write!(line, " --env {name}={value}");
+/// How a container reaches one of these addresses.
+fn reach(endpoints: &[SocketAddr]) -> (Option<&'static str>, String) {
+    let port = |address: &SocketAddr| address.port();
+    let on_host =
+        endpoints.iter().find(|address| !address.ip().is_loopback() && !address.ip().is_unspecified());
+    let on_all = endpoints.iter().find(|address| address.ip().is_unspecified());
+    match (on_host, on_all, endpoints.first()) {
+        (Some(address), ..) => (None, address.to_string()),
+        (None, Some(address), _) => {
+            (Some("--add-host=host.docker.internal:host-gateway"), format!("{DOCKER_HOST}:{}", port(address)))
+        }
+        (None, None, first) => (Some("--network host"), first.map(SocketAddr::to_string).unwrap_or_default()),
     }
-    line
+}
+
+/// Options for `docker run`, and a warning if they connect the container to the host's network.
+fn docker(endpoints: &[SocketAddr], socks: bool) -> (String, Option<String>) {
+    let (option, reached) = reach(endpoints);
+    let mut words: Vec<String> = option.map(str::to_owned).into_iter().collect();
+    let set = variables(&reached, socks).into_iter();
+    words.extend(set.map(|Variable { name, value, .. }| format!("--env {name}={value}")));
+    let warning = endpoints.iter().all(|address| address.ip().is_loopback()).then(|| {
+        let bridge = SocketAddr::new(bridge(), endpoints.first().map_or(PROXY_PORT, SocketAddr::port));
+        let both = endpoints.iter().chain([&bridge]).map(SocketAddr::to_string).collect::<Vec<_>>().join(",");
+        format!(
+            "warning: the node listens on {reached} only, which a container on a bridge cannot reach\n\
+             caused by: a container's loopback is its own, so these options put it on the host's network (--network host)\n\
+             hint: for containers on a bridge run the node with\n    \
+             laneway up --proxy {both} --proxy-open-to-lan\n\
+             let no other machine reach {bridge}, and then use\n    \
+             docker run $(laneway env --docker --proxy {bridge}) IMAGE"
+        )
+    });
+    (words.join(" "), warning)
+}
+
+/// This machine's address on the default bridge of its containers.
+fn bridge() -> IpAddr {
+    let interfaces = lan::interfaces().unwrap_or_default();
+    let found = BRIDGES.iter().filter_map(|name| interfaces.get(*name)).flatten();
+    found.copied().find(IpAddr::is_ipv4).unwrap_or(DOCKER_BRIDGE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_gets_an_address_that_it_reaches() {
+        let all =
+            |text: &str| -> Vec<SocketAddr> { text.split(' ').map(|one| one.parse().unwrap()).collect() };
+        for (endpoints, option, reached) in [
+            ("127.0.0.1:1080", Some("--network host"), "127.0.0.1:1080"),
+            ("[::1]:1080", Some("--network host"), "[::1]:1080"),
+            ("127.0.0.1:1080 172.17.0.1:1081", None, "172.17.0.1:1081"),
+            (
+                "0.0.0.0:1080",
+                Some("--add-host=host.docker.internal:host-gateway"),
+                "host.docker.internal:1080",
+            ),
+            ("0.0.0.0:1080 10.0.0.2:1080", None, "10.0.0.2:1080"),
+        ] {
+            assert_eq!(reach(&all(endpoints)), (option, reached.to_owned()), "{endpoints}");
+        }
+    }
 }

@@ -16,6 +16,7 @@ use crate::net::{self, Segments};
 use crate::peers::options::PORT;
 use crate::peers::{remembered, signer};
 use crate::problem::Problem;
+use crate::size;
 use crate::sys::state::StateDir;
 use crate::trust::authority::{Authority, Uses};
 use crate::trust::clock;
@@ -90,23 +91,15 @@ pub struct Join {
 struct Ttl(Option<Duration>);
 
 fn ttl(text: &str) -> Result<Ttl, String> {
+    const LONGEST: Duration = Duration::from_secs(86_400 * 36_500);
     if text == "never" {
         return Ok(Ttl(None));
     }
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match &text[digits.len()..] {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => return Err("write a number followed by s, m, h or d, or never".into()),
-    };
-    let number = digits.parse::<u64>().ok().filter(|number| *number > 0);
-    let seconds =
-        number.and_then(|number| number.checked_mul(unit)).filter(|seconds| *seconds <= 86_400 * 36_500);
-    seconds
-        .map(|seconds| Ttl(Some(Duration::from_secs(seconds))))
-        .ok_or_else(|| "not a valid time: from 1s to 36500d".into())
+    let time = size::time(text, None).map_err(|error| format!("{error}, or never"))?;
+    match (Duration::from_secs(1)..=LONGEST).contains(&time) {
+        true => Ok(Ttl(Some(Duration::from_secs(time.as_secs())))),
+        false => Err("not a valid time: from 1s to 36500d, or never".into()),
+    }
 }
 
 fn uses(text: &str) -> Result<Uses, String> {
@@ -164,6 +157,7 @@ impl Join {
             [dash] if dash == "-" => read_code(std::io::stdin().lock())?,
             words => words.join(" ").parse()?,
         };
+        super::check_lan(&self.lan)?;
         // Rules of transparent mode may be installed already. Where this process may not set marks, they exempt its user.
         let _ = mark::begin();
         group::refuse_second_group(&state)?;

@@ -17,8 +17,8 @@ pub mod transparent;
 
 use std::io::Write;
 
-use crate::net;
 use crate::problem::Problem;
+use crate::{lan, net};
 
 /// Runs a command on a new single-threaded runtime, on this thread.
 ///
@@ -30,6 +30,23 @@ pub fn block_on<T>(command: impl Future<Output = T>) -> Result<T, Problem> {
     // A blocking call that is still in progress, such as a name lookup, must not delay the exit.
     runtime.shutdown_background();
     Ok(result)
+}
+
+/// Fails when `--lan` names something that this machine does not have.
+///
+/// # Errors
+/// A usage problem, with the interfaces that exist.
+pub(crate) fn check_lan(named: &[String]) -> Result<(), Problem> {
+    let failed = |error| Problem::new("the interfaces of this machine cannot be listed").because(error);
+    let unknown = lan::unknown(named).map_err(failed)?;
+    let Some(first) = unknown.first() else { return Ok(()) };
+    let existing = lan::interfaces().map_err(failed)?;
+    let near = crate::usage::nearest(first, existing.keys().map(String::as_str));
+    let near = near.map(|near| format!("did you mean '{near}'? ")).unwrap_or_default();
+    let shown = crate::failure::printable(&unknown.join(", "));
+    Err(Problem::usage(format!("--lan does not take '{shown}'"))
+        .after(Problem::usage("this machine has no such interface or address"))
+        .hint(format!("{near}it has {}", lan::listed(&existing))))
 }
 
 /// Prints a line to standard output. A closed pipe is ignored.

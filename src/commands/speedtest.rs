@@ -16,6 +16,7 @@ use crate::peers::options::PORT;
 use crate::peers::{remembered, survey};
 use crate::problem::Problem;
 use crate::shared;
+use crate::size::{TimeError, within};
 use crate::sys::state::StateDir;
 use crate::trust::group::Group;
 use crate::trust::membership::Membership;
@@ -34,8 +35,8 @@ pub struct Speedtest {
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     gateway: Vec<Target>,
     /// Duration of the measurement in each direction, in seconds, from 1 to 60
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=60))]
-    seconds: u64,
+    #[arg(long, value_name = "SECS", default_value = "3", value_parser = duration)]
+    seconds: Duration,
     /// Print the results as one line of JSON: rates in bytes per second, times in seconds
     #[arg(long)]
     json: bool,
@@ -64,12 +65,18 @@ struct Report {
     error: Option<String>,
 }
 
+fn duration(text: &str) -> Result<Duration, TimeError> {
+    let second = Duration::from_secs(1);
+    within(text, second, second, 60 * second)
+}
+
 impl Speedtest {
     /// Measures one gateway after another, and prints the results.
     ///
     /// # Errors
     /// When there is no gateway, or one could not be measured.
     pub async fn run(self, state: StateDir) -> Result<(), Problem> {
+        super::check_lan(&self.lan)?;
         let group = shared::group(&state)?;
         let gateways = self.gateways(&group, &state).await?;
         let mut reports = Vec::new();
@@ -155,7 +162,7 @@ impl Speedtest {
     }
 
     async fn rate(&self, link: &Link, name: &str, direction: Direction) -> Result<f64, Failure> {
-        let time = Duration::from_secs(self.seconds);
+        let time = self.seconds;
         let bar = progress::time(name, time);
         let start = Instant::now();
         let measured = speed::measure(link, direction, time, |bytes| {

@@ -2,18 +2,17 @@
 //! an option, each value is read by that option's own parser, and an error names the line and column.
 
 use std::any::TypeId;
-use std::error::Error as _;
 use std::ffi::OsString;
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 
 use clap::builder::Arg;
-use clap::error::{ContextKind, ContextValue};
 use clap::{ArgAction, Command};
 use toml::de::{DeTable, DeValue};
 
 use crate::failure::printable;
+use crate::usage::{self, takes_many};
 
 /// What is wrong with a configuration file, and where.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,6 +21,8 @@ pub(super) struct Fault {
     place: (usize, usize),
     /// What is wrong. The parsers of secrets do not repeat them.
     what: String,
+    /// The right form, as a line of the file.
+    pub(super) form: Option<String>,
 }
 
 impl fmt::Display for Fault {
@@ -39,7 +40,7 @@ pub(super) type Settings = Vec<(String, Vec<OsString>)>;
 /// # Errors
 /// The first [`Fault`].
 pub(super) fn settings(text: &str, command: &Command) -> Result<Settings, Fault> {
-    let fault = |span: Range<usize>, what: String| Fault { place: place(text, span.start), what };
+    let fault = |span: Range<usize>, what: String| Fault { place: place(text, span.start), what, form: None };
     let table = DeTable::parse(text)
         .map_err(|error| fault(error.span().unwrap_or_default(), error.message().replace('\n', "; ")))?;
     let mut keys: Vec<_> = table.get_ref().iter().collect();
@@ -57,7 +58,10 @@ pub(super) fn settings(text: &str, command: &Command) -> Result<Settings, Fault>
         let mut flags = Vec::new();
         for value in values {
             let setting = flag(arg, name, value.get_ref()).and_then(|flag| check(flag, name, command));
-            flags.extend(setting.map_err(|what| fault(value.span(), format!("{name}: {what}")))?);
+            flags.extend(setting.map_err(|what| Fault {
+                form: form(arg, name),
+                ..fault(value.span(), format!("{name}: {what}"))
+            })?);
         }
         settings.push((arg.get_id().to_string(), flags));
     }
@@ -93,36 +97,37 @@ fn check(flag: Option<OsString>, name: &str, command: &Command) -> Result<Option
 
 /// The reason why clap refuses a value, without the command's usage.
 fn reason(error: &clap::Error, name: &str) -> String {
-    if let Some(source) = error.source() {
-        return source.to_string();
+    usage::reason(error).unwrap_or_else(|| format!("--{name} does not take this value"))
+}
+
+/// A line of the file that sets this option.
+fn form(arg: &Arg, name: &str) -> Option<String> {
+    if matches!(arg.get_action(), ArgAction::SetTrue) {
+        return Some(format!("{name} = true"));
     }
-    if let Some(ContextValue::String(why)) = error.get(ContextKind::Custom) {
-        return why.clone();
-    }
-    match error.get(ContextKind::ValidValue) {
-        Some(ContextValue::Strings(valid)) if !valid.is_empty() => {
-            format!("one of {} is expected", valid.join(", "))
-        }
-        _ => format!("--{name} does not take this value"),
-    }
+    let example = usage::example(name)?;
+    let value = match example.parse::<u64>() {
+        Ok(number) => number.to_string(),
+        Err(_) if takes_many(arg) => format!("[\"{example}\"]"),
+        Err(_) => format!("\"{example}\""),
+    };
+    Some(format!("{name} = {value}"))
 }
 
 fn unknown(name: &str, command: &Command) -> String {
-    let error = command.clone().try_get_matches_from([format!("--{name}")]).err();
-    let near = error.and_then(|error| match error.get(ContextKind::SuggestedArg) {
-        Some(ContextValue::String(near)) => Some(near.trim_start_matches('-').to_owned()),
-        Some(ContextValue::Strings(near)) => near.first().map(|near| near.trim_start_matches('-').to_owned()),
-        _ => None,
-    });
+    if matches!(name, "state" | "config") {
+        return format!(
+            "the file does not set '{name}': use --{name} or LANEWAY_{}",
+            name.to_ascii_uppercase()
+        );
+    }
+    let bare = name.strip_prefix("LANEWAY_").unwrap_or(name).trim_start_matches('-');
+    let near = usage::nearest(bare, command.get_arguments().filter_map(Arg::get_long));
     let name = printable(name);
     match near {
         Some(near) => format!("there is no option '{name}'; did you mean '{near}'?"),
         None => format!("there is no option '{name}'"),
     }
-}
-
-fn takes_many(arg: &Arg) -> bool {
-    matches!(arg.get_action(), ArgAction::Append)
 }
 
 /// Whether the option takes any text, so that a number is more likely a mistake than meant.

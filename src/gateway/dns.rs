@@ -55,6 +55,8 @@ struct Current {
     parts: Parts,
     /// Addresses at which this node itself answers queries: asking them would loop.
     own: Vec<SocketAddr>,
+    /// Whether others rely on this resolver.
+    serves: bool,
     /// The modification times of [`FILES`] when they were read.
     modified: [Option<SystemTime>; 3],
     checked: Instant,
@@ -64,7 +66,8 @@ impl Resolver {
     /// A resolver as configured by /etc/resolv.conf, /etc/hosts and /etc/nsswitch.conf.
     pub fn system() -> Self {
         let (modified, checked) = (FILES.map(modification_time), Instant::now());
-        Self(Mutex::new(Current { parts: Parts::system(&[]), own: Vec::new(), modified, checked }))
+        let (parts, own) = (Parts::system(&[], true), Vec::new());
+        Self(Mutex::new(Current { parts, own, serves: true, modified, checked }))
     }
 
     /// Reads the configuration again, changed or not.
@@ -72,12 +75,14 @@ impl Resolver {
         self.lock().reload();
     }
 
-    /// Excludes `address`, where this node itself answers queries, from the name servers.
-    pub fn avoid(&self, address: SocketAddr) {
+    /// Excludes `address`, where this node itself answers queries, from the name servers. Unless the node `serves`, nobody
+    /// needs another one: the gateway resolves the names.
+    pub fn avoid(&self, address: SocketAddr, serves: bool) {
         if address.port() != PORT {
             return;
         }
         let mut current = self.lock();
+        current.serves = serves;
         current.own.push(address);
         current.reload();
     }
@@ -162,14 +167,16 @@ impl Resolver {
 }
 
 impl Parts {
-    fn system(own: &[SocketAddr]) -> Self {
+    fn system(own: &[SocketAddr], serves: bool) -> Self {
         let mut conf = Conf::system();
         let all = conf.servers.len();
         conf.servers.retain(|server| !own.contains(server));
-        if conf.servers.is_empty() && all > 0 {
+        if conf.servers.is_empty() && all > 0 && serves {
             tracing::warn!(
                 "the only name server of this machine is this node itself: as a gateway it resolves no names"
             );
+        } else if conf.servers.is_empty() && all > 0 {
+            tracing::info!("this machine has no name server but this node: the gateway resolves the names");
         }
         Self {
             servers: NameServers::new(&conf),
@@ -220,7 +227,7 @@ impl Parts {
 impl Current {
     fn reload(&mut self) {
         self.modified = FILES.map(modification_time);
-        self.parts = Parts::system(&self.own);
+        self.parts = Parts::system(&self.own, self.serves);
         tracing::info!("resolver configuration read again");
     }
 }

@@ -10,7 +10,7 @@ use super::upstream::{Upstream, UpstreamProxy};
 use crate::peers::options::changed;
 use crate::problem::Problem;
 use crate::secret::secret;
-use crate::size::{Size, seconds};
+use crate::size::{Size, TimeError, seconds, within};
 use crate::wire::target::Target;
 
 /// The options of the gateway.
@@ -165,9 +165,7 @@ impl Options {
     }
 }
 
-fn probe_interval(text: &str) -> Result<Duration, &'static str> {
-    match text.parse::<f64>() {
-        Ok(value) if (1.0..=86_400.0).contains(&value) => Ok(Duration::from_secs_f64(value)),
-        _ => Err("not a number of seconds from 1 to 86400"),
-    }
+fn probe_interval(text: &str) -> Result<Duration, TimeError> {
+    const DAY: Duration = Duration::from_secs(86_400);
+    within(text, Duration::from_secs(1), Duration::from_secs(1), DAY)
 }

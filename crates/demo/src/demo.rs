@@ -86,7 +86,11 @@ impl Demo {
             title(report, "Everything goes on running. Try, in another terminal:");
             step(report, &format!("curl -x http://{} http://{server}/file | sha256sum", client.proxy));
             step(report, &format!("curl --socks5-hostname {} http://{server}/", client.proxy));
-            title(report, "Ctrl-C ends it.");
+            step(report, &format!("the client's page: http://{}/", client.proxy));
+            title(report, "Ctrl-C ends it. Next, with machines of your own:");
+            step(report, "laneway init        on the first machine; it prints the line for the others");
+            step(report, "laneway up --server HOST:PORT");
+            report(Report::Kept);
             std::future::pending::<()>().await;
         }
         Ok(())

@@ -20,6 +20,8 @@ pub enum Report<'a> {
     Downloaded(u64),
     /// The download has ended.
     DownloadEnd,
+    /// The demo is over; everything goes on running until its future is dropped.
+    Kept,
 }
 
 /// Takes each report.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use laneway_limits::size::seconds;
+use laneway_limits::size::{TimeError, seconds, within};
 use laneway_wire::datagram::Policy;
 use laneway_wire::target::Target;
 
@@ -27,8 +27,9 @@ pub struct Options {
     /// Number of gateways of the group that are active at a time
     #[arg(long, env = "LANEWAY_ACTIVE", value_name = "N", value_parser = clap::value_parser!(u16).range(1..), default_value = "1")]
     pub active: u16,
-    /// Preference for this node as a gateway, in percent; with 0 it serves only if there is no other
-    #[arg(long, env = "LANEWAY_WEIGHT", value_name = "PERCENT", default_value = "100")]
+    /// Preference for this node as a gateway, in percent of its measured capacity; with 0 it is the last resort: it serves
+    /// only while there is no other gateway
+    #[arg(long, env = "LANEWAY_WEIGHT", value_name = "PERCENT", value_parser = percent, default_value = "100")]
     pub weight: u16,
     /// How the active gateways are chosen
     #[arg(long, env = "LANEWAY_POLICY", value_parser = policies(), default_value = "strongest")]
@@ -108,9 +109,13 @@ fn policies() -> impl TypedValueParser<Value = Policy> {
     PossibleValuesParser::new(values).try_map(|word| word.parse::<Policy>())
 }
 
-fn rotation(text: &str) -> Result<Duration, &'static str> {
-    match text.parse::<f64>() {
-        Ok(value) if (1.0..=31_536_000.0).contains(&value) => Ok(Duration::from_secs_f64(value)),
-        _ => Err("not a number of seconds from 1 to 31536000"),
-    }
+fn rotation(text: &str) -> Result<Duration, TimeError> {
+    const YEAR: Duration = Duration::from_secs(365 * 86_400);
+    within(text, Duration::from_secs(1), Duration::from_secs(1), YEAR)
+}
+
+/// A whole number, with or without a percent sign.
+fn percent(text: &str) -> Result<u16, &'static str> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim_end();
+    number.parse().map_err(|_error: std::num::ParseIntError| "not a whole number of percent from 0 to 65535")
 }

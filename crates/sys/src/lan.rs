@@ -2,6 +2,7 @@
 //!
 //! Code that is specific to one operating system stays behind the functions of this file.
 
+use std::collections::BTreeMap;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::AsRawFd;
@@ -91,6 +92,41 @@ pub fn lans(only: &[String]) -> io::Result<Vec<Lan>> {
     }
     found.dedup();
     Ok(found)
+}
+
+/// The interfaces of this machine with their addresses, up or not.
+///
+/// # Errors
+/// When the operating system cannot list its interfaces.
+pub fn interfaces() -> io::Result<BTreeMap<String, Vec<IpAddr>>> {
+    let mut all: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
+    for entry in getifaddrs().map_err(io::Error::from)? {
+        let addresses = all.entry(entry.interface_name).or_default();
+        addresses.extend(entry.address.as_ref().and_then(ip_of).map(|(ip, _)| ip));
+    }
+    Ok(all)
+}
+
+/// Interfaces in one line, each with its IPv4 addresses.
+pub fn listed(interfaces: &BTreeMap<String, Vec<IpAddr>>) -> String {
+    let one = |(name, addresses): (&String, &Vec<IpAddr>)| {
+        let shown: Vec<_> = addresses.iter().filter(|ip| ip.is_ipv4()).map(IpAddr::to_string).collect();
+        if shown.is_empty() { name.clone() } else { format!("{name} ({})", shown.join(" ")) }
+    };
+    interfaces.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// Those of `named` that are neither an interface nor an address of this machine. Any loopback address is one.
+///
+/// # Errors
+/// When the operating system cannot list its interfaces.
+pub fn unknown(named: &[String]) -> io::Result<Vec<String>> {
+    let all = interfaces()?;
+    let is_known = |name: &String| match name.parse::<IpAddr>() {
+        Ok(ip) => ip.is_loopback() || all.values().flatten().any(|own| *own == ip),
+        Err(_) => all.contains_key(name),
+    };
+    Ok(named.iter().filter(|name| !is_known(name)).cloned().collect())
 }
 
 /// The IPv4 networks, with their interfaces, that are up but have no broadcast, loopback excluded. None of them is

@@ -40,6 +40,8 @@ pub enum GroupError {
         name: String,
         /// The state directory.
         directory: PathBuf,
+        /// Whether it holds the group's key.
+        holds_key: bool,
     },
     /// A group's key without the group: an interrupted `init`, or a key copied here by hand.
     #[error("{} exists, but its group does not", file.display())]
@@ -70,8 +72,15 @@ impl GroupError {
                 let directory = quoted(file.parent().unwrap_or(file));
                 Some(format!("restore it, or move {directory} away and join the group again"))
             }
-            Self::AlreadyMember { directory, .. } => {
-                Some(format!("to leave it, stop laneway and move {} away", quoted(directory)))
+            Self::AlreadyMember { directory, holds_key, .. } => {
+                let directory = quoted(directory);
+                Some(match holds_key {
+                    true => format!(
+                        "'laneway invite' prints a line that lets another machine join it; for another group here, stop \
+                         laneway and move {directory} away, but keep it: it holds the group's key"
+                    ),
+                    false => "'laneway up' starts this node; 'laneway leave' leaves the group".into(),
+                })
             }
             Self::Leftover { file } => {
                 Some(format!("if nobody needs this key, move {} away and try again", quoted(file)))

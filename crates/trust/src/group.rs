@@ -14,7 +14,7 @@ use super::certificate::{self, CertificateError, Identity};
 use super::clock;
 pub use super::error::GroupError;
 use super::files::{
-    CA_CERTIFICATE, CRL, GROUP, JOIN_KEY, NODE_CERTIFICATE, NODE_KEY, damaged, read_json, read_pem,
+    CA_CERTIFICATE, CA_KEY, CRL, GROUP, JOIN_KEY, NODE_CERTIFICATE, NODE_KEY, damaged, read_json, read_pem,
     write_json, write_pem,
 };
 use super::statement::Statement;
@@ -225,7 +225,8 @@ pub fn forget_attempt(state: &StateDir) -> Result<(), GroupError> {
 pub fn refuse_second_group(state: &StateDir) -> Result<(), GroupError> {
     match read_json::<GroupFile>(state, GROUP)? {
         Some(GroupFile { name, .. }) => {
-            Err(GroupError::AlreadyMember { name, directory: state.path().to_owned() })
+            let (directory, holds_key) = (state.path().to_owned(), state.stamp(CA_KEY).is_some());
+            Err(GroupError::AlreadyMember { name, directory, holds_key })
         }
         None => Ok(()),
     }

@@ -387,6 +387,9 @@ impl Candidacy {
                 && !self.passed_over.iter().any(|(id, _)| *id == other.id)
         };
         let next = others.iter().filter(ready).min_by_key(|other| order.place(other))?;
+        if me.weight == 0 {
+            return has_dwelt.then_some(next.id);
+        }
         match self.options.policy {
             Policy::RoundRobin => (now >= since + self.options.rotate).then_some(next.id),
             Policy::Random if !has_dwelt => None,

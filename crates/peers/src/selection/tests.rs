@@ -243,6 +243,20 @@ fn a_declared_weight_counts_and_none_is_the_last_resort() {
 }
 
 #[test]
+fn a_last_resort_hands_over_to_any_other_gateway_under_every_policy() {
+    for policy in [Policy::Strongest, Policy::LeastBusy, Policy::Random, Policy::RoundRobin] {
+        let mut group = Group::new(policy, &[]);
+        group.add(1, Options { weight: 0, ..options(policy) }, own(9000));
+        group.wait(6, |group| group.active() == [1]);
+        group.add(2, options(policy), own(100));
+        let time = group.wait(60, |group| group.active() == [2]);
+        assert!(time > Duration::ZERO, "{policy}");
+        group.run(600);
+        assert_eq!(group.active(), [2], "{policy}");
+    }
+}
+
+#[test]
 fn a_withdrawal_hands_over_at_once() {
     let mut group = Group::new(Policy::Strongest, &[100, 400, 200]);
     group.run(60);
