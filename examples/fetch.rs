@@ -29,11 +29,13 @@ async fn main() -> anyhow::Result<()> {
     let time = Duration::from_secs(1);
     let options =
         survey::Options { group: group.clone().into(), port: 7420, lans: vec![], known: vec![], time };
-    let gateways = survey::look(options).await?.links();
-    let (address, id) = *gateways.first().context("no gateway answered")?;
+    let survey = survey::look(options).await?;
+    let gateway = *survey.links().first().context("no gateway answered")?;
 
     let config = tls::link_client(&group)?;
-    let link = Link::dial(address, Some(id), config, Membership::new(group), &TaskTracker::new()).await?;
+    let tasks = TaskTracker::new();
+    let membership = Membership::new(group);
+    let link = Link::dial(gateway.link, Some(gateway.id), config, membership, &tasks).await?;
     let request = format!("GET / HTTP/1.0\r\nHost: {server}\r\n\r\n");
     let opened = link.open(&server, 1, request.into()).await;
     let mut tunnel = opened.map_err(|failure| anyhow::anyhow!(failure.sentence))?.stream;

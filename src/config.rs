@@ -46,6 +46,17 @@ pub enum RoleSetting {
     Gateway,
 }
 
+impl RoleSetting {
+    /// The word for it on the command line.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Client => "client",
+            Self::Gateway => "gateway",
+        }
+    }
+}
+
 /// The options of the node as a whole.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Node")]

@@ -7,6 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
+
 use crate::net;
 
 /// How long the list of the machine's addresses is cached. It expires because interfaces come and go while the node
@@ -18,6 +20,7 @@ const FRESH: Duration = Duration::from_secs(1);
 pub struct OwnAddresses {
     ports: RwLock<Vec<SocketAddr>>,
     listed: Mutex<Option<(Instant, Arc<HashSet<IpAddr>>)>>,
+    networks: Mutex<Option<(Instant, Vec<IpNet>)>>,
 }
 
 impl OwnAddresses {
@@ -47,6 +50,19 @@ impl OwnAddresses {
                 Ok(addresses)
             }
         }
+    }
+
+    /// Whether `ip` is on a network of one of this machine's interfaces. The list is cached briefly; when it cannot be made,
+    /// every address counts as on one.
+    pub fn shares_network_with(&self, ip: IpAddr) -> bool {
+        let mut networks = self.networks.lock().unwrap_or_else(PoisonError::into_inner);
+        if networks.as_ref().is_none_or(|(since, _)| since.elapsed() >= FRESH) {
+            match net::own_networks() {
+                Ok(found) => *networks = Some((Instant::now(), found)),
+                Err(error) => tracing::debug!(%error, "networks not listed"),
+            }
+        }
+        networks.as_ref().is_none_or(|(_, found)| found.iter().any(|network| network.contains(&ip)))
     }
 
     /// Whether `address` is one that this node itself listens on.

@@ -27,6 +27,8 @@ pub struct View {
     pub client: local::bound::Facts,
     /// The gateway.
     pub gateway: gateway::bound::Facts,
+    /// The role in its configuration.
+    pub setting: &'static str,
     /// When the node started.
     pub started: Started,
 }
@@ -61,6 +63,8 @@ impl View {
             at: u64::try_from(since_1970(SystemTime::now()).as_millis()).unwrap_or(u64::MAX),
             node: self.node(now),
             servers: self.gateway.servers.borrow().iter().map(Target::to_string).collect(),
+            rules: self.gateway.rules(),
+            unreached: self.gateway.unreached(),
             gateways: self.gateways(&links, now),
             links: links.iter().enumerate().map(|(place, link)| link_seen(place, link)).collect(),
             clients,
@@ -104,6 +108,7 @@ impl View {
             id: group.node.id.short(),
             group: group.name.clone(),
             role: role.into(),
+            setting: self.setting.into(),
             state: advert.map(|advert| advert.state.word().into()),
             reach: advert.map(|advert| advert.reach.word().into()),
             goes_direct: *self.client.is_gateway.borrow(),
@@ -123,7 +128,12 @@ impl View {
         let link_to = |gateway: &Gateway| {
             links.iter().find(|link| link.address == gateway.link || Some(link.gateway.id) == gateway.id)
         };
-        let ranked = one_each(self.shared.directory.ranked(now), links);
+        // The user may list all gateways on all machines, so this node may know addresses of its own.
+        let id = self.shared.membership.group().node.id;
+        let is_other =
+            |gateway: &Gateway| gateway.id != Some(id) && !self.shared.own.is_this_node(gateway.link);
+        let ranked = self.shared.directory.ranked(now).into_iter().filter(is_other).collect();
+        let ranked = one_each(ranked, links);
         let seen = ranked.iter().take(MOST_GATEWAYS).map(|(gateway, others)| {
             let link = link_to(gateway);
             let state = gateway.state(now);

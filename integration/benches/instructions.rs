@@ -15,8 +15,8 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use lab::Lab;
 use laneway::net;
 use laneway::wire::datagram::{
-    Advert, Datagram, DatagramSigner, Keys, Message, Peer, Reach, Received, STATEMENT_SIZE, Sequence,
-    Standing, State, Way,
+    Advert, AnnouncedName, Datagram, DatagramSigner, Keys, Message, Peer, Reach, Received, STATEMENT_SIZE,
+    Sequence, Standing, State, Way,
 };
 use laneway::wire::id::{GroupId, NodeId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -142,7 +142,8 @@ fn offers(count: usize) {
     let key = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
     let pair = Ed25519KeyPair::from_pkcs8(key.as_ref()).unwrap();
     let public_key: &[u8; 32] = pair.public_key().as_ref().try_into().unwrap();
-    let signer = DatagramSigner::new(key.as_ref(), [0; STATEMENT_SIZE]).unwrap();
+    let signer =
+        DatagramSigner::new(key.as_ref(), [0; STATEMENT_SIZE], AnnouncedName::new("mill-7")).unwrap();
     let message = Message::Offer { nonce: [5; 16], sequence: Sequence { boot: 1, counter: 1 }, advert };
     let datagram = Datagram { group, epoch: 1, sender: NodeId([3; 16]), message };
     let bytes = datagram.encode(&keys, way, Some(&signer));

@@ -230,6 +230,7 @@ impl Proxy {
             shared: shared.clone(),
             client: client.facts(),
             gateway: no_gateway(),
+            setting: "client",
             started: Started::now(),
         };
         let links = client.facts().links;
@@ -274,7 +275,12 @@ fn counting(dials: &Arc<AtomicUsize>) -> Direct {
 
 /// What is shown of a node that is no gateway.
 fn no_gateway() -> bound::Facts {
-    bound::Facts { link: None, served: ServedLinks::default(), servers: watch::channel(vec![]).1 }
+    bound::Facts {
+        link: None,
+        served: ServedLinks::default(),
+        servers: watch::channel(vec![]).1,
+        egress: None,
+    }
 }
 
 /// What an active gateway announces.

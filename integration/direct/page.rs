@@ -416,7 +416,8 @@ async fn metrics_are_in_the_text_format_and_follow_its_conventions() {
     let samples = parsed(&page);
     assert_eq!(samples["laneway_sent_bytes_total{of=\"apps\"}"], 4.0);
     assert_eq!(samples["laneway_connections_open{of=\"apps\"}"], 1.0);
-    let link = format!("{{gateway=\"{}\",address=\"{}\"}}", lab.gateway.node.id.short(), lab.link_address);
+    let (name, id) = (&lab.gateway.node.name, lab.gateway.node.id.short());
+    let link = format!("{{gateway=\"{name}\",id=\"{id}\",address=\"{}\"}}", lab.link_address);
     assert_eq!(samples[&format!("laneway_link_in_use{link}")], 1.0);
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(samples[&format!("laneway_build_info{{version=\"{version}\"}}")], 1.0);

@@ -20,7 +20,7 @@ use crate::problem::Problem;
 use crate::service::Manager;
 use crate::shared::{self, Part, Shared};
 use crate::sys::state::StateDir;
-use crate::telemetry::history;
+use crate::telemetry::{history, report};
 use crate::transparent::{self, InstalledRules};
 use crate::trust::authority::{Authority, JoinResponder};
 use crate::trust::group::{Group, Role};
@@ -45,6 +45,8 @@ pub(super) struct BoundNode {
     egress: Arc<Egress>,
     authority: Option<Authority>,
     rules: Option<InstalledRules>,
+    /// The role in its configuration.
+    setting: &'static str,
 }
 
 impl Member {
@@ -89,7 +91,7 @@ impl BoundNode {
             let state = state.clone();
             Box::new(move |address| peering::remember(&state, address))
         };
-        let direct = direct(&egress);
+        let direct = direct(&egress, &shared.membership.group().node.name);
         let client = BoundClient::build(&config.local, &config.dns, &shared, ports, direct, remember).await?;
         client.name_servers().for_each(|address| egress.resolver().avoid(address, serves));
 
@@ -108,7 +110,17 @@ impl BoundNode {
         };
         let joins = authority.clone().map(JoinResponder::new);
         let peering = BoundPeering::build(&config.peers, &shared, state, candidacy, joins, announcements)?;
-        Ok(Self { shared, client, gateway, peering, workers, egress, authority, rules: None })
+        Ok(Self {
+            shared,
+            client,
+            gateway,
+            peering,
+            workers,
+            egress,
+            authority,
+            rules: None,
+            setting: config.node.role.word(),
+        })
     }
 
     /// Logs all addresses at which the node listens.
@@ -124,6 +136,9 @@ impl BoundNode {
         }
         if let Some(address) = self.gateway.address() {
             tracing::info!(%address, "listening: links, TCP");
+        }
+        if let Some(rules) = self.gateway.facts().rules() {
+            report::rules(&rules).into_iter().for_each(|sentence| tracing::info!("{sentence}"));
         }
         for address in self.peering.addresses() {
             tracing::info!(%address, "listening: discovery, UDP");
@@ -167,11 +182,12 @@ impl BoundNode {
         state: &StateDir,
         manager: Arc<Manager>,
     ) -> Result<(Vec<Part>, Workers), Problem> {
-        let Self { shared, client, gateway, peering, workers, egress, authority, rules } = self;
+        let Self { shared, client, gateway, peering, workers, egress, authority, rules, setting } = self;
         let view = View {
             shared: shared.clone(),
             client: client.facts(),
             gateway: gateway.facts(),
+            setting,
             started: Started::now(),
         };
         let (_, mut parts) = client.parts(Box::new(move || view.snapshot()))?;
@@ -196,16 +212,18 @@ fn app_ports(ports: Vec<Port>, apps: Apps) -> Vec<(Port, Apps)> {
 }
 
 /// How this node's own apps are connected while it is a gateway: as a gateway connects others.
-fn direct(egress: &Arc<Egress>) -> Direct {
+fn direct(egress: &Arc<Egress>, name: &str) -> Direct {
     let (tcp, udp, names) = (egress.clone(), egress.clone(), egress.clone());
+    let this: Arc<str> = format!("gateway {name} (this machine)").into();
+    let this_too = this.clone();
     Direct {
         connect: Box::new(move |target| {
-            let egress = tcp.clone();
-            async move { egress.connect(&target).await }.boxed()
+            let (egress, this) = (tcp.clone(), this.clone());
+            async move { egress.connect(&target).await.map_err(|failure| failure.said_by(&this)) }.boxed()
         }),
         connect_udp: Box::new(move |target| {
-            let egress = udp.clone();
-            async move { egress.connect_udp(&target).await }.boxed()
+            let (egress, this) = (udp.clone(), this_too.clone());
+            async move { egress.connect_udp(&target).await.map_err(|failure| failure.said_by(&this)) }.boxed()
         }),
         resolve: Box::new(move |query| {
             let egress = names.clone();

@@ -17,6 +17,7 @@ use crate::problem::Problem;
 use crate::shared;
 use crate::size::{TimeError, within};
 use crate::sys::state::StateDir;
+use crate::telemetry::report;
 use crate::trust::membership::Membership;
 
 /// `laneway discover`
@@ -87,45 +88,61 @@ impl Discover {
         run.abort();
 
         let now = Instant::now();
-        let heard: Vec<_> =
-            directory.ranked(now).into_iter().filter(|gateway| gateway.heard.is_some()).collect();
+        let heard = directory.ranked(now).into_iter().filter(|gateway| gateway.heard.is_some());
+        let heard = one_each(heard.collect());
         if heard.is_empty() {
             let asked: Vec<_> = asked.iter().map(ToString::to_string).collect();
             return Err(no_gateway(&asked, self.discovery_port, &self.lan));
         }
-        print(&heard, now);
+        let own = membership.group().node.id;
+        let rows = heard.iter().map(|(gateway, others)| {
+            let name = gateway.id.map_or_else(|| "?".into(), |id| directory.telemetry().names.of(id));
+            let name = if gateway.id == Some(own) { format!("{name} (this machine)") } else { name };
+            row(name, gateway, others, now)
+        });
+        print(rows.collect());
         Ok(())
     }
 }
 
-fn print(gateways: &[Gateway], now: Instant) {
-    // Link-local IPv6 addresses are long, as they include the interface.
-    let width = gateways.iter().map(|gateway| gateway.link.to_string().len()).fold(21, usize::max);
-    say(format_args!(
-        "{:<9} {:<width$} {:<10} {:>12} {:>7} {:>7} {:>10}  {}",
-        "ID", "ADDRESS", "STATE", "CAPACITY", "LOAD", "TUNNELS", "RTT", "SERVER"
-    ));
-    for gateway in gateways {
-        let Some(advert) = &gateway.advert else { continue };
-        let id = gateway.id.map_or_else(|| "?".into(), |id| id.short());
-        let state = gateway.state(now).unwrap_or(advert.state).word();
-        let round_trip = gateway
-            .round_trip
-            .map_or_else(|| "-".to_owned(), |time| format!("{:.2} ms", time.as_secs_f64() * 1000.0));
-        let capacity = format!("{} Mbit/s", advert.capacity);
-        let load = format!("{:.1}%", f64::from(advert.load) / 10.0);
-        say(format_args!(
-            "{:<9} {:<width$} {:<10} {:>12} {:>7} {:>7} {:>10}  {}",
-            id,
-            gateway.link.to_string(),
-            state,
-            capacity,
-            load,
-            advert.tunnels,
-            round_trip,
-            advert.reach.word()
-        ));
+/// Each gateway once, with its other addresses.
+fn one_each(ranked: Vec<Gateway>) -> Vec<(Gateway, usize)> {
+    let mut each: Vec<(Gateway, usize)> = Vec::new();
+    for gateway in ranked {
+        match each.iter_mut().find(|(known, _)| known.id.is_some() && known.id == gateway.id) {
+            Some((_, others)) => *others += 1,
+            None => each.push((gateway, 0)),
+        }
     }
+    each
+}
+
+/// The cells of one gateway.
+fn row(name: String, gateway: &Gateway, others: &usize, now: Instant) -> [String; 9] {
+    let advert = gateway.advert.as_ref();
+    let shown = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    let address = match others {
+        0 => gateway.link.to_string(),
+        more => format!("{} and {more} more", gateway.link),
+    };
+    [
+        name,
+        shown(gateway.id.map(|id| id.short())),
+        address,
+        shown(gateway.state(now).or(advert.map(|advert| advert.state)).map(|state| state.word().to_owned())),
+        shown(advert.map(|advert| format!("{} Mbit/s", advert.capacity))),
+        shown(advert.map(|advert| format!("{:.1}%", f64::from(advert.load) / 10.0))),
+        shown(advert.map(|advert| advert.tunnels.to_string())),
+        shown(gateway.round_trip.map(|time| format!("{:.2} ms", time.as_secs_f64() * 1000.0))),
+        shown(advert.map(|advert| advert.reach.word().to_owned())),
+    ]
+}
+
+fn print(rows: Vec<[String; 9]>) {
+    let head = ["GATEWAY", "ID", "ADDRESS", "STATE", "CAPACITY", "LOAD", "TUNNELS", "RTT", "SERVER"];
+    let mut page = String::new();
+    report::table(&mut page, head, rows);
+    say(page.trim());
 }
 
 /// The error when no gateway answered the query sent from the addresses `asked`.

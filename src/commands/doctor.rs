@@ -87,7 +87,7 @@ impl Doctor {
             }
         };
         if let Some(config) = &config {
-            servers.extend(layers(config, state, diagnosis).await);
+            servers.extend(layers(config, &self.server, state, diagnosis).await);
         } else {
             let why = "the configuration is not valid";
             diagnosis.skip(&[Layer::Group, Layer::Interfaces, Layer::Ports], why);
@@ -114,14 +114,10 @@ impl Doctor {
         let config = Config::of_flags(&self.flags(), self.config.as_deref());
         match config {
             Ok(config) => {
-                let role = match config.node.role {
-                    RoleSetting::Auto => "auto",
-                    RoleSetting::Client => "client",
-                    RoleSetting::Gateway => "gateway",
-                };
+                let role = config.node.role.word();
                 let servers: Vec<_> = config.gateway.server.iter().map(Target::to_string).collect();
                 let servers = if servers.is_empty() { "none".into() } else { servers.join(", ") };
-                let what = format!("valid: role {role}, servers {servers}");
+                let what = format!("valid; 'laneway up' without options has role {role}, servers {servers}");
                 diagnosis.add(Finding::ok(Layer::Configuration, what));
                 Some(config)
             }
@@ -134,7 +130,12 @@ impl Doctor {
 }
 
 /// Checks the layers from the group to a request. Returns the servers that were checked.
-async fn layers(config: &Config, state: Result<StateDir, Problem>, diagnosis: &mut Diagnosis) -> Vec<Target> {
+async fn layers(
+    config: &Config,
+    asked: &[Target],
+    state: Result<StateDir, Problem>,
+    diagnosis: &mut Diagnosis,
+) -> Vec<Target> {
     let mut found = Vec::new();
     let remembered = state.as_ref().map(remembered::load).unwrap_or_default();
     let group = match state {
@@ -157,6 +158,7 @@ async fn layers(config: &Config, state: Result<StateDir, Problem>, diagnosis: &m
     let firewall = Firewall::detect();
     let remote = Remote {
         config,
+        asked,
         group: &group,
         node: node.as_ref(),
         firewall: firewall.as_ref(),

@@ -51,6 +51,8 @@ pub struct Speedtest {
 /// The results for one gateway.
 #[derive(Debug, Default, Serialize)]
 struct Report {
+    /// Its name; `None` when only its address is known.
+    name: Option<String>,
     /// Its short id; `None` when only its address is known.
     id: Option<String>,
     /// The address at which it accepts links.
@@ -80,9 +82,14 @@ impl Speedtest {
         let group = shared::group(&state)?;
         let gateways = self.gateways(&group, &state).await?;
         let mut reports = Vec::new();
-        for (address, id) in gateways {
-            let mut report =
-                Report { id: id.map(|id| id.short()), address: address.to_string(), ..Report::default() };
+        for (address, known) in gateways {
+            let id = known.as_ref().map(|(id, _)| *id);
+            let mut report = Report {
+                name: known.map(|(_, name)| name),
+                id: id.map(|id| id.short()),
+                address: address.to_string(),
+                ..Report::default()
+            };
             if let Err(problem) = self.measure(&group, address, id, &mut report).await {
                 self.say(format_args!("  failed      {problem}"));
                 report.error = Some(problem);
@@ -105,7 +112,7 @@ impl Speedtest {
         &self,
         group: &Group,
         state: &StateDir,
-    ) -> Result<BTreeMap<SocketAddr, Option<NodeId>>, Problem> {
+    ) -> Result<BTreeMap<SocketAddr, Option<(NodeId, String)>>, Problem> {
         let mut found = BTreeMap::new();
         for gateway in &self.gateway {
             let addresses = tokio::net::lookup_host(gateway.to_string()).await.map_err(|error| {
@@ -127,7 +134,7 @@ impl Speedtest {
         let survey = survey::look(options).await;
         let survey =
             survey.map_err(|error| Problem::new("discovery queries cannot be sent").because(error))?;
-        found.extend(survey.links().into_iter().map(|(link, id)| (link, Some(id))));
+        found.extend(survey.links().into_iter().map(|seen| (seen.link, Some((seen.id, seen.name.clone())))));
         if found.is_empty() {
             return Err(Problem::new("no gateway of this group answers on the LAN").hint(format!(
                 "'laneway doctor' shows why; if a router is in between, name the gateway: 'laneway speedtest --gateway HOST:{PORT}'"
@@ -146,10 +153,17 @@ impl Speedtest {
         let membership = Membership::new(group.clone());
         let config = tls::link_client(group).map_err(|error| error.to_string())?;
         let tasks = TaskTracker::new();
-        self.say(format_args!("gateway {} {address}", report.id.as_deref().unwrap_or("(by address)")));
+        let name = report.name.as_deref();
+        self.say(format_args!(
+            "gateway {}{address}",
+            name.map_or_else(String::new, |name| format!("{name} at "))
+        ));
         let link =
             Link::dial(address, id, config, membership, &tasks).await.map_err(|error| error.to_string())?;
-        report.id = Some(link.gateway.id.short());
+        if report.name.is_none() {
+            self.say(format_args!("  name        {}", link.gateway.name));
+        }
+        (report.id, report.name) = (Some(link.gateway.id.short()), Some(link.gateway.name.to_string()));
         let sentence = |failure: Failure| failure.sentence;
         let round_trip = round_trip(&link).await.map_err(sentence)?;
         report.round_trip = Some(round_trip.as_secs_f64());

@@ -4,15 +4,21 @@
 //! about to be dialled. Rules are tried in order and the first match decides.
 
 mod addresses;
+mod refusal;
 mod rule;
 
 use std::collections::HashSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::failure::{Failure, Kind, Side};
+use crate::telemetry::snapshot::RulesSeen;
 use crate::wire::target::{Host, Target, without_dot};
 use addresses::{embedded_v4, is_special, plain};
+use refusal::Why;
 pub use rule::{Rule, RuleError};
+
+/// Maximum number of rules of each kind that are shown.
+const MAX_SHOWN: usize = 64;
 
 /// Names that hosts files give to the machine itself.
 const LOCAL_NAMES: [&str; 6] = [
@@ -51,6 +57,20 @@ impl Access {
         }
     }
 
+    /// What is shown of the rules.
+    pub fn seen(&self) -> RulesSeen {
+        let shown = |wanted: Verdict| {
+            let rules = self.rules.iter().filter(|(verdict, _)| *verdict == wanted);
+            rules.take(MAX_SHOWN).map(|(_, rule)| rule.to_string()).collect()
+        };
+        let is_any = |(verdict, rule): &(Verdict, Rule)| *verdict == Verdict::Allow && rule.is_any();
+        RulesSeen {
+            allows_any: self.open || self.rules.iter().any(is_any),
+            allowed: shown(Verdict::Allow),
+            denied: shown(Verdict::Deny),
+        }
+    }
+
     /// Checks the target that the client asked for. A name passes when an allowed network may contain its address.
     ///
     /// # Errors
@@ -66,13 +86,13 @@ impl Access {
             }
             match (verdict, rule.matches_name(name)) {
                 (Verdict::Allow, Some(true)) => return Ok(()),
-                (Verdict::Deny, Some(true)) => return Err(refused(Kind::NameForbidden, target, None)),
+                (Verdict::Deny, Some(true)) => return Err(self.refused(target, None, Why::Denied(rule))),
                 // An allowed network may contain the address. Both kinds are checked again once it is resolved.
                 (Verdict::Allow, None) => return Ok(()),
                 (Verdict::Deny, None) | (_, Some(false)) => {}
             }
         }
-        if self.open { Ok(()) } else { Err(refused(Kind::NameForbidden, target, None)) }
+        if self.open { Ok(()) } else { Err(self.refused(target, None, Why::NotAllowed)) }
     }
 
     /// Checks a name that an upstream proxy resolves, so that its addresses cannot be checked: it passes if a rule allows
@@ -82,13 +102,19 @@ impl Access {
     /// [`Kind::NameForbidden`].
     pub fn judge_name_alone(&self, target: &Target) -> Result<(), Failure> {
         let Host::Name(name) = &target.host else { return self.judge_name(target) };
-        let is_local = LOCAL_NAMES.contains(&without_dot(name)) || name.ends_with(".localhost");
+        if LOCAL_NAMES.contains(&without_dot(name)) || name.ends_with(".localhost") {
+            return Err(self.refused(target, None, Why::LocalName));
+        }
         let first = self
             .rules
             .iter()
             .find(|(_, rule)| rule.has_port(target.port) && rule.matches_name(name) == Some(true));
-        let allowed = first.map_or(self.open, |(verdict, _)| *verdict == Verdict::Allow);
-        if allowed && !is_local { Ok(()) } else { Err(refused(Kind::NameForbidden, target, None)) }
+        match first {
+            Some((Verdict::Deny, rule)) => Err(self.refused(target, None, Why::Denied(rule))),
+            Some((Verdict::Allow, _)) => Ok(()),
+            None if self.open => Ok(()),
+            None => Err(self.refused(target, None, Why::NotNamed)),
+        }
     }
 
     /// Checks a DNS query by the name or address that it asks about: refused if no connection to it could be allowed,
@@ -97,8 +123,8 @@ impl Access {
     /// # Errors
     /// [`Kind::NameForbidden`].
     pub fn judge_question(&self, subject: &Host) -> Result<(), Failure> {
-        let refused = || {
-            let sentence = format!("the gateway's rules refuse questions about {subject}");
+        let refused = |why: Why<'_>| {
+            let sentence = why.sentence(&subject.to_string(), &subject.to_string(), self.open);
             Err(Failure::new(Kind::NameForbidden, Side::Gateway, sentence))
         };
         for (verdict, rule) in &self.rules {
@@ -109,11 +135,11 @@ impl Access {
             match (verdict, matches) {
                 // An allowed network may contain its address.
                 (Verdict::Allow, Some(true) | None) => return Ok(()),
-                (Verdict::Deny, Some(true)) if rule.has_every_port() => return refused(),
+                (Verdict::Deny, Some(true)) if rule.has_every_port() => return refused(Why::Denied(rule)),
                 _ => {}
             }
         }
-        if self.open { Ok(()) } else { refused() }
+        if self.open { Ok(()) } else { refused(Why::NotAllowed) }
     }
 
     /// Checks an address that is about to be dialled for `target`.
@@ -122,7 +148,7 @@ impl Access {
     /// [`Kind::AddressForbidden`].
     pub fn judge_address(&self, target: &Target, ip: IpAddr) -> Result<(), Failure> {
         let ip = plain(ip);
-        let forbidden = || refused(Kind::AddressForbidden, target, Some(ip));
+        let refused = |why: Why<'_>| Err(self.refused(target, Some(ip), why));
         let name = match &target.host {
             Host::Name(name) => Some(name.as_str()),
             Host::Address(_) => None,
@@ -131,10 +157,13 @@ impl Access {
             rule.has_port(target.port)
                 && (rule.matches_ip(ip) || name.is_some_and(|name| rule.matches_name(name) == Some(true)))
         };
-        let first = self.rules.iter().find(|(_, rule)| applies(rule));
-        let allowed = first.map_or(self.open, |(verdict, _)| *verdict == Verdict::Allow);
-        if !allowed {
-            return Err(forbidden());
+        match self.rules.iter().find(|(_, rule)| applies(rule)) {
+            Some((Verdict::Deny, rule)) => return refused(Why::Denied(rule)),
+            // That it is special is the reason that remains once it is allowed.
+            None if !self.open => {
+                return refused(if is_special(ip) { Why::Special } else { Why::NotAllowed });
+            }
+            Some((Verdict::Allow, _)) | None => {}
         }
         let named = || {
             let names = |(verdict, rule): &&(Verdict, Rule)| {
@@ -142,7 +171,7 @@ impl Access {
             };
             self.rules.iter().find(names).is_some()
         };
-        if is_special(ip) && !named() { Err(forbidden()) } else { Ok(()) }
+        if is_special(ip) && !named() { refused(Why::Special) } else { Ok(()) }
     }
 
     /// Checks an address that [`Access::judge_address`] allowed against the machine's `own` addresses. Software that
@@ -162,19 +191,22 @@ impl Access {
         if !is_own || is_special(ip) || named() {
             return Ok(());
         }
-        let sentence = format!("the gateway's rules refuse {target}: {ip} is the gateway's own address");
-        Err(Failure::new(Kind::AddressForbidden, Side::Gateway, sentence))
+        Err(self.refused(target, Some(ip), Why::Own))
     }
-}
 
-fn refused(kind: Kind, target: &Target, ip: Option<IpAddr>) -> Failure {
-    let sentence = match ip {
-        Some(ip) if target.host != Host::Address(ip) => {
-            format!("the gateway's rules refuse {target}: it resolves to {ip}")
-        }
-        _ => format!("the gateway's rules refuse {target}"),
-    };
-    Failure::new(kind, Side::Gateway, sentence)
+    /// The refusal of `target`, which stands for the address `ip` once it is resolved.
+    fn refused(&self, target: &Target, ip: Option<IpAddr>, why: Why<'_>) -> Failure {
+        let kind = if ip.is_some() { Kind::AddressForbidden } else { Kind::NameForbidden };
+        let subject = match ip {
+            Some(ip) if target.host != Host::Address(ip) => format!("{target}, which is {ip} here,"),
+            _ => target.to_string(),
+        };
+        let allowing = match (ip, why) {
+            (Some(ip), Why::Special | Why::Own) => SocketAddr::new(ip, target.port).to_string(),
+            _ => target.to_string(),
+        };
+        Failure::new(kind, Side::Gateway, why.sentence(&subject, &allowing, self.open))
+    }
 }
 
 #[cfg(test)]
@@ -191,6 +223,88 @@ mod tests {
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_refusal_names_the_option_that_refused_and_the_one_that_allows() {
+        let judge = |server: &[&str], allow: &[&str], deny: &[&str], asked: &str, resolved: Option<&str>| {
+            let servers: Vec<_> = server.iter().map(|text| target(text)).collect();
+            let access = Access::new(&servers, &rules(allow), &rules(deny));
+            let own = HashSet::from([ip("192.0.2.7")]);
+            let judged = access.judge_name(&target(asked)).and_then(|()| {
+                let Some(found) = resolved.map(ip) else { return Ok(()) };
+                access.judge_address(&target(asked), found)?;
+                access.judge_own(&target(asked), found, &own)
+            });
+            judged.unwrap_err().sentence
+        };
+        assert_eq!(
+            judge(&["10.0.0.5:80"], &[], &[], "pypi.org:443", None),
+            "pypi.org:443 is not in --server or --allow: add --allow pypi.org:443 there to allow it"
+        );
+        assert_eq!(
+            judge(&[], &["192.0.2.0/24"], &[], "a.example:443", Some("10.1.2.3")),
+            "a.example:443, which is 10.1.2.3 here, is not in --server or --allow: add --allow a.example:443 there to \
+             allow it"
+        );
+        assert_eq!(
+            judge(&[], &[], &["10.0.0.0/8"], "10.1.2.3:22", None),
+            "10.1.2.3:22 is refused by --deny 10.0.0.0/8: change that rule there to allow it"
+        );
+        assert_eq!(
+            judge(&[], &[], &["*.corp:1-1024"], "db.corp:22", None),
+            "db.corp:22 is refused by --deny *.corp:1-1024: change that rule there to allow it"
+        );
+        // One rule more would close all other destinations of a gateway that has none.
+        assert_eq!(
+            judge(&[], &[], &[], "127.0.0.1:80", None),
+            "127.0.0.1:80 is a loopback, link-local or other special address, allowed only by a rule that names it: \
+             add --allow 127.0.0.1:80 --allow '*' there to allow it"
+        );
+        assert_eq!(
+            judge(&[], &["*"], &[], "gw.example:80", Some("192.0.2.7")),
+            "gw.example:80, which is 192.0.2.7 here, is the gateway's own address, allowed only by a rule for it \
+             alone: add --allow 192.0.2.7:80 there to allow it"
+        );
+    }
+
+    #[test]
+    fn what_the_hint_of_a_refusal_adds_allows_the_destination() {
+        let own = HashSet::from([ip("192.0.2.7")]);
+        for (asked, resolved) in [
+            ("pypi.org:443", "198.51.100.1"),
+            ("127.0.0.1:80", "127.0.0.1"),
+            ("[fe80::1]:80", "fe80::1"),
+            ("gw.example:80", "192.0.2.7"),
+            ("192.0.2.7:80", "192.0.2.7"),
+        ] {
+            let judge = |allow: &[Rule]| {
+                let access = Access::new(&[target("10.0.0.5:80")], allow, &[]);
+                access.judge_name(&target(asked))?;
+                access.judge_address(&target(asked), ip(resolved))?;
+                access.judge_own(&target(asked), ip(resolved), &own)
+            };
+            let mut allow = Vec::new();
+            // The name first, then the address that it stands for.
+            while let Err(failure) = judge(&allow) {
+                let rule = failure.sentence.split("--allow ").last().unwrap().split(' ').next().unwrap();
+                assert!(allow.len() < 2, "{asked}: {failure}");
+                allow.push(rule.parse().unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_shown_of_the_rules_says_whether_other_destinations_are_closed() {
+        let seen =
+            |server: &[Target], allow: &[&str]| Access::new(server, &rules(allow), &rules(&["*:25"])).seen();
+        assert!(seen(&[], &[]).allows_any && seen(&[target("10.0.0.5:80")], &["*"]).allows_any);
+        let closed = seen(&[target("10.0.0.5:80")], &["*:443"]);
+        assert!(!closed.allows_any);
+        assert_eq!(
+            (closed.allowed, closed.denied),
+            (vec!["10.0.0.5:80".into(), "*:443".into()], vec!["*:25".into()])
+        );
     }
 
     #[test]

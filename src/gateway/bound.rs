@@ -24,6 +24,8 @@ use crate::peers::directory::Gateway as KnownGateway;
 use crate::peers::options::PORT;
 use crate::problem::Problem;
 use crate::shared::{Part, Shared};
+use crate::telemetry::report;
+use crate::telemetry::snapshot::{RulesSeen, Unreached};
 use crate::trust::authority::Authority;
 use crate::wire::datagram::{Reach, State};
 use crate::wire::id::NodeId;
@@ -65,12 +67,27 @@ pub struct Facts {
     pub served: ServedLinks,
     /// The configured servers.
     pub servers: watch::Receiver<Vec<Target>>,
+    /// What has the rules and the probe's results, if this node may be a gateway.
+    pub egress: Option<Arc<Egress>>,
+}
+
+impl Facts {
+    /// What this node's last probe did not reach.
+    pub fn unreached(&self) -> Vec<Unreached> {
+        self.egress.as_ref().map(|egress| egress.unreached()).unwrap_or_default()
+    }
+
+    /// Which destinations this node allows, if it may be a gateway.
+    pub fn rules(&self) -> Option<RulesSeen> {
+        self.egress.as_ref().map(|egress| egress.rules())
+    }
 }
 
 /// The running gateway, for a reload.
 pub struct RunningGateway {
     gateway: Arc<Gateway>,
     servers: watch::Sender<Vec<Target>>,
+    serves: bool,
 }
 
 impl BoundGateway {
@@ -124,12 +141,21 @@ impl BoundGateway {
 
     /// What is shown of it.
     pub fn facts(&self) -> Facts {
-        Facts { link: self.address(), served: self.gateway.served.clone(), servers: self.servers.subscribe() }
+        Facts {
+            link: self.address(),
+            served: self.gateway.served.clone(),
+            servers: self.servers.subscribe(),
+            egress: self.duties.serves.then(|| self.gateway.egress.clone()),
+        }
     }
 
     /// What a reload changes.
     pub fn running(&self) -> RunningGateway {
-        RunningGateway { gateway: self.gateway.clone(), servers: self.servers.clone() }
+        RunningGateway {
+            gateway: self.gateway.clone(),
+            servers: self.servers.clone(),
+            serves: self.duties.serves,
+        }
     }
 
     /// The tasks to run. `behind` carries the gateways that lag behind in the group's state; at the start those at
@@ -202,7 +228,12 @@ impl RunningGateway {
     pub fn apply(&self, new: Live) {
         let Live { access, upstream, connect_timeout, servers, limits } = new;
         let egress = &self.gateway.egress;
+        let before = egress.rules();
         egress.change(access, connect_timeout, servers.clone());
+        let rules = egress.rules();
+        if self.serves && rules != before {
+            report::rules(&rules).into_iter().for_each(|sentence| tracing::info!("{sentence}"));
+        }
         egress.set_upstream(upstream);
         egress.reload_names();
         self.gateway.clients.change(limits);

@@ -112,7 +112,7 @@ impl Clients {
             if opens.ahead(now.into_std()) + cost > second {
                 let max = limits.opens;
                 return Err(refused(format!(
-                    "the gateway opens at most {max} connections per second for one client"
+                    "the gateway opens at most {max} connections per second for one client (--client-opens)"
                 )));
             }
             opens.take(cost, now.into_std());
@@ -120,7 +120,9 @@ impl Clients {
         if client.tunnels.fetch_add(1, Relaxed) >= limits.tunnels {
             client.tunnels.fetch_sub(1, Relaxed);
             let max = limits.tunnels;
-            return Err(refused(format!("the gateway keeps at most {max} connections open for one client")));
+            return Err(refused(format!(
+                "the gateway keeps at most {max} connections open for one client (--client-tunnels)"
+            )));
         }
         Ok(Admitted(client.clone()))
     }

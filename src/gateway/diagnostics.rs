@@ -25,6 +25,7 @@ impl Gateway {
             servers: self.egress.servers().iter().take(MAX_SERVERS).map(ToString::to_string).collect(),
             state: advert.map(|advert| advert.state.word().into()),
             reach: advert.map(|advert| advert.reach.word().into()),
+            rules: Some(self.egress.rules()),
         }
     }
 }

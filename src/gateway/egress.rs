@@ -20,6 +20,7 @@ use crate::failure::{Failure, Kind, Side};
 use crate::net;
 use crate::own_addresses::OwnAddresses;
 use crate::problem::Problem;
+use crate::telemetry::snapshot::{RulesSeen, Unreached};
 use crate::wire::datagram::Reach;
 use crate::wire::target::{Host, Target};
 
@@ -65,6 +66,7 @@ pub struct Egress {
     upstream: RwLock<Arc<Upstream>>,
     /// Whether this machine reaches the outside, as its probe finds out.
     reach: watch::Sender<Reach>,
+    unreached: Mutex<Vec<Unreached>>,
 }
 
 /// What a reload changes. A connection is made under the settings that are in force when it begins.
@@ -129,7 +131,7 @@ impl Egress {
     ) -> Self {
         let settings = RwLock::new(Arc::new(Settings::new(access, connect_timeout, servers)));
         let (upstream, reach) = (RwLock::default(), watch::Sender::new(Reach::Unknown));
-        Self { settings, resolver, results, own, upstream, reach }
+        Self { settings, resolver, results, own, upstream, reach, unreached: Mutex::default() }
     }
 
     /// An egress with the options of a gateway, and the results of connections to its servers.
@@ -249,6 +251,21 @@ impl Egress {
         self.settings().servers.iter().map(|server| server.target.clone()).collect()
     }
 
+    /// What the last probe did not reach.
+    pub fn unreached(&self) -> Vec<Unreached> {
+        self.unreached.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes what a probe did not reach.
+    pub fn note_unreached(&self, unreached: Vec<Unreached>) {
+        *self.unreached.lock().unwrap_or_else(PoisonError::into_inner) = unreached;
+    }
+
+    /// What is shown of the rules that are in force.
+    pub fn rules(&self) -> RulesSeen {
+        self.settings().access.seen()
+    }
+
     /// Reads the machine's resolver configuration again.
     pub fn reload_names(&self) {
         self.resolver.reload();
@@ -282,7 +299,9 @@ impl Egress {
         if !self.own.is_this_node(SocketAddr::new(ip, target.port)) {
             return Ok(());
         }
-        let sentence = format!("{target} is a port of the gateway that would connect to it");
+        let sentence = format!(
+            "the gateway refuses {target}: it is a port of laneway there, so the connection would loop"
+        );
         Err(Failure::new(Kind::Loop, Side::Gateway, sentence))
     }
 
@@ -346,7 +365,7 @@ impl Egress {
     /// Those of [`Egress::connect`], except what only the server could report.
     pub async fn connect_udp(&self, target: &Target) -> Result<UdpSocket, Failure> {
         if self.upstream().carries(target) {
-            let sentence = "the gateway's upstream proxy does not carry UDP";
+            let sentence = "the gateway's --upstream does not carry UDP; --upstream-except RULE there lets a destination bypass it";
             return Err(Failure::new(Kind::Unsupported, Side::Gateway, sentence));
         }
         let settings = self.settings();

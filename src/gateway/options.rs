@@ -22,11 +22,12 @@ pub struct Options {
     /// Where links are accepted, TCP [default: every address, port 7420]
     #[arg(long, env = "LANEWAY_LINK", value_name = "ADDR:PORT")]
     pub link: Option<SocketAddr>,
-    /// A server that the group wants to reach: gateways probe it and allow connections to it; repeatable
+    /// A server that the group is for: gateways probe it, and refuse every other destination that no --allow names;
+    /// repeatable
     #[arg(long, env = "LANEWAY_SERVER", value_name = "HOST:PORT", value_delimiter = ',')]
     pub server: Vec<Target>,
-    /// A destination that this gateway allows, like *.example.org:443 or 10.0.0.0/8; repeatable [default: any, if
-    /// there is no --server either]
+    /// A destination that this gateway allows beside each --server, like *.example.org:443 or 10.0.0.0/8, or '*' for
+    /// all; repeatable [default: any, if there is no --server either]
     #[arg(long, env = "LANEWAY_ALLOW", value_name = "RULE", value_delimiter = ',')]
     pub allow: Vec<Rule>,
     /// A destination that this gateway refuses, checked before --server and --allow; repeatable

@@ -14,6 +14,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 
 use super::egress::{DialResult, Egress, Outcome};
 use crate::peers::discovery::jitter;
+use crate::telemetry::snapshot::Unreached;
 use crate::wire::datagram::Reach;
 use crate::wire::target::Target;
 use subject::{Expected, Probe};
@@ -44,6 +45,7 @@ pub async fn run(
     while !reach.is_closed() {
         let probes = probed.iter().map(|server| probe(&egress, server));
         let results = join_all(probes).await;
+        egress.note_unreached(unreached(&probed, &results));
         for ((server, verdict), result) in probed.iter().zip(&mut verdicts).zip(results) {
             note(server, verdict, result);
         }
@@ -80,6 +82,13 @@ async fn probe(egress: &Egress, server: &Target) -> Result<(), String> {
     }
 }
 
+/// What these results did not reach, as status and page show it.
+fn unreached(probed: &[impl fmt::Display], results: &[Result<(), String>]) -> Vec<Unreached> {
+    let failed =
+        probed.iter().zip(results).filter_map(|(server, result)| Some((server, result.as_ref().err()?)));
+    failed.map(|(server, reason)| Unreached { server: server.to_string(), reason: reason.clone() }).collect()
+}
+
 /// Notes the result of one probe, and logs what has changed.
 fn note(probed: &impl fmt::Display, verdict: &mut ServerVerdict, result: Result<(), String>) {
     let before = verdict.reach;
@@ -103,6 +112,7 @@ pub async fn run_checks(
     while !reach.is_closed() {
         let results =
             join_all(probes.iter().map(|probe| check::run(probe, &egress, expected.as_ref()))).await;
+        egress.note_unreached(unreached(&probes, &results));
         for ((probe, verdict), result) in probes.iter().zip(&mut verdicts).zip(results) {
             note(probe, verdict, result);
         }

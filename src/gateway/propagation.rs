@@ -103,10 +103,10 @@ async fn deliver(
         let link = Link::dial_with(address, id, Segments::Small, config, membership.clone(), &tasks).await?;
         let delivered = updates::synchronize(&link, &membership).await;
         link.retire();
-        let gateway = link.gateway.id.short();
+        let gateway = link.gateway.name.clone();
         drop(link);
         delivered?;
-        tracing::info!(gateway, %address, epoch = membership.group().update.epoch(), "gateway has the same group state");
+        tracing::info!(gateway = &*gateway, %address, epoch = membership.group().update.epoch(), "gateway has the same group state");
         Ok::<_, anyhow::Error>(())
     };
     let result = delivered.await;

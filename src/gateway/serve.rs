@@ -15,7 +15,7 @@ use crate::link::incoming::Incoming;
 use crate::link::relay::{Broken, Progress, outcome, relay};
 use crate::link::request::RequestKind;
 use crate::link::server::ServerLink;
-use crate::link::tls;
+use crate::link::tls::{self, PeerIdentity};
 use crate::link::updates;
 use crate::memory;
 use crate::net;
@@ -23,7 +23,6 @@ use crate::peers::candidate::Activity;
 use crate::telemetry::journal::Happening;
 use crate::telemetry::record::Record;
 use crate::telemetry::traffic::Moved;
-use crate::wire::id::NodeId;
 use crate::wire::target::Target;
 
 /// Maximum exchanges of group updates that one link may begin. A client needs one.
@@ -32,9 +31,8 @@ const MAX_UPDATE_EXCHANGES: usize = 4;
 /// One link and the tasks of its requests.
 struct Session {
     gateway: Arc<Gateway>,
-    member: NodeId,
-    /// The member's id as logs and records show it.
-    shown: String,
+    /// The client at the other end.
+    peer: PeerIdentity,
     client: Arc<Client>,
     /// Tunnels and name queries. They outlive the link until each has been recorded.
     tunnels: JoinSet<()>,
@@ -51,7 +49,7 @@ impl Gateway {
             Ok(identity) => identity,
             Err(error) => return tracing::debug!(%address, %error, "the client has no laneway certificate"),
         };
-        let mut session = Session::new(self.clone(), identity.id);
+        let mut session = Session::new(self.clone(), identity.clone());
         // From here on the link counts for its client, however far it gets.
         let place = session.client.enter();
         let account = session.client.memory.account(memory::Kind::Link);
@@ -64,15 +62,15 @@ impl Gateway {
             Ok(link) => link,
             Err(error) => return tracing::debug!(%address, %error, "no link"),
         };
-        let client = session.shown.clone();
-        tracing::info!(client, name = &*link.client.name, %address, "link accepted");
+        let client = &*link.client.name.clone();
+        tracing::info!(client, id = %link.client.id.short(), %address, "link accepted");
         self.telemetry.note(
             Happening::LinkUp,
             &link.client.name,
             format!("a client linked to this node from {address}"),
         );
         let served = self.served.enter(link.client.clone(), address, link.state().clone());
-        let mut revoked = std::pin::pin!(self.membership.until_revoked(session.member));
+        let mut revoked = std::pin::pin!(self.membership.until_revoked(session.peer.id));
         let reason = loop {
             tokio::select! {
                 next = link.next() => match next {
@@ -106,7 +104,7 @@ impl Gateway {
         // The end of the link ends its tunnels. They are awaited, so that each one is recorded.
         drop((link, exchanges, served));
         while tunnels.join_next().await.is_some() {}
-        self.telemetry.note(Happening::LinkLost, &client, format!("the link of a client ended: {reason}"));
+        self.telemetry.note(Happening::LinkLost, client, format!("the link of a client ended: {reason}"));
         tracing::info!(client, %address, reason, "link ended");
     }
 }
@@ -121,12 +119,11 @@ fn log_failed_task(task: &str, ended: Result<(), JoinError>) {
 }
 
 impl Session {
-    fn new(gateway: Arc<Gateway>, member: NodeId) -> Self {
-        let client = gateway.clients.client(member, &gateway.memory);
+    fn new(gateway: Arc<Gateway>, peer: PeerIdentity) -> Self {
+        let client = gateway.clients.client(peer.id, &gateway.memory);
         Self {
             gateway,
-            member,
-            shown: member.short(),
+            peer,
             client,
             tunnels: JoinSet::new(),
             exchanges: JoinSet::new(),
@@ -151,7 +148,11 @@ impl Session {
                 self.update_exchanges_begun += 1;
                 incoming.charge_to(self.client.memory.account(memory::Kind::Tunnel));
                 if let Ok(tunnel) = incoming.accept() {
-                    self.exchanges.spawn(updates::serve(tunnel, gateway.membership.clone(), self.member));
+                    self.exchanges.spawn(updates::serve(
+                        tunnel,
+                        gateway.membership.clone(),
+                        self.peer.clone(),
+                    ));
                 }
             }
             Ok(RequestKind::Info) => match gateway.admit_own(&self.client) {
@@ -167,14 +168,14 @@ impl Session {
                     Err(failure) => incoming.refuse(&failure, &gateway.name),
                 }
             }
-            Ok(RequestKind::Resolve) => match gateway.admit(self.member, &self.client) {
+            Ok(RequestKind::Resolve) => match gateway.admit(self.peer.id, &self.client) {
                 Ok(admitted) => drop(self.tunnels.spawn(gateway.resolve(self.charged(incoming), admitted))),
                 Err(failure) => incoming.refuse(&failure, &gateway.name),
             },
             Ok(RequestKind::Tunnel(target) | RequestKind::Udp(target)) => {
                 let mut record = self.record(&incoming);
                 record.aims_at(&target);
-                match gateway.admit(self.member, &self.client) {
+                match gateway.admit(self.peer.id, &self.client) {
                     Ok(admitted) => {
                         let (incoming, client) = (self.charged(incoming), self.client.clone());
                         self.tunnels.spawn(gateway.tunnel(incoming, target, client, record, admitted));
@@ -203,7 +204,7 @@ impl Session {
 
     /// The record of a request.
     fn record(&self, incoming: &Incoming) -> Record {
-        Record::of_client(&self.gateway.telemetry, incoming.connection_id, "link", self.shown.clone())
+        Record::of_client(&self.gateway.telemetry, incoming.connection_id, "link", self.peer.name.to_string())
     }
 }
 

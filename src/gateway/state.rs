@@ -45,7 +45,7 @@ pub struct Gateway {
 
 /// The refusal of a request for want of memory.
 pub(super) fn no_memory() -> Failure {
-    let sentence = "the gateway has no memory left for another connection of this client";
+    let sentence = "the gateway has no memory left for another connection of this client (--memory-limit)";
     Failure::new(Kind::LimitReached, Side::Gateway, sentence)
 }
 

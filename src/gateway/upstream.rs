@@ -165,9 +165,8 @@ impl Parent {
                 if !self.login_failure_logged.swap(true, Relaxed) {
                     tracing::warn!(%proxy, hint, "the upstream proxy does not take this gateway's login");
                 }
-                let sentence = format!(
-                    "the gateway's upstream proxy {proxy} does not take its login: on the gateway, {hint}"
-                );
+                let sentence =
+                    format!("the gateway's upstream proxy {proxy} does not take its login: {hint} there");
                 Failure::new(Kind::UpstreamLogin, Side::Gateway, sentence)
             }
             UpstreamRefusal::Broken(why) => {

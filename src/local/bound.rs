@@ -100,6 +100,7 @@ impl BoundClient {
             shared.credentials.clone(),
             TaskTracker::new(),
             remember,
+            shared.own.clone(),
         );
         let hold = watch::Sender::new(options.hold);
         let is_gateway = watch::Sender::new(serves(shared.announced.borrow().as_ref()));

@@ -6,7 +6,7 @@
 //! be heard; a dial that hangs is hedged by another one beside it. With a link, one gateway is dialled at a time.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::pauses::{Fault, Pauses};
@@ -288,6 +288,17 @@ impl Dialing {
         let mut links = links.iter().filter(|link| link.is_exhausted == exhausted);
         links.any(|link| link.address == gateway.address || Some(link.gateway) == id)
     }
+}
+
+/// Moves gateways that nothing was heard of lately and that are on none of this machine's networks behind the others of
+/// which nothing was heard: mostly they are addresses of uplinks, which another gateway named and only gateways reach. A
+/// gateway that the user named may be behind a router, so it keeps its place.
+pub(super) fn near_first(ranked: &mut [KnownGateway], shares_network: &dyn Fn(IpAddr) -> bool) {
+    let is_unheard = |gateway: &KnownGateway| gateway.state.is_none() && !gateway.is_static;
+    let places: Vec<_> = (0..ranked.len()).filter(|place| is_unheard(&ranked[*place])).collect();
+    let mut unheard: Vec<_> = places.iter().map(|place| ranked[*place].clone()).collect();
+    unheard.sort_by_key(|gateway| !shares_network(gateway.address.ip()));
+    places.into_iter().zip(unheard).for_each(|(place, gateway)| ranked[place] = gateway);
 }
 
 /// The place of a link in the order of use: that of its gateway in the ranking, behind all others while the gateway is

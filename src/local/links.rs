@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::sleep_until;
 use tokio_util::task::TaskTracker;
 
+use super::attempts::{Attempt, Attempts, Cause};
 use super::clock_jumps;
 use super::dialing::{self, Dialing, KnownGateway, Situation, Step, UpLink};
 use super::pauses::Fault;
@@ -18,6 +19,7 @@ use crate::failure::with_causes;
 use crate::link::client::{DialError, Link};
 use crate::link::tls::Credentials;
 use crate::link::updates;
+use crate::own_addresses::OwnAddresses;
 use crate::peers::directory::{Directory, Gateway};
 use crate::telemetry::journal::Happening;
 use crate::wire::datagram::State;
@@ -35,17 +37,20 @@ pub struct Links {
     remember: Box<Remember>,
     up: watch::Sender<Vec<Link>>,
     dialing: Mutex<Dialing>,
-    trouble: Mutex<Option<String>>,
+    /// The dials that failed since the last link came up.
+    attempts: Mutex<Attempts>,
+    machine: Arc<OwnAddresses>,
 }
 
 impl Links {
-    /// The links of the node `own`, to gateways in `directory`, authenticated by `credentials`.
+    /// The links of the node `own` on this `machine`, to gateways in `directory`, authenticated by `credentials`.
     pub fn new(
         own: NodeId,
         directory: Arc<Directory>,
         credentials: Arc<Credentials>,
         tasks: TaskTracker,
         remember: Box<Remember>,
+        machine: Arc<OwnAddresses>,
     ) -> Arc<Self> {
         Arc::new(Self {
             own,
@@ -55,7 +60,8 @@ impl Links {
             remember,
             up: watch::Sender::new(Vec::new()),
             dialing: Mutex::new(Dialing::new(own, Instant::now())),
-            trouble: Mutex::default(),
+            attempts: Mutex::default(),
+            machine,
         })
     }
 
@@ -81,9 +87,9 @@ impl Links {
         self.directory.suspect(address, Instant::now());
     }
 
-    /// Why the last dial failed, as a sentence; `None` once a dial has succeeded.
+    /// Why there is no link, as a sentence: the most telling reason of the dials that failed; `None` once one has succeeded.
     pub fn trouble(&self) -> Option<String> {
-        locked(&self.trouble).clone()
+        locked(&self.attempts).most_telling(Instant::now())
     }
 
     /// After this machine has slept, or its clock was set, the network may be another one: every link must prove at once
@@ -121,15 +127,14 @@ impl Links {
             self.report_suspects(&mut suspects);
             changes.borrow_and_update();
             let now = Instant::now();
-            let ranked: Vec<_> =
-                self.directory.ranked(now).iter().map(|gateway| KnownGateway::of(gateway, now)).collect();
+            let ranked = self.ranked(now);
             let links = self.order(&ranked);
             let wake = match self.next_step(&ranked, &links, now) {
                 Step::Dial(gateway) => {
                     if links.is_empty() {
-                        let id = gateway.id.map_or_else(|| "unknown".into(), |id| id.short());
+                        let name = self.called(&gateway);
                         let state = gateway.state.map_or("not heard", State::word);
-                        tracing::info!(gateway = id, address = %gateway.address, state, "gateway chosen");
+                        tracing::info!(gateway = name, address = %gateway.address, state, "gateway chosen");
                     }
                     dials.push(self.dial(gateway));
                     continue;
@@ -151,6 +156,19 @@ impl Links {
         }
     }
 
+    /// The known gateways in the order in which they are dialled.
+    fn ranked(&self, now: Instant) -> Vec<KnownGateway> {
+        let known = self.directory.ranked(now);
+        let mut known: Vec<_> = known.iter().map(|gateway| KnownGateway::of(gateway, now)).collect();
+        dialing::near_first(&mut known, &|ip| self.machine.shares_network_with(ip));
+        known
+    }
+
+    /// What logs call a gateway.
+    fn called(&self, gateway: &KnownGateway) -> String {
+        gateway.id.map_or_else(|| "unknown".into(), |id| self.directory.telemetry().names.of(id))
+    }
+
     /// Decides what to do next, and whether discovery searches the LAN meanwhile.
     fn next_step(&self, ranked: &[KnownGateway], links: &[Link], now: Instant) -> Step {
         let links: Vec<_> = links.iter().map(up_link).collect();
@@ -170,7 +188,7 @@ impl Links {
                 self.directory.proved(link.address, Instant::now());
             } else if !known {
                 suspects.push(link.address);
-                tracing::info!(gateway = link.gateway.id.short(), address = %link.address, "gateway suspect");
+                tracing::info!(gateway = &*link.gateway.name, address = %link.address, "gateway suspect");
                 let text = format!("a ping is unanswered ({})", link.address);
                 self.directory.telemetry().note(Happening::Suspect, &link.gateway.name, text);
                 self.directory.suspect(link.address, Instant::now());
@@ -191,7 +209,7 @@ impl Links {
             if let (Some(first), Some(old)) = (links.first(), before.first())
                 && first.address != *old
             {
-                tracing::info!(gateway = first.gateway.id.short(), address = %first.address, "gateway in use");
+                tracing::info!(gateway = &*first.gateway.name, address = %first.address, "gateway in use");
                 let text = format!("connections go over this gateway ({})", first.address);
                 self.directory.telemetry().note(Happening::InUse, &first.gateway.name, text);
             }
@@ -213,12 +231,12 @@ impl Links {
         if link.gateway.id == self.own || is_linked {
             return link.retire();
         }
-        let (gateway, standby) = (link.gateway.id.short(), !self.up.borrow().is_empty());
+        let standby = !self.up.borrow().is_empty();
         let what = if standby { "standby link up" } else { "link up" };
-        tracing::info!(gateway, address = %link.address, "{what}");
+        tracing::info!(gateway = &*link.gateway.name, id = %link.gateway.id.short(), address = %link.address, "{what}");
         let text = format!("{what} ({})", link.address);
         self.directory.telemetry().note(Happening::LinkUp, &link.gateway.name, text);
-        *locked(&self.trouble) = None;
+        locked(&self.attempts).clear();
         (self.remember)(link.address);
         self.tasks.spawn(updates::follow(link.clone(), self.credentials.membership.clone()));
         self.up.send_modify(|links| {
@@ -270,15 +288,31 @@ impl Links {
             silent: !is_heard,
         };
         let reason = with_causes(&error);
+        let telemetry = self.directory.telemetry();
+        let name = gateway.id.and_then(|id| telemetry.names.known(id));
         if locked(&self.dialing).failed(address, fault, now) == 1 {
-            tracing::info!(%address, reason, "no link");
-            let telemetry = self.directory.telemetry();
-            let name = gateway.id.map(|id| telemetry.names.of(id)).unwrap_or_default();
-            telemetry.note(Happening::Refused, name, format!("no link: {reason}"));
+            let who = self.called(gateway);
+            // Somebody named it, so somebody can correct it.
+            match gateway.is_static && gateway.id.is_none() {
+                true => tracing::warn!(%address, reason, "no link to a gateway that --gateway names"),
+                false => tracing::info!(gateway = who, %address, reason, "no link"),
+            }
+            telemetry.note(
+                Happening::Refused,
+                name.as_deref().unwrap_or_default(),
+                format!("no link: {reason}"),
+            );
         } else {
             tracing::debug!(%address, reason, "no link again");
         }
-        *locked(&self.trouble) = Some(reason);
+        let sentence = name.map_or_else(|| reason.clone(), |name| format!("gateway {name}: {reason}"));
+        locked(&self.attempts).add(Attempt {
+            address,
+            cause: Cause::of(&error),
+            is_expected: is_heard || gateway.is_static,
+            sentence,
+            at: now,
+        });
     }
 }
 

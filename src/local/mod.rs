@@ -3,6 +3,7 @@
 
 mod answer;
 pub mod associate;
+mod attempts;
 pub mod bound;
 mod clock_jumps;
 pub mod context;

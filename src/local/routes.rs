@@ -130,7 +130,7 @@ impl Routes {
             };
         };
         tunnel.stream.charge_to(&self.memory.account());
-        Ok(ServerConnection::Link(Box::new(tunnel), link.gateway.id.short()))
+        Ok(ServerConnection::Link(Box::new(tunnel), link.gateway.name.to_string()))
     }
 
     /// Checks that `target` is not this node itself and that there is memory for another connection.
@@ -173,7 +173,7 @@ impl Routes {
                 biased;
                 opened = link.open_by(transport, target, id, first.clone()) => opened,
                 () = self.until_better(&link.state, link.address), if search.may_move_on() => {
-                    tracing::info!(gateway = link.gateway.id.short(), "no answer: the connection moves on");
+                    tracing::info!(gateway = &*link.gateway.name, "no answer: the connection moves on");
                     continue;
                 }
             };
@@ -182,7 +182,7 @@ impl Routes {
                 Err(failure) if failure.kind == Kind::NoWayOut => {
                     tracing::info!(reason = %failure, "the gateway has no way out: the connection waits for another");
                     self.links.leave_alone(&link);
-                    lost = Some(format!("{}: {failure}", link.gateway.name));
+                    lost = Some(failure.sentence);
                     if !search.rest().await {
                         return Err(self.no_gateway(lost));
                     }

@@ -109,9 +109,11 @@ impl Session {
             };
             replays += 1;
             tracing::info!(conn = format!("{id:016x}"), bytes = sent.len(), "replayed on the next gateway");
-            record.rescued("replayed");
             match Box::pin(routes.open(&target, id, sent, true)).await {
-                Ok(next) => server = next,
+                Ok(next) => {
+                    record.rescued("replayed");
+                    server = next;
+                }
                 Err(failure) => {
                     net::reset(app);
                     return record.failed(&failure);

@@ -188,7 +188,7 @@ impl Link {
         first: Bytes,
     ) -> Result<LinkTunnel, Failure> {
         if transport == Transport::Udp && !self.requests.has_extended_connect() {
-            let sentence = format!("the gateway {} does not carry UDP: its laneway is too old", self.address);
+            let sentence = format!("{} does not carry UDP: its laneway is too old", self.called());
             return Err(Failure::new(Kind::Unsupported, Side::Gateway, sentence));
         }
         let request = self.request(transport, target, connection_id);
@@ -204,12 +204,12 @@ impl Link {
                 let stream = Tunnel::new(outbox, Inbox::new(response.into_body(), counted));
                 Ok(LinkTunnel { stream, gateway: self.address })
             }
-            Ok(Ok((response, _))) => Err(refusal(&response, self.address)),
+            Ok(Ok((response, _))) => Err(self.refusal(&response)),
             Ok(Err(error)) => Err(self.lost(&error)),
             Err(_) => {
                 // A gateway that answers pings is alive, so it waits for the destination.
                 let side = if self.is_suspect() { Side::Link } else { Side::Gateway };
-                let sentence = format!("the gateway {} did not answer in time", self.address);
+                let sentence = format!("{} did not answer in time", self.called());
                 Err(Failure::new(Kind::ConnectTimeout, side, sentence))
             }
         }
@@ -270,8 +270,27 @@ impl Link {
     }
 
     pub(super) fn lost(&self, error: &http2::Error) -> Failure {
-        let sentence = format!("the link to the gateway {} broke: {error}", self.address);
+        let sentence = format!("the link to {} broke: {error}", self.called());
         Failure::new(Kind::Terminated, Side::Link, sentence)
+    }
+
+    /// What failures call the gateway: its name, as in its certificate, and the address of the link.
+    pub(super) fn called(&self) -> String {
+        format!("gateway {} ({})", self.gateway.name, self.address)
+    }
+
+    /// The failure in a response that refuses a request. The gateway's name comes first: members give one another the rules
+    /// and limits that concern them, and whoever reads it must know where to change them.
+    pub(super) fn refusal(&self, response: &Response<RecvStream>) -> Failure {
+        let said = response.headers().get("proxy-status").and_then(|value| value.to_str().ok());
+        match said.and_then(Failure::from_proxy_status) {
+            Some(failure) => failure.said_by(&format!("gateway {}", self.gateway.name)),
+            None => {
+                let sentence =
+                    format!("{} answered with status {}", self.called(), response.status().as_u16());
+                Failure::new(Kind::BadResponse, Side::Gateway, sentence)
+            }
+        }
     }
 
     /// Whether new tunnels can be opened: until the gateway sends GOAWAY or is dead, or the connection breaks.
@@ -351,8 +370,7 @@ async fn drive(mut connection: Connection<Secure>, ping: PingPong, link: Link, m
         }
         driven
     });
-    let id = gateway.id;
-    let gateway = id.short();
+    let (id, gateway) = (gateway.id, &*gateway.name);
     let reason = tokio::select! {
         result = driven => {
             let reason = match result {
@@ -389,12 +407,4 @@ fn is_cut(error: &http2::Error) -> bool {
 fn says_removed(error: &io::Error) -> bool {
     let tls = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
     tls == Some(&rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRevoked))
-}
-
-pub(super) fn refusal(response: &Response<RecvStream>, gateway: SocketAddr) -> Failure {
-    let said = response.headers().get("proxy-status").and_then(|value| value.to_str().ok());
-    said.and_then(Failure::from_proxy_status).unwrap_or_else(|| {
-        let sentence = format!("the gateway {gateway} answered with status {}", response.status().as_u16());
-        Failure::new(Kind::BadResponse, Side::Gateway, sentence)
-    })
 }

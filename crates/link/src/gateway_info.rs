@@ -8,11 +8,12 @@ use http::{Method, Request, StatusCode};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
-use super::client::{Link, refusal};
+use super::client::Link;
 use super::incoming::Incoming;
 use super::request::{INFO_PATH, uri};
 use super::tunnel::Inbox;
 use laneway_h2 as http2;
+use laneway_telemetry::snapshot::RulesSeen;
 use laneway_wire::failure::{Failure, Kind, Side};
 
 /// How long the gateway may take to answer.
@@ -33,6 +34,9 @@ pub struct GatewayInfo {
     pub state: Option<String>,
     /// Whether its own probe reaches a server: `reachable`, `unreachable` or `not probed`.
     pub reach: Option<String>,
+    /// Which destinations it allows: members may know the rules that decide what they reach.
+    #[serde(default)]
+    pub rules: Option<RulesSeen>,
 }
 
 /// Asks the gateway at the other end of `link`.
@@ -48,7 +52,7 @@ pub async fn fetch(link: &Link) -> Result<GatewayInfo, Failure> {
     let exchange = async {
         let response = link.send_without_body(request).await?.await?;
         if response.status() != StatusCode::OK {
-            return Ok(Err(refusal(&response, link.address)));
+            return Ok(Err(link.refusal(&response)));
         }
         let mut inbox = Inbox::new(response.into_body(), counted);
         let mut body = BytesMut::new();
@@ -59,14 +63,14 @@ pub async fn fetch(link: &Link) -> Result<GatewayInfo, Failure> {
             body.extend_from_slice(&piece);
         }
         Ok(parse(&body).ok_or_else(|| {
-            let sentence = format!("the gateway {} sent no valid description of itself", link.address);
+            let sentence = format!("{} sent no valid description of itself", link.called());
             Failure::new(Kind::BadResponse, Side::Gateway, sentence)
         }))
     };
     match timeout(TIMEOUT, exchange).await {
         Ok(answer) => answer.unwrap_or_else(|error: http2::Error| Err(link.lost(&error))),
         Err(_) => {
-            let sentence = format!("the gateway {} does not answer over its link", link.address);
+            let sentence = format!("{} does not answer over its link", link.called());
             Err(Failure::new(Kind::ConnectTimeout, Side::Link, sentence))
         }
     }
@@ -76,6 +80,10 @@ pub async fn fetch(link: &Link) -> Result<GatewayInfo, Failure> {
 fn parse(body: &[u8]) -> Option<GatewayInfo> {
     let mut info: GatewayInfo = serde_json::from_slice(body).ok()?;
     info.servers.truncate(MAX_SERVERS);
+    if let Some(rules) = &mut info.rules {
+        rules.allowed.truncate(MAX_SERVERS);
+        rules.denied.truncate(MAX_SERVERS);
+    }
     Some(info)
 }
 

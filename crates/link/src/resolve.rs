@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use tokio::time::timeout;
 
-use super::client::{Link, refusal};
+use super::client::Link;
 use super::incoming::Incoming;
 use super::request::{RESOLVE_PATH, uri};
 use super::tunnel::{Inbox, Outbox};
@@ -43,13 +43,13 @@ pub async fn resolve(link: &Link, query: Bytes) -> Result<Bytes, Failure> {
         let (response, _) = futures_util::future::join(response, sent).await;
         let response = response?;
         if response.status() != StatusCode::OK {
-            return Ok(Err(refusal(&response, link.address)));
+            return Ok(Err(link.refusal(&response)));
         }
         let is_message = response.headers().get(header::CONTENT_TYPE) == Some(&MEDIA_TYPE);
         let mut inbox = Inbox::new(response.into_body(), counted);
         let body = whole(&mut inbox, &mut Tally::default()).await?;
         Ok(body.filter(|_| is_message).ok_or_else(|| {
-            let sentence = format!("the gateway {} did not answer with a DNS message", link.address);
+            let sentence = format!("{} did not answer with a DNS message", link.called());
             Failure::new(Kind::BadResponse, Side::Gateway, sentence)
         }))
     };

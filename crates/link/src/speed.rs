@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use http::{Method, Request, StatusCode};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::client::{Link, refusal};
+use super::client::Link;
 use super::incoming::Incoming;
 pub use super::request::Direction;
 use super::request::{SPEED_PATH, uri};
@@ -62,7 +62,7 @@ pub async fn measure(
 ) -> Result<Measured, Failure> {
     let time = time.min(MAX_TIME);
     let silent = || {
-        let sentence = format!("the gateway {} does not answer the measurement", link.address);
+        let sentence = format!("{} does not answer the measurement", link.called());
         Failure::new(Kind::ConnectTimeout, Side::Link, sentence)
     };
     let begun = async {
@@ -77,7 +77,7 @@ pub async fn measure(
     let begun = timeout(TIMEOUT, begun).await.map_err(|_late| silent())?;
     let (response, outbox) = begun.map_err(|error: http2::Error| link.lost(&error))?;
     if response.status() != StatusCode::OK {
-        return Err(refusal(&response, link.address));
+        return Err(link.refusal(&response));
     }
     let mut inbox = Inbox::new(response.into_body(), link.state.tunnel());
     let measured = match outbox {

@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::client::Link;
 use super::request::{UPDATES_PATH, uri};
+use super::tls::PeerIdentity;
 use super::tunnel::{Inbox, Outbox, Tunnel};
 use laneway_h2 as http2;
 use laneway_limits::memory::Tally;
@@ -64,10 +65,9 @@ pub async fn follow(link: Link, membership: Arc<Membership>) {
         let tunnel = request(&link).await?;
         exchange(tunnel, &membership, link.gateway.id).await
     };
-    let gateway = link.gateway.id.short();
     tokio::select! {
         result = exchanged => if let Err(error) = result {
-            log(&gateway, error);
+            log(&link.gateway.name, error);
         },
         () = link.unusable() => {}
     }
@@ -96,9 +96,9 @@ pub async fn synchronize(link: &Link, membership: &Membership) -> Result<(), Exc
 }
 
 /// Exchanges updates on a request of the peer until it ends the request.
-pub async fn serve(tunnel: Tunnel, membership: Arc<Membership>, peer: NodeId) {
-    if let Err(error) = exchange(tunnel, &membership, peer).await {
-        log(&peer.short(), error);
+pub async fn serve(tunnel: Tunnel, membership: Arc<Membership>, peer: PeerIdentity) {
+    if let Err(error) = exchange(tunnel, &membership, peer.id).await {
+        log(&peer.name, error);
     }
 }
 

@@ -70,9 +70,10 @@ impl Directory {
         drop(selection);
         if before != state {
             let word = state.map_or("unknown", State::word);
-            tracing::info!(gateway = %id.short(), address = %link, state = word, "gateway heard");
+            let name = self.telemetry.names.of(id);
+            tracing::info!(gateway = name, address = %link, state = word, "gateway heard");
             let (what, text) = happening(before, state.unwrap_or(advert.state));
-            self.telemetry.note(what, self.telemetry.names.of(id), format!("{text} ({link})"));
+            self.telemetry.note(what, name, format!("{text} ({link})"));
         }
         self.changed();
     }

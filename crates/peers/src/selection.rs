@@ -74,7 +74,7 @@ impl Selection {
         Self {
             id,
             seed,
-            table: Table::default(),
+            table: Table::new(id),
             choice: Choice::default(),
             anchor: Anchor { id: NodeId([0; 16]), claim: 0, round: 0 },
             turbulence: Turbulence::default(),

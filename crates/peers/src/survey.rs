@@ -47,6 +47,8 @@ pub struct Options {
 pub struct Seen {
     /// Its id.
     pub id: NodeId,
+    /// Its name, for which the authority vouches.
+    pub name: String,
     /// The address at which it accepts links.
     pub link: SocketAddr,
     /// Its last advert.
@@ -74,13 +76,13 @@ pub struct Survey {
 }
 
 impl Survey {
-    /// One link address of each gateway, an IPv4 one if it has any.
-    pub fn links(&self) -> Vec<(SocketAddr, NodeId)> {
-        let mut links: Vec<(SocketAddr, NodeId)> = Vec::new();
+    /// Each gateway once, with an IPv4 address of its link if it has any.
+    pub fn links(&self) -> Vec<&Seen> {
+        let mut links: Vec<&Seen> = Vec::new();
         // IPv4 addresses sort before IPv6 ones.
         for seen in &self.gateways {
-            if links.iter().all(|(_, id)| *id != seen.id) {
-                links.push((seen.link, seen.id));
+            if links.iter().all(|known| known.id != seen.id) {
+                links.push(seen);
             }
         }
         links
@@ -212,7 +214,7 @@ impl Progress {
         }
         let query = query.flatten();
         let arrival = Arrival { from, asked: query.map(|(_, sent)| sent), now };
-        let Ok(verified) = self.verifier.verify(*unverified, &self.keyring.group, arrival) else { return };
+        let Ok(verified) = self.verifier.verify(*unverified, &self.keyring, arrival) else { return };
         let answered = query.map(|(cast, sent)| (cast, now.saturating_duration_since(sent)));
         let (Message::Offer { advert, .. } | Message::Beacon { advert, .. }) = verified.datagram.message
         else {
@@ -222,8 +224,16 @@ impl Progress {
         if self.seen.len() >= MAX_GATEWAYS && !self.seen.contains_key(&link) {
             return;
         }
-        let new =
-            || Seen { id, link, advert: advert.clone(), by_broadcast: None, by_unicast: None, beacon: false };
+        let name = verified.name.text().map_or_else(|| id.short(), str::to_owned);
+        let new = || Seen {
+            id,
+            name,
+            link,
+            advert: advert.clone(),
+            by_broadcast: None,
+            by_unicast: None,
+            beacon: false,
+        };
         let seen = self.seen.entry(link).or_insert_with(new);
         seen.advert = advert;
         match answered {

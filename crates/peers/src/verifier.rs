@@ -6,12 +6,12 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use super::keyring::Keyring;
 use laneway_limits::Bucket;
 use laneway_limits::rate::{PerSource, Rate};
 use laneway_trust::certificate::Role;
-use laneway_trust::group::Group;
 use laneway_trust::statement::Statement;
-use laneway_wire::datagram::{Datagram, STATEMENT_SIZE, Sequence, Unverified};
+use laneway_wire::datagram::{AnnouncedName, Datagram, STATEMENT_SIZE, Sequence, Unverified};
 use laneway_wire::id::NodeId;
 
 /// Maximum number of gateways that are remembered. Only a gateway's own signature adds it, and each adds itself only, so
@@ -82,6 +82,8 @@ pub(super) struct Arrival {
 #[derive(Debug)]
 pub(super) struct Verified {
     pub(super) datagram: Datagram,
+    /// The sender's name, for which the authority vouches.
+    pub(super) name: AnnouncedName,
     /// Whether the sender has answered a query of this node in this run of its own. A stranger can replay the datagrams of
     /// a run that is over, but it cannot answer.
     pub(super) is_confirmed: bool,
@@ -103,6 +105,8 @@ pub(super) struct Verifier {
 struct Known {
     /// Its statement, which has been verified.
     statement: [u8; STATEMENT_SIZE],
+    /// Its name, which the statement covers.
+    name: AnnouncedName,
     newest: Sequence,
     /// The addresses that have delivered the newest beacon.
     delivered: Vec<SocketAddr>,
@@ -136,9 +140,10 @@ impl Verifier {
     pub(super) fn verify(
         &mut self,
         unverified: Unverified,
-        group: &Group,
+        keyring: &Keyring,
         arrival: Arrival,
     ) -> Result<Verified, Refusal> {
+        let group = &keyring.group;
         let (id, sequence, bytes) = (unverified.sender(), unverified.sequence(), *unverified.statement());
         if group.update.revokes(id) {
             return Err(Refusal::Revoked);
@@ -154,18 +159,24 @@ impl Verifier {
         if let Some(known) = known {
             known.order(sequence, arrival)?;
         }
-        let is_proved = known.is_some_and(|known| known.statement == bytes);
+        let proved = known.filter(|known| known.statement == bytes).map(|known| known.name);
         let is_at_home = known.is_some_and(|known| known.delivered.contains(&arrival.from));
         self.begin_verification(arrival, is_at_home)?;
-        if !is_proved {
-            self.signatures += 1;
-            Statement::verify(&bytes, &group.ca_key).ok().ok_or(Refusal::Statement)?;
-        }
+        let name = match proved {
+            Some(name) => name,
+            None => {
+                self.signatures += 1;
+                let keys = keyring.keys(unverified.epoch()).ok_or(Refusal::Statement)?;
+                let name = unverified.name(keys);
+                Statement::verify(&bytes, &group.ca_key, name).ok().ok_or(Refusal::Statement)?;
+                name
+            }
+        };
         self.signatures += 1;
         let datagram = unverified.verify(&statement.public_key).ok().ok_or(Refusal::Signature)?;
         self.end_verification(arrival.from.ip(), is_at_home);
-        let (is_confirmed, went_back) = self.remember(id, bytes, sequence, arrival);
-        Ok(Verified { datagram, is_confirmed, went_back })
+        let (is_confirmed, went_back) = self.remember(id, (bytes, name), sequence, arrival);
+        Ok(Verified { datagram, name, is_confirmed, went_back })
     }
 
     /// Whether to ask a gateway now if a datagram is of its current run: it has not been asked just before. `silent_for`
@@ -204,7 +215,7 @@ impl Verifier {
     fn remember(
         &mut self,
         id: NodeId,
-        statement: [u8; STATEMENT_SIZE],
+        (statement, name): ([u8; STATEMENT_SIZE], AnnouncedName),
         sequence: Sequence,
         arrival: Arrival,
     ) -> (bool, bool) {
@@ -214,13 +225,14 @@ impl Verifier {
         }
         let known = self.gateways.entry(id).or_insert_with(|| Known {
             statement,
+            name,
             newest: sequence,
             delivered: Vec::new(),
             heard: arrival.now,
             confirmed: None,
             asked: None,
         });
-        known.statement = statement;
+        (known.statement, known.name) = (statement, name);
         let went_back = sequence < known.newest;
         if sequence != known.newest {
             known.delivered.clear();
@@ -266,6 +278,10 @@ impl Known {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use laneway_wire::datagram::NAME_SIZE;
+
+    const NOBODY: ([u8; STATEMENT_SIZE], AnnouncedName) =
+        ([0; STATEMENT_SIZE], AnnouncedName([0; NAME_SIZE]));
 
     fn arrival(host: u32, now: Instant) -> Arrival {
         Arrival { from: SocketAddr::from((host.to_be_bytes(), 7420)), asked: None, now }
@@ -281,7 +297,7 @@ mod tests {
         let mut note = |number, counter, host, after| {
             let sequence = Sequence { boot: 1, counter };
             let arrival = arrival(host, start + Duration::from_secs(after));
-            verifier.remember(id(number), [0; STATEMENT_SIZE], sequence, arrival);
+            verifier.remember(id(number), NOBODY, sequence, arrival);
             verifier.gateways.len()
         };
         for counter in 0..10_000 {
@@ -304,7 +320,7 @@ mod tests {
         for host in 0..100 {
             let known = verifier.gateways.get(&id(0));
             if known.is_none_or(|known| known.order(sequence, arrival(host, now)).is_ok()) {
-                verifier.remember(id(0), [0; STATEMENT_SIZE], sequence, arrival(host, now));
+                verifier.remember(id(0), NOBODY, sequence, arrival(host, now));
                 counted += 1;
             }
         }

@@ -8,7 +8,8 @@ use laneway_wire::id::NodeId;
 /// Maximum number of names in the table.
 const MAX_NAMES: usize = 4096;
 
-/// Names by node id, as in the certificates of the nodes that this node has, or had, a link with.
+/// Names by node id, as in the certificates of the nodes that this node has, or had, a link with, or as the others announce
+/// them. The authority vouches for both.
 #[derive(Debug, Default)]
 pub struct DisplayNames(Mutex<HashMap<NodeId, String>>);
 
@@ -20,10 +21,17 @@ impl DisplayNames {
             return;
         }
         if known.len() >= MAX_NAMES {
-            // The next links fill it again.
+            // The next links and announcements fill it again.
             known.clear();
         }
         known.insert(id, name.to_owned());
+    }
+
+    /// Adds the name that a node announces, which may be cut, unless its name is known.
+    pub fn learn_announced(&self, id: NodeId, name: &str) {
+        if self.known(id).is_none() {
+            self.learn(id, name);
+        }
     }
 
     /// The name of a node, if it is known.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::snapshot::{GatewaySeen, LinkSeen, Snapshot, Usage};
+use super::snapshot::{GatewaySeen, LinkSeen, RulesSeen, Snapshot, Usage};
 
 /// A page of text.
 pub fn text(snapshot: &Snapshot) -> String {
@@ -10,6 +10,12 @@ pub fn text(snapshot: &Snapshot) -> String {
     let node = &snapshot.node;
     let _ = writeln!(page, "{} ({}) in group {}, laneway {}", node.name, node.id, node.group, node.version);
     let _ = writeln!(page, "{}", situation(snapshot));
+    for fault in &snapshot.unreached {
+        let _ = writeln!(page, "this node does not reach {}: {}", fault.server, fault.reason);
+    }
+    if let Some(sentence) = snapshot.rules.as_ref().and_then(rules) {
+        let _ = writeln!(page, "{sentence}");
+    }
     let _ = writeln!(
         page,
         "proxy {} (SOCKS5 and HTTP), up {}, memory {} of {}",
@@ -58,6 +64,30 @@ pub fn situation(snapshot: &Snapshot) -> String {
             }
             None => format!("{state}no gateway has answered yet"),
         },
+    }
+}
+
+/// One sentence on the destinations that a gateway refuses; none if it refuses no kind of them.
+pub fn rules(rules: &RulesSeen) -> Option<String> {
+    let RulesSeen { allows_any, allowed, denied } = rules;
+    let but = if denied.is_empty() { String::new() } else { format!(" and not {}", few(denied)) };
+    match (allows_any, denied.is_empty()) {
+        (false, _) => Some(format!(
+            "as a gateway this node serves only {}{but}: --allow RULE adds destinations, --allow '*' all",
+            few(allowed)
+        )),
+        (true, false) => Some(format!("as a gateway this node serves every destination but {}", few(denied))),
+        (true, true) => None,
+    }
+}
+
+/// The first of these texts, and how many more there are.
+pub fn few(texts: &[String]) -> String {
+    const MOST: usize = 6;
+    let shown = texts.iter().take(MOST).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match texts.len().saturating_sub(MOST) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
     }
 }
 
@@ -125,7 +155,7 @@ fn usage_rows(usage: &Usage) -> Vec<[String; 7]> {
 }
 
 /// Writes a table; each column is as wide as its widest cell.
-fn table<const COLUMNS: usize>(page: &mut String, head: [&str; COLUMNS], rows: Vec<[String; COLUMNS]>) {
+pub fn table<const COLUMNS: usize>(page: &mut String, head: [&str; COLUMNS], rows: Vec<[String; COLUMNS]>) {
     let width = |column: usize| {
         rows.iter()
             .map(|row| row[column].chars().count())

@@ -18,7 +18,13 @@ pub struct Snapshot {
     pub node: NodeSeen,
     /// The servers in this node's configuration.
     pub servers: Vec<String>,
-    /// The known gateways, in the order in which they are tried.
+    /// Which destinations this node allows as a gateway; none where it cannot be one.
+    #[serde(default)]
+    pub rules: Option<RulesSeen>,
+    /// What this node's last probe did not reach.
+    #[serde(default)]
+    pub unreached: Vec<Unreached>,
+    /// The known gateways other than this node, in the order in which they are tried.
     pub gateways: Vec<GatewaySeen>,
     /// The links to gateways, the one in use first.
     pub links: Vec<LinkSeen>,
@@ -68,6 +74,26 @@ pub struct Snapshot {
     pub events: Vec<Event>,
 }
 
+/// A server, or what `--probe` names, that was not reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unreached {
+    /// Its address or URL.
+    pub server: String,
+    /// Why, as a sentence.
+    pub reason: String,
+}
+
+/// Which destinations a gateway allows, as `--server`, `--allow` and `--deny` say. At most 64 rules of each kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RulesSeen {
+    /// Whether every destination is allowed that no rule denies.
+    pub allows_any: bool,
+    /// The rules that allow, of the servers first.
+    pub allowed: Vec<String>,
+    /// The rules that deny. They come first.
+    pub denied: Vec<String>,
+}
+
 /// This node.
 // fields: the schema of a JSON document
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -80,6 +106,9 @@ pub struct NodeSeen {
     pub group: String,
     /// The role that its certificate allows: `client` or `gateway`.
     pub role: String,
+    /// The role in its configuration: `auto`, `client` or `gateway`.
+    #[serde(default)]
+    pub setting: String,
     /// Its state as a gateway of the group; none while it is not a candidate.
     pub state: Option<String>,
     /// Whether it can reach a server itself; none if it does not probe one.
@@ -110,7 +139,7 @@ pub struct NodeSeen {
 pub struct GatewaySeen {
     /// The first digits of its id; none for an address that has not been proved.
     pub id: Option<String>,
-    /// Its name; none before the first link to it, which proves it.
+    /// Its name, for which the authority vouches; none before it was heard and before the first link to it.
     pub name: Option<String>,
     /// The address for links: the one of the link to it, else the one that is tried first.
     pub address: String,
@@ -294,6 +323,7 @@ pub fn example() -> Snapshot {
             id: "41d0c77e".into(),
             group: "office".into(),
             role: "client".into(),
+            setting: "auto".into(),
             state: None,
             reach: None,
             goes_direct: false,
@@ -307,6 +337,8 @@ pub fn example() -> Snapshot {
             link: None,
         },
         servers: vec![],
+        rules: None,
+        unreached: vec![],
         gateways: vec![
             example_gateway("7c1e09ab", "active", true),
             example_gateway("b2f04d17", "standby", false),

@@ -49,10 +49,10 @@ impl Authority {
         let (member, node) = authority.issue(&lock, &nobody, &public_key, &node_name, Role::Gateway, None)?;
         let membership = IssuedMembership {
             group_name: group_name.to_owned(),
+            statement: authority.vouch_for(&member.name, &public_key, Role::Gateway, 0)?,
             node_name: member.name,
             node_certificate: Base64(node),
             ca_certificate: Base64(certificate::sign_authority(&authority.key)?),
-            statement: authority.vouch_for(&public_key, Role::Gateway, 0)?,
         };
         let update = GroupUpdate::sign(&authority.key, 0, random(), nobody)?;
         let group = Group::assemble(membership, update, node_key, &authority.ca_key)?;
@@ -115,10 +115,10 @@ impl Authority {
         let ca = own.chain.into_iter().nth(1).ok_or(CertificateError::NoIdentity)?;
         let membership = IssuedMembership {
             group_name: own.name,
+            statement: self.vouch_for(&member.name, public_key, member.role, own.update.epoch())?,
             node_name: member.name,
             node_certificate: Base64(node),
             ca_certificate: Base64(ca),
-            statement: self.vouch_for(public_key, member.role, own.update.epoch())?,
         };
         Ok((Welcome { membership, update: own.update.sealed().clone() }, member.role))
     }

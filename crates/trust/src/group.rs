@@ -20,7 +20,7 @@ use super::files::{
 use super::statement::Statement;
 use super::update::{GroupUpdate, SealedUpdate};
 use laneway_sys::state::{StateDir, StateLock};
-use laneway_wire::datagram::{DatagramSigner, STATEMENT_SIZE};
+use laneway_wire::datagram::{AnnouncedName, DatagramSigner, STATEMENT_SIZE};
 use laneway_wire::id::{GroupId, NodeId};
 
 /// This machine's membership of a group. It is only constructed complete: the authority signed the certificate, for this
@@ -127,11 +127,12 @@ impl Group {
         let public_key = certificate::raw_public_key(&key);
         let Identity { id, role, group } = certificate::verify_node(ca_key, &node, &public_key)?;
         let Base64(bytes) = membership.statement;
-        let stated = Statement::verify(&bytes, ca_key)?;
+        let name = AnnouncedName::new(&membership.node_name);
+        let stated = Statement::verify(&bytes, ca_key, name)?;
         if (stated.role, stated.public_key) != (role, public_key) {
             return Err(CertificateError::Another("node"));
         }
-        let signer = DatagramSigner::new(key.serialized_der(), bytes)?;
+        let signer = DatagramSigner::new(key.serialized_der(), bytes, name)?;
         Ok(Self {
             id: group,
             name: membership.group_name,

@@ -3,7 +3,7 @@
 //! ```text
 //!   0  4  magic "LANE"             40 16  sender's node id
 //!   4  1  version (2)              56     body, by type
-//!   5  1  type                     ..     zeros
+//!   5  1  type                    280 47  sender's name, masked (offer, beacon; else zero)
 //!   6  2  zero                    327 105 sender's statement (offer, beacon; else zero)
 //!   8  8  group                   432 64  Ed25519 signature by the sender's node key (offer, beacon; else zero)
 //!  16  8  epoch                   496 16  HMAC-SHA256 of bytes 0..496, cut to 128 bits
@@ -32,7 +32,8 @@
 //! brings answers to nobody but the node that sent it. That of offers also covers the address that they are sent to.
 //!
 //! The signature proves which member announces itself. It covers everything before it, and the same addresses. Its key is
-//! in the statement (105 bytes, opaque here), by which the group's authority vouches for the member's key and role.
+//! in the statement (105 bytes, opaque here), by which the group's authority vouches for the member's key, role and name.
+//! The name is padded with zeros, and masked by a key of the group, so that strangers on the LAN do not learn it.
 //!
 //! A datagram that deviates from this format is dropped without an answer.
 
@@ -47,9 +48,9 @@ pub use advert::{
     Advert, MAX_INTERVAL_MILLIS, MAX_LEADING_INTERVAL_MILLIS, Peer, Policy, Reach, Standing, State,
     UnknownPolicy,
 };
-pub use keys::{DatagramSigner, Keys, UnusableKey};
-use layout::{BODY, MAGIC, PEERS, SEQUENCE, SIGNATURE, STATEMENT, TAG, Type, VERSION, array, port};
-pub use layout::{Dropped, MOST_PEERS, SIZE, STATEMENT_SIZE, Way};
+pub use keys::{AnnouncedName, DatagramSigner, Keys, UnusableKey};
+use layout::{BODY, MAGIC, NAME, PEERS, SEQUENCE, SIGNATURE, STATEMENT, TAG, Type, VERSION, array, port};
+pub use layout::{Dropped, MOST_PEERS, NAME_SIZE, SIZE, STATEMENT_SIZE, Way};
 
 /// Orders all beacons that one node has sent: first by the run of the node, then within the run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -137,6 +138,7 @@ impl Datagram {
     pub fn encode(&self, keys: &Keys, way: Way, signer: Option<&DatagramSigner>) -> [u8; SIZE] {
         let (mut out, kind) = self.unsigned();
         if let Some(signer) = signer.filter(|_| kind.is_signed()) {
+            out[NAME..STATEMENT].copy_from_slice(&keys.mask(self.sender, signer.name().0));
             out[STATEMENT..SIGNATURE].copy_from_slice(signer.statement());
             let signature = signer.sign(kind, &out[..SIGNATURE], way);
             out[SIGNATURE..TAG].copy_from_slice(&signature);
@@ -146,7 +148,7 @@ impl Datagram {
         out
     }
 
-    /// The datagram with zeros in place of statement, signature and tag, and its type.
+    /// The datagram with zeros in place of name, statement, signature and tag, and its type.
     fn unsigned(&self) -> ([u8; SIZE], Type) {
         let mut out = [0; SIZE];
         out[..4].copy_from_slice(&MAGIC);
@@ -222,7 +224,7 @@ impl Datagram {
             message,
         };
         // Encoding it again shows whether all unused bytes are zero.
-        let known = if kind.is_signed() { STATEMENT } else { TAG };
+        let known = if kind.is_signed() { NAME } else { TAG };
         if datagram.unsigned().0[..known] != bytes[..known] {
             return Err(Dropped::Form);
         }
@@ -252,6 +254,16 @@ impl Unverified {
     /// The sender's statement.
     pub fn statement(&self) -> &[u8; STATEMENT_SIZE] {
         self.bytes[STATEMENT..SIGNATURE].first_chunk().expect("the statement ends where the signature begins")
+    }
+
+    /// The epoch whose keys authenticate it.
+    pub fn epoch(&self) -> u64 {
+        self.datagram.epoch
+    }
+
+    /// The sender's name, unmasked by the keys of [`Unverified::epoch`].
+    pub fn name(&self, keys: &Keys) -> AnnouncedName {
+        AnnouncedName(keys.mask(self.datagram.sender, array(&self.bytes, NAME)))
     }
 
     /// Where it stands among the sender's beacons.

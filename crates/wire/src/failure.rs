@@ -96,8 +96,8 @@ const KINDS: [Kind; 17] = [
 const SIDES: [(Side, &str); 4] =
     [(Side::Local, "local"), (Side::Link, "link"), (Side::Gateway, "gateway"), (Side::Server, "server")];
 
-/// Maximum length of a sentence that is sent or accepted, in bytes.
-const LONGEST_SENTENCE: usize = 400;
+/// Maximum length of a sentence that is sent or accepted, in bytes: room for a name of 253 characters twice.
+const LONGEST_SENTENCE: usize = 800;
 
 impl Failure {
     /// Creates a failure. The sentence is reduced to printable ASCII and to a bounded length.
@@ -141,6 +141,16 @@ impl Failure {
             }
         }
         None
+    }
+
+    /// The same failure, as `gateway` reports it: the sentence begins with that in place of "the gateway".
+    #[must_use]
+    pub fn said_by(&self, gateway: &str) -> Self {
+        let sentence = match self.sentence.strip_prefix("the gateway") {
+            Some(rest) if rest.starts_with([' ', '\'']) => format!("{gateway}{rest}"),
+            _ => format!("{gateway}: {}", self.sentence),
+        };
+        Self::new(self.kind, self.side, sentence)
     }
 
     /// Whether another gateway may succeed. A failure that the destination caused is never blamed on a gateway.
@@ -248,6 +258,19 @@ mod tests {
             assert_eq!(failure.proxy_status("laneway"), field);
         }
         assert_eq!(KINDS.len(), Kind::NoWayOut as usize + 1, "KINDS ends with the last kind");
+    }
+
+    #[test]
+    fn a_failure_that_a_gateway_reports_begins_with_the_name_of_that_gateway() {
+        for (sentence, said) in [
+            ("the gateway cannot find the name a.b", "gateway mill-7 cannot find the name a.b"),
+            ("the gateway's name servers failed", "gateway mill-7's name servers failed"),
+            ("10.0.0.5:80 did not answer", "gateway mill-7: 10.0.0.5:80 did not answer"),
+            ("the gateways differ", "gateway mill-7: the gateways differ"),
+        ] {
+            let failure = Failure::new(Kind::DnsFailed, Side::Gateway, sentence);
+            assert_eq!(failure.said_by("gateway mill-7").sentence, said);
+        }
     }
 
     proptest! {

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use laneway::wire::datagram::{
-    Advert, Datagram, DatagramSigner, Keys, Message, Reach, Received, STATEMENT_SIZE, Sequence, Standing,
-    State, Way,
+    Advert, AnnouncedName, Datagram, DatagramSigner, Keys, Message, Reach, Received, STATEMENT_SIZE,
+    Sequence, Standing, State, Way,
 };
 use laneway::wire::id::{GroupId, NodeId};
 
@@ -17,7 +17,8 @@ pub(crate) fn cost() -> Duration {
     let key = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
     let pair = Ed25519KeyPair::from_pkcs8(key.as_ref()).unwrap();
     let public_key: &[u8; 32] = pair.public_key().as_ref().try_into().unwrap();
-    let signer = DatagramSigner::new(key.as_ref(), [0; STATEMENT_SIZE]).unwrap();
+    let signer =
+        DatagramSigner::new(key.as_ref(), [0; STATEMENT_SIZE], AnnouncedName::new("mill-7")).unwrap();
     let (group, keys) = (GroupId([1; 8]), Keys::new(&[2; 32]));
     let way = Way { from: "10.0.0.8:7420".parse().unwrap(), to: "10.0.0.9:7420".parse().unwrap() };
     let advert = Advert {

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use aws_lc_rs::{hkdf, hmac};
 use laneway::wire::datagram::{
-    Datagram, DatagramSigner, Keys, Message, Received, SIZE, STATEMENT_SIZE, Way, invite_asked_for,
+    Datagram, DatagramSigner, Keys, Message, Received, SIZE, Way, invite_asked_for,
 };
 use laneway::wire::id::GroupId;
 
@@ -15,7 +15,6 @@ const DISCOVERY_KEY: [u8; 32] = [7; 32];
 const LABELS: [&str; 5] = ["query", "offer", "beacon", "join query", "join offer"];
 const TAG: usize = SIZE - 16;
 const SIGNATURE: usize = TAG - 64;
-const STATEMENT: usize = SIGNATURE - STATEMENT_SIZE;
 const SEED: [u8; 32] = [5; 32];
 
 static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys::new(&DISCOVERY_KEY));
@@ -47,7 +46,7 @@ fn check(data: &[u8]) {
         Ok(Received::Unsigned(datagram)) => (datagram, None),
         Ok(Received::Signed(unverified)) => {
             let statement = *unverified.statement();
-            let sequence = unverified.sequence();
+            let (sequence, name) = (unverified.sequence(), unverified.name(&KEYS));
             let Ok(datagram) = unverified.verify(public_key) else { return };
             let (Message::Offer { sequence: said, .. } | Message::Beacon { sequence: said, .. }) =
                 &datagram.message
@@ -56,7 +55,7 @@ fn check(data: &[u8]) {
             };
             assert_eq!(sequence, *said);
             let pkcs8 = KEY.to_pkcs8v1().expect("it can be written");
-            (datagram, Some(DatagramSigner::new(pkcs8.as_ref(), statement).expect("a key")))
+            (datagram, Some(DatagramSigner::new(pkcs8.as_ref(), statement, name).expect("a key")))
         }
     };
     assert_eq!(datagram.encode(&KEYS, *WAY, signer.as_ref())[..], *data, "two datagrams that say the same");
@@ -92,8 +91,6 @@ fn authentic(data: &[u8], signs: bool) -> Option<Vec<u8>> {
         if !matches!(LABELS[kind], "offer" | "beacon") {
             return None;
         }
-        // Zeros between the list of peers and the statement.
-        bytes[316..STATEMENT].fill(0);
         let label = format!("laneway {} 2\0", LABELS[kind]);
         let signed = [label.as_bytes(), &bytes[..SIGNATURE], &way].concat();
         bytes[SIGNATURE..].copy_from_slice(KEY.sign(&signed).as_ref());

@@ -1,9 +1,10 @@
 //! Gateways are found without a default route, and from behind common firewalls.
 
 use super::curl::{BIG, HTTP};
-use crate::lab::group::{START, discover, forget_gateways};
+use crate::lab::group::{START, discover, forget_gateways, laneway};
 use crate::lab::origin::{big, sha256};
 use crate::lab::{Case, Host, Lab, wait_until};
+use laneway::telemetry::snapshot::Snapshot;
 use std::io::ErrorKind;
 use std::iter;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -19,6 +20,10 @@ pub(super) const CASES: &[Case] = &[
     (
         "discovery::asks_known_gateways_from_behind_a_closed_firewall",
         asks_known_gateways_from_behind_a_closed_firewall,
+    ),
+    (
+        "discovery::every_node_is_called_by_its_name_and_no_gateway_lists_itself",
+        every_node_is_called_by_its_name_and_no_gateway_lists_itself,
     ),
     ("discovery::an_empty_lan_is_reported_as_such", an_empty_lan_is_reported_as_such),
     (
@@ -92,6 +97,46 @@ fn an_empty_lan_is_reported_as_such(lab: &Lab) {
     let output = discover(&c1);
     assert_eq!(output.code(), 1, "{output}");
     assert!(output.stderr.contains("hint:"), "it does not say what to check: {output}");
+}
+
+/// Before there is any link, and on gateways, which link to nobody.
+fn every_node_is_called_by_its_name_and_no_gateway_lists_itself(lab: &Lab) {
+    let _origin = lab.origin();
+    let fleet = lab.fleet(2, &[]);
+    let names = |host: &Host| -> Vec<(Option<String>, String)> {
+        let seen: Snapshot =
+            serde_json::from_str(&laneway(host, &["status", "--json"]).success().text()).unwrap();
+        seen.gateways.into_iter().map(|gateway| (gateway.name, gateway.state)).collect()
+    };
+    for (gateway, other) in
+        [(0, 1), (1, 0)].map(|(one, other)| (&fleet.gateways[one], &fleet.gateways[other]))
+    {
+        let host = &gateway.host;
+        wait_until("the other gateway to be heard", || {
+            names(host).iter().any(|(name, _)| name.as_deref() == Some(&other.host.name))
+        });
+        let seen = names(host);
+        assert_eq!(seen.len(), 1, "{} sees {seen:?}", host.name);
+        let metrics = host.curl(&["http://127.0.0.1:1080/metrics"]).success().text();
+        assert!(metrics.contains("laneway_gateways{state=\"silent\"} 0"), "{metrics}");
+        let table = discover(host).success().text();
+        assert!(table.contains(&format!("{} (this machine)", host.name)), "{table}");
+        let doctor = laneway(host, &["doctor"]).text();
+        assert!(doctor.contains(&format!("{} at {}", other.host.name, other.host.address())), "{doctor}");
+    }
+    let client = &fleet.client;
+    let (one, two) = (&fleet.gateways[0].host, &fleet.gateways[1].host);
+    let table = discover(client).success().text();
+    assert_eq!(table.lines().filter(|line| line.contains("Mbit/s")).count(), 2, "{table}");
+    let speed = laneway(client, &["speedtest", "--seconds", "1"]).success().text();
+    for host in [one, two] {
+        assert!(table.lines().any(|line| line.starts_with(&format!("{} ", host.name))), "{table}");
+        assert!(speed.contains(&format!("gateway {} at {}", host.name, host.address())), "{speed}");
+    }
+    let log = fleet.node.log();
+    assert!(log.contains(&format!("gateway heard gateway=\"{}\"", one.name)), "{log}");
+    let metrics = client.curl(&["http://127.0.0.1:1080/metrics"]).success().text();
+    assert!(metrics.contains(&format!("laneway_link_up{{gateway=\"{}\",id=\"", one.name)), "{metrics}");
 }
 
 /// The whole LAN receives a query, so a client that waits for its link must not repeat it.

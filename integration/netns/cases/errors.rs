@@ -1,5 +1,7 @@
 //! The app gets the true reason of a failure behind the gateway, in its own dialect.
 
+use std::io::Read as _;
+
 use crate::lab::dialect::{self, Head};
 use crate::lab::group::{init, up};
 use crate::lab::{Case, Host, Lab, receiver, wait_until};
@@ -21,20 +23,72 @@ struct Failure {
     error: &'static str,
     /// RFC 1928 §6.
     reply: u8,
+    /// What the app reads: who refused, by which option, and what allows it.
+    says: &'static str,
 }
 
 const DENIED: u16 = 8090;
 /// An address on the outside network that is unused at first.
 const NEW: &str = "10.88.0.77";
 
-const FAILURES: [Failure; 6] = [
-    Failure { host: "10.88.0.100", port: 8089, status: 502, error: "connection_refused", reply: 5 },
-    Failure { host: "nosuch.invalid", port: 80, status: 502, error: "dns_error", reply: 4 },
-    Failure { host: "10.88.0.100", port: DENIED, status: 403, error: "destination_ip_prohibited", reply: 2 },
-    Failure { host: "127.0.0.1", port: 7420, status: 403, error: "destination_ip_prohibited", reply: 2 },
+const FAILURES: [Failure; 7] = [
+    Failure {
+        host: "10.88.0.100",
+        port: 8089,
+        status: 502,
+        error: "connection_refused",
+        reply: 5,
+        says: "gateway g1: 10.88.0.100:8089",
+    },
+    Failure {
+        host: "nosuch.invalid",
+        port: 80,
+        status: 502,
+        error: "dns_error",
+        reply: 4,
+        says: "gateway g1 cannot find the name nosuch.invalid",
+    },
+    Failure {
+        host: "10.88.0.100",
+        port: DENIED,
+        status: 403,
+        error: "destination_ip_prohibited",
+        reply: 2,
+        says: "gateway g1: 10.88.0.100:8090 is refused by --deny 10.88.0.100:8090: change that rule there",
+    },
+    Failure {
+        host: "127.0.0.1",
+        port: 7420,
+        status: 403,
+        error: "destination_ip_prohibited",
+        reply: 2,
+        says: "allowed only by a rule that names it: add --allow 127.0.0.1:7420 there",
+    },
     // The gateway's own address, and the same as a 6to4 one.
-    Failure { host: "10.88.0.21", port: 22, status: 403, error: "destination_ip_prohibited", reply: 2 },
-    Failure { host: "[2002:a58:15::1]", port: 22, status: 403, error: "destination_ip_prohibited", reply: 2 },
+    Failure {
+        host: "10.88.0.21",
+        port: 22,
+        status: 403,
+        error: "destination_ip_prohibited",
+        reply: 2,
+        says: "gateway g1: 10.88.0.21:22 is the gateway's own address",
+    },
+    Failure {
+        host: "[2002:a58:15::1]",
+        port: 22,
+        status: 403,
+        error: "destination_ip_prohibited",
+        reply: 2,
+        says: "add --allow [2002:a58:15::1]:22 there",
+    },
+    Failure {
+        host: "192.0.2.1",
+        port: 80,
+        status: 403,
+        error: "destination_ip_prohibited",
+        reply: 2,
+        says: "gateway g1: 192.0.2.1:80 is not in --server or --allow: add --allow 192.0.2.1:80 there to allow it",
+    },
 ];
 
 fn each_failure_has_its_code_in_each_dialect(lab: &Lab) {
@@ -52,8 +106,12 @@ fn each_failure_has_its_code_in_each_dialect(lab: &Lab) {
         assert_eq!(reply, failure.reply, "SOCKS5 to {}:{}", failure.host, failure.port);
         let (_, head) = dialect::connect(&c1, &authority(failure));
         check(&head, failure, "CONNECT");
-        let (_, head) = dialect::get(&c1, &authority(failure), "/");
+        let (mut stream, head) = dialect::get(&c1, &authority(failure), "/");
         check(&head, failure, "GET");
+        let mut body = String::new();
+        stream.read_to_string(&mut body).unwrap();
+        assert!(body.contains(failure.says), "{body:?} lacks {:?}", failure.says);
+        assert!(node.log().contains(failure.says), "the log lacks {:?}", failure.says);
     }
 
     // The same for an address that it has just been given.
@@ -99,4 +157,5 @@ fn check(head: &Head, failure: &Failure, dialect: &str) {
     assert_eq!(head.status, failure.status, "{dialect} to {target}");
     let status = head.field("proxy-status").unwrap_or_default();
     assert!(status.contains(&format!("error={}", failure.error)), "{dialect} to {target}: {status:?}");
+    assert!(status.contains(failure.says), "{dialect} to {target}: {status:?}");
 }

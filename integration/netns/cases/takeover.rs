@@ -99,7 +99,7 @@ fn a_client_only_and_a_removed_member_cannot_take_the_role_from_the_active_gatew
     {
         let (before, own) = ([status(&g1), status(&c1)], SocketAddr::from((host.address(), 7420)));
         let socket = socket(host, host.address(), 255);
-        let impostor = forger.impostor(&recorded);
+        let impostor = forger.impostor(&g1, &recorded);
         for counter in 1..=10 {
             let sequence = Sequence { boot: u64::MAX, counter };
             // In its own name, in an invented one, in the victim's, and there with the victim's own statement.
@@ -158,7 +158,7 @@ fn a_member_cannot_silence_a_gateway_by_a_beacon_in_its_name(lab: &Lab) {
     let (forger, victim) = (Forger::of(&c2), group_id(&g1));
     let recorded = Recorder::start(&c2, &g1).next();
     let boot = u64::from_be_bytes(recorded[120..128].try_into().unwrap());
-    let impostor = forger.impostor(&recorded);
+    let impostor = forger.impostor(&g1, &recorded);
     for from in [g1.address(), c2.address()] {
         let socket = spoofing(&c2, from);
         let from = SocketAddr::from((from, 7420));

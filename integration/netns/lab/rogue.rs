@@ -6,7 +6,8 @@ use laneway::link::tls;
 use laneway::sys::state::StateDir;
 use laneway::trust::group::Group;
 use laneway::wire::datagram::{
-    Advert, Datagram, DatagramSigner, Keys, Message, Reach, Received, SIZE, Sequence, Standing, State, Way,
+    Advert, AnnouncedName, Datagram, DatagramSigner, Keys, Message, Reach, Received, SIZE, Sequence,
+    Standing, State, Way,
 };
 use laneway::wire::id::NodeId;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -71,10 +72,11 @@ impl Forger {
         Datagram { group, epoch, sender, message }.encode(&self.keys, Way { from, to: from }, Some(signer))
     }
 
-    /// This member's key with somebody else's statement, taken from a beacon of that member.
-    pub(crate) fn impostor(&self, beacon: &[u8; SIZE]) -> DatagramSigner {
+    /// This member's key with the name and the statement of `victim`, taken from a beacon of that member.
+    pub(crate) fn impostor(&self, victim: &Host, beacon: &[u8; SIZE]) -> DatagramSigner {
         let statement = beacon[STATEMENT].try_into().expect("105 bytes");
-        DatagramSigner::new(self.group.key.secret_pkcs8_der(), statement).unwrap()
+        let name = AnnouncedName::new(&victim.name);
+        DatagramSigner::new(self.group.key.secret_pkcs8_der(), statement, name).unwrap()
     }
 
     fn encode(&self, sender: NodeId, message: Message, way: Way) -> [u8; SIZE] {

@@ -51,7 +51,7 @@ fn not_sent(to: SocketAddr, error: &io::Error, facts: &Facts<'_>) -> Finding {
 }
 
 fn of_gateway(seen: &Seen, survey: &Survey, facts: &Facts<'_>) -> Finding {
-    let who = format!("{} at {}, {}", seen.id.short(), seen.link, seen.advert.state.word());
+    let who = format!("{} at {}, {}", seen.name, seen.link, seen.advert.state.word());
     let millis = |time: std::time::Duration| format!("{:.1} ms", time.as_secs_f64() * 1000.0);
     let what = match (seen.by_broadcast, seen.by_unicast) {
         (Some(broadcast), Some(unicast)) => {
@@ -145,6 +145,7 @@ mod tests {
         let time = |answered: bool| answered.then_some(Duration::from_millis(1));
         Seen {
             id: NodeId([1; 16]),
+            name: "mill-7".into(),
             link: "10.0.0.21:7420".parse().unwrap(),
             advert: Advert {
                 state: State::Active,

@@ -15,6 +15,7 @@ use crate::failure::{Failure, Kind};
 use crate::link::client::{DialError, Link};
 use crate::link::gateway_info::{self, GatewayInfo};
 use crate::link::tls;
+use crate::telemetry::report::few;
 use crate::trust::clock::CLOCK_FLOOR;
 use crate::trust::group::Group;
 use crate::trust::membership::Membership;
@@ -39,8 +40,19 @@ pub(super) struct Linked {
 }
 
 impl Linked {
-    fn name(&self) -> String {
-        format!("{} at {}", self.link.gateway.id.short(), self.link.address)
+    pub(super) fn name(&self) -> String {
+        format!("{} at {}", self.link.gateway.name, self.link.address)
+    }
+
+    /// The destinations that it allows, if those are not all.
+    fn rules(&self) -> String {
+        let rules = self.about.as_ref().and_then(|about| about.rules.as_ref());
+        match rules.filter(|rules| !rules.allows_any) {
+            Some(rules) => {
+                format!("; it serves only {}: --allow on it adds destinations", few(&rules.allowed))
+            }
+            None => String::new(),
+        }
     }
 
     /// Whether it reaches a server, by its own report.
@@ -207,9 +219,10 @@ pub(super) async fn reach(linked: &[Linked], servers: &[Target], found: &mut Vec
             Some("reachable") => {
                 let servers =
                     gateway.about.as_ref().map(|about| about.servers.join(", ")).unwrap_or_default();
+                let rules = gateway.rules();
                 let what = match servers.is_empty() {
-                    true => format!("{name} reaches the outside"),
-                    false => format!("{name} reaches a server: {servers}"),
+                    true => format!("{name} reaches the outside{rules}"),
+                    false => format!("{name} reaches a server: {servers}{rules}"),
                 };
                 found.push(Finding::ok(Layer::Gateway, what));
                 useful = true;
@@ -235,12 +248,12 @@ pub(super) async fn reach(linked: &[Linked], servers: &[Target], found: &mut Vec
 
 /// Asks a gateway whose probes fail to connect to a server, for its reason.
 async fn unreachable(gateway: &Linked, servers: &[Target]) -> Finding {
-    let (name, ip) = (gateway.name(), gateway.link.address.ip());
+    let (name, on) = (gateway.name(), gateway.link.gateway.name.clone());
     let mut finding = Finding::wrong(Layer::Gateway, format!("{name} does not reach its servers"));
     let reported =
         gateway.about.iter().flat_map(|about| &about.servers).filter_map(|server| server.parse().ok());
     let Some(server) = reported.chain(servers.iter().cloned()).next() else {
-        return finding.hint(format!("on {ip}: 'laneway doctor'"));
+        return finding.hint(format!("on {on}: 'laneway doctor'"));
     };
     match gateway.link.open(&server, 0, bytes::Bytes::new()).await {
         Ok(_) => finding
@@ -248,14 +261,14 @@ async fn unreachable(gateway: &Linked, servers: &[Target]) -> Finding {
             .hint("try again"),
         Err(failure) => {
             finding = finding.because(failure.sentence.clone());
-            finding.hint(hint_for(&failure, &server, Some(&ip.to_string())))
+            finding.hint(hint_for(&failure, &server, Some(&on)))
         }
     }
 }
 
-/// What to do about a connection to `server` that failed, on the gateway at `on` or on this machine.
+/// What to do about a connection to `server` that failed, on the gateway called `on` or on this machine.
 pub(super) fn hint_for(failure: &Failure, server: &Target, on: Option<&str>) -> String {
-    let on = on.map_or_else(|| "on this machine".to_owned(), |ip| format!("on {ip}"));
+    let on = on.map_or_else(|| "on this machine".to_owned(), |name| format!("on {name}"));
     let host = &server.to_string();
     let host = host.rsplit_once(':').map_or(host.as_str(), |(host, _)| host.trim_matches(['[', ']']));
     match failure.kind {
@@ -269,7 +282,9 @@ pub(super) fn hint_for(failure: &Failure, server: &Target, on: Option<&str>) -> 
             format!("{on}: make 'getent hosts {host}' find it, by /etc/resolv.conf or a line in /etc/hosts")
         }
         Kind::NameForbidden | Kind::AddressForbidden => {
-            format!("{on}: 'laneway up --server {server}' (or --allow) allows it")
+            format!(
+                "{on}: change the options of 'laneway up' as the reason says; --allow {server} allows it, unless a --deny matches"
+            )
         }
         Kind::NetworkUnreachable | Kind::HostUnreachable | Kind::ConnectTimeout | Kind::NoWayOut => format!(
             "{on}: bring the uplink up: 'ip -brief address' shows the interfaces, 'ip route get {host}' the route"

@@ -13,6 +13,7 @@ use crate::local::endpoint::Endpoint;
 use crate::peers::options::PORT;
 use crate::problem::Problem;
 use crate::sys::state::StateDir;
+use crate::telemetry::report;
 use crate::telemetry::snapshot::Snapshot;
 use crate::trust::group::{self, Group};
 
@@ -180,11 +181,18 @@ fn proxy_port(address: SocketAddr) -> (Finding, Option<Node>) {
     }
     match ask::snapshot(address) {
         Ok(seen) => {
-            let what = format!("{address}: the node {} runs here", seen.node.name);
+            let what = format!("{address}: the node {} runs here, {}", seen.node.name, settings(&seen));
             (Finding::ok(Layer::Ports, what), Some(Node { proxy: address, seen }))
         }
         Err(_) => (taken(Protocol::Tcp, address, "--proxy ADDR:PORT"), None),
     }
+}
+
+/// The settings of a running node that decide what it does, which may differ from those that this command finds.
+fn settings(seen: &Snapshot) -> String {
+    let servers = if seen.servers.is_empty() { "none".into() } else { seen.servers.join(", ") };
+    let rules = seen.rules.as_ref().and_then(report::rules).map(|rules| format!("; {rules}"));
+    format!("role {}, servers {servers}{}", seen.node.setting, rules.unwrap_or_default())
 }
 
 fn taken(protocol: Protocol, address: SocketAddr, other: &str) -> Finding {

@@ -17,8 +17,10 @@ use crate::commands::progress;
 use crate::config::{Config, RoleSetting};
 use crate::lan::Lan;
 use crate::local::logins::Login;
+use crate::net;
 use crate::peers::survey;
 use crate::problem::Problem;
+use crate::telemetry::snapshot::GatewaySeen;
 use crate::trust::group::Group;
 use crate::wire::id::NodeId;
 use crate::wire::target::Target;
@@ -33,6 +35,8 @@ const MAX_SERVERS: usize = 4;
 /// What is known of this machine when the layers beyond it are checked.
 pub(super) struct Remote<'a> {
     pub(super) config: &'a Config,
+    /// The servers that this command was given.
+    pub(super) asked: &'a [Target],
     pub(super) group: &'a Group,
     /// The node that runs here.
     pub(super) node: Option<&'a Node>,
@@ -72,7 +76,7 @@ impl Remote<'_> {
         let reported =
             linked.iter().flat_map(|gateway| gateway.about.iter().flat_map(|about| &about.servers));
         let reported: BTreeSet<Target> = reported.filter_map(|server| server.parse().ok()).collect();
-        let useful = gateways::reach(&linked, &self.config.gateway.server, &mut found).await;
+        let useful = gateways::reach(&linked, &self.own_servers(), &mut found).await;
         if is_candidate && !serves {
             found.extend(self.unreachable_server().await);
         }
@@ -113,12 +117,12 @@ impl Remote<'_> {
         }
     }
 
-    /// The servers of the configuration, else those of the running node.
+    /// The servers that this command was given, else those of the running node, else of the configuration.
     fn own_servers(&self) -> Vec<Target> {
-        let of_node = self.node.iter().flat_map(|node| &node.seen.servers);
-        match self.config.gateway.server.is_empty() {
-            true => of_node.filter_map(|server| server.parse().ok()).collect(),
-            false => self.config.gateway.server.clone(),
+        match self.node {
+            _ if !self.asked.is_empty() => self.asked.to_vec(),
+            Some(node) => node.seen.servers.iter().filter_map(|server| server.parse().ok()).collect(),
+            None => self.config.gateway.server.clone(),
         }
     }
 
@@ -143,16 +147,13 @@ impl Remote<'_> {
             diagnosis.skip(&[Layer::Discovery], "there is no network to discover on");
             return BTreeMap::new();
         }
-        let seen = self.node.iter().flat_map(|node| &node.seen.gateways);
-        let seen = seen.flat_map(|gateway| [&gateway.address].into_iter().chain(&gateway.other_addresses));
-        let seen = seen.filter_map(|address| address.parse().ok());
-        let known: BTreeSet<SocketAddr> = remembered.iter().copied().chain(seen).collect();
+        let known = self.known(remembered);
         let waiting = progress::waiting("asking the LAN for gateways");
         let survey = survey::look(survey::Options {
             group: self.group.clone().into(),
             port: self.config.peers.discovery_port,
             lans: self.config.peers.lan.clone(),
-            known: known.iter().copied().collect(),
+            known: known.iter().flatten().copied().collect(),
             time: SURVEY_TIME,
         });
         let survey = survey.await;
@@ -174,7 +175,26 @@ impl Remote<'_> {
             known: known.len(),
         };
         diagnosis.extend(discovery::judge(&survey, &facts));
-        survey.links().into_iter().map(|(link, id)| (link, Some(id))).collect()
+        survey.links().into_iter().map(|seen| (seen.link, Some(seen.id))).collect()
+    }
+
+    /// The gateways that were known before the survey, each as its addresses, without this machine.
+    fn known(&self, remembered: &[SocketAddr]) -> Vec<Vec<SocketAddr>> {
+        let own = net::own_addresses().unwrap_or_default();
+        let seen = self.node.iter().flat_map(|node| &node.seen.gateways);
+        let addresses = |gateway: &GatewaySeen| {
+            let all = [&gateway.address].into_iter().chain(&gateway.other_addresses);
+            all.filter_map(|address| address.parse().ok()).collect()
+        };
+        let mut known: Vec<Vec<SocketAddr>> = seen.map(addresses).collect();
+        for address in remembered {
+            if !known.iter().flatten().any(|seen| seen == address) {
+                known.push(vec![*address]);
+            }
+        }
+        known.iter_mut().for_each(|addresses| addresses.retain(|address| !own.contains(&address.ip())));
+        known.retain(|addresses| !addresses.is_empty());
+        known
     }
 
     /// The servers to send a request to: this machine's own, else those that gateways `reported`, else the destination

@@ -38,7 +38,7 @@ pub(super) enum Route<'a> {
 pub(super) async fn send(route: &Route<'_>, server: &Target) -> Finding {
     let name = match route {
         Route::LocalPort(proxy, _) => format!("through the node on {proxy}"),
-        Route::Link(gateway) => format!("over a link to {}", gateway.link.address),
+        Route::Link(gateway) => format!("over a link to {}", gateway.name()),
         Route::Direct => "from this machine itself".into(),
     };
     let sent = async {
@@ -61,9 +61,7 @@ pub(super) async fn send(route: &Route<'_>, server: &Target) -> Finding {
                     "'laneway status' shows the gateways that the node sees".into()
                 }
                 (Route::LocalPort(..), _) => hint_for(&failure, server, Some("the gateway")),
-                (Route::Link(gateway), _) => {
-                    hint_for(&failure, server, Some(&gateway.link.address.ip().to_string()))
-                }
+                (Route::Link(gateway), _) => hint_for(&failure, server, Some(&gateway.link.gateway.name)),
                 (Route::Direct, _) => hint_for(&failure, server, None),
             };
             finding.because(failure.sentence).hint(hint)

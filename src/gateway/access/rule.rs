@@ -55,6 +55,11 @@ impl Rule {
             }
     }
 
+    /// Whether the rule matches every destination.
+    pub(super) fn is_any(&self) -> bool {
+        self.hosts == Hosts::Any && self.has_every_port()
+    }
+
     pub(super) fn has_every_port(&self) -> bool {
         self.ports.0 <= 1 && self.ports.1 == u16::MAX
     }
@@ -164,6 +169,10 @@ impl fmt::Display for Rule {
             Hosts::Any => f.write_str("*")?,
             Hosts::Name(name) => f.write_str(name)?,
             Hosts::Below(domain) => write!(f, "*.{domain}")?,
+            Hosts::Net(net) if net.prefix_len() == net.max_prefix_len() => match net.addr() {
+                IpAddr::V4(ip) => write!(f, "{ip}")?,
+                IpAddr::V6(ip) => write!(f, "[{ip}]")?,
+            },
             Hosts::Net(IpNet::V4(net)) => write!(f, "{net}")?,
             Hosts::Net(IpNet::V6(net)) => write!(f, "[{net}]")?,
         }
@@ -198,7 +207,16 @@ mod tests {
 
     #[test]
     fn a_shown_rule_parses_again_and_nonsense_is_refused() {
-        for text in ["*", "*:443", "a.b:1-2", "*.a.b:80", "10.0.0.0/8:80", "[fd00::/8]:443"] {
+        for text in [
+            "*",
+            "*:443",
+            "a.b:1-2",
+            "*.a.b:80",
+            "10.0.0.0/8:80",
+            "10.0.0.5:80",
+            "[fd00::/8]:443",
+            "[fd00::5]:443",
+        ] {
             assert_eq!(text.parse::<Rule>().unwrap().to_string(), text);
         }
         assert_eq!("fd00::/8".parse::<Rule>().unwrap().to_string(), "[fd00::/8]");

@@ -138,7 +138,7 @@ impl Flow<'_> {
         let path = match routes.open_tunnel(Transport::Udp, &self.target, self.id, &Bytes::new()).await? {
             Some((mut tunnel, link)) => {
                 tunnel.stream.charge_to(self.queue.account());
-                record.gateway = link.gateway.id.short();
+                record.gateway = link.gateway.name.to_string();
                 Path::Link(Box::new(tunnel), link.end_of_use())
             }
             None => {

@@ -432,3 +432,19 @@ proptest! {
         prop_assert!(!simulation.links.is_empty() || simulation.usable().next().is_none());
     }
 }
+
+#[test]
+fn an_address_that_only_gateways_reach_is_dialled_after_those_on_this_machines_networks() {
+    let unheard = |n| KnownGateway { state: None, was_heard: false, ..heard(n, State::Active) };
+    let is_near = |ip: IpAddr| ip != address(1).ip() && ip != address(4).ip();
+    let order = |ranked: &[KnownGateway]| {
+        let mut ranked = ranked.to_vec();
+        near_first(&mut ranked, &is_near);
+        let place = |gateway: &KnownGateway| (1..9).find(|n| address(*n) == gateway.address).unwrap();
+        ranked.iter().map(place).collect::<Vec<_>>()
+    };
+    assert_eq!(order(&[unheard(1), unheard(2), unheard(3)]), [2, 3, 1]);
+    assert_eq!(order(&[heard(4, State::Active), unheard(1), unheard(2)]), [4, 2, 1], "it is heard");
+    assert_eq!(order(&[named(1), unheard(4), unheard(2)]), [1, 2, 4], "the user named it");
+    assert_eq!(order(&[unheard(1), heard(2, State::Draining)]), [1, 2], "better than none");
+}

@@ -35,7 +35,7 @@ impl NameServer {
                 biased;
                 answered = timeout_at(deadline, resolve::resolve(&link, bytes.clone())) => answered,
                 () = routes.until_better(&link.state, link.address), if search.may_move_on() => {
-                    tracing::info!(gateway = link.gateway.id.short(), "no answer: the question moves on");
+                    tracing::info!(gateway = &*link.gateway.name, "no answer: the question moves on");
                     continue;
                 }
             };

@@ -72,11 +72,15 @@ pub(super) async fn forward(
     let mut repeats = 0;
     // A request moves away from a suspect gateway once.
     let mut moved = false;
+    let mut is_repeated = false;
     loop {
         let mut server = match open.take() {
             Some(idle) => idle.server,
             None => local.routes.open(target, id, head.clone(), repeatable).await?,
         };
+        if std::mem::take(&mut is_repeated) {
+            record.rescued("repeated");
+        }
         record.gateway = server.gateway().to_owned();
         let link = server.link().filter(|_| repeatable && !moved);
         let ended = tokio::select! {
@@ -94,7 +98,7 @@ pub(super) async fn forward(
             Err(Trouble::Silent { lost, .. }) if repeatable && (lost || reused) && repeats < MOST_REPEATS => {
                 (reused, repeats) = (false, repeats + 1);
                 tracing::info!(conn = format!("{id:016x}"), "request repeated: no answer came");
-                record.rescued("repeated");
+                is_repeated = true;
             }
             Err(Trouble::Lost(why)) => {
                 let resumed = exchange.resume(why, record).await;

@@ -28,9 +28,8 @@ impl Exchange<'_> {
                 conn = format!("{:016x}", self.id),
                 offset,
                 left,
-                "download resumed on the next gateway"
+                "the rest of a download is asked for on the next gateway"
             );
-            record.rescued("resumed");
             let mut head = BytesMut::new();
             point.request(self.request, offset).write_forward(&self.local.name, &mut head);
             let opened = self.local.routes.open(self.target, self.id, head.freeze(), true).await;
@@ -38,7 +37,7 @@ impl Exchange<'_> {
             record.gateway = server.gateway().to_owned();
             let traffic = record.traffic();
             let progress = Progress::of_app(&traffic);
-            let result = self.rest(&mut server.halves().1, &point, offset, left, &progress).await;
+            let result = self.rest(&mut server.halves().1, &point, (offset, left), &progress, record).await;
             let moved = progress.moved();
             record.moved(moved);
             fruitless = if moved.received > 0 { 0 } else { fruitless + 1 };
@@ -56,9 +55,9 @@ impl Exchange<'_> {
         &self,
         server: &mut FromServer<'_>,
         point: &Point,
-        offset: u64,
-        left: u64,
+        (offset, left): (u64, u64),
         progress: &Progress<'_>,
+        record: &Record,
     ) -> Result<(), Trouble> {
         let mut buffer = BytesMut::new();
         let mut searched = 0;
@@ -80,6 +79,7 @@ impl Exchange<'_> {
             buffer.extend_from_slice(&self.next_of_body(server, &mut BytesMut::new()).await?);
         };
         point.check(&response, offset).map_err(|mismatch| Trouble::Truncated(mismatch.to_string()))?;
+        record.rescued("resumed");
         self.exact(server, &mut BytesMut::new(), &mut buffer, left, progress).await
     }
 }

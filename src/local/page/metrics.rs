@@ -110,7 +110,7 @@ fn gateways(page: &mut Exposition, snapshot: &Snapshot) {
         page.gauge(name, help);
         for link in links {
             if let Some(value) = value(link) {
-                page.sample(&[("gateway", &link.id), ("address", &link.address)], value);
+                page.sample(&of_link(link), value);
             }
         }
     };
@@ -125,12 +125,17 @@ fn gateways(page: &mut Exposition, snapshot: &Snapshot) {
     each("link_round_trip_seconds", "Round trip time of the last ping.", |link| link.round_trip);
     page.counter("link_sent_bytes_total", "Bytes of tunnels sent on the link since it came up.");
     for link in links {
-        page.sample(&[("gateway", &link.id), ("address", &link.address)], link.sent);
+        page.sample(&of_link(link), link.sent);
     }
     page.counter("link_received_bytes_total", "Bytes of tunnels received on the link since it came up.");
     for link in links {
-        page.sample(&[("gateway", &link.id), ("address", &link.address)], link.received);
+        page.sample(&of_link(link), link.received);
     }
+}
+
+/// The labels of a link. Names are for people; the id tells apart two gateways of one name.
+fn of_link(link: &LinkSeen) -> [(&'static str, &str); 3] {
+    [("gateway", &link.name), ("id", &link.id), ("address", &link.address)]
 }
 
 /// The text so far, and the name of the metric whose samples come next.

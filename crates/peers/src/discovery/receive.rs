@@ -70,7 +70,7 @@ impl Discovery {
         let verified = {
             let mut verifier = locked(&self.verifier);
             let before = verifier.signatures();
-            let verified = verifier.verify(unverified, &keyring.group, arrival);
+            let verified = verifier.verify(unverified, keyring, arrival);
             counts.signatures.many(verifier.signatures() - before);
             verified
         };
@@ -78,8 +78,13 @@ impl Discovery {
             Ok(verified) => verified,
             Err(refusal) => return self.refuse(refusal, sender, from, socket).await,
         };
+        let names = &self.directory.telemetry().names;
+        verified.name.text().into_iter().for_each(|name| names.learn_announced(sender, name));
         if verified.went_back {
-            tracing::info!(gateway = %sender.short(), "the gateway's runs are counted anew: its state directory is older");
+            tracing::info!(
+                gateway = names.of(sender),
+                "the gateway's runs are counted anew: its state directory is older"
+            );
             self.directory.went_back(sender);
         }
         let epoch = verified.datagram.epoch;
@@ -91,7 +96,7 @@ impl Discovery {
                 {
                     let link = link_address(from, advert.link_port);
                     self.note_lag(keyring, sender, epoch, link);
-                    tracing::debug!(gateway = %sender.short(), address = %link, "offer received");
+                    tracing::debug!(gateway = names.of(sender), address = %link, "offer received");
                     self.directory.offered(sender, link, advert, now.saturating_duration_since(asked), now);
                 }
             }
@@ -141,8 +146,8 @@ impl Discovery {
             self.ask(sender, SILENCE, from, socket).await;
         }
         if refusal.is_offence() && REPORTS.take(&mut locked(&self.bounds).reports, Instant::now()) {
-            let (node, reason) = (sender.short(), refusal.word());
-            tracing::warn!(node, %from, reason, "announcement refused: only a member of the group can have sent it");
+            let (node, reason) = (self.directory.telemetry().names.of(sender), refusal.word());
+            tracing::warn!(node, id = %sender.short(), %from, reason, "announcement refused: only a member of the group can have sent it");
             let text = format!("an announcement from {from} was refused: {reason}");
             self.directory.telemetry().note(Happening::Refused, node, text);
         }

@@ -6,7 +6,7 @@ use laneway_trust::certificate::Role;
 use laneway_trust::group::Group;
 use laneway_trust::join::{self, JoinKey};
 use laneway_trust::name::WantedName;
-use laneway_wire::datagram::{Advert, DatagramSigner, Keys, Reach, Received, Standing, State};
+use laneway_wire::datagram::{Advert, AnnouncedName, DatagramSigner, Keys, Reach, Received, Standing, State};
 
 /// Discovery of one member, with a loopback socket, and datagrams from others.
 struct Lab {
@@ -333,7 +333,12 @@ async fn a_node_that_hears_a_later_run_of_its_own_continues_above_it() {
 
 /// The signer of `member` with the statement about `victim`.
 fn impostor(member: &Group, victim: &Group) -> DatagramSigner {
-    DatagramSigner::new(member.key.secret_pkcs8_der(), *victim.signer.statement()).unwrap()
+    DatagramSigner::new(
+        member.key.secret_pkcs8_der(),
+        *victim.signer.statement(),
+        AnnouncedName::new(&victim.node.name),
+    )
+    .unwrap()
 }
 
 #[tokio::test]

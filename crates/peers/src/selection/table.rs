@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::beacon::IN_CROWD;
 use super::order::{Seen, is_latent};
-use laneway_wire::datagram::{Advert, State};
+use laneway_wire::datagram::{Advert, Peer, State};
 use laneway_wire::id::NodeId;
 
 /// How long after its last beacon a candidate counts as silent: three beacons of a standby in line, and six of an active
@@ -165,11 +165,20 @@ impl Gateway {
 }
 
 /// All gateways known, by the address of their link and by their id. One address may have several ids: a datagram from
-/// the address of another gateway does not replace what that one has said.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Table(BTreeMap<(SocketAddr, Option<NodeId>), Gateway>);
+/// the address of another gateway does not replace what that one has said. The node `own`, which has the table, is in it
+/// at no address.
+#[derive(Clone, Debug)]
+pub(super) struct Table {
+    own: NodeId,
+    known: BTreeMap<(SocketAddr, Option<NodeId>), Gateway>,
+}
 
 impl Table {
+    /// An empty table of the node `own`.
+    pub(super) fn new(own: NodeId) -> Self {
+        Self { own, known: BTreeMap::new() }
+    }
+
     /// Notes an advert of the gateway at `link`. `false` when it is older than what is known.
     pub(super) fn heard(
         &mut self,
@@ -184,10 +193,12 @@ impl Table {
         {
             return false;
         }
-        for peer in advert.peers.iter().filter(|peer| peer.id != id && !is_link_local(peer.link)) {
-            if self.0.len() < MAX_GATEWAYS && self.at(peer.link).is_none() {
+        // Others name this node as a candidate, too.
+        let is_other = |peer: &&Peer| peer.id != id && peer.id != self.own && !is_link_local(peer.link);
+        for peer in advert.peers.iter().filter(is_other) {
+            if self.known.len() < MAX_GATEWAYS && self.at(peer.link).is_none() {
                 let named = Gateway::new(Some(peer.id), peer.link, Source::Named);
-                self.0.insert((peer.link, Some(peer.id)), named);
+                self.known.insert((peer.link, Some(peer.id)), named);
             }
         }
         let Some(gateway) = self.entry(id, link) else { return false };
@@ -217,7 +228,7 @@ impl Table {
 
     /// Forgets how new the last beacon of `id` was.
     pub(super) fn went_back(&mut self, id: NodeId) {
-        self.0
+        self.known
             .values_mut()
             .filter(|gateway| gateway.id == Some(id))
             .for_each(|gateway| gateway.beacon = None);
@@ -226,13 +237,13 @@ impl Table {
     /// The entry of the gateway `id` at `link`, which is made if there is none. `None` when there is no room.
     fn entry(&mut self, id: NodeId, link: SocketAddr) -> Option<&mut Gateway> {
         let key = (link, Some(id));
-        if !self.0.contains_key(&key) {
+        if !self.known.contains_key(&key) {
             // What was only an address, or was named under another id, has answered.
             let unheard: Vec<_> = self.at_link(link).filter(|known| known.heard.is_none()).cloned().collect();
-            unheard.iter().for_each(|known| drop(self.0.remove(&(link, known.id))));
+            unheard.iter().for_each(|known| drop(self.known.remove(&(link, known.id))));
             if self.of(id).count() >= MAX_ADDRESSES {
                 let oldest = self.of(id).min_by_key(|known| known.heard)?.link;
-                self.0.remove(&(oldest, Some(id)));
+                self.known.remove(&(oldest, Some(id)));
             }
             if !self.make_room() {
                 return None;
@@ -242,13 +253,13 @@ impl Table {
             // Another address of a gateway that did not answer is no other gateway.
             let suspicions = self.of(id).chain(&unheard).filter_map(|known| known.suspicion);
             gateway.suspicion = suspicions.max_by_key(|suspicion| suspicion.until);
-            self.0.insert(key, gateway);
+            self.known.insert(key, gateway);
         }
-        self.0.get_mut(&key)
+        self.known.get_mut(&key)
     }
 
     pub(super) fn was_suspended(&mut self, length: Duration, now: Instant) {
-        for heard in self.0.values_mut().filter_map(|gateway| gateway.heard.as_mut()) {
+        for heard in self.known.values_mut().filter_map(|gateway| gateway.heard.as_mut()) {
             *heard = (*heard + length).min(now);
         }
     }
@@ -259,7 +270,7 @@ impl Table {
             known.source = known.source.min(source);
         }
         if self.at(link).is_none() && self.make_room() {
-            self.0.insert((link, None), Gateway::new(None, link, source));
+            self.known.insert((link, None), Gateway::new(None, link, source));
         }
     }
 
@@ -282,26 +293,29 @@ impl Table {
     }
 
     fn at_link(&self, link: SocketAddr) -> impl Iterator<Item = &Gateway> {
-        self.0.range((link, None)..).take_while(move |((at, _), _)| *at == link).map(|(_, known)| known)
+        self.known.range((link, None)..).take_while(move |((at, _), _)| *at == link).map(|(_, known)| known)
     }
 
     fn at_link_mut(&mut self, link: SocketAddr) -> impl Iterator<Item = &mut Gateway> {
-        self.0.range_mut((link, None)..).take_while(move |((at, _), _)| *at == link).map(|(_, known)| known)
+        self.known
+            .range_mut((link, None)..)
+            .take_while(move |((at, _), _)| *at == link)
+            .map(|(_, known)| known)
     }
 
     /// The entries of the gateway `id`, one for each address.
     fn of(&self, id: NodeId) -> impl Iterator<Item = &Gateway> {
-        self.0.values().filter(move |gateway| gateway.id == Some(id))
+        self.known.values().filter(move |gateway| gateway.id == Some(id))
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &Gateway> {
-        self.0.values()
+        self.known.values()
     }
 
     /// The candidates heard recently, each once, except the node `except`.
     pub(super) fn seen(&self, except: NodeId, now: Instant) -> Vec<Seen> {
         let mut seen: Vec<_> = self
-            .0
+            .known
             .values()
             .filter(|gateway| gateway.id != Some(except))
             .filter_map(|g| g.seen(now))
@@ -316,11 +330,11 @@ impl Table {
     /// Removes one entry if the table is full: first further addresses of gateways, then the gateway that was heard
     /// longest ago. `false` when none can be removed.
     fn make_room(&mut self) -> bool {
-        if self.0.len() < MAX_GATEWAYS {
+        if self.known.len() < MAX_GATEWAYS {
             return true;
         }
         let mut latest: BTreeMap<NodeId, Option<Instant>> = BTreeMap::new();
-        for gateway in self.0.values() {
+        for gateway in self.known.values() {
             let heard = latest.entry(gateway.id.unwrap_or(NodeId([0; 16]))).or_default();
             *heard = (*heard).max(gateway.heard);
         }
@@ -328,10 +342,10 @@ impl Table {
             gateway.heard.is_some() && gateway.id.and_then(|id| latest.get(&id)) == Some(&gateway.heard)
         };
         // A configured gateway that was heard has the source `Heard`; its address is added again regularly.
-        let oldest = self.0.iter().filter(|(_, gateway)| gateway.source != Source::Static);
+        let oldest = self.known.iter().filter(|(_, gateway)| gateway.source != Source::Static);
         let oldest =
             oldest.min_by_key(|(_, gateway)| (is_latest(gateway), gateway.heard)).map(|(key, _)| *key);
-        oldest.is_some_and(|oldest| self.0.remove(&oldest).is_some())
+        oldest.is_some_and(|oldest| self.known.remove(&oldest).is_some())
     }
 }
 

@@ -18,7 +18,7 @@ use crate::name::{self, Taken, WantedName};
 use crate::statement::Statement;
 use crate::update::MAX_MEMBERS;
 use laneway_sys::state::{StateDir, StateLock};
-use laneway_wire::datagram::STATEMENT_SIZE;
+use laneway_wire::datagram::{AnnouncedName, STATEMENT_SIZE};
 use laneway_wire::id::{GroupId, NodeId};
 
 /// The group's authority, on a machine that holds its key.
@@ -99,14 +99,17 @@ impl Authority {
         Ok((member, node))
     }
 
-    /// Signs the statement about the member with this key.
+    /// Signs the statement about the member of this name with this key.
     pub(super) fn vouch_for(
         &self,
+        name: &str,
         public_key: &[u8; 32],
         role: Role,
         epoch: u64,
     ) -> Result<Base64<[u8; STATEMENT_SIZE]>, CertificateError> {
-        Statement { role, epoch, public_key: *public_key }.sign(&self.key).map(Base64)
+        Statement { role, epoch, public_key: *public_key }
+            .sign(&self.key, AnnouncedName::new(name))
+            .map(Base64)
     }
 
     /// The group of this machine.

@@ -113,10 +113,10 @@ pub fn import(state: &StateDir, export: &[u8], node_name: &WantedName) -> Result
         authority.issue(&lock, update.revoked(), &public_key, node_name, Role::Gateway, None)?;
     let membership = IssuedMembership {
         group_name: export.group_name,
+        statement: authority.vouch_for(&member.name, &public_key, Role::Gateway, update.epoch())?,
         node_name: member.name,
         node_certificate: Base64(node),
         ca_certificate: export.ca_certificate,
-        statement: authority.vouch_for(&public_key, Role::Gateway, update.epoch())?,
     };
     let group = Group::assemble(membership, update, node_key, &ca_key)?;
     write_key()?;

@@ -5,28 +5,41 @@ use std::fmt;
 use aws_lc_rs::signature::{self, Ed25519KeyPair, UnparsedPublicKey};
 use aws_lc_rs::{hkdf, hmac};
 
-use super::layout::{STATEMENT_SIZE, Type, Way, plain_ip};
+use super::layout::{NAME_SIZE, STATEMENT_SIZE, Type, Way, plain_ip};
+use crate::id::NodeId;
 
 /// The keys of one group or of one invite: one key for each type of datagram.
 pub struct Keys {
     by_type: [hmac::Key; 5],
+    names: hmac::Key,
 }
 
 impl Keys {
     /// Derives the keys from the discovery key of the group or of the invite (RFC 5869).
     pub fn new(discovery_key: &[u8; 32]) -> Self {
         let derived = hkdf::Salt::new(hkdf::HKDF_SHA256, b"laneway discovery 2").extract(discovery_key);
-        let key = |label: &[u8]| {
+        let derived = |label: &[u8]| {
             let mut bytes = [0; 32];
             derived
                 .expand(&[label], hmac::HMAC_SHA256)
                 .and_then(|okm| okm.fill(&mut bytes))
                 .expect("32 bytes are within what HKDF-SHA256 gives");
-            hmac::Key::new(hmac::HMAC_SHA256, &bytes)
+            bytes
         };
+        let key = |label: &[u8]| hmac::Key::new(hmac::HMAC_SHA256, &derived(label));
         Self {
             by_type: [key(b"query"), key(b"offer"), key(b"beacon"), key(b"join query"), key(b"join offer")],
+            names: hmac::Key::new(hmac::HMAC_SHA512, &derived(b"name")),
         }
+    }
+
+    /// Masks the name of a sender, or unmasks it: a one-time pad, because a node keeps one name for ever, so that each pad
+    /// masks one text only.
+    pub(super) fn mask(&self, sender: NodeId, name: [u8; NAME_SIZE]) -> [u8; NAME_SIZE] {
+        let pad = hmac::sign(&self.names, &sender.0);
+        let mut masked = name;
+        masked.iter_mut().zip(pad.as_ref()).for_each(|(byte, pad)| *byte ^= pad);
+        masked
     }
 
     pub(super) fn tag(&self, kind: Type, head: &[u8], way: Way) -> [u8; 16] {
@@ -42,10 +55,33 @@ impl Keys {
     }
 }
 
-/// What signs a node's offers and beacons: its private key, and the authority's statement about it.
+/// What signs a node's offers and beacons: its private key, the authority's statement about it, and its name.
 pub struct DatagramSigner {
     key: Ed25519KeyPair,
     statement: [u8; STATEMENT_SIZE],
+    name: AnnouncedName,
+}
+
+/// The name of a node, as its offers and beacons carry it: a longer one is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AnnouncedName(pub [u8; NAME_SIZE]);
+
+impl AnnouncedName {
+    /// What fits of this name.
+    pub fn new(name: &str) -> Self {
+        let mut bytes = [0; NAME_SIZE];
+        bytes.iter_mut().zip(name.bytes()).for_each(|(byte, of_name)| *byte = of_name);
+        Self(bytes)
+    }
+
+    /// The name, if it is one: printable ASCII without spaces.
+    pub fn text(&self) -> Option<&str> {
+        let length = self.0.iter().position(|byte| *byte == 0).unwrap_or(NAME_SIZE);
+        let (name, padding) = self.0.split_at(length);
+        let is_name = !name.is_empty() && name.iter().all(u8::is_ascii_graphic);
+        let is_whole = padding.iter().all(|byte| *byte == 0);
+        std::str::from_utf8(name).ok().filter(|_| is_name && is_whole)
+    }
 }
 
 /// A private key that is not an Ed25519 key in PKCS#8 (RFC 8410 §7).
@@ -54,13 +90,22 @@ pub struct DatagramSigner {
 pub struct UnusableKey;
 
 impl DatagramSigner {
-    /// The signer with this private key (PKCS#8, DER) and this statement.
+    /// The signer with this private key (PKCS#8, DER), this statement and this name, which the statement covers.
     ///
     /// # Errors
     /// [`UnusableKey`].
-    pub fn new(key: &[u8], statement: [u8; STATEMENT_SIZE]) -> Result<Self, UnusableKey> {
+    pub fn new(
+        key: &[u8],
+        statement: [u8; STATEMENT_SIZE],
+        name: AnnouncedName,
+    ) -> Result<Self, UnusableKey> {
         let key = Ed25519KeyPair::from_pkcs8_maybe_unchecked(key).ok().ok_or(UnusableKey)?;
-        Ok(Self { key, statement })
+        Ok(Self { key, statement, name })
+    }
+
+    /// The name of the owner of the key.
+    pub(super) fn name(&self) -> AnnouncedName {
+        self.name
     }
 
     /// The authority's statement about the owner of the key.

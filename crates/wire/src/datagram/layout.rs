@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 /// Size of every datagram, in bytes. It is below the MTU of every network, so that no datagram is fragmented.
 pub const SIZE: usize = 512;
 /// Maximum number of other candidates in one offer or beacon.
-pub const MOST_PEERS: usize = 5;
+pub const MOST_PEERS: usize = 4;
+/// Size of a sender's name, in bytes: what the other parts leave.
+pub const NAME_SIZE: usize = 47;
 /// Size of a member's statement, in bytes.
 pub const STATEMENT_SIZE: usize = 105;
 
@@ -18,11 +20,12 @@ pub(super) const BODY: usize = 56;
 pub(super) const SEQUENCE: usize = BODY + 64;
 pub(super) const PEERS: usize = SEQUENCE + 16;
 pub(super) const ADVERT_END: usize = PEERS + MOST_PEERS * PEER_SIZE;
+pub(super) const NAME: usize = STATEMENT - NAME_SIZE;
 pub(super) const STATEMENT: usize = SIGNATURE - STATEMENT_SIZE;
 pub(super) const SIGNATURE: usize = TAG - 64;
 pub(super) const TAG: usize = SIZE - 16;
 
-const _: () = assert!(ADVERT_END <= STATEMENT, "the list of peers reaches into the statement");
+const _: () = assert!(ADVERT_END == NAME, "the name follows the list of peers");
 
 /// The source and destination addresses of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -106,7 +106,7 @@ fn signer() -> (DatagramSigner, [u8; 32]) {
     let key = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
     let pair = Ed25519KeyPair::from_pkcs8(key.as_ref()).unwrap();
     let public = pair.public_key().as_ref().try_into().unwrap();
-    (DatagramSigner::new(key.as_ref(), [9; STATEMENT_SIZE]).unwrap(), public)
+    (DatagramSigner::new(key.as_ref(), [9; STATEMENT_SIZE], AnnouncedName::new("mill-7")).unwrap(), public)
 }
 
 fn decode(bytes: &[u8], keys: &Keys, way: Way, public_key: &[u8; 32]) -> Result<Datagram, Dropped> {
