@@ -1,5 +1,8 @@
-//! Members that have the real binary hold as much as they can. Its resident memory is read from outside, so that nothing
-//! counts as bounded only because the node says so.
+//! Members, strangers and apps that have the real binary hold as much as they can. Its resident memory is read from outside,
+//! so that nothing counts as bounded only because the node says so.
+
+mod apps;
+mod strangers;
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, UdpSocket};
@@ -36,10 +39,12 @@ const MAX_LINKS: usize = 8;
 const POST: u8 = 0x83;
 const GET: u8 = 0x82;
 
-/// A gateway of its own process.
+/// A node of its own process.
 struct Victim {
     process: Child,
     link: SocketAddr,
+    proxy: SocketAddr,
+    dns: SocketAddr,
     hostile: Group,
     other: Group,
     /// Its resident memory before anything happened, in bytes.
@@ -49,18 +54,38 @@ struct Victim {
 }
 
 impl Victim {
-    /// On an address of its own, because discovery is heard by every node of an address.
+    /// A gateway on an address of its own, because discovery is heard by every node of an address.
     async fn start(address: &str, options: &[String]) -> Self {
+        let link = format!("{address}:0");
+        let role = ["--role", "gateway", "--link", &link, "--allow", "127.0.0.0/8"].map(str::to_owned);
+        let mut victim = Self::node(address, &[&role, options].concat()).await;
+        // One link and one tunnel, so that what every node needs is there.
+        victim.serves_others().await;
+        victim.idle = victim.memory("VmRSS:");
+        victim
+    }
+
+    /// A node that has no gateway, with a local name server.
+    async fn alone(address: &str) -> Self {
+        let dns = format!("{address}:0");
+        let options = ["--role", "client", "--dns", &dns, "--hold", "60"].map(str::to_owned);
+        let mut victim = Self::node(address, &options).await;
+        victim.serves_its_page().await;
+        victim.idle = victim.memory("VmRSS:");
+        victim
+    }
+
+    async fn node(address: &str, options: &[String]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state");
         let state = StateDir::open(path.clone()).unwrap();
         Authority::create(&state, "office", "first").unwrap();
         let (hostile, other) = (join(&state, Role::Client).await, join(&state, Role::Client).await);
         let discovery = UdpSocket::bind((address, 0)).unwrap().local_addr().unwrap().port().to_string();
-        let (link, limit) = (format!("{address}:0"), format!("{LIMIT}M"));
+        let (proxy, limit) = (format!("{address}:0"), format!("{LIMIT}M"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_laneway"));
-        command.args(["up", "--role", "gateway", "--lan", address, "--link", &link, "--proxy", &link]);
-        command.args(["--discovery-port", &discovery, "--memory-limit", &limit, "--allow", "127.0.0.0/8"]);
+        command.args(["up", "--lan", address, "--proxy", &proxy]);
+        command.args(["--discovery-port", &discovery, "--memory-limit", &limit]);
         command.arg("--state").arg(&path).args(options);
         command.env_clear().env("HOME", directory.path()).env("NO_COLOR", "1").stdin(Stdio::null());
         // A gateway for any destination would ask this machine's name servers.
@@ -74,9 +99,12 @@ impl Victim {
                 let _ = send.send(line);
             }
         });
+        let none = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut victim = Self {
             process,
-            link: ([127, 0, 0, 1], 0).into(),
+            link: none,
+            proxy: none,
+            dns: none,
             hostile,
             other,
             idle: 0,
@@ -85,18 +113,19 @@ impl Victim {
         };
         loop {
             let line = victim._lines.recv_timeout(Duration::from_secs(60)).expect("the node starts");
-            if let Some((_, rest)) = line.split_once("listening: links") {
-                let at = rest.split_once("address=").unwrap().1.split_whitespace().next().unwrap();
-                victim.link = at.parse().unwrap();
+            if let Some((what, at)) = line.split_once(" address=") {
+                let address = at.split_whitespace().next().unwrap().parse();
+                match what.split_once("listening: ") {
+                    Some((_, what)) if what.starts_with("links") => victim.link = address.unwrap(),
+                    Some((_, what)) if what.starts_with("local proxy") => victim.proxy = address.unwrap(),
+                    Some((_, what)) if what.starts_with("local name") => victim.dns = address.unwrap(),
+                    _ => {}
+                }
             }
             if line.contains(" ready node=") {
-                break;
+                return victim;
             }
         }
-        // One link and one tunnel, so that what every node needs is there.
-        victim.serves_others().await;
-        victim.idle = victim.memory("VmRSS:");
-        victim
     }
 
     /// A size that the kernel reports of the process, in bytes.
@@ -129,10 +158,14 @@ impl Victim {
 
     /// Its memory never was beyond the limit, and another member is served.
     async fn has_kept_its_limit(&self) {
+        self.has_kept_memory();
+        self.serves_others().await;
+    }
+
+    fn has_kept_memory(&self) {
         let peak = self.memory("VmHWM:");
         let most = self.idle + LIMIT * MIB + SLACK;
         assert!(peak <= most, "{} MiB, and no more than {} may be", peak / MIB, most / MIB);
-        self.serves_others().await;
     }
 }
 

@@ -14,6 +14,7 @@ use super::handshakes::{Handshake, Handshakes};
 use super::logins::Logins;
 use super::page::Page;
 use super::routes::Routes;
+use crate::memory::Account;
 use crate::telemetry::Telemetry;
 
 /// The state shared by all connections of apps.
@@ -48,6 +49,8 @@ pub struct App {
     pub peer: AppPeer,
     /// Bounds the time until its request is complete.
     pub handshake: Handshake,
+    /// What the connection holds, with all that is opened for it.
+    pub account: Arc<Account>,
 }
 
 impl Local {

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::future::BoxFuture;
 use hickory_proto::op::{Message, ResponseCode};
 use tokio::net::{TcpListener, UdpSocket};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use self::counts::{Counts, Source};
@@ -32,7 +32,7 @@ use crate::wire::id::NodeId;
 const CACHE: usize = 4096;
 /// Maximum size of the cache, in bytes.
 const CACHE_BYTES: usize = 4 << 20;
-/// Maximum number of datagrams being answered at a time.
+/// Maximum number of questions by UDP, and of those by TCP, that are being asked at a time.
 const MOST_QUERIES: usize = 1024;
 /// Maximum number of TCP connections at a time; further ones wait in the listen queue.
 const MOST_CONNECTIONS: usize = 256;
@@ -49,7 +49,9 @@ pub struct NameServer {
     counts: Counts,
     /// The questions that are being asked; the same question asked again waits for the same answer.
     pending: Mutex<HashMap<Key, watch::Receiver<Option<Message>>>>,
+    /// Permits for questions by UDP, and for those by TCP.
     queries: Arc<Semaphore>,
+    stream_queries: Arc<Semaphore>,
     connections: Arc<Semaphore>,
 }
 
@@ -91,6 +93,7 @@ impl NameServer {
             cache: Cache::new(CACHE, CACHE_BYTES),
             pending: Mutex::default(),
             queries: Arc::new(Semaphore::new(MOST_QUERIES)),
+            stream_queries: Arc::new(Semaphore::new(MOST_QUERIES)),
             connections: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
         })
     }
@@ -115,12 +118,20 @@ impl NameServer {
         Some(self.counts.counted(query.answer(&found), Source::Cache))
     }
 
-    /// The answer to `query`. There is always one, before apps give up.
-    async fn answer(self: &Arc<Self>, query: Query) -> Message {
+    /// The answer to a question for which there is no permit.
+    fn excess(&self, query: &Query) -> Message {
+        self.counts.excess();
+        query.answer(&failure(ResponseCode::ServFail, Reason::Other, "too many questions at a time"))
+    }
+
+    /// The answer to `query`. There is always one, before apps give up. `place` is kept for as long as somebody waits for it or
+    /// the question is being asked, whichever is longer.
+    async fn answer(self: &Arc<Self>, query: Query, place: OwnedSemaphorePermit) -> Message {
         if let Some(answer) = self.find_in_cache(&query) {
             return answer;
         }
-        let mut answered = self.ask_once(&query);
+        let place = Arc::new(place);
+        let mut answered = self.ask_once(&query, &place);
         let found = match answered.wait_for(Option::is_some).await {
             Ok(found) => found.clone(),
             // The task has panicked, which the runtime has reported.
@@ -131,7 +142,11 @@ impl NameServer {
     }
 
     /// Asks the question in a task, unless the same question is pending. Gives where the answer will appear.
-    fn ask_once(self: &Arc<Self>, query: &Query) -> watch::Receiver<Option<Message>> {
+    fn ask_once(
+        self: &Arc<Self>,
+        query: &Query,
+        place: &Arc<OwnedSemaphorePermit>,
+    ) -> watch::Receiver<Option<Message>> {
         let mut pending = self.pending();
         let key = query.key();
         if let Some(answered) = pending.get(&key) {
@@ -139,12 +154,12 @@ impl NameServer {
         }
         let (answer, answered) = watch::channel(None);
         pending.insert(key.clone(), answered.clone());
-        let (server, query) = (self.clone(), query.clone());
+        let (server, query, place) = (self.clone(), query.clone(), place.clone());
         self.local.tasks.spawn(async move {
             let entry = Pending { server: &server, key: &key };
             let (found, gateway) = server.ask(&query).await;
             server.cache.keep_of(key.clone(), &found, gateway);
-            drop(entry);
+            drop((entry, place));
             answer.send_replace(Some(found));
         });
         answered

@@ -11,6 +11,7 @@ mod request_body;
 mod response;
 mod resume;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -22,6 +23,7 @@ use self::answers::{answer_here, failed, login_required, plain, refusal_reason};
 use self::exchange::Exchange;
 use self::forward::Done;
 use self::kept::Kept;
+use self::request_body::READ as MAX_BODY_READ;
 use super::answer::send_last;
 use super::context::{App, Local, log_hang_up};
 use super::endpoint::AppPeer;
@@ -29,10 +31,11 @@ use super::server_connection::ServerConnection;
 use super::session::Session;
 use crate::failure::{Failure, Kind, Side};
 use crate::link::relay::ReplayBuffer;
+use crate::memory::{Account, Tally};
 use crate::net;
 use crate::telemetry::record::Record;
 use crate::telemetry::refusal::RefusalReason;
-use crate::wire::http::{MAX_HEAD, Malformed, RequestHead, RequestTarget, head_end};
+use crate::wire::http::{BodyLength, MAX_HEAD, Malformed, RequestHead, RequestTarget, head_end};
 use crate::wire::replay;
 use crate::wire::target::Target;
 
@@ -40,6 +43,8 @@ use crate::wire::target::Target;
 const IDLE: Duration = Duration::from_secs(75);
 /// The maximum of one read from the app, in bytes.
 const READ: usize = 16 * 1024;
+/// What a connection to the page holds at most, in bytes: a request and a response, or what follows them.
+const PAGE: usize = 2 * MAX_HEAD;
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 
 /// What follows a request.
@@ -68,15 +73,20 @@ struct Established {
 
 /// Serves one app from its first request to its end, or until it has become a session.
 pub async fn serve(local: &Local, app: App) -> Option<Box<Session>> {
-    let App { socket, peer, mut handshake } = app;
+    let App { socket, peer, mut handshake, account } = app;
     let mut buffer = BytesMut::new();
+    // The memory of `buffer`, and of a request while it is served.
+    let mut held = Tally::of(&account);
     let mut kept = Kept::default();
     loop {
-        let mut head = handshake.within(read_head(&socket, &mut buffer)).await;
+        let mut head = handshake.within(read_head(&socket, &mut buffer, &mut held)).await;
         drop(handshake);
         let next = match &mut head {
             Some(Ok(Some(head))) => match RequestHead::parse(head) {
-                Ok(request) => answer(local, &socket, &mut buffer, request, &mut kept, peer).await,
+                Ok(request) => {
+                    held.set(buffer.capacity() + head.capacity() + memory_of(&request));
+                    answer(local, (&socket, &account), &mut buffer, request, &mut kept, peer).await
+                }
                 Err(malformed) => refuse(local, malformed, peer),
             },
             Some(Ok(None)) => return None,
@@ -102,11 +112,13 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Session>> {
             }
             Next::Tunnel(established) => {
                 let Established { server, target, id, replay, record } = *established;
-                return Some(Session::new(socket, target, id, server, replay, record));
+                drop(held);
+                return Some(Session::new((socket, account), target, id, server, replay, record));
             }
             Next::Page => {
                 let mut received = head.and_then(Result::ok).flatten().unwrap_or_default();
                 received.unsplit(buffer);
+                held.set(PAGE);
                 // Boxed, so that other connections do not hold its state.
                 let page = Box::pin(local.page.serve(socket, received, &local.drain));
                 if let Some(reason) = page.await {
@@ -119,8 +131,16 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Session>> {
             kept.close();
             return None;
         }
+        held.set(buffer.capacity());
         handshake = local.handshakes.begin();
     }
+}
+
+/// What serving a request holds at most, in bytes: its fields as received and as they are sent on, and what is read of its
+/// body before that is sent on.
+fn memory_of(request: &RequestHead) -> usize {
+    let body = if request.body == BodyLength::None { 0 } else { MAX_BODY_READ };
+    2 * request.fields.memory() + body
 }
 
 /// Waits for the first bytes of the next request; false when none come, or when the app has lost a login with a
@@ -142,7 +162,11 @@ enum HeadError {
 }
 
 /// Reads up to the end of the next request head. `None` when the app ends the connection before one begins.
-async fn read_head(socket: &TcpStream, buffer: &mut BytesMut) -> Result<Option<BytesMut>, HeadError> {
+async fn read_head(
+    socket: &TcpStream,
+    buffer: &mut BytesMut,
+    held: &mut Tally,
+) -> Result<Option<BytesMut>, HeadError> {
     let mut searched = 0;
     loop {
         if let Some(end) = head_end(buffer, searched) {
@@ -161,7 +185,7 @@ async fn read_head(socket: &TcpStream, buffer: &mut BytesMut) -> Result<Option<B
         match net::read_some(socket, buffer, READ).await.map_err(HeadError::HungUp)? {
             0 if buffer.is_empty() => return Ok(None),
             0 => return Err(HeadError::Malformed(Malformed::Unfinished)),
-            _ => {}
+            _ => held.set(buffer.capacity()),
         }
     }
 }
@@ -169,7 +193,7 @@ async fn read_head(socket: &TcpStream, buffer: &mut BytesMut) -> Result<Option<B
 /// Answers one request, whose body and successors may be in `buffer`.
 async fn answer(
     local: &Local,
-    socket: &TcpStream,
+    (socket, account): (&TcpStream, &Arc<Account>),
     buffer: &mut BytesMut,
     request: RequestHead,
     kept: &mut Kept,
@@ -213,9 +237,9 @@ async fn answer(
         let sentence = format!("the request for {target} came back to the proxy that sent it");
         Err(Failure::new(Kind::Loop, Side::Local, sentence))
     } else if request.method == Method::CONNECT {
-        return connect(local, socket, buffer, target, id, record).await;
+        return connect(local, (socket, account), buffer, target, id, record).await;
     } else {
-        let exchange = Exchange::new(local, socket, &request, &target, id);
+        let exchange = Exchange::new(local, (socket, account), &request, &target, id);
         forward::forward(&exchange, buffer, kept, &mut record).await
     };
     match result {
@@ -235,14 +259,14 @@ async fn answer(
 /// CONNECT (RFC 9110 §9.3.6). What the app has sent already, without waiting for the answer, is sent to the server.
 async fn connect(
     local: &Local,
-    socket: &TcpStream,
+    (socket, account): (&TcpStream, &Arc<Account>),
     buffer: &mut BytesMut,
     target: Target,
     id: u64,
     mut record: Record,
 ) -> Next {
     let first = buffer.split().freeze();
-    match local.routes.open(&target, id, first.clone(), replay::is_safe(&first)).await {
+    match local.routes.open(&target, id, first.clone(), replay::is_safe(&first), account).await {
         Ok(server) => match net::write_all(socket, ESTABLISHED).await {
             Ok(()) => {
                 let replay = Some(ReplayBuffer::new(&first));

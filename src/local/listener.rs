@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
+use tokio::net::TcpStream;
+
 use super::context::{App, Local, log_hang_up};
+use super::endpoint::AppPeer;
+use super::handshakes::Handshake;
 use super::port::Port;
 use super::session::Session;
 use super::{http, socks, socks4, transparent};
@@ -36,11 +40,11 @@ pub async fn run(local: Arc<Local>, port: Port, apps: Apps) {
             accepted = accepted => accepted,
             () = local.drain.cancelled() => return,
         };
-        let app = App { socket, peer, handshake: local.handshakes.begin() };
+        let handshake = local.handshakes.begin();
         let shared = local.clone();
         local.tasks.spawn(async move {
             // Boxed one by one, so that an idle session holds no memory of how it was opened.
-            if let Some(session) = Box::pin(dispatch(&shared, app, apps)).await {
+            if let Some(session) = Box::pin(dispatch(&shared, (socket, peer), handshake, apps)).await {
                 Box::pin(session.carry(&shared.routes)).await;
             }
             drop(place);
@@ -48,23 +52,50 @@ pub async fn run(local: Arc<Local>, port: Port, apps: Apps) {
     }
 }
 
-/// Serves an app in its dialect, to its end or until it has become a session.
-async fn dispatch(local: &Local, app: App, apps: Apps) -> Option<Box<Session>> {
-    if let Apps::Redirected { by_name } = apps {
-        return transparent::serve(local, app, by_name).await;
-    }
+/// Waits for the first byte of an app, and serves it to its end or until it has become a session.
+async fn dispatch(
+    local: &Local,
+    (socket, peer): (TcpStream, AppPeer),
+    handshake: Handshake,
+    apps: Apps,
+) -> Option<Box<Session>> {
     let mut first = [0];
-    let peeked = tokio::select! {
-        peeked = app.handshake.within(app.socket.peek(&mut first)) => peeked,
-        () = local.drain.cancelled() => return None,
-    };
-    match (peeked, first[0]) {
-        (Some(Ok(1)), socks::VERSION) => return socks::serve(local, app).await,
-        (Some(Ok(1)), wire::socks4::VERSION) => return socks4::serve(local, app).await,
-        (Some(Ok(1)), _) => return http::serve(local, app).await,
-        (Some(Ok(_)), _) => {}
-        (Some(Err(error)), _) => log_hang_up(&error),
-        (None, _) => tracing::debug!(peer = %app.peer, "the app sent nothing"),
+    if let Apps::Proxy = apps {
+        let peeked = tokio::select! {
+            peeked = handshake.within(socket.peek(&mut first)) => peeked,
+            () = local.drain.cancelled() => return None,
+        };
+        match peeked {
+            Some(Ok(1)) => {}
+            Some(Ok(_)) => return None,
+            Some(Err(error)) => {
+                log_hang_up(&error);
+                return None;
+            }
+            None => {
+                tracing::debug!(%peer, "the app sent nothing");
+                return None;
+            }
+        }
     }
-    None
+    // Silent connections are few, and need none.
+    let account = local.routes.memory.account();
+    let app = App { socket, peer, handshake, account: account.clone() };
+    let served = async {
+        match (apps, first[0]) {
+            (Apps::Redirected { by_name }, _) => transparent::serve(local, app, by_name).await,
+            (Apps::Proxy, socks::VERSION) => socks::serve(local, app).await,
+            (Apps::Proxy, wire::socks4::VERSION) => socks4::serve(local, app).await,
+            (Apps::Proxy, _) => http::serve(local, app).await,
+        }
+    };
+    tokio::select! {
+        biased;
+        session = served => session,
+        // A response of which the app has received a part ends with a reset.
+        () = account.evicted() => {
+            tracing::debug!(%peer, "the connection of an app is closed for want of memory");
+            None
+        }
+    }
 }

@@ -20,7 +20,7 @@ use crate::failure::{Failure, Kind, Side};
 use crate::link::alive::LinkState;
 use crate::link::client::{Link, LinkTunnel};
 use crate::link::request::Transport;
-use crate::memory::Budget;
+use crate::memory::{Account, Budget};
 use crate::own_addresses::OwnAddresses;
 use crate::wire::target::Target;
 
@@ -98,7 +98,7 @@ impl Search {
 
 impl Routes {
     /// Opens a connection to `target` and sends `first` on it: together with the request to open if `first` is safe to
-    /// repeat on another gateway, else after the connection is established.
+    /// repeat on another gateway, else after the connection is established. The connection is charged to `account`.
     ///
     /// # Errors
     /// Why there is no connection; for lack of a gateway within the hold time.
@@ -108,10 +108,11 @@ impl Routes {
         id: u64,
         first: Bytes,
         is_safe: bool,
+        account: &Arc<Account>,
     ) -> Result<ServerConnection, Failure> {
         self.admit(target)?;
         let (early, late) = if is_safe { (first, Bytes::new()) } else { (Bytes::new(), first) };
-        let mut server = self.connect(target, id, early).await?;
+        let mut server = self.connect(target, id, early, account).await?;
         match server.halves().0.send(late).await {
             Ok(()) => Ok(server),
             Err(error) => {
@@ -121,7 +122,13 @@ impl Routes {
         }
     }
 
-    async fn connect(&self, target: &Target, id: u64, early: Bytes) -> Result<ServerConnection, Failure> {
+    async fn connect(
+        &self,
+        target: &Target,
+        id: u64,
+        early: Bytes,
+        account: &Arc<Account>,
+    ) -> Result<ServerConnection, Failure> {
         let Some((mut tunnel, link)) = self.open_tunnel(Transport::Tcp, target, id, &early).await? else {
             let mut server = ServerConnection::Direct((self.direct)(target.clone()).await?);
             return match server.halves().0.send(early).await {
@@ -129,7 +136,7 @@ impl Routes {
                 Err(error) => Err(Failure::new(Kind::Terminated, Side::Server, error.to_string())),
             };
         };
-        tunnel.stream.charge_to(&self.memory.account());
+        tunnel.stream.charge_to(account);
         Ok(ServerConnection::Link(Box::new(tunnel), link.gateway.name.to_string()))
     }
 
@@ -143,8 +150,7 @@ impl Routes {
             return Err(Failure::new(Kind::Loop, Side::Local, sentence));
         }
         if self.memory.is_short() {
-            let sentence = "this node has no memory left for another connection";
-            return Err(Failure::new(Kind::LimitReached, Side::Local, sentence));
+            return Err(no_memory());
         }
         Ok(())
     }
@@ -268,6 +274,12 @@ impl Routes {
         };
         Failure::new(Kind::NoGateway, Side::Local, sentence)
     }
+}
+
+/// The failure of a connection for which there is no memory.
+pub(super) fn no_memory() -> Failure {
+    let sentence = "this node has no memory left for another connection";
+    Failure::new(Kind::LimitReached, Side::Local, sentence)
 }
 
 /// The link for a new tunnel: the first one that is not suspect, else the first one.

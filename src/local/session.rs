@@ -3,17 +3,19 @@
 //! replays what is safe to repeat when the gateway is lost.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
-use super::routes::Routes;
+use super::routes::{Routes, no_memory};
 use super::server_connection::ServerConnection;
 use crate::copy;
 use crate::failure::Failure;
 use crate::link::client::LinkTunnel;
 use crate::link::relay::{Broken, Progress, ReplayBuffer, outcome, relay};
 use crate::link::tunnel::Tunnel;
+use crate::memory::Account;
 use crate::net;
 use crate::telemetry::record::Record;
 use crate::telemetry::traffic::Moved;
@@ -33,6 +35,8 @@ pub struct Session {
     /// What the app has sent, for as long as it can be replayed; `None` where nothing may be repeated.
     replay: Option<ReplayBuffer>,
     record: Record,
+    /// What it holds.
+    account: Arc<Account>,
 }
 
 /// Why one tunnel of a session is not carried on.
@@ -50,15 +54,18 @@ impl Session {
     /// The app's socket, to be told the failure, which the record has noted.
     pub async fn open(
         routes: &Routes,
-        app: TcpStream,
+        (app, account): (TcpStream, Arc<Account>),
         target: Target,
         id: u64,
         early: Bytes,
         mut record: Record,
     ) -> Result<Box<Self>, (TcpStream, Failure)> {
         record.aims_at(&target);
-        match routes.open(&target, id, early.clone(), replay::is_safe(&early)).await {
-            Ok(server) => Ok(Self::new(app, target, id, server, Some(ReplayBuffer::new(&early)), record)),
+        match routes.open(&target, id, early.clone(), replay::is_safe(&early), &account).await {
+            Ok(server) => {
+                let replay = Some(ReplayBuffer::new(&early));
+                Ok(Self::new((app, account), target, id, server, replay, record))
+            }
             Err(failure) => {
                 record.failed(&failure);
                 Err((app, failure))
@@ -68,14 +75,14 @@ impl Session {
 
     /// A session over a connection to the server that is open already. `replay` has what was sent on it.
     pub fn new(
-        app: TcpStream,
+        (app, account): (TcpStream, Arc<Account>),
         target: Target,
         id: u64,
         server: ServerConnection,
         replay: Option<ReplayBuffer>,
         record: Record,
     ) -> Box<Self> {
-        Box::new(Self { app, target, id, server, replay, record })
+        Box::new(Self { app, target, id, server, replay, record, account })
     }
 
     /// The app's socket.
@@ -86,7 +93,7 @@ impl Session {
     /// Carries the bytes both ways until the end. Until the server has sent anything, the session survives the loss of
     /// its gateway if what the app has sent is safe to repeat; from a suspect gateway it moves to a better one, once.
     pub async fn carry(self: Box<Self>, routes: &Routes) {
-        let Self { app, target, id, mut server, replay, mut record } = *self;
+        let Self { app, target, id, mut server, replay, mut record, account } = *self;
         let traffic = record.traffic();
         let progress = Progress::of_app(&traffic);
         let (mut replays, mut has_moved) = (0, false);
@@ -95,7 +102,10 @@ impl Session {
             let LinkTunnel { stream: tunnel, gateway } = match server {
                 ServerConnection::Link(tunnel, _) => *tunnel,
                 ServerConnection::Direct(server) => {
-                    return Box::pin(carry_directly(app, server, &mut record)).await;
+                    return tokio::select! {
+                        () = Box::pin(carry_directly(app, server, &mut record)) => {}
+                        () = account.evicted() => {}
+                    };
                 }
             };
             let replay = replay.as_ref().filter(|_| replays < MOST_REPLAYS);
@@ -109,7 +119,11 @@ impl Session {
             };
             replays += 1;
             tracing::info!(conn = format!("{id:016x}"), bytes = sent.len(), "replayed on the next gateway");
-            match Box::pin(routes.open(&target, id, sent, true)).await {
+            let opened = tokio::select! {
+                opened = Box::pin(routes.open(&target, id, sent, true, &account)) => opened,
+                () = account.evicted() => Err(no_memory()),
+            };
+            match opened {
                 Ok(next) => {
                     record.rescued("replayed");
                     server = next;

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use fast_socks5::server::{NoAuthentication, PasswordAuthentication, Socks5ServerProtocol, SocksServerError};
@@ -18,6 +19,7 @@ use super::associate::Association;
 use super::context::{App, Local};
 use super::endpoint::AppPeer;
 use super::session::Session;
+use crate::memory::Account;
 use crate::net;
 use crate::telemetry::record::Record;
 use crate::telemetry::refusal::RefusalReason;
@@ -105,7 +107,7 @@ impl Refused {
 
 /// Serves one app from its greeting until it has become a session, or to its end.
 pub async fn serve(local: &Local, app: App) -> Option<Box<Session>> {
-    let App { socket, peer, handshake: limits } = app;
+    let App { socket, peer, handshake: limits, account } = app;
     let id = local.next_id();
     let record = Record::of_app(&local.telemetry, id, "socks5", peer.to_string());
     let port = socket.local_addr().ok();
@@ -117,7 +119,7 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Session>> {
     let early = Bytes::copy_from_slice(reader.buffer());
     let app = reader.into_inner();
     match command {
-        Some(Ok(Command::Connect(target))) => connect(local, app, target, id, early, record).await,
+        Some(Ok(Command::Connect(target))) => connect(local, (app, account), target, id, early, record).await,
         // An app on a unix socket has no address that its datagrams could come from.
         Some(Ok(Command::Associate(_))) if matches!(peer, AppPeer::User(_)) => {
             refuse(local, app, HandshakeError::Refused(Refused::Command), record).await;
@@ -141,7 +143,7 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Session>> {
 
 async fn connect(
     local: &Local,
-    app: TcpStream,
+    app: (TcpStream, Arc<Account>),
     target: Target,
     id: u64,
     early: Bytes,

@@ -18,7 +18,7 @@ const READ: usize = 1024;
 /// Serves one app until it has become a session, or is refused. The user id of the request is ignored; where a login is
 /// required, every request is refused.
 pub async fn serve(local: &Local, app: App) -> Option<Box<Session>> {
-    let App { socket, peer, handshake } = app;
+    let App { socket, peer, handshake, account } = app;
     let id = local.next_id();
     let mut record = Record::of_app(&local.telemetry, id, "socks4", peer.to_string());
     let mut buffer = BytesMut::new();
@@ -38,7 +38,8 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Session>> {
             return None;
         }
     };
-    match Session::open(&local.routes, socket, target, id, buffer.freeze(), record).await {
+    let app = (socket, account);
+    match Session::open(&local.routes, app, target, id, buffer.freeze(), record).await {
         Ok(session) => {
             // If the app is gone, the session notices.
             let _ = net::write_all(session.app(), &Reply::Granted.bytes()).await;

@@ -2,6 +2,7 @@
 //! an app was connecting to; its first bytes may tell the name of the server.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -13,6 +14,7 @@ use super::server_connection::ServerConnection;
 use super::session::Session;
 use crate::failure::{Failure, Kind};
 use crate::link::relay::ReplayBuffer;
+use crate::memory::Account;
 use crate::net;
 use crate::telemetry::record::Record;
 use crate::telemetry::refusal::RefusalReason;
@@ -26,7 +28,7 @@ const NAME_DEADLINE: Duration = Duration::from_millis(300);
 /// Serves one app until it has become a session, or is refused. With `by_name` the name in its first bytes is preferred
 /// to the address; otherwise the name is tried when the gateway cannot reach the address, or must not.
 pub async fn serve(local: &Local, app: App, by_name: bool) -> Option<Box<Session>> {
-    let App { socket, peer, handshake } = app;
+    let App { socket, peer, handshake, account } = app;
     // Reading the name has a deadline of its own.
     drop(handshake);
     let id = local.next_id();
@@ -36,15 +38,21 @@ pub async fn serve(local: &Local, app: App, by_name: bool) -> Option<Box<Session
         net::reset(socket);
         return None;
     };
-    let mut opening =
-        Opening { local, socket: &socket, id, address, early: BytesMut::new(), target: address.into() };
+    let mut opening = Opening {
+        local,
+        app: (&socket, &account),
+        id,
+        address,
+        early: BytesMut::new(),
+        target: address.into(),
+    };
     let opened = opening.open(by_name).await;
     let Opening { early, target, .. } = opening;
     record.aims_at(&target);
     match opened {
         Ok(server) => {
             let replay = Some(ReplayBuffer::new(&early.freeze()));
-            Some(Session::new(socket, target, id, server, replay, record))
+            Some(Session::new((socket, account), target, id, server, replay, record))
         }
         Err(failure) => {
             record.failed(&failure);
@@ -57,7 +65,8 @@ pub async fn serve(local: &Local, app: App, by_name: bool) -> Option<Box<Session
 /// The opening of one redirected connection.
 struct Opening<'a> {
     local: &'a Local,
-    socket: &'a TcpStream,
+    /// Its socket, and what it holds.
+    app: (&'a TcpStream, &'a Arc<Account>),
     id: u64,
     /// The address that the app connected to.
     address: SocketAddr,
@@ -84,7 +93,7 @@ impl Opening<'_> {
         let early = self.early.clone().freeze();
         let is_safe = replay::is_safe(&early);
         self.target = target;
-        self.local.routes.open(&self.target, self.id, early, is_safe).await
+        self.local.routes.open(&self.target, self.id, early, is_safe, self.app.1).await
     }
 
     /// Opens the name in the app's first bytes; `None` when they have none.
@@ -102,7 +111,7 @@ impl Opening<'_> {
                 ServerName::Incomplete => {}
             }
             // The session notices an end or an error.
-            if !matches!(net::read_some(self.socket, &mut self.early, MAX_FIRST).await, Ok(1..)) {
+            if !matches!(net::read_some(self.app.0, &mut self.early, MAX_FIRST).await, Ok(1..)) {
                 return None;
             }
         }

@@ -17,9 +17,12 @@ use super::tls::Service;
 use laneway_sys::net;
 
 /// How many bytes one read takes.
-const READ: usize = 16 * 1024;
-/// The longest flight of a handshake, in bytes: certificates of a group have some hundred.
-const MAX_FLIGHT: usize = 64 * 1024;
+const READ: usize = 4 * 1024;
+/// The longest ClientHello, in bytes with the headers of its records: one with a key share of ML-KEM has about 1,800. Whoever
+/// connects makes this node hold as much, twice, in each of some thousand handshakes.
+const MAX_HELLO: usize = 4 * 1024;
+/// The longest flight after it, in bytes: certificates of a group have some hundred.
+const MAX_FLIGHT: usize = 8 * 1024;
 
 /// A connection whose ends have verified each other.
 pub struct Proved {
@@ -62,6 +65,9 @@ impl Hello {
         let mut received = Vec::with_capacity(1024);
         loop {
             let seen = received.len();
+            if seen >= MAX_HELLO {
+                return Err(invalid("the ClientHello is too long"));
+            }
             if tcp.read_buf(&mut received).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }

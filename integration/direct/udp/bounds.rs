@@ -102,10 +102,10 @@ async fn datagrams_above_a_clients_rate_are_dropped_in_both_directions_and_count
 #[tokio::test]
 async fn without_memory_for_another_destination_its_datagrams_are_dropped_and_counted() {
     let (lab, server) = (Lab::new().await, Server::new().await);
-    // Room for one destination, and not for a long datagram in its queue.
-    let proxy = lab.proxy_with_memory(22_000).await;
+    // Room for the association and one destination, and not for a long datagram in its queue.
+    let proxy = lab.proxy_with_memory(44_000).await;
     let app = App::associate(&proxy).await;
-    app.say(server.1, &"takes all of it".repeat(400)).await;
+    app.say(server.1, &"takes all of it".repeat(800)).await;
     app.say(Server::new().await.1, "no memory").await;
     until("both to be dropped", || proxy.telemetry.udp_dropped.values().len() == 2).await;
     let mut dropped = metric(&proxy, "udp_dropped_total").await;

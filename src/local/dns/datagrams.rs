@@ -4,11 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_proto::op::ResponseCode;
 use tokio::net::UdpSocket;
 
 use super::NameServer;
-use crate::wire::dns::{Decision, LONGEST, Reason, encode_datagram, failure};
+use crate::wire::dns::{Decision, LONGEST, encode_datagram};
 
 /// Pause after a failed read, which only a shortage of the system causes.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -45,16 +44,13 @@ impl NameServer {
             return reply(socket, &encode_datagram(&answer, query.payload()), app).await;
         }
         let Ok(place) = self.queries.clone().try_acquire_owned() else {
-            self.counts.excess();
-            let busy = failure(ResponseCode::ServFail, Reason::Other, "too many questions at a time");
-            return reply(socket, &encode_datagram(&query.answer(&busy), query.payload()), app).await;
+            return reply(socket, &encode_datagram(&self.excess(&query), query.payload()), app).await;
         };
         let (server, socket) = (self.clone(), socket.clone());
         self.local.tasks.spawn(async move {
             let payload = query.payload();
-            let answer = server.answer(*query).await;
+            let answer = server.answer(*query, place).await;
             reply(&socket, &encode_datagram(&answer, payload), app).await;
-            drop(place);
         });
     }
 }

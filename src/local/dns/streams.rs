@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::NameServer;
+use crate::memory::Tally;
 use crate::net;
 use crate::wire::dns::{Decision, encode};
 
@@ -20,6 +21,8 @@ use crate::wire::dns::{Decision, encode};
 const IDLE: Duration = Duration::from_secs(10);
 /// Maximum number of questions of one connection that are answered at a time; further ones are not read meanwhile.
 const MOST_AT_A_TIME: usize = 32;
+/// What a question that is being answered holds, in bytes.
+const QUESTION: usize = 8 * 1024;
 
 impl NameServer {
     /// Accepts connections until the node drains.
@@ -51,6 +54,8 @@ impl NameServer {
         let (mut reader, mut writer) = socket.split();
         let (mut buffer, mut ended) = (BytesMut::with_capacity(512), false);
         let mut answers = FuturesUnordered::new();
+        let account = self.local.routes.memory.account();
+        let mut held = Tally::of(&account);
         // A message that arrives slowly does not extend it.
         let mut until = Instant::now() + IDLE;
         loop {
@@ -68,6 +73,7 @@ impl NameServer {
             if ended && answers.is_empty() {
                 return Ok(());
             }
+            held.set(buffer.capacity() + answers.len() * QUESTION);
             let has_room = answers.len() < MOST_AT_A_TIME;
             tokio::select! {
                 Some(answer) = answers.next(), if !answers.is_empty() => {
@@ -75,6 +81,7 @@ impl NameServer {
                     until = Instant::now() + IDLE;
                 }
                 read = reader.read_buf(&mut buffer), if has_room && !ended => ended = read? == 0,
+                () = account.evicted() => return Ok(()),
                 () = sleep_until(until), if answers.is_empty() => return Ok(()),
                 () = self.local.drain.cancelled(), if answers.is_empty() => return Ok(()),
             }
@@ -86,7 +93,10 @@ impl NameServer {
         let answer = match decision {
             Decision::Ignore => return Vec::new(),
             Decision::Answer(_, _, answer) => answer,
-            Decision::Ask(query) => encode(&self.answer(*query).await),
+            Decision::Ask(query) => encode(&match self.stream_queries.clone().try_acquire_owned() {
+                Ok(place) => self.answer(*query, place).await,
+                Err(_) => self.excess(&query),
+            }),
         };
         let length = u16::try_from(answer.len()).expect("encoded into at most 65,535 bytes");
         [&length.to_be_bytes()[..], &answer].concat()

@@ -2,11 +2,12 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::net::TcpStream;
 
 use crate::local::context::Local;
+use crate::memory::Account;
 use crate::wire::http::{Malformed, RequestHead};
 use crate::wire::resume::Point;
 use crate::wire::target::Target;
@@ -16,6 +17,8 @@ pub(super) struct Exchange<'a> {
     pub(super) local: &'a Local,
     /// The app's socket.
     pub(super) app: &'a TcpStream,
+    /// What the app's connection holds.
+    pub(super) account: &'a Arc<Account>,
     pub(super) request: &'a RequestHead,
     pub(super) target: &'a Target,
     /// Its id in the logs of this node and of the gateway.
@@ -55,13 +58,13 @@ impl<'a> Exchange<'a> {
     /// An exchange in which nothing has been sent.
     pub(super) fn new(
         local: &'a Local,
-        app: &'a TcpStream,
+        (app, account): (&'a TcpStream, &'a Arc<Account>),
         request: &'a RequestHead,
         target: &'a Target,
         id: u64,
     ) -> Self {
         let (started, has_login) = (AtomicBool::new(false), AtomicBool::new(request.logs_in_connection()));
-        Self { local, app, request, target, id, started, has_login, point: Mutex::default() }
+        Self { local, app, account, request, target, id, started, has_login, point: Mutex::default() }
     }
 
     /// The trouble with a malformed response, which depends on whether any of it has been passed on.

@@ -50,7 +50,7 @@ pub(super) async fn forward(
     kept: &mut Kept,
     record: &mut Record,
 ) -> Result<Done, Failure> {
-    let Exchange { local, request, target, id, .. } = *exchange;
+    let Exchange { local, account, request, target, id, .. } = *exchange;
     let mut head = BytesMut::new();
     request.write_forward(&local.name, &mut head);
     let head = head.freeze();
@@ -76,7 +76,7 @@ pub(super) async fn forward(
     loop {
         let mut server = match open.take() {
             Some(idle) => idle.server,
-            None => local.routes.open(target, id, head.clone(), repeatable).await?,
+            None => local.routes.open(target, id, head.clone(), repeatable, account).await?,
         };
         if std::mem::take(&mut is_repeated) {
             record.rescued("repeated");

@@ -11,7 +11,7 @@ use crate::net;
 use crate::wire::http::{BodyLength, ChunkedDecoder, ChunkedEncoder, Malformed, RequestHead, Step};
 
 /// The maximum of one read from the app, in bytes.
-const READ: usize = 64 * 1024;
+pub(super) const READ: usize = 64 * 1024;
 
 /// Why a body was not sent to its end.
 pub(super) enum UploadError {

@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use super::exchange::{Exchange, Trouble};
 use crate::link::relay::Progress;
 use crate::local::server_connection::{FromServer, ServerError};
+use crate::memory::Tally;
 use crate::net;
 use crate::wire::http::{
     BodyLength, ChunkedDecoder, ChunkedEncoder, MAX_HEAD, Malformed, Recipient, ResponseHead, Step, head_end,
@@ -96,8 +97,9 @@ impl Exchange<'_> {
         server: &mut FromServer<'_>,
         buffer: &mut BytesMut,
     ) -> Result<ResponseHead, Trouble> {
-        let mut searched = 0;
+        let (mut searched, mut held) = (0, Tally::of(self.account));
         loop {
+            held.set(buffer.capacity());
             if let Some(end) = head_end(buffer, searched) {
                 let head = buffer.split_to(end);
                 return ResponseHead::parse(&head, &self.request.method).map_err(|error| self.bad(error));

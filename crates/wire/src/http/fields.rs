@@ -33,6 +33,11 @@ impl Fields {
         fields
     }
 
+    /// The memory that they hold, in bytes.
+    pub fn memory(&self) -> usize {
+        self.text.capacity() + self.spans.capacity() * size_of::<Span>()
+    }
+
     fn append(&mut self, name: &[u8], value: &[u8]) {
         let start = self.text.len();
         self.text.extend_from_slice(name);
