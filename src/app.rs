@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::control;
 use crate::live::{Live, Reread};
 use crate::local::port::Port;
 use crate::net;
@@ -35,6 +37,7 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     let manager = Arc::new(Manager::from_environment());
     let inherited = inherit_ports(&mut config)?;
     let member = Member::load(&config, &state)?;
+    let _running = control::mark_running(&state)?;
 
     let is_inherited = inherited.is_some();
     let mut node = BoundNode::build(&config, &state, member, inherited).await?;
@@ -43,8 +46,11 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
 
     let shared = node.shared.clone();
     let (client, gateway, peering) = (node.client.running(), node.gateway.running(), node.peering.running());
+    shared.activity.set_maintenance(control::is_in_maintenance(&state));
+    let leave = CancellationToken::new();
     let mut live = Live { manager: manager.clone(), config, reread, is_inherited, client, gateway, peering };
-    let (parts, workers) = node.parts(&state, manager.clone())?;
+    let (mut parts, workers) = node.parts(&state, manager.clone())?;
+    parts.push(("control", Box::pin(control::follow(state.clone(), shared.clone(), leave.clone()))));
     let mut running = JoinSet::new();
     for (name, part) in parts {
         running.spawn(async move {
@@ -57,7 +63,10 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     tracing::info!(node, id, group = group.name, "ready");
     manager.ready(&format!("{node} of group {}", group.name));
 
-    let ended = supervise(&mut running, &mut signals, &mut live).await;
+    let ended = tokio::select! {
+        ended = supervise(&mut running, &mut signals, &mut live) => ended,
+        () = leave.cancelled() => Ok(()),
+    };
     if ended.is_ok() {
         drain(&shared, &mut signals, &live).await;
     }

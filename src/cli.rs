@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{ArgMatches, CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    authority, demo, discover, doctor, env, manual, membership, origin, speedtest, status, top, transparent,
+    authority, demo, discover, doctor, drain, env, manual, membership, origin, speedtest, status, top,
+    transparent,
 };
 use crate::config::{self, Config};
 use crate::problem::Problem;
@@ -59,6 +60,8 @@ enum Command {
     /// Back up the group's key, or copy or move it to another machine
     #[command(subcommand)]
     Ca(authority::Ca),
+    /// Take this machine's gateway out of service for maintenance, losing no connection; --undo brings it back
+    Drain(drain::Drain),
     /// Redirect software without proxy support to the node (Linux, nftables)
     #[command(subcommand)]
     Transparent(transparent::Transparent),
@@ -116,6 +119,7 @@ pub fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Problem> {
         Command::Members => authority::members(&state()?),
         Command::Revoke(revoke) => revoke.run(&state()?),
         Command::Rotate => authority::rotate(&state()?),
+        Command::Drain(drain) => drain.run(&state()?),
         Command::Ca(ca) => ca.run(&state()?),
         Command::Transparent(transparent) => {
             start_log("warn", log::Format::Text)?;

@@ -113,6 +113,7 @@ impl View {
             reach: advert.map(|advert| advert.reach.word().into()),
             goes_direct: *self.client.is_gateway.borrow(),
             is_draining: self.shared.drain.is_cancelled(),
+            in_maintenance: self.shared.activity.is_in_maintenance(),
             load: advert.map(|advert| f64::from(advert.load) / 1000.0),
             capacity: advert.map(|advert| bits(advert.capacity)),
             version: env!("CARGO_PKG_VERSION").into(),

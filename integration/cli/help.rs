@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use crate::machine::Output;
 
 /// Every command that has a help text, including hidden ones.
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 22] = [
     "up",
     "status",
     "top",
@@ -23,6 +23,7 @@ const COMMANDS: [&str; 21] = [
     "transparent",
     "discover",
     "doctor",
+    "drain",
     "speedtest",
     "demo",
     "completions",

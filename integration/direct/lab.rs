@@ -198,7 +198,8 @@ impl Proxy {
     /// The local port of a gateway: it dials itself.
     pub(crate) async fn direct() -> Self {
         let (_directory, gateway, _) = two_members().await;
-        let announcement = Announcement { advert: active(), beacons: 0, answers_one_in: 1 };
+        let announcement =
+            Announcement { advert: active(), beacons: 0, answers_one_in: 1, in_maintenance: false };
         Self::build(&gateway, &[], Some(announcement), u64::MAX).await
     }
 

@@ -5,6 +5,7 @@ pub mod authority;
 pub mod demo;
 pub mod discover;
 pub mod doctor;
+pub mod drain;
 pub mod env;
 pub mod manual;
 pub mod membership;

@@ -40,6 +40,8 @@ struct Session {
     exchanges: JoinSet<()>,
     update_exchanges_begun: usize,
     draining: bool,
+    /// The link was made while this gateway was in maintenance.
+    is_late: bool,
 }
 
 impl Gateway {
@@ -49,7 +51,9 @@ impl Gateway {
             Ok(identity) => identity,
             Err(error) => return tracing::debug!(%address, %error, "the client has no laneway certificate"),
         };
-        let mut session = Session::new(self.clone(), identity.clone());
+        let mut maintenance = self.activity.maintenance();
+        let is_late = *maintenance.borrow_and_update();
+        let mut session = Session::new(self.clone(), identity.clone(), is_late);
         // From here on the link counts for its client, however far it gets.
         let place = session.client.enter();
         let account = session.client.memory.account(memory::Kind::Link);
@@ -92,12 +96,11 @@ impl Gateway {
                     tracing::warn!(client, %address, "link closed: it holds more memory than the gateway has");
                     break "out of memory".to_owned();
                 }
-                () = self.drain.cancelled(), if !session.draining => {
-                    session.draining = true;
-                    // Left alone they would keep the link open.
-                    session.exchanges.abort_all();
-                    link.drain();
-                }
+                () = self.drain.cancelled(), if !session.draining => session.drain(&mut link),
+                // The clients move to another gateway, and what is open here may finish.
+                Ok(()) = maintenance.changed(), if !session.draining => if *maintenance.borrow_and_update() {
+                    session.drain(&mut link);
+                },
             }
         };
         let Session { mut tunnels, exchanges, .. } = session;
@@ -119,7 +122,7 @@ fn log_failed_task(task: &str, ended: Result<(), JoinError>) {
 }
 
 impl Session {
-    fn new(gateway: Arc<Gateway>, peer: PeerIdentity) -> Self {
+    fn new(gateway: Arc<Gateway>, peer: PeerIdentity, is_late: bool) -> Self {
         let client = gateway.clients.client(peer.id, &gateway.memory);
         Self {
             gateway,
@@ -129,6 +132,22 @@ impl Session {
             exchanges: JoinSet::new(),
             update_exchanges_begun: 0,
             draining: false,
+            is_late,
+        }
+    }
+
+    /// Takes no more requests. What is open may finish.
+    fn drain(&mut self, link: &mut ServerLink) {
+        self.draining = true;
+        // Left alone they would keep the link open.
+        self.exchanges.abort_all();
+        link.drain();
+    }
+
+    fn admit(&self) -> Result<Admitted, Failure> {
+        match self.is_late {
+            true => self.gateway.admit_late(self.peer.id, &self.client),
+            false => self.gateway.admit(self.peer.id, &self.client),
         }
     }
 
@@ -168,14 +187,14 @@ impl Session {
                     Err(failure) => incoming.refuse(&failure, &gateway.name),
                 }
             }
-            Ok(RequestKind::Resolve) => match gateway.admit(self.peer.id, &self.client) {
+            Ok(RequestKind::Resolve) => match self.admit() {
                 Ok(admitted) => drop(self.tunnels.spawn(gateway.resolve(self.charged(incoming), admitted))),
                 Err(failure) => incoming.refuse(&failure, &gateway.name),
             },
             Ok(RequestKind::Tunnel(target) | RequestKind::Udp(target)) => {
                 let mut record = self.record(&incoming);
                 record.aims_at(&target);
-                match gateway.admit(self.peer.id, &self.client) {
+                match self.admit() {
                     Ok(admitted) => {
                         let (incoming, client) = (self.charged(incoming), self.client.clone());
                         self.tunnels.spawn(gateway.tunnel(incoming, target, client, record, admitted));

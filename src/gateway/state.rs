@@ -49,7 +49,22 @@ pub(super) fn no_memory() -> Failure {
     Failure::new(Kind::LimitReached, Side::Gateway, sentence)
 }
 
+/// The refusal of a request while this gateway is in maintenance. Another gateway may serve it.
+fn in_maintenance() -> Failure {
+    let sentence = "this gateway is in maintenance ('laneway drain --undo' there ends it)";
+    Failure::new(Kind::NoWayOut, Side::Gateway, sentence)
+}
+
 impl Gateway {
+    /// Admits one more request of a link that was made while this gateway was in maintenance. Links from before are
+    /// draining, and what arrives on them has been promised a place.
+    pub(super) fn admit_late(&self, member: NodeId, client: &Arc<Client>) -> Result<Admitted, Failure> {
+        if self.activity.is_in_maintenance() {
+            return Err(in_maintenance());
+        }
+        self.admit(member, client)
+    }
+
     /// Admits one more request of `client`. A gateway never forwards a tunnel over a link of its own, so a path is at
     /// most client, gateway and server. The only possible loop is a node that is its own client, which is refused here.
     pub(super) fn admit(&self, member: NodeId, client: &Arc<Client>) -> Result<Admitted, Failure> {

@@ -240,7 +240,8 @@ async fn bind_dns(address: SocketAddr) -> Result<dns::Listener, Problem> {
 fn serves(announcement: Option<&Announcement>) -> bool {
     announcement.is_some_and(|announcement| {
         let advert = &announcement.advert;
-        advert.state != State::Withdrawn && advert.reach != Reach::Unreachable
+        (advert.state != State::Withdrawn || announcement.in_maintenance)
+            && advert.reach != Reach::Unreachable
     })
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use laneway_telemetry::traffic::Traffic;
 
@@ -16,6 +16,8 @@ pub struct Activity {
     pub traffic: Arc<Traffic>,
     draining: AtomicBool,
     drain: Notify,
+    /// Whether this node is not to serve, although it could.
+    maintenance: watch::Sender<bool>,
 }
 
 impl Activity {
@@ -28,6 +30,21 @@ impl Activity {
     pub fn drain(&self) {
         self.draining.store(true, Relaxed);
         self.drain.notify_one();
+    }
+
+    /// Sets whether this node is not to serve, although it could. Returns whether that is a change.
+    pub fn set_maintenance(&self, wanted: bool) -> bool {
+        self.maintenance.send_if_modified(|now| std::mem::replace(now, wanted) != wanted)
+    }
+
+    /// Whether this node is not to serve, and its changes.
+    pub fn maintenance(&self) -> watch::Receiver<bool> {
+        self.maintenance.subscribe()
+    }
+
+    /// Whether this node is not to serve.
+    pub fn is_in_maintenance(&self) -> bool {
+        *self.maintenance.borrow()
     }
 
     /// Whether this node is about to stop.

@@ -39,6 +39,8 @@ pub struct Announcement {
     pub beacons: u64,
     /// One in this many broadcast queries is answered.
     pub answers_one_in: u32,
+    /// Whether it is withdrawn for maintenance, although it could serve.
+    pub in_maintenance: bool,
 }
 
 /// Decides and announces until `announcements` has no receiver. `None` is announced while this node is not a candidate.
@@ -55,6 +57,7 @@ pub async fn run(
     let mut meter = Meter::new(measured, Instant::now());
     let mut prepared = uplink.prepared();
     let mut changes = directory.changes();
+    let mut maintenance = activity.maintenance();
     let mut beacons = 0;
     directory.become_candidate(settings.borrow_and_update().selection.clone());
     loop {
@@ -74,6 +77,7 @@ pub async fn run(
             reach: reached,
             prepared: *prepared.borrow_and_update(),
             draining: activity.is_draining(),
+            in_maintenance: *maintenance.borrow_and_update(),
             load: meter.load(),
             capacity: meter.capacity(now),
             tunnels,
@@ -86,13 +90,14 @@ pub async fn run(
             let state = decision.advert.state;
             if before != Some(state) {
                 tracing::info!(state = state.word(), reach = reached.word(), "this node's state");
-                if let Some((what, text)) = happening(before, state) {
+                if let Some((what, text)) = happening(before, state, own.in_maintenance) {
                     directory.telemetry().note(what, "", text);
                 }
             }
             beacons += u64::from(decision.beacon);
             let (advert, answers_one_in) = (decision.advert, decision.answers_one_in);
-            let announcement = Some(Announcement { advert, beacons, answers_one_in });
+            let in_maintenance = own.in_maintenance;
+            let announcement = Some(Announcement { advert, beacons, answers_one_in, in_maintenance });
             announcements.send_if_modified(|now| {
                 let changed = *now != announcement;
                 *now = announcement;
@@ -106,6 +111,7 @@ pub async fn run(
             Ok(()) = changes.changed() => {}
             Ok(()) = reach.changed() => {}
             Ok(()) = prepared.changed() => {}
+            Ok(()) = maintenance.changed() => {}
             () = activity.drained() => {}
         }
         let now = Instant::now();
@@ -118,8 +124,11 @@ pub async fn run(
 }
 
 /// The journal's entry for a change of this node's state, if it is worth one.
-fn happening(before: Option<State>, now: State) -> Option<(Happening, &'static str)> {
+fn happening(before: Option<State>, now: State, in_maintenance: bool) -> Option<(Happening, &'static str)> {
     match (before, now) {
+        (_, State::Draining | State::Withdrawn) if in_maintenance => {
+            Some((Happening::Withdrawn, "this node is in maintenance"))
+        }
         (_, State::Active) => Some((Happening::Promoted, "this node is an active gateway now")),
         (_, State::Draining) => Some((Happening::Withdrawn, "this node is about to stop")),
         (None, State::Withdrawn) => None,

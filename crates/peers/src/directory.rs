@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::selection::{Decision, Means, Options, Selection, SelfState};
 use laneway_telemetry::Telemetry;
 use laneway_telemetry::journal::Happening;
-use laneway_wire::datagram::{Advert, State};
+use laneway_wire::datagram::{Advert, Reach, State};
 use laneway_wire::id::NodeId;
 
 pub use super::selection::{Gateway, SILENCE, Source};
@@ -72,7 +72,7 @@ impl Directory {
             let word = state.map_or("unknown", State::word);
             let name = self.telemetry.names.of(id);
             tracing::info!(gateway = name, address = %link, state = word, "gateway heard");
-            let (what, text) = happening(before, state.unwrap_or(advert.state));
+            let (what, text) = happening(before, state.unwrap_or(advert.state), advert.reach);
             self.telemetry.note(what, name, format!("{text} ({link})"));
         }
         self.changed();
@@ -153,9 +153,12 @@ impl Directory {
 }
 
 /// The journal's entry for a change of a gateway's state.
-fn happening(before: Option<State>, now: State) -> (Happening, &'static str) {
+fn happening(before: Option<State>, now: State, reach: Reach) -> (Happening, &'static str) {
     match (before, now) {
-        (_, State::Draining) => (Happening::Withdrawn, "the gateway is about to stop"),
+        (_, State::Draining) => (Happening::Withdrawn, "the gateway is about to stop, or in maintenance"),
+        (_, State::Withdrawn) if reach == Reach::Reachable => {
+            (Happening::Withdrawn, "the gateway is in maintenance")
+        }
         (_, State::Withdrawn) => (Happening::Withdrawn, "the gateway does not reach the server"),
         (Some(State::Active), State::Standby) => (Happening::Demoted, "the gateway is a standby now"),
         (Some(_), State::Active) => (Happening::Promoted, "the gateway is active now"),
@@ -167,7 +170,7 @@ fn happening(before: Option<State>, now: State) -> (Happening, &'static str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use laneway_wire::datagram::{Peer, Reach, Standing};
+    use laneway_wire::datagram::{Peer, Standing};
 
     fn advert(state: State, capacity: u32) -> Advert {
         let reach = Reach::Reachable;

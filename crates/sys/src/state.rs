@@ -13,6 +13,7 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::unistd::Uid;
 
@@ -115,17 +116,36 @@ impl StateDir {
     /// # Errors
     /// When the lock file cannot be created or locked.
     pub fn lock(&self) -> Result<StateLock, StateError> {
-        let path = self.file(LOCK);
+        let file = self.open_or_create(LOCK)?;
+        Flock::lock(file, FlockArg::LockExclusive)
+            .map(StateLock)
+            .map_err(|(_, errno)| io_error("lock", &self.file(LOCK))(errno.into()))
+    }
+
+    /// Locks the file `name`, which is created if it is missing; `None` while another process holds that lock.
+    ///
+    /// # Errors
+    /// When the file cannot be created or locked.
+    pub fn try_lock(&self, name: &str) -> Result<Option<StateLock>, StateError> {
+        match Flock::lock(self.open_or_create(name)?, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Some(StateLock(lock))),
+            Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, errno)) => Err(io_error("lock", &self.file(name))(errno.into())),
+        }
+    }
+
+    fn open_or_create(&self, name: &str) -> Result<File, StateError> {
+        let path = self.file(name);
         let directory = Directory::open(&self.path, false)?;
         let mut attempts = 0;
-        let file = loop {
+        loop {
             attempts += 1;
-            match directory.open_file(LOCK) {
-                Ok(Some(file)) => break file,
+            match directory.open_file(name) {
+                Ok(Some(file)) => return Ok(file),
                 Ok(None) => {
-                    let created = directory.create(LOCK).map_err(io_error("create", &path))?;
+                    let created = directory.create(name).map_err(io_error("create", &path))?;
                     if let Some(file) = created {
-                        break file;
+                        return Ok(file);
                     }
                 }
                 // Another process of root has just created it, and gives it to the directory's owner next.
@@ -134,10 +154,7 @@ impl StateDir {
                 }
                 Err(error) => return Err(error),
             }
-        };
-        Flock::lock(file, FlockArg::LockExclusive)
-            .map(StateLock)
-            .map_err(|(_, errno)| io_error("lock", &path)(errno.into()))
+        }
     }
 
     /// The directory, or `None` when it was moved away.
@@ -267,7 +284,7 @@ mod tests {
     }
 
     /// Every file that a state directory may contain.
-    const NAMES: [&str; 13] = [
+    const NAMES: [&str; 18] = [
         "lock",
         "ca.key",
         "ca.pem",
@@ -281,6 +298,11 @@ mod tests {
         "gateways.json",
         "redirected",
         "boot",
+        "running",
+        "maintenance",
+        "leaving",
+        "exported",
+        "seen.json",
     ];
 
     /// A file outside of the state directory that another user leads root to, by a link of each kind.

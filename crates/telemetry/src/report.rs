@@ -45,7 +45,11 @@ pub fn text(snapshot: &Snapshot) -> String {
 /// One sentence on how this node reaches servers.
 pub fn situation(snapshot: &Snapshot) -> String {
     let node = &snapshot.node;
-    let state = node.state.as_deref().map(|state| format!("{state} gateway, ")).unwrap_or_default();
+    let state = match node.state.as_deref() {
+        _ if node.in_maintenance => "in maintenance ('laneway drain --undo' ends it), ".to_owned(),
+        Some(state) => format!("{state} gateway, "),
+        None => String::new(),
+    };
     match (node.goes_direct, snapshot.links.first(), &snapshot.trouble) {
         (true, _, _) => {
             let clients = snapshot.clients_in_all;

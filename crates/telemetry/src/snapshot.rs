@@ -117,6 +117,9 @@ pub struct NodeSeen {
     pub goes_direct: bool,
     /// Whether it is about to stop and takes no new connections.
     pub is_draining: bool,
+    /// Whether it serves no clients because of `laneway drain`.
+    #[serde(default)]
+    pub in_maintenance: bool,
     /// Its load as a gateway, from 0 to 1.
     pub load: Option<f64>,
     /// Its measured capacity as a gateway, in bit/s.
@@ -328,6 +331,7 @@ pub fn example() -> Snapshot {
             reach: None,
             goes_direct: false,
             is_draining: false,
+            in_maintenance: false,
             load: None,
             capacity: None,
             version: "0.1.0".into(),

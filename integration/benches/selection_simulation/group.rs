@@ -378,6 +378,7 @@ impl Group {
             reach: if node.able { Reach::Reachable } else { Reach::Unreachable },
             prepared: Prepared::No,
             draining: false,
+            in_maintenance: false,
             load: if node.state == State::Active { 100 + noise as u16 } else { noise as u16 },
             capacity: node.capacity * (80 + noise as u32) / 100,
             tunnels: 0,

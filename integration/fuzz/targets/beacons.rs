@@ -89,6 +89,7 @@ fn facts(choices: &mut Choices<'_>) -> SelfState {
         reach: REACH[usize::from(said >> 1 & 3).min(2)],
         prepared: [Prepared::No, Prepared::Yes, Prepared::Failed][usize::from(said >> 3 & 3).min(2)],
         draining: said >= 0xf0,
+        in_maintenance: (0xe0..0xf0).contains(&said),
         load: u16::from(said) * 257,
         capacity: 1 << (said % 32),
         tunnels: said.into(),

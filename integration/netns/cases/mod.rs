@@ -11,6 +11,7 @@ mod hostile;
 mod isolation;
 mod lifecycle;
 pub(crate) mod links;
+mod maintenance;
 mod names;
 mod page;
 mod proxy;
@@ -44,6 +45,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     errors::CASES,
     hostile::CASES,
     lifecycle::CASES,
+    maintenance::CASES,
     links::CASES,
     failover::CASES,
     resume::CASES,

@@ -143,7 +143,12 @@ impl Lab {
 
     /// Makes the node under test a candidate.
     fn announce(&self) {
-        let announcement = Announcement { advert: advert(State::Standby), beacons: 0, answers_one_in: 1 };
+        let announcement = Announcement {
+            advert: advert(State::Standby),
+            beacons: 0,
+            answers_one_in: 1,
+            in_maintenance: false,
+        };
         self.announce.send_replace(Some(announcement));
     }
 }

@@ -160,7 +160,8 @@ impl Candidacy {
             self.times.refused_until = Some(now + PENALTY);
         }
         let refused = self.times.refused_until.is_some_and(|until| now < until);
-        let eligible = !own.draining && if self.options.prepares { !refused } else { own.able };
+        let eligible =
+            !own.draining && !own.in_maintenance && if self.options.prepares { !refused } else { own.able };
         let mut wake = self.times.refused_until.filter(|until| now < *until);
         if !eligible || (self.phase == Phase::Active && !serves) {
             self.leave();
@@ -176,6 +177,8 @@ impl Candidacy {
         }
         self.public.state = match self.phase {
             _ if own.draining => State::Draining,
+            _ if own.in_maintenance && own.tunnels > 0 => State::Draining,
+            _ if own.in_maintenance => State::Withdrawn,
             Phase::Active => State::Active,
             Phase::Idle | Phase::Preparing if eligible || own.able => State::Standby,
             Phase::Idle | Phase::Preparing => State::Withdrawn,

@@ -229,6 +229,7 @@ impl World {
             reach: if able { Reach::Reachable } else { Reach::Unreachable },
             prepared: Prepared::No,
             draining: false,
+            in_maintenance: false,
             load: 0,
             capacity: 100,
             tunnels: 0,

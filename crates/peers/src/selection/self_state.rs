@@ -13,6 +13,8 @@ pub struct SelfState {
     pub prepared: Prepared,
     /// Whether it is about to stop.
     pub draining: bool,
+    /// Whether it is not to serve, although it could.
+    pub in_maintenance: bool,
     /// Its load, in permille of its capacity.
     pub load: u16,
     /// Its measured capacity, in Mbit/s.

@@ -33,6 +33,7 @@ pub(super) fn own(capacity: u32) -> SelfState {
         reach: Reach::Reachable,
         prepared: Prepared::No,
         draining: false,
+        in_maintenance: false,
         load: 0,
         capacity,
         tunnels: 0,
@@ -265,6 +266,26 @@ fn a_withdrawal_hands_over_at_once() {
     let time = group.wait(1, |group| group.active() == [3]);
     assert!(time <= 3 * LOOK, "{time:?}");
     assert_eq!(group.nodes[&2].state, State::Withdrawn);
+}
+
+#[test]
+fn a_node_in_maintenance_hands_over_at_once_and_drains_while_it_carries_something() {
+    let mut group = Group::new(Policy::Strongest, &[100, 400, 200]);
+    group.run(60);
+    assert_eq!(group.active(), [2]);
+    (group.node(2).own.in_maintenance, group.node(2).own.tunnels) = (true, 1);
+    let time = group.wait(1, |group| group.active() == [3]);
+    assert!(time <= 3 * LOOK, "{time:?}");
+    assert_eq!(group.nodes[&2].state, State::Draining);
+    group.node(2).own.tunnels = 0;
+    group.wait(2, |group| group.nodes[&2].state == State::Withdrawn);
+    for n in [1, 3] {
+        group.node(n).alive = false;
+    }
+    group.run(30);
+    assert!(group.active().is_empty(), "it serves nobody, even alone");
+    group.node(2).own.in_maintenance = false;
+    group.wait(2, |group| group.active() == [2]);
 }
 
 #[test]

@@ -1,0 +1,131 @@
+//! `laneway drain`: takes this machine's gateway out of service for maintenance, and back.
+
+use std::time::{Duration, Instant};
+
+use super::ask::{self, LocalPort};
+use super::say;
+use crate::control;
+use crate::problem::Problem;
+use crate::shared;
+use crate::size::{TimeError, within};
+use crate::sys::state::StateDir;
+use crate::telemetry::snapshot::Snapshot;
+
+/// How long a running node may take to notice.
+const NOTICE: Duration = Duration::from_secs(10);
+/// Interval between two looks at its status.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// `laneway drain`
+#[derive(Debug, clap::Args)]
+pub struct Drain {
+    /// Serve again
+    #[arg(long, conflicts_with = "wait")]
+    undo: bool,
+    /// Wait until the last connection of a client has ended, at most this long [default: return as soon as the node
+    /// takes no new ones]
+    #[arg(long, value_name = "TIME", value_parser = wait)]
+    wait: Option<Duration>,
+    #[command(flatten)]
+    port: LocalPort,
+}
+
+fn wait(text: &str) -> Result<Duration, TimeError> {
+    within(text, Duration::from_secs(1), Duration::ZERO, Duration::from_secs(7 * 86_400))
+}
+
+impl Drain {
+    /// Asks the node, and waits until it has done so.
+    ///
+    /// # Errors
+    /// When this machine is in no group, the request cannot be saved, or the node does not follow it in time.
+    pub fn run(self, state: &StateDir) -> Result<(), Problem> {
+        let group = shared::group(state)?;
+        let wanted = !self.undo;
+        let was = control::is_in_maintenance(state);
+        control::set_maintenance(state, wanted)?;
+        if !control::is_running(state)? {
+            say(match wanted {
+                true => "No node runs here. The next one serves no clients until 'laneway drain --undo'.",
+                false => "No node runs here. The next one may be a gateway again.",
+            });
+            return Ok(());
+        }
+        let seen = self.follow(&group.node.id.short(), wanted)?;
+        if self.undo {
+            say(match was {
+                true => "This node may be a gateway again.",
+                false => "This node was not in maintenance.",
+            });
+            return Ok(());
+        }
+        let rest = "It goes on running, also after a restart, until 'laneway drain --undo'.";
+        let open = seen.as_ref().map_or(0, |seen| seen.served.open);
+        say(match &seen {
+            None => format!("The node takes no new clients from now on. {rest}"),
+            Some(_) if open == 0 => format!("This node serves no clients any more. {rest}"),
+            Some(_) => {
+                format!("This node takes no new clients; {open} of their connections are open. {rest}")
+            }
+        });
+        let Some(seen) = seen else { return self.cannot_wait() };
+        let others =
+            seen.gateways.iter().any(|gateway| matches!(gateway.state.as_str(), "active" | "standby"));
+        if !others {
+            let _ = std::io::Write::write_all(
+                &mut std::io::stderr(),
+                b"warning: no other gateway is heard: clients have no way out until one is\n",
+            );
+        }
+        self.finish(seen)
+    }
+
+    /// Waits until the node has noticed. `None` when its local port cannot be asked.
+    fn follow(&self, id: &str, wanted: bool) -> Result<Option<Snapshot>, Problem> {
+        let address = self.port.address()?;
+        let deadline = Instant::now() + NOTICE;
+        loop {
+            let Ok(seen) = ask::snapshot(address) else { return Ok(None) };
+            if seen.node.id != id {
+                return Ok(None);
+            }
+            // A gateway announces it next, which the drain of its links does not wait for.
+            if seen.node.in_maintenance == wanted && (!wanted || seen.node.state.as_deref() != Some("active"))
+            {
+                return Ok(Some(seen));
+            }
+            if Instant::now() >= deadline {
+                return Err(Problem::new("the node does not follow")
+                    .hint("its log says why; 'laneway status' shows its state"));
+            }
+            std::thread::sleep(INTERVAL);
+        }
+    }
+
+    fn cannot_wait(&self) -> Result<(), Problem> {
+        match self.wait {
+            None => Ok(()),
+            Some(_) => Err(Problem::new("the end of the connections cannot be awaited")
+                .after(Problem::new("the node does not answer on its local port"))
+                .hint("name the port with --proxy ADDR:PORT")),
+        }
+    }
+
+    /// Waits until the last connection of a client has ended, if that is wanted.
+    fn finish(&self, mut seen: Snapshot) -> Result<(), Problem> {
+        let Some(wait) = self.wait else { return Ok(()) };
+        let (address, deadline) = (self.port.address()?, Instant::now() + wait);
+        while seen.served.open > 0 {
+            if Instant::now() >= deadline {
+                let open = seen.served.open;
+                return Err(Problem::new(format!("{open} connections of clients are still open")).hint(
+                    "wait longer with --wait, or stop the node, which ends them after its --drain time",
+                ));
+            }
+            std::thread::sleep(INTERVAL);
+            seen = ask::snapshot(address)?;
+        }
+        say("The last connection of a client has ended.");
+        Ok(())
+    }
+}
