@@ -13,7 +13,8 @@ What is checked:
             `mod name;` alone is none.
   layers    Crates import only crates of a lower layer (CRATES), and in the root package modules import only modules of
             their own layer or a lower one (ROOT).
-  systems   `cfg(target_os)`, `cfg(unix)`, `cfg(windows)` and `std::os` occur only in crates/sys (exceptions: SYSTEMS).
+  systems   `cfg(target_os)`, `cfg(unix)`, `cfg(windows)`, `std::os`, the crates of one system (SYSTEM_CRATES) and what tokio
+            has for one system (`tokio::signal::unix`, `tokio::net::UnixStream`) occur only in crates/sys.
   functions No function has more than 80 lines; a test function has at most 120.
   structs   No struct has more than 12 fields, unless a line `// fields: reason` stands in the comment above it.
 
@@ -48,10 +49,11 @@ ROOT = [
 ]
 APART = {"local", "gateway"}
 
-# Files outside crates/sys that may name an operating system, each with what it uses. They go there with the port to Windows.
-SYSTEMS = {
-    "src/local/port.rs": "the unix socket of the local proxy",
-}
+# Crates that exist for one operating system.
+SYSTEM_CRATES = {"libc", "listenfd", "nix", "windows", "windows_service", "windows_sys", "winreg"}
+# Modules and types of other crates that exist for one operating system, by how their names begin.
+SYSTEM_PATHS = ("std::os", "tokio::net::Unix", "tokio::net::unix", "tokio::net::windows", "tokio::signal::unix",
+                "tokio::signal::windows")
 
 MAX_FUNCTION_LINES = 80
 MAX_TEST_LINES = 120
@@ -475,26 +477,30 @@ def layers(workspace):
 
 def systems(workspace):
     """Code for one operating system outside of the crate for that."""
-    faults, needed = [], set()
+    def outside(file):
+        return not file.startswith(("crates/sys/", "integration/", "fuzz/")) and not is_test_file(workspace, file)
+
+    faults = set()
     for file, tokens in sorted(workspace.code.items()):
-        if file.startswith(("crates/sys/", "integration/", "fuzz/")) or is_test_file(workspace, file):
+        if not outside(file):
             continue
         for index, token in enumerate(tokens):
-            conditional = token.text in {"cfg", "cfg_attr"} and token.kind == "ident"
-            if conditional:
+            if token.text in {"cfg", "cfg_attr"} and token.kind == "ident":
                 start = index + 1 + at(tokens, index + 1, "!")
                 condition = {t.text for t in tokens[start : closing(tokens, start)]}
-                named = condition & {"target_os", "target_family", "unix", "windows"}
-            else:
-                named = {"std::os"} if at(tokens, index, "std", "::", "os", "::") else set()
-            if named and file in SYSTEMS:
-                needed.add(file)
-            elif named:
-                faults.append(f"{file}:{token.line}: {', '.join(sorted(named))}")
-    for file in sorted(set(SYSTEMS) - needed):
-        if file in workspace.tree:
-            faults.append(f"{file}: is an exception (SYSTEMS) that is no longer needed")
-    return faults
+                for name in sorted(condition & {"target_os", "target_family", "unix", "windows"}):
+                    faults.add(f"{file}:{token.line}: {name}")
+    for target in workspace.targets:
+        for module in target.modules():
+            if not outside(module.file):
+                continue
+            used = [(path, line) for path, _, _, line in module.uses] + module.globs + module.paths
+            for path, line in used:
+                text = "::".join(path)
+                local = path[0] in module.bindings or path[0] in module.children
+                if text.startswith(SYSTEM_PATHS) or path[0] in SYSTEM_CRATES and not local:
+                    faults.add(f"{module.file}:{line}: {text}")
+    return sorted(faults)
 
 
 def is_test_file(workspace, file):
@@ -673,7 +679,7 @@ def self_test():
     clean = {
         "src/lib.rs": "pub mod a; pub mod b; pub use laneway_wire as wire;",
         "src/a.rs": "use crate::b::{self, B as C}; fn f() -> C { b::g(crate::wire::id::Id) }",
-        "src/b.rs": "use std::{fmt, os}; pub struct B; pub fn g() {} #[cfg(test)] mod tests { use crate::a::f; }",
+        "src/b.rs": "use std::{fmt, ops}; pub struct B; pub fn g() {} #[cfg(test)] mod tests { use crate::a::f; }",
         "crates/wire/src/lib.rs": "pub mod id;",
         "crates/wire/src/id.rs": "pub struct Id;",
     }
@@ -751,6 +757,13 @@ def self_test():
     expect("std::os", faults(systems, {
         "src/lib.rs": "use std::os::fd::AsFd; #[cfg(test)] use std::os::fd::AsRawFd;",
     }), "std::os")
+
+    expect("a crate of one operating system", faults(systems, {
+        "src/lib.rs": "use nix::{errno::Errno};\n#[cfg(test)] mod tests { use nix::sys::stat::Mode; }",
+    }), "src/lib.rs:1: nix::errno::Errno")
+    expect("what tokio has for one operating system", faults(systems, {
+        "src/lib.rs": "fn f() {\n let _ = tokio::net::UnixStream::connect(x);\n}",
+    }), "src/lib.rs:2: tokio::net::UnixStream")
 
     # Sizes.
     body = "\n" * 79

@@ -1,7 +1,6 @@
 //! `laneway up`: loads what this machine is in its group, builds the node, runs its parts and drains it.
 
 mod bound;
-mod signals;
 mod workers;
 
 use std::sync::Arc;
@@ -19,9 +18,9 @@ use crate::net;
 use crate::problem::Problem;
 use crate::service::Manager;
 use crate::shared::Shared;
+use crate::sys::signals::{Request, Signals};
 use crate::sys::state::StateDir;
 use bound::{BoundNode, Member};
-use signals::{SignalAction, Signals};
 
 /// How long a stopping candidate keeps announcing that it stops, so that it is sent more than once.
 const FAREWELL: Duration = Duration::from_millis(150);
@@ -33,7 +32,8 @@ const FAREWELL: Duration = Duration::from_millis(150);
 pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Result<(), Problem> {
     net::raise_open_files();
     // Installed first, so that a signal during startup also stops the node in an orderly way.
-    let mut signals = Signals::new()?;
+    let mut signals =
+        Signals::new().map_err(|error| Problem::new("signals cannot be handled").because(error))?;
     let manager = Arc::new(Manager::from_environment());
     let inherited = inherit_ports(&mut config)?;
     let member = Member::load(&config, &state)?;
@@ -101,8 +101,8 @@ async fn supervise(
     loop {
         tokio::select! {
             action = signals.next() => match action {
-                SignalAction::Stop => return Ok(()),
-                SignalAction::Reload => live.reload(),
+                Request::Stop => return Ok(()),
+                Request::Reload => live.reload(),
             },
             Some(ended) = parts.join_next() => {
                 return Err(match ended {

@@ -10,7 +10,7 @@ mod file;
 use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use clap::parser::ValueSource;
@@ -18,10 +18,11 @@ use clap::{Arg, ArgAction, ArgMatches, CommandFactory as _, Parser, ValueEnum};
 
 use crate::failure::printable;
 use crate::local::endpoint::Endpoint;
-use crate::memory::share_of_machine;
 use crate::peers::options::changed;
 use crate::problem::Problem;
 use crate::size::{Size, seconds};
+use crate::sys::machine::share_of_memory;
+use crate::sys::paths;
 use crate::sys::state::{StateDir, read_regular};
 use crate::telemetry::log::{self, Format};
 use crate::{gateway, local, peers, transparent, usage};
@@ -86,7 +87,7 @@ pub struct NodeOptions {
 impl NodeOptions {
     /// The maximum number of bytes that connections may hold in memory.
     pub fn memory_limit(&self) -> u64 {
-        self.memory_limit.map_or_else(share_of_machine, |limit| limit.0)
+        self.memory_limit.map_or_else(share_of_memory, |limit| limit.0)
     }
 
     /// The number of threads that serve links.
@@ -172,8 +173,9 @@ impl Config {
     /// # Errors
     /// A usage problem, with the file, line and column where they are known.
     pub fn load(typed: &ArgMatches, file: Option<&Path>) -> Result<Self, Problem> {
-        let path =
-            file.map(Path::to_owned).or_else(|| default_files().into_iter().find(|path| is_there(path)));
+        let path = file
+            .map(Path::to_owned)
+            .or_else(|| paths::configuration_files().into_iter().find(|path| is_there(path)));
         let Some(path) = path else { return Self::of(typed, "", Path::new("")) };
         let bytes = read_regular(&path, MAX_FILE).map_err(|error| {
             Problem::usage(format!("cannot read the configuration {}", path.display()))
@@ -326,15 +328,6 @@ pub fn configured_proxies() -> Result<Vec<SocketAddr>, Problem> {
 /// A file that is there but cannot be read is an error, and not skipped.
 fn is_there(path: &Path) -> bool {
     path.symlink_metadata().map_or_else(|error| error.kind() != ErrorKind::NotFound, |_| true)
-}
-
-fn default_files() -> Vec<PathBuf> {
-    // An empty or relative path is ignored (XDG Base Directory Specification): a file in the working directory could
-    // name shell commands.
-    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let home = absolute("XDG_CONFIG_HOME").or_else(|| absolute("HOME").map(|home| home.join(".config")));
-    let user = home.map(|home| home.join("laneway/laneway.toml"));
-    user.into_iter().chain([PathBuf::from("/etc/laneway/laneway.toml")]).collect()
 }
 
 /// The given state directory, or the default one.

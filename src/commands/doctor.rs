@@ -6,7 +6,6 @@ mod environment;
 mod firewall;
 mod gateways;
 mod machine;
-mod port_holder;
 mod remote;
 mod report;
 mod request;

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use crossterm::event::{Event, EventStream, KeyCode, KeyEventKind, KeyModifiers};
 use futures_util::StreamExt;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::ask::{self, LocalPort};
 use crate::problem::Problem;
+use crate::sys::signals::Signals;
 use crate::telemetry::snapshot::Snapshot;
 
 /// Interval between two requests to the node.
@@ -44,9 +44,7 @@ impl Top {
 /// ratatui restores the terminal after a panic, too.
 async fn watch(proxy: SocketAddr, first: Snapshot) -> Result<(), Problem> {
     let failed = |error: std::io::Error| Problem::new("the terminal cannot be used").because(error);
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
+    let mut signals = Signals::new().map_err(failed)?;
     let mut terminal = ratatui::try_init().map_err(failed)?;
     let mut keys = EventStream::new();
     let mut tick = interval(POLL_INTERVAL);
@@ -71,9 +69,7 @@ async fn watch(proxy: SocketAddr, first: Snapshot) -> Result<(), Problem> {
                 Some(Err(error)) => break Err(failed(error)),
                 None => break Ok(()),
             },
-            _ = terminate.recv() => break Ok(()),
-            _ = interrupt.recv() => break Ok(()),
-            _ = hangup.recv() => break Ok(()),
+            _ = signals.next() => break Ok(()),
         }
     };
     ratatui::restore();

@@ -2,11 +2,11 @@
 
 use clap::Subcommand;
 use ipnet::IpNet;
-use nix::unistd::User;
 
 use super::say;
 use crate::problem::Problem;
 use crate::redirect::{self, Rules};
+use crate::sys::users;
 use crate::transparent::TRANSPARENT_PORT;
 
 /// The nftables rules for `laneway up --transparent`.
@@ -79,8 +79,5 @@ fn user_id(user: &str) -> Result<u32, Problem> {
     if let Ok(number) = user.parse() {
         return Ok(number);
     }
-    match User::from_name(user) {
-        Ok(Some(user)) => Ok(user.uid.as_raw()),
-        _ => Err(Problem::usage(format!("there is no user '{user}'"))),
-    }
+    users::id_of(user).ok_or_else(|| Problem::usage(format!("there is no user '{user}'")))
 }

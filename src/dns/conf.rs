@@ -7,6 +7,7 @@ use std::time::Duration;
 use hickory_proto::rr::Name;
 
 use crate::net;
+use crate::sys::resolver;
 use crate::wire::target::Host;
 
 /// The port of name servers.
@@ -97,7 +98,7 @@ impl Conf {
 
     /// The configuration of this machine. A file that does not exist is an empty one.
     pub fn system() -> Self {
-        let text = std::fs::read("/etc/resolv.conf").unwrap_or_default();
+        let text = resolver::name_servers();
         Self::read(&text, &net::host_name(), |name| std::env::var(name).ok())
     }
 

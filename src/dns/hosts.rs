@@ -43,7 +43,7 @@ impl Hosts {
 
     /// The names of this machine's file; none if it cannot be read.
     pub fn system() -> Self {
-        Self::read(&std::fs::read("/etc/hosts").unwrap_or_default())
+        Self::read(&crate::sys::resolver::hosts())
     }
 
     /// The addresses of a name in lower case, on all lines that have it.

@@ -36,7 +36,7 @@ pub fn read(text: &[u8]) -> Vec<Service> {
 
 /// The sources of this machine. Without a file: the hosts file, then name servers.
 pub fn system() -> Vec<Service> {
-    read(&std::fs::read("/etc/nsswitch.conf").unwrap_or_default())
+    read(&crate::sys::resolver::switch())
 }
 
 impl Service {

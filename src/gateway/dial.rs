@@ -184,26 +184,9 @@ pub(super) fn more_telling(one: io::Error, other: io::Error) -> io::Error {
     if weight(&one) > weight(&other) { one } else { other }
 }
 
-/// Whether the gateway ran out of descriptors, ports or memory, which is no fault of the destination.
-fn is_local_shortage(error: &io::Error) -> bool {
-    use nix::errno::Errno;
-    let errno = error.raw_os_error().map(Errno::from_raw);
-    matches!(
-        errno,
-        Some(
-            Errno::EMFILE
-                | Errno::ENFILE
-                | Errno::ENOBUFS
-                | Errno::ENOMEM
-                | Errno::EADDRNOTAVAIL
-                | Errno::EAGAIN
-        )
-    )
-}
-
 /// The failure that an app is told when connecting to `target` ended with `error`.
 pub(super) fn failure(target: &Target, error: &io::Error) -> Failure {
-    if is_local_shortage(error) {
+    if net::is_local_shortage(error) {
         let sentence = format!("the gateway cannot open a connection to {target}: {error}");
         return Failure::new(Kind::LimitReached, Side::Gateway, sentence);
     }

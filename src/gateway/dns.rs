@@ -6,7 +6,7 @@ mod lookup;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use hickory_proto::op::Message;
 use tokio::time::timeout;
@@ -21,6 +21,7 @@ use crate::dns::servers::{NameServers, Unanswered};
 use crate::dns::switch::{self, Service};
 use crate::failure::{Failure, Kind, Side};
 use crate::mark;
+use crate::sys::resolver;
 use crate::wire::dns::{Query, ResponseCode};
 use crate::wire::target::without_dot;
 
@@ -30,9 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const CACHE_ENTRIES: usize = 4096;
 const CACHE_BYTES: usize = 4 << 20;
 
-/// The files that configure the resolver.
-const FILES: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf"];
-/// Interval between two checks of whether they changed: a machine that moves to another network gets other name servers.
+/// Interval between two checks of whether the machine's configuration has changed: a machine that moves to another network gets other name servers.
 const RELOAD_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What is built from the machine's configuration.
@@ -57,17 +56,17 @@ struct Current {
     own: Vec<SocketAddr>,
     /// Whether others rely on this resolver.
     serves: bool,
-    /// The modification times of [`FILES`] when they were read.
-    modified: [Option<SystemTime>; 3],
+    /// The version of the configuration that was read.
+    version: resolver::Version,
     checked: Instant,
 }
 
 impl Resolver {
     /// A resolver as configured by /etc/resolv.conf, /etc/hosts and /etc/nsswitch.conf.
     pub fn system() -> Self {
-        let (modified, checked) = (FILES.map(modification_time), Instant::now());
+        let (version, checked) = (resolver::version(), Instant::now());
         let (parts, own) = (Parts::system(&[], true), Vec::new());
-        Self(Mutex::new(Current { parts, own, serves: true, modified, checked }))
+        Self(Mutex::new(Current { parts, own, serves: true, version, checked }))
     }
 
     /// Reads the configuration again, changed or not.
@@ -91,7 +90,7 @@ impl Resolver {
         let mut current = self.lock();
         if current.checked.elapsed() >= RELOAD_CHECK_INTERVAL {
             current.checked = Instant::now();
-            if current.modified != FILES.map(modification_time) {
+            if current.version != resolver::version() {
                 current.reload();
             }
         }
@@ -226,13 +225,8 @@ impl Parts {
 
 impl Current {
     fn reload(&mut self) {
-        self.modified = FILES.map(modification_time);
+        self.version = resolver::version();
         self.parts = Parts::system(&self.own, self.serves);
         tracing::info!("resolver configuration read again");
     }
-}
-
-/// When the file was last modified; `None` when there is no such file.
-fn modification_time(file: &str) -> Option<SystemTime> {
-    std::fs::metadata(file).and_then(|metadata| metadata.modified()).ok()
 }

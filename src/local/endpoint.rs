@@ -8,6 +8,7 @@ use std::str::FromStr;
 use serde::Serialize;
 
 use crate::limits::rate::network_of;
+use crate::sys::unix_socket;
 use crate::sys::users::user_of;
 
 /// The prefix of a unix socket's path.
@@ -44,8 +45,14 @@ pub struct NotAMode;
 
 /// The text is not an endpoint.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("neither ADDR:PORT, with an IPv6 address in brackets, nor unix:/PATH")]
-pub struct NotAnEndpoint;
+pub enum NotAnEndpoint {
+    /// It has another form.
+    #[error("neither ADDR:PORT, with an IPv6 address in brackets, nor unix:/PATH")]
+    Form,
+    /// This system has no unix sockets.
+    #[error("Windows has no unix sockets that laneway can use: name a port instead, such as 127.0.0.1:1080")]
+    NoUnixSockets,
+}
 
 /// The other end of an app's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,9 +117,10 @@ impl FromStr for Endpoint {
 
     fn from_str(text: &str) -> Result<Self, NotAnEndpoint> {
         match text.strip_prefix(UNIX) {
+            Some(_) if !unix_socket::IS_SUPPORTED => Err(NotAnEndpoint::NoUnixSockets),
             Some(path) if path.starts_with('/') => Ok(Self::Unix(path.into())),
-            Some(_) => Err(NotAnEndpoint),
-            None => text.parse().map(Self::Tcp).map_err(|_why: std::net::AddrParseError| NotAnEndpoint),
+            Some(_) => Err(NotAnEndpoint::Form),
+            None => text.parse().map(Self::Tcp).map_err(|_why: std::net::AddrParseError| NotAnEndpoint::Form),
         }
     }
 }
@@ -165,7 +173,7 @@ mod tests {
             assert_eq!(text.parse::<Mode>(), Err(NotAMode), "{text}");
         }
         for text in ["1080", "localhost:1080", "::1:1080", "unix:", "unix:proxy.sock", "/run/x", ""] {
-            assert_eq!(text.parse::<Endpoint>(), Err(NotAnEndpoint), "{text}");
+            assert_eq!(text.parse::<Endpoint>(), Err(NotAnEndpoint::Form), "{text}");
         }
     }
 

@@ -1,41 +1,24 @@
 //! The sockets that apps connect to: TCP, unix, and those passed by the service manager.
 
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
-use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::{Path, PathBuf};
 
-use listenfd::ListenFd;
-use nix::sys::stat::{Mode, fchmod};
-use socket2::{Domain, SockAddr, SockRef, Socket, Type};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::endpoint::{AppPeer, Endpoint};
 use crate::net;
+use crate::sys::unix_socket::{self, Inherited, UnixSocket};
 
-/// A listening socket. A unix socket that was created here is removed when this is dropped.
+/// A listening socket.
 pub struct Port {
     listener: Listener,
     /// The address it is bound to.
     pub endpoint: Endpoint,
-    _file: Option<SocketFile>,
 }
 
 enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-/// Identifies a file, as opposed to a later one of the same name: inode and modification time.
-#[derive(PartialEq, Eq)]
-struct FileIdentity(u64, i64, i64);
-
-/// A socket in the file system that was created here.
-struct SocketFile {
-    path: PathBuf,
-    identity: FileIdentity,
+    Unix(UnixSocket),
 }
 
 impl Port {
@@ -49,17 +32,8 @@ impl Port {
         match endpoint {
             Endpoint::Tcp(address) => Self::tcp(net::listen(*address)?),
             Endpoint::Unix(path) => {
-                remove_stale(path)?;
-                let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-                socket.set_nonblocking(true)?;
-                // Where the system supports it: nobody else connects before the permissions are set.
-                let _ = fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR);
-                socket.bind(&SockAddr::unix(path)?)?;
-                let file = SocketFile { path: path.clone(), identity: FileIdentity::of(path)? };
-                fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-                socket.listen(net::BACKLOG)?;
-                let listener = Listener::Unix(UnixListener::from_std(socket.into())?);
-                Ok(Self { listener, endpoint: endpoint.clone(), _file: Some(file) })
+                let listener = Listener::Unix(UnixSocket::bind(path, mode)?);
+                Ok(Self { listener, endpoint: endpoint.clone() })
             }
         }
     }
@@ -70,35 +44,18 @@ impl Port {
     /// # Errors
     /// When something other than a listening stream socket is passed.
     pub fn inherited() -> io::Result<Vec<Self>> {
-        // Without a process id the sockets may be meant for another process.
-        if std::env::var_os("LISTEN_PID").is_none() {
-            return Ok(Vec::new());
-        }
-        let mut offered = ListenFd::from_env();
-        let count = offered.len();
-        let take = |at| match offered.take_tcp_listener(at) {
-            Ok(Some(listener)) => {
-                listener.set_nonblocking(true)?;
-                SockRef::from(&listener).set_tcp_nodelay(true)?;
-                net::keep_alive(&listener);
-                Self::tcp(TcpListener::from_std(listener)?)
-            }
-            _ => {
-                let listener = offered.take_unix_listener(at)?.ok_or(io::ErrorKind::NotFound)?;
-                listener.set_nonblocking(true)?;
-                let address = listener.local_addr()?;
-                let path = address.as_pathname().unwrap_or(Path::new("/"));
-                let endpoint = Endpoint::Unix(path.to_owned());
-                let listener = Listener::Unix(UnixListener::from_std(listener)?);
-                Ok(Self { listener, endpoint, _file: None })
+        let port = |inherited| match inherited {
+            Inherited::Tcp(listener) => Self::tcp(listener),
+            Inherited::Unix(listener, path) => {
+                Ok(Self { listener: Listener::Unix(listener), endpoint: Endpoint::Unix(path) })
             }
         };
-        (0..count).map(take).collect()
+        unix_socket::inherited()?.into_iter().map(port).collect()
     }
 
     fn tcp(listener: TcpListener) -> io::Result<Self> {
         let endpoint = Endpoint::Tcp(listener.local_addr()?);
-        Ok(Self { listener: Listener::Tcp(listener), endpoint, _file: None })
+        Ok(Self { listener: Listener::Tcp(listener), endpoint })
     }
 
     /// Its TCP address; `None` for a unix socket.
@@ -114,49 +71,20 @@ impl Port {
                 (stream, AppPeer::Network(address))
             }
             Listener::Unix(listener) => {
-                let (stream, user) = net::accept_unix(listener).await;
+                let (stream, user) = listener.accept().await;
                 (stream, AppPeer::User(user))
             }
         }
     }
 }
 
-/// Removes the socket of a process that has terminated.
-fn remove_stale(path: &Path) -> io::Result<()> {
-    let found = match fs::symlink_metadata(path) {
-        Ok(found) => found,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    if !found.file_type().is_socket() {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the file exists and is not a socket"));
-    }
-    match StdUnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-        Err(error) => Err(error),
-        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there")),
-    }
-}
-
-impl FileIdentity {
-    fn of(path: &Path) -> io::Result<Self> {
-        let found = fs::symlink_metadata(path)?;
-        Ok(Self(found.ino(), found.mtime(), found.mtime_nsec()))
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        // Another process may have replaced it meanwhile.
-        if FileIdentity::of(&self.path).is_ok_and(|now| now == self.identity) {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
 #[cfg(test)]
+#[cfg(unix)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
     use std::os::unix::net::UnixListener as StdUnixListener;
+    use std::path::Path;
 
     use tokio::net::UnixStream;
 

@@ -8,10 +8,8 @@
 //! The sum is bounded in three steps. Above half of the limit, windows shrink. Above three quarters, whoever has more than a
 //! fair share gets nothing new. Above all of it, whoever holds most is cut until three quarters are left.
 
-mod machine;
 mod tally;
 
-pub use machine::share_of_machine;
 pub use tally::Tally;
 
 use std::cmp::Reverse;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use laneway_sys::machine::{self, ProcessorTime};
 
 /// Duration of the measurement.
 const MEASURE: Duration = Duration::from_millis(20);
@@ -18,7 +19,7 @@ const NEWEST: u32 = 30;
 /// The capacity of this machine, in Mbit/s: how fast one core seals 16 KiB records with AES-128-GCM, times the cores, halved
 /// because each byte is also copied; at most the speed that its fastest network interface reports.
 pub fn measure() -> u32 {
-    sealing().min(fastest_interface().unwrap_or(u32::MAX)).max(1)
+    sealing().min(machine::fastest_interface().unwrap_or(u32::MAX)).max(1)
 }
 
 fn sealing() -> u32 {
@@ -41,14 +42,6 @@ fn sealing() -> u32 {
     u32::try_from(bits / micros).unwrap_or(u32::MAX).max(1)
 }
 
-/// The highest speed that an interface reports, in Mbit/s. Virtual interfaces report none or a made-up one.
-fn fastest_interface() -> Option<u32> {
-    let interfaces = std::fs::read_dir("/sys/class/net").ok()?;
-    let speed = |entry: std::fs::DirEntry| std::fs::read_to_string(entry.path().join("speed")).ok();
-    let speeds = interfaces.flatten().filter_map(speed);
-    speeds.filter_map(|text| text.trim().parse().ok()).filter(|speed| *speed > 0).max()
-}
-
 /// Measures the traffic through this node.
 #[derive(Debug)]
 pub struct Meter {
@@ -57,14 +50,22 @@ pub struct Meter {
     best_at: Instant,
     bytes: u64,
     sampled: Instant,
-    cpu: Option<Cpu>,
+    cpu: Option<ProcessorTime>,
     load: u16,
 }
 
 impl Meter {
     /// A meter of a machine with this measured capacity, in Mbit/s.
     pub fn new(measured: u32, now: Instant) -> Self {
-        Self { measured, best: 0.0, best_at: now, bytes: 0, sampled: now, cpu: Cpu::now(), load: 0 }
+        Self {
+            measured,
+            best: 0.0,
+            best_at: now,
+            bytes: 0,
+            sampled: now,
+            cpu: machine::processor_time(),
+            load: 0,
+        }
     }
 
     /// Takes a sample if the last one is a second old. `bytes` are those carried since the start, in both directions;
@@ -74,7 +75,7 @@ impl Meter {
         if elapsed < SAMPLE {
             return;
         }
-        let cpu = Cpu::now();
+        let cpu = machine::processor_time();
         let busy = self.cpu.zip(cpu).map_or(0, |(before, now)| now.busy_since(before));
         self.cpu = cpu;
         self.take(bytes, tunnels, busy, elapsed, now);
@@ -119,35 +120,6 @@ fn whole(rate: f64) -> u32 {
     whole
 }
 
-/// The busy time and the total time of all processors, in ticks.
-#[derive(Clone, Copy, Debug)]
-struct Cpu {
-    busy: u64,
-    all: u64,
-}
-
-impl Cpu {
-    fn now() -> Option<Self> {
-        Self::read(&std::fs::read_to_string("/proc/stat").ok()?)
-    }
-
-    /// Parses the first line of `/proc/stat` (proc(5)): user, nice, system, idle, iowait, irq, softirq, steal.
-    fn read(stat: &str) -> Option<Self> {
-        let ticks = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace().take(8);
-        let ticks: Vec<u64> = ticks.map(str::parse).collect::<Result<_, _>>().ok()?;
-        let idle = ticks.get(3)?.saturating_add(*ticks.get(4)?);
-        let all = ticks.iter().fold(0, |all: u64, ticks| all.saturating_add(*ticks));
-        Some(Self { busy: all.saturating_sub(idle), all })
-    }
-
-    /// The share of busy time since `before`, in permille.
-    fn busy_since(self, before: Self) -> u16 {
-        let all = self.all.saturating_sub(before.all).max(1);
-        let busy = self.busy.saturating_sub(before.busy).min(all);
-        u16::try_from(busy.saturating_mul(1000) / all).unwrap_or(1000)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,16 +152,5 @@ mod tests {
         assert!((480..=500).contains(&meter.load()), "{}", meter.load());
         meter.take(20 * 50_000_000, 0, 1000, SAMPLE, start + SAMPLE * 21);
         assert!((600..=700).contains(&meter.load()), "{}", meter.load());
-    }
-
-    #[test]
-    fn processor_time_is_read_from_the_kernels_own_count() {
-        let before = Cpu::read("cpu  100 0 100 700 100 0 0 0 0 0\ncpu0 1 2\n").unwrap();
-        let after = Cpu::read("cpu  150 0 125 775 100 0 0 0 0 0\n").unwrap();
-        assert_eq!(after.busy_since(before), 500);
-        assert_eq!(before.busy_since(after), 0);
-        for garbage in ["", "cpu", "cpu  1 2", "cpu  a b c d e", "intr 1 2 3 4 5"] {
-            assert!(Cpu::read(garbage).is_none());
-        }
     }
 }

@@ -129,8 +129,9 @@ impl Discovery {
             bound.push(unicast.own);
             locked(&self.senders).insert(lan.clone(), unicast.clone());
             let unicasts = self.clone().listen(lan.clone(), unicast.clone(), unicast.clone());
-            match LanSocket::broadcast(&lan, self.options.port) {
-                Ok(receiver) => {
+            match LanSocket::broadcast(&lan, self.options.port, &unicast) {
+                Ok(None) => drop(listeners.spawn(unicasts)),
+                Ok(Some(receiver)) => {
                     let broadcasts = self.clone().listen(lan, Arc::new(receiver), unicast);
                     // When one ends both do: the other one would keep the port in use for the next scan.
                     listeners.spawn(async { tokio::select!(lan = unicasts => lan, lan = broadcasts => lan) });

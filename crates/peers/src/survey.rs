@@ -139,7 +139,7 @@ pub async fn look(options: Options) -> io::Result<Survey> {
     })
 }
 
-/// The sockets of each LAN: the one that sends queries, and the one that receives broadcasts, if it can be opened.
+/// The sockets of each LAN: the one that sends queries, and the one that receives broadcasts, if there is one.
 type Sockets = Vec<(Lan, LanSocket, Option<LanSocket>)>;
 
 fn bind(lans: &[Lan], port: u16) -> (Sockets, bool) {
@@ -150,7 +150,8 @@ fn bind(lans: &[Lan], port: u16) -> (Sockets, bool) {
     let own_port = if taken { 0 } else { port };
     let sockets = lans.iter().filter_map(|lan| {
         let sender = LanSocket::unicast(lan, own_port).ok()?;
-        Some((lan.clone(), sender, LanSocket::broadcast(lan, port).ok()))
+        let broadcasts = LanSocket::broadcast(lan, port, &sender).ok().flatten();
+        Some((lan.clone(), sender, broadcasts))
     });
     (sockets.collect(), taken)
 }

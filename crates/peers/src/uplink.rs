@@ -5,14 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
-use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::activity::Activity;
 use super::selection::Prepared;
+use laneway_sys::process::{Family, shell};
 use laneway_wire::datagram::{Reach, State};
 use laneway_wire::failure::with_causes;
 
@@ -187,8 +185,8 @@ impl Uplink {
     }
 
     async fn execute(&self, command: &str, state: State) -> Result<(), CommandError> {
-        let mut shell = Command::new("sh");
-        shell.arg("-c").arg(command).stdin(Stdio::null());
+        let mut shell = shell(command);
+        shell.stdin(Stdio::null());
         shell.env("LANEWAY_NODE", &self.options.node);
         // Not LANEWAY_STATE: that names the state directory of a laneway that the command runs.
         shell.env("LANEWAY_UPLINK_STATE", state.word());
@@ -199,11 +197,10 @@ impl Uplink {
             shell.env("LANEWAY_SERVER", &terms.server);
             terms.command_timeout
         };
-        // A process group of its own, so that its children can be killed with it.
-        let mut child = shell.process_group(0).kill_on_drop(true).spawn().map_err(CommandError::Run)?;
-        let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+        // A family of its own, so that its children can be killed with it.
+        let (mut child, family) = Family::start(&mut shell).map_err(CommandError::Run)?;
         let Ok(ended) = timeout(limit, child.wait()).await else {
-            if let Some(Err(error)) = group.map(|group| killpg(group, Signal::SIGKILL)) {
+            if let Err(error) = family.kill() {
                 tracing::debug!(%error, "the command's processes are gone already");
             }
             child.wait().await.map_err(CommandError::Run)?;

@@ -3,12 +3,26 @@
 //! Both send the same FIN, and TCP does not tell them apart before the next data is answered by a reset (RFC 9293 §3.6).
 //! For a connection within this machine the system knows: a socket that no process holds any more has been closed.
 
+#[cfg(target_os = "linux")]
+mod inet_diag;
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(not(target_os = "linux"))]
+mod other;
+mod other_end;
+
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
+
+#[cfg(target_os = "linux")]
+use self::linux as system;
+#[cfg(not(target_os = "linux"))]
+use self::other as system;
+use self::other_end::OtherEnd;
 
 /// The pause after the first look at the other socket. A process that ends closes its sockets one after the other.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -18,26 +32,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// (`tcp_fin_timeout`), and with a reset from then on.
 const PROBE: Duration = Duration::from_secs(15);
 
-/// What is known of the other socket of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum OtherEnd {
-    /// A process holds it, and may read from it.
-    Open,
-    /// It was closed, or does not read any more.
-    Closed,
-    /// It is not of this machine, or the system cannot tell.
-    Unknown,
-}
-
 /// Waits until the other end can read nothing more: it has reset the connection or closed its socket. That it has ended
 /// its sending direction alone (half-close) is not enough, however long it waits for an answer.
 ///
 /// Unread data does not matter. A close by another machine is noticed a minute later, or when something is sent.
 pub async fn until_closed(stream: &TcpStream) {
-    // The interest in priority data includes the end of the receiving direction, and not data that can be read.
-    match stream.ready(Interest::PRIORITY | Interest::ERROR).await {
-        Ok(ready) if !ready.is_error() => {}
-        _ => return,
+    if !system::until_it_ends(stream).await {
+        return;
     }
     let mut pause = FIRST_PAUSE;
     loop {
@@ -62,7 +63,7 @@ pub async fn until_closed(stream: &TcpStream) {
 
 async fn other_end(stream: &TcpStream) -> OtherEnd {
     let Ok(peer) = stream.peer_addr() else { return unix_other_end(stream).await };
-    tcp_other_end(stream, crate::net::plain(peer))
+    system::tcp_other_end(stream, crate::net::plain(peer))
 }
 
 /// A unix socket hangs up when the other one is closed, and not when it is half-closed.
@@ -77,36 +78,13 @@ async fn unix_other_end(stream: &TcpStream) -> OtherEnd {
     }
 }
 
-#[cfg(target_os = "linux")]
-fn tcp_other_end(stream: &TcpStream, peer: std::net::SocketAddr) -> OtherEnd {
-    use crate::inet_diag::find;
-    let Ok(own) = stream.local_addr().map(crate::net::plain) else { return OtherEnd::Unknown };
-    // A redirected app is connected to another address, as it believes.
-    let original = crate::net::original_destination(stream).unwrap_or(own);
-    match find(peer, original) {
-        Ok(Some(found)) if found.is_held && found.reads => OtherEnd::Open,
-        Ok(Some(_)) => OtherEnd::Closed,
-        // Loopback addresses are of this network namespace, so the socket would be found, provided that the system finds
-        // any.
-        Ok(None) if peer.ip().is_loopback() && find(own, peer).is_ok_and(|found| found.is_some()) => {
-            OtherEnd::Closed
-        }
-        Ok(None) | Err(_) => OtherEnd::Unknown,
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn tcp_other_end(_: &TcpStream, _: std::net::SocketAddr) -> OtherEnd {
-    OtherEnd::Unknown
-}
-
 #[cfg(test)]
 mod tests {
     use std::future::Future;
     use std::pin::pin;
 
     use tokio::io::AsyncWriteExt;
-    use tokio::net::{TcpListener, UnixListener, UnixStream};
+    use tokio::net::TcpListener;
 
     use super::*;
 
@@ -151,13 +129,14 @@ mod tests {
         until_closed(&own).await;
     }
 
+    #[cfg(unix)]
     #[tokio::test]
     async fn a_closed_unix_socket_is_told_from_a_half_closed_one() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
-        let listener = UnixListener::bind(&path).unwrap();
-        let mut app = UnixStream::connect(&path).await.unwrap();
-        let (own, _) = crate::net::accept_unix(&listener).await;
+        let listener = crate::unix_socket::UnixSocket::bind(&path, 0o600).unwrap();
+        let mut app = tokio::net::UnixStream::connect(&path).await.unwrap();
+        let (own, _) = listener.accept().await;
         let mut closed = pin!(until_closed(&own));
         app.shutdown().await.unwrap();
         assert!(goes_on(closed.as_mut()).await, "half-closed");

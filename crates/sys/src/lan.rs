@@ -1,21 +1,34 @@
 //! The LANs of this machine, and the sockets that discovery uses on them.
 //!
-//! Code that is specific to one operating system stays behind the functions of this file.
+//! What only one operating system has is in the submodules.
+
+#[cfg(any(windows, test))]
+mod control;
+mod datagram;
+#[cfg(target_os = "linux")]
+mod filter;
+#[cfg(not(target_os = "linux"))]
+#[path = "lan/no_filter.rs"]
+mod filter;
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+mod windows;
 
 use std::collections::BTreeMap;
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::os::fd::AsRawFd;
 
 use ipnet::IpNet;
-use nix::ifaddrs::getifaddrs;
-use nix::net::if_::InterfaceFlags;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-use crate::net::{ip_of, socket_address};
+#[cfg(unix)]
+use self::unix as system;
+#[cfg(windows)]
+use self::windows as system;
+use crate::interfaces;
 
 /// The TTL or hop limit that discovery sends and requires. Routers decrease it, so a datagram that arrives with 255
 /// comes from a neighbour on the same LAN (RFC 5082).
@@ -62,15 +75,9 @@ impl Lan {
 /// When the operating system cannot list its interfaces.
 pub fn lans(only: &[String]) -> io::Result<Vec<Lan>> {
     let mut found: Vec<Lan> = Vec::new();
-    for entry in getifaddrs().map_err(io::Error::from)? {
-        if !entry.flags.contains(InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING) {
-            continue;
-        }
-        let Some((ip, index)) = entry.address.as_ref().and_then(ip_of) else { continue };
-        let Some((mask, _)) = entry.netmask.as_ref().and_then(ip_of) else { continue };
-        let Ok(net) = IpNet::with_netmask(ip, mask) else { continue };
-        let name = entry.interface_name;
-        if entry.flags.contains(InterfaceFlags::IFF_LOOPBACK) {
+    for entry in interfaces::all()?.into_iter().filter(|entry| entry.is_up) {
+        let (net, ip, name) = (entry.net, entry.net.addr(), entry.name);
+        if entry.is_loopback {
             let chosen = only.iter().filter_map(|text| text.parse::<IpAddr>().ok());
             let chosen = chosen.filter(|ip| net.contains(ip) && ip.is_ipv4());
             found.extend(chosen.filter_map(|ip| {
@@ -80,14 +87,12 @@ pub fn lans(only: &[String]) -> io::Result<Vec<Lan>> {
             continue;
         }
         let usable = match net {
-            IpNet::V4(net) => net.prefix_len() <= 30 && entry.flags.contains(InterfaceFlags::IFF_BROADCAST),
-            IpNet::V6(net) => {
-                net.addr().is_unicast_link_local() && entry.flags.contains(InterfaceFlags::IFF_MULTICAST)
-            }
+            IpNet::V4(net) => net.prefix_len() <= 30 && entry.broadcasts,
+            IpNet::V6(net) => net.addr().is_unicast_link_local() && entry.multicasts,
         };
         let wanted = only.is_empty() || only.iter().any(|text| *text == name || *text == ip.to_string());
         if usable && wanted {
-            found.push(Lan { interface: name, index, net });
+            found.push(Lan { interface: name, index: entry.scope, net });
         }
     }
     found.dedup();
@@ -100,9 +105,11 @@ pub fn lans(only: &[String]) -> io::Result<Vec<Lan>> {
 /// When the operating system cannot list its interfaces.
 pub fn interfaces() -> io::Result<BTreeMap<String, Vec<IpAddr>>> {
     let mut all: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
-    for entry in getifaddrs().map_err(io::Error::from)? {
-        let addresses = all.entry(entry.interface_name).or_default();
-        addresses.extend(entry.address.as_ref().and_then(ip_of).map(|(ip, _)| ip));
+    for name in interfaces::names()? {
+        all.entry(name).or_default();
+    }
+    for entry in interfaces::all()? {
+        all.entry(entry.name).or_default().push(entry.net.addr());
     }
     Ok(all)
 }
@@ -135,17 +142,10 @@ pub fn unknown(named: &[String]) -> io::Result<Vec<String>> {
 /// # Errors
 /// When the operating system cannot list its interfaces.
 pub fn without_broadcast() -> io::Result<Vec<(String, IpNet)>> {
-    let up = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING;
-    let entries = getifaddrs().map_err(io::Error::from)?;
-    let entries = entries
-        .filter(|entry| entry.flags.contains(up) && !entry.flags.contains(InterfaceFlags::IFF_LOOPBACK));
-    let silent = entries.filter_map(|entry| {
-        let ((ip, _), (mask, _)) = (ip_of(entry.address.as_ref()?)?, ip_of(entry.netmask.as_ref()?)?);
-        let net = IpNet::with_netmask(ip, mask).ok().filter(|net| net.addr().is_ipv4())?;
-        let is_silent = net.prefix_len() > 30 || !entry.flags.contains(InterfaceFlags::IFF_BROADCAST);
-        is_silent.then_some((entry.interface_name, net))
-    });
-    Ok(silent.collect())
+    let up = interfaces::all()?.into_iter().filter(|entry| entry.is_up && !entry.is_loopback);
+    let silent =
+        up.filter(|entry| entry.net.addr().is_ipv4() && (entry.net.prefix_len() > 30 || !entry.broadcasts));
+    Ok(silent.map(|entry| (entry.name, entry.net)).collect())
 }
 
 /// A UDP socket of discovery. It stores its own address on the LAN, because a socket that is bound to the broadcast
@@ -153,6 +153,7 @@ pub fn without_broadcast() -> io::Result<Vec<(String, IpNet)>> {
 #[derive(Debug)]
 pub struct LanSocket {
     socket: UdpSocket,
+    receiver: system::Receiver,
     /// This machine's address on the LAN, with the socket's port.
     pub own: SocketAddr,
 }
@@ -164,7 +165,8 @@ pub struct ReceivedFrom {
     pub size: usize,
     /// The sender's address.
     pub from: SocketAddr,
-    /// True if it arrived with an undiminished TTL, that is, from the same LAN.
+    /// True if it arrived with an undiminished TTL, that is, from the same LAN. Also where the system does not tell the
+    /// TTL: there the prefix of the LAN has to suffice.
     pub neighbour: bool,
 }
 
@@ -175,32 +177,39 @@ impl LanSocket {
     /// [`io::ErrorKind::AddrInUse`] when another node runs on this address, otherwise the operating system's error.
     pub fn unicast(lan: &Lan, port: u16) -> io::Result<Self> {
         let socket = udp(lan)?;
-        socket.bind(&lan.own(port).into())?;
+        system::bind_unicast(&socket, lan.own(port))?;
         match lan.net {
             IpNet::V4(_) => socket.set_broadcast(true)?,
             IpNet::V6(_) => socket.set_multicast_if_v6(lan.index)?,
         }
-        Self::new(lan, socket)
+        Self::new(lan, socket, None)
     }
 
-    /// Binds the socket that receives broadcasts or multicasts. Several nodes on one machine can share its port.
+    /// Opens the socket that receives the broadcasts or multicasts to `port`, beside the one that sends. Several nodes on
+    /// one machine can share that port. `None` when `sender` receives them itself.
     ///
     /// # Errors
     /// The operating system's error.
-    pub fn broadcast(lan: &Lan, port: u16) -> io::Result<Self> {
+    pub fn broadcast(lan: &Lan, port: u16, sender: &Self) -> io::Result<Option<Self>> {
+        let group = lan.net.addr().is_ipv6().then_some((MULTICAST, lan.index));
+        if system::hears_broadcasts(&SockRef::from(&sender.socket), sender.own.port() == port, group) {
+            return Ok(None);
+        }
         let socket = udp(lan)?;
         socket.set_reuse_address(true)?;
-        socket.bind(&lan.everybody(port).into())?;
-        if lan.net.addr().is_ipv6() {
-            socket.join_multicast_v6(&MULTICAST, lan.index)?;
+        let everybody = lan.everybody(port);
+        socket.bind(&system::broadcast_address(everybody).into())?;
+        if let Some((group, index)) = group {
+            socket.join_multicast_v6(&group, index)?;
         }
-        Self::new(lan, socket)
+        Self::new(lan, socket, Some(everybody.ip())).map(Some)
     }
 
-    fn new(lan: &Lan, socket: Socket) -> io::Result<Self> {
+    fn new(lan: &Lan, socket: Socket, only_to: Option<IpAddr>) -> io::Result<Self> {
+        let receiver = system::Receiver::new(&socket, lan.net.addr().is_ipv4(), only_to)?;
         let socket = UdpSocket::from_std(socket.into())?;
         let own = lan.own(socket.local_addr()?.port());
-        Ok(Self { socket, own })
+        Ok(Self { socket, receiver, own })
     }
 
     /// Makes the kernel drop datagrams that have the given byte at the given offset, and only those. `None` removes
@@ -222,29 +231,14 @@ impl LanSocket {
     /// # Errors
     /// The operating system's error, for example when the interface has disappeared.
     pub async fn receive(&self, buffer: &mut [u8]) -> io::Result<ReceivedFrom> {
-        self.socket
-            .async_io(Interest::READABLE, || {
-                let mut space = nix::cmsg_space!(i32);
-                let mut slices = [IoSliceMut::new(buffer)];
-                let message = recvmsg::<SockaddrStorage>(
-                    self.socket.as_raw_fd(),
-                    &mut slices,
-                    Some(&mut space),
-                    MsgFlags::MSG_DONTWAIT,
-                )?;
-                let ttl = message.cmsgs()?.find_map(|control| match control {
-                    ControlMessageOwned::Ipv4Ttl(ttl) | ControlMessageOwned::Ipv6HopLimit(ttl) => Some(ttl),
-                    _ => None,
-                });
-                let from = message.address.as_ref().and_then(socket_address);
-                let from = from.ok_or_else(|| io::Error::other("a datagram without a sender"))?;
-                Ok(ReceivedFrom {
-                    size: message.bytes,
-                    from,
-                    neighbour: ttl == Some(i32::from(NEIGHBOUR_TTL)),
-                })
-            })
-            .await
+        loop {
+            let received =
+                self.socket.async_io(Interest::READABLE, || self.receiver.receive(&self.socket, buffer));
+            if let Some(received) = received.await? {
+                let neighbour = received.ttl.is_none_or(|ttl| ttl == NEIGHBOUR_TTL.into());
+                return Ok(ReceivedFrom { size: received.size, from: received.from, neighbour });
+            }
+        }
     }
 
     /// Sends one datagram.
@@ -256,62 +250,16 @@ impl LanSocket {
     }
 }
 
-#[cfg(target_os = "linux")]
-mod filter {
-    use std::io;
-
-    use socket2::{SockFilter, SockRef};
-
-    // Instructions of a socket filter (Linux, networking/filter.rst).
-    const LOAD_BYTE: u16 = 0x30;
-    const JUMP_IF_EQUAL: u16 = 0x15;
-    const RETURN: u16 = 0x06;
-
-    pub(super) fn drop_where(socket: &SockRef<'_>, at: u32, byte: u8) -> io::Result<()> {
-        socket.attach_filter(&[
-            SockFilter::new(LOAD_BYTE, 0, 0, at),
-            SockFilter::new(JUMP_IF_EQUAL, 0, 1, byte.into()),
-            SockFilter::new(RETURN, 0, 0, 0),
-            SockFilter::new(RETURN, 0, 0, u32::MAX),
-        ])
-    }
-
-    pub(super) fn drop_nothing(socket: &SockRef<'_>) -> io::Result<()> {
-        match socket.detach_filter() {
-            // No filter was attached.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result,
-        }
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-mod filter {
-    use std::io;
-
-    use socket2::SockRef;
-
-    pub(super) fn drop_where(_: &SockRef<'_>, _: u32, _: u8) -> io::Result<()> {
-        Ok(())
-    }
-
-    pub(super) fn drop_nothing(_: &SockRef<'_>) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 fn udp(lan: &Lan) -> io::Result<Socket> {
     let domain = if lan.net.addr().is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
     let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
     if domain == Domain::IPV4 {
         socket.set_ttl_v4(NEIGHBOUR_TTL.into())?;
-        setsockopt(&socket, sockopt::Ipv4RecvTtl, &true)?;
     } else {
         socket.set_only_v6(true)?;
         socket.set_unicast_hops_v6(NEIGHBOUR_TTL.into())?;
         socket.set_multicast_hops_v6(NEIGHBOUR_TTL.into())?;
-        setsockopt(&socket, sockopt::Ipv6RecvHopLimit, &true)?;
     }
     Ok(socket)
 }
@@ -326,8 +274,7 @@ mod tests {
         let asker = LanSocket::unicast(&lan("127.0.0.2"), 0).unwrap();
         let port = asker.own.port();
         let (one, two) = (lan("127.0.0.3"), lan("127.0.0.4"));
-        let receivers =
-            [LanSocket::broadcast(&one, port).unwrap(), LanSocket::broadcast(&two, port).unwrap()];
+        let receivers = [&one, &two].map(|lan| LanSocket::broadcast(lan, port, &asker).unwrap().unwrap());
         asker.send(b"hello", one.everybody(port)).await.unwrap();
         for receiver in &receivers {
             let mut buffer = [0; 64];

@@ -1,12 +1,21 @@
 //! The routing mark on a node's own connections (SO_MARK, Linux). The rules of transparent mode exempt marked
 //! connections; otherwise the node's own connections would be redirected back to it.
 
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(not(target_os = "linux"))]
+mod other;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use tokio::net::{TcpSocket, TcpStream};
 
+#[cfg(target_os = "linux")]
+use self::linux as system;
+#[cfg(not(target_os = "linux"))]
+use self::other as system;
 use crate::net::Segments;
 
 /// The mark: "lane" in ASCII.
@@ -20,7 +29,7 @@ static MARKING: AtomicBool = AtomicBool::new(false);
 /// # Errors
 /// When the process lacks CAP_NET_ADMIN or the system has no marks; then nothing is marked.
 pub fn begin() -> io::Result<()> {
-    mark(&TcpSocket::new_v4()?)?;
+    system::mark(&TcpSocket::new_v4()?, OWN)?;
     MARKING.store(true, Relaxed);
     Ok(())
 }
@@ -55,17 +64,7 @@ pub async fn connect_with(address: SocketAddr, segments: Segments) -> io::Result
 pub fn socket(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if MARKING.load(Relaxed) {
-        mark(&socket)?;
+        system::mark(&socket, OWN)?;
     }
     Ok(socket)
-}
-
-#[cfg(target_os = "linux")]
-fn mark(socket: &TcpSocket) -> io::Result<()> {
-    socket2::SockRef::from(socket).set_mark(OWN)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn mark(_: &TcpSocket) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
 }

@@ -11,37 +11,41 @@
 //! | UDP, local port to app | – | – | may be fragmented: the SOCKS header makes each datagram longer than the server sent it |
 //! | UDP, DNS | – | – | at most 4,096 bytes; larger answers go by TCP |
 //!
-//! Code that is specific to one operating system stays behind the functions of this file.
+//! What only one operating system has is in the submodules.
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(not(target_os = "linux"))]
+mod other;
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+pub(crate) mod windows;
 
 use std::collections::HashSet;
 use std::io::{self, IoSlice};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::os::fd::OwnedFd;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use ipnet::IpNet;
-use nix::ifaddrs::getifaddrs;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-#[cfg(target_os = "linux")]
-use nix::sys::socket::setsockopt;
-use nix::sys::socket::{SockaddrLike, SockaddrStorage};
-use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::Interest;
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::runtime::{Builder, Runtime};
 
-/// How long data on a link may stay unacknowledged before the peer counts as gone (RFC 5482). Without packet loss,
-/// pings detect this sooner. At 20 % loss, five attempts in a row fail every other minute, which must not end the link.
-const LINK_USER_TIMEOUT: Duration = Duration::from_secs(15);
-/// Upper bound of the retransmission timeout on a link. By default the timeout doubles after each attempt; at 20 %
-/// packet loss, nearly all the time is then spent waiting. The bound makes such links 30 times as fast.
-const LINK_LONGEST_RETRY: Duration = Duration::from_secs(1);
+#[cfg(target_os = "linux")]
+use self::linux as options;
+#[cfg(not(target_os = "linux"))]
+use self::other as options;
+#[cfg(unix)]
+use self::unix as system;
+#[cfg(windows)]
+use self::windows as system;
+use crate::interfaces;
+
 /// Segment size in bytes that fits the minimum IPv6 MTU with all headers (RFC 8200 §5).
 const SMALL_SEGMENT: u32 = 1200;
-/// Maximum unsent data, in bytes, that the kernel buffers for a link. More would only make small requests wait behind
-/// it.
-const LINK_NOTSENT_LOWAT: u32 = 128 * 1024;
 /// How long [`linger`] reads and discards data.
 const LINGER: Duration = Duration::from_secs(3);
 /// Size of one read of [`linger`], in bytes.
@@ -69,8 +73,7 @@ pub fn runtime() -> io::Result<Runtime> {
 /// # Errors
 /// When the operating system cannot list its interfaces.
 pub fn own_addresses() -> io::Result<HashSet<IpAddr>> {
-    let entries = getifaddrs().map_err(io::Error::from)?;
-    Ok(entries.filter_map(|entry| Some(ip_of(entry.address.as_ref()?)?.0)).collect())
+    Ok(interfaces::all()?.into_iter().map(|interface| interface.net.addr()).collect())
 }
 
 /// The networks of all interfaces, each as an address of this machine with its prefix length.
@@ -78,11 +81,7 @@ pub fn own_addresses() -> io::Result<HashSet<IpAddr>> {
 /// # Errors
 /// When the operating system cannot list its interfaces.
 pub fn own_networks() -> io::Result<Vec<IpNet>> {
-    let entries = getifaddrs().map_err(io::Error::from)?;
-    let network = |address: &SockaddrStorage, mask: &SockaddrStorage| {
-        IpNet::with_netmask(ip_of(address)?.0, ip_of(mask)?.0).ok()
-    };
-    Ok(entries.filter_map(|entry| network(entry.address.as_ref()?, entry.netmask.as_ref()?)).collect())
+    Ok(interfaces::all()?.into_iter().map(|interface| interface.net).collect())
 }
 
 /// Binds a TCP listener. An IPv6 wildcard address also accepts IPv4 where the system supports it.
@@ -92,7 +91,7 @@ pub fn own_networks() -> io::Result<Vec<IpNet>> {
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
-    socket.set_reuse_address(true)?;
+    system::claim(&socket)?;
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
@@ -132,25 +131,9 @@ pub async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     }
 }
 
-/// Like [`accept`], for a unix socket; also returns the user ID of the peer where the system provides it. The stream
-/// is wrapped as a TCP stream, because reading, writing, peeking and half-closing work the same. The exception is a
-/// reset: a unix socket can only be closed.
-pub async fn accept_unix(listener: &UnixListener) -> (TcpStream, Option<u32>) {
-    let as_tcp = |stream: UnixStream| {
-        let user = stream.peer_cred().ok().map(|credentials| credentials.uid());
-        let stream = std::net::TcpStream::from(OwnedFd::from(stream.into_std()?));
-        Ok((TcpStream::from_std(stream)?, user))
-    };
-    let mut told = false;
-    loop {
-        match listener.accept().await.and_then(|(stream, _)| as_tcp(stream)) {
-            Ok(accepted) => return accepted,
-            Err(error) => wait_out(&error, &mut told).await,
-        }
-    }
-}
-
-async fn wait_out(error: &io::Error, told: &mut bool) {
+/// Handles an error of `accept`: returns at once if it is of one connection, and else after a pause. The first one of
+/// those is logged, and `told` remembers that.
+pub(crate) async fn wait_out(error: &io::Error, told: &mut bool) {
     if is_of_one_connection(error) {
         return;
     }
@@ -174,7 +157,7 @@ pub async fn connect_udp(peer: SocketAddr) -> io::Result<UdpSocket> {
     let any: IpAddr =
         if peer.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).await?;
-    if let Err(error) = never_fragment(&socket, peer.is_ipv4()) {
+    if let Err(error) = options::never_fragment(&socket, peer.is_ipv4()) {
         tracing::debug!(%error, "datagrams may be fragmented");
     }
     socket.connect(peer).await?;
@@ -185,24 +168,12 @@ pub async fn connect_udp(peer: SocketAddr) -> io::Result<UdpSocket> {
 
 /// Whether a datagram was not sent, or did not arrive, because it exceeds the path's MTU.
 pub fn is_too_long(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(nix::errno::Errno::EMSGSIZE as i32)
+    system::is_too_long(error)
 }
 
-/// Sets "don't fragment" on all datagrams. The system's own idea of the path's MTU is not used: the peers measure it,
-/// and a forged ICMP message must not shrink it.
-#[cfg(target_os = "linux")]
-fn never_fragment(socket: &UdpSocket, v4: bool) -> io::Result<()> {
-    if v4 {
-        setsockopt(socket, options::MtuDiscovery, &nix::libc::IP_PMTUDISC_PROBE)?;
-    } else {
-        setsockopt(socket, options::MtuDiscoveryV6, &nix::libc::IPV6_PMTUDISC_PROBE)?;
-    }
-    Ok(())
-}
-
-#[cfg(not(target_os = "linux"))]
-fn never_fragment(_: &UdpSocket, _: bool) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
+/// Whether this process or machine ran out of descriptors, ports or memory, which is no fault of the other end.
+pub fn is_local_shortage(error: &io::Error) -> bool {
+    system::is_local_shortage(error)
 }
 
 /// Enables keepalive, so that an idle connection fails within minutes after the peer's machine has vanished.
@@ -241,54 +212,7 @@ impl Segments {
 /// seconds when the peer does not acknowledge. Options that the system lacks are skipped.
 pub fn tune_link(stream: &TcpStream) {
     tune_stream(stream);
-    let socket = SockRef::from(stream);
-    #[cfg(target_os = "linux")]
-    {
-        let _ = socket.set_tcp_user_timeout(Some(LINK_USER_TIMEOUT));
-        let _ = socket.set_tcp_notsent_lowat(LINK_NOTSENT_LOWAT);
-        let longest = i32::try_from(LINK_LONGEST_RETRY.as_millis()).unwrap_or(i32::MAX);
-        let _ = setsockopt(stream, options::LongestRetry, &longest);
-        // Linear timeouts: the first few retransmission timeouts do not grow at all.
-        let _ = socket.set_tcp_thin_linear_timeouts(true);
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = (socket, LINK_USER_TIMEOUT, LINK_NOTSENT_LOWAT, LINK_LONGEST_RETRY);
-}
-
-/// Socket options that neither nix nor socket2 defines yet.
-#[cfg(target_os = "linux")]
-mod options {
-    use nix::{getsockopt_impl, libc, setsockopt_impl, sockopt_impl};
-
-    /// From `linux/tcp.h`, since Linux 6.15.
-    const TCP_RTO_MAX_MS: libc::c_int = 44;
-
-    sockopt_impl!(
-        /// Upper bound of the retransmission timeout (RFC 6298 §2.5) in milliseconds, at least 1,000.
-        LongestRetry,
-        Both,
-        libc::IPPROTO_TCP,
-        TCP_RTO_MAX_MS,
-        libc::c_int
-    );
-
-    sockopt_impl!(
-        /// What the system does with datagrams that exceed the path's MTU (ip(7)).
-        MtuDiscovery,
-        Both,
-        libc::IPPROTO_IP,
-        libc::IP_MTU_DISCOVER,
-        libc::c_int
-    );
-
-    sockopt_impl!(
-        /// The same for IPv6 (ipv6(7)).
-        MtuDiscoveryV6,
-        Both,
-        libc::IPPROTO_IPV6,
-        libc::IPV6_MTU_DISCOVER,
-        libc::c_int
-    );
+    options::tune_link(stream);
 }
 
 /// Waits for data and reads at most `most` bytes; 0 means that the peer has sent FIN. Reserves space in
@@ -335,19 +259,9 @@ pub async fn write_all_vectored(stream: &TcpStream, mut pieces: &mut [IoSlice<'_
 /// the app connected to this socket directly.
 pub fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
     let own = plain(stream.local_addr().ok()?);
-    let original = original(&SockRef::from(stream), own.is_ipv4()).ok()?;
+    let original = options::original(&SockRef::from(stream), own.is_ipv4()).ok()?;
     let original = plain(original.as_socket()?);
     (original != own).then_some(original)
-}
-
-#[cfg(target_os = "linux")]
-fn original(socket: &SockRef<'_>, v4: bool) -> io::Result<SockAddr> {
-    if v4 { socket.original_dst_v4() } else { socket.original_dst_v6() }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn original(_: &SockRef<'_>, _: bool) -> io::Result<SockAddr> {
-    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Closes a connection with a reset, so that no app mistakes it for an orderly close.
@@ -404,22 +318,17 @@ pub fn shutdown_write(stream: &TcpStream) -> io::Result<()> {
 
 /// Raises this process's limit on open files to the hard limit, because each tunnel needs a descriptor on each side.
 pub fn raise_open_files() {
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-    {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    }
+    system::raise_open_files();
 }
 
 /// The index of the interface with this name.
 pub fn interface_index(name: &str) -> Option<u32> {
-    nix::net::if_::if_nametoindex(name).ok()
+    interfaces::index_of(name)
 }
 
 /// The machine's host name, or `node` if it has none.
 pub fn host_name() -> String {
-    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-    name.filter(|name| !name.is_empty()).unwrap_or_else(|| "node".into())
+    system::host_name().filter(|name| !name.is_empty()).unwrap_or_else(|| "node".into())
 }
 
 /// Converts an IPv4-mapped IPv6 address (RFC 4291 §2.5.5.2), as a dual-stack socket reports it, to the IPv4 address.
@@ -433,41 +342,9 @@ pub fn plain(address: SocketAddr) -> SocketAddr {
     }
 }
 
-pub(crate) fn ip_of(address: &SockaddrStorage) -> Option<(IpAddr, u32)> {
-    match socket_address(address)? {
-        SocketAddr::V4(v4) => Some((v4.ip().to_owned().into(), 0)),
-        SocketAddr::V6(v6) => Some((v6.ip().to_owned().into(), v6.scope_id())),
-    }
-}
-
-pub(crate) fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
-    match address.family()? {
-        nix::sys::socket::AddressFamily::Inet => {
-            let v4 = address.as_sockaddr_in()?;
-            Some(SocketAddr::new(v4.ip().into(), v4.port()))
-        }
-        nix::sys::socket::AddressFamily::Inet6 => {
-            let v6 = address.as_sockaddr_in6()?;
-            Some(SocketAddrV6::new(v6.ip(), v6.port(), 0, v6.scope_id()).into())
-        }
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    #[cfg(target_os = "linux")]
-    async fn datagrams_to_a_server_are_never_fragmented() {
-        let socket = connect_udp("127.0.0.1:9".parse().unwrap()).await.unwrap();
-        let mode = nix::sys::socket::getsockopt(&socket, options::MtuDiscovery).unwrap();
-        assert_eq!(mode, nix::libc::IP_PMTUDISC_PROBE);
-        let socket = connect_udp("[::1]:9".parse().unwrap()).await.unwrap();
-        let mode = nix::sys::socket::getsockopt(&socket, options::MtuDiscoveryV6).unwrap();
-        assert_eq!(mode, nix::libc::IPV6_PMTUDISC_PROBE);
-    }
 
     #[tokio::test]
     async fn a_reset_connection_is_an_error_at_the_other_end_and_never_an_end() {
@@ -478,18 +355,5 @@ mod tests {
         reset(server);
         let error = client.read(&mut [0]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-    }
-
-    #[cfg(target_os = "linux")]
-    #[tokio::test]
-    async fn a_link_tries_again_every_second_where_the_system_can() {
-        use nix::errno::Errno;
-        use nix::sys::socket::getsockopt;
-        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
-        let link = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        tune_link(&link);
-        assert!(SockRef::from(&link).tcp_thin_linear_timeouts().unwrap());
-        let retry = getsockopt(&link, options::LongestRetry);
-        assert!(matches!(retry, Ok(1000) | Err(Errno::ENOPROTOOPT)), "{retry:?}");
     }
 }

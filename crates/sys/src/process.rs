@@ -1,10 +1,50 @@
 //! Other programs.
 
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+mod windows;
+
 use std::io;
-use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-/// Replaces this process by the command. Returns only on failure.
+use tokio::process::{Child, Command as AsyncCommand};
+
+#[cfg(unix)]
+use self::unix as system;
+#[cfg(windows)]
+use self::windows as system;
+
+/// Replaces this process by the command. Returns only on failure. Where the system cannot replace a process, this one
+/// waits for the command and exits with its code.
 pub fn replace(command: &mut Command) -> io::Error {
-    command.exec()
+    system::replace(command)
+}
+
+/// A command for the system's shell: `sh -c`, or `cmd /C`.
+pub fn shell(line: &str) -> AsyncCommand {
+    system::shell(line)
+}
+
+/// A program and the programs that it has started. They are killed together.
+#[derive(Debug)]
+pub struct Family(system::Family);
+
+impl Family {
+    /// Starts a program as the head of a family. The program itself is killed when the child is dropped.
+    ///
+    /// # Errors
+    /// The operating system's error.
+    pub fn start(command: &mut AsyncCommand) -> io::Result<(Child, Self)> {
+        let (child, family) = system::Family::start(command.kill_on_drop(true))?;
+        Ok((child, Self(family)))
+    }
+
+    /// Kills all of them.
+    ///
+    /// # Errors
+    /// The operating system's error, also when they are gone already.
+    pub fn kill(&self) -> io::Result<()> {
+        self.0.kill()
+    }
 }

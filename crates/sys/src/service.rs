@@ -1,25 +1,28 @@
 //! Notifies the service manager that started this node (systemd, `sd_notify(3)`) when the node is ready, reloads its
 //! configuration or stops, and feeds the watchdog. Without a service manager, nothing is sent.
 
-use std::ffi::OsString;
-use std::io;
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+mod windows;
+
 use std::time::Duration;
 
-use nix::time::{ClockId, clock_gettime};
 use tokio::runtime::Handle;
 use tokio::time::{MissedTickBehavior, interval};
 
-/// How long sending a notification may block before it is dropped: the node's own work comes first.
-const PATIENCE: Duration = Duration::from_secs(1);
+#[cfg(unix)]
+use self::unix as system;
+#[cfg(windows)]
+use self::windows as system;
+
 /// Time in addition to the drain timeout for the node's other shutdown steps.
 const LAST_STEPS: Duration = Duration::from_secs(15);
 
 /// The service manager, if there is one.
 #[derive(Debug, Default)]
 pub struct Manager {
-    socket: Option<UnixDatagram>,
+    socket: Option<system::Socket>,
     watchdog: Option<Duration>,
 }
 
@@ -31,7 +34,7 @@ impl Manager {
         let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
         let ours = number("WATCHDOG_PID").is_none_or(|id| id == u64::from(std::process::id()));
         let watchdog = number("WATCHDOG_USEC").filter(|&micros| ours && micros > 0);
-        match connect(&name) {
+        match system::connect(&name) {
             Ok(socket) => Self { socket: Some(socket), watchdog: watchdog.map(Duration::from_micros) },
             Err(error) => {
                 tracing::warn!(%error, socket = ?name, "the service manager cannot be told anything");
@@ -47,8 +50,8 @@ impl Manager {
 
     /// Reports that the configuration is being reloaded. [`Manager::ready`] must follow.
     pub fn reloading(&self) {
-        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
-        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={}", now.as_micros()));
+        let now = system::monotonic().as_micros();
+        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={now}"));
     }
 
     /// Reports that the node is stopping. Open connections have `drain` to finish, and the manager must not kill the
@@ -84,32 +87,20 @@ impl Manager {
     }
 }
 
-/// Connects to a path, or to an abstract name if `name` starts with `@`.
-fn connect(name: &OsString) -> io::Result<UnixDatagram> {
-    let socket = UnixDatagram::unbound()?;
-    socket.set_write_timeout(Some(PATIENCE))?;
-    match name.as_bytes().split_first() {
-        #[cfg(target_os = "linux")]
-        Some((b'@', name)) => {
-            use std::os::linux::net::SocketAddrExt as _;
-            socket.connect_addr(&SocketAddr::from_abstract_name(name)?)?;
-        }
-        _ => socket.connect_addr(&SocketAddr::from_pathname(name)?)?,
-    }
-    Ok(socket)
-}
-
 #[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
+    use super::system::connect;
     use super::*;
     use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
     use std::path::Path;
     use std::sync::mpsc;
 
     fn managed(at: &Path, watchdog: Option<Duration>) -> (Manager, UnixDatagram) {
         let heard = UnixDatagram::bind(at).unwrap();
         heard.set_nonblocking(true).unwrap();
-        (Manager { socket: Some(connect(&at.into()).unwrap()), watchdog }, heard)
+        (Manager { socket: Some(connect(at.as_os_str()).unwrap()), watchdog }, heard)
     }
 
     fn next(heard: &UnixDatagram) -> Option<String> {
@@ -138,7 +129,7 @@ mod tests {
 
         let name = format!("laneway-test-{}", std::process::id());
         let heard = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
-        let socket = connect(&format!("@{name}").into()).unwrap();
+        let socket = connect(format!("@{name}").as_ref()).unwrap();
         Manager { socket: Some(socket), watchdog: None }.ready("x");
         assert_eq!(next(&heard).unwrap(), "READY=1\nSTATUS=x");
     }
@@ -146,7 +137,7 @@ mod tests {
     #[test]
     fn a_manager_that_is_gone_is_no_failure() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(connect(&directory.path().join("none").into()).is_err());
+        assert!(connect(directory.path().join("none").as_os_str()).is_err());
         let (manager, heard) = managed(&directory.path().join("notify"), None);
         drop(heard);
         manager.ready("nobody hears it");

@@ -4,23 +4,28 @@
 //! directory belong to that user, so that a service that does not run as root can read what `laneway invite` wrote as
 //! root. That user must not lead root to other files, so nothing in the directory is followed.
 
-mod directory;
 mod error;
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+mod windows;
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, TryLockError};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag};
-use nix::unistd::Uid;
-
-use self::directory::Directory;
-pub use self::directory::Stamp;
 use self::error::io_error;
 pub use self::error::{StateError, quoted};
+#[cfg(unix)]
+use self::unix as system;
+#[cfg(windows)]
+use self::windows as system;
+use crate::paths;
+
+/// Identifies a version of a file without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp(system::Stamp);
 
 /// Maximum size of a file in the state directory that is read, in bytes.
 const MAX_FILE: u64 = 64 * 1024 * 1024;
@@ -34,27 +39,25 @@ pub struct StateDir {
 /// The lock that the command line and the daemon hold while they read, modify and write files.
 #[derive(Debug)]
 #[must_use = "the lock is released when this is dropped"]
-pub struct StateLock(#[expect(dead_code, reason = "held for its Drop")] Flock<File>);
+pub struct StateLock(#[expect(dead_code, reason = "closing it releases the lock")] File);
 
 impl StateDir {
-    /// Opens the directory; creates it (mode 0700) if it is missing.
+    /// Opens the directory; creates it, private, if it is missing.
     ///
     /// # Errors
-    /// When it cannot be created, or when group or others have access.
+    /// When it cannot be created, or when other users have access.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, StateError> {
         let path = path.into();
-        let directory = Directory::open(&path, true)?;
-        refuse_if_open(&path, directory.mode, "700")?;
+        system::Directory::open(&path, true)?.refuse_if_open_to_others()?;
         Ok(Self { path })
     }
 
-    /// The default state directory: `/var/lib/laneway` for root, otherwise `$XDG_STATE_HOME/laneway` or
-    /// `~/.local/state/laneway`.
+    /// The default state directory ([`paths::state`]).
     ///
     /// # Errors
-    /// When a user other than root has no home directory.
+    /// When a user has no home directory.
     pub fn default_path() -> Result<PathBuf, StateError> {
-        default_path_for(Uid::effective().is_root(), |name| std::env::var_os(name).map(PathBuf::from))
+        paths::state().ok_or(StateError::NoHome)
     }
 
     /// The path of the directory.
@@ -76,7 +79,7 @@ impl StateDir {
         let Some(directory) = self.if_it_exists()? else { return Ok(None) };
         let Some(file) = directory.open_file(name)? else { return Ok(None) };
         if path.extension().is_none_or(|extension| extension != "pem") {
-            refuse_if_open_to_others(&path, &file)?;
+            system::refuse_if_open_to_others(&path, &file)?;
         }
         let mut bytes = Vec::new();
         let read = file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(io_error("read", &path))?;
@@ -89,7 +92,7 @@ impl StateDir {
     /// A stamp that differs for each version of a file, because files are replaced and never modified. `None` if the
     /// file does not exist.
     pub fn stamp(&self, name: &str) -> Option<Stamp> {
-        self.if_it_exists().ok()??.stamp(name)
+        self.if_it_exists().ok()??.stamp(name).map(Stamp)
     }
 
     /// Replaces a file (mode 0600) atomically: a crash leaves either the old or the new content.
@@ -97,7 +100,9 @@ impl StateDir {
     /// # Errors
     /// When the disk is full or read-only; the old file is then unchanged.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
-        Directory::open(&self.path, false)?.replace(name, bytes).map_err(io_error("write", &self.file(name)))
+        system::Directory::open(&self.path, false)?
+            .replace(name, bytes)
+            .map_err(io_error("write", &self.file(name)))
     }
 
     /// Removes a file if it exists.
@@ -117,9 +122,8 @@ impl StateDir {
     /// When the lock file cannot be created or locked.
     pub fn lock(&self) -> Result<StateLock, StateError> {
         let file = self.open_or_create(LOCK)?;
-        Flock::lock(file, FlockArg::LockExclusive)
-            .map(StateLock)
-            .map_err(|(_, errno)| io_error("lock", &self.file(LOCK))(errno.into()))
+        file.lock().map_err(io_error("lock", &self.file(LOCK)))?;
+        Ok(StateLock(file))
     }
 
     /// Locks the file `name`, which is created if it is missing; `None` while another process holds that lock.
@@ -127,16 +131,17 @@ impl StateDir {
     /// # Errors
     /// When the file cannot be created or locked.
     pub fn try_lock(&self, name: &str) -> Result<Option<StateLock>, StateError> {
-        match Flock::lock(self.open_or_create(name)?, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Some(StateLock(lock))),
-            Err((_, Errno::EWOULDBLOCK)) => Ok(None),
-            Err((_, errno)) => Err(io_error("lock", &self.file(name))(errno.into())),
+        let file = self.open_or_create(name)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(StateLock(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(io_error("lock", &self.file(name))(error)),
         }
     }
 
     fn open_or_create(&self, name: &str) -> Result<File, StateError> {
         let path = self.file(name);
-        let directory = Directory::open(&self.path, false)?;
+        let directory = system::Directory::open(&self.path, false)?;
         let mut attempts = 0;
         loop {
             attempts += 1;
@@ -158,8 +163,8 @@ impl StateDir {
     }
 
     /// The directory, or `None` when it was moved away.
-    fn if_it_exists(&self) -> Result<Option<Directory>, StateError> {
-        match Directory::open(&self.path, false) {
+    fn if_it_exists(&self) -> Result<Option<system::Directory>, StateError> {
+        match system::Directory::open(&self.path, false) {
             Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
             opened => opened.map(Some),
         }
@@ -178,16 +183,11 @@ const OWNER_INTERVAL: Duration = Duration::from_millis(10);
 /// # Errors
 /// When it cannot be read, or when it is accessible to other users.
 pub fn read_private(path: &Path) -> Result<Vec<u8>, StateError> {
-    let mut file = open_regular(path).map_err(io_error("open", path))?;
-    refuse_if_open_to_others(path, &file)?;
+    let mut file = system::open_regular(path).map_err(io_error("open", path))?;
+    system::refuse_if_open_to_others(path, &file)?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(io_error("read", path))?;
     Ok(bytes)
-}
-
-fn refuse_if_open_to_others(path: &Path, file: &File) -> Result<(), StateError> {
-    let mode = file.metadata().map_err(io_error("read", path))?.permissions().mode();
-    refuse_if_open(path, mode, "600")
 }
 
 /// The content of a regular file of at most `limit` bytes.
@@ -197,20 +197,11 @@ fn refuse_if_open_to_others(path: &Path, file: &File) -> Result<(), StateError> 
 /// operating system's error.
 pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    open_regular(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    system::open_regular(path)?.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {limit} bytes")));
     }
     Ok(bytes)
-}
-
-/// Opening a FIFO waits for a writer, and a device may never end: neither may stop a node that reads its files again.
-fn open_regular(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
-    }
 }
 
 /// Creates a file that only its owner can read and write.
@@ -218,35 +209,18 @@ fn open_regular(path: &Path) -> io::Result<File> {
 /// # Errors
 /// [`io::ErrorKind::AlreadyExists`] when there is one, otherwise the operating system's error.
 pub fn create_private(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
-}
-
-fn refuse_if_open(path: &Path, mode: u32, wanted: &'static str) -> Result<(), StateError> {
-    let mode = mode & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(StateError::TooOpen { path: path.to_owned(), mode, wanted });
-    }
-    Ok(())
-}
-
-fn default_path_for(root: bool, env: impl Fn(&str) -> Option<PathBuf>) -> Result<PathBuf, StateError> {
-    if root {
-        return Ok(PathBuf::from("/var/lib/laneway"));
-    }
-    // The XDG Base Directory Specification says that relative paths are to be ignored.
-    let absolute = |name| env(name).filter(|path| path.is_absolute());
-    absolute("XDG_STATE_HOME")
-        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
-        .map(|base| base.join("laneway"))
-        .ok_or(StateError::NoHome)
+    system::create_private(path)
 }
 
 #[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use super::*;
     use std::fs::{self, Permissions};
-    use std::os::unix::fs::MetadataExt as _;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
     use std::sync::atomic::{AtomicU32, Ordering};
+
+    use nix::unistd::Uid;
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o777
@@ -349,7 +323,7 @@ mod tests {
             }
             victim.assert_untouched(name);
             let target = fs::metadata(victim.file()).unwrap().ino();
-            assert_ne!(victim.state.stamp(name).map(|stamp| stamp.0), Some(target), "{name}");
+            assert_ne!(victim.state.stamp(name).map(|stamp| stamp.0.0), Some(target), "{name}");
             // The link is replaced, and what it named stays.
             victim.state.write(name, b"new").unwrap();
             assert!(!fs::symlink_metadata(&link).unwrap().is_symlink(), "{name}");
@@ -514,16 +488,5 @@ mod tests {
                 });
             }
         });
-    }
-
-    #[test]
-    fn the_default_follows_the_user_and_xdg() {
-        let env = |state: &'static str, home: &'static str| {
-            move |name: &str| Some(PathBuf::from(if name == "HOME" { home } else { state }))
-        };
-        assert_eq!(default_path_for(true, env("/s", "/h")).unwrap(), Path::new("/var/lib/laneway"));
-        assert_eq!(default_path_for(false, env("/s", "/h")).unwrap(), Path::new("/s/laneway"));
-        assert_eq!(default_path_for(false, env("s", "/h")).unwrap(), Path::new("/h/.local/state/laneway"));
-        assert!(matches!(default_path_for(false, |_| None), Err(StateError::NoHome)));
     }
 }

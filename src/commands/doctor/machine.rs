@@ -4,14 +4,15 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use super::port_holder::{self, Protocol};
 use super::report::{Finding, Layer};
 use crate::commands::ask;
 use crate::config::{Config, RoleSetting};
+use crate::failure;
 use crate::lan::{self, Lan, LanSocket};
 use crate::local::endpoint::Endpoint;
 use crate::peers::options::PORT;
 use crate::problem::Problem;
+use crate::sys::port_holder::{self, Protocol};
 use crate::sys::state::StateDir;
 use crate::telemetry::report;
 use crate::telemetry::snapshot::Snapshot;
@@ -201,9 +202,13 @@ fn taken(protocol: Protocol, address: SocketAddr, other: &str) -> Finding {
         Protocol::Udp => "UDP",
     };
     let holder = port_holder::find(protocol, address);
-    let why = holder.clone().unwrap_or_else(|| "another program, which 'ss -lntup' shows to root".into());
+    let holder = holder.map(|program| (failure::printable(&program.name), program.process));
+    let why = match &holder {
+        Some((name, process)) => format!("{name} (process {process})"),
+        None => "another program, which 'ss -lntup' shows to root".into(),
+    };
     let hint: String = match &holder {
-        Some(holder) if holder.starts_with("laneway ") => {
+        Some((name, _)) if name == "laneway" => {
             "a node runs here with another local port: name it with 'laneway doctor --proxy ADDR:PORT'".into()
         }
         Some(_) => format!("stop that program, or choose another port: 'laneway up {other}'"),

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// Other users of the machine have access.
-    #[error("{} is open to other users (mode {mode:03o})", path.display())]
+    #[error("{} is open to other users ({access})", path.display())]
     TooOpen {
         /// The directory or file.
         path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-        /// The required bits, as an argument of `chmod`.
-        wanted: &'static str,
+        /// Who has access, in the system's own words.
+        access: String,
+        /// The command that takes it from them.
+        fix: String,
     },
     /// The path is not a directory.
     #[error("{} is not a directory", path.display())]
@@ -62,7 +62,7 @@ impl StateError {
     /// A hint for the user on how to fix it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::TooOpen { path, wanted, .. } => Some(format!("chmod {wanted} {}", quoted(path))),
+            Self::TooOpen { fix, .. } => Some(fix.clone()),
             Self::NotADirectory { .. } => Some("name another directory with --state DIR".into()),
             Self::Link { path } | Self::NotAFile { path } => Some(format!(
                 "put what belongs there at {} itself, or name another directory with --state DIR",

@@ -1,21 +1,12 @@
-//! Which program uses a port of this machine (Linux, proc(5)).
-
 use std::fs;
 use std::net::SocketAddr;
+
+use super::holder::{Program, Protocol};
 
 /// The state of a listening TCP socket in /proc/net/tcp.
 const LISTENING: &str = "0A";
 
-/// The protocol of a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Protocol {
-    Tcp,
-    Udp,
-}
-
-/// The program that listens on this port, such as `nginx (process 812)`. `None` when it cannot be determined: only root
-/// sees the sockets of other users' processes.
-pub(super) fn find(protocol: Protocol, address: SocketAddr) -> Option<String> {
+pub(super) fn find(protocol: Protocol, address: SocketAddr) -> Option<Program> {
     let tables = match protocol {
         Protocol::Tcp => ["/proc/net/tcp", "/proc/net/tcp6"],
         Protocol::Udp => ["/proc/net/udp", "/proc/net/udp6"],
@@ -35,8 +26,10 @@ pub(super) fn find(protocol: Protocol, address: SocketAddr) -> Option<String> {
         })
         .map(|process| {
             let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            let name = crate::failure::printable(name.trim());
-            format!("{name} (process {})", process.file_name().to_string_lossy())
+            Program {
+                name: name.trim().to_owned(),
+                process: process.file_name().to_string_lossy().into_owned(),
+            }
         })
 }
 
@@ -50,23 +43,4 @@ fn inodes(protocol: Protocol, table: &str, port: u16) -> Vec<u64> {
         fields.get(9)?.parse().ok().filter(|_| has_port && listens)
     });
     found.collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_program_that_uses_a_port_is_found() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        let own = format!("(process {})", std::process::id());
-        let held = find(Protocol::Tcp, listener.local_addr().unwrap());
-        assert!(held.as_ref().is_some_and(|held| held.ends_with(&own)), "{held:?}");
-        let held = find(Protocol::Udp, socket.local_addr().unwrap());
-        assert!(held.as_ref().is_some_and(|held| held.ends_with(&own)), "{held:?}");
-        let free = listener.local_addr().unwrap();
-        drop(listener);
-        assert_eq!(find(Protocol::Tcp, free), None);
-    }
 }

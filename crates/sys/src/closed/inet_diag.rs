@@ -32,18 +32,18 @@ const LISTEN: u8 = 10;
 
 /// One TCP socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(super) struct Found {
     /// A process holds it. The system keeps a closed one until the connection has ended.
-    pub(crate) is_held: bool,
+    pub(super) is_held: bool,
     /// Its receiving direction is open.
-    pub(crate) reads: bool,
+    pub(super) reads: bool,
 }
 
 /// The socket at `local` that is connected to `remote`, if this network namespace has one.
 ///
 /// # Errors
 /// When the system does not answer. One that cannot tell may answer that there is no such socket.
-pub(crate) fn find(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<Found>> {
+pub(super) fn find(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<Found>> {
     let netlink = socket(
         AddressFamily::Netlink,
         SockType::Datagram,

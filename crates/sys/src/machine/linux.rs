@@ -1,22 +1,37 @@
-//! How much memory the machine has.
-
 use std::path::Path;
 
-/// The assumed memory of a machine that does not report it, in bytes.
-const ASSUMED: u64 = 1 << 30;
+use super::processor_time::ProcessorTime;
 
-/// A quarter of the memory that this process may use, in bytes: of the machine's, or of the smallest limit of its control
-/// groups.
-pub fn share_of_machine() -> u64 {
-    share(Path::new("/proc"), Path::new("/sys/fs/cgroup"))
+pub(super) fn memory() -> Option<u64> {
+    allowed(Path::new("/proc"), Path::new("/sys/fs/cgroup"))
 }
 
-/// The same, where the file systems of the kernel are.
-fn share(proc: &Path, groups: &Path) -> u64 {
+pub(super) fn fastest_interface() -> Option<u32> {
+    let interfaces = std::fs::read_dir("/sys/class/net").ok()?;
+    let speed = |entry: std::fs::DirEntry| std::fs::read_to_string(entry.path().join("speed")).ok();
+    let speeds = interfaces.flatten().filter_map(speed);
+    speeds.filter_map(|text| text.trim().parse().ok()).filter(|speed| *speed > 0).max()
+}
+
+pub(super) fn processor_time() -> Option<ProcessorTime> {
+    read_times(&std::fs::read_to_string("/proc/stat").ok()?)
+}
+
+/// Parses the first line of `/proc/stat` (proc(5)): user, nice, system, idle, iowait, irq, softirq, steal.
+fn read_times(stat: &str) -> Option<ProcessorTime> {
+    let ticks = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace().take(8);
+    let ticks: Vec<u64> = ticks.map(str::parse).collect::<Result<_, _>>().ok()?;
+    let idle = ticks.get(3)?.saturating_add(*ticks.get(4)?);
+    let all = ticks.iter().fold(0, |all: u64, ticks| all.saturating_add(*ticks));
+    Some(ProcessorTime { busy: all.saturating_sub(idle), all })
+}
+
+/// The memory of the machine or the smallest limit of the control groups, where the file systems of the kernel are.
+fn allowed(proc: &Path, groups: &Path) -> Option<u64> {
     let machine = std::fs::read_to_string(proc.join("meminfo")).ok().and_then(|text| total(&text));
     let group = std::fs::read_to_string(proc.join("self/cgroup")).ok();
     let group = group.and_then(|text| group_limit(&text, groups));
-    [machine, group].into_iter().flatten().min().unwrap_or(ASSUMED) / 4
+    [machine, group].into_iter().flatten().min()
 }
 
 /// `MemTotal` of /proc/meminfo, in bytes.
@@ -56,26 +71,26 @@ mod tests {
     }
 
     #[test]
-    fn the_share_is_a_quarter_of_what_the_process_may_use() {
+    fn memory_is_what_the_process_may_use() {
         let root = tempfile::tempdir().unwrap();
         let (proc, groups) = (root.path().join("proc"), root.path().join("groups"));
         let write = |path: std::path::PathBuf, text: &str| {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         };
-        assert_eq!(share(&proc, &groups), ASSUMED / 4, "nothing is known");
+        assert_eq!(allowed(&proc, &groups), None, "nothing is known");
         write(proc.join("meminfo"), "MemTotal: 4096 kB\n");
-        assert_eq!(share(&proc, &groups), 1024 * 1024);
+        assert_eq!(allowed(&proc, &groups), Some(4096 * 1024));
         write(proc.join("self/cgroup"), "0::/a\n");
         write(groups.join("a/memory.max"), "max\n");
-        assert_eq!(share(&proc, &groups), 1024 * 1024, "the group has no limit");
+        assert_eq!(allowed(&proc, &groups), Some(4096 * 1024), "the group has no limit");
         write(groups.join("a/memory.max"), "8000\n");
-        assert_eq!(share(&proc, &groups), 2000, "the limit of the group is smaller");
+        assert_eq!(allowed(&proc, &groups), Some(8000), "the limit of the group is smaller");
         write(groups.join("a/memory.max"), "80000000\n");
-        assert_eq!(share(&proc, &groups), 1024 * 1024, "the machine is smaller");
+        assert_eq!(allowed(&proc, &groups), Some(4096 * 1024), "the machine is smaller");
         // The machine that runs this reports its memory.
         let reported = total(&std::fs::read_to_string("/proc/meminfo").unwrap()).unwrap();
-        assert!(share_of_machine() <= reported / 4);
+        assert!(memory().unwrap() <= reported);
     }
 
     #[test]
@@ -93,5 +108,16 @@ mod tests {
         assert_eq!(group_limit("0::/\n", root.path()), None);
         assert_eq!(group_limit("5:cpu,memory:/c/d\n1:name=x:/\n0::/a\n", root.path()), Some(500));
         assert_eq!(group_limit("nonsense", root.path()), None);
+    }
+
+    #[test]
+    fn processor_time_is_read_from_the_kernels_own_count() {
+        let before = read_times("cpu  100 0 100 700 100 0 0 0 0 0\ncpu0 1 2\n").unwrap();
+        let after = read_times("cpu  150 0 125 775 100 0 0 0 0 0\n").unwrap();
+        assert_eq!(after.busy_since(before), 500);
+        assert_eq!(before.busy_since(after), 0);
+        for garbage in ["", "cpu", "cpu  1 2", "cpu  a b c d e", "intr 1 2 3 4 5"] {
+            assert!(read_times(garbage).is_none());
+        }
     }
 }

@@ -3,11 +3,11 @@
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt as _, fchown};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
@@ -15,7 +15,7 @@ use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, readlinkat, renameat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mkdirat};
 use nix::unistd::{Uid, UnlinkatFlags, unlinkat};
 
-use super::error::{StateError, io_error};
+use super::error::{StateError, io_error, quoted};
 
 /// Maximum number of symbolic links in a path, as Linux has it.
 const MAX_LINKS: usize = 40;
@@ -39,7 +39,7 @@ const CREATE: OFlag = OFlag::O_WRONLY
 
 /// Identifies a version of a file without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp(pub(super) u64, i64, i64);
+pub(super) struct Stamp(pub(super) u64, i64, i64);
 
 /// An open directory.
 pub(super) struct Directory {
@@ -48,7 +48,7 @@ pub(super) struct Directory {
     /// The user and group that own it, if this process is root and they are not.
     other_owner: Option<(u32, u32)>,
     /// Its permission bits.
-    pub(super) mode: u32,
+    mode: u32,
 }
 
 impl Directory {
@@ -67,6 +67,11 @@ impl Directory {
         let is_other = Uid::effective().is_root() && metadata.uid() != 0;
         let other_owner = is_other.then(|| (metadata.uid(), metadata.gid()));
         Ok(Self { path: path.to_owned(), file, other_owner, mode: metadata.mode() & 0o777 })
+    }
+
+    /// Refuses a directory that group or others have access to.
+    pub(super) fn refuse_if_open_to_others(&self) -> Result<(), StateError> {
+        refuse_if_open(&self.path, self.mode, "700")
     }
 
     /// Opens an existing regular file to read or to lock it. `None` if it does not exist.
@@ -133,6 +138,35 @@ impl Directory {
         let file = fstatat(&self.file, name, AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
         Some(Stamp(file.st_ino, file.st_mtime, file.st_mtime_nsec))
     }
+}
+
+/// Refuses a file that group or others have access to.
+pub(super) fn refuse_if_open_to_others(path: &Path, file: &File) -> Result<(), StateError> {
+    let mode = file.metadata().map_err(io_error("read", path))?.permissions().mode();
+    refuse_if_open(path, mode, "600")
+}
+
+fn refuse_if_open(path: &Path, mode: u32, wanted: &str) -> Result<(), StateError> {
+    let mode = mode & 0o777;
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    let fix = format!("chmod {wanted} {}", quoted(path));
+    Err(StateError::TooOpen { path: path.to_owned(), access: format!("mode {mode:03o}"), fix })
+}
+
+/// Opening a FIFO waits for a writer, and a device may never end: neither may stop a node that reads its files again.
+pub(super) fn open_regular(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+    }
+}
+
+/// Creates a file with mode 0600.
+pub(super) fn create_private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// Opens the directory at `path`, one component after the other. A symbolic link in the path is followed only if no other

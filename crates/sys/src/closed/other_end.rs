@@ -1,0 +1,12 @@
+//! What is known of the other end of a connection.
+
+/// What is known of the other socket of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OtherEnd {
+    /// A process holds it, and may read from it.
+    Open,
+    /// It was closed, or does not read any more.
+    Closed,
+    /// It is not of this machine, or the system cannot tell.
+    Unknown,
+}

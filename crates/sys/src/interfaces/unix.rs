@@ -1,0 +1,36 @@
+use std::io;
+
+use ipnet::IpNet;
+use nix::ifaddrs::{InterfaceAddress, getifaddrs};
+use nix::net::if_::{InterfaceFlags, if_nametoindex};
+
+use crate::address::ip_of;
+use crate::interface::Interface;
+
+pub(crate) fn all() -> io::Result<Vec<Interface>> {
+    Ok(getifaddrs().map_err(io::Error::from)?.filter_map(interface).collect())
+}
+
+/// The names of all interfaces, also of those without an IP address. One may occur several times.
+pub(crate) fn names() -> io::Result<Vec<String>> {
+    Ok(getifaddrs().map_err(io::Error::from)?.map(|entry| entry.interface_name).collect())
+}
+
+pub(crate) fn index_of(name: &str) -> Option<u32> {
+    if_nametoindex(name).ok()
+}
+
+fn interface(entry: InterfaceAddress) -> Option<Interface> {
+    let (ip, scope) = ip_of(entry.address.as_ref()?)?;
+    let mask = entry.netmask.as_ref().and_then(ip_of).map(|(mask, _)| mask);
+    let has = |flags| entry.flags.contains(flags);
+    Some(Interface {
+        scope,
+        net: mask.and_then(|mask| IpNet::with_netmask(ip, mask).ok()).unwrap_or_else(|| ip.into()),
+        is_up: has(InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING),
+        is_loopback: has(InterfaceFlags::IFF_LOOPBACK),
+        broadcasts: has(InterfaceFlags::IFF_BROADCAST),
+        multicasts: has(InterfaceFlags::IFF_MULTICAST),
+        name: entry.interface_name,
+    })
+}

@@ -1,0 +1,7 @@
+use std::io;
+
+use tokio::net::TcpSocket;
+
+pub(super) fn mark(_: &TcpSocket, _: u32) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}

@@ -1,0 +1,33 @@
+use std::io;
+
+use socket2::{SockAddr, SockRef};
+use tokio::net::{TcpStream, UdpSocket};
+
+pub(super) fn tune_link(_: &TcpStream) {}
+
+/// Sets "don't fragment" on all datagrams.
+#[cfg(target_vendor = "apple")]
+pub(super) fn never_fragment(socket: &UdpSocket, v4: bool) -> io::Result<()> {
+    use nix::sys::socket::{setsockopt, sockopt};
+    if v4 {
+        setsockopt(socket, sockopt::IpDontFrag, &true)?;
+    } else {
+        setsockopt(socket, sockopt::Ipv6DontFrag, &true)?;
+    }
+    Ok(())
+}
+
+/// Sets "don't fragment" on all datagrams.
+#[cfg(windows)]
+pub(super) fn never_fragment(socket: &UdpSocket, v4: bool) -> io::Result<()> {
+    super::windows::never_fragment(socket, v4)
+}
+
+#[cfg(not(any(windows, target_vendor = "apple")))]
+pub(super) fn never_fragment(_: &UdpSocket, _: bool) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+pub(super) fn original(_: &SockRef<'_>, _: bool) -> io::Result<SockAddr> {
+    Err(io::ErrorKind::Unsupported.into())
+}

@@ -1,0 +1,29 @@
+//! Where this system keeps what belongs to the node.
+
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+mod windows;
+
+use std::path::PathBuf;
+
+#[cfg(unix)]
+use self::unix as system;
+#[cfg(windows)]
+use self::windows as system;
+
+/// The places of the configuration file, the preferred one first: the user's, then the machine's.
+pub fn configuration_files() -> Vec<PathBuf> {
+    system::configuration_files(|name| std::env::var_os(name).map(PathBuf::from))
+}
+
+/// The default state directory: for an administrator that of the machine, otherwise that of the user. `None` when a user
+/// has no home directory.
+///
+/// | system | machine | user |
+/// | --- | --- | --- |
+/// | Linux, macOS | `/var/lib/laneway` | `$XDG_STATE_HOME/laneway` or `~/.local/state/laneway` |
+/// | Windows | `%ProgramData%\\laneway` | `%LOCALAPPDATA%\\laneway` |
+pub fn state() -> Option<PathBuf> {
+    system::state(system::is_administrator(), |name| std::env::var_os(name).map(PathBuf::from))
+}

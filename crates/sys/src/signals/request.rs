@@ -1,0 +1,10 @@
+//! What is requested.
+
+/// What is requested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Stop: SIGTERM, SIGINT; on Windows Ctrl-C, Ctrl-Break, the end of the console, of the session or of the system.
+    Stop,
+    /// Reload the configuration: SIGHUP.
+    Reload,
+}

@@ -1,0 +1,137 @@
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::{Path, PathBuf};
+
+use listenfd::ListenFd;
+use nix::sys::stat::{Mode, fchmod};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+use super::inherited::Inherited;
+use crate::net;
+
+/// Whether this system has unix sockets.
+pub const IS_SUPPORTED: bool = true;
+
+/// A listening unix socket. One that was created here is removed when this is dropped.
+#[derive(Debug)]
+pub struct UnixSocket {
+    listener: UnixListener,
+    _file: Option<SocketFile>,
+}
+
+/// Identifies a file, as opposed to a later one of the same name: inode and modification time.
+#[derive(Debug, PartialEq, Eq)]
+struct FileIdentity(u64, i64, i64);
+
+/// A socket in the file system that was created here.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    identity: FileIdentity,
+}
+
+impl UnixSocket {
+    /// Listens at `path`. The socket has the permissions `mode`, and never more than that. One that a terminated process
+    /// left behind is replaced.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::AddrInUse`] when another process listens there, [`io::ErrorKind::AlreadyExists`] for a path that is
+    /// not a socket, otherwise the operating system's error.
+    pub fn bind(path: &Path, mode: u32) -> io::Result<Self> {
+        remove_stale(path)?;
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        // Where the system supports it: nobody else connects before the permissions are set.
+        let _ = fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR);
+        socket.bind(&SockAddr::unix(path)?)?;
+        let file = SocketFile { path: path.to_owned(), identity: FileIdentity::of(path)? };
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+        socket.listen(net::BACKLOG)?;
+        Ok(Self { listener: UnixListener::from_std(socket.into())?, _file: Some(file) })
+    }
+
+    /// Accepts the next connection, as [`net::accept`] does; also returns the user ID of the peer where the system provides
+    /// it. The stream is wrapped as a TCP stream, because reading, writing, peeking and half-closing work the same. The
+    /// exception is a reset: a unix socket can only be closed.
+    pub async fn accept(&self) -> (TcpStream, Option<u32>) {
+        let as_tcp = |stream: UnixStream| {
+            let user = stream.peer_cred().ok().map(|credentials| credentials.uid());
+            let stream = std::net::TcpStream::from(OwnedFd::from(stream.into_std()?));
+            Ok((TcpStream::from_std(stream)?, user))
+        };
+        let mut told = false;
+        loop {
+            match self.listener.accept().await.and_then(|(stream, _)| as_tcp(stream)) {
+                Ok(accepted) => return accepted,
+                Err(error) => net::wait_out(&error, &mut told).await,
+            }
+        }
+    }
+}
+
+/// Takes the sockets that the service manager passes to this process (`sd_listen_fds(3)`) out of the environment. Must be
+/// called once, before there are threads.
+///
+/// # Errors
+/// When something other than a listening stream socket is passed.
+pub fn inherited() -> io::Result<Vec<Inherited<UnixSocket>>> {
+    // Without a process id the sockets may be meant for another process.
+    if std::env::var_os("LISTEN_PID").is_none() {
+        return Ok(Vec::new());
+    }
+    let mut offered = ListenFd::from_env();
+    let count = offered.len();
+    let take = |at| match offered.take_tcp_listener(at) {
+        Ok(Some(listener)) => {
+            listener.set_nonblocking(true)?;
+            SockRef::from(&listener).set_tcp_nodelay(true)?;
+            net::keep_alive(&listener);
+            Ok(Inherited::Tcp(TcpListener::from_std(listener)?))
+        }
+        _ => {
+            let listener = offered.take_unix_listener(at)?.ok_or(io::ErrorKind::NotFound)?;
+            listener.set_nonblocking(true)?;
+            let address = listener.local_addr()?;
+            let path = address.as_pathname().unwrap_or(Path::new("/")).to_owned();
+            Ok(Inherited::Unix(UnixSocket { listener: UnixListener::from_std(listener)?, _file: None }, path))
+        }
+    };
+    (0..count).map(take).collect()
+}
+
+/// Removes the socket of a process that has terminated.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let found = match fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if !found.file_type().is_socket() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the file exists and is not a socket"));
+    }
+    match StdUnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(error) => Err(error),
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there")),
+    }
+}
+
+impl FileIdentity {
+    fn of(path: &Path) -> io::Result<Self> {
+        let found = fs::symlink_metadata(path)?;
+        Ok(Self(found.ino(), found.mtime(), found.mtime_nsec()))
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Another process may have replaced it meanwhile.
+        if FileIdentity::of(&self.path).is_ok_and(|now| now == self.identity) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}

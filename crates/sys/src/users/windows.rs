@@ -1,0 +1,3 @@
+pub(super) fn id_of(_: &str) -> Option<u32> {
+    None
+}
