@@ -95,9 +95,8 @@ impl Server {
     }
 
     async fn by_tcp(&self, request: &Message) -> io::Result<Message> {
-        let socket = mark::socket(self.address)?;
-        socket.set_nodelay(true)?;
-        let mut stream = socket.connect(self.address).await?;
+        let mut stream = mark::connect(self.address).await?;
+        stream.set_nodelay(true)?;
         let request_bytes = bytes(request)?;
         let length = u16::try_from(request_bytes.len()).map_err(io::Error::other)?;
         stream.write_all(&[&length.to_be_bytes()[..], &request_bytes].concat()).await?;

@@ -1,5 +1,8 @@
-//! The routing mark on a node's own connections (SO_MARK, Linux). The rules of transparent mode exempt marked
-//! connections; otherwise the node's own connections would be redirected back to it.
+//! What tells this program's own connections from those of other software (Linux). The rules of transparent mode leave
+//! such connections alone; otherwise they would be redirected back to the node.
+//!
+//! Every connection has a socket priority of its own while it is being set up, which any process may set. A node in
+//! transparent mode also sets a routing mark, if it has the permission: rules that classify traffic may change a priority.
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -10,7 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
 
 #[cfg(target_os = "linux")]
 use self::linux as system;
@@ -18,13 +21,17 @@ use self::linux as system;
 use self::other as system;
 use crate::net::Segments;
 
-/// The mark: "lane" in ASCII.
+/// The routing mark (SO_MARK): "lane" in ASCII.
 pub const OWN: u32 = 0x6c61_6e65;
+/// The priority (SO_PRIORITY, socket(7)) of a connection that is being set up. No type of service has it
+/// (`rt_tos2priority` of the kernel), so the connections of other software do not have it by accident, and 6 is the highest
+/// one that needs no permission. It is not sent.
+pub const CONNECTING: i32 = 5;
 
-/// Whether this process marks its connections.
+/// Whether this process sets the routing mark.
 static MARKING: AtomicBool = AtomicBool::new(false);
 
-/// Makes [`connect`], [`connect_with`] and [`socket`] mark connections from now on.
+/// Makes [`connect`] and [`connect_with`] set the routing mark from now on.
 ///
 /// # Errors
 /// When the process lacks CAP_NET_ADMIN or the system has no marks; then nothing is marked.
@@ -34,12 +41,12 @@ pub fn begin() -> io::Result<()> {
     Ok(())
 }
 
-/// Whether this process marks its connections.
+/// Whether this process sets the routing mark.
 pub fn is_marking() -> bool {
     MARKING.load(Relaxed)
 }
 
-/// Connects to `address`, with the mark of the node's own connections.
+/// Connects to `address`. The rules of transparent mode do not redirect the connection.
 ///
 /// # Errors
 /// The operating system's error.
@@ -52,19 +59,43 @@ pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 /// # Errors
 /// The operating system's error.
 pub async fn connect_with(address: SocketAddr, segments: Segments) -> io::Result<TcpStream> {
-    let socket = socket(address)?;
-    segments.limit(&socket);
-    socket.connect(address).await
-}
-
-/// A socket for a connection to `address`, with the same mark.
-///
-/// # Errors
-/// The operating system's error.
-pub fn socket(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    if MARKING.load(Relaxed) {
+    if is_marking() {
         system::mark(&socket, OWN)?;
     }
-    Ok(socket)
+    segments.limit(&socket);
+    system::prioritise(&socket, CONNECTING);
+    let stream = socket.connect(address).await?;
+    // The rules see the first segment only, and a queue of the interface would treat the others as bulk traffic.
+    system::prioritise(&stream, 0);
+    Ok(stream)
+}
+
+/// Connects to the first address of `target`, `HOST:PORT`, that accepts.
+///
+/// # Errors
+/// The operating system's error for the last address, or that of the name lookup.
+pub async fn connect_to(target: &str) -> io::Result<TcpStream> {
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for address in lookup_host(target).await? {
+        match connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use super::*;
+    use nix::sys::socket::{getsockopt, sockopt};
+
+    #[tokio::test]
+    async fn an_established_connection_has_the_usual_priority() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = connect(listener.local_addr().unwrap()).await.unwrap();
+        assert_eq!(getsockopt(&stream, sockopt::Priority), Ok(0));
+    }
 }

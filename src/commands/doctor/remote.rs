@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::discovery;
@@ -17,6 +16,7 @@ use crate::commands::progress;
 use crate::config::{Config, RoleSetting};
 use crate::lan::Lan;
 use crate::local::logins::Login;
+use crate::mark;
 use crate::net;
 use crate::peers::survey;
 use crate::problem::Problem;
@@ -101,7 +101,7 @@ impl Remote<'_> {
             return false;
         }
         for server in &self.config.gateway.server {
-            let connected = timeout(CONNECT_DEADLINE, TcpStream::connect(server.to_string())).await;
+            let connected = timeout(CONNECT_DEADLINE, mark::connect_to(&server.to_string())).await;
             if matches!(connected, Ok(Ok(_))) {
                 return true;
             }

@@ -13,6 +13,7 @@ use super::gateways::{Linked, hint_for};
 use super::report::{Finding, Layer};
 use crate::failure::{Failure, Kind, Side, printable};
 use crate::link::http2;
+use crate::mark;
 use crate::wire::target::Target;
 
 /// The deadline of the whole request. A node may hold it for ten seconds while there is no gateway.
@@ -98,7 +99,7 @@ async fn by_local_port(proxy: SocketAddr, login: Option<&str>, server: &Target) 
 }
 
 async fn directly(server: &Target) -> Result<String, Failure> {
-    let connected = TcpStream::connect(server.to_string()).await;
+    let connected = mark::connect_to(&server.to_string()).await;
     let stream = connected.map_err(|error| {
         let kind = match error.kind() {
             io::ErrorKind::ConnectionRefused => Kind::Refused,
