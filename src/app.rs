@@ -25,6 +25,9 @@ use bound::{BoundNode, Member};
 /// How long a stopping candidate keeps announcing that it stops, so that it is sent more than once.
 const FAREWELL: Duration = Duration::from_millis(150);
 
+/// The deadline for removing the rules of transparent mode, which takes some milliseconds.
+const RULES: Duration = Duration::from_secs(10);
+
 /// Runs a node until it is told to stop and has drained. SIGHUP calls `reread`.
 ///
 /// # Errors
@@ -42,13 +45,14 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     let is_inherited = inherited.is_some();
     let mut node = BoundNode::build(&config, &state, member, inherited).await?;
     node.log_addresses(&config.peers.lan);
-    node.install_rules(&config.transparent, &state)?;
+    let rules = node.install_rules(&config.transparent)?;
 
     let shared = node.shared.clone();
     let (client, gateway, peering) = (node.client.running(), node.gateway.running(), node.peering.running());
     shared.activity.set_maintenance(control::is_in_maintenance(&state));
     let leave = CancellationToken::new();
-    let mut live = Live { manager: manager.clone(), config, reread, is_inherited, client, gateway, peering };
+    let mut live =
+        Live { manager: manager.clone(), config, reread, is_inherited, client, rules, gateway, peering };
     let (mut parts, workers) = node.parts(&state, manager.clone())?;
     parts.push(("control", Box::pin(control::follow(state.clone(), shared.clone(), leave.clone()))));
     let mut running = JoinSet::new();
@@ -69,6 +73,11 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     };
     if ended.is_ok() {
         drain(&shared, &mut signals, &live).await;
+    }
+    // Also after a failure, or new connections would be redirected to nobody.
+    shared.drain.cancel();
+    if timeout(RULES, live.rules.removed()).await.is_err() {
+        tracing::error!("the rules of transparent mode may be left: 'laneway transparent down' removes them");
     }
     tokio::select! {
         () = live.peering.uplink.demote() => {}

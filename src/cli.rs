@@ -88,6 +88,9 @@ enum Command {
 /// What went wrong, ready to be shown.
 pub fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Problem> {
     let unknown = usage::unknown_variables(&Cli::command())?;
+    if uses_network(&cli.command) {
+        commands::warn_of_leftover_rules();
+    }
     let state = || config::state_directory(cli.state.as_deref());
     match cli.command {
         // The file may set what was not typed: the matches tell what was.
@@ -145,6 +148,19 @@ pub fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Problem> {
             commands::block_on(origin.run())?
         }
     }
+}
+
+/// Whether the command depends on connections of this machine, and does not look at the rules of transparent mode itself.
+fn uses_network(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Status(_)
+            | Command::Top(_)
+            | Command::Run(_)
+            | Command::Join(_)
+            | Command::Discover(_)
+            | Command::Speedtest(_)
+    )
 }
 
 fn start_log(filter: &str, format: log::Format) -> Result<(), Problem> {

@@ -152,6 +152,10 @@ pub struct Live {
     pub drain: Duration,
     /// What changes at the local port.
     pub local: local::options::Live,
+    /// What changes in transparent mode.
+    pub transparent: transparent::Live,
+    /// What changes at the local name server.
+    pub dns: local::dns::options::Live,
     /// What changes at the gateway.
     pub gateway: gateway::options::Live,
     /// What changes in the selection and at the uplink.
@@ -260,10 +264,10 @@ impl Config {
         let (local, local_later) = local.reload(&new.local);
         let (peers, peers_later) = peers.reload(&new.peers);
         let (gateway, gateway_later) = gateway.reload(&new.gateway);
-        let transparent = transparent.needing_restart(&new.transparent);
-        let dns = dns.needing_restart(&new.dns);
-        let later = [node, local_later, transparent, dns, peers_later, gateway_later].concat();
-        (Live { drain, local, gateway, peers }, later)
+        let (transparent, transparent_later) = transparent.reload(&new.transparent);
+        let (dns, dns_later) = dns.reload(&new.dns);
+        let later = [node, local_later, transparent_later, dns_later, peers_later, gateway_later].concat();
+        (Live { drain, local, transparent, dns, gateway, peers }, later)
     }
 }
 

@@ -9,6 +9,7 @@ use crate::local::bound::RunningClient;
 use crate::peering::RunningPeering;
 use crate::problem::Problem;
 use crate::service::Manager;
+use crate::transparent::RunningRules;
 
 /// Reads the configuration again, in the same way as at the start.
 pub type Reread = dyn Fn() -> Result<Config, Problem> + Send;
@@ -25,6 +26,8 @@ pub struct Live {
     pub is_inherited: bool,
     /// The client side.
     pub client: RunningClient,
+    /// The rules of transparent mode.
+    pub rules: RunningRules,
     /// The gateway.
     pub gateway: RunningGateway,
     /// This node among the others.
@@ -70,8 +73,11 @@ impl Live {
 
     /// Gives each part what it can change without a restart.
     fn apply(&self, changes: Changes) {
-        let Changes { drain, local, gateway, peers } = changes;
+        let Changes { drain, local, transparent, dns, gateway, peers } = changes;
         self.client.apply(local);
+        self.client.apply_names(&dns);
+        self.client.prefer_names(transparent.prefers_names());
+        self.rules.apply(transparent);
         self.peering.apply(peers, drain, &gateway.servers);
         self.gateway.apply(gateway);
     }

@@ -1,8 +1,12 @@
 //! Transparent mode as a part of a node: its ports, and the rules that redirect to them if the node manages them.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::local::endpoint::Endpoint;
@@ -10,15 +14,12 @@ use crate::local::port::Port;
 use crate::mark;
 use crate::peers::options::changed;
 use crate::problem::Problem;
-use crate::redirect::{self, Rules};
+use crate::redirect::{self, Kept, Rules, TRANSPARENT_PORT};
 use crate::shared::Part;
-use crate::sys::state::StateDir;
 
-/// The conventional port of transparent mode.
-pub const TRANSPARENT_PORT: u16 = 1081;
-/// File in the state directory that exists while a node's rules are installed. It reveals rules that a killed node
-/// left behind.
-const FILE: &str = "redirected";
+/// Interval at which the rules are compared with the machine's networks.
+const LOOK: Duration = Duration::from_secs(1);
+const INSTALLED: &str = "connections of this machine's software are redirected to the transparent port";
 
 /// The options of transparent mode.
 #[derive(Clone, Debug, clap::Args)]
@@ -46,6 +47,10 @@ pub struct Options {
     /// With --transparent-rules: do not redirect connections to private networks
     #[arg(long, env = "LANEWAY_TRANSPARENT_EXCEPT_PRIVATE")]
     pub transparent_except_private: bool,
+    /// With --transparent-rules: redirect also connections to the networks that this machine is connected to
+    /// [default: they go there directly]
+    #[arg(long, env = "LANEWAY_TRANSPARENT_CONNECTED")]
+    pub transparent_connected: bool,
 }
 
 impl Options {
@@ -70,35 +75,49 @@ impl Options {
         Ok(())
     }
 
-    /// The options that differ in `new` and take effect only after a restart.
-    pub fn needing_restart(&self, new: &Self) -> Vec<&'static str> {
-        let Self {
-            transparent,
-            transparent_names,
-            transparent_rules,
-            transparent_only,
-            transparent_except,
-            transparent_except_private,
-        } = self;
-        changed([
-            ("transparent", *transparent != new.transparent),
-            ("transparent-names", *transparent_names != new.transparent_names),
-            ("transparent-rules", *transparent_rules != new.transparent_rules),
-            ("transparent-only", *transparent_only != new.transparent_only),
-            ("transparent-except", *transparent_except != new.transparent_except),
-            ("transparent-except-private", *transparent_except_private != new.transparent_except_private),
-        ])
+    /// What a running node takes from `new`, and the options that differ and take effect at the next start only.
+    pub fn reload(&self, new: &Self) -> (Live, Vec<&'static str>) {
+        let later = changed([("transparent", self.transparent != new.transparent)]);
+        (Live { options: new.clone() }, later)
+    }
+
+    /// The rules that redirect to the ports at `addresses`; `None` if the options want none, or there is no port.
+    fn rules(&self, addresses: &[SocketAddr]) -> Option<Rules> {
+        let port = |v4: bool| {
+            // A listener on the IPv6 wildcard address accepts IPv4 too.
+            let takes = |address: &SocketAddr| address.is_ipv4() == v4 || v4 && address.ip().is_unspecified();
+            addresses.iter().find(|address| takes(address)).map(SocketAddr::port)
+        };
+        (self.transparent_rules && !addresses.is_empty()).then(|| Rules {
+            v4: port(true),
+            v6: port(false),
+            only: self.transparent_only.clone(),
+            except: self.transparent_except.clone(),
+            except_private: self.transparent_except_private,
+            to_connected: self.transparent_connected,
+            user: None,
+        })
     }
 }
 
-/// Binds the transparent ports and starts to mark this node's own connections. `serves` says that this node dials
-/// servers itself: without the mark, the rules would redirect its own connections back to it.
+/// What a running node takes from new options.
+pub struct Live {
+    /// The new options. The ports stay as they are.
+    options: Options,
+}
+
+impl Live {
+    /// Whether the name in an app's first bytes is preferred to the address.
+    pub fn prefers_names(&self) -> bool {
+        self.options.transparent_names
+    }
+}
+
+/// Binds the transparent ports.
 ///
 /// # Errors
-/// When a port cannot be bound, or when a node that serves cannot mark its connections.
-pub fn bind(options: &Options, serves: bool) -> Result<Vec<Port>, Problem> {
-    // Marks in any case: the rules may come from 'laneway transparent up' and outlast the node.
-    let marked = mark::begin();
+/// When a port cannot be bound.
+pub fn bind(options: &Options) -> Result<Vec<Port>, Problem> {
     let bind = |address: &SocketAddr| {
         Port::bind(&Endpoint::Tcp(*address), 0o600).map_err(|error| {
             Problem::new(format!("the transparent port cannot listen on {address}"))
@@ -107,91 +126,136 @@ pub fn bind(options: &Options, serves: bool) -> Result<Vec<Port>, Problem> {
         })
     };
     let ports = options.transparent.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
-    match marked {
-        Err(error) if serves && !ports.is_empty() => {
-            return Err(Problem::new(
-                "transparent mode on a gateway would redirect its own connections back to it",
-            )
-            .because(error)
-            .hint(
-                "give it CAP_NET_ADMIN (AmbientCapabilities= in its unit, or setcap), or use --role client",
-            ));
-        }
-        Err(error) if !ports.is_empty() => tracing::warn!(
-            %error, "this node cannot mark its connections: exempt its user, laneway transparent up --user NAME"
-        ),
-        _ => {}
+    if !ports.is_empty()
+        && let Err(error) = mark::begin()
+    {
+        tracing::debug!(%error, "this node's own connections have no routing mark, only their priority");
     }
     Ok(ports)
 }
 
-/// The rules that this node has installed. Dropping it removes them.
-pub struct InstalledRules {
-    state: StateDir,
+/// The rules that this node keeps, if it keeps any. Dropping them removes them.
+pub struct NodeRules {
+    kept: Option<Kept>,
+    addresses: Vec<SocketAddr>,
+    options: watch::Sender<Options>,
+    /// Dropped after the rules.
+    here: watch::Sender<()>,
 }
 
-impl InstalledRules {
-    /// Installs the rules that redirect to the ports at `addresses`, if the options say so; otherwise removes those that
-    /// a killed node left behind.
+/// The rules of a running node, for a reload.
+pub struct RunningRules {
+    options: watch::Sender<Options>,
+    here: watch::Receiver<()>,
+}
+
+impl RunningRules {
+    /// Takes what a reload has changed. Redirected connections stay open.
+    pub fn apply(&self, new: Live) {
+        self.options.send_replace(new.options);
+    }
+
+    /// Waits until the rules are removed, which they are when the node drains.
+    pub async fn removed(&mut self) {
+        while self.here.changed().await.is_ok() {}
+    }
+}
+
+impl NodeRules {
+    /// Installs the rules that redirect to the ports at `addresses`, if the options say so. In any case those that a killed
+    /// node has left are removed.
     ///
     /// # Errors
     /// When the rules are wanted and cannot be installed.
-    pub fn install(
-        options: &Options,
-        addresses: &[SocketAddr],
-        state: &StateDir,
-    ) -> Result<Option<Self>, Problem> {
-        let installed = || Self { state: state.clone() };
-        if !options.transparent_rules {
-            if state.read(FILE).is_ok_and(|left| left.is_some()) {
-                tracing::info!("rules that a killed node has left are removed");
-                drop(installed());
+    pub fn install(options: &Options, addresses: Vec<SocketAddr>) -> Result<Self, Problem> {
+        let kept = match options.rules(&addresses) {
+            Some(rules) => {
+                let kept = Kept::install(rules);
+                Some(
+                    kept.map_err(|error| {
+                        error.problem("the rules of --transparent-rules are not installed")
+                    })?,
+                )
             }
-            return Ok(None);
-        }
-        let port = |v4: bool| {
-            // A listener on the IPv6 wildcard address accepts IPv4 too.
-            let takes = |address: &SocketAddr| address.is_ipv4() == v4 || v4 && address.ip().is_unspecified();
-            addresses.iter().find(|address| takes(address)).map(SocketAddr::port)
-        };
-        let rules = Rules {
-            v4: port(true),
-            v6: port(false),
-            only: options.transparent_only.clone(),
-            except: options.transparent_except.clone(),
-            except_private: options.transparent_except_private,
-            user: None,
-        };
-        if let Err(error) = state.write(FILE, b"") {
-            tracing::warn!(%error, "if this node is killed, its rules will not be noticed at the next start");
-        }
-        match rules.install() {
-            Ok(()) => tracing::info!(
-                "connections of this machine's software are redirected to the transparent port"
-            ),
-            Err(error) => {
-                let _ = state.remove(FILE);
-                return Err(error.problem("the rules of --transparent-rules are not installed"));
+            None => {
+                if let Err(error) = redirect::clean() {
+                    tracing::warn!(%error, "what another node has left of transparent mode is not removed");
+                }
+                None
             }
+        };
+        if kept.is_some() {
+            tracing::info!(INSTALLED);
         }
-        Ok(Some(installed()))
+        Ok(Self {
+            kept,
+            addresses,
+            options: watch::Sender::new(options.clone()),
+            here: watch::Sender::new(()),
+        })
+    }
+
+    /// What a reload changes.
+    pub fn running(&self) -> RunningRules {
+        RunningRules { options: self.options.clone(), here: self.here.subscribe() }
     }
 
     /// Keeps them until the node drains.
     pub fn part(self, drain: CancellationToken) -> Part {
-        let until = async move {
-            drain.cancelled_owned().await;
-            drop(self);
-        };
-        ("transparent rules", Box::pin(until))
+        ("transparent rules", Box::pin(self.keep(drain)))
     }
-}
 
-impl Drop for InstalledRules {
-    fn drop(&mut self) {
-        match redirect::remove() {
-            Ok(()) => drop(self.state.remove(FILE)),
-            Err(error) => tracing::error!(%error, "rules not removed: run 'laneway transparent down'"),
+    async fn keep(mut self, drain: CancellationToken) {
+        let mut options = self.options.subscribe();
+        let mut ticks = interval(LOOK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = drain.cancelled() => return,
+                Ok(()) = options.changed() => {}
+                _ = ticks.tick(), if self.kept.is_some() => {
+                    if self.kept.as_mut().is_some_and(Kept::is_current) {
+                        continue;
+                    }
+                }
+            }
+            // The programs that it runs take some milliseconds, which the apps of this node must not wait.
+            let turn = spawn_blocking(move || {
+                self.turn();
+                self
+            });
+            match turn.await {
+                Ok(rules) => self = rules,
+                Err(error) => {
+                    return tracing::error!(%error, "the rules of transparent mode are not looked after");
+                }
+            }
+        }
+    }
+
+    /// Brings the rules up to date with the options and with the machine.
+    fn turn(&mut self) {
+        let wanted = self.options.borrow().rules(&self.addresses);
+        match (wanted, self.kept.take()) {
+            (None, None) => {}
+            (None, Some(kept)) => {
+                drop(kept);
+                tracing::info!("connections are no longer redirected");
+            }
+            (Some(rules), Some(mut kept)) => {
+                kept.change(rules);
+                if !kept.is_current() {
+                    kept.renew();
+                }
+                self.kept = Some(kept);
+            }
+            (Some(rules), None) => match Kept::install(rules) {
+                Ok(kept) => {
+                    tracing::info!(INSTALLED);
+                    self.kept = Some(kept);
+                }
+                Err(error) => tracing::error!(%error, "the rules of transparent mode are not installed"),
+            },
         }
     }
 }

@@ -11,7 +11,7 @@ use hickory_proto::rr::{Name, RecordType};
 use laneway::local::dns::{Listener, NameServer};
 use tokio::io::AsyncReadExt;
 use tokio::net::UdpSocket;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, yield_now};
 
 use crate::clock::{Clock, delivered, settle};
@@ -54,7 +54,8 @@ impl Server {
             }
             .boxed()
         };
-        let names = NameServer::new(proxy.local.clone(), Box::new(own), &[]);
+        let zones = watch::Sender::new(Arc::default()).subscribe();
+        let names = NameServer::new(proxy.local.clone(), Box::new(own), zones);
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.streams.local_addr().unwrap();
         let running = tokio::spawn(names.run(vec![listener]));

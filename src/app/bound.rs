@@ -21,7 +21,7 @@ use crate::service::Manager;
 use crate::shared::{self, Part, Shared};
 use crate::sys::state::StateDir;
 use crate::telemetry::{history, report};
-use crate::transparent::{self, InstalledRules};
+use crate::transparent::{self, NodeRules, RunningRules};
 use crate::trust::authority::{Authority, JoinResponder};
 use crate::trust::group::{Group, Role};
 use crate::view::{Started, View};
@@ -44,7 +44,7 @@ pub(super) struct BoundNode {
     workers: Workers,
     egress: Arc<Egress>,
     authority: Option<Authority>,
-    rules: Option<InstalledRules>,
+    rules: Option<NodeRules>,
     /// The role in its configuration.
     setting: &'static str,
 }
@@ -85,14 +85,14 @@ impl BoundNode {
         let (egress, results) = Egress::build(&config.gateway, shared.own.clone())?;
 
         let mut ports = app_ports(inherited.map_or_else(|| bind_proxy(&config.local), Ok)?, Apps::Proxy);
-        let redirected = Apps::Redirected { by_name: config.transparent.transparent_names };
-        ports.extend(app_ports(transparent::bind(&config.transparent, serves)?, redirected));
+        ports.extend(app_ports(transparent::bind(&config.transparent)?, Apps::Redirected));
         let remember = {
             let state = state.clone();
             Box::new(move |address| peering::remember(&state, address))
         };
         let direct = direct(&egress, &shared.membership.group().node.name);
         let client = BoundClient::build(&config.local, &config.dns, &shared, ports, direct, remember).await?;
+        client.running().prefer_names(config.transparent.transparent_names);
         client.name_servers().for_each(|address| egress.resolver().avoid(address, serves));
 
         let workers = Workers::start(if serves { config.node.threads() } else { 1 })?;
@@ -128,7 +128,7 @@ impl BoundNode {
         for (address, apps) in self.client.endpoints() {
             match apps {
                 Apps::Proxy => tracing::info!(%address, "listening: local proxy, SOCKS and HTTP"),
-                Apps::Redirected { .. } => tracing::info!(%address, "listening: transparent"),
+                Apps::Redirected => tracing::info!(%address, "listening: transparent"),
             }
         }
         for address in self.client.name_servers() {
@@ -158,19 +158,17 @@ impl BoundNode {
         }
     }
 
-    /// Installs the rules of transparent mode, if this node manages them. They end with its parts.
+    /// Installs the rules of transparent mode, if this node keeps them. They end with its parts.
     ///
     /// # Errors
     /// When they cannot be installed.
-    pub(super) fn install_rules(
-        &mut self,
-        options: &transparent::Options,
-        state: &StateDir,
-    ) -> Result<(), Problem> {
-        let redirected = self.client.endpoints().filter(|(_, apps)| *apps != Apps::Proxy);
+    pub(super) fn install_rules(&mut self, options: &transparent::Options) -> Result<RunningRules, Problem> {
+        let redirected = self.client.endpoints().filter(|(_, apps)| *apps == Apps::Redirected);
         let addresses: Vec<_> = redirected.filter_map(|(endpoint, _)| endpoint.address()).collect();
-        self.rules = InstalledRules::install(options, &addresses, state)?;
-        Ok(())
+        let rules = NodeRules::install(options, addresses)?;
+        let running = rules.running();
+        self.rules = Some(rules);
+        Ok(running)
     }
 
     /// The tasks of all parts, and the threads that serve their links.

@@ -19,6 +19,7 @@ pub mod transparent;
 use std::io::Write;
 
 use crate::problem::Problem;
+use crate::redirect::{self, Leftover};
 use crate::{lan, net};
 
 /// Runs a command on a new single-threaded runtime, on this thread.
@@ -53,4 +54,11 @@ pub(crate) fn check_lan(named: &[String]) -> Result<(), Problem> {
 /// Prints a line to standard output. A closed pipe is ignored.
 pub(crate) fn say(text: impl std::fmt::Display) {
     let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Warns on standard error of rules that redirect this machine's connections to a node that does not run.
+pub(crate) fn warn_of_leftover_rules() {
+    if let Some(leftover @ Leftover::Rules(_)) = redirect::leftover() {
+        let _ = writeln!(std::io::stderr(), "warning: {leftover}\nhint: {}", Leftover::HINT);
+    }
 }

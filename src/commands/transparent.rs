@@ -5,9 +5,8 @@ use ipnet::IpNet;
 
 use super::say;
 use crate::problem::Problem;
-use crate::redirect::{self, Rules};
+use crate::redirect::{self, Rules, TRANSPARENT_PORT};
 use crate::sys::users;
-use crate::transparent::TRANSPARENT_PORT;
 
 /// The nftables rules for `laneway up --transparent`.
 #[derive(Debug, Subcommand)]
@@ -36,8 +35,10 @@ pub struct Up {
     /// Do not redirect connections to private networks: 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10, fc00::/7
     #[arg(long)]
     except_private: bool,
-    /// Do not redirect connections of this user: needed if the node runs as this user without CAP_NET_ADMIN, and so cannot
-    /// mark its own connections
+    /// Redirect also connections to the networks that this machine is connected to now [default: they go there directly]
+    #[arg(long)]
+    connected: bool,
+    /// Do not redirect connections of this user
     #[arg(long, value_name = "NAME|UID")]
     user: Option<String>,
 }
@@ -52,8 +53,10 @@ impl Transparent {
             Self::Up(up) => up.run(),
             Self::Down => redirect::remove().map_err(|error| error.problem("the rules cannot be removed")),
             Self::Show => {
-                let table = redirect::show().map_err(|error| error.problem("the rules cannot be shown"))?;
-                say(table.as_deref().unwrap_or("no connections are redirected to laneway").trim_end());
+                let table = redirect::installed();
+                let table = table.map_err(|error| error.problem("the rules cannot be shown"))?;
+                let text = table.map(|table| table.text);
+                say(text.as_deref().unwrap_or("no connections are redirected to laneway").trim_end());
                 Ok(())
             }
         }
@@ -68,9 +71,10 @@ impl Up {
             only: self.only,
             except: self.except,
             except_private: self.except_private,
+            to_connected: self.connected,
             user: self.user.as_deref().map(user_id).transpose()?,
         };
-        rules.install().map_err(|error| error.problem("the rules cannot be installed"))
+        redirect::install(&rules).map_err(|error| error.problem("the rules cannot be installed"))
     }
 }
 

@@ -91,6 +91,11 @@ impl Cache {
         answers.by_key.insert(key, CacheEntry { message, since: now, until, bytes, number, gateway });
     }
 
+    /// Forgets all answers.
+    pub fn clear(&self) {
+        *self.lock() = Answers::default();
+    }
+
     fn lock(&self) -> MutexGuard<'_, Answers> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use super::context::Local;
-use super::dns::{self, NameServer, SystemResolver};
+use super::dns::{self, NameServer, SystemResolver, Zones};
 use super::endpoint::Endpoint;
 use super::handshakes::Handshakes;
 use super::links::{Links, Remember};
@@ -19,7 +19,6 @@ use super::options::{Live, Options};
 use super::page::{Page, TakeSnapshot};
 use super::port::Port;
 use super::routes::{Connect, ConnectUdp, Routes};
-use crate::dns::zone::Zone;
 use crate::peers::candidate::Announcement;
 use crate::problem::Problem;
 use crate::shared::{Part, Shared};
@@ -41,12 +40,10 @@ pub struct BoundClient {
     shared: Shared,
     ports: Vec<(Port, Apps)>,
     name_servers: Vec<dns::Listener>,
-    zones: Vec<Zone>,
     routes: Routes,
     resolve: Box<SystemResolver>,
-    logins: Arc<Logins>,
     pac_direct: bool,
-    hold: watch::Sender<Duration>,
+    running: RunningClient,
     is_gateway: watch::Sender<bool>,
     /// Maximum number of connections of apps at a time.
     pub most_connections: usize,
@@ -65,9 +62,12 @@ pub struct Facts {
 }
 
 /// The running client side, for a reload.
+#[derive(Clone)]
 pub struct RunningClient {
     logins: Arc<Logins>,
     hold: watch::Sender<Duration>,
+    zones: watch::Sender<Arc<Zones>>,
+    prefers_names: watch::Sender<bool>,
 }
 
 impl BoundClient {
@@ -113,16 +113,20 @@ impl BoundClient {
             memory: shared.memory.clone(),
             own: shared.own.clone(),
         };
+        let running = RunningClient {
+            logins: Arc::new(logins),
+            hold,
+            zones: watch::Sender::new(dns::zones(&names.dns_local)),
+            prefers_names: watch::Sender::new(false),
+        };
         Ok(Self {
             shared: shared.clone(),
             ports,
             name_servers,
-            zones: names.dns_local.clone(),
             routes,
             resolve: direct.resolve,
-            logins: Arc::new(logins),
             pac_direct: options.pac_direct,
-            hold,
+            running,
             is_gateway,
             most_connections: MOST_CONNECTIONS,
             most_handshakes: MOST_HANDSHAKES,
@@ -151,7 +155,7 @@ impl BoundClient {
 
     /// What a reload changes.
     pub fn running(&self) -> RunningClient {
-        RunningClient { logins: self.logins.clone(), hold: self.hold.clone() }
+        self.running.clone()
     }
 
     /// The state that all connections of apps share, and the tasks to run. The page shows what `snapshot` returns.
@@ -159,19 +163,20 @@ impl BoundClient {
     /// # Errors
     /// When a name server of `--dns-local` cannot be used.
     pub fn parts(self, snapshot: Box<TakeSnapshot>) -> Result<(Arc<Local>, Vec<Part>), Problem> {
-        let Self { shared, ports, name_servers, zones, routes, resolve, logins, .. } = self;
+        let Self { shared, ports, name_servers, routes, resolve, running, .. } = self;
         let links = routes.links.clone();
         let local = Arc::new(Local {
             routes,
             name: shared.name,
             drain: shared.drain,
             tasks: shared.tasks,
-            logins,
+            logins: running.logins,
             page: Page::new(snapshot, self.pac_direct),
             telemetry: shared.telemetry,
             next_id: AtomicU64::new(u64::from_be_bytes(random())),
             places: Arc::new(Semaphore::new(self.most_connections)),
             handshakes: Handshakes::new(self.most_handshakes),
+            prefers_names: running.prefers_names.subscribe(),
         });
         let needed = watch::Sender::new(!*self.is_gateway.borrow());
         let mut parts: Vec<Part> = vec![
@@ -184,7 +189,7 @@ impl BoundClient {
             parts.push((name, Box::pin(listener::run(local.clone(), port, apps))));
         }
         if !name_servers.is_empty() {
-            let names = NameServer::new(local.clone(), resolve, &zones);
+            let names = NameServer::new(local.clone(), resolve, running.zones.subscribe());
             parts.push(("local name server", Box::pin(names.run(name_servers))));
         }
         Ok((local, parts))
@@ -197,6 +202,22 @@ impl RunningClient {
         let Live { logins, hold } = new;
         self.logins.change(&logins);
         self.hold.send_replace(hold);
+    }
+
+    /// Takes the zones of the local name server that a reload has changed. Its cache is emptied if there are others.
+    pub fn apply_names(&self, new: &dns::options::Live) {
+        self.zones.send_if_modified(|zones| {
+            let is_new = !zones.iter().map(|(zone, _)| zone).eq(&new.zones);
+            if is_new {
+                *zones = dns::zones(&new.zones);
+            }
+            is_new
+        });
+    }
+
+    /// Whether redirected connections go to the names in their first bytes rather than to the addresses.
+    pub fn prefer_names(&self, prefers: bool) {
+        self.prefers_names.send_replace(prefers);
     }
 }
 

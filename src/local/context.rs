@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -39,6 +39,8 @@ pub struct Local {
     pub places: Arc<Semaphore>,
     /// Apps that have not sent their request yet.
     pub handshakes: Arc<Handshakes>,
+    /// Whether a redirected connection goes to the name in its first bytes rather than to the address.
+    pub prefers_names: watch::Receiver<bool>,
 }
 
 /// An accepted connection of an app.

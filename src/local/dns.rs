@@ -40,11 +40,19 @@ const MOST_CONNECTIONS: usize = 256;
 /// Asks this machine's own name servers.
 pub type SystemResolver = dyn Fn(Query) -> BoxFuture<'static, Message> + Send + Sync;
 
+/// The zones that have name servers of their own.
+pub type Zones = Vec<(Zone, NameServers)>;
+
+/// The zones, each with its name server.
+pub fn zones(zones: &[Zone]) -> Arc<Zones> {
+    Arc::new(zones.iter().map(|zone| (zone.clone(), NameServers::one(zone.server))).collect())
+}
+
 /// The local name server.
 pub struct NameServer {
     local: Arc<Local>,
     system: Box<SystemResolver>,
-    zones: Vec<(Zone, NameServers)>,
+    zones: watch::Receiver<Arc<Zones>>,
     cache: Cache,
     counts: Counts,
     /// The questions that are being asked; the same question asked again waits for the same answer.
@@ -83,13 +91,17 @@ impl Listener {
 impl NameServer {
     /// A name server whose questions leave by the routes of `local`, except those in `zones`. `system` asks this machine's
     /// name servers.
-    pub fn new(local: Arc<Local>, system: Box<SystemResolver>, zones: &[Zone]) -> Arc<Self> {
+    pub fn new(
+        local: Arc<Local>,
+        system: Box<SystemResolver>,
+        zones: watch::Receiver<Arc<Zones>>,
+    ) -> Arc<Self> {
         let counts = Counts(local.telemetry.clone());
         Arc::new(Self {
             local,
             counts,
             system,
-            zones: zones.iter().map(|zone| (zone.clone(), NameServers::one(zone.server))).collect(),
+            zones,
             cache: Cache::new(CACHE, CACHE_BYTES),
             pending: Mutex::default(),
             queries: Arc::new(Semaphore::new(MOST_QUERIES)),
@@ -105,9 +117,16 @@ impl NameServer {
             serving.spawn(self.clone().serve_datagrams(datagrams));
             serving.spawn(self.clone().serve_streams(streams));
         }
-        while let Some(ended) = serving.join_next().await {
-            if let Err(error) = ended {
-                tracing::error!(%error, "a part of the local name server failed");
+        let mut zones = self.zones.clone();
+        loop {
+            tokio::select! {
+                // The answers from other name servers are not to be given again.
+                Ok(()) = zones.changed() => self.cache.clear(),
+                ended = serving.join_next() => match ended {
+                    Some(Err(error)) => tracing::error!(%error, "a part of the local name server failed"),
+                    Some(Ok(())) => {}
+                    None => return,
+                },
             }
         }
     }
@@ -157,8 +176,11 @@ impl NameServer {
         let (server, query, place) = (self.clone(), query.clone(), place.clone());
         self.local.tasks.spawn(async move {
             let entry = Pending { server: &server, key: &key };
-            let (found, gateway) = server.ask(&query).await;
-            server.cache.keep_of(key.clone(), &found, gateway);
+            let zones = server.zones.borrow().clone();
+            let (found, gateway) = server.ask(&query, &zones).await;
+            if Arc::ptr_eq(&zones, &server.zones.borrow()) {
+                server.cache.keep_of(key.clone(), &found, gateway);
+            }
             drop((entry, place));
             answer.send_replace(Some(found));
         });
@@ -166,8 +188,8 @@ impl NameServer {
     }
 
     /// The answer, and the gateway that gave it.
-    async fn ask(&self, query: &Query) -> (Message, Option<NodeId>) {
-        match Zone::of(&self.zones, query.question().name()) {
+    async fn ask(&self, query: &Query, zones: &Zones) -> (Message, Option<NodeId>) {
+        match Zone::of(zones, query.question().name()) {
             Some(server) => (server.ask(query).await, None),
             None => self.ask_gateway(query).await,
         }

@@ -23,10 +23,7 @@ pub enum Apps {
     /// They use it as a proxy, in one of the dialects.
     Proxy,
     /// The system redirects their connections here, and they do not know it.
-    Redirected {
-        /// The name in an app's first bytes is preferred to the address that it connected to.
-        by_name: bool,
-    },
+    Redirected,
 }
 
 /// Serves `port` until the node drains.
@@ -83,7 +80,7 @@ async fn dispatch(
     let app = App { socket, peer, handshake, account: account.clone() };
     let served = async {
         match (apps, first[0]) {
-            (Apps::Redirected { by_name }, _) => transparent::serve(local, app, by_name).await,
+            (Apps::Redirected, _) => transparent::serve(local, app).await,
             (Apps::Proxy, socks::VERSION) => socks::serve(local, app).await,
             (Apps::Proxy, wire::socks4::VERSION) => socks4::serve(local, app).await,
             (Apps::Proxy, _) => http::serve(local, app).await,

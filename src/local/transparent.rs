@@ -25,9 +25,10 @@ use crate::wire::target::{Host, Target};
 /// How long an app may take in all to send a name. In some protocols the server speaks first, and no name comes.
 const NAME_DEADLINE: Duration = Duration::from_millis(300);
 
-/// Serves one app until it has become a session, or is refused. With `by_name` the name in its first bytes is preferred
-/// to the address; otherwise the name is tried when the gateway cannot reach the address, or must not.
-pub async fn serve(local: &Local, app: App, by_name: bool) -> Option<Box<Session>> {
+/// Serves one app until it has become a session, or is refused. If the node prefers names, the name in the app's first
+/// bytes is tried before the address; otherwise when the gateway cannot reach the address, or must not.
+pub async fn serve(local: &Local, app: App) -> Option<Box<Session>> {
+    let by_name = *local.prefers_names.borrow();
     let App { socket, peer, handshake, account } = app;
     // Reading the name has a deadline of its own.
     drop(handshake);

@@ -10,6 +10,7 @@ mod adapters;
 #[cfg(unix)]
 mod address;
 pub mod closed;
+pub mod connected;
 mod interface;
 mod interfaces;
 pub mod lan;

@@ -48,3 +48,13 @@ impl Family {
         self.0.kill()
     }
 }
+
+/// Makes the command run in a process group of its own: a terminal's Ctrl-C for this process does not reach it.
+pub fn in_own_group(command: &mut Command) {
+    system::in_own_group(command);
+}
+
+/// Whether a process with this id runs and its program's name is `name` (Linux, proc(5)).
+pub fn is_running(id: u32, name: &str) -> bool {
+    std::fs::read_to_string(format!("/proc/{id}/comm")).is_ok_and(|running| running.trim_end() == name)
+}

@@ -258,7 +258,7 @@ mod tests {
     }
 
     /// Every file that a state directory may contain.
-    const NAMES: [&str; 18] = [
+    const NAMES: [&str; 17] = [
         "lock",
         "ca.key",
         "ca.pem",
@@ -270,7 +270,6 @@ mod tests {
         "members.json",
         "invites.json",
         "gateways.json",
-        "redirected",
         "boot",
         "running",
         "maintenance",

@@ -20,6 +20,7 @@ mod replay;
 mod resolve;
 mod resume;
 mod revocation;
+mod rules;
 mod sockets;
 mod speedtest;
 mod takeover;
@@ -39,6 +40,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     proxy::CASES,
     transparent::CASES,
     redirect::CASES,
+    rules::CASES,
     discovery::CASES,
     trust::CASES,
     takeover::CASES,

@@ -111,7 +111,7 @@ fn a_machine_with_redirect_rules_already_in_place_can_join(lab: &Lab) {
     let _web = lab.web(who);
     let code = init(&g1);
     let _gateway = crate::lab::group::up(&g1, &["--role", "gateway", "--allow", "10.88.0.0/24"]);
-    laneway(&c1, &["transparent", "up"]).success();
+    laneway(&c1, &["transparent", "up", "--connected"]).success();
     assert!(c1.connect((g1.address(), 7420)).is_err(), "other connections are redirected");
     join(&c1, &code);
 }
@@ -122,7 +122,9 @@ fn the_nodes_own_dns_queries_by_tcp_are_not_redirected(lab: &Lab) {
     let _names = lab.name_server();
     let g1 = lab.gateway("g1");
     let _web = lab.web(who);
-    let options = [&REDIRECT[..], &["--dns", "127.0.0.1:53", "--allow", "10.88.0.100:80"]].concat();
+    let options =
+        [&REDIRECT[..], &["--transparent-connected", "--dns", "127.0.0.1:53", "--allow", "10.88.0.100:80"]]
+            .concat();
     let mut group = lab.group(&[&g1], &options);
     group.gateway.wait_for_line("listening: transparent", START);
     let lines = |host: &Host| {

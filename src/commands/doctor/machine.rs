@@ -12,6 +12,7 @@ use crate::lan::{self, Lan, LanSocket};
 use crate::local::endpoint::Endpoint;
 use crate::peers::options::PORT;
 use crate::problem::Problem;
+use crate::redirect::{self, Leftover};
 use crate::sys::port_holder::{self, Protocol};
 use crate::sys::state::StateDir;
 use crate::telemetry::report;
@@ -125,6 +126,7 @@ pub(super) fn ports(
     may_serve: bool,
     found: &mut Vec<Finding>,
 ) -> Option<Node> {
+    found.extend(redirection());
     let mut node = None;
     for endpoint in &config.local.proxy {
         let Endpoint::Tcp(address) = endpoint else { continue };
@@ -155,6 +157,26 @@ pub(super) fn ports(
         }
     }
     None
+}
+
+/// What the rules of transparent mode do here, if there are any.
+fn redirection() -> Option<Finding> {
+    let leftover = match redirect::leftover() {
+        Some(leftover) => leftover,
+        None => {
+            let ports = redirect::installed().ok()??.ports;
+            let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
+            let what =
+                format!("connections of this machine's software are redirected to port {}", ports.join(", "));
+            return Some(Finding::ok(Layer::Ports, what));
+        }
+    };
+    let what = leftover.to_string();
+    Some(match leftover {
+        Leftover::Interface => Finding::ok(Layer::Ports, what).hint(Leftover::HINT),
+        Leftover::Unknown => Finding::skipped(Layer::Ports, what).hint(Leftover::HINT),
+        Leftover::Rules(_) => Finding::wrong(Layer::Ports, what).hint(Leftover::HINT),
+    })
 }
 
 /// The address at which software on this machine reaches a listening address.

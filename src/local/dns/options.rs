@@ -49,13 +49,21 @@ impl Options {
         Ok(())
     }
 
-    /// The options that differ in `new` and take effect at the next start only.
-    pub fn needing_restart(&self, new: &Self) -> Vec<&'static str> {
-        let Self { dns, dns_local, dns_open_to_lan } = self;
-        changed([
-            ("dns", *dns != new.dns),
-            ("dns-local", *dns_local != new.dns_local),
-            ("dns-open-to-lan", *dns_open_to_lan != new.dns_open_to_lan),
-        ])
+    /// What a running node takes from `new`, and the options that differ and take effect at the next start only. Every
+    /// option is in one of the two, or the compiler warns of an unused one.
+    pub fn reload(&self, new: &Self) -> (Live, Vec<&'static str>) {
+        let Self {
+            dns,
+            dns_local,
+            // Only checked, by `check`.
+            dns_open_to_lan: _,
+        } = new;
+        (Live { zones: dns_local.clone() }, changed([("dns", self.dns != *dns)]))
     }
+}
+
+/// What a running node takes from new options.
+pub struct Live {
+    /// The zones with name servers of their own.
+    pub zones: Vec<Zone>,
 }

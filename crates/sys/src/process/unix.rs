@@ -10,6 +10,10 @@ pub(super) fn replace(command: &mut Command) -> io::Error {
     command.exec()
 }
 
+pub(super) fn in_own_group(command: &mut Command) {
+    command.process_group(0);
+}
+
 pub(super) fn shell(line: &str) -> AsyncCommand {
     let mut shell = AsyncCommand::new("sh");
     shell.arg("-c").arg(line);

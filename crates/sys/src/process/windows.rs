@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::windows::io::{AsRawHandle as _, FromRawHandle as _, OwnedHandle};
+use std::os::windows::process::CommandExt as _;
 use std::process::Command;
 use std::ptr::null;
 
@@ -11,6 +12,8 @@ use windows_sys::Win32::System::JobObjects::{
     AssignProcessToJobObject, CreateJobObjectW, TerminateJobObject,
 };
 
+/// `CREATE_NEW_PROCESS_GROUP` of the system's header `winbase.h`.
+const CREATE_NEW_PROCESS_GROUP: u32 = 0x200;
 /// The exit code of programs that are killed, as `taskkill` has it.
 const KILLED: u32 = 1;
 
@@ -27,6 +30,10 @@ pub(super) fn replace(command: &mut Command) -> io::Error {
         Ok(status) => std::process::exit(status.code().unwrap_or(1)),
         Err(error) => error,
     }
+}
+
+pub(super) fn in_own_group(command: &mut Command) {
+    command.creation_flags(CREATE_NEW_PROCESS_GROUP);
 }
 
 pub(super) fn shell(line: &str) -> AsyncCommand {
