@@ -29,6 +29,32 @@ fn the_status_of_a_running_node_is_a_table_or_json() {
 }
 
 #[test]
+fn status_and_doctor_show_what_the_running_node_serves_and_why_it_reaches_nothing() {
+    let (machine, _) = Machine::with_group();
+    let mut node = machine.start("127.0.0.42", &["--server", "127.0.0.42:1", "--deny", "*:25"]);
+    let proxy = node.address("local proxy");
+    let rules = "as a gateway this node serves only 127.0.0.42:1 and not *:25: --allow RULE adds destinations, --allow '*' all";
+    node.wait_for("server not reached server=127.0.0.42:1 reason=\"127.0.0.42:1 refused the connection\"");
+    node.wait_for(rules);
+    let table = machine.laneway(["status", "--proxy", &proxy]).success().stdout;
+    assert!(table.contains(rules), "{table}");
+    assert!(
+        table.contains("this node does not reach 127.0.0.42:1: 127.0.0.42:1 refused the connection"),
+        "{table}"
+    );
+    // The doctor has other settings: none in a file, and another server in the environment.
+    let mut doctor = machine.command(["doctor", "--proxy", &proxy, "--lan", "127.0.0.42"]);
+    let text = doctor.env("LANEWAY_SERVER", "127.0.0.1:9").output().unwrap().stdout;
+    let text = String::from_utf8(text).unwrap();
+    let running = format!("the node first runs here, role auto, servers 127.0.0.42:1; {rules}");
+    assert!(text.contains(&running), "{text}");
+    assert!(
+        text.contains("does not reach 127.0.0.42:1 either: 127.0.0.42:1 refused the connection"),
+        "{text}"
+    );
+}
+
+#[test]
 fn without_a_node_status_says_how_to_start_one() {
     let machine = Machine::new();
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();

@@ -215,7 +215,8 @@ async fn a_server_that_refuses_is_told_as_such_and_is_not_held_against_the_gatew
     let failure = link.open(&gone, 1, Bytes::from_static(b"early")).await.unwrap_err();
     assert_eq!((failure.kind, failure.side), (Kind::Refused, Side::Server));
     assert!(!failure.blames_gateway());
-    assert_eq!(failure.sentence, format!("{gone} refused the connection"));
+    let gateway = &lab.gateway.node.name;
+    assert_eq!(failure.sentence, format!("gateway {gateway}: {gone} refused the connection"));
     assert_alive(&link, &Origin::new()).await;
 }
 

@@ -7,6 +7,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::lab::Lab;
 use crate::peer::{Peer, within};
+use crate::refusals::metric;
 
 /// More links than a download tries in a row without progress.
 const CONTENT: usize = 2 << 20;
@@ -18,12 +19,25 @@ async fn a_download_continues_while_each_link_carries_some_of_it() {
     let mut lab = Lab::new().await;
     lab.link_address = fragile(lab.link_address).await;
     let proxy = lab.proxy().await;
-    let server = serve_ranges().await;
+    let server = serve(true).await;
     let mut app = Peer::connect(proxy.address).await;
     app.say(format!("GET http://{server}/ HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n")).await;
     let head = app.head().await;
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     assert_eq!(app.rest().await, content());
+}
+
+#[tokio::test]
+async fn a_download_that_the_next_gateway_does_not_continue_is_not_counted_as_rescued() {
+    let mut lab = Lab::new().await;
+    lab.link_address = fragile(lab.link_address).await;
+    let proxy = lab.proxy().await;
+    let server = serve(false).await;
+    let mut app = Peer::connect(proxy.address).await;
+    app.say(format!("GET http://{server}/ HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n")).await;
+    let received = app.rest_before_reset().await;
+    assert!(received.starts_with("HTTP/1.1 200 ") && received.len() < CONTENT);
+    assert_eq!(metric(&proxy, "connections_rescued_total{").await, Vec::<String>::new());
 }
 
 /// Numbers, so that no two parts are the same.
@@ -53,26 +67,27 @@ async fn fragile(link: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Serves the content, or the requested range of it.
-async fn serve_ranges() -> SocketAddr {
+/// Serves the content, or if it `has_ranges`, the requested range of it.
+async fn serve(has_ranges: bool) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(answer(stream));
+            tokio::spawn(answer(stream, has_ranges));
         }
     });
     address
 }
 
-async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+async fn answer(mut stream: TcpStream, has_ranges: bool) -> std::io::Result<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(within(stream.read_u8()).await?);
     }
     let head = String::from_utf8(head).unwrap();
-    let start = head.split_once("Range: bytes=").and_then(|(_, rest)| rest.split_once('-')?.0.parse().ok());
+    let start = head.split_once("Range: bytes=").filter(|_| has_ranges);
+    let start = start.and_then(|(_, rest)| rest.split_once('-')?.0.parse().ok());
     let status = start.map_or_else(
         || "200 OK".to_owned(),
         |start: usize| format!("206 P\r\nContent-Range: bytes {start}-{}/{CONTENT}", CONTENT - 1),

@@ -3,7 +3,7 @@
 
 mod discovery;
 mod environment;
-mod firewall;
+pub(super) mod firewall;
 mod gateways;
 mod machine;
 mod remote;
@@ -22,7 +22,7 @@ use crate::peers::remembered;
 use crate::problem::Problem;
 use crate::sys::state::StateDir;
 use crate::trust::group::{self, Group};
-use crate::wire::target::Target;
+use crate::wire::target::{Target, configured};
 use environment::Settings;
 use firewall::Firewall;
 use remote::Remote;
@@ -32,7 +32,7 @@ use report::{Diagnosis, Finding, Layer};
 #[derive(Debug, clap::Args)]
 pub struct Doctor {
     /// The server to send a real request to; repeatable [default: those of the configuration, else of the gateways]
-    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = configured)]
     server: Vec<Target>,
     /// Print the findings as one line of JSON
     #[arg(long)]
@@ -41,7 +41,7 @@ pub struct Doctor {
     #[arg(long, value_name = "ADDR:PORT")]
     proxy: Option<SocketAddr>,
     /// A gateway to check even if discovery does not find it; repeatable [default: as configured]
-    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = configured)]
     gateway: Vec<Target>,
     /// The UDP port of discovery [default: as configured, else 7420]
     #[arg(long, value_name = "PORT")]

@@ -9,6 +9,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use super::doctor::firewall::{Firewall, open_commands_elsewhere};
 use super::{authority, say};
 use crate::link::tls;
 use crate::mark;
@@ -141,8 +142,9 @@ impl Invite {
         let role = if self.client_only { Role::Client } else { Role::Gateway };
         let code = authority::load(state)?.invite(role, self.uses, self.ttl.0, self.name)?;
         say(format_args!("laneway join {code}"));
-        // A comment for a shell that the output is piped to.
+        // Comments for a shell that the output is piped to.
         say(format_args!("# The code is {}.", validity(self.uses, role, self.ttl.0)));
+        say("# Run that line on the other machine while 'laneway up' runs on this one.");
         Ok(())
     }
 }
@@ -209,15 +211,27 @@ impl Join {
                         .because(error)
                         .hint("bring a network interface up, or give the address of the group's first machine: --gateway HOST:PORT"));
                 }
-                Ok(None) => {
-                    return Err(Problem::new("no machine on this LAN admits with this code").hint(format!(
-                        "keep 'laneway up' running where 'laneway init' was run; if it is behind a router, or UDP port \
-                         {port} is blocked, give its address: --gateway HOST:{PORT}"
-                    )));
-                }
+                Ok(None) => return Err(nobody_admits(port)),
             }
         }
     }
+}
+
+/// The error when no machine answered the query with a join code.
+fn nobody_admits(port: u16) -> Problem {
+    let elsewhere = open_commands_elsewhere(port, "udp");
+    let here = match Firewall::detect() {
+        Some(firewall) => format!(
+            "the firewall of this machine, {}, may drop the answer: '{}'",
+            firewall.name(),
+            firewall.open_command(port, "udp")
+        ),
+        None => "as far as this command sees, this machine has none".to_owned(),
+    };
+    Problem::new("no machine on this LAN admits with this code").hint(format!(
+        "'laneway up' must run where 'laneway init' was run; no firewall may block UDP port {port} and TCP port {PORT}: {here}; \
+         on the other machine {elsewhere}, and the same for {PORT}/tcp; if it is behind a router, give its address: --gateway HOST:{PORT}"
+    ))
 }
 
 /// Whether the authority appended a number to the name, because another member has it.
@@ -280,7 +294,16 @@ async fn enrol(
             "is this the machine where 'laneway init' was run, is the code of its group, and does 'laneway up' run there?",
         )
     };
-    let timed_out = || failed(std::io::ErrorKind::TimedOut.into());
+    let timed_out = || {
+        let port = signer.port();
+        Problem::new(format!("cannot join at {signer}"))
+            .because(std::io::Error::from(std::io::ErrorKind::TimedOut))
+            .hint(format!(
+                "a firewall may drop TCP port {port}; on {}: {}",
+                signer.ip(),
+                open_commands_elsewhere(port, "tcp")
+            ))
+    };
     // The exchange is short, and small segments pass on paths that drop large ones.
     let socket = timeout(CONNECT_DEADLINE, mark::connect_with(signer, Segments::Small)).await;
     let socket = socket.map_err(|_gone: tokio::time::error::Elapsed| timed_out())?.map_err(failed)?;

@@ -21,7 +21,7 @@ use crate::sys::state::StateDir;
 use crate::trust::group::Group;
 use crate::trust::membership::Membership;
 use crate::wire::id::NodeId;
-use crate::wire::target::Target;
+use crate::wire::target::{Target, configured};
 
 /// How long the LAN is surveyed.
 const SURVEY_TIME: Duration = Duration::from_millis(1200);
@@ -32,7 +32,7 @@ const ROUND_TRIPS: usize = 15;
 #[derive(Debug, clap::Args)]
 pub struct Speedtest {
     /// Measure only this gateway; repeatable [default: every gateway that answers on the LAN]
-    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = configured)]
     gateway: Vec<Target>,
     /// Duration of the measurement in each direction, in seconds, from 1 to 60
     #[arg(long, value_name = "SECS", default_value = "3", value_parser = duration)]

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -175,7 +175,13 @@ impl BoundGateway {
             let is_due = Box::new(move || holds_authority || is_active(announced.borrow().as_ref()));
             let delivery = propagation::run(shared.credentials.clone(), known, behind, is_due);
             parts.push(("propagation", Box::pin(delivery)));
-            parts.push(("probe", proof.part(&shared, &gateway, &servers, results)));
+            let (egress, proof) = (gateway.egress.clone(), proof.part(&shared, &gateway, &servers, results));
+            parts.push((
+                "probe",
+                Box::pin(async move {
+                    join(egress.check_upstream(), proof).await;
+                }),
+            ));
         }
         if let Some((listener, _)) = listener {
             let group = shared.membership.group();

@@ -162,6 +162,11 @@ impl Egress {
         *self.upstream.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(upstream);
     }
 
+    /// Logs which upstream proxies are not reached, before a client meets it.
+    pub async fn check_upstream(&self) {
+        self.upstream().check(&self.resolver, &self.own).await;
+    }
+
     fn settings(&self) -> Arc<Settings> {
         self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

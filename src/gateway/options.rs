@@ -11,7 +11,7 @@ use crate::peers::options::changed;
 use crate::problem::Problem;
 use crate::secret::secret;
 use crate::size::{Size, TimeError, seconds, within};
-use crate::wire::target::Target;
+use crate::wire::target::{Target, configured};
 
 /// The options of the gateway.
 // fields: one for each option
@@ -24,7 +24,7 @@ pub struct Options {
     pub link: Option<SocketAddr>,
     /// A server that the group is for: gateways probe it, and refuse every other destination that no --allow names;
     /// repeatable
-    #[arg(long, env = "LANEWAY_SERVER", value_name = "HOST:PORT", value_delimiter = ',')]
+    #[arg(long, env = "LANEWAY_SERVER", value_name = "HOST:PORT", value_delimiter = ',', value_parser = configured)]
     pub server: Vec<Target>,
     /// A destination that this gateway allows beside each --server, like *.example.org:443 or 10.0.0.0/8, or '*' for
     /// all; repeatable [default: any, if there is no --server either]

@@ -44,6 +44,8 @@ struct Parent {
     proxy: UpstreamProxy,
     /// Whether it was logged that the proxy rejects the login; reset when it accepts it.
     login_failure_logged: AtomicBool,
+    /// Whether it was logged that the proxy is not reached; reset when it is.
+    unreached_logged: AtomicBool,
 }
 
 /// Whether no upstream proxy was reached or accepted the login: then none of the servers can be reached.
@@ -62,6 +64,13 @@ impl Upstream {
         !self.proxies.is_empty() && !self.except.iter().any(|rule| rule.covers(target))
     }
 
+    /// Logs which proxies are not reached.
+    pub(super) async fn check(&self, resolver: &Resolver, own: &OwnAddresses) {
+        for parent in &self.proxies {
+            parent.note(&reach(&parent.proxy.address, resolver, own).await);
+        }
+    }
+
     /// Connects through the first proxy that can be reached and accepts the login, within `limit` in all.
     pub(super) async fn connect(
         &self,
@@ -75,7 +84,9 @@ impl Upstream {
         let mut last = Failure::new(Kind::NetworkUnreachable, Side::Gateway, none);
         for parent in &self.proxies {
             let reached = timeout_at(until, reach(&parent.proxy.address, resolver, own)).await;
-            match reached.unwrap_or_else(|_late| Err("no answer".into())) {
+            let reached = reached.unwrap_or_else(|_late| Err("no answer".into()));
+            parent.note(&reached);
+            match reached {
                 Ok(stream) => match parent.connect(stream, target, until, limit).await {
                     // The next proxy may be tried: the destination has seen nothing yet.
                     Err(failure) if failure.kind == Kind::UpstreamLogin => last = failure,
@@ -83,13 +94,24 @@ impl Upstream {
                 },
                 Err(why) => {
                     let proxy = &parent.proxy;
-                    tracing::debug!(%proxy, why, "upstream proxy not reached");
                     let sentence = format!("the gateway cannot reach its upstream proxy {proxy}: {why}");
                     last = Failure::new(Kind::NetworkUnreachable, Side::Gateway, sentence);
                 }
             }
         }
         Err(last)
+    }
+}
+
+impl Parent {
+    /// Logs once that the proxy is not reached, until it is reached again.
+    fn note(&self, reached: &Result<TcpStream, String>) {
+        let (proxy, is_reached) = (&self.proxy, reached.is_ok());
+        match (reached, self.unreached_logged.swap(!is_reached, Relaxed)) {
+            (Err(why), false) => tracing::warn!(%proxy, why, "the proxy of --upstream is not reached"),
+            (Ok(_), true) => tracing::info!(%proxy, "the proxy of --upstream is reached again"),
+            _ => {}
+        }
     }
 }
 
@@ -121,7 +143,7 @@ async fn reach(address: &Target, resolver: &Resolver, own: &OwnAddresses) -> Res
 
 impl Parent {
     fn new(proxy: UpstreamProxy) -> Self {
-        Self { proxy, login_failure_logged: AtomicBool::new(false) }
+        Self { proxy, login_failure_logged: AtomicBool::default(), unreached_logged: AtomicBool::default() }
     }
 
     /// Asks the proxy at the other end of `stream` to connect to `target` by `until`, when `limit` has passed.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use laneway_limits::size::{TimeError, seconds, within};
 use laneway_wire::datagram::Policy;
-use laneway_wire::target::Target;
+use laneway_wire::target::{Target, configured};
 
 /// The default port of discovery (UDP), and of links (TCP).
 pub const PORT: u16 = 7420;
@@ -22,7 +22,7 @@ pub struct Options {
     #[arg(long, env = "LANEWAY_LAN", value_name = "NAME|ADDR", value_delimiter = ',')]
     pub lan: Vec<String>,
     /// A gateway to try even if discovery does not find it; all addresses of a name are used; repeatable
-    #[arg(long, env = "LANEWAY_GATEWAY", value_name = "HOST:PORT", value_delimiter = ',')]
+    #[arg(long, env = "LANEWAY_GATEWAY", value_name = "HOST:PORT", value_delimiter = ',', value_parser = configured)]
     pub gateway: Vec<Target>,
     /// Number of gateways of the group that are active at a time
     #[arg(long, env = "LANEWAY_ACTIVE", value_name = "N", value_parser = clap::value_parser!(u16).range(1..), default_value = "1")]

@@ -45,7 +45,7 @@ pub enum TargetError {
     #[error("the host is neither an IP address nor a name of letters, digits, '-', '_' and '.'")]
     Name,
     /// Its last label is a number, so that it is read as an IPv4 address, but it is none.
-    #[error("the host looks like an IPv4 address and is none")]
+    #[error("the host looks like an IPv4 address and is none: that has four numbers from 0 to 255")]
     Address,
 }
 
@@ -156,6 +156,34 @@ impl Target {
             Host::Address(ip) => Some(SocketAddr::new(ip, self.port)),
         }
     }
+}
+
+/// A destination that a person configures: a host that only looks like an address is more likely a typing error than a name
+/// (`10.0.0.l`, `10.0.0.1-9`), and so is an address in a form that only some software reads (`10.0.1`).
+///
+/// # Errors
+/// Those of [`Target::from_str`], and [`TargetError::Address`].
+pub fn configured(text: &str) -> Result<Target, TargetError> {
+    let target: Target = text.parse()?;
+    let written = text.rsplit_once(':').map_or(text, |(host, _)| without_dot(host));
+    let is_odd = match &target.host {
+        Host::Name(name) => is_nearly_address(name),
+        Host::Address(IpAddr::V4(_)) => !written.starts_with('[') && written.parse::<Ipv4Addr>().is_err(),
+        Host::Address(IpAddr::V6(_)) => false,
+    };
+    if is_odd { Err(TargetError::Address) } else { Ok(target) }
+}
+
+/// Whether a name looks like an IPv4 address with a typing error: numbers, and at the end a part that begins with a digit or
+/// is a single character. No top-level domain does (RFC 3696 §2).
+pub fn is_nearly_address(name: &str) -> bool {
+    let mut labels = without_dot(name).rsplit('.');
+    let Some(last) = labels.next() else { return false };
+    let is_number = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
+    let numbers: Vec<_> = labels.collect();
+    numbers.len() >= 2
+        && numbers.iter().all(|label| is_number(label))
+        && (last.len() == 1 || last.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 impl From<SocketAddr> for Target {
@@ -319,6 +347,29 @@ mod tests {
         }
         assert_eq!(Host::parse("\u{fffd}.example"), Err(TargetError::Name));
         assert_eq!(Host::parse(&"\u{e9}".repeat(1 << 20)), Err(TargetError::Name));
+    }
+
+    #[test]
+    fn what_looks_like_an_address_in_an_option_and_is_none_is_refused() {
+        for text in [
+            "10.0.0.l:80",
+            "10.0.0.1-9:80",
+            "10.0.0.0-24:80",
+            "10.0.0.1O:80",
+            "10.0.0:80",
+            "0x0a000001:80",
+            "010.0.0.1:80",
+            "10.0.0.256:80",
+            "10.0.0.1.2:80",
+        ] {
+            assert_eq!(configured(text), Err(TargetError::Address), "{text}");
+        }
+        for text in
+            ["10.0.0.5:80", "10.0.0.5.:80", "[::1]:80", "[::ffff:10.0.0.5]:80", "1.2.3.com:80", "3.com:80"]
+        {
+            assert!(configured(text).is_ok(), "{text}");
+        }
+        assert!(configured("4.3.2.10.in-addr.arpa:80").is_ok() && configured("a.b:x").is_err());
     }
 
     proptest! {

@@ -8,6 +8,7 @@ use super::machine::Node;
 use super::report::{Finding, Layer};
 use crate::peers::survey::{Seen, Survey};
 use crate::telemetry::report::unreached;
+use crate::telemetry::snapshot::Unreached;
 
 /// Maximum age, in seconds, of a beacon that shows that the running node receives beacons of a gateway.
 const RECENT: f64 = 15.0;
@@ -120,8 +121,8 @@ fn no_gateway(survey: &Survey, facts: &Facts<'_>) -> Finding {
     let port = facts.port;
     match (facts.firewall, facts.node.and_then(|node| unreached(&node.seen))) {
         (Some(firewall), _) => firewalled(finding, firewall, port),
-        (None, Some(servers)) => finding.because(format!("the node on this machine does not reach {servers} either")).hint(format!(
-            "bring an uplink up on one machine: 'ip -brief address' shows the interfaces, 'ip route' the routes; start \
+        (None, Some(servers)) => unreached_here(finding, &servers, facts.node).hint(format!(
+            "if those are the servers that you mean, bring an uplink up on one machine: 'ip -brief address' shows the interfaces, 'ip route' the routes; start \
              'laneway up --server HOST:PORT' there, and open UDP port {port}"
         )),
         (None, None) => finding.hint(format!(
@@ -130,6 +131,18 @@ fn no_gateway(survey: &Survey, facts: &Facts<'_>) -> Finding {
             open_commands_elsewhere(port, "udp")
         )),
     }
+}
+
+/// Why the node on this machine does not reach its servers.
+fn unreached_here(finding: Finding, servers: &str, node: Option<&Node>) -> Finding {
+    let unreached = node.map(|node| node.seen.unreached.as_slice()).unwrap_or_default();
+    if unreached.is_empty() {
+        return finding.because(format!("the node on this machine does not reach {servers} either"));
+    }
+    unreached.iter().fold(finding, |finding, fault| {
+        let Unreached { server, reason } = fault;
+        finding.because(format!("the node on this machine does not reach {server} either: {reason}"))
+    })
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 /// The firewall of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Firewall {
+pub(in crate::commands) enum Firewall {
     /// ufw, Ubuntu's front end.
     Ufw,
     /// firewalld, Red Hat's daemon.
@@ -16,7 +16,7 @@ pub(super) enum Firewall {
 
 /// One base chain of nftables.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Chain {
+pub(in crate::commands) struct Chain {
     /// Family, table and chain name, as nft takes them.
     place: String,
     hook: Hook,
@@ -31,7 +31,7 @@ enum Hook {
 
 impl Firewall {
     /// The firewall that is active here; `None` when there is none, or when only root could tell.
-    pub(super) fn detect() -> Option<Self> {
+    pub(in crate::commands) fn detect() -> Option<Self> {
         let ufw = || std::fs::read_to_string("/etc/ufw/ufw.conf").is_ok_and(|text| ufw_is_enabled(&text));
         let Some(rules) = output_of("nft", &["list", "ruleset"]) else {
             // Without the privilege to read the rules, the front end can still be recognised.
@@ -50,7 +50,7 @@ impl Firewall {
     }
 
     /// Its name.
-    pub(super) fn name(&self) -> String {
+    pub(in crate::commands) fn name(&self) -> String {
         match self {
             Self::Ufw => "ufw".into(),
             Self::Firewalld => "firewalld".into(),
@@ -68,7 +68,7 @@ impl Firewall {
 
     /// The command that opens `port` of `protocol` (`udp` or `tcp`) for incoming packets, and for outgoing ones where those
     /// are filtered.
-    pub(super) fn open_command(&self, port: u16, protocol: &str) -> String {
+    pub(in crate::commands) fn open_command(&self, port: u16, protocol: &str) -> String {
         match self {
             Self::Ufw => format!("ufw allow {port}/{protocol}"),
             Self::Firewalld => {
@@ -92,7 +92,7 @@ impl Firewall {
 }
 
 /// The commands that open a port on a machine whose firewall cannot be seen from here.
-pub(super) fn open_commands_elsewhere(port: u16, protocol: &str) -> String {
+pub(in crate::commands) fn open_commands_elsewhere(port: u16, protocol: &str) -> String {
     format!(
         "'ufw allow {port}/{protocol}', or 'firewall-cmd --permanent --add-port={port}/{protocol} && firewall-cmd \
          --reload', or the nft rule '{protocol} dport {port} accept'"

@@ -59,7 +59,9 @@ pub(super) async fn send(route: &Route<'_>, server: &Target) -> Finding {
             let finding = Finding::wrong(Layer::Request, format!("{server} is not reached {name}"));
             let hint = match (route, failure.kind) {
                 (Route::LocalPort(..), Kind::NoGateway) => {
-                    "'laneway status' shows the gateways that the node sees".into()
+                    "this command reaches a gateway and the node that runs here does not: its log says why, and \
+                     starting it again makes it ask anew"
+                        .into()
                 }
                 (Route::LocalPort(..), _) => hint_for(&failure, server, Some("the gateway")),
                 (Route::Link(gateway), _) => hint_for(&failure, server, Some(&gateway.link.gateway.name)),

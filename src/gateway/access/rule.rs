@@ -7,7 +7,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 
 use super::addresses::{embedded_v4, is_local_nat64, is_special, plain};
-use crate::wire::target::{Host, Target, without_dot};
+use crate::wire::target::{Host, Target, is_nearly_address, without_dot};
 
 /// A pattern of destinations: `HOST`, `*.DOMAIN`, `ADDRESS`, `CIDR` or `*`, each with an optional `:PORT` or
 /// `:PORT-PORT`; IPv6 in brackets when a port follows.
@@ -118,6 +118,7 @@ impl FromStr for Rule {
     fn from_str(text: &str) -> Result<Self, RuleError> {
         let error = || RuleError(text.to_owned());
         let (host, ports) = split_ports(text);
+        let ports_given = ports.is_some();
         let ports = match ports {
             None => (1, u16::MAX),
             Some(ports) => {
@@ -130,6 +131,10 @@ impl FromStr for Rule {
                 (low, high)
             }
         };
+        // A missing digit of an IPv6 address must not become a port: fe80:::1.
+        if ports_given && host.contains(':') && !host.starts_with('[') {
+            return Err(error());
+        }
         let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
         let hosts = if host == "*" {
             Hosts::Any
@@ -144,7 +149,9 @@ impl FromStr for Rule {
             }
         } else {
             match Host::parse(host) {
-                Ok(Host::Name(name)) => Hosts::Name(without_dot(&name).to_owned()),
+                Ok(Host::Name(name)) if !is_nearly_address(&name) => {
+                    Hosts::Name(without_dot(&name).to_owned())
+                }
                 _ => return Err(error()),
             }
         };
@@ -233,6 +240,12 @@ mod tests {
             "0x0a000001",
             "*.256",
             "10.0.0/24",
+            "10.0.0.l",
+            "10.0.0.1-5",
+            "10.0.0.0-24:80",
+            "fe80:::1",
+            "2001:db8:::80",
+            "::1:99999",
         ] {
             assert!(text.parse::<Rule>().is_err(), "{text}");
         }

@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::reason;
 use super::subject::{Expected, Probe};
 use crate::failure::printable;
 use crate::gateway::egress::Egress;
@@ -24,7 +25,7 @@ pub(super) async fn run(probe: &Probe, egress: &Egress, expected: Option<&Expect
         return Err("nothing is to be asked".into());
     };
     let attempt = async {
-        let stream = egress.dial_unjudged(target, DEADLINE).await.map_err(|failure| failure.sentence)?;
+        let stream = egress.dial_unjudged(target, DEADLINE).await.map_err(|failure| reason(&failure))?;
         match probe {
             Probe::Connect(_) | Probe::Nothing => Ok(()),
             Probe::Url { host, path, .. } => ask(stream, host, path, expected).await,

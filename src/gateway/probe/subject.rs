@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::wire::target::Target;
+use crate::wire::target::{Target, TargetError, configured};
 use http::Uri;
 
 /// What `--probe` names.
@@ -42,9 +42,19 @@ pub enum ProbeError {
     /// Not a URL.
     #[error("not a URL like http://HOST/PATH")]
     Url,
+    /// Its host looks like an address and is none.
+    #[error("{}", TargetError::Address)]
+    Address,
     /// Not HOST:PORT.
     #[error("neither a URL like http://HOST/PATH nor HOST:PORT")]
     Target,
+}
+
+fn of_target(error: TargetError) -> ProbeError {
+    match error {
+        TargetError::Address => ProbeError::Address,
+        _ => ProbeError::Target,
+    }
 }
 
 impl FromStr for Probe {
@@ -55,7 +65,7 @@ impl FromStr for Probe {
             return Ok(Self::Nothing);
         }
         let Some((scheme, _)) = text.split_once("://") else {
-            return text.parse().map(Self::Connect).map_err(|_error| ProbeError::Target);
+            return configured(text).map(Self::Connect).map_err(of_target);
         };
         if !scheme.eq_ignore_ascii_case("http") {
             return Err(ProbeError::Scheme);
@@ -64,7 +74,10 @@ impl FromStr for Probe {
         let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'));
         let authority = authority.ok_or(ProbeError::Url)?;
         let port = authority.port_u16().unwrap_or(80);
-        let target = format!("{}:{port}", authority.host()).parse().map_err(|_error| ProbeError::Url)?;
+        let target = configured(&format!("{}:{port}", authority.host())).map_err(|error| match error {
+            TargetError::Address => ProbeError::Address,
+            _ => ProbeError::Url,
+        })?;
         let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         Ok(Self::Url { target, host: authority.to_string(), path })
     }
@@ -115,6 +128,8 @@ mod tests {
             ("http://me:secret@10.0.0.5/", ProbeError::Url),
             ("http://", ProbeError::Url),
             ("10.0.0.5", ProbeError::Target),
+            ("10.0.0.l:80", ProbeError::Address),
+            ("http://10.0.0.256/", ProbeError::Address),
         ] {
             assert_eq!(text.parse::<Probe>(), Err(error), "{text}");
         }

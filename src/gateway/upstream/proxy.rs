@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::wire::target::{Target, TargetError};
+use crate::wire::target::{Target, TargetError, configured};
 
 /// An upstream proxy. It is shown without its login.
 #[derive(Clone, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl FromStr for UpstreamProxy {
         if address.contains(['/', '?', '#']) {
             return Err(ProxyError::Path);
         }
-        Ok(Self { dialect, address: address.parse()?, login })
+        Ok(Self { dialect, address: configured(address)?, login })
     }
 }
 
