@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{ArgMatches, CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    authority, demo, discover, doctor, drain, env, manual, membership, origin, speedtest, status, top,
-    transparent,
+    authority, demo, discover, doctor, drain, env, leave, manual, members, membership, origin, speedtest,
+    status, top, transparent,
 };
 use crate::config::{self, Config};
 use crate::problem::Problem;
@@ -51,8 +51,10 @@ enum Command {
     Invite(membership::Invite),
     /// Join a group, with a code of 'laneway init' or 'laneway invite'
     Join(membership::Join),
-    /// List the members (on the machine that made the group)
-    Members,
+    /// List the members, when each was seen last, and its version (on the machine that made the group)
+    Members(members::Members),
+    /// Leave the group: stop the node, tell the group, and remove this machine's keys
+    Leave(leave::Leave),
     /// Remove a member from the group: its links are closed, and it cannot make new ones
     Revoke(authority::Revoke),
     /// Replace the discovery key, in case someone outside the group knows it
@@ -119,7 +121,16 @@ pub fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Problem> {
             let state = state()?;
             commands::block_on(join.run(state))?
         }
-        Command::Members => authority::members(&state()?),
+        Command::Members(members) => {
+            start_log("error", log::Format::Text)?;
+            let state = state()?;
+            commands::block_on(members.run(state))?
+        }
+        Command::Leave(leave) => {
+            start_log("error", log::Format::Text)?;
+            let state = state()?;
+            commands::block_on(leave.run(state))?
+        }
         Command::Revoke(revoke) => revoke.run(&state()?),
         Command::Rotate => authority::rotate(&state()?),
         Command::Drain(drain) => drain.run(&state()?),

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use crate::machine::Output;
 
 /// Every command that has a help text, including hidden ones.
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 23] = [
     "up",
     "status",
     "top",
@@ -17,6 +17,7 @@ const COMMANDS: [&str; 22] = [
     "invite",
     "join",
     "members",
+    "leave",
     "revoke",
     "rotate",
     "ca",

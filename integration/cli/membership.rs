@@ -184,7 +184,7 @@ fn a_machine_joins_through_the_link_port_and_a_used_code_is_refused_with_a_hint(
     assert!(joined.iter().all(|(name, mode)| *mode == 0o600 && name != "ca.key"), "{joined:?}");
     node.wait_for("member admitted");
 
-    let members = first.laneway(["members"]).success().stdout;
+    let members = first.laneway(["members", "--offline"]).success().stdout;
     let names: Vec<_> = members.lines().filter_map(|line| line.split_whitespace().next()).collect();
     assert_eq!(names, ["NAME", "first", "kiosk"]);
 
@@ -228,7 +228,7 @@ fn a_removed_machine_is_listed_as_removed_and_its_codes_are_revoked() {
     assert!(output.stdout.contains("The group is now in epoch 1."), "{output}");
     assert!(output.stdout.contains("The open join code is closed"), "{output}");
     node.wait_for("group update applied epoch=1");
-    let members = first.laneway(["members"]).success().stdout;
+    let members = first.laneway(["members", "--offline"]).success().stdout;
     let removed: Vec<_> = members.lines().map(|line| line.ends_with("removed")).collect();
     assert_eq!(removed, [false, false, true], "{members}");
 
@@ -373,4 +373,51 @@ fn with_another_secret(code: &str) -> String {
     use laneway::trust::code::JoinCode;
     let code: JoinCode = code.parse().unwrap();
     JoinCode { secret: [0; 16], ..code }.to_string()
+}
+
+#[test]
+fn the_only_copy_of_the_groups_key_is_not_deleted_by_accident() {
+    let (machine, _) = Machine::with_group();
+    let leave = |more: &[&str]| machine.laneway([&["leave", "--yes", "--lan", "127.0.0.43"], more].concat());
+    leave(&[]).failed(
+        2,
+        &[
+            "error: this machine holds the only copy of the group's key",
+            "caused by: without it nobody can admit",
+            "hint: 'laneway ca export FILE' here",
+        ],
+    );
+    machine.laneway(["ca", "export", text(&machine.path("backup"))]).success();
+    // Exported, but there is nobody to tell.
+    leave(&[]).failed(
+        1,
+        &["error: no gateway of the group can be told", "hint: start one, or name it with --gateway"],
+    );
+    assert!(machine.state().join("ca.key").exists() && !machine.state().join("leaving").exists());
+    let output = leave(&["--force"]).success();
+    assert!(output.stdout.contains("Nobody was told: run 'laneway revoke first'"), "{output}");
+    let names: Vec<_> = files(&machine.state()).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["lock"]);
+    machine.laneway(["leave", "--yes"]).failed(2, &["error: this machine is in no group"]);
+    // The backup brings the group back.
+    machine.laneway(["ca", "import", text(&machine.path("backup")), "--name", "again"]).success();
+    let members = machine.laneway(["members", "--offline"]).success().stdout;
+    assert!(members.contains("first ") && members.contains("again "), "{members}");
+}
+
+#[test]
+fn drain_without_a_running_node_counts_for_the_next_one() {
+    let (machine, _) = Machine::with_group();
+    let output = machine.laneway(["drain"]).success();
+    assert!(output.stdout.contains("No node runs here. The next one serves no clients"), "{output}");
+    let mut node = machine.start("127.0.0.44", &["--role", "gateway"]);
+    let proxy = node.address("local proxy");
+    let status = machine.laneway(["status", "--proxy", &proxy]).success().stdout;
+    assert!(status.contains("in maintenance ('laneway drain --undo' ends it)"), "{status}");
+    let output = machine.laneway(["drain", "--undo", "--proxy", &proxy]).success();
+    assert_eq!(output.stdout, "This node may be a gateway again.\n");
+    node.wait_for("state=\"active\"");
+    let again = machine.laneway(["drain", "--undo", "--proxy", &proxy]).success();
+    assert_eq!(again.stdout, "This node was not in maintenance.\n");
+    Machine::new().laneway(["drain"]).failed(2, &["error: this machine is in no group"]);
 }

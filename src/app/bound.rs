@@ -192,7 +192,11 @@ impl BoundNode {
         let known = peering.known();
         let (more, behind) = peering.parts(resolve_gateway(egress));
         parts.extend(more);
+        let crate::gateway::bound::Facts { served, link, .. } = gateway.facts();
         parts.extend(gateway.parts(known, behind)?);
+        if link.is_some() {
+            parts.push(("sightings", Box::pin(served.keep(state.clone(), shared.directory.clone()))));
+        }
         parts.extend(rules.map(|rules| rules.part(shared.drain.clone())));
 
         let (apps, served) = (shared.telemetry.apps.traffic.clone(), shared.telemetry.served.traffic.clone());

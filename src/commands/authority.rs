@@ -8,9 +8,7 @@ use crate::net;
 use crate::problem::Problem;
 use crate::sys::state::{StateDir, create_private};
 use crate::trust::authority::{self, Authority};
-use crate::trust::group::Group;
 use crate::trust::name::WantedName;
-use crate::wire::id::NodeId;
 
 /// Maximum bytes read from a file to import; larger files are not exports.
 const MAX_EXPORT: u64 = 64 * 1024 * 1024;
@@ -50,29 +48,6 @@ pub(super) fn load(state: &StateDir) -> Result<Authority, Problem> {
         Problem::usage(format!("{} does not hold a group's authority", state.path().display()))
             .hint("run this on the machine where 'laneway init' was run, or make a group with 'laneway init'")
     })
-}
-
-/// Lists the members.
-///
-/// # Errors
-/// When this machine does not hold the authority.
-pub fn members(state: &StateDir) -> Result<(), Problem> {
-    let members = load(state)?.members()?;
-    let group = Group::load(state)?;
-    let mut unlisted = group.map(|group| group.update.revoked().clone()).unwrap_or_default();
-    let row = |name: &str, id: &str, role: &str, state: &str| {
-        let line = format!("{name:<24} {:<10} {role:<8} {state}", &id[..8.min(id.len())]);
-        say(line.trim_end());
-    };
-    row("NAME", "ID", "ROLE", "");
-    for member in members {
-        let revoked = NodeId::parse(&member.id).is_some_and(|id| unlisted.remove(&id));
-        row(&member.name, &member.id, &member.role.to_string(), if revoked { "removed" } else { "" });
-    }
-    for id in unlisted {
-        row("?", &id.to_string(), "?", "removed");
-    }
-    Ok(())
 }
 
 impl Revoke {
@@ -146,6 +121,7 @@ fn export(state: &StateDir, file: &Path) -> Result<(), Problem> {
         let _ = std::fs::remove_file(file);
         return Err(failed(error));
     }
+    Authority::note_export(state)?;
     say(format_args!("{shown} holds the key of the group."));
     say(
         "WHOEVER HAS THIS FILE IS THE GROUP'S AUTHORITY: it admits and removes members, and cannot be removed.",

@@ -5,15 +5,34 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::clients::{Admitted, Client, Measuring};
+use super::served::Seen;
 use super::state::Gateway;
 use crate::link::gateway_info::{GatewayInfo, MAX_SERVERS};
 use crate::link::incoming::Incoming;
+use crate::link::roster::Sighting;
 use crate::link::speed::{self, Direction};
+use crate::trust::clock;
+use crate::wire::id::NodeId;
 
 impl Gateway {
     /// Answers with this gateway's clock, servers and state.
     pub(super) async fn about(self: Arc<Self>, incoming: Box<Incoming>, _admitted: Admitted) {
         incoming.answer_info(self.info()).await;
+    }
+
+    /// Answers the authority which members this gateway has seen, itself included.
+    pub(super) async fn roster(self: Arc<Self>, incoming: Box<Incoming>, _admitted: Admitted) {
+        let now = clock::now().as_secs();
+        let of = |(id, seen): (NodeId, Seen)| Sighting {
+            id: id.to_string(),
+            version: seen.version,
+            ago: now.saturating_sub(seen.at),
+        };
+        let mut seen: Vec<_> =
+            self.served.members().into_iter().filter(|(id, _)| *id != self.id).map(of).collect();
+        let version = Some(env!("CARGO_PKG_VERSION").to_owned());
+        seen.push(Sighting { id: self.id.to_string(), version, ago: 0 });
+        incoming.answer_roster(seen).await;
     }
 
     fn info(&self) -> GatewayInfo {

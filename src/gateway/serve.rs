@@ -165,6 +165,7 @@ impl Session {
                 if self.update_exchanges_begun < MAX_UPDATE_EXCHANGES && !self.draining =>
             {
                 self.update_exchanges_begun += 1;
+                gateway.served.see(self.peer.id, incoming.version.as_deref());
                 incoming.charge_to(self.client.memory.account(memory::Kind::Tunnel));
                 if let Ok(tunnel) = incoming.accept() {
                     self.exchanges.spawn(updates::serve(
@@ -178,6 +179,21 @@ impl Session {
                 Ok(admitted) => drop(self.tunnels.spawn(gateway.about(self.charged(incoming), admitted))),
                 Err(failure) => incoming.refuse(&failure, &gateway.name),
             },
+            Ok(RequestKind::Members) => {
+                let ca_key = gateway.membership.group().ca_key;
+                let permit = incoming.permit.take();
+                if !permit.is_some_and(|permit| permit.is_valid(&ca_key, self.peer.id, gateway.id)) {
+                    let sentence = "only the machine with the group's key may ask which members were seen";
+                    let failure = Failure::new(Kind::NameForbidden, Side::Gateway, sentence);
+                    return incoming.refuse(&failure, &gateway.name);
+                }
+                match gateway.admit_own(&self.client) {
+                    Ok(admitted) => {
+                        drop(self.tunnels.spawn(gateway.roster(self.charged(incoming), admitted)))
+                    }
+                    Err(failure) => incoming.refuse(&failure, &gateway.name),
+                }
+            }
             Ok(RequestKind::Speed(direction)) if !self.draining => {
                 match gateway.admit_measurement(&self.client) {
                     Ok(admitted) => {

@@ -1,15 +1,22 @@
 //! The links that clients have to this gateway now, for status and metrics. Admission is decided elsewhere.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use tokio::time::MissedTickBehavior;
 
 use crate::link::alive::LinkState;
 use crate::link::tls::PeerIdentity;
+use crate::peers::directory::Directory;
+use crate::sys::state::{StateDir, StateError};
 use crate::telemetry::snapshot::LinkSeen;
+use crate::trust::clock;
+use crate::wire::id::NodeId;
 
 /// The links that this gateway serves.
 #[derive(Clone, Default)]
@@ -20,6 +27,39 @@ struct Table {
     /// The number of the newest link; numbers start at 1.
     last: u64,
     links: HashMap<u64, (PeerIdentity, SocketAddr, Arc<LinkState>)>,
+    /// The members that were seen, linked now or not.
+    seen: BTreeMap<NodeId, Seen>,
+}
+
+/// When a member was seen last, in seconds since 1970, and the version of its program.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// When.
+    pub at: u64,
+    /// The version, if it was said.
+    pub version: Option<String>,
+}
+
+/// Members by their ids in hexadecimal, as `seen.json` lists them.
+pub type SeenMembers = BTreeMap<String, Seen>;
+
+/// The file that keeps them through a restart.
+pub const FILE: &str = "seen.json";
+/// Interval between two times that it is written.
+const SAVE_INTERVAL: Duration = Duration::from_secs(300);
+/// Maximum members that are kept; a group has at most 14,000.
+const MAX_SEEN: usize = 16_384;
+
+impl Seen {
+    /// Takes the later of two, and its version if it is known.
+    pub fn merge(&mut self, other: Self) {
+        if other.at >= self.at {
+            self.at = other.at;
+            self.version = other.version.or(self.version.take());
+        } else if self.version.is_none() {
+            self.version = other.version;
+        }
+    }
 }
 
 /// One link's entry in [`ServedLinks`]; dropping it removes the entry.
@@ -34,8 +74,52 @@ impl ServedLinks {
         let mut table = self.lock();
         table.last += 1;
         let number = table.last;
+        table.see(client.id, clock::now().as_secs(), None);
         table.links.insert(number, (client, address, link_state));
         ServedLink { all: self.clone(), number }
+    }
+
+    /// Notes that a member was seen now, and its version.
+    pub fn see(&self, id: NodeId, version: Option<&str>) {
+        self.lock().see(id, clock::now().as_secs(), version.map(str::to_owned));
+    }
+
+    /// The members that were seen; those that are linked are seen now.
+    pub fn members(&self) -> BTreeMap<NodeId, Seen> {
+        let mut table = self.lock();
+        let (now, linked) = (clock::now().as_secs(), table.links.values().map(|(client, ..)| client.id));
+        linked.collect::<Vec<_>>().into_iter().for_each(|id| table.see(id, now, None));
+        table.seen.clone()
+    }
+
+    /// Keeps the members that were seen in the state directory, together with the gateways that discovery hears. Never
+    /// returns.
+    pub async fn keep(self, state: StateDir, directory: Arc<Directory>) {
+        let saved = load(&state);
+        for (id, seen) in saved {
+            if let Some(id) = NodeId::parse(&id) {
+                self.lock().see(id, seen.at, seen.version);
+            }
+        }
+        let mut ticks = tokio::time::interval(SAVE_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            for gateway in directory.ranked(Instant::now()) {
+                if let (Some(id), Some(_)) = (gateway.id, gateway.state(Instant::now())) {
+                    self.see(id, None);
+                }
+            }
+            let (state, members) = (state.clone(), self.members());
+            let saved = tokio::task::spawn_blocking(move || {
+                let mut all = load(&state);
+                members.into_iter().for_each(|(id, seen)| all.entry(id.to_string()).or_default().merge(seen));
+                save(&state, &all)
+            });
+            if let Ok(Err(error)) = saved.await {
+                tracing::debug!(%error, "the members that were seen are not saved");
+            }
+        }
     }
 
     /// Whether a client's link comes from this network.
@@ -70,16 +154,57 @@ impl ServedLinks {
     }
 }
 
+impl Table {
+    fn see(&mut self, id: NodeId, at: u64, version: Option<String>) {
+        if self.seen.len() < MAX_SEEN || self.seen.contains_key(&id) {
+            self.seen.entry(id).or_default().merge(Seen { at, version });
+        }
+    }
+}
+
+/// The members in the file. An unreadable one counts as empty.
+pub fn load(state: &StateDir) -> SeenMembers {
+    let bytes = state.read(FILE).ok().flatten().unwrap_or_default();
+    serde_json::from_slice(&bytes).unwrap_or_default()
+}
+
+/// Writes the file.
+///
+/// # Errors
+/// When the disk is full or read-only.
+pub fn save(state: &StateDir, members: &SeenMembers) -> Result<(), StateError> {
+    state.write(FILE, &serde_json::to_vec(members).unwrap_or_default())
+}
+
 impl Drop for ServedLink {
     fn drop(&mut self) {
-        self.all.lock().links.remove(&self.number);
+        let mut table = self.all.lock();
+        if let Some((client, ..)) = table.links.remove(&self.number) {
+            table.see(client.id, clock::now().as_secs(), None);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::id::NodeId;
+
+    #[test]
+    fn a_member_keeps_its_latest_time_and_its_last_known_version() {
+        let links = ServedLinks::default();
+        let id = NodeId([1; 16]);
+        let version = |text: &str| Some(text.to_owned());
+        links.lock().see(id, 100, version("1.0"));
+        links.lock().see(id, 200, None);
+        links.lock().see(id, 150, version("0.9"));
+        assert_eq!(links.members()[&id], Seen { at: 200, version: version("1.0") });
+        links.lock().see(id, 300, version("1.1"));
+        assert_eq!(links.members()[&id], Seen { at: 300, version: version("1.1") });
+        for number in 0..20_000_u128 {
+            links.lock().see(NodeId(number.to_be_bytes()), 1, None);
+        }
+        assert_eq!(links.members().len(), MAX_SEEN);
+    }
 
     #[test]
     fn the_busiest_links_are_shown_and_those_that_ended_are_not() {

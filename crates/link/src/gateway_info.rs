@@ -45,10 +45,22 @@ pub struct GatewayInfo {
 /// [`Side::Link`] when the link itself failed; [`Kind::Unsupported`] from a gateway that is too old to know the request;
 /// otherwise what the gateway answers.
 pub async fn fetch(link: &Link) -> Result<GatewayInfo, Failure> {
-    let counted = link.state.tunnel();
     let mut request = Request::new(());
     *request.method_mut() = Method::GET;
     *request.uri_mut() = uri(INFO_PATH);
+    let body = get(link, request, MAX_ANSWER).await?;
+    parse(&body).ok_or_else(|| {
+        let sentence = format!("{} sent no valid description of itself", link.called());
+        Failure::new(Kind::BadResponse, Side::Gateway, sentence)
+    })
+}
+
+/// The body of the answer to a request about the gateway itself, cut off at `most` bytes.
+///
+/// # Errors
+/// As [`fetch`].
+pub(super) async fn get(link: &Link, request: Request<()>, most: usize) -> Result<BytesMut, Failure> {
+    let counted = link.state.tunnel();
     let exchange = async {
         let response = link.send_without_body(request).await?.await?;
         if response.status() != StatusCode::OK {
@@ -57,15 +69,12 @@ pub async fn fetch(link: &Link) -> Result<GatewayInfo, Failure> {
         let mut inbox = Inbox::new(response.into_body(), counted);
         let mut body = BytesMut::new();
         while let Some(piece) = inbox.next().await? {
-            if body.len() + piece.len() > MAX_ANSWER {
+            if body.len() + piece.len() > most {
                 break;
             }
             body.extend_from_slice(&piece);
         }
-        Ok(parse(&body).ok_or_else(|| {
-            let sentence = format!("{} sent no valid description of itself", link.called());
-            Failure::new(Kind::BadResponse, Side::Gateway, sentence)
-        }))
+        Ok(Ok(body))
     };
     match timeout(TIMEOUT, exchange).await {
         Ok(answer) => answer.unwrap_or_else(|error: http2::Error| Err(link.lost(&error))),

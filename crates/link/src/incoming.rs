@@ -6,15 +6,17 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::USER_AGENT;
 use http::{HeaderValue, Request, Response, StatusCode};
 use tokio::time::timeout;
 
 use super::alive::LinkState;
 use super::request::RequestKind;
-use super::settings::{CAPSULE_PROTOCOL, CONNECTION_ID};
+use super::settings::{CAPSULE_PROTOCOL, CONNECTION_ID, PERMIT, PRODUCT, shown};
 use super::tunnel::{Inbox, Outbox, Tunnel};
 use laneway_h2::{self as http2, Protocol, RecvStream, SendResponse};
 use laneway_limits::memory::{Account, Tally};
+use laneway_trust::permit::Permit;
 use laneway_wire::failure::Failure;
 
 /// How long a client may take to accept a whole answer.
@@ -26,6 +28,10 @@ pub struct Incoming {
     pub kind: Result<RequestKind, Failure>,
     /// The client's id of the connection, for the logs.
     pub connection_id: u64,
+    /// The version of the client's program, which it says with a request for group updates.
+    pub version: Option<Box<str>>,
+    /// The authority's permission, where the request needs one.
+    pub permit: Option<Box<Permit>>,
     pub(super) respond: SendResponse,
     pub(super) inbox: Inbox,
     account: Option<Arc<Account>>,
@@ -40,11 +46,15 @@ impl Incoming {
     ) -> Self {
         let (head, receive) = request.into_parts();
         let connection_id = head.headers.get(CONNECTION_ID).and_then(|id| id.to_str().ok()?.parse().ok());
+        let field = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
+        let version = field(USER_AGENT.as_str()).and_then(|agent| agent.strip_prefix(PRODUCT)).map(shown);
+        let permit = field(PERMIT).and_then(Permit::parse).map(Box::new);
         let protocol = head.extensions.get::<Protocol>().map(|Protocol(protocol)| protocol.as_str());
         let kind = RequestKind::of(&head.method, &head.uri, protocol);
         let counted = if kind == Ok(RequestKind::Updates) { link_state.aside() } else { link_state.tunnel() };
         let (connection_id, inbox) = (connection_id.unwrap_or(0), Inbox::new(receive, counted));
-        Self { kind, connection_id, respond, inbox, account: None }
+        let version = version.map(String::into_boxed_str);
+        Self { kind, connection_id, version, permit, respond, inbox, account: None }
     }
 
     /// Counts the bytes that the tunnel holds in `account` from now on.

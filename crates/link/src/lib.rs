@@ -37,6 +37,7 @@ mod record;
 pub mod relay;
 pub mod request;
 pub mod resolve;
+pub mod roster;
 pub mod secure;
 pub mod server;
 mod settings;

@@ -12,6 +12,8 @@ pub(super) const UPDATES_PATH: &str = "/laneway/news";
 pub(super) const RESOLVE_PATH: &str = "/dns-query";
 /// The path of requests for what the gateway says about itself.
 pub(super) const INFO_PATH: &str = "/laneway/about";
+/// The path of requests for the members that the gateway has seen.
+pub(super) const MEMBERS_PATH: &str = "/laneway/members";
 /// The path of measurements.
 pub(super) const SPEED_PATH: &str = "/laneway/speed";
 
@@ -56,6 +58,8 @@ pub enum RequestKind {
     Resolve,
     /// What the gateway says about itself: GET.
     Info,
+    /// The members that it has seen: GET, for the authority.
+    Members,
     /// A measurement of the link: GET or POST.
     Speed(Direction),
 }
@@ -80,6 +84,7 @@ impl RequestKind {
             (&Method::POST, None, _) if uri.path() == UPDATES_PATH => Ok(Self::Updates),
             (&Method::POST, None, _) if uri.path() == RESOLVE_PATH => Ok(Self::Resolve),
             (&Method::GET, None, _) if uri.path() == INFO_PATH => Ok(Self::Info),
+            (&Method::GET, None, _) if uri.path() == MEMBERS_PATH => Ok(Self::Members),
             (&Method::GET, None, _) if uri.path() == SPEED_PATH => Ok(Self::Speed(Direction::Down)),
             (&Method::POST, None, _) if uri.path() == SPEED_PATH => Ok(Self::Speed(Direction::Up)),
             _ => Err(Failure::new(Kind::Unsupported, Side::Gateway, "a link does not carry such requests")),
@@ -98,6 +103,7 @@ mod tests {
             (UPDATES_PATH, None, Some(RequestKind::Updates)),
             (RESOLVE_PATH, None, Some(RequestKind::Resolve)),
             (INFO_PATH, Some(RequestKind::Info), None),
+            (MEMBERS_PATH, Some(RequestKind::Members), None),
             (SPEED_PATH, Some(RequestKind::Speed(Direction::Down)), Some(RequestKind::Speed(Direction::Up))),
             ("/elsewhere", None, None),
         ];

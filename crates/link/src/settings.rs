@@ -1,5 +1,6 @@
 //! What both ends of a link agree on.
 
+use laneway_wire::failure::printable;
 use std::time::Duration;
 
 use laneway_h2 as http2;
@@ -38,3 +39,20 @@ pub const CONNECTION_ID: &str = "laneway-conn";
 
 /// The header field that says that a stream carries capsules (RFC 9297 §3.4).
 pub(super) const CAPSULE_PROTOCOL: &str = "capsule-protocol";
+
+/// What a node calls its program before the version (RFC 9110 §10.1.5), in requests for group updates.
+pub(super) const PRODUCT: &str = "laneway/";
+/// The whole of it.
+pub(super) const AGENT: &str = concat!("laneway/", env!("CARGO_PKG_VERSION"));
+
+/// The field that carries the authority's permit.
+pub(super) const PERMIT: &str = "laneway-permit";
+/// The longest version that is shown, in bytes.
+const MAX_VERSION: usize = 32;
+
+/// A version that a peer has sent, printable and bounded.
+pub(super) fn shown(version: &str) -> String {
+    let mut text = printable(version);
+    text.truncate(text.floor_char_boundary(MAX_VERSION));
+    text
+}

@@ -5,20 +5,24 @@
 //! `news` with an update. A side that has a newer version than the other sends it, and each version only once; a side that
 //! adopts an update answers with the version it has then. A peer that an update removes from the group is not sent it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{Method, Request, StatusCode};
+use http::header::USER_AGENT;
+use http::{HeaderValue, Method, Request, StatusCode};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::client::Link;
 use super::request::{UPDATES_PATH, uri};
+use super::settings::AGENT;
 use super::tls::PeerIdentity;
 use super::tunnel::{Inbox, Outbox, Tunnel};
 use laneway_h2 as http2;
 use laneway_limits::memory::Tally;
+use laneway_trust::leaving::Resignation;
 use laneway_trust::membership::Membership;
 use laneway_trust::update::{MAX_CRL, SealedUpdate, UpdateError, Version};
 use laneway_wire::failure::with_causes;
@@ -34,7 +38,14 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 enum Message {
     Have(Version),
     News(Box<SealedUpdate>),
+    /// Members that leave the group.
+    Left(Vec<Resignation>),
+    /// The answer to that.
+    Noted,
 }
+
+/// Maximum members in one message that leave. Each costs two verified signatures.
+const MAX_LEFT: usize = 64;
 
 /// Why an exchange has ended. The link goes on.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +106,27 @@ pub async fn synchronize(link: &Link, membership: &Membership) -> Result<(), Exc
     Ok(())
 }
 
+/// Tells the gateway of a link which members leave, and waits until it has noted them.
+///
+/// # Errors
+/// [`ExchangeError`].
+pub async fn tell(link: &Link, membership: &Membership) -> Result<(), ExchangeError> {
+    let mut exchange = Exchange::new(request(link).await?, link.gateway.id);
+    let told = async {
+        exchange.begin(membership).await?;
+        while !exchange.is_noted {
+            match exchange.receive(membership).await? {
+                true => exchange.answer(membership).await?,
+                false => return Err(ExchangeError::Malformed),
+            }
+        }
+        Ok(())
+    };
+    timeout(TIMEOUT, told).await.ok().ok_or(ExchangeError::Stalled)??;
+    let _ = exchange.outbox.finish();
+    Ok(())
+}
+
 /// Exchanges updates on a request of the peer until it ends the request.
 pub async fn serve(tunnel: Tunnel, membership: Arc<Membership>, peer: PeerIdentity) {
     if let Err(error) = exchange(tunnel, &membership, peer.id).await {
@@ -116,6 +148,7 @@ async fn request(link: &Link) -> Result<Tunnel, ExchangeError> {
     let mut request = Request::new(());
     *request.method_mut() = Method::POST;
     *request.uri_mut() = uri(UPDATES_PATH);
+    request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(AGENT));
     let answered = async {
         let (response, send) = link.send(request).await?;
         Ok::<_, http2::Error>((response.await?, send))
@@ -132,6 +165,7 @@ async fn request(link: &Link) -> Result<Tunnel, ExchangeError> {
 
 async fn exchange(tunnel: Tunnel, membership: &Membership, peer: NodeId) -> Result<(), ExchangeError> {
     let mut changes = membership.changes();
+    let mut departures = membership.departures();
     let mut exchange = Exchange::new(tunnel, peer);
     exchange.begin(membership).await?;
     loop {
@@ -142,8 +176,12 @@ async fn exchange(tunnel: Tunnel, membership: &Membership, peer: NodeId) -> Resu
             changed = changes.changed() => if changed.is_err() {
                 return Ok(());
             },
+            changed = departures.changed() => if changed.is_err() {
+                return Ok(());
+            },
         }
         changes.mark_unchanged();
+        departures.mark_unchanged();
         exchange.answer(membership).await?;
     }
 }
@@ -164,6 +202,12 @@ struct Exchange {
     /// The version that was sent to it last, and the one it sent last.
     sent: Option<Version>,
     received: Option<Version>,
+    /// The members of which this node and the peer have told each other that they leave.
+    told: BTreeSet<NodeId>,
+    /// The peer told of some, and is owed an answer.
+    owes_note: bool,
+    /// The peer has noted what it was told.
+    is_noted: bool,
 }
 
 impl Exchange {
@@ -179,6 +223,9 @@ impl Exchange {
             owed: false,
             sent: None,
             received: None,
+            told: BTreeSet::new(),
+            owes_note: false,
+            is_noted: false,
         }
     }
 
@@ -220,6 +267,17 @@ impl Exchange {
                 self.peer = self.peer.max(Some(sealed.version()));
                 self.owed = true;
             }
+            Message::Left(resignations) => {
+                for resignation in resignations.into_iter().take(MAX_LEFT) {
+                    let id = resignation.claimed().ok_or(ExchangeError::Malformed)?;
+                    if !membership.departs(resignation) {
+                        return Err(ExchangeError::Malformed);
+                    }
+                    self.told.insert(id);
+                }
+                self.owes_note = true;
+            }
+            Message::Noted => self.is_noted = true,
         }
         Ok(true)
     }
@@ -247,6 +305,18 @@ impl Exchange {
         // The update that removes it is adopted before it is sent to anybody.
         if group.update.revokes(self.id) {
             return Err(ExchangeError::Revoked);
+        }
+        if std::mem::take(&mut self.owes_note) {
+            self.send(&Message::Noted).await?;
+        }
+        let departures = membership.departures().borrow().clone();
+        self.told.retain(|id| departures.contains_key(id));
+        let untold: Vec<_> =
+            departures.iter().filter(|(id, _)| !self.told.contains(id)).take(MAX_LEFT).collect();
+        if !untold.is_empty() {
+            self.told.extend(untold.iter().map(|(id, _)| **id));
+            let left = untold.into_iter().map(|(_, resignation)| resignation.clone()).collect();
+            self.send(&Message::Left(left)).await?;
         }
         let version = group.update.version();
         if self.peer.is_some_and(|has| has < version) && self.sent.is_none_or(|sent| sent < version) {

@@ -11,7 +11,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use laneway_sys::state::StateDir;
 use laneway_trust::clock::CLOCK_FLOOR;
 
-const FILE: &str = "boot";
+/// The file in the state directory.
+pub const FILE: &str = "boot";
 /// A clock that is further ahead of this program's release is not plausible: 50 years. The number would stay that large.
 const MAX_AHEAD: Duration = Duration::from_secs(50 * 365 * 24 * 3600);
 

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use laneway_sys::state::StateDir;
 
-const FILE: &str = "gateways.json";
+/// The file in the state directory.
+pub const FILE: &str = "gateways.json";
 /// Maximum number of gateways that are remembered.
 const MAX_GATEWAYS: usize = 16;
 

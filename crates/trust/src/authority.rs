@@ -316,6 +316,7 @@ pub(super) mod tests {
             role: Role::Client,
             joined: 0,
             invite: None,
+            left: None,
         };
         members.extend((1..MAX_MEMBERS - 1).map(member));
         write_json(&state, MEMBERS, &members).unwrap();

@@ -23,6 +23,8 @@ pub(super) const GROUP: &str = "group.json";
 pub(super) const CRL: &str = "crl.pem";
 /// The authority's list of members.
 pub(super) const MEMBERS: &str = "members.json";
+/// Exists once the authority's key was exported.
+pub(super) const EXPORTED: &str = "exported";
 /// The authority's invites.
 pub(super) const INVITES: &str = "invites.json";
 

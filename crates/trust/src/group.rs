@@ -14,8 +14,8 @@ use super::certificate::{self, CertificateError, Identity};
 use super::clock;
 pub use super::error::GroupError;
 use super::files::{
-    CA_CERTIFICATE, CA_KEY, CRL, GROUP, JOIN_KEY, NODE_CERTIFICATE, NODE_KEY, damaged, read_json, read_pem,
-    write_json, write_pem,
+    CA_CERTIFICATE, CA_KEY, CRL, EXPORTED, GROUP, INVITES, JOIN_KEY, MEMBERS, NODE_CERTIFICATE, NODE_KEY,
+    damaged, read_json, read_pem, write_json, write_pem,
 };
 use super::statement::Statement;
 use super::update::{GroupUpdate, SealedUpdate};
@@ -209,6 +209,19 @@ pub fn remember_membership(state: &StateDir, group: &Group) -> Result<(), GroupE
     refuse_second_group(state)?;
     save(state, &lock, group)?;
     Ok(state.remove(JOIN_KEY)?)
+}
+
+/// Removes this machine's membership, and the authority's files if it holds them. `group.json` goes first: without it the
+/// machine is in no group.
+///
+/// # Errors
+/// When a file cannot be removed.
+pub fn forget(state: &StateDir) -> Result<(), GroupError> {
+    let _lock = state.lock()?;
+    let rest =
+        [NODE_KEY, NODE_CERTIFICATE, CA_KEY, CA_CERTIFICATE, CRL, MEMBERS, INVITES, JOIN_KEY, EXPORTED];
+    [GROUP].into_iter().chain(rest).try_for_each(|file| state.remove(file))?;
+    Ok(())
 }
 
 /// Removes the key that was kept for another attempt to join, after an answer.

@@ -3,9 +3,9 @@
 //! Updates come from peers over links, or from the command line through the state directory. Each is verified, applied, and
 //! then saved. A node never goes back to an older update.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
@@ -15,7 +15,8 @@ use super::clock;
 use super::error::GroupError;
 use super::files::GROUP;
 use super::group::{self, Group};
-use super::update::{SealedUpdate, UpdateError, Version};
+use super::leaving::Resignation;
+use super::update::{GroupUpdate, SealedUpdate, UpdateError, Version};
 use laneway_sys::state::{Stamp, StateDir};
 use laneway_wire::failure::with_causes;
 use laneway_wire::id::NodeId;
@@ -29,13 +30,32 @@ pub struct Membership {
     group: watch::Sender<Arc<Group>>,
     /// The revocations of all updates seen, including those that were not applied.
     known_revocations: Mutex<BTreeSet<NodeId>>,
+    /// The members that have said that they leave, until the authority has removed them.
+    departures: watch::Sender<Arc<Departures>>,
+    /// When the authority last removed members that left.
+    removed_at: Mutex<Option<Instant>>,
 }
+
+/// The members that have said that they leave.
+pub type Departures = BTreeMap<NodeId, Resignation>;
+
+/// Maximum number of departures that wait for the authority. Each is a member's, so only members can fill it.
+const MAX_DEPARTURES: usize = 1024;
+/// Minimum time between two updates because members left. Each has a new discovery key, of which members that are off know
+/// only some old ones.
+const DEPARTURE_INTERVAL: Duration = Duration::from_secs(30);
 
 impl Membership {
     /// Starts with the group as it was loaded.
     pub fn new(group: Group) -> Arc<Self> {
         let known_revocations = Mutex::new(group.update.revoked().clone());
-        Arc::new(Self { group: watch::Sender::new(Arc::new(group)), known_revocations })
+        let (departures, removed_at) = (watch::Sender::default(), Mutex::default());
+        Arc::new(Self {
+            group: watch::Sender::new(Arc::new(group)),
+            known_revocations,
+            departures,
+            removed_at,
+        })
     }
 
     /// The current group.
@@ -66,6 +86,58 @@ impl Membership {
         }
     }
 
+    /// The members that have said that they leave, and the changes.
+    pub fn departures(&self) -> watch::Receiver<Arc<Departures>> {
+        self.departures.subscribe()
+    }
+
+    /// Notes that a member leaves, if it signed that itself. False when it did not.
+    pub fn departs(&self, resignation: Resignation) -> bool {
+        let group = self.group();
+        let is_noted = |id| group.update.revokes(id) || self.departures.borrow().contains_key(&id);
+        if resignation.claimed().is_some_and(is_noted) {
+            return true;
+        }
+        let Some(id) = resignation.verify(group.id, &group.ca_key) else { return false };
+        self.departures.send_if_modified(|all| {
+            let has_room = all.len() < MAX_DEPARTURES;
+            if has_room {
+                Arc::make_mut(all).insert(id, resignation);
+            }
+            has_room
+        });
+        true
+    }
+
+    /// Forgets the departures of members that the authority has removed.
+    fn forget_departures(&self, update: &GroupUpdate) {
+        self.departures.send_if_modified(|all| {
+            let are_removed = all.keys().any(|id| update.revokes(*id));
+            if are_removed {
+                Arc::make_mut(all).retain(|id, _| !update.revokes(*id));
+            }
+            are_removed
+        });
+    }
+
+    /// Removes the members that have left, as the authority.
+    fn remove_departed(&self, authority: &Authority) -> Result<(), GroupError> {
+        let left: Vec<NodeId> = self.departures.borrow().keys().copied().collect();
+        let mut removed_at = self.removed_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_early = removed_at.is_some_and(|at| at.elapsed() < DEPARTURE_INTERVAL);
+        if left.is_empty() || is_early {
+            return Ok(());
+        }
+        if let Some(update) = authority.remove_departed(&left)? {
+            *removed_at = Some(Instant::now());
+            tracing::info!(epoch = update.epoch(), count = left.len(), "members that left are removed");
+            // Cannot fail: this machine has just signed it.
+            let _ = self.apply(update.sealed());
+        }
+        self.forget_departures(&self.group().update);
+        Ok(())
+    }
+
     /// Applies an update if the authority signed it and it is newer than the current one. An older one changes nothing.
     ///
     /// # Errors
@@ -86,6 +158,7 @@ impl Membership {
             newer
         });
         if changed {
+            self.forget_departures(&self.group().update);
             let own = group.node.id;
             tracing::info!(epoch, "group update applied");
             if self.revokes(own) && !group.update.revokes(own) {
@@ -145,6 +218,7 @@ impl Membership {
                 tracing::error!("the state directory holds another group now: restart this node");
             }
             if let Some(authority) = authority {
+                self.remove_departed(authority)?;
                 let known = self.known_revocations.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 if let Some(update) = authority.merge_revocations(&known)? {
                     tracing::warn!(
@@ -172,8 +246,8 @@ impl Membership {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::authority::Uses;
     use crate::authority::tests::new;
-    use crate::update::GroupUpdate;
     use std::fs::{self, Permissions};
     use std::os::unix::fs::PermissionsExt as _;
     use tokio::time::timeout;
@@ -324,6 +398,29 @@ mod tests {
         assert!(after.without_expired_keys(at + day - Duration::from_secs(1)).is_none());
         assert!(after.without_expired_keys(at + day).unwrap().retired.is_empty());
         assert!(after.without_expired_keys(at - Duration::from_secs(1)).unwrap().retired.is_empty());
+    }
+
+    #[test]
+    fn a_member_that_left_is_removed_by_the_authority_and_its_codes_stay_open() {
+        let lab = lab();
+        // The other machine with the group's key, which can leave like any other.
+        let (_home, state) = empty();
+        let export = lab.authority.export().unwrap();
+        let name = crate::name::WantedName::Chosen("second".into());
+        let leaver = crate::authority::import(&state, &export, &name).unwrap().group;
+        let open = lab.authority.invite(crate::certificate::Role::Client, Uses::Any, None, None).unwrap();
+
+        let resignation = Resignation::sign(&leaver).unwrap();
+        assert!(lab.membership.departs(resignation.clone()) && lab.membership.departs(resignation.clone()));
+        assert_eq!(lab.membership.departures().borrow().len(), 1);
+        lab.membership.synchronise(&lab.state, Some(&lab.authority), None).1.unwrap();
+        assert!(lab.membership.revokes(leaver.node.id) && lab.saved().update.epoch() == 1);
+        assert!(lab.membership.departures().borrow().is_empty());
+        assert!(lab.membership.departs(resignation) && lab.membership.departures().borrow().is_empty());
+        lab.authority.admit(&open.invite, &crate::authority::tests::key(), &name).unwrap();
+
+        let (_elsewhere, _, _, stranger) = new();
+        assert!(!lab.membership.departs(Resignation::sign(&stranger).unwrap()));
     }
 
     #[test]

@@ -18,7 +18,9 @@ pub fn run(data: &[u8]) {
         Ok(RequestKind::Updates | RequestKind::Resolve | RequestKind::Speed(Direction::Up)) => {
             assert_eq!(method, Method::POST)
         }
-        Ok(RequestKind::Info | RequestKind::Speed(Direction::Down)) => assert_eq!(method, Method::GET),
+        Ok(RequestKind::Info | RequestKind::Members | RequestKind::Speed(Direction::Down)) => {
+            assert_eq!(method, Method::GET);
+        }
         Ok(RequestKind::Tunnel(target)) => {
             assert!(method == Method::CONNECT && target.port != 0);
             if let Host::Name(name) = &target.host {

@@ -1,7 +1,7 @@
 //! `laneway drain` takes a gateway out of service without a failed request, and `laneway leave` a machine out of its group.
 
 use super::curl::{BIG, HTTP};
-use crate::lab::group::{START, laneway, up};
+use crate::lab::group::{START, laneway, state, up};
 use crate::lab::load::Load;
 use crate::lab::origin::{big, sha256};
 use crate::lab::web::who;
@@ -21,6 +21,18 @@ pub(super) const CASES: &[Case] = &[
     (
         "maintenance::the_only_gateway_says_why_it_serves_nobody_and_stays_so_after_a_restart",
         the_only_gateway_says_why_it_serves_nobody_and_stays_so_after_a_restart,
+    ),
+    (
+        "maintenance::a_machine_that_leaves_is_listed_as_left_and_its_old_keys_are_refused",
+        a_machine_that_leaves_is_listed_as_left_and_its_old_keys_are_refused,
+    ),
+    (
+        "maintenance::a_gateway_that_leaves_drains_and_another_passes_on_that_it_left",
+        a_gateway_that_leaves_drains_and_another_passes_on_that_it_left,
+    ),
+    (
+        "maintenance::members_shows_when_each_was_seen_and_with_which_version",
+        members_shows_when_each_was_seen_and_with_which_version,
     ),
 ];
 
@@ -99,4 +111,115 @@ fn the_only_gateway_says_why_it_serves_nobody_and_stays_so_after_a_restart(lab: 
     });
     laneway(&g1, &["drain", "--undo"]).success();
     wait_until("the gateway to serve again", || ask().text() == "200");
+}
+
+/// The row of this member in `laneway members --json`.
+fn member(authority: &Host, name: &str) -> serde_json::Value {
+    let list: Vec<serde_json::Value> =
+        serde_json::from_str(&laneway(authority, &["members", "--json"]).success().text()).unwrap();
+    let row = list.iter().find(|row| row["name"] == name).cloned();
+    row.unwrap_or_else(|| panic!("no {name} in {list:?}"))
+}
+
+fn a_machine_that_leaves_is_listed_as_left_and_its_old_keys_are_refused(lab: &Lab) {
+    let _origin = lab.origin();
+    let (c1, c2, g1) = (lab.client("c1"), lab.client("c2"), lab.gateway("g1"));
+    let group = lab.group(&[&g1, &c1, &c2], &[]);
+    let mut node = group.client(&c1, &[]);
+    let mut other = group.client(&c2, &[]);
+    let kept = c1.directory().join("kept");
+    let copied = std::process::Command::new("cp").arg("-a").arg(state(&c1)).arg(&kept).status().unwrap();
+    assert!(copied.success());
+
+    let asked = laneway(&c1, &["leave"]);
+    assert_eq!(asked.code(), 2, "{asked}");
+    assert!(asked.stderr.contains("hint: laneway leave --yes"), "{asked}");
+    let said = laneway(&c1, &["leave", "--yes"]).success().text();
+    assert!(said.contains("This machine has left the group 'lan'") && said.contains("Told: g1."), "{said}");
+    // The node has ended in good order, and nothing of the membership is left.
+    assert_eq!(node.wait(START).code(), Some(0));
+    let mut left: Vec<_> =
+        std::fs::read_dir(state(&c1)).unwrap().map(|file| file.unwrap().file_name()).collect();
+    left.retain(|name| name != "lock");
+    assert!(left.is_empty(), "{left:?}");
+    other.wait_for_line("group update applied epoch=1", START);
+    let row = member(&g1, "c1");
+    assert_eq!((row["state"].as_str(), row["left"].is_u64()), (Some("left"), true), "{row}");
+    let text = laneway(&g1, &["members"]).success().text();
+    let line = text.lines().find(|line| line.starts_with("c1 ")).unwrap();
+    assert!(line.ends_with("left"), "{text}");
+
+    // Somebody kept a copy of its keys.
+    std::fs::remove_dir_all(state(&c1)).unwrap();
+    std::fs::rename(&kept, state(&c1)).unwrap();
+    let mut node = up(&c1, &["--hold", "2"]);
+    node.wait_for_line("removed from the group", START);
+    let refused =
+        c1.curl(&[&HTTP as &[&str], &["--output", "/dev/null", "--write-out", "%{http_code}", BIG]].concat());
+    assert_eq!(refused.text(), "503", "{refused}");
+}
+
+fn a_gateway_that_leaves_drains_and_another_passes_on_that_it_left(lab: &Lab) {
+    let _origin = lab.origin();
+    // The signer is a client here: it hears of it over its link to the gateway that stays.
+    let (c1, c2, g1, g2) = (lab.client("c1"), lab.client("c2"), lab.gateway("g1"), lab.gateway("g2"));
+    let code = crate::lab::group::init(&c1);
+    let mut signer = up(&c1, &[]);
+    for host in [&g1, &g2, &c2] {
+        crate::lab::group::join(host, &code);
+    }
+    let options = ["--role", "gateway", "--server", "10.88.0.100:80"];
+    let mut first = up(&g1, &options);
+    signer.wait_for_line("link up", START);
+    let mut client = up(&c2, &[]);
+    client.wait_for_line("link up", START);
+    let mut curl = c2.command("curl");
+    curl.args(["--silent", "--limit-rate", "16M", "--max-time", "60", "--proxytunnel"]).args(HTTP).arg(BIG);
+    let download = c2.spawn(curl);
+    wait_until("the download to run", || download.printed() > 1 << 20);
+    let _second = up(&g2, &options);
+    let said = laneway(&g1, &["leave", "--yes"]).success().text();
+    assert!(said.contains("Told: g2."), "{said}");
+    assert_eq!(first.wait(START).code(), Some(0));
+    let whole = download.finish(START * 6).success();
+    assert_eq!(sha256(&whole.stdout), big().sha256);
+    signer.wait_for_line("members that left are removed", START);
+    wait_until("the member to be listed as left", || {
+        laneway(&c1, &["members", "--offline"])
+            .success()
+            .text()
+            .lines()
+            .any(|line| line.starts_with("g1 ") && line.ends_with("left"))
+    });
+}
+
+fn members_shows_when_each_was_seen_and_with_which_version(lab: &Lab) {
+    let _origin = lab.origin();
+    let (c1, c2, g1, g2) = (lab.client("c1"), lab.client("c2"), lab.gateway("g1"), lab.gateway("g2"));
+    let group = lab.group(&[&g1, &c1, &c2, &g2], &[]);
+    let _second = group.gateway(&g2, &[]);
+    let _client = group.client(&c1, &[]);
+    let version = env!("CARGO_PKG_VERSION");
+    wait_until("the gateways to have seen the client", || {
+        member(&g1, "c1")["version"].as_str() == Some(version)
+    });
+    for seen in ["g1", "g2", "c1"] {
+        let row = member(&g1, seen);
+        assert_eq!(
+            (row["state"].as_str(), row["version"].as_str()),
+            (Some("member"), Some(version)),
+            "{row}"
+        );
+        assert!(row["last_seen"].is_u64() && row["joined"].is_u64(), "{row}");
+    }
+    // It has joined and never run as a node.
+    let never = member(&g1, "c2");
+    assert!(never["last_seen"].is_null() && never["version"].is_null(), "{never}");
+    // What was heard is remembered.
+    let text = laneway(&g1, &["members", "--offline"]).success().text();
+    let line = text.lines().find(|line| line.starts_with("c1 ")).unwrap();
+    assert!(line.contains(&format!(" {version} ")) && line.ends_with("now"), "{text}");
+    // Only the authority is answered.
+    laneway(&c1, &["members"]);
+    assert!(laneway(&c1, &["members"]).stderr.contains("does not hold a group's authority"));
 }

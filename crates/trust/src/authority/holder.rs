@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use rcgen::KeyPair;
+use rcgen::{KeyPair, SigningKey as _};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +48,9 @@ pub struct Member {
     pub joined: u64,
     /// The invite that admitted it; `None` for the machine that made the group or imported its key.
     pub(super) invite: Option<Base64<[u8; 8]>>,
+    /// When it left the group by itself, in seconds since 1970.
+    #[serde(default)]
+    pub left: Option<u64>,
 }
 
 impl Authority {
@@ -93,6 +96,7 @@ impl Authority {
             role,
             joined: clock::now().as_secs(),
             invite,
+            left: None,
         };
         members.push(member.clone());
         write_json(&self.state, MEMBERS, &members)?;
@@ -110,6 +114,11 @@ impl Authority {
         Statement { role, epoch, public_key: *public_key }
             .sign(&self.key, AnnouncedName::new(name))
             .map(Base64)
+    }
+
+    /// A signature by the authority over this message, which begins with a label of its own.
+    pub(crate) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, CertificateError> {
+        self.key.sign(message).map_err(CertificateError::Sign)
     }
 
     /// The group of this machine.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::holder::{Authority, Member};
 use crate::clock;
 use crate::error::{GroupError, MIN_ID_DIGITS, RevokeError};
+use crate::files::{MEMBERS, write_json};
 use crate::group::{self, Group};
 use crate::random::random;
 use crate::update::{GroupUpdate, MAX_CRL};
@@ -92,6 +93,27 @@ impl Authority {
         }
         let all = group.update.revoked() | known;
         self.publish(&lock, &group, all).map(Some)
+    }
+
+    /// Removes members that have left by themselves, and notes in the list that they did. Open invites stay open. `None`
+    /// when all of them were removed before.
+    ///
+    /// # Errors
+    /// When it cannot be recorded.
+    pub(crate) fn remove_departed(&self, left: &[NodeId]) -> Result<Option<GroupUpdate>, GroupError> {
+        let lock = self.state.lock()?;
+        let group = self.own_group()?;
+        let new: BTreeSet<NodeId> = left.iter().copied().filter(|id| !group.update.revokes(*id)).collect();
+        // This machine's own membership ends with its state directory.
+        let new: BTreeSet<NodeId> = new.into_iter().filter(|id| *id != group.node.id).collect();
+        if new.is_empty() {
+            return Ok(None);
+        }
+        let mut members = self.members()?;
+        let is_new = |member: &&mut Member| NodeId::parse(&member.id).is_some_and(|id| new.contains(&id));
+        members.iter_mut().filter(is_new).for_each(|member| member.left = Some(clock::now().as_secs()));
+        write_json(&self.state, MEMBERS, &members)?;
+        self.publish(&lock, &group, group.update.revoked() | &new).map(Some)
     }
 
     /// Signs and saves the next update.

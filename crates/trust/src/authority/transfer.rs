@@ -8,7 +8,7 @@ use crate::base64::Base64;
 use crate::certificate::{self, CertificateError, Role};
 use crate::clock;
 use crate::error::{GroupError, TransferError};
-use crate::files::{CA_KEY, MEMBERS, damaged, write_json, write_pem};
+use crate::files::{CA_KEY, EXPORTED, MEMBERS, damaged, write_json, write_pem};
 use crate::group::{self, Group, IssuedMembership};
 use crate::name::WantedName;
 use crate::update::SealedUpdate;
@@ -39,6 +39,19 @@ pub struct Imported {
 }
 
 impl Authority {
+    /// Notes that the group's key was exported from this machine.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub fn note_export(state: &StateDir) -> Result<(), GroupError> {
+        Ok(state.write(EXPORTED, b"")?)
+    }
+
+    /// Whether the group's key was exported from this machine.
+    pub fn was_exported(state: &StateDir) -> bool {
+        state.stamp(EXPORTED).is_some()
+    }
+
     /// The content of a file for [`import`]. It contains the group's key.
     ///
     /// # Errors

@@ -1,0 +1,237 @@
+//! `laneway leave`: this machine leaves its group. Its node stops, the group hears it in the machine's own words, and its keys
+//! are removed.
+
+use std::collections::BTreeMap;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::task::TaskTracker;
+
+use super::{progress, say};
+use crate::control;
+use crate::gateway::served;
+use crate::link::client::Link;
+use crate::link::{tls, updates};
+use crate::peers::options::PORT;
+use crate::peers::{boot, remembered, survey};
+use crate::problem::Problem;
+use crate::shared;
+use crate::sys::state::StateDir;
+use crate::trust::authority::Authority;
+use crate::trust::group::{self, Group};
+use crate::trust::leaving::Resignation;
+use crate::trust::membership::Membership;
+use crate::wire::id::NodeId;
+use crate::wire::target::Target;
+
+/// How long the LAN is surveyed.
+const SURVEY_TIME: Duration = Duration::from_millis(1200);
+/// Number of gateways that are told: any one of them passes it on.
+const ENOUGH: usize = 4;
+/// Interval between two looks at the stopping node.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// `laneway leave`
+#[derive(Debug, clap::Args)]
+pub struct Leave {
+    /// Do not ask for confirmation
+    #[arg(long)]
+    yes: bool,
+    /// Leave even if no gateway can be told, or if this machine holds the only copy of the group's key
+    #[arg(long)]
+    force: bool,
+    /// Tell this gateway as well; repeatable [default: those that answer on the LAN, and those that were used before]
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    gateway: Vec<Target>,
+    /// The UDP port of discovery
+    #[arg(long, env = "LANEWAY_DISCOVERY_PORT", value_name = "PORT", default_value_t = PORT)]
+    discovery_port: u16,
+    /// An interface or local address to query on; repeatable [default: all except loopback]
+    #[arg(long, env = "LANEWAY_LAN", value_name = "NAME|ADDR", value_delimiter = ',')]
+    lan: Vec<String>,
+}
+
+impl Leave {
+    /// Leaves.
+    ///
+    /// # Errors
+    /// When this machine is in no group or holds its only key, when nobody can be told, or when the node or its files cannot be
+    /// removed.
+    pub async fn run(self, state: StateDir) -> Result<(), Problem> {
+        let group = shared::group(&state)?;
+        super::check_lan(&self.lan)?;
+        self.guard_the_key(&state)?;
+        self.confirm(&group)?;
+        let membership = Membership::new(group.clone());
+        let resignation = Resignation::sign(&group)
+            .map_err(|error| Problem::new("this machine cannot sign that it leaves").because(error))?;
+        membership.departs(resignation);
+        let gateways = that_answer(&group, &membership, self.gateways(&group, &state).await?).await;
+        if gateways.is_empty() && !self.force {
+            return Err(nobody(&group));
+        }
+        stop_node(&state).await?;
+        let told = tell(&group, &membership, gateways).await;
+        if told.is_empty() && !self.force {
+            // The machine stays what it was.
+            control::stay(&state)?;
+            return Err(Problem::new("the node has stopped, but this machine is still in the group")
+                .after(nobody(&group)));
+        }
+        forget(&state)?;
+        say(format_args!("This machine has left the group '{}', and its keys are removed.", group.name));
+        let name = &group.node.name;
+        match told.as_slice() {
+            [] => say(format_args!(
+                "Nobody was told: run 'laneway revoke {name}' on the machine that made the group."
+            )),
+            told => say(format_args!(
+                "Told: {}. The machine with the group's key lists '{name}' as left as soon as it hears of it.",
+                told.join(", ")
+            )),
+        }
+        Ok(())
+    }
+
+    /// Refuses to remove the only copy of the group's key.
+    fn guard_the_key(&self, state: &StateDir) -> Result<(), Problem> {
+        if Authority::load(state)?.is_none() || Authority::was_exported(state) || self.force {
+            return Ok(());
+        }
+        Err(Problem::usage("this machine holds the only copy of the group's key")
+            .after(Problem::usage("without it nobody can admit or remove machines any more"))
+            .hint("'laneway ca export FILE' here, 'laneway ca import FILE' on another member, then leave; --force leaves anyway"))
+    }
+
+    fn confirm(&self, group: &Group) -> Result<(), Problem> {
+        if self.yes {
+            return Ok(());
+        }
+        if !io::stdin().is_terminal() {
+            return Err(Problem::usage("leaving a group has to be confirmed")
+                .after(Problem::usage("standard input is no terminal"))
+                .hint("laneway leave --yes"));
+        }
+        let mut out = io::stdout();
+        let asked =
+            format!("Leave the group '{}' and delete the keys of '{}'? [y/N] ", group.name, group.node.name);
+        let _ = out.write_all(asked.as_bytes()).and_then(|()| out.flush());
+        let mut answer = String::new();
+        let _ = io::stdin().read_line(&mut answer);
+        match answer.trim().to_ascii_lowercase().as_str() {
+            "y" | "yes" => Ok(()),
+            _ => Err(Problem::new("not confirmed: this machine stays in the group")),
+        }
+    }
+
+    /// The gateways that can be told.
+    async fn gateways(
+        &self,
+        group: &Group,
+        state: &StateDir,
+    ) -> Result<BTreeMap<SocketAddr, Option<NodeId>>, Problem> {
+        let mut found = BTreeMap::new();
+        for gateway in &self.gateway {
+            let addresses = tokio::net::lookup_host(gateway.to_string()).await.map_err(|error| {
+                Problem::new(format!("the gateway {gateway} has no address")).because(error)
+            })?;
+            found.extend(addresses.map(|address| (address, None)));
+        }
+        let _waiting = progress::waiting("looking for gateways to tell");
+        let known = remembered::load(state);
+        let (port, lans) = (self.discovery_port, self.lan.clone());
+        let options = survey::Options {
+            group: group.clone().into(),
+            port,
+            lans,
+            known: known.clone(),
+            time: SURVEY_TIME,
+        };
+        if let Ok(survey) = survey::look(options).await {
+            found.extend(survey.links().into_iter().map(|seen| (seen.link, Some(seen.id))));
+        }
+        for address in known {
+            found.entry(address).or_insert(None);
+        }
+        found.retain(|_, id| *id != Some(group.node.id));
+        Ok(found)
+    }
+}
+
+fn nobody(group: &Group) -> Problem {
+    let name = &group.node.name;
+    Problem::new("no gateway of the group can be told")
+        .after(Problem::new("none answers: this machine would stay on the list of members"))
+        .hint(format!(
+            "start one, or name it with --gateway HOST:PORT; or leave with --force, and run 'laneway revoke {name}' on the \
+             machine that made the group"
+        ))
+}
+
+/// Has the node of this machine stop in good order, and waits for its end.
+async fn stop_node(state: &StateDir) -> Result<(), Problem> {
+    control::ask_to_leave(state)?;
+    if !control::is_running(state)? {
+        return Ok(());
+    }
+    let _waiting = progress::waiting("the node of this machine drains and stops");
+    while control::is_running(state)? {
+        tokio::time::sleep(INTERVAL).await;
+    }
+    Ok(())
+}
+
+/// Those gateways that accept a link, until there are enough: the node keeps running if there is none.
+async fn that_answer(
+    group: &Group,
+    membership: &Arc<Membership>,
+    gateways: BTreeMap<SocketAddr, Option<NodeId>>,
+) -> BTreeMap<SocketAddr, Option<NodeId>> {
+    let Ok(config) = tls::link_client(group) else { return BTreeMap::new() };
+    let tasks = TaskTracker::new();
+    let mut answering: BTreeMap<SocketAddr, Option<NodeId>> = BTreeMap::new();
+    for (address, id) in gateways {
+        if let Ok(link) = Link::dial(address, id, config.clone(), membership.clone(), &tasks).await {
+            let known = answering.values().any(|other| *other == Some(link.gateway.id));
+            if !known && link.gateway.id != group.node.id {
+                answering.insert(address, Some(link.gateway.id));
+            }
+            link.retire();
+        }
+        if answering.len() >= ENOUGH {
+            break;
+        }
+    }
+    answering
+}
+
+/// Tells gateways until enough of them know. Returns their names.
+async fn tell(
+    group: &Group,
+    membership: &Arc<Membership>,
+    gateways: BTreeMap<SocketAddr, Option<NodeId>>,
+) -> Vec<String> {
+    let Ok(config) = tls::link_client(group) else { return Vec::new() };
+    let tasks = TaskTracker::new();
+    let mut told: Vec<String> = Vec::new();
+    for (address, id) in gateways {
+        let link = Link::dial(address, id, config.clone(), membership.clone(), &tasks).await;
+        let Ok(link) = link else { continue };
+        if updates::tell(&link, membership).await.is_ok() && !told.contains(&link.gateway.name.to_string()) {
+            told.push(link.gateway.name.to_string());
+        }
+        link.retire();
+    }
+    told
+}
+
+/// Removes all that this program keeps in the state directory, the membership first.
+fn forget(state: &StateDir) -> Result<(), Problem> {
+    group::forget(state)?;
+    for file in [served::FILE, remembered::FILE, boot::FILE] {
+        state.remove(file)?;
+    }
+    Ok(control::forget(state)?)
+}
