@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{ArgMatches, CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    authority, demo, discover, doctor, drain, env, leave, manual, members, membership, origin, speedtest,
-    status, top, transparent,
+    authority, beside, demo, discover, doctor, drain, env, leave, manual, members, membership, origin,
+    speedtest, status, top, transparent,
 };
 use crate::config::{self, Config};
 use crate::problem::Problem;
@@ -93,7 +93,7 @@ pub fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Problem> {
     if uses_network(&cli.command) {
         commands::warn_of_leftover_rules();
     }
-    let state = || config::state_directory(cli.state.as_deref());
+    let state = || beside::state_directory(cli.state.as_deref());
     match cli.command {
         // The file may set what was not typed: the matches tell what was.
         Command::Up { options: _, config } => {
@@ -104,7 +104,9 @@ pub fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Problem> {
             if !unknown.is_empty() {
                 tracing::warn!(names = unknown.join(", "), "these variables set no option and are ignored");
             }
-            let state = state()?;
+            let state = config::state_directory(cli.state.as_deref())?;
+            // The group is read again; this tells who has one when this directory has none.
+            beside::group(&state)?;
             commands::block_on(app::up(config, state, Box::new(reread)))?
         }
         Command::Status(status) => status.run(),
@@ -114,11 +116,15 @@ pub fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Problem> {
         Command::AptProxy(apt) => apt.run(),
         Command::Completions(completions) => completions.run(Cli::command()),
         Command::Man(man) => man.run(Cli::command()),
-        Command::Init(init) => init.run(&state()?),
+        Command::Init(init) => {
+            beside::refuse_second_node(cli.state.as_deref())?;
+            init.run(&config::state_directory(cli.state.as_deref())?)
+        }
         Command::Invite(invite) => invite.run(&state()?),
         Command::Join(join) => {
             start_log("warn", log::Format::Text)?;
-            let state = state()?;
+            beside::refuse_second_node(cli.state.as_deref())?;
+            let state = config::state_directory(cli.state.as_deref())?;
             commands::block_on(join.run(state))?
         }
         Command::Members(members) => {
@@ -134,7 +140,13 @@ pub fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Problem> {
         Command::Revoke(revoke) => revoke.run(&state()?),
         Command::Rotate => authority::rotate(&state()?),
         Command::Drain(drain) => drain.run(&state()?),
-        Command::Ca(ca) => ca.run(&state()?),
+        Command::Ca(ca) => {
+            let state = state()?;
+            if ca.may_join() && !beside::holds_group(state.path()) {
+                beside::refuse_second_node(cli.state.as_deref())?;
+            }
+            ca.run(&state)
+        }
         Command::Transparent(transparent) => {
             start_log("warn", log::Format::Text)?;
             transparent.run()

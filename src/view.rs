@@ -31,6 +31,8 @@ pub struct View {
     pub setting: &'static str,
     /// When the node started.
     pub started: Started,
+    /// The directory of its keys and group state.
+    pub directory: String,
 }
 
 /// A start time by both clocks: the system clock to show it, the monotonic clock to compute the uptime.
@@ -121,6 +123,7 @@ impl View {
             uptime: now.duration_since(self.started.0).as_secs_f64(),
             proxy: self.client.proxy.iter().map(Endpoint::to_string).collect(),
             link: self.gateway.link.map(|address| address.to_string()),
+            directory: self.directory.clone(),
         }
     }
 

@@ -233,6 +233,7 @@ impl Proxy {
             gateway: no_gateway(),
             setting: "client",
             started: Started::now(),
+            directory: String::new(),
         };
         let links = client.facts().links;
         let (local, parts) = client.parts(Box::new(move || view.snapshot())).unwrap();

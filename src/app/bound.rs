@@ -187,6 +187,7 @@ impl BoundNode {
             gateway: gateway.facts(),
             setting,
             started: Started::now(),
+            directory: state.path().display().to_string(),
         };
         let (_, mut parts) = client.parts(Box::new(move || view.snapshot()))?;
         let known = peering.known();

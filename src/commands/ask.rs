@@ -4,7 +4,10 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use crate::peers::options::PORT;
 use crate::problem::Problem;
+use crate::redirect::{self, Leftover};
+use crate::sys::users;
 use crate::telemetry::snapshot::Snapshot;
 
 /// The deadline for each step of the request; the node is on this machine.
@@ -41,13 +44,18 @@ impl LocalPort {
             Some(address) => address,
             None => crate::config::configured_proxy()?,
         };
-        let ip = match address.ip() {
-            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-            ip => ip,
-        };
-        Ok(SocketAddr::new(ip, address.port()))
+        Ok(reachable(address))
     }
+}
+
+/// The address at which software on this machine reaches a listening address.
+pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
 }
 
 /// The status of the node behind `proxy`, as one line of JSON in printable ASCII, whatever program has sent it.
@@ -55,10 +63,13 @@ impl LocalPort {
 /// # Errors
 /// When no node answers there, or another program does.
 pub fn status(proxy: SocketAddr) -> Result<String, Problem> {
-    let response = fetch_status(proxy).map_err(|error| {
-        let problem = Problem::new(format!("no node answers on {proxy}")).because(error);
-        problem.hint("start it with 'laneway up', or name its port with --proxy ADDR:PORT")
-    })?;
+    let response =
+        fetch_status(proxy).map_err(|error| {
+            let problem = Problem::new(format!("no node answers on {proxy}")).because(error);
+            problem.hint(hint_without_answer().unwrap_or_else(|| {
+                "start it with 'laneway up', or name its port with --proxy ADDR:PORT".into()
+            }))
+        })?;
     let body = response
         .split_once("\r\n\r\n")
         .filter(|_| response.starts_with("HTTP/1.1 200 "))
@@ -98,6 +109,20 @@ fn in_ascii(json: &str) -> String {
         }
     }
     text
+}
+
+/// Where the node may be, if something on this machine tells.
+fn hint_without_answer() -> Option<String> {
+    if let Some(leftover @ (Leftover::Rules(_) | Leftover::Unknown)) = redirect::leftover() {
+        return Some(format!("{leftover}; {}", Leftover::HINT));
+    }
+    let user = users::who_receives(PORT)?;
+    let as_user = if Some(user) == users::own() { "" } else { ", or run this as that user" };
+    Some(format!(
+        "a program of the user {} has the UDP port {PORT} of discovery: if that is the node, name its local port with \
+         --proxy ADDR:PORT{as_user}",
+        users::name_of(user)
+    ))
 }
 
 fn fetch_status(proxy: SocketAddr) -> io::Result<String> {

@@ -3,7 +3,7 @@
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use super::say;
+use super::{beside, say};
 use crate::net;
 use crate::problem::Problem;
 use crate::sys::state::{StateDir, create_private};
@@ -45,6 +45,9 @@ pub enum Ca {
 /// When this machine does not hold it.
 pub(super) fn load(state: &StateDir) -> Result<Authority, Problem> {
     Authority::load(state)?.ok_or_else(|| {
+        if let Some(problem) = beside::elsewhere(state) {
+            return problem;
+        }
         Problem::usage(format!("{} does not hold a group's authority", state.path().display()))
             .hint("run this on the machine where 'laneway init' was run, or make a group with 'laneway init'")
     })
@@ -91,6 +94,11 @@ fn print_propagation() {
 }
 
 impl Ca {
+    /// Whether it makes a machine a member that is none yet.
+    pub fn may_join(&self) -> bool {
+        matches!(self, Self::Import { .. })
+    }
+
     /// Exports or imports the authority.
     ///
     /// # Errors

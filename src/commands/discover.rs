@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::say;
+use super::{beside, say};
 use crate::lan;
 use crate::peers::boot::Boot;
 use crate::peers::directory::{Directory, Gateway, Source};
@@ -14,7 +14,6 @@ use crate::peers::discovery::{self, Discovery};
 use crate::peers::options::PORT;
 use crate::peers::remembered;
 use crate::problem::Problem;
-use crate::shared;
 use crate::size::{TimeError, within};
 use crate::sys::state::StateDir;
 use crate::telemetry::report;
@@ -45,7 +44,7 @@ impl Discover {
     /// When no gateway answers: what to check.
     pub async fn run(self, state: StateDir) -> Result<(), Problem> {
         super::check_lan(&self.lan)?;
-        let membership = Membership::new(shared::group(&state)?);
+        let membership = Membership::new(beside::group(&state)?);
         let directory = Arc::new(Directory::default());
         for address in remembered::load(&state) {
             directory.add_address(address, Source::Remembered);

@@ -15,7 +15,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::say;
+use super::{ask, say};
 use crate::config::{Config, RoleSetting};
 use crate::local::endpoint::Endpoint;
 use crate::peers::remembered;
@@ -151,8 +151,13 @@ async fn layers(
     let node = machine::ports(config, &lans, may_serve, &mut found);
     diagnosis.extend(found);
     let Some(group) = group else {
-        diagnosis.skip(&NEED_GROUP, "this machine is in no group");
-        return Vec::new();
+        let why = "it needs the keys of this machine's group";
+        let Some(node) = node else {
+            diagnosis.skip(&NEED_GROUP, why);
+            return Vec::new();
+        };
+        diagnosis.skip(&NEED_GROUP[..NEED_GROUP.len() - 1], why);
+        return remote::ask_node(&node, config, asked, diagnosis).await;
     };
     let firewall = Firewall::detect();
     let remote = Remote {
@@ -170,7 +175,7 @@ async fn layers(
 /// The TCP addresses of the local proxy, as software on this machine reaches them.
 fn proxies(config: &Config) -> Vec<SocketAddr> {
     let tcp = config.local.proxy.iter().filter_map(|endpoint| match endpoint {
-        Endpoint::Tcp(address) => Some(machine::reachable(*address)),
+        Endpoint::Tcp(address) => Some(ask::reachable(*address)),
         Endpoint::Unix(_) => None,
     });
     tcp.collect()

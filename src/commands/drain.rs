@@ -3,10 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::ask::{self, LocalPort};
-use super::say;
+use super::{beside, say};
 use crate::control;
 use crate::problem::Problem;
-use crate::shared;
 use crate::size::{TimeError, within};
 use crate::sys::state::StateDir;
 use crate::telemetry::snapshot::Snapshot;
@@ -40,7 +39,7 @@ impl Drain {
     /// # Errors
     /// When this machine is in no group, the request cannot be saved, or the node does not follow it in time.
     pub fn run(self, state: &StateDir) -> Result<(), Problem> {
-        let group = shared::group(state)?;
+        let group = beside::group(state)?;
         let wanted = !self.undo;
         let was = control::is_in_maintenance(state);
         control::set_maintenance(state, wanted)?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 
-use super::{progress, say};
+use super::{beside, progress, say};
 use crate::control;
 use crate::gateway::served;
 use crate::link::client::Link;
@@ -17,7 +17,6 @@ use crate::link::{tls, updates};
 use crate::peers::options::PORT;
 use crate::peers::{boot, remembered, survey};
 use crate::problem::Problem;
-use crate::shared;
 use crate::sys::state::StateDir;
 use crate::trust::authority::Authority;
 use crate::trust::group::{self, Group};
@@ -60,7 +59,7 @@ impl Leave {
     /// When this machine is in no group or holds its only key, when nobody can be told, or when the node or its files cannot be
     /// removed.
     pub async fn run(self, state: StateDir) -> Result<(), Problem> {
-        let group = shared::group(&state)?;
+        let group = beside::group(&state)?;
         super::check_lan(&self.lan)?;
         self.guard_the_key(&state)?;
         self.confirm(&group)?;

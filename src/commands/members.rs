@@ -9,14 +9,13 @@ use serde::Serialize;
 use tokio_util::task::TaskTracker;
 
 use super::ask::{self, LocalPort};
-use super::{authority, progress, say};
+use super::{authority, beside, progress, say};
 use crate::gateway::served::{self, Seen};
 use crate::link::client::Link;
 use crate::link::{roster, tls};
 use crate::peers::options::PORT;
 use crate::peers::{remembered, survey};
 use crate::problem::Problem;
-use crate::shared;
 use crate::sys::state::StateDir;
 use crate::telemetry::report::age;
 use crate::trust::authority::{Authority, Member};
@@ -79,7 +78,7 @@ impl Members {
     /// When this machine does not hold the authority.
     pub async fn run(self, state: StateDir) -> Result<(), Problem> {
         let authority = authority::load(&state)?;
-        let group = shared::group(&state)?;
+        let group = beside::group(&state)?;
         super::check_lan(&self.lan)?;
         let mut seen: BTreeMap<NodeId, Seen> = BTreeMap::new();
         for (id, of) in served::load(&state) {

@@ -2,6 +2,7 @@
 
 pub mod ask;
 pub mod authority;
+pub mod beside;
 pub mod demo;
 pub mod discover;
 pub mod doctor;

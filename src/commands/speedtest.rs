@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio_util::task::TaskTracker;
 
-use super::{progress, say};
+use super::{beside, progress, say};
 use crate::failure::Failure;
 use crate::link::client::Link;
 use crate::link::speed::{self, Direction, Measured};
@@ -15,7 +15,6 @@ use crate::link::{gateway_info, tls};
 use crate::peers::options::PORT;
 use crate::peers::{remembered, survey};
 use crate::problem::Problem;
-use crate::shared;
 use crate::size::{TimeError, within};
 use crate::sys::state::StateDir;
 use crate::trust::group::Group;
@@ -79,7 +78,7 @@ impl Speedtest {
     /// When there is no gateway, or one could not be measured.
     pub async fn run(self, state: StateDir) -> Result<(), Problem> {
         super::check_lan(&self.lan)?;
-        let group = shared::group(&state)?;
+        let group = beside::group(&state)?;
         let gateways = self.gateways(&group, &state).await?;
         let mut reports = Vec::new();
         for (address, known) in gateways {

@@ -27,3 +27,13 @@ pub fn configuration_files() -> Vec<PathBuf> {
 pub fn state() -> Option<PathBuf> {
     system::state(system::is_administrator(), |name| std::env::var_os(name).map(PathBuf::from))
 }
+
+/// The state directory of the machine, whoever asks: see [`state`].
+pub fn machine_state() -> Option<PathBuf> {
+    system::state(true, |name| std::env::var_os(name).map(PathBuf::from))
+}
+
+/// Whether this process runs as root, or with an administrator's rights.
+pub fn is_administrator() -> bool {
+    system::is_administrator()
+}

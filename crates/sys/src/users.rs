@@ -10,6 +10,7 @@ mod unix;
 mod windows;
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 #[cfg(target_os = "linux")]
 use self::linux as system;
@@ -24,6 +25,32 @@ use self::windows as names;
 /// one. `None` where the system does not tell.
 pub fn user_of(app: SocketAddr, port: SocketAddr) -> Option<u32> {
     system::user_of(app, port)
+}
+
+/// The user id of the process that listens on this TCP port of this machine. `None` where nobody does, or where the system
+/// does not tell.
+pub fn who_listens(port: u16) -> Option<u32> {
+    system::who_listens(port)
+}
+
+/// The user id of a process that has this UDP port of this machine, like [`who_listens`].
+pub fn who_receives(port: u16) -> Option<u32> {
+    system::who_receives(port)
+}
+
+/// The user id of this process. `None` where users have no numbers.
+pub fn own() -> Option<u32> {
+    names::own()
+}
+
+/// The user id of the owner of a file or directory, like [`own`].
+pub fn owner_of(path: &Path) -> Option<u32> {
+    names::owner_of(path)
+}
+
+/// The name of a user, else the number.
+pub fn name_of(user: u32) -> String {
+    names::name_of(user).unwrap_or_else(|| user.to_string())
 }
 
 /// The user id of the user with this name. `None` if there is none, or where users have no numbers.
@@ -49,5 +76,16 @@ mod tests {
             let nobody = SocketAddr::new(peer.ip(), 1);
             assert_eq!(user_of(nobody, port.local_addr().unwrap()), None, "{address}");
         }
+    }
+
+    #[test]
+    fn the_user_of_a_port_is_the_one_who_opened_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert_eq!(who_listens(port), own());
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert_eq!(who_receives(socket.local_addr().unwrap().port()), own());
+        drop(listener);
+        assert_eq!(who_listens(port), None);
     }
 }

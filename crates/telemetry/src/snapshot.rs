@@ -134,6 +134,9 @@ pub struct NodeSeen {
     pub proxy: Vec<String>,
     /// The address for links, if it accepts them.
     pub link: Option<String>,
+    /// The directory of its keys and group state.
+    #[serde(default)]
+    pub directory: String,
 }
 
 /// A gateway, as this node knows it.
@@ -339,6 +342,7 @@ pub fn example() -> Snapshot {
             uptime: 3920.0,
             proxy: vec!["127.0.0.1:1080".into()],
             link: None,
+            directory: String::new(),
         },
         servers: vec![],
         rules: None,

@@ -1,6 +1,7 @@
 //! The trials, one file for each topic. Each gets a lab of its own, and checks its own preconditions.
 
 mod associate;
+mod beside;
 pub(crate) mod clients;
 mod curl;
 mod discovery;
@@ -61,6 +62,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     way_out::CASES,
     page::CASES,
     doctor::CASES,
+    beside::CASES,
     sockets::CASES,
     speedtest::CASES,
     clients::CASES,

@@ -1,11 +1,12 @@
 //! The layers of this machine alone: its group, its networks, its ports.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use super::report::{Finding, Layer};
 use crate::commands::ask;
+use crate::commands::beside::{self, Beside};
 use crate::config::{Config, RoleSetting};
 use crate::failure;
 use crate::lan::{self, Lan, LanSocket};
@@ -32,8 +33,13 @@ pub(super) struct Node {
 
 /// Checks the membership of this machine.
 pub(super) fn group(state: Result<&StateDir, Problem>, found: &mut Vec<Finding>) -> Option<Group> {
-    let group = match state.and_then(crate::shared::group) {
+    let group = match state.and_then(beside::group) {
         Ok(group) => group,
+        Err(problem) if Beside::find().is_some() => {
+            let (what, why, hint) = problem.parts();
+            found.push(Finding { why, hint, ..Finding::skipped(Layer::Group, what) });
+            return None;
+        }
         Err(problem) => {
             found.push(Finding::problem(Layer::Group, problem));
             return None;
@@ -130,7 +136,7 @@ pub(super) fn ports(
     let mut node = None;
     for endpoint in &config.local.proxy {
         let Endpoint::Tcp(address) = endpoint else { continue };
-        let (finding, running) = proxy_port(reachable(*address));
+        let (finding, running) = proxy_port(ask::reachable(*address));
         found.push(finding);
         node = node.or(running);
     }
@@ -177,16 +183,6 @@ fn redirection() -> Option<Finding> {
         Leftover::Unknown => Finding::skipped(Layer::Ports, what).hint(Leftover::HINT),
         Leftover::Rules(_) => Finding::wrong(Layer::Ports, what).hint(Leftover::HINT),
     })
-}
-
-/// The address at which software on this machine reaches a listening address.
-pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
 }
 
 fn proxy_port(address: SocketAddr) -> (Finding, Option<Node>) {

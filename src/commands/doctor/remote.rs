@@ -31,6 +31,7 @@ const SURVEY_TIME: Duration = Duration::from_millis(1800);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 /// Maximum servers that are sent a request.
 const MAX_SERVERS: usize = 4;
+const NO_SERVER: &str = "no server is known: name one with 'laneway doctor --server HOST:PORT'";
 
 /// What is known of this machine when the layers beyond it are checked.
 pub(super) struct Remote<'a> {
@@ -234,13 +235,33 @@ impl Remote<'_> {
             (None, None) => return diagnosis.skip(&[Layer::Request], "no gateway reaches a server"),
         };
         if servers.is_empty() {
-            let why = "no server is known: name one with 'laneway doctor --server HOST:PORT'";
-            return diagnosis.skip(&[Layer::Request], why);
+            return diagnosis.skip(&[Layer::Request], NO_SERVER);
         }
         for server in servers {
             diagnosis.add(request::send(&route, server).await);
         }
     }
+}
+
+/// Sends requests through the node that runs here, which needs no keys. Returns the servers that were asked for: those of
+/// this command, else those that the node says are its own.
+pub(super) async fn ask_node(
+    node: &Node,
+    config: &Config,
+    asked: &[Target],
+    diagnosis: &mut Diagnosis,
+) -> Vec<Target> {
+    let own = node.seen.servers.iter().filter_map(|server| server.parse().ok());
+    let mut servers: Vec<Target> = if asked.is_empty() { own.collect() } else { asked.to_vec() };
+    servers.truncate(MAX_SERVERS);
+    if servers.is_empty() {
+        diagnosis.skip(&[Layer::Request], NO_SERVER);
+    }
+    let route = Route::LocalPort(node.proxy, config.local.proxy_login.first().map(Login::basic));
+    for server in &servers {
+        diagnosis.add(request::send(&route, server).await);
+    }
+    servers
 }
 
 /// The addresses of the gateways of `--gateway`.

@@ -59,3 +59,26 @@ fn question(app: SocketAddr, port: SocketAddr) -> Option<Vec<u8>> {
     message.extend([0xff; 8]);
     Some(message)
 }
+
+/// The state of a listening socket in the tables (proc(5)), and of a UDP socket without a peer.
+const LISTENING: &str = "0A";
+const UNCONNECTED: &str = "07";
+
+pub(super) fn who_listens(port: u16) -> Option<u32> {
+    ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().find_map(|table| user_in(table, port, LISTENING))
+}
+
+pub(super) fn who_receives(port: u16) -> Option<u32> {
+    ["/proc/net/udp", "/proc/net/udp6"].into_iter().find_map(|table| user_in(table, port, UNCONNECTED))
+}
+
+/// Any process may read the tables, and each sees those of its network namespace.
+fn user_in(table: &str, port: u16, state: &str) -> Option<u32> {
+    let table = std::fs::read_to_string(table).ok()?;
+    let end = format!(":{port:04X}");
+    table.lines().skip(1).find_map(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let is_it = fields.get(1)?.ends_with(&end) && fields.get(3) == Some(&state);
+        fields.get(7)?.parse().ok().filter(|_| is_it)
+    })
+}

@@ -1,0 +1,175 @@
+//! Commands beside a node whose state they do not have by default: of another user, in another directory.
+
+use crate::lab::group::{START, laneway, state};
+use crate::lab::process::Output;
+use crate::lab::web::who;
+use crate::lab::{Case, Host, Lab};
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::PathBuf;
+use std::process::Command;
+
+pub(super) const CASES: &[Case] = &[
+    (
+        "beside::an_ordinary_user_is_told_of_roots_node_and_makes_no_second_group",
+        an_ordinary_user_is_told_of_roots_node_and_makes_no_second_group,
+    ),
+    (
+        "beside::commands_find_the_state_of_the_node_that_their_user_runs",
+        commands_find_the_state_of_the_node_that_their_user_runs,
+    ),
+    (
+        "beside::root_is_told_of_a_users_node_and_does_not_follow_it",
+        root_is_told_of_a_users_node_and_does_not_follow_it,
+    ),
+    (
+        "beside::an_ordinary_user_is_told_that_root_may_be_in_a_group",
+        an_ordinary_user_is_told_that_root_may_be_in_a_group,
+    ),
+];
+
+/// The id of the user `nobody` and of its group.
+const NOBODY: u32 = 65_534;
+
+/// Whether other users exist here; in a user namespace there is only root.
+fn has_users() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap();
+    let has = map.split_whitespace().nth(2).is_some_and(|count| count != "1");
+    if !has {
+        eprintln!("skipped: there is only one user");
+    }
+    has
+}
+
+/// A command on a machine whose /var/lib has these directories, private to root, and nothing else. `user` is another user
+/// than root.
+fn command(host: &Host, libraries: &[&str], user: Option<u32>, arguments: &[&str]) -> Command {
+    let directories: String =
+        libraries.iter().map(|name| format!(" && mkdir -m 700 /var/lib/{name}")).collect();
+    let script = format!("mount -t tmpfs -o mode=755 none /var/lib{directories} && exec \"$@\"");
+    let mut command = host.command("sh");
+    command.args(["-c", &script, "sh"]);
+    if let Some(user) = user {
+        command.args(["setpriv", "--clear-groups", &format!("--reuid={user}"), &format!("--regid={user}")]);
+        command.env("HOME", home(host, user));
+    }
+    command.arg(env!("CARGO_BIN_EXE_laneway")).args(arguments);
+    command
+}
+
+fn home(host: &Host, user: u32) -> PathBuf {
+    let home = host.directory().join(format!("home-{user}"));
+    if !home.exists() {
+        fs::create_dir(&home).unwrap();
+        chown(&home, Some(user), Some(user)).unwrap();
+    }
+    home
+}
+
+fn run(host: &Host, libraries: &[&str], user: Option<u32>, arguments: &[&str]) -> Output {
+    host.output(command(host, libraries, user, arguments))
+}
+
+fn an_ordinary_user_is_told_of_roots_node_and_makes_no_second_group(lab: &Lab) {
+    if !has_users() {
+        return;
+    }
+    let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
+    let _web = lab.web(who);
+    let group = lab.group(&[&g1, &c1], &[]);
+    let node = group.client(&c1, &[]);
+    let nobody = |arguments: &[&str]| run(&c1, &[], Some(NOBODY), arguments);
+    let said = "a node of the user root runs here, 'c1' of the group 'lan'";
+
+    // What needs no keys works: the node's own view, and a request through it.
+    let doctor = nobody(&["doctor", "--server", "10.88.0.100:80"]).success();
+    let directory = state(&c1);
+    let hint = |name: &str| format!("sudo laneway {name} --state {}", directory.display());
+    assert!(doctor.text().contains(said) && doctor.text().contains(&hint("doctor")), "{doctor}");
+    assert!(doctor.text().contains("10.88.0.100:80 through the node"), "{doctor}");
+    nobody(&["status"]).success();
+    nobody(&["env"]).success();
+    for arguments in [&["discover"][..], &["speedtest"], &["members"], &["invite"], &["leave"], &["up"]] {
+        let refused = nobody(arguments);
+        assert!(!refused.status.success() && refused.stderr.contains(said), "{refused}");
+        assert!(refused.stderr.contains(&hint(arguments[0])), "{refused}");
+        assert!(!refused.stderr.contains("laneway init"), "{refused}");
+    }
+    for arguments in [&["init"][..], &["join", &group.code], &["ca", "import", "/dev/null"]] {
+        let refused = nobody(arguments);
+        assert!(refused.code() == 2 && refused.stderr.contains(said), "{refused}");
+    }
+    let own = home(&c1, NOBODY).join(".local/state/laneway");
+    assert!(!own.join("group.json").exists());
+    // Who means it names the directory.
+    nobody(&["init", "--state", own.to_str().unwrap()]).success();
+
+    // A node with another local port is seen by the port of discovery.
+    drop(node);
+    let _node = group.client(&c1, &["--proxy", "127.0.0.1:1090"]);
+    let unanswered = nobody(&["status"]);
+    assert!(unanswered.stderr.contains("a program of the user root has the UDP port 7420"), "{unanswered}");
+}
+
+fn commands_find_the_state_of_the_node_that_their_user_runs(lab: &Lab) {
+    let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
+    let _web = lab.web(who);
+    let group = lab.group(&[&g1, &c1], &[]);
+    let _node = group.client(&c1, &[]);
+    run(&c1, &[], None, &["doctor", "--server", "10.88.0.100:80"]).success();
+    run(&c1, &[], None, &["discover"]).success();
+    let members = run(&g1, &[], None, &["members"]).success();
+    assert!(members.text().contains("c1"), "{members}");
+    let refused = run(&c1, &[], None, &["init"]);
+    assert!(refused.code() == 2 && refused.stderr.contains("a node of the user root runs here"), "{refused}");
+    // A directory that is named is the one that is used.
+    let other = c1.directory().join("other");
+    let refused = run(&c1, &[], None, &["discover", "--state", other.to_str().unwrap()]);
+    assert!(refused.stderr.contains("holds no group"), "{refused}");
+}
+
+fn root_is_told_of_a_users_node_and_does_not_follow_it(lab: &Lab) {
+    if !has_users() {
+        return;
+    }
+    let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
+    let group = lab.group(&[&g1], &[]);
+    run(&c1, &[], Some(NOBODY), &["join", &group.code, "--name", "c1"]).success();
+    let mut node = c1.spawn(command(&c1, &[], Some(NOBODY), &["up"]));
+    node.wait_for_line("link up", START);
+    // Its user needs no option.
+    run(&c1, &[], Some(NOBODY), &["discover"]).success();
+    let directory = home(&c1, NOBODY).join(".local/state/laneway");
+    let refused = run(&c1, &[], None, &["discover"]);
+    for words in [
+        "a node of the user nobody runs here, 'c1'",
+        &format!("run 'laneway discover --state {}'", directory.display()),
+    ] {
+        assert!(refused.stderr.contains(words), "{words}: {refused}");
+    }
+    run(&c1, &[], None, &["discover", "--state", directory.to_str().unwrap()]).success();
+    let refused = run(&c1, &[], None, &["init"]);
+    assert!(refused.code() == 2 && refused.stderr.contains("a node of the user nobody"), "{refused}");
+    assert!(node.is_running());
+}
+
+fn an_ordinary_user_is_told_that_root_may_be_in_a_group(lab: &Lab) {
+    if !has_users() {
+        return;
+    }
+    let c1 = lab.client("c1");
+    let nobody = |arguments: &[&str]| run(&c1, &["laneway"], Some(NOBODY), arguments);
+    for arguments in [&["doctor"][..], &["discover"], &["invite"]] {
+        let refused = nobody(arguments);
+        let said = refused.text() + &refused.stderr;
+        assert!(said.contains("root may be in a group on this machine: /var/lib/laneway"), "{refused}");
+        assert!(said.contains(&format!("sudo laneway {}", arguments[0])), "{refused}");
+    }
+    let refused = nobody(&["init"]);
+    assert!(refused.code() == 2 && refused.stderr.contains("root may be in a group"), "{refused}");
+    let own = home(&c1, NOBODY).join("laneway");
+    nobody(&["init", "--state", own.to_str().unwrap()]).success();
+    // On a machine of its own, a user is not asked anything.
+    assert!(run(&c1, &[], Some(NOBODY), &["init"]).success().text().contains("laneway join lw1."));
+    assert!(laneway(&c1, &["discover"]).stderr.contains("laneway init"));
+}

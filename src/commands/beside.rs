@@ -1,0 +1,155 @@
+//! The node that runs on this machine already, for commands that need its group: whose it is, and which command reaches
+//! its state.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::ask;
+use crate::config;
+use crate::failure::printable;
+use crate::problem::Problem;
+use crate::shared;
+use crate::sys::state::{StateDir, quoted};
+use crate::sys::{paths, users};
+use crate::telemetry::snapshot::Snapshot;
+use crate::trust::group::Group;
+
+/// What there is on this machine beside the state directory of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Beside {
+    /// A node that answers on its local proxy.
+    Node {
+        /// Its name in the group.
+        name: String,
+        /// The group's name.
+        group: String,
+        /// The user id of its process, as the system tells it.
+        user: Option<u32>,
+        /// Its state directory, as it says.
+        directory: PathBuf,
+    },
+    /// The state directory of root, which only root can read.
+    OfRoot(PathBuf),
+}
+
+impl Beside {
+    /// What runs here: the node on the configured local proxy, else root's state if this user is another one.
+    pub(super) fn find() -> Option<Self> {
+        Self::node().or_else(|| {
+            let path = paths::machine_state().filter(|_| !paths::is_administrator())?;
+            // With DynamicUser= it is a link into a directory that only root can enter.
+            path.symlink_metadata().is_ok().then_some(Self::OfRoot(path))
+        })
+    }
+
+    fn node() -> Option<Self> {
+        let proxy = config::configured_proxy().ok()?;
+        let Snapshot { node, .. } = ask::snapshot(ask::reachable(proxy)).ok()?;
+        let user = users::who_listens(proxy.port());
+        Some(Self::Node { name: node.name, group: node.group, user, directory: node.directory.into() })
+    }
+
+    /// Who and what it is.
+    pub(super) fn what(&self) -> String {
+        match self {
+            Self::Node { name, group, user, .. } => {
+                let user = user.map_or_else(
+                    || "of another user".into(),
+                    |user| format!("of the user {}", users::name_of(user)),
+                );
+                format!("a node {user} runs here, '{}' of the group '{}'", printable(name), printable(group))
+            }
+            Self::OfRoot(path) => {
+                format!(
+                    "root may be in a group on this machine: {} is there, and only root can read it",
+                    quoted(path)
+                )
+            }
+        }
+    }
+
+    /// The same command for its state.
+    pub(super) fn command(&self) -> String {
+        let name = std::env::args()
+            .nth(1)
+            .filter(|word| word.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'));
+        let name = name.unwrap_or_else(|| "doctor".into());
+        let sudo = if paths::is_administrator() { "" } else { "sudo " };
+        match self {
+            Self::Node { directory, .. }
+                if Some(directory) != paths::machine_state().as_ref()
+                    && !directory.as_os_str().is_empty() =>
+            {
+                format!("{sudo}laneway {name} --state {}", printable(&quoted(directory)))
+            }
+            _ => format!("{sudo}laneway {name}"),
+        }
+    }
+}
+
+/// The state directory for a command that looks at this machine's group or changes it: the one that is named, else the
+/// default one, else that of the node that this user runs here.
+///
+/// # Errors
+/// When it cannot be used.
+pub fn state_directory(named: Option<&Path>) -> Result<StateDir, Problem> {
+    if named.is_none()
+        && !holds_group(&StateDir::default_path()?)
+        && let Some(Beside::Node { user, directory, .. }) = Beside::node()
+        && user.is_some()
+        && user == users::own()
+        // Both the process and the directory are this user's: nobody else can name a directory here.
+        && users::owner_of(&directory) == user
+        && holds_group(&directory)
+    {
+        return Ok(StateDir::open(directory)?);
+    }
+    config::state_directory(named)
+}
+
+/// Whether this user sees a group in the directory.
+pub fn holds_group(directory: &Path) -> bool {
+    directory.join("group.json").exists()
+}
+
+/// The group that this machine is a member of.
+///
+/// # Errors
+/// When it is in no group, as far as this user can tell: then which command can.
+pub fn group(state: &StateDir) -> Result<Group, Problem> {
+    match elsewhere(state) {
+        Some(problem) => Err(problem),
+        None => shared::group(state),
+    }
+}
+
+/// The problem of a command whose directory holds no group, while there is one elsewhere on this machine.
+pub(super) fn elsewhere(state: &StateDir) -> Option<Problem> {
+    if holds_group(state.path()) {
+        return None;
+    }
+    let beside = Beside::find()?;
+    let what = format!("{} holds no group", state.path().display());
+    let reason = io::Error::other(beside.what());
+    Some(Problem::usage(what).because(reason).hint(format!("run '{}'", beside.command())))
+}
+
+/// Refuses to make this machine a member for a second time, unless the directory was named for that.
+///
+/// # Errors
+/// When a node runs here, or root may have one.
+pub fn refuse_second_node(named: Option<&Path>) -> Result<(), Problem> {
+    if named.is_some() || holds_group(&StateDir::default_path()?) {
+        return Ok(());
+    }
+    let Some(beside) = Beside::find() else { return Ok(()) };
+    let status = match &beside {
+        Beside::Node { .. } => "'laneway status' shows it".to_owned(),
+        Beside::OfRoot(_) => "'sudo laneway doctor' tells".to_owned(),
+    };
+    let own = StateDir::default_path()?;
+    Err(Problem::usage(beside.what()).hint(format!(
+        "{status}; to make this user's own node beside it, with ports of its own, name a directory: --state {}",
+        quoted(&own)
+    )))
+}
