@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use laneway::config::Config;
@@ -22,7 +22,7 @@ use laneway::local::options::Live;
 use laneway::memory::Budget;
 use laneway::net;
 use laneway::peers::candidate::Announcement;
-use laneway::peers::directory::Source;
+use laneway::peers::directory::{Directory, Source};
 use laneway::shared::{Part, Shared};
 use laneway::sys::state::StateDir;
 use laneway::telemetry::Telemetry;
@@ -34,6 +34,7 @@ use laneway::trust::membership::Membership;
 use laneway::trust::name::WantedName;
 use laneway::view::{Started, View};
 use laneway::wire::datagram::{Advert, Reach, Standing, State};
+use laneway::wire::id::NodeId;
 use laneway::wire::target::Target;
 use tokio::io::duplex;
 use tokio::net::TcpStream;
@@ -78,6 +79,8 @@ pub(crate) struct Proxy {
     pub(crate) local: Arc<Local>,
     /// What it has counted.
     pub(crate) telemetry: Arc<Telemetry>,
+    /// The gateways that it knows.
+    directory: Arc<Directory>,
     client: RunningClient,
     dials: Arc<AtomicUsize>,
     _running: JoinSet<()>,
@@ -164,6 +167,18 @@ impl Lab {
         join(&StateDir::open(self.directory.path().join("state")).unwrap(), role).await
     }
 
+    /// One more gateway of the group that allows the same, and is ranked before the first one when neither is heard.
+    pub(crate) async fn better_gateway(&self) -> (NodeId, RunningGateway) {
+        let options = format!("allow = '127.0.0.0/8'\n{UNLIMITED}");
+        let member = self.member(Role::Gateway).await;
+        loop {
+            let gateway = RunningGateway::start(member.clone(), &options, u64::MAX);
+            if gateway.address < self.link_address {
+                return (member.node.id, gateway);
+            }
+        }
+    }
+
     /// A link of the client to the gateway.
     pub(crate) async fn link(&self) -> Link {
         self.link_of(&self.client).await
@@ -237,8 +252,24 @@ impl Proxy {
         };
         let links = client.facts().links;
         let (local, parts) = client.parts(Box::new(move || view.snapshot())).unwrap();
-        let (memory, telemetry) = (shared.memory, shared.telemetry);
-        Self { address, memory, links, local, telemetry, client: running, dials, _running: run(parts) }
+        let (memory, telemetry, directory) = (shared.memory, shared.telemetry, shared.directory);
+        Self {
+            address,
+            memory,
+            links,
+            local,
+            telemetry,
+            directory,
+            client: running,
+            dials,
+            _running: run(parts),
+        }
+    }
+
+    /// It hears an offer of this gateway.
+    pub(crate) fn hears(&self, gateway: NodeId, address: SocketAddr, state: State) {
+        let advert = Advert { state, ..active() };
+        self.directory.offered(gateway, address, advert, Duration::ZERO, Instant::now());
     }
 
     /// From now on apps must log in with this.

@@ -77,7 +77,7 @@ async fn a_tunnel_carries_bytes_both_ways_unchanged() {
     tokio::spawn(server.echo());
     // More than every window and buffer on the way.
     let sent: Vec<u8> = (0..24_000_000_u32).map(|number| number.to_le_bytes()[1]).collect();
-    let LinkTunnel { stream: tunnel, gateway: _gateway } = tunnel;
+    let LinkTunnel { stream: tunnel, gateway: _gateway, .. } = tunnel;
     let (mut outbox, mut inbox) = (tunnel.outbox, tunnel.inbox);
     let sending = async {
         within(outbox.send(Bytes::from(sent.clone()))).await.unwrap();

@@ -24,7 +24,10 @@ pub(crate) struct Peer {
 
 impl Origin {
     pub(crate) fn new() -> Self {
-        let listener = laneway::net::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        Self::at(laneway::net::listen("127.0.0.1:0".parse().unwrap()).unwrap())
+    }
+
+    pub(crate) fn at(listener: TcpListener) -> Self {
         let address = listener.local_addr().unwrap();
         Self { listener, address }
     }

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::attempts::{Attempt, Attempts, Cause};
 use super::clock_jumps;
 use super::dialing::{self, Dialing, KnownGateway, Situation, Step, UpLink};
+use super::outcomes::Outcomes;
 use super::pauses::Fault;
 use crate::failure::with_causes;
 use crate::link::client::{DialError, Link};
@@ -37,6 +38,8 @@ pub struct Links {
     remember: Box<Remember>,
     up: watch::Sender<Vec<Link>>,
     dialing: Mutex<Dialing>,
+    /// What connections met through each gateway.
+    pub(super) outcomes: Outcomes,
     /// The dials that failed since the last link came up.
     attempts: Mutex<Attempts>,
     machine: Arc<OwnAddresses>,
@@ -54,6 +57,7 @@ impl Links {
     ) -> Arc<Self> {
         Arc::new(Self {
             own,
+            outcomes: Outcomes::new(directory.clone()),
             directory,
             credentials,
             tasks,

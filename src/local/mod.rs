@@ -16,6 +16,7 @@ pub mod links;
 pub mod listener;
 pub mod logins;
 pub mod options;
+mod outcomes;
 pub mod page;
 mod pauses;
 pub mod port;

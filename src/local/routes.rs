@@ -22,6 +22,7 @@ use crate::link::client::{Link, LinkTunnel};
 use crate::link::request::Transport;
 use crate::memory::{Account, Budget};
 use crate::own_addresses::OwnAddresses;
+use crate::peers::selection::Failing;
 use crate::wire::target::Target;
 
 /// Maximum number of gateways that one search tries.
@@ -29,6 +30,10 @@ const MOST_ATTEMPTS: u32 = 8;
 
 /// Pause of a search after a gateway has reported that it cannot reach the outside.
 const REST: Duration = Duration::from_millis(300);
+
+/// A failure within this time is answered by asking another gateway at once. A slower one has cost an app enough time: the next
+/// connection to that destination asks another gateway.
+const QUICK: Duration = Duration::from_secs(1);
 
 /// Connects from this machine, under the gateway's access rules.
 pub type Connect = dyn Fn(Target) -> BoxFuture<'static, Result<TcpStream, Failure>> + Send + Sync;
@@ -168,21 +173,29 @@ impl Routes {
         first: &Bytes,
     ) -> Result<Option<(LinkTunnel, Link)>, Failure> {
         let mut search = Search::begin(*self.hold.borrow());
-        let mut lost = None;
+        let (mut lost, mut first_failure) = (None, None);
         loop {
-            let link = match search.next(self.route()).await {
+            let link = match search.next(self.route_to(target)).await {
                 Some(Route::Direct) => return Ok(None),
                 Some(Route::Link(link)) => link,
                 None => return Err(self.no_gateway(lost)),
             };
+            let mut asked = self.links.outcomes.ask(link.gateway.id, target);
             let opened = tokio::select! {
                 biased;
                 opened = link.open_by(transport, target, id, first.clone()) => opened,
                 () = self.until_better(&link.state, link.address), if search.may_move_on() => {
                     tracing::info!(gateway = &*link.gateway.name, "no answer: the connection moves on");
+                    asked.end(None);
+                    continue;
+                }
+                () = asked.is_in_vain(), if search.may_move_on() && self.has_other(link.address, target) => {
+                    tracing::info!(gateway = &*link.gateway.name, "no answer again: another gateway is asked");
                     continue;
                 }
             };
+            let refused = opened.as_ref().err().and_then(failing);
+            let took = asked.end(refused);
             match opened {
                 Ok(tunnel) => return Ok(Some((tunnel, link))),
                 Err(failure) if failure.kind == Kind::NoWayOut => {
@@ -201,8 +214,36 @@ impl Routes {
                     if failure.kind == Kind::ConnectTimeout && failure.side == Side::Gateway {
                         self.links.left_unanswered(link.address);
                     }
-                    return Err(failure);
+                    if took < QUICK && search.may_move_on() && self.has_other(link.address, target) {
+                        tracing::info!(reason = %failure, "another gateway is asked, too");
+                        first_failure.get_or_insert(failure);
+                        continue;
+                    }
+                    // What a gateway says by its own rules explains less than what the destination said.
+                    return Err(match first_failure {
+                        Some(first) if failure.side == Side::Gateway => first,
+                        _ => failure,
+                    });
                 }
+            }
+        }
+    }
+
+    /// Whether another gateway than the one at `address` can be asked for `target`, and has not failed it lately.
+    pub(super) fn has_other(&self, address: SocketAddr, target: &Target) -> bool {
+        let up = self.links.up();
+        let links = up.borrow();
+        self.links.outcomes.untried(&links, target).any(|other| other.address != address)
+    }
+
+    /// Waits for a route to `target`: a gateway that has failed it lately comes last.
+    async fn route_to(&self, target: &Target) -> Route {
+        match self.route().await {
+            Route::Direct => Route::Direct,
+            Route::Link(best) => {
+                let up = self.links.up();
+                let links = up.borrow();
+                Route::Link(self.links.outcomes.untried(&links, target).next().cloned().unwrap_or(best))
             }
         }
     }
@@ -273,6 +314,17 @@ impl Routes {
             None => format!("no gateway answered within {held} s: run 'laneway discover' to see why"),
         };
         Failure::new(Kind::NoGateway, Side::Local, sentence)
+    }
+}
+
+/// What a failure means for the gateway that reports it. `None` for the link's own failures, and those of this node.
+fn failing(failure: &Failure) -> Option<Failing> {
+    match (failure.side, failure.kind) {
+        (Side::Local | Side::Link, _) | (_, Kind::NoWayOut) => None,
+        // It answers pings, and never answered this.
+        (Side::Gateway, Kind::ConnectTimeout) => Some(Failing::Silent),
+        (Side::Gateway, _) => Some(Failing::ByRule),
+        (Side::Server, _) => Some(Failing::Ended),
     }
 }
 

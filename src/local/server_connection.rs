@@ -16,6 +16,7 @@ use crate::link::http2;
 use crate::link::relay::is_link_lost;
 use crate::link::tunnel::{Inbox, Outbox};
 use crate::net;
+use crate::wire::id::NodeId;
 
 /// The maximum of one read from a socket, in bytes.
 const READ: usize = 64 * 1024;
@@ -68,6 +69,14 @@ impl ServerConnection {
         match self {
             Self::Link(_, gateway) => gateway,
             Self::Direct(_) => "direct",
+        }
+    }
+
+    /// Which gateway it goes over; `None` for a direct connection.
+    pub fn gateway_id(&self) -> Option<NodeId> {
+        match self {
+            Self::Link(tunnel, _) => Some(tunnel.id),
+            Self::Direct(_) => None,
         }
     }
 

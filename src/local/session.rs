@@ -2,23 +2,26 @@
 //! opens the connection to the server ([`Routes`] holds it while there is no gateway), carries the bytes both ways, and
 //! replays what is safe to repeat when the gateway is lost.
 
-use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
+use tokio::time::sleep;
 
+use super::outcomes::{Outcomes, SILENCE};
 use super::routes::{Routes, no_memory};
 use super::server_connection::ServerConnection;
 use crate::copy;
 use crate::failure::Failure;
 use crate::link::client::LinkTunnel;
-use crate::link::relay::{Broken, Progress, ReplayBuffer, outcome, relay};
-use crate::link::tunnel::Tunnel;
+use crate::link::relay::{Broken, Progress, ReplayBuffer, is_link_lost, outcome, relay};
 use crate::memory::Account;
 use crate::net;
+use crate::peers::selection::Failing;
 use crate::telemetry::record::Record;
 use crate::telemetry::traffic::Moved;
+use crate::wire::id::NodeId;
 use crate::wire::replay;
 use crate::wire::target::Target;
 
@@ -99,7 +102,7 @@ impl Session {
         let (mut replays, mut has_moved) = (0, false);
         let result = loop {
             record.gateway = server.gateway().to_owned();
-            let LinkTunnel { stream: tunnel, gateway } = match server {
+            let tunnel = match server {
                 ServerConnection::Link(tunnel, _) => *tunnel,
                 ServerConnection::Direct(server) => {
                     return tokio::select! {
@@ -109,7 +112,9 @@ impl Session {
                 }
             };
             let replay = replay.as_ref().filter(|_| replays < MOST_REPLAYS);
-            let left = carry_over_link(routes, &app, tunnel, gateway, &progress, replay, !has_moved).await;
+            let id_of_gateway = tunnel.id;
+            let left = carry_over_link(routes, &app, tunnel, &target, &progress, replay, !has_moved).await;
+            note(&routes.links.outcomes, id_of_gateway, &target, &left, progress.moved());
             let sent = match left {
                 Left::Ended(result) => break result,
                 Left::Replay { sent, moved } => {
@@ -148,12 +153,24 @@ impl Session {
     }
 }
 
-/// Carries a session over one tunnel, to the gateway at `gateway`, until it ends or is to be replayed elsewhere.
+/// Notes what a session met over its gateway.
+fn note(outcomes: &Outcomes, gateway: NodeId, target: &Target, left: &Left, moved: Moved) {
+    match left {
+        _ if moved.received > 0 => outcomes.answered(gateway, target),
+        Left::Ended(Err(Broken::Tunnel(error))) if !is_link_lost(error) => {
+            outcomes.failed(gateway, target, Failing::Ended);
+        }
+        Left::Ended(Ok(())) if moved.sent > 0 => outcomes.failed(gateway, target, Failing::Ended),
+        _ => {}
+    }
+}
+
+/// Carries a session over one tunnel until it ends or is to be replayed elsewhere.
 async fn carry_over_link(
     routes: &Routes,
     app: &TcpStream,
-    tunnel: Tunnel,
-    gateway: SocketAddr,
+    LinkTunnel { stream: tunnel, gateway, id }: LinkTunnel,
+    target: &Target,
     progress: &Progress<'_>,
     replay: Option<&ReplayBuffer>,
     may_move: bool,
@@ -170,13 +187,44 @@ async fn carry_over_link(
             _ => std::future::pending().await,
         }
     };
-    tokio::select! {
-        biased;
-        result = relay(app, tunnel, progress, replay) => match replayable() {
-            Some(sent) if result.as_ref().is_err_and(Broken::is_link_lost) => Left::Replay { sent, moved: false },
-            _ => Left::Ended(result),
-        },
-        sent = better => Left::Replay { sent, moved: true },
+    // Boxed, and dropped once it has been noticed: an idle session does not keep its room.
+    let mut silence = Some(Box::pin(async {
+        sleep(SILENCE).await;
+        let moved = progress.moved();
+        if moved.received == 0 && moved.sent > 0 {
+            routes.links.outcomes.failed(id, target, Failing::Silent);
+        }
+        if moved.received > 0 || !may_move {
+            return None;
+        }
+        routes.links.outcomes.until_doubted(id).await;
+        replayable().filter(|_| routes.has_other(gateway, target))
+    }));
+    let (mut relay, mut better) = (pin!(relay(app, tunnel, progress, replay)), pin!(better));
+    loop {
+        tokio::select! {
+            biased;
+            result = &mut relay => return match replayable() {
+                Some(sent) if result.as_ref().is_err_and(Broken::is_link_lost) => {
+                    Left::Replay { sent, moved: false }
+                }
+                // The gateway says that the server has reset it at once.
+                Some(sent) if matches!(result, Err(Broken::Tunnel(_))) && may_move && routes.has_other(gateway, target) => {
+                    routes.links.outcomes.failed(id, target, Failing::Ended);
+                    Left::Replay { sent, moved: true }
+                }
+                _ => Left::Ended(result),
+            },
+            sent = &mut better => return Left::Replay { sent, moved: true },
+            sent = async { silence.as_mut().expect("it is awaited only while there").await },
+                if silence.is_some() =>
+            {
+                match sent {
+                    Some(sent) => return Left::Replay { sent, moved: true },
+                    None => silence = None,
+                }
+            }
+        }
     }
 }
 

@@ -202,7 +202,7 @@ impl Link {
         match answer.await {
             Ok(Ok((response, outbox))) if response.status() == StatusCode::OK => {
                 let stream = Tunnel::new(outbox, Inbox::new(response.into_body(), counted));
-                Ok(LinkTunnel { stream, gateway: self.address })
+                Ok(LinkTunnel { stream, gateway: self.address, id: self.gateway.id })
             }
             Ok(Ok((response, _))) => Err(self.refusal(&response)),
             Ok(Err(error)) => Err(self.lost(&error)),
@@ -342,6 +342,8 @@ pub struct LinkTunnel {
     pub stream: Tunnel,
     /// Where the gateway listens.
     pub gateway: SocketAddr,
+    /// Which one it is.
+    pub id: NodeId,
 }
 
 /// Drives the connection until it ends, and notes when no more tunnels can be opened on it.

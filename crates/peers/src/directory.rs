@@ -90,6 +90,12 @@ impl Directory {
         self.changed();
     }
 
+    /// Notes that connections fail over the gateway `id` that other gateways carry; see [`Selection::blame`].
+    pub fn blame(&self, id: NodeId, now: Instant) {
+        self.lock().blame(id, now);
+        self.changed();
+    }
+
     /// Notes that the gateway at `link` answered on a link. Cheap unless it is a suspect.
     pub fn proved(&self, link: SocketAddr, now: Instant) {
         let mut selection = self.lock();

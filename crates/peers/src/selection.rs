@@ -12,6 +12,7 @@ mod exploration;
 #[cfg(test)]
 mod liars;
 mod order;
+mod results;
 mod self_state;
 mod table;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use table::{Table, is_link_local};
 use turbulence::Turbulence;
 
 pub use candidacy::Options;
+pub use results::{Failing, Results};
 pub use self_state::{Prepared, SelfState};
 pub use table::{Gateway, Means, SILENCE, Source};
 
@@ -134,6 +136,12 @@ impl Selection {
     /// longer each time.
     pub fn suspect(&mut self, link: SocketAddr, now: Instant) {
         self.table.suspect(link, now);
+    }
+
+    /// Notes that the gateway `id` answers on links, and that connections fail over it that other gateways carry (`Results`).
+    /// It is ranked behind the others for a while, longer each time, whatever it answers.
+    pub fn blame(&mut self, id: NodeId, now: Instant) {
+        self.table.blame(id, now);
     }
 
     /// Notes that the gateway at `link` answered on a link of this node, which shortens its suspicion.

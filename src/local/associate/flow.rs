@@ -152,7 +152,7 @@ impl Flow<'_> {
     }
 
     async fn over_link(&self, routes: &Routes, tunnel: LinkTunnel, end_of_use: &CancellationToken) -> End {
-        let LinkTunnel { stream: tunnel, gateway } = tunnel;
+        let LinkTunnel { stream: tunnel, gateway, .. } = tunnel;
         let link_state = tunnel.link_state().clone();
         let (mut outbox, mut datagrams) = (tunnel.outbox, Datagrams::new(tunnel.inbox));
         let send = async {

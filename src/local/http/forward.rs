@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::{Bytes, BytesMut};
+use tokio::time::sleep;
 
 use super::answers::{plain, refusal_reason};
 use super::exchange::{Exchange, Trouble};
@@ -16,10 +17,13 @@ use crate::failure::{Failure, Kind, Side};
 use crate::link::alive::LinkState;
 use crate::link::relay::Progress;
 use crate::local::context::log_hang_up;
+use crate::local::outcomes::SILENCE;
 use crate::local::server_connection::{FromServer, ServerConnection, ToServer};
+use crate::peers::selection::Failing;
 use crate::sys::closed::until_closed;
 use crate::telemetry::record::Record;
 use crate::wire::http::BodyLength;
+use crate::wire::id::NodeId;
 use crate::wire::replay;
 
 /// Maximum number of repetitions of one request.
@@ -82,6 +86,7 @@ pub(super) async fn forward(
             record.rescued("repeated");
         }
         record.gateway = server.gateway().to_owned();
+        let over = server.gateway_id().zip(server.link().map(|(_, gateway)| gateway));
         let link = server.link().filter(|_| repeatable && !moved);
         let ended = tokio::select! {
             biased;
@@ -90,12 +95,18 @@ pub(super) async fn forward(
                 moved = true;
                 Err(Trouble::Silent { lost: true, why: "the gateway fell silent".into() })
             }
+            () = until_in_vain(exchange, over, repeatable && !moved) => {
+                moved = true;
+                Err(Trouble::Silent { lost: true, why: "nothing comes over the gateway".into() })
+            }
         };
         let has_login = exchange.has_login.load(Relaxed);
         let used = Idle { target: target.clone(), server, has_login };
         match ended {
             Err(Trouble::Silent { .. }) if had_login => return Ok(login_lost(record)),
-            Err(Trouble::Silent { lost, .. }) if repeatable && (lost || reused) && repeats < MOST_REPEATS => {
+            Err(Trouble::Silent { lost, .. })
+                if repeatable && (lost || reused || has_other(exchange, over)) && repeats < MOST_REPEATS =>
+            {
                 (reused, repeats) = (false, repeats + 1);
                 tracing::info!(conn = format!("{id:016x}"), "request repeated: no answer came");
                 is_repeated = true;
@@ -184,12 +195,21 @@ async fn attempt(
     head: usize,
     record: &mut Record,
 ) -> Result<Ended, Trouble> {
+    let gateway = server.gateway_id();
     let (mut to_server, mut from_server) = server.halves();
     let traffic = record.traffic();
     let progress = Progress::of_app(&traffic);
     progress.add_sent(head);
     let exchanged = both_ways(exchange, buffer, &mut to_server, &mut from_server, &progress).await;
     record.moved(progress.moved());
+    let outcomes = &exchange.local.routes.links.outcomes;
+    match gateway {
+        Some(gateway) if exchange.started.load(Relaxed) => outcomes.answered(gateway, exchange.target),
+        Some(gateway) if matches!(exchanged, Err(Trouble::Silent { lost: false, .. })) => {
+            outcomes.failed(gateway, exchange.target, Failing::Ended);
+        }
+        _ => {}
+    }
     let (delivered, uploaded) = exchanged?;
     if delivered.upgraded {
         let early = buffer.split().freeze();
@@ -240,6 +260,30 @@ async fn both_ways(
             }
         }
     }
+}
+
+/// Whether another gateway can be asked for the same, after one has ended the connection without an answer.
+fn has_other(exchange: &Exchange<'_>, over: Option<(NodeId, SocketAddr)>) -> bool {
+    over.is_some_and(|(_, gateway)| exchange.local.routes.has_other(gateway, exchange.target))
+}
+
+/// Waits until nothing has come over a gateway for a while, which is noted; and until the request is to be repeated over
+/// another one, if it may be: this one is in doubt.
+async fn until_in_vain(exchange: &Exchange<'_>, over: Option<(NodeId, SocketAddr)>, may_move: bool) {
+    sleep(SILENCE).await;
+    let Exchange { local, request, target, .. } = *exchange;
+    let is_silent = !exchange.started.load(Relaxed) && request.body == BodyLength::None;
+    if let Some((gateway, address)) = over.filter(|_| is_silent) {
+        let outcomes = &local.routes.links.outcomes;
+        outcomes.failed(gateway, target, Failing::Silent);
+        if may_move {
+            outcomes.until_doubted(gateway).await;
+            if !exchange.started.load(Relaxed) && local.routes.has_other(address, target) {
+                return;
+            }
+        }
+    }
+    std::future::pending().await
 }
 
 /// Waits until there is a better gateway than that of `link`, while no response has begun.

@@ -68,6 +68,8 @@ pub struct Gateway {
     /// Since when each of its adverts has said that it is active, if the last one does.
     active_since: Option<Instant>,
     suspicion: Option<Suspicion>,
+    /// It answers, and carries nothing that another gateway carries.
+    blame: Option<Suspicion>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +86,16 @@ impl Suspicion {
     }
 }
 
+impl Suspicion {
+    /// The next suspicion after `before`. One that was long ago is forgotten.
+    fn after(before: Option<Self>, now: Instant) -> Self {
+        let forgotten = |s: &Self| now.saturating_duration_since(s.last) >= MAX_SUSPICION;
+        let times = before.filter(|s| !forgotten(s)).map_or(0, |s| s.times);
+        let length = SUSPICION.saturating_mul(1 << times.min(8)).min(MAX_SUSPICION);
+        Self { times: times + 1, until: now + length, last: now }
+    }
+}
+
 impl Gateway {
     fn new(id: Option<NodeId>, link: SocketAddr, source: Source) -> Self {
         Self {
@@ -97,6 +109,7 @@ impl Gateway {
             steady: None,
             active_since: None,
             suspicion: None,
+            blame: None,
         }
     }
 
@@ -105,14 +118,19 @@ impl Gateway {
         self.fresh(now).map(|advert| advert.state)
     }
 
-    /// Until when it is ranked behind the others, if it did not answer on a link recently.
+    /// Until when it is ranked behind the others, if it did not answer on a link recently, or is to blame for connections that
+    /// failed.
     pub fn suspect_until(&self, now: Instant) -> Option<Instant> {
-        self.suspicion.map(|suspicion| suspicion.until).filter(|until| now < *until)
+        self.suspicions(now).map(|suspicion| suspicion.until).max()
     }
 
-    /// When it last left a link unanswered, if it is ranked behind the others for that.
+    /// Since when it is ranked behind the others for that.
     pub(super) fn suspect_since(&self, now: Instant) -> Option<Instant> {
-        self.suspicion.filter(|suspicion| now < suspicion.until).map(|suspicion| suspicion.last)
+        self.suspicions(now).map(|suspicion| suspicion.last).max()
+    }
+
+    fn suspicions(&self, now: Instant) -> impl Iterator<Item = Suspicion> {
+        [self.suspicion, self.blame].into_iter().flatten().filter(move |suspicion| now < suspicion.until)
     }
 
     /// When it counts as silent unless it is heard before. Only a standby and one that has withdrawn may announce a long
@@ -148,13 +166,6 @@ impl Gateway {
     fn fresh(&self, now: Instant) -> Option<&Advert> {
         let is_recent = self.silent_at().is_some_and(|silent_at| now < silent_at);
         self.advert.as_ref().filter(|_| is_recent)
-    }
-
-    fn suspect(&mut self, now: Instant) {
-        let forgotten = |s: &Suspicion| now.saturating_duration_since(s.last) >= MAX_SUSPICION;
-        let times = self.suspicion.filter(|s| !forgotten(s)).map_or(0, |s| s.times);
-        let length = SUSPICION.saturating_mul(1 << times.min(8)).min(MAX_SUSPICION);
-        self.suspicion = Some(Suspicion { times: times + 1, until: now + length, last: now });
     }
 
     fn is_steady(&self, now: Instant) -> bool {
@@ -253,6 +264,7 @@ impl Table {
             // Another address of a gateway that did not answer is no other gateway.
             let suspicions = self.of(id).chain(&unheard).filter_map(|known| known.suspicion);
             gateway.suspicion = suspicions.max_by_key(|suspicion| suspicion.until);
+            gateway.blame = self.of(id).filter_map(|known| known.blame).max_by_key(|blame| blame.until);
             self.known.insert(key, gateway);
         }
         self.known.get_mut(&key)
@@ -276,7 +288,13 @@ impl Table {
 
     pub(super) fn suspect(&mut self, link: SocketAddr, now: Instant) {
         for gateway in self.at_link_mut(link) {
-            gateway.suspect(now);
+            gateway.suspicion = Some(Suspicion::after(gateway.suspicion, now));
+        }
+    }
+
+    pub(super) fn blame(&mut self, id: NodeId, now: Instant) {
+        for gateway in self.known.values_mut().filter(|gateway| gateway.id == Some(id)) {
+            gateway.blame = Some(Suspicion::after(gateway.blame, now));
         }
     }
 

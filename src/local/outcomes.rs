@@ -1,0 +1,117 @@
+//! What connections met through each gateway: which gateway comes last for which destination, and which is to blame.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::time::{sleep, sleep_until};
+
+use crate::link::client::Link;
+use crate::peers::directory::Directory;
+use crate::peers::selection::{Failing, Results};
+use crate::telemetry::journal::Happening;
+use crate::wire::id::NodeId;
+use crate::wire::target::Target;
+
+/// How long a gateway that answers pings may leave an open or an established connection without any answer before that
+/// counts as silence.
+pub(super) const SILENCE: Duration = Duration::from_secs(5);
+
+/// How often somebody who waits in vain looks whether others do, too.
+const RECHECK: Duration = Duration::from_secs(1);
+
+/// What connections met, and what follows from it for the ranking.
+pub(super) struct Outcomes {
+    results: Mutex<Results>,
+    directory: Arc<Directory>,
+}
+
+/// An open for which there is no answer yet. If it is dropped after a while, the gateway was silent.
+pub(super) struct Asked<'a> {
+    outcomes: &'a Outcomes,
+    gateway: NodeId,
+    target: &'a Target,
+    since: Instant,
+    /// It was answered, or its silence was noted.
+    is_noted: bool,
+}
+
+impl Outcomes {
+    pub(super) fn new(directory: Arc<Directory>) -> Self {
+        Self { results: Mutex::default(), directory }
+    }
+
+    /// Begins an open of `target` over `gateway`.
+    pub(super) fn ask<'a>(&'a self, gateway: NodeId, target: &'a Target) -> Asked<'a> {
+        Asked { outcomes: self, gateway, target, since: Instant::now(), is_noted: false }
+    }
+
+    /// Notes that a connection to `target` failed over `gateway`.
+    pub(super) fn failed(&self, gateway: NodeId, target: &Target, how: Failing) {
+        self.lock().failed(gateway, target, how, Instant::now());
+    }
+
+    /// Notes that `target` has answered over `gateway`.
+    pub(super) fn answered(&self, gateway: NodeId, target: &Target) {
+        let now = Instant::now();
+        let blamed = self.lock().answered(gateway, target, now);
+        for gateway in blamed {
+            let telemetry = self.directory.telemetry();
+            let name = telemetry.names.of(gateway);
+            tracing::warn!(
+                gateway = name,
+                "connections fail over this gateway that others carry: it is used last"
+            );
+            let text = "connections fail over it that other gateways carry";
+            telemetry.note(Happening::Suspect, name, text);
+            self.directory.blame(gateway, now);
+        }
+    }
+
+    /// Waits until connections have failed over `gateway` several times in a row, and nothing has answered since.
+    pub(super) async fn until_doubted(&self, gateway: NodeId) {
+        while !self.lock().doubts(gateway, Instant::now()) {
+            sleep(RECHECK).await;
+        }
+    }
+
+    /// The links for a new connection to `target` that are not suspect, and whose gateways have not failed that destination
+    /// lately.
+    pub(super) fn untried<'a>(&self, links: &'a [Link], target: &Target) -> impl Iterator<Item = &'a Link> {
+        let (results, now) = (self.lock(), Instant::now());
+        let usable = links.iter().filter(|link| link.is_usable() && !link.is_suspect());
+        usable.filter(move |link| !results.is_last_for(link.gateway.id, target, now))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Results> {
+        self.results.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Asked<'_> {
+    /// The gateway has refused, and says why; or the open ended for a reason that is not the gateway's. Gives how long it took.
+    pub(super) fn end(mut self, refused: Option<Failing>) -> Duration {
+        let was_silent = std::mem::replace(&mut self.is_noted, true);
+        if let Some(how) = refused.filter(|how| *how != Failing::Silent || !was_silent) {
+            self.outcomes.failed(self.gateway, self.target, how);
+        }
+        self.since.elapsed()
+    }
+
+    /// Waits until the gateway has been silent for a while, which is noted; and until another one is to be asked: this one
+    /// is in doubt.
+    pub(super) async fn is_in_vain(&mut self) {
+        sleep_until((self.since + SILENCE).into()).await;
+        if !std::mem::replace(&mut self.is_noted, true) {
+            self.outcomes.failed(self.gateway, self.target, Failing::Silent);
+        }
+        self.outcomes.until_doubted(self.gateway).await;
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if !self.is_noted && self.since.elapsed() >= SILENCE {
+            self.outcomes.failed(self.gateway, self.target, Failing::Silent);
+        }
+    }
+}
