@@ -14,8 +14,10 @@ use laneway_wire::target::{Host, Target};
 
 /// How long a gateway comes last for a destination that failed over it. It doubles each time.
 const PAUSE: Duration = Duration::from_secs(10);
-/// Its maximum. After this time without another failure all of that destination's are forgotten.
+/// Its maximum.
 const MAX_PAUSE: Duration = Duration::from_secs(300);
+/// After this time without another failure all of that destination's are forgotten.
+const MEMORY: Duration = Duration::from_secs(600);
 /// An answer over another gateway contradicts a failure that is no older than this: a destination that was down then may be
 /// up again.
 const COMPARABLE: Duration = Duration::from_secs(30);
@@ -89,7 +91,7 @@ impl Results {
             (record.failures, record.contradicted) = (0, Vec::new());
         }
         (record.failures, record.last_failure) = (record.failures.saturating_add(1), Some(now));
-        self.failed.retain(|_, failed| now < failed.last + MAX_PAUSE);
+        self.failed.retain(|_, failed| now < failed.last + MEMORY);
         if self.failed.len() >= MAX_FAILED
             && let Some(oldest) = self.failed.iter().min_by_key(|(_, failed)| failed.last)
         {
@@ -172,6 +174,9 @@ mod tests {
         text.parse().unwrap()
     }
 
+    /// What it is, the destinations that fail in turn, and whether A is to blame in the end.
+    type Row<'a> = (&'a str, &'a [(&'a str, Failing)], bool);
+
     /// Fails over A and is answered over B a second later; whether A is to blame then.
     fn contradicts(results: &mut Results, text: &str, how: Failing, now: &mut Instant) -> bool {
         results.failed(A, &target(text), how, *now);
@@ -183,7 +188,7 @@ mod tests {
     fn who_is_to_blame() {
         use Failing::{ByRule, Ended, Silent};
         let spread = ["10.0.1.1:80", "10.0.2.1:80", "a.example.com:443"];
-        let table: [(&str, &[(&str, Failing)], bool); 7] = [
+        let table: [Row<'_>; 7] = [
             ("three hosts", &spread.map(|host| (host, Ended)), true),
             ("three silent ones", &spread.map(|host| (host, Silent)), true),
             ("two hosts", &[(spread[0], Ended), (spread[1], Ended), (spread[0], Ended)], false),
