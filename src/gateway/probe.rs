@@ -13,7 +13,6 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 
 use super::egress::{DialResult, Egress, Outcome};
-use crate::failure::Failure;
 use crate::peers::discovery::jitter;
 use crate::telemetry::snapshot::Unreached;
 use crate::wire::datagram::Reach;
@@ -75,15 +74,10 @@ pub async fn run(
     }
 }
 
-/// The reason for a failure as this machine's own: "cannot find the name".
-pub(super) fn reason(failure: &Failure) -> String {
-    failure.sentence.strip_prefix("the gateway ").unwrap_or(&failure.sentence).to_owned()
-}
-
 async fn probe(egress: &Egress, server: &Target) -> Result<(), String> {
     match timeout(PROBE_DEADLINE, egress.dial(server, PROBE_DEADLINE)).await {
         Ok(Ok(_)) => Ok(()),
-        Ok(Err(failure)) => Err(reason(&failure)),
+        Ok(Err(failure)) => Err(failure.said_here()),
         Err(_) => Err("no answer in time".into()),
     }
 }

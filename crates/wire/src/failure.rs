@@ -153,6 +153,11 @@ impl Failure {
         Self::new(self.kind, self.side, sentence)
     }
 
+    /// The sentence as the gateway itself reads it: without "the gateway" in front.
+    pub fn said_here(&self) -> String {
+        self.sentence.strip_prefix("the gateway ").unwrap_or(&self.sentence).to_owned()
+    }
+
     /// Whether another gateway may succeed. A failure that the destination caused is never blamed on a gateway.
     pub fn blames_gateway(&self) -> bool {
         matches!(self.side, Side::Link)

@@ -6,7 +6,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::reason;
 use super::subject::{Expected, Probe};
 use crate::failure::printable;
 use crate::gateway::egress::Egress;
@@ -25,7 +24,7 @@ pub(super) async fn run(probe: &Probe, egress: &Egress, expected: Option<&Expect
         return Err("nothing is to be asked".into());
     };
     let attempt = async {
-        let stream = egress.dial_unjudged(target, DEADLINE).await.map_err(|failure| reason(&failure))?;
+        let stream = egress.dial_unjudged(target, DEADLINE).await.map_err(|failure| failure.said_here())?;
         match probe {
             Probe::Connect(_) | Probe::Nothing => Ok(()),
             Probe::Url { host, path, .. } => ask(stream, host, path, expected).await,
