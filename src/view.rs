@@ -151,7 +151,13 @@ impl View {
                 name: id.and_then(|id| self.shared.telemetry.names.known(id)),
                 address: gateway.link.to_string(),
                 other_addresses: others.iter().map(SocketAddr::to_string).collect(),
-                state: state.map_or("silent", |state| state.word()).into(),
+                state: match (state, link) {
+                    (Some(state), _) => state.word(),
+                    // Behind a router only its link is heard of.
+                    (None, Some(_)) => "linked",
+                    (None, None) => "silent",
+                }
+                .into(),
                 is_used: in_use.zip(link).is_some_and(|(used, link)| used.gateway.id == link.gateway.id),
                 is_suspect: gateway.suspect_until(now).is_some() || link.is_some_and(Link::is_suspect),
                 paused_for: self.client.links.paused_for(gateway, now).map(|left| left.as_secs_f64()),

@@ -55,6 +55,22 @@ fn status_and_doctor_show_what_the_running_node_serves_and_why_it_reaches_nothin
 }
 
 #[test]
+fn a_proxy_of_upstream_that_is_not_reached_is_a_warning_and_in_the_status() {
+    let (machine, _) = Machine::with_group();
+    let options = ["--role", "gateway", "--probe", "none", "--upstream", "http://user:secret@127.0.0.43:1"];
+    let mut node = machine.start("127.0.0.43", &options);
+    let proxy = node.address("local proxy");
+    node.wait_for(
+        "WARN the proxy of --upstream is not reached proxy=http://127.0.0.43:1 why=\"Connection refused",
+    );
+    let table = machine.laneway(["status", "--proxy", &proxy]).success().stdout;
+    assert!(
+        table.contains("this node does not reach --upstream http://127.0.0.43:1: Connection refused"),
+        "{table}"
+    );
+}
+
+#[test]
 fn without_a_node_status_says_how_to_start_one() {
     let machine = Machine::new();
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();

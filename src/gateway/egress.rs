@@ -256,9 +256,11 @@ impl Egress {
         self.settings().servers.iter().map(|server| server.target.clone()).collect()
     }
 
-    /// What the last probe did not reach.
+    /// What the last probe did not reach, and the upstream proxies that are not.
     pub fn unreached(&self) -> Vec<Unreached> {
-        self.unreached.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut unreached = self.upstream().unreached();
+        unreached.extend_from_slice(&self.unreached.lock().unwrap_or_else(PoisonError::into_inner));
+        unreached
     }
 
     /// Notes what a probe did not reach.

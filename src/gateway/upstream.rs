@@ -12,6 +12,7 @@ mod socks;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -23,6 +24,7 @@ use super::dial::{Addresses, bounded, race};
 use super::dns::{Found, Resolver};
 use crate::failure::{Failure, Kind, Side};
 use crate::own_addresses::OwnAddresses;
+use crate::telemetry::snapshot::Unreached;
 use crate::wire::target::{Host, Target};
 use exchange::UpstreamRefusal;
 use proxy::Dialect;
@@ -44,8 +46,8 @@ struct Parent {
     proxy: UpstreamProxy,
     /// Whether it was logged that the proxy rejects the login; reset when it accepts it.
     login_failure_logged: AtomicBool,
-    /// Whether it was logged that the proxy is not reached; reset when it is.
-    unreached_logged: AtomicBool,
+    /// Why the proxy is not reached, as it was logged; `None` when it is.
+    fault: Mutex<Option<String>>,
 }
 
 /// Whether no upstream proxy was reached or accepted the login: then none of the servers can be reached.
@@ -62,6 +64,15 @@ impl Upstream {
     /// Whether connections to this target go through an upstream proxy.
     pub(super) fn carries(&self, target: &Target) -> bool {
         !self.proxies.is_empty() && !self.except.iter().any(|rule| rule.covers(target))
+    }
+
+    /// The proxies that were not reached when they were last tried.
+    pub(super) fn unreached(&self) -> Vec<Unreached> {
+        let fault = |parent: &Parent| {
+            let reason = parent.fault().clone()?;
+            Some(Unreached { server: format!("--upstream {}", parent.proxy), reason })
+        };
+        self.proxies.iter().filter_map(fault).collect()
     }
 
     /// Logs which proxies are not reached.
@@ -106,12 +117,17 @@ impl Upstream {
 impl Parent {
     /// Logs once that the proxy is not reached, until it is reached again.
     fn note(&self, reached: &Result<TcpStream, String>) {
-        let (proxy, is_reached) = (&self.proxy, reached.is_ok());
-        match (reached, self.unreached_logged.swap(!is_reached, Relaxed)) {
-            (Err(why), false) => tracing::warn!(%proxy, why, "the proxy of --upstream is not reached"),
-            (Ok(_), true) => tracing::info!(%proxy, "the proxy of --upstream is reached again"),
+        let (proxy, fault) = (&self.proxy, reached.as_ref().err().cloned());
+        let before = std::mem::replace(&mut *self.fault(), fault);
+        match (reached, before) {
+            (Err(why), None) => tracing::warn!(%proxy, why, "the proxy of --upstream is not reached"),
+            (Ok(_), Some(_)) => tracing::info!(%proxy, "the proxy of --upstream is reached again"),
             _ => {}
         }
+    }
+
+    fn fault(&self) -> MutexGuard<'_, Option<String>> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -143,7 +159,7 @@ async fn reach(address: &Target, resolver: &Resolver, own: &OwnAddresses) -> Res
 
 impl Parent {
     fn new(proxy: UpstreamProxy) -> Self {
-        Self { proxy, login_failure_logged: AtomicBool::default(), unreached_logged: AtomicBool::default() }
+        Self { proxy, login_failure_logged: AtomicBool::default(), fault: Mutex::default() }
     }
 
     /// Asks the proxy at the other end of `stream` to connect to `target` by `until`, when `limit` has passed.

@@ -151,7 +151,8 @@ pub struct GatewaySeen {
     pub address: String,
     /// Its other addresses: on other networks that it shares with this node, or of the other IP version.
     pub other_addresses: Vec<String>,
-    /// The state that it announces (`active`, `standby`, `draining`, `withdrawn`), or `silent`.
+    /// The state that it announces (`active`, `standby`, `draining`, `withdrawn`); where nothing is heard of it, `linked` if
+    /// there is a link to it, else `silent`.
     pub state: String,
     /// Whether new connections use it.
     pub is_used: bool,

@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use super::firewall::{Firewall, open_commands_elsewhere};
 use super::report::{Finding, Layer};
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, Side};
 use crate::link::client::{DialError, Link};
 use crate::link::gateway_info::{self, GatewayInfo};
 use crate::link::tls;
@@ -285,6 +285,9 @@ pub(super) fn hint_for(failure: &Failure, server: &Target, on: Option<&str>) -> 
             format!(
                 "{on}: change the options of 'laneway up' as the reason says; --allow {server} allows it, unless a --deny matches"
             )
+        }
+        Kind::NetworkUnreachable if failure.side == Side::Gateway => {
+            format!("{on}: correct --upstream in the options of 'laneway up', or start that proxy")
         }
         Kind::NetworkUnreachable | Kind::HostUnreachable | Kind::ConnectTimeout | Kind::NoWayOut => format!(
             "{on}: bring the uplink up: 'ip -brief address' shows the interfaces, 'ip route get {host}' the route"

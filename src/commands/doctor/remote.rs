@@ -31,7 +31,8 @@ const SURVEY_TIME: Duration = Duration::from_millis(1800);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 /// Maximum servers that are sent a request.
 const MAX_SERVERS: usize = 4;
-const NO_SERVER: &str = "no server is known: name one with 'laneway doctor --server HOST:PORT'";
+const NO_SERVER: &str =
+    "no server is known to send one to: 'laneway doctor --server HOST:PORT' tries one of your choice";
 
 /// What is known of this machine when the layers beyond it are checked.
 pub(super) struct Remote<'a> {
@@ -227,9 +228,7 @@ impl Remote<'_> {
             _ if !serves && !useful => {
                 return diagnosis.skip(&[Layer::Request], "no gateway reaches a server");
             }
-            (Some(node), _) => {
-                Route::LocalPort(node.proxy, self.config.local.proxy_login.first().map(Login::basic))
-            }
+            (Some(node), _) => through(node, self.config),
             (None, _) if serves => Route::Direct,
             (None, Some(gateway)) => Route::Link(gateway),
             (None, None) => return diagnosis.skip(&[Layer::Request], "no gateway reaches a server"),
@@ -257,11 +256,21 @@ pub(super) async fn ask_node(
     if servers.is_empty() {
         diagnosis.skip(&[Layer::Request], NO_SERVER);
     }
-    let route = Route::LocalPort(node.proxy, config.local.proxy_login.first().map(Login::basic));
+    let route = through(node, config);
     for server in &servers {
         diagnosis.add(request::send(&route, server).await);
     }
     servers
+}
+
+/// The route through the node that runs here.
+fn through(node: &Node, config: &Config) -> Route<'static> {
+    let used = node.seen.links.first().filter(|_| !node.seen.node.goes_direct);
+    Route::LocalPort {
+        proxy: node.proxy,
+        login: config.local.proxy_login.first().map(Login::basic),
+        gateway: used.map(|link| link.name.clone()),
+    }
 }
 
 /// The addresses of the gateways of `--gateway`.

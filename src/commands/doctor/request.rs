@@ -27,8 +27,15 @@ const MAX_HEAD: usize = 16 * 1024;
 
 /// The route of a request.
 pub(super) enum Route<'a> {
-    /// Through the local port of the node that runs here, with these Basic credentials (RFC 7617), if any.
-    LocalPort(SocketAddr, Option<String>),
+    /// Through the local port of the node that runs here.
+    LocalPort {
+        /// The address of the port.
+        proxy: SocketAddr,
+        /// Basic credentials (RFC 7617), if any.
+        login: Option<String>,
+        /// The name of the gateway that the node uses; `None` while it goes direct.
+        gateway: Option<String>,
+    },
     /// Over the doctor's own link to a gateway.
     Link(&'a Linked),
     /// From this machine directly.
@@ -38,13 +45,13 @@ pub(super) enum Route<'a> {
 /// Sends a request to `server`.
 pub(super) async fn send(route: &Route<'_>, server: &Target) -> Finding {
     let name = match route {
-        Route::LocalPort(proxy, _) => format!("through the node on {proxy}"),
+        Route::LocalPort { proxy, .. } => format!("through the node on {proxy}"),
         Route::Link(gateway) => format!("over a link to {}", gateway.name()),
         Route::Direct => "from this machine itself".into(),
     };
     let sent = async {
         match route {
-            Route::LocalPort(proxy, login) => by_local_port(*proxy, login.as_deref(), server).await,
+            Route::LocalPort { proxy, login, .. } => by_local_port(*proxy, login.as_deref(), server).await,
             Route::Link(gateway) => by_link(gateway, server).await,
             Route::Direct => directly(server).await,
         }
@@ -58,12 +65,12 @@ pub(super) async fn send(route: &Route<'_>, server: &Target) -> Finding {
         Err(failure) => {
             let finding = Finding::wrong(Layer::Request, format!("{server} is not reached {name}"));
             let hint = match (route, failure.kind) {
-                (Route::LocalPort(..), Kind::NoGateway) => {
+                (Route::LocalPort { .. }, Kind::NoGateway) => {
                     "this command reaches a gateway and the node that runs here does not: its log says why, and \
                      starting it again makes it ask anew"
                         .into()
                 }
-                (Route::LocalPort(..), _) => hint_for(&failure, server, Some("the gateway")),
+                (Route::LocalPort { gateway, .. }, _) => hint_for(&failure, server, gateway.as_deref()),
                 (Route::Link(gateway), _) => hint_for(&failure, server, Some(&gateway.link.gateway.name)),
                 (Route::Direct, _) => hint_for(&failure, server, None),
             };

@@ -105,7 +105,7 @@ fn gateway_table(frame: &mut Frame<'_>, area: Rect, snapshot: &Snapshot) {
         let state = condition(gateway);
         let colour = match gateway.state.as_str() {
             _ if gateway.is_suspect || gateway.paused_for.is_some() => Color::Yellow,
-            "active" => Color::Green,
+            "active" | "linked" => Color::Green,
             "standby" => Color::Cyan,
             "withdrawn" | "silent" => Color::DarkGray,
             _ => Color::Yellow,

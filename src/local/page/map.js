@@ -33,7 +33,7 @@ function columns(seen) {
   const others = gateways.slice(0, MOST.gateways).map((gateway, index) => {
     const link = links.find((candidate) => candidate.id === gateway.id);
     const paused = gateway.paused_for !== null;
-    const tone = gateway.is_suspect || paused ? "wait" : { active: "good", standby: "" }[gateway.state] ?? "bad";
+    const tone = gateway.is_suspect || paused ? "wait" : { active: "good", linked: "good", standby: "" }[gateway.state] ?? "bad";
     const condition = gateway.is_suspect ? `${gateway.state}, suspect` : paused ? `${gateway.state}, paused` : gateway.state;
     const trip = link?.round_trip ?? gateway.round_trip;
     return {

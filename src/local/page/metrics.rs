@@ -9,7 +9,7 @@ use crate::telemetry::snapshot::{Counted, LinkSeen, Snapshot, Usage};
 pub(super) const TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The states of a gateway.
-const STATES: [&str; 5] = ["active", "standby", "draining", "withdrawn", "silent"];
+const STATES: [&str; 6] = ["active", "standby", "draining", "withdrawn", "linked", "silent"];
 
 /// All metrics of a snapshot.
 pub fn text(snapshot: &Snapshot) -> String {

@@ -120,7 +120,7 @@ function gateways(seen) {
     const condition = gateway.is_suspect ? `${gateway.state}, suspect`
       : gateway.paused_for !== null ? `${gateway.state}, paused ${age(gateway.paused_for)}` : gateway.state;
     const tone = gateway.is_suspect || gateway.paused_for !== null ? "wait"
-      : { active: "good", withdrawn: "bad" }[gateway.state];
+      : { active: "good", linked: "good", withdrawn: "bad" }[gateway.state];
     return {
       name: gateway.is_used ? "used" : gateway.state === "silent" ? "quiet" : "",
       cells: [
