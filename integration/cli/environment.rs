@@ -247,6 +247,15 @@ fn completions_are_those_of_the_shell_and_manual_pages_of_every_command() {
     let page = machine.laneway(["man"]).success().stdout;
     assert!(page.contains(".TH laneway 1") && page.contains(".SH SUBCOMMANDS"), "{page}");
     assert!(machine.laneway(["man", "up"]).success().stdout.contains("\\-\\-server"));
+    for page in ["laneway", "laneway-drain", "laneway-ca-export"] {
+        let path = machine.path("pages");
+        machine.laneway(["man", "--out", path.to_str().unwrap()]).success();
+        let text = std::fs::read_to_string(path.join(format!("{page}.1"))).unwrap();
+        for section in [".SH EXAMPLES", ".SH FILES"] {
+            assert!(text.contains(section), "no {section} in {page}");
+        }
+        assert!(text.contains("/var/lib/laneway"), "{page}");
+    }
     machine.laneway(["man", "upp"]).failed(2, &["error: there is no command 'upp'", "hint: "]);
     let pages = machine.path("man");
     machine.laneway(["man", "--out", pages.to_str().unwrap()]).success();

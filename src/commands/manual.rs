@@ -1,8 +1,10 @@
 //! `laneway completions` and `laneway man`: files that packages install beside the program, generated from the command
 //! line's definition.
 
-use std::io::Write;
-use std::path::PathBuf;
+mod sections;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 
 use clap::Command;
 use clap_complete::Shell;
@@ -49,8 +51,10 @@ impl Man {
     /// When there is no such command, or the directory cannot be written.
     pub fn run(self, mut command: Command) -> Result<(), Problem> {
         if let Some(directory) = self.out {
-            let written = std::fs::create_dir_all(&directory)
-                .and_then(|()| clap_mangen::generate_to(command, &directory));
+            let mut command = command.disable_help_subcommand(true);
+            command.build();
+            let written =
+                std::fs::create_dir_all(&directory).and_then(|()| write_pages(&command, &directory));
             return written.map_err(|error| {
                 Problem::new(format!("cannot write manual pages to {}", directory.display())).because(error)
             });
@@ -66,13 +70,28 @@ impl Man {
                 })?
             }
         };
-        let mut text = Vec::new();
-        clap_mangen::Man::new(page)
-            .render(&mut text)
-            .map_err(|error| Problem::new("the manual page cannot be made").because(error))?;
-        print(&text);
+        let text = page_of(page);
+        print(&text.map_err(|error| Problem::new("the manual page cannot be made").because(error))?);
         Ok(())
     }
+}
+
+/// Writes the page of a command, and those of its subcommands.
+fn write_pages(command: &Command, directory: &Path) -> io::Result<()> {
+    for subcommand in command.get_subcommands().filter(|subcommand| !subcommand.is_hide_set()) {
+        write_pages(subcommand, directory)?;
+    }
+    let man = clap_mangen::Man::new(command.clone());
+    std::fs::write(directory.join(man.get_filename()), page_of(command.clone())?)
+}
+
+/// A page, with its examples and files.
+fn page_of(command: Command) -> io::Result<Vec<u8>> {
+    let name = command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned();
+    let mut text = Vec::new();
+    clap_mangen::Man::new(command).render(&mut text)?;
+    text.extend_from_slice(sections::of(&name).as_bytes());
+    Ok(text)
 }
 
 /// Prints text as it is. A closed pipe is ignored.
