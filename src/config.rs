@@ -407,6 +407,11 @@ mod tests {
             ["threads", "log-format", "lan", "link"]
         );
         assert_eq!(named("server = 'a:1'"), ["server"]);
+        let redirected = "transparent = '127.0.0.1:1'\ntransparent-rules = true\ntransparent-names = true";
+        assert_eq!(
+            named(&format!("{redirected}\ndns = '127.0.0.1:53'\ndns-local = 'a=192.0.2.1'")),
+            ["transparent", "dns"]
+        );
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! The local name server: which questions share an answer, its limits, and what is counted.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use hickory_proto::op::{Message, Query, ResponseCode};
-use hickory_proto::rr::{Name, RecordType};
-use laneway::local::dns::{Listener, NameServer};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
+use laneway::local::dns::{Listener, NameServer, Zones, zones};
 use tokio::io::AsyncReadExt;
 use tokio::net::UdpSocket;
 use tokio::sync::{Semaphore, watch};
@@ -33,6 +33,8 @@ struct Server {
     asked: Arc<AtomicUsize>,
     /// One permit for each answer of the resolver.
     answers: Arc<Semaphore>,
+    /// The zones that other name servers answer for.
+    zones: watch::Sender<Arc<Zones>>,
     running: JoinHandle<()>,
 }
 
@@ -54,12 +56,12 @@ impl Server {
             }
             .boxed()
         };
-        let zones = watch::Sender::new(Arc::default()).subscribe();
-        let names = NameServer::new(proxy.local.clone(), Box::new(own), zones);
+        let zones = watch::Sender::new(Arc::default());
+        let names = NameServer::new(proxy.local.clone(), Box::new(own), zones.subscribe());
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.streams.local_addr().unwrap();
         let running = tokio::spawn(names.run(vec![listener]));
-        Self { proxy, address, asked, answers, running }
+        Self { proxy, address, asked, answers, zones, running }
     }
 
     fn asked(&self) -> usize {
@@ -86,6 +88,26 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.running.abort();
     }
+}
+
+/// A name server that answers every question with this address, and how many it has been asked.
+async fn zone_server(address: Ipv4Addr) -> (SocketAddr, Arc<AtomicUsize>) {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (own, asked) = (socket.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+    let counted = asked.clone();
+    tokio::spawn(async move {
+        let mut buffer = [0; 4096];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let query = Message::from_vec(&buffer[..length]).unwrap();
+            let mut answer = Message::response(query.metadata.id, hickory_proto::op::OpCode::Query);
+            let name = query.queries[0].name().clone();
+            answer.queries = query.queries;
+            answer.answers = vec![Record::from_rdata(name, 3600, RData::A(address.into()))];
+            socket.send_to(&answer.to_vec().unwrap(), from).await.unwrap();
+        }
+    });
+    (own, asked)
 }
 
 fn question(id: u16, name: &str) -> Vec<u8> {
@@ -270,4 +292,24 @@ async fn questions_answers_and_refusals_are_counted() {
     ] {
         assert_eq!(metric(&server.proxy, name).await, samples, "{name}");
     }
+}
+
+#[tokio::test]
+async fn a_reload_changes_who_answers_for_a_zone_and_no_answer_of_the_old_one_is_given_again() {
+    let server = Server::new().await;
+    let socket = server.socket().await;
+    let answered = async |id: u16| {
+        socket.send(&question(id, "host.corp.")).await.unwrap();
+        let answer = by_udp(&socket).await;
+        answer.answers.first().map(|record| record.data.to_string())
+    };
+    for (turn, address) in [(1, Ipv4Addr::new(192, 0, 2, 1)), (2, Ipv4Addr::new(192, 0, 2, 2))] {
+        let (other, asked) = zone_server(address).await;
+        server.zones.send_replace(zones(&[format!("corp={other}").parse().unwrap()]));
+        // The cache is emptied by a task of the name server.
+        while answered(turn).await != Some(address.to_string()) {}
+        assert_eq!(answered(turn).await, Some(address.to_string()));
+        assert_eq!(asked.load(Ordering::Relaxed), 1, "the second answer is from the cache");
+    }
+    assert_eq!(server.asked(), 0, "this machine's own name servers");
 }

@@ -16,7 +16,7 @@ use crate::trust::group::Group;
 
 /// What there is on this machine beside the state directory of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Beside {
+enum Beside {
     /// A node that answers on its local proxy.
     Node {
         /// Its name in the group.
@@ -34,7 +34,7 @@ pub(super) enum Beside {
 
 impl Beside {
     /// What runs here: the node on the configured local proxy, else root's state if this user is another one.
-    pub(super) fn find() -> Option<Self> {
+    fn find() -> Option<Self> {
         Self::node().or_else(|| {
             let path = paths::machine_state().filter(|_| !paths::is_administrator())?;
             // With DynamicUser= it is a link into a directory that only root can enter.
@@ -50,7 +50,7 @@ impl Beside {
     }
 
     /// Who and what it is.
-    pub(super) fn what(&self) -> String {
+    fn what(&self) -> String {
         match self {
             Self::Node { name, group, user, .. } => {
                 let user = user.map_or_else(
@@ -69,7 +69,7 @@ impl Beside {
     }
 
     /// The same command for its state.
-    pub(super) fn command(&self) -> String {
+    fn command(&self) -> String {
         let name = std::env::args()
             .nth(1)
             .filter(|word| word.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'));
@@ -123,9 +123,10 @@ pub fn group(state: &StateDir) -> Result<Group, Problem> {
     }
 }
 
-/// The problem of a command whose directory holds no group, while there is one elsewhere on this machine.
+/// The problem of a command whose directory holds no group, while there is one elsewhere on this machine. Who names a
+/// directory means that one.
 pub(super) fn elsewhere(state: &StateDir) -> Option<Problem> {
-    if holds_group(state.path()) {
+    if holds_group(state.path()) || StateDir::default_path().ok()? != state.path() {
         return None;
     }
     let beside = Beside::find()?;

@@ -28,6 +28,8 @@ pub struct Kept {
     since: Instant,
     /// Whether the last attempt failed, which is logged once.
     has_failed: bool,
+    /// Whether the interface could be added. Where it could not, it is not missed.
+    has_interface: bool,
 }
 
 impl Kept {
@@ -38,7 +40,14 @@ impl Kept {
     pub fn install(rules: Rules) -> Result<Self, RedirectError> {
         refuse_another_keeper()?;
         let since = Instant::now();
-        let mut kept = Self { rules, owner: None, connected: Vec::new(), since, has_failed: false };
+        let mut kept = Self {
+            rules,
+            owner: None,
+            connected: Vec::new(),
+            since,
+            has_failed: false,
+            has_interface: false,
+        };
         kept.apply()?;
         kept.add_interface();
         Ok(kept)
@@ -58,7 +67,7 @@ impl Kept {
             && !self.expires()
             && !self.has_failed
             && connected::networks() == self.connected
-            && !interface::is_missing(self.rules.v4.is_some())
+            && !self.misses_interface()
     }
 
     /// Installs the rules again if the machine's networks have changed, if somebody has removed the rules, or if they are
@@ -75,7 +84,7 @@ impl Kept {
             tracing::error!(%error, "the rules of transparent mode are not installed");
         }
         self.has_failed = applied.is_err();
-        if interface::is_missing(self.rules.v4.is_some()) {
+        if self.misses_interface() {
             self.add_interface();
         }
     }
@@ -114,8 +123,14 @@ impl Kept {
         Ok(())
     }
 
-    fn add_interface(&self) {
-        if let Err(error) = interface::add(self.rules.v4.is_some(), self.rules.v6.is_some()) {
+    fn misses_interface(&self) -> bool {
+        self.has_interface && interface::is_missing(self.rules.v4.is_some())
+    }
+
+    fn add_interface(&mut self) {
+        let added = interface::add(self.rules.v4.is_some(), self.rules.v6.is_some());
+        self.has_interface = added.is_ok();
+        if let Err(error) = added {
             // Needed only where there is no route; a machine that has one works without it.
             tracing::warn!(%error, "no route of last resort: what has no route still fails");
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::report::{Finding, Layer};
 use crate::commands::ask;
-use crate::commands::beside::{self, Beside};
+use crate::commands::beside;
 use crate::config::{Config, RoleSetting};
 use crate::failure;
 use crate::lan::{self, Lan, LanSocket};
@@ -33,13 +33,15 @@ pub(super) struct Node {
 
 /// Checks the membership of this machine.
 pub(super) fn group(state: Result<&StateDir, Problem>, found: &mut Vec<Finding>) -> Option<Group> {
-    let group = match state.and_then(beside::group) {
+    if let Ok(state) = &state
+        && let Some(problem) = beside::elsewhere(state)
+    {
+        let (what, why, hint) = problem.parts();
+        found.push(Finding { why, hint, ..Finding::skipped(Layer::Group, what) });
+        return None;
+    }
+    let group = match state.and_then(crate::shared::group) {
         Ok(group) => group,
-        Err(problem) if Beside::find().is_some() => {
-            let (what, why, hint) = problem.parts();
-            found.push(Finding { why, hint, ..Finding::skipped(Layer::Group, what) });
-            return None;
-        }
         Err(problem) => {
             found.push(Finding::problem(Layer::Group, problem));
             return None;
