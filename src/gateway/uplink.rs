@@ -5,6 +5,7 @@
 //! decides; this file collects the results and asks the witnesses.
 
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -70,7 +71,7 @@ pub(super) async fn run(
             }
         };
         if is_doubtful && asked_at.is_none_or(|asked_at| asked_at.elapsed() >= MIN_ROUND_INTERVAL) {
-            let any = any_reached(&egress, &way).await;
+            let any = reaches_any(&egress, &way, asks_nobody).await;
             way.asked(any, is_alone(), Instant::now());
             asked_at = Some(Instant::now());
         }
@@ -92,6 +93,16 @@ fn seen(outcome: Outcome, served: &ServedLinks) -> Seen {
             Seen::Answered
         }
         Outcome::Answered(_) => Seen::Nothing,
+    }
+}
+
+/// Whether any witness is reached, or a name server beyond this machine's networks, which no client has chosen.
+async fn reaches_any(egress: &Egress, way: &WayOut, asks_nobody: bool) -> bool {
+    let mut witnesses = pin!(any_reached(egress, way));
+    let mut name_servers = pin!(async { !asks_nobody && name_server_answers().await == Some(true) });
+    tokio::select! {
+        is_reached = &mut witnesses => is_reached || name_servers.await,
+        is_reached = &mut name_servers => is_reached || witnesses.await,
     }
 }
 
