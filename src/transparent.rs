@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::local::endpoint::Endpoint;
 use crate::local::port::Port;
 use crate::mark;
+use crate::net;
 use crate::peers::options::changed;
 use crate::problem::Problem;
 use crate::redirect::{self, Kept, Rules, TRANSPARENT_PORT};
@@ -20,6 +21,20 @@ use crate::shared::Part;
 /// Interval at which the rules are compared with the machine's networks.
 const LOOK: Duration = Duration::from_secs(1);
 const INSTALLED: &str = "connections of this machine's software are redirected to the transparent port";
+
+/// Refuses transparent mode on a system that cannot redirect connections.
+///
+/// # Errors
+/// A usage problem that says what to use instead.
+pub fn is_supported() -> Result<(), Problem> {
+    match net::HAS_REDIRECTION {
+        true => Ok(()),
+        false => Err(Problem::usage("transparent mode needs Linux").hint(
+            "point software at the local proxy: 'laneway env' for a shell, 'laneway run -- CMD' for one command, or \
+             http://127.0.0.1:1080/proxy.pac in the proxy settings of the system",
+        )),
+    }
+}
 
 /// The options of transparent mode.
 #[derive(Clone, Debug, clap::Args)]
@@ -60,6 +75,9 @@ impl Options {
     /// # Errors
     /// A usage problem.
     pub fn check(&self, open_to_lan: bool) -> Result<(), Problem> {
+        if !self.transparent.is_empty() || self.transparent_rules {
+            is_supported()?;
+        }
         if let Some(address) = self.transparent.iter().find(|address| !address.ip().is_loopback())
             && !open_to_lan
         {

@@ -13,6 +13,7 @@ use super::say;
 use crate::config::PROXY_PORT;
 use crate::lan;
 use crate::problem::Problem;
+use crate::sys::process;
 
 /// The exceptions from the proxy: this machine itself, in the forms that software recognises.
 const NO_PROXY: &str = "localhost,127.0.0.1,::1";
@@ -24,15 +25,23 @@ const BRIDGES: [&str; 3] = ["docker0", "podman0", "cni-podman0"];
 const DOCKER_BRIDGE: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 17, 0, 1));
 
 /// The syntax of the output.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Shell {
     /// sh, bash, zsh, dash: `eval "$(laneway env)"`
-    #[default]
     Sh,
     /// fish: `laneway env --shell fish | source`
     Fish,
     /// PowerShell: `laneway env --shell powershell | Out-String | Invoke-Expression`
     Powershell,
+    /// cmd.exe: `laneway env --shell cmd > p.cmd & call p.cmd`
+    Cmd,
+}
+
+impl Default for Shell {
+    /// The shell that users of this system have.
+    fn default() -> Self {
+        if process::HAS_POSIX_SHELL { Self::Sh } else { Self::Powershell }
+    }
 }
 
 /// A variable.
@@ -81,6 +90,16 @@ impl Shell {
                  if (-not $Env:{name}) {{ $Env:{name} = '{value}' }} \
                  elseif (-not $Env:{name}.Contains('{value}')) {{ $Env:{name} += ',{value}' }}\n"
             ),
+            // On Windows both cases of a name are the same variable.
+            (Self::Cmd, None) => format!(
+                "@if not defined {saved} (if defined {name} (set \"{saved}=v%{name}%\") else (set \"{saved}=n\"))\n\
+                 @set \"{name}={value}\"\n"
+            ),
+            (Self::Cmd, Some(_)) => format!(
+                "@if not defined {saved} (if defined {name} (set \"{saved}=v%{name}%\") else (set \"{saved}=n\"))\n\
+                 @if not defined {name} (set \"{name}={value}\") else (\
+                 echo \"%{name}%\" | findstr /c:\"{value}\" >nul || set \"{name}=%{name}%,{value}\")\n"
+            ),
         }
     }
 
@@ -99,6 +118,10 @@ impl Shell {
             Self::Powershell => format!(
                 "if ($Env:{saved}) {{ if ($Env:{saved} -eq 'n') {{ Remove-Item Env:{name} -ErrorAction SilentlyContinue }} \
                  else {{ $Env:{name} = $Env:{saved}.Substring(1) }}; Remove-Item Env:{saved} }}\n"
+            ),
+            Self::Cmd => format!(
+                "@if defined {saved} (if \"%{saved}%\"==\"n\" (set \"{name}=\") else (set \"{name}=%{saved}:~1%\"))\n\
+                 @set \"{saved}=\"\n"
             ),
         }
     }
@@ -196,7 +219,7 @@ impl Run {
                 None => command.env(name, value),
             };
         }
-        let error = crate::sys::process::replace(&mut command);
+        let error = process::replace(&mut command);
         let code = if error.kind() == ErrorKind::NotFound { 127 } else { 126 };
         let problem = Problem::new(format!("'{}' cannot be run", program.to_string_lossy()));
         Err(problem.because(error).exiting(code))

@@ -7,6 +7,7 @@ use super::say;
 use crate::problem::Problem;
 use crate::redirect::{self, Rules, TRANSPARENT_PORT};
 use crate::sys::users;
+use crate::transparent::is_supported;
 
 /// The nftables rules for `laneway up --transparent`.
 #[derive(Debug, Subcommand)]
@@ -49,6 +50,7 @@ impl Transparent {
     /// # Errors
     /// When the rules cannot be changed or read.
     pub fn run(self) -> Result<(), Problem> {
+        is_supported()?;
         match self {
             Self::Up(up) => up.run(),
             Self::Down => redirect::remove().map_err(|error| error.problem("the rules cannot be removed")),

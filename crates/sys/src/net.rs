@@ -203,7 +203,7 @@ impl Segments {
     /// Applies the limit to a socket before it connects. Where the system cannot, segments stay full-sized.
     pub fn limit(self, socket: &TcpSocket) {
         if self == Self::Small {
-            let _ = SockRef::from(socket).set_tcp_mss(SMALL_SEGMENT);
+            system::limit_segments(socket, SMALL_SEGMENT);
         }
     }
 }
@@ -254,6 +254,9 @@ pub async fn write_all_vectored(stream: &TcpStream, mut pieces: &mut [IoSlice<'_
     }
     Ok(())
 }
+
+/// Whether this system can redirect connections to a node, and tell it where they were going.
+pub const HAS_REDIRECTION: bool = cfg!(target_os = "linux");
 
 /// The original destination of a connection that the system has redirected here (SO_ORIGINAL_DST, Linux). `None` if
 /// the app connected to this socket directly.

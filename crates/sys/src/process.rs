@@ -15,6 +15,9 @@ use self::unix as system;
 #[cfg(windows)]
 use self::windows as system;
 
+/// Whether users of this system have a shell that knows POSIX syntax.
+pub const HAS_POSIX_SHELL: bool = cfg!(unix);
+
 /// Replaces this process by the command. Returns only on failure. Where the system cannot replace a process, this one
 /// waits for the command and exits with its code.
 pub fn replace(command: &mut Command) -> io::Error {

@@ -3,6 +3,9 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+/// The name of laneway's rules in the firewall of Windows.
+const RULE: &str = "laneway";
+
 /// The firewall of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::commands) enum Firewall {
@@ -10,6 +13,8 @@ pub(in crate::commands) enum Firewall {
     Ufw,
     /// firewalld, Red Hat's daemon.
     Firewalld,
+    /// The firewall of Windows, without a rule for laneway.
+    Windows,
     /// nftables chains that may drop packets.
     Nft(Vec<Chain>),
 }
@@ -36,7 +41,8 @@ impl Firewall {
         let Some(rules) = output_of("nft", &["list", "ruleset"]) else {
             // Without the privilege to read the rules, the front end can still be recognised.
             let firewalld = Path::new("/run/firewalld").exists();
-            return ufw().then_some(Self::Ufw).or(firewalld.then_some(Self::Firewalld));
+            let known = ufw().then_some(Self::Ufw).or(firewalld.then_some(Self::Firewalld));
+            return known.or_else(|| of_windows().then_some(Self::Windows));
         };
         let legacy = output_of("iptables-legacy", &["-S"]).unwrap_or_default();
         let chains = chains(&rules);
@@ -54,6 +60,7 @@ impl Firewall {
         match self {
             Self::Ufw => "ufw".into(),
             Self::Firewalld => "firewalld".into(),
+            Self::Windows => format!("Windows Defender Firewall (it has no rule '{RULE}')"),
             Self::Nft(chains) => {
                 let places: Vec<_> = chains.iter().map(|chain| chain.place.as_str()).collect();
                 format!("nftables ({})", places.join(", "))
@@ -74,6 +81,10 @@ impl Firewall {
             Self::Firewalld => {
                 format!("firewall-cmd --permanent --add-port={port}/{protocol} && firewall-cmd --reload")
             }
+            Self::Windows => format!(
+                "netsh advfirewall firewall add rule name={RULE} dir=in action=allow protocol={} localport={port}",
+                protocol.to_ascii_uppercase()
+            ),
             Self::Nft(chains) => {
                 let rules = chains.iter().map(|chain| {
                     // What goes out to nodes, and what they are answered from.
@@ -97,6 +108,18 @@ pub(in crate::commands) fn open_commands_elsewhere(port: u16, protocol: &str) ->
         "'ufw allow {port}/{protocol}', or 'firewall-cmd --permanent --add-port={port}/{protocol} && firewall-cmd \
          --reload', or the nft rule '{protocol} dport {port} accept'"
     )
+}
+
+/// Whether the firewall of Windows is on and has no rule for laneway. What the programs print is in the language of the
+/// user, except for this number.
+fn of_windows() -> bool {
+    const PROFILE: &str =
+        r"HKLM\SYSTEM\CurrentControlSet\Services\SharedAccess\Parameters\FirewallPolicy\StandardProfile";
+    let is_on = output_of("reg", &["query", PROFILE, "/v", "EnableFirewall"])
+        .is_some_and(|text| text.contains("0x1"));
+    // Succeeds only if there is such a rule.
+    is_on
+        && output_of("netsh", &["advfirewall", "firewall", "show", "rule", &format!("name={RULE}")]).is_none()
 }
 
 fn ufw_is_enabled(configuration: &str) -> bool {
@@ -157,6 +180,10 @@ mod tests {
              accept && nft insert rule ip open out udp sport 7420 accept"
         );
         assert_eq!(chains(""), []);
+        assert_eq!(
+            Firewall::Windows.open_command(7420, "udp"),
+            "netsh advfirewall firewall add rule name=laneway dir=in action=allow protocol=UDP localport=7420"
+        );
     }
 
     #[test]

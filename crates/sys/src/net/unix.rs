@@ -2,11 +2,17 @@ use std::io;
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use socket2::Socket;
+use socket2::{SockRef, Socket};
+use tokio::net::TcpSocket;
 
 /// Lets a listener have its port although connections of an earlier process remain. Two listeners cannot share it.
 pub(super) fn claim(listener: &Socket) -> io::Result<()> {
     listener.set_reuse_address(true)
+}
+
+/// Limits the size of a connection's segments, in bytes, where the system can.
+pub(super) fn limit_segments(socket: &TcpSocket, size: u32) {
+    let _ = SockRef::from(socket).set_tcp_mss(size);
 }
 
 pub(super) fn is_too_long(error: &io::Error) -> bool {

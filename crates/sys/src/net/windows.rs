@@ -5,7 +5,7 @@ use std::io;
 use std::os::windows::io::AsRawSocket;
 
 use socket2::Socket;
-use tokio::net::UdpSocket;
+use tokio::net::{TcpSocket, UdpSocket};
 use windows_sys::Win32::Networking::WinSock::{
     IP_DONTFRAGMENT, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE, IPPROTO_IP, IPPROTO_IPV6, IPV6_DONTFRAG,
     IPV6_MTU_DISCOVER, SIO_UDP_CONNRESET, SO_EXCLUSIVEADDRUSE, SOCKET_ERROR, SOL_SOCKET, WSAEADDRINUSE,
@@ -59,6 +59,9 @@ fn ioctl(
     };
     if result == SOCKET_ERROR { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
+
+/// The system offers no such limit.
+pub(super) fn limit_segments(_: &TcpSocket, _: u32) {}
 
 pub(super) fn is_too_long(error: &io::Error) -> bool {
     error.raw_os_error() == Some(WSAEMSGSIZE)
