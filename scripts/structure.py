@@ -34,7 +34,7 @@ CRATES = [
     {"laneway_wire", "laneway_sys", "laneway_limits"},
     {"laneway_telemetry", "laneway_trust"},
     {"laneway_peers", "laneway_h2"},
-    {"laneway_link"},
+    {"laneway_link", "laneway_cache"},
     {"laneway_demo"},
     {"laneway"},
 ]

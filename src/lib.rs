@@ -23,6 +23,7 @@ pub mod transparent;
 pub mod usage;
 pub mod view;
 
+pub use laneway_cache as cache;
 pub use laneway_h2 as h2;
 pub use laneway_limits as limits;
 pub use laneway_limits::{memory, pace, size};

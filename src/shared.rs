@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::cache::store::Store;
 use crate::link::tls::Credentials;
 use crate::memory::Budget;
 use crate::own_addresses::OwnAddresses;
@@ -43,6 +44,8 @@ pub struct Shared {
     pub announced: watch::Receiver<Option<Announcement>>,
     /// This machine's addresses, and the ports that this node listens on.
     pub own: Arc<OwnAddresses>,
+    /// The responses that this node stores, if it does.
+    pub cache: Option<Arc<Store>>,
     /// Cancelled when the node drains.
     pub drain: CancellationToken,
     /// The tasks of connections and links, which a drain waits for.
@@ -75,6 +78,7 @@ impl Shared {
             telemetry,
             announced,
             own: Arc::default(),
+            cache: None,
             drain: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };

@@ -7,7 +7,7 @@ use crate::link::client::Link;
 use crate::local::endpoint::Endpoint;
 use crate::peers::directory::{Gateway, Source};
 use crate::shared::Shared;
-use crate::telemetry::snapshot::{Counted, GatewaySeen, LinkSeen, Memory, NodeSeen, Snapshot};
+use crate::telemetry::snapshot::{Counted, GatewaySeen, LinkSeen, Memory, NodeSeen, Snapshot, StoreSeen};
 use crate::trust::certificate::Role;
 use crate::wire::target::Target;
 use crate::{gateway, local};
@@ -88,6 +88,12 @@ impl View {
             udp_dropped: words(telemetry.udp_dropped.values()),
             questions: words(telemetry.questions.values()),
             answers: pairs(telemetry.answers.values()),
+            cache: words(telemetry.cache.values()),
+            cache_saved: telemetry.cache_saved.value(),
+            cache_store: self.shared.cache.as_ref().map(|store| {
+                let size = store.size();
+                StoreSeen { entries: size.entries as u64, bytes: size.bytes, limit: size.limit }
+            }),
             happened: happened.map(|(what, count)| Counted::new(what.word(), "", count)).collect(),
             datagrams: self.datagrams(),
             discovery_dropped: words(telemetry.discovery.dropped.values()),

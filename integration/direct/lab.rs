@@ -56,6 +56,7 @@ const HOLD: Duration = Duration::from_secs(10);
 /// A group of two, the first of which runs a gateway that may dial loopback addresses.
 pub(crate) struct Lab {
     directory: tempfile::TempDir,
+    _cache: tempfile::TempDir,
     _running: JoinSet<()>,
     pub(crate) gateway: Group,
     pub(crate) client: Group,
@@ -92,6 +93,7 @@ pub(crate) struct RunningGateway {
     /// Where it accepts links.
     pub(crate) address: SocketAddr,
     running: JoinSet<()>,
+    cache: tempfile::TempDir,
 }
 
 impl RunningGateway {
@@ -110,13 +112,15 @@ impl RunningGateway {
         let config = Config::of_text(&format!("link = '127.0.0.1:0'\n{options}")).unwrap();
         let (mut shared, _announcements) = Shared::new(group, memory).unwrap();
         shared.name = "laneway-test".into();
+        let directory = tempfile::tempdir().unwrap();
+        shared.cache = config.gateway.open_cache(&directory.path().join("cache"));
         let egress = Egress::build(&config.gateway, shared.own.clone()).unwrap();
         let duties = Duties { serves: true, authority };
         let workers = vec![Handle::current()];
         let gateway = BoundGateway::build(&config.gateway, &shared, duties, egress, workers).unwrap();
         let address = gateway.address().unwrap();
         let running = run(gateway.parts(vec![], mpsc::channel(1).1).unwrap());
-        Self { shared, address, running }
+        Self { shared, address, running, cache: directory }
     }
 }
 
@@ -147,7 +151,7 @@ impl Lab {
     async fn with(allow: &str, limits: &str, memory: u64) -> Self {
         let (directory, gateway, client) = two_members().await;
         let options = format!("allow = '{allow}'\n{limits}");
-        let RunningGateway { shared, address, running } =
+        let RunningGateway { shared, address, running, cache } =
             RunningGateway::start(gateway.clone(), &options, memory);
         Self {
             directory,
@@ -159,6 +163,7 @@ impl Lab {
             drain: shared.drain,
             tasks: shared.tasks,
             _running: running,
+            _cache: cache,
         }
     }
 

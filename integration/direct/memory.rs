@@ -185,7 +185,9 @@ async fn ask(proxy: std::net::SocketAddr, origin: &Origin, socks: bool) -> (TcpS
         app.say([&[5, 1, 0, 5, 1, 0, 1, 127, 0, 0, 1][..], &at.port().to_be_bytes()].concat()).await;
         (app.stream, origin.accept().await)
     } else {
-        app.say(format!("GET http://{at}/ HTTP/1.1\r\nHost: {at}\r\n\r\n")).await;
+        // A name of its own, so that no request waits for the response to another one.
+        let own = app.stream.local_addr().unwrap().port();
+        app.say(format!("GET http://{at}/{own} HTTP/1.1\r\nHost: {at}\r\n\r\n")).await;
         let mut server = origin.accept().await;
         server.head().await;
         server

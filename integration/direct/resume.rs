@@ -93,7 +93,12 @@ async fn answer(mut stream: TcpStream, has_ranges: bool) -> std::io::Result<()> 
         |start: usize| format!("206 P\r\nContent-Range: bytes {start}-{}/{CONTENT}", CONTENT - 1),
     );
     let rest = &content()[start.unwrap_or(0)..];
-    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nETag: \"a\"\r\n\r\n", rest.len());
+    // What the gateway stored would go on where the server does not.
+    let control = if has_ranges { "public" } else { "no-store" };
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nETag: \"a\"\r\nCache-Control: {control}\r\n\r\n",
+        rest.len()
+    );
     stream.write_all(head.as_bytes()).await?;
     stream.write_all(rest.as_bytes()).await
 }

@@ -81,7 +81,10 @@ impl BoundNode {
         inherited: Option<Vec<Port>>,
     ) -> Result<Self, Problem> {
         let Member { group, authority, serves } = member;
-        let (shared, announcements) = Shared::new(group, config.node.memory_limit())?;
+        let (mut shared, announcements) = Shared::new(group, config.node.memory_limit())?;
+        if serves {
+            shared.cache = config.gateway.open_cache(&state.path().join("cache"));
+        }
         let (egress, results) = Egress::build(&config.gateway, shared.own.clone())?;
 
         let mut ports = app_ports(inherited.map_or_else(|| bind_proxy(&config.local), Ok)?, Apps::Proxy);

@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
+use super::cache::Cache;
 use super::clients::Clients;
 use super::egress::{DialResult, Egress};
 use super::listener::LinkPort;
@@ -113,6 +114,8 @@ impl BoundGateway {
             served: ServedLinks::default(),
             telemetry: shared.telemetry.clone(),
             memory: shared.memory.clone(),
+            cache: shared.cache.clone().map(Cache::new),
+            tasks: shared.tasks.clone(),
             id: shared.membership.group().node.id,
             name: shared.name.clone(),
             drain: shared.drain.clone(),

@@ -296,6 +296,19 @@ impl Egress {
         self.settings().access.judge_question(subject)
     }
 
+    /// Checks what is stored of `target`, which came from `source`, as a connection to there would be.
+    ///
+    /// # Errors
+    /// Those of [`Egress::connect`] that come from the rules.
+    pub fn judge_stored(&self, target: &Target, source: SocketAddr) -> Result<(), Failure> {
+        let settings = self.settings();
+        if self.upstream().carries(target) {
+            return self.judge_for_upstream(target, &settings);
+        }
+        settings.access.judge_name(target)?;
+        self.judge(target, &settings, vec![source.ip()]).map(drop)
+    }
+
     /// The machine's own addresses, and the ports of this node.
     pub fn own(&self) -> &Arc<OwnAddresses> {
         &self.own

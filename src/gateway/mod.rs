@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod bound;
+pub mod cache;
 pub mod clients;
 mod diagnostics;
 mod dial;
@@ -16,6 +17,7 @@ pub mod listener;
 pub mod options;
 pub mod probe;
 pub mod propagation;
+mod requests;
 mod resolve;
 pub mod serve;
 pub mod served;

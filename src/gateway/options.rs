@@ -1,17 +1,24 @@
 //! The options of the gateway: where links are accepted, what it reaches, and what one client may take.
 
 use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::access::{Access, Rule};
 use super::clients::Limits;
 use super::probe::subject::{Expected, Probe};
 use super::upstream::{Upstream, UpstreamProxy};
+use crate::cache::store::Store;
 use crate::peers::options::changed;
 use crate::problem::Problem;
 use crate::secret::secret;
 use crate::size::{Size, TimeError, seconds, within};
+use crate::sys::files;
 use crate::wire::target::{Target, configured};
+
+/// The disk space of the cache if nothing else is said, in bytes.
+const DEFAULT_CACHE: u64 = 10 << 30;
 
 /// The options of the gateway.
 // fields: one for each option
@@ -71,6 +78,13 @@ pub struct Options {
     /// Maximum number of bytes per second of one client, both directions together, like 10M [default: unlimited]
     #[arg(long, env = "LANEWAY_CLIENT_RATE", value_name = "BYTES")]
     pub client_rate: Option<Size>,
+    /// The disk space for the responses of plain HTTP that this gateway stores for all clients, in bytes, like 10G
+    /// [default: a tenth of what is free, at most 10G]
+    #[arg(long, env = "LANEWAY_CACHE_SIZE", value_name = "BYTES")]
+    pub cache_size: Option<Size>,
+    /// Store nothing, and answer no request from a cache
+    #[arg(long, env = "LANEWAY_NO_CACHE")]
+    pub no_cache: bool,
 }
 
 /// What a running gateway takes from new options.
@@ -119,6 +133,33 @@ impl Options {
         Upstream::new(self.upstream.clone(), self.upstream_except.clone())
     }
 
+    /// Opens the store of the cache in `directory`, unless there is to be none, or it cannot be used: a gateway works without
+    /// one. What it holds is read by another thread.
+    pub fn open_cache(&self, directory: &Path) -> Option<Arc<Store>> {
+        if self.no_cache {
+            return None;
+        }
+        let limit = match self.cache_size {
+            Some(size) => size.0,
+            None => {
+                let above = directory.parent().unwrap_or(directory);
+                files::free_space(above).map_or(DEFAULT_CACHE, |free| (free / 10).min(DEFAULT_CACHE))
+            }
+        };
+        match Store::open(directory, limit) {
+            Ok(store) => {
+                let loading = store.clone();
+                tokio::task::spawn_blocking(move || loading.load());
+                tracing::info!(directory = %directory.display(), limit, "cache of plain HTTP");
+                Some(store)
+            }
+            Err(error) => {
+                tracing::warn!(directory = %directory.display(), %error, "no cache: its directory cannot be used");
+                None
+            }
+        }
+    }
+
     /// What one client may take.
     pub fn limits(&self) -> Limits {
         let rate = self.client_rate.map_or(0, |rate| rate.0);
@@ -142,6 +183,8 @@ impl Options {
             client_tunnels,
             client_opens,
             client_rate,
+            cache_size,
+            no_cache,
         } = new;
         let live = Live {
             access: Access::new(server, allow, deny),
@@ -161,6 +204,8 @@ impl Options {
             ("probe", self.probe != *probe),
             ("probe-expect", self.probe_expect != *probe_expect),
             ("probe-interval", self.probe_interval != *probe_interval),
+            ("cache-size", self.cache_size != *cache_size),
+            ("no-cache", self.no_cache != *no_cache),
         ]);
         (live, later)
     }

@@ -207,7 +207,7 @@ impl Session {
                 Ok(admitted) => drop(self.tunnels.spawn(gateway.resolve(self.charged(incoming), admitted))),
                 Err(failure) => incoming.refuse(&failure, &gateway.name),
             },
-            Ok(RequestKind::Tunnel(target) | RequestKind::Udp(target)) => {
+            Ok(RequestKind::Tunnel(target) | RequestKind::Http { target, .. } | RequestKind::Udp(target)) => {
                 let mut record = self.record(&incoming);
                 record.aims_at(&target);
                 match self.admit() {
@@ -256,6 +256,10 @@ impl Gateway {
         let _open = OpenTunnel::count(&self.activity);
         if let Ok(RequestKind::Udp(_)) = incoming.kind {
             return Box::pin(self.datagrams(*incoming, &target, &client, &mut record)).await;
+        }
+        if let (Ok(RequestKind::Http { waits, .. }), Some(cache)) = (&incoming.kind, self.cache.clone()) {
+            let asked = (target, *waits);
+            return Box::pin(self.clone().requests(cache, incoming, asked, &client, &mut record)).await;
         }
         let connected = tokio::select! {
             // Boxed: otherwise the future of an idle tunnel keeps the room of the dial.

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use super::cache::Cache;
 use super::clients::{Admitted, Client, Clients, Measuring};
 use super::egress::Egress;
 use super::served::ServedLinks;
@@ -18,6 +20,7 @@ use crate::trust::membership::Membership;
 use crate::wire::id::NodeId;
 
 /// What all links of this gateway share.
+// fields: each belongs to another part of the gateway
 pub struct Gateway {
     /// Connects to destinations.
     pub egress: Arc<Egress>,
@@ -31,6 +34,10 @@ pub struct Gateway {
     pub telemetry: Arc<Telemetry>,
     /// Bounds the memory of all tunnels together.
     pub memory: Arc<Budget>,
+    /// The cache of plain requests, if this gateway has one.
+    pub cache: Option<Arc<Cache>>,
+    /// The tasks of connections and links, which a drain waits for.
+    pub tasks: TaskTracker,
     /// This node.
     pub id: NodeId,
     /// The name of this node in Proxy-Status fields.

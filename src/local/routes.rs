@@ -115,9 +115,36 @@ impl Routes {
         is_safe: bool,
         account: &Arc<Account>,
     ) -> Result<ServerConnection, Failure> {
+        self.open_by(Transport::Tcp, target, id, first, is_safe, account).await
+    }
+
+    /// The same for a connection that carries plain requests of HTTP and nothing else, which the gateway may answer itself.
+    ///
+    /// # Errors
+    /// Those of [`Routes::open`].
+    pub async fn open_http(
+        &self,
+        target: &Target,
+        id: u64,
+        first: Bytes,
+        is_safe: bool,
+        account: &Arc<Account>,
+    ) -> Result<ServerConnection, Failure> {
+        self.open_by(Transport::Http, target, id, first, is_safe, account).await
+    }
+
+    async fn open_by(
+        &self,
+        transport: Transport,
+        target: &Target,
+        id: u64,
+        first: Bytes,
+        is_safe: bool,
+        account: &Arc<Account>,
+    ) -> Result<ServerConnection, Failure> {
         self.admit(target)?;
         let (early, late) = if is_safe { (first, Bytes::new()) } else { (Bytes::new(), first) };
-        let mut server = self.connect(target, id, early, account).await?;
+        let mut server = self.connect(transport, target, id, early, account).await?;
         match server.halves().0.send(late).await {
             Ok(()) => Ok(server),
             Err(error) => {
@@ -129,12 +156,13 @@ impl Routes {
 
     async fn connect(
         &self,
+        transport: Transport,
         target: &Target,
         id: u64,
         early: Bytes,
         account: &Arc<Account>,
     ) -> Result<ServerConnection, Failure> {
-        let Some((mut tunnel, link)) = self.open_tunnel(Transport::Tcp, target, id, &early).await? else {
+        let Some((mut tunnel, link)) = self.open_tunnel(transport, target, id, &early).await? else {
             let mut server = ServerConnection::Direct((self.direct)(target.clone()).await?);
             return match server.halves().0.send(early).await {
                 Ok(()) => Ok(server),

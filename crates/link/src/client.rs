@@ -19,7 +19,9 @@ use super::connection::Connection;
 use super::handshake;
 use super::request::Transport;
 use super::secure::Secure;
-use super::settings::{self, CAPSULE_PROTOCOL, CONNECTION_ID, HANDSHAKE_TIMEOUT};
+use super::settings::{
+    self, ALPN, CAPSULE_PROTOCOL, CONNECTION_ID, CONTINUE, EXPECT, HANDSHAKE_TIMEOUT, HTTP_1_1,
+};
 use super::tls::{self, PeerIdentity, TlsError};
 use super::tunnel::{Inbox, Outbox, Tunnel};
 use laneway_h2::{self as http2, PingPong, Protocol, RecvStream, Requests, ResponseFuture, SendStream};
@@ -191,7 +193,7 @@ impl Link {
             let sentence = format!("{} does not carry UDP: its laneway is too old", self.called());
             return Err(Failure::new(Kind::Unsupported, Side::Gateway, sentence));
         }
-        let request = self.request(transport, target, connection_id);
+        let request = self.request(transport, target, connection_id, first.is_empty());
         let counted = self.state.tunnel();
         let answer = async {
             tokio::select! {
@@ -234,12 +236,19 @@ impl Link {
         Ok((response?, outbox))
     }
 
-    fn request(&self, transport: Transport, target: &Target, connection_id: u64) -> Request<()> {
+    fn request(&self, transport: Transport, target: &Target, connection_id: u64, waits: bool) -> Request<()> {
         let mut request = Request::new(());
         *request.method_mut() = Method::CONNECT;
         request.headers_mut().insert(CONNECTION_ID, HeaderValue::from(connection_id));
         let uri = match transport {
             Transport::Tcp => Uri::builder().authority(target.to_string()),
+            Transport::Http => {
+                request.headers_mut().insert(ALPN, HeaderValue::from_static(HTTP_1_1));
+                if waits {
+                    request.headers_mut().insert(EXPECT, HeaderValue::from_static(CONTINUE));
+                }
+                Uri::builder().authority(target.to_string())
+            }
             Transport::Udp => {
                 request.extensions_mut().insert(Protocol(masque::PROTOCOL.into()));
                 request.headers_mut().insert(CAPSULE_PROTOCOL, HeaderValue::from_static("?1"));

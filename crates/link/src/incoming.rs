@@ -12,7 +12,9 @@ use tokio::time::timeout;
 
 use super::alive::LinkState;
 use super::request::RequestKind;
-use super::settings::{CAPSULE_PROTOCOL, CONNECTION_ID, PERMIT, PRODUCT, shown};
+use super::settings::{
+    ALPN, CAPSULE_PROTOCOL, CONNECTION_ID, CONTINUE, EXPECT, HTTP_1_1, PERMIT, PRODUCT, shown,
+};
 use super::tunnel::{Inbox, Outbox, Tunnel};
 use laneway_h2::{self as http2, Protocol, RecvStream, SendResponse};
 use laneway_limits::memory::{Account, Tally};
@@ -50,7 +52,13 @@ impl Incoming {
         let version = field(USER_AGENT.as_str()).and_then(|agent| agent.strip_prefix(PRODUCT)).map(shown);
         let permit = field(PERMIT).and_then(Permit::parse).map(Box::new);
         let protocol = head.extensions.get::<Protocol>().map(|Protocol(protocol)| protocol.as_str());
-        let kind = RequestKind::of(&head.method, &head.uri, protocol);
+        let is = |name: &str, value: &str| head.headers.get(name).is_some_and(|found| found == value);
+        let kind = match RequestKind::of(&head.method, &head.uri, protocol) {
+            Ok(RequestKind::Tunnel(target)) if is(ALPN, HTTP_1_1) => {
+                Ok(RequestKind::Http { target, waits: is(EXPECT, CONTINUE) })
+            }
+            kind => kind,
+        };
         let counted = if kind == Ok(RequestKind::Updates) { link_state.aside() } else { link_state.tunnel() };
         let (connection_id, inbox) = (connection_id.unwrap_or(0), Inbox::new(receive, counted));
         let version = version.map(String::into_boxed_str);
@@ -117,6 +125,14 @@ impl Incoming {
             response.headers_mut().insert("proxy-status", value);
         }
         let _ = self.respond.send(&response, true);
+    }
+
+    /// The next bytes that the client sends before its answer; `None` when it ends its direction.
+    ///
+    /// # Errors
+    /// When the client has given up, or the request has to end for want of memory.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, http2::Error> {
+        self.inbox.next().await
     }
 
     /// Is ready when the client has given up, or the tunnel is to be reset for want of memory. What the client sends

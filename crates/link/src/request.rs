@@ -32,6 +32,9 @@ pub(super) fn uri(path: &'static str) -> Uri {
 pub enum Transport {
     /// A TCP connection: CONNECT (RFC 9113 §8.5).
     Tcp,
+    /// A TCP connection that carries plain HTTP/1.1 requests and nothing else, so that the gateway may answer them from its
+    /// cache: CONNECT with the ALPN field (RFC 7639).
+    Http,
     /// A UDP socket: CONNECT-UDP (RFC 9298), an extended CONNECT (RFC 8441). The stream carries capsules.
     Udp,
 }
@@ -50,6 +53,13 @@ pub enum Direction {
 pub enum RequestKind {
     /// A tunnel to this destination: CONNECT (RFC 9113 §8.5).
     Tunnel(Target),
+    /// The same for requests of HTTP/1.1 and nothing else.
+    Http {
+        /// Where they go.
+        target: Target,
+        /// The client sends nothing before it hears that there is a connection.
+        waits: bool,
+    },
     /// The same for datagrams: CONNECT-UDP (RFC 9298 §3.4).
     Udp(Target),
     /// An exchange of group updates: POST.

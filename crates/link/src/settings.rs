@@ -37,6 +37,15 @@ pub(super) const fn config() -> http2::Config {
 /// The header field with the client's connection id, by which the logs of both ends can be joined.
 pub const CONNECTION_ID: &str = "laneway-conn";
 
+/// The header field that says what a tunnel carries (RFC 7639), and its value for plain HTTP/1.1.
+pub(super) const ALPN: &str = "alpn";
+pub(super) const HTTP_1_1: &str = "http%2F1.1";
+
+/// The header field and its value with which a client says that it sends nothing before it hears that there is a connection
+/// (RFC 9110 §10.1.1).
+pub(super) const EXPECT: &str = "expect";
+pub(super) const CONTINUE: &str = "100-continue";
+
 /// The header field that says that a stream carries capsules (RFC 9297 §3.4).
 pub(super) const CAPSULE_PROTOCOL: &str = "capsule-protocol";
 

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 use super::alive::{LinkState, OpenTunnel};
+use super::queue;
 use laneway_h2::{Error, PieceQueue, Reason, RecvStream, SendStream};
 use laneway_limits::memory::{Account, Tally};
 
@@ -93,6 +94,26 @@ impl Outbox {
         while !data.is_empty() {
             let capacity = poll_fn(|cx| self.poll_capacity(data.len(), cx)).await?;
             self.send_reserved(data.split_to(capacity))?;
+        }
+        Ok(())
+    }
+
+    /// The same for a body: takes turns with the other tunnels of the link.
+    ///
+    /// # Errors
+    /// When the stream or the link has ended.
+    pub async fn send_in_turn(&mut self, mut data: Bytes) -> Result<(), Error> {
+        let link_state = self.link_state.clone();
+        let queue = link_state.queue();
+        while !data.is_empty() {
+            let size = data.len().min(queue.steps().one() as usize);
+            let mut count = poll_fn(|cx| self.poll_capacity(size, cx)).await?;
+            if count > queue::SMALL {
+                // After the capacity, because a tunnel whose reader stalls must not hold a turn.
+                queue.turn(count).await.use_for(count);
+                count = count.min(data.len());
+            }
+            self.send_reserved(data.split_to(count))?;
         }
         Ok(())
     }

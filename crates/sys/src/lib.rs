@@ -11,6 +11,7 @@ mod adapters;
 mod address;
 pub mod closed;
 pub mod connected;
+pub mod files;
 mod interface;
 mod interfaces;
 pub mod lan;

@@ -48,6 +48,11 @@ pub struct Telemetry {
     pub questions: Tally<&'static str>,
     /// Its answers, by response code and source: `cache`, `asked` (of a gateway or a name server), or `here`.
     pub answers: Tally<(&'static str, &'static str)>,
+    /// Plain requests at this gateway that its cache took part in, by what became of them: `hit`, `miss`, `collapsed`,
+    /// `validated` or `passed`.
+    pub cache: Tally<&'static str>,
+    /// Bytes of bodies that clients got without a transfer from the server.
+    pub cache_saved: Count,
     /// Datagrams of discovery, sent and received.
     pub discovery: Datagrams,
 }

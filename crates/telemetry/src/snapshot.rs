@@ -55,6 +55,15 @@ pub struct Snapshot {
     /// Queries to the local name server, by transport.
     #[serde(default)]
     pub questions: Vec<Counted>,
+    /// Plain requests that the gateway's cache took part in, by what became of them.
+    #[serde(default)]
+    pub cache: Vec<Counted>,
+    /// Bytes of bodies that clients got without a transfer from the server.
+    #[serde(default)]
+    pub cache_saved: u64,
+    /// What the cache stores; `None` without one.
+    #[serde(default)]
+    pub cache_store: Option<StoreSeen>,
     /// Its answers, by response code (and, in `side`, their source: `cache`, `asked` or `here`).
     #[serde(default)]
     pub answers: Vec<Counted>,
@@ -246,6 +255,17 @@ pub struct Rates {
     pub served_received: u64,
 }
 
+/// What the cache of a gateway stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreSeen {
+    /// The number of responses.
+    pub entries: u64,
+    /// The bytes that they take on the disk.
+    pub bytes: u64,
+    /// The bytes that they may take.
+    pub limit: u64,
+}
+
 /// Memory of connections, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
@@ -365,6 +385,9 @@ pub fn example() -> Snapshot {
         refused: vec![],
         udp_dropped: vec![],
         questions: vec![],
+        cache: vec![Counted::new("hit", "", 2)],
+        cache_saved: 1000,
+        cache_store: Some(StoreSeen { entries: 1, bytes: 5000, limit: 1_000_000 }),
         answers: vec![],
         happened: vec![],
         datagrams: vec![],

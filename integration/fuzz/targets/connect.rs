@@ -14,7 +14,7 @@ pub fn run(data: &[u8]) {
     let (Ok(method), Ok(uri)) = (Method::from_bytes(method), Uri::try_from(uri)) else { return };
     datagrams(&method, &uri);
     match RequestKind::of(&method, &uri, None) {
-        Ok(RequestKind::Udp(_)) => panic!("without its protocol"),
+        Ok(RequestKind::Udp(_) | RequestKind::Http { .. }) => panic!("without its protocol"),
         Ok(RequestKind::Updates | RequestKind::Resolve | RequestKind::Speed(Direction::Up)) => {
             assert_eq!(method, Method::POST)
         }

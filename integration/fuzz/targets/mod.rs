@@ -27,6 +27,7 @@ pub mod resume;
 pub mod socks;
 pub mod socks4;
 pub mod socks_udp;
+pub mod stored;
 
 #[cfg(test)]
 mod seeds;
@@ -35,7 +36,7 @@ mod seeds;
 pub type Run = fn(&[u8]);
 
 /// Every target with its name, which is also that of its fuzzer and of the directory of its seeds.
-pub const ALL: [(&str, Run); 23] = [
+pub const ALL: [(&str, Run); 24] = [
     ("access", access::run),
     ("beacons", beacons::run),
     ("capsule", capsule::run),
@@ -59,6 +60,7 @@ pub const ALL: [(&str, Run); 23] = [
     ("socks", socks::run),
     ("socks4", socks4::run),
     ("socks_udp", socks_udp::run),
+    ("stored", stored::run),
 ];
 
 /// The program of a target: a fuzzer under `cfg(fuzzing)`, else one that runs the files that are its arguments.

@@ -121,8 +121,9 @@ fn eight_downloads_share_one_connection(lab: &Lab) {
 
     // All eight have begun and none has been read to its end, so all exist while they are counted.
     let streams: Vec<_> = (0..8)
-        .map(|_| {
-            let (stream, head) = dialect::get(&c1, "10.88.0.100", "/big");
+        .map(|number| {
+            // Each of its own, so that the gateway does not fetch one for all.
+            let (stream, head) = dialect::get(&c1, "10.88.0.100", &format!("/big?{number}"));
             assert_eq!(head.status, 200);
             stream
         })

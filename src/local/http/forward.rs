@@ -80,7 +80,11 @@ pub(super) async fn forward(
     loop {
         let mut server = match open.take() {
             Some(idle) => idle.server,
-            None => local.routes.open(target, id, head.clone(), repeatable, account).await?,
+            // A connection that is to become another one, or to hold a login, is the server's from end to end.
+            None if request.upgrade.is_some() || logs_in => {
+                local.routes.open(target, id, head.clone(), repeatable, account).await?
+            }
+            None => local.routes.open_http(target, id, head.clone(), repeatable, account).await?,
         };
         if std::mem::take(&mut is_repeated) {
             record.rescued("repeated");

@@ -33,7 +33,7 @@ impl Exchange<'_> {
             let mut head = BytesMut::new();
             point.request(self.request, offset).write_forward(&self.local.name, &mut head);
             let opened =
-                self.local.routes.open(self.target, self.id, head.freeze(), true, self.account).await;
+                self.local.routes.open_http(self.target, self.id, head.freeze(), true, self.account).await;
             let mut server = opened.map_err(|failure| Trouble::Truncated(failure.to_string()))?;
             record.gateway = server.gateway().to_owned();
             let traffic = record.traffic();

@@ -97,6 +97,28 @@ fn connections(page: &mut Exposition, snapshot: &Snapshot) {
     page.counts(&snapshot.questions, &["transport"]);
     page.counter("dns_answers_total", "Answers of the local name server, by response code and source.");
     page.counts(&snapshot.answers, &["code", "from"]);
+    cache(page, snapshot);
+}
+
+fn cache(page: &mut Exposition, snapshot: &Snapshot) {
+    page.counter(
+        "cache_requests_total",
+        "Plain requests of clients that the cache took part in, by what became of them.",
+    );
+    page.counts(&snapshot.cache, &["result"]);
+    page.counter(
+        "cache_saved_bytes_total",
+        "Bytes of bodies that clients got without a transfer from the server.",
+    );
+    page.sample(&[], snapshot.cache_saved);
+    if let Some(store) = snapshot.cache_store {
+        page.gauge("cache_entries", "Responses that the cache stores.");
+        page.sample(&[], store.entries);
+        page.gauge("cache_used_bytes", "Bytes that the cache takes on the disk.");
+        page.sample(&[], store.bytes);
+        page.gauge("cache_limit_bytes", "Bytes that the cache may take on the disk.");
+        page.sample(&[], store.limit);
+    }
 }
 
 fn gateways(page: &mut Exposition, snapshot: &Snapshot) {

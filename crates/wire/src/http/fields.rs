@@ -115,6 +115,15 @@ impl Fields {
     }
 }
 
+/// Of fields that were parsed before, so that none of them is checked again.
+impl<'a> FromIterator<(&'a [u8], &'a [u8])> for Fields {
+    fn from_iter<T: IntoIterator<Item = (&'a [u8], &'a [u8])>>(parsed: T) -> Fields {
+        let mut fields = Fields::default();
+        parsed.into_iter().for_each(|(name, value)| fields.append(name, value));
+        fields
+    }
+}
+
 /// Names only: values can be secrets.
 impl fmt::Debug for Fields {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -87,6 +87,13 @@ impl RequestHead {
         authority(self.fields.get("host")?).ok().map(|(host, _)| host)
     }
 
+    /// The host and the port in the `Host` field, as [`RequestHead::host_name`] gives the host; the port is 80 if none was
+    /// given.
+    #[must_use]
+    pub fn host_and_port(&self) -> Option<(&str, u16)> {
+        authority(self.fields.get("host")?).ok().map(|(host, port)| (host, port.unwrap_or(80)))
+    }
+
     /// Whether this request logs in with NTLM or Negotiate, which hold for the connection to the server (RFC 4559 §6) and
     /// for nobody else.
     #[must_use]
@@ -145,6 +152,20 @@ impl RequestHead {
                 out.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n");
             }
             None => {}
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// Writes a request that was written by [`RequestHead::write_forward`] before, and read again, with the fields as they are
+    /// now.
+    pub fn write_as_is(&self, out: &mut BytesMut) {
+        out.reserve(self.fields.written_size() + 512);
+        out.extend_from_slice(self.method.as_str().as_bytes());
+        out.extend_from_slice(b" ");
+        self.target.write(out);
+        out.extend_from_slice(b" HTTP/1.1\r\n");
+        for (name, value) in self.fields.iter() {
+            write_field(name, value, out);
         }
         out.extend_from_slice(b"\r\n");
     }

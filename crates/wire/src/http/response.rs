@@ -81,6 +81,22 @@ impl ResponseHead {
         self.status == 401 && login::is_asked_for(&self.fields)
     }
 
+    /// Whether the body has transfer codings besides `chunked`.
+    #[must_use]
+    pub fn has_codings(&self) -> bool {
+        !self.codings.is_empty()
+    }
+
+    /// The fields that are for every recipient (RFC 9110 §7.6.1), without those that frame the body: what a cache stores
+    /// (RFC 9111 §3.1).
+    #[must_use]
+    pub fn end_to_end(&self) -> Fields {
+        let frames = |name: &[u8]| {
+            name.eq_ignore_ascii_case(b"content-length") || name.eq_ignore_ascii_case(b"transfer-encoding")
+        };
+        end_to_end(&self.fields).filter(|(name, _)| !frames(name)).collect()
+    }
+
     /// Checks that a client of this version can read the body: HTTP/1.0 has no transfer codings.
     ///
     /// # Errors

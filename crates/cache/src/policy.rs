@@ -1,0 +1,357 @@
+//! The rules of a shared cache (RFC 9111): what is stored, when it is used without asking the server, how it is validated
+//! and what removes it. Pure functions of messages and times.
+//!
+//! Stricter than the RFC in what it stores, because a wrong answer is worse than a second fetch: nothing that was asked for
+//! with a login, nothing that sets a cookie, and no freshness that the server has not stated (§4.2.2 is not used).
+
+use std::time::{Duration, SystemTime};
+
+use http::Method;
+use laneway_wire::http::{BodyLength, Fields, RequestHead, RequestTarget, ResponseHead};
+use laneway_wire::target::Target;
+
+use crate::control::{CacheControl, Seconds, delta_seconds};
+use crate::stored::{Stored, Times};
+
+/// Statuses that may be stored without a stated lifetime (RFC 9110 §15.1), except 206.
+const STORED_BY_DEFAULT: [u16; 11] = [200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501];
+
+/// Statuses whose caching requirements are known here (RFC 9111 §5.2.2.3).
+const UNDERSTOOD: [u16; 14] = [200, 203, 204, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501];
+
+/// Fields that a 304 does not change: they describe the body that is stored (RFC 9111 §3.2).
+const OF_THE_BODY: [&str; 4] = ["content-encoding", "content-length", "content-range", "content-type"];
+
+/// What a stored response is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// It may be used without asking the server.
+    Fresh,
+    /// It may be used after the server has validated it.
+    Validate,
+}
+
+/// The URI of a request that is sent to `target`, in absolute form: the primary key of what is stored (RFC 9111 §2). `None`
+/// when the request names another host than the one it is sent to: whoever controls that one must not speak for others.
+#[must_use]
+pub fn uri(target: &Target, request: &RequestHead) -> Option<String> {
+    let (host, port) = request.host_and_port()?;
+    if Target::new(host, port).ok().as_ref() != Some(target) {
+        return None;
+    }
+    let path = match &request.target {
+        RequestTarget::Origin { path } => path,
+        RequestTarget::Absolute { path_and_query, .. } => path_and_query,
+        RequestTarget::Authority { .. } | RequestTarget::Asterisk => return None,
+    };
+    Some(format!("http://{target}{}", str::from_utf8(path).ok()?))
+}
+
+/// Whether a cache may take part in this request at all. What asks for more than a GET or HEAD of a representation goes to
+/// the server as it is: preconditions that the server has to evaluate (RFC 9110 §13.1.1, §13.1.4), logins, bodies.
+#[must_use]
+pub fn concerns_cache(request: &RequestHead) -> bool {
+    let has = |name: &str| request.fields.get(name).is_some();
+    matches!(request.method, Method::GET | Method::HEAD)
+        && matches!(request.body, BodyLength::None | BodyLength::Exact(0))
+        && request.upgrade.is_none()
+        && !has("authorization")
+        && !has("if-match")
+        && !has("if-unmodified-since")
+        && !CacheControl::of(&request.fields).has("no-store")
+}
+
+/// Whether the response to `request` may be stored, and is worth it: it is fresh, or can be validated (RFC 9111 §3).
+#[must_use]
+pub fn may_store(request: &RequestHead, response: &ResponseHead, times: Times) -> bool {
+    let control = CacheControl::of(&response.fields);
+    let fields = &response.fields;
+    if request.method != Method::GET || !concerns_cache(request) {
+        return false;
+    }
+    if !(200..1000).contains(&response.status)
+        || matches!(response.status, 206 | 304)
+        || response.has_codings()
+    {
+        return false;
+    }
+    // RFC 9111 §5.2.2.3: for a cache that knows the status, must-understand takes no-store back.
+    let (must_understand, is_understood) =
+        (control.has("must-understand"), UNDERSTOOD.contains(&response.status));
+    if must_understand && !is_understood || control.has("no-store") && !must_understand {
+        return false;
+    }
+    if control.has("private") || fields.get("set-cookie").is_some() || varies_always(fields) {
+        return false;
+    }
+    let lifetime = lifetime(fields, times);
+    let is_allowed =
+        lifetime.is_some() || control.has("public") || STORED_BY_DEFAULT.contains(&response.status);
+    let can_be_validated = fields.get("etag").is_some() || fields.get("last-modified").is_some();
+    is_allowed && (can_be_validated || lifetime.is_some_and(|lifetime| lifetime > initial_age(fields, times)))
+}
+
+/// What the cache may do with `stored` for `request`, which selects it.
+#[must_use]
+pub fn usage(request: &RequestHead, stored: &Stored, now: SystemTime) -> Use {
+    let asked = CacheControl::of(&request.fields);
+    let control = CacheControl::of(&stored.fields);
+    // RFC 9111 §5.4: Pragma counts where there is no Cache-Control.
+    let pragma = asked.is_empty()
+        && request
+            .fields
+            .all("pragma")
+            .any(|value| value.to_ascii_lowercase().windows(8).any(|part| part == b"no-cache"));
+    if pragma || asked.has("no-cache") || control.has("no-cache") {
+        return Use::Validate;
+    }
+    let Some(age) = age(stored, now) else { return Use::Validate };
+    let lifetime = lifetime(&stored.fields, stored.times()).unwrap_or_default();
+    let too_old = match asked.seconds("max-age") {
+        Seconds::Of(seconds) => age > Duration::from_secs(seconds),
+        Seconds::Absent => false,
+        Seconds::Invalid => true,
+    };
+    let reserve = match asked.seconds("min-fresh") {
+        Seconds::Of(seconds) => Duration::from_secs(seconds),
+        Seconds::Absent => Duration::ZERO,
+        Seconds::Invalid => Duration::MAX,
+    };
+    if too_old {
+        Use::Validate
+    } else if lifetime > age.saturating_add(reserve)
+        || may_be_stale(&asked, &control, age.saturating_sub(lifetime))
+    {
+        Use::Fresh
+    } else {
+        Use::Validate
+    }
+}
+
+/// Whether the request accepts a response that has been stale for `stale`, and the response does not forbid it (RFC 9111
+/// §4.2.4, §5.2.1.2).
+fn may_be_stale(asked: &CacheControl, control: &CacheControl, stale: Duration) -> bool {
+    let forbidden = ["must-revalidate", "proxy-revalidate", "s-maxage"].iter().any(|name| control.has(name));
+    let accepted = match asked.seconds("max-stale") {
+        Seconds::Of(seconds) => stale <= Duration::from_secs(seconds),
+        Seconds::Absent => false,
+        Seconds::Invalid => asked.has_plain("max-stale"),
+    };
+    accepted && !forbidden
+}
+
+/// How long a response is fresh, if it says so (RFC 9111 §4.2.1). What is not valid makes it stale.
+#[must_use]
+pub fn lifetime(fields: &Fields, times: Times) -> Option<Duration> {
+    let control = CacheControl::of(fields);
+    for name in ["s-maxage", "max-age"] {
+        match control.seconds(name) {
+            Seconds::Of(seconds) => return Some(Duration::from_secs(seconds)),
+            Seconds::Invalid => return Some(Duration::ZERO),
+            Seconds::Absent => {}
+        }
+    }
+    let mut expires = fields.all("expires");
+    let first = expires.next()?;
+    let date = fields.get("date").and_then(date).unwrap_or(times.received);
+    let until = date_of_one(first, expires.next());
+    Some(until.and_then(|until| until.duration_since(date).ok()).unwrap_or_default())
+}
+
+fn date_of_one(first: &[u8], second: Option<&[u8]>) -> Option<SystemTime> {
+    if second.is_some() { None } else { date(first) }
+}
+
+/// Reads a date of HTTP (RFC 9110 §5.6.7), whatever the case of its letters.
+#[must_use]
+pub fn date(text: &[u8]) -> Option<SystemTime> {
+    let text = str::from_utf8(text).ok()?;
+    let mut canonical = String::with_capacity(text.len());
+    for (at, word) in text.split(' ').enumerate() {
+        if at > 0 {
+            canonical.push(' ');
+        }
+        if word.eq_ignore_ascii_case("gmt") {
+            canonical.push_str("GMT");
+            continue;
+        }
+        let mut in_word = false;
+        for letter in word.chars() {
+            canonical.push(if in_word { letter.to_ascii_lowercase() } else { letter.to_ascii_uppercase() });
+            in_word = letter.is_ascii_alphabetic();
+        }
+    }
+    let parsed = httpdate::parse_http_date(&canonical).ok()?;
+    // httpdate is lenient about spaces; a date has exactly one form.
+    let is_fixed = canonical.len() != 29 || httpdate::fmt_http_date(parsed) == canonical;
+    is_fixed.then_some(parsed)
+}
+
+/// The age of a response when it arrived (RFC 9111 §4.2.3).
+fn initial_age(fields: &Fields, times: Times) -> Duration {
+    let date = fields.get("date").and_then(date).unwrap_or(times.received);
+    let apparent = times.received.duration_since(date).unwrap_or_default();
+    let delay = times.received.duration_since(times.requested).unwrap_or_default();
+    apparent.max(stated_age(fields).saturating_add(delay))
+}
+
+/// The first member of the first Age field; a value that is no number is ignored (RFC 9111 §5.1).
+fn stated_age(fields: &Fields) -> Duration {
+    let first = fields.get("age").and_then(|value| str::from_utf8(value).ok());
+    let member = first.and_then(|value| value.split(',').next()).map(str::trim);
+    member.and_then(delta_seconds).map(Duration::from_secs).unwrap_or_default()
+}
+
+/// The age of a stored response (RFC 9111 §4.2.3); `None` when the clock was set back since, so that it is not known.
+#[must_use]
+pub fn age(stored: &Stored, now: SystemTime) -> Option<Duration> {
+    let resident = now.duration_since(stored.received).ok()?;
+    Some(initial_age(&stored.fields, stored.times()).saturating_add(resident))
+}
+
+/// How long a stored response stays fresh; zero when it is stale.
+#[must_use]
+pub fn remaining(stored: &Stored, now: SystemTime) -> Duration {
+    let lifetime = lifetime(&stored.fields, stored.times()).unwrap_or_default();
+    age(stored, now).map_or(Duration::ZERO, |age| lifetime.saturating_sub(age))
+}
+
+/// The request fields that Vary names, in lower case.
+pub fn varying(fields: &Fields) -> impl Iterator<Item = String> {
+    fields.all("vary").flat_map(|value| value.split(|&byte| byte == b',')).filter_map(|name| {
+        let name = String::from_utf8_lossy(name.trim_ascii()).to_ascii_lowercase();
+        (!name.is_empty()).then_some(name)
+    })
+}
+
+fn varies_always(fields: &Fields) -> bool {
+    varying(fields).any(|name| name == "*")
+}
+
+/// The values of those fields in `request`, as they are compared.
+#[must_use]
+pub fn selecting(
+    request: &RequestHead,
+    names: impl Iterator<Item = String>,
+) -> Vec<(String, Option<Vec<u8>>)> {
+    names.map(|name| (normalised(request, &name), name)).map(|(value, name)| (name, value)).collect()
+}
+
+/// Whether `request` selects what is stored (RFC 9111 §4.1).
+#[must_use]
+pub fn selects(request: &RequestHead, selecting: &[(String, Option<Vec<u8>>)]) -> bool {
+    selecting.iter().all(|(name, value)| normalised(request, name) == *value)
+}
+
+/// The value of all fields called `name` together, without the white space that means nothing in a list.
+fn normalised(request: &RequestHead, name: &str) -> Option<Vec<u8>> {
+    let mut all = request.fields.all(name).peekable();
+    all.peek()?;
+    let members = all.flat_map(|value| value.split(|&byte| byte == b',')).map(<[u8]>::trim_ascii);
+    let joined = members.collect::<Vec<_>>().join(&b","[..]);
+    // RFC 9110 §12.5.3, §12.5.4: codings and language tags are compared without regard to case.
+    let is_caseless = name == "accept-language" || name == "accept-encoding";
+    Some(if is_caseless { joined.to_ascii_lowercase() } else { joined })
+}
+
+/// The request without what is for this cache or this app alone: conditions and ranges, which are evaluated here.
+#[must_use]
+pub fn for_server(request: &RequestHead) -> RequestHead {
+    let mut request = request.clone();
+    for name in ["if-none-match", "if-modified-since", "range", "if-range"] {
+        request.fields.remove(name);
+    }
+    request.method = Method::GET;
+    request
+}
+
+/// The same, on condition that the server has another response than `stored` (RFC 9111 §4.3.1). `None` when there is nothing
+/// to validate it by.
+#[must_use]
+pub fn validation(request: &RequestHead, stored: &Stored) -> Option<RequestHead> {
+    let mut request = for_server(request);
+    let tag = stored.fields.get("etag");
+    let modified = stored.fields.get("last-modified");
+    if let Some(tag) = tag {
+        request.fields.push("If-None-Match", tag).ok()?;
+    }
+    if let Some(modified) = modified {
+        request.fields.push("If-Modified-Since", modified).ok()?;
+    }
+    (tag.is_some() || modified.is_some()).then_some(request)
+}
+
+/// `stored` after the 304 `response` to its validation (RFC 9111 §3.2, §4.3.4); `None` when that is about another response.
+#[must_use]
+pub fn freshened(stored: &Stored, response: &ResponseHead, times: Times) -> Option<Stored> {
+    let differs = |name: &str| {
+        let theirs = response.fields.get(name);
+        theirs.is_some() && theirs.map(opaque) != stored.fields.get(name).map(opaque)
+    };
+    if differs("etag") || (response.fields.get("etag").is_none() && differs("last-modified")) {
+        return None;
+    }
+    let fields = response.end_to_end();
+    let mut fresh = stored.clone();
+    let mut replaced: Vec<Vec<u8>> = Vec::new();
+    // An Age of the old response would be added to that of the new one.
+    fresh.fields.remove("age");
+    for (name, value) in fields.iter() {
+        let name = str::from_utf8(name).ok()?;
+        if OF_THE_BODY.iter().any(|kept| kept.eq_ignore_ascii_case(name)) {
+            continue;
+        }
+        let lower = name.to_ascii_lowercase().into_bytes();
+        if !replaced.contains(&lower) {
+            fresh.fields.remove(name);
+            replaced.push(lower);
+        }
+        fresh.fields.push(name, value).ok()?;
+    }
+    (fresh.requested, fresh.received) = (times.requested, times.received);
+    Some(fresh)
+}
+
+/// An entity tag for the weak comparison (RFC 9110 §8.8.3.2).
+pub(crate) fn opaque(tag: &[u8]) -> &[u8] {
+    tag.strip_prefix(b"W/").unwrap_or(tag)
+}
+
+/// The URIs whose responses are removed after this exchange (RFC 9111 §4.4): that of an unsafe request that was not an error,
+/// and those of the same origin that the response names.
+#[must_use]
+pub fn invalidated(target: &Target, request: &RequestHead, response: &ResponseHead) -> Vec<String> {
+    let is_safe = matches!(request.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE);
+    let Some(uri) = uri(target, request).filter(|_| !is_safe && (200..400).contains(&response.status)) else {
+        return Vec::new();
+    };
+    let origin = format!("http://{target}/");
+    let mut all = vec![uri.clone()];
+    for name in ["location", "content-location"] {
+        let Some(value) = response.fields.get(name).and_then(|value| str::from_utf8(value).ok()) else {
+            continue;
+        };
+        let value = value.split('#').next().unwrap_or_default();
+        let directory =
+            uri.split('?').next().and_then(|path| path.rfind('/')).map_or(&*origin, |at| &uri[..=at]);
+        let named = match value.strip_prefix("http://") {
+            Some(rest) => {
+                rest.split_once('/').and_then(|(authority, path)| same_origin(target, authority, path))
+            }
+            None if value.starts_with("//") || value.contains("://") => None,
+            None if value.starts_with('/') => Some(format!("{origin}{}", &value[1..])),
+            None => Some(format!("{directory}{value}")),
+        };
+        all.extend(named);
+    }
+    all
+}
+
+/// The URI of `path` if `authority` is `target`: nobody removes what another origin has sent.
+fn same_origin(target: &Target, authority: &str, path: &str) -> Option<String> {
+    let with_port = authority.parse::<Target>().or_else(|_no_port| Target::new(authority, 80));
+    (with_port.ok().as_ref() == Some(target)).then(|| format!("http://{target}/{path}"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,254 @@
+//! One stored response without its body: what a cache has to remember (RFC 9111 §3), and its form on the disk.
+
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use laneway_wire::http::Fields;
+
+/// The first bytes of each metadata file; the last one is the version of the format.
+const MAGIC: [u8; 8] = *b"LWcache\x01";
+/// The number of bytes of a body that share one checksum.
+pub const BLOCK: usize = 64 * 1024;
+/// The longest metadata that is read, in bytes: a head of 64 KiB with that of its request, and the checksums of 64 GiB.
+pub const MAX_METADATA: usize = 5 * 1024 * 1024;
+
+/// When a response was asked for and when it came.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// When the request was sent.
+    pub requested: SystemTime,
+    /// When the response was received.
+    pub received: SystemTime,
+}
+
+/// A stored response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The URI of the request, in absolute form.
+    pub uri: String,
+    /// The status code.
+    pub status: u16,
+    /// The reason phrase.
+    pub reason: Vec<u8>,
+    /// The fields of the response that are for every recipient, without those that frame its body.
+    pub fields: Fields,
+    /// The fields of the request that Vary names, with their values (RFC 9111 §4.1). `None` for a field that was absent.
+    pub selecting: Vec<(String, Option<Vec<u8>>)>,
+    /// When the request was sent.
+    pub requested: SystemTime,
+    /// When the response was received.
+    pub received: SystemTime,
+    /// The number of bytes of the body.
+    pub total: u64,
+    /// The number of bytes of the body that are stored, from its beginning. Less than `total` for an incomplete response
+    /// (RFC 9111 §3.3).
+    pub length: u64,
+    /// The CRC-32 of each block of [`BLOCK`] bytes of what is stored; the last block may be shorter.
+    pub checksums: Vec<u32>,
+    /// The address that the response came from, for the access rules.
+    pub source: Option<SocketAddr>,
+}
+
+impl Stored {
+    /// Whether the whole body is stored.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.length == self.total
+    }
+
+    /// When it was asked for and when it came.
+    #[must_use]
+    pub fn times(&self) -> Times {
+        Times { requested: self.requested, received: self.received }
+    }
+
+    /// The bytes of a metadata file.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = MAGIC.to_vec();
+        out.extend([0; 4]);
+        bytes(&mut out, self.uri.as_bytes());
+        bytes(&mut out, self.source.map(|source| source.to_string()).unwrap_or_default().as_bytes());
+        out.extend(self.status.to_be_bytes());
+        bytes(&mut out, &self.reason);
+        count(&mut out, self.fields.len());
+        for (name, value) in self.fields.iter() {
+            bytes(&mut out, name);
+            bytes(&mut out, value);
+        }
+        count(&mut out, self.selecting.len());
+        for (name, value) in &self.selecting {
+            bytes(&mut out, name.as_bytes());
+            out.push(u8::from(value.is_some()));
+            bytes(&mut out, value.as_deref().unwrap_or_default());
+        }
+        for time in [self.requested, self.received] {
+            let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+            out.extend(u64::try_from(since.as_millis()).unwrap_or(u64::MAX).to_be_bytes());
+        }
+        out.extend(self.total.to_be_bytes());
+        out.extend(self.length.to_be_bytes());
+        count(&mut out, self.checksums.len());
+        self.checksums.iter().for_each(|sum| out.extend(sum.to_be_bytes()));
+        let checksum = crc32fast::hash(&out[MAGIC.len() + 4..]);
+        out[MAGIC.len()..MAGIC.len() + 4].copy_from_slice(&checksum.to_be_bytes());
+        out
+    }
+
+    /// Reads the bytes of a metadata file; `None` when they are damaged, or of another version.
+    #[must_use]
+    pub fn decode(file: &[u8]) -> Option<Self> {
+        let rest = file.strip_prefix(&MAGIC)?;
+        let (checksum, rest) = rest.split_first_chunk::<4>()?;
+        if crc32fast::hash(rest) != u32::from_be_bytes(*checksum) {
+            return None;
+        }
+        let mut reader = Reader(rest);
+        let stored = reader.stored()?;
+        reader.0.is_empty().then_some(stored)
+    }
+}
+
+/// Writes a number of things, or of bytes.
+fn count(out: &mut Vec<u8>, count: usize) {
+    out.extend(u32::try_from(count).unwrap_or(u32::MAX).to_be_bytes());
+}
+
+fn bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    count(out, bytes.len());
+    out.extend_from_slice(bytes);
+}
+
+/// What is left to be read.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn stored(&mut self) -> Option<Stored> {
+        let uri = self.text()?;
+        let source = match self.text()?.as_str() {
+            "" => None,
+            address => Some(address.parse().ok()?),
+        };
+        let status = self.array().map(u16::from_be_bytes).filter(|status| (200..1000).contains(status))?;
+        let reason = self.bytes()?.to_vec();
+        let mut fields = Fields::default();
+        for _ in 0..self.count()? {
+            let (name, value) = (self.bytes()?, self.bytes()?);
+            fields.push(str::from_utf8(name).ok()?, value).ok()?;
+        }
+        let mut selecting = Vec::new();
+        for _ in 0..self.count()? {
+            let (name, [is_present], value) = (self.text()?, self.array()?, self.bytes()?.to_vec());
+            selecting.push((name, (is_present != 0).then_some(value)));
+        }
+        let (requested, received) = (self.time()?, self.time()?);
+        let (total, length) = (self.number()?, self.number()?);
+        let blocks = self.count()?;
+        if length > total || length.div_ceil(BLOCK as u64) != u64::from(blocks) {
+            return None;
+        }
+        let mut checksums = Vec::new();
+        for _ in 0..blocks {
+            checksums.push(u32::from_be_bytes(self.array()?));
+        }
+        Some(Stored {
+            uri,
+            status,
+            reason,
+            fields,
+            selecting,
+            requested,
+            received,
+            total,
+            length,
+            checksums,
+            source,
+        })
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (array, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*array)
+    }
+
+    fn count(&mut self) -> Option<u32> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        self.array().map(u64::from_be_bytes)
+    }
+
+    fn time(&mut self) -> Option<SystemTime> {
+        UNIX_EPOCH.checked_add(Duration::from_millis(self.number()?))
+    }
+
+    fn bytes(&mut self) -> Option<&'a [u8]> {
+        let count = usize::try_from(self.count()?).ok()?;
+        let (bytes, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(bytes)
+    }
+
+    fn text(&mut self) -> Option<String> {
+        self.bytes().and_then(|bytes| String::from_utf8(bytes.to_vec()).ok())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    pub(crate) fn example() -> Stored {
+        let mut fields = Fields::default();
+        fields.push("Cache-Control", b"max-age=60").unwrap();
+        fields.push("ETag", b"\"a\"").unwrap();
+        Stored {
+            uri: "http://h/f".into(),
+            status: 200,
+            reason: b"OK".to_vec(),
+            fields,
+            selecting: vec![("accept".into(), None), ("accept-language".into(), Some(b"de".to_vec()))],
+            requested: UNIX_EPOCH + Duration::from_secs(1_000),
+            received: UNIX_EPOCH + Duration::from_secs(1_001),
+            total: 3,
+            length: 3,
+            checksums: vec![crc32fast::hash(b"abc")],
+            source: "192.0.2.1:80".parse().ok(),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let stored = example();
+        assert_eq!(Stored::decode(&stored.encode()), Some(stored));
+    }
+
+    #[test]
+    fn no_flipped_bit_and_no_cut_is_read() {
+        let whole = example().encode();
+        for at in 0..whole.len() * 8 {
+            let mut flipped = whole.clone();
+            flipped[at / 8] ^= 1 << (at % 8);
+            assert_eq!(Stored::decode(&flipped), None, "bit {at}");
+        }
+        for length in 0..whole.len() {
+            assert_eq!(Stored::decode(&whole[..length]), None, "cut at {length}");
+        }
+    }
+
+    proptest! {
+        /// With a correct checksum, so that everything behind it is reached.
+        #[test]
+        fn arbitrary_bytes_never_panic(rest in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut file = MAGIC.to_vec();
+            file.extend(crc32fast::hash(&rest).to_be_bytes());
+            file.extend(rest);
+            if let Some(stored) = Stored::decode(&file) {
+                prop_assert!(stored.length <= stored.total);
+            }
+        }
+    }
+}

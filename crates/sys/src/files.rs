@@ -1,0 +1,105 @@
+//! Files of a directory that belongs to this process alone, read and written at offsets. No link is followed.
+
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+mod windows;
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+#[cfg(unix)]
+use unix as system;
+#[cfg(windows)]
+use windows as system;
+
+/// Creates a directory that only this user may enter, or checks that an existing one is such.
+///
+/// # Errors
+/// When it cannot be created, is a link or no directory, or belongs or is open to others.
+pub fn private_directory(path: &Path) -> io::Result<()> {
+    match system::create_directory(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        created => return created,
+    }
+    if system::is_private(path)? {
+        return Ok(());
+    }
+    let sentence =
+        format!("{} is not a directory that belongs to this user alone (mode 0700)", path.display());
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, sentence))
+}
+
+/// Creates a file to read and write (mode 0600); nothing of this name may exist.
+///
+/// # Errors
+/// The system's.
+pub fn create(path: &Path) -> io::Result<File> {
+    system::create(path)
+}
+
+/// Opens an existing regular file to read it.
+///
+/// # Errors
+/// The system's; [`io::ErrorKind::InvalidInput`] for anything but a regular file.
+pub fn open(path: &Path) -> io::Result<File> {
+    let file = system::open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
+}
+
+/// Reads exactly as many bytes as `buffer` has, from `offset` on.
+///
+/// # Errors
+/// The system's; [`io::ErrorKind::UnexpectedEof`] when there are fewer.
+pub fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    system::read_exact_at(file, buffer, offset)
+}
+
+/// Writes all of `bytes` from `offset` on.
+///
+/// # Errors
+/// The system's.
+pub fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    system::write_all_at(file, bytes, offset)
+}
+
+/// The bytes that this user may still write on the file system of `path`.
+///
+/// # Errors
+/// The system's.
+pub fn free_space(path: &Path) -> io::Result<u64> {
+    system::free_space(path)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_directory_of_others_and_a_link_are_refused() {
+        let outer = tempfile::tempdir().unwrap();
+        let inner = outer.path().join("cache");
+        private_directory(&inner).unwrap();
+        private_directory(&inner).unwrap();
+        std::fs::set_permissions(&inner, PermissionsExt::from_mode(0o750)).unwrap();
+        assert!(private_directory(&inner).is_err());
+        let link = outer.path().join("link");
+        symlink(outer.path(), &link).unwrap();
+        assert!(private_directory(&link).is_err());
+    }
+
+    #[test]
+    fn no_link_is_opened_or_written_through() {
+        let outer = tempfile::tempdir().unwrap();
+        let (file, link) = (outer.path().join("file"), outer.path().join("link"));
+        write_all_at(&create(&file).unwrap(), b"abc", 0).unwrap();
+        symlink(&file, &link).unwrap();
+        assert!(create(&link).is_err() && open(&link).is_err() && open(outer.path()).is_err());
+        let mut read = [0; 2];
+        read_exact_at(&open(&file).unwrap(), &mut read, 1).unwrap();
+        assert_eq!(&read, b"bc");
+    }
+}

@@ -1,0 +1,325 @@
+//! Plain requests that the gateway answers from its cache.
+
+use crate::lab::{Lab, Proxy};
+use crate::peer::{Origin, Peer};
+
+/// A group whose gateway has a cache, and the server that its clients ask.
+struct Site {
+    _lab: Lab,
+    proxy: Proxy,
+    origin: Origin,
+}
+
+impl Site {
+    async fn new() -> Self {
+        let lab = Lab::new().await;
+        let proxy = lab.proxy().await;
+        Self { _lab: lab, proxy, origin: Origin::new() }
+    }
+
+    /// A new app that sends this request.
+    async fn app(&self, line: &str, fields: &str) -> Peer {
+        let mut app = Peer::connect(self.proxy.address).await;
+        let (method, path) = line.split_once(' ').unwrap();
+        let at = self.origin.address;
+        app.say(format!("{method} http://{at}{path} HTTP/1.1\r\nHost: {at}\r\n{fields}\r\n")).await;
+        app
+    }
+
+    /// The server's connection for the next request that reaches it, and the head of that.
+    async fn server(&self) -> (Peer, String) {
+        let mut server = self.origin.accept().await;
+        let head = server.head().await;
+        (server, head)
+    }
+
+    /// Has the server answer a request, so that the answer is stored.
+    async fn fetch(&self, path: &str, answer: &str) -> String {
+        let mut app = self.app(&format!("GET {path}"), "").await;
+        let (mut server, _) = self.server().await;
+        server.say(answer).await;
+        let head = app.head().await;
+        app.exactly(length(&head)).await
+    }
+
+    /// The status and the body that an app gets without a request to the server: the test would wait for ever otherwise.
+    async fn hit(&self, line: &str, fields: &str) -> (String, String) {
+        let mut app = self.app(line, fields).await;
+        let head = app.head().await;
+        let body = app.exactly(length(&head)).await;
+        (head, body)
+    }
+}
+
+fn length(head: &str) -> usize {
+    let lower = head.to_ascii_lowercase();
+    let value = lower.split("\r\n").find_map(|line| line.strip_prefix("content-length: "));
+    value.map_or(0, |value| value.parse().unwrap())
+}
+
+fn line<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.split("\r\n").find_map(|line| {
+        let (own, value) = line.split_once(": ")?;
+        own.eq_ignore_ascii_case(name).then_some(value)
+    })
+}
+
+const FRESH: &str =
+    "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nETag: \"a\"\r\nContent-Length: 10\r\n\r\n0123456789";
+
+#[tokio::test]
+async fn a_fresh_response_is_sent_again_without_asking_the_server() {
+    let site = Site::new().await;
+    assert_eq!(site.fetch("/f", FRESH).await, "0123456789");
+    let (head, body) = site.hit("GET /f", "").await;
+    assert_eq!(body, "0123456789");
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    assert!(line(&head, "Cache-Status").unwrap().starts_with("laneway-test; hit; ttl="), "{head}");
+    assert!(
+        line(&head, "Age").is_some() && line(&head, "Via").is_some() && line(&head, "Date").is_some(),
+        "{head}"
+    );
+    let (head, body) = site.hit("GET /f", "Range: bytes=2-4\r\n").await;
+    assert_eq!((line(&head, "Content-Range"), &*body), (Some("bytes 2-4/10"), "234"));
+    let mut app = site.app("GET /f", "If-None-Match: \"a\"\r\n").await;
+    assert!(app.head().await.starts_with("HTTP/1.1 304 "));
+    let mut app = site.app("HEAD /f", "").await;
+    assert!(app.head().await.contains("\r\nContent-Length: 10\r\n"));
+    let (head, _) = site.hit("GET /other", "Cache-Control: only-if-cached\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 504 "), "{head}");
+}
+
+#[tokio::test]
+async fn one_connection_of_an_app_gets_stored_responses_and_others_in_their_order() {
+    let site = Site::new().await;
+    site.fetch("/f", FRESH).await;
+    let mut app = site.app("GET /f", "").await;
+    let at = site.origin.address;
+    app.say(format!("GET http://{at}/g HTTP/1.1\r\nHost: {at}\r\n\r\n")).await;
+    app.say(format!("GET http://{at}/f HTTP/1.1\r\nHost: {at}\r\n\r\n")).await;
+    app.head().await;
+    app.hear("0123456789").await;
+    let (mut server, _) = site.server().await;
+    server.say("HTTP/1.1 200 OK\r\nCache-Control: no-store\r\nContent-Length: 1\r\n\r\ng").await;
+    app.head().await;
+    app.hear("g").await;
+    app.head().await;
+    app.hear("0123456789").await;
+}
+
+#[tokio::test]
+async fn a_stale_response_is_validated_and_used_again() {
+    let site = Site::new().await;
+    site.fetch("/f", &FRESH.replace("max-age=60", "max-age=0")).await;
+    let mut app = site.app("GET /f", "").await;
+    let (mut server, head) = site.server().await;
+    assert_eq!(line(&head, "If-None-Match"), Some("\"a\""), "{head}");
+    server
+        .say("HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\nCache-Control: max-age=60\r\nX-New: 1\r\n\r\n")
+        .await;
+    let head = app.head().await;
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && line(&head, "X-New") == Some("1"), "{head}");
+    app.hear("0123456789").await;
+    let (_, body) = site.hit("GET /f", "").await;
+    assert_eq!(body, "0123456789");
+}
+
+#[tokio::test]
+async fn a_response_that_has_changed_replaces_the_stored_one() {
+    let site = Site::new().await;
+    site.fetch("/f", &FRESH.replace("max-age=60", "no-cache")).await;
+    // It is stored only after it was sent.
+    assert_eq!(
+        site.fetch("/f", &FRESH.replace("\"a\"", "\"b\"").replace("0123", "abcd")).await,
+        "abcd456789"
+    );
+    let (_, body) = site.hit("GET /f", "").await;
+    assert_eq!(body, "abcd456789");
+}
+
+#[tokio::test]
+async fn apps_that_ask_while_it_is_fetched_share_one_request_and_read_at_once() {
+    let site = Site::new().await;
+    let mut apps = vec![site.app("GET /f", "").await];
+    let (mut server, _) = site.server().await;
+    server.say("HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 10\r\n\r\n01234").await;
+    for _ in 0..4 {
+        apps.push(site.app("GET /f", "").await);
+    }
+    for app in &mut apps {
+        app.head().await;
+        app.hear("01234").await;
+    }
+    // The one who began it leaves.
+    apps.remove(0).reset();
+    server.say("56789").await;
+    for app in &mut apps {
+        app.hear("56789").await;
+    }
+    let (_, body) = site.hit("GET /f", "").await;
+    assert_eq!(body, "0123456789");
+}
+
+#[tokio::test]
+async fn a_chunked_response_is_shared_before_its_length_is_known() {
+    let site = Site::new().await;
+    let mut first = site.app("GET /f", "").await;
+    let (mut server, _) = site.server().await;
+    server.say("HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n01234\r\n").await;
+    let mut second = site.app("GET /f", "").await;
+    for app in [&mut first, &mut second] {
+        assert_eq!(line(&app.head().await, "Transfer-Encoding"), Some("chunked"));
+        app.hear("5\r\n01234\r\n").await;
+    }
+    server.say("2\r\n56\r\n0\r\n\r\n").await;
+    for app in [&mut first, &mut second] {
+        app.hear("2\r\n56\r\n0\r\n\r\n").await;
+    }
+    let (_, body) = site.hit("GET /f", "").await;
+    assert_eq!(body, "0123456");
+}
+
+#[tokio::test]
+async fn apps_do_not_wait_for_each_other_when_a_response_is_for_one_alone() {
+    let site = Site::new().await;
+    let mut first = site.app("GET /f", "").await;
+    let (mut one, _) = site.server().await;
+    let mut second = site.app("GET /f", "").await;
+    one.say("HTTP/1.1 200 OK\r\nCache-Control: private\r\nContent-Length: 9\r\n\r\nfor").await;
+    first.head().await;
+    first.hear("for").await;
+    // While the first response still comes.
+    let (mut two, _) = site.server().await;
+    two.say("HTTP/1.1 200 OK\r\nCache-Control: private\r\nContent-Length: 1\r\n\r\n2").await;
+    second.head().await;
+    second.hear("2").await;
+    one.say(" first").await;
+    first.hear(" first").await;
+}
+
+#[tokio::test]
+async fn what_belongs_to_one_app_is_never_given_to_another() {
+    for (asked, answered) in [
+        ("Authorization: Basic eDp5\r\n", "Cache-Control: public, max-age=60\r\n"),
+        ("", "Cache-Control: private, max-age=60\r\n"),
+        ("", "Cache-Control: no-store, max-age=60\r\n"),
+        ("", "Cache-Control: max-age=60\r\nSet-Cookie: a=b\r\n"),
+        ("", "Cache-Control: max-age=60\r\nVary: *\r\n"),
+        ("", ""),
+    ] {
+        let site = Site::new().await;
+        for turn in ["1", "2"] {
+            let mut app = site.app("GET /f", asked).await;
+            let (mut server, _) = site.server().await;
+            server.say(format!("HTTP/1.1 200 OK\r\n{answered}Content-Length: 1\r\n\r\n{turn}")).await;
+            app.head().await;
+            app.hear(turn).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_response_varies_by_what_it_says() {
+    let site = Site::new().await;
+    for language in ["de", "fr"] {
+        let mut app = site.app("GET /f", &format!("Accept-Language: {language}\r\n")).await;
+        let (mut server, _) = site.server().await;
+        server
+            .say(format!(
+                "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nVary: Accept-Language\r\nContent-Length: 2\r\n\r\n{language}"
+            ))
+            .await;
+        app.head().await;
+        app.hear(language).await;
+    }
+    for language in ["fr", "de"] {
+        let (_, body) = site.hit("GET /f", &format!("Accept-Language: {language}\r\n")).await;
+        assert_eq!(body, language);
+    }
+}
+
+#[tokio::test]
+async fn a_change_removes_what_was_stored_and_a_failed_one_does_not() {
+    let site = Site::new().await;
+    site.fetch("/f", FRESH).await;
+    for (status, is_kept) in [("404 Not Found", true), ("204 No Content", false)] {
+        let mut app = site.app("POST /f", "Content-Length: 2\r\n").await;
+        app.say("hi").await;
+        let (mut server, _) = site.server().await;
+        server.hear("hi").await;
+        let length = if is_kept { "Content-Length: 0\r\n" } else { "" };
+        server.say(format!("HTTP/1.1 {status}\r\n{length}\r\n")).await;
+        assert!(app.head().await.starts_with(&format!("HTTP/1.1 {status}")));
+        if is_kept {
+            assert_eq!(site.hit("GET /f", "").await.1, "0123456789");
+        } else {
+            assert_eq!(site.fetch("/f", FRESH).await, "0123456789", "asks the server");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_fetch_that_breaks_goes_on_by_range_and_nobody_notices() {
+    let site = Site::new().await;
+    let mut first = site.app("GET /f", "").await;
+    let (mut server, _) = site.server().await;
+    let head = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nETag: \"a\"\r\nContent-Length: 10\r\n\r\n";
+    server.say(format!("{head}01234")).await;
+    let mut second = site.app("GET /f", "").await;
+    for app in [&mut first, &mut second] {
+        app.head().await;
+        app.hear("01234").await;
+    }
+    server.reset();
+    let (mut server, asked) = site.server().await;
+    assert_eq!(
+        (line(&asked, "Range"), line(&asked, "If-Range")),
+        (Some("bytes=5-"), Some("\"a\"")),
+        "{asked}"
+    );
+    server
+        .say("HTTP/1.1 206 P\r\nETag: \"a\"\r\nContent-Range: bytes 5-9/10\r\nContent-Length: 5\r\n\r\n56789")
+        .await;
+    for app in [&mut first, &mut second] {
+        app.hear("56789").await;
+    }
+    assert_eq!(site.hit("GET /f", "").await.1, "0123456789");
+}
+
+#[tokio::test]
+async fn a_body_that_ends_too_early_is_complete_for_nobody_and_is_not_stored() {
+    let site = Site::new().await;
+    let mut apps = [site.app("GET /f", "").await, site.app("GET /f", "").await];
+    let (mut server, _) = site.server().await;
+    server.say("HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 10\r\n\r\n01234").await;
+    for app in &mut apps {
+        app.head().await;
+        app.hear("01234").await;
+    }
+    server.reset();
+    for app in &mut apps {
+        assert_eq!(app.rest_before_reset().await, "");
+    }
+    assert_eq!(site.fetch("/f", FRESH).await, "0123456789", "asks the server");
+}
+
+/// Whoever controls one server must not speak for another one.
+#[tokio::test]
+async fn a_request_for_another_host_than_the_one_it_is_sent_to_is_not_stored_for_that_host() {
+    let lab = Lab::new().await;
+    let (proxy, good, evil) = (lab.proxy().await, Origin::new(), Origin::new());
+    let link = lab.link().await;
+    let head = format!("GET /f HTTP/1.1\r\nHost: {}\r\n\r\n", good.address);
+    let target = evil.address.to_string().parse().unwrap();
+    let opened = link.open_by(laneway::link::request::Transport::Http, &target, 1, head.into());
+    let (tunnel, mut server) = tokio::join!(opened, evil.accept());
+    let mut tunnel = tunnel.unwrap();
+    server.head().await;
+    server.say(FRESH).await;
+    let mut heard = Vec::new();
+    while !heard.ends_with(b"0123456789") {
+        heard.extend(tunnel.stream.inbox.next().await.unwrap().unwrap());
+    }
+    let site = Site { _lab: lab, proxy, origin: good };
+    assert_eq!(site.fetch("/f", &FRESH.replace("0123456789", "abcdefghij")).await, "abcdefghij");
+}

@@ -1,0 +1,157 @@
+//! A stream of plain requests from one client, which the gateway's cache may answer.
+//!
+//! What the cache has no part in passes as it is, byte by byte, so that the client's node reads what the server has sent.
+
+mod asker;
+mod fetch;
+mod pass;
+mod server;
+mod shared;
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::cache::Cache;
+use super::clients::Client;
+use super::state::Gateway;
+use crate::cache::policy;
+use crate::failure::Failure;
+use crate::link::incoming::Incoming;
+use crate::link::relay::Progress;
+use crate::telemetry::record::Record;
+use crate::telemetry::traffic::Moved;
+use crate::wire::http::RequestHead;
+use crate::wire::target::Target;
+use asker::{Asker, Gone};
+use server::Server;
+
+/// One stream of requests to one server.
+struct Stream<'a> {
+    gateway: Arc<Gateway>,
+    cache: Arc<Cache>,
+    target: Target,
+    asker: Asker<'a>,
+    /// The idle connection to the server that this stream has used before. No other stream ever gets it.
+    server: Option<Server>,
+    /// That connection, while it is lent to a fetch.
+    lent: Option<oneshot::Receiver<Server>>,
+    /// The app has logged in on that connection, or has been asked to: every request is for it, and none is for the cache.
+    is_pinned: bool,
+}
+
+/// What follows a request.
+enum Next {
+    /// Another one may come.
+    Request,
+    /// The stream ends in good order.
+    End,
+}
+
+/// Why a stream ends early.
+enum End {
+    /// It is refused, for lack of a connection to the server.
+    Refused(Failure),
+    /// The client has given up.
+    Gone,
+    /// It is reset: a response is incomplete, or there is none.
+    Broken(&'static str),
+}
+
+impl From<Gone> for End {
+    fn from(_gone: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+impl Gateway {
+    /// Serves a stream of requests to `target`. A client that `waits` sends nothing before it hears that there is a
+    /// connection.
+    pub(super) async fn requests(
+        self: Arc<Self>,
+        cache: Arc<Cache>,
+        incoming: Box<Incoming>,
+        (target, waits): (Target, bool),
+        client: &Client,
+        record: &mut Record,
+    ) {
+        let traffic = record.traffic();
+        let progress = Progress::of_server(&traffic).paced_by(&client.pace);
+        let asker = Asker::new(incoming, &progress);
+        let mut stream = Stream {
+            gateway: self.clone(),
+            cache,
+            target,
+            asker,
+            server: None,
+            lent: None,
+            is_pinned: false,
+        };
+        let ended = stream.run(waits).await;
+        let Stream { asker, .. } = stream;
+        match ended {
+            Ok(()) => {
+                asker.finish().await;
+                record.ended("closed");
+            }
+            Err(End::Refused(failure)) => match asker.into_incoming() {
+                Some(incoming) => self.refuse(*incoming, &failure, record),
+                // The client repeats its request on a stream of its own, where it is refused.
+                None => record.failed(&failure),
+            },
+            Err(End::Gone) => match asker.into_incoming() {
+                Some(incoming) => self.abandon(*incoming, record),
+                None => record.ended("reset at the other end"),
+            },
+            Err(End::Broken(why)) => record.ended(why),
+        }
+        // Records count from the app's side: bytes received from the link were sent to the server.
+        let moved = progress.moved();
+        record.moved(Moved { sent: moved.received, received: moved.sent });
+    }
+}
+
+impl Stream<'_> {
+    async fn run(&mut self, waits: bool) -> Result<(), End> {
+        if waits {
+            self.server = Some(self.connect().await?);
+            self.asker.grant()?;
+        }
+        loop {
+            let drain = self.gateway.drain.clone();
+            let head = tokio::select! {
+                head = self.asker.head() => head?,
+                () = drain.cancelled(), if self.asker.is_granted() => return Ok(()),
+            };
+            let Some(head) = head else { return Ok(()) };
+            let request =
+                RequestHead::parse(&head).map_err(|_malformed| End::Broken("a malformed request"))?;
+            let uri = policy::uri(&self.target, &request).filter(|_| policy::concerns_cache(&request));
+            self.is_pinned |= request.logs_in_connection();
+            let next = match uri.filter(|_| !self.is_pinned) {
+                Some(uri) => Box::pin(self.share(head, &request, uri)).await?,
+                None => Box::pin(self.pass(head, &request)).await?,
+            };
+            match next {
+                Next::Request => {}
+                Next::End => return Ok(()),
+            }
+        }
+    }
+
+    /// The idle connection to the server.
+    fn idle(&mut self) -> Option<Server> {
+        let lent = self.lent.take();
+        self.server.take().or_else(|| lent.and_then(|mut lent| lent.try_recv().ok()))
+    }
+
+    /// Connects to the server, unless the client gives up meanwhile.
+    async fn connect(&mut self) -> Result<Server, End> {
+        tokio::select! {
+            connected = Box::pin(self.gateway.egress.connect(&self.target)) => {
+                connected.map(Server::new).map_err(End::Refused)
+            }
+            () = self.asker.gone() => Err(End::Gone),
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! A request that the cache has no part in: it and its response pass as they are. The gateway only follows where they end, and
+//! what they change.
+
+use std::convert::Infallible as Never;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use bytes::{Bytes, BytesMut};
+use tokio::net::TcpStream;
+
+use super::asker::{FromClient, Gone, ToClient};
+use super::server::{Head, Server};
+use super::{End, Next, Stream};
+use crate::cache::policy;
+use crate::net;
+use crate::wire::http::{BodyLength, ChunkedDecoder, ChunkedEncoder, RequestHead, ResponseHead, Step};
+use crate::wire::replay;
+
+/// How one exchange ended.
+enum Exchanged {
+    /// The server ended the connection without an answer; with an error or in good order.
+    Nothing { in_order: bool },
+    /// The response is complete; the server takes another request.
+    Complete { reusable: bool },
+    /// Nobody can tell where the response ends but by the end of the connection, which has come.
+    ToTheEnd,
+}
+
+/// A response that was begun elsewhere: what was received of it, and the connection.
+pub(super) struct Begun {
+    pub(super) head: Head,
+    pub(super) server: Server,
+}
+
+impl Stream<'_> {
+    /// Passes on a request and its response.
+    pub(super) async fn pass(&mut self, head: Bytes, request: &RequestHead) -> Result<Next, End> {
+        let is_safe = replay::is_safe_method(&request.method) && request.body == BodyLength::None;
+        let mut server = match self.idle() {
+            Some(server) if !server.is_stale() => server,
+            _ if self.is_pinned => {
+                return Err(End::Broken("the server has closed the connection with the login"));
+            }
+            _ => self.connect().await?,
+        };
+        loop {
+            self.asker.grant()?;
+            if server.send(&head).await.is_err() && !server.is_used {
+                return Err(End::Broken("the server does not take the request"));
+            }
+            let exchanged = self.exchange(&mut server, request, None).await?;
+            match exchanged {
+                Exchanged::Nothing { .. } if server.is_used && is_safe && !self.is_pinned => {
+                    server = self.connect().await?;
+                }
+                exchanged => return self.conclude(exchanged, server),
+            }
+        }
+    }
+
+    /// Passes on a response whose head was read already.
+    pub(super) async fn pass_response(&mut self, request: &RequestHead, begun: Begun) -> Result<Next, End> {
+        let Begun { head, mut server } = begun;
+        self.asker.grant()?;
+        let exchanged = self.exchange(&mut server, request, Some(head)).await?;
+        self.conclude(exchanged, server)
+    }
+
+    fn conclude(&mut self, exchanged: Exchanged, server: Server) -> Result<Next, End> {
+        match exchanged {
+            Exchanged::Complete { reusable: true } => {
+                self.server = Some(server.used());
+                Ok(Next::Request)
+            }
+            Exchanged::Complete { reusable: false } | Exchanged::ToTheEnd => Ok(Next::End),
+            Exchanged::Nothing { in_order: true } => Ok(Next::End),
+            Exchanged::Nothing { in_order: false } => Err(End::Broken("the server has reset the connection")),
+        }
+    }
+
+    async fn exchange(
+        &mut self,
+        server: &mut Server,
+        request: &RequestHead,
+        head: Option<Head>,
+    ) -> Result<Exchanged, End> {
+        let has_body = !matches!(request.body, BodyLength::None | BodyLength::Exact(0));
+        let socket = server.socket();
+        let response = match head {
+            Some(head) => Response { server, head: Some(head) },
+            None => Response { server, head: None },
+        };
+        let mut seen = Seen { stream_target: &self.target, request, pinned: false, changed: Vec::new() };
+        let cache = self.cache.clone();
+        let (mut from, to) = self.asker.halves()?;
+        let (uploaded, ended) = (AtomicBool::new(!has_body), AtomicBool::new(false));
+        if has_body {
+            // Until all of it was sent: the server must not take a part for the whole.
+            net::reset_on_drop(&socket);
+        }
+        let result = {
+            let upload = async {
+                upload(request.body, &mut from, &socket).await?;
+                net::end_orderly(&socket);
+                uploaded.store(true, Relaxed);
+                from.end().await?;
+                ended.store(true, Relaxed);
+                std::future::pending::<Result<Never, Gone>>().await
+            };
+            let (upload, download) = (pin!(upload), pin!(response.download(to, &mut seen, &cache)));
+            tokio::select! {
+                biased;
+                result = download => result,
+                gone = upload => match gone {
+                    Ok(never) => match never {},
+                    Err(Gone) => Err(Gone),
+                },
+            }
+        };
+        self.is_pinned |= seen.pinned;
+        let result = match result {
+            Err(Gone) if uploaded.load(Relaxed) && !ended.load(Relaxed) => {
+                // The app was cut off, and did not only leave: the server sees that, too.
+                net::reset_on_drop(&socket);
+                Err(Gone)
+            }
+            result => result,
+        };
+        match result? {
+            Passed::Complete { reusable } => {
+                Ok(Exchanged::Complete { reusable: reusable && uploaded.load(Relaxed) })
+            }
+            Passed::Nothing { in_order } => Ok(Exchanged::Nothing { in_order }),
+            Passed::Unclear(first) => {
+                let (from, mut to) = self.asker.halves()?;
+                to.send(first).await?;
+                relay(server, &socket, from, to).await?;
+                Ok(Exchanged::ToTheEnd)
+            }
+        }
+    }
+}
+
+/// What passing on a response has shown.
+struct Seen<'a> {
+    stream_target: &'a crate::wire::target::Target,
+    request: &'a RequestHead,
+    /// The connection has or gets a login.
+    pinned: bool,
+    /// What the exchange has changed.
+    changed: Vec<String>,
+}
+
+impl Seen<'_> {
+    fn note(&mut self, response: &ResponseHead) {
+        self.pinned |= response.asks_for_connection_login() || self.request.logs_in_connection();
+        self.changed = policy::invalidated(self.stream_target, self.request, response);
+    }
+}
+
+enum Passed {
+    Complete {
+        reusable: bool,
+    },
+    Nothing {
+        in_order: bool,
+    },
+    /// From these bytes on only the end of the connection tells the end.
+    Unclear(Bytes),
+}
+
+struct Response<'a> {
+    server: &'a mut Server,
+    head: Option<Head>,
+}
+
+impl Response<'_> {
+    async fn download(
+        self,
+        mut to: ToClient<'_>,
+        seen: &mut Seen<'_>,
+        cache: &std::sync::Arc<crate::gateway::cache::Cache>,
+    ) -> Result<Passed, Gone> {
+        let Self { server, mut head } = self;
+        let (raw, response) = loop {
+            let next = match head.take() {
+                Some(head) => head,
+                None => tokio::select! {
+                    head = server.head(&seen.request.method) => head,
+                    () = to.reset() => return Err(Gone),
+                },
+            };
+            match next {
+                Head::Read(raw, response) if response.is_interim() => to.send(raw).await?,
+                Head::Read(raw, response) => break (raw, response),
+                Head::Unclear(raw) => return Ok(Passed::Unclear(raw)),
+                Head::Nothing(error) => return Ok(Passed::Nothing { in_order: error.is_none() }),
+            }
+        };
+        seen.note(&response);
+        if !seen.changed.is_empty() {
+            // Before the app hears of it, so that it does not get what was before.
+            cache.invalidate(std::mem::take(&mut seen.changed)).await;
+        }
+        let mut left = match response.body {
+            BodyLength::Exact(length) => length,
+            BodyLength::None => 0,
+            BodyLength::Chunked => {
+                to.send(raw).await?;
+                return chunks(server, to, response.keep_alive).await;
+            }
+            BodyLength::UntilClose => return Ok(Passed::Unclear(raw)),
+        };
+        if response.status == 101 {
+            return Ok(Passed::Unclear(raw));
+        }
+        to.send(raw).await?;
+        while left > 0 {
+            let mut bytes = tokio::select! {
+                next = server.next() => next.map_err(|_error| Gone)?,
+                () = to.reset() => return Err(Gone),
+            };
+            if bytes.is_empty() {
+                return Err(Gone);
+            }
+            let count = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
+            server.buffer.extend_from_slice(&bytes.split_off(count));
+            left -= count as u64;
+            to.send(bytes).await?;
+        }
+        Ok(Passed::Complete { reusable: response.keep_alive && server.buffer.is_empty() })
+    }
+}
+
+/// Passes on a chunked body as it is. What follows it stays in the server's buffer.
+async fn chunks(server: &mut Server, mut to: ToClient<'_>, keep_alive: bool) -> Result<Passed, Gone> {
+    let (mut decoder, mut pending) = (ChunkedDecoder::of_response(), BytesMut::new());
+    loop {
+        let bytes = tokio::select! {
+            next = server.next() => next.map_err(|_error| Gone)?,
+            () = to.reset() => return Err(Gone),
+        };
+        if bytes.is_empty() {
+            return Ok(Passed::Unclear(Bytes::new()));
+        }
+        pending.extend_from_slice(&bytes);
+        loop {
+            match decoder.decode(&mut pending) {
+                Ok(Step::Data(_)) => {}
+                Ok(Step::NeedMore) => break,
+                Ok(Step::Done) => {
+                    // What follows the body is not part of the response.
+                    let stray = !pending.is_empty();
+                    to.send(bytes).await?;
+                    return Ok(Passed::Complete { reusable: keep_alive && !stray });
+                }
+                // The client's node sees what is wrong with it.
+                Err(_) => return Ok(Passed::Unclear(bytes)),
+            }
+        }
+        to.send(bytes).await?;
+    }
+}
+
+/// Sends the body of a request to the server. A server that does not take it may still answer.
+async fn upload(body: BodyLength, from: &mut FromClient<'_>, socket: &TcpStream) -> Result<(), Gone> {
+    match body {
+        BodyLength::None | BodyLength::UntilClose => {}
+        BodyLength::Exact(mut left) => {
+            while left > 0 {
+                if from.buffer.is_empty() && !from.more().await? {
+                    return Err(Gone);
+                }
+                let count =
+                    usize::try_from(left).map_or(from.buffer.len(), |left| left.min(from.buffer.len()));
+                left -= count as u64;
+                let bytes = from.buffer.split_to(count);
+                if net::write_all(socket, &bytes).await.is_err() {
+                    return std::future::pending().await;
+                }
+            }
+        }
+        BodyLength::Chunked => {
+            let mut decoder = ChunkedDecoder::of_request();
+            loop {
+                let mut chunk = BytesMut::new();
+                let is_last = match decoder.decode(from.buffer).map_err(|_malformed| Gone)? {
+                    Step::Data(data) => {
+                        ChunkedEncoder::encode(&data, &mut chunk);
+                        false
+                    }
+                    Step::Done => {
+                        chunk.extend_from_slice(ChunkedEncoder::END);
+                        true
+                    }
+                    Step::NeedMore if from.more().await? => continue,
+                    Step::NeedMore => return Err(Gone),
+                };
+                if net::write_all(socket, &chunk).await.is_err() {
+                    return std::future::pending().await;
+                }
+                if is_last {
+                    break;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Relays until the server ends the connection.
+async fn relay(
+    server: &mut Server,
+    socket: &TcpStream,
+    mut from: FromClient<'_>,
+    mut to: ToClient<'_>,
+) -> Result<(), Gone> {
+    let up = async {
+        loop {
+            if !from.buffer.is_empty() && net::write_all(socket, &from.buffer.split()).await.is_err() {
+                return std::future::pending().await;
+            }
+            if !from.more().await? {
+                // Fails only on a socket that is gone, which the other direction notices.
+                let _ = net::shutdown_write(socket);
+                return std::future::pending().await;
+            }
+        }
+    };
+    let down = async {
+        loop {
+            let bytes = server.next().await.map_err(|_error| Gone)?;
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            to.send(bytes).await?;
+        }
+    };
+    tokio::select! {
+        ended = down => ended,
+        gone = up => gone,
+    }
+}

@@ -1,0 +1,195 @@
+//! A connection to a server, for plain requests.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::Method;
+use tokio::net::TcpStream;
+
+use crate::h2::buffer_pool::PooledBuffer;
+use crate::net;
+use crate::wire::http::{
+    BodyLength, ChunkedDecoder, MAX_HEAD, ResponseHead, Step, head_end, may_begin_response,
+};
+
+/// The maximum of one read, in bytes.
+const READ: usize = 256 * 1024;
+
+/// How many reads a close takes at most.
+const MOST_DISCARDED: usize = 32;
+
+/// A connection to a server.
+pub(super) struct Server {
+    socket: Arc<TcpStream>,
+    /// The server's address.
+    pub(super) address: Option<SocketAddr>,
+    /// It has carried a response before.
+    pub(super) is_used: bool,
+    /// What has been received and not been consumed.
+    pub(super) buffer: BytesMut,
+}
+
+/// The beginning of a response.
+pub(super) enum Head {
+    /// A head, as it was received and as it is understood.
+    Read(Bytes, Box<ResponseHead>),
+    /// Something else: what was received so far.
+    Unclear(Bytes),
+    /// The connection ended before anything came.
+    Nothing(Option<io::Error>),
+}
+
+/// How much of a body is still to come.
+pub(super) enum Rest {
+    Exact(u64),
+    Chunked(Box<ChunkedDecoder>),
+}
+
+/// The body ended too early, or its chunks are malformed.
+pub(super) struct Cut;
+
+/// Closed in good order: the server has the whole request. What it has sent meanwhile is read first, because a close with
+/// unread bytes would be a reset.
+impl Drop for Server {
+    fn drop(&mut self) {
+        let mut rest = BytesMut::new();
+        for _ in 0..MOST_DISCARDED {
+            if !net::try_read(&self.socket, &mut rest, 64 * 1024).is_ok_and(|count| count > 0) {
+                break;
+            }
+            rest.clear();
+        }
+    }
+}
+
+impl Server {
+    pub(super) fn new(socket: TcpStream) -> Self {
+        Self {
+            address: socket.peer_addr().ok(),
+            socket: Arc::new(socket),
+            is_used: false,
+            buffer: BytesMut::new(),
+        }
+    }
+
+    /// The same after a complete exchange.
+    pub(super) fn used(mut self) -> Self {
+        self.is_used = true;
+        self
+    }
+
+    /// Whether an idle connection cannot be used again: the server has closed it, or has sent something without a request.
+    pub(super) fn is_stale(&self) -> bool {
+        let silent =
+            matches!(self.socket.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        !silent || !self.buffer.is_empty()
+    }
+
+    pub(super) async fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        net::write_all(&self.socket, bytes).await
+    }
+
+    /// The socket, for sending while a response is read.
+    pub(super) fn socket(&self) -> Arc<TcpStream> {
+        self.socket.clone()
+    }
+
+    /// The next bytes, those in the buffer first; none at the end.
+    pub(super) async fn next(&mut self) -> io::Result<Bytes> {
+        if !self.buffer.is_empty() {
+            return Ok(self.buffer.split().freeze());
+        }
+        loop {
+            self.socket.readable().await?;
+            let mut buffer = PooledBuffer::take(READ);
+            match net::try_read(&self.socket, &mut buffer.room(), READ) {
+                Ok(count) => return Ok(buffer.fill(count)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Reads a head. What follows it stays in the buffer.
+    pub(super) async fn head(&mut self, method: &Method) -> Head {
+        let mut searched = 0;
+        loop {
+            if let Some(end) = head_end(&self.buffer, searched) {
+                let head = self.buffer.split_to(end).freeze();
+                return match ResponseHead::parse(&head, method) {
+                    Ok(response) => Head::Read(head, Box::new(response)),
+                    Err(_) => Head::Unclear(self.unclear(&head)),
+                };
+            }
+            searched = self.buffer.len();
+            if searched >= MAX_HEAD || !may_begin_response(&self.buffer) {
+                return Head::Unclear(self.buffer.split().freeze());
+            }
+            match net::read_some(&self.socket, &mut self.buffer, 64 * 1024).await {
+                Ok(0) if self.buffer.is_empty() => return Head::Nothing(None),
+                Err(error) if self.buffer.is_empty() => return Head::Nothing(Some(error)),
+                Ok(0) | Err(_) => return Head::Unclear(self.buffer.split().freeze()),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    fn unclear(&mut self, head: &[u8]) -> Bytes {
+        let mut all = BytesMut::from(head);
+        all.unsplit(self.buffer.split());
+        all.freeze()
+    }
+
+    /// The next bytes of the content of a body; `None` at its end.
+    pub(super) async fn content(&mut self, rest: &mut Rest) -> Result<Option<Bytes>, Cut> {
+        match rest {
+            Rest::Exact(0) => Ok(None),
+            Rest::Exact(left) => {
+                let mut bytes = self.next().await.map_err(|_error| Cut)?;
+                if bytes.is_empty() {
+                    return Err(Cut);
+                }
+                let ours = usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
+                self.buffer.extend_from_slice(&bytes.split_off(ours));
+                *left -= ours as u64;
+                Ok(Some(bytes))
+            }
+            Rest::Chunked(decoder) => loop {
+                match decoder.decode(&mut self.buffer) {
+                    Ok(Step::Data(data)) => return Ok(Some(data)),
+                    Ok(Step::Done) => return Ok(None),
+                    Ok(Step::NeedMore) => {}
+                    Err(_) => return Err(Cut),
+                }
+                match net::read_some(&self.socket, &mut self.buffer, READ).await {
+                    Ok(1..) => {}
+                    Ok(0) if decoder.may_end() => return Ok(None),
+                    Ok(0) | Err(_) => return Err(Cut),
+                }
+            },
+        }
+    }
+}
+
+impl Rest {
+    /// The number of bytes that are still to come, if it is known.
+    pub(super) fn left(&self) -> Option<u64> {
+        match self {
+            Self::Exact(left) => Some(*left),
+            Self::Chunked(_) => None,
+        }
+    }
+
+    /// Of a body that ends like this; `None` where only the end of the connection tells, so that a body that was cut looks
+    /// complete.
+    pub(super) fn of(body: BodyLength) -> Option<Self> {
+        match body {
+            BodyLength::None => Some(Self::Exact(0)),
+            BodyLength::Exact(length) => Some(Self::Exact(length)),
+            BodyLength::Chunked => Some(Self::Chunked(Box::new(ChunkedDecoder::of_response()))),
+            BodyLength::UntilClose => None,
+        }
+    }
+}
