@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{ArgMatches, CommandFactory, Parser, Subcommand};
 
@@ -95,19 +95,9 @@ pub fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Problem> {
     }
     let state = || beside::state_directory(cli.state.as_deref());
     match cli.command {
-        // The file may set what was not typed: the matches tell what was.
         Command::Up { options: _, config } => {
             let typed = matches.subcommand_matches("up").cloned().unwrap_or_default();
-            let reread = move || Config::load(&typed, config.as_deref());
-            let config = reread()?;
-            start_log(&config.node.log, config.node.log_format)?;
-            if !unknown.is_empty() {
-                tracing::warn!(names = unknown.join(", "), "these variables set no option and are ignored");
-            }
-            let state = config::state_directory(cli.state.as_deref())?;
-            // The group is read again; this tells who has one when this directory has none.
-            beside::group(&state)?;
-            commands::block_on(app::up(config, state, Box::new(reread)))?
+            up(typed, config, cli.state.as_deref(), &unknown)
         }
         Command::Status(status) => status.run(),
         Command::Top(top) => top.run(),
@@ -171,6 +161,26 @@ pub fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Problem> {
             commands::block_on(origin.run())?
         }
     }
+}
+
+/// Runs the node. `typed` is what the command line has set: the file may set the rest. `unknown` are variables that look like
+/// options and are none.
+fn up(
+    typed: ArgMatches,
+    file: Option<PathBuf>,
+    state: Option<&Path>,
+    unknown: &[String],
+) -> Result<(), Problem> {
+    let reread = move || Config::load(&typed, file.as_deref());
+    let config = reread()?;
+    start_log(&config.node.log, config.node.log_format)?;
+    if !unknown.is_empty() {
+        tracing::warn!(names = unknown.join(", "), "these variables set no option and are ignored");
+    }
+    let state = config::state_directory(state)?;
+    // The group is read again; this tells who has one when this directory has none.
+    beside::group(&state)?;
+    commands::block_on(app::up(config, state, Box::new(reread)))?
 }
 
 /// Whether the command depends on connections of this machine, and does not look at the rules of transparent mode itself.

@@ -114,7 +114,7 @@ pub async fn tell(link: &Link, membership: &Membership) -> Result<(), ExchangeEr
     let mut exchange = Exchange::new(request(link).await?, link.gateway.id);
     let told = async {
         exchange.begin(membership).await?;
-        while !exchange.is_noted {
+        while !exchange.departures.is_noted {
             match exchange.receive(membership).await? {
                 true => exchange.answer(membership).await?,
                 false => return Err(ExchangeError::Malformed),
@@ -202,6 +202,12 @@ struct Exchange {
     /// The version that was sent to it last, and the one it sent last.
     sent: Option<Version>,
     received: Option<Version>,
+    departures: Departures,
+}
+
+/// What both ends have said about members that leave.
+#[derive(Default)]
+struct Departures {
     /// The members of which this node and the peer have told each other that they leave.
     told: BTreeSet<NodeId>,
     /// The peer told of some, and is owed an answer.
@@ -223,9 +229,7 @@ impl Exchange {
             owed: false,
             sent: None,
             received: None,
-            told: BTreeSet::new(),
-            owes_note: false,
-            is_noted: false,
+            departures: Departures::default(),
         }
     }
 
@@ -273,11 +277,11 @@ impl Exchange {
                     if !membership.departs(resignation) {
                         return Err(ExchangeError::Malformed);
                     }
-                    self.told.insert(id);
+                    self.departures.told.insert(id);
                 }
-                self.owes_note = true;
+                self.departures.owes_note = true;
             }
-            Message::Noted => self.is_noted = true,
+            Message::Noted => self.departures.is_noted = true,
         }
         Ok(true)
     }
@@ -306,15 +310,15 @@ impl Exchange {
         if group.update.revokes(self.id) {
             return Err(ExchangeError::Revoked);
         }
-        if std::mem::take(&mut self.owes_note) {
+        if std::mem::take(&mut self.departures.owes_note) {
             self.send(&Message::Noted).await?;
         }
         let departures = membership.departures().borrow().clone();
-        self.told.retain(|id| departures.contains_key(id));
+        self.departures.told.retain(|id| departures.contains_key(id));
         let untold: Vec<_> =
-            departures.iter().filter(|(id, _)| !self.told.contains(id)).take(MAX_LEFT).collect();
+            departures.iter().filter(|(id, _)| !self.departures.told.contains(id)).take(MAX_LEFT).collect();
         if !untold.is_empty() {
-            self.told.extend(untold.iter().map(|(id, _)| **id));
+            self.departures.told.extend(untold.iter().map(|(id, _)| **id));
             let left = untold.into_iter().map(|(_, resignation)| resignation.clone()).collect();
             self.send(&Message::Left(left)).await?;
         }

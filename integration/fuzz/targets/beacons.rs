@@ -57,10 +57,8 @@ fn check(selection: &mut Selection, own: &SelfState, is_candidate: bool, now: In
     assert_eq!(decision.is_some(), is_candidate);
     let Some(decision) = decision else { return };
     assert!(decision.wake >= now && decision.answers_one_in > 0 && decision.advert.peers.len() <= MOST_PEERS);
-    assert_eq!(
-        decision.advert.state == State::Draining,
-        own.draining && decision.advert.state != State::Withdrawn
-    );
+    let drains = own.draining || own.in_maintenance && own.tunnels > 0;
+    assert_eq!(decision.advert.state == State::Draining, drains && decision.advert.state != State::Withdrawn);
 }
 
 fn id(number: u8) -> NodeId {

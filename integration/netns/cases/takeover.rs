@@ -252,19 +252,25 @@ fn a_recording_of_a_gateway_that_is_gone_does_not_hold_the_role(lab: &Lab) {
     // The other gateway starts while the stranger repeats what the first one said when it was active.
     recording.retain(|beacon| beacon[56] == 1);
     let socket = spoofing(&c3, g1.address());
-    let over = Arc::new(AtomicBool::new(false));
+    let (ready, over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let replaying = {
-        let over = over.clone();
+        let (ready, over) = (ready.clone(), over.clone());
         thread::spawn(move || {
-            for beacon in recording {
-                socket.send_to(&beacon, (BROADCAST, 7420)).unwrap();
+            let send = |beacon: &[u8; 512]| {
+                socket.send_to(beacon, (BROADCAST, 7420)).unwrap();
                 // More often than a node listens before it takes a vacant role.
-                thread::sleep(Duration::from_millis(200));
+                thread::sleep(Duration::from_millis(400));
+            };
+            // The rest of the recording is for a node that hears it, however long that takes to start.
+            while !ready.load(Relaxed) {
+                send(&recording[0]);
             }
+            recording[1..].iter().for_each(send);
             over.store(true, Relaxed);
         })
     };
     let mut second = group.gateway(&g2, &[]);
+    ready.store(true, Relaxed);
     second.wait_for_line("this node's state state=\"active\"", START);
     assert!(!over.load(Relaxed), "it became active only after the recording had ended");
     let _node = group.client(&c1, &[]);
