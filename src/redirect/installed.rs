@@ -60,7 +60,7 @@ fn read(text: String) -> Installed {
         None => Maker::Hand,
     };
     let mut ports: Vec<u16> =
-        text.split("redirect to :").skip(1).filter_map(|rest| digits(rest)?.try_into().ok()).collect();
+        text.split("redirect to :").skip(1).filter_map(|rest| u16::try_from(digits(rest)?).ok()).collect();
     ports.dedup();
     Installed { maker, ports, text }
 }
