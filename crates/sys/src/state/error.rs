@@ -82,11 +82,16 @@ impl StateError {
     }
 }
 
-/// A path, quoted as one word of a shell command where necessary.
+/// A path, quoted as one word of a command where necessary: for a POSIX shell, on Windows for cmd.exe and PowerShell.
 pub fn quoted(path: &Path) -> String {
     let path = path.display().to_string();
-    let plain = |c: char| c.is_alphanumeric() || "/._-+:@%,".contains(c);
-    if path.chars().all(plain) { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
+    let plain = |c: char| c.is_alphanumeric() || "/._-+:@%,".contains(c) || cfg!(windows) && c == '\\';
+    match path.chars().all(plain) {
+        true => path,
+        // A path of Windows has no quotation marks.
+        false if cfg!(windows) => format!("\"{path}\""),
+        false => format!("'{}'", path.replace('\'', r"'\''")),
+    }
 }
 
 pub(super) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
