@@ -50,6 +50,8 @@ const SMALL_SEGMENT: u32 = 1200;
 const LINGER: Duration = Duration::from_secs(3);
 /// Size of one read of [`linger`], in bytes.
 const LINGER_READ: usize = 64 * 1024;
+/// Maximum number of reads before a connection with unread data is closed: 4 MiB, as much as a receive buffer holds by default.
+const MOST_DISCARDED: usize = 64;
 /// Pause of an accept loop that has run out of descriptors: long enough not to spin, short enough not to be noticed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -216,11 +218,13 @@ pub fn tune_link(stream: &TcpStream) {
 }
 
 /// Waits for data and reads at most `most` bytes; 0 means that the peer has sent FIN. Reserves space in
-/// `buffer` only once data has arrived.
+/// `buffer` only once data has arrived. Counts in the task's budget, so that a peer which always has something to read
+/// does not keep the thread to itself.
 ///
 /// # Errors
 /// The operating system's error.
 pub async fn read_some(stream: &TcpStream, buffer: &mut BytesMut, most: usize) -> io::Result<usize> {
+    tokio::task::consume_budget().await;
     loop {
         stream.readable().await?;
         buffer.reserve(most);
@@ -239,11 +243,12 @@ pub async fn write_all(stream: &TcpStream, bytes: &[u8]) -> io::Result<()> {
     write_all_vectored(stream, &mut [IoSlice::new(bytes)]).await
 }
 
-/// Writes all of `pieces` with as few system calls as possible.
+/// Writes all of `pieces` with as few system calls as possible. Counts in the task's budget, as [`read_some`] does.
 ///
 /// # Errors
 /// The operating system's error.
 pub async fn write_all_vectored(stream: &TcpStream, mut pieces: &mut [IoSlice<'_>]) -> io::Result<()> {
+    tokio::task::consume_budget().await;
     IoSlice::advance_slices(&mut pieces, 0);
     while !pieces.is_empty() {
         match stream.try_write_vectored(pieces) {
@@ -285,11 +290,15 @@ pub fn end_orderly(stream: &TcpStream) {
 }
 
 /// Closes a connection that has nothing more to receive, without losing what was written to it: the system goes on
-/// sending that, and answers what still arrives with a reset. A close with unread data would discard both.
+/// sending that, and answers what still arrives with a reset. A close with unread data would discard both. A peer that
+/// sends faster than this reads is not waited for.
 pub fn close_unread(stream: TcpStream) {
     end_orderly(&stream);
     let mut rest = BytesMut::new();
-    while try_read(&stream, &mut rest, LINGER_READ).is_ok_and(|count| count > 0) {
+    for _ in 0..MOST_DISCARDED {
+        if !try_read(&stream, &mut rest, LINGER_READ).is_ok_and(|count| count > 0) {
+            break;
+        }
         rest.clear();
     }
     drop(stream);
@@ -348,6 +357,36 @@ pub fn plain(address: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn reads_and_writes_that_never_have_to_wait_let_other_tasks_run() {
+        use std::sync::Arc;
+        use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, _) = accept(&listener).await;
+        let turns = Arc::new(AtomicUsize::new(0));
+        let counted = turns.clone();
+        let other = tokio::spawn(async move {
+            loop {
+                counted.fetch_add(1, Relaxed);
+                tokio::task::yield_now().await;
+            }
+        });
+        for _ in 0..1000 {
+            write_all(&client, b"x").await.unwrap();
+        }
+        let while_writing = turns.swap(0, Relaxed);
+        assert!(while_writing >= 5, "{while_writing} turns during 1,000 writes");
+        server.readable().await.unwrap();
+        turns.store(0, Relaxed);
+        let mut buffer = BytesMut::new();
+        for _ in 0..1000 {
+            assert_eq!(read_some(&server, &mut buffer, 1).await.unwrap(), 1);
+        }
+        assert!(turns.load(Relaxed) >= 5, "{} turns during 1,000 reads", turns.load(Relaxed));
+        other.abort();
+    }
 
     #[tokio::test]
     async fn a_reset_connection_is_an_error_at_the_other_end_and_never_an_end() {

@@ -169,3 +169,14 @@ impl Peer {
         }
     }
 }
+
+#[tokio::test]
+async fn a_server_that_sends_interim_responses_for_ever_is_not_followed() {
+    let mut pair = Pair::new().await;
+    // An app of HTTP/1.0 sees none of them.
+    pair.app.say(pair.request("GET /", "").replace("HTTP/1.1", "HTTP/1.0")).await;
+    let mut server = pair.origin.accept().await;
+    server.head().await;
+    server.say("HTTP/1.1 103\r\n\r\n".repeat(10_001)).await;
+    assert!(pair.app.head().await.starts_with("HTTP/1.1 502 "));
+}

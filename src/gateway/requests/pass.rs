@@ -286,6 +286,7 @@ async fn upload(body: BodyLength, from: &mut FromClient<'_>, socket: &TcpStream)
                 let mut chunk = BytesMut::new();
                 let is_last = match decoder.decode(from.buffer).map_err(|_malformed| Gone)? {
                     Step::Data(data) => {
+                        let data = decoder.gather(data, from.buffer);
                         ChunkedEncoder::encode(&data, &mut chunk);
                         false
                     }

@@ -101,6 +101,7 @@ impl Server {
         if !self.buffer.is_empty() {
             return Ok(self.buffer.split().freeze());
         }
+        tokio::task::consume_budget().await;
         loop {
             self.socket.readable().await?;
             let mut buffer = PooledBuffer::take(READ);
@@ -158,7 +159,7 @@ impl Server {
             }
             Rest::Chunked(decoder) => loop {
                 match decoder.decode(&mut self.buffer) {
-                    Ok(Step::Data(data)) => return Ok(Some(data)),
+                    Ok(Step::Data(data)) => return Ok(Some(decoder.gather(data, &mut self.buffer))),
                     Ok(Step::Done) => return Ok(None),
                     Ok(Step::NeedMore) => {}
                     Err(_) => return Err(Cut),

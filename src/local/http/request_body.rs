@@ -59,6 +59,7 @@ pub(super) async fn send_body(
             loop {
                 match decoder.decode(buffer).map_err(UploadError::Malformed)? {
                     Step::Data(data) => {
+                        let data = decoder.gather(data, buffer);
                         progress.add_sent(data.len());
                         let mut chunk = BytesMut::with_capacity(data.len() + 24);
                         ChunkedEncoder::encode(&data, &mut chunk);

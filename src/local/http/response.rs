@@ -18,6 +18,9 @@ use crate::wire::http::{
 };
 use crate::wire::resume::Point;
 
+/// Maximum number of interim responses (1xx) to one request.
+const MAX_INTERIM: usize = 10_000;
+
 /// A response that was passed on completely.
 pub(super) struct Delivered {
     /// The server has changed protocols (101).
@@ -36,11 +39,15 @@ impl Exchange<'_> {
         server: &mut FromServer<'_>,
         progress: &Progress<'_>,
     ) -> Result<Delivered, Trouble> {
-        let mut buffer = BytesMut::new();
+        let (mut buffer, mut interim) = (BytesMut::new(), 0);
         let response = loop {
             let response = self.read_head(server, &mut buffer).await?;
             if !response.is_interim() {
                 break response;
+            }
+            interim += 1;
+            if interim > MAX_INTERIM {
+                return Err(self.bad(Malformed::StatusLine));
             }
             if response.reaches(self.request.version) {
                 let mut head = BytesMut::new();
@@ -182,6 +189,7 @@ impl Exchange<'_> {
         loop {
             match decoder.decode(buffer) {
                 Ok(Step::Data(data)) => {
+                    let data = decoder.gather(data, buffer);
                     progress.add_received(data.len());
                     self.put(server, head, &data, as_chunks).await?;
                 }

@@ -12,6 +12,11 @@ use super::fields::check_trailer;
 use super::grammar::{is_blank, is_text_byte};
 use super::{MAX_HEAD, Malformed};
 
+/// A chunk of fewer bytes is gathered with those that follow it.
+const SMALL_CHUNK: usize = 4096;
+/// The most that is gathered, in bytes, not counting the last chunk.
+const GATHERED: usize = 64 * 1024;
+
 /// Decodes a chunked body that arrives in pieces.
 ///
 /// Chunk extensions and trailer fields are dropped, as RFC 9112 §7.1.1 and §7.1.2 allow a proxy. A chunk-size line and a
@@ -136,6 +141,22 @@ impl ChunkedDecoder {
                 State::Done => return Ok(Step::Done),
             }
         }
+    }
+
+    /// The content of a small chunk together with that of the chunks that follow it in `input`, up to about 64 KiB. A body
+    /// of one-byte chunks would otherwise cost one write for each byte.
+    pub fn gather(&mut self, first: Bytes, input: &mut BytesMut) -> Bytes {
+        if first.len() >= SMALL_CHUNK || input.is_empty() {
+            return first;
+        }
+        let mut all = BytesMut::from(first);
+        // The end and an error are found again by the next call of `decode`.
+        while all.len() < GATHERED
+            && let Ok(Step::Data(data)) = self.decode(input)
+        {
+            all.extend_from_slice(&data);
+        }
+        all.freeze()
     }
 
     /// The line at the start of `input`; `None` if its end has not arrived. A line of more than `limit` bytes with its
@@ -264,6 +285,18 @@ mod tests {
         error: Option<Malformed>,
     }
 
+    #[test]
+    fn one_byte_chunks_are_few_pieces() {
+        let mut input = BytesMut::from("1\r\na\r\n".repeat(100_000).as_str());
+        let mut decoder = ChunkedDecoder::of_response();
+        let (mut pieces, mut bytes) = (0, 0);
+        while let Step::Data(data) = decoder.decode(&mut input).unwrap() {
+            pieces += 1;
+            bytes += decoder.gather(data, &mut input).len();
+        }
+        assert_eq!((pieces, bytes), (2, 100_000));
+    }
+
     fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Decoded {
         decode_by(ChunkedDecoder::of_request(), pieces)
     }
@@ -277,6 +310,7 @@ mod tests {
                 match decoder.decode(&mut input) {
                     Ok(Step::Data(data)) => {
                         assert!(!data.is_empty());
+                        let data = decoder.gather(data, &mut input);
                         body.extend_from_slice(&data);
                     }
                     Ok(Step::NeedMore | Step::Done) => break None,
