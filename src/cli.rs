@@ -103,7 +103,10 @@ pub fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Problem> {
         Command::Top(top) => top.run(),
         Command::Env(env) => env.run(),
         Command::Run(run) => run.run(),
-        Command::AptProxy(apt) => apt.run(),
+        Command::AptProxy(apt) => {
+            apt.run();
+            Ok(())
+        }
         Command::Completions(completions) => completions.run(Cli::command()),
         Command::Man(man) => man.run(Cli::command()),
         Command::Init(init) => {

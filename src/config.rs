@@ -6,18 +6,17 @@
 //! the file overrides the default.
 
 mod file;
+pub mod proxies;
 
 use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
-use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, CommandFactory as _, Parser, ValueEnum};
 
 use crate::failure::printable;
-use crate::local::endpoint::Endpoint;
 use crate::peers::options::changed;
 use crate::problem::Problem;
 use crate::size::{Size, seconds};
@@ -177,20 +176,7 @@ impl Config {
     /// # Errors
     /// A usage problem, with the file, line and column where they are known.
     pub fn load(typed: &ArgMatches, file: Option<&Path>) -> Result<Self, Problem> {
-        let path = file
-            .map(Path::to_owned)
-            .or_else(|| paths::configuration_files().into_iter().find(|path| is_there(path)));
-        let Some(path) = path else { return Self::of(typed, "", Path::new("")) };
-        let bytes = read_regular(&path, MAX_FILE).map_err(|error| {
-            Problem::usage(format!("cannot read the configuration {}", path.display()))
-                .because(error)
-                .hint("--config FILE, or LANEWAY_CONFIG, names another file")
-        })?;
-        let text = String::from_utf8(bytes).map_err(|error| {
-            Problem::usage(format!("the configuration {} is not valid", path.display()))
-                .because(error)
-                .hint("save the file as UTF-8")
-        })?;
+        let Some((path, text)) = read(file)? else { return Self::of(typed, "", Path::new("")) };
         Self::of(typed, &text, &path)
     }
 
@@ -309,29 +295,31 @@ fn memory(text: &str) -> Result<Size, String> {
     }
 }
 
-/// The TCP address that the local proxy of this machine's node listens on, according to the configuration file.
+/// The configuration file and its content: the named one, otherwise the user's or the system's if it exists.
 ///
 /// # Errors
-/// When the file is invalid or names unix sockets only.
-pub fn configured_proxy() -> Result<SocketAddr, Problem> {
-    configured_proxies()?.first().copied().ok_or_else(|| {
-        Problem::usage("the configuration has the local proxy listen on unix sockets only")
-            .hint("let it listen on 127.0.0.1:1080 too, or name a port with --proxy ADDR:PORT")
-    })
+/// When it cannot be read.
+fn read(named: Option<&Path>) -> Result<Option<(PathBuf, String)>, Problem> {
+    let found = || paths::configuration_files().into_iter().find(|path| is_there(path));
+    let Some(path) = named.map(Path::to_owned).or_else(found) else { return Ok(None) };
+    let bytes = read_regular(&path, MAX_FILE).map_err(|error| {
+        Problem::usage(format!("cannot read the configuration {}", path.display()))
+            .because(error)
+            .hint("--config FILE, or LANEWAY_CONFIG, names another file")
+    })?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        Problem::usage(format!("the configuration {} is not valid", path.display()))
+            .because(error)
+            .hint("save the file as UTF-8")
+    })?;
+    Ok(Some((path, text)))
 }
 
-/// All TCP addresses that it listens on.
-///
-/// # Errors
-/// When the file is invalid.
-pub fn configured_proxies() -> Result<Vec<SocketAddr>, Problem> {
-    let config = Config::of_flags(&[], None)?;
-    Ok(config.local.proxy.iter().filter_map(Endpoint::address).collect())
-}
-
-/// A file that is there but cannot be read is an error, and not skipped.
+/// Whether there is a file, as far as this user can tell. A home directory that the user may not search has none for that user:
+/// services and apt run with the HOME of whoever started them. A file that is found but cannot be read is an error.
 fn is_there(path: &Path) -> bool {
-    path.symlink_metadata().map_or_else(|error| error.kind() != ErrorKind::NotFound, |_| true)
+    const NONE: [ErrorKind; 3] = [ErrorKind::NotFound, ErrorKind::NotADirectory, ErrorKind::PermissionDenied];
+    path.symlink_metadata().map_or_else(|error| !NONE.contains(&error.kind()), |_| true)
 }
 
 /// The given state directory, or the default one.
@@ -412,6 +400,12 @@ mod tests {
             named(&format!("{redirected}\ndns = '127.0.0.1:53'\ndns-local = 'a=192.0.2.1'")),
             ["transparent", "dns"]
         );
+    }
+
+    #[test]
+    fn a_home_that_is_no_directory_has_no_configuration() {
+        assert!(!is_there(Path::new("/dev/null/.config/laneway/laneway.toml")));
+        assert!(is_there(Path::new("/dev/null")));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! What is wrong with a configuration is said with its place; what comes before what.
 
 use std::net::{TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 
 use crate::machine::{Machine, Node, Output, free_udp_port, text};
 
@@ -132,4 +134,55 @@ fn a_password_of_the_command_line_or_a_variable_is_not_repeated() {
             assert!(!output.stderr.contains("secret"), "{output}");
         }
     }
+}
+
+#[test]
+fn a_home_that_the_user_may_not_read_has_no_configuration() {
+    let machine = Machine::new();
+    let home = machine.path("locked");
+    std::fs::create_dir_all(home.join(".config/laneway")).unwrap();
+    std::fs::write(home.join(".config/laneway/laneway.toml"), "hold = ").unwrap();
+    // The temporary directory around it is closed to others already.
+    std::fs::set_permissions(&home, std::fs::Permissions::from_mode(0o000)).unwrap();
+    let mut command = machine.command(["apt-proxy", "--proxy", "127.0.0.17:9"]);
+    let mut status = machine.command(["status"]);
+    for command in [&mut command, &mut status] {
+        command.env_remove("XDG_CONFIG_HOME").env("HOME", &home);
+        if nix::unistd::Uid::effective().is_root() {
+            command.uid(65_534).gid(65_534);
+        }
+    }
+    assert_eq!(Output::of(&mut command).success().stdout, "DIRECT\n");
+    let output = Output::of(&mut status);
+    assert!(!output.stderr.contains("configuration"), "{output}");
+    std::fs::set_permissions(&home, std::fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+#[test]
+fn a_typo_in_the_file_stops_no_command_that_only_asks_the_running_node() {
+    let (machine, _) = Machine::with_group();
+    let mut node = machine.start("127.0.0.17", &[]);
+    let proxy = node.address("local proxy");
+    machine.configure(&format!("hold =\nrolle = 'client'\nproxy = ['{proxy}']\n"));
+    let output = machine.laneway(["status"]).success();
+    assert!(output.stdout.contains(&format!("proxy {proxy} ")), "{output}");
+    let warning = "warning: the configuration ";
+    assert!(output.stderr.starts_with(warning) && output.stderr.lines().count() == 1, "{output}");
+    assert!(output.stderr.contains("line 1, column 7"), "{output}");
+    assert!(output.stderr.contains("a reload or restart would be refused"), "{output}");
+    let output = machine.laneway(["apt-proxy", "http://deb.example/"]).success();
+    assert_eq!((output.stdout, output.stderr), (format!("http://{proxy}\n"), String::new()));
+    for words in [&["env"][..], &["run", "/usr/bin/env"], &["drain"], &["drain", "--undo"]] {
+        let inner = machine.command(["status"]);
+        let mut command = std::process::Command::new(inner.get_program());
+        command.env_clear().envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let output = Output::of(command.arg("--state").arg(machine.state()).args(words)).success();
+        assert!(output.stderr.contains(warning), "{words:?}: {output}");
+        assert!(words[0] == "drain" || output.stdout.contains(&proxy), "{words:?}: {output}");
+    }
+    let output = machine.laneway(["doctor"]);
+    assert!(output.stdout.contains("a reload or restart would be refused"), "{output}");
+    // A file that is no TOML from here on tells nothing: the default address, where no node runs.
+    machine.configure("proxy = 'nowhere'\nhold = 1 2 3");
+    assert!(machine.laneway(["env"]).success().stdout.contains("http://127.0.0.1:1080"));
 }

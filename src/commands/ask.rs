@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use crate::config::proxies::{Fault, Proxies, configured_proxies};
 use crate::peers::options::PORT;
 use crate::problem::Problem;
 use crate::redirect::{self, Leftover};
@@ -24,27 +25,45 @@ pub struct LocalPort {
 }
 
 impl LocalPort {
-    /// The TCP addresses where the local proxy listens: the one that was named, else the configured ones.
+    /// The TCP addresses where the local proxy listens: the one that was named, else the configured ones. A configuration
+    /// that is not valid is a warning on standard error.
     ///
     /// # Errors
-    /// When the configuration file is not valid.
+    /// When it listens on unix sockets only.
     pub(crate) fn endpoints(&self) -> Result<Vec<SocketAddr>, Problem> {
-        match self.proxy {
-            Some(address) => Ok(vec![address]),
-            None => crate::config::configured_proxies(),
+        let (addresses, fault) = self.found();
+        if let Some(fault) = fault {
+            // With standard error closed there is nobody to warn.
+            let _ = writeln!(io::stderr(), "{}", fault.warning());
         }
+        if addresses.is_empty() {
+            return Err(Problem::usage("the configuration has the local proxy listen on unix sockets only")
+                .hint("let it listen on 127.0.0.1:1080 too, or name a port with --proxy ADDR:PORT"));
+        }
+        Ok(addresses)
     }
 
-    /// The address at which software on this machine reaches the local proxy.
+    /// The address at which software on this machine reaches the local proxy, with the same warning.
     ///
     /// # Errors
-    /// When the configuration file is not valid.
+    /// When it listens on unix sockets only.
     pub fn address(&self) -> Result<SocketAddr, Problem> {
-        let address = match self.proxy {
-            Some(address) => address,
-            None => crate::config::configured_proxy()?,
-        };
-        Ok(reachable(address))
+        Ok(reachable(self.endpoints()?[0]))
+    }
+
+    /// The same without any message: `None` when it listens on unix sockets only.
+    pub fn address_silently(&self) -> Option<SocketAddr> {
+        self.found().0.first().copied().map(reachable)
+    }
+
+    fn found(&self) -> (Vec<SocketAddr>, Option<Fault>) {
+        match self.proxy {
+            Some(address) => (vec![address], None),
+            None => {
+                let Proxies { addresses, fault } = configured_proxies(None);
+                (addresses, fault)
+            }
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::ask;
 use crate::config;
+use crate::config::proxies::configured_proxies;
 use crate::failure::printable;
 use crate::problem::Problem;
 use crate::shared;
@@ -43,7 +44,7 @@ impl Beside {
     }
 
     fn node() -> Option<Self> {
-        let proxy = config::configured_proxy().ok()?;
+        let proxy = *configured_proxies(None).addresses.first()?;
         let Snapshot { node, .. } = ask::snapshot(ask::reachable(proxy)).ok()?;
         let user = users::who_listens(proxy.port());
         Some(Self::Node { name: node.name, group: node.group, user, directory: node.directory.into() })

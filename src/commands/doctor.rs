@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::{ask, say};
+use crate::config::proxies::{Fault, configured_proxies};
 use crate::config::{Config, RoleSetting};
 use crate::local::endpoint::Endpoint;
 use crate::peers::remembered;
@@ -82,7 +83,9 @@ impl Doctor {
         let (proxies, mut servers) = match &config {
             Some(config) => (proxies(config), config.gateway.server.clone()),
             None => {
-                (vec![SocketAddr::from(([127, 0, 0, 1], crate::config::PROXY_PORT))], self.server.clone())
+                let found = || configured_proxies(self.config.as_deref()).addresses;
+                let addresses = self.proxy.map_or_else(found, |proxy| vec![proxy]);
+                (addresses.into_iter().map(ask::reachable).collect(), self.server.clone())
             }
         };
         if let Some(config) = &config {
@@ -121,7 +124,19 @@ impl Doctor {
                 Some(config)
             }
             Err(problem) => {
-                diagnosis.add(Finding::problem(Layer::Configuration, problem));
+                let mut finding = Finding::problem(Layer::Configuration, problem);
+                let found = configured_proxies(self.config.as_deref());
+                let mut addresses = self.proxy.into_iter().chain(found.addresses).map(ask::reachable);
+                if found.fault.is_some_and(|fault| fault.is_invalid)
+                    && let Some(node) = addresses.find_map(|address| ask::snapshot(address).ok())
+                {
+                    finding = finding.because(format!(
+                        "the node {} runs here: {}",
+                        node.node.name,
+                        Fault::FOR_THE_NODE
+                    ));
+                }
+                diagnosis.add(finding);
                 None
             }
         }

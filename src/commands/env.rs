@@ -178,9 +178,8 @@ impl Env {
     /// Prints the lines.
     ///
     /// # Errors
-    /// When the configuration file is not valid.
+    /// When the local proxy listens on unix sockets only.
     pub fn run(self) -> Result<(), Problem> {
-        let address = self.selection.port.address()?;
         if self.docker {
             let endpoints = self.selection.port.endpoints()?;
             let (line, warning) = docker(&endpoints, self.selection.socks);
@@ -190,6 +189,7 @@ impl Env {
             say(line);
             return Ok(());
         }
+        let address = self.selection.port.address()?;
         let mut lines = String::new();
         for variable in variables(&address.to_string(), self.selection.socks || self.unset) {
             lines += &match self.unset {
@@ -228,17 +228,12 @@ impl Run {
 
 impl AptProxy {
     /// Prints the proxy's address while a node runs there, else `DIRECT`, as apt expects from an
-    /// `Acquire::http::Proxy-Auto-Detect` program.
-    ///
-    /// # Errors
-    /// When the configuration file is not valid.
-    pub fn run(self) -> Result<(), Problem> {
-        let address = self.port.address()?;
-        match super::ask::status(address) {
-            Ok(_) => say(format_args!("http://{address}")),
-            Err(_) => say("DIRECT"),
+    /// `Acquire::http::Proxy-Auto-Detect` program. It never fails, because apt would fail with it.
+    pub fn run(self) {
+        match self.port.address_silently().filter(|address| super::ask::status(*address).is_ok()) {
+            Some(address) => say(format_args!("http://{address}")),
+            None => say("DIRECT"),
         }
-        Ok(())
     }
 }
 

@@ -68,6 +68,19 @@ pub(super) fn settings(text: &str, command: &Command) -> Result<Settings, Fault>
     Ok(settings)
 }
 
+/// The texts that the file gives for this option, also if other lines are not valid.
+pub(super) fn texts(text: &str, name: &str) -> Vec<String> {
+    let (table, _) = DeTable::parse_recoverable(text);
+    let text = |value: &DeValue<'_>| match value {
+        DeValue::String(text) => Some(text.to_string()),
+        _ => None,
+    };
+    match table.get_ref().get(name).map(|value| value.get_ref()) {
+        Some(DeValue::Array(values)) => values.iter().filter_map(|value| text(value.get_ref())).collect(),
+        value => value.and_then(text).into_iter().collect(),
+    }
+}
+
 /// The flag for one value; none for a switch that is off.
 fn flag(arg: &Arg, name: &str, value: &DeValue<'_>) -> Result<Option<OsString>, String> {
     let is_switch = matches!(arg.get_action(), ArgAction::SetTrue);
