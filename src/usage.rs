@@ -43,6 +43,7 @@ const EXAMPLES: [(&str, &str); 40] = [
     ("link", "0.0.0.0:7420"),
     ("server", "10.0.0.5:80"),
     ("allow", "*.example.org:443"),
+    ("cache-size", "10G"),
     ("deny", "10.0.0.0/8"),
     ("upstream", "http://10.0.0.1:3128"),
     ("upstream-except", "10.0.0.0/8"),
