@@ -17,13 +17,15 @@ use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep_until, timeout};
 
+use super::beyond::ClientInterfaces;
 use super::egress::{DialResult, Egress, Outcome};
 use super::served::ServedLinks;
-use super::way_out::{Seen, WayOut};
+use super::way_out::{RETRY, Seen, WayOut};
 use crate::dns::conf::Conf;
 use crate::failure::Kind;
 use crate::net;
 use crate::peers::discovery::jitter;
+use crate::telemetry::snapshot::Unreached;
 use crate::trust::random::random;
 use crate::wire::datagram::Reach;
 
@@ -31,6 +33,8 @@ use crate::wire::datagram::Reach;
 const PROOF_INTERVAL: Duration = Duration::from_secs(30);
 /// Interval between two attempts to reach a witness while the way out is lost.
 const LOST_INTERVAL: Duration = Duration::from_millis(500);
+/// The same once it has been lost for longer than [`RETRY`], which happens only where nothing else is connected.
+const LONG_LOST_INTERVAL: Duration = Duration::from_secs(2);
 /// Minimum time between two rounds of questions to the witnesses, however many connections of clients fail.
 const MIN_ROUND_INTERVAL: Duration = Duration::from_millis(300);
 /// The deadline for one witness or name server.
@@ -54,6 +58,8 @@ pub(super) async fn run(
     let mut way = WayOut::new();
     let mut next = Instant::now();
     let mut asked_at: Option<Instant> = None;
+    let mut clients = ClientInterfaces::default();
+    let mut is_long_lost = false;
     while !reach.is_closed() {
         let mut waiting = None;
         let is_doubtful = tokio::select! {
@@ -71,14 +77,30 @@ pub(super) async fn run(
             }
         };
         if is_doubtful && asked_at.is_none_or(|asked_at| asked_at.elapsed() >= MIN_ROUND_INTERVAL) {
-            let any = reaches_any(&egress, &way, asks_nobody).await;
-            way.asked(any, is_alone(), Instant::now());
+            let unreached = reaches_any(&egress, &way, asks_nobody).await;
+            let has_path = clients.has_path_beyond(&served);
+            way.asked(unreached.is_none(), is_alone(), has_path, Instant::now());
             asked_at = Some(Instant::now());
+            if let Some(unreached) = unreached.filter(|_| way.reach() == Reach::Unreachable) {
+                egress.note_unreached(unreached);
+            }
+        }
+        let lost_for = way.lost_for(Instant::now());
+        if lost_for.is_none() {
+            egress.note_unreached(Vec::new());
+        }
+        let was_long_lost = std::mem::replace(&mut is_long_lost, lost_for.is_some_and(|time| time >= RETRY));
+        if is_long_lost && !was_long_lost {
+            tracing::warn!("the way out stays lost: nothing but the network of the clients is connected");
         }
         publish(&way, &reach);
         // The connection was given up meanwhile.
         let _ = waiting.map(|waiting| waiting.send(way.reach()));
-        let pause = if way.reach() == Reach::Unreachable { LOST_INTERVAL } else { interval };
+        let pause = match lost_for {
+            None => interval,
+            Some(_) if is_long_lost => LONG_LOST_INTERVAL,
+            Some(_) => LOST_INTERVAL,
+        };
         let due = Instant::now() + pause.mul_f64(jitter());
         next = if next <= Instant::now() { due } else { next.min(due) };
     }
@@ -96,32 +118,35 @@ fn seen(outcome: Outcome, served: &ServedLinks) -> Seen {
     }
 }
 
-/// Whether any witness is reached, or a name server beyond this machine's networks, which no client has chosen.
-async fn reaches_any(egress: &Egress, way: &WayOut, asks_nobody: bool) -> bool {
+/// `None` if any witness is reached, or a name server beyond this machine's networks, which no client has chosen. Else why not.
+async fn reaches_any(egress: &Egress, way: &WayOut, asks_nobody: bool) -> Option<Vec<Unreached>> {
     let mut witnesses = pin!(any_reached(egress, way));
     let mut name_servers = pin!(async { !asks_nobody && name_server_answers().await == Some(true) });
     tokio::select! {
-        is_reached = &mut witnesses => is_reached || name_servers.await,
-        is_reached = &mut name_servers => is_reached || witnesses.await,
+        unreached = &mut witnesses => match unreached {
+            Some(unreached) => (!name_servers.await).then_some(unreached),
+            None => None,
+        },
+        is_reached = &mut name_servers => if is_reached { None } else { witnesses.await },
     }
 }
 
-/// Whether any witness accepts a connection or refuses it, which is an answer too.
-async fn any_reached(egress: &Egress, way: &WayOut) -> bool {
+/// `None` if any witness accepts a connection or refuses it, which is an answer too. Else why none does.
+async fn any_reached(egress: &Egress, way: &WayOut) -> Option<Vec<Unreached>> {
     let witnesses = way.witnesses();
-    let mut attempts: FuturesUnordered<_> =
-        witnesses.iter().map(|witness| timeout(DEADLINE, egress.dial(witness, DEADLINE))).collect();
-    while let Some(ended) = attempts.next().await {
-        let is_answer = match &ended {
-            Ok(Ok(_)) => true,
-            Ok(Err(failure)) => failure.kind == Kind::Refused,
-            Err(_) => false,
+    let attempt = async |witness| (witness, timeout(DEADLINE, egress.dial(witness, DEADLINE)).await);
+    let mut attempts: FuturesUnordered<_> = witnesses.iter().map(attempt).collect();
+    let mut unreached = Vec::new();
+    while let Some((witness, ended)) = attempts.next().await {
+        let reason = match ended {
+            Ok(Ok(_)) => return None,
+            Ok(Err(failure)) if failure.kind == Kind::Refused => return None,
+            Ok(Err(failure)) => failure.said_here(),
+            Err(_) => "no answer in time".into(),
         };
-        if is_answer {
-            return true;
-        }
+        unreached.push(Unreached { server: witness.to_string(), reason });
     }
-    false
+    Some(unreached)
 }
 
 /// Whether a name server of this machine that is beyond its networks answers. `None` when there is no such server.

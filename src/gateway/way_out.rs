@@ -16,9 +16,10 @@ const MAX_WITNESSES: usize = 4;
 const FAILURE_WINDOW: Duration = Duration::from_millis(300);
 /// Number of failures in a row, without any success, that make the way out doubtful.
 const FAILURES_TO_DOUBT: u32 = 2;
-/// How long a way out counts as lost. Then it is offered again, with no witnesses: those that failed may have been down for
-/// good, or destinations that a client chose for that.
-const RETRY: Duration = Duration::from_secs(15);
+/// How long a way out counts as lost while this machine is connected to something beyond its clients' network. Then it is
+/// offered again, with no witnesses: those that failed may have been down for good, or destinations that a client chose for
+/// that.
+pub(super) const RETRY: Duration = Duration::from_secs(15);
 
 /// How one connection of a client ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +77,12 @@ impl WayOut {
         self.witnesses.iter().cloned().collect()
     }
 
+    /// How long the way out has been lost; `None` while it is not.
+    pub(super) fn lost_for(&self, now: Instant) -> Option<Duration> {
+        let lost_at = self.lost_at.filter(|_| self.reach == Reach::Unreachable);
+        lost_at.map(|lost_at| now.saturating_duration_since(lost_at))
+    }
+
     /// Notes a result. `true` when the way out is in doubt now, and its witnesses are to be asked.
     pub(super) fn note(&mut self, seen: Seen, now: Instant) -> bool {
         match seen {
@@ -109,14 +116,15 @@ impl WayOut {
     }
 
     /// Notes whether any witness was reached when all were asked. `is_alone` says that no other gateway could serve
-    /// instead: then a single witness that does not answer is not enough, since it may be down.
-    pub(super) fn asked(&mut self, any: bool, is_alone: bool, now: Instant) {
+    /// instead: then a single witness that does not answer is not enough, since it may be down. Without a `has_path` beyond the
+    /// clients' network, a lost way out stays lost until a witness is reached: no client can have caused that.
+    pub(super) fn asked(&mut self, any: bool, is_alone: bool, has_path: bool, now: Instant) {
         let is_convincing = !is_alone || self.no_route || self.witnesses.len() > 1;
         match (any, self.reach) {
             (true, Reach::Unreachable) => (self.failures, self.reach) = (0, Reach::Unknown),
             (true, _) => self.failures = 0,
             (false, Reach::Unreachable) => {
-                if self.lost_at.is_some_and(|lost| now >= lost + RETRY) {
+                if has_path && self.lost_for(now).is_some_and(|time| time >= RETRY) {
                     *self = Self::new();
                 }
             }
@@ -157,7 +165,7 @@ mod tests {
         now += FAILURE_WINDOW;
         assert!(way.note(failed(2), now));
         assert_eq!(way.witnesses(), [target(1)], "a destination that failed is no witness");
-        way.asked(true, false, now);
+        way.asked(true, false, true, now);
         assert_eq!(way.reach(), Reach::Reachable);
         assert!(!way.note(failed(2), now + FAILURE_WINDOW), "counting starts again");
     }
@@ -168,9 +176,9 @@ mod tests {
         way.note(Seen::Connected(target(1)), now);
         way.note(Seen::Connected(target(2)), now);
         assert!(way.note(Seen::Failed { target: target(1), no_route: true }, now), "no route is certain");
-        way.asked(false, true, now);
+        way.asked(false, true, true, now);
         assert_eq!(way.reach(), Reach::Unreachable);
-        way.asked(true, true, now);
+        way.asked(true, true, true, now);
         assert_eq!(way.reach(), Reach::Unknown, "reached, but nothing has answered yet");
         way.note(Seen::Answered, now);
         assert_eq!(way.reach(), Reach::Reachable);
@@ -182,9 +190,9 @@ mod tests {
         way.note(failed(1), now);
         assert!(way.note(failed(1), now + FAILURE_WINDOW));
         assert_eq!(way.witnesses(), [target(1)]);
-        way.asked(false, true, now);
+        way.asked(false, true, true, now);
         assert_eq!(way.reach(), Reach::Unknown);
-        way.asked(false, false, now);
+        way.asked(false, false, true, now);
         assert_eq!(way.reach(), Reach::Unreachable);
     }
 
@@ -192,11 +200,27 @@ mod tests {
     fn a_lost_way_out_is_offered_again_after_a_while() {
         let (mut way, now) = (WayOut::new(), Instant::now());
         way.note(Seen::Failed { target: target(1), no_route: true }, now);
-        way.asked(false, true, now);
+        way.asked(false, true, true, now);
         assert_eq!(way.reach(), Reach::Unreachable);
-        way.asked(false, true, now + RETRY / 2);
+        way.asked(false, true, true, now + RETRY / 2);
         assert_eq!(way.reach(), Reach::Unreachable);
-        way.asked(false, true, now + RETRY);
+        way.asked(false, true, true, now + RETRY);
         assert_eq!(way.reach(), Reach::Unknown);
+    }
+
+    #[test]
+    fn a_lost_way_out_stays_lost_while_nothing_beyond_the_clients_network_is_connected() {
+        let (mut way, now) = (WayOut::new(), Instant::now());
+        way.note(Seen::Connected(target(1)), now);
+        way.note(Seen::Failed { target: target(1), no_route: true }, now);
+        way.asked(false, true, false, now);
+        for rounds in 1..10 {
+            way.asked(false, true, false, now + RETRY * rounds);
+            assert_eq!(way.reach(), Reach::Unreachable);
+            assert_eq!(way.witnesses(), [target(1)], "it goes on asking it");
+        }
+        assert_eq!(way.lost_for(now + RETRY), Some(RETRY));
+        way.asked(true, true, false, now + RETRY * 10);
+        assert_eq!((way.reach(), way.lost_for(now + RETRY * 10)), (Reach::Unknown, None));
     }
 }

@@ -86,6 +86,22 @@ pub fn own_networks() -> io::Result<Vec<IpNet>> {
     Ok(interfaces::all()?.into_iter().map(|interface| interface.net).collect())
 }
 
+/// The networks of those interfaces that are switched on and connected, with the interface's name; without loopback and
+/// link-local addresses.
+///
+/// # Errors
+/// When the operating system cannot list its interfaces.
+pub fn networks_up() -> io::Result<Vec<(String, IpNet)>> {
+    let is_link_local = |net: &IpNet| match net.addr() {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    let up = interfaces::all()?
+        .into_iter()
+        .filter(|one| one.is_up && !one.is_loopback && !is_link_local(&one.net));
+    Ok(up.map(|interface| (interface.name, interface.net)).collect())
+}
+
 /// Binds a TCP listener. An IPv6 wildcard address also accepts IPv4 where the system supports it.
 ///
 /// # Errors

@@ -53,10 +53,11 @@ pub fn situation(snapshot: &Snapshot) -> String {
     match (node.goes_direct, snapshot.links.first(), &snapshot.trouble) {
         (true, _, _) => {
             let clients = snapshot.clients_in_all;
-            format!(
-                "{state}reaches servers directly, serves {clients} client{}",
-                if clients == 1 { "" } else { "s" }
-            )
+            let how = match is_unproved(snapshot) {
+                true => "unproved: nothing beyond its networks has answered yet",
+                false => "reaches servers directly",
+            };
+            format!("{state}{how}, serves {clients} client{}", if clients == 1 { "" } else { "s" })
         }
         (_, Some(link), _) => format!("{state}linked to gateway {} at {}", link.name, link.address),
         (_, _, Some(trouble)) => format!("{state}no gateway: {trouble}"),
@@ -69,6 +70,11 @@ pub fn situation(snapshot: &Snapshot) -> String {
             None => format!("{state}no gateway has answered yet"),
         },
     }
+}
+
+/// Whether this gateway for any destination has no proof of its way out yet.
+fn is_unproved(snapshot: &Snapshot) -> bool {
+    snapshot.servers.is_empty() && snapshot.node.reach.as_deref() == Some("unknown")
 }
 
 /// One sentence on the destinations that a gateway refuses; none if it refuses no kind of them.
@@ -270,7 +276,12 @@ mod tests {
         );
         snapshot.node.goes_direct = true;
         snapshot.clients_in_all = 1;
-        assert!(situation(&snapshot).ends_with("serves 1 client"));
+        assert!(situation(&snapshot).ends_with("reaches servers directly, serves 1 client"));
+        snapshot.node.reach = Some("unknown".into());
+        assert!(situation(&snapshot).contains("reaches servers directly"), "the probe has not ended yet");
+        snapshot.servers.clear();
+        let unproved = "unproved: nothing beyond its networks has answered yet, serves 1 client";
+        assert!(situation(&snapshot).ends_with(unproved));
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub(super) const CASES: &[Case] = &[
         "way_out::without_any_the_reason_comes_after_the_hold_time",
         without_any_the_reason_comes_after_the_hold_time,
     ),
+    ("way_out::gateways_whose_uplink_is_down_stay_withdrawn", gateways_whose_uplink_is_down_stay_withdrawn),
     ("way_out::one_destination_that_is_down_ends_no_gateway", one_destination_that_is_down_ends_no_gateway),
     ("way_out::a_probe_sees_through_a_captive_portal", a_probe_sees_through_a_captive_portal),
 ];
@@ -95,6 +96,29 @@ fn without_any_the_reason_comes_after_the_hold_time(lab: &Lab) {
     open.nodes.iter_mut().for_each(|node| drop(node.wait_for_line("the way out is lost", NOTICED)));
     open.gateways.iter().for_each(|gateway| gateway.ip("link set out up"));
     wait_until("requests to succeed again", || open.get(URL).0 == 200);
+}
+
+fn gateways_whose_uplink_is_down_stay_withdrawn(lab: &Lab) {
+    let _web = lab.web(who);
+    let mut open = Open::start(lab, &["--hold", "3"]);
+    open.serving();
+    open.gateways.iter().for_each(|gateway| gateway.ip("link set out down"));
+    assert_eq!(open.get(URL).0, 503);
+    for node in &mut open.nodes {
+        node.wait_for_line("the way out is lost", NOTICED);
+        node.wait_for_line("the way out stays lost", 2 * NOTICED);
+        assert!(!node.log().contains("a way out is there again"), "{}", node.log());
+    }
+    for gateway in &open.gateways {
+        let said = laneway(gateway, &["status"]).success().text();
+        assert!(said.contains("withdrawn gateway, "), "{said}");
+        assert!(said.contains("this node does not reach 10.88.0.100:80: "), "{said}");
+        let said = laneway(gateway, &["doctor"]).text();
+        assert!(said.contains("wrong    way out ") && said.contains("ip route get 10.88.0.100"), "{said}");
+    }
+    open.gateways[1].ip("link set out up");
+    wait_until("requests to succeed again", || open.get(URL).0 == 200);
+    assert!(!open.nodes[0].log().contains("a way out is there again"), "{}", open.nodes[0].log());
 }
 
 fn one_destination_that_is_down_ends_no_gateway(lab: &Lab) {

@@ -249,7 +249,11 @@ pub(super) async fn reach(linked: &[Linked], servers: &[Target], found: &mut Vec
 /// Asks a gateway whose probes fail to connect to a server, for its reason.
 async fn unreachable(gateway: &Linked, servers: &[Target]) -> Finding {
     let (name, on) = (gateway.name(), gateway.link.gateway.name.clone());
-    let mut finding = Finding::wrong(Layer::Gateway, format!("{name} does not reach its servers"));
+    let what = match gateway.about.as_ref().is_some_and(|about| about.servers.is_empty()) {
+        true => format!("{name} has lost its way out"),
+        false => format!("{name} does not reach its servers"),
+    };
+    let mut finding = Finding::wrong(Layer::Gateway, what);
     let reported =
         gateway.about.iter().flat_map(|about| &about.servers).filter_map(|server| server.parse().ok());
     let Some(server) = reported.chain(servers.iter().cloned()).next() else {

@@ -17,7 +17,7 @@ use crate::redirect::{self, Leftover};
 use crate::sys::port_holder::{self, Protocol};
 use crate::sys::state::StateDir;
 use crate::telemetry::report;
-use crate::telemetry::snapshot::Snapshot;
+use crate::telemetry::snapshot::{Snapshot, Unreached};
 use crate::trust::group::{self, Group};
 
 /// The deadline for a connection to a local port.
@@ -167,6 +167,36 @@ pub(super) fn ports(
     None
 }
 
+/// Whether the node that runs here as a gateway for any destination has a way out. With configured servers the gateway's check
+/// tells.
+pub(super) fn way_out(seen: &Snapshot) -> Option<Finding> {
+    if !seen.servers.is_empty() || seen.node.state.is_none() {
+        return None;
+    }
+    let lost = || {
+        let finding = Finding::wrong(Layer::WayOut, "the gateway on this machine has lost its way out");
+        let reason = |fault: &Unreached| format!("it does not reach {}: {}", fault.server, fault.reason);
+        let host = seen.unreached.first().map_or("ADDRESS", |fault| host_of(&fault.server));
+        seen.unreached.iter().fold(finding, |finding, fault| finding.because(reason(fault))).hint(format!(
+            "bring the uplink up: 'ip -brief address' shows the interfaces, 'ip route get {host}' the route"
+        ))
+    };
+    match seen.node.reach.as_deref()? {
+        "reachable" => {
+            Some(Finding::ok(Layer::WayOut, "the gateway on this machine reaches hosts beyond its networks"))
+        }
+        "unreachable" => Some(lost()),
+        _ => None,
+    }
+}
+
+/// The host of HOST:PORT or of a URL.
+fn host_of(server: &str) -> &str {
+    let rest = server.split_once("://").map_or(server, |(_, rest)| rest);
+    let authority = rest.split('/').next().unwrap_or(rest);
+    authority.rsplit_once(':').map_or(authority, |(host, _)| host).trim_matches(['[', ']'])
+}
+
 /// What the rules of transparent mode do here, if there are any.
 fn redirection() -> Option<Finding> {
     let leftover = match redirect::leftover() {
@@ -236,4 +266,30 @@ fn taken(protocol: Protocol, address: SocketAddr, other: &str) -> Finding {
     };
     let what = format!("{name} {address} is in use, but not by this machine's laneway node");
     Finding::wrong(Layer::Ports, what).because(format!("it is used by {why}")).hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::Verdict;
+    use super::*;
+
+    #[test]
+    fn a_gateway_that_lost_its_way_out_says_so_about_its_own_machine() {
+        let mut seen = crate::telemetry::snapshot::example();
+        seen.servers.clear();
+        seen.node.state = Some("withdrawn".into());
+        seen.node.reach = Some("unreachable".into());
+        seen.unreached = vec![Unreached { server: "10.88.0.100:80".into(), reason: "no route".into() }];
+        let finding = way_out(&seen).unwrap();
+        assert_eq!(finding.verdict, Verdict::Wrong);
+        assert_eq!(finding.why, ["it does not reach 10.88.0.100:80: no route"]);
+        assert!(finding.hint.unwrap().contains("'ip route get 10.88.0.100'"));
+        seen.node.reach = Some("reachable".into());
+        assert_eq!(way_out(&seen).unwrap().verdict, Verdict::Ok);
+        seen.node.state = None;
+        assert_eq!(way_out(&seen), None, "no gateway");
+        for (server, host) in [("http://a.example/b:c", "a.example"), ("[fd00::1]:80", "fd00::1")] {
+            assert_eq!(host_of(server), host);
+        }
+    }
 }

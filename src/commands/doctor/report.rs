@@ -15,6 +15,8 @@ pub(super) enum Layer {
     Group,
     Interfaces,
     Ports,
+    #[serde(rename = "way out")]
+    WayOut,
     Discovery,
     Link,
     Clock,
@@ -71,6 +73,7 @@ impl Layer {
             Self::Group => "group",
             Self::Interfaces => "interfaces",
             Self::Ports => "ports",
+            Self::WayOut => "way out",
             Self::Discovery => "discovery",
             Self::Link => "link",
             Self::Clock => "clock",

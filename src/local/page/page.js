@@ -66,6 +66,8 @@ function header(seen) {
   const [tone, text] =
     node.is_draining ? ["wait", "stopping: no new connections"]
     : node.in_maintenance ? ["wait", "in maintenance: serves no clients until laneway drain --undo"]
+    : node.goes_direct && seen.servers.length === 0 && node.reach === "unknown"
+      ? ["good", `unproved: nothing beyond its networks has answered yet, serves ${plural(seen.clients_in_all, "client")}`]
     : node.goes_direct ? ["good", `reaches servers directly, serves ${plural(seen.clients_in_all, "client")}`]
     : links.length > 0 && links[0].state === "suspect" ? ["wait", `gateway ${links[0].name} does not answer`]
     : links.length > 0 ? ["good", `linked to gateway ${links[0].name}`]

@@ -11,3 +11,7 @@ pub(super) fn has_interface(_: &str) -> bool {
 pub(super) fn has_default_route(_: &str) -> bool {
     false
 }
+
+pub(super) fn has_router(_: &str) -> bool {
+    true
+}
