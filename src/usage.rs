@@ -17,7 +17,7 @@ const OTHER_VARIABLES: [&str; 2] = ["LANEWAY_NODE", "LANEWAY_UPLINK_STATE"];
 const SAVED: &str = "LANEWAY_SAVED_";
 
 /// An example of a value for each option whose values have a form.
-const EXAMPLES: [(&str, &str); 40] = [
+const EXAMPLES: [(&str, &str); 41] = [
     ("role", "gateway"),
     ("drain", "30s"),
     ("memory-limit", "512M"),
