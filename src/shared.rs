@@ -53,18 +53,17 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// A node of `group` whose connections may hold `memory_limit` bytes, with the channel that announces it.
+    /// A node with this `membership` whose connections may hold `memory_limit` bytes, with the channel that announces it.
     ///
     /// # Errors
     /// When the node's key or certificate cannot be used.
     pub fn new(
-        group: Group,
+        membership: Arc<Membership>,
         memory_limit: u64,
     ) -> Result<(Self, watch::Sender<Option<Announcement>>), Problem> {
         let telemetry = Arc::new(Telemetry::default());
         let (announcements, announced) = watch::channel(None);
-        let id = group.node.id;
-        let membership = Membership::new(group);
+        let id = membership.group().node.id;
         let credentials =
             Credentials::new(membership.clone()).map_err(|error| Problem::new("no links").because(error))?;
         tracing::debug!(limit = memory_limit, "memory for connections");

@@ -110,7 +110,7 @@ impl RunningGateway {
         authority: Option<Authority>,
     ) -> Self {
         let config = Config::of_text(&format!("link = '127.0.0.1:0'\n{options}")).unwrap();
-        let (mut shared, _announcements) = Shared::new(group, memory).unwrap();
+        let (mut shared, _announcements) = Shared::new(Membership::new(group), memory).unwrap();
         shared.name = "laneway-test".into();
         let directory = tempfile::tempdir().unwrap();
         shared.cache = config.gateway.open_cache(&directory.path().join("cache"));
@@ -234,7 +234,7 @@ impl Proxy {
         memory: u64,
     ) -> Self {
         let config = Config::of_text("proxy = '127.0.0.1:0'").unwrap();
-        let (mut shared, announcements) = Shared::new(group.clone(), memory).unwrap();
+        let (mut shared, announcements) = Shared::new(Membership::new(group.clone()), memory).unwrap();
         shared.name = "laneway-test".into();
         announcements.send_replace(announcement);
         gateways.iter().for_each(|gateway| shared.directory.add_address(*gateway, Source::Static));

@@ -24,6 +24,7 @@ use crate::telemetry::{history, report};
 use crate::transparent::{self, NodeRules, RunningRules};
 use crate::trust::authority::{Authority, JoinResponder};
 use crate::trust::group::{Group, Role};
+use crate::trust::membership::Membership;
 use crate::view::{Started, View};
 use crate::wire::target::{Host, Target};
 
@@ -81,7 +82,8 @@ impl BoundNode {
         inherited: Option<Vec<Port>>,
     ) -> Result<Self, Problem> {
         let Member { group, authority, serves } = member;
-        let (mut shared, announcements) = Shared::new(group, config.node.memory_limit())?;
+        let (mut shared, announcements) =
+            Shared::new(Membership::of_node(group, state), config.node.memory_limit())?;
         if serves {
             shared.cache = config.gateway.open_cache(&state.path().join("cache"));
         }

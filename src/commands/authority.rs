@@ -64,7 +64,8 @@ impl Revoke {
         for member in removed.removed {
             let unlisted = || "a machine that is not in this machine's list".into();
             let (name, id) = (member.name.unwrap_or_else(unlisted), member.id);
-            say(format_args!("Removed: {name} ({id})."));
+            let gone = if member.was_gone { "; it had left or was removed elsewhere before" } else { "" };
+            say(format_args!("Removed: {name} ({id}){gone}."));
         }
         say(format_args!("The group is now in epoch {}.", removed.epoch));
         if removed.closed > 0 {

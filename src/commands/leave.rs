@@ -66,7 +66,7 @@ impl Leave {
         let membership = Membership::new(group.clone());
         let resignation = Resignation::sign(&group)
             .map_err(|error| Problem::new("this machine cannot sign that it leaves").because(error))?;
-        membership.departs(resignation);
+        membership.note_departures(vec![resignation]);
         let gateways = that_answer(&group, &membership, self.gateways(&group, &state).await?).await;
         if gateways.is_empty() && !self.force {
             return Err(nobody(&group));
@@ -87,8 +87,10 @@ impl Leave {
                 "Nobody was told: run 'laneway revoke {name}' on the machine that made the group."
             )),
             told => say(format_args!(
-                "Told: {}. The machine with the group's key lists '{name}' as left as soon as it hears of it.",
-                told.join(", ")
+                "Told: {}. {} no link of '{name}' any more. The others refuse it, and the machine with the group's key lists it as \
+                 left, as soon as they hear of it.",
+                told.join(", "),
+                if told.len() == 1 { "It accepts" } else { "They accept" },
             )),
         }
         Ok(())

@@ -184,10 +184,10 @@ fn rows(members: Vec<Member>, group: &Group, seen: &BTreeMap<NodeId, Seen>) -> V
             is_this_machine: id == Some(group.node.id),
             name: Some(member.name),
             role: Some(member.role),
-            state: match (is_removed, member.left) {
-                (_, Some(_)) => "left",
-                (true, None) => "removed",
-                (false, None) => "member",
+            state: match (is_removed, member.left, member.removed) {
+                (_, Some(_), None) => "left",
+                (true, ..) => "removed",
+                (false, ..) => "member",
             },
             joined: Some(member.joined),
             left: member.left,

@@ -51,6 +51,10 @@ impl Gateway {
             Ok(identity) => identity,
             Err(error) => return tracing::debug!(%address, %error, "the client has no laneway certificate"),
         };
+        // Its certificate is on the revocation list only once the authority has heard that it leaves.
+        if self.membership.revokes(identity.id) {
+            return tracing::debug!(%address, client = &*identity.name, "no link: the client has left the group");
+        }
         let mut maintenance = self.activity.maintenance();
         let is_late = *maintenance.borrow_and_update();
         let mut session = Session::new(self.clone(), identity.clone(), is_late);

@@ -50,7 +50,10 @@ impl Cause {
     pub(super) fn of(error: &DialError) -> Self {
         match error {
             DialError::Removed(..) => Self::Removed,
-            DialError::Trust(..) | DialError::Certificate(..) | DialError::Refused(..) => Self::Distrust,
+            DialError::Trust(..)
+            | DialError::Certificate(..)
+            | DialError::Refused(..)
+            | DialError::Left(..) => Self::Distrust,
             DialError::Protocol(..) => Self::Protocol,
             DialError::Late(..) | DialError::Cut(..) => Self::Silent,
             DialError::Connect(_, error) => match error.kind() {

@@ -327,6 +327,7 @@ fn is_distrust(error: &DialError) -> bool {
         | DialError::Certificate(..)
         | DialError::Refused(..)
         | DialError::Removed(..)
+        | DialError::Left(..)
         | DialError::Protocol(..) => true,
         DialError::Late(..) | DialError::Connect(..) | DialError::Cut(..) => false,
     }

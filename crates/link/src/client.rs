@@ -63,6 +63,9 @@ pub enum DialError {
     /// The gateway's group has removed this node.
     #[error("{0} says that this machine was removed from the group")]
     Removed(SocketAddr),
+    /// The gateway has said that it leaves the group.
+    #[error("{0} has left the group")]
+    Left(SocketAddr),
     /// It does not speak HTTP/2.
     #[error("{0} does not speak the link's protocol")]
     Protocol(SocketAddr, #[source] http2::Error),
@@ -111,6 +114,10 @@ impl Link {
         })?;
         let gateway = tls::peer(&proved.certificates);
         let gateway = gateway.map_err(|error| DialError::Certificate(address, error))?;
+        // Its certificate is on the revocation list only once the authority has heard that it leaves.
+        if membership.revokes(gateway.id) {
+            return Err(DialError::Left(address));
+        }
         let queue = proved.stream.queue().clone();
         let (requests, mut connection) = Connection::client(proved.stream, settings::config());
         // In TLS 1.3 the client's handshake ends before the gateway has verified its certificate. Only an answer proves

@@ -22,6 +22,7 @@ use super::tls::PeerIdentity;
 use super::tunnel::{Inbox, Outbox, Tunnel};
 use laneway_h2 as http2;
 use laneway_limits::memory::Tally;
+use laneway_trust::departures::Noting;
 use laneway_trust::leaving::Resignation;
 use laneway_trust::membership::Membership;
 use laneway_trust::update::{MAX_CRL, SealedUpdate, UpdateError, Version};
@@ -88,7 +89,7 @@ pub async fn follow(link: Link, membership: Arc<Membership>) {
 ///
 /// # Errors
 /// [`ExchangeError`].
-pub async fn synchronize(link: &Link, membership: &Membership) -> Result<(), ExchangeError> {
+pub async fn synchronize(link: &Link, membership: &Arc<Membership>) -> Result<(), ExchangeError> {
     let mut exchange = Exchange::new(request(link).await?, link.gateway.id);
     let even = async {
         exchange.begin(membership).await?;
@@ -110,7 +111,7 @@ pub async fn synchronize(link: &Link, membership: &Membership) -> Result<(), Exc
 ///
 /// # Errors
 /// [`ExchangeError`].
-pub async fn tell(link: &Link, membership: &Membership) -> Result<(), ExchangeError> {
+pub async fn tell(link: &Link, membership: &Arc<Membership>) -> Result<(), ExchangeError> {
     let mut exchange = Exchange::new(request(link).await?, link.gateway.id);
     let told = async {
         exchange.begin(membership).await?;
@@ -163,7 +164,7 @@ async fn request(link: &Link) -> Result<Tunnel, ExchangeError> {
     }
 }
 
-async fn exchange(tunnel: Tunnel, membership: &Membership, peer: NodeId) -> Result<(), ExchangeError> {
+async fn exchange(tunnel: Tunnel, membership: &Arc<Membership>, peer: NodeId) -> Result<(), ExchangeError> {
     let mut changes = membership.changes();
     let mut departures = membership.departures();
     let mut exchange = Exchange::new(tunnel, peer);
@@ -210,8 +211,8 @@ struct Exchange {
 struct Departures {
     /// The members of which this node and the peer have told each other that they leave.
     told: BTreeSet<NodeId>,
-    /// The peer told of some, and is owed an answer.
-    owes_note: bool,
+    /// What the peer told last, which is not noted yet.
+    heard: Option<Vec<Resignation>>,
     /// The peer has noted what it was told.
     is_noted: bool,
 }
@@ -272,14 +273,10 @@ impl Exchange {
                 self.owed = true;
             }
             Message::Left(resignations) => {
-                for resignation in resignations.into_iter().take(MAX_LEFT) {
-                    let id = resignation.claimed().ok_or(ExchangeError::Malformed)?;
-                    if !membership.departs(resignation) {
-                        return Err(ExchangeError::Malformed);
-                    }
-                    self.departures.told.insert(id);
+                if resignations.len() > MAX_LEFT {
+                    return Err(ExchangeError::Malformed);
                 }
-                self.departures.owes_note = true;
+                self.departures.heard = Some(resignations);
             }
             Message::Noted => self.departures.is_noted = true,
         }
@@ -304,14 +301,19 @@ impl Exchange {
     }
 
     /// Sends what the peer lacks and was not sent yet, and the answer that it is owed.
-    async fn answer(&mut self, membership: &Membership) -> Result<(), ExchangeError> {
+    async fn answer(&mut self, membership: &Arc<Membership>) -> Result<(), ExchangeError> {
+        if let Some(heard) = self.departures.heard.take() {
+            self.note(heard, membership).await?;
+        }
         let group = membership.group();
         // The update that removes it is adopted before it is sent to anybody.
         if group.update.revokes(self.id) {
             return Err(ExchangeError::Revoked);
         }
-        if std::mem::take(&mut self.departures.owes_note) {
-            self.send(&Message::Noted).await?;
+        if membership.revokes(self.id) {
+            // It has left. The end arrives behind what it was told before, and its links are closed soon.
+            self.outbox.finish()?;
+            return Err(ExchangeError::Revoked);
         }
         let departures = membership.departures().borrow().clone();
         self.departures.told.retain(|id| departures.contains_key(id));
@@ -332,6 +334,25 @@ impl Exchange {
             self.send(&Message::Have(version)).await?;
         }
         Ok(())
+    }
+
+    /// Notes the members that the peer says leave, and answers once a restart cannot forget them.
+    async fn note(
+        &mut self,
+        heard: Vec<Resignation>,
+        membership: &Arc<Membership>,
+    ) -> Result<(), ExchangeError> {
+        for resignation in &heard {
+            self.departures.told.insert(resignation.claimed().ok_or(ExchangeError::Malformed)?);
+        }
+        let membership = membership.clone();
+        let noting = tokio::task::spawn_blocking(move || membership.note_departures(heard));
+        match noting.await {
+            Ok(Noting::Noted) => self.send(&Message::Noted).await,
+            Ok(Noting::Forged) => Err(ExchangeError::Malformed),
+            // Whoever waits for the answer finds that it does not come, and asks another gateway.
+            Ok(Noting::Unsaved) | Err(_) => Ok(()),
+        }
     }
 
     async fn send(&mut self, message: &Message) -> Result<(), ExchangeError> {
@@ -392,6 +413,10 @@ mod tests {
 
     impl Other {
         async fn of(membership: Arc<Membership>) -> Self {
+            Self::of_peer(membership, PEER).await
+        }
+
+        async fn of_peer(membership: Arc<Membership>, peer: NodeId) -> Self {
             let (near, far) = tokio::io::duplex(1024 * 1024);
             let server = tokio::spawn(async move {
                 let mut connection = Connection::server(far, crate::settings::config());
@@ -401,7 +426,7 @@ mod tests {
                 let inbox = Inbox::new(request.into_body(), Arc::<LinkState>::default().aside());
                 let tunnel = Tunnel::new(Outbox::new(send, inbox.link_state().clone()), inbox);
                 tokio::spawn(poll_fn(move |cx| connection.poll_drive(cx)));
-                exchange(tunnel, &membership, PEER).await
+                exchange(tunnel, &membership, peer).await
             });
             let (requests, connection) = h2::client::handshake(near).await.unwrap();
             tokio::spawn(connection);
@@ -449,6 +474,42 @@ mod tests {
         lab.authority.revoke(&PEER.to_string()).unwrap();
         lab.membership.apply(&lab.signed()).unwrap();
         assert!(other.hear().await.is_none(), "it was sent something");
+        assert!(matches!(other.ended().await, Err(ExchangeError::Revoked)));
+    }
+
+    /// Another member, which can leave.
+    fn leaver(lab: &Lab) -> Group {
+        let home = tempfile::tempdir().unwrap();
+        let state = StateDir::open(home.path().join("state")).unwrap();
+        let name = laneway_trust::name::WantedName::Chosen("second".into());
+        laneway_trust::authority::import(&state, &lab.authority.export().unwrap(), &name).unwrap().group
+    }
+
+    #[tokio::test]
+    async fn a_departure_is_noted_before_the_exchange_with_its_member_ends() {
+        let lab = lab();
+        let leaver = leaver(&lab);
+        let membership = Membership::of_node(Group::load(&lab.state).unwrap().unwrap(), &lab.state);
+        let mut other = Other::of_peer(membership.clone(), leaver.node.id).await;
+        assert!(matches!(other.hear().await, Some(Message::Have(_))));
+        other.say(&Message::Left(vec![Resignation::sign(&leaver).unwrap()]));
+        assert!(matches!(other.hear().await, Some(Message::Noted)));
+        assert!(lab.state.read("departures.json").unwrap().is_some(), "noted but not saved");
+        assert!(membership.revokes(leaver.node.id));
+        assert!(other.hear().await.is_none());
+        assert!(matches!(other.ended().await, Err(ExchangeError::Revoked)));
+    }
+
+    #[tokio::test]
+    async fn a_departure_that_cannot_be_saved_is_not_noted() {
+        let lab = lab();
+        let leaver = leaver(&lab);
+        let membership = Membership::of_node(Group::load(&lab.state).unwrap().unwrap(), &lab.state);
+        std::fs::create_dir(lab.state.file("departures.json")).unwrap();
+        let mut other = Other::of_peer(membership, leaver.node.id).await;
+        assert!(matches!(other.hear().await, Some(Message::Have(_))));
+        other.say(&Message::Left(vec![Resignation::sign(&leaver).unwrap()]));
+        assert!(other.hear().await.is_none(), "the leaver was told something");
         assert!(matches!(other.ended().await, Err(ExchangeError::Revoked)));
     }
 

@@ -260,7 +260,7 @@ impl Discovery {
         message: Message,
         to: SocketAddr,
     ) {
-        let Some(keys) = keyring.keys(epoch) else { return };
+        let keys = keyring.keys(epoch);
         let (group, sender) = (keyring.group.id, self.options.id);
         let counts = &self.directory.telemetry().discovery;
         match &message {

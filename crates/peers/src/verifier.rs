@@ -166,8 +166,7 @@ impl Verifier {
             Some(name) => name,
             None => {
                 self.signatures += 1;
-                let keys = keyring.keys(unverified.epoch()).ok_or(Refusal::Statement)?;
-                let name = unverified.name(keys);
+                let name = unverified.name(keyring.keys(unverified.epoch()));
                 Statement::verify(&bytes, &group.ca_key, name).ok().ok_or(Refusal::Statement)?;
                 name
             }

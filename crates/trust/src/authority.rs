@@ -317,6 +317,7 @@ pub(super) mod tests {
             joined: 0,
             invite: None,
             left: None,
+            removed: None,
         };
         members.extend((1..MAX_MEMBERS - 1).map(member));
         write_json(&state, MEMBERS, &members).unwrap();

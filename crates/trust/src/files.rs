@@ -19,6 +19,8 @@ pub(super) const NODE_CERTIFICATE: &str = "node.pem";
 pub(super) const JOIN_KEY: &str = "join.key";
 /// The group state.
 pub(super) const GROUP: &str = "group.json";
+/// The members that have said that they leave, and that the authority has not removed yet.
+pub(super) const DEPARTURES: &str = "departures.json";
 /// The revocation list, for other programs.
 pub(super) const CRL: &str = "crl.pem";
 /// The authority's list of members.

@@ -14,8 +14,8 @@ use super::certificate::{self, CertificateError, Identity};
 use super::clock;
 pub use super::error::GroupError;
 use super::files::{
-    CA_CERTIFICATE, CA_KEY, CRL, EXPORTED, GROUP, INVITES, JOIN_KEY, MEMBERS, NODE_CERTIFICATE, NODE_KEY,
-    damaged, read_json, read_pem, write_json, write_pem,
+    CA_CERTIFICATE, CA_KEY, CRL, DEPARTURES, EXPORTED, GROUP, INVITES, JOIN_KEY, MEMBERS, NODE_CERTIFICATE,
+    NODE_KEY, damaged, read_json, read_pem, write_json, write_pem,
 };
 use super::statement::Statement;
 use super::update::{GroupUpdate, SealedUpdate};
@@ -146,8 +146,11 @@ impl Group {
         })
     }
 
-    /// The group after a newer update; the current discovery key is retired.
+    /// The group after a newer update. The current discovery key is retired if the update replaces it.
     pub(super) fn with_update(&self, update: GroupUpdate, now: Duration) -> Self {
+        if update.discovery_key() == self.update.discovery_key() {
+            return Self { update, ..self.clone() };
+        }
         let retired = RetiredKey {
             epoch: self.update.epoch(),
             key: Base64(*self.update.discovery_key()),
@@ -218,8 +221,18 @@ pub fn remember_membership(state: &StateDir, group: &Group) -> Result<(), GroupE
 /// When a file cannot be removed.
 pub fn forget(state: &StateDir) -> Result<(), GroupError> {
     let _lock = state.lock()?;
-    let rest =
-        [NODE_KEY, NODE_CERTIFICATE, CA_KEY, CA_CERTIFICATE, CRL, MEMBERS, INVITES, JOIN_KEY, EXPORTED];
+    let rest = [
+        NODE_KEY,
+        NODE_CERTIFICATE,
+        CA_KEY,
+        CA_CERTIFICATE,
+        CRL,
+        MEMBERS,
+        INVITES,
+        JOIN_KEY,
+        EXPORTED,
+        DEPARTURES,
+    ];
     [GROUP].into_iter().chain(rest).try_for_each(|file| state.remove(file))?;
     Ok(())
 }

@@ -470,7 +470,7 @@ mod tests {
     async fn a_member_of_a_group_with_thousands_of_revocations_can_join() {
         let lab = lab();
         let many = (0..12_000_u128).map(|number| NodeId((number << 100 | 1 << 127).to_be_bytes())).collect();
-        lab.authority.merge_revocations(&many).unwrap();
+        lab.authority.merge_revocations(&many, true).unwrap();
         let joined = lab.join(&lab.invite(Uses::Any)).await.0.unwrap();
         assert_eq!(joined.update.revoked().len(), 12_000);
     }

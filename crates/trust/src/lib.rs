@@ -4,14 +4,15 @@
 //! [`code`] is the line that a person carries to a new machine, and [`join`] the protocol between the two machines. An
 //! [`update`] is group state that the authority signed: revocations and the discovery key. A [`statement`] vouches for one
 //! member in discovery. A running node keeps the
-//! current one in its [`membership`]. A member goes by [`leaving`], and a
-//! [`permit`] lets the authority ask who was seen. All files are in the state directory. Nothing here opens a socket.
+//! current one in its [`membership`]. A member goes by [`leaving`], [`departures`] are those
+//! that the authority has not removed yet, and a [`permit`] lets the authority ask who was seen. All files are in the state directory. Nothing here opens a socket.
 
 pub mod authority;
 pub(crate) mod base64;
 pub mod certificate;
 pub mod clock;
 pub mod code;
+pub mod departures;
 pub mod error;
 mod files;
 pub mod group;

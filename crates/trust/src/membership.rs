@@ -3,7 +3,7 @@
 //! Updates come from peers over links, or from the command line through the state directory. Each is verified, applied, and
 //! then saved. A node never goes back to an older update.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::authority::Authority;
 use super::clock;
+use super::departures::{Departed, Departures, Noting};
 use super::error::GroupError;
 use super::files::GROUP;
 use super::group::{self, Group};
@@ -28,33 +29,55 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Membership {
     group: watch::Sender<Arc<Group>>,
-    /// The revocations of all updates seen, including those that were not applied.
-    known_revocations: Mutex<BTreeSet<NodeId>>,
-    /// The members that have said that they leave, until the authority has removed them.
-    departures: watch::Sender<Arc<Departures>>,
+    known: Mutex<Known>,
+    departures: Departures,
     /// When the authority last removed members that left.
     removed_at: Mutex<Option<Instant>>,
 }
 
-/// The members that have said that they leave.
-pub type Departures = BTreeMap<NodeId, Resignation>;
+/// What all updates seen say, including those that were not applied.
+#[derive(Debug, Default)]
+struct Known {
+    revocations: BTreeSet<NodeId>,
+    /// Two of them lack a revocation of the other and have different discovery keys, so a removed member may know either.
+    need_new_key: bool,
+}
 
-/// Maximum number of departures that wait for the authority. Each is a member's, so only members can fill it.
-const MAX_DEPARTURES: usize = 1024;
-/// Minimum time between two updates because members left. Each has a new discovery key, of which members that are off know
-/// only some old ones.
+impl Known {
+    /// Remembers what an update says besides the `current` one.
+    fn learn(&mut self, current: &GroupUpdate, update: &GroupUpdate) {
+        let adds = !update.revoked().is_subset(&self.revocations);
+        let lacks = update.version() > current.version() && !self.revocations.is_subset(update.revoked());
+        self.need_new_key |= (adds || lacks) && update.discovery_key() != current.discovery_key();
+        self.revocations.extend(update.revoked());
+    }
+}
+
+/// Minimum time between two updates because members left. Each is sent to every member, and holds the whole list of removed
+/// ones.
 const DEPARTURE_INTERVAL: Duration = Duration::from_secs(30);
+/// How long the links of a member stay open after it has said that it leaves, so that it still hears that this is noted.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 impl Membership {
-    /// Starts with the group as it was loaded.
+    /// Starts with the group as it was loaded, for a command: it saves nothing.
     pub fn new(group: Group) -> Arc<Self> {
-        let known_revocations = Mutex::new(group.update.revoked().clone());
-        let (departures, removed_at) = (watch::Sender::default(), Mutex::default());
+        Self::with(group, Departures::default())
+    }
+
+    /// Starts with the group as it was loaded, and the saved departures, for a node that runs.
+    pub fn of_node(group: Group, state: &StateDir) -> Arc<Self> {
+        let departures = Departures::load(state, &group);
+        Self::with(group, departures)
+    }
+
+    fn with(group: Group, departures: Departures) -> Arc<Self> {
+        let known = Known { revocations: group.update.revoked().clone(), need_new_key: false };
         Arc::new(Self {
             group: watch::Sender::new(Arc::new(group)),
-            known_revocations,
+            known: Mutex::new(known),
             departures,
-            removed_at,
+            removed_at: Mutex::default(),
         })
     }
 
@@ -73,56 +96,50 @@ impl Membership {
         self.group.borrow().update.version()
     }
 
-    /// Whether the authority has revoked this node.
+    /// Whether this node is a member no more: the authority has revoked it, or it has said that it leaves.
     pub fn revokes(&self, id: NodeId) -> bool {
-        self.group.borrow().update.revokes(id)
+        self.group.borrow().update.revokes(id) || self.departures.contains(id)
     }
 
-    /// Waits until the authority has revoked this node.
+    /// Waits until the authority has revoked this node, or until shortly after it has said that it leaves.
     pub async fn until_revoked(&self, id: NodeId) {
-        let mut changes = self.changes();
-        if changes.wait_for(|group| group.update.revokes(id)).await.is_err() {
-            std::future::pending().await
+        let (mut changes, mut departures) = (self.changes(), self.departures());
+        let revoked = async {
+            if changes.wait_for(|group| group.update.revokes(id)).await.is_err() {
+                std::future::pending().await
+            }
+        };
+        let left = async {
+            if departures.wait_for(|departed| departed.contains_key(&id)).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(LAST_WORDS).await;
+        };
+        tokio::select! {
+            () = revoked => {}
+            () = left => {}
         }
     }
 
     /// The members that have said that they leave, and the changes.
-    pub fn departures(&self) -> watch::Receiver<Arc<Departures>> {
+    pub fn departures(&self) -> watch::Receiver<Arc<Departed>> {
         self.departures.subscribe()
     }
 
-    /// Notes that a member leaves, if it signed that itself. False when it did not.
-    pub fn departs(&self, resignation: Resignation) -> bool {
-        let group = self.group();
-        let is_noted = |id| group.update.revokes(id) || self.departures.borrow().contains_key(&id);
-        if resignation.claimed().is_some_and(is_noted) {
-            return true;
-        }
-        let Some(id) = resignation.verify(group.id, &group.ca_key) else { return false };
-        self.departures.send_if_modified(|all| {
-            let has_room = all.len() < MAX_DEPARTURES;
-            if has_room {
-                Arc::make_mut(all).insert(id, resignation);
-            }
-            has_room
-        });
-        true
+    /// Notes that members leave, each of which must have signed that itself. From then on none of their links is accepted.
+    /// Blocks while it writes the state directory.
+    pub fn note_departures(&self, resignations: Vec<Resignation>) -> Noting {
+        self.departures.note(resignations, &self.group())
     }
 
     /// Forgets the departures of members that the authority has removed.
     fn forget_departures(&self, update: &GroupUpdate) {
-        self.departures.send_if_modified(|all| {
-            let are_removed = all.keys().any(|id| update.revokes(*id));
-            if are_removed {
-                Arc::make_mut(all).retain(|id, _| !update.revokes(*id));
-            }
-            are_removed
-        });
+        self.departures.forget(|id| update.revokes(id));
     }
 
     /// Removes the members that have left, as the authority.
     fn remove_departed(&self, authority: &Authority) -> Result<(), GroupError> {
-        let left: Vec<NodeId> = self.departures.borrow().keys().copied().collect();
+        let left: Vec<NodeId> = self.departures().borrow().keys().copied().collect();
         let mut removed_at = self.removed_at.lock().unwrap_or_else(PoisonError::into_inner);
         let is_early = removed_at.is_some_and(|at| at.elapsed() < DEPARTURE_INTERVAL);
         if left.is_empty() || is_early {
@@ -148,8 +165,10 @@ impl Membership {
             return Ok(());
         }
         let update = sealed.clone().open(&group.ca_key)?;
-        self.known_revocations.lock().unwrap_or_else(PoisonError::into_inner).extend(update.revoked());
         let epoch = update.epoch();
+        // Held until the update is in force: `need_new_key` is about what is known besides it.
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.learn(&self.group().update, &update);
         let changed = self.group.send_if_modified(|group| {
             let newer = update.version() > group.update.version();
             if newer {
@@ -157,11 +176,12 @@ impl Membership {
             }
             newer
         });
+        drop(known);
         if changed {
             self.forget_departures(&self.group().update);
             let own = group.node.id;
             tracing::info!(epoch, "group update applied");
-            if self.revokes(own) && !group.update.revokes(own) {
+            if self.group().update.revokes(own) && !group.update.revokes(own) {
                 tracing::error!(
                     "this machine was removed from the group: no member accepts its links any more"
                 );
@@ -218,9 +238,15 @@ impl Membership {
                 tracing::error!("the state directory holds another group now: restart this node");
             }
             if let Some(authority) = authority {
+                // What it signs follows the update that is in force.
+                group::save_update(state, &self.group())?;
                 self.remove_departed(authority)?;
-                let known = self.known_revocations.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                if let Some(update) = authority.merge_revocations(&known)? {
+                let (known, need_new_key) = {
+                    let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+                    known.need_new_key &= !known.revocations.is_subset(self.group().update.revoked());
+                    (known.revocations.clone(), known.need_new_key)
+                };
+                if let Some(update) = authority.merge_revocations(&known, need_new_key)? {
                     tracing::warn!(
                         epoch = update.epoch(),
                         "signed a new update: another authority missed a revocation"
@@ -236,7 +262,8 @@ impl Membership {
                 }
                 None => false,
             });
-            group::save_update(state, &self.group())
+            group::save_update(state, &self.group())?;
+            self.departures.save()
         })();
         // A file that was just saved differs from `stamp`, so it is read once more and found unchanged.
         (stamp, done)
@@ -400,27 +427,131 @@ mod tests {
         assert!(after.without_expired_keys(at - Duration::from_secs(1)).unwrap().retired.is_empty());
     }
 
+    /// Another member, which can leave.
+    fn leaver(lab: &Lab, name: &str) -> Group {
+        let (_home, state) = empty();
+        let name = crate::name::WantedName::Chosen(name.into());
+        crate::authority::import(&state, &lab.authority.export().unwrap(), &name).unwrap().group
+    }
+
     #[test]
     fn a_member_that_left_is_removed_by_the_authority_and_its_codes_stay_open() {
         let lab = lab();
-        // The other machine with the group's key, which can leave like any other.
-        let (_home, state) = empty();
-        let export = lab.authority.export().unwrap();
-        let name = crate::name::WantedName::Chosen("second".into());
-        let leaver = crate::authority::import(&state, &export, &name).unwrap().group;
+        let name = crate::name::WantedName::Chosen("third".into());
+        let leaver = leaver(&lab, "second");
         let open = lab.authority.invite(crate::certificate::Role::Client, Uses::Any, None, None).unwrap();
 
         let resignation = Resignation::sign(&leaver).unwrap();
-        assert!(lab.membership.departs(resignation.clone()) && lab.membership.departs(resignation.clone()));
+        let note = || lab.membership.note_departures(vec![resignation.clone()]);
+        assert_eq!((note(), note()), (Noting::Noted, Noting::Noted));
         assert_eq!(lab.membership.departures().borrow().len(), 1);
         lab.membership.synchronise(&lab.state, Some(&lab.authority), None).1.unwrap();
         assert!(lab.membership.revokes(leaver.node.id) && lab.saved().update.epoch() == 1);
         assert!(lab.membership.departures().borrow().is_empty());
-        assert!(lab.membership.departs(resignation) && lab.membership.departures().borrow().is_empty());
+        assert!(note() == Noting::Noted && lab.membership.departures().borrow().is_empty());
         lab.authority.admit(&open.invite, &crate::authority::tests::key(), &name).unwrap();
 
         let (_elsewhere, _, _, stranger) = new();
-        assert!(!lab.membership.departs(Resignation::sign(&stranger).unwrap()));
+        let forged = Resignation::sign(&stranger).unwrap();
+        assert_eq!(lab.membership.note_departures(vec![forged]), Noting::Forged);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_restart_forgets_no_departure_and_the_removal_ends_it() {
+        let lab = lab();
+        let leaver = leaver(&lab, "laptop");
+        let id = leaver.node.id;
+        // A gateway that does not hold the key.
+        let (_home, state) = empty();
+        group::remember_membership(&state, &lab.membership.group()).unwrap();
+        let start = || Membership::of_node(Group::load(&state).unwrap().unwrap(), &state);
+        let gateway = start();
+        assert_eq!(gateway.note_departures(vec![Resignation::sign(&leaver).unwrap()]), Noting::Noted);
+        let again = start();
+        assert!(gateway.revokes(id) && again.revokes(id), "its old key is accepted");
+        timeout(DEADLINE, again.until_revoked(id)).await.expect("its links are closed");
+
+        // The authority hears of it from that gateway.
+        let told: Vec<_> = again.departures().borrow().values().cloned().collect();
+        lab.membership.note_departures(told);
+        lab.membership.synchronise(&lab.state, Some(&lab.authority), None).1.unwrap();
+        again.apply(lab.saved().update.sealed()).unwrap();
+        again.synchronise(&state, None, None).1.unwrap();
+        assert!(again.revokes(id) && again.departures().borrow().is_empty());
+        assert!(state.read("departures.json").unwrap().is_none());
+    }
+
+    #[test]
+    fn a_departure_that_cannot_be_saved_is_in_force_but_not_called_noted() {
+        let lab = lab();
+        let leaver = leaver(&lab, "laptop");
+        let (_home, state) = empty();
+        group::remember_membership(&state, &lab.membership.group()).unwrap();
+        let membership = Membership::of_node(Group::load(&state).unwrap().unwrap(), &state);
+        fs::create_dir(state.file("departures.json")).unwrap();
+        let resignation = Resignation::sign(&leaver).unwrap();
+        assert_eq!(membership.note_departures(vec![resignation.clone()]), Noting::Unsaved);
+        assert!(membership.revokes(leaver.node.id));
+        assert!(membership.synchronise(&state, None, None).1.is_err());
+        fs::remove_dir(state.file("departures.json")).unwrap();
+        membership.synchronise(&state, None, None).1.unwrap();
+        assert_eq!(membership.note_departures(vec![resignation]), Noting::Noted);
+    }
+
+    #[test]
+    fn the_word_of_an_earlier_membership_does_not_remove_the_machine_that_joined_again() {
+        let lab = lab();
+        let old = leaver(&lab, "laptop");
+        let word = Resignation::sign(&old).unwrap();
+        lab.membership.note_departures(vec![word.clone()]);
+        lab.membership.synchronise(&lab.state, Some(&lab.authority), None).1.unwrap();
+        let new = leaver(&lab, "laptop");
+        assert_eq!(lab.membership.note_departures(vec![word]), Noting::Noted);
+        assert!(lab.membership.revokes(old.node.id) && !lab.membership.revokes(new.node.id));
+        assert!(lab.membership.departures().borrow().is_empty());
+    }
+
+    #[test]
+    fn members_that_join_and_leave_in_turn_replace_no_discovery_key() {
+        let lab = lab();
+        let start = lab.membership.group();
+        for number in 0..10 {
+            let leaver = leaver(&lab, &format!("m{number}"));
+            lab.membership.note_departures(vec![Resignation::sign(&leaver).unwrap()]);
+            *lab.membership.removed_at.lock().unwrap() = None;
+            lab.membership.synchronise(&lab.state, Some(&lab.authority), None).1.unwrap();
+            assert!(lab.membership.group().update.revokes(leaver.node.id));
+        }
+        let group = lab.membership.group();
+        assert_eq!((group.update.epoch(), group.retired.len()), (10, 0));
+        assert_eq!(group.update.discovery_key(), start.update.discovery_key());
+        lab.authority.revoke(&LAPTOP.to_string()).unwrap();
+        let after = lab.saved();
+        assert_ne!(after.update.discovery_key(), start.update.discovery_key());
+        assert_eq!(after.retired[0].key(), start.update.discovery_key());
+    }
+
+    #[test]
+    fn two_authorities_that_heard_of_different_departures_keep_the_discovery_key() {
+        let lab = lab();
+        let start = lab.membership.group();
+        let key = *start.update.discovery_key();
+        let sign = |epoch, key, who: [u8; 16]| {
+            GroupUpdate::sign(&lab.authority_key(), epoch, key, BTreeSet::from([NodeId(who)])).unwrap()
+        };
+        for number in [1, 2] {
+            lab.membership.apply(sign(1, key, [number; 16]).sealed()).unwrap();
+        }
+        lab.membership.synchronise(&lab.state, Some(&lab.authority), None).1.unwrap();
+        let merged = lab.membership.group();
+        assert_eq!((merged.update.epoch(), merged.update.revoked().len()), (2, 2));
+        assert_eq!(merged.update.discovery_key(), &key);
+        // One that another authority revoked knows the key in force, so that is replaced.
+        lab.membership.apply(sign(1, [9; 32], [3; 16]).sealed()).unwrap();
+        lab.membership.synchronise(&lab.state, Some(&lab.authority), None).1.unwrap();
+        let merged = lab.membership.group();
+        assert_eq!((merged.update.epoch(), merged.update.revoked().len()), (3, 3));
+        assert_ne!(merged.update.discovery_key(), &key);
     }
 
     #[test]

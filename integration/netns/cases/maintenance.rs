@@ -31,6 +31,10 @@ pub(super) const CASES: &[Case] = &[
         a_gateway_that_leaves_drains_and_another_passes_on_that_it_left,
     ),
     (
+        "maintenance::a_departure_outlasts_the_restart_of_the_only_gateway_that_heard_it",
+        a_departure_outlasts_the_restart_of_the_only_gateway_that_heard_it,
+    ),
+    (
         "maintenance::members_shows_when_each_was_seen_and_with_which_version",
         members_shows_when_each_was_seen_and_with_which_version,
     ),
@@ -191,6 +195,43 @@ fn a_gateway_that_leaves_drains_and_another_passes_on_that_it_left(lab: &Lab) {
             .lines()
             .any(|line| line.starts_with("g1 ") && line.ends_with("left"))
     });
+}
+
+fn a_departure_outlasts_the_restart_of_the_only_gateway_that_heard_it(lab: &Lab) {
+    let _origin = lab.origin();
+    let (c1, c2, g1) = (lab.client("c1"), lab.client("c2"), lab.gateway("g1"));
+    let code = crate::lab::group::init(&c1);
+    let mut signer = up(&c1, &[]);
+    for host in [&g1, &c2] {
+        crate::lab::group::join(host, &code);
+    }
+    // The machine with the group's key is off.
+    signer.signal(Signal::SIGTERM);
+    signer.wait(START);
+    let options = ["--role", "gateway", "--server", "10.88.0.100:80"];
+    let mut gateway = up(&g1, &options);
+    let kept = c2.directory().join("kept");
+    let copied = std::process::Command::new("cp").arg("-a").arg(state(&c2)).arg(&kept).status().unwrap();
+    assert!(copied.success());
+    let said = laneway(&c2, &["leave", "--yes"]).success().text();
+    assert!(said.contains("Told: g1."), "{said}");
+    std::fs::remove_dir_all(state(&c2)).unwrap();
+    std::fs::rename(&kept, state(&c2)).unwrap();
+
+    let _node = up(&c2, &["--hold", "2"]);
+    let ask = || {
+        let more: &[&str] = &["--output", "/dev/null", "--write-out", "%{http_code}", "http://10.88.0.100/"];
+        c2.curl(&[&HTTP as &[&str], more].concat()).text()
+    };
+    assert_eq!(ask(), "503", "the gateway that was told accepts the old key");
+    gateway.signal(Signal::SIGKILL);
+    gateway.wait(START);
+    let _again = up(&g1, &options);
+    assert_eq!(ask(), "503", "the gateway forgot it in its restart");
+
+    let mut signer = up(&c1, &[]);
+    signer.wait_for_line("members that left are removed", START);
+    assert_eq!(member(&c1, "c2")["state"].as_str(), Some("left"));
 }
 
 fn members_shows_when_each_was_seen_and_with_which_version(lab: &Lab) {

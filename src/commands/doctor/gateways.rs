@@ -160,7 +160,8 @@ fn not_linked(address: SocketAddr, error: &DialError, firewall: Option<&Firewall
         DialError::Trust(..)
         | DialError::Certificate(..)
         | DialError::Refused(..)
-        | DialError::Removed(..) => finding.hint(format!(
+        | DialError::Removed(..)
+        | DialError::Left(..) => finding.hint(format!(
             "on {ip}: 'laneway members' lists its group; to join it, move the state directory away on this machine and use a \
              code of 'laneway invite'"
         )),

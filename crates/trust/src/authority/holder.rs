@@ -51,6 +51,9 @@ pub struct Member {
     /// When it left the group by itself, in seconds since 1970.
     #[serde(default)]
     pub left: Option<u64>,
+    /// When this machine revoked it, in seconds since 1970.
+    #[serde(default)]
+    pub removed: Option<u64>,
 }
 
 impl Authority {
@@ -97,6 +100,7 @@ impl Authority {
             joined: clock::now().as_secs(),
             invite,
             left: None,
+            removed: None,
         };
         members.push(member.clone());
         write_json(&self.state, MEMBERS, &members)?;

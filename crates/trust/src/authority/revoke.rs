@@ -19,6 +19,9 @@ pub struct Removed {
     pub name: Option<String>,
     /// Its id.
     pub id: NodeId,
+    /// Whether it was no member any more: it had left by itself, or another machine with the authority's key removed it. Open
+    /// invites of this machine and the discovery key had remained.
+    pub was_gone: bool,
 }
 
 /// What a revocation did.
@@ -32,33 +35,49 @@ pub struct Revocation {
     pub closed: usize,
 }
 
+/// Which discovery key an update has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Key {
+    /// The one in force.
+    Same,
+    /// A new one, which removed members do not know.
+    New,
+}
+
 impl Authority {
     /// Removes the members with these names or beginnings of ids: closes all open invites, and signs one update that revokes
-    /// all of them and replaces the discovery key. When one of them cannot be removed, none is.
+    /// all of them and replaces the discovery key. When one of them cannot be removed, none is. That counts for those, too, that
+    /// left by themselves, or that another machine with the authority's key removed: they may know codes of this machine.
     ///
     /// # Errors
     /// [`GroupError::Revoke`], or when it cannot be recorded.
     pub fn revoke_all(&self, who: &[&str]) -> Result<Revocation, GroupError> {
         let lock = self.state.lock()?;
         let group = self.own_group()?;
-        let members = self.members()?;
+        let mut members = self.members()?;
         let mut revoked = group.update.revoked().clone();
         let mut removed: Vec<Removed> = Vec::new();
         for who in who {
             let one = find(&members, group.update.revoked(), who)?;
-            if group.update.revokes(one.id) {
+            if group.update.revokes(one.id) && !one.was_gone {
                 return Err(RevokeError::Already(one.name.unwrap_or_else(|| one.id.short())).into());
             }
             if group.node.id == one.id {
                 return Err(RevokeError::Own.into());
             }
-            if revoked.insert(one.id) {
+            revoked.insert(one.id);
+            if !removed.contains(&one) {
                 removed.push(one);
             }
         }
+        let is_named = |member: &&mut Member| removed.iter().any(|one| one.id.to_string() == member.id);
+        let now = clock::now().as_secs();
+        members.iter_mut().filter(is_named).for_each(|member| member.removed = Some(now));
         // Before the revocation: a crash in between may leave invites closed, but never open.
         let closed = self.close_invites(&lock)?;
-        let epoch = self.publish(&lock, &group, revoked)?.epoch();
+        let epoch = self.publish(&lock, &group, revoked, Key::New)?.epoch();
+        // After it: until then the members are not removed for good, and naming them again must do all of this again.
+        write_json(&self.state, MEMBERS, &members)?;
         Ok(Revocation { removed, epoch, closed })
     }
 
@@ -77,14 +96,16 @@ impl Authority {
     pub fn rotate(&self) -> Result<u64, GroupError> {
         let lock = self.state.lock()?;
         let group = self.own_group()?;
-        Ok(self.publish(&lock, &group, group.update.revoked().clone())?.epoch())
+        Ok(self.publish(&lock, &group, group.update.revoked().clone(), Key::New)?.epoch())
     }
 
     /// Signs an update that revokes all of these nodes, if one is missing from the current list: another machine that holds
-    /// the authority's key revoked it without knowing this machine's list, or the other way round.
+    /// the authority's key revoked it without knowing this machine's list, or the other way round. `need_new_key` says that one
+    /// of them may know the discovery key in force and must not.
     pub(crate) fn merge_revocations(
         &self,
         known: &BTreeSet<NodeId>,
+        need_new_key: bool,
     ) -> Result<Option<GroupUpdate>, GroupError> {
         let lock = self.state.lock()?;
         let group = self.own_group()?;
@@ -92,11 +113,13 @@ impl Authority {
             return Ok(None);
         }
         let all = group.update.revoked() | known;
-        self.publish(&lock, &group, all).map(Some)
+        let key = if need_new_key { Key::New } else { Key::Same };
+        self.publish(&lock, &group, all, key).map(Some)
     }
 
-    /// Removes members that have left by themselves, and notes in the list that they did. Open invites stay open. `None`
-    /// when all of them were removed before.
+    /// Removes members that have left by themselves, and notes in the list that they did. Open invites stay open, and the
+    /// discovery key is kept: whoever joins and leaves in turn must not use up the old keys by which members that were off find
+    /// the group. `None` when all of them were removed before.
     ///
     /// # Errors
     /// When it cannot be recorded.
@@ -113,7 +136,7 @@ impl Authority {
         let is_new = |member: &&mut Member| NodeId::parse(&member.id).is_some_and(|id| new.contains(&id));
         members.iter_mut().filter(is_new).for_each(|member| member.left = Some(clock::now().as_secs()));
         write_json(&self.state, MEMBERS, &members)?;
-        self.publish(&lock, &group, group.update.revoked() | &new).map(Some)
+        self.publish(&lock, &group, group.update.revoked() | &new, Key::Same).map(Some)
     }
 
     /// Signs and saves the next update.
@@ -122,9 +145,14 @@ impl Authority {
         _lock: &StateLock,
         group: &Group,
         revoked: BTreeSet<NodeId>,
+        key: Key,
     ) -> Result<GroupUpdate, GroupError> {
         let epoch = group.update.epoch().saturating_add(1);
-        let update = GroupUpdate::sign(&self.key, epoch, random(), revoked)?;
+        let discovery_key = match key {
+            Key::Same => *group.update.discovery_key(),
+            Key::New => random(),
+        };
+        let update = GroupUpdate::sign(&self.key, epoch, discovery_key, revoked)?;
         if update.crl().len() > MAX_CRL {
             return Err(RevokeError::Full.into());
         }
@@ -139,24 +167,33 @@ impl Authority {
 fn find(members: &[Member], revoked: &BTreeSet<NodeId>, who: &str) -> Result<Removed, RevokeError> {
     let unknown = || RevokeError::Unknown(who.to_owned());
     let digits = who.to_ascii_lowercase();
+    let is_revoked = |member: &&Member| NodeId::parse(&member.id).is_some_and(|id| revoked.contains(&id));
+    let was_gone = |member: &&Member| is_revoked(member) && member.removed.is_none();
     if let Some(id) = NodeId::parse(&digits) {
-        let name = members.iter().find(|member| member.id == digits).map(|member| member.name.clone());
-        return Ok(Removed { name, id });
+        let listed = members.iter().find(|member| member.id == digits);
+        let name = listed.map(|member| member.name.clone());
+        return Ok(Removed { name, id, was_gone: listed.as_ref().is_some_and(was_gone) });
     }
     let named = |member: &&Member| {
         member.name.eq_ignore_ascii_case(who)
             || digits.len() >= MIN_ID_DIGITS && member.id.starts_with(&digits)
     };
-    let is_removed = |member: &&Member| NodeId::parse(&member.id).is_some_and(|id| revoked.contains(&id));
-    let (gone, present): (Vec<_>, Vec<_>) = members.iter().filter(named).partition(is_removed);
-    let found = if present.is_empty() { gone } else { present };
+    let (revoked, present): (Vec<_>, Vec<_>) = members.iter().filter(named).partition(is_revoked);
+    let found = if present.is_empty() { revoked } else { present };
     match found.as_slice() {
         [] => Err(unknown()),
         [one] => {
-            Ok(Removed { name: Some(one.name.clone()), id: NodeId::parse(&one.id).ok_or_else(unknown)? })
+            let id = NodeId::parse(&one.id).ok_or_else(unknown)?;
+            Ok(Removed { name: Some(one.name.clone()), id, was_gone: was_gone(one) })
         }
-        // Removed under the same name, one after the other.
-        [.., last] if found.iter().all(is_removed) => Err(RevokeError::Already(last.name.clone())),
+        // They were members under the same name, one after the other.
+        [.., last] if found.iter().all(is_revoked) => match found.iter().rev().find(|one| was_gone(one)) {
+            Some(gone) => {
+                let id = NodeId::parse(&gone.id).ok_or_else(unknown)?;
+                Ok(Removed { name: Some(gone.name.clone()), id, was_gone: true })
+            }
+            None => Err(RevokeError::Already(last.name.clone())),
+        },
         several => Err(RevokeError::Ambiguous {
             who: who.to_owned(),
             found: several.iter().map(|member| format!("{} ({})", member.name, member.id)).collect(),
@@ -186,7 +223,7 @@ mod tests {
         authority.admit(&code.invite, &laptop, &suggested("laptop")).unwrap();
 
         let removed = authority.revoke("LAPTOP").unwrap();
-        let one = Removed { name: Some("laptop".into()), id: node_id(&laptop) };
+        let one = Removed { name: Some("laptop".into()), id: node_id(&laptop), was_gone: false };
         assert_eq!((removed.removed, removed.epoch), (vec![one], 1));
         let after = Group::load(&state).unwrap().unwrap();
         assert!(after.update.revokes(node_id(&laptop)) && !after.update.revokes(after.node.id));
@@ -218,6 +255,25 @@ mod tests {
     }
 
     #[test]
+    fn revoking_a_member_that_left_closes_every_code_and_replaces_the_discovery_key() {
+        let (_directory, state, authority, before) = new();
+        let code = authority.invite(Role::Client, Uses::Any, None, None).unwrap();
+        let laptop = key();
+        authority.admit(&code.invite, &laptop, &suggested("laptop")).unwrap();
+        let left = authority.remove_departed(&[node_id(&laptop)]).unwrap().unwrap();
+        assert_eq!(left.discovery_key(), before.update.discovery_key());
+        let revocation = authority.revoke("laptop").unwrap();
+        assert_eq!((revocation.epoch, revocation.closed, revocation.removed[0].was_gone), (2, 1, true));
+        let refused = authority.admit(&code.invite, &key(), &suggested("x")).map(drop).unwrap_err();
+        assert_eq!(refusal(refused), InviteError::Closed);
+        let after = Group::load(&state).unwrap().unwrap();
+        assert_ne!(after.update.discovery_key(), before.update.discovery_key());
+        // Now it is removed for good.
+        let again = revoke_error(authority.revoke("laptop").unwrap_err());
+        assert_eq!(again, RevokeError::Already("laptop".into()));
+    }
+
+    #[test]
     fn a_member_is_found_by_its_name_or_the_beginning_of_its_id_and_none_by_chance() {
         let (_directory, _, authority, group) = new();
         let code = authority.invite(Role::Client, Uses::Any, None, None).unwrap();
@@ -235,7 +291,7 @@ mod tests {
             assert_eq!(found(nobody), Err(RevokeError::Unknown(nobody.into())));
         }
         let stranger = NodeId([7; 16]);
-        assert_eq!(found(&stranger.to_string()), Ok(Removed { name: None, id: stranger }));
+        assert_eq!(found(&stranger.to_string()), Ok(Removed { name: None, id: stranger, was_gone: false }));
         assert_eq!(revoke_error(authority.revoke(&group.node.name).unwrap_err()), RevokeError::Own);
     }
 
@@ -296,8 +352,8 @@ mod tests {
         let (_directory, state, authority, _) = new();
         let [mine, theirs] = [NodeId([1; 16]), NodeId([2; 16])];
         authority.revoke(&mine.to_string()).unwrap();
-        assert!(authority.merge_revocations(&BTreeSet::from([mine])).unwrap().is_none());
-        let update = authority.merge_revocations(&BTreeSet::from([theirs])).unwrap().unwrap();
+        assert!(authority.merge_revocations(&BTreeSet::from([mine]), true).unwrap().is_none());
+        let update = authority.merge_revocations(&BTreeSet::from([theirs]), true).unwrap().unwrap();
         assert_eq!((update.epoch(), update.revoked().len()), (2, 2));
         assert_eq!(Group::load(&state).unwrap().unwrap().update, update);
     }
