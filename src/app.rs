@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::control;
+use crate::failure::printable;
 use crate::live::{Live, Reread};
 use crate::local::port::Port;
 use crate::net;
@@ -19,7 +20,7 @@ use crate::problem::Problem;
 use crate::service::Manager;
 use crate::shared::Shared;
 use crate::sys::signals::{Request, Signals};
-use crate::sys::state::StateDir;
+use crate::sys::state::{StateDir, quoted};
 use bound::{BoundNode, Member};
 
 /// How long a stopping candidate keeps announcing that it stops, so that it is sent more than once.
@@ -40,10 +41,14 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     let manager = Arc::new(Manager::from_environment());
     let inherited = inherit_ports(&mut config)?;
     let member = Member::load(&config, &state)?;
-    let _running = control::mark_running(&state)?;
+    let mark = control::mark_running(&state)?;
 
     let is_inherited = inherited.is_some();
-    let mut node = BoundNode::build(&config, &state, member, inherited).await?;
+    let built = BoundNode::build(&config, &state, member, inherited).await;
+    let mut node = built.map_err(|problem| match mark {
+        Some(_) => problem,
+        None => second_node(&state).after(problem),
+    })?;
     node.log_addresses(&config.peers.lan);
     let rules = node.install_rules(&config.transparent)?;
 
@@ -86,6 +91,13 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     ended?;
     workers.stop();
     Ok(())
+}
+
+/// The problem of a node that cannot start where another one runs with the same directory.
+fn second_node(state: &StateDir) -> Problem {
+    let directory = printable(&quoted(state.path()));
+    Problem::new(format!("a node runs here already, with the directory {directory}"))
+        .hint("'laneway status' shows it; 'systemctl reload laneway', or SIGHUP, has it read its configuration again")
 }
 
 /// Takes the ports of the local proxy that the service manager passes, if it passes any, in place of the configured ones.

@@ -86,11 +86,26 @@ impl Options {
             ))
             .hint("listen on 127.0.0.1 and [::1], or set --proxy-open-to-lan"));
         }
+        if let Some(name) = self.without_rules() {
+            return Err(Problem::usage(format!("{name} does nothing without --transparent-rules"))
+                .hint(format!("add --transparent-rules, or leave out {name}")));
+        }
         if self.transparent_rules && self.transparent.is_empty() {
             return Err(Problem::usage("--transparent-rules needs a port to redirect connections to")
                 .hint(format!("add --transparent 127.0.0.1:{TRANSPARENT_PORT},[::1]:{TRANSPARENT_PORT}")));
         }
         Ok(())
+    }
+
+    /// An option that concerns the rules, although there are none.
+    fn without_rules(&self) -> Option<&'static str> {
+        let set = [
+            ("--transparent-only", !self.transparent_only.is_empty()),
+            ("--transparent-except", !self.transparent_except.is_empty()),
+            ("--transparent-except-private", self.transparent_except_private),
+            ("--transparent-connected", self.transparent_connected),
+        ];
+        set.into_iter().find(|(_, is_set)| *is_set && !self.transparent_rules).map(|(name, _)| name)
     }
 
     /// What a running node takes from `new`, and the options that differ and take effect at the next start only.

@@ -137,6 +137,22 @@ fn a_password_of_the_command_line_or_a_variable_is_not_repeated() {
 }
 
 #[test]
+fn a_second_node_of_the_same_machine_says_that_one_runs_already() {
+    let (machine, _) = Machine::with_group();
+    let mut node = machine.start("127.0.0.18", &[]);
+    let proxy = node.address("local proxy");
+    let output = Output::of(machine.up("127.0.0.18", &[]).args(["--proxy", &proxy]));
+    output.failed(
+        1,
+        &[
+            "error: a node runs here already, with the directory ",
+            "caused by: the local proxy cannot",
+            "hint: ",
+        ],
+    );
+}
+
+#[test]
 fn a_home_that_the_user_may_not_read_has_no_configuration() {
     let machine = Machine::new();
     let home = machine.path("locked");

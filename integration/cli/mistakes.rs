@@ -98,6 +98,12 @@ fn a_wrong_value_is_answered_with_the_form_that_the_option_takes() {
         ("invite --ttl soon", "--ttl", "or never", "--ttl 24h"),
         ("invite --uses many", "--uses", "a number of at least 1, or any", "--uses any"),
         ("status --proxy 1080", "--proxy", "not an address and a port", "--proxy 127.0.0.1:1080"),
+        (
+            "invite --ttl forever",
+            "--ttl",
+            "a number with a unit, like 500ms, 10s, 2m, 24h or 7d, or never",
+            "--ttl 24h",
+        ),
         ("discover --wait 2", "--wait does not take '2'", "not a time from 0 to 60 seconds", "--wait 2s"),
         ("speedtest --seconds 2h", "--seconds", "not a time from 1 to 60", "--seconds 3s"),
         ("demo --size 5T", "--size", "not from 1M to 64G", "--size 256M"),
@@ -195,6 +201,9 @@ fn a_mistake_in_the_file_is_answered_with_the_right_line() {
         ("LANEWAY_HOLD = 5", "did you mean 'hold'?", "lists the options"),
         ("state = '/x'", "the file does not set 'state': use --state or LANEWAY_STATE", "lists the options"),
         ("hold = '10x'", "hold: '10x' is not a time", "write it like  hold = \"10s\""),
+        ("hold = 20s", "line 1, column 8", "write it like  hold = \"20s\""),
+        ("role = gateway # all", "line 1, column 8", "write it like  role = \"gateway\""),
+        ("server = 10.0.0.5:80", "line 1, column", "write it like  server = [\"10.0.0.5:80\"]"),
         ("policy = 'strongst'", "did you mean 'strongest'?", "policy = \"strongest\""),
         ("server = '10.0.0.5'", "HOST:PORT", "server = [\"10.0.0.5:80\"]"),
         ("pac-direct = 'yes'", "true or false is expected", "pac-direct = true"),
@@ -204,6 +213,32 @@ fn a_mistake_in_the_file_is_answered_with_the_right_line() {
         machine.configure(content);
         explained(&machine.laneway(["up"]), "the configuration ", why, hint);
     }
+}
+
+#[test]
+fn a_login_without_quotes_is_not_repeated() {
+    let machine = Machine::new();
+    machine.configure("proxy-login = ann:secret");
+    let output = machine.laneway(["up"]);
+    explained(&output, "the configuration ", "line 1, column", "lists the options");
+    assert!(!output.stderr.contains("secret"), "{output}");
+}
+
+#[test]
+fn an_option_that_would_be_ignored_is_refused() {
+    let machine = Machine::new();
+    for option in ["--transparent-only=10.0.0.0/8", "--transparent-except-private"] {
+        let output = machine.laneway(["up", "--transparent", "127.0.0.1:0", option]);
+        let name = option.split('=').next().unwrap();
+        let what = format!("error: {name} does nothing without --transparent-rules");
+        output.failed(2, &[&what, "hint: add --transparent-rules"]);
+    }
+    let (machine, _) = Machine::with_group();
+    for uses in ["2", "any"] {
+        let output = machine.laneway(["invite", "--client-only", "--name", "kiosk", "--uses", uses]);
+        output.failed(2, &["error: --name kiosk is one machine's name", "hint: leave out --uses"]);
+    }
+    machine.laneway(["invite", "--name", "kiosk"]).success();
 }
 
 #[test]

@@ -49,7 +49,12 @@ fn a_node_listens_on_ipv4_ipv6_and_a_unix_socket_at_once() {
     let output = Output::of(machine.up("127.0.0.42", &[]).args(["--proxy", &unix]));
     output.failed(
         1,
-        &[&format!("error: the local proxy cannot listen on {unix}"), "caused by: another process", "hint: "],
+        &[
+            "error: a node runs here already",
+            &format!("caused by: the local proxy cannot listen on {unix}"),
+            "caused by: another process",
+            "hint: ",
+        ],
     );
     node.signal(Signal::SIGTERM);
     node.wait();

@@ -11,6 +11,7 @@ use tokio_rustls::TlsConnector;
 
 use super::doctor::firewall::{Firewall, open_commands_elsewhere};
 use super::{authority, say};
+use crate::failure::printable;
 use crate::link::tls;
 use crate::mark;
 use crate::net::{self, Segments};
@@ -140,6 +141,15 @@ impl Invite {
     /// When this machine does not hold the authority, or the code cannot be saved.
     pub fn run(self, state: &StateDir) -> Result<(), Problem> {
         let role = if self.client_only { Role::Client } else { Role::Gateway };
+        if let (Some(name), Uses::Any | Uses::Times(2..)) = (&self.name, self.uses) {
+            let name = printable(name);
+            return Err(Problem::usage(format!(
+                "--name {name} is one machine's name, so no second machine could join with the code"
+            ))
+            .hint(
+                "leave out --uses, or make the code without --name: each machine then takes its host name",
+            ));
+        }
         let code = authority::load(state)?.invite(role, self.uses, self.ttl.0, self.name)?;
         say(format_args!("laneway join {code}"));
         // Comments for a shell that the output is piped to.

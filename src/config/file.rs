@@ -41,8 +41,11 @@ pub(super) type Settings = Vec<(String, Vec<OsString>)>;
 /// The first [`Fault`].
 pub(super) fn settings(text: &str, command: &Command) -> Result<Settings, Fault> {
     let fault = |span: Range<usize>, what: String| Fault { place: place(text, span.start), what, form: None };
-    let table = DeTable::parse(text)
-        .map_err(|error| fault(error.span().unwrap_or_default(), error.message().replace('\n', "; ")))?;
+    let table = DeTable::parse(text).map_err(|error| {
+        let span = error.span().unwrap_or_default();
+        let form = unquoted(text, span.start, command);
+        Fault { form, ..fault(span, error.message().replace('\n', "; ")) }
+    })?;
     let mut keys: Vec<_> = table.get_ref().iter().collect();
     keys.sort_by_key(|(key, _)| key.span().start);
     let mut settings = Vec::new();
@@ -125,6 +128,24 @@ fn form(arg: &Arg, name: &str) -> Option<String> {
         Err(_) => format!("\"{example}\""),
     };
     Some(format!("{name} = {value}"))
+}
+
+/// The right form of a line that is no TOML: its value in quotes, if the option takes it so.
+fn unquoted(text: &str, at: usize, command: &Command) -> Option<String> {
+    let start = text.get(..at)?.rfind('\n').map_or(0, |end| end + 1);
+    let (name, value) = text.get(start..)?.lines().next()?.split_once('=')?;
+    let (name, value) = (name.trim(), value.split('#').next()?.trim());
+    let arg = command.get_arguments().find(|arg| arg.get_long() == Some(name))?;
+    // A value that may hold a password is not repeated.
+    let is_plain = name != "proxy-login"
+        && !value.is_empty()
+        && value.chars().all(|c| c.is_ascii_alphanumeric() || ".:/-*".contains(c));
+    let flag = OsString::from(format!("--{name}={value}"));
+    let is_switch = matches!(arg.get_action(), ArgAction::SetTrue);
+    if is_switch || !is_plain || check(Some(flag), name, command).is_err() {
+        return form(arg, name);
+    }
+    Some(if takes_many(arg) { format!("{name} = [\"{value}\"]") } else { format!("{name} = \"{value}\"") })
 }
 
 fn unknown(name: &str, command: &Command) -> String {

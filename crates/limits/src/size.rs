@@ -63,6 +63,9 @@ pub enum TimeError {
     /// Not a time.
     #[error("'{0}' is not a time: write seconds, like 10 or 2.5, or a unit, like 500ms, 10s, 2m, 24h or 7d")]
     Form(String),
+    /// Not a time, where a unit is required.
+    #[error("'{0}' is not a time: write a number with a unit, like 500ms, 10s, 2m, 24h or 7d")]
+    FormWithUnit(String),
     /// A number without its unit.
     #[error("'{0}' lacks a unit: write {0}s, {0}m, {0}h or {0}d")]
     NoUnit(String),
@@ -76,7 +79,10 @@ pub enum TimeError {
 /// # Errors
 /// [`TimeError`].
 pub fn time(text: &str, bare: Option<Duration>) -> Result<Duration, TimeError> {
-    let error = || TimeError::Form(text.to_owned());
+    let error = || match bare {
+        Some(_) => TimeError::Form(text.to_owned()),
+        None => TimeError::FormWithUnit(text.to_owned()),
+    };
     let (mut rest, mut sum) = (text.trim(), Duration::ZERO);
     loop {
         let (number, after) = split_number(rest);
