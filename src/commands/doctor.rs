@@ -42,7 +42,7 @@ pub struct Doctor {
     #[arg(long, value_name = "ADDR:PORT")]
     proxy: Option<SocketAddr>,
     /// A gateway to check even if discovery does not find it; repeatable [default: as configured]
-    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = configured)]
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = crate::peers::options::gateway)]
     gateway: Vec<Target>,
     /// The UDP port of discovery [default: as configured, else 7420]
     #[arg(long, value_name = "PORT")]

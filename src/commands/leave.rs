@@ -14,7 +14,7 @@ use crate::control;
 use crate::gateway::served;
 use crate::link::client::Link;
 use crate::link::{tls, updates};
-use crate::peers::options::PORT;
+use crate::peers::options::{self, PORT};
 use crate::peers::{boot, remembered, survey};
 use crate::problem::Problem;
 use crate::sys::state::StateDir;
@@ -42,7 +42,7 @@ pub struct Leave {
     #[arg(long)]
     force: bool,
     /// Tell this gateway as well; repeatable [default: those that answer on the LAN, and those that were used before]
-    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = options::gateway)]
     gateway: Vec<Target>,
     /// The UDP port of discovery
     #[arg(long, env = "LANEWAY_DISCOVERY_PORT", value_name = "PORT", default_value_t = PORT)]

@@ -15,7 +15,7 @@ use crate::failure::printable;
 use crate::link::tls;
 use crate::mark;
 use crate::net::{self, Segments};
-use crate::peers::options::PORT;
+use crate::peers::options::{self, PORT};
 use crate::peers::{remembered, signer};
 use crate::problem::Problem;
 use crate::size;
@@ -26,6 +26,7 @@ use crate::trust::code::JoinCode;
 use crate::trust::group::{self, Group, Role};
 use crate::trust::join::{self, EXPORTER_LABEL, JoinError};
 use crate::trust::name::WantedName;
+use crate::wire::target::Target;
 
 /// The deadline of each step of the connection to the signer.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
@@ -75,8 +76,8 @@ pub struct Join {
     #[arg(required = true, num_args = 1.., value_name = "CODE")]
     code: Vec<String>,
     /// The address of the machine that made the group, if discovery cannot find it
-    #[arg(long, value_name = "HOST:PORT")]
-    gateway: Option<String>,
+    #[arg(long, value_name = "HOST:PORT", value_parser = options::gateway)]
+    gateway: Option<Target>,
     /// This machine's name in the group [default: the host name]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -204,9 +205,9 @@ impl Join {
             let unresolved = |error: std::io::Error| {
                 Problem::new(format!("cannot resolve {named}"))
                     .because(error)
-                    .hint("write HOST:PORT; the default port is 7420")
+                    .hint("write the name as the name servers of this machine know it, or an address")
             };
-            let mut found = tokio::net::lookup_host(named.as_str()).await.map_err(unresolved)?;
+            let mut found = tokio::net::lookup_host(named.to_string()).await.map_err(unresolved)?;
             return found.next().ok_or_else(|| unresolved(std::io::ErrorKind::NotFound.into()));
         }
         let key = code.discovery_key();

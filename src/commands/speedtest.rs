@@ -12,7 +12,7 @@ use crate::failure::Failure;
 use crate::link::client::Link;
 use crate::link::speed::{self, Direction, Measured};
 use crate::link::{gateway_info, tls};
-use crate::peers::options::PORT;
+use crate::peers::options::{self, PORT};
 use crate::peers::{remembered, survey};
 use crate::problem::Problem;
 use crate::size::{TimeError, within};
@@ -20,7 +20,7 @@ use crate::sys::state::StateDir;
 use crate::trust::group::Group;
 use crate::trust::membership::Membership;
 use crate::wire::id::NodeId;
-use crate::wire::target::{Target, configured};
+use crate::wire::target::Target;
 
 /// How long the LAN is surveyed.
 const SURVEY_TIME: Duration = Duration::from_millis(1200);
@@ -31,7 +31,7 @@ const ROUND_TRIPS: usize = 15;
 #[derive(Debug, clap::Args)]
 pub struct Speedtest {
     /// Measure only this gateway; repeatable [default: every gateway that answers on the LAN]
-    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = configured)]
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = options::gateway)]
     gateway: Vec<Target>,
     /// Duration of the measurement in each direction, in seconds, from 1 to 60
     #[arg(long, value_name = "SECS", default_value = "3", value_parser = duration)]

@@ -376,6 +376,31 @@ mod tests {
     }
 
     #[test]
+    fn the_metadata_services_of_clouds_are_dialled_only_when_a_rule_names_their_address() {
+        for metadata in [
+            "169.254.169.254",
+            "fd00:ec2::254",
+            "100.100.100.200",
+            "168.63.129.16",
+            "192.0.0.192",
+            "::ffff:168.63.129.16",
+            "64:ff9b::6464:64c8",
+            "2002:c000:c0::1",
+        ] {
+            let judge = |allow: &[&str]| {
+                let access = Access::new(&[], &rules(allow), &[]);
+                access.judge_address(&target("rebound.example:80"), ip(metadata)).is_ok()
+            };
+            assert!(!judge(&[]) && !judge(&["*"]) && !judge(&["0.0.0.0/0", "::/0"]), "{metadata}");
+            assert!(judge(&["*", metadata]), "{metadata}");
+        }
+        let open = Access::new(&[], &[], &[]);
+        for neighbour in ["fd00:ec2::253", "100.100.100.201", "168.63.129.17", "192.0.0.193"] {
+            assert!(open.judge_address(&target("a.example:80"), ip(neighbour)).is_ok(), "{neighbour}");
+        }
+    }
+
+    #[test]
     fn no_form_of_an_address_passes_as_a_name() {
         let denied = Access::new(&[], &[], &rules(&["127.0.0.0/8", "10.0.0.0/8"]));
         for text in [

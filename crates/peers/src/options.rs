@@ -5,10 +5,18 @@ use std::time::Duration;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use laneway_limits::size::{TimeError, seconds, within};
 use laneway_wire::datagram::Policy;
-use laneway_wire::target::{Target, configured};
+use laneway_wire::target::{Target, TargetError, configured_with};
 
 /// The default port of discovery (UDP), and of links (TCP).
 pub const PORT: u16 = 7420;
+
+/// Reads the address of a gateway, `HOST` or `HOST:PORT`; [`PORT`] is the default.
+///
+/// # Errors
+/// Those of [`configured_with`].
+pub fn gateway(text: &str) -> Result<Target, TargetError> {
+    configured_with(text, PORT)
+}
 
 /// The options of discovery and selection.
 #[derive(Clone, Debug, clap::Args)]
@@ -22,7 +30,7 @@ pub struct Options {
     #[arg(long, env = "LANEWAY_LAN", value_name = "NAME|ADDR", value_delimiter = ',')]
     pub lan: Vec<String>,
     /// A gateway to try even if discovery does not find it; all addresses of a name are used; repeatable
-    #[arg(long, env = "LANEWAY_GATEWAY", value_name = "HOST:PORT", value_delimiter = ',', value_parser = configured)]
+    #[arg(long, env = "LANEWAY_GATEWAY", value_name = "HOST:PORT", value_delimiter = ',', value_parser = gateway)]
     pub gateway: Vec<Target>,
     /// Number of gateways of the group that are active at a time
     #[arg(long, env = "LANEWAY_ACTIVE", value_name = "N", value_parser = clap::value_parser!(u16).range(1..), default_value = "1")]

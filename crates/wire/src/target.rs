@@ -174,6 +174,20 @@ pub fn configured(text: &str) -> Result<Target, TargetError> {
     if is_odd { Err(TargetError::Address) } else { Ok(target) }
 }
 
+/// The same, with this port if the text is only a host. An IPv6 address needs brackets only in front of a port.
+///
+/// # Errors
+/// Those of [`configured`].
+pub fn configured_with(text: &str, default_port: u16) -> Result<Target, TargetError> {
+    if let Ok(ip) = text.parse::<std::net::Ipv6Addr>() {
+        return Ok(SocketAddr::new(ip.into(), default_port).into());
+    }
+    match text.contains(':') && !text.ends_with(']') {
+        true => configured(text),
+        false => configured(&format!("{text}:{default_port}")),
+    }
+}
+
 /// Whether a name looks like an IPv4 address with a typing error: numbers, and at the end a part that begins with a digit or
 /// is a single character. No top-level domain does (RFC 3696 §2).
 pub fn is_nearly_address(name: &str) -> bool {
@@ -241,6 +255,23 @@ impl fmt::Display for Target {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_configured_host_without_a_port_has_the_default_one() {
+        for (text, means) in [
+            ("10.77.0.1", "10.77.0.1:7420"),
+            ("gw.example", "gw.example:7420"),
+            ("fd00::1", "[fd00::1]:7420"),
+            ("[fd00::1]", "[fd00::1]:7420"),
+            ("[fd00::1]:1", "[fd00::1]:1"),
+            ("gw.example:1", "gw.example:1"),
+        ] {
+            assert_eq!(configured_with(text, 7420).unwrap().to_string(), means, "{text}");
+        }
+        for bad in ["", "a:", "a:b", "10.0.0.l", "10.0.1", "a/b", "[fd00::1", "gw.example:0"] {
+            assert!(configured_with(bad, 7420).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn reads_the_three_forms() {

@@ -13,6 +13,7 @@ pub(super) fn is_special(ip: IpAddr) -> bool {
                 || ip.is_multicast()
                 || ip.is_unicast_link_local()
                 || is_local_nat64(ip)
+                || ip == METADATA_V6
                 || embedded_v4(ip.into()).is_some_and(is_special_v4)
         }
     }
@@ -40,9 +41,15 @@ pub(super) fn embedded_v4(ip: IpAddr) -> Option<Ipv4Addr> {
     }
 }
 
+/// The addresses beyond link-local at which clouds give their machines keys and passwords: Alibaba, Azure and Oracle.
+const METADATA_V4: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(192, 0, 0, 192)];
+/// The same of AWS: fd00:ec2::254.
+const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+
 fn is_special_v4(ip: Ipv4Addr) -> bool {
     let [first, ..] = ip.octets();
-    first == 0 || ip.is_loopback() || ip.is_link_local() || first >= 224
+    first == 0 || ip.is_loopback() || ip.is_link_local() || first >= 224 || METADATA_V4.contains(&ip)
 }
 
 /// IPv4-mapped IPv6 addresses as IPv4; all others unchanged.
