@@ -392,7 +392,8 @@ mod tests {
                 access.judge_address(&target("rebound.example:80"), ip(metadata)).is_ok()
             };
             assert!(!judge(&[]) && !judge(&["*"]) && !judge(&["0.0.0.0/0", "::/0"]), "{metadata}");
-            assert!(judge(&["*", metadata]), "{metadata}");
+            let named = plain(ip(metadata)).to_string();
+            assert!(judge(&["*", &named]), "{metadata}");
         }
         let open = Access::new(&[], &[], &[]);
         for neighbour in ["fd00:ec2::253", "100.100.100.201", "168.63.129.17", "192.0.0.193"] {
