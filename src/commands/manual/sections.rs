@@ -127,7 +127,7 @@ const EXAMPLES: [(&str, Examples); 24] = [
 ];
 
 /// The files of every command.
-const FILES: [(&str, &str); 7] = [
+const FILES: [(&str, &str); 8] = [
     (
         "/etc/laneway/laneway.toml, ~/.config/laneway/laneway.toml",
         "The options of 'laneway up'; the user's file comes first.",
@@ -145,6 +145,10 @@ const FILES: [(&str, &str); 7] = [
     (
         "gateways.json, boot, seen.json",
         "The gateways that were used, the number of starts, and the members that were seen.",
+    ),
+    (
+        "departures.json",
+        "The members that have said that they leave, until the machine with the group's key has removed them.",
     ),
     (
         "maintenance, leaving, running",
