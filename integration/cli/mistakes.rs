@@ -61,7 +61,12 @@ fn a_wrong_value_is_answered_with_the_form_that_the_option_takes() {
         ("up --dns 127.0.0.1", "--dns", "not an address and a port", "--dns 127.0.0.1:53"),
         ("up --server 10.0.0.5", "--server", "HOST:PORT", "--server 10.0.0.5:80"),
         ("up --server http://10.0.0.5/", "--server", "without http://", "--server 10.0.0.5:80"),
-        ("up --gateway 10.0.0.5", "--gateway", "HOST:PORT", "--gateway 10.0.0.1:7420"),
+        (
+            "up --gateway 10.0.0.5:port",
+            "--gateway",
+            "not a number from 1 to 65535",
+            "--gateway 10.0.0.1:7420",
+        ),
         (
             "up --transparent-only 10.0.0.0/33",
             "--transparent-only",
