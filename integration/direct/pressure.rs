@@ -67,8 +67,9 @@ impl Victim {
 
     /// A node that has no gateway, with a local name server.
     async fn alone(address: &str) -> Self {
-        let dns = format!("{address}:0");
-        let options = ["--role", "client", "--dns", &dns, "--hold", "60"].map(str::to_owned);
+        // It has the group's key, so it accepts links to admit machines.
+        let any = format!("{address}:0");
+        let options = ["--role", "client", "--link", &any, "--dns", &any, "--hold", "60"].map(str::to_owned);
         let mut victim = Self::node(address, &options).await;
         victim.serves_its_page().await;
         victim.idle = victim.memory("VmRSS:");
