@@ -116,7 +116,6 @@ fn the_age_counts_from_the_server_and_through_other_caches() {
     assert_eq!(of(DATE, 3, 10), Some(13));
     assert_eq!(of("Date: Sun, 06 Nov 1994 08:49:27 GMT\r\n", 3, 10), Some(20));
     assert_eq!(of(&format!("{DATE}Age: 100\r\n"), 3, 10), Some(113));
-    assert!(date(b"Thu Aug  8 02:01:18 2050").is_some(), "the day of the week is not checked");
     for (value, want) in
         [("100, 5", 100), ("0, 100", 0), ("-7", 0), ("x", 0), ("7.5", 0), ("99999999999", 1 << 31)]
     {
