@@ -119,7 +119,7 @@ impl Store {
         }
     }
 
-    /// Runs `work` on a thread that may block. At most [`MOST_WAITING`] run at a time.
+    /// Runs `work` on a thread that may block. At most `MOST_WAITING` run at a time.
     pub async fn blocking<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce(&Arc<Self>) -> T + Send + 'static,
