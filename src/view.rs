@@ -143,14 +143,14 @@ impl View {
         let is_other =
             |gateway: &Gateway| gateway.id != Some(id) && !self.shared.own.is_this_node(gateway.link);
         let ranked = self.shared.directory.ranked(now).into_iter().filter(is_other).collect();
-        let ranked = one_each(ranked, links);
+        let ranked = one_each(ranked, links, now);
         let seen = ranked.iter().take(MOST_GATEWAYS).map(|(gateway, others)| {
             let link = link_to(gateway);
             let state = gateway.state(now);
             // The last announcement of a silent gateway is out of date.
             let advert = gateway.advert.as_ref().filter(|_| state.is_some());
             let round_trip = link.and_then(|link| link.state.round_trip()).or(gateway.round_trip);
-            let id = gateway.id.or(link.map(|link| link.gateway.id));
+            let id = gateway.id.or(link.map(|link| link.gateway.id)).or(gateway.announced);
             let in_use = links.first().filter(|_| !goes_direct);
             GatewaySeen {
                 id: id.map(|id| id.short()),
@@ -195,19 +195,26 @@ impl View {
     }
 }
 
-/// Each gateway once, in the same order, with its best-ranked entry and its other addresses. The address is the one
-/// that it is linked at, otherwise the first.
-fn one_each(ranked: Vec<Gateway>, links: &[Link]) -> Vec<(Gateway, Vec<SocketAddr>)> {
+/// Each gateway once, in the same order, with its best-ranked entry of those that are heard and its other addresses. The
+/// address is the one that it is linked at, otherwise that of the entry.
+fn one_each(ranked: Vec<Gateway>, links: &[Link], now: Instant) -> Vec<(Gateway, Vec<SocketAddr>)> {
     let is_linked = |gateway: &Gateway| links.iter().any(|link| link.address == gateway.link);
     let mut each: Vec<(Gateway, Vec<SocketAddr>)> = Vec::new();
     for gateway in ranked {
         let known = each.iter_mut().find(|(known, _)| known.id.is_some() && known.id == gateway.id);
         match known {
             None => each.push((gateway, Vec::new())),
-            Some((known, others)) if is_linked(&gateway) && !is_linked(known) => {
-                others.push(std::mem::replace(&mut known.link, gateway.link));
+            Some((known, others)) => {
+                let mut other = gateway;
+                // An address that others named ranks before one at which the gateway says that it has withdrawn.
+                if known.state(now).is_none() && other.state(now).is_some() {
+                    std::mem::swap(known, &mut other);
+                }
+                if is_linked(&other) && !is_linked(known) {
+                    std::mem::swap(&mut known.link, &mut other.link);
+                }
+                others.push(other.link);
             }
-            Some((_, others)) => others.push(gateway.link),
         }
     }
     each
@@ -249,4 +256,37 @@ fn bits(capacity: u32) -> u64 {
 
 fn since_1970(time: SystemTime) -> std::time::Duration {
     time.duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peers::directory::Directory;
+    use crate::wire::datagram::{Advert, Peer, Reach, Standing, State};
+    use crate::wire::id::NodeId;
+
+    #[test]
+    fn a_withdrawn_gateway_is_shown_as_it_is_heard_and_not_by_an_address_that_another_named() {
+        let (directory, now) = (Directory::default(), Instant::now());
+        let [heard, named, other] = [1, 2, 3].map(|n| SocketAddr::from(([10, 0, 0, n], 7420)));
+        let [withdrawn, active] = [1, 2].map(|n| NodeId([n; 16]));
+        let says = |state, peers| Advert {
+            state,
+            reach: Reach::Reachable,
+            link_port: 7420,
+            weight: 100,
+            load: 0,
+            capacity: 1,
+            tunnels: 0,
+            standing: Standing::default(),
+            peers,
+        };
+        let peers = vec![Peer { id: withdrawn, link: named, state: State::Withdrawn }];
+        directory.beaconed(active, other, says(State::Active, peers), (1, 1), now);
+        directory.beaconed(withdrawn, heard, says(State::Withdrawn, Vec::new()), (1, 1), now);
+        let each = one_each(directory.ranked(now), &[], now);
+        let (shown, others) = each.iter().find(|(gateway, _)| gateway.id == Some(withdrawn)).unwrap();
+        assert_eq!((shown.link, shown.state(now)), (heard, Some(State::Withdrawn)));
+        assert_eq!((each.len(), &others[..]), (2, &[named][..]));
+    }
 }

@@ -26,6 +26,9 @@ const ACTIVE_WINDOW: Duration = Duration::from_millis(150);
 const HEDGE_DELAY: Duration = Duration::from_millis(250);
 /// Maximum number of addresses whose gateway is remembered.
 const MAX_IDENTITIES: usize = 1024;
+/// How long what a gateway proved at an address holds, although only another one is heard there. A member that sends from
+/// another's address costs one dial in this time.
+const PROOF: Duration = Duration::from_secs(60);
 /// How long nothing is decided at most, whatever there is to wait for.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -34,6 +37,8 @@ const RECHECK_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) struct KnownGateway {
     /// Its id; `None` for an address that has only been named.
     pub(super) id: Option<NodeId>,
+    /// The only gateway that was heard lately at the address, by its own word.
+    pub(super) announced: Option<NodeId>,
     /// The address at which it accepts links.
     pub(super) address: SocketAddr,
     /// The state that it announced lately.
@@ -94,8 +99,8 @@ enum Verdict {
 pub(super) struct Dialing {
     own: NodeId,
     pauses: Pauses,
-    /// The gateways that have answered at an address; one gateway may have several addresses.
-    identities: HashMap<SocketAddr, NodeId>,
+    /// The gateways that have answered at an address, and when; one gateway may have several addresses.
+    identities: HashMap<SocketAddr, (NodeId, Instant)>,
     /// The addresses that are being dialled.
     under_way: Vec<SocketAddr>,
     /// When the last link was lost, or the search began.
@@ -108,6 +113,7 @@ impl KnownGateway {
     pub(super) fn of(gateway: &Gateway, now: Instant) -> Self {
         Self {
             id: gateway.id,
+            announced: gateway.announced,
             address: gateway.link,
             state: gateway.state(now),
             was_heard: gateway.heard.is_some(),
@@ -148,6 +154,7 @@ impl Dialing {
     /// The next step. A gateway to dial counts as being dialled from now on.
     pub(super) fn next(&mut self, situation: &Situation<'_>) -> Step {
         let now = situation.now;
+        self.forget_replaced(situation);
         if !situation.links.is_empty() {
             self.alone_since = now;
         }
@@ -173,6 +180,19 @@ impl Dialing {
             }
         }
         Step::WaitUntil(wake)
+    }
+
+    /// Forgets who has answered at an address where another gateway may be now: the one that answered is a member no more,
+    /// or only another one has been heard there since.
+    fn forget_replaced(&mut self, situation: &Situation<'_>) {
+        self.identities.retain(|_, (id, _)| !(situation.is_revoked)(*id));
+        for gateway in situation.ranked {
+            let Some(announced) = gateway.announced else { continue };
+            let proved = self.identities.get(&gateway.address);
+            if proved.is_some_and(|(id, at)| *id != announced && situation.now >= *at + PROOF) {
+                self.identities.remove(&gateway.address);
+            }
+        }
     }
 
     /// The gateways in the order in which they are tried. A gateway takes one place, however many addresses it has: its
@@ -231,13 +251,14 @@ impl Dialing {
     pub(super) fn succeeded(&mut self, address: SocketAddr, gateway: NodeId, now: Instant) {
         self.ended(address);
         // Its other addresses may be dialled again too.
-        let others = self.identities.iter().filter(|(_, id)| **id == gateway).map(|(address, _)| *address);
+        let others =
+            self.identities.iter().filter(|(_, (id, _))| *id == gateway).map(|(address, _)| *address);
         others.chain([address]).for_each(|address| self.pauses.forgive(address, now));
         if self.identities.len() >= MAX_IDENTITIES {
             // The next dials find them out again.
             self.identities.clear();
         }
-        self.identities.insert(address, gateway);
+        self.identities.insert(address, (gateway, now));
     }
 
     /// Notes that a dial failed. Gives how many dials of this address have failed in a row.
@@ -262,7 +283,7 @@ impl Dialing {
 
     /// Until when the gateway is left alone after it has failed.
     pub(super) fn paused_until(&self, gateway: &KnownGateway, now: Instant) -> Option<Instant> {
-        self.pauses.left(gateway.address, gateway.state.is_some(), now)
+        self.pauses.left(gateway.address, gateway.announced, gateway.state.is_some(), now)
     }
 
     /// Whether the LAN is to be searched for gateways: there is no link, and no gateway from which one may be expected.
@@ -275,7 +296,7 @@ impl Dialing {
 
     /// The gateway at an address, as it announced itself or as it proved.
     fn identity(&self, gateway: &KnownGateway) -> Option<NodeId> {
-        gateway.id.or_else(|| self.identities.get(&gateway.address).copied())
+        gateway.id.or_else(|| self.identities.get(&gateway.address).map(|(id, _)| *id))
     }
 
     fn is_under_way(&self, gateway: &KnownGateway) -> bool {

@@ -162,6 +162,7 @@ impl Links {
 
     /// The known gateways in the order in which they are dialled.
     fn ranked(&self, now: Instant) -> Vec<KnownGateway> {
+        self.directory.forget(&|id| self.is_revoked(id));
         let known = self.directory.ranked(now);
         let mut known: Vec<_> = known.iter().map(|gateway| KnownGateway::of(gateway, now)).collect();
         dialing::near_first(&mut known, &|ip| self.machine.shares_network_with(ip));
@@ -257,7 +258,7 @@ impl Links {
             Ok(config) => config,
             Err(error) => {
                 tracing::error!(%error, "links cannot be dialled");
-                let fault = Fault { distrust: true, silent: true, unanswered: false };
+                let fault = Fault { distrust: true, silent: true, ..Fault::default() };
                 locked(&self.dialing).failed(address, fault, Instant::now());
                 return None;
             }
@@ -290,6 +291,7 @@ impl Links {
             distrust: is_distrust(&error),
             unanswered: matches!(error, DialError::Late(_)),
             silent: !is_heard,
+            expected: gateway.announced.or(gateway.id),
         };
         let reason = with_causes(&error);
         let telemetry = self.directory.telemetry();

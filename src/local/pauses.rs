@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::net::Segments;
+use crate::wire::id::NodeId;
 
 /// The first pause after a failed dial; doubled each time.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -33,6 +34,8 @@ struct Paused {
     until: Instant,
     /// Discovery had not heard it either: once it does, the gateway has come back.
     silent: bool,
+    /// Who was expected there: another gateway that is heard there now has not failed.
+    expected: Option<NodeId>,
 }
 
 /// Why a dial failed, as far as the pause depends on it.
@@ -44,6 +47,8 @@ pub(super) struct Fault {
     pub(super) unanswered: bool,
     /// Discovery does not hear the gateway either.
     pub(super) silent: bool,
+    /// The gateway that was expected at the address, if one was.
+    pub(super) expected: Option<NodeId>,
 }
 
 impl Pauses {
@@ -57,12 +62,13 @@ impl Pauses {
         if self.0.len() >= MOST && !self.0.contains_key(&address) {
             self.make_room(now);
         }
-        let new = Paused { failures: 0, unanswered: 0, until: now, silent: false };
+        let new = Paused { failures: 0, unanswered: 0, until: now, silent: false, expected: None };
         let paused = self.0.entry(address).or_insert(new);
         paused.until = now + first.saturating_mul(1 << paused.failures.min(16)).min(longest);
         paused.failures = paused.failures.saturating_add(1);
         paused.unanswered = if fault.unanswered { paused.unanswered.saturating_add(1) } else { 0 };
         paused.silent = fault.silent && !fault.distrust;
+        paused.expected = fault.expected.or(paused.expected);
         paused.failures
     }
 
@@ -75,11 +81,18 @@ impl Pauses {
     }
 
     /// Until when the gateway is left alone; `None` when it may be dialled. A silent one has come back when it `is_heard`
-    /// now.
-    pub(super) fn left(&self, address: SocketAddr, is_heard: bool, now: Instant) -> Option<Instant> {
+    /// now, and one that is `announced` there instead of the expected one has not failed yet.
+    pub(super) fn left(
+        &self,
+        address: SocketAddr,
+        announced: Option<NodeId>,
+        is_heard: bool,
+        now: Instant,
+    ) -> Option<Instant> {
         let paused = self.0.get(&address)?;
         let is_back = paused.silent && is_heard;
-        (paused.until > now && !is_back).then_some(paused.until)
+        let is_another = announced.zip(paused.expected).is_some_and(|(now, then)| now != then);
+        (paused.until > now && !is_back && !is_another).then_some(paused.until)
     }
 
     /// Notes that the gateway has proved itself. The segment size that it needs is kept.
@@ -119,7 +132,7 @@ impl Paused {
 mod tests {
     use super::*;
 
-    const DISTRUST: Fault = Fault { distrust: true, unanswered: false, silent: false };
+    const DISTRUST: Fault = Fault { distrust: true, unanswered: false, silent: false, expected: None };
 
     #[test]
     fn who_leaves_two_dials_unanswered_is_dialled_with_small_segments_and_again_once_they_have_helped() {
@@ -132,7 +145,10 @@ mod tests {
         }
         pauses.add(gateway, unanswered, now);
         pauses.forgive(gateway, now);
-        assert_eq!((pauses.segments(gateway), pauses.left(gateway, false, now)), (Segments::Small, None));
+        assert_eq!(
+            (pauses.segments(gateway), pauses.left(gateway, None, false, now)),
+            (Segments::Small, None)
+        );
         assert_eq!(pauses.add(gateway, Fault::default(), now), 1, "a refusal is another matter");
         assert_eq!(pauses.segments(gateway), Segments::Full);
         pauses.forgive(gateway, now);
@@ -143,7 +159,7 @@ mod tests {
     fn pauses_grow_and_a_failed_proof_costs_more() {
         let (mut pauses, now) = (Pauses::default(), Instant::now());
         let [plain, silent, rogue] = [1, 2, 3].map(|port| SocketAddr::from(([10, 0, 0, 1], port)));
-        let pause = |pauses: &Pauses, address| pauses.left(address, false, now).unwrap() - now;
+        let pause = |pauses: &Pauses, address| pauses.left(address, None, false, now).unwrap() - now;
         for (failures, seconds) in (1..).zip([1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]) {
             assert_eq!(pauses.add(plain, Fault::default(), now), failures);
             pauses.add(silent, Fault { silent: true, ..Fault::default() }, now);
@@ -152,10 +168,28 @@ mod tests {
         }
         assert_eq!(pause(&pauses, plain), LONGEST_PAUSE);
         assert_eq!(pause(&pauses, silent), LONGEST_SILENT_PAUSE);
-        assert_eq!(pauses.left(silent, true, now), None, "it has come back");
-        assert!(pauses.left(rogue, true, now).is_some(), "being heard is no proof");
+        assert_eq!(pauses.left(silent, None, true, now), None, "it has come back");
+        let some_id = Some(NodeId([1; 16]));
+        assert!(pauses.left(rogue, some_id, true, now).is_some(), "being heard is no proof");
         pauses.forgive(rogue, now);
-        assert_eq!(pauses.left(rogue, false, now), None);
+        assert_eq!(pauses.left(rogue, None, false, now), None);
+    }
+
+    #[test]
+    fn a_gateway_that_is_heard_at_the_address_of_one_that_failed_is_dialled_once_without_a_pause() {
+        let (mut pauses, now) = (Pauses::default(), Instant::now());
+        let address = SocketAddr::from(([10, 0, 0, 1], 7420));
+        let [old, new] = [1, 2].map(|n| Some(NodeId([n; 16])));
+        for _ in 0..10 {
+            pauses.add(address, Fault { expected: old, ..DISTRUST }, now);
+        }
+        assert!(
+            pauses.left(address, old, true, now).is_some() && pauses.left(address, None, true, now).is_some()
+        );
+        assert_eq!(pauses.left(address, new, true, now), None);
+        assert_eq!(pauses.add(address, Fault { expected: new, ..DISTRUST }, now), 11);
+        pauses.add(address, DISTRUST, now);
+        assert_eq!(pauses.left(address, new, true, now), Some(now + LONGEST_PENALTY));
     }
 
     #[test]
@@ -169,8 +203,6 @@ mod tests {
             pauses.add(address(number), DISTRUST, now);
         }
         assert!(pauses.0.len() <= MOST);
-        assert!(
-            pauses.left(address(0), false, now).is_some() && pauses.left(address(4999), false, now).is_some()
-        );
+        assert!([0, 4999].iter().all(|number| pauses.left(address(*number), None, false, now).is_some()));
     }
 }

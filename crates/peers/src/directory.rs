@@ -78,6 +78,11 @@ impl Directory {
         self.changed();
     }
 
+    /// Forgets the gateways that are members no more; see [`Selection::forget`].
+    pub fn forget(&self, is_removed: &dyn Fn(NodeId) -> bool) {
+        self.lock().forget(is_removed);
+    }
+
     /// Adds an address that the user configured, or that an earlier run used.
     pub fn add_address(&self, link: SocketAddr, source: Source) {
         self.lock().add_address(link, source);

@@ -127,6 +127,11 @@ impl Selection {
         self.table.was_suspended(length, now);
     }
 
+    /// Forgets the gateways that are members no more: another one may be at their addresses.
+    pub fn forget(&mut self, is_removed: &dyn Fn(NodeId) -> bool) {
+        self.table.forget(is_removed);
+    }
+
     /// Adds an address that the user configured, or that an earlier run used.
     pub fn add_address(&mut self, link: SocketAddr, source: Source) {
         self.table.add_address(link, source);

@@ -13,6 +13,18 @@ pub(super) const CASES: &[Case] = &[
         a_revoked_client_is_cut_off_in_the_middle_of_a_download,
     ),
     ("revocation::clients_leave_a_revoked_gateway", clients_leave_a_revoked_gateway),
+    (
+        "revocation::a_running_client_is_served_by_a_gateway_that_was_revoked_and_joined_again_at_its_address",
+        |lab| serves_again_at_its_address(lab, Ends::Revoked),
+    ),
+    (
+        "revocation::a_running_client_is_served_by_a_gateway_that_left_and_joined_again_at_its_address",
+        |lab| serves_again_at_its_address(lab, Ends::Left),
+    ),
+    (
+        "revocation::a_running_client_is_served_by_a_gateway_that_lost_its_state_and_joined_again_at_its_address",
+        |lab| serves_again_at_its_address(lab, Ends::LostItsState),
+    ),
     ("revocation::a_gateway_without_clients_gets_the_update", a_gateway_without_clients_gets_the_update),
     (
         "revocation::a_node_that_was_off_gets_the_update_when_it_returns",
@@ -71,6 +83,56 @@ fn clients_leave_a_revoked_gateway(lab: &Lab) {
         c1.output(ss).success().text()
     };
     assert!(links().contains("10.77.0.21:7420") && !links().contains("10.77.0.22:7420"), "{}", links());
+    downloads(&c1);
+}
+
+/// How a gateway's membership ends before it joins again.
+#[derive(PartialEq)]
+enum Ends {
+    Revoked,
+    Left,
+    LostItsState,
+}
+
+fn serves_again_at_its_address(lab: &Lab, how: Ends) {
+    let (c1, g1, g2) = (lab.client("c1"), lab.gateway("g1"), lab.gateway("g2"));
+    let _origin = lab.origin();
+    let mut group = lab.group(&[&g1, &c1, &g2], &[]);
+    let mut second = group.gateway(&g2, &[]);
+    // Links are identified by IPv4 addresses.
+    let mut client = group.client(&c1, &["--lan", "10.77.0.11"]);
+    client.wait_for_line("standby link up", START);
+    match how {
+        Ends::Revoked => {
+            laneway(&g1, &["revoke", "g2"]).success();
+            client.wait_for_line("group update applied epoch=1", START);
+        }
+        Ends::Left => drop(laneway(&g2, &["leave", "--yes"]).success()),
+        Ends::LostItsState => {}
+    }
+    if how != Ends::Left {
+        second.signal(Signal::SIGTERM);
+    }
+    second.wait(START);
+    fs::remove_dir_all(state(&g2)).unwrap();
+
+    let invited = laneway(&g1, &["invite"]).success().text();
+    let code = invited.split_whitespace().find(|word| word.starts_with("lw1.")).unwrap();
+    laneway(&g2, &["join", code, "--name", "g2-new"]).success();
+    let _again = group.gateway(&g2, &[]);
+    let row = || {
+        let status = laneway(&c1, &["status", "--json"]).success().text();
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        let rows = status["gateways"].as_array().unwrap().clone();
+        rows.into_iter().find(|row| row["address"] == "10.77.0.22:7420").unwrap_or_default()
+    };
+    wait_until("the gateway to be known by its name", || {
+        row()["state"] == "standby" && row()["name"] == "g2-new"
+    });
+    group.gateway.signal(Signal::SIGTERM);
+    group.gateway.wait(START);
+    wait_until("the gateway to be used", || row()["is_used"] == true);
+    assert_eq!(row()["name"], "g2-new");
     downloads(&c1);
 }
 

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 const OWN: NodeId = NodeId([0xee; 16]);
-const FAULT: Fault = Fault { distrust: false, unanswered: false, silent: false };
+const FAULT: Fault = Fault { distrust: false, unanswered: false, silent: false, expected: None };
 
 fn id(n: u8) -> NodeId {
     NodeId([n; 16])
@@ -19,6 +19,7 @@ fn address(n: u8) -> SocketAddr {
 fn heard(n: u8, state: State) -> KnownGateway {
     KnownGateway {
         id: Some(id(n)),
+        announced: Some(id(n)),
         address: address(n),
         state: Some(state),
         was_heard: true,
@@ -29,7 +30,14 @@ fn heard(n: u8, state: State) -> KnownGateway {
 
 /// An address that the user named.
 fn named(n: u8) -> KnownGateway {
-    KnownGateway { id: None, state: None, was_heard: false, is_static: true, ..heard(n, State::Active) }
+    KnownGateway {
+        id: None,
+        announced: None,
+        state: None,
+        was_heard: false,
+        is_static: true,
+        ..heard(n, State::Active)
+    }
 }
 
 fn up(n: u8) -> UpLink {
@@ -217,6 +225,55 @@ fn a_removed_member_is_never_dialled() {
 }
 
 #[test]
+fn an_address_is_dialled_again_after_the_gateway_that_answered_there_was_removed() {
+    let mut test = Clocked::new();
+    test.dialing.succeeded(address(1), id(7), test.now);
+    test.revoked.insert(id(7));
+    // Two ids were heard there, so the handshake is to tell who it is.
+    let joined_again = KnownGateway { id: None, ..heard(1, State::Active) };
+    assert_eq!(test.dials(&[joined_again], &[up(2)]), Some(1), "as the standby");
+    test.dialing.failed(address(1), FAULT, test.now);
+    test.pass(Duration::from_secs(1));
+    assert_eq!(test.dials(&[named(1)], &[]), Some(1), "nothing is heard there");
+}
+
+#[test]
+fn a_gateway_that_has_moved_leaves_its_address_to_the_one_that_is_heard_there() {
+    let mut test = Clocked::new();
+    let moved = UpLink { address: address(3), ..up(1) };
+    test.dialing.succeeded(address(1), id(1), test.now);
+    test.dialing.succeeded(address(3), id(1), test.now);
+    let at_its_address = KnownGateway { id: None, announced: Some(id(2)), ..heard(1, State::Active) };
+    assert_eq!(
+        test.dials(std::slice::from_ref(&at_its_address), &[moved]),
+        None,
+        "it has just proved itself"
+    );
+    test.pass(PROOF);
+    assert_eq!(test.dials(std::slice::from_ref(&at_its_address), &[moved]), Some(1));
+    test.dialing.succeeded(address(1), id(2), test.now);
+    assert_eq!(test.dialing.identity(&at_its_address), Some(id(2)));
+}
+
+#[test]
+fn a_liar_at_the_address_of_a_gateway_costs_one_dial_a_minute_and_displaces_nobody() {
+    let mut test = Clocked::new();
+    test.dialing.succeeded(address(1), id(1), test.now);
+    let linked = UpLink { address: address(3), ..up(1) };
+    let mut dials = 0;
+    for _ in 0..600 {
+        // The gateway itself is not heard there, and answers.
+        let claimed = KnownGateway { id: None, announced: Some(id(9)), ..heard(1, State::Active) };
+        if test.dials(&[claimed], &[linked]).is_some() {
+            dials += 1;
+            test.dialing.succeeded(address(1), id(1), test.now);
+        }
+        test.pass(Duration::from_secs(1));
+    }
+    assert_eq!(dials, 9);
+}
+
+#[test]
 fn the_lan_is_searched_while_no_link_may_be_expected() {
     let test = Clocked::new();
     let needs = |ranked: &[KnownGateway], links: &[UpLink]| {
@@ -268,7 +325,7 @@ fn event() -> impl Strategy<Value = Event> {
         Just(State::Withdrawn)
     ]);
     let fault = (any::<bool>(), any::<bool>(), any::<bool>())
-        .prop_map(|(distrust, unanswered, silent)| Fault { distrust, unanswered, silent });
+        .prop_map(|(distrust, unanswered, silent)| Fault { distrust, unanswered, silent, expected: None });
     prop_oneof![
         4 => (0..GATEWAYS, state).prop_map(|(n, state)| Event::Known(n, state)),
         1 => (0..GATEWAYS).prop_map(Event::Forgotten),
@@ -311,7 +368,8 @@ impl Simulation {
                 self.ranked.retain(|gateway| gateway.address != address(n));
                 let known = state.map_or(named(n), |state| heard(n, state));
                 let own = (n == SELF && state.is_some()).then_some(OWN);
-                self.ranked.push(KnownGateway { id: own.or(known.id), ..known });
+                let (id, announced) = (own.or(known.id), own.or(known.announced));
+                self.ranked.push(KnownGateway { id, announced, ..known });
             }
             Event::Forgotten(n) => self.ranked.retain(|gateway| gateway.address != address(n)),
             Event::Reranked(by) => {
@@ -352,6 +410,7 @@ impl Simulation {
             }
             Ok(()) => _ = self.test.dialing.failed(address, Fault { distrust: true, ..FAULT }, now),
             Err(fault) => {
+                let fault = Fault { expected: gateway.announced.or(gateway.id), ..fault };
                 self.test.dialing.failed(address, fault, now);
                 if !fault.silent {
                     self.failed.insert(address, now);

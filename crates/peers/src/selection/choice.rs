@@ -47,7 +47,7 @@ impl Choice {
             (class(gateway, now), suspect_since, place(gateway), gateway.link, gateway.id)
         });
         self.stay(gateways, now);
-        name_no_one_where_two_are_heard(gateways);
+        name_no_one_where_two_are_heard(gateways, now);
     }
 
     /// Keeps the gateway in front that the client changed to a moment ago.
@@ -85,7 +85,13 @@ impl Choice {
 
 /// Of several gateways that were heard from one address only the first is kept, without its id: the link's handshake
 /// proves which of them is there, and a member that sends from another's address must not keep clients from that one.
-fn name_no_one_where_two_are_heard(gateways: &mut Vec<Gateway>) {
+///
+/// The one of them that is heard lately is noted, if it is only one: mostly it has replaced the others.
+fn name_no_one_where_two_are_heard(gateways: &mut Vec<Gateway>, now: Instant) {
+    let mut announced: HashMap<SocketAddr, Option<NodeId>> = HashMap::new();
+    for gateway in gateways.iter().filter(|gateway| gateway.state(now).is_some()) {
+        announced.entry(gateway.link).and_modify(|only| *only = None).or_insert(gateway.id);
+    }
     let mut places: HashMap<SocketAddr, usize> = HashMap::new();
     let mut kept: Vec<Gateway> = Vec::with_capacity(gateways.len());
     for gateway in gateways.drain(..) {
@@ -96,6 +102,9 @@ fn name_no_one_where_two_are_heard(gateways: &mut Vec<Gateway>) {
                 kept.push(gateway);
             }
         }
+    }
+    for gateway in &mut kept {
+        gateway.announced = announced.get(&gateway.link).copied().flatten();
     }
     *gateways = kept;
 }

@@ -191,6 +191,29 @@ fn a_beacon_from_the_address_of_another_gateway_does_not_silence_that_one() {
 }
 
 #[test]
+fn the_only_gateway_that_is_heard_at_an_address_is_known_and_a_removed_one_is_forgotten() {
+    let mut now = Instant::now();
+    let mut client = Selection::new(id(99), 0);
+    let hears = |client: &mut Selection, n, now| {
+        client.heard(id(n), link(1), &advert(State::Active, 0, 1), Means::Beacon(1, 1), now)
+    };
+    let who = |client: &mut Selection, now| {
+        let ranked = client.ranked(now);
+        assert_eq!(ranked.len(), 1);
+        (ranked[0].id, ranked[0].announced)
+    };
+    hears(&mut client, 1, now);
+    assert_eq!(who(&mut client, now), (Some(id(1)), Some(id(1))));
+    hears(&mut client, 2, now);
+    assert_eq!(who(&mut client, now), (None, None), "both are heard");
+    now += SILENCE;
+    hears(&mut client, 3, now);
+    assert_eq!(who(&mut client, now), (None, Some(id(3))), "it may lie");
+    client.forget(&|other| other == id(1) || other == id(2));
+    assert_eq!(who(&mut client, now), (Some(id(3)), Some(id(3))));
+}
+
+#[test]
 fn a_gateway_with_a_thousand_addresses_displaces_no_other() {
     let now = Instant::now();
     let mut client = Selection::new(id(99), 0);

@@ -63,6 +63,9 @@ pub struct Gateway {
     pub round_trip: Option<Duration>,
     /// When it was last heard.
     pub heard: Option<Instant>,
+    /// The only gateway that was heard lately at this address, by its own word. Known of an entry of
+    /// [`super::Selection::ranked`].
+    pub announced: Option<NodeId>,
     beacon: Option<(u64, u64)>,
     steady: Option<Instant>,
     /// Since when each of its adverts has said that it is active, if the last one does.
@@ -105,6 +108,7 @@ impl Gateway {
             advert: None,
             round_trip: None,
             heard: None,
+            announced: None,
             beacon: None,
             steady: None,
             active_since: None,
@@ -274,6 +278,11 @@ impl Table {
         for heard in self.known.values_mut().filter_map(|gateway| gateway.heard.as_mut()) {
             *heard = (*heard + length).min(now);
         }
+    }
+
+    /// Removes the entries of gateways that are members no more.
+    pub(super) fn forget(&mut self, is_removed: &dyn Fn(NodeId) -> bool) {
+        self.known.retain(|(_, id), _| !id.is_some_and(is_removed));
     }
 
     /// Adds an address.
