@@ -19,13 +19,13 @@ install() {
             made=yes
         fi
         DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends --no-upgrade nginx-light openssl fcgiwrap git \
-            curl wget aria2 dpkg openssh-client openssh-server netcat-openbsd chromium python3-venv iproute2 nftables util-linux
+            curl wget aria2 dpkg openssh-client openssh-server netcat-openbsd chromium skopeo python3-venv iproute2 nftables util-linux
         [ -z "$made" ] || rm -f "$policy"
     else
         echo "skipped: only root installs Debian packages" >&2
     fi
     [ -x target/python/bin/python ] || python3 -m venv target/python
-    target/python/bin/pip install --quiet --disable-pip-version-check requests==2.34.2 httpx==0.28.1 urllib3==2.8.0
+    target/python/bin/pip install --quiet --disable-pip-version-check requests==2.34.2 httpx==0.28.1 urllib3==2.8.0 uv
     if command -v npm >/dev/null; then
         mkdir -p target/node
         npm install --prefix target/node --no-audit --no-fund --loglevel=error undici@6
@@ -41,14 +41,14 @@ for argument in "$@"; do
     *) clients+=("$argument") ;;
     esac
 done
-[ ${#clients[@]} -gt 0 ] || clients=(curl wget aria2c apt pip npm cargo git python node chromium ssh)
+[ ${#clients[@]} -gt 0 ] || clients=(curl wget aria2c apt pip npm cargo git python node chromium ssh fronts_apt fronts_pip fronts_uv fronts_npm fronts_cargo fronts_skopeo)
 
 mkdir -p target
 log=target/real-clients.log
 : >"$log"
 cargo test --quiet --locked --test netns --no-run
 status=0
-printf '%-10s %s\n' client result
+printf '%-13s %s\n' client result
 for client in "${clients[@]}"; do
     said=$(cargo test --quiet --locked --test netns -- --format=pretty --include-ignored --exact "clients::$client" 2>"$log.new") || true
     printf '%s\n' "== $client" "$said" >>"$log"
@@ -59,7 +59,7 @@ for client in "${clients[@]}"; do
     *"test clients::$client"*ignored*) result="skipped: $(sed -n 's/.*DOES NOT RUN: \(.*\) \*\*\*/\1/p' "$log.new" | head -n 1)" ;;
     *) result="FAIL: see $log" status=1 ;;
     esac
-    printf '%-10s %s\n' "$client" "$result"
+    printf '%-13s %s\n' "$client" "$result"
 done
 rm -f "$log.new"
 exit $status

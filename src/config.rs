@@ -372,6 +372,25 @@ mod tests {
     }
 
     #[test]
+    fn the_file_has_a_table_of_fronts() {
+        let config = parse(
+            "hold = 1\n[fronts]\npypi = 'https://pypi.example/simple'\napt.debian = 'https://deb.example/debian'\n",
+        );
+        let keys: Vec<_> = config.unwrap().local.front.iter().map(|front| front.key()).collect();
+        assert_eq!(keys, ["pypi", "apt/debian"]);
+        for (text, want) in [
+            ("[fronts]\ngem = 'https://h/'", "the kinds of fronts are"),
+            ("[fronts]\npypi = 1", "line 2, column 8"),
+            ("[fronts]\npypi = 'h'", "the URL of a registry is"),
+            ("[fronts]\napt = 'https://h/'", "apt needs a name"),
+            ("front = ['pypi=https://a/', 'pypi=https://b/']", "two fronts for pypi"),
+        ] {
+            let problem = parse(text).unwrap_err().to_string();
+            assert!(problem.contains(want), "{problem}");
+        }
+    }
+
+    #[test]
     fn a_flag_comes_before_the_file() {
         let typed = matches(&["--hold=1".into(), "--server=a:1,b:2".into()]).unwrap();
         let text = "hold = 2\ndrain = 3\nserver = ['c:3']\ndns-open-to-lan = true\ndns = '127.0.0.1:53'";

@@ -9,6 +9,7 @@ pub mod commands;
 pub mod config;
 pub mod control;
 pub mod dns;
+pub mod fronts;
 pub mod gateway;
 pub mod live;
 pub mod local;

@@ -17,7 +17,7 @@ const OTHER_VARIABLES: [&str; 2] = ["LANEWAY_NODE", "LANEWAY_UPLINK_STATE"];
 const SAVED: &str = "LANEWAY_SAVED_";
 
 /// An example of a value for each option whose values have a form.
-const EXAMPLES: [(&str, &str); 41] = [
+const EXAMPLES: [(&str, &str); 42] = [
     ("role", "gateway"),
     ("drain", "30s"),
     ("memory-limit", "512M"),
@@ -27,6 +27,7 @@ const EXAMPLES: [(&str, &str); 41] = [
     ("proxy", "127.0.0.1:1080"),
     ("proxy-mode", "660"),
     ("proxy-login", "NAME:PASSWORD"),
+    ("front", "pypi=https://pypi.example/simple/"),
     ("hold", "10s"),
     ("transparent", "127.0.0.1:1081"),
     ("transparent-only", "10.0.0.0/8"),

@@ -7,7 +7,9 @@ use crate::link::client::Link;
 use crate::local::endpoint::Endpoint;
 use crate::peers::directory::{Gateway, Source};
 use crate::shared::Shared;
-use crate::telemetry::snapshot::{Counted, GatewaySeen, LinkSeen, Memory, NodeSeen, Snapshot, StoreSeen};
+use crate::telemetry::snapshot::{
+    Counted, FrontSeen, GatewaySeen, LinkSeen, Memory, NodeSeen, Snapshot, StoreSeen,
+};
 use crate::trust::certificate::Role;
 use crate::wire::target::Target;
 use crate::{gateway, local};
@@ -90,6 +92,13 @@ impl View {
             answers: pairs(telemetry.answers.values()),
             cache: words(telemetry.cache.values()),
             cache_saved: telemetry.cache_saved.value(),
+            fronts: self.fronts(),
+            fronts_checked: telemetry
+                .fronts
+                .values()
+                .into_iter()
+                .map(|((front, result), count)| Counted::new(result, front, count))
+                .collect(),
             cache_store: self.shared.cache.as_ref().map(|store| {
                 let size = store.size();
                 StoreSeen { entries: size.entries as u64, bytes: size.bytes, limit: size.limit }
@@ -101,6 +110,12 @@ impl View {
             trouble: self.client.links.trouble().filter(|_| links.is_empty()),
             events: telemetry.journal.latest(MOST_EVENTS),
         }
+    }
+
+    fn fronts(&self) -> Vec<FrontSeen> {
+        let fronts = self.client.fronts.borrow();
+        let seen = fronts.upstreams().iter();
+        seen.map(|front| FrontSeen { name: front.key(), url: front.url.to_string() }).collect()
     }
 
     fn node(&self, now: Instant) -> NodeSeen {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use laneway::config::Config;
 use laneway::failure::{Failure, Kind, Side};
+use laneway::fronts::options::Upstream;
 use laneway::gateway::bound::{self, BoundGateway, Duties};
 use laneway::gateway::egress::Egress;
 use laneway::gateway::served::ServedLinks;
@@ -279,12 +280,17 @@ impl Proxy {
 
     /// From now on apps must log in with this.
     pub(crate) fn asks_for(&self, login: &str) {
-        self.client.apply(Live { logins: vec![login.parse::<Login>().unwrap()], hold: HOLD });
+        self.client.apply(Live { logins: vec![login.parse::<Login>().unwrap()], hold: HOLD, fronts: vec![] });
+    }
+
+    /// From now on it has these fronts.
+    pub(crate) fn has_fronts(&self, fronts: Vec<Upstream>) {
+        self.client.apply(Live { logins: vec![], hold: HOLD, fronts });
     }
 
     /// From now on connections wait this long for a gateway.
     pub(crate) fn holds_for(&self, hold: Duration) {
-        self.client.apply(Live { logins: vec![], hold });
+        self.client.apply(Live { logins: vec![], hold, fronts: vec![] });
     }
 
     /// How often a server was dialled.

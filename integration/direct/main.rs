@@ -4,7 +4,7 @@
 //! [`socks`], [`socks4`], [`udp`], [`names`] and [`logins`] what an app gets at the local port, [`refusals`] what it is told
 //! there. [`speed`] measures a link. [`limits`], [`memory`] and [`flood`] are
 //! what those get who ask for too much; [`pressure`] is the same against the real binary, whose memory is seen from outside.
-//! [`strangers`] is what those get who are no members, [`rogue`] what clients do about a gateway that carries nothing.
+//! [`cache`] is what the gateway answers itself, [`fronts`] are registries at the local port. [`strangers`] is what those get who are no members, [`rogue`] what clients do about a gateway that carries nothing.
 //! [`lab`] builds the parts, [`peer`] is an app or a server that follows a script,
 //! [`raw`] a member that obeys nothing, [`clock`] time that passes when a test says so.
 
@@ -13,6 +13,7 @@
 mod cache;
 mod clock;
 mod flood;
+mod fronts;
 mod http;
 mod lab;
 mod limits;

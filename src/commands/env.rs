@@ -152,6 +152,10 @@ pub struct Env {
     /// node, and '--network host' if it listens on loopback only
     #[arg(long, conflicts_with_all = ["shell", "unset"])]
     docker: bool,
+    /// Print, for each front of the running node, what makes its tool use it: pip, uv, npm, cargo, apt, skopeo, podman and
+    /// containerd
+    #[arg(long, conflicts_with_all = ["shell", "unset", "docker", "socks"])]
+    fronts: bool,
 }
 
 /// `laneway run`
@@ -190,6 +194,16 @@ impl Env {
             return Ok(());
         }
         let address = self.selection.port.address()?;
+        if self.fronts {
+            let fronts = super::ask::snapshot(address)?.fronts;
+            if fronts.is_empty() {
+                return Err(Problem::new(format!("the node on {address} has no front")).hint(
+                    "add  pypi = \"https://pypi.example/simple/\"  below [fronts] in laneway.toml, or start it with --front pypi=URL",
+                ));
+            }
+            say(super::fronts::lines(address, &fronts).trim_end());
+            return Ok(());
+        }
         let mut lines = String::new();
         for variable in variables(&address.to_string(), self.selection.socks || self.unset) {
             lines += &match self.unset {

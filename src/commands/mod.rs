@@ -8,6 +8,7 @@ pub mod discover;
 pub mod doctor;
 pub mod drain;
 pub mod env;
+mod fronts;
 pub mod leave;
 pub mod manual;
 pub mod members;

@@ -32,6 +32,9 @@ impl fmt::Display for Fault {
     }
 }
 
+/// The table of fronts.
+const FRONTS: &str = "fronts";
+
 /// The ids of the options that a file sets, each with the flags that set it.
 pub(super) type Settings = Vec<(String, Vec<OsString>)>;
 
@@ -51,6 +54,10 @@ pub(super) fn settings(text: &str, command: &Command) -> Result<Settings, Fault>
     let mut settings = Vec::new();
     for (key, value) in keys {
         let name = key.get_ref().as_ref();
+        if let (FRONTS, DeValue::Table(table)) = (name, value.get_ref()) {
+            settings.push(("front".to_owned(), fronts(table, command, &fault)?));
+            continue;
+        }
         let Some(arg) = command.get_arguments().find(|arg| arg.get_long() == Some(name)) else {
             return Err(fault(key.span(), unknown(name, command)));
         };
@@ -69,6 +76,38 @@ pub(super) fn settings(text: &str, command: &Command) -> Result<Settings, Fault>
         settings.push((arg.get_id().to_string(), flags));
     }
     Ok(settings)
+}
+
+/// The flags of the table of fronts: `KIND = "URL"`, and for apt a table of names.
+fn fronts(
+    table: &DeTable<'_>,
+    command: &Command,
+    fault: &dyn Fn(Range<usize>, String) -> Fault,
+) -> Result<Vec<OsString>, Fault> {
+    let (mut entries, mut flags) = (Vec::new(), Vec::new());
+    for (kind, value) in table {
+        match value.get_ref() {
+            DeValue::Table(names) => {
+                entries.extend(names.iter().map(|(name, value)| {
+                    (format!("{}/{}", kind.get_ref(), name.get_ref()), name.span(), value)
+                }))
+            }
+            _ => entries.push((kind.get_ref().to_string(), kind.span(), value)),
+        }
+    }
+    entries.sort_by_key(|(_, span, _)| span.start);
+    for (key, span, value) in entries {
+        let DeValue::String(url) = value.get_ref() else {
+            return Err(fault(
+                value.span(),
+                format!("fronts: {}: a URL in quotes is expected", printable(&key)),
+            ));
+        };
+        let flag = OsString::from(format!("--front={key}={url}"));
+        let checked = check(Some(flag), "front", command);
+        flags.extend(checked.map_err(|what| fault(span, format!("fronts: {what}")))?);
+    }
+    Ok(flags)
 }
 
 /// The texts that the file gives for this option, also if other lines are not valid.

@@ -17,6 +17,7 @@ use super::options::{Live, Options};
 use super::probe::subject::{Expected, Probe};
 use super::served::ServedLinks;
 use super::state::Gateway;
+use super::tls::ServerTls;
 use super::{probe, propagation, uplink};
 use crate::link::tls;
 use crate::net;
@@ -115,6 +116,7 @@ impl BoundGateway {
             telemetry: shared.telemetry.clone(),
             memory: shared.memory.clone(),
             cache: shared.cache.clone().map(Cache::new),
+            tls: ServerTls::new(&options.front_ca)?,
             tasks: shared.tasks.clone(),
             id: shared.membership.group().node.id,
             name: shared.name.clone(),

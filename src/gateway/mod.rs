@@ -24,6 +24,7 @@ pub mod serve;
 pub mod served;
 pub mod state;
 mod strangers;
+pub mod tls;
 mod udp;
 mod uplink;
 pub mod upstream;

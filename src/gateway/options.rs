@@ -1,7 +1,7 @@
 //! The options of the gateway: where links are accepted, what it reaches, and what one client may take.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,6 +82,10 @@ pub struct Options {
     /// [default: a tenth of what is free, at most 10G]
     #[arg(long, env = "LANEWAY_CACHE_SIZE", value_name = "BYTES")]
     pub cache_size: Option<Size>,
+    /// A PEM file with certificates of authorities that this gateway accepts for the servers of fronts, beside those of the
+    /// system; repeatable
+    #[arg(long, env = "LANEWAY_FRONT_CA", value_name = "FILE", value_delimiter = ',')]
+    pub front_ca: Vec<PathBuf>,
     /// Store nothing, and answer no request from a cache
     #[arg(long, env = "LANEWAY_NO_CACHE")]
     pub no_cache: bool,
@@ -184,6 +188,7 @@ impl Options {
             client_opens,
             client_rate,
             cache_size,
+            front_ca,
             no_cache,
         } = new;
         let live = Live {
@@ -205,6 +210,7 @@ impl Options {
             ("probe-expect", self.probe_expect != *probe_expect),
             ("probe-interval", self.probe_interval != *probe_interval),
             ("cache-size", self.cache_size != *cache_size),
+            ("front-ca", self.front_ca != *front_ca),
             ("no-cache", self.no_cache != *no_cache),
         ]);
         (live, later)

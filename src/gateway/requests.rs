@@ -7,21 +7,23 @@ mod fetch;
 mod pass;
 mod server;
 mod shared;
+mod socket;
 
 use std::sync::Arc;
 
+use bytes::{Bytes, BytesMut};
 use tokio::sync::oneshot;
 
 use super::cache::Cache;
 use super::clients::Client;
 use super::state::Gateway;
-use crate::cache::policy;
+use crate::cache::policy::{self, Origin};
 use crate::failure::Failure;
 use crate::link::incoming::Incoming;
 use crate::link::relay::Progress;
 use crate::telemetry::record::Record;
 use crate::telemetry::traffic::Moved;
-use crate::wire::http::RequestHead;
+use crate::wire::http::{ANONYMOUS, DISCARD, RequestHead};
 use crate::wire::target::Target;
 use asker::{Asker, Gone};
 use server::Server;
@@ -31,6 +33,10 @@ struct Stream<'a> {
     gateway: Arc<Gateway>,
     cache: Arc<Cache>,
     target: Target,
+    /// The server is spoken to over TLS.
+    is_secure: bool,
+    /// The anonymous token of the request that is being served, as the value of an Authorization field.
+    credential: Option<Vec<u8>>,
     asker: Asker<'a>,
     /// The idle connection to the server that this stream has used before. No other stream ever gets it.
     server: Option<Server>,
@@ -38,6 +44,38 @@ struct Stream<'a> {
     lent: Option<oneshot::Receiver<Server>>,
     /// The app has logged in on that connection, or has been asked to: every request is for it, and none is for the cache.
     is_pinned: bool,
+}
+
+/// What a client's node asks of this gateway in the fields of a request, which the server does not get.
+struct Asked {
+    /// A token that anybody gets. The response may be stored, as for a request without a login.
+    credential: Option<Vec<u8>>,
+    /// What is stored of this URI was wrong.
+    discards: bool,
+}
+
+impl Asked {
+    fn take(request: &mut RequestHead) -> Self {
+        let credential = request.fields.get(ANONYMOUS).map(<[u8]>::to_vec);
+        let discards = request.fields.get(DISCARD).is_some();
+        request.fields.remove(ANONYMOUS);
+        request.fields.remove(DISCARD);
+        Self { credential, discards }
+    }
+
+    /// The head as the server gets it: `raw` if nothing was taken out.
+    fn head(&self, raw: Bytes, request: &RequestHead) -> Bytes {
+        if self.credential.is_none() && !self.discards {
+            return raw;
+        }
+        let (mut request, mut head) = (request.clone(), BytesMut::new());
+        if let Some(credential) = &self.credential {
+            // It was received as the value of a field.
+            let _ = request.fields.push("Authorization", credential);
+        }
+        request.write_as_is(&mut head);
+        head.freeze()
+    }
 }
 
 /// What follows a request.
@@ -71,7 +109,7 @@ impl Gateway {
         self: Arc<Self>,
         cache: Arc<Cache>,
         incoming: Box<Incoming>,
-        (target, waits): (Target, bool),
+        (target, waits, is_secure): (Target, bool, bool),
         client: &Client,
         record: &mut Record,
     ) {
@@ -82,6 +120,8 @@ impl Gateway {
             gateway: self.clone(),
             cache,
             target,
+            is_secure,
+            credential: None,
             asker,
             server: None,
             lent: None,
@@ -124,12 +164,20 @@ impl Stream<'_> {
                 () = drain.cancelled(), if self.asker.is_granted() => return Ok(()),
             };
             let Some(head) = head else { return Ok(()) };
-            let request =
+            let mut request =
                 RequestHead::parse(&head).map_err(|_malformed| End::Broken("a malformed request"))?;
-            let uri = policy::uri(&self.target, &request).filter(|_| policy::concerns_cache(&request));
+            let asked = Asked::take(&mut request);
+            let head = asked.head(head, &request);
+            let uri = policy::uri(self.origin(), &request).filter(|_| policy::concerns_cache(&request));
             self.is_pinned |= request.logs_in_connection();
             let next = match uri.filter(|_| !self.is_pinned) {
-                Some(uri) => Box::pin(self.share(head, &request, uri)).await?,
+                Some(uri) => {
+                    if asked.discards {
+                        self.cache.invalidate(vec![uri.clone()]).await;
+                    }
+                    self.credential = asked.credential;
+                    Box::pin(self.share(head, &request, uri)).await?
+                }
                 None => Box::pin(self.pass(head, &request)).await?,
             };
             match next {
@@ -137,6 +185,11 @@ impl Stream<'_> {
                 Next::End => return Ok(()),
             }
         }
+    }
+
+    /// What the URIs of this stream begin with.
+    fn origin(&self) -> Origin<'_> {
+        Origin { target: &self.target, is_secure: self.is_secure }
     }
 
     /// The idle connection to the server.
@@ -148,8 +201,8 @@ impl Stream<'_> {
     /// Connects to the server, unless the client gives up meanwhile.
     async fn connect(&mut self) -> Result<Server, End> {
         tokio::select! {
-            connected = Box::pin(self.gateway.egress.connect(&self.target)) => {
-                connected.map(Server::new).map_err(End::Refused)
+            connected = Box::pin(Server::connect(&self.gateway, &self.target, self.is_secure)) => {
+                connected.map_err(End::Refused)
             }
             () = self.asker.gone() => Err(End::Gone),
         }

@@ -261,9 +261,16 @@ impl Gateway {
         if let Ok(RequestKind::Udp(_)) = incoming.kind {
             return Box::pin(self.datagrams(*incoming, &target, &client, &mut record)).await;
         }
-        if let (Ok(RequestKind::Http { waits, .. }), Some(cache)) = (&incoming.kind, self.cache.clone()) {
-            let asked = (target, *waits);
+        if let (Ok(RequestKind::Http { waits, is_secure, .. }), Some(cache)) =
+            (&incoming.kind, self.cache.clone())
+        {
+            let asked = (target, *waits, *is_secure);
             return Box::pin(self.clone().requests(cache, incoming, asked, &client, &mut record)).await;
+        }
+        if matches!(incoming.kind, Ok(RequestKind::Http { is_secure: true, .. })) {
+            let sentence = "the gateway has no cache (--no-cache), which fronts need";
+            let failure = Failure::new(Kind::Unsupported, Side::Gateway, sentence);
+            return self.refuse(*incoming, &failure, &mut record);
         }
         let connected = tokio::select! {
             // Boxed: otherwise the future of an idle tunnel keeps the room of the dial.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
-use super::context::Local;
+use super::context::{Local, LocalFronts};
 use super::dns::{self, NameServer, SystemResolver, Zones};
 use super::endpoint::Endpoint;
 use super::handshakes::Handshakes;
@@ -19,6 +19,7 @@ use super::options::{Live, Options};
 use super::page::{Page, TakeSnapshot};
 use super::port::Port;
 use super::routes::{Connect, ConnectUdp, Routes};
+use crate::fronts::place::Fronts;
 use crate::peers::candidate::Announcement;
 use crate::problem::Problem;
 use crate::shared::{Part, Shared};
@@ -57,6 +58,8 @@ pub struct Facts {
     pub proxy: Vec<Endpoint>,
     /// The links to gateways.
     pub links: Arc<Links>,
+    /// The fronts of registries.
+    pub fronts: watch::Receiver<Arc<Fronts>>,
     /// Whether this node's own apps connect directly instead of over a link.
     pub is_gateway: watch::Receiver<bool>,
 }
@@ -66,6 +69,7 @@ pub struct Facts {
 pub struct RunningClient {
     logins: Arc<Logins>,
     hold: watch::Sender<Duration>,
+    fronts: watch::Sender<Arc<Fronts>>,
     zones: watch::Sender<Arc<Zones>>,
     prefers_names: watch::Sender<bool>,
 }
@@ -116,6 +120,7 @@ impl BoundClient {
         let running = RunningClient {
             logins: Arc::new(logins),
             hold,
+            fronts: watch::Sender::new(Arc::new(Fronts::new(&options.front))),
             zones: watch::Sender::new(dns::zones(&names.dns_local)),
             prefers_names: watch::Sender::new(false),
         };
@@ -149,6 +154,7 @@ impl BoundClient {
         Facts {
             proxy: proxy.map(|(endpoint, _)| endpoint.clone()).collect(),
             links: self.routes.links.clone(),
+            fronts: self.running.fronts.subscribe(),
             is_gateway: self.is_gateway.subscribe(),
         }
     }
@@ -172,6 +178,7 @@ impl BoundClient {
             tasks: shared.tasks,
             logins: running.logins,
             page: Page::new(snapshot, self.pac_direct),
+            fronts: LocalFronts { configured: running.fronts.subscribe(), known: Arc::default() },
             telemetry: shared.telemetry,
             next_id: AtomicU64::new(u64::from_be_bytes(random())),
             places: Arc::new(Semaphore::new(self.most_connections)),
@@ -199,8 +206,9 @@ impl BoundClient {
 impl RunningClient {
     /// Takes what a reload has changed. Open connections stay open.
     pub fn apply(&self, new: Live) {
-        let Live { logins, hold } = new;
+        let Live { logins, hold, fronts } = new;
         self.logins.change(&logins);
+        self.fronts.send_replace(Arc::new(Fronts::new(&fronts)));
         self.hold.send_replace(hold);
     }
 

@@ -14,15 +14,28 @@ use super::handshakes::{Handshake, Handshakes};
 use super::logins::Logins;
 use super::page::Page;
 use super::routes::Routes;
+use crate::fronts::known::Known;
+use crate::fronts::place::Fronts;
 use crate::memory::Account;
 use crate::telemetry::Telemetry;
 
+/// The fronts of this node, and what it remembers of their indexes.
+pub struct LocalFronts {
+    /// The configured ones.
+    pub configured: watch::Receiver<Arc<Fronts>>,
+    /// What indexes name.
+    pub known: Arc<Known>,
+}
+
 /// The state shared by all connections of apps.
+// fields: each belongs to another part of the local port
 pub struct Local {
     /// The ways out of this node.
     pub routes: Routes,
     /// The page that a browser gets.
     pub page: Page,
+    /// The fronts of registries.
+    pub fronts: LocalFronts,
     /// Counters and access records.
     pub telemetry: Arc<Telemetry>,
     /// This node's pseudonym in Via and Proxy-Status fields; a token (RFC 9110 §5.6.2).

@@ -5,8 +5,12 @@
 
 mod answers;
 mod exchange;
+mod filter;
 mod forward;
+mod front;
+mod fronted;
 mod kept;
+mod received;
 mod request_body;
 mod response;
 mod resume;
@@ -206,6 +210,14 @@ async fn answer(
             local.telemetry.refused.one(("http", RefusalReason::Destination));
             return Next::Close(plain(403, "this is a proxy; its page is for users of its own machine"));
         }
+        RequestTarget::Origin { path } if front::is_for_front(path) => {
+            let done = front::answer(local, (socket, account), buffer, request, kept, peer);
+            return match Box::pin(done).await {
+                Done::Complete => Next::Request,
+                Done::Close(answer) => Next::Close(answer),
+                Done::Reset | Done::Challenged(_) | Done::Upgraded(_) => Next::Reset,
+            };
+        }
         RequestTarget::Origin { .. } => return Next::Page,
         RequestTarget::Asterisk => {
             local.telemetry.refused.one(("http", RefusalReason::Destination));
@@ -248,7 +260,7 @@ async fn answer(
         }
         Ok(Done::Complete) => Next::Request,
         Ok(Done::Close(answer)) => Next::Close(answer),
-        Ok(Done::Reset) => Next::Reset,
+        Ok(Done::Reset | Done::Challenged(_)) => Next::Reset,
         Err(failure) => {
             record.failed(&failure);
             Next::Close(failed(&failure, &local.name, request.method == Method::HEAD))

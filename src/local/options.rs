@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::endpoint::{Endpoint, Mode};
 use super::logins::Login;
+use crate::fronts::options::Upstream;
 use crate::peers::options::changed;
 use crate::problem::Problem;
 use crate::secret::secret;
@@ -48,6 +49,10 @@ pub struct Options {
     /// Let browsers that use the local port's /proxy.pac connect directly when the proxy does not answer
     #[arg(long, env = "LANEWAY_PAC_DIRECT")]
     pub pac_direct: bool,
+    /// A registry that tools reach at the local port without a proxy, fetched by a gateway and shared through its cache:
+    /// apt/NAME, pypi, npm, crates or oci, with its URL; repeatable. 'laneway env --fronts' prints what to tell each tool
+    #[arg(long, env = "LANEWAY_FRONT", value_name = "KIND=URL", value_delimiter = ',')]
+    pub front: Vec<Upstream>,
     /// How long a new connection waits for a gateway, in seconds
     #[arg(long, env = "LANEWAY_HOLD", value_name = "SECS", value_parser = seconds, default_value = "10")]
     pub hold: Duration,
@@ -59,6 +64,8 @@ pub struct Live {
     pub logins: Vec<Login>,
     /// How long a new connection waits for a gateway.
     pub hold: Duration,
+    /// The registries with a front.
+    pub fronts: Vec<Upstream>,
 }
 
 impl Options {
@@ -78,6 +85,13 @@ impl Options {
     /// # Errors
     /// A usage problem: other machines reach it, need no login, and `--proxy-open-to-lan` is not set.
     pub fn check(&self) -> Result<(), Problem> {
+        for (place, front) in self.front.iter().enumerate() {
+            let is_same = |other: &Upstream| other.kind == front.kind && other.name == front.name;
+            if self.front[..place].iter().any(is_same) {
+                return Err(Problem::usage(format!("there are two fronts for {}", front.key()))
+                    .hint("each kind has one registry, and apt has one for each name"));
+            }
+        }
         let open = self.proxy.iter().find(|endpoint| !endpoint.is_of_this_machine());
         match open.filter(|_| self.proxy_login.is_empty() && !self.proxy_open_to_lan) {
             None => Ok(()),
@@ -102,9 +116,10 @@ impl Options {
             // Only checked, by `check`.
             proxy_open_to_lan: _,
             pac_direct,
+            front,
             hold,
         } = new;
-        let live = Live { logins: proxy_login.clone(), hold: *hold };
+        let live = Live { logins: proxy_login.clone(), hold: *hold, fronts: front.clone() };
         let later = changed([
             ("proxy", self.proxy != *proxy),
             ("proxy-mode", self.proxy_mode != *proxy_mode),

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::telemetry::refusal::RefusalReason;
 use crate::telemetry::report;
 use crate::telemetry::snapshot::Snapshot;
+use crate::wire::http::Fields;
 
 /// Maximum number of readers of the event stream at a time.
 pub const MAX_FOLLOWERS: usize = 16;
@@ -220,30 +221,52 @@ fn check(request: &Parts) -> Result<&str, PageError> {
     if request.uri.authority().is_some() {
         return Err(PageError::ProxyRequest);
     }
-    let fields = &request.headers;
-    let mut hosts = fields.get_all(header::HOST).iter();
-    let host = hosts.next().filter(|_| hosts.next().is_none());
-    if !host.is_some_and(is_loopback) {
-        return Err(PageError::ForeignHost);
-    }
-    let is_own_origin =
-        |origin: &HeaderValue| origin.as_bytes().strip_prefix(b"http://") == host.map(HeaderValue::as_bytes);
-    // Only browsers send these fields.
-    let site_is_other = |site: &HeaderValue| site != "none" && site != "same-origin";
-    if fields.get_all("sec-fetch-site").iter().any(site_is_other)
-        || !fields.get_all(header::ORIGIN).iter().all(is_own_origin)
-    {
-        return Err(PageError::OtherSite);
-    }
+    let all =
+        |name: &str| request.headers.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
+    check_strangers(&all("host"), &all("sec-fetch-site"), &all("origin")).map_err(
+        |stranger| match stranger {
+            Stranger::Host => PageError::ForeignHost,
+            Stranger::Site => PageError::OtherSite,
+        },
+    )?;
     if request.method != Method::GET && request.method != Method::HEAD {
         return Err(PageError::Method);
     }
     Ok(request.uri.path())
 }
 
+/// Who makes a request that is not made by a user of this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stranger {
+    /// It names another host than this machine's loopback interface: the name of another site may lead here.
+    Host,
+    /// A browser makes it on behalf of another site.
+    Site,
+}
+
+/// Checks who makes a request in origin form.
+///
+/// # Errors
+/// [`Stranger`].
+pub(super) fn check_origin(fields: &Fields) -> Result<(), Stranger> {
+    let all = |name: &str| fields.all(name).collect::<Vec<_>>();
+    check_strangers(&all("host"), &all("sec-fetch-site"), &all("origin"))
+}
+
+fn check_strangers(hosts: &[&[u8]], sites: &[&[u8]], origins: &[&[u8]]) -> Result<(), Stranger> {
+    let [host] = hosts else { return Err(Stranger::Host) };
+    if !is_loopback(host) {
+        return Err(Stranger::Host);
+    }
+    // Only browsers send these fields.
+    let is_other = sites.iter().any(|site| !matches!(*site, b"none" | b"same-origin"))
+        || origins.iter().any(|origin| origin.strip_prefix(b"http://") != Some(*host));
+    if is_other { Err(Stranger::Site) } else { Ok(()) }
+}
+
 /// Whether a Host field names this machine's loopback interface.
-fn is_loopback(host: &HeaderValue) -> bool {
-    let authority = Authority::try_from(host.as_bytes()).ok();
+fn is_loopback(host: &[u8]) -> bool {
+    let authority = Authority::try_from(host).ok();
     authority.filter(|authority| !authority.as_str().contains('@')).is_some_and(|authority| {
         let host = authority.host();
         let ip = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);

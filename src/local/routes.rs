@@ -133,7 +133,11 @@ impl Routes {
         self.open_by(Transport::Http, target, id, first, is_safe, account).await
     }
 
-    async fn open_by(
+    /// The same for any transport of streams.
+    ///
+    /// # Errors
+    /// Those of [`Routes::open`].
+    pub(super) async fn open_by(
         &self,
         transport: Transport,
         target: &Target,
@@ -163,6 +167,11 @@ impl Routes {
         account: &Arc<Account>,
     ) -> Result<ServerConnection, Failure> {
         let Some((mut tunnel, link)) = self.open_tunnel(transport, target, id, &early).await? else {
+            if transport == Transport::Https {
+                let sentence =
+                    "this node is a gateway itself, and fronts serve only nodes that use another one";
+                return Err(Failure::new(Kind::Unsupported, Side::Local, sentence));
+            }
             let mut server = ServerConnection::Direct((self.direct)(target.clone()).await?);
             return match server.halves().0.send(early).await {
                 Ok(()) => Ok(server),

@@ -31,12 +31,27 @@ pub enum Use {
     Validate,
 }
 
-/// The URI of a request that is sent to `target`, in absolute form: the primary key of what is stored (RFC 9111 §2). `None`
+/// Where requests go, and how: what their URIs begin with.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// The server.
+    pub target: &'a Target,
+    /// Whether it is spoken to over TLS.
+    pub is_secure: bool,
+}
+
+impl Origin<'_> {
+    fn prefix(&self) -> String {
+        format!("{}://{}", if self.is_secure { "https" } else { "http" }, self.target)
+    }
+}
+
+/// The URI of a request that is sent to `origin`, in absolute form: the primary key of what is stored (RFC 9111 §2). `None`
 /// when the request names another host than the one it is sent to: whoever controls that one must not speak for others.
 #[must_use]
-pub fn uri(target: &Target, request: &RequestHead) -> Option<String> {
-    let (host, port) = request.host_and_port()?;
-    if Target::new(host, port).ok().as_ref() != Some(target) {
+pub fn uri(origin: Origin<'_>, request: &RequestHead) -> Option<String> {
+    let (host, port) = request.host_and_port(if origin.is_secure { 443 } else { 80 })?;
+    if Target::new(host, port).ok().as_ref() != Some(origin.target) {
         return None;
     }
     let path = match &request.target {
@@ -44,7 +59,7 @@ pub fn uri(target: &Target, request: &RequestHead) -> Option<String> {
         RequestTarget::Absolute { path_and_query, .. } => path_and_query,
         RequestTarget::Authority { .. } | RequestTarget::Asterisk => return None,
     };
-    Some(format!("http://{target}{}", str::from_utf8(path).ok()?))
+    Some(format!("{}{}", origin.prefix(), str::from_utf8(path).ok()?))
 }
 
 /// Whether a cache may take part in this request at all. What asks for more than a GET or HEAD of a representation goes to
@@ -320,12 +335,13 @@ pub(crate) fn opaque(tag: &[u8]) -> &[u8] {
 /// The URIs whose responses are removed after this exchange (RFC 9111 §4.4): that of an unsafe request that was not an error,
 /// and those of the same origin that the response names.
 #[must_use]
-pub fn invalidated(target: &Target, request: &RequestHead, response: &ResponseHead) -> Vec<String> {
+pub fn invalidated(origin: Origin<'_>, request: &RequestHead, response: &ResponseHead) -> Vec<String> {
     let is_safe = matches!(request.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE);
-    let Some(uri) = uri(target, request).filter(|_| !is_safe && (200..400).contains(&response.status)) else {
+    let Some(uri) = uri(origin, request).filter(|_| !is_safe && (200..400).contains(&response.status)) else {
         return Vec::new();
     };
-    let origin = format!("http://{target}/");
+    let scheme = if origin.is_secure { "https://" } else { "http://" };
+    let (whose, origin) = (origin, format!("{}/", origin.prefix()));
     let mut all = vec![uri.clone()];
     for name in ["location", "content-location"] {
         let Some(value) = response.fields.get(name).and_then(|value| str::from_utf8(value).ok()) else {
@@ -334,9 +350,9 @@ pub fn invalidated(target: &Target, request: &RequestHead, response: &ResponseHe
         let value = value.split('#').next().unwrap_or_default();
         let directory =
             uri.split('?').next().and_then(|path| path.rfind('/')).map_or(&*origin, |at| &uri[..=at]);
-        let named = match value.strip_prefix("http://") {
+        let named = match value.strip_prefix(scheme) {
             Some(rest) => {
-                rest.split_once('/').and_then(|(authority, path)| same_origin(target, authority, path))
+                rest.split_once('/').and_then(|(authority, path)| same_origin(whose, authority, path))
             }
             None if value.starts_with("//") || value.contains("://") => None,
             None if value.starts_with('/') => Some(format!("{origin}{}", &value[1..])),
@@ -347,10 +363,11 @@ pub fn invalidated(target: &Target, request: &RequestHead, response: &ResponseHe
     all
 }
 
-/// The URI of `path` if `authority` is `target`: nobody removes what another origin has sent.
-fn same_origin(target: &Target, authority: &str, path: &str) -> Option<String> {
-    let with_port = authority.parse::<Target>().or_else(|_no_port| Target::new(authority, 80));
-    (with_port.ok().as_ref() == Some(target)).then(|| format!("http://{target}/{path}"))
+/// The URI of `path` if `authority` is that of `origin`: nobody removes what another origin has sent.
+fn same_origin(origin: Origin<'_>, authority: &str, path: &str) -> Option<String> {
+    let default = if origin.is_secure { 443 } else { 80 };
+    let with_port = authority.parse::<Target>().or_else(|_no_port| Target::new(authority, default));
+    (with_port.ok().as_ref() == Some(origin.target)).then(|| format!("{}/{path}", origin.prefix()))
 }
 
 #[cfg(test)]

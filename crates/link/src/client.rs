@@ -20,7 +20,7 @@ use super::handshake;
 use super::request::Transport;
 use super::secure::Secure;
 use super::settings::{
-    self, ALPN, CAPSULE_PROTOCOL, CONNECTION_ID, CONTINUE, EXPECT, HANDSHAKE_TIMEOUT, HTTP_1_1,
+    self, ALPN, CAPSULE_PROTOCOL, CONNECTION_ID, CONTINUE, EXPECT, HANDSHAKE_TIMEOUT, HTTP_1_1, HTTPS, SCHEME,
 };
 use super::tls::{self, PeerIdentity, TlsError};
 use super::tunnel::{Inbox, Outbox, Tunnel};
@@ -249,7 +249,10 @@ impl Link {
         request.headers_mut().insert(CONNECTION_ID, HeaderValue::from(connection_id));
         let uri = match transport {
             Transport::Tcp => Uri::builder().authority(target.to_string()),
-            Transport::Http => {
+            Transport::Http | Transport::Https => {
+                if transport == Transport::Https {
+                    request.headers_mut().insert(SCHEME, HeaderValue::from_static(HTTPS));
+                }
                 request.headers_mut().insert(ALPN, HeaderValue::from_static(HTTP_1_1));
                 if waits {
                     request.headers_mut().insert(EXPECT, HeaderValue::from_static(CONTINUE));

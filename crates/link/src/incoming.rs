@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::alive::LinkState;
 use super::request::RequestKind;
 use super::settings::{
-    ALPN, CAPSULE_PROTOCOL, CONNECTION_ID, CONTINUE, EXPECT, HTTP_1_1, PERMIT, PRODUCT, shown,
+    ALPN, CAPSULE_PROTOCOL, CONNECTION_ID, CONTINUE, EXPECT, HTTP_1_1, HTTPS, PERMIT, PRODUCT, SCHEME, shown,
 };
 use super::tunnel::{Inbox, Outbox, Tunnel};
 use laneway_h2::{self as http2, Protocol, RecvStream, SendResponse};
@@ -55,7 +55,8 @@ impl Incoming {
         let is = |name: &str, value: &str| head.headers.get(name).is_some_and(|found| found == value);
         let kind = match RequestKind::of(&head.method, &head.uri, protocol) {
             Ok(RequestKind::Tunnel(target)) if is(ALPN, HTTP_1_1) => {
-                Ok(RequestKind::Http { target, waits: is(EXPECT, CONTINUE) })
+                let (waits, is_secure) = (is(EXPECT, CONTINUE), is(SCHEME, HTTPS));
+                Ok(RequestKind::Http { target, waits, is_secure })
             }
             kind => kind,
         };

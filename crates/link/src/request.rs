@@ -35,6 +35,8 @@ pub enum Transport {
     /// A TCP connection that carries plain HTTP/1.1 requests and nothing else, so that the gateway may answer them from its
     /// cache: CONNECT with the ALPN field (RFC 7639).
     Http,
+    /// The same over TLS, which the gateway makes and whose certificate it checks: the field `Laneway-Scheme: https`.
+    Https,
     /// A UDP socket: CONNECT-UDP (RFC 9298), an extended CONNECT (RFC 8441). The stream carries capsules.
     Udp,
 }
@@ -59,6 +61,8 @@ pub enum RequestKind {
         target: Target,
         /// The client sends nothing before it hears that there is a connection.
         waits: bool,
+        /// The gateway sends the requests over TLS.
+        is_secure: bool,
     },
     /// The same for datagrams: CONNECT-UDP (RFC 9298 §3.4).
     Udp(Target),

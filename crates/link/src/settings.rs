@@ -41,6 +41,11 @@ pub const CONNECTION_ID: &str = "laneway-conn";
 pub(super) const ALPN: &str = "alpn";
 pub(super) const HTTP_1_1: &str = "http%2F1.1";
 
+/// The header field that says that the gateway is to send those requests over TLS of its own to the server, and its value. Without
+/// the field the server gets them as they are.
+pub(super) const SCHEME: &str = "laneway-scheme";
+pub(super) const HTTPS: &str = "https";
+
 /// The header field and its value with which a client says that it sends nothing before it hears that there is a connection
 /// (RFC 9110 §10.1.1).
 pub(super) const EXPECT: &str = "expect";

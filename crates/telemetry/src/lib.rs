@@ -53,6 +53,8 @@ pub struct Telemetry {
     pub cache: Tally<&'static str>,
     /// Bytes of bodies that clients got without a transfer from the server.
     pub cache_saved: Count,
+    /// Files that fronts have passed on or cut off, by registry and result: `verified` or `poisoned`.
+    pub fronts: Tally<(&'static str, &'static str)>,
     /// Datagrams of discovery, sent and received.
     pub discovery: Datagrams,
 }

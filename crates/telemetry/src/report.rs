@@ -24,6 +24,9 @@ pub fn text(snapshot: &Snapshot) -> String {
         bytes(snapshot.memory.used),
         bytes(snapshot.memory.limit)
     );
+    for front in &snapshot.fronts {
+        let _ = writeln!(page, "front /{}/ for {}", front.name, front.url);
+    }
     if !snapshot.gateways.is_empty() {
         let head =
             ["", "GATEWAY", "ADDRESS", "STATE", "SERVER", "CAPACITY", "LOAD", "TUNNELS", "RTT", "HEARD"];

@@ -61,6 +61,12 @@ pub struct Snapshot {
     /// Bytes of bodies that clients got without a transfer from the server.
     #[serde(default)]
     pub cache_saved: u64,
+    /// The registries that the local port has a front for, with their URLs.
+    #[serde(default)]
+    pub fronts: Vec<FrontSeen>,
+    /// Files of registries that were checked against a digest, by registry (in `side`) and result.
+    #[serde(default)]
+    pub fronts_checked: Vec<Counted>,
     /// What the cache stores; `None` without one.
     #[serde(default)]
     pub cache_store: Option<StoreSeen>,
@@ -255,6 +261,15 @@ pub struct Rates {
     pub served_received: u64,
 }
 
+/// One front of the local port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrontSeen {
+    /// Its path at the local port, without slashes at its ends.
+    pub name: String,
+    /// The registry.
+    pub url: String,
+}
+
 /// What the cache of a gateway stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreSeen {
@@ -387,6 +402,8 @@ pub fn example() -> Snapshot {
         questions: vec![],
         cache: vec![Counted::new("hit", "", 2)],
         cache_saved: 1000,
+        fronts: vec![FrontSeen { name: "pypi".into(), url: "https://pypi.example/simple/".into() }],
+        fronts_checked: vec![Counted::new("verified", "pypi", 3)],
         cache_store: Some(StoreSeen { entries: 1, bytes: 5000, limit: 1_000_000 }),
         answers: vec![],
         happened: vec![],

@@ -30,6 +30,8 @@ pub enum Kind {
     ConnectTimeout,
     /// The connection to the server broke.
     Terminated,
+    /// The server's certificate is not valid for its name, or nobody that is trusted has issued it.
+    Certificate,
     /// The gateway's upstream proxy does not accept the gateway's login.
     UpstreamLogin,
     /// The limit on tunnels, connections or bytes was reached.
@@ -73,7 +75,7 @@ pub struct Failure {
 type Row = (u16, &'static str, u8, &'static str);
 
 /// All kinds, in the order of their declaration.
-const KINDS: [Kind; 17] = [
+const KINDS: [Kind; 18] = [
     Kind::NoGateway,
     Kind::NameForbidden,
     Kind::AddressForbidden,
@@ -85,6 +87,7 @@ const KINDS: [Kind; 17] = [
     Kind::Refused,
     Kind::ConnectTimeout,
     Kind::Terminated,
+    Kind::Certificate,
     Kind::UpstreamLogin,
     Kind::LimitReached,
     Kind::Loop,
@@ -187,6 +190,7 @@ impl Kind {
             Self::Refused => (502, "connection_refused", 5, "refused"),
             Self::ConnectTimeout => (504, "connection_timeout", 6, "connect-timeout"),
             Self::Terminated => (502, "connection_terminated", 1, "terminated"),
+            Self::Certificate => (502, "tls_certificate_error", 1, "certificate"),
             Self::UpstreamLogin => (502, "proxy_configuration_error", 1, "upstream-login"),
             Self::LimitReached => (503, "connection_limit_reached", 1, "limit-reached"),
             Self::Loop => (502, "proxy_loop_detected", 2, "loop"),
@@ -243,6 +247,7 @@ mod tests {
             Kind::Refused => (502, "connection_refused", 5, "refused"),
             Kind::ConnectTimeout => (504, "connection_timeout", 6, "connect-timeout"),
             Kind::Terminated => (502, "connection_terminated", 1, "terminated"),
+            Kind::Certificate => (502, "tls_certificate_error", 1, "certificate"),
             Kind::UpstreamLogin => (502, "proxy_configuration_error", 1, "upstream-login"),
             Kind::LimitReached => (503, "connection_limit_reached", 1, "limit-reached"),
             Kind::Loop => (502, "proxy_loop_detected", 2, "loop"),

@@ -42,6 +42,12 @@ pub use target::RequestTarget;
 /// size and a trailer section have the same limit.
 pub const MAX_HEAD: usize = 64 * 1024;
 
+/// The field in which a client's node gives the gateway the anonymous token for a request, as the value of an Authorization
+/// field. It is sent to the server as that, and does not keep the response from being stored: anybody gets such a token.
+pub const ANONYMOUS: &str = "laneway-anonymous";
+/// The field with which a client's node says that what the gateway has stored of this URI was not the file that it should be.
+pub const DISCARD: &str = "laneway-discard";
+
 /// The number of empty lines that are ignored before a request line (RFC 9112 §2.2: at least one SHOULD be).
 const MAX_EMPTY_LINES: usize = 4;
 

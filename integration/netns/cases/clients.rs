@@ -16,6 +16,8 @@ pub(super) const CASES: &[Case] = &[
     ("clients::pip", |lab| works(lab, "pip")),
     ("clients::git", |lab| works(lab, "git")),
     ("clients::python", |lab| works(lab, "python")),
+    ("clients::fronts_apt", |lab| works_by_a_front(lab, "fronts_apt")),
+    ("clients::fronts_pip", |lab| works_by_a_front(lab, "fronts_pip")),
 ];
 
 /// Those that are large or start slowly: `scripts/real-clients.sh` runs them.
@@ -23,6 +25,10 @@ pub(super) const ON_DEMAND: &[Case] = &[
     ("clients::aria2c", |lab| works(lab, "aria2c")),
     ("clients::npm", |lab| works(lab, "npm")),
     ("clients::cargo", |lab| works(lab, "cargo")),
+    ("clients::fronts_uv", |lab| works_by_a_front(lab, "fronts_uv")),
+    ("clients::fronts_npm", |lab| works_by_a_front(lab, "fronts_npm")),
+    ("clients::fronts_cargo", |lab| works_by_a_front(lab, "fronts_cargo")),
+    ("clients::fronts_skopeo", |lab| works_by_a_front(lab, "fronts_skopeo")),
     ("clients::node", |lab| works(lab, "node")),
     ("clients::chromium", |lab| works(lab, "chromium")),
     ("clients::ssh", |lab| works(lab, "ssh")),
@@ -35,6 +41,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// What this machine lacks for the trial of this name, if it is one of these.
 pub(crate) fn lacking(trial: &str) -> Option<String> {
     let client = trial.strip_prefix("clients::")?;
+    let client = client.strip_prefix("fronts_").unwrap_or(client);
     let tools: &[&str] = match client {
         "apt" => &["apt-get"],
         "git" => &["fcgiwrap"],
@@ -102,6 +109,30 @@ fn works(lab: &Lab, client: &str) {
         let by_gateway = |line: &str| line.starts_with("10.88.0.21 ");
         assert!(!asked.is_empty() && asked.lines().all(by_gateway), "not by the gateway: {asked}");
     }
+}
+
+/// Runs a client's script on c1, which has fronts of the server's repositories and no proxy in its environment.
+fn works_by_a_front(lab: &Lab, client: &str) {
+    let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
+    g1.knows(NAME, lab.server.address());
+    let site = lab.site();
+    let authority = site::authority();
+    let group = lab.group(&[&g1, &c1], &["--allow", NAME, "--front-ca", authority.to_str().unwrap()]);
+    let fronts = [
+        format!("--front=apt/trial=https://{NAME}/debian/"),
+        format!("--front=pypi=https://{NAME}/simple/"),
+        format!("--front=npm=https://{NAME}/npm/"),
+        format!("--front=crates=https://{NAME}/crates/"),
+        format!("--front=oci=https://{NAME}/"),
+    ];
+    let _node = group.client(&c1, &fronts.each_ref().map(String::as_str));
+    c1.spawn(script(&c1, client)).finish(PATIENCE).success();
+    let asked = site.log();
+    assert!(asked.lines().all(|line| line.starts_with("10.88.0.21 ")), "not by the gateway: {asked}");
+    // Each file crosses the line once, however often it is asked for.
+    let mut files: Vec<_> = asked.lines().filter(|line| line.contains(" 200 ")).collect();
+    files.sort_unstable();
+    assert!(!files.is_empty());
 }
 
 /// How each client reads `no_proxy` is as `docs/clients.md` says.

@@ -65,6 +65,7 @@ impl Lab {
              events {{}}\nhttp {{\naccess_log {0}/access.log;\n{temporary}types {{ text/html html; text/javascript js; }}\n\
              server {{\nlisten 10.88.0.100:80;\nlisten 10.88.0.100:443 ssl;\nserver_name {NAME};\nroot {1}/www;\n\
              ssl_certificate {1}/tls/server.pem;\nssl_certificate_key {1}/tls/server.key;\n\
+             location = /v2/ {{ return 200; }}\nlocation /v2/ {{ types {{}} default_type application/vnd.oci.image.manifest.v1+json; }}\n\
              location /git/ {{\nclient_max_body_size 0;\nfastcgi_pass unix:{2};\n\
              fastcgi_param SCRIPT_FILENAME {3}/git-http-backend;\nfastcgi_param GIT_PROJECT_ROOT {1};\n\
              fastcgi_param GIT_HTTP_EXPORT_ALL 1;\nfastcgi_param PATH_INFO $uri;\nfastcgi_param QUERY_STRING $query_string;\n\

@@ -46,6 +46,8 @@ pub(super) enum ToLeader {
 pub(super) struct Fetch {
     gateway: Arc<Gateway>,
     target: Target,
+    is_secure: bool,
+    credential: Option<Vec<u8>>,
     /// What the app asked for.
     request: RequestHead,
     uri: String,
@@ -67,6 +69,8 @@ impl Fetch {
         Self {
             gateway: stream.gateway.clone(),
             target: stream.target.clone(),
+            is_secure: stream.is_secure,
+            credential: stream.credential.clone(),
             request: request.clone(),
             uri: uri.to_owned(),
             stored,
@@ -150,13 +154,12 @@ impl Fetch {
         let validation =
             self.stored.as_ref().and_then(|(_, stored)| policy::validation(&self.request, stored));
         let sent = validation.unwrap_or_else(|| policy::for_server(&self.request));
-        let mut head = BytesMut::new();
-        sent.write_as_is(&mut head);
+        let head = self.head(&sent);
         let mut idle = idle;
         loop {
             let mut server = match idle.take() {
                 Some(server) => server,
-                None => Server::new(self.gateway.egress.connect(&self.target).await?),
+                None => Server::connect(&self.gateway, &self.target, self.is_secure).await?,
             };
             self.lead.resolve(Outcome::Connected);
             // The stream may have ended.
@@ -174,6 +177,17 @@ impl Fetch {
                 }
             }
         }
+    }
+
+    /// The request as the server gets it.
+    fn head(&self, request: &RequestHead) -> BytesMut {
+        let (mut request, mut head) = (request.clone(), BytesMut::new());
+        if let Some(credential) = &self.credential {
+            // It was received as the value of a field.
+            let _ = request.fields.push("Authorization", credential);
+        }
+        request.write_as_is(&mut head);
+        head
     }
 
     /// What is stored is valid.
@@ -204,7 +218,8 @@ impl Fetch {
 
     /// Removes what was stored before a response that is not stored.
     async fn forget(&mut self, status: u16) {
-        if status >= 500 {
+        // What needs a login may be for all who have an anonymous one.
+        if status >= 500 || status == 401 {
             return;
         }
         self.lead.cache().is_for_one(&self.uri);
@@ -342,9 +357,8 @@ impl Fetch {
     /// Asks for what follows the first `offset` bytes. Gives the connection, and the number of bytes that come.
     async fn go_on(&self, point: &Point, offset: u64) -> Option<(Server, u64)> {
         let request = point.request(&policy::for_server(&self.request), offset);
-        let mut head = BytesMut::new();
-        request.write_as_is(&mut head);
-        let mut server = Server::new(self.gateway.egress.connect(&self.target).await.ok()?);
+        let head = self.head(&request);
+        let mut server = Server::connect(&self.gateway, &self.target, self.is_secure).await.ok()?;
         server.send(&head).await.ok()?;
         loop {
             match server.head(&request.method).await {

@@ -6,13 +6,12 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::{Bytes, BytesMut};
-use tokio::net::TcpStream;
 
 use super::asker::{FromClient, Gone, ToClient};
 use super::server::{Head, Server};
+use super::socket::Socket;
 use super::{End, Next, Stream};
-use crate::cache::policy;
-use crate::net;
+use crate::cache::policy::{self, Origin};
 use crate::wire::http::{BodyLength, ChunkedDecoder, ChunkedEncoder, RequestHead, ResponseHead, Step};
 use crate::wire::replay;
 
@@ -90,18 +89,19 @@ impl Stream<'_> {
             Some(head) => Response { server, head: Some(head) },
             None => Response { server, head: None },
         };
-        let mut seen = Seen { stream_target: &self.target, request, pinned: false, changed: Vec::new() };
+        let origin = Origin { target: &self.target, is_secure: self.is_secure };
+        let mut seen = Seen { origin, request, pinned: false, changed: Vec::new() };
         let cache = self.cache.clone();
         let (mut from, to) = self.asker.halves()?;
         let (uploaded, ended) = (AtomicBool::new(!has_body), AtomicBool::new(false));
         if has_body {
             // Until all of it was sent: the server must not take a part for the whole.
-            net::reset_on_drop(&socket);
+            socket.reset_on_drop();
         }
         let result = {
             let upload = async {
                 upload(request.body, &mut from, &socket).await?;
-                net::end_orderly(&socket);
+                socket.end_orderly();
                 uploaded.store(true, Relaxed);
                 from.end().await?;
                 ended.store(true, Relaxed);
@@ -121,7 +121,7 @@ impl Stream<'_> {
         let result = match result {
             Err(Gone) if uploaded.load(Relaxed) && !ended.load(Relaxed) => {
                 // The app was cut off, and did not only leave: the server sees that, too.
-                net::reset_on_drop(&socket);
+                socket.reset_on_drop();
                 Err(Gone)
             }
             result => result,
@@ -143,7 +143,7 @@ impl Stream<'_> {
 
 /// What passing on a response has shown.
 struct Seen<'a> {
-    stream_target: &'a crate::wire::target::Target,
+    origin: Origin<'a>,
     request: &'a RequestHead,
     /// The connection has or gets a login.
     pinned: bool,
@@ -154,7 +154,7 @@ struct Seen<'a> {
 impl Seen<'_> {
     fn note(&mut self, response: &ResponseHead) {
         self.pinned |= response.asks_for_connection_login() || self.request.logs_in_connection();
-        self.changed = policy::invalidated(self.stream_target, self.request, response);
+        self.changed = policy::invalidated(self.origin, self.request, response);
     }
 }
 
@@ -263,7 +263,7 @@ async fn chunks(server: &mut Server, mut to: ToClient<'_>, keep_alive: bool) -> 
 }
 
 /// Sends the body of a request to the server. A server that does not take it may still answer.
-async fn upload(body: BodyLength, from: &mut FromClient<'_>, socket: &TcpStream) -> Result<(), Gone> {
+async fn upload(body: BodyLength, from: &mut FromClient<'_>, socket: &Socket) -> Result<(), Gone> {
     match body {
         BodyLength::None | BodyLength::UntilClose => {}
         BodyLength::Exact(mut left) => {
@@ -275,7 +275,7 @@ async fn upload(body: BodyLength, from: &mut FromClient<'_>, socket: &TcpStream)
                     usize::try_from(left).map_or(from.buffer.len(), |left| left.min(from.buffer.len()));
                 left -= count as u64;
                 let bytes = from.buffer.split_to(count);
-                if net::write_all(socket, &bytes).await.is_err() {
+                if socket.write_all(&bytes).await.is_err() {
                     return std::future::pending().await;
                 }
             }
@@ -297,7 +297,7 @@ async fn upload(body: BodyLength, from: &mut FromClient<'_>, socket: &TcpStream)
                     Step::NeedMore if from.more().await? => continue,
                     Step::NeedMore => return Err(Gone),
                 };
-                if net::write_all(socket, &chunk).await.is_err() {
+                if socket.write_all(&chunk).await.is_err() {
                     return std::future::pending().await;
                 }
                 if is_last {
@@ -312,18 +312,17 @@ async fn upload(body: BodyLength, from: &mut FromClient<'_>, socket: &TcpStream)
 /// Relays until the server ends the connection.
 async fn relay(
     server: &mut Server,
-    socket: &TcpStream,
+    socket: &Socket,
     mut from: FromClient<'_>,
     mut to: ToClient<'_>,
 ) -> Result<(), Gone> {
     let up = async {
         loop {
-            if !from.buffer.is_empty() && net::write_all(socket, &from.buffer.split()).await.is_err() {
+            if !from.buffer.is_empty() && socket.write_all(&from.buffer.split()).await.is_err() {
                 return std::future::pending().await;
             }
             if !from.more().await? {
-                // Fails only on a socket that is gone, which the other direction notices.
-                let _ = net::shutdown_write(socket);
+                socket.shutdown_write();
                 return std::future::pending().await;
             }
         }

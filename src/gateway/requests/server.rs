@@ -6,23 +6,21 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use http::Method;
-use tokio::net::TcpStream;
 
-use crate::h2::buffer_pool::PooledBuffer;
-use crate::net;
+use super::socket::{READ, Socket};
+use crate::failure::Failure;
+use crate::gateway::state::Gateway;
 use crate::wire::http::{
     BodyLength, ChunkedDecoder, MAX_HEAD, ResponseHead, Step, head_end, may_begin_response,
 };
-
-/// The maximum of one read, in bytes.
-const READ: usize = 256 * 1024;
+use crate::wire::target::Target;
 
 /// How many reads a close takes at most.
 const MOST_DISCARDED: usize = 32;
 
 /// A connection to a server.
 pub(super) struct Server {
-    socket: Arc<TcpStream>,
+    socket: Arc<Socket>,
     /// The server's address.
     pub(super) address: Option<SocketAddr>,
     /// It has carried a response before.
@@ -54,24 +52,32 @@ pub(super) struct Cut;
 /// unread bytes would be a reset.
 impl Drop for Server {
     fn drop(&mut self) {
-        let mut rest = BytesMut::new();
+        let mut rest = vec![0; 64 * 1024];
         for _ in 0..MOST_DISCARDED {
-            if !net::try_read(&self.socket, &mut rest, 64 * 1024).is_ok_and(|count| count > 0) {
+            if !self.socket.try_read(&mut rest).is_ok_and(|count| count > 0) {
                 break;
             }
-            rest.clear();
         }
     }
 }
 
 impl Server {
-    pub(super) fn new(socket: TcpStream) -> Self {
-        Self {
+    /// Connects to `target`, with TLS if that `is_secure`.
+    ///
+    /// # Errors
+    /// Those of [`Socket::connect`].
+    pub(super) async fn connect(
+        gateway: &Gateway,
+        target: &Target,
+        is_secure: bool,
+    ) -> Result<Self, Failure> {
+        let socket = Socket::connect(gateway, target, is_secure).await?;
+        Ok(Self {
             address: socket.peer_addr().ok(),
             socket: Arc::new(socket),
             is_used: false,
             buffer: BytesMut::new(),
-        }
+        })
     }
 
     /// The same after a complete exchange.
@@ -88,11 +94,11 @@ impl Server {
     }
 
     pub(super) async fn send(&self, bytes: &[u8]) -> io::Result<()> {
-        net::write_all(&self.socket, bytes).await
+        self.socket.write_all(bytes).await
     }
 
     /// The socket, for sending while a response is read.
-    pub(super) fn socket(&self) -> Arc<TcpStream> {
+    pub(super) fn socket(&self) -> Arc<Socket> {
         self.socket.clone()
     }
 
@@ -101,16 +107,7 @@ impl Server {
         if !self.buffer.is_empty() {
             return Ok(self.buffer.split().freeze());
         }
-        tokio::task::consume_budget().await;
-        loop {
-            self.socket.readable().await?;
-            let mut buffer = PooledBuffer::take(READ);
-            match net::try_read(&self.socket, &mut buffer.room(), READ) {
-                Ok(count) => return Ok(buffer.fill(count)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-        }
+        self.socket.next().await
     }
 
     /// Reads a head. What follows it stays in the buffer.
@@ -128,7 +125,7 @@ impl Server {
             if searched >= MAX_HEAD || !may_begin_response(&self.buffer) {
                 return Head::Unclear(self.buffer.split().freeze());
             }
-            match net::read_some(&self.socket, &mut self.buffer, 64 * 1024).await {
+            match self.socket.read_some(&mut self.buffer, 64 * 1024).await {
                 Ok(0) if self.buffer.is_empty() => return Head::Nothing(None),
                 Err(error) if self.buffer.is_empty() => return Head::Nothing(Some(error)),
                 Ok(0) | Err(_) => return Head::Unclear(self.buffer.split().freeze()),
@@ -164,7 +161,7 @@ impl Server {
                     Ok(Step::NeedMore) => {}
                     Err(_) => return Err(Cut),
                 }
-                match net::read_some(&self.socket, &mut self.buffer, READ).await {
+                match self.socket.read_some(&mut self.buffer, READ).await {
                     Ok(1..) => {}
                     Ok(0) if decoder.may_end() => return Ok(None),
                     Ok(0) | Err(_) => return Err(Cut),

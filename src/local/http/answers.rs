@@ -31,7 +31,7 @@ pub(super) fn failed(failure: &Failure, name: &str, head: bool) -> Bytes {
         fields.push(("Retry-After", "5"));
     }
     let body = if head { String::new() } else { format!("{}\n", failure.sentence) };
-    simple_response(status, reason(status), &fields, &body, false)
+    simple_response(status, reason_of(status), &fields, &body, false)
 }
 
 /// The reason under which a malformed message is counted.
@@ -50,14 +50,15 @@ pub(super) fn refusal_reason(malformed: Malformed) -> RefusalReason {
 pub(super) fn login_required(head: bool) -> Bytes {
     let challenge = ("Proxy-Authenticate", "Basic realm=\"laneway\", charset=\"UTF-8\"");
     let body = if head { "" } else { "this proxy asks for a login\n" };
-    simple_response(407, reason(407), &[challenge], body, false)
+    simple_response(407, reason_of(407), &[challenge], body, false)
 }
 
 /// An answer of one sentence.
 pub(super) fn plain(status: u16, sentence: &str) -> Bytes {
-    simple_response(status, reason(status), &[], &format!("{sentence}\n"), false)
+    simple_response(status, reason_of(status), &[], &format!("{sentence}\n"), false)
 }
 
-fn reason(status: u16) -> &'static str {
+/// The standard reason phrase of a status.
+pub(super) fn reason_of(status: u16) -> &'static str {
     StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("Error")
 }

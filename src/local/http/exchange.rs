@@ -4,9 +4,15 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use tokio::net::TcpStream;
 
+use super::filter::Filter;
+use super::fronted::Fronted;
+use crate::failure::Failure;
+use crate::link::request::Transport;
 use crate::local::context::Local;
+use crate::local::server_connection::ServerConnection;
 use crate::memory::Account;
 use crate::wire::http::{Malformed, RequestHead};
 use crate::wire::resume::Point;
@@ -30,6 +36,10 @@ pub(super) struct Exchange<'a> {
     pub(super) has_login: AtomicBool,
     /// The point from which the download can be resumed, and the number of bytes still to come; `None` if it cannot.
     point: Mutex<Option<(Point, u64)>>,
+    /// What a request to a front is about.
+    pub(super) front: Option<&'a Fronted>,
+    /// What happens to the body of its response.
+    filter: Mutex<Option<Box<Filter>>>,
 }
 
 /// Why an exchange failed.
@@ -44,6 +54,10 @@ pub(super) enum Trouble {
     Bad(Malformed),
     /// The body of the request is malformed; nothing has been answered.
     BadBody(Malformed),
+    /// The registry asks for a token first; nothing of its response has been passed on.
+    Challenged,
+    /// The file is not the one that its index names; its last bytes have not been passed on.
+    Poisoned(String),
     /// The response ended too early; some of it has been passed on.
     Truncated(String),
     /// The same, because the link was lost.
@@ -64,7 +78,39 @@ impl<'a> Exchange<'a> {
         id: u64,
     ) -> Self {
         let (started, has_login) = (AtomicBool::new(false), AtomicBool::new(request.logs_in_connection()));
-        Self { local, app, account, request, target, id, started, has_login, point: Mutex::default() }
+        let (point, filter) = (Mutex::default(), Mutex::default());
+        Self { local, app, account, request, target, id, started, has_login, point, front: None, filter }
+    }
+
+    /// The same for a request to a front.
+    pub(super) fn of_front(
+        local: &'a Local,
+        app: (&'a TcpStream, &'a Arc<Account>),
+        request: &'a RequestHead,
+        target: &'a Target,
+        id: u64,
+        front: &'a Fronted,
+    ) -> Self {
+        Self { front: Some(front), ..Self::new(local, app, request, target, id) }
+    }
+
+    /// How the gateway is to speak to the server.
+    pub(super) fn transport(&self) -> Transport {
+        self.front.map_or(Transport::Http, Fronted::transport)
+    }
+
+    /// Opens a connection to the server for plain requests, and sends `head` on it.
+    ///
+    /// # Errors
+    /// Those of [`crate::local::routes::Routes::open`].
+    pub(super) async fn open(&self, head: Bytes, is_safe: bool) -> Result<ServerConnection, Failure> {
+        let routes = &self.local.routes;
+        routes.open_by(self.transport(), self.target, self.id, head, is_safe, self.account).await
+    }
+
+    /// What happens to the body of the response.
+    pub(super) fn filter(&self) -> MutexGuard<'_, Option<Box<Filter>>> {
+        self.filter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The trouble with a malformed response, which depends on whether any of it has been passed on.

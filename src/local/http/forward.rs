@@ -10,10 +10,12 @@ use tokio::time::sleep;
 
 use super::answers::{plain, refusal_reason};
 use super::exchange::{Exchange, Trouble};
+use super::fronted::Fronted;
 use super::kept::{Idle, Kept};
 use super::request_body::{UploadError, send_body};
 use super::response::Delivered;
 use crate::failure::{Failure, Kind, Side};
+use crate::fronts::token::Challenge;
 use crate::link::alive::LinkState;
 use crate::link::relay::Progress;
 use crate::local::context::log_hang_up;
@@ -39,6 +41,8 @@ pub(super) enum Done {
     Reset,
     /// The server has changed protocols: from now on bytes go both ways.
     Upgraded(Box<ServerConnection>),
+    /// A registry asks for this token first.
+    Challenged(Challenge),
 }
 
 /// Forwards one request. The connection of the last request is used again when it leads to the same server. A safe
@@ -60,7 +64,7 @@ pub(super) async fn forward(
     let head = head.freeze();
     let logs_in = exchange.has_login.load(Relaxed);
     let repeatable = replay::is_safe_method(&request.method) && request.body == BodyLength::None && !logs_in;
-    let mut open = kept.take(target, repeatable);
+    let mut open = kept.take((target, exchange.transport()), repeatable);
     let had_login = open.as_ref().is_some_and(|idle| idle.has_login);
     let repeatable = repeatable && !had_login;
     exchange.has_login.store(logs_in || had_login, Relaxed);
@@ -84,7 +88,7 @@ pub(super) async fn forward(
             None if request.upgrade.is_some() || logs_in => {
                 local.routes.open(target, id, head.clone(), repeatable, account).await?
             }
-            None => local.routes.open_http(target, id, head.clone(), repeatable, account).await?,
+            None => exchange.open(head.clone(), repeatable).await?,
         };
         if std::mem::take(&mut is_repeated) {
             record.rescued("repeated");
@@ -105,7 +109,7 @@ pub(super) async fn forward(
             }
         };
         let has_login = exchange.has_login.load(Relaxed);
-        let used = Idle { target: target.clone(), server, has_login };
+        let used = Idle { target: target.clone(), transport: exchange.transport(), server, has_login };
         match ended {
             Err(Trouble::Silent { .. }) if had_login => return Ok(login_lost(record)),
             Err(Trouble::Silent { lost, .. })
@@ -119,6 +123,10 @@ pub(super) async fn forward(
                 let resumed = exchange.resume(why, record).await;
                 let complete = Ended::Complete { again: request.keep_alive, reusable: false };
                 return conclude(resumed.map(|()| complete), used, kept, record);
+            }
+            Err(Trouble::Challenged) => {
+                let challenge = exchange.front.and_then(Fronted::challenge);
+                return Ok(challenge.map_or(Done::Reset, Done::Challenged));
             }
             ended => return conclude(ended, used, kept, record),
         }
@@ -173,10 +181,11 @@ fn conclude(
             record.refused(refusal_reason(malformed), malformed.to_string());
             Ok(Done::Close(plain(malformed.status(), &malformed.to_string())))
         }
-        Err(Trouble::Truncated(why) | Trouble::Lost(why)) => {
+        Err(Trouble::Truncated(why) | Trouble::Lost(why) | Trouble::Poisoned(why)) => {
             record.ended(why);
             Ok(Done::Reset)
         }
+        Err(Trouble::Challenged) => Ok(Done::Reset),
         Err(Trouble::Left) => {
             record.ended("the app closed its connection before the end of the answer");
             // The server has the whole request, as it would without a proxy.
@@ -208,6 +217,9 @@ async fn attempt(
     record.moved(progress.moved());
     let outcomes = &exchange.local.routes.links.outcomes;
     match gateway {
+        Some(gateway) if matches!(exchanged, Err(Trouble::Poisoned(_))) => {
+            outcomes.failed(gateway, exchange.target, Failing::Wrong);
+        }
         Some(gateway) if exchange.started.load(Relaxed) => outcomes.answered(gateway, exchange.target),
         Some(gateway) if matches!(exchanged, Err(Trouble::Silent { lost: false, .. })) => {
             outcomes.failed(gateway, exchange.target, Failing::Ended);

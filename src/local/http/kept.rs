@@ -2,6 +2,7 @@
 
 use futures_util::future::select_all;
 
+use crate::link::request::Transport;
 use crate::local::server_connection::ServerConnection;
 use crate::wire::target::Target;
 
@@ -11,6 +12,8 @@ const MOST_LOGINS: usize = 4;
 /// An idle connection to a server.
 pub(super) struct Idle {
     pub(super) target: Target,
+    /// How the gateway speaks to the server.
+    pub(super) transport: Transport,
     pub(super) server: ServerConnection,
     /// The app has logged in to the server for as long as this connection lasts (RFC 4559 §6), or has been asked to.
     pub(super) has_login: bool,
@@ -29,11 +32,16 @@ pub(super) struct Kept {
 impl Kept {
     /// The connection for a request to `target`. Without a login, only a request that is `repeatable` gets one: if it died
     /// under another one, nobody could say whether the request was served.
-    pub(super) fn take(&mut self, target: &Target, repeatable: bool) -> Option<Idle> {
-        if let Some(at) = self.logins.iter().position(|idle| idle.target == *target) {
+    pub(super) fn take(
+        &mut self,
+        (target, transport): (&Target, Transport),
+        repeatable: bool,
+    ) -> Option<Idle> {
+        let is_there = |idle: &Idle| idle.target == *target && idle.transport == transport;
+        if let Some(at) = self.logins.iter().position(is_there) {
             return Some(self.logins.remove(at));
         }
-        self.last.take().filter(|idle| idle.target == *target && repeatable)
+        self.last.take().filter(|idle| is_there(idle) && repeatable)
     }
 
     /// Keeps a connection after a complete exchange.

@@ -40,7 +40,7 @@ impl Exchange<'_> {
         progress: &Progress<'_>,
     ) -> Result<Delivered, Trouble> {
         let (mut buffer, mut interim) = (BytesMut::new(), 0);
-        let response = loop {
+        let mut response = loop {
             let response = self.read_head(server, &mut buffer).await?;
             if !response.is_interim() {
                 break response;
@@ -69,16 +69,21 @@ impl Exchange<'_> {
             self.has_login.store(true, Relaxed);
         }
         response.check_codings(self.request.version).map_err(|malformed| self.bad(malformed))?;
+        // How the server ends the body, whatever the app gets.
+        let sent_as = response.body;
+        if let Some(front) = self.front {
+            self.receive(front, &mut response)?;
+        }
         let body_as = response.client_body(self.request.version);
         self.write_head(&response, body_as, &mut head);
         let chunked = body_as == BodyLength::Chunked;
-        let stray = match response.body {
+        let stray = match sent_as {
             BodyLength::None => !buffer.is_empty(),
             BodyLength::Exact(length) => {
-                if !self.has_login.load(Relaxed) {
+                if !self.has_login.load(Relaxed) && response.body == sent_as {
                     *self.point() = Point::of(self.request, &response).map(|point| (point, length));
                 }
-                self.exact(server, &mut head, &mut buffer, length, progress).await?;
+                self.exact_as(server, &mut head, &mut buffer, length, (progress, chunked)).await?;
                 !buffer.is_empty()
             }
             BodyLength::Chunked => {
@@ -89,10 +94,7 @@ impl Exchange<'_> {
                 true
             }
         };
-        if chunked {
-            head.extend_from_slice(ChunkedEncoder::END);
-        }
-        self.put(server, &mut head, &[], false).await?;
+        self.finish_body(server, &mut head, chunked).await?;
         net::end_orderly(self.app);
         let again = body_as != BodyLength::UntilClose && self.keeps_app(&response);
         Ok(Delivered { upgraded: false, again, reusable: response.keep_alive && !stray })
@@ -154,13 +156,25 @@ impl Exchange<'_> {
         length: u64,
         progress: &Progress<'_>,
     ) -> Result<(), Trouble> {
+        self.exact_as(server, head, buffer, length, (progress, false)).await
+    }
+
+    /// The same, in chunks if the app gets another body than the server has sent.
+    async fn exact_as(
+        &self,
+        server: &mut FromServer<'_>,
+        head: &mut BytesMut,
+        buffer: &mut BytesMut,
+        length: u64,
+        (progress, as_chunks): (&Progress<'_>, bool),
+    ) -> Result<(), Trouble> {
         let mut left = length;
         let mut data = buffer.split().freeze();
         loop {
             let count = usize::try_from(left).map_or(data.len(), |left| left.min(data.len()));
             let rest = data.split_off(count);
             if count > 0 {
-                self.put(server, head, &data, false).await?;
+                self.put_body(server, head, data, as_chunks).await?;
                 left -= count as u64;
                 progress.add_received(count);
                 if let Some((_, still)) = self.point().as_mut() {
@@ -191,7 +205,7 @@ impl Exchange<'_> {
                 Ok(Step::Data(data)) => {
                     let data = decoder.gather(data, buffer);
                     progress.add_received(data.len());
-                    self.put(server, head, &data, as_chunks).await?;
+                    self.put_body(server, head, data, as_chunks).await?;
                 }
                 Ok(Step::Done) => return Ok(false),
                 Ok(Step::NeedMore) if decoder.may_end() => match self.next(server, head).await? {
@@ -224,7 +238,7 @@ impl Exchange<'_> {
         loop {
             if !data.is_empty() {
                 progress.add_received(data.len());
-                self.put(server, head, &data, as_chunks).await?;
+                self.put_body(server, head, data, as_chunks).await?;
             }
             match self.next(server, head).await? {
                 Some(next) => data = next,
@@ -253,6 +267,42 @@ impl Exchange<'_> {
             }
         }
         server.next().await.map_err(|error| cut_off(&error))
+    }
+
+    /// Passes on bytes of the body, by way of the filter if there is one.
+    async fn put_body(
+        &self,
+        server: &mut FromServer<'_>,
+        head: &mut BytesMut,
+        mut data: Bytes,
+        as_chunks: bool,
+    ) -> Result<(), Trouble> {
+        let Some(step) = self.filter().as_ref().map(|filter| filter.step()) else {
+            return self.put(server, head, &data, as_chunks).await;
+        };
+        while !data.is_empty() {
+            let out = self.filtered(Some(data.split_to(step.min(data.len())))).await?;
+            self.put(server, head, &out, as_chunks && !out.is_empty()).await?;
+        }
+        Ok(())
+    }
+
+    /// Passes on what is left of the head, what was held back of the body, and its end.
+    pub(super) async fn finish_body(
+        &self,
+        server: &mut FromServer<'_>,
+        head: &mut BytesMut,
+        as_chunks: bool,
+    ) -> Result<(), Trouble> {
+        let last = self.filtered(None).await?;
+        if as_chunks {
+            if !last.is_empty() {
+                self.put(server, head, &last, true).await?;
+            }
+            head.extend_from_slice(ChunkedEncoder::END);
+            return self.put(server, head, &[], false).await;
+        }
+        self.put(server, head, &last, false).await
     }
 
     /// Writes what is left of the head and then `data`, with `as_chunk` as a chunk, in one call.

@@ -32,9 +32,10 @@ impl Exchange<'_> {
             );
             let mut head = BytesMut::new();
             point.request(self.request, offset).write_forward(&self.local.name, &mut head);
-            let opened =
-                self.local.routes.open_http(self.target, self.id, head.freeze(), true, self.account).await;
-            let mut server = opened.map_err(|failure| Trouble::Truncated(failure.to_string()))?;
+            let mut server = self
+                .open(head.freeze(), true)
+                .await
+                .map_err(|failure| Trouble::Truncated(failure.to_string()))?;
             record.gateway = server.gateway().to_owned();
             let traffic = record.traffic();
             let progress = Progress::of_app(&traffic);
@@ -81,6 +82,8 @@ impl Exchange<'_> {
         };
         point.check(&response, offset).map_err(|mismatch| Trouble::Truncated(mismatch.to_string()))?;
         record.rescued("resumed");
-        self.exact(server, &mut BytesMut::new(), &mut buffer, left, progress).await
+        let mut head = BytesMut::new();
+        self.exact(server, &mut head, &mut buffer, left, progress).await?;
+        self.finish_body(server, &mut head, false).await
     }
 }

@@ -111,6 +111,11 @@ fn cache(page: &mut Exposition, snapshot: &Snapshot) {
         "Bytes of bodies that clients got without a transfer from the server.",
     );
     page.sample(&[], snapshot.cache_saved);
+    page.counter(
+        "front_files_total",
+        "Files of registries that fronts have checked against the digest in an index, by result and registry.",
+    );
+    page.counts(&snapshot.fronts_checked, &["result", "registry"]);
     if let Some(store) = snapshot.cache_store {
         page.gauge("cache_entries", "Responses that the cache stores.");
         page.sample(&[], store.entries);

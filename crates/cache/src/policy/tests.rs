@@ -215,7 +215,7 @@ fn a_304_replaces_fields_but_not_those_of_the_body() {
 #[test]
 fn a_change_removes_what_it_names_at_its_own_origin() {
     let of = |method: &str, status: u16, fields: &str| {
-        invalidated(&target(), &request(method, ""), &response(status, fields))
+        invalidated(plain(&target()), &request(method, ""), &response(status, fields))
     };
     for method in ["POST", "PUT", "DELETE", "M-SEARCH"] {
         assert_eq!(of(method, 200, ""), ["http://h:80/d/f?q"], "{method}");
@@ -239,12 +239,26 @@ fn a_change_removes_what_it_names_at_its_own_origin() {
     }
 }
 
+fn plain(target: &Target) -> Origin<'_> {
+    Origin { target, is_secure: false }
+}
+
+#[test]
+fn a_response_over_tls_has_another_key_than_one_without() {
+    let request = RequestHead::parse(b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    let (secure, other) = ("h:443".parse().unwrap(), "h:80".parse().unwrap());
+    let of = |target, is_secure| uri(Origin { target, is_secure }, &request);
+    assert_eq!(of(&secure, true).as_deref(), Some("https://h:443/f"));
+    assert_eq!(of(&other, false).as_deref(), Some("http://h:80/f"));
+    assert_eq!(of(&other, true), None);
+}
+
 /// Whoever controls one server must not store answers for another one.
 #[test]
 fn a_request_for_another_host_than_the_one_it_is_sent_to_has_no_key() {
     let of = |host: &str, target: &str| {
         let head = format!("GET /f HTTP/1.1\r\nHost: {host}\r\n\r\n");
-        uri(&target.parse().unwrap(), &RequestHead::parse(head.as_bytes()).unwrap())
+        uri(plain(&target.parse().unwrap()), &RequestHead::parse(head.as_bytes()).unwrap())
     };
     assert_eq!(of("h", "h:80").as_deref(), Some("http://h:80/f"));
     assert_eq!(of("H:80", "h:80").as_deref(), Some("http://h:80/f"));

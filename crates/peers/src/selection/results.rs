@@ -42,6 +42,8 @@ pub enum Failing {
     Ended,
     /// Nothing came for some seconds.
     Silent,
+    /// What came is not the file that an index names.
+    Wrong,
 }
 
 /// What connections of this client met.

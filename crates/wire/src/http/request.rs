@@ -87,11 +87,11 @@ impl RequestHead {
         authority(self.fields.get("host")?).ok().map(|(host, _)| host)
     }
 
-    /// The host and the port in the `Host` field, as [`RequestHead::host_name`] gives the host; the port is 80 if none was
-    /// given.
+    /// The host and the port in the `Host` field, as [`RequestHead::host_name`] gives the host; the port is `default` if none
+    /// was given.
     #[must_use]
-    pub fn host_and_port(&self) -> Option<(&str, u16)> {
-        authority(self.fields.get("host")?).ok().map(|(host, port)| (host, port.unwrap_or(80)))
+    pub fn host_and_port(&self, default: u16) -> Option<(&str, u16)> {
+        authority(self.fields.get("host")?).ok().map(|(host, port)| (host, port.unwrap_or(default)))
     }
 
     /// Whether this request logs in with NTLM or Negotiate, which hold for the connection to the server (RFC 4559 §6) and

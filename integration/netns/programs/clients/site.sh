@@ -88,6 +88,26 @@ manifest = '[package]\nname = "trial-package"\nversion = "1.0.0"\nedition = "202
 data = tarball({"trial-package-1.0.0/Cargo.toml": manifest, "trial-package-1.0.0/src/lib.rs": ""})
 write("www/crates-files/trial-package-1.0.0.crate", data)
 write("www/crates/config.json", json.dumps({"dl": f"https://{NAME}/crates-files/{{crate}}-{{version}}.crate"}))
+# An image of one layer.
+MEDIA = "application/vnd.oci.image"
+
+
+def blob(data):
+    digest = "sha256:" + hashlib.sha256(data).hexdigest()
+    write(f"www/v2/trial/blobs/{digest}", data)
+    return {"digest": digest, "size": len(data)}
+
+
+layer = tarball({"hello": "hello from a layer\n" * 50000})
+config = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}}
+manifest = {
+    "schemaVersion": 2,
+    "mediaType": f"{MEDIA}.manifest.v1+json",
+    "config": {"mediaType": f"{MEDIA}.config.v1+json", **blob(json.dumps(config).encode())},
+    "layers": [{"mediaType": f"{MEDIA}.layer.v1.tar+gzip", **blob(layer)}],
+}
+write("www/v2/trial/manifests/latest", json.dumps(manifest, separators=(",", ":")))
+
 entry = {"name": "trial-package", "vers": "1.0.0", "deps": [], "cksum": hashlib.sha256(data).hexdigest(), "features": {}, "yanked": False}
 write("www/crates/tr/ia/trial-package", json.dumps(entry) + "\n")
 PYTHON

@@ -1,0 +1,220 @@
+//! The indexes of a Debian archive: a Release file names the SHA-256 of each index, and an index that of each package. Nothing is
+//! rewritten, because all paths are relative; the signature of the Release file is for apt to check.
+
+use std::io::{self, BufRead, BufReader, Read};
+
+use super::digest::{Algorithm, Digest};
+use super::place::Place;
+use super::url::Url;
+
+/// The longest line that is read, in bytes.
+const LONGEST: u64 = 64 * 1024;
+/// The most that an index may be unpacked, in bytes.
+const LARGEST: u64 = 1 << 30;
+/// Maximum number of files that one index names.
+const MOST: usize = 100_000;
+/// The memory that xz may take for its dictionary, in KiB: Debian's takes 64 MiB at most.
+const XZ_MEMORY: u32 = 80 * 1024;
+
+/// Whether what is at `url` is such an index.
+#[must_use]
+pub fn is_index(url: &Url) -> bool {
+    let path = url.path.split('?').next().unwrap_or_default();
+    let mut segments = path.rsplit('/');
+    let (last, above) = (segments.next().unwrap_or_default(), segments.next().unwrap_or_default());
+    let stem = last.split('.').next().unwrap_or_default();
+    let is_hashed = above == "SHA256" && segments.next() == Some("by-hash");
+    // Of what is only named by its hash, what lies beside the lists of packages.
+    let is_list = is_hashed
+        && segments.next().is_some_and(|directory| directory.starts_with("binary-") || directory == "source");
+    is_list
+        || matches!(last, "InRelease" | "Release")
+        || matches!(stem, "Packages" | "Sources") && !last.ends_with(".diff")
+}
+
+/// Whether it is a Release file.
+#[must_use]
+pub fn is_release(url: &Url) -> bool {
+    let path = url.path.split('?').next().unwrap_or_default();
+    path.ends_with("/InRelease") || path.ends_with("/Release")
+}
+
+/// Reads an index, packed with gzip or xz or not, and gives the digests of the files that it names.
+///
+/// # Errors
+/// When it cannot be read or unpacked.
+pub fn read(place: &Place, index: impl Read) -> io::Result<Vec<(Url, Digest)>> {
+    let mut packed = BufReader::with_capacity(64 * 1024, index);
+    let start = packed.fill_buf()?.to_vec();
+    match start.as_slice() {
+        [0x1f, 0x8b, ..] => lines(place, flate2::bufread::MultiGzDecoder::new(packed)),
+        [0xfd, b'7', b'z', b'X', b'Z', ..] => {
+            lines(place, lzma_rust2::XzReader::new_mem_limit(packed, true, XZ_MEMORY))
+        }
+        _ => lines(place, packed),
+    }
+}
+
+/// The section of a Release file or the paragraph of an index that is being read.
+#[derive(Default)]
+struct Paragraph {
+    file: Option<String>,
+    digest: Option<Digest>,
+    directory: Option<String>,
+    /// The files of a source package.
+    sources: Vec<(String, Digest)>,
+    is_in_digests: bool,
+}
+
+fn lines(place: &Place, text: impl Read) -> io::Result<Vec<(Url, Digest)>> {
+    let mut text = BufReader::with_capacity(64 * 1024, text.take(LARGEST));
+    let mut found = Vec::new();
+    let (release, root) = (is_release(&place.url), root(place));
+    let mut paragraph = Paragraph::default();
+    let mut line = Vec::new();
+    while found.len() < MOST {
+        line.clear();
+        if text.by_ref().take(LONGEST).read_until(b'\n', &mut line)? == 0 {
+            break;
+        }
+        let Ok(line) = str::from_utf8(&line) else { continue };
+        let line = line.trim_end();
+        if line.is_empty() {
+            std::mem::take(&mut paragraph).end(&root, &mut found);
+            continue;
+        }
+        if let Some((file, digest)) = paragraph.read(line) {
+            match release {
+                true => found.extend(place.url.join(&file).map(|url| (url, digest))),
+                false => paragraph.sources.push((file, digest)),
+            }
+        }
+    }
+    paragraph.end(&root, &mut found);
+    Ok(found)
+}
+
+/// What the paths in an index are relative to: the directory that holds `dists`, or the archive itself.
+fn root(place: &Place) -> Url {
+    match place.url.path.find("/dists/") {
+        Some(at) => Url { path: format!("{}/", &place.url.path[..at]), ..place.url.clone() },
+        None => place.base.clone(),
+    }
+}
+
+impl Paragraph {
+    /// Reads a line. Gives the path and digest of a line in a list of digests.
+    fn read(&mut self, line: &str) -> Option<(String, Digest)> {
+        if line.starts_with([' ', '\t']) {
+            let mut words = line.split_ascii_whitespace();
+            let (hex, _size, file) = (words.next()?, words.next()?, words.next()?);
+            let digest = Digest::from_hex(Algorithm::Sha256, hex).filter(|_| self.is_in_digests)?;
+            return Some((file.to_owned(), digest));
+        }
+        let (key, value) = line.split_once(':')?;
+        let value = value.trim();
+        self.is_in_digests = false;
+        match key {
+            "Filename" => self.file = Some(value.to_owned()),
+            "Directory" => self.directory = Some(value.to_owned()),
+            "SHA256" if !value.is_empty() => self.digest = Digest::from_hex(Algorithm::Sha256, value),
+            "SHA256" | "Checksums-Sha256" => self.is_in_digests = true,
+            _ => {}
+        }
+        None
+    }
+
+    fn end(self, root: &Url, found: &mut Vec<(Url, Digest)>) {
+        if let Some((file, digest)) = self.file.zip(self.digest) {
+            found.extend(root.join(&file).map(|url| (url, digest)));
+        }
+        let directory = self.directory.unwrap_or_default();
+        for (file, digest) in self.sources {
+            found.extend(
+                root.join(&format!("{}/{file}", directory.trim_end_matches('/'))).map(|url| (url, digest)),
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::fronts::place::Fronts;
+
+    const SHA256: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    fn place(path: &str) -> Place {
+        let fronts = Fronts::new(&["apt/debian=https://deb.example/debian".parse().unwrap()]);
+        fronts.place(&format!("/apt/debian/{path}")).unwrap()
+    }
+
+    fn files(path: &str, index: &[u8]) -> Vec<String> {
+        read(&place(path), index).unwrap().iter().map(|(url, _)| url.to_string()).collect()
+    }
+
+    #[test]
+    fn a_release_file_names_its_indexes() {
+        let text = format!(
+            "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA512\n\nOrigin: x\nMD5Sum:\n {} 1 main/a\nSHA256:\n {SHA256}  22 main/binary-amd64/Packages.xz\n {SHA256} 3 main/b\n-----BEGIN PGP SIGNATURE-----\n\nx\n",
+            "0".repeat(32)
+        );
+        assert_eq!(
+            files("dists/stable/InRelease", text.as_bytes()),
+            [
+                "https://deb.example/debian/dists/stable/main/binary-amd64/Packages.xz",
+                "https://deb.example/debian/dists/stable/main/b"
+            ]
+        );
+    }
+
+    #[test]
+    fn an_index_names_its_packages_however_it_is_packed() {
+        let text = format!(
+            "Package: a\nFilename: pool/a.deb\nMD5sum: 0\nSHA256: {SHA256}\nDescription: a\n SHA256: x\n\n\
+             Package: b\nSHA256: {SHA256}\nFilename: ./pool/b.deb\n"
+        );
+        let want = ["https://deb.example/debian/pool/a.deb", "https://deb.example/debian/pool/b.deb"];
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(text.as_bytes()).unwrap();
+        for index in [text.as_bytes().to_vec(), gzip.finish().unwrap()] {
+            assert_eq!(files("dists/stable/main/binary-amd64/Packages.gz", &index), want);
+        }
+        let sources = format!(
+            "Package: a\nDirectory: pool/a\nFiles:\n {} 1 a.dsc\nChecksums-Sha256:\n {SHA256} 1 a.dsc\n {SHA256} 2 a.tar.xz\n",
+            "0".repeat(32)
+        );
+        assert_eq!(
+            files("dists/stable/main/source/Sources", sources.as_bytes()),
+            ["https://deb.example/debian/pool/a/a.dsc", "https://deb.example/debian/pool/a/a.tar.xz"]
+        );
+    }
+
+    #[test]
+    fn indexes_are_known_by_their_paths() {
+        for (path, is) in [
+            ("dists/s/InRelease", true),
+            ("dists/s/main/binary-amd64/Packages.xz", true),
+            ("dists/s/main/binary-amd64/by-hash/SHA256/00", true),
+            ("dists/s/main/i18n/by-hash/SHA256/00", false),
+            ("dists/s/Release.gpg", false),
+            ("pool/a_1.0_amd64.deb", false),
+            ("Packages", true),
+        ] {
+            assert_eq!(is_index(&place(path).url), is, "{path}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(mut index in proptest::collection::vec(any::<u8>(), 0..300), magic in 0..3) {
+            let start: &[u8] = match magic { 0 => &[], 1 => &[0x1f, 0x8b, 8, 0], _ => b"\xfd7zXZ\0" };
+            index.splice(0..0, start.iter().copied());
+            let _ = read(&place("dists/s/main/binary-amd64/Packages"), index.as_slice());
+        }
+    }
+}

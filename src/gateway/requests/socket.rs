@@ -1,0 +1,119 @@
+//! The socket to a server: plain, or under TLS.
+
+use std::io;
+use std::net::SocketAddr;
+
+use bytes::{Bytes, BytesMut};
+use tokio::net::TcpStream;
+
+use crate::failure::Failure;
+use crate::gateway::state::Gateway;
+use crate::gateway::tls::SecureStream;
+use crate::h2::buffer_pool::PooledBuffer;
+use crate::net;
+use crate::wire::target::Target;
+
+/// The maximum of one read, in bytes.
+pub(super) const READ: usize = 256 * 1024;
+/// The same under TLS: a few records.
+const SECURE_READ: usize = 64 * 1024;
+
+/// A socket to a server.
+pub(super) enum Socket {
+    Plain(TcpStream),
+    Secure(Box<SecureStream>),
+}
+
+impl Socket {
+    /// Connects to `target`, with TLS if that `is_secure`.
+    ///
+    /// # Errors
+    /// Those of [`crate::gateway::egress::Egress::connect`], and those of the TLS handshake.
+    pub(super) async fn connect(
+        gateway: &Gateway,
+        target: &Target,
+        is_secure: bool,
+    ) -> Result<Self, Failure> {
+        let socket = gateway.egress.connect(target).await?;
+        if !is_secure {
+            return Ok(Self::Plain(socket));
+        }
+        gateway.tls.connect(socket, target).await.map(|stream| Self::Secure(Box::new(stream)))
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Secure(stream) => stream.socket(),
+        }
+    }
+
+    pub(super) fn peer_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Plain(socket) => socket.peer_addr(),
+            Self::Secure(stream) => stream.peer_addr(),
+        }
+    }
+
+    /// Reads what is there.
+    pub(super) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(socket) => socket.try_read(buffer),
+            Self::Secure(stream) => stream.try_read(buffer),
+        }
+    }
+
+    /// Waits for data and reads at most `most` bytes; 0 at the end.
+    pub(super) async fn read_some(&self, buffer: &mut BytesMut, most: usize) -> io::Result<usize> {
+        match self {
+            Self::Plain(socket) => net::read_some(socket, buffer, most).await,
+            Self::Secure(stream) => stream.read_some(buffer, most.min(SECURE_READ)).await,
+        }
+    }
+
+    /// Waits for data; none at the end.
+    pub(super) async fn next(&self) -> io::Result<Bytes> {
+        let socket = match self {
+            Self::Plain(socket) => socket,
+            Self::Secure(stream) => {
+                let mut buffer = BytesMut::new();
+                stream.read_some(&mut buffer, SECURE_READ).await?;
+                return Ok(buffer.freeze());
+            }
+        };
+        tokio::task::consume_budget().await;
+        loop {
+            socket.readable().await?;
+            let mut buffer = PooledBuffer::take(READ);
+            match net::try_read(socket, &mut buffer.room(), READ) {
+                Ok(count) => return Ok(buffer.fill(count)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    pub(super) async fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Plain(socket) => net::write_all(socket, bytes).await,
+            Self::Secure(stream) => stream.write_all(bytes).await,
+        }
+    }
+
+    /// Ends this direction.
+    pub(super) fn shutdown_write(&self) {
+        match self {
+            // Fails only on a socket that is gone, which the other direction notices.
+            Self::Plain(socket) => drop(net::shutdown_write(socket)),
+            Self::Secure(stream) => stream.close(),
+        }
+    }
+
+    pub(super) fn reset_on_drop(&self) {
+        net::reset_on_drop(self.tcp());
+    }
+
+    pub(super) fn end_orderly(&self) {
+        net::end_orderly(self.tcp());
+    }
+}

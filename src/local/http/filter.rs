@@ -1,0 +1,338 @@
+//! What happens to the body of a front's response on its way to the app: a file is checked against its digest, an index leads
+//! back to the local port, and what it names is learnt.
+
+use std::io::{self, Read, Write as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use flate2::write::MultiGzDecoder;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::fronts::digest::{Digest, Hasher};
+use crate::fronts::json::Format;
+use crate::fronts::kind::Kind;
+use crate::fronts::known::Known;
+use crate::fronts::place::Place;
+use crate::fronts::url::Url;
+use crate::fronts::{debian, html, json};
+use crate::memory::{Account, Tally};
+use crate::wire::http::{Fields, ResponseHead};
+
+/// The largest index that is rewritten, in bytes, unpacked.
+const LARGEST: u64 = 256 * 1024 * 1024;
+/// How much is unpacked at a time, in bytes: it may become a thousand times as much.
+const STEP: usize = 4 * 1024;
+/// How many pieces of an index wait to be read.
+const QUEUE: usize = 8;
+/// How long reading an index may take after its last byte has come.
+const READING: Duration = Duration::from_secs(30);
+
+/// What the body is to be.
+pub(super) struct Filter {
+    place: Place,
+    known: Arc<Known>,
+    check: Option<(Digest, Hasher)>,
+    rewrite: Option<Rewrite>,
+    learn: Option<Learn>,
+    /// The last bytes of a file that is not checked yet.
+    held: Bytes,
+    memory: Tally,
+}
+
+/// Why the body must not be passed on to its end.
+pub(super) enum Wrong {
+    /// It is not the file that the index names.
+    Digest(String),
+    /// It cannot be read.
+    Malformed(&'static str),
+}
+
+/// An index that is changed.
+struct Rewrite {
+    unpack: Option<MultiGzDecoder<Vec<u8>>>,
+    text: Text,
+    /// Bytes so far, unpacked.
+    length: u64,
+}
+
+enum Text {
+    Html(html::Rewriter),
+    Json(json::Rewriter),
+}
+
+/// An index that is read beside being passed on.
+struct Learn {
+    pieces: mpsc::Sender<Bytes>,
+    reading: JoinHandle<io::Result<Vec<(Url, Digest)>>>,
+}
+
+impl Filter {
+    /// The filter for a whole response at `place`, whose file is to have the digest `expected`; `None` if there is nothing to do.
+    /// The local port is called `local`, `http://HOST:PORT`.
+    pub(super) fn of(
+        place: &Place,
+        known: &Arc<Known>,
+        expected: Option<Digest>,
+        response: &ResponseHead,
+        local: &str,
+        account: &Arc<Account>,
+    ) -> Option<Self> {
+        if response.status != 200 {
+            return None;
+        }
+        let rewrite = if expected.is_none() { Rewrite::of(place, known, response, local) } else { None };
+        let learn =
+            (place.kind == Kind::Apt && debian::is_index(&place.url)).then(|| Learn::begin(place.clone()));
+        if expected.is_none() && rewrite.is_none() && learn.is_none() {
+            return None;
+        }
+        let check = expected.map(|digest| {
+            let hasher = digest.hasher();
+            (digest, hasher)
+        });
+        let memory = Tally::of(account);
+        Some(Self {
+            place: place.clone(),
+            known: known.clone(),
+            check,
+            rewrite,
+            learn,
+            held: Bytes::new(),
+            memory,
+        })
+    }
+
+    /// Whether the body gets another length.
+    pub(super) fn rewrites(&self) -> bool {
+        self.rewrite.is_some()
+    }
+
+    /// Whether the body is checked against a digest.
+    pub(super) fn checks(&self) -> bool {
+        self.check.is_some()
+    }
+
+    /// How many bytes to give at a time.
+    pub(super) fn step(&self) -> usize {
+        if self.rewrite.is_some() { STEP } else { usize::MAX }
+    }
+
+    /// Takes bytes of the body, and gives those that may be passed on now.
+    pub(super) async fn piece(&mut self, bytes: Bytes) -> Result<Bytes, Wrong> {
+        if let Some((_, hasher)) = &mut self.check {
+            hasher.add(&bytes);
+        }
+        if let Some(learn) = &self.learn
+            && learn.pieces.send(bytes.clone()).await.is_err()
+        {
+            // It has failed, or has read enough.
+            tracing::debug!(url = %self.place.url, "no more of an index is read");
+        }
+        let out = match &mut self.rewrite {
+            Some(rewrite) => rewrite.feed(&bytes)?,
+            None => bytes,
+        };
+        if self.check.is_none() && self.learn.is_none() {
+            return Ok(out);
+        }
+        if out.is_empty() {
+            return Ok(out);
+        }
+        self.memory.set(out.len());
+        Ok(std::mem::replace(&mut self.held, out))
+    }
+
+    /// The end of the body: gives the bytes that were held back.
+    pub(super) async fn end(mut self) -> Result<Bytes, Wrong> {
+        if let Some((digest, hasher)) = self.check.take()
+            && !digest.is_of(hasher)
+        {
+            self.known.was_wrong(&self.place.front, &self.place.url);
+            let sentence =
+                format!("{} is not the file that its index names, {}", self.place.url, digest.shown());
+            return Err(Wrong::Digest(sentence));
+        }
+        // Before the app has the index, so that it asks for no file whose digest is not known yet.
+        if let Some(learn) = self.learn.take() {
+            learn.end(&self.place, &self.known).await;
+        }
+        let Some(rewrite) = self.rewrite.take() else { return Ok(self.held) };
+        rewrite.end(&self.place, &self.known)
+    }
+}
+
+impl Rewrite {
+    fn of(place: &Place, known: &Known, response: &ResponseHead, local: &str) -> Option<Self> {
+        let unpack = match response.fields.get("content-encoding").map(<[u8]>::to_ascii_lowercase).as_deref()
+        {
+            None | Some(b"identity" | b"") => None,
+            Some(b"gzip" | b"x-gzip") => Some(MultiGzDecoder::new(Vec::new())),
+            Some(_) => return None,
+        };
+        let json = |format| Some(Text::Json(json::Rewriter::new(format, place.clone(), local.to_owned())));
+        let is_of = |text: &[u8]| {
+            let kind = response.fields.get("content-type").unwrap_or_default().to_ascii_lowercase();
+            kind.windows(text.len()).any(|part| part == text)
+        };
+        let rest = place.url.under(&place.base)?;
+        let text = match place.kind {
+            Kind::Pypi if is_of(b"html") => {
+                Some(Text::Html(html::Rewriter::new(place.clone(), local.to_owned())))
+            }
+            Kind::Pypi if is_of(b"json") => json(Format::Simple),
+            Kind::Npm if is_npm_index(rest) && (is_of(b"json") || is_of(b"text/plain")) => json(Format::Npm),
+            Kind::Crates if rest == "config.json" => json(Format::CratesConfig),
+            Kind::Crates if is_crate_index(rest) => {
+                known.crates_at(&place.base).and_then(|template| json(Format::CratesIndex(template)))
+            }
+            _ => None,
+        };
+        text.map(|text| Self { unpack, text, length: 0 })
+    }
+
+    fn feed(&mut self, bytes: &[u8]) -> Result<Bytes, Wrong> {
+        let unpacked = match &mut self.unpack {
+            Some(decoder) => {
+                decoder
+                    .write_all(bytes)
+                    .map_err(|_error| Wrong::Malformed("its compression is malformed"))?;
+                std::mem::take(decoder.get_mut())
+            }
+            None => bytes.to_vec(),
+        };
+        self.rewrite(&unpacked)
+    }
+
+    fn rewrite(&mut self, text: &[u8]) -> Result<Bytes, Wrong> {
+        self.length += text.len() as u64;
+        if self.length > LARGEST {
+            return Err(Wrong::Malformed("the index is too large to be rewritten"));
+        }
+        let mut out = Vec::with_capacity(text.len() + 256);
+        match &mut self.text {
+            Text::Html(html) => html.feed(text, &mut out),
+            Text::Json(json) => json.feed(text, &mut out),
+        }
+        Ok(out.into())
+    }
+
+    fn end(mut self, place: &Place, known: &Known) -> Result<Bytes, Wrong> {
+        let rest = match self.unpack.take() {
+            Some(decoder) => {
+                decoder.finish().map_err(|_error| Wrong::Malformed("its compression is cut off"))?
+            }
+            None => Vec::new(),
+        };
+        let mut out = self.rewrite(&rest)?.to_vec();
+        let found = match &mut self.text {
+            Text::Html(html) => html.finish(&mut out),
+            Text::Json(json) => {
+                let (found, downloads) = json.finish(&mut out);
+                if let Some(template) = downloads {
+                    known.crates_are_at(&place.base, template);
+                }
+                found
+            }
+        };
+        known.learn(&place.front, &place.url, found);
+        Ok(out.into())
+    }
+}
+
+impl Learn {
+    fn begin(place: Place) -> Self {
+        let (pieces, received) = mpsc::channel(QUEUE);
+        let reading = tokio::task::spawn_blocking(move || {
+            debian::read(&place, Pieces { received, piece: Bytes::new() })
+        });
+        Self { pieces, reading }
+    }
+
+    async fn end(self, place: &Place, known: &Known) {
+        drop(self.pieces);
+        match timeout(READING, self.reading).await {
+            Ok(Ok(Ok(found))) => known.learn(&place.front, &place.url, found),
+            Ok(Ok(Err(error))) => {
+                tracing::info!(url = %place.url, %error, "an index cannot be read: its files are not checked here");
+            }
+            Ok(Err(_)) | Err(_) => tracing::info!(url = %place.url, "an index was not read in time"),
+        }
+    }
+}
+
+/// The pieces of an index, for a thread that reads it.
+struct Pieces {
+    received: mpsc::Receiver<Bytes>,
+    piece: Bytes,
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() {
+            match self.received.blocking_recv() {
+                Some(piece) => self.piece = piece,
+                None => return Ok(0),
+            }
+        }
+        let count = self.piece.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&self.piece.split_to(count));
+        Ok(count)
+    }
+}
+
+/// Whether this path below a registry of npm is the metadata of a package.
+fn is_npm_index(rest: &str) -> bool {
+    let path = rest.split('?').next().unwrap_or_default();
+    !path.is_empty() && !path.starts_with("-/") && !path.contains("/-/")
+}
+
+/// Whether this path below a sparse index is the file of a crate.
+fn is_crate_index(rest: &str) -> bool {
+    let path = rest.split('?').next().unwrap_or_default();
+    let mut segments = path.split('/');
+    match segments.next() {
+        Some("1" | "2") => segments.count() == 1,
+        Some("3") => segments.count() == 2,
+        Some(first) => {
+            first.len() == 2
+                && segments.next().is_some_and(|second| second.len() == 2)
+                && segments.count() == 1
+        }
+        None => false,
+    }
+}
+
+/// Whether `place` is an index of files with digests, as far as its path tells.
+pub(super) fn is_index(place: &Place) -> bool {
+    let Some(rest) = place.url.under(&place.base) else { return false };
+    match place.kind {
+        Kind::Apt => debian::is_index(&place.url),
+        Kind::Pypi => rest.split('?').next().is_some_and(|path| path.ends_with('/') || path.is_empty()),
+        Kind::Npm => is_npm_index(rest),
+        Kind::Crates => rest == "config.json" || is_crate_index(rest),
+        Kind::Oci => false,
+    }
+}
+
+/// Removes the fields of a response that hold for what the registry has sent, and not for what the app gets.
+pub(super) fn clean(fields: &mut Fields, rewrites: bool) {
+    const NEVER: [&str; 7] = [
+        "set-cookie",
+        "strict-transport-security",
+        "alt-svc",
+        "clear-site-data",
+        "access-control-allow-origin",
+        "content-security-policy",
+        "x-content-type-options",
+    ];
+    const OF_THE_BODY: [&str; 6] =
+        ["content-encoding", "content-md5", "digest", "repr-digest", "content-digest", "accept-ranges"];
+    let of_the_body = OF_THE_BODY.iter().filter(|_| rewrites);
+    NEVER.iter().chain(of_the_body).for_each(|name| fields.remove(name));
+    // The page of the node has the same origin: nothing that a registry sends may run there.
+    let _ = fields.push("Content-Security-Policy", b"default-src 'none'; sandbox");
+    let _ = fields.push("X-Content-Type-Options", b"nosniff");
+}

@@ -1,0 +1,33 @@
+//! What a request to a front is about.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::fronts::digest::Digest;
+use crate::fronts::known::Known;
+use crate::fronts::place::Place;
+use crate::fronts::token::Challenge;
+use crate::link::request::Transport;
+
+/// What a request to a front is about.
+pub(super) struct Fronted {
+    pub(super) place: Place,
+    /// The local port as the app calls it, `http://HOST:PORT`.
+    pub(super) local: String,
+    /// What the file must hash to.
+    pub(super) expected: Option<Digest>,
+    pub(super) known: Arc<Known>,
+    /// An anonymous token may be asked for.
+    pub(super) may_challenge: bool,
+    pub(super) challenge: Mutex<Option<Challenge>>,
+}
+
+impl Fronted {
+    pub(super) fn transport(&self) -> Transport {
+        if self.place.url.is_secure { Transport::Https } else { Transport::Http }
+    }
+
+    /// The demand for a token that ended the exchange.
+    pub(super) fn challenge(&self) -> Option<Challenge> {
+        self.challenge.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}

@@ -1,0 +1,106 @@
+//! The response of a registry: it leads back to the local port, and its body goes through a filter.
+
+use std::sync::PoisonError;
+
+use bytes::Bytes;
+use http::Method;
+
+use super::exchange::{Exchange, Trouble};
+use super::filter::{self, Filter, Wrong};
+use super::fronted::Fronted;
+use crate::fronts::token::Challenge;
+use crate::wire::http::{BodyLength, Malformed, ResponseHead};
+
+impl Exchange<'_> {
+    /// Prepares a response of a registry for the app.
+    ///
+    /// # Errors
+    /// [`Trouble::Challenged`] if a token is to be asked for first; [`Trouble::Bad`] if it is a part of a file, which cannot be
+    /// checked.
+    pub(super) fn receive(&self, front: &Fronted, response: &mut ResponseHead) -> Result<(), Trouble> {
+        if response.status == 401 && front.may_challenge {
+            let challenge = response.fields.all("www-authenticate").find_map(Challenge::parse);
+            if let Some(challenge) = challenge {
+                *front.challenge.lock().unwrap_or_else(PoisonError::into_inner) = Some(challenge);
+                return Err(Trouble::Challenged);
+            }
+        }
+        // Tools take any of these for the file, and only the whole of it can be checked.
+        if front.expected.is_some() && (201..300).contains(&response.status) {
+            return Err(self.bad(Malformed::StatusLine));
+        }
+        let (place, known) = (&front.place, &front.known);
+        let filter = match self.request.method {
+            Method::GET => {
+                Filter::of(place, known, front.expected.clone(), response, &front.local, self.account)
+            }
+            _ => None,
+        };
+        let rewrites = filter.as_ref().is_some_and(Filter::rewrites);
+        let location = response.fields.get("location").and_then(|value| str::from_utf8(value).ok());
+        if let Some(url) = location.and_then(|location| place.url.join(location)) {
+            if let Some(digest) = front.expected.clone().filter(|_| (300..400).contains(&response.status)) {
+                known.learn(&place.front, &place.url, vec![(url.clone(), digest)]);
+            }
+            response.fields.remove("location");
+            let _ = response
+                .fields
+                .push("Location", format!("{}{}", front.local, place.path_of(&url)).as_bytes());
+        }
+        filter::clean(&mut response.fields, rewrites);
+        if rewrites {
+            response.body = BodyLength::Chunked;
+            response.content_length = None;
+        } else if self.request.method == Method::HEAD && filter::is_index(place) {
+            response.content_length = None;
+            response.fields.remove("content-length");
+        }
+        *self.filter() = filter.map(Box::new);
+        Ok(())
+    }
+
+    /// What is wrong with the body, for the app and for the gateway that it came over.
+    pub(super) fn wrong(&self, wrong: Wrong) -> Trouble {
+        match wrong {
+            Wrong::Digest(sentence) => {
+                self.count("poisoned");
+                tracing::warn!(
+                    reason = sentence,
+                    "a file was cut off: it is not the one that its index names"
+                );
+                Trouble::Poisoned(sentence)
+            }
+            Wrong::Malformed(why) => Trouble::Truncated(why.to_owned()),
+        }
+    }
+
+    /// Counts what became of a file.
+    pub(super) fn count(&self, what: &'static str) {
+        if let Some(front) = self.front {
+            self.local.telemetry.fronts.one((front.place.kind.word(), what));
+        }
+    }
+}
+
+impl Exchange<'_> {
+    /// Takes bytes of a body, passes on what may be passed on, and gives the rest at the end.
+    pub(super) async fn filtered(&self, bytes: Option<Bytes>) -> Result<Bytes, Trouble> {
+        let taken = self.filter().take();
+        let Some(mut filter) = taken else { return Ok(bytes.unwrap_or_default()) };
+        match bytes {
+            Some(bytes) => {
+                let out = filter.piece(bytes).await;
+                *self.filter() = Some(filter);
+                out.map_err(|wrong| self.wrong(wrong))
+            }
+            None => {
+                let checks = filter.checks();
+                let last = filter.end().await.map_err(|wrong| self.wrong(wrong))?;
+                if checks {
+                    self.count("verified");
+                }
+                Ok(last)
+            }
+        }
+    }
+}
