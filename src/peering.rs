@@ -75,7 +75,7 @@ pub struct RunningPeering {
 }
 
 impl BoundPeering {
-    /// Binds discovery on every LAN. `joins` answers joiners, on a node that holds the authority.
+    /// Binds discovery on every LAN. `joins` answers joiners, while this node holds the authority.
     ///
     /// # Errors
     /// When another program uses the discovery port.
@@ -84,7 +84,7 @@ impl BoundPeering {
         shared: &Shared,
         state: &StateDir,
         candidacy: Candidacy,
-        joins: Option<JoinResponder>,
+        joins: JoinResponder,
         announcements: watch::Sender<Option<Announcement>>,
     ) -> Result<Self, Problem> {
         let Candidacy { serves, declared, needs_server, link_port, reach, uplink: terms } = candidacy;
@@ -96,7 +96,7 @@ impl BoundPeering {
             port: options.discovery_port,
             own_port: options.discovery_port,
             lans: options.lan.clone(),
-            joins: joins.map(|joins| (joins, link_port)),
+            joins: Some((joins, link_port)),
             behind: serves.then_some(lagging),
             boot: Arc::new(Boot::begin(state)),
         };

@@ -90,8 +90,15 @@ impl Shared {
 /// # Errors
 /// When it is in no group: then it can neither be a gateway nor use one.
 pub fn group(state: &StateDir) -> Result<Group, Problem> {
-    Group::load(state)?.ok_or_else(|| {
-        Problem::usage(format!("this machine is in no group: {} holds none", state.path().display()))
-            .hint("run 'laneway init' on the first machine, then the line that it prints on every other one")
-    })
+    Group::load(state)?.ok_or_else(|| no_group(state))
+}
+
+/// What to do where `--role gateway` is wanted on a machine that was admitted as a client only.
+pub const CLIENT_ONLY: &str = "leave out --role gateway; or run 'laneway leave' here, 'laneway invite' without --client-only on the machine \
+     with the group's key, and the line that it prints here";
+
+/// The problem of a machine that is in no group.
+pub fn no_group(state: &StateDir) -> Problem {
+    Problem::usage(format!("this machine is in no group: {} holds none", state.path().display()))
+        .hint("run 'laneway init' on the first machine, then the line that it prints on every other one")
 }

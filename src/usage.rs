@@ -86,9 +86,7 @@ pub fn problem(error: &clap::Error, command: &Command, arguments: &[OsString]) -
     match error.kind() {
         ErrorKind::InvalidSubcommand => {
             let word = text_of(error, ContextKind::InvalidSubcommand).unwrap_or_default();
-            let names = at.command.get_subcommands().filter(|known| !known.is_hide_set());
-            let near = nearest(&word, names.map(Command::get_name));
-            invalid(format!("there is no command '{}'", printable(&word)), meant(near), &at.lists_commands())
+            no_command(&word, at.command, &at.lists_commands())
         }
         ErrorKind::UnknownArgument => {
             let word = named.unwrap_or_default();
@@ -110,6 +108,13 @@ pub fn problem(error: &clap::Error, command: &Command, arguments: &[OsString]) -
         }
         _ => value(error, &at, arguments),
     }
+}
+
+/// The problem of a word that names none of the subcommands of `command`.
+pub(crate) fn no_command(word: &str, command: &Command, otherwise: &str) -> Problem {
+    let names = command.get_subcommands().filter(|known| !known.is_hide_set());
+    let near = nearest(word, names.map(Command::get_name));
+    invalid(format!("there is no command '{}'", printable(word)), meant(near), otherwise)
 }
 
 /// Why an option does not take its value.

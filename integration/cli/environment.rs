@@ -256,7 +256,7 @@ fn completions_are_those_of_the_shell_and_manual_pages_of_every_command() {
         }
         assert!(text.contains("/var/lib/laneway"), "{page}");
     }
-    machine.laneway(["man", "upp"]).failed(2, &["error: there is no command 'upp'", "hint: "]);
+    machine.laneway(["man", "upp"]).failed(2, &["caused by: there is no command 'upp'", "hint: "]);
     let pages = machine.path("man");
     machine.laneway(["man", "--out", pages.to_str().unwrap()]).success();
     for name in ["laneway.1", "laneway-up.1", "laneway-status.1"] {

@@ -109,7 +109,7 @@ fn a_wrong_value_is_answered_with_the_form_that_the_option_takes() {
             "a number with a unit, like 500ms, 10s, 2m, 24h or 7d, or never",
             "--ttl 24h",
         ),
-        ("discover --wait 2", "--wait does not take '2'", "not a time from 0 to 60 seconds", "--wait 2s"),
+        ("discover --wait 2m", "--wait does not take '2m'", "not a time from 0.1 to 60 seconds", "--wait 2s"),
         ("speedtest --seconds 2h", "--seconds", "not a time from 1 to 60", "--seconds 3s"),
         ("demo --size 5T", "--size", "not from 1M to 64G", "--size 256M"),
     ] {

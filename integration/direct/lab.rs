@@ -116,7 +116,7 @@ impl RunningGateway {
         let directory = tempfile::tempdir().unwrap();
         shared.cache = config.gateway.open_cache(&directory.path().join("cache"));
         let egress = Egress::build(&config.gateway, shared.own.clone()).unwrap();
-        let duties = Duties { serves: true, authority };
+        let duties = Duties { serves: true, authority: watch::channel(authority).1 };
         let workers = vec![Handle::current()];
         let gateway = BoundGateway::build(&config.gateway, &shared, duties, egress, workers).unwrap();
         let address = gateway.address().unwrap();
@@ -313,6 +313,7 @@ fn counting(dials: &Arc<AtomicUsize>) -> Direct {
             let failed = |error: std::io::Error| Failure::new(Kind::Refused, Side::Server, error.to_string());
             async move { connected.await.map_err(failed) }.boxed()
         }),
+        fault: Box::new(|| None),
         resolve: Box::new(|_| panic!("no test asks this proxy's name server")),
     }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
+use tokio::sync::watch;
 
 use super::workers::Workers;
 use crate::config::{Config, RoleSetting};
@@ -44,7 +45,7 @@ pub(super) struct BoundNode {
     pub(super) peering: BoundPeering,
     workers: Workers,
     egress: Arc<Egress>,
-    authority: Option<Authority>,
+    authority: watch::Sender<Option<Authority>>,
     rules: Option<NodeRules>,
     /// The role in its configuration.
     setting: &'static str,
@@ -62,7 +63,7 @@ impl Member {
         let may_serve = config.node.role != RoleSetting::Client && group.node.role == Role::Gateway;
         if config.node.role == RoleSetting::Gateway && !may_serve {
             return Err(Problem::usage("this node was admitted as a client only and cannot be a gateway")
-                .hint("join again with a code of 'laneway invite' without --client-only"));
+                .hint(shared::CLIENT_ONLY));
         }
         let serves = may_serve && (config.node.role == RoleSetting::Gateway || config.gateway.needs_proof());
         Ok(Self { group, authority, serves })
@@ -95,13 +96,14 @@ impl BoundNode {
             let state = state.clone();
             Box::new(move |address| peering::remember(&state, address))
         };
-        let direct = direct(&egress, &shared.membership.group().node.name);
+        let direct = direct(&egress, serves);
         let client = BoundClient::build(&config.local, &config.dns, &shared, ports, direct, remember).await?;
         client.running().prefer_names(config.transparent.transparent_names);
         client.name_servers().for_each(|address| egress.resolver().avoid(address, serves));
 
         let workers = Workers::start(if serves { config.node.threads() } else { 1 })?;
-        let duties = Duties { serves, authority: authority.clone() };
+        let authority = watch::Sender::new(authority);
+        let duties = Duties { serves, authority: authority.subscribe() };
         let outlet = (egress.clone(), results);
         let gateway = BoundGateway::build(&config.gateway, &shared, duties, outlet, workers.handles.clone())?;
 
@@ -109,11 +111,11 @@ impl BoundNode {
             serves,
             declared: config.node.role == RoleSetting::Gateway,
             needs_server: config.gateway.needs_proof(),
-            link_port: gateway.address().map_or(PORT, |address| address.port()),
+            link_port: gateway.address().or(config.gateway.link).map_or(PORT, |address| address.port()),
             reach: gateway.reach(),
             uplink: uplink_terms(config.peers.command_timeout, config.node.drain, &config.gateway.server),
         };
-        let joins = authority.clone().map(JoinResponder::new);
+        let joins = JoinResponder::new(authority.subscribe());
         let peering = BoundPeering::build(&config.peers, &shared, state, candidacy, joins, announcements)?;
         Ok(Self {
             shared,
@@ -220,19 +222,19 @@ fn app_ports(ports: Vec<Port>, apps: Apps) -> Vec<(Port, Apps)> {
 }
 
 /// How this node's own apps are connected while it is a gateway: as a gateway connects others.
-fn direct(egress: &Arc<Egress>, name: &str) -> Direct {
-    let (tcp, udp, names) = (egress.clone(), egress.clone(), egress.clone());
-    let this: Arc<str> = format!("gateway {name} (this machine)").into();
-    let this_too = this.clone();
+fn direct(egress: &Arc<Egress>, serves: bool) -> Direct {
+    const THIS: &str = "this machine";
+    let (tcp, udp, names, own) = (egress.clone(), egress.clone(), egress.clone(), egress.clone());
     Direct {
         connect: Box::new(move |target| {
-            let (egress, this) = (tcp.clone(), this.clone());
-            async move { egress.connect(&target).await.map_err(|failure| failure.said_by(&this)) }.boxed()
+            let egress = tcp.clone();
+            async move { egress.connect(&target).await.map_err(|failure| failure.said_by(THIS)) }.boxed()
         }),
         connect_udp: Box::new(move |target| {
-            let (egress, this) = (udp.clone(), this_too.clone());
-            async move { egress.connect_udp(&target).await.map_err(|failure| failure.said_by(&this)) }.boxed()
+            let egress = udp.clone();
+            async move { egress.connect_udp(&target).await.map_err(|failure| failure.said_by(THIS)) }.boxed()
         }),
+        fault: Box::new(move || own.fault().filter(|_| serves)),
         resolve: Box::new(move |query| {
             let egress = names.clone();
             async move { egress.resolver().answer(&query).await }.boxed()
@@ -247,7 +249,8 @@ fn resolve_gateway(egress: Arc<Egress>) -> Box<ResolveGateway> {
         let egress = egress.clone();
         async move {
             let Host::Name(name) = &gateway.host else { return Ok(Vec::new()) };
-            let found = egress.resolver().resolve(name).await.map_err(std::io::Error::other)?;
+            let found = egress.resolver().resolve(name).await;
+            let found = found.map_err(|failure| std::io::Error::other(failure.said_here()))?;
             Ok(found.into_iter().map(|ip| SocketAddr::new(ip, gateway.port)).collect())
         }
         .boxed()

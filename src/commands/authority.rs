@@ -7,7 +7,8 @@ use super::{beside, say};
 use crate::net;
 use crate::problem::Problem;
 use crate::sys::state::{StateDir, create_private};
-use crate::trust::authority::{self, Authority};
+use crate::trust::authority::{self, Authority, Copies, Removed};
+use crate::trust::group::Group;
 use crate::trust::name::WantedName;
 
 /// Maximum bytes read from a file to import; larger files are not exports.
@@ -48,8 +49,15 @@ pub(super) fn load(state: &StateDir) -> Result<Authority, Problem> {
         if let Some(problem) = beside::elsewhere(state) {
             return problem;
         }
-        Problem::usage(format!("{} does not hold a group's authority", state.path().display()))
-            .hint("run this on the machine where 'laneway init' was run, or make a group with 'laneway init'")
+        match Group::load(state) {
+            Ok(Some(group)) => Problem::usage(format!(
+                "this machine does not hold the key of the group '{}'",
+                group.name
+            ))
+            .hint("run this on the machine where 'laneway init' was run, or on one that imported the key"),
+            Ok(None) => crate::shared::no_group(state),
+            Err(error) => error.into(),
+        }
     })
 }
 
@@ -61,20 +69,46 @@ impl Revoke {
     pub fn run(self, state: &StateDir) -> Result<(), Problem> {
         let names: Vec<&str> = self.members.iter().map(String::as_str).collect();
         let removed = load(state)?.revoke_all(&names)?;
+        let warning = keys_remain(&removed.removed, Authority::copies(state));
         for member in removed.removed {
             let unlisted = || "a machine that is not in this machine's list".into();
             let (name, id) = (member.name.unwrap_or_else(unlisted), member.id);
             let gone = if member.was_gone { "; it had left or was removed elsewhere before" } else { "" };
             say(format_args!("Removed: {name} ({id}){gone}."));
         }
-        say(format_args!("The group is now in epoch {}.", removed.epoch));
         if removed.closed > 0 {
             let codes = if removed.closed == 1 { "The open join code is" } else { "All open join codes are" };
             say(format_args!("{codes} closed: 'laneway invite' prints a new one."));
         }
         print_propagation();
+        if let Some(warning) = warning {
+            say(warning);
+        }
         Ok(())
     }
+}
+
+/// What to do when a removed machine has, or may have, a copy of the group's key: no other key replaces that one.
+fn keys_remain(removed: &[Removed], copies: Copies) -> Option<String> {
+    let named = |member: &Removed| member.name.clone().unwrap_or_else(|| member.id.short());
+    let holders: Vec<_> = removed.iter().filter(|member| member.had_key).map(named).collect();
+    let who = match (holders.as_slice(), copies) {
+        ([], Copies::OnlyHere) => return None,
+        ([], Copies::Exported | Copies::Imported) => {
+            "Other machines have had the group's key. If a removed one has a copy, that is not taken away"
+                .to_owned()
+        }
+        (holders, _) => {
+            let those = holders.join(", ");
+            format!(
+                "WARNING: {those} had the group's key. Removing a machine does not take its copy of the key away"
+            )
+        }
+    };
+    Some(format!(
+        "{who}: whoever has one can admit and remove machines. Unless the copy is deleted, only a new group helps: run 'laneway \
+         leave --force --yes' on every machine, 'laneway init' on one, and 'laneway join' with its code on the others."
+    ))
 }
 
 /// Replaces the discovery key.
@@ -82,10 +116,8 @@ impl Revoke {
 /// # Errors
 /// When the change cannot be saved.
 pub fn rotate(state: &StateDir) -> Result<(), Problem> {
-    let epoch = load(state)?.rotate()?;
-    say(format_args!(
-        "The discovery key is replaced; the old one remains valid for 24 hours. The group is now in epoch {epoch}."
-    ));
+    load(state)?.rotate()?;
+    say("The discovery key is replaced; the old one remains valid for 24 hours.");
     print_propagation();
     Ok(())
 }
@@ -157,7 +189,8 @@ fn import(state: &StateDir, file: &Path, name: &WantedName) -> Result<(), Proble
         say(format_args!("This machine, '{node}', now holds the key of the group '{group}'."));
     }
     say(
-        "Start 'laneway up' here, or restart it, so that it admits machines with a code of 'laneway invite'.",
+        "A node that runs here uses the key within a second; if none runs, start 'laneway up'. It then admits machines with a code \
+         of 'laneway invite'.",
     );
     say(format_args!("Delete {}: it contains the key, too.", file.display()));
     Ok(())

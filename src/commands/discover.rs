@@ -7,7 +7,6 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::{beside, say};
-use crate::lan;
 use crate::peers::boot::Boot;
 use crate::peers::directory::{Directory, Gateway, Source};
 use crate::peers::discovery::{self, Discovery};
@@ -22,7 +21,7 @@ use crate::trust::membership::Membership;
 /// `laneway discover`
 #[derive(Debug, clap::Args)]
 pub struct Discover {
-    /// How long to collect answers, such as 2s; a number without a unit is in milliseconds
+    /// How long to collect answers, such as 2s; a number without a unit is in seconds
     #[arg(long, value_name = "TIME", default_value = "1200ms", value_parser = wait)]
     wait: Duration,
     /// The UDP port of discovery
@@ -34,7 +33,7 @@ pub struct Discover {
 }
 
 fn wait(text: &str) -> Result<Duration, TimeError> {
-    within(text, Duration::from_millis(1), Duration::from_millis(100), Duration::from_secs(60))
+    within(text, Duration::from_secs(1), Duration::from_millis(100), Duration::from_secs(60))
 }
 
 impl Discover {
@@ -138,7 +137,7 @@ fn row(name: String, gateway: &Gateway, others: &usize, now: Instant) -> [String
 }
 
 fn print(rows: Vec<[String; 9]>) {
-    let head = ["GATEWAY", "ID", "ADDRESS", "STATE", "CAPACITY", "LOAD", "TUNNELS", "RTT", "SERVER"];
+    let head = ["GATEWAY", "ID", "ADDRESS", "STATE", "CAPACITY", "MACHINE LOAD", "TUNNELS", "RTT", "SERVER"];
     let mut page = String::new();
     report::table(&mut page, head, rows);
     say(page.trim());
@@ -147,11 +146,10 @@ fn print(rows: Vec<[String; 9]>) {
 /// The error when no gateway answered the query sent from the addresses `asked`.
 fn no_gateway(asked: &[String], port: u16, only: &[String]) -> Problem {
     if asked.is_empty() {
-        let up = lan::lans(&[]).map(|lans| lans.len()).unwrap_or_default();
         let hint = if only.is_empty() {
             "bring up an interface and give it an address: 'ip addr' shows them".to_owned()
         } else {
-            format!("--lan names none of the {up} addresses that are up: 'ip addr' shows them")
+            "--lan names no address of this machine that is up: 'ip addr' shows them".to_owned()
         };
         return Problem::new("there is no network interface to query on").hint(hint);
     }

@@ -64,7 +64,8 @@ impl Drain {
             None => format!("The node takes no new clients from now on. {rest}"),
             Some(_) if open == 0 => format!("This node serves no clients any more. {rest}"),
             Some(_) => {
-                format!("This node takes no new clients; {open} of their connections are open. {rest}")
+                let are = if open == 1 { "is" } else { "are" };
+                format!("This node takes no new clients; {open} of their connections {are} open. {rest}")
             }
         });
         let Some(seen) = seen else { return self.cannot_wait() };
@@ -117,9 +118,11 @@ impl Drain {
         while seen.served.open > 0 {
             if Instant::now() >= deadline {
                 let open = seen.served.open;
-                return Err(Problem::new(format!("{open} connections of clients are still open")).hint(
-                    "wait longer with --wait, or stop the node, which ends them after its --drain time",
-                ));
+                return Err(Problem::new(match open {
+                    1 => "1 connection of a client is still open".to_owned(),
+                    open => format!("{open} connections of clients are still open"),
+                })
+                .hint("wait longer with --wait, or stop the node, which ends them after its --drain time"));
             }
             std::thread::sleep(INTERVAL);
             seen = ask::snapshot(address)?;

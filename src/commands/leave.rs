@@ -12,13 +12,13 @@ use tokio_util::task::TaskTracker;
 use super::{beside, progress, say};
 use crate::control;
 use crate::gateway::served;
-use crate::link::client::Link;
+use crate::link::client::{DialError, Link};
 use crate::link::{tls, updates};
 use crate::peers::options::{self, PORT};
 use crate::peers::{boot, remembered, survey};
 use crate::problem::Problem;
 use crate::sys::state::StateDir;
-use crate::trust::authority::Authority;
+use crate::trust::authority::{Authority, Copies};
 use crate::trust::group::{self, Group};
 use crate::trust::leaving::Resignation;
 use crate::trust::membership::Membership;
@@ -67,7 +67,14 @@ impl Leave {
         let resignation = Resignation::sign(&group)
             .map_err(|error| Problem::new("this machine cannot sign that it leaves").because(error))?;
         membership.note_departures(vec![resignation]);
-        let gateways = that_answer(&group, &membership, self.gateways(&group, &state).await?).await;
+        let found = match membership.group().update.revokes(group.node.id) {
+            true => Found { is_removed: true, ..Found::default() },
+            false => that_answer(&group, &membership, self.gateways(&group, &state).await?).await,
+        };
+        if found.is_removed && found.answering.is_empty() {
+            return after_removal(&group, &state).await;
+        }
+        let gateways = found.answering;
         if gateways.is_empty() && !self.force {
             return Err(nobody(&group));
         }
@@ -98,12 +105,19 @@ impl Leave {
 
     /// Refuses to remove the only copy of the group's key.
     fn guard_the_key(&self, state: &StateDir) -> Result<(), Problem> {
-        if Authority::load(state)?.is_none() || Authority::was_exported(state) || self.force {
+        if Authority::load(state)?.is_none() || self.force {
             return Ok(());
         }
-        Err(Problem::usage("this machine holds the only copy of the group's key")
-            .after(Problem::usage("without it nobody can admit or remove machines any more"))
-            .hint("'laneway ca export FILE' here, 'laneway ca import FILE' on another member, then leave; --force leaves anyway"))
+        let copy = "'laneway ca export FILE' here, 'laneway ca import FILE' on another member, then leave";
+        match Authority::copies(state) {
+            Copies::Exported => Ok(()),
+            Copies::OnlyHere => Err(Problem::usage("this machine holds the only copy of the group's key")
+                .after(Problem::usage("without it nobody can admit or remove machines any more"))
+                .hint(format!("{copy}; --force leaves anyway"))),
+            Copies::Imported => Err(Problem::usage("this machine holds the group's key, which was imported here")
+                .after(Problem::usage("it cannot tell whether the machine that exported the key still has it"))
+                .hint(format!("if 'laneway members' works on another machine, that has the key: leave with --force; else {copy}"))),
+        }
     }
 
     fn confirm(&self, group: &Group) -> Result<(), Problem> {
@@ -184,28 +198,51 @@ async fn stop_node(state: &StateDir) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Deletes the keys of a machine that was removed before: there is nobody to tell, and no reason to stay.
+async fn after_removal(group: &Group, state: &StateDir) -> Result<(), Problem> {
+    stop_node(state).await?;
+    forget(state)?;
+    say(format_args!(
+        "This machine had been removed from the group '{}' before. Its keys are deleted. To join again, run 'laneway invite' on the \
+         machine with the group's key, and the line that it prints here.",
+        group.name
+    ));
+    Ok(())
+}
+
+/// What a round of links to gateways found.
+#[derive(Default)]
+struct Found {
+    answering: BTreeMap<SocketAddr, Option<NodeId>>,
+    /// The group has removed this machine.
+    is_removed: bool,
+}
+
 /// Those gateways that accept a link, until there are enough: the node keeps running if there is none.
 async fn that_answer(
     group: &Group,
     membership: &Arc<Membership>,
     gateways: BTreeMap<SocketAddr, Option<NodeId>>,
-) -> BTreeMap<SocketAddr, Option<NodeId>> {
-    let Ok(config) = tls::link_client(group) else { return BTreeMap::new() };
+) -> Found {
+    let mut found = Found::default();
+    let Ok(config) = tls::link_client(group) else { return found };
     let tasks = TaskTracker::new();
-    let mut answering: BTreeMap<SocketAddr, Option<NodeId>> = BTreeMap::new();
     for (address, id) in gateways {
-        if let Ok(link) = Link::dial(address, id, config.clone(), membership.clone(), &tasks).await {
-            let known = answering.values().any(|other| *other == Some(link.gateway.id));
-            if !known && link.gateway.id != group.node.id {
-                answering.insert(address, Some(link.gateway.id));
+        match Link::dial(address, id, config.clone(), membership.clone(), &tasks).await {
+            Ok(link) => {
+                let known = found.answering.values().any(|other| *other == Some(link.gateway.id));
+                if !known && link.gateway.id != group.node.id {
+                    found.answering.insert(address, Some(link.gateway.id));
+                }
+                link.retire();
             }
-            link.retire();
+            Err(error) => found.is_removed |= matches!(error, DialError::Removed(_)),
         }
-        if answering.len() >= ENOUGH {
+        if found.answering.len() >= ENOUGH {
             break;
         }
     }
-    answering
+    found
 }
 
 /// Tells gateways until enough of them know. Returns their names.

@@ -65,9 +65,9 @@ impl Man {
             Some(name) => {
                 let found = command.find_subcommand(name).cloned();
                 let named = |found: Command| found.display_name(format!("laneway-{name}"));
-                found.map(named).ok_or_else(|| {
-                    Problem::usage(format!("there is no command '{name}'")).hint("'laneway help' lists them")
-                })?
+                found
+                    .map(named)
+                    .ok_or_else(|| crate::usage::no_command(name, &command, "'laneway help' lists them"))?
             }
         };
         let text = page_of(page);

@@ -214,12 +214,15 @@ fn rows(members: Vec<Member>, group: &Group, seen: &BTreeMap<NodeId, Seen>) -> V
 fn print(rows: &[Row]) {
     let line = |name: &str, id: &str, role: &str, version: &str, seen: &str, state: &str| {
         let id = &id[..8.min(id.len())];
-        say(format!("{name:<24} {id:<10} {role:<8} {version:<10} {seen:<16} {state}").trim_end());
+        say(format!("{name:<24} {id:<10} {role:<17} {version:<10} {seen:<16} {state}").trim_end());
     };
-    line("NAME", "ID", "ROLE", "VERSION", "LAST SEEN", "");
+    line("NAME", "ID", "ADMITTED AS", "VERSION", "LAST SEEN", "");
     let now = clock::now().as_secs();
     for row in rows {
-        let role = row.role.map(|role| role.to_string());
+        let role = row.role.map(|role| match role {
+            Role::Gateway => "gateway or client",
+            Role::Client => "client only",
+        });
         let seen = row.last_seen.map(|at| match now.saturating_sub(at) {
             ..PRESENT => "now".to_owned(),
             ago => format!("{} ago", age(Duration::from_secs(ago).as_secs_f64())),
@@ -227,7 +230,7 @@ fn print(rows: &[Row]) {
         line(
             row.name.as_deref().unwrap_or("?"),
             &row.id,
-            role.as_deref().unwrap_or("?"),
+            role.unwrap_or("?"),
             row.version.as_deref().unwrap_or("-"),
             seen.as_deref().unwrap_or("-"),
             if row.state == "member" { "" } else { row.state },

@@ -2,7 +2,7 @@
 //! work while the file is not valid, too: a running node keeps the settings that it started with.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{Config, PROXY_PORT, file, read};
 use crate::local::endpoint::Endpoint;
@@ -40,8 +40,10 @@ impl Fault {
 }
 
 /// The TCP addresses that the local proxy of this machine's node listens on, according to the named configuration file, else
-/// the default one.
+/// the one that `LANEWAY_CONFIG` names, else the default one.
 pub fn configured_proxies(file: Option<&Path>) -> Proxies {
+    let variable = std::env::var_os("LANEWAY_CONFIG").filter(|name| !name.is_empty()).map(PathBuf::from);
+    let file = file.or(variable.as_deref());
     match Config::of_flags(&[], file) {
         Ok(config) => Proxies { addresses: of_these(&config.local.proxy), fault: None },
         Err(problem) => {

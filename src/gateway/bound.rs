@@ -28,17 +28,20 @@ use crate::problem::Problem;
 use crate::shared::{Part, Shared};
 use crate::telemetry::report;
 use crate::telemetry::snapshot::{RulesSeen, Unreached};
-use crate::trust::authority::Authority;
+use crate::trust::authority::Held;
 use crate::wire::datagram::{Reach, State};
 use crate::wire::id::NodeId;
 use crate::wire::target::Target;
+
+/// Interval between two attempts to bind a port that is in use.
+const BIND_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What this node does for other machines.
 pub struct Duties {
     /// Whether it serves links: it may be a gateway.
     pub serves: bool,
-    /// Enrols new members, where the authority's key is.
-    pub authority: Option<Authority>,
+    /// Enrols new members, while this machine holds the authority's key.
+    pub authority: Held,
 }
 
 /// The gateway of this node. On a node that only uses others it is the way out of its resolver, and no more.
@@ -47,6 +50,8 @@ pub struct BoundGateway {
     duties: Duties,
     gateway: Arc<Gateway>,
     listener: Option<(TcpListener, SocketAddr)>,
+    /// `--link`.
+    link: Option<SocketAddr>,
     workers: Vec<Handle>,
     servers: watch::Sender<Vec<Target>>,
     results: mpsc::Receiver<DialResult>,
@@ -105,7 +110,7 @@ impl BoundGateway {
         (egress, results): (Arc<Egress>, mpsc::Receiver<DialResult>),
         workers: Vec<Handle>,
     ) -> Result<Self, Problem> {
-        let is_needed = duties.serves || duties.authority.is_some();
+        let is_needed = duties.serves || duties.authority.borrow().is_some();
         let listener = if is_needed { Some(bind_link(options.link)?) } else { None };
         listener.iter().for_each(|(_, address)| shared.own.listens_on(*address));
         let gateway = Arc::new(Gateway {
@@ -131,7 +136,8 @@ impl BoundGateway {
             interval: options.probe_interval,
             asks_nobody: options.probe.contains(&Probe::Nothing),
         };
-        Ok(Self { shared: shared.clone(), duties, gateway, listener, workers, servers, results, proof })
+        let (shared, link) = (shared.clone(), options.link);
+        Ok(Self { shared, duties, gateway, listener, link, workers, servers, results, proof })
     }
 
     /// The address of the link port, if it is bound.
@@ -173,11 +179,12 @@ impl BoundGateway {
         known: Vec<SocketAddr>,
         behind: mpsc::Receiver<(NodeId, SocketAddr)>,
     ) -> Result<Vec<Part>, Problem> {
-        let Self { shared, duties, gateway, listener, workers, servers, results, proof, .. } = self;
+        let Self { shared, duties, gateway, listener, link, workers, servers, results, proof } = self;
         let mut parts: Vec<Part> = Vec::new();
         if duties.serves {
-            let (announced, holds_authority) = (shared.announced.clone(), duties.authority.is_some());
-            let is_due = Box::new(move || holds_authority || is_active(announced.borrow().as_ref()));
+            let (announced, authority) = (shared.announced.clone(), duties.authority.clone());
+            let is_due =
+                Box::new(move || authority.borrow().is_some() || is_active(announced.borrow().as_ref()));
             let delivery = propagation::run(shared.credentials.clone(), known, behind, is_due);
             parts.push(("propagation", Box::pin(delivery)));
             let (egress, proof) = (gateway.egress.clone(), proof.part(&shared, &gateway, &servers, results));
@@ -188,19 +195,23 @@ impl BoundGateway {
                 }),
             ));
         }
-        if let Some((listener, _)) = listener {
-            let group = shared.membership.group();
-            let join_tls =
-                tls::join_server(&group).map_err(|error| Problem::new("no joining").because(error))?;
-            let port = LinkPort {
-                gateway: duties.serves.then(|| (gateway, shared.credentials.clone())),
-                authority: duties.authority.map(|authority| (authority, join_tls)),
-                workers,
-                tasks: shared.tasks.clone(),
-                drain: shared.drain.clone(),
-            };
-            parts.push(("link port", Box::pin(Arc::new(port).run(listener))));
-        }
+        let group = shared.membership.group();
+        let join_tls = tls::join_server(&group).map_err(|error| Problem::new("no joining").because(error))?;
+        let port = Arc::new(LinkPort {
+            gateway: duties.serves.then(|| (gateway, shared.credentials.clone())),
+            authority: (duties.authority.clone(), join_tls),
+            workers,
+            tasks: shared.tasks.clone(),
+            drain: shared.drain.clone(),
+        });
+        let part: BoxFuture<'static, ()> = match listener {
+            Some((listener, _)) => Box::pin(port.run(listener)),
+            None => Box::pin(async move {
+                let listener = bind_when_needed(duties.authority, link, &shared).await;
+                port.run(listener).await;
+            }),
+        };
+        parts.push(("link port", part));
         Ok(parts)
     }
 }
@@ -261,6 +272,31 @@ impl RunningGateway {
 
 fn is_active(announcement: Option<&Announcement>) -> bool {
     announcement.is_some_and(|announcement| announcement.advert.state == State::Active)
+}
+
+/// Binds the link port of a client as soon as this machine holds the authority's key: then machines join there. Tries again
+/// while the port is in use.
+async fn bind_when_needed(mut authority: Held, link: Option<SocketAddr>, shared: &Shared) -> TcpListener {
+    let mut warned = false;
+    loop {
+        if authority.wait_for(Option::is_some).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        match bind_link(link) {
+            Ok((listener, address)) => {
+                shared.own.listens_on(address);
+                tracing::info!(%address, "listening: machines that join, TCP");
+                return listener;
+            }
+            Err(problem) if !warned => {
+                warned = true;
+                let (what, why, _) = problem.parts();
+                tracing::warn!(reason = why.join(": "), "no machine can join here: {what}");
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(BIND_INTERVAL).await;
+    }
 }
 
 /// Binds the link port. Without an address it listens on all of them, IPv4 only where there is no IPv6.

@@ -162,9 +162,9 @@ impl Egress {
         *self.upstream.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(upstream);
     }
 
-    /// Logs which upstream proxies are not reached, before a client meets it.
-    pub async fn check_upstream(&self) {
-        self.upstream().check(&self.resolver, &self.own).await;
+    /// Whether any upstream proxy is reached; `None` without one. Logs which are not, before a client meets it.
+    pub async fn check_upstream(&self) -> Option<bool> {
+        self.upstream().check(&self.resolver, &self.own).await
     }
 
     fn settings(&self) -> Arc<Settings> {
@@ -194,6 +194,12 @@ impl Egress {
             (Ok(_), true) => {
                 self.report(Outcome::Connected(target.clone()), None);
                 connected
+            }
+            // Without its upstream proxy the gateway reaches nothing.
+            (Err(failure), true)
+                if failure.kind == Kind::NetworkUnreachable && failure.side == Side::Gateway =>
+            {
+                self.doubt(failure, target, true).await.and(connected)
             }
             (Err(failure), true) => match no_way_out(failure) {
                 Some(no_route) => self.doubt(failure, target, no_route).await.and(connected),
@@ -261,6 +267,21 @@ impl Egress {
         let mut unreached = self.upstream().unreached();
         unreached.extend_from_slice(&self.unreached.lock().unwrap_or_else(PoisonError::into_inner));
         unreached
+    }
+
+    /// Why this machine has no way out, as a sentence that begins with "it"; `None` while it has one, or may have one.
+    pub fn fault(&self) -> Option<String> {
+        if *self.reach.borrow() != Reach::Unreachable {
+            return None;
+        }
+        let unreached = self.unreached();
+        let reasons =
+            unreached.iter().take(2).map(|Unreached { server, reason }| format!("{server} ({reason})"));
+        let reasons: Vec<_> = reasons.collect();
+        Some(match reasons.is_empty() {
+            true => "its uplink is down".into(),
+            false => format!("it does not reach {}", reasons.join(" and ")),
+        })
     }
 
     /// Notes what a probe did not reach.

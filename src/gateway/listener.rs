@@ -19,7 +19,7 @@ use super::strangers::Strangers;
 use crate::link::handshake::{Hello, Proved};
 use crate::link::tls::{Credentials, Service};
 use crate::net;
-use crate::trust::authority::Authority;
+use crate::trust::authority::Held;
 
 /// The deadline of a whole TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -30,8 +30,8 @@ const CLIENT_HELLO: Duration = Duration::from_secs(3);
 pub struct LinkPort {
     /// Serves links; `None` on a node that is only a client.
     pub gateway: Option<(Arc<Gateway>, Arc<Credentials>)>,
-    /// Enrols new members; `None` where the authority's key is not.
-    pub authority: Option<(Authority, Arc<ServerConfig>)>,
+    /// Enrols new members, while this machine holds the authority's key.
+    pub authority: (Held, Arc<ServerConfig>),
     /// The runtimes that serve links, in turn. A link stays on its runtime.
     pub workers: Vec<Handle>,
     /// Tracks the tasks of all connections.
@@ -88,7 +88,9 @@ impl LinkPort {
     ) -> Option<(Arc<Gateway>, Proved)> {
         let deadline = Instant::now() + HANDSHAKE;
         let hello = read_hello(socket, address).await?;
-        match (hello.service, &self.gateway, &self.authority) {
+        let (held, joins) = &self.authority;
+        let authority = held.borrow().clone();
+        match (hello.service, &self.gateway, authority) {
             (Some(Service::Link), Some((gateway, credentials)), _) => {
                 let config = credentials
                     .server()
@@ -100,8 +102,8 @@ impl LinkPort {
                 Some((gateway.clone(), proved.ok()?))
             }
             // A joiner is unauthenticated until the end of the exchange, so enrolment keeps its slot.
-            (Some(Service::Join), _, Some((authority, config))) => {
-                if enrol(hello, config.clone(), authority, strangers, address, deadline).await {
+            (Some(Service::Join), _, Some(authority)) => {
+                if enrol(hello, joins.clone(), &authority, strangers, address, deadline).await {
                     strangers.slots.remember_member(address.ip());
                 }
                 None

@@ -106,7 +106,7 @@ async fn deliver(
         let gateway = link.gateway.name.clone();
         drop(link);
         delivered?;
-        tracing::info!(gateway = &*gateway, %address, epoch = membership.group().update.epoch(), "gateway has the same group state");
+        tracing::info!(gateway = &*gateway, %address, "gateway has the same group state");
         Ok::<_, anyhow::Error>(())
     };
     let result = delivered.await;

@@ -40,6 +40,9 @@ const MIN_ROUND_INTERVAL: Duration = Duration::from_millis(300);
 /// The deadline for one witness or name server.
 const DEADLINE: Duration = Duration::from_secs(2);
 
+/// Interval between two checks that a proxy of `--upstream` is reached, unless `--probe-interval` says otherwise.
+const UPSTREAM_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Whether no other gateway could serve instead of this one.
 pub(super) type IsAlone = dyn Fn() -> bool + Send + Sync;
 
@@ -54,12 +57,13 @@ pub(super) async fn run(
     reach: watch::Sender<Reach>,
     is_alone: Box<IsAlone>,
 ) {
+    let upstream_interval = interval.unwrap_or(UPSTREAM_INTERVAL);
     let interval = interval.unwrap_or(PROOF_INTERVAL);
     let mut way = WayOut::new();
     let mut next = Instant::now();
     let mut asked_at: Option<Instant> = None;
     let mut clients = ClientInterfaces::default();
-    let mut is_long_lost = false;
+    let (mut is_long_lost, mut upstream) = (false, UpstreamState::default());
     while !reach.is_closed() {
         let mut waiting = None;
         let is_doubtful = tokio::select! {
@@ -76,6 +80,11 @@ pub(super) async fn run(
                 way.note(seen(result.outcome, &served), Instant::now())
             }
         };
+        // The way out of a gateway with upstream proxies leads through one of them, whatever else is connected.
+        if waiting.is_some() || next <= Instant::now() {
+            upstream.check(&egress).await;
+        }
+        let is_doubtful = is_doubtful && !upstream.is_lost();
         if is_doubtful && asked_at.is_none_or(|asked_at| asked_at.elapsed() >= MIN_ROUND_INTERVAL) {
             let unreached = reaches_any(&egress, &way, asks_nobody).await;
             let has_path = clients.has_path_beyond(&served);
@@ -93,10 +102,12 @@ pub(super) async fn run(
         if is_long_lost && !was_long_lost {
             tracing::warn!("the way out stays lost: nothing but the network of the clients is connected");
         }
-        publish(&way, &reach);
+        publish(&way, &upstream, &reach);
         // The connection was given up meanwhile.
-        let _ = waiting.map(|waiting| waiting.send(way.reach()));
+        let _ = waiting.map(|waiting| waiting.send(*reach.borrow()));
         let pause = match lost_for {
+            _ if upstream.is_lost() => LOST_INTERVAL,
+            None if upstream.reached.is_some() => interval.min(upstream_interval),
             None => interval,
             Some(_) if is_long_lost => LONG_LOST_INTERVAL,
             Some(_) => LOST_INTERVAL,
@@ -192,12 +203,38 @@ fn is_beyond(ip: IpAddr, is_inside: impl Fn(&IpNet) -> bool) -> bool {
     !ip.is_loopback() && net::own_networks().is_ok_and(|networks| !networks.iter().any(contains))
 }
 
-fn publish(way: &WayOut, reach: &watch::Sender<Reach>) {
+/// Whether the upstream proxies are reached.
+#[derive(Default)]
+struct UpstreamState {
+    /// Whether any is; `None` when there is none.
+    reached: Option<bool>,
+    checked: Option<Instant>,
+}
+
+impl UpstreamState {
+    fn is_lost(&self) -> bool {
+        self.reached == Some(false)
+    }
+
+    /// Checks them, unless that was done a moment ago.
+    async fn check(&mut self, egress: &Egress) {
+        if self.checked.is_none_or(|checked| checked.elapsed() >= MIN_ROUND_INTERVAL) {
+            self.reached = egress.check_upstream().await;
+            self.checked = Some(Instant::now());
+        }
+    }
+}
+
+fn publish(way: &WayOut, upstream: &UpstreamState, reach: &watch::Sender<Reach>) {
+    let verdict = if upstream.is_lost() { Reach::Unreachable } else { way.reach() };
     reach.send_if_modified(|now| {
-        let changed = *now != way.reach();
-        *now = way.reach();
+        let changed = *now != verdict;
+        *now = verdict;
         if changed {
-            match way.reach() {
+            match verdict {
+                Reach::Unreachable if upstream.is_lost() => {
+                    tracing::warn!("the way out is lost: no proxy of --upstream is reached");
+                }
                 Reach::Reachable => {
                     tracing::info!("the way out is proved: a host beyond this machine's networks answers")
                 }

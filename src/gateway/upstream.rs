@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
@@ -75,11 +75,15 @@ impl Upstream {
         self.proxies.iter().filter_map(fault).collect()
     }
 
-    /// Logs which proxies are not reached.
-    pub(super) async fn check(&self, resolver: &Resolver, own: &OwnAddresses) {
-        for parent in &self.proxies {
-            parent.note(&reach(&parent.proxy.address, resolver, own).await);
-        }
+    /// Whether any proxy is reached; `None` when there is none. Logs which are not.
+    pub(super) async fn check(&self, resolver: &Resolver, own: &OwnAddresses) -> Option<bool> {
+        let results = self.proxies.iter().map(async |parent| {
+            let reached = reach(&parent.proxy.address, resolver, own).await;
+            parent.note(&reached);
+            reached.is_ok()
+        });
+        let results = join_all(results).await;
+        (!results.is_empty()).then(|| results.contains(&true))
     }
 
     /// Connects through the first proxy that can be reached and accepts the login, within `limit` in all.

@@ -75,6 +75,11 @@ impl Attempts {
         self.0.push(attempt);
     }
 
+    /// Whether the last dial of this address failed.
+    pub(super) fn knows(&self, address: SocketAddr) -> bool {
+        self.0.iter().any(|attempt| attempt.address == address)
+    }
+
     /// Forgets all of them.
     pub(super) fn clear(&mut self) {
         self.0.clear();

@@ -18,7 +18,7 @@ use super::logins::Logins;
 use super::options::{Live, Options};
 use super::page::{Page, TakeSnapshot};
 use super::port::Port;
-use super::routes::{Connect, ConnectUdp, Routes};
+use super::routes::{Connect, ConnectUdp, Fault, Routes};
 use crate::fronts::place::Fronts;
 use crate::peers::candidate::Announcement;
 use crate::problem::Problem;
@@ -32,6 +32,8 @@ pub struct Direct {
     pub connect: Box<Connect>,
     /// Connects by UDP.
     pub connect_udp: Box<ConnectUdp>,
+    /// Why this machine has no way out itself, if it should have one.
+    pub fault: Box<Fault>,
     /// Asks this machine's name servers.
     pub resolve: Box<SystemResolver>,
 }
@@ -112,6 +114,7 @@ impl BoundClient {
             links,
             direct: direct.connect,
             direct_udp: direct.connect_udp,
+            fault: direct.fault,
             is_gateway: is_gateway.subscribe(),
             hold: hold.subscribe(),
             memory: shared.memory.clone(),

@@ -1,6 +1,7 @@
 //! Keeps this node linked: to the best gateway, and to the next one as a warm standby. One task dials, as `dialing.rs`
 //! decides; all connections use the links that are up.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,13 +19,16 @@ use super::outcomes::Outcomes;
 use super::pauses::Fault;
 use crate::failure::with_causes;
 use crate::link::client::{DialError, Link};
-use crate::link::tls::Credentials;
+use crate::link::tls::{Credentials, PeerIdentity};
 use crate::link::updates;
 use crate::own_addresses::OwnAddresses;
 use crate::peers::directory::{Directory, Gateway};
 use crate::telemetry::journal::Happening;
 use crate::wire::datagram::State;
 use crate::wire::id::NodeId;
+
+/// Maximum number of gateways without a way out that are remembered.
+const MAX_WITHOUT_WAY_OUT: usize = 1024;
 
 /// Called with a gateway's address when a link to it is up, to remember it.
 pub type Remember = dyn Fn(SocketAddr) + Send + Sync;
@@ -42,6 +46,9 @@ pub struct Links {
     pub(super) outcomes: Outcomes,
     /// The dials that failed since the last link came up.
     attempts: Mutex<Attempts>,
+    /// The gateways that have no way out, with what each one said. They are dialled again and again, and nothing of that is
+    /// news.
+    without_way_out: Mutex<BTreeMap<NodeId, String>>,
     machine: Arc<OwnAddresses>,
 }
 
@@ -65,6 +72,7 @@ impl Links {
             up: watch::Sender::new(Vec::new()),
             dialing: Mutex::new(Dialing::new(own, Instant::now())),
             attempts: Mutex::default(),
+            without_way_out: Mutex::default(),
             machine,
         })
     }
@@ -91,9 +99,28 @@ impl Links {
         self.directory.suspect(address, Instant::now());
     }
 
-    /// Why there is no link, as a sentence: the most telling reason of the dials that failed; `None` once one has succeeded.
+    /// Why no connection gets out, as a sentence: what a gateway without a way out has said, else the most telling reason of
+    /// the dials that failed; `None` once one has succeeded.
     pub fn trouble(&self) -> Option<String> {
-        locked(&self.attempts).most_telling(Instant::now())
+        let lost = locked(&self.without_way_out).values().next().cloned();
+        lost.or_else(|| locked(&self.attempts).most_telling(Instant::now()))
+    }
+
+    /// Notes that a connection got out through this gateway.
+    pub(super) fn has_way_out(&self, gateway: &PeerIdentity) {
+        if locked(&self.without_way_out).remove(&gateway.id).is_some() {
+            tracing::info!(gateway = &*gateway.name, "the gateway has a way out again");
+        }
+    }
+
+    /// Whether nothing has changed since this gateway was dialled last, in vain.
+    fn is_tried_again(&self, gateway: &KnownGateway) -> bool {
+        gateway.id.is_some_and(|id| self.is_without_way_out(id))
+            || locked(&self.attempts).knows(gateway.address)
+    }
+
+    fn is_without_way_out(&self, id: NodeId) -> bool {
+        locked(&self.without_way_out).contains_key(&id)
     }
 
     /// After this machine has slept, or its clock was set, the network may be another one: every link must prove at once
@@ -135,7 +162,7 @@ impl Links {
             let links = self.order(&ranked);
             let wake = match self.next_step(&ranked, &links, now) {
                 Step::Dial(gateway) => {
-                    if links.is_empty() {
+                    if links.is_empty() && !self.is_tried_again(&gateway) {
                         let name = self.called(&gateway);
                         let state = gateway.state.map_or("not heard", State::word);
                         tracing::info!(gateway = name, address = %gateway.address, state, "gateway chosen");
@@ -213,6 +240,7 @@ impl Links {
             links.drain(dialing::kept(&places)..).for_each(|left| left.retire());
             if let (Some(first), Some(old)) = (links.first(), before.first())
                 && first.address != *old
+                && !self.is_without_way_out(first.gateway.id)
             {
                 tracing::info!(gateway = &*first.gateway.name, address = %first.address, "gateway in use");
                 let text = format!("connections go over this gateway ({})", first.address);
@@ -224,6 +252,9 @@ impl Links {
     }
 
     fn note_lost(&self, link: &Link) {
+        if self.is_without_way_out(link.gateway.id) {
+            return;
+        }
         let reason = link.end().unwrap_or("it takes no new connections");
         let text = format!("the link to {} is out of use: {reason}", link.address);
         self.directory.telemetry().note(Happening::LinkLost, &link.gateway.name, text);
@@ -238,9 +269,13 @@ impl Links {
         }
         let standby = !self.up.borrow().is_empty();
         let what = if standby { "standby link up" } else { "link up" };
-        tracing::info!(gateway = &*link.gateway.name, id = %link.gateway.id.short(), address = %link.address, "{what}");
-        let text = format!("{what} ({})", link.address);
-        self.directory.telemetry().note(Happening::LinkUp, &link.gateway.name, text);
+        if self.is_without_way_out(link.gateway.id) {
+            tracing::debug!(gateway = &*link.gateway.name, address = %link.address, "{what} again");
+        } else {
+            tracing::info!(gateway = &*link.gateway.name, id = %link.gateway.id.short(), address = %link.address, "{what}");
+            let text = format!("{what} ({})", link.address);
+            self.directory.telemetry().note(Happening::LinkUp, &link.gateway.name, text);
+        }
         locked(&self.attempts).clear();
         (self.remember)(link.address);
         self.tasks.spawn(updates::follow(link.clone(), self.credentials.membership.clone()));
@@ -278,8 +313,22 @@ impl Links {
         }
     }
 
-    /// Retires a link whose gateway reports that it cannot reach the outside, and leaves that gateway alone for a moment.
-    pub(super) fn leave_alone(&self, link: &Link) {
+    /// Retires a link whose gateway says `why` it cannot reach the outside, and leaves that gateway alone for a moment.
+    pub(super) fn leave_alone(&self, link: &Link, why: &str) {
+        let (gateway, mut without) = (&link.gateway, locked(&self.without_way_out));
+        if without.len() >= MAX_WITHOUT_WAY_OUT {
+            without.clear();
+        }
+        if without.insert(gateway.id, why.to_owned()).is_none() {
+            tracing::info!(
+                gateway = &*gateway.name,
+                reason = why,
+                "the gateway has no way out: connections wait for another"
+            );
+            let text = format!("it has no way out ({})", link.address);
+            self.directory.telemetry().note(Happening::LinkLost, &gateway.name, text);
+        }
+        drop(without);
         link.retire();
         locked(&self.dialing).failed(link.address, Fault::default(), Instant::now());
     }

@@ -41,6 +41,9 @@ pub type Connect = dyn Fn(Target) -> BoxFuture<'static, Result<TcpStream, Failur
 /// The same for UDP; the socket is connected.
 pub type ConnectUdp = dyn Fn(Target) -> BoxFuture<'static, Result<UdpSocket, Failure>> + Send + Sync;
 
+/// Why this machine has no way out itself, as a sentence that begins with "it".
+pub type Fault = dyn Fn() -> Option<String> + Send + Sync;
+
 /// All routes out of this node.
 pub struct Routes {
     /// The links to gateways.
@@ -49,6 +52,8 @@ pub struct Routes {
     pub direct: Box<Connect>,
     /// Connects from this machine by UDP.
     pub direct_udp: Box<ConnectUdp>,
+    /// Why this machine cannot be a gateway now, if it was to be one.
+    pub fault: Box<Fault>,
     /// Whether this node is a gateway now and connects from this machine.
     pub is_gateway: watch::Receiver<bool>,
     /// How long a connection is held while there is no gateway.
@@ -234,10 +239,12 @@ impl Routes {
             let refused = opened.as_ref().err().and_then(failing);
             let took = asked.end(refused);
             match opened {
-                Ok(tunnel) => return Ok(Some((tunnel, link))),
+                Ok(tunnel) => {
+                    self.links.has_way_out(&link.gateway);
+                    return Ok(Some((tunnel, link)));
+                }
                 Err(failure) if failure.kind == Kind::NoWayOut => {
-                    tracing::info!(reason = %failure, "the gateway has no way out: the connection waits for another");
-                    self.links.leave_alone(&link);
+                    self.links.leave_alone(&link, &failure.sentence);
                     lost = Some(failure.sentence);
                     if !search.rest().await {
                         return Err(self.no_gateway(lost));
@@ -346,8 +353,11 @@ impl Routes {
     /// The failure of a connection whose hold time is over. `lost` is what the last gateway said that had no way out.
     pub(super) fn no_gateway(&self, lost: Option<String>) -> Failure {
         let held = self.hold.borrow().as_secs_f32();
+        let itself = (self.fault)().map(|fault| format!("; this machine has no way out itself: {fault}"));
+        let itself = itself.unwrap_or_default();
         let sentence = match lost.or_else(|| self.links.trouble()) {
-            Some(trouble) => format!("no gateway could be used within {held} s: {trouble}"),
+            Some(trouble) => format!("no gateway could be used within {held} s: {trouble}{itself}"),
+            None if !itself.is_empty() => format!("no other gateway answered within {held} s{itself}"),
             None => format!("no gateway answered within {held} s: run 'laneway discover' to see why"),
         };
         Failure::new(Kind::NoGateway, Side::Local, sentence)

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::download::{Dialect, Download};
+use crate::download::{Dialect, Download, Pause};
 use crate::error::Error;
 use crate::machine::{Event, Machine, Sandbox};
 use crate::origin::Generated;
@@ -184,16 +184,19 @@ async fn fail_over(
     let used = gateways.iter_mut().find(|gateway| gateway.address == client.gateway);
     let used = used.ok_or_else(|| Error::new("the client uses a gateway that is not one of the demo's"))?;
     title(report, &format!("In the middle of a download, {} is killed (kill -9)", used.name));
-    let (mark, marked) = oneshot::channel();
+    let ((reached, marked), (resume, over)) = (oneshot::channel(), oneshot::channel());
+    let pause = Pause { at: download.size / 4, reached, over };
+    let killed = used.name;
     let first_request = async {
         // Without the mark the download has failed, and says so itself.
         let _ = marked.await;
         used.kill().await?;
+        let _ = resume.send(());
         download.small_request().await
     };
-    let (done, first_request) = tokio::join!(download.run(Some((download.size / 4, mark))), first_request);
+    let (done, first_request) = tokio::join!(download.run(Some(pause)), first_request);
     let (done, first_request) = (done?, first_request?);
-    let mut gateways_used = 1;
+    let mut resumed = false;
     // The access line of the download is its last event.
     loop {
         let event = client.machine.next(STEP_TIMEOUT).await?;
@@ -201,7 +204,7 @@ async fn fail_over(
             step(report, &line);
         }
         match event.message() {
-            "download resumed on the next gateway" => gateways_used += 1,
+            "download resumed on the next gateway" => resumed = true,
             "connection" if event.field("dialect") == "http" && event.number("received") >= download.size => {
                 break;
             }
@@ -211,7 +214,11 @@ async fn fail_over(
     let answered = millis(first_request);
     step(report, &format!("first new request after the kill: answered in {answered:.1} ms"));
     let right = is_right(download.sha256);
-    step(report, &format!("download   {done} over {gateways_used} gateway(s); {right}"));
+    let how = match resumed {
+        true => "over both gateways".to_owned(),
+        false => format!("{killed} had sent all of it before the kill"),
+    };
+    step(report, &format!("download   {done}, {how}; {right}"));
     Ok(())
 }
 

@@ -54,6 +54,16 @@ impl fmt::Display for Downloaded {
     }
 }
 
+/// Where a download stops reading for something else to happen.
+pub(crate) struct Pause {
+    /// After how many bytes.
+    pub(crate) at: u64,
+    /// Is sent when they have arrived.
+    pub(crate) reached: oneshot::Sender<()>,
+    /// Ends the pause.
+    pub(crate) over: oneshot::Receiver<()>,
+}
+
 impl Dialect {
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -64,14 +74,14 @@ impl Dialect {
 }
 
 impl Download<'_> {
-    /// Downloads the file and compares it. `mark` is sent once that many bytes have arrived.
-    pub(crate) async fn run(&self, mark: Option<(u64, oneshot::Sender<()>)>) -> Result<Downloaded, Error> {
+    /// Downloads the file and compares it.
+    pub(crate) async fn run(&self, pause: Option<Pause>) -> Result<Downloaded, Error> {
         let start = Instant::now();
         let mut stream = self.request().await?;
         let mut buffer = BytesMut::with_capacity(BUFFER);
         self.read_head(&mut stream, &mut buffer).await?;
         (self.report)(Report::Download { name: self.dialect.name(), size: self.size });
-        let received = self.read_body(&mut stream, buffer, mark).await;
+        let received = self.read_body(&mut stream, buffer, pause).await;
         (self.report)(Report::DownloadEnd);
         let (bytes, sha256) = received?;
         if bytes != self.size {
@@ -113,7 +123,7 @@ impl Download<'_> {
         &self,
         stream: &mut TcpStream,
         mut buffer: BytesMut,
-        mut mark: Option<(u64, oneshot::Sender<()>)>,
+        mut pause: Option<Pause>,
     ) -> Result<(u64, String), Error> {
         let mut hash = digest::Context::new(&digest::SHA256);
         let mut bytes = 0;
@@ -121,8 +131,10 @@ impl Download<'_> {
             hash.update(&buffer);
             bytes += buffer.len() as u64;
             (self.report)(Report::Downloaded(bytes));
-            if let Some((_, sender)) = mark.take_if(|(at, _)| bytes >= *at) {
-                let _ = sender.send(());
+            if let Some(pause) = pause.take_if(|pause| bytes >= pause.at) {
+                let _ = pause.reached.send(());
+                // Dropped without a word when what was to happen meanwhile has failed, which is reported there.
+                let _ = pause.over.await;
             }
             buffer.clear();
             if bytes >= self.size || read(stream, &mut buffer).await.map_err(|error| self.failed(error))? == 0

@@ -69,9 +69,9 @@ pub enum TimeError {
     /// A number without its unit.
     #[error("'{0}' lacks a unit: write {0}s, {0}m, {0}h or {0}d")]
     NoUnit(String),
-    /// A time outside of the option's bounds, in seconds.
-    #[error("'{0}' is not a time from {1} to {2} seconds")]
-    Bounds(String, u64, u64),
+    /// A time outside of the option's bounds.
+    #[error("'{0}' is not a time from {min} to {max} seconds", min = .1.as_secs_f64(), max = .2.as_secs_f64())]
+    Bounds(String, Duration, Duration),
 }
 
 /// Reads a time: numbers with units (ms, s, m, h, d, w), one after the other, or one number in units of `bare`.
@@ -121,7 +121,7 @@ pub fn within(text: &str, bare: Duration, min: Duration, max: Duration) -> Resul
     let time = time(text, Some(bare))?;
     match min <= time && time <= max {
         true => Ok(time),
-        false => Err(TimeError::Bounds(text.to_owned(), min.as_secs(), max.as_secs())),
+        false => Err(TimeError::Bounds(text.to_owned(), min, max)),
     }
 }
 

@@ -402,7 +402,10 @@ async fn drive(mut connection: Connection<Secure>, ping: PingPong, link: Link, m
                 Err(error) => error.to_string(),
             };
             let reason = printable(&reason);
-            tracing::info!(gateway, %address, reason, "link down");
+            match retired.is_cancelled() {
+                true => tracing::debug!(gateway, %address, reason, "retired link ended"),
+                false => tracing::info!(gateway, %address, reason, "link down"),
+            }
             reason
         }
         () = dead => {

@@ -258,7 +258,7 @@ mod tests {
     }
 
     /// Every file that a state directory may contain.
-    const NAMES: [&str; 17] = [
+    const NAMES: [&str; 18] = [
         "lock",
         "ca.key",
         "ca.pem",
@@ -275,6 +275,7 @@ mod tests {
         "maintenance",
         "leaving",
         "exported",
+        "imported",
         "seen.json",
     ];
 

@@ -28,8 +28,18 @@ pub fn text(snapshot: &Snapshot) -> String {
         let _ = writeln!(page, "front /{}/ for {}", front.name, front.url);
     }
     if !snapshot.gateways.is_empty() {
-        let head =
-            ["", "GATEWAY", "ADDRESS", "STATE", "SERVER", "CAPACITY", "LOAD", "TUNNELS", "RTT", "HEARD"];
+        let head = [
+            "",
+            "GATEWAY",
+            "ADDRESS",
+            "STATE",
+            "SERVER",
+            "CAPACITY",
+            "MACHINE LOAD",
+            "TUNNELS",
+            "RTT",
+            "HEARD",
+        ];
         let rows = snapshot.gateways.iter().map(gateway_row);
         table(&mut page, head, rows.collect());
     }
@@ -131,12 +141,22 @@ fn gateway_row(gateway: &GatewaySeen) -> [String; 10] {
         gateway.address.clone(),
         condition(gateway),
         or_dash(gateway.reach.clone()),
-        or_dash(gateway.capacity.map(bits)),
+        or_dash(gateway.capacity.map(megabits)),
         or_dash(gateway.load.map(|load| format!("{:.1}%", load * 100.0))),
         or_dash(gateway.tunnels),
         or_dash(gateway.round_trip.map(millis)),
-        gateway.heard_ago.map_or_else(|| gateway.source.clone(), |ago| format!("{} ago", age(ago))),
+        gateway.heard_ago.map_or_else(|| unheard(gateway).into(), |ago| format!("{} ago", age(ago))),
     ]
+}
+
+/// How a gateway is known that this node has not heard itself.
+fn unheard(gateway: &GatewaySeen) -> &'static str {
+    match gateway.source.as_str() {
+        "named" => "no: another gateway tells of it",
+        "static" => "no: --gateway names it",
+        "remembered" => "no: used before",
+        _ => "no",
+    }
 }
 
 fn client_row(link: &LinkSeen) -> [String; 8] {
@@ -194,9 +214,9 @@ pub fn bytes(count: u64) -> String {
     scaled(count, "B")
 }
 
-/// Bits per second for people.
-pub fn bits(count: u64) -> String {
-    scaled(count, "bit/s")
+/// Bits per second, always in Mbit/s: values that are compared have one unit.
+pub fn megabits(count: u64) -> String {
+    format!("{} Mbit/s", count.div_ceil(1_000_000))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
@@ -253,7 +273,8 @@ mod tests {
         ] {
             assert_eq!(bytes(count), text);
         }
-        assert_eq!(bits(2_500_000_000), "2.50 Gbit/s");
+        assert_eq!(megabits(2_500_000_000), "2500 Mbit/s");
+        assert_eq!(megabits(100_000_000), "100 Mbit/s");
     }
 
     #[test]

@@ -11,12 +11,12 @@ mod transfer;
 
 use std::collections::BTreeSet;
 
-pub use self::holder::{Authority, Member};
+pub use self::holder::{Authority, Held, Member};
 use self::holder::{name_for, require_room};
 pub use self::invite::{Invite, Uses};
 pub use self::join_responder::JoinResponder;
 pub use self::revoke::{Removed, Revocation};
-pub use self::transfer::{Imported, import};
+pub use self::transfer::{Copies, Imported, import};
 use super::base64::Base64;
 use super::certificate::{self, CertificateError, Role};
 use super::clock;

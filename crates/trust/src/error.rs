@@ -175,7 +175,8 @@ impl InviteError {
                 "copy the line again, or run 'laneway invite' on the machine that made the group for a new one"
             }
             Self::Removed => {
-                "a removed key is not admitted again: move the state directory away, and join again"
+                "run 'laneway invite' on the machine that made the group, and use the command that it prints: this machine then \
+                 joins with a new key"
             }
             Self::NotItsKey => "use the same version of laneway on both machines, and try again",
             Self::KnownKey { name, .. } => {
@@ -183,7 +184,7 @@ impl InviteError {
                 return format!(
                     "join with --name {name} and a code for the same role; for another name or role, run \
                      'laneway revoke {name}' on the machine that made the group, move the state directory here away, \
-                     and join again"
+                     and join with a new code"
                 );
             }
             Self::NameTaken { id, .. } => {
@@ -237,12 +238,13 @@ impl RevokeError {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Unknown(_) => format!(
-                "'laneway members' lists names and ids; {MIN_ID_DIGITS} or more digits of an id are enough"
+                "'laneway members' lists names and ids, of which {MIN_ID_DIGITS} or more digits are enough; a member that another \
+                 machine with the group's key admitted is on that machine's list"
             ),
             Self::Ambiguous { .. } => "give the whole id".into(),
             Self::Own => {
-                "'laneway ca export' moves the group's key to another machine, which can then remove \
-                          this one"
+                "'laneway ca export FILE' here and 'laneway ca import FILE' on another member copy the key; then run \
+                 'laneway leave' here, or 'laneway revoke' there"
                     .into()
             }
             Self::Full => "create a new group with 'laneway init', and let the members join it".into(),

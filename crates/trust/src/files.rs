@@ -27,6 +27,8 @@ pub(super) const CRL: &str = "crl.pem";
 pub(super) const MEMBERS: &str = "members.json";
 /// Exists once the authority's key was exported.
 pub(super) const EXPORTED: &str = "exported";
+/// Exists where the authority's key was imported: another machine had it, and may have it still.
+pub(super) const IMPORTED: &str = "imported";
 /// The authority's invites.
 pub(super) const INVITES: &str = "invites.json";
 

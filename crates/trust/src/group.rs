@@ -14,8 +14,8 @@ use super::certificate::{self, CertificateError, Identity};
 use super::clock;
 pub use super::error::GroupError;
 use super::files::{
-    CA_CERTIFICATE, CA_KEY, CRL, DEPARTURES, EXPORTED, GROUP, INVITES, JOIN_KEY, MEMBERS, NODE_CERTIFICATE,
-    NODE_KEY, damaged, read_json, read_pem, write_json, write_pem,
+    CA_CERTIFICATE, CA_KEY, CRL, DEPARTURES, EXPORTED, GROUP, IMPORTED, INVITES, JOIN_KEY, MEMBERS,
+    NODE_CERTIFICATE, NODE_KEY, damaged, read_json, read_pem, write_json, write_pem,
 };
 use super::statement::Statement;
 use super::update::{GroupUpdate, SealedUpdate};
@@ -231,6 +231,7 @@ pub fn forget(state: &StateDir) -> Result<(), GroupError> {
         INVITES,
         JOIN_KEY,
         EXPORTED,
+        IMPORTED,
         DEPARTURES,
     ];
     [GROUP].into_iter().chain(rest).try_for_each(|file| state.remove(file))?;

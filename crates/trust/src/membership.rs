@@ -14,7 +14,7 @@ use super::authority::Authority;
 use super::clock;
 use super::departures::{Departed, Departures, Noting};
 use super::error::GroupError;
-use super::files::GROUP;
+use super::files::{CA_KEY, GROUP};
 use super::group::{self, Group};
 use super::leaving::Resignation;
 use super::update::{GroupUpdate, SealedUpdate, UpdateError, Version};
@@ -147,7 +147,7 @@ impl Membership {
         }
         if let Some(update) = authority.remove_departed(&left)? {
             *removed_at = Some(Instant::now());
-            tracing::info!(epoch = update.epoch(), count = left.len(), "members that left are removed");
+            tracing::info!(count = left.len(), "members that left are removed");
             // Cannot fail: this machine has just signed it.
             let _ = self.apply(update.sealed());
         }
@@ -180,7 +180,9 @@ impl Membership {
         if changed {
             self.forget_departures(&self.group().update);
             let own = group.node.id;
-            tracing::info!(epoch, "group update applied");
+            let removed = self.group().update.revoked().difference(group.update.revoked()).count();
+            tracing::info!(removed, "group update applied");
+            tracing::debug!(epoch, "group state");
             if self.group().update.revokes(own) && !group.update.revokes(own) {
                 tracing::error!(
                     "this machine was removed from the group: no member accepts its links any more"
@@ -191,12 +193,14 @@ impl Membership {
     }
 
     /// Keeps the membership and the state directory synchronised: saves updates from peers, and applies those of the command
-    /// line. An `authority` signs a new update when another machine with its key missed a revocation. Never returns.
-    pub async fn follow(self: Arc<Self>, state: StateDir, authority: Option<Authority>) {
+    /// line. `authority` follows `ca.key` in that directory. While this machine holds it, it removes members that have left, and
+    /// signs a new update when another machine with the key missed a revocation. Never returns.
+    pub async fn follow(self: Arc<Self>, state: StateDir, authority: watch::Sender<Option<Authority>>) {
         let mut changes = self.changes();
         let mut ticks = tokio::time::interval(POLL_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut seen = None;
+        let mut seen =
+            Seen { key: state.stamp(CA_KEY).filter(|_| authority.borrow().is_some()), group: None };
         let mut warned = false;
         loop {
             tokio::select! {
@@ -205,10 +209,18 @@ impl Membership {
             }
             changes.mark_unchanged();
             let (membership, state, authority) = (self.clone(), state.clone(), authority.clone());
-            let step =
-                tokio::task::spawn_blocking(move || membership.synchronise(&state, authority.as_ref(), seen));
+            let step = tokio::task::spawn_blocking(move || {
+                let key = state.stamp(CA_KEY);
+                let done = match key == seen.key {
+                    true => Ok(()),
+                    false => hold(&authority, &state),
+                };
+                let held = authority.borrow().clone();
+                let (group, synchronised) = membership.synchronise(&state, held.as_ref(), seen.group);
+                (Seen { key, group }, done.and(synchronised))
+            });
             match step.await {
-                Ok((stamp, Ok(()))) => (seen, warned) = (stamp, false),
+                Ok((now, Ok(()))) => (seen, warned) = (now, false),
                 Ok((_, Err(error))) if !warned => {
                     warned = true;
                     let reason = with_causes(&error);
@@ -248,8 +260,7 @@ impl Membership {
                 };
                 if let Some(update) = authority.merge_revocations(&known, need_new_key)? {
                     tracing::warn!(
-                        epoch = update.epoch(),
-                        "signed a new update: another authority missed a revocation"
+                        "another machine with the group's key missed a removal: signed that again"
                     );
                     // Cannot fail: this machine has just signed it.
                     let _ = self.apply(update.sealed());
@@ -268,6 +279,26 @@ impl Membership {
         // A file that was just saved differs from `stamp`, so it is read once more and found unchanged.
         (stamp, done)
     }
+}
+
+/// The files of the state directory, as they were at the last synchronisation.
+#[derive(Clone, Copy)]
+struct Seen {
+    key: Option<Stamp>,
+    group: Option<Stamp>,
+}
+
+/// Loads the authority again after `ca.key` was written or removed.
+fn hold(authority: &watch::Sender<Option<Authority>>, state: &StateDir) -> Result<(), GroupError> {
+    let now = Authority::load(state)?;
+    let held = now.is_some();
+    if authority.send_replace(now).is_some() != held {
+        match held {
+            true => tracing::info!("this machine holds the group's key now: it admits and removes members"),
+            false => tracing::info!("this machine does not hold the group's key any more"),
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -350,7 +381,8 @@ mod tests {
     #[tokio::test]
     async fn changes_of_the_command_line_are_applied_and_updates_of_peers_are_saved() {
         let lab = lab();
-        let following = tokio::spawn(lab.membership.clone().follow(lab.state.clone(), None));
+        let following =
+            tokio::spawn(lab.membership.clone().follow(lab.state.clone(), watch::Sender::new(None)));
         let mut changes = lab.membership.changes();
         lab.authority.revoke(&LAPTOP.to_string()).unwrap();
         let heard = changes.wait_for(|group| group.update.revokes(LAPTOP));
@@ -361,7 +393,7 @@ mod tests {
         let (_home, state) = empty();
         group::remember_membership(&state, &Group { retired: vec![], ..start(&lab) }).unwrap();
         let membership = Membership::new(Group::load(&state).unwrap().unwrap());
-        let following = tokio::spawn(membership.clone().follow(state.clone(), None));
+        let following = tokio::spawn(membership.clone().follow(state.clone(), watch::Sender::new(None)));
         membership.apply(lab.saved().update.sealed()).unwrap();
         let saved = async {
             while Group::load(&state).unwrap().unwrap().update != lab.saved().update {
@@ -454,6 +486,28 @@ mod tests {
         let (_elsewhere, _, _, stranger) = new();
         let forged = Resignation::sign(&stranger).unwrap();
         assert_eq!(lab.membership.note_departures(vec![forged]), Noting::Forged);
+    }
+
+    #[tokio::test]
+    async fn a_key_that_is_imported_beside_a_running_node_removes_those_who_left_without_a_restart() {
+        let lab = lab();
+        let leaver = leaver(&lab, "laptop");
+        let (_home, state) = empty();
+        group::remember_membership(&state, &lab.membership.group()).unwrap();
+        let node = Membership::of_node(Group::load(&state).unwrap().unwrap(), &state);
+        let (holder, mut held) = watch::channel(None);
+        let following = tokio::spawn(node.clone().follow(state.clone(), holder));
+        assert_eq!(node.note_departures(vec![Resignation::sign(&leaver).unwrap()]), Noting::Noted);
+        let name = crate::name::WantedName::Chosen("spare".into());
+        crate::authority::import(&state, &lab.authority.export().unwrap(), &name).unwrap();
+        let mut changes = node.changes();
+        let removed = changes.wait_for(|group| group.update.revokes(leaver.node.id));
+        drop(timeout(DEADLINE, removed).await.expect("the node removes the member that left").unwrap());
+        // The key was moved to another machine.
+        fs::remove_file(state.file(CA_KEY)).unwrap();
+        let gone = held.wait_for(Option::is_none);
+        drop(timeout(DEADLINE, gone).await.expect("the node notices").unwrap());
+        following.abort();
     }
 
     #[tokio::test(start_paused = true)]

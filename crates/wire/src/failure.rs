@@ -156,9 +156,11 @@ impl Failure {
         Self::new(self.kind, self.side, sentence)
     }
 
-    /// The sentence as the gateway itself reads it: without "the gateway" in front.
+    /// The sentence as it reads on the gateway itself: without "the gateway" in front, and what is the gateway's is this
+    /// machine's.
     pub fn said_here(&self) -> String {
-        self.sentence.strip_prefix("the gateway ").unwrap_or(&self.sentence).to_owned()
+        let sentence = self.sentence.strip_prefix("the gateway ").unwrap_or(&self.sentence);
+        sentence.replace("the gateway's ", "this machine's ")
     }
 
     /// Whether another gateway may succeed. A failure that the destination caused is never blamed on a gateway.
@@ -280,6 +282,23 @@ mod tests {
         ] {
             let failure = Failure::new(Kind::DnsFailed, Side::Gateway, sentence);
             assert_eq!(failure.said_by("gateway mill-7").sentence, said);
+        }
+    }
+
+    #[test]
+    fn what_is_the_gateways_is_this_machines_on_the_gateway_itself() {
+        for (sentence, said) in [
+            ("the gateway cannot find the name a.b", "cannot find the name a.b"),
+            (
+                "the gateway's name servers did not answer for a.b",
+                "this machine's name servers did not answer for a.b",
+            ),
+            (
+                "a.b:80 is refused by the gateway's upstream proxy p:1",
+                "a.b:80 is refused by this machine's upstream proxy p:1",
+            ),
+        ] {
+            assert_eq!(Failure::new(Kind::DnsFailed, Side::Gateway, sentence).said_here(), said);
         }
     }
 

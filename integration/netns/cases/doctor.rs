@@ -216,7 +216,7 @@ fn names_a_link_port_that_is_dropped(lab: &Lab) {
     diagnosis.blames(
         "link",
         &["clock", "gateway", "request"],
-        &["10.77.0.21:7420", "on 10.77.0.21: 'ufw allow 7420/tcp'"],
+        &["10.77.0.21:7420", "on g1: 'ufw allow 7420/tcp'"],
     );
     g1.filter("tcp dport 7420 reject with tcp reset");
     let diagnosis = diagnose(&c1, &[]);

@@ -59,7 +59,7 @@ fn a_revoked_client_is_cut_off_in_the_middle_of_a_download(lab: &Lab) {
         c1.curl(&[&HTTP as &[&str], &["--output", "/dev/null", "--write-out", "%{http_code}", BIG]].concat());
     assert_eq!(refused.text(), "503", "{refused}");
     out.wait_for_line("this machine was removed from the group", START);
-    other.wait_for_line("group update applied epoch=1", START);
+    other.wait_for_line("group update applied removed=1", START);
     downloads(&c2);
     let members = laneway(&g1, &["members"]).success().text();
     let row = members.lines().find(|line| line.starts_with("c1 ")).unwrap();
@@ -142,7 +142,7 @@ fn a_gateway_without_clients_gets_the_update(lab: &Lab) {
     let group = lab.group(&[&g1, &c1, &g2], &[]);
     let mut second = group.gateway(&g2, &[]);
     laneway(&g1, &["revoke", "c1"]).success();
-    second.wait_for_line("group update applied epoch=1", START);
+    second.wait_for_line("group update applied removed=1", START);
     wait_until("the update to be saved", || epoch(&g2) == 1);
     // The removed member gets no answer from either, and the gateway that it remembers refuses it.
     let mut out = group.up(&c1, &[]);
@@ -162,7 +162,7 @@ fn a_node_that_was_off_gets_the_update_when_it_returns(lab: &Lab) {
     let _origin = lab.origin();
     let mut group = lab.group(&[&g1, &c1, &c2, &c3], &[]);
     laneway(&g1, &["revoke", "c3"]).success();
-    group.gateway.wait_for_line("group update applied epoch=1", START);
+    group.gateway.wait_for_line("group update applied removed=1", START);
 
     // Within a day it finds a gateway with its old key.
     forget_gateways(&c1);
@@ -208,7 +208,7 @@ fn the_authority_moves_to_another_machine(lab: &Lab) {
     newcomer.wait_for_line("link up", START);
     downloads(&c2);
     laneway(&g2, &["revoke", "c1"]).success();
-    newcomer.wait_for_line("group update applied epoch=1", START);
+    newcomer.wait_for_line("group update applied removed=1", START);
     wait_until("c1 to be cut off", || client.log().contains("removed from the group"));
     let names = laneway(&g2, &["members"]).success().text();
     for name in ["g1 ", "g2 ", "c1 ", "c2 "] {

@@ -1,7 +1,7 @@
 //! A gateway that reaches servers through an upstream proxy.
 
 use super::curl::{DIALECTS, HTTP};
-use crate::lab::group::{START, init, join, up};
+use crate::lab::group::{START, init, join, laneway, up};
 use crate::lab::origin::{big, sha256};
 use crate::lab::upstream::{DANTE, NAME, PASSWORD, SQUID, WRITTEN};
 use crate::lab::web::who;
@@ -19,6 +19,10 @@ pub(super) const CASES: &[Case] = &[
     ("upstream::a_proxy_that_rejects_the_login_is_not_used", a_proxy_that_rejects_the_login_is_not_used),
     ("upstream::an_app_gets_the_reason_why_the_login_fails", an_app_gets_the_reason_why_the_login_fails),
     ("upstream::a_gateway_without_its_proxy_withdraws", a_gateway_without_its_proxy_withdraws),
+    (
+        "upstream::a_gateway_for_any_destination_withdraws_while_its_proxy_is_dead_and_says_so_once",
+        a_gateway_for_any_destination_withdraws_while_its_proxy_is_dead_and_says_so_once,
+    ),
 ];
 
 fn a_gateway_behind_squid_serves(lab: &Lab) {
@@ -158,4 +162,53 @@ fn a_gateway_without_its_proxy_withdraws(lab: &Lab) {
     drop(squid);
     wait_until("the second gateway to notice", || second.log().contains("reach=\"unreachable\""));
     assert_ne!(c1.curl(&[DIALECTS[2], &["http://10.88.0.100/big"]].concat()).code(), 0);
+}
+
+/// Its way out is the proxy. What cannot change is not logged again with each attempt.
+fn a_gateway_for_any_destination_withdraws_while_its_proxy_is_dead_and_says_so_once(lab: &Lab) {
+    let _origin = lab.origin();
+    let squid = lab.squid();
+    let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
+    let code = init(&g1);
+    let proxy = format!("http://{WRITTEN}@{SQUID}");
+    let mut gateway = up(&g1, &["--role", "gateway", "--upstream", &proxy, "--hold", "2"]);
+    join(&c1, &code);
+    let mut node = up(&c1, &["--hold", "2"]);
+    node.wait_for_line("link up", START);
+    let ask = |host: &Host| host.curl(&[&HTTP[..], &["http://10.88.0.100/"]].concat()).text();
+    c1.curl(&[&HTTP[..], &["--output", "/dev/null", "http://10.88.0.100/"]].concat()).success();
+    drop(squid);
+    gateway.wait_for_line("the way out is lost: no proxy of --upstream is reached", START);
+
+    let (first, second) = (ask(&c1), ask(&c1));
+    assert!(
+        first.contains("no gateway could be used within 2 s: ") && first.contains("upstream proxy"),
+        "{first}"
+    );
+    assert_eq!(first, second, "the same situation has the same text");
+    let log = node.log();
+    assert_eq!(log.matches("the gateway has no way out").count(), 1, "{log}");
+    assert_eq!(log.matches("link up").count(), 1, "{log}");
+    assert_eq!(log.matches("link down").count(), 0, "{log}");
+
+    let own = ask(&g1);
+    assert!(
+        own.contains("this machine has no way out itself: it does not reach --upstream http://"),
+        "{own}"
+    );
+    let status = laneway(&g1, &["status"]).success().text();
+    assert!(status.contains("withdrawn gateway") && status.contains("does not reach --upstream"), "{status}");
+    let doctor = laneway(&g1, &["doctor"]).text();
+    assert!(
+        doctor.contains("lost its way out") && doctor.contains("start that proxy, or correct --upstream"),
+        "{doctor}"
+    );
+
+    let _squid = lab.squid();
+    gateway.wait_for_line("the proxy of --upstream is reached again", START);
+    wait_until("the client to be served again", || {
+        c1.curl(&[&HTTP[..], &["--fail", "--output", "/dev/null", "http://10.88.0.100/"]].concat()).code()
+            == 0
+    });
+    node.wait_for_line("the gateway has a way out again", START);
 }

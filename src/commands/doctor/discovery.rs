@@ -54,15 +54,16 @@ fn not_sent(to: SocketAddr, error: &io::Error, facts: &Facts<'_>) -> Finding {
 fn of_gateway(seen: &Seen, survey: &Survey, facts: &Facts<'_>) -> Finding {
     let who = format!("{} at {}, {}", seen.name, seen.link, seen.advert.state.word());
     let millis = |time: std::time::Duration| format!("{:.1} ms", time.as_secs_f64() * 1000.0);
+    let cast = if seen.link.is_ipv6() { "multicast" } else { "broadcast" };
     let what = match (seen.by_broadcast, seen.by_unicast) {
         (Some(broadcast), Some(unicast)) => {
             let what =
-                format!("{who}: answers broadcast ({}) and unicast ({})", millis(broadcast), millis(unicast));
+                format!("{who}: answers {cast} ({}) and unicast ({})", millis(broadcast), millis(unicast));
             return Finding::ok(Layer::Discovery, what);
         }
-        (None, Some(_)) => "answers unicast but not broadcast",
-        (Some(_), None) => "answers broadcast but not unicast",
-        (None, None) => "sends beacons, but none of its answers arrives",
+        (None, Some(_)) => format!("answers unicast but not {cast}"),
+        (Some(_), None) => format!("answers {cast} but not unicast"),
+        (None, None) => "sends beacons, but none of its answers arrives".into(),
     };
     let receives = seen.beacon || facts.node.is_some_and(|node| receives_beacons(node, seen));
     // Beside a running node queries leave from another port, so a firewall that admits discovery still drops the answers.
@@ -113,11 +114,17 @@ fn no_gateway(survey: &Survey, facts: &Facts<'_>) -> Finding {
         );
     }
     let from: Vec<_> = survey.asked_from.iter().map(ToString::to_string).collect();
-    let finding = Finding::wrong(Layer::Discovery, "no gateway of this group answers").because(format!(
-        "asked by broadcast from {}, and {} known gateways by unicast",
-        from.join(", "),
-        facts.known
-    ));
+    let cast = match survey.asked_from.iter().any(SocketAddr::is_ipv6) {
+        true => "broadcast and IPv6 multicast",
+        false => "broadcast",
+    };
+    let known = match facts.known {
+        0 => "no gateway is known to ask by unicast".to_owned(),
+        1 => "1 known gateway by unicast".to_owned(),
+        known => format!("{known} known gateways by unicast"),
+    };
+    let finding = Finding::wrong(Layer::Discovery, "no gateway of this group answers")
+        .because(format!("asked by {cast} from {}; {known}", from.join(", ")));
     let port = facts.port;
     match (facts.firewall, facts.node.and_then(|node| unreached(&node.seen))) {
         (Some(firewall), _) => firewalled(finding, firewall, port),

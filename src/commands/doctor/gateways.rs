@@ -22,6 +22,9 @@ use crate::trust::membership::Membership;
 use crate::wire::id::NodeId;
 use crate::wire::target::Target;
 
+/// What to do on a machine that was removed from its group.
+pub(super) const REMOVED: &str = "run 'laneway leave --yes', which deletes the old keys; then run 'laneway invite' on the machine with the \
+     group's key, and the line that it prints here";
 /// Maximum gateways that are linked with.
 const MAX_GATEWAYS: usize = 16;
 /// Number of round trips of which the median is taken.
@@ -61,10 +64,11 @@ impl Linked {
     }
 }
 
-/// Links with each of these gateways. Each link is a finding.
+/// Links with each of these gateways, which have these `names` as far as they are known. Each link is a finding.
 pub(super) async fn link(
     group: &Group,
     gateways: &BTreeMap<SocketAddr, Option<NodeId>>,
+    names: &BTreeMap<SocketAddr, String>,
     firewall: Option<&Firewall>,
     found: &mut Vec<Finding>,
 ) -> Vec<Linked> {
@@ -101,7 +105,10 @@ pub(super) async fn link(
                 found.push(Finding::ok(Layer::Link, what));
                 linked.push(gateway);
             }
-            Err((address, error)) => found.push(not_linked(address, &error, firewall)),
+            Err((address, error)) => {
+                let name = names.get(&address).map(String::as_str);
+                found.push(not_linked(address, name, &error, firewall));
+            }
         }
     }
     linked
@@ -131,41 +138,46 @@ fn now_millis() -> i128 {
 }
 
 /// Why there is no link to this address, and how to fix it.
-fn not_linked(address: SocketAddr, error: &DialError, firewall: Option<&Firewall>) -> Finding {
+fn not_linked(
+    address: SocketAddr,
+    name: Option<&str>,
+    error: &DialError,
+    firewall: Option<&Firewall>,
+) -> Finding {
     let (ip, port) = (address.ip(), address.port());
-    let finding = Finding::wrong(Layer::Link, format!("no link to {address}")).because(error.to_string());
+    let on = name.map_or_else(|| ip.to_string(), str::to_owned);
+    let whom = name.map_or_else(|| address.to_string(), |name| format!("{name} at {address}"));
+    let finding = Finding::wrong(Layer::Link, format!("no link to {whom}")).because(error.to_string());
     let blocked = |finding: Finding| match firewall.filter(|firewall| firewall.filters_output()) {
         Some(firewall) => finding
             .because(format!("the firewall of this machine, {}, may block it", firewall.name()))
             .hint(firewall.open_command(port, "tcp")),
         None => finding
-            .because(format!("a firewall on {ip}, or between it and this machine, drops TCP port {port}"))
-            .hint(format!("on {ip}: {}", open_commands_elsewhere(port, "tcp"))),
+            .because(format!("a firewall on {on}, or between it and this machine, drops TCP port {port}"))
+            .hint(format!("on {on}: {}", open_commands_elsewhere(port, "tcp"))),
     };
     match error {
         DialError::Late(_) => finding
             .because("it accepts connections but does not answer: laneway hangs there")
-            .hint(format!("on {ip}: restart laneway")),
+            .hint(format!("on {on}: restart laneway")),
         DialError::Connect(_, error) => {
             let finding = finding.because(error.to_string());
             match error.kind() {
                 io::ErrorKind::ConnectionRefused => {
-                    finding.hint(format!("on {ip}: start 'laneway up' with --link on port {port}"))
+                    finding.hint(format!("on {on}: start 'laneway up' with --link on port {port}"))
                 }
                 io::ErrorKind::TimedOut | io::ErrorKind::PermissionDenied => blocked(finding),
                 _ => finding.hint(format!("'ip route get {ip}' and 'ping {ip}' show whether there is a route")),
             }
         }
-        DialError::Cut(..) => finding.hint(format!("on {ip}: the log of laneway says why")),
-        DialError::Trust(..)
-        | DialError::Certificate(..)
-        | DialError::Refused(..)
-        | DialError::Removed(..)
-        | DialError::Left(..) => finding.hint(format!(
-            "on {ip}: 'laneway members' lists its group; to join it, move the state directory away on this machine and use a \
-             code of 'laneway invite'"
+        DialError::Cut(..) => finding.hint(format!("on {on}: the log of laneway says why")),
+        DialError::Removed(..) => finding.hint(REMOVED),
+        DialError::Left(..) => finding.hint(format!("use another gateway, or join the group again on {on}")),
+        DialError::Trust(..) | DialError::Certificate(..) | DialError::Refused(..) => finding.hint(format!(
+            "on {on}: the first line of 'laneway status' names its group; if that is another one, run 'laneway leave --force' \
+             here and join it with a code of 'laneway invite'"
         )),
-        DialError::Protocol(..) => finding.hint(format!("on {ip}: check that laneway, of the same version, is what listens on port {port}")),
+        DialError::Protocol(..) => finding.hint(format!("on {on}: check that laneway, of the same version, is what listens on port {port}")),
     }
 }
 
@@ -266,9 +278,16 @@ async fn unreachable(gateway: &Linked, servers: &[Target]) -> Finding {
             .hint("try again"),
         Err(failure) => {
             finding = finding.because(failure.sentence.clone());
-            finding.hint(hint_for(&failure, &server, Some(&on)))
+            finding.hint(or_mistyped(&server, Some(&on), &hint_for(&failure, &server, Some(&on))))
         }
     }
+}
+
+/// What to do about a configured `server` of the gateway called `on`, or of this machine, that is not reached: it may be
+/// mistyped. Otherwise `hint` helps.
+pub(super) fn or_mistyped(server: &Target, on: Option<&str>, hint: &str) -> String {
+    let whose = on.map_or_else(|| "this machine's".to_owned(), |name| format!("{name}'s"));
+    format!("if {server} is not the server that you mean, correct {whose} --server; otherwise {hint}")
 }
 
 /// What to do about a connection to `server` that failed, on the gateway called `on` or on this machine.

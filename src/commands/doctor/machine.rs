@@ -50,9 +50,8 @@ pub(super) fn group(state: Result<&StateDir, Problem>, found: &mut Vec<Finding>)
     let node = &group.node;
     if group.update.revokes(node.id) {
         found.push(
-            Finding::wrong(Layer::Group, format!("this machine was removed from the group {}", group.name)).hint(
-                "move the state directory away and join again with a code of 'laneway invite' from the first machine",
-            ),
+            Finding::wrong(Layer::Group, format!("this machine was removed from the group {}", group.name))
+                .hint(super::gateways::REMOVED),
         );
         return None;
     }
@@ -77,7 +76,7 @@ pub(super) fn role(config: &Config, group: &Group, found: &mut Vec<Finding>) {
     if config.node.role == RoleSetting::Gateway && group.node.role == group::Role::Client {
         found.push(
             Finding::wrong(Layer::Group, "--role gateway: this machine was admitted as a client only")
-                .hint("join again with a code of 'laneway invite' without --client-only"),
+                .hint(crate::shared::CLIENT_ONLY),
         );
     }
 }
@@ -93,10 +92,11 @@ pub(super) fn interfaces(config: &Config, found: &mut Vec<Finding>) -> Vec<Lan> 
         }
     };
     for lan in &lans {
-        let broadcast = lan.everybody(config.peers.discovery_port);
+        let everybody = lan.everybody(config.peers.discovery_port).ip();
+        let cast = if everybody.is_ipv6() { "multicast" } else { "broadcast" };
         found.push(Finding::ok(
             Layer::Interfaces,
-            format!("{}: {}, broadcast {}", lan.interface, lan.net, broadcast.ip()),
+            format!("{}: {}, {cast} {everybody}", lan.interface, lan.net),
         ));
     }
     if lans.is_empty() {
@@ -117,7 +117,7 @@ fn no_lan(config: &Config) -> Finding {
     }
     let up = lan::lans(&[]).map_or(0, |lans| lans.len());
     match silent.first() {
-        _ if up > 0 => finding.hint(format!("--lan names none of the {up} addresses that are up: 'ip addr' shows them")),
+        _ if up > 0 => finding.hint("--lan names no address of this machine that is up: 'ip addr' shows them"),
         Some((interface, net)) => finding.hint(format!(
             "if that is a LAN, give it the LAN's prefix, like 'ip addr add {}/24 broadcast + dev {interface}'; else name \
              the gateway: 'laneway up --gateway HOST:{PORT}'",
@@ -177,9 +177,14 @@ pub(super) fn way_out(seen: &Snapshot) -> Option<Finding> {
         let finding = Finding::wrong(Layer::WayOut, "the gateway on this machine has lost its way out");
         let reason = |fault: &Unreached| format!("it does not reach {}: {}", fault.server, fault.reason);
         let host = seen.unreached.first().map_or("ADDRESS", |fault| host_of(&fault.server));
-        seen.unreached.iter().fold(finding, |finding, fault| finding.because(reason(fault))).hint(format!(
+        let uplink = format!(
             "bring the uplink up: 'ip -brief address' shows the interfaces, 'ip route get {host}' the route"
-        ))
+        );
+        let hint = match seen.unreached.iter().any(|fault| fault.server.starts_with("--upstream")) {
+            true => format!("start that proxy, or correct --upstream; if the proxy is up, {uplink}"),
+            false => uplink,
+        };
+        seen.unreached.iter().fold(finding, |finding, fault| finding.because(reason(fault))).hint(hint)
     };
     match seen.node.reach.as_deref()? {
         "reachable" => {

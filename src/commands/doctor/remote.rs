@@ -54,7 +54,8 @@ impl Remote<'_> {
         let serves = self.serves().await;
         let is_candidate = serves || self.is_candidate();
         let named = resolve(&self.config.peers.gateway, diagnosis).await;
-        let mut gateways = self.discover(&remembered, is_candidate, diagnosis).await;
+        let mut names = self.names();
+        let mut gateways = self.discover(&remembered, is_candidate, &mut names, diagnosis).await;
         gateways.extend(named.into_iter().map(|address| (address, None)));
         if gateways.is_empty() && !is_candidate {
             // No gateway answers discovery, but those used before may still accept links.
@@ -62,7 +63,7 @@ impl Remote<'_> {
         }
         let mut found = Vec::new();
         let waiting = progress::waiting("linking with the gateways");
-        let linked = gateways::link(self.group, &gateways, self.firewall, &mut found).await;
+        let linked = gateways::link(self.group, &gateways, &names, self.firewall, &mut found).await;
         drop(waiting);
         if found.is_empty() {
             let what = match is_candidate {
@@ -133,7 +134,7 @@ impl Remote<'_> {
         for server in self.own_servers() {
             let finding = request::send(&Route::Direct, &server).await;
             if finding.verdict == Verdict::Wrong {
-                return Some(Finding { layer: Layer::Gateway, ..finding });
+                return Some(if_mistyped(Finding { layer: Layer::Gateway, ..finding }, &server));
             }
         }
         None
@@ -143,6 +144,7 @@ impl Remote<'_> {
         &self,
         remembered: &[SocketAddr],
         is_candidate: bool,
+        names: &mut BTreeMap<SocketAddr, String>,
         diagnosis: &mut Diagnosis,
     ) -> BTreeMap<SocketAddr, Option<NodeId>> {
         if self.lans.is_empty() {
@@ -177,7 +179,19 @@ impl Remote<'_> {
             known: known.len(),
         };
         diagnosis.extend(discovery::judge(&survey, &facts));
+        names.extend(survey.gateways.iter().map(|seen| (seen.link, seen.name.clone())));
         survey.links().into_iter().map(|seen| (seen.link, Some(seen.id))).collect()
+    }
+
+    /// The names of gateways by their addresses, as the node that runs here knows them.
+    fn names(&self) -> BTreeMap<SocketAddr, String> {
+        let mut names = BTreeMap::new();
+        for gateway in self.node.iter().flat_map(|node| &node.seen.gateways) {
+            let all = [&gateway.address].into_iter().chain(&gateway.other_addresses);
+            let named = all.filter_map(|address| Some((address.parse().ok()?, gateway.name.clone()?)));
+            names.extend(named);
+        }
+        names
     }
 
     /// The gateways that were known before the survey, each as its addresses, without this machine.
@@ -236,10 +250,19 @@ impl Remote<'_> {
         if servers.is_empty() {
             return diagnosis.skip(&[Layer::Request], NO_SERVER);
         }
+        let own = if self.asked.is_empty() { self.own_servers() } else { Vec::new() };
         for server in servers {
-            diagnosis.add(request::send(&route, server).await);
+            let finding = request::send(&route, server).await;
+            let is_own = finding.verdict == Verdict::Wrong && own.contains(server);
+            diagnosis.add(if is_own { if_mistyped(finding, server) } else { finding });
         }
     }
+}
+
+/// Adds to what can be done that this machine's `--server` may be wrong.
+fn if_mistyped(mut finding: Finding, server: &Target) -> Finding {
+    finding.hint = finding.hint.map(|hint| gateways::or_mistyped(server, None, &hint));
+    finding
 }
 
 /// Sends requests through the node that runs here, which needs no keys. Returns the servers that were asked for: those of

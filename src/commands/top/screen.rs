@@ -7,7 +7,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, BorderType, Cell, Paragraph, Row, Sparkline, Table};
 
 use crate::telemetry::journal::{Event, Happening};
-use crate::telemetry::report::{age, bits, bytes, called, condition, millis, situation};
+use crate::telemetry::report::{age, bytes, called, condition, megabits, millis, situation};
 use crate::telemetry::snapshot::{Rates, Snapshot, Usage};
 
 /// Height of a graph in lines, with its border.
@@ -119,7 +119,7 @@ fn gateway_table(frame: &mut Frame<'_>, area: Rect, snapshot: &Snapshot) {
             Cell::new(gateway.round_trip.map_or_else(dash, millis)),
             Cell::new(gateway.tunnels.map_or_else(dash, |tunnels| tunnels.to_string())),
             Cell::new(gateway.load.map_or_else(dash, |load| format!("{:.0}%", load * 100.0))),
-            Cell::new(gateway.capacity.map_or_else(dash, bits)),
+            Cell::new(gateway.capacity.map_or_else(dash, megabits)),
         ];
         let row = Row::new(cells.into_iter().take(columns.len()));
         if gateway.is_used { row.style(Style::new().add_modifier(Modifier::BOLD)) } else { row }

@@ -16,7 +16,8 @@ export function scaled(count, unit) {
 
 export const bytes = (count) => scaled(count, "B").join(" ");
 export const rate = (count) => scaled(count, "B/s").join(" ");
-export const bits = (count) => scaled(count, "bit/s").join(" ");
+/** Always in Mbit/s: values that are compared have one unit. */
+export const megabits = (count) => `${Math.ceil(count / 1e6)} Mbit/s`;
 
 export function millis(seconds) {
   const value = seconds * 1000;

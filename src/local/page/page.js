@@ -1,7 +1,7 @@
 // Draws what the node sees, every second from /events. Its text may come from other machines: it is set as text and never
 // as markup.
 
-import { age, bits, bytes, millis, orDash, plural, rate, scaled } from "./format.js";
+import { age, bytes, megabits, millis, orDash, plural, rate, scaled } from "./format.js";
 import { draw as drawChart } from "./chart.js";
 import { draw as drawMap } from "./map.js";
 
@@ -114,6 +114,9 @@ function flow(seen, samples) {
   return now;
 }
 
+/** How a gateway is known that this node has not heard itself. */
+const UNHEARD = { named: "no: another gateway tells of it", static: "no: --gateway names it", remembered: "no: used before" };
+
 function gateways(seen) {
   at("no-gateways").hidden = seen.gateways.length > 0;
   at("gateways").closest(".scroll").hidden = seen.gateways.length === 0;
@@ -133,9 +136,9 @@ function gateways(seen) {
         number(orDash(gateway.round_trip, millis)),
         number(orDash(gateway.tunnels, String)),
         number(orDash(gateway.load, (load) => `${Math.round(load * 100)} %`)),
-        number(orDash(gateway.capacity, bits)),
+        number(orDash(gateway.capacity, megabits)),
         { text: gateway.reach ?? "–", tone: gateway.reach === "unreachable" ? "bad" : undefined },
-        number(gateway.heard_ago === null ? gateway.source : `${age(gateway.heard_ago)} ago`),
+        number(gateway.heard_ago === null ? UNHEARD[gateway.source] ?? "no" : `${age(gateway.heard_ago)} ago`),
       ],
     };
   }));

@@ -31,7 +31,7 @@ async fn lab() -> Lab {
     let authority = Authority::load(&state).unwrap().unwrap();
     let (behind, missed) = mpsc::channel(8);
     let options = Options {
-        joins: Some((JoinResponder::new(authority.clone()), 7421)),
+        joins: Some((JoinResponder::new(watch::channel(Some(authority.clone())).1), 7421)),
         behind: Some(behind),
         ..options(&membership, 7420)
     };

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rcgen::{KeyPair, SigningKey as _};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::base64::Base64;
 use crate::certificate::{self, CertificateError, Role};
@@ -31,6 +32,10 @@ pub struct Authority {
     pub(super) key: Arc<KeyPair>,
     pub(super) state: StateDir,
 }
+
+/// The authority of a running node: none until `ca.key` is in its state directory, which `laneway ca import` may write at any
+/// time.
+pub type Held = watch::Receiver<Option<Authority>>;
 
 /// A member, as recorded in `members.json` when its certificate was issued.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::holder::Authority;
+use super::holder::Held;
 use super::invite::Invite;
 use crate::code;
 use crate::files::INVITES;
@@ -17,7 +17,7 @@ const RELOAD_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 /// Finds the keys that authenticate the queries of joiners. It does not read the disk for each query, since anybody on
 /// the LAN can send one.
 pub struct JoinResponder {
-    authority: Authority,
+    authority: Held,
     cache: Mutex<Cache>,
 }
 
@@ -30,21 +30,23 @@ struct Cache {
 }
 
 impl JoinResponder {
-    /// Answers for the invites of `authority`.
-    pub fn new(authority: Authority) -> Self {
+    /// Answers for the invites of `authority`, while this machine holds it.
+    pub fn new(authority: Held) -> Self {
         Self { authority, cache: Mutex::default() }
     }
 
     /// The keys of a recorded invite. Invites that no longer admit are included, so that their joiners are told so, and a
     /// machine whose answer was lost can ask again.
     pub fn keys(&self, invite: &[u8; 8], now: Instant) -> Option<Arc<Keys>> {
+        let authority = self.authority.borrow();
+        let authority = authority.as_ref()?;
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if cache.checked.is_none_or(|checked| now.saturating_duration_since(checked) >= RELOAD_CHECK_INTERVAL)
         {
             cache.checked = Some(now);
-            let file = self.authority.state.stamp(INVITES);
+            let file = authority.state.stamp(INVITES);
             if file != cache.file
-                && let Ok(invites) = self.authority.invites()
+                && let Ok(invites) = authority.invites()
             {
                 let keys = |invite: Invite| {
                     (invite.id.0, Arc::new(Keys::new(&code::discovery_key(&invite.secret.0))))
@@ -63,13 +65,17 @@ mod tests {
     use crate::authority::Uses;
     use crate::authority::tests::new;
     use crate::certificate::Role;
+    use tokio::sync::watch;
 
     #[test]
     fn a_new_invite_is_found_soon_and_the_disk_is_not_read_for_every_query() {
         let (_directory, state, authority, _) = new();
         let first = authority.invite(Role::Client, Uses::Any, None, None).unwrap();
-        let responder = JoinResponder::new(authority.clone());
+        let (holder, held) = watch::channel(None);
+        let responder = JoinResponder::new(held);
         let start = Instant::now();
+        assert!(responder.keys(&first.invite, start).is_none(), "this machine does not hold the key yet");
+        holder.send_replace(Some(authority.clone()));
         let known = responder.keys(&first.invite, start).unwrap();
         let second = authority.invite(Role::Client, Uses::Any, None, None).unwrap();
         assert!(

@@ -22,6 +22,8 @@ pub struct Removed {
     /// Whether it was no member any more: it had left by itself, or another machine with the authority's key removed it. Open
     /// invites of this machine and the discovery key had remained.
     pub was_gone: bool,
+    /// Whether it made the group, or became a member by importing the group's key. Others may have imported it later.
+    pub had_key: bool,
 }
 
 /// What a revocation did.
@@ -172,7 +174,8 @@ fn find(members: &[Member], revoked: &BTreeSet<NodeId>, who: &str) -> Result<Rem
     if let Some(id) = NodeId::parse(&digits) {
         let listed = members.iter().find(|member| member.id == digits);
         let name = listed.map(|member| member.name.clone());
-        return Ok(Removed { name, id, was_gone: listed.as_ref().is_some_and(was_gone) });
+        let had_key = listed.is_some_and(|member| member.invite.is_none());
+        return Ok(Removed { name, id, was_gone: listed.as_ref().is_some_and(was_gone), had_key });
     }
     let named = |member: &&Member| {
         member.name.eq_ignore_ascii_case(who)
@@ -184,13 +187,15 @@ fn find(members: &[Member], revoked: &BTreeSet<NodeId>, who: &str) -> Result<Rem
         [] => Err(unknown()),
         [one] => {
             let id = NodeId::parse(&one.id).ok_or_else(unknown)?;
-            Ok(Removed { name: Some(one.name.clone()), id, was_gone: was_gone(one) })
+            let had_key = one.invite.is_none();
+            Ok(Removed { name: Some(one.name.clone()), id, was_gone: was_gone(one), had_key })
         }
         // They were members under the same name, one after the other.
         [.., last] if found.iter().all(is_revoked) => match found.iter().rev().find(|one| was_gone(one)) {
             Some(gone) => {
                 let id = NodeId::parse(&gone.id).ok_or_else(unknown)?;
-                Ok(Removed { name: Some(gone.name.clone()), id, was_gone: true })
+                let had_key = gone.invite.is_none();
+                Ok(Removed { name: Some(gone.name.clone()), id, was_gone: true, had_key })
             }
             None => Err(RevokeError::Already(last.name.clone())),
         },
@@ -223,7 +228,8 @@ mod tests {
         authority.admit(&code.invite, &laptop, &suggested("laptop")).unwrap();
 
         let removed = authority.revoke("LAPTOP").unwrap();
-        let one = Removed { name: Some("laptop".into()), id: node_id(&laptop), was_gone: false };
+        let one =
+            Removed { name: Some("laptop".into()), id: node_id(&laptop), was_gone: false, had_key: false };
         assert_eq!((removed.removed, removed.epoch), (vec![one], 1));
         let after = Group::load(&state).unwrap().unwrap();
         assert!(after.update.revokes(node_id(&laptop)) && !after.update.revokes(after.node.id));
@@ -291,7 +297,10 @@ mod tests {
             assert_eq!(found(nobody), Err(RevokeError::Unknown(nobody.into())));
         }
         let stranger = NodeId([7; 16]);
-        assert_eq!(found(&stranger.to_string()), Ok(Removed { name: None, id: stranger, was_gone: false }));
+        assert_eq!(
+            found(&stranger.to_string()),
+            Ok(Removed { name: None, id: stranger, was_gone: false, had_key: false })
+        );
         assert_eq!(revoke_error(authority.revoke(&group.node.name).unwrap_err()), RevokeError::Own);
     }
 

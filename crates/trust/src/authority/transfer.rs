@@ -8,7 +8,7 @@ use crate::base64::Base64;
 use crate::certificate::{self, CertificateError, Role};
 use crate::clock;
 use crate::error::{GroupError, TransferError};
-use crate::files::{CA_KEY, EXPORTED, MEMBERS, damaged, write_json, write_pem};
+use crate::files::{CA_KEY, EXPORTED, IMPORTED, MEMBERS, damaged, write_json, write_pem};
 use crate::group::{self, Group, IssuedMembership};
 use crate::name::WantedName;
 use crate::update::SealedUpdate;
@@ -38,6 +38,17 @@ pub struct Imported {
     pub joined: bool,
 }
 
+/// Where copies of the group's key are, as far as this machine can know: files can be copied and deleted anywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copies {
+    /// It was made here and never exported.
+    OnlyHere,
+    /// It was exported from here.
+    Exported,
+    /// It was imported here, and not exported since.
+    Imported,
+}
+
 impl Authority {
     /// Notes that the group's key was exported from this machine.
     ///
@@ -47,9 +58,13 @@ impl Authority {
         Ok(state.write(EXPORTED, b"")?)
     }
 
-    /// Whether the group's key was exported from this machine.
-    pub fn was_exported(state: &StateDir) -> bool {
-        state.stamp(EXPORTED).is_some()
+    /// Where copies of the group's key are, on a machine that holds it.
+    pub fn copies(state: &StateDir) -> Copies {
+        match (state.stamp(EXPORTED), state.stamp(IMPORTED)) {
+            (Some(_), _) => Copies::Exported,
+            (None, Some(_)) => Copies::Imported,
+            (None, None) => Copies::OnlyHere,
+        }
     }
 
     /// The content of a file for [`import`]. It contains the group's key.
@@ -111,7 +126,13 @@ pub fn import(state: &StateDir, export: &[u8], node_name: &WantedName) -> Result
         name_for(node_name, &members, update.revoked())?;
     }
     write_json(state, MEMBERS, &members)?;
-    let write_key = || write_pem(state, CA_KEY, "PRIVATE KEY", authority.key.serialized_der());
+    let write_key = || {
+        // An export that is read back where it was written tells of no other machine.
+        if state.stamp(CA_KEY).is_none() {
+            state.write(IMPORTED, b"")?;
+        }
+        write_pem(state, CA_KEY, "PRIVATE KEY", authority.key.serialized_der())
+    };
     if let Some(mut group) = known {
         if update.version() > group.update.version() {
             group = group.with_update(update, clock::now());
