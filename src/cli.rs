@@ -6,10 +6,12 @@ use clap::{ArgMatches, CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
     authority, beside, demo, discover, doctor, drain, env, leave, manual, members, membership, origin,
-    speedtest, status, top, transparent,
+    service, speedtest, status, top, transparent,
 };
 use crate::config::{self, Config};
+use crate::live::Reread;
 use crate::problem::Problem;
+use crate::sys::state::StateDir;
 use crate::telemetry::log;
 use crate::{app, commands, usage};
 
@@ -64,6 +66,9 @@ enum Command {
     Ca(authority::Ca),
     /// Take this machine's gateway out of service for maintenance, losing no connection; --undo brings it back
     Drain(drain::Drain),
+    /// Run the node as a service of the system: systemd, Windows, launchd
+    #[command(subcommand)]
+    Service(service::Service),
     /// Redirect software without proxy support to the node (Linux, nftables)
     #[command(subcommand)]
     Transparent(transparent::Transparent),
@@ -101,7 +106,7 @@ pub fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Problem> {
         }
         Command::Status(status) => status.run(),
         Command::Top(top) => top.run(),
-        Command::Env(env) => env.run(),
+        Command::Env(env) => env.run(|| config::state_directory(cli.state.as_deref())),
         Command::Run(run) => run.run(),
         Command::AptProxy(apt) => {
             apt.run();
@@ -140,6 +145,9 @@ pub fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Problem> {
             }
             ca.run(&state)
         }
+        Command::Service(service) => {
+            service.run(cli.state.as_deref(), move |file, state| hosted(file, &state, &unknown))
+        }
         Command::Transparent(transparent) => {
             start_log("warn", log::Format::Text)?;
             transparent.run()
@@ -177,13 +185,39 @@ fn up(
     let reread = move || Config::load(&typed, file.as_deref());
     let config = reread()?;
     start_log(&config.node.log, config.node.log_format)?;
+    node(config, config::state_directory(state)?, Box::new(reread), unknown)
+}
+
+/// Runs the node as a service whose service manager keeps no log; returns its exit code. The log file is in the state
+/// directory.
+fn hosted(file: Option<PathBuf>, state: &StateDir, unknown: &[String]) -> u8 {
+    let log = state.file(service::LOG);
+    let run = || {
+        let typed = Cli::command().try_get_matches_from(["laneway", "up"]);
+        let typed = typed.map_err(|error| Problem::new("the command line is not valid").because(error))?;
+        let typed = typed.subcommand_matches("up").cloned().unwrap_or_default();
+        let reread = move || Config::load(&typed, file.as_deref());
+        let config = reread()?;
+        let started = log::start_in_file(&config.node.log, config.node.log_format, &log);
+        started.map_err(|error| Problem::new("the log cannot be written").because(error))?;
+        node(config, state.clone(), Box::new(reread), unknown)
+    };
+    match run() {
+        Ok(()) => 0,
+        Err(problem) => {
+            let _ = log::append(&log, &problem.to_string());
+            problem.code()
+        }
+    }
+}
+
+fn node(config: Config, state: StateDir, reread: Box<Reread>, unknown: &[String]) -> Result<(), Problem> {
     if !unknown.is_empty() {
         tracing::warn!(names = unknown.join(", "), "these variables set no option and are ignored");
     }
-    let state = config::state_directory(state)?;
     // The group is read again; this tells who has one when this directory has none.
     beside::group(&state)?;
-    commands::block_on(app::up(config, state, Box::new(reread)))?
+    commands::block_on(app::up(config, state, reread))?
 }
 
 /// Whether the command depends on connections of this machine, and does not look at the rules of transparent mode itself.

@@ -30,8 +30,8 @@ pub fn is_supported() -> Result<(), Problem> {
     match net::HAS_REDIRECTION {
         true => Ok(()),
         false => Err(Problem::usage("transparent mode needs Linux").hint(
-            "point software at the local proxy: 'laneway env' for a shell, 'laneway run -- CMD' for one command, or \
-             http://127.0.0.1:1080/proxy.pac in the proxy settings of the system",
+            "point software at the local proxy: 'laneway env --system on' for browsers and most programs, 'laneway env' \
+             for a shell, 'laneway run -- CMD' for one command",
         )),
     }
 }

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use crate::machine::Output;
 
 /// Every command that has a help text, including hidden ones.
-const COMMANDS: [&str; 23] = [
+const COMMANDS: [&str; 24] = [
     "up",
     "status",
     "top",
@@ -25,6 +25,7 @@ const COMMANDS: [&str; 23] = [
     "discover",
     "doctor",
     "drain",
+    "service",
     "speedtest",
     "demo",
     "completions",
@@ -61,6 +62,10 @@ fn the_help_of_every_command_is_the_one_that_was_reviewed() {
     }
     for command in ["export", "import"] {
         compare(&format!("ca-{command}"), &laneway(&["ca", command, "--help"]).success().stdout);
+    }
+    for command in ["install", "remove", "start", "stop", "status"] {
+        let help = laneway(&["service", command, "--help"]);
+        compare(&format!("service-{command}"), &help.success().stdout);
     }
     for command in ["up", "down", "show"] {
         let help = laneway(&["transparent", command, "--help"]);

@@ -7,6 +7,7 @@
 
 mod configuration;
 mod demo;
+mod desktop;
 mod environment;
 mod help;
 mod machine;

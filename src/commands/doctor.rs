@@ -188,6 +188,25 @@ async fn layers(
     remote.check(remembered, diagnosis).await
 }
 
+/// The first port of a node that another program has, or that a node has which is not the one that is asked for.
+pub(super) fn ports_in_use(config: &Config) -> Option<Problem> {
+    let mut found = Vec::new();
+    let lans = crate::lan::lans(&config.peers.lan).unwrap_or_default();
+    if let Some(node) = machine::ports(config, &lans, true, &mut found) {
+        return Some(
+            Problem::new(format!("a node runs here already: {} on {}", node.seen.node.name, node.proxy))
+                .hint("stop it, with Ctrl-C in its terminal or 'laneway service stop' as its user"),
+        );
+    }
+    let wrong = found.into_iter().find(|finding| finding.verdict == report::Verdict::Wrong)?;
+    let problem =
+        wrong.why.into_iter().fold(Problem::new(wrong.what), |all, why| all.after(Problem::new(why)));
+    Some(match wrong.hint {
+        Some(hint) => problem.hint(hint),
+        None => problem,
+    })
+}
+
 /// The TCP addresses of the local proxy, as software on this machine reaches them.
 fn proxies(config: &Config) -> Vec<SocketAddr> {
     let tcp = config.local.proxy.iter().filter_map(|endpoint| match endpoint {

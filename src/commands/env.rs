@@ -10,10 +10,12 @@ use clap::ValueEnum;
 
 use super::ask::LocalPort;
 use super::say;
+use super::system_proxy::{self, Switch};
 use crate::config::PROXY_PORT;
 use crate::lan;
 use crate::problem::Problem;
 use crate::sys::process;
+use crate::sys::state::StateDir;
 
 /// The exceptions from the proxy: this machine itself, in the forms that software recognises.
 const NO_PROXY: &str = "localhost,127.0.0.1,::1";
@@ -148,6 +150,11 @@ pub struct Env {
     /// Restore the variables as they were before
     #[arg(long)]
     unset: bool,
+    /// Set the proxy of the desktop, which browsers and most programs follow, or restore what was there before: Windows
+    /// Internet Settings, GNOME, KDE Plasma, macOS
+    #[arg(long, value_enum, value_name = "on|off", hide_possible_values = true,
+        conflicts_with_all = ["shell", "unset", "docker", "socks"])]
+    system: Option<Switch>,
     /// Print options for 'docker run' and 'podman run': the variables with the address at which containers reach the
     /// node, and '--network host' if it listens on loopback only
     #[arg(long, conflicts_with_all = ["shell", "unset"])]
@@ -179,11 +186,16 @@ pub struct AptProxy {
 }
 
 impl Env {
-    /// Prints the lines.
+    /// Prints the lines, or changes the settings of the desktop, which are kept in the user's own `state` meanwhile.
     ///
     /// # Errors
-    /// When the local proxy listens on unix sockets only.
-    pub fn run(self) -> Result<(), Problem> {
+    /// When the local proxy listens on unix sockets only, or the settings cannot be changed.
+    pub fn run(self, state: impl FnOnce() -> Result<StateDir, Problem>) -> Result<(), Problem> {
+        match self.system {
+            Some(Switch::On) => return system_proxy::on(self.selection.port.address()?, &state()?),
+            Some(Switch::Off) => return system_proxy::off(&state()?),
+            None => {}
+        }
         if self.docker {
             let endpoints = self.selection.port.endpoints()?;
             let (line, warning) = docker(&endpoints, self.selection.socks);

@@ -15,8 +15,10 @@ pub mod members;
 pub mod membership;
 pub mod origin;
 pub(crate) mod progress;
+pub mod service;
 pub mod speedtest;
 pub mod status;
+pub mod system_proxy;
 pub mod top;
 pub mod transparent;
 

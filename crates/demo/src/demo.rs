@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use crate::download::{Dialect, Download, Pause};
 use crate::error::Error;
 use crate::machine::{Event, Machine, Sandbox};
+use crate::network::{Network, Place};
 use crate::origin::Generated;
 use crate::report::{Report, Reporter};
 
@@ -18,8 +19,6 @@ use crate::report::{Report, Reporter};
 const STEP_TIMEOUT: Duration = Duration::from_secs(20);
 /// The seed of the file's pseudo-random bytes.
 const SEED: u64 = 7;
-/// The address of the client on the demo's LAN.
-const CLIENT_LAN: &str = "127.0.0.4";
 /// How many hexadecimal digits of a SHA-256 are shown.
 const SHOWN_DIGITS: usize = 16;
 
@@ -49,7 +48,7 @@ impl Demo {
     /// # Errors
     /// The step that failed, and why.
     pub async fn run(&self, report: &dyn Fn(Report<'_>)) -> Result<(), Error> {
-        let sandbox = Sandbox::new(&self.executable)?;
+        let sandbox = Sandbox::new(&self.executable).await?;
         let file = Generated { size: self.size, seed: SEED };
         let hash = tokio::task::spawn_blocking(move || file.sha256());
 
@@ -60,7 +59,15 @@ impl Demo {
         let (_server, server) = start_server(&sandbox, file, report).await?;
         let mut gateways = start_gateways(&sandbox, server, report).await?;
 
-        title(report, "The client starts and asks its LAN: who is connected to the server?");
+        title(
+            report,
+            match sandbox.network {
+                Network::Lan(_) => "The client starts and asks its LAN: who is connected to the server?",
+                Network::Named => {
+                    "The client starts. Loopback has no broadcasts here, so the gateways are named to it"
+                }
+            },
+        );
         let mut client = start_client(&sandbox, &gateways, report).await?;
 
         title(report, "An app on the client downloads the file");
@@ -119,26 +126,35 @@ async fn start_gateways(
     report: Reporter<'_>,
 ) -> Result<[Machine; 2], Error> {
     let code = sandbox.make_group("gateway-1").await?;
-    let first = start_gateway(sandbox, "gateway-1", "127.0.0.2", server, report).await?;
-    for (name, lan) in [("gateway-2", "127.0.0.3"), ("client", CLIENT_LAN)] {
+    let first = start_gateway(sandbox, "gateway-1", Place::FirstGateway, server, report).await?;
+    let named = first.address.filter(|_| sandbox.network == Network::Named);
+    for (name, place) in [("gateway-2", Place::SecondGateway), ("client", Place::Client)] {
         report(Report::Waiting(&format!("{name} joins the group")));
-        sandbox.join_group(name, lan, &code).await?;
+        sandbox.join_group(name, sandbox.network.address(place), &code, named).await?;
     }
     step(report, "group      made by gateway-1; gateway-2 and the client joined it with its code");
-    let second = start_gateway(sandbox, "gateway-2", "127.0.0.3", server, report).await?;
+    let second = start_gateway(sandbox, "gateway-2", Place::SecondGateway, server, report).await?;
     Ok([first, second])
 }
 
 async fn start_gateway(
     sandbox: &Sandbox,
     name: &'static str,
-    lan: &str,
+    place: Place,
     server: SocketAddr,
     report: Reporter<'_>,
 ) -> Result<Machine, Error> {
-    let (any_port, server) = (format!("{lan}:0"), server.to_string());
-    let own = ["--server", &server, "--link", &any_port, "--proxy", &any_port];
-    let mut gateway = sandbox.start_node(name, "gateway", lan, &own)?;
+    let address = sandbox.network.address(place);
+    let any_port = format!("{address}:0");
+    let own = [
+        "--server".into(),
+        server.to_string(),
+        "--link".into(),
+        any_port.clone(),
+        "--proxy".into(),
+        any_port,
+    ];
+    let mut gateway = sandbox.start_node(name, "gateway", address, &own)?;
     report(Report::Waiting(&format!("{name} starts")));
     let link = gateway.wait("listening: links, TCP", STEP_TIMEOUT).await?.address()?;
     gateway.address = Some(link);
@@ -156,11 +172,22 @@ async fn start_client(
     // As if it had never seen the group's machines: only the broadcast can find them.
     sandbox.forget_gateways("client")?;
     let started = Instant::now();
-    let mut machine = sandbox.start_node("client", "client", CLIENT_LAN, &["--proxy", "127.0.0.1:0"])?;
+    let mut own = vec!["--proxy".into(), "127.0.0.1:0".into()];
+    if sandbox.network == Network::Named {
+        own.extend(
+            gateways
+                .iter()
+                .filter_map(|gateway| gateway.address)
+                .map(|address| format!("--gateway={address}")),
+        );
+    }
+    let address = sandbox.network.address(Place::Client);
+    let mut machine = sandbox.start_node("client", "client", address, &own)?;
     let proxy = machine.wait("listening: local proxy, SOCKS and HTTP", STEP_TIMEOUT).await?.address()?;
     loop {
         let event = machine.next(STEP_TIMEOUT).await?;
-        if let Some(line) = explain(&event, gateways) {
+        let is_asked = event.message() != "query sent" || sandbox.network != Network::Named;
+        if let Some(line) = explain(&event, gateways).filter(|_| is_asked) {
             step(report, &format!("{:6.1} ms  {line}", millis(started.elapsed())));
         }
         if event.message() == "link up" {

@@ -9,6 +9,7 @@ mod demo;
 mod download;
 mod error;
 mod machine;
+mod network;
 pub mod origin;
 mod report;
 

@@ -1,7 +1,7 @@
 //! One "machine" of the demo: a process of the program, and what it logs.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::Error;
+use crate::network::Network;
 
 /// Maximum number of log lines that wait to be read.
 const MAX_UNREAD: usize = 1024;
@@ -22,8 +23,7 @@ const MAX_UNREAD: usize = 1024;
 pub(crate) struct Sandbox {
     directory: TempDir,
     executable: PathBuf,
-    /// A UDP port that was free, for the demo's own discovery.
-    discovery_port: String,
+    pub(crate) network: Network,
 }
 
 /// A running process; killed when it is dropped.
@@ -63,11 +63,11 @@ impl Event {
 
 impl Sandbox {
     /// An empty one for machines that run `executable`.
-    pub(crate) fn new(executable: &Path) -> Result<Self, Error> {
+    pub(crate) async fn new(executable: &Path) -> Result<Self, Error> {
         let failed = |error: io::Error| Error::new("the demo cannot start").because(error);
         let directory = tempfile::Builder::new().prefix("laneway-demo-").tempdir().map_err(failed)?;
-        let probe = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).map_err(failed)?;
-        Ok(Self { directory, executable: executable.to_owned(), discovery_port: probe.port().to_string() })
+        let network = Network::find().await.map_err(failed)?;
+        Ok(Self { directory, executable: executable.to_owned(), network })
     }
 
     /// Starts the program with `arguments`, with a state directory of its own.
@@ -88,16 +88,22 @@ impl Sandbox {
         Ok(Machine { name, address: None, process, lines })
     }
 
-    /// Starts a node of the group on the loopback address `lan`.
+    /// Starts a node of the group on this loopback address.
     pub(crate) fn start_node(
         &self,
         name: &'static str,
         role: &str,
-        lan: &str,
-        own: &[&str],
+        address: Ipv4Addr,
+        own: &[String],
     ) -> Result<Machine, Error> {
-        let all = ["up", "--role", role, "--lan", lan, "--discovery-port", &self.discovery_port];
-        self.start(name, &[&all[..], own].concat())
+        let all =
+            [&["up".into(), "--role".into(), role.into()], &self.discovery(name, address)?[..], own].concat();
+        self.start(name, &all.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    fn discovery(&self, name: &str, address: Ipv4Addr) -> Result<[String; 4], Error> {
+        let options = self.network.options(address);
+        options.map_err(|error| Error::new(format!("{name} cannot use {address}")).because(error))
     }
 
     /// Makes the group; returns the code for joining it.
@@ -107,10 +113,18 @@ impl Sandbox {
         code.map(str::to_owned).ok_or_else(|| Error::new("'laneway init' printed no code"))
     }
 
-    /// Lets a machine join the group over the LAN.
-    pub(crate) async fn join_group(&self, name: &'static str, lan: &str, code: &str) -> Result<(), Error> {
-        let arguments =
-            ["join", code, "--name", name, "--lan", lan, "--discovery-port", &self.discovery_port];
+    /// Lets a machine join the group over the LAN, or where `gateway` has its links.
+    pub(crate) async fn join_group(
+        &self,
+        name: &'static str,
+        address: Ipv4Addr,
+        code: &str,
+        gateway: Option<SocketAddr>,
+    ) -> Result<(), Error> {
+        let discovery = self.discovery(name, address)?;
+        let gateway = gateway.map(|gateway| format!("--gateway={gateway}"));
+        let mut arguments = vec!["join", code, "--name", name];
+        arguments.extend(discovery.iter().chain(&gateway).map(String::as_str));
         self.run(name, &arguments).await.map(drop)
     }
 

@@ -29,5 +29,6 @@ mod security;
 pub mod service;
 pub mod signals;
 pub mod state;
+pub mod system_proxy;
 pub mod unix_socket;
 pub mod users;

@@ -1,9 +1,14 @@
 //! Who has access to a file, judged by its security descriptor in text form (Windows, Security Descriptor Definition
 //! Language).
 
+/// The account of laneway's own service, `NT SERVICE\laneway`: S-1-5-80 and the SHA-1 of the name in upper case.
+pub(crate) const SERVICE: &str = "S-1-5-80-385341364-857113515-890512198-2332559580-3067661548";
+
 /// The system, the administrators, the owner of the file, whoever creates a file in a directory, and the installer of
-/// Windows: they have access to everything anyway, or they are this user.
-const TRUSTED: [&str; 7] = [
+/// Windows: they have access to everything anyway, or they are this user. An administrator's files are there for the
+/// service, too.
+const TRUSTED: [&str; 8] = [
+    SERVICE,
     "SY",
     "S-1-5-18",
     "BA",
@@ -112,6 +117,7 @@ mod tests {
             "D:P(D;;FA;;;WD)(A;;FA;;;SY)",
             "O:BAD:P",
             "O:BAD:(A;;;;;WD)",
+            "O:BAD:P(A;;FA;;;SY)(A;;FA;;;S-1-5-80-385341364-857113515-890512198-2332559580-3067661548)",
         ] {
             assert_eq!(judge(descriptor), None, "{descriptor}");
         }

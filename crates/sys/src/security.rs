@@ -23,6 +23,7 @@ use windows_sys::Win32::Security::{
 };
 use windows_sys::Win32::Storage::FileSystem::{
     CREATE_NEW, CreateDirectoryW, CreateFileW, FILE_ATTRIBUTE_NORMAL, FILE_FLAG_OPEN_REPARSE_POINT,
+    FILE_SHARE_DELETE, FILE_SHARE_READ, FILE_SHARE_WRITE,
 };
 use windows_sys::Win32::System::Threading::{GetCurrentProcess, OpenProcessToken};
 
@@ -96,7 +97,8 @@ pub(crate) fn stranger(file: &File) -> io::Result<Option<String>> {
     Ok(sddl::stranger(&text, &own_names()?))
 }
 
-/// Creates a directory to which only this user, the system and the administrators have access, and so its future files.
+/// Creates a directory to which only this user, the system and the administrators have access, and so its future files; one
+/// of an administrator also laneway's service.
 pub(crate) fn create_directory(path: &Path) -> io::Result<()> {
     let descriptor = private("OICI")?;
     let attributes = descriptor.attributes();
@@ -119,7 +121,8 @@ pub(crate) fn create_file(path: &Path) -> io::Result<File> {
         CreateFileW(
             path.as_ptr(),
             GENERIC_READ | GENERIC_WRITE,
-            0,
+            // Others of the same user may open it meanwhile, as any file that exists: to find it locked, say.
+            FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE,
             &raw const attributes,
             CREATE_NEW,
             flags,
@@ -181,9 +184,15 @@ impl Descriptor {
     }
 }
 
-/// Full access for the system, the administrators and this user, and nothing inherited from above.
+/// Full access for the system, the administrators and this user, and nothing inherited from above. What an administrator
+/// makes is the machine's: laneway's service works with it.
 fn private(inheritance: &str) -> io::Result<Descriptor> {
-    let entries = ["SY", "BA", &own_sid()?].map(|who| format!("(A;{inheritance};FA;;;{who})"));
+    let own = own_sid()?;
+    let mut users = vec!["SY", "BA", &own];
+    if is_elevated() {
+        users.push(sddl::SERVICE);
+    }
+    let entries: Vec<_> = users.into_iter().map(|who| format!("(A;{inheritance};FA;;;{who})")).collect();
     Descriptor::parse(&format!("D:P{}", entries.concat()))
 }
 

@@ -1,6 +1,13 @@
-//! Notifies the service manager that started this node (systemd, `sd_notify(3)`) when the node is ready, reloads its
-//! configuration or stops, and feeds the watchdog. Without a service manager, nothing is sent.
+//! The node as a service of the operating system.
+//!
+//! This file notifies the service manager that started this node (systemd, `sd_notify(3)`; the service control manager
+//! of Windows) when the node is ready, reloads its configuration or stops, and feeds the watchdog. Without a service
+//! manager, nothing is sent. [`registration`] installs and controls the service, and [`host`] runs it where the manager
+//! demands a special entrance.
 
+pub mod host;
+mod notice;
+pub mod registration;
 #[cfg(unix)]
 mod unix;
 #[cfg(windows)]
@@ -11,6 +18,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::{MissedTickBehavior, interval};
 
+use self::notice::Notice;
 #[cfg(unix)]
 use self::unix as system;
 #[cfg(windows)]
@@ -28,16 +36,16 @@ pub struct Manager {
 
 impl Manager {
     /// The manager that `NOTIFY_SOCKET` names, with the watchdog interval of `WATCHDOG_USEC` if `WATCHDOG_PID` is
-    /// this process.
+    /// this process. On Windows the one that [`host`] has connected to.
     pub fn from_environment() -> Self {
-        let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return Self::default() };
         let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
         let ours = number("WATCHDOG_PID").is_none_or(|id| id == u64::from(std::process::id()));
         let watchdog = number("WATCHDOG_USEC").filter(|&micros| ours && micros > 0);
-        match system::connect(&name) {
-            Ok(socket) => Self { socket: Some(socket), watchdog: watchdog.map(Duration::from_micros) },
+        match system::connect() {
+            Ok(None) => Self::default(),
+            Ok(socket) => Self { socket, watchdog: watchdog.map(Duration::from_micros) },
             Err(error) => {
-                tracing::warn!(%error, socket = ?name, "the service manager cannot be told anything");
+                tracing::warn!(%error, "the service manager cannot be told anything");
                 Self::default()
             }
         }
@@ -45,20 +53,18 @@ impl Manager {
 
     /// Reports that all ports are bound or that a reload is complete. The manager displays `status`.
     pub fn ready(&self, status: &str) {
-        self.tell(&format!("READY=1\nSTATUS={status}"));
+        self.tell(Notice::Ready(status));
     }
 
     /// Reports that the configuration is being reloaded. [`Manager::ready`] must follow.
     pub fn reloading(&self) {
-        let now = system::monotonic().as_micros();
-        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={now}"));
+        self.tell(Notice::Reloading);
     }
 
     /// Reports that the node is stopping. Open connections have `drain` to finish, and the manager must not kill the
     /// node before that.
     pub fn stopping(&self, drain: Duration) {
-        let most = (drain + LAST_STEPS).as_micros();
-        self.tell(&format!("STOPPING=1\nSTATUS=stopping\nEXTEND_TIMEOUT_USEC={most}"));
+        self.tell(Notice::Stopping(drain + LAST_STEPS));
     }
 
     /// Feeds the manager's watchdog, forever, while this task's thread and each of `threads` make progress. If one of
@@ -74,14 +80,14 @@ impl Manager {
                 alive &= thread.spawn(async {}).await.is_ok();
             }
             if alive {
-                self.tell("WATCHDOG=1");
+                self.tell(Notice::Alive);
             }
         }
     }
 
-    fn tell(&self, message: &str) {
+    fn tell(&self, notice: Notice<'_>) {
         let Some(socket) = &self.socket else { return };
-        if let Err(error) = socket.send(message.as_bytes()) {
+        if let Err(error) = socket.tell(notice) {
             tracing::warn!(%error, "the service manager was not told");
         }
     }
@@ -90,7 +96,7 @@ impl Manager {
 #[cfg(test)]
 #[cfg(target_os = "linux")]
 mod tests {
-    use super::system::connect;
+    use super::system::Socket;
     use super::*;
     use std::os::linux::net::SocketAddrExt as _;
     use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -100,7 +106,7 @@ mod tests {
     fn managed(at: &Path, watchdog: Option<Duration>) -> (Manager, UnixDatagram) {
         let heard = UnixDatagram::bind(at).unwrap();
         heard.set_nonblocking(true).unwrap();
-        (Manager { socket: Some(connect(at.as_os_str()).unwrap()), watchdog }, heard)
+        (Manager { socket: Some(Socket::named(at.as_os_str()).unwrap()), watchdog }, heard)
     }
 
     fn next(heard: &UnixDatagram) -> Option<String> {
@@ -129,7 +135,7 @@ mod tests {
 
         let name = format!("laneway-test-{}", std::process::id());
         let heard = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
-        let socket = connect(format!("@{name}").as_ref()).unwrap();
+        let socket = Socket::named(format!("@{name}").as_ref()).unwrap();
         Manager { socket: Some(socket), watchdog: None }.ready("x");
         assert_eq!(next(&heard).unwrap(), "READY=1\nSTATUS=x");
     }
@@ -137,7 +143,7 @@ mod tests {
     #[test]
     fn a_manager_that_is_gone_is_no_failure() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(connect(directory.path().join("none").as_os_str()).is_err());
+        assert!(Socket::named(directory.path().join("none").as_os_str()).is_err());
         let (manager, heard) = managed(&directory.path().join("notify"), None);
         drop(heard);
         manager.ready("nobody hears it");

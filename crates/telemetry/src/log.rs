@@ -1,6 +1,9 @@
 //! Logs: `tracing` events to standard error, as lines or as JSON.
 
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::ValueEnum;
 use serde::Deserialize;
@@ -70,6 +73,9 @@ pub enum LogError {
     /// The filter is neither a level nor a list of directives.
     #[error(transparent)]
     Filter(#[from] tracing_subscriber::filter::ParseError),
+    /// The log file cannot be opened.
+    #[error("the log file cannot be opened")]
+    File(#[source] io::Error),
     /// Logging has been started before.
     #[error("logging is already set up")]
     Started(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -82,6 +88,80 @@ pub enum LogError {
 pub fn check(filter: &str) -> Result<(), LogError> {
     EnvFilter::try_new(filter)?;
     Ok(())
+}
+
+/// Size of a log file, in bytes, at which a new one begins. With the one before it a log has at most twice as many.
+const MAX_LOG_FILE: u64 = 8 << 20;
+
+/// A log file of bounded size. The one before it has the same name with `.old` behind it.
+struct LogFile {
+    path: PathBuf,
+    file: File,
+    size: u64,
+    limit: u64,
+}
+
+impl LogFile {
+    fn open(path: &Path, limit: u64) -> io::Result<Self> {
+        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        let size = file.metadata()?.len();
+        Ok(Self { path: path.to_owned(), file, size, limit })
+    }
+
+    fn write_line(&mut self, line: &[u8]) -> io::Result<()> {
+        if self.size > 0 && self.size + line.len() as u64 > self.limit {
+            let mut old = self.path.clone().into_os_string();
+            old.push(".old");
+            // A file that cannot be renamed goes on.
+            let _ = std::fs::rename(&self.path, old);
+            *self = Self::open(&self.path, self.limit)?;
+        }
+        self.file.write_all(line)?;
+        self.size += line.len() as u64;
+        Ok(())
+    }
+}
+
+/// The end of a log file for one event.
+struct Appending(Arc<Mutex<LogFile>>);
+
+impl Write for Appending {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).write_line(event)?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Adds text to the end of a log file, outside of the log: what a service has to say before and after its log.
+///
+/// # Errors
+/// The operating system's error.
+pub fn append(path: &Path, text: &str) -> io::Result<()> {
+    LogFile::open(path, MAX_LOG_FILE)?.write_line(format!("{text}\n").as_bytes())
+}
+
+/// Starts logging to a file, like [`start`]. When it has reached 8 MiB, a new one begins, and one old one is kept.
+///
+/// # Errors
+/// [`LogError`].
+pub fn start_in_file(filter: &str, format: Format, path: &Path) -> Result<(), LogError> {
+    let filter = EnvFilter::try_new(filter)?;
+    let file = LogFile::open(path, MAX_LOG_FILE).map_err(LogError::File)?;
+    let file = Arc::new(Mutex::new(file));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(move || OneLine(Appending(file.clone())))
+        .with_target(false)
+        .with_ansi(false);
+    let started = match format {
+        Format::Text => builder.try_init(),
+        Format::Json => builder.json().flatten_event(true).try_init(),
+    };
+    started.map_err(LogError::Started)
 }
 
 /// Starts logging. `filter` is a level (`error`, `warn`, `info`, `debug`, `trace`) or `tracing` directives.
@@ -106,9 +186,25 @@ pub fn start(filter: &str, format: Format) -> Result<(), LogError> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
-
     use super::*;
+
+    #[test]
+    fn a_log_file_never_has_more_than_twice_its_limit() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("laneway.log");
+        let mut log = LogFile::open(&path, 100).unwrap();
+        for number in 0..50 {
+            log.write_line(format!("line {number:04}\n").as_bytes()).unwrap();
+        }
+        drop(log);
+        let old = std::fs::read_to_string(directory.path().join("laneway.log.old")).unwrap();
+        let new = std::fs::read_to_string(&path).unwrap();
+        assert!(old.len() <= 100 && new.len() <= 100, "{} {}", old.len(), new.len());
+        assert_eq!(format!("{old}{new}").lines().last(), Some("line 0049"));
+        LogFile::open(&path, 100).unwrap().write_line(&[b'x'; 200]).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 200, "a line is never split");
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
+    }
 
     #[derive(Clone, Default)]
     struct CapturedLog(Arc<Mutex<Vec<u8>>>);

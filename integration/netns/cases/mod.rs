@@ -22,6 +22,7 @@ mod resolve;
 mod resume;
 mod revocation;
 mod rules;
+mod services;
 mod sockets;
 mod speedtest;
 mod takeover;
@@ -31,6 +32,7 @@ mod trust;
 pub(crate) mod udp;
 mod upstream;
 mod way_out;
+mod windows;
 
 use crate::lab::Case;
 
@@ -48,6 +50,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     errors::CASES,
     hostile::CASES,
     lifecycle::CASES,
+    services::CASES,
     maintenance::CASES,
     links::CASES,
     failover::CASES,
@@ -71,11 +74,15 @@ pub(crate) const ALL: &[&[Case]] = &[
 /// Those that run only when asked for.
 pub(crate) const ON_DEMAND: &[&[Case]] = &[clients::ON_DEMAND];
 
+/// Those with a Windows program, which are there only when it was built.
+pub(crate) const WINDOWS: &[Case] = windows::CASES;
+
 /// Programs that some topics need in addition; without them their trials are ignored.
 pub(crate) const NEEDED: &[(&str, &[&str])] = &[
     ("names::", &["unbound", "dnsmasq", "dig"]),
     ("redirect::the_nodes_own_dns", &["unbound", "dig"]),
     ("resolve::", &["getent", "dig"]),
+    ("services::", &["python3"]),
     ("links::openssl", &["openssl"]),
     ("links::nghttp", &["nghttp"]),
     ("links::h2load", &["h2load"]),

@@ -1,5 +1,6 @@
 //! One machine of the lab: a network namespace with its own /etc/hosts and /etc/resolv.conf.
 
+use super::prefix;
 use super::process::{Output, Process};
 use super::programs;
 use super::wait::PATIENCE;
@@ -28,6 +29,8 @@ pub(crate) struct Host {
     environment: Mutex<Vec<(String, String)>>,
     /// The control group that `laneway` starts in.
     confinement: Mutex<Option<PathBuf>>,
+    /// The Windows program that is run in place of `laneway`.
+    windows: Mutex<Option<PathBuf>>,
 }
 
 impl Host {
@@ -44,6 +47,7 @@ impl Host {
             started: AtomicUsize::new(0),
             environment: Mutex::default(),
             confinement: Mutex::default(),
+            windows: Mutex::default(),
         }
     }
 
@@ -93,6 +97,14 @@ impl Host {
 
     /// A command that runs `laneway` on this host.
     pub(crate) fn laneway(&self, arguments: &[&str]) -> Command {
+        if let Some(program) = &*self.windows.lock().unwrap() {
+            let mut command = self.command("wine");
+            command.arg(program).args(arguments.iter().map(|argument| prefix::path(argument)));
+            command
+                .envs(prefix::variables(&self.directory))
+                .envs(self.environment.lock().unwrap().iter().cloned());
+            return command;
+        }
         let program = env!("CARGO_BIN_EXE_laneway");
         let mut command = match &*self.confinement.lock().unwrap() {
             None => self.command(program),
@@ -112,6 +124,11 @@ impl Host {
     /// Sets a variable for every `laneway` that is started here from now on.
     pub(crate) fn set(&self, name: &str, value: &str) {
         self.environment.lock().unwrap().push((name.into(), value.into()));
+    }
+
+    /// Runs this Windows program by Wine in place of every `laneway` here from now on.
+    pub(super) fn run_windows(&self, program: PathBuf) {
+        *self.windows.lock().unwrap() = Some(program);
     }
 
     /// Starts every `laneway` here in this control group from now on.

@@ -18,6 +18,7 @@ pub(crate) mod load;
 pub(crate) mod nameserver;
 pub(crate) mod odd_names;
 pub(crate) mod origin;
+mod prefix;
 pub(crate) mod process;
 pub(crate) mod programs;
 pub(crate) mod receiver;
@@ -27,6 +28,7 @@ pub(crate) mod site;
 pub(crate) mod upstream;
 pub(crate) mod wait;
 pub(crate) mod web;
+pub(crate) mod wine;
 
 pub(crate) use host::Host;
 pub(crate) use wait::wait_until;

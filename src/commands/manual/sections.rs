@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 type Examples = &'static [(&'static str, &'static str)];
 
 /// The examples of each page.
-const EXAMPLES: [(&str, Examples); 24] = [
+const EXAMPLES: [(&str, Examples); 26] = [
     (
         "laneway",
         &[
@@ -43,6 +43,7 @@ const EXAMPLES: [(&str, Examples); 24] = [
         &[
             ("For this shell, and back:", "eval \"$(laneway env)\"; eval \"$(laneway env --unset)\""),
             ("For a container:", "docker run $(laneway env --docker) IMAGE"),
+            ("For the desktop, and back:", "laneway env --system on; laneway env --system off"),
         ],
     ),
     ("laneway-run", &[("One command:", "laneway run -- npm install")]),
@@ -77,6 +78,14 @@ const EXAMPLES: [(&str, Examples); 24] = [
             "Members that no gateway has seen for 30 days:",
             "laneway members --json | jq -r '.[] | select(.state == \"member\" and .last_seen < now - 2592000) | .name'",
         )],
+    ),
+    (
+        "laneway-service",
+        &[("From the boot on, as root or as an administrator of Windows:", "laneway service install")],
+    ),
+    (
+        "laneway-service-install",
+        &[("With a configuration of its own:", "laneway service install --config /etc/laneway/office.toml")],
     ),
     ("laneway-leave", &[("Without a question, for a script:", "laneway leave --yes")]),
     ("laneway-revoke", &[("Two machines at once:", "laneway revoke kiosk-3 kiosk-4")]),
@@ -127,7 +136,7 @@ const EXAMPLES: [(&str, Examples); 24] = [
 ];
 
 /// The files of every command.
-const FILES: [(&str, &str); 8] = [
+const FILES: [(&str, &str); 9] = [
     (
         "/etc/laneway/laneway.toml, ~/.config/laneway/laneway.toml",
         "The options of 'laneway up'; the user's file comes first.",
@@ -154,6 +163,7 @@ const FILES: [(&str, &str); 8] = [
         "maintenance, leaving, running",
         "What 'laneway drain' and 'laneway leave' ask of the node, and the lock of the node that runs.",
     ),
+    ("system-proxy.json", "The proxy settings of the desktop before 'laneway env --system on'."),
 ];
 
 /// The commands that use none of these files.

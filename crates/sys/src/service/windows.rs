@@ -1,22 +1,26 @@
-use std::convert::Infallible;
-use std::ffi::OsStr;
 use std::io;
-use std::time::Duration;
 
-/// This system has no such socket.
+use super::host;
+use super::notice::Notice;
+
+/// The connection to the service control manager.
 #[derive(Debug)]
-pub(super) struct Socket(Infallible);
+pub(super) struct Socket(host::Connection);
+
+/// The connection of a process that runs as a service; `None` in any other.
+#[expect(clippy::unnecessary_wraps, reason = "as on the other systems")]
+pub(super) fn connect() -> io::Result<Option<Socket>> {
+    Ok(host::connection().map(Socket))
+}
 
 impl Socket {
-    pub(super) fn send(&self, _: &[u8]) -> io::Result<usize> {
-        match self.0 {}
+    /// Sets the state of the service.
+    pub(super) fn tell(&self, notice: Notice<'_>) -> io::Result<()> {
+        match notice {
+            Notice::Ready(_) => self.0.running(),
+            Notice::Stopping(most) => self.0.stopping(most),
+            // The manager knows neither a reload nor a watchdog.
+            Notice::Reloading | Notice::Alive => Ok(()),
+        }
     }
-}
-
-pub(super) fn connect(_: &OsStr) -> io::Result<Socket> {
-    Err(io::ErrorKind::Unsupported.into())
-}
-
-pub(super) fn monotonic() -> Duration {
-    Duration::ZERO
 }

@@ -4,10 +4,12 @@ use tokio::signal::windows::{
     CtrlBreak, CtrlC, CtrlClose, CtrlLogoff, CtrlShutdown, ctrl_break, ctrl_c, ctrl_close, ctrl_logoff,
     ctrl_shutdown,
 };
+use tokio::sync::mpsc;
 
 use super::request::Request;
+use crate::service::host;
 
-/// The events of the console.
+/// The events of the console, and the requests of the service control manager.
 #[derive(Debug)]
 pub struct Signals {
     interrupt: CtrlC,
@@ -15,6 +17,7 @@ pub struct Signals {
     close: CtrlClose,
     logoff: CtrlLogoff,
     shutdown: CtrlShutdown,
+    manager: Option<mpsc::Receiver<Request>>,
 }
 
 impl Signals {
@@ -29,23 +32,34 @@ impl Signals {
             close: ctrl_close()?,
             logoff: ctrl_logoff()?,
             shutdown: ctrl_shutdown()?,
+            manager: host::requests(),
         })
     }
 
     /// Waits for the next one.
     pub async fn next(&mut self) -> Request {
+        let Self { interrupt, interrupt_all, close, logoff, shutdown, manager } = self;
+        // A service is told of the end of every session, and outlives all of them.
+        let is_service = manager.is_some();
+        let requested = async {
+            match manager {
+                Some(requests) => requests.recv().await,
+                None => None,
+            }
+        };
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.interrupt_all.recv() => {}
-            _ = self.close.recv() => {}
-            _ = self.logoff.recv() => {}
-            _ = self.shutdown.recv() => {}
+            Some(request) = requested => return request,
+            _ = interrupt.recv() => {}
+            _ = interrupt_all.recv() => {}
+            _ = close.recv() => {}
+            _ = logoff.recv(), if !is_service => {}
+            _ = shutdown.recv() => {}
         }
         Request::Stop
     }
 
     /// Waits for a request to stop.
     pub async fn stop(&mut self) {
-        self.next().await;
+        while self.next().await != Request::Stop {}
     }
 }

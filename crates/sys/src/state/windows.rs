@@ -123,8 +123,12 @@ fn refuse_if_open(path: &Path, file: &File, rights: &str) -> Result<(), StateErr
         return Ok(());
     };
     let own = security::own_sid().map_err(io_error("read the access list of", path))?;
-    let grants =
-        [own.as_str(), "S-1-5-18", "S-1-5-32-544"].map(|sid| format!("\"*{sid}:{rights}\"")).join(" ");
+    let mut users = vec![own.as_str(), "S-1-5-18", "S-1-5-32-544"];
+    if security::is_elevated() {
+        users.push(crate::sddl::SERVICE);
+    }
+    let grants: Vec<_> = users.into_iter().map(|sid| format!("\"*{sid}:{rights}\"")).collect();
+    let grants = grants.join(" ");
     let path_word = quoted(path);
     let fix = format!("icacls {path_word} /reset && icacls {path_word} /inheritance:r /grant:r {grants}");
     Err(StateError::TooOpen { path: path.to_owned(), access: format!("{who} may open it"), fix })

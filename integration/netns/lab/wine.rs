@@ -1,0 +1,54 @@
+//! The Windows program on a host, run by Wine.
+//!
+//! Each host has a Wine of its own: Wine's server makes the sockets of all programs that it serves, on the network where it
+//! was started. `scripts/windows-test.sh` builds the program and makes the prefix that the hosts copy.
+
+use super::prefix::{prefix, variables};
+use super::process::Process;
+use super::{Host, programs};
+use std::env;
+use std::path::PathBuf;
+
+/// The variable with the path of the Windows program.
+const PROGRAM: &str = "LANEWAY_WINDOWS_PROGRAM";
+/// The variable with the path of a Wine prefix to copy.
+const PREFIX: &str = "LANEWAY_WINE_PREFIX";
+
+/// Wine on a host. Dropping it ends all programs that it runs.
+pub(crate) struct Wine {
+    _server: Process,
+}
+
+/// What the trials with Windows need and is missing.
+pub(crate) fn lacking() -> Option<String> {
+    let unset = [PROGRAM, PREFIX].into_iter().find(|name| env::var_os(name).is_none());
+    let wine = programs::find("wine").is_none().then_some("`wine`");
+    unset.or(wine).map(|what| format!("{what} is missing: scripts/windows-test.sh runs these trials"))
+}
+
+/// Makes a host one that runs Windows: its `laneway` is the Windows program from now on.
+pub(crate) fn install(host: &Host) -> Wine {
+    let variable = |name: &str| PathBuf::from(env::var_os(name).unwrap());
+    let prefix = prefix(host.directory());
+    // The files of Windows are links; what Wine writes, its registry, is a copy.
+    let copy = r#"mkdir -p "$2/dosdevices" && cp -as "$1/drive_c" "$2/" && cp "$1"/*.reg "$2/" &&
+        ln -s ../drive_c "$2/dosdevices/c:" && ln -s / "$2/dosdevices/z:" && cp "$1/.update-timestamp" "$2/""#;
+    let mut shell = host.command("sh");
+    shell.args(["-c", copy, "copy"]).arg(variable(PREFIX)).arg(&prefix);
+    host.output(shell).success();
+
+    let mut server = host.command("wineserver");
+    server.args(["--foreground", "--persistent"]).envs(variables(host.directory()));
+    let server = host.spawn(server);
+    host.run_windows(variable(PROGRAM));
+    // The first program of a Wine also starts its services, which takes seconds.
+    host.output(host.laneway(&["--version"])).success();
+    Wine { _server: server }
+}
+
+/// A command of Wine on a host that runs Windows, such as `reg`.
+pub(crate) fn command(host: &Host, arguments: &[&str]) -> std::process::Command {
+    let mut command = host.command("wine");
+    command.args(arguments).envs(variables(host.directory()));
+    command
+}

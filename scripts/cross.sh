@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Builds the program for another system; prints the path of the result last.
+#   scripts/cross.sh TARGET [ARGUMENTS OF CARGO]   builds it; the default is 'build --locked --release'
+#   scripts/cross.sh --needs TARGET                prints the Debian packages that are needed
+# The standard library is the toolchain's where it has one for the target ('rustup target add TARGET'), else it is built from
+# source with Debian's toolchain (rustc-web, cargo-web, rust-web-src). The results are in target/cross/TARGET.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+fail() { echo "error: $1" >&2; echo "hint: $2" >&2; exit 1; }
+
+needs() {
+    case "$1" in
+    x86_64-pc-windows-gnu) echo gcc-mingw-w64-x86-64 nasm ;;
+    aarch64-unknown-linux-gnu) echo gcc-aarch64-linux-gnu libc6-dev-arm64-cross ;;
+    x86_64-unknown-linux-gnu) echo gcc ;;
+    *-linux-musl | *-apple-darwin) echo python3-venv ;;
+    *) fail "$1 is no target of laneway" "one of: x86_64-pc-windows-gnu, {x86_64,aarch64}-unknown-linux-{gnu,musl}, {x86_64,aarch64}-apple-darwin" ;;
+    esac
+}
+
+[ $# -ge 1 ] || { sed -n '3,4p' "$0" | cut -c 3- >&2; exit 2; }
+if [ "$1" = --needs ]; then
+    needs "$2"
+    has_std() { [ -d "$(rustc --print sysroot 2>/dev/null)/lib/rustlib/$2/lib" ]; }
+    has_std "$@" || echo rustc-web cargo-web rust-web-src
+    exit
+fi
+target=$1
+shift
+needs "$target" >/dev/null
+[ $# -gt 0 ] || set -- build --locked --release
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target/cross}
+
+std=()
+if [ ! -d "$(rustc --print sysroot 2>/dev/null)/lib/rustlib/$target/lib" ]; then
+    [ -d /usr/lib/rustlib/src/rust/library ] && [ -x /usr/bin/cargo ] ||
+        fail "this toolchain has no standard library for $target, and there is none to build" \
+            "rustup target add $target; or apt-get install $(needs "$target") rustc-web cargo-web rust-web-src"
+    # Debian's toolchain finds its own parts only when no other one comes first.
+    PATH=/usr/bin:/bin:/usr/sbin:/sbin:$PATH
+    export RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1
+    std=(-Z build-std=std,panic_unwind)
+fi
+
+case "$target" in
+*-linux-musl | *-apple-darwin)
+    # Zig links for systems whose libraries are not here.
+    python=$PWD/target/cross/python
+    "$python/bin/python" -c 'import ziglang' 2>/dev/null || {
+        python3 -m venv "$python"
+        "$python/bin/pip" install --quiet --disable-pip-version-check ziglang==0.15.2 cargo-zigbuild==0.24.0
+    }
+    PATH=$python/bin:$PATH
+    verb=zigbuild
+    [ "$1" = build ] || verb=$1
+    shift
+    cargo "$verb" "$@" --target "$target" "${std[@]}"
+    ;;
+aarch64-unknown-linux-gnu)
+    export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+    cargo "$@" --target "$target" "${std[@]}"
+    ;;
+*) cargo "$@" --target "$target" "${std[@]}" ;;
+esac
+find "$CARGO_TARGET_DIR/$target" -maxdepth 2 \( -name laneway -o -name laneway.exe \) -newer Cargo.toml -print

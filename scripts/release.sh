@@ -1,0 +1,116 @@
+#!/usr/bin/env bash
+# Builds a release in target/release-files/: archives, Debian packages, the installer for Windows, SHA256SUMS, the components of
+# each program (CycloneDX) and the manifests of other package managers.
+#   scripts/release.sh [TARGET…]     builds these targets, by default all; what is there of other targets stays
+#   scripts/release.sh --finish      makes SHA256SUMS and the manifests of what is there
+#   scripts/release.sh --twice TARGET   builds a target twice in different directories, and compares the bytes
+# scripts/cross.sh builds the programs. The installer needs wixl, and is left out without it. LANEWAY_RELEASE_URL is where the
+# files will be. The same commit gives the same bytes: SOURCE_DATE_EPOCH is the time of the commit, paths are not recorded.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=$PWD/target/release-files
+all=(x86_64-unknown-linux-musl aarch64-unknown-linux-musl x86_64-pc-windows-gnu aarch64-apple-darwin x86_64-apple-darwin)
+version=$(scripts/release.py version)
+export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
+
+# Builds the program of a target; prints its path.
+program() {
+    local target=$1 directory=${CARGO_TARGET_DIR:-$PWD/target/cross} home=${CARGO_HOME:-$HOME/.cargo} name=laneway
+    [[ $target != *windows* ]] || name=laneway.exe
+    local flags="--remap-path-prefix=$PWD=/laneway --remap-path-prefix=$home=/cargo --remap-path-prefix=$directory=/target"
+    # A Windows program has the time of its link in its header, unless the linker is told otherwise.
+    [[ $target != *windows* ]] || flags+=" -C link-arg=-Wl,--no-insert-timestamp"
+    CARGO_TARGET_DIR=$directory CARGO_INCREMENTAL=0 CARGO_PROFILE_RELEASE_DEBUG=none CARGO_PROFILE_RELEASE_STRIP=symbols \
+        RUSTFLAGS=$flags CFLAGS="-ffile-prefix-map=$PWD=/laneway -ffile-prefix-map=$home=/cargo -ffile-prefix-map=$directory=/target" \
+        scripts/cross.sh "$target" build --locked --release >&2
+    echo "$directory/$target/release/$name"
+}
+
+# Manual pages and completions, by a program that runs here.
+generated() {
+    local files=$out/generated runs
+    if [ ! -d "$files" ]; then
+        runs=${LANEWAY_GENERATOR:-}
+        if [ -z "$runs" ]; then
+            cargo build --locked >&2
+            runs=target/debug/laneway
+        fi
+        mkdir -p "$files/completions"
+        "$runs" man --out "$files/man"
+        for shell in bash zsh fish powershell; do "$runs" completions "$shell" >"$files/completions/laneway.$shell"; done
+        printf 'laneway (%s-1) unstable; urgency=medium\n\n  * See CHANGELOG.md of this version.\n\n -- %s  %s\n' "$version" \
+            "laneway authors <developers@laneway.example>" "$(date --utc --rfc-email --date="@$SOURCE_DATE_EPOCH")" >"$files/changelog"
+    fi
+    echo "$files"
+}
+
+installer() {
+    local directory=$1
+    if ! command -v wixl >/dev/null; then
+        echo "skipped: the installer for Windows; wixl is not installed" >&2
+        return
+    fi
+    scripts/release.py msi "$directory" "$out/laneway-$version-x86_64.msi"
+}
+
+build() {
+    local target=$1 built files directory=$out/laneway-$version-$1
+    files=$(generated)
+    built=$(program "$target")
+    rm -rf "$directory"
+    mkdir -p "$directory"
+    cp "$built" "$directory/"
+    cp -r "$files/man" "$files/completions" README.md CHANGELOG.md SECURITY.md LICENSE LICENSE-MIT LICENSE-APACHE docs packaging/laneway.toml "$directory/"
+    case "$target" in
+    *linux*)
+        cp packaging/systemd/laneway.service "$directory/"
+        scripts/release.py archive "$directory" "$out/laneway-$version-$target.tar.gz"
+        case "$target" in
+        x86_64-*) scripts/release.py deb amd64 "$built" "$files" "$out/laneway_$version-1_amd64.deb" ;;
+        aarch64-*) scripts/release.py deb arm64 "$built" "$files" "$out/laneway_$version-1_arm64.deb" ;;
+        esac
+        ;;
+    *windows*)
+        scripts/release.py archive "$directory" "$out/laneway-$version-$target.zip"
+        installer "$directory"
+        ;;
+    *) scripts/release.py archive "$directory" "$out/laneway-$version-$target.tar.gz" ;;
+    esac
+    scripts/release.py sbom "$target" "$out/laneway-$version-$target.cdx.json"
+    rm -rf "$directory"
+}
+
+finish() {
+    (cd "$out" && find . -maxdepth 1 -type f -name 'laneway*' -printf '%f\n' | LC_ALL=C sort | xargs sha256sum >SHA256SUMS)
+    rm -rf "$out/manifests"
+    scripts/release.py manifests "$out" "${LANEWAY_RELEASE_URL:-https://laneway.example/releases/v$version}" "$out/manifests"
+    cat "$out/SHA256SUMS"
+}
+
+twice() {
+    local target=$1 first second work
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    for place in one two/deeper; do
+        mkdir -p "$work/$place"
+        git archive HEAD | tar -x -C "$work/$place"
+        (cd "$work/$place" && CARGO_TARGET_DIR=$work/$place/target/cross program "$target" >"$work/path")
+        sha256sum "$(cat "$work/path")"
+    done | tee "$work/sums"
+    first=$(sed -n 1p "$work/sums" | cut -d ' ' -f 1)
+    second=$(sed -n 2p "$work/sums" | cut -d ' ' -f 1)
+    [ "$first" = "$second" ] || { echo "error: the two programs differ" >&2; exit 1; }
+    echo "the two builds have the same bytes"
+}
+
+mkdir -p "$out"
+case "${1:-}" in
+--finish) finish ;;
+--twice) twice "${2:?the target}" ;;
+-*) sed -n '4,6p' "$0" | cut -c 3- >&2; exit 2 ;;
+*)
+    [ $# -gt 0 ] || set -- "${all[@]}"
+    for target in "$@"; do build "$target"; done
+    finish
+    ;;
+esac

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Tests the Windows program under Wine in the network namespaces of the lab: integration/netns/cases/windows.rs.
+#   scripts/windows-test.sh [FILTER]     builds the program, makes a Wine prefix, runs the trials whose name contains FILTER
+# Needs the Debian packages wine, wine64 and those of 'scripts/cross.sh --needs x86_64-pc-windows-gnu'. Without them it reports
+# that it was skipped, and fails with CI=true. LANEWAY_WINDOWS_PROGRAM names a program that is built already.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+target=x86_64-pc-windows-gnu
+
+lacks() {
+    echo "skipped: $1 is not installed"
+    [ "${CI:-}" != true ] || exit 1
+    exit 0
+}
+for program in wine wineserver x86_64-w64-mingw32-gcc nasm; do
+    command -v "$program" >/dev/null || lacks "$program"
+done
+
+work=$PWD/target/windows
+mkdir -p "$work"
+if [ -z "${LANEWAY_WINDOWS_PROGRAM:-}" ]; then
+    # Without optimisation, which takes most of the time, and no debug information.
+    CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=none CARGO_INCREMENTAL=0 \
+        scripts/cross.sh "$target" build --locked
+    cp "${CARGO_TARGET_DIR:-target/cross}/$target/debug/laneway.exe" "$work/laneway.exe"
+    export LANEWAY_WINDOWS_PROGRAM=$work/laneway.exe
+fi
+aid=$(dirname "$LANEWAY_WINDOWS_PROGRAM")/bcryptprimitives.dll
+[ -e "$aid" ] || x86_64-w64-mingw32-gcc -shared -O1 -o "$aid" integration/netns/programs/bcryptprimitives.c -ladvapi32
+
+export LANEWAY_WINE_PREFIX=$work/prefix
+if [ ! -e "$LANEWAY_WINE_PREFIX/system.reg" ]; then
+    # Without a display, Mono and a browser, none of which is used.
+    export WINEPREFIX=$LANEWAY_WINE_PREFIX WINEDEBUG=-all WINEDLLOVERRIDES="mscoree,mshtml,winemenubuilder.exe="
+    wine wineboot --init
+    wineserver --wait
+    unset WINEPREFIX WINEDEBUG WINEDLLOVERRIDES
+fi
+
+# Each host runs a Wine of its own, which takes some seconds of a processor to start.
+cargo test --locked --workspace --test netns -- "windows::${1:-}" --test-threads 2
