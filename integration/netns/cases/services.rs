@@ -87,7 +87,11 @@ fn a_systemd_service_is_installed_started_stopped_and_removed(lab: &Lab) {
     ] {
         let said = said(step);
         assert!(words.iter().all(|word| said.contains(word)), "{step}: {said}");
-        assert_eq!(said.contains("code"), words.iter().any(|word| word.contains("code")), "{step}: {said}");
+        assert_eq!(
+            said.contains("\ncode "),
+            words.iter().any(|word| word.starts_with("code")),
+            "{step}: {said}"
+        );
     }
     assert_eq!(said("gone"), "");
     let calls = said("calls");
