@@ -153,7 +153,7 @@ pub struct Env {
     /// Set the proxy of the desktop, which browsers and most programs follow, or restore what was there before: Windows
     /// Internet Settings, GNOME, KDE Plasma, macOS
     #[arg(long, value_enum, value_name = "on|off", hide_possible_values = true,
-        conflicts_with_all = ["shell", "unset", "docker", "socks"])]
+        conflicts_with_all = ["shell", "unset", "docker", "fronts", "socks"])]
     system: Option<Switch>,
     /// Print options for 'docker run' and 'podman run': the variables with the address at which containers reach the
     /// node, and '--network host' if it listens on loopback only
