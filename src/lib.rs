@@ -27,6 +27,7 @@ pub mod view;
 pub use laneway_cache as cache;
 pub use laneway_h2 as h2;
 pub use laneway_limits as limits;
+pub use laneway_limits::limited;
 pub use laneway_limits::{memory, pace, size};
 pub use laneway_link as link;
 pub use laneway_link::copy;

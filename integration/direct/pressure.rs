@@ -2,6 +2,7 @@
 //! so that nothing counts as bounded only because the node says so.
 
 mod apps;
+mod log;
 mod strangers;
 
 use std::io::{BufRead, BufReader};
@@ -50,7 +51,7 @@ struct Victim {
     /// Its resident memory before anything happened, in bytes.
     idle: u64,
     directory: tempfile::TempDir,
-    _lines: Receiver<String>,
+    lines: Receiver<String>,
 }
 
 impl Victim {
@@ -101,19 +102,10 @@ impl Victim {
             }
         });
         let none = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut victim = Self {
-            process,
-            link: none,
-            proxy: none,
-            dns: none,
-            hostile,
-            other,
-            idle: 0,
-            directory,
-            _lines: lines,
-        };
+        let mut victim =
+            Self { process, link: none, proxy: none, dns: none, hostile, other, idle: 0, directory, lines };
         loop {
-            let line = victim._lines.recv_timeout(Duration::from_secs(60)).expect("the node starts");
+            let line = victim.lines.recv_timeout(Duration::from_secs(60)).expect("the node starts");
             if let Some((what, at)) = line.split_once(" address=") {
                 let address = at.split_whitespace().next().unwrap().parse();
                 match what.split_once("listening: ") {
@@ -127,6 +119,13 @@ impl Victim {
                 return victim;
             }
         }
+    }
+
+    /// Ends it, and gives what it has written since it was ready.
+    fn end(mut self) -> Vec<String> {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.lines.iter().collect()
     }
 
     /// A size that the kernel reports of the process, in bytes.

@@ -200,7 +200,11 @@ impl Output {
 impl RawGateway {
     /// With the certificate of `member`.
     pub(crate) fn new(member: &Group) -> Self {
-        let listener = laneway::net::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        Self::at(laneway::net::listen("127.0.0.1:0".parse().unwrap()).unwrap(), member)
+    }
+
+    /// The same on this socket.
+    pub(crate) fn at(listener: TcpListener, member: &Group) -> Self {
         let address = listener.local_addr().unwrap();
         Self { listener, acceptor: link_server(member).unwrap().into(), address }
     }

@@ -12,6 +12,8 @@ use tokio_rustls::TlsAcceptor;
 
 use super::strangers::Strangers;
 use crate::failure::with_causes;
+use crate::limited;
+use crate::limits::lines::NOBODY;
 use crate::link::handshake::Hello;
 use crate::trust::authority::Authority;
 use crate::trust::join::{self, EXPORTER_LABEL, JoinError};
@@ -48,12 +50,12 @@ pub(super) async fn enrol(
     match &outcome {
         Ok(member) => {
             let (name, id, role) = (&member.name, member.id.short(), member.role);
-            tracing::info!(%address, name, id, %role, "member admitted");
+            limited!(info, member.id, %address, name, id, %role, "member admitted");
         }
         // Only somebody with a code gets this far, and the operator must act.
         Err(error @ (JoinError::Authority(_) | JoinError::Stopped)) => {
             let reason = with_causes(error);
-            tracing::warn!(%address, reason, "member not admitted");
+            limited!(warn, NOBODY, %address, reason, "member not admitted");
         }
         Err(error) => strangers.log.not_admitted(address, &with_causes(error)),
     }

@@ -13,6 +13,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 
 use super::egress::{DialResult, Egress, Outcome};
+use crate::limited;
+use crate::limits::lines::NOBODY;
 use crate::peers::discovery::jitter;
 use crate::telemetry::snapshot::Unreached;
 use crate::wire::datagram::Reach;
@@ -95,8 +97,10 @@ fn note(probed: &impl fmt::Display, verdict: &mut ServerVerdict, result: Result<
     verdict.note(result.is_ok());
     match result {
         _ if verdict.reach == before => {}
-        Ok(()) => tracing::info!(server = %probed, "server reached"),
-        Err(reason) => tracing::warn!(server = %probed, reason, "server not reached"),
+        Ok(()) => limited!(info, probed.to_string(), server = %probed, "server reached"),
+        Err(reason) => {
+            limited!(warn, probed.to_string(), server = %probed, reason, "server not reached")
+        }
     }
 }
 
@@ -136,7 +140,7 @@ fn publish(verdicts: &[ServerVerdict], reach: &watch::Sender<Reach>) -> bool {
     reach.send_if_modified(|now| {
         let changed = *now != overall;
         if changed {
-            tracing::info!(reach = overall.word(), "servers");
+            limited!(info, NOBODY, reach = overall.word(), "servers");
         }
         *now = overall;
         changed

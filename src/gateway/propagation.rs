@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
+use crate::limited;
 use crate::link::client::Link;
 use crate::link::tls::Credentials;
 use crate::link::updates;
@@ -103,10 +104,10 @@ async fn deliver(
         let link = Link::dial_with(address, id, Segments::Small, config, membership.clone(), &tasks).await?;
         let delivered = updates::synchronize(&link, &membership).await;
         link.retire();
-        let gateway = link.gateway.name.clone();
+        let (gateway, link_id) = (link.gateway.name.clone(), link.gateway.id);
         drop(link);
         delivered?;
-        tracing::info!(gateway = &*gateway, %address, "gateway has the same group state");
+        limited!(info, link_id, gateway = &*gateway, %address, "gateway has the same group state");
         Ok::<_, anyhow::Error>(())
     };
     let result = delivered.await;

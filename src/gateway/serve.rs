@@ -10,6 +10,7 @@ use super::clients::{Admitted, Client, MAX_LINKS};
 use super::diagnostics::speed;
 use super::state::Gateway;
 use crate::failure::{Failure, Kind, Side, printable};
+use crate::limited;
 use crate::link::handshake::Proved;
 use crate::link::incoming::Incoming;
 use crate::link::relay::{Broken, Progress, outcome, relay};
@@ -70,13 +71,10 @@ impl Gateway {
             Ok(link) => link,
             Err(error) => return tracing::debug!(%address, %error, "no link"),
         };
-        let client = &*link.client.name.clone();
-        tracing::info!(client, id = %link.client.id.short(), %address, "link accepted");
-        self.telemetry.note(
-            Happening::LinkUp,
-            &link.client.name,
-            format!("a client linked to this node from {address}"),
-        );
+        let (client, id) = (&*link.client.name.clone(), link.client.id);
+        limited!(info, id, client, id = %id.short(), %address, "link accepted");
+        let text = format!("a client linked to this node from {address}");
+        self.telemetry.note_about(id, Happening::LinkUp, client, text);
         let served = self.served.enter(link.client.clone(), address, link.state().clone());
         let mut revoked = std::pin::pin!(self.membership.until_revoked(session.peer.id));
         let reason = loop {
@@ -89,15 +87,15 @@ impl Gateway {
                 Some(ended) = session.tunnels.join_next() => log_failed_task("a tunnel", ended),
                 Some(ended) = session.exchanges.join_next() => log_failed_task("an exchange with a client", ended),
                 () = &mut revoked => {
-                    tracing::warn!(client, %address, "link closed: the client was removed from the group");
+                    limited!(warn, id, client, %address, "link closed: the client was removed from the group");
                     break "the client was removed from the group".to_owned();
                 }
                 () = place.superseded() => {
-                    tracing::warn!(client, %address, "link closed: the client has made more than {MAX_LINKS}");
+                    limited!(warn, id, client, %address, "link closed: the client has made more than {MAX_LINKS}");
                     break "the client has made more links than it may have".to_owned();
                 }
                 () = account.evicted() => {
-                    tracing::warn!(client, %address, "link closed: it holds more memory than the gateway has");
+                    limited!(warn, id, client, %address, "link closed: it holds more memory than the gateway has");
                     break "out of memory".to_owned();
                 }
                 () = self.drain.cancelled(), if !session.draining => session.drain(&mut link),
@@ -111,8 +109,9 @@ impl Gateway {
         // The end of the link ends its tunnels. They are awaited, so that each one is recorded.
         drop((link, exchanges, served));
         while tunnels.join_next().await.is_some() {}
-        self.telemetry.note(Happening::LinkLost, client, format!("the link of a client ended: {reason}"));
-        tracing::info!(client, %address, reason, "link ended");
+        let text = format!("the link of a client ended: {reason}");
+        self.telemetry.note_about(id, Happening::LinkLost, client, text);
+        limited!(info, id, client, %address, reason, "link ended");
     }
 }
 
@@ -121,7 +120,7 @@ fn log_failed_task(task: &str, ended: Result<(), JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {
-        tracing::error!(task, %error, "a task of a link failed");
+        limited!(error, task, task, %error, "a task of a link failed");
     }
 }
 

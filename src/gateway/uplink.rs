@@ -23,6 +23,8 @@ use super::served::ServedLinks;
 use super::way_out::{RETRY, Seen, WayOut};
 use crate::dns::conf::Conf;
 use crate::failure::Kind;
+use crate::limited;
+use crate::limits::lines::NOBODY;
 use crate::net;
 use crate::peers::discovery::jitter;
 use crate::telemetry::snapshot::Unreached;
@@ -100,7 +102,11 @@ pub(super) async fn run(
         }
         let was_long_lost = std::mem::replace(&mut is_long_lost, lost_for.is_some_and(|time| time >= RETRY));
         if is_long_lost && !was_long_lost {
-            tracing::warn!("the way out stays lost: nothing but the network of the clients is connected");
+            limited!(
+                warn,
+                NOBODY,
+                "the way out stays lost: nothing but the network of the clients is connected"
+            );
         }
         publish(&way, &upstream, &reach);
         // The connection was given up meanwhile.
@@ -236,12 +242,20 @@ fn publish(way: &WayOut, upstream: &UpstreamState, reach: &watch::Sender<Reach>)
                     tracing::warn!("the way out is lost: no proxy of --upstream is reached");
                 }
                 Reach::Reachable => {
-                    tracing::info!("the way out is proved: a host beyond this machine's networks answers")
+                    limited!(
+                        info,
+                        NOBODY,
+                        "the way out is proved: a host beyond this machine's networks answers"
+                    )
                 }
-                Reach::Unknown => tracing::info!("a way out is there again, but nothing has answered yet"),
+                Reach::Unknown => {
+                    limited!(info, NOBODY, "a way out is there again, but nothing has answered yet")
+                }
                 Reach::Unreachable => {
                     let witnesses: Vec<_> = way.witnesses().iter().map(ToString::to_string).collect();
-                    tracing::warn!(
+                    limited!(
+                        warn,
+                        NOBODY,
                         witnesses = witnesses.join(", "),
                         "the way out is lost: none of these is reached"
                     );

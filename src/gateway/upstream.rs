@@ -23,6 +23,7 @@ use super::access::Rule;
 use super::dial::{Addresses, bounded, race};
 use super::dns::{Found, Resolver};
 use crate::failure::{Failure, Kind, Side};
+use crate::limited;
 use crate::own_addresses::OwnAddresses;
 use crate::telemetry::snapshot::Unreached;
 use crate::wire::target::{Host, Target};
@@ -124,8 +125,12 @@ impl Parent {
         let (proxy, fault) = (&self.proxy, reached.as_ref().err().cloned());
         let before = std::mem::replace(&mut *self.fault(), fault);
         match (reached, before) {
-            (Err(why), None) => tracing::warn!(%proxy, why, "the proxy of --upstream is not reached"),
-            (Ok(_), Some(_)) => tracing::info!(%proxy, "the proxy of --upstream is reached again"),
+            (Err(why), None) => {
+                limited!(warn, proxy.to_string(), %proxy, why, "the proxy of --upstream is not reached")
+            }
+            (Ok(_), Some(_)) => {
+                limited!(info, proxy.to_string(), %proxy, "the proxy of --upstream is reached again")
+            }
             _ => {}
         }
     }
@@ -205,7 +210,8 @@ impl Parent {
             UpstreamRefusal::Login => {
                 let hint = "give it as --upstream with USER:PASSWORD@ in front of the host";
                 if !self.login_failure_logged.swap(true, Relaxed) {
-                    tracing::warn!(%proxy, hint, "the upstream proxy does not take this gateway's login");
+                    let about = proxy.to_string();
+                    limited!(warn, about, %proxy, hint, "the upstream proxy does not take this gateway's login");
                 }
                 let sentence =
                     format!("the gateway's upstream proxy {proxy} does not take its login: {hint} there");

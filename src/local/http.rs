@@ -34,6 +34,8 @@ use super::endpoint::AppPeer;
 use super::server_connection::ServerConnection;
 use super::session::Session;
 use crate::failure::{Failure, Kind, Side};
+use crate::limited;
+use crate::limits::lines::NOBODY;
 use crate::link::relay::ReplayBuffer;
 use crate::memory::{Account, Tally};
 use crate::net;
@@ -297,7 +299,7 @@ async fn connect(
 }
 
 fn refuse(local: &Local, malformed: Malformed, peer: AppPeer) -> Next {
-    tracing::info!(%peer, reason = %malformed, "request refused");
+    limited!(info, NOBODY, %peer, reason = %malformed, "request refused");
     local.telemetry.refused.one(("http", refusal_reason(malformed)));
     Next::Close(plain(malformed.status(), &malformed.to_string()))
 }

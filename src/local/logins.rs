@@ -13,6 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::endpoint::LoginSource;
+use crate::limited;
 use crate::limits::rate::{PerSource, Rate};
 use crate::problem::Problem;
 use crate::sys::state::{StateError, read_private};
@@ -128,7 +129,7 @@ impl Logins {
         if is_right {
             wrong.give_back(source);
         } else {
-            tracing::warn!(?source, "wrong login for the local proxy");
+            limited!(warn, source, ?source, "wrong login for the local proxy");
         }
         is_right
     }

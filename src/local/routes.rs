@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::links::Links;
 use super::server_connection::ServerConnection;
 use crate::failure::{Failure, Kind, Side};
+use crate::limited;
 use crate::link::alive::LinkState;
 use crate::link::client::{Link, LinkTunnel};
 use crate::link::request::Transport;
@@ -227,12 +228,14 @@ impl Routes {
                 biased;
                 opened = link.open_by(transport, target, id, first.clone()) => opened,
                 () = self.until_better(&link.state, link.address), if search.may_move_on() => {
-                    tracing::info!(gateway = &*link.gateway.name, "no answer: the connection moves on");
+                    let (id, gateway) = (link.gateway.id, &*link.gateway.name);
+                    limited!(info, id, gateway, "no answer: the connection moves on");
                     asked.end(None);
                     continue;
                 }
                 () = asked.is_in_vain(), if search.may_move_on() && self.has_other(link.address, target) => {
-                    tracing::info!(gateway = &*link.gateway.name, "no answer again: another gateway is asked");
+                    let (id, gateway) = (link.gateway.id, &*link.gateway.name);
+                    limited!(info, id, gateway, "no answer again: another gateway is asked");
                     continue;
                 }
             };
@@ -252,14 +255,14 @@ impl Routes {
                 }
                 Err(failure) if failure.blames_gateway() && search.may_move_on() => {
                     link.retire();
-                    tracing::info!(reason = %failure, "the gateway failed an open");
+                    limited!(info, link.gateway.id, reason = %failure, "the gateway failed an open");
                 }
                 Err(failure) => {
                     if failure.kind == Kind::ConnectTimeout && failure.side == Side::Gateway {
                         self.links.left_unanswered(link.address);
                     }
                     if took < QUICK && search.may_move_on() && self.has_other(link.address, target) {
-                        tracing::info!(reason = %failure, "another gateway is asked, too");
+                        limited!(info, link.gateway.id, reason = %failure, "another gateway is asked, too");
                         first_failure.get_or_insert(failure);
                         continue;
                     }

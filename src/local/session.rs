@@ -14,6 +14,8 @@ use super::routes::{Routes, no_memory};
 use super::server_connection::ServerConnection;
 use crate::copy;
 use crate::failure::Failure;
+use crate::limited;
+use crate::limits::lines::NOBODY;
 use crate::link::client::LinkTunnel;
 use crate::link::relay::{Broken, Progress, ReplayBuffer, is_link_lost, outcome, relay};
 use crate::memory::Account;
@@ -123,7 +125,8 @@ impl Session {
                 }
             };
             replays += 1;
-            tracing::info!(conn = format!("{id:016x}"), bytes = sent.len(), "replayed on the next gateway");
+            let (conn, bytes) = (format!("{id:016x}"), sent.len());
+            limited!(info, NOBODY, conn, bytes, "replayed on the next gateway");
             let opened = tokio::select! {
                 opened = Box::pin(routes.open(&target, id, sent, true, &account)) => opened,
                 () = account.evicted() => Err(no_memory()),

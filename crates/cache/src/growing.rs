@@ -11,6 +11,8 @@ use tokio::sync::Notify;
 
 use crate::store::{Draft, Store};
 use crate::stored::Stored;
+use laneway_limits::limited;
+use laneway_limits::lines::NOBODY;
 
 /// How many of the last bytes stay in memory.
 const TAIL: u64 = 512 * 1024;
@@ -120,7 +122,7 @@ impl Growing {
             let appended = self.store.blocking(move |_| open.append(&bytes).map(|()| open)).await;
             match appended.and_then(|appended| appended) {
                 Ok(open) => *draft = Some(open),
-                Err(error) => tracing::warn!(%error, "a response is passed on without being stored"),
+                Err(error) => limited!(warn, NOBODY, %error, "a response is passed on without being stored"),
             }
         }
         let is_stored = draft.is_some();
@@ -223,7 +225,7 @@ impl Reader {
                 let (file, at) = (self.body.file.clone(), self.at);
                 let read = self.body.store.blocking(move |_| read(&file, at, count)).await;
                 read.and_then(|read| read).map_err(|error| {
-                    tracing::warn!(%error, "what was just stored cannot be read");
+                    limited!(warn, NOBODY, %error, "what was just stored cannot be read");
                     Broken
                 })?
             }

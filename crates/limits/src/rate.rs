@@ -35,11 +35,21 @@ impl Rate {
 #[derive(Debug)]
 pub struct PerSource<Source = IpAddr> {
     rate: Rate,
-    buckets: HashMap<Source, (Bucket, u64)>,
+    buckets: HashMap<Source, Used>,
     /// The sources by when they were last heard, the longest silent first.
     silent: BTreeMap<u64, Source>,
     /// Counts what was taken.
     turn: u64,
+}
+
+/// What one source has taken.
+#[derive(Debug, Default)]
+struct Used {
+    bucket: Bucket,
+    /// When it was last heard, as counted by [`PerSource::turn`].
+    turn: u64,
+    /// How many were refused since the last one that passed.
+    refused: u64,
 }
 
 impl<Source: Copy + Eq + Hash> PerSource<Source> {
@@ -50,6 +60,11 @@ impl<Source: Copy + Eq + Hash> PerSource<Source> {
 
     /// Takes one of `source`; false when none is left.
     pub fn take(&mut self, source: Source, now: Instant) -> bool {
+        self.take_counted(source, now).is_some()
+    }
+
+    /// The same; gives how many were refused since the last one that passed.
+    pub fn take_counted(&mut self, source: Source, now: Instant) -> Option<u64> {
         if self.buckets.len() >= MAX_SOURCES
             && !self.buckets.contains_key(&source)
             && let Some((_, longest)) = self.silent.pop_first()
@@ -57,17 +72,21 @@ impl<Source: Copy + Eq + Hash> PerSource<Source> {
             self.buckets.remove(&longest);
         }
         self.turn += 1;
-        let (bucket, turn) = self.buckets.entry(source).or_default();
-        self.silent.remove(turn);
-        *turn = self.turn;
+        let used = self.buckets.entry(source).or_default();
+        self.silent.remove(&used.turn);
+        used.turn = self.turn;
         self.silent.insert(self.turn, source);
-        self.rate.take(bucket, now)
+        if self.rate.take(&mut used.bucket, now) {
+            return Some(std::mem::take(&mut used.refused));
+        }
+        used.refused += 1;
+        None
     }
 
     /// Returns one that was taken for something that succeeded.
     pub fn give_back(&mut self, source: Source) {
-        if let Some((bucket, _)) = self.buckets.get_mut(&source) {
-            bucket.give_back(self.rate.interval);
+        if let Some(used) = self.buckets.get_mut(&source) {
+            used.bucket.give_back(self.rate.interval);
         }
     }
 }

@@ -25,6 +25,7 @@ use super::settings::{
 use super::tls::{self, PeerIdentity, TlsError};
 use super::tunnel::{Inbox, Outbox, Tunnel};
 use laneway_h2::{self as http2, PingPong, Protocol, RecvStream, Requests, ResponseFuture, SendStream};
+use laneway_limits::limited;
 use laneway_sys::mark;
 use laneway_sys::net::{self, Segments};
 use laneway_trust::membership::Membership;
@@ -404,16 +405,16 @@ async fn drive(mut connection: Connection<Secure>, ping: PingPong, link: Link, m
             let reason = printable(&reason);
             match retired.is_cancelled() {
                 true => tracing::debug!(gateway, %address, reason, "retired link ended"),
-                false => tracing::info!(gateway, %address, reason, "link down"),
+                false => limited!(info, id, gateway, %address, reason, "link down"),
             }
             reason
         }
         () = dead => {
-            tracing::warn!(gateway, %address, reason = "no answer to a ping", "link down");
+            limited!(warn, id, gateway, %address, reason = "no answer to a ping", "link down");
             "no answer to a ping".into()
         }
         () = membership.until_revoked(id) => {
-            tracing::warn!(gateway, %address, reason = "the gateway was removed from the group", "link down");
+            limited!(warn, id, gateway, %address, reason = "the gateway was removed from the group", "link down");
             "the gateway was removed from the group".into()
         }
     };

@@ -5,8 +5,8 @@
 //! `news` with an update. A side that has a newer version than the other sends it, and each version only once; a side that
 //! adopts an update answers with the version it has then. A peer that an update removes from the group is not sent it.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -21,6 +21,7 @@ use super::settings::AGENT;
 use super::tls::PeerIdentity;
 use super::tunnel::{Inbox, Outbox, Tunnel};
 use laneway_h2 as http2;
+use laneway_limits::limited;
 use laneway_limits::memory::Tally;
 use laneway_trust::departures::Noting;
 use laneway_trust::leaving::Resignation;
@@ -136,46 +137,11 @@ pub async fn serve(tunnel: Tunnel, membership: Arc<Membership>, peer: PeerIdenti
 }
 
 fn log(peer: &PeerIdentity, error: ExchangeError) {
-    static WARNINGS: Warnings = Warnings(Mutex::new(BTreeMap::new()));
-    let hostile = matches!(error, ExchangeError::Malformed | ExchangeError::Forged(_));
-    let permit = if hostile { WARNINGS.permit(peer.id, Instant::now()) } else { None };
-    let (peer, reason) = (&*peer.name, with_causes(&error));
-    match permit {
-        Some(left_out) => tracing::warn!(peer, reason, left_out, "group updates of this peer are refused"),
-        None => tracing::debug!(peer, reason, "the exchange of group updates has ended"),
-    }
-}
-
-/// When each peer was warned about last, and how often it was left out since. A member can break exchanges as fast as it
-/// begins them.
-struct Warnings(Mutex<BTreeMap<NodeId, (Instant, u64)>>);
-
-/// Minimum time between two warnings about one peer.
-const WARNING_INTERVAL: Duration = Duration::from_secs(60);
-/// Maximum number of peers that are warned about within that time.
-const MAX_WARNED: usize = 1024;
-
-impl Warnings {
-    /// Whether a warning about this peer may be logged; if so, how many were left out before it.
-    fn permit(&self, peer: NodeId, now: Instant) -> Option<u64> {
-        let mut warned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_recent = |at: Instant| now.saturating_duration_since(at) < WARNING_INTERVAL;
-        if let Some((at, left_out)) = warned.get_mut(&peer) {
-            if is_recent(*at) {
-                *left_out += 1;
-                return None;
-            }
-            *at = now;
-            return Some(std::mem::take(left_out));
-        }
-        if warned.len() >= MAX_WARNED {
-            warned.retain(|_, (at, _)| is_recent(*at));
-        }
-        let has_room = warned.len() < MAX_WARNED;
-        if has_room {
-            warned.insert(peer, (now, 0));
-        }
-        has_room.then_some(0)
+    let is_hostile = matches!(error, ExchangeError::Malformed | ExchangeError::Forged(_));
+    let (id, peer, reason) = (peer.id, &*peer.name, with_causes(&error));
+    match is_hostile {
+        true => limited!(warn, id, peer, reason, "group updates of this peer are refused"),
+        false => tracing::debug!(peer, reason, "the exchange of group updates has ended"),
     }
 }
 
@@ -497,19 +463,6 @@ mod tests {
         async fn ended(self) -> Result<(), ExchangeError> {
             timeout(TIMEOUT * 3, self.serving).await.expect("the end").unwrap()
         }
-    }
-
-    #[test]
-    fn a_peer_that_breaks_every_exchange_is_warned_about_once_a_minute_with_a_count() {
-        let (warnings, start) = (Warnings(Mutex::default()), Instant::now());
-        let other = NodeId([8; 16]);
-        let logged = (0..10_000).filter(|_| warnings.permit(PEER, start).is_some()).count();
-        assert_eq!((logged, warnings.permit(other, start)), (1, Some(0)));
-        assert_eq!(warnings.permit(PEER, start + WARNING_INTERVAL), Some(9_999));
-        for number in 0..2 * MAX_WARNED as u128 {
-            warnings.permit(NodeId((number << 8).to_be_bytes()), start);
-        }
-        assert_eq!(warnings.0.lock().unwrap().len(), MAX_WARNED);
     }
 
     #[tokio::test]

@@ -11,6 +11,8 @@ use super::capacity::{self, Meter};
 use super::directory::Directory;
 use super::selection::{self, SelfState};
 use super::uplink::Uplink;
+use laneway_limits::limited;
+use laneway_limits::lines::NOBODY;
 use laneway_telemetry::journal::Happening;
 use laneway_wire::datagram::{Advert, Reach, State};
 
@@ -89,9 +91,9 @@ pub async fn run(
         if options.declared || before.is_some() || decision.advert.state != State::Withdrawn {
             let state = decision.advert.state;
             if before != Some(state) {
-                tracing::info!(state = state.word(), reach = reached.word(), "this node's state");
+                limited!(info, NOBODY, state = state.word(), reach = reached.word(), "this node's state");
                 if let Some((what, text)) = happening(before, state, own.in_maintenance) {
-                    directory.telemetry().note(what, "", text);
+                    directory.telemetry().note_about(NOBODY, what, "", text);
                 }
             }
             beacons += u64::from(decision.beacon);

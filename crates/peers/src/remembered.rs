@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use laneway_limits::limited;
+use laneway_limits::lines::NOBODY;
 use laneway_sys::state::StateDir;
 
 /// The file in the state directory.
@@ -28,7 +30,7 @@ pub fn add(state: &StateDir, gateway: SocketAddr) {
     gateways.truncate(MAX_GATEWAYS);
     let bytes = serde_json::to_vec(&gateways).unwrap_or_default();
     if let Err(error) = state.write(FILE, &bytes) {
-        tracing::warn!(%error, "the gateway is not remembered");
+        limited!(warn, NOBODY, %error, "the gateway is not remembered");
     }
 }
 

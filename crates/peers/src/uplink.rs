@@ -10,6 +10,8 @@ use tokio::time::{sleep, timeout};
 
 use super::activity::Activity;
 use super::selection::Prepared;
+use laneway_limits::limited;
+use laneway_limits::lines::NOBODY;
 use laneway_sys::process::{Family, shell};
 use laneway_wire::datagram::{Reach, State};
 use laneway_wire::failure::with_causes;
@@ -155,7 +157,8 @@ impl Uplink {
         let reached = timeout(REACH_DEADLINE, reach.wait_for(|reach| *reach == Reach::Reachable)).await;
         let reached = matches!(reached, Ok(Ok(_)));
         if !reached {
-            tracing::warn!(seconds = REACH_DEADLINE.as_secs(), "promoted, but no server was reached in time");
+            let seconds = REACH_DEADLINE.as_secs();
+            limited!(warn, NOBODY, seconds, "promoted, but no server was reached in time");
         }
         reached
     }
@@ -170,15 +173,15 @@ impl Uplink {
 
     /// Runs a command and logs the result. Returns whether it succeeded.
     async fn command(&self, what: &'static str, command: &str, state: State) -> bool {
-        tracing::info!(what, state = state.word(), "command starts");
+        limited!(info, what, what, state = state.word(), "command starts");
         match self.execute(command, state).await {
             Ok(()) => {
-                tracing::info!(what, "command done");
+                limited!(info, what, what, "command done");
                 true
             }
             Err(error) => {
                 let reason = with_causes(&error);
-                tracing::warn!(what, reason, "command failed");
+                limited!(warn, what, what, reason, "command failed");
                 false
             }
         }

@@ -12,9 +12,11 @@ pub mod snapshot;
 pub mod tally;
 pub mod traffic;
 
+use std::hash::Hash;
 use std::sync::Arc;
 
 use journal::Happening;
+use laneway_limits::lines::{self, Permit};
 use refusal::RefusalReason;
 use tally::{Count, Tally};
 
@@ -81,6 +83,22 @@ pub struct Datagrams {
 }
 
 impl Telemetry {
+    /// Counts an event that somebody else can cause again and again, and records it in the journal unless events of its kind
+    /// about the same subject fill that already. See [`laneway_limits::lines`].
+    pub fn note_about(
+        &self,
+        about: impl Hash,
+        what: Happening,
+        who: impl AsRef<str>,
+        text: impl Into<String>,
+    ) {
+        self.happened.one(what);
+        if let Some(Permit { left_out }) = lines::permit(what.word(), about) {
+            let before = left_out.map(|count| format!(", and {count} times before")).unwrap_or_default();
+            self.journal.note(what, who, text.into() + &before);
+        }
+    }
+
     /// Records an event in the journal and counts it.
     pub fn note(&self, what: Happening, who: impl AsRef<str>, text: impl AsRef<str>) {
         self.happened.one(what);

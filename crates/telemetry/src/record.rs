@@ -1,15 +1,23 @@
 //! The access line: one for each connection, written when its record is dropped, whatever ended it. A record also counts
 //! the connection, its outcome, and its bytes while they pass.
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
 use super::Telemetry;
 use super::journal::Happening;
 use super::ledger::{Entry, Ledger};
 use super::refusal::RefusalReason;
 use super::traffic::{Moved, Traffic};
+use laneway_limits::lines::{Lines, Permit};
+use laneway_limits::rate::Rate;
 use laneway_wire::failure::Failure;
+
+/// The lines about connections of one client of this gateway, or of all apps of this machine. A member may open some
+/// thousand connections a second, and their lines must not fill the disk.
+static CARRIED: LazyLock<Lines> = LazyLock::new(|| Lines::new(Rate::new(5_000, Duration::from_millis(10))));
+/// The same for those that failed: nothing of them was carried.
+static FAILED: LazyLock<Lines> = LazyLock::new(|| Lines::new(Rate::new(1_000, Duration::from_millis(100))));
 
 /// The facts about one connection.
 #[derive(Debug)]
@@ -123,6 +131,15 @@ impl Drop for Record {
         let millis = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         let Self { dialect, from, target, gateway, outcome, .. } = self;
         let Moved { sent, received } = self.moved;
-        tracing::info!(%conn, dialect, from, target, gateway, sent, received, millis, outcome, "connection");
+        let lines = if self.failed { &FAILED } else { &CARRIED };
+        let client = Arc::ptr_eq(&self.ledger, &self.telemetry.served).then_some(&*from);
+        match lines.permit("connection", client, Instant::now()) {
+            Some(Permit { left_out }) => tracing::info!(
+                %conn, dialect, from, target, gateway, sent, received, millis, outcome, left_out, "connection"
+            ),
+            None => tracing::debug!(
+                %conn, dialect, from, target, gateway, sent, received, millis, outcome, "connection"
+            ),
+        }
     }
 }

@@ -16,6 +16,8 @@ use crate::cache::stored::{Stored, Times};
 use crate::failure::Failure;
 use crate::gateway::cache::{Lead, Outcome};
 use crate::gateway::state::Gateway;
+use crate::limited;
+use crate::limits::lines::NOBODY;
 use crate::wire::http::{BodyLength, RequestHead, ResponseHead};
 use crate::wire::resume::Point;
 use crate::wire::target::Target;
@@ -202,7 +204,7 @@ impl Fetch {
         if let Err(error) =
             store.blocking(move |store| store.update(id, &updated)).await.and_then(|done| done)
         {
-            tracing::warn!(%error, "the validation of a stored response is not stored");
+            limited!(warn, NOBODY, %error, "the validation of a stored response is not stored");
         }
         self.lead.resolve(Outcome::Valid(id, Arc::new(fresh)));
         (response.keep_alive && server.buffer.is_empty()).then(|| server.used())
@@ -298,7 +300,7 @@ impl Fetch {
             kept.map(drop)
         });
         if let Err(error) = kept.await.and_then(|kept| kept) {
-            tracing::warn!(%error, "a response is not stored");
+            limited!(warn, NOBODY, %error, "a response is not stored");
         }
     }
 
@@ -341,7 +343,9 @@ impl Fetch {
                     if fruitless > MOST_FRUITLESS {
                         return Err(Cut);
                     }
-                    tracing::info!(
+                    limited!(
+                        info,
+                        NOBODY,
                         uri = self.uri,
                         offset = body.length(),
                         "a fetch goes on over another connection"

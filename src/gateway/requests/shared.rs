@@ -16,6 +16,8 @@ use crate::cache::policy::{self, Use};
 use crate::cache::store::Body;
 use crate::cache::stored::Stored;
 use crate::gateway::cache::{Outcome, Part};
+use crate::limited;
+use crate::limits::lines::NOBODY;
 use crate::wire::http::{ChunkedEncoder, RequestHead, simple_response};
 
 /// How often one request tries to share before it goes to the server by itself.
@@ -263,7 +265,7 @@ impl Stream<'_> {
         let opened = match opened.await.and_then(|opened| opened) {
             Ok(opened) => opened,
             Err(error) => {
-                tracing::warn!(%error, uri = stored.uri, "a stored response is damaged, and was removed");
+                limited!(warn, NOBODY, %error, uri = stored.uri, "a stored response is damaged, and was removed");
                 store.blocking(move |store| store.remove(id)).await.ok();
                 return Ok(None);
             }

@@ -14,6 +14,8 @@ use super::app_socket::AppSocket;
 use super::drops::{DropReason, Drops};
 use super::queue::Queue;
 use crate::failure::Failure;
+use crate::limited;
+use crate::limits::lines::NOBODY;
 use crate::link::client::LinkTunnel;
 use crate::link::datagrams::{Broken, Datagrams, Usage, idle_limit, is_unreachable, readable};
 use crate::link::http2;
@@ -112,7 +114,9 @@ impl Flow<'_> {
             };
             match end {
                 End::Closed => return,
-                End::Moved => tracing::info!(target = %self.target, "UDP moves on to the next gateway"),
+                End::Moved => {
+                    limited!(info, NOBODY, target = %self.target, "UDP moves on to the next gateway")
+                }
                 End::Lost => {}
                 End::Ended(why) => {
                     tracing::debug!(target = %self.target, why, "UDP ended");

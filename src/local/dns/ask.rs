@@ -7,6 +7,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::NameServer;
 use crate::failure::{Failure, Kind};
+use crate::limited;
 use crate::link::resolve;
 use crate::local::routes::{Route, Search};
 use crate::wire::dns::{Query, Reason, failure};
@@ -35,7 +36,8 @@ impl NameServer {
                 biased;
                 answered = timeout_at(deadline, resolve::resolve(&link, bytes.clone())) => answered,
                 () = routes.until_better(&link.state, link.address), if search.may_move_on() => {
-                    tracing::info!(gateway = &*link.gateway.name, "no answer: the question moves on");
+                    let (id, gateway) = (link.gateway.id, &*link.gateway.name);
+                    limited!(info, id, gateway, "no answer: the question moves on");
                     continue;
                 }
             };
@@ -43,7 +45,7 @@ impl NameServer {
                 Ok(Ok(bytes)) => return (parse(query, &bytes), Some(link.gateway.id)),
                 Ok(Err(failure)) if failure.blames_gateway() && search.may_move_on() => {
                     link.retire();
-                    tracing::info!(reason = %failure, "the gateway failed a question");
+                    limited!(info, link.gateway.id, reason = %failure, "the gateway failed a question");
                 }
                 Ok(Err(failure)) => return (refused(&failure), Some(link.gateway.id)),
                 Err(_) => {

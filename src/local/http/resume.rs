@@ -3,6 +3,8 @@
 use bytes::BytesMut;
 
 use super::exchange::{Exchange, Trouble};
+use crate::limited;
+use crate::limits::lines::NOBODY;
 use crate::link::relay::Progress;
 use crate::local::server_connection::FromServer;
 use crate::telemetry::record::Record;
@@ -24,7 +26,9 @@ impl Exchange<'_> {
         while fruitless < MOST_FRUITLESS {
             let Some((point, left)) = self.point().clone() else { return Err(Trouble::Truncated(why)) };
             let offset = point.total() - left;
-            tracing::info!(
+            limited!(
+                info,
+                NOBODY,
                 conn = format!("{:016x}", self.id),
                 offset,
                 left,

@@ -9,6 +9,7 @@ use crate::candidate::Announcement;
 use crate::keyring::Keyring;
 use crate::selection::SILENCE;
 use crate::verifier::{Arrival, Refusal};
+use laneway_limits::limited;
 use laneway_sys::lan::{LanSocket, ReceivedFrom};
 use laneway_telemetry::journal::Happening;
 use laneway_wire::datagram::{
@@ -81,7 +82,9 @@ impl Discovery {
         let names = &self.directory.telemetry().names;
         verified.name.text().into_iter().for_each(|name| names.learn_announced(sender, name));
         if verified.went_back {
-            tracing::info!(
+            limited!(
+                info,
+                sender,
                 gateway = names.of(sender),
                 "the gateway's runs are counted anew: its state directory is older"
             );
