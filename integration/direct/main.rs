@@ -6,12 +6,13 @@
 //! what those get who ask for too much; [`pressure`] is the same against the real binary, whose memory is seen from outside.
 //! [`cache`] is what the gateway answers itself, [`fronts`] are registries at the local port. [`strangers`] is what those get who are no members, [`rogue`] what clients do about a gateway that carries nothing.
 //! [`lab`] builds the parts, [`peer`] is an app or a server that follows a script,
-//! [`raw`] a member that obeys nothing, [`clock`] time that passes when a test says so.
+//! [`raw`] a member that obeys nothing, [`conformance`] what it gets for that, [`clock`] time that passes when a test says so.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod cache;
 mod clock;
+mod conformance;
 mod flood;
 mod fronts;
 mod http;

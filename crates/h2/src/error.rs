@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 /// An error code of HTTP/2 (RFC 9113 §7).
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Reason(pub(super) u32);
+pub struct Reason(pub u32);
 
 impl Reason {
     /// An orderly end.

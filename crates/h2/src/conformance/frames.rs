@@ -3,29 +3,6 @@
 use super::*;
 
 #[test]
-fn a_connection_begins_with_the_preface_and_settings() {
-    let mut engine = Engine::server(config());
-    let greeting = frames_of(&engine.take_output());
-    assert_eq!((greeting[0].0, greeting[0].1, greeting[0].2), (SETTINGS, 0, 0), "SETTINGS come first (§3.4)");
-    for wrong in [&b"INVALID CONNECTION PREFACE\r\n\r\n"[..], b"GET / HTTP/1.1\r\n", b"PRI * HTTP/2.0\r\nx"] {
-        let mut engine = Engine::server(config());
-        assert_eq!(engine.receive(wrong), Err(Reason::PROTOCOL_ERROR));
-        assert_eq!(verdict(&frames_of(&engine.take_output())), [Connection(Reason::PROTOCOL_ERROR)]);
-    }
-    for first in [
-        raw(PING, 0, 0, &[0; 8]),
-        raw(SETTINGS, ACK, 0, &[]),
-        raw(HEADERS, WHOLE, 1, &get(&[])),
-        raw(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]),
-        raw(0x16, 0, 0, &[]),
-    ] {
-        let mut engine = Engine::server(config());
-        engine.receive(PREFACE).unwrap();
-        assert_eq!(engine.receive(&first), Err(Reason::PROTOCOL_ERROR), "{first:?} is not SETTINGS");
-    }
-}
-
-#[test]
 fn frames_in_general() {
     let largest = config().max_frame_size;
     let head_of = |kind: u8, length: u32| {
