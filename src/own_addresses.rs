@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,7 @@ const FRESH: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub struct OwnAddresses {
     ports: RwLock<Vec<SocketAddr>>,
+    link_port: AtomicU16,
     listed: Mutex<Option<(Instant, Arc<HashSet<IpAddr>>)>>,
     networks: Mutex<Option<(Instant, Vec<IpNet>)>>,
 }
@@ -27,6 +29,18 @@ impl OwnAddresses {
     /// Records that this node listens on `address`.
     pub fn listens_on(&self, address: SocketAddr) {
         self.ports.write().unwrap_or_else(PoisonError::into_inner).push(net::plain(address));
+    }
+
+    /// Records that this node accepts links on `address`.
+    pub fn accepts_links_on(&self, address: SocketAddr) {
+        self.link_port.store(address.port(), Relaxed);
+        self.listens_on(address);
+    }
+
+    /// Whether other gateways on this machine's networks are likely to accept links at `address`: they use the same port, on
+    /// all their interfaces.
+    pub fn is_like_own_link(&self, address: SocketAddr) -> bool {
+        address.port() == self.link_port.load(Relaxed) && self.shares_network_with(address.ip())
     }
 
     /// All addresses of all interfaces of this machine, cached briefly. If they cannot be listed, the previous list.

@@ -115,7 +115,7 @@ impl RunningGateway {
         shared.name = "laneway-test".into();
         let directory = tempfile::tempdir().unwrap();
         shared.cache = config.gateway.open_cache(&directory.path().join("cache"));
-        let egress = Egress::build(&config.gateway, shared.own.clone()).unwrap();
+        let egress = Egress::build(&config.gateway, &shared).unwrap();
         let duties = Duties { serves: true, authority: watch::channel(authority).1 };
         let workers = vec![Handle::current()];
         let gateway = BoundGateway::build(&config.gateway, &shared, duties, egress, workers).unwrap();

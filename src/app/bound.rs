@@ -88,7 +88,7 @@ impl BoundNode {
         if serves {
             shared.cache = config.gateway.open_cache(&state.path().join("cache"));
         }
-        let (egress, results) = Egress::build(&config.gateway, shared.own.clone())?;
+        let (egress, results) = Egress::build(&config.gateway, &shared)?;
 
         let mut ports = app_ports(inherited.map_or_else(|| bind_proxy(&config.local), Ok)?, Apps::Proxy);
         ports.extend(app_ports(transparent::bind(&config.transparent)?, Apps::Redirected));

@@ -182,16 +182,29 @@ impl Access {
     pub fn judge_own(&self, target: &Target, ip: IpAddr, own: &HashSet<IpAddr>) -> Result<(), Failure> {
         let ip = plain(ip);
         let is_own = own.contains(&ip) || embedded_v4(ip).is_some_and(|ip| own.contains(&IpAddr::V4(ip)));
-        let named = || {
-            self.rules.iter().any(|(verdict, rule)| {
-                *verdict == Verdict::Allow && rule.has_port(target.port) && rule.is_just(ip)
-            })
-        };
         // Special addresses such as loopback have been checked with the rules that name them.
-        if !is_own || is_special(ip) || named() {
+        if !is_own || is_special(ip) || self.has_rule_for(target, ip) {
             return Ok(());
         }
         Err(self.refused(target, Some(ip), Why::Own))
+    }
+
+    /// Checks an address at which a gateway of the group accepts links. Links within tunnels could be nested, so that what one
+    /// member sends crosses the same machines many times; and what it does there would be held against the address of the
+    /// gateway that dials. So it is dialled only when a rule names exactly that address.
+    ///
+    /// # Errors
+    /// [`Kind::AddressForbidden`].
+    pub fn judge_link(&self, target: &Target, ip: IpAddr) -> Result<(), Failure> {
+        let ip = plain(ip);
+        if self.has_rule_for(target, ip) { Ok(()) } else { Err(self.refused(target, Some(ip), Why::Link)) }
+    }
+
+    /// Whether a rule allows exactly this address of `target`.
+    fn has_rule_for(&self, target: &Target, ip: IpAddr) -> bool {
+        self.rules.iter().any(|(verdict, rule)| {
+            *verdict == Verdict::Allow && rule.has_port(target.port) && rule.is_just(ip)
+        })
     }
 
     /// The refusal of `target`, which stands for the address `ip` once it is resolved.
@@ -202,7 +215,7 @@ impl Access {
             _ => target.to_string(),
         };
         let allowing = match (ip, why) {
-            (Some(ip), Why::Special | Why::Own) => SocketAddr::new(ip, target.port).to_string(),
+            (Some(ip), Why::Special | Why::Own | Why::Link) => SocketAddr::new(ip, target.port).to_string(),
             _ => target.to_string(),
         };
         Failure::new(kind, Side::Gateway, why.sentence(&subject, &allowing, self.open))
@@ -292,6 +305,20 @@ mod tests {
                 allow.push(rule.parse().unwrap());
             }
         }
+    }
+
+    #[test]
+    fn where_a_gateway_accepts_links_is_dialled_only_by_a_rule_for_that_address() {
+        let judge = |allow: &[&str], asked: &str| {
+            Access::new(&[], &rules(allow), &[]).judge_link(&target(asked), ip("10.77.0.22"))
+        };
+        for allow in [&[][..], &["*"], &["10.77.0.0/24:7420"], &["10.77.0.22:80"], &["gw.example:7420"]] {
+            let refusal = judge(allow, "gw.example:7420").unwrap_err();
+            assert_eq!(refusal.kind, Kind::AddressForbidden, "{allow:?}");
+            assert!(refusal.sentence.contains("add --allow 10.77.0.22:7420"), "{refusal}");
+        }
+        assert!(judge(&["10.77.0.22:7420"], "gw.example:7420").is_ok());
+        assert!(judge(&["10.77.0.22"], "10.77.0.22:7420").is_ok());
     }
 
     #[test]

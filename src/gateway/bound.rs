@@ -112,7 +112,7 @@ impl BoundGateway {
     ) -> Result<Self, Problem> {
         let is_needed = duties.serves || duties.authority.borrow().is_some();
         let listener = if is_needed { Some(bind_link(options.link)?) } else { None };
-        listener.iter().for_each(|(_, address)| shared.own.listens_on(*address));
+        listener.iter().for_each(|(_, address)| shared.own.accepts_links_on(*address));
         let gateway = Arc::new(Gateway {
             egress,
             activity: shared.activity.clone(),

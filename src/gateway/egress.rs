@@ -19,7 +19,9 @@ use super::upstream::{self, Upstream};
 use crate::failure::{Failure, Kind, Side};
 use crate::net;
 use crate::own_addresses::OwnAddresses;
+use crate::peers::directory::Directory;
 use crate::problem::Problem;
+use crate::shared::Shared;
 use crate::telemetry::snapshot::{RulesSeen, Unreached};
 use crate::wire::datagram::Reach;
 use crate::wire::target::{Host, Target};
@@ -63,6 +65,8 @@ pub struct Egress {
     resolver: Resolver,
     results: mpsc::Sender<DialResult>,
     own: Arc<OwnAddresses>,
+    /// The gateways that are known, whose links are no destinations.
+    directory: Arc<Directory>,
     upstream: RwLock<Arc<Upstream>>,
     /// Whether this machine reaches the outside, as its probe finds out.
     reach: watch::Sender<Reach>,
@@ -119,19 +123,20 @@ fn lost(failure: &Failure) -> Failure {
 
 impl Egress {
     /// An egress under the rules of `access`. `connect_timeout` bounds all attempts for one target together. Results of
-    /// connections to `servers`, and to no other target, are sent to `results`. Connections to a port in `own` are
-    /// refused.
+    /// connections to `servers`, and to no other target, are sent to `results`. Connections to a port of this node, and to
+    /// the links of gateways that it knows, are refused.
     pub fn new(
         access: Access,
         resolver: Resolver,
         connect_timeout: Duration,
         servers: Vec<Target>,
         results: mpsc::Sender<DialResult>,
-        own: Arc<OwnAddresses>,
+        shared: &Shared,
     ) -> Self {
         let settings = RwLock::new(Arc::new(Settings::new(access, connect_timeout, servers)));
         let (upstream, reach) = (RwLock::default(), watch::Sender::new(Reach::Unknown));
-        Self { settings, resolver, results, own, upstream, reach, unreached: Mutex::default() }
+        let (own, directory) = (shared.own.clone(), shared.directory.clone());
+        Self { settings, resolver, results, own, directory, upstream, reach, unreached: Mutex::default() }
     }
 
     /// An egress with the options of a gateway, and the results of connections to its servers.
@@ -140,13 +145,13 @@ impl Egress {
     /// When this machine's resolver configuration cannot be used.
     pub fn build(
         options: &Options,
-        own: Arc<OwnAddresses>,
+        shared: &Shared,
     ) -> Result<(Arc<Self>, mpsc::Receiver<DialResult>), Problem> {
         let resolver = Resolver::system();
         let (results, received) = mpsc::channel(MAX_RESULTS);
         let access = Access::new(&options.server, &options.allow, &options.deny);
         let egress =
-            Self::new(access, resolver, options.connect_timeout, options.server.clone(), results, own);
+            Self::new(access, resolver, options.connect_timeout, options.server.clone(), results, shared);
         egress.set_upstream(options.upstream());
         Ok((Arc::new(egress), received))
     }
@@ -346,6 +351,15 @@ impl Egress {
         Err(Failure::new(Kind::Loop, Side::Gateway, sentence))
     }
 
+    /// Refuses the links of other gateways, see [`Access::judge_link`].
+    fn judge_link(&self, target: &Target, ip: IpAddr, settings: &Settings) -> Result<(), Failure> {
+        let address = net::plain(SocketAddr::new(ip, target.port));
+        if !self.directory.has_link_at(address) && !self.own.is_like_own_link(address) {
+            return Ok(());
+        }
+        settings.access.judge_link(target, ip)
+    }
+
     /// The addresses of `target` that the rules allow.
     async fn allowed<'a>(
         &'a self,
@@ -387,7 +401,8 @@ impl Egress {
                 .access
                 .judge_address(target, ip)
                 .and_then(|()| settings.access.judge_own(target, ip, &own))
-                .and_then(|()| self.judge_loop(target, ip));
+                .and_then(|()| self.judge_loop(target, ip))
+                .and_then(|()| self.judge_link(target, ip, settings));
             match judged {
                 Ok(()) => allowed.push(SocketAddr::new(ip, target.port)),
                 Err(failure) => refusal = Some(failure),
@@ -480,7 +495,8 @@ impl Egress {
                 settings.access.judge_address(target, *ip)?;
                 let own = self.own.addresses().map_err(|error| failure(target, &error))?;
                 settings.access.judge_own(target, *ip, &own)?;
-                self.judge_loop(target, *ip)
+                self.judge_loop(target, *ip)?;
+                self.judge_link(target, *ip, settings)
             }
         }
     }

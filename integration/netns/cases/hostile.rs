@@ -2,13 +2,40 @@
 
 use super::curl::{BIG, HTTP};
 use crate::lab::dialect::PROXY;
+use crate::lab::group::START;
 use crate::lab::origin::{big, noise, sha256};
 use crate::lab::{Case, Host, Lab};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, UdpSocket};
 
-pub(super) const CASES: &[Case] =
-    &[("hostile::garbage_on_every_port_is_survived", garbage_on_every_port_is_survived)];
+pub(super) const CASES: &[Case] = &[
+    ("hostile::garbage_on_every_port_is_survived", garbage_on_every_port_is_survived),
+    (
+        "hostile::a_member_reaches_the_link_port_of_no_gateway_through_another",
+        a_member_reaches_the_link_port_of_no_gateway_through_another,
+    ),
+];
+
+/// A link within a tunnel would cross the same machines again and again, and what is done on it would be held against the
+/// gateway that dials.
+fn a_member_reaches_the_link_port_of_no_gateway_through_another(lab: &Lab) {
+    let (c1, g1, g2) = (lab.client("c1"), lab.gateway("g1"), lab.gateway("g2"));
+    let _origin = lab.origin();
+    let mut group = lab.group(&[&g1, &c1, &g2], &["--allow", "*"]);
+    // Its LAN address has a port of its own, which the other one hears.
+    let _second = group.gateway(&g2, &["--allow", "*", "--link", "0.0.0.0:7555"]);
+    let _client = group.client(&c1, &[]);
+    group.gateway.wait_for_line("gateway=\"g2\" address=10.77.0.22:7555", START);
+    for port in ["10.77.0.21:7420", "10.88.0.21:7420", "10.77.0.22:7555"] {
+        let through = ["--proxytunnel", "--proxy", "http://127.0.0.1:1080"];
+        let refused = c1.curl(&[&through[..], &["--verbose", &format!("http://{port}/")]].concat());
+        let said = refused.stderr.to_ascii_lowercase();
+        assert!(said.contains("response 403") || said.contains("response 502"), "{port}: {refused}");
+        assert!(said.contains("proxy-status"), "{port}: {refused}");
+    }
+    let download = c1.curl(&[&HTTP as &[&str], &[BIG]].concat()).success();
+    assert_eq!(sha256(&download.stdout), big().sha256);
+}
 
 fn garbage_on_every_port_is_survived(lab: &Lab) {
     let (c1, c2, g1) = (lab.client("c1"), lab.client("c2"), lab.gateway("g1"));

@@ -19,6 +19,8 @@ pub(super) enum Why<'a> {
     Special,
     /// The gateway's own address, which no rule is about.
     Own,
+    /// Where a gateway of the group accepts links, which no rule is about.
+    Link,
 }
 
 impl Why<'_> {
@@ -44,6 +46,9 @@ impl Why<'_> {
             Self::Own => {
                 format!("{subject} is the gateway's own address, allowed only by a rule for it alone: {fix}")
             }
+            Self::Link => format!(
+                "{subject} is where a gateway accepts links, allowed only by a rule for that address alone: {fix}"
+            ),
         }
     }
 }
