@@ -13,7 +13,9 @@ use tokio::task::JoinSet;
 
 use crate::lab::{Lab, Proxy};
 use crate::peer::{Origin, Peer, within};
-use crate::raw::{ACK, END_HEADERS, END_STREAM, HEADERS, PING, Raw, RawGateway, established, frame, reset};
+use crate::raw::{
+    ACK, DATA, END_HEADERS, END_STREAM, HEADERS, PING, Raw, RawGateway, established, frame, reset,
+};
 
 /// What it does with each request for a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +32,8 @@ enum Manner {
     Drops,
     /// It never answers.
     Ignores,
+    /// It accepts, and sends noise.
+    Garbles,
 }
 
 struct Rogue {
@@ -88,6 +92,9 @@ async fn serve(mut link: Raw, manner: Manner, asked: Arc<AtomicUsize>) {
                     Manner::Resets => [established(got.stream), reset(got.stream)].concat(),
                     Manner::Drops => established(got.stream),
                     Manner::Ignores => continue,
+                    Manner::Garbles => {
+                        [established(got.stream), frame(DATA, END_STREAM, got.stream, &[0x96; 4096])].concat()
+                    }
                 }
             }
             _ => continue,
@@ -135,8 +142,8 @@ async fn gets(proxy: &Proxy, origin: &Origin) {
 }
 
 #[tokio::test]
-async fn what_a_rogue_gateway_refuses_or_resets_is_carried_by_another_one() {
-    for manner in [Manner::BlamesTheServer, Manner::Forbids, Manner::Fails, Manner::Resets] {
+async fn what_a_rogue_gateway_refuses_resets_or_garbles_is_carried_by_another_one() {
+    for manner in [Manner::BlamesTheServer, Manner::Forbids, Manner::Fails, Manner::Resets, Manner::Garbles] {
         let lab = Lab::new().await;
         let rogue = Rogue::start(&lab, manner).await;
         let (proxy, server) = (linked(&lab, &rogue).await, origin(1));
@@ -182,6 +189,27 @@ async fn after_silence_of_a_rogue_gateway_requests_are_carried_by_another_one() 
         gets(&proxy, one).await;
         assert_eq!(rogue.asked.load(Relaxed), before, "{manner:?}");
     }
+}
+
+#[tokio::test]
+async fn clients_of_two_gateways_that_carry_nothing_find_a_third_one() {
+    let lab = Lab::new().await;
+    let rogues =
+        [Rogue::start(&lab, Manner::BlamesTheServer).await, Rogue::start(&lab, Manner::Resets).await];
+    let proxy = lab.proxy_to(&[]).await;
+    rogues.iter().for_each(|rogue| proxy.hears(rogue.id, rogue.address, State::Active));
+    let mut up = proxy.links.up();
+    within(up.wait_for(|links| links.len() == 2)).await.unwrap();
+    proxy.hears(lab.gateway.node.id, lab.link_address, State::Standby);
+    let server = origin(1);
+    let at = server.address;
+    for _ in 0..2 {
+        let mut app = Peer::connect(proxy.address).await;
+        app.say(format!("GET http://{at}/ HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n")).await;
+        assert!(app.head().await.starts_with("HTTP/1.1 502 "), "neither carries it");
+    }
+    within(up.wait_for(|links| links.iter().any(|link| link.address == lab.link_address))).await.unwrap();
+    gets(&proxy, &server).await;
 }
 
 #[tokio::test]

@@ -39,6 +39,9 @@ fn on_demand(name: String, run: impl FnOnce() + Send + 'static) -> Trial {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = lab::lying_gateway::run() {
+        return code;
+    }
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(PARALLEL_TRIALS);
 

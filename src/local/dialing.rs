@@ -1,7 +1,7 @@
 //! Which gateway is dialled next, and when. Pure: no locks, no I/O and no clock; what is known and the time go in, a
 //! gateway to dial or a time to wait for comes out.
 //!
-//! Aims at [`MAX_LINKS`] links to different gateways: the best one, and a warm standby. Without any link, active
+//! Aims at [`LINKS`] links to different gateways: the best one, and a warm standby. Without any link, active
 //! gateways and those that the user named are dialled at once, others after a moment in which an active one may still
 //! be heard; a dial that hangs is hedged by another one beside it. With a link, one gateway is dialled at a time.
 
@@ -15,9 +15,12 @@ use crate::peers::directory::{Gateway, Source};
 use crate::wire::datagram::State;
 use crate::wire::id::NodeId;
 
-/// Maximum number of links: the one in use, and the standby.
-pub(super) const MAX_LINKS: usize = 2;
-/// Maximum number of dials under way. More than [`MAX_LINKS`], so that a better gateway that is found while dials hang
+/// Number of links: the one in use, and the standby.
+const LINKS: usize = 2;
+/// Maximum number of links while connections fail over all of them: one more for each gateway that is in doubt, so that two
+/// gateways that carry nothing do not keep a client from all others.
+const MAX_LINKS: usize = 6;
+/// Maximum number of dials under way. More than [`LINKS`], so that a better gateway that is found while dials hang
 /// need not wait for them.
 const MAX_DIALS: usize = 4;
 /// How long an active gateway is waited for before a standby is dialled.
@@ -106,6 +109,8 @@ pub(super) struct Dialing {
     /// When the last link was lost, or the search began.
     alone_since: Instant,
     last_dial: Instant,
+    /// The number of links to aim at.
+    wanted: usize,
 }
 
 impl KnownGateway {
@@ -142,7 +147,13 @@ impl Dialing {
             under_way: Vec::new(),
             alone_since: now,
             last_dial: now,
+            wanted: LINKS,
         }
+    }
+
+    /// Notes how many of the gateways that are linked are in doubt.
+    pub(super) fn doubts(&mut self, gateways: usize) {
+        self.wanted = wanted(gateways);
     }
 
     /// Begins a search. Dials of an earlier one have been dropped.
@@ -162,7 +173,7 @@ impl Dialing {
         if self.under_way.len() >= MAX_DIALS {
             return Step::WaitUntil(wake);
         }
-        let mut places = MAX_LINKS;
+        let mut places = self.wanted;
         for gateway in self.in_order(situation) {
             if places == 0 {
                 break;
@@ -331,10 +342,17 @@ pub(super) fn place(link: UpLink, ranked: &[KnownGateway]) -> (bool, usize) {
     (is_leaving, position.unwrap_or(usize::MAX))
 }
 
-/// How many links are kept, of links in the order of [`place`]: a link to a leaving gateway only if it is the last one.
-pub(super) fn kept(places: &[(bool, usize)]) -> usize {
-    let staying = places.iter().position(|(is_leaving, _)| *is_leaving).unwrap_or(MAX_LINKS);
-    staying.clamp(1, MAX_LINKS).min(places.len())
+/// How many links are kept, of links in the order of [`place`], of whose gateways so many are in doubt: a link to a leaving
+/// gateway only if it is the last one.
+pub(super) fn kept(places: &[(bool, usize)], doubted: usize) -> usize {
+    let wanted = wanted(doubted);
+    let staying = places.iter().position(|(is_leaving, _)| *is_leaving).unwrap_or(wanted);
+    staying.clamp(1, wanted).min(places.len())
+}
+
+/// How many links to aim at while so many gateways are in doubt.
+fn wanted(doubted: usize) -> usize {
+    (LINKS + doubted).min(MAX_LINKS)
 }
 
 #[cfg(test)]

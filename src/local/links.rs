@@ -18,6 +18,8 @@ use super::dialing::{self, Dialing, KnownGateway, Situation, Step, UpLink};
 use super::outcomes::Outcomes;
 use super::pauses::Fault;
 use crate::failure::with_causes;
+use crate::limited;
+use crate::limits::lines::NOBODY;
 use crate::link::client::{DialError, Link};
 use crate::link::tls::{Credentials, PeerIdentity};
 use crate::link::updates;
@@ -165,7 +167,7 @@ impl Links {
                     if links.is_empty() && !self.is_tried_again(&gateway) {
                         let name = self.called(&gateway);
                         let state = gateway.state.map_or("not heard", State::word);
-                        tracing::info!(gateway = name, address = %gateway.address, state, "gateway chosen");
+                        limited!(info, gateway.id, gateway = name, address = %gateway.address, state, "gateway chosen");
                     }
                     dials.push(self.dial(gateway));
                     continue;
@@ -207,6 +209,7 @@ impl Links {
         let is_revoked = &|id| self.credentials.membership.revokes(id);
         let situation = Situation { ranked, links: &links, is_revoked, now };
         let mut dialing = locked(&self.dialing);
+        dialing.doubts(links.iter().filter(|link| self.outcomes.doubts(link.gateway)).count());
         self.directory.want(dialing.needs_search(&situation));
         dialing.next(&situation)
     }
@@ -220,9 +223,10 @@ impl Links {
                 self.directory.proved(link.address, Instant::now());
             } else if !known {
                 suspects.push(link.address);
-                tracing::info!(gateway = &*link.gateway.name, address = %link.address, "gateway suspect");
+                let (id, gateway) = (link.gateway.id, &*link.gateway.name);
+                limited!(info, id, gateway, address = %link.address, "gateway suspect");
                 let text = format!("a ping is unanswered ({})", link.address);
-                self.directory.telemetry().note(Happening::Suspect, &link.gateway.name, text);
+                self.directory.telemetry().note_about(id, Happening::Suspect, gateway, text);
                 self.directory.suspect(link.address, Instant::now());
             }
         }
@@ -237,14 +241,16 @@ impl Links {
             links.extract_if(.., |link| !link.is_usable()).for_each(|lost| self.note_lost(&lost));
             links.sort_by_key(place);
             let places: Vec<_> = links.iter().map(place).collect();
-            links.drain(dialing::kept(&places)..).for_each(|left| left.retire());
+            let doubted = links.iter().filter(|link| self.outcomes.doubts(link.gateway.id)).count();
+            links.drain(dialing::kept(&places, doubted)..).for_each(|left| left.retire());
             if let (Some(first), Some(old)) = (links.first(), before.first())
                 && first.address != *old
                 && !self.is_without_way_out(first.gateway.id)
             {
-                tracing::info!(gateway = &*first.gateway.name, address = %first.address, "gateway in use");
+                let (id, gateway) = (first.gateway.id, &*first.gateway.name);
+                limited!(info, id, gateway, address = %first.address, "gateway in use");
                 let text = format!("connections go over this gateway ({})", first.address);
-                self.directory.telemetry().note(Happening::InUse, &first.gateway.name, text);
+                self.directory.telemetry().note_about(id, Happening::InUse, gateway, text);
             }
             links.iter().map(|link| link.address).ne(before)
         });
@@ -257,7 +263,8 @@ impl Links {
         }
         let reason = link.end().unwrap_or("it takes no new connections");
         let text = format!("the link to {} is out of use: {reason}", link.address);
-        self.directory.telemetry().note(Happening::LinkLost, &link.gateway.name, text);
+        let (id, gateway) = (link.gateway.id, &*link.gateway.name);
+        self.directory.telemetry().note_about(id, Happening::LinkLost, gateway, text);
     }
 
     /// Adds a new link, unless its gateway has one already or is this node itself.
@@ -269,12 +276,13 @@ impl Links {
         }
         let standby = !self.up.borrow().is_empty();
         let what = if standby { "standby link up" } else { "link up" };
-        if self.is_without_way_out(link.gateway.id) {
-            tracing::debug!(gateway = &*link.gateway.name, address = %link.address, "{what} again");
+        let (id, gateway) = (link.gateway.id, &*link.gateway.name);
+        if self.is_without_way_out(id) {
+            tracing::debug!(gateway, address = %link.address, "{what} again");
         } else {
-            tracing::info!(gateway = &*link.gateway.name, id = %link.gateway.id.short(), address = %link.address, "{what}");
+            limited!(info, (id, standby), gateway, id = %id.short(), address = %link.address, "{what}");
             let text = format!("{what} ({})", link.address);
-            self.directory.telemetry().note(Happening::LinkUp, &link.gateway.name, text);
+            self.directory.telemetry().note_about(id, Happening::LinkUp, gateway, text);
         }
         locked(&self.attempts).clear();
         (self.remember)(link.address);
@@ -292,7 +300,7 @@ impl Links {
         let config = match self.credentials.client() {
             Ok(config) => config,
             Err(error) => {
-                tracing::error!(%error, "links cannot be dialled");
+                limited!(error, NOBODY, %error, "links cannot be dialled");
                 let fault = Fault { distrust: true, silent: true, ..Fault::default() };
                 locked(&self.dialing).failed(address, fault, Instant::now());
                 return None;
@@ -349,14 +357,14 @@ impl Links {
             let who = self.called(gateway);
             // Somebody named it, so somebody can correct it.
             match gateway.is_static && gateway.id.is_none() {
-                true => tracing::warn!(%address, reason, "no link to a gateway that --gateway names"),
-                false => tracing::info!(gateway = who, %address, reason, "no link"),
+                true => {
+                    limited!(warn, address, %address, reason, "no link to a gateway that --gateway names")
+                }
+                // Unknown ones share a limit: a gateway may name many addresses.
+                false => limited!(info, gateway.id, gateway = who, %address, reason, "no link"),
             }
-            telemetry.note(
-                Happening::Refused,
-                name.as_deref().unwrap_or_default(),
-                format!("no link: {reason}"),
-            );
+            let text = format!("no link: {reason}");
+            telemetry.note_about(gateway.id, Happening::Refused, name.as_deref().unwrap_or_default(), text);
         } else {
             tracing::debug!(%address, reason, "no link again");
         }

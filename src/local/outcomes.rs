@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, sleep_until};
 
+use crate::limited;
 use crate::link::client::Link;
 use crate::peers::directory::Directory;
 use crate::peers::selection::{Failing, Results};
@@ -47,7 +48,21 @@ impl Outcomes {
 
     /// Notes that a connection to `target` failed over `gateway`.
     pub(super) fn failed(&self, gateway: NodeId, target: &Target, how: Failing) {
-        self.lock().failed(gateway, target, how, Instant::now());
+        let now = Instant::now();
+        let mut results = self.lock();
+        let was_doubted = results.doubts(gateway, now);
+        results.failed(gateway, target, how, now);
+        let is_doubted = results.doubts(gateway, now);
+        drop(results);
+        if is_doubted && !was_doubted {
+            // Another gateway may be dialled beside it.
+            self.directory.look_again();
+        }
+    }
+
+    /// Whether connections have failed over `gateway` several times in a row, and nothing has answered since.
+    pub(super) fn doubts(&self, gateway: NodeId) -> bool {
+        self.lock().doubts(gateway, Instant::now())
     }
 
     /// Notes that `target` has answered over `gateway`.
@@ -57,19 +72,21 @@ impl Outcomes {
         for gateway in blamed {
             let telemetry = self.directory.telemetry();
             let name = telemetry.names.of(gateway);
-            tracing::warn!(
+            limited!(
+                warn,
+                gateway,
                 gateway = name,
                 "connections fail over this gateway that others carry: it is used last"
             );
             let text = "connections fail over it that other gateways carry";
-            telemetry.note(Happening::Suspect, name, text);
+            telemetry.note_about(gateway, Happening::Suspect, name, text);
             self.directory.blame(gateway, now);
         }
     }
 
     /// Waits until connections have failed over `gateway` several times in a row, and nothing has answered since.
     pub(super) async fn until_doubted(&self, gateway: NodeId) {
-        while !self.lock().doubts(gateway, Instant::now()) {
+        while !self.doubts(gateway) {
             sleep(RECHECK).await;
         }
     }

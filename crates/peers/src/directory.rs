@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::selection::{Decision, Means, Options, Selection, SelfState};
+use laneway_limits::limited;
 use laneway_telemetry::Telemetry;
 use laneway_telemetry::journal::Happening;
 use laneway_wire::datagram::{Advert, Reach, State};
@@ -71,9 +72,9 @@ impl Directory {
         if before != state {
             let word = state.map_or("unknown", State::word);
             let name = self.telemetry.names.of(id);
-            tracing::info!(gateway = name, address = %link, state = word, "gateway heard");
+            limited!(info, id, gateway = name, address = %link, state = word, "gateway heard");
             let (what, text) = happening(before, state.unwrap_or(advert.state), advert.reach);
-            self.telemetry.note(what, name, format!("{text} ({link})"));
+            self.telemetry.note_about(id, what, name, format!("{text} ({link})"));
         }
         self.changed();
     }
@@ -119,6 +120,13 @@ impl Directory {
         self.lock().at(link).cloned()
     }
 
+    /// Whether a gateway has said itself that it accepts links at this address, or the user has. What gateways say of others
+    /// does not count: they could name any server.
+    pub fn has_link_at(&self, address: SocketAddr) -> bool {
+        let own_word = |gateway: &Gateway| gateway.heard.is_some() || gateway.source == Source::Static;
+        self.lock().at(address).is_some_and(own_word)
+    }
+
     /// Makes this node a candidate.
     pub fn become_candidate(&self, options: Options) {
         self.lock().become_candidate(options);
@@ -137,6 +145,11 @@ impl Directory {
     /// What this node has to do as a candidate; see [`Selection::decide`].
     pub fn decide(&self, own: &SelfState, now: Instant) -> Option<Decision> {
         self.lock().decide(own, now)
+    }
+
+    /// Lets whoever waits for changes look again, because of something that is known elsewhere.
+    pub fn look_again(&self) {
+        self.changed();
     }
 
     /// Changes with every change of the directory.
@@ -238,6 +251,10 @@ mod tests {
         first.peers.push(Peer { id: NodeId([3; 16]), link: address(3), state: State::Standby });
         directory.offered(NodeId([1; 16]), address(1), first, Duration::ZERO, now);
         assert_eq!(directory.at(address(3)).unwrap().source, Source::Named);
+        assert!(
+            directory.has_link_at(address(1)) && !directory.has_link_at(address(3)),
+            "a gateway names any address"
+        );
         for n in 0..3000_u32 {
             let link = SocketAddr::new(n.to_be_bytes().into(), 1);
             directory.offered(NodeId([1; 16]), link, advert(State::Active, 5), Duration::ZERO, now);

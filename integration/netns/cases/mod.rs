@@ -21,6 +21,7 @@ mod replay;
 mod resolve;
 mod resume;
 mod revocation;
+mod rogue;
 mod rules;
 mod services;
 mod sockets;
@@ -56,6 +57,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     failover::CASES,
     resume::CASES,
     revocation::CASES,
+    rogue::CASES,
     replay::CASES,
     associate::CASES,
     udp::CASES,

@@ -15,6 +15,7 @@ pub(crate) mod group;
 pub(crate) mod host;
 pub(crate) mod isolate;
 pub(crate) mod load;
+pub(crate) mod lying_gateway;
 pub(crate) mod nameserver;
 pub(crate) mod odd_names;
 pub(crate) mod origin;

@@ -11,13 +11,14 @@ use laneway::wire::datagram::{
 };
 use laneway::wire::id::NodeId;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 /// The UDP port of discovery.
-const PORT: u16 = 7420;
+pub(super) const PORT: u16 = 7420;
 /// The LAN's broadcast address.
 pub(crate) const BROADCAST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 255);
 /// Where the sender's statement is in a beacon.
@@ -40,7 +41,12 @@ pub(crate) struct Rogue {
 impl Forger {
     /// The keys of this member.
     pub(crate) fn of(host: &Host) -> Forger {
-        let state = StateDir::open(state(host)).unwrap();
+        Self::load(state(host))
+    }
+
+    /// The keys of the member with this state directory.
+    pub(super) fn load(directory: impl Into<PathBuf>) -> Forger {
+        let state = StateDir::open(directory.into()).unwrap();
         let group = Group::load(&state).unwrap().expect("it has joined");
         Forger { keys: Keys::new(group.update.discovery_key()), group }
     }
@@ -153,32 +159,7 @@ impl Rogue {
         let (connections, heard) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)));
         let rogue = Rogue { connections: connections.clone(), heard: heard.clone() };
 
-        let sender = forger.group.node.id;
-        let (asked, answering) = (receiver, broadcaster.try_clone().unwrap());
-        let beaconing = forger.group.clone();
-        thread::spawn(move || {
-            let forger = Forger { keys: Keys::new(beaconing.update.discovery_key()), group: beaconing };
-            for counter in 1.. {
-                let beacon = forger.beacon(own, sender, counter, PORT);
-                if broadcaster.send_to(&beacon, (BROADCAST, PORT)).is_err() {
-                    return;
-                }
-                thread::sleep(Duration::from_millis(100));
-            }
-        });
-        thread::spawn(move || {
-            let mut bytes = [0; SIZE];
-            while let Ok((count, from)) = asked.recv_from(&mut bytes) {
-                let way = Way { from, to: own };
-                let query = Datagram::decode(&bytes[..count], forger.group.id, &forger.keys, way);
-                if let Ok(Received::Unsigned(Datagram { message: Message::Query { nonce }, .. })) = query {
-                    let sequence = Sequence { boot: 7, counter: 0 };
-                    let offer = Message::Offer { nonce, sequence, advert: advert(PORT) };
-                    let offer = forger.encode(sender, offer, Way { from: own, to: from });
-                    let _ = answering.send_to(&offer, from);
-                }
-            }
-        });
+        announce(forger, own, broadcaster, receiver);
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let Ok(mut stream) = stream else { return };
@@ -206,6 +187,50 @@ impl Rogue {
     /// The number of bytes that clients sent to it after the handshake.
     pub(crate) fn received(&self) -> u64 {
         self.heard.load(Ordering::Relaxed)
+    }
+}
+
+/// Sends beacons all the time, and answers every query that `receiver` hears, as the only active gateway.
+pub(super) fn announce(forger: Forger, own: SocketAddr, broadcaster: UdpSocket, receiver: UdpSocket) {
+    let sender = forger.group.node.id;
+    let answering = broadcaster.try_clone().unwrap();
+    let (forger, counter) = (Arc::new(forger), Arc::<AtomicU64>::default());
+    let (beaconing, beacons) = (forger.clone(), counter.clone());
+    thread::spawn(move || {
+        loop {
+            let number = beacons.fetch_add(1, Ordering::Relaxed) + 1;
+            let beacon = beaconing.beacon(own, sender, number, PORT);
+            if broadcaster.send_to(&beacon, (BROADCAST, PORT)).is_err() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+    });
+    let unicast = answering.try_clone().unwrap();
+    for asked in [receiver, unicast] {
+        let (forger, counter, answering) = (forger.clone(), counter.clone(), answering.try_clone().unwrap());
+        thread::spawn(move || answer_queries(&forger, own, &counter, &asked, &answering));
+    }
+}
+
+/// Answers the queries that `asked` hears.
+fn answer_queries(
+    forger: &Forger,
+    own: SocketAddr,
+    beacons: &AtomicU64,
+    asked: &UdpSocket,
+    answering: &UdpSocket,
+) {
+    let mut bytes = [0; SIZE];
+    while let Ok((count, from)) = asked.recv_from(&mut bytes) {
+        let way = Way { from, to: own };
+        let query = Datagram::decode(&bytes[..count], forger.group.id, &forger.keys, way);
+        if let Ok(Received::Unsigned(Datagram { message: Message::Query { nonce }, .. })) = query {
+            let sequence = Sequence { boot: 7, counter: beacons.load(Ordering::Relaxed) };
+            let offer = Message::Offer { nonce, sequence, advert: advert(PORT) };
+            let offer = forger.encode(forger.group.node.id, offer, Way { from: own, to: from });
+            let _ = answering.send_to(&offer, from);
+        }
     }
 }
 

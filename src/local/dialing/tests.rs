@@ -289,10 +289,11 @@ fn links_are_used_in_the_order_of_the_ranking_and_those_to_leaving_gateways_last
     let ranked = [heard(1, State::Draining), heard(2, State::Standby), heard(3, State::Active)];
     let places = [2, 3, 1, 4].map(|n| place(up(n), &ranked));
     assert_eq!(places, [(false, 1), (false, 2), (true, 0), (false, usize::MAX)]);
-    assert_eq!(kept(&[(false, 1), (false, 2), (false, 3)]), MAX_LINKS);
-    assert_eq!(kept(&[(false, 1), (true, 0)]), 1, "there is a better one");
-    assert_eq!(kept(&[(true, 0), (true, 1)]), 1, "better than none");
-    assert_eq!(kept(&[]), 0);
+    let many = [(false, 1); 9];
+    assert_eq!([0, 1, 9].map(|doubted| kept(&many, doubted)), [LINKS, LINKS + 1, MAX_LINKS]);
+    assert_eq!(kept(&[(false, 1), (true, 0)], 0), 1, "there is a better one");
+    assert_eq!(kept(&[(true, 0), (true, 1)], 0), 1, "better than none");
+    assert_eq!(kept(&[], 0), 0);
 }
 
 /// Gateways of a simulation. One of them is this node itself.
@@ -406,7 +407,7 @@ impl Simulation {
                 let ranked = &self.ranked;
                 self.links.sort_by_key(|link| place(*link, ranked));
                 let places: Vec<_> = self.links.iter().map(|link| place(*link, ranked)).collect();
-                self.links.truncate(kept(&places));
+                self.links.truncate(kept(&places, 0));
             }
             Ok(()) => _ = self.test.dialing.failed(address, Fault { distrust: true, ..FAULT }, now),
             Err(fault) => {

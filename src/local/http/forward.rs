@@ -16,6 +16,8 @@ use super::request_body::{UploadError, send_body};
 use super::response::Delivered;
 use crate::failure::{Failure, Kind, Side};
 use crate::fronts::token::Challenge;
+use crate::limited;
+use crate::limits::lines::NOBODY;
 use crate::link::alive::LinkState;
 use crate::link::relay::Progress;
 use crate::local::context::log_hang_up;
@@ -116,7 +118,19 @@ pub(super) async fn forward(
                 if repeatable && (lost || reused || has_other(exchange, over)) && repeats < MOST_REPEATS =>
             {
                 (reused, repeats) = (false, repeats + 1);
-                tracing::info!(conn = format!("{id:016x}"), "request repeated: no answer came");
+                limited!(info, NOBODY, conn = format!("{id:016x}"), "request repeated: no answer came");
+                is_repeated = true;
+            }
+            // Noise instead of an answer may be the gateway's as well as the server's.
+            Err(Trouble::Bad(malformed))
+                if repeatable
+                    && !exchange.started.load(Relaxed)
+                    && repeats < MOST_REPEATS
+                    && has_other(exchange, over) =>
+            {
+                (reused, repeats) = (false, repeats + 1);
+                let conn = format!("{id:016x}");
+                limited!(info, NOBODY, conn, reason = %malformed, "request repeated: the answer is none");
                 is_repeated = true;
             }
             Err(Trouble::Lost(why)) => {
@@ -221,7 +235,7 @@ async fn attempt(
             outcomes.failed(gateway, exchange.target, Failing::Wrong);
         }
         Some(gateway) if exchange.started.load(Relaxed) => outcomes.answered(gateway, exchange.target),
-        Some(gateway) if matches!(exchanged, Err(Trouble::Silent { lost: false, .. })) => {
+        Some(gateway) if matches!(exchanged, Err(Trouble::Silent { lost: false, .. } | Trouble::Bad(_))) => {
             outcomes.failed(gateway, exchange.target, Failing::Ended);
         }
         _ => {}
