@@ -9,6 +9,7 @@ use laneway::wire::datagram::{Advert, Policy, Reach, State};
 use laneway::wire::id::NodeId;
 
 use crate::adversary::{self, Story};
+use crate::refusal::Reachable;
 use crate::schedule::{MILLI, Random, Schedule};
 
 /// One datagram in this many is lost, for each receiver independently.
@@ -577,8 +578,40 @@ impl Group {
         self.candidates..self.nodes.len().min(self.candidates + OBSERVED)
     }
 
-    fn local(&self, n: usize) -> Instant {
+    pub(crate) fn local(&self, n: usize) -> Instant {
         self.nodes[n].clock.at(self.now())
+    }
+
+    /// The last third of the candidates is by far the strongest.
+    pub(crate) fn strengthen_liars(&mut self) {
+        self.liars().for_each(|n| self.nodes[n].capacity *= 1000);
+    }
+
+    /// The gateways that a client can link to, in the order of its ranking. The last third of the candidates refuses what
+    /// connections ask for.
+    pub(crate) fn reachable(&mut self, n: usize) -> Vec<Reachable> {
+        let now = self.local(n);
+        let ranked = self.nodes[n].selection.ranked(now);
+        let liars = self.liars();
+        let found = ranked.iter().filter_map(|gateway| {
+            let at = self.nodes[..self.candidates].iter().position(|node| node.link == gateway.link)?;
+            let is_suspect = gateway.suspect_until(now).is_some();
+            self.is_usable(n, at).then(|| Reachable {
+                id: self.nodes[at].id,
+                is_suspect,
+                refuses: liars.contains(&at),
+            })
+        });
+        found.collect()
+    }
+
+    pub(crate) fn first_is_honest(&mut self, n: usize) -> bool {
+        self.reachable(n).first().is_some_and(|first| !first.refuses)
+    }
+
+    pub(crate) fn blame(&mut self, n: usize, gateway: NodeId) {
+        let now = self.local(n);
+        self.nodes[n].selection.blame(gateway, now);
     }
 
     fn is_lost(&mut self) -> bool {

@@ -4,15 +4,17 @@
 //! receiver independently. Each node's clock has its own start and runs up to 1% fast or slow. Each decision measures the
 //! node's capacity again, with an error of up to 20%. Prints Markdown.
 //!
-//! In the last table a third of the candidates lies, and a stranger forges, repeats and delays datagrams. What must hold
-//! nevertheless is checked in each step, and a violation ends the run with an error. `attacks` as an argument runs only
-//! that part.
+//! In the third table a third of the candidates lies, and a stranger forges, repeats and delays datagrams. What must hold
+//! nevertheless is checked in each step, and a violation ends the run with an error. In the last table a third of the
+//! candidates wins the selection and refuses every connection. `scales`, `policies`, `attacks` or `refusals` as arguments run
+//! only those parts.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, clippy::cast_possible_truncation)]
 #![allow(clippy::cast_sign_loss, missing_docs)]
 
 mod adversary;
 mod group;
+mod refusal;
 mod schedule;
 mod signatures;
 
@@ -27,11 +29,15 @@ use schedule::MILLI;
 const SECOND: u64 = 1_000_000;
 
 fn main() {
-    if !std::env::args().any(|argument| argument == "attacks") {
-        scales();
-        policies();
+    let parts: [(&str, fn()); 4] =
+        [("scales", scales), ("policies", policies), ("attacks", attacks), ("refusals", refusals)];
+    let asked: Vec<String> = std::env::args().collect();
+    let is_any_asked = parts.iter().any(|(name, _)| asked.iter().any(|asked| asked == name));
+    for (name, run) in parts {
+        if !is_any_asked || asked.iter().any(|asked| asked == name) {
+            run();
+        }
     }
-    attacks();
 }
 
 fn scales() {
@@ -83,10 +89,38 @@ fn attacks() {
          in a minute, worst | agreed after the attack | forged, repeated, of these counted |"
     );
     println!("| ---: | ---: | ---: | --- | ---: | ---: | ---: | ---: |");
-    for (nodes, candidates) in [(10, 3), (100, 10), (130, 30), (200, 100)] {
-        for (policy, name) in [(Policy::Strongest, "strongest"), (Policy::RoundRobin, "round-robin")] {
-            println!("{}", attacked(nodes, candidates, policy, name));
-        }
+    let rows = [(10, 3), (100, 10), (130, 30), (200, 100)].map(|(nodes, candidates)| {
+        [(Policy::Strongest, "strongest"), (Policy::RoundRobin, "round-robin")]
+            .map(|(policy, name)| move || attacked(nodes, candidates, policy, name))
+    });
+    // One thread for each row; printed in order.
+    std::thread::scope(|scope| {
+        let rows = rows.map(|rows| rows.map(|row| scope.spawn(row)));
+        rows.into_iter().flatten().for_each(|row| println!("{}", row.join().unwrap()));
+    });
+}
+
+fn refusals() {
+    println!();
+    println!(
+        "| nodes | candidates | that refuse everything | connections of a client until an honest gateway comes first, worst \
+         | connections that nobody carried, worst | refused at first after a minute |"
+    );
+    println!("| ---: | ---: | ---: | ---: | ---: | ---: |");
+    for (nodes, candidates) in [(10, 3), (100, 10), (130, 30)] {
+        let mut group = Group::new(nodes, candidates, Policy::Strongest, 1, 3600);
+        group.strengthen_liars();
+        group.run(45 * SECOND);
+        let liars = group.liars().len() as u64;
+        let refusal::Refused { until_left, failed, refused_later } = refusal::refused(&mut group, 660);
+        println!(
+            "| {nodes} | {candidates} | {liars} | {until_left} | {failed} | {:.1}% |",
+            refused_later as f64 / 10.0
+        );
+        let bound = 10 * (liars + 1);
+        assert!(until_left <= bound, "{candidates}: clients stay for {until_left} connections");
+        assert!(failed <= bound, "{candidates}: {failed} connections were carried by nobody");
+        assert!(refused_later <= 100, "{candidates}: {refused_later} permille are refused at first");
     }
 }
 
