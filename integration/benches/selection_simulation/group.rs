@@ -9,7 +9,6 @@ use laneway::wire::datagram::{Advert, Policy, Reach, State};
 use laneway::wire::id::NodeId;
 
 use crate::adversary::{self, Story};
-use crate::refusal::Reachable;
 use crate::schedule::{MILLI, Random, Schedule};
 
 /// One datagram in this many is lost, for each receiver independently.
@@ -94,6 +93,13 @@ enum Event {
     Lie(usize),
     /// The stranger sends something forged and something old.
     Stranger,
+}
+
+/// A gateway that a client can link to.
+pub(crate) struct Reachable {
+    pub(crate) id: NodeId,
+    pub(crate) is_suspect: bool,
+    pub(crate) refuses: bool,
 }
 
 /// A beacon that the stranger has recorded.

@@ -3,7 +3,7 @@
 use laneway::peers::selection::{Failing, Results};
 use laneway::wire::target::Target;
 
-use crate::group::Group;
+use crate::group::{Group, Reachable};
 use crate::schedule::Random;
 
 /// In microseconds.
@@ -87,11 +87,4 @@ impl Apps {
         }
         None
     }
-}
-
-/// A gateway that a client can link to.
-pub(crate) struct Reachable {
-    pub(crate) id: laneway::wire::id::NodeId,
-    pub(crate) is_suspect: bool,
-    pub(crate) refuses: bool,
 }

@@ -114,23 +114,11 @@ pub(super) async fn forward(
         let used = Idle { target: target.clone(), transport: exchange.transport(), server, has_login };
         match ended {
             Err(Trouble::Silent { .. }) if had_login => return Ok(login_lost(record)),
-            Err(Trouble::Silent { lost, .. })
-                if repeatable && (lost || reused || has_other(exchange, over)) && repeats < MOST_REPEATS =>
+            Err(trouble)
+                if repeatable && repeats < MOST_REPEATS && is_no_answer(exchange, &trouble, reused, over) =>
             {
                 (reused, repeats) = (false, repeats + 1);
                 limited!(info, NOBODY, conn = format!("{id:016x}"), "request repeated: no answer came");
-                is_repeated = true;
-            }
-            // Noise instead of an answer may be the gateway's as well as the server's.
-            Err(Trouble::Bad(malformed))
-                if repeatable
-                    && !exchange.started.load(Relaxed)
-                    && repeats < MOST_REPEATS
-                    && has_other(exchange, over) =>
-            {
-                (reused, repeats) = (false, repeats + 1);
-                let conn = format!("{id:016x}");
-                limited!(info, NOBODY, conn, reason = %malformed, "request repeated: the answer is none");
                 is_repeated = true;
             }
             Err(Trouble::Lost(why)) => {
@@ -289,6 +277,21 @@ async fn both_ways(
                 }
             }
         }
+    }
+}
+
+/// Whether a request that can be repeated got no answer that says anything: another connection or gateway may bring one. Noise
+/// may be the gateway's as well as the server's.
+fn is_no_answer(
+    exchange: &Exchange<'_>,
+    trouble: &Trouble,
+    is_reused: bool,
+    over: Option<(NodeId, SocketAddr)>,
+) -> bool {
+    match trouble {
+        Trouble::Silent { lost, .. } => *lost || is_reused || has_other(exchange, over),
+        Trouble::Bad(_) => !exchange.started.load(Relaxed) && has_other(exchange, over),
+        _ => false,
     }
 }
 
