@@ -239,7 +239,7 @@ fn publish(way: &WayOut, upstream: &UpstreamState, reach: &watch::Sender<Reach>)
         if changed {
             match verdict {
                 Reach::Unreachable if upstream.is_lost() => {
-                    tracing::warn!("the way out is lost: no proxy of --upstream is reached");
+                    limited!(warn, NOBODY, "the way out is lost: no proxy of --upstream is reached");
                 }
                 Reach::Reachable => {
                     limited!(

@@ -111,7 +111,7 @@ impl Links {
     /// Notes that a connection got out through this gateway.
     pub(super) fn has_way_out(&self, gateway: &PeerIdentity) {
         if locked(&self.without_way_out).remove(&gateway.id).is_some() {
-            tracing::info!(gateway = &*gateway.name, "the gateway has a way out again");
+            limited!(info, gateway.id, gateway = &*gateway.name, "the gateway has a way out again");
         }
     }
 
@@ -328,7 +328,9 @@ impl Links {
             without.clear();
         }
         if without.insert(gateway.id, why.to_owned()).is_none() {
-            tracing::info!(
+            limited!(
+                info,
+                gateway.id,
                 gateway = &*gateway.name,
                 reason = why,
                 "the gateway has no way out: connections wait for another"

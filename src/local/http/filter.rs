@@ -18,6 +18,8 @@ use crate::fronts::known::Known;
 use crate::fronts::place::Place;
 use crate::fronts::url::Url;
 use crate::fronts::{debian, html, json};
+use crate::limited;
+use crate::limits::lines::NOBODY;
 use crate::memory::{Account, Tally};
 use crate::wire::http::{Fields, ResponseHead};
 
@@ -256,9 +258,9 @@ impl Learn {
         match timeout(READING, self.reading).await {
             Ok(Ok(Ok(found))) => known.learn(&place.front, &place.url, found),
             Ok(Ok(Err(error))) => {
-                tracing::info!(url = %place.url, %error, "an index cannot be read: its files are not checked here");
+                limited!(info, NOBODY, url = %place.url, %error, "an index cannot be read: its files are not checked here");
             }
-            Ok(Err(_)) | Err(_) => tracing::info!(url = %place.url, "an index was not read in time"),
+            Ok(Err(_)) | Err(_) => limited!(info, NOBODY, url = %place.url, "an index was not read in time"),
         }
     }
 }

@@ -9,6 +9,8 @@ use super::exchange::{Exchange, Trouble};
 use super::filter::{self, Filter, Wrong};
 use super::fronted::Fronted;
 use crate::fronts::token::Challenge;
+use crate::limited;
+use crate::limits::lines::NOBODY;
 use crate::wire::http::{BodyLength, Malformed, ResponseHead};
 
 impl Exchange<'_> {
@@ -64,7 +66,9 @@ impl Exchange<'_> {
         match wrong {
             Wrong::Digest(sentence) => {
                 self.count("poisoned");
-                tracing::warn!(
+                limited!(
+                    warn,
+                    NOBODY,
                     reason = sentence,
                     "a file was cut off: it is not the one that its index names"
                 );
