@@ -176,6 +176,7 @@ mod tests {
             assert_eq!((place.url.to_string(), place.path_of(&place.url)), (url.to_owned(), path.to_owned()));
         }
         assert_eq!(fronts().place("/oci/v2/").unwrap().url.to_string(), "https://images.example/v2/");
+        assert_eq!(fronts().place("/apt/debian/./Packages").unwrap().url.path, "/debian/Packages");
         assert_eq!(fronts().place("/pypi").unwrap().url.to_string(), "https://pypi.example/simple/");
     }
 

@@ -77,10 +77,10 @@ impl Url {
     pub fn from_path(text: &str) -> Option<Self> {
         let (scheme, rest) = text.split_once('/')?;
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        if has_dot_segments(path) || !matches!(scheme, "https" | "http") {
+        if !matches!(scheme, "https" | "http") {
             return None;
         }
-        Self::new(scheme == "https", authority, &format!("/{path}"))
+        Self::new(scheme == "https", authority, &format!("/{}", downwards(path)?))
     }
 
     /// Writes what [`Url::from_path`] reads.
@@ -92,9 +92,7 @@ impl Url {
     /// The URL of `rest` below this one; `None` if it would lead out of it.
     #[must_use]
     pub fn below(&self, rest: &str) -> Option<Self> {
-        if has_dot_segments(rest) || self.path.contains('?') {
-            return None;
-        }
+        let rest = downwards(rest)?;
         let slash = if self.path.ends_with('/') { "" } else { "/" };
         let path = format!("{}{slash}{rest}", self.path);
         let is_valid =
@@ -157,12 +155,18 @@ fn normal(path: &str) -> String {
     format!("/{}{slash}{query}", kept.join("/"))
 }
 
-fn has_dot_segments(path: &str) -> bool {
-    let path = path.split('?').next().unwrap_or_default();
-    path.split('/').any(|segment| {
-        let plain = segment.to_ascii_lowercase().replace("%2e", ".");
-        plain == "." || plain == ".."
-    })
+/// A path without the segments `.`, which apt sends for archives without `dists`; `None` if there is a `..`.
+fn downwards(path: &str) -> Option<String> {
+    let (path, query) = path.find('?').map_or((path, ""), |at| path.split_at(at));
+    let mut kept = Vec::new();
+    for segment in path.split('/') {
+        match segment.to_ascii_lowercase().replace("%2e", ".").as_str() {
+            "." => {}
+            ".." => return None,
+            _ => kept.push(segment),
+        }
+    }
+    Some(format!("{}{query}", kept.join("/")))
 }
 
 #[cfg(test)]
