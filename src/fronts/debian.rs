@@ -141,12 +141,21 @@ impl Paragraph {
 mod tests {
     use std::io::Write;
 
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
     use proptest::prelude::*;
 
     use super::*;
     use crate::fronts::place::Fronts;
 
     const SHA256: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    /// A list of two packages, packed with xz.
+    const XZ: [&str; 3] = [
+        "/Td6WFoAAATm1rRGAgAhARYAAAB0L+Wj4ADUAHRdACgYSGbb2jCF/hberuFGi/ZwV5p62qp45gRanoHVVU2F96MgFH7SJUy6TI5w",
+        "1K9okmarrubKm8U2ZaElYmo6h5P+SFwP/Nbvc9iLKFKxja5kap3r66DW0kRUtK3C3pOpDwj07E5w/LzonJfKDw79tQkeiEoAAG/m",
+        "z1IfMFTBAAGQAdUBAACyyBvzscRn+wIAAAAABFla",
+    ];
 
     fn place(path: &str) -> Place {
         let fronts = Fronts::new(&["apt/debian=https://deb.example/debian".parse().unwrap()]);
@@ -181,7 +190,9 @@ mod tests {
         let want = ["https://deb.example/debian/pool/a.deb", "https://deb.example/debian/pool/b.deb"];
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gzip.write_all(text.as_bytes()).unwrap();
-        for index in [text.as_bytes().to_vec(), gzip.finish().unwrap()] {
+        // Made by xz 5.4.
+        let xz = STANDARD.decode(XZ.concat()).unwrap();
+        for index in [text.as_bytes().to_vec(), gzip.finish().unwrap(), xz] {
             assert_eq!(files("dists/stable/main/binary-amd64/Packages.gz", &index), want);
         }
         let sources = format!(

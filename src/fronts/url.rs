@@ -215,8 +215,8 @@ mod tests {
         }
 
         #[test]
-        fn what_is_written_as_a_path_is_read_again(path in "(/[a-z.%0-9]{1,5}){1,5}") {
-            let url = Url::parse(&format!("https://a.example:8443{path}")).unwrap();
+        fn what_is_written_as_a_path_is_read_again(path in "(/[a-z.0-9]{1,5}){1,5}") {
+            let url = Url::parse("https://a.example:8443/").and_then(|base| base.join(&path)).unwrap();
             if let Some(read) = Url::from_path(&url.to_path()) {
                 prop_assert_eq!(read, url);
             }
