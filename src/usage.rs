@@ -387,7 +387,7 @@ mod tests {
         let command = crate::cli::Cli::command();
         let up = command.find_subcommand("up").unwrap();
         // Any text, any file.
-        let free = ["config", "state", "proxy-logins", "lan", "on-promote", "on-demote"];
+        let free = ["config", "state", "proxy-logins", "front-ca", "lan", "on-promote", "on-demote"];
         for arg in up.get_arguments().filter(|arg| arg.get_action().takes_values()) {
             let long = arg.get_long().unwrap();
             if free.contains(&long) {

@@ -193,7 +193,8 @@ fn path_in(text: &str, part: &str) -> String {
     format!("/{path}")
 }
 
-fn sha256(bytes: &[u8]) -> String {
+/// The SHA-256 of some bytes, in hexadecimal digits.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
     hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -11,6 +11,7 @@ use laneway::wire::id::NodeId;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+use crate::fronts::sha256;
 use crate::lab::{Lab, Proxy};
 use crate::peer::{Origin, Peer, within};
 use crate::raw::{
@@ -34,6 +35,8 @@ enum Manner {
     Ignores,
     /// It accepts, and sends noise.
     Garbles,
+    /// It answers requests itself, with the wrong file.
+    Forges,
 }
 
 struct Rogue {
@@ -94,6 +97,10 @@ async fn serve(mut link: Raw, manner: Manner, asked: Arc<AtomicUsize>) {
                     Manner::Ignores => continue,
                     Manner::Garbles => {
                         [established(got.stream), frame(DATA, END_STREAM, got.stream, &[0x96; 4096])].concat()
+                    }
+                    Manner::Forges => {
+                        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong";
+                        [established(got.stream), frame(DATA, 0, got.stream, answer)].concat()
                     }
                 }
             }
@@ -226,4 +233,28 @@ async fn a_server_that_refuses_costs_no_gateway_its_place() {
     let server = origin(20);
     gets(&proxy, &server).await;
     assert_eq!(first(&proxy), better.address);
+}
+
+#[tokio::test]
+async fn a_gateway_that_forges_a_file_is_found_out_and_another_one_is_asked() {
+    let lab = Lab::new().await;
+    let rogue = Rogue::start(&lab, Manner::Forges).await;
+    let proxy = linked(&lab, &rogue).await;
+    let origin = Origin::new();
+    proxy.has_fronts(vec![format!("oci=http://{}", origin.address).parse().unwrap()]);
+    let path = format!("/v2/app/blobs/sha256:{}", sha256(b"right"));
+    let ask = async || {
+        let mut app = Peer::connect(proxy.address).await;
+        app.say(format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", proxy.address)).await;
+        app
+    };
+    let received = ask().await.rest_before_reset().await;
+    assert!(!received.contains("wrong") && rogue.asked.load(Relaxed) == 1, "{received}");
+    let mut app = ask().await;
+    let mut server = origin.accept().await;
+    server.head().await;
+    server.say("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nright").await;
+    app.head().await;
+    app.hear("right").await;
+    assert_eq!(rogue.asked.load(Relaxed), 1);
 }

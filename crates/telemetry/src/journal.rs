@@ -37,6 +37,8 @@ pub enum Happening {
     Resumed,
     /// A gateway or a client was refused, or it refused this node.
     Refused,
+    /// A file of a registry that came over this gateway was not the one that its index names.
+    Poisoned,
 }
 
 impl Happening {
@@ -54,6 +56,7 @@ impl Happening {
             Self::InUse => "in-use",
             Self::Resumed => "resumed",
             Self::Refused => "refused",
+            Self::Poisoned => "poisoned",
         }
     }
 }

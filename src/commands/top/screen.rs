@@ -184,7 +184,7 @@ fn events(frame: &mut Frame<'_>, area: Rect, events: &[Event]) {
     let lines = events.iter().rev().take(room).map(|event| {
         let colour = match event.what {
             Happening::Promoted | Happening::LinkUp | Happening::InUse | Happening::Resumed => Color::Green,
-            Happening::LinkLost | Happening::Refused => Color::Red,
+            Happening::LinkLost | Happening::Refused | Happening::Poisoned => Color::Red,
             Happening::Suspect | Happening::Withdrawn | Happening::Demoted => Color::Yellow,
             Happening::Query | Happening::Offer => Color::Cyan,
         };

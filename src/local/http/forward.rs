@@ -25,6 +25,7 @@ use crate::local::outcomes::SILENCE;
 use crate::local::server_connection::{FromServer, ServerConnection, ToServer};
 use crate::peers::selection::Failing;
 use crate::sys::closed::until_closed;
+use crate::telemetry::journal::Happening;
 use crate::telemetry::record::Record;
 use crate::wire::http::BodyLength;
 use crate::wire::id::NodeId;
@@ -221,6 +222,9 @@ async fn attempt(
     match gateway {
         Some(gateway) if matches!(exchanged, Err(Trouble::Poisoned(_))) => {
             outcomes.failed(gateway, exchange.target, Failing::Wrong);
+            let (telemetry, why) =
+                (&exchange.local.telemetry, "a file that came over it is not the one in its index");
+            telemetry.note(Happening::Poisoned, telemetry.names.of(gateway), why);
         }
         Some(gateway) if exchange.started.load(Relaxed) => outcomes.answered(gateway, exchange.target),
         Some(gateway) if matches!(exchanged, Err(Trouble::Silent { lost: false, .. } | Trouble::Bad(_))) => {

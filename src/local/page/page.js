@@ -9,7 +9,7 @@ import { draw as drawMap } from "./map.js";
 const SILENCE = 4000;
 const TONES = {
   promoted: "good", "link-up": "good", "in-use": "good", resumed: "good",
-  demoted: "wait", withdrawn: "wait", suspect: "wait", "link-lost": "bad", refused: "bad",
+  demoted: "wait", withdrawn: "wait", suspect: "wait", "link-lost": "bad", refused: "bad", poisoned: "bad",
 };
 const WORDS = { "link-up": "link up", "link-lost": "link lost", "in-use": "in use" };
 
