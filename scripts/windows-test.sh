@@ -21,7 +21,7 @@ mkdir -p "$work"
 if [ -z "${LANEWAY_WINDOWS_PROGRAM:-}" ]; then
     # Without optimisation, which takes most of the time, and no debug information.
     CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=none CARGO_INCREMENTAL=0 \
-        scripts/cross.sh "$target" build --locked
+        scripts/cross.sh "$target" build --locked --bin laneway
     cp "${CARGO_TARGET_DIR:-target/cross}/$target/debug/laneway.exe" "$work/laneway.exe"
     export LANEWAY_WINDOWS_PROGRAM=$work/laneway.exe
 fi

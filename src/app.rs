@@ -12,7 +12,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::control;
-use crate::failure::printable;
 use crate::live::{Live, Reread};
 use crate::local::port::Port;
 use crate::net;
@@ -95,7 +94,7 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
 
 /// The problem of a node that cannot start where another one runs with the same directory.
 fn second_node(state: &StateDir) -> Problem {
-    let directory = printable(&quoted(state.path()));
+    let directory = quoted(state.path());
     Problem::new(format!("a node runs here already, with the directory {directory}"))
         .hint("'laneway status' shows it; 'systemctl reload laneway', or SIGHUP, has it read its configuration again")
 }

@@ -164,6 +164,7 @@ async fn layers(
     diagnosis.extend(std::mem::take(&mut found));
     let may_serve = group.as_ref().is_some_and(|group| may_serve(config, group));
     let node = machine::ports(config, &lans, may_serve, &mut found);
+    found.extend(machine::firewall(config.peers.discovery_port, may_serve));
     found.extend(node.as_ref().and_then(|node| machine::way_out(&node.seen)));
     diagnosis.extend(found);
     let Some(group) = group else {

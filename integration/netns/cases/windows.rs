@@ -69,8 +69,25 @@ fn a_linux_client_downloads_through_a_windows_gateway(lab: &Lab) {
         let download = c1.curl(&[dialect, &[BIG]].concat()).success();
         assert_eq!(sha256(&download.stdout), big().sha256, "{dialect:?}");
     }
-    let doctor = laneway(&g1, &["doctor"]).success().text();
+    let doctor = laneway(&g1, &["doctor", "--server", "10.88.0.100:80"]).success().text();
     assert!(!doctor.contains("wrong"), "{doctor}");
+
+    // The firewall of Windows, as far as its settings go: Wine filters nothing.
+    let policy = r"HKLM\SYSTEM\CurrentControlSet\Services\SharedAccess\Parameters\FirewallPolicy";
+    let set = |key: &str, value: &[&str]| {
+        let key = format!(r"{policy}\{key}");
+        g1.output(wine::command(&g1, &[&["reg", "add", &key, "/f"], value].concat())).success();
+    };
+    set("StandardProfile", &["/v", "EnableFirewall", "/t", "REG_DWORD", "/d", "1"]);
+    let doctor = laneway(&g1, &["doctor", "--server", "10.88.0.100:80"]);
+    assert!(
+        doctor.code() == 1 && doctor.text().contains("netsh advfirewall firewall add rule name=laneway"),
+        "{doctor}"
+    );
+    let rule = r"v2.31|Action=Allow|Active=TRUE|Dir=In|App=C:\laneway.exe|Name=laneway|";
+    set("FirewallRules", &["/v", "{7420}", "/d", rule]);
+    let doctor = laneway(&g1, &["doctor", "--server", "10.88.0.100:80"]).success().text();
+    assert!(doctor.contains("has the rule 'laneway'"), "{doctor}");
 }
 
 fn a_killed_windows_gateway_fails_no_request(lab: &Lab) {

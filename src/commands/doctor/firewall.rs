@@ -42,7 +42,7 @@ impl Firewall {
             // Without the privilege to read the rules, the front end can still be recognised.
             let firewalld = Path::new("/run/firewalld").exists();
             let known = ufw().then_some(Self::Ufw).or(firewalld.then_some(Self::Firewalld));
-            return known.or_else(|| of_windows().then_some(Self::Windows));
+            return known.or_else(|| windows_lets_in().filter(|lets_in| !lets_in).map(|_| Self::Windows));
         };
         let legacy = output_of("iptables-legacy", &["-S"]).unwrap_or_default();
         let chains = chains(&rules);
@@ -110,16 +110,22 @@ pub(in crate::commands) fn open_commands_elsewhere(port: u16, protocol: &str) ->
     )
 }
 
-/// Whether the firewall of Windows is on and has no rule for laneway. What the programs print is in the language of the
-/// user, except for this number.
-fn of_windows() -> bool {
-    const PROFILE: &str =
-        r"HKLM\SYSTEM\CurrentControlSet\Services\SharedAccess\Parameters\FirewallPolicy\StandardProfile";
-    let is_on = output_of("reg", &["query", PROFILE, "/v", "EnableFirewall"])
-        .is_some_and(|text| text.contains("0x1"));
-    // Succeeds only if there is such a rule.
-    is_on
-        && output_of("netsh", &["advfirewall", "firewall", "show", "rule", &format!("name={RULE}")]).is_none()
+/// Whether the firewall of Windows lets laneway in; `None` where there is none, or it is off. Read from the registry: what
+/// `netsh` prints is in the language of the user.
+pub(super) fn windows_lets_in() -> Option<bool> {
+    const POLICY: &str = r"HKLM\SYSTEM\CurrentControlSet\Services\SharedAccess\Parameters\FirewallPolicy";
+    let is_on = output_of("reg", &["query", &format!(r"{POLICY}\StandardProfile"), "/v", "EnableFirewall"])?;
+    is_on.contains("0x1").then(|| {
+        output_of("reg", &["query", &format!(r"{POLICY}\FirewallRules")])
+            .is_some_and(|rules| has_rule(&rules))
+    })
+}
+
+/// Whether one of the rules, in the form of the registry, is laneway's, is active and lets packets in.
+fn has_rule(rules: &str) -> bool {
+    let name = format!("|Name={RULE}|");
+    let wanted = [&name, "|Action=Allow|", "|Active=TRUE|", "|Dir=In|"];
+    rules.lines().any(|rule| wanted.iter().all(|field| rule.contains(field)))
 }
 
 fn ufw_is_enabled(configuration: &str) -> bool {
@@ -184,6 +190,24 @@ mod tests {
             Firewall::Windows.open_command(7420, "udp"),
             "netsh advfirewall firewall add rule name=laneway dir=in action=allow protocol=UDP localport=7420"
         );
+    }
+
+    #[test]
+    fn a_rule_of_windows_counts_only_if_it_is_active_and_lets_packets_in() {
+        let rule = |action: &str, active: &str, name: &str| {
+            format!(
+                "    {{5B1D}}    REG_SZ    v2.31|Action={action}|Active={active}|Dir=In|App=C:\\laneway.exe|Name={name}|\r\n"
+            )
+        };
+        assert!(has_rule(&(rule("Allow", "TRUE", "other") + &rule("Allow", "TRUE", "laneway"))));
+        for rules in [
+            rule("Block", "TRUE", "laneway"),
+            rule("Allow", "FALSE", "laneway"),
+            rule("Allow", "TRUE", "laneway-old"),
+            String::new(),
+        ] {
+            assert!(!has_rule(&rules), "{rules}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
+use super::firewall;
 use super::report::{Finding, Layer};
 use crate::commands::ask;
 use crate::commands::beside;
@@ -165,6 +166,31 @@ pub(super) fn ports(
         }
     }
     None
+}
+
+/// What the firewall of Windows does with other machines' packets. Those of other systems are looked at where something
+/// does not arrive.
+pub(super) fn firewall(discovery: u16, may_serve: bool) -> Option<Finding> {
+    let program = std::env::current_exe().ok()?;
+    let add = format!(
+        "in a terminal of an administrator: netsh advfirewall firewall add rule name=laneway dir=in action=allow \
+         program=\"{}\"",
+        program.display()
+    );
+    Some(match firewall::windows_lets_in()? {
+        true => Finding::ok(Layer::Firewall, "Windows Defender Firewall has the rule 'laneway' for incoming packets"),
+        false if may_serve => Finding::wrong(
+            Layer::Firewall,
+            format!("Windows Defender Firewall has no rule 'laneway': clients reach neither UDP {discovery} nor the links"),
+        )
+        .hint(add),
+        // Windows lets answers to a broadcast in for some seconds, but no announcement.
+        false => Finding::skipped(
+            Layer::Firewall,
+            "Windows Defender Firewall has no rule 'laneway': gateways are heard only when this machine asks",
+        )
+        .hint(add),
+    })
 }
 
 /// Whether the node that runs here as a gateway for any destination has a way out. With configured servers the gateway's check

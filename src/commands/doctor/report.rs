@@ -15,6 +15,7 @@ pub(super) enum Layer {
     Group,
     Interfaces,
     Ports,
+    Firewall,
     #[serde(rename = "way out")]
     WayOut,
     Discovery,
@@ -73,6 +74,7 @@ impl Layer {
             Self::Group => "group",
             Self::Interfaces => "interfaces",
             Self::Ports => "ports",
+            Self::Firewall => "firewall",
             Self::WayOut => "way out",
             Self::Discovery => "discovery",
             Self::Link => "link",
