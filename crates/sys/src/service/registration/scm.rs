@@ -1,4 +1,5 @@
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -90,6 +91,17 @@ pub(super) fn install(service: &Service) -> Result<Installed, ServiceError> {
         notes.push(format!("Windows does not restart it after a failure: {}", plain(error)));
     }
     Ok(Installed { what: format!("the service '{NAME}' is installed, and starts with Windows"), notes })
+}
+
+/// Refuses a program in the directory of a user, which the account of the service may not enter.
+fn refuse_profile(program: &Path) -> Result<(), ServiceError> {
+    let profile = std::env::var_os("USERPROFILE").map(PathBuf::from);
+    if !profile.is_some_and(|profile| profile.is_absolute() && program.starts_with(profile)) {
+        return Ok(());
+    }
+    Err(ServiceError::new(format!("the service cannot run {}", program.display()))
+        .because("it has an account of its own, which may not enter the directory of a user")
+        .hint(r#"copy the program to "C:\Program Files\laneway", and run 'laneway service install' there"#))
 }
 
 /// A second installation with the same settings is none.
