@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{ArgMatches, CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
-    authority, beside, demo, discover, doctor, drain, env, leave, manual, members, membership, origin,
+    authority, beside, cache, demo, discover, doctor, drain, env, leave, manual, members, membership, origin,
     service, speedtest, status, top, transparent,
 };
 use crate::config::{self, Config};
@@ -69,6 +69,9 @@ enum Command {
     /// Run the node as a service of the system: systemd, Windows, launchd
     #[command(subcommand)]
     Service(service::Service),
+    /// Show, remove or check the responses that this machine's gateway stores
+    #[command(subcommand)]
+    Cache(cache::Cache),
     /// Redirect software without proxy support to the node (Linux, nftables)
     #[command(subcommand)]
     Transparent(transparent::Transparent),
@@ -138,6 +141,7 @@ pub fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Problem> {
         Command::Revoke(revoke) => revoke.run(&state()?),
         Command::Rotate => authority::rotate(&state()?),
         Command::Drain(drain) => drain.run(&state()?),
+        Command::Cache(cache) => cache.run(&state()?),
         Command::Ca(ca) => {
             let state = state()?;
             if ca.may_join() && !beside::holds_group(state.path()) {

@@ -1,11 +1,13 @@
 //! What the command line asks of the running node, and how it knows that one runs: through files in the state directory, which
 //! only the node's own user and root can write.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use crate::cache::store::Store;
 use crate::shared::Shared;
 use crate::sys::state::{StateDir, StateError, StateLock};
 
@@ -15,6 +17,13 @@ const MAINTENANCE: &str = "maintenance";
 const LEAVING: &str = "leaving";
 /// Locked by the node while it runs.
 const RUNNING: &str = "running";
+
+/// Lists the responses that the cache is to remove, by id, and is removed once that is done: `laneway cache rm`.
+const CACHE_REMOVE: &str = "cache-remove";
+/// Exists until the cache has saved how its responses were used: `laneway cache ls`.
+const CACHE_USES: &str = "cache-uses";
+/// Locked by the command that asks one of the two.
+const CACHE_ASKED: &str = "cache-asked";
 
 /// Interval between two looks at the files.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -85,15 +94,92 @@ pub fn is_leaving(state: &StateDir) -> bool {
 /// # Errors
 /// When a file cannot be removed.
 pub fn forget(state: &StateDir) -> Result<(), StateError> {
-    [MAINTENANCE, LEAVING, RUNNING].into_iter().try_for_each(|file| state.remove(file))
+    [MAINTENANCE, LEAVING, RUNNING, CACHE_REMOVE, CACHE_USES, CACHE_ASKED]
+        .into_iter()
+        .try_for_each(|file| state.remove(file))
+}
+
+/// What the cache of the running node is asked to do.
+#[derive(Clone, Copy, Debug)]
+pub enum Ask<'a> {
+    /// To remove these responses.
+    Remove(&'a [u64]),
+    /// To save how its responses were used.
+    SaveUses,
+}
+
+/// Asks the cache of the node, and waits until it has done so, at most `most`; false when it does not.
+///
+/// # Errors
+/// When the question cannot be written.
+pub fn ask(state: &StateDir, what: Ask<'_>, most: Duration) -> Result<bool, StateError> {
+    let deadline = Instant::now() + most;
+    let _alone = loop {
+        match state.try_lock(CACHE_ASKED)? {
+            Some(lock) => break lock,
+            None if Instant::now() >= deadline => return Ok(false),
+            None => std::thread::sleep(ATTEMPTS.1),
+        }
+    };
+    let (name, text) = match what {
+        Ask::Remove(ids) => (CACHE_REMOVE, ids.iter().map(|id| format!("{id:016x}\n")).collect::<String>()),
+        Ask::SaveUses => (CACHE_USES, String::new()),
+    };
+    state.write(name, text.as_bytes())?;
+    while state.stamp(name).is_some() {
+        if Instant::now() >= deadline {
+            state.remove(name)?;
+            return Ok(false);
+        }
+        std::thread::sleep(ATTEMPTS.1);
+    }
+    Ok(true)
+}
+
+/// Does what commands ask of the cache.
+async fn obey(state: &StateDir, store: &Arc<Store>) -> Result<(), StateError> {
+    if state.stamp(CACHE_REMOVE).is_some() {
+        let text = state.read(CACHE_REMOVE)?.unwrap_or_default();
+        let remove = move |store: &Arc<Store>| {
+            let lines = text.split(|byte| *byte == b'\n').filter_map(|line| str::from_utf8(line).ok());
+            let ids = lines.filter_map(|line| u64::from_str_radix(line, 16).ok());
+            ids.map(|id| store.remove(id)).count()
+        };
+        // Fails only when the node stops.
+        if let Ok(count) = store.blocking(remove).await {
+            tracing::info!(count, "responses removed from the cache by 'laneway cache'");
+        }
+        state.remove(CACHE_REMOVE)?;
+    }
+    if state.stamp(CACHE_USES).is_some() {
+        save_uses(store).await;
+        state.remove(CACHE_USES)?;
+    }
+    Ok(())
+}
+
+async fn save_uses(store: &Arc<Store>) {
+    if let Err(error) = store.blocking(|store| store.save_uses()).await.and_then(|saved| saved) {
+        tracing::debug!(%error, "how the cache was used is not saved");
+    }
 }
 
 /// Follows the files: sets whether the node serves, and cancels `leave` when it is to stop for good. Never returns.
 pub async fn follow(state: StateDir, shared: Shared, leave: CancellationToken) {
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut is_saved = false;
     loop {
         ticks.tick().await;
+        if let Some(store) = &shared.cache {
+            if let Err(error) = obey(&state, store).await {
+                tracing::debug!(%error, "a command's request to the cache cannot be read");
+            }
+            if shared.drain.is_cancelled() && !is_saved {
+                is_saved = true;
+                save_uses(store).await;
+            }
+        }
         let wanted = is_in_maintenance(&state);
         if shared.activity.set_maintenance(wanted) {
             match wanted {

@@ -3,12 +3,14 @@
 use std::net::SocketAddr;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use crate::cache::store::MostUsed;
+use crate::failure::printable;
 use crate::link::client::Link;
 use crate::local::endpoint::Endpoint;
 use crate::peers::directory::{Gateway, Source};
 use crate::shared::Shared;
 use crate::telemetry::snapshot::{
-    Counted, FrontSeen, GatewaySeen, LinkSeen, Memory, NodeSeen, Snapshot, StoreSeen,
+    Counted, FileSeen, FrontSeen, GatewaySeen, LinkSeen, Memory, NodeSeen, Snapshot, StoreSeen,
 };
 use crate::trust::certificate::Role;
 use crate::wire::target::Target;
@@ -103,6 +105,7 @@ impl View {
                 let size = store.size();
                 StoreSeen { entries: size.entries as u64, bytes: size.bytes, limit: size.limit }
             }),
+            cache_top: self.shared.cache.iter().flat_map(|store| store.most_used()).map(file_seen).collect(),
             happened: happened.map(|(what, count)| Counted::new(what.word(), "", count)).collect(),
             datagrams: self.datagrams(),
             discovery_dropped: words(telemetry.discovery.dropped.values()),
@@ -253,6 +256,11 @@ fn link_seen(place: usize, link: &Link) -> LinkSeen {
         received,
         round_trip: link.state.round_trip().map(|time| time.as_secs_f64()),
     }
+}
+
+fn file_seen(MostUsed { uri, used, .. }: MostUsed) -> FileSeen {
+    // A server's path may contain anything.
+    FileSeen { url: printable(&uri), hits: used.hits, saved: used.saved, machines: used.members }
 }
 
 fn word_of(source: Source) -> &'static str {

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use crate::machine::Output;
 
 /// Every command that has a help text, including hidden ones.
-const COMMANDS: [&str; 24] = [
+const COMMANDS: [&str; 25] = [
     "up",
     "status",
     "top",
@@ -21,6 +21,7 @@ const COMMANDS: [&str; 24] = [
     "revoke",
     "rotate",
     "ca",
+    "cache",
     "transparent",
     "discover",
     "doctor",
@@ -59,6 +60,9 @@ fn the_help_of_every_command_is_the_one_that_was_reviewed() {
     compare("laneway", &laneway(&["--help"]).success().stdout);
     for command in COMMANDS {
         compare(command, &laneway(&[command, "--help"]).success().stdout);
+    }
+    for command in ["ls", "rm", "verify"] {
+        compare(&format!("cache-{command}"), &laneway(&["cache", command, "--help"]).success().stdout);
     }
     for command in ["export", "import"] {
         compare(&format!("ca-{command}"), &laneway(&["ca", command, "--help"]).success().stdout);

@@ -323,3 +323,181 @@ async fn a_request_for_another_host_than_the_one_it_is_sent_to_is_not_stored_for
     let site = Site { _lab: lab, proxy, origin: good };
     assert_eq!(site.fetch("/f", &FRESH.replace("0123456789", "abcdefghij")).await, "abcdefghij");
 }
+
+/// The server's answer with the bytes of its body from `start` up to `end`, of ten.
+fn part(start: usize, end: usize) -> String {
+    format!(
+        "HTTP/1.1 206 P\r\nCache-Control: max-age=60\r\nETag: \"a\"\r\nContent-Range: bytes {start}-{}/10\r\nContent-Length: {}\r\n\r\n{}",
+        end - 1,
+        end - start,
+        &"0123456789"[start..end]
+    )
+}
+
+#[tokio::test]
+async fn a_part_is_stored_and_completed_by_what_is_missing() {
+    let site = Site::new().await;
+    let mut app = site.app("GET /f", "Range: bytes=2-5\r\n").await;
+    let (mut server, asked) = site.server().await;
+    assert_eq!(line(&asked, "Range"), Some("bytes=2-5"));
+    server.say(part(2, 6)).await;
+    assert!(app.head().await.starts_with("HTTP/1.1 206 "));
+    app.hear("2345").await;
+
+    let (head, body) = site.hit("GET /f", "Range: bytes=3-4\r\n").await;
+    assert_eq!((line(&head, "Content-Range"), &*body), (Some("bytes 3-4/10"), "34"));
+
+    let mut app = site.app("GET /f", "").await;
+    for (range, start, end) in [("bytes=0-1", 0, 2), ("bytes=6-", 6, 10)] {
+        let (mut server, asked) = site.server().await;
+        assert_eq!(
+            (line(&asked, "Range"), line(&asked, "If-Range")),
+            (Some(range), Some("\"a\"")),
+            "{asked}"
+        );
+        server.say(part(start, end)).await;
+    }
+    let head = app.head().await;
+    assert!(head.starts_with("HTTP/1.1 200 ") && length(&head) == 10, "{head}");
+    app.hear("0123456789").await;
+    assert_eq!(site.hit("GET /f", "").await.1, "0123456789");
+}
+
+#[tokio::test]
+async fn what_came_of_an_interrupted_download_is_kept_and_the_rest_is_shared() {
+    let site = Site::new().await;
+    let mut app = site.app("GET /f", "").await;
+    let (mut server, _) = site.server().await;
+    let head = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nETag: \"a\"\r\nContent-Length: 10\r\n\r\n";
+    server.say(format!("{head}0123")).await;
+    app.head().await;
+    app.hear("0123").await;
+    app.reset();
+    // Hardly anything is missing, so the fetch goes on, but its server gives up.
+    server.reset();
+    for _ in 0..3 {
+        let (server, asked) = site.server().await;
+        assert_eq!(line(&asked, "Range"), Some("bytes=4-"), "{asked}");
+        server.reset();
+    }
+    let mut apps = [site.app("GET /f", "").await, site.app("GET /f", "Range: bytes=4-\r\n").await];
+    let (mut server, asked) = site.server().await;
+    assert_eq!(
+        (line(&asked, "Range"), line(&asked, "If-Range")),
+        (Some("bytes=4-"), Some("\"a\"")),
+        "{asked}"
+    );
+    server.say(part(4, 10)).await;
+    for (app, want) in apps.iter_mut().zip(["0123456789", "456789"]) {
+        app.head().await;
+        app.hear(want).await;
+    }
+    assert_eq!(site.hit("GET /f", "").await.1, "0123456789");
+}
+
+#[tokio::test]
+async fn a_part_of_other_content_is_never_combined_with_what_is_stored() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nETag: \"b\"\r\nContent-Length: 10\r\n\r\nabcdefghij"
+            .to_owned(),
+        part(6, 10).replace("\"a\"", "\"b\""),
+        part(6, 10).replace("/10", "/11"),
+        part(5, 9),
+        part(6, 10).replace("ETag", "X-ETag"),
+        "HTTP/1.1 416 N\r\nContent-Range: bytes */5\r\nContent-Length: 0\r\n\r\n".to_owned(),
+    ] {
+        let site = Site::new().await;
+        let mut app = site.app("GET /f", "Range: bytes=0-5\r\n").await;
+        let (mut server, _) = site.server().await;
+        server.say(part(0, 6)).await;
+        app.head().await;
+        app.hear("012345").await;
+
+        let mut app = site.app("GET /f", "").await;
+        let (mut server, asked) = site.server().await;
+        assert_eq!(line(&asked, "Range"), Some("bytes=6-"));
+        let is_whole = answer.starts_with("HTTP/1.1 200");
+        server.say(&answer).await;
+        if !is_whole {
+            let (mut server, asked) = site.server().await;
+            assert_eq!(line(&asked, "Range"), None, "{asked}");
+            server.say(FRESH.replace("\"a\"", "\"b\"").replace("0123456789", "abcdefghij")).await;
+        }
+        assert!(app.head().await.starts_with("HTTP/1.1 200 "));
+        app.hear("abcdefghij").await;
+        assert_eq!(site.hit("GET /f", "").await.1, "abcdefghij", "{answer}");
+    }
+}
+
+/// A server that changes its file under a fetch.
+#[tokio::test]
+async fn a_fetch_that_cannot_go_on_with_the_same_content_is_complete_for_nobody() {
+    let site = Site::new().await;
+    let mut apps = [site.app("GET /f", "").await, site.app("GET /f", "").await];
+    let (mut server, _) = site.server().await;
+    let head = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nETag: \"a\"\r\nContent-Length: 10\r\n\r\n";
+    server.say(format!("{head}01234")).await;
+    for app in &mut apps {
+        app.head().await;
+        app.hear("01234").await;
+    }
+    server.reset();
+    for _ in 0..3 {
+        let (mut server, _) = site.server().await;
+        server.say(part(5, 10).replace("\"a\"", "\"b\"")).await;
+    }
+    for app in &mut apps {
+        assert_eq!(app.rest_before_reset().await, "");
+    }
+}
+
+/// Before, whoever began the fetch held up its own body: nothing was read that the disk did not take.
+#[tokio::test]
+async fn a_body_that_the_disk_does_not_take_reaches_the_app_all_the_same() {
+    let lab = Lab::with_limits("cache-size = '300K'").await;
+    let proxy = lab.proxy().await;
+    let site = Site { _lab: lab, proxy, origin: Origin::new() };
+    let mut app = site.app("GET /f", "").await;
+    let (mut server, _) = site.server().await;
+    server.say("HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    let piece = "x".repeat(100_000);
+    let chunk = format!("186a0\r\n{piece}\r\n");
+    for number in 0..30 {
+        server.say(&chunk).await;
+        if number == 0 {
+            app.head().await;
+        }
+        let mut got = 0;
+        while got < piece.len() {
+            let mut size = String::new();
+            while !size.ends_with("\r\n") {
+                size.push_str(&app.exactly(1).await);
+            }
+            let size = usize::from_str_radix(size.trim(), 16).unwrap();
+            app.exactly(size + 2).await;
+            got += size;
+        }
+    }
+    server.say("0\r\n\r\n").await;
+    app.hear("0\r\n\r\n").await;
+}
+
+#[tokio::test]
+async fn no_length_that_a_server_states_does_any_harm() {
+    let site = Site::new().await;
+    let lengths = ["18446744073709551615", "9223372036854775808", "10, 11", "-1", "1e3"];
+    for (number, length) in lengths.into_iter().enumerate() {
+        let mut app = site.app(&format!("GET /{number}"), "").await;
+        let (mut server, _) = site.server().await;
+        server
+            .say(format!(
+                "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: {length}\r\n\r\nabc"
+            ))
+            .await;
+        server.reset();
+        // A refusal, or what came of it before the end.
+        let _ = app.next_head().await;
+    }
+    assert_eq!(site.fetch("/f", FRESH).await, "0123456789");
+    assert_eq!(site.hit("GET /f", "").await.1, "0123456789");
+}

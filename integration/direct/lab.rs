@@ -114,7 +114,7 @@ impl RunningGateway {
         let (mut shared, _announcements) = Shared::new(Membership::new(group), memory).unwrap();
         shared.name = "laneway-test".into();
         let directory = tempfile::tempdir().unwrap();
-        shared.cache = config.gateway.open_cache(&directory.path().join("cache"));
+        shared.cache = config.gateway.open_cache(&directory.path().join("cache"), &shared.memory);
         let egress = Egress::build(&config.gateway, &shared).unwrap();
         let duties = Duties { serves: true, authority: watch::channel(authority).1 };
         let workers = vec![Handle::current()];
@@ -314,6 +314,7 @@ fn counting(dials: &Arc<AtomicUsize>) -> Direct {
             async move { connected.await.map_err(failed) }.boxed()
         }),
         fault: Box::new(|| None),
+        own_requests: Box::new(|_, _, _| std::future::ready(None).boxed()),
         resolve: Box::new(|_| panic!("no test asks this proxy's name server")),
     }
 }

@@ -26,7 +26,8 @@ use tokio_util::task::TaskTracker;
 use crate::lab::join;
 use crate::peer::{Origin, within};
 use crate::raw::{
-    CONTINUATION, DATA, END_STREAM, HEADERS, PING, Raw, SETTINGS, connect, connect_udp, frame, request,
+    CONTINUATION, DATA, END_STREAM, HEADERS, PING, Raw, SETTINGS, connect, connect_http, connect_udp, frame,
+    request,
 };
 
 const MIB: u64 = 1 << 20;
@@ -348,5 +349,62 @@ async fn settings_and_pings_whose_answers_nobody_reads_do_not_fill_the_gateways_
     }
     // Those that are not read from any more never end; the others are through, or cut.
     let _ = tokio::time::timeout(Duration::from_secs(3), floods.join_all()).await;
+    victim.has_kept_its_limit().await;
+}
+
+/// Each is stored, and sent to whoever asks, who gives no window.
+#[tokio::test]
+async fn responses_from_the_cache_that_nobody_reads_do_not_fill_the_gateways_memory() {
+    const FILES: usize = 40;
+    let victim = Victim::start("127.0.0.79", &["--cache-size".to_owned(), "1G".to_owned()]).await;
+    let origin = Origin::new();
+    let target = Target::from(origin.address);
+    let length = 2 << 20;
+    let body = Bytes::from(vec![7; length]);
+    let server = tokio::spawn(async move {
+        // Whoever is asked again, for what is stored, has failed.
+        let mut servers = JoinSet::new();
+        for _ in 0..FILES {
+            let mut server = origin.accept().await;
+            let body = body.clone();
+            servers.spawn(async move {
+                server.head().await;
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\nCache-Control: max-age=600\r\nETag: \"a\"\r\nContent-Length: {length}\r\n\r\n"
+                );
+                server.say(head).await;
+                server.say(body).await;
+            });
+        }
+        servers.join_all().await;
+    });
+    let (tasks, membership) = (TaskTracker::new(), Membership::new(victim.other.clone()));
+    let config = tls::link_client(&victim.other).unwrap();
+    let link = within(Link::dial(victim.link, None, config, membership, &tasks)).await.unwrap();
+    let get = |file: usize| format!("GET /{file} HTTP/1.1\r\nHost: {target}\r\n\r\n");
+    // All at once, so that many are fetched at the same time.
+    let mut all = Vec::new();
+    for file in 0..FILES {
+        let http = laneway::link::request::Transport::Http;
+        all.push(within(link.open_by(http, &target, 1, get(file).into())).await.unwrap());
+    }
+    for mut tunnel in all {
+        let mut got = 0;
+        while got < length {
+            got += within(tunnel.stream.inbox.next()).await.unwrap().unwrap().len();
+        }
+    }
+    server.await.unwrap();
+    victim.has_kept_memory();
+
+    let mut links = Vec::new();
+    for _ in 0..4 {
+        let mut raw = victim.raw(0).await;
+        for (number, stream) in streams(400).enumerate() {
+            let early = frame(DATA, 0, stream, get(number % FILES).as_bytes());
+            raw.output.try_say([connect_http(stream, &target), early].concat()).await;
+        }
+        links.push(until_taken(raw).await);
+    }
     victim.has_kept_its_limit().await;
 }

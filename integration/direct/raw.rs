@@ -71,6 +71,15 @@ pub(crate) fn connect(stream: u32, target: SocketAddr) -> Vec<u8> {
     frame(HEADERS, END_HEADERS, stream, &block)
 }
 
+/// A stream of plain requests to a server.
+pub(crate) fn connect_http(stream: u32, target: &laneway::wire::target::Target) -> Vec<u8> {
+    let authority = target.to_string();
+    let length = u8::try_from(authority.len()).unwrap();
+    let alpn = b"\x00\x04alpn\x0ahttp%2F1.1";
+    let block = [b"\x02\x07CONNECT\x01".as_slice(), &[length], authority.as_bytes(), alpn].concat();
+    frame(HEADERS, END_HEADERS, stream, &block)
+}
+
 /// A request without a tunnel, by method (an index of RFC 7541, appendix A) and path.
 pub(crate) fn request(stream: u32, flags: u8, method: u8, path: &str) -> Vec<u8> {
     let length = u8::try_from(path.len()).unwrap();

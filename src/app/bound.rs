@@ -11,6 +11,7 @@ use super::workers::Workers;
 use crate::config::{Config, RoleSetting};
 use crate::gateway::bound::{BoundGateway, Duties};
 use crate::gateway::egress::Egress;
+use crate::gateway::options::CACHE;
 use crate::lan;
 use crate::local::bound::{BoundClient, Direct, bind_proxy};
 use crate::local::listener::Apps;
@@ -86,26 +87,26 @@ impl BoundNode {
         let (mut shared, announcements) =
             Shared::new(Membership::of_node(group, state), config.node.memory_limit())?;
         if serves {
-            shared.cache = config.gateway.open_cache(&state.path().join("cache"));
+            shared.cache = config.gateway.open_cache(&state.path().join(CACHE), &shared.memory);
         }
         let (egress, results) = Egress::build(&config.gateway, &shared)?;
 
         let mut ports = app_ports(inherited.map_or_else(|| bind_proxy(&config.local), Ok)?, Apps::Proxy);
         ports.extend(app_ports(transparent::bind(&config.transparent)?, Apps::Redirected));
-        let remember = {
-            let state = state.clone();
-            Box::new(move |address| peering::remember(&state, address))
-        };
-        let direct = direct(&egress, serves);
-        let client = BoundClient::build(&config.local, &config.dns, &shared, ports, direct, remember).await?;
-        client.running().prefer_names(config.transparent.transparent_names);
-        client.name_servers().for_each(|address| egress.resolver().avoid(address, serves));
-
         let workers = Workers::start(if serves { config.node.threads() } else { 1 })?;
         let authority = watch::Sender::new(authority);
         let duties = Duties { serves, authority: authority.subscribe() };
         let outlet = (egress.clone(), results);
         let gateway = BoundGateway::build(&config.gateway, &shared, duties, outlet, workers.handles.clone())?;
+
+        let remember = {
+            let state = state.clone();
+            Box::new(move |address| peering::remember(&state, address))
+        };
+        let direct = direct(&egress, &gateway, serves);
+        let client = BoundClient::build(&config.local, &config.dns, &shared, ports, direct, remember).await?;
+        client.running().prefer_names(config.transparent.transparent_names);
+        client.name_servers().for_each(|address| egress.resolver().avoid(address, serves));
 
         let candidacy = Candidacy {
             serves,
@@ -222,9 +223,10 @@ fn app_ports(ports: Vec<Port>, apps: Apps) -> Vec<(Port, Apps)> {
 }
 
 /// How this node's own apps are connected while it is a gateway: as a gateway connects others.
-fn direct(egress: &Arc<Egress>, serves: bool) -> Direct {
+fn direct(egress: &Arc<Egress>, gateway: &BoundGateway, serves: bool) -> Direct {
     const THIS: &str = "this machine";
     let (tcp, udp, names, own) = (egress.clone(), egress.clone(), egress.clone(), egress.clone());
+    let requests = gateway.own_requests();
     Direct {
         connect: Box::new(move |target| {
             let egress = tcp.clone();
@@ -235,6 +237,10 @@ fn direct(egress: &Arc<Egress>, serves: bool) -> Direct {
             async move { egress.connect_udp(&target).await.map_err(|failure| failure.said_by(THIS)) }.boxed()
         }),
         fault: Box::new(move || own.fault().filter(|_| serves)),
+        own_requests: Box::new(move |target, first, account| {
+            let opened = requests(target, first, account);
+            async move { Some(opened.await?.map_err(|failure| failure.said_by(THIS))) }.boxed()
+        }),
         resolve: Box::new(move |query| {
             let egress = names.clone();
             async move { egress.resolver().answer(&query).await }.boxed()

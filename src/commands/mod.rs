@@ -3,6 +3,7 @@
 pub mod ask;
 pub mod authority;
 pub mod beside;
+pub mod cache;
 pub mod demo;
 pub mod discover;
 pub mod doctor;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::future::{BoxFuture, join};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -19,7 +20,10 @@ use super::served::ServedLinks;
 use super::state::Gateway;
 use super::tls::ServerTls;
 use super::{probe, propagation, uplink};
+use crate::failure::Failure;
+use crate::link::pipe::Pipe;
 use crate::link::tls;
+use crate::memory::Account;
 use crate::net;
 use crate::peers::candidate::Announcement;
 use crate::peers::directory::Gateway as KnownGateway;
@@ -35,6 +39,11 @@ use crate::wire::target::Target;
 
 /// Interval between two attempts to bind a port that is in use.
 const BIND_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Opens a stream of plain requests to a target, over TLS if the flag says so, with the first bytes and the account of an app; `None` without a cache.
+pub type OpenRequests = dyn Fn((Target, bool), Bytes, Arc<Account>) -> BoxFuture<'static, Option<Result<Pipe, Failure>>>
+    + Send
+    + Sync;
 
 /// What this node does for other machines.
 pub struct Duties {
@@ -148,6 +157,12 @@ impl BoundGateway {
     /// Whether this machine reaches the servers, as the probe finds out.
     pub fn reach(&self) -> watch::Receiver<Reach> {
         self.gateway.egress.reach().subscribe()
+    }
+
+    /// Opens streams of plain requests for this node's own apps.
+    pub fn own_requests(&self) -> Box<OpenRequests> {
+        let gateway = self.gateway.clone();
+        Box::new(move |target, first, account| Box::pin(gateway.clone().own_requests(target, first, account)))
     }
 
     /// What is shown of it.

@@ -2,6 +2,7 @@
 //! it runs (RFC 9111 §4).
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,8 +23,9 @@ pub struct Cache {
     /// What is stored.
     pub store: Arc<Store>,
     fetches: Mutex<HashMap<String, watch::Receiver<Option<Outcome>>>>,
-    /// URIs whose last response could not be shared, and until when that counts.
-    alone: Mutex<HashMap<String, Instant>>,
+    /// URIs, as their hashes, whose last response could not be shared, and until when that counts.
+    alone: Mutex<HashMap<u64, Instant>>,
+    hasher: RandomState,
 }
 
 /// What a fetch has led to for all who wait for it.
@@ -61,7 +63,12 @@ pub(super) enum Part {
 impl Cache {
     /// A cache over this store.
     pub fn new(store: Arc<Store>) -> Arc<Self> {
-        Arc::new(Self { store, fetches: Mutex::default(), alone: Mutex::default() })
+        Arc::new(Self {
+            store,
+            fetches: Mutex::default(),
+            alone: Mutex::default(),
+            hasher: RandomState::new(),
+        })
     }
 
     /// Takes part in the fetch for `key`, which begins with `uri`.
@@ -70,7 +77,7 @@ impl Cache {
         if let Some(outcome) = fetches.get(&key) {
             return Part::Follow(outcome.clone());
         }
-        if lock(&self.alone).get(uri).is_some_and(|until| Instant::now() < *until) {
+        if lock(&self.alone).get(&self.hasher.hash_one(uri)).is_some_and(|until| Instant::now() < *until) {
             return Part::Alone;
         }
         let (sender, receiver) = watch::channel(None);
@@ -90,13 +97,13 @@ impl Cache {
             alone.retain(|_, until| now < *until);
         }
         if alone.len() < MOST_ALONE {
-            alone.insert(uri.to_owned(), now + ALONE);
+            alone.insert(self.hasher.hash_one(uri), now + ALONE);
         }
     }
 
     /// Notes that the response for `uri` can be shared.
     pub(super) fn is_for_all(&self, uri: &str) {
-        lock(&self.alone).remove(uri);
+        lock(&self.alone).remove(&self.hasher.hash_one(uri));
     }
 
     /// Removes what is stored for these URIs, and lets nobody join a fetch of them that has begun.

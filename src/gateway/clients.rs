@@ -44,6 +44,8 @@ pub struct Clients {
 
 /// One client, however many links it has.
 pub struct Client {
+    /// Which member it is.
+    pub id: NodeId,
     tunnels: AtomicU32,
     measurements: AtomicU32,
     opens: Mutex<Bucket>,
@@ -93,7 +95,7 @@ impl Clients {
             let now = Instant::now();
             known.retain(|_, client| Arc::strong_count(client) > 1 || !client.is_quiet(now));
         }
-        let client = known.entry(id).or_insert_with(|| Client::new(memory.holder())).clone();
+        let client = known.entry(id).or_insert_with(|| Client::new(id, memory.holder())).clone();
         client.pace.set(self.limits().rate);
         client
     }
@@ -152,8 +154,9 @@ impl Drop for Measuring {
 }
 
 impl Client {
-    fn new(memory: Arc<Holder>) -> Arc<Self> {
+    fn new(id: NodeId, memory: Arc<Holder>) -> Arc<Self> {
         Arc::new(Self {
+            id,
             tunnels: AtomicU32::new(0),
             measurements: AtomicU32::new(0),
             opens: Mutex::default(),

@@ -10,6 +10,7 @@ use super::clients::Limits;
 use super::probe::subject::{Expected, Probe};
 use super::upstream::{Upstream, UpstreamProxy};
 use crate::cache::store::Store;
+use crate::memory::Budget;
 use crate::peers::options::changed;
 use crate::problem::Problem;
 use crate::secret::secret;
@@ -17,6 +18,10 @@ use crate::size::{Size, TimeError, seconds, within};
 use crate::sys::files;
 use crate::wire::target::{Target, configured};
 
+/// The directory of the cache in the state directory.
+pub const CACHE: &str = "cache";
+/// The part of `--memory-limit` that the index of the cache may take: one in this many.
+const INDEX_PART: usize = 8;
 /// The disk space of the cache if nothing else is said, in bytes.
 const DEFAULT_CACHE: u64 = 10 << 30;
 
@@ -138,8 +143,8 @@ impl Options {
     }
 
     /// Opens the store of the cache in `directory`, unless there is to be none, or it cannot be used: a gateway works without
-    /// one. What it holds is read by another thread.
-    pub fn open_cache(&self, directory: &Path) -> Option<Arc<Store>> {
+    /// one. What it holds is read by another thread. Its index counts in `memory`.
+    pub fn open_cache(&self, directory: &Path, memory: &Budget) -> Option<Arc<Store>> {
         if self.no_cache {
             return None;
         }
@@ -150,7 +155,8 @@ impl Options {
                 files::free_space(above).map_or(DEFAULT_CACHE, |free| (free / 10).min(DEFAULT_CACHE))
             }
         };
-        match Store::open(directory, limit) {
+        let most = (memory.limit() / INDEX_PART) as u64;
+        match Store::open(directory, limit, most, memory.reserve()) {
             Ok(store) => {
                 let loading = store.clone();
                 tokio::task::spawn_blocking(move || loading.load());

@@ -20,12 +20,14 @@ use super::state::Gateway;
 use crate::cache::policy::{self, Origin};
 use crate::failure::Failure;
 use crate::link::incoming::Incoming;
+use crate::link::pipe::Pipe;
 use crate::link::relay::Progress;
+use crate::memory::{Account, Kind};
 use crate::telemetry::record::Record;
 use crate::telemetry::traffic::Moved;
 use crate::wire::http::{ANONYMOUS, DISCARD, RequestHead};
 use crate::wire::target::Target;
-use asker::{Asker, Gone};
+use asker::{Asker, Gone, Own};
 use server::Server;
 
 /// One stream of requests to one server.
@@ -115,18 +117,9 @@ impl Gateway {
     ) {
         let traffic = record.traffic();
         let progress = Progress::of_server(&traffic).paced_by(&client.pace);
-        let asker = Asker::new(incoming, &progress);
-        let mut stream = Stream {
-            gateway: self.clone(),
-            cache,
-            target,
-            is_secure,
-            credential: None,
-            asker,
-            server: None,
-            lent: None,
-            is_pinned: false,
-        };
+        let account = incoming.account().cloned().unwrap_or_else(|| client.memory.account(Kind::Tunnel));
+        let asker = Asker::client(incoming, client.id, account, &progress);
+        let mut stream = Stream::new(self.clone(), cache, (target, is_secure), asker);
         let ended = stream.run(waits).await;
         let Stream { asker, .. } = stream;
         match ended {
@@ -148,6 +141,68 @@ impl Gateway {
         // Records count from the app's side: bytes received from the link were sent to the server.
         let moved = progress.moved();
         record.moved(Moved { sent: moved.received, received: moved.sent });
+    }
+}
+
+impl Gateway {
+    /// Opens a stream of requests to `target`, over TLS if it `is_secure`, for an app of this node, which a task of the node serves;
+    /// `first` is what the app sends along. `None` without a cache.
+    ///
+    /// # Errors
+    /// Why there is no connection to the server, if one was needed.
+    pub async fn own_requests(
+        self: Arc<Self>,
+        (target, is_secure): (Target, bool),
+        first: Bytes,
+        account: Arc<Account>,
+    ) -> Option<Result<Pipe, Failure>> {
+        let cache = self.cache.clone()?;
+        let (mut near, far) = Pipe::pair(&account);
+        let waits = first.is_empty();
+        // There is room for it.
+        near.sender.send(first).await.ok()?;
+        let (answer, granted) = oneshot::channel();
+        let gateway = self.clone();
+        self.tasks.spawn(async move {
+            let progress = Progress::default();
+            let own = Own { pipe: far, answer: Some(answer) };
+            let asker = Asker::own(own, gateway.id, &progress);
+            let mut stream = Stream::new(gateway.clone(), cache, (target, is_secure), asker);
+            let ended = Box::pin(stream.run(waits)).await;
+            let mut asker = stream.asker;
+            match ended {
+                Ok(()) => asker.finish().await,
+                Err(End::Refused(failure)) => asker.refuse(&failure),
+                Err(End::Gone | End::Broken(_)) => {}
+            }
+        });
+        match granted.await {
+            Ok(Ok(())) => Some(Ok(near)),
+            Ok(Err(failure)) => Some(Err(failure)),
+            // It has ended without an answer, as the server has.
+            Err(_ended) => Some(Ok(near)),
+        }
+    }
+}
+
+impl<'a> Stream<'a> {
+    fn new(
+        gateway: Arc<Gateway>,
+        cache: Arc<Cache>,
+        (target, is_secure): (Target, bool),
+        asker: Asker<'a>,
+    ) -> Self {
+        Self {
+            gateway,
+            cache,
+            target,
+            is_secure,
+            credential: None,
+            asker,
+            server: None,
+            lent: None,
+            is_pinned: false,
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use super::logins::Logins;
 use super::options::{Live, Options};
 use super::page::{Page, TakeSnapshot};
 use super::port::Port;
-use super::routes::{Connect, ConnectUdp, Fault, Routes};
+use super::routes::{Connect, ConnectUdp, Fault, OwnRequests, Routes};
 use crate::fronts::place::Fronts;
 use crate::peers::candidate::Announcement;
 use crate::problem::Problem;
@@ -34,6 +34,8 @@ pub struct Direct {
     pub connect_udp: Box<ConnectUdp>,
     /// Why this machine has no way out itself, if it should have one.
     pub fault: Box<Fault>,
+    /// Has this node's own gateway answer plain requests.
+    pub own_requests: Box<OwnRequests>,
     /// Asks this machine's name servers.
     pub resolve: Box<SystemResolver>,
 }
@@ -115,6 +117,7 @@ impl BoundClient {
             direct: direct.connect,
             direct_udp: direct.connect_udp,
             fault: direct.fault,
+            own_requests: direct.own_requests,
             is_gateway: is_gateway.subscribe(),
             hold: hold.subscribe(),
             memory: shared.memory.clone(),

@@ -20,6 +20,7 @@ use crate::failure::{Failure, Kind, Side};
 use crate::limited;
 use crate::link::alive::LinkState;
 use crate::link::client::{Link, LinkTunnel};
+use crate::link::pipe::Pipe;
 use crate::link::request::Transport;
 use crate::memory::{Account, Budget};
 use crate::own_addresses::OwnAddresses;
@@ -45,6 +46,12 @@ pub type ConnectUdp = dyn Fn(Target) -> BoxFuture<'static, Result<UdpSocket, Fai
 /// Why this machine has no way out itself, as a sentence that begins with "it".
 pub type Fault = dyn Fn() -> Option<String> + Send + Sync;
 
+/// Opens a stream of plain requests to a target, over TLS if the flag says so, at this node's own gateway, with the first bytes that
+/// are safe to repeat; `None` when that has no cache.
+pub type OwnRequests = dyn Fn((Target, bool), Bytes, Arc<Account>) -> BoxFuture<'static, Option<Result<Pipe, Failure>>>
+    + Send
+    + Sync;
+
 /// All routes out of this node.
 pub struct Routes {
     /// The links to gateways.
@@ -55,6 +62,8 @@ pub struct Routes {
     pub direct_udp: Box<ConnectUdp>,
     /// Why this machine cannot be a gateway now, if it was to be one.
     pub fault: Box<Fault>,
+    /// Has the gateway of this node answer plain requests.
+    pub own_requests: Box<OwnRequests>,
     /// Whether this node is a gateway now and connects from this machine.
     pub is_gateway: watch::Receiver<bool>,
     /// How long a connection is held while there is no gateway.
@@ -173,9 +182,15 @@ impl Routes {
         account: &Arc<Account>,
     ) -> Result<ServerConnection, Failure> {
         let Some((mut tunnel, link)) = self.open_tunnel(transport, target, id, &early).await? else {
+            if matches!(transport, Transport::Http | Transport::Https) {
+                let asked = (target.clone(), transport == Transport::Https);
+                let opened = (self.own_requests)(asked, early.clone(), account.clone()).await;
+                if let Some(opened) = opened {
+                    return opened.map(ServerConnection::Own);
+                }
+            }
             if transport == Transport::Https {
-                let sentence =
-                    "this node is a gateway itself, and fronts serve only nodes that use another one";
+                let sentence = "this node is a gateway itself, and has no cache (--no-cache): fronts need it";
                 return Err(Failure::new(Kind::Unsupported, Side::Local, sentence));
             }
             let mut server = ServerConnection::Direct((self.direct)(target.clone()).await?);

@@ -1,4 +1,4 @@
-//! The connection to a server: a tunnel of a link, or a socket of this machine.
+//! The connection to a server: a tunnel of a link, a socket of this machine, or this node's own gateway.
 
 use std::future::poll_fn;
 use std::io;
@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use crate::link::alive::LinkState;
 use crate::link::client::LinkTunnel;
 use crate::link::http2;
+use crate::link::pipe::{self, Pipe};
 use crate::link::relay::is_link_lost;
 use crate::link::tunnel::{Inbox, Outbox};
 use crate::net;
@@ -27,6 +28,8 @@ pub enum ServerConnection {
     Link(Box<LinkTunnel>, String),
     /// A socket of this machine.
     Direct(TcpStream),
+    /// A stream of plain requests to the gateway of this node, which may answer them from its cache.
+    Own(Pipe),
 }
 
 /// The connection to the server broke: what was received is incomplete.
@@ -38,6 +41,9 @@ pub enum ServerError {
     /// The socket broke.
     #[error("the connection to the server broke")]
     Socket(#[from] io::Error),
+    /// The gateway of this node broke it.
+    #[error("the connection to the server broke")]
+    Own(#[from] pipe::Broken),
 }
 
 impl ServerError {
@@ -53,6 +59,8 @@ pub enum ToServer<'a> {
     Link(&'a mut Outbox),
     /// From this machine.
     Direct(&'a TcpStream),
+    /// By the gateway of this node.
+    Own(&'a mut pipe::Sender),
 }
 
 /// The direction from the server.
@@ -61,6 +69,8 @@ pub enum FromServer<'a> {
     Link(&'a mut Inbox),
     /// To this machine.
     Direct(&'a TcpStream),
+    /// By the gateway of this node.
+    Own(&'a mut pipe::Receiver),
 }
 
 impl ServerConnection {
@@ -68,7 +78,7 @@ impl ServerConnection {
     pub fn gateway(&self) -> &str {
         match self {
             Self::Link(_, gateway) => gateway,
-            Self::Direct(_) => "direct",
+            Self::Direct(_) | Self::Own(_) => "direct",
         }
     }
 
@@ -76,7 +86,7 @@ impl ServerConnection {
     pub fn gateway_id(&self) -> Option<NodeId> {
         match self {
             Self::Link(tunnel, _) => Some(tunnel.id),
-            Self::Direct(_) => None,
+            Self::Direct(_) | Self::Own(_) => None,
         }
     }
 
@@ -84,7 +94,7 @@ impl ServerConnection {
     pub fn link(&self) -> Option<(Arc<LinkState>, SocketAddr)> {
         match self {
             Self::Link(tunnel, _) => Some((tunnel.stream.link_state().clone(), tunnel.gateway)),
-            Self::Direct(_) => None,
+            Self::Direct(_) | Self::Own(_) => None,
         }
     }
 
@@ -95,6 +105,7 @@ impl ServerConnection {
                 (ToServer::Link(&mut tunnel.stream.outbox), FromServer::Link(&mut tunnel.stream.inbox))
             }
             Self::Direct(server) => (ToServer::Direct(server), FromServer::Direct(server)),
+            Self::Own(Pipe { sender, receiver }) => (ToServer::Own(sender), FromServer::Own(receiver)),
         }
     }
 
@@ -109,6 +120,7 @@ impl ServerConnection {
                 Err(error) => error.kind() != io::ErrorKind::WouldBlock,
                 Ok(_) => true,
             },
+            Self::Own(pipe) => pipe.receiver.is_stale(),
         }
     }
 
@@ -117,14 +129,19 @@ impl ServerConnection {
         match self {
             Self::Link(tunnel, _) => drop(poll_fn(|cx| tunnel.stream.inbox.poll_fill(cx)).await),
             Self::Direct(server) => drop(server.peek(&mut [0]).await),
+            Self::Own(pipe) => pipe.receiver.stale().await,
         }
     }
 
     /// Closes the connection in an orderly way after a complete exchange: the server reads an end and not a reset.
     pub fn close(self) {
-        if let Self::Link(mut tunnel, _) = self {
-            // Fails only on a tunnel that has ended already.
-            let _ = tunnel.stream.outbox.finish();
+        match self {
+            Self::Link(mut tunnel, _) => {
+                // Fails only on a tunnel that has ended already.
+                let _ = tunnel.stream.outbox.finish();
+            }
+            Self::Own(mut pipe) => pipe.sender.finish(),
+            Self::Direct(_) => {}
         }
     }
 }
@@ -138,6 +155,7 @@ impl ToServer<'_> {
         match self {
             Self::Link(outbox) => Ok(outbox.send(data).await?),
             Self::Direct(server) => Ok(net::write_all(server, &data).await?),
+            Self::Own(sender) => Ok(sender.send(data).await?),
         }
     }
 }
@@ -155,6 +173,7 @@ impl FromServer<'_> {
                 let count = net::read_some(server, &mut buffer, READ).await?;
                 Ok((count > 0).then(|| buffer.freeze()))
             }
+            Self::Own(receiver) => Ok(receiver.next().await?),
         }
     }
 

@@ -112,6 +112,10 @@ impl Session {
                         () = account.evicted() => {}
                     };
                 }
+                ServerConnection::Own(_) => {
+                    net::reset(app);
+                    return record.ended("a stream of requests became no session");
+                }
             };
             let replay = replay.as_ref().filter(|_| replays < MOST_REPLAYS);
             let id_of_gateway = tunnel.id;

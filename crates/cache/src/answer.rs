@@ -208,7 +208,7 @@ mod tests {
     }
 
     fn stored(total: u64, fields: &[(&str, &str)]) -> Stored {
-        let mut stored = Stored { total, length: total, ..example() };
+        let mut stored = Stored { total, ..example() };
         stored.fields = Default::default();
         fields.iter().for_each(|(name, value)| stored.fields.push(name, value.as_bytes()).unwrap());
         stored

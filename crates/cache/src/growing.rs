@@ -2,22 +2,27 @@
 //! everything before it in the file, so a slow reader holds up neither the writer nor the others.
 
 use std::collections::{HashMap, VecDeque};
-use std::io;
+use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use laneway_sys::files;
-use tokio::sync::Notify;
-
-use crate::store::{Draft, Store};
-use crate::stored::Stored;
+use bytes::Bytes;
 use laneway_limits::limited;
 use laneway_limits::lines::NOBODY;
+use laneway_limits::memory::{Account, Holder, Tally};
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
-/// How many of the last bytes stay in memory.
+use crate::draft::Draft;
+use crate::store::{Store, read_body};
+use crate::stored::{BLOCK, BodyPart, Stored};
+
+/// How many of the last bytes stay in memory, while there is enough of it.
 const TAIL: u64 = 512 * 1024;
-/// The most that one read takes from the file, in bytes.
-const READ: u64 = 256 * 1024;
+/// How many blocks one read takes from the file at most.
+const BLOCKS: usize = 4;
+/// How long a reader may stand still while the writer has to wait for it.
+const STALLED: Duration = Duration::from_secs(10);
 
 /// The body ended too early, or cannot be read any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,12 +32,16 @@ pub struct Broken;
 /// A body that is being fetched, and the response that it belongs to.
 #[derive(Debug)]
 pub struct Growing {
-    /// The response; the length and the checksums of its body are not known yet.
+    /// The response; which parts of its body are stored is not known yet.
     pub stored: Stored,
     /// The length of the body, if it is known.
     pub total: Option<u64>,
+    /// The id under which it will be stored.
+    pub id: u64,
+    /// The bytes of the body that readers can get: the first one, and the one after the last.
+    range: (u64, u64),
     store: Arc<Store>,
-    file: Arc<std::fs::File>,
+    file: Arc<File>,
     state: Mutex<State>,
     /// More has come, or the end.
     grown: Notify,
@@ -42,46 +51,74 @@ pub struct Growing {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The bytes so far.
-    length: u64,
-    /// The bytes of these that are in the file.
-    written: u64,
-    /// The last pieces, and the offset of the first of them.
-    tail: VecDeque<Bytes>,
+    /// The offset after the last byte that has come.
+    end: u64,
+    /// What can be read from the file, and verified.
+    parts: Vec<BodyPart>,
+    /// The last pieces with the memory that they take, and the offset of the first of them.
+    tail: VecDeque<(Bytes, usize)>,
     tail_start: u64,
-    end: Option<Result<(), Broken>>,
+    memory: Tally,
+    how: Option<Result<(), Broken>>,
     /// The file takes no more: the readers have to keep up with the writer.
     is_full: bool,
     next_reader: u64,
-    /// How far each reader is.
-    readers: HashMap<u64, u64>,
+    readers: HashMap<u64, Place>,
+}
+
+/// Where a reader is, if it has begun to read, and who it reads for.
+#[derive(Debug)]
+struct Place {
+    at: Option<u64>,
+    holder: Arc<Holder>,
 }
 
 impl Growing {
-    /// An empty body, which `draft` stores.
+    /// A body that `draft` stores, of which the bytes of `range` can be read, those before `end` already. What it holds in
+    /// memory is charged to `account`.
     #[must_use]
-    pub fn new(store: Arc<Store>, draft: &Draft, stored: Stored, total: Option<u64>) -> Arc<Self> {
+    pub fn new(
+        store: Arc<Store>,
+        draft: &Draft,
+        (stored, total): (Stored, Option<u64>),
+        (range, end): ((u64, u64), u64),
+        account: &Arc<Account>,
+    ) -> Arc<Self> {
+        let (parts, memory) = (draft.before().to_vec(), Tally::of(account));
+        let state = State { end, tail_start: end, parts, memory, ..State::default() };
         Arc::new(Self {
             stored,
             total,
+            id: draft.id(),
+            range,
             store,
             file: draft.file(),
-            state: Mutex::default(),
+            state: Mutex::new(state),
             grown: Notify::new(),
             read: Notify::new(),
         })
     }
 
-    /// A reader from `start` up to `end`; `None` when the beginning is gone.
+    /// A reader from `start` up to `end` for `holder`; `None` when the body has no such bytes, or its beginning is gone.
     #[must_use]
-    pub fn reader(self: &Arc<Self>, start: u64, end: u64) -> Option<Reader> {
+    pub fn reader(self: &Arc<Self>, start: u64, end: u64, holder: &Arc<Holder>) -> Option<Reader> {
+        let is_there = self.range.0 <= start && (end <= self.range.1 || self.total.is_none());
+        self.add(Some(start).filter(|_| is_there)?, end, holder)
+    }
+
+    /// Keeps the fetch going until there is a reader.
+    #[must_use]
+    pub fn hold(self: &Arc<Self>, holder: &Arc<Holder>) -> Reader {
+        let id = self.state().add(None, holder);
+        Reader { body: self.clone(), id, at: 0, end: 0 }
+    }
+
+    fn add(self: &Arc<Self>, start: u64, end: u64, holder: &Arc<Holder>) -> Option<Reader> {
         let mut state = self.state();
-        if state.is_full {
+        if state.is_full && start < state.tail_start {
             return None;
         }
-        let id = state.next_reader;
-        state.next_reader += 1;
-        state.readers.insert(id, start);
+        let id = state.add(Some(start), holder);
         drop(state);
         Some(Reader { body: self.clone(), id, at: start, end })
     }
@@ -92,10 +129,22 @@ impl Growing {
         self.state().readers.len()
     }
 
-    /// The number of bytes so far.
+    /// Who reads it besides `holder`.
     #[must_use]
-    pub fn length(&self) -> u64 {
-        self.state().length
+    pub fn other_holder(&self, holder: &Arc<Holder>) -> Option<Arc<Holder>> {
+        let state = self.state();
+        state.readers.values().map(|place| &place.holder).find(|other| !Arc::ptr_eq(other, holder)).cloned()
+    }
+
+    /// The offset after the last byte that has come.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.state().end
+    }
+
+    /// Charges what it holds in memory to another account.
+    pub fn charge_to(&self, account: &Arc<Account>) {
+        self.state().memory.charge_to(account);
     }
 
     /// Waits until nobody reads.
@@ -109,19 +158,18 @@ impl Growing {
         }
     }
 
-    /// Appends bytes, and stores them with `draft` unless that has failed before. Waits for the disk; when it takes no more,
-    /// for the slowest reader.
-    pub async fn push(&self, bytes: Bytes, draft: &mut Option<Draft>) {
-        {
-            let mut state = self.state();
-            state.length += bytes.len() as u64;
-            state.tail.push_back(bytes.clone());
-        }
+    /// Appends bytes that take `memory`, and stores them with `draft` unless that has failed before. Waits for the disk; when it
+    /// takes no more, for the slowest reader.
+    pub async fn push(&self, bytes: Bytes, memory: usize, draft: &mut Option<Draft>) {
+        self.state().append(bytes.clone(), memory);
         self.grown.notify_waiters();
         if let Some(mut open) = draft.take() {
             let appended = self.store.blocking(move |_| open.append(&bytes).map(|()| open)).await;
             match appended.and_then(|appended| appended) {
-                Ok(open) => *draft = Some(open),
+                Ok(open) => {
+                    self.state().note(&open);
+                    *draft = Some(open);
+                }
                 Err(error) => limited!(warn, NOBODY, %error, "a response is passed on without being stored"),
             }
         }
@@ -131,25 +179,35 @@ impl Growing {
             if self.state().trim(is_stored) {
                 return;
             }
-            read.await;
+            if timeout(STALLED, read).await.is_err() {
+                self.state().cut();
+                self.grown.notify_waiters();
+            }
         }
+    }
+
+    /// Notes that the bytes up to `end` are stored already; `draft` goes on there. False when what came before them is not
+    /// stored, so that nobody could read on.
+    pub fn skip(&self, end: u64, draft: &mut Option<Draft>) -> bool {
+        let Some(draft) = draft else { return false };
+        let part = draft.seek(end);
+        self.state().skip(part, end);
+        self.grown.notify_waiters();
+        true
     }
 
     /// Appends the last bytes, which are stored already.
     pub fn finish(&self, last: Bytes) {
-        {
-            let mut state = self.state();
-            state.length += last.len() as u64;
-            if !last.is_empty() {
-                state.tail.push_back(last);
-            }
+        if !last.is_empty() {
+            let memory = last.len();
+            self.state().append(last, memory);
         }
-        self.end(Ok(()));
+        self.close(Ok(()));
     }
 
     /// Notes the end: everything has come, or nothing more will.
-    pub fn end(&self, how: Result<(), Broken>) {
-        self.state().end = Some(how);
+    pub fn close(&self, how: Result<(), Broken>) {
+        self.state().how = Some(how);
         self.grown.notify_waiters();
     }
 
@@ -159,30 +217,80 @@ impl Growing {
 }
 
 impl State {
+    fn add(&mut self, at: Option<u64>, holder: &Arc<Holder>) -> u64 {
+        let id = self.next_reader;
+        self.next_reader += 1;
+        self.readers.insert(id, Place { at, holder: holder.clone() });
+        id
+    }
+
+    fn append(&mut self, bytes: Bytes, memory: usize) {
+        self.end += bytes.len() as u64;
+        self.memory.add(memory);
+        self.tail.push_back((bytes, memory));
+    }
+
+    /// Notes what `draft` has written.
+    fn note(&mut self, draft: &Draft) {
+        let start = draft.start();
+        if self.parts.last().is_none_or(|part| part.start != start) {
+            self.parts.push(BodyPart { start, end: start, checksums: Vec::new() });
+        }
+        if let Some(part) = self.parts.last_mut() {
+            part.checksums.extend_from_slice(draft.checksums(part.checksums.len()));
+            part.end = start + (part.checksums.len() * BLOCK) as u64;
+        }
+    }
+
+    /// Puts the finished `part` in place of what was noted of it, and goes on at `end`.
+    fn skip(&mut self, part: Option<BodyPart>, end: u64) {
+        if let Some(part) = part {
+            self.parts.retain(|noted| noted.start != part.start);
+            self.parts.push(part);
+        }
+        self.tail.clear();
+        self.memory.set(0);
+        (self.end, self.tail_start) = (end, end);
+    }
+
+    /// Up to which offset what is at `at` can be read from the file.
+    fn in_file(&self, at: u64) -> u64 {
+        self.parts.iter().find(|part| part.start <= at && at < part.end).map_or(at, |part| part.end)
+    }
+
     /// Drops what nobody needs in memory. False while more is there than may be.
     fn trim(&mut self, is_stored: bool) -> bool {
-        if is_stored {
-            self.written = self.length;
-        } else {
-            self.is_full = true;
-        }
-        let slowest = self.readers.values().copied().min().unwrap_or(self.length);
-        while self.length - self.tail_start > TAIL {
-            let Some(first) = self.tail.front() else { return true };
-            let next = self.tail_start + first.len() as u64;
-            if next > self.written && next > slowest {
-                return false;
+        self.is_full |= !is_stored;
+        let is_tight = self.memory.account().is_some_and(|account| account.is_tight());
+        let most = if is_tight { 0 } else { TAIL };
+        let slowest = self.readers.values().filter_map(|place| place.at).min().unwrap_or(self.end);
+        while self.end - self.tail_start > most {
+            let Some((first, memory)) = self.tail.front().map(|(first, memory)| (first.len(), *memory))
+            else {
+                return true;
+            };
+            let next = self.tail_start + first as u64;
+            if self.in_file(self.tail_start) < next && (is_stored || next > slowest) {
+                // What is on its way to the file is less than a block.
+                return is_stored || self.end - self.tail_start <= TAIL;
             }
             self.tail.pop_front();
+            self.memory.remove(memory);
             self.tail_start = next;
         }
         true
     }
 
+    /// Drops the readers for which the writer waits.
+    fn cut(&mut self) {
+        let slowest = self.readers.values().filter_map(|place| place.at).min();
+        self.readers.retain(|_, place| place.at.is_none() || place.at != slowest);
+    }
+
     /// The bytes at `at` that are in memory.
     fn in_memory(&self, at: u64) -> Option<Bytes> {
         let mut start = self.tail_start;
-        for piece in &self.tail {
+        for (piece, _) in &self.tail {
             let end = start + piece.len() as u64;
             if (start..end).contains(&at) {
                 return Some(piece.slice(usize::try_from(at - start).ok()?..));
@@ -190,6 +298,15 @@ impl State {
             start = end;
         }
         None
+    }
+
+    /// The blocks from that of `at` on that one read takes from the file.
+    fn blocks(&self, at: u64) -> Option<BodyPart> {
+        let part = self.parts.iter().find(|part| part.start <= at && at < part.end)?;
+        let first = usize::try_from((at - part.start) / BLOCK as u64).ok()?;
+        let checksums: Vec<u32> = part.checksums.iter().skip(first).take(BLOCKS).copied().collect();
+        let start = part.start + (first * BLOCK) as u64;
+        Some(BodyPart { start, end: part.end.min(start + (checksums.len() * BLOCK) as u64), checksums })
     }
 }
 
@@ -205,7 +322,7 @@ pub struct Reader {
 /// Where the next bytes of a reader are.
 enum Next {
     Here(Bytes),
-    File(u64),
+    File(BodyPart),
     Nowhere(Result<(), Broken>),
 }
 
@@ -221,9 +338,13 @@ impl Reader {
         let mut bytes = match self.place().await {
             Next::Here(bytes) => bytes,
             Next::Nowhere(end) => return end.map(|()| None),
-            Next::File(count) => {
+            Next::File(blocks) => {
                 let (file, at) = (self.body.file.clone(), self.at);
-                let read = self.body.store.blocking(move |_| read(&file, at, count)).await;
+                let read = move |_: &Arc<Store>| {
+                    let end = blocks.end;
+                    read_body(&file, &[blocks], (at, end), BLOCKS as u64)
+                };
+                let read = self.body.store.blocking(read).await;
                 read.and_then(|read| read).map_err(|error| {
                     limited!(warn, NOBODY, %error, "what was just stored cannot be read");
                     Broken
@@ -232,7 +353,9 @@ impl Reader {
         };
         bytes.truncate(usize::try_from(self.end - self.at).unwrap_or(usize::MAX));
         self.at += bytes.len() as u64;
-        self.body.state().readers.insert(self.id, self.at);
+        if let Some(place) = self.body.state().readers.get_mut(&self.id) {
+            place.at = Some(self.at);
+        }
         self.body.read.notify_waiters();
         Ok(Some(bytes))
     }
@@ -242,14 +365,17 @@ impl Reader {
             let grown = self.body.grown.notified();
             {
                 let state = self.body.state();
+                if !state.readers.contains_key(&self.id) {
+                    return Next::Nowhere(Err(Broken));
+                }
                 if let Some(bytes) = state.in_memory(self.at) {
                     return Next::Here(bytes);
                 }
-                if self.at < state.tail_start {
-                    return Next::File((state.tail_start - self.at).min(READ));
+                if self.at < state.end {
+                    return state.blocks(self.at).map_or(Next::Nowhere(Err(Broken)), Next::File);
                 }
-                if let Some(end) = state.end {
-                    return Next::Nowhere(end);
+                if let Some(how) = state.how {
+                    return Next::Nowhere(how);
                 }
             }
             grown.await;
@@ -264,16 +390,26 @@ impl Drop for Reader {
     }
 }
 
-fn read(file: &std::fs::File, at: u64, count: u64) -> io::Result<Bytes> {
-    let mut bytes = BytesMut::zeroed(usize::try_from(count).map_err(io::Error::other)?);
-    files::read_exact_at(file, &mut bytes, at)?;
-    Ok(bytes.freeze())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::stored::tests::example;
+    use laneway_limits::memory::Budget;
+
+    fn open(directory: &tempfile::TempDir, limit: u64) -> (Arc<Store>, Option<Draft>) {
+        let store = crate::store::tests::store(directory, limit);
+        let draft = Draft::new(&store).unwrap();
+        (store, Some(draft))
+    }
+
+    /// A body of which nothing is there, and who reads it.
+    fn begin(store: Arc<Store>, draft: &Option<Draft>) -> (Arc<Growing>, Arc<Holder>) {
+        let budget = Budget::new(1 << 30);
+        let account = budget.account();
+        let what = ((0, u64::MAX), 0);
+        let body = Growing::new(store, draft.as_ref().unwrap(), (example(), None), what, &account);
+        (body, account.holder().clone())
+    }
 
     fn piece(number: u64) -> Bytes {
         Bytes::from(vec![u8::try_from(number % 251).unwrap(); 100_000])
@@ -294,16 +430,15 @@ mod tests {
     #[tokio::test]
     async fn readers_that_come_early_or_late_get_everything_and_a_slow_one_holds_nobody_up() {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(&directory.path().join("cache"), 1 << 30).unwrap();
-        let mut draft = Some(store.draft().unwrap());
-        let body = Growing::new(store.clone(), draft.as_ref().unwrap(), example(), None);
-        let slow = body.reader(0, u64::MAX).unwrap();
-        let early = tokio::spawn(whole(body.reader(0, u64::MAX).unwrap()));
+        let (store, mut draft) = open(&directory, 1 << 30);
+        let (body, own) = begin(store, &draft);
+        let slow = body.reader(0, u64::MAX, &own).unwrap();
+        let early = tokio::spawn(whole(body.reader(0, u64::MAX, &own).unwrap()));
         for number in 0..20 {
-            body.push(piece(number), &mut draft).await;
+            body.push(piece(number), 100_000, &mut draft).await;
         }
-        let late = tokio::spawn(whole(body.reader(150_000, 450_000).unwrap()));
-        body.end(Ok(()));
+        let late = tokio::spawn(whole(body.reader(150_000, 450_000, &own).unwrap()));
+        body.close(Ok(()));
         assert_eq!(early.await.unwrap().unwrap(), all(20));
         assert_eq!(late.await.unwrap().unwrap(), all(20)[150_000..450_000]);
         assert_eq!(whole(slow).await.unwrap(), all(20));
@@ -313,12 +448,11 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_ends_too_early_is_broken_for_all_readers() {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(&directory.path().join("cache"), 1 << 30).unwrap();
-        let mut draft = Some(store.draft().unwrap());
-        let body = Growing::new(store, draft.as_ref().unwrap(), example(), None);
-        let mut reader = body.reader(0, u64::MAX).unwrap();
-        body.push(piece(0), &mut draft).await;
-        body.end(Err(Broken));
+        let (store, mut draft) = open(&directory, 1 << 30);
+        let (body, own) = begin(store, &draft);
+        let mut reader = body.reader(0, u64::MAX, &own).unwrap();
+        body.push(piece(0), 100_000, &mut draft).await;
+        body.close(Err(Broken));
         assert_eq!(reader.next().await.unwrap().unwrap(), piece(0));
         assert_eq!(reader.next().await, Err(Broken));
     }
@@ -326,15 +460,109 @@ mod tests {
     #[tokio::test]
     async fn a_full_disk_makes_the_writer_wait_for_its_readers_and_takes_no_more_of_them() {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(&directory.path().join("cache"), 250_000).unwrap();
-        let mut draft = Some(store.draft().unwrap());
-        let body = Growing::new(store, draft.as_ref().unwrap(), example(), None);
-        let reader = tokio::spawn(whole(body.reader(0, u64::MAX).unwrap()));
+        let (store, mut draft) = open(&directory, 250_000);
+        let (body, own) = begin(store, &draft);
+        // Whoever has not begun to read holds nobody up.
+        let held = body.hold(&own);
+        let reader = tokio::spawn(whole(body.reader(0, u64::MAX, &own).unwrap()));
         for number in 0..20 {
-            body.push(piece(number), &mut draft).await;
+            body.push(piece(number), 100_000, &mut draft).await;
         }
-        assert!(draft.is_none() && body.reader(0, u64::MAX).is_none());
-        body.end(Ok(()));
+        assert!(draft.is_none() && body.reader(0, u64::MAX, &own).is_none());
+        drop(held);
+        body.close(Ok(()));
         assert_eq!(reader.await.unwrap().unwrap(), all(20));
+    }
+
+    #[tokio::test]
+    async fn memory_is_given_back_while_it_is_tight_and_when_the_body_ends() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, mut draft) = open(&directory, 1 << 30);
+        let budget = Budget::new(1_000_000);
+        let account = budget.account();
+        let what = ((0, u64::MAX), 0);
+        let body = Growing::new(store, draft.as_ref().unwrap(), (example(), None), what, &account);
+        let reader = body.reader(0, u64::MAX, account.holder()).unwrap();
+        for number in 0..8 {
+            body.push(piece(number), 100_000, &mut draft).await;
+        }
+        let relaxed = account.held();
+        assert!((400_000..=700_000).contains(&relaxed), "{relaxed}");
+        account.charge(600_000);
+        body.push(piece(8), 100_000, &mut draft).await;
+        assert!(account.held() - 600_000 <= 200_000, "{}", account.held());
+        account.release(600_000);
+        body.close(Ok(()));
+        assert_eq!(whole(reader).await.unwrap(), all(9));
+        drop(body);
+        assert_eq!(account.held(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_there_is_not_fetched_again_and_readers_go_on_behind_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, draft) = open(&directory, 1 << 30);
+        let mut first = draft.unwrap();
+        let (content, total) = (all(6), 600_000);
+        let slice = |from: usize, to: usize| Bytes::copy_from_slice(&content[from..to]);
+        first.append(&slice(0, 70_000)).unwrap();
+        first.seek(200_000);
+        first.append(&slice(200_000, 400_000)).unwrap();
+        let (id, stored) = first.store(Stored { total, ..example() }).unwrap();
+        assert_eq!(
+            (stored.reach(0), stored.next_part(70_000), stored.reach(200_000)),
+            (70_000, 200_000, 400_000)
+        );
+
+        let mut second = Draft::of(&store, id, &stored).unwrap();
+        second.seek(70_000);
+        let mut second = Some(second);
+        let budget = Budget::new(1 << 30);
+        let account = budget.account();
+        let what = ((0, total), 70_000);
+        let body = Growing::new(
+            store.clone(),
+            second.as_ref().unwrap(),
+            (stored.clone(), Some(total)),
+            what,
+            &account,
+        );
+        assert!(body.reader(0, total + 1, account.holder()).is_none());
+        let reader = tokio::spawn(whole(body.reader(0, total, account.holder()).unwrap()));
+        let late = body.reader(0, total, account.holder()).unwrap();
+        body.push(slice(70_000, 200_000), 130_000, &mut second).await;
+        assert!(body.skip(400_000, &mut second));
+        body.push(slice(400_000, 600_000), 200_000, &mut second).await;
+        let (_, stored) = second.take().unwrap().store(stored).unwrap();
+        assert!(stored.is_complete(), "{:?}", stored.parts);
+        body.close(Ok(()));
+        assert_eq!(reader.await.unwrap().unwrap(), content);
+        assert_eq!(whole(late).await.unwrap(), content);
+        let file = store.body(id, &stored).unwrap();
+        assert_eq!(file.read(69_000, 71_000, 4).unwrap(), slice(69_000, 70_000));
+        assert_eq!(file.read(199_999, 600_000, 1).unwrap(), slice(199_999, 200_000));
+        assert_eq!(store.size().bytes, 600_000 + 8192);
+    }
+
+    #[tokio::test]
+    async fn what_is_changed_on_the_disk_meanwhile_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, mut draft) = open(&directory, 1 << 30);
+        let path = store.path_of_body(draft.as_ref().unwrap().id());
+        let (body, own) = begin(store, &draft);
+        let keeps_it = body.hold(&own);
+        for number in 0..20 {
+            body.push(piece(number), 100_000, &mut draft).await;
+        }
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[10] ^= 1;
+        // In place: the body has the file open.
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        laneway_sys::files::write_all_at(&file, &bytes, 0).unwrap();
+        body.close(Ok(()));
+        assert_eq!(whole(body.reader(0, u64::MAX, &own).unwrap()).await, Err(Broken));
+        let rest = whole(body.reader(150_000, u64::MAX, &own).unwrap()).await.unwrap();
+        assert_eq!(rest, all(20)[150_000..]);
+        drop(keeps_it);
     }
 }

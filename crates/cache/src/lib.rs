@@ -2,7 +2,10 @@
 
 pub mod answer;
 pub mod control;
+pub mod draft;
 pub mod growing;
+pub mod inspect;
+pub mod partial;
 pub mod policy;
 pub mod store;
 pub mod stored;

@@ -27,6 +27,8 @@ const OF_THE_BODY: [&str; 4] = ["content-encoding", "content-length", "content-r
 pub enum Use {
     /// It may be used without asking the server.
     Fresh,
+    /// It may be used while the server is asked whether it is still valid (RFC 5861 §3).
+    WhileValidated,
     /// It may be used after the server has validated it.
     Validate,
 }
@@ -79,20 +81,26 @@ pub fn concerns_cache(request: &RequestHead) -> bool {
 /// Whether the response to `request` may be stored, and is worth it: it is fresh, or can be validated (RFC 9111 §3).
 #[must_use]
 pub fn may_store(request: &RequestHead, response: &ResponseHead, times: Times) -> bool {
+    !matches!(response.status, 206 | 304) && may_keep(request, response, response.status, times)
+}
+
+/// Whether the 206 `response`, a part of what `request` asks for, may be stored: if the whole might (RFC 9111 §3.3).
+#[must_use]
+pub fn may_store_part(request: &RequestHead, response: &ResponseHead, times: Times) -> bool {
+    response.status == 206 && may_keep(request, response, 200, times)
+}
+
+fn may_keep(request: &RequestHead, response: &ResponseHead, status: u16, times: Times) -> bool {
     let control = CacheControl::of(&response.fields);
     let fields = &response.fields;
     if request.method != Method::GET || !concerns_cache(request) {
         return false;
     }
-    if !(200..1000).contains(&response.status)
-        || matches!(response.status, 206 | 304)
-        || response.has_codings()
-    {
+    if !(200..1000).contains(&status) || response.has_codings() {
         return false;
     }
     // RFC 9111 §5.2.2.3: for a cache that knows the status, must-understand takes no-store back.
-    let (must_understand, is_understood) =
-        (control.has("must-understand"), UNDERSTOOD.contains(&response.status));
+    let (must_understand, is_understood) = (control.has("must-understand"), UNDERSTOOD.contains(&status));
     if must_understand && !is_understood || control.has("no-store") && !must_understand {
         return false;
     }
@@ -100,8 +108,7 @@ pub fn may_store(request: &RequestHead, response: &ResponseHead, times: Times) -
         return false;
     }
     let lifetime = lifetime(fields, times);
-    let is_allowed =
-        lifetime.is_some() || control.has("public") || STORED_BY_DEFAULT.contains(&response.status);
+    let is_allowed = lifetime.is_some() || control.has("public") || STORED_BY_DEFAULT.contains(&status);
     let can_be_validated = fields.get("etag").is_some() || fields.get("last-modified").is_some();
     is_allowed && (can_be_validated || lifetime.is_some_and(|lifetime| lifetime > initial_age(fields, times)))
 }
@@ -132,27 +139,40 @@ pub fn usage(request: &RequestHead, stored: &Stored, now: SystemTime) -> Use {
         Seconds::Absent => Duration::ZERO,
         Seconds::Invalid => Duration::MAX,
     };
+    let stale = age.saturating_sub(lifetime);
     if too_old {
         Use::Validate
-    } else if lifetime > age.saturating_add(reserve)
-        || may_be_stale(&asked, &control, age.saturating_sub(lifetime))
-    {
+    } else if lifetime > age.saturating_add(reserve) || may_be_stale(&asked, &control, stale) {
         Use::Fresh
+    } else if asked.is_empty() && may_be_validated_later(&control, stale) {
+        Use::WhileValidated
     } else {
         Use::Validate
     }
 }
 
+/// Whether a response that has been stale for `stale` may be used once more while it is validated.
+fn may_be_validated_later(control: &CacheControl, stale: Duration) -> bool {
+    let allowed = match control.seconds("stale-while-revalidate") {
+        Seconds::Of(seconds) => stale <= Duration::from_secs(seconds),
+        Seconds::Absent | Seconds::Invalid => false,
+    };
+    allowed && !forbids_stale(control)
+}
+
+fn forbids_stale(control: &CacheControl) -> bool {
+    ["must-revalidate", "proxy-revalidate", "s-maxage"].iter().any(|name| control.has(name))
+}
+
 /// Whether the request accepts a response that has been stale for `stale`, and the response does not forbid it (RFC 9111
 /// §4.2.4, §5.2.1.2).
 fn may_be_stale(asked: &CacheControl, control: &CacheControl, stale: Duration) -> bool {
-    let forbidden = ["must-revalidate", "proxy-revalidate", "s-maxage"].iter().any(|name| control.has(name));
     let accepted = match asked.seconds("max-stale") {
         Seconds::Of(seconds) => stale <= Duration::from_secs(seconds),
         Seconds::Absent => false,
         Seconds::Invalid => asked.has_plain("max-stale"),
     };
-    accepted && !forbidden
+    accepted && !forbids_stale(control)
 }
 
 /// How long a response is fresh, if it says so (RFC 9111 §4.2.1). What is not valid makes it stale.
@@ -252,10 +272,37 @@ pub fn selecting(
     names.map(|name| (normalised(request, &name), name)).map(|(value, name)| (name, value)).collect()
 }
 
-/// Whether `request` selects what is stored (RFC 9111 §4.1).
+/// Whether `request` selects what is stored (RFC 9111 §4.1). A response that says its language is also selected by a request that
+/// prefers this language to every other one: the server has it, and would send it.
 #[must_use]
-pub fn selects(request: &RequestHead, selecting: &[(String, Option<Vec<u8>>)]) -> bool {
-    selecting.iter().all(|(name, value)| normalised(request, name) == *value)
+pub fn selects(request: &RequestHead, selecting: &[(String, Option<Vec<u8>>)], stored: &Fields) -> bool {
+    selecting.iter().all(|(name, value)| {
+        normalised(request, name) == *value
+            || name == "accept-language" && favourite(request).is_some_and(|tag| is_in(stored, &tag))
+    })
+}
+
+/// The language that `request` prefers to all others (RFC 9110 §12.5.4), in lower case.
+fn favourite(request: &RequestHead) -> Option<String> {
+    let value = String::from_utf8(normalised(request, "accept-language")?).ok()?;
+    let mut ranked: Vec<(f32, &str)> = Vec::new();
+    for member in value.split(',') {
+        let (tag, quality) = match member.split_once(';') {
+            Some((tag, quality)) => (tag, quality.trim().strip_prefix("q=")?.trim().parse().ok()?),
+            None => (member, 1.0),
+        };
+        ranked.push((quality, tag.trim()));
+    }
+    ranked.sort_by(|one, other| other.0.total_cmp(&one.0));
+    let (best, tag) = *ranked.first()?;
+    let is_alone = ranked.get(1).is_none_or(|second| second.0 < best);
+    (is_alone && best > 0.0 && tag != "*").then(|| tag.to_owned())
+}
+
+/// Whether a response is in this language alone (RFC 9110 §8.5).
+fn is_in(fields: &Fields, tag: &str) -> bool {
+    let mut all = fields.all("content-language");
+    all.next().is_some_and(|own| own.eq_ignore_ascii_case(tag.as_bytes())) && all.next().is_none()
 }
 
 /// The value of all fields called `name` together, without the white space that means nothing in a list.

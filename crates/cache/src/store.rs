@@ -5,7 +5,14 @@
 //! a loss of power leaves behind has wrong checksums and is dropped when it is read, like anything that was changed since.
 //! All functions here block, except [`Store::blocking`], which runs them elsewhere.
 
+mod body;
 mod eviction;
+mod uses;
+
+pub use body::Body;
+pub(crate) use body::read as read_body;
+pub(crate) use uses::read as read_uses;
+pub use uses::{MostUsed, Used};
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -16,12 +23,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bytes::{Bytes, BytesMut};
+use laneway_limits::memory::Reserve;
 use laneway_sys::files;
+use laneway_wire::id::NodeId;
 use tokio::sync::Semaphore;
 
-use crate::stored::{BLOCK, MAX_METADATA, Stored};
+use crate::stored::{MAX_METADATA, Stored};
 use eviction::Queues;
+use uses::Uses;
 
 /// How many directories the files are spread over.
 const FOLDERS: u64 = 64;
@@ -29,8 +38,10 @@ const FOLDERS: u64 = 64;
 const MOST_WAITING: usize = 8;
 /// The bytes of the limit for each entry that may exist: the memory of the index is bounded with the disk.
 const BYTES_PER_ENTRY: u64 = 8 * 1024;
-/// Maximum number of entries. The index takes about 150 bytes for each.
+/// Maximum number of entries.
 const MOST_ENTRIES: u64 = 200_000;
+/// The memory that the index takes for each entry, in bytes.
+pub const ENTRY_MEMORY: u64 = 320;
 /// Maximum number of responses for one URI that differ by what Vary names; the oldest one leaves.
 const MOST_VARIANTS: usize = 16;
 /// What files take besides their bytes.
@@ -59,6 +70,9 @@ struct Index {
     ids: HashMap<u64, Vec<u64>>,
     /// The bytes of bodies that are being written.
     growing: u64,
+    uses: Uses,
+    /// The memory of the index.
+    memory: Reserve,
 }
 
 /// The size of the store.
@@ -73,12 +87,12 @@ pub struct Size {
 }
 
 impl Store {
-    /// Opens the store in `directory`, which is created if it does not exist, for at most `limit` bytes. What was stored
-    /// before is found after [`Store::load`].
+    /// Opens the store in `directory`, which is created if it does not exist, for at most `limit` bytes on the disk. Its index
+    /// takes at most `memory` bytes, which count in `reserve`. What was stored before is found after [`Store::load`].
     ///
     /// # Errors
     /// When the directory cannot be used, or another process uses it.
-    pub fn open(directory: &Path, limit: u64) -> io::Result<Arc<Self>> {
+    pub fn open(directory: &Path, limit: u64, memory: u64, reserve: Reserve) -> io::Result<Arc<Self>> {
         files::private_directory(directory)?;
         let lock = match files::open(&directory.join("lock")) {
             Ok(lock) => lock,
@@ -95,11 +109,11 @@ impl Store {
         Ok(Arc::new(Self {
             directory: directory.to_owned(),
             limit,
-            most_entries: (limit / BYTES_PER_ENTRY).clamp(16, MOST_ENTRIES),
+            most_entries: (limit / BYTES_PER_ENTRY).min(memory / ENTRY_MEMORY).clamp(16, MOST_ENTRIES),
             hasher: RandomState::new(),
             next_id: AtomicU64::new(first_id),
             first_id,
-            index: Mutex::default(),
+            index: Mutex::new(Index { memory: reserve, ..Index::default() }),
             disk: Arc::new(Semaphore::new(MOST_WAITING)),
             _lock: lock,
         }))
@@ -111,9 +125,13 @@ impl Store {
             ids(&self.directory).filter(|(id, _)| *id < self.first_id).collect();
         before.sort_unstable();
         before.dedup_by_key(|(id, _)| *id);
+        let mut uses = uses::read(&self.directory);
         for (id, _) in before {
-            match self.read(id) {
-                Some(stored) => self.insert(id, &stored),
+            match self.stored(id) {
+                Some(stored) => {
+                    self.insert(id, &stored);
+                    uses.remove(&id).into_iter().for_each(|used| self.index().uses.restore(id, used));
+                }
                 None => self.remove_files(id),
             }
         }
@@ -137,17 +155,28 @@ impl Store {
     /// The stored responses for `uri`, the newest first. Damaged ones are removed.
     #[must_use]
     pub fn find(&self, uri: &str) -> Vec<(u64, Stored)> {
-        let ids = self.index().ids.get(&self.hasher.hash_one(uri)).cloned().unwrap_or_default();
         let mut found = Vec::new();
+        self.each(uri, |id, stored| found.push((id, stored)));
+        found
+    }
+
+    /// Gives each of the stored responses for `uri` to `take`, the newest first. Damaged ones are removed.
+    pub fn each(&self, uri: &str, mut take: impl FnMut(u64, Stored)) {
+        let ids = self.index().ids.get(&self.hasher.hash_one(uri)).cloned().unwrap_or_default();
         for id in ids.into_iter().rev() {
-            match self.read(id) {
-                Some(stored) if stored.uri == uri => found.push((id, stored)),
+            match self.stored(id) {
+                Some(stored) if stored.uri == uri => take(id, stored),
                 // Another URI with the same hash.
                 Some(_) => {}
                 None => self.remove(id),
             }
         }
-        found
+    }
+
+    /// The metadata of the response `id`; `None` when it is damaged or missing.
+    #[must_use]
+    pub fn stored(&self, id: u64) -> Option<Stored> {
+        read_head(&self.directory, id)
     }
 
     /// Whether anything may be stored for `uri`. Does not block.
@@ -161,30 +190,72 @@ impl Store {
     /// # Errors
     /// The system's; [`io::ErrorKind::InvalidData`] when the file has another length than `stored` says.
     pub fn body(&self, id: u64, stored: &Stored) -> io::Result<Body> {
-        let file = files::open(&self.path(id, "body"))?;
-        if file.metadata()?.len() < stored.length {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
+        let body = Body::open(&self.path(id, "body"), stored)?;
         self.index().queues.touch(id);
-        Ok(Body { file, length: stored.length, checksums: stored.checksums.clone() })
+        Ok(body)
     }
 
-    /// Begins to store a body.
+    /// Notes that `member` was sent the response `id` for `uri`, with `saved` bytes of it without a transfer from the server, if
+    /// it was. Gives the number of members that got it, if this one is new.
+    pub fn served(&self, id: u64, uri: &str, member: NodeId, saved: Option<u64>) -> Option<u32> {
+        self.index().uses.note(id, uri, member, saved)
+    }
+
+    /// The responses that have saved most bytes, the first one most.
+    #[must_use]
+    pub fn most_used(&self) -> Vec<MostUsed> {
+        self.index().uses.top()
+    }
+
+    /// Saves how each response was used, for [`Store::load`] and for commands.
     ///
     /// # Errors
     /// The system's.
-    pub fn draft(self: &Arc<Self>) -> io::Result<Draft> {
+    pub fn save_uses(&self) -> io::Result<()> {
+        let text = self.index().uses.text();
+        uses::write(&self.directory, &text)
+    }
+
+    /// A file for a new body, and the id of its response.
+    pub(crate) fn create(&self) -> io::Result<(u64, File)> {
         let id = self.next_id.fetch_add(1, Relaxed);
-        let file = Arc::new(files::create(&self.path(id, "body"))?);
-        Ok(Draft {
-            store: self.clone(),
-            id,
-            file,
-            length: 0,
-            checksums: Vec::new(),
-            block: crc32fast::Hasher::new(),
-            is_stored: false,
-        })
+        Ok((id, files::create(&self.path(id, "body"))?))
+    }
+
+    /// The file of the body of the response `id`, to complete it.
+    pub(crate) fn reopen(&self, id: u64) -> io::Result<File> {
+        let file = files::open_to_write(&self.path(id, "body"))?;
+        self.index().queues.touch(id);
+        Ok(file)
+    }
+
+    /// Stores a response whose body was written, for which `grown` bytes of room were taken.
+    ///
+    /// # Errors
+    /// The system's; [`io::ErrorKind::NotFound`] when it is not new and was removed meanwhile.
+    pub(crate) fn complete(&self, id: u64, stored: &Stored, is_new: bool, grown: u64) -> io::Result<()> {
+        let written = self.write_head(id, stored);
+        self.shrink(grown);
+        written?;
+        if is_new {
+            self.insert(id, stored);
+        } else if !self.index().queues.resize(id, stored.length() + 2 * FILE_COST) {
+            self.remove_files(id);
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(())
+    }
+
+    /// Removes a body that is not stored.
+    pub(crate) fn discard(&self, id: u64) {
+        self.index().uses.remove(id);
+        self.remove_files(id);
+    }
+
+    /// Gives room back that [`Store::grow`] has taken.
+    pub(crate) fn shrink(&self, count: u64) {
+        let mut index = self.index();
+        index.growing = index.growing.saturating_sub(count);
     }
 
     /// Replaces the metadata of the response `id`, if it is still there.
@@ -193,7 +264,7 @@ impl Store {
     /// The system's.
     pub fn update(&self, id: u64, stored: &Stored) -> io::Result<()> {
         self.write_head(id, stored)?;
-        if !self.index().ids.values().any(|ids| ids.contains(&id)) {
+        if !self.has(id) {
             self.remove_files(id);
         }
         Ok(())
@@ -232,7 +303,7 @@ impl Store {
 
     fn insert(&self, id: u64, stored: &Stored) {
         let key = self.hasher.hash_one(&stored.uri);
-        let size = stored.length + 2 * FILE_COST;
+        let size = stored.length() + 2 * FILE_COST;
         let mut leaving = Vec::new();
         {
             let mut index = self.index();
@@ -253,12 +324,18 @@ impl Store {
                 index.forget(oldest, key);
                 leaving.push(oldest);
             }
+            index.count();
         }
         leaving.into_iter().for_each(|id| self.remove_files(id));
     }
 
+    /// Whether the response `id` is there.
+    fn has(&self, id: u64) -> bool {
+        self.index().queues.contains(id)
+    }
+
     /// Takes room for `count` more bytes of a body that is being written.
-    fn grow(&self, count: u64) -> io::Result<()> {
+    pub(crate) fn grow(&self, count: u64) -> io::Result<()> {
         let mut leaving = Vec::new();
         let fits = {
             let mut index = self.index();
@@ -279,15 +356,6 @@ impl Store {
         if fits { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
     }
 
-    fn read(&self, id: u64) -> Option<Stored> {
-        let file = files::open(&self.path(id, "head")).ok()?;
-        let length =
-            usize::try_from(file.metadata().ok()?.len()).ok().filter(|length| *length <= MAX_METADATA)?;
-        let mut bytes = vec![0; length];
-        files::read_exact_at(&file, &mut bytes, 0).ok()?;
-        Stored::decode(&bytes)
-    }
-
     fn write_head(&self, id: u64, stored: &Stored) -> io::Result<()> {
         let number = self.next_id.fetch_add(1, Relaxed);
         let (temporary, path) = (self.path(number, "new"), self.path(id, "head"));
@@ -301,13 +369,16 @@ impl Store {
     }
 
     fn remove_files(&self, id: u64) {
-        for kind in ["head", "body", "new"] {
-            let _ = std::fs::remove_file(self.path(id, kind));
-        }
+        remove_files(&self.directory, id);
     }
 
     fn path(&self, id: u64, kind: &str) -> PathBuf {
-        self.directory.join(format!("{:02x}/{id:016x}.{kind}", id % FOLDERS))
+        path(&self.directory, id, kind)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn path_of_body(&self, id: u64) -> PathBuf {
+        self.path(id, "body")
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {
@@ -316,7 +387,14 @@ impl Store {
 }
 
 impl Index {
+    /// Counts the memory that it takes.
+    fn count(&mut self) {
+        let entries = usize::try_from(ENTRY_MEMORY).unwrap_or(0) * self.queues.len();
+        self.memory.set(entries + self.uses.memory());
+    }
+
     fn forget(&mut self, id: u64, key: u64) {
+        self.uses.remove(id);
         if let Some(ids) = self.ids.get_mut(&key) {
             ids.retain(|other| *other != id);
             if ids.is_empty() {
@@ -326,8 +404,30 @@ impl Index {
     }
 }
 
+/// The metadata of the response `id`; `None` when it is damaged or missing.
+pub(crate) fn read_head(directory: &Path, id: u64) -> Option<Stored> {
+    let file = files::open(&path(directory, id, "head")).ok()?;
+    let length =
+        usize::try_from(file.metadata().ok()?.len()).ok().filter(|length| *length <= MAX_METADATA)?;
+    let mut bytes = vec![0; length];
+    files::read_exact_at(&file, &mut bytes, 0).ok()?;
+    Stored::decode(&bytes)
+}
+
+/// Removes all files of the response `id`.
+pub(crate) fn remove_files(directory: &Path, id: u64) {
+    for kind in ["head", "body", "new"] {
+        let _ = std::fs::remove_file(path(directory, id, kind));
+    }
+}
+
+/// The file of one kind of the response `id`.
+pub(crate) fn path(directory: &Path, id: u64, kind: &str) -> PathBuf {
+    directory.join(format!("{:02x}/{id:016x}.{kind}", id % FOLDERS))
+}
+
 /// The ids of all files in the store, and whether each is a head.
-fn ids(directory: &Path) -> impl Iterator<Item = (u64, bool)> {
+pub(crate) fn ids(directory: &Path) -> impl Iterator<Item = (u64, bool)> {
     let folders =
         (0..FOLDERS).filter_map(|folder| std::fs::read_dir(directory.join(format!("{folder:02x}"))).ok());
     folders.flatten().filter_map(|file| {
@@ -337,127 +437,5 @@ fn ids(directory: &Path) -> impl Iterator<Item = (u64, bool)> {
     })
 }
 
-/// The body of a stored response. It can be read to its end even if the response is removed meanwhile.
-#[derive(Debug)]
-pub struct Body {
-    file: File,
-    length: u64,
-    checksums: Vec<u32>,
-}
-
-impl Body {
-    /// The bytes from `start` on, at most up to `end`: the rest of the block in which `start` lies, and at most `blocks`
-    /// blocks in all. Each block is verified before anything of it is returned.
-    ///
-    /// # Errors
-    /// The system's; [`io::ErrorKind::InvalidData`] when the file is not what was stored.
-    pub fn read(&self, start: u64, end: u64, blocks: u64) -> io::Result<Bytes> {
-        let block = BLOCK as u64;
-        let end = end.min(self.length);
-        let first = start / block;
-        let until = ((first + blocks) * block).min(end.div_ceil(block) * block).min(self.length);
-        if start >= end {
-            return Ok(Bytes::new());
-        }
-        let count = usize::try_from(until - first * block).map_err(io::Error::other)?;
-        let mut bytes = BytesMut::zeroed(count);
-        files::read_exact_at(&self.file, &mut bytes, first * block)?;
-        let mut expected = self.checksums.iter().skip(usize::try_from(first).map_err(io::Error::other)?);
-        if !bytes.chunks(BLOCK).all(|piece| expected.next() == Some(&crc32fast::hash(piece))) {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        let (from, to) = (start - first * block, end.min(until) - first * block);
-        let as_index = |at: u64| usize::try_from(at).map_err(io::Error::other);
-        Ok(bytes.freeze().slice(as_index(from)?..as_index(to)?))
-    }
-}
-
-/// A body that is being written. It is removed unless it is stored.
-#[derive(Debug)]
-pub struct Draft {
-    store: Arc<Store>,
-    id: u64,
-    file: Arc<File>,
-    length: u64,
-    checksums: Vec<u32>,
-    block: crc32fast::Hasher,
-    is_stored: bool,
-}
-
-impl Draft {
-    /// The file, to read what was written.
-    #[must_use]
-    pub fn file(&self) -> Arc<File> {
-        self.file.clone()
-    }
-
-    /// The number of bytes that were written.
-    #[must_use]
-    pub fn length(&self) -> u64 {
-        self.length
-    }
-
-    /// Writes the next bytes.
-    ///
-    /// # Errors
-    /// The system's; [`io::ErrorKind::StorageFull`] when this body alone is larger than the store may be.
-    pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.store.grow(bytes.len() as u64)?;
-        if let Err(error) = files::write_all_at(&self.file, bytes, self.length) {
-            self.store.index().growing -= bytes.len() as u64;
-            return Err(error);
-        }
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let room = BLOCK - self.in_block();
-            let (now, later) = rest.split_at(room.min(rest.len()));
-            self.block.update(now);
-            self.length += now.len() as u64;
-            if self.in_block() == 0 {
-                self.checksums.push(std::mem::take(&mut self.block).finalize());
-            }
-            rest = later;
-        }
-        Ok(())
-    }
-
-    /// The bytes of the last block.
-    fn in_block(&self) -> usize {
-        usize::try_from(self.length % BLOCK as u64).unwrap_or(0)
-    }
-
-    /// Stores the response whose body this is: `stored` with the body's length and checksums. Gives its id and what was
-    /// stored.
-    ///
-    /// # Errors
-    /// The system's; nothing is stored then.
-    pub fn store(mut self, mut stored: Stored) -> io::Result<(u64, Stored)> {
-        stored.length = self.length;
-        stored.checksums = std::mem::take(&mut self.checksums);
-        if self.in_block() > 0 {
-            stored.checksums.push(std::mem::take(&mut self.block).finalize());
-        }
-        self.store.write_head(self.id, &stored)?;
-        self.is_stored = true;
-        self.release();
-        self.store.insert(self.id, &stored);
-        Ok((self.id, stored))
-    }
-
-    fn release(&mut self) {
-        let mut index = self.store.index();
-        index.growing = index.growing.saturating_sub(self.length);
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        if !self.is_stored {
-            self.release();
-            self.store.remove_files(self.id);
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use laneway_wire::http::Fields;
 
 /// The first bytes of each metadata file; the last one is the version of the format.
-const MAGIC: [u8; 8] = *b"LWcache\x01";
+const MAGIC: [u8; 8] = *b"LWcache\x02";
 /// The number of bytes of a body that share one checksum.
 pub const BLOCK: usize = 64 * 1024;
 /// The longest metadata that is read, in bytes: a head of 64 KiB with that of its request, and the checksums of 64 GiB.
@@ -19,6 +19,25 @@ pub struct Times {
     pub requested: SystemTime,
     /// When the response was received.
     pub received: SystemTime,
+}
+
+/// Consecutive bytes of a body.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BodyPart {
+    /// The offset of the first byte.
+    pub start: u64,
+    /// The offset after the last byte.
+    pub end: u64,
+    /// The CRC-32 of each block of [`BLOCK`] bytes, counted from `start`; the last block may be shorter.
+    pub checksums: Vec<u32>,
+}
+
+impl BodyPart {
+    /// The number of bytes.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.end - self.start
+    }
 }
 
 /// A stored response.
@@ -40,11 +59,9 @@ pub struct Stored {
     pub received: SystemTime,
     /// The number of bytes of the body.
     pub total: u64,
-    /// The number of bytes of the body that are stored, from its beginning. Less than `total` for an incomplete response
-    /// (RFC 9111 §3.3).
-    pub length: u64,
-    /// The CRC-32 of each block of [`BLOCK`] bytes of what is stored; the last block may be shorter.
-    pub checksums: Vec<u32>,
+    /// What of the body is stored, in order and without overlaps. Less than all of it for an incomplete response (RFC 9111
+    /// §3.3).
+    pub parts: Vec<BodyPart>,
     /// The address that the response came from, for the access rules.
     pub source: Option<SocketAddr>,
 }
@@ -53,7 +70,41 @@ impl Stored {
     /// Whether the whole body is stored.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.length == self.total
+        self.has(0, self.total)
+    }
+
+    /// Whether these bytes are stored: the first one, and the one after the last.
+    #[must_use]
+    pub fn has(&self, start: u64, end: u64) -> bool {
+        self.reach(start) >= end
+    }
+
+    /// The offset of the first byte from `start` on that is not stored.
+    #[must_use]
+    pub fn reach(&self, start: u64) -> u64 {
+        let parts = self.parts.iter();
+        parts.fold(start, |at, part| if part.start <= at && at < part.end { part.end } else { at })
+    }
+
+    /// The offset of the first byte after `start` with which a stored part begins; the end of the body if there is none.
+    #[must_use]
+    pub fn next_part(&self, start: u64) -> u64 {
+        self.parts.iter().map(|part| part.start).find(|next| *next > start).unwrap_or(self.total)
+    }
+
+    /// The number of bytes of the body that are stored.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.parts.iter().map(BodyPart::length).sum()
+    }
+
+    /// The memory that it takes, in bytes.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        let checksums: usize = self.parts.iter().map(|part| 4 * part.checksums.len() + 48).sum();
+        let selecting: usize =
+            self.selecting.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, Vec::len)).sum();
+        size_of::<Self>() + self.uri.len() + self.fields.memory() + selecting + checksums
     }
 
     /// When it was asked for and when it came.
@@ -87,9 +138,12 @@ impl Stored {
             out.extend(u64::try_from(since.as_millis()).unwrap_or(u64::MAX).to_be_bytes());
         }
         out.extend(self.total.to_be_bytes());
-        out.extend(self.length.to_be_bytes());
-        count(&mut out, self.checksums.len());
-        self.checksums.iter().for_each(|sum| out.extend(sum.to_be_bytes()));
+        count(&mut out, self.parts.len());
+        for part in &self.parts {
+            out.extend(part.start.to_be_bytes());
+            out.extend(part.end.to_be_bytes());
+            part.checksums.iter().for_each(|sum| out.extend(sum.to_be_bytes()));
+        }
         let checksum = crc32fast::hash(&out[MAGIC.len() + 4..]);
         out[MAGIC.len()..MAGIC.len() + 4].copy_from_slice(&checksum.to_be_bytes());
         out
@@ -142,28 +196,26 @@ impl<'a> Reader<'a> {
             selecting.push((name, (is_present != 0).then_some(value)));
         }
         let (requested, received) = (self.time()?, self.time()?);
-        let (total, length) = (self.number()?, self.number()?);
-        let blocks = self.count()?;
-        if length > total || length.div_ceil(BLOCK as u64) != u64::from(blocks) {
+        let (total, count) = (self.number()?, self.count()?);
+        let mut parts: Vec<BodyPart> = Vec::new();
+        for _ in 0..count {
+            let part = self.part(parts.last().map_or(0, |before| before.end), total)?;
+            parts.push(part);
+        }
+        Some(Stored { uri, status, reason, fields, selecting, requested, received, total, parts, source })
+    }
+
+    /// A part of the body that does not begin before `least` and does not end after `total`.
+    fn part(&mut self, least: u64, total: u64) -> Option<BodyPart> {
+        let (start, end) = (self.number()?, self.number()?);
+        if start < least || start >= end || end > total {
             return None;
         }
         let mut checksums = Vec::new();
-        for _ in 0..blocks {
+        for _ in 0..(end - start).div_ceil(BLOCK as u64) {
             checksums.push(u32::from_be_bytes(self.array()?));
         }
-        Some(Stored {
-            uri,
-            status,
-            reason,
-            fields,
-            selecting,
-            requested,
-            received,
-            total,
-            length,
-            checksums,
-            source,
-        })
+        Some(BodyPart { start, end, checksums })
     }
 
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
@@ -214,8 +266,7 @@ pub(crate) mod tests {
             requested: UNIX_EPOCH + Duration::from_secs(1_000),
             received: UNIX_EPOCH + Duration::from_secs(1_001),
             total: 3,
-            length: 3,
-            checksums: vec![crc32fast::hash(b"abc")],
+            parts: vec![BodyPart { start: 0, end: 3, checksums: vec![crc32fast::hash(b"abc")] }],
             source: "192.0.2.1:80".parse().ok(),
         }
     }
@@ -224,6 +275,22 @@ pub(crate) mod tests {
     fn what_is_written_is_read_back() {
         let stored = example();
         assert_eq!(Stored::decode(&stored.encode()), Some(stored));
+    }
+
+    #[test]
+    fn parts_are_read_back_and_say_what_is_there() {
+        let part = |start: u64, end: u64| BodyPart { start, end, checksums: vec![7] };
+        let stored = Stored { total: 20, parts: vec![part(2, 5), part(5, 9), part(12, 20)], ..example() };
+        assert_eq!(Stored::decode(&stored.encode()), Some(stored.clone()));
+        assert_eq!([0, 2, 4, 9, 12].map(|at| stored.reach(at)), [0, 9, 9, 9, 20]);
+        assert_eq!([0, 2, 9, 12].map(|at| stored.next_part(at)), [2, 5, 12, 20]);
+        assert_eq!(stored.length(), 15);
+        assert!(stored.has(3, 9) && !stored.has(3, 10) && !stored.is_complete());
+        for parts in
+            [vec![part(2, 5), part(4, 6)], vec![part(5, 5)], vec![part(12, 21)], vec![part(5, 9), part(2, 5)]]
+        {
+            assert_eq!(Stored::decode(&Stored { parts, ..stored.clone() }.encode()), None);
+        }
     }
 
     #[test]
@@ -247,7 +314,7 @@ pub(crate) mod tests {
             file.extend(crc32fast::hash(&rest).to_be_bytes());
             file.extend(rest);
             if let Some(stored) = Stored::decode(&file) {
-                prop_assert!(stored.length <= stored.total);
+                prop_assert!(stored.length() <= stored.total);
             }
         }
     }

@@ -70,6 +70,13 @@ pub enum Kind {
     Link,
 }
 
+/// Bytes of the budget that belong to no holder. By default they are not counted at all.
+#[derive(Debug, Default)]
+pub struct Reserve {
+    total: Option<Arc<Total>>,
+    bytes: usize,
+}
+
 /// The bytes of one tunnel, request or link.
 #[derive(Debug)]
 pub struct Account {
@@ -108,6 +115,11 @@ impl Budget {
     /// Opens an account of a connection of this node's own apps.
     pub fn account(&self) -> Arc<Account> {
         self.apps.account(Kind::Tunnel)
+    }
+
+    /// Counts bytes that no connection holds, and that nobody can be asked to give back. They have a bound of their own.
+    pub fn reserve(&self) -> Reserve {
+        Reserve { total: Some(self.total.clone()), bytes: 0 }
     }
 
     /// Whether a new connection of this node's own apps has to be refused.
@@ -358,6 +370,25 @@ impl Account {
         self.holder.leaves(before);
         self.task.wake();
         true
+    }
+}
+
+impl Reserve {
+    /// Notes how many bytes there are now.
+    pub fn set(&mut self, bytes: usize) {
+        let before = std::mem::replace(&mut self.bytes, bytes);
+        let Some(total) = &self.total else { return };
+        if bytes >= before {
+            total.used.fetch_add(bytes - before, Relaxed);
+        } else {
+            total.used.fetch_sub(before - bytes, Relaxed);
+        }
+    }
+}
+
+impl Drop for Reserve {
+    fn drop(&mut self) {
+        self.set(0);
     }
 }
 

@@ -73,6 +73,11 @@ impl Incoming {
         self.account = Some(account);
     }
 
+    /// The account that it is charged to.
+    pub fn account(&self) -> Option<&Arc<Account>> {
+        self.account.as_ref()
+    }
+
     /// Whether the request has to end for want of memory.
     pub fn is_evicted(&self) -> bool {
         self.account.as_ref().is_some_and(|account| account.is_evicted())

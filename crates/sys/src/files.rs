@@ -48,6 +48,15 @@ pub fn open(path: &Path) -> io::Result<File> {
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
 }
 
+/// Opens an existing regular file to read and write it.
+///
+/// # Errors
+/// Those of [`open`].
+pub fn open_to_write(path: &Path) -> io::Result<File> {
+    let file = system::open_to_write(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
+}
+
 /// Reads exactly as many bytes as `buffer` has, from `offset` on.
 ///
 /// # Errors
@@ -98,6 +107,7 @@ mod tests {
         write_all_at(&create(&file).unwrap(), b"abc", 0).unwrap();
         symlink(&file, &link).unwrap();
         assert!(create(&link).is_err() && open(&link).is_err() && open(outer.path()).is_err());
+        assert!(open_to_write(&link).is_err() && open_to_write(&file).is_ok());
         let mut read = [0; 2];
         read_exact_at(&open(&file).unwrap(), &mut read, 1).unwrap();
         assert_eq!(&read, b"bc");

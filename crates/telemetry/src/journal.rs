@@ -39,6 +39,10 @@ pub enum Happening {
     Refused,
     /// A file of a registry that came over this gateway was not the one that its index names.
     Poisoned,
+    /// One more machine got a file that had crossed the line once.
+    Shared,
+    /// A stored response was damaged, and was removed.
+    Damaged,
 }
 
 impl Happening {
@@ -57,6 +61,8 @@ impl Happening {
             Self::Resumed => "resumed",
             Self::Refused => "refused",
             Self::Poisoned => "poisoned",
+            Self::Shared => "shared",
+            Self::Damaged => "damaged",
         }
     }
 }

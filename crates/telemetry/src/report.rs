@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::snapshot::{GatewaySeen, LinkSeen, RulesSeen, Snapshot, Usage};
+use super::snapshot::{FileSeen, GatewaySeen, LinkSeen, RulesSeen, Snapshot, Usage};
 
 /// A page of text.
 pub fn text(snapshot: &Snapshot) -> String {
@@ -47,12 +47,39 @@ pub fn text(snapshot: &Snapshot) -> String {
         let head = ["", "CLIENT", "ADDRESS", "LINKED", "TUNNELS", "SENT", "RECEIVED", "RTT"];
         table(&mut page, head, snapshot.clients.iter().map(client_row).collect());
     }
+    if let Some(sentence) = cache(snapshot) {
+        let _ = writeln!(page, "\n{sentence}");
+    }
+    if !snapshot.cache_top.is_empty() {
+        let rows = snapshot.cache_top.iter().map(file_row);
+        table(&mut page, ["", "FROM THE CACHE", "MACHINES", "HITS", "SAVED"], rows.collect());
+    }
     for (title, usage) in [("DESTINATION", &snapshot.apps), ("FOR CLIENTS", &snapshot.served)] {
         if !usage.destinations.is_empty() {
             table(&mut page, ["", title, "OPEN", "SO FAR", "FAILED", "SENT", "RECEIVED"], usage_rows(usage));
         }
     }
     page
+}
+
+/// One sentence on what the cache stores and has saved, if there is one.
+pub fn cache(snapshot: &Snapshot) -> Option<String> {
+    let store = snapshot.cache_store?;
+    let file = snapshot.cache_top.iter().max_by_key(|file| file.machines).filter(|file| file.machines > 1);
+    let most = file.map(|file| format!("; one file crossed the line once for {} machines", file.machines));
+    Some(format!(
+        "cache: {} responses, {} of {}, {} saved{}",
+        store.entries,
+        bytes(store.bytes),
+        bytes(store.limit),
+        bytes(snapshot.cache_saved),
+        most.unwrap_or_default()
+    ))
+}
+
+fn file_row(file: &FileSeen) -> [String; 5] {
+    let (machines, hits) = (file.machines.to_string(), file.hits.to_string());
+    [String::new(), file.url.clone(), machines, hits, bytes(file.saved)]
 }
 
 /// One sentence on how this node reaches servers.

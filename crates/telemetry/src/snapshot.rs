@@ -70,6 +70,9 @@ pub struct Snapshot {
     /// What the cache stores; `None` without one.
     #[serde(default)]
     pub cache_store: Option<StoreSeen>,
+    /// The stored responses that have saved most bytes, the first one most.
+    #[serde(default)]
+    pub cache_top: Vec<FileSeen>,
     /// Its answers, by response code (and, in `side`, their source: `cache`, `asked` or `here`).
     #[serde(default)]
     pub answers: Vec<Counted>,
@@ -270,6 +273,19 @@ pub struct FrontSeen {
     pub url: String,
 }
 
+/// A stored response that was used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSeen {
+    /// The beginning of its URL.
+    pub url: String,
+    /// How often it was sent without a transfer of its own from the server.
+    pub hits: u64,
+    /// The bytes of its body that were sent in this way.
+    pub saved: u64,
+    /// The machines that got it, the one that fetched it included.
+    pub machines: u32,
+}
+
 /// What the cache of a gateway stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreSeen {
@@ -405,6 +421,7 @@ pub fn example() -> Snapshot {
         fronts: vec![FrontSeen { name: "pypi".into(), url: "https://pypi.example/simple/".into() }],
         fronts_checked: vec![Counted::new("verified", "pypi", 3)],
         cache_store: Some(StoreSeen { entries: 1, bytes: 5000, limit: 1_000_000 }),
+        cache_top: vec![FileSeen { url: "http://h/f".into(), hits: 2, saved: 1000, machines: 3 }],
         answers: vec![],
         happened: vec![],
         datagrams: vec![],

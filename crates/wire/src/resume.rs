@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::Method;
 
-use super::http::{BodyLength, RequestHead, ResponseHead};
+use super::http::{BodyLength, Fields, RequestHead, ResponseHead};
 
 /// How long before `Date` a `Last-Modified` must be to identify the content (RFC 9110 §8.8.2.2): a file may change
 /// twice within a second, and the clocks of a server may disagree.
@@ -56,14 +56,19 @@ impl Point {
         if !plain || response.status != 200 || total == 0 {
             return None;
         }
-        if response.fields.get("accept-ranges").is_some_and(|ranges| ranges.eq_ignore_ascii_case(b"none")) {
+        Self::of_fields(&response.fields, total)
+    }
+
+    /// What identifies content of `total` bytes that came with these `fields`; `None` when it has no strong validator.
+    pub fn of_fields(fields: &Fields, total: u64) -> Option<Self> {
+        if fields.get("accept-ranges").is_some_and(|ranges| ranges.eq_ignore_ascii_case(b"none")) {
             return None;
         }
         Some(Self {
             total,
-            validator: Validator::of(response)?,
-            encoding: single(response, "content-encoding")?,
-            media_type: single(response, "content-type")?,
+            validator: Validator::of(fields)?,
+            encoding: single(fields, "content-encoding")?,
+            media_type: single(fields, "content-type")?,
         })
     }
 
@@ -74,8 +79,16 @@ impl Point {
 
     /// The request for everything after the first `offset` bytes, on condition that the content is still the same.
     pub fn request(&self, original: &RequestHead, offset: u64) -> RequestHead {
+        self.request_part(original, offset, self.total)
+    }
+
+    /// The same for the bytes from `offset` up to `end`.
+    pub fn request_part(&self, original: &RequestHead, offset: u64, end: u64) -> RequestHead {
         let mut request = original.clone();
-        let range = format!("bytes={offset}-");
+        let range = match end < self.total {
+            true => format!("bytes={offset}-{}", end.saturating_sub(1)),
+            false => format!("bytes={offset}-"),
+        };
         let validator = match &self.validator {
             Validator::Tag(tag) => tag,
             Validator::Date(date) => date,
@@ -93,42 +106,54 @@ impl Point {
     /// # Errors
     /// [`Mismatch`].
     pub fn check(&self, response: &ResponseHead, offset: u64) -> Result<(), Mismatch> {
+        self.check_part(response, offset, self.total)
+    }
+
+    /// Checks that `response` contains exactly the bytes from `offset` up to `end` of the same content.
+    ///
+    /// # Errors
+    /// [`Mismatch`].
+    pub fn check_part(&self, response: &ResponseHead, offset: u64, end: u64) -> Result<(), Mismatch> {
+        if offset >= end || end > self.total {
+            return Err(Mismatch::Range);
+        }
         if response.status != 206 {
             return Err(Mismatch::NotPartial);
         }
-        let expected = format!("bytes {offset}-{}/{}", self.total - 1, self.total);
+        let expected = format!("bytes {offset}-{}/{}", end - 1, self.total);
         let mut ranges = response.fields.all("content-range");
         let range = ranges.next().is_some_and(|range| range.eq_ignore_ascii_case(expected.as_bytes()));
-        if !range || ranges.next().is_some() || response.body != BodyLength::Exact(self.total - offset) {
+        if !range || ranges.next().is_some() || response.body != BodyLength::Exact(end - offset) {
             return Err(Mismatch::Range);
         }
+        let fields = &response.fields;
         let same_validator = match &self.validator {
-            Validator::Tag(tag) => single(response, "etag").flatten().as_ref() == Some(tag),
-            Validator::Date(date) => single(response, "last-modified").flatten().as_ref() == Some(date),
+            Validator::Tag(tag) => single(fields, "etag").flatten().as_ref() == Some(tag),
+            Validator::Date(date) => single(fields, "last-modified").flatten().as_ref() == Some(date),
         };
         let same = same_validator
-            && single(response, "content-encoding") == Some(self.encoding.clone())
-            && single(response, "content-type") == Some(self.media_type.clone());
+            && single(fields, "content-encoding") == Some(self.encoding.clone())
+            && single(fields, "content-type") == Some(self.media_type.clone());
         if same { Ok(()) } else { Err(Mismatch::Changed) }
     }
 }
 
 impl Validator {
-    fn of(response: &ResponseHead) -> Option<Self> {
-        if let Some(tag) = single(response, "etag")? {
+    fn of(fields: &Fields) -> Option<Self> {
+        if let Some(tag) = single(fields, "etag")? {
             let strong = tag.len() >= 2 && tag.starts_with(b"\"") && tag.ends_with(b"\"");
             return strong.then_some(Self::Tag(tag));
         }
-        let modified = single(response, "last-modified")??;
+        let modified = single(fields, "last-modified")??;
         let date = |text: &[u8]| httpdate::parse_http_date(std::str::from_utf8(text).ok()?).ok();
-        let since = date(&single(response, "date")??)?.duration_since(date(&modified)?).ok()?;
+        let since = date(&single(fields, "date")??)?.duration_since(date(&modified)?).ok()?;
         (since >= MIN_AGE).then_some(Self::Date(modified))
     }
 }
 
 /// The value of a field, or `Some(None)` without it; `None` if there are several.
-fn single(response: &ResponseHead, name: &str) -> Option<Option<Vec<u8>>> {
-    let mut values = response.fields.all(name);
+fn single(fields: &Fields, name: &str) -> Option<Option<Vec<u8>>> {
+    let mut values = fields.all(name);
     let first = values.next().map(<[u8]>::to_vec);
     if values.next().is_some() { None } else { Some(first) }
 }
@@ -237,5 +262,22 @@ mod tests {
         }
         let twice = "ETag: \"a\"\r\nContent-Type: t/t\r\nContent-Range: bytes 4-9/10\r\n";
         assert_eq!(rest(206, 6, "bytes 4-9/10", twice), Err(Mismatch::Range));
+    }
+
+    #[test]
+    fn a_gap_is_asked_for_and_accepted_only_whole() {
+        let whole = "Content-Length: 10\r\nETag: \"a\"\r\n";
+        let point = Point::of(&request(""), &response(200, whole)).unwrap();
+        let asked = point.request_part(&request(""), 4, 7);
+        assert_eq!(asked.fields.get("range"), Some(&b"bytes=4-6"[..]));
+        let part = |length: u64, range: &str, from: u64, to: u64| {
+            let fields = format!("Content-Length: {length}\r\nContent-Range: {range}\r\nETag: \"a\"\r\n");
+            point.check_part(&response(206, &fields), from, to)
+        };
+        assert_eq!(part(3, "bytes 4-6/10", 4, 7), Ok(()));
+        assert_eq!(part(6, "bytes 4-9/10", 4, 7), Err(Mismatch::Range));
+        assert_eq!(part(2, "bytes 4-5/10", 4, 7), Err(Mismatch::Range));
+        assert_eq!(part(7, "bytes 4-10/10", 4, 11), Err(Mismatch::Range));
+        assert_eq!(part(0, "bytes 4-3/10", 4, 4), Err(Mismatch::Range));
     }
 }

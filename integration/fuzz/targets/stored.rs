@@ -8,6 +8,6 @@ pub fn run(data: &[u8]) {
     file.extend(crc32fast::hash(data).to_be_bytes());
     file.extend(data);
     let Some(stored) = Stored::decode(&file) else { return };
-    assert!(stored.length <= stored.total);
+    assert!(stored.length() <= stored.total);
     assert_eq!(Stored::decode(&stored.encode()), Some(stored));
 }

@@ -2,6 +2,7 @@
 
 mod associate;
 mod beside;
+mod cache;
 pub(crate) mod clients;
 mod curl;
 mod discovery;
@@ -56,6 +57,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     links::CASES,
     failover::CASES,
     resume::CASES,
+    cache::CASES,
     revocation::CASES,
     rogue::CASES,
     replay::CASES,

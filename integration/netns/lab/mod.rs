@@ -10,6 +10,7 @@
 //! lab has its own namespaces, so trials can use the same addresses at the same time. Dropping a lab removes all of it.
 
 pub(crate) mod dialect;
+pub(crate) mod files;
 pub(crate) mod fleet;
 pub(crate) mod group;
 pub(crate) mod host;

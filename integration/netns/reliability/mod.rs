@@ -9,6 +9,7 @@ mod churn;
 mod clock;
 mod crowd;
 mod cuts;
+mod downloads;
 mod handshakes;
 mod idle;
 mod partitions;
@@ -53,6 +54,8 @@ pub(crate) const LINES: &[Line] = &[
     Line { name: "14_all_at_once", measure: crowd::all_at_once, short: Some(0.02) },
     Line { name: "15_soak", measure: soak::soak, short: None },
     Line { name: "16_broken_inputs", measure: wire::broken_inputs, short: Some(0.005) },
+    Line { name: "17_one_download_for_all", measure: downloads::one_download_for_all, short: None },
+    Line { name: "18_killed_at_random", measure: downloads::killed_at_random, short: Some(0.005) },
 ];
 
 impl Line {

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 type Examples = &'static [(&'static str, &'static str)];
 
 /// The examples of each page.
-const EXAMPLES: [(&str, Examples); 26] = [
+const EXAMPLES: [(&str, Examples); 30] = [
     (
         "laneway",
         &[
@@ -98,6 +98,25 @@ const EXAMPLES: [(&str, Examples); 26] = [
         )],
     ),
     (
+        "laneway-cache",
+        &[
+            ("What was saved, by URL:", "laneway cache ls"),
+            ("Everything of one server:", "laneway cache rm //deb.example"),
+        ],
+    ),
+    (
+        "laneway-cache-ls",
+        &[
+            ("All packages:", "laneway cache ls '*.deb'"),
+            (
+                "The ten that saved most:",
+                "laneway cache ls --json | jq -r 'sort_by(-.saved)[:10][] | \"\\(.saved) \\(.members) \\(.url)\"'",
+            ),
+        ],
+    ),
+    ("laneway-cache-rm", &[("All indexes of apt:", "laneway cache rm '*/InRelease'")]),
+    ("laneway-cache-verify", &[("For a script:", "laneway cache verify --json")]),
+    (
         "laneway-ca",
         &[(
             "A backup, and its restoration on another machine:",
@@ -136,7 +155,7 @@ const EXAMPLES: [(&str, Examples); 26] = [
 ];
 
 /// The files of every command.
-const FILES: [(&str, &str); 9] = [
+const FILES: [(&str, &str); 10] = [
     (
         "/etc/laneway/laneway.toml, ~/.config/laneway/laneway.toml",
         "The options of 'laneway up'; the user's file comes first.",
@@ -160,10 +179,11 @@ const FILES: [(&str, &str); 9] = [
         "The members that have said that they leave, until the machine with the group's key has removed them.",
     ),
     (
-        "maintenance, leaving, running",
-        "What 'laneway drain' and 'laneway leave' ask of the node, and the lock of the node that runs.",
+        "maintenance, leaving, cache-remove, cache-uses, cache-asked, running",
+        "What 'laneway drain', 'laneway leave' and 'laneway cache' ask of the node, and the lock of the node that runs.",
     ),
     ("system-proxy.json", "The proxy settings of the desktop before 'laneway env --system on'."),
+    ("cache", "The responses that a gateway stores; may be deleted while the node does not run."),
 ];
 
 /// The commands that use none of these files.

@@ -183,8 +183,12 @@ fn events(frame: &mut Frame<'_>, area: Rect, events: &[Event]) {
     let room = usize::from(area.height.saturating_sub(2));
     let lines = events.iter().rev().take(room).map(|event| {
         let colour = match event.what {
-            Happening::Promoted | Happening::LinkUp | Happening::InUse | Happening::Resumed => Color::Green,
-            Happening::LinkLost | Happening::Refused | Happening::Poisoned => Color::Red,
+            Happening::Promoted
+            | Happening::LinkUp
+            | Happening::InUse
+            | Happening::Resumed
+            | Happening::Shared => Color::Green,
+            Happening::LinkLost | Happening::Refused | Happening::Poisoned | Happening::Damaged => Color::Red,
             Happening::Suspect | Happening::Withdrawn | Happening::Demoted => Color::Yellow,
             Happening::Query | Happening::Offer => Color::Cyan,
         };

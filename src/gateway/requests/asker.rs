@@ -1,17 +1,23 @@
-//! The client's end of a stream of requests.
+//! The end of a stream of requests at which they are made: a client's, or that of this node's own apps.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use tokio::sync::oneshot;
 use tokio::time::{sleep_until, timeout};
 
+use crate::failure::Failure;
 use crate::link::http2;
 use crate::link::incoming::Incoming;
+use crate::link::pipe::{self, Pipe};
 use crate::link::relay::Progress;
 use crate::link::tunnel::{Inbox, Outbox, Tunnel};
+use crate::memory::{Account, Tally};
 use crate::wire::http::{MAX_HEAD, head_end};
+use crate::wire::id::NodeId;
 
 /// How long the client may take for the first request, which it sends along with the stream.
 const FIRST: Duration = Duration::from_secs(10);
@@ -28,43 +34,103 @@ impl From<http2::Error> for Gone {
     }
 }
 
+impl From<pipe::Broken> for Gone {
+    fn from(_broken: pipe::Broken) -> Self {
+        Self
+    }
+}
+
+/// A stream of this node's own apps. The sender is told once whether it is granted, or why not.
+pub(super) struct Own {
+    pub(super) pipe: Pipe,
+    pub(super) answer: Option<oneshot::Sender<Result<(), Failure>>>,
+}
+
 /// The client's end: before the stream is granted, and after it.
 enum Stage {
     Asked(Box<Incoming>),
     Granted(Tunnel),
+    Own(Own),
     Over,
 }
 
-/// One client's stream of requests.
+/// One stream of requests.
 pub(super) struct Asker<'a> {
     stage: Stage,
+    /// Who asks.
+    pub(super) member: NodeId,
+    /// What the stream holds is charged to this.
+    pub(super) account: Arc<Account>,
+    /// What is about to be sent.
+    held: Tally,
     /// What was received and not consumed.
     buffer: BytesMut,
     progress: &'a Progress<'a>,
 }
 
 impl<'a> Asker<'a> {
-    pub(super) fn new(incoming: Box<Incoming>, progress: &'a Progress<'a>) -> Self {
-        Self { stage: Stage::Asked(incoming), buffer: BytesMut::new(), progress }
+    /// The stream of a client.
+    pub(super) fn client(
+        incoming: Box<Incoming>,
+        member: NodeId,
+        account: Arc<Account>,
+        progress: &'a Progress<'a>,
+    ) -> Self {
+        Self::new(Stage::Asked(incoming), member, account, progress)
     }
 
-    /// The request for the stream, while it is not granted.
+    /// The stream of an app of this node.
+    pub(super) fn own(own: Own, member: NodeId, progress: &'a Progress<'a>) -> Self {
+        let account = own.pipe.account().clone();
+        Self::new(Stage::Own(own), member, account, progress)
+    }
+
+    fn new(stage: Stage, member: NodeId, account: Arc<Account>, progress: &'a Progress<'a>) -> Self {
+        let held = Tally::of(&account);
+        Self { stage, member, account, held, buffer: BytesMut::new(), progress }
+    }
+
+    /// The request for the stream of a client, while it is not granted.
     pub(super) fn into_incoming(self) -> Option<Box<Incoming>> {
         match self.stage {
             Stage::Asked(incoming) => Some(incoming),
-            Stage::Granted(_) | Stage::Over => None,
+            Stage::Granted(_) | Stage::Own(_) | Stage::Over => None,
+        }
+    }
+
+    /// Refuses the stream of an app, unless it was granted.
+    pub(super) fn refuse(&mut self, failure: &Failure) {
+        if let Stage::Own(Own { answer, .. }) = &mut self.stage
+            && let Some(answer) = answer.take()
+        {
+            // The app may have left.
+            let _ = answer.send(Err(failure.clone()));
         }
     }
 
     /// Whether the stream is granted, so that it cannot be refused any more.
     pub(super) fn is_granted(&self) -> bool {
-        matches!(self.stage, Stage::Granted(_))
+        match &self.stage {
+            Stage::Granted(_) => true,
+            Stage::Own(own) => own.answer.is_none(),
+            Stage::Asked(_) | Stage::Over => false,
+        }
+    }
+
+    /// Notes how much memory is held for what is about to be sent, in bytes.
+    pub(super) fn hold(&mut self, bytes: usize) {
+        self.held.set(bytes);
     }
 
     /// Grants the stream unless it is granted.
     pub(super) fn grant(&mut self) -> Result<(), Gone> {
         match std::mem::replace(&mut self.stage, Stage::Over) {
             Stage::Asked(incoming) => self.stage = Stage::Granted(incoming.accept()?),
+            Stage::Own(Own { pipe, answer }) => {
+                // The app may have left.
+                answer.map(|answer| answer.send(Ok(())));
+                self.stage = Stage::Own(Own { pipe, answer: None });
+            }
             stage => self.stage = stage,
         }
         Ok(())
@@ -84,6 +150,7 @@ impl<'a> Asker<'a> {
             let next = match &mut self.stage {
                 Stage::Asked(incoming) => timeout(FIRST, incoming.next()).await.map_err(|_late| Gone)??,
                 Stage::Granted(tunnel) => tunnel.inbox.next().await?,
+                Stage::Own(own) => own.pipe.receiver.next().await?,
                 Stage::Over => return Err(Gone),
             };
             match next {
@@ -99,17 +166,20 @@ impl<'a> Asker<'a> {
 
     /// Both directions of a granted stream, and what was received and not consumed.
     pub(super) fn halves(&mut self) -> Result<(FromClient<'_>, ToClient<'_>), Gone> {
-        let Stage::Granted(tunnel) = &mut self.stage else { return Err(Gone) };
-        let from = FromClient { buffer: &mut self.buffer, inbox: &mut tunnel.inbox, progress: self.progress };
-        Ok((from, ToClient { outbox: &mut tunnel.outbox, progress: self.progress }))
+        let (input, output) = match &mut self.stage {
+            Stage::Granted(Tunnel { inbox, outbox }) => (Input::Link(inbox), Output::Link(outbox)),
+            Stage::Own(Own { pipe, .. }) => (Input::Own(&mut pipe.receiver), Output::Own(&mut pipe.sender)),
+            Stage::Asked(_) | Stage::Over => return Err(Gone),
+        };
+        let from = FromClient { buffer: &mut self.buffer, input, progress: self.progress };
+        Ok((from, ToClient { output, progress: self.progress }))
     }
 
     /// Sends bytes on a granted stream.
     pub(super) async fn send(&mut self, bytes: Bytes) -> Result<(), Gone> {
-        let Stage::Granted(tunnel) = &mut self.stage else { return Err(Gone) };
-        let Tunnel { outbox, inbox } = tunnel;
-        let evicted = poll_fn(|cx| if inbox.poll_evicted(cx) { Poll::Ready(()) } else { Poll::Pending });
-        let mut to_client = ToClient { outbox, progress: self.progress };
+        let account = self.account.clone();
+        let evicted = account.evicted();
+        let (_, mut to_client) = self.halves()?;
         tokio::select! {
             sent = to_client.send(bytes) => sent,
             () = evicted => Err(Gone),
@@ -129,13 +199,18 @@ impl<'a> Asker<'a> {
                 })
                 .await;
             }
+            Stage::Own(own) => own.pipe.sender.broken().await,
             Stage::Over => {}
         }
     }
 
     /// Ends the stream in good order, and waits for the client to do so too.
     pub(super) async fn finish(self) {
-        let Stage::Granted(mut tunnel) = self.stage else { return };
+        let mut tunnel = match self.stage {
+            Stage::Granted(tunnel) => tunnel,
+            Stage::Own(mut own) => return own.pipe.sender.finish(),
+            Stage::Asked(_) | Stage::Over => return,
+        };
         if tunnel.outbox.finish().is_ok() {
             let rest = async { while matches!(tunnel.inbox.next().await, Ok(Some(_))) {} };
             let _ = timeout(LAST, rest).await;
@@ -143,10 +218,22 @@ impl<'a> Asker<'a> {
     }
 }
 
+/// Where what the client sends comes from.
+enum Input<'a> {
+    Link(&'a mut Inbox),
+    Own(&'a mut pipe::Receiver),
+}
+
+/// Where what the client receives goes.
+enum Output<'a> {
+    Link(&'a mut Outbox),
+    Own(&'a mut pipe::Sender),
+}
+
 /// What the client sends after the head of a request.
 pub(super) struct FromClient<'a> {
     pub(super) buffer: &'a mut BytesMut,
-    inbox: &'a mut Inbox,
+    input: Input<'a>,
     progress: &'a Progress<'a>,
 }
 
@@ -163,7 +250,11 @@ impl FromClient<'_> {
 
     /// Reads more into the buffer; false at the end.
     pub(super) async fn more(&mut self) -> Result<bool, Gone> {
-        match self.inbox.next().await? {
+        let next = match &mut self.input {
+            Input::Link(inbox) => inbox.next().await?,
+            Input::Own(receiver) => receiver.next().await?,
+        };
+        match next {
             Some(bytes) => {
                 if let Some(due) = self.progress.add_received(bytes.len()) {
                     sleep_until(due).await;
@@ -178,14 +269,17 @@ impl FromClient<'_> {
 
 /// What the client receives.
 pub(super) struct ToClient<'a> {
-    outbox: &'a mut Outbox,
+    output: Output<'a>,
     progress: &'a Progress<'a>,
 }
 
 impl ToClient<'_> {
     pub(super) async fn send(&mut self, bytes: Bytes) -> Result<(), Gone> {
         let count = bytes.len();
-        self.outbox.send_in_turn(bytes).await?;
+        match &mut self.output {
+            Output::Link(outbox) => outbox.send_in_turn(bytes).await?,
+            Output::Own(sender) => sender.send(bytes).await?,
+        }
         if let Some(due) = self.progress.add_sent(count) {
             sleep_until(due).await;
         }
@@ -194,6 +288,9 @@ impl ToClient<'_> {
 
     /// Waits until the client has given up.
     pub(super) async fn reset(&mut self) {
-        poll_fn(|cx| self.outbox.poll_reset(cx).map(drop)).await;
+        match &mut self.output {
+            Output::Link(outbox) => poll_fn(|cx| outbox.poll_reset(cx).map(drop)).await,
+            Output::Own(sender) => sender.broken().await,
+        }
     }
 }

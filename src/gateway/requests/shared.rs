@@ -1,5 +1,6 @@
 //! A request that the cache may answer: from what is stored, from what another one fetches now, or by fetching for all who ask.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
@@ -7,17 +8,21 @@ use http::Method;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::fetch::{Fetch, ToLeader};
+use super::fetch::{Fetch, Need, ToLeader};
 use super::{End, Next, Stream};
 use crate::cache::answer::Answer;
 use crate::cache::control::CacheControl;
 use crate::cache::growing::{Growing, Reader};
+use crate::cache::partial::{self, Wanted};
 use crate::cache::policy::{self, Use};
-use crate::cache::store::Body;
+use crate::cache::store::{Body, Store};
 use crate::cache::stored::Stored;
 use crate::gateway::cache::{Outcome, Part};
 use crate::limited;
 use crate::limits::lines::NOBODY;
+use crate::link::http2::buffer_pool::memory_of;
+use crate::telemetry::journal::Happening;
+use crate::telemetry::report;
 use crate::wire::http::{ChunkedEncoder, RequestHead, simple_response};
 
 /// How often one request tries to share before it goes to the server by itself.
@@ -28,6 +33,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const BLOCKS: u64 = 4;
 /// Up to this size the first bytes of a body are sent together with its head.
 const TOGETHER: usize = 16 * 1024;
+
+/// The events say how many machines got a file of at least this many bytes, at these numbers.
+const TOLD_FROM: u64 = 1024 * 1024;
+const TOLD_AT: [u32; 10] = [2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000];
 
 /// How a response is marked (RFC 9211), and counted.
 #[derive(Clone, Copy)]
@@ -41,6 +50,17 @@ const HIT: Mark = Mark { status: "hit", counted: "hit" };
 const VALIDATED: Mark = Mark { status: "hit; fwd=stale; fwd-status=304", counted: "validated" };
 const MISS: Mark = Mark { status: "fwd=uri-miss; stored", counted: "miss" };
 const COLLAPSED: Mark = Mark { status: "fwd=uri-miss; stored; collapsed", counted: "collapsed" };
+
+/// How much further than what has come a request may begin and still wait for it, in bytes.
+const MOST_AHEAD: u64 = 4 * 1024 * 1024;
+
+/// What is stored for a request.
+#[derive(Default)]
+struct Found {
+    stored: Option<(u64, Stored)>,
+    /// The request fields that responses of this URI depend on.
+    varying: Vec<String>,
+}
 
 /// A stored response that was opened, and the first bytes of what is sent of it.
 struct Opened {
@@ -57,14 +77,14 @@ impl Stream<'_> {
         uri: String,
     ) -> Result<Next, End> {
         let control = CacheControl::of(&request.fields);
-        let has = |name: &str| request.fields.get(name).is_some();
-        let is_plain = request.method == Method::GET
-            && !["range", "if-none-match", "if-modified-since"].into_iter().any(has);
         for _ in 0..MOST_TURNS {
-            let (found, varying) = self.stored(request, &uri).await;
-            if let Some((id, stored)) = &found
-                && policy::usage(request, stored, SystemTime::now()) == Use::Fresh
-            {
+            let Found { stored: found, varying } = self.stored(request, &uri).await;
+            let usable = found.as_ref().filter(|(_, stored)| has_all(request, stored));
+            let usage = usable.map(|(_, stored)| policy::usage(request, stored, SystemTime::now()));
+            if let (Some((id, stored)), Some(Use::Fresh | Use::WhileValidated)) = (usable, usage) {
+                if usage == Some(Use::WhileValidated) {
+                    self.validate_later(request, &uri, (*id, stored.clone()), key(request, &uri, &varying));
+                }
                 match self.serve(request, *id, stored, HIT).await? {
                     Some(next) => return Ok(next),
                     None => continue,
@@ -76,9 +96,9 @@ impl Stream<'_> {
                 self.asker.send(simple_response(504, "Gateway Timeout", &[], body, true)).await?;
                 return Ok(Next::Request);
             }
-            let key = key(request, &uri, varying);
-            let (outcome, mark) = if is_plain || found.is_some() && request.method == Method::GET {
-                match self.cache.join(&uri, key) {
+            let key = key(request, &uri, &varying);
+            let (outcome, mark) = match need(request, found.as_ref().map(|(_, stored)| stored)) {
+                Some(need) => match self.cache.join(&uri, key) {
                     Part::Alone => break,
                     Part::Follow(outcome) => match self.wait(request, outcome).await? {
                         Some(outcome) => (outcome, COLLAPSED),
@@ -88,13 +108,12 @@ impl Stream<'_> {
                         let (leader, messages) = mpsc::channel(4);
                         let (back, lent) = oneshot::channel();
                         let server = self.idle().filter(|server| !server.is_stale());
-                        Fetch::new(self, request, &uri, found, lead, leader).spawn(server, back);
+                        Fetch::new(self, request, &uri, (found, need), lead, leader).spawn(server, back);
                         self.lent = Some(lent);
                         match self.lead(request, messages, outcome).await? {
                             Led::Answered(next) => return Ok(next),
                             Led::Outcome(outcome, hold) => {
-                                let next = self.follow(request, outcome, MISS).await;
-                                drop(hold);
+                                let next = self.follow(request, outcome, MISS, hold).await;
                                 match next? {
                                     Some(next) => return Ok(next),
                                     None => continue,
@@ -102,21 +121,20 @@ impl Stream<'_> {
                             }
                         }
                     }
-                }
-            } else {
+                },
                 // Not worth a fetch of the whole, but there may be one.
-                match self.cache.running(&key) {
+                None => match self.cache.running(&key) {
                     Some(outcome) => match self.wait(request, outcome).await? {
                         Some(outcome) => (outcome, COLLAPSED),
                         None => break,
                     },
                     None => break,
-                }
+                },
             };
             if matches!(outcome, Outcome::Alone) {
                 break;
             }
-            if let Some(next) = self.follow(request, outcome, mark).await? {
+            if let Some(next) = self.follow(request, outcome, mark, None).await? {
                 return Ok(next);
             }
         }
@@ -124,26 +142,44 @@ impl Stream<'_> {
         self.pass(head, request).await
     }
 
-    /// The stored response that `request` selects, if the rules allow it, and what responses of this URI depend on.
-    async fn stored(&self, request: &RequestHead, uri: &str) -> (Option<(u64, Stored)>, Vec<String>) {
-        if !self.cache.store.may_have(uri) {
-            return (None, Vec::new());
+    /// Asks the server whether `stored` is still valid, unless it is being asked already. Nobody waits for the answer.
+    fn validate_later(&self, request: &RequestHead, uri: &str, stored: (u64, Stored), key: String) {
+        if let Part::Lead(lead, _) = self.cache.join(uri, key) {
+            let (leader, _) = mpsc::channel(1);
+            let fetch = Fetch::new(self, request, uri, (Some(stored), Need::Whole), lead, leader);
+            fetch.in_background().spawn(None, oneshot::channel().0);
         }
-        let asked = uri.to_owned();
-        let found = self.cache.store.blocking(move |store| store.find(&asked)).await.unwrap_or_default();
-        let mut varying: Vec<String> = found
-            .iter()
-            .flat_map(|(_, stored)| stored.selecting.iter().map(|(name, _)| name.clone()))
-            .collect();
-        varying.sort();
-        varying.dedup();
-        let allowed = |stored: &Stored| {
-            stored.source.is_some_and(|source| self.gateway.egress.judge_stored(&self.target, source).is_ok())
+    }
+
+    /// The stored response that `request` selects, if the rules allow it, and what responses of this URI depend on. Of several
+    /// it is the one that answers the request best.
+    async fn stored(&self, request: &RequestHead, uri: &str) -> Found {
+        if !self.cache.store.may_have(uri) {
+            return Found::default();
+        }
+        let (uri, request) = (uri.to_owned(), request.clone());
+        let (gateway, target) = (self.gateway.clone(), self.target.clone());
+        let find = move |store: &Arc<Store>| {
+            let (mut found, mut best) = (Found::default(), None);
+            store.each(&uri, |id, stored| {
+                found.varying.extend(stored.selecting.iter().map(|(name, _)| name.clone()));
+                let is_allowed =
+                    stored.source.is_some_and(|source| gateway.egress.judge_stored(&target, source).is_ok());
+                if !is_allowed || !policy::selects(&request, &stored.selecting, &stored.fields) {
+                    return;
+                }
+                let has_all = has_all(&request, &stored);
+                let is_fresh = policy::usage(&request, &stored, SystemTime::now()) != Use::Validate;
+                let rank = (has_all && is_fresh, has_all, stored.length());
+                if best.is_none_or(|best| rank > best) {
+                    (best, found.stored) = (Some(rank), Some((id, stored)));
+                }
+            });
+            found.varying.sort();
+            found.varying.dedup();
+            found
         };
-        let selected = found.into_iter().find(|(_, stored)| {
-            stored.is_complete() && policy::selects(request, &stored.selecting) && allowed(stored)
-        });
-        (selected, varying)
+        self.cache.store.blocking(find).await.unwrap_or_default()
     }
 
     /// Waits for what another one fetches; `None` when this request has to go to the server by itself.
@@ -228,12 +264,18 @@ impl Stream<'_> {
         request: &RequestHead,
         outcome: Outcome,
         mark: Mark,
+        hold: Option<Reader>,
     ) -> Result<Option<Next>, End> {
         match outcome {
-            Outcome::Growing(body) if policy::selects(request, &body.stored.selecting) => {
-                self.serve_growing(request, &body, mark).await
+            Outcome::Growing(body)
+                if policy::selects(request, &body.stored.selecting, &body.stored.fields) =>
+            {
+                self.serve_growing(request, &body, mark, hold).await
             }
-            Outcome::Valid(id, stored) if policy::selects(request, &stored.selecting) => {
+            Outcome::Valid(id, stored)
+                if policy::selects(request, &stored.selecting, &stored.fields)
+                    && has_all(request, &stored) =>
+            {
                 self.serve(request, id, &stored, VALIDATED).await
             }
             Outcome::Failed(failure) => Err(End::Refused(failure)),
@@ -266,6 +308,8 @@ impl Stream<'_> {
             Ok(opened) => opened,
             Err(error) => {
                 limited!(warn, NOBODY, %error, uri = stored.uri, "a stored response is damaged, and was removed");
+                let sentence = format!("what was stored of {} is damaged, and was removed", stored.uri);
+                self.gateway.telemetry.note_about(NOBODY, Happening::Damaged, "", sentence);
                 store.blocking(move |store| store.remove(id)).await.ok();
                 return Ok(None);
             }
@@ -273,15 +317,19 @@ impl Stream<'_> {
         self.asker.grant()?;
         let age = policy::age(stored, SystemTime::now()).unwrap_or_default();
         let head = answer.head(stored, age, &self.cache_status(mark, stored), false);
-        self.count(mark, end - start);
-        self.send_stored(head, opened, (start, end)).await.map(Some)
+        self.count(mark, id, stored, end - start);
+        self.asker.hold(stored.memory() + opened.first.len());
+        let sent = self.send_stored(head, (id, opened), (start, end), stored.memory()).await;
+        self.asker.hold(0);
+        sent.map(Some)
     }
 
     async fn send_stored(
         &mut self,
         head: Bytes,
-        opened: Opened,
+        (id, opened): (u64, Opened),
         (start, end): (u64, u64),
+        held: usize,
     ) -> Result<Next, End> {
         let Opened { body, first } = opened;
         let mut at = start + first.len() as u64;
@@ -293,14 +341,19 @@ impl Stream<'_> {
             self.asker.send(head).await?;
             self.asker.send(first).await?;
         }
-        let body = std::sync::Arc::new(body);
+        let body = Arc::new(body);
         while at < end {
             let reading = body.clone();
             let read = self.cache.store.blocking(move |_| reading.read(at, end, BLOCKS)).await;
             let Ok(bytes) = read.and_then(|read| read) else {
+                // The app asks again for what it lacks, and must not find the same.
+                self.cache.store.blocking(move |store| store.remove(id)).await.ok();
+                let sentence = "a stored response is damaged, and was removed";
+                self.gateway.telemetry.note_about(NOBODY, Happening::Damaged, "", sentence);
                 return Err(End::Broken("a stored response is damaged"));
             };
             at += bytes.len() as u64;
+            self.asker.hold(held + bytes.len());
             self.asker.send(bytes).await?;
         }
         Ok(Next::Request)
@@ -310,8 +363,9 @@ impl Stream<'_> {
     async fn serve_growing(
         &mut self,
         request: &RequestHead,
-        body: &std::sync::Arc<Growing>,
+        body: &Arc<Growing>,
         mark: Mark,
+        hold: Option<Reader>,
     ) -> Result<Option<Next>, End> {
         let stored = Stored { total: body.total.unwrap_or(0), ..body.stored.clone() };
         let in_chunks = body.total.is_none();
@@ -321,7 +375,11 @@ impl Stream<'_> {
         if in_chunks && request.method != Method::HEAD {
             end = u64::MAX;
         }
-        let Some(mut reader) = body.reader(start, end) else { return Ok(None) };
+        if start > body.end().saturating_add(MOST_AHEAD) {
+            return Ok(None);
+        }
+        let Some(mut reader) = body.reader(start, end, self.asker.account.holder()) else { return Ok(None) };
+        drop(hold);
         let Ok(mut next) = self.read(&mut reader).await? else { return Ok(None) };
         self.asker.grant()?;
         let age = policy::age(&stored, SystemTime::now()).unwrap_or(Duration::ZERO);
@@ -336,14 +394,16 @@ impl Stream<'_> {
             } else {
                 bytes
             };
+            self.asker.hold(memory_of(bytes.len()));
             self.asker.send(bytes).await?;
+            self.asker.hold(0);
             next =
                 self.read(&mut reader).await?.map_err(|_broken| End::Broken("the response was cut off"))?;
         }
         if in_chunks && request.method != Method::HEAD {
             self.asker.send(Bytes::from_static(ChunkedEncoder::END)).await?;
         }
-        self.count(mark, sent);
+        self.count(mark, body.id, &stored, sent);
         Ok(Some(Next::Request))
     }
 
@@ -357,11 +417,16 @@ impl Stream<'_> {
         }
     }
 
-    fn count(&self, mark: Mark, sent: u64) {
+    fn count(&self, mark: Mark, id: u64, stored: &Stored, sent: u64) {
         let telemetry = &self.gateway.telemetry;
         telemetry.cache.one(mark.counted);
-        if mark.counted != MISS.counted {
-            telemetry.cache_saved.many(sent);
+        let saved = (mark.counted != MISS.counted).then_some(sent);
+        telemetry.cache_saved.many(saved.unwrap_or(0));
+        let members = self.cache.store.served(id, &stored.uri, self.asker.member, saved);
+        if let Some(count) = members.filter(|count| stored.total >= TOLD_FROM && TOLD_AT.contains(count)) {
+            let size = report::bytes(stored.total);
+            let sentence = format!("{} ({size}) crossed the line once for {count} machines", stored.uri);
+            telemetry.note_about(NOBODY, Happening::Shared, "", sentence);
         }
     }
 }
@@ -383,10 +448,43 @@ enum Led {
     Outcome(Outcome, Option<Reader>),
 }
 
-/// What requests have in common that can share one response: the URI, and the fields that responses of it depend on.
-fn key(request: &RequestHead, uri: &str, varying: Vec<String>) -> String {
+/// Whether what `request` needs of the body is stored.
+fn has_all(request: &RequestHead, stored: &Stored) -> bool {
+    let (start, end) = wanted_of(request, stored);
+    stored.has(start, end)
+}
+
+/// The bytes of the body that `request` needs.
+fn wanted_of(request: &RequestHead, stored: &Stored) -> (u64, u64) {
+    if request.method == Method::HEAD { (0, 0) } else { Answer::to(request, stored).body(stored.total) }
+}
+
+/// What a fetch for `request` asks the server; `None` when it is not worth one that others share.
+fn need(request: &RequestHead, stored: Option<&Stored>) -> Option<Need> {
+    let has = |name: &str| request.fields.get(name).is_some();
+    if request.method != Method::GET {
+        return None;
+    }
+    match stored {
+        Some(stored) if has_all(request, stored) => Some(Need::Whole),
+        Some(stored) => {
+            let (start, end) = wanted_of(request, stored);
+            Some(Need::Rest { start, from: stored.reach(start), end })
+        }
+        None if has("if-none-match") || has("if-modified-since") => None,
+        None => Some(partial::range(request).map_or(Need::Whole, Need::Range)),
+    }
+}
+
+/// What requests have in common that can share one response: the URI, the fields that responses of it depend on, and a range
+/// that has an end.
+fn key(request: &RequestHead, uri: &str, varying: &[String]) -> String {
     let mut key = format!("{uri}\n");
-    for (name, value) in policy::selecting(request, varying.into_iter()) {
+    if partial::wanted(request) == Wanted::Other {
+        let range = request.fields.get("range").unwrap_or_default();
+        key.push_str(&format!("{}\n", String::from_utf8_lossy(range)));
+    }
+    for (name, value) in policy::selecting(request, varying.iter().cloned()) {
         let value = value.map(|value| String::from_utf8_lossy(&value).into_owned());
         key.push_str(&format!("{name}: {value:?}\n"));
     }

@@ -8,8 +8,8 @@ import { draw as drawMap } from "./map.js";
 // Milliseconds without an event after which the node counts as gone.
 const SILENCE = 4000;
 const TONES = {
-  promoted: "good", "link-up": "good", "in-use": "good", resumed: "good",
-  demoted: "wait", withdrawn: "wait", suspect: "wait", "link-lost": "bad", refused: "bad", poisoned: "bad",
+  promoted: "good", "link-up": "good", "in-use": "good", resumed: "good", shared: "good",
+  demoted: "wait", withdrawn: "wait", suspect: "wait", "link-lost": "bad", refused: "bad", poisoned: "bad", damaged: "bad",
 };
 const WORDS = { "link-up": "link up", "link-lost": "link lost", "in-use": "in use" };
 
@@ -154,6 +154,22 @@ function clients(seen) {
   })));
 }
 
+function cache(seen) {
+  const store = seen.cache_store;
+  at("cache-section").hidden = !store;
+  if (!store) return;
+  const files = seen.cache_top;
+  const most = files.reduce((found, file) => (file.machines > (found?.machines ?? 1) ? file : found), null);
+  const shared = most ? ` The file ${most.url} crossed the line once for ${most.machines} machines.` : "";
+  say(at("cache-text"), `${plural(store.entries, "response")}, ${bytes(store.bytes)} of ${bytes(store.limit)}; ${bytes(seen.cache_saved)} saved.${shared}`);
+  at("cache-files").closest(".scroll").hidden = files.length === 0;
+  fill(at("cache-files"), files.map((file) => ({
+    cells: [
+      { parts: [[file.url, "address"]] }, number(String(file.machines)), number(String(file.hits)), number(bytes(file.saved)),
+    ],
+  })));
+}
+
 function destinations(seen) {
   const passed = before ? (seen.at - before.at) / 1000 : 0;
   const known = (list) => new Map(list.map((entry) => [entry.target, entry.sent + entry.received]));
@@ -222,6 +238,7 @@ function show(seen) {
   mapText(seen);
   gateways(seen);
   clients(seen);
+  cache(seen);
   destinations(seen);
   events(seen);
 }

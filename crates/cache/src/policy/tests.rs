@@ -168,9 +168,13 @@ fn a_request_selects_what_was_asked_for_with_the_same_fields() {
         ("Accept: a, b\r\n", false),
         ("Accept-Language: de\r\n", false),
     ] {
-        assert_eq!(selects(&request("GET", fields), &selected), want, "{fields}");
+        assert_eq!(selects(&request("GET", fields), &selected, &Fields::default()), want, "{fields}");
     }
-    assert!(!selects(&request("GET", "Accept: \r\n"), &selecting(&request("GET", ""), names())));
+    assert!(!selects(
+        &request("GET", "Accept: \r\n"),
+        &selecting(&request("GET", ""), names()),
+        &Fields::default()
+    ));
 }
 
 /// RFC 9111 §4.3.1.

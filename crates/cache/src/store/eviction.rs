@@ -69,6 +69,21 @@ impl Queues {
         }
     }
 
+    pub(super) fn contains(&self, id: u64) -> bool {
+        self.entries.contains_key(&id)
+    }
+
+    /// Notes that an entry takes `size` bytes now; false when it is not there.
+    pub(super) fn resize(&mut self, id: u64, size: u64) -> bool {
+        let Some(entry) = self.entries.get_mut(&id) else { return false };
+        let before = std::mem::replace(&mut entry.size, size);
+        self.bytes = self.bytes - before + size;
+        if entry.is_new {
+            self.new_bytes = self.new_bytes - before + size;
+        }
+        true
+    }
+
     pub(super) fn remove(&mut self, id: u64) -> Option<Entry> {
         let entry = self.entries.remove(&id)?;
         self.bytes -= entry.size;
@@ -144,11 +159,16 @@ mod tests {
         /// Against a set of ids with their sizes.
         #[test]
         fn sums_are_those_of_the_entries_and_everything_leaves(
-            steps in proptest::collection::vec((0_u8..4, 0_u64..12, 1_u64..50), 0..200),
+            steps in proptest::collection::vec((0_u8..5, 0_u64..12, 1_u64..50), 0..200),
         ) {
             let (mut queues, mut model) = (Queues::default(), HashMap::new());
             for (step, id, size) in steps {
                 match step {
+                    4 => {
+                        let is_there = queues.resize(id, size);
+                        prop_assert_eq!(is_there, model.contains_key(&id));
+                        model.entry(id).and_modify(|now| *now = size);
+                    }
                     0 => {
                         queues.insert(id, id % 5, size);
                         model.insert(id, size);

@@ -1,19 +1,23 @@
 use std::os::unix::fs::symlink;
 
+use laneway_limits::memory::Budget;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
+use crate::draft::Draft;
+use crate::stored::BLOCK;
 use crate::stored::tests::example;
 
-fn store(directory: &TempDir, limit: u64) -> Arc<Store> {
-    let store = Store::open(&directory.path().join("cache"), limit).unwrap();
+pub(crate) fn store(directory: &TempDir, limit: u64) -> Arc<Store> {
+    let reserve = Budget::new(1 << 30).reserve();
+    let store = Store::open(&directory.path().join("cache"), limit, 1 << 20, reserve).unwrap();
     store.load();
     store
 }
 
 fn put(store: &Arc<Store>, uri: &str, body: &[u8]) -> u64 {
-    let mut draft = store.draft().unwrap();
+    let mut draft = Draft::new(store).unwrap();
     body.chunks(50_000).for_each(|piece| draft.append(piece).unwrap());
     let stored = Stored { uri: uri.into(), total: body.len() as u64, ..example() };
     draft.store(stored).unwrap().0
@@ -27,8 +31,8 @@ fn get(store: &Arc<Store>, uri: &str) -> Option<io::Result<Vec<u8>>> {
         Err(error) => return Some(Err(error)),
     };
     let mut all = Vec::new();
-    while (all.len() as u64) < stored.length {
-        match body.read(all.len() as u64, stored.length, 2) {
+    while (all.len() as u64) < stored.length() {
+        match body.read(all.len() as u64, stored.length(), 2) {
             Ok(bytes) => all.extend(bytes),
             Err(error) => return Some(Err(error)),
         }
@@ -62,7 +66,8 @@ fn what_is_stored_is_there_after_a_restart() {
 fn a_second_process_does_not_use_the_same_store() {
     let directory = tempfile::tempdir().unwrap();
     let _first = store(&directory, 1 << 30);
-    assert!(Store::open(&directory.path().join("cache"), 1 << 30).is_err());
+    let reserve = Budget::new(1 << 30).reserve();
+    assert!(Store::open(&directory.path().join("cache"), 1 << 30, 1 << 20, reserve).is_err());
 }
 
 #[test]
@@ -133,7 +138,7 @@ fn damaged_files_are_never_delivered() {
 fn a_draft_that_is_not_stored_leaves_nothing_behind() {
     let directory = tempfile::tempdir().unwrap();
     let store = store(&directory, 1 << 30);
-    let mut draft = store.draft().unwrap();
+    let mut draft = Draft::new(&store).unwrap();
     draft.append(&pattern(100_000)).unwrap();
     assert_eq!(store.size().bytes, 100_000);
     drop(draft);
@@ -145,7 +150,7 @@ fn a_body_that_is_larger_than_the_store_is_not_kept() {
     let directory = tempfile::tempdir().unwrap();
     let store = store(&directory, 100_000);
     put(&store, "http://h/old", b"abc");
-    let mut draft = store.draft().unwrap();
+    let mut draft = Draft::new(&store).unwrap();
     let error = (0..3).find_map(|_| draft.append(&pattern(50_000)).err()).unwrap();
     assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     drop(draft);

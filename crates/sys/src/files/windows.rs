@@ -24,6 +24,10 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(OPEN_REPARSE_POINT).open(path)
 }
 
+pub(super) fn open_to_write(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).custom_flags(OPEN_REPARSE_POINT).open(path)
+}
+
 pub(super) fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
     while !buffer.is_empty() {
         let count = file.seek_read(buffer, offset)?;

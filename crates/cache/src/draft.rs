@@ -1,0 +1,189 @@
+//! A body that is being written: a new one, or what an incomplete one lacks.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use laneway_sys::files;
+
+use crate::store::Store;
+use crate::stored::{BLOCK, BodyPart, Stored};
+
+/// Maximum number of parts of one body; what would be one more is not stored.
+const MOST_PARTS: usize = 64;
+
+/// A body that is being written. A new one is removed unless it is stored.
+#[derive(Debug)]
+pub struct Draft {
+    store: Arc<Store>,
+    id: u64,
+    file: Arc<File>,
+    /// What was stored before.
+    before: Vec<BodyPart>,
+    /// What was written, but for the last part.
+    written: Vec<BodyPart>,
+    /// The part that is being written, and the checksum of its last block.
+    part: BodyPart,
+    block: crc32fast::Hasher,
+    /// The bytes that were written.
+    grown: u64,
+    is_new: bool,
+    is_stored: bool,
+}
+
+impl Draft {
+    /// A new body.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn new(store: &Arc<Store>) -> io::Result<Self> {
+        let (id, file) = store.create()?;
+        Ok(Self::with(store, id, file, Vec::new(), true))
+    }
+
+    /// What the body of the response `id` lacks.
+    ///
+    /// # Errors
+    /// The system's, as when it was removed meanwhile.
+    pub fn of(store: &Arc<Store>, id: u64, stored: &Stored) -> io::Result<Self> {
+        let file = store.reopen(id)?;
+        Ok(Self::with(store, id, file, stored.parts.clone(), false))
+    }
+
+    fn with(store: &Arc<Store>, id: u64, file: File, before: Vec<BodyPart>, is_new: bool) -> Self {
+        Self {
+            store: store.clone(),
+            id,
+            file: Arc::new(file),
+            before,
+            written: Vec::new(),
+            part: BodyPart::default(),
+            block: crc32fast::Hasher::new(),
+            grown: 0,
+            is_new,
+            is_stored: false,
+        }
+    }
+
+    /// The id of the response.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The file, to read what was written.
+    #[must_use]
+    pub fn file(&self) -> Arc<File> {
+        self.file.clone()
+    }
+
+    /// What was stored before this.
+    #[must_use]
+    pub fn before(&self) -> &[BodyPart] {
+        &self.before
+    }
+
+    /// The offset of the next byte.
+    #[must_use]
+    pub fn at(&self) -> u64 {
+        self.part.end
+    }
+
+    /// Whether anything was written.
+    #[must_use]
+    pub fn has_grown(&self) -> bool {
+        self.grown > 0
+    }
+
+    /// The offset at which the part that is being written begins.
+    pub(crate) fn start(&self) -> u64 {
+        self.part.start
+    }
+
+    /// The checksums of the finished blocks of that part, from block `first` on.
+    pub(crate) fn checksums(&self, first: usize) -> &[u32] {
+        self.part.checksums.get(first..).unwrap_or_default()
+    }
+
+    /// Goes on at another offset. Gives the part that ends here, if it has any bytes.
+    pub fn seek(&mut self, at: u64) -> Option<BodyPart> {
+        let part = std::mem::replace(&mut self.part, BodyPart { start: at, end: at, checksums: Vec::new() });
+        let part = self.finish(part)?;
+        self.written.push(part.clone());
+        Some(part)
+    }
+
+    /// The part with the checksum of its last block.
+    fn finish(&mut self, mut part: BodyPart) -> Option<BodyPart> {
+        let block = std::mem::take(&mut self.block);
+        if !part.length().is_multiple_of(BLOCK as u64) {
+            part.checksums.push(block.finalize());
+        }
+        (part.length() > 0).then_some(part)
+    }
+
+    /// Writes the next bytes.
+    ///
+    /// # Errors
+    /// The system's; [`io::ErrorKind::StorageFull`] when this body alone is larger than the store may be.
+    pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.store.grow(bytes.len() as u64)?;
+        if let Err(error) = files::write_all_at(&self.file, bytes, self.part.end) {
+            self.store.shrink(bytes.len() as u64);
+            return Err(error);
+        }
+        self.grown += bytes.len() as u64;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let room = BLOCK - self.in_block();
+            let (now, later) = rest.split_at(room.min(rest.len()));
+            self.block.update(now);
+            self.part.end += now.len() as u64;
+            if self.in_block() == 0 {
+                self.part.checksums.push(std::mem::take(&mut self.block).finalize());
+            }
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// The bytes of the last block.
+    fn in_block(&self) -> usize {
+        usize::try_from(self.part.length() % BLOCK as u64).unwrap_or(0)
+    }
+
+    /// Stores the response whose body this is: `stored` with the parts that there are. Gives its id and what was stored.
+    ///
+    /// # Errors
+    /// The system's; nothing is stored then. [`io::ErrorKind::NotFound`] when what was to be completed was removed meanwhile.
+    pub fn store(mut self, mut stored: Stored) -> io::Result<(u64, Stored)> {
+        self.seek(0);
+        stored.parts = std::mem::take(&mut self.written);
+        let mut others = std::mem::take(&mut self.before);
+        if !self.is_new {
+            // Another one may have completed it meanwhile, too.
+            let now = self.store.stored(self.id).ok_or(io::ErrorKind::NotFound)?;
+            others.extend(now.parts);
+        }
+        for part in others {
+            let is_apart = |other: &BodyPart| other.end <= part.start || part.end <= other.start;
+            if stored.parts.iter().all(is_apart) && stored.parts.len() < MOST_PARTS {
+                stored.parts.push(part);
+            }
+        }
+        stored.parts.sort_unstable_by_key(|part| part.start);
+        stored.parts.retain(|part| part.end <= stored.total);
+        self.store.complete(self.id, &stored, self.is_new, std::mem::take(&mut self.grown))?;
+        self.is_stored = true;
+        Ok((self.id, stored))
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        self.store.shrink(self.grown);
+        if !self.is_stored && self.is_new {
+            self.store.discard(self.id);
+        }
+    }
+}

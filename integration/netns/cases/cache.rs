@@ -1,0 +1,295 @@
+//! What a gateway stores, for its clients and for its own apps.
+
+use super::curl::HTTP;
+use crate::lab::fleet::Fleet;
+use crate::lab::group::{START, join, laneway, state, up};
+use crate::lab::origin::{noise, sha256};
+use crate::lab::process::Process;
+use crate::lab::wait::PATIENCE;
+use crate::lab::web::wait_for_the_end;
+use crate::lab::{Case, Host, Lab, wait_until};
+use nix::sys::signal::Signal;
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::Command;
+
+pub(super) const CASES: &[Case] = &[
+    (
+        "cache::clients_and_the_gateways_own_apps_fetch_each_file_once",
+        clients_and_the_gateways_own_apps_fetch_each_file_once,
+    ),
+    (
+        "cache::nobody_notices_that_the_gateway_which_fetches_for_all_is_killed",
+        nobody_notices_that_the_gateway_which_fetches_for_all_is_killed,
+    ),
+    (
+        "cache::what_is_stored_outlasts_a_kill_and_damage_on_the_disk_is_never_delivered",
+        what_is_stored_outlasts_a_kill_and_damage_on_the_disk_is_never_delivered,
+    ),
+    (
+        "cache::an_interrupted_download_is_completed_and_ranges_of_it_come_from_the_disk",
+        an_interrupted_download_is_completed_and_ranges_of_it_come_from_the_disk,
+    ),
+    ("cache::a_full_disk_only_stops_the_storing", a_full_disk_only_stops_the_storing),
+    (
+        "cache::the_command_lists_removes_and_verifies_with_and_without_a_running_node",
+        the_command_lists_removes_and_verifies_with_and_without_a_running_node,
+    ),
+];
+
+/// The gateway's options: it serves the whole of s1.
+const GATEWAY: [&str; 4] = ["--role", "gateway", "--server", "10.88.0.100:80"];
+const MIB: usize = 1 << 20;
+/// The bytes over the line may be this part of the files, in percent.
+const MOST: u64 = 105;
+
+fn url(number: u64) -> String {
+    format!("http://10.88.0.100/f/{number}")
+}
+
+/// What an app of this host downloads.
+fn get(host: &Host, number: u64) -> Vec<u8> {
+    host.curl(&[&HTTP[..], &[&url(number)]].concat()).success().stdout
+}
+
+fn download(host: &Host, number: u64, options: &[&str]) -> Process {
+    let mut curl = host.command("curl");
+    curl.args(["--silent", "--show-error", "--no-buffer", "--max-time", "60"])
+        .args(HTTP)
+        .args(options)
+        .arg(url(number));
+    host.spawn(curl)
+}
+
+fn clients_and_the_gateways_own_apps_fetch_each_file_once(lab: &Lab) {
+    const FILES: u64 = 20;
+    const CLIENTS: usize = 6;
+    let files = lab.files(MIB / 4);
+    let g1 = lab.gateway("g1");
+    g1.widen();
+    let crowd = lab.crowd(CLIENTS);
+    let group = lab.group(&[&g1], &[]);
+    crowd.iter().for_each(|host| join(host, &group.code));
+    let mut nodes: Vec<_> = crowd.iter().map(|host| up(host, &["--role", "client"])).collect();
+    nodes.iter_mut().for_each(|node| drop(node.wait_for_line("link up", START)));
+
+    let all = format!("http://10.88.0.100/f/[1-{FILES}]");
+    let own = ["--proxy", "http://127.0.0.1:1080", "--silent", "--show-error", "--max-time", "60"];
+    let downloads: Vec<_> = crowd
+        .iter()
+        .chain([&g1])
+        .map(|host| {
+            let mut curl = host.command("curl");
+            curl.args(own).arg(&all);
+            host.spawn(curl)
+        })
+        .collect();
+    let whole: Vec<u8> = (1..=FILES).flat_map(|number| files.content(number).to_vec()).collect();
+    for download in downloads {
+        let output = download.finish(PATIENCE * 2).success();
+        assert_eq!(sha256(&output.stdout), sha256(&whole));
+    }
+    let (sent, unique) = (files.sent(), whole.len() as u64);
+    assert!(sent * 100 <= unique * MOST, "{sent} bytes for {unique}");
+    let status = laneway(&g1, &["status"]).success().text();
+    assert!(status.contains(&format!("crossed the line once for {} machines", CLIENTS + 1)), "{status}");
+}
+
+fn nobody_notices_that_the_gateway_which_fetches_for_all_is_killed(lab: &Lab) {
+    const LENGTH: usize = 6 * MIB;
+    let content = noise(5, LENGTH);
+    let served = content.clone();
+    let web = lab.web(move |asked, stream| {
+        let start = asked.start().unwrap_or(0);
+        let status = match asked.start() {
+            Some(_) => format!("206 Partial Content\r\nContent-Range: bytes {start}-{}/{LENGTH}", LENGTH - 1),
+            None => "200 OK".into(),
+        };
+        let head = format!(
+            "HTTP/1.1 {status}\r\nETag: \"a\"\r\nCache-Control: max-age=60\r\nContent-Length: {}\r\n\r\n",
+            LENGTH - start
+        );
+        stream.write_all(head.as_bytes())?;
+        if asked.turn > 1 {
+            return stream.write_all(&served[start..]);
+        }
+        // The first gateway gets half of it, and no end.
+        stream.write_all(&served[start..LENGTH / 2])?;
+        wait_for_the_end(stream)
+    });
+    let mut fleet = lab.fleet(2, &[]);
+    let before: Vec<_> = (0..3).map(|_| download(&fleet.client, 1, &[])).collect();
+    let half = (LENGTH / 2) as u64;
+    wait_until("the first half", || before.iter().all(|one| one.printed() >= half));
+    assert_eq!(web.asked("/f/1").len(), 1, "they share one fetch");
+    let which = fleet.which(web.asked("/f/1")[0].from);
+    fleet.kill(which);
+    for one in before {
+        assert_eq!(sha256(&one.finish(PATIENCE).success().stdout), sha256(&content));
+    }
+    let asked = web.asked("/f/1");
+    assert_eq!(asked.len(), 2, "the rest is fetched once, too: {asked:?}");
+    assert!(asked[1].start().is_some() && asked[1].field("if-range") == Some("\"a\""), "{asked:?}");
+}
+
+/// A gateway and a client, and where the gateway stores.
+fn pair(lab: &Lab) -> (Fleet, PathBuf) {
+    let fleet = lab.fleet(1, &[]);
+    let directory = state(&fleet.gateways[0].host).join("cache");
+    (fleet, directory)
+}
+
+/// All files of one kind in a store.
+fn stored(directory: &PathBuf, kind: &str) -> Vec<PathBuf> {
+    let folders = fs::read_dir(directory).unwrap().map(|folder| folder.unwrap().path());
+    let files = folders.filter(|folder| folder.is_dir()).flat_map(|folder| fs::read_dir(folder).unwrap());
+    files
+        .map(|file| file.unwrap().path())
+        .filter(|file| file.extension().is_some_and(|own| own == kind))
+        .collect()
+}
+
+/// Changes one byte in the middle of each body, in place.
+fn damage(directory: &PathBuf) -> usize {
+    let bodies = stored(directory, "body");
+    for body in &bodies {
+        let mut bytes = fs::read(body).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::OpenOptions::new().write(true).open(body).unwrap().write_all(&bytes).unwrap();
+    }
+    bodies.len()
+}
+
+fn what_is_stored_outlasts_a_kill_and_damage_on_the_disk_is_never_delivered(lab: &Lab) {
+    let files = lab.files(2 * MIB);
+    let (mut fleet, directory) = pair(lab);
+    assert_eq!(get(&fleet.client, 1), *files.content(1));
+    fleet.kill(0);
+    fleet.start(0);
+    fleet.wait_for_links();
+    assert_eq!(get(&fleet.client, 1), *files.content(1));
+    assert_eq!(files.asked(1).len(), 1, "after the restart it is still stored");
+
+    assert_eq!(damage(&directory), 1);
+    let output = download(&fleet.client, 1, &[]).finish(PATIENCE);
+    // It was sent up to the block that is damaged; the rest never comes as if it were complete.
+    assert!(!output.status.success() || output.stdout == *files.content(1), "{output}");
+    assert!(files.content(1).starts_with(&output.stdout), "a wrong byte was delivered");
+    assert_eq!(get(&fleet.client, 1), *files.content(1), "it is fetched anew");
+    assert!(files.asked(1).len() >= 2);
+}
+
+fn an_interrupted_download_is_completed_and_ranges_of_it_come_from_the_disk(lab: &Lab) {
+    const LENGTH: usize = 4 * MIB;
+    let content = noise(9, LENGTH);
+    let served = content.clone();
+    let web = lab.web(move |asked, stream| {
+        let start = asked.start().unwrap_or(0);
+        let status = match asked.start() {
+            Some(_) => format!("206 Partial Content\r\nContent-Range: bytes {start}-{}/{LENGTH}", LENGTH - 1),
+            None => "200 OK".into(),
+        };
+        let head = format!(
+            "HTTP/1.1 {status}\r\nETag: \"a\"\r\nCache-Control: max-age=60\r\nContent-Length: {}\r\n\r\n",
+            LENGTH - start
+        );
+        stream.write_all(head.as_bytes())?;
+        if asked.turn > 1 {
+            return stream.write_all(&served[start..]);
+        }
+        stream.write_all(&served[..LENGTH / 4])?;
+        wait_for_the_end(stream)
+    });
+    let (fleet, _) = pair(lab);
+    let mut first = download(&fleet.client, 1, &[]);
+    wait_until("a quarter", || first.printed() >= (LENGTH / 4) as u64);
+    first.signal(Signal::SIGKILL);
+    first.wait(PATIENCE);
+    let listed = || laneway(&fleet.gateways[0].host, &["cache", "ls", "--json"]).success().text();
+    wait_until("what came to be stored", || listed().contains("/f/1"));
+
+    let part = download(&fleet.client, 1, &["--range", "1000-1999"]).finish(PATIENCE).success();
+    assert_eq!(part.stdout, content[1000..2000]);
+    assert_eq!(web.asked("/f/1").len(), 1, "that part is stored");
+    // Three at a time: the rest is fetched once.
+    let rest: Vec<_> = (0..3).map(|_| download(&fleet.client, 1, &[])).collect();
+    for one in rest {
+        assert_eq!(sha256(&one.finish(PATIENCE).success().stdout), sha256(&content));
+    }
+    let asked = web.asked("/f/1");
+    assert_eq!(asked.len(), 2, "{asked:?}");
+    assert!(asked[1].start().is_some_and(|start| start > 0), "{asked:?}");
+    assert_eq!(asked[1].field("if-range"), Some("\"a\""));
+}
+
+fn a_full_disk_only_stops_the_storing(lab: &Lab) {
+    let files = lab.files(4 * MIB);
+    let client = lab.client("c1");
+    let g1 = lab.gateway("g1");
+    let group = lab.group(&[&g1, &client], &[]);
+    drop(group.gateway);
+    let directory = state(&g1).join("cache");
+    let mut mount = Command::new("mount");
+    mount.args(["-t", "tmpfs", "-o", "size=1m,mode=0700", "none"]).arg(&directory);
+    assert!(mount.status().unwrap().success());
+    // It believes that there is room.
+    let _gateway = up(&g1, &[&GATEWAY[..], &["--cache-size", "1G"]].concat());
+    let mut node = up(&client, &["--role", "client"]);
+    node.wait_for_line("link up", START);
+    let downloads: Vec<_> = (0..4).map(|number| download(&client, 1 + number % 2, &[])).collect();
+    for (number, one) in (0..).zip(downloads) {
+        assert_eq!(one.finish(PATIENCE).success().stdout, *files.content(1 + number % 2));
+    }
+    assert!(fs::read_dir(&directory).is_ok());
+}
+
+fn the_command_lists_removes_and_verifies_with_and_without_a_running_node(lab: &Lab) {
+    let files = lab.files(MIB);
+    let (mut fleet, directory) = pair(lab);
+    let rows = |fleet: &Fleet, pattern: &str| {
+        let text = laneway(&fleet.gateways[0].host, &["cache", "ls", "--json", pattern]).success().text();
+        serde_json::from_str::<Vec<serde_json::Value>>(&text).unwrap()
+    };
+    for number in [1, 1, 1, 2, 3, 4, 5] {
+        assert_eq!(get(&fleet.client, number), *files.content(number));
+    }
+    let first = &rows(&fleet, "/f/1")[0];
+    assert_eq!((&first["hits"], &first["members"], &first["size"]), (&2.into(), &1.into(), &MIB.into()));
+    assert!(first["fresh_for"].as_u64().is_some_and(|left| left > 3000), "{first}");
+    let listed = laneway(&fleet.gateways[0].host, &["cache", "ls"]).success().text();
+    assert!(
+        listed.contains("http://10.88.0.100:80/f/3") && listed.contains("5 responses, 5.24 MB"),
+        "{listed}"
+    );
+
+    for is_running in [true, false] {
+        if !is_running {
+            fleet.kill(0);
+        }
+        let host = &fleet.gateways[0].host;
+        let number = if is_running { 2 } else { 3 };
+        let removed = laneway(host, &["cache", "rm", &format!("/f/{number}")]).success().text();
+        assert_eq!(removed, "Removed 1 responses, 1.05 MB.\n");
+        let again = laneway(host, &["cache", "rm", &format!("/f/{number}")]);
+        assert_eq!(again.code(), 1);
+        assert!(again.stderr.contains("laneway cache ls"), "{again}");
+        assert_eq!(rows(&fleet, &format!("*/f/{number}")), Vec::<serde_json::Value>::new());
+    }
+    assert_eq!(laneway(&fleet.gateways[0].host, &["cache", "verify"]).success().code(), 0);
+    fleet.start(0);
+    fleet.wait_for_links();
+    assert_eq!(get(&fleet.client, 2), *files.content(2), "it is fetched again");
+
+    let count = damage(&directory);
+    let host = &fleet.gateways[0].host;
+    let verified = laneway(host, &["cache", "verify"]);
+    assert_eq!(verified.code(), 1);
+    assert_eq!(verified.text().matches("its body was changed").count(), count, "{verified}");
+    assert_eq!(rows(&fleet, "*").len(), 0);
+    assert_eq!(laneway(host, &["cache", "verify"]).success().text(), "0 responses are sound, 0 B.\n");
+    assert_eq!(get(&fleet.client, 4), *files.content(4));
+    let all = laneway(host, &["cache", "rm", "--all"]).success().text();
+    assert_eq!(all, "Removed 1 responses, 1.05 MB.\n");
+}

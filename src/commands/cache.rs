@@ -1,0 +1,300 @@
+//! `laneway cache`: what this machine's gateway stores. Files are read by the command itself; beside a running node it is the
+//! node that removes them.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use super::{progress, say};
+use crate::cache::inspect::{Checked, Directory};
+use crate::cache::policy;
+use crate::cache::store::Used;
+use crate::cache::stored::Stored;
+use crate::control::{self, Ask};
+use crate::failure::printable;
+use crate::gateway::options::CACHE;
+use crate::problem::Problem;
+use crate::sys::state::StateDir;
+use crate::telemetry::report;
+
+/// How long a running node may take to remove one batch, or to say how its responses were used.
+const NOTICE: Duration = Duration::from_secs(10);
+/// How many responses the node is asked to remove at a time.
+const BATCH: usize = 4096;
+
+/// `laneway cache`
+#[derive(Debug, clap::Subcommand)]
+pub enum Cache {
+    /// List the stored responses: size, age, how long they are fresh, hits, URL
+    Ls {
+        /// Only URLs that contain this; with *, that match it as a whole
+        pattern: Option<String>,
+        /// Print the list as one line of JSON; sizes are in bytes, times in seconds
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove stored responses; who asks for them next gets them from the server
+    Rm {
+        /// URLs that contain this; with *, that match it as a whole
+        #[arg(required_unless_present = "all")]
+        pattern: Option<String>,
+        /// Remove everything
+        #[arg(long, conflicts_with = "pattern")]
+        all: bool,
+    },
+    /// Check the checksums of everything that is stored, and remove what is damaged. Exits with 1 if anything is
+    Verify {
+        /// Print the result as one line of JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// One stored response.
+#[derive(Debug, Serialize)]
+struct Row {
+    url: String,
+    /// The bytes of the body that are stored, and those that it has.
+    stored: u64,
+    size: u64,
+    status: u16,
+    /// Since the server has sent or validated it; none when the clock was set back.
+    age: Option<u64>,
+    /// How long it is used without asking the server.
+    fresh_for: u64,
+    hits: u64,
+    members: u32,
+    saved: u64,
+}
+
+/// What is damaged.
+#[derive(Debug, Serialize)]
+struct Damage {
+    url: Option<String>,
+    why: &'static str,
+    #[serde(skip)]
+    id: u64,
+}
+
+/// The store of this machine.
+struct Here<'a> {
+    state: &'a StateDir,
+    directory: Directory,
+}
+
+impl Cache {
+    /// Runs the command on the store in this state directory.
+    ///
+    /// # Errors
+    /// When there is no store, it cannot be read, or the node does not follow.
+    pub fn run(self, state: &StateDir) -> Result<(), Problem> {
+        let here = Here { state, directory: Directory::new(&state.path().join(CACHE)) };
+        match self {
+            Self::Ls { pattern, json } => here.list(pattern.as_deref(), json),
+            Self::Rm { pattern, all: _ } => here.remove(pattern.as_deref()),
+            Self::Verify { json } => here.verify(json),
+        }
+    }
+}
+
+impl Here<'_> {
+    /// Whether a node uses the store now.
+    fn is_in_use(&self) -> Result<bool, Problem> {
+        match self.directory.lock() {
+            Ok(lock) => Ok(lock.is_none()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let place = self.state.path().join(CACHE);
+                Err(Problem::new("this machine stores no responses")
+                    .after(Problem::new(format!("there is no {}", place.display())))
+                    .hint("a gateway stores them; run this on one, or name its directory with --state DIR"))
+            }
+            Err(error) => Err(Problem::new("the cache cannot be read").because(error)),
+        }
+    }
+
+    fn list(&self, pattern: Option<&str>, json: bool) -> Result<(), Problem> {
+        if self.is_in_use()? {
+            // One that does not answer has written them before.
+            control::ask(self.state, Ask::SaveUses, NOTICE)?;
+        }
+        let (uses, now) = (self.directory.uses(), SystemTime::now());
+        let found = self.matching(pattern);
+        let mut rows: Vec<Row> = found.into_iter().map(|(id, stored)| row(id, stored, &uses, now)).collect();
+        rows.sort_by(|one, other| one.url.cmp(&other.url));
+        if json {
+            let line = serde_json::to_string(&rows);
+            say(line.map_err(|error| Problem::new("the list cannot be written").because(error))?);
+            return Ok(());
+        }
+        if rows.is_empty() {
+            say(match pattern {
+                Some(pattern) => format!("No stored response matches '{}'.", printable(pattern)),
+                None => "Nothing is stored.".into(),
+            });
+            return Ok(());
+        }
+        let mut text = String::new();
+        let count = rows.len();
+        let (size, saved) =
+            rows.iter().fold((0, 0), |(size, saved), row| (size + row.stored, saved + row.saved));
+        let head = ["SIZE", "AGE", "FRESH FOR", "HITS", "MACHINES", "SAVED", "URL"];
+        report::table(&mut text, head, rows.iter().map(Row::cells).collect());
+        say(text.trim_end());
+        say(format!("{count} responses, {}; {} saved", report::bytes(size), report::bytes(saved)));
+        Ok(())
+    }
+
+    fn remove(&self, pattern: Option<&str>) -> Result<(), Problem> {
+        self.is_in_use()?;
+        let found = self.matching(pattern);
+        if let Some(pattern) = pattern.filter(|_| found.is_empty()) {
+            return Err(Problem::new(format!("no stored response matches '{}'", printable(pattern)))
+                .hint("'laneway cache ls' lists them"));
+        }
+        let size = found.iter().map(|(_, stored)| stored.length()).sum();
+        let ids: Vec<u64> = match pattern {
+            Some(_) => found.iter().map(|(id, _)| *id).collect(),
+            // Also those that cannot be read.
+            None => self.directory.ids(),
+        };
+        self.remove_all(&ids)?;
+        say(format!("Removed {} responses, {}.", ids.len(), report::bytes(size)));
+        Ok(())
+    }
+
+    fn verify(&self, json: bool) -> Result<(), Problem> {
+        self.is_in_use()?;
+        let (mut count, mut size, mut damaged) = (0_u64, 0, Vec::new());
+        {
+            let _waiting = (!json).then(|| progress::waiting("reading everything that is stored"));
+            for id in self.directory.ids() {
+                match self.directory.check(id) {
+                    Checked::Sound(stored) => (count, size) = (count + 1, size + stored.length()),
+                    Checked::Damaged { uri: url, why } => damaged.push(Damage { url, why, id }),
+                    Checked::Gone => {}
+                }
+            }
+        }
+        self.remove_all(&damaged.iter().map(|damage| damage.id).collect::<Vec<_>>())?;
+        if json {
+            let line = serde_json::json!({ "sound": count, "bytes": size, "removed": damaged }).to_string();
+            say(line);
+        } else {
+            for Damage { url, why, .. } in &damaged {
+                let url = url.as_deref().map_or("a response".into(), printable);
+                say(format!("removed {url}: {why}"));
+            }
+            say(format!("{count} responses are sound, {}.", report::bytes(size)));
+        }
+        match damaged.len() {
+            0 => Ok(()),
+            removed => Err(Problem::new(format!("{removed} damaged responses were removed"))
+                .hint("they are fetched again when somebody asks for them; check the disk if this recurs")),
+        }
+    }
+
+    /// The responses whose URL matches, all without a pattern.
+    fn matching(&self, pattern: Option<&str>) -> Vec<(u64, Stored)> {
+        let all = self.directory.ids().into_iter();
+        let stored = all.filter_map(|id| Some((id, self.directory.stored(id)?)));
+        stored.filter(|(_, stored)| pattern.is_none_or(|pattern| matches(pattern, &stored.uri))).collect()
+    }
+
+    fn remove_all(&self, ids: &[u64]) -> Result<(), Problem> {
+        for batch in ids.chunks(BATCH) {
+            // While it is locked here, no node begins to use it.
+            let lock = self.directory.lock();
+            let lock = lock.map_err(|error| Problem::new("the cache cannot be read").because(error))?;
+            if lock.is_some() {
+                batch.iter().for_each(|id| self.directory.remove(*id));
+            } else if !control::ask(self.state, Ask::Remove(batch), NOTICE)? {
+                return Err(Problem::new("the node does not remove them")
+                    .hint("its log says why; 'laneway status' shows its state"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn row(id: u64, stored: Stored, uses: &HashMap<u64, Used>, now: SystemTime) -> Row {
+    let Used { hits, saved, members } = uses.get(&id).copied().unwrap_or_default();
+    Row {
+        stored: stored.length(),
+        size: stored.total,
+        status: stored.status,
+        age: policy::age(&stored, now).map(|age| age.as_secs()),
+        fresh_for: policy::remaining(&stored, now).as_secs(),
+        hits,
+        members,
+        saved,
+        url: stored.uri,
+    }
+}
+
+impl Row {
+    #[expect(clippy::cast_precision_loss, reason = "a time for people")]
+    fn cells(&self) -> [String; 7] {
+        let time = |seconds: u64| report::age(seconds as f64);
+        let size = match self.stored == self.size {
+            true => report::bytes(self.size),
+            false => format!("{} of {}", report::bytes(self.stored), report::bytes(self.size)),
+        };
+        [
+            size,
+            self.age.map_or_else(|| "-".into(), time),
+            if self.fresh_for == 0 { "-".into() } else { time(self.fresh_for) },
+            self.hits.to_string(),
+            self.members.to_string(),
+            report::bytes(self.saved),
+            // A server's path may contain anything.
+            printable(&self.url),
+        ]
+    }
+}
+
+/// Whether `text` contains `pattern`, or, if that has a `*`, matches it as a whole.
+fn matches(pattern: &str, text: &str) -> bool {
+    if !pattern.contains('*') {
+        return text.contains(pattern);
+    }
+    let mut pieces = pattern.split('*');
+    let first = pieces.next().unwrap_or_default();
+    let Some(mut rest) = text.strip_prefix(first) else { return false };
+    let mut pieces = pieces.peekable();
+    while let Some(piece) = pieces.next() {
+        if pieces.peek().is_none() {
+            return rest.ends_with(piece);
+        }
+        match rest.find(piece) {
+            Some(at) => rest = &rest[at + piece.len()..],
+            None => return false,
+        }
+    }
+    rest.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_is_a_part_of_the_url_or_with_a_star_all_of_it() {
+        let url = "http://deb.example:80/pool/main/b/bash_5.2.deb";
+        for (pattern, wanted) in [
+            ("bash", true),
+            ("BASH", false),
+            ("*.deb", true),
+            ("*.de", false),
+            ("http://*", true),
+            ("deb*", false),
+            ("http://deb.example:80/*/bash*", true),
+            ("*bash*bash*", false),
+            ("*", true),
+            ("http*deb", true),
+            ("", true),
+        ] {
+            assert_eq!(matches(pattern, url), wanted, "{pattern}");
+        }
+    }
+}
