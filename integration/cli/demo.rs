@@ -5,7 +5,7 @@ use crate::machine::Machine;
 #[test]
 fn the_demo_plays_to_its_end_and_every_download_is_right() {
     let machine = Machine::new();
-    let output = machine.laneway(["demo", "--size", "24"]).success();
+    let output = machine.laneway(["demo", "--size", "96"]).success();
     assert_eq!(output.stderr, "", "{output}");
     let mut said = output.stdout.lines();
     for words in [
@@ -15,11 +15,12 @@ fn the_demo_plays_to_its_end_and_every_download_is_right() {
         "query sent by UDP broadcast",
         "offer from gateway-",
         "up: one TCP connection, TLS 1.3, HTTP/2",
-        "HTTP proxy 25165824 bytes in",
-        "SOCKS5     25165824 bytes in",
+        "HTTP proxy 100663296 bytes in",
+        "SOCKS5     100663296 bytes in",
         "is killed (kill -9)",
+        "download resumed on the next gateway, from byte ",
         "first new request after the kill",
-        "download   25165824 bytes in",
+        "over both gateways; SHA-256",
     ] {
         assert!(said.any(|line| line.contains(words)), "no {words:?} in its place: {output}");
     }

@@ -19,6 +19,8 @@ use crate::report::{Report, Reporter};
 const STEP_TIMEOUT: Duration = Duration::from_secs(20);
 /// The seed of the file's pseudo-random bytes.
 const SEED: u64 = 7;
+/// What a node logs when it resumes a download.
+const RESUMED: &str = "the rest of a download is asked for on the next gateway";
 /// How many hexadecimal digits of a SHA-256 are shown.
 const SHOWN_DIGITS: usize = 16;
 
@@ -231,7 +233,7 @@ async fn fail_over(
             step(report, &line);
         }
         match event.message() {
-            "download resumed on the next gateway" => resumed = true,
+            RESUMED => resumed = true,
             "connection" if event.field("dialect") == "http" && event.number("received") >= download.size => {
                 break;
             }
@@ -262,7 +264,7 @@ fn explain(event: &Event, gateways: &[Machine]) -> Option<String> {
         "gateway chosen" => Some(format!("{} chosen", name())),
         "link up" => Some(format!("link to {} up: one TCP connection, TLS 1.3, HTTP/2", name())),
         "link down" => Some(format!("link to {} lost: {}", name(), event.field("reason"))),
-        "download resumed on the next gateway" => {
+        RESUMED => {
             Some(format!("download resumed on the next gateway, from byte {}", event.number("offset")))
         }
         _ => None,

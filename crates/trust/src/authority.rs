@@ -20,6 +20,7 @@ pub use self::transfer::{Copies, Imported, import};
 use super::base64::Base64;
 use super::certificate::{self, CertificateError, Role};
 use super::clock;
+use super::departures;
 use super::error::GroupError;
 pub use super::error::{InviteError, RevokeError, TransferError};
 use super::files::{CA_KEY, MEMBERS, write_json, write_pem};
@@ -79,6 +80,8 @@ impl Authority {
         if own.update.revokes(id) {
             return Err(InviteError::Removed.into());
         }
+        // Those who have said that they leave are removed a little later, and may join again at once under their names.
+        let gone = own.update.revoked() | &departures::saved(&self.state, &own);
         let recorded = self.invite_by_id(invite)?;
         let wanted = recorded.name.clone().map_or_else(|| wanted.clone(), WantedName::Chosen);
         let id = id.to_string();
@@ -100,16 +103,9 @@ impl Authority {
                 // Refused before the use is counted: a machine that chose a bad name may try again.
                 let members = self.members()?;
                 require_room(&members, own.update.revoked())?;
-                name_for(&wanted, &members, own.update.revoked())?;
+                name_for(&wanted, &members, &gone)?;
                 self.consume(&lock, invite)?;
-                self.issue(
-                    &lock,
-                    own.update.revoked(),
-                    public_key,
-                    &wanted,
-                    recorded.role,
-                    Some(Base64(*invite)),
-                )?
+                self.issue(&lock, &gone, public_key, &wanted, recorded.role, Some(Base64(*invite)))?
             }
         };
         let ca = own.chain.into_iter().nth(1).ok_or(CertificateError::NoIdentity)?;

@@ -1,7 +1,7 @@
 //! The members that have said that they leave, until the authority has removed them. A running node keeps them in its state
 //! directory, so that a restart forgets none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
@@ -45,6 +45,13 @@ struct File {
     /// `None` for a command, whose process ends soon.
     state: Option<StateDir>,
     saved: Arc<Departed>,
+}
+
+/// The members that have said that they leave, as a running node has saved it.
+pub(super) fn saved(state: &StateDir, group: &Group) -> BTreeSet<NodeId> {
+    let all: Vec<Resignation> = read_json(state, DEPARTURES).ok().flatten().unwrap_or_default();
+    let all = all.into_iter().take(MAX_DEPARTURES);
+    all.filter_map(|resignation| resignation.verify(group.id, &group.ca_key)).collect()
 }
 
 impl Departures {

@@ -553,6 +553,23 @@ mod tests {
     }
 
     #[test]
+    fn a_member_that_left_may_join_again_under_its_name_before_it_is_removed() {
+        let lab = lab();
+        let name = crate::name::WantedName::Chosen("laptop".into());
+        let (_home, state) = empty();
+        let leaver = crate::authority::import(&state, &lab.authority.export().unwrap(), &name).unwrap().group;
+        let back = Authority::load(&state).unwrap().unwrap().export().unwrap();
+        crate::authority::import(&lab.state, &back, &name).unwrap();
+        let membership = Membership::of_node(lab.saved(), &lab.state);
+        let open = lab.authority.invite(crate::certificate::Role::Client, Uses::Any, None, None).unwrap();
+        let join = || lab.authority.admit(&open.invite, &crate::authority::tests::key(), &name);
+        assert!(join().is_err(), "the name is that of a member");
+        assert_eq!(membership.note_departures(vec![Resignation::sign(&leaver).unwrap()]), Noting::Noted);
+        assert_eq!(join().unwrap().0.membership.node_name, "laptop");
+        assert!(join().is_err(), "the name is taken now");
+    }
+
+    #[test]
     fn the_word_of_an_earlier_membership_does_not_remove_the_machine_that_joined_again() {
         let lab = lab();
         let old = leaver(&lab, "laptop");

@@ -207,7 +207,7 @@ fn a_gateway_for_any_destination_withdraws_while_its_proxy_is_dead_and_says_so_o
     let _squid = lab.squid();
     gateway.wait_for_line("the proxy of --upstream is reached again", START);
     wait_until("the client to be served again", || {
-        c1.curl(&[&HTTP[..], &["--fail", "--output", "/dev/null", "http://10.88.0.100/"]].concat()).code()
+        c1.curl(&[&HTTP[..], &["--fail", "--output", "/dev/null", "http://10.88.0.100/big"]].concat()).code()
             == 0
     });
     node.wait_for_line("the gateway has a way out again", START);
