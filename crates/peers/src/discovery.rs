@@ -42,6 +42,8 @@ pub(super) const RETRANSMIT_MILLIS: [u64; 6] = [100, 200, 400, 800, 1600, 3000];
 const QUERY_INTERVAL: Duration = Duration::from_secs(5);
 /// Interval between two scans of the interfaces.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(3);
+/// Minimum time between two searches that are logged as news.
+const SEARCH_LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Maximum known gateways that are also queried by unicast.
 const MAX_UNICAST: usize = 16;
 /// Failures in a row after which a socket is closed; its interface is probably gone.
@@ -81,6 +83,8 @@ pub struct Discovery {
     bounds: Mutex<Bounds>,
     /// The number of beacons sent.
     beacons: AtomicU64,
+    /// When the start of a search was last logged as news.
+    search_logged: Mutex<Option<Instant>>,
 }
 
 impl Discovery {
@@ -101,6 +105,7 @@ impl Discovery {
             limits: Mutex::default(),
             bounds: Mutex::default(),
             beacons: AtomicU64::new(0),
+            search_logged: Mutex::default(),
         })
     }
 
@@ -217,7 +222,12 @@ impl Discovery {
         // All nodes receive a broadcast, so the first one is sent once, and not once by each of IPv4 and IPv6.
         let on = |lan: &Lan| !first || lan.net.addr().is_ipv4() || !self.has_ipv4(lan);
         let lans = self.broadcast(message, on).await;
-        if first {
+        // While no gateway has a way out, links come and go, and each time a search begins.
+        let is_news = locked(&self.search_logged).is_none_or(|at| now >= at + SEARCH_LOG_INTERVAL);
+        if first && !is_news {
+            tracing::debug!(lans, port = self.options.port, "query sent again");
+        } else if first {
+            *locked(&self.search_logged) = Some(now);
             tracing::info!(lans, port = self.options.port, "query sent");
             let text = format!("discovery query sent from {lans} of this node's addresses");
             self.directory.telemetry().note(Happening::Query, "", text);
