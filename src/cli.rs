@@ -103,10 +103,7 @@ pub fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Problem> {
     }
     let state = || beside::state_directory(cli.state.as_deref());
     match cli.command {
-        Command::Up { options: _, config } => {
-            let typed = matches.subcommand_matches("up").cloned().unwrap_or_default();
-            up(typed, config, cli.state.as_deref(), &unknown)
-        }
+        Command::Up { options: _, config } => up(matches, config, cli.state.as_deref(), &unknown),
         Command::Status(status) => status.run(),
         Command::Top(top) => top.run(),
         Command::Env(env) => env.run(|| config::state_directory(cli.state.as_deref())),
@@ -178,14 +175,15 @@ pub fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Problem> {
     }
 }
 
-/// Runs the node. `typed` is what the command line has set: the file may set the rest. `unknown` are variables that look like
+/// Runs the node. `matches` are what the command line has set: the file may set the rest. `unknown` are variables that look like
 /// options and are none.
 fn up(
-    typed: ArgMatches,
+    matches: &ArgMatches,
     file: Option<PathBuf>,
     state: Option<&Path>,
     unknown: &[String],
 ) -> Result<(), Problem> {
+    let typed = matches.subcommand_matches("up").cloned().unwrap_or_default();
     let reread = move || Config::load(&typed, file.as_deref());
     let config = reread()?;
     start_log(&config.node.log, config.node.log_format)?;
