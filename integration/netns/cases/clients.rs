@@ -18,6 +18,7 @@ pub(super) const CASES: &[Case] = &[
     ("clients::python", |lab| works(lab, "python")),
     ("clients::fronts_apt", |lab| works_by_a_front(lab, "fronts_apt")),
     ("clients::fronts_pip", |lab| works_by_a_front(lab, "fronts_pip")),
+    ("clients::fronts_pip_on_a_gateway", |lab| works_by_a_front_of(lab, "fronts_pip", true)),
 ];
 
 /// Those that are large or start slowly: `scripts/real-clients.sh` runs them.
@@ -41,7 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// What this machine lacks for the trial of this name, if it is one of these.
 pub(crate) fn lacking(trial: &str) -> Option<String> {
     let client = trial.strip_prefix("clients::")?;
-    let client = client.strip_prefix("fronts_").unwrap_or(client);
+    let client = client.strip_prefix("fronts_").unwrap_or(client).trim_end_matches("_on_a_gateway");
     let tools: &[&str] = match client {
         "apt" => &["apt-get"],
         "git" => &["fcgiwrap"],
@@ -113,11 +114,15 @@ fn works(lab: &Lab, client: &str) {
 
 /// Runs a client's script on c1, which has fronts of the server's repositories and no proxy in its environment.
 fn works_by_a_front(lab: &Lab, client: &str) {
+    works_by_a_front_of(lab, client, false);
+}
+
+/// The same, on the gateway itself if `is_gateway`.
+fn works_by_a_front_of(lab: &Lab, client: &str, is_gateway: bool) {
     let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
     g1.knows(NAME, lab.server.address());
     let site = lab.site();
     let authority = site::authority();
-    let group = lab.group(&[&g1, &c1], &["--allow", NAME, "--front-ca", authority.to_str().unwrap()]);
     let fronts = [
         format!("--front=apt/trial=https://{NAME}/debian/"),
         format!("--front=pypi=https://{NAME}/simple/"),
@@ -125,8 +130,12 @@ fn works_by_a_front(lab: &Lab, client: &str) {
         format!("--front=crates=https://{NAME}/crates/"),
         format!("--front=oci=https://{NAME}/"),
     ];
-    let _node = group.client(&c1, &fronts.each_ref().map(String::as_str));
-    c1.spawn(script(&c1, client)).finish(PATIENCE).success();
+    let fronts = fronts.each_ref().map(String::as_str);
+    let rules = ["--allow", NAME, "--front-ca", authority.to_str().unwrap()];
+    let group = lab.group(&[&g1, &c1], &[&rules[..], &fronts].concat());
+    let _node = group.client(&c1, &fronts);
+    let host = if is_gateway { &g1 } else { &c1 };
+    host.spawn(script(host, client)).finish(PATIENCE).success();
     let asked = site.log();
     assert!(asked.lines().all(|line| line.starts_with("10.88.0.21 ")), "not by the gateway: {asked}");
     // Each file crosses the line once, however often it is asked for: after that the server only says that it is still valid.
