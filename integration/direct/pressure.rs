@@ -382,13 +382,9 @@ async fn responses_from_the_cache_that_nobody_reads_do_not_fill_the_gateways_mem
     let config = tls::link_client(&victim.other).unwrap();
     let link = within(Link::dial(victim.link, None, config, membership, &tasks)).await.unwrap();
     let get = |file: usize| format!("GET /{file} HTTP/1.1\r\nHost: {target}\r\n\r\n");
-    // All at once, so that many are fetched at the same time.
-    let mut all = Vec::new();
     for file in 0..FILES {
         let http = laneway::link::request::Transport::Http;
-        all.push(within(link.open_by(http, &target, 1, get(file).into())).await.unwrap());
-    }
-    for mut tunnel in all {
+        let mut tunnel = within(link.open_by(http, &target, 1, get(file).into())).await.unwrap();
         let mut got = 0;
         while got < length {
             got += within(tunnel.stream.inbox.next()).await.unwrap().unwrap().len();
