@@ -144,11 +144,16 @@ pub fn usage(request: &RequestHead, stored: &Stored, now: SystemTime) -> Use {
         Use::Validate
     } else if lifetime > age.saturating_add(reserve) || may_be_stale(&asked, &control, stale) {
         Use::Fresh
-    } else if asked.is_empty() && may_be_validated_later(&control, stale) {
+    } else if !asks_for_freshness(&asked) && may_be_validated_later(&control, stale) {
         Use::WhileValidated
     } else {
         Use::Validate
     }
+}
+
+/// Whether the request says how fresh a response has to be.
+fn asks_for_freshness(asked: &CacheControl) -> bool {
+    ["max-age", "min-fresh"].iter().any(|name| asked.has(name))
 }
 
 /// Whether a response that has been stale for `stale` may be used once more while it is validated.

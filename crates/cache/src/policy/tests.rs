@@ -149,6 +149,12 @@ fn it_is_used_without_asking_only_while_it_is_fresh_and_nobody_objects() {
         ("Pragma: no-cache", "max-age=60", Use::Validate),
         ("Pragma: no-cache\r\nCache-Control: x", "max-age=60", Use::Fresh),
         ("Pragma: x", "max-age=60", Use::Fresh),
+        ("", "max-age=40, stale-while-revalidate=20", Use::WhileValidated),
+        ("Cache-Control: x", "max-age=40, stale-while-revalidate=20", Use::WhileValidated),
+        ("", "max-age=40, stale-while-revalidate=5", Use::Validate),
+        ("", "max-age=40, stale-while-revalidate=20, must-revalidate", Use::Validate),
+        ("Cache-Control: max-age=100", "max-age=40, stale-while-revalidate=20", Use::Validate),
+        ("Cache-Control: no-cache", "max-age=40, stale-while-revalidate=20", Use::Validate),
     ] {
         let stored = stored(&format!("{DATE}Cache-Control: {fields}\r\n"));
         let asked = if asked.is_empty() { String::new() } else { format!("{asked}\r\n") };
@@ -175,6 +181,28 @@ fn a_request_selects_what_was_asked_for_with_the_same_fields() {
         &selecting(&request("GET", ""), names()),
         &Fields::default()
     ));
+}
+
+/// RFC 9110 §12.5.4: the server has that language, and would send it.
+#[test]
+fn a_response_in_the_language_that_a_request_prefers_is_selected() {
+    let selected =
+        selecting(&request("GET", "Accept-Language: en, de\r\n"), ["accept-language".to_owned()].into_iter());
+    let mut german = Fields::default();
+    german.push("Content-Language", b"de").unwrap();
+    for (asked, want) in [
+        ("fr;q=0.5, de;q=1.0", true),
+        ("DE", true),
+        ("fr, de", false),
+        ("de;q=0.5, fr", false),
+        ("de;q=0", false),
+        ("de;q=x, fr;q=0.1", false),
+        ("*", false),
+    ] {
+        let request = request("GET", &format!("Accept-Language: {asked}\r\n"));
+        assert_eq!(selects(&request, &selected, &german), want, "{asked}");
+        assert!(!selects(&request, &selected, &Fields::default()), "{asked}: the language is not known");
+    }
 }
 
 /// RFC 9111 §4.3.1.
