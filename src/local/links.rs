@@ -336,7 +336,7 @@ impl Links {
                 "the gateway has no way out: connections wait for another"
             );
             let text = format!("it has no way out ({})", link.address);
-            self.directory.telemetry().note(Happening::LinkLost, &gateway.name, text);
+            self.directory.telemetry().note_about(gateway.id, Happening::LinkLost, &gateway.name, text);
         }
         drop(without);
         link.retire();

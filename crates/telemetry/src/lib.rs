@@ -105,3 +105,19 @@ impl Telemetry {
         self.journal.note(what, who, text);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_that_one_subject_causes_again_and_again_leave_room_for_those_of_others() {
+        let telemetry = Telemetry::default();
+        telemetry.note_about("a subject of this test", Happening::LinkUp, "one", "at first");
+        for _ in 0..10_000 {
+            telemetry.note_about("another one", Happening::LinkUp, "two", "again");
+        }
+        let events = telemetry.journal.latest(usize::MAX);
+        assert_eq!((events.len(), events[0].who.as_str()), (11, "one"));
+    }
+}

@@ -97,7 +97,8 @@ impl Record {
     /// Records that it continues over another gateway: `how` is `replayed`, `repeated` or `resumed`.
     pub fn rescued(&self, how: &'static str) {
         self.telemetry.rescued.one(how);
-        self.telemetry.note(Happening::Resumed, "", format!("{how} on the next gateway: {}", self.target));
+        let text = format!("{how} on the next gateway: {}", self.target);
+        self.telemetry.note_about(how, Happening::Resumed, "", text);
     }
 
     /// Sets how it ended.

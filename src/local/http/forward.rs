@@ -224,7 +224,7 @@ async fn attempt(
             outcomes.failed(gateway, exchange.target, Failing::Wrong);
             let (telemetry, why) =
                 (&exchange.local.telemetry, "a file that came over it is not the one in its index");
-            telemetry.note(Happening::Poisoned, telemetry.names.of(gateway), why);
+            telemetry.note_about(gateway, Happening::Poisoned, telemetry.names.of(gateway), why);
         }
         Some(gateway) if exchange.started.load(Relaxed) => outcomes.answered(gateway, exchange.target),
         Some(gateway) if matches!(exchanged, Err(Trouble::Silent { lost: false, .. } | Trouble::Bad(_))) => {
