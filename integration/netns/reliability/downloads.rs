@@ -84,8 +84,7 @@ pub(super) fn killed_at_random(lab: &Lab, report: &mut Report) {
     tc.args("qdisc add dev out root tbf rate 200mbit burst 256kbit latency 100ms".split(' '));
     lab.server.output(tc).success();
     let mut fleet = lab.fleet_with(2, &QUIET, &QUIET);
-    fleet.gateways.iter().for_each(|gateway| gateway.host.widen());
-    let crowd = lab.crowd(CLIENTS);
+    let crowd: Vec<_> = (2..2 + CLIENTS).map(|number| lab.client(&format!("c{number}"))).collect();
     let group = laneway(&fleet.gateways[0].host, &["invite", "--uses", "any"]).success().text();
     let code = group.split_whitespace().find(|word| word.starts_with("lw1.")).unwrap().to_owned();
     crowd.iter().for_each(|host| join(host, &code));

@@ -55,7 +55,7 @@ pub(crate) const LINES: &[Line] = &[
     Line { name: "15_soak", measure: soak::soak, short: None },
     Line { name: "16_broken_inputs", measure: wire::broken_inputs, short: Some(0.005) },
     Line { name: "17_one_download_for_all", measure: downloads::one_download_for_all, short: None },
-    Line { name: "18_killed_at_random", measure: downloads::killed_at_random, short: Some(0.005) },
+    Line { name: "18_killed_at_random", measure: downloads::killed_at_random, short: None },
 ];
 
 impl Line {
