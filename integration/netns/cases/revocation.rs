@@ -105,7 +105,7 @@ fn serves_again_at_its_address(lab: &Lab, how: Ends) {
     match how {
         Ends::Revoked => {
             laneway(&g1, &["revoke", "g2"]).success();
-            client.wait_for_line("group update applied epoch=1", START);
+            client.wait_for_line("group update applied removed=1", START);
         }
         Ends::Left => drop(laneway(&g2, &["leave", "--yes"]).success()),
         Ends::LostItsState => {}
