@@ -62,6 +62,8 @@ struct State {
     how: Option<Result<(), Broken>>,
     /// The file takes no more: the readers have to keep up with the writer.
     is_full: bool,
+    /// Its fetch ends early: it takes no more readers.
+    is_ending: bool,
     next_reader: u64,
     readers: HashMap<u64, Place>,
 }
@@ -115,7 +117,7 @@ impl Growing {
 
     fn add(self: &Arc<Self>, start: u64, end: u64, holder: &Arc<Holder>) -> Option<Reader> {
         let mut state = self.state();
-        if state.is_full && start < state.tail_start {
+        if state.is_ending || state.is_full && start < state.tail_start {
             return None;
         }
         let id = state.add(Some(start), holder);
@@ -127,6 +129,34 @@ impl Growing {
     #[must_use]
     pub fn readers(&self) -> usize {
         self.state().readers.len()
+    }
+
+    /// How many readers it has had.
+    #[must_use]
+    pub fn joined(&self) -> u64 {
+        self.state().next_reader
+    }
+
+    /// Takes no more readers, because its fetch ends early; false when it has had more than `joined`.
+    #[must_use]
+    pub fn end_early(&self, joined: u64) -> bool {
+        let mut state = self.state();
+        state.is_ending |= state.next_reader <= joined;
+        state.is_ending
+    }
+
+    /// Waits until a fetch that ends early has ended, and what came of it is stored.
+    pub async fn ended(&self) {
+        loop {
+            let grown = self.grown.notified();
+            {
+                let state = self.state();
+                if state.how.is_some() || !state.is_ending {
+                    return;
+                }
+            }
+            grown.await;
+        }
     }
 
     /// Who reads it besides `holder`.
@@ -455,6 +485,25 @@ mod tests {
         body.close(Err(Broken));
         assert_eq!(reader.next().await.unwrap().unwrap(), piece(0));
         assert_eq!(reader.next().await, Err(Broken));
+    }
+
+    #[tokio::test]
+    async fn a_fetch_ends_early_only_for_the_readers_that_its_last_attempts_were_for_and_takes_no_more() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, draft) = open(&directory, 1 << 30);
+        let (body, own) = begin(store, &draft);
+        let _first = body.reader(0, u64::MAX, &own).unwrap();
+        let joined = body.joined();
+        body.ended().await;
+        let _second = body.reader(0, u64::MAX, &own).unwrap();
+        assert!(!body.end_early(joined), "the second one has just come");
+        assert!(body.end_early(body.joined()));
+        assert!(body.reader(0, u64::MAX, &own).is_none());
+        let mut ended = std::pin::pin!(body.ended());
+        let mut once = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(ended.as_mut().poll(&mut once).is_pending());
+        body.close(Err(Broken));
+        ended.await;
     }
 
     #[tokio::test]

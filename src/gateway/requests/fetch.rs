@@ -497,7 +497,7 @@ impl Fetch {
         server: &mut Option<Server>,
         planned: &Planned,
     ) -> Result<Bytes, Cut> {
-        let (mut fruitless, mut unwanted) = (0, None);
+        let (mut fruitless, mut joined, mut unwanted) = (0, 0, None);
         loop {
             let next = match server {
                 Some(server) => {
@@ -546,9 +546,16 @@ impl Fetch {
                 Err(Cut) => {
                     *server = None;
                     let point = planned.point.as_ref().ok_or(Cut)?;
+                    if fruitless == 0 {
+                        joined = body.joined();
+                    }
                     fruitless += 1;
                     if fruitless > MOST_FRUITLESS {
-                        return Err(Cut);
+                        if body.end_early(joined) {
+                            return Err(Cut);
+                        }
+                        // Readers that have come meanwhile get as many attempts.
+                        (fruitless, joined) = (1, body.joined());
                     }
                     limited!(
                         info,

@@ -378,7 +378,12 @@ impl Stream<'_> {
         if start > body.end().saturating_add(MOST_AHEAD) {
             return Ok(None);
         }
-        let Some(mut reader) = body.reader(start, end, self.asker.account.holder()) else { return Ok(None) };
+        let Some(mut reader) = body.reader(start, end, self.asker.account.holder()) else {
+            tokio::select! {
+                () = body.ended() => return Ok(None),
+                () = self.asker.gone() => return Err(End::Gone),
+            }
+        };
         drop(hold);
         let Ok(mut next) = self.read(&mut reader).await? else { return Ok(None) };
         self.asker.grant()?;
