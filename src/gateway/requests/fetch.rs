@@ -53,6 +53,31 @@ pub(super) enum ToLeader {
     Begun(Box<Begun>),
 }
 
+/// The attempts that failed in a row, with nothing received.
+#[derive(Default)]
+struct Attempts {
+    failed: u32,
+    /// How many readers there had been at the first of them.
+    joined: u64,
+}
+
+impl Attempts {
+    /// Counts one; the fetch ends with the last one. Readers that have come meanwhile get as many as the first one had.
+    fn one_failed(&mut self, body: &Growing) -> Result<(), Cut> {
+        if self.failed == MOST_FRUITLESS {
+            if body.end_early(self.joined) {
+                return Err(Cut);
+            }
+            self.failed = 0;
+        }
+        if self.failed == 0 {
+            self.joined = body.joined();
+        }
+        self.failed += 1;
+        Ok(())
+    }
+}
+
 /// One fetch.
 // fields: what the stream that began it gives it, and what it is charged to
 pub(super) struct Fetch {
@@ -497,7 +522,7 @@ impl Fetch {
         server: &mut Option<Server>,
         planned: &Planned,
     ) -> Result<Bytes, Cut> {
-        let (mut fruitless, mut joined, mut unwanted) = (0, 0, None);
+        let (mut attempts, mut unwanted) = (Attempts::default(), None);
         loop {
             let next = match server {
                 Some(server) => {
@@ -539,24 +564,14 @@ impl Fetch {
                 }
                 Ok(bytes) => {
                     let bytes = bytes.unwrap_or_default();
-                    fruitless = 0;
+                    attempts.failed = 0;
                     let memory = memory_of(bytes.len());
                     body.push(bytes, memory, draft).await;
                 }
                 Err(Cut) => {
                     *server = None;
                     let point = planned.point.as_ref().ok_or(Cut)?;
-                    if fruitless == 0 {
-                        joined = body.joined();
-                    }
-                    fruitless += 1;
-                    if fruitless > MOST_FRUITLESS {
-                        if body.end_early(joined) {
-                            return Err(Cut);
-                        }
-                        // Readers that have come meanwhile get as many attempts.
-                        (fruitless, joined) = (1, body.joined());
-                    }
+                    attempts.one_failed(body)?;
                     limited!(
                         info,
                         NOBODY,
