@@ -45,7 +45,7 @@ pub struct Sender {
 #[derive(Debug)]
 pub struct Receiver {
     items: mpsc::Receiver<Item>,
-    /// What [`Receiver::poll_stale`] has found.
+    /// What [`Receiver::is_stale`] has found.
     first: Option<Item>,
     has_ended: bool,
 }
