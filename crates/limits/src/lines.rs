@@ -56,7 +56,7 @@ pub fn permit(place: &'static str, about: impl Hash) -> Option<Permit> {
 }
 
 /// Logs a line that somebody else can cause again and again: `limited!(info, about, fields…, "message")`. What `about` is
-/// tells the lines apart that share a limit: the id of a node, or [`NOBODY`](crate::lines::NOBODY). It must be nothing that
+/// tells the lines apart that share a limit: the id of a node, or [`NOBODY`]. It must be nothing that
 /// one sender can change at will, such as a port.
 #[macro_export]
 macro_rules! limited {

@@ -16,7 +16,7 @@ pub struct Service {
     pub configuration: Option<PathBuf>,
 }
 
-/// What [`install`] has done.
+/// What [`super::install`] has done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Installed {
     /// What is registered, and where: one line.
