@@ -198,7 +198,7 @@ async fn stop_node(state: &StateDir) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Deletes the keys of a machine that was removed before: there is nobody to tell, and no reason to stay.
+/// Deletes the keys of a machine that the group has already removed. The group needs no notice of it.
 async fn after_removal(group: &Group, state: &StateDir) -> Result<(), Problem> {
     stop_node(state).await?;
     forget(state)?;

@@ -13,7 +13,7 @@ const LONGEST_UNICODE: usize = 4 * 253;
 /// A host, identified by name or by address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Host {
-    /// A name in lower case. It contains only letters, digits, `-`, `_` and `.`, and no software takes it for an address.
+    /// A name in lower case. It contains only letters, digits, `-`, `_` and `.`, and cannot be read as an address.
     /// Only a name of a single label keeps its trailing dot: without one, resolvers append their domains to it.
     Name(String),
     /// An address, never an IPv4-mapped one.
@@ -50,8 +50,8 @@ pub enum TargetError {
 }
 
 impl Host {
-    /// Parses a name or an address; IPv6 with or without brackets, without a zone. Whatever some software takes for an
-    /// IPv4 address is one, so that no address passes the access rules as a name: a trailing dot (`10.0.0.1.`), fewer
+    /// Parses a name or an address; IPv6 with or without brackets, without a zone. A name that some software
+    /// reads as an IPv4 address is one, so that no address passes the access rules as a name: a trailing dot (`10.0.0.1.`), fewer
     /// than four numbers, octal and hexadecimal ones (`127.1`, `0x7f000001`), as inet_aton(3) and browsers read them
     /// (WHATWG URL §3.5). Names of other scripts are converted to A-labels (RFC 5890 §2.3.2.1, UTS #46).
     ///

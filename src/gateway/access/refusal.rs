@@ -24,8 +24,8 @@ pub(super) enum Why<'a> {
 }
 
 impl Why<'_> {
-    /// The sentence about `subject`. `allowing` is the rule that would allow it; `is_open` says that there is no rule that
-    /// allows anything, so that the first one would close everything else.
+    /// The sentence about `subject`. `allowing` is the rule that would allow it; `is_open` is set while no rule allows
+    /// anything: the first such rule closes everything else.
     pub(super) fn sentence(self, subject: &str, allowing: &str, is_open: bool) -> String {
         let all = if is_open { " --allow '*'" } else { "" };
         let fix = format!("add --allow {allowing}{all} there to allow it");

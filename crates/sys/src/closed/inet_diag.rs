@@ -42,7 +42,7 @@ pub(super) struct Found {
 /// The socket at `local` that is connected to `remote`, if this network namespace has one.
 ///
 /// # Errors
-/// When the system does not answer. A kernel that was built without `CONFIG_INET_DIAG` may answer that there is no such socket.
+/// When the system does not answer. A kernel built without `CONFIG_INET_DIAG` may report that the socket does not exist.
 pub(super) fn find(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<Found>> {
     let netlink = socket(
         AddressFamily::Netlink,
