@@ -1,0 +1,228 @@
+//! Fetching a body: it is shared while it comes, stored, and continued over another connection when one is lost.
+
+use bytes::Bytes;
+use tokio::time::{Instant, sleep_until};
+
+use super::{Fetch, Planned, ToLeader, UNWANTED};
+use crate::cache::draft::Draft;
+use crate::cache::growing::{Broken, Growing};
+use crate::cache::policy;
+use crate::cache::stored::Stored;
+use crate::gateway::cache::Outcome;
+use crate::gateway::requests::server::{Cut, Head, Rest, Server};
+use crate::limited;
+use crate::limits::lines::NOBODY;
+use crate::link::http2::buffer_pool::memory_of;
+use crate::memory::Kind;
+use crate::wire::resume::Point;
+
+/// The most that is fetched to its end for nobody, in bytes. It is finished only if at least as much is there already, or
+/// hardly anything is missing.
+const MOST_UNWANTED: u64 = 64 * 1024 * 1024;
+/// What is hardly anything, in bytes.
+const HARDLY: u64 = 1024 * 1024;
+/// How often a fetch goes on in a row although nothing came.
+const MOST_FRUITLESS: u32 = 3;
+
+/// The attempts that failed in a row, with nothing received.
+#[derive(Default)]
+struct Attempts {
+    failed: u32,
+    /// How many readers there had been at the first of them.
+    joined: u64,
+}
+
+impl Attempts {
+    /// Counts one; the fetch ends with the last one. Readers that have come meanwhile get as many as the first one had.
+    fn one_failed(&mut self, body: &Growing) -> Result<(), Cut> {
+        if self.failed == MOST_FRUITLESS {
+            if body.end_early(self.joined) {
+                return Err(Cut);
+            }
+            self.failed = 0;
+        }
+        if self.failed == 0 {
+            self.joined = body.joined();
+        }
+        self.failed += 1;
+        Ok(())
+    }
+}
+
+impl Fetch {
+    /// Fetches the body for all who ask, and stores it.
+    pub(super) async fn share(
+        mut self,
+        planned: Planned,
+        rest: Rest,
+        draft: Draft,
+        server: Server,
+    ) -> Option<Server> {
+        self.lead.cache().is_for_all(&self.uri);
+        let store = self.gateway_store();
+        let what = (planned.stored.clone(), planned.total);
+        let body = Growing::new(store, &draft, what, (planned.range, planned.from), &self.account);
+        let hold = body.hold(self.account.holder());
+        self.lead.resolve(Outcome::Growing(body.clone()));
+        // The stream may have ended: then it is dropped here.
+        let _ = self.leader.send(ToLeader::Shared(hold)).await;
+        let mut draft = Some(draft);
+        let mut server = Some(server);
+        let fetched = self.body(&body, &mut draft, rest, &mut server, &planned).await;
+        let mut stored = planned.stored;
+        if planned.total.is_none() {
+            let last = fetched.as_ref().map_or(0, Bytes::len) as u64;
+            stored.total = body.end() + last;
+        }
+        // What came of a response that was cut off is kept only if it can be completed.
+        let is_kept = fetched.is_ok() || planned.point.is_some();
+        let last = fetched.as_ref().cloned().unwrap_or_default();
+        // It is stored before anybody has all of it, so that whoever asks again finds it.
+        if let Some(draft) = draft.filter(|draft| is_kept && (fetched.is_ok() || draft.has_grown()))
+            && self.lead.is_current()
+        {
+            self.keep(stored, draft, last).await;
+        }
+        drop(self);
+        match fetched {
+            Ok(last) => body.finish(last),
+            Err(Cut) => body.close(Err(Broken)),
+        }
+        server.filter(|server| planned.keep_alive && server.buffer.is_empty()).map(Server::used)
+    }
+
+    /// Stores what was fetched in place of what was stored before.
+    async fn keep(&self, stored: Stored, mut draft: Draft, last: Bytes) {
+        let old = self.stored.as_ref().map(|(id, _)| *id).filter(|id| *id != draft.id());
+        let store = self.gateway_store();
+        let kept = store.blocking(move |store| {
+            let kept = draft.append(&last).and_then(|()| draft.store(stored));
+            old.into_iter().for_each(|id| store.remove(id));
+            kept.map(drop)
+        });
+        if let Err(error) = kept.await.and_then(|kept| kept) {
+            limited!(warn, NOBODY, %error, "a response is not stored");
+        }
+    }
+
+    /// Fetches the body to its end; gives its last bytes, which nobody has yet. When the connection is lost, the rest is asked
+    /// for on another one, if it is certain to be of the same response. What is stored already is not asked for.
+    async fn body(
+        &mut self,
+        body: &Growing,
+        draft: &mut Option<Draft>,
+        mut rest: Rest,
+        server: &mut Option<Server>,
+        planned: &Planned,
+    ) -> Result<Bytes, Cut> {
+        let (mut attempts, mut unwanted) = (Attempts::default(), None);
+        loop {
+            let next = match server {
+                Some(server) => {
+                    let left = rest.left();
+                    tokio::select! {
+                        next = server.content(&mut rest) => next,
+                        () = abandoned(body, left, &mut unwanted) => {
+                            tracing::debug!(uri = self.uri, "a fetch ends: nobody wants it any more");
+                            return Err(Cut);
+                        }
+                        () = self.account.evicted() => {
+                            self.change_account(body)?;
+                            continue;
+                        }
+                    }
+                }
+                None => Err(Cut),
+            };
+            match next {
+                Ok(bytes) if bytes.is_none() || rest.left() == Some(0) => {
+                    let last = bytes.unwrap_or_default();
+                    let at = body.end() + last.len() as u64;
+                    if planned.total.is_none() || at >= planned.range.1 {
+                        return Ok(last);
+                    }
+                    let memory = memory_of(last.len());
+                    body.push(last, memory, draft).await;
+                    let at = planned.stored.reach(at);
+                    if !body.skip(at, draft) {
+                        return Err(Cut);
+                    }
+                    if at >= planned.range.1 {
+                        return Ok(Bytes::new());
+                    }
+                    let point = planned.point.as_ref().ok_or(Cut)?;
+                    // The connection has ended its part; it is not used twice, to keep this simple.
+                    let (new, left) = self.go_on(point, planned, at).await.ok_or(Cut)?;
+                    (*server, rest) = (Some(new), Rest::Exact(left));
+                }
+                Ok(bytes) => {
+                    let bytes = bytes.unwrap_or_default();
+                    attempts.failed = 0;
+                    let memory = memory_of(bytes.len());
+                    body.push(bytes, memory, draft).await;
+                }
+                Err(Cut) => {
+                    *server = None;
+                    let point = planned.point.as_ref().ok_or(Cut)?;
+                    attempts.one_failed(body)?;
+                    limited!(
+                        info,
+                        NOBODY,
+                        uri = self.uri,
+                        offset = body.end(),
+                        "a fetch goes on over another connection"
+                    );
+                    if let Some((new, left)) = self.go_on(point, planned, body.end()).await {
+                        (*server, rest) = (Some(new), Rest::Exact(left));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Charges the fetch to another member who reads, because the one who began it holds too much.
+    fn change_account(&mut self, body: &Growing) -> Result<(), Cut> {
+        let other = body.other_holder(self.account.holder()).ok_or(Cut)?;
+        self.account = other.account(Kind::Tunnel);
+        body.charge_to(&self.account);
+        self._held.charge_to(&self.account);
+        Ok(())
+    }
+
+    /// Asks for what follows the first `offset` bytes, up to what is stored. Gives the connection, and the number of bytes
+    /// that come.
+    async fn go_on(&self, point: &Point, planned: &Planned, offset: u64) -> Option<(Server, u64)> {
+        let end = planned.stored.next_part(offset).min(planned.range.1);
+        let request = point.request_part(&policy::for_server(&self.request), offset, end);
+        let head = self.head(&request);
+        let mut server = Server::connect(&self.gateway, &self.target, self.is_secure).await.ok()?;
+        server.send(&head).await.ok()?;
+        loop {
+            match server.head(&request.method).await {
+                Head::Read(_, response) if response.is_interim() => {}
+                Head::Read(_, response) => {
+                    point.check_part(&response, offset, end).ok()?;
+                    return Some((server, end - offset));
+                }
+                Head::Unclear(_) | Head::Nothing(_) => return None,
+            }
+        }
+    }
+}
+
+/// Waits until nobody reads the body, and it is not worth finishing it; at most [`UNWANTED`] since `first`, when nobody
+/// read it for the first time.
+async fn abandoned(body: &Growing, left: Option<u64>, first: &mut Option<Instant>) {
+    loop {
+        if body.readers() > 0 {
+            *first = None;
+        }
+        body.abandoned().await;
+        let worth = left.is_some_and(|left| left <= MOST_UNWANTED && left <= body.end().max(HARDLY));
+        let until = *first.get_or_insert_with(Instant::now) + UNWANTED;
+        if !worth || Instant::now() >= until {
+            return;
+        }
+        sleep_until(until).await;
+    }
+}
