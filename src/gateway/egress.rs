@@ -167,7 +167,7 @@ impl Egress {
         *self.upstream.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(upstream);
     }
 
-    /// Whether any upstream proxy is reached; `None` without one. Logs which are not, before a client meets it.
+    /// Whether any upstream proxy is reached and accepts the login; `None` without one. Logs which are not, before a client meets it.
     pub async fn check_upstream(&self) -> Option<bool> {
         self.upstream().check(&self.resolver, &self.own).await
     }
@@ -201,10 +201,9 @@ impl Egress {
                 connected
             }
             // Without its upstream proxy the gateway reaches nothing.
-            (Err(failure), true)
-                if failure.kind == Kind::NetworkUnreachable && failure.side == Side::Gateway =>
-            {
-                self.doubt(failure, target, true).await.and(connected)
+            (Err(failure), true) if upstream::is_unreachable(failure) => {
+                let no_route = failure.kind == Kind::NetworkUnreachable;
+                self.doubt(failure, target, no_route).await.and(connected)
             }
             (Err(failure), true) => match no_way_out(failure) {
                 Some(no_route) => self.doubt(failure, target, no_route).await.and(connected),

@@ -42,7 +42,7 @@ const MIN_ROUND_INTERVAL: Duration = Duration::from_millis(300);
 /// The deadline for one witness or name server.
 const DEADLINE: Duration = Duration::from_secs(2);
 
-/// Interval between two checks that a proxy of `--upstream` is reached, unless `--probe-interval` says otherwise.
+/// Interval between two checks that a proxy of `--upstream` can be used, unless `--probe-interval` says otherwise.
 const UPSTREAM_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Whether no other gateway could serve instead of this one.
@@ -113,7 +113,7 @@ pub(super) async fn run(
         let _ = waiting.map(|waiting| waiting.send(*reach.borrow()));
         let pause = match lost_for {
             _ if upstream.is_lost() => LOST_INTERVAL,
-            None if upstream.reached.is_some() => interval.min(upstream_interval),
+            None if upstream.usable.is_some() => interval.min(upstream_interval),
             None => interval,
             Some(_) if is_long_lost => LONG_LOST_INTERVAL,
             Some(_) => LOST_INTERVAL,
@@ -209,23 +209,23 @@ fn is_beyond(ip: IpAddr, is_inside: impl Fn(&IpNet) -> bool) -> bool {
     !ip.is_loopback() && net::own_networks().is_ok_and(|networks| !networks.iter().any(contains))
 }
 
-/// Whether the upstream proxies are reached.
+/// Whether the upstream proxies can be used.
 #[derive(Default)]
 struct UpstreamState {
-    /// Whether any is; `None` when there is none.
-    reached: Option<bool>,
+    /// Whether any can; `None` when there is none.
+    usable: Option<bool>,
     checked: Option<Instant>,
 }
 
 impl UpstreamState {
     fn is_lost(&self) -> bool {
-        self.reached == Some(false)
+        self.usable == Some(false)
     }
 
     /// Checks them, unless that was done a moment ago.
     async fn check(&mut self, egress: &Egress) {
         if self.checked.is_none_or(|checked| checked.elapsed() >= MIN_ROUND_INTERVAL) {
-            self.reached = egress.check_upstream().await;
+            self.usable = egress.check_upstream().await;
             self.checked = Some(Instant::now());
         }
     }
@@ -239,7 +239,7 @@ fn publish(way: &WayOut, upstream: &UpstreamState, reach: &watch::Sender<Reach>)
         if changed {
             match verdict {
                 Reach::Unreachable if upstream.is_lost() => {
-                    limited!(warn, NOBODY, "the way out is lost: no proxy of --upstream is reached");
+                    limited!(warn, NOBODY, "the way out is lost: no proxy of --upstream can be used");
                 }
                 Reach::Reachable => {
                     limited!(

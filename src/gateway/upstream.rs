@@ -11,7 +11,6 @@ mod socks;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -42,13 +41,60 @@ pub struct Upstream {
     except: Vec<Rule>,
 }
 
+const LOGIN_HINT: &str = "give it as --upstream with USER:PASSWORD@ in front of the host";
+
+/// The shortest time between two checks whether a proxy that rejected the login accepts it now. Each one counts there as
+/// another wrong password, and many systems lock an account after a few.
+const LOGIN_INTERVAL: Duration = Duration::from_secs(60);
+/// The deadline for such a check.
+const LOGIN_DEADLINE: Duration = Duration::from_secs(2);
+
 /// One upstream proxy.
 struct Parent {
     proxy: UpstreamProxy,
-    /// Whether it was logged that the proxy rejects the login; reset when it accepts it.
-    login_failure_logged: AtomicBool,
+    login: Mutex<LoginState>,
     /// Why the proxy is not reached, as it was logged; `None` when it is.
     fault: Mutex<Option<String>>,
+}
+
+/// Whether the proxy accepts the login. Some proxies require one for some destinations only, so a destination that was
+/// accepted before decides.
+#[derive(Default)]
+struct LoginState {
+    /// The last destination that was connected to.
+    accepted: Option<Target>,
+    /// The destination for which the login was rejected. `None` once it is accepted.
+    rejected: Option<Target>,
+    /// When it was last checked, and whether the proxy then rejected the login.
+    checked: Option<(Instant, bool)>,
+}
+
+impl LoginState {
+    fn is_rejected(&self) -> bool {
+        self.rejected.is_some() && self.checked.is_some_and(|(_, is_rejected)| is_rejected)
+    }
+
+    /// The destination with which the login is to be checked now, if it is.
+    fn due(&mut self, now: Instant) -> Option<Target> {
+        let is_recent = self.checked.is_some_and(|(checked, _)| now < checked + LOGIN_INTERVAL);
+        let due = self.accepted.as_ref().or(self.rejected.as_ref());
+        due.filter(|_| self.rejected.is_some() && !is_recent).cloned()
+    }
+
+    /// Notes the proxy's answer for `target`. `true` when it changes whether the login is accepted.
+    fn note(&mut self, target: &Target, is_accepted: bool, now: Instant) -> bool {
+        let was_rejected = self.rejected.is_some();
+        let decides = self.accepted.as_ref().is_none_or(|accepted| accepted == target);
+        if is_accepted {
+            self.rejected = None;
+        } else {
+            self.rejected = Some(target.clone());
+        }
+        if is_accepted || decides {
+            self.checked = Some((now, !is_accepted));
+        }
+        was_rejected == is_accepted
+    }
 }
 
 /// Whether no upstream proxy was reached or accepted the login: then none of the servers can be reached.
@@ -67,21 +113,25 @@ impl Upstream {
         !self.proxies.is_empty() && !self.except.iter().any(|rule| rule.covers(target))
     }
 
-    /// The proxies that were not reached when they were last tried.
+    /// The proxies that were not reached when they were last tried, or that reject the login.
     pub(super) fn unreached(&self) -> Vec<Unreached> {
         let fault = |parent: &Parent| {
-            let reason = parent.fault().clone()?;
+            let rejected = parent.login().is_rejected().then(|| "it does not accept the login".to_owned());
+            let reason = parent.fault().clone().or(rejected)?;
             Some(Unreached { server: format!("--upstream {}", parent.proxy), reason })
         };
         self.proxies.iter().filter_map(fault).collect()
     }
 
-    /// Whether any proxy is reached; `None` when there is none. Logs which are not.
+    /// Whether any proxy is reached and accepts the login; `None` when there is none. Logs which are not.
     pub(super) async fn check(&self, resolver: &Resolver, own: &OwnAddresses) -> Option<bool> {
         let results = self.proxies.iter().map(async |parent| {
             let reached = reach(&parent.proxy.address, resolver, own).await;
             parent.note(&reached);
-            reached.is_ok()
+            match reached {
+                Ok(stream) => parent.accepts_login(stream).await,
+                Err(_) => false,
+            }
         });
         let results = join_all(results).await;
         (!results.is_empty()).then(|| results.contains(&true))
@@ -135,6 +185,44 @@ impl Parent {
         }
     }
 
+    /// Whether the proxy at the other end of `stream` accepts the login, as far as is known. A proxy that rejected it is asked
+    /// again, once in [`LOGIN_INTERVAL`].
+    async fn accepts_login(&self, stream: TcpStream) -> bool {
+        let due = self.login().due(Instant::now());
+        if let Some(target) = due {
+            let asked = timeout_at(Instant::now() + LOGIN_DEADLINE, self.request(&stream, &target)).await;
+            self.note_answer(&target, asked.as_ref().ok());
+        }
+        !self.login().is_rejected()
+    }
+
+    /// Notes whether the proxy accepted the login for `target`; `None` when it did not answer.
+    fn note_answer(&self, target: &Target, answer: Option<&Result<(), UpstreamRefusal>>) {
+        let (proxy, mut login) = (&self.proxy, self.login());
+        let is_accepted = match answer {
+            Some(Ok(()) | Err(UpstreamRefusal::Destination(_))) => true,
+            Some(Err(UpstreamRefusal::Login)) => false,
+            Some(Err(UpstreamRefusal::Broken(_))) | None => return,
+        };
+        if login.note(target, is_accepted, Instant::now()) {
+            let about = proxy.to_string();
+            match is_accepted {
+                true => limited!(info, about, %proxy, "the upstream proxy takes this gateway's login again"),
+                false => {
+                    let hint = LOGIN_HINT;
+                    limited!(warn, about, %proxy, hint, "the upstream proxy does not take this gateway's login");
+                }
+            }
+        }
+        if answer.is_some_and(Result::is_ok) {
+            login.accepted = Some(target.clone());
+        }
+    }
+
+    fn login(&self) -> MutexGuard<'_, LoginState> {
+        self.login.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn fault(&self) -> MutexGuard<'_, Option<String>> {
         self.fault.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -168,7 +256,7 @@ async fn reach(address: &Target, resolver: &Resolver, own: &OwnAddresses) -> Res
 
 impl Parent {
     fn new(proxy: UpstreamProxy) -> Self {
-        Self { proxy, login_failure_logged: AtomicBool::default(), fault: Mutex::default() }
+        Self { proxy, login: Mutex::default(), fault: Mutex::default() }
     }
 
     /// Asks the proxy at the other end of `stream` to connect to `target` by `until`, when `limit` has passed.
@@ -182,18 +270,10 @@ impl Parent {
         until: Instant,
         limit: Duration,
     ) -> Result<TcpStream, Failure> {
-        let login = self.proxy.login.as_ref();
-        let exchange = async {
-            match self.proxy.dialect {
-                Dialect::Http => connect::request(&stream, target, login).await,
-                Dialect::Socks5 => socks::request(&stream, target, login).await,
-            }
-        };
-        match timeout_at(until, exchange).await {
-            Ok(Ok(())) => {
-                self.login_failure_logged.store(false, Relaxed);
-                Ok(stream)
-            }
+        let answer = timeout_at(until, self.request(&stream, target)).await;
+        self.note_answer(target, answer.as_ref().ok());
+        match answer {
+            Ok(Ok(())) => Ok(stream),
             Ok(Err(refusal)) => Err(self.failure(target, refusal)),
             Err(_) => {
                 let (proxy, seconds) = (&self.proxy, limit.as_secs());
@@ -203,18 +283,23 @@ impl Parent {
         }
     }
 
-    /// The failure that an app is told. A rejected login is logged once, until the proxy accepts it again.
+    /// Asks the proxy at the other end of `stream` to connect to `target`.
+    async fn request(&self, stream: &TcpStream, target: &Target) -> Result<(), UpstreamRefusal> {
+        let login = self.proxy.login.as_ref();
+        match self.proxy.dialect {
+            Dialect::Http => connect::request(stream, target, login).await,
+            Dialect::Socks5 => socks::request(stream, target, login).await,
+        }
+    }
+
+    /// The failure that an app is told.
     fn failure(&self, target: &Target, refusal: UpstreamRefusal) -> Failure {
         let proxy = &self.proxy;
         match refusal {
             UpstreamRefusal::Login => {
-                let hint = "give it as --upstream with USER:PASSWORD@ in front of the host";
-                if !self.login_failure_logged.swap(true, Relaxed) {
-                    let about = proxy.to_string();
-                    limited!(warn, about, %proxy, hint, "the upstream proxy does not take this gateway's login");
-                }
-                let sentence =
-                    format!("the gateway's upstream proxy {proxy} does not take its login: {hint} there");
+                let sentence = format!(
+                    "the gateway's upstream proxy {proxy} does not take its login: {LOGIN_HINT} there"
+                );
                 Failure::new(Kind::UpstreamLogin, Side::Gateway, sentence)
             }
             UpstreamRefusal::Broken(why) => {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use laneway::peers::selection::{Means, Options, Prepared, Selection, SelfState};
+use laneway::peers::selection::{Gateway, Means, Options, Prepared, Selection, SelfState};
 use laneway::wire::datagram::{Advert, Policy, Reach, State};
 use laneway::wire::id::NodeId;
 
@@ -93,6 +93,14 @@ enum Event {
     Lie(usize),
     /// The stranger sends something forged and something old.
     Stranger,
+}
+
+/// The number of the node whose link is at this address.
+fn index(link: SocketAddr) -> usize {
+    match link.ip() {
+        std::net::IpAddr::V4(ip) => (u32::from_be_bytes(ip.octets()) & 0xff_ffff) as usize,
+        std::net::IpAddr::V6(_) => usize::MAX,
+    }
 }
 
 /// A gateway that a client can link to.
@@ -477,20 +485,17 @@ impl Group {
                 client.lost = None;
             }
         }
+        // Ranking is most of what the simulation costs, so that it is done again only after something has changed.
+        let mut ranked = self.nodes[n].selection.ranked(now);
         if client.uses.is_none() && time >= client.tries_at {
-            let ranked = self.nodes[n].selection.ranked(now);
-            let first = ranked.first().map(|gateway| gateway.link);
-            let index = |link: SocketAddr| match link.ip() {
-                std::net::IpAddr::V4(ip) => (u32::from_be_bytes(ip.octets()) & 0xff_ffff) as usize,
-                std::net::IpAddr::V6(_) => usize::MAX,
-            };
-            match first {
+            match ranked.first().map(|gateway| gateway.link) {
                 Some(link) if self.is_usable(n, index(link)) => {
                     client = Client { uses: Some(index(link)), lost: None, ..client };
                 }
                 Some(link) => {
                     self.nodes[n].selection.suspect(link, now);
                     client.tries_at = time + SUSPECT;
+                    ranked = self.nodes[n].selection.ranked(now);
                 }
                 None => {}
             }
@@ -498,41 +503,39 @@ impl Group {
         if let Some(lost) = client.lost {
             self.worst_gap = self.worst_gap.max(time - lost);
         }
-        self.prove(n);
+        if self.prove(n, &ranked) {
+            ranked = self.nodes[n].selection.ranked(now);
+        }
+        let first = ranked.first().map(|gateway| index(gateway.link));
         // While some lie, a client uses whatever its selection ranks first, until that does not answer.
         if self.recorded.is_some()
             && client.lost.is_none()
-            && let Some(first) = self.nodes[n].selection.ranked(now).first()
-            && client.uses.is_some_and(|used| self.nodes[used].link != first.link)
+            && let Some(first) = first
+            && client.uses.is_some_and(|used| used != first)
         {
-            client.uses = self.nodes[..self.candidates].iter().position(|node| node.link == first.link);
+            client.uses = Some(first);
         }
         // A client leaves a gateway that is no longer active once it reaches the active one.
         if let Some(used) = client.uses
             && self.nodes[used].state != State::Active
-            && let Some(first) = self.nodes[n].selection.ranked(now).first()
-            && let Some(active) =
-                self.active().into_iter().find(|active| self.nodes[*active].link == first.link)
-            && self.is_usable(n, active)
+            && let Some(first) = first
+            && self.nodes[first].state == State::Active
+            && self.is_usable(n, first)
         {
-            client = Client { uses: Some(active), lost: None, ..client };
+            client = Client { uses: Some(first), lost: None, ..client };
         }
         self.nodes[n].client = client;
     }
 
-    /// The first suspect that is dialled again and answers is proved.
-    fn prove(&mut self, n: usize) {
+    /// The first suspect that is dialled again and answers is proved. Returns whether one was.
+    fn prove(&mut self, n: usize, ranked: &[Gateway]) -> bool {
         let now = self.local(n);
-        let ranked = self.nodes[n].selection.ranked(now);
         let suspects = ranked.iter().filter(|gateway| gateway.suspect_until(now).is_some());
-        let suspects: Vec<_> = suspects.map(|gateway| gateway.link).collect();
-        for link in suspects {
-            let gateway = self.nodes[..self.candidates].iter().position(|node| node.link == link);
-            if gateway.is_some_and(|gateway| self.is_usable(n, gateway)) {
-                self.nodes[n].selection.proved(link, now);
-                break;
-            }
+        let proved = suspects.map(|gateway| gateway.link).find(|link| self.is_usable(n, index(*link)));
+        if let Some(link) = proved {
+            self.nodes[n].selection.proved(link, now);
         }
+        proved.is_some()
     }
 
     fn is_usable(&self, client: usize, gateway: usize) -> bool {

@@ -17,7 +17,10 @@ pub(super) const CASES: &[Case] = &[
         the_next_proxy_is_used_when_one_is_down_and_none_for_exceptions,
     ),
     ("upstream::a_proxy_that_rejects_the_login_is_not_used", a_proxy_that_rejects_the_login_is_not_used),
-    ("upstream::an_app_gets_the_reason_why_the_login_fails", an_app_gets_the_reason_why_the_login_fails),
+    (
+        "upstream::a_gateway_for_any_destination_withdraws_while_its_proxy_rejects_the_login",
+        a_gateway_for_any_destination_withdraws_while_its_proxy_rejects_the_login,
+    ),
     ("upstream::a_gateway_without_its_proxy_withdraws", a_gateway_without_its_proxy_withdraws),
     (
         "upstream::a_gateway_for_any_destination_withdraws_while_its_proxy_is_dead_and_says_so_once",
@@ -106,27 +109,46 @@ fn a_proxy_that_rejects_the_login_is_not_used(lab: &Lab) {
     assert_eq!(answer.text(), "10.88.0.100 /x");
 }
 
-/// A gateway for any destination probes none, and so does not notice.
-fn an_app_gets_the_reason_why_the_login_fails(lab: &Lab) {
-    let (_squid, _dante) = (lab.squid(), lab.dante());
-    let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
+/// It probes no destination, so its clients' connections show it. Each app gets the reason.
+fn a_gateway_for_any_destination_withdraws_while_its_proxy_rejects_the_login(lab: &Lab) {
+    let (_squid, _dante, _origin) = (lab.squid(), lab.dante(), lab.origin());
+    let (c1, g1, g2) = (lab.client("c1"), lab.gateway("g1"), lab.gateway("g2"));
     let code = init(&g1);
     for at in [format!("http://gate:wrong@{SQUID}"), format!("socks5://{DANTE}")] {
         let mut gateway = up(&g1, &["--role", "gateway", "--upstream", &at]);
         if at.starts_with("http") {
             join(&c1, &code);
+            join(&g2, &code);
         }
-        let mut node = up(&c1, &[]);
+        let mut node = up(&c1, &["--hold", "2"]);
         node.wait_for_line("link up", START);
-        let told = c1.curl(&[&HTTP[..], &["--include", "http://10.88.0.100/"]].concat()).text();
+        for _attempt in 0..2 {
+            let told = c1.curl(&[&HTTP[..], &["--include", "http://10.88.0.100/"]].concat()).text();
+            assert!(told.starts_with("HTTP/1.1 503 "), "{told}");
+            assert!(
+                told.contains("it does not accept the login") || told.contains("does not take its login"),
+                "{told}"
+            );
+            assert!(!told.contains("wrong"), "{told}");
+        }
+        gateway.wait_for_line("the way out is lost: no proxy of --upstream can be used", START);
+        let status = laneway(&g1, &["status"]).success().text();
         assert!(
-            told.starts_with("HTTP/1.1 502 ") && told.contains("kind=upstream-login; side=gateway"),
-            "{told}"
+            status.contains("withdrawn gateway") && status.contains("does not accept the login"),
+            "{status}"
         );
-        assert!(told.contains("does not take its login: give it as --upstream with USER:"), "{told}");
-        assert!(!told.contains("wrong"), "{told}");
-        assert_eq!(dialect::socks5(&c1, "10.88.0.100", 80).1, 1);
-        for process in [&mut node, &mut gateway] {
+        let log = gateway.log();
+        assert_eq!(log.matches("does not take this gateway's login").count(), 1, "{log}");
+
+        // Another gateway takes over.
+        let right = format!("http://{WRITTEN}@{SQUID}");
+        let mut other = up(&g2, &["--role", "gateway", "--upstream", &right]);
+        wait_until("the client to be served", || {
+            c1.curl(&[&HTTP[..], &["--fail", "--output", "/dev/null", "http://10.88.0.100/big"]].concat())
+                .code()
+                == 0
+        });
+        for process in [&mut node, &mut gateway, &mut other] {
             process.signal(nix::sys::signal::Signal::SIGKILL);
             process.wait(START);
         }
@@ -178,7 +200,7 @@ fn a_gateway_for_any_destination_withdraws_while_its_proxy_is_dead_and_says_so_o
     let ask = |host: &Host| host.curl(&[&HTTP[..], &["http://10.88.0.100/"]].concat()).text();
     c1.curl(&[&HTTP[..], &["--output", "/dev/null", "http://10.88.0.100/"]].concat()).success();
     drop(squid);
-    gateway.wait_for_line("the way out is lost: no proxy of --upstream is reached", START);
+    gateway.wait_for_line("the way out is lost: no proxy of --upstream can be used", START);
 
     let (first, second) = (ask(&c1), ask(&c1));
     assert!(

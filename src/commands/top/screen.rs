@@ -75,7 +75,7 @@ const COLUMNS: [(&str, u16); 9] = [
     ("LINK", 19),
     ("RTT", 8),
     ("TUNNELS", 7),
-    ("LOAD", 5),
+    ("MACHINE LOAD", 12),
     ("CAPACITY", 12),
 ];
 
@@ -240,7 +240,7 @@ mod tests {
         for whole in ["▶ mill-7   10.77.0.21:7420", "active 1 h 5 min", "0.42 ms", "from servers"] {
             assert!(screen.contains(whole), "no {whole:?} in\n{screen}");
         }
-        assert!(!screen.contains("LOAD"), "{screen}");
+        assert!(!screen.contains("MACHINE LOAD"), "{screen}");
         let small = drawn(50, 12, None);
         assert!(small.contains("▶ mill-7") && small.contains("b2f04d17"), "{small}");
         assert!(!small.contains("from servers"), "{small}");

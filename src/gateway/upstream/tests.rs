@@ -139,3 +139,29 @@ async fn a_silent_proxy_is_given_up_at_the_deadline() {
     assert_eq!(failure.kind, Kind::ConnectTimeout);
     assert!(Instant::now() >= deadline);
 }
+
+#[test]
+fn a_rejected_login_counts_until_it_is_accepted_and_is_tried_again_rarely() {
+    let (target, now): (Target, _) = ("example.org:443".parse().unwrap(), Instant::now());
+    let mut login = LoginState::default();
+    assert!(login.note(&target, false, now), "it is news");
+    assert!(!login.note(&target, false, now), "only once");
+    assert!(login.is_rejected());
+    assert_eq!(login.due(now + LOGIN_INTERVAL / 2), None);
+    assert_eq!(login.due(now + LOGIN_INTERVAL), Some(target.clone()));
+    assert!(login.note(&target, true, now + LOGIN_INTERVAL));
+    assert!(!login.is_rejected());
+    assert_eq!(login.due(now + LOGIN_INTERVAL * 2), None);
+}
+
+#[test]
+fn a_login_that_is_rejected_for_one_destination_is_checked_with_one_that_was_accepted() {
+    let (one, other): (Target, Target) = ("one.org:443".parse().unwrap(), "other.org:443".parse().unwrap());
+    let (mut login, now) =
+        (LoginState { accepted: Some(one.clone()), ..LoginState::default() }, Instant::now());
+    assert!(login.note(&other, false, now));
+    assert!(!login.is_rejected(), "the proxy may require another login there");
+    assert_eq!(login.due(now), Some(one.clone()));
+    login.note(&one, false, now);
+    assert!(login.is_rejected(), "the password was changed");
+}
