@@ -10,7 +10,7 @@ use crate::local::endpoint::Endpoint;
 use crate::peers::directory::{Gateway, Source};
 use crate::shared::Shared;
 use crate::telemetry::snapshot::{
-    Counted, FileSeen, FrontSeen, GatewaySeen, LinkSeen, Memory, NodeSeen, Snapshot, StoreSeen,
+    Counted, FileSeen, FrontSeen, GatewaySeen, LinkSeen, Memory, NodeSeen, Snapshot, Spread, StoreSeen,
 };
 use crate::trust::certificate::Role;
 use crate::wire::target::Target;
@@ -86,6 +86,7 @@ impl View {
             connections: words(telemetry.connections.values()),
             failures: pairs(telemetry.failures.values()),
             rescued: words(telemetry.rescued.values()),
+            spread: Spread { downloads: telemetry.spread.0.value(), bytes: telemetry.spread.1.value() },
             refused: refused
                 .map(|((dialect, reason), count)| Counted::new(reason.word(), dialect, count))
                 .collect(),

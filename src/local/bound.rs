@@ -121,6 +121,7 @@ impl BoundClient {
             is_gateway: is_gateway.subscribe(),
             hold: hold.subscribe(),
             memory: shared.memory.clone(),
+            spreads: !options.no_spread,
             own: shared.own.clone(),
         };
         let running = RunningClient {

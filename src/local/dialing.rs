@@ -17,9 +17,11 @@ use crate::wire::id::NodeId;
 
 /// Number of links: the one in use, and the standby.
 const LINKS: usize = 2;
-/// Maximum number of links while connections fail over all of them: one more for each gateway that is in doubt, so that two
-/// gateways that carry nothing do not keep a client from all others.
+/// Maximum number of links. While connections fail over all of them there is one more for each gateway that is in doubt, so that
+/// two gateways that carry nothing do not keep a client from all others; a large download comes over as many as there are.
 const MAX_LINKS: usize = 6;
+/// How long more links are kept after a large download has asked for them.
+const MORE: Duration = Duration::from_secs(60);
 /// Maximum number of dials under way. More than [`LINKS`], so that a better gateway that is found while dials hang
 /// need not wait for them.
 const MAX_DIALS: usize = 4;
@@ -111,6 +113,8 @@ pub(super) struct Dialing {
     last_dial: Instant,
     /// The number of links to aim at.
     wanted: usize,
+    /// Until when as many links are wanted as there may be.
+    more_until: Option<Instant>,
 }
 
 impl KnownGateway {
@@ -148,12 +152,22 @@ impl Dialing {
             alone_since: now,
             last_dial: now,
             wanted: LINKS,
+            more_until: None,
         }
     }
 
-    /// Notes how many of the gateways that are linked are in doubt.
-    pub(super) fn doubts(&mut self, gateways: usize) {
-        self.wanted = wanted(gateways);
+    /// Sets and gives the number of links to aim at, while so many of the gateways that are linked are in doubt.
+    pub(super) fn aim(&mut self, doubted: usize, now: Instant) -> usize {
+        self.more_until = self.more_until.filter(|until| now < *until);
+        self.wanted = if self.more_until.is_some() { MAX_LINKS } else { (LINKS + doubted).min(MAX_LINKS) };
+        self.wanted
+    }
+
+    /// Aims at as many links as there may be, for a while: a large download comes over all of them. Gives whether that is new.
+    pub(super) fn want_more(&mut self, now: Instant) -> bool {
+        let is_new = self.more_until.is_none_or(|until| now >= until);
+        self.more_until = Some(now + MORE);
+        is_new
     }
 
     /// Begins a search. Dials of an earlier one have been dropped.
@@ -342,17 +356,11 @@ pub(super) fn place(link: UpLink, ranked: &[KnownGateway]) -> (bool, usize) {
     (is_leaving, position.unwrap_or(usize::MAX))
 }
 
-/// How many links are kept, of links in the order of [`place`], of whose gateways so many are in doubt: a link to a leaving
-/// gateway only if it is the last one.
-pub(super) fn kept(places: &[(bool, usize)], doubted: usize) -> usize {
-    let wanted = wanted(doubted);
+/// How many links are kept, of links in the order of [`place`], if so many are `wanted`: a link to a leaving gateway only if it is
+/// the last one.
+pub(super) fn kept(places: &[(bool, usize)], wanted: usize) -> usize {
     let staying = places.iter().position(|(is_leaving, _)| *is_leaving).unwrap_or(wanted);
     staying.clamp(1, wanted).min(places.len())
-}
-
-/// How many links to aim at while so many gateways are in doubt.
-fn wanted(doubted: usize) -> usize {
-    (LINKS + doubted).min(MAX_LINKS)
 }
 
 #[cfg(test)]

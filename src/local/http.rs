@@ -14,6 +14,7 @@ mod received;
 mod request_body;
 mod response;
 mod resume;
+mod several;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -20,6 +20,7 @@ use super::pauses::Fault;
 use crate::failure::with_causes;
 use crate::limited;
 use crate::limits::lines::NOBODY;
+use crate::link::alive::LinkState;
 use crate::link::client::{DialError, Link};
 use crate::link::tls::{Credentials, PeerIdentity};
 use crate::link::updates;
@@ -82,6 +83,30 @@ impl Links {
     /// The links that are up, the one to use first in front, and their changes.
     pub fn up(&self) -> watch::Receiver<Vec<Link>> {
         self.up.subscribe()
+    }
+
+    /// The link with this state.
+    pub(super) fn with_state(&self, state: &Arc<LinkState>) -> Option<Link> {
+        self.up.borrow().iter().find(|link| Arc::ptr_eq(&link.state, state)).cloned()
+    }
+
+    /// Whether there is another gateway than `gateway`, with a link or without.
+    pub(super) fn has_others(&self, gateway: NodeId) -> bool {
+        let now = Instant::now();
+        let is_offered = |other: &Gateway| {
+            let is_other = other.id.is_some_and(|id| id != gateway && id != self.own);
+            is_other
+                && other.state(now).is_some_and(|state| !matches!(state, State::Draining | State::Withdrawn))
+        };
+        self.up.borrow().iter().any(|link| link.gateway.id != gateway)
+            || self.directory.ranked(now).iter().any(is_offered)
+    }
+
+    /// Has more gateways linked for a while, over all of which a large download comes.
+    pub(super) fn want_more(&self) {
+        if locked(&self.dialing).want_more(Instant::now()) {
+            self.directory.look_again();
+        }
     }
 
     /// Whether a node was removed from the group.
@@ -161,7 +186,7 @@ impl Links {
             changes.borrow_and_update();
             let now = Instant::now();
             let ranked = self.ranked(now);
-            let links = self.order(&ranked);
+            let links = self.order(&ranked, now);
             let wake = match self.next_step(&ranked, &links, now) {
                 Step::Dial(gateway) => {
                     if links.is_empty() && !self.is_tried_again(&gateway) {
@@ -209,7 +234,7 @@ impl Links {
         let is_revoked = &|id| self.credentials.membership.revokes(id);
         let situation = Situation { ranked, links: &links, is_revoked, now };
         let mut dialing = locked(&self.dialing);
-        dialing.doubts(links.iter().filter(|link| self.outcomes.doubts(link.gateway)).count());
+        dialing.aim(links.iter().filter(|link| self.outcomes.doubts(link.gateway)).count(), now);
         self.directory.want(dialing.needs_search(&situation));
         dialing.next(&situation)
     }
@@ -234,7 +259,7 @@ impl Links {
 
     /// Removes links that cannot be used any more, sorts the others by the ranking, and retires those that are too many.
     /// A retired link keeps its open tunnels.
-    fn order(&self, ranked: &[KnownGateway]) -> Vec<Link> {
+    fn order(&self, ranked: &[KnownGateway], now: Instant) -> Vec<Link> {
         let place = |link: &Link| dialing::place(up_link(link), ranked);
         self.up.send_if_modified(|links| {
             let before: Vec<_> = links.iter().map(|link| link.address).collect();
@@ -242,7 +267,8 @@ impl Links {
             links.sort_by_key(place);
             let places: Vec<_> = links.iter().map(place).collect();
             let doubted = links.iter().filter(|link| self.outcomes.doubts(link.gateway.id)).count();
-            links.drain(dialing::kept(&places, doubted)..).for_each(|left| left.retire());
+            let wanted = locked(&self.dialing).aim(doubted, now);
+            links.drain(dialing::kept(&places, wanted)..).for_each(|left| left.retire());
             if let (Some(first), Some(old)) = (links.first(), before.first())
                 && first.address != *old
                 && !self.is_without_way_out(first.gateway.id)

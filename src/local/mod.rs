@@ -19,8 +19,7 @@ pub mod options;
 mod outcomes;
 pub mod page;
 mod pauses;
-#[allow(dead_code)] // Its first user follows.
-mod pieces;
+pub mod pieces;
 pub mod port;
 pub mod routes;
 pub mod server_connection;

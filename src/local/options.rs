@@ -53,6 +53,10 @@ pub struct Options {
     /// apt/NAME, pypi, npm, crates or oci, with its URL; repeatable. 'laneway env --fronts' prints what to tell each tool
     #[arg(long, env = "LANEWAY_FRONT", value_name = "KIND=URL", value_delimiter = ',')]
     pub front: Vec<Upstream>,
+    /// Download each file over one gateway only. Otherwise the pieces of a large one come over all gateways that reach the
+    /// server, also over idle ones
+    #[arg(long, env = "LANEWAY_NO_SPREAD")]
+    pub no_spread: bool,
     /// How long a new connection waits for a gateway, in seconds
     #[arg(long, env = "LANEWAY_HOLD", value_name = "SECS", value_parser = seconds, default_value = "10")]
     pub hold: Duration,
@@ -117,6 +121,7 @@ impl Options {
             proxy_open_to_lan: _,
             pac_direct,
             front,
+            no_spread,
             hold,
         } = new;
         let live = Live { logins: proxy_login.clone(), hold: *hold, fronts: front.clone() };
@@ -124,6 +129,7 @@ impl Options {
             ("proxy", self.proxy != *proxy),
             ("proxy-mode", self.proxy_mode != *proxy_mode),
             ("pac-direct", self.pac_direct != *pac_direct),
+            ("no-spread", self.no_spread != *no_spread),
         ]);
         (live, later)
     }

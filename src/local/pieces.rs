@@ -119,6 +119,8 @@ struct Running {
     asked: Instant,
     last: Instant,
     has_begun: bool,
+    /// What it delivers by itself: connections over one line get unequal parts of it.
+    meter: Meter,
     /// It goes on with the next piece if that is free: the response has the whole file.
     is_open: bool,
 }
@@ -232,6 +234,7 @@ impl Plan {
             source.meter.began(now.saturating_duration_since(running.asked), now);
         }
         source.meter.add(count, now);
+        running.meter.add(count, now);
         source.received += count;
         (running.last, source.heard) = (now, now);
         running.at += count;
@@ -266,6 +269,11 @@ impl Plan {
             self.pieces.pop_front();
             self.first += 1;
         }
+    }
+
+    /// The number of the piece that the app takes bytes of.
+    pub fn first(&self) -> u64 {
+        self.first
     }
 
     /// The offset of the first byte that the app has not taken.
@@ -348,8 +356,8 @@ impl Plan {
             self.sources[source.0].heard = now;
         }
         let from = piece * PIECE + self.have(piece);
-        let (asked, last, has_begun) = (now, now, false);
-        self.jobs.push(Running { id, source, piece, at: from, asked, last, has_begun, is_open });
+        let (asked, last, has_begun, meter) = (now, now, false, Meter::default());
+        self.jobs.push(Running { id, source, piece, at: from, asked, last, has_begun, meter, is_open });
         let end = if is_open { self.total } else { self.end_of(piece) };
         Job { id, source, from, end }
     }
@@ -470,7 +478,8 @@ impl Plan {
         let jobs = self.jobs.iter().filter(|job| job.piece == piece && !self.is_stalled(job, now));
         let left = jobs.map(|job| {
             let lanes = self.lanes_of(job.source) as f64;
-            let rate = self.rate_of(job.source, now) / lanes;
+            let share = self.rate_of(job.source, now) / lanes;
+            let rate = job.meter.rate(now).map_or(share, |rate| rate.max(1.0));
             let latency = if job.has_begun { 0.0 } else { self.latency(job.source) };
             latency + (self.end_of(piece) - job.at) as f64 / rate
         });

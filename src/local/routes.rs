@@ -70,6 +70,8 @@ pub struct Routes {
     pub hold: watch::Receiver<Duration>,
     /// The memory budget of all tunnels.
     pub memory: Arc<Budget>,
+    /// Whether a large download comes over several gateways.
+    pub spreads: bool,
     /// The addresses at which this node listens; connections to them are refused as loops.
     pub own: Arc<OwnAddresses>,
 }
@@ -169,6 +171,39 @@ impl Routes {
             Err(error) => {
                 let sentence = format!("the connection to {target} broke at once: {error}");
                 Err(Failure::new(Kind::Terminated, Side::Link, sentence))
+            }
+        }
+    }
+
+    /// Opens a connection to `target` over this link and no other one, beside one that is open. `first` is safe to repeat.
+    ///
+    /// # Errors
+    /// Why there is no connection.
+    pub(super) async fn open_over(
+        &self,
+        link: &Link,
+        (transport, target): (Transport, &Target),
+        id: u64,
+        first: Bytes,
+        account: &Arc<Account>,
+    ) -> Result<ServerConnection, Failure> {
+        self.admit(target)?;
+        let asked = self.links.outcomes.ask(link.gateway.id, target);
+        let opened = link.open_by(transport, target, id, first).await;
+        asked.end(opened.as_ref().err().and_then(failing));
+        match opened {
+            Ok(mut tunnel) => {
+                self.links.has_way_out(&link.gateway);
+                tunnel.stream.charge_to(account);
+                Ok(ServerConnection::Link(Box::new(tunnel), link.gateway.name.to_string()))
+            }
+            Err(failure) => {
+                if failure.kind == Kind::NoWayOut {
+                    self.links.leave_alone(link, &failure.sentence);
+                } else if failure.blames_gateway() {
+                    link.retire();
+                }
+                Err(failure)
             }
         }
     }

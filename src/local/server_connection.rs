@@ -177,6 +177,21 @@ impl FromServer<'_> {
         }
     }
 
+    /// The state of its link; `None` for a direct connection.
+    pub fn link_state(&self) -> Option<&Arc<LinkState>> {
+        match self {
+            Self::Link(inbox) => Some(inbox.link_state()),
+            Self::Direct(_) | Self::Own(_) => None,
+        }
+    }
+
+    /// Ends the stream of a link, because nothing more of it is wanted.
+    pub fn cancel(&mut self) {
+        if let Self::Link(inbox) = self {
+            inbox.cancel();
+        }
+    }
+
     /// Runs `work` (writing to the app) and meanwhile takes what arrives out of the link, so that a stalled app never
     /// holds frames inside the link. When the connection to the server breaks meanwhile: with `finish_work`, `work` is
     /// finished and [`FromServer::next`] gives the error afterwards.

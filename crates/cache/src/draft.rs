@@ -9,8 +9,9 @@ use laneway_sys::files;
 use crate::store::Store;
 use crate::stored::{BLOCK, BodyPart, Stored};
 
-/// Maximum number of parts of one body; what would be one more is not stored.
-const MOST_PARTS: usize = 64;
+/// Maximum number of parts of one body; the smallest ones beyond it are not stored. Clients that download a file over several
+/// gateways ask each of them for every other MiB or so.
+const MOST_PARTS: usize = 256;
 
 /// A body that is being written. A new one is removed unless it is stored.
 #[derive(Debug)]
@@ -167,16 +168,38 @@ impl Draft {
         }
         for part in others {
             let is_apart = |other: &BodyPart| other.end <= part.start || part.end <= other.start;
-            if stored.parts.iter().all(is_apart) && stored.parts.len() < MOST_PARTS {
+            if stored.parts.iter().all(is_apart) {
                 stored.parts.push(part);
             }
         }
-        stored.parts.sort_unstable_by_key(|part| part.start);
         stored.parts.retain(|part| part.end <= stored.total);
+        stored.parts = joined(stored.parts);
+        if stored.parts.len() > MOST_PARTS {
+            stored.parts.sort_unstable_by_key(|part| std::cmp::Reverse(part.length()));
+            stored.parts.truncate(MOST_PARTS);
+            stored.parts.sort_unstable_by_key(|part| part.start);
+        }
         self.store.complete(self.id, &stored, self.is_new, std::mem::take(&mut self.grown))?;
         self.is_stored = true;
         Ok((self.id, stored))
     }
+}
+
+/// The parts in order. Where one ends at the beginning of another one and with a whole block, the two are one: their checksums are
+/// those of the same blocks.
+fn joined(mut parts: Vec<BodyPart>) -> Vec<BodyPart> {
+    parts.sort_unstable_by_key(|part| part.start);
+    let mut joined: Vec<BodyPart> = Vec::new();
+    for part in parts {
+        match joined.last_mut() {
+            Some(before) if before.end == part.start && before.length().is_multiple_of(BLOCK as u64) => {
+                before.end = part.end;
+                before.checksums.extend(part.checksums);
+            }
+            _ => joined.push(part),
+        }
+    }
+    joined
 }
 
 impl Drop for Draft {

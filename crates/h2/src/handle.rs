@@ -178,6 +178,11 @@ impl RecvStream {
         self.0.shared.lock().poll_data(self.0.id, cx)
     }
 
+    /// Resets the stream, because nothing more of it is wanted.
+    pub fn reset(&mut self, reason: Reason) {
+        self.0.shared.lock().reset(self.0.id, reason);
+    }
+
     /// Counts received bytes as read, so that the peer may send as many more.
     pub fn release_capacity(&mut self, count: usize) {
         self.0.shared.lock().release(self.0.id, u32::try_from(count).unwrap_or(u32::MAX));

@@ -169,8 +169,15 @@ impl Inbox {
     }
 
     /// The state of its link.
-    pub(crate) fn link_state(&self) -> &Arc<LinkState> {
+    pub fn link_state(&self) -> &Arc<LinkState> {
         self.counted.link_state()
+    }
+
+    /// Resets the stream, because nothing more of it is wanted.
+    pub fn cancel(&mut self) {
+        self.discard();
+        self.receive.reset(Reason::CANCEL);
+        self.failed = Some(Reason::CANCEL.into());
     }
 
     /// Queues what has arrived. Is ready when something did, or when the stream has ended.

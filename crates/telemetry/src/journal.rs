@@ -43,6 +43,8 @@ pub enum Happening {
     Shared,
     /// A stored response was damaged, and was removed.
     Damaged,
+    /// A download came over several gateways at the same time.
+    Spread,
 }
 
 impl Happening {
@@ -63,6 +65,7 @@ impl Happening {
             Self::Poisoned => "poisoned",
             Self::Shared => "shared",
             Self::Damaged => "damaged",
+            Self::Spread => "spread",
         }
     }
 }

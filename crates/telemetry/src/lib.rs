@@ -42,6 +42,8 @@ pub struct Telemetry {
     pub failures: Tally<(&'static str, &'static str)>,
     /// Connections that continued over another gateway, by how: `replayed`, `repeated` or `resumed`.
     pub rescued: Tally<&'static str>,
+    /// Downloads of apps that came over several gateways at the same time, and their bytes.
+    pub spread: (Count, Count),
     /// Requests of apps that were refused whatever their destination, by dialect and reason.
     pub refused: Tally<(&'static str, RefusalReason)>,
     /// UDP datagrams that were dropped, by reason: those of apps, and those of clients on a gateway.

@@ -8,6 +8,7 @@ use super::Telemetry;
 use super::journal::Happening;
 use super::ledger::{Entry, Ledger};
 use super::refusal::RefusalReason;
+use super::report;
 use super::traffic::{Moved, Traffic};
 use laneway_limits::lines::{Lines, Permit};
 use laneway_limits::rate::Rate;
@@ -99,6 +100,17 @@ impl Record {
         self.telemetry.rescued.one(how);
         let text = format!("{how} on the next gateway: {}", self.target);
         self.telemetry.note_about(how, Happening::Resumed, "", text);
+    }
+
+    /// Records that a download came over several gateways at the same time: their names, and how many bytes came over each.
+    pub fn came_over<'a>(&mut self, shares: impl Iterator<Item = (&'a str, u64)> + Clone) {
+        self.gateway = shares.clone().map(|(name, _)| name).collect::<Vec<_>>().join("+");
+        let (downloads, bytes) = &self.telemetry.spread;
+        downloads.one();
+        bytes.many(shares.clone().map(|(_, bytes)| bytes).sum());
+        let each = shares.map(|(name, bytes)| format!("{name} ({})", report::bytes(bytes)));
+        let text = format!("{} came over {}", self.target, each.collect::<Vec<_>>().join(", "));
+        self.telemetry.note_about(&self.gateway, Happening::Spread, "", text);
     }
 
     /// Sets how it ended.

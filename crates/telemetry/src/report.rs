@@ -24,6 +24,9 @@ pub fn text(snapshot: &Snapshot) -> String {
         bytes(snapshot.memory.used),
         bytes(snapshot.memory.limit)
     );
+    if let Some(sentence) = spread(snapshot) {
+        let _ = writeln!(page, "{sentence}");
+    }
     for front in &snapshot.fronts {
         let _ = writeln!(page, "front /{}/ for {}", front.name, front.url);
     }
@@ -60,6 +63,18 @@ pub fn text(snapshot: &Snapshot) -> String {
         }
     }
     page
+}
+
+/// One sentence on downloads that came over several gateways, if there were any.
+pub fn spread(snapshot: &Snapshot) -> Option<String> {
+    let size = bytes(snapshot.spread.bytes);
+    match snapshot.spread.downloads {
+        0 => None,
+        1 => Some(format!("1 large download came over several gateways at the same time, {size}")),
+        count => Some(format!(
+            "{count} large downloads came over several gateways at the same time, {size} in all"
+        )),
+    }
 }
 
 /// One sentence on what the cache stores and has saved, if there is one.

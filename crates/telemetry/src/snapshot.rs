@@ -46,6 +46,9 @@ pub struct Snapshot {
     pub failures: Vec<Counted>,
     /// Connections that continued over another gateway, by how.
     pub rescued: Vec<Counted>,
+    /// Downloads of apps that came over several gateways at the same time.
+    #[serde(default)]
+    pub spread: Spread,
     /// Requests of apps that were refused whatever their destination, by reason (and, in `side`, dialect).
     #[serde(default)]
     pub refused: Vec<Counted>,
@@ -90,6 +93,15 @@ pub struct Snapshot {
     pub trouble: Option<String>,
     /// The latest events, oldest first.
     pub events: Vec<Event>,
+}
+
+/// Downloads that came over several gateways at the same time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spread {
+    /// Their number.
+    pub downloads: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// A server, or what `--probe` names, that was not reached.
@@ -328,7 +340,7 @@ impl Counted {
 }
 
 #[cfg(any(test, feature = "example"))]
-fn example_gateway(id: &str, state: &str, is_used: bool) -> GatewaySeen {
+fn example_gateway((id, state, is_used): (&str, &str, bool)) -> GatewaySeen {
     GatewaySeen {
         id: Some(id.into()),
         name: is_used.then(|| "mill-7".into()),
@@ -364,8 +376,8 @@ pub fn example() -> Snapshot {
         received: 12_300_000,
         round_trip: Some(0.000_42),
     };
-    let event =
-        |number, what| Event { number, at: 1_000_000, what, who: "7c1e09ab".into(), text: "said".into() };
+    let (who, text) = ("7c1e09ab", "said");
+    let event = |number, what| Event { number, at: 1_000_000, what, who: who.into(), text: text.into() };
     let destination = DestinationSeen {
         target: "releases.corp.example:80".into(),
         open: 1,
@@ -399,10 +411,9 @@ pub fn example() -> Snapshot {
         servers: vec![],
         rules: None,
         unreached: vec![],
-        gateways: vec![
-            example_gateway("7c1e09ab", "active", true),
-            example_gateway("b2f04d17", "standby", false),
-        ],
+        gateways: [("7c1e09ab", "active", true), ("b2f04d17", "standby", false)]
+            .map(example_gateway)
+            .to_vec(),
         links: vec![link("7c1e09ab", "active"), link("b2f04d17", "standby")],
         clients: vec![],
         clients_in_all: 0,
@@ -413,6 +424,7 @@ pub fn example() -> Snapshot {
         connections: vec![Counted::new("connect", "", 3)],
         failures: vec![Counted::new("refused", "server", 1)],
         rescued: vec![],
+        spread: Spread { downloads: 2, bytes: 300_000_000 },
         refused: vec![],
         udp_dropped: vec![],
         questions: vec![],

@@ -25,6 +25,7 @@ mod revocation;
 mod rogue;
 mod rules;
 mod services;
+mod several;
 mod sockets;
 mod speedtest;
 mod takeover;
@@ -58,6 +59,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     failover::CASES,
     resume::CASES,
     cache::CASES,
+    several::CASES,
     revocation::CASES,
     rogue::CASES,
     replay::CASES,

@@ -132,6 +132,26 @@ impl Lab {
         (0..count).map(member).collect()
     }
 
+    /// Gives the line from the server to a gateway this rate, as `tc` writes it.
+    pub(crate) fn narrow(&self, gateway: &str, rate: &str) {
+        let output = Command::new(programs::find("tc").unwrap())
+            .args(["-n", &format!("{}-out", self.prefix), "qdisc", "add", "dev", gateway, "root", "tbf"])
+            .args(["rate", rate, "burst", "32kbit", "latency", "100ms"])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// How many bytes have crossed the line from the server to a gateway.
+    pub(crate) fn crossed(&self, gateway: &str) -> u64 {
+        let output = Command::new(programs::find("ip").unwrap())
+            .args(["-n", &format!("{}-out", self.prefix), "-s", "-j", "link", "show", "dev", gateway])
+            .output()
+            .unwrap();
+        let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        shown[0]["stats64"]["tx"]["bytes"].as_u64().unwrap()
+    }
+
     /// The namespace of the LAN's switch.
     fn lan(&self) -> String {
         format!("{}-lan", self.prefix)

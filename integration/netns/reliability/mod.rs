@@ -16,6 +16,7 @@ mod partitions;
 mod report;
 mod scarcity;
 mod servers;
+mod several;
 mod soak;
 mod stalled;
 mod takeover;
@@ -56,6 +57,7 @@ pub(crate) const LINES: &[Line] = &[
     Line { name: "16_broken_inputs", measure: wire::broken_inputs, short: Some(0.005) },
     Line { name: "17_one_download_for_all", measure: downloads::one_download_for_all, short: None },
     Line { name: "18_killed_at_random", measure: downloads::killed_at_random, short: None },
+    Line { name: "19_one_file_over_three_lines", measure: several::one_file_over_three_lines, short: None },
 ];
 
 impl Line {

@@ -187,7 +187,8 @@ fn events(frame: &mut Frame<'_>, area: Rect, events: &[Event]) {
             | Happening::LinkUp
             | Happening::InUse
             | Happening::Resumed
-            | Happening::Shared => Color::Green,
+            | Happening::Shared
+            | Happening::Spread => Color::Green,
             Happening::LinkLost | Happening::Refused | Happening::Poisoned | Happening::Damaged => Color::Red,
             Happening::Suspect | Happening::Withdrawn | Happening::Demoted => Color::Yellow,
             Happening::Query | Happening::Offer => Color::Cyan,

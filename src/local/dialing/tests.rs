@@ -290,10 +290,21 @@ fn links_are_used_in_the_order_of_the_ranking_and_those_to_leaving_gateways_last
     let places = [2, 3, 1, 4].map(|n| place(up(n), &ranked));
     assert_eq!(places, [(false, 1), (false, 2), (true, 0), (false, usize::MAX)]);
     let many = [(false, 1); 9];
-    assert_eq!([0, 1, 9].map(|doubted| kept(&many, doubted)), [LINKS, LINKS + 1, MAX_LINKS]);
-    assert_eq!(kept(&[(false, 1), (true, 0)], 0), 1, "there is a better one");
-    assert_eq!(kept(&[(true, 0), (true, 1)], 0), 1, "better than none");
-    assert_eq!(kept(&[], 0), 0);
+    assert_eq!([1, 2, 6].map(|wanted| kept(&many, wanted)), [1, 2, 6]);
+    assert_eq!(kept(&[(false, 1), (true, 0)], 2), 1, "there is a better one");
+    assert_eq!(kept(&[(true, 0), (true, 1)], 2), 1, "better than none");
+    assert_eq!(kept(&[], 2), 0);
+}
+
+#[test]
+fn more_links_are_kept_while_gateways_are_in_doubt_and_for_a_while_after_a_large_download() {
+    let (mut test, now) = (Clocked::new(), Instant::now());
+    assert_eq!([0, 1, 9].map(|doubted| test.dialing.aim(doubted, now)), [LINKS, LINKS + 1, MAX_LINKS]);
+    assert!(test.dialing.want_more(now) && !test.dialing.want_more(now));
+    assert_eq!(test.dialing.aim(0, now), MAX_LINKS);
+    let ranked = [1, 2, 3].map(|n| heard(n, State::Standby));
+    assert_eq!(test.next(&ranked, &[up(1), up(2)]), Step::Dial(ranked[2].clone()));
+    assert_eq!(test.dialing.aim(0, now + MORE), LINKS);
 }
 
 /// Gateways of a simulation. One of them is this node itself.
@@ -407,7 +418,7 @@ impl Simulation {
                 let ranked = &self.ranked;
                 self.links.sort_by_key(|link| place(*link, ranked));
                 let places: Vec<_> = self.links.iter().map(|link| place(*link, ranked)).collect();
-                self.links.truncate(kept(&places, 0));
+                self.links.truncate(kept(&places, LINKS));
             }
             Ok(()) => _ = self.test.dialing.failed(address, Fault { distrust: true, ..FAULT }, now),
             Err(fault) => {

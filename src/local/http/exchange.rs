@@ -15,6 +15,7 @@ use crate::local::context::Local;
 use crate::local::server_connection::ServerConnection;
 use crate::memory::Account;
 use crate::wire::http::{Malformed, RequestHead};
+use crate::wire::id::NodeId;
 use crate::wire::resume::Point;
 use crate::wire::target::Target;
 
@@ -40,6 +41,16 @@ pub(super) struct Exchange<'a> {
     pub(super) front: Option<&'a Fronted>,
     /// What happens to the body of its response.
     filter: Mutex<Option<Box<Filter>>>,
+    /// How much of the body came over which gateway, if it came over several.
+    shares: Mutex<Vec<Share>>,
+}
+
+/// How much of a body came over one of several gateways.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Share {
+    pub(super) gateway: NodeId,
+    pub(super) name: String,
+    pub(super) bytes: u64,
 }
 
 /// Why an exchange failed.
@@ -78,8 +89,20 @@ impl<'a> Exchange<'a> {
         id: u64,
     ) -> Self {
         let (started, has_login) = (AtomicBool::new(false), AtomicBool::new(request.logs_in_connection()));
-        let (point, filter) = (Mutex::default(), Mutex::default());
-        Self { local, app, account, request, target, id, started, has_login, point, front: None, filter }
+        Self {
+            local,
+            app,
+            account,
+            request,
+            target,
+            id,
+            started,
+            has_login,
+            point: Mutex::default(),
+            front: None,
+            filter: Mutex::default(),
+            shares: Mutex::default(),
+        }
     }
 
     /// The same for a request to a front.
@@ -111,6 +134,11 @@ impl<'a> Exchange<'a> {
     /// What happens to the body of the response.
     pub(super) fn filter(&self) -> MutexGuard<'_, Option<Box<Filter>>> {
         self.filter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How much of the body came over which gateway, if it came over several.
+    pub(super) fn shares(&self) -> MutexGuard<'_, Vec<Share>> {
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The trouble with a malformed response, which depends on whether any of it has been passed on.

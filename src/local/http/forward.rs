@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::sleep;
 
 use super::answers::{plain, refusal_reason};
-use super::exchange::{Exchange, Trouble};
+use super::exchange::{Exchange, Share, Trouble};
 use super::fronted::Fronted;
 use super::kept::{Idle, Kept};
 use super::request_body::{UploadError, send_body};
@@ -218,8 +218,18 @@ async fn attempt(
     progress.add_sent(head);
     let exchanged = both_ways(exchange, buffer, &mut to_server, &mut from_server, &progress).await;
     record.moved(progress.moved());
+    let shares = std::mem::take(&mut *exchange.shares());
+    if shares.len() > 1 {
+        record.came_over(shares.iter().map(|share| (&*share.name, share.bytes)));
+    }
     let outcomes = &exchange.local.routes.links.outcomes;
     match gateway {
+        Some(_) if shares.len() > 1 && matches!(exchanged, Err(Trouble::Poisoned(_))) => {
+            // Nobody knows over which of them. The app asks again, and then the file comes over one.
+            let (telemetry, names) = (&exchange.local.telemetry, names(&shares));
+            let why = format!("a file that came over {names} is not the one in its index");
+            telemetry.note_about(&names, Happening::Poisoned, "", why);
+        }
         Some(gateway) if matches!(exchanged, Err(Trouble::Poisoned(_))) => {
             outcomes.failed(gateway, exchange.target, Failing::Wrong);
             let (telemetry, why) =
@@ -241,6 +251,11 @@ async fn attempt(
         };
     }
     Ok(Ended::Complete { again: uploaded && delivered.again, reusable: uploaded && delivered.reusable })
+}
+
+/// The names of gateways, as a sentence lists them.
+fn names(shares: &[Share]) -> String {
+    shares.iter().map(|share| &*share.name).collect::<Vec<_>>().join(", ")
 }
 
 /// Sends the body of the request and passes on the response, until the response has ended. Gives whether the body was

@@ -3,11 +3,12 @@
 use std::io::IoSlice;
 use std::num::NonZeroUsize;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 
 use super::exchange::{Exchange, Trouble};
+use super::several::Prospect;
 use crate::link::relay::Progress;
 use crate::local::server_connection::{FromServer, ServerError};
 use crate::memory::Tally;
@@ -83,8 +84,9 @@ impl Exchange<'_> {
                 if !self.has_login.load(Relaxed) && response.body == sent_as {
                     *self.point() = Point::of(self.request, &response).map(|point| (point, length));
                 }
-                self.exact_as(server, &mut head, &mut buffer, length, (progress, chunked)).await?;
-                !buffer.is_empty()
+                let prospect = self.prospect(server, &response);
+                let how = (progress, chunked, prospect);
+                !self.exact_as(server, &mut head, &mut buffer, length, how).await? || !buffer.is_empty()
             }
             BodyLength::Chunked => {
                 self.chunked(server, &mut head, &mut buffer, chunked, progress).await? || !buffer.is_empty()
@@ -156,18 +158,19 @@ impl Exchange<'_> {
         length: u64,
         progress: &Progress<'_>,
     ) -> Result<(), Trouble> {
-        self.exact_as(server, head, buffer, length, (progress, false)).await
+        self.exact_as(server, head, buffer, length, (progress, false, None)).await.map(drop)
     }
 
-    /// The same, in chunks if the app gets another body than the server has sent.
+    /// The same, in chunks if the app gets another body than the server has sent; and over several gateways if there is a
+    /// prospect of it. Gives whether the server has sent all of the body on this connection.
     async fn exact_as(
         &self,
         server: &mut FromServer<'_>,
         head: &mut BytesMut,
         buffer: &mut BytesMut,
         length: u64,
-        (progress, as_chunks): (&Progress<'_>, bool),
-    ) -> Result<(), Trouble> {
+        (progress, as_chunks, mut prospect): (&Progress<'_>, bool, Option<Prospect>),
+    ) -> Result<bool, Trouble> {
         let mut left = length;
         let mut data = buffer.split().freeze();
         loop {
@@ -183,9 +186,21 @@ impl Exchange<'_> {
             }
             if left == 0 {
                 buffer.extend_from_slice(&rest);
-                return Ok(());
+                return Ok(true);
             }
+            let Some(several) = &mut prospect else {
+                data = self.next_of_body(server, head).await?;
+                continue;
+            };
+            let since = Instant::now();
             data = self.next_of_body(server, head).await?;
+            several.waited(since.elapsed());
+            if several.is_due(left)
+                && let Some(prospect) = prospect.take()
+            {
+                Box::pin(self.over_several(prospect, server, data, left, progress)).await?;
+                return Ok(false);
+            }
         }
     }
 

@@ -86,6 +86,10 @@ fn connections(page: &mut Exposition, snapshot: &Snapshot) {
     page.counts(&snapshot.failures, &["kind", "side"]);
     page.counter("connections_rescued_total", "Connections that continued over another gateway, by how.");
     page.counts(&snapshot.rescued, &["how"]);
+    page.counter("downloads_spread_total", "Downloads that came over several gateways at the same time.");
+    page.sample(&[], snapshot.spread.downloads);
+    page.counter("downloads_spread_bytes_total", "Their bytes, over all of these gateways.");
+    page.sample(&[], snapshot.spread.bytes);
     page.counter(
         "refused_total",
         "Requests of apps that were refused whatever their destination, by reason and dialect.",

@@ -8,7 +8,7 @@ import { draw as drawMap } from "./map.js";
 // Milliseconds without an event after which the node counts as gone.
 const SILENCE = 4000;
 const TONES = {
-  promoted: "good", "link-up": "good", "in-use": "good", resumed: "good", shared: "good",
+  promoted: "good", "link-up": "good", "in-use": "good", resumed: "good", shared: "good", spread: "good",
   demoted: "wait", withdrawn: "wait", suspect: "wait", "link-lost": "bad", refused: "bad", poisoned: "bad", damaged: "bad",
 };
 const WORDS = { "link-up": "link up", "link-lost": "link lost", "in-use": "in use" };

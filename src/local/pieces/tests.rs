@@ -17,6 +17,14 @@ struct Simulated {
     /// It breaks, or falls silent, at this time after the beginning.
     dies: Option<Duration>,
     hangs: Option<Duration>,
+    /// Every third connection gets a tenth of what the others get.
+    is_unfair: bool,
+}
+
+impl Simulated {
+    fn weight(&self, job: JobId) -> f64 {
+        if self.is_unfair && job.0.is_multiple_of(3) { 0.1 } else { 1.0 }
+    }
 }
 
 /// A request in the simulation.
@@ -38,7 +46,13 @@ struct Outcome {
 }
 
 fn source(mbit: f64, millis: u64) -> Simulated {
-    Simulated { rate: mbit * MBIT, latency: Duration::from_millis(millis), dies: None, hangs: None }
+    Simulated {
+        rate: mbit * MBIT,
+        latency: Duration::from_millis(millis),
+        dies: None,
+        hangs: None,
+        is_unfair: false,
+    }
 }
 
 /// Downloads `total` bytes. The first source sends the whole file; the others join after 300 ms. All of them together deliver at
@@ -62,7 +76,9 @@ fn simulate(total: u64, sources: &[Simulated], line: f64, app: f64) -> Outcome {
         let passed = now - start;
         if plan.sources.len() == 1 && passed >= Duration::from_millis(300) {
             plan.alone(plan.rate(first, now).unwrap_or(0.0));
-            sources[1..].iter().for_each(|_| drop(plan.add(now)));
+            for _ in &sources[1..] {
+                plan.add(now);
+            }
         }
         for (number, simulated) in sources.iter().enumerate() {
             if simulated.dies.is_some_and(|at| passed >= at) && number < plan.sources.len() && !dead[number] {
@@ -79,7 +95,7 @@ fn simulate(total: u64, sources: &[Simulated], line: f64, app: f64) -> Outcome {
         }
         deliver(&mut plan, &mut asked, sources, line, (start, now));
         budget = (budget + app * STEP.as_secs_f64()).min(app * 0.1 + 1.0);
-        let count = plan.ready().min(budget as u64);
+        let count = plan.ready().min(bytes_of(budget));
         if count > 0 {
             budget -= count as f64;
             plan.took(count);
@@ -105,11 +121,14 @@ fn deliver(
             && simulated.hangs.is_none_or(|at| now - start < at)
             && plan.may_read(one.job.id)
     };
-    let lanes: Vec<usize> = (0..sources.len())
-        .map(|number| asked.iter().filter(|one| one.job.source.0 == number && delivers(plan, one)).count())
+    let lanes: Vec<f64> = (0..sources.len())
+        .map(|number| {
+            let of_it = asked.iter().filter(|one| one.job.source.0 == number && delivers(plan, one));
+            of_it.map(|one| sources[number].weight(one.job.id)).sum()
+        })
         .collect();
     let busy: f64 =
-        (0..sources.len()).filter(|number| lanes[*number] > 0).map(|number| sources[number].rate).sum();
+        (0..sources.len()).filter(|number| lanes[*number] > 0.0).map(|number| sources[number].rate).sum();
     let share = (line / busy.max(1.0)).min(1.0);
     let mut over = Vec::new();
     for one in asked.iter_mut() {
@@ -117,8 +136,9 @@ fn deliver(
             continue;
         }
         let number = one.job.source.0;
-        one.credit += sources[number].rate * share * STEP.as_secs_f64() / lanes[number] as f64;
-        let mut count = (one.credit as u64).min(one.job.end - one.at);
+        one.credit += sources[number].rate * share * STEP.as_secs_f64() * sources[number].weight(one.job.id)
+            / lanes[number];
+        let mut count = bytes_of(one.credit).min(one.job.end - one.at);
         one.credit -= count as f64;
         while count > 0 {
             let now_count = count.min(plan.room(one.job.id));
@@ -134,6 +154,11 @@ fn deliver(
         }
     }
     asked.retain(|one| !over.contains(&one.job.id));
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bytes, or more than there are")]
+fn bytes_of(bytes: f64) -> u64 {
+    bytes as u64
 }
 
 fn efficiency(total: u64, sources: &[Simulated]) -> f64 {
@@ -187,6 +212,15 @@ fn sources_with_lines_of_their_own_stay() {
     let sources = [source(20.0, 20), source(10.0, 20), source(5.0, 20)];
     let outcome = simulate(200 << 20, &sources, f64::INFINITY, f64::INFINITY);
     assert_eq!(outcome.used, [true; 3], "{outcome:?}");
+}
+
+#[test]
+fn connections_that_get_unequal_parts_of_a_line_stall_nothing() {
+    let lines = [source(20.0, 60), source(10.0, 60), source(5.0, 60)];
+    let sources = lines.map(|line| Simulated { is_unfair: true, ..line });
+    let outcome = simulate(200 << 20, &sources, f64::INFINITY, f64::INFINITY);
+    let reached = 200.0 * f64::from(1 << 20) / outcome.took.as_secs_f64() / (35.0 * MBIT);
+    assert!(reached > 0.9 && outcome.stall < Duration::from_millis(500), "{reached:.3} {outcome:?}");
 }
 
 #[test]

@@ -100,6 +100,33 @@ fn parts_of_a_body_are_read_from_any_offset() {
 
 /// Every file of the store, damaged in every way that this knows: at worst the response is missing.
 #[test]
+fn parts_that_meet_become_one_and_many_pieces_of_a_file_become_the_whole() {
+    const PIECES: usize = 300;
+    let directory = TempDir::new().unwrap();
+    let store = store(&directory, 1 << 30);
+    let content = pattern(PIECES * BLOCK);
+    let total = content.len() as u64;
+    let piece = |id: Option<u64>, number: usize| {
+        let before = id.and_then(|id| Some((id, store.stored(id)?)));
+        let mut draft = match &before {
+            Some((id, stored)) => Draft::of(&store, *id, stored).unwrap(),
+            None => Draft::new(&store).unwrap(),
+        };
+        draft.seek((number * BLOCK) as u64);
+        draft.append(&content[number * BLOCK..(number + 1) * BLOCK]).unwrap();
+        let stored = Stored { uri: "http://h/pieces".into(), total, ..example() };
+        draft.store(stored).unwrap()
+    };
+    let (id, mut stored) = piece(None, 0);
+    // Every other one at first, as over two gateways.
+    for number in (2..PIECES).step_by(2).chain((1..PIECES).step_by(2)) {
+        stored = piece(Some(id), number).1;
+    }
+    assert_eq!(stored.parts.iter().map(|part| (part.start, part.end)).collect::<Vec<_>>(), [(0, total)]);
+    assert_eq!(get(&store, "http://h/pieces").unwrap().unwrap(), content);
+}
+
+#[test]
 fn damaged_files_are_never_delivered() {
     let whole = pattern(2 * BLOCK + 9);
     for damage in 0..7 {

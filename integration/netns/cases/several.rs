@@ -1,0 +1,207 @@
+//! A large download comes over several gateways at the same time, and is right or ends with an error whatever they do.
+
+use super::curl::HTTP;
+use crate::lab::fleet::Fleet;
+use crate::lab::group::laneway;
+use crate::lab::origin::{noise, sha256};
+use crate::lab::process::Process;
+use crate::lab::wait::PATIENCE;
+use crate::lab::web::{Request, Web, who};
+use crate::lab::{Case, Lab, wait_until};
+use laneway::telemetry::journal::Happening;
+use laneway::telemetry::snapshot::Snapshot;
+use std::io::{self, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+
+pub(super) const CASES: &[Case] = &[
+    (
+        "several::a_large_file_comes_over_three_gateways_at_once",
+        a_large_file_comes_over_three_gateways_at_once,
+    ),
+    (
+        "several::a_gateway_that_is_killed_costs_a_download_over_several_nothing",
+        a_gateway_that_is_killed_costs_a_download_over_several_nothing,
+    ),
+    (
+        "several::content_that_changes_meanwhile_is_never_spliced_in",
+        content_that_changes_meanwhile_is_never_spliced_in,
+    ),
+    (
+        "several::a_server_without_ranges_serves_over_one_gateway_as_before",
+        a_server_without_ranges_serves_over_one_gateway_as_before,
+    ),
+    (
+        "several::nothing_is_fetched_far_ahead_of_a_slow_app_nor_after_it_has_left",
+        nothing_is_fetched_far_ahead_of_a_slow_app_nor_after_it_has_left,
+    ),
+];
+
+const MIB: usize = 1 << 20;
+const LENGTH: usize = 32 * MIB;
+/// How much is written at a time, in bytes.
+const STEP: usize = 64 * 1024;
+
+/// The content of the file, by version.
+fn version(number: u64) -> &'static [u8] {
+    static VERSIONS: [OnceLock<Vec<u8>>; 2] = [const { OnceLock::new() }; 2];
+    VERSIONS[usize::from(number == 2)].get_or_init(|| noise(70 + number, LENGTH))
+}
+
+/// A server of one file.
+#[derive(Clone, Default)]
+struct Served {
+    /// It has another version now.
+    has_changed: Arc<AtomicBool>,
+    ignores_ranges: bool,
+    /// The bytes of bodies that were sent.
+    sent: Arc<AtomicU64>,
+}
+
+impl Served {
+    fn web(&self, lab: &Lab) -> Web {
+        let served = self.clone();
+        lab.web(move |asked, stream| served.answer(asked, stream))
+    }
+
+    fn answer(&self, asked: &Request, stream: &mut TcpStream) -> io::Result<()> {
+        if asked.path.starts_with("/who/") {
+            return who(asked, stream);
+        }
+        let number = if self.has_changed.load(Relaxed) { 2 } else { 1 };
+        let tag = format!("\"v{number}\"");
+        let is_same = asked.field("if-range").is_none_or(|condition| condition == tag);
+        let range = range(asked).filter(|_| is_same && !self.ignores_ranges);
+        let (start, end) = range.unwrap_or((0, LENGTH));
+        let status = match range {
+            Some(_) => format!("206 Partial Content\r\nContent-Range: bytes {start}-{}/{LENGTH}", end - 1),
+            None => "200 OK".into(),
+        };
+        let count = end - start;
+        write!(
+            stream,
+            "HTTP/1.1 {status}\r\nETag: {tag}\r\nCache-Control: max-age=3600\r\nContent-Length: {count}\r\n\
+             Connection: close\r\n\r\n"
+        )?;
+        for piece in version(number)[start..end].chunks(STEP) {
+            stream.write_all(piece)?;
+            self.sent.fetch_add(piece.len() as u64, Relaxed);
+        }
+        Ok(())
+    }
+}
+
+fn range(asked: &Request) -> Option<(usize, usize)> {
+    let (start, last) = asked.field("range")?.strip_prefix("bytes=")?.split_once('-')?;
+    let end = last.parse().map_or(LENGTH, |last: usize| last + 1);
+    Some((start.parse().ok()?, end.min(LENGTH)))
+}
+
+/// Three gateways with lines of their own to the server.
+fn fleet(lab: &Lab) -> Fleet {
+    let fleet = lab.fleet(3, &[]);
+    for (gateway, rate) in [("g1", "40mbit"), ("g2", "20mbit"), ("g3", "10mbit")] {
+        lab.narrow(gateway, rate);
+    }
+    fleet
+}
+
+fn download(fleet: &Fleet, options: &[&str]) -> Process {
+    let mut curl = fleet.client.command("curl");
+    curl.args(["--silent", "--show-error", "--no-buffer", "--max-time", "100"]).args(HTTP).args(options);
+    curl.arg("http://10.88.0.100/file");
+    fleet.client.spawn(curl)
+}
+
+/// The gateways that the server has seen in requests for the file.
+fn gateways(fleet: &Fleet, web: &Web) -> Vec<usize> {
+    let mut seen: Vec<_> = web.asked("/file").iter().map(|asked| fleet.which(asked.from)).collect();
+    seen.sort_unstable();
+    seen.dedup();
+    seen
+}
+
+fn a_large_file_comes_over_three_gateways_at_once(lab: &Lab) {
+    let served = Served::default();
+    let web = served.web(lab);
+    let fleet = fleet(lab);
+    let output = download(&fleet, &[]).finish(PATIENCE * 3).success();
+    assert_eq!(sha256(&output.stdout), sha256(version(1)));
+    assert_eq!(gateways(&fleet, &web), [0, 1, 2], "{}", fleet.node.log());
+    // A piece that comes late is asked of a second gateway.
+    let asked = web.asked("/file");
+    let pieces: usize = asked.iter().filter_map(range).map(|(start, end)| end - start).sum();
+    assert!(pieces <= LENGTH + 8 * MIB, "{pieces} bytes were asked for in pieces");
+    // The first gateway goes on for a moment after others have taken over.
+    let crossed: u64 = ["g1", "g2", "g3"].iter().map(|gateway| lab.crossed(gateway)).sum();
+    assert!(crossed <= (LENGTH + LENGTH / 2) as u64, "{crossed} bytes crossed the lines for {LENGTH}");
+    let status = laneway(&fleet.client, &["status"]).success().text();
+    assert!(status.contains("1 large download came over several gateways"), "{status}");
+    let json = laneway(&fleet.client, &["status", "--json"]).success().text();
+    let seen: Snapshot = serde_json::from_str(&json).unwrap();
+    let event = seen.events.iter().find(|event| event.what == Happening::Spread).unwrap();
+    assert!(["g1 (", "g2 (", "g3 ("].iter().all(|gateway| event.text.contains(gateway)), "{}", event.text);
+}
+
+fn a_gateway_that_is_killed_costs_a_download_over_several_nothing(lab: &Lab) {
+    let served = Served::default();
+    let web = served.web(lab);
+    let mut fleet = fleet(lab);
+    let first = fleet.serving();
+    let running = download(&fleet, &[]);
+    wait_until("the download over several gateways", || {
+        running.printed() > 6 * MIB as u64 && gateways(&fleet, &web).len() > 1
+    });
+    fleet.kill(first);
+    let output = running.finish(PATIENCE * 3).success();
+    assert_eq!(sha256(&output.stdout), sha256(version(1)));
+}
+
+fn content_that_changes_meanwhile_is_never_spliced_in(lab: &Lab) {
+    let served = Served::default();
+    let web = served.web(lab);
+    let fleet = fleet(lab);
+    let running = download(&fleet, &[]);
+    wait_until("the download over several gateways", || {
+        running.printed() > 4 * MIB as u64 && gateways(&fleet, &web).len() > 1
+    });
+    served.has_changed.store(true, Relaxed);
+    let output = running.finish(PATIENCE * 3);
+    // It may be complete if the gateways that had begun before had all of it.
+    let is_whole = output.stdout.len() == LENGTH;
+    assert_eq!(output.status.success(), is_whole, "{output}");
+    assert!(version(1).starts_with(&output.stdout), "other content was spliced in");
+}
+
+fn a_server_without_ranges_serves_over_one_gateway_as_before(lab: &Lab) {
+    let served = Served { ignores_ranges: true, ..Served::default() };
+    let _web = served.web(lab);
+    let fleet = fleet(lab);
+    let output = download(&fleet, &[]).finish(PATIENCE * 3).success();
+    assert_eq!(sha256(&output.stdout), sha256(version(1)));
+    let status = laneway(&fleet.client, &["status"]).success().text();
+    assert!(!status.contains("came over several gateways"), "{status}");
+}
+
+fn nothing_is_fetched_far_ahead_of_a_slow_app_nor_after_it_has_left(lab: &Lab) {
+    let served = Served::default();
+    let web = served.web(lab);
+    let fleet = fleet(lab);
+    let mut running = download(&fleet, &[]);
+    wait_until("the download over several gateways", || {
+        running.printed() > 2 * MIB as u64 && gateways(&fleet, &web).len() > 1
+    });
+    running.signal(nix::sys::signal::Signal::SIGKILL);
+    running.wait(PATIENCE);
+    // What is on its way still comes, and each gateway finishes a piece of which hardly anything is missing.
+    let mut before = u64::MAX;
+    wait_until("the server to send no more", || {
+        let sent = served.sent.load(Relaxed);
+        let has_ended = before == sent;
+        before = sent;
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        has_ended
+    });
+    assert!(before < (LENGTH - 4 * MIB) as u64, "{before} bytes were sent");
+}
