@@ -38,55 +38,56 @@ const RATE: u32 = 40;
 /// The whole demo, on a machine that does other things besides.
 const DEMO: Duration = Duration::from_secs(120);
 
-fn a_windows_client_downloads_through_a_linux_gateway(lab: &Lab) {
+/// Downloads the big file at the client `c1` through the gateway `g1`, in each dialect, and then runs `then`. `on_windows`
+/// is one of the two. Only its broadcast can find the gateway.
+fn downloads_with_windows_at(lab: &Lab, on_windows: &str, then: impl FnOnce(&Host, &Host)) {
     let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
-    let _wine = wine::install(&c1);
+    let _wine = wine::install(if on_windows == c1.name { &c1 } else { &g1 });
     let _origin = lab.origin();
     let group = lab.group(&[&g1, &c1], &[]);
-    // Only the broadcast can find it.
     forget_gateways(&c1);
     let _node = group.client(&c1, &[]);
     for dialect in DIALECTS {
         let download = c1.curl(&[dialect, &[BIG]].concat()).success();
         assert_eq!(sha256(&download.stdout), big().sha256, "{dialect:?}");
     }
-    let status = laneway(&c1, &["status"]).success().text();
-    assert!(status.contains("g1"), "{status}");
-    let doctor = laneway(&c1, &["doctor", "--server", "10.88.0.100:80"]).success().text();
-    assert!(doctor.contains("request") && !doctor.contains("wrong"), "{doctor}");
-    let found = laneway(&c1, &["discover"]).success().text();
-    assert!(found.contains("g1"), "{found}");
+    then(&c1, &g1);
+}
+
+fn a_windows_client_downloads_through_a_linux_gateway(lab: &Lab) {
+    downloads_with_windows_at(lab, "c1", |c1, _| {
+        let status = laneway(c1, &["status"]).success().text();
+        assert!(status.contains("g1"), "{status}");
+        let doctor = laneway(c1, &["doctor", "--server", "10.88.0.100:80"]).success().text();
+        assert!(doctor.contains("request") && !doctor.contains("wrong"), "{doctor}");
+        let found = laneway(c1, &["discover"]).success().text();
+        assert!(found.contains("g1"), "{found}");
+    });
 }
 
 fn a_linux_client_downloads_through_a_windows_gateway(lab: &Lab) {
-    let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
-    let _wine = wine::install(&g1);
-    let _origin = lab.origin();
-    let group = lab.group(&[&g1, &c1], &[]);
-    forget_gateways(&c1);
-    let _node = group.client(&c1, &[]);
-    for dialect in DIALECTS {
-        let download = c1.curl(&[dialect, &[BIG]].concat()).success();
-        assert_eq!(sha256(&download.stdout), big().sha256, "{dialect:?}");
-    }
-    let doctor = laneway(&g1, &["doctor", "--server", "10.88.0.100:80"]).success().text();
+    downloads_with_windows_at(lab, "g1", |_, g1| names_the_firewall_rule_that_is_missing(g1));
+}
+
+/// The firewall of Windows, as far as its settings go: Wine filters nothing.
+fn names_the_firewall_rule_that_is_missing(g1: &Host) {
+    let doctor = laneway(g1, &["doctor", "--server", "10.88.0.100:80"]).success().text();
     assert!(!doctor.contains("wrong"), "{doctor}");
 
-    // The firewall of Windows, as far as its settings go: Wine filters nothing.
     let policy = r"HKLM\SYSTEM\CurrentControlSet\Services\SharedAccess\Parameters\FirewallPolicy";
     let set = |key: &str, value: &[&str]| {
         let key = format!(r"{policy}\{key}");
-        g1.output(wine::command(&g1, &[&["reg", "add", &key, "/f"], value].concat())).success();
+        g1.output(wine::command(g1, &[&["reg", "add", &key, "/f"], value].concat())).success();
     };
     set("StandardProfile", &["/v", "EnableFirewall", "/t", "REG_DWORD", "/d", "1"]);
-    let doctor = laneway(&g1, &["doctor", "--server", "10.88.0.100:80"]);
+    let doctor = laneway(g1, &["doctor", "--server", "10.88.0.100:80"]);
     assert!(
         doctor.code() == 1 && doctor.text().contains("netsh advfirewall firewall add rule name=laneway"),
         "{doctor}"
     );
     let rule = r"v2.31|Action=Allow|Active=TRUE|Dir=In|App=C:\laneway.exe|Name=laneway|";
     set("FirewallRules", &["/v", "{7420}", "/d", rule]);
-    let doctor = laneway(&g1, &["doctor", "--server", "10.88.0.100:80"]).success().text();
+    let doctor = laneway(g1, &["doctor", "--server", "10.88.0.100:80"]).success().text();
     assert!(doctor.contains("has the rule 'laneway'"), "{doctor}");
 }
 

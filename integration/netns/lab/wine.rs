@@ -8,15 +8,39 @@ use super::process::Process;
 use super::{Host, programs};
 use std::env;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// The variable with the path of the Windows program.
 const PROGRAM: &str = "LANEWAY_WINDOWS_PROGRAM";
 /// The variable with the path of a Wine prefix to copy.
 const PREFIX: &str = "LANEWAY_WINE_PREFIX";
 
+/// Interval between two looks at whether Wine has ended.
+const POLL: Duration = Duration::from_millis(20);
+/// How long Wine may take to end its programs.
+const END: Duration = Duration::from_secs(10);
+
 /// Wine on a host. Dropping it ends all programs that it runs.
 pub(crate) struct Wine {
     _server: Process,
+    /// Ends all programs of this prefix, and no others.
+    kill: Command,
+}
+
+impl Drop for Wine {
+    /// Without this, Wine's own services and what a trial has started with them outlive the server.
+    fn drop(&mut self) {
+        let Ok(mut kill) = self.kill.stdin(Stdio::null()).spawn() else { return };
+        let until = Instant::now() + END;
+        while Instant::now() < until && matches!(kill.try_wait(), Ok(None)) {
+            thread::sleep(POLL);
+        }
+        // It has ended already, or ends now.
+        let _ = kill.kill();
+        let _ = kill.wait();
+    }
 }
 
 /// What the trials with Windows need and is missing.
@@ -43,11 +67,13 @@ pub(crate) fn install(host: &Host) -> Wine {
     host.run_windows(variable(PROGRAM));
     // The first program of a Wine also starts its services, which takes seconds.
     host.output(host.laneway(&["--version"])).success();
-    Wine { _server: server }
+    let mut kill = host.command("wineserver");
+    kill.arg("--kill").envs(variables(host.directory()));
+    Wine { _server: server, kill }
 }
 
 /// A command of Wine on a host that runs Windows, such as `reg`.
-pub(crate) fn command(host: &Host, arguments: &[&str]) -> std::process::Command {
+pub(crate) fn command(host: &Host, arguments: &[&str]) -> Command {
     let mut command = host.command("wine");
     command.args(arguments).envs(variables(host.directory()));
     command
