@@ -202,10 +202,13 @@ impl BoundClient {
             let name = if apps == Apps::Proxy { "local proxy" } else { "transparent port" };
             parts.push((name, Box::pin(listener::run(local.clone(), port, apps))));
         }
-        if !name_servers.is_empty() {
-            let names = NameServer::new(local.clone(), resolve, running.zones.subscribe());
-            parts.push(("local name server", Box::pin(names.run(name_servers))));
-        }
+        let names = NameServer::new(local.clone(), resolve, running.zones.subscribe());
+        let (server, logins) = (Arc::downgrade(&names), local.logins.clone());
+        local.page.answer_questions(Box::new(move |question| {
+            let server = server.upgrade().filter(|_| !logins.are_needed());
+            Box::pin(async move { server?.answer_to(&question).await })
+        }));
+        parts.push(("local name server", Box::pin(names.run(name_servers))));
         Ok((local, parts))
     }
 }

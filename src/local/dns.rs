@@ -125,7 +125,11 @@ impl NameServer {
                 ended = serving.join_next() => match ended {
                     Some(Err(error)) => tracing::error!(%error, "a part of the local name server failed"),
                     Some(Ok(())) => {}
-                    None => return,
+                    // It has no sockets of its own, or none any more.
+                    None => tokio::select! {
+                        Ok(()) = zones.changed() => self.cache.clear(),
+                        () = self.local.drain.cancelled() => return,
+                    },
                 },
             }
         }

@@ -5,10 +5,11 @@
 mod connection;
 mod events;
 pub mod metrics;
+mod names;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName};
@@ -23,6 +24,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+pub use self::names::AnswerQuestion;
 use crate::telemetry::refusal::RefusalReason;
 use crate::telemetry::report;
 use crate::telemetry::snapshot::Snapshot;
@@ -41,6 +43,8 @@ pub struct Page {
     snapshot: Arc<TakeSnapshot>,
     pac_direct: bool,
     followers: Arc<Semaphore>,
+    /// Answers questions for names. It needs what the page is a part of, so that it is set later.
+    names: OnceLock<Box<AnswerQuestion>>,
 }
 
 /// Sent with every response: nothing is loaded from elsewhere, no other site may embed or read it, and no browser
@@ -75,7 +79,17 @@ impl Page {
     /// The page that shows what `snapshot` returns. With `pac_direct`, its /proxy.pac lets browsers connect directly
     /// while the proxy does not answer.
     pub fn new(snapshot: Box<TakeSnapshot>, pac_direct: bool) -> Self {
-        Self { snapshot: snapshot.into(), pac_direct, followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)) }
+        Self {
+            snapshot: snapshot.into(),
+            pac_direct,
+            followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
+            names: OnceLock::new(),
+        }
+    }
+
+    /// Lets software ask for names here, which `answer` answers. The first call counts.
+    pub fn answer_questions(&self, answer: Box<AnswerQuestion>) {
+        let _ = self.names.set(answer);
     }
 
     /// Serves a connection whose first request is in origin-form, until it ends or the node drains. `received` is what
@@ -92,22 +106,29 @@ impl Page {
         drain: &CancellationToken,
     ) -> Option<RefusalReason> {
         let proxy = socket.local_addr().ok();
-        let service = service_fn(|request: Request<Incoming>| {
-            std::future::ready(Ok::<_, Infallible>(self.respond(&request.into_parts().0, proxy, drain)))
+        let service = service_fn(async |request: Request<Incoming>| {
+            let (parts, body) = request.into_parts();
+            Ok::<_, Infallible>(self.respond(&parts, body, proxy, drain).await)
         });
         connection::serve(socket, received.freeze(), service, drain).await
     }
 
-    fn respond(
+    async fn respond(
         &self,
         request: &Parts,
+        body: Incoming,
         proxy: Option<SocketAddr>,
         drain: &CancellationToken,
     ) -> Response<Body> {
-        let mut response = match check(request) {
-            Ok("/events") if request.method == Method::GET => self.follow(drain),
-            Ok(path) => self.resource(request, path, proxy),
-            Err(refusal) => Err(refusal),
+        let mut response = match (check(request), self.names.get()) {
+            (Ok(names::PATH), Some(answer)) if request.method == Method::POST => {
+                let answer = names::answer(&request.headers, body, answer).await;
+                let answer = answer.map(|answer| response(names::TYPE, Full::from(answer).boxed_unsync()));
+                answer.ok_or(PageError::NoQuestion)
+            }
+            (Ok("/events"), _) if request.method == Method::GET => self.follow(drain),
+            (Ok(path), _) => self.resource(request, path, proxy),
+            (Err(refusal), _) => Err(refusal),
         }
         .unwrap_or_else(PageError::into_response);
         for (name, value) in SECURITY_FIELDS {
@@ -187,6 +208,8 @@ enum PageError {
     OtherSite,
     #[error("this page is read-only")]
     Method,
+    #[error("this is no question for a name (RFC 8484)")]
+    NoQuestion,
     #[error("there is no such page: try /")]
     NotFound,
     #[error("too many clients follow this page already")]
@@ -200,6 +223,7 @@ impl PageError {
             Self::ProxyRequest | Self::ForeignHost => StatusCode::MISDIRECTED_REQUEST,
             Self::OtherSite => StatusCode::FORBIDDEN,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NoQuestion => StatusCode::BAD_REQUEST,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::TooManyFollowers => StatusCode::SERVICE_UNAVAILABLE,
         };
@@ -229,7 +253,8 @@ fn check(request: &Parts) -> Result<&str, PageError> {
             Stranger::Site => PageError::OtherSite,
         },
     )?;
-    if request.method != Method::GET && request.method != Method::HEAD {
+    let is_question = request.uri.path() == names::PATH && request.method == Method::POST;
+    if request.method != Method::GET && request.method != Method::HEAD && !is_question {
         return Err(PageError::Method);
     }
     Ok(request.uri.path())

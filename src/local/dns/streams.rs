@@ -88,16 +88,27 @@ impl NameServer {
         }
     }
 
-    /// The answer, preceded by its length.
-    async fn answer_framed(self: &Arc<Self>, decision: Decision) -> Vec<u8> {
-        let answer = match decision {
-            Decision::Ignore => return Vec::new(),
-            Decision::Answer(_, _, answer) => answer,
-            Decision::Ask(query) => encode(&match self.stream_queries.clone().try_acquire_owned() {
+    /// The answer to the bytes of a question that has come by HTTP; `None` for what is none.
+    pub async fn answer_to(self: &Arc<Self>, question: &[u8]) -> Option<Vec<u8>> {
+        let decision = Decision::of(question);
+        self.counts.question("http", &decision);
+        self.answer_decided(decision).await
+    }
+
+    async fn answer_decided(self: &Arc<Self>, decision: Decision) -> Option<Vec<u8>> {
+        match decision {
+            Decision::Ignore => None,
+            Decision::Answer(_, _, answer) => Some(answer),
+            Decision::Ask(query) => Some(encode(&match self.stream_queries.clone().try_acquire_owned() {
                 Ok(place) => self.answer(*query, place).await,
                 Err(_) => self.excess(&query),
-            }),
-        };
+            })),
+        }
+    }
+
+    /// The answer, preceded by its length.
+    async fn answer_framed(self: &Arc<Self>, decision: Decision) -> Vec<u8> {
+        let Some(answer) = self.answer_decided(decision).await else { return Vec::new() };
         let length = u16::try_from(answer.len()).expect("encoded into at most 65,535 bytes");
         [&length.to_be_bytes()[..], &answer].concat()
     }
