@@ -50,7 +50,7 @@ ROOT = [
 APART = {"local", "gateway"}
 
 # Crates that exist for one operating system.
-SYSTEM_CRATES = {"libc", "listenfd", "nix", "windows", "windows_service", "windows_sys", "winreg"}
+SYSTEM_CRATES = {"libc", "listenfd", "nix", "rustix", "windows", "windows_service", "windows_sys", "winreg"}
 # Modules and types of other crates that exist for one operating system, by how their names begin.
 SYSTEM_PATHS = ("std::os", "tokio::net::Unix", "tokio::net::unix", "tokio::net::windows", "tokio::signal::unix",
                 "tokio::signal::windows")

@@ -6,7 +6,7 @@ use clap::{ArgMatches, CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
     authority, beside, cache, demo, discover, doctor, drain, env, leave, manual, members, membership, origin,
-    service, speedtest, status, top, transparent,
+    run, service, speedtest, status, top, transparent,
 };
 use crate::config::{self, Config};
 use crate::live::Reread;
@@ -43,8 +43,8 @@ enum Command {
     Top(top::Top),
     /// Print the variables that point software to the local proxy, for a shell to evaluate
     Env(env::Env),
-    /// Run a command with those variables
-    Run(env::Run),
+    /// Run a command with those variables, or with --all on a network of its own that only the node leads out of
+    Run(run::Run),
     /// Print the proxy for apt, as its Acquire::http::Proxy-Auto-Detect program
     AptProxy(env::AptProxy),
     /// Create a group on this machine, and print the command that joins it
@@ -90,6 +90,9 @@ enum Command {
     /// A small web server with generated files: what the demo and the tests download from
     #[command(hide = true)]
     Origin(origin::Origin),
+    /// The way out of the network of 'laneway run --all', which starts it
+    #[command(hide = true)]
+    Outlet(run::Outlet),
 }
 
 /// Runs the command.
@@ -108,6 +111,7 @@ pub fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Problem> {
         Command::Top(top) => top.run(),
         Command::Env(env) => env.run(|| config::state_directory(cli.state.as_deref())),
         Command::Run(run) => run.run(),
+        Command::Outlet(outlet) => outlet.run(),
         Command::AptProxy(apt) => {
             apt.run();
             Ok(())

@@ -13,7 +13,7 @@ pub mod fronts;
 pub mod gateway;
 pub mod live;
 pub mod local;
-
+pub mod outlet;
 pub mod own_addresses;
 pub mod peering;
 pub mod problem;

@@ -6,6 +6,7 @@
 //! would leave through the interface is rejected.
 
 mod error;
+pub mod inside;
 mod installed;
 mod interface;
 mod kept;

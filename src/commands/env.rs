@@ -1,10 +1,8 @@
-//! `laneway env`: the variables that point software to the local proxy, for a shell to evaluate. `laneway run`: a command
-//! with those variables. `laneway apt-proxy`: the proxy for apt.
+//! `laneway env`: the variables that point software to the local proxy, for a shell to evaluate. `laneway apt-proxy`: the
+//! proxy for apt.
 
-use std::ffi::OsString;
-use std::io::{ErrorKind, Write as _};
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::process::Command;
 
 use clap::ValueEnum;
 
@@ -47,11 +45,11 @@ impl Default for Shell {
 }
 
 /// A variable.
-struct Variable {
-    name: &'static str,
-    value: String,
+pub(super) struct Variable {
+    pub(super) name: &'static str,
+    pub(super) value: String,
     /// For a list: the variable of the same meaning in the other case.
-    list: Option<&'static str>,
+    pub(super) list: Option<&'static str>,
 }
 
 /// The prefix of the variables that keep what was there before: `v` and the value, or `n` for none.
@@ -131,12 +129,12 @@ impl Shell {
 
 /// Selects the variables.
 #[derive(Debug, clap::Args)]
-struct Selection {
+pub(super) struct Selection {
     #[command(flatten)]
-    port: LocalPort,
+    pub(super) port: LocalPort,
     /// Also set ALL_PROXY to SOCKS5, with names resolved at the gateway
     #[arg(long)]
-    socks: bool,
+    pub(super) socks: bool,
 }
 
 /// `laneway env`
@@ -163,16 +161,6 @@ pub struct Env {
     /// containerd
     #[arg(long, conflicts_with_all = ["shell", "unset", "docker", "socks"])]
     fronts: bool,
-}
-
-/// `laneway run`
-#[derive(Debug, clap::Args)]
-pub struct Run {
-    #[command(flatten)]
-    selection: Selection,
-    /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
-    command: Vec<OsString>,
 }
 
 /// `laneway apt-proxy`
@@ -228,30 +216,6 @@ impl Env {
     }
 }
 
-impl Run {
-    /// Replaces this process with the command, which then receives the signals and sets the exit code.
-    ///
-    /// # Errors
-    /// When it cannot be started, with a shell's exit code (POSIX 2.8.2): 127 when the program is not found, else 126.
-    pub fn run(self) -> Result<(), Problem> {
-        let address = self.selection.port.address()?.to_string();
-        let (program, arguments) = self.command.split_first().expect("the command line requires one");
-        let mut command = Command::new(program);
-        command.args(arguments);
-        for Variable { name, value, list } in variables(&address, self.selection.socks) {
-            let own = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-            match list.and_then(|other| own(name).or_else(|| own(other))) {
-                Some(entries) => command.env(name, with_entries(entries, &value)),
-                None => command.env(name, value),
-            };
-        }
-        let error = process::replace(&mut command);
-        let code = if error.kind() == ErrorKind::NotFound { 127 } else { 126 };
-        let problem = Problem::new(format!("'{}' cannot be run", program.to_string_lossy()));
-        Err(problem.because(error).exiting(code))
-    }
-}
-
 impl AptProxy {
     /// Prints the proxy's address while a node runs there, else `DIRECT`, as apt expects from an
     /// `Acquire::http::Proxy-Auto-Detect` program. It never fails, because apt would fail with it.
@@ -263,20 +227,9 @@ impl AptProxy {
     }
 }
 
-/// The entries of a user's list, followed by those of `more` that are not in it.
-fn with_entries(mut entries: OsString, more: &str) -> OsString {
-    let known = entries.to_string_lossy().into_owned();
-    let known: Vec<_> = known.split([',', ' ']).collect();
-    for entry in more.split(',').filter(|entry| !known.contains(entry)) {
-        entries.push(",");
-        entries.push(entry);
-    }
-    entries
-}
-
 /// The variables. In lower and upper case, since software reads one or the other; curl reads http_proxy in lower case
 /// only.
-fn variables(address: &str, socks: bool) -> Vec<Variable> {
+pub(super) fn variables(address: &str, socks: bool) -> Vec<Variable> {
     let variable = |name, value: &str| Variable { name, value: value.into(), list: None };
     let http = format!("http://{address}");
     let mut variables: Vec<_> =

@@ -16,6 +16,7 @@ pub mod members;
 pub mod membership;
 pub mod origin;
 pub(crate) mod progress;
+pub mod run;
 pub mod service;
 pub mod speedtest;
 pub mod status;

@@ -17,6 +17,7 @@ mod interfaces;
 pub mod lan;
 pub mod machine;
 pub mod mark;
+pub mod namespace;
 pub mod net;
 pub mod paths;
 pub mod port_holder;

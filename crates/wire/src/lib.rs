@@ -10,6 +10,7 @@ pub mod hello;
 pub mod http;
 pub mod id;
 pub mod masque;
+pub mod packet;
 pub mod replay;
 pub mod resume;
 pub mod socks4;

@@ -24,6 +24,7 @@ mod resume;
 mod revocation;
 mod rogue;
 mod rules;
+mod run_all;
 mod services;
 mod several;
 mod sockets;
@@ -47,6 +48,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     transparent::CASES,
     redirect::CASES,
     rules::CASES,
+    run_all::CASES,
     discovery::CASES,
     trust::CASES,
     takeover::CASES,
@@ -88,6 +90,9 @@ pub(crate) const NEEDED: &[(&str, &[&str])] = &[
     ("names::", &["unbound", "dnsmasq", "dig"]),
     ("redirect::the_nodes_own_dns", &["unbound", "dig"]),
     ("resolve::", &["getent", "dig"]),
+    ("run_all::connections", &["unbound", "dig", "getent"]),
+    ("run_all::datagrams", &["python3"]),
+    ("run_all::a_static", &["gcc"]),
     ("services::", &["python3"]),
     ("links::openssl", &["openssl"]),
     ("links::nghttp", &["nghttp"]),

@@ -46,7 +46,13 @@ const EXAMPLES: [(&str, Examples); 30] = [
             ("For the desktop, and back:", "laneway env --system on; laneway env --system off"),
         ],
     ),
-    ("laneway-run", &[("One command:", "laneway run -- npm install")]),
+    (
+        "laneway-run",
+        &[
+            ("One command:", "laneway run -- npm install"),
+            ("A program that knows no proxy (Linux):", "laneway run --all -- ./program"),
+        ],
+    ),
     (
         "laneway-apt-proxy",
         &[(
