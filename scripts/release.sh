@@ -33,7 +33,7 @@ generated() {
         runs=${LANEWAY_GENERATOR:-}
         if [ -z "$runs" ]; then
             cargo build --locked >&2
-            runs=target/debug/laneway
+            runs=${CARGO_TARGET_DIR:-target}/debug/laneway
         fi
         mkdir -p "$files/completions"
         "$runs" man --out "$files/man"

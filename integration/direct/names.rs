@@ -160,6 +160,46 @@ async fn the_same_question_is_asked_once_and_all_who_asked_it_are_answered() {
 }
 
 #[tokio::test]
+async fn a_question_by_http_is_answered_to_users_of_this_machine_only() {
+    const KIND: &str = "application/dns-message";
+    let proxy = Proxy::direct().await;
+    let ask = async |host: &str, kind: &str, question: &[u8]| {
+        let mut app = Peer::connect(proxy.address).await;
+        let head = format!(
+            "POST /dns-query HTTP/1.1\r\nHost: {host}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            question.len()
+        );
+        app.say([head.as_bytes(), question].concat()).await;
+        let head = app.head().await;
+        let mut body = Vec::new();
+        within(app.stream.read_to_end(&mut body)).await.unwrap();
+        (head, body)
+    };
+    let (own, here) = (proxy.address.to_string(), question(7, "localhost."));
+    let (head, answer) = ask(&own, KIND, &here).await;
+    assert!(
+        head.starts_with("HTTP/1.1 200 ") && head.contains(&format!("Content-Type: {KIND}\r\n")),
+        "{head}"
+    );
+    let answer = Message::from_vec(&answer).unwrap();
+    assert_eq!(answer.metadata.id, 7);
+    assert_eq!(answer.answers[0].data.ip_addr(), Some(Ipv4Addr::LOCALHOST.into()));
+    assert_eq!(metric(&proxy, "dns_questions_total{transport=\"http\"} ").await, ["1"]);
+
+    for (status, host, kind, question) in [
+        ("421", "other.example", KIND, &here[..]),
+        ("400", &own, "text/plain", &here),
+        ("400", &own, KIND, b"short"),
+        ("400", &own, KIND, &[0; 4097]),
+    ] {
+        let (head, _) = ask(host, kind, question).await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{host} {kind}: {head}");
+    }
+    proxy.asks_for("u:p");
+    assert!(ask(&own, KIND, &here).await.0.starts_with("HTTP/1.1 400 "), "without a login");
+}
+
+#[tokio::test]
 async fn a_question_above_the_limit_is_refused_at_once() {
     let server = Server::new().await;
     let socket = server.socket().await;
