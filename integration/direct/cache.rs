@@ -364,6 +364,24 @@ async fn a_part_is_stored_and_completed_by_what_is_missing() {
 }
 
 #[tokio::test]
+async fn a_part_of_what_is_being_fetched_is_not_fetched_again() {
+    let site = Site::new().await;
+    let mut app = site.app("GET /f", "").await;
+    let (mut server, _) = site.server().await;
+    let head = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nETag: \"a\"\r\nContent-Length: 10\r\n\r\n";
+    server.say(format!("{head}01234")).await;
+    app.head().await;
+    app.hear("01234").await;
+    let mut other = site.app("GET /f", "Range: bytes=3-6\r\nIf-Range: \"a\"\r\n").await;
+    let head = other.head().await;
+    assert_eq!(line(&head, "Content-Range"), Some("bytes 3-6/10"));
+    other.hear("34").await;
+    server.say("56789").await;
+    other.hear("56").await;
+    app.hear("56789").await;
+}
+
+#[tokio::test]
 async fn what_came_of_an_interrupted_download_is_kept_and_the_rest_is_shared() {
     let site = Site::new().await;
     let mut app = site.app("GET /f", "").await;

@@ -54,6 +54,9 @@ const COLLAPSED: Mark = Mark { status: "fwd=uri-miss; stored; collapsed", counte
 /// How much further than what has come a request may begin and still wait for it, in bytes.
 const MOST_AHEAD: u64 = 4 * 1024 * 1024;
 
+/// The same for a range that has an end, which could be fetched by itself.
+const SOON: u64 = 1024 * 1024;
+
 /// What is stored for a request.
 #[derive(Default)]
 struct Found {
@@ -95,6 +98,11 @@ impl Stream<'_> {
                 let body = "this is not in the cache of the gateway\n";
                 self.asker.send(simple_response(504, "Gateway Timeout", &[], body, true)).await?;
                 return Ok(Next::Request);
+            }
+            if let Some(body) = self.whole_with(request, &uri, &varying)
+                && let Some(next) = self.serve_growing(request, &body, COLLAPSED, None).await?
+            {
+                return Ok(next);
             }
             let key = key(request, &uri, &varying);
             let (outcome, mark) = match need(request, found.as_ref().map(|(_, stored)| stored)) {
@@ -140,6 +148,22 @@ impl Stream<'_> {
         }
         self.gateway.telemetry.cache.one("passed");
         self.pass(head, request).await
+    }
+
+    /// The whole body that is being fetched now and contains the range that `request` asks for, or soon will.
+    fn whole_with(&self, request: &RequestHead, uri: &str, varying: &[String]) -> Option<Arc<Growing>> {
+        if request.method != Method::GET || partial::wanted(request) != Wanted::Other {
+            return None;
+        }
+        let mut whole = request.clone();
+        whole.fields.remove("range");
+        let running = self.cache.running(&key(&whole, uri, varying))?;
+        let Some(Outcome::Growing(body)) = running.borrow().clone() else { return None };
+        let stored = Stored { total: body.total?, ..body.stored.clone() };
+        let (start, _) = wanted_of(request, &stored);
+        let fits =
+            policy::selects(request, &stored.selecting, &stored.fields) && may_share_late(request, &stored);
+        (fits && start <= body.end().saturating_add(SOON)).then_some(body)
     }
 
     /// Asks the server whether `stored` is still valid, unless it is being asked already. Nobody waits for the answer.
