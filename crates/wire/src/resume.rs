@@ -29,6 +29,8 @@ enum Validator {
     Tag(Vec<u8>),
     /// A modification date that is strong (RFC 9110 §8.8.2.2).
     Date(Vec<u8>),
+    /// None: whoever receives the content checks the whole of it.
+    Checked,
 }
 
 /// Why a response does not contain the rest.
@@ -48,28 +50,27 @@ pub enum Mismatch {
 impl Point {
     /// What identifies the content of `response`; `None` when the download cannot be resumed safely.
     pub fn of(request: &RequestHead, response: &ResponseHead) -> Option<Self> {
-        let BodyLength::Exact(total) = response.body else { return None };
-        let plain = request.method == Method::GET
-            && request.body == BodyLength::None
-            && request.fields.get("range").is_none()
-            && request.fields.get("if-range").is_none();
-        if !plain || response.status != 200 || total == 0 {
-            return None;
-        }
-        Self::of_fields(&response.fields, total)
+        Self::of_fields(&response.fields, plain_total(request, response)?)
+    }
+
+    /// The same for content that is checked against a digest before the last of it is used. It needs no validator.
+    pub fn of_checked(request: &RequestHead, response: &ResponseHead) -> Option<Self> {
+        let total = plain_total(request, response)?;
+        let validator = Validator::of(&response.fields).unwrap_or(Validator::Checked);
+        Self::with(&response.fields, total, validator)
     }
 
     /// What identifies content of `total` bytes that came with these `fields`; `None` when it has no strong validator.
     pub fn of_fields(fields: &Fields, total: u64) -> Option<Self> {
+        Self::with(fields, total, Validator::of(fields)?)
+    }
+
+    fn with(fields: &Fields, total: u64, validator: Validator) -> Option<Self> {
         if fields.get("accept-ranges").is_some_and(|ranges| ranges.eq_ignore_ascii_case(b"none")) {
             return None;
         }
-        Some(Self {
-            total,
-            validator: Validator::of(fields)?,
-            encoding: single(fields, "content-encoding")?,
-            media_type: single(fields, "content-type")?,
-        })
+        let (encoding, media_type) = (single(fields, "content-encoding")?, single(fields, "content-type")?);
+        Some(Self { total, validator, encoding, media_type })
     }
 
     /// The size of the whole content in bytes.
@@ -89,14 +90,10 @@ impl Point {
             true => format!("bytes={offset}-{}", end.saturating_sub(1)),
             false => format!("bytes={offset}-"),
         };
-        let validator = match &self.validator {
-            Validator::Tag(tag) => tag,
-            Validator::Date(date) => date,
-        };
-        let pushed = request
-            .fields
-            .push("Range", range.as_bytes())
-            .and_then(|()| request.fields.push("If-Range", validator));
+        let mut pushed = request.fields.push("Range", range.as_bytes());
+        if let Validator::Tag(validator) | Validator::Date(validator) = &self.validator {
+            pushed = pushed.and_then(|()| request.fields.push("If-Range", validator));
+        }
         debug_assert!(pushed.is_ok(), "digits, and a value that was parsed before, are field values");
         request
     }
@@ -130,12 +127,23 @@ impl Point {
         let same_validator = match &self.validator {
             Validator::Tag(tag) => single(fields, "etag").flatten().as_ref() == Some(tag),
             Validator::Date(date) => single(fields, "last-modified").flatten().as_ref() == Some(date),
+            Validator::Checked => true,
         };
         let same = same_validator
             && single(fields, "content-encoding") == Some(self.encoding.clone())
             && single(fields, "content-type") == Some(self.media_type.clone());
         if same { Ok(()) } else { Err(Mismatch::Changed) }
     }
+}
+
+/// The size of the content of a whole response to a plain GET.
+fn plain_total(request: &RequestHead, response: &ResponseHead) -> Option<u64> {
+    let BodyLength::Exact(total) = response.body else { return None };
+    let is_plain = request.method == Method::GET
+        && request.body == BodyLength::None
+        && request.fields.get("range").is_none()
+        && request.fields.get("if-range").is_none();
+    (is_plain && response.status == 200 && total > 0).then_some(total)
 }
 
 impl Validator {
@@ -199,6 +207,26 @@ mod tests {
         }
         assert!(!of("", 206, "Content-Length: 10\r\nETag: \"a\"\r\n"));
         assert!(!of("Range: bytes=5-\r\n", 200, "Content-Length: 10\r\nETag: \"a\"\r\n"));
+    }
+
+    #[test]
+    fn content_that_is_checked_against_a_digest_needs_no_validator() {
+        let point = |fields: &str| Point::of_checked(&request(""), &response(200, fields));
+        assert!(point("Content-Length: 10\r\nAccept-Ranges: none\r\n").is_none());
+        let plain = point("Content-Length: 10\r\n").unwrap();
+        let asked = plain.request_part(&request(""), 4, 7);
+        assert_eq!(
+            (asked.fields.get("range"), asked.fields.get("if-range")),
+            (Some(&b"bytes=4-6"[..]), None)
+        );
+        let part = |fields: &str| {
+            let fields = format!("Content-Length: 3\r\nContent-Range: bytes 4-6/10\r\n{fields}");
+            plain.check_part(&response(206, &fields), 4, 7)
+        };
+        assert_eq!(part("ETag: W/\"any\"\r\n"), Ok(()));
+        assert_eq!(part("Content-Encoding: gzip\r\n"), Err(Mismatch::Changed));
+        let tagged = point("Content-Length: 10\r\nETag: \"a\"\r\n").unwrap();
+        assert_eq!(tagged.request(&request(""), 4).fields.get("if-range"), Some(&b"\"a\""[..]));
     }
 
     /// RFC 9110 §5.6.7.

@@ -82,7 +82,9 @@ impl Exchange<'_> {
             BodyLength::None => !buffer.is_empty(),
             BodyLength::Exact(length) => {
                 if !self.has_login.load(Relaxed) && response.body == sent_as {
-                    *self.point() = Point::of(self.request, &response).map(|point| (point, length));
+                    let is_checked = self.filter().as_ref().is_some_and(|filter| filter.checks());
+                    let of = if is_checked { Point::of_checked } else { Point::of };
+                    *self.point() = of(self.request, &response).map(|point| (point, length));
                 }
                 let prospect = self.prospect(server, &response);
                 let how = (progress, chunked, prospect);
