@@ -219,7 +219,13 @@ impl<'a> Several<'a> {
             exchange.local.routes.links.want_more();
         }
         self.plan.set_window(if exchange.account.is_tight() { TIGHT } else { WINDOW });
+        let before = self.plan.sources();
         self.plan.tick(now);
+        if self.plan.sources() < before {
+            let gateways = self.over.iter().filter(|over| self.plan.uses(over.source));
+            let left = gateways.map(|over| &*over.link.gateway.name).collect::<Vec<_>>().join(", ");
+            limited!(info, NOBODY, left, "a gateway that adds nothing to a download is left out");
+        }
         self.drop_cancelled();
         while let Some(job) = self.plan.next(now) {
             self.start(exchange, job);
