@@ -42,6 +42,11 @@ done <<'PATHS'
 download 16 80 one MiB from the server to the app
 upload 16 80 one MiB from the app to the server
 tunnel 20 120 one tunnel, opened and closed, a byte each way
+uncached 50 250 one plain request through a gateway without a cache
+passed 50 250 one plain request whose response is known not to be shared
+unshared 50 250 one plain request for a new URI, whose response cannot be stored
+miss 50 250 one plain request for a new URI, whose response is stored
+hit 50 250 one plain request for what is stored
 offer 1000 11000 one offer, verified and read
 PATHS
 

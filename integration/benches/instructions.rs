@@ -23,13 +23,18 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 const MIB: usize = 1024 * 1024;
+/// The option of a gateway without a cache.
+const NO_CACHE: &str = "no-cache = true";
+/// The field of a response that may be stored.
+const FRESH: &[u8] = b"Cache-Control: max-age=600\r\n";
 
 fn main() {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     let (Some(path), Some(Ok(count))) = (arguments.next(), arguments.next().map(|count| count.parse()))
     else {
         // Without arguments, as started by `cargo bench`: checks that every path works.
-        for path in ["download", "upload", "tunnel", "offer"] {
+        for path in ["download", "upload", "tunnel", "uncached", "passed", "unshared", "miss", "hit", "offer"]
+        {
             run(path, 2);
         }
         return;
@@ -43,6 +48,13 @@ fn run(path: &str, count: usize) {
         "download" => runtime.block_on(download(count)),
         "upload" => runtime.block_on(upload(count)),
         "tunnel" => runtime.block_on(tunnels(count)),
+        // Plain requests: through a gateway without a cache; for what is known not to be shared; for new URIs with a response
+        // that cannot be stored, and with one that can; for what is stored.
+        "uncached" => runtime.block_on(requests(count, NO_CACHE, &[], |_| 0)),
+        "passed" => runtime.block_on(requests(count, "", &[], |_| 0)),
+        "unshared" => runtime.block_on(requests(count, "", &[], |at| at)),
+        "miss" => runtime.block_on(requests(count, "", FRESH, |at| at)),
+        "hit" => runtime.block_on(requests(count, "", FRESH, |_| 0)),
         "offer" => offers(count),
         _ => panic!("no path is called {path}"),
     }
@@ -94,6 +106,46 @@ async fn tunnels(count: usize) {
         }
     };
     tokio::join!(serving, asking);
+}
+
+/// Plain requests of one app, one after the other on one connection, each for the URI of the number that `uri` gives. The server
+/// answers with two bytes and the field `lifetime`.
+async fn requests(count: usize, options: &str, lifetime: &[u8], uri: impl Fn(usize) -> usize) {
+    let options = format!("client-tunnels = 4294967295\nclient-opens = 4294967295\n{options}");
+    let (lab, listener) = (Lab::with_limits(&options).await, TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let (proxy, server) = (lab.proxy().await, listener.local_addr().unwrap());
+    let answer = [&b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"[..], lifetime, b"\r\nok"].concat();
+    let serving = async {
+        loop {
+            let (mut one, _) = listener.accept().await.unwrap();
+            while receive_until(&mut one, b"\r\n\r\n").await {
+                one.write_all(&answer).await.unwrap();
+            }
+        }
+    };
+    let asking = async {
+        let mut app = TcpStream::connect(proxy.address).await.unwrap();
+        for at in 0..count {
+            let request = format!("GET http://{server}/{} HTTP/1.1\r\nHost: {server}\r\n\r\n", uri(at));
+            app.write_all(request.as_bytes()).await.unwrap();
+            assert!(receive_until(&mut app, b"\r\n\r\nok").await);
+        }
+    };
+    tokio::select! {
+        () = serving => {}
+        () = asking => {}
+    }
+}
+
+/// Whether what comes ends with `end`, before the connection does.
+async fn receive_until(stream: &mut TcpStream, end: &[u8]) -> bool {
+    let mut received = Vec::with_capacity(1024);
+    while !received.ends_with(end) {
+        if stream.read_buf(&mut received).await.unwrap() == 0 {
+            return false;
+        }
+    }
+    true
 }
 
 async fn opened() -> (TcpStream, TcpStream) {
