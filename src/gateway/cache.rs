@@ -77,7 +77,7 @@ impl Cache {
         if let Some(outcome) = fetches.get(&key) {
             return Part::Follow(outcome.clone());
         }
-        if lock(&self.alone).get(&self.hasher.hash_one(uri)).is_some_and(|until| Instant::now() < *until) {
+        if self.is_known_for_one(uri) {
             return Part::Alone;
         }
         let (sender, receiver) = watch::channel(None);
@@ -88,6 +88,13 @@ impl Cache {
     /// The fetch for `key` that is running.
     pub(super) fn running(&self, key: &str) -> Option<watch::Receiver<Option<Outcome>>> {
         lock(&self.fetches).get(key).cloned()
+    }
+
+    /// Whether the last response for `uri` could not be shared, a short while ago.
+    pub(super) fn is_known_for_one(&self, uri: &str) -> bool {
+        let alone = lock(&self.alone);
+        !alone.is_empty()
+            && alone.get(&self.hasher.hash_one(uri)).is_some_and(|until| Instant::now() < *until)
     }
 
     /// Notes that the response for `uri` could not be shared.

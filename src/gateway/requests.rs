@@ -226,20 +226,33 @@ impl Stream<'_> {
             let uri = policy::uri(self.origin(), &request).filter(|_| policy::concerns_cache(&request));
             self.is_pinned |= request.logs_in_connection();
             let next = match uri.filter(|_| !self.is_pinned) {
-                Some(uri) => {
+                Some(uri) if asked.discards || !self.goes_alone(&request, &uri) => {
                     if asked.discards {
                         self.cache.invalidate(vec![uri.clone()]).await;
                     }
                     self.credential = asked.credential;
                     Box::pin(self.share(head, &request, uri)).await?
                 }
-                None => Box::pin(self.pass(head, &request)).await?,
+                uri => {
+                    if uri.is_some() {
+                        self.gateway.telemetry.cache.one("passed");
+                    }
+                    Box::pin(self.pass(head, &request)).await?
+                }
             };
             match next {
                 Next::Request => {}
                 Next::End => return Ok(()),
             }
         }
+    }
+
+    /// Whether a request for `uri` is for the server alone: nothing of it is stored, and what it gets is known to be for nobody
+    /// else.
+    fn goes_alone(&self, request: &RequestHead, uri: &str) -> bool {
+        self.cache.is_known_for_one(uri)
+            && !self.cache.store.may_have(uri)
+            && !policy::is_for_cache_alone(request)
     }
 
     /// What the URIs of this stream begin with.

@@ -4,6 +4,7 @@
 //! Stricter than the RFC in what it stores, because a wrong answer is worse than a second fetch: nothing that was asked for
 //! with a login, nothing that sets a cookie, and no freshness that the server has not stated (§4.2.2 is not used).
 
+use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
 use http::Method;
@@ -43,8 +44,13 @@ pub struct Origin<'a> {
 }
 
 impl Origin<'_> {
-    fn prefix(&self) -> String {
-        format!("{}://{}", if self.is_secure { "https" } else { "http" }, self.target)
+    /// The scheme and the server, with room for `more` bytes.
+    fn prefix(&self, more: usize) -> String {
+        let mut prefix = String::with_capacity(more + 64);
+        let scheme = if self.is_secure { "https" } else { "http" };
+        // A string grows.
+        let _ = write!(prefix, "{scheme}://{}", self.target);
+        prefix
     }
 }
 
@@ -61,7 +67,9 @@ pub fn uri(origin: Origin<'_>, request: &RequestHead) -> Option<String> {
         RequestTarget::Absolute { path_and_query, .. } => path_and_query,
         RequestTarget::Authority { .. } | RequestTarget::Asterisk => return None,
     };
-    Some(format!("{}{}", origin.prefix(), str::from_utf8(path).ok()?))
+    let mut uri = origin.prefix(path.len());
+    uri.push_str(str::from_utf8(path).ok()?);
+    Some(uri)
 }
 
 /// Whether a cache may take part in this request at all. What asks for more than a GET or HEAD of a representation goes to
@@ -76,6 +84,12 @@ pub fn concerns_cache(request: &RequestHead) -> bool {
         && !has("if-match")
         && !has("if-unmodified-since")
         && !CacheControl::of(&request.fields).has("no-store")
+}
+
+/// Whether the server must not be asked (RFC 9111 §5.2.1.7).
+#[must_use]
+pub fn is_for_cache_alone(request: &RequestHead) -> bool {
+    CacheControl::of(&request.fields).has("only-if-cached")
 }
 
 /// Whether the response to `request` may be stored, and is worth it: it is fresh, or can be validated (RFC 9111 §3).
@@ -389,11 +403,12 @@ pub(crate) fn opaque(tag: &[u8]) -> &[u8] {
 #[must_use]
 pub fn invalidated(origin: Origin<'_>, request: &RequestHead, response: &ResponseHead) -> Vec<String> {
     let is_safe = matches!(request.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE);
-    let Some(uri) = uri(origin, request).filter(|_| !is_safe && (200..400).contains(&response.status)) else {
+    if is_safe || !(200..400).contains(&response.status) {
         return Vec::new();
-    };
+    }
+    let Some(uri) = uri(origin, request) else { return Vec::new() };
     let scheme = if origin.is_secure { "https://" } else { "http://" };
-    let (whose, origin) = (origin, format!("{}/", origin.prefix()));
+    let (whose, origin) = (origin, format!("{}/", origin.prefix(1)));
     let mut all = vec![uri.clone()];
     for name in ["location", "content-location"] {
         let Some(value) = response.fields.get(name).and_then(|value| str::from_utf8(value).ok()) else {
@@ -419,7 +434,7 @@ pub fn invalidated(origin: Origin<'_>, request: &RequestHead, response: &Respons
 fn same_origin(origin: Origin<'_>, authority: &str, path: &str) -> Option<String> {
     let default = if origin.is_secure { 443 } else { 80 };
     let with_port = authority.parse::<Target>().or_else(|_no_port| Target::new(authority, default));
-    (with_port.ok().as_ref() == Some(origin.target)).then(|| format!("{}/{path}", origin.prefix()))
+    (with_port.ok().as_ref() == Some(origin.target)).then(|| format!("{}/{path}", origin.prefix(1)))
 }
 
 #[cfg(test)]

@@ -1,13 +1,16 @@
-//! One fetch for all who ask for the same. It runs on its own, so that it goes on when the one who began it leaves.
+//! One fetch for all who ask for the same. It goes on when the one who began it leaves.
 
 mod body;
 mod planning;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::TaskTracker;
 
 use super::Stream;
 use super::pass::Begun;
@@ -65,6 +68,33 @@ pub(super) struct Fetch {
     account: Arc<Account>,
     /// The memory of the request, of its copies and of what is stored.
     _held: Tally,
+}
+
+/// A fetch that was begun. The stream that began it drives it as far as that alone waits for it. When this is dropped, a task of
+/// the node goes on with it.
+pub(super) struct Started {
+    tasks: TaskTracker,
+    fetch: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl Started {
+    /// Waits until it has ended.
+    pub(super) async fn ended(&mut self) {
+        match &mut self.fetch {
+            Some(fetch) => fetch.await,
+            None => std::future::pending().await,
+        }
+        self.fetch = None;
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        // There is no runtime any more when the node has ended.
+        if let (Some(fetch), Ok(_)) = (self.fetch.take(), Handle::try_current()) {
+            self.tasks.spawn(fetch);
+        }
+    }
 }
 
 /// What the server is asked for.
@@ -127,15 +157,16 @@ impl Fetch {
         self
     }
 
-    /// Runs it as a task of the node. A connection that can be used again goes `back`.
-    pub(super) fn spawn(self, server: Option<Server>, back: oneshot::Sender<Server>) {
+    /// Begins it. A connection that can be used again goes `back`.
+    pub(super) fn start(self, server: Option<Server>, back: oneshot::Sender<Server>) -> Started {
         let tasks = self.gateway.tasks.clone();
-        tasks.spawn(Box::pin(async move {
+        let fetch = Box::pin(async move {
             if let Some(server) = self.run(server).await {
                 // The stream may have ended.
                 let _ = back.send(server);
             }
-        }));
+        });
+        Started { tasks, fetch: Some(fetch) }
     }
 
     async fn run(mut self, server: Option<Server>) -> Option<Server> {
@@ -198,7 +229,7 @@ impl Fetch {
     /// Begins to store the body, and shares it; a response whose body cannot be stored is for the one who asked first.
     async fn begin(
         mut self,
-        raw: Bytes,
+        raw: BytesMut,
         response: Box<ResponseHead>,
         mut planned: Planned,
         server: Server,
@@ -259,7 +290,7 @@ impl Fetch {
             loop {
                 match server.head(&sent.method).await {
                     Head::Read(raw, response) if response.is_interim() => {
-                        let _ = self.leader.send(ToLeader::Interim(raw)).await;
+                        let _ = self.leader.send(ToLeader::Interim(raw.freeze())).await;
                     }
                     Head::Nothing(_) if server.is_used => break,
                     head => return Ok((head, server, requested)),

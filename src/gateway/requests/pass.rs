@@ -100,9 +100,11 @@ impl Stream<'_> {
         }
         let result = {
             let upload = async {
-                upload(request.body, &mut from, &socket).await?;
-                socket.end_orderly();
-                uploaded.store(true, Relaxed);
+                if has_body {
+                    upload(request.body, &mut from, &socket).await?;
+                    socket.end_orderly();
+                    uploaded.store(true, Relaxed);
+                }
                 from.end().await?;
                 ended.store(true, Relaxed);
                 std::future::pending::<Result<Never, Gone>>().await
@@ -182,7 +184,7 @@ impl Response<'_> {
         cache: &std::sync::Arc<crate::gateway::cache::Cache>,
     ) -> Result<Passed, Gone> {
         let Self { server, mut head } = self;
-        let (raw, response) = loop {
+        let (mut raw, response) = loop {
             let next = match head.take() {
                 Some(head) => head,
                 None => tokio::select! {
@@ -191,7 +193,7 @@ impl Response<'_> {
                 },
             };
             match next {
-                Head::Read(raw, response) if response.is_interim() => to.send(raw).await?,
+                Head::Read(raw, response) if response.is_interim() => to.send(raw.freeze()).await?,
                 Head::Read(raw, response) => break (raw, response),
                 Head::Unclear(raw) => return Ok(Passed::Unclear(raw)),
                 Head::Nothing(error) => return Ok(Passed::Nothing { in_order: error.is_none() }),
@@ -206,15 +208,19 @@ impl Response<'_> {
             BodyLength::Exact(length) => length,
             BodyLength::None => 0,
             BodyLength::Chunked => {
-                to.send(raw).await?;
+                to.send(raw.freeze()).await?;
                 return chunks(server, to, response.keep_alive).await;
             }
-            BodyLength::UntilClose => return Ok(Passed::Unclear(raw)),
+            BodyLength::UntilClose => return Ok(Passed::Unclear(raw.freeze())),
         };
         if response.status == 101 {
-            return Ok(Passed::Unclear(raw));
+            return Ok(Passed::Unclear(raw.freeze()));
         }
-        to.send(raw).await?;
+        // What has come of the body lies behind the head, so that both are sent together without a copy.
+        let along = usize::try_from(left).map_or(server.buffer.len(), |left| left.min(server.buffer.len()));
+        raw.unsplit(server.buffer.split_to(along));
+        left -= along as u64;
+        to.send(raw.freeze()).await?;
         while left > 0 {
             let mut bytes = tokio::select! {
                 next = server.next() => next.map_err(|_error| Gone)?,

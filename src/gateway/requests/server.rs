@@ -32,7 +32,7 @@ pub(super) struct Server {
 /// The beginning of a response.
 pub(super) enum Head {
     /// A head, as it was received and as it is understood.
-    Read(Bytes, Box<ResponseHead>),
+    Read(BytesMut, Box<ResponseHead>),
     /// Something else: what was received so far.
     Unclear(Bytes),
     /// The connection ended before anything came.
@@ -115,7 +115,7 @@ impl Server {
         let mut searched = 0;
         loop {
             if let Some(end) = head_end(&self.buffer, searched) {
-                let head = self.buffer.split_to(end).freeze();
+                let head = self.buffer.split_to(end);
                 return match ResponseHead::parse(&head, method) {
                     Ok(response) => Head::Read(head, Box::new(response)),
                     Err(_) => Head::Unclear(self.unclear(&head)),
@@ -125,7 +125,7 @@ impl Server {
             if searched >= MAX_HEAD || !may_begin_response(&self.buffer) {
                 return Head::Unclear(self.buffer.split().freeze());
             }
-            match self.socket.read_some(&mut self.buffer, 64 * 1024).await {
+            match self.socket.append_to(&mut self.buffer).await {
                 Ok(0) if self.buffer.is_empty() => return Head::Nothing(None),
                 Err(error) if self.buffer.is_empty() => return Head::Nothing(Some(error)),
                 Ok(0) | Err(_) => return Head::Unclear(self.buffer.split().freeze()),

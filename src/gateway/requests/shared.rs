@@ -8,7 +8,7 @@ use http::Method;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::fetch::{Fetch, Need, ToLeader};
+use super::fetch::{Fetch, Need, Started, ToLeader};
 use super::{End, Next, Stream};
 use crate::cache::answer::Answer;
 use crate::cache::control::CacheControl;
@@ -79,7 +79,7 @@ impl Stream<'_> {
         request: &RequestHead,
         uri: String,
     ) -> Result<Next, End> {
-        let control = CacheControl::of(&request.fields);
+        let is_for_cache_alone = policy::is_for_cache_alone(request);
         for _ in 0..MOST_TURNS {
             let Found { stored: found, varying } = self.stored(request, &uri).await;
             let usable = found.as_ref().filter(|(_, stored)| has_all(request, stored));
@@ -93,7 +93,7 @@ impl Stream<'_> {
                     None => continue,
                 }
             }
-            if control.has("only-if-cached") {
+            if is_for_cache_alone {
                 self.asker.grant()?;
                 let body = "this is not in the cache of the gateway\n";
                 self.asker.send(simple_response(504, "Gateway Timeout", &[], body, true)).await?;
@@ -116,9 +116,9 @@ impl Stream<'_> {
                         let (leader, messages) = mpsc::channel(4);
                         let (back, lent) = oneshot::channel();
                         let server = self.idle().filter(|server| !server.is_stale());
-                        Fetch::new(self, request, &uri, (found, need), lead, leader).spawn(server, back);
+                        let fetch = Fetch::new(self, request, &uri, (found, need), lead, leader);
                         self.lent = Some(lent);
-                        match self.lead(request, messages, outcome).await? {
+                        match self.lead(request, fetch.start(server, back), messages, outcome).await? {
                             Led::Answered(next) => return Ok(next),
                             Led::Outcome(outcome, hold) => {
                                 let next = self.follow(request, outcome, MISS, hold).await;
@@ -171,7 +171,7 @@ impl Stream<'_> {
         if let Part::Lead(lead, _) = self.cache.join(uri, key) {
             let (leader, _) = mpsc::channel(1);
             let fetch = Fetch::new(self, request, uri, (Some(stored), Need::Whole), lead, leader);
-            fetch.in_background().spawn(None, oneshot::channel().0);
+            drop(fetch.in_background().start(None, oneshot::channel().0));
         }
     }
 
@@ -248,16 +248,19 @@ impl Stream<'_> {
         }
     }
 
-    /// Waits for the fetch that this stream has begun.
+    /// Drives the fetch that this stream has begun, until it is known whether others share it.
     async fn lead(
         &mut self,
         request: &RequestHead,
+        mut fetch: Started,
         mut messages: mpsc::Receiver<ToLeader>,
         outcome: watch::Receiver<Option<Outcome>>,
     ) -> Result<Led, End> {
         loop {
             let message = tokio::select! {
+                biased;
                 message = messages.recv() => message,
+                () = fetch.ended() => continue,
                 () = self.asker.gone() => return Err(End::Gone),
             };
             match message {
@@ -267,10 +270,12 @@ impl Stream<'_> {
                     self.asker.send(head).await?;
                 }
                 Some(ToLeader::Begun(begun)) => {
+                    drop(fetch);
                     self.gateway.telemetry.cache.one("passed");
                     return Ok(Led::Answered(Box::pin(self.pass_response(request, *begun)).await?));
                 }
                 Some(ToLeader::Shared(reader)) => {
+                    drop(fetch);
                     let outcome = self.outcome(outcome, None).await?.unwrap_or(Outcome::Alone);
                     return Ok(Led::Outcome(outcome, Some(reader)));
                 }

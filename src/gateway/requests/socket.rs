@@ -15,7 +15,9 @@ use crate::wire::target::Target;
 
 /// The maximum of one read, in bytes.
 pub(super) const READ: usize = 256 * 1024;
-/// The same under TLS: a few records.
+/// The maximum of the first read of a response, in bytes.
+const SMALL_READ: usize = 64 * 1024;
+/// The maximum of one read under TLS, in bytes: a few records.
 const SECURE_READ: usize = 64 * 1024;
 
 /// A socket to a server.
@@ -68,6 +70,27 @@ impl Socket {
         match self {
             Self::Plain(socket) => net::read_some(socket, buffer, most).await,
             Self::Secure(stream) => stream.read_some(buffer, most.min(SECURE_READ)).await,
+        }
+    }
+
+    /// Waits for data and adds it to `buffer`, without room for more than that; 0 at the end.
+    pub(super) async fn append_to(&self, buffer: &mut BytesMut) -> io::Result<usize> {
+        let socket = match self {
+            Self::Plain(socket) => socket,
+            Self::Secure(stream) => return stream.read_some(buffer, SECURE_READ).await,
+        };
+        tokio::task::consume_budget().await;
+        loop {
+            socket.readable().await?;
+            let mut read = PooledBuffer::take(SMALL_READ);
+            match net::try_read(socket, &mut read.room(), SMALL_READ) {
+                Ok(count) => {
+                    buffer.extend_from_slice(&read.room()[..count]);
+                    return Ok(count);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 
