@@ -5,7 +5,7 @@ use crate::peer::{Origin, Peer};
 
 /// A group whose gateway has a cache, and the server that its clients ask.
 struct Site {
-    _lab: Lab,
+    lab: Lab,
     proxy: Proxy,
     origin: Origin,
 }
@@ -14,7 +14,7 @@ impl Site {
     async fn new() -> Self {
         let lab = Lab::new().await;
         let proxy = lab.proxy().await;
-        Self { _lab: lab, proxy, origin: Origin::new() }
+        Self { lab, proxy, origin: Origin::new() }
     }
 
     /// A new app that sends this request.
@@ -158,6 +158,53 @@ async fn apps_that_ask_while_it_is_fetched_share_one_request_and_read_at_once() 
     }
     let (_, body) = site.hit("GET /f", "").await;
     assert_eq!(body, "0123456789");
+}
+
+#[tokio::test]
+async fn whoever_asks_meanwhile_gets_the_response_although_the_first_one_left_before_it_came() {
+    let site = Site::new().await;
+    let first = site.app("GET /f", "").await;
+    let (mut server, _) = site.server().await;
+    let mut second = site.app("GET /f", "").await;
+    // From then on it waits for the same fetch: everything runs on one thread.
+    let dispatched =
+        || site.lab.telemetry.connections.values().iter().map(|(_, count)| count).sum::<u64>() >= 2;
+    while !dispatched() {
+        tokio::task::yield_now().await;
+    }
+    first.reset();
+    server.say("HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 5\r\n\r\n01").await;
+    second.head().await;
+    second.hear("01").await;
+    server.say("234").await;
+    second.hear("234").await;
+    let (_, body) = site.hit("GET /f", "").await;
+    assert_eq!(body, "01234");
+}
+
+#[tokio::test]
+async fn what_is_asked_for_often_is_right_after_a_change_too() {
+    let site = Site::new().await;
+    let answer = |body: &str| {
+        format!(
+            "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nETag: \"{body}\"\r\nContent-Length: 5\r\n\r\n{body}"
+        )
+    };
+    site.fetch("/f", &answer("01234")).await;
+    for _ in 0..4 {
+        assert_eq!(site.hit("GET /f", "").await.1, "01234");
+        assert_eq!(site.hit("GET /f", "Range: bytes=1-2\r\n").await.1, "12");
+        let (head, _) = site.hit("GET /f", "If-None-Match: \"01234\"\r\n").await;
+        assert!(head.starts_with("HTTP/1.1 304 "), "{head}");
+    }
+    let mut app = site.app("POST /f", "Content-Length: 0\r\n").await;
+    let (mut server, _) = site.server().await;
+    server.say("HTTP/1.1 204 No Content\r\n\r\n").await;
+    app.head().await;
+    site.fetch("/f", &answer("56789")).await;
+    for _ in 0..4 {
+        assert_eq!(site.hit("GET /f", "").await.1, "56789");
+    }
 }
 
 #[tokio::test]
@@ -320,7 +367,7 @@ async fn a_request_for_another_host_than_the_one_it_is_sent_to_is_not_stored_for
     while !heard.ends_with(b"0123456789") {
         heard.extend(tunnel.stream.inbox.next().await.unwrap().unwrap());
     }
-    let site = Site { _lab: lab, proxy, origin: good };
+    let site = Site { lab, proxy, origin: good };
     assert_eq!(site.fetch("/f", &FRESH.replace("0123456789", "abcdefghij")).await, "abcdefghij");
 }
 
@@ -474,7 +521,7 @@ async fn a_fetch_that_cannot_go_on_with_the_same_content_is_complete_for_nobody(
 async fn a_body_that_the_disk_does_not_take_reaches_the_app_all_the_same() {
     let lab = Lab::with_limits("cache-size = '300K'").await;
     let proxy = lab.proxy().await;
-    let site = Site { _lab: lab, proxy, origin: Origin::new() };
+    let site = Site { lab, proxy, origin: Origin::new() };
     let mut app = site.app("GET /f", "").await;
     let (mut server, _) = site.server().await;
     server.say("HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nTransfer-Encoding: chunked\r\n\r\n").await;

@@ -8,6 +8,7 @@ mod pass;
 mod server;
 mod shared;
 mod socket;
+mod stored;
 
 use std::sync::Arc;
 

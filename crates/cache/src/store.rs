@@ -7,10 +7,14 @@
 
 mod body;
 mod eviction;
+mod hot;
+mod layout;
 mod uses;
 
 pub use body::Body;
 pub(crate) use body::read as read_body;
+pub use hot::Copied;
+pub(crate) use layout::{ids, path, read_head, remove_files};
 pub(crate) use uses::read as read_uses;
 pub use uses::{MostUsed, Used};
 
@@ -28,12 +32,12 @@ use laneway_sys::files;
 use laneway_wire::id::NodeId;
 use tokio::sync::Semaphore;
 
-use crate::stored::{MAX_METADATA, Stored};
+use crate::stored::Stored;
 use eviction::Queues;
+use hot::Hot;
+use layout::FOLDERS;
 use uses::Uses;
 
-/// How many directories the files are spread over.
-const FOLDERS: u64 = 64;
 /// Maximum number of threads that wait for the disk at a time.
 const MOST_WAITING: usize = 8;
 /// The bytes of the limit for each entry that may exist: the memory of the index is bounded with the disk.
@@ -42,6 +46,8 @@ const BYTES_PER_ENTRY: u64 = 8 * 1024;
 const MOST_ENTRIES: u64 = 200_000;
 /// The memory that the index takes for each entry, in bytes.
 pub const ENTRY_MEMORY: u64 = 320;
+/// The part of the memory of the index that copies of small responses may take besides it: one in this many.
+const HOT_PART: u64 = 4;
 /// Maximum number of responses for one URI that differ by what Vary names; the oldest one leaves.
 const MOST_VARIANTS: usize = 16;
 /// What files take besides their bytes.
@@ -58,6 +64,7 @@ pub struct Store {
     /// The first id of this run: smaller ones were there before.
     first_id: u64,
     index: Mutex<Index>,
+    hot: Mutex<Hot>,
     disk: Arc<Semaphore>,
     /// Held while the store is open: the system releases it with the process.
     _lock: File,
@@ -106,9 +113,11 @@ impl Store {
         let newest = ids(directory).map(|(id, _)| id).max().unwrap_or(0);
         // Ids grow with time, so that the oldest entries come first after a restart too.
         let first_id = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX / 2).max(newest + 1);
+        let most_hot = usize::try_from(memory / HOT_PART).unwrap_or(usize::MAX);
         Ok(Arc::new(Self {
             directory: directory.to_owned(),
             limit,
+            hot: Mutex::new(Hot::new(most_hot, reserve.beside())),
             most_entries: (limit / BYTES_PER_ENTRY).min(memory / ENTRY_MEMORY).clamp(16, MOST_ENTRIES),
             hasher: RandomState::new(),
             next_id: AtomicU64::new(first_id),
@@ -170,6 +179,30 @@ impl Store {
                 Some(_) => {}
                 None => self.remove(id),
             }
+        }
+    }
+
+    /// The stored responses for `uri`, the newest first, if there is a copy of each in memory whose files have not changed.
+    /// Counts as a use of each. Waits for nothing but names of files that the system has in memory.
+    #[must_use]
+    pub fn copies(&self, uri: &str) -> Option<Vec<Copied>> {
+        let ids = self.index().ids.get(&self.hasher.hash_one(uri))?.clone();
+        let mut hot = self.hot();
+        let copies = ids.iter().rev().map(|id| hot.get(&self.directory, *id)).collect::<Option<Vec<_>>>()?;
+        drop(hot);
+        let mut index = self.index();
+        ids.iter().for_each(|id| index.queues.touch(*id));
+        drop(index);
+        copies.iter().all(|copied| copied.stored.uri == uri).then_some(copies)
+    }
+
+    /// Copies a small response that was used before into memory.
+    pub fn copy(&self, id: u64, stored: &Stored) {
+        if stored.total > hot::MAX_BODY || !stored.is_complete() || !self.index().uses.was_used(id) {
+            return;
+        }
+        if let Some(made) = hot::read(&self.directory, id) {
+            self.hot().insert(made);
         }
     }
 
@@ -357,6 +390,7 @@ impl Store {
     }
 
     fn write_head(&self, id: u64, stored: &Stored) -> io::Result<()> {
+        self.hot().forget(id);
         let number = self.next_id.fetch_add(1, Relaxed);
         let (temporary, path) = (self.path(number, "new"), self.path(id, "head"));
         let written = files::create(&temporary)
@@ -369,6 +403,7 @@ impl Store {
     }
 
     fn remove_files(&self, id: u64) {
+        self.hot().forget(id);
         remove_files(&self.directory, id);
     }
 
@@ -379,6 +414,10 @@ impl Store {
     #[cfg(test)]
     pub(crate) fn path_of_body(&self, id: u64) -> PathBuf {
         self.path(id, "body")
+    }
+
+    fn hot(&self) -> MutexGuard<'_, Hot> {
+        self.hot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {
@@ -402,39 +441,6 @@ impl Index {
             }
         }
     }
-}
-
-/// The metadata of the response `id`; `None` when it is damaged or missing.
-pub(crate) fn read_head(directory: &Path, id: u64) -> Option<Stored> {
-    let file = files::open(&path(directory, id, "head")).ok()?;
-    let length =
-        usize::try_from(file.metadata().ok()?.len()).ok().filter(|length| *length <= MAX_METADATA)?;
-    let mut bytes = vec![0; length];
-    files::read_exact_at(&file, &mut bytes, 0).ok()?;
-    Stored::decode(&bytes)
-}
-
-/// Removes all files of the response `id`.
-pub(crate) fn remove_files(directory: &Path, id: u64) {
-    for kind in ["head", "body", "new"] {
-        let _ = std::fs::remove_file(path(directory, id, kind));
-    }
-}
-
-/// The file of one kind of the response `id`.
-pub(crate) fn path(directory: &Path, id: u64, kind: &str) -> PathBuf {
-    directory.join(format!("{:02x}/{id:016x}.{kind}", id % FOLDERS))
-}
-
-/// The ids of all files in the store, and whether each is a head.
-pub(crate) fn ids(directory: &Path) -> impl Iterator<Item = (u64, bool)> {
-    let folders =
-        (0..FOLDERS).filter_map(|folder| std::fs::read_dir(directory.join(format!("{folder:02x}"))).ok());
-    folders.flatten().filter_map(|file| {
-        let name = file.ok()?.file_name();
-        let (id, kind) = name.to_str()?.split_once('.')?;
-        Some((u64::from_str_radix(id, 16).ok()?, kind == "head"))
-    })
 }
 
 #[cfg(test)]

@@ -374,6 +374,12 @@ impl Account {
 }
 
 impl Reserve {
+    /// Another one of the same budget, of no bytes yet.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        Self { total: self.total.clone(), bytes: 0 }
+    }
+
     /// Notes how many bytes there are now.
     pub fn set(&mut self, bytes: usize) {
         let before = std::mem::replace(&mut self.bytes, bytes);

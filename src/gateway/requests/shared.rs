@@ -9,48 +9,23 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::fetch::{Fetch, Need, Started, ToLeader};
+use super::stored::{COLLAPSED, HIT, MISS, Mark, VALIDATED, has_all, wanted_of};
 use super::{End, Next, Stream};
 use crate::cache::answer::Answer;
 use crate::cache::control::CacheControl;
 use crate::cache::growing::{Growing, Reader};
 use crate::cache::partial::{self, Wanted};
 use crate::cache::policy::{self, Use};
-use crate::cache::store::{Body, Store};
+use crate::cache::store::Store;
 use crate::cache::stored::Stored;
 use crate::gateway::cache::{Outcome, Part};
-use crate::limited;
-use crate::limits::lines::NOBODY;
 use crate::link::http2::buffer_pool::memory_of;
-use crate::telemetry::journal::Happening;
-use crate::telemetry::report;
 use crate::wire::http::{ChunkedEncoder, RequestHead, simple_response};
 
 /// How often one request tries to share before it goes to the server by itself.
 const MOST_TURNS: usize = 4;
 /// How long a request waits for the head of a response that another one has asked for, before it asks itself.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How many blocks of a stored body are read at a time.
-const BLOCKS: u64 = 4;
-/// Up to this size the first bytes of a body are sent together with its head.
-const TOGETHER: usize = 16 * 1024;
-
-/// The events say how many machines got a file of at least this many bytes, at these numbers.
-const TOLD_FROM: u64 = 1024 * 1024;
-const TOLD_AT: [u32; 10] = [2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000];
-
-/// How a response is marked (RFC 9211), and counted.
-#[derive(Clone, Copy)]
-struct Mark {
-    /// The parameters of Cache-Status after the name.
-    status: &'static str,
-    counted: &'static str,
-}
-
-const HIT: Mark = Mark { status: "hit", counted: "hit" };
-const VALIDATED: Mark = Mark { status: "hit; fwd=stale; fwd-status=304", counted: "validated" };
-const MISS: Mark = Mark { status: "fwd=uri-miss; stored", counted: "miss" };
-const COLLAPSED: Mark = Mark { status: "fwd=uri-miss; stored; collapsed", counted: "collapsed" };
-
 /// How much further than what has come a request may begin and still wait for it, in bytes.
 const MOST_AHEAD: u64 = 4 * 1024 * 1024;
 
@@ -65,12 +40,6 @@ struct Found {
     varying: Vec<String>,
 }
 
-/// A stored response that was opened, and the first bytes of what is sent of it.
-struct Opened {
-    body: Body,
-    first: Bytes,
-}
-
 impl Stream<'_> {
     /// Answers a request for `uri`.
     pub(super) async fn share(
@@ -79,6 +48,9 @@ impl Stream<'_> {
         request: &RequestHead,
         uri: String,
     ) -> Result<Next, End> {
+        if let Some(next) = self.serve_copy(request, &uri).await? {
+            return Ok(next);
+        }
         let is_for_cache_alone = policy::is_for_cache_alone(request);
         for _ in 0..MOST_TURNS {
             let Found { stored: found, varying } = self.stored(request, &uri).await;
@@ -312,82 +284,6 @@ impl Stream<'_> {
         }
     }
 
-    fn cache_status(&self, mark: Mark, stored: &Stored) -> String {
-        let ttl = policy::remaining(stored, SystemTime::now()).as_secs();
-        format!("{}; {}; ttl={ttl}", self.gateway.name, mark.status)
-    }
-
-    /// Answers with what is stored; `None` when it turns out to be damaged before anything was sent.
-    async fn serve(
-        &mut self,
-        request: &RequestHead,
-        id: u64,
-        stored: &Stored,
-        mark: Mark,
-    ) -> Result<Option<Next>, End> {
-        let answer = Answer::to(request, stored);
-        let (start, end) = if request.method == Method::HEAD { (0, 0) } else { answer.body(stored.total) };
-        let (store, kept) = (self.cache.store.clone(), stored.clone());
-        let opened = store.blocking(move |store| {
-            let body = store.body(id, &kept)?;
-            let first = body.read(start, end, BLOCKS)?;
-            Ok::<_, std::io::Error>(Opened { body, first })
-        });
-        let opened = match opened.await.and_then(|opened| opened) {
-            Ok(opened) => opened,
-            Err(error) => {
-                limited!(warn, NOBODY, %error, uri = stored.uri, "a stored response is damaged, and was removed");
-                let sentence = format!("what was stored of {} is damaged, and was removed", stored.uri);
-                self.gateway.telemetry.note_about(NOBODY, Happening::Damaged, "", sentence);
-                store.blocking(move |store| store.remove(id)).await.ok();
-                return Ok(None);
-            }
-        };
-        self.asker.grant()?;
-        let age = policy::age(stored, SystemTime::now()).unwrap_or_default();
-        let head = answer.head(stored, age, &self.cache_status(mark, stored), false);
-        self.count(mark, id, stored, end - start);
-        self.asker.hold(stored.memory() + opened.first.len());
-        let sent = self.send_stored(head, (id, opened), (start, end), stored.memory()).await;
-        self.asker.hold(0);
-        sent.map(Some)
-    }
-
-    async fn send_stored(
-        &mut self,
-        head: Bytes,
-        (id, opened): (u64, Opened),
-        (start, end): (u64, u64),
-        held: usize,
-    ) -> Result<Next, End> {
-        let Opened { body, first } = opened;
-        let mut at = start + first.len() as u64;
-        if first.len() <= TOGETHER {
-            let mut together = BytesMut::from(head);
-            together.extend_from_slice(&first);
-            self.asker.send(together.freeze()).await?;
-        } else {
-            self.asker.send(head).await?;
-            self.asker.send(first).await?;
-        }
-        let body = Arc::new(body);
-        while at < end {
-            let reading = body.clone();
-            let read = self.cache.store.blocking(move |_| reading.read(at, end, BLOCKS)).await;
-            let Ok(bytes) = read.and_then(|read| read) else {
-                // The app asks again for what it lacks, and must not find the same.
-                self.cache.store.blocking(move |store| store.remove(id)).await.ok();
-                let sentence = "a stored response is damaged, and was removed";
-                self.gateway.telemetry.note_about(NOBODY, Happening::Damaged, "", sentence);
-                return Err(End::Broken("a stored response is damaged"));
-            };
-            at += bytes.len() as u64;
-            self.asker.hold(held + bytes.len());
-            self.asker.send(bytes).await?;
-        }
-        Ok(Next::Request)
-    }
-
     /// Answers from a body that is still coming.
     async fn serve_growing(
         &mut self,
@@ -450,19 +346,6 @@ impl Stream<'_> {
             () = self.asker.gone() => Err(End::Gone),
         }
     }
-
-    fn count(&self, mark: Mark, id: u64, stored: &Stored, sent: u64) {
-        let telemetry = &self.gateway.telemetry;
-        telemetry.cache.one(mark.counted);
-        let saved = (mark.counted != MISS.counted).then_some(sent);
-        telemetry.cache_saved.many(saved.unwrap_or(0));
-        let members = self.cache.store.served(id, &stored.uri, self.asker.member, saved);
-        if let Some(count) = members.filter(|count| stored.total >= TOLD_FROM && TOLD_AT.contains(count)) {
-            let size = report::bytes(stored.total);
-            let sentence = format!("{} ({size}) crossed the line once for {count} machines", stored.uri);
-            telemetry.note_about(NOBODY, Happening::Shared, "", sentence);
-        }
-    }
 }
 
 /// Whether a response whose head has come already answers `request`, too: it is fresh, or the server has not said how long it
@@ -480,17 +363,6 @@ enum Led {
     Answered(Next),
     /// What all others get too; a reader keeps the fetch going until this stream has its own.
     Outcome(Outcome, Option<Reader>),
-}
-
-/// Whether what `request` needs of the body is stored.
-fn has_all(request: &RequestHead, stored: &Stored) -> bool {
-    let (start, end) = wanted_of(request, stored);
-    stored.has(start, end)
-}
-
-/// The bytes of the body that `request` needs.
-fn wanted_of(request: &RequestHead, stored: &Stored) -> (u64, u64) {
-    if request.method == Method::HEAD { (0, 0) } else { Answer::to(request, stored).body(stored.total) }
 }
 
 /// What a fetch for `request` asks the server; `None` when it is not worth one that others share.

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
@@ -37,31 +38,66 @@ impl Body {
     pub fn read(&self, start: u64, end: u64, blocks: u64) -> io::Result<Bytes> {
         read(&self.file, &self.parts, (start, end), blocks)
     }
+
+    /// Reads from `start` on into `room`, which has space for at least one block, at most up to `end`. Gives where in it the bytes
+    /// are.
+    ///
+    /// # Errors
+    /// Those of [`Body::read`].
+    pub fn read_into(&self, (start, end): (u64, u64), room: &mut [u8]) -> io::Result<Range<usize>> {
+        let Blocks { from, to, first, checksums } =
+            blocks(&self.parts, (start, end), (room.len() / BLOCK) as u64)?;
+        let (length, range) = (as_index(to - from)?, as_index(start - from)?..as_index(end.min(to) - from)?);
+        let room = room.get_mut(..length).ok_or(io::ErrorKind::InvalidInput)?;
+        read_verified(&self.file, from, room, checksums.get(first..).unwrap_or_default())?;
+        Ok(range)
+    }
 }
 
-/// The same of any file whose `parts` are known.
+/// Whole blocks of one part: where the first of them begins, where the last one ends, and their checksums.
+struct Blocks<'a> {
+    from: u64,
+    to: u64,
+    first: usize,
+    checksums: &'a [u32],
+}
+
+/// At most `most` blocks that contain the bytes from `start` on, up to `end`.
+fn blocks(parts: &[BodyPart], (start, end): (u64, u64), most: u64) -> io::Result<Blocks<'_>> {
+    let part = parts.iter().find(|part| part.start <= start && start < part.end.min(end));
+    let part = part.ok_or(io::ErrorKind::InvalidData)?;
+    let (block, end) = (BLOCK as u64, end.min(part.end) - part.start);
+    let first = (start - part.start) / block;
+    let until = ((first + most) * block).min(end.div_ceil(block) * block).min(part.length());
+    let (from, to) = (part.start + first * block, part.start + until);
+    Ok(Blocks { from, to, first: as_index(first)?, checksums: &part.checksums })
+}
+
+fn read_verified(file: &File, at: u64, room: &mut [u8], checksums: &[u32]) -> io::Result<()> {
+    files::read_exact_at(file, room, at)?;
+    let mut expected = checksums.iter();
+    if !room.chunks(BLOCK).all(|piece| expected.next() == Some(&crc32fast::hash(piece))) {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    Ok(())
+}
+
+fn as_index(at: u64) -> io::Result<usize> {
+    usize::try_from(at).map_err(io::Error::other)
+}
+
+/// The same of any file whose `parts` are known, at most `most` blocks, in memory of its own.
 pub(crate) fn read(
     file: &File,
     parts: &[BodyPart],
     (start, end): (u64, u64),
-    blocks: u64,
+    most: u64,
 ) -> io::Result<Bytes> {
     if start >= end {
         return Ok(Bytes::new());
     }
-    let part = parts.iter().find(|part| part.start <= start && start < part.end);
-    let part = part.ok_or(io::ErrorKind::InvalidData)?;
-    let (block, end) = (BLOCK as u64, end.min(part.end) - part.start);
-    let start = start - part.start;
-    let first = start / block;
-    let until = ((first + blocks) * block).min(end.div_ceil(block) * block).min(part.length());
-    let as_index = |at: u64| usize::try_from(at).map_err(io::Error::other);
-    let mut bytes = BytesMut::zeroed(as_index(until - first * block)?);
-    files::read_exact_at(file, &mut bytes, part.start + first * block)?;
-    let mut expected = part.checksums.iter().skip(as_index(first)?);
-    if !bytes.chunks(BLOCK).all(|piece| expected.next() == Some(&crc32fast::hash(piece))) {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    let (from, to) = (start - first * block, end.min(until) - first * block);
-    Ok(bytes.freeze().slice(as_index(from)?..as_index(to)?))
+    let Blocks { from, to, first, checksums } = blocks(parts, (start, end), most)?;
+    let mut bytes = BytesMut::zeroed(as_index(to - from)?);
+    read_verified(file, from, &mut bytes, checksums.get(first..).unwrap_or_default())?;
+    Ok(bytes.freeze().slice(as_index(start - from)?..as_index(end.min(to) - from)?))
 }

@@ -98,6 +98,87 @@ fn parts_of_a_body_are_read_from_any_offset() {
     }
 }
 
+/// A copy of a response is made when it is used for the second time.
+fn use_twice(store: &Arc<Store>, id: u64) {
+    let stored = store.stored(id).unwrap();
+    store.copy(id, &stored);
+    assert!(store.copies(&stored.uri).is_none(), "once is not often");
+    store.served(id, &stored.uri, NodeId([1; 16]), Some(stored.total));
+    store.copy(id, &stored);
+}
+
+#[test]
+fn what_is_used_twice_is_copied_into_memory_and_read_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store(&directory, 1 << 30);
+    let whole = pattern(BLOCK);
+    let id = put(&store, "http://h/f", &whole);
+    use_twice(&store, id);
+    let copies = store.copies("http://h/f").unwrap();
+    assert_eq!(copies.iter().map(|copied| (copied.id, &*copied.body)).collect::<Vec<_>>(), [(id, &*whole)]);
+    let large = put(&store, "http://h/large", &pattern(BLOCK + 1));
+    use_twice(&store, large);
+    assert!(store.copies("http://h/large").is_none(), "large bodies stay on the disk");
+}
+
+#[test]
+fn a_copy_is_not_used_once_a_file_of_its_response_was_changed_or_removed() {
+    for kind in ["head", "body"] {
+        for is_removed in [true, false] {
+            let directory = tempfile::tempdir().unwrap();
+            let store = store(&directory, 1 << 30);
+            let id = put(&store, "http://h/f", &pattern(100));
+            use_twice(&store, id);
+            assert!(store.copies("http://h/f").is_some());
+            let path = store.path(id, kind);
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes[20] ^= 1;
+            match is_removed {
+                true => std::fs::remove_file(&path).unwrap(),
+                false => std::fs::write(&path, bytes).unwrap(),
+            }
+            assert!(store.copies("http://h/f").is_none(), "{kind} {is_removed}");
+        }
+    }
+}
+
+#[test]
+fn a_copy_leaves_with_its_response_and_when_that_is_updated() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store(&directory, 1 << 30);
+    let id = put(&store, "http://h/f", &pattern(100));
+    use_twice(&store, id);
+    let stored = store.stored(id).unwrap();
+    store.update(id, &stored).unwrap();
+    assert!(store.copies("http://h/f").is_none());
+    store.copy(id, &stored);
+    assert!(store.copies("http://h/f").is_some());
+    put(&store, "http://h/f", &pattern(101));
+    assert!(store.copies("http://h/f").is_none(), "there is another one that might be better");
+    store.remove_uri("http://h/f");
+    assert!(store.copies("http://h/f").is_none());
+}
+
+#[test]
+fn copies_take_no_more_memory_than_they_may_and_those_in_use_stay() {
+    let directory = tempfile::tempdir().unwrap();
+    let budget = Budget::new(1 << 30);
+    let store = Store::open(&directory.path().join("cache"), 1 << 30, 1 << 20, budget.reserve()).unwrap();
+    let often = put(&store, "http://h/often", &pattern(30_000));
+    use_twice(&store, often);
+    let before = budget.used();
+    for number in 0..40 {
+        assert!(store.copies("http://h/often").is_some(), "{number}");
+        let id = put(&store, &format!("http://h/{number}"), &pattern(30_000));
+        use_twice(&store, id);
+        assert!(budget.used() <= before + (256 << 10) + 40 * 1024, "{number}: {}", budget.used());
+    }
+    store.remove_uri("http://h/often");
+    let removed: usize = (0..40).map(|number| store.remove_uri(&format!("http://h/{number}"))).sum();
+    assert_eq!(removed, 40);
+    assert_eq!(store.copies("http://h/0").map(|copies| copies.len()), None);
+}
+
 /// Every file of the store, damaged in every way that this knows: at worst the response is missing.
 #[test]
 fn parts_that_meet_become_one_and_many_pieces_of_a_file_become_the_whole() {

@@ -97,6 +97,11 @@ impl Uses {
         self.top.truncate(TOP);
     }
 
+    /// Whether the response `id` was sent before without a transfer from the server.
+    pub(super) fn was_used(&self, id: u64) -> bool {
+        self.entries.get(&id).is_some_and(|entry| entry.hits > 0)
+    }
+
     pub(super) fn restore(&mut self, id: u64, used: Used) {
         let Used { hits, saved, members: before } = used;
         self.entries.insert(id, Entry { hits, saved, before, members: Vec::new() });

@@ -1,0 +1,201 @@
+//! A response that is stored, and its way to the client.
+
+use std::io;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::{Bytes, BytesMut};
+use http::Method;
+
+use super::{End, Next, Stream};
+use crate::cache::answer::Answer;
+use crate::cache::policy::{self, Use};
+use crate::cache::store::{Body, Copied, Store};
+use crate::cache::stored::{BLOCK, Stored};
+use crate::limited;
+use crate::limits::lines::NOBODY;
+use crate::link::http2::buffer_pool::{PooledBuffer, memory_of};
+use crate::telemetry::journal::Happening;
+use crate::telemetry::report;
+use crate::wire::http::RequestHead;
+
+/// How many blocks of a stored body are read first.
+const BLOCKS: u64 = 2;
+/// How many bytes of it are read at a time after that: so many blocks.
+const AT_A_TIME: usize = 4 * BLOCK;
+/// Up to this size the first bytes of a body are sent together with its head.
+const TOGETHER: usize = 16 * 1024;
+
+/// The events say how many machines got a file of at least this many bytes, at these numbers.
+const TOLD_FROM: u64 = 1024 * 1024;
+const TOLD_AT: [u32; 10] = [2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000];
+
+/// How a response is marked (RFC 9211), and counted.
+#[derive(Clone, Copy)]
+pub(super) struct Mark {
+    /// The parameters of Cache-Status after the name.
+    status: &'static str,
+    counted: &'static str,
+}
+
+pub(super) const HIT: Mark = Mark { status: "hit", counted: "hit" };
+pub(super) const VALIDATED: Mark = Mark { status: "hit; fwd=stale; fwd-status=304", counted: "validated" };
+pub(super) const MISS: Mark = Mark { status: "fwd=uri-miss; stored", counted: "miss" };
+pub(super) const COLLAPSED: Mark = Mark { status: "fwd=uri-miss; stored; collapsed", counted: "collapsed" };
+
+/// A stored response that was opened, and the first bytes of what is sent of it.
+struct Opened {
+    body: Body,
+    first: Bytes,
+}
+
+impl Stream<'_> {
+    /// Answers from a copy in memory; `None` when there is none that may be used without asking the server.
+    pub(super) async fn serve_copy(&mut self, request: &RequestHead, uri: &str) -> Result<Option<Next>, End> {
+        let copies = self.cache.store.copies(uri).unwrap_or_default();
+        let may_be_used = |stored: &Stored| {
+            let is_allowed = |source| self.gateway.egress.judge_stored(&self.target, source).is_ok();
+            stored.source.is_some_and(is_allowed)
+                && policy::selects(request, &stored.selecting, &stored.fields)
+                && policy::usage(request, stored, SystemTime::now()) == Use::Fresh
+        };
+        let best = copies.into_iter().rev().filter(|copied| may_be_used(&copied.stored));
+        let Some(Copied { id, stored, body }) = best.max_by_key(|copied| copied.stored.total) else {
+            return Ok(None);
+        };
+        self.asker.grant()?;
+        let (start, end) = wanted_of(request, &stored);
+        let as_index = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(body.len());
+        let body = body.slice(as_index(start)..as_index(end));
+        let age = policy::age(&stored, SystemTime::now()).unwrap_or_default();
+        let head = Answer::to(request, &stored).head(&stored, age, &self.cache_status(HIT, &stored), false);
+        self.count(HIT, id, &stored, end - start);
+        self.asker.hold(head.len() + body.len());
+        let sent = self.send_beginning(head, body).await;
+        self.asker.hold(0);
+        sent.map(|()| Some(Next::Request))
+    }
+
+    pub(super) fn cache_status(&self, mark: Mark, stored: &Stored) -> String {
+        let ttl = policy::remaining(stored, SystemTime::now()).as_secs();
+        format!("{}; {}; ttl={ttl}", self.gateway.name, mark.status)
+    }
+
+    /// Answers with what is stored; `None` when it turns out to be damaged before anything was sent.
+    pub(super) async fn serve(
+        &mut self,
+        request: &RequestHead,
+        id: u64,
+        stored: &Stored,
+        mark: Mark,
+    ) -> Result<Option<Next>, End> {
+        let answer = Answer::to(request, stored);
+        let (start, end) = if request.method == Method::HEAD { (0, 0) } else { answer.body(stored.total) };
+        let (store, kept) = (self.cache.store.clone(), stored.clone());
+        let opened = store.blocking(move |store| {
+            let body = store.body(id, &kept)?;
+            let first = body.read(start, end, BLOCKS)?;
+            store.copy(id, &kept);
+            Ok::<_, std::io::Error>(Opened { body, first })
+        });
+        let opened = match opened.await.and_then(|opened| opened) {
+            Ok(opened) => opened,
+            Err(error) => {
+                limited!(warn, NOBODY, %error, uri = stored.uri, "a stored response is damaged, and was removed");
+                let sentence = format!("what was stored of {} is damaged, and was removed", stored.uri);
+                self.gateway.telemetry.note_about(NOBODY, Happening::Damaged, "", sentence);
+                store.blocking(move |store| store.remove(id)).await.ok();
+                return Ok(None);
+            }
+        };
+        self.asker.grant()?;
+        let age = policy::age(stored, SystemTime::now()).unwrap_or_default();
+        let head = answer.head(stored, age, &self.cache_status(mark, stored), false);
+        self.count(mark, id, stored, end - start);
+        self.asker.hold(stored.memory() + opened.first.len());
+        let sent = self.send_stored(head, (id, opened), (start, end), stored.memory()).await;
+        self.asker.hold(0);
+        sent.map(Some)
+    }
+
+    async fn send_stored(
+        &mut self,
+        head: Bytes,
+        (id, opened): (u64, Opened),
+        (start, end): (u64, u64),
+        held: usize,
+    ) -> Result<Next, End> {
+        let Opened { body, first } = opened;
+        let (store, body) = (self.cache.store.clone(), Arc::new(body));
+        let mut at = start + first.len() as u64;
+        self.send_beginning(head, first).await?;
+        let mut next = read_stored(&store, &body, at, end).await;
+        while at < end {
+            let Ok(bytes) = next else {
+                // The app asks again for what it lacks, and must not find the same.
+                store.blocking(move |store| store.remove(id)).await.ok();
+                let sentence = "a stored response is damaged, and was removed";
+                self.gateway.telemetry.note_about(NOBODY, Happening::Damaged, "", sentence);
+                return Err(End::Broken("a stored response is damaged"));
+            };
+            at += bytes.len() as u64;
+            self.asker.hold(held + 2 * memory_of(bytes.len()));
+            // The disk and the link work at the same time.
+            let reading = read_stored(&store, &body, at, end);
+            let (sent, read) = futures_util::future::join(self.asker.send(bytes), reading).await;
+            sent?;
+            next = read;
+        }
+        Ok(Next::Request)
+    }
+
+    /// Sends a head and the first bytes of its body.
+    async fn send_beginning(&mut self, head: Bytes, first: Bytes) -> Result<(), End> {
+        if first.len() <= TOGETHER {
+            let mut together = BytesMut::with_capacity(head.len() + first.len());
+            together.extend_from_slice(&head);
+            together.extend_from_slice(&first);
+            return Ok(self.asker.send(together.freeze()).await?);
+        }
+        self.asker.send(head).await?;
+        Ok(self.asker.send(first).await?)
+    }
+
+    pub(super) fn count(&self, mark: Mark, id: u64, stored: &Stored, sent: u64) {
+        let telemetry = &self.gateway.telemetry;
+        telemetry.cache.one(mark.counted);
+        let saved = (mark.counted != MISS.counted).then_some(sent);
+        telemetry.cache_saved.many(saved.unwrap_or(0));
+        let members = self.cache.store.served(id, &stored.uri, self.asker.member, saved);
+        if let Some(count) = members.filter(|count| stored.total >= TOLD_FROM && TOLD_AT.contains(count)) {
+            let size = report::bytes(stored.total);
+            let sentence = format!("{} ({size}) crossed the line once for {count} machines", stored.uri);
+            telemetry.note_about(NOBODY, Happening::Shared, "", sentence);
+        }
+    }
+}
+
+/// Reads the next bytes of a stored body; none at its end. The buffer comes from this thread, to which it returns once it is sent.
+async fn read_stored(store: &Arc<Store>, body: &Arc<Body>, at: u64, end: u64) -> io::Result<Bytes> {
+    if at >= end {
+        return Ok(Bytes::new());
+    }
+    let (body, mut buffer) = (body.clone(), PooledBuffer::take(AT_A_TIME));
+    let read = store.blocking(move |_| {
+        let range = body.read_into((at, end), &mut buffer.room()[..AT_A_TIME])?;
+        Ok((buffer, range))
+    });
+    let (buffer, range) = read.await.and_then(|read| read)?;
+    Ok(buffer.fill(range.end).slice(range))
+}
+
+/// Whether what `request` needs of the body is stored.
+pub(super) fn has_all(request: &RequestHead, stored: &Stored) -> bool {
+    let (start, end) = wanted_of(request, stored);
+    stored.has(start, end)
+}
+
+/// The bytes of the body that `request` needs.
+pub(super) fn wanted_of(request: &RequestHead, stored: &Stored) -> (u64, u64) {
+    if request.method == Method::HEAD { (0, 0) } else { Answer::to(request, stored).body(stored.total) }
+}
