@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use super::cache::Cache;
 use super::clients::Client;
 use super::state::Gateway;
-use crate::cache::policy::{self, Origin};
+use crate::cache::policy::{self, Origin, Uris};
 use crate::failure::Failure;
 use crate::link::incoming::Incoming;
 use crate::link::pipe::Pipe;
@@ -38,6 +38,7 @@ struct Stream<'a> {
     target: Target,
     /// The server is spoken to over TLS.
     is_secure: bool,
+    uris: Uris,
     /// The anonymous token of the request that is being served, as the value of an Authorization field.
     credential: Option<Vec<u8>>,
     asker: Asker<'a>,
@@ -193,11 +194,13 @@ impl<'a> Stream<'a> {
         (target, is_secure): (Target, bool),
         asker: Asker<'a>,
     ) -> Self {
+        let uris = Uris::new(Origin { target: &target, is_secure });
         Self {
             gateway,
             cache,
             target,
             is_secure,
+            uris,
             credential: None,
             asker,
             server: None,
@@ -224,7 +227,11 @@ impl Stream<'_> {
                 RequestHead::parse(&head).map_err(|_malformed| End::Broken("a malformed request"))?;
             let asked = Asked::take(&mut request);
             let head = asked.head(head, &request);
-            let uri = policy::uri(self.origin(), &request).filter(|_| policy::concerns_cache(&request));
+            let origin = Origin { target: &self.target, is_secure: self.is_secure };
+            let uri = match policy::concerns_cache(&request) {
+                true => self.uris.of(origin, &request),
+                false => None,
+            };
             self.is_pinned |= request.logs_in_connection();
             let next = match uri.filter(|_| !self.is_pinned) {
                 Some(uri) if asked.discards || !self.goes_alone(&request, &uri) => {
@@ -254,11 +261,6 @@ impl Stream<'_> {
         self.cache.is_known_for_one(uri)
             && !self.cache.store.may_have(uri)
             && !policy::is_for_cache_alone(request)
-    }
-
-    /// What the URIs of this stream begin with.
-    fn origin(&self) -> Origin<'_> {
-        Origin { target: &self.target, is_secure: self.is_secure }
     }
 
     /// The idle connection to the server.

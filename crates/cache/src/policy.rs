@@ -4,7 +4,6 @@
 //! Stricter than the RFC in what it stores, because a wrong answer is worse than a second fetch: nothing that was asked for
 //! with a login, nothing that sets a cookie, and no freshness that the server has not stated (§4.2.2 is not used).
 
-use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
 use http::Method;
@@ -44,13 +43,9 @@ pub struct Origin<'a> {
 }
 
 impl Origin<'_> {
-    /// The scheme and the server, with room for `more` bytes.
-    fn prefix(&self, more: usize) -> String {
-        let mut prefix = String::with_capacity(more + 64);
-        let scheme = if self.is_secure { "https" } else { "http" };
-        // A string grows.
-        let _ = write!(prefix, "{scheme}://{}", self.target);
-        prefix
+    /// The scheme and the server.
+    fn prefix(&self) -> String {
+        format!("{}://{}", if self.is_secure { "https" } else { "http" }, self.target)
     }
 }
 
@@ -58,18 +53,46 @@ impl Origin<'_> {
 /// when the request names another host than the one it is sent to: whoever controls that one must not speak for others.
 #[must_use]
 pub fn uri(origin: Origin<'_>, request: &RequestHead) -> Option<String> {
-    let (host, port) = request.host_and_port(if origin.is_secure { 443 } else { 80 })?;
-    if Target::new(host, port).ok().as_ref() != Some(origin.target) {
-        return None;
+    Uris::new(origin).of(origin, request)
+}
+
+/// The URIs of requests to one server. Requests of one app name it in the same way, so that what they begin with is made and
+/// checked once.
+#[derive(Debug)]
+pub struct Uris {
+    prefix: String,
+    /// The last value of `Host` that names the server.
+    host: Option<Vec<u8>>,
+}
+
+impl Uris {
+    /// Those of requests to `origin`.
+    #[must_use]
+    pub fn new(origin: Origin<'_>) -> Self {
+        Self { prefix: origin.prefix(), host: None }
     }
-    let path = match &request.target {
-        RequestTarget::Origin { path } => path,
-        RequestTarget::Absolute { path_and_query, .. } => path_and_query,
-        RequestTarget::Authority { .. } | RequestTarget::Asterisk => return None,
-    };
-    let mut uri = origin.prefix(path.len());
-    uri.push_str(str::from_utf8(path).ok()?);
-    Some(uri)
+
+    /// The URI of `request`, as [`uri`] gives it, for the same origin as before.
+    pub fn of(&mut self, origin: Origin<'_>, request: &RequestHead) -> Option<String> {
+        let received = request.fields.get("host")?;
+        if self.host.as_deref() != Some(received) {
+            let (host, port) = request.host_and_port(if origin.is_secure { 443 } else { 80 })?;
+            if Target::new(host, port).ok().as_ref() != Some(origin.target) {
+                return None;
+            }
+            self.host = Some(received.to_vec());
+        }
+        let path = match &request.target {
+            RequestTarget::Origin { path } => path,
+            RequestTarget::Absolute { path_and_query, .. } => path_and_query,
+            RequestTarget::Authority { .. } | RequestTarget::Asterisk => return None,
+        };
+        let path = str::from_utf8(path).ok()?;
+        let mut uri = String::with_capacity(self.prefix.len() + path.len());
+        uri.push_str(&self.prefix);
+        uri.push_str(path);
+        Some(uri)
+    }
 }
 
 /// Whether a cache may take part in this request at all. What asks for more than a GET or HEAD of a representation goes to
@@ -408,7 +431,7 @@ pub fn invalidated(origin: Origin<'_>, request: &RequestHead, response: &Respons
     }
     let Some(uri) = uri(origin, request) else { return Vec::new() };
     let scheme = if origin.is_secure { "https://" } else { "http://" };
-    let (whose, origin) = (origin, format!("{}/", origin.prefix(1)));
+    let (whose, origin) = (origin, format!("{}/", origin.prefix()));
     let mut all = vec![uri.clone()];
     for name in ["location", "content-location"] {
         let Some(value) = response.fields.get(name).and_then(|value| str::from_utf8(value).ok()) else {
@@ -434,7 +457,7 @@ pub fn invalidated(origin: Origin<'_>, request: &RequestHead, response: &Respons
 fn same_origin(origin: Origin<'_>, authority: &str, path: &str) -> Option<String> {
     let default = if origin.is_secure { 443 } else { 80 };
     let with_port = authority.parse::<Target>().or_else(|_no_port| Target::new(authority, default));
-    (with_port.ok().as_ref() == Some(origin.target)).then(|| format!("{}/{path}", origin.prefix(1)))
+    (with_port.ok().as_ref() == Some(origin.target)).then(|| format!("{}/{path}", origin.prefix()))
 }
 
 #[cfg(test)]

@@ -37,6 +37,8 @@ pub use request::{RequestHead, Upgrade};
 pub use response::{Recipient, ResponseHead, simple_response, trace_response};
 pub use target::RequestTarget;
 
+use memchr::memchr;
+
 /// The largest head that is read, in bytes, including the start line and the blank line. Twice what common servers
 /// accept, so that users meet the server's limit first. The number of fields has no limit of its own. A line of a chunk
 /// size and a trailer section have the same limit.
@@ -65,7 +67,7 @@ pub fn head_end(buf: &[u8], searched: usize) -> Option<usize> {
     // The end is at most three bytes, LF CR LF, so an unfinished one starts two bytes back.
     let mut at = empty_lines(buf).max(searched.saturating_sub(2));
     loop {
-        at += buf.get(at..)?.iter().position(|&byte| byte == b'\n')? + 1;
+        at += memchr(b'\n', buf.get(at..)?)? + 1;
         match buf.get(at..)? {
             [b'\n', ..] => return Some(at + 1),
             [b'\r', b'\n', ..] => return Some(at + 2),

@@ -271,6 +271,26 @@ fn a_change_removes_what_it_names_at_its_own_origin() {
     }
 }
 
+#[test]
+fn each_request_of_a_connection_has_to_name_the_server_however_the_one_before_did() {
+    let target = "h:80".parse().unwrap();
+    let mut uris = Uris::new(plain(&target));
+    for (host, want) in [
+        ("", None),
+        ("h", Some("http://h:80/f")),
+        ("h", Some("http://h:80/f")),
+        ("other", None),
+        ("", None),
+        ("H:80", Some("http://h:80/f")),
+        ("h:81", None),
+        ("H:80", Some("http://h:80/f")),
+    ] {
+        let head = format!("GET /f HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        let request = RequestHead::parse(head.as_bytes()).unwrap();
+        assert_eq!(uris.of(plain(&target), &request).as_deref(), want, "{host}");
+    }
+}
+
 fn plain(target: &Target) -> Origin<'_> {
     Origin { target, is_secure: false }
 }

@@ -80,8 +80,10 @@ impl RequestTarget {
 
 /// Writes `uri-host [ ":" port ]`, an IPv6 address in brackets.
 pub(super) fn write_authority(host: &str, port: Option<u16>, out: &mut BytesMut) {
-    let (open, close) = if host.contains(':') { ("[", "]") } else { ("", "") };
-    write!(out, "{open}{host}{close}").expect("a BytesMut grows");
+    let (open, close): (&[u8], &[u8]) = if host.contains(':') { (b"[", b"]") } else { (b"", b"") };
+    for part in [open, host.as_bytes(), close] {
+        out.extend_from_slice(part);
+    }
     if let Some(port) = port {
         write!(out, ":{port}").expect("a BytesMut grows");
     }

@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 
 use bytes::Bytes;
 use httparse::{Header, ParserConfig, Request, Response, Status};
+use memchr::{memchr, memchr_iter, memrchr};
 
 use super::repair::{Repaired, repair};
 use super::{Fields, MAX_HEAD, Malformed, Version, diagnosis, empty_lines};
@@ -86,9 +87,8 @@ fn response_by_the_grammar(head: &[u8]) -> Result<ResponseTokens, Malformed> {
 /// The target of a request line that has one: what is between its first and its last space. httparse accepts no other
 /// spaces (RFC 9112 §3).
 fn target(head: &[u8]) -> &[u8] {
-    let line = head.split(|&byte| byte == b'\r').next().unwrap_or_default();
-    let is_space = |byte: &u8| *byte == b' ';
-    match (line.iter().position(is_space), line.iter().rposition(is_space)) {
+    let line = &head[..memchr(b'\r', head).unwrap_or(head.len())];
+    match (memchr(b' ', line), memrchr(b' ', line)) {
         (Some(first), Some(last)) if first < last => &line[first + 1..last],
         _ => &[],
     }
@@ -174,14 +174,14 @@ fn check_end<T>(
 }
 
 fn has_bare_line_feed(head: &[u8]) -> bool {
-    head.starts_with(b"\n") || head.windows(2).any(|pair| pair[1] == b'\n' && pair[0] != b'\r')
+    memchr_iter(b'\n', head).any(|at| at == 0 || head[at - 1] != b'\r')
 }
 
 /// The reason phrase of a status line that httparse accepted, which has fixed places (RFC 9112 §4). httparse gives
 /// an empty one in place of any that has a byte above ASCII.
 fn reason(head: &[u8]) -> &[u8] {
     const START: usize = b"HTTP/1.1 200 ".len();
-    let end = head.iter().position(|&byte| byte == b'\r').unwrap_or(head.len());
+    let end = memchr(b'\r', head).unwrap_or(head.len());
     head.get(START..end).unwrap_or_default()
 }
 
