@@ -5,8 +5,8 @@ cd "$(dirname "$0")/.."
 
 # Peers that are not Debian packages are installed here, outside the repository.
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/laneway-bench"
-# For the peers ssh -D, squid, danted, v2ray and nghttpx; openssl makes the throw-away certificates.
-packages=(iproute2 util-linux openssl openssh-client openssh-server squid dante-server v2ray nghttp2-proxy)
+# nginx for the measure of the cache. For the peers ssh -D, squid, danted, v2ray and nghttpx; openssl makes the throw-away certificates.
+packages=(nginx-light iproute2 util-linux openssl openssh-client openssh-server squid dante-server v2ray nghttp2-proxy)
 
 usage() {
     cat <<'END'

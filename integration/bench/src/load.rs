@@ -6,6 +6,7 @@
 pub(crate) mod bulk;
 pub(crate) mod check;
 pub(crate) mod dial;
+pub(crate) mod files;
 pub(crate) mod held;
 pub(crate) mod pattern;
 pub(crate) mod server;
@@ -17,6 +18,8 @@ use dial::Route;
 use std::future::Future;
 use tokio::io::AsyncReadExt;
 
+/// The port of the server that has files.
+pub(crate) const FILES: u16 = 1998;
 /// The maximum of one read or write, in bytes.
 pub(crate) const CHUNK: usize = 256 * 1024;
 

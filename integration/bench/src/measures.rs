@@ -2,6 +2,7 @@
 
 mod beside;
 mod bulk;
+mod cache;
 pub(crate) mod distance;
 pub(crate) mod measure;
 mod memory;
@@ -17,6 +18,7 @@ pub(crate) const ALL: &[Measure] = &[
     bulk::UP,
     requests::NEW,
     requests::KEPT,
+    cache::CACHE,
     beside::DOWNLOAD,
     beside::STALLED,
     memory::IDLE,

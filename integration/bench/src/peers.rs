@@ -32,10 +32,10 @@ pub(crate) fn all(options: &Options) -> Vec<Box<dyn Peer>> {
     let mut peers: Vec<Box<dyn Peer>> = vec![
         Box::new(Direct),
         Box::new(ceiling::Ceiling),
-        Box::new(laneway::Laneway { name: "laneway".into(), binary: options.laneway.clone() }),
+        Box::new(laneway::Laneway::new("laneway", &options.laneway)),
     ];
     for (name, binary) in &options.also {
-        peers.push(Box::new(laneway::Laneway { name: name.clone(), binary: binary.clone() }));
+        peers.push(Box::new(laneway::Laneway::new(name, binary)));
     }
     peers.push(Box::new(shadowsocks::Shadowsocks { binaries: options.cache.join("bin") }));
     peers.push(Box::new(ssh::Ssh));
@@ -145,6 +145,11 @@ fn directory_of(peer: &dyn Peer) -> Result<PathBuf> {
     let directory = Path::new(isolate::WORK).join(peer.name());
     fs::create_dir_all(&directory)?;
     Ok(directory)
+}
+
+/// Where a peer that has no place of its own in the run puts what it needs.
+pub(crate) fn place_of<'a>(site: &'a Site, directory: &'a Path, number: u16) -> Place<'a> {
+    place(site, directory, number)
 }
 
 fn place<'a>(site: &'a Site, directory: &'a Path, number: u16) -> Place<'a> {

@@ -1,12 +1,13 @@
 //! laneway: one gateway, one client, one link between them, as a user would run them.
 
 use super::peer::{About, Missing, Peer, Place, run, text};
+use crate::load::FILES;
 use crate::load::dial::Dialect;
 use crate::process::Process;
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ const CLIENT: &str = "127.0.0.3";
 pub(super) struct Laneway {
     pub(super) name: String,
     pub(super) binary: PathBuf,
+    has_cache: bool,
 }
 
 impl Peer for Laneway {
@@ -33,6 +35,11 @@ impl Peer for Laneway {
             reason: format!("{} is not there", self.binary.display()),
             install: "cargo build --release",
         })
+    }
+
+    fn without_cache(&self) -> Option<Box<dyn Peer>> {
+        let name = format!("{}-without-cache", self.name);
+        Some(Box::new(Self { name, binary: self.binary.clone(), has_cache: false }))
     }
 
     /// Makes the group and joins it.
@@ -61,7 +68,9 @@ impl Peer for Laneway {
         // The gateway's own local proxy is not used.
         let proxy = SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 0)).to_string();
         let discovery = self.discovery(place);
-        self.command(
+        let files = SocketAddr::new(place.site.server.ip(), FILES).to_string();
+        let cache: &[&str] = if self.has_cache { &[] } else { &["--no-cache"] };
+        let command = self.command(
             place,
             "gateway",
             &[
@@ -70,6 +79,8 @@ impl Peer for Laneway {
                 "gateway",
                 "--server",
                 &server,
+                "--allow",
+                &files,
                 "--link",
                 &link,
                 "--lan",
@@ -81,8 +92,11 @@ impl Peer for Laneway {
                 "--log",
                 "warn",
             ],
-        )
-        .map(Some)
+        );
+        command.map(|mut command| {
+            command.args(cache);
+            Some(command)
+        })
     }
 
     fn client(&self, place: &Place<'_>) -> Result<Option<Command>> {
@@ -109,6 +123,11 @@ impl Peer for Laneway {
 }
 
 impl Laneway {
+    /// The program `binary`, called `name` in the tables.
+    pub(super) fn new(name: &str, binary: &Path) -> Self {
+        Self { name: name.into(), binary: binary.into(), has_cache: true }
+    }
+
     /// Several laneways may run at a time, each group on a port of its own.
     fn discovery(&self, place: &Place<'_>) -> String {
         place.link.port().to_string()

@@ -44,7 +44,7 @@ pub(crate) struct Place<'a> {
 
 impl Place<'_> {
     /// Writes a configuration: the template with `{front_port}`, `{link_address}`, `{link_port}`, `{server_address}`,
-    /// `{server_port}`, `{directory}`, `{processors}` and `{descriptors}` filled in.
+    /// `{server_port}`, `{files_port}`, `{directory}`, `{processors}` and `{descriptors}` filled in.
     pub(crate) fn configuration(&self, name: &str, template: &str) -> Result<PathBuf> {
         let filled = template
             .replace("{front_port}", &self.front.port().to_string())
@@ -52,6 +52,7 @@ impl Place<'_> {
             .replace("{link_port}", &self.link.port().to_string())
             .replace("{server_address}", &self.site.server.ip().to_string())
             .replace("{server_port}", &self.site.server.port().to_string())
+            .replace("{files_port}", &crate::load::FILES.to_string())
             .replace("{processors}", &thread::available_parallelism()?.to_string())
             .replace("{descriptors}", &getrlimit(Resource::RLIMIT_NOFILE)?.0.to_string())
             .replace("{directory}", text(self.directory));
@@ -93,6 +94,10 @@ pub(crate) trait Peer {
     fn about(&self) -> About;
     /// What it lacks on this machine.
     fn missing(&self) -> Option<Missing>;
+    /// The same without a cache, if it has one.
+    fn without_cache(&self) -> Option<Box<dyn Peer>> {
+        None
+    }
     /// Makes keys; once, before the first start.
     fn prepare(&self, _place: &Place<'_>) -> Result<()> {
         Ok(())
@@ -104,12 +109,12 @@ pub(crate) trait Peer {
 }
 
 /// The first of these programs that is not on this machine.
-pub(super) fn lacks(programs: &[&str]) -> Option<Missing> {
+pub(crate) fn lacks(programs: &[&str]) -> Option<Missing> {
     programs.iter().find(|name| isolate::find(name).is_none()).map(|name| Missing::program(name))
 }
 
 /// The full path of a program that is there.
-pub(super) fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     isolate::find(name).unwrap_or_else(|| name.into())
 }
 
@@ -142,6 +147,6 @@ pub(super) fn make_certificate(place: &Place<'_>) -> Result<()> {
     run(make).map(drop)
 }
 
-pub(super) fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("the bench's own paths are ASCII")
 }
