@@ -20,6 +20,7 @@ pub mod problem;
 pub mod redirect;
 pub mod secret;
 pub mod shared;
+pub mod sharing;
 pub mod transparent;
 pub mod usage;
 pub mod view;

@@ -14,6 +14,7 @@ use crate::own_addresses::OwnAddresses;
 use crate::peers::candidate::{Activity, Announcement};
 use crate::peers::directory::Directory;
 use crate::problem::Problem;
+use crate::sharing::Holdings;
 use crate::sys::state::StateDir;
 use crate::telemetry::Telemetry;
 use crate::trust::group::Group;
@@ -24,6 +25,7 @@ use crate::trust::random::random;
 pub type Part = (&'static str, BoxFuture<'static, ()>);
 
 /// What all parts of one node share.
+// fields: each belongs to another part of the node
 #[derive(Clone)]
 pub struct Shared {
     /// This node in its group, and the group's state.
@@ -46,6 +48,10 @@ pub struct Shared {
     pub own: Arc<OwnAddresses>,
     /// The responses that this node stores, if it does.
     pub cache: Option<Arc<Store>>,
+    /// The pieces of large downloads that this node keeps for other members, if it does.
+    pub holdings: Option<Arc<Holdings>>,
+    /// The port at which it serves them, if it does.
+    pub serves_pieces: Option<u16>,
     /// Cancelled when the node drains.
     pub drain: CancellationToken,
     /// The tasks of connections and links, which a drain waits for.
@@ -78,6 +84,8 @@ impl Shared {
             announced,
             own: Arc::default(),
             cache: None,
+            holdings: None,
+            serves_pieces: None,
             drain: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };

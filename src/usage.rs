@@ -17,7 +17,7 @@ const OTHER_VARIABLES: [&str; 2] = ["LANEWAY_NODE", "LANEWAY_UPLINK_STATE"];
 const SAVED: &str = "LANEWAY_SAVED_";
 
 /// An example of a value for each option whose values have a form.
-const EXAMPLES: [(&str, &str); 42] = [
+const EXAMPLES: [(&str, &str); 43] = [
     ("role", "gateway"),
     ("drain", "30s"),
     ("memory-limit", "512M"),
@@ -45,6 +45,7 @@ const EXAMPLES: [(&str, &str); 42] = [
     ("server", "10.0.0.5:80"),
     ("allow", "*.example.org:443"),
     ("cache-size", "10G"),
+    ("peer-cache", "4G"),
     ("deny", "10.0.0.0/8"),
     ("upstream", "http://10.0.0.1:3128"),
     ("upstream-except", "10.0.0.0/8"),

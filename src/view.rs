@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use crate::cache::store::MostUsed;
+use crate::cache::store::{MostUsed, Size};
 use crate::failure::printable;
 use crate::link::client::Link;
 use crate::local::endpoint::Endpoint;
@@ -95,6 +95,10 @@ impl View {
             answers: pairs(telemetry.answers.values()),
             cache: words(telemetry.cache.values()),
             cache_saved: telemetry.cache_saved.value(),
+            pieces: words(telemetry.pieces.values()),
+            peer_received: telemetry.peer_received.value(),
+            peer_served: telemetry.peer_served.value(),
+            peer_store: self.shared.holdings.as_ref().map(|holdings| store_seen(holdings.size())),
             fronts: self.fronts(),
             fronts_checked: telemetry
                 .fronts
@@ -102,10 +106,7 @@ impl View {
                 .into_iter()
                 .map(|((front, result), count)| Counted::new(result, front, count))
                 .collect(),
-            cache_store: self.shared.cache.as_ref().map(|store| {
-                let size = store.size();
-                StoreSeen { entries: size.entries as u64, bytes: size.bytes, limit: size.limit }
-            }),
+            cache_store: self.shared.cache.as_ref().map(|store| store_seen(store.size())),
             cache_top: self.shared.cache.iter().flat_map(|store| store.most_used()).map(file_seen).collect(),
             happened: happened.map(|(what, count)| Counted::new(what.word(), "", count)).collect(),
             datagrams: self.datagrams(),
@@ -257,6 +258,10 @@ fn link_seen(place: usize, link: &Link) -> LinkSeen {
         received,
         round_trip: link.state.round_trip().map(|time| time.as_secs_f64()),
     }
+}
+
+fn store_seen(size: Size) -> StoreSeen {
+    StoreSeen { entries: size.entries as u64, bytes: size.bytes, limit: size.limit }
 }
 
 fn file_seen(MostUsed { uri, used, .. }: MostUsed) -> FileSeen {

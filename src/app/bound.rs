@@ -21,6 +21,7 @@ use crate::peers::options::PORT;
 use crate::problem::Problem;
 use crate::service::Manager;
 use crate::shared::{self, Part, Shared};
+use crate::sharing;
 use crate::sys::state::StateDir;
 use crate::telemetry::{history, report};
 use crate::transparent::{self, NodeRules, RunningRules};
@@ -84,21 +85,25 @@ impl BoundNode {
         inherited: Option<Vec<Port>>,
     ) -> Result<Self, Problem> {
         let Member { group, authority, serves } = member;
+        let may_serve = group.node.role == Role::Gateway;
         let (mut shared, announcements) =
             Shared::new(Membership::of_node(group, state), config.node.memory_limit())?;
         if serves {
             shared.cache = config.gateway.open_cache(&state.path().join(CACHE), &shared.memory);
         }
+        let pieces = state.path().join(sharing::DIRECTORY);
+        shared.holdings = sharing::options::open(config.local.peer_cache, &pieces, &shared.memory);
         let (egress, results) = Egress::build(&config.gateway, &shared)?;
 
         let mut ports = app_ports(inherited.map_or_else(|| bind_proxy(&config.local), Ok)?, Apps::Proxy);
         ports.extend(app_ports(transparent::bind(&config.transparent)?, Apps::Redirected));
         let workers = Workers::start(if serves { config.node.threads() } else { 1 })?;
         let authority = watch::Sender::new(authority);
-        let duties = Duties { serves, authority: authority.subscribe() };
+        let duties = Duties { serves, may_serve, authority: authority.subscribe() };
         let outlet = (egress.clone(), results);
         let gateway = BoundGateway::build(&config.gateway, &shared, duties, outlet, workers.handles.clone())?;
 
+        shared.serves_pieces = gateway.serves_pieces();
         let remember = {
             let state = state.clone();
             Box::new(move |address| peering::remember(&state, address))

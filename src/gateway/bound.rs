@@ -17,6 +17,7 @@ use super::listener::LinkPort;
 use super::options::{Live, Options};
 use super::probe::subject::{Expected, Probe};
 use super::served::ServedLinks;
+use super::sharer::Sharer;
 use super::state::Gateway;
 use super::tls::ServerTls;
 use super::{probe, propagation, uplink};
@@ -49,6 +50,8 @@ pub type OpenRequests = dyn Fn((Target, bool), Bytes, Arc<Account>) -> BoxFuture
 pub struct Duties {
     /// Whether it serves links: it may be a gateway.
     pub serves: bool,
+    /// Whether its certificate lets it accept links: it was not admitted as a client only.
+    pub may_serve: bool,
     /// Enrols new members, while this machine holds the authority's key.
     pub authority: Held,
 }
@@ -58,6 +61,8 @@ pub struct BoundGateway {
     shared: Shared,
     duties: Duties,
     gateway: Arc<Gateway>,
+    /// Serves pieces to other members, if this node keeps any and may accept links.
+    sharer: Option<Arc<Sharer>>,
     listener: Option<(TcpListener, SocketAddr)>,
     /// `--link`.
     link: Option<SocketAddr>,
@@ -102,6 +107,7 @@ impl Facts {
 /// The running gateway, for a reload.
 pub struct RunningGateway {
     gateway: Arc<Gateway>,
+    sharer: Option<Arc<Sharer>>,
     servers: watch::Sender<Vec<Target>>,
     serves: bool,
 }
@@ -120,7 +126,28 @@ impl BoundGateway {
         workers: Vec<Handle>,
     ) -> Result<Self, Problem> {
         let is_needed = duties.serves || duties.authority.borrow().is_some();
-        let listener = if is_needed { Some(bind_link(options.link)?) } else { None };
+        let sharer = shared.holdings.clone().filter(|_| duties.may_serve).map(|holdings| {
+            Sharer::new(
+                holdings,
+                options.limits().rate,
+                (shared.memory.clone(), shared.membership.clone()),
+                (shared.telemetry.clone(), shared.name.clone()),
+                shared.drain.clone(),
+            )
+        });
+        let listener = match bind_link(options.link) {
+            _ if !is_needed && sharer.is_none() => None,
+            Ok(listener) => Some(listener),
+            Err(problem) if is_needed => return Err(problem),
+            Err(problem) => {
+                let (what, why, _) = problem.parts();
+                tracing::warn!(
+                    reason = why.join(": "),
+                    "no member gets pieces of downloads from here: {what}"
+                );
+                None
+            }
+        };
         listener.iter().for_each(|(_, address)| shared.own.accepts_links_on(*address));
         let gateway = Arc::new(Gateway {
             egress,
@@ -130,6 +157,7 @@ impl BoundGateway {
             telemetry: shared.telemetry.clone(),
             memory: shared.memory.clone(),
             cache: shared.cache.clone().map(Cache::new),
+            swarms: Arc::default(),
             tls: ServerTls::new(&options.front_ca)?,
             tasks: shared.tasks.clone(),
             id: shared.membership.group().node.id,
@@ -146,12 +174,17 @@ impl BoundGateway {
             asks_nobody: options.probe.contains(&Probe::Nothing),
         };
         let (shared, link) = (shared.clone(), options.link);
-        Ok(Self { shared, duties, gateway, listener, link, workers, servers, results, proof })
+        Ok(Self { shared, duties, gateway, sharer, listener, link, workers, servers, results, proof })
     }
 
     /// The address of the link port, if it is bound.
     pub fn address(&self) -> Option<SocketAddr> {
         self.listener.as_ref().map(|(_, address)| *address)
+    }
+
+    /// The port at which pieces are served to other members, if they are.
+    pub fn serves_pieces(&self) -> Option<u16> {
+        self.sharer.as_ref().and(self.address()).map(|address| address.port())
     }
 
     /// Whether this machine reaches the servers, as the probe finds out.
@@ -168,7 +201,7 @@ impl BoundGateway {
     /// What is shown of it.
     pub fn facts(&self) -> Facts {
         Facts {
-            link: self.address(),
+            link: self.address().filter(|_| self.duties.serves || self.duties.authority.borrow().is_some()),
             served: self.gateway.served.clone(),
             servers: self.servers.subscribe(),
             egress: self.duties.serves.then(|| self.gateway.egress.clone()),
@@ -179,6 +212,7 @@ impl BoundGateway {
     pub fn running(&self) -> RunningGateway {
         RunningGateway {
             gateway: self.gateway.clone(),
+            sharer: self.sharer.clone(),
             servers: self.servers.clone(),
             serves: self.duties.serves,
         }
@@ -194,7 +228,7 @@ impl BoundGateway {
         known: Vec<SocketAddr>,
         behind: mpsc::Receiver<(NodeId, SocketAddr)>,
     ) -> Result<Vec<Part>, Problem> {
-        let Self { shared, duties, gateway, listener, link, workers, servers, results, proof } = self;
+        let Self { shared, duties, gateway, sharer, listener, link, workers, servers, results, proof } = self;
         let mut parts: Vec<Part> = Vec::new();
         if duties.serves {
             let (announced, authority) = (shared.announced.clone(), duties.authority.clone());
@@ -213,7 +247,9 @@ impl BoundGateway {
         let group = shared.membership.group();
         let join_tls = tls::join_server(&group).map_err(|error| Problem::new("no joining").because(error))?;
         let port = Arc::new(LinkPort {
-            gateway: duties.serves.then(|| (gateway, shared.credentials.clone())),
+            gateway: duties.serves.then_some(gateway),
+            sharer,
+            credentials: shared.credentials.clone(),
             authority: (duties.authority.clone(), join_tls),
             workers,
             tasks: shared.tasks.clone(),
@@ -274,6 +310,7 @@ impl RunningGateway {
         egress.set_upstream(upstream);
         egress.reload_names();
         self.gateway.clients.change(limits);
+        self.sharer.iter().for_each(|sharer| sharer.change(limits.rate));
         self.servers.send_if_modified(|now| {
             // Whether there are servers at all changes at the next start only.
             let changed = *now != servers && now.is_empty() == servers.is_empty();

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::enrolment::enrol;
 use super::handshake_slots::{HandshakeSlot, HandshakeSlots};
+use super::sharer::Sharer;
 use super::state::Gateway;
 use super::strangers::Strangers;
 use crate::link::handshake::{Hello, Proved};
@@ -29,7 +30,11 @@ const CLIENT_HELLO: Duration = Duration::from_secs(3);
 /// What this node serves on its LAN port.
 pub struct LinkPort {
     /// Serves links; `None` on a node that is only a client.
-    pub gateway: Option<(Arc<Gateway>, Arc<Credentials>)>,
+    pub gateway: Option<Arc<Gateway>>,
+    /// Serves pieces of bodies to other members, if this node does.
+    pub sharer: Option<Arc<Sharer>>,
+    /// What authenticates this node and its peers.
+    pub credentials: Arc<Credentials>,
     /// Enrols new members, while this machine holds the authority's key.
     pub authority: (Held, Arc<ServerConfig>),
     /// The runtimes that serve links, in turn. A link stays on its runtime.
@@ -38,6 +43,14 @@ pub struct LinkPort {
     pub tasks: TaskTracker,
     /// Cancelled when the node drains: no further connection is accepted.
     pub drain: CancellationToken,
+}
+
+/// What a connection is for.
+enum Peer {
+    /// A client of this gateway.
+    Client(Arc<Gateway>),
+    /// Another member that wants pieces.
+    Member(Arc<Sharer>),
 }
 
 impl LinkPort {
@@ -73,10 +86,13 @@ impl LinkPort {
                 return tracing::debug!(%address, "connection closed: others need its place and it had proved nothing");
             }
         };
-        let Some((gateway, proved)) = link else { return };
+        let Some((peer, proved)) = link else { return };
         strangers.slots.remember_member(address.ip());
         drop(slot);
-        gateway.serve(proved, address).await;
+        match peer {
+            Peer::Client(gateway) => gateway.serve(proved, address).await,
+            Peer::Member(sharer) => sharer.serve(proved, address).await,
+        }
     }
 
     /// The handshake that the ClientHello asks for by its protocol (ALPN). Enrols a joiner. Returns the link of a member.
@@ -85,24 +101,30 @@ impl LinkPort {
         socket: TcpStream,
         address: SocketAddr,
         strangers: &Strangers,
-    ) -> Option<(Arc<Gateway>, Proved)> {
+    ) -> Option<(Peer, Proved)> {
         let deadline = Instant::now() + HANDSHAKE;
         let hello = read_hello(socket, address).await?;
         let (held, joins) = &self.authority;
         let authority = held.borrow().clone();
-        match (hello.service, &self.gateway, authority) {
-            (Some(Service::Link), Some((gateway, credentials)), _) => {
-                let config = credentials
+        let peer = match hello.service {
+            Some(Service::Link) => self.gateway.clone().map(Peer::Client),
+            Some(Service::Pieces) => self.sharer.clone().map(Peer::Member),
+            Some(Service::Join) | None => None,
+        };
+        match (hello.service, peer, authority) {
+            (_, Some(peer), _) => {
+                let config = self
+                    .credentials
                     .server()
                     .inspect_err(|error| tracing::error!(%error, "links cannot be accepted"))
                     .ok()?;
                 let proved = timeout_at(deadline, hello.accept(config)).await;
                 let proved = proved.unwrap_or_else(|_late| Err(io::ErrorKind::TimedOut.into()));
                 let proved = proved.inspect_err(|error| strangers.log.handshake_failed(address, error));
-                Some((gateway.clone(), proved.ok()?))
+                Some((peer, proved.ok()?))
             }
             // A joiner is unauthenticated until the end of the exchange, so enrolment keeps its slot.
-            (Some(Service::Join), _, Some(authority)) => {
+            (Some(Service::Join), None, Some(authority)) => {
                 if enrol(hello, joins.clone(), &authority, strangers, address, deadline).await {
                     strangers.slots.remember_member(address.ip());
                 }

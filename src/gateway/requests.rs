@@ -5,11 +5,13 @@
 mod asker;
 mod fetch;
 mod pass;
+mod pieces;
 mod server;
 mod shared;
 mod socket;
 mod stored;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -27,6 +29,7 @@ use crate::memory::{Account, Kind};
 use crate::telemetry::record::Record;
 use crate::telemetry::traffic::Moved;
 use crate::wire::http::{ANONYMOUS, DISCARD, RequestHead};
+use crate::wire::sharing::Offer;
 use crate::wire::target::Target;
 use asker::{Asker, Gone, Own};
 use server::Server;
@@ -42,6 +45,8 @@ struct Stream<'a> {
     /// The anonymous token of the request that is being served, as the value of an Authorization field.
     credential: Option<Vec<u8>>,
     asker: Asker<'a>,
+    /// What the client offers, and where its link comes from: to take bodies in pieces, of other members too.
+    offer: Option<(Offer, Option<IpAddr>)>,
     /// The idle connection to the server that this stream has used before. No other stream ever gets it.
     server: Option<Server>,
     /// That connection, while it is lent to a fetch.
@@ -120,8 +125,10 @@ impl Gateway {
         let traffic = record.traffic();
         let progress = Progress::of_server(&traffic).paced_by(&client.pace);
         let account = incoming.account().cloned().unwrap_or_else(|| client.memory.account(Kind::Tunnel));
+        let offer = incoming.offer.map(|offer| (offer, incoming.ip));
         let asker = Asker::client(incoming, client.id, account, &progress);
         let mut stream = Stream::new(self.clone(), cache, (target, is_secure), asker);
+        stream.offer = offer;
         let ended = stream.run(waits).await;
         let Stream { asker, .. } = stream;
         match ended {
@@ -203,6 +210,7 @@ impl<'a> Stream<'a> {
             uris,
             credential: None,
             asker,
+            offer: None,
             server: None,
             lent: None,
             is_pinned: false,

@@ -1,6 +1,6 @@
 //! One link at the gateway: each of its requests runs as a task of its own.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -35,6 +35,8 @@ struct Session {
     /// The client at the other end.
     peer: PeerIdentity,
     client: Arc<Client>,
+    /// Where the link comes from.
+    ip: IpAddr,
     /// Tunnels and name queries. They outlive the link until each has been recorded.
     tunnels: JoinSet<()>,
     /// Exchanges of group updates and measurements. They end with the link, or when the node drains.
@@ -58,7 +60,7 @@ impl Gateway {
         }
         let mut maintenance = self.activity.maintenance();
         let is_late = *maintenance.borrow_and_update();
-        let mut session = Session::new(self.clone(), identity.clone(), is_late);
+        let mut session = Session::new(self.clone(), identity.clone(), address.ip(), is_late);
         // From here on the link counts for its client, however far it gets.
         let place = session.client.enter();
         let account = session.client.memory.account(memory::Kind::Link);
@@ -109,6 +111,7 @@ impl Gateway {
         // The end of the link ends its tunnels. They are awaited, so that each one is recorded.
         drop((link, exchanges, served));
         while tunnels.join_next().await.is_some() {}
+        self.swarms.forget(id);
         let text = format!("the link of a client ended: {reason}");
         self.telemetry.note_about(id, Happening::LinkLost, client, text);
         limited!(info, id, client, %address, reason, "link ended");
@@ -125,12 +128,13 @@ fn log_failed_task(task: &str, ended: Result<(), JoinError>) {
 }
 
 impl Session {
-    fn new(gateway: Arc<Gateway>, peer: PeerIdentity, is_late: bool) -> Self {
+    fn new(gateway: Arc<Gateway>, peer: PeerIdentity, ip: IpAddr, is_late: bool) -> Self {
         let client = gateway.clients.client(peer.id, &gateway.memory);
         Self {
             gateway,
             peer,
             client,
+            ip: ip.to_canonical(),
             tunnels: JoinSet::new(),
             exchanges: JoinSet::new(),
             update_exchanges_begun: 0,
@@ -221,6 +225,7 @@ impl Session {
                     Err(failure) => gateway.refuse(incoming, &failure, &mut record),
                 }
             }
+            Ok(RequestKind::Piece(_)) => incoming.answer_missing(),
             Ok(RequestKind::Updates | RequestKind::Speed(_)) => {
                 let sentence = "too many such requests on this link, or the gateway is draining";
                 let failure = Failure::new(Kind::LimitReached, Side::Gateway, sentence);
@@ -237,6 +242,7 @@ impl Session {
     /// The request, charged to an account of its own.
     fn charged(&self, mut incoming: Incoming) -> Box<Incoming> {
         incoming.charge_to(self.client.memory.account(memory::Kind::Tunnel));
+        incoming.ip = Some(self.ip);
         Box::new(incoming)
     }
 

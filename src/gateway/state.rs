@@ -10,6 +10,7 @@ use super::cache::Cache;
 use super::clients::{Admitted, Client, Clients, Measuring};
 use super::egress::Egress;
 use super::served::ServedLinks;
+use super::swarms::Swarms;
 use super::tls::ServerTls;
 use crate::failure::{Failure, Kind, Side};
 use crate::link::incoming::Incoming;
@@ -37,6 +38,8 @@ pub struct Gateway {
     pub memory: Arc<Budget>,
     /// The cache of plain requests, if this gateway has one.
     pub cache: Option<Arc<Cache>>,
+    /// Which members have the pieces of what the cache stores.
+    pub swarms: Arc<Swarms>,
     /// Speaks TLS with the servers of fronts.
     pub tls: ServerTls,
     /// The tasks of connections and links, which a drain waits for.

@@ -15,6 +15,7 @@ use super::handshakes::Handshakes;
 use super::links::{Links, Remember};
 use super::listener::{self, Apps, MOST_CONNECTIONS, MOST_HANDSHAKES};
 use super::logins::Logins;
+use super::members::Members;
 use super::options::{Live, Options};
 use super::page::{Page, TakeSnapshot};
 use super::port::Port;
@@ -25,6 +26,7 @@ use crate::problem::Problem;
 use crate::shared::{Part, Shared};
 use crate::trust::random::random;
 use crate::wire::datagram::{Reach, State};
+use crate::wire::sharing::Offer;
 
 /// How this node connects and resolves from its own machine, which it does while it is a gateway.
 pub struct Direct {
@@ -46,6 +48,8 @@ pub struct BoundClient {
     ports: Vec<(Port, Apps)>,
     name_servers: Vec<dns::Listener>,
     routes: Routes,
+    /// What gateways repeat when they answer the offer of this node to take bodies in pieces.
+    secret: Option<u64>,
     resolve: Box<SystemResolver>,
     pac_direct: bool,
     running: RunningClient,
@@ -102,13 +106,17 @@ impl BoundClient {
         let logins = Logins::new(&options.proxy_login)
             .map_err(|error| Problem::new("no random numbers").because(error))?;
         let id = shared.membership.group().node.id;
+        let offer = shared
+            .holdings
+            .as_ref()
+            .map(|_| Offer { secret: u64::from_be_bytes(random()), port: shared.serves_pieces });
         let links = Links::new(
             id,
             shared.directory.clone(),
             shared.credentials.clone(),
             TaskTracker::new(),
             remember,
-            shared.own.clone(),
+            (shared.own.clone(), offer),
         );
         let hold = watch::Sender::new(options.hold);
         let is_gateway = watch::Sender::new(serves(shared.announced.borrow().as_ref()));
@@ -136,6 +144,7 @@ impl BoundClient {
             ports,
             name_servers,
             routes,
+            secret: offer.map(|offer| offer.secret),
             resolve: direct.resolve,
             pac_direct: options.pac_direct,
             running,
@@ -176,10 +185,14 @@ impl BoundClient {
     /// # Errors
     /// When a name server of `--dns-local` cannot be used.
     pub fn parts(self, snapshot: Box<TakeSnapshot>) -> Result<(Arc<Local>, Vec<Part>), Problem> {
-        let Self { shared, ports, name_servers, routes, resolve, running, .. } = self;
+        let Self { shared, ports, name_servers, routes, secret, resolve, running, .. } = self;
         let links = routes.links.clone();
+        let members = shared.holdings.clone().zip(secret).map(|(holdings, secret)| {
+            Members::new(holdings, secret, shared.credentials.clone(), shared.telemetry.clone())
+        });
         let local = Arc::new(Local {
             routes,
+            members,
             name: shared.name,
             drain: shared.drain,
             tasks: shared.tasks,

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use super::endpoint::AppPeer;
 use super::handshakes::{Handshake, Handshakes};
 use super::logins::Logins;
+use super::members::Members;
 use super::page::Page;
 use super::routes::Routes;
 use crate::fronts::known::Known;
@@ -36,6 +37,8 @@ pub struct Local {
     pub page: Page,
     /// The fronts of registries.
     pub fronts: LocalFronts,
+    /// Other members that have pieces of bodies; none if this node takes nothing of them.
+    pub members: Option<Members>,
     /// Counters and access records.
     pub telemetry: Arc<Telemetry>,
     /// This node's pseudonym in Via and Proxy-Status fields; a token (RFC 9110 §5.6.2).

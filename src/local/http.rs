@@ -4,6 +4,8 @@
 //! pipelining works.
 
 mod answers;
+mod assembled;
+mod assembly;
 mod exchange;
 mod filter;
 mod forward;

@@ -29,6 +29,7 @@ use crate::peers::directory::{Directory, Gateway};
 use crate::telemetry::journal::Happening;
 use crate::wire::datagram::State;
 use crate::wire::id::NodeId;
+use crate::wire::sharing::Offer;
 
 /// Maximum number of gateways without a way out that are remembered.
 const MAX_WITHOUT_WAY_OUT: usize = 1024;
@@ -53,6 +54,8 @@ pub struct Links {
     /// news.
     without_way_out: Mutex<BTreeMap<NodeId, String>>,
     machine: Arc<OwnAddresses>,
+    /// What this node offers its gateways: to take bodies in pieces.
+    offer: Option<Offer>,
 }
 
 impl Links {
@@ -63,7 +66,7 @@ impl Links {
         credentials: Arc<Credentials>,
         tasks: TaskTracker,
         remember: Box<Remember>,
-        machine: Arc<OwnAddresses>,
+        (machine, offer): (Arc<OwnAddresses>, Option<Offer>),
     ) -> Arc<Self> {
         Arc::new(Self {
             own,
@@ -77,6 +80,7 @@ impl Links {
             attempts: Mutex::default(),
             without_way_out: Mutex::default(),
             machine,
+            offer,
         })
     }
 
@@ -335,7 +339,8 @@ impl Links {
         let membership = self.credentials.membership.clone();
         let segments = locked(&self.dialing).segments(address);
         match Link::dial_with(address, gateway.id, segments, config, membership, &self.tasks).await {
-            Ok(link) => {
+            Ok(mut link) => {
+                link.offer = self.offer;
                 locked(&self.dialing).succeeded(address, link.gateway.id, Instant::now());
                 self.directory.telemetry().names.learn(link.gateway.id, &link.gateway.name);
                 Some(link)

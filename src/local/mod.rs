@@ -15,6 +15,7 @@ pub mod http;
 pub mod links;
 pub mod listener;
 pub mod logins;
+pub mod members;
 pub mod options;
 mod outcomes;
 pub mod page;

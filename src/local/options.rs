@@ -9,6 +9,7 @@ use crate::fronts::options::Upstream;
 use crate::peers::options::changed;
 use crate::problem::Problem;
 use crate::secret::secret;
+use crate::sharing::options::PeerCache;
 use crate::size::seconds;
 
 /// The options of the local port.
@@ -57,6 +58,10 @@ pub struct Options {
     /// server, also over idle ones
     #[arg(long, env = "LANEWAY_NO_SPREAD")]
     pub no_spread: bool,
+    /// The disk space for large downloads of plain HTTP and fronts that this node keeps and gives to other members, in bytes, like
+    /// 4G; 'off' keeps nothing, and gets nothing of other members [default: a twentieth of what is free, at most 4G]
+    #[arg(long, env = "LANEWAY_PEER_CACHE", value_name = "BYTES|off")]
+    pub peer_cache: Option<PeerCache>,
     /// How long a new connection waits for a gateway, in seconds
     #[arg(long, env = "LANEWAY_HOLD", value_name = "SECS", value_parser = seconds, default_value = "10")]
     pub hold: Duration,
@@ -122,6 +127,7 @@ impl Options {
             pac_direct,
             front,
             no_spread,
+            peer_cache,
             hold,
         } = new;
         let live = Live { logins: proxy_login.clone(), hold: *hold, fronts: front.clone() };
@@ -130,6 +136,7 @@ impl Options {
             ("proxy-mode", self.proxy_mode != *proxy_mode),
             ("pac-direct", self.pac_direct != *pac_direct),
             ("no-spread", self.no_spread != *no_spread),
+            ("peer-cache", self.peer_cache != *peer_cache),
         ]);
         (live, later)
     }

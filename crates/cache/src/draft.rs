@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use laneway_sys::files;
 
+use crate::pieces::{self, Listed};
 use crate::store::Store;
 use crate::stored::{BLOCK, BodyPart, Stored};
 
@@ -26,6 +27,8 @@ pub struct Draft {
     /// The part that is being written, and the checksum of its last block.
     part: BodyPart,
     block: crc32fast::Hasher,
+    /// Hashes its pieces, if they are wanted.
+    pieces: Option<Box<pieces::Hasher>>,
     /// The bytes that were written.
     grown: u64,
     is_new: bool,
@@ -60,10 +63,30 @@ impl Draft {
             written: Vec::new(),
             part: BodyPart::default(),
             block: crc32fast::Hasher::new(),
+            pieces: None,
             grown: 0,
             is_new,
             is_stored: false,
         }
+    }
+
+    /// Hashes the pieces of the body from now on.
+    pub fn hash_pieces(&mut self) {
+        self.pieces.get_or_insert_default();
+    }
+
+    /// Hashes the last piece of a body of `total` bytes, all of which was written.
+    pub fn end_pieces(&mut self, total: u64) {
+        if let Some(pieces) = &mut self.pieces {
+            pieces.end(total);
+        }
+    }
+
+    /// The pieces that were hashed, without the first `from` of them.
+    #[must_use]
+    pub fn listed(&self, from: usize) -> &[Listed] {
+        let done = self.pieces.as_ref().map_or(&[][..], |pieces| pieces.done());
+        done.get(from..).unwrap_or_default()
     }
 
     /// The id of the response.
@@ -134,6 +157,9 @@ impl Draft {
             return Err(error);
         }
         self.grown += bytes.len() as u64;
+        if let Some(pieces) = &mut self.pieces {
+            pieces.update(self.part.end, bytes);
+        }
         let mut rest = bytes;
         while !rest.is_empty() {
             let room = BLOCK - self.in_block();
@@ -178,6 +204,10 @@ impl Draft {
             stored.parts.sort_unstable_by_key(|part| std::cmp::Reverse(part.length()));
             stored.parts.truncate(MOST_PARTS);
             stored.parts.sort_unstable_by_key(|part| part.start);
+        }
+        if let Some(hasher) = &mut self.pieces {
+            hasher.end(stored.total);
+            pieces::merge(&mut stored.pieces, hasher.done());
         }
         self.store.complete(self.id, &stored, self.is_new, std::mem::take(&mut self.grown))?;
         self.is_stored = true;

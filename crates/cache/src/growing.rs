@@ -1,7 +1,7 @@
 //! A body that is being fetched: one writer, and readers that each go at their own speed. What was read last is in memory,
 //! everything before it in the file, so a slow reader holds up neither the writer nor the others.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::draft::Draft;
+use crate::pieces::Listed;
 use crate::store::{Store, read_body};
 use crate::stored::{BLOCK, BodyPart, Stored};
 
@@ -55,7 +56,11 @@ struct State {
     end: u64,
     /// What can be read from the file, and verified.
     parts: Vec<BodyPart>,
-    /// The last pieces with the memory that they take, and the offset of the first of them.
+    /// The hashes of pieces that are known, the earliest known first.
+    listed: Vec<Listed>,
+    /// How many of them the draft has made.
+    hashed: usize,
+    /// The last reads with the memory that they take, and the offset of the first of them.
     tail: VecDeque<(Bytes, usize)>,
     tail_start: u64,
     memory: Tally,
@@ -87,7 +92,8 @@ impl Growing {
         account: &Arc<Account>,
     ) -> Arc<Self> {
         let (parts, memory) = (draft.before().to_vec(), Tally::of(account));
-        let state = State { end, tail_start: end, parts, memory, ..State::default() };
+        let listed = stored.pieces.clone();
+        let state = State { end, tail_start: end, parts, memory, listed, ..State::default() };
         Arc::new(Self {
             stored,
             total,
@@ -166,6 +172,31 @@ impl Growing {
         state.readers.values().map(|place| &place.holder).find(|other| !Arc::ptr_eq(other, holder)).cloned()
     }
 
+    /// The hashes of pieces that are known, without the first `known` of them. Waits until there are any; none when there will be
+    /// no more.
+    pub async fn listed(&self, known: usize) -> Vec<Listed> {
+        loop {
+            let grown = self.grown.notified();
+            {
+                let state = self.state();
+                let more = state.listed.get(known..).unwrap_or_default();
+                if !more.is_empty() || state.how.is_some() || state.is_full {
+                    return more.to_vec();
+                }
+            }
+            grown.await;
+        }
+    }
+
+    /// Adds the hashes of a list that are not known yet.
+    pub fn list(&self, all: &[Listed]) {
+        let mut state = self.state();
+        let known: HashSet<u32> = state.listed.iter().map(|listed| listed.index).collect();
+        state.listed.extend(all.iter().filter(|listed| !known.contains(&listed.index)));
+        drop(state);
+        self.grown.notify_waiters();
+    }
+
     /// The offset after the last byte that has come.
     #[must_use]
     pub fn end(&self) -> u64 {
@@ -197,7 +228,9 @@ impl Growing {
             let appended = self.store.blocking(move |_| open.append(&bytes).map(|()| open)).await;
             match appended.and_then(|appended| appended) {
                 Ok(open) => {
-                    self.state().note(&open);
+                    if self.state().note(&open) {
+                        self.grown.notify_waiters();
+                    }
                     *draft = Some(open);
                 }
                 Err(error) => limited!(warn, NOBODY, %error, "a response is passed on without being stored"),
@@ -260,8 +293,11 @@ impl State {
         self.tail.push_back((bytes, memory));
     }
 
-    /// Notes what `draft` has written.
-    fn note(&mut self, draft: &Draft) {
+    /// Notes what `draft` has written. Gives whether another piece was hashed.
+    fn note(&mut self, draft: &Draft) -> bool {
+        let hashed = draft.listed(self.hashed);
+        self.hashed += hashed.len();
+        self.listed.extend_from_slice(hashed);
         let start = draft.start();
         if self.parts.last().is_none_or(|part| part.start != start) {
             self.parts.push(BodyPart { start, end: start, checksums: Vec::new() });
@@ -270,6 +306,7 @@ impl State {
             part.checksums.extend_from_slice(draft.checksums(part.checksums.len()));
             part.end = start + (part.checksums.len() * BLOCK) as u64;
         }
+        !hashed.is_empty()
     }
 
     /// Puts the finished `part` in place of what was noted of it, and goes on at `end`.

@@ -6,6 +6,7 @@ pub mod draft;
 pub mod growing;
 pub mod inspect;
 pub mod partial;
+pub mod pieces;
 pub mod policy;
 pub mod store;
 pub mod stored;

@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use bytes::{Bytes, BytesMut};
 use laneway_limits::memory::Reserve;
 use laneway_sys::files;
 use laneway_wire::id::NodeId;
@@ -212,6 +213,29 @@ impl Store {
         read_head(&self.directory, id)
     }
 
+    /// Gives each stored response to `take`, the oldest first.
+    pub fn all(&self, mut take: impl FnMut(u64, Stored)) {
+        let mut all = self.index().queues.ids();
+        all.sort_unstable();
+        for id in all {
+            if let Some(stored) = self.stored(id) {
+                take(id, stored);
+            }
+        }
+    }
+
+    /// Bytes of the body of the response `id`, which may still be written, without their checksums: the caller verifies them.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn read_unchecked(&self, id: u64, start: u64, length: u64) -> io::Result<Bytes> {
+        let file = files::open(&self.path(id, "body"))?;
+        self.index().queues.touch(id);
+        let mut bytes = BytesMut::zeroed(usize::try_from(length).map_err(io::Error::other)?);
+        files::read_exact_at(&file, &mut bytes, start)?;
+        Ok(bytes.freeze())
+    }
+
     /// Whether anything may be stored for `uri`. Does not block.
     #[must_use]
     pub fn may_have(&self, uri: &str) -> bool {
@@ -363,7 +387,8 @@ impl Store {
     }
 
     /// Whether the response `id` is there.
-    fn has(&self, id: u64) -> bool {
+    #[must_use]
+    pub fn has(&self, id: u64) -> bool {
         self.index().queues.contains(id)
     }
 

@@ -4,13 +4,17 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use laneway_wire::http::Fields;
+use laneway_wire::sharing::PieceHash;
+
+use crate::pieces::Listed;
 
 /// The first bytes of each metadata file; the last one is the version of the format.
-const MAGIC: [u8; 8] = *b"LWcache\x02";
+const MAGIC: [u8; 8] = *b"LWcache\x03";
 /// The number of bytes of a body that share one checksum.
 pub const BLOCK: usize = 64 * 1024;
-/// The longest metadata that is read, in bytes: a head of 64 KiB with that of its request, and the checksums of 64 GiB.
-pub const MAX_METADATA: usize = 5 * 1024 * 1024;
+/// The longest metadata that is read, in bytes: a head of 64 KiB with that of its request, and the checksums and hashes of
+/// 64 GiB.
+pub const MAX_METADATA: usize = 8 * 1024 * 1024;
 
 /// When a response was asked for and when it came.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +66,8 @@ pub struct Stored {
     /// What of the body is stored, in order and without overlaps. Less than all of it for an incomplete response (RFC 9111
     /// §3.3).
     pub parts: Vec<BodyPart>,
+    /// The hashes of its pieces that are known, in order; only of a body that is shared in pieces.
+    pub pieces: Vec<Listed>,
     /// The address that the response came from, for the access rules.
     pub source: Option<SocketAddr>,
 }
@@ -104,7 +110,12 @@ impl Stored {
         let checksums: usize = self.parts.iter().map(|part| 4 * part.checksums.len() + 48).sum();
         let selecting: usize =
             self.selecting.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, Vec::len)).sum();
-        size_of::<Self>() + self.uri.len() + self.fields.memory() + selecting + checksums
+        size_of::<Self>()
+            + self.uri.len()
+            + self.fields.memory()
+            + selecting
+            + checksums
+            + size_of_val(&*self.pieces)
     }
 
     /// When it was asked for and when it came.
@@ -143,6 +154,11 @@ impl Stored {
             out.extend(part.start.to_be_bytes());
             out.extend(part.end.to_be_bytes());
             part.checksums.iter().for_each(|sum| out.extend(sum.to_be_bytes()));
+        }
+        count(&mut out, self.pieces.len());
+        for Listed { index, hash } in &self.pieces {
+            out.extend(index.to_be_bytes());
+            out.extend(hash.0);
         }
         let checksum = crc32fast::hash(&out[MAGIC.len() + 4..]);
         out[MAGIC.len()..MAGIC.len() + 4].copy_from_slice(&checksum.to_be_bytes());
@@ -202,7 +218,23 @@ impl<'a> Reader<'a> {
             let part = self.part(parts.last().map_or(0, |before| before.end), total)?;
             parts.push(part);
         }
-        Some(Stored { uri, status, reason, fields, selecting, requested, received, total, parts, source })
+        let mut pieces = Vec::new();
+        for _ in 0..self.count()? {
+            pieces.push(Listed { index: self.count()?, hash: PieceHash(self.array()?) });
+        }
+        Some(Stored {
+            uri,
+            status,
+            reason,
+            fields,
+            selecting,
+            requested,
+            received,
+            total,
+            parts,
+            pieces,
+            source,
+        })
     }
 
     /// A part of the body that does not begin before `least` and does not end after `total`.
@@ -267,6 +299,7 @@ pub(crate) mod tests {
             received: UNIX_EPOCH + Duration::from_secs(1_001),
             total: 3,
             parts: vec![BodyPart { start: 0, end: 3, checksums: vec![crc32fast::hash(b"abc")] }],
+            pieces: vec![Listed { index: 0, hash: PieceHash([7; 32]) }],
             source: "192.0.2.1:80".parse().ok(),
         }
     }

@@ -32,6 +32,7 @@ use laneway_trust::membership::Membership;
 use laneway_wire::failure::{Failure, Kind, Side, printable};
 use laneway_wire::id::NodeId;
 use laneway_wire::masque;
+use laneway_wire::sharing::{self, Offer};
 use laneway_wire::target::Target;
 
 /// A request that is not answered within this time makes the link prove that its gateway is alive. The server may just be
@@ -82,6 +83,8 @@ pub struct Link {
     pub gateway: PeerIdentity,
     /// Its tunnels and traffic, and whether it is suspect.
     pub state: Arc<LinkState>,
+    /// What this node offers with each stream of plain requests: to take bodies in pieces.
+    pub offer: Option<Offer>,
     unusable: CancellationToken,
     retired: CancellationToken,
     ended: Arc<OnceLock<String>>,
@@ -144,6 +147,7 @@ impl Link {
             address,
             gateway,
             state: Arc::new(LinkState::of(queue)),
+            offer: None,
             unusable: CancellationToken::new(),
             retired: CancellationToken::new(),
             ended: Arc::default(),
@@ -255,6 +259,10 @@ impl Link {
                     request.headers_mut().insert(SCHEME, HeaderValue::from_static(HTTPS));
                 }
                 request.headers_mut().insert(ALPN, HeaderValue::from_static(HTTP_1_1));
+                let offer = self.offer.and_then(|offer| HeaderValue::from_str(&offer.text()).ok());
+                if let Some(offer) = offer {
+                    request.headers_mut().insert(sharing::FIELD, offer);
+                }
                 if waits {
                     request.headers_mut().insert(EXPECT, HeaderValue::from_static(CONTINUE));
                 }
@@ -368,7 +376,7 @@ pub struct LinkTunnel {
 
 /// Drives the connection until it ends, and notes when no more tunnels can be opened on it.
 async fn drive(mut connection: Connection<Secure>, ping: PingPong, link: Link, membership: Arc<Membership>) {
-    let Link { requests: _, address, gateway, state: link_state, unusable, retired, ended } = link;
+    let Link { requests: _, address, gateway, state: link_state, offer: _, unusable, retired, ended } = link;
     let dead = until_dead(ping, link_state.clone());
     let mut retirement = std::pin::pin!(retired.cancelled());
     let mut is_retired = false;

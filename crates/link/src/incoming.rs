@@ -1,6 +1,7 @@
 //! One request on a link, at the gateway.
 
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use laneway_h2::{self as http2, Protocol, RecvStream, SendResponse};
 use laneway_limits::memory::{Account, Tally};
 use laneway_trust::permit::Permit;
 use laneway_wire::failure::Failure;
+use laneway_wire::sharing::{self, Offer};
 
 /// How long a client may take to accept a whole answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,6 +36,10 @@ pub struct Incoming {
     pub version: Option<Box<str>>,
     /// The authority's permission, where the request needs one.
     pub permit: Option<Box<Permit>>,
+    /// What the client offers: to take a body in pieces.
+    pub offer: Option<Offer>,
+    /// Where its link comes from, once the gateway has noted it.
+    pub ip: Option<IpAddr>,
     pub(super) respond: SendResponse,
     pub(super) inbox: Inbox,
     account: Option<Arc<Account>>,
@@ -51,6 +57,7 @@ impl Incoming {
         let field = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
         let version = field(USER_AGENT.as_str()).and_then(|agent| agent.strip_prefix(PRODUCT)).map(shown);
         let permit = field(PERMIT).and_then(Permit::parse).map(Box::new);
+        let offer = field(sharing::FIELD).and_then(Offer::parse);
         let protocol = head.extensions.get::<Protocol>().map(|Protocol(protocol)| protocol.as_str());
         let is = |name: &str, value: &str| head.headers.get(name).is_some_and(|found| found == value);
         let kind = match RequestKind::of(&head.method, &head.uri, protocol) {
@@ -63,7 +70,7 @@ impl Incoming {
         let counted = if kind == Ok(RequestKind::Updates) { link_state.aside() } else { link_state.tunnel() };
         let (connection_id, inbox) = (connection_id.unwrap_or(0), Inbox::new(receive, counted));
         let version = version.map(String::into_boxed_str);
-        Self { kind, connection_id, version, permit, respond, inbox, account: None }
+        Self { kind, connection_id, version, permit, offer, ip: None, respond, inbox, account: None }
     }
 
     /// Counts the bytes that the tunnel holds in `account` from now on.

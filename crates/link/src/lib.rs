@@ -31,6 +31,7 @@ pub mod fuzz;
 pub mod gateway_info;
 pub mod handshake;
 pub mod incoming;
+pub mod piece;
 pub mod pipe;
 mod queue;
 mod receiving;

@@ -4,6 +4,7 @@ use http::{Method, Uri};
 
 use laneway_wire::failure::{Failure, Kind, Side};
 use laneway_wire::masque;
+use laneway_wire::sharing::PieceHash;
 use laneway_wire::target::Target;
 
 /// The path of requests for group updates.
@@ -16,6 +17,9 @@ pub(super) const INFO_PATH: &str = "/laneway/about";
 pub(super) const MEMBERS_PATH: &str = "/laneway/members";
 /// The path of measurements.
 pub(super) const SPEED_PATH: &str = "/laneway/speed";
+
+/// What the path of a request for a piece begins with; its hash follows.
+pub(super) const PIECE_PATH: &str = "/laneway/piece/";
 
 /// The address of a request by its path; the gateway ignores the authority.
 pub(super) fn uri(path: &'static str) -> Uri {
@@ -76,6 +80,8 @@ pub enum RequestKind {
     Members,
     /// A measurement of the link: GET or POST.
     Speed(Direction),
+    /// A piece of a body: GET, on links that are made for this.
+    Piece(PieceHash),
 }
 
 impl RequestKind {
@@ -101,6 +107,10 @@ impl RequestKind {
             (&Method::GET, None, _) if uri.path() == MEMBERS_PATH => Ok(Self::Members),
             (&Method::GET, None, _) if uri.path() == SPEED_PATH => Ok(Self::Speed(Direction::Down)),
             (&Method::POST, None, _) if uri.path() == SPEED_PATH => Ok(Self::Speed(Direction::Up)),
+            (&Method::GET, None, _) if let Some(hash) = uri.path().strip_prefix(PIECE_PATH) => {
+                let hash = PieceHash::parse(hash);
+                hash.map(Self::Piece).ok_or_else(|| invalid("the path names no piece"))
+            }
             _ => Err(Failure::new(Kind::Unsupported, Side::Gateway, "a link does not carry such requests")),
         }
     }

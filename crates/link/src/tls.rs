@@ -29,6 +29,9 @@ pub const ALPN_LINK: &[u8] = b"h2";
 /// The protocol of joining a group.
 pub const ALPN_JOIN: &[u8] = b"laneway-join/1";
 
+/// The protocol of links that carry pieces of bodies from member to member, and nothing else: HTTP/2.
+pub const ALPN_PIECES: &[u8] = b"laneway-pieces/1";
+
 /// Why there is no TLS configuration, or no identity of the peer.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -60,6 +63,8 @@ pub struct PeerIdentity {
 pub enum Service {
     /// A link between members.
     Link,
+    /// Pieces of bodies, for another member.
+    Pieces,
     /// Joining the group.
     Join,
 }
@@ -70,6 +75,7 @@ impl Service {
     pub fn requested_by(hello: &ClientHello<'_>) -> Option<Self> {
         hello.alpn()?.find_map(|protocol| match protocol {
             ALPN_LINK => Some(Self::Link),
+            ALPN_PIECES => Some(Self::Pieces),
             ALPN_JOIN => Some(Self::Join),
             _ => None,
         })
@@ -94,6 +100,16 @@ pub fn link_client(group: &Group) -> Result<Arc<ClientConfig>, TlsError> {
     Ok(client(config, ALPN_LINK))
 }
 
+/// The configuration of the asking end of a link that carries pieces.
+///
+/// # Errors
+/// As [`link_client`].
+pub fn pieces_client(group: &Group) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut config = (*link_client(group)?).clone();
+    config.alpn_protocols = vec![ALPN_PIECES.to_vec()];
+    Ok(Arc::new(config))
+}
+
 /// The configuration of the gateway's end of a link: only members of the group are accepted.
 ///
 /// # Errors
@@ -109,7 +125,7 @@ pub fn link_server(group: &Group) -> Result<Arc<ServerConfig>, TlsError> {
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
         .with_single_cert(group.chain.clone(), group.key.clone_key().into())?;
-    Ok(server(config, ALPN_LINK))
+    Ok(server(config, &[ALPN_LINK, ALPN_PIECES]))
 }
 
 /// The configuration of a joiner, which has no certificate yet and trusts the key in its code alone.
@@ -131,7 +147,7 @@ pub fn join_server(group: &Group) -> Result<Arc<ServerConfig>, TlsError> {
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_no_client_auth()
         .with_single_cert(group.chain.clone(), group.key.clone_key().into())?;
-    Ok(server(config, ALPN_JOIN))
+    Ok(server(config, &[ALPN_JOIN]))
 }
 
 /// The name that the server's certificate must have: that of this gateway, or the one that all gateways have.
@@ -171,12 +187,12 @@ fn client(mut config: ClientConfig, protocol: &[u8]) -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
-fn server(mut config: ServerConfig, protocol: &[u8]) -> Arc<ServerConfig> {
-    config.alpn_protocols = vec![protocol.to_vec()];
+fn server(mut config: ServerConfig, protocols: &[&[u8]]) -> Arc<ServerConfig> {
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
-    config.enable_secret_extraction = protocol == ALPN_LINK;
+    config.enable_secret_extraction = protocols.contains(&ALPN_LINK);
     Arc::new(config)
 }
 

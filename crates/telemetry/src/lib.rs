@@ -57,6 +57,13 @@ pub struct Telemetry {
     pub cache: Tally<&'static str>,
     /// Bytes of bodies that clients got without a transfer from the server.
     pub cache_saved: Count,
+    /// Pieces of bodies that this node asked other members for, or they asked it for, by what became of them: `received`, `served`,
+    /// `own` (it had it), `late` (another source was faster), `missing`, `gone` or `wrong`.
+    pub pieces: Tally<&'static str>,
+    /// Bytes of bodies that this machine's apps got from other members.
+    pub peer_received: Count,
+    /// Bytes of bodies that other members got from this node.
+    pub peer_served: Count,
     /// Files that fronts have passed on or cut off, by registry and result: `verified` or `poisoned`.
     pub fronts: Tally<(&'static str, &'static str)>,
     /// Datagrams of discovery, sent and received.

@@ -53,6 +53,9 @@ pub fn text(snapshot: &Snapshot) -> String {
     if let Some(sentence) = cache(snapshot) {
         let _ = writeln!(page, "\n{sentence}");
     }
+    if let Some(sentence) = peers(snapshot) {
+        let _ = writeln!(page, "\n{sentence}");
+    }
     if !snapshot.cache_top.is_empty() {
         let rows = snapshot.cache_top.iter().map(file_row);
         table(&mut page, ["", "FROM THE CACHE", "MACHINES", "HITS", "SAVED"], rows.collect());
@@ -90,6 +93,15 @@ pub fn cache(snapshot: &Snapshot) -> Option<String> {
         bytes(snapshot.cache_saved),
         most.unwrap_or_default()
     ))
+}
+
+/// One sentence on what members of the LAN have given each other, if they have.
+pub fn peers(snapshot: &Snapshot) -> Option<String> {
+    let (received, served) = (snapshot.peer_received, snapshot.peer_served);
+    if received == 0 && served == 0 {
+        return None;
+    }
+    Some(format!("{} came from members of the LAN, {} went to them", bytes(received), bytes(served)))
 }
 
 fn file_row(file: &FileSeen) -> [String; 5] {

@@ -64,6 +64,18 @@ pub struct Snapshot {
     /// Bytes of bodies that clients got without a transfer from the server.
     #[serde(default)]
     pub cache_saved: u64,
+    /// Pieces of large downloads that members gave each other, by what became of them.
+    #[serde(default)]
+    pub pieces: Vec<Counted>,
+    /// Bytes of bodies that this machine's apps got from other members.
+    #[serde(default)]
+    pub peer_received: u64,
+    /// Bytes of bodies that other members got from this node.
+    #[serde(default)]
+    pub peer_served: u64,
+    /// What this node keeps of large downloads for other members; `None` if it keeps nothing.
+    #[serde(default)]
+    pub peer_store: Option<StoreSeen>,
     /// The registries that the local port has a front for, with their URLs.
     #[serde(default)]
     pub fronts: Vec<FrontSeen>,
@@ -430,6 +442,10 @@ pub fn example() -> Snapshot {
         questions: vec![],
         cache: vec![Counted::new("hit", "", 2)],
         cache_saved: 1000,
+        pieces: vec![Counted::new("received", "", 2)],
+        peer_received: 2000,
+        peer_served: 1000,
+        peer_store: Some(StoreSeen { entries: 1, bytes: 5000, limit: 1_000_000 }),
         fronts: vec![FrontSeen { name: "pypi".into(), url: "https://pypi.example/simple/".into() }],
         fronts_checked: vec![Counted::new("verified", "pypi", 3)],
         cache_store: Some(StoreSeen { entries: 1, bytes: 5000, limit: 1_000_000 }),

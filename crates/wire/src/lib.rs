@@ -13,6 +13,7 @@ pub mod masque;
 pub mod packet;
 pub mod replay;
 pub mod resume;
+pub mod sharing;
 pub mod socks4;
 pub mod socks_udp;
 pub mod target;

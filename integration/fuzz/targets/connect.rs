@@ -18,7 +18,12 @@ pub fn run(data: &[u8]) {
         Ok(RequestKind::Updates | RequestKind::Resolve | RequestKind::Speed(Direction::Up)) => {
             assert_eq!(method, Method::POST)
         }
-        Ok(RequestKind::Info | RequestKind::Members | RequestKind::Speed(Direction::Down)) => {
+        Ok(
+            RequestKind::Info
+            | RequestKind::Members
+            | RequestKind::Speed(Direction::Down)
+            | RequestKind::Piece(_),
+        ) => {
             assert_eq!(method, Method::GET);
         }
         Ok(RequestKind::Tunnel(target)) => {

@@ -16,6 +16,7 @@ pub(crate) mod links;
 mod maintenance;
 mod names;
 mod page;
+mod peers;
 mod proxy;
 mod redirect;
 mod replay;
@@ -72,6 +73,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     upstream::CASES,
     way_out::CASES,
     page::CASES,
+    peers::CASES,
     doctor::CASES,
     beside::CASES,
     sockets::CASES,

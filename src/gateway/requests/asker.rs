@@ -256,10 +256,11 @@ impl FromClient<'_> {
         };
         match next {
             Some(bytes) => {
+                // First, because the caller may give up waiting.
+                self.buffer.extend_from_slice(&bytes);
                 if let Some(due) = self.progress.add_received(bytes.len()) {
                     sleep_until(due).await;
                 }
-                self.buffer.extend_from_slice(&bytes);
                 Ok(true)
             }
             None => Ok(false),

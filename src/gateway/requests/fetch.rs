@@ -27,6 +27,7 @@ use crate::limits::lines::NOBODY;
 use crate::memory::{Account, Kind, Tally};
 use crate::wire::http::{RequestHead, ResponseHead};
 use crate::wire::resume::Point;
+use crate::wire::sharing;
 use crate::wire::target::Target;
 
 /// How often the head of the request is in memory: as received, as sent, in the keys of the fetch and in what is stored.
@@ -237,6 +238,7 @@ impl Fetch {
         planned.stored.source = server.address;
         let (from, is_rest) = (planned.from, matches!(self.need, Need::Rest { .. }));
         let old = self.stored.clone().filter(|_| is_rest && response.status == 206);
+        let is_shared = planned.total.and_then(sharing::pieces).is_some();
         let store = self.gateway_store();
         let drafted = store.blocking(move |store| {
             let mut draft = match old {
@@ -244,6 +246,9 @@ impl Fetch {
                 None => Draft::new(store)?,
             };
             draft.seek(from);
+            if is_shared {
+                draft.hash_pieces();
+            }
             Ok::<_, std::io::Error>(draft)
         });
         let rest = Rest::of(response.body);

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::fetch::{Fetch, Need, Started, ToLeader};
+use super::pieces::Source;
 use super::stored::{COLLAPSED, HIT, MISS, Mark, VALIDATED, has_all, wanted_of};
 use super::{End, Next, Stream};
 use crate::cache::answer::Answer;
@@ -313,7 +314,17 @@ impl Stream<'_> {
         let Ok(mut next) = self.read(&mut reader).await? else { return Ok(None) };
         self.asker.grant()?;
         let age = policy::age(&stored, SystemTime::now()).unwrap_or(Duration::ZERO);
-        self.asker.send(answer.head(&stored, age, &self.cache_status(mark, &stored), in_chunks)).await?;
+        let head = answer.head(&stored, age, &self.cache_status(mark, &stored), in_chunks);
+        if !in_chunks && let Some(shared) = self.shared(request, answer, &stored, head.clone()) {
+            let kept = body.hold(self.asker.account.holder());
+            drop(reader);
+            let sent = self
+                .send_pieces(shared, Source::Growing { body: body.clone(), _kept: kept }, body.id)
+                .await?;
+            self.count(mark, body.id, &stored, sent);
+            return Ok(Some(Next::End));
+        }
+        self.asker.send(head).await?;
         let mut sent = 0;
         while let Some(bytes) = next {
             sent += bytes.len() as u64;

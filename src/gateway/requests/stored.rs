@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use bytes::{Bytes, BytesMut};
 use http::Method;
 
+use super::pieces::Source;
 use super::{End, Next, Stream};
 use crate::cache::answer::Answer;
 use crate::cache::policy::{self, Use};
@@ -111,6 +112,16 @@ impl Stream<'_> {
         self.asker.grant()?;
         let age = policy::age(stored, SystemTime::now()).unwrap_or_default();
         let head = answer.head(stored, age, &self.cache_status(mark, stored), false);
+        if let Some(shared) = self.shared(request, answer, stored, head.clone())
+            && !stored.pieces.is_empty()
+        {
+            self.asker.hold(stored.memory());
+            let source = Source::Stored(Arc::new(opened.body), stored.pieces.clone());
+            let sent = self.send_pieces(shared, source, id).await;
+            self.asker.hold(0);
+            self.count(mark, id, stored, sent?);
+            return Ok(Some(Next::End));
+        }
         self.count(mark, id, stored, end - start);
         self.asker.hold(stored.memory() + opened.first.len());
         let sent = self.send_stored(head, (id, opened), (start, end), stored.memory()).await;

@@ -268,8 +268,15 @@ async fn both_ways(
     progress: &Progress<'_>,
 ) -> Result<(Delivered, bool), Trouble> {
     let mut uploaded = exchange.request.body == BodyLength::None;
-    let mut upload = std::pin::pin!(send_body(exchange.request, exchange.app, buffer, to_server, progress));
-    let mut delivery = std::pin::pin!(exchange.deliver(from_server, progress));
+    // Without a body to send, the other direction is for what the gateway is told about pieces.
+    let (body_to, pieces_to) = if uploaded { (None, Some(to_server)) } else { (Some(to_server), None) };
+    let mut upload = std::pin::pin!(async {
+        match body_to {
+            Some(to_server) => send_body(exchange.request, exchange.app, buffer, to_server, progress).await,
+            None => Ok(()),
+        }
+    });
+    let mut delivery = std::pin::pin!(exchange.deliver((pieces_to, from_server), progress));
     // An app that has only ended its own direction still reads, and waits for as long as it likes.
     let mut closed = std::pin::pin!(until_closed(exchange.app));
     let mut uploading = !uploaded;

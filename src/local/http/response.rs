@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use super::exchange::{Exchange, Trouble};
 use super::several::Prospect;
 use crate::link::relay::Progress;
-use crate::local::server_connection::{FromServer, ServerError};
+use crate::local::server_connection::{FromServer, ServerError, ToServer};
 use crate::memory::Tally;
 use crate::net;
 use crate::wire::http::{
@@ -37,7 +37,7 @@ impl Exchange<'_> {
     /// Passes on the response, interim responses included.
     pub(super) async fn deliver(
         &self,
-        server: &mut FromServer<'_>,
+        (to_server, server): (Option<&mut ToServer<'_>>, &mut FromServer<'_>),
         progress: &Progress<'_>,
     ) -> Result<Delivered, Trouble> {
         let (mut buffer, mut interim) = (BytesMut::new(), 0);
@@ -72,6 +72,8 @@ impl Exchange<'_> {
         response.check_codings(self.request.version).map_err(|malformed| self.bad(malformed))?;
         // How the server ends the body, whatever the app gets.
         let sent_as = response.body;
+        let in_pieces = to_server.filter(|_| self.comes_in_pieces(&mut response));
+        let kept = in_pieces.is_some().then(|| self.stored(&response));
         if let Some(front) = self.front {
             self.receive(front, &mut response)?;
         }
@@ -87,8 +89,29 @@ impl Exchange<'_> {
                     *self.point() = of(self.request, &response).map(|point| (point, length));
                 }
                 let prospect = self.prospect(server, &response);
-                let how = (progress, chunked, prospect);
-                !self.exact_as(server, &mut head, &mut buffer, length, how).await? || !buffer.is_empty()
+                let is_shared = in_pieces.is_some();
+                let pieces = match in_pieces {
+                    // Nobody else has it or gets it: the other gateways may do more than the one alone.
+                    Some(to)
+                        if prospect.is_some() && self.goes_on_plainly(to, server, &mut buffer).await? =>
+                    {
+                        None
+                    }
+                    pieces => pieces.zip(kept),
+                };
+                let is_whole = match pieces {
+                    Some((to, kept)) => {
+                        let how = (progress, chunked);
+                        Box::pin(self.assemble((to, server), &mut head, &mut buffer, kept, how)).await?;
+                        true
+                    }
+                    None => {
+                        let how = (progress, chunked, prospect);
+                        self.exact_as(server, &mut head, &mut buffer, length, how).await?
+                    }
+                };
+                // Nothing follows a response that could come in pieces.
+                is_shared || !is_whole || !buffer.is_empty()
             }
             BodyLength::Chunked => {
                 self.chunked(server, &mut head, &mut buffer, chunked, progress).await? || !buffer.is_empty()
@@ -287,7 +310,7 @@ impl Exchange<'_> {
     }
 
     /// Passes on bytes of the body, by way of the filter if there is one.
-    async fn put_body(
+    pub(super) async fn put_body(
         &self,
         server: &mut FromServer<'_>,
         head: &mut BytesMut,
@@ -348,7 +371,7 @@ impl Exchange<'_> {
     }
 }
 
-fn cut_off(error: &ServerError) -> Trouble {
+pub(super) fn cut_off(error: &ServerError) -> Trouble {
     if error.is_link_lost() {
         Trouble::Lost(error.to_string())
     } else {

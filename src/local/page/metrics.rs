@@ -120,6 +120,18 @@ fn cache(page: &mut Exposition, snapshot: &Snapshot) {
         "Files of registries that fronts have checked against the digest in an index, by result and registry.",
     );
     page.counts(&snapshot.fronts_checked, &["result", "registry"]);
+    page.counter("peer_pieces_total", "Pieces of large downloads between members, by what became of them.");
+    page.counts(&snapshot.pieces, &["result"]);
+    page.counter("peer_received_bytes_total", "Bytes of bodies that apps got from other members.");
+    page.sample(&[], snapshot.peer_received);
+    page.counter("peer_served_bytes_total", "Bytes of bodies that other members got from this node.");
+    page.sample(&[], snapshot.peer_served);
+    if let Some(store) = snapshot.peer_store {
+        page.gauge("peer_used_bytes", "Bytes that downloads kept for other members take on the disk.");
+        page.sample(&[], store.bytes);
+        page.gauge("peer_limit_bytes", "Bytes that they may take on the disk.");
+        page.sample(&[], store.limit);
+    }
     if let Some(store) = snapshot.cache_store {
         page.gauge("cache_entries", "Responses that the cache stores.");
         page.sample(&[], store.entries);

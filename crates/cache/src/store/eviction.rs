@@ -69,6 +69,11 @@ impl Queues {
         }
     }
 
+    /// The ids of all entries.
+    pub(super) fn ids(&self) -> Vec<u64> {
+        self.entries.keys().copied().collect()
+    }
+
     pub(super) fn contains(&self, id: u64) -> bool {
         self.entries.contains_key(&id)
     }

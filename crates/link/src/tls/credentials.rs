@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::{ClientConfig, ServerConfig};
 
-use super::{TlsError, link_client, link_server};
+use super::{TlsError, link_client, link_server, pieces_client};
 use laneway_trust::group::Group;
 use laneway_trust::membership::Membership;
 
@@ -13,6 +13,7 @@ pub struct Credentials {
     /// The state of the group.
     pub membership: Arc<Membership>,
     client: Memo<ClientConfig>,
+    pieces: Memo<ClientConfig>,
     server: Memo<ServerConfig>,
 }
 
@@ -22,7 +23,8 @@ impl Credentials {
     /// # Errors
     /// When its certificate or key cannot be used.
     pub fn new(membership: Arc<Membership>) -> Result<Arc<Self>, TlsError> {
-        let credentials = Self { membership, client: Memo::default(), server: Memo::default() };
+        let credentials =
+            Self { membership, client: Memo::default(), pieces: Memo::default(), server: Memo::default() };
         credentials.client()?;
         Ok(Arc::new(credentials))
     }
@@ -33,6 +35,14 @@ impl Credentials {
     /// When the group's revocation list cannot be used.
     pub fn client(&self) -> Result<Arc<ClientConfig>, TlsError> {
         self.client.of(self.membership.group(), link_client)
+    }
+
+    /// The configuration for dialling a link that carries pieces.
+    ///
+    /// # Errors
+    /// When the group's revocation list cannot be used.
+    pub fn pieces(&self) -> Result<Arc<ClientConfig>, TlsError> {
+        self.pieces.of(self.membership.group(), pieces_client)
     }
 
     /// The configuration for accepting a link now.

@@ -6,6 +6,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{Fetch, Planned, ToLeader, UNWANTED};
 use crate::cache::draft::Draft;
 use crate::cache::growing::{Broken, Growing};
+use crate::cache::pieces::Listed;
 use crate::cache::policy;
 use crate::cache::stored::Stored;
 use crate::gateway::cache::Outcome;
@@ -81,7 +82,8 @@ impl Fetch {
         if let Some(draft) = draft.filter(|draft| is_kept && (fetched.is_ok() || draft.has_grown()))
             && self.lead.is_current()
         {
-            self.keep(stored, draft, last).await;
+            let pieces = self.keep(stored, draft, last).await;
+            body.list(&pieces);
         }
         drop(self);
         match fetched {
@@ -91,18 +93,19 @@ impl Fetch {
         server.filter(|server| planned.keep_alive && server.buffer.is_empty()).map(Server::used)
     }
 
-    /// Stores what was fetched in place of what was stored before.
-    async fn keep(&self, stored: Stored, mut draft: Draft, last: Bytes) {
+    /// Stores what was fetched in place of what was stored before. Gives the hashes of its pieces.
+    async fn keep(&self, stored: Stored, mut draft: Draft, last: Bytes) -> Vec<Listed> {
         let old = self.stored.as_ref().map(|(id, _)| *id).filter(|id| *id != draft.id());
         let store = self.gateway_store();
         let kept = store.blocking(move |store| {
             let kept = draft.append(&last).and_then(|()| draft.store(stored));
             old.into_iter().for_each(|id| store.remove(id));
-            kept.map(drop)
+            kept.map(|(_, stored)| stored.pieces)
         });
-        if let Err(error) = kept.await.and_then(|kept| kept) {
+        kept.await.and_then(|kept| kept).unwrap_or_else(|error| {
             limited!(warn, NOBODY, %error, "a response is not stored");
-        }
+            Vec::new()
+        })
     }
 
     /// Fetches the body to its end; gives its last bytes, which nobody has yet. When the connection is lost, the rest is asked

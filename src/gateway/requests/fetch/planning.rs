@@ -99,6 +99,7 @@ impl Fetch {
             received: times.received,
             total: response.content_length.unwrap_or(0),
             parts: Vec::new(),
+            pieces: Vec::new(),
             source,
         }
     }

@@ -1,0 +1,123 @@
+//! Large files that clients give each other, so that each crosses the gateway's leg about once.
+
+use super::curl::HTTP;
+use crate::lab::group::{START, join, laneway, state, up};
+use crate::lab::origin::sha256;
+use crate::lab::process::Process;
+use crate::lab::wait::PATIENCE;
+use crate::lab::{Case, Host, Lab, wait_until};
+use nix::sys::signal::Signal;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+pub(super) const CASES: &[Case] = &[
+    (
+        "peers::six_clients_get_a_file_that_leaves_the_gateway_about_once",
+        six_clients_get_a_file_that_leaves_the_gateway_about_once,
+    ),
+    (
+        "peers::killing_the_member_that_serves_costs_pieces_and_no_download",
+        killing_the_member_that_serves_costs_pieces_and_no_download,
+    ),
+    (
+        "peers::what_is_changed_on_the_disk_of_a_member_is_never_delivered",
+        what_is_changed_on_the_disk_of_a_member_is_never_delivered,
+    ),
+];
+
+const MIB: usize = 1 << 20;
+const URL: &str = "http://10.88.0.100/f/1";
+
+fn download(host: &Host) -> Process {
+    let mut curl = host.command("curl");
+    curl.args(["--silent", "--show-error", "--no-buffer", "--max-time", "120"]).args(HTTP).arg(URL);
+    host.spawn(curl)
+}
+
+/// A gateway with `count` clients, all of which may serve pieces. Its leg on the LAN has this rate.
+fn crowd(lab: &Lab, count: usize, rate: &str) -> (Host, Process, Vec<Host>, Vec<Process>) {
+    let gateway = lab.gateway("g1");
+    gateway.widen();
+    let hosts = lab.crowd(count);
+    let group = lab.group(&[&gateway], &[]);
+    hosts.iter().for_each(|host| join(host, &group.code));
+    let mut nodes: Vec<_> = hosts.iter().map(|host| up(host, &["--role", "client"])).collect();
+    nodes.iter_mut().for_each(|node| drop(node.wait_for_line("link up", START)));
+    let mut tc = gateway.command("tc");
+    tc.args(format!("qdisc add dev lan root tbf rate {rate} burst 256kbit latency 100ms").split(' '));
+    gateway.output(tc).success();
+    (gateway, group.gateway, hosts, nodes)
+}
+
+/// The bytes that have left this host on the LAN.
+fn sent(host: &Host) -> u64 {
+    let mut ip = host.command("ip");
+    ip.args(["-json", "-stats", "link", "show", "dev", "lan"]);
+    let seen: serde_json::Value = serde_json::from_str(&host.output(ip).success().text()).unwrap();
+    seen[0]["stats64"]["tx"]["bytes"].as_u64().unwrap()
+}
+
+/// The bytes of pieces that this host's apps got from other members.
+fn received(host: &Host) -> u64 {
+    let text = host.curl(&["http://127.0.0.1:1080/metrics"]).success().text();
+    let line = text.lines().find_map(|line| line.strip_prefix("laneway_peer_received_bytes_total "));
+    line.unwrap_or_else(|| panic!("no metric: {text}")).parse().unwrap()
+}
+
+fn bodies(directory: &Path) -> Vec<PathBuf> {
+    let folders =
+        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
+    let files = folders.flat_map(|folder| fs::read_dir(folder).unwrap()).map(|file| file.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|kind| kind == "body")).collect()
+}
+
+fn six_clients_get_a_file_that_leaves_the_gateway_about_once(lab: &Lab) {
+    const LENGTH: usize = 16 * MIB;
+    let files = lab.files(LENGTH);
+    let (gateway, _node, hosts, _nodes) = crowd(lab, 6, "100mbit");
+    let before = sent(&gateway);
+    let downloads: Vec<_> = hosts.iter().map(download).collect();
+    let expected = sha256(&files.content(1));
+    for download in downloads {
+        assert_eq!(sha256(&download.finish(PATIENCE * 2).success().stdout), expected);
+    }
+    let (over_the_leg, length) = (sent(&gateway) - before, LENGTH as u64);
+    assert!(over_the_leg < 2 * length, "{over_the_leg} bytes left the gateway for one file of {length}");
+    let from_members: u64 = hosts.iter().map(received).sum();
+    assert!(from_members > 4 * length, "{from_members}");
+    assert_eq!(files.asked(1).len(), 1);
+    let status = laneway(&hosts[5], &["status"]).success().text();
+    assert!(status.contains("came from members of the LAN"), "{status}");
+}
+
+fn killing_the_member_that_serves_costs_pieces_and_no_download(lab: &Lab) {
+    let files = lab.files(16 * MIB);
+    let (_gateway, _node, hosts, nodes) = crowd(lab, 2, "20mbit");
+    let expected = sha256(&files.content(1));
+    let first = download(&hosts[0]);
+    wait_until("the first client to begin", || first.printed() > MIB as u64);
+    let second = download(&hosts[1]);
+    wait_until("the second client to get pieces of the first", || received(&hosts[1]) > 0);
+    nodes[0].signal(Signal::SIGKILL);
+    assert_eq!(sha256(&second.finish(PATIENCE * 2).success().stdout), expected);
+}
+
+fn what_is_changed_on_the_disk_of_a_member_is_never_delivered(lab: &Lab) {
+    let files = lab.files(8 * MIB);
+    let (_gateway, _node, hosts, _nodes) = crowd(lab, 2, "100mbit");
+    let expected = sha256(&files.content(1));
+    assert_eq!(sha256(&download(&hosts[0]).finish(PATIENCE).success().stdout), expected);
+    let kept = state(&hosts[0]).join("peer-cache");
+    wait_until("the first client to keep it", || !bodies(&kept).is_empty());
+    for body in bodies(&kept) {
+        let mut bytes = fs::read(&body).unwrap();
+        // In the second and the last piece.
+        bytes[MIB + 5] ^= 1;
+        bytes[8 * MIB - 1] ^= 1;
+        fs::write(&body, bytes).unwrap();
+    }
+    assert_eq!(sha256(&download(&hosts[1]).finish(PATIENCE).success().stdout), expected);
+    assert!(received(&hosts[1]) < 8 * MIB as u64);
+    // Of its own pieces neither.
+    assert_eq!(sha256(&download(&hosts[0]).finish(PATIENCE).success().stdout), expected);
+}

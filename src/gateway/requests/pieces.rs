@@ -1,0 +1,272 @@
+//! A large body for a client that takes it in pieces: the client gets the hashes of the pieces, the names of members that have
+//! them, and from this gateway only the pieces that it asks for.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::Method;
+
+use super::{End, Stream};
+use crate::cache::answer::Answer;
+use crate::cache::growing::{Broken, Growing, Reader};
+use crate::cache::pieces::Listed;
+use crate::cache::store::{Body, Store};
+use crate::cache::stored::Stored;
+use crate::gateway::swarms::{Named, Place};
+use crate::link::http2::buffer_pool::memory_of;
+use crate::memory::{Account, Tally};
+use crate::wire::http::RequestHead;
+use crate::wire::id::NodeId;
+use crate::wire::sharing::{self, FromClient, FromGateway, MOST_DATA, MOST_WANTED, Offer};
+
+/// How many blocks of a stored body are read at a time.
+const BLOCKS: u64 = 4;
+
+/// Where a body comes from.
+pub(super) enum Source {
+    /// It is being fetched. The reader keeps the fetch going.
+    Growing { body: Arc<Growing>, _kept: Reader },
+    /// It is stored, and these are the hashes of its pieces.
+    Stored(Arc<Body>, Vec<Listed>),
+}
+
+/// A response that a client takes in pieces.
+pub(super) struct Shared {
+    head: Bytes,
+    offer: Offer,
+    total: u64,
+    /// The number of pieces.
+    count: u32,
+}
+
+/// The piece that is being sent.
+struct Sending {
+    index: u32,
+    at: u64,
+    end: u64,
+    reader: Option<Reader>,
+}
+
+/// What one stream of pieces has come to.
+struct Session {
+    source: Source,
+    place: Place,
+    /// What the client wants next, in order.
+    wanted: VecDeque<u32>,
+    sending: Option<Sending>,
+    /// How many hashes the client has got; `None` once it has all.
+    listed: Option<usize>,
+    /// What is about to be said.
+    out: BytesMut,
+    /// The bytes of pieces that were sent.
+    sent: u64,
+    is_complete: bool,
+    /// The client takes the whole body without messages.
+    is_plain: bool,
+}
+
+impl Stream<'_> {
+    /// The response with this head for a client that takes bodies in pieces, if this is one that is shared so.
+    pub(super) fn shared(
+        &self,
+        request: &RequestHead,
+        answer: Answer,
+        stored: &Stored,
+        head: Bytes,
+    ) -> Option<Shared> {
+        let (offer, _) = self.offer?;
+        let count = sharing::pieces(stored.total)?;
+        let is_whole = answer == Answer::Whole && stored.status == 200 && request.method == Method::GET;
+        let without_end = head.strip_suffix(b"\r\n")?;
+        let field = format!("{}: {}\r\n\r\n", sharing::FIELD, offer.answer());
+        let head = [without_end, field.as_bytes()].concat().into();
+        is_whole.then_some(Shared { head, offer, total: stored.total, count })
+    }
+
+    /// Sends a response in pieces until the client has enough. Gives the bytes that nobody has to send it any more.
+    pub(super) async fn send_pieces(&mut self, shared: Shared, source: Source, id: u64) -> Result<u64, End> {
+        let Shared { head, offer, total, count } = shared;
+        let (ip, member) = (self.offer.and_then(|(_, ip)| ip), self.asker.member);
+        let place = self.gateway.swarms.enter(id, member, ip, offer.port);
+        let mut session = Session {
+            source,
+            place,
+            wanted: VecDeque::new(),
+            sending: None,
+            listed: Some(0),
+            out: BytesMut::from(head),
+            sent: 0,
+            is_complete: false,
+            is_plain: false,
+        };
+        let membership = self.gateway.membership.clone();
+        let is_allowed = move |id| !membership.revokes(id);
+        session.name(&is_allowed);
+        let (store, account) = (self.cache.store.clone(), self.asker.account.clone());
+        let mut held = Tally::of(&account);
+        let (mut from, mut to) = self.asker.halves()?;
+        loop {
+            while let Some(message) =
+                FromClient::read(from.buffer).map_err(|_malformed| End::Broken("a malformed message"))?
+            {
+                session.take(&message, count, &is_allowed)?;
+            }
+            if !session.out.is_empty() {
+                to.send(session.out.split().freeze()).await?;
+            }
+            session.begin(total, &account)?;
+            if session.is_plain && session.sending.is_none() {
+                break;
+            }
+            tokio::select! {
+                biased;
+                more = from.more() => if !more? { break },
+                listed = session.source.listed(session.listed), if session.listed.is_some() => session.list(&listed),
+                () = account.evicted() => return Err(End::Gone),
+                read = read(&session.source, &mut session.sending, &store), if session.sending.is_some() => {
+                    let bytes = read.map_err(|_broken| End::Broken("the response was cut off"))?;
+                    held.set(memory_of(bytes.len()));
+                    let is_plain = session.is_plain;
+                    for (head, bytes) in session.data(bytes) {
+                        if !is_plain {
+                            to.send(head).await?;
+                        }
+                        to.send(bytes).await?;
+                    }
+                    held.set(0);
+                }
+            }
+        }
+        if session.is_plain {
+            return Ok(session.sent);
+        }
+        let telemetry = &self.gateway.telemetry;
+        if session.is_complete && session.sent < total / 2 {
+            telemetry.cache.one("peer");
+        }
+        Ok(if session.is_complete { total } else { session.sent })
+    }
+}
+
+impl Source {
+    /// The hashes after the first `known`; none when there will be no more.
+    async fn listed(&self, known: Option<usize>) -> Vec<Listed> {
+        let known = known.unwrap_or(0);
+        match self {
+            Self::Growing { body, .. } => body.listed(known).await,
+            Self::Stored(_, pieces) => pieces.get(known..).unwrap_or_default().to_vec(),
+        }
+    }
+}
+
+/// The next bytes of what is being sent.
+async fn read(source: &Source, sending: &mut Option<Sending>, store: &Arc<Store>) -> Result<Bytes, Broken> {
+    let Some(Sending { at, end, reader, .. }) = sending else { return Err(Broken) };
+    match (source, reader) {
+        (_, Some(reader)) => reader.next().await?.ok_or(Broken),
+        (Source::Stored(body, _), None) => {
+            let (body, at, end) = (body.clone(), *at, *end);
+            let read = store.blocking(move |_| body.read(at, end, BLOCKS)).await;
+            read.and_then(|read| read).map_err(|_error| Broken)
+        }
+        (Source::Growing { .. }, None) => Err(Broken),
+    }
+}
+
+impl Session {
+    /// Does what the client asks for.
+    fn take(
+        &mut self,
+        message: &FromClient,
+        count: u32,
+        is_allowed: &impl Fn(NodeId) -> bool,
+    ) -> Result<(), End> {
+        match *message {
+            _ if self.is_plain => return Err(End::Broken("a message after the last one")),
+            FromClient::Plain if self.sending.is_some() || self.sent > 0 => {
+                return Err(End::Broken("pieces and the whole body"));
+            }
+            FromClient::Plain => {
+                (self.is_plain, self.listed) = (true, None);
+                self.wanted.clear();
+                FromGateway::Plain.write(&mut self.out);
+            }
+            FromClient::Want { index } => {
+                if index >= count || self.wanted.len() >= MOST_WANTED {
+                    return Err(End::Broken("more pieces wanted than there may be"));
+                }
+                self.wanted.push_back(index);
+            }
+            FromClient::Ask { instead } => {
+                self.place.failed(instead);
+                self.name(is_allowed);
+            }
+            FromClient::Have { count: have } if have >= count && !self.is_complete => {
+                self.is_complete = true;
+                self.place.complete();
+            }
+            FromClient::Have { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Names a member, if there is one.
+    fn name(&mut self, is_allowed: &impl Fn(NodeId) -> bool) {
+        match self.place.name(is_allowed) {
+            Some(Named { id, at }) => {
+                FromGateway::Member { id, ip: at.ip(), port: at.port() }.write(&mut self.out);
+            }
+            None => FromGateway::Alone.write(&mut self.out),
+        }
+    }
+
+    /// Begins to send the next piece that is wanted, if none is being sent.
+    fn begin(&mut self, total: u64, account: &Arc<Account>) -> Result<(), End> {
+        if self.sending.is_some() {
+            return Ok(());
+        }
+        let (index, (at, end)) = match self.wanted.pop_front() {
+            Some(index) => (index, sharing::range(index, total)),
+            None if self.is_plain && self.sent == 0 => (0, (0, total)),
+            None => return Ok(()),
+        };
+        let reader = match &self.source {
+            Source::Growing { body, .. } => {
+                let reader = body.reader(at, end, account.holder());
+                Some(reader.ok_or(End::Broken("what the response began with is gone"))?)
+            }
+            Source::Stored(..) => None,
+        };
+        self.sending = Some(Sending { index, at, end, reader });
+        Ok(())
+    }
+
+    /// Takes note of hashes that the client gets now; none when there are no more.
+    fn list(&mut self, listed: &[Listed]) {
+        for &Listed { index, hash } in listed {
+            FromGateway::Listed { index, hash }.write(&mut self.out);
+        }
+        self.listed = self.listed.filter(|_| !listed.is_empty()).map(|known| known + listed.len());
+        if self.listed.is_none() {
+            FromGateway::ListEnds.write(&mut self.out);
+        }
+    }
+
+    /// The messages with bytes that were read of the piece that is being sent.
+    fn data(&mut self, mut bytes: Bytes) -> Vec<(Bytes, Bytes)> {
+        let Some(sending) = &mut self.sending else { return Vec::new() };
+        let mut messages = Vec::new();
+        while !bytes.is_empty() {
+            let data = bytes.split_to(MOST_DATA.min(bytes.len()));
+            sending.at += data.len() as u64;
+            self.sent += data.len() as u64;
+            let head = FromGateway::data_head(sending.index, data.len());
+            messages.push((Bytes::copy_from_slice(&head), data));
+        }
+        if sending.at >= sending.end {
+            self.sending = None;
+        }
+        messages
+    }
+}

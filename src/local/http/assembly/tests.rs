@@ -1,0 +1,160 @@
+use super::*;
+use crate::cache::pieces;
+use crate::wire::sharing::PIECE;
+use proptest::prelude::*;
+
+const TOTAL: u64 = 6 * PIECE + 77;
+
+fn content() -> Vec<u8> {
+    (0..TOTAL).map(|at| u8::try_from(at * 7 % 251).unwrap()).collect()
+}
+
+fn piece(index: u32) -> Bytes {
+    let (start, end) = sharing::range(index, TOTAL);
+    Bytes::copy_from_slice(&content()[usize::try_from(start).unwrap()..usize::try_from(end).unwrap()])
+}
+
+fn at(number: u8) -> (NodeId, SocketAddr) {
+    (NodeId([number; 16]), SocketAddr::from(([10, 0, 0, number], 7420)))
+}
+
+fn nothing(_: &PieceHash) -> bool {
+    false
+}
+
+/// A body of which all hashes are known.
+fn listed() -> Assembly {
+    let mut assembly = Assembly::new(TOTAL).unwrap();
+    for index in 0..assembly.count() {
+        assembly.listed(index, pieces::hash(&piece(index)));
+    }
+    assembly
+}
+
+fn asked(actions: &[Action]) -> Vec<(u32, Option<u8>)> {
+    let of = |action: &Action| match *action {
+        Action::Member(index, _, id, _) => Some((index, Some(id.0[0]))),
+        Action::Gateway(index) => Some((index, None)),
+        Action::Own(..) | Action::Ask(_) => None,
+    };
+    actions.iter().filter_map(of).collect()
+}
+
+#[test]
+fn without_a_member_everything_comes_from_the_gateway_and_bytes_are_passed_on_as_they_come() {
+    let mut assembly = Assembly::new(TOTAL).unwrap();
+    let now = Instant::now();
+    assert!(assembly.actions(now, false, nothing).is_empty(), "the gateway is about to name one");
+    assembly.named(None);
+    assert_eq!(asked(&assembly.actions(now, false, nothing)), [(0, None), (1, None), (2, None), (3, None)]);
+    assert!(assembly.data(0, piece(0).slice(..1000)));
+    assert_eq!(assembly.take().unwrap(), piece(0).slice(..1000));
+    assert!(assembly.take().is_none());
+    assert!(assembly.data(0, piece(0).slice(1000..)) && !assembly.data(4, piece(4)));
+    assert_eq!(assembly.take().unwrap(), piece(0).slice(1000..));
+    assert_eq!(assembly.finished().unwrap().bytes, piece(0));
+    assert!(!assembly.data(1, Bytes::from(vec![0; usize::try_from(PIECE).unwrap() + 1])));
+}
+
+#[test]
+fn pieces_are_asked_of_a_member_once_they_are_listed_and_those_that_this_node_has_are_not() {
+    let mut assembly = Assembly::new(TOTAL).unwrap();
+    assembly.named(Some(at(1)));
+    let (now, own) = (Instant::now(), pieces::hash(&piece(1)));
+    assert!(assembly.actions(now, false, nothing).is_empty());
+    (0..2).for_each(|index| assembly.listed(index, pieces::hash(&piece(index))));
+    let actions = assembly.actions(now, false, |hash| *hash == own);
+    assert_eq!(asked(&actions), [(0, Some(1))]);
+    assert!(actions.contains(&Action::Own(1, own)));
+    assert!(assembly.held() >= usize::try_from(2 * PIECE).unwrap());
+    assert!(assembly.came(0, Some(piece(0)), now) && assembly.take().unwrap() == piece(0));
+    assembly.list_ended();
+    let _ = assembly.finished().unwrap();
+    assert_eq!(asked(&assembly.actions(now, false, nothing)), [(2, None), (3, None), (4, None)]);
+}
+
+#[test]
+fn a_member_that_is_slow_for_three_pieces_in_a_row_costs_these_pieces_and_is_left() {
+    let mut assembly = listed();
+    assembly.named(Some(at(1)));
+    let mut now = Instant::now();
+    assert_eq!(asked(&assembly.actions(now, false, nothing)).len(), 4);
+    for index in 0..3 {
+        now = now.max(assembly.wakes().unwrap());
+        let actions = assembly.actions(now, false, nothing);
+        assert!(actions.contains(&Action::Gateway(index)));
+        assert_eq!(actions.contains(&Action::Ask(at(1).0)), index == 2, "{index}");
+        assert!(assembly.data(index, piece(index)));
+        assert_eq!(assembly.take().unwrap(), piece(index));
+        assert!(assembly.finished().is_some());
+    }
+    assembly.named(Some(at(2)));
+    let asked = asked(&assembly.actions(now, false, nothing));
+    assert!(asked.iter().all(|(_, member)| *member == Some(2)) || asked.contains(&(3, None)), "{asked:?}");
+}
+
+#[test]
+fn one_piece_comes_at_a_time_while_memory_is_tight() {
+    let mut assembly = listed();
+    assembly.named(Some(at(1)));
+    assert_eq!(asked(&assembly.actions(Instant::now(), true, nothing)), [(0, Some(1))]);
+}
+
+/// What happens to a request for a piece.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    Comes,
+    Fails,
+    Stalls,
+}
+
+fn fates() -> impl Strategy<Value = Vec<Fate>> {
+    let fate = prop_oneof![3 => Just(Fate::Comes), 1 => Just(Fate::Fails), 1 => Just(Fate::Stalls)];
+    proptest::collection::vec(fate, 1..40)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    /// However members fail, the app gets all bytes in order, each piece is asked of the gateway at most once, and nothing waits
+    /// without a deadline.
+    #[test]
+    fn the_app_gets_everything_in_order_however_members_fail(fates in fates(), first in 0..3_u8) {
+        let mut assembly = listed();
+        let (mut now, mut fates, mut got) = (Instant::now(), fates.into_iter().cycle(), Vec::new());
+        let mut from_gateway = Vec::new();
+        assembly.named((first > 0).then(|| at(first)));
+        for _ in 0..200 {
+            for action in assembly.actions(now, false, nothing) {
+                match action {
+                    Action::Gateway(index) => {
+                        prop_assert!(!from_gateway.contains(&index));
+                        from_gateway.push(index);
+                        prop_assert!(assembly.data(index, piece(index)));
+                    }
+                    Action::Member(index, _, member, _) => match fates.next().unwrap() {
+                        Fate::Comes => drop(assembly.came(index, Some(piece(index)), now)),
+                        Fate::Fails => {
+                            assembly.came(index, None, now);
+                            if assembly.failed(member).is_some() {
+                                assembly.named(Some(at(member.0[0] + 1)));
+                            }
+                        }
+                        Fate::Stalls => {}
+                    },
+                    Action::Ask(member) => assembly.named(Some(at(member.0[0] + 1))),
+                    Action::Own(..) => unreachable!(),
+                }
+            }
+            while let Some(bytes) = assembly.take() {
+                got.extend_from_slice(&bytes);
+                let _ = assembly.finished();
+            }
+            if assembly.is_done() {
+                break;
+            }
+            now = assembly.wakes().map_or(now, |wakes| wakes.max(now));
+        }
+        prop_assert!(assembly.is_done());
+        prop_assert_eq!(got, content());
+    }
+}

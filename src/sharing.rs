@@ -1,0 +1,171 @@
+//! The pieces of large bodies that this node has fetched and keeps: its own apps get them again from here, and other members of
+//! the group get them over links. Pieces are known by their hashes alone, so nobody has to be trusted for them.
+
+mod keeping;
+pub mod options;
+
+pub use keeping::Keeping;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+use crate::cache::pieces::{self, Listed};
+use crate::cache::store::{Size, Store};
+use crate::cache::stored::Stored;
+use crate::memory::{Budget, Reserve};
+use crate::wire::sharing::{self, PieceHash};
+
+/// The directory of the pieces in the state directory.
+pub const DIRECTORY: &str = "peer-cache";
+/// The part of `--memory-limit` that the index may take, and that of the store beneath it: one in this many.
+const INDEX_PART: usize = 32;
+/// The memory that the index takes for each piece, in bytes.
+const ENTRY_MEMORY: usize = 128;
+
+/// The pieces that this node keeps.
+#[derive(Debug)]
+pub struct Holdings {
+    store: Arc<Store>,
+    index: Mutex<Index>,
+    most: usize,
+    /// A piece has come, or a download has ended.
+    arrived: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Index {
+    places: HashMap<PieceHash, Place>,
+    /// How many downloads are running that may bring more.
+    growing: usize,
+    memory: Reserve,
+}
+
+/// Where a piece is.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    id: u64,
+    start: u64,
+    length: u64,
+}
+
+impl Holdings {
+    /// Opens the store in `directory` for at most `limit` bytes. What it holds is read by another thread. Its index counts in
+    /// `memory`.
+    ///
+    /// # Errors
+    /// When the directory cannot be used.
+    pub fn open(directory: &Path, limit: u64, memory: &Budget) -> std::io::Result<Arc<Self>> {
+        let most = memory.limit() / INDEX_PART;
+        let store = Store::open(directory, limit, most as u64, memory.reserve())?;
+        let index = Mutex::new(Index { memory: memory.reserve(), ..Index::default() });
+        let most = (most / ENTRY_MEMORY).max(64);
+        let holdings = Arc::new(Self { store, index, most, arrived: Notify::new() });
+        let loading = holdings.clone();
+        tokio::task::spawn_blocking(move || loading.load());
+        Ok(holdings)
+    }
+
+    /// Finds what was kept by earlier runs.
+    fn load(&self) {
+        self.store.load();
+        self.store.all(|id, stored| self.note(id, &stored, &stored.pieces));
+    }
+
+    /// How much is kept.
+    pub fn size(&self) -> Size {
+        self.store.size()
+    }
+
+    /// The store beneath.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Whether this piece is here.
+    pub fn has(&self, hash: &PieceHash) -> bool {
+        self.index().places.contains_key(hash)
+    }
+
+    /// A piece, which was verified; `None` if it is not here, or not any more.
+    pub async fn get(&self, hash: PieceHash) -> Option<Bytes> {
+        let place = self.index().places.get(&hash).copied()?;
+        let Place { id, start, length } = place;
+        let read = self.store.blocking(move |store| {
+            let piece = store.read_unchecked(id, start, length)?;
+            Ok::<_, std::io::Error>((pieces::hash(&piece) == hash).then_some(piece))
+        });
+        let read = read.await.and_then(|read| read);
+        if let Ok(Some(piece)) = read {
+            return Some(piece);
+        }
+        if read.is_ok() {
+            tracing::warn!("a piece that this node keeps was changed on the disk, and is forgotten");
+        }
+        let mut index = self.index();
+        if index.places.get(&hash).is_some_and(|now| now.id == id) {
+            index.places.remove(&hash);
+        }
+        None
+    }
+
+    /// Waits until a piece is here, but only while a download runs that may bring it.
+    pub async fn until_here(&self, hash: &PieceHash, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        loop {
+            let arrived = self.arrived.notified();
+            {
+                let index = self.index();
+                if index.places.contains_key(hash) {
+                    return true;
+                }
+                if index.growing == 0 {
+                    return false;
+                }
+            }
+            if timeout_at(deadline, arrived).await.is_err() {
+                return false;
+            }
+        }
+    }
+
+    /// Notes where pieces are.
+    fn note(&self, id: u64, stored: &Stored, listed: &[Listed]) {
+        let mut index = self.index();
+        for &Listed { index: number, hash } in listed {
+            let (start, end) = sharing::range(number, stored.total);
+            if index.places.len() >= self.most {
+                // What is not in the store any more goes first; if everything is, nothing new is noted.
+                index.places.retain(|_, place| self.store.has(place.id) || place.id == id);
+                if index.places.len() >= self.most {
+                    break;
+                }
+            }
+            index.places.insert(hash, Place { id, start, length: end - start });
+        }
+        let memory = index.places.len() * ENTRY_MEMORY;
+        index.memory.set(memory);
+        drop(index);
+        self.arrived.notify_waiters();
+    }
+
+    /// Removes what came of earlier downloads of `uri` that were cut off, but for `id`.
+    fn forget_incomplete(&self, uri: &str, id: u64) {
+        let mut old = Vec::new();
+        self.store.each(uri, |other, stored| {
+            if other < id && !stored.is_complete() {
+                old.push(other);
+            }
+        });
+        old.into_iter().for_each(|other| self.store.remove(other));
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

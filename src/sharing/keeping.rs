@@ -1,0 +1,110 @@
+//! A body that is being downloaded, and kept for other members.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+
+use super::Holdings;
+use crate::cache::draft::Draft;
+use crate::cache::store::Store;
+use crate::cache::stored::Stored;
+use crate::limited;
+use crate::limits::lines::NOBODY;
+
+/// What is kept of one download. What has come by the time it is dropped stays.
+#[derive(Debug)]
+pub struct Keeping {
+    holdings: Arc<Holdings>,
+    stored: Stored,
+    /// Shared with the thread that writes, which goes on when nobody waits for it any more.
+    written: Arc<Mutex<Written>>,
+}
+
+#[derive(Debug, Default)]
+struct Written {
+    /// None before the first piece, and after a failure.
+    draft: Option<Draft>,
+    /// How many hashes of it are in the index.
+    noted: usize,
+    has_failed: bool,
+}
+
+impl Keeping {
+    /// Of this response, of which nothing has come.
+    pub fn new(holdings: &Arc<Holdings>, stored: Stored) -> Self {
+        holdings.index().growing += 1;
+        let has_failed = !holdings.store.admits(stored.total);
+        let written = Arc::new(Mutex::new(Written { has_failed, ..Written::default() }));
+        Self { holdings: holdings.clone(), stored, written }
+    }
+
+    /// Keeps a piece that begins at this offset. When the disk takes no more, nothing is kept from then on. Gives whether
+    /// everything so far was kept.
+    pub async fn keep(&self, start: u64, piece: Bytes) -> bool {
+        let (holdings, stored, written) = (self.holdings.clone(), self.stored.clone(), self.written.clone());
+        let kept = self.holdings.store.blocking(move |store| {
+            let mut written = written.lock().unwrap_or_else(PoisonError::into_inner);
+            if !written.has_failed
+                && let Err(error) = written.append(store, start, &piece, stored.total)
+            {
+                limited!(warn, NOBODY, %error, "a download is not kept for other members");
+                (written.draft, written.has_failed) = (None, true);
+            }
+            let Written { draft, noted, has_failed } = &mut *written;
+            if let Some(draft) = draft {
+                let new = draft.listed(*noted);
+                *noted += new.len();
+                holdings.note(draft.id(), &stored, new);
+            }
+            !*has_failed
+        });
+        kept.await.unwrap_or(false)
+    }
+}
+
+impl Written {
+    fn append(&mut self, store: &Arc<Store>, start: u64, piece: &[u8], total: u64) -> io::Result<()> {
+        let draft = match &mut self.draft {
+            Some(draft) => draft,
+            None => {
+                let mut draft = Draft::new(store)?;
+                draft.hash_pieces();
+                self.draft.insert(draft)
+            }
+        };
+        if draft.at() != start {
+            draft.seek(start);
+        }
+        draft.append(piece)?;
+        if draft.at() == total {
+            draft.end_pieces(total);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        let (holdings, stored, written) = (self.holdings.clone(), self.stored.clone(), self.written.clone());
+        let end = move || {
+            let draft = written.lock().unwrap_or_else(PoisonError::into_inner).draft.take();
+            if let Some(draft) = draft {
+                let (uri, id) = (stored.uri.clone(), draft.id());
+                match draft.store(stored) {
+                    Ok(_) => holdings.forget_incomplete(&uri, id),
+                    Err(error) => tracing::debug!(%error, "a download is not kept"),
+                }
+            }
+            let mut index = holdings.index();
+            index.growing = index.growing.saturating_sub(1);
+            drop(index);
+            holdings.arrived.notify_waiters();
+        };
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(end)),
+            Err(_) => end(),
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! The option of what this node keeps for other members.
+
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use super::Holdings;
+use crate::memory::Budget;
+use crate::size::{Size, SizeError};
+use crate::sys::files;
+
+/// The disk space if nothing else is said, in bytes, and the part of the free space: one in this many.
+const DEFAULT: u64 = 4 << 30;
+const PART_OF_FREE: u64 = 20;
+
+/// `--peer-cache`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerCache {
+    /// Nothing is kept, and nothing is got from other members.
+    Off,
+    /// At most this many bytes are kept.
+    Size(Size),
+}
+
+impl FromStr for PeerCache {
+    type Err = SizeError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "off" { Ok(Self::Off) } else { text.parse().map(Self::Size) }
+    }
+}
+
+/// Opens what this node keeps in `directory`, unless it is to keep nothing, or the directory cannot be used: a node works without.
+pub fn open(option: Option<PeerCache>, directory: &Path, memory: &Budget) -> Option<Arc<Holdings>> {
+    let limit = match option {
+        Some(PeerCache::Off) => return None,
+        Some(PeerCache::Size(size)) => size.0,
+        None => {
+            let above = directory.parent().unwrap_or(directory);
+            files::free_space(above).map_or(DEFAULT, |free| (free / PART_OF_FREE).min(DEFAULT))
+        }
+    };
+    match Holdings::open(directory, limit, memory) {
+        Ok(holdings) => {
+            tracing::info!(directory = %directory.display(), limit, "large downloads are kept for other members");
+            Some(holdings)
+        }
+        Err(error) => {
+            tracing::warn!(directory = %directory.display(), %error, "no download is kept: the directory cannot be used");
+            None
+        }
+    }
+}
