@@ -10,7 +10,7 @@ use crate::local::endpoint::Endpoint;
 use crate::peers::directory::{Gateway, Source};
 use crate::shared::Shared;
 use crate::telemetry::snapshot::{
-    Counted, FileSeen, FrontSeen, GatewaySeen, LinkSeen, Memory, NodeSeen, Snapshot, Spread, StoreSeen,
+    Counted, FileSeen, FrontSeen, GatewaySeen, LinkSeen, Memory, NodeSeen, PeersSeen, Snapshot, Spread, StoreSeen,
 };
 use crate::trust::certificate::Role;
 use crate::wire::target::Target;
@@ -95,10 +95,12 @@ impl View {
             answers: pairs(telemetry.answers.values()),
             cache: words(telemetry.cache.values()),
             cache_saved: telemetry.cache_saved.value(),
-            pieces: words(telemetry.pieces.values()),
-            peer_received: telemetry.peer_received.value(),
-            peer_served: telemetry.peer_served.value(),
-            peer_store: self.shared.holdings.as_ref().map(|holdings| store_seen(holdings.size())),
+            peers: PeersSeen {
+                pieces: words(telemetry.pieces.values()),
+                received: telemetry.peer_received.value(),
+                served: telemetry.peer_served.value(),
+                store: self.shared.holdings.as_ref().map(|holdings| store_seen(holdings.size())),
+            },
             fronts: self.fronts(),
             fronts_checked: telemetry
                 .fronts

@@ -21,7 +21,7 @@ pub struct Directory(PathBuf);
 #[derive(Debug)]
 pub enum Checked {
     /// Everything is as it was stored.
-    Sound(Stored),
+    Sound(Box<Stored>),
     /// It is not.
     Damaged {
         /// The URI, if the metadata can be read.
@@ -85,7 +85,7 @@ impl Directory {
             };
         };
         match self.body(id, &stored) {
-            Ok(()) => Checked::Sound(stored),
+            Ok(()) => Checked::Sound(Box::new(stored)),
             // It may have been replaced, or removed, while it was read.
             Err(_) if self.stored(id).as_ref() != Some(&stored) => match head.exists() {
                 true => self.check(id),

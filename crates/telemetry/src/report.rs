@@ -97,7 +97,7 @@ pub fn cache(snapshot: &Snapshot) -> Option<String> {
 
 /// One sentence on what members of the LAN have given each other, if they have.
 pub fn peers(snapshot: &Snapshot) -> Option<String> {
-    let (received, served) = (snapshot.peer_received, snapshot.peer_served);
+    let (received, served) = (snapshot.peers.received, snapshot.peers.served);
     if received == 0 && served == 0 {
         return None;
     }

@@ -64,18 +64,9 @@ pub struct Snapshot {
     /// Bytes of bodies that clients got without a transfer from the server.
     #[serde(default)]
     pub cache_saved: u64,
-    /// Pieces of large downloads that members gave each other, by what became of them.
+    /// What members give each other of large downloads.
     #[serde(default)]
-    pub pieces: Vec<Counted>,
-    /// Bytes of bodies that this machine's apps got from other members.
-    #[serde(default)]
-    pub peer_received: u64,
-    /// Bytes of bodies that other members got from this node.
-    #[serde(default)]
-    pub peer_served: u64,
-    /// What this node keeps of large downloads for other members; `None` if it keeps nothing.
-    #[serde(default)]
-    pub peer_store: Option<StoreSeen>,
+    pub peers: PeersSeen,
     /// The registries that the local port has a front for, with their URLs.
     #[serde(default)]
     pub fronts: Vec<FrontSeen>,
@@ -310,6 +301,19 @@ pub struct FileSeen {
     pub machines: u32,
 }
 
+/// What this node and other members give each other of large downloads.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeersSeen {
+    /// Pieces, by what became of them.
+    pub pieces: Vec<Counted>,
+    /// Bytes of bodies that this machine's apps got from other members.
+    pub received: u64,
+    /// Bytes of bodies that other members got from this node.
+    pub served: u64,
+    /// What is kept for other members; `None` if nothing is.
+    pub store: Option<StoreSeen>,
+}
+
 /// What the cache of a gateway stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreSeen {
@@ -442,10 +446,11 @@ pub fn example() -> Snapshot {
         questions: vec![],
         cache: vec![Counted::new("hit", "", 2)],
         cache_saved: 1000,
-        pieces: vec![Counted::new("received", "", 2)],
-        peer_received: 2000,
-        peer_served: 1000,
-        peer_store: Some(StoreSeen { entries: 1, bytes: 5000, limit: 1_000_000 }),
+        peers: PeersSeen {
+            pieces: vec![Counted::new("received", "", 2)],
+            received: 2000,
+            ..PeersSeen::default()
+        },
         fronts: vec![FrontSeen { name: "pypi".into(), url: "https://pypi.example/simple/".into() }],
         fronts_checked: vec![Counted::new("verified", "pypi", 3)],
         cache_store: Some(StoreSeen { entries: 1, bytes: 5000, limit: 1_000_000 }),

@@ -57,6 +57,7 @@ pub(super) struct Whole {
 }
 
 /// The state of one body.
+// fields: each is a fact that the choice of a source depends on
 #[derive(Debug)]
 pub(super) struct Assembly {
     total: u64,

@@ -121,12 +121,12 @@ fn cache(page: &mut Exposition, snapshot: &Snapshot) {
     );
     page.counts(&snapshot.fronts_checked, &["result", "registry"]);
     page.counter("peer_pieces_total", "Pieces of large downloads between members, by what became of them.");
-    page.counts(&snapshot.pieces, &["result"]);
+    page.counts(&snapshot.peers.pieces, &["result"]);
     page.counter("peer_received_bytes_total", "Bytes of bodies that apps got from other members.");
-    page.sample(&[], snapshot.peer_received);
+    page.sample(&[], snapshot.peers.received);
     page.counter("peer_served_bytes_total", "Bytes of bodies that other members got from this node.");
-    page.sample(&[], snapshot.peer_served);
-    if let Some(store) = snapshot.peer_store {
+    page.sample(&[], snapshot.peers.served);
+    if let Some(store) = snapshot.peers.store {
         page.gauge("peer_used_bytes", "Bytes that downloads kept for other members take on the disk.");
         page.sample(&[], store.bytes);
         page.gauge("peer_limit_bytes", "Bytes that they may take on the disk.");

@@ -154,6 +154,13 @@ function clients(seen) {
   })));
 }
 
+function peers(seen) {
+  const { received, served } = seen.peers;
+  const node = at("peers-text");
+  node.hidden = received + served === 0;
+  say(node, `${bytes(received)} of large downloads came from members of the LAN, ${bytes(served)} went to them.`);
+}
+
 function cache(seen) {
   const store = seen.cache_store;
   at("cache-section").hidden = !store;
@@ -238,6 +245,7 @@ function show(seen) {
   mapText(seen);
   gateways(seen);
   clients(seen);
+  peers(seen);
   cache(seen);
   destinations(seen);
   events(seen);
