@@ -10,7 +10,8 @@ use crate::local::endpoint::Endpoint;
 use crate::peers::directory::{Gateway, Source};
 use crate::shared::Shared;
 use crate::telemetry::snapshot::{
-    Counted, FileSeen, FrontSeen, GatewaySeen, LinkSeen, Memory, NodeSeen, PeersSeen, Snapshot, Spread, StoreSeen,
+    Counted, FileSeen, FrontSeen, GatewaySeen, LinkSeen, Memory, NodeSeen, PeersSeen, Snapshot, Spread,
+    StoreSeen,
 };
 use crate::trust::certificate::Role;
 use crate::wire::target::Target;

@@ -148,7 +148,10 @@ impl BoundNode {
             tracing::info!(%address, "listening: local name server, UDP and TCP");
         }
         if let Some(address) = self.gateway.address() {
-            tracing::info!(%address, "listening: links, TCP");
+            match self.gateway.facts().link {
+                Some(_) => tracing::info!(%address, "listening: links, TCP"),
+                None => tracing::info!(%address, "listening: pieces of downloads for other members, TCP"),
+            }
         }
         if let Some(rules) = self.gateway.facts().rules() {
             report::rules(&rules).into_iter().for_each(|sentence| tracing::info!("{sentence}"));

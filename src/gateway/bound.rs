@@ -256,7 +256,18 @@ impl BoundGateway {
             drain: shared.drain.clone(),
         });
         let part: BoxFuture<'static, ()> = match listener {
-            Some((listener, _)) => Box::pin(port.run(listener)),
+            Some((listener, address)) => {
+                let is_for_pieces = !duties.serves && duties.authority.borrow().is_none();
+                let mut authority = duties.authority;
+                let joins = async move {
+                    if is_for_pieces && authority.wait_for(Option::is_some).await.is_ok() {
+                        tracing::info!(%address, "listening: machines that join, TCP");
+                    }
+                };
+                Box::pin(async move {
+                    join(port.run(listener), joins).await;
+                })
+            }
             None => Box::pin(async move {
                 let listener = bind_when_needed(duties.authority, link, &shared).await;
                 port.run(listener).await;

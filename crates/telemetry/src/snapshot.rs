@@ -356,6 +356,15 @@ impl Counted {
 }
 
 #[cfg(any(test, feature = "example"))]
+const EXAMPLE_GATEWAYS: [(&str, &str, bool); 2] =
+    [("7c1e09ab", "active", true), ("b2f04d17", "standby", false)];
+
+#[cfg(any(test, feature = "example"))]
+fn example_peers() -> PeersSeen {
+    PeersSeen { pieces: vec![Counted::new("received", "", 2)], received: 2000, ..PeersSeen::default() }
+}
+
+#[cfg(any(test, feature = "example"))]
 fn example_gateway((id, state, is_used): (&str, &str, bool)) -> GatewaySeen {
     GatewaySeen {
         id: Some(id.into()),
@@ -427,9 +436,7 @@ pub fn example() -> Snapshot {
         servers: vec![],
         rules: None,
         unreached: vec![],
-        gateways: [("7c1e09ab", "active", true), ("b2f04d17", "standby", false)]
-            .map(example_gateway)
-            .to_vec(),
+        gateways: EXAMPLE_GATEWAYS.map(example_gateway).to_vec(),
         links: vec![link("7c1e09ab", "active"), link("b2f04d17", "standby")],
         clients: vec![],
         clients_in_all: 0,
@@ -446,11 +453,7 @@ pub fn example() -> Snapshot {
         questions: vec![],
         cache: vec![Counted::new("hit", "", 2)],
         cache_saved: 1000,
-        peers: PeersSeen {
-            pieces: vec![Counted::new("received", "", 2)],
-            received: 2000,
-            ..PeersSeen::default()
-        },
+        peers: example_peers(),
         fronts: vec![FrontSeen { name: "pypi".into(), url: "https://pypi.example/simple/".into() }],
         fronts_checked: vec![Counted::new("verified", "pypi", 3)],
         cache_store: Some(StoreSeen { entries: 1, bytes: 5000, limit: 1_000_000 }),

@@ -12,6 +12,7 @@ use tokio::time::sleep_until;
 use super::assembly::{Action, Assembly};
 use super::exchange::{Exchange, Trouble};
 use super::response::cut_off;
+use super::several::Prospect;
 use crate::cache::policy::{self, Origin};
 use crate::cache::stored::Stored;
 use crate::link::relay::Progress;
@@ -73,12 +74,32 @@ impl Exchange<'_> {
         }
     }
 
+    /// Passes on a body that may come in pieces. It comes plainly if nobody else has it or gets it, and there is a prospect of other
+    /// gateways that may do more than this one alone.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub(super) async fn shared(
+        &self,
+        (to, from): (&mut ToServer<'_>, &mut FromServer<'_>),
+        head: &mut BytesMut,
+        buffer: &mut BytesMut,
+        stored: Stored,
+        (progress, as_chunks, prospect): (&Progress<'_>, bool, Option<Prospect>),
+    ) -> Result<(), Trouble> {
+        if prospect.is_some() && self.goes_on_plainly(to, from, buffer).await? {
+            let how = (progress, as_chunks, prospect);
+            return self.exact_as(from, head, buffer, stored.total, how).await.map(drop);
+        }
+        self.assemble((to, from), head, buffer, stored, (progress, as_chunks)).await
+    }
+
     /// Asks the gateway for the plain body in place of pieces, if no other member has it or gets it. What `buffer` has afterwards
     /// belongs to the body.
     ///
     /// # Errors
     /// [`Trouble`].
-    pub(super) async fn goes_on_plainly(
+    async fn goes_on_plainly(
         &self,
         to: &mut ToServer<'_>,
         from: &mut FromServer<'_>,
@@ -109,7 +130,7 @@ impl Exchange<'_> {
     ///
     /// # Errors
     /// [`Trouble`].
-    pub(super) async fn assemble(
+    async fn assemble(
         &self,
         (to, from): (&mut ToServer<'_>, &mut FromServer<'_>),
         head: &mut BytesMut,

@@ -89,29 +89,18 @@ impl Exchange<'_> {
                     *self.point() = of(self.request, &response).map(|point| (point, length));
                 }
                 let prospect = self.prospect(server, &response);
-                let is_shared = in_pieces.is_some();
-                let pieces = match in_pieces {
-                    // Nobody else has it or gets it: the other gateways may do more than the one alone.
-                    Some(to)
-                        if prospect.is_some() && self.goes_on_plainly(to, server, &mut buffer).await? =>
-                    {
-                        None
-                    }
-                    pieces => pieces.zip(kept),
-                };
-                let is_whole = match pieces {
+                let how = (progress, chunked, prospect);
+                match in_pieces.zip(kept) {
                     Some((to, kept)) => {
-                        let how = (progress, chunked);
-                        Box::pin(self.assemble((to, server), &mut head, &mut buffer, kept, how)).await?;
+                        Box::pin(self.shared((to, server), &mut head, &mut buffer, kept, how)).await?;
+                        // Nothing follows a response that may come in pieces.
                         true
                     }
                     None => {
-                        let how = (progress, chunked, prospect);
-                        self.exact_as(server, &mut head, &mut buffer, length, how).await?
+                        let is_whole = self.exact_as(server, &mut head, &mut buffer, length, how).await?;
+                        !is_whole || !buffer.is_empty()
                     }
-                };
-                // Nothing follows a response that could come in pieces.
-                is_shared || !is_whole || !buffer.is_empty()
+                }
             }
             BodyLength::Chunked => {
                 self.chunked(server, &mut head, &mut buffer, chunked, progress).await? || !buffer.is_empty()
@@ -188,7 +177,7 @@ impl Exchange<'_> {
 
     /// The same, in chunks if the app gets another body than the server has sent; and over several gateways if there is a
     /// prospect of it. Gives whether the server has sent all of the body on this connection.
-    async fn exact_as(
+    pub(super) async fn exact_as(
         &self,
         server: &mut FromServer<'_>,
         head: &mut BytesMut,
