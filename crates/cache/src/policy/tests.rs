@@ -285,7 +285,7 @@ fn each_request_of_a_connection_has_to_name_the_server_however_the_one_before_di
         ("h:81", None),
         ("H:80", Some("http://h:80/f")),
     ] {
-        let head = format!("GET /f HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        let head = format!("GET http://h/f HTTP/1.1\r\nHost: {host}\r\n\r\n");
         let request = RequestHead::parse(head.as_bytes()).unwrap();
         assert_eq!(uris.of(plain(&target), &request).as_deref(), want, "{host}");
     }
