@@ -66,6 +66,7 @@ pub(super) fn install(service: &Service) -> Result<Installed, ServiceError> {
         Err(error) if error.what == ServiceError::absent().what => {}
         Err(error) => return Err(error),
     }
+    refuse_profile(&service.program)?;
     let access = ServiceManagerAccess::CONNECT | ServiceManagerAccess::CREATE_SERVICE;
     let manager =
         ServiceManager::local_computer(None::<&str>, access).map_err(|error| failed(what, error))?;
@@ -95,8 +96,10 @@ pub(super) fn install(service: &Service) -> Result<Installed, ServiceError> {
 
 /// Refuses a program in the directory of a user, which the account of the service may not enter.
 fn refuse_profile(program: &Path) -> Result<(), ServiceError> {
+    // Windows does not distinguish cases in paths.
+    let plain = |path: &Path| PathBuf::from(path.to_string_lossy().to_lowercase());
     let profile = std::env::var_os("USERPROFILE").map(PathBuf::from);
-    if !profile.is_some_and(|profile| profile.is_absolute() && program.starts_with(profile)) {
+    if !profile.is_some_and(|profile| profile.is_absolute() && plain(program).starts_with(plain(&profile))) {
         return Ok(());
     }
     Err(ServiceError::new(format!("the service cannot run {}", program.display()))
