@@ -38,4 +38,4 @@ if [ ! -e "$LANEWAY_WINE_PREFIX/system.reg" ]; then
 fi
 
 # Each host runs a Wine of its own, which takes some seconds of a processor to start.
-cargo test --locked --workspace --test netns -- "windows::${1:-}" --test-threads 2
+cargo test --locked --workspace --test netns -- "${LANEWAY_WINDOWS_TOPIC:-windows::}${1:-}" --test-threads 2

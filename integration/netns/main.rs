@@ -83,7 +83,8 @@ fn main() -> ExitCode {
     let asked_for = cases::ON_DEMAND.iter().flat_map(|topic| topic.iter());
     let asked_for = asked_for.map(|&(name, case)| trial(name, case).with_ignored_flag(true));
     let of_windows = cases::WINDOWS.iter().filter(|_| lab::wine::lacking().is_none());
-    let of_windows = of_windows.map(|&(name, case)| trial(name, case));
+    let of_systems = cases::SYSTEMS.iter().filter(|_| cases::systems::lacking().is_none());
+    let of_windows = of_windows.chain(of_systems).map(|&(name, case)| trial(name, case));
     let measured = isolated.is_ok().then(|| on_demand("bench::failover".into(), bench::failover));
     let lines = reliability::LINES.iter().filter(|_| isolated.is_ok()).flat_map(|line| {
         let whole = on_demand(format!("reliability::{}", line.name), || line.in_full());

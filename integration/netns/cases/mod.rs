@@ -30,6 +30,7 @@ mod services;
 mod several;
 mod sockets;
 mod speedtest;
+pub(crate) mod systems;
 mod takeover;
 mod transfer;
 mod transparent;
@@ -86,6 +87,9 @@ pub(crate) const ON_DEMAND: &[&[Case]] = &[clients::ON_DEMAND];
 
 /// Those with a Windows program, which are there only when it was built.
 pub(crate) const WINDOWS: &[Case] = windows::CASES;
+
+/// Those with the programs of several systems, which run only when these were built.
+pub(crate) const SYSTEMS: &[Case] = systems::CASES;
 
 /// Programs that some topics need in addition; without them their trials are ignored.
 pub(crate) const NEEDED: &[(&str, &[&str])] = &[

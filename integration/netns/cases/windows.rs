@@ -1,12 +1,13 @@
 //! Windows and Linux in one group: the Windows program is run by Wine.
 
 use super::curl::{BIG, DIALECTS};
-use crate::lab::group::{START, forget_gateways, init, laneway, state, up};
+use crate::lab::group::{START, forget_gateways, init, laneway, links, state, up};
 use crate::lab::load::Load;
 use crate::lab::origin::{big, sha256};
 use crate::lab::web::who;
 use crate::lab::{Case, Host, Lab, wait_until, wine};
 use nix::sys::signal::Signal;
+use std::path::Path;
 use std::time::Duration;
 
 /// They need a Windows program, so that they run only when it was built.
@@ -107,13 +108,6 @@ fn a_killed_windows_gateway_fails_no_request(lab: &Lab) {
     load.stop().no_failure();
 }
 
-/// The number of the client's links, as `ss` shows them.
-fn links(host: &Host) -> usize {
-    let mut ss = host.command("ss");
-    ss.args(["-H", "-t", "-n", "state", "established", "dport = :7420"]);
-    host.output(ss).success().text().lines().count()
-}
-
 fn the_demo_runs_on_windows(lab: &Lab) {
     let c1 = lab.client("c1");
     let _wine = wine::install(&c1);
@@ -129,6 +123,15 @@ fn the_service_drains_before_it_stops(lab: &Lab) {
     let _origin = lab.origin();
     let group = lab.group(&[&g1, &c1], &[]);
     let service = |command: &str| laneway(&c1, &["service", command]);
+
+    // The account of the service may not enter the directory of a user.
+    let users = c1.directory().join("wine/drive_c/users/root");
+    let aid = Path::new(&std::env::var_os("LANEWAY_WINDOWS_PROGRAM").unwrap())
+        .with_file_name("bcryptprimitives.dll");
+    std::fs::copy(std::env::var_os("LANEWAY_WINDOWS_PROGRAM").unwrap(), users.join("laneway.exe")).unwrap();
+    std::fs::copy(aid, users.join("bcryptprimitives.dll")).unwrap();
+    let private = c1.output(wine::command(&c1, &[r"C:\Users\ROOT\laneway.exe", "service", "install"]));
+    assert!(private.code() == 1 && private.stderr.contains(r"C:\Program Files\laneway"), "{private}");
 
     let absent = service("status");
     assert!(absent.code() == 1 && absent.stderr.contains("'laneway service install'"), "{absent}");
@@ -214,6 +217,7 @@ fn what_windows_lacks_is_refused_at_once(lab: &Lab) {
             "transparent mode needs Linux",
             "'laneway env --system on'",
         ),
+        (&["run", "--all", "--", "cmd"], "--all needs Linux", "'laneway run -- CMD'"),
         (&["service", "run"], "has not started this process", "'laneway service start'"),
     ] {
         let refused = laneway(&c1, arguments);

@@ -94,6 +94,13 @@ pub(crate) fn forget_gateways(host: &Host) {
     let _ = std::fs::remove_file(state(host).join("gateways.json"));
 }
 
+/// The number of the host's links, as `ss` shows them.
+pub(crate) fn links(host: &Host) -> usize {
+    let mut ss = host.command("ss");
+    ss.args(["-H", "-t", "-n", "state", "established", "dport = :7420"]);
+    host.output(ss).success().text().lines().count()
+}
+
 /// The state directory of this host.
 pub(crate) fn state(host: &Host) -> PathBuf {
     host.directory().join("state")

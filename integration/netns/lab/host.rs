@@ -31,6 +31,8 @@ pub(crate) struct Host {
     confinement: Mutex<Option<PathBuf>>,
     /// The Windows program that is run in place of `laneway`.
     windows: Mutex<Option<PathBuf>>,
+    /// The words that are run in place of `laneway`: a program of another system.
+    other: Mutex<Vec<String>>,
 }
 
 impl Host {
@@ -48,6 +50,7 @@ impl Host {
             environment: Mutex::default(),
             confinement: Mutex::default(),
             windows: Mutex::default(),
+            other: Mutex::default(),
         }
     }
 
@@ -105,7 +108,11 @@ impl Host {
                 .envs(self.environment.lock().unwrap().iter().cloned());
             return command;
         }
-        let program = env!("CARGO_BIN_EXE_laneway");
+        let other = self.other.lock().unwrap();
+        let (program, words) = match other.split_first() {
+            Some((program, words)) => (program.as_str(), words),
+            None => (env!("CARGO_BIN_EXE_laneway"), &[][..]),
+        };
         let mut command = match &*self.confinement.lock().unwrap() {
             None => self.command(program),
             Some(group) => {
@@ -117,7 +124,7 @@ impl Host {
                 command
             }
         };
-        command.args(arguments).envs(self.environment.lock().unwrap().iter().cloned());
+        command.args(words).args(arguments).envs(self.environment.lock().unwrap().iter().cloned());
         command
     }
 
@@ -129,6 +136,11 @@ impl Host {
     /// Runs this Windows program by Wine in place of every `laneway` here from now on.
     pub(super) fn run_windows(&self, program: PathBuf) {
         *self.windows.lock().unwrap() = Some(program);
+    }
+
+    /// Runs these words, a program and its first arguments, in place of every `laneway` here from now on.
+    pub(crate) fn run_other(&self, words: &[&str]) {
+        *self.other.lock().unwrap() = words.iter().map(|word| (*word).to_owned()).collect();
     }
 
     /// Starts every `laneway` here in this control group from now on.
