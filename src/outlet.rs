@@ -1,7 +1,7 @@
 //! The way out of a command's own network (`laneway run --all`): a process outside of it that accepts what the command connects
 //! to, and passes that to the node's local proxy, like any other app.
 //!
-//! [`streams`] are connections, [`datagrams`] everything by UDP, [`names`] the questions to the only name server.
+//! `streams` are connections, `datagrams` everything by UDP, `names` the questions to the only name server.
 
 mod datagrams;
 mod known;
