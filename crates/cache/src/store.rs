@@ -351,6 +351,12 @@ impl Store {
         length <= self.limit / 2
     }
 
+    /// Whether the disk has room for `length` more bytes.
+    #[must_use]
+    pub fn has_room(&self, length: u64) -> bool {
+        files::free_space(&self.directory).is_ok_and(|free| free > length)
+    }
+
     /// How large the store is.
     #[must_use]
     pub fn size(&self) -> Size {

@@ -315,7 +315,13 @@ impl Stream<'_> {
         self.asker.grant()?;
         let age = policy::age(&stored, SystemTime::now()).unwrap_or(Duration::ZERO);
         let head = answer.head(&stored, age, &self.cache_status(mark, &stored), in_chunks);
-        if !in_chunks && let Some(shared) = self.shared(request, answer, &stored, head.clone()) {
+        // What the disk does not take can be read once and in order only.
+        let left = stored.total.saturating_sub(body.end());
+        let has_room = self.cache.store.blocking(move |store| store.has_room(left)).await.unwrap_or(false);
+        if has_room
+            && !in_chunks
+            && let Some(shared) = self.shared(request, answer, &stored, head.clone())
+        {
             let kept = body.hold(self.asker.account.holder());
             drop(reader);
             let sent = self

@@ -184,7 +184,8 @@ impl Exchange<'_> {
             tokio::select! {
                 biased;
                 Some(came) = coming.fetches.next(), if !coming.fetches.is_empty() => self.came(&mut coming, came, to).await?,
-                data = self.next_of_body(from, head) => buffer.extend_from_slice(&data?),
+                // The rest may be had by Range, as when the link is lost.
+                data = self.next_of_body(from, head) => buffer.extend_from_slice(&data.map_err(resumable)?),
                 () = sleep_until(wakes.unwrap_or_else(Instant::now).into()), if wakes.is_some() => {}
             }
         }
@@ -214,6 +215,14 @@ impl Exchange<'_> {
             (None, Some(_)) => coming.assembly.unlisted(index),
         }
         Ok(())
+    }
+}
+
+/// A body in pieces that was cut off is resumed plainly: the gateway may have become unable to give its pieces.
+fn resumable(trouble: Trouble) -> Trouble {
+    match trouble {
+        Trouble::Truncated(why) => Trouble::Lost(why),
+        trouble => trouble,
     }
 }
 
