@@ -172,6 +172,11 @@ impl Egress {
         self.upstream().check(&self.resolver, &self.own).await
     }
 
+    /// Whether any upstream proxy was reached and accepted the login when it was last used.
+    pub fn upstream_may_work(&self) -> bool {
+        self.upstream().may_work()
+    }
+
     fn settings(&self) -> Arc<Settings> {
         self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -222,8 +222,11 @@ impl UpstreamState {
         self.usable == Some(false)
     }
 
-    /// Checks them, unless that was done a moment ago.
+    /// Checks them. If that was done a moment ago, only what connections have met since then counts.
     async fn check(&mut self, egress: &Egress) {
+        if self.usable == Some(true) && !egress.upstream_may_work() {
+            self.usable = Some(false);
+        }
         if self.checked.is_none_or(|checked| checked.elapsed() >= MIN_ROUND_INTERVAL) {
             self.usable = egress.check_upstream().await;
             self.checked = Some(Instant::now());

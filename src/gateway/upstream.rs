@@ -123,6 +123,11 @@ impl Upstream {
         self.proxies.iter().filter_map(fault).collect()
     }
 
+    /// Whether any proxy was reached and accepted the login when it was last used.
+    pub(super) fn may_work(&self) -> bool {
+        self.proxies.iter().any(|parent| parent.fault().is_none() && !parent.login().is_rejected())
+    }
+
     /// Whether any proxy is reached and accepts the login; `None` when there is none. Logs which are not.
     pub(super) async fn check(&self, resolver: &Resolver, own: &OwnAddresses) -> Option<bool> {
         let results = self.proxies.iter().map(async |parent| {

@@ -58,11 +58,11 @@ const FAILURES: [Failure; 7] = [
     },
     Failure {
         host: "127.0.0.1",
-        port: 7420,
+        port: 7421,
         status: 403,
         error: "destination_ip_prohibited",
         reply: 2,
-        says: "allowed only by a rule that names it: add --allow 127.0.0.1:7420 there",
+        says: "allowed only by a rule that names it: add --allow 127.0.0.1:7421 there",
     },
     // The gateway's own address, and the same as a 6to4 one.
     Failure {
