@@ -11,12 +11,14 @@ use tokio_util::task::TaskTracker;
 
 use super::{beside, progress, say};
 use crate::control;
+use crate::gateway::options::CACHE;
 use crate::gateway::served;
 use crate::link::client::{DialError, Link};
 use crate::link::{tls, updates};
 use crate::peers::options::{self, PORT};
 use crate::peers::{boot, remembered, survey};
 use crate::problem::Problem;
+use crate::sharing::DIRECTORY;
 use crate::sys::state::StateDir;
 use crate::trust::authority::{Authority, Copies};
 use crate::trust::group::{self, Group};
@@ -270,6 +272,14 @@ fn forget(state: &StateDir) -> Result<(), Problem> {
     group::forget(state)?;
     for file in [served::FILE, remembered::FILE, boot::FILE] {
         state.remove(file)?;
+    }
+    // The keys matter more than what was stored, which may be a file system of its own.
+    for directory in [CACHE, DIRECTORY].map(|name| state.file(name)) {
+        if let Err(error) = std::fs::remove_dir_all(&directory)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            let _ = writeln!(io::stderr(), "warning: {} is not removed: {error}", directory.display());
+        }
     }
     Ok(control::forget(state)?)
 }
