@@ -45,6 +45,10 @@ fi
 
 case "$target" in
 *-linux-musl | *-apple-darwin)
+    # A standard library that is built here has no start files of musl; Zig has its own.
+    if [ ${#std[@]} -gt 0 ] && [[ $target = *musl ]]; then
+        export RUSTFLAGS="${RUSTFLAGS:-} -C link-self-contained=no"
+    fi
     # Zig links for systems whose libraries are not here.
     python=$PWD/target/cross/python
     "$python/bin/python" -c 'import ziglang' 2>/dev/null || {
