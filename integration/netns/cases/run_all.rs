@@ -273,7 +273,7 @@ fn what_the_command_leaves_running_keeps_its_way_out(lab: &Lab) {
     })
     .success();
     let later = format!(
-        "(exec </dev/null >/dev/null 2>&1; until [ -e {go} ]; do sleep 0.1; done; curl --silent -o {got} {SERVER}) &",
+        "(exec </dev/null >/dev/null 2>&1; for i in $(seq 300); do [ -e {go} ] && break; sleep 0.1; done; curl --silent -o {got} {SERVER}) &",
         go = go.display(),
         got = got.display()
     );
