@@ -116,6 +116,11 @@ impl Peer {
         text(&bytes)
     }
 
+    /// Hears all up to the end, which may be a reset.
+    pub(crate) async fn until_any_end(&mut self, bytes: &mut Vec<u8>) -> std::io::Result<usize> {
+        within(self.stream.read_to_end(bytes)).await
+    }
+
     /// Ends its own direction orderly.
     pub(crate) fn end(&self) {
         laneway::net::shutdown_write(&self.stream).unwrap();
