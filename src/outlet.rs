@@ -29,6 +29,8 @@ pub use self::socks::{Refused, greet};
 
 /// Interval at which it is found out whether the network is still in use.
 const LOOK: Duration = Duration::from_secs(1);
+/// Interval at which it is found out whether everything that the last process sent was taken.
+const PAUSE: Duration = Duration::from_millis(20);
 /// How long connections may take to end after the last process that could use them has ended.
 const REST: Duration = Duration::from_secs(60);
 /// Maximum number of connections at a time; further ones wait in the listen queue.
@@ -42,13 +44,14 @@ const MOST_QUESTIONS: usize = 256;
 /// When the sockets cannot be used.
 pub async fn serve(node: SocketAddr, given: Given) -> io::Result<()> {
     let Given { sockets, network } = given;
+    let unread = sockets.unread()?;
     let Sockets { streams, datagrams, packets, dns_streams, dns_datagrams, proxy } = sockets;
     let outlet = Arc::new(Outlet {
         node,
         names: Names::default(),
         places: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
         questions: Arc::new(Semaphore::new(MOST_QUESTIONS)),
-        connections: TaskTracker::new(),
+        sent: TaskTracker::new(),
     });
     let tasks = TaskTracker::new();
     for listener in streams {
@@ -59,7 +62,7 @@ pub async fn serve(node: SocketAddr, given: Given) -> io::Result<()> {
     }
     for socket in datagrams {
         let packets = packets.iter().map(socket2::Socket::try_clone).collect::<io::Result<_>>()?;
-        tasks.spawn(Datagrams::new(node, packets)?.run(asynchronous_udp(socket)?));
+        tasks.spawn(Datagrams::new(&outlet, packets)?.run(asynchronous_udp(socket)?));
     }
     tasks.spawn(names::run_datagrams(outlet.clone(), asynchronous_udp(dns_datagrams)?));
     tasks.spawn(names::run_streams(outlet.clone(), asynchronous(dns_streams)?));
@@ -67,9 +70,16 @@ pub async fn serve(node: SocketAddr, given: Given) -> io::Result<()> {
     while network.is_used() {
         sleep(LOOK).await;
     }
-    outlet.connections.close();
+    // What a process sent just before its end arrives.
+    let _ = timeout(REST, async {
+        while !unread.is_empty() {
+            sleep(PAUSE).await;
+        }
+        outlet.sent.close();
+        outlet.sent.wait().await;
+    })
+    .await;
     // The others are cut off.
-    let _ = timeout(REST, outlet.connections.wait()).await;
     Ok(())
 }
 

@@ -12,7 +12,10 @@ use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::shared::Outlet;
 use super::socks;
 use crate::net;
 use crate::sys::namespace;
@@ -28,18 +31,24 @@ const IDLE: Duration = Duration::from_secs(300);
 const WAITING: usize = 128;
 /// Maximum size of a datagram with its header, in bytes.
 const MAX_DATAGRAM: usize = 64 * 1024;
+/// How long the node may take to read a datagram: it drops those that it has not read when their association ends.
+const READ: Duration = Duration::from_secs(1);
 /// Pause after a failed read, which only a shortage of the system causes.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// A datagram with the header that the local proxy reads.
-type Framed = Vec<u8>;
+/// A datagram on its way to the node.
+struct Sent {
+    /// With the header that the local proxy reads.
+    framed: Vec<u8>,
+    way: TaskTrackerToken,
+}
 
 /// The sockets that have sent, by their addresses.
 type Sources = Arc<Mutex<HashMap<SocketAddr, Source>>>;
 
 /// A socket that has sent.
 struct Source {
-    queue: mpsc::Sender<Framed>,
+    queue: mpsc::Sender<Sent>,
     task: AbortHandle,
     last: Instant,
 }
@@ -50,13 +59,16 @@ pub(super) struct Datagrams {
     /// Takes the packets that come back, for each family.
     packets: Arc<[socket2::Socket]>,
     sources: Sources,
+    /// Those on their way to the node.
+    sent: TaskTracker,
 }
 
 impl Datagrams {
     /// What comes back is sent by `packets`, of which the first is for IPv4.
-    pub(super) fn new(node: SocketAddr, packets: Vec<socket2::Socket>) -> io::Result<Self> {
+    pub(super) fn new(outlet: &Outlet, packets: Vec<socket2::Socket>) -> io::Result<Self> {
         packets.iter().try_for_each(|socket| socket.set_nonblocking(true))?;
-        Ok(Self { node, packets: packets.into(), sources: Sources::default() })
+        let (node, sent) = (outlet.node, outlet.sent.clone());
+        Ok(Self { node, packets: packets.into(), sources: Sources::default(), sent })
     }
 
     /// Takes what leaves by this socket.
@@ -91,7 +103,7 @@ impl Datagrams {
         if let Some(source) = sources.get_mut(&from) {
             source.last = Instant::now();
             // Best effort, as UDP is.
-            let _ = source.queue.try_send(framed);
+            let _ = source.queue.try_send(Sent { framed, way: self.sent.token() });
         }
     }
 
@@ -128,7 +140,7 @@ struct Association {
 
 impl Association {
     /// Carries datagrams both ways until it is idle, or the node ends it.
-    async fn carry(&self, mut waiting: mpsc::Receiver<Framed>) -> io::Result<()> {
+    async fn carry(&self, mut waiting: mpsc::Receiver<Sent>) -> io::Result<()> {
         let (mut control, relay) = socks::associate(self.node).await.map_err(io::Error::other)?;
         let any: IpAddr =
             if relay.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
@@ -136,13 +148,21 @@ impl Association {
         socket.connect(relay).await?;
         let (mut buffer, mut nothing) = (vec![0; MAX_DATAGRAM], [0]);
         let mut until = Instant::now() + IDLE;
+        let (mut unread, mut read) = (None, until);
         loop {
             tokio::select! {
-                framed = waiting.recv() => match framed {
-                    // Too long for the path, or refused: dropped.
-                    Some(framed) => drop(socket.send(&framed).await),
+                sent = waiting.recv() => match sent {
+                    Some(Sent { framed, way }) => {
+                        // Too long for the path, or refused: dropped.
+                        let _ = socket.send(&framed).await;
+                        (unread, read) = (Some(way), Instant::now() + READ);
+                    }
                     None => return Ok(()),
                 },
+                () = sleep_until(read), if unread.is_some() => {
+                    unread = None;
+                    continue;
+                }
                 received = socket.recv(&mut buffer) => self.comes_back(&buffer[..received?]),
                 // The node says nothing on it, and ends it when it stops.
                 _ = control.read(&mut nothing) => return Ok(()),

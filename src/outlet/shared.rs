@@ -18,6 +18,6 @@ pub(super) struct Outlet {
     pub(super) places: Arc<Semaphore>,
     /// Permits for questions, one each.
     pub(super) questions: Arc<Semaphore>,
-    /// The tasks of connections, which may end after the processes.
-    pub(super) connections: TaskTracker,
+    /// What may end after the processes: connections, and datagrams on their way to the node.
+    pub(super) sent: TaskTracker,
 }

@@ -26,7 +26,7 @@ pub(super) async fn run(outlet: Arc<Outlet>, listener: TcpListener) {
         let place = outlet.places.clone().acquire_owned().await.expect("the semaphore is never closed");
         let (app, _) = net::accept(&listener).await;
         let shared = outlet.clone();
-        outlet.connections.spawn(async move {
+        outlet.sent.spawn(async move {
             carry(&shared, app).await;
             drop(place);
         });
@@ -39,7 +39,7 @@ pub(super) async fn run_to_proxy(outlet: Arc<Outlet>, listener: TcpListener) {
         let place = outlet.places.clone().acquire_owned().await.expect("the semaphore is never closed");
         let (app, _) = net::accept(&listener).await;
         let node = outlet.node;
-        outlet.connections.spawn(async move {
+        outlet.sent.spawn(async move {
             match timeout(DEADLINE, mark::connect(node)).await {
                 Ok(Ok(proxy)) => relay(app, proxy).await,
                 _ => net::reset(app),

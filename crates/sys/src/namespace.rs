@@ -89,6 +89,29 @@ impl Sockets {
     }
 }
 
+/// What programs of a network have sent and nobody has taken from its sockets yet.
+#[derive(Debug)]
+pub struct Unread(system::Unread);
+
+impl Sockets {
+    /// Watches these sockets, whoever takes from them.
+    ///
+    /// # Errors
+    /// The operating system's error.
+    pub fn unread(&self) -> io::Result<Unread> {
+        let datagrams = self.datagrams.iter().chain([&self.dns_datagrams]);
+        let streams = self.streams.iter().chain([&self.dns_streams]).chain(&self.proxy);
+        system::Unread::new(streams, datagrams).map(Unread)
+    }
+}
+
+impl Unread {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 /// Receives a datagram from one of [`Sockets::datagrams`]: its length, its source, and its destination.
 ///
 /// # Errors

@@ -5,6 +5,7 @@ use crate::lab::group::START;
 use crate::lab::origin::{big, sha256};
 use crate::lab::process::{Output, Process};
 use crate::lab::receiver::REFUSED;
+use crate::lab::wait::PATIENCE;
 use crate::lab::web::who;
 use crate::lab::{Case, Host, Lab, wait_until};
 use nix::sys::signal::Signal;
@@ -21,6 +22,10 @@ pub(super) const CASES: &[Case] = &[
     ),
     ("run_all::datagrams_of_both_families_come_back", datagrams_of_both_families_come_back),
     ("run_all::a_static_program_leaves_by_the_node", a_static_program_leaves_by_the_node),
+    (
+        "run_all::what_a_command_sends_just_before_its_end_arrives",
+        what_a_command_sends_just_before_its_end_arrives,
+    ),
     ("run_all::nothing_leaves_by_another_way", nothing_leaves_by_another_way),
     (
         "run_all::the_command_is_the_same_user_with_the_same_exit_code_signals_and_terminal",
@@ -149,7 +154,7 @@ int main(void) {
 "#;
 
 fn a_static_program_leaves_by_the_node(lab: &Lab) {
-    let web = lab.web(who);
+    let _web = lab.web(who);
     let fleet = lab.fleet(1, &OPEN);
     let source = lab.write("static.c", STATIC);
     let program = source.with_extension("");
@@ -157,10 +162,23 @@ fn a_static_program_leaves_by_the_node(lab: &Lab) {
     assert!(compiler.status.success(), "{}", String::from_utf8_lossy(&compiler.stderr));
     let answer = run(&fleet.client, &[program.to_str().unwrap()]).success().text();
     assert!(answer.contains("10.88.0.21"), "{answer}");
-    // What a program has written just before its end arrives.
-    let last = r"printf 'GET /last HTTP/1.0\r\n\r\n' >/dev/tcp/10.88.0.100/80";
-    run(&fleet.client, &["bash", "-c", last]).success();
-    wait_until("the last request of the command", || web.asked("/last").len() == 1);
+}
+
+fn what_a_command_sends_just_before_its_end_arrives(lab: &Lab) {
+    let web = lab.web(who);
+    let fleet = lab.fleet(1, &OPEN);
+    let log = lab.server.inside(|| UdpSocket::bind(("10.88.0.100", 514))).unwrap();
+    log.set_read_timeout(Some(PATIENCE)).unwrap();
+    // Each command ends before its outlet has seen what it sent, or not, as the system's scheduler decides.
+    for turn in 1..=10 {
+        let request = r"printf 'GET /last HTTP/1.0\r\n\r\n' >/dev/tcp/10.88.0.100/80";
+        run(&fleet.client, &["bash", "-c", request]).success();
+        wait_until("the last request of the command", || web.asked("/last").len() == turn);
+        run(&fleet.client, &["bash", "-c", "printf last >/dev/udp/10.88.0.100/514"]).success();
+        let mut datagram = [0; 16];
+        let length = log.recv(&mut datagram).unwrap();
+        assert_eq!(&datagram[..length], b"last", "turn {turn}");
+    }
 }
 
 fn nothing_leaves_by_another_way(lab: &Lab) {

@@ -4,12 +4,13 @@ mod names;
 use std::fs;
 use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::mount::{MsFlags, mount};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
 use nix::unistd::{getgid, getuid, setsid};
@@ -17,6 +18,27 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 pub(super) use self::control::Control;
 use super::error::EnterError;
+
+/// Other descriptors of the sockets.
+#[derive(Debug)]
+pub(super) struct Unread(Vec<OwnedFd>);
+
+impl Unread {
+    pub(super) fn new<'a>(
+        streams: impl Iterator<Item = &'a TcpListener>,
+        datagrams: impl Iterator<Item = &'a UdpSocket>,
+    ) -> io::Result<Self> {
+        let all = streams.map(AsFd::as_fd).chain(datagrams.map(AsFd::as_fd));
+        all.map(|socket| socket.try_clone_to_owned()).collect::<io::Result<_>>().map(Self)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        let mut each: Vec<_> =
+            self.0.iter().map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)).collect();
+        // A failure, which only a shortage of memory causes, must not keep a network for ever.
+        poll(&mut each, PollTimeout::ZERO).unwrap_or(0) == 0
+    }
+}
 
 const NOTHING: Option<&str> = None;
 /// Number of connections that may wait to be accepted.

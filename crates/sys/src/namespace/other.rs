@@ -18,6 +18,23 @@ pub(super) enum Inside {}
 #[derive(Debug)]
 pub(super) enum Control {}
 
+/// There are no such sockets.
+#[derive(Debug)]
+pub(super) enum Unread {}
+
+impl Unread {
+    pub(super) fn new<'a>(
+        _: impl Iterator<Item = &'a TcpListener>,
+        _: impl Iterator<Item = &'a UdpSocket>,
+    ) -> io::Result<Self> {
+        unsupported()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        match *self {}
+    }
+}
+
 fn unsupported<T>() -> io::Result<T> {
     Err(io::ErrorKind::Unsupported.into())
 }
