@@ -6,10 +6,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Builds a target without optimisation, which takes most of the time; prints the path of the program.
+# Builds the program for a target; prints its path.
 build() {
-    CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=none CARGO_INCREMENTAL=0 scripts/cross.sh "$1" build --locked --bin laneway >&2
-    realpath "${CARGO_TARGET_DIR:-target/cross}/$1/debug/laneway"
+    scripts/cross.sh "$1" build --locked --profile trial --bin laneway >&2
+    realpath "${CARGO_TARGET_DIR:-target/cross}/$1/trial/laneway"
 }
 
 [ -n "${LANEWAY_ARM64_PROGRAM:-}" ] || LANEWAY_ARM64_PROGRAM=$(build aarch64-unknown-linux-gnu)

@@ -19,10 +19,8 @@ done
 work=$PWD/target/windows
 mkdir -p "$work"
 if [ -z "${LANEWAY_WINDOWS_PROGRAM:-}" ]; then
-    # Without optimisation, which takes most of the time, and no debug information.
-    CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=none CARGO_INCREMENTAL=0 \
-        scripts/cross.sh "$target" build --locked --bin laneway
-    cp "${CARGO_TARGET_DIR:-target/cross}/$target/debug/laneway.exe" "$work/laneway.exe"
+    scripts/cross.sh "$target" build --locked --profile trial --bin laneway
+    cp "${CARGO_TARGET_DIR:-target/cross}/$target/trial/laneway.exe" "$work/laneway.exe"
     export LANEWAY_WINDOWS_PROGRAM=$work/laneway.exe
 fi
 aid=$(dirname "$LANEWAY_WINDOWS_PROGRAM")/bcryptprimitives.dll
