@@ -43,18 +43,8 @@ fn crowd(lab: &Lab, count: usize, rate: &str) -> (Host, Process, Vec<Host>, Vec<
     hosts.iter().for_each(|host| join(host, &group.code));
     let mut nodes: Vec<_> = hosts.iter().map(|host| up(host, &["--role", "client"])).collect();
     nodes.iter_mut().for_each(|node| drop(node.wait_for_line("link up", START)));
-    let mut tc = gateway.command("tc");
-    tc.args(format!("qdisc add dev lan root tbf rate {rate} burst 256kbit latency 100ms").split(' '));
-    gateway.output(tc).success();
+    gateway.limit(rate);
     (gateway, group.gateway, hosts, nodes)
-}
-
-/// The bytes that have left this host on the LAN.
-fn sent(host: &Host) -> u64 {
-    let mut ip = host.command("ip");
-    ip.args(["-json", "-stats", "link", "show", "dev", "lan"]);
-    let seen: serde_json::Value = serde_json::from_str(&host.output(ip).success().text()).unwrap();
-    seen[0]["stats64"]["tx"]["bytes"].as_u64().unwrap()
 }
 
 /// The bytes of pieces that this host's apps got from other members.
@@ -75,13 +65,13 @@ fn six_clients_get_a_file_that_leaves_the_gateway_about_once(lab: &Lab) {
     const LENGTH: usize = 16 * MIB;
     let files = lab.files(LENGTH);
     let (gateway, _node, hosts, _nodes) = crowd(lab, 6, "100mbit");
-    let before = sent(&gateway);
+    let before = gateway.sent();
     let downloads: Vec<_> = hosts.iter().map(download).collect();
     let expected = sha256(&files.content(1));
     for download in downloads {
         assert_eq!(sha256(&download.finish(PATIENCE * 2).success().stdout), expected);
     }
-    let (over_the_leg, length) = (sent(&gateway) - before, LENGTH as u64);
+    let (over_the_leg, length) = (gateway.sent() - before, LENGTH as u64);
     assert!(over_the_leg < 2 * length, "{over_the_leg} bytes left the gateway for one file of {length}");
     let from_members: u64 = hosts.iter().map(received).sum();
     assert!(from_members > 4 * length, "{from_members}");

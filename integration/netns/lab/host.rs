@@ -198,6 +198,21 @@ impl Host {
         self.ip(&format!("address add {}/16 broadcast + dev lan", self.address()));
     }
 
+    /// The bytes that it has sent on the LAN.
+    pub(crate) fn sent(&self) -> u64 {
+        let mut ip = self.command("ip");
+        ip.args(["-json", "-stats", "link", "show", "dev", "lan"]);
+        let seen: serde_json::Value = serde_json::from_str(&self.output(ip).success().text()).unwrap();
+        seen[0]["stats64"]["tx"]["bytes"].as_u64().unwrap()
+    }
+
+    /// Limits what it sends on the LAN to this rate, as `tc` writes it.
+    pub(crate) fn limit(&self, rate: &str) {
+        let mut tc = self.command("tc");
+        tc.args(format!("qdisc add dev lan root tbf rate {rate} burst 256kbit latency 100ms").split(' '));
+        self.output(tc).success();
+    }
+
     /// Replaces the rules of `nft` for incoming packets. Packets that no rule drops are accepted.
     pub(crate) fn filter(&self, rules: &str) {
         let file = self.directory.join("rules.nft");

@@ -12,6 +12,7 @@ mod cuts;
 mod downloads;
 mod handshakes;
 mod idle;
+mod members;
 mod partitions;
 mod report;
 mod scarcity;
@@ -58,6 +59,7 @@ pub(crate) const LINES: &[Line] = &[
     Line { name: "17_one_download_for_all", measure: downloads::one_download_for_all, short: None },
     Line { name: "18_killed_at_random", measure: downloads::killed_at_random, short: None },
     Line { name: "19_one_file_over_three_lines", measure: several::one_file_over_three_lines, short: None },
+    Line { name: "20_one_narrow_leg_for_all", measure: members::one_narrow_leg_for_all, short: None },
 ];
 
 impl Line {
