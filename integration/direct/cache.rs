@@ -1,5 +1,6 @@
 //! Plain requests that the gateway answers from its cache.
 
+use crate::fronts::sha256;
 use crate::lab::{Lab, Proxy};
 use crate::peer::{Origin, Peer};
 
@@ -565,4 +566,171 @@ async fn no_length_that_a_server_states_does_any_harm() {
     }
     assert_eq!(site.fetch("/f", FRESH).await, "0123456789");
     assert_eq!(site.hit("GET /f", "").await.1, "0123456789");
+}
+
+/// The field with which a client's node says what the file must hash to.
+fn named(content: &str) -> String {
+    format!("Laneway-Digest: sha256:{}\r\n", sha256(content.as_bytes()))
+}
+
+/// Without a lifetime and a validator, so that only its digest can tell that it is still right.
+fn plain(content: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{content}", content.len())
+}
+
+impl Site {
+    /// Has the server answer a request for a file with the digest of `named`.
+    async fn fetch_named(&self, line: &str, fields: &str, answer: &str) -> String {
+        let mut app = self.app(line, fields).await;
+        let (mut server, head) = self.server().await;
+        assert!(!head.to_ascii_lowercase().contains("\r\nlaneway-"), "{head}");
+        server.say(answer).await;
+        let head = app.head().await;
+        app.exactly(length(&head)).await
+    }
+}
+
+#[tokio::test]
+async fn a_file_with_a_proved_digest_answers_for_every_url_and_is_not_validated() {
+    let site = Site::new().await;
+    let right = "the right file";
+    assert_eq!(site.fetch_named("GET /a", &named(right), &plain(right)).await, right);
+    for path in ["/a", "/b", "/c?d"] {
+        let (head, body) = site.hit(&format!("GET {path}"), &named(right)).await;
+        assert_eq!(body, right);
+        assert!(line(&head, "Cache-Status").unwrap().contains("hit"), "{head}");
+    }
+    // In memory by now, and in parts.
+    let (head, body) = site.hit("GET /b", &format!("{}Range: bytes=4-8\r\n", named(right))).await;
+    assert_eq!((line(&head, "Content-Range"), &*body), (Some("bytes 4-8/14"), "right"));
+    // Without the digest, or with another one, the server is asked.
+    assert_eq!(site.fetch_named("GET /b", "", &plain("what is there now")).await, "what is there now");
+    assert_eq!(
+        site.fetch_named("GET /a", &named("another file"), &plain("another file")).await,
+        "another file"
+    );
+    assert_eq!(site.lab.telemetry.cache_saved.value(), 4 * 14 - 9);
+}
+
+#[tokio::test]
+async fn what_was_stored_for_another_url_has_none_of_its_validators() {
+    let site = Site::new().await;
+    let tagged = "HTTP/1.1 200 OK\r\nETag: \"a\"\r\nLast-Modified: Sun, 06 Nov 1994 08:48:00 GMT\r\n\
+                  Content-Type: a/b\r\nContent-Length: 4\r\n\r\nfile";
+    assert_eq!(site.fetch_named("GET /a", &named("file"), tagged).await, "file");
+    let conditions = "If-None-Match: \"a\"\r\nIf-Modified-Since: Sun, 06 Nov 1994 08:48:00 GMT\r\n";
+    let (head, _) = site.hit("GET /b", &format!("{}{conditions}", named("file"))).await;
+    assert!(head.starts_with("HTTP/1.1 200 ") && line(&head, "ETag").is_none(), "{head}");
+    assert_eq!(line(&head, "Content-Type"), Some("a/b"));
+    // For its own one they count.
+    let mut app = site.app("GET /a", &format!("{}{conditions}", named("file"))).await;
+    assert!(app.head().await.starts_with("HTTP/1.1 304 "));
+}
+
+#[tokio::test]
+async fn wrong_bytes_under_a_digest_are_not_stored_and_never_displace_the_right_ones() {
+    let site = Site::new().await;
+    let (right, wrong) = ("the right file", "the wrong one.");
+    for fields in ["", "ETag: \"a\"\r\nCache-Control: max-age=60\r\n"] {
+        let answer = plain(wrong).replacen("\r\n", &format!("\r\n{fields}"), 1);
+        assert_eq!(site.fetch_named("GET /a", &named(right), &answer).await, wrong);
+    }
+    assert_eq!(site.lab.telemetry.cache.values(), [("miss", 2), ("poisoned", 2)]);
+    assert_eq!(site.fetch_named("GET /a", &named(right), &plain(right)).await, right);
+    // Whoever says that it was wrong: it is right.
+    let discarding = format!("{}Laneway-Discard: ?1\r\n", named(right));
+    for path in ["/a", "/b"] {
+        assert_eq!(site.hit(&format!("GET {path}"), &discarding).await.1, right);
+    }
+    assert_eq!(site.fetch_named("GET /a", &named("new"), &plain(wrong)).await, wrong);
+    assert_eq!(site.hit("GET /a", &named(right)).await.1, right);
+}
+
+#[tokio::test]
+async fn a_stored_file_is_proved_once_its_digest_is_known_and_is_not_used_for_another_one() {
+    let site = Site::new().await;
+    let fresh = |body: &str| {
+        format!(
+            "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    site.fetch("/a", &fresh("the old file")).await;
+    // It may be used by its lifetime, but it is another file.
+    assert_eq!(site.fetch_named("GET /a", &named("the new one"), &fresh("the new one")).await, "the new one");
+    assert_eq!(site.hit("GET /a", "").await.1, "the new one");
+    site.fetch("/b", &fresh("something")).await;
+    assert_eq!(site.hit("GET /b", &named("something")).await.1, "something");
+    assert_eq!(site.hit("GET /elsewhere", &named("something")).await.1, "something");
+}
+
+#[tokio::test]
+async fn fetches_by_several_urls_of_one_file_are_one() {
+    let site = Site::new().await;
+    let fields = named("0123456789");
+    let mut apps = vec![site.app("GET /a", &fields).await];
+    let (mut server, _) = site.server().await;
+    server.say("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n01234").await;
+    for path in ["GET /b", "GET /c", "GET /a"] {
+        apps.push(site.app(path, &fields).await);
+    }
+    for app in &mut apps {
+        app.head().await;
+        app.hear("01234").await;
+    }
+    server.say("56789").await;
+    for app in &mut apps {
+        app.hear("56789").await;
+    }
+    assert_eq!(site.hit("GET /d", &fields).await.1, "0123456789");
+}
+
+#[tokio::test]
+async fn after_a_fetch_by_another_url_that_fails_or_lies_each_asks_for_its_own() {
+    let site = Site::new().await;
+    let (right, wrong) = ("the right file", "the wrong one.");
+    // It has no such file.
+    let fields = named(right);
+    let mut first = site.app("GET /a", &fields).await;
+    let (mut server, _) = site.server().await;
+    let mut second = site.app("GET /b", &fields).await;
+    let dispatched =
+        || site.lab.telemetry.connections.values().iter().map(|(_, count)| count).sum::<u64>() >= 2;
+    while !dispatched() {
+        tokio::task::yield_now().await;
+    }
+    server.say("HTTP/1.1 404 Not Found\r\nContent-Length: 1\r\n\r\nx").await;
+    assert!(first.head().await.starts_with("HTTP/1.1 404 "));
+    let (mut own, head) = site.server().await;
+    assert!(head.starts_with("GET /b "), "{head}");
+    own.say(plain(right)).await;
+    second.head().await;
+    second.hear(right).await;
+    // It is not what it should be: its URL, and whoever has asked for it, is left alone from then on.
+    let fields = named("another file..");
+    assert_eq!(site.fetch_named("GET /wrong", &fields, &plain(wrong)).await, wrong);
+    let mut first = site.app("GET /c", &fields).await;
+    let (mut server, _) = site.server().await;
+    let mut second = site.app("GET /d", &fields).await;
+    let (mut own, _) = site.server().await;
+    own.say(plain("another file..")).await;
+    second.head().await;
+    second.hear("another file..").await;
+    server.say(plain("another file..")).await;
+    first.head().await;
+}
+
+#[tokio::test]
+async fn a_fetch_by_another_url_that_stands_still_holds_nobody_for_long() {
+    let site = Site::new().await;
+    let fields = named("0123456789");
+    let mut first = site.app("GET /a", &fields).await;
+    let (mut server, _) = site.server().await;
+    server.say("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n01").await;
+    let mut second = site.app("GET /b", &fields).await;
+    assert!(second.rest_before_reset().await.ends_with("\r\n\r\n01"));
+    assert_eq!(site.fetch_named("GET /b", &fields, &plain("0123456789")).await, "0123456789");
+    server.say("23456789").await;
+    first.head().await;
+    first.hear("0123456789").await;
 }

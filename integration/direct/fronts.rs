@@ -281,6 +281,25 @@ async fn a_file_that_is_not_the_one_in_the_index_is_never_complete() {
 }
 
 #[tokio::test]
+async fn a_file_with_two_urls_crosses_the_gateway_once_and_is_never_validated() {
+    let site = Site::new(&["pypi=URL/simple/", "npm=URL/npm/"]).await;
+    let wheel = file(0);
+    let link = |path: &str| format!("<a href=\"{path}#sha256={}\">f</a>", sha256(wheel.as_bytes()));
+    site.registry.put("/simple/six/", page(HTML, link("/one/six.whl") + &link("/two/six.whl")));
+    // It has neither a lifetime nor a validator.
+    site.registry.put("/one/six.whl", page("", wheel.clone()));
+    let (_, index) = site.get("/pypi/six/").await;
+    for part in ["one/six.whl", "two/six.whl", "one/six.whl"] {
+        assert!(site.get(&path_in(&index, part)).await.1 == wheel);
+    }
+    assert_eq!((site.registry.asked("/one/six.whl"), site.registry.asked("/two/six.whl")), (1, 0));
+    // What is wrong at the server by now is not asked for, and displaces nothing.
+    site.registry.put("/one/six.whl", page(FRESH, file(1)));
+    assert!(site.get(&path_in(&index, "one/six.whl")).await.1 == wheel);
+    assert_eq!((site.counted("verified"), site.counted("poisoned")), (4, 0));
+}
+
+#[tokio::test]
 async fn packages_of_npm_and_crates_lead_back_and_are_checked() {
     let site = Site::new(&["npm=URL/npm/", "crates=URL/index/"]).await;
     let (tarball, wrong) = (file(2), file(3));
@@ -302,8 +321,10 @@ async fn packages_of_npm_and_crates_lead_back_and_are_checked() {
     site.registry.put("/npm/a/-/a.tgz", page(FRESH, tarball.clone()));
     site.registry.put("/npm/a/-/b.tgz", page(FRESH, wrong));
     let (_, metadata) = site.get("/npm/a").await;
-    assert!(site.get(&path_in(&metadata, "a.tgz")).await.1 == tarball);
     site.cut(&path_in(&metadata, "b.tgz")).await;
+    // Both are one file.
+    assert!(site.get(&path_in(&metadata, "a.tgz")).await.1 == tarball);
+    assert!(site.get(&path_in(&metadata, "b.tgz")).await.1 == tarball);
 
     site.registry
         .put("/index/config.json", page(json, format!(r#"{{"dl":"{url}/dl/{{crate}}-{{version}}.crate"}}"#)));
@@ -317,7 +338,7 @@ async fn packages_of_npm_and_crates_lead_back_and_are_checked() {
     site.cut(&dl).await;
     site.registry.put("/dl/abcd-1.0.0.crate", page("", tarball.clone()));
     assert!(site.get(&dl).await.1 == tarball);
-    assert_eq!((site.counted("verified"), site.counted("poisoned")), (2, 2));
+    assert_eq!((site.counted("verified"), site.counted("poisoned")), (3, 2));
 }
 
 #[tokio::test]

@@ -3,9 +3,9 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 
-use super::digest::{Algorithm, Digest};
 use super::place::Place;
 use super::url::Url;
+use crate::cache::digest::{Algorithm, Digest};
 
 /// The longest line that is read, in bytes.
 const LONGEST: u64 = 64 * 1024;

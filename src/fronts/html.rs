@@ -1,9 +1,9 @@
 //! Python's simple repository API in HTML (PEP 503), rewritten while it streams: the addresses in its anchors.
 
-use super::digest::Digest;
 use super::json::metadata_of;
 use super::place::Place;
 use super::url::Url;
+use crate::cache::digest::Digest;
 
 /// The longest tag that is read, in bytes. A longer one passes as it is.
 const LONGEST: usize = 64 * 1024;

@@ -3,9 +3,9 @@
 //!
 //! Only the values that matter are touched; every other byte passes as it is, and is not judged.
 
-use super::digest::{Algorithm, Digest};
 use super::place::Place;
 use super::url::Url;
+use crate::cache::digest::{Algorithm, Digest};
 
 /// The longest string that is read, in bytes: a URL or a digest. A longer one passes.
 const LONGEST: usize = 16 * 1024;

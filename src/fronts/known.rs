@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::digest::Digest;
 use super::token::Tokens;
 use super::url::Url;
+use crate::cache::digest::Digest;
 
 /// Maximum number of files whose digests are remembered: the index of Debian's main section has 70,000. About 110 bytes each.
 const MOST_FILES: usize = 1 << 17;

@@ -3,7 +3,6 @@
 //! digests those indexes name.
 
 pub mod debian;
-pub mod digest;
 pub mod html;
 pub mod json;
 pub mod kind;

@@ -1,9 +1,9 @@
 //! Which URL of a registry a path at the local port stands for.
 
-use super::digest::{Algorithm, Digest};
 use super::kind::Kind;
 use super::options::Upstream;
 use super::url::Url;
+use crate::cache::digest::{Algorithm, Digest};
 
 /// What stands in a path between the front and the URL of a file that is not below the registry's own URL.
 const ELSEWHERE: &str = "~/";

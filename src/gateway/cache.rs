@@ -2,30 +2,47 @@
 //! it runs (RFC 9111 §4).
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher as _, RandomState};
+use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::cache::digest::Digest;
 use crate::cache::growing::Growing;
 use crate::cache::store::Store;
 use crate::cache::stored::Stored;
 use crate::failure::Failure;
+use crate::wire::id::NodeId;
 
 /// How long nobody waits for another's response after one that could not be shared.
 const ALONE: Duration = Duration::from_secs(60);
-/// Maximum number of URIs for which that is remembered.
-const MOST_ALONE: usize = 4096;
+/// How long a fetch for a URI, or by a member, is not shared with those who ask for the same content by another URI, after one
+/// that brought something else or stood still.
+const APART: Duration = Duration::from_secs(600);
+/// Maximum number of URIs and members for which that is remembered.
+const MOST_REMEMBERED: usize = 4096;
 
 /// The cache of one gateway.
 pub struct Cache {
     /// What is stored.
     pub store: Arc<Store>,
-    fetches: Mutex<HashMap<String, watch::Receiver<Option<Outcome>>>>,
-    /// URIs, as their hashes, whose last response could not be shared, and until when that counts.
-    alone: Mutex<HashMap<u64, Instant>>,
+    fetches: Mutex<HashMap<String, Running>>,
+    /// URIs whose last response could not be shared.
+    alone: Mutex<Remembered>,
+    /// URIs and members whose fetches are not shared with those who ask for the same content by another URI.
+    apart: Mutex<Remembered>,
     hasher: RandomState,
+}
+
+/// Hashes of URIs and of members, and until when something counts for them.
+type Remembered = HashMap<u64, Instant>;
+
+/// A fetch.
+struct Running {
+    /// The hash of the URI that is fetched.
+    uri: u64,
+    outcome: watch::Receiver<Option<Outcome>>,
 }
 
 /// What a fetch has led to for all who wait for it.
@@ -54,8 +71,8 @@ pub(super) struct Lead {
 pub(super) enum Part {
     /// To fetch.
     Lead(Lead, watch::Receiver<Option<Outcome>>),
-    /// To wait for what another one fetches.
-    Follow(watch::Receiver<Option<Outcome>>),
+    /// To wait for what another one fetches; whether that is by another URI.
+    Follow(watch::Receiver<Option<Outcome>>, bool),
     /// To ask the server oneself.
     Alone,
 }
@@ -67,50 +84,98 @@ impl Cache {
             store,
             fetches: Mutex::default(),
             alone: Mutex::default(),
+            apart: Mutex::default(),
             hasher: RandomState::new(),
         })
     }
 
-    /// Takes part in the fetch for `key`, which begins with `uri`.
+    /// Takes part in the fetch for `key`, of `uri` or of the same content.
     pub(super) fn join(self: &Arc<Self>, uri: &str, key: String) -> Part {
-        let mut fetches = lock(&self.fetches);
-        if let Some(outcome) = fetches.get(&key) {
-            return Part::Follow(outcome.clone());
+        let (mut fetches, hash) = (lock(&self.fetches), self.hasher.hash_one(uri));
+        if let Some(running) = fetches.get(&key) {
+            return Part::Follow(running.outcome.clone(), running.uri != hash);
         }
         if self.is_known_for_one(uri) {
             return Part::Alone;
         }
         let (sender, receiver) = watch::channel(None);
-        fetches.insert(key.clone(), receiver.clone());
+        fetches.insert(key.clone(), Running { uri: hash, outcome: receiver.clone() });
         Part::Lead(Lead { cache: self.clone(), key, outcome: sender }, receiver)
     }
 
     /// The fetch for `key` that is running.
     pub(super) fn running(&self, key: &str) -> Option<watch::Receiver<Option<Outcome>>> {
-        lock(&self.fetches).get(key).cloned()
+        lock(&self.fetches).get(key).map(|running| running.outcome.clone())
     }
 
     /// Whether the last response for `uri` could not be shared, a short while ago.
     pub(super) fn is_known_for_one(&self, uri: &str) -> bool {
-        let alone = lock(&self.alone);
-        !alone.is_empty()
-            && alone.get(&self.hasher.hash_one(uri)).is_some_and(|until| Instant::now() < *until)
+        self.counts(&self.alone, uri)
     }
 
     /// Notes that the response for `uri` could not be shared.
     pub(super) fn is_for_one(&self, uri: &str) {
-        let (now, mut alone) = (Instant::now(), lock(&self.alone));
-        if alone.len() >= MOST_ALONE {
-            alone.retain(|_, until| now < *until);
+        self.remember(&self.alone, uri, ALONE);
+    }
+
+    /// Whether a fetch for `uri` by `member` may be shared with those who ask for the same content by another URI.
+    pub(super) fn may_cross(&self, uri: &str, member: NodeId) -> bool {
+        !self.counts(&self.apart, uri) && !self.counts(&self.apart, member)
+    }
+
+    /// Notes that a fetch for `uri` did not bring the content that others ask for, too.
+    pub(super) fn keep_apart(&self, uri: &str) {
+        self.remember(&self.apart, uri, APART);
+    }
+
+    /// Notes that what `member` asked for at `uri` was something else than it said.
+    pub(super) fn was_wrong(&self, uri: &str, member: NodeId) {
+        self.keep_apart(uri);
+        self.remember(&self.apart, member, APART);
+    }
+
+    fn counts(&self, remembered: &Mutex<Remembered>, what: impl Hash) -> bool {
+        let remembered = lock(remembered);
+        !remembered.is_empty()
+            && remembered.get(&self.hasher.hash_one(what)).is_some_and(|until| Instant::now() < *until)
+    }
+
+    fn remember(&self, remembered: &Mutex<Remembered>, what: impl Hash, time: Duration) {
+        let (now, mut remembered) = (Instant::now(), lock(remembered));
+        if remembered.len() >= MOST_REMEMBERED {
+            remembered.retain(|_, until| now < *until);
         }
-        if alone.len() < MOST_ALONE {
-            alone.insert(self.hasher.hash_one(uri), now + ALONE);
+        if remembered.len() < MOST_REMEMBERED {
+            remembered.insert(self.hasher.hash_one(what), now + time);
         }
     }
 
     /// Notes that the response for `uri` can be shared.
     pub(super) fn is_for_all(&self, uri: &str) {
         lock(&self.alone).remove(&self.hasher.hash_one(uri));
+    }
+
+    /// Removes what is stored for `uri`, because it was not the file that it should be: one with this `digest`, if that is known.
+    /// What has it in fact stays, whoever says otherwise.
+    pub(super) async fn discard(self: &Arc<Self>, uri: &str, digest: Option<Digest>) {
+        let Some(digest) = digest else { return self.invalidate(vec![uri.to_owned()]).await };
+        let uri = uri.to_owned();
+        lock(&self.fetches).retain(|key, _| !is_of(key, &uri));
+        let recheck = move |store: &Arc<Store>| {
+            for (id, stored) in store.find(&uri) {
+                if stored.digest.as_ref() != Some(&digest) {
+                    store.remove(id);
+                }
+            }
+            if let Some((id, stored)) = store.proved(&digest) {
+                let found = store.body(id, &stored).and_then(|body| body.digest(&digest));
+                if !found.is_ok_and(|found| found == digest) {
+                    store.remove(id);
+                }
+            }
+        };
+        // Fails only when the node stops.
+        let _ = self.store.blocking(recheck).await;
     }
 
     /// Removes what is stored for these URIs, and lets nobody join a fetch of them that has begun.
@@ -154,7 +219,7 @@ impl Lead {
     /// Whether others may still join: what was fetched may be stored.
     pub(super) fn is_current(&self) -> bool {
         let fetches = lock(&self.cache.fetches);
-        fetches.get(&self.key).is_some_and(|running| running.same_channel(&self.outcome.subscribe()))
+        fetches.get(&self.key).is_some_and(|running| running.outcome.same_channel(&self.outcome.subscribe()))
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod asker;
 mod fetch;
+mod named;
 mod pass;
 mod pieces;
 mod server;
@@ -15,11 +16,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use http::Method;
 use tokio::sync::oneshot;
 
 use super::cache::Cache;
 use super::clients::Client;
 use super::state::Gateway;
+use crate::cache::digest::Digest;
 use crate::cache::policy::{self, Origin, Uris};
 use crate::failure::Failure;
 use crate::link::incoming::Incoming;
@@ -28,7 +31,7 @@ use crate::link::relay::Progress;
 use crate::memory::{Account, Kind};
 use crate::telemetry::record::Record;
 use crate::telemetry::traffic::Moved;
-use crate::wire::http::{ANONYMOUS, DISCARD, RequestHead};
+use crate::wire::http::{ANONYMOUS, DIGEST, DISCARD, RequestHead};
 use crate::wire::sharing::Offer;
 use crate::wire::target::Target;
 use asker::{Asker, Gone, Own};
@@ -44,6 +47,8 @@ struct Stream<'a> {
     uris: Uris,
     /// The anonymous token of the request that is being served, as the value of an Authorization field.
     credential: Option<Vec<u8>>,
+    /// The digest that the file of that request must have, if an index names one.
+    digest: Option<Digest>,
     asker: Asker<'a>,
     /// What the client offers, and where its link comes from: to take bodies in pieces, of other members too.
     offer: Option<(Offer, Option<IpAddr>)>,
@@ -59,22 +64,31 @@ struct Stream<'a> {
 struct Asked {
     /// A token that anybody gets. The response may be stored, as for a request without a login.
     credential: Option<Vec<u8>>,
+    /// The digest that the file must have.
+    digest: Option<Digest>,
     /// What is stored of this URI was wrong.
     discards: bool,
+    /// There are such fields.
+    has_any: bool,
 }
 
 impl Asked {
     fn take(request: &mut RequestHead) -> Self {
         let credential = request.fields.get(ANONYMOUS).map(<[u8]>::to_vec);
         let discards = request.fields.get(DISCARD).is_some();
-        request.fields.remove(ANONYMOUS);
-        request.fields.remove(DISCARD);
-        Self { credential, discards }
+        let digest = request.fields.get(DIGEST);
+        let has_any = credential.is_some() || discards || digest.is_some();
+        let digest = digest.and_then(|digest| Digest::parse(str::from_utf8(digest).ok()?));
+        let digest = digest.filter(|digest| digest.is_strong() && request.method == Method::GET);
+        if has_any {
+            [ANONYMOUS, DISCARD, DIGEST].into_iter().for_each(|name| request.fields.remove(name));
+        }
+        Self { credential, digest, discards, has_any }
     }
 
     /// The head as the server gets it: `raw` if nothing was taken out.
     fn head(&self, raw: Bytes, request: &RequestHead) -> Bytes {
-        if self.credential.is_none() && !self.discards {
+        if !self.has_any {
             return raw;
         }
         let (mut request, mut head) = (request.clone(), BytesMut::new());
@@ -209,6 +223,7 @@ impl<'a> Stream<'a> {
             is_secure,
             uris,
             credential: None,
+            digest: None,
             asker,
             offer: None,
             server: None,
@@ -242,11 +257,11 @@ impl Stream<'_> {
             };
             self.is_pinned |= request.logs_in_connection();
             let next = match uri.filter(|_| !self.is_pinned) {
-                Some(uri) if asked.discards || !self.goes_alone(&request, &uri) => {
+                Some(uri) if asked.discards || asked.digest.is_some() || !self.goes_alone(&request, &uri) => {
                     if asked.discards {
-                        self.cache.invalidate(vec![uri.clone()]).await;
+                        self.cache.discard(&uri, asked.digest.clone()).await;
                     }
-                    self.credential = asked.credential;
+                    (self.credential, self.digest) = (asked.credential, asked.digest);
                     Box::pin(self.share(head, &request, uri)).await?
                 }
                 uri => {

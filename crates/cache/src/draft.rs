@@ -6,13 +6,36 @@ use std::sync::Arc;
 
 use laneway_sys::files;
 
+use crate::digest::{Digest, Hasher};
 use crate::pieces::{self, Listed};
-use crate::store::Store;
+use crate::store::{Store, digest_of};
 use crate::stored::{BLOCK, BodyPart, Stored};
 
 /// Maximum number of parts of one body; the smallest ones beyond it are not stored. Clients that download a file over several
 /// gateways ask each of them for every other MiB or so.
 const MOST_PARTS: usize = 256;
+
+/// The body is not the file that its index names. Nothing of it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it is not the file that its index names")]
+pub struct WrongFile;
+
+impl WrongFile {
+    /// Whether this is why a body was not stored.
+    #[must_use]
+    pub fn is(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|source| source.is::<Self>())
+    }
+}
+
+/// What a body must hash to, and how far it was hashed.
+#[derive(Debug)]
+struct Check {
+    digest: Digest,
+    hasher: Hasher,
+    /// The offset of the next byte.
+    at: u64,
+}
 
 /// A body that is being written. A new one is removed unless it is stored.
 #[derive(Debug)]
@@ -29,6 +52,8 @@ pub struct Draft {
     block: crc32fast::Hasher,
     /// Hashes its pieces, if they are wanted.
     pieces: Option<Box<pieces::Hasher>>,
+    /// What it must hash to, if that is known.
+    check: Option<Box<Check>>,
     /// The bytes that were written.
     grown: u64,
     is_new: bool,
@@ -64,6 +89,7 @@ impl Draft {
             part: BodyPart::default(),
             block: crc32fast::Hasher::new(),
             pieces: None,
+            check: None,
             grown: 0,
             is_new,
             is_stored: false,
@@ -73,6 +99,12 @@ impl Draft {
     /// Hashes the pieces of the body from now on.
     pub fn hash_pieces(&mut self) {
         self.pieces.get_or_insert_default();
+    }
+
+    /// Stores the whole body only if it has this digest.
+    pub fn check(&mut self, digest: Digest) {
+        let hasher = digest.hasher();
+        self.check = Some(Box::new(Check { digest, hasher, at: 0 }));
     }
 
     /// Hashes the last piece of a body of `total` bytes, all of which was written.
@@ -160,6 +192,10 @@ impl Draft {
         if let Some(pieces) = &mut self.pieces {
             pieces.update(self.part.end, bytes);
         }
+        if let Some(check) = self.check.as_deref_mut().filter(|check| check.at == self.part.end) {
+            check.hasher.add(bytes);
+            check.at += bytes.len() as u64;
+        }
         let mut rest = bytes;
         while !rest.is_empty() {
             let room = BLOCK - self.in_block();
@@ -182,7 +218,8 @@ impl Draft {
     /// Stores the response whose body this is: `stored` with the parts that there are. Gives its id and what was stored.
     ///
     /// # Errors
-    /// The system's; nothing is stored then. [`io::ErrorKind::NotFound`] when what was to be completed was removed meanwhile.
+    /// The system's; nothing is stored then. [`io::ErrorKind::NotFound`] when what was to be completed was removed meanwhile;
+    /// [`WrongFile`] when it does not have the digest that it must have.
     pub fn store(mut self, mut stored: Stored) -> io::Result<(u64, Stored)> {
         self.seek(0);
         stored.parts = std::mem::take(&mut self.written);
@@ -209,9 +246,28 @@ impl Draft {
             hasher.end(stored.total);
             pieces::merge(&mut stored.pieces, hasher.done());
         }
+        stored.digest = self.proved(&stored)?;
         self.store.complete(self.id, &stored, self.is_new, std::mem::take(&mut self.grown))?;
         self.is_stored = true;
         Ok((self.id, stored))
+    }
+
+    /// The digest that the whole body was to have, and has.
+    fn proved(&mut self, stored: &Stored) -> io::Result<Option<Digest>> {
+        let check = self.check.take().filter(|_| stored.is_complete());
+        let Some(Check { digest, hasher, at }) = check.map(|check| *check) else { return Ok(None) };
+        let found = match at == stored.total {
+            true => hasher.finish(),
+            // Some of it was there before.
+            false => digest_of(&self.file, &stored.parts, &digest)?,
+        };
+        if found == digest {
+            return Ok(Some(digest));
+        }
+        if !self.is_new {
+            self.store.remove(self.id);
+        }
+        Err(io::Error::new(io::ErrorKind::InvalidData, WrongFile))
     }
 }
 

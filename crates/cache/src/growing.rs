@@ -11,7 +11,7 @@ use laneway_limits::limited;
 use laneway_limits::lines::NOBODY;
 use laneway_limits::memory::{Account, Holder, Tally};
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::draft::Draft;
 use crate::pieces::Listed;
@@ -201,6 +201,24 @@ impl Growing {
     #[must_use]
     pub fn end(&self) -> u64 {
         self.state().end
+    }
+
+    /// Waits until nothing has come for so long, although it has not ended.
+    pub async fn stalled(&self, patience: Duration) {
+        let (mut end, mut since) = (self.end(), Instant::now());
+        loop {
+            let grown = self.grown.notified();
+            if self.state().how.is_some() {
+                return std::future::pending().await;
+            }
+            let is_late = timeout_at(since + patience, grown).await.is_err();
+            let now = self.end();
+            if now != end {
+                (end, since) = (now, Instant::now());
+            } else if is_late {
+                return;
+            }
+        }
     }
 
     /// Charges what it holds in memory to another account.

@@ -110,7 +110,10 @@ impl Directory {
                 at += body.read(at, part.end, BLOCKS)?.len() as u64;
             }
         }
-        Ok(())
+        match &stored.digest {
+            Some(digest) if body.digest(digest)? != *digest => Err(io::ErrorKind::InvalidData.into()),
+            _ => Ok(()),
+        }
     }
 
     /// Removes the response `id` from a store that no process has open.

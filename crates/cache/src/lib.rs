@@ -2,6 +2,7 @@
 
 pub mod answer;
 pub mod control;
+pub mod digest;
 pub mod draft;
 pub mod growing;
 pub mod inspect;

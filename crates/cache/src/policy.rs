@@ -115,19 +115,27 @@ pub fn is_for_cache_alone(request: &RequestHead) -> bool {
     CacheControl::of(&request.fields).has("only-if-cached")
 }
 
-/// Whether the response to `request` may be stored, and is worth it: it is fresh, or can be validated (RFC 9111 §3).
+/// Whether the response to `request` may be stored, and is worth it: it is fresh, or can be validated (RFC 9111 §3), or its content
+/// `is_named` by a digest, and can be used for that alone.
 #[must_use]
-pub fn may_store(request: &RequestHead, response: &ResponseHead, times: Times) -> bool {
-    !matches!(response.status, 206 | 304) && may_keep(request, response, response.status, times)
+pub fn may_store(request: &RequestHead, response: &ResponseHead, times: Times, is_named: bool) -> bool {
+    let is_named = is_named && response.status == 200;
+    !matches!(response.status, 206 | 304) && may_keep(request, response, response.status, times, is_named)
 }
 
 /// Whether the 206 `response`, a part of what `request` asks for, may be stored: if the whole might (RFC 9111 §3.3).
 #[must_use]
 pub fn may_store_part(request: &RequestHead, response: &ResponseHead, times: Times) -> bool {
-    response.status == 206 && may_keep(request, response, 200, times)
+    response.status == 206 && may_keep(request, response, 200, times, false)
 }
 
-fn may_keep(request: &RequestHead, response: &ResponseHead, status: u16, times: Times) -> bool {
+fn may_keep(
+    request: &RequestHead,
+    response: &ResponseHead,
+    status: u16,
+    times: Times,
+    is_named: bool,
+) -> bool {
     let control = CacheControl::of(&response.fields);
     let fields = &response.fields;
     if request.method != Method::GET || !concerns_cache(request) {
@@ -147,7 +155,10 @@ fn may_keep(request: &RequestHead, response: &ResponseHead, status: u16, times: 
     let lifetime = lifetime(fields, times);
     let is_allowed = lifetime.is_some() || control.has("public") || STORED_BY_DEFAULT.contains(&status);
     let can_be_validated = fields.get("etag").is_some() || fields.get("last-modified").is_some();
-    is_allowed && (can_be_validated || lifetime.is_some_and(|lifetime| lifetime > initial_age(fields, times)))
+    is_allowed
+        && (is_named
+            || can_be_validated
+            || lifetime.is_some_and(|lifetime| lifetime > initial_age(fields, times)))
 }
 
 /// What the cache may do with `stored` for `request`, which selects it.

@@ -12,7 +12,7 @@ mod layout;
 mod uses;
 
 pub use body::Body;
-pub(crate) use body::read as read_body;
+pub(crate) use body::{digest as digest_of, read as read_body};
 pub use hot::Copied;
 pub(crate) use layout::{ids, path, read_head, remove_files};
 pub(crate) use uses::read as read_uses;
@@ -33,6 +33,7 @@ use laneway_sys::files;
 use laneway_wire::id::NodeId;
 use tokio::sync::Semaphore;
 
+use crate::digest::Digest;
 use crate::stored::Stored;
 use eviction::Queues;
 use hot::Hot;
@@ -46,7 +47,7 @@ const BYTES_PER_ENTRY: u64 = 8 * 1024;
 /// Maximum number of entries.
 const MOST_ENTRIES: u64 = 200_000;
 /// The memory that the index takes for each entry, in bytes.
-pub const ENTRY_MEMORY: u64 = 320;
+pub const ENTRY_MEMORY: u64 = 384;
 /// The part of the memory of the index that copies of small responses may take besides it: one in this many.
 const HOT_PART: u64 = 4;
 /// Maximum number of responses for one URI that differ by what Vary names; the oldest one leaves.
@@ -76,6 +77,8 @@ struct Index {
     queues: Queues,
     /// The ids of the responses of each URI, by its hash, the oldest first.
     ids: HashMap<u64, Vec<u64>>,
+    /// The ids of bodies whose digest was proved, by the hash of that. Some may have left.
+    proved: HashMap<u64, u64>,
     /// The bytes of bodies that are being written.
     growing: u64,
     uses: Uses,
@@ -207,6 +210,53 @@ impl Store {
         }
     }
 
+    /// The whole response whose body was proved to have this digest, whatever its URI.
+    #[must_use]
+    pub fn proved(&self, digest: &Digest) -> Option<(u64, Stored)> {
+        let id = self.proved_id(digest)?;
+        let stored = self.stored(id)?;
+        // Another digest may have the same hash.
+        (stored.digest.as_ref() == Some(digest) && stored.is_complete()).then_some((id, stored))
+    }
+
+    /// The same, if there is a copy in memory whose files have not changed. Counts as a use, and waits for nothing.
+    #[must_use]
+    pub fn proved_copy(&self, digest: &Digest) -> Option<Copied> {
+        let id = self.proved_id(digest)?;
+        let copied = self.hot().get(&self.directory, id)?;
+        self.index().queues.touch(id);
+        (copied.stored.digest.as_ref() == Some(digest)).then_some(copied)
+    }
+
+    fn proved_id(&self, digest: &Digest) -> Option<u64> {
+        let index = self.index();
+        index.proved.get(&self.hasher.hash_one(digest)).copied().filter(|id| index.queues.contains(*id))
+    }
+
+    /// Computes the digest of the whole body of the response `id`, by the algorithm of `like`, and notes it. Gives the response
+    /// with it.
+    ///
+    /// # Errors
+    /// The system's; [`io::ErrorKind::InvalidData`] when the body is not what was stored.
+    pub fn prove(&self, id: u64, stored: &Stored, like: &Digest) -> io::Result<Stored> {
+        let digest = self.body(id, stored)?.digest(like)?;
+        let proved = Stored { digest: Some(digest), ..stored.clone() };
+        self.update(id, &proved)?;
+        self.note_digest(id, &proved);
+        Ok(proved)
+    }
+
+    fn note_digest(&self, id: u64, stored: &Stored) {
+        let Some(digest) = &stored.digest else { return };
+        let key = self.hasher.hash_one(digest);
+        let mut index = self.index();
+        if index.proved.len() > index.queues.len() + 64 {
+            let Index { proved, queues, .. } = &mut *index;
+            proved.retain(|_, id| queues.contains(*id));
+        }
+        index.proved.insert(key, id);
+    }
+
     /// The metadata of the response `id`; `None` when it is damaged or missing.
     #[must_use]
     pub fn stored(&self, id: u64) -> Option<Stored> {
@@ -299,6 +349,8 @@ impl Store {
         } else if !self.index().queues.resize(id, stored.length() + 2 * FILE_COST) {
             self.remove_files(id);
             return Err(io::ErrorKind::NotFound.into());
+        } else {
+            self.note_digest(id, stored);
         }
         Ok(())
     }
@@ -389,6 +441,7 @@ impl Store {
             }
             index.count();
         }
+        self.note_digest(id, stored);
         leaving.into_iter().for_each(|id| self.remove_files(id));
     }
 

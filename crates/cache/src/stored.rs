@@ -6,10 +6,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use laneway_wire::http::Fields;
 use laneway_wire::sharing::PieceHash;
 
+use crate::digest::Digest;
 use crate::pieces::Listed;
 
 /// The first bytes of each metadata file; the last one is the version of the format.
-const MAGIC: [u8; 8] = *b"LWcache\x03";
+const MAGIC: [u8; 8] = *b"LWcache\x04";
 /// The number of bytes of a body that share one checksum.
 pub const BLOCK: usize = 64 * 1024;
 /// The longest metadata that is read, in bytes: a head of 64 KiB with that of its request, and the checksums and hashes of
@@ -68,6 +69,8 @@ pub struct Stored {
     pub parts: Vec<BodyPart>,
     /// The hashes of its pieces that are known, in order; only of a body that is shared in pieces.
     pub pieces: Vec<Listed>,
+    /// The digest that the whole body was proved to have, if an index has named one: it is known by that, too.
+    pub digest: Option<Digest>,
     /// The address that the response came from, for the access rules.
     pub source: Option<SocketAddr>,
 }
@@ -160,6 +163,7 @@ impl Stored {
             out.extend(index.to_be_bytes());
             out.extend(hash.0);
         }
+        bytes(&mut out, self.digest.as_ref().map(Digest::shown).unwrap_or_default().as_bytes());
         let checksum = crc32fast::hash(&out[MAGIC.len() + 4..]);
         out[MAGIC.len()..MAGIC.len() + 4].copy_from_slice(&checksum.to_be_bytes());
         out
@@ -222,6 +226,10 @@ impl<'a> Reader<'a> {
         for _ in 0..self.count()? {
             pieces.push(Listed { index: self.count()?, hash: PieceHash(self.array()?) });
         }
+        let digest = match self.text()?.as_str() {
+            "" => None,
+            digest => Some(Digest::parse(digest)?),
+        };
         Some(Stored {
             uri,
             status,
@@ -233,6 +241,7 @@ impl<'a> Reader<'a> {
             total,
             parts,
             pieces,
+            digest,
             source,
         })
     }
@@ -300,6 +309,7 @@ pub(crate) mod tests {
             total: 3,
             parts: vec![BodyPart { start: 0, end: 3, checksums: vec![crc32fast::hash(b"abc")] }],
             pieces: vec![Listed { index: 0, hash: PieceHash([7; 32]) }],
+            digest: Digest::parse(&format!("sha256:{}", "7".repeat(64))),
             source: "192.0.2.1:80".parse().ok(),
         }
     }

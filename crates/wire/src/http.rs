@@ -49,6 +49,9 @@ pub const MAX_HEAD: usize = 64 * 1024;
 pub const ANONYMOUS: &str = "laneway-anonymous";
 /// The field with which a client's node says that what the gateway has stored of this URI was not the file that it should be.
 pub const DISCARD: &str = "laneway-discard";
+/// The field with which a client's node says which digest the file must have, as an index names it: `ALGORITHM:HEX`. Content that
+/// was proved to have it answers the request, whatever its URI and age.
+pub const DIGEST: &str = "laneway-digest";
 
 /// The number of empty lines that are ignored before a request line (RFC 9112 §2.2: at least one SHOULD be).
 const MAX_EMPTY_LINES: usize = 4;

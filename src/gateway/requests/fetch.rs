@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::Stream;
 use super::pass::Begun;
 use super::server::{Head, Rest, Server};
+use crate::cache::digest::Digest;
 use crate::cache::draft::Draft;
 use crate::cache::growing::Reader;
 use crate::cache::policy;
@@ -26,6 +27,7 @@ use crate::limited;
 use crate::limits::lines::NOBODY;
 use crate::memory::{Account, Kind, Tally};
 use crate::wire::http::{RequestHead, ResponseHead};
+use crate::wire::id::NodeId;
 use crate::wire::resume::Point;
 use crate::wire::sharing;
 use crate::wire::target::Target;
@@ -56,6 +58,8 @@ pub(super) struct Fetch {
     target: Target,
     is_secure: bool,
     credential: Option<Vec<u8>>,
+    /// The digest that the file must have, if an index names one, and the member who says so.
+    named: Option<(Digest, NodeId)>,
     /// What the app asked for.
     request: RequestHead,
     uri: String,
@@ -140,6 +144,7 @@ impl Fetch {
             target: stream.target.clone(),
             is_secure: stream.is_secure,
             credential: stream.credential.clone(),
+            named: stream.digest.clone().map(|digest| (digest, stream.asker.member)),
             request: request.clone(),
             uri: uri.to_owned(),
             stored,
@@ -239,6 +244,8 @@ impl Fetch {
         let (from, is_rest) = (planned.from, matches!(self.need, Need::Rest { .. }));
         let old = self.stored.clone().filter(|_| is_rest && response.status == 206);
         let is_shared = planned.total.and_then(sharing::pieces).is_some();
+        let digest = self.named.as_ref().map(|(digest, _)| digest.clone());
+        let digest = digest.filter(|_| planned.stored.status == 200);
         let store = self.gateway_store();
         let drafted = store.blocking(move |store| {
             let mut draft = match old {
@@ -248,6 +255,9 @@ impl Fetch {
             draft.seek(from);
             if is_shared {
                 draft.hash_pieces();
+            }
+            if let Some(digest) = digest {
+                draft.check(digest);
             }
             Ok::<_, std::io::Error>(draft)
         });

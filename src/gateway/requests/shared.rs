@@ -9,12 +9,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::fetch::{Fetch, Need, Started, ToLeader};
+use super::named;
 use super::pieces::Source;
 use super::stored::{COLLAPSED, HIT, MISS, Mark, VALIDATED, has_all, wanted_of};
 use super::{End, Next, Stream};
 use crate::cache::answer::Answer;
 use crate::cache::control::CacheControl;
-use crate::cache::growing::{Growing, Reader};
+use crate::cache::growing::{Broken, Growing, Reader};
 use crate::cache::partial::{self, Wanted};
 use crate::cache::policy::{self, Use};
 use crate::cache::store::Store;
@@ -49,17 +50,25 @@ impl Stream<'_> {
         request: &RequestHead,
         uri: String,
     ) -> Result<Next, End> {
-        if let Some(next) = self.serve_copy(request, &uri).await? {
+        if self.digest.is_none()
+            && let Some(next) = self.serve_copy(request, &uri).await?
+        {
             return Ok(next);
         }
         let is_for_cache_alone = policy::is_for_cache_alone(request);
         for _ in 0..MOST_TURNS {
+            if let Some(digest) = self.digest.clone()
+                && let Some(next) = self.serve_named(request, &uri, &digest).await?
+            {
+                return Ok(next);
+            }
             let Found { stored: found, varying } = self.stored(request, &uri).await;
             let usable = found.as_ref().filter(|(_, stored)| has_all(request, stored));
             let usage = usable.map(|(_, stored)| policy::usage(request, stored, SystemTime::now()));
             if let (Some((id, stored)), Some(Use::Fresh | Use::WhileValidated)) = (usable, usage) {
                 if usage == Some(Use::WhileValidated) {
-                    self.validate_later(request, &uri, (*id, stored.clone()), key(request, &uri, &varying));
+                    let key = self.key(request, &uri, &varying);
+                    self.validate_later(request, &uri, (*id, stored.clone()), key);
                 }
                 match self.serve(request, *id, stored, HIT).await? {
                     Some(next) => return Ok(next),
@@ -73,54 +82,70 @@ impl Stream<'_> {
                 return Ok(Next::Request);
             }
             if let Some(body) = self.whole_with(request, &uri, &varying)
-                && let Some(next) = self.serve_growing(request, &body, COLLAPSED, None).await?
+                && let Some(next) = self.serve_growing(request, &body, (COLLAPSED, &uri), None).await?
             {
                 return Ok(next);
             }
-            let key = key(request, &uri, &varying);
-            let (outcome, mark) = match need(request, found.as_ref().map(|(_, stored)| stored)) {
-                Some(need) => match self.cache.join(&uri, key) {
-                    Part::Alone => break,
-                    Part::Follow(outcome) => match self.wait(request, outcome).await? {
-                        Some(outcome) => (outcome, COLLAPSED),
-                        None => break,
-                    },
-                    Part::Lead(lead, outcome) => {
-                        let (leader, messages) = mpsc::channel(4);
-                        let (back, lent) = oneshot::channel();
-                        let server = self.idle().filter(|server| !server.is_stale());
-                        let fetch = Fetch::new(self, request, &uri, (found, need), lead, leader);
-                        self.lent = Some(lent);
-                        match self.lead(request, fetch.start(server, back), messages, outcome).await? {
-                            Led::Answered(next) => return Ok(next),
-                            Led::Outcome(outcome, hold) => {
-                                let next = self.follow(request, outcome, MISS, hold).await;
-                                match next? {
-                                    Some(next) => return Ok(next),
-                                    None => continue,
-                                }
-                            }
-                        }
-                    }
-                },
-                // Not worth a fetch of the whole, but there may be one.
-                None => match self.cache.running(&key) {
-                    Some(outcome) => match self.wait(request, outcome).await? {
-                        Some(outcome) => (outcome, COLLAPSED),
-                        None => break,
-                    },
-                    None => break,
-                },
-            };
-            if matches!(outcome, Outcome::Alone) {
-                break;
-            }
-            if let Some(next) = self.follow(request, outcome, mark, None).await? {
-                return Ok(next);
+            let key = self.key(request, &uri, &varying);
+            match self.take_part(request, &uri, found, key).await? {
+                Turn::Answered(next) => return Ok(next),
+                Turn::Again => {}
+                Turn::Alone => break,
             }
         }
         self.gateway.telemetry.cache.one("passed");
         self.pass(head, request).await
+    }
+
+    /// Answers from a fetch for `key`, which this begins unless there is one.
+    async fn take_part(
+        &mut self,
+        request: &RequestHead,
+        uri: &str,
+        found: Option<(u64, Stored)>,
+        key: String,
+    ) -> Result<Turn, End> {
+        let (outcome, is_by_other_uri) = match need(request, found.as_ref().map(|(_, stored)| stored)) {
+            Some(need) => match self.cache.join(uri, key) {
+                Part::Alone => return Ok(Turn::Alone),
+                Part::Follow(outcome, is_by_other_uri) => (outcome, is_by_other_uri),
+                Part::Lead(lead, outcome) => {
+                    let (leader, messages) = mpsc::channel(4);
+                    let (back, lent) = oneshot::channel();
+                    let server = self.idle().filter(|server| !server.is_stale());
+                    let fetch = Fetch::new(self, request, uri, (found, need), lead, leader);
+                    self.lent = Some(lent);
+                    return match self.lead(request, fetch.start(server, back), messages, outcome).await? {
+                        Led::Answered(next) => Ok(Turn::Answered(next)),
+                        Led::Outcome(outcome, hold) => {
+                            let next = self.follow(request, outcome, (MISS, uri), hold).await?;
+                            Ok(next.map_or(Turn::Again, Turn::Answered))
+                        }
+                    };
+                }
+            },
+            // Not worth a fetch of the whole, but there may be one.
+            None => match self.cache.running(&key) {
+                Some(outcome) => (outcome, false),
+                None => return Ok(Turn::Alone),
+            },
+        };
+        match self.wait(request, outcome, is_by_other_uri).await? {
+            Some(Outcome::Failed(_) | Outcome::Alone) | None if is_by_other_uri => {
+                self.cache.keep_apart(uri);
+                Ok(Turn::Again)
+            }
+            Some(Outcome::Alone) | None => Ok(Turn::Alone),
+            Some(outcome) => {
+                let next = self.follow(request, outcome, (COLLAPSED, uri), None).await?;
+                Ok(next.map_or(Turn::Again, Turn::Answered))
+            }
+        }
+    }
+
+    /// What this request has in common with those that can share its response.
+    fn key(&self, request: &RequestHead, uri: &str, varying: &[String]) -> String {
+        self.common_name(request, uri).unwrap_or_else(|| key_of(request, uri, varying))
     }
 
     /// The whole body that is being fetched now and contains the range that `request` asks for, or soon will.
@@ -130,12 +155,12 @@ impl Stream<'_> {
         }
         let mut whole = request.clone();
         whole.fields.remove("range");
-        let running = self.cache.running(&key(&whole, uri, varying))?;
+        let running = self.cache.running(&self.key(&whole, uri, varying))?;
         let Some(Outcome::Growing(body)) = running.borrow().clone() else { return None };
         let stored = Stored { total: body.total?, ..body.stored.clone() };
         let (start, _) = wanted_of(request, &stored);
-        let fits =
-            policy::selects(request, &stored.selecting, &stored.fields) && may_share_late(request, &stored);
+        let fits = self.is_answered_by(request, &stored, uri)
+            && (self.digest.is_some() || may_share_late(request, &stored));
         (fits && start <= body.end().saturating_add(SOON)).then_some(body)
     }
 
@@ -155,7 +180,7 @@ impl Stream<'_> {
             return Found::default();
         }
         let (uri, request) = (uri.to_owned(), request.clone());
-        let (gateway, target) = (self.gateway.clone(), self.target.clone());
+        let (gateway, target, is_named) = (self.gateway.clone(), self.target.clone(), self.digest.is_some());
         let find = move |store: &Arc<Store>| {
             let (mut found, mut best) = (Found::default(), None);
             store.each(&uri, |id, stored| {
@@ -163,6 +188,10 @@ impl Stream<'_> {
                 let is_allowed =
                     stored.source.is_some_and(|source| gateway.egress.judge_stored(&target, source).is_ok());
                 if !is_allowed || !policy::selects(&request, &stored.selecting, &stored.fields) {
+                    return;
+                }
+                // A whole one would have been proved.
+                if is_named && stored.status == 200 && stored.is_complete() {
                     return;
                 }
                 let has_all = has_all(&request, &stored);
@@ -184,24 +213,27 @@ impl Stream<'_> {
         &mut self,
         request: &RequestHead,
         outcome: watch::Receiver<Option<Outcome>>,
+        is_by_other_uri: bool,
     ) -> Result<Option<Outcome>, End> {
         // What was asked for before the response came is as good as validated by it.
         let is_late = !matches!(*outcome.borrow(), None | Some(Outcome::Connected));
-        let outcome = self.outcome(outcome, Some(PATIENCE)).await?;
+        let is_named = self.digest.is_some();
+        let outcome = self.outcome(outcome, Some(PATIENCE), is_by_other_uri).await?;
         Ok(outcome.filter(|outcome| match outcome {
-            Outcome::Growing(body) => !is_late || may_share_late(request, &body.stored),
+            Outcome::Growing(body) => !is_late || is_named || may_share_late(request, &body.stored),
             _ => true,
         }))
     }
 
     /// Waits for the outcome of a fetch, with `patience` at most so long for the response once there is a connection: how long
-    /// that takes is bounded, and would not be less for this request.
+    /// that takes is bounded, and would not be less for this request, unless it is for another server (`from_now`).
     async fn outcome(
         &mut self,
         mut outcome: watch::Receiver<Option<Outcome>>,
         patience: Option<Duration>,
+        from_now: bool,
     ) -> Result<Option<Outcome>, End> {
-        let mut deadline = None;
+        let mut deadline = patience.filter(|_| from_now).map(|patience| Instant::now() + patience);
         loop {
             match outcome.borrow_and_update().clone() {
                 None => {}
@@ -249,11 +281,11 @@ impl Stream<'_> {
                 }
                 Some(ToLeader::Shared(reader)) => {
                     drop(fetch);
-                    let outcome = self.outcome(outcome, None).await?.unwrap_or(Outcome::Alone);
+                    let outcome = self.outcome(outcome, None, false).await?.unwrap_or(Outcome::Alone);
                     return Ok(Led::Outcome(outcome, Some(reader)));
                 }
                 None => {
-                    let outcome = self.outcome(outcome, None).await?.unwrap_or(Outcome::Alone);
+                    let outcome = self.outcome(outcome, None, false).await?.unwrap_or(Outcome::Alone);
                     return Ok(Led::Outcome(outcome, None));
                 }
             }
@@ -265,18 +297,19 @@ impl Stream<'_> {
         &mut self,
         request: &RequestHead,
         outcome: Outcome,
-        mark: Mark,
+        (mark, uri): (Mark, &str),
         hold: Option<Reader>,
     ) -> Result<Option<Next>, End> {
         match outcome {
-            Outcome::Growing(body)
-                if policy::selects(request, &body.stored.selecting, &body.stored.fields) =>
-            {
-                self.serve_growing(request, &body, mark, hold).await
+            Outcome::Growing(body) if self.is_answered_by(request, &body.stored, uri) => {
+                self.serve_growing(request, &body, (mark, uri), hold).await
+            }
+            Outcome::Growing(body) if body.stored.uri != uri => {
+                self.cache.keep_apart(uri);
+                Ok(None)
             }
             Outcome::Valid(id, stored)
-                if policy::selects(request, &stored.selecting, &stored.fields)
-                    && has_all(request, &stored) =>
+                if self.is_answered_by(request, &stored, uri) && has_all(request, &stored) =>
             {
                 self.serve(request, id, &stored, VALIDATED).await
             }
@@ -285,17 +318,26 @@ impl Stream<'_> {
         }
     }
 
+    /// Whether `request` for `uri` is answered by this response, or by one that has the digest that it must have.
+    fn is_answered_by(&self, request: &RequestHead, stored: &Stored, uri: &str) -> bool {
+        match stored.uri == uri {
+            true => policy::selects(request, &stored.selecting, &stored.fields),
+            false => self.digest.is_some() && stored.status == 200,
+        }
+    }
+
     /// Answers from a body that is still coming.
     async fn serve_growing(
         &mut self,
         request: &RequestHead,
         body: &Arc<Growing>,
-        mark: Mark,
+        (mark, uri): (Mark, &str),
         hold: Option<Reader>,
     ) -> Result<Option<Next>, End> {
         let stored = Stored { total: body.total.unwrap_or(0), ..body.stored.clone() };
+        let (request, stored) = named::as_asked(request, &stored, uri);
         let in_chunks = body.total.is_none();
-        let answer = if in_chunks { Answer::Whole } else { Answer::to(request, &stored) };
+        let answer = if in_chunks { Answer::Whole } else { Answer::to(&request, &stored) };
         let (start, mut end) =
             if request.method == Method::HEAD { (0, 0) } else { answer.body(stored.total) };
         if in_chunks && request.method != Method::HEAD {
@@ -311,27 +353,57 @@ impl Stream<'_> {
             }
         };
         drop(hold);
-        let Ok(mut next) = self.read(&mut reader).await? else { return Ok(None) };
+        let is_own = body.stored.uri == uri;
+        let first = tokio::select! {
+            first = self.read(&mut reader) => first?,
+            () = named::stands_still(body, is_own) => Err(Broken),
+        };
+        let Ok(first) = first else {
+            if !is_own {
+                self.cache.keep_apart(uri);
+            }
+            return Ok(None);
+        };
+        let cache = self.cache.clone();
+        let sending = self.send_growing((&request, &stored, answer), body, (reader, first), mark);
+        tokio::select! {
+            sent = sending => sent.map(Some),
+            () = named::stands_still(body, is_own) => {
+                cache.keep_apart(uri);
+                Err(End::Broken("another server that has the same file sends no more of it"))
+            }
+        }
+    }
+
+    /// Sends the head and what is read of a body that is still coming; `first` was read already.
+    async fn send_growing(
+        &mut self,
+        (request, stored, answer): (&RequestHead, &Stored, Answer),
+        body: &Arc<Growing>,
+        (mut reader, first): (Reader, Option<Bytes>),
+        mark: Mark,
+    ) -> Result<Next, End> {
+        let in_chunks = body.total.is_none();
         self.asker.grant()?;
-        let age = policy::age(&stored, SystemTime::now()).unwrap_or(Duration::ZERO);
-        let head = answer.head(&stored, age, &self.cache_status(mark, &stored), in_chunks);
+        let age = policy::age(stored, SystemTime::now()).unwrap_or(Duration::ZERO);
+        let head = answer.head(stored, age, &self.cache_status(mark, stored), in_chunks);
         // What the disk does not take can be read once and in order only.
         let left = stored.total.saturating_sub(body.end());
         let has_room = self.cache.store.blocking(move |store| store.has_room(left)).await.unwrap_or(false);
         if has_room
             && !in_chunks
-            && let Some(shared) = self.shared(request, answer, &stored, head.clone())
+            && let Some(shared) = self.shared(request, answer, stored, head.clone())
         {
             let kept = body.hold(self.asker.account.holder());
             drop(reader);
             let sent = self
                 .send_pieces(shared, Source::Growing { body: body.clone(), _kept: kept }, body.id)
                 .await?;
-            self.count(mark, body.id, &stored, sent);
-            return Ok(Some(Next::End));
+            self.count(mark, body.id, stored, sent);
+            return Ok(Next::End);
         }
         self.asker.send(head).await?;
-        let mut sent = 0;
+        let (mut next, mut sent) = (first, 0);
         while let Some(bytes) = next {
             sent += bytes.len() as u64;
             let bytes = if in_chunks {
@@ -350,14 +422,11 @@ impl Stream<'_> {
         if in_chunks && request.method != Method::HEAD {
             self.asker.send(Bytes::from_static(ChunkedEncoder::END)).await?;
         }
-        self.count(mark, body.id, &stored, sent);
-        Ok(Some(Next::Request))
+        self.count(mark, body.id, stored, sent);
+        Ok(Next::Request)
     }
 
-    async fn read(
-        &mut self,
-        reader: &mut Reader,
-    ) -> Result<Result<Option<Bytes>, crate::cache::growing::Broken>, End> {
+    async fn read(&mut self, reader: &mut Reader) -> Result<Result<Option<Bytes>, Broken>, End> {
         tokio::select! {
             read = reader.next() => Ok(read),
             () = self.asker.gone() => Err(End::Gone),
@@ -373,6 +442,15 @@ fn may_share_late(request: &RequestHead, stored: &Stored) -> bool {
     let control = CacheControl::of(&stored.fields);
     policy::usage(request, stored, SystemTime::now()) == Use::Fresh
         || says_nothing && !control.has("no-cache") && !asked.has("no-cache") && !asked.has("max-age")
+}
+
+/// What became of one attempt to share.
+enum Turn {
+    Answered(Next),
+    /// Something may be stored, or fetched, by now.
+    Again,
+    /// This request goes to the server by itself.
+    Alone,
 }
 
 /// What became of the fetch that a stream has begun.
@@ -401,7 +479,7 @@ fn need(request: &RequestHead, stored: Option<&Stored>) -> Option<Need> {
 
 /// What requests have in common that can share one response: the URI, the fields that responses of it depend on, and a range
 /// that has an end.
-fn key(request: &RequestHead, uri: &str, varying: &[String]) -> String {
+fn key_of(request: &RequestHead, uri: &str, varying: &[String]) -> String {
     let mut key = format!("{uri}\n");
     if partial::wanted(request) == Wanted::Other {
         let range = request.fields.get("range").unwrap_or_default();

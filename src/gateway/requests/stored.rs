@@ -64,17 +64,26 @@ impl Stream<'_> {
         let Some(Copied { id, stored, body }) = best.max_by_key(|copied| copied.stored.total) else {
             return Ok(None);
         };
+        self.send_copy(request, (id, &stored, body)).await.map(Some)
+    }
+
+    /// Answers from this copy.
+    pub(super) async fn send_copy(
+        &mut self,
+        request: &RequestHead,
+        (id, stored, body): (u64, &Stored, Bytes),
+    ) -> Result<Next, End> {
         self.asker.grant()?;
-        let (start, end) = wanted_of(request, &stored);
+        let (start, end) = wanted_of(request, stored);
         let as_index = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(body.len());
         let body = body.slice(as_index(start)..as_index(end));
-        let age = policy::age(&stored, SystemTime::now()).unwrap_or_default();
-        let head = Answer::to(request, &stored).head(&stored, age, &self.cache_status(HIT, &stored), false);
-        self.count(HIT, id, &stored, end - start);
+        let age = policy::age(stored, SystemTime::now()).unwrap_or_default();
+        let head = Answer::to(request, stored).head(stored, age, &self.cache_status(HIT, stored), false);
+        self.count(HIT, id, stored, end - start);
         self.asker.hold(head.len() + body.len());
         let sent = self.send_beginning(head, body).await;
         self.asker.hold(0);
-        sent.map(|()| Some(Next::Request))
+        sent.map(|()| Next::Request)
     }
 
     pub(super) fn cache_status(&self, mark: Mark, stored: &Stored) -> String {

@@ -70,6 +70,7 @@ impl Exchange<'_> {
             total: response.content_length.unwrap_or(0),
             parts: Vec::new(),
             pieces: Vec::new(),
+            digest: None,
             source: None,
         }
     }

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::fronts::digest::{Digest, Hasher};
+use crate::cache::digest::{Digest, Hasher};
 use crate::fronts::json::Format;
 use crate::fronts::kind::Kind;
 use crate::fronts::known::Known;

@@ -15,8 +15,8 @@ use super::filter;
 use super::forward::{self, Done};
 use super::fronted::Fronted;
 use super::kept::Kept;
+use crate::cache::digest::Digest;
 use crate::failure::{Failure, Kind, Side};
-use crate::fronts::digest::Digest;
 use crate::fronts::kind::Kind as FrontKind;
 use crate::fronts::known::Known;
 use crate::fronts::place::{Fronts, Nowhere, Place};
@@ -29,8 +29,8 @@ use crate::memory::Account;
 use crate::telemetry::record::Record;
 use crate::telemetry::refusal::RefusalReason;
 use crate::wire::http::{
-    ANONYMOUS, BodyLength, ChunkedDecoder, DISCARD, MAX_HEAD, RequestHead, RequestTarget, ResponseHead, Step,
-    head_end, simple_response,
+    ANONYMOUS, BodyLength, ChunkedDecoder, DIGEST, DISCARD, MAX_HEAD, RequestHead, RequestTarget,
+    ResponseHead, Step, head_end, simple_response,
 };
 
 /// How long asking for a token may take.
@@ -182,7 +182,7 @@ fn translated(request: &RequestHead, place: &Place, known: &Known, expected: Opt
     asked.upgrade = None;
     let fields = &mut asked.fields;
     let is_own = url.target == place.base.target && url.is_secure == place.base.is_secure;
-    let of_this_hop = ["host", "accept-encoding", "cookie", "referer", "origin", ANONYMOUS, DISCARD];
+    let of_this_hop = ["host", "accept-encoding", "cookie", "referer", "origin", ANONYMOUS, DISCARD, DIGEST];
     of_this_hop.into_iter().for_each(|name| fields.remove(name));
     // A login is for the registry, and not for wherever its files are.
     if !is_own {
@@ -200,6 +200,9 @@ fn translated(request: &RequestHead, place: &Place, known: &Known, expected: Opt
     if index && !known.has_learnt(&place.front, url) {
         // What the app has kept from before names files that this node knows nothing of.
         ["if-none-match", "if-modified-since"].into_iter().for_each(|name| fields.remove(name));
+    }
+    if let Some(digest) = expected.filter(|digest| digest.is_strong()) {
+        let _ = fields.push(DIGEST, digest.shown().as_bytes());
     }
     if known.take_wrong(&place.front, url) {
         let _ = fields.push(DISCARD, b"?1");

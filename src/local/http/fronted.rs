@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::fronts::digest::Digest;
+use crate::cache::digest::Digest;
 use crate::fronts::known::Known;
 use crate::fronts::place::Place;
 use crate::fronts::token::Challenge;

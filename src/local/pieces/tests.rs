@@ -307,8 +307,9 @@ proptest! {
             false => sources[which].dies = at,
         }
         let outcome = simulate(60 << 20, &sources, f64::INFINITY, f64::INFINITY);
-        // A source that breaks is noticed at once, one that is silent after some time.
-        let bound = if does_hang { 1500 } else { 500 };
+        // A source that breaks is noticed at once, one that is silent after some time. Then the next fastest line brings what is missing
+        // of the piece, which alone takes up to 840 ms.
+        let bound = if does_hang { 1500 } else { 1000 };
         prop_assert!(outcome.stall <= Duration::from_millis(bound), "{outcome:?}");
     }
 

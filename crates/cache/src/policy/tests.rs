@@ -67,11 +67,11 @@ fn only_what_is_for_everybody_and_may_be_used_again_is_stored() {
         (200, "", "Cache-Control: max-age=60, no-store, must-understand\r\n", true),
         (599, "", "Cache-Control: max-age=60, no-store, must-understand\r\n", false),
     ] {
-        let may = may_store(&request("GET", asked), &response(status, fields), times());
+        let may = may_store(&request("GET", asked), &response(status, fields), times(), false);
         assert_eq!(may, want, "{status} {asked} {fields}");
     }
-    assert!(!may_store(&request("HEAD", ""), &response(200, fresh), times()));
-    assert!(!may_store(&request("POST", ""), &response(200, fresh), times()));
+    assert!(!may_store(&request("HEAD", ""), &response(200, fresh), times(), false));
+    assert!(!may_store(&request("POST", ""), &response(200, fresh), times(), false));
 }
 
 /// RFC 9111 §4.2.1, §5.3.

@@ -8,6 +8,7 @@ use std::path::Path;
 use bytes::{Bytes, BytesMut};
 use laneway_sys::files;
 
+use crate::digest::Digest;
 use crate::stored::{BLOCK, BodyPart, Stored};
 
 /// The body of a stored response. It can be read to its end even if the response is removed meanwhile.
@@ -39,6 +40,14 @@ impl Body {
         read(&self.file, &self.parts, (start, end), blocks)
     }
 
+    /// The digest of a whole body, by the algorithm of `like`.
+    ///
+    /// # Errors
+    /// Those of [`Body::read`].
+    pub fn digest(&self, like: &Digest) -> io::Result<Digest> {
+        digest(&self.file, &self.parts, like)
+    }
+
     /// Reads from `start` on into `room`, which has space for at least one block, at most up to `end`. Gives where in it the bytes
     /// are.
     ///
@@ -52,6 +61,25 @@ impl Body {
         read_verified(&self.file, from, room, checksums.get(first..).unwrap_or_default())?;
         Ok(range)
     }
+}
+
+/// How many blocks are read at a time to compute a digest.
+const AT_A_TIME: u64 = 16;
+
+/// The digest of the whole of a file, of which these parts are there, by the algorithm of `like`.
+///
+/// # Errors
+/// Those of [`Body::read`].
+pub(crate) fn digest(file: &File, parts: &[BodyPart], like: &Digest) -> io::Result<Digest> {
+    let (mut hasher, mut at) = (like.hasher(), 0);
+    for part in parts {
+        while at < part.end {
+            let bytes = read(file, parts, (at, part.end), AT_A_TIME)?;
+            hasher.add(&bytes);
+            at += bytes.len() as u64;
+        }
+    }
+    Ok(hasher.finish())
 }
 
 /// Whole blocks of one part: where the first of them begins, where the last one ends, and their checksums.

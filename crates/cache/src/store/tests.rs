@@ -98,6 +98,64 @@ fn parts_of_a_body_are_read_from_any_offset() {
     }
 }
 
+fn sha256(bytes: &[u8]) -> Digest {
+    let mut hasher = Digest::parse(&format!("sha256:{}", "0".repeat(64))).unwrap().hasher();
+    hasher.add(bytes);
+    hasher.finish()
+}
+
+#[test]
+fn a_body_is_known_by_the_digest_that_it_was_proved_to_have() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = store(&directory, 1 << 30);
+    let (body, other) = (pattern(3 * BLOCK + 5), pattern(77));
+    let mut draft = Draft::new(&first).unwrap();
+    draft.check(sha256(&body));
+    body.chunks(50_000).for_each(|piece| draft.append(piece).unwrap());
+    let stored = Stored { uri: "http://h/f".into(), total: body.len() as u64, ..example() };
+    let (id, stored) = draft.store(stored).unwrap();
+    assert_eq!(stored.digest, Some(sha256(&body)));
+    // What claims to have it is not stored, and what has none is known by none.
+    let mut draft = Draft::new(&first).unwrap();
+    draft.check(sha256(&body));
+    draft.append(&other).unwrap();
+    let error = draft.store(Stored { total: other.len() as u64, ..example() }).unwrap_err();
+    assert!(crate::draft::WrongFile::is(&error));
+    let unknown = put(&first, "http://h/g", &other);
+    assert_eq!(first.stored(unknown).unwrap().digest, None);
+    assert!(first.proved(&sha256(&other)).is_none());
+    let proved = first.prove(unknown, &first.stored(unknown).unwrap(), &sha256(&body)).unwrap();
+    assert_eq!(proved.digest, Some(sha256(&other)));
+    drop(first);
+    let second = store(&directory, 1 << 30);
+    assert_eq!(second.proved(&sha256(&body)).map(|(found, _)| found), Some(id));
+    assert_eq!(second.proved(&sha256(&other)).map(|(found, _)| found), Some(unknown));
+    second.remove(id);
+    assert!(second.proved(&sha256(&body)).is_none());
+}
+
+#[test]
+fn a_body_that_is_completed_has_its_digest_or_nothing_of_it_stays() {
+    for is_right in [true, false] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store(&directory, 1 << 30);
+        let body = pattern(4 * BLOCK);
+        let total = body.len() as u64;
+        let (begun, rest) = body.split_at(BLOCK);
+        let mut draft = Draft::new(&store).unwrap();
+        draft.append(begun).unwrap();
+        let (id, stored) = draft.store(Stored { total, ..example() }).unwrap();
+        let mut draft = Draft::of(&store, id, &stored).unwrap();
+        draft.check(sha256(&body));
+        draft.seek(begun.len() as u64);
+        draft.append(if is_right { rest } else { &body[..rest.len()] }).unwrap();
+        let stored = draft.store(stored);
+        assert_eq!(stored.is_ok(), is_right);
+        assert_eq!(store.proved(&sha256(&body)).is_some(), is_right);
+        assert_eq!((store.size().entries, store.has(id)), (usize::from(is_right), is_right));
+    }
+}
+
 /// A copy of a response is made when it is used for the second time.
 fn use_twice(store: &Arc<Store>, id: u64) {
     let stored = store.stored(id).unwrap();

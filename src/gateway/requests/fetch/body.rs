@@ -4,7 +4,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 
 use super::{Fetch, Planned, ToLeader, UNWANTED};
-use crate::cache::draft::Draft;
+use crate::cache::draft::{Draft, WrongFile};
 use crate::cache::growing::{Broken, Growing};
 use crate::cache::pieces::Listed;
 use crate::cache::policy;
@@ -95,15 +95,27 @@ impl Fetch {
 
     /// Stores what was fetched in place of what was stored before. Gives the hashes of its pieces.
     async fn keep(&self, stored: Stored, mut draft: Draft, last: Bytes) -> Vec<Listed> {
-        let old = self.stored.as_ref().map(|(id, _)| *id).filter(|id| *id != draft.id());
-        let store = self.gateway_store();
+        let mut old = Vec::from_iter(self.stored.as_ref().map(|(id, _)| *id));
+        let (store, is_named, id) = (self.gateway_store(), self.named.is_some(), draft.id());
         let kept = store.blocking(move |store| {
             let kept = draft.append(&last).and_then(|()| draft.store(stored));
-            old.into_iter().for_each(|id| store.remove(id));
+            match &kept {
+                // What the index names is what the URI stands for now.
+                Ok((_, stored)) if stored.digest.is_some() => {
+                    store.each(&stored.uri, |other, _| old.push(other));
+                }
+                Err(error) if is_named && WrongFile::is(error) => old.clear(),
+                _ => {}
+            }
+            old.into_iter().filter(|old| *old != id).for_each(|old| store.remove(old));
             kept.map(|(_, stored)| stored.pieces)
         });
         kept.await.and_then(|kept| kept).unwrap_or_else(|error| {
-            limited!(warn, NOBODY, %error, "a response is not stored");
+            if let Some((_, member)) = self.named.as_ref().filter(|_| WrongFile::is(&error)) {
+                self.gateway.telemetry.cache.one("poisoned");
+                self.lead.cache().was_wrong(&self.uri, *member);
+            }
+            limited!(warn, NOBODY, uri = self.uri, %error, "a response is not stored");
             Vec::new()
         })
     }

@@ -64,7 +64,10 @@ impl Fetch {
     ) -> Option<Planned> {
         let sent = policy::for_server(&self.request);
         let fits = response.content_length.is_none_or(|length| self.gateway_store().admits(length));
-        if !fits || !self.lead.is_current() || !policy::may_store(&sent, response, times) {
+        if !fits
+            || !self.lead.is_current()
+            || !policy::may_store(&sent, response, times, self.named.is_some())
+        {
             return None;
         }
         let total = match response.body {
@@ -100,6 +103,7 @@ impl Fetch {
             total: response.content_length.unwrap_or(0),
             parts: Vec::new(),
             pieces: Vec::new(),
+            digest: None,
             source,
         }
     }
