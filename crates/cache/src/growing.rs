@@ -107,6 +107,12 @@ impl Growing {
         })
     }
 
+    /// Whether the server sends all of it.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.range.0 == 0 && self.total == Some(self.range.1)
+    }
+
     /// A reader from `start` up to `end` for `holder`; `None` when the body has no such bytes, or its beginning is gone.
     #[must_use]
     pub fn reader(self: &Arc<Self>, start: u64, end: u64, holder: &Arc<Holder>) -> Option<Reader> {

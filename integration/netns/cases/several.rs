@@ -33,8 +33,12 @@ pub(super) const CASES: &[Case] = &[
         content_that_changes_meanwhile_is_never_spliced_in,
     ),
     (
-        "several::a_file_of_a_server_without_ranges_arrives_complete",
-        a_file_of_a_server_without_ranges_arrives_complete,
+        "several::a_file_of_a_server_that_does_not_say_that_it_has_ranges_crosses_one_line",
+        a_file_of_a_server_that_does_not_say_that_it_has_ranges_crosses_one_line,
+    ),
+    (
+        "several::a_file_of_a_server_that_claims_to_have_ranges_arrives_complete",
+        a_file_of_a_server_that_claims_to_have_ranges_arrives_complete,
     ),
     (
         "several::nothing_is_fetched_far_ahead_of_a_slow_app_nor_after_it_has_left",
@@ -58,7 +62,10 @@ fn version(number: u64) -> &'static [u8] {
 struct Served {
     /// It has another version now.
     has_changed: Arc<AtomicBool>,
+    /// It sends the whole whatever it is asked for.
     ignores_ranges: bool,
+    /// It does not say that it sends parts.
+    is_silent: bool,
     /// The bytes of bodies that were sent.
     sent: Arc<AtomicU64>,
 }
@@ -83,10 +90,11 @@ impl Served {
             None => "200 OK".into(),
         };
         let count = end - start;
+        let ranges = if self.is_silent { "" } else { "Accept-Ranges: bytes\r\n" };
         write!(
             stream,
             "HTTP/1.1 {status}\r\nETag: {tag}\r\nCache-Control: max-age=3600\r\nContent-Length: {count}\r\n\
-             Connection: close\r\n\r\n"
+             {ranges}Connection: close\r\n\r\n"
         )?;
         for piece in version(number)[start..end].chunks(STEP) {
             stream.write_all(piece)?;
@@ -244,13 +252,25 @@ fn content_that_changes_meanwhile_is_never_spliced_in(lab: &Lab) {
     assert!(version(1).starts_with(&output.stdout), "other content was spliced in");
 }
 
-/// Another gateway may fetch the whole and give parts of it.
-fn a_file_of_a_server_without_ranges_arrives_complete(lab: &Lab) {
-    let served = Served { ignores_ranges: true, ..Served::default() };
-    let _web = served.web(lab);
+/// Another gateway would fetch the whole and give parts of it.
+fn a_file_of_a_server_that_does_not_say_that_it_has_ranges_crosses_one_line(lab: &Lab) {
+    let served = Served { is_silent: true, ignores_ranges: true, ..Served::default() };
+    let web = served.web(lab);
     let fleet = fleet(lab);
     let output = download(&fleet, &[]).finish(PATIENCE * 3).success();
     assert_eq!(sha256(&output.stdout), sha256(version(1)));
+    assert_eq!(web.asked("/file").len(), 1);
+}
+
+fn a_file_of_a_server_that_claims_to_have_ranges_arrives_complete(lab: &Lab) {
+    let served = Served { ignores_ranges: true, ..Served::default() };
+    let web = served.web(lab);
+    let fleet = fleet(lab);
+    let output = download(&fleet, &[]).finish(PATIENCE * 3).success();
+    assert_eq!(sha256(&output.stdout), sha256(version(1)));
+    // Each of the others was asked once, and left alone.
+    let (asked, sent) = (web.asked("/file").len(), served.sent.load(Relaxed));
+    assert!(asked > 1 && asked < 8 && sent < (LENGTH + 12 * MIB) as u64, "{asked} requests, {sent} bytes");
 }
 
 fn nothing_is_fetched_far_ahead_of_a_slow_app_nor_after_it_has_left(lab: &Lab) {

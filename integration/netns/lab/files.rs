@@ -68,6 +68,7 @@ fn send(asked: &Request, stream: &mut TcpStream, content: &[u8], sent: &AtomicU6
     stream.write_all(
         format!(
             "HTTP/1.1 {status}\r\nETag: \"{tag}\"\r\nCache-Control: max-age=3600\r\nContent-Length: {count}\r\n\
+             Accept-Ranges: bytes\r\n\
              Connection: close\r\n\r\n"
         )
         .as_bytes(),

@@ -153,8 +153,7 @@ impl Stream<'_> {
         if request.method != Method::GET || partial::wanted(request) != Wanted::Other {
             return None;
         }
-        let mut whole = request.clone();
-        whole.fields.remove("range");
+        let whole = without_range(request);
         let running = self.cache.running(&self.key(&whole, uri, varying))?;
         let Some(Outcome::Growing(body)) = running.borrow().clone() else { return None };
         let stored = Stored { total: body.total?, ..body.stored.clone() };
@@ -302,7 +301,8 @@ impl Stream<'_> {
     ) -> Result<Option<Next>, End> {
         match outcome {
             Outcome::Growing(body) if self.is_answered_by(request, &body.stored, uri) => {
-                self.serve_growing(request, &body, (mark, uri), hold).await
+                let whole = self.wants_whole(request, &body).then(|| without_range(request));
+                self.serve_growing(whole.as_ref().unwrap_or(request), &body, (mark, uri), hold).await
             }
             Outcome::Growing(body) if body.stored.uri != uri => {
                 self.cache.keep_apart(uri);
@@ -316,6 +316,13 @@ impl Stream<'_> {
             Outcome::Failed(failure) => Err(End::Refused(failure)),
             Outcome::Growing(_) | Outcome::Valid(..) | Outcome::Alone | Outcome::Connected => Ok(None),
         }
+    }
+
+    /// Whether a part that was asked for is not worth the whole, which the server sends in its place: whoever asks on a condition, or
+    /// knows the digest, gets the file elsewhere, too.
+    fn wants_whole(&self, request: &RequestHead, body: &Growing) -> bool {
+        let has_condition = self.digest.is_some() || request.fields.get("if-range").is_some();
+        has_condition && partial::wanted(request) == Wanted::Other && body.is_whole()
     }
 
     /// Whether `request` for `uri` is answered by this response, or by one that has the digest that it must have.
@@ -475,6 +482,12 @@ fn need(request: &RequestHead, stored: Option<&Stored>) -> Option<Need> {
         None if has("if-none-match") || has("if-modified-since") => None,
         None => Some(partial::range(request).map_or(Need::Whole, Need::Range)),
     }
+}
+
+fn without_range(request: &RequestHead) -> RequestHead {
+    let mut whole = request.clone();
+    whole.fields.remove("range");
+    whole
 }
 
 /// What requests have in common that can share one response: the URI, the fields that responses of it depend on, and a range

@@ -53,7 +53,8 @@ impl Prospect {
 impl Exchange<'_> {
     /// The prospect of a response of which nothing has been passed on; `None` if it comes over one gateway in any case.
     ///
-    /// What the gateway has stored, or fetches for several, does not come over several: it would cross other lines once more.
+    /// What the gateway has stored, or fetches for several, does not come over several: it would cross other lines once more. Nor
+    /// does a file of a server that has not said that it supports ranges: each gateway would fetch the whole.
     pub(in super::super) fn prospect(
         &self,
         server: &FromServer<'_>,
@@ -64,6 +65,7 @@ impl Exchange<'_> {
         let link = links.with_state(server.link_state()?).filter(|_| self.local.routes.spreads)?;
         let was_wrong = self.request.fields.get(DISCARD).is_some();
         if was_wrong
+            || !has_ranges(response)
             || is_shared(response, &format!("laneway-{}", link.gateway.id.short()))
             || !links.has_others(link.gateway.id)
         {
@@ -71,6 +73,12 @@ impl Exchange<'_> {
         }
         Some(Prospect { point, link, since: Instant::now(), waited: Duration::ZERO, left })
     }
+}
+
+/// Whether the server has said that it sends parts of this content (RFC 9110 §14.3).
+fn has_ranges(response: &ResponseHead) -> bool {
+    let mut units = response.fields.all("accept-ranges").flat_map(|value| value.split(|&byte| byte == b','));
+    units.any(|unit| unit.trim_ascii().eq_ignore_ascii_case(b"bytes"))
 }
 
 /// Whether the gateway has answered from its cache, or from what it fetches for several (RFC 9211).
