@@ -39,7 +39,7 @@ fn on_demand(name: String, run: impl FnOnce() + Send + 'static) -> Trial {
 }
 
 fn main() -> ExitCode {
-    if let Some(code) = lab::lying_gateway::run() {
+    if let Some(code) = lab::lying_gateway::run().or_else(lab::lying_member::run) {
         return code;
     }
     let mut arguments = Arguments::from_args();

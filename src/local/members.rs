@@ -28,7 +28,7 @@ const MOST_KNOWN: usize = 256;
 const IDLE: Duration = Duration::from_secs(30);
 /// How long a whole piece may take. Long before that another source is asked, too.
 const LATE: Duration = Duration::from_secs(30);
-/// How long a member is left alone that cannot be reached.
+/// How long a member is left alone that cannot be reached, or does not send what it is asked for in time.
 const UNREACHABLE: Duration = Duration::from_secs(60);
 /// The same for one that has sent something else than the piece.
 const WRONG: Duration = Duration::from_secs(600);
@@ -128,6 +128,11 @@ impl Members {
         got
     }
 
+    /// Leaves the member `id` alone for a while, for all bodies.
+    pub(super) fn leave(&self, id: NodeId) {
+        self.known(id).leave_alone(Instant::now() + UNREACHABLE);
+    }
+
     async fn fetch(
         &self,
         known: &Arc<Known>,
@@ -195,7 +200,9 @@ impl Known {
     /// Leaves the member alone. Gives whether it was not before.
     fn leave_alone(&self, until: Instant) -> bool {
         let mut state = self.state();
-        let before = state.alone_until.replace(until);
+        let before = state.alone_until;
+        // What fails in several ways is left alone for the longest time.
+        state.alone_until = before.max(Some(until));
         before.is_none_or(|before| before < Instant::now())
     }
 }

@@ -2,6 +2,7 @@
 
 use super::curl::HTTP;
 use crate::lab::group::{START, join, laneway, state, up};
+use crate::lab::lying_member::{self, Manner, asked};
 use crate::lab::origin::sha256;
 use crate::lab::process::Process;
 use crate::lab::wait::PATIENCE;
@@ -23,14 +24,22 @@ pub(super) const CASES: &[Case] = &[
         "peers::what_is_changed_on_the_disk_of_a_member_is_never_delivered",
         what_is_changed_on_the_disk_of_a_member_is_never_delivered,
     ),
+    (
+        "peers::a_member_that_sends_anything_else_costs_pieces_and_no_download",
+        a_member_that_sends_anything_else_costs_pieces_and_no_download,
+    ),
 ];
 
 const MIB: usize = 1 << 20;
-const URL: &str = "http://10.88.0.100/f/1";
 
 fn download(host: &Host) -> Process {
+    download_of(host, 1)
+}
+
+fn download_of(host: &Host, number: u64) -> Process {
     let mut curl = host.command("curl");
-    curl.args(["--silent", "--show-error", "--no-buffer", "--max-time", "120"]).args(HTTP).arg(URL);
+    curl.args(["--silent", "--show-error", "--no-buffer", "--max-time", "120"]).args(HTTP);
+    curl.arg(format!("http://10.88.0.100/f/{number}"));
     host.spawn(curl)
 }
 
@@ -110,4 +119,39 @@ fn what_is_changed_on_the_disk_of_a_member_is_never_delivered(lab: &Lab) {
     assert!(received(&hosts[1]) < 8 * MIB as u64);
     // Of its own pieces neither.
     assert_eq!(sha256(&download(&hosts[0]).finish(PATIENCE).success().stdout), expected);
+}
+
+/// Each client has a liar of its own kind, and a file that this one is the first to have.
+fn a_member_that_sends_anything_else_costs_pieces_and_no_download(lab: &Lab) {
+    // The last piece is shorter.
+    let files = lab.files(4 * MIB + 300_000);
+    let (_gateway, _node, hosts, _nodes) = crowd(lab, 1 + Manner::ALL.len(), "1gbit");
+    let (liar, clients) = hosts.split_first().unwrap();
+    let expected: Vec<_> = (0..).take(clients.len()).map(|number| sha256(&files.content(number))).collect();
+    let get = |host: &Host, number: usize| {
+        let got = download_of(host, number as u64).finish(PATIENCE * 2).success();
+        assert_eq!(sha256(&got.stdout), expected[number], "{} got {number}", host.name);
+    };
+    (0..clients.len()).for_each(|number| get(liar, number));
+    let manners: Vec<_> = clients.iter().zip(Manner::ALL).collect();
+    let process = lying_member::start(liar, &manners);
+    std::thread::scope(|scope| {
+        for (number, (client, manner)) in manners.iter().enumerate() {
+            let (process, get) = (&process, &get);
+            scope.spawn(move || {
+                get(client, number);
+                let before = asked(process, client);
+                assert!(before > 0, "{manner:?}: it was never asked");
+                assert!(before <= 5, "{manner:?}: it was asked for {before} pieces of 5");
+                assert_eq!(received(client), 0, "{manner:?}: something of it was used");
+                // It is left alone, also for another file. Whoever says that it has no piece does no harm.
+                get(client, (number + 1) % clients.len());
+                let after = asked(process, client);
+                assert!(after == before || *manner == Manner::Denies, "{manner:?}: it was asked again");
+                let said = client.curl(&["http://127.0.0.1:1080/status.json"]).success().text();
+                let is_told = said.contains("was not the piece that it was asked for");
+                assert!(is_told || !manner.is_wrong(), "{manner:?}: {said}");
+            });
+        }
+    });
 }

@@ -17,6 +17,7 @@ pub(crate) mod host;
 pub(crate) mod isolate;
 pub(crate) mod load;
 pub(crate) mod lying_gateway;
+pub(crate) mod lying_member;
 pub(crate) mod nameserver;
 pub(crate) mod odd_names;
 pub(crate) mod origin;

@@ -12,6 +12,7 @@ mod cuts;
 mod downloads;
 mod handshakes;
 mod idle;
+mod lies;
 mod members;
 mod partitions;
 mod report;
@@ -60,6 +61,11 @@ pub(crate) const LINES: &[Line] = &[
     Line { name: "18_killed_at_random", measure: downloads::killed_at_random, short: None },
     Line { name: "19_one_file_over_three_lines", measure: several::one_file_over_three_lines, short: None },
     Line { name: "20_one_narrow_leg_for_all", measure: members::one_narrow_leg_for_all, short: None },
+    Line {
+        name: "21_nothing_wrong_is_complete",
+        measure: lies::nothing_wrong_is_complete,
+        short: Some(0.005),
+    },
 ];
 
 impl Line {

@@ -273,7 +273,11 @@ impl<'a> Coming<'a> {
                     }));
                 }
                 Action::Gateway(index) => FromClient::Want { index }.write(say),
-                Action::Ask(instead) => FromClient::Ask { instead }.write(say),
+                Action::Ask(instead) => {
+                    // It was too slow.
+                    members.leave(instead);
+                    FromClient::Ask { instead }.write(say);
+                }
             }
         }
     }
