@@ -291,7 +291,7 @@ impl Proof {
         let egress = gateway.egress.clone();
         let reach = egress.reach().clone();
         if !probes.is_empty() {
-            return Box::pin(probe::run_checks(egress, interval, probes, expected, reach));
+            return Box::pin(probe::run_checks(egress, interval, (probes, expected), results, reach));
         }
         if !servers.borrow().is_empty() {
             return Box::pin(probe::run(egress, interval, servers.subscribe(), results, reach));

@@ -4,12 +4,13 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::access::Access;
 use super::dial::{Addresses, LATE_PATIENCE, bounded, failure, interleave, more_telling, race};
@@ -31,6 +32,10 @@ const MIN_REPORT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long a client's failed connection waits for the verdict on this gateway's way out.
 const VERDICT_DEADLINE: Duration = Duration::from_secs(3);
+/// How long a connection may take before that is reported: until a lost SYN is sent again (RFC 6298 §2.1). Few servers are that
+/// slow, so it is time to prove the way out. It is tried for that long, too, while this machine has none: a server on the LAN
+/// may answer.
+const SLOW: Duration = Duration::from_secs(1);
 /// Maximum number of reported results that wait for the probe.
 const MAX_RESULTS: usize = 64;
 
@@ -50,6 +55,8 @@ pub enum Outcome {
     Connected(Target),
     /// The host at this address sent something.
     Answered(SocketAddr),
+    /// The destination has not answered for [`SLOW`].
+    Slow(Target),
     /// The destination was not reached.
     Failed {
         /// Which one.
@@ -190,8 +197,8 @@ impl Egress {
     /// # Errors
     /// Why not. Never a failure of the link: nothing here is held against the gateway.
     pub async fn connect(&self, target: &Target) -> Result<TcpStream, Failure> {
-        let connected = self.dial(target, Duration::MAX).await;
         let settings = self.settings();
+        let connected = self.dial_watching(target).await;
         match (&connected, settings.servers.is_empty()) {
             (_, false) => {
                 self.report_servers(target, &connected, &settings);
@@ -214,6 +221,34 @@ impl Egress {
                 Some(no_route) => self.doubt(failure, target, no_route).await.and(connected),
                 None => connected,
             },
+        }
+    }
+
+    /// As [`Egress::dial`]. A slow one is reported, and given up once this machine has no way out: another gateway may have one.
+    async fn dial_watching(&self, target: &Target) -> Result<TcpStream, Failure> {
+        let mut dial = pin!(self.dial(target, Duration::MAX));
+        tokio::select! {
+            biased;
+            connected = &mut dial => return connected,
+            () = sleep(SLOW) => {}
+        }
+        self.is_slow(target);
+        let mut reach = self.reach.subscribe();
+        tokio::select! {
+            biased;
+            connected = dial => connected,
+            Ok(_) = reach.wait_for(|reach| *reach == Reach::Unreachable) => {
+                let sentence = format!("{target} did not answer");
+                Err(lost(&Failure::new(Kind::ConnectTimeout, Side::Server, sentence)))
+            }
+        }
+    }
+
+    /// Notes that `target` has had time to answer, and has not.
+    pub fn is_slow(&self, target: &Target) {
+        let settings = self.settings();
+        if settings.servers.is_empty() || settings.servers.iter().any(|server| server.target == *target) {
+            self.report(Outcome::Slow(target.clone()), None);
         }
     }
 

@@ -1,5 +1,6 @@
 //! Whether this machine reaches the group's servers: from a periodic TCP connection to each, and from the results of the
-//! connections that clients ask for. With `--probe`, what that names is asked instead.
+//! connections that clients ask for. With `--probe`, what that names is asked instead. A connection that a client waits for in
+//! vain has either asked at once.
 
 mod check;
 pub mod subject;
@@ -9,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{sleep_until, timeout};
 
 use super::egress::{DialResult, Egress, Outcome};
 use crate::limited;
@@ -28,6 +29,8 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 const PROBE_INTERVAL_IN_DOUBT: Duration = Duration::from_millis(500);
 /// The deadline of one probe's connection.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);
+/// Minimum time between two probes of `--probe` because connections of clients fail: each one costs bytes on the uplink.
+const PROMPT_INTERVAL: Duration = Duration::from_secs(5);
 /// Number of equal results in a row that change the verdict on a server.
 const RESULTS_TO_CHANGE: u32 = 2;
 /// Failed dials of clients within this time count as one result: a hundred at once are one event.
@@ -47,6 +50,7 @@ pub async fn run(
     while !reach.is_closed() {
         let probes = probed.iter().map(|server| probe(&egress, server));
         let results = join_all(probes).await;
+        let probed_at = Instant::now();
         egress.note_unreached(unreached(&probed, &results));
         for ((server, verdict), result) in probed.iter().zip(&mut verdicts).zip(results) {
             note(server, verdict, result);
@@ -62,14 +66,25 @@ pub async fn run(
                     break;
                 }
                 Some(dial) = dials.recv() => {
-                    let (target, reached) = match dial.outcome {
-                        Outcome::Connected(target) => (target, true),
-                        Outcome::Failed { target, .. } => (target, false),
+                    let now = Instant::now();
+                    let place = |of: &Target| probed.iter().position(|server| server == of);
+                    match dial.outcome {
                         Outcome::Answered(_) => continue,
-                    };
-                    let Some(place) = probed.iter().position(|server| *server == target) else { continue };
-                    verdicts[place].note_dial(reached, Instant::now());
-                    next_probe = next_probe.min(Instant::now() + pause(publish(&verdicts, &reach)));
+                        Outcome::Connected(target) => {
+                            let Some(place) = place(&target) else { continue };
+                            verdicts[place].note(true);
+                        }
+                        Outcome::Failed { target, .. } => {
+                            let Some(place) = place(&target) else { continue };
+                            verdicts[place].note_failed_dial(now);
+                        }
+                        Outcome::Slow(target) => {
+                            let Some(place) = place(&target) else { continue };
+                            verdicts[place].doubt();
+                            next_probe = next_probe.min(probed_at + PROBE_INTERVAL_IN_DOUBT);
+                        }
+                    }
+                    next_probe = next_probe.min(now + pause(publish(&verdicts, &reach)));
                 }
             }
         }
@@ -104,15 +119,18 @@ fn note(probed: &impl fmt::Display, verdict: &mut ServerVerdict, result: Result<
     }
 }
 
-/// Runs the probes of `--probe` until `reach` has no receiver. It is [`Reach::Reachable`] when at least one succeeds.
+/// Runs the probes of `--probe` until `reach` has no receiver. It is [`Reach::Reachable`] when at least one succeeds. `dials`
+/// carries the results of the connections that clients asked for: one that fails has all of them run at once.
 pub async fn run_checks(
     egress: Arc<Egress>,
     interval: Option<Duration>,
-    probes: Vec<Probe>,
-    expected: Option<Expected>,
+    (probes, expected): (Vec<Probe>, Option<Expected>),
+    mut dials: mpsc::Receiver<DialResult>,
     reach: watch::Sender<Reach>,
 ) {
     let mut verdicts = vec![ServerVerdict::default(); probes.len()];
+    let mut prompted_at: Option<Instant> = None;
+    let mut waiting = Vec::new();
     while !reach.is_closed() {
         let results =
             join_all(probes.iter().map(|probe| check::run(probe, &egress, expected.as_ref()))).await;
@@ -121,9 +139,26 @@ pub async fn run_checks(
             note(probe, verdict, result);
         }
         let pause = interval_after(publish(&verdicts, &reach), interval);
-        tokio::select! {
-            () = sleep(pause.mul_f64(jitter())) => {}
-            () = reach.closed() => return,
+        for verdict in waiting.drain(..) {
+            // The connection was given up meanwhile.
+            let _ = oneshot::Sender::send(verdict, *reach.borrow());
+        }
+        let next = Instant::now() + pause.mul_f64(jitter());
+        loop {
+            tokio::select! {
+                () = sleep_until(next.into()) => break,
+                Some(dial) = dials.recv() => {
+                    let fails = matches!(dial.outcome, Outcome::Slow(_) | Outcome::Failed { .. });
+                    let is_due = prompted_at.is_none_or(|at| at.elapsed() >= PROMPT_INTERVAL);
+                    if fails && is_due && *reach.borrow() == Reach::Reachable {
+                        prompted_at = Some(Instant::now());
+                        verdicts.iter_mut().for_each(ServerVerdict::doubt);
+                        waiting.extend(dial.verdict);
+                        break;
+                    }
+                }
+                () = reach.closed() => return,
+            }
         }
     }
 }
@@ -186,11 +221,15 @@ impl ServerVerdict {
         }
     }
 
-    /// Notes the result of a client's connection. Failures within [`DIAL_FAILURE_WINDOW`] count once.
-    fn note_dial(&mut self, reached: bool, now: Instant) {
-        if reached {
-            return self.note(true);
+    /// Notes that a client waits for a connection in vain. Together with a failed probe that decides.
+    fn doubt(&mut self) {
+        if self.reach == Reach::Reachable {
+            self.contradictions = self.contradictions.max(1);
         }
+    }
+
+    /// Notes that a client's connection failed. Failures within [`DIAL_FAILURE_WINDOW`] count once.
+    fn note_failed_dial(&mut self, now: Instant) {
         if self.failed_dial.is_none_or(|last| now >= last + DIAL_FAILURE_WINDOW) {
             self.failed_dial = Some(now);
             self.note(false);
@@ -226,11 +265,29 @@ mod tests {
         let (mut verdict, now) = (ServerVerdict::default(), Instant::now());
         verdict.note(true);
         for _ in 0..100 {
-            verdict.note_dial(false, now);
+            verdict.note_failed_dial(now);
         }
         assert_eq!(verdict.reach, Reach::Reachable);
-        verdict.note_dial(false, now + DIAL_FAILURE_WINDOW);
+        verdict.note_failed_dial(now + DIAL_FAILURE_WINDOW);
         assert_eq!(verdict.reach, Reach::Unreachable);
+    }
+
+    #[test]
+    fn connections_that_are_slow_decide_together_with_a_failed_probe_and_never_alone() {
+        let mut verdict = ServerVerdict::default();
+        verdict.note(true);
+        (0..10).for_each(|_| verdict.doubt());
+        assert_eq!(verdict.reach, Reach::Reachable);
+        verdict.note(true);
+        verdict.note(false);
+        assert_eq!(verdict.reach, Reach::Reachable, "the probe that succeeded ended the doubt");
+        verdict.note(true);
+        verdict.doubt();
+        verdict.note(false);
+        assert_eq!(verdict.reach, Reach::Unreachable);
+        verdict.doubt();
+        verdict.note(true);
+        assert_eq!(verdict.reach, Reach::Unreachable, "the way back takes as long as before");
     }
 
     #[test]

@@ -126,6 +126,7 @@ pub(super) async fn run(
 fn seen(outcome: Outcome, served: &ServedLinks) -> Seen {
     match outcome {
         Outcome::Connected(target) => Seen::Connected(target),
+        Outcome::Slow(target) => Seen::Slow(target),
         Outcome::Failed { target, no_route } => Seen::Failed { target, no_route },
         // An answer from the clients' own network proves nothing about what is beyond it.
         Outcome::Answered(from) if is_beyond(from.ip(), |network| served.come_from(network)) => {

@@ -16,6 +16,9 @@ const MAX_WITNESSES: usize = 4;
 const FAILURE_WINDOW: Duration = Duration::from_millis(300);
 /// Number of failures in a row, without any success, that make the way out doubtful.
 const FAILURES_TO_DOUBT: u32 = 2;
+/// Minimum time between two questions to the witnesses because a destination is slow: some always are, and each question costs
+/// bytes on the uplink.
+const SLOW_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a way out counts as lost while this machine is connected to something beyond its clients' network. Then it is
 /// offered again, with no witnesses: those that failed may have been down for good, or destinations that a client chose for
 /// that.
@@ -30,6 +33,8 @@ pub(super) enum Seen {
     Answered,
     /// Something that proves nothing.
     Nothing,
+    /// The destination has had time to answer, and has not answered yet.
+    Slow(Target),
     /// The destination was not reached.
     Failed {
         /// Which one.
@@ -49,6 +54,8 @@ pub(super) struct WayOut {
     has_worked: bool,
     failures: u32,
     last_failure: Option<Instant>,
+    /// When the witnesses were last to be asked because a destination was slow.
+    slow_at: Option<Instant>,
     /// The last failure was for lack of a route.
     no_route: bool,
     lost_at: Option<Instant>,
@@ -62,6 +69,7 @@ impl WayOut {
             has_worked: false,
             failures: 0,
             last_failure: None,
+            slow_at: None,
             no_route: false,
             lost_at: None,
         }
@@ -102,24 +110,36 @@ impl WayOut {
                 false
             }
             Seen::Nothing => false,
-            Seen::Failed { target, no_route } => {
-                if !self.has_worked {
-                    self.add_witness(target);
-                }
-                if self.last_failure.is_none_or(|last| now >= last + FAILURE_WINDOW) {
-                    (self.failures, self.last_failure) = (self.failures + 1, Some(now));
-                }
-                self.no_route = no_route;
-                no_route || self.failures >= FAILURES_TO_DOUBT
+            // Those that have answered before can tell at once.
+            Seen::Slow(_) if self.has_worked => {
+                let is_due = self.slow_at.is_none_or(|last| now >= last + SLOW_INTERVAL);
+                let asks = is_due && self.reach != Reach::Unreachable;
+                self.slow_at = if asks { Some(now) } else { self.slow_at };
+                asks
             }
+            Seen::Slow(target) => self.note_failure(target, false, now),
+            Seen::Failed { target, no_route } => self.note_failure(target, no_route, now),
         }
     }
 
-    /// Notes whether any witness was reached when all were asked. `is_alone` says that no other gateway could serve
-    /// instead: then a single witness that does not answer is not enough, since it may be down. Without a `has_path` beyond the
-    /// clients' network, a lost way out stays lost until a witness is reached: no client can have caused that.
+    fn note_failure(&mut self, target: Target, no_route: bool, now: Instant) -> bool {
+        if !self.has_worked {
+            self.add_witness(target);
+        }
+        if self.last_failure.is_none_or(|last| now >= last + FAILURE_WINDOW) {
+            (self.failures, self.last_failure) = (self.failures + 1, Some(now));
+        }
+        self.no_route = no_route;
+        no_route || self.failures >= FAILURES_TO_DOUBT
+    }
+
+    /// Notes whether any witness was reached when all were asked. A single one that does not answer may be down. It is enough only
+    /// if it has answered before, and another gateway could serve instead, so that this one does not have to be: not if it
+    /// `is_alone`. Without a `has_path` beyond the clients' network, a lost way out stays lost until a witness is reached: no
+    /// client can have caused that.
     pub(super) fn asked(&mut self, any: bool, is_alone: bool, has_path: bool, now: Instant) {
-        let is_convincing = !is_alone || self.no_route || self.witnesses.len() > 1;
+        let is_single = self.witnesses.iter().all(|witness| witness.host == self.witnesses[0].host);
+        let is_convincing = self.no_route || !is_single || self.has_worked && !is_alone;
         match (any, self.reach) {
             (true, Reach::Unreachable) => (self.failures, self.reach) = (0, Reach::Unknown),
             (true, _) => self.failures = 0,
@@ -185,8 +205,27 @@ mod tests {
     }
 
     #[test]
-    fn a_single_witness_convinces_only_where_another_gateway_could_serve() {
+    fn a_slow_destination_has_those_asked_that_answered_before_and_not_too_often() {
+        let (mut way, mut now) = (WayOut::new(), Instant::now());
+        let slow = || Seen::Slow(target(2));
+        assert!(!way.note(slow(), now), "nothing has answered before that could tell");
+        way.note(Seen::Connected(target(1)), now);
+        assert!(way.note(slow(), now));
+        assert_eq!(way.witnesses(), [target(1)]);
+        way.asked(true, false, true, now);
+        now += SLOW_INTERVAL / 2;
+        assert!(!way.note(slow(), now));
+        now += SLOW_INTERVAL / 2;
+        assert!(way.note(slow(), now));
+        way.asked(false, false, true, now);
+        assert_eq!(way.reach(), Reach::Unreachable);
+        assert!(!way.note(slow(), now + SLOW_INTERVAL), "they are asked all the time now");
+    }
+
+    #[test]
+    fn a_single_witness_convinces_only_if_it_has_answered_and_another_gateway_could_serve() {
         let (mut way, now) = (WayOut::new(), Instant::now());
+        way.note(Seen::Connected(target(1)), now);
         way.note(failed(1), now);
         assert!(way.note(failed(1), now + FAILURE_WINDOW));
         assert_eq!(way.witnesses(), [target(1)]);
@@ -194,6 +233,20 @@ mod tests {
         assert_eq!(way.reach(), Reach::Unknown);
         way.asked(false, false, true, now);
         assert_eq!(way.reach(), Reach::Unreachable);
+    }
+
+    #[test]
+    fn one_host_that_never_answered_says_nothing_about_a_gateway_that_has_carried_nothing_yet() {
+        let (mut way, mut now) = (WayOut::new(), Instant::now());
+        for port in 1..10 {
+            way.note(failed(port), now);
+            now += FAILURE_WINDOW;
+            way.asked(false, false, true, now);
+            assert_eq!(way.reach(), Reach::Unknown);
+        }
+        way.note(Seen::Failed { target: "10.0.1.5:80".parse().unwrap(), no_route: false }, now);
+        way.asked(false, false, true, now);
+        assert_eq!(way.reach(), Reach::Unreachable, "two hosts");
     }
 
     #[test]

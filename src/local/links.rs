@@ -27,7 +27,7 @@ use crate::link::updates;
 use crate::own_addresses::OwnAddresses;
 use crate::peers::directory::{Directory, Gateway};
 use crate::telemetry::journal::Happening;
-use crate::wire::datagram::State;
+use crate::wire::datagram::{Reach, State};
 use crate::wire::id::NodeId;
 use crate::wire::sharing::Offer;
 
@@ -148,6 +148,18 @@ impl Links {
     fn is_tried_again(&self, gateway: &KnownGateway) -> bool {
         gateway.id.is_some_and(|id| self.is_without_way_out(id))
             || locked(&self.attempts).knows(gateway.address)
+    }
+
+    /// Whether this gateway, at `address`, has said that it does not reach the outside any more.
+    pub(super) fn has_lost_way_out(&self, id: NodeId, address: SocketAddr) -> bool {
+        let now = Instant::now();
+        let says_so = |gateway: Gateway| {
+            let reach = gateway.advert.as_ref().map(|advert| advert.reach);
+            gateway.id == Some(id)
+                && gateway.state(now) == Some(State::Withdrawn)
+                && reach == Some(Reach::Unreachable)
+        };
+        self.is_without_way_out(id) || self.directory.at(address).is_some_and(says_so)
     }
 
     fn is_without_way_out(&self, id: NodeId) -> bool {

@@ -2,6 +2,7 @@
 //! node that is a gateway itself). Must not know how a gateway dials.
 
 mod answer;
+mod asking;
 pub mod associate;
 mod attempts;
 pub mod bound;

@@ -1,5 +1,6 @@
 //! What connections met through each gateway: which gateway comes last for which destination, and which is to blame.
 
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,8 +18,8 @@ use crate::wire::target::Target;
 /// counts as silence.
 pub(super) const SILENCE: Duration = Duration::from_secs(5);
 
-/// How often somebody who waits in vain looks whether others do, too.
-const RECHECK: Duration = Duration::from_secs(1);
+/// How often somebody who waits for an answer looks whether others wait in vain, too, or the gateway has lost its way out.
+pub(super) const RECHECK: Duration = Duration::from_secs(1);
 
 /// What connections met, and what follows from it for the ranking.
 pub(super) struct Outcomes {
@@ -114,14 +115,13 @@ impl Asked<'_> {
         self.since.elapsed()
     }
 
-    /// Waits until the gateway has been silent for a while, which is noted; and until another one is to be asked: this one
-    /// is in doubt.
-    pub(super) async fn is_in_vain(&mut self) {
+    /// Notes once the gateway has been silent for a while. Never returns.
+    pub(super) async fn note_silence(&mut self) -> Infallible {
         sleep_until((self.since + SILENCE).into()).await;
         if !std::mem::replace(&mut self.is_noted, true) {
             self.outcomes.failed(self.gateway, self.target, Failing::Silent);
         }
-        self.outcomes.until_doubted(self.gateway).await;
+        std::future::pending().await
     }
 }
 

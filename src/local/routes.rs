@@ -17,14 +17,14 @@ use tokio_util::sync::CancellationToken;
 use super::links::Links;
 use super::server_connection::ServerConnection;
 use crate::failure::{Failure, Kind, Side};
-use crate::limited;
 use crate::link::alive::LinkState;
-use crate::link::client::{Link, LinkTunnel};
+use crate::link::client::Link;
 use crate::link::pipe::Pipe;
 use crate::link::request::Transport;
 use crate::memory::{Account, Budget};
 use crate::own_addresses::OwnAddresses;
 use crate::peers::selection::Failing;
+use crate::wire::id::NodeId;
 use crate::wire::target::Target;
 
 /// Maximum number of gateways that one search tries.
@@ -32,10 +32,6 @@ const MOST_ATTEMPTS: u32 = 8;
 
 /// Pause of a search after a gateway has reported that it cannot reach the outside.
 const REST: Duration = Duration::from_millis(300);
-
-/// A failure within this time is answered by asking another gateway at once. A slower one has cost an app enough time: the next
-/// connection to that destination asks another gateway.
-const QUICK: Duration = Duration::from_secs(1);
 
 /// Connects from this machine, under the gateway's access rules.
 pub type Connect = dyn Fn(Target) -> BoxFuture<'static, Result<TcpStream, Failure>> + Send + Sync;
@@ -86,6 +82,7 @@ pub(super) enum Route {
 
 /// The search of one connection for a gateway. It has one deadline, however many gateways fail meanwhile, and a
 /// maximum number of attempts, however each of them ended.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Search {
     held_until: Instant,
     attempts: u32,
@@ -99,14 +96,18 @@ impl Search {
 
     /// Waits for `route` until the hold time is over, which gives `None`, and counts an attempt.
     pub(super) async fn next<T>(&mut self, route: impl Future<Output = T>) -> Option<T> {
-        self.attempts += 1;
+        self.count();
         timeout_at(self.held_until, route).await.ok()
     }
 
-    /// Lets a moment pass after a gateway has reported that it cannot reach the outside. That attempt does not count: a
-    /// way out may return until the hold time is over. `false` when it is.
-    pub(super) async fn rest(&mut self) -> bool {
-        self.attempts = self.attempts.saturating_sub(1);
+    /// Counts an attempt.
+    pub(super) fn count(&mut self) {
+        self.attempts += 1;
+    }
+
+    /// Lets a moment pass after all gateways that were asked have reported that they cannot reach the outside. `false` when
+    /// the hold time is over.
+    pub(super) async fn rest(&self) -> bool {
         let until = Instant::now() + REST;
         tokio::time::sleep_until(until.min(self.held_until)).await;
         until < self.held_until
@@ -208,6 +209,8 @@ impl Routes {
         }
     }
 
+    /// Connects over a link or from this machine, and the other way once a gateway, which may be this machine, has lost its
+    /// way out.
     async fn connect(
         &self,
         transport: Transport,
@@ -216,26 +219,47 @@ impl Routes {
         early: Bytes,
         account: &Arc<Account>,
     ) -> Result<ServerConnection, Failure> {
-        let Some((mut tunnel, link)) = self.open_tunnel(transport, target, id, &early).await? else {
-            if matches!(transport, Transport::Http | Transport::Https) {
-                let asked = (target.clone(), transport == Transport::Https);
-                let opened = (self.own_requests)(asked, early.clone(), account.clone()).await;
-                if let Some(opened) = opened {
-                    return opened.map(ServerConnection::Own);
+        let search = Search::begin(*self.hold.borrow());
+        loop {
+            if let Some((mut tunnel, link)) = self.open_tunnel(transport, target, id, &early).await? {
+                tunnel.stream.charge_to(account);
+                return Ok(ServerConnection::Link(Box::new(tunnel), link.gateway.name.to_string()));
+            }
+            match self.connect_from_here(transport, target, early.clone(), account).await {
+                // As soon as this node is no gateway any more, others are asked.
+                Err(failure) if failure.kind == Kind::NoWayOut => {
+                    if !search.rest().await {
+                        return Err(failure);
+                    }
                 }
+                connected => return connected,
             }
-            if transport == Transport::Https {
-                let sentence = "this node is a gateway itself, and has no cache (--no-cache): fronts need it";
-                return Err(Failure::new(Kind::Unsupported, Side::Local, sentence));
+        }
+    }
+
+    async fn connect_from_here(
+        &self,
+        transport: Transport,
+        target: &Target,
+        early: Bytes,
+        account: &Arc<Account>,
+    ) -> Result<ServerConnection, Failure> {
+        if matches!(transport, Transport::Http | Transport::Https) {
+            let asked = (target.clone(), transport == Transport::Https);
+            let opened = (self.own_requests)(asked, early.clone(), account.clone()).await;
+            if let Some(opened) = opened {
+                return opened.map(ServerConnection::Own);
             }
-            let mut server = ServerConnection::Direct((self.direct)(target.clone()).await?);
-            return match server.halves().0.send(early).await {
-                Ok(()) => Ok(server),
-                Err(error) => Err(Failure::new(Kind::Terminated, Side::Server, error.to_string())),
-            };
-        };
-        tunnel.stream.charge_to(account);
-        Ok(ServerConnection::Link(Box::new(tunnel), link.gateway.name.to_string()))
+        }
+        if transport == Transport::Https {
+            let sentence = "this node is a gateway itself, and has no cache (--no-cache): fronts need it";
+            return Err(Failure::new(Kind::Unsupported, Side::Local, sentence));
+        }
+        let mut server = ServerConnection::Direct((self.direct)(target.clone()).await?);
+        match server.halves().0.send(early).await {
+            Ok(()) => Ok(server),
+            Err(error) => Err(Failure::new(Kind::Terminated, Side::Server, error.to_string())),
+        }
     }
 
     /// Checks that `target` is not this node itself and that there is memory for another connection.
@@ -253,79 +277,6 @@ impl Routes {
         Ok(())
     }
 
-    /// Opens a tunnel on one gateway after another until one of them succeeds, and sends `first` with the request.
-    /// `None` when this node connects from this machine.
-    ///
-    /// # Errors
-    /// Why there is no tunnel; for lack of a gateway within the hold time.
-    pub(super) async fn open_tunnel(
-        &self,
-        transport: Transport,
-        target: &Target,
-        id: u64,
-        first: &Bytes,
-    ) -> Result<Option<(LinkTunnel, Link)>, Failure> {
-        let mut search = Search::begin(*self.hold.borrow());
-        let (mut lost, mut first_failure) = (None, None);
-        loop {
-            let link = match search.next(self.route_to(target)).await {
-                Some(Route::Direct) => return Ok(None),
-                Some(Route::Link(link)) => link,
-                None => return Err(self.no_gateway(lost)),
-            };
-            let mut asked = self.links.outcomes.ask(link.gateway.id, target);
-            let opened = tokio::select! {
-                biased;
-                opened = link.open_by(transport, target, id, first.clone()) => opened,
-                () = self.until_better(&link.state, link.address), if search.may_move_on() => {
-                    let (id, gateway) = (link.gateway.id, &*link.gateway.name);
-                    limited!(info, id, gateway, "no answer: the connection moves on");
-                    asked.end(None);
-                    continue;
-                }
-                () = asked.is_in_vain(), if search.may_move_on() && self.has_other(link.address, target) => {
-                    let (id, gateway) = (link.gateway.id, &*link.gateway.name);
-                    limited!(info, id, gateway, "no answer again: another gateway is asked");
-                    continue;
-                }
-            };
-            let refused = opened.as_ref().err().and_then(failing);
-            let took = asked.end(refused);
-            match opened {
-                Ok(tunnel) => {
-                    self.links.has_way_out(&link.gateway);
-                    return Ok(Some((tunnel, link)));
-                }
-                Err(failure) if failure.kind == Kind::NoWayOut => {
-                    self.links.leave_alone(&link, &failure.sentence);
-                    lost = Some(failure.sentence);
-                    if !search.rest().await {
-                        return Err(self.no_gateway(lost));
-                    }
-                }
-                Err(failure) if failure.blames_gateway() && search.may_move_on() => {
-                    link.retire();
-                    limited!(info, link.gateway.id, reason = %failure, "the gateway failed an open");
-                }
-                Err(failure) => {
-                    if failure.kind == Kind::ConnectTimeout && failure.side == Side::Gateway {
-                        self.links.left_unanswered(link.address);
-                    }
-                    if took < QUICK && search.may_move_on() && self.has_other(link.address, target) {
-                        limited!(info, link.gateway.id, reason = %failure, "another gateway is asked, too");
-                        first_failure.get_or_insert(failure);
-                        continue;
-                    }
-                    // What a gateway says by its own rules explains less than what the destination said.
-                    return Err(match first_failure {
-                        Some(first) if failure.side == Side::Gateway => first,
-                        _ => failure,
-                    });
-                }
-            }
-        }
-    }
-
     /// Whether another gateway than the one at `address` can be asked for `target`, and has not failed it lately.
     pub(super) fn has_other(&self, address: SocketAddr, target: &Target) -> bool {
         let up = self.links.up();
@@ -334,10 +285,11 @@ impl Routes {
     }
 
     /// Waits for a route to `target`: a gateway that has failed it lately comes last.
-    async fn route_to(&self, target: &Target) -> Route {
-        match self.route().await {
-            Route::Direct => Route::Direct,
-            Route::Link(best) => {
+    pub(super) async fn route_to(&self, target: Option<&Target>) -> Route {
+        match (self.route().await, target) {
+            (Route::Direct, _) => Route::Direct,
+            (link, None) => link,
+            (Route::Link(best), Some(target)) => {
                 let up = self.links.up();
                 let links = up.borrow();
                 Route::Link(self.links.outcomes.untried(&links, target).next().cloned().unwrap_or(best))
@@ -379,6 +331,11 @@ impl Routes {
         }
     }
 
+    /// Whether the gateway `id` at `address` has no way out any more, and another one can be asked for `target`.
+    pub(super) fn is_cut_off(&self, id: NodeId, address: SocketAddr, target: &Target) -> bool {
+        self.links.has_lost_way_out(id, address) && self.has_other(address, target)
+    }
+
     /// Whether a flow on a link should move to another route: the link's gateway is suspect and another one is not, or
     /// the link takes no new tunnels, which `end_of_use` says.
     pub(super) fn has_better(
@@ -418,7 +375,7 @@ impl Routes {
 }
 
 /// What a failure means for the gateway that reports it. `None` for the link's own failures, and those of this node.
-fn failing(failure: &Failure) -> Option<Failing> {
+pub(super) fn failing(failure: &Failure) -> Option<Failing> {
     match (failure.side, failure.kind) {
         (Side::Local | Side::Link, _) | (_, Kind::NoWayOut) => None,
         // It answers pings, and never answered this.

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
-use super::outcomes::{Outcomes, SILENCE};
+use super::outcomes::{Outcomes, RECHECK, SILENCE};
 use super::routes::{Routes, no_memory};
 use super::server_connection::ServerConnection;
 use crate::copy;
@@ -194,18 +194,26 @@ async fn carry_over_link(
             _ => std::future::pending().await,
         }
     };
-    // Boxed, and dropped once it has been noticed: an idle session does not keep its room.
+    // Boxed, and dropped once there is an answer: an idle session does not keep its room.
     let mut silence = Some(Box::pin(async {
-        sleep(SILENCE).await;
-        let moved = progress.moved();
-        if moved.received == 0 && moved.sent > 0 {
-            routes.links.outcomes.failed(id, target, Failing::Silent);
+        let (begun, mut is_silent) = (Instant::now(), false);
+        while progress.moved().received == 0 && (may_move || !is_silent) {
+            sleep(RECHECK).await;
+            let moved = progress.moved();
+            if begun.elapsed() >= SILENCE
+                && !std::mem::replace(&mut is_silent, true)
+                && moved.sent > 0
+                && moved.received == 0
+            {
+                routes.links.outcomes.failed(id, target, Failing::Silent);
+            }
+            let is_doubted =
+                is_silent && routes.links.outcomes.doubts(id) && routes.has_other(gateway, target);
+            if moved.received == 0 && may_move && (is_doubted || routes.is_cut_off(id, gateway, target)) {
+                return replayable();
+            }
         }
-        if moved.received > 0 || !may_move {
-            return None;
-        }
-        routes.links.outcomes.until_doubted(id).await;
-        replayable().filter(|_| routes.has_other(gateway, target))
+        None
     }));
     let (mut relay, mut better) = (pin!(relay(app, tunnel, progress, replay)), pin!(better));
     loop {

@@ -208,6 +208,12 @@ pub fn tune_stream(stream: &TcpStream) {
     keep_alive(stream);
 }
 
+/// Limits how long sent data may stay unacknowledged (RFC 5482) before the connection fails with a timeout; `None` for the usual
+/// minutes. Data that the peer has no room for counts, too. Only Linux has it.
+pub fn limit_unacknowledged(stream: &TcpStream, limit: Option<Duration>) {
+    options::limit_unacknowledged(stream, limit);
+}
+
 /// Maximum segment size of a connection, in both directions (RFC 9293 §3.7.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Segments {

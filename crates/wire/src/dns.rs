@@ -302,6 +302,15 @@ pub fn failure(code: ResponseCode, reason: Reason, sentence: &str) -> Message {
     message
 }
 
+/// What a message of [`failure`] says if its reason is [`Reason::NetworkError`].
+pub fn network_error(message: &Message) -> Option<String> {
+    let option = message.edns.as_ref()?.option(EdnsCode::from(EXTENDED_ERROR))?;
+    let EdnsOption::Unknown(EXTENDED_ERROR, data) = option else { return None };
+    let (code, sentence) = data.split_first_chunk::<2>()?;
+    let is_it = *code == (Reason::NetworkError as u16).to_be_bytes();
+    is_it.then(|| String::from_utf8_lossy(sentence).into_owned())
+}
+
 /// The bytes of a message for TCP or a link. One that exceeds [`LONGEST`] becomes SERVFAIL: truncation would mean "ask
 /// again by TCP", which cannot help.
 pub fn encode(message: &Message) -> Vec<u8> {

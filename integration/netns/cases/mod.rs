@@ -36,6 +36,7 @@ mod transfer;
 mod transparent;
 mod trust;
 pub(crate) mod udp;
+mod uplinks;
 mod upstream;
 mod way_out;
 mod windows;
@@ -73,6 +74,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     resolve::CASES,
     upstream::CASES,
     way_out::CASES,
+    uplinks::CASES,
     page::CASES,
     peers::CASES,
     doctor::CASES,
@@ -103,6 +105,7 @@ pub(crate) const NEEDED: &[(&str, &[&str])] = &[
     ("links::openssl", &["openssl"]),
     ("links::nghttp", &["nghttp"]),
     ("links::h2load", &["h2load"]),
+    ("uplinks::names", &["unbound", "dig"]),
     ("upstream::", &["squid", "danted"]),
     ("doctor::names_a_wrong_clock", &["faketime"]),
 ];

@@ -27,32 +27,38 @@ const URL: &str = "http://10.88.0.100/";
 const NOTICED: Duration = Duration::from_secs(20);
 
 /// Two gateways for any destination and a client that is linked to both of them.
-struct Open {
-    gateways: [Host; 2],
-    nodes: [Process; 2],
-    client: Host,
+pub(super) struct Open {
+    pub(super) gateways: [Host; 2],
+    pub(super) nodes: [Process; 2],
+    pub(super) client: Host,
     _node: Process,
 }
 
 impl Open {
     fn start(lab: &Lab, options: &[&str]) -> Self {
+        Self::start_with(lab, &[], options)
+    }
+
+    /// The same with additional options for the gateways, and for the client.
+    pub(super) fn start_with(lab: &Lab, gateway: &[&str], options: &[&str]) -> Self {
         let (g1, g2, client) = (lab.gateway("g1"), lab.gateway("g2"), lab.client("c1"));
         let code = init(&g1);
-        let first = up(&g1, &["--role", "gateway"]);
+        let gateway = [&["--role", "gateway"], gateway].concat();
+        let first = up(&g1, &gateway);
         [&g2, &client].into_iter().for_each(|host| join(host, &code));
-        let second = up(&g2, &["--role", "gateway"]);
+        let second = up(&g2, &gateway);
         let mut node = up(&client, options);
         node.wait_for_line("standby link up", NOTICED);
         Self { gateways: [g1, g2], nodes: [first, second], client, _node: node }
     }
 
     /// The response of the server to the client's next request, or of the proxy.
-    fn get(&self, url: &str) -> (u16, String) {
+    pub(super) fn get(&self, url: &str) -> (u16, String) {
         get(&self.client, url)
     }
 
     /// The gateway by which the server was reached.
-    fn serving(&self) -> usize {
+    pub(super) fn serving(&self) -> usize {
         let (status, from) = self.get(URL);
         assert_eq!(status, 200, "{from}");
         usize::from(from.contains(&self.gateways[1].addresses()[1].to_string()))

@@ -215,10 +215,19 @@ impl Host {
 
     /// Replaces the rules of `nft` for incoming packets. Packets that no rule drops are accepted.
     pub(crate) fn filter(&self, rules: &str) {
+        self.rules("trial", "input", rules);
+    }
+
+    /// The same for packets that leave.
+    pub(crate) fn swallow(&self, rules: &str) {
+        self.rules("lost", "output", rules);
+    }
+
+    fn rules(&self, table: &str, hook: &str, rules: &str) {
         let file = self.directory.join("rules.nft");
-        let chain = "type filter hook input priority filter; policy accept;";
-        let table = format!("table inet trial {{\nchain input {{\n{chain}\n{rules}\n}}\n}}\n");
-        fs::write(&file, format!("table inet trial\ndelete table inet trial\n{table}")).unwrap();
+        let chain = format!("type filter hook {hook} priority filter; policy accept;");
+        let new = format!("table inet {table} {{\nchain {hook} {{\n{chain}\n{rules}\n}}\n}}\n");
+        fs::write(&file, format!("table inet {table}\ndelete table inet {table}\n{new}")).unwrap();
         let mut nft = self.command("nft");
         nft.arg("-f").arg(file);
         self.output(nft).success();

@@ -13,19 +13,19 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use super::Stream;
-use super::pass::Begun;
+use super::pass::{Begun, UNREACHED};
 use super::server::{Head, Rest, Server};
 use crate::cache::digest::Digest;
 use crate::cache::draft::Draft;
 use crate::cache::growing::Reader;
 use crate::cache::policy;
 use crate::cache::stored::{Stored, Times};
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind, Side};
 use crate::gateway::cache::{Lead, Outcome};
 use crate::gateway::state::Gateway;
 use crate::limited;
 use crate::limits::lines::NOBODY;
-use crate::memory::{Account, Kind, Tally};
+use crate::memory::{self, Account, Tally};
 use crate::wire::http::{RequestHead, ResponseHead};
 use crate::wire::id::NodeId;
 use crate::wire::resume::Point;
@@ -135,7 +135,7 @@ impl Fetch {
         leader: mpsc::Sender<ToLeader>,
     ) -> Self {
         // Of its own, since the stream may end before it.
-        let account = stream.asker.account.holder().account(Kind::Tunnel);
+        let account = stream.asker.account.holder().account(memory::Kind::Tunnel);
         let mut held = Tally::of(&account);
         let known = stored.as_ref().map_or(0, |(_, stored)| stored.memory());
         held.set(COPIES * (request.fields.memory() + uri.len()) + 2 * known);
@@ -307,6 +307,11 @@ impl Fetch {
                     Head::Read(raw, response) if response.is_interim() => {
                         let _ = self.leader.send(ToLeader::Interim(raw.freeze())).await;
                     }
+                    head if head.is_unacknowledged() && server.is_used => {
+                        self.gateway.egress.is_slow(&self.target);
+                        return Err(Failure::new(Kind::ConnectTimeout, Side::Server, UNREACHED));
+                    }
+                    head if head.is_unacknowledged() => break,
                     Head::Nothing(_) if server.is_used => break,
                     head => return Ok((head, server, requested)),
                 }

@@ -15,14 +15,27 @@ use crate::cache::policy::{self, Origin};
 use crate::wire::http::{BodyLength, ChunkedDecoder, ChunkedEncoder, RequestHead, ResponseHead, Step};
 use crate::wire::replay;
 
+/// Why a stream ends whose request the server did not get.
+pub(super) const UNREACHED: &str =
+    "the way to the server is cut: its machine does not acknowledge the request";
+
 /// How one exchange ended.
 enum Exchanged {
     /// The server ended the connection without an answer; with an error or in good order.
-    Nothing { in_order: bool },
+    Nothing(NoAnswer),
     /// The response is complete; the server takes another request.
     Complete { reusable: bool },
     /// Nobody can tell where the response ends but by the end of the connection, which has come.
     ToTheEnd,
+}
+
+/// How a connection ended without an answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum NoAnswer {
+    InOrder,
+    Reset,
+    /// The server's machine has not even acknowledged the request.
+    Unacknowledged,
 }
 
 /// A response that was begun elsewhere: what was received of it, and the connection.
@@ -49,7 +62,10 @@ impl Stream<'_> {
             }
             let exchanged = self.exchange(&mut server, request, None).await?;
             match exchanged {
-                Exchanged::Nothing { .. } if server.is_used && is_safe && !self.is_pinned => {
+                // A stream over which there was a response before is repeated by the client, over another gateway if there is one.
+                Exchanged::Nothing(why)
+                    if server.is_used != (why == NoAnswer::Unacknowledged) && is_safe && !self.is_pinned =>
+                {
                     server = self.connect().await?;
                 }
                 exchanged => return self.conclude(exchanged, server),
@@ -72,8 +88,12 @@ impl Stream<'_> {
                 Ok(Next::Request)
             }
             Exchanged::Complete { reusable: false } | Exchanged::ToTheEnd => Ok(Next::End),
-            Exchanged::Nothing { in_order: true } => Ok(Next::End),
-            Exchanged::Nothing { in_order: false } => Err(End::Broken("the server has reset the connection")),
+            Exchanged::Nothing(NoAnswer::InOrder) => Ok(Next::End),
+            Exchanged::Nothing(NoAnswer::Reset) => Err(End::Broken("the server has reset the connection")),
+            Exchanged::Nothing(NoAnswer::Unacknowledged) => {
+                self.gateway.egress.is_slow(&self.target);
+                Err(End::Broken(UNREACHED))
+            }
         }
     }
 
@@ -97,6 +117,8 @@ impl Stream<'_> {
         if has_body {
             // Until all of it was sent: the server must not take a part for the whole.
             socket.reset_on_drop();
+            // A server may take its time to read.
+            socket.limit_unacknowledged(None);
         }
         let result = {
             let upload = async {
@@ -132,8 +154,9 @@ impl Stream<'_> {
             Passed::Complete { reusable } => {
                 Ok(Exchanged::Complete { reusable: reusable && uploaded.load(Relaxed) })
             }
-            Passed::Nothing { in_order } => Ok(Exchanged::Nothing { in_order }),
+            Passed::Nothing(why) => Ok(Exchanged::Nothing(why)),
             Passed::Unclear(first) => {
+                socket.limit_unacknowledged(None);
                 let (from, mut to) = self.asker.halves()?;
                 to.send(first).await?;
                 relay(server, &socket, from, to).await?;
@@ -164,9 +187,7 @@ enum Passed {
     Complete {
         reusable: bool,
     },
-    Nothing {
-        in_order: bool,
-    },
+    Nothing(NoAnswer),
     /// From these bytes on only the end of the connection tells the end.
     Unclear(Bytes),
 }
@@ -196,7 +217,9 @@ impl Response<'_> {
                 Head::Read(raw, response) if response.is_interim() => to.send(raw.freeze()).await?,
                 Head::Read(raw, response) => break (raw, response),
                 Head::Unclear(raw) => return Ok(Passed::Unclear(raw)),
-                Head::Nothing(error) => return Ok(Passed::Nothing { in_order: error.is_none() }),
+                head if head.is_unacknowledged() => return Ok(Passed::Nothing(NoAnswer::Unacknowledged)),
+                Head::Nothing(None) => return Ok(Passed::Nothing(NoAnswer::InOrder)),
+                Head::Nothing(Some(_)) => return Ok(Passed::Nothing(NoAnswer::Reset)),
             }
         };
         seen.note(&response);

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::Method;
@@ -15,6 +16,9 @@ use crate::wire::http::{
 };
 use crate::wire::target::Target;
 
+/// How long the server's machine may leave a request unacknowledged: then it does not have it, and the way there is cut. In this
+/// time it is sent five times, unless the way is very long. The server itself may take as long as it likes.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(4);
 /// How many reads a close takes at most.
 const MOST_DISCARDED: usize = 32;
 
@@ -37,6 +41,16 @@ pub(super) enum Head {
     Unclear(Bytes),
     /// The connection ended before anything came.
     Nothing(Option<io::Error>),
+}
+
+impl Head {
+    /// Whether the server's machine has not even acknowledged the request.
+    pub(super) fn is_unacknowledged(&self) -> bool {
+        let Self::Nothing(Some(error)) = self else { return false };
+        // What a router has said meanwhile comes in place of the timeout.
+        use io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
+        matches!(error.kind(), TimedOut | HostUnreachable | NetworkUnreachable)
+    }
 }
 
 /// How much of a body is still to come.
@@ -72,6 +86,7 @@ impl Server {
         is_secure: bool,
     ) -> Result<Self, Failure> {
         let socket = Socket::connect(gateway, target, is_secure).await?;
+        socket.limit_unacknowledged(Some(UNACKNOWLEDGED));
         Ok(Self {
             address: socket.peer_addr().ok(),
             socket: Arc::new(socket),

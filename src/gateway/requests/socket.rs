@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::net::TcpStream;
@@ -130,6 +131,11 @@ impl Socket {
             Self::Plain(socket) => drop(net::shutdown_write(socket)),
             Self::Secure(stream) => stream.close(),
         }
+    }
+
+    /// Limits how long what was sent may stay unacknowledged, or removes the limit.
+    pub(super) fn limit_unacknowledged(&self, limit: Option<Duration>) {
+        net::limit_unacknowledged(self.tcp(), limit);
     }
 
     pub(super) fn reset_on_drop(&self) {

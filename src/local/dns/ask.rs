@@ -1,16 +1,19 @@
-//! Asks a question over a link, and the next gateway where that fails: a question is always safe to repeat.
+//! Asks a question over a link, and the next gateway where that fails or takes long: a question is always safe to repeat.
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use hickory_proto::op::{Message, ResponseCode};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use super::NameServer;
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, Side};
 use crate::limited;
+use crate::link::client::Link;
 use crate::link::resolve;
-use crate::local::routes::{Route, Search};
-use crate::wire::dns::{Query, Reason, failure};
+use crate::local::asking::Ended;
+use crate::local::routes::{Routes, Search};
+use crate::wire::dns::{Query, Reason, failure, network_error};
 use crate::wire::id::NodeId;
 
 /// The deadline of a question, where the hold time is not shorter: apps give up after 5 s.
@@ -21,39 +24,48 @@ impl NameServer {
     /// SERVFAIL when nobody answered. With it the gateway that gave it.
     pub(super) async fn ask_gateway(&self, query: &Query) -> (Message, Option<NodeId>) {
         let routes = &self.local.routes;
-        let mut search = Search::begin((*routes.hold.borrow()).min(DEADLINE));
-        let (deadline, bytes) = (Instant::now() + DEADLINE, bytes::Bytes::from(query.to_link()));
-        loop {
-            let link = match search.next(routes.route()).await {
-                Some(Route::Direct) => return ((self.system)(query.clone()).await, None),
-                Some(Route::Link(link)) => link,
-                None => {
-                    let sentence = routes.no_gateway(None).sentence;
-                    return (servfail(Reason::NoReachableAuthority, &sentence), None);
-                }
-            };
-            let answered = tokio::select! {
-                biased;
-                answered = timeout_at(deadline, resolve::resolve(&link, bytes.clone())) => answered,
-                () = routes.until_better(&link.state, link.address), if search.may_move_on() => {
-                    let (id, gateway) = (link.gateway.id, &*link.gateway.name);
-                    limited!(info, id, gateway, "no answer: the question moves on");
-                    continue;
-                }
-            };
-            match answered {
-                Ok(Ok(bytes)) => return (parse(query, &bytes), Some(link.gateway.id)),
-                Ok(Err(failure)) if failure.blames_gateway() && search.may_move_on() => {
-                    link.retire();
-                    limited!(info, link.gateway.id, reason = %failure, "the gateway failed a question");
-                }
-                Ok(Err(failure)) => return (refused(&failure), Some(link.gateway.id)),
-                Err(_) => {
-                    return (servfail(Reason::NetworkError, "the gateway did not answer in time"), None);
-                }
-            }
+        let search = Search::begin((*routes.hold.borrow()).min(DEADLINE));
+        let bytes = Bytes::from(query.to_link());
+        let asked =
+            routes.ask(None, search, |link, may_move| ask_one(routes, link, may_move, query, bytes.clone()));
+        match timeout(DEADLINE, asked).await {
+            Ok(Ok(Some((link, answer)))) => (answer, Some(link.gateway.id)),
+            Ok(Ok(None)) => ((self.system)(query.clone()).await, None),
+            Ok(Err(failure)) => (refused(&failure), None),
+            Err(_) => (servfail(Reason::NetworkError, "the gateways did not answer in time"), None),
         }
     }
+}
+
+/// Asks one gateway.
+async fn ask_one(
+    routes: &Routes,
+    link: Link,
+    may_move: bool,
+    query: &Query,
+    bytes: Bytes,
+) -> (Link, Ended<Message>) {
+    let begun = Instant::now();
+    let answered = tokio::select! {
+        biased;
+        answered = resolve::resolve(&link, bytes) => answered,
+        () = routes.until_better(&link.state, link.address), if may_move => {
+            let (id, gateway) = (link.gateway.id, &*link.gateway.name);
+            limited!(info, id, gateway, "no answer: the question moves on");
+            return (link, Ended::Moved);
+        }
+    };
+    // Where its name servers did not answer, those of another gateway may.
+    let silent =
+        |answer: &Message| Some(Failure::new(Kind::DnsTimeout, Side::Server, network_error(answer)?));
+    let ended = match answered.map(|bytes| parse(query, &bytes)) {
+        Ok(answer) => match silent(&answer) {
+            Some(failure) => Ended::Failed(failure, begun.elapsed()),
+            None => Ended::Done(answer),
+        },
+        Err(failure) => Ended::Failed(failure, begun.elapsed()),
+    };
+    (link, ended)
 }
 
 /// The answer of a gateway, if it is about the question.
@@ -67,6 +79,7 @@ fn parse(query: &Query, bytes: &[u8]) -> Message {
 fn refused(refusal: &Failure) -> Message {
     match refusal.kind {
         Kind::NameForbidden => failure(ResponseCode::Refused, Reason::Prohibited, &refusal.sentence),
+        Kind::NoGateway => servfail(Reason::NoReachableAuthority, &refusal.sentence),
         _ => servfail(Reason::NetworkError, &refusal.sentence),
     }
 }

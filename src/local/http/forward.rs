@@ -21,7 +21,7 @@ use crate::limits::lines::NOBODY;
 use crate::link::alive::LinkState;
 use crate::link::relay::Progress;
 use crate::local::context::log_hang_up;
-use crate::local::outcomes::SILENCE;
+use crate::local::outcomes::{RECHECK, SILENCE};
 use crate::local::server_connection::{FromServer, ServerConnection, ToServer};
 use crate::peers::selection::Failing;
 use crate::sys::closed::until_closed;
@@ -98,17 +98,13 @@ pub(super) async fn forward(
         }
         record.gateway = server.gateway().to_owned();
         let over = server.gateway_id().zip(server.link().map(|(_, gateway)| gateway));
-        let link = server.link().filter(|_| repeatable && !moved);
+        let link = server.link();
         let ended = tokio::select! {
             biased;
             ended = attempt(exchange, buffer, &mut server, head.len(), record) => ended,
-            () = until_better(exchange, link) => {
+            why = until_moved(exchange, link, over, repeatable && !moved) => {
                 moved = true;
-                Err(Trouble::Silent { lost: true, why: "the gateway fell silent".into() })
-            }
-            () = until_in_vain(exchange, over, repeatable && !moved) => {
-                moved = true;
-                Err(Trouble::Silent { lost: true, why: "nothing comes over the gateway".into() })
+                Err(Trouble::Silent { lost: true, why: why.into() })
             }
         };
         let has_login = exchange.has_login.load(Relaxed);
@@ -326,6 +322,21 @@ fn has_other(exchange: &Exchange<'_>, over: Option<(NodeId, SocketAddr)>) -> boo
     over.is_some_and(|(_, gateway)| exchange.local.routes.has_other(gateway, exchange.target))
 }
 
+/// Waits until the request is to be repeated over another gateway, if it `may_move`. Gives why.
+async fn until_moved(
+    exchange: &Exchange<'_>,
+    link: Option<(Arc<LinkState>, SocketAddr)>,
+    over: Option<(NodeId, SocketAddr)>,
+    may_move: bool,
+) -> &'static str {
+    tokio::select! {
+        biased;
+        () = until_better(exchange, link.filter(|_| may_move)) => "the gateway fell silent",
+        () = until_in_vain(exchange, over, may_move) => "nothing comes over the gateway",
+        () = until_cut_off(exchange, over, may_move) => "the gateway has lost its way out",
+    }
+}
+
 /// Waits until nothing has come over a gateway for a while, which is noted; and until the request is to be repeated over
 /// another one, if it may be: this one is in doubt.
 async fn until_in_vain(exchange: &Exchange<'_>, over: Option<(NodeId, SocketAddr)>, may_move: bool) {
@@ -343,6 +354,20 @@ async fn until_in_vain(exchange: &Exchange<'_>, over: Option<(NodeId, SocketAddr
         }
     }
     std::future::pending().await
+}
+
+/// Waits until the gateway has lost its way out, and the request is to be repeated over another one, if it may be.
+async fn until_cut_off(exchange: &Exchange<'_>, over: Option<(NodeId, SocketAddr)>, may_move: bool) {
+    let Some((gateway, address)) = over.filter(|_| may_move) else { return std::future::pending().await };
+    loop {
+        sleep(RECHECK).await;
+        if exchange.started.load(Relaxed) {
+            return std::future::pending().await;
+        }
+        if exchange.local.routes.is_cut_off(gateway, address, exchange.target) {
+            return;
+        }
+    }
 }
 
 /// Waits until there is a better gateway than that of `link`, while no response has begun.

@@ -42,6 +42,8 @@ pub enum Failing {
     Ended,
     /// Nothing came for some seconds.
     Silent,
+    /// Nothing had come when another gateway, which was asked later, had connected.
+    Overtaken,
     /// What came is not the file that an index names.
     Wrong,
 }

@@ -26,6 +26,11 @@ pub(super) fn tune_link(stream: &TcpStream) {
     let _ = socket.set_tcp_thin_linear_timeouts(true);
 }
 
+pub(super) fn limit_unacknowledged(stream: &TcpStream, limit: Option<Duration>) {
+    // Fails only on a connection that is already gone, which the next read reports.
+    let _ = SockRef::from(stream).set_tcp_user_timeout(Some(limit.unwrap_or_default()));
+}
+
 /// Sets "don't fragment" on all datagrams. The system's own idea of the path's MTU is not used: the peers measure it,
 /// and a forged ICMP message must not shrink it.
 pub(super) fn never_fragment(socket: &UdpSocket, v4: bool) -> io::Result<()> {

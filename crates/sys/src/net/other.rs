@@ -1,9 +1,12 @@
 use std::io;
+use std::time::Duration;
 
 use socket2::{SockAddr, SockRef};
 use tokio::net::{TcpStream, UdpSocket};
 
 pub(super) fn tune_link(_: &TcpStream) {}
+
+pub(super) fn limit_unacknowledged(_: &TcpStream, _: Option<Duration>) {}
 
 /// Sets "don't fragment" on all datagrams.
 #[cfg(target_vendor = "apple")]

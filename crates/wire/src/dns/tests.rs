@@ -176,6 +176,18 @@ fn what_explains_a_failure_reaches_who_understands_it() {
 }
 
 #[test]
+fn what_name_servers_that_are_silent_lead_to_is_known_from_all_other_failures() {
+    let answered = |reason, edns: bool| {
+        let question = question("example.org.", 1);
+        let question = if edns { with_edns(question, 1232, 0, false) } else { question };
+        let answer = asked(&question).answer(&failure(ResponseCode::ServFail, reason, "they did not answer"));
+        network_error(&Message::from_vec(&encode(&answer)).unwrap())
+    };
+    assert_eq!(answered(Reason::NetworkError, true).as_deref(), Some("they did not answer"));
+    assert_eq!((answered(Reason::Other, true), answered(Reason::NetworkError, false)), (None, None));
+}
+
+#[test]
 fn the_same_answer_is_for_the_same_question_only() {
     let key = |message: &Message| asked(message).key();
     let plain = key(&question("example.org.", 1));
