@@ -81,8 +81,8 @@ impl Leave {
             return Err(nobody(&group));
         }
         stop_node(&state).await?;
-        let told = tell(&group, &membership, gateways).await;
-        if told.is_empty() && !self.force {
+        let Told { names: told, is_known } = tell(&group, &membership, gateways).await;
+        if told.is_empty() && !is_known && !self.force {
             // The machine stays what it was.
             control::stay(&state)?;
             return Err(Problem::new("the node has stopped, but this machine is still in the group")
@@ -92,6 +92,7 @@ impl Leave {
         say(format_args!("This machine has left the group '{}', and its keys are removed.", group.name));
         let name = &group.node.name;
         match told.as_slice() {
+            [] if is_known => say("The group knows it already: a gateway accepts no link of it any more."),
             [] => say(format_args!(
                 "Nobody was told: run 'laneway revoke {name}' on the machine that made the group."
             )),
@@ -247,20 +248,35 @@ async fn that_answer(
     found
 }
 
-/// Tells gateways until enough of them know. Returns their names.
+/// Who knows that this machine leaves.
+#[derive(Default)]
+struct Told {
+    /// The gateways that were told.
+    names: Vec<String>,
+    /// A gateway refuses this machine, because it has heard of it from another one, or the group has removed it.
+    is_known: bool,
+}
+
+/// Tells gateways until enough of them know.
 async fn tell(
     group: &Group,
     membership: &Arc<Membership>,
     gateways: BTreeMap<SocketAddr, Option<NodeId>>,
-) -> Vec<String> {
-    let Ok(config) = tls::link_client(group) else { return Vec::new() };
+) -> Told {
+    let mut told = Told::default();
+    let Ok(config) = tls::link_client(group) else { return told };
     let tasks = TaskTracker::new();
-    let mut told: Vec<String> = Vec::new();
     for (address, id) in gateways {
-        let link = Link::dial(address, id, config.clone(), membership.clone(), &tasks).await;
-        let Ok(link) = link else { continue };
-        if updates::tell(&link, membership).await.is_ok() && !told.contains(&link.gateway.name.to_string()) {
-            told.push(link.gateway.name.to_string());
+        let link = match Link::dial(address, id, config.clone(), membership.clone(), &tasks).await {
+            Ok(link) => link,
+            Err(error) => {
+                told.is_known |= matches!(error, DialError::Removed(_));
+                continue;
+            }
+        };
+        let name = link.gateway.name.to_string();
+        if updates::tell(&link, membership).await.is_ok() && !told.names.contains(&name) {
+            told.names.push(name);
         }
         link.retire();
     }

@@ -56,7 +56,8 @@ impl Gateway {
         };
         // Its certificate is on the revocation list only once the authority has heard that it leaves.
         if self.membership.revokes(identity.id) {
-            return tracing::debug!(%address, client = &*identity.name, "no link: the client has left the group");
+            tracing::debug!(%address, client = &*identity.name, "no link: the client has left the group");
+            return proved.stream.refuse_revoked().await;
         }
         let mut maintenance = self.activity.maintenance();
         let is_late = *maintenance.borrow_and_update();

@@ -19,6 +19,7 @@ use super::queue::Queue;
 use super::receiving::{Message, Receiving};
 use super::record::{Content, MAX_PLAIN, OVERHEAD, Opener, RecordError, Sealer};
 use super::steps::Steps;
+use laneway_sys::net;
 
 /// A piece of at least this many bytes gets records of its own and is not copied; smaller ones share a record.
 const OWN_RECORD: usize = 4 * 1024;
@@ -142,6 +143,14 @@ impl Secure {
             let _ = self.tcp.try_write(self.sending.buffer.filled());
         }
         invalid(error)
+    }
+
+    /// Ends the connection because the peer is a member no more, with the alert that says so (RFC 8446 §6.2).
+    pub async fn refuse_revoked(mut self) {
+        self.seal(Content::Alert, &[&[FATAL, AlertDescription::CertificateRevoked.into()]]);
+        // The connection is over either way.
+        let _ = self.tcp.try_write(self.sending.buffer.filled());
+        net::linger(&self.tcp).await;
     }
 
     fn seal(&mut self, content: Content, parts: &[&[u8]]) {

@@ -116,10 +116,13 @@ pub async fn tell(link: &Link, membership: &Arc<Membership>) -> Result<(), Excha
     let mut exchange = Exchange::new(request(link).await?, link.gateway.id);
     let told = async {
         exchange.begin(membership).await?;
+        let mut ended = None;
         while !exchange.departures.is_noted {
             match exchange.receive(membership).await? {
-                true => exchange.answer(membership).await?,
-                false => return Err(ExchangeError::Malformed),
+                // A gateway that has noted it listens no more, while its own news is still being answered here.
+                true if ended.is_none() => ended = exchange.answer(membership).await.err(),
+                true => {}
+                false => return Err(ended.unwrap_or(ExchangeError::Malformed)),
             }
         }
         Ok(())
@@ -311,8 +314,11 @@ impl Exchange {
             return Err(ExchangeError::Revoked);
         }
         if membership.revokes(self.id) {
-            // It has left. The end arrives behind what it was told before, and its links are closed soon.
+            // It has left. What it still has to say is of no interest, but a reset in answer to it could overtake what it was told
+            // before. Its links are closed soon.
             self.outbox.finish()?;
+            let rest = async { while matches!(self.inbox.next().await, Ok(Some(_))) {} };
+            let _ = timeout(TIMEOUT, rest).await;
             return Err(ExchangeError::Revoked);
         }
         let departures = membership.departures().borrow().clone();
@@ -443,6 +449,11 @@ mod tests {
             self.send.send_data(frame.into(), false).unwrap();
         }
 
+        /// Ends its direction.
+        fn finish(&mut self) {
+            self.send.send_data(Bytes::new(), true).unwrap();
+        }
+
         async fn hear(&mut self) -> Option<Message> {
             timeout(TIMEOUT * 3, self.next()).await.expect("a message, or the end")
         }
@@ -478,17 +489,17 @@ mod tests {
     }
 
     /// Another member, which can leave.
-    fn leaver(lab: &Lab) -> Group {
+    fn leaver(lab: &Lab, name: &str) -> Group {
         let home = tempfile::tempdir().unwrap();
         let state = StateDir::open(home.path().join("state")).unwrap();
-        let name = laneway_trust::name::WantedName::Chosen("second".into());
+        let name = laneway_trust::name::WantedName::Chosen(name.into());
         laneway_trust::authority::import(&state, &lab.authority.export().unwrap(), &name).unwrap().group
     }
 
     #[tokio::test]
     async fn a_departure_is_noted_before_the_exchange_with_its_member_ends() {
         let lab = lab();
-        let leaver = leaver(&lab);
+        let leaver = leaver(&lab, "second");
         let membership = Membership::of_node(Group::load(&lab.state).unwrap().unwrap(), &lab.state);
         let mut other = Other::of_peer(membership.clone(), leaver.node.id).await;
         assert!(matches!(other.hear().await, Some(Message::Have(_))));
@@ -497,19 +508,40 @@ mod tests {
         assert!(lab.state.read("departures.json").unwrap().is_some(), "noted but not saved");
         assert!(membership.revokes(leaver.node.id));
         assert!(other.hear().await.is_none());
+        other.finish();
+        assert!(matches!(other.ended().await, Err(ExchangeError::Revoked)));
+    }
+
+    #[tokio::test]
+    async fn a_member_that_leaves_may_still_answer_what_it_hears_of_others_that_left() {
+        let lab = lab();
+        let (leaver, another) = (leaver(&lab, "second"), leaver(&lab, "third"));
+        lab.membership.note_departures(vec![Resignation::sign(&another).unwrap()]);
+        let mut other = Other::of_peer(lab.membership.clone(), leaver.node.id).await;
+        assert!(matches!(other.hear().await, Some(Message::Have(_))));
+        other.say(&Message::Have(lab.membership.version()));
+        assert!(matches!(other.hear().await, Some(Message::Left(left)) if left.len() == 1));
+        other.say(&Message::Left(vec![Resignation::sign(&leaver).unwrap()]));
+        assert!(matches!(other.hear().await, Some(Message::Noted)));
+        assert!(other.hear().await.is_none());
+        // Its answer comes late: a reset would have overtaken what it was told.
+        other.say(&Message::Noted);
+        assert!(!other.serving.is_finished());
+        other.finish();
         assert!(matches!(other.ended().await, Err(ExchangeError::Revoked)));
     }
 
     #[tokio::test]
     async fn a_departure_that_cannot_be_saved_is_not_noted() {
         let lab = lab();
-        let leaver = leaver(&lab);
+        let leaver = leaver(&lab, "second");
         let membership = Membership::of_node(Group::load(&lab.state).unwrap().unwrap(), &lab.state);
         std::fs::create_dir(lab.state.file("departures.json")).unwrap();
         let mut other = Other::of_peer(membership, leaver.node.id).await;
         assert!(matches!(other.hear().await, Some(Message::Have(_))));
         other.say(&Message::Left(vec![Resignation::sign(&leaver).unwrap()]));
         assert!(other.hear().await.is_none(), "the leaver was told something");
+        other.finish();
         assert!(matches!(other.ended().await, Err(ExchangeError::Revoked)));
     }
 
@@ -531,7 +563,7 @@ mod tests {
         // The answer names the version, and nothing else is sent.
         assert!(matches!(other.hear().await, Some(Message::Have(version)) if version == second.version()));
         assert_eq!(lab.membership.version(), second.version());
-        other.send.send_data(Bytes::new(), true).unwrap();
+        other.finish();
         assert!(other.hear().await.is_none());
         other.ended().await.unwrap();
     }

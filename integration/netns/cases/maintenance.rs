@@ -35,6 +35,10 @@ pub(super) const CASES: &[Case] = &[
         a_departure_outlasts_the_restart_of_the_only_gateway_that_heard_it,
     ),
     (
+        "maintenance::members_that_leave_one_right_after_the_other_are_all_told",
+        members_that_leave_one_right_after_the_other_are_all_told,
+    ),
+    (
         "maintenance::members_shows_when_each_was_seen_and_with_which_version",
         members_shows_when_each_was_seen_and_with_which_version,
     ),
@@ -263,4 +267,29 @@ fn members_shows_when_each_was_seen_and_with_which_version(lab: &Lab) {
     // Only the authority is answered.
     laneway(&c1, &["members"]);
     assert!(laneway(&c1, &["members"]).stderr.contains("does not hold the key of the group"));
+}
+/// Each hears of those that left before it while it says that it leaves.
+fn members_that_leave_one_right_after_the_other_are_all_told(lab: &Lab) {
+    let _origin = lab.origin();
+    let (signer, g1) = (lab.client("c1"), lab.gateway("g1"));
+    let leaving = ["c2", "c3", "c4", "c5", "c6", "c7"].map(|name| lab.client(name));
+    let code = crate::lab::group::init(&signer);
+    let _signer = up(&signer, &[]);
+    crate::lab::group::join(&g1, &code);
+    let _gateway = up(&g1, &["--role", "gateway", "--server", "10.88.0.100:80"]);
+    for host in &leaving {
+        crate::lab::group::join(host, &code);
+    }
+    for host in &leaving {
+        let kept = host.directory().join("kept");
+        let copied = std::process::Command::new("cp").arg("-a").arg(state(host)).arg(&kept).status().unwrap();
+        assert!(copied.success());
+        let said = laneway(host, &["leave", "--yes"]).success().text();
+        assert!(said.contains("Told: g1."), "{}: {said}", host.name);
+        // Once more, as after an answer that was lost: the gateway says that it knows.
+        std::fs::remove_dir_all(state(host)).unwrap();
+        std::fs::rename(&kept, state(host)).unwrap();
+        let said = laneway(host, &["leave", "--yes"]).success().text();
+        assert!(said.contains("had been removed from the group"), "{}: {said}", host.name);
+    }
 }
