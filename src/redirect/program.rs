@@ -4,6 +4,7 @@ use std::io::{self, Write as _};
 use std::process::{Command, Output, Stdio};
 
 use super::error::RedirectError;
+use crate::sys::process::system_program;
 
 /// Runs a program with this input and returns its output.
 pub(super) fn run(program: &'static str, arguments: &[&str], input: &str) -> Result<String, RedirectError> {
@@ -24,7 +25,7 @@ pub(super) fn run(program: &'static str, arguments: &[&str], input: &str) -> Res
 
 /// A command for a program whose messages are in English.
 pub(super) fn command(program: &str) -> Command {
-    let mut command = Command::new(program);
+    let mut command = system_program(program);
     command.env("LC_ALL", "C");
     command
 }

@@ -6,6 +6,7 @@ mod unix;
 mod windows;
 
 use std::io;
+use std::path::PathBuf;
 use std::process::Command;
 
 use tokio::process::{Child, Command as AsyncCommand};
@@ -22,6 +23,16 @@ pub const HAS_POSIX_SHELL: bool = cfg!(unix);
 /// waits for the command and exits with its code.
 pub fn replace(command: &mut Command) -> io::Error {
     system::replace(command)
+}
+
+/// A command for a program of the system that changes or shows its networks: the one in `PATH`, else the one in the
+/// directories of system programs, which the `PATH` of an ordinary user lacks on many systems.
+pub fn system_program(name: &str) -> Command {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let beside = system::SYSTEM_PROGRAMS.iter().map(PathBuf::from);
+    let mut files = std::env::split_paths(&path).chain(beside).map(|directory| directory.join(name));
+    // What is in no directory is left to the system: it looks for it in ways of its own, or says that it is missing.
+    Command::new(files.find(|file| file.is_file()).unwrap_or_else(|| name.into()))
 }
 
 /// A command for the system's shell: `sh -c`, or `cmd /C`.

@@ -4,6 +4,7 @@ use super::curl::BIG;
 use crate::lab::group::START;
 use crate::lab::origin::{big, sha256};
 use crate::lab::process::{Output, Process};
+use crate::lab::programs;
 use crate::lab::receiver::REFUSED;
 use crate::lab::wait::PATIENCE;
 use crate::lab::web::who;
@@ -21,6 +22,10 @@ pub(super) const CASES: &[Case] = &[
         connections_datagrams_and_names_leave_by_the_node,
     ),
     ("run_all::datagrams_of_both_families_come_back", datagrams_of_both_families_come_back),
+    (
+        "run_all::it_needs_no_directory_of_system_programs_in_path",
+        it_needs_no_directory_of_system_programs_in_path,
+    ),
     ("run_all::a_static_program_leaves_by_the_node", a_static_program_leaves_by_the_node),
     (
         "run_all::what_a_command_sends_just_before_its_end_arrives",
@@ -98,6 +103,17 @@ fn connections_datagrams_and_names_leave_by_the_node(lab: &Lab) {
     run(c1, &["curl", "--silent", "--head", "--proxy", "http://127.0.0.1:1080", BIG]).success();
     let refused = run(c1, &["curl", "--silent", &format!("http://{REFUSED}/")]);
     assert!(matches!(refused.code(), 7 | 52 | 56), "a refused connection is reset: {refused}");
+}
+
+fn it_needs_no_directory_of_system_programs_in_path(lab: &Lab) {
+    let _web = lab.web(who);
+    let fleet = lab.fleet(1, &OPEN);
+    let path: Vec<_> =
+        programs::path().split(':').filter(|part| !part.ends_with("sbin")).map(str::to_owned).collect();
+    let mut curl = command(&fleet.client, &["/usr/bin/curl", "--silent", SERVER]);
+    curl.env("PATH", path.join(":"));
+    let said = fleet.client.output(curl).success().text();
+    assert!(said.contains("10.88.0.21"), "{said}");
 }
 
 /// Sends datagrams to port 9 of an address, each from a socket of its own and from one that has sent before, and prints the

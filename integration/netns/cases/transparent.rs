@@ -1,7 +1,7 @@
 //! Transparent mode: software without proxy settings reaches the server, redirected to the node by the system's rules.
 
 use super::curl::{BIG, CANNOT_CONNECT};
-use crate::lab::group::{START, laneway};
+use crate::lab::group::{START, init, laneway};
 use crate::lab::origin::{big, sha256};
 use crate::lab::process::{Output, Process};
 use crate::lab::wait::PATIENCE;
@@ -29,6 +29,7 @@ pub(super) const CASES: &[Case] = &[
         "transparent::a_gateway_redirects_its_own_software_but_not_itself",
         a_gateway_redirects_its_own_software_but_not_itself,
     ),
+    ("transparent::a_missing_nft_is_named_and_changes_nothing", a_missing_nft_is_named_and_changes_nothing),
     ("transparent::connections_are_held_replayed_and_reset", connections_are_held_replayed_and_reset),
 ];
 
@@ -258,4 +259,34 @@ fn connections_are_held_replayed_and_reset(lab: &Lab) {
     let held = fleet.client.spawn(curl);
     fleet.start(first);
     assert!(held.finish(PATIENCE).success().text().ends_with(" /held"));
+}
+
+fn a_missing_nft_is_named_and_changes_nothing(lab: &Lab) {
+    let c1 = lab.client("c1");
+    init(&c1);
+    let before = state(&c1);
+    let program = env!("CARGO_BIN_EXE_laneway");
+    // Whether it is in PATH or in the directories of system programs.
+    let without = |words: &str| {
+        let script = format!(
+            "for file in $(which -a nft) /usr/local/sbin/nft /usr/sbin/nft /sbin/nft; do \
+             [ ! -f $file ] || mount --bind /dev/null $file; done; PATH=/nonexistent exec {program} {words}"
+        );
+        let mut shell = c1.command("sh");
+        shell.args(["-c", &script]);
+        c1.output(shell)
+    };
+    for words in ["up", "down", "show"] {
+        let refused = without(&format!("transparent {words}"));
+        let said = ["error: the rules ", "caused by: 'nft' is not installed", "hint: install nftables"];
+        assert!(refused.code() == 1 && said.iter().all(|said| refused.stderr.contains(said)), "{refused}");
+    }
+    let directory = crate::lab::group::state(&c1);
+    let refused = without(&format!(
+        "up --state {} --transparent 127.0.0.1:1081 --transparent-rules",
+        directory.display()
+    ));
+    let said = ["error: the rules of --transparent-rules are not installed", "hint: install nftables"];
+    assert!(refused.code() == 1 && said.iter().all(|said| refused.stderr.contains(said)), "{refused}");
+    assert_eq!(state(&c1), before);
 }

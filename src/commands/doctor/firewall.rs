@@ -1,7 +1,9 @@
 //! This machine's firewall, as far as it can be seen, and the command that opens a port in it.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
+
+use crate::sys::process::system_program;
 
 /// The name of laneway's rules in the firewall of Windows.
 const RULE: &str = "laneway";
@@ -38,7 +40,7 @@ impl Firewall {
     /// The firewall that is active here; `None` when there is none, or when only root could tell.
     pub(in crate::commands) fn detect() -> Option<Self> {
         let ufw = || std::fs::read_to_string("/etc/ufw/ufw.conf").is_ok_and(|text| ufw_is_enabled(&text));
-        let Some(rules) = output_of("nft", &["list", "ruleset"]) else {
+        let Some(rules) = Self::rules() else {
             // Without the privilege to read the rules, the front end can still be recognised.
             let firewalld = Path::new("/run/firewalld").exists();
             let known = ufw().then_some(Self::Ufw).or(firewalld.then_some(Self::Firewalld));
@@ -53,6 +55,11 @@ impl Firewall {
             return Some(Self::Firewalld);
         }
         (!chains.is_empty()).then_some(Self::Nft(chains))
+    }
+
+    /// The rules of nftables, as `nft list ruleset` prints them; `None` where only root could tell.
+    pub(super) fn rules() -> Option<String> {
+        output_of("nft", &["list", "ruleset"])
     }
 
     /// Its name.
@@ -106,7 +113,8 @@ impl Firewall {
 pub(in crate::commands) fn open_commands_elsewhere(port: u16, protocol: &str) -> String {
     format!(
         "'ufw allow {port}/{protocol}', or 'firewall-cmd --permanent --add-port={port}/{protocol} && firewall-cmd \
-         --reload', or the nft rule '{protocol} dport {port} accept'"
+         --reload', or 'nft insert rule inet filter input {protocol} dport {port} accept' with the table and chain that \
+         'nft list ruleset' shows"
     )
 }
 
@@ -134,7 +142,7 @@ fn ufw_is_enabled(configuration: &str) -> bool {
 
 /// The standard output of a program; `None` when it fails.
 pub(super) fn output_of(program: &str, arguments: &[&str]) -> Option<String> {
-    let mut command = Command::new(program);
+    let mut command = system_program(program);
     let output = command.args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -6,6 +6,9 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command as AsyncCommand};
 
+/// The directories of system programs (Filesystem Hierarchy Standard 3.0, sections 3.16, 4.10 and 4.9.1).
+pub(super) const SYSTEM_PROGRAMS: &[&str] = &["/usr/local/sbin", "/usr/sbin", "/sbin"];
+
 pub(super) fn replace(command: &mut Command) -> io::Error {
     command.exec()
 }

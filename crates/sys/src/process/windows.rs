@@ -12,6 +12,8 @@ use windows_sys::Win32::System::JobObjects::{
     AssignProcessToJobObject, CreateJobObjectW, TerminateJobObject,
 };
 
+/// All system programs are in the `PATH` of every user.
+pub(super) const SYSTEM_PROGRAMS: &[&str] = &[];
 /// `CREATE_NEW_PROCESS_GROUP` of the system's header `winbase.h`.
 const CREATE_NEW_PROCESS_GROUP: u32 = 0x200;
 /// The exit code of programs that are killed, as `taskkill` has it.
