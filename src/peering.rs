@@ -104,7 +104,9 @@ impl BoundPeering {
         let mut receivers = JoinSet::new();
         let addresses = discovery.bind(&mut receivers).map_err(|error| {
             Problem::new("discovery cannot start").because(error).hint(
-                "another laneway may be running here; --discovery-port N chooses another port, the same on all machines",
+                "another program has the port, probably a node of another user: 'ss -lunp' shows it to root. A second node of one \
+                 machine finds its gateway by name and takes ports of its own: --lan 127.0.0.1 --gateway HOST:7420 --proxy \
+                 127.0.0.1:1081. For another program: --discovery-port N, the same on all machines",
             )
         })?;
         let remembered = remembered::load(state);
@@ -155,6 +157,11 @@ impl BoundPeering {
     /// What a reload changes.
     pub fn running(&self) -> RunningPeering {
         RunningPeering { uplink: self.uplink.clone(), candidate: self.candidate.clone() }
+    }
+
+    /// What the configuration says of the gateways of the group, also after a reload.
+    pub fn settings(&self) -> watch::Receiver<candidate::Options> {
+        self.candidate.subscribe()
     }
 
     /// The addresses of gateways that are known from the start.

@@ -164,7 +164,7 @@ pub fn unknown_variables(command: &Command) -> Result<Vec<String>, Problem> {
     Ok(others)
 }
 
-/// The candidate that `word` is most like, if it is one typing mistake away, or two in a longer word.
+/// The candidate that `word` is most like, if it is one typing mistake away, or two in a longer word, or has the same letters.
 pub(crate) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let norm = |text: &str| text.to_ascii_lowercase().replace('_', "-");
     let word = norm(word);
@@ -173,7 +173,19 @@ pub(crate) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>)
         3..=5 => 1,
         _ => 2,
     };
-    let ranked = candidates.map(|candidate| (distance(&word, &norm(candidate)), candidate));
+    let sorted = |text: &str| {
+        let mut letters: Vec<_> = text.chars().collect();
+        letters.sort_unstable();
+        letters
+    };
+    let ranked = candidates.map(|candidate| {
+        let named = norm(candidate);
+        let distance = match sorted(&named) == sorted(&word) && most > 0 {
+            true => distance(&word, &named).min(1),
+            false => distance(&word, &named),
+        };
+        (distance, candidate)
+    });
     ranked
         .filter(|(distance, _)| *distance <= most)
         .min_by_key(|(distance, _)| *distance)

@@ -3,10 +3,13 @@
 use std::net::SocketAddr;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use tokio::sync::watch;
+
 use crate::cache::store::{MostUsed, Size};
 use crate::failure::printable;
 use crate::link::client::Link;
 use crate::local::endpoint::Endpoint;
+use crate::peers::candidate;
 use crate::peers::directory::{Gateway, Source};
 use crate::shared::Shared;
 use crate::telemetry::snapshot::{
@@ -34,6 +37,8 @@ pub struct View {
     pub gateway: gateway::bound::Facts,
     /// The role in its configuration.
     pub setting: &'static str,
+    /// What its configuration says of the gateways of the group, if it looks for any.
+    pub candidate: Option<watch::Receiver<candidate::Options>>,
     /// When the node started.
     pub started: Started,
     /// The directory of its keys and group state.
@@ -86,6 +91,7 @@ impl View {
             },
             connections: words(telemetry.connections.values()),
             failures: pairs(telemetry.failures.values()),
+            failed: telemetry.failed.latest(),
             rescued: words(telemetry.rescued.values()),
             spread: Spread { downloads: telemetry.spread.0.value(), bytes: telemetry.spread.1.value() },
             refused: refused
@@ -141,6 +147,7 @@ impl View {
             role: role.into(),
             setting: self.setting.into(),
             state: advert.map(|advert| advert.state.word().into()),
+            most_active: self.candidate.as_ref().map(|options| options.borrow().selection.active),
             reach: advert.map(|advert| advert.reach.word().into()),
             goes_direct: *self.client.is_gateway.borrow(),
             is_draining: self.shared.drain.is_cancelled(),

@@ -99,7 +99,7 @@ fn a_port_that_is_taken_is_named_with_the_flag_that_chooses_another() {
 
     let output = Output::of(machine.up(address, &[]).args(["--proxy", &taken.to_string()]));
     let what = format!("error: the local proxy cannot listen on {taken}");
-    let hint = "hint: 'laneway status' shows a node that runs here already; --proxy ";
+    let hint = "hint: 'laneway status' shows whether a node runs here already";
     output.failed(1, &[&what, "caused by: Address already in use", hint]);
 
     let port = free_udp_port(address).to_string();
@@ -107,10 +107,7 @@ fn a_port_that_is_taken_is_named_with_the_flag_that_chooses_another() {
     let up = ["up", "--lan", address, "--proxy", &proxy, "--discovery-port", &port, "--link", &link];
     let output = machine.laneway(up);
     let what = format!("error: the link port cannot listen on {taken}");
-    output.failed(
-        1,
-        &[&what, "caused by: Address already in use", "hint: another laneway may be running here; --link "],
-    );
+    output.failed(1, &[&what, "caused by: Address already in use", hint]);
 
     let ear = UdpSocket::bind((address, 0)).unwrap();
     let port = ear.local_addr().unwrap().port().to_string();

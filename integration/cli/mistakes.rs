@@ -213,6 +213,7 @@ fn a_mistake_in_the_file_is_answered_with_the_right_line() {
         ("server = '10.0.0.5'", "HOST:PORT", "server = [\"10.0.0.5:80\"]"),
         ("pac-direct = 'yes'", "true or false is expected", "pac-direct = true"),
         ("memory-limit = '10Mbit'", "is not a number of bytes", "memory-limit = \"512M\""),
+        ("[fronts]\npipy = 'https://h/'", "did you mean 'pypi'?", "lists the options"),
         ("active = 'two'", "not a whole number", "active = 2"),
     ] {
         machine.configure(content);

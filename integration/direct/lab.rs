@@ -253,6 +253,7 @@ impl Proxy {
             client: client.facts(),
             gateway: no_gateway(),
             setting: "client",
+            candidate: None,
             started: Started::now(),
             directory: String::new(),
         };

@@ -202,6 +202,7 @@ impl BoundNode {
             client: client.facts(),
             gateway: gateway.facts(),
             setting,
+            candidate: Some(peering.settings()),
             started: Started::now(),
             directory: state.path().display().to_string(),
         };

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use crate::config::proxies::{Fault, Proxies, configured_proxies};
+use crate::net;
 use crate::peers::options::PORT;
 use crate::problem::Problem;
 use crate::redirect::{self, Leftover};
@@ -100,8 +101,17 @@ pub fn status(proxy: SocketAddr) -> Result<String, Problem> {
         let line = response.lines().next().unwrap_or_default();
         Problem::new(format!("what listens on {proxy} is not a laneway node, or not on this machine"))
             .because(io::Error::other(crate::failure::printable(&format!("it answered '{line}'"))))
-            .hint("name the port of the node with --proxy ADDR:PORT")
+            .hint(other_port(proxy))
     })
+}
+
+/// What to do where another program has the port of the local proxy.
+pub(super) fn other_port(taken: SocketAddr) -> String {
+    let other = net::free_port_beside(taken);
+    format!(
+        "if a node runs here, name its port with --proxy ADDR:PORT; else start it on another one: 'laneway up --proxy {other}' (in \
+         laneway.toml: proxy = [\"{other}\"], which the other commands then read, too)"
+    )
 }
 
 /// The status of the node behind `proxy`.

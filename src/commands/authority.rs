@@ -153,6 +153,13 @@ fn export(state: &StateDir, file: &Path) -> Result<(), Problem> {
             io::ErrorKind::AlreadyExists => {
                 problem.because(error).hint("name a file that does not exist yet")
             }
+            io::ErrorKind::StorageFull => {
+                problem.because(error).hint("free some space, or name a file on another disk")
+            }
+            io::ErrorKind::NotFound => problem.because(error).hint("name a file in a directory that exists"),
+            io::ErrorKind::PermissionDenied => {
+                problem.because(error).hint("name a file in a directory of yours, or run this as root")
+            }
             _ => problem.because(error),
         }
     };
@@ -177,7 +184,17 @@ fn export(state: &StateDir, file: &Path) -> Result<(), Problem> {
 }
 
 fn import(state: &StateDir, file: &Path, name: &WantedName) -> Result<(), Problem> {
-    let failed = |error: io::Error| Problem::new(format!("cannot read {}", file.display())).because(error);
+    let failed = |error: io::Error| {
+        let hint = match error.kind() {
+            io::ErrorKind::NotFound => {
+                "name the file that 'laneway ca export FILE' wrote on the machine with the group's key, and \
+                                        carry it here first"
+            }
+            io::ErrorKind::PermissionDenied => "run this as the user who owns the file, or as root",
+            _ => "copy the file here again, complete and unchanged",
+        };
+        Problem::new(format!("cannot read {}", file.display())).because(error).hint(hint)
+    };
     let mut bytes = Vec::new();
     let source = std::fs::File::open(file).map_err(failed)?;
     source.take(MAX_EXPORT).read_to_end(&mut bytes).map_err(failed)?;

@@ -15,6 +15,10 @@ use crate::sys::{paths, users};
 use crate::telemetry::snapshot::Snapshot;
 use crate::trust::group::Group;
 
+/// How a node runs beside another one of the same machine. Discovery has one port on all machines, which only one node of a
+/// machine can have on its LAN, so the other one names a gateway.
+pub(super) const OWN_PORTS: &str = "'laneway up --proxy 127.0.0.1:1081 --lan 127.0.0.1 --gateway HOST:7420'";
+
 /// What there is on this machine beside the state directory of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Beside {
@@ -71,10 +75,8 @@ impl Beside {
 
     /// The same command for its state.
     fn command(&self) -> String {
-        let name = std::env::args()
-            .nth(1)
-            .filter(|word| word.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'));
-        let name = name.unwrap_or_else(|| "doctor".into());
+        let words: Vec<_> = std::env::args().skip(1).map(|word| quoted(Path::new(&word))).collect();
+        let name = if words.is_empty() { "doctor".to_owned() } else { printable(&words.join(" ")) };
         let sudo = if paths::is_administrator() { "" } else { "sudo " };
         match self {
             Self::Node { directory, .. }
@@ -118,10 +120,49 @@ pub fn holds_group(directory: &Path) -> bool {
 /// # Errors
 /// When it is in no group, as far as this user can tell: then which command can.
 pub fn group(state: &StateDir) -> Result<Group, Problem> {
-    match elsewhere(state) {
+    match lost(state).or_else(|| elsewhere(state)) {
         Some(problem) => Err(problem),
         None => shared::group(state),
     }
+}
+
+/// The problem of a running node whose directory holds no group any more: it goes on with what it has in memory, but cannot
+/// start again. `None` unless that is the directory of this command.
+pub(super) fn lost(state: &StateDir) -> Option<Problem> {
+    let is_gone = |directory: &Path| {
+        let file = directory.join("group.json").symlink_metadata();
+        file.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    };
+    if !is_gone(state.path()) {
+        return None;
+    }
+    let Beside::Node { name, group, directory, .. } = Beside::node()? else { return None };
+    let is_named = state.path() != StateDir::default_path().ok()?;
+    if !is_gone(&directory) || is_named && directory != state.path() {
+        return None;
+    }
+    let (name, group, place) = (printable(&name), printable(&group), printable(&quoted(&directory)));
+    let option = match Some(&directory) == paths::machine_state().as_ref() || !is_named {
+        true => String::new(),
+        false => format!(" --state {place}"),
+    };
+    let what = format!("the keys of '{name}', the node that runs here, are gone: {place} holds no group");
+    Some(
+        Problem::new(what)
+            .after(Problem::new(
+                "the directory was removed or emptied while the node runs: it goes on with the keys in its memory, and cannot \
+                 start again",
+            ))
+            .hint(format!(
+                "stop the node, with 'systemctl stop laneway' or Ctrl-C in its terminal; then put a copy of the directory back, or \
+                 join again: 'laneway invite' on the machine with the key of the group '{group}', and here the line that it prints{}. \
+                 If this was the machine with the key: 'laneway ca import FILE{option}' with the file of 'laneway ca export'",
+                match option.is_empty() {
+                    true => String::new(),
+                    false => format!(", with{option}"),
+                }
+            )),
+    )
 }
 
 /// The problem of a command whose directory holds no group, while there is one elsewhere on this machine. Who names a
@@ -151,7 +192,8 @@ pub fn refuse_second_node(named: Option<&Path>) -> Result<(), Problem> {
     };
     let own = StateDir::default_path()?;
     Err(Problem::usage(beside.what()).hint(format!(
-        "{status}; to make this user's own node beside it, with ports of its own, name a directory: --state {}",
+        "{status}; to make this user's own node beside it, name its directory: --state {}; then start it with ports of its own: \
+         {OWN_PORTS}",
         quoted(&own)
     )))
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::{progress, say};
+use super::{beside, progress, say};
 use crate::cache::inspect::{Checked, Directory};
 use crate::cache::policy;
 use crate::cache::store::Used;
@@ -89,6 +89,9 @@ impl Cache {
     /// # Errors
     /// When there is no store, it cannot be read, or the node does not follow.
     pub fn run(self, state: &StateDir) -> Result<(), Problem> {
+        if let Some(problem) = beside::elsewhere(state).filter(|_| !state.path().join(CACHE).exists()) {
+            return Err(problem);
+        }
         let here = Here { state, directory: Directory::new(&state.path().join(CACHE)) };
         match self {
             Self::Ls { pattern, json } => here.list(pattern.as_deref(), json),

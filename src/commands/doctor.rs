@@ -4,11 +4,15 @@
 mod discovery;
 mod environment;
 pub(super) mod firewall;
+mod fronts;
 mod gateways;
 mod machine;
+mod remedies;
 mod remote;
 mod report;
 mod request;
+mod ruleset;
+mod running;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -18,6 +22,7 @@ use std::path::PathBuf;
 use super::{ask, say};
 use crate::config::proxies::{Fault, configured_proxies};
 use crate::config::{Config, RoleSetting};
+use crate::control;
 use crate::local::endpoint::Endpoint;
 use crate::peers::remembered;
 use crate::problem::Problem;
@@ -152,6 +157,7 @@ async fn layers(
 ) -> Vec<Target> {
     let mut found = Vec::new();
     let remembered = state.as_ref().map(remembered::load).unwrap_or_default();
+    let in_maintenance = state.as_ref().is_ok_and(control::is_in_maintenance);
     let group = match state {
         Ok(state) => machine::group(Ok(&state), &mut found),
         Err(problem) => machine::group(Err(problem), &mut found),
@@ -163,8 +169,13 @@ async fn layers(
     let lans = machine::interfaces(config, &mut found);
     diagnosis.extend(std::mem::take(&mut found));
     let may_serve = group.as_ref().is_some_and(|group| may_serve(config, group));
-    let node = machine::ports(config, &lans, may_serve, &mut found);
+    let node = machine::ports(config, group.as_ref(), &lans, may_serve, &mut found);
+    let firewall = Firewall::detect();
+    found.extend(node.as_ref().and_then(|node| running::link_address(node, &lans)));
     found.extend(machine::firewall(config.peers.discovery_port, may_serve));
+    if may_serve || node.as_ref().is_some_and(|node| node.seen.node.state.is_some()) {
+        found.extend(running::firewall(config, &lans, firewall.as_ref(), node.as_ref()));
+    }
     found.extend(node.as_ref().and_then(|node| machine::way_out(&node.seen)));
     diagnosis.extend(found);
     let Some(group) = group else {
@@ -176,7 +187,6 @@ async fn layers(
         diagnosis.skip(&NEED_GROUP[..NEED_GROUP.len() - 1], why);
         return remote::ask_node(&node, config, asked, diagnosis).await;
     };
-    let firewall = Firewall::detect();
     let remote = Remote {
         config,
         asked,
@@ -185,6 +195,7 @@ async fn layers(
         firewall: firewall.as_ref(),
         lans: &lans,
         may_serve,
+        in_maintenance,
     };
     remote.check(remembered, diagnosis).await
 }
@@ -193,7 +204,7 @@ async fn layers(
 pub(super) fn ports_in_use(config: &Config) -> Option<Problem> {
     let mut found = Vec::new();
     let lans = crate::lan::lans(&config.peers.lan).unwrap_or_default();
-    if let Some(node) = machine::ports(config, &lans, true, &mut found) {
+    if let Some(node) = machine::ports(config, None, &lans, true, &mut found) {
         return Some(
             Problem::new(format!("a node runs here already: {} on {}", node.seen.node.name, node.proxy))
                 .hint("stop it, with Ctrl-C in its terminal or 'laneway service stop' as its user"),

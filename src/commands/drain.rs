@@ -51,6 +51,16 @@ impl Drain {
             return Ok(());
         }
         let seen = self.follow(&group.node.id.short(), wanted)?;
+        if let Some(seen) = seen.as_ref().filter(|seen| seen.node.state.is_none()) {
+            say(match wanted {
+                true => {
+                    "This machine is no gateway now, so nothing changes: it goes on as a client. It will not become a gateway \
+                         either, until 'laneway drain --undo'."
+                }
+                false => "This machine is no gateway now. It may become one again.",
+            });
+            return self.wait.map_or(Ok(()), |_| self.finish(seen.clone()));
+        }
         if self.undo {
             say(match was {
                 true => "This node may be a gateway again.",

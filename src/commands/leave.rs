@@ -63,8 +63,10 @@ impl Leave {
     pub async fn run(self, state: StateDir) -> Result<(), Problem> {
         let group = beside::group(&state)?;
         super::check_lan(&self.lan)?;
-        self.guard_the_key(&state)?;
-        self.confirm(&group)?;
+        let guarded = self.guard_the_key(&state);
+        if guarded.is_ok() {
+            self.confirm(&group)?;
+        }
         let membership = Membership::new(group.clone());
         let resignation = Resignation::sign(&group)
             .map_err(|error| Problem::new("this machine cannot sign that it leaves").because(error))?;
@@ -73,6 +75,13 @@ impl Leave {
             true => Found { is_removed: true, ..Found::default() },
             false => that_answer(&group, &membership, self.gateways(&group, &state).await?).await,
         };
+        if let Err(problem) = guarded {
+            // Who was removed by another machine with the key does not hold the only copy.
+            if !found.is_removed {
+                return Err(problem);
+            }
+            self.confirm(&group)?;
+        }
         if found.is_removed && found.answering.is_empty() {
             return after_removal(&group, &state).await;
         }
@@ -94,7 +103,7 @@ impl Leave {
         match told.as_slice() {
             [] if is_known => say("The group knows it already: a gateway accepts no link of it any more."),
             [] => say(format_args!(
-                "Nobody was told: run 'laneway revoke {name}' on the machine that made the group."
+                "Nobody was told: run 'laneway revoke {name}' on the machine with the group's key."
             )),
             told => say(format_args!(
                 "Told: {}. {} no link of '{name}' any more. The others refuse it, and the machine with the group's key lists it as \
@@ -184,7 +193,7 @@ fn nobody(group: &Group) -> Problem {
         .after(Problem::new("none answers: this machine would stay on the list of members"))
         .hint(format!(
             "start one, or name it with --gateway HOST:PORT; or leave with --force, and run 'laneway revoke {name}' on the \
-             machine that made the group"
+             machine with the group's key"
         ))
 }
 
@@ -297,5 +306,7 @@ fn forget(state: &StateDir) -> Result<(), Problem> {
             let _ = writeln!(io::stderr(), "warning: {} is not removed: {error}", directory.display());
         }
     }
-    Ok(control::forget(state)?)
+    control::forget(state)?;
+    // Others take a directory of root's for a sign that this machine is in a group.
+    Ok(state.remove_if_empty()?)
 }

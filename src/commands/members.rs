@@ -223,8 +223,10 @@ fn print(rows: &[Row]) {
             Role::Gateway => "gateway or client",
             Role::Client => "client only",
         });
+        let is_member = row.state == "member";
         let seen = row.last_seen.map(|at| match now.saturating_sub(at) {
-            ..PRESENT => "now".to_owned(),
+            // One that has left was there at the most.
+            ..PRESENT if is_member => "now".to_owned(),
             ago => format!("{} ago", age(Duration::from_secs(ago).as_secs_f64())),
         });
         line(

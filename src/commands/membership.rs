@@ -21,7 +21,6 @@ use crate::problem::Problem;
 use crate::size;
 use crate::sys::state::StateDir;
 use crate::trust::authority::{Authority, Uses};
-use crate::trust::clock;
 use crate::trust::code::JoinCode;
 use crate::trust::group::{self, Group, Role};
 use crate::trust::join::{self, EXPORTER_LABEL, JoinError};
@@ -175,9 +174,6 @@ impl Join {
         let _ = mark::begin();
         group::refuse_second_group(&state)?;
         let name = WantedName::new(self.name.clone(), &net::host_name());
-        if code.expired(clock::now()) {
-            tracing::warn!("the code has expired by this machine's clock; the machine that admits decides");
-        }
         let signer = self.signer(&code).await?;
         let group = enrol(signer, &code, &name, &state).await?;
         group::remember_membership(&state, &group)?;
@@ -240,8 +236,10 @@ fn nobody_admits(port: u16) -> Problem {
         None => "as far as this command sees, this machine has none".to_owned(),
     };
     Problem::new("no machine on this LAN admits with this code").hint(format!(
-        "'laneway up' must run where 'laneway init' was run; no firewall may block UDP port {port} and TCP port {PORT}: {here}; \
-         on the other machine {elsewhere}, and the same for {PORT}/tcp; if it is behind a router, give its address: --gateway HOST:{PORT}"
+        "'laneway up' must run on the machine that made the code; if the group's key has moved from there, its codes are void: \
+         'laneway invite' on the machine with the key makes a new one. No firewall may block UDP port {port} and TCP port {PORT}: \
+         {here}; on the other machine {elsewhere}, and the same for {PORT}/tcp. If it is behind a router, give its address: --gateway \
+         HOST:{PORT}"
     ))
 }
 
@@ -302,7 +300,7 @@ async fn enrol(
 ) -> Result<Group, Problem> {
     let failed = |error: std::io::Error| {
         Problem::new(format!("cannot join at {signer}")).because(error).hint(
-            "is this the machine where 'laneway init' was run, is the code of its group, and does 'laneway up' run there?",
+            "the code has to be of the machine at that address, and 'laneway up' has to run there: 'laneway invite' there makes a new one",
         )
     };
     let timed_out = || {

@@ -12,6 +12,7 @@ use clap::{ArgAction, Command};
 use toml::de::{DeTable, DeValue};
 
 use crate::failure::printable;
+use crate::fronts::kind::KINDS;
 use crate::usage::{self, takes_many};
 
 /// What is wrong with a configuration file, and where.
@@ -55,7 +56,7 @@ pub(super) fn settings(text: &str, command: &Command) -> Result<Settings, Fault>
     for (key, value) in keys {
         let name = key.get_ref().as_ref();
         if let (FRONTS, DeValue::Table(table)) = (name, value.get_ref()) {
-            settings.push(("front".to_owned(), fronts(table, command, &fault)?));
+            settings.push(("front".to_owned(), of_fronts(table, command, &fault)?));
             continue;
         }
         let Some(arg) = command.get_arguments().find(|arg| arg.get_long() == Some(name)) else {
@@ -79,7 +80,7 @@ pub(super) fn settings(text: &str, command: &Command) -> Result<Settings, Fault>
 }
 
 /// The flags of the table of fronts: `KIND = "URL"`, and for apt a table of names.
-fn fronts(
+fn of_fronts(
     table: &DeTable<'_>,
     command: &Command,
     fault: &dyn Fn(Range<usize>, String) -> Fault,
@@ -105,7 +106,13 @@ fn fronts(
         };
         let flag = OsString::from(format!("--front={key}={url}"));
         let checked = check(Some(flag), "front", command);
-        flags.extend(checked.map_err(|what| fault(span, format!("fronts: {what}")))?);
+        flags.extend(checked.map_err(|what| {
+            let kind = key.split(['/', '.']).next().unwrap_or_default();
+            let near =
+                usage::nearest(kind, KINDS.iter().map(|kind| kind.word())).filter(|near| *near != kind);
+            let near = near.map_or_else(String::new, |near| format!("; did you mean '{near}'?"));
+            fault(span, format!("fronts: {}: {what}{near}", printable(&key)))
+        })?);
     }
     Ok(flags)
 }

@@ -22,6 +22,7 @@ use super::state::Gateway;
 use super::tls::ServerTls;
 use super::{probe, propagation, uplink};
 use crate::failure::Failure;
+use crate::lan;
 use crate::link::pipe::Pipe;
 use crate::link::tls;
 use crate::memory::Account;
@@ -365,9 +366,18 @@ async fn bind_when_needed(mut authority: Held, link: Option<SocketAddr>, shared:
 /// Binds the link port. Without an address it listens on all of them, IPv4 only where there is no IPv6.
 fn bind_link(address: Option<SocketAddr>) -> Result<(TcpListener, SocketAddr), Problem> {
     let failed = |place: String, error: std::io::Error| {
-        Problem::new(format!("the link port cannot listen on {place}"))
-            .because(error)
-            .hint("another laneway may be running here; --link ADDR:PORT chooses another address or port")
+        let hint = match error.kind() {
+            std::io::ErrorKind::AddrNotAvailable => {
+                let own = lan::interfaces().map(|all| lan::listed(&all)).unwrap_or_default();
+                format!(
+                    "--link names an address of this machine, which has {own}; without --link it listens on all of them"
+                )
+            }
+            _ => "'laneway status' shows whether a node runs here already; if another program has the port, which 'ss -ltnp' shows to \
+                  root, take another one: --link 0.0.0.0:7421 (in laneway.toml: link = \"0.0.0.0:7421\")"
+                .to_owned(),
+        };
+        Problem::new(format!("the link port cannot listen on {place}")).because(error).hint(hint)
     };
     let bind = |address: SocketAddr| net::listen(address).map_err(|error| failed(address.to_string(), error));
     let listener = match address {

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::clients::{Admitted, Client, Measuring};
 use super::served::Seen;
 use super::state::Gateway;
-use crate::link::gateway_info::{GatewayInfo, MAX_SERVERS};
+use crate::link::gateway_info::{GatewayInfo, MAX_ADDRESSES, MAX_SERVERS};
 use crate::link::incoming::Incoming;
 use crate::link::roster::Sighting;
 use crate::link::speed::{self, Direction};
@@ -15,9 +15,12 @@ use crate::trust::clock;
 use crate::wire::id::NodeId;
 
 impl Gateway {
-    /// Answers with this gateway's clock, servers and state.
-    pub(super) async fn about(self: Arc<Self>, incoming: Box<Incoming>, _admitted: Admitted) {
-        incoming.answer_info(self.info()).await;
+    /// Answers the member `id` with this gateway's clock, servers and state, and with what tells that its keys were copied.
+    pub(super) async fn about(self: Arc<Self>, incoming: Box<Incoming>, id: NodeId, _admitted: Admitted) {
+        let mut info = self.info();
+        info.asked_from = incoming.ip;
+        info.linked_from = self.served.addresses(id, MAX_ADDRESSES);
+        incoming.answer_info(info).await;
     }
 
     /// Answers the authority which members this gateway has seen, itself included.
@@ -45,6 +48,9 @@ impl Gateway {
             state: advert.map(|advert| advert.state.word().into()),
             reach: advert.map(|advert| advert.reach.word().into()),
             rules: Some(self.egress.rules()),
+            in_maintenance: self.activity.is_in_maintenance(),
+            asked_from: None,
+            linked_from: Vec::new(),
         }
     }
 }

@@ -132,6 +132,7 @@ impl LinkPort {
             }
             _ => {
                 tracing::debug!(%address, "connection closed: this node does not serve the requested protocol");
+                hello.refuse().await;
                 None
             }
         }

@@ -184,7 +184,9 @@ impl Session {
                 }
             }
             Ok(RequestKind::Info) => match gateway.admit_own(&self.client) {
-                Ok(admitted) => drop(self.tunnels.spawn(gateway.about(self.charged(incoming), admitted))),
+                Ok(admitted) => {
+                    drop(self.tunnels.spawn(gateway.about(self.charged(incoming), self.peer.id, admitted)))
+                }
                 Err(failure) => incoming.refuse(&failure, &gateway.name),
             },
             Ok(RequestKind::Members) => {

@@ -1,8 +1,8 @@
 //! The links that clients have to this gateway now, for status and metrics. Admission is decided elsewhere.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -120,6 +120,14 @@ impl ServedLinks {
                 tracing::debug!(%error, "the members that were seen are not saved");
             }
         }
+    }
+
+    /// The addresses from which a member is linked, at most `limit`.
+    pub fn addresses(&self, id: NodeId, limit: usize) -> Vec<IpAddr> {
+        let table = self.lock();
+        let own = table.links.values().filter(|(client, ..)| client.id == id);
+        let found: BTreeSet<_> = own.map(|(_, address, _)| address.ip().to_canonical()).collect();
+        found.into_iter().take(limit).collect()
     }
 
     /// Whether a client's link comes from this network.

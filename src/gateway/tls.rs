@@ -132,6 +132,10 @@ fn tls_failure(target: &Target, error: &io::Error) -> Failure {
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                     "it is for another name".to_owned()
                 }
+                // The library has no kind of its own for it.
+                other if other.to_string().contains("CaUsedAsEndEntity") => {
+                    "it is that of an authority (CA:TRUE), which no server may use as its own".to_owned()
+                }
                 other => other.to_string(),
             };
             let sentence = format!(

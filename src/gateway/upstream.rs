@@ -41,7 +41,10 @@ pub struct Upstream {
     except: Vec<Rule>,
 }
 
-const LOGIN_HINT: &str = "give it as --upstream with USER:PASSWORD@ in front of the host";
+/// What to do about a proxy that requires a login, where none is configured and where one is.
+const NO_LOGIN_HINT: &str = "give it as --upstream with USER:PASSWORD@ in front of the host";
+const LOGIN_HINT: &str =
+    "correct USER:PASSWORD@ in --upstream, where '@', ':' and '/' of a password are written %40, %3A and %2F";
 
 /// The shortest time between two checks whether a proxy that rejected the login accepts it now. Each one counts there as
 /// another wrong password, and many systems lock an account after a few.
@@ -116,7 +119,10 @@ impl Upstream {
     /// The proxies that were not reached when they were last tried, or that reject the login.
     pub(super) fn unreached(&self) -> Vec<Unreached> {
         let fault = |parent: &Parent| {
-            let rejected = parent.login().is_rejected().then(|| "it does not accept the login".to_owned());
+            let rejected = parent.login().is_rejected().then(|| match parent.proxy.login {
+                Some(_) => "it does not accept the login".to_owned(),
+                None => "it requires a login".to_owned(),
+            });
             let reason = parent.fault().clone().or(rejected)?;
             Some(Unreached { server: format!("--upstream {}", parent.proxy), reason })
         };
@@ -214,7 +220,7 @@ impl Parent {
             match is_accepted {
                 true => limited!(info, about, %proxy, "the upstream proxy takes this gateway's login again"),
                 false => {
-                    let hint = LOGIN_HINT;
+                    let hint = self.login_hint();
                     limited!(warn, about, %proxy, hint, "the upstream proxy does not take this gateway's login");
                 }
             }
@@ -222,6 +228,10 @@ impl Parent {
         if answer.is_some_and(Result::is_ok) {
             login.accepted = Some(target.clone());
         }
+    }
+
+    fn login_hint(&self) -> &'static str {
+        if self.proxy.login.is_some() { LOGIN_HINT } else { NO_LOGIN_HINT }
     }
 
     fn login(&self) -> MutexGuard<'_, LoginState> {
@@ -302,9 +312,11 @@ impl Parent {
         let proxy = &self.proxy;
         match refusal {
             UpstreamRefusal::Login => {
-                let sentence = format!(
-                    "the gateway's upstream proxy {proxy} does not take its login: {LOGIN_HINT} there"
-                );
+                let (what, hint) = match proxy.login {
+                    Some(_) => ("does not take its login", LOGIN_HINT),
+                    None => ("requires a login", NO_LOGIN_HINT),
+                };
+                let sentence = format!("the gateway's upstream proxy {proxy} {what}: on the gateway, {hint}");
                 Failure::new(Kind::UpstreamLogin, Side::Gateway, sentence)
             }
             UpstreamRefusal::Broken(why) => {

@@ -54,7 +54,7 @@ impl Cause {
             | DialError::Certificate(..)
             | DialError::Refused(..)
             | DialError::Left(..) => Self::Distrust,
-            DialError::Protocol(..) => Self::Protocol,
+            DialError::Protocol(..) | DialError::NotAGateway(..) => Self::Protocol,
             DialError::Late(..) | DialError::Cut(..) => Self::Silent,
             DialError::Connect(_, error) => match error.kind() {
                 io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Self::Refused,

@@ -258,19 +258,31 @@ impl RunningClient {
 /// When one of them cannot be bound.
 pub fn bind_proxy(options: &Options) -> Result<Vec<Port>, Problem> {
     let bind = |endpoint: &Endpoint| {
-        let hint = match endpoint {
-            Endpoint::Tcp(_) => {
-                "'laneway status' shows a node that runs here already; --proxy 127.0.0.1:0 takes any free port"
-            }
-            Endpoint::Unix(_) => {
-                "another laneway may be running here; --proxy unix:/PATH chooses another place"
-            }
-        };
         Port::bind(endpoint, options.proxy_mode.0).map_err(|error| {
+            let hint = match (endpoint, error.kind()) {
+                (Endpoint::Tcp(address), std::io::ErrorKind::AddrInUse) => port_taken(*address),
+                (Endpoint::Tcp(address), std::io::ErrorKind::AddrNotAvailable) => format!(
+                    "--proxy names an address of this machine, such as 127.0.0.1:{}: 'ip -brief address' shows them",
+                    address.port()
+                ),
+                (Endpoint::Tcp(_), _) => "ports below 1024 need root: --proxy 127.0.0.1:1080".to_owned(),
+                (Endpoint::Unix(_), _) => {
+                    "another laneway may be running here; --proxy unix:/PATH chooses another place".to_owned()
+                }
+            };
             Problem::new(format!("the local proxy cannot listen on {endpoint}")).because(error).hint(hint)
         })
     };
     options.proxy.iter().map(bind).collect()
+}
+
+/// What to do about a port that a node or another program has.
+fn port_taken(address: SocketAddr) -> String {
+    let other = crate::net::free_port_beside(address);
+    format!(
+        "'laneway status' shows whether a node runs here already; if another program has the port, which 'ss -ltnp' shows to root, \
+         take another one: --proxy {other} (in laneway.toml: proxy = [\"{other}\"])"
+    )
 }
 
 async fn bind_dns(address: SocketAddr) -> Result<dns::Listener, Problem> {

@@ -433,7 +433,9 @@ fn is_distrust(error: &DialError) -> bool {
         | DialError::Removed(..)
         | DialError::Left(..)
         | DialError::Protocol(..) => true,
-        DialError::Late(..) | DialError::Connect(..) | DialError::Cut(..) => false,
+        DialError::Late(..) | DialError::Connect(..) | DialError::Cut(..) | DialError::NotAGateway(..) => {
+            false
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
-use rustls::ClientConfig;
+use rustls::{AlertDescription, ClientConfig};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -68,6 +68,9 @@ pub enum DialError {
     /// The gateway has said that it leaves the group.
     #[error("{0} has left the group")]
     Left(SocketAddr),
+    /// It says that it accepts no links: a node that is no gateway, or another program.
+    #[error("{0} accepts no links: it is no gateway")]
+    NotAGateway(SocketAddr),
     /// It does not speak HTTP/2.
     #[error("{0} does not speak the link's protocol")]
     Protocol(SocketAddr, #[source] http2::Error),
@@ -113,6 +116,7 @@ impl Link {
         let proved = timeout(HANDSHAKE_TIMEOUT, handshake::connect(tcp, config, tls::server_name(id)));
         let proved = proved.await.map_err(late)?.map_err(|error| match error.kind() {
             _ if says_removed(&error) => DialError::Removed(address),
+            _ if says(&error, AlertDescription::NoApplicationProtocol) => DialError::NotAGateway(address),
             io::ErrorKind::InvalidData => DialError::Trust(address, error),
             _ => DialError::Cut(address, error.to_string()),
         })?;
@@ -438,6 +442,11 @@ fn is_cut(error: &http2::Error) -> bool {
 
 /// Whether the peer rejected this node's certificate as revoked: the alert `certificate_revoked` (RFC 8446 §6.2).
 fn says_removed(error: &io::Error) -> bool {
+    says(error, AlertDescription::CertificateRevoked)
+}
+
+/// Whether the peer ended the handshake with this alert.
+fn says(error: &io::Error, alert: AlertDescription) -> bool {
     let tls = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
-    tls == Some(&rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRevoked))
+    tls == Some(&rustls::Error::AlertReceived(alert))
 }

@@ -1,6 +1,7 @@
 //! What a gateway says about itself over a link: one request, one small JSON answer. Members ask for it to diagnose a
 //! problem, and to measure the distance to the gateway.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -20,6 +21,8 @@ use laneway_wire::failure::{Failure, Kind, Side};
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest answer that is read, in bytes.
 const MAX_ANSWER: usize = 64 * 1024;
+/// How many addresses of links one answer names at most.
+pub const MAX_ADDRESSES: usize = 8;
 /// How many servers one answer names at most.
 pub const MAX_SERVERS: usize = 64;
 
@@ -37,6 +40,15 @@ pub struct GatewayInfo {
     /// Which destinations it allows: members may know the rules that decide what they reach.
     #[serde(default)]
     pub rules: Option<RulesSeen>,
+    /// Whether it serves no clients because of `laneway drain` on it.
+    #[serde(default)]
+    pub in_maintenance: bool,
+    /// The address from which the asking machine has made this link.
+    #[serde(default)]
+    pub asked_from: Option<IpAddr>,
+    /// The addresses from which there are links with the keys of the asking machine, at most [`MAX_ADDRESSES`].
+    #[serde(default)]
+    pub linked_from: Vec<IpAddr>,
 }
 
 /// Asks the gateway at the other end of `link`.
@@ -89,6 +101,7 @@ pub(super) async fn get(link: &Link, request: Request<()>, most: usize) -> Resul
 fn parse(body: &[u8]) -> Option<GatewayInfo> {
     let mut info: GatewayInfo = serde_json::from_slice(body).ok()?;
     info.servers.truncate(MAX_SERVERS);
+    info.linked_from.truncate(MAX_ADDRESSES);
     if let Some(rules) = &mut info.rules {
         rules.allowed.truncate(MAX_SERVERS);
         rules.denied.truncate(MAX_SERVERS);

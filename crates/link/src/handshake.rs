@@ -21,6 +21,8 @@ const READ: usize = 4 * 1024;
 /// The longest ClientHello, in bytes with the headers of its records: one with a key share of ML-KEM has about 1,800. Whoever
 /// connects makes this node hold as much, twice, in each of some thousand handshakes.
 const MAX_HELLO: usize = 4 * 1024;
+/// The alert `no_application_protocol` (RFC 8446 §6, RFC 7301 §3.2) in a record of its own.
+const NO_SUCH_SERVICE: [u8; 7] = [21, 3, 3, 0, 2, 2, 120];
 /// The longest flight after it, in bytes: certificates of a group have some hundred.
 const MAX_FLIGHT: usize = 8 * 1024;
 
@@ -90,6 +92,13 @@ impl Hello {
                 }
             }
         }
+    }
+
+    /// Tells the client that this node does not serve what it requests, and closes the connection.
+    pub async fn refuse(self) {
+        // The connection is refused whether the alert is sent or not.
+        let _ = self.tcp.try_write(&NO_SUCH_SERVICE);
+        net::linger(&self.tcp).await;
     }
 
     /// The server's end of a link.

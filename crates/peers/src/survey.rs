@@ -1,9 +1,9 @@
 //! A survey of the LAN for diagnosis: which gateways answer a broadcast query, which a unicast one, and whose beacons are
 //! received. It works beside a running node without disturbing it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use laneway_sys::lan::{self, Lan, LanSocket};
 use laneway_sys::net;
 use laneway_trust::group::Group;
 use laneway_trust::random::random;
-use laneway_wire::datagram::{Advert, Datagram, Message, Received, SIZE, Way};
+use laneway_wire::datagram::{Advert, Datagram, Message, Received, SIZE, Sequence, Way};
 use laneway_wire::id::NodeId;
 
 /// When queries are sent, in milliseconds: one lost datagram is no finding.
@@ -73,6 +73,19 @@ pub struct Survey {
     pub gateways: Vec<Seen>,
     /// Datagrams that could not be sent: the destination and the error.
     pub not_sent: Vec<(SocketAddr, io::Error)>,
+    /// Nodes that are on several machines, which therefore have the same keys.
+    pub twins: Vec<Twin>,
+}
+
+/// One node on several machines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Twin {
+    /// Its name, for which the authority vouches.
+    pub name: String,
+    /// The addresses of the machines, without those of this one.
+    pub addresses: Vec<IpAddr>,
+    /// Whether this machine is one of them.
+    pub is_own: bool,
 }
 
 impl Survey {
@@ -99,13 +112,48 @@ enum Cast {
 /// A survey in progress.
 struct Progress {
     keyring: Keyring,
-    verifier: Verifier,
+    /// One for each address: two machines with the same keys do not count for each other.
+    verifiers: HashMap<IpAddr, Verifier>,
     own: NodeId,
     port: u16,
     /// The queries sent, by nonce.
     queries: HashMap<[u8; 16], (Cast, Instant)>,
     seen: BTreeMap<SocketAddr, Seen>,
     not_sent: BTreeMap<SocketAddr, io::Error>,
+    heard: Heard,
+    own_addresses: HashSet<IpAddr>,
+}
+
+/// The addresses from which each gateway was heard, each with the sequence of its last datagram. One machine counts on with
+/// each beacon, at whatever address; two machines with the same keys count each on its own.
+#[derive(Debug, Default)]
+struct Heard(BTreeMap<NodeId, (String, BTreeMap<IpAddr, Sequence>)>);
+
+impl Heard {
+    /// How far the counters of one machine may be apart at two addresses: its beacons of the time between the two datagrams.
+    const APART: u64 = 6;
+    /// Maximum addresses of one gateway that are noted.
+    const MAX_ADDRESSES: usize = 16;
+
+    fn note(&mut self, id: NodeId, name: &str, sequence: Sequence, from: IpAddr) {
+        let (_, heard) = self.0.entry(id).or_insert_with(|| (name.to_owned(), BTreeMap::new()));
+        if heard.len() < Self::MAX_ADDRESSES || heard.contains_key(&from) {
+            heard.insert(from, sequence);
+        }
+    }
+
+    /// The nodes that are on several machines. `own` is the node of this machine, which is at none of these addresses.
+    fn twins(self, own: NodeId) -> Vec<Twin> {
+        let each = self.0.into_iter().map(|(id, (name, heard))| {
+            let differs = |one: &Sequence, other: &Sequence| {
+                one.boot != other.boot || one.counter.abs_diff(other.counter) > Self::APART
+            };
+            let is_other = |sequence: &Sequence| heard.values().any(|other| differs(sequence, other));
+            let elsewhere = heard.iter().filter(|(_, sequence)| id == own || is_other(sequence));
+            Twin { name, addresses: elsewhere.map(|(address, _)| *address).collect(), is_own: id == own }
+        });
+        each.filter(|twin| !twin.addresses.is_empty()).collect()
+    }
 }
 
 /// Surveys the LAN.
@@ -118,11 +166,13 @@ pub async fn look(options: Options) -> io::Result<Survey> {
     let mut progress = Progress {
         own: options.group.node.id,
         keyring: Keyring::new(options.group),
-        verifier: Verifier::default(),
+        verifiers: HashMap::new(),
         port: options.port,
         queries: HashMap::new(),
         seen: BTreeMap::new(),
         not_sent: BTreeMap::new(),
+        heard: Heard::default(),
+        own_addresses: net::own_addresses().unwrap_or_default(),
     };
     let start = Instant::now();
     let end = start + options.time;
@@ -136,6 +186,7 @@ pub async fn look(options: Options) -> io::Result<Survey> {
         port_taken,
         gateways: progress.seen.into_values().collect(),
         not_sent: progress.not_sent.into_iter().collect(),
+        twins: progress.heard.twins(progress.own),
     })
 }
 
@@ -210,12 +261,24 @@ impl Progress {
         let Ok(Received::Signed(unverified)) = self.keyring.decode(bytes, Way { from, to }) else { return };
         let (id, now) = (unverified.sender(), Instant::now());
         let query = unverified.answers().map(|nonce| self.queries.get(&nonce).copied());
-        if id == self.own || query == Some(None) {
+        let ip = net::plain(from).ip();
+        let is_own = id == self.own;
+        if is_own && self.own_addresses.contains(&ip) || query == Some(None) {
             return;
         }
         let query = query.flatten();
-        let arrival = Arrival { from, asked: query.map(|(_, sent)| sent), now };
-        let Ok(verified) = self.verifier.verify(*unverified, &self.keyring, arrival) else { return };
+        let (arrival, sequence) =
+            (Arrival { from, asked: query.map(|(_, sent)| sent), now }, unverified.sequence());
+        if self.verifiers.len() >= MAX_GATEWAYS && !self.verifiers.contains_key(&ip) {
+            return;
+        }
+        let verifier = self.verifiers.entry(ip).or_default();
+        let Ok(verified) = verifier.verify(*unverified, &self.keyring, arrival) else { return };
+        let name = verified.name.text().map_or_else(|| id.short(), str::to_owned);
+        self.heard.note(id, &name, sequence, ip);
+        if is_own {
+            return;
+        }
         let answered = query.map(|(cast, sent)| (cast, now.saturating_duration_since(sent)));
         let (Message::Offer { advert, .. } | Message::Beacon { advert, .. }) = verified.datagram.message
         else {
@@ -225,7 +288,6 @@ impl Progress {
         if self.seen.len() >= MAX_GATEWAYS && !self.seen.contains_key(&link) {
             return;
         }
-        let name = verified.name.text().map_or_else(|| id.short(), str::to_owned);
         let new = || Seen {
             id,
             name,

@@ -360,6 +360,20 @@ pub fn interface_index(name: &str) -> Option<u32> {
     interfaces::index_of(name)
 }
 
+/// A free port beside one that is taken, on the same address: one of the next ports, else any.
+pub fn free_port_beside(taken: SocketAddr) -> SocketAddr {
+    let next = (1..=20).filter_map(|more| taken.port().checked_add(more));
+    let mut others = next.map(|port| SocketAddr::new(taken.ip(), port));
+    others
+        .find(|address| std::net::TcpListener::bind(address).is_ok())
+        .unwrap_or_else(|| SocketAddr::new(taken.ip(), 0))
+}
+
+/// The name of the interface with this index, as the scope of a link-local address has it.
+pub fn interface_name(index: u32) -> Option<String> {
+    interfaces::names().ok()?.into_iter().find(|name| index != 0 && interfaces::index_of(name) == Some(index))
+}
+
 /// The machine's host name, or `node` if it has none.
 pub fn host_name() -> String {
     system::host_name().filter(|name| !name.is_empty()).unwrap_or_else(|| "node".into())

@@ -116,6 +116,23 @@ impl StateDir {
         }
     }
 
+    /// Removes the directory if there is nothing in it but the file of the lock. One that cannot be removed, such as a mount
+    /// point, stays.
+    ///
+    /// # Errors
+    /// When it cannot be locked or read, or the file cannot be removed.
+    pub fn remove_if_empty(&self) -> Result<(), StateError> {
+        let lock = self.lock()?;
+        let read = || std::fs::read_dir(&self.path)?.collect::<io::Result<Vec<_>>>();
+        let entries = read().map_err(io_error("read", &self.path))?;
+        if entries.iter().all(|entry| entry.file_name() == LOCK) {
+            self.remove(LOCK)?;
+            drop(lock);
+            let _ = std::fs::remove_dir(&self.path);
+        }
+        Ok(())
+    }
+
     /// Waits for the lock. Not reentrant: locking it again while holding it deadlocks.
     ///
     /// # Errors

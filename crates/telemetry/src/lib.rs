@@ -1,6 +1,7 @@
 //! What the operator sees: logs, the access line of each connection, and what the node counts and records while it runs.
 
 pub mod display_names;
+pub mod failed;
 pub mod history;
 pub mod journal;
 pub mod ledger;
@@ -40,6 +41,8 @@ pub struct Telemetry {
     pub connections: Tally<&'static str>,
     /// Connections that failed, by kind of failure and side.
     pub failures: Tally<(&'static str, &'static str)>,
+    /// The latest failed connections of this machine's own apps.
+    pub failed: failed::Failed,
     /// Connections that continued over another gateway, by how: `replayed`, `repeated` or `resumed`.
     pub rescued: Tally<&'static str>,
     /// Downloads of apps that came over several gateways at the same time, and their bytes.

@@ -128,6 +128,9 @@ impl Record {
     pub fn failed(&mut self, failure: &Failure) {
         self.telemetry.failures.one((failure.kind.token(), failure.side.token()));
         self.entry.iter().for_each(Entry::failed);
+        if Arc::ptr_eq(&self.ledger, &self.telemetry.apps) {
+            self.telemetry.failed.note(&self.target, &failure.sentence);
+        }
         self.outcome = format!("{} ({}): {}", failure.kind.token(), failure.side.token(), failure.sentence);
         self.failed = true;
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::snapshot::{FileSeen, GatewaySeen, LinkSeen, RulesSeen, Snapshot, Usage};
+use super::snapshot::{FailedSeen, FileSeen, GatewaySeen, LinkSeen, RulesSeen, Snapshot, Usage};
 
 /// A page of text.
 pub fn text(snapshot: &Snapshot) -> String {
@@ -59,6 +59,10 @@ pub fn text(snapshot: &Snapshot) -> String {
     if !snapshot.cache_top.is_empty() {
         let rows = snapshot.cache_top.iter().map(file_row);
         table(&mut page, ["", "FROM THE CACHE", "MACHINES", "HITS", "SAVED"], rows.collect());
+    }
+    if !snapshot.failed.is_empty() {
+        let rows = snapshot.failed.iter().map(|seen| failed_row(seen, snapshot.at));
+        table(&mut page, ["", "FAILED LAST", "AGO", "TIMES", "WHY"], rows.collect());
     }
     for (title, usage) in [("DESTINATION", &snapshot.apps), ("FOR CLIENTS", &snapshot.served)] {
         if !usage.destinations.is_empty() {
@@ -226,6 +230,12 @@ fn client_row(link: &LinkSeen) -> [String; 8] {
     ]
 }
 
+#[expect(clippy::cast_precision_loss, reason = "two units are shown")]
+fn failed_row(seen: &FailedSeen, now: u64) -> [String; 5] {
+    let ago = age(now.saturating_sub(seen.at) as f64 / 1000.0);
+    [String::new(), seen.target.clone(), ago, seen.count.to_string(), seen.reason.clone()]
+}
+
 fn usage_rows(usage: &Usage) -> Vec<[String; 7]> {
     let row = |seen: &super::snapshot::DestinationSeen| {
         [
@@ -370,6 +380,7 @@ mod tests {
             "linked to gateway mill-7 at 10.77.0.21:7420",
             ">  mill-7    10.77.0.21:7420  active",
             "releases.corp.example:80  1     3       1       1.00 kB  12.3 MB",
+            "h.example:443  1.0 s  2      refused",
         ] {
             assert!(text.contains(part), "no {part:?} in\n{text}");
         }

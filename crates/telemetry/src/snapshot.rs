@@ -44,6 +44,9 @@ pub struct Snapshot {
     pub connections: Vec<Counted>,
     /// Failed connections, by kind of failure (and, in `side`, where it happened).
     pub failures: Vec<Counted>,
+    /// The latest failed connections of apps, the last one first.
+    #[serde(default)]
+    pub failed: Vec<FailedSeen>,
     /// Connections that continued over another gateway, by how.
     pub rescued: Vec<Counted>,
     /// Downloads of apps that came over several gateways at the same time.
@@ -107,6 +110,19 @@ pub struct Spread {
     pub bytes: u64,
 }
 
+/// Connections of apps to one destination that failed for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedSeen {
+    /// `host:port`
+    pub target: String,
+    /// Why, as a sentence.
+    pub reason: String,
+    /// When the last one failed, in milliseconds since 1970 (UTC), by this machine's clock.
+    pub at: u64,
+    /// How many have failed.
+    pub count: u64,
+}
+
 /// A server, or what `--probe` names, that was not reached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unreached {
@@ -144,6 +160,9 @@ pub struct NodeSeen {
     pub setting: String,
     /// Its state as a gateway of the group; none while it is not a candidate.
     pub state: Option<String>,
+    /// The number of gateways of the group that may be active at a time, by its configuration.
+    #[serde(default)]
+    pub most_active: Option<u8>,
     /// Whether it can reach a server itself; none if it does not probe one.
     pub reach: Option<String>,
     /// Whether connections of its apps go to servers directly and not over a link.
@@ -360,6 +379,11 @@ const EXAMPLE_GATEWAYS: [(&str, &str, bool); 2] =
     [("7c1e09ab", "active", true), ("b2f04d17", "standby", false)];
 
 #[cfg(any(test, feature = "example"))]
+fn example_failure() -> FailedSeen {
+    FailedSeen { target: "h.example:443".into(), reason: "refused".into(), at: 999_000, count: 2 }
+}
+
+#[cfg(any(test, feature = "example"))]
 fn example_peers() -> PeersSeen {
     PeersSeen { pieces: vec![Counted::new("received", "", 2)], received: 2000, ..PeersSeen::default() }
 }
@@ -420,6 +444,7 @@ pub fn example() -> Snapshot {
             role: "client".into(),
             setting: "auto".into(),
             state: None,
+            most_active: Some(1),
             reach: None,
             goes_direct: false,
             is_draining: false,
@@ -446,6 +471,7 @@ pub fn example() -> Snapshot {
         memory: Memory { used: 1000, limit: 1_000_000, largest: 700 },
         connections: vec![Counted::new("connect", "", 3)],
         failures: vec![Counted::new("refused", "server", 1)],
+        failed: vec![example_failure()],
         rescued: vec![],
         spread: Spread { downloads: 2, bytes: 300_000_000 },
         refused: vec![],

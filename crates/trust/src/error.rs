@@ -169,13 +169,13 @@ impl InviteError {
     pub fn hint(&self) -> String {
         let hint = match self {
             Self::UnknownInvite | Self::Expired | Self::UsedUp | Self::Closed => {
-                "run 'laneway invite' on the machine that made the group, and use the command that it prints"
+                "run 'laneway invite' on the machine with the group's key, and use the command that it prints"
             }
             Self::WrongProof => {
-                "copy the line again, or run 'laneway invite' on the machine that made the group for a new one"
+                "copy the line again, or run 'laneway invite' on the machine with the group's key for a new one"
             }
             Self::Removed => {
-                "run 'laneway invite' on the machine that made the group, and use the command that it prints: this machine then \
+                "run 'laneway invite' on the machine with the group's key, and use the command that it prints: this machine then \
                  joins with a new key"
             }
             Self::NotItsKey => "use the same version of laneway on both machines, and try again",
@@ -183,7 +183,7 @@ impl InviteError {
                 let name = shown(name);
                 return format!(
                     "join with --name {name} and a code for the same role; for another name or role, run \
-                     'laneway revoke {name}' on the machine that made the group, move the state directory here away, \
+                     'laneway revoke {name}' on the machine with the group's key, move the state directory here away, \
                      and join with a new code"
                 );
             }
@@ -191,7 +191,7 @@ impl InviteError {
                 let id = shown(id);
                 return format!(
                     "choose another name with --name; if that member is this machine before it was installed again, run \
-                     'laneway revoke {id}' on the machine that made the group, and join with a new code"
+                     'laneway revoke {id}' on the machine with the group's key, and join with a new code"
                 );
             }
             Self::BadName => "choose a name with --name",

@@ -21,7 +21,6 @@ use tracing::warn;
 use super::authority::Authority;
 use super::base64::Base64;
 use super::certificate::{self, CertificateError, Role};
-use super::clock;
 use super::code::{self, JoinCode};
 use super::error::{GroupError, InviteError};
 use super::files::{JOIN_KEY, damaged, try_read_pem, write_pem};
@@ -90,13 +89,13 @@ impl JoinError {
             Self::Refused(refusal) => refusal.hint(),
             Self::Authority(error) => return error.hint(),
             Self::Io(_) | Self::TimedOut | Self::Stopped => {
-                "check that 'laneway up' runs on the machine that made the group, and try again".into()
+                "check that 'laneway up' runs on the machine that made the code, and try again".into()
             }
             Self::TooLong(_) | Self::Malformed(_) => {
                 "use the same version of laneway on both machines".into()
             }
             Self::Untrusted(_) | Self::Unsigned(_) => {
-                "run 'laneway invite' on the machine that made the group, and use the command that it prints"
+                "run 'laneway invite' on the machine with the group's key, and use the command that it prints"
                     .into()
             }
         })
@@ -156,9 +155,6 @@ pub async fn request<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    if code.expired(clock::now()) {
-        warn!("the join code has expired by this machine's clock; the group's authority decides");
-    }
     let public_key = certificate::raw_public_key(&key);
     let statement = Statement::new(exporter, &code.invite, &public_key, name);
     let request = Request {

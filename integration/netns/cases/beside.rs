@@ -85,7 +85,10 @@ fn an_ordinary_user_is_told_of_roots_node_and_makes_no_second_group(lab: &Lab) {
     let doctor = nobody(&["doctor", "--server", "10.88.0.100:80"]).success();
     let directory = state(&c1);
     let hint = |name: &str| format!("sudo laneway {name} --state {}", directory.display());
-    assert!(doctor.text().contains(said) && doctor.text().contains(&hint("doctor")), "{doctor}");
+    assert!(
+        doctor.text().contains(said) && doctor.text().contains(&hint("doctor --server 10.88.0.100:80")),
+        "{doctor}"
+    );
     assert!(doctor.text().contains("10.88.0.100:80 through the node"), "{doctor}");
     nobody(&["status"]).success();
     nobody(&["env"]).success();
@@ -98,6 +101,11 @@ fn an_ordinary_user_is_told_of_roots_node_and_makes_no_second_group(lab: &Lab) {
     for arguments in [&["init"][..], &["join", &group.code], &["ca", "import", "/dev/null"]] {
         let refused = nobody(arguments);
         assert!(refused.code() == 2 && refused.stderr.contains(said), "{refused}");
+    }
+    // The whole command, with its options.
+    for arguments in [&["leave", "--yes"][..], &["cache", "ls"]] {
+        let refused = nobody(arguments);
+        assert!(refused.stderr.contains(&hint(&arguments.join(" "))), "{refused}");
     }
     let own = home(&c1, NOBODY).join(".local/state/laneway");
     assert!(!own.join("group.json").exists());

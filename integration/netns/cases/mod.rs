@@ -1,5 +1,6 @@
 //! The trials, one file for each topic. Each gets a lab of its own, and checks its own preconditions.
 
+mod ailments;
 mod associate;
 mod beside;
 mod cache;
@@ -9,6 +10,7 @@ mod discovery;
 mod doctor;
 mod errors;
 pub(crate) mod failover;
+mod hints;
 mod hostile;
 mod isolation;
 mod lifecycle;
@@ -78,6 +80,8 @@ pub(crate) const ALL: &[&[Case]] = &[
     page::CASES,
     peers::CASES,
     doctor::CASES,
+    ailments::CASES,
+    hints::CASES,
     beside::CASES,
     sockets::CASES,
     speedtest::CASES,
@@ -106,6 +110,7 @@ pub(crate) const NEEDED: &[(&str, &[&str])] = &[
     ("links::nghttp", &["nghttp"]),
     ("links::h2load", &["h2load"]),
     ("uplinks::names", &["unbound", "dig"]),
+    ("ailments::a_front", &["openssl", "python3"]),
     ("upstream::", &["squid", "danted"]),
     ("doctor::names_a_wrong_clock", &["faketime"]),
 ];

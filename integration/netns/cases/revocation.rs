@@ -114,7 +114,9 @@ fn serves_again_at_its_address(lab: &Lab, how: Ends) {
         second.signal(Signal::SIGTERM);
     }
     second.wait(START);
-    fs::remove_dir_all(state(&g2)).unwrap();
+    if how != Ends::Left {
+        fs::remove_dir_all(state(&g2)).unwrap();
+    }
 
     let invited = laneway(&g1, &["invite"]).success().text();
     let code = invited.split_whitespace().find(|word| word.starts_with("lw1.")).unwrap();

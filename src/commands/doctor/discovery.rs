@@ -4,14 +4,23 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::firewall::{Firewall, open_commands_elsewhere};
+use super::gateways;
 use super::machine::Node;
-use super::report::{Finding, Layer};
+use super::remedies::{copied_keys, route_to};
+use super::report::{Finding, Layer, Verdict};
+use crate::failure::{Failure, Kind};
 use crate::peers::survey::{Seen, Survey};
-use crate::telemetry::report::unreached;
+use crate::telemetry::report::{few, unreached};
 use crate::telemetry::snapshot::Unreached;
+use crate::wire::datagram::State;
+use crate::wire::target::Target;
 
 /// Maximum age, in seconds, of a beacon that shows that the running node receives beacons of a gateway.
 const RECENT: f64 = 15.0;
+/// The time, in seconds, in which a node that receives beacons has received one of each gateway: active ones send several a
+/// second, one in a crowd every 16 seconds.
+const ACTIVE_HEARD: f64 = 5.0;
+const ANY_HEARD: f64 = 40.0;
 
 /// What the findings depend on besides the survey.
 pub(super) struct Facts<'a> {
@@ -27,16 +36,89 @@ pub(super) struct Facts<'a> {
     pub(super) is_candidate: bool,
     /// Number of known gateways that were asked by unicast.
     pub(super) known: usize,
+    /// Why this machine does not reach a server of its configuration, if it was tried.
+    pub(super) unreached: Option<(Target, Failure)>,
 }
 
 /// The findings of a survey.
 pub(super) fn judge(survey: &Survey, facts: &Facts<'_>) -> Vec<Finding> {
-    let mut found: Vec<_> = survey.not_sent.iter().map(|(to, error)| not_sent(*to, error, facts)).collect();
-    found.extend(survey.gateways.iter().map(|seen| of_gateway(seen, survey, facts)));
-    if found.is_empty() {
+    // What only one version of IP has is no fault while the other one works.
+    let sends_v4 = survey.asked_from.iter().any(SocketAddr::is_ipv4)
+        && !survey.not_sent.iter().any(|(to, _)| to.is_ipv4());
+    let judged = survey.gateways.iter().map(|seen| (seen, of_gateway(seen, survey, facts)));
+    let judged: Vec<_> = judged.collect();
+    let works_v4 = |id| {
+        let is_well = |finding: &Finding| finding.verdict == Verdict::Ok;
+        judged.iter().any(|(seen, finding)| seen.id == id && seen.link.is_ipv4() && is_well(finding))
+    };
+    let mut found: Vec<_> = survey
+        .not_sent
+        .iter()
+        .map(|(to, error)| of_less_use(not_sent(*to, error, facts), to.is_ipv6() && sends_v4))
+        .collect();
+    let of_gateways = judged
+        .iter()
+        .map(|(seen, finding)| of_less_use(finding.clone(), seen.link.is_ipv6() && works_v4(seen.id)));
+    found.extend(of_gateways);
+    if found.iter().all(|finding| finding.verdict == Verdict::Skipped) {
         found.push(no_gateway(survey, facts));
     }
+    // The fault that matters comes first.
+    found.sort_by_key(|finding| finding.verdict == Verdict::Skipped);
+    found.extend(facts.node.and_then(|node| too_many_active(survey, node, facts)));
+    found.extend(same_keys(survey));
     found
+}
+
+/// Whether the node that runs here does not hear a gateway of its LAN, although it has run long enough.
+fn is_deaf(node: &Node, seen: &Seen) -> bool {
+    let since = if seen.advert.state == State::Active { ACTIVE_HEARD } else { ANY_HEARD };
+    let announces = matches!(seen.advert.state, State::Active | State::Standby);
+    announces && node.seen.node.uptime > since && !hears(node, seen, since.max(RECENT))
+}
+
+/// More active gateways than the node that runs here, which is one of them, lets be: then one of them does not hear another.
+fn too_many_active(survey: &Survey, node: &Node, facts: &Facts<'_>) -> Option<Finding> {
+    let most = node.seen.node.most_active.filter(|_| node.seen.node.state.as_deref() == Some("active"))?;
+    let others = survey.links().into_iter().filter(|seen| seen.advert.state == State::Active);
+    let others: Vec<_> = others.map(|seen| format!("{} at {}", seen.name, seen.link.ip())).collect();
+    if others.len() < usize::from(most) {
+        return None;
+    }
+    let port = facts.port;
+    let others = few(&others);
+    let finding = Finding::wrong(
+        Layer::Discovery,
+        format!("{others} and this machine are active gateways at the same time, and --active is {most}"),
+    )
+    .because(format!(
+        "they do not hear each other: a firewall drops datagrams to UDP port {port} on one of them"
+    ));
+    let elsewhere = format!("on {others}: {}", open_commands_elsewhere(port, "udp"));
+    Some(finding.hint(match facts.firewall {
+        Some(firewall) => format!("here: {}; {elsewhere}", firewall.open_command(port, "udp")),
+        None => elsewhere,
+    }))
+}
+
+/// The machines that announce themselves with the same keys as another one, or as this one.
+fn same_keys(survey: &Survey) -> Vec<Finding> {
+    let found = survey.twins.iter().map(|twin| {
+        let mut at: Vec<_> = twin.addresses.iter().map(ToString::to_string).collect();
+        at.extend(twin.is_own.then(|| "this machine".to_owned()));
+        copied_keys(Layer::Discovery, &twin.name, &at.join(" and "))
+    });
+    found.collect()
+}
+
+/// The finding, as one that is no fault if IPv4 works.
+fn of_less_use(finding: Finding, works_by_v4: bool) -> Finding {
+    match finding.verdict {
+        Verdict::Wrong if works_by_v4 => {
+            Finding::skipped(finding.layer, finding.what + "; IPv4 works, which is enough")
+        }
+        _ => finding,
+    }
 }
 
 fn not_sent(to: SocketAddr, error: &io::Error, facts: &Facts<'_>) -> Finding {
@@ -47,7 +129,7 @@ fn not_sent(to: SocketAddr, error: &io::Error, facts: &Facts<'_>) -> Finding {
         None if error.kind() == io::ErrorKind::PermissionDenied => {
             finding.hint("'nft list ruleset', as root, shows the rule that drops outgoing datagrams")
         }
-        None => finding.hint(format!("'ip route get {}' shows whether there is a route", to.ip())),
+        None => finding.hint(format!("{} shows whether there is a route", route_to(to))),
     }
 }
 
@@ -57,15 +139,20 @@ fn of_gateway(seen: &Seen, survey: &Survey, facts: &Facts<'_>) -> Finding {
     let cast = if seen.link.is_ipv6() { "multicast" } else { "broadcast" };
     let what = match (seen.by_broadcast, seen.by_unicast) {
         (Some(broadcast), Some(unicast)) => {
-            let what =
-                format!("{who}: answers {cast} ({}) and unicast ({})", millis(broadcast), millis(unicast));
-            return Finding::ok(Layer::Discovery, what);
+            return match facts.node.filter(|node| is_deaf(node, seen)) {
+                Some(node) => unheard(&who, node, facts),
+                None => {
+                    let times = (millis(broadcast), millis(unicast));
+                    let what = format!("{who}: answers {cast} ({}) and unicast ({})", times.0, times.1);
+                    Finding::ok(Layer::Discovery, what)
+                }
+            };
         }
         (None, Some(_)) => format!("answers unicast but not {cast}"),
         (Some(_), None) => format!("answers {cast} but not unicast"),
         (None, None) => "sends beacons, but none of its answers arrives".into(),
     };
-    let receives = seen.beacon || facts.node.is_some_and(|node| receives_beacons(node, seen));
+    let receives = seen.beacon || facts.node.is_some_and(|node| hears(node, seen, RECENT));
     // Beside a running node queries leave from another port, so a firewall that admits discovery still drops the answers.
     if survey.port_taken && facts.firewall.is_some() && receives && seen.by_broadcast.is_none() {
         let what = format!("{who}: the node that runs here receives its beacons");
@@ -87,19 +174,42 @@ fn of_gateway(seen: &Seen, survey: &Survey, facts: &Facts<'_>) -> Finding {
     }
 }
 
+/// The finding about a gateway that answers this command and that the node does not hear: answers come to a port of this
+/// command's own, while announcements and queries come to the port of discovery.
+fn unheard(who: &str, node: &Node, facts: &Facts<'_>) -> Finding {
+    let what = format!("{who}: it answers this command, but the node that runs here hears nothing of it");
+    let finding = Finding::wrong(Layer::Discovery, what);
+    let finding = match node.seen.node.state {
+        Some(_) => finding
+            .because("clients do not find this gateway, and it does not know which other gateways serve"),
+        None => finding
+            .because("the node uses the gateways that it remembers, and finds no other one when they fail"),
+    };
+    let port = facts.port;
+    match facts.firewall {
+        Some(firewall) => firewalled(finding, firewall, port),
+        None => finding
+            .because(format!(
+                "a firewall on this machine drops datagrams to UDP port {port}, or the node runs with another --lan"
+            ))
+            .hint(format!("'sudo nft list ruleset' shows the rules; {}", open_commands_elsewhere(port, "udp"))),
+    }
+}
+
 fn firewalled(finding: Finding, firewall: &Firewall, port: u16) -> Finding {
     let why =
         format!("the firewall of this machine, {}, drops datagrams of UDP port {port}", firewall.name());
     finding.because(why).hint(firewall.open_command(port, "udp"))
 }
 
-fn receives_beacons(node: &Node, seen: &Seen) -> bool {
+/// Whether the node that runs here has heard a gateway in these last seconds.
+fn hears(node: &Node, seen: &Seen, seconds: f64) -> bool {
     let short = seen.id.short();
     let is_it = |id: &Option<String>| id.as_ref() == Some(&short);
     node.seen
         .gateways
         .iter()
-        .any(|gateway| is_it(&gateway.id) && gateway.heard_ago.is_some_and(|ago| ago < RECENT))
+        .any(|gateway| is_it(&gateway.id) && gateway.heard_ago.is_some_and(|ago| ago < seconds))
 }
 
 /// The finding when no gateway answers.
@@ -128,15 +238,33 @@ fn no_gateway(survey: &Survey, facts: &Facts<'_>) -> Finding {
     let port = facts.port;
     match (facts.firewall, facts.node.and_then(|node| unreached(&node.seen))) {
         (Some(firewall), _) => firewalled(finding, firewall, port),
-        (None, Some(servers)) => unreached_here(finding, &servers, facts.node).hint(format!(
-            "if those are the servers that you mean, bring an uplink up on one machine: 'ip -brief address' shows the interfaces, 'ip route' the routes; start \
-             'laneway up --server HOST:PORT' there, and open UDP port {port}"
-        )),
+        (None, Some(servers)) => {
+            let finding = unreached_here(finding, &servers, facts.node);
+            finding.hint(to_reach(&servers, facts))
+        }
         (None, None) => finding.hint(format!(
             "on a machine that reaches the server start 'laneway up --server HOST:PORT', and open UDP port {port}: \
              {}; behind a router, name it on this machine: 'laneway up --gateway HOST:7420'",
             open_commands_elsewhere(port, "udp")
         )),
+    }
+}
+
+/// What makes one machine of the group reach the servers, as the failure of this one tells.
+fn to_reach(servers: &str, facts: &Facts<'_>) -> String {
+    let port = facts.port;
+    let start = |server: &str| {
+        format!(
+            "on a machine that reaches {server}, start 'laneway up --server {server}', and open UDP port {port} and the TCP port of \
+             links there"
+        )
+    };
+    let Some((server, failure)) = &facts.unreached else { return start(servers) };
+    match failure.kind {
+        Kind::Refused | Kind::NameNotFound | Kind::DnsTimeout | Kind::DnsFailed => {
+            gateways::or_mistyped(server, None, &gateways::hint_for(failure, server, None))
+        }
+        _ => gateways::or_mistyped(server, None, &start(&server.to_string())),
     }
 }
 
@@ -186,7 +314,15 @@ mod tests {
 
     fn judged(seen: Option<Seen>, port_taken: bool, firewall: Option<&Firewall>) -> Finding {
         let survey = Survey { gateways: seen.into_iter().collect(), port_taken, ..Survey::default() };
-        let facts = Facts { port: 7420, firewall, node: None, named: false, is_candidate: false, known: 0 };
+        let facts = Facts {
+            port: 7420,
+            firewall,
+            node: None,
+            named: false,
+            is_candidate: false,
+            known: 0,
+            unreached: None,
+        };
         let mut found = judge(&survey, &facts);
         assert_eq!(found.len(), 1);
         found.remove(0)

@@ -1,8 +1,8 @@
 //! Links to gateways, and what each gateway reports over its link: its clock, and whether it reaches a server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -10,21 +10,20 @@ use futures_util::future::join_all;
 use tokio_util::task::TaskTracker;
 
 use super::firewall::{Firewall, open_commands_elsewhere};
+use super::remedies::{LOGIN, REMOVED, become_gateway, copied_keys, route_to, with_interface};
 use super::report::{Finding, Layer};
 use crate::failure::{Failure, Kind, Side};
 use crate::link::client::{DialError, Link};
 use crate::link::gateway_info::{self, GatewayInfo};
 use crate::link::tls;
-use crate::telemetry::report::few;
+use crate::net;
+use crate::telemetry::report::{age, few};
 use crate::trust::clock::CLOCK_FLOOR;
 use crate::trust::group::Group;
 use crate::trust::membership::Membership;
 use crate::wire::id::NodeId;
 use crate::wire::target::Target;
 
-/// What to do on a machine that was removed from its group.
-pub(super) const REMOVED: &str = "run 'laneway leave --yes', which deletes the old keys; then run 'laneway invite' on the machine with the \
-     group's key, and the line that it prints here";
 /// Maximum gateways that are linked with.
 const MAX_GATEWAYS: usize = 16;
 /// Number of round trips of which the median is taken.
@@ -58,8 +57,28 @@ impl Linked {
         }
     }
 
+    /// Whether it serves nobody because of `laneway drain` on it.
+    fn is_in_maintenance(&self) -> bool {
+        self.about.as_ref().is_some_and(|about| about.in_maintenance)
+    }
+
+    /// The addresses of other machines that have linked with it with this machine's keys. Nothing can be told behind a
+    /// translation of addresses.
+    fn twins(&self, own: &HashSet<IpAddr>) -> Vec<IpAddr> {
+        let Some(about) = self.about.as_ref() else { return Vec::new() };
+        match about.asked_from.is_some_and(|ip| own.contains(&ip)) {
+            true => about.linked_from.iter().filter(|ip| !own.contains(ip)).copied().collect(),
+            false => Vec::new(),
+        }
+    }
+
+    /// Whether it may be of use to clients, by its own report.
+    pub(super) fn may_serve(&self) -> bool {
+        !self.is_in_maintenance() && self.reach() != Some("unreachable")
+    }
+
     /// Whether it reaches a server, by its own report.
-    pub(super) fn reach(&self) -> Option<&str> {
+    fn reach(&self) -> Option<&str> {
         self.about.as_ref()?.reach.as_deref()
     }
 }
@@ -107,7 +126,8 @@ pub(super) async fn link(
             }
             Err((address, error)) => {
                 let name = names.get(&address).map(String::as_str);
-                found.push(not_linked(address, name, &error, firewall));
+                let announces = gateways.get(&address).is_some_and(Option::is_some);
+                found.push(not_linked((address, announces), name, &error, firewall));
             }
         }
     }
@@ -137,9 +157,9 @@ fn now_millis() -> i128 {
     i128::try_from(since.as_millis()).unwrap_or_default()
 }
 
-/// Why there is no link to this address, and how to fix it.
+/// Why there is no link to this address, at which a gateway announces itself or does not, and how to fix it.
 fn not_linked(
-    address: SocketAddr,
+    (address, announces): (SocketAddr, bool),
     name: Option<&str>,
     error: &DialError,
     firewall: Option<&Firewall>,
@@ -163,14 +183,20 @@ fn not_linked(
         DialError::Connect(_, error) => {
             let finding = finding.because(error.to_string());
             match error.kind() {
-                io::ErrorKind::ConnectionRefused => {
-                    finding.hint(format!("on {on}: start 'laneway up' with --link on port {port}"))
-                }
+                // It runs there and says so.
+                io::ErrorKind::ConnectionRefused if announces => blocked(finding),
+                io::ErrorKind::ConnectionRefused => finding.because(not_there(port)).hint(become_gateway(&on)),
                 io::ErrorKind::TimedOut | io::ErrorKind::PermissionDenied => blocked(finding),
-                _ => finding.hint(format!("'ip route get {ip}' and 'ping {ip}' show whether there is a route")),
+                _ => finding.hint(format!("{} and 'ping {}' show whether there is a route", route_to(address), with_interface(address))),
             }
         }
-        DialError::Cut(..) => finding.hint(format!("on {on}: the log of laneway says why")),
+        DialError::Cut(..) => finding
+            .because("a node that stops or starts just now does so, and so does a program that is not laneway")
+            .hint(format!(
+                "run this again; if it stays so, on {on}: 'ss -lntp' shows to root what listens on port {port}, and 'laneway status' \
+                 whether the node runs"
+            )),
+        DialError::NotAGateway(..) => finding.hint(become_gateway(&on)),
         DialError::Removed(..) => finding.hint(REMOVED),
         DialError::Left(..) => finding.hint(format!("use another gateway, or join the group again on {on}")),
         DialError::Trust(..) | DialError::Certificate(..) | DialError::Refused(..) => finding.hint(format!(
@@ -179,6 +205,10 @@ fn not_linked(
         )),
         DialError::Protocol(..) => finding.hint(format!("on {on}: check that laneway, of the same version, is what listens on port {port}")),
     }
+}
+
+fn not_there(port: u16) -> String {
+    format!("no node runs there, it is no gateway, or its links have another port than {port}")
 }
 
 /// Checks that this machine's clock agrees with those of the gateways.
@@ -212,22 +242,41 @@ fn compare(gateways: &[(String, i128)], set: &str) -> Vec<Finding> {
     let mine = gateways.len() > 1 && wrong.len() == gateways.len();
     let which = if mine { "on this machine" } else { "on the machine whose clock is wrong" };
     let found = wrong.into_iter().map(|(name, ahead)| {
-        let (seconds, direction) = (ahead.abs() / 1000, if *ahead > 0 { "behind" } else { "ahead of" });
-        Finding::wrong(
-            Layer::Clock,
-            format!("this machine's clock is {seconds} s {direction} that of {name}"),
-        )
-        .because("links work regardless, but join codes, HTTPS servers and logs depend on the time")
-        .hint(format!("{which}: {set}"))
+        let direction = if *ahead > 0 { "behind" } else { "ahead of" };
+        let time = age(ahead.unsigned_abs() as f64 / 1000.0);
+        Finding::wrong(Layer::Clock, format!("this machine's clock is {time} {direction} that of {name}"))
+            .because("links work regardless, but join codes, HTTPS servers and logs depend on the time")
+            .hint(format!("{which}: {set}"))
     });
     found.collect()
+}
+
+/// The finding about another machine with the keys of this one, which is called `name`.
+pub(super) fn twins(linked: &[Linked], name: &str) -> Option<Finding> {
+    let own = net::own_addresses().unwrap_or_default();
+    let twins: BTreeSet<_> = linked.iter().flat_map(|gateway| gateway.twins(&own)).collect();
+    let at: Vec<_> = twins.iter().map(ToString::to_string).collect();
+    (!at.is_empty())
+        .then(|| copied_keys(Layer::Link, name, &format!("this machine and the one at {}", at.join(", "))))
 }
 
 /// Checks whether each gateway reaches a server, by its own probe, and if not, why. `true` when one may be of use.
 pub(super) async fn reach(linked: &[Linked], servers: &[Target], found: &mut Vec<Finding>) -> bool {
     let mut useful = false;
+    let all_rest = linked.iter().all(Linked::is_in_maintenance);
     for gateway in linked {
         let name = gateway.name();
+        if gateway.is_in_maintenance() {
+            let on = &gateway.link.gateway.name;
+            let what = format!("{name} is in maintenance: it serves no clients");
+            found.push(match all_rest {
+                false => Finding::ok(Layer::Gateway, what),
+                true => Finding::wrong(Layer::Gateway, what)
+                    .because("'laneway drain' was run on it, and no other gateway answers")
+                    .hint(format!("on {on}: laneway drain --undo")),
+            });
+            continue;
+        }
         match gateway.reach() {
             Some("reachable") => {
                 let servers =
@@ -316,6 +365,7 @@ pub(super) fn hint_for(failure: &Failure, server: &Target, on: Option<&str>) -> 
         Kind::NetworkUnreachable | Kind::HostUnreachable | Kind::ConnectTimeout | Kind::NoWayOut => format!(
             "{on}: bring the uplink up: 'ip -brief address' shows the interfaces, 'ip route get {host}' the route"
         ),
+        Kind::UpstreamLogin => format!("{on}: {LOGIN}"),
         Kind::LimitReached => {
             format!("{on}: raise --client-tunnels or --client-opens, or use fewer connections")
         }
@@ -336,7 +386,7 @@ mod tests {
         assert_eq!(compare(&gateways(&[-900, 59_000]), "")[0].verdict, Verdict::Ok);
         let one = compare(&gateways(&[3_600_000, 10]), "ntp");
         assert_eq!(one.len(), 1);
-        assert_eq!(one[0].what, "this machine's clock is 3600 s behind that of g");
+        assert_eq!(one[0].what, "this machine's clock is 1 h 0 min behind that of g");
         assert_eq!(one[0].hint.as_deref(), Some("on the machine whose clock is wrong: ntp"));
         let all = compare(&gateways(&[-3_600_000, -3_600_010]), "ntp");
         assert_eq!(all.len(), 2);

@@ -2,9 +2,11 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::time::Duration;
 
 use super::firewall;
+use super::remedies::{LOGIN, REMOVED};
 use super::report::{Finding, Layer};
 use crate::commands::ask;
 use crate::commands::beside;
@@ -12,11 +14,13 @@ use crate::config::{Config, RoleSetting};
 use crate::failure;
 use crate::lan::{self, Lan, LanSocket};
 use crate::local::endpoint::Endpoint;
+use crate::net;
 use crate::peers::options::PORT;
 use crate::problem::Problem;
 use crate::redirect::{self, Leftover};
 use crate::sys::port_holder::{self, Protocol};
-use crate::sys::state::StateDir;
+use crate::sys::state::{StateDir, quoted};
+use crate::sys::users;
 use crate::telemetry::report;
 use crate::telemetry::snapshot::{Snapshot, Unreached};
 use crate::trust::group::{self, Group};
@@ -35,12 +39,19 @@ pub(super) struct Node {
 /// Checks the membership of this machine.
 pub(super) fn group(state: Result<&StateDir, Problem>, found: &mut Vec<Finding>) -> Option<Group> {
     if let Ok(state) = &state
+        && let Some(problem) = beside::lost(state)
+    {
+        found.push(Finding::problem(Layer::Group, problem));
+        return None;
+    }
+    if let Ok(state) = &state
         && let Some(problem) = beside::elsewhere(state)
     {
         let (what, why, hint) = problem.parts();
         found.push(Finding { why, hint, ..Finding::skipped(Layer::Group, what) });
         return None;
     }
+    let place = state.as_ref().map_or_else(|_| String::new(), |state| quoted(state.path()));
     let group = match state.and_then(crate::shared::group) {
         Ok(group) => group,
         Err(problem) => {
@@ -52,7 +63,7 @@ pub(super) fn group(state: Result<&StateDir, Problem>, found: &mut Vec<Finding>)
     if group.update.revokes(node.id) {
         found.push(
             Finding::wrong(Layer::Group, format!("this machine was removed from the group {}", group.name))
-                .hint(super::gateways::REMOVED),
+                .hint(REMOVED),
         );
         return None;
     }
@@ -63,7 +74,7 @@ pub(super) fn group(state: Result<&StateDir, Problem>, found: &mut Vec<Finding>)
     found.push(Finding::ok(
         Layer::Group,
         format!(
-            "{}: this machine is {} ({}), its certificate is valid, it {role}",
+            "{}: this machine is {} ({}), its certificate is valid, it {role}; its keys are in {place}",
             group.name,
             node.name,
             node.id.short()
@@ -128,9 +139,11 @@ fn no_lan(config: &Config) -> Finding {
     }
 }
 
-/// Checks the local ports. Returns the node that runs here, if there is one.
+/// Checks the local ports. Returns the node that runs here, if there is one. A node of another machine's keys than `own` is
+/// another user's, and no more than a program that has the port.
 pub(super) fn ports(
     config: &Config,
+    own: Option<&Group>,
     lans: &[Lan],
     may_serve: bool,
     found: &mut Vec<Finding>,
@@ -140,8 +153,15 @@ pub(super) fn ports(
     for endpoint in &config.local.proxy {
         let Endpoint::Tcp(address) = endpoint else { continue };
         let (finding, running) = proxy_port(ask::reachable(*address));
-        found.push(finding);
-        node = node.or(running);
+        match (own, running) {
+            (Some(own), Some(running)) if running.seen.node.id != own.node.id.short() => {
+                found.push(not_ours(own, &running));
+            }
+            (_, running) => {
+                found.push(finding);
+                node = node.or(running);
+            }
+        }
     }
     if node.is_some() {
         return node;
@@ -153,7 +173,7 @@ pub(super) fn ports(
             found.push(taken(
                 Protocol::Udp,
                 lan.own(config.peers.discovery_port),
-                "--discovery-port N, the same on all machines,",
+                "--discovery-port N', the same on all machines",
             ));
         }
     }
@@ -162,7 +182,11 @@ pub(super) fn ports(
         if address.port() != 0
             && TcpListener::bind(address).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
         {
-            found.push(taken(Protocol::Tcp, address, "--link ADDR:PORT"));
+            found.push(taken(
+                Protocol::Tcp,
+                address,
+                "--link 0.0.0.0:7421' (in laneway.toml: link = \"0.0.0.0:7421\")",
+            ));
         }
     }
     None
@@ -206,9 +230,11 @@ pub(super) fn way_out(seen: &Snapshot) -> Option<Finding> {
         let uplink = format!(
             "bring the uplink up: 'ip -brief address' shows the interfaces, 'ip route get {host}' the route"
         );
-        let hint = match seen.unreached.iter().any(|fault| fault.server.starts_with("--upstream")) {
-            true => format!("start that proxy, or correct --upstream; if the proxy is up, {uplink}"),
-            false => uplink,
+        let upstream = seen.unreached.iter().find(|fault| fault.server.starts_with("--upstream"));
+        let hint = match upstream {
+            Some(fault) if fault.reason.contains("login") => LOGIN.into(),
+            Some(_) => format!("start that proxy, or correct --upstream; if the proxy is up, {uplink}"),
+            None => uplink,
         };
         seen.unreached.iter().fold(finding, |finding, fault| finding.because(reason(fault))).hint(hint)
     };
@@ -266,8 +292,32 @@ fn proxy_port(address: SocketAddr) -> (Finding, Option<Node>) {
             let what = format!("{address}: the node {} runs here, {}", seen.node.name, settings(&seen));
             (Finding::ok(Layer::Ports, what), Some(Node { proxy: address, seen }))
         }
-        Err(_) => (taken(Protocol::Tcp, address, "--proxy ADDR:PORT"), None),
+        Err(_) => {
+            let other = net::free_port_beside(address);
+            let option = format!("--proxy {other}' (in laneway.toml: proxy = [\"{other}\"])");
+            (taken(Protocol::Tcp, address, &option), None)
+        }
     }
+}
+
+/// The finding about a node that has the local port and is not the one whose keys this command has.
+fn not_ours(own: &Group, running: &Node) -> Finding {
+    let Snapshot { node, .. } = &running.seen;
+    let user = users::who_listens(running.proxy.port()).map(users::name_of);
+    let user = user.map_or_else(String::new, |user| format!(" of the user {}", failure::printable(&user)));
+    let (name, group) = (failure::printable(&node.name), failure::printable(&node.group));
+    let what = format!(
+        "{}: the node{user} that runs here is '{name}' of the group '{group}', and not '{}' of the group '{}'",
+        running.proxy, own.node.name, own.name
+    );
+    Finding::wrong(Layer::Ports, what)
+        .because("software that uses this port is in that group; the keys that this command was given are of the other one")
+        .hint(format!(
+            "to look at that node: 'laneway doctor --state {}' as its user; to run this one beside it, give it ports of its own: \
+             {}",
+            failure::printable(&quoted(Path::new(&node.directory))),
+            beside::OWN_PORTS
+        ))
 }
 
 /// The settings of a running node that decide what it does, which may differ from those that this command finds.
@@ -292,8 +342,8 @@ fn taken(protocol: Protocol, address: SocketAddr, other: &str) -> Finding {
         Some((name, _)) if name == "laneway" => {
             "a node runs here with another local port: name it with 'laneway doctor --proxy ADDR:PORT'".into()
         }
-        Some(_) => format!("stop that program, or choose another port: 'laneway up {other}'"),
-        None => format!("choose another port: 'laneway up {other}'"),
+        Some(_) => format!("stop that program, or choose another port: 'laneway up {other}"),
+        None => format!("choose another port: 'laneway up {other}"),
     };
     let what = format!("{name} {address} is in use, but not by this machine's laneway node");
     Finding::wrong(Layer::Ports, what).because(format!("it is used by {why}")).hint(hint)

@@ -8,12 +8,15 @@ use tokio::time::timeout;
 
 use super::discovery;
 use super::firewall::Firewall;
+use super::fronts;
 use super::gateways::{self, Linked};
 use super::machine::Node;
 use super::report::{Diagnosis, Finding, Layer, Verdict};
 use super::request::{self, Route};
+use super::running;
 use crate::commands::progress;
 use crate::config::{Config, RoleSetting};
+use crate::failure::Failure;
 use crate::lan::Lan;
 use crate::local::logins::Login;
 use crate::mark;
@@ -46,6 +49,8 @@ pub(super) struct Remote<'a> {
     pub(super) lans: &'a [Lan],
     /// Whether this machine may be a gateway, by its configuration and its certificate.
     pub(super) may_serve: bool,
+    /// Whether `laneway drain` was run on this machine.
+    pub(super) in_maintenance: bool,
 }
 
 impl Remote<'_> {
@@ -72,6 +77,9 @@ impl Remote<'_> {
             };
             found.push(Finding::skipped(Layer::Link, what));
         }
+        let names: Vec<_> = linked.iter().map(Linked::name).collect();
+        found.extend(self.node.and_then(|node| running::without_link(node, &names)));
+        found.extend(gateways::twins(&linked, &self.group.node.name));
         diagnosis.extend(std::mem::take(&mut found));
         gateways::clocks(&linked, &mut found);
         diagnosis.extend(std::mem::take(&mut found));
@@ -80,7 +88,8 @@ impl Remote<'_> {
             linked.iter().flat_map(|gateway| gateway.about.iter().flat_map(|about| &about.servers));
         let reported: BTreeSet<Target> = reported.filter_map(|server| server.parse().ok()).collect();
         let useful = gateways::reach(&linked, &self.own_servers(), &mut found).await;
-        if is_candidate && !serves {
+        found.extend(running::maintenance(self.node, self.in_maintenance));
+        if is_candidate && !serves && !self.is_in_maintenance() {
             found.extend(self.unreachable_server().await);
         }
         if found.is_empty() {
@@ -92,7 +101,14 @@ impl Remote<'_> {
         diagnosis.extend(found);
         let servers = self.servers(&reported);
         self.request(&servers, &linked, serves, useful, diagnosis).await;
+        if let Some(node) = self.node {
+            diagnosis.extend(fronts::check(node).await);
+        }
         servers
+    }
+
+    fn is_in_maintenance(&self) -> bool {
+        self.node.map_or(self.in_maintenance, |node| node.seen.node.in_maintenance)
     }
 
     /// Whether this machine reaches the servers itself: its node says so, or would.
@@ -115,7 +131,10 @@ impl Remote<'_> {
     /// Whether this machine is a candidate, even if it reaches no server at the moment.
     fn is_candidate(&self) -> bool {
         match self.node {
-            Some(node) => node.seen.node.state.is_some(),
+            // One that was configured as a gateway has no state in its first moments.
+            Some(node) => {
+                node.seen.node.state.is_some() || node.seen.node.setting == RoleSetting::Gateway.word()
+            }
             None => self.may_serve && self.config.node.role == RoleSetting::Gateway,
         }
     }
@@ -135,6 +154,16 @@ impl Remote<'_> {
             let finding = request::send(&Route::Direct, &server).await;
             if finding.verdict == Verdict::Wrong {
                 return Some(if_mistyped(Finding { layer: Layer::Gateway, ..finding }, &server));
+            }
+        }
+        None
+    }
+
+    /// The first server of this machine's configuration that it does not reach, and why.
+    async fn unreached_failure(&self) -> Option<(Target, Failure)> {
+        for server in self.own_servers() {
+            if let Err(failure) = request::directly(&server).await {
+                return Some((server, failure));
             }
         }
         None
@@ -170,6 +199,7 @@ impl Remote<'_> {
                 return BTreeMap::new();
             }
         };
+        let unreached = if survey.gateways.is_empty() { self.unreached_failure().await } else { None };
         let facts = discovery::Facts {
             port: self.config.peers.discovery_port,
             firewall: self.firewall,
@@ -177,6 +207,7 @@ impl Remote<'_> {
             named: !self.config.peers.gateway.is_empty(),
             is_candidate,
             known: known.len(),
+            unreached,
         };
         diagnosis.extend(discovery::judge(&survey, &facts));
         names.extend(survey.gateways.iter().map(|seen| (seen.link, seen.name.clone())));
@@ -234,7 +265,7 @@ impl Remote<'_> {
         useful: bool,
         diagnosis: &mut Diagnosis,
     ) {
-        let reaching = linked.iter().find(|gateway| gateway.reach() != Some("unreachable"));
+        let reaching = linked.iter().find(|gateway| gateway.may_serve());
         let route = match (self.node, reaching) {
             _ if !serves && linked.is_empty() => {
                 return diagnosis.skip(&[Layer::Request], "there is no link to a gateway");

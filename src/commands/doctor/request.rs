@@ -14,10 +14,12 @@ use super::report::{Finding, Layer};
 use crate::failure::{Failure, Kind, Side, printable};
 use crate::link::http2;
 use crate::mark;
-use crate::wire::target::Target;
+use crate::wire::target::{Host, Target};
 
 /// The deadline of the whole request. A node may hold it for ten seconds while there is no gateway.
 const DEADLINE: Duration = Duration::from_secs(15);
+/// The deadline of a connection from this machine itself.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// The port on which an HTTP request is sent; on others the connection alone is tested.
 const HTTP: u16 = 80;
 /// The deadline of the server's response over a link.
@@ -97,18 +99,56 @@ async fn by_local_port(proxy: SocketAddr, login: Option<&str>, server: &Target) 
             format!("{proxy} requires a login, and this configuration has none: set --proxy-logins");
         return Err(Failure::new(Kind::Unsupported, Side::Local, sentence));
     }
-    let failure = head.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("proxy-status").then(|| Failure::from_proxy_status(value.trim()))?
-    });
-    Err(failure.unwrap_or_else(|| {
-        let line = head.lines().next().unwrap_or("an empty response");
-        Failure::new(Kind::BadResponse, Side::Local, format!("{proxy} answers: {line}"))
-    }))
+    Err(failure_in(&head).unwrap_or_else(|| unexpected(proxy, &head)))
 }
 
-async fn directly(server: &Target) -> Result<String, Failure> {
-    let connected = mark::connect_to(&server.to_string()).await;
+/// The failure that a response of the node tells of.
+fn failure_in(head: &str) -> Option<Failure> {
+    head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("proxy-status").then(|| Failure::from_proxy_status(value.trim()))?
+    })
+}
+
+fn unexpected(proxy: SocketAddr, head: &str) -> Failure {
+    let line = printable(head.lines().next().unwrap_or("an empty response"));
+    Failure::new(Kind::BadResponse, Side::Local, format!("{proxy} answers: {line}"))
+}
+
+/// Asks the front called `name` of the local port for the first page of its registry. Any answer of the registry will do.
+pub(super) async fn by_front(proxy: SocketAddr, name: &str) -> Result<String, Failure> {
+    let broken = |error: io::Error| Failure::new(Kind::Terminated, Side::Local, format!("{proxy}: {error}"));
+    let mut stream = TcpStream::connect(proxy).await.map_err(broken)?;
+    let request = format!(
+        "HEAD /{name}/ HTTP/1.1\r\nHost: localhost:{}\r\nUser-Agent: laneway-doctor\r\nConnection: close\r\n\r\n",
+        proxy.port()
+    );
+    stream.write_all(request.as_bytes()).await.map_err(broken)?;
+    let head = read_head(&mut stream).await;
+    match (failure_in(&head), status(&head)) {
+        (Some(failure), _) => Err(failure),
+        (None, Some(_)) => Ok(describe(&head)),
+        (None, None) => Err(unexpected(proxy, &head)),
+    }
+}
+
+/// Sends a request from this machine itself.
+pub(super) async fn directly(server: &Target) -> Result<String, Failure> {
+    if let Host::Name(name) = &server.host {
+        let found = timeout(CONNECT_DEADLINE, tokio::net::lookup_host((name.as_str(), server.port))).await;
+        match found {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                return Err(Failure::new(Kind::NameNotFound, Side::Server, format!("{name}: {error}")));
+            }
+            Err(_late) => {
+                let sentence = format!("no name server answers for {name}");
+                return Err(Failure::new(Kind::DnsTimeout, Side::Server, sentence));
+            }
+        }
+    }
+    let connected = timeout(CONNECT_DEADLINE, mark::connect_to(&server.to_string())).await;
+    let connected = connected.unwrap_or_else(|_late| Err(io::ErrorKind::TimedOut.into()));
     let stream = connected.map_err(|error| {
         let kind = match error.kind() {
             io::ErrorKind::ConnectionRefused => Kind::Refused,

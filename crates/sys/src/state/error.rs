@@ -77,6 +77,13 @@ impl StateError {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("run this as the directory's owner, or name another directory with --state DIR".into())
             }
+            Self::Io { source, path, .. } if source.kind() == io::ErrorKind::StorageFull => Some(format!(
+                "free some space, 'df -h {}' shows the disk; or name a directory on another one with --state DIR",
+                quoted(path.parent().unwrap_or(path))
+            )),
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                Some("make the disk writable, or name a directory on another one with --state DIR".into())
+            }
             Self::Io { .. } => None,
         }
     }

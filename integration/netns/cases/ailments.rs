@@ -1,0 +1,310 @@
+//! A node that runs and does not do its work: the doctor says so, and its hint, followed as it is, mends it.
+
+use super::doctor::{Diagnosis, diagnose, healthy};
+use crate::lab::group::{START, init, join, laneway, state, up};
+use crate::lab::process::Process;
+use crate::lab::{Case, Host, Lab, wait_until};
+use laneway::telemetry::snapshot::Snapshot;
+use nix::sys::signal::Signal;
+use std::fs;
+use std::process::Command;
+
+pub(super) const CASES: &[Case] = &[
+    ("ailments::a_client_that_hears_no_gateway", a_client_that_hears_no_gateway),
+    ("ailments::a_gateway_behind_its_own_firewall", a_gateway_behind_its_own_firewall),
+    (
+        "ailments::two_active_gateways_that_do_not_hear_each_other",
+        two_active_gateways_that_do_not_hear_each_other,
+    ),
+    ("ailments::a_gateway_in_maintenance", a_gateway_in_maintenance),
+    ("ailments::a_front_whose_registry_nobody_trusts", a_front_whose_registry_nobody_trusts),
+    ("ailments::a_state_directory_that_is_gone", a_state_directory_that_is_gone),
+    ("ailments::a_client_on_two_machines", a_client_on_two_machines),
+    ("ailments::a_gateway_on_two_machines", a_gateway_on_two_machines),
+    ("ailments::a_node_of_another_group_has_the_port", a_node_of_another_group_has_the_port),
+    ("ailments::a_node_that_looks_elsewhere", a_node_that_looks_elsewhere),
+    ("ailments::a_gateway_that_listens_where_nobody_is", a_gateway_that_listens_where_nobody_is),
+];
+
+pub(super) fn status(host: &Host) -> Snapshot {
+    serde_json::from_str(&laneway(host, &["status", "--json"]).success().text()).unwrap()
+}
+
+/// Runs a hint in a shell of this host.
+pub(super) fn follow(host: &Host, hint: &str) {
+    let mut shell = host.command("sh");
+    shell.args(["-c", hint]);
+    host.output(shell).success();
+}
+
+/// The diagnosis once something is wrong: a node has to run for some seconds before it counts that it hears nothing.
+fn once_wrong(host: &Host) -> Diagnosis {
+    let mut last = None;
+    wait_until("the doctor to find something", || {
+        let diagnosis = diagnose(host, &[]);
+        let is_wrong = diagnosis.code == 1;
+        last = Some(diagnosis);
+        is_wrong
+    });
+    last.unwrap()
+}
+
+pub(super) fn once_well(host: &Host) {
+    let mut last = String::new();
+    wait_until(&format!("the doctor to find nothing on {}", host.name), || {
+        let diagnosis = diagnose(host, &[]);
+        last = diagnosis.text;
+        diagnosis.code == 0
+    });
+}
+
+/// Stops a node in good order.
+pub(super) fn stop(mut node: Process) {
+    node.signal(Signal::SIGTERM);
+    node.wait(START);
+}
+
+fn copy(from: &Host, to: &Host) {
+    let copied = Command::new("cp").arg("-a").arg(state(from)).arg(state(to)).status().unwrap();
+    assert!(copied.success());
+}
+
+fn a_client_that_hears_no_gateway(lab: &Lab) {
+    let (_origin, _g1, c1, group) = healthy(lab);
+    c1.filter("udp dport 7420 drop");
+    // It remembers the gateway that it joined by.
+    let _node = group.client(&c1, &[]);
+    let diagnosis = once_wrong(&c1);
+    diagnosis.blames("discovery", &[], &["the node that runs here hears nothing of it", "inet trial input"]);
+    follow(&c1, diagnosis.hint("discovery"));
+    once_well(&c1);
+}
+
+fn a_gateway_behind_its_own_firewall(lab: &Lab) {
+    let (_origin, g1, c1, group) = healthy(lab);
+    let _node = group.client(&c1, &[]);
+    for (rules, words) in [
+        ("tcp dport 7420 drop", "no client can make a link"),
+        (
+            "iif lo accept\nct state established,related accept\nudp dport 7420 accept\nmeta l4proto tcp drop",
+            "TCP port 7420",
+        ),
+        ("udp dport 7420 drop", "do not find this gateway"),
+        ("meta pkttype broadcast drop", "UDP port 7420"),
+    ] {
+        g1.filter(rules);
+        let diagnosis = diagnose(&g1, &[]);
+        diagnosis.blames(
+            "firewall",
+            &["link", "clock"],
+            &["the firewall of this machine drops", "inet trial input", words],
+        );
+        follow(&g1, diagnosis.hint("firewall"));
+        let diagnosis = diagnose(&g1, &[]);
+        assert_eq!(diagnosis.code, 0, "{}", diagnosis.text);
+    }
+    // What lets other machines in is no fault.
+    g1.filter(
+        "ip saddr 10.77.0.0/24 tcp dport { 22, 7000-8000 } accept\nudp dport 7420 accept\niif lan drop",
+    );
+    assert_eq!(diagnose(&g1, &[]).code, 0);
+}
+
+fn two_active_gateways_that_do_not_hear_each_other(lab: &Lab) {
+    let _origin = lab.origin();
+    let (g1, g2) = (lab.gateway("g1"), lab.gateway("g2"));
+    let group = lab.group(&[&g1, &g2], &[]);
+    g1.filter("udp dport 7420 drop");
+    let _second = group.gateway(&g2, &[]);
+    let is_active = |host: &Host| status(host).node.state.as_deref() == Some("active");
+    wait_until("both to be active", || is_active(&g1) && is_active(&g2));
+    let diagnosis = diagnose(&g2, &[]);
+    assert!(
+        diagnosis.said("discovery").contains("are active gateways at the same time"),
+        "{}",
+        diagnosis.text
+    );
+    let diagnosis = once_wrong(&g1);
+    assert!(
+        diagnosis.said("discovery").contains("are active gateways at the same time"),
+        "{}",
+        diagnosis.text
+    );
+    follow(&g1, diagnosis.hint("firewall"));
+    wait_until("one to stand by", || is_active(&g1) != is_active(&g2));
+    once_well(&g1);
+    once_well(&g2);
+}
+
+fn a_gateway_in_maintenance(lab: &Lab) {
+    let (_origin, g1, c1, group) = healthy(lab);
+    let _node = group.client(&c1, &[]);
+    laneway(&g1, &["drain"]).success();
+    let here = diagnose(&g1, &[]);
+    here.blames("gateway", &["link", "clock"], &["this machine is in maintenance"]);
+    let there = diagnose(&c1, &[]);
+    assert!(there.said("gateway").contains("g1 at 10.77.0.21:7420 is in maintenance"), "{}", there.text);
+    assert_eq!(there.hint("gateway"), "on g1: laneway drain --undo");
+    assert_eq!(here.hint("gateway"), "laneway drain --undo");
+    laneway(&g1, &["drain", "--undo"]).success();
+    once_well(&g1);
+    once_well(&c1);
+}
+
+/// A server of HTTPS on s1 with a certificate that no authority has issued, which it writes to this file.
+fn registry(lab: &Lab, certificate: &str) -> Process {
+    let code = format!(
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout {certificate}.key -out {certificate} \
+         -days 9 -subj /CN=registry -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=IP:10.88.0.100 2>&1 && exec python3 -uc '
+import http.server, ssl
+server = http.server.ThreadingHTTPServer((\"10.88.0.100\", 443), http.server.SimpleHTTPRequestHandler)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(\"{certificate}\", \"{certificate}.key\")
+server.socket = context.wrap_socket(server.socket, server_side=True)
+print(\"ready\")
+server.serve_forever()'"
+    );
+    let mut shell = lab.server.command("sh");
+    shell.args(["-c", &code]).current_dir(lab.server.directory());
+    let mut server = lab.server.spawn(shell);
+    server.wait_for_line("ready", START);
+    server
+}
+
+fn a_front_whose_registry_nobody_trusts(lab: &Lab) {
+    let (_origin, g1, c1, mut group) = healthy(lab);
+    let file = lab.write("registry.pem", "");
+    let certificate = file.to_str().unwrap();
+    let _registry = registry(lab, certificate);
+    group.gateway.signal(Signal::SIGTERM);
+    group.gateway.wait(START);
+    let rules = ["--role", "gateway", "--server", "10.88.0.100:80", "--allow", "10.88.0.100:443"];
+    let gateway = up(&g1, &rules);
+    let _node = group.client(&c1, &["--front", "pypi=https://10.88.0.100/simple/"]);
+    let diagnosis = diagnose(&c1, &[]);
+    diagnosis.blames("request", &[], &["the front /pypi/", "certificate", "on g1", "--front-ca"]);
+    stop(gateway);
+    let _gateway = up(&g1, &[&rules[..], &["--front-ca", certificate]].concat());
+    once_well(&c1);
+}
+
+fn a_state_directory_that_is_gone(lab: &Lab) {
+    let (_origin, g1, c1, group) = healthy(lab);
+    let node = group.client(&c1, &[]);
+    fs::remove_dir_all(state(&c1)).unwrap();
+    let diagnosis = diagnose(&c1, &[]);
+    diagnosis.blames(
+        "group",
+        &["discovery", "link", "clock", "gateway", "request"],
+        &["the keys of 'c1', the node that runs here, are gone", "'laneway invite'", "stop the node"],
+    );
+    // Each command that needs the keys says the same.
+    let refused = laneway(&c1, &["discover"]);
+    assert!(
+        refused.stderr.contains("the keys of 'c1'") && !refused.stderr.contains("laneway init"),
+        "{refused}"
+    );
+    stop(node);
+    let said = laneway(&g1, &["invite"]).success().text();
+    let code = said.split_whitespace().find(|word| word.starts_with("lw1.")).unwrap();
+    laneway(&c1, &["join", code]).success();
+    let _node = up(&c1, &[]);
+    once_well(&c1);
+}
+
+fn a_client_on_two_machines(lab: &Lab) {
+    let (_origin, _g1, c1, group) = healthy(lab);
+    let c2 = lab.client("c2");
+    copy(&c1, &c2);
+    let _first = group.client(&c1, &[]);
+    let mut second = up(&c2, &[]);
+    second.wait_for_line("link up", START);
+    for host in [&c1, &c2] {
+        let diagnosis = diagnose(host, &[]);
+        let said = diagnosis.said("link");
+        assert!(said.contains("two machines are 'c1', with the same keys"), "{}", diagnosis.text);
+        assert!(said.contains("this machine and the one at "), "{said}");
+    }
+    stop(second);
+    fs::remove_dir_all(state(&c2)).unwrap();
+    join(&c2, &group.code);
+    let _second = up(&c2, &[]);
+    once_well(&c1);
+    once_well(&c2);
+}
+
+fn a_gateway_on_two_machines(lab: &Lab) {
+    let _origin = lab.origin();
+    let (g1, g2, c1) = (lab.gateway("g1"), lab.gateway("g2"), lab.client("c1"));
+    let group = lab.group(&[&g1, &c1], &[]);
+    copy(&g1, &g2);
+    // Long enough that the two do not count alike.
+    wait_until("the first to be heard often", || {
+        let heard = status(&g1).datagrams;
+        heard.iter().any(|counted| counted.what == "beacon" && counted.side == "sent" && counted.count > 20)
+    });
+    let _second = up(&g2, &["--role", "gateway", "--server", "10.88.0.100:80"]);
+    for (host, places) in [
+        (&c1, ["10.77.0.21", "10.77.0.22"]),
+        (&g1, ["10.77.0.22", "this machine"]),
+        (&g2, ["10.77.0.21", "this machine"]),
+    ] {
+        let diagnosis = once_wrong(host);
+        let said = diagnosis.said("discovery");
+        assert!(said.contains("two machines are 'g1', with the same keys"), "{}", diagnosis.text);
+        assert!(places.iter().all(|place| said.contains(place)), "{said}");
+    }
+    drop(group);
+}
+
+fn a_node_of_another_group_has_the_port(lab: &Lab) {
+    let (_origin, _g1, c1, group) = healthy(lab);
+    let _node = group.client(&c1, &[]);
+    let other = c1.directory().join("other");
+    let directory = other.to_str().unwrap();
+    c1.output(c1.laneway(&["init", "--group", "mine", "--name", "own", "--state", directory])).success();
+    let output = c1.output(c1.laneway(&["doctor", "--state", directory]));
+    let said = output.text();
+    assert!(!output.status.success(), "{output}");
+    for words in [
+        "wrong    ports",
+        "is 'c1' of the group 'lan', and not 'own' of the group 'mine'",
+        "laneway up --proxy 127.0.0.1:1081 ",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+}
+
+fn a_node_that_looks_elsewhere(lab: &Lab) {
+    let (_origin, _g1, c1, group) = healthy(lab);
+    fs::remove_file(state(&c1).join("gateways.json")).unwrap();
+    let node = group.up(&c1, &["--lan", "127.0.0.1"]);
+    let diagnosis = diagnose(&c1, &[]);
+    let said = diagnosis.said("link");
+    assert!(
+        said.contains("this command links with g1") && said.contains("the node that runs here does not"),
+        "{}",
+        diagnosis.text
+    );
+    stop(node);
+    let _node = group.client(&c1, &[]);
+    once_well(&c1);
+}
+
+fn a_gateway_that_listens_where_nobody_is(lab: &Lab) {
+    let _origin = lab.origin();
+    let g1 = lab.gateway("g1");
+    init(&g1);
+    let options = ["--role", "gateway", "--server", "10.88.0.100:80"];
+    for link in ["127.0.0.1:7420", "10.88.0.21:7420"] {
+        let lan = ["--link", link, "--lan", "lan"];
+        let gateway = up(&g1, &[&options[..], &lan].concat());
+        wait_until("it to be a gateway", || status(&g1).node.state.as_deref() == Some("active"));
+        let diagnosis = diagnose(&g1, &["--lan", "lan"]);
+        diagnosis.blames("ports", &["link", "clock"], &[link, "'--link 10.77.0.21:7420'"]);
+        stop(gateway);
+    }
+    let _gateway = up(&g1, &[&options[..], &["--link", "10.77.0.21:7420", "--lan", "lan"]].concat());
+    wait_until("it to be a gateway", || status(&g1).node.state.as_deref() == Some("active"));
+    assert_eq!(diagnose(&g1, &["--lan", "lan"]).code, 0);
+}

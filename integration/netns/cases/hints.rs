@@ -1,0 +1,229 @@
+//! What goes wrong in the hands of an administrator: the error or the doctor says what to do, and whoever does exactly that is
+//! helped.
+
+use super::ailments::{follow, once_well, status, stop};
+use super::doctor::{diagnose, healthy};
+use crate::lab::group::{START, init, join, laneway, state, up};
+use crate::lab::web::who;
+use crate::lab::{Case, Host, Lab, wait_until};
+use std::fs;
+use std::net::TcpListener;
+
+pub(super) const CASES: &[Case] = &[
+    ("hints::an_address_that_is_no_gateway", an_address_that_is_no_gateway),
+    ("hints::a_server_with_a_wrong_port_or_name", a_server_with_a_wrong_port_or_name),
+    ("hints::a_removed_machine_that_had_imported_the_key", a_removed_machine_that_had_imported_the_key),
+    ("hints::a_code_of_a_machine_that_has_no_key_any_more", a_code_of_a_machine_that_has_no_key_any_more),
+    (
+        "hints::another_program_has_the_port_of_the_local_proxy",
+        another_program_has_the_port_of_the_local_proxy,
+    ),
+    ("hints::a_link_address_that_this_machine_does_not_have", a_link_address_that_this_machine_does_not_have),
+    ("hints::a_second_node_on_one_machine", a_second_node_on_one_machine),
+    (
+        "hints::ipv6_that_does_not_work_is_no_fault_beside_ipv4",
+        ipv6_that_does_not_work_is_no_fault_beside_ipv4,
+    ),
+    ("hints::a_disk_without_space", a_disk_without_space),
+    ("hints::status_shows_why_connections_failed", status_shows_why_connections_failed),
+];
+
+/// What the first of these words is followed by in a text, up to one of the ends.
+fn after<'a>(text: &'a str, word: &str, ends: &[char]) -> &'a str {
+    let start = text.find(word).unwrap_or_else(|| panic!("no {word:?} in {text}")) + word.len();
+    text[start..].split(ends).next().unwrap()
+}
+
+fn an_address_that_is_no_gateway(lab: &Lab) {
+    let (_origin, _g1, c1, group) = healthy(lab);
+    let g2 = lab.gateway("g2");
+    // Nothing runs there.
+    let named = ["--gateway", "10.77.0.22:7420"];
+    let diagnosis = diagnose(&c1, &named);
+    diagnosis.blames(
+        "link",
+        &[],
+        &["10.77.0.22:7420", "refused", "no node runs there", "'laneway up --server"],
+    );
+    // A client runs there, which keeps pieces of downloads for others at the same port.
+    join(&g2, &group.code);
+    let client = up(&g2, &[]);
+    let diagnosis = diagnose(&c1, &named);
+    diagnosis.blames(
+        "link",
+        &[],
+        &["10.77.0.22:7420 accepts no links: it is no gateway", "'laneway up --server"],
+    );
+    let mut node = group.up(&c1, &["--gateway", "10.77.0.22:7420", "--lan", "127.0.0.1"]);
+    node.wait_for_line("it is no gateway", START);
+    assert!(laneway(&c1, &["status"]).text().contains("it is no gateway"));
+    stop(client);
+    let _gateway = up(&g2, &["--server", "10.88.0.100:80"]);
+    node.wait_for_line("link up", START);
+    stop(node);
+    let _node = group.client(&c1, &named);
+    wait_until("all to be well", || diagnose(&c1, &named).code == 0);
+}
+
+fn a_server_with_a_wrong_port_or_name(lab: &Lab) {
+    let _origin = lab.origin();
+    let g1 = lab.gateway("g1");
+    init(&g1);
+    let node = up(&g1, &["--server", "10.88.0.100:81"]);
+    let diagnosis = diagnose(&g1, &[]);
+    let hint = diagnosis.hint("discovery");
+    assert!(diagnosis.said("discovery").contains("refused"), "{}", diagnosis.text);
+    assert!(hint.contains("correct this machine's --server") && hint.contains("listen on port 81"), "{hint}");
+    stop(node);
+    let node = up(&g1, &["--server", "nosuch.lab:80"]);
+    let diagnosis = diagnose(&g1, &[]);
+    let hint = diagnosis.hint("discovery");
+    assert!(hint.contains("'getent hosts nosuch.lab'") && !hint.contains("uplink"), "{hint}");
+    stop(node);
+    let _node = up(&g1, &["--server", "10.88.0.100:80"]);
+    once_well(&g1);
+}
+
+fn a_removed_machine_that_had_imported_the_key(lab: &Lab) {
+    let (_origin, g1, c1, group) = healthy(lab);
+    let key = lab.write("key.laneway", "");
+    fs::remove_file(&key).unwrap();
+    laneway(&g1, &["ca", "export", key.to_str().unwrap()]).success();
+    laneway(&c1, &["ca", "import", key.to_str().unwrap()]).success();
+    let _node = group.client(&c1, &[]);
+    laneway(&g1, &["revoke", "c1"]).success();
+    wait_until("the machine to know", || diagnose(&c1, &[]).text.contains("was removed from the group"));
+    let diagnosis = diagnose(&c1, &[]);
+    let layer = if diagnosis.said("group").is_empty() { "link" } else { "group" };
+    let command = after(diagnosis.hint(layer), "run 'laneway ", &['\'']);
+    assert_eq!(command, "leave --yes");
+    laneway(&c1, &["leave", "--yes"]).success();
+    // Nothing is left that looks like a member's directory.
+    assert!(!state(&c1).exists());
+    let said = laneway(&g1, &["invite"]).success().text();
+    join(&c1, said.split_whitespace().find(|word| word.starts_with("lw1.")).unwrap());
+    let _node = group.client(&c1, &[]);
+    once_well(&c1);
+}
+
+fn a_code_of_a_machine_that_has_no_key_any_more(lab: &Lab) {
+    let (_origin, g1, c1, mut group) = healthy(lab);
+    let c2 = lab.client("c2");
+    let key = g1.directory().join("key.laneway");
+    laneway(&g1, &["ca", "export", key.to_str().unwrap()]).success();
+    laneway(&c1, &["ca", "import", key.to_str().unwrap()]).success();
+    fs::remove_file(state(&g1).join("ca.key")).unwrap();
+    group.gateway.wait_for_line("this machine does not hold the group's key any more", START);
+    let mut node = group.client(&c1, &[]);
+    let refused = laneway(&c2, &["join", &group.code, "--name", "c2"]);
+    let said = "'laneway invite' on the machine with the key makes a new one";
+    assert!(refused.code() == 1 && refused.stderr.contains(said), "{refused}");
+    let said = laneway(&c1, &["invite"]).success().text();
+    join(&c2, said.split_whitespace().find(|word| word.starts_with("lw1.")).unwrap());
+    node.wait_for_line("member admitted", START);
+}
+
+fn another_program_has_the_port_of_the_local_proxy(lab: &Lab) {
+    let (_origin, _g1, c1, group) = healthy(lab);
+    let _taken = c1.inside(|| TcpListener::bind("127.0.0.1:1080")).unwrap();
+    let mut failed = c1.spawn(c1.laneway(&["up", "--state", state(&c1).to_str().unwrap()]));
+    failed.wait(START);
+    let other = after(&failed.log(), "take another one: --proxy ", &[' ']).to_owned();
+    assert_eq!(other, "127.0.0.1:1081");
+    let diagnosis = diagnose(&c1, &[]);
+    assert_eq!(after(diagnosis.hint("ports"), "'laneway up --proxy ", &['\'']), other);
+    assert!(diagnosis.hint("ports").contains("proxy = [\"127.0.0.1:1081\"]"));
+    let _node = group.client(&c1, &["--proxy", &other]);
+    c1.curl(&["--proxy", &format!("http://{other}"), "--fail", "--head", "http://10.88.0.100/big"]).success();
+    // In the file it counts for every command.
+    let file = lab.write("laneway.toml", "proxy = [\"127.0.0.1:1081\"]\n");
+    c1.set("LANEWAY_CONFIG", file.to_str().unwrap());
+    laneway(&c1, &["status"]).success();
+    once_well(&c1);
+}
+
+fn a_link_address_that_this_machine_does_not_have(lab: &Lab) {
+    let g1 = lab.gateway("g1");
+    init(&g1);
+    let directory = state(&g1);
+    let options =
+        ["up", "--role", "gateway", "--link", "10.9.9.9:7420", "--state", directory.to_str().unwrap()];
+    let output = g1.output(g1.laneway(&options));
+    assert!(output.code() == 1 && output.stderr.contains("lan (10.77.0.21)"), "{output}");
+    assert!(output.stderr.contains("without --link it listens on all of them"), "{output}");
+}
+
+fn a_second_node_on_one_machine(lab: &Lab) {
+    let _web = lab.web(who);
+    let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
+    let group = lab.group(&[&g1, &c1], &[]);
+    let first = group.client(&c1, &[]);
+    let second = c1.directory().join("second");
+    let directory = second.to_str().unwrap();
+    c1.output(c1.laneway(&["join", &group.code, "--name", "second", "--state", directory])).success();
+    let mut failed = c1.spawn(c1.laneway(&["up", "--state", directory, "--proxy", "127.0.0.1:1081"]));
+    failed.wait(START);
+    let log = failed.log();
+    let options = after(&log, "takes ports of its own: ", &['.']);
+    assert!(options.starts_with("--lan 127"), "{log}");
+    let words = after(&log, "takes ports of its own: ", &['\n']).split(". For").next().unwrap();
+    let words = words.replace("HOST:7420", "10.77.0.21:7420");
+    let words: Vec<_> = words.split(' ').collect();
+    let mut node = c1.spawn(c1.laneway(&[&["up", "--state", directory], &words[..]].concat()));
+    node.wait_for_line("link up", START);
+    for proxy in ["http://127.0.0.1:1080", "http://127.0.0.1:1081"] {
+        let said = c1.curl(&["--proxy", proxy, "http://10.88.0.100/"]).success().text();
+        assert!(said.contains("10.88.0.21"), "{said}");
+    }
+    drop(first);
+}
+
+fn ipv6_that_does_not_work_is_no_fault_beside_ipv4(lab: &Lab) {
+    let (_origin, _g1, c1, _group) = healthy(lab);
+    let rules = "nft 'add table ip6 t; add chain ip6 t out { type filter hook output priority 0; }; add rule ip6 t out udp dport 7420 drop'";
+    follow(&c1, rules);
+    let diagnosis = diagnose(&c1, &[]);
+    assert_eq!((diagnosis.code, diagnosis.layers("skipped")), (0, vec!["discovery"]), "{}", diagnosis.text);
+    assert!(diagnosis.text.contains("IPv4 works, which is enough"), "{}", diagnosis.text);
+}
+
+/// A directory on a disk of its own that is full.
+fn a_disk_without_space(lab: &Lab) {
+    let (_origin, g1, _c1, group) = healthy(lab);
+    let c2 = lab.client("c2");
+    let disk = c2.directory().join("disk");
+    fs::create_dir(&disk).unwrap();
+    let run = |host: &Host, command: &str| {
+        let program = env!("CARGO_BIN_EXE_laneway");
+        let script = format!(
+            "mount -t tmpfs -o size=64k,mode=700 none '{0}' && mkdir -m 700 '{0}/state' && head -c 1M /dev/zero >'{0}/rest' 2>/dev/null; \
+             {program} {command}",
+            disk.display()
+        );
+        let mut shell = host.command("sh");
+        shell.args(["-c", &script]);
+        host.output(shell)
+    };
+    let refused = run(&c2, &format!("join {} --name c2 --state '{}/state'", group.code, disk.display()));
+    assert!(!refused.status.success() && refused.stderr.contains("hint: free some space"), "{refused}");
+    // The first machine is not left with a member that is none: it joins under the same name elsewhere.
+    join(&c2, &group.code);
+    assert!(laneway(&g1, &["members", "--offline"]).success().text().contains("c2"));
+}
+
+fn status_shows_why_connections_failed(lab: &Lab) {
+    let (_origin, _g1, c1, group) = healthy(lab);
+    let _node = group.client(&c1, &[]);
+    for _ in 0..2 {
+        let refused = c1.curl(&["--proxy", "http://127.0.0.1:1080", "https://10.88.0.100:444/"]);
+        assert!(refused.stderr.contains("CONNECT tunnel failed"), "{refused}");
+    }
+    let shown = laneway(&c1, &["status"]).success().text();
+    let line = shown.lines().find(|line| line.contains("--allow 10.88.0.100:444"));
+    let line = line.unwrap_or_else(|| panic!("no reason in {shown}"));
+    assert!(
+        line.contains("10.88.0.100:444  ") && line.contains("  2      ") && line.contains("g1"),
+        "{shown}"
+    );
+    assert_eq!(status(&c1).failed[0].count, 2);
+}

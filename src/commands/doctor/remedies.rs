@@ -1,0 +1,59 @@
+//! What to do about faults that several layers meet.
+
+use std::net::SocketAddr;
+
+use super::report::{Finding, Layer};
+use crate::net;
+
+/// What to do on a machine that was removed from its group.
+pub(super) const REMOVED: &str = "run 'laneway leave --yes', which deletes the old keys; then run 'laneway invite' on the machine with the \
+     group's key, and the line that it prints here";
+
+/// What to do about a login that the proxy of `--upstream` does not accept.
+pub(super) const LOGIN: &str = "correct USER and PASSWORD in --upstream http://USER:PASSWORD@HOST:PORT (in laneway.toml: upstream = \
+     [\"http://USER:PASSWORD@HOST:PORT\"], or LANEWAY_UPSTREAM in /etc/laneway/environment); signs in them are written %40 for @, \
+     %3A for :, %2F for /. Then 'systemctl reload laneway', or start the node again";
+
+/// The finding about two machines with the keys of one.
+pub(super) fn copied_keys(layer: Layer, name: &str, at: &str) -> Finding {
+    Finding::wrong(layer, format!("two machines are '{name}', with the same keys: {at}"))
+        .because(
+            "a disk image or a state directory was copied: gateways and members take the two for one machine, and lose \
+             connections of both",
+        )
+        .hint(
+            "on the copy: stop laneway, remove its state directory, which the line 'group' of 'laneway doctor' names, and join \
+             again with the line that 'laneway invite' prints on the machine with the group's key; not 'laneway \
+             leave', which takes the original out of the group as well",
+        )
+}
+
+/// What makes a machine a gateway, or keeps others from taking it for one.
+pub(super) fn become_gateway(on: &str) -> String {
+    format!(
+        "on {on}: 'laneway status' shows whether a node runs, and at which port it accepts links; 'laneway up --server HOST:PORT', or \
+         'laneway up --role gateway' for any destination, makes it a gateway. If it shall be none, take it out of --gateway here"
+    )
+}
+
+/// An address as `ip` and `ping` take it: a link-local one with its interface.
+pub(super) fn with_interface(address: SocketAddr) -> String {
+    match interface_of(address) {
+        Some(interface) => format!("{}%{interface}", address.ip()),
+        None => address.ip().to_string(),
+    }
+}
+
+/// The command that shows the route to an address, quoted.
+pub(super) fn route_to(address: SocketAddr) -> String {
+    match interface_of(address) {
+        Some(interface) => format!("'ip -6 route get {} dev {interface}'", address.ip()),
+        None => format!("'ip route get {}'", address.ip()),
+    }
+}
+
+/// The interface that an address needs.
+fn interface_of(address: SocketAddr) -> Option<String> {
+    let SocketAddr::V6(address) = address else { return None };
+    net::interface_name(address.scope_id())
+}

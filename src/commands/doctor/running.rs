@@ -1,0 +1,117 @@
+//! What keeps the node that runs here from its work although it runs: what it was told, and where it listens.
+
+use std::net::SocketAddr;
+
+use ipnet::IpNet;
+
+use super::firewall::Firewall;
+use super::machine::Node;
+use super::report::{Finding, Layer};
+use super::ruleset::{Packet, Ruleset};
+use crate::config::Config;
+use crate::lan::Lan;
+use crate::net;
+use crate::peers::options::PORT;
+
+/// The finding about a machine in maintenance.
+pub(super) fn maintenance(node: Option<&Node>, asked: bool) -> Option<Finding> {
+    let is_so = node.map_or(asked, |node| node.seen.node.in_maintenance);
+    is_so.then(|| {
+        let what = match node {
+            Some(_) => "this machine is in maintenance: it serves no clients",
+            None => "this machine is in maintenance: a node that starts here serves no clients",
+        };
+        Finding::wrong(Layer::Gateway, what)
+            .because("'laneway drain' was run here; that lasts through restarts")
+            .hint("laneway drain --undo")
+    })
+}
+
+/// The finding about a node that has no link to a gateway, although this command has one.
+pub(super) fn without_link(node: &Node, linked: &[String]) -> Option<Finding> {
+    let seen = &node.seen;
+    let idle = seen.node.goes_direct || seen.node.is_draining || !seen.links.is_empty();
+    if idle || linked.is_empty() {
+        return None;
+    }
+    let what = format!("this command links with {}, and the node that runs here does not", linked.join(", "));
+    let why = seen.trouble.clone().unwrap_or_else(|| "no gateway has answered it yet".into());
+    Some(Finding::wrong(Layer::Link, what).because(why).hint(
+        "start it again ('systemctl restart laneway', or Ctrl-C in its terminal and 'laneway up'), so that it asks anew; if that \
+         does not help, start it with the --lan, --gateway and --discovery-port of this command",
+    ))
+}
+
+/// The finding about a gateway whose link port is where no other machine of its LANs reaches it.
+pub(super) fn link_address(node: &Node, lans: &[Lan]) -> Option<Finding> {
+    let link: SocketAddr = node.seen.node.link.as_deref()?.parse().ok()?;
+    node.seen.node.state.as_ref()?;
+    let ip = net::plain(link).ip();
+    if ip.is_unspecified() || lans.is_empty() || lans.iter().any(|lan| lan.net.contains(&ip)) {
+        return None;
+    }
+    let what =
+        format!("the gateway on this machine accepts links on {link}, which no machine of its LANs reaches");
+    let places: Vec<_> = lans.iter().map(|lan| format!("{} ({})", lan.net.addr(), lan.interface)).collect();
+    let best = lans.iter().find(|lan| matches!(lan.net, IpNet::V4(_))).or(lans.first())?;
+    Some(
+        Finding::wrong(Layer::Ports, what)
+            .because(format!(
+                "--link names that address; discovery announces the gateway on {}",
+                places.join(", ")
+            ))
+            .hint(format!(
+                "start it without --link, or with '--link {}' (in laneway.toml: link = \"{}\")",
+                best.own(link.port()),
+                best.own(link.port())
+            )),
+    )
+}
+
+/// The findings about the firewall of a gateway, whose rules other machines' packets have to pass.
+pub(super) fn firewall(
+    config: &Config,
+    lans: &[Lan],
+    firewall: Option<&Firewall>,
+    node: Option<&Node>,
+) -> Vec<Finding> {
+    let Some((firewall, rules)) = firewall.zip(Firewall::rules()) else { return Vec::new() };
+    let rules = Ruleset::parse(&rules);
+    // Where both versions of IP are, the gateway is of use by either.
+    let is_v4 = |lan: &&Lan| matches!(lan.net, IpNet::V4(_));
+    let has_v4 = lans.iter().any(|lan| is_v4(&lan));
+    let lans: Vec<_> = lans.iter().filter(|lan| !has_v4 || is_v4(lan)).collect();
+    let running = node.and_then(|node| node.seen.node.link.as_deref()?.parse().ok());
+    let link = running.or(config.gateway.link).map_or(PORT, |address: SocketAddr| address.port());
+    let tcp = |lan: &Lan| vec![(lan.net.addr(), false)];
+    let udp = |lan: &Lan| vec![(lan.net.addr(), false), (lan.everybody(0).ip(), true)];
+    let effects = [
+        ("tcp", link, tcp as fn(&Lan) -> Vec<_>, "no client can make a link to this gateway"),
+        ("udp", config.peers.discovery_port, udp, "clients and other gateways do not find this gateway"),
+    ];
+    let mut found = Vec::new();
+    for (protocol, port, to, effect) in effects {
+        let dropping = lans.iter().find_map(|lan| {
+            to(lan).into_iter().find_map(|(to, is_broadcast)| {
+                let from = lan.net;
+                let packet = Packet { protocol, port, interface: &lan.interface, from, to, is_broadcast };
+                Some((&lan.interface, rules.drops(&packet)?.to_owned()))
+            })
+        });
+        if let Some((interface, chain)) = dropping {
+            let name = protocol.to_uppercase();
+            found.push(
+                Finding::wrong(
+                    Layer::Firewall,
+                    format!("the firewall of this machine drops {name} port {port} on {interface}: {effect}"),
+                )
+                .because(format!("{}: the chain '{chain}' drops it", firewall.name()))
+                .hint(match firewall {
+                    Firewall::Nft(_) => format!("nft insert rule {chain} {protocol} dport {port} accept"),
+                    _ => firewall.open_command(port, protocol),
+                }),
+            );
+        }
+    }
+    found
+}
