@@ -379,6 +379,31 @@ const EXAMPLE_GATEWAYS: [(&str, &str, bool); 2] =
     [("7c1e09ab", "active", true), ("b2f04d17", "standby", false)];
 
 #[cfg(any(test, feature = "example"))]
+fn example_node() -> NodeSeen {
+    NodeSeen {
+        name: "workshop".into(),
+        id: "41d0c77e".into(),
+        group: "office".into(),
+        role: "client".into(),
+        setting: "auto".into(),
+        state: None,
+        most_active: Some(1),
+        reach: None,
+        goes_direct: false,
+        is_draining: false,
+        in_maintenance: false,
+        load: None,
+        capacity: None,
+        version: "0.1.0".into(),
+        started: 1.0,
+        uptime: 3920.0,
+        proxy: vec!["127.0.0.1:1080".into()],
+        link: None,
+        directory: String::new(),
+    }
+}
+
+#[cfg(any(test, feature = "example"))]
 fn example_failure() -> FailedSeen {
     FailedSeen { target: "h.example:443".into(), reason: "refused".into(), at: 999_000, count: 2 }
 }
@@ -437,27 +462,7 @@ pub fn example() -> Snapshot {
     };
     Snapshot {
         at: 1_000_000,
-        node: NodeSeen {
-            name: "workshop".into(),
-            id: "41d0c77e".into(),
-            group: "office".into(),
-            role: "client".into(),
-            setting: "auto".into(),
-            state: None,
-            most_active: Some(1),
-            reach: None,
-            goes_direct: false,
-            is_draining: false,
-            in_maintenance: false,
-            load: None,
-            capacity: None,
-            version: "0.1.0".into(),
-            started: 1.0,
-            uptime: 3920.0,
-            proxy: vec!["127.0.0.1:1080".into()],
-            link: None,
-            directory: String::new(),
-        },
+        node: example_node(),
         servers: vec![],
         rules: None,
         unreached: vec![],
