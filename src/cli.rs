@@ -122,7 +122,7 @@ pub fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Problem> {
             beside::refuse_second_node(cli.state.as_deref())?;
             init.run(&config::state_directory(cli.state.as_deref())?)
         }
-        Command::Invite(invite) => invite.run(&state()?),
+        Command::Invite(invite) => commands::block_on(invite.run(&state()?))?,
         Command::Join(join) => {
             start_log("warn", log::Format::Text)?;
             beside::refuse_second_node(cli.state.as_deref())?;
@@ -139,8 +139,8 @@ pub fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Problem> {
             let state = state()?;
             commands::block_on(leave.run(state))?
         }
-        Command::Revoke(revoke) => revoke.run(&state()?),
-        Command::Rotate => authority::rotate(&state()?),
+        Command::Revoke(revoke) => commands::block_on(revoke.run(&state()?))?,
+        Command::Rotate => commands::block_on(authority::rotate(&state()?))?,
         Command::Drain(drain) => drain.run(&state()?),
         Command::Cache(cache) => cache.run(&state()?),
         Command::Ca(ca) => {

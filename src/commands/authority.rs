@@ -3,7 +3,7 @@
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use super::{beside, say};
+use super::{beside, removal, say};
 use crate::net;
 use crate::problem::Problem;
 use crate::sys::state::{StateDir, create_private};
@@ -65,10 +65,12 @@ impl Revoke {
     /// Removes members, all of them or none.
     ///
     /// # Errors
-    /// When one of them is unknown or ambiguous, or the change cannot be saved.
-    pub fn run(self, state: &StateDir) -> Result<(), Problem> {
+    /// When one of them is unknown or ambiguous, the change cannot be saved, or the group has removed this machine.
+    pub async fn run(self, state: &StateDir) -> Result<(), Problem> {
         let names: Vec<&str> = self.members.iter().map(String::as_str).collect();
-        let removed = load(state)?.revoke_all(&names)?;
+        let authority = load(state)?;
+        removal::refuse(state).await?;
+        let removed = authority.revoke_all(&names)?;
         let warning = keys_remain(&removed.removed, Authority::copies(state));
         for member in removed.removed {
             let unlisted = || "a machine that is not in this machine's list".into();
@@ -114,9 +116,11 @@ fn keys_remain(removed: &[Removed], copies: Copies) -> Option<String> {
 /// Replaces the discovery key.
 ///
 /// # Errors
-/// When the change cannot be saved.
-pub fn rotate(state: &StateDir) -> Result<(), Problem> {
-    load(state)?.rotate()?;
+/// When the change cannot be saved, or the group has removed this machine.
+pub async fn rotate(state: &StateDir) -> Result<(), Problem> {
+    let authority = load(state)?;
+    removal::refuse(state).await?;
+    authority.rotate()?;
     say("The discovery key is replaced; the old one remains valid for 24 hours.");
     print_propagation();
     Ok(())

@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio_util::task::TaskTracker;
 
 use super::ask::{self, LocalPort};
-use super::{authority, beside, progress, say};
+use super::{authority, beside, progress, removal, say};
 use crate::gateway::served::{self, Seen};
 use crate::link::client::Link;
 use crate::link::{roster, tls};
@@ -93,6 +93,21 @@ impl Members {
             if let Err(error) = served::save(&state, &saved) {
                 tracing::warn!(%error, "who was seen is not remembered");
             }
+        }
+        let is_removed = match self.offline {
+            true => group.update.revokes(group.node.id),
+            false => removal::is_removed(&state, &group).await,
+        };
+        if is_removed {
+            let (what, why, hint) = removal::problem(&group).parts();
+            let warning = format!("warning: {what}; this list is what it was before\n");
+            let causes: String = why.iter().map(|why| format!("caused by: {why}\n")).collect();
+            let hint = hint.map(|hint| format!("hint: {hint}\n")).unwrap_or_default();
+            // With standard error closed there is nobody to warn.
+            let _ = std::io::Write::write_all(
+                &mut std::io::stderr(),
+                format!("{warning}{causes}{hint}").as_bytes(),
+            );
         }
         let rows = rows(authority.members()?, &group, &seen);
         if self.json {

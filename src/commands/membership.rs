@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::doctor::firewall::{Firewall, open_commands_elsewhere};
-use super::{authority, say};
+use super::{authority, removal, say};
 use crate::failure::printable;
 use crate::link::tls;
 use crate::mark;
@@ -138,8 +138,8 @@ impl Invite {
     /// Creates one more join code.
     ///
     /// # Errors
-    /// When this machine does not hold the authority, or the code cannot be saved.
-    pub fn run(self, state: &StateDir) -> Result<(), Problem> {
+    /// When this machine does not hold the authority, the code cannot be saved, or the group has removed this machine.
+    pub async fn run(self, state: &StateDir) -> Result<(), Problem> {
         let role = if self.client_only { Role::Client } else { Role::Gateway };
         if let (Some(name), Uses::Any | Uses::Times(2..)) = (&self.name, self.uses) {
             let name = printable(name);
@@ -150,7 +150,9 @@ impl Invite {
                 "leave out --uses, or make the code without --name: each machine then takes its host name",
             ));
         }
-        let code = authority::load(state)?.invite(role, self.uses, self.ttl.0, self.name)?;
+        let authority = authority::load(state)?;
+        removal::refuse(state).await?;
+        let code = authority.invite(role, self.uses, self.ttl.0, self.name)?;
         say(format_args!("laneway join {code}"));
         // Comments for a shell that the output is piped to.
         say(format_args!("# The code is {}.", validity(self.uses, role, self.ttl.0)));

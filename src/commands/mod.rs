@@ -16,6 +16,7 @@ pub mod members;
 pub mod membership;
 pub mod origin;
 pub(crate) mod progress;
+mod removal;
 pub mod run;
 pub mod service;
 pub mod speedtest;

@@ -11,7 +11,8 @@ use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 use crate::limited;
-use crate::link::client::Link;
+use crate::limits::lines::NOBODY;
+use crate::link::client::{DialError, Link};
 use crate::link::tls::Credentials;
 use crate::link::updates;
 use crate::net::Segments;
@@ -112,6 +113,9 @@ async fn deliver(
     };
     let result = delivered.await;
     if let Err(error) = &result {
+        if let Some(DialError::Removed(_)) = error.downcast_ref() {
+            limited!(error, NOBODY, %address, "a gateway says that this machine was removed from the group: no member accepts its links");
+        }
         tracing::debug!(%address, reason = format!("{error:#}"), "group update not delivered");
     }
     // Nothing is open on the retired link, so its task ends soon.

@@ -31,6 +31,10 @@ pub(super) const CASES: &[Case] = &[
         a_node_that_was_off_gets_the_update_when_it_returns,
     ),
     ("revocation::the_authority_moves_to_another_machine", the_authority_moves_to_another_machine),
+    (
+        "revocation::a_machine_with_the_groups_key_that_was_removed_is_told_so_and_can_return",
+        a_machine_with_the_groups_key_that_was_removed_is_told_so_and_can_return,
+    ),
 ];
 
 fn downloads(client: &Host) {
@@ -216,4 +220,51 @@ fn the_authority_moves_to_another_machine(lab: &Lab) {
     for name in ["g1 ", "g2 ", "c1 ", "c2 "] {
         assert!(names.lines().any(|line| line.starts_with(name)), "{names}");
     }
+}
+
+/// What it signs reaches nobody, so it does not go on as if nothing had happened.
+fn a_machine_with_the_groups_key_that_was_removed_is_told_so_and_can_return(lab: &Lab) {
+    let (c1, g1, g2) = (lab.client("c1"), lab.gateway("g1"), lab.gateway("g2"));
+    let _origin = lab.origin();
+    let mut group = lab.group(&[&g1, &c1, &g2], &[]);
+    let file = |name: &str| g1.directory().join(name).to_str().unwrap().to_owned();
+    laneway(&g1, &["ca", "export", &file("first")]).success();
+    laneway(&g2, &["ca", "import", &file("first")]).success();
+    let mut second = group.gateway(&g2, &[]);
+    let _client = group.client(&c1, &[]);
+    let said = laneway(&g1, &["members"]).success();
+    assert!(!said.stderr.contains("removed"), "{said}");
+    laneway(&g1, &["invite"]).success();
+    wait_until("both to hear each other", || {
+        discover(&c1).text().contains("10.77.0.22") && laneway(&g1, &["status"]).text().contains("g2")
+    });
+
+    laneway(&g2, &["revoke", "g1"]).success();
+    second.wait_for_line("group update applied removed=1", START);
+    let before = fs::read(state(&g1).join("group.json")).unwrap();
+    for command in [&["invite"][..], &["revoke", "c1"], &["rotate"]] {
+        let said = laneway(&g1, command);
+        assert_eq!(said.code(), 1, "{command:?}: {said}");
+        assert!(
+            said.stderr.contains("error: this machine was removed from the group 'lan'"),
+            "{command:?}: {said}"
+        );
+    }
+    assert_eq!(fs::read(state(&g1).join("group.json")).unwrap(), before, "something was signed");
+    let said = laneway(&g1, &["members"]).success();
+    assert!(said.stderr.contains("warning: this machine was removed from the group 'lan'"), "{said}");
+    assert!(said.text().lines().any(|line| line.starts_with("g2 ")), "{said}");
+
+    // What the hint says, where no other machine has the key.
+    laneway(&g1, &["ca", "export", &file("second")]).success();
+    laneway(&g1, &["leave", "--yes"]).success();
+    group.gateway.wait(START);
+    laneway(&g1, &["ca", "import", &file("second")]).success();
+    let mut again = up(&g1, &["--role", "gateway", "--server", "10.88.0.100:80"]);
+    again.wait_for_line("this node's state state=\"standby\"", START);
+    wait_until("it to hear of its removal, as another member", || {
+        again.log().contains("group update applied")
+    });
+    let said = laneway(&g1, &["invite"]).success();
+    assert!(said.text().contains("laneway join lw1."), "{said}");
 }

@@ -1,0 +1,89 @@
+//! Whether the group has removed this machine, for commands that sign with the group's key: the key goes on to sign, and nobody hears
+//! of it.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+
+use super::ask;
+use crate::config::proxies::configured_proxies;
+use crate::link::client::{DialError, Link};
+use crate::link::tls;
+use crate::peers::remembered;
+use crate::problem::Problem;
+use crate::sys::state::StateDir;
+use crate::trust::group::Group;
+use crate::trust::membership::Membership;
+
+/// How long gateways may take to answer.
+const DEADLINE: Duration = Duration::from_secs(2);
+/// Maximum gateways that are asked.
+const MAX_GATEWAYS: usize = 16;
+
+/// Refuses to sign on a machine that was removed from the group.
+///
+/// # Errors
+/// That it was.
+pub(super) async fn refuse(state: &StateDir) -> Result<(), Problem> {
+    match Group::load(state) {
+        Ok(Some(group)) if is_removed(state, &group).await => Err(problem(&group)),
+        _ => Ok(()),
+    }
+}
+
+/// What is told on a machine that was removed from the group.
+pub(super) fn problem(group: &Group) -> Problem {
+    Problem::new(format!("this machine was removed from the group '{}'", group.name))
+        .after(Problem::new(
+            "no member accepts its links, so nobody hears of what it signs, although it still holds the group's key",
+        ))
+        .hint(
+            "run this on another machine with the group's key; if there is none, make this one a member again: 'laneway ca export FILE', \
+             'laneway leave --yes', 'laneway ca import FILE', 'laneway up'",
+        )
+}
+
+/// Whether the group has removed this machine. It is not sent the update that says so: gateways that it knows say it when they refuse
+/// its link. That counts if none of them accepts one.
+pub(super) async fn is_removed(state: &StateDir, group: &Group) -> bool {
+    if group.update.revokes(group.node.id) {
+        return true;
+    }
+    let Ok(config) = tls::link_client(group) else { return false };
+    let (membership, tasks) = (Membership::new(group.clone()), TaskTracker::new());
+    let known = known(state, group).into_iter().take(MAX_GATEWAYS);
+    let mut dials: FuturesUnordered<_> = known
+        .map(|address| {
+            timeout(DEADLINE, Link::dial(address, None, config.clone(), membership.clone(), &tasks))
+        })
+        .collect();
+    let mut is_removed = false;
+    while let Some(dialled) = dials.next().await {
+        match dialled {
+            Ok(Ok(link)) => {
+                link.retire();
+                return false;
+            }
+            Ok(Err(error)) => is_removed |= matches!(error, DialError::Removed(_)),
+            Err(_late) => {}
+        }
+    }
+    is_removed
+}
+
+/// The gateways that this machine has used before, and those that its node knows.
+fn known(state: &StateDir, group: &Group) -> BTreeSet<SocketAddr> {
+    let mut known: BTreeSet<_> = remembered::load(state).into_iter().collect();
+    let proxy = configured_proxies(None).addresses.first().copied();
+    if let Some(node) = proxy.and_then(|proxy| ask::snapshot(ask::reachable(proxy)).ok())
+        && node.node.id == group.node.id.short()
+    {
+        known.extend(node.gateways.iter().filter_map(|gateway| gateway.address.parse::<SocketAddr>().ok()));
+    }
+    known
+}
