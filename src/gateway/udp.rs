@@ -2,11 +2,13 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::UdpSocket;
 use tokio::time::Instant;
 
 use super::clients::Client;
+use super::egress::Egress;
 use super::state::Gateway;
 use crate::failure::printable;
 use crate::link::datagrams::{Broken, Datagrams, Usage, idle_limit, is_unreachable, readable, receive};
@@ -19,6 +21,11 @@ use crate::telemetry::Telemetry;
 use crate::telemetry::record::Record;
 use crate::telemetry::refusal::RefusalReason;
 use crate::wire::target::Target;
+
+/// How long a server may leave datagrams unanswered before the way out is proved.
+const SLOW: Duration = Duration::from_secs(2);
+/// Minimum time between two proofs because of one stream: some servers answer rarely.
+const SLOW_AGAIN: Duration = Duration::from_secs(30);
 
 /// Why a UDP stream ended.
 enum End {
@@ -38,6 +45,35 @@ struct Relay<'a> {
     traffic: &'a Usage,
     pace: &'a Pace,
     telemetry: &'a Telemetry,
+    egress: &'a Egress,
+    target: &'a Target,
+}
+
+/// Notices that a server does not answer any more.
+#[derive(Default)]
+struct Unanswered {
+    /// How many bytes had come from it when it was last looked at.
+    received: u64,
+    since: Option<Instant>,
+    noted: Option<Instant>,
+}
+
+impl Unanswered {
+    /// Notes that a datagram is sent when `received` bytes have come so far. Whether it is time to prove the way out. A server
+    /// that has never answered is a reason once only: it may be one that never does.
+    fn sends(&mut self, received: u64, now: Instant) -> bool {
+        if received != self.received {
+            (self.received, self.since) = (received, None);
+        }
+        let since = *self.since.get_or_insert(now);
+        let is_due = match self.noted {
+            Some(noted) => received > 0 && now >= noted + SLOW_AGAIN,
+            None => true,
+        };
+        let is_slow = is_due && now >= since + SLOW;
+        self.noted = if is_slow { Some(now) } else { self.noted };
+        is_slow
+    }
 }
 
 impl Gateway {
@@ -62,7 +98,8 @@ impl Gateway {
         };
         let traffic = Usage::of(&record.traffic());
         let telemetry = &self.telemetry;
-        let relay = Relay { socket: &socket, traffic: &traffic, pace: &client.pace, telemetry };
+        let (pace, egress) = (&client.pace, &*self.egress);
+        let relay = Relay { socket: &socket, traffic: &traffic, pace, telemetry, egress, target };
         let (mut outbox, inbox) = (tunnel.outbox, tunnel.inbox);
         let waiting = inbox.tally();
         let end = tokio::select! {
@@ -121,7 +158,7 @@ impl Relay<'_> {
 
     /// Client to server. A datagram that the kernel does not accept at once is dropped: nothing is queued here.
     async fn to_server(&self, mut datagrams: Datagrams) -> End {
-        let mut limit = Limit::default();
+        let (mut limit, mut unanswered) = (Limit::default(), Unanswered::default());
         loop {
             let payload = match datagrams.next().await {
                 Ok(Some(payload)) => payload,
@@ -133,7 +170,12 @@ impl Relay<'_> {
                 continue;
             }
             match self.socket.try_send(&payload) {
-                Ok(_) => self.traffic.sent(payload.len()),
+                Ok(_) => {
+                    self.traffic.sent(payload.len());
+                    if unanswered.sends(self.traffic.moved().received, Instant::now()) {
+                        self.egress.is_slow(self.target);
+                    }
+                }
                 Err(error) if is_unreachable(&error) => return End::Server(error),
                 Err(error) => self.drop_one(&error),
             }
@@ -160,5 +202,24 @@ impl Limit {
         }
         self.0 = pace.passed(bytes);
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_stops_answering_has_the_way_out_proved_and_one_that_never_does_once() {
+        let (start, ms) = (Instant::now(), Duration::from_millis);
+        let mut conversation = Unanswered::default();
+        assert!(!conversation.sends(0, start) && !conversation.sends(9, start + ms(1900)));
+        assert!(!conversation.sends(9, start + ms(3800)), "it has answered meanwhile");
+        assert!(conversation.sends(9, start + ms(3900)));
+        assert!(!conversation.sends(9, start + ms(6000)));
+        assert!(conversation.sends(9, start + ms(3900) + SLOW_AGAIN));
+        let mut monologue = Unanswered::default();
+        let noted = (0..1000).filter(|second| monologue.sends(0, start + SLOW * *second)).count();
+        assert_eq!(noted, 1);
     }
 }

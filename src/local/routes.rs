@@ -336,12 +336,12 @@ impl Routes {
         self.links.has_lost_way_out(id, address) && self.has_other(address, target)
     }
 
-    /// Whether a flow on a link should move to another route: the link's gateway is suspect and another one is not, or
-    /// the link takes no new tunnels, which `end_of_use` says.
+    /// Whether a flow on a link should move to another route: the link's gateway `id` at `address` is suspect or
+    /// has lost its way out and another one is not, or the link takes no new tunnels, which `end_of_use` says.
     pub(super) fn has_better(
         &self,
         link_state: &LinkState,
-        address: SocketAddr,
+        (id, address): (NodeId, SocketAddr),
         end_of_use: &CancellationToken,
     ) -> bool {
         let up = self.links.up();
@@ -350,7 +350,10 @@ impl Routes {
             Some(_) if end_of_use.is_cancelled() => true,
             // This node has become a gateway itself.
             None if end_of_use.is_cancelled() => *self.is_gateway.borrow(),
-            Some(other) => *link_state.suspect().borrow() && other.address != address && !other.is_suspect(),
+            Some(other) => {
+                let is_other = other.address != address && !other.is_suspect();
+                is_other && (*link_state.suspect().borrow() || self.links.has_lost_way_out(id, address))
+            }
             None => false,
         }
     }

@@ -1,5 +1,6 @@
 //! An app's datagrams move to another gateway when theirs fails, without a new association.
 
+use super::way_out::Open;
 use crate::lab::fleet::Fleet;
 use crate::lab::group::START;
 use crate::lab::web::who;
@@ -13,6 +14,10 @@ use std::time::Duration;
 pub(super) const CASES: &[Case] = &[
     ("associate::datagrams_leave_a_gateway_that_hangs", datagrams_leave_a_gateway_that_hangs),
     ("associate::datagrams_leave_a_gateway_that_stops", datagrams_leave_a_gateway_that_stops),
+    (
+        "associate::datagrams_leave_a_gateway_whose_uplink_drops_them",
+        datagrams_leave_a_gateway_whose_uplink_drops_them,
+    ),
     ("associate::a_datagram_waits_while_there_is_no_gateway", a_datagram_waits_while_there_is_no_gateway),
 ];
 
@@ -118,6 +123,28 @@ fn datagrams_leave_a_gateway_that_stops(lab: &Lab) {
     stopping.wait_for_line("stopping: open connections may finish", START);
     wait_until("the datagrams to move", || app.serving(&fleet) == 1 - first);
     assert!(stopping.is_running(), "the old way is still there");
+}
+
+/// Nothing but the missing answers tells, and no other request is made.
+fn datagrams_leave_a_gateway_whose_uplink_drops_them(lab: &Lab) {
+    let _web = lab.web(who);
+    echo(lab);
+    let open = Open::start_with(lab, &["--probe-interval", "3600"], &[]);
+    let first = open.serving();
+    let mut app = App::associate(&open.client, lab.server.address());
+    let outside = |which: usize| open.gateways[which].addresses()[1];
+    let mut by = None;
+    wait_until("an answer", || {
+        app.ask();
+        by = app.answered();
+        by.is_some()
+    });
+    assert_eq!(by, Some(outside(first)));
+    lab.server.filter(&format!("ip saddr {} drop", outside(first)));
+    wait_until("the datagrams to move", || {
+        app.ask();
+        app.answered() == Some(outside(1 - first))
+    });
 }
 
 fn a_datagram_waits_while_there_is_no_gateway(lab: &Lab) {

@@ -5,14 +5,16 @@ use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::curl::{DIALECTS, HTTP, SOCKS, TUNNEL};
+use super::curl::{BIG, DIALECTS, HTTP, SOCKS, TUNNEL};
 use super::failover::Gate;
 use super::way_out::Open;
 use crate::lab::dialect::PROXY;
 use crate::lab::group::{START, init, join, laneway, up};
+use crate::lab::origin::{big, sha256};
 use crate::lab::process::Process;
 use crate::lab::web::{Server, who};
 use crate::lab::{Case, Host, Lab, wait_until};
+use laneway::telemetry::snapshot::Snapshot;
 
 pub(super) const CASES: &[Case] = &[
     (
@@ -27,6 +29,7 @@ pub(super) const CASES: &[Case] = &[
     ("uplinks::a_short_connect_timeout_costs_no_request", a_short_connect_timeout_costs_no_request),
     ("uplinks::an_idle_connection_to_the_server_costs_no_request", an_idle_connection_costs_no_request),
     ("uplinks::a_request_that_waits_for_its_answer_is_sent_again", a_request_that_waits_is_sent_again),
+    ("uplinks::a_download_goes_on_over_the_other_gateway", a_download_goes_on_over_the_other_gateway),
     (
         "uplinks::a_gateways_own_software_goes_over_the_other_one",
         a_gateways_own_software_goes_over_the_other_one,
@@ -191,6 +194,30 @@ fn a_request_that_waits_is_sent_again(lab: &Lab) {
     let text = waiting.finish(START * 3).success().text();
     assert!(text.starts_with(&open.gateways[1 - serving].addresses()[1].to_string()), "{text}");
     gate.open();
+}
+
+/// The rest of it is asked for there once the gateway has withdrawn.
+fn a_download_goes_on_over_the_other_gateway(lab: &Lab) {
+    let _origin = lab.origin();
+    // A cache would have fetched all of it before.
+    let open = Open::start_with(lab, &["--no-cache"], &["--no-spread"]);
+    let serving = {
+        let text = laneway(&open.client, &["status", "--json"]).success().text();
+        let seen: Snapshot = serde_json::from_str(&text).unwrap();
+        usize::from(
+            seen.gateways.iter().any(|gateway| gateway.is_used && gateway.name.as_deref() == Some("g2")),
+        )
+    };
+    let mut curl = open.client.command("curl");
+    curl.args(["--silent", "--show-error", "--limit-rate", "8M", "--max-time", "60"]).args(HTTP).arg(BIG);
+    let download = open.client.spawn(curl);
+    wait_until("the download to run", || download.printed() > 1 << 20);
+    silence(lab, &open.gateways[serving]);
+    // Another request finds it out.
+    open.client.curl(&[&HTTP[..], &[URL]].concat()).success();
+    let whole = download.finish(START * 6).success();
+    assert_eq!(sha256(&whole.stdout), big().sha256);
+    assert!(open.node.log().contains("the rest of a download is asked for on the next gateway"));
 }
 
 fn a_gateways_own_software_goes_over_the_other_one(lab: &Lab) {

@@ -31,7 +31,7 @@ pub(super) struct Open {
     pub(super) gateways: [Host; 2],
     pub(super) nodes: [Process; 2],
     pub(super) client: Host,
-    _node: Process,
+    pub(super) node: Process,
 }
 
 impl Open {
@@ -49,7 +49,7 @@ impl Open {
         let second = up(&g2, &gateway);
         let mut node = up(&client, options);
         node.wait_for_line("standby link up", NOTICED);
-        Self { gateways: [g1, g2], nodes: [first, second], client, _node: node }
+        Self { gateways: [g1, g2], nodes: [first, second], client, node }
     }
 
     /// The response of the server to the client's next request, or of the proxy.

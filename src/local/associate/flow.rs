@@ -156,13 +156,13 @@ impl Flow<'_> {
     }
 
     async fn over_link(&self, routes: &Routes, tunnel: LinkTunnel, end_of_use: &CancellationToken) -> End {
-        let LinkTunnel { stream: tunnel, gateway, .. } = tunnel;
+        let LinkTunnel { stream: tunnel, gateway, id } = tunnel;
         let link_state = tunnel.link_state().clone();
         let (mut outbox, mut datagrams) = (tunnel.outbox, Datagrams::new(tunnel.inbox));
         let send = async {
             while self.queue.ready().await {
                 // Only when there is something to send: until then answers still arrive on this path.
-                if routes.has_better(&link_state, gateway, end_of_use) {
+                if routes.has_better(&link_state, (id, gateway), end_of_use) {
                     return End::Moved;
                 }
                 if let Err(error) = self.send(&mut outbox).await {

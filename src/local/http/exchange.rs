@@ -1,17 +1,20 @@
 //! The state of one exchange: a plain request and its response.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
+use tokio::time::sleep;
 
 use super::filter::Filter;
 use super::fronted::Fronted;
 use crate::failure::Failure;
 use crate::link::request::Transport;
 use crate::local::context::Local;
+use crate::local::outcomes::RECHECK;
 use crate::local::server_connection::ServerConnection;
 use crate::memory::Account;
 use crate::wire::http::{Malformed, RequestHead};
@@ -20,6 +23,7 @@ use crate::wire::resume::Point;
 use crate::wire::target::Target;
 
 /// One exchange of an app.
+// fields: what it is about, and what all steps of it note for those after them
 pub(super) struct Exchange<'a> {
     pub(super) local: &'a Local,
     /// The app's socket.
@@ -37,6 +41,8 @@ pub(super) struct Exchange<'a> {
     pub(super) has_login: AtomicBool,
     /// The point from which the download can be resumed, and the number of bytes still to come; `None` if it cannot.
     point: Mutex<Option<(Point, u64)>>,
+    /// The gateway that the response comes over.
+    over: Mutex<Option<(NodeId, SocketAddr)>>,
     /// What a request to a front is about.
     pub(super) front: Option<&'a Fronted>,
     /// What happens to the body of its response.
@@ -99,6 +105,7 @@ impl<'a> Exchange<'a> {
             started,
             has_login,
             point: Mutex::default(),
+            over: Mutex::default(),
             front: None,
             filter: Mutex::default(),
             shares: Mutex::default(),
@@ -147,6 +154,24 @@ impl<'a> Exchange<'a> {
             Trouble::Truncated(malformed.to_string())
         } else {
             Trouble::Bad(malformed)
+        }
+    }
+
+    /// Notes over which gateway the response is to come.
+    pub(super) fn comes_over(&self, server: &ServerConnection) {
+        let over = server.gateway_id().zip(server.link().map(|(_, gateway)| gateway));
+        *self.over.lock().unwrap_or_else(PoisonError::into_inner) = over;
+    }
+
+    /// Waits until the gateway that the response comes over has lost its way out, and another one can be asked.
+    pub(super) async fn until_cut_off(&self) {
+        let over = *self.over.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((gateway, address)) = over else { return std::future::pending().await };
+        loop {
+            sleep(RECHECK).await;
+            if self.local.routes.is_cut_off(gateway, address, self.target) {
+                return;
+            }
         }
     }
 

@@ -21,7 +21,7 @@ use crate::limits::lines::NOBODY;
 use crate::link::alive::LinkState;
 use crate::link::relay::Progress;
 use crate::local::context::log_hang_up;
-use crate::local::outcomes::{RECHECK, SILENCE};
+use crate::local::outcomes::SILENCE;
 use crate::local::server_connection::{FromServer, ServerConnection, ToServer};
 use crate::peers::selection::Failing;
 use crate::sys::closed::until_closed;
@@ -97,6 +97,7 @@ pub(super) async fn forward(
             record.rescued("repeated");
         }
         record.gateway = server.gateway().to_owned();
+        exchange.comes_over(&server);
         let over = server.gateway_id().zip(server.link().map(|(_, gateway)| gateway));
         let link = server.link();
         let ended = tokio::select! {
@@ -329,11 +330,17 @@ async fn until_moved(
     over: Option<(NodeId, SocketAddr)>,
     may_move: bool,
 ) -> &'static str {
+    let cut_off = async {
+        exchange.until_cut_off().await;
+        if exchange.started.load(Relaxed) {
+            std::future::pending().await
+        }
+    };
     tokio::select! {
         biased;
         () = until_better(exchange, link.filter(|_| may_move)) => "the gateway fell silent",
         () = until_in_vain(exchange, over, may_move) => "nothing comes over the gateway",
-        () = until_cut_off(exchange, over, may_move) => "the gateway has lost its way out",
+        () = cut_off, if may_move => "the gateway has lost its way out",
     }
 }
 
@@ -354,20 +361,6 @@ async fn until_in_vain(exchange: &Exchange<'_>, over: Option<(NodeId, SocketAddr
         }
     }
     std::future::pending().await
-}
-
-/// Waits until the gateway has lost its way out, and the request is to be repeated over another one, if it may be.
-async fn until_cut_off(exchange: &Exchange<'_>, over: Option<(NodeId, SocketAddr)>, may_move: bool) {
-    let Some((gateway, address)) = over.filter(|_| may_move) else { return std::future::pending().await };
-    loop {
-        sleep(RECHECK).await;
-        if exchange.started.load(Relaxed) {
-            return std::future::pending().await;
-        }
-        if exchange.local.routes.is_cut_off(gateway, address, exchange.target) {
-            return;
-        }
-    }
 }
 
 /// Waits until there is a better gateway than that of `link`, while no response has begun.

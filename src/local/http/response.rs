@@ -295,7 +295,14 @@ impl Exchange<'_> {
                 () = std::future::ready(()) => self.put(server, head, &[], false).await?,
             }
         }
-        server.next().await.map_err(|error| cut_off(&error))
+        let is_resumable = self.point().is_some();
+        tokio::select! {
+            biased;
+            next = server.next() => next.map_err(|error| cut_off(&error)),
+            () = self.until_cut_off(), if is_resumable => {
+                Err(Trouble::Lost("the gateway has lost its way out".into()))
+            }
+        }
     }
 
     /// Passes on bytes of the body, by way of the filter if there is one.

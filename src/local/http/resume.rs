@@ -41,6 +41,7 @@ impl Exchange<'_> {
                 .await
                 .map_err(|failure| Trouble::Truncated(failure.to_string()))?;
             record.gateway = server.gateway().to_owned();
+            self.comes_over(&server);
             let traffic = record.traffic();
             let progress = Progress::of_app(&traffic);
             let result = self.rest(&mut server.halves().1, &point, (offset, left), &progress, record).await;
