@@ -52,6 +52,9 @@ pub enum NotAnEndpoint {
     /// This system has no unix sockets.
     #[error("Windows has no unix sockets that laneway can use: name a port instead, such as 127.0.0.1:1080")]
     NoUnixSockets,
+    /// The path is longer than the system allows.
+    #[error("the path of a unix socket has at most {} bytes here: choose a shorter one", unix_socket::LONGEST_PATH)]
+    TooLong,
 }
 
 /// The other end of an app's connection.
@@ -118,6 +121,7 @@ impl FromStr for Endpoint {
     fn from_str(text: &str) -> Result<Self, NotAnEndpoint> {
         match text.strip_prefix(UNIX) {
             Some(_) if !unix_socket::IS_SUPPORTED => Err(NotAnEndpoint::NoUnixSockets),
+            Some(path) if path.len() > unix_socket::LONGEST_PATH => Err(NotAnEndpoint::TooLong),
             Some(path) if path.starts_with('/') => Ok(Self::Unix(path.into())),
             Some(_) => Err(NotAnEndpoint::Form),
             None => text.parse().map(Self::Tcp).map_err(|_why: std::net::AddrParseError| NotAnEndpoint::Form),
@@ -175,6 +179,18 @@ mod tests {
         for text in ["1080", "localhost:1080", "::1:1080", "unix:", "unix:proxy.sock", "/run/x", ""] {
             assert_eq!(text.parse::<Endpoint>(), Err(NotAnEndpoint::Form), "{text}");
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_path_that_the_system_does_not_take_is_refused_when_it_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |length: usize| format!("{:a<length$}", format!("{}/", directory.path().display()));
+        let longest = path(unix_socket::LONGEST_PATH);
+        assert!(format!("unix:{longest}").parse::<Endpoint>().is_ok());
+        drop(std::os::unix::net::UnixListener::bind(longest).unwrap());
+        let longer = format!("unix:{}", path(unix_socket::LONGEST_PATH + 1));
+        assert_eq!(longer.parse::<Endpoint>(), Err(NotAnEndpoint::TooLong));
     }
 
     #[test]

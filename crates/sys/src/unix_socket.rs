@@ -8,6 +8,6 @@ mod windows;
 
 pub use self::inherited::Inherited;
 #[cfg(unix)]
-pub use self::unix::{IS_SUPPORTED, UnixSocket, inherited};
+pub use self::unix::{IS_SUPPORTED, LONGEST_PATH, UnixSocket, inherited};
 #[cfg(windows)]
-pub use self::windows::{IS_SUPPORTED, UnixSocket, inherited};
+pub use self::windows::{IS_SUPPORTED, LONGEST_PATH, UnixSocket, inherited};

@@ -15,6 +15,8 @@ use crate::net;
 
 /// Whether this system has unix sockets.
 pub const IS_SUPPORTED: bool = true;
+/// The longest path of a unix socket, in bytes (`sun_path`, unix(7) and unix(4), less the zero at its end).
+pub const LONGEST_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 
 /// A listening unix socket. One that was created here is removed when this is dropped.
 #[derive(Debug)]

@@ -8,6 +8,8 @@ use super::inherited::Inherited;
 
 /// Whether this system has unix sockets.
 pub const IS_SUPPORTED: bool = false;
+/// The longest path of a unix socket, in bytes.
+pub const LONGEST_PATH: usize = 0;
 
 /// This system has none that tokio can use.
 #[derive(Debug)]
