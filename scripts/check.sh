@@ -1,9 +1,16 @@
 #!/usr/bin/env bash
-# What CI and a developer both run: format, lints, tests, documentation. Fails at the first thing that is wrong.
+# What CI and a developer both run: format, lints, tests, documentation. Fails at the first thing that is wrong, and prints
+# how long each step took.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-step() { printf '\n== %s\n' "$*"; }
+last=""
+step() {
+    [ -z "$last" ] || printf -- '-- %s: %d s\n' "$last" $((SECONDS - began))
+    last=$*
+    began=$SECONDS
+    printf '\n== %s\n' "$*"
+}
 # In CI a check that cannot run is a failure.
 missing() {
     echo "skipped: $1 is not installed"
@@ -27,6 +34,13 @@ step "tests"
 # Most tests wait for a timer most of the time, so more of them than cores run at once. --workspace everywhere, so that
 # the dependencies have the same features in each step and nothing is built twice.
 RUST_TEST_THREADS=$((2 * $(nproc))) cargo test --locked --workspace
+
+# What these two lack they say themselves.
+step "the Windows program under Wine"
+scripts/windows-test.sh
+
+step "one group of Windows, arm64 and static Linux"
+scripts/systems-test.sh
 
 step "minimum Rust version"
 # Everything here is compiled by the default toolchain: where that is the minimum version, nothing is left to check.

@@ -2,13 +2,16 @@
 # Builds the program for another system; prints the path of the result last.
 #   scripts/cross.sh TARGET [ARGUMENTS OF CARGO]   builds it; the default is 'build --locked --release'
 #   scripts/cross.sh --needs TARGET                prints the Debian packages that are needed
+#   scripts/cross.sh --lacks TARGET                prints what is not installed here, one a line; nothing if the program can be built
 # The standard library is the toolchain's where it has one for the target ('rustup target add TARGET'), else it is built from
 # source with Debian's toolchain (rustc-web, cargo-web, rust-web-src). The results are in target/cross/TARGET.
+# With CARGO_BUILD_WARNINGS=deny a warning is an error, where the standard library is built from source.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 fail() { echo "error: $1" >&2; echo "hint: $2" >&2; exit 1; }
 
+# The Debian packages for a target, except for those of the standard library.
 needs() {
     case "$1" in
     x86_64-pc-windows-gnu) echo gcc-mingw-w64-x86-64 nasm ;;
@@ -19,13 +22,32 @@ needs() {
     esac
 }
 
-[ $# -ge 1 ] || { sed -n '3,4p' "$0" | cut -c 3- >&2; exit 2; }
-if [ "$1" = --needs ]; then
-    needs "$2"
-    has_std() { [ -d "$(rustc --print sysroot 2>/dev/null)/lib/rustlib/$2/lib" ]; }
-    has_std "$@" || echo rustc-web cargo-web rust-web-src
+# The toolchain has a standard library for the target.
+has_std() { [ -d "$(rustc --print sysroot 2>/dev/null)/lib/rustlib/$1/lib" ]; }
+# A standard library can be built.
+has_source() { [ -d /usr/lib/rustlib/src/rust/library ] && [ -x /usr/bin/cargo ] && [ -x /usr/bin/rustc ]; }
+
+lacks() {
+    local program
+    case "$1" in
+    x86_64-pc-windows-gnu) set -- "$1" x86_64-w64-mingw32-gcc nasm ;;
+    aarch64-unknown-linux-gnu) set -- "$1" aarch64-linux-gnu-gcc ;;
+    *) set -- "$1" python3 ;;
+    esac
+    for program in "${@:2}"; do command -v "$program" >/dev/null || echo "$program"; done
+    has_std "$1" || has_source || echo "a standard library for $1"
+}
+
+case "${1:-}" in
+"" | -*)
+    case "${1:-}:${2:+target}" in
+    --needs:target) needs "$2" && { has_std "$2" || echo rustc-web cargo-web rust-web-src; } ;;
+    --lacks:target) needs "$2" >/dev/null && lacks "$2" ;;
+    *) sed -n '3,5p' "$0" | cut -c 3- >&2; exit 2 ;;
+    esac
     exit
-fi
+    ;;
+esac
 target=$1
 shift
 needs "$target" >/dev/null
@@ -33,18 +55,17 @@ needs "$target" >/dev/null
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target/cross}
 
 std=()
-if [ ! -d "$(rustc --print sysroot 2>/dev/null)/lib/rustlib/$target/lib" ]; then
-    [ -d /usr/lib/rustlib/src/rust/library ] && [ -x /usr/bin/cargo ] ||
-        fail "this toolchain has no standard library for $target, and there is none to build" \
-            "rustup target add $target; or apt-get install $(needs "$target") rustc-web cargo-web rust-web-src"
+if ! has_std "$target"; then
+    has_source || fail "this toolchain has no standard library for $target, and there is none to build" \
+        "rustup target add $target; or apt-get install $(needs "$target") rustc-web cargo-web rust-web-src"
     # Debian's toolchain finds its own parts only when no other one comes first.
     PATH=/usr/bin:/bin:/usr/sbin:/sbin:$PATH
     export RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1
-    std=(-Z build-std=std,panic_unwind)
+    std=(-Z build-std=std,panic_unwind -Z warnings)
 fi
 
-case "$target" in
-*-linux-musl | *-apple-darwin)
+case "$(uname):$target" in
+*-linux-musl | Linux:*-apple-darwin)
     # A standard library that is built here has no start files of musl; Zig has its own.
     if [ ${#std[@]} -gt 0 ] && [[ $target = *musl ]]; then
         export RUSTFLAGS="${RUSTFLAGS:-} -C link-self-contained=no"
@@ -56,15 +77,10 @@ case "$target" in
         "$python/bin/pip" install --quiet --disable-pip-version-check ziglang==0.15.2 cargo-zigbuild==0.24.0
     }
     PATH=$python/bin:$PATH
-    verb=zigbuild
-    [ "$1" = build ] || verb=$1
-    shift
-    cargo "$verb" "$@" --target "$target" "${std[@]}"
+    [ "$1" != build ] || set -- zigbuild "${@:2}"
     ;;
-aarch64-unknown-linux-gnu)
-    export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
-    cargo "$@" --target "$target" "${std[@]}"
-    ;;
-*) cargo "$@" --target "$target" "${std[@]}" ;;
+*:aarch64-unknown-linux-gnu) export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc ;;
 esac
+# An empty array counts as unset in the bash of macOS.
+cargo "$@" --target "$target" ${std[@]+"${std[@]}"}
 find "$CARGO_TARGET_DIR/$target" -maxdepth 2 \( -name laneway -o -name laneway.exe \) -newer Cargo.toml -print

@@ -7,19 +7,18 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 target=x86_64-pc-windows-gnu
 
-lacks() {
-    echo "skipped: $1 is not installed"
+missing=$(for program in wine wineserver; do command -v "$program" >/dev/null || echo "$program"; done
+    [ -n "${LANEWAY_WINDOWS_PROGRAM:-}" ] || scripts/cross.sh --lacks "$target")
+if [ -n "$missing" ]; then
+    echo "skipped: not installed:" $missing
     [ "${CI:-}" != true ] || exit 1
     exit 0
-}
-for program in wine wineserver x86_64-w64-mingw32-gcc nasm; do
-    command -v "$program" >/dev/null || lacks "$program"
-done
+fi
 
 work=$PWD/target/windows
 mkdir -p "$work"
 if [ -z "${LANEWAY_WINDOWS_PROGRAM:-}" ]; then
-    scripts/cross.sh "$target" build --locked --profile trial --bin laneway
+    CARGO_BUILD_WARNINGS=deny scripts/cross.sh "$target" build --locked --profile trial --bin laneway
     cp "${CARGO_TARGET_DIR:-target/cross}/$target/trial/laneway.exe" "$work/laneway.exe"
     export LANEWAY_WINDOWS_PROGRAM=$work/laneway.exe
 fi

@@ -123,6 +123,12 @@ fn the_service_drains_before_it_stops(lab: &Lab) {
     let _origin = lab.origin();
     let group = lab.group(&[&g1, &c1], &[]);
     let service = |command: &str| laneway(&c1, &["service", command]);
+    let log = || std::fs::read_to_string(state(&c1).join("laneway.log")).unwrap_or_default();
+    let status = || {
+        let status = service("status");
+        assert_eq!(status.code(), 0, "{status}\n{}", log());
+        status.text()
+    };
 
     // The account of the service may not enter the directory of a user.
     let users = c1.directory().join("wine/drive_c/users/root");
@@ -136,7 +142,7 @@ fn the_service_drains_before_it_stops(lab: &Lab) {
     let absent = service("status");
     assert!(absent.code() == 1 && absent.stderr.contains("'laneway service install'"), "{absent}");
     service("install").success();
-    assert!(service("status").success().text().contains("runs"), "the service does not run");
+    assert!(status().contains("runs"), "the service does not run");
     assert!(service("install").success().text().contains("installed already"));
     let another = laneway(&c1, &["up"]);
     assert!(another.code() != 0 && another.stderr.contains("a node runs here already"), "{another}");
@@ -152,8 +158,8 @@ fn the_service_drains_before_it_stops(lab: &Lab) {
     service("stop").success();
     let download = slow.finish(START).success();
     assert_eq!(sha256(&download.stdout), big().sha256);
-    assert!(service("status").success().text().contains("does not run"));
-    let log = std::fs::read_to_string(state(&c1).join("laneway.log")).unwrap();
+    assert!(status().contains("does not run"));
+    let log = log();
     assert!(log.contains("stopping: open connections may finish") && log.ends_with("stopped\n"), "{log}");
 
     service("start").success();

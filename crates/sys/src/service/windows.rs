@@ -17,7 +17,11 @@ impl Socket {
     /// Sets the state of the service.
     pub(super) fn tell(&self, notice: Notice<'_>) -> io::Result<()> {
         match notice {
-            Notice::Ready(_) => self.0.running(),
+            Notice::Ready(status) => {
+                // The manager displays no text.
+                tracing::debug!(status, "the service manager is told that the node is ready");
+                self.0.running()
+            }
             Notice::Stopping(most) => self.0.stopping(most),
             // The manager knows neither a reload nor a watchdog.
             Notice::Reloading | Notice::Alive => Ok(()),
