@@ -5,6 +5,7 @@
   scripts/release.py archive DIRECTORY OUT          a .tar.gz or .zip with DIRECTORY
   scripts/release.py deb ARCHITECTURE PROGRAM FILES OUT   a Debian package; FILES has man/ and completions/
   scripts/release.py msi DIRECTORY OUT              the installer for Windows, by wixl
+  scripts/release.py sums RELEASE                   SHA256SUMS of the files of RELEASE
   scripts/release.py manifests RELEASE URL OUT      winget, Scoop, Homebrew and AUR, for the files of RELEASE at URL
   scripts/release.py version                        the version
 """
@@ -21,10 +22,12 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import textwrap
 import time
 import tomllib
 import uuid
 import zipfile
+from email.utils import formatdate
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,6 +35,8 @@ MANIFEST = tomllib.loads((ROOT / "Cargo.toml").read_text())
 PACKAGE = MANIFEST["package"]
 VERSION = PACKAGE["version"]
 DEB = PACKAGE["metadata"]["deb"]
+# One line, as short as package managers want it: at most 80 characters, no article first.
+SHORT = "Way out of an isolated LAN through any machine that reaches the server"
 # The namespace of all identifiers that are derived from names.
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "laneway.example")
 # The time of the last commit, unless the caller sets another one.
@@ -155,7 +160,7 @@ fi
     "postrm": """if [ "$1" = remove ] && [ -d /run/systemd/system ]; then
     systemctl --system daemon-reload >/dev/null || true
 fi
-if [ "$1" = purge ] && [ -x /usr/bin/deb-systemd-helper ]; then
+if [ "$1" = purge ] && command -v deb-systemd-helper >/dev/null; then
     deb-systemd-helper purge laneway.service >/dev/null || true
 fi
 """,
@@ -186,15 +191,27 @@ def deb(architecture, program, files, out):
             for one in found:
                 put(one, to + Path(one).name if to.endswith("/") else to, int(bits, 8))
         put(ROOT / "packaging/systemd/laneway.service", "usr/lib/systemd/system/laneway.service", 0o644)
-        put(ROOT / "LICENSE", "usr/share/doc/laneway/copyright", 0o644)
+        texts = tree / "usr/share/doc/laneway"
+        licence = "".join(f" {line or '.'}\n" for line in (ROOT / "LICENSE-MIT").read_text().splitlines())
+        (texts / "copyright").write_text(
+            "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\nUpstream-Name: laneway\n\n"
+            f"Files: *\nCopyright: {DEB['copyright']}\nLicense: Expat or Apache-2.0\n\nLicense: Expat\n{licence}\n"
+            "License: Apache-2.0\n The text is in /usr/share/common-licenses/Apache-2.0 on Debian systems.\n")
+        with (tree / "usr/share/lintian/overrides/laneway").open("a") as overrides:
+            overrides.write("# It runs with any libc.\nlaneway: statically-linked-binary [usr/bin/laneway]\n")
+        changelog = texts / "changelog.Debian.gz"
+        entry = (f"laneway ({VERSION}-{DEB['revision']}) unstable; urgency=medium\n\n  * See CHANGELOG.md of this version.\n\n"
+                 f" -- {DEB['maintainer']}  {formatdate(EPOCH)}\n")
+        changelog.write_bytes(gzip.compress(entry.encode(), 9, mtime=0))
+        changelog.chmod(0o644)
 
         size = sum(path.stat().st_size for path in tree.rglob("*") if path.is_file()) // 1024
-        text = " ".join(DEB["extended-description"].split())
+        text = textwrap.fill(" ".join(DEB["extended-description"].split()), 78, initial_indent=" ", subsequent_indent=" ")
         (control / "control").write_text(
             f"Package: laneway\nVersion: {VERSION}-{DEB['revision']}\nArchitecture: {architecture}\n"
             f"Maintainer: {DEB['maintainer']}\nInstalled-Size: {size}\nSection: {DEB['section']}\nPriority: optional\n"
-            f"Depends: init-system-helpers\nRecommends: {DEB['recommends']}\n"
-            f"Description: {PACKAGE['description']}\n {text}\n")
+            f"Depends: init-system-helpers (>= 1.54~)\nRecommends: {DEB['recommends']}\n"
+            f"Description: {SHORT[0].lower()}{SHORT[1:]}\n{text}\n")
         (control / "conffiles").write_text("".join(f"{file}\n" for file in DEB["conf-files"]))
         sums = [f"{hashlib.md5(path.read_bytes()).hexdigest()}  {path.relative_to(tree)}\n"
                 for path in sorted(tree.rglob("*")) if path.is_file()]
@@ -215,6 +232,13 @@ def deb(architecture, program, files, out):
         Path(out).write_bytes(package)
 
 
+def sums(release):
+    """Like sha256sum(1), which not every system has."""
+    files = sorted(path for path in Path(release).glob("laneway*") if path.is_file())
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files]
+    Path(release, "SHA256SUMS").write_text("".join(lines))
+
+
 def manifests(release, url, out):
     """The manifests of other package managers, from the files of a release."""
     out = Path(out)
@@ -226,7 +250,7 @@ def manifests(release, url, out):
         return next(((link, value) for name, (link, value) in files.items() if name.endswith(suffix)), None)
 
     home = url.split("/releases/")[0]
-    text, licence = PACKAGE["description"], PACKAGE["license"]
+    licence = PACKAGE["license"]
 
     def write(name, content):
         path = out / name
@@ -244,11 +268,11 @@ def manifests(release, url, out):
               f"ManifestType: installer\n{end}")
         write(f"{directory}/Laneway.Laneway.locale.en-US.yaml",
               f"{base}PackageLocale: en-US\nPublisher: laneway authors\nPackageName: laneway\nPackageUrl: {home}\n"
-              f"License: {licence}\nShortDescription: {text}\nManifestType: defaultLocale\n{end}")
+              f"License: {licence}\nShortDescription: {SHORT}\nManifestType: defaultLocale\n{end}")
     if archive_of_windows := named("pc-windows-gnu.zip"):
         link, value = archive_of_windows
         write("scoop/laneway.json", json.dumps({
-            "version": VERSION, "description": text, "homepage": home, "license": licence,
+            "version": VERSION, "description": SHORT, "homepage": home, "license": licence.replace(" OR ", "|"),
             "architecture": {"64bit": {"url": link, "hash": value, "extract_dir": f"laneway-{VERSION}-x86_64-pc-windows-gnu"}},
             "bin": "laneway.exe",
         }, indent=4) + "\n")
@@ -263,7 +287,7 @@ def manifests(release, url, out):
             blocks.append(f"  on_{system} do\n{inner}  end\n")
     if blocks:
         write("homebrew/laneway.rb", f'''class Laneway < Formula
-  desc "{text}"
+  desc "{SHORT}"
   homepage "{home}"
   version "{VERSION}"
   license any_of: ["MIT", "Apache-2.0"]
@@ -299,10 +323,10 @@ end
 pkgname=laneway-bin
 pkgver={VERSION}
 pkgrel=1
-pkgdesc='{text}'
+pkgdesc='{SHORT}'
 arch=({arch})
 url='{home}'
-license=('MIT' 'Apache-2.0')
+license=('{licence}')
 provides=('laneway')
 conflicts=('laneway')
 backup=('etc/laneway/laneway.toml')
@@ -323,8 +347,8 @@ package() {{
         pairs = "".join(f"\tarch = {processor}\n" for processor in linux)
         pairs += "".join(f"\tsource_{processor} = {file[0]}\n\tsha256sums_{processor} = {file[1]}\n"
                          for processor, file in linux.items())
-        write("aur/.SRCINFO", f"pkgbase = laneway-bin\n\tpkgdesc = {text}\n\tpkgver = {VERSION}\n\tpkgrel = 1\n"
-              f"\turl = {home}\n\tlicense = MIT\n\tlicense = Apache-2.0\n\tprovides = laneway\n\tconflicts = laneway\n"
+        write("aur/.SRCINFO", f"pkgbase = laneway-bin\n\tpkgdesc = {SHORT}\n\tpkgver = {VERSION}\n\tpkgrel = 1\n"
+              f"\turl = {home}\n\tlicense = {licence}\n\tprovides = laneway\n\tconflicts = laneway\n"
               f"\toptions = !strip\n\tbackup = etc/laneway/laneway.toml\n{pairs}\npkgname = laneway-bin\n")
 
 
@@ -360,7 +384,7 @@ def msi(directory, out):
 def main():
     verb, arguments = (sys.argv[1:2] or [""])[0], sys.argv[2:]
     verbs = {"sbom": sbom, "archive": archive, "deb": deb, "manifests": manifests,
-             "msi": msi, "version": lambda: print(VERSION)}
+             "msi": msi, "sums": sums, "version": lambda: print(VERSION)}
     if verb not in verbs:
         sys.exit(__doc__)
     verbs[verb](*arguments)

@@ -9,6 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=$PWD/target/release-files
+generated=$out/generated
 all=(x86_64-unknown-linux-musl aarch64-unknown-linux-musl x86_64-pc-windows-gnu aarch64-apple-darwin x86_64-apple-darwin)
 version=$(scripts/release.py version)
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
@@ -26,22 +27,17 @@ program() {
     echo "$directory/$target/release/$name"
 }
 
-# Manual pages and completions, by a program that runs here.
-generated() {
-    local files=$out/generated runs
-    if [ ! -d "$files" ]; then
-        runs=${LANEWAY_GENERATOR:-}
-        if [ -z "$runs" ]; then
-            cargo build --locked >&2
-            runs=${CARGO_TARGET_DIR:-target}/debug/laneway
-        fi
-        mkdir -p "$files/completions"
-        "$runs" man --out "$files/man"
-        for shell in bash zsh fish powershell; do "$runs" completions "$shell" >"$files/completions/laneway.$shell"; done
-        printf 'laneway (%s-1) unstable; urgency=medium\n\n  * See CHANGELOG.md of this version.\n\n -- %s  %s\n' "$version" \
-            "laneway authors <developers@laneway.example>" "$(date --utc --rfc-email --date="@$SOURCE_DATE_EPOCH")" >"$files/changelog"
+# Writes the manual pages and completions, by a program that runs here.
+generate() {
+    local runs=${LANEWAY_GENERATOR:-}
+    if [ -z "$runs" ]; then
+        cargo build --locked
+        runs=${CARGO_TARGET_DIR:-target}/debug/laneway
     fi
-    echo "$files"
+    rm -rf "$generated"
+    mkdir -p "$generated/completions"
+    "$runs" man --out "$generated/man"
+    for shell in bash zsh fish powershell; do "$runs" completions "$shell" >"$generated/completions/laneway.$shell"; done
 }
 
 installer() {
@@ -54,20 +50,19 @@ installer() {
 }
 
 build() {
-    local target=$1 built files directory=$out/laneway-$version-$1
-    files=$(generated)
+    local target=$1 built directory=$out/laneway-$version-$1
     built=$(program "$target")
     rm -rf "$directory"
     mkdir -p "$directory"
     cp "$built" "$directory/"
-    cp -r "$files/man" "$files/completions" README.md CHANGELOG.md SECURITY.md LICENSE LICENSE-MIT LICENSE-APACHE docs packaging/laneway.toml "$directory/"
+    cp -r "$generated/man" "$generated/completions" README.md CHANGELOG.md SECURITY.md LICENSE LICENSE-MIT LICENSE-APACHE docs packaging/laneway.toml "$directory/"
     case "$target" in
     *linux*)
         cp packaging/systemd/laneway.service "$directory/"
         scripts/release.py archive "$directory" "$out/laneway-$version-$target.tar.gz"
         case "$target" in
-        x86_64-*) scripts/release.py deb amd64 "$built" "$files" "$out/laneway_$version-1_amd64.deb" ;;
-        aarch64-*) scripts/release.py deb arm64 "$built" "$files" "$out/laneway_$version-1_arm64.deb" ;;
+        x86_64-*) scripts/release.py deb amd64 "$built" "$generated" "$out/laneway_$version-1_amd64.deb" ;;
+        aarch64-*) scripts/release.py deb arm64 "$built" "$generated" "$out/laneway_$version-1_arm64.deb" ;;
         esac
         ;;
     *windows*)
@@ -81,25 +76,24 @@ build() {
 }
 
 finish() {
-    (cd "$out" && find . -maxdepth 1 -type f -name 'laneway*' -printf '%f\n' | LC_ALL=C sort | xargs sha256sum >SHA256SUMS)
+    scripts/release.py sums "$out"
     rm -rf "$out/manifests"
     scripts/release.py manifests "$out" "${LANEWAY_RELEASE_URL:-https://laneway.example/releases/v$version}" "$out/manifests"
     cat "$out/SHA256SUMS"
 }
 
 twice() {
-    local target=$1 first second work
+    local target=$1 place
+    # Not local: the trap runs after the function.
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
     for place in one two/deeper; do
         mkdir -p "$work/$place"
         git archive HEAD | tar -x -C "$work/$place"
-        (cd "$work/$place" && CARGO_TARGET_DIR=$work/$place/target/cross program "$target" >"$work/path")
-        sha256sum "$(cat "$work/path")"
-    done | tee "$work/sums"
-    first=$(sed -n 1p "$work/sums" | cut -d ' ' -f 1)
-    second=$(sed -n 2p "$work/sums" | cut -d ' ' -f 1)
-    [ "$first" = "$second" ] || { echo "error: the two programs differ" >&2; exit 1; }
+        (cd "$work/$place" && CARGO_TARGET_DIR=$work/$place/target/cross program "$target" >>"$work/programs")
+    done
+    cmp "$(sed -n 1p "$work/programs")" "$(sed -n 2p "$work/programs")" ||
+        { echo "error: the two programs differ" >&2; exit 1; }
     echo "the two builds have the same bytes"
 }
 
@@ -110,6 +104,7 @@ case "${1:-}" in
 -*) sed -n '4,6p' "$0" | cut -c 3- >&2; exit 2 ;;
 *)
     [ $# -gt 0 ] || set -- "${all[@]}"
+    generate
     for target in "$@"; do build "$target"; done
     finish
     ;;
