@@ -11,6 +11,7 @@ use crate::commands::{
 use crate::config::{self, Config};
 use crate::live::Reread;
 use crate::problem::Problem;
+use crate::sys::paths;
 use crate::sys::state::StateDir;
 use crate::telemetry::log;
 use crate::{app, commands, usage};
@@ -21,9 +22,8 @@ use crate::{app, commands, usage};
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// The directory of this machine's keys and group state [default: /var/lib/laneway for root, else
-    /// ~/.local/state/laneway]
     #[arg(long, global = true, env = "LANEWAY_STATE", value_name = "DIR", display_order = 900)]
+    #[arg(help = format!("The directory of this machine's keys and group state [default: {}]", paths::STATES))]
     state: Option<PathBuf>,
 }
 

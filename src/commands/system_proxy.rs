@@ -112,8 +112,8 @@ fn problem(error: ProxyError) -> Problem {
     match error {
         ProxyError::Unknown => Problem::new(error.to_string())
             .hint("for a shell: 'laneway env'; for one command: 'laneway run -- CMD'; for a browser: its own settings"),
-        ProxyError::Refused { what, why } => Problem::new(what)
-            .after(Problem::new(why))
-            .hint("run it as the user of the desktop, in a terminal of its session, and not by sudo or ssh"),
+        ProxyError::Refused { what, why } => {
+            Problem::new(what).after(Problem::new(why)).hint(system_proxy::REFUSED)
+        }
     }
 }

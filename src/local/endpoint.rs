@@ -53,7 +53,10 @@ pub enum NotAnEndpoint {
     #[error("Windows has no unix sockets that laneway can use: name a port instead, such as 127.0.0.1:1080")]
     NoUnixSockets,
     /// The path is longer than the system allows.
-    #[error("the path of a unix socket has at most {} bytes here: choose a shorter one", unix_socket::LONGEST_PATH)]
+    #[error(
+        "the path of a unix socket has at most {} bytes here: choose a shorter one",
+        unix_socket::LONGEST_PATH
+    )]
     TooLong,
 }
 

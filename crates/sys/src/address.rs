@@ -1,6 +1,6 @@
 //! Socket addresses as the system has them.
 
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use nix::sys::socket::{AddressFamily, SockaddrLike as _, SockaddrStorage};
 
@@ -21,8 +21,35 @@ pub(crate) fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
         }
         AddressFamily::Inet6 => {
             let v6 = address.as_sockaddr_in6()?;
-            Some(SocketAddrV6::new(v6.ip(), v6.port(), 0, v6.scope_id()).into())
+            let (ip, embedded) = without_scope(v6.ip());
+            let scope = if v6.scope_id() == 0 { embedded } else { v6.scope_id() };
+            Some(SocketAddrV6::new(ip, v6.port(), 0, scope).into())
         }
         _ => None,
+    }
+}
+
+/// A link-local address without the scope that the kernels of the BSDs and of macOS keep in its second 16 bits, which are zero
+/// on the network (RFC 4291 §2.5.6), and that scope.
+fn without_scope(ip: Ipv6Addr) -> (Ipv6Addr, u32) {
+    let mut segments = ip.segments();
+    if !ip.is_unicast_link_local() || segments[1] == 0 {
+        return (ip, 0);
+    }
+    let scope = std::mem::take(&mut segments[1]);
+    (segments.into(), scope.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scope_in_a_link_local_address_is_taken_out_of_it() {
+        for (listed, address, scope) in
+            [("fe80:4::1", "fe80::1", 4), ("fe80::1", "fe80::1", 0), ("2001:db8:4::1", "2001:db8:4::1", 0)]
+        {
+            assert_eq!(without_scope(listed.parse().unwrap()), (address.parse().unwrap(), scope));
+        }
     }
 }

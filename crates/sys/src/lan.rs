@@ -68,8 +68,9 @@ impl Lan {
     }
 }
 
-/// The LANs of this machine: every interface that is up and supports broadcast or multicast. If `only` is not empty,
-/// only those whose interface name or address is listed; it may also list loopback addresses.
+/// The LANs of this machine: every interface that is up and supports broadcast or multicast, except for those that the
+/// system has for itself. If `only` is not empty, only those whose interface name or address is listed; it may also list
+/// loopback addresses.
 ///
 /// # Errors
 /// When the operating system cannot list its interfaces.
@@ -90,7 +91,8 @@ pub fn lans(only: &[String]) -> io::Result<Vec<Lan>> {
             IpNet::V4(net) => net.prefix_len() <= 30 && entry.broadcasts,
             IpNet::V6(net) => net.addr().is_unicast_link_local() && entry.multicasts,
         };
-        let wanted = only.is_empty() || only.iter().any(|text| *text == name || *text == ip.to_string());
+        let wanted = only.is_empty() && !entry.is_internal
+            || only.iter().any(|text| *text == name || *text == ip.to_string());
         if usable && wanted {
             found.push(Lan { interface: name, index: entry.scope, net });
         }
@@ -196,7 +198,7 @@ impl LanSocket {
             return Ok(None);
         }
         let socket = udp(lan)?;
-        socket.set_reuse_address(true)?;
+        system::share(&socket)?;
         let everybody = lan.everybody(port);
         socket.bind(&system::broadcast_address(everybody).into())?;
         if let Some((group, index)) = group {

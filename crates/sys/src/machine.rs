@@ -2,7 +2,9 @@
 
 #[cfg(target_os = "linux")]
 mod linux;
-#[cfg(not(any(target_os = "linux", windows)))]
+#[cfg(target_os = "macos")]
+mod macos;
+#[cfg(not(any(target_os = "linux", target_os = "macos", windows)))]
 mod other;
 mod processor_time;
 #[cfg(windows)]
@@ -10,7 +12,9 @@ mod windows;
 
 #[cfg(target_os = "linux")]
 use self::linux as system;
-#[cfg(not(any(target_os = "linux", windows)))]
+#[cfg(target_os = "macos")]
+use self::macos as system;
+#[cfg(not(any(target_os = "linux", target_os = "macos", windows)))]
 use self::other as system;
 pub use self::processor_time::ProcessorTime;
 #[cfg(windows)]

@@ -15,7 +15,9 @@
 
 #[cfg(target_os = "linux")]
 mod linux;
-#[cfg(not(target_os = "linux"))]
+#[cfg(target_vendor = "apple")]
+mod macos;
+#[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
 mod other;
 #[cfg(unix)]
 mod unix;
@@ -36,7 +38,9 @@ use tokio::runtime::{Builder, Runtime};
 
 #[cfg(target_os = "linux")]
 use self::linux as options;
-#[cfg(not(target_os = "linux"))]
+#[cfg(target_vendor = "apple")]
+use self::macos as options;
+#[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
 use self::other as options;
 #[cfg(unix)]
 use self::unix as system;
@@ -296,13 +300,14 @@ pub fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
 
 /// Closes a connection with a reset, so that no app mistakes it for an orderly close.
 pub fn reset(stream: TcpStream) {
-    let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+    reset_on_drop(&stream);
     drop(stream);
 }
 
 /// Makes every later drop of the connection, including the end of this process, reset it: a transfer that was cut off
 /// must not look complete. [`end_orderly`] undoes this.
 pub fn reset_on_drop(stream: &TcpStream) {
+    options::keep_options_settable(stream);
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 

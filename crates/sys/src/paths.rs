@@ -12,6 +12,9 @@ use self::unix as system;
 #[cfg(windows)]
 use self::windows as system;
 
+/// The default state directories ([`state`]), in words.
+pub const STATES: &str = system::STATES;
+
 /// The places of the configuration file, the preferred one first: the user's, then the machine's.
 pub fn configuration_files() -> Vec<PathBuf> {
     system::configuration_files(|name| std::env::var_os(name).map(PathBuf::from))
@@ -22,7 +25,8 @@ pub fn configuration_files() -> Vec<PathBuf> {
 ///
 /// | system | machine | user |
 /// | --- | --- | --- |
-/// | Linux, macOS | `/var/lib/laneway` | `$XDG_STATE_HOME/laneway` or `~/.local/state/laneway` |
+/// | Linux | `/var/lib/laneway` | `$XDG_STATE_HOME/laneway` or `~/.local/state/laneway` |
+/// | macOS | `/Library/Application Support/laneway` | `$XDG_STATE_HOME/laneway` or `~/Library/Application Support/laneway` |
 /// | Windows | `%ProgramData%\\laneway` | `%LOCALAPPDATA%\\laneway` |
 pub fn state() -> Option<PathBuf> {
     system::state(system::is_administrator(), |name| std::env::var_os(name).map(PathBuf::from))

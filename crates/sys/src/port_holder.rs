@@ -3,7 +3,10 @@
 mod holder;
 #[cfg(target_os = "linux")]
 mod linux;
-#[cfg(not(any(target_os = "linux", windows)))]
+#[cfg(any(target_os = "macos", test))]
+#[cfg_attr(not(target_os = "macos"), allow(dead_code, reason = "on other systems only its tests run"))]
+pub(crate) mod lsof;
+#[cfg(not(any(target_os = "linux", target_os = "macos", windows)))]
 mod other;
 #[cfg(windows)]
 mod windows;
@@ -13,7 +16,9 @@ use std::net::SocketAddr;
 pub use self::holder::{Program, Protocol};
 #[cfg(target_os = "linux")]
 use self::linux as system;
-#[cfg(not(any(target_os = "linux", windows)))]
+#[cfg(target_os = "macos")]
+use self::lsof as system;
+#[cfg(not(any(target_os = "linux", target_os = "macos", windows)))]
 use self::other as system;
 #[cfg(windows)]
 use self::windows as system;

@@ -32,6 +32,9 @@ use std::net::SocketAddr;
 
 pub use self::setting::{ProxyError, Setting};
 
+/// What the user may do when settings cannot be changed.
+pub const REFUSED: &str = system::REFUSED;
+
 /// The settings as they are.
 ///
 /// # Errors

@@ -2,7 +2,9 @@
 
 #[cfg(target_os = "linux")]
 mod linux;
-#[cfg(not(target_os = "linux"))]
+#[cfg(target_os = "macos")]
+mod macos;
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
 mod other;
 #[cfg(unix)]
 mod unix;
@@ -14,7 +16,9 @@ use std::path::Path;
 
 #[cfg(target_os = "linux")]
 use self::linux as system;
-#[cfg(not(target_os = "linux"))]
+#[cfg(target_os = "macos")]
+use self::macos as system;
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
 use self::other as system;
 #[cfg(unix)]
 use self::unix as names;

@@ -7,6 +7,12 @@ use nix::net::if_::{InterfaceFlags, if_nametoindex};
 use crate::address::ip_of;
 use crate::interface::Interface;
 
+/// What the names of interfaces begin with that macOS has for purposes of its own: AirDrop and its like, and tunnels.
+#[cfg(target_vendor = "apple")]
+const INTERNAL: &[&str] = &["anpi", "awdl", "ipsec", "llw", "utun"];
+#[cfg(not(target_vendor = "apple"))]
+const INTERNAL: &[&str] = &[];
+
 pub(crate) fn all() -> io::Result<Vec<Interface>> {
     Ok(getifaddrs().map_err(io::Error::from)?.filter_map(interface).collect())
 }
@@ -31,6 +37,7 @@ fn interface(entry: InterfaceAddress) -> Option<Interface> {
         is_loopback: has(InterfaceFlags::IFF_LOOPBACK),
         broadcasts: has(InterfaceFlags::IFF_BROADCAST),
         multicasts: has(InterfaceFlags::IFF_MULTICAST),
+        is_internal: INTERNAL.iter().any(|prefix| entry.interface_name.starts_with(prefix)),
         name: entry.interface_name,
     })
 }

@@ -19,6 +19,7 @@ pub(crate) fn all() -> io::Result<Vec<Interface>> {
             is_loopback: adapter.is_loopback,
             broadcasts: !adapter.is_loopback && !adapter.is_point_to_point,
             multicasts: adapter.multicasts,
+            is_internal: false,
         })
     });
     Ok(interfaces.collect())

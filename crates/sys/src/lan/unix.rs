@@ -1,13 +1,24 @@
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_vendor = "apple")]
+mod macos;
+
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd as _;
 
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, SockaddrStorage, recvmsg};
 use socket2::{SockRef, Socket};
 use tokio::net::UdpSocket;
 
+#[cfg(target_os = "linux")]
+use self::linux as system;
+#[cfg(target_vendor = "apple")]
+use self::macos as system;
 use super::datagram::Datagram;
 use crate::address::socket_address;
+
+pub(super) use self::system::share;
 
 /// Binds a socket that no other may share.
 pub(super) fn bind_unicast(socket: &Socket, own: SocketAddr) -> io::Result<()> {
@@ -31,11 +42,7 @@ pub(super) struct Receiver;
 impl Receiver {
     /// Asks for the TTL of what the socket receives.
     pub(super) fn new(socket: &Socket, v4: bool, _: Option<IpAddr>) -> io::Result<Self> {
-        if v4 {
-            setsockopt(socket, sockopt::Ipv4RecvTtl, &true)?;
-        } else {
-            setsockopt(socket, sockopt::Ipv6RecvHopLimit, &true)?;
-        }
+        system::ask_for_ttl(socket, v4)?;
         Ok(Self)
     }
 
@@ -49,10 +56,7 @@ impl Receiver {
             Some(&mut space),
             MsgFlags::MSG_DONTWAIT,
         )?;
-        let ttl = message.cmsgs()?.find_map(|control| match control {
-            ControlMessageOwned::Ipv4Ttl(ttl) | ControlMessageOwned::Ipv6HopLimit(ttl) => Some(ttl),
-            _ => None,
-        });
+        let ttl = message.cmsgs()?.find_map(|control| system::ttl_of(&control));
         let from = message.address.as_ref().and_then(socket_address);
         let from = from.ok_or_else(|| io::Error::other("a datagram without a sender"))?;
         // A datagram whose TTL is missing counts as one from afar.

@@ -30,6 +30,11 @@ pub(super) fn bind_unicast(socket: &Socket, own: SocketAddr) -> io::Result<()> {
     socket.bind(&own.into())
 }
 
+/// Lets several sockets be bound to the same broadcast or multicast address; each receives every datagram.
+pub(super) fn share(socket: &Socket) -> io::Result<()> {
+    socket.set_reuse_address(true)
+}
+
 /// A socket that is bound to an address of this machine also receives what is sent to everybody on that network. The
 /// loopback interface has no broadcasts of its own.
 pub(super) fn hears_broadcasts(socket: &SockRef<'_>, has_port: bool, group: Option<(Ipv6Addr, u32)>) -> bool {

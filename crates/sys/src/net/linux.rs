@@ -31,6 +31,9 @@ pub(super) fn limit_unacknowledged(stream: &TcpStream, limit: Option<Duration>) 
     let _ = SockRef::from(stream).set_tcp_user_timeout(Some(limit.unwrap_or_default()));
 }
 
+/// This system sets options of a connection whose directions have ended.
+pub(super) fn keep_options_settable(_: &TcpStream) {}
+
 /// Sets "don't fragment" on all datagrams. The system's own idea of the path's MTU is not used: the peers measure it,
 /// and a forged ICMP message must not shrink it.
 pub(super) fn never_fragment(socket: &UdpSocket, v4: bool) -> io::Result<()> {

@@ -8,17 +8,7 @@ pub(super) fn tune_link(_: &TcpStream) {}
 
 pub(super) fn limit_unacknowledged(_: &TcpStream, _: Option<Duration>) {}
 
-/// Sets "don't fragment" on all datagrams.
-#[cfg(target_vendor = "apple")]
-pub(super) fn never_fragment(socket: &UdpSocket, v4: bool) -> io::Result<()> {
-    use nix::sys::socket::{setsockopt, sockopt};
-    if v4 {
-        setsockopt(socket, sockopt::IpDontFrag, &true)?;
-    } else {
-        setsockopt(socket, sockopt::Ipv6DontFrag, &true)?;
-    }
-    Ok(())
-}
+pub(super) fn keep_options_settable(_: &TcpStream) {}
 
 /// Sets "don't fragment" on all datagrams.
 #[cfg(windows)]
@@ -26,7 +16,7 @@ pub(super) fn never_fragment(socket: &UdpSocket, v4: bool) -> io::Result<()> {
     super::windows::never_fragment(socket, v4)
 }
 
-#[cfg(not(any(windows, target_vendor = "apple")))]
+#[cfg(not(windows))]
 pub(super) fn never_fragment(_: &UdpSocket, _: bool) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }

@@ -5,6 +5,9 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::{SockRef, Socket};
 use tokio::net::TcpSocket;
 
+/// The limit that Linux has for the files of one process (`fs.nr_open`).
+const MOST_OPEN_FILES: u64 = 1 << 20;
+
 /// Lets a listener have its port although connections of an earlier process remain. Two listeners cannot share it.
 pub(super) fn claim(listener: &Socket) -> io::Result<()> {
     listener.set_reuse_address(true)
@@ -25,11 +28,16 @@ pub(super) fn is_local_shortage(error: &io::Error) -> bool {
     matches!(errno, Some(EMFILE | ENFILE | ENOBUFS | ENOMEM | EADDRNOTAVAIL | EAGAIN))
 }
 
+/// Sets the limit to the hard one, else to the largest power of two that the system accepts: macOS may call the hard limit
+/// infinite and then refuse what its own tables cannot hold.
 pub(super) fn raise_open_files() {
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-    {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    let powers = std::iter::successors(Some(MOST_OPEN_FILES), |limit| Some(limit / 2));
+    let wanted = std::iter::once(hard).chain(powers.filter(|limit| *limit < hard));
+    for limit in wanted.take_while(|limit| *limit > soft) {
+        if setrlimit(Resource::RLIMIT_NOFILE, limit, hard).is_ok() {
+            return;
+        }
     }
 }
 

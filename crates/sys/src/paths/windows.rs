@@ -2,6 +2,8 @@ use std::path::PathBuf;
 
 use crate::security::is_elevated;
 
+pub(super) const STATES: &str = r"%ProgramData%\laneway for an administrator, else %LOCALAPPDATA%\laneway";
+
 pub(super) fn configuration_files(env: impl Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
     let bases = ["APPDATA", "ProgramData"].into_iter().filter_map(env);
     bases.filter(|base| base.is_absolute()).map(|base| base.join("laneway").join("laneway.toml")).collect()

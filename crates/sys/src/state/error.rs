@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::users;
+
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
@@ -68,11 +70,13 @@ impl StateError {
                 "put what belongs there at {} itself, or name another directory with --state DIR",
                 quoted(path)
             )),
-            Self::OtherOwner { path, directory } => Some(format!(
-                "chown --reference={} {}, or run this as the directory's owner: sudo -u USER laneway …",
-                quoted(directory),
-                quoted(path)
-            )),
+            Self::OtherOwner { path, directory } => {
+                let owner = users::owner_of(directory).map_or_else(|| "USER".into(), users::name_of);
+                Some(format!(
+                    "chown {owner} {}, or run this as the directory's owner: sudo -u {owner} laneway …",
+                    quoted(path)
+                ))
+            }
             Self::NoHome => Some("name a directory with --state DIR".into()),
             Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("run this as the directory's owner, or name another directory with --state DIR".into())

@@ -13,7 +13,7 @@ use std::path::{Component, Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, readlinkat, renameat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mkdirat};
-use nix::unistd::{Uid, UnlinkatFlags, unlinkat};
+use nix::unistd::{Uid, UnlinkatFlags, fsync, unlinkat};
 
 use super::error::{StateError, io_error, quoted};
 
@@ -115,14 +115,14 @@ impl Directory {
                 break (temporary, file);
             }
         };
-        let written = file.write_all(bytes).and_then(|()| file.sync_all());
+        let written = file.write_all(bytes).and_then(|()| sync(&file));
         let renamed = written.and_then(|()| Ok(renameat(&self.file, temporary.as_str(), &self.file, name)?));
         if let Err(error) = renamed {
             let _ = unlinkat(&self.file, temporary.as_str(), UnlinkatFlags::NoRemoveDir);
             return Err(error);
         }
         // The rename is durable only after the directory is synced.
-        self.file.sync_all()
+        sync(&self.file)
     }
 
     /// Removes a file or a link if it exists.
@@ -137,6 +137,18 @@ impl Directory {
     pub(super) fn stamp(&self, name: &str) -> Option<Stamp> {
         let file = fstatat(&self.file, name, AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
         Some(Stamp(file.st_ino, file.st_mtime, file.st_mtime_nsec))
+    }
+}
+
+/// Syncs a file or directory. On macOS that is `F_FULLFSYNC`, which network and foreign file systems do not have.
+fn sync(file: &File) -> io::Result<()> {
+    match file.sync_all() {
+        Err(error)
+            if cfg!(target_vendor = "apple") && error.raw_os_error() == Some(Errno::ENOTSUP as i32) =>
+        {
+            Ok(fsync(file)?)
+        }
+        synced => synced,
     }
 }
 

@@ -23,6 +23,10 @@ const KDE_KEYS: [&str; 7] =
 /// The versions of KDE's programs, the newest first.
 const KDE_VERSIONS: [&str; 2] = ["6", "5"];
 
+/// What to do when the settings cannot be changed.
+pub(super) const REFUSED: &str =
+    "run it as the user of the desktop, in a terminal of its session, and not by sudo or ssh";
+
 pub(super) fn name_of(store: &str) -> &'static str {
     if store == KDE { "KDE Plasma" } else { "GNOME" }
 }

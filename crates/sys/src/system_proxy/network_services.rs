@@ -10,6 +10,12 @@ const PROGRAM: &str = "networksetup";
 const KINDS: [&str; 3] = ["webproxy", "securewebproxy", "socksfirewallproxy"];
 const BYPASS: &str = "proxybypassdomains";
 const SCRIPT: &str = "autoproxyurl";
+/// What needs no proxy: this machine, and the names and addresses that only this LAN knows.
+const DIRECT: &str = "localhost 127.0.0.1 ::1 *.local 169.254/16";
+
+/// What to do when the settings cannot be changed.
+pub(super) const REFUSED: &str =
+    "if it wants an administrator: 'sudo laneway env --system on', and later 'sudo laneway env --system off'";
 
 pub(super) fn name_of(_: &str) -> &'static str {
     "macOS"
@@ -55,8 +61,12 @@ pub(super) fn current() -> Result<Vec<Setting>, ProxyError> {
 pub(super) fn through(proxy: SocketAddr, current: &[Setting]) -> Vec<Setting> {
     let wanted = |one: &Setting| {
         let value = match &*one.key {
-            BYPASS => "localhost 127.0.0.1 ::1".into(),
-            SCRIPT => "No (null)".into(),
+            BYPASS => DIRECT.into(),
+            // The URL stays, and does nothing.
+            SCRIPT => match one.value.as_deref().unwrap_or_default().split_once(' ') {
+                Some((_, url)) => format!("No {url}"),
+                None => "No (null)".into(),
+            },
             _ => format!("Yes {} {}", proxy.ip(), proxy.port()),
         };
         Setting { value: Some(value), ..one.clone() }
@@ -133,7 +143,12 @@ mod tests {
                 vec!["-setautoproxyurlstate", "Wi-Fi", "on"]
             ]
         );
-        let on = through("127.0.0.1:1080".parse().unwrap(), &[none]);
+        let found = [none, setting(SCRIPT, "Yes http://a/p.pac"), setting(SCRIPT, "No (null)")];
+        let on = through("127.0.0.1:1080".parse().unwrap(), &found);
         assert_eq!(commands(&on[0])[0], ["-setwebproxy", "Wi-Fi", "127.0.0.1", "1080"]);
+        // What is read afterwards must be what was set, or nothing would be restored.
+        assert_eq!(on[1].value.as_deref(), Some("No http://a/p.pac"));
+        assert_eq!(commands(&on[1]), [["-setautoproxyurlstate", "Wi-Fi", "off"]]);
+        assert_eq!(on[2].value.as_deref(), Some("No (null)"));
     }
 }

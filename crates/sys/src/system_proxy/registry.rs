@@ -26,6 +26,9 @@ const SCRIPT: &str = "AutoConfigURL";
 /// The largest value that is read, in bytes.
 const MAX_VALUE: u32 = 1 << 20;
 
+/// What to do when the settings cannot be changed.
+pub(super) const REFUSED: &str = "run it in a terminal of the user who is logged in";
+
 pub(super) fn name_of(_: &str) -> &'static str {
     "Windows Internet Settings"
 }

@@ -19,9 +19,12 @@ const START: Duration = Duration::from_secs(15);
 /// Interval between two looks at the state.
 const INTERVAL: Duration = Duration::from_millis(200);
 
+/// The domain of launchctl for the machine.
+const MACHINE: &str = "system";
+
 /// Where the service belongs.
 struct Scope {
-    /// The domain of launchctl: `system`, or `gui/UID`.
+    /// The domain of launchctl: [`MACHINE`], or `gui/UID`.
     domain: String,
     plist: PathBuf,
     log: PathBuf,
@@ -32,7 +35,7 @@ impl Scope {
         let file = format!("{NAME}.plist");
         if paths::is_administrator() {
             return Ok(Self {
-                domain: "system".into(),
+                domain: MACHINE.into(),
                 plist: Path::new("/Library/LaunchDaemons").join(file),
                 log: Path::new("/Library/Logs").join(format!("{NAME}.log")),
             });
@@ -62,11 +65,28 @@ impl Scope {
         Ok(launchctl(&["print", &self.target()])?.status.success())
     }
 
-    /// Waits until the state is the wanted one.
-    fn wait(&self, limit: Duration, wanted: impl Fn(&Status) -> bool) -> Result<(), ServiceError> {
+    /// Refuses a daemon, which runs as root, whose program any user's software could replace.
+    fn check(&self, service: &Service) -> Result<(), ServiceError> {
+        if self.domain != MACHINE || !service.program.starts_with("/Users") {
+            return Ok(());
+        }
+        Err(ServiceError::new(format!("the service cannot run {}", service.program.display()))
+            .because("it runs as root, and the owner of that directory could replace the program")
+            .hint(
+                "sudo mkdir -p /usr/local/bin && sudo install -m 755 \"$(command -v laneway)\" /usr/local/bin/ && \
+                 sudo /usr/local/bin/laneway service install",
+            ))
+    }
+
+    /// Waits until it is so.
+    fn wait(
+        &self,
+        limit: Duration,
+        is_so: impl Fn() -> Result<bool, ServiceError>,
+    ) -> Result<(), ServiceError> {
         let start = Instant::now();
         while start.elapsed() < limit {
-            if wanted(&status()?) {
+            if is_so()? {
                 return Ok(());
             }
             sleep(INTERVAL);
@@ -92,6 +112,7 @@ fn run(arguments: &[&str]) -> Result<(), ServiceError> {
 
 pub(super) fn install(service: &Service) -> Result<Installed, ServiceError> {
     let scope = Scope::of_this_user()?;
+    scope.check(service)?;
     let text = plist::text(service, &scope.log);
     match fs::read_to_string(&scope.plist) {
         Ok(found) if found == text => {}
@@ -112,10 +133,17 @@ pub(super) fn install(service: &Service) -> Result<Installed, ServiceError> {
         }
         Err(error) => return Err(ServiceError::file("read", &scope.plist, &error)),
     }
+    // A service that was disabled by hand is not loaded, not even by the next boot.
+    run(&["enable", &scope.target()])?;
     let mut notes = Vec::new();
-    if scope.domain != "system" {
+    if scope.domain != MACHINE {
         notes.push(
             "it runs while this user is logged in; 'sudo laneway service install' installs it for the machine".into(),
+        );
+        notes.push(
+            "macOS 15 and later ask this user whether it may find devices on local networks: allow it in System Settings, \
+             Privacy & Security, Local Network. It asks nobody for the service of the machine"
+                .into(),
         );
     }
     Ok(Installed { what: format!("the service is installed: {}", scope.plist.display()), notes })
@@ -123,10 +151,7 @@ pub(super) fn install(service: &Service) -> Result<Installed, ServiceError> {
 
 pub(super) fn remove() -> Result<String, ServiceError> {
     let scope = Scope::installed()?;
-    if scope.is_loaded()? {
-        stop()?;
-        run(&["bootout", &scope.target()])?;
-    }
+    stop()?;
     fs::remove_file(&scope.plist).map_err(|error| ServiceError::file("remove", &scope.plist, &error))?;
     Ok(format!("the service is stopped and removed: {}", scope.plist.display()))
 }
@@ -137,18 +162,28 @@ pub(super) fn start() -> Result<(), ServiceError> {
         run(&["kickstart", &scope.target()])?;
     } else {
         // Starts it, too: RunAtLoad.
-        run(&["bootstrap", &scope.domain, &scope.plist.to_string_lossy()])?;
+        run(&["bootstrap", &scope.domain, &scope.plist.to_string_lossy()]).map_err(|error| {
+            match scope.domain == MACHINE {
+                true => error,
+                false => error.hint(
+                    "the service of a user needs a session at the screen, not ssh; 'sudo laneway service install' \
+                     installs the machine's, which needs none",
+                ),
+            }
+        })?;
     }
-    scope.wait(START, |status| matches!(status, Status::Running { .. }))
+    scope.wait(START, || Ok(matches!(status()?, Status::Running { .. })))
 }
 
+/// Unloads it, until it is started or the machine boots: a service that is loaded would be started again if it had failed.
 pub(super) fn stop() -> Result<(), ServiceError> {
     let scope = Scope::installed()?;
-    if !matches!(status()?, Status::Running { .. }) {
+    if !scope.is_loaded()? {
         return Ok(());
     }
-    run(&["kill", "SIGTERM", &scope.target()])?;
-    scope.wait(STOP, |status| !matches!(status, Status::Running { .. }))
+    // Fails while the node still drains, which is no failure ("Operation now in progress").
+    let asked = run(&["bootout", &scope.target()]);
+    scope.wait(STOP, || Ok(!scope.is_loaded()?)).map_err(|late| asked.err().unwrap_or(late))
 }
 
 pub(super) fn status() -> Result<Status, ServiceError> {
