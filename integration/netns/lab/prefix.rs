@@ -3,9 +3,12 @@
 use std::path::{Path, PathBuf};
 
 /// The variables of every program of a host's Wine.
-pub(super) fn variables(directory: &Path) -> [(&'static str, String); 3] {
+pub(super) fn variables(directory: &Path) -> [(&'static str, String); 4] {
+    let path = |path: PathBuf| path.to_str().expect("the lab's paths are ASCII").to_owned();
     [
-        ("WINEPREFIX", prefix(directory).to_str().expect("the lab's paths are ASCII").to_owned()),
+        // Where Debian's Wine has its sockets, which it does not remove.
+        ("TMPDIR", path(directory.to_owned())),
+        ("WINEPREFIX", path(prefix(directory))),
         ("WINEDEBUG", "-all".into()),
         // No window, and nothing of Mono or a browser.
         ("WINEDLLOVERRIDES", "mscoree,mshtml,winemenubuilder.exe=".into()),

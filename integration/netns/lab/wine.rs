@@ -4,7 +4,6 @@
 //! was started. `scripts/windows-test.sh` builds the program and makes the prefix that the hosts copy.
 
 use super::prefix::{prefix, variables};
-use super::process::Process;
 use super::{Host, programs};
 use std::env;
 use std::path::PathBuf;
@@ -24,13 +23,12 @@ const END: Duration = Duration::from_secs(10);
 
 /// Wine on a host. Dropping it ends all programs that it runs.
 pub(crate) struct Wine {
-    _server: Process,
     /// Ends all programs of this prefix, and no others.
     kill: Command,
 }
 
 impl Drop for Wine {
-    /// Without this, Wine's own services and what a trial has started with them outlive the server.
+    /// Without this, Wine's server, its services and what a trial has started with them outlive the trial.
     fn drop(&mut self) {
         let Ok(mut kill) = self.kill.stdin(Stdio::null()).spawn() else { return };
         let until = Instant::now() + END;
@@ -61,15 +59,19 @@ pub(crate) fn install(host: &Host) -> Wine {
     shell.args(["-c", copy, "copy"]).arg(variable(PREFIX)).arg(&prefix);
     host.output(shell).success();
 
-    let mut server = host.command("wineserver");
-    server.args(["--foreground", "--persistent"]).envs(variables(host.directory()));
-    let server = host.spawn(server);
+    let server = |option| {
+        let mut server = host.command("wineserver");
+        server.arg(option).envs(variables(host.directory()));
+        server
+    };
+    let wine = Wine { kill: server("--kill") };
+    // Returns once it listens. A program that finds no server starts one, which ends when no user's program runs, and the
+    // services with it.
+    host.output(server("--persistent")).success();
     host.run_windows(variable(PROGRAM));
     // The first program of a Wine also starts its services, which takes seconds.
     host.output(host.laneway(&["--version"])).success();
-    let mut kill = host.command("wineserver");
-    kill.arg("--kill").envs(variables(host.directory()));
-    Wine { _server: server, kill }
+    wine
 }
 
 /// A command of Wine on a host that runs Windows, such as `reg`.
