@@ -18,8 +18,9 @@ const LEAVING: &str = "leaving";
 /// Locked by the node while it runs.
 const RUNNING: &str = "running";
 
-/// Lists the responses that the cache is to remove, by id, and is removed once that is done: `laneway cache rm`.
+/// Lists the responses that a store is to remove, by id, and is removed once that is done: `laneway cache rm`.
 const CACHE_REMOVE: &str = "cache-remove";
+const PEER_CACHE_REMOVE: &str = "peer-cache-remove";
 /// Exists until the cache has saved how its responses were used: `laneway cache ls`.
 const CACHE_USES: &str = "cache-uses";
 /// Locked by the command that asks one of the two.
@@ -94,21 +95,30 @@ pub fn is_leaving(state: &StateDir) -> bool {
 /// # Errors
 /// When a file cannot be removed.
 pub fn forget(state: &StateDir) -> Result<(), StateError> {
-    [MAINTENANCE, LEAVING, RUNNING, CACHE_REMOVE, CACHE_USES, CACHE_ASKED]
+    [MAINTENANCE, LEAVING, RUNNING, CACHE_REMOVE, PEER_CACHE_REMOVE, CACHE_USES, CACHE_ASKED]
         .into_iter()
         .try_for_each(|file| state.remove(file))
 }
 
-/// What the cache of the running node is asked to do.
+/// A store of the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stores {
+    /// What a gateway has fetched for its clients.
+    Cache,
+    /// What is kept for other members.
+    PeerCache,
+}
+
+/// What the running node is asked to do with what it stores.
 #[derive(Clone, Copy, Debug)]
 pub enum Ask<'a> {
-    /// To remove these responses.
-    Remove(&'a [u64]),
+    /// To remove these responses of a store.
+    Remove(Stores, &'a [u64]),
     /// To save how its responses were used.
     SaveUses,
 }
 
-/// Asks the cache of the node, and waits until it has done so, at most `most`; false when it does not.
+/// Asks the node, and waits until it has done so, at most `most`; false when it does not.
 ///
 /// # Errors
 /// When the question cannot be written.
@@ -122,7 +132,10 @@ pub fn ask(state: &StateDir, what: Ask<'_>, most: Duration) -> Result<bool, Stat
         }
     };
     let (name, text) = match what {
-        Ask::Remove(ids) => (CACHE_REMOVE, ids.iter().map(|id| format!("{id:016x}\n")).collect::<String>()),
+        Ask::Remove(store, ids) => {
+            let name = if store == Stores::Cache { CACHE_REMOVE } else { PEER_CACHE_REMOVE };
+            (name, ids.iter().map(|id| format!("{id:016x}\n")).collect::<String>())
+        }
         Ask::SaveUses => (CACHE_USES, String::new()),
     };
     state.write(name, text.as_bytes())?;
@@ -136,10 +149,10 @@ pub fn ask(state: &StateDir, what: Ask<'_>, most: Duration) -> Result<bool, Stat
     Ok(true)
 }
 
-/// Does what commands ask of the cache.
-async fn obey(state: &StateDir, store: &Arc<Store>) -> Result<(), StateError> {
-    if state.stamp(CACHE_REMOVE).is_some() {
-        let text = state.read(CACHE_REMOVE)?.unwrap_or_default();
+/// Removes what a command has listed in the file `name`.
+async fn remove_listed(state: &StateDir, store: &Arc<Store>, name: &str) -> Result<(), StateError> {
+    if state.stamp(name).is_some() {
+        let text = state.read(name)?.unwrap_or_default();
         let remove = move |store: &Arc<Store>| {
             let lines = text.split(|byte| *byte == b'\n').filter_map(|line| str::from_utf8(line).ok());
             let ids = lines.filter_map(|line| u64::from_str_radix(line, 16).ok());
@@ -147,10 +160,16 @@ async fn obey(state: &StateDir, store: &Arc<Store>) -> Result<(), StateError> {
         };
         // Fails only when the node stops.
         if let Ok(count) = store.blocking(remove).await {
-            tracing::info!(count, "responses removed from the cache by 'laneway cache'");
+            tracing::info!(count, "stored responses removed by 'laneway cache'");
         }
-        state.remove(CACHE_REMOVE)?;
+        state.remove(name)?;
     }
+    Ok(())
+}
+
+/// Does what commands ask of the cache.
+async fn obey(state: &StateDir, store: &Arc<Store>) -> Result<(), StateError> {
+    remove_listed(state, store, CACHE_REMOVE).await?;
     if state.stamp(CACHE_USES).is_some() {
         save_uses(store).await;
         state.remove(CACHE_USES)?;
@@ -179,6 +198,11 @@ pub async fn follow(state: StateDir, shared: Shared, leave: CancellationToken) {
                 is_saved = true;
                 save_uses(store).await;
             }
+        }
+        if let Some(holdings) = &shared.holdings
+            && let Err(error) = remove_listed(&state, holdings.store(), PEER_CACHE_REMOVE).await
+        {
+            tracing::debug!(%error, "a command's request to the peer cache cannot be read");
         }
         let wanted = is_in_maintenance(&state);
         if shared.activity.set_maintenance(wanted) {

@@ -1,5 +1,5 @@
-//! `laneway cache`: what this machine's gateway stores. Files are read by the command itself; beside a running node it is the
-//! node that removes them.
+//! `laneway cache`: what this machine stores as a gateway, and what it keeps for other members. Files are read by the command itself;
+//! beside a running node it is the node that removes them.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
@@ -11,10 +11,11 @@ use crate::cache::inspect::{Checked, Directory};
 use crate::cache::policy;
 use crate::cache::store::Used;
 use crate::cache::stored::Stored;
-use crate::control::{self, Ask};
+use crate::control::{self, Ask, Stores};
 use crate::failure::printable;
 use crate::gateway::options::CACHE;
 use crate::problem::Problem;
+use crate::sharing;
 use crate::sys::state::StateDir;
 use crate::telemetry::report;
 
@@ -26,7 +27,7 @@ const BATCH: usize = 4096;
 /// `laneway cache`
 #[derive(Debug, clap::Subcommand)]
 pub enum Cache {
-    /// List the stored responses: size, age, how long they are fresh, hits, URL
+    /// List the stored responses: size, age, how long they are fresh, hits, URL; and the files kept for other members
     Ls {
         /// Only URLs that contain this; with *, that match it as a whole
         pattern: Option<String>,
@@ -34,7 +35,7 @@ pub enum Cache {
         #[arg(long)]
         json: bool,
     },
-    /// Remove stored responses; who asks for them next gets them from the server
+    /// Remove stored responses, and files kept for other members; who asks for them next gets them from the server
     Rm {
         /// URLs that contain this; with *, that match it as a whole
         #[arg(required_unless_present = "all")]
@@ -52,9 +53,12 @@ pub enum Cache {
 }
 
 /// One stored response.
+// fields: the schema of a JSON document
 #[derive(Debug, Serialize)]
 struct Row {
     url: String,
+    /// `cache` for what a gateway serves to clients, `peer-cache` for what is kept for other members.
+    store: &'static str,
     /// The bytes of the body that are stored, and those that it has.
     stored: u64,
     size: u64,
@@ -73,13 +77,22 @@ struct Row {
 struct Damage {
     url: Option<String>,
     why: &'static str,
+    store: &'static str,
     #[serde(skip)]
     id: u64,
 }
 
-/// The store of this machine.
+/// The stores of this machine.
 struct Here<'a> {
     state: &'a StateDir,
+    places: Vec<Place>,
+}
+
+/// One store.
+struct Place {
+    store: Stores,
+    /// The name of its directory.
+    name: &'static str,
     directory: Directory,
 }
 
@@ -89,10 +102,13 @@ impl Cache {
     /// # Errors
     /// When there is no store, it cannot be read, or the node does not follow.
     pub fn run(self, state: &StateDir) -> Result<(), Problem> {
-        if let Some(problem) = beside::elsewhere(state).filter(|_| !state.path().join(CACHE).exists()) {
+        let stores = [CACHE, sharing::DIRECTORY];
+        if let Some(problem) =
+            beside::elsewhere(state).filter(|_| !stores.iter().any(|name| state.path().join(name).exists()))
+        {
             return Err(problem);
         }
-        let here = Here { state, directory: Directory::new(&state.path().join(CACHE)) };
+        let here = Here::of(state)?;
         match self {
             Self::Ls { pattern, json } => here.list(pattern.as_deref(), json),
             Self::Rm { pattern, all: _ } => here.remove(pattern.as_deref()),
@@ -101,30 +117,43 @@ impl Cache {
     }
 }
 
-impl Here<'_> {
-    /// Whether a node uses the store now.
-    fn is_in_use(&self) -> Result<bool, Problem> {
-        match self.directory.lock() {
-            Ok(lock) => Ok(lock.is_none()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let place = self.state.path().join(CACHE);
-                Err(Problem::new("this machine stores no responses")
-                    .after(Problem::new(format!("there is no {}", place.display())))
-                    .hint("a gateway stores them; run this on one, or name its directory with --state DIR"))
+impl<'a> Here<'a> {
+    /// The stores that there are.
+    fn of(state: &'a StateDir) -> Result<Self, Problem> {
+        let places = [(Stores::Cache, CACHE), (Stores::PeerCache, sharing::DIRECTORY)];
+        let places = places.map(|(store, name)| {
+            let directory = Directory::new(&state.path().join(name));
+            Place { store, name, directory }
+        });
+        let mut here = Self { state, places: Vec::new() };
+        for place in places {
+            match place.directory.lock() {
+                Ok(_) => here.places.push(place),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(unreadable(error)),
             }
-            Err(error) => Err(Problem::new("the cache cannot be read").because(error)),
         }
+        if here.places.is_empty() {
+            let (cache, path) = (state.path().join(CACHE), state.path().join(sharing::DIRECTORY));
+            return Err(Problem::new("this machine stores no responses")
+                .after(Problem::new(format!("there is neither {} nor {}", cache.display(), path.display())))
+                .hint("nodes store them while they run; name the directory of the node with --state DIR"));
+        }
+        Ok(here)
     }
 
     fn list(&self, pattern: Option<&str>, json: bool) -> Result<(), Problem> {
-        if self.is_in_use()? {
-            // One that does not answer has written them before.
-            control::ask(self.state, Ask::SaveUses, NOTICE)?;
+        let (now, mut rows) = (SystemTime::now(), Vec::new());
+        for place in &self.places {
+            if place.store == Stores::Cache && place.directory.lock().map_err(unreadable)?.is_none() {
+                // One that does not answer has written them before.
+                control::ask(self.state, Ask::SaveUses, NOTICE)?;
+            }
+            let uses = place.directory.uses();
+            let found = place.matching(pattern);
+            rows.extend(found.into_iter().map(|(id, stored)| row(place.name, (id, stored), &uses, now)));
         }
-        let (uses, now) = (self.directory.uses(), SystemTime::now());
-        let found = self.matching(pattern);
-        let mut rows: Vec<Row> = found.into_iter().map(|(id, stored)| row(id, stored, &uses, now)).collect();
-        rows.sort_by(|one, other| one.url.cmp(&other.url));
+        rows.sort_by(|one, other| (one.store, &one.url).cmp(&(other.store, &other.url)));
         if json {
             let line = serde_json::to_string(&rows);
             say(line.map_err(|error| Problem::new("the list cannot be written").because(error))?);
@@ -137,49 +166,68 @@ impl Here<'_> {
             });
             return Ok(());
         }
-        let mut text = String::new();
-        let count = rows.len();
-        let (size, saved) =
-            rows.iter().fold((0, 0), |(size, saved), row| (size + row.stored, saved + row.saved));
-        let head = ["SIZE", "AGE", "FRESH FOR", "HITS", "MACHINES", "SAVED", "URL"];
-        report::table(&mut text, head, rows.iter().map(Row::cells).collect());
-        say(text.trim_end());
-        say(format!("{count} responses, {}; {} saved", report::bytes(size), report::bytes(saved)));
+        let sum = |rows: &[Row]| {
+            rows.iter().fold((0, 0), |(size, saved), row| (size + row.stored, saved + row.saved))
+        };
+        let kept = rows.split_off(rows.partition_point(|row| row.store == CACHE));
+        if !rows.is_empty() {
+            let (mut text, (size, saved)) = (String::new(), sum(&rows));
+            let head = ["SIZE", "AGE", "FRESH FOR", "HITS", "MACHINES", "SAVED", "URL"];
+            report::table(&mut text, head, rows.iter().map(Row::cells).collect());
+            say(text.trim_end());
+            say(format!("{} responses, {}; {} saved", rows.len(), report::bytes(size), report::bytes(saved)));
+        }
+        if !kept.is_empty() {
+            let (mut text, (size, _)) = (String::new(), sum(&kept));
+            let cells = kept.iter().map(|row| {
+                let [size, age, .., url] = row.cells();
+                [size, age, url]
+            });
+            report::table(&mut text, ["SIZE", "AGE", "KEPT FOR OTHER MEMBERS"], cells.collect());
+            say(text.trim_end());
+            say(format!("{} files, {}", kept.len(), report::bytes(size)));
+        }
         Ok(())
     }
 
     fn remove(&self, pattern: Option<&str>) -> Result<(), Problem> {
-        self.is_in_use()?;
-        let found = self.matching(pattern);
-        if let Some(pattern) = pattern.filter(|_| found.is_empty()) {
+        let found: Vec<_> = self.places.iter().map(|place| place.matching(pattern)).collect();
+        if let Some(pattern) = pattern.filter(|_| found.iter().all(Vec::is_empty)) {
             return Err(Problem::new(format!("no stored response matches '{}'", printable(pattern)))
                 .hint("'laneway cache ls' lists them"));
         }
-        let size = found.iter().map(|(_, stored)| stored.length()).sum();
-        let ids: Vec<u64> = match pattern {
-            Some(_) => found.iter().map(|(id, _)| *id).collect(),
-            // Also those that cannot be read.
-            None => self.directory.ids(),
-        };
-        self.remove_all(&ids)?;
-        say(format!("Removed {} responses, {}.", ids.len(), report::bytes(size)));
+        let size = found.iter().flatten().map(|(_, stored)| stored.length()).sum();
+        let mut count = 0;
+        for (place, found) in self.places.iter().zip(&found) {
+            let ids: Vec<u64> = match pattern {
+                Some(_) => found.iter().map(|(id, _)| *id).collect(),
+                // Also those that cannot be read.
+                None => place.directory.ids(),
+            };
+            self.remove_all(place, &ids)?;
+            count += ids.len();
+        }
+        say(format!("Removed {count} responses, {}.", report::bytes(size)));
         Ok(())
     }
 
     fn verify(&self, json: bool) -> Result<(), Problem> {
-        self.is_in_use()?;
         let (mut count, mut size, mut damaged) = (0_u64, 0, Vec::new());
-        {
+        for place in &self.places {
             let _waiting = (!json).then(|| progress::waiting("reading everything that is stored"));
-            for id in self.directory.ids() {
-                match self.directory.check(id) {
+            let before = damaged.len();
+            for id in place.directory.ids() {
+                match place.directory.check(id) {
                     Checked::Sound(stored) => (count, size) = (count + 1, size + stored.length()),
-                    Checked::Damaged { uri: url, why } => damaged.push(Damage { url, why, id }),
+                    Checked::Damaged { uri: url, why } => {
+                        damaged.push(Damage { url, why, store: place.name, id });
+                    }
                     Checked::Gone => {}
                 }
             }
+            let ids: Vec<u64> = damaged[before..].iter().map(|damage| damage.id).collect();
+            self.remove_all(place, &ids)?;
         }
-        self.remove_all(&damaged.iter().map(|damage| damage.id).collect::<Vec<_>>())?;
         if json {
             let line = serde_json::json!({ "sound": count, "bytes": size, "removed": damaged }).to_string();
             say(line);
@@ -197,21 +245,13 @@ impl Here<'_> {
         }
     }
 
-    /// The responses whose URL matches, all without a pattern.
-    fn matching(&self, pattern: Option<&str>) -> Vec<(u64, Stored)> {
-        let all = self.directory.ids().into_iter();
-        let stored = all.filter_map(|id| Some((id, self.directory.stored(id)?)));
-        stored.filter(|(_, stored)| pattern.is_none_or(|pattern| matches(pattern, &stored.uri))).collect()
-    }
-
-    fn remove_all(&self, ids: &[u64]) -> Result<(), Problem> {
+    fn remove_all(&self, place: &Place, ids: &[u64]) -> Result<(), Problem> {
         for batch in ids.chunks(BATCH) {
             // While it is locked here, no node begins to use it.
-            let lock = self.directory.lock();
-            let lock = lock.map_err(|error| Problem::new("the cache cannot be read").because(error))?;
+            let lock = place.directory.lock().map_err(unreadable)?;
             if lock.is_some() {
-                batch.iter().for_each(|id| self.directory.remove(*id));
-            } else if !control::ask(self.state, Ask::Remove(batch), NOTICE)? {
+                batch.iter().for_each(|id| place.directory.remove(*id));
+            } else if !control::ask(self.state, Ask::Remove(place.store, batch), NOTICE)? {
                 return Err(Problem::new("the node does not remove them")
                     .hint("its log says why; 'laneway status' shows its state"));
             }
@@ -220,7 +260,20 @@ impl Here<'_> {
     }
 }
 
-fn row(id: u64, stored: Stored, uses: &HashMap<u64, Used>, now: SystemTime) -> Row {
+impl Place {
+    /// The responses whose URL matches, all without a pattern.
+    fn matching(&self, pattern: Option<&str>) -> Vec<(u64, Stored)> {
+        let all = self.directory.ids().into_iter();
+        let stored = all.filter_map(|id| Some((id, self.directory.stored(id)?)));
+        stored.filter(|(_, stored)| pattern.is_none_or(|pattern| matches(pattern, &stored.uri))).collect()
+    }
+}
+
+fn unreadable(error: std::io::Error) -> Problem {
+    Problem::new("the cache cannot be read").because(error)
+}
+
+fn row(store: &'static str, (id, stored): (u64, Stored), uses: &HashMap<u64, Used>, now: SystemTime) -> Row {
     let Used { hits, saved, members } = uses.get(&id).copied().unwrap_or_default();
     Row {
         stored: stored.length(),
@@ -231,6 +284,7 @@ fn row(id: u64, stored: Stored, uses: &HashMap<u64, Used>, now: SystemTime) -> R
         hits,
         members,
         saved,
+        store,
         url: stored.uri,
     }
 }

@@ -28,6 +28,10 @@ pub(super) const CASES: &[Case] = &[
         "peers::a_member_that_sends_anything_else_costs_pieces_and_no_download",
         a_member_that_sends_anything_else_costs_pieces_and_no_download,
     ),
+    (
+        "peers::a_command_lists_checks_and_removes_what_is_kept_for_others",
+        a_command_lists_checks_and_removes_what_is_kept_for_others,
+    ),
 ];
 
 const MIB: usize = 1 << 20;
@@ -154,4 +158,32 @@ fn a_member_that_sends_anything_else_costs_pieces_and_no_download(lab: &Lab) {
             });
         }
     });
+}
+
+fn a_command_lists_checks_and_removes_what_is_kept_for_others(lab: &Lab) {
+    let files = lab.files(4 * MIB);
+    let (_gateway, _node, hosts, _nodes) = crowd(lab, 1, "1gbit");
+    let client = &hosts[0];
+    for number in [1, 2] {
+        let got = download_of(client, number).finish(PATIENCE).success();
+        assert_eq!(sha256(&got.stdout), sha256(&files.content(number)));
+    }
+    let listed = || laneway(client, &["cache", "ls", "--json"]).success().text();
+    wait_until("both to be kept", || listed().matches("\"store\":\"peer-cache\"").count() == 2);
+    let text = laneway(client, &["cache", "ls", "/f/2"]).success().text();
+    assert!(text.contains("KEPT FOR OTHER MEMBERS") && text.contains("1 files, 4.19 MB"), "{text}");
+    // What was changed on the disk is found, and removed by the running node.
+    let kept = bodies(&state(client).join("peer-cache"));
+    let mut bytes = fs::read(&kept[0]).unwrap();
+    bytes[MIB + 5] ^= 1;
+    fs::write(&kept[0], bytes).unwrap();
+    let verified = laneway(client, &["cache", "verify"]);
+    assert_eq!(verified.code(), 1, "{verified}");
+    let said = verified.text();
+    assert!(said.contains("its body was changed") && said.contains("1 responses are sound"), "{said}");
+    assert_eq!(listed().matches("peer-cache").count(), 1);
+    laneway(client, &["cache", "rm", "--all"]).success();
+    assert_eq!(laneway(client, &["cache", "ls"]).success().text(), "Nothing is stored.\n");
+    let got = download_of(client, 1).finish(PATIENCE).success();
+    assert_eq!(sha256(&got.stdout), sha256(&files.content(1)));
 }
