@@ -10,7 +10,7 @@ use crate::digest::Digest;
 use crate::pieces::Listed;
 
 /// The first bytes of each metadata file; the last one is the version of the format.
-const MAGIC: [u8; 8] = *b"LWcache\x04";
+pub const MAGIC: [u8; 8] = *b"LWcache\x04";
 /// The number of bytes of a body that share one checksum.
 pub const BLOCK: usize = 64 * 1024;
 /// The longest metadata that is read, in bytes: a head of 64 KiB with that of its request, and the checksums and hashes of

@@ -18,6 +18,7 @@ pub mod h2_memory;
 pub mod hpack;
 pub mod http_request;
 pub mod http_response;
+pub mod index;
 mod input;
 pub mod join_code;
 pub mod proxy_status;
@@ -36,7 +37,7 @@ mod seeds;
 pub type Run = fn(&[u8]);
 
 /// Every target with its name, which is also that of its fuzzer and of the directory of its seeds.
-pub const ALL: [(&str, Run); 24] = [
+pub const ALL: [(&str, Run); 25] = [
     ("access", access::run),
     ("beacons", beacons::run),
     ("capsule", capsule::run),
@@ -52,6 +53,7 @@ pub const ALL: [(&str, Run); 24] = [
     ("hpack", hpack::run),
     ("http_request", http_request::run),
     ("http_response", http_response::run),
+    ("index", index::run),
     ("join_code", join_code::run),
     ("proxy_status", proxy_status::run),
     ("records", records::run),

@@ -78,3 +78,10 @@ impl Random {
         usize::try_from(self.0.next_u64() % bound as u64).unwrap()
     }
 }
+
+/// The format has a version: a target that knows another one refuses everything, and finds nothing.
+#[test]
+fn the_whole_metadata_of_a_response_is_read() {
+    let (_, seed) = seeds("stored").into_iter().find(|(path, _)| path.ends_with("whole")).unwrap();
+    assert!(super::stored::read(&seed).is_some());
+}
