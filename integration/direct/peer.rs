@@ -50,6 +50,11 @@ impl Peer {
         within(self.stream.write_all(bytes.as_ref())).await.unwrap();
     }
 
+    /// False when the connection has ended.
+    pub(crate) async fn try_say(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        within(self.stream.write_all(bytes.as_ref())).await.is_ok()
+    }
+
     /// Hears exactly these bytes.
     #[track_caller]
     pub(crate) fn hear(&mut self, expected: &str) -> impl Future<Output = ()> {

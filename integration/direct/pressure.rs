@@ -2,11 +2,14 @@
 //! so that nothing counts as bounded only because the node says so.
 
 mod apps;
+mod indexes;
 mod log;
+mod pieces;
 mod strangers;
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -58,9 +61,14 @@ struct Victim {
 impl Victim {
     /// A gateway on an address of its own, because discovery is heard by every node of an address.
     async fn start(address: &str, options: &[String]) -> Self {
+        Self::start_with(address, options, |_| {}).await
+    }
+
+    /// The same, whose state directory is prepared first.
+    async fn start_with(address: &str, options: &[String], prepare: fn(&Path)) -> Self {
         let link = format!("{address}:0");
         let role = ["--role", "gateway", "--link", &link, "--allow", "127.0.0.0/8"].map(str::to_owned);
-        let mut victim = Self::node(address, &[&role, options].concat()).await;
+        let mut victim = Self::node(address, &[&role, options].concat(), prepare).await;
         // One link and one tunnel, so that what every node needs is there.
         victim.serves_others().await;
         victim.idle = victim.memory("VmRSS:");
@@ -72,18 +80,19 @@ impl Victim {
         // It has the group's key, so it accepts links to admit machines.
         let any = format!("{address}:0");
         let options = ["--role", "client", "--link", &any, "--dns", &any, "--hold", "60"].map(str::to_owned);
-        let mut victim = Self::node(address, &options).await;
+        let mut victim = Self::node(address, &options, |_| {}).await;
         victim.serves_its_page().await;
         victim.idle = victim.memory("VmRSS:");
         victim
     }
 
-    async fn node(address: &str, options: &[String]) -> Self {
+    async fn node(address: &str, options: &[String], prepare: fn(&Path)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state");
         let state = StateDir::open(path.clone()).unwrap();
         Authority::create(&state, "office", "first").unwrap();
         let (hostile, other) = (join(&state, Role::Client).await, join(&state, Role::Client).await);
+        prepare(&path);
         let discovery = UdpSocket::bind((address, 0)).unwrap().local_addr().unwrap().port().to_string();
         let (proxy, limit) = (format!("{address}:0"), format!("{LIMIT}M"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_laneway"));

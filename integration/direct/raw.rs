@@ -1,9 +1,11 @@
 //! A member of the group that writes HTTP/2 frames by hand (RFC 9113 §4): what no library would let it do.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use laneway::link::tls::{link_client, link_server, server_name};
 use laneway::trust::group::Group;
+use rustls::ClientConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
@@ -119,8 +121,13 @@ impl Raw {
 
     /// A link of `member` to whichever gateway of its group listens there.
     pub(crate) async fn to(gateway: SocketAddr, member: &Group, window: u32) -> Self {
+        Self::by(gateway, link_client(member).unwrap(), window).await
+    }
+
+    /// A link to whoever listens there, by this configuration.
+    pub(crate) async fn by(gateway: SocketAddr, config: Arc<ClientConfig>, window: u32) -> Self {
         let tcp = TcpStream::connect(gateway).await.unwrap();
-        let connector = TlsConnector::from(link_client(member).unwrap());
+        let connector = TlsConnector::from(config);
         let tls = connector.connect(server_name(None), tcp).await.unwrap();
         let settings = frame(SETTINGS, 0, 0, &[&WINDOW[..], &window.to_be_bytes()].concat());
         Self::begin(tls.into(), &[PREFACE, &settings].concat()).await

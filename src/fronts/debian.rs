@@ -3,6 +3,7 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 
+use super::found::Found;
 use super::place::Place;
 use super::url::Url;
 use crate::cache::digest::{Algorithm, Digest};
@@ -11,10 +12,12 @@ use crate::cache::digest::{Algorithm, Digest};
 const LONGEST: u64 = 64 * 1024;
 /// The most that an index may be unpacked, in bytes.
 const LARGEST: u64 = 1 << 30;
-/// Maximum number of files that one index names.
-const MOST: usize = 100_000;
+/// The most bytes that the names of the files of one source package take.
+const MOST_NAMES: usize = 256 * 1024;
 /// The memory that xz may take for its dictionary, in KiB: Debian's takes 64 MiB at most.
 const XZ_MEMORY: u32 = 80 * 1024;
+/// What xz takes besides its dictionary, in KiB.
+const XZ_COST: u32 = 512;
 
 /// Whether what is at `url` is such an index.
 #[must_use]
@@ -39,20 +42,37 @@ pub fn is_release(url: &Url) -> bool {
     path.ends_with("/InRelease") || path.ends_with("/Release")
 }
 
-/// Reads an index, packed with gzip or xz or not, and gives the digests of the files that it names.
+/// Reads an index, packed with gzip or xz or not, and gives the digests of the files that it names. `holds` hears now and then how
+/// much memory that takes, in bytes. Unpacking takes at most `most_memory`.
 ///
 /// # Errors
-/// When it cannot be read or unpacked.
-pub fn read(place: &Place, index: impl Read) -> io::Result<Vec<(Url, Digest)>> {
+/// When it cannot be read or unpacked, or not with so much memory.
+pub fn read(
+    place: &Place,
+    index: impl Read,
+    most_memory: usize,
+    mut holds: impl FnMut(usize),
+) -> io::Result<Vec<(Url, Digest)>> {
     let mut packed = BufReader::with_capacity(64 * 1024, index);
     let start = packed.fill_buf()?.to_vec();
     match start.as_slice() {
-        [0x1f, 0x8b, ..] => lines(place, flate2::bufread::MultiGzDecoder::new(packed)),
+        [0x1f, 0x8b, ..] => lines(place, flate2::bufread::MultiGzDecoder::new(packed), holds),
         [0xfd, b'7', b'z', b'X', b'Z', ..] => {
-            lines(place, lzma_rust2::XzReader::new_mem_limit(packed, true, XZ_MEMORY))
+            let most = u32::try_from(most_memory / 1024).unwrap_or(u32::MAX).min(XZ_MEMORY);
+            let dictionary = dictionary(&start).map_or(most, |size| size.min(most) + XZ_COST) as usize * 1024;
+            let unpacked = lzma_rust2::XzReader::new_mem_limit(packed, true, most);
+            lines(place, unpacked, |bytes| holds(dictionary + bytes))
         }
-        _ => lines(place, packed),
+        _ => lines(place, packed, holds),
     }
+}
+
+/// The size of the dictionary with which the first block of an xz stream is packed, in KiB: it follows the header of the stream (The
+/// .xz File Format 1.1, §3.1, §5.3.1). `None` where the header of the block has more fields than usual.
+fn dictionary(start: &[u8]) -> Option<u32> {
+    let [_size, 0, 0x21, 1, bits, ..] = start.get(12..)? else { return None };
+    let bits = u32::from(*bits).min(40);
+    Some((2 | bits & 1).checked_shl(bits / 2 + 1).unwrap_or(u32::MAX))
 }
 
 /// The section of a Release file or the paragraph of an index that is being read.
@@ -63,16 +83,19 @@ struct Paragraph {
     directory: Option<String>,
     /// The files of a source package.
     sources: Vec<(String, Digest)>,
+    /// The bytes of their names.
+    names: usize,
     is_in_digests: bool,
 }
 
-fn lines(place: &Place, text: impl Read) -> io::Result<Vec<(Url, Digest)>> {
+fn lines(place: &Place, text: impl Read, mut holds: impl FnMut(usize)) -> io::Result<Vec<(Url, Digest)>> {
     let mut text = BufReader::with_capacity(64 * 1024, text.take(LARGEST));
-    let mut found = Vec::new();
+    let mut found = Found::default();
     let (release, root) = (is_release(&place.url), root(place));
     let mut paragraph = Paragraph::default();
     let mut line = Vec::new();
-    while found.len() < MOST {
+    while !found.is_full() {
+        holds(found.memory());
         line.clear();
         if text.by_ref().take(LONGEST).read_until(b'\n', &mut line)? == 0 {
             break;
@@ -85,13 +108,21 @@ fn lines(place: &Place, text: impl Read) -> io::Result<Vec<(Url, Digest)>> {
         }
         if let Some((file, digest)) = paragraph.read(line) {
             match release {
-                true => found.extend(place.url.join(&file).map(|url| (url, digest))),
-                false => paragraph.sources.push((file, digest)),
+                true => {
+                    if let Some(url) = place.url.join(&file) {
+                        found.push(url, digest);
+                    }
+                }
+                false if paragraph.names + file.len() <= MOST_NAMES => {
+                    paragraph.names += file.len() + size_of::<(String, Digest)>();
+                    paragraph.sources.push((file, digest));
+                }
+                false => {}
             }
         }
     }
     paragraph.end(&root, &mut found);
-    Ok(found)
+    Ok(found.into_files())
 }
 
 /// What the paths in an index are relative to: the directory that holds `dists`, or the archive itself.
@@ -124,15 +155,17 @@ impl Paragraph {
         None
     }
 
-    fn end(self, root: &Url, found: &mut Vec<(Url, Digest)>) {
-        if let Some((file, digest)) = self.file.zip(self.digest) {
-            found.extend(root.join(&file).map(|url| (url, digest)));
+    fn end(self, root: &Url, found: &mut Found) {
+        if let Some((file, digest)) = self.file.zip(self.digest)
+            && let Some(url) = root.join(&file)
+        {
+            found.push(url, digest);
         }
         let directory = self.directory.unwrap_or_default();
         for (file, digest) in self.sources {
-            found.extend(
-                root.join(&format!("{}/{file}", directory.trim_end_matches('/'))).map(|url| (url, digest)),
-            );
+            if let Some(url) = root.join(&format!("{}/{file}", directory.trim_end_matches('/'))) {
+                found.push(url, digest);
+            }
         }
     }
 }
@@ -163,7 +196,11 @@ mod tests {
     }
 
     fn files(path: &str, index: &[u8]) -> Vec<String> {
-        read(&place(path), index).unwrap().iter().map(|(url, _)| url.to_string()).collect()
+        read(&place(path), index, usize::MAX, |_| ())
+            .unwrap()
+            .iter()
+            .map(|(url, _)| url.to_string())
+            .collect()
     }
 
     #[test]
@@ -225,7 +262,7 @@ mod tests {
         fn any_bytes_are_read_or_refused(mut index in proptest::collection::vec(any::<u8>(), 0..300), magic in 0..3) {
             let start: &[u8] = match magic { 0 => &[], 1 => &[0x1f, 0x8b, 8, 0], _ => b"\xfd7zXZ\0" };
             index.splice(0..0, start.iter().copied());
-            let _ = read(&place("dists/s/main/binary-amd64/Packages"), index.as_slice());
+            let _ = read(&place("dists/s/main/binary-amd64/Packages"), index.as_slice(), usize::MAX, |_| ());
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Python's simple repository API in HTML (PEP 503), rewritten while it streams: the addresses in its anchors.
 
+use super::found::Found;
 use super::json::metadata_of;
 use super::place::Place;
 use super::url::Url;
@@ -17,7 +18,7 @@ pub struct Rewriter {
     base: Url,
     /// A tag whose end has not come, and the quote that is open in it.
     tag: Option<(Vec<u8>, Option<u8>)>,
-    found: Vec<(Url, Digest)>,
+    found: Found,
 }
 
 /// An attribute: its name in lower case, its value, and where that is in the tag, with its quotes.
@@ -32,7 +33,7 @@ impl Rewriter {
     #[must_use]
     pub fn new(place: Place, local: String) -> Self {
         let base = place.url.clone();
-        Self { place, local, base, tag: None, found: Vec::new() }
+        Self { place, local, base, tag: None, found: Found::default() }
     }
 
     /// Reads the next bytes, and appends to `out` what they become.
@@ -68,7 +69,13 @@ impl Rewriter {
         if let Some((tag, _)) = self.tag.take() {
             out.extend_from_slice(&tag);
         }
-        std::mem::take(&mut self.found)
+        std::mem::take(&mut self.found).into_files()
+    }
+
+    /// The memory that what was found takes, in bytes.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.found.memory()
     }
 
     fn whole(&mut self, tag: &[u8], out: &mut Vec<u8>) {
@@ -89,11 +96,11 @@ impl Rewriter {
         let Some(url) = self.base.join(&href.value) else { return out.extend_from_slice(tag) };
         let fragment = href.value.find('#').map_or("", |at| &href.value[at..]);
         if let Some(digest) = Digest::from_assignment(fragment.trim_start_matches('#')) {
-            self.found.push((url.clone(), digest));
+            self.found.push(url.clone(), digest);
         }
         let metadata = named("data-core-metadata").or_else(|| named("data-dist-info-metadata"));
         if let Some(digest) = metadata.and_then(|attribute| Digest::from_assignment(&attribute.value)) {
-            self.found.push((metadata_of(&url), digest));
+            self.found.push(metadata_of(&url), digest);
         }
         let new = format!("{}{}{fragment}", self.local, self.place.path_of(&url));
         out.extend_from_slice(&tag[..href.place.start]);

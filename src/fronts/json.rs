@@ -3,6 +3,7 @@
 //!
 //! Only the values that matter are touched; every other byte passes as it is, and is not judged.
 
+use super::found::Found;
 use super::place::Place;
 use super::url::Url;
 use crate::cache::digest::{Algorithm, Digest};
@@ -36,7 +37,7 @@ pub struct Rewriter {
     unread: usize,
     text: Text,
     /// What the index names.
-    found: Vec<(Url, Digest)>,
+    found: Found,
     /// Where the crates are.
     downloads: Option<String>,
 }
@@ -71,7 +72,7 @@ impl Rewriter {
     /// A rewriter of the index at `place`. URLs that lead back begin with `local`.
     #[must_use]
     pub fn new(format: Format, place: Place, local: String) -> Self {
-        let (stack, found) = (Vec::new(), Vec::new());
+        let (stack, found) = (Vec::new(), Found::default());
         Self { format, place, local, stack, unread: 0, text: Text::Between, found, downloads: None }
     }
 
@@ -93,7 +94,13 @@ impl Rewriter {
         {
             out.extend_from_slice(&collected);
         }
-        (std::mem::take(&mut self.found), self.downloads.take())
+        (std::mem::take(&mut self.found).into_files(), self.downloads.take())
+    }
+
+    /// The memory that what was found takes, in bytes.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.found.memory()
     }
 
     /// Bytes outside of strings.
@@ -280,9 +287,12 @@ impl Rewriter {
             }
             (Format::Npm | Format::Simple, _, _) => {
                 if let Some(url) = level.url {
-                    let metadata = level.metadata.map(|digest| (metadata_of(&url), digest));
-                    self.found.extend(metadata);
-                    self.found.extend(level.digest.map(|digest| (url, digest)));
+                    if let Some(digest) = level.metadata {
+                        self.found.push(metadata_of(&url), digest);
+                    }
+                    if let Some(digest) = level.digest {
+                        self.found.push(url, digest);
+                    }
                 }
             }
             (Format::CratesIndex(template), _, None) => {
@@ -290,7 +300,7 @@ impl Rewriter {
                 if let Some(((name, version), digest)) = named
                     && let Some(url) = Url::parse(&crate_url(template, &name, &version, &digest))
                 {
-                    self.found.push((url, digest));
+                    self.found.push(url, digest);
                 }
             }
             _ => {}

@@ -3,6 +3,7 @@
 //! digests those indexes name.
 
 pub mod debian;
+pub mod found;
 pub mod html;
 pub mod json;
 pub mod kind;

@@ -12,6 +12,8 @@ use crate::wire::id::NodeId;
 const MOST_BODIES: usize = 256;
 /// Maximum number of members of one body.
 const MOST_MEMBERS: usize = 1024;
+/// Maximum number of members of all bodies together, about 4 MiB.
+const MOST_PLACES: usize = 32 * 1024;
 /// How many clients get a body from one member before others are preferred. With more, each of them waits longer for each
 /// piece; with fewer, a piece passes more members on its way to the last one.
 const CHILDREN: usize = 2;
@@ -84,8 +86,11 @@ impl Swarms {
         let mut bodies = self.bodies();
         bodies.clock += 1;
         let clock = bodies.clock;
-        if bodies.swarms.len() >= MOST_BODIES && !bodies.swarms.contains_key(&body) {
-            let oldest = bodies.swarms.iter().min_by_key(|(_, swarm)| swarm.used).map(|(id, _)| *id);
+        let places: usize = bodies.swarms.values().map(|swarm| swarm.members.len()).sum();
+        let is_new = !bodies.swarms.contains_key(&body);
+        if bodies.swarms.len() >= MOST_BODIES && is_new || places >= MOST_PLACES {
+            let others = bodies.swarms.iter().filter(|(id, _)| **id != body);
+            let oldest = others.min_by_key(|(_, swarm)| swarm.used).map(|(id, _)| *id);
             oldest.and_then(|oldest| bodies.swarms.remove(&oldest));
         }
         let swarm = bodies.swarms.entry(body).or_default();
@@ -161,8 +166,15 @@ impl Place {
     /// Notes that this client got nothing from `member`.
     pub(super) fn failed(&self, member: NodeId) {
         self.with(|swarm| {
+            // Only about the one that it was sent to.
+            let asker = swarm.members.iter().find(|known| known.id == self.member);
+            if asker.and_then(|asker| asker.parent) != Some(member) {
+                return;
+            }
             let known = swarm.members.iter_mut().find(|known| known.id == member);
-            if let Some(known) = known.filter(|known| !known.failed.contains(&self.member)) {
+            if let Some(known) = known.filter(|known| !known.failed.contains(&self.member))
+                && known.failed.len() < MOST_FAILED
+            {
                 known.failed.push(self.member);
             }
         });

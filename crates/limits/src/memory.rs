@@ -339,6 +339,11 @@ impl Account {
         self.holder.total.used.load(Relaxed) > self.holder.total.limit / 2
     }
 
+    /// How much all may hold together, in bytes.
+    pub fn limit(&self) -> usize {
+        self.holder.total.limit
+    }
+
     /// Whose account this is.
     pub fn holder(&self) -> &Arc<Holder> {
         &self.holder

@@ -27,6 +27,8 @@ use crate::wire::http::{Fields, ResponseHead};
 const LARGEST: u64 = 256 * 1024 * 1024;
 /// How much is unpacked at a time, in bytes: it may become a thousand times as much.
 const STEP: usize = 4 * 1024;
+/// The part of the memory that unpacking an index may take: one in this many.
+const UNPACKING_PART: usize = 4;
 /// How many pieces of an index wait to be read.
 const QUEUE: usize = 8;
 /// How long reading an index may take after its last byte has come.
@@ -86,8 +88,8 @@ impl Filter {
             return None;
         }
         let rewrite = if expected.is_none() { Rewrite::of(place, known, response, local) } else { None };
-        let learn =
-            (place.kind == Kind::Apt && debian::is_index(&place.url)).then(|| Learn::begin(place.clone()));
+        let learn = (place.kind == Kind::Apt && debian::is_index(&place.url))
+            .then(|| Learn::begin(place.clone(), account));
         if expected.is_none() && rewrite.is_none() && learn.is_none() {
             return None;
         }
@@ -137,6 +139,9 @@ impl Filter {
             Some(rewrite) => rewrite.feed(&bytes)?,
             None => bytes,
         };
+        if let Some(rewrite) = &self.rewrite {
+            self.memory.set(rewrite.memory());
+        }
         if self.check.is_none() && self.learn.is_none() {
             return Ok(out);
         }
@@ -195,6 +200,13 @@ impl Rewrite {
         text.map(|text| Self { unpack, text, length: 0 })
     }
 
+    fn memory(&self) -> usize {
+        match &self.text {
+            Text::Html(html) => html.memory(),
+            Text::Json(json) => json.memory(),
+        }
+    }
+
     fn feed(&mut self, bytes: &[u8]) -> Result<Bytes, Wrong> {
         let unpacked = match &mut self.unpack {
             Some(decoder) => {
@@ -245,10 +257,11 @@ impl Rewrite {
 }
 
 impl Learn {
-    fn begin(place: Place) -> Self {
+    fn begin(place: Place, account: &Arc<Account>) -> Self {
         let (pieces, received) = mpsc::channel(QUEUE);
+        let (mut held, most) = (Tally::of(account), account.limit() / UNPACKING_PART);
         let reading = tokio::task::spawn_blocking(move || {
-            debian::read(&place, Pieces { received, piece: Bytes::new() })
+            debian::read(&place, Pieces { received, piece: Bytes::new() }, most, |bytes| held.set(bytes))
         });
         Self { pieces, reading }
     }

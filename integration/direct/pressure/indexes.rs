@@ -1,0 +1,75 @@
+//! Indexes of registries that name as much as they can, and packed ones that become many times as much.
+
+use std::io::Write as _;
+
+use tokio::io::AsyncReadExt as _;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
+use super::Victim;
+use crate::peer::{Origin, within};
+
+/// A digest, whichever.
+const HEX: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+/// A gateway whose own apps use fronts of a registry at `origin`.
+async fn with_fronts(address: &str, origin: &Origin) -> Victim {
+    let fronts = ["pypi", "apt/a"].map(|front| format!("{front}=http://{}/{front}/", origin.address));
+    Victim::start(address, &fronts.map(|front| ["--front".to_owned(), front]).concat()).await
+}
+
+/// An app gets this path, for which the registry sends these parts of a body, each so often.
+async fn gets(victim: &Victim, origin: &Origin, path: &str, kind: &str, parts: &[(Vec<u8>, usize)]) {
+    let mut app = within(TcpStream::connect(victim.proxy)).await.unwrap();
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", victim.proxy);
+    within(app.write_all(request.as_bytes())).await.unwrap();
+    let mut server = origin.accept().await;
+    server.head().await;
+    server.say(format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nConnection: close\r\n\r\n")).await;
+    let reading = tokio::spawn(async move {
+        let mut room = vec![0; 1 << 18];
+        while within(app.read(&mut room)).await.is_ok_and(|count| count > 0) {}
+    });
+    'sending: for (part, times) in parts {
+        for _ in 0..*times {
+            if !server.try_say(part).await {
+                break 'sending;
+            }
+        }
+    }
+    drop(server);
+    reading.await.unwrap();
+    victim.has_kept_memory();
+}
+
+#[tokio::test]
+async fn indexes_of_any_size_do_not_fill_the_nodes_memory() {
+    let origin = Origin::new();
+    let victim = with_fronts("127.0.0.84", &origin).await;
+    let name = "y".repeat(2000);
+    let anchor = format!("<a href=\"{name}#sha256={HEX}\">a</a>\n").repeat(32).into_bytes();
+    gets(&victim, &origin, "/pypi/page/", "text/html", &[(anchor, 1500)]).await;
+    let file = format!("{{\"url\":\"{name}\",\"hashes\":{{\"sha256\":\"{HEX}\"}}}},").repeat(32).into_bytes();
+    let json = [(b"{\"files\":[".to_vec(), 1), (file, 1500), (b"{}]}".to_vec(), 1)];
+    gets(&victim, &origin, "/pypi/json/", "application/vnd.pypi.simple.v1+json", &json).await;
+}
+
+#[tokio::test]
+async fn packed_lists_that_become_a_thousand_times_as_much_do_not_fill_the_nodes_memory() {
+    let origin = Origin::new();
+    let victim = with_fronts("127.0.0.85", &origin).await;
+    let name = "y".repeat(2000);
+    let packed = |begin: &str, text: &str| {
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packed.write_all(begin.as_bytes()).unwrap();
+        (0..60_000).for_each(|_| packed.write_all(text.as_bytes()).unwrap());
+        packed.finish().unwrap()
+    };
+    for (file, begin, text) in [
+        ("Packages.gz", "", format!("Filename: {name}\nSHA256: {HEX}\n\n")),
+        ("Sources.gz", "Checksums-Sha256:\n", format!(" {HEX} 1 {name}\n")),
+    ] {
+        let list = packed(begin, &text);
+        gets(&victim, &origin, &format!("/apt/a/dists/s/{file}"), "text/plain", &[(list, 1)]).await;
+    }
+}
