@@ -13,6 +13,10 @@ pub(super) const CASES: &[Case] = &[
     ("ailments::a_client_that_hears_no_gateway", a_client_that_hears_no_gateway),
     ("ailments::a_gateway_behind_its_own_firewall", a_gateway_behind_its_own_firewall),
     (
+        "ailments::a_firewall_that_lets_discovery_in_is_not_blamed_for_missing_gateways",
+        a_firewall_that_lets_discovery_in_is_not_blamed_for_missing_gateways,
+    ),
+    (
         "ailments::two_active_gateways_that_do_not_hear_each_other",
         two_active_gateways_that_do_not_hear_each_other,
     ),
@@ -108,6 +112,19 @@ fn a_gateway_behind_its_own_firewall(lab: &Lab) {
         "ip saddr 10.77.0.0/24 tcp dport { 22, 7000-8000 } accept\nudp dport 7420 accept\niif lan drop",
     );
     assert_eq!(diagnose(&g1, &[]).code, 0);
+}
+
+fn a_firewall_that_lets_discovery_in_is_not_blamed_for_missing_gateways(lab: &Lab) {
+    let c1 = lab.client("c1");
+    init(&c1);
+    for (rules, is_blamed) in [
+        ("udp dport 7420 drop", true),
+        ("ct state invalid drop\nudp dport 7420 accept\nudp dport != 53 drop", false),
+    ] {
+        c1.filter(rules);
+        let said = diagnose(&c1, &[]).said("discovery");
+        assert_eq!(said.contains("the firewall of this machine"), is_blamed, "{said}");
+    }
 }
 
 fn two_active_gateways_that_do_not_hear_each_other(lab: &Lab) {

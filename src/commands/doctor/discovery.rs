@@ -28,6 +28,8 @@ pub(super) struct Facts<'a> {
     pub(super) port: u16,
     /// This machine's firewall.
     pub(super) firewall: Option<&'a Firewall>,
+    /// Whether that lets datagrams of discovery in for certain.
+    pub(super) is_open: bool,
     /// The node that runs here.
     pub(super) node: Option<&'a Node>,
     /// Whether gateways are configured by --gateway, which need no discovery.
@@ -237,12 +239,12 @@ fn no_gateway(survey: &Survey, facts: &Facts<'_>) -> Finding {
         .because(format!("asked by {cast} from {}; {known}", from.join(", ")));
     let port = facts.port;
     match (facts.firewall, facts.node.and_then(|node| unreached(&node.seen))) {
-        (Some(firewall), _) => firewalled(finding, firewall, port),
-        (None, Some(servers)) => {
+        (Some(firewall), _) if !facts.is_open => firewalled(finding, firewall, port),
+        (_, Some(servers)) => {
             let finding = unreached_here(finding, &servers, facts.node);
             finding.hint(to_reach(&servers, facts))
         }
-        (None, None) => finding.hint(format!(
+        (_, None) => finding.hint(format!(
             "on a machine that reaches the server start 'laneway up --server HOST:PORT', and open UDP port {port}: \
              {}; behind a router, name it on this machine: 'laneway up --gateway HOST:7420'",
             open_commands_elsewhere(port, "udp")
@@ -317,6 +319,7 @@ mod tests {
         let facts = Facts {
             port: 7420,
             firewall,
+            is_open: false,
             node: None,
             named: false,
             is_candidate: false,

@@ -203,6 +203,7 @@ impl Remote<'_> {
         let facts = discovery::Facts {
             port: self.config.peers.discovery_port,
             firewall: self.firewall,
+            is_open: running::admits_discovery(self.config.peers.discovery_port, self.lans),
             node: self.node,
             named: !self.config.peers.gateway.is_empty(),
             is_candidate,

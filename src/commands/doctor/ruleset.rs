@@ -129,18 +129,31 @@ impl Ruleset {
 
     /// The chain that drops the packet for certain.
     pub(super) fn drops(&self, packet: &Packet<'_>) -> Option<&str> {
+        let dropping = self.fates(packet).into_iter().find(|(_, fates)| !fates.accepted);
+        dropping.map(|(place, _)| place)
+    }
+
+    /// Whether the packet passes for certain.
+    pub(super) fn admits(&self, packet: &Packet<'_>) -> bool {
+        !self.fates(packet).iter().any(|(_, fates)| fates.dropped)
+    }
+
+    /// What each base chain does with the packet: it accepts or drops it.
+    fn fates(&self, packet: &Packet<'_>) -> Vec<(&str, Fates)> {
         let sees = |place: &str| match place.split(' ').next() {
             Some("ip") => packet.to.is_ipv4(),
             Some("ip6") => packet.to.is_ipv6(),
             family => family == Some("inet"),
         };
-        let mut base = self.chains.iter().filter(|(place, chain)| chain.is_base && sees(place));
-        let found = base.find(|(place, chain)| {
-            let fates = self.walk(place, packet, 0);
-            let passes = (fates.goes_on || fates.returns) && !chain.drops;
-            !fates.accepted && !passes
+        let base = self.chains.iter().filter(|(place, chain)| chain.is_base && sees(place));
+        let each = base.map(|(place, chain)| {
+            let mut fates = self.walk(place, packet, 0);
+            let ends = fates.goes_on || fates.returns;
+            fates.dropped |= ends && chain.drops;
+            fates.accepted |= ends && !chain.drops;
+            (place.as_str(), fates)
         });
-        found.map(|(place, _)| place.as_str())
+        each.collect()
     }
 
     /// What the chain does with the packet.
@@ -283,6 +296,7 @@ impl Ruleset {
 #[derive(Clone, Copy, Debug)]
 enum Key {
     State,
+    Status,
     Interface,
     Source,
     Destination,
@@ -299,6 +313,7 @@ fn key<'a>(words: &'a [String], packet: &Packet<'_>) -> Option<(Key, bool, &'a [
     let is_v6 = packet.to.is_ipv6();
     let (key, has_it, length) = match (word(0), word(1)) {
         ("ct", "state") => (Key::State, true, 2),
+        ("ct", "status") => (Key::Status, true, 2),
         ("iif" | "iifname", _) => (Key::Interface, true, 1),
         ("meta", "iif" | "iifname") => (Key::Interface, true, 2),
         ("meta", "l4proto") => (Key::Protocol, true, 2),
@@ -326,6 +341,8 @@ impl Key {
         match self {
             Self::Unknown => Truth::Maybe,
             Self::State => Truth::of(value == "new"),
+            // Neither an answer, nor is its address translated.
+            Self::Status => Truth::No,
             Self::Interface => Truth::of(match value.strip_suffix('*') {
                 Some(beginning) => packet.interface.starts_with(beginning),
                 None => packet.interface == value,
@@ -438,15 +455,21 @@ mod tests {
 
     /// The chains that drop the first packet to a gateway's TCP port 7420.
     fn tcp(rules: &str) -> Option<String> {
-        let packet = Packet {
+        let (rules, packet) = (Ruleset::parse(rules), packet());
+        let dropped = rules.drops(&packet).map(str::to_owned);
+        assert!(dropped.is_none() || !rules.admits(&packet), "it cannot be both");
+        dropped
+    }
+
+    fn packet() -> Packet<'static> {
+        Packet {
             protocol: "tcp",
             port: 7420,
             interface: "eth1",
             from: "10.77.0.21/24".parse().unwrap(),
             to: "10.77.0.21".parse().unwrap(),
             is_broadcast: false,
-        };
-        Ruleset::parse(rules).drops(&packet).map(str::to_owned)
+        }
     }
 
     /// A table with these rules in its chain of incoming packets.
@@ -477,6 +500,7 @@ mod tests {
             ),
             ("drop", "icmp type echo-request accept\n\t\tfib daddr type broadcast accept"),
             ("drop", "tcp dport 7420 ct state != new accept"),
+            ("drop", "ct status dnat accept"),
         ] {
             assert_eq!(tcp(&input(policy, rules)).as_deref(), Some("inet t input"), "{policy}: {rules}");
         }
@@ -498,6 +522,15 @@ mod tests {
             ("drop", "jump unknown"),
         ] {
             assert_eq!(tcp(&input(policy, rules)), None, "{policy}: {rules}");
+        }
+        for (policy, rules, admits) in [
+            ("accept", "", true),
+            ("drop", "tcp dport 7420 accept", true),
+            ("drop", "ct state invalid drop\n\t\tlimit rate 3/minute accept\n\t\tjump x", true),
+            ("drop", "tcp dport 7420 limit rate 25/second accept", false),
+            ("accept", "meta mark 0x00000001 drop", false),
+        ] {
+            assert_eq!(Ruleset::parse(&input(policy, rules)).admits(&packet()), admits, "{policy}: {rules}");
         }
         let forward = input("drop", "").replace("hook input", "hook forward");
         assert_eq!(tcp(&forward), None);

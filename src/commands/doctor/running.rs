@@ -68,6 +68,19 @@ pub(super) fn link_address(node: &Node, lans: &[Lan]) -> Option<Finding> {
     )
 }
 
+/// Whether the rules of nftables let datagrams of discovery in for certain, on every LAN.
+pub(super) fn admits_discovery(port: u16, lans: &[Lan]) -> bool {
+    let Some(rules) = Firewall::rules() else { return false };
+    let rules = Ruleset::parse(&rules);
+    lans.iter().filter(|lan| matches!(lan.net, IpNet::V4(_))).all(|lan| {
+        let (interface, from) = (lan.interface.as_str(), lan.net);
+        let to = [(lan.net.addr(), false), (lan.everybody(port).ip(), true)];
+        to.into_iter().all(|(to, is_broadcast)| {
+            rules.admits(&Packet { protocol: "udp", port, interface, from, to, is_broadcast })
+        })
+    })
+}
+
 /// The findings about the firewall of a gateway, whose rules other machines' packets have to pass.
 pub(super) fn firewall(
     config: &Config,
