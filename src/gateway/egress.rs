@@ -55,7 +55,7 @@ pub enum Outcome {
     Connected(Target),
     /// The host at this address sent something.
     Answered(SocketAddr),
-    /// The destination has not answered for [`SLOW`].
+    /// The destination has had time to answer, and has not answered yet.
     Slow(Target),
     /// The destination was not reached.
     Failed {
