@@ -125,10 +125,10 @@ impl Leave {
             Copies::Exported => Ok(()),
             Copies::OnlyHere => Err(Problem::usage("this machine holds the only copy of the group's key")
                 .after(Problem::usage("without it nobody can admit or remove machines any more"))
-                .hint(format!("{copy}; --force leaves anyway"))),
+                .hint(format!("{copy}; 'laneway leave --force --yes' leaves anyway"))),
             Copies::Imported => Err(Problem::usage("this machine holds the group's key, which was imported here")
                 .after(Problem::usage("it cannot tell whether the machine that exported the key still has it"))
-                .hint(format!("if 'laneway members' works on another machine, that has the key: leave with --force; else {copy}"))),
+                .hint(format!("if 'laneway members' works on another machine, that has the key: 'laneway leave --force --yes'; else {copy}"))),
         }
     }
 
@@ -192,7 +192,7 @@ fn nobody(group: &Group) -> Problem {
     Problem::new("no gateway of the group can be told")
         .after(Problem::new("none answers: this machine would stay on the list of members"))
         .hint(format!(
-            "start one, or name it with --gateway HOST:PORT; or leave with --force, and run 'laneway revoke {name}' on the \
+            "start one, or name it with --gateway HOST:PORT; or 'laneway leave --force --yes', and then 'laneway revoke {name}' on the \
              machine with the group's key"
         ))
 }

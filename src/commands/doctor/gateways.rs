@@ -200,7 +200,7 @@ fn not_linked(
         DialError::Removed(..) => finding.hint(REMOVED),
         DialError::Left(..) => finding.hint(format!("use another gateway, or join the group again on {on}")),
         DialError::Trust(..) | DialError::Certificate(..) | DialError::Refused(..) => finding.hint(format!(
-            "on {on}: the first line of 'laneway status' names its group; if that is another one, run 'laneway leave --force' \
+            "on {on}: the first line of 'laneway status' names its group; if that is another one, run 'laneway leave --force --yes' \
              here and join it with a code of 'laneway invite'"
         )),
         DialError::Protocol(..) => finding.hint(format!("on {on}: check that laneway, of the same version, is what listens on port {port}")),
