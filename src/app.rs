@@ -20,6 +20,7 @@ use crate::service::Manager;
 use crate::shared::Shared;
 use crate::sys::signals::{Request, Signals};
 use crate::sys::state::{StateDir, quoted};
+use crate::sys::tools;
 use bound::{BoundNode, Member};
 
 /// How long a stopping candidate keeps announcing that it stops, so that it is sent more than once.
@@ -95,8 +96,10 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
 /// The problem of a node that cannot start where another one runs with the same directory.
 fn second_node(state: &StateDir) -> Problem {
     let directory = quoted(state.path());
-    Problem::new(format!("a node runs here already, with the directory {directory}"))
-        .hint("'laneway status' shows it; 'systemctl reload laneway', or SIGHUP, has it read its configuration again")
+    Problem::new(format!("a node runs here already, with the directory {directory}")).hint(format!(
+        "'laneway status' shows it; '{}' has its service read its configuration again",
+        tools::RELOAD
+    ))
 }
 
 /// Takes the ports of the local proxy that the service manager passes, if it passes any, in place of the configured ones.

@@ -20,6 +20,7 @@ use crate::peers::uplink::{self, Uplink};
 use crate::problem::Problem;
 use crate::shared::{Part, Shared};
 use crate::sys::state::StateDir;
+use crate::sys::tools;
 use crate::trust::authority::JoinResponder;
 use crate::wire::datagram::Reach;
 use crate::wire::id::NodeId;
@@ -103,11 +104,12 @@ impl BoundPeering {
         let discovery = Discovery::new(discovery_options, shared.directory.clone(), shared.announced.clone());
         let mut receivers = JoinSet::new();
         let addresses = discovery.bind(&mut receivers).map_err(|error| {
-            Problem::new("discovery cannot start").because(error).hint(
-                "another program has the port, probably a node of another user: 'ss -lunp' shows it to root. A second node of one \
-                 machine finds its gateway by name and takes ports of its own: --lan 127.0.0.1 --gateway HOST:7420 --proxy \
+            Problem::new("discovery cannot start").because(error).hint(format!(
+                "another program has the port, probably a node of another user: '{}' shows it to an administrator. A second node \
+                 of one machine finds its gateway by name and takes ports of its own: --lan 127.0.0.1 --gateway HOST:7420 --proxy \
                  127.0.0.1:1081. For another program: --discovery-port N, the same on all machines",
-            )
+                tools::PORTS
+            ))
         })?;
         let remembered = remembered::load(state);
         for &address in &remembered {

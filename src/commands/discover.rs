@@ -15,6 +15,7 @@ use crate::peers::remembered;
 use crate::problem::Problem;
 use crate::size::{TimeError, within};
 use crate::sys::state::StateDir;
+use crate::sys::tools;
 use crate::telemetry::report;
 use crate::trust::membership::Membership;
 
@@ -147,9 +148,9 @@ fn print(rows: Vec<[String; 9]>) {
 fn no_gateway(asked: &[String], port: u16, only: &[String]) -> Problem {
     if asked.is_empty() {
         let hint = if only.is_empty() {
-            "bring up an interface and give it an address: 'ip addr' shows them".to_owned()
+            format!("bring up an interface and give it an address: '{}' shows them", tools::ADDRESSES)
         } else {
-            "--lan names no address of this machine that is up: 'ip addr' shows them".to_owned()
+            format!("--lan names no address of this machine that is up: '{}' shows them", tools::ADDRESSES)
         };
         return Problem::new("there is no network interface to query on").hint(hint);
     }

@@ -32,6 +32,7 @@ use crate::peers::directory::Gateway as KnownGateway;
 use crate::peers::options::PORT;
 use crate::problem::Problem;
 use crate::shared::{Part, Shared};
+use crate::sys::tools;
 use crate::telemetry::report;
 use crate::telemetry::snapshot::{RulesSeen, Unreached};
 use crate::trust::authority::Held;
@@ -373,9 +374,11 @@ fn bind_link(address: Option<SocketAddr>) -> Result<(TcpListener, SocketAddr), P
                     "--link names an address of this machine, which has {own}; without --link it listens on all of them"
                 )
             }
-            _ => "'laneway status' shows whether a node runs here already; if another program has the port, which 'ss -ltnp' shows to \
-                  root, take another one: --link 0.0.0.0:7421 (in laneway.toml: link = \"0.0.0.0:7421\")"
-                .to_owned(),
+            _ => format!(
+                "'laneway status' shows whether a node runs here already; if another program has the port, which '{}' shows to \
+                 an administrator, take another one: --link 0.0.0.0:7421 (in laneway.toml: link = \"0.0.0.0:7421\")",
+                tools::PORTS
+            ),
         };
         Problem::new(format!("the link port cannot listen on {place}")).because(error).hint(hint)
     };

@@ -24,6 +24,7 @@ use crate::fronts::place::Fronts;
 use crate::peers::candidate::Announcement;
 use crate::problem::Problem;
 use crate::shared::{Part, Shared};
+use crate::sys::tools;
 use crate::trust::random::random;
 use crate::wire::datagram::{Reach, State};
 use crate::wire::sharing::Offer;
@@ -262,8 +263,9 @@ pub fn bind_proxy(options: &Options) -> Result<Vec<Port>, Problem> {
             let hint = match (endpoint, error.kind()) {
                 (Endpoint::Tcp(address), std::io::ErrorKind::AddrInUse) => port_taken(*address),
                 (Endpoint::Tcp(address), std::io::ErrorKind::AddrNotAvailable) => format!(
-                    "--proxy names an address of this machine, such as 127.0.0.1:{}: 'ip -brief address' shows them",
-                    address.port()
+                    "--proxy names an address of this machine, such as 127.0.0.1:{}: '{}' shows them",
+                    address.port(),
+                    tools::ADDRESSES
                 ),
                 (Endpoint::Tcp(_), _) => "ports below 1024 need root: --proxy 127.0.0.1:1080".to_owned(),
                 (Endpoint::Unix(_), _) => {
@@ -280,8 +282,9 @@ pub fn bind_proxy(options: &Options) -> Result<Vec<Port>, Problem> {
 fn port_taken(address: SocketAddr) -> String {
     let other = crate::net::free_port_beside(address);
     format!(
-        "'laneway status' shows whether a node runs here already; if another program has the port, which 'ss -ltnp' shows to root, \
-         take another one: --proxy {other} (in laneway.toml: proxy = [\"{other}\"])"
+        "'laneway status' shows whether a node runs here already; if another program has the port, which '{}' shows to an \
+         administrator, take another one: --proxy {other} (in laneway.toml: proxy = [\"{other}\"])",
+        tools::PORTS
     )
 }
 

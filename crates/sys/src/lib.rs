@@ -31,5 +31,6 @@ pub mod service;
 pub mod signals;
 pub mod state;
 pub mod system_proxy;
+pub mod tools;
 pub mod unix_socket;
 pub mod users;

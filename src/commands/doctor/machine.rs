@@ -20,7 +20,7 @@ use crate::problem::Problem;
 use crate::redirect::{self, Leftover};
 use crate::sys::port_holder::{self, Protocol};
 use crate::sys::state::{StateDir, quoted};
-use crate::sys::users;
+use crate::sys::{tools, users};
 use crate::telemetry::report;
 use crate::telemetry::snapshot::{Snapshot, Unreached};
 use crate::trust::group::{self, Group};
@@ -129,13 +129,17 @@ fn no_lan(config: &Config) -> Finding {
     }
     let up = lan::lans(&[]).map_or(0, |lans| lans.len());
     match silent.first() {
-        _ if up > 0 => finding.hint("--lan names no address of this machine that is up: 'ip addr' shows them"),
+        _ if up > 0 => finding.hint(format!(
+            "--lan names no address of this machine that is up: '{}' shows them",
+            tools::ADDRESSES
+        )),
         Some((interface, net)) => finding.hint(format!(
             "if that is a LAN, give it the LAN's prefix, like 'ip addr add {}/24 broadcast + dev {interface}'; else name \
              the gateway: 'laneway up --gateway HOST:{PORT}'",
             net.addr()
         )),
-        None => finding.hint("bring up an interface that has an address: 'ip addr' shows them"),
+        None => finding
+            .hint(format!("bring up an interface that has an address: '{}' shows them", tools::ADDRESSES)),
     }
 }
 
@@ -228,7 +232,9 @@ pub(super) fn way_out(seen: &Snapshot) -> Option<Finding> {
         let reason = |fault: &Unreached| format!("it does not reach {}: {}", fault.server, fault.reason);
         let host = seen.unreached.first().map_or("ADDRESS", |fault| host_of(&fault.server));
         let uplink = format!(
-            "bring the uplink up: 'ip -brief address' shows the interfaces, 'ip route get {host}' the route"
+            "bring the uplink up: '{}' shows the interfaces, '{}' the route",
+            tools::ADDRESSES,
+            tools::route(host, None)
         );
         let upstream = seen.unreached.iter().find(|fault| fault.server.starts_with("--upstream"));
         let hint = match upstream {
@@ -336,7 +342,7 @@ fn taken(protocol: Protocol, address: SocketAddr, other: &str) -> Finding {
     let holder = holder.map(|program| (failure::printable(&program.name), program.process));
     let why = match &holder {
         Some((name, process)) => format!("{name} (process {process})"),
-        None => "another program, which 'ss -lntup' shows to root".into(),
+        None => format!("another program, which '{}' shows to an administrator", tools::PORTS),
     };
     let hint: String = match &holder {
         Some((name, _)) if name == "laneway" => {

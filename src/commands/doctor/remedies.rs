@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use super::report::{Finding, Layer};
 use crate::net;
+use crate::sys::tools;
 
 /// What to do on a machine that was removed from its group.
 pub(super) const REMOVED: &str = "run 'laneway leave --yes', which deletes the old keys; then run 'laneway invite' on the machine with the \
@@ -46,10 +47,7 @@ pub(super) fn with_interface(address: SocketAddr) -> String {
 
 /// The command that shows the route to an address, quoted.
 pub(super) fn route_to(address: SocketAddr) -> String {
-    match interface_of(address) {
-        Some(interface) => format!("'ip -6 route get {} dev {interface}'", address.ip()),
-        None => format!("'ip route get {}'", address.ip()),
-    }
+    format!("'{}'", tools::route(&address.ip().to_string(), interface_of(address).as_deref()))
 }
 
 /// The interface that an address needs.

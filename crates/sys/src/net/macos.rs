@@ -48,7 +48,7 @@ mod options {
     /// `struct so_np_extensions` of `sys/socket.h`.
     #[derive(Clone, Copy, Debug)]
     #[repr(C)]
-    pub struct SocketExtensions {
+    pub(super) struct SocketExtensions {
         flags: u32,
         mask: u32,
     }

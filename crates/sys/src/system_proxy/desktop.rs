@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::program::{exists, output};
+use super::program::output;
 use super::setting::{ProxyError, Setting};
 
 /// The store of GNOME, Cinnamon, Budgie and others.
@@ -33,6 +33,12 @@ pub(super) fn name_of(store: &str) -> &'static str {
 
 fn setting(store: &str, key: &str, value: Option<&str>) -> Setting {
     Setting { store: store.into(), key: key.into(), value: value.map(Into::into) }
+}
+
+/// Whether the program can be run.
+fn exists(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
 
 fn kde_program(verb: &str) -> Option<String> {

@@ -16,9 +16,3 @@ pub(super) fn output(program: &str, arguments: &[&str]) -> Result<String, ProxyE
         false => Err(refused([text(&output.stderr), text(&output.stdout)].concat())),
     }
 }
-
-/// Whether the program can be run.
-pub(super) fn exists(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
-}
