@@ -131,33 +131,33 @@ fn a_member_that_sends_anything_else_costs_pieces_and_no_download(lab: &Lab) {
     let files = lab.files(4 * MIB + 300_000);
     let (_gateway, _node, hosts, _nodes) = crowd(lab, 1 + Manner::ALL.len(), "1gbit");
     let (liar, clients) = hosts.split_first().unwrap();
-    let expected: Vec<_> = (0..).take(clients.len()).map(|number| sha256(&files.content(number))).collect();
+    // One more than there are clients.
+    let expected: Vec<_> = (0..).take(hosts.len()).map(|number| sha256(&files.content(number))).collect();
     let get = |host: &Host, number: usize| {
         let got = download_of(host, number as u64).finish(PATIENCE * 2).success();
         assert_eq!(sha256(&got.stdout), expected[number], "{} got {number}", host.name);
     };
-    (0..clients.len()).for_each(|number| get(liar, number));
+    (0..hosts.len()).for_each(|number| get(liar, number));
     let manners: Vec<_> = clients.iter().zip(Manner::ALL).collect();
     let process = lying_member::start(liar, &manners);
-    std::thread::scope(|scope| {
-        for (number, (client, manner)) in manners.iter().enumerate() {
-            let (process, get) = (&process, &get);
-            scope.spawn(move || {
-                get(client, number);
-                let before = asked(process, client);
-                assert!(before > 0, "{manner:?}: it was never asked");
-                assert!(before <= 5, "{manner:?}: it was asked for {before} pieces of 5");
-                assert_eq!(received(client), 0, "{manner:?}: something of it was used");
-                // It is left alone, also for another file. Whoever says that it has no piece does no harm.
-                get(client, (number + 1) % clients.len());
-                let after = asked(process, client);
-                assert!(after == before || *manner == Manner::Denies, "{manner:?}: it was asked again");
-                let said = client.curl(&["http://127.0.0.1:1080/status.json"]).success().text();
-                let is_told = said.contains("was not the piece that it was asked for");
-                assert!(is_told || !manner.is_wrong(), "{manner:?}: {said}");
-            });
-        }
-    });
+    let meets = |number: usize| {
+        let (client, manner) = manners[number];
+        get(client, number);
+        let before = asked(&process, client);
+        assert!(before > 0, "{manner:?}: it was never asked");
+        assert!(before <= 5, "{manner:?}: it was asked for {before} pieces of 5");
+        // It is left alone, also for another file, which nobody needs any more. Whoever says that it has no piece does no harm.
+        get(client, number.checked_sub(1).unwrap_or(clients.len()));
+        let after = asked(&process, client);
+        assert!(after == before || manner == Manner::Denies, "{manner:?}: it was asked again");
+        let said = client.curl(&["http://127.0.0.1:1080/status.json"]).success().text();
+        let is_told = said.contains("was not the piece that it was asked for");
+        assert!(is_told || !manner.is_wrong(), "{manner:?}: {said}");
+    };
+    // A few at a time: all together would keep the machine from everything else.
+    for some in (0..clients.len()).collect::<Vec<_>>().chunks(3) {
+        std::thread::scope(|scope| some.iter().for_each(|number| drop(scope.spawn(|| meets(*number)))));
+    }
 }
 
 fn a_command_lists_checks_and_removes_what_is_kept_for_others(lab: &Lab) {
