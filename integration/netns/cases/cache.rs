@@ -36,6 +36,10 @@ pub(super) const CASES: &[Case] = &[
         "cache::the_command_lists_removes_and_verifies_with_and_without_a_running_node",
         the_command_lists_removes_and_verifies_with_and_without_a_running_node,
     ),
+    (
+        "cache::a_store_that_is_lost_or_replaced_costs_nobody_a_file",
+        a_store_that_is_lost_or_replaced_costs_nobody_a_file,
+    ),
 ];
 
 /// The gateway's options: it serves the whole of s1.
@@ -292,4 +296,27 @@ fn the_command_lists_removes_and_verifies_with_and_without_a_running_node(lab: &
     assert_eq!(get(&fleet.client, 4), *files.content(4));
     let all = laneway(host, &["cache", "rm", "--all"]).success().text();
     assert_eq!(all, "Removed 1 responses, 1.05 MB.\n");
+}
+
+/// Neither the gateway's store nor what clients keep is needed for a right answer.
+fn a_store_that_is_lost_or_replaced_costs_nobody_a_file(lab: &Lab) {
+    // In pieces for other members, too.
+    let files = lab.files(5_000_000);
+    let (client, gateway) = (lab.client("c1"), lab.gateway("g1"));
+    let group = lab.group(&[&gateway, &client], &[]);
+    let node = group.client(&client, &[]);
+    let gets = |number| assert_eq!(sha256(&get(&client, number)), sha256(&files.content(number)), "{number}");
+    let stores = [state(&gateway).join("cache"), state(&client).join("peer-cache")];
+    gets(1);
+    stores.iter().for_each(|store| fs::remove_dir_all(store).unwrap());
+    [1, 2, 2].into_iter().for_each(gets);
+    stores.iter().for_each(|store| fs::write(store, "a file").unwrap());
+    [1, 2, 3, 3].into_iter().for_each(gets);
+    drop((node, group.gateway));
+    // A node starts with it, too, and works without it.
+    let mut gateway_node = up(&gateway, &GATEWAY);
+    let mut node = up(&client, &[]);
+    node.wait_for_line("link up", START);
+    [1, 4, 4].into_iter().for_each(gets);
+    assert!(gateway_node.is_running() && node.is_running());
 }

@@ -1,6 +1,7 @@
 //! Third-party software, set up as in `docs/clients.md`, on a client that has no route to the server and cannot resolve its
 //! name. The script of each is in `programs/clients`.
 
+use crate::lab::group::state;
 use crate::lab::programs::python;
 use crate::lab::site::{self, NAME, scripts};
 use crate::lab::{Case, Host, Lab, programs};
@@ -17,6 +18,7 @@ pub(super) const CASES: &[Case] = &[
     ("clients::git", |lab| works(lab, "git")),
     ("clients::python", |lab| works(lab, "python")),
     ("clients::fronts_apt", |lab| works_by_a_front(lab, "fronts_apt")),
+    ("clients::fronts_apt_signed", a_package_that_was_changed_anywhere_is_never_installed),
     ("clients::fronts_pip", |lab| works_by_a_front(lab, "fronts_pip")),
     ("clients::fronts_pip_on_a_gateway", |lab| works_by_a_front_of(lab, "fronts_pip", true)),
 ];
@@ -45,6 +47,7 @@ pub(crate) fn lacking(trial: &str) -> Option<String> {
     let client = client.strip_prefix("fronts_").unwrap_or(client).trim_end_matches("_on_a_gateway");
     let tools: &[&str] = match client {
         "apt" => &["apt-get"],
+        "apt_signed" => &["apt-get", "gpg", "gpg-agent"],
         "git" => &["fcgiwrap"],
         "python" | "pip" => &[],
         "ssh" => &["ssh", "sshd", "ssh-keygen", "nc.openbsd"],
@@ -147,6 +150,38 @@ fn works_by_a_front_of(lab: &Lab, client: &str, is_gateway: bool) {
     let all = files.len();
     files.dedup();
     assert!(all > 0 && all == files.len(), "more than once: {asked}");
+}
+
+/// apt checks the signature of the archive, the node each file against what is signed; the disk of the gateway may change, too.
+fn a_package_that_was_changed_anywhere_is_never_installed(lab: &Lab) {
+    let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
+    g1.knows(NAME, lab.server.address());
+    let _site = lab.site();
+    let authority = site::authority();
+    let front = format!("--front=apt/signed=https://{NAME}/signed/");
+    let rules = ["--allow", NAME, "--front-ca", authority.to_str().unwrap()];
+    let group = lab.group(&[&g1, &c1], &rules);
+    let _node = group.client(&c1, &[&front]);
+    let installs = || c1.spawn(script(&c1, "fronts_apt_signed")).finish(PATIENCE);
+    installs().success();
+    let mut changed = 0;
+    let folders = fs::read_dir(state(&g1).join("cache")).unwrap().map(|entry| entry.unwrap().path());
+    for file in folders.filter(|path| path.is_dir()).flat_map(|folder| fs::read_dir(folder).unwrap()) {
+        let path = file.unwrap().path();
+        let mut bytes = fs::read(&path).unwrap();
+        if path.extension().is_some_and(|kind| kind == "body") && !bytes.is_empty() {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs::write(&path, bytes).unwrap();
+            changed += 1;
+        }
+    }
+    assert!(changed >= 4, "{changed} files are stored");
+    // What is noticed on the way is cut off, and right when it is asked for again.
+    let again = installs();
+    if again.code() != 0 {
+        installs().success();
+    }
 }
 
 /// How each client reads `no_proxy` is as `docs/clients.md` says.

@@ -40,6 +40,22 @@ for number in 01 02 03 04 05 06 07 08 09 10 11 12; do
     ) >>www/debian/Packages
 done
 
+# The same archive, signed. One of its packages was changed after that.
+if command -v gpg >/dev/null; then
+    cp -r www/debian www/signed
+    (
+        printf 'Origin: trial\nSuite: ./\nDate: %s\nArchitectures: all %s\nSHA256:\n' "$(LC_ALL=C date -Ru)" \
+            "$(dpkg --print-architecture)"
+        printf ' %s %s Packages\n' "$(sha256sum www/signed/Packages | cut -d ' ' -f 1)" "$(stat -c %s www/signed/Packages)"
+    ) >www/signed/Release
+    mkdir -m 700 gpg
+    gpg --homedir gpg --batch --quiet --passphrase '' --quick-generate-key trial ed25519 sign never
+    gpg --homedir gpg --batch --quiet --export >www/signed/key.gpg
+    gpg --homedir gpg --batch --quiet --clearsign --output www/signed/InRelease www/signed/Release
+    gpgconf --homedir gpg --kill gpg-agent
+    printf x | dd of=www/signed/pool/trial-03_1.0_all.deb bs=1 seek=20000 conv=notrunc status=none
+fi
+
 # One package for each of pip, npm and cargo, and an index.
 "$PYTHON" - "$name" <<'PYTHON'
 import base64, hashlib, io, json, os, sys, tarfile, zipfile
