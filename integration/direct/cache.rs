@@ -551,9 +551,12 @@ async fn a_body_that_the_disk_does_not_take_reaches_the_app_all_the_same() {
 #[tokio::test]
 async fn no_length_that_a_server_states_does_any_harm() {
     let site = Site::new().await;
-    let lengths = ["18446744073709551615", "9223372036854775808", "10, 11", "-1", "1e3"];
+    let two = "10\r\nContent-Length: 11";
+    let lengths = ["18446744073709551615", "9223372036854775808", "10, 11", "-1", "1e3", "+3", "0x3", two];
     for (number, length) in lengths.into_iter().enumerate() {
-        let mut app = site.app(&format!("GET /{number}"), "").await;
+        // What an index names is stored under other conditions.
+        let fields = if number % 2 == 0 { String::new() } else { named("abc") };
+        let mut app = site.app(&format!("GET /{number}"), &fields).await;
         let (mut server, _) = site.server().await;
         server
             .say(format!(
@@ -566,6 +569,7 @@ async fn no_length_that_a_server_states_does_any_harm() {
     }
     assert_eq!(site.fetch("/f", FRESH).await, "0123456789");
     assert_eq!(site.hit("GET /f", "").await.1, "0123456789");
+    assert_eq!(site.fetch_named("GET /abc", &named("abc"), &plain("abc")).await, "abc");
 }
 
 /// The field with which a client's node says what the file must hash to.
