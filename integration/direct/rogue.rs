@@ -220,6 +220,32 @@ async fn clients_of_two_gateways_that_carry_nothing_find_a_third_one() {
 }
 
 #[tokio::test]
+async fn eight_gateways_that_carry_nothing_do_not_keep_a_client_from_another_one() {
+    let lab = Lab::new().await;
+    let proxy = lab.proxy_to(&[]).await;
+    let mut rogues = Vec::new();
+    for _ in 0..8 {
+        let rogue = Rogue::start(&lab, Manner::BlamesTheServer).await;
+        proxy.hears(rogue.id, rogue.address, State::Active);
+        rogues.push(rogue);
+    }
+    let mut up = proxy.links.up();
+    within(up.wait_for(|links| links.len() == 2)).await.unwrap();
+    proxy.hears(lab.gateway.node.id, lab.link_address, State::Standby);
+    within(async {
+        let mut hosts = (0..=255).cycle();
+        while !up.borrow_and_update().iter().any(|link| link.address == lab.link_address) {
+            let mut app = Peer::connect(proxy.address).await;
+            let at = format!("127.1.{}.1:9", hosts.next().unwrap());
+            app.say(format!("GET http://{at}/ HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n")).await;
+            app.head().await;
+        }
+    })
+    .await;
+    gets(&proxy, &origin(1)).await;
+}
+
+#[tokio::test]
 async fn a_server_that_refuses_costs_no_gateway_its_place() {
     let lab = Lab::new().await;
     let (id, better) = lab.better_gateway().await;

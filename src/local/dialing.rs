@@ -5,7 +5,7 @@
 //! gateways and those that the user named are dialled at once, others after a moment in which an active one may still
 //! be heard; a dial that hangs is hedged by another one beside it. With a link, one gateway is dialled at a time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,8 @@ use crate::wire::id::NodeId;
 /// Number of links: the one in use, and the standby.
 const LINKS: usize = 2;
 /// Maximum number of links. While connections fail over all of them there is one more for each gateway that is in doubt, so that
-/// two gateways that carry nothing do not keep a client from all others; a large download comes over as many as there are.
+/// two gateways that carry nothing do not keep a client from all others, and once all of them are in doubt, others come first
+/// ([`doubted_last`]); a large download comes over as many as there are.
 const MAX_LINKS: usize = 6;
 /// How long more links are kept after a large download has asked for them.
 const MORE: Duration = Duration::from_secs(60);
@@ -345,6 +346,16 @@ pub(super) fn near_first(ranked: &mut [KnownGateway], shares_network: &dyn Fn(Ip
     let mut unheard: Vec<_> = places.iter().map(|place| ranked[*place].clone()).collect();
     unheard.sort_by_key(|gateway| !shares_network(gateway.address.ip()));
     places.into_iter().zip(unheard).for_each(|(place, gateway)| ranked[place] = gateway);
+}
+
+/// Moves the gateways in doubt behind all others once there are as many of them as there may be links: they would keep this client
+/// from all others otherwise. Where every gateway is in doubt, as while the only server is down, nothing changes.
+pub(super) fn doubted_last(ranked: &mut [KnownGateway], is_doubted: &dyn Fn(NodeId) -> bool) {
+    let doubted: HashSet<_> =
+        ranked.iter().filter_map(|gateway| gateway.id).filter(|id| is_doubted(*id)).collect();
+    if doubted.len() >= MAX_LINKS {
+        ranked.sort_by_key(|gateway| gateway.id.is_some_and(|id| doubted.contains(&id)));
+    }
 }
 
 /// The place of a link in the order of use: that of its gateway in the ranking, behind all others while the gateway is

@@ -236,6 +236,7 @@ impl Links {
         let known = self.directory.ranked(now);
         let mut known: Vec<_> = known.iter().map(|gateway| KnownGateway::of(gateway, now)).collect();
         dialing::near_first(&mut known, &|ip| self.machine.shares_network_with(ip));
+        dialing::doubted_last(&mut known, &|id| self.outcomes.doubts(id));
         known
     }
 

@@ -107,8 +107,7 @@ fn refusals() {
          | connections that nobody carried, worst | refused at first after a minute |"
     );
     println!("| ---: | ---: | ---: | ---: | ---: | ---: |");
-    // A client makes at most six links, so six liars in front of all others keep it.
-    for (nodes, candidates) in [(10, 3), (100, 10)] {
+    for (nodes, candidates) in [(10, 3), (100, 10), (130, 30)] {
         let mut group = Group::new(nodes, candidates, Policy::Strongest, 1, 3600);
         group.strengthen_liars();
         group.run(45 * SECOND);

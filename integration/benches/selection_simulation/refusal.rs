@@ -65,8 +65,13 @@ impl Apps {
     /// while that is refused. Gives the number of attempts.
     fn connect(&mut self, group: &mut Group, n: usize, target: &Target) -> Option<u64> {
         let now = group.local(n);
-        let ranked = group.reachable(n);
-        let doubted = ranked.iter().filter(|gateway| self.results.doubts(gateway.id, now)).count();
+        let mut ranked = group.reachable(n);
+        // As `doubted_last` of the client's dialling.
+        let is_doubted = |gateway: &Reachable| self.results.doubts(gateway.id, now);
+        if ranked.iter().filter(|gateway| is_doubted(gateway)).count() >= LINKS[1] {
+            ranked.sort_by_key(is_doubted);
+        }
+        let doubted = ranked.iter().filter(|gateway| is_doubted(gateway)).count();
         let links = &ranked[..ranked.len().min((LINKS[0] + doubted).min(LINKS[1]))];
         let is_untried = |results: &Results, gateway: &Reachable| {
             !gateway.is_suspect && !results.is_last_for(gateway.id, target, now)

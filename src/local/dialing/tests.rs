@@ -519,3 +519,17 @@ fn an_address_that_only_gateways_reach_is_dialled_after_those_on_this_machines_n
     assert_eq!(order(&[named(1), unheard(4), unheard(2)]), [1, 2, 4], "the user named it");
     assert_eq!(order(&[unheard(1), heard(2, State::Draining)]), [1, 2], "better than none");
 }
+
+#[test]
+fn gateways_in_doubt_come_last_once_they_would_take_all_places() {
+    let of = |doubted: &[u8]| {
+        // The first one has two addresses.
+        let mut ranked: Vec<_> = (1..=8).map(|n| heard(n, State::Active)).collect();
+        ranked.insert(1, KnownGateway { address: address(100), ..heard(1, State::Active) });
+        doubted_last(&mut ranked, &|gateway| doubted.iter().any(|n| id(*n) == gateway));
+        ranked.iter().map(|gateway| gateway.id.unwrap().0[0]).collect::<Vec<_>>()
+    };
+    assert_eq!(of(&[1, 2, 3, 4, 5]), [1, 1, 2, 3, 4, 5, 6, 7, 8]);
+    assert_eq!(of(&[1, 2, 3, 4, 5, 6]), [7, 8, 1, 1, 2, 3, 4, 5, 6]);
+    assert_eq!(of(&[1, 2, 3, 4, 5, 6, 7, 8]), [1, 1, 2, 3, 4, 5, 6, 7, 8]);
+}
