@@ -77,7 +77,7 @@ fn a_systemd_service_is_installed_started_stopped_and_removed(lab: &Lab) {
             &["ExecStart=\"/opt/my tools/laneway\" up", "DynamicUser=yes", "WantedBy=multi-user.target"],
         ),
         ("groupless", &["is in no group", "code"]),
-        ("taken", &["TCP 127.0.0.1:1080 is in use", "python3 (process", "--proxy ADDR:PORT", "code 1"]),
+        ("taken", &["TCP 127.0.0.1:1080 is in use", "python3 (process", "--proxy 127.0.0.1:1081", "code 1"]),
         ("started", &["the service runs"]),
         ("again", &["the service runs already (process 4711)"]),
         ("other", &["there is a laneway service already", "'laneway service remove'", "code 1"]),
