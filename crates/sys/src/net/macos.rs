@@ -48,7 +48,8 @@ mod options {
     /// `struct so_np_extensions` of `sys/socket.h`.
     #[derive(Clone, Copy, Debug)]
     #[repr(C)]
-    pub(super) struct SocketExtensions {
+    #[allow(unreachable_pub, reason = "the macro makes an option public, and so its value")]
+    pub struct SocketExtensions {
         flags: u32,
         mask: u32,
     }
