@@ -29,8 +29,8 @@ use tokio_util::task::TaskTracker;
 use crate::lab::join;
 use crate::peer::{Origin, within};
 use crate::raw::{
-    CONTINUATION, DATA, END_STREAM, HEADERS, PING, Raw, SETTINGS, connect, connect_http, connect_udp, frame,
-    request,
+    CONTINUATION, DATA, END_STREAM, HEADERS, PING, Raw, SETTINGS, WINDOW_UPDATE, connect, connect_http,
+    connect_udp, frame, request,
 };
 
 const MIB: u64 = 1 << 20;
@@ -170,6 +170,14 @@ impl Victim {
     async fn has_kept_its_limit(&self) {
         self.has_kept_memory();
         self.serves_others().await;
+    }
+
+    /// How many connections of clients it has open, as it says itself.
+    async fn open_for_clients(&self) -> u64 {
+        let text = self.page("/metrics").await;
+        let line =
+            text.lines().find_map(|line| line.strip_prefix("laneway_connections_open{of=\"clients\"} "));
+        line.unwrap_or_else(|| panic!("no metric: {text}")).parse().unwrap()
     }
 
     fn has_kept_memory(&self) {
@@ -359,6 +367,32 @@ async fn settings_and_pings_whose_answers_nobody_reads_do_not_fill_the_gateways_
     // Those that are not read from any more never end; the others are through, or cut.
     let _ = tokio::time::timeout(Duration::from_secs(3), floods.join_all()).await;
     victim.has_kept_its_limit().await;
+}
+
+/// The gateway's socket is full when the link ends, so a response waits for its turn to be sent.
+#[tokio::test]
+async fn responses_on_a_link_that_ends_are_given_up() {
+    let victim = Victim::start("127.0.0.87", &[]).await;
+    let origin = Origin::new();
+    let target = Target::from(origin.address);
+    let mut raw = victim.raw(1 << 30).await;
+    let get = frame(DATA, 0, 1, format!("GET / HTTP/1.1\r\nHost: {target}\r\n\r\n").as_bytes());
+    raw.output.say(frame(WINDOW_UPDATE, 0, 0, &(1_u32 << 30).to_be_bytes())).await;
+    raw.output.say([connect_http(1, &target), get].concat()).await;
+    let mut server = origin.accept().await;
+    server.head().await;
+    server.say("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").await;
+    assert_eq!(victim.open_for_clients().await, 1);
+    // Until nothing is taken any more.
+    let block = vec![b'x'; 64 * 1024];
+    while tokio::time::timeout(Duration::from_secs(1), server.say(&block)).await.is_ok() {}
+    drop(raw);
+    within(async {
+        while victim.open_for_clients().await > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 /// Each is stored, and sent to whoever asks, who gives no window.

@@ -53,12 +53,17 @@ impl Queue {
         &self.steps
     }
 
-    /// Waits for the turn to queue `count` bytes, at most [`MAX_QUEUED`] of them.
-    pub(super) async fn turn(&self, count: usize) -> Turn<'_> {
+    /// Waits for the turn to queue `count` bytes, at most [`MAX_QUEUED`] of them. `None` once the link has ended.
+    pub(super) async fn turn(&self, count: usize) -> Option<Turn<'_>> {
         let weight = MAX_QUEUED / self.steps.at_once();
         let room = u32::try_from((count * weight).min(MAX_QUEUED)).unwrap_or(u32::MAX);
-        let permit = self.room.acquire_many(room).await.expect("the semaphore is never closed");
-        Turn { queue: self, permit, weight }
+        let permit = self.room.acquire_many(room).await.ok()?;
+        Some(Turn { queue: self, permit, weight })
+    }
+
+    /// Lets everybody go who waits for a turn: nothing is sealed any more.
+    pub(super) fn close(&self) {
+        self.room.close();
     }
 
     /// Notes that `count` bytes were sealed.
@@ -119,7 +124,7 @@ mod tests {
     }
 
     fn turn(queue: &Queue, count: usize) -> Option<Turn<'_>> {
-        queue.turn(count).now_or_never()
+        queue.turn(count).now_or_never().flatten()
     }
 
     #[test]
@@ -132,7 +137,7 @@ mod tests {
         queue.sealed(9);
         assert!(large.as_mut().now_or_never().is_none());
         queue.sealed(1);
-        large.now_or_never().unwrap().use_for(20);
+        large.now_or_never().flatten().unwrap().use_for(20);
         assert!(turn(&queue, 1).is_none());
     }
 
@@ -167,6 +172,16 @@ mod tests {
         queue.socket_took(true);
         queue.idle();
         assert!(turn(&queue, MAX_QUEUED).is_some());
+    }
+
+    #[test]
+    fn nobody_waits_for_a_turn_on_a_link_that_has_ended() {
+        let queue = queue();
+        turn(&queue, MAX_QUEUED).unwrap().use_for(MAX_QUEUED);
+        let mut waiting = Box::pin(queue.turn(1));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        queue.close();
+        assert!(waiting.now_or_never().unwrap().is_none());
     }
 
     #[test]

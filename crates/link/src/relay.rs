@@ -310,7 +310,7 @@ async fn up(
         if room > queue::SMALL && left_of_turn > queue::SMALL {
             room = room.min(left_of_turn);
         } else if room > queue::SMALL {
-            turn = Some(queue.turn(size).await);
+            turn = queue.turn(size).await;
             left_of_turn = size;
             // The capacity may have grown meanwhile.
             if let Some(now) = poll_fn(|cx| outbox.poll_capacity(size, cx)).now_or_never() {

@@ -61,6 +61,12 @@ struct Sending {
     closing: bool,
 }
 
+impl Drop for Secure {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
 impl Secure {
     /// A stream over `tcp` with the keys of a finished handshake. `early` was received after it and opened by rustls already;
     /// `received` follows, and is not opened yet.

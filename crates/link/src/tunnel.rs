@@ -109,8 +109,11 @@ impl Outbox {
             let size = data.len().min(queue.steps().one() as usize);
             let mut count = poll_fn(|cx| self.poll_capacity(size, cx)).await?;
             if count > queue::SMALL {
-                // After the capacity, because a tunnel whose reader stalls must not hold a turn.
-                queue.turn(count).await.use_for(count);
+                // After the capacity, because a tunnel whose reader stalls must not hold a turn. Without one the link has
+                // ended, and so has the stream.
+                if let Some(turn) = queue.turn(count).await {
+                    turn.use_for(count);
+                }
                 count = count.min(data.len());
             }
             self.send_reserved(data.split_to(count))?;

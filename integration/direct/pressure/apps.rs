@@ -15,13 +15,18 @@ const STEADY: u32 = 20;
 impl Victim {
     /// A user of this machine reads the node's state.
     pub(super) async fn serves_its_page(&self) {
-        let request =
-            format!("GET /status.json HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.proxy);
+        self.page("/status.json").await;
+    }
+
+    /// A page of the node, with its head.
+    pub(super) async fn page(&self, path: &str) -> String {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.proxy);
         let mut app = within(TcpStream::connect(self.proxy)).await.unwrap();
         within(app.write_all(request.as_bytes())).await.unwrap();
         let mut answer = String::new();
         within(app.read_to_string(&mut answer)).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        answer
     }
 
     /// Its memory never was beyond the limit, once it has taken in what was sent, and a user of this machine is served.
