@@ -1,5 +1,15 @@
 //! Plain requests that the gateway answers from its cache.
 
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use laneway::link::client::Link;
+use laneway::link::request::Transport;
+use laneway::net;
+use laneway::wire::target::Target;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::task::JoinSet;
+
 use crate::fronts::sha256;
 use crate::lab::{Lab, Proxy};
 use crate::peer::{Origin, Peer};
@@ -9,13 +19,21 @@ struct Site {
     lab: Lab,
     proxy: Proxy,
     origin: Origin,
+    /// What is said here goes to the gateway as it is.
+    node: SocketAddr,
+    _relay: JoinSet<()>,
 }
 
 impl Site {
     async fn new() -> Self {
         let lab = Lab::new().await;
         let proxy = lab.proxy().await;
-        Self { lab, proxy, origin: Origin::new() }
+        Self::with(lab, proxy, Origin::new()).await
+    }
+
+    async fn with(lab: Lab, proxy: Proxy, origin: Origin) -> Self {
+        let (node, _relay) = relay(lab.link().await, Target::from(origin.address));
+        Self { lab, proxy, origin, node, _relay }
     }
 
     /// A new app that sends this request.
@@ -25,6 +43,13 @@ impl Site {
         let at = self.origin.address;
         app.say(format!("{method} http://{at}{path} HTTP/1.1\r\nHost: {at}\r\n{fields}\r\n")).await;
         app
+    }
+
+    /// The client's node itself, with this request: what it says to the gateway no app can say.
+    async fn node(&self, line: &str, fields: &str) -> Peer {
+        let mut node = Peer::connect(self.node).await;
+        node.say(format!("{line} HTTP/1.1\r\nHost: {}\r\n{fields}\r\n", self.origin.address)).await;
+        node
     }
 
     /// The server's connection for the next request that reaches it, and the head of that.
@@ -50,6 +75,36 @@ impl Site {
         let body = app.exactly(length(&head)).await;
         (head, body)
     }
+}
+
+/// Relays each connection as a stream of plain requests to `target` over `link`.
+fn relay(link: Link, target: Target) -> (SocketAddr, JoinSet<()>) {
+    let (listener, mut running) = (Origin::new(), JoinSet::new());
+    let address = listener.address;
+    running.spawn(async move {
+        let mut connections = JoinSet::new();
+        loop {
+            let Peer { mut stream } = listener.accept().await;
+            let (link, target) = (link.clone(), target.clone());
+            connections.spawn(async move {
+                let mut first = vec![0; 4096];
+                let count = stream.read(&mut first).await.unwrap();
+                first.truncate(count);
+                let opened = link.open_by(Transport::Http, &target, 1, Bytes::from(first)).await;
+                let mut tunnel = opened.unwrap().stream;
+                let end = loop {
+                    match tunnel.inbox.next().await {
+                        Ok(Some(bytes)) if stream.write_all(&bytes).await.is_ok() => {}
+                        end => break end,
+                    }
+                };
+                if end.is_err() {
+                    net::reset(stream);
+                }
+            });
+        }
+    });
+    (address, running)
 }
 
 fn length(head: &str) -> usize {
@@ -368,7 +423,7 @@ async fn a_request_for_another_host_than_the_one_it_is_sent_to_is_not_stored_for
     while !heard.ends_with(b"0123456789") {
         heard.extend(tunnel.stream.inbox.next().await.unwrap().unwrap());
     }
-    let site = Site { lab, proxy, origin: good };
+    let site = Site::with(lab, proxy, good).await;
     assert_eq!(site.fetch("/f", &FRESH.replace("0123456789", "abcdefghij")).await, "abcdefghij");
 }
 
@@ -522,7 +577,7 @@ async fn a_fetch_that_cannot_go_on_with_the_same_content_is_complete_for_nobody(
 async fn a_body_that_the_disk_does_not_take_reaches_the_app_all_the_same() {
     let lab = Lab::with_limits("cache-size = '300K'").await;
     let proxy = lab.proxy().await;
-    let site = Site { lab, proxy, origin: Origin::new() };
+    let site = Site::with(lab, proxy, Origin::new()).await;
     let mut app = site.app("GET /f", "").await;
     let (mut server, _) = site.server().await;
     server.say("HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nTransfer-Encoding: chunked\r\n\r\n").await;
@@ -585,13 +640,52 @@ fn plain(content: &str) -> String {
 impl Site {
     /// Has the server answer a request for a file with the digest of `named`.
     async fn fetch_named(&self, line: &str, fields: &str, answer: &str) -> String {
-        let mut app = self.app(line, fields).await;
+        let mut app = self.node(line, fields).await;
         let (mut server, head) = self.server().await;
         assert!(!head.to_ascii_lowercase().contains("\r\nlaneway-"), "{head}");
         server.say(answer).await;
         let head = app.head().await;
         app.exactly(length(&head)).await
     }
+
+    /// What a node gets without a request to the server.
+    async fn hit_named(&self, line: &str, fields: &str) -> (String, String) {
+        let mut node = self.node(line, fields).await;
+        let head = node.head().await;
+        let body = node.exactly(length(&head)).await;
+        (head, body)
+    }
+}
+
+#[tokio::test]
+async fn no_app_can_say_what_only_its_node_may_say_to_the_gateway() {
+    let site = Site::new().await;
+    let fields = format!(
+        "laneway-ANONYMOUS: Basic app\r\n{}Laneway-Discard: ?1\r\nLaneway-Scheme: https\r\nLaneway-Pieces: 0 0\r\n",
+        named("0123456789")
+    );
+    let mut app = site.app("GET /a", &fields).await;
+    let (mut server, head) = site.server().await;
+    let lower = head.to_ascii_lowercase();
+    assert!(!lower.contains("authorization") && !lower.contains("\r\nlaneway-"), "{head}");
+    server.say(FRESH).await;
+    app.head().await;
+    app.hear("0123456789").await;
+    // It does not count as proved, and nothing is removed.
+    assert_eq!(site.hit("GET /a", &fields).await.1, "0123456789");
+    assert_eq!(site.fetch("/b", &plain("something")).await, "something");
+}
+
+#[tokio::test]
+async fn a_token_counts_over_tls_alone() {
+    let site = Site::new().await;
+    let mut node = site.node("GET /a", "Laneway-Anonymous: Basic app\r\n").await;
+    let (mut server, head) = site.server().await;
+    let lower = head.to_ascii_lowercase();
+    assert!(!lower.contains("authorization") && !lower.contains("\r\nlaneway-"), "{head}");
+    server.say(plain("for all")).await;
+    node.head().await;
+    node.hear("for all").await;
 }
 
 #[tokio::test]
@@ -600,12 +694,12 @@ async fn a_file_with_a_proved_digest_answers_for_every_url_and_is_not_validated(
     let right = "the right file";
     assert_eq!(site.fetch_named("GET /a", &named(right), &plain(right)).await, right);
     for path in ["/a", "/b", "/c?d"] {
-        let (head, body) = site.hit(&format!("GET {path}"), &named(right)).await;
+        let (head, body) = site.hit_named(&format!("GET {path}"), &named(right)).await;
         assert_eq!(body, right);
         assert!(line(&head, "Cache-Status").unwrap().contains("hit"), "{head}");
     }
     // In memory by now, and in parts.
-    let (head, body) = site.hit("GET /b", &format!("{}Range: bytes=4-8\r\n", named(right))).await;
+    let (head, body) = site.hit_named("GET /b", &format!("{}Range: bytes=4-8\r\n", named(right))).await;
     assert_eq!((line(&head, "Content-Range"), &*body), (Some("bytes 4-8/14"), "right"));
     // Without the digest, or with another one, the server is asked.
     assert_eq!(site.fetch_named("GET /b", "", &plain("what is there now")).await, "what is there now");
@@ -623,11 +717,11 @@ async fn what_was_stored_for_another_url_has_none_of_its_validators() {
                   Content-Type: a/b\r\nContent-Length: 4\r\n\r\nfile";
     assert_eq!(site.fetch_named("GET /a", &named("file"), tagged).await, "file");
     let conditions = "If-None-Match: \"a\"\r\nIf-Modified-Since: Sun, 06 Nov 1994 08:48:00 GMT\r\n";
-    let (head, _) = site.hit("GET /b", &format!("{}{conditions}", named("file"))).await;
+    let (head, _) = site.hit_named("GET /b", &format!("{}{conditions}", named("file"))).await;
     assert!(head.starts_with("HTTP/1.1 200 ") && line(&head, "ETag").is_none(), "{head}");
     assert_eq!(line(&head, "Content-Type"), Some("a/b"));
     // For its own one they count.
-    let mut app = site.app("GET /a", &format!("{}{conditions}", named("file"))).await;
+    let mut app = site.node("GET /a", &format!("{}{conditions}", named("file"))).await;
     assert!(app.head().await.starts_with("HTTP/1.1 304 "));
 }
 
@@ -644,10 +738,10 @@ async fn wrong_bytes_under_a_digest_are_not_stored_and_never_displace_the_right_
     // Whoever says that it was wrong: it is right.
     let discarding = format!("{}Laneway-Discard: ?1\r\n", named(right));
     for path in ["/a", "/b"] {
-        assert_eq!(site.hit(&format!("GET {path}"), &discarding).await.1, right);
+        assert_eq!(site.hit_named(&format!("GET {path}"), &discarding).await.1, right);
     }
     assert_eq!(site.fetch_named("GET /a", &named("new"), &plain(wrong)).await, wrong);
-    assert_eq!(site.hit("GET /a", &named(right)).await.1, right);
+    assert_eq!(site.hit_named("GET /a", &named(right)).await.1, right);
 }
 
 #[tokio::test]
@@ -662,21 +756,21 @@ async fn a_stored_file_is_proved_once_its_digest_is_known_and_is_not_used_for_an
     site.fetch("/a", &fresh("the old file")).await;
     // It may be used by its lifetime, but it is another file.
     assert_eq!(site.fetch_named("GET /a", &named("the new one"), &fresh("the new one")).await, "the new one");
-    assert_eq!(site.hit("GET /a", "").await.1, "the new one");
+    assert_eq!(site.hit_named("GET /a", "").await.1, "the new one");
     site.fetch("/b", &fresh("something")).await;
-    assert_eq!(site.hit("GET /b", &named("something")).await.1, "something");
-    assert_eq!(site.hit("GET /elsewhere", &named("something")).await.1, "something");
+    assert_eq!(site.hit_named("GET /b", &named("something")).await.1, "something");
+    assert_eq!(site.hit_named("GET /elsewhere", &named("something")).await.1, "something");
 }
 
 #[tokio::test]
 async fn fetches_by_several_urls_of_one_file_are_one() {
     let site = Site::new().await;
     let fields = named("0123456789");
-    let mut apps = vec![site.app("GET /a", &fields).await];
+    let mut apps = vec![site.node("GET /a", &fields).await];
     let (mut server, _) = site.server().await;
     server.say("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n01234").await;
     for path in ["GET /b", "GET /c", "GET /a"] {
-        apps.push(site.app(path, &fields).await);
+        apps.push(site.node(path, &fields).await);
     }
     for app in &mut apps {
         app.head().await;
@@ -686,7 +780,7 @@ async fn fetches_by_several_urls_of_one_file_are_one() {
     for app in &mut apps {
         app.hear("56789").await;
     }
-    assert_eq!(site.hit("GET /d", &fields).await.1, "0123456789");
+    assert_eq!(site.hit_named("GET /d", &fields).await.1, "0123456789");
 }
 
 #[tokio::test]
@@ -695,9 +789,9 @@ async fn after_a_fetch_by_another_url_that_fails_or_lies_each_asks_for_its_own()
     let (right, wrong) = ("the right file", "the wrong one.");
     // It has no such file.
     let fields = named(right);
-    let mut first = site.app("GET /a", &fields).await;
+    let mut first = site.node("GET /a", &fields).await;
     let (mut server, _) = site.server().await;
-    let mut second = site.app("GET /b", &fields).await;
+    let mut second = site.node("GET /b", &fields).await;
     let dispatched =
         || site.lab.telemetry.connections.values().iter().map(|(_, count)| count).sum::<u64>() >= 2;
     while !dispatched() {
@@ -713,9 +807,9 @@ async fn after_a_fetch_by_another_url_that_fails_or_lies_each_asks_for_its_own()
     // It is not what it should be: its URL, and whoever has asked for it, is left alone from then on.
     let fields = named("another file..");
     assert_eq!(site.fetch_named("GET /wrong", &fields, &plain(wrong)).await, wrong);
-    let mut first = site.app("GET /c", &fields).await;
+    let mut first = site.node("GET /c", &fields).await;
     let (mut server, _) = site.server().await;
-    let mut second = site.app("GET /d", &fields).await;
+    let mut second = site.node("GET /d", &fields).await;
     let (mut own, _) = site.server().await;
     own.say(plain("another file..")).await;
     second.head().await;
@@ -728,10 +822,10 @@ async fn after_a_fetch_by_another_url_that_fails_or_lies_each_asks_for_its_own()
 async fn a_fetch_by_another_url_that_stands_still_holds_nobody_for_long() {
     let site = Site::new().await;
     let fields = named("0123456789");
-    let mut first = site.app("GET /a", &fields).await;
+    let mut first = site.node("GET /a", &fields).await;
     let (mut server, _) = site.server().await;
     server.say("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n01").await;
-    let mut second = site.app("GET /b", &fields).await;
+    let mut second = site.node("GET /b", &fields).await;
     assert!(second.rest_before_reset().await.ends_with("\r\n\r\n01"));
     assert_eq!(site.fetch_named("GET /b", &fields, &plain("0123456789")).await, "0123456789");
     server.say("23456789").await;

@@ -73,11 +73,13 @@ struct Asked {
 }
 
 impl Asked {
-    fn take(request: &mut RequestHead) -> Self {
+    /// Takes them out of a request to a server that is spoken to over TLS if it `is_secure`: only then is there a token.
+    fn take(request: &mut RequestHead, is_secure: bool) -> Self {
         let credential = request.fields.get(ANONYMOUS).map(<[u8]>::to_vec);
         let discards = request.fields.get(DISCARD).is_some();
         let digest = request.fields.get(DIGEST);
         let has_any = credential.is_some() || discards || digest.is_some();
+        let credential = credential.filter(|_| is_secure);
         let digest = digest.and_then(|digest| Digest::parse(str::from_utf8(digest).ok()?));
         let digest = digest.filter(|digest| digest.is_strong() && request.method == Method::GET);
         if has_any {
@@ -248,7 +250,7 @@ impl Stream<'_> {
             let Some(head) = head else { return Ok(()) };
             let mut request =
                 RequestHead::parse(&head).map_err(|_malformed| End::Broken("a malformed request"))?;
-            let asked = Asked::take(&mut request);
+            let asked = Asked::take(&mut request, self.is_secure);
             let head = asked.head(head, &request);
             let origin = Origin { target: &self.target, is_secure: self.is_secure };
             let uri = match policy::concerns_cache(&request) {

@@ -44,7 +44,7 @@ use crate::memory::{Account, Tally};
 use crate::net;
 use crate::telemetry::record::Record;
 use crate::telemetry::refusal::RefusalReason;
-use crate::wire::http::{BodyLength, MAX_HEAD, Malformed, RequestHead, RequestTarget, head_end};
+use crate::wire::http::{BodyLength, MAX_HEAD, Malformed, OWN_FIELDS, RequestHead, RequestTarget, head_end};
 use crate::wire::replay;
 use crate::wire::target::Target;
 
@@ -204,10 +204,12 @@ async fn answer(
     local: &Local,
     (socket, account): (&TcpStream, &Arc<Account>),
     buffer: &mut BytesMut,
-    request: RequestHead,
+    mut request: RequestHead,
     kept: &mut Kept,
     peer: AppPeer,
 ) -> Next {
+    // An app that could send them could speak for this node at the gateway.
+    request.fields.remove_beginning(OWN_FIELDS);
     let (dialect, host, port) = match &request.target {
         RequestTarget::Authority { host, port } => ("connect", host, *port),
         RequestTarget::Absolute { host, port, .. } => ("http", host, *port),

@@ -44,6 +44,8 @@ use memchr::memchr;
 /// size and a trailer section have the same limit.
 pub const MAX_HEAD: usize = 64 * 1024;
 
+/// How the names of all fields begin that are between a client's node and the gateway. A node takes them out of what apps send.
+pub const OWN_FIELDS: &str = "laneway-";
 /// The field in which a client's node gives the gateway the anonymous token for a request, as the value of an Authorization
 /// field. It is sent to the server as that, and does not keep the response from being stored: anybody gets such a token.
 pub const ANONYMOUS: &str = "laneway-anonymous";

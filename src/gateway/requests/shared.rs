@@ -145,7 +145,14 @@ impl Stream<'_> {
 
     /// What this request has in common with those that can share its response.
     fn key(&self, request: &RequestHead, uri: &str, varying: &[String]) -> String {
-        self.common_name(request, uri).unwrap_or_else(|| key_of(request, uri, varying))
+        self.common_name(request, uri).unwrap_or_else(|| {
+            let mut key = key_of(request, uri, varying);
+            if let Some(credential) = &self.credential {
+                // What a token gets is for those alone who have it, until it is known to be for all.
+                key.push_str(&format!("{}\n", String::from_utf8_lossy(credential)));
+            }
+            key
+        })
     }
 
     /// The whole body that is being fetched now and contains the range that `request` asks for, or soon will.

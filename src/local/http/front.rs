@@ -182,7 +182,7 @@ fn translated(request: &RequestHead, place: &Place, known: &Known, expected: Opt
     asked.upgrade = None;
     let fields = &mut asked.fields;
     let is_own = url.target == place.base.target && url.is_secure == place.base.is_secure;
-    let of_this_hop = ["host", "accept-encoding", "cookie", "referer", "origin", ANONYMOUS, DISCARD, DIGEST];
+    let of_this_hop = ["host", "accept-encoding", "cookie", "referer", "origin"];
     of_this_hop.into_iter().for_each(|name| fields.remove(name));
     // A login is for the registry, and not for wherever its files are.
     if !is_own {

@@ -98,6 +98,15 @@ impl Fields {
         self.spans.retain(|span| !text[span.start..span.name_end].eq_ignore_ascii_case(name.as_bytes()));
     }
 
+    /// Removes every field whose name begins with `prefix`.
+    pub fn remove_beginning(&mut self, prefix: &str) {
+        let (text, prefix) = (&self.text, prefix.as_bytes());
+        self.spans.retain(|span| {
+            let name = &text[span.start..span.name_end];
+            !name.get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix))
+        });
+    }
+
     /// Adds a field after all others; white space around the value is dropped.
     ///
     /// # Errors
@@ -181,6 +190,15 @@ mod tests {
         fields.remove("RANGE");
         fields.push("Range", b" bytes=5- ").unwrap();
         assert_eq!(fields.iter().collect::<Vec<_>>(), [(&b"A"[..], &b"1"[..]), (b"Range", b"bytes=5-")]);
+    }
+
+    #[test]
+    fn removes_what_begins_alike_in_any_case() {
+        let mut fields =
+            parse("Laneway-Digest: a\r\nLaneway: b\r\nX-Laneway-A: c\r\nLANEWAY-: d\r\n\r\n").unwrap();
+        fields.remove_beginning("laneway-");
+        let names: Vec<&[u8]> = fields.iter().map(|(name, _)| name).collect();
+        assert_eq!(names, [&b"Laneway"[..], b"X-Laneway-A"]);
     }
 
     #[test]

@@ -76,7 +76,8 @@ impl Fetch {
             stored.total = body.end() + last;
         }
         // What came of a response that was cut off is kept only if it can be completed.
-        let is_kept = fetched.is_ok() || planned.point.is_some();
+        let can_be_completed = planned.point.is_some() && self.is_for_all(&stored.fields);
+        let is_kept = fetched.is_ok() || can_be_completed;
         let last = fetched.as_ref().cloned().unwrap_or_default();
         // It is stored before anybody has all of it, so that whoever asks again finds it.
         if let Some(draft) = draft.filter(|draft| is_kept && (fetched.is_ok() || draft.has_grown()))

@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 
 use super::{Again, Fetch, Need, Planned};
+use crate::cache::control::CacheControl;
 use crate::cache::partial::{self, Partial};
 use crate::cache::policy;
 use crate::cache::stored::{Stored, Times};
-use crate::wire::http::{BodyLength, RequestHead, ResponseHead};
+use crate::wire::http::{BodyLength, Fields, RequestHead, ResponseHead};
 use crate::wire::resume::Point;
 
 impl Fetch {
@@ -20,7 +21,9 @@ impl Fetch {
                 let point = Point::of_fields(&stored.fields, stored.total).ok_or(Again::Plainly)?;
                 let until = stored.next_part(*from).min(*end);
                 point.check_part(response, *from, until).map_err(|_other| Again::Plainly)?;
-                let fresh = policy::freshened(stored, response, times).ok_or(Again::Plainly)?;
+                let fresh = policy::freshened(stored, response, times)
+                    .filter(|fresh| self.is_for_all(&fresh.fields))
+                    .ok_or(Again::Plainly)?;
                 let (total, range) = (Some(stored.total), (*start, *end));
                 let keep_alive = response.keep_alive;
                 Ok(Some(Planned { stored: fresh, total, range, from: *from, point: Some(point), keep_alive }))
@@ -29,6 +32,7 @@ impl Fetch {
                 let sent = policy::for_server(&self.request);
                 let part = Partial::of(response)
                     .filter(|_| self.lead.is_current() && policy::may_store_part(&sent, response, times))
+                    .filter(|_| self.is_for_all(&response.fields))
                     .filter(|part| self.gateway_store().admits(part.end - part.start));
                 let Some(Partial { start, end, total, point }) = part else {
                     // What was asked for is what the app wants, or a little more.
@@ -64,9 +68,11 @@ impl Fetch {
     ) -> Option<Planned> {
         let sent = policy::for_server(&self.request);
         let fits = response.content_length.is_none_or(|length| self.gateway_store().admits(length));
+        let is_named = self.named.is_some();
         if !fits
             || !self.lead.is_current()
-            || !policy::may_store(&sent, response, times, self.named.is_some())
+            || !policy::may_store(&sent, response, times, is_named)
+            || !(self.is_for_all(&response.fields) || is_named && response.status == 200)
         {
             return None;
         }
@@ -83,6 +89,12 @@ impl Fetch {
             point: Point::of(&sent, response),
             keep_alive: response.keep_alive,
         })
+    }
+
+    /// Whether a response with these fields is for everybody: without a token it is, unless it says otherwise; with one, which the
+    /// client alone says is anonymous, the server has to say so.
+    pub(super) fn is_for_all(&self, fields: &Fields) -> bool {
+        self.credential.is_none() || CacheControl::of(fields).has("public")
     }
 
     /// What is remembered of `response`.
