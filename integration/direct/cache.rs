@@ -711,18 +711,58 @@ async fn a_file_with_a_proved_digest_answers_for_every_url_and_is_not_validated(
 }
 
 #[tokio::test]
-async fn what_was_stored_for_another_url_has_none_of_its_validators() {
+async fn what_was_stored_for_another_url_has_none_of_its_fields() {
     let site = Site::new().await;
     let tagged = "HTTP/1.1 200 OK\r\nETag: \"a\"\r\nLast-Modified: Sun, 06 Nov 1994 08:48:00 GMT\r\n\
-                  Content-Type: a/b\r\nContent-Length: 4\r\n\r\nfile";
+                  Content-Type: a/b\r\nRefresh: 0; url=/\r\nLink: </>; rel=x\r\nX-A: b\r\nContent-Length: 4\r\n\r\nfile";
     assert_eq!(site.fetch_named("GET /a", &named("file"), tagged).await, "file");
     let conditions = "If-None-Match: \"a\"\r\nIf-Modified-Since: Sun, 06 Nov 1994 08:48:00 GMT\r\n";
     let (head, _) = site.hit_named("GET /b", &format!("{}{conditions}", named("file"))).await;
     assert!(head.starts_with("HTTP/1.1 200 ") && line(&head, "ETag").is_none(), "{head}");
-    assert_eq!(line(&head, "Content-Type"), Some("a/b"));
+    assert_eq!(line(&head, "Content-Type"), Some("application/octet-stream"));
+    for name in ["Refresh", "Link", "X-A", "Last-Modified"] {
+        assert!(line(&head, name).is_none(), "{head}");
+    }
     // For its own one they count.
     let mut app = site.node("GET /a", &format!("{}{conditions}", named("file"))).await;
     assert!(app.head().await.starts_with("HTTP/1.1 304 "));
+}
+
+#[tokio::test]
+async fn what_shares_a_fetch_by_another_url_gets_none_of_its_fields() {
+    let site = Site::new().await;
+    let fields = named("file");
+    let mut first = site.node("GET /a", &fields).await;
+    let (mut server, _) = site.server().await;
+    server.say("HTTP/1.1 200 Odd\r\nContent-Type: a/b\r\nLink: x\r\nContent-Length: 4\r\n\r\nfi").await;
+    assert_eq!(line(&first.head().await, "Link"), Some("x"));
+    let mut second = site.node("GET /b", &fields).await;
+    let head = second.head().await;
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && line(&head, "Link").is_none(), "{head}");
+    server.say("le").await;
+    first.hear("file").await;
+    second.hear("file").await;
+}
+
+#[tokio::test]
+async fn coded_content_is_never_proved() {
+    let site = Site::new().await;
+    let coded = plain("file").replacen("\r\n", "\r\nContent-Encoding: gzip\r\n", 1);
+    for path in ["GET /a", "GET /b"] {
+        assert_eq!(site.fetch_named(path, &named("file"), &coded).await, "file");
+    }
+    assert_eq!(site.fetch_named("GET /c", &named("file"), &plain("file")).await, "file");
+    assert_eq!(site.hit_named("GET /a", &named("file")).await.1, "file");
+}
+
+#[tokio::test]
+async fn a_manifest_comes_from_its_own_url_alone() {
+    let site = Site::new().await;
+    let typed = plain("{}").replacen("\r\n", "\r\nContent-Type: a/b\r\n", 1);
+    for path in ["GET /v2/a/manifests/x", "GET /v2/b/manifests/x"] {
+        assert_eq!(site.fetch_named(path, &named("{}"), &typed).await, "{}");
+        assert_eq!(line(&site.hit_named(path, &named("{}")).await.0, "Content-Type"), Some("a/b"));
+    }
 }
 
 #[tokio::test]

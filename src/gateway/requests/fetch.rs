@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use super::Stream;
+use super::named::is_plain;
 use super::pass::{Begun, UNREACHED};
 use super::server::{Head, Rest, Server};
 use crate::cache::digest::Digest;
@@ -245,7 +246,7 @@ impl Fetch {
         let old = self.stored.clone().filter(|_| is_rest && response.status == 206);
         let is_shared = planned.total.and_then(sharing::pieces).is_some();
         let digest = self.named.as_ref().map(|(digest, _)| digest.clone());
-        let digest = digest.filter(|_| planned.stored.status == 200);
+        let digest = digest.filter(|_| planned.stored.status == 200 && is_plain(&planned.stored.fields));
         let store = self.gateway_store();
         let drafted = store.blocking(move |store| {
             let mut draft = match old {

@@ -1,5 +1,6 @@
 //! Requests for a file whose digest the client's node knows from an index. Content that was proved to have it answers them,
-//! whatever its URI and its age; what is fetched for them is stored only if it has it.
+//! whatever its URI and its age; what is fetched for them is stored only if it has it. A digest says nothing of the fields that came
+//! with the content: those of another URI are left out.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -12,12 +13,11 @@ use crate::cache::growing::Growing;
 use crate::cache::partial::{self, Wanted};
 use crate::cache::store::{Copied, Store};
 use crate::cache::stored::Stored;
-use crate::wire::http::RequestHead;
+use crate::wire::http::{Fields, RequestHead};
 
 /// How long a fetch by another URI may bring nothing before this one is fetched.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// What identifies content of one server alone, and the conditions that compare it.
-const VALIDATORS: [&str; 2] = ["etag", "last-modified"];
+/// Conditions that compare what identifies content of one server alone.
 const CONDITIONS: [&str; 3] = ["if-none-match", "if-modified-since", "if-range"];
 
 impl Stream<'_> {
@@ -30,6 +30,7 @@ impl Stream<'_> {
     ) -> Result<Option<Next>, End> {
         if let Some(Copied { id, stored, body }) = self.cache.store.proved_copy(digest)
             && self.is_allowed(&stored)
+            && suits(uri, &stored)
         {
             let (request, stored) = as_asked(request, &stored, uri);
             return self.send_copy(&request, (id, &stored, body)).await.map(Some);
@@ -46,24 +47,34 @@ impl Stream<'_> {
             let is_allowed = |stored: &Stored| {
                 stored.source.is_some_and(|source| gateway.egress.judge_stored(&target, source).is_ok())
             };
-            if let Some((id, stored)) = store.proved(&digest).filter(|(_, stored)| is_allowed(stored)) {
+            let may_be_used = |stored: &Stored| is_allowed(stored) && suits(&uri, stored);
+            if let Some((id, stored)) = store.proved(&digest).filter(|(_, stored)| may_be_used(stored)) {
                 return Some((id, stored));
             }
-            let mut candidates = Vec::new();
+            let (mut own, mut candidates) = (None, Vec::new());
             store.each(&uri, |id, stored| {
+                if stored.status != 200 || !stored.is_complete() || !may_be_used(&stored) {
+                    return;
+                }
+                if stored.digest.as_ref() == Some(&digest) {
+                    own = Some((id, stored));
+                    return;
+                }
                 let is_known =
                     stored.digest.as_ref().is_some_and(|other| other.algorithm == digest.algorithm);
-                if stored.status == 200 && stored.is_complete() && !is_known && is_allowed(&stored) {
+                if !is_known {
                     candidates.push((id, stored));
                 }
             });
-            candidates.into_iter().find_map(|(id, stored)| match store.prove(id, &stored, &digest) {
-                Ok(proved) => (proved.digest.as_ref() == Some(&digest)).then_some((id, proved)),
-                Err(error) => {
-                    tracing::debug!(%error, "a stored response cannot be proved, and is removed");
-                    store.remove(id);
-                    None
-                }
+            own.or_else(|| {
+                candidates.into_iter().find_map(|(id, stored)| match store.prove(id, &stored, &digest) {
+                    Ok(proved) => (proved.digest.as_ref() == Some(&digest)).then_some((id, proved)),
+                    Err(error) => {
+                        tracing::debug!(%error, "a stored response cannot be proved, and is removed");
+                        store.remove(id);
+                        None
+                    }
+                })
             })
         };
         self.cache.store.blocking(find).await.ok().flatten()
@@ -76,13 +87,31 @@ impl Stream<'_> {
     /// What requests for the same content have in common, by whatever URI: the digest, unless this one has to be fetched apart.
     pub(super) fn common_name(&self, request: &RequestHead, uri: &str) -> Option<String> {
         let digest = self.digest.as_ref()?;
-        let is_common =
-            partial::wanted(request) == Wanted::Whole && self.cache.may_cross(uri, self.asker.member);
+        let is_common = partial::wanted(request) == Wanted::Whole
+            && is_type_implied(uri)
+            && self.cache.may_cross(uri, self.asker.member);
         is_common.then(|| format!("{}\n", digest.shown()))
     }
 }
 
-/// The request and the response as they are for `uri`: what was stored for another one has no validators.
+/// Whether `stored` may answer a request for `uri` by its digest.
+pub(super) fn suits(uri: &str, stored: &Stored) -> bool {
+    is_plain(&stored.fields) && (stored.uri == uri || is_type_implied(uri))
+}
+
+/// Whether the body is the content itself: a digest proves nothing about what a coding makes of it.
+pub(super) fn is_plain(fields: &Fields) -> bool {
+    fields.all("content-encoding").all(|coding| coding.eq_ignore_ascii_case(b"identity"))
+}
+
+/// Whether whoever asks for `uri` knows what kind of file it is. A manifest of an image is read as what its Content-Type says, for
+/// which a digest does not vouch, so it comes from its own URI alone.
+fn is_type_implied(uri: &str) -> bool {
+    !uri.contains("/manifests/")
+}
+
+/// The request and the response as they are for `uri`. What was stored for another one comes with none of its fields: whoever
+/// chose that URI chose them.
 pub(super) fn as_asked<'a>(
     request: &'a RequestHead,
     stored: &'a Stored,
@@ -91,9 +120,16 @@ pub(super) fn as_asked<'a>(
     if stored.uri == uri {
         return (Cow::Borrowed(request), Cow::Borrowed(stored));
     }
-    let (mut request, mut stored) = (request.clone(), stored.clone());
+    let mut request = request.clone();
     CONDITIONS.into_iter().for_each(|name| request.fields.remove(name));
-    VALIDATORS.into_iter().for_each(|name| stored.fields.remove(name));
+    let date = httpdate::fmt_http_date(stored.received);
+    let fields = [
+        (&b"Date"[..], date.as_bytes()),
+        (b"Content-Type", b"application/octet-stream"),
+        (b"Accept-Ranges", b"bytes"),
+    ];
+    let fields = Fields::from_iter(fields);
+    let stored = Stored { reason: b"OK".to_vec(), fields, selecting: Vec::new(), ..stored.clone() };
     (Cow::Owned(request), Cow::Owned(stored))
 }
 

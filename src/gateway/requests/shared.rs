@@ -197,7 +197,8 @@ impl Stream<'_> {
                     return;
                 }
                 // A whole one would have been proved.
-                if is_named && stored.status == 200 && stored.is_complete() {
+                let is_plain = named::is_plain(&stored.fields);
+                if is_named && is_plain && stored.status == 200 && stored.is_complete() {
                     return;
                 }
                 let has_all = has_all(&request, &stored);
@@ -315,6 +316,11 @@ impl Stream<'_> {
                 self.cache.keep_apart(uri);
                 Ok(None)
             }
+            // That it is valid at its own URI proves nothing.
+            Outcome::Valid(_, stored) if stored.uri != uri => {
+                self.cache.keep_apart(uri);
+                Ok(None)
+            }
             Outcome::Valid(id, stored)
                 if self.is_answered_by(request, &stored, uri) && has_all(request, &stored) =>
             {
@@ -336,7 +342,7 @@ impl Stream<'_> {
     fn is_answered_by(&self, request: &RequestHead, stored: &Stored, uri: &str) -> bool {
         match stored.uri == uri {
             true => policy::selects(request, &stored.selecting, &stored.fields),
-            false => self.digest.is_some() && stored.status == 200,
+            false => self.digest.is_some() && stored.status == 200 && named::suits(uri, stored),
         }
     }
 

@@ -7,6 +7,7 @@ use crate::cache::control::CacheControl;
 use crate::cache::partial::{self, Partial};
 use crate::cache::policy;
 use crate::cache::stored::{Stored, Times};
+use crate::gateway::requests::named::is_plain;
 use crate::wire::http::{BodyLength, Fields, RequestHead, ResponseHead};
 use crate::wire::resume::Point;
 
@@ -68,7 +69,7 @@ impl Fetch {
     ) -> Option<Planned> {
         let sent = policy::for_server(&self.request);
         let fits = response.content_length.is_none_or(|length| self.gateway_store().admits(length));
-        let is_named = self.named.is_some();
+        let is_named = self.named.is_some() && is_plain(&response.fields);
         if !fits
             || !self.lead.is_current()
             || !policy::may_store(&sent, response, times, is_named)
