@@ -209,19 +209,20 @@ impl Growing {
         self.state().end
     }
 
-    /// Waits until nothing has come for so long, although it has not ended.
-    pub async fn stalled(&self, patience: Duration) {
-        let (mut end, mut since) = (self.end(), Instant::now());
+    /// Waits until less than `least` bytes have come in a `window` of time, although it has not ended.
+    pub async fn too_slow(&self, window: Duration, least: u64) {
         loop {
-            let grown = self.grown.notified();
-            if self.state().how.is_some() {
-                return std::future::pending().await;
+            let (before, until) = (self.end(), Instant::now() + window);
+            loop {
+                let grown = self.grown.notified();
+                if self.state().how.is_some() {
+                    return std::future::pending().await;
+                }
+                if timeout_at(until, grown).await.is_err() {
+                    break;
+                }
             }
-            let is_late = timeout_at(since + patience, grown).await.is_err();
-            let now = self.end();
-            if now != end {
-                (end, since) = (now, Instant::now());
-            } else if is_late {
+            if self.end().saturating_sub(before) < least {
                 return;
             }
         }
@@ -582,6 +583,30 @@ mod tests {
         drop(held);
         body.close(Ok(()));
         assert_eq!(reader.await.unwrap().unwrap(), all(20));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_trickles_is_too_slow_and_one_that_keeps_its_rate_or_has_ended_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, draft) = open(&directory, 1 << 30);
+        let (body, _own) = begin(store, &draft);
+        let second = Duration::from_secs(1);
+        let grows = async |step: usize, times: u32| {
+            for _ in 0..times {
+                tokio::time::sleep(second).await;
+                body.push(Bytes::from(vec![0; step]), step, &mut None).await;
+            }
+        };
+        for (step, is_slow) in [(1, true), (60, false)] {
+            let found = tokio::select! {
+                biased;
+                () = body.too_slow(3 * second, 100) => true,
+                () = grows(step, 20) => false,
+            };
+            assert_eq!(found, is_slow, "{step} bytes a second");
+        }
+        body.close(Ok(()));
+        assert!(timeout(60 * second, body.too_slow(3 * second, 100)).await.is_err());
     }
 
     #[tokio::test]

@@ -15,8 +15,9 @@ use crate::cache::store::{Copied, Store};
 use crate::cache::stored::Stored;
 use crate::wire::http::{Fields, RequestHead};
 
-/// How long a fetch by another URI may bring nothing before this one is fetched.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// In how much time a fetch by another URI has to bring how many bytes, or this one is fetched: 64 KiB/s.
+const WINDOW: Duration = Duration::from_secs(3);
+const LEAST: u64 = 192 * 1024;
 /// Conditions that compare what identifies content of one server alone.
 const CONDITIONS: [&str; 3] = ["if-none-match", "if-modified-since", "if-range"];
 
@@ -133,10 +134,10 @@ pub(super) fn as_asked<'a>(
     (Cow::Owned(request), Cow::Owned(stored))
 }
 
-/// Waits until a body that is fetched by another URI stands still; for ever if it `is_own`.
-pub(super) async fn stands_still(body: &Growing, is_own: bool) {
+/// Waits until a body that is fetched by another URI is too slow to wait for; for ever if it `is_own`.
+pub(super) async fn too_slow(body: &Growing, is_own: bool) {
     if is_own {
         return std::future::pending().await;
     }
-    body.stalled(PATIENCE).await;
+    body.too_slow(WINDOW, LEAST).await;
 }

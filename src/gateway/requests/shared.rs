@@ -376,11 +376,12 @@ impl Stream<'_> {
         let is_own = body.stored.uri == uri;
         let first = tokio::select! {
             first = self.read(&mut reader) => first?,
-            () = named::stands_still(body, is_own) => Err(Broken),
+            () = named::too_slow(body, is_own) => Err(Broken),
         };
         let Ok(first) = first else {
             if !is_own {
                 self.cache.keep_apart(uri);
+                self.cache.keep_apart(&body.stored.uri);
             }
             return Ok(None);
         };
@@ -388,9 +389,10 @@ impl Stream<'_> {
         let sending = self.send_growing((&request, &stored, answer), body, (reader, first), mark);
         tokio::select! {
             sent = sending => sent.map(Some),
-            () = named::stands_still(body, is_own) => {
+            () = named::too_slow(body, is_own) => {
                 cache.keep_apart(uri);
-                Err(End::Broken("another server that has the same file sends no more of it"))
+                cache.keep_apart(&body.stored.uri);
+                Err(End::Broken("another server that has the same file sends too little of it"))
             }
         }
     }
