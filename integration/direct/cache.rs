@@ -785,6 +785,23 @@ async fn wrong_bytes_under_a_digest_are_not_stored_and_never_displace_the_right_
 }
 
 #[tokio::test]
+async fn nobody_can_have_a_proved_file_removed() {
+    let site = Site::new().await;
+    let right = "the right file";
+    assert_eq!(site.fetch_named("GET /a", &named(right), &plain(right)).await, right);
+    // Without a digest, and with another one, the server is asked for what /a is now.
+    let discard = "Laneway-Discard: ?1\r\n";
+    assert_eq!(site.fetch_named("GET /a", discard, &plain("now")).await, "now");
+    assert_eq!(site.hit_named("GET /a", &named(right)).await.1, right);
+    let fields = format!("{}{discard}", named("another file"));
+    assert_eq!(site.fetch_named("GET /a", &fields, &plain("no such file")).await, "no such file");
+    for _ in 0..3 {
+        let fields = format!("{}{discard}", named(right));
+        assert_eq!(site.hit_named("GET /b", &fields).await.1, right);
+    }
+}
+
+#[tokio::test]
 async fn a_stored_file_is_proved_once_its_digest_is_known_and_is_not_used_for_another_one() {
     let site = Site::new().await;
     let fresh = |body: &str| {

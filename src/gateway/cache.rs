@@ -20,7 +20,9 @@ const ALONE: Duration = Duration::from_secs(60);
 /// How long a fetch for a URI, or by a member, is not shared with those who ask for the same content by another URI, after one
 /// that brought something else or stood still.
 const APART: Duration = Duration::from_secs(600);
-/// Maximum number of URIs and members for which that is remembered.
+/// How long the bytes of a stored response count as right after they were compared with its digest.
+const VERIFIED: Duration = Duration::from_secs(60);
+/// Maximum number of URIs, members and responses for which that is remembered.
 const MOST_REMEMBERED: usize = 4096;
 
 /// The cache of one gateway.
@@ -32,10 +34,14 @@ pub struct Cache {
     alone: Mutex<Remembered>,
     /// URIs and members whose fetches are not shared with those who ask for the same content by another URI.
     apart: Mutex<Remembered>,
+    /// Stored responses whose bytes were compared with their digest a short while ago, or are now.
+    verified: Mutex<Remembered>,
+    /// Held while one of them is hashed.
+    verifying: tokio::sync::Mutex<()>,
     hasher: RandomState,
 }
 
-/// Hashes of URIs and of members, and until when something counts for them.
+/// Hashes of URIs, of members and of ids, and until when something counts for them.
 type Remembered = HashMap<u64, Instant>;
 
 /// A fetch.
@@ -85,6 +91,8 @@ impl Cache {
             fetches: Mutex::default(),
             alone: Mutex::default(),
             apart: Mutex::default(),
+            verified: Mutex::default(),
+            verifying: tokio::sync::Mutex::default(),
             hasher: RandomState::new(),
         })
     }
@@ -141,13 +149,27 @@ impl Cache {
     }
 
     fn remember(&self, remembered: &Mutex<Remembered>, what: impl Hash, time: Duration) {
-        let (now, mut remembered) = (Instant::now(), lock(remembered));
+        self.note(&mut lock(remembered), what, time);
+    }
+
+    /// Notes that something counts from now on; false when it does already, or too much does.
+    fn begins(&self, remembered: &Mutex<Remembered>, what: impl Hash, time: Duration) -> bool {
+        let (mut remembered, hash) = (lock(remembered), self.hasher.hash_one(&what));
+        let counts = remembered.get(&hash).is_some_and(|until| Instant::now() < *until);
+        !counts && self.note(&mut remembered, what, time)
+    }
+
+    /// False when there is no room for it.
+    fn note(&self, remembered: &mut Remembered, what: impl Hash, time: Duration) -> bool {
+        let now = Instant::now();
         if remembered.len() >= MOST_REMEMBERED {
             remembered.retain(|_, until| now < *until);
         }
-        if remembered.len() < MOST_REMEMBERED {
+        let has_room = remembered.len() < MOST_REMEMBERED;
+        if has_room {
             remembered.insert(self.hasher.hash_one(what), now + time);
         }
+        has_room
     }
 
     /// Notes that the response for `uri` can be shared.
@@ -156,26 +178,55 @@ impl Cache {
     }
 
     /// Removes what is stored for `uri`, because it was not the file that it should be: one with this `digest`, if that is known.
-    /// What has it in fact stays, whoever says otherwise.
+    /// What was proved to have a digest stays, whoever says otherwise, unless its bytes are others by now.
     pub(super) async fn discard(self: &Arc<Self>, uri: &str, digest: Option<Digest>) {
-        let Some(digest) = digest else { return self.invalidate(vec![uri.to_owned()]).await };
         let uri = uri.to_owned();
         lock(&self.fetches).retain(|key, _| !is_of(key, &uri));
-        let recheck = move |store: &Arc<Store>| {
-            for (id, stored) in store.find(&uri) {
-                if stored.digest.as_ref() != Some(&digest) {
-                    store.remove(id);
-                }
-            }
-            if let Some((id, stored)) = store.proved(&digest) {
-                let found = store.body(id, &stored).and_then(|body| body.digest(&digest));
-                if !found.is_ok_and(|found| found == digest) {
-                    store.remove(id);
-                }
+        let find = move |store: &Arc<Store>| {
+            let (proved, others): (Vec<_>, Vec<_>) =
+                store.find(&uri).into_iter().partition(|(_, stored)| stored.digest.is_some());
+            others.into_iter().for_each(|(id, _)| store.remove(id));
+            match digest {
+                Some(digest) => Vec::from_iter(store.proved(&digest)),
+                None => proved,
             }
         };
         // Fails only when the node stops.
-        let _ = self.store.blocking(recheck).await;
+        for (id, stored) in self.store.blocking(find).await.unwrap_or_default() {
+            self.verify(id, &stored).await;
+        }
+    }
+
+    /// Removes the response `id` if it has no longer the digest that was proved. Each is hashed once a minute at most, one at a
+    /// time, and in steps between which others get the disk.
+    async fn verify(&self, id: u64, stored: &Stored) {
+        let Some(digest) = &stored.digest else { return };
+        if !self.begins(&self.verified, id, VERIFIED) {
+            return;
+        }
+        let _one = self.verifying.lock().await;
+        let (kept, mut step) = (stored.clone(), (digest.hasher(), 0));
+        let Ok(body) = self.store.blocking(move |store| store.body(id, &kept)).await else { return };
+        let is_right = match body.map(Arc::new) {
+            Err(_) => false,
+            Ok(body) => loop {
+                let (body, (mut hasher, at)) = (body.clone(), step);
+                let hashed = self.store.blocking(move |_| {
+                    let next = body.hash(&mut hasher, at)?;
+                    Ok::<_, std::io::Error>((hasher, next))
+                });
+                match hashed.await {
+                    Ok(Ok((hasher, Some(next)))) => step = (hasher, next),
+                    Ok(Ok((hasher, None))) => break digest.is_of(hasher),
+                    Ok(Err(_)) => break false,
+                    // The node stops.
+                    Err(_) => return,
+                }
+            },
+        };
+        if !is_right {
+            let _ = self.store.blocking(move |store| store.remove(id)).await;
+        }
     }
 
     /// Removes what is stored for these URIs, and lets nobody join a fetch of them that has begun.

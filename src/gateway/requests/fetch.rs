@@ -357,14 +357,17 @@ impl Fetch {
         None
     }
 
-    /// Removes what was stored before a response that is not stored.
+    /// Removes what was stored before a response that is not stored, unless it was proved to have a digest: for that it is still
+    /// right, and whoever has this response brought about must not take it from others.
     async fn forget(&mut self, status: u16) {
         // What needs a login may be for all who have an anonymous one.
         if status >= 500 || status == 401 {
             return;
         }
         self.lead.cache().is_for_one(&self.uri);
-        self.discard().await;
+        if self.stored.as_ref().is_some_and(|(_, stored)| stored.digest.is_none()) {
+            self.discard().await;
+        }
     }
 }
 

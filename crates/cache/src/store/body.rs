@@ -8,7 +8,7 @@ use std::path::Path;
 use bytes::{Bytes, BytesMut};
 use laneway_sys::files;
 
-use crate::digest::Digest;
+use crate::digest::{Digest, Hasher};
 use crate::stored::{BLOCK, BodyPart, Stored};
 
 /// The body of a stored response. It can be read to its end even if the response is removed meanwhile.
@@ -46,6 +46,20 @@ impl Body {
     /// Those of [`Body::read`].
     pub fn digest(&self, like: &Digest) -> io::Result<Digest> {
         digest(&self.file, &self.parts, like)
+    }
+
+    /// Adds the next blocks of a whole body to `hasher`, from `at` on. Gives where it goes on; `None` at the end.
+    ///
+    /// # Errors
+    /// Those of [`Body::read`].
+    pub fn hash(&self, hasher: &mut Hasher, at: u64) -> io::Result<Option<u64>> {
+        let end = self.parts.last().map_or(0, |part| part.end);
+        if at >= end {
+            return Ok(None);
+        }
+        let bytes = self.read(at, end, AT_A_TIME)?;
+        hasher.add(&bytes);
+        Ok(Some(at + bytes.len() as u64))
     }
 
     /// Reads from `start` on into `room`, which has space for at least one block, at most up to `end`. Gives where in it the bytes
