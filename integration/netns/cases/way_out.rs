@@ -5,6 +5,8 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::Duration;
 
+use laneway::telemetry::snapshot::Snapshot;
+
 use super::curl::HTTP;
 use crate::lab::group::{init, join, laneway, up};
 use crate::lab::process::Process;
@@ -57,8 +59,14 @@ impl Open {
         get(&self.client, url)
     }
 
-    /// The gateway by which the server was reached.
+    /// The gateway by which the server is reached, once the two have agreed which one is active.
     pub(super) fn serving(&self) -> usize {
+        wait_until("the client to use the only active gateway", || {
+            let status = laneway(&self.client, &["status", "--json"]);
+            let seen = serde_json::from_str::<Snapshot>(&status.text()).map(|seen| seen.gateways);
+            let active = seen.into_iter().flatten().filter(|gateway| gateway.state == "active");
+            active.map(|gateway| gateway.is_used).collect::<Vec<_>>() == [true]
+        });
         let (status, from) = self.get(URL);
         assert_eq!(status, 200, "{from}");
         usize::from(from.contains(&self.gateways[1].addresses()[1].to_string()))
