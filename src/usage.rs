@@ -94,6 +94,11 @@ pub fn problem(error: &clap::Error, command: &Command, arguments: &[OsString]) -
             let (why, near) = at.unknown(&word, arguments);
             invalid(why, near, &format!("'{} --help' lists the options", at.path))
         }
+        ErrorKind::MissingSubcommand => {
+            let names = at.command.get_subcommands().filter(|known| !known.is_hide_set());
+            let names: Vec<_> = names.map(Command::get_name).collect();
+            invalid(format!("one of {} is missing", names.join(", ")), None, &at.lists_commands())
+        }
         ErrorKind::MissingRequiredArgument => {
             let missing = named.unwrap_or_default();
             invalid(format!("{} is missing", missing.trim_end_matches("...")), None, &help)

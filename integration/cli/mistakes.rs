@@ -38,6 +38,7 @@ fn a_mistyped_command_or_option_is_answered_with_the_one_that_was_meant() {
         ("invite --uses=2 --uses=3", "--uses is given twice", "'laneway invite --help'"),
         ("env --docker --unset", "--docker and --unset exclude each other", "'laneway env --help'"),
         ("join", "<CODE> is missing", "'laneway join --help'"),
+        ("cache", "one of ls, rm, verify is missing", "'laneway cache --help' lists the commands"),
     ] {
         let output = Machine::new().laneway(line.split(' '));
         explained(&output, invalid, why, hint);
