@@ -43,6 +43,9 @@ use memchr::memchr;
 /// accept, so that users meet the server's limit first. The number of fields has no limit of its own. A line of a chunk
 /// size and a trailer section have the same limit.
 pub const MAX_HEAD: usize = 64 * 1024;
+/// The same between a node and a gateway. A head that one of them has written anew may be longer: by a blank for each field, and by
+/// what it adds.
+pub const MAX_LINK_HEAD: usize = MAX_HEAD + MAX_HEAD / 2;
 
 /// How the names of all fields begin that are between a client's node and the gateway. A node takes them out of what apps send.
 pub const OWN_FIELDS: &str = "laneway-";

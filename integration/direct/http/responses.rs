@@ -151,6 +151,19 @@ async fn many_short_fields_pass_in_requests_responses_and_trailers() {
     assert!(pair.app.head().await.starts_with("HTTP/1.1 502 "));
 }
 
+#[tokio::test]
+async fn heads_that_grow_by_being_written_anew_pass() {
+    let mut pair = Pair::new().await;
+    // Each field gets a blank.
+    let fields = "a:\r\n".repeat(15_000);
+    let (mut server, head) = pair.ask("GET /", &fields).await;
+    assert_eq!(head.lines().filter(|line| line.starts_with("a:")).count(), 15_000);
+    server.say(format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 2\r\n\r\nok")).await;
+    let head = pair.app.head().await;
+    assert!(head.starts_with("HTTP/1.1 200 "), "{}", head.lines().next().unwrap_or_default());
+    pair.app.hear("ok").await;
+}
+
 impl Peer {
     /// A chunked body as a strict recipient reads it.
     async fn chunked(&mut self) -> String {

@@ -16,7 +16,7 @@ use crate::link::pipe::{self, Pipe};
 use crate::link::relay::Progress;
 use crate::link::tunnel::{Inbox, Outbox, Tunnel};
 use crate::memory::{Account, Tally};
-use crate::wire::http::{MAX_HEAD, head_end};
+use crate::wire::http::{MAX_HEAD, MAX_LINK_HEAD, head_end};
 use crate::wire::id::NodeId;
 
 /// How long the client may take for the first request, which it sends along with the stream.
@@ -144,7 +144,7 @@ impl<'a> Asker<'a> {
                 return Ok(Some(self.buffer.split_to(end).freeze()));
             }
             searched = self.buffer.len();
-            if searched >= MAX_HEAD {
+            if searched >= MAX_LINK_HEAD {
                 return Err(Gone);
             }
             let next = match &mut self.stage {

@@ -14,8 +14,8 @@ use crate::local::server_connection::{FromServer, ServerError, ToServer};
 use crate::memory::Tally;
 use crate::net;
 use crate::wire::http::{
-    BodyLength, ChunkedDecoder, ChunkedEncoder, MAX_HEAD, Malformed, Recipient, ResponseHead, Step, head_end,
-    may_begin_response,
+    BodyLength, ChunkedDecoder, ChunkedEncoder, MAX_LINK_HEAD, Malformed, Recipient, ResponseHead, Step,
+    head_end, may_begin_response,
 };
 use crate::wire::resume::Point;
 
@@ -130,7 +130,7 @@ impl Exchange<'_> {
                 return ResponseHead::parse(&head, &self.request.method).map_err(|error| self.bad(error));
             }
             searched = buffer.len();
-            if searched >= MAX_HEAD {
+            if searched >= MAX_LINK_HEAD {
                 return Err(self.bad(Malformed::HeadTooLarge));
             }
             // The server may wait for an answer in its own protocol, and never end a head.

@@ -8,7 +8,7 @@ use crate::limits::lines::NOBODY;
 use crate::link::relay::Progress;
 use crate::local::server_connection::FromServer;
 use crate::telemetry::record::Record;
-use crate::wire::http::{MAX_HEAD, Malformed, ResponseHead, head_end};
+use crate::wire::http::{MAX_LINK_HEAD, Malformed, ResponseHead, head_end};
 use crate::wire::resume::Point;
 
 /// Maximum number of attempts in a row that deliver nothing.
@@ -80,7 +80,7 @@ impl Exchange<'_> {
                 continue;
             }
             searched = buffer.len();
-            if searched >= MAX_HEAD {
+            if searched >= MAX_LINK_HEAD {
                 return Err(Trouble::Truncated(Malformed::HeadTooLarge.to_string()));
             }
             buffer.extend_from_slice(&self.next_of_body(server, &mut BytesMut::new()).await?);

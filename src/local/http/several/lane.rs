@@ -12,7 +12,7 @@ use crate::local::pieces::SourceId;
 use crate::local::routes::Routes;
 use crate::local::server_connection::{FromServer, ServerConnection, ServerError};
 use crate::memory::{Account, Tally};
-use crate::wire::http::{MAX_HEAD, Malformed, ResponseHead, head_end};
+use crate::wire::http::{MAX_LINK_HEAD, Malformed, ResponseHead, head_end};
 use crate::wire::resume::{Mismatch, Point};
 use crate::wire::target::Target;
 
@@ -140,7 +140,7 @@ impl Lane {
                 return Ok(Some(buffer.freeze()));
             }
             searched = buffer.len();
-            if searched >= MAX_HEAD {
+            if searched >= MAX_LINK_HEAD {
                 return Err(Malformed::HeadTooLarge.into());
             }
             match from.next().await {
