@@ -209,7 +209,14 @@ fn every_name_has_the_addresses_that_the_c_library_finds(lab: &Lab) {
             names.push(longest_name());
         }
         let etc = Etc::new(lab, number, conf.as_deref(), *switch);
-        let (expected, found) = (etc.getent(&g1, &names), etc.laneway(&g1, &names));
+        // On a busy machine a name server may take longer than the second that it has. A difference comes again.
+        let ask = || (etc.getent(&g1, &names), etc.laneway(&g1, &names));
+        let (mut expected, mut found) = ask();
+        for _ in 0..2 {
+            if expected != found {
+                (expected, found) = ask();
+            }
+        }
         for ((name, expected), found) in names.iter().zip(expected).zip(found) {
             if expected != found {
                 wrong += &format!("{conf:?} {switch:?} {name}: getent {expected:?}, laneway {found:?}\n");
