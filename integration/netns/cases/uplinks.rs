@@ -14,7 +14,6 @@ use crate::lab::origin::{big, sha256};
 use crate::lab::process::Process;
 use crate::lab::web::{Server, who};
 use crate::lab::{Case, Host, Lab, wait_until};
-use laneway::telemetry::snapshot::Snapshot;
 
 pub(super) const CASES: &[Case] = &[
     (
@@ -201,13 +200,7 @@ fn a_download_goes_on_over_the_other_gateway(lab: &Lab) {
     let _origin = lab.origin();
     // A cache would have fetched all of it before.
     let open = Open::start_with(lab, &["--no-cache"], &["--no-spread"]);
-    let serving = {
-        let text = laneway(&open.client, &["status", "--json"]).success().text();
-        let seen: Snapshot = serde_json::from_str(&text).unwrap();
-        usize::from(
-            seen.gateways.iter().any(|gateway| gateway.is_used && gateway.name.as_deref() == Some("g2")),
-        )
-    };
+    let serving = open.used();
     let mut curl = open.client.command("curl");
     curl.args(["--silent", "--show-error", "--limit-rate", "8M", "--max-time", "60"]).args(HTTP).arg(BIG);
     let download = open.client.spawn(curl);

@@ -59,14 +59,24 @@ impl Open {
         get(&self.client, url)
     }
 
-    /// The gateway by which the server is reached, once the two have agreed which one is active.
-    pub(super) fn serving(&self) -> usize {
+    /// The gateway that the client uses, once the two have agreed that it alone is active.
+    pub(super) fn used(&self) -> usize {
+        let mut used = None;
         wait_until("the client to use the only active gateway", || {
             let status = laneway(&self.client, &["status", "--json"]);
             let seen = serde_json::from_str::<Snapshot>(&status.text()).map(|seen| seen.gateways);
-            let active = seen.into_iter().flatten().filter(|gateway| gateway.state == "active");
-            active.map(|gateway| gateway.is_used).collect::<Vec<_>>() == [true]
+            let active: Vec<_> =
+                seen.into_iter().flatten().filter(|gateway| gateway.state == "active").collect();
+            let only = active.first().filter(|only| active.len() == 1 && only.is_used);
+            used = only.and_then(|only| only.name.clone());
+            used.is_some()
         });
+        usize::from(used.as_deref() == Some("g2"))
+    }
+
+    /// The gateway by which the server is reached.
+    pub(super) fn serving(&self) -> usize {
+        self.used();
         let (status, from) = self.get(URL);
         assert_eq!(status, 200, "{from}");
         usize::from(from.contains(&self.gateways[1].addresses()[1].to_string()))
