@@ -71,10 +71,19 @@ case "$(uname):$target" in
         export RUSTFLAGS="${RUSTFLAGS:-} -C link-self-contained=no"
     fi
     # Zig links for systems whose libraries are not here.
-    python=$PWD/target/cross/python
+    zig=0.15.2
+    if [[ $target = *darwin ]]; then
+        # The linker of the version before crashes.
+        zig=0.16.0
+        # Zig has nothing of macOS but the C library, and Apple's files may not be passed on: these are declarations.
+        export SDKROOT=${SDKROOT:-$PWD/scripts/macos-sdk}
+        # The linker signs the program, and what strips it afterwards is missing or breaks the signature.
+        export CARGO_PROFILE_TRIAL_STRIP=none CARGO_PROFILE_RELEASE_STRIP=none
+    fi
+    python=$PWD/target/cross/python-$zig
     "$python/bin/python" -c 'import ziglang' 2>/dev/null || {
         python3 -m venv "$python"
-        "$python/bin/pip" install --quiet --disable-pip-version-check ziglang==0.15.2 cargo-zigbuild==0.24.0
+        "$python/bin/pip" install --quiet --disable-pip-version-check ziglang==$zig cargo-zigbuild==0.24.0
     }
     PATH=$python/bin:$PATH
     [ "$1" != build ] || set -- zigbuild "${@:2}"

@@ -21,6 +21,8 @@ program() {
     local flags="--remap-path-prefix=$PWD=/laneway --remap-path-prefix=$home=/cargo --remap-path-prefix=$directory=/target"
     # A Windows program has the time of its link in its header, unless the linker is told otherwise.
     [[ $target != *windows* ]] || flags+=" -C link-arg=-Wl,--no-insert-timestamp"
+    # A program for macOS is not stripped after the link, which signs it: see cross.sh.
+    [[ $(uname):$target != Linux:*-apple-darwin ]] || flags+=" -C link-arg=-s"
     CARGO_TARGET_DIR=$directory CARGO_INCREMENTAL=0 CARGO_PROFILE_RELEASE_DEBUG=none CARGO_PROFILE_RELEASE_STRIP=symbols \
         RUSTFLAGS=$flags CFLAGS="-ffile-prefix-map=$PWD=/laneway -ffile-prefix-map=$home=/cargo -ffile-prefix-map=$directory=/target" \
         scripts/cross.sh "$target" build --locked --release >&2

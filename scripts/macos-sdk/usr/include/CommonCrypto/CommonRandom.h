@@ -1,0 +1,5 @@
+/* What the allocator needs of macOS: see README.md. */
+#pragma once
+#include <stddef.h>
+#include <CommonCrypto/CommonCryptoError.h>
+CCCryptorStatus CCRandomGenerateBytes(void *bytes, size_t count);
