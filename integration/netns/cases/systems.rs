@@ -9,7 +9,8 @@ use crate::lab::web::who;
 use crate::lab::{Case, Host, Lab, programs, wait_until, wine};
 use laneway::telemetry::snapshot::Snapshot;
 use nix::sys::signal::Signal;
-use std::env;
+use std::os::unix::fs::symlink;
+use std::{env, fs};
 
 pub(crate) const CASES: &[Case] = &[
     ("systems::they_transfer_the_same_bytes", they_transfer_the_same_bytes),
@@ -36,7 +37,11 @@ fn hosts(lab: &Lab) -> (Host, Host, Host, wine::Wine) {
     let (c1, g1, g2) = (lab.client("c1"), lab.gateway("g1"), lab.gateway("g2"));
     let wine = wine::install(&g1);
     let (arm64, musl) = (env::var(ARM64).unwrap(), env::var(STATIC).unwrap());
-    g2.run_other(&["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", &arm64]);
+    // qemu looks for every file below this directory first, and may make files there: it is one of this trial.
+    let root = g2.directory().join("arm64");
+    fs::create_dir_all(&root).unwrap();
+    symlink("/usr/aarch64-linux-gnu/lib", root.join("lib")).unwrap();
+    g2.run_other(&["qemu-aarch64", "-L", root.to_str().unwrap(), &arm64]);
     c1.run_other(&[&musl]);
     (c1, g1, g2, wine)
 }
