@@ -298,7 +298,7 @@ pub fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
     (original != own).then_some(original)
 }
 
-/// Closes a connection with a reset, so that no app mistakes it for an orderly close.
+/// Resets a connection, so that the app does not take its end for an orderly close.
 pub fn reset(stream: TcpStream) {
     reset_on_drop(&stream);
     drop(stream);

@@ -38,7 +38,7 @@ pub fn udp(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Option<Vec<u8>> 
         _ => return None,
     };
     let [high, low] = length.to_be_bytes();
-    // A sum of 0 means that there is none (RFC 768).
+    // A checksum of 0 would say that the sender computed none (RFC 768).
     let sum = match checksum(&[&pseudo, &[0, UDP, high, low], &datagram]) {
         0 => u16::MAX,
         sum => sum,

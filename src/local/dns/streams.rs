@@ -88,7 +88,7 @@ impl NameServer {
         }
     }
 
-    /// The answer to the bytes of a question that has come by HTTP; `None` for what is none.
+    /// The answer to a question that was asked by HTTP; `None` if the bytes are no DNS question.
     pub async fn answer_to(self: &Arc<Self>, question: &[u8]) -> Option<Vec<u8>> {
         let decision = Decision::of(question);
         self.counts.question("http", &decision);
