@@ -516,6 +516,35 @@ async fn what_came_of_an_interrupted_download_is_kept_and_the_rest_is_shared() {
     assert_eq!(site.hit("GET /f", "").await.1, "0123456789");
 }
 
+/// Before, whoever wanted all of it went to the server four times too often, and then for the whole.
+#[tokio::test]
+async fn who_wants_all_of_it_shares_the_fetch_of_the_rest_with_who_wants_the_rest() {
+    let site = Site::new().await;
+    let mut app = site.app("GET /f", "Range: bytes=0-3\r\n").await;
+    let (mut server, _) = site.server().await;
+    server.say(part(0, 4)).await;
+    app.head().await;
+    app.hear("0123").await;
+
+    let mut rest = site.app("GET /f", "Range: bytes=4-\r\n").await;
+    let (mut server, asked) = site.server().await;
+    assert_eq!(line(&asked, "Range"), Some("bytes=4-"), "{asked}");
+    server.say(part(4, 10).strip_suffix("6789").unwrap()).await;
+    rest.head().await;
+    rest.hear("45").await;
+    let mut whole = site.app("GET /f", "").await;
+    let head = whole.head().await;
+    assert!(head.starts_with("HTTP/1.1 200 ") && length(&head) == 10, "{head}");
+    whole.hear("012345").await;
+    let mut last = site.app("GET /f", "Range: bytes=-7\r\nIf-Range: \"a\"\r\n").await;
+    assert_eq!(line(&last.head().await, "Content-Range"), Some("bytes 3-9/10"));
+    last.hear("345").await;
+    server.say("6789").await;
+    for app in [&mut rest, &mut whole, &mut last] {
+        app.hear("6789").await;
+    }
+}
+
 #[tokio::test]
 async fn a_part_of_other_content_is_never_combined_with_what_is_stored() {
     for answer in [

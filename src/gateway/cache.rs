@@ -60,6 +60,8 @@ pub(super) enum Outcome {
     Growing(Arc<Growing>),
     /// What was stored before is valid.
     Valid(u64, Arc<Stored>),
+    /// There is no fetch: what it would have brought has been stored meanwhile.
+    Stored,
     /// The response is for the one alone who asked first.
     Alone,
     /// There is no response.

@@ -41,6 +41,8 @@ pub struct Growing {
     pub id: u64,
     /// The bytes of the body that readers can get: the first one, and the one after the last.
     range: (u64, u64),
+    /// Whether the server sends all of it.
+    is_whole: bool,
     store: Arc<Store>,
     file: Arc<File>,
     state: Mutex<State>,
@@ -93,12 +95,14 @@ impl Growing {
     ) -> Arc<Self> {
         let (parts, memory) = (draft.before().to_vec(), Tally::of(account));
         let listed = stored.pieces.clone();
+        let is_whole = end == 0 && total == Some(range.1);
         let state = State { end, tail_start: end, parts, memory, listed, ..State::default() };
         Arc::new(Self {
             stored,
             total,
             id: draft.id(),
             range,
+            is_whole,
             store,
             file: draft.file(),
             state: Mutex::new(state),
@@ -110,7 +114,7 @@ impl Growing {
     /// Whether the server sends all of it.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        self.range.0 == 0 && self.total == Some(self.range.1)
+        self.is_whole
     }
 
     /// A reader from `start` up to `end` for `holder`; `None` when the body has no such bytes, or its beginning is gone.

@@ -65,6 +65,8 @@ pub struct Store {
     next_id: AtomicU64,
     /// The first id of this run: smaller ones were there before.
     first_id: u64,
+    /// How often a response was stored, completed or validated.
+    changes: AtomicU64,
     index: Mutex<Index>,
     hot: Mutex<Hot>,
     disk: Arc<Semaphore>,
@@ -126,6 +128,7 @@ impl Store {
             hasher: RandomState::new(),
             next_id: AtomicU64::new(first_id),
             first_id,
+            changes: AtomicU64::new(0),
             index: Mutex::new(Index { memory: reserve, ..Index::default() }),
             disk: Arc::new(Semaphore::new(MOST_WAITING)),
             _lock: lock,
@@ -292,6 +295,12 @@ impl Store {
         self.index().ids.contains_key(&self.hasher.hash_one(uri))
     }
 
+    /// How often a response was stored, completed or validated since the store was opened.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Relaxed)
+    }
+
     /// Opens the body of the response `id`, and counts the use.
     ///
     /// # Errors
@@ -352,6 +361,7 @@ impl Store {
         } else {
             self.note_digest(id, stored);
         }
+        self.changes.fetch_add(1, Relaxed);
         Ok(())
     }
 
@@ -376,6 +386,7 @@ impl Store {
         if !self.has(id) {
             self.remove_files(id);
         }
+        self.changes.fetch_add(1, Relaxed);
         Ok(())
     }
 

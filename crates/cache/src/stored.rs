@@ -95,6 +95,13 @@ impl Stored {
         parts.fold(start, |at, part| if part.start <= at && at < part.end { part.end } else { at })
     }
 
+    /// The offset of the first byte of those that are stored without a gap up to `end`.
+    #[must_use]
+    pub fn reach_back(&self, end: u64) -> u64 {
+        let parts = self.parts.iter().rev();
+        parts.fold(end, |at, part| if part.start < at && at <= part.end { part.start } else { at })
+    }
+
     /// The offset of the first byte after `start` with which a stored part begins; the end of the body if there is none.
     #[must_use]
     pub fn next_part(&self, start: u64) -> u64 {
@@ -326,6 +333,7 @@ pub(crate) mod tests {
         let stored = Stored { total: 20, parts: vec![part(2, 5), part(5, 9), part(12, 20)], ..example() };
         assert_eq!(Stored::decode(&stored.encode()), Some(stored.clone()));
         assert_eq!([0, 2, 4, 9, 12].map(|at| stored.reach(at)), [0, 9, 9, 9, 20]);
+        assert_eq!([2, 3, 9, 10, 20].map(|end| stored.reach_back(end)), [2, 2, 2, 10, 12]);
         assert_eq!([0, 2, 9, 12].map(|at| stored.next_part(at)), [2, 5, 12, 20]);
         assert_eq!(stored.length(), 15);
         assert!(stored.has(3, 9) && !stored.has(3, 10) && !stored.is_complete());

@@ -42,7 +42,7 @@ impl Stream<'_> {
     }
 
     /// What is stored and proved to have this digest. What is stored for `uri` and was not proved yet is, now.
-    async fn named(&self, uri: &str, digest: Digest) -> Option<(u64, Stored)> {
+    pub(super) async fn named(&self, uri: &str, digest: Digest) -> Option<(u64, Stored)> {
         let (gateway, target, uri) = (self.gateway.clone(), self.target.clone(), uri.to_owned());
         let find = move |store: &Arc<Store>| {
             let is_allowed = |stored: &Stored| {

@@ -38,6 +38,8 @@ const SOON: u64 = 1024 * 1024;
 #[derive(Default)]
 struct Found {
     stored: Option<(u64, Stored)>,
+    /// How often the store had changed before it was looked up.
+    changes: u64,
     /// The request fields that responses of this URI depend on.
     varying: Vec<String>,
 }
@@ -62,12 +64,12 @@ impl Stream<'_> {
             {
                 return Ok(next);
             }
-            let Found { stored: found, varying } = self.stored(request, &uri).await;
-            let usable = found.as_ref().filter(|(_, stored)| has_all(request, stored));
+            let found = self.stored(request, &uri, self.cache.store.changes()).await;
+            let usable = found.stored.as_ref().filter(|(_, stored)| has_all(request, stored));
             let usage = usable.map(|(_, stored)| policy::usage(request, stored, SystemTime::now()));
             if let (Some((id, stored)), Some(Use::Fresh | Use::WhileValidated)) = (usable, usage) {
                 if usage == Some(Use::WhileValidated) {
-                    let key = self.key(request, &uri, &varying);
+                    let key = self.key(request, &uri, &found.varying);
                     self.validate_later(request, &uri, (*id, stored.clone()), key);
                 }
                 match self.serve(request, *id, stored, HIT).await? {
@@ -81,12 +83,12 @@ impl Stream<'_> {
                 self.asker.send(simple_response(504, "Gateway Timeout", &[], body, true)).await?;
                 return Ok(Next::Request);
             }
-            if let Some(body) = self.whole_with(request, &uri, &varying)
+            if let Some(body) = self.whole_with(request, &uri, &found.varying)
                 && let Some(next) = self.serve_growing(request, &body, (COLLAPSED, &uri), None).await?
             {
                 return Ok(next);
             }
-            let key = self.key(request, &uri, &varying);
+            let key = self.key(request, &uri, &found.varying);
             match self.take_part(request, &uri, found, key).await? {
                 Turn::Answered(next) => return Ok(next),
                 Turn::Again => {}
@@ -102,18 +104,23 @@ impl Stream<'_> {
         &mut self,
         request: &RequestHead,
         uri: &str,
-        found: Option<(u64, Stored)>,
+        found: Found,
         key: String,
     ) -> Result<Turn, End> {
-        let (outcome, is_by_other_uri) = match need(request, found.as_ref().map(|(_, stored)| stored)) {
+        let need = need(request, found.stored.as_ref().map(|(_, stored)| stored));
+        let (outcome, is_by_other_uri) = match need {
             Some(need) => match self.cache.join(uri, key) {
                 Part::Alone => return Ok(Turn::Alone),
                 Part::Follow(outcome, is_by_other_uri) => (outcome, is_by_other_uri),
+                Part::Lead(lead, _) if self.is_outdated(request, uri, &found).await => {
+                    lead.resolve(Outcome::Stored);
+                    return Ok(Turn::Again);
+                }
                 Part::Lead(lead, outcome) => {
                     let (leader, messages) = mpsc::channel(4);
                     let (back, lent) = oneshot::channel();
                     let server = self.idle().filter(|server| !server.is_stale());
-                    let fetch = Fetch::new(self, request, uri, (found, need), lead, leader);
+                    let fetch = Fetch::new(self, request, uri, (found.stored, need), lead, leader);
                     self.lent = Some(lent);
                     return match self.lead(request, fetch.start(server, back), messages, outcome).await? {
                         Led::Answered(next) => Ok(Turn::Answered(next)),
@@ -181,14 +188,14 @@ impl Stream<'_> {
 
     /// The stored response that `request` selects, if the rules allow it, and what responses of this URI depend on. Of several
     /// it is the one that answers the request best.
-    async fn stored(&self, request: &RequestHead, uri: &str) -> Found {
+    async fn stored(&self, request: &RequestHead, uri: &str, changes: u64) -> Found {
         if !self.cache.store.may_have(uri) {
-            return Found::default();
+            return Found { changes, ..Found::default() };
         }
         let (uri, request) = (uri.to_owned(), request.clone());
         let (gateway, target, is_named) = (self.gateway.clone(), self.target.clone(), self.digest.is_some());
         let find = move |store: &Arc<Store>| {
-            let (mut found, mut best) = (Found::default(), None);
+            let (mut found, mut best) = (Found { changes, ..Found::default() }, None);
             store.each(&uri, |id, stored| {
                 found.varying.extend(stored.selecting.iter().map(|(name, _)| name.clone()));
                 let is_allowed =
@@ -213,6 +220,19 @@ impl Stream<'_> {
             found
         };
         self.cache.store.blocking(find).await.unwrap_or_default()
+    }
+
+    /// Whether a fetch that ended after `found` was looked up has stored what this request needs, or a part of it.
+    async fn is_outdated(&self, request: &RequestHead, uri: &str, found: &Found) -> bool {
+        let changes = self.cache.store.changes();
+        if changes == found.changes {
+            return false;
+        }
+        let is_proved = match &self.digest {
+            Some(digest) => self.named(uri, digest.clone()).await.is_some(),
+            None => false,
+        };
+        is_proved || self.stored(request, uri, changes).await.stored != found.stored
     }
 
     /// Waits for what another one fetches; `None` when this request has to go to the server by itself.
@@ -327,7 +347,8 @@ impl Stream<'_> {
                 self.serve(request, id, &stored, VALIDATED).await
             }
             Outcome::Failed(failure) => Err(End::Refused(failure)),
-            Outcome::Growing(_) | Outcome::Valid(..) | Outcome::Alone | Outcome::Connected => Ok(None),
+            Outcome::Growing(_) | Outcome::Valid(..) | Outcome::Stored => Ok(None),
+            Outcome::Alone | Outcome::Connected => Ok(None),
         }
     }
 

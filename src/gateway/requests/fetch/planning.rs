@@ -25,7 +25,8 @@ impl Fetch {
                 let fresh = policy::freshened(stored, response, times)
                     .filter(|fresh| self.is_for_all(&fresh.fields))
                     .ok_or(Again::Plainly)?;
-                let (total, range) = (Some(stored.total), (*start, *end));
+                // Who wants more of what is stored before reads it, too.
+                let (total, range) = (Some(stored.total), (stored.reach_back(*start), *end));
                 let keep_alive = response.keep_alive;
                 Ok(Some(Planned { stored: fresh, total, range, from: *from, point: Some(point), keep_alive }))
             }
