@@ -20,6 +20,8 @@ while [ $# -gt 0 ]; do
 done
 [ ${#lines[@]} -gt 0 ] || lines=("reliability::")
 
+# Linked in parallel, because there are several programs.
+export CARGO_PROFILE_RELEASE_LTO=thin CARGO_PROFILE_RELEASE_CODEGEN_UNITS=4
 profile=${PROFILE:-release}
 cargo test --quiet --profile "$profile" --test netns --no-run
 failed=0

@@ -96,7 +96,7 @@ fn site(name: &str, client: &Namespace, gateway: &Namespace, gateway_address: Ip
     }
 }
 
-/// Lets every peer that has two sides carry downloads over a line, one after the other.
+/// Measures every peer that has two sides over a line, one after the other.
 fn over(
     distance: &Distance,
     entries: &[Entry],
@@ -113,7 +113,7 @@ fn over(
         let mut figures = Vec::new();
         let went = Running::start(&**peer, &site, *number).and_then(|mut running| {
             let mut subject = subject(&**peer, *number, &site, &server, &mut running, options);
-            let went = distance::share(&mut subject, distance.kind);
+            let went = (distance.take)(&mut subject, distance.kind);
             figures = subject.figures;
             went
         });

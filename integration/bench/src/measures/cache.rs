@@ -8,10 +8,12 @@ use crate::peers::peer::{lacks, program, text};
 use crate::peers::{Running, place_of, prepare};
 use crate::process::Process;
 use anyhow::{Result, bail, ensure};
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,7 +22,7 @@ pub(super) const CACHE: Measure = Measure {
     name: "cache",
     title: "The cache: hits, and their ratio to nginx without a proxy; misses, and their ratio to the same without a cache",
     quick: true,
-    take: cache,
+    take: hits_and_misses,
 };
 
 /// The files: what they are called, and their sizes in bytes.
@@ -28,19 +30,26 @@ const SIZES: [(&str, usize); 2] = [("small", 4096), ("large", 16 << 20)];
 /// What distinguishes the ports of the peer without a cache from those of the others.
 const NUMBER: u16 = 90;
 
+/// The peers without a cache that have their keys.
+static PREPARED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
 /// The next URI that was not asked for before.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-fn cache(subject: &mut Subject<'_>) -> Result<()> {
+pub(super) fn hits_and_misses(subject: &mut Subject<'_>) -> Result<()> {
     let Some(plain) = subject.peer.without_cache() else { return Ok(()) };
     if let Some(missing) = lacks(&["nginx"]) {
         bail!("{}; install with `apt-get install nginx-light`", missing.reason);
     }
     let _nginx = nginx(subject)?;
-    prepare(&*plain, subject.site, NUMBER)?;
+    if !PREPARED.lock().expect("no panic").contains(plain.name()) {
+        prepare(&*plain, subject.site, NUMBER)?;
+        PREPARED.lock().expect("no panic").insert(plain.name().to_owned());
+    }
     let without = Running::start(&*plain, subject.site, NUMBER)?;
     let (client, window) = (subject.site.client.clone(), subject.window);
     let nginx = SocketAddr::new(subject.site.server.ip(), FILES);
+    let directly = SocketAddr::new(subject.site.server_directly.ip(), FILES);
     let (with, without) = (subject.route().front, without.route.front);
     for (file, _) in SIZES {
         let new = |_| format!("http://{nginx}/{file}/{}", NEXT.fetch_add(1, Relaxed));
@@ -50,7 +59,7 @@ fn cache(subject: &mut Subject<'_>) -> Result<()> {
         // In turns, because the machine's speed varies.
         for _ in 0..2 {
             hit += of(download(&client, with, same, window)?);
-            direct += of(download(&client, nginx, |_| format!("/{file}/hit"), window)?);
+            direct += of(download(&client, directly, |_| format!("/{file}/hit"), window)?);
             miss += of(download(&client, with, new, window)?);
             uncached += of(download(&client, without, new, window)?);
         }

@@ -1,5 +1,6 @@
-//! How much of a long line's rate reaches the app.
+//! What is measured over a line of a given rate and round trip.
 
+use super::cache;
 use super::measure::{Metric, Subject};
 use crate::line::Kind;
 use crate::load::bulk::{Bulk, Direction};
@@ -12,6 +13,8 @@ pub(crate) struct Distance {
     pub(crate) name: &'static str,
     pub(crate) title: &'static str,
     pub(crate) kind: Kind,
+    /// Adds to the subject's figures; what it has added stays when it fails.
+    pub(crate) take: fn(&mut Subject<'_>, Kind) -> Result<()>,
 }
 
 const fn kind(milliseconds: u64, megabits: u32) -> Kind {
@@ -28,31 +31,42 @@ pub(crate) const ALL: &[Distance] = &[
         name: "20ms-100mbit",
         title: "20 ms round trip at 100 Mbit/s: share of the line's rate, downloads",
         kind: kind(20, 100),
+        take: share,
     },
     Distance {
         name: "20ms-1gbit",
         title: "20 ms round trip at 1 Gbit/s: share of the line's rate, downloads",
         kind: kind(20, 1000),
+        take: share,
     },
     Distance {
         name: "100ms-100mbit",
         title: "100 ms round trip at 100 Mbit/s: share of the line's rate, downloads",
         kind: kind(100, 100),
+        take: share,
     },
     Distance {
         name: "100ms-1gbit",
         title: "100 ms round trip at 1 Gbit/s: share of the line's rate, downloads",
         kind: kind(100, 1000),
+        take: share,
+    },
+    Distance {
+        name: "cache-1gbit",
+        title: "The cache on a LAN of 1 Gbit/s and 1 ms round trip",
+        kind: kind(1, 1000),
+        take: |subject, _| cache::hits_and_misses(subject),
     },
     Distance {
         name: "100ms-1gbit-buffers",
         title: "The same where tcp_rmem and tcp_wmem permit 64 MiB, as hosts on such lines are set",
         kind: Kind { buffers: Some(ENOUGH), ..kind(100, 1000) },
+        take: share,
     },
 ];
 
-/// Downloads over the line, by one tunnel and by sixteen.
-pub(crate) fn share(subject: &mut Subject<'_>, kind: Kind) -> Result<()> {
+/// How much of the line's rate reaches the app, in downloads by one tunnel and by sixteen.
+fn share(subject: &mut Subject<'_>, kind: Kind) -> Result<()> {
     for tunnels in [1, 16] {
         let bulk =
             Bulk::start(&subject.site.client, subject.route(), subject.server, Direction::Down, tunnels)?;
