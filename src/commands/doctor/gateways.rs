@@ -243,7 +243,8 @@ fn compare(gateways: &[(String, i128)], set: &str) -> Vec<Finding> {
     let which = if mine { "on this machine" } else { "on the machine whose clock is wrong" };
     let found = wrong.into_iter().map(|(name, ahead)| {
         let direction = if *ahead > 0 { "behind" } else { "ahead of" };
-        let time = age(ahead.unsigned_abs() as f64 / 1000.0);
+        // The way there and back takes its time, so that the difference is not known to the second.
+        let time = age((ahead.unsigned_abs() as f64 / 60_000.0).round() * 60.0);
         Finding::wrong(Layer::Clock, format!("this machine's clock is {time} {direction} that of {name}"))
             .because("links work regardless, but join codes, HTTPS servers and logs depend on the time")
             .hint(format!("{which}: {set}"))
@@ -384,7 +385,7 @@ mod tests {
             |ahead: &[i128]| ahead.iter().map(|ahead| ("g".to_owned(), *ahead)).collect::<Vec<_>>();
         assert_eq!(compare(&[], "")[0].verdict, Verdict::Skipped);
         assert_eq!(compare(&gateways(&[-900, 59_000]), "")[0].verdict, Verdict::Ok);
-        let one = compare(&gateways(&[3_600_000, 10]), "ntp");
+        let one = compare(&gateways(&[3_599_200, 10]), "ntp");
         assert_eq!(one.len(), 1);
         assert_eq!(one[0].what, "this machine's clock is 1 h 0 min behind that of g");
         assert_eq!(one[0].hint.as_deref(), Some("on the machine whose clock is wrong: ntp"));
