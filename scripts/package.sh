@@ -2,7 +2,8 @@
 # Builds packages in target/package/: a .deb, or with --static a static binary.
 #   scripts/package.sh              the .deb; needs cargo-deb ('cargo install cargo-deb')
 #   scripts/package.sh --static     a static binary with musl; needs the target of this machine's processor and musl-tools
-#   scripts/package.sh --check      checks the unit and the sample configuration, without building a package
+#   scripts/package.sh --check      checks the unit, the sample configuration, the list of files for the image, and what
+#                                   scripts/release.sh makes of the programs, without building one
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=target/package
@@ -24,7 +25,7 @@ deb() {
     local version date
     version=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"name":"laneway","version":"\([^"]*\)".*/\1/')
     date=$(date --rfc-email --date="@${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}")
-    printf 'laneway (%s-1) unstable; urgency=medium\n\n  * See CHANGELOG.md of this version.\n\n -- %s  %s\n' \
+    printf 'laneway (%s-1) unstable; urgency=medium\n\n  * changelog.gz says what is new.\n\n -- %s  %s\n' \
         "$version" "laneway authors <developers@laneway.example>" "$date" >"$out/changelog"
     cargo deb --no-build --strip --output "$out/"
     if command -v lintian >/dev/null; then
@@ -49,6 +50,44 @@ static() {
     # A static binary has no interpreter, and runs on any Linux with this processor.
     ! readelf --program-headers "$out/laneway-$target" | grep INTERP
     ls -l "$out/laneway-$target"
+}
+
+# What the image is built from exists, and is not left out.
+image() {
+    local source
+    for source in $(sed -n '/^COPY --from/d; s/^COPY \(.*\) [^ ]*$/\1/p' packaging/docker/Dockerfile); do
+        if [ ! -e "$source" ] || ! grep -qxF "!$source" packaging/docker/Dockerfile.dockerignore; then
+            echo "error: the Dockerfile copies $source, which does not exist or is not in Dockerfile.dockerignore" >&2
+            exit 1
+        fi
+    done
+}
+
+# Makes the files of a release with an empty file in place of each program.
+release() {
+    local made=$2 tree=$2/tree file
+    generate "$1"
+    mkdir -p "$tree"
+    touch "$made/laneway" "$tree/laneway.exe"
+    cp README.md LICENSE LICENSE-MIT LICENSE-APACHE "$tree/"
+    scripts/release.py deb amd64 "$made/laneway" "$out" "$made/laneway_amd64.deb"
+    ! command -v dpkg-deb >/dev/null || dpkg-deb --contents "$made/laneway_amd64.deb" >/dev/null
+    if command -v wixl >/dev/null; then
+        scripts/release.py msi "$tree" "$made/laneway-x86_64.msi"
+        # Only then an upgrade leaves the rule of the firewall and a service that runs.
+        ! command -v msiinfo >/dev/null || msiinfo export "$made/laneway-x86_64.msi" InstallExecuteSequence |
+            grep -qP '^RemoveExistingProducts\t\t1501\r?$' || { echo "error: the installer removes the old version too late" >&2; exit 1; }
+    else
+        echo "skipped: wixl is not installed"
+    fi
+    scripts/release.py sbom x86_64-unknown-linux-musl "$made/laneway.cdx.json"
+    for file in pc-windows-gnu.zip {x86_64,aarch64}-{apple-darwin,unknown-linux-musl}.tar.gz; do touch "$made/laneway-0-$file"; done
+    scripts/release.py sums "$made"
+    scripts/release.py manifests "$made" https://laneway.example/releases/v0 "$made/manifests"
+    (cd "$made" && sha256sum --quiet --check SHA256SUMS)
+    for file in "$made"/*.json "$made"/manifests/scoop/*.json; do python3 -m json.tool "$file" >/dev/null; done
+    ! command -v ruby >/dev/null || ruby -c "$made/manifests/homebrew/laneway.rb" >/dev/null
+    bash -n "$made/manifests/aur/PKGBUILD"
 }
 
 check() {
@@ -79,6 +118,8 @@ check() {
     else
         echo "skipped: systemd-analyze is not installed"
     fi
+    image
+    release "$laneway" "$work/release"
     echo "packaging: ok"
 }
 
@@ -86,5 +127,5 @@ case "${1:-}" in
 "") deb ;;
 --static) static ;;
 --check) check ;;
-*) sed -n '2,5p' "$0" | cut -c 3-; exit 2 ;;
+*) sed -n '2,6p' "$0" | cut -c 3-; exit 2 ;;
 esac

@@ -54,16 +54,20 @@ def sbom(target, out):
     lock = tomllib.loads((ROOT / "Cargo.lock").read_text())["package"]
     sums = {(package["name"], package["version"]): package.get("checksum") for package in lock}
 
+    # The resolution of cargo metadata has the features that tests and other members of the workspace turn on; the program has not.
+    text = subprocess.check_output(["cargo", "tree", "--locked", "--package=laneway", f"--target={target}",
+                                    "--edges=normal,no-proc-macro", "--prefix=none", "--format={p}"], cwd=ROOT, text=True)
+    linked = {tuple(line.split()[:2]) for line in text.splitlines()}
+
+    def is_linked(package):
+        return (package["name"], f"v{package['version']}") in linked
+
     def normal(node):
-        return [dep["pkg"] for dep in node["deps"] if any(kind["kind"] is None for kind in dep["dep_kinds"])]
+        return [dep["pkg"] for dep in node["deps"]
+                if any(kind["kind"] is None for kind in dep["dep_kinds"]) and is_linked(packages[dep["pkg"]])]
 
     root = next(one for one in packages if packages[one]["name"] == "laneway")
-    seen, queue = {root}, [root]
-    while queue:
-        for found in normal(nodes[queue.pop()]):
-            if found not in seen:
-                seen.add(found)
-                queue.append(found)
+    seen = {one for one in nodes if is_linked(packages[one])}
 
     def reference(package):
         return f"pkg:cargo/{package['name']}@{package['version']}"
@@ -176,7 +180,7 @@ def deb(architecture, program, files, out):
         def put(source, to, bits):
             target = tree / to
             target.parent.mkdir(parents=True, exist_ok=True)
-            if to.startswith("usr/share/man/"):
+            if to.startswith("usr/share/man/") or to.endswith("/changelog"):
                 target = target.with_name(target.name + ".gz")
                 target.write_bytes(gzip.compress(Path(source).read_bytes(), 9, mtime=0))
             else:
@@ -200,7 +204,7 @@ def deb(architecture, program, files, out):
         with (tree / "usr/share/lintian/overrides/laneway").open("a") as overrides:
             overrides.write("# It runs with any libc.\nlaneway: statically-linked-binary [usr/bin/laneway]\n")
         changelog = texts / "changelog.Debian.gz"
-        entry = (f"laneway ({VERSION}-{DEB['revision']}) unstable; urgency=medium\n\n  * See CHANGELOG.md of this version.\n\n"
+        entry = (f"laneway ({VERSION}-{DEB['revision']}) unstable; urgency=medium\n\n  * changelog.gz says what is new.\n\n"
                  f" -- {DEB['maintainer']}  {formatdate(EPOCH)}\n")
         changelog.write_bytes(gzip.compress(entry.encode(), 9, mtime=0))
         changelog.chmod(0o644)
@@ -339,9 +343,9 @@ package() {{
     install -Dm644 completions/laneway.bash "$pkgdir/usr/share/bash-completion/completions/laneway"
     install -Dm644 completions/laneway.zsh "$pkgdir/usr/share/zsh/site-functions/_laneway"
     install -Dm644 completions/laneway.fish "$pkgdir/usr/share/fish/vendor_completions.d/laneway.fish"
-    install -Dm644 laneway.service "$pkgdir/usr/lib/systemd/system/laneway.service"
-    install -Dm644 laneway.toml "$pkgdir/etc/laneway/laneway.toml"
-    install -Dm644 LICENSE "$pkgdir/usr/share/licenses/$pkgname/LICENSE"
+    install -Dm644 packaging/systemd/laneway.service "$pkgdir/usr/lib/systemd/system/laneway.service"
+    install -Dm644 packaging/laneway.toml "$pkgdir/etc/laneway/laneway.toml"
+    install -Dm644 -t "$pkgdir/usr/share/licenses/$pkgname" LICENSE LICENSE-MIT LICENSE-APACHE
 }}
 ''')
         pairs = "".join(f"\tarch = {processor}\n" for processor in linux)

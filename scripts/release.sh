@@ -33,8 +33,8 @@ program() {
 generate() {
     local runs=${LANEWAY_GENERATOR:-}
     if [ -z "$runs" ]; then
-        cargo build --locked
-        runs=${CARGO_TARGET_DIR:-target}/debug/laneway
+        cargo build --locked --profile trial --bin laneway
+        runs=${CARGO_TARGET_DIR:-target}/trial/laneway
     fi
     rm -rf "$generated"
     mkdir -p "$generated/completions"
@@ -55,12 +55,14 @@ build() {
     local target=$1 built directory=$out/laneway-$version-$1
     built=$(program "$target")
     rm -rf "$directory"
-    mkdir -p "$directory"
+    mkdir -p "$directory/packaging"
     cp "$built" "$directory/"
-    cp -r "$generated/man" "$generated/completions" README.md CHANGELOG.md SECURITY.md LICENSE LICENSE-MIT LICENSE-APACHE docs packaging/laneway.toml "$directory/"
+    cp -r "$generated/man" "$generated/completions" README.md ARCHITECTURE.md CHANGELOG.md SECURITY.md LICENSE LICENSE-MIT LICENSE-APACHE docs "$directory/"
+    # Where the documentation names them.
+    cp -r packaging/laneway.toml packaging/grafana packaging/prometheus "$directory/packaging/"
     case "$target" in
     *linux*)
-        cp packaging/systemd/laneway.service "$directory/"
+        cp -r packaging/systemd packaging/firewall "$directory/packaging/"
         scripts/release.py archive "$directory" "$out/laneway-$version-$target.tar.gz"
         case "$target" in
         x86_64-*) scripts/release.py deb amd64 "$built" "$generated" "$out/laneway_$version-1_amd64.deb" ;;
