@@ -1,5 +1,6 @@
 //! News of the group, and what they do to links that stand: several nodes of one group, all in this process.
 
+use std::io::Cursor;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -7,7 +8,8 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use laneway::gateway::propagation;
 use laneway::link::client::{DialError, Link, LinkTunnel};
-use laneway::link::tls::Credentials;
+use laneway::link::handshake::Hello;
+use laneway::link::tls::{self, Credentials, Service};
 use laneway::link::updates;
 use laneway::net;
 use laneway::sys::state::StateDir;
@@ -19,8 +21,14 @@ use laneway::trust::membership::Membership;
 use laneway::trust::name::WantedName;
 use laneway::wire::id::NodeId;
 use laneway::wire::target::Target;
-use tokio::io::duplex;
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use crate::lab::RunningGateway;
@@ -186,6 +194,7 @@ async fn a_revoked_clients_link_is_cut_at_once_with_its_tunnels_and_it_gets_no_n
     assert_eq!(server.rest_before_reset().await, "");
     let refused = laptop.dial(&gateway).await.unwrap_err();
     assert!(matches!(&refused, DialError::Removed(..)), "{refused:?}");
+    assert!(laptop.membership().is_removed() && !other.membership().is_removed());
 
     // Everybody else is left alone, and has the news; the one that is out never gets the new key.
     kept_server.say("still").await;
@@ -234,7 +243,8 @@ async fn a_gateway_without_clients_gets_the_news_from_another_gateway() {
     let laptop = office.client().await;
     office.revoke(&[&laptop], &first);
     let (tell, behind) = mpsc::channel(4);
-    let run = propagation::run(first.credentials.clone(), vec![], behind, Box::new(|| true));
+    let run =
+        propagation::run(first.credentials.clone(), vec![], behind, Box::new(|| true), Box::new(|| None));
     let running = tokio::spawn(run);
     tell.send((second.id, second.address.unwrap())).await.unwrap();
     second.until_epoch(1).await;
@@ -245,8 +255,13 @@ async fn a_gateway_without_clients_gets_the_news_from_another_gateway() {
     office.revoke(&[&late], &first);
     let (_tell, behind) = mpsc::channel(4);
     let known = vec![first.address.unwrap()];
-    let running =
-        tokio::spawn(propagation::run(second.credentials.clone(), known, behind, Box::new(|| false)));
+    let running = tokio::spawn(propagation::run(
+        second.credentials.clone(),
+        known,
+        behind,
+        Box::new(|| false),
+        Box::new(|| None),
+    ));
     second.until_epoch(2).await;
     running.abort();
 }
@@ -388,4 +403,125 @@ async fn a_bit_that_flips_on_the_way_kills_the_link_and_no_wrong_byte_is_deliver
         assert!(heard.len() < sent.len() && sent.starts_with(&heard), "wrong bytes among {}", heard.len());
         within(link.unusable()).await;
     }
+}
+
+/// Accepts no client: each was removed from the group, it says.
+#[derive(Debug)]
+struct SaysRemoved;
+
+impl ClientCertVerifier for SaysRemoved {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _certificate: &CertificateDer<'_>,
+        _others: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Err(rustls::Error::InvalidCertificate(rustls::CertificateError::Revoked))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+}
+
+/// A gateway that says so, and shows `list` for it.
+fn liar(group: &Group, list: Vec<u8>) -> (SocketAddr, JoinSet<()>) {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_client_cert_verifier(Arc::new(SaysRemoved));
+    let mut config = config.with_single_cert(group.chain.clone(), group.key.clone_key().into()).unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.enable_secret_extraction = true;
+    let (config, shows) = (Arc::new(config), tls::removal_server(group).unwrap());
+    let listener = net::listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let (address, mut running) = (listener.local_addr().unwrap(), JoinSet::new());
+    running.spawn(async move {
+        loop {
+            let (socket, _) = net::accept(&listener).await;
+            let hello = Hello::read(socket).await.unwrap();
+            if hello.service == Some(Service::Link) {
+                assert!(hello.accept(config.clone()).await.is_err());
+                continue;
+            }
+            let (reader, writer) = hello.tcp.into_split();
+            let socket = tokio::io::join(Cursor::new(hello.received).chain(reader), writer);
+            let mut tls = TlsAcceptor::from(shows.clone()).accept(socket).await.unwrap();
+            tls.write_u32(u32::try_from(list.len()).unwrap()).await.unwrap();
+            let _ = tls.write_all(&list).await;
+            let _ = tls.shutdown().await;
+        }
+    });
+    (address, running)
+}
+
+/// One gateway could tell a machine that it was removed, and be believed.
+#[tokio::test]
+async fn what_a_gateway_says_of_a_removal_counts_only_with_the_signature_of_the_authority() {
+    let office = Office::new();
+    let (gateway, laptop) = (office.member(Role::Gateway).await, office.client().await);
+    let another = office.client().await;
+    office.authority.revoke(&another.id.to_string()).unwrap();
+    let of_another = office.group().update.crl().to_vec();
+    office.authority.revoke(&laptop.id.to_string()).unwrap();
+    let right = office.group().update.crl().to_vec();
+    let mut damaged = right.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    for (list, is_proof) in
+        [(vec![], false), (of_another, false), (damaged, false), (vec![0; 1000], false), (right, true)]
+    {
+        let (address, _running) = liar(&gateway, list);
+        let (config, membership) = (laptop.credentials.client().unwrap(), laptop.membership().clone());
+        let refused = within(Link::dial(address, None, config, membership, &laptop.tasks)).await.unwrap_err();
+        match is_proof {
+            true => assert!(matches!(&refused, DialError::Removed(..)), "{refused:?}"),
+            false => assert!(matches!(&refused, DialError::Unproved(..)), "{refused:?}"),
+        }
+        assert_eq!(laptop.membership().is_removed(), is_proof);
+    }
+}
+
+#[tokio::test]
+async fn a_member_that_is_no_more_learns_nothing_but_that_and_others_learn_nothing() {
+    let office = Office::new();
+    let gateway = Node::gateway(office.group());
+    let (laptop, other) = (office.client().await, office.client().await);
+    office.revoke(&[&laptop], &gateway);
+    let ask = async |node: &Node| {
+        let mut config = (*tls::link_client(&node.membership().group()).unwrap()).clone();
+        config.alpn_protocols = vec![tls::ALPN_REMOVAL.to_vec()];
+        config.enable_secret_extraction = false;
+        let tcp = tokio::net::TcpStream::connect(gateway.address.unwrap()).await.unwrap();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let mut tls = connector.connect(tls::server_name(None), tcp).await.unwrap();
+        let mut all = Vec::new();
+        within(tls.read_to_end(&mut all)).await.unwrap();
+        all
+    };
+    let list = gateway.membership().group().update.crl().to_vec();
+    assert_eq!(ask(&laptop).await[4..], list);
+    assert_eq!(ask(&other).await, [0; 4]);
+    let group = gateway.membership().group();
+    assert!(!list.windows(32).any(|part| part == group.update.discovery_key()));
 }

@@ -98,7 +98,7 @@ impl BoundNode {
         let mut ports = app_ports(inherited.map_or_else(|| bind_proxy(&config.local), Ok)?, Apps::Proxy);
         ports.extend(app_ports(transparent::bind(&config.transparent)?, Apps::Redirected));
         let workers = Workers::start(if serves { config.node.threads() } else { 1 })?;
-        let authority = watch::Sender::new(authority);
+        let authority = watch::Sender::new(authority.filter(|_| !shared.membership.is_removed()));
         let duties = Duties { serves, may_serve, authority: authority.subscribe() };
         let outlet = (egress.clone(), results);
         let gateway = BoundGateway::build(&config.gateway, &shared, duties, outlet, workers.handles.clone())?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use super::ask;
@@ -22,6 +22,8 @@ use crate::trust::membership::Membership;
 
 /// How long gateways may take to answer.
 const DEADLINE: Duration = Duration::from_secs(2);
+/// How long the others may take once one of them has accepted a link.
+const OTHERS: Duration = Duration::from_millis(500);
 /// Maximum gateways that are asked.
 const MAX_GATEWAYS: usize = 16;
 
@@ -48,32 +50,30 @@ pub(super) fn problem(group: &Group) -> Problem {
         )
 }
 
-/// Whether the group has removed this machine. It is not sent the update that says so: gateways that it knows say it when they refuse
-/// its link. That counts if none of them accepts one.
+/// Whether the group has removed this machine. It is not sent the update that says so: gateways that it knows prove it when they refuse
+/// its link. One that does is enough, whatever others have not heard yet or do not say.
 pub(super) async fn is_removed(state: &StateDir, group: &Group) -> bool {
-    if group.update.revokes(group.node.id) {
+    let membership = Membership::of_node(group.clone(), state);
+    if membership.is_removed() {
         return true;
     }
     let Ok(config) = tls::link_client(group) else { return false };
-    let (membership, tasks) = (Membership::new(group.clone()), TaskTracker::new());
+    let tasks = TaskTracker::new();
     let known = known(state, group).into_iter().take(MAX_GATEWAYS);
-    let mut dials: FuturesUnordered<_> = known
-        .map(|address| {
-            timeout(DEADLINE, Link::dial(address, None, config.clone(), membership.clone(), &tasks))
-        })
-        .collect();
-    let mut is_removed = false;
-    while let Some(dialled) = dials.next().await {
+    let mut dials: FuturesUnordered<_> =
+        known.map(|address| Link::dial(address, None, config.clone(), membership.clone(), &tasks)).collect();
+    let mut until = Instant::now() + DEADLINE;
+    while let Ok(Some(dialled)) = timeout_at(until, dials.next()).await {
         match dialled {
-            Ok(Ok(link)) => {
+            Ok(link) => {
                 link.retire();
-                return false;
+                until = until.min(Instant::now() + OTHERS);
             }
-            Ok(Err(error)) => is_removed |= matches!(error, DialError::Removed(_)),
-            Err(_late) => {}
+            Err(DialError::Removed(_)) => return true,
+            Err(_) => {}
         }
     }
-    is_removed
+    false
 }
 
 /// The gateways that this machine has used before, and those that its node knows.

@@ -236,7 +236,12 @@ impl BoundGateway {
             let (announced, authority) = (shared.announced.clone(), duties.authority.clone());
             let is_due =
                 Box::new(move || authority.borrow().is_some() || is_active(announced.borrow().as_ref()));
-            let delivery = propagation::run(shared.credentials.clone(), known, behind, is_due);
+            let (directory, authority) = (shared.directory.clone(), duties.authority.clone());
+            let heard = Box::new(move || {
+                let gateways = || directory.ranked(Instant::now()).into_iter().map(|gateway| gateway.link);
+                authority.borrow().is_some().then(|| gateways().collect())
+            });
+            let delivery = propagation::run(shared.credentials.clone(), known, behind, is_due, heard);
             parts.push(("propagation", Box::pin(delivery)));
             let (egress, proof) = (gateway.egress.clone(), proof.part(&shared, &gateway, &servers, results));
             parts.push((

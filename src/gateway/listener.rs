@@ -18,6 +18,7 @@ use super::sharer::Sharer;
 use super::state::Gateway;
 use super::strangers::Strangers;
 use crate::link::handshake::{Hello, Proved};
+use crate::link::removal;
 use crate::link::tls::{Credentials, Service};
 use crate::net;
 use crate::trust::authority::Held;
@@ -109,7 +110,7 @@ impl LinkPort {
         let peer = match hello.service {
             Some(Service::Link) => self.gateway.clone().map(Peer::Client),
             Some(Service::Pieces) => self.sharer.clone().map(Peer::Member),
-            Some(Service::Join) | None => None,
+            Some(Service::Join | Service::Removal) | None => None,
         };
         match (hello.service, peer, authority) {
             (_, Some(peer), _) => {
@@ -127,6 +128,13 @@ impl LinkPort {
             (Some(Service::Join), None, Some(authority)) => {
                 if enrol(hello, joins.clone(), &authority, strangers, address, deadline).await {
                     strangers.slots.remember_member(address.ip());
+                }
+                None
+            }
+            (Some(Service::Removal), None, _) => {
+                let proved = removal::prove(hello, &self.credentials).await;
+                if let Err(error) = proved {
+                    strangers.log.handshake_failed(address, &error);
                 }
                 None
             }

@@ -1,13 +1,14 @@
 //! Propagates group updates to gateways that lag behind. Clients exchange updates over their links. Gateways have no
 //! links among each other, so the active gateway, and the node that holds the authority's key, dial the ones behind.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tokio_util::task::TaskTracker;
 
 use crate::limited;
@@ -27,21 +28,34 @@ const MAX_PAUSE: Duration = Duration::from_secs(300);
 /// Maximum gateways whose pauses are remembered.
 const MAX_GATEWAYS: usize = 256;
 
+/// How often a machine with the group's key asks another gateway: nobody tells it that it was removed itself.
+const ASKING: Duration = Duration::from_secs(20);
+/// Maximum number of gateways that it remembers for that. Those that have removed it are not heard any more.
+const MAX_ASKED: usize = 16;
+
 /// Whether this node is the one that delivers now.
 pub type IsDue = dyn Fn() -> bool + Send + Sync;
+/// The gateways that are heard now, if this machine holds the group's key.
+pub type Heard = dyn Fn() -> Option<Vec<SocketAddr>> + Send + Sync;
 
 /// The earliest time of the next delivery to each gateway, with its number of failures in a row.
 #[derive(Default)]
 struct Pauses(HashMap<NodeId, (u32, Instant)>);
 
 /// Delivers updates to each gateway that `behind` reports, while `is_due` holds. At the start it also exchanges updates
-/// once with each of `known`, because this node may be the one that missed something. Never returns.
+/// once with each of `known`, because this node may be the one that missed something. While this machine holds the group's key, it
+/// asks those that it has `heard` in turn. Never returns.
 pub async fn run(
     credentials: Arc<Credentials>,
     known: Vec<SocketAddr>,
     mut behind: mpsc::Receiver<(NodeId, SocketAddr)>,
     is_due: Box<IsDue>,
+    heard: Box<Heard>,
 ) {
+    let mut asked = Asked(known.iter().copied().take(MAX_ASKED).collect());
+    let mut ticks = tokio::time::interval(ASKING);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks.reset();
     let mut pauses = Pauses::default();
     let mut deliveries = JoinSet::new();
     let mut known = known.into_iter();
@@ -62,8 +76,30 @@ pub async fn run(
                 Ok((None, _)) => {}
                 Err(error) => tracing::error!(%error, "the task of a delivery failed"),
             },
-            else => return std::future::pending().await,
+            _ = ticks.tick(), if deliveries.len() < MAX_DELIVERIES => {
+                if let Some(address) = heard().and_then(|heard| asked.next(&heard)) {
+                    deliveries.spawn(deliver(None, address, credentials.clone()));
+                }
+            }
         }
+    }
+}
+
+/// The gateways that are asked in turn.
+struct Asked(VecDeque<SocketAddr>);
+
+impl Asked {
+    /// The next one, of those that were `heard` now or before.
+    fn next(&mut self, heard: &[SocketAddr]) -> Option<SocketAddr> {
+        for address in heard {
+            if !self.0.contains(address) {
+                self.0.push_front(*address);
+                self.0.truncate(MAX_ASKED);
+            }
+        }
+        let next = self.0.pop_front()?;
+        self.0.push_back(next);
+        Some(next)
     }
 }
 
@@ -114,7 +150,7 @@ async fn deliver(
     let result = delivered.await;
     if let Err(error) = &result {
         if let Some(DialError::Removed(_)) = error.downcast_ref() {
-            limited!(error, NOBODY, %address, "a gateway says that this machine was removed from the group: no member accepts its links");
+            limited!(error, NOBODY, %address, "this machine was removed from the group, as a gateway proves: no member accepts its links");
         }
         tracing::debug!(%address, reason = format!("{error:#}"), "group update not delivered");
     }
@@ -127,6 +163,18 @@ async fn deliver(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn gateways_are_asked_in_turn_those_that_were_just_heard_first_and_few_are_remembered() {
+        let at = |number: u8| SocketAddr::from(([10, 0, 0, number], 7420));
+        let mut asked = Asked(VecDeque::from([at(1)]));
+        assert_eq!(asked.next(&[at(2)]), Some(at(2)));
+        assert_eq!([asked.next(&[]), asked.next(&[at(1)]), asked.next(&[])], [at(1), at(2), at(1)].map(Some));
+        let many: Vec<_> = (3..100).map(at).collect();
+        assert_eq!(asked.next(&many), Some(at(99)));
+        assert_eq!(asked.0.len(), MAX_ASKED);
+        assert_eq!(Asked(VecDeque::new()).next(&[]), None);
+    }
 
     #[test]
     fn one_delivery_at_a_time_to_a_gateway_and_longer_pauses_after_failures() {

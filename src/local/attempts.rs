@@ -53,6 +53,7 @@ impl Cause {
             DialError::Trust(..)
             | DialError::Certificate(..)
             | DialError::Refused(..)
+            | DialError::Unproved(..)
             | DialError::Left(..) => Self::Distrust,
             DialError::Protocol(..) | DialError::NotAGateway(..) => Self::Protocol,
             DialError::Late(..) | DialError::Cut(..) => Self::Silent,

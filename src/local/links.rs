@@ -432,6 +432,7 @@ fn is_distrust(error: &DialError) -> bool {
         | DialError::Certificate(..)
         | DialError::Refused(..)
         | DialError::Removed(..)
+        | DialError::Unproved(..)
         | DialError::Left(..)
         | DialError::Protocol(..) => true,
         DialError::Late(..) | DialError::Connect(..) | DialError::Cut(..) | DialError::NotAGateway(..) => {

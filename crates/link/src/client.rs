@@ -16,7 +16,6 @@ use tokio_util::task::TaskTracker;
 
 use super::alive::{LinkState, until_dead};
 use super::connection::Connection;
-use super::handshake;
 use super::request::Transport;
 use super::secure::Secure;
 use super::settings::{
@@ -24,6 +23,7 @@ use super::settings::{
 };
 use super::tls::{self, PeerIdentity, TlsError};
 use super::tunnel::{Inbox, Outbox, Tunnel};
+use super::{handshake, removal};
 use laneway_h2::{self as http2, PingPong, Protocol, RecvStream, Requests, ResponseFuture, SendStream};
 use laneway_limits::limited;
 use laneway_sys::mark;
@@ -62,9 +62,12 @@ pub enum DialError {
     /// The gateway ended the connection after it had seen this node's certificate.
     #[error("{0} does not accept this node: {1}")]
     Refused(SocketAddr, String),
-    /// The gateway's group has removed this node.
-    #[error("{0} says that this machine was removed from the group")]
+    /// The group has removed this node: the gateway has shown what the authority signed.
+    #[error("{0} has the group's signature that this machine was removed from the group")]
     Removed(SocketAddr),
+    /// The gateway says so, and does not show it.
+    #[error("{0} says that this machine was removed from the group, and does not prove it")]
+    Unproved(SocketAddr),
     /// The gateway has said that it leaves the group.
     #[error("{0} has left the group")]
     Left(SocketAddr),
@@ -113,9 +116,14 @@ impl Link {
         let connected = connected.await.unwrap_or_else(|_late| Err(io::ErrorKind::TimedOut.into()));
         let tcp = connected.map_err(|error| DialError::Connect(address, error))?;
         net::tune_link(&tcp);
-        let proved = timeout(HANDSHAKE_TIMEOUT, handshake::connect(tcp, config, tls::server_name(id)));
-        let proved = proved.await.map_err(late)?.map_err(|error| match error.kind() {
-            _ if says_removed(&error) => DialError::Removed(address),
+        let proved = handshake::connect(tcp, config.clone(), tls::server_name(id));
+        let proved = match timeout(HANDSHAKE_TIMEOUT, proved).await.map_err(late)? {
+            Err(error) if says_removed(&error) => {
+                return Err(Box::pin(removed((address, id, segments), &config, &membership)).await);
+            }
+            proved => proved,
+        };
+        let proved = proved.map_err(|error| match error.kind() {
             _ if says(&error, AlertDescription::NoApplicationProtocol) => DialError::NotAGateway(address),
             io::ErrorKind::InvalidData => DialError::Trust(address, error),
             _ => DialError::Cut(address, error.to_string()),
@@ -140,7 +148,9 @@ impl Link {
         if let Err(error) = timeout(HANDSHAKE_TIMEOUT, proof).await.map_err(late)? {
             return Err(match error {
                 Some(error @ http2::Error::GoAway(_)) => DialError::Protocol(address, error),
-                Some(error) if error.io().is_some_and(says_removed) => DialError::Removed(address),
+                Some(error) if error.io().is_some_and(says_removed) => {
+                    Box::pin(removed((address, id, segments), &config, &membership)).await
+                }
                 Some(error) if !is_cut(&error) => DialError::Refused(address, printable(&error.to_string())),
                 Some(error) => DialError::Cut(address, error.to_string()),
                 None => DialError::Cut(address, "closed without an answer".into()),
@@ -438,6 +448,20 @@ async fn drive(mut connection: Connection<Secure>, ping: PingPong, link: Link, m
 /// Whether the connection was just cut: errors of TLS are invalid data.
 fn is_cut(error: &http2::Error) -> bool {
     error.io().is_some_and(|io| io.kind() != io::ErrorKind::InvalidData)
+}
+
+/// Why a gateway does not accept this node, which it says was removed from the group: it has to prove that.
+async fn removed(
+    (address, id, segments): (SocketAddr, Option<NodeId>, Segments),
+    config: &ClientConfig,
+    membership: &Membership,
+) -> DialError {
+    let list = removal::ask(address, id, segments, config).await;
+    let list = list.inspect_err(|error| tracing::debug!(%address, %error, "no proof of a removal"));
+    match list.is_ok_and(|list| membership.note_removal(&list)) {
+        true => DialError::Removed(address),
+        false => DialError::Unproved(address),
+    }
 }
 
 /// Whether the peer rejected this node's certificate as revoked: the alert `certificate_revoked` (RFC 8446 §6.2).

@@ -37,6 +37,7 @@ mod queue;
 mod receiving;
 mod record;
 pub mod relay;
+pub mod removal;
 pub mod request;
 pub mod resolve;
 pub mod roster;

@@ -32,6 +32,9 @@ pub const ALPN_JOIN: &[u8] = b"laneway-join/1";
 /// The protocol of links that carry pieces of bodies from member to member, and nothing else: HTTP/2.
 pub const ALPN_PIECES: &[u8] = b"laneway-pieces/1";
 
+/// The protocol by which a node that the group has removed gets the proof of that.
+pub const ALPN_REMOVAL: &[u8] = b"laneway-removal/1";
+
 /// Why there is no TLS configuration, or no identity of the peer.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -67,6 +70,8 @@ pub enum Service {
     Pieces,
     /// Joining the group.
     Join,
+    /// The proof that the group has removed the node that asks.
+    Removal,
 }
 
 impl Service {
@@ -77,6 +82,7 @@ impl Service {
             ALPN_LINK => Some(Self::Link),
             ALPN_PIECES => Some(Self::Pieces),
             ALPN_JOIN => Some(Self::Join),
+            ALPN_REMOVAL => Some(Self::Removal),
             _ => None,
         })
     }
@@ -126,6 +132,21 @@ pub fn link_server(group: &Group) -> Result<Arc<ServerConfig>, TlsError> {
         .with_client_cert_verifier(verifier)
         .with_single_cert(group.chain.clone(), group.key.clone_key().into())?;
     Ok(server(config, &[ALPN_LINK, ALPN_PIECES]))
+}
+
+/// The configuration of the end that proves a removal: only nodes that are members of the group, or were, are accepted.
+///
+/// # Errors
+/// When the group's certificates cannot be used.
+pub fn removal_server(group: &Group) -> Result<Arc<ServerConfig>, TlsError> {
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(roots(trust_anchor(&group.ca_key)), provider())
+            .build()?;
+    let config = ServerConfig::builder_with_details(provider(), Arc::new(Clock))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(group.chain.clone(), group.key.clone_key().into())?;
+    Ok(server(config, &[ALPN_REMOVAL]))
 }
 
 /// The configuration of a joiner, which has no certificate yet and trusts the key in its code alone.

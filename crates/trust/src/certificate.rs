@@ -15,7 +15,10 @@ use rcgen::{
 };
 use rustls_pki_types::{CertificateDer, Der, PrivatePkcs8KeyDer, TrustAnchor, UnixTime};
 use serde::{Deserialize, Serialize};
-use webpki::{EndEntityCert, KeyUsage};
+use webpki::{
+    BorrowedCertRevocationList, EndEntityCert, KeyUsage, RevocationCheckDepth, RevocationOptionsBuilder,
+    UnknownStatusPolicy,
+};
 
 use super::clock;
 use super::random::random;
@@ -268,6 +271,30 @@ pub(super) fn verify_node(
         return Err(CertificateError::Another("node"));
     }
     Ok(identity)
+}
+
+/// Whether this revocation list names a certificate of the group, and the authority has signed it.
+pub(super) fn is_revoked(certificate: &CertificateDer<'_>, ca_key: &[u8; 32], crl: &[u8]) -> bool {
+    let Ok(parsed) = EndEntityCert::try_from(certificate) else { return false };
+    let Ok(crl) = BorrowedCertRevocationList::from_der(crl) else { return false };
+    let (crl, anchors) = (crl.into(), [trust_anchor(ca_key)]);
+    let crls = [&crl];
+    let Ok(options) = RevocationOptionsBuilder::new(&crls) else { return false };
+    let options = options
+        .with_depth(RevocationCheckDepth::EndEntity)
+        .with_status_policy(UnknownStatusPolicy::Allow)
+        .build();
+    let now = UnixTime::since_unix_epoch(clock::now());
+    let verified = parsed.verify_for_usage(
+        &[webpki::aws_lc_rs::ED25519],
+        &anchors,
+        &[],
+        now,
+        KeyUsage::client_auth(),
+        Some(options),
+        None,
+    );
+    matches!(verified, Err(webpki::Error::CertRevoked))
 }
 
 /// Verifies that a certificate is that of the authority with this key.

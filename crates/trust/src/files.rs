@@ -23,6 +23,8 @@ pub(super) const GROUP: &str = "group.json";
 pub(super) const DEPARTURES: &str = "departures.json";
 /// The revocation list, for other programs.
 pub(super) const CRL: &str = "crl.pem";
+/// The revocation list that proves that the group has removed this machine.
+pub(super) const REMOVAL: &str = "removal.crl";
 /// The authority's list of members.
 pub(super) const MEMBERS: &str = "members.json";
 /// Exists once the authority's key was exported.

@@ -15,7 +15,7 @@ use super::clock;
 pub use super::error::GroupError;
 use super::files::{
     CA_CERTIFICATE, CA_KEY, CRL, DEPARTURES, EXPORTED, GROUP, IMPORTED, INVITES, JOIN_KEY, MEMBERS,
-    NODE_CERTIFICATE, NODE_KEY, damaged, read_json, read_pem, write_json, write_pem,
+    NODE_CERTIFICATE, NODE_KEY, REMOVAL, damaged, read_json, read_pem, write_json, write_pem,
 };
 use super::statement::Statement;
 use super::update::{GroupUpdate, SealedUpdate};
@@ -233,6 +233,7 @@ pub fn forget(state: &StateDir) -> Result<(), GroupError> {
         EXPORTED,
         IMPORTED,
         DEPARTURES,
+        REMOVAL,
     ];
     [GROUP].into_iter().chain(rest).try_for_each(|file| state.remove(file))?;
     Ok(())

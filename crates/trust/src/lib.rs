@@ -5,7 +5,7 @@
 //! [`update`] is group state that the authority signed: revocations and the discovery key. A [`statement`] vouches for one
 //! member in discovery. A running node keeps the
 //! current one in its [`membership`]. A member goes by [`leaving`], [`departures`] are those
-//! that the authority has not removed yet, and a [`permit`] lets the authority ask who was seen. All files are in the state directory. Nothing here opens a socket.
+//! that the authority has not removed yet, [`removal`] is the proof of one, and a [`permit`] lets the authority ask who was seen. All files are in the state directory. Nothing here opens a socket.
 
 pub mod authority;
 pub(crate) mod base64;
@@ -22,5 +22,6 @@ pub mod membership;
 pub mod name;
 pub mod permit;
 pub mod random;
+pub mod removal;
 pub mod statement;
 pub mod update;

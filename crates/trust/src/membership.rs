@@ -17,6 +17,7 @@ use super::error::GroupError;
 use super::files::{CA_KEY, GROUP};
 use super::group::{self, Group};
 use super::leaving::Resignation;
+use super::removal;
 use super::update::{GroupUpdate, SealedUpdate, UpdateError, Version};
 use laneway_sys::state::{Stamp, StateDir};
 use laneway_wire::failure::with_causes;
@@ -33,6 +34,15 @@ pub struct Membership {
     departures: Departures,
     /// When the authority last removed members that left.
     removed_at: Mutex<Option<Instant>>,
+    /// The proof that the group has removed this machine, and whether it was saved.
+    removal: watch::Sender<Option<Removal>>,
+}
+
+/// A revocation list that names this machine.
+#[derive(Clone, Debug)]
+struct Removal {
+    crl: Arc<[u8]>,
+    is_saved: bool,
 }
 
 /// What all updates seen say, including those that were not applied.
@@ -68,7 +78,10 @@ impl Membership {
     /// Starts with the group as it was loaded, and the saved departures, for a node that runs.
     pub fn of_node(group: Group, state: &StateDir) -> Arc<Self> {
         let departures = Departures::load(state, &group);
-        Self::with(group, departures)
+        let removal = removal::saved(state, &group).map(|crl| Removal { crl: crl.into(), is_saved: true });
+        let membership = Self::with(group, departures);
+        membership.removal.send_replace(removal);
+        membership
     }
 
     fn with(group: Group, departures: Departures) -> Arc<Self> {
@@ -78,7 +91,25 @@ impl Membership {
             known: Mutex::new(known),
             departures,
             removed_at: Mutex::default(),
+            removal: watch::Sender::new(None),
         })
+    }
+
+    /// Whether the group has removed this machine: it has the update that says so, or the proof.
+    pub fn is_removed(&self) -> bool {
+        let group = self.group.borrow();
+        group.update.revokes(group.node.id) || self.removal.borrow().is_some()
+    }
+
+    /// Takes a revocation list that a gateway has sent to show why it does not accept this node. Whether it is the proof that the group
+    /// has removed this machine: the authority has signed it.
+    pub fn note_removal(&self, crl: &[u8]) -> bool {
+        let is_proof = removal::is_proved_by(crl, &self.group());
+        let is_new = is_proof && self.removal.borrow().is_none();
+        if is_new {
+            self.removal.send_replace(Some(Removal { crl: crl.into(), is_saved: false }));
+        }
+        is_proof
     }
 
     /// The current group.
@@ -196,7 +227,7 @@ impl Membership {
     /// line. `authority` follows `ca.key` in that directory. While this machine holds it, it removes members that have left, and
     /// signs a new update when another machine with the key missed a revocation. Never returns.
     pub async fn follow(self: Arc<Self>, state: StateDir, authority: watch::Sender<Option<Authority>>) {
-        let mut changes = self.changes();
+        let (mut changes, mut removal) = (self.changes(), self.removal.subscribe());
         let mut ticks = tokio::time::interval(POLL_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut seen =
@@ -205,13 +236,19 @@ impl Membership {
         loop {
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
+                changed = removal.changed() => if changed.is_err() { return },
                 _ = ticks.tick() => {}
             }
             changes.mark_unchanged();
+            removal.mark_unchanged();
             let (membership, state, authority) = (self.clone(), state.clone(), authority.clone());
             let step = tokio::task::spawn_blocking(move || {
                 let key = state.stamp(CA_KEY);
                 let done = match key == seen.key {
+                    _ if membership.is_removed() => {
+                        let_go(&authority);
+                        Ok(())
+                    }
                     true => Ok(()),
                     false => hold(&authority, &state),
                 };
@@ -274,10 +311,22 @@ impl Membership {
                 None => false,
             });
             group::save_update(state, &self.group())?;
+            self.save_removal(state)?;
             self.departures.save()
         })();
         // A file that was just saved differs from `stamp`, so it is read once more and found unchanged.
         (stamp, done)
+    }
+}
+
+impl Membership {
+    fn save_removal(&self, state: &StateDir) -> Result<(), GroupError> {
+        let removal = self.removal.borrow().clone();
+        if let Some(Removal { crl, is_saved: false }) = removal {
+            removal::save(state, &crl)?;
+            self.removal.send_replace(Some(Removal { crl, is_saved: true }));
+        }
+        Ok(())
     }
 }
 
@@ -286,6 +335,15 @@ impl Membership {
 struct Seen {
     key: Option<Stamp>,
     group: Option<Stamp>,
+}
+
+/// Signs nothing any more, on a machine that was removed: no member would accept whom it admits.
+fn let_go(authority: &watch::Sender<Option<Authority>>) {
+    if authority.send_replace(None).is_some() {
+        tracing::error!(
+            "this machine was removed from the group: it admits and removes nobody any more, although it still holds the group's key"
+        );
+    }
 }
 
 /// Loads the authority again after `ca.key` was written or removed.
@@ -623,6 +681,41 @@ mod tests {
         let merged = lab.membership.group();
         assert_eq!((merged.update.epoch(), merged.update.revoked().len()), (3, 3));
         assert_ne!(merged.update.discovery_key(), &key);
+    }
+
+    /// It went on to admit machines that no other member accepts.
+    #[tokio::test]
+    async fn an_authority_that_was_removed_signs_nothing_once_that_is_proved_and_not_before() {
+        let lab = lab();
+        let own = lab.membership.group().node.id;
+        let node = Membership::of_node(lab.saved(), &lab.state);
+        let (holder, mut held) = watch::channel(Authority::load(&lab.state).unwrap());
+        let following = tokio::spawn(node.clone().follow(lab.state.clone(), holder));
+        let sign = |key: &rcgen::KeyPair, who| {
+            let update = GroupUpdate::sign(key, 7, [5; 32], BTreeSet::from([who])).unwrap();
+            update.crl().to_vec()
+        };
+        let stranger = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        let (key, mut damaged) = (lab.authority_key(), sign(&lab.authority_key(), own));
+        *damaged.last_mut().unwrap() ^= 1;
+        for crl in [sign(&stranger, own), sign(&key, LAPTOP), damaged, Vec::new(), vec![0x30; 100]] {
+            assert!(!node.note_removal(&crl) && !node.is_removed());
+        }
+        assert!(held.borrow().is_some());
+        assert!(node.note_removal(&sign(&key, own)) && node.is_removed());
+        let gone = held.wait_for(Option::is_none);
+        drop(timeout(DEADLINE, gone).await.expect("it lets the key go").unwrap());
+        let saved = async {
+            while lab.state.read("removal.crl").unwrap().is_none() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(DEADLINE, saved).await.expect("it saves the proof");
+        following.abort();
+        // A restart does not forget it, and another membership has nothing to do with it.
+        assert!(Membership::of_node(lab.saved(), &lab.state).is_removed());
+        let another = leaver(&lab, "another");
+        assert!(!Membership::of_node(another, &lab.state).is_removed());
     }
 
     #[test]

@@ -152,7 +152,10 @@ fn a_gateway_without_clients_gets_the_update(lab: &Lab) {
     wait_until("the update to be saved", || epoch(&g2) == 1);
     // The removed member gets no answer from either, and the gateway that it remembers refuses it.
     let mut out = group.up(&c1, &[]);
-    out.wait_for_line("10.77.0.21:7420 says that this machine was removed from the group", START);
+    out.wait_for_line(
+        "10.77.0.21:7420 has the group's signature that this machine was removed from the group",
+        START,
+    );
     assert!(!out.log().contains("gateway heard") && !out.log().contains("link up"));
 }
 
@@ -224,7 +227,7 @@ fn the_authority_moves_to_another_machine(lab: &Lab) {
 
 /// What it signs reaches nobody, so it does not go on as if nothing had happened.
 fn a_machine_with_the_groups_key_that_was_removed_is_told_so_and_can_return(lab: &Lab) {
-    let (c1, g1, g2) = (lab.client("c1"), lab.gateway("g1"), lab.gateway("g2"));
+    let (c1, c2, g1, g2) = (lab.client("c1"), lab.client("c2"), lab.gateway("g1"), lab.gateway("g2"));
     let _origin = lab.origin();
     let mut group = lab.group(&[&g1, &c1, &g2], &[]);
     let file = |name: &str| g1.directory().join(name).to_str().unwrap().to_owned();
@@ -234,7 +237,8 @@ fn a_machine_with_the_groups_key_that_was_removed_is_told_so_and_can_return(lab:
     let _client = group.client(&c1, &[]);
     let said = laneway(&g1, &["members"]).success();
     assert!(!said.stderr.contains("removed"), "{said}");
-    laneway(&g1, &["invite"]).success();
+    let invited = laneway(&g1, &["invite"]).success().text();
+    let code = invited.split_whitespace().find(|word| word.starts_with("lw1.")).unwrap();
     wait_until("both to hear each other", || {
         discover(&c1).text().contains("10.77.0.22") && laneway(&g1, &["status"]).text().contains("g2")
     });
@@ -251,6 +255,10 @@ fn a_machine_with_the_groups_key_that_was_removed_is_told_so_and_can_return(lab:
         );
     }
     assert_eq!(fs::read(state(&g1).join("group.json")).unwrap(), before, "something was signed");
+    // Its node hears of it too, and admits nobody any more.
+    group.gateway.wait_for_line("it admits and removes nobody any more", START);
+    let said = laneway(&c2, &["join", code]);
+    assert!(said.stderr.contains("no machine on this LAN admits with this code"), "{said}");
     let said = laneway(&g1, &["members"]).success();
     assert!(said.stderr.contains("warning: this machine was removed from the group 'lan'"), "{said}");
     assert!(said.text().lines().any(|line| line.starts_with("g2 ")), "{said}");

@@ -198,6 +198,10 @@ fn not_linked(
             )),
         DialError::NotAGateway(..) => finding.hint(become_gateway(&on)),
         DialError::Removed(..) => finding.hint(REMOVED),
+        DialError::Unproved(..) => finding.hint(format!(
+            "'laneway members' on a machine with the group's key says whether this one was removed; if it was not, {on} lies, and 'laneway \
+             revoke' there removes it"
+        )),
         DialError::Left(..) => finding.hint(format!("use another gateway, or join the group again on {on}")),
         DialError::Trust(..) | DialError::Certificate(..) | DialError::Refused(..) => finding.hint(format!(
             "on {on}: the first line of 'laneway status' names its group; if that is another one, run 'laneway leave --force --yes' \

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::{ClientConfig, ServerConfig};
 
-use super::{TlsError, link_client, link_server, pieces_client};
+use super::{TlsError, link_client, link_server, pieces_client, removal_server};
 use laneway_trust::group::Group;
 use laneway_trust::membership::Membership;
 
@@ -15,6 +15,7 @@ pub struct Credentials {
     client: Memo<ClientConfig>,
     pieces: Memo<ClientConfig>,
     server: Memo<ServerConfig>,
+    removal: Memo<ServerConfig>,
 }
 
 impl Credentials {
@@ -23,8 +24,13 @@ impl Credentials {
     /// # Errors
     /// When its certificate or key cannot be used.
     pub fn new(membership: Arc<Membership>) -> Result<Arc<Self>, TlsError> {
-        let credentials =
-            Self { membership, client: Memo::default(), pieces: Memo::default(), server: Memo::default() };
+        let credentials = Self {
+            membership,
+            client: Memo::default(),
+            pieces: Memo::default(),
+            server: Memo::default(),
+            removal: Memo::default(),
+        };
         credentials.client()?;
         Ok(Arc::new(credentials))
     }
@@ -51,6 +57,14 @@ impl Credentials {
     /// When the group's revocation list cannot be used.
     pub fn server(&self) -> Result<Arc<ServerConfig>, TlsError> {
         self.server.of(self.membership.group(), link_server)
+    }
+
+    /// The configuration for proving to a node that the group has removed it.
+    ///
+    /// # Errors
+    /// When the group's certificates cannot be used.
+    pub fn removal(&self) -> Result<Arc<ServerConfig>, TlsError> {
+        self.removal.of(self.membership.group(), removal_server)
     }
 }
 
