@@ -10,6 +10,11 @@ use crate::cache::digest::{Algorithm, Digest};
 
 /// The longest string that is read, in bytes: a URL or a digest. A longer one passes.
 const LONGEST: usize = 16 * 1024;
+/// The longest key that is compared, in bytes: all that matter are shorter. Each object and array in the value of a key has a copy of it.
+const LONGEST_KEY: usize = 64;
+/// The longest part of the URL of a crate, and the longest template for them, in bytes: the parts may be in it many times.
+const LONGEST_PART: usize = 256;
+const LONGEST_TEMPLATE: usize = 2048;
 /// The deepest nesting that is followed. What is deeper passes unread.
 const DEEPEST: usize = 64;
 
@@ -202,7 +207,7 @@ impl Rewriter {
 
     fn key(&mut self, key: String) {
         if let Some(level) = self.stack.last_mut() {
-            level.key = Some(key);
+            level.key = Some(if key.len() > LONGEST_KEY { String::new() } else { key });
         }
     }
 
@@ -296,7 +301,9 @@ impl Rewriter {
                 }
             }
             (Format::CratesIndex(template), _, None) => {
-                let named = level.crate_name.zip(level.version).zip(level.digest);
+                let fits = |part: &String| part.len() <= LONGEST_PART;
+                let parts = level.crate_name.filter(fits).zip(level.version.filter(fits));
+                let named = parts.zip(level.digest).filter(|_| template.len() <= LONGEST_TEMPLATE);
                 if let Some(((name, version), digest)) = named
                     && let Some(url) = Url::parse(&crate_url(template, &name, &version, &digest))
                 {
@@ -465,6 +472,19 @@ mod tests {
             rewrite("/pypi/a/", Format::Simple, &text, step);
             rewrite("/crates/config.json", Format::CratesConfig, &text, step);
         }
+    }
+
+    /// Each of the objects had a copy of it: 32 KiB of text cost as much as 160 MB.
+    #[test]
+    fn a_long_key_is_not_copied_into_what_is_below_it() {
+        let fronts = Fronts::new(&["npm=https://npm.example/".parse().unwrap()]);
+        let place = fronts.place("/npm/a").unwrap();
+        let mut rewriter = Rewriter::new(Format::Npm, place, String::new());
+        let (text, mut out) = (format!("{{\"{}\":[{{\"dist\":[{{", "k".repeat(10_000)), Vec::new());
+        rewriter.feed(text.as_bytes(), &mut out);
+        assert_eq!(out, text.as_bytes());
+        let names: Vec<_> = rewriter.stack.iter().map(|level| level.name.as_str()).collect();
+        assert_eq!(names, ["", "", "", "dist", "dist"]);
     }
 
     #[test]

@@ -3,7 +3,9 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Semaphore;
 
 use super::token::Tokens;
 use super::url::Url;
@@ -19,10 +21,14 @@ const MOST_WRONG: usize = 1 << 10;
 /// A URL, as it is compared: enough of its SHA-256 that nobody finds two with the same.
 type Key = [u8; 16];
 
+/// Maximum number of indexes that are read beside being passed on, at a time. Each has a thread until all of it has come.
+const MOST_READING: usize = 64;
+
 /// What fronts remember.
-#[derive(Default)]
 pub struct Known {
     state: Mutex<State>,
+    /// A turn for each index that is read beside being passed on.
+    pub reading: Arc<Semaphore>,
     /// The anonymous tokens of OCI registries.
     pub tokens: Tokens,
 }
@@ -66,18 +72,31 @@ impl<K: Eq + Hash, V> Recent<K, V> {
     }
 }
 
+impl Default for Known {
+    fn default() -> Self {
+        let reading = Arc::new(Semaphore::new(MOST_READING));
+        Self { state: Mutex::default(), reading, tokens: Tokens::default() }
+    }
+}
+
 impl Known {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers what the index at `index` of this front names. One front's indexes say nothing about another's files.
-    pub fn learn(&self, front: &str, index: &Url, files: Vec<(Url, Digest)>) {
+    /// Remembers the digests of files that an index of this front names. One front's indexes say nothing about another's files.
+    pub fn learn(&self, front: &str, files: Vec<(Url, Digest)>) {
+        // Hashed before anybody has to wait for it.
+        let files: Vec<_> = files.into_iter().map(|(url, digest)| (key(front, &url), digest)).collect();
         let mut state = self.state();
-        for (url, digest) in files {
-            state.digests.insert(key(front, &url), digest, MOST_FILES);
+        for (key, digest) in files {
+            state.digests.insert(key, digest, MOST_FILES);
         }
-        state.indexes.insert(key(front, index), (), MOST_INDEXES);
+    }
+
+    /// Notes that all files are known that the index at `index` of this front names.
+    pub fn has_read(&self, front: &str, index: &Url) {
+        self.state().indexes.insert(key(front, index), (), MOST_INDEXES);
     }
 
     /// Whether this node has read the index at `index` since its start.

@@ -5,10 +5,10 @@ use std::io::{self, Read, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use flate2::write::MultiGzDecoder;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::task::{JoinHandle, yield_now};
 use tokio::time::timeout;
 
 use crate::cache::digest::{Digest, Hasher};
@@ -25,8 +25,12 @@ use crate::wire::http::{Fields, ResponseHead};
 
 /// The largest index that is rewritten, in bytes, unpacked.
 const LARGEST: u64 = 256 * 1024 * 1024;
-/// How much is unpacked at a time, in bytes: it may become a thousand times as much.
-const STEP: usize = 4 * 1024;
+/// How much of an index is taken at a time, in bytes: packed, of which as much is unpacked as has room in a buffer of the decoder, 32 KiB
+/// or little more, and unpacked.
+const PACKED_STEP: usize = 4 * 1024;
+const STEP: usize = 32 * 1024;
+/// How many files of an index are learnt at a time.
+const LEARNT_STEP: usize = 256;
 /// The part of the memory that unpacking an index may take: one in this many.
 const UNPACKING_PART: usize = 4;
 /// How many pieces of an index wait to be read.
@@ -41,6 +45,8 @@ pub(super) struct Filter {
     check: Option<(Digest, Hasher)>,
     rewrite: Option<Rewrite>,
     learn: Option<Learn>,
+    /// Bytes of an index that were not read yet.
+    unread: Bytes,
     /// The last bytes of a file that is not checked yet.
     held: Bytes,
     memory: Tally,
@@ -88,8 +94,8 @@ impl Filter {
             return None;
         }
         let rewrite = if expected.is_none() { Rewrite::of(place, known, response, local) } else { None };
-        let learn = (place.kind == Kind::Apt && debian::is_index(&place.url))
-            .then(|| Learn::begin(place.clone(), account));
+        let is_learnt = place.kind == Kind::Apt && debian::is_index(&place.url);
+        let learn = if is_learnt { Learn::begin(place.clone(), known, account) } else { None };
         if expected.is_none() && rewrite.is_none() && learn.is_none() {
             return None;
         }
@@ -104,6 +110,7 @@ impl Filter {
             check,
             rewrite,
             learn,
+            unread: Bytes::new(),
             held: Bytes::new(),
             memory,
         })
@@ -119,13 +126,29 @@ impl Filter {
         self.check.is_some()
     }
 
-    /// How many bytes to give at a time.
-    pub(super) fn step(&self) -> usize {
-        if self.rewrite.is_some() { STEP } else { usize::MAX }
+    /// Takes bytes of the body, all of those before having been read.
+    pub(super) fn take(&mut self, bytes: Bytes) {
+        self.unread = bytes;
     }
 
-    /// Takes bytes of the body, and gives those that may be passed on now.
-    pub(super) async fn piece(&mut self, bytes: Bytes) -> Result<Bytes, Wrong> {
+    /// Reads some of what was taken, and gives those bytes that may be passed on now; `None` when all of it was read. An index costs much
+    /// more than it has bytes, if whoever wrote it wants that, so others of this thread run after each step of one.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Wrong> {
+        if self.unread.is_empty() {
+            return Ok(None);
+        }
+        let Some(rewrite) = &mut self.rewrite else {
+            let bytes = std::mem::take(&mut self.unread);
+            return self.pass(bytes).await.map(Some);
+        };
+        let out = rewrite.step(&mut self.unread)?;
+        self.memory.set(rewrite.memory());
+        yield_now().await;
+        Ok(Some(out))
+    }
+
+    /// Passes bytes of a file or index that stays as it is, one piece behind.
+    async fn pass(&mut self, bytes: Bytes) -> Result<Bytes, Wrong> {
         if let Some((_, hasher)) = &mut self.check {
             hasher.add(&bytes);
         }
@@ -135,21 +158,8 @@ impl Filter {
             // It has failed, or has read enough.
             tracing::debug!(url = %self.place.url, "no more of an index is read");
         }
-        let out = match &mut self.rewrite {
-            Some(rewrite) => rewrite.feed(&bytes)?,
-            None => bytes,
-        };
-        if let Some(rewrite) = &self.rewrite {
-            self.memory.set(rewrite.memory());
-        }
-        if self.check.is_none() && self.learn.is_none() {
-            return Ok(out);
-        }
-        if out.is_empty() {
-            return Ok(out);
-        }
-        self.memory.set(out.len());
-        Ok(std::mem::replace(&mut self.held, out))
+        self.memory.set(bytes.len());
+        Ok(std::mem::replace(&mut self.held, bytes))
     }
 
     /// The end of the body: gives the bytes that were held back.
@@ -167,8 +177,20 @@ impl Filter {
             learn.end(&self.place, &self.known).await;
         }
         let Some(rewrite) = self.rewrite.take() else { return Ok(self.held) };
-        rewrite.end(&self.place, &self.known)
+        let (out, found) = rewrite.end(&self.place, &self.known)?;
+        learn(&self.place, &self.known, found).await;
+        Ok(out)
     }
+}
+
+/// Remembers the files that a whole index names, in steps between which others run.
+async fn learn(place: &Place, known: &Known, mut found: Vec<(Url, Digest)>) {
+    while !found.is_empty() {
+        let rest = found.len().saturating_sub(LEARNT_STEP);
+        known.learn(&place.front, found.split_off(rest));
+        yield_now().await;
+    }
+    known.has_read(&place.front, &place.url);
 }
 
 impl Rewrite {
@@ -207,17 +229,21 @@ impl Rewrite {
         }
     }
 
-    fn feed(&mut self, bytes: &[u8]) -> Result<Bytes, Wrong> {
-        let unpacked = match &mut self.unpack {
-            Some(decoder) => {
-                decoder
-                    .write_all(bytes)
-                    .map_err(|_error| Wrong::Malformed("its compression is malformed"))?;
-                std::mem::take(decoder.get_mut())
-            }
-            None => bytes.to_vec(),
+    /// Reads the first of these bytes, and gives what they become.
+    fn step(&mut self, bytes: &mut Bytes) -> Result<Bytes, Wrong> {
+        let Some(decoder) = &mut self.unpack else {
+            let text = bytes.split_to(STEP.min(bytes.len()));
+            return self.rewrite(&text);
         };
-        self.rewrite(&unpacked)
+        let malformed = |_error| Wrong::Malformed("its compression is malformed");
+        // It takes as many as it has room for.
+        let taken = decoder.write(&bytes[..PACKED_STEP.min(bytes.len())]).map_err(malformed)?;
+        if taken == 0 {
+            return Err(Wrong::Malformed("its compression is malformed"));
+        }
+        bytes.advance(taken);
+        let text = std::mem::take(decoder.get_mut());
+        self.rewrite(&text)
     }
 
     fn rewrite(&mut self, text: &[u8]) -> Result<Bytes, Wrong> {
@@ -233,7 +259,8 @@ impl Rewrite {
         Ok(out.into())
     }
 
-    fn end(mut self, place: &Place, known: &Known) -> Result<Bytes, Wrong> {
+    /// The last bytes, and what the index names.
+    fn end(mut self, place: &Place, known: &Known) -> Result<(Bytes, Vec<(Url, Digest)>), Wrong> {
         let rest = match self.unpack.take() {
             Some(decoder) => {
                 decoder.finish().map_err(|_error| Wrong::Malformed("its compression is cut off"))?
@@ -251,25 +278,30 @@ impl Rewrite {
                 found
             }
         };
-        known.learn(&place.front, &place.url, found);
-        Ok(out.into())
+        Ok((out.into(), found))
     }
 }
 
 impl Learn {
-    fn begin(place: Place, account: &Arc<Account>) -> Self {
+    /// Begins to read the index at `place`; `None` when too many are being read.
+    fn begin(place: Place, known: &Known, account: &Arc<Account>) -> Option<Self> {
+        let Ok(turn) = known.reading.clone().try_acquire_owned() else {
+            limited!(info, NOBODY, url = %place.url, "too many indexes are read at a time: the files of this one are not checked here");
+            return None;
+        };
         let (pieces, received) = mpsc::channel(QUEUE);
         let (mut held, most) = (Tally::of(account), account.limit() / UNPACKING_PART);
         let reading = tokio::task::spawn_blocking(move || {
+            let _turn: OwnedSemaphorePermit = turn;
             debian::read(&place, Pieces { received, piece: Bytes::new() }, most, |bytes| held.set(bytes))
         });
-        Self { pieces, reading }
+        Some(Self { pieces, reading })
     }
 
     async fn end(self, place: &Place, known: &Known) {
         drop(self.pieces);
         match timeout(READING, self.reading).await {
-            Ok(Ok(Ok(found))) => known.learn(&place.front, &place.url, found),
+            Ok(Ok(Ok(found))) => learn(place, known, found).await,
             Ok(Ok(Err(error))) => {
                 limited!(info, NOBODY, url = %place.url, %error, "an index cannot be read: its files are not checked here");
             }
@@ -350,4 +382,88 @@ pub(super) fn clean(fields: &mut Fields, rewrites: bool) {
     // The page of the node has the same origin: nothing that a registry sends may run there.
     let _ = fields.push("Content-Security-Policy", b"default-src 'none'; sandbox");
     let _ = fields.push("X-Content-Type-Options", b"nosniff");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use http::Method;
+
+    use super::*;
+    use crate::fronts::place::Fronts;
+    use crate::memory::Budget;
+
+    fn filter(path: &str, fields: &str) -> Filter {
+        let fronts = Fronts::new(&[
+            "npm=https://npm.example/".parse().unwrap(),
+            "pypi=https://pypi.example/simple/".parse().unwrap(),
+        ]);
+        let head = format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 1\r\n\r\n");
+        let response = ResponseHead::parse(head.as_bytes(), &Method::GET).unwrap();
+        let (place, account) = (fronts.place(path).unwrap(), Budget::new(1 << 30).account());
+        let known = Arc::new(Known::default());
+        Filter::of(&place, &known, None, &response, "http://127.0.0.1:1080", &account).unwrap()
+    }
+
+    fn packed(text: &[u8]) -> Bytes {
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        packed.write_all(text).unwrap();
+        packed.finish().unwrap().into()
+    }
+
+    /// It was unpacked at once: all apps of the node had to wait for it.
+    #[tokio::test]
+    async fn others_run_after_each_small_step_of_an_index_whatever_it_unpacks_to() {
+        const SIZE: usize = 8 * 1024 * 1024;
+        const LARGEST_STEP: usize = 128 * 1024;
+        let json = [&b"{\"a\":\""[..], &vec![b'x'; SIZE], b"\"}"].concat();
+        let html = vec![b'>'; SIZE];
+        let gzip = "Content-Encoding: gzip\r\n";
+        for (path, kind, coding, body) in [
+            ("/npm/a", "application/json", gzip, packed(&json)),
+            ("/pypi/a/", "text/html", gzip, packed(&html)),
+            ("/npm/a", "application/json", "", json.into()),
+        ] {
+            let mut filter = filter(path, &format!("Content-Type: {kind}\r\n{coding}"));
+            let turns = Arc::new(AtomicUsize::new(0));
+            let counting = turns.clone();
+            let others = tokio::spawn(async move {
+                loop {
+                    counting.fetch_add(1, Relaxed);
+                    yield_now().await;
+                }
+            });
+            let (mut length, mut steps) = (0, 0);
+            filter.take(body);
+            while let Some(out) = filter.next().await.ok().unwrap() {
+                assert!(out.len() <= LARGEST_STEP, "{} bytes at once", out.len());
+                (length, steps) = (length + out.len(), steps + 1);
+            }
+            length += filter.end().await.ok().unwrap().len();
+            others.abort();
+            assert!(length >= SIZE && turns.load(Relaxed) >= steps, "{path}: {length} {steps} {turns:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn packed_indexes_that_are_damaged_or_followed_by_another_are_told_apart() {
+        let fields = "Content-Type: application/json\r\nContent-Encoding: gzip\r\n";
+        let whole = [packed(b"{\"a\":"), packed(b"1}")].concat();
+        for (body, want) in
+            [(whole.clone(), Some(&b"{\"a\":1}"[..])), (vec![0; 100], None), (b"\x1f\x8bx".to_vec(), None)]
+        {
+            let mut filter = filter("/npm/a", fields);
+            filter.take(body.into());
+            let mut all = Vec::new();
+            let read = async {
+                while let Some(out) = filter.next().await? {
+                    all.extend_from_slice(&out);
+                }
+                all.extend_from_slice(&filter.end().await?);
+                Ok::<_, Wrong>(all)
+            };
+            assert_eq!(read.await.ok().as_deref(), want);
+        }
+    }
 }

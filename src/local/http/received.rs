@@ -42,7 +42,7 @@ impl Exchange<'_> {
         let location = response.fields.get("location").and_then(|value| str::from_utf8(value).ok());
         if let Some(url) = location.and_then(|location| place.url.join(location)) {
             if let Some(digest) = front.expected.clone().filter(|_| (300..400).contains(&response.status)) {
-                known.learn(&place.front, &place.url, vec![(url.clone(), digest)]);
+                known.learn(&place.front, vec![(url.clone(), digest)]);
             }
             response.fields.remove("location");
             let _ = response
@@ -87,24 +87,41 @@ impl Exchange<'_> {
 }
 
 impl Exchange<'_> {
-    /// Takes bytes of a body, passes on what may be passed on, and gives the rest at the end.
-    pub(super) async fn filtered(&self, bytes: Option<Bytes>) -> Result<Bytes, Trouble> {
-        let taken = self.filter().take();
-        let Some(mut filter) = taken else { return Ok(bytes.unwrap_or_default()) };
-        match bytes {
-            Some(bytes) => {
-                let out = filter.piece(bytes).await;
-                *self.filter() = Some(filter);
-                out.map_err(|wrong| self.wrong(wrong))
-            }
-            None => {
-                let checks = filter.checks();
-                let last = filter.end().await.map_err(|wrong| self.wrong(wrong))?;
-                if checks {
-                    self.count("verified");
-                }
-                Ok(last)
-            }
+    /// Gives the filter bytes of the body.
+    pub(super) fn filter_takes(&self, bytes: Bytes) {
+        if let Some(filter) = self.filter().as_mut() {
+            filter.take(bytes);
         }
+    }
+
+    /// What may be passed on of the bytes that the filter was given, until that is `None`.
+    pub(super) async fn filtered(&self) -> Result<Option<Bytes>, Trouble> {
+        let taken = self.filter().take();
+        let Some(mut filter) = taken else { return Ok(None) };
+        let out = filter.next().await;
+        *self.filter() = Some(filter);
+        out.map_err(|wrong| self.wrong(wrong))
+    }
+
+    /// What may be passed on of a body that stays as it is, once these bytes of it have come.
+    pub(super) async fn checked(&self, bytes: Bytes) -> Result<Bytes, Trouble> {
+        let has_filter = self.filter().is_some();
+        if !has_filter {
+            return Ok(bytes);
+        }
+        self.filter_takes(bytes);
+        Ok(self.filtered().await?.unwrap_or_default())
+    }
+
+    /// What is left to be passed on at the end of the body.
+    pub(super) async fn filter_ends(&self) -> Result<Bytes, Trouble> {
+        let taken = self.filter().take();
+        let Some(filter) = taken else { return Ok(Bytes::new()) };
+        let checks = filter.checks();
+        let last = filter.end().await.map_err(|wrong| self.wrong(wrong))?;
+        if checks {
+            self.count("verified");
+        }
+        Ok(last)
     }
 }

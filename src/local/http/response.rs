@@ -310,14 +310,14 @@ impl Exchange<'_> {
         &self,
         server: &mut FromServer<'_>,
         head: &mut BytesMut,
-        mut data: Bytes,
+        data: Bytes,
         as_chunks: bool,
     ) -> Result<(), Trouble> {
-        let Some(step) = self.filter().as_ref().map(|filter| filter.step()) else {
+        if self.filter().is_none() {
             return self.put(server, head, &data, as_chunks).await;
-        };
-        while !data.is_empty() {
-            let out = self.filtered(Some(data.split_to(step.min(data.len())))).await?;
+        }
+        self.filter_takes(data);
+        while let Some(out) = self.filtered().await? {
             self.put(server, head, &out, as_chunks && !out.is_empty()).await?;
         }
         Ok(())
@@ -330,7 +330,7 @@ impl Exchange<'_> {
         head: &mut BytesMut,
         as_chunks: bool,
     ) -> Result<(), Trouble> {
-        let last = self.filtered(None).await?;
+        let last = self.filter_ends().await?;
         if as_chunks {
             if !last.is_empty() {
                 self.put(server, head, &last, true).await?;

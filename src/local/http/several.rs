@@ -120,7 +120,7 @@ impl<'a> Exchange<'a> {
                 }
                 let Some(bytes) = several.ahead.next() else { break };
                 counted = bytes.len();
-                out = self.filtered(Some(bytes)).await?;
+                out = self.checked(bytes).await?;
             }
             if several.plan.sources() == 0 && out.is_empty() {
                 return Err(Trouble::Lost(std::mem::take(&mut several.why)));
