@@ -1,6 +1,7 @@
 //! Plain requests that the gateway answers from its cache.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use laneway::link::client::Link;
@@ -10,6 +11,7 @@ use laneway::wire::target::Target;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::JoinSet;
 
+use crate::clock::{Clock, delivered};
 use crate::fronts::sha256;
 use crate::lab::{Lab, Proxy};
 use crate::peer::{Origin, Peer};
@@ -917,4 +919,119 @@ async fn a_fetch_by_another_url_that_stands_still_holds_nobody_for_long() {
     server.say("23456789").await;
     first.head().await;
     first.hear("0123456789").await;
+}
+
+/// How long a file is that takes a while, and how much of it comes each second: more than what counts as standing still.
+const LARGE: usize = 4 * 1024 * 1024;
+const STEP: usize = 128 * 1024;
+
+/// A file that comes slowly over a fetch for one URL, and two that share it.
+struct Slow {
+    site: Site,
+    text: String,
+    /// Asks for /a, and for /b.
+    apps: [Peer; 2],
+    server: Peer,
+    at: usize,
+}
+
+impl Slow {
+    async fn begin() -> Self {
+        let (site, text) = (Site::new().await, "0123456789abcdef".repeat(LARGE / 16));
+        let fields = named(&text);
+        let first = site.node("GET /a", &fields).await;
+        let (mut server, _) = site.server().await;
+        server.say(format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n{}", &text[..STEP])).await;
+        let second = site.node("GET /b", &fields).await;
+        let mut apps = [first, second];
+        for app in &mut apps {
+            assert_eq!(length(&app.head().await), LARGE);
+            assert!(app.exactly(STEP).await == text[..STEP]);
+        }
+        Self { site, text, apps, server, at: STEP }
+    }
+
+    /// Some seconds in which both get some more.
+    async fn trickles(&mut self, clock: &Clock, seconds: usize) {
+        for _ in 0..seconds {
+            let more = &self.text[self.at..self.at + STEP];
+            self.server.say(more).await;
+            for app in &mut self.apps {
+                assert!(app.exactly(STEP).await == more);
+            }
+            self.at += STEP;
+            clock.pass(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+/// It held everybody who asked for that file, although their own server was faster by far.
+#[tokio::test]
+async fn a_fetch_by_another_url_that_trickles_is_left_for_a_server_that_proves_to_be_faster() {
+    let clock = Clock::stop();
+    let mut slow = Slow::begin().await;
+    slow.trickles(&clock, 4).await;
+    let (mut own, head) = slow.site.server().await;
+    let range = line(&head, "Range").unwrap().trim_start_matches("bytes=").to_owned();
+    let (start, end) = range.split_once('-').unwrap();
+    let (start, end): (usize, usize) = (start.parse().unwrap(), end.parse().unwrap());
+    assert!(head.starts_with("GET /b ") && end + 1 - start == 1024 * 1024, "{head}");
+    let part = &slow.text[start..=end];
+    let length = part.len();
+    let head = format!("Content-Range: bytes {start}-{end}/{LARGE}\r\nContent-Length: {length}");
+    own.say(format!("HTTP/1.1 206 P\r\n{head}\r\n\r\n{part}")).await;
+    let Slow { site, text, apps: [mut first, mut second], mut server, at } = slow;
+    assert_eq!(second.rest_before_reset().await, "");
+    // The node goes on where it is, as after every download that was cut off.
+    let fields = format!("{}Range: bytes={at}-\r\n", named(&text));
+    let _rest = site.node("GET /b", &fields).await;
+    let (_own, head) = site.server().await;
+    assert!(head.starts_with("GET /b ") && line(&head, "Range").is_some(), "{head}");
+    // Whoever asked for that URL still gets it.
+    tokio::join!(server.say(&text[at..]), async { assert!(first.exactly(LARGE - at).await == text[at..]) });
+}
+
+#[tokio::test]
+async fn a_slow_fetch_is_shared_on_while_no_other_server_proves_to_be_faster() {
+    let clock = Clock::stop();
+    let mut slow = Slow::begin().await;
+    slow.trickles(&clock, 4).await;
+    let (mut own, _) = slow.site.server().await;
+    own.say("HTTP/1.1 206 P\r\nContent-Length: 1048576\r\n\r\nabc").await;
+    delivered(&own).await;
+    slow.trickles(&clock, 4).await;
+    assert_eq!(own.rest().await, "", "it is not asked for long");
+    let Slow { text, apps: [mut first, mut second], mut server, at, site: _site } = slow;
+    let (one, other) = (first.exactly(LARGE - at), second.exactly(LARGE - at));
+    let (_, one, other) = tokio::join!(server.say(&text[at..]), one, other);
+    assert!(one == text[at..] && other == text[at..]);
+}
+
+/// Whoever could change what is at its URL took the file from all others.
+#[tokio::test]
+async fn what_was_proved_stays_when_its_url_changes() {
+    let site = Site::new().await;
+    let right = "the right file";
+    assert_eq!(site.fetch_named("GET /a", &named(right), &plain(right)).await, right);
+    for method in ["POST", "PUT", "DELETE"] {
+        let mut app = site.app(&format!("{method} /a"), "Content-Length: 0\r\n").await;
+        let (mut server, head) = site.server().await;
+        assert!(head.starts_with(method), "{head}");
+        server.say("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+        app.head().await;
+        assert_eq!(site.hit_named("GET /b", &named(right)).await.1, right, "{method}");
+        assert_eq!(site.hit_named("GET /a", &named(right)).await.1, right, "{method}");
+        // It is not what the URL stands for any more.
+        let fresh = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 3\r\n\r\nnew";
+        assert_eq!(site.fetch("/a", fresh).await, "new", "{method}");
+        assert_eq!(site.hit("GET /a", "").await.1, "new", "{method}");
+        assert_eq!(site.hit_named("GET /c", &named(right)).await.1, right, "{method}");
+    }
+    // Nor by anything else that may be stored in its place.
+    let other = named("the other file");
+    assert_eq!(site.fetch_named("GET /d", &named("file d"), &plain("file d")).await, "file d");
+    assert_eq!(site.fetch_named("GET /d", &other, &plain("the other file")).await, "the other file");
+    for (content, path) in [("file d", "GET /e"), ("the other file", "GET /f")] {
+        assert_eq!(site.hit_named(path, &named(content)).await.1, content);
+    }
 }

@@ -494,3 +494,52 @@ async fn what_the_app_kept_from_before_is_asked_for_again_until_this_node_knows_
     let (head, _) = site.get_with("/pypi/six/", "If-None-Match: \"a\"\r\n").await;
     assert!(head.starts_with("HTTP/1.1 304 "), "{head}");
 }
+
+/// The server's file and its index change while a client gets the file that the old index names.
+#[tokio::test]
+async fn a_file_that_changes_under_a_fetch_is_never_mixed_and_the_new_one_follows_its_index() {
+    let site = Site::new(&["pypi=URL/simple/"]).await;
+    let (old, new) = (file(0), file(1));
+    let index = |of: &str| {
+        page(
+            HTML.replace("max-age=60", "max-age=0").as_str(),
+            format!("<a href=\"/six.whl#sha256={}\">six</a>", sha256(of.as_bytes())),
+        )
+    };
+    let tagged = |tag: &str| format!("{FRESH}ETag: \"{tag}\"\r\nAccept-Ranges: bytes\r\n");
+    site.registry.put("/simple/six/", index(&old));
+    // Half of it comes; the rest is asked for by Range, and answered by the new file.
+    let half = Page { missing: old.len() / 2, ..page(&tagged("old"), &old.as_bytes()[..old.len() / 2]) };
+    site.registry.put("/six.whl", half);
+    let (_, before) = site.get("/pypi/six/").await;
+    let path = path_in(&before, "six.whl");
+    let mut app = site.ask(&path, "").await;
+    let (mut bytes, mut swapped) = (Vec::new(), false);
+    let end = {
+        let read = app.until_any_end(&mut bytes);
+        let swap = async {
+            while site.registry.asked("/six.whl") == 0 {
+                tokio::task::yield_now().await;
+            }
+            site.registry.put("/six.whl", page(&tagged("new"), new.clone()));
+            site.registry.put("/simple/six/", index(&new));
+            swapped = true;
+        };
+        tokio::join!(read, swap).0
+    };
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let got = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    assert!(
+        swapped && (end.is_err() && old.starts_with(got) || text.starts_with("HTTP/1.1 502 ")),
+        "{} bytes",
+        got.len()
+    );
+    assert!(got.len() < old.len());
+    // By the old index there is none, and by the new one the new one.
+    site.cut(&path).await;
+    let (_, after) = site.get("/pypi/six/").await;
+    for _ in 0..2 {
+        assert!(site.get(&path_in(&after, "six.whl")).await.1 == new);
+    }
+    assert!(site.counted("verified") == 2 && site.counted("poisoned") >= 1);
+}

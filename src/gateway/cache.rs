@@ -3,10 +3,12 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, Hash, RandomState};
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::cache::digest::Digest;
 use crate::cache::growing::Growing;
@@ -20,8 +22,13 @@ const ALONE: Duration = Duration::from_secs(60);
 /// How long a fetch for a URI, or by a member, is not shared with those who ask for the same content by another URI, after one
 /// that brought something else or stood still.
 const APART: Duration = Duration::from_secs(600);
-/// How long the bytes of a stored response count as right after they were compared with its digest.
+/// How long the server of a URI is not compared once more with a fetch by another one.
+const TRIED: Duration = Duration::from_secs(60);
+/// How long the bytes of a stored response count as right after they were compared with its digest, and how long they are not hashed
+/// once more by an algorithm by which they were.
 const VERIFIED: Duration = Duration::from_secs(60);
+/// How long a stored response waits to be hashed while others are. Without its digest it is not used.
+const TURN: Duration = Duration::from_secs(10);
 /// Maximum number of URIs, members and responses for which that is remembered.
 const MOST_REMEMBERED: usize = 4096;
 
@@ -34,10 +41,12 @@ pub struct Cache {
     alone: Mutex<Remembered>,
     /// URIs and members whose fetches are not shared with those who ask for the same content by another URI.
     apart: Mutex<Remembered>,
+    /// URIs whose servers were compared a short while ago with a fetch by another one.
+    tried: Mutex<Remembered>,
     /// Stored responses whose bytes were compared with their digest a short while ago, or are now.
     verified: Mutex<Remembered>,
-    /// Held while one of them is hashed.
-    verifying: tokio::sync::Mutex<()>,
+    /// Held while a stored response is hashed.
+    hashing: tokio::sync::Mutex<()>,
     hasher: RandomState,
 }
 
@@ -93,8 +102,9 @@ impl Cache {
             fetches: Mutex::default(),
             alone: Mutex::default(),
             apart: Mutex::default(),
+            tried: Mutex::default(),
             verified: Mutex::default(),
-            verifying: tokio::sync::Mutex::default(),
+            hashing: tokio::sync::Mutex::default(),
             hasher: RandomState::new(),
         })
     }
@@ -144,6 +154,16 @@ impl Cache {
         self.remember(&self.apart, member, APART);
     }
 
+    /// Whether fetches for `uri` are not shared with those who ask for the same content by another URI.
+    pub(super) fn is_apart(&self, uri: &str) -> bool {
+        self.counts(&self.apart, uri)
+    }
+
+    /// Whether the server of `uri` may be compared with a fetch by another URI now: once in a while.
+    pub(super) fn tries(&self, uri: &str) -> bool {
+        self.begins(&self.tried, uri, TRIED)
+    }
+
     fn counts(&self, remembered: &Mutex<Remembered>, what: impl Hash) -> bool {
         let remembered = lock(remembered);
         !remembered.is_empty()
@@ -186,7 +206,7 @@ impl Cache {
         lock(&self.fetches).retain(|key, _| !is_of(key, &uri));
         let find = move |store: &Arc<Store>| {
             let (proved, others): (Vec<_>, Vec<_>) =
-                store.find(&uri).into_iter().partition(|(_, stored)| stored.digest.is_some());
+                store.find(&uri).into_iter().partition(|(_, stored)| stored.is_proved());
             others.into_iter().for_each(|(id, _)| store.remove(id));
             match digest {
                 Some(digest) => Vec::from_iter(store.proved(&digest)),
@@ -199,39 +219,71 @@ impl Cache {
         }
     }
 
-    /// Removes the response `id` if it has no longer the digest that was proved. Each is hashed once a minute at most, one at a
-    /// time, and in steps between which others get the disk.
+    /// The response `id` if its whole body has this `digest`, which is noted then. Each response is hashed once by each algorithm, and
+    /// once a minute at most where that cannot be noted.
+    pub(super) async fn prove(&self, id: u64, digest: &Digest) -> Option<Stored> {
+        let _one = timeout(TURN, self.hashing.lock()).await.ok()?;
+        // Another one may have had it hashed or removed meanwhile.
+        let stored = self.store.blocking(move |store| store.stored(id)).await.ok()??;
+        if let Some(known) = stored.digest(digest.algorithm) {
+            return (known == digest).then_some(stored);
+        }
+        if !self.begins(&self.verified, (id, digest.algorithm), VERIFIED) {
+            return None;
+        }
+        let found = match self.hash(id, &stored, digest).await? {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::debug!(%error, "a stored response cannot be proved, and is removed");
+                self.store.blocking(move |store| store.remove(id)).await.ok();
+                return None;
+            }
+        };
+        let is_right = found == *digest;
+        let noted = self.store.blocking(move |store| store.prove(id, found)).await.ok()?;
+        // Where nothing can be written, it is right all the same.
+        let stored = noted.unwrap_or_else(|_error| Stored { digests: vec![digest.clone()], ..stored });
+        is_right.then_some(stored)
+    }
+
+    /// Removes the response `id` if it has no longer the digest that was proved. Each is hashed once a minute at most.
     async fn verify(&self, id: u64, stored: &Stored) {
-        let Some(digest) = &stored.digest else { return };
+        let Some(digest) = stored.digests.iter().max_by_key(|digest| digest.algorithm) else { return };
         if !self.begins(&self.verified, id, VERIFIED) {
             return;
         }
-        let _one = self.verifying.lock().await;
-        let (kept, mut step) = (stored.clone(), (digest.hasher(), 0));
-        let Ok(body) = self.store.blocking(move |store| store.body(id, &kept)).await else { return };
-        let is_right = match body.map(Arc::new) {
-            Err(_) => false,
-            Ok(body) => loop {
-                let (body, (mut hasher, at)) = (body.clone(), step);
-                let hashed = self.store.blocking(move |_| {
-                    let next = body.hash(&mut hasher, at)?;
-                    Ok::<_, std::io::Error>((hasher, next))
-                });
-                match hashed.await {
-                    Ok(Ok((hasher, Some(next)))) => step = (hasher, next),
-                    Ok(Ok((hasher, None))) => break digest.is_of(hasher),
-                    Ok(Err(_)) => break false,
-                    // The node stops.
-                    Err(_) => return,
-                }
-            },
+        let Ok(_one) = timeout(TURN, self.hashing.lock()).await else { return };
+        let Some(found) = self.hash(id, stored, digest).await else { return };
+        if found.is_ok_and(|found| found == *digest) {
+            return;
+        }
+        self.store.blocking(move |store| store.remove(id)).await.ok();
+    }
+
+    /// The digest of the whole body of the response `id`, by the algorithm of `like`, hashed in steps between which others get the
+    /// disk; `None` when the node stops. One at a time: the caller holds `hashing`.
+    async fn hash(&self, id: u64, stored: &Stored, like: &Digest) -> Option<io::Result<Digest>> {
+        let (kept, mut hasher, mut at) = (stored.clone(), like.hasher(), 0);
+        let body = match self.store.blocking(move |store| store.body(id, &kept)).await.ok()? {
+            Ok(body) => Arc::new(body),
+            Err(error) => return Some(Err(error)),
         };
-        if !is_right {
-            let _ = self.store.blocking(move |store| store.remove(id)).await;
+        loop {
+            let body = body.clone();
+            let step = self.store.blocking(move |_| {
+                let next = body.hash(&mut hasher, at);
+                (hasher, next)
+            });
+            match step.await.ok()? {
+                (now, Ok(Some(next))) => (hasher, at) = (now, next),
+                (now, Ok(None)) => return Some(Ok(now.finish())),
+                (_, Err(error)) => return Some(Err(error)),
+            }
         }
     }
 
-    /// Removes what is stored for these URIs, and lets nobody join a fetch of them that has begun.
+    /// Removes what is stored for these URIs, and lets nobody join a fetch of them that has begun. What was proved to have a digest
+    /// stays under that alone.
     pub(super) async fn invalidate(self: &Arc<Self>, uris: Vec<String>) {
         lock(&self.fetches).retain(|key, _| !uris.iter().any(|uri| is_of(key, uri)));
         // Fails only when the node stops.
@@ -294,4 +346,74 @@ impl Drop for Lead {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::cache::draft::Draft;
+    use crate::memory::Budget;
+    use crate::wire::http::Fields;
+
+    /// A cache with one response, and the id and the digests of that.
+    fn lab(directory: &tempfile::TempDir) -> (Arc<Cache>, u64, [Digest; 2]) {
+        let reserve = Budget::new(1 << 30).reserve();
+        let store = Store::open(&directory.path().join("cache"), 1 << 30, 1 << 20, reserve).unwrap();
+        let (body, now) = (b"some bytes".repeat(100_000), SystemTime::now());
+        let mut draft = Draft::new(&store).unwrap();
+        draft.append(&body).unwrap();
+        let stored = Stored {
+            uri: "http://h/f".into(),
+            status: 200,
+            reason: b"OK".to_vec(),
+            fields: Fields::default(),
+            selecting: Vec::new(),
+            requested: now,
+            received: now,
+            total: body.len() as u64,
+            parts: Vec::new(),
+            pieces: Vec::new(),
+            digests: Vec::new(),
+            source: None,
+        };
+        let (id, _) = draft.store(stored).unwrap();
+        let digests = [("sha256", 64), ("sha512", 128)].map(|(algorithm, digits)| {
+            let mut hasher = Digest::parse(&format!("{algorithm}:{}", "0".repeat(digits))).unwrap().hasher();
+            hasher.add(&body);
+            hasher.finish()
+        });
+        (Cache::new(store), id, digests)
+    }
+
+    #[tokio::test]
+    async fn a_stored_response_is_hashed_once_by_each_algorithm_whatever_is_asked_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let (cache, id, [sha256, sha512]) = lab(&directory);
+        let wrong = Digest::parse(&format!("sha256:{}", "0".repeat(64))).unwrap();
+        assert!(cache.prove(id, &wrong).await.is_none());
+        // It would be removed if it were read once more.
+        let body = std::fs::read_dir(directory.path().join("cache")).unwrap().find_map(|folder| {
+            std::fs::read_dir(folder.ok()?.path()).ok()?.find_map(|file| {
+                let path = file.ok()?.path();
+                path.extension().is_some_and(|extension| extension == "body").then_some(path)
+            })
+        });
+        std::fs::write(body.unwrap(), vec![0; 1_000_000]).unwrap();
+        for digest in [&sha256, &wrong, &sha256] {
+            assert_eq!(cache.prove(id, digest).await.is_some(), digest == &sha256);
+        }
+        assert!(cache.prove(id, &sha512).await.is_none() && !cache.store.has(id));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_response_that_is_hashed_holds_nobody_up_for_long() {
+        let directory = tempfile::tempdir().unwrap();
+        let (cache, id, [sha256, _]) = lab(&directory);
+        let turn = cache.hashing.lock().await;
+        assert!(cache.prove(id, &sha256).await.is_none() && cache.store.has(id));
+        drop(turn);
+        assert!(cache.prove(id, &sha256).await.is_some());
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! What the cache has no part in passes as it is, byte by byte, so that the client's node reads what the server has sent.
 
+mod alternative;
 mod asker;
 mod fetch;
 mod named;
@@ -93,14 +94,19 @@ impl Asked {
         if !self.has_any {
             return raw;
         }
-        let (mut request, mut head) = (request.clone(), BytesMut::new());
-        if let Some(credential) = &self.credential {
-            // It was received as the value of a field.
-            let _ = request.fields.push("Authorization", credential);
-        }
-        request.write_as_is(&mut head);
-        head.freeze()
+        as_sent(request, self.credential.as_deref()).freeze()
     }
+}
+
+/// The head of a request as the server gets it, with the anonymous token if there is one.
+fn as_sent(request: &RequestHead, credential: Option<&[u8]>) -> BytesMut {
+    let (mut request, mut head) = (request.clone(), BytesMut::new());
+    if let Some(credential) = credential {
+        // It was received as the value of a field.
+        let _ = request.fields.push("Authorization", credential);
+    }
+    request.write_as_is(&mut head);
+    head
 }
 
 /// What follows a request.

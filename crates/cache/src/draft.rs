@@ -8,7 +8,7 @@ use laneway_sys::files;
 
 use crate::digest::{Digest, Hasher};
 use crate::pieces::{self, Listed};
-use crate::store::{Store, digest_of};
+use crate::store::{Store, hash_body};
 use crate::stored::{BLOCK, BodyPart, Stored};
 
 /// Maximum number of parts of one body; the smallest ones beyond it are not stored. Clients that download a file over several
@@ -105,6 +105,29 @@ impl Draft {
     pub fn check(&mut self, digest: Digest) {
         let hasher = digest.hasher();
         self.check = Some(Box::new(Check { digest, hasher, at: 0 }));
+    }
+
+    /// Whether some of what was there before it has still to be hashed.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.check.as_ref().is_some_and(|check| check.at != self.at())
+    }
+
+    /// Hashes some of what was there before it, once all of the body is there, so that [`Draft::store`] does not have to at once.
+    /// False when there is no more of it.
+    ///
+    /// # Errors
+    /// The system's; [`io::ErrorKind::InvalidData`] when the file is not what was stored.
+    pub fn hash_more(&mut self) -> io::Result<bool> {
+        self.seek(self.at());
+        let Some(Check { hasher, at, .. }) = self.check.as_deref_mut() else { return Ok(false) };
+        for parts in [&self.written, &self.before] {
+            if let Some(next) = hash_body(&self.file, parts, hasher, *at)? {
+                *at = next;
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Hashes the last piece of a body of `total` bytes, all of which was written.
@@ -246,7 +269,7 @@ impl Draft {
             hasher.end(stored.total);
             pieces::merge(&mut stored.pieces, hasher.done());
         }
-        stored.digest = self.proved(&stored)?;
+        stored.digests = self.proved(&stored)?.into_iter().collect();
         self.store.complete(self.id, &stored, self.is_new, std::mem::take(&mut self.grown))?;
         self.is_stored = true;
         Ok((self.id, stored))
@@ -255,13 +278,12 @@ impl Draft {
     /// The digest that the whole body was to have, and has.
     fn proved(&mut self, stored: &Stored) -> io::Result<Option<Digest>> {
         let check = self.check.take().filter(|_| stored.is_complete());
-        let Some(Check { digest, hasher, at }) = check.map(|check| *check) else { return Ok(None) };
-        let found = match at == stored.total {
-            true => hasher.finish(),
-            // Some of it was there before.
-            false => digest_of(&self.file, &stored.parts, &digest)?,
-        };
-        if found == digest {
+        let Some(Check { digest, mut hasher, mut at }) = check.map(|check| *check) else { return Ok(None) };
+        // Nothing, unless some of it was there before and was not hashed yet.
+        while let Some(next) = hash_body(&self.file, &stored.parts, &mut hasher, at)? {
+            at = next;
+        }
+        if digest.is_of(hasher) {
             return Ok(Some(digest));
         }
         if !self.is_new {

@@ -110,7 +110,7 @@ impl Directory {
                 at += body.read(at, part.end, BLOCKS)?.len() as u64;
             }
         }
-        match &stored.digest {
+        match stored.digests.iter().max_by_key(|digest| digest.algorithm) {
             Some(digest) if body.digest(digest)? != *digest => Err(io::ErrorKind::InvalidData.into()),
             _ => Ok(()),
         }

@@ -12,7 +12,7 @@ mod layout;
 mod uses;
 
 pub use body::Body;
-pub(crate) use body::{digest as digest_of, read as read_body};
+pub(crate) use body::{hash as hash_body, read as read_body};
 pub use hot::Copied;
 pub(crate) use layout::{ids, path, read_head, remove_files};
 pub(crate) use uses::read as read_uses;
@@ -30,6 +30,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::{Bytes, BytesMut};
 use laneway_limits::memory::Reserve;
 use laneway_sys::files;
+use laneway_wire::http::Fields;
 use laneway_wire::id::NodeId;
 use tokio::sync::Semaphore;
 
@@ -52,6 +53,8 @@ pub const ENTRY_MEMORY: u64 = 384;
 const HOT_PART: u64 = 4;
 /// Maximum number of responses for one URI that differ by what Vary names; the oldest one leaves.
 const MOST_VARIANTS: usize = 16;
+/// Maximum number of digests of one response: one by each strong algorithm.
+const MOST_DIGESTS: usize = 3;
 /// What files take besides their bytes.
 const FILE_COST: u64 = 4096;
 
@@ -219,7 +222,7 @@ impl Store {
         let id = self.proved_id(digest)?;
         let stored = self.stored(id)?;
         // Another digest may have the same hash.
-        (stored.digest.as_ref() == Some(digest) && stored.is_complete()).then_some((id, stored))
+        (stored.digests.contains(digest) && stored.is_complete()).then_some((id, stored))
     }
 
     /// The same, if there is a copy in memory whose files have not changed. Counts as a use, and waits for nothing.
@@ -228,7 +231,7 @@ impl Store {
         let id = self.proved_id(digest)?;
         let copied = self.hot().get(&self.directory, id)?;
         self.index().queues.touch(id);
-        (copied.stored.digest.as_ref() == Some(digest)).then_some(copied)
+        copied.stored.digests.contains(digest).then_some(copied)
     }
 
     fn proved_id(&self, digest: &Digest) -> Option<u64> {
@@ -236,28 +239,60 @@ impl Store {
         index.proved.get(&self.hasher.hash_one(digest)).copied().filter(|id| index.queues.contains(*id))
     }
 
-    /// Computes the digest of the whole body of the response `id`, by the algorithm of `like`, and notes it. Gives the response
-    /// with it.
+    /// Notes that the whole body of the response `id` has this digest. Gives the response with it.
     ///
     /// # Errors
-    /// The system's; [`io::ErrorKind::InvalidData`] when the body is not what was stored.
-    pub fn prove(&self, id: u64, stored: &Stored, like: &Digest) -> io::Result<Stored> {
-        let digest = self.body(id, stored)?.digest(like)?;
-        let proved = Stored { digest: Some(digest), ..stored.clone() };
-        self.update(id, &proved)?;
-        self.note_digest(id, &proved);
-        Ok(proved)
+    /// The system's; [`io::ErrorKind::NotFound`] when it was removed meanwhile.
+    pub fn prove(&self, id: u64, digest: Digest) -> io::Result<Stored> {
+        let mut stored = self.stored(id).ok_or(io::ErrorKind::NotFound)?;
+        stored.digests.retain(|known| known.algorithm != digest.algorithm);
+        stored.digests.push(digest);
+        self.update(id, &stored)?;
+        self.note_digests(id, &stored);
+        Ok(stored)
     }
 
-    fn note_digest(&self, id: u64, stored: &Stored) {
-        let Some(digest) = &stored.digest else { return };
-        let key = self.hasher.hash_one(digest);
+    fn note_digests(&self, id: u64, stored: &Stored) {
+        if !stored.is_proved() {
+            return;
+        }
         let mut index = self.index();
-        if index.proved.len() > index.queues.len() + 64 {
+        if index.proved.len() > MOST_DIGESTS * index.queues.len() + 64 {
             let Index { proved, queues, .. } = &mut *index;
             proved.retain(|_, id| queues.contains(*id));
         }
-        index.proved.insert(key, id);
+        for digest in &stored.digests {
+            index.proved.insert(self.hasher.hash_one(digest), id);
+        }
+    }
+
+    /// Removes the response `id` from its URI. What was proved to have a digest stays without the fields that came with it, known by
+    /// that digest alone: whoever changes what is at a URI must not take the content from others.
+    pub fn release(&self, id: u64) {
+        let Some(stored) = self.stored(id) else { return self.remove(id) };
+        let known_elsewhere = |digest: &Digest| self.proved_id(digest).is_some_and(|other| other != id);
+        let Some(digest) = stored.digests.iter().find(|digest| !known_elsewhere(digest)) else {
+            return self.remove(id);
+        };
+        let (uri, name) = (stored.uri.clone(), digest.shown());
+        if uri == name {
+            return;
+        }
+        let alone = Stored {
+            uri: name,
+            reason: b"OK".to_vec(),
+            fields: Fields::default(),
+            selecting: Vec::new(),
+            ..stored
+        };
+        let (before, key) = (self.hasher.hash_one(&uri), self.hasher.hash_one(&alone.uri));
+        if self.write_head(id, &alone).is_err() {
+            return self.remove(id);
+        }
+        let is_there = self.index().rename(id, before, key);
+        if !is_there {
+            self.remove_files(id);
+        }
     }
 
     /// The metadata of the response `id`; `None` when it is damaged or missing.
@@ -359,7 +394,7 @@ impl Store {
             self.remove_files(id);
             return Err(io::ErrorKind::NotFound.into());
         } else {
-            self.note_digest(id, stored);
+            self.note_digests(id, stored);
         }
         self.changes.fetch_add(1, Relaxed);
         Ok(())
@@ -390,10 +425,10 @@ impl Store {
         Ok(())
     }
 
-    /// Removes all responses for `uri`; gives how many.
+    /// Removes all responses for `uri`, as [`Store::release`] does; gives how many.
     pub fn remove_uri(&self, uri: &str) -> usize {
         let found = self.find(uri);
-        found.iter().for_each(|(id, _)| self.remove(*id));
+        found.iter().for_each(|(id, _)| self.release(*id));
         found.len()
     }
 
@@ -430,7 +465,7 @@ impl Store {
     fn insert(&self, id: u64, stored: &Stored) {
         let key = self.hasher.hash_one(&stored.uri);
         let size = stored.length() + 2 * FILE_COST;
-        let mut leaving = Vec::new();
+        let (mut leaving, mut oldest) = (Vec::new(), None);
         {
             let mut index = self.index();
             // Before it is there, so that it does not leave at once.
@@ -444,15 +479,15 @@ impl Store {
             index.queues.insert(id, key, size);
             let ids = index.ids.entry(key).or_default();
             ids.push(id);
-            let oldest = (ids.len() > MOST_VARIANTS).then(|| ids[0]);
-            if let Some(oldest) = oldest {
-                index.queues.remove(oldest);
-                index.forget(oldest, key);
-                leaving.push(oldest);
+            if ids.len() > MOST_VARIANTS {
+                oldest = Some(ids[0]);
             }
             index.count();
         }
-        self.note_digest(id, stored);
+        self.note_digests(id, stored);
+        if let Some(oldest) = oldest {
+            self.release(oldest);
+        }
         leaving.into_iter().for_each(|id| self.remove_files(id));
     }
 
@@ -527,8 +562,23 @@ impl Index {
         self.memory.set(entries + self.uses.memory());
     }
 
+    /// Moves the response `id` from one URI to another, by their hashes; false when it is not there.
+    fn rename(&mut self, id: u64, before: u64, key: u64) -> bool {
+        if !self.queues.rename(id, key) {
+            return false;
+        }
+        self.unlist(id, before);
+        self.ids.entry(key).or_default().push(id);
+        true
+    }
+
     fn forget(&mut self, id: u64, key: u64) {
         self.uses.remove(id);
+        self.unlist(id, key);
+    }
+
+    /// Takes the response `id` out of the list of a URI, by its hash.
+    fn unlist(&mut self, id: u64, key: u64) {
         if let Some(ids) = self.ids.get_mut(&key) {
             ids.retain(|other| *other != id);
             if ids.is_empty() {

@@ -6,11 +6,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use laneway_wire::http::Fields;
 use laneway_wire::sharing::PieceHash;
 
-use crate::digest::Digest;
+use crate::digest::{Algorithm, Digest};
 use crate::pieces::Listed;
 
 /// The first bytes of each metadata file; the last one is the version of the format.
-pub const MAGIC: [u8; 8] = *b"LWcache\x04";
+pub const MAGIC: [u8; 8] = *b"LWcache\x05";
 /// The number of bytes of a body that share one checksum.
 pub const BLOCK: usize = 64 * 1024;
 /// The longest metadata that is read, in bytes: a head of 64 KiB with that of its request, and the checksums and hashes of
@@ -25,6 +25,9 @@ pub struct Times {
     /// When the response was received.
     pub received: SystemTime,
 }
+
+/// The memory that one digest takes, in bytes, with what the allocator adds.
+const DIGEST_MEMORY: usize = 96;
 
 /// Consecutive bytes of a body.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,8 +72,9 @@ pub struct Stored {
     pub parts: Vec<BodyPart>,
     /// The hashes of its pieces that are known, in order; only of a body that is shared in pieces.
     pub pieces: Vec<Listed>,
-    /// The digest that the whole body was proved to have, if an index has named one: it is known by that, too.
-    pub digest: Option<Digest>,
+    /// The digests that the whole body was proved to have, at most one by each algorithm, if indexes have named any: it is known by
+    /// them, too.
+    pub digests: Vec<Digest>,
     /// The address that the response came from, for the access rules.
     pub source: Option<SocketAddr>,
 }
@@ -114,6 +118,18 @@ impl Stored {
         self.parts.iter().map(BodyPart::length).sum()
     }
 
+    /// The digest by this algorithm that the whole body was proved to have.
+    #[must_use]
+    pub fn digest(&self, algorithm: Algorithm) -> Option<&Digest> {
+        self.digests.iter().find(|digest| digest.algorithm == algorithm)
+    }
+
+    /// Whether the whole body was proved to have any digest.
+    #[must_use]
+    pub fn is_proved(&self) -> bool {
+        !self.digests.is_empty()
+    }
+
     /// The memory that it takes, in bytes.
     #[must_use]
     pub fn memory(&self) -> usize {
@@ -126,6 +142,7 @@ impl Stored {
             + selecting
             + checksums
             + size_of_val(&*self.pieces)
+            + DIGEST_MEMORY * self.digests.len()
     }
 
     /// When it was asked for and when it came.
@@ -170,7 +187,8 @@ impl Stored {
             out.extend(index.to_be_bytes());
             out.extend(hash.0);
         }
-        bytes(&mut out, self.digest.as_ref().map(Digest::shown).unwrap_or_default().as_bytes());
+        count(&mut out, self.digests.len());
+        self.digests.iter().for_each(|digest| bytes(&mut out, digest.shown().as_bytes()));
         let checksum = crc32fast::hash(&out[MAGIC.len() + 4..]);
         out[MAGIC.len()..MAGIC.len() + 4].copy_from_slice(&checksum.to_be_bytes());
         out
@@ -233,10 +251,14 @@ impl<'a> Reader<'a> {
         for _ in 0..self.count()? {
             pieces.push(Listed { index: self.count()?, hash: PieceHash(self.array()?) });
         }
-        let digest = match self.text()?.as_str() {
-            "" => None,
-            digest => Some(Digest::parse(digest)?),
-        };
+        let mut digests: Vec<Digest> = Vec::new();
+        for _ in 0..self.count()? {
+            let digest = Digest::parse(&self.text()?)?;
+            if digests.iter().any(|known| known.algorithm == digest.algorithm) {
+                return None;
+            }
+            digests.push(digest);
+        }
         Some(Stored {
             uri,
             status,
@@ -248,7 +270,7 @@ impl<'a> Reader<'a> {
             total,
             parts,
             pieces,
-            digest,
+            digests,
             source,
         })
     }
@@ -301,6 +323,10 @@ pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn test_digest((algorithm, digits): (&str, usize)) -> Digest {
+        Digest::parse(&format!("{algorithm}:{}", "7".repeat(digits))).unwrap()
+    }
+
     pub(crate) fn example() -> Stored {
         let mut fields = Fields::default();
         fields.push("Cache-Control", b"max-age=60").unwrap();
@@ -316,7 +342,7 @@ pub(crate) mod tests {
             total: 3,
             parts: vec![BodyPart { start: 0, end: 3, checksums: vec![crc32fast::hash(b"abc")] }],
             pieces: vec![Listed { index: 0, hash: PieceHash([7; 32]) }],
-            digest: Digest::parse(&format!("sha256:{}", "7".repeat(64))),
+            digests: ["sha256", "sha512"].into_iter().zip([64, 128]).map(test_digest).collect(),
             source: "192.0.2.1:80".parse().ok(),
         }
     }

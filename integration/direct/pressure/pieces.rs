@@ -39,7 +39,7 @@ fn keep(state: &Path) {
         total: u64::from(KEPT) * PIECE,
         parts: Vec::new(),
         pieces: Vec::new(),
-        digest: None,
+        digests: Vec::new(),
         source: None,
     };
     draft.store(stored).unwrap();

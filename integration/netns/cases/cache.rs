@@ -10,9 +10,11 @@ use crate::lab::web::wait_for_the_end;
 use crate::lab::{Case, Host, Lab, wait_until};
 use nix::sys::signal::Signal;
 use std::fs;
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
 
 pub(super) const CASES: &[Case] = &[
     (
@@ -39,6 +41,10 @@ pub(super) const CASES: &[Case] = &[
     (
         "cache::a_store_that_is_lost_or_replaced_costs_nobody_a_file",
         a_store_that_is_lost_or_replaced_costs_nobody_a_file,
+    ),
+    (
+        "cache::a_store_that_cannot_be_written_any_more_only_stops_the_storing",
+        a_store_that_cannot_be_written_any_more_only_stops_the_storing,
     ),
 ];
 
@@ -319,4 +325,54 @@ fn a_store_that_is_lost_or_replaced_costs_nobody_a_file(lab: &Lab) {
     node.wait_for_line("link up", START);
     [1, 4, 4].into_iter().for_each(gets);
     assert!(gateway_node.is_running() && node.is_running());
+}
+
+fn mount(arguments: &[&str], directory: &Path) {
+    let mut mount = Command::new("mount");
+    mount.args(arguments).arg(directory);
+    assert!(mount.status().unwrap().success(), "mount {arguments:?}");
+}
+
+/// As when a disk has an error and its file system becomes read-only, in the middle of a download.
+fn a_store_that_cannot_be_written_any_more_only_stops_the_storing(lab: &Lab) {
+    const LENGTH: usize = 6 * MIB;
+    let contents: Vec<_> = (0..6).map(|number| noise(number, LENGTH)).collect();
+    let served = contents.clone();
+    let (goes_on, waits) = channel();
+    let waits = Mutex::new(waits);
+    let web = lab.web(move |asked, stream| {
+        let number = asked.path.trim_start_matches("/f/").parse::<usize>().map_err(io::Error::other)?;
+        let content = &served[number];
+        let head = "HTTP/1.1 200 OK\r\nETag: \"a\"\r\nCache-Control: max-age=60\r\n";
+        stream.write_all(format!("{head}Content-Length: {LENGTH}\r\n\r\n").as_bytes())?;
+        stream.write_all(&content[..LENGTH / 2])?;
+        if number == 2 {
+            let _ = waits.lock().unwrap().recv_timeout(PATIENCE);
+        }
+        stream.write_all(&content[LENGTH / 2..])
+    });
+    let (client, gateway) = (lab.client("c1"), lab.gateway("g1"));
+    let group = lab.group(&[&gateway, &client], &[]);
+    let mut node = group.client(&client, &["--peer-cache", "off"]);
+    let gets = |number: u64| {
+        let got = get(&client, number);
+        assert_eq!(sha256(&got), sha256(&contents[usize::try_from(number).unwrap()]), "{number}");
+    };
+    gets(1);
+    let running = download(&client, 2, &[]);
+    wait_until("half of it", || running.printed() >= (LENGTH / 2) as u64);
+    let directory = state(&gateway).join("cache");
+    mount(&["--bind", directory.to_str().unwrap()], &directory);
+    mount(&["-o", "remount,bind,ro"], &directory);
+    goes_on.send(()).unwrap();
+    let whole = running.finish(PATIENCE).success().stdout;
+    assert_eq!(sha256(&whole), sha256(&contents[2]));
+    // What is there is still used, and the rest passes.
+    [1, 3, 3].into_iter().for_each(gets);
+    assert_eq!((web.asked("/f/1").len(), web.asked("/f/3").len()), (1, 2));
+    let mut unmount = Command::new("umount");
+    assert!(unmount.arg(&directory).status().unwrap().success());
+    [2, 4, 4, 1].into_iter().for_each(gets);
+    assert_eq!((web.asked("/f/4").len(), web.asked("/f/1").len()), (1, 1), "it is stored again");
+    assert!(node.is_running());
 }

@@ -12,10 +12,10 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
-use super::Stream;
 use super::named::is_plain;
 use super::pass::{Begun, UNREACHED};
 use super::server::{Head, Rest, Server};
+use super::{Stream, as_sent};
 use crate::cache::digest::Digest;
 use crate::cache::draft::Draft;
 use crate::cache::growing::Reader;
@@ -280,10 +280,10 @@ impl Fetch {
         self.lead.store()
     }
 
-    /// Removes what was stored before: it is of no use any more.
+    /// Removes what was stored before: it is of no use for the URI any more.
     async fn discard(&mut self) {
         if let Some((id, _)) = self.stored.take() {
-            self.gateway_store().blocking(move |store| store.remove(id)).await.ok();
+            self.gateway_store().blocking(move |store| store.release(id)).await.ok();
         }
     }
 
@@ -322,13 +322,7 @@ impl Fetch {
 
     /// The request as the server gets it.
     fn head(&self, request: &RequestHead) -> BytesMut {
-        let (mut request, mut head) = (request.clone(), BytesMut::new());
-        if let Some(credential) = &self.credential {
-            // It was received as the value of a field.
-            let _ = request.fields.push("Authorization", credential);
-        }
-        request.write_as_is(&mut head);
-        head
+        as_sent(request, self.credential.as_deref())
     }
 
     /// What is stored is valid.
@@ -357,17 +351,14 @@ impl Fetch {
         None
     }
 
-    /// Removes what was stored before a response that is not stored, unless it was proved to have a digest: for that it is still
-    /// right, and whoever has this response brought about must not take it from others.
+    /// Removes what was stored before a response that is not stored.
     async fn forget(&mut self, status: u16) {
         // What needs a login may be for all who have an anonymous one.
         if status >= 500 || status == 401 {
             return;
         }
         self.lead.cache().is_for_one(&self.uri);
-        if self.stored.as_ref().is_some_and(|(_, stored)| stored.digest.is_none()) {
-            self.discard().await;
-        }
+        self.discard().await;
     }
 }
 

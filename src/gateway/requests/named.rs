@@ -4,8 +4,8 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::alternative::Alternative;
 use super::stored::HIT;
 use super::{End, Next, Stream};
 use crate::cache::digest::Digest;
@@ -15,9 +15,6 @@ use crate::cache::store::{Copied, Store};
 use crate::cache::stored::Stored;
 use crate::wire::http::{Fields, RequestHead};
 
-/// In how much time a fetch by another URI has to bring how many bytes, or this one is fetched: 64 KiB/s.
-const WINDOW: Duration = Duration::from_secs(3);
-const LEAST: u64 = 192 * 1024;
 /// Conditions that compare what identifies content of one server alone.
 const CONDITIONS: [&str; 3] = ["if-none-match", "if-modified-since", "if-range"];
 
@@ -44,41 +41,39 @@ impl Stream<'_> {
     /// What is stored and proved to have this digest. What is stored for `uri` and was not proved yet is, now.
     pub(super) async fn named(&self, uri: &str, digest: Digest) -> Option<(u64, Stored)> {
         let (gateway, target, uri) = (self.gateway.clone(), self.target.clone(), uri.to_owned());
+        let wanted = digest.clone();
         let find = move |store: &Arc<Store>| {
             let is_allowed = |stored: &Stored| {
                 stored.source.is_some_and(|source| gateway.egress.judge_stored(&target, source).is_ok())
             };
             let may_be_used = |stored: &Stored| is_allowed(stored) && suits(&uri, stored);
             if let Some((id, stored)) = store.proved(&digest).filter(|(_, stored)| may_be_used(stored)) {
-                return Some((id, stored));
+                return Ok((id, stored));
             }
             let (mut own, mut candidates) = (None, Vec::new());
             store.each(&uri, |id, stored| {
                 if stored.status != 200 || !stored.is_complete() || !may_be_used(&stored) {
                     return;
                 }
-                if stored.digest.as_ref() == Some(&digest) {
-                    own = Some((id, stored));
-                    return;
-                }
-                let is_known =
-                    stored.digest.as_ref().is_some_and(|other| other.algorithm == digest.algorithm);
-                if !is_known {
-                    candidates.push((id, stored));
+                match stored.digest(digest.algorithm) {
+                    Some(known) if *known == digest => own = Some((id, stored)),
+                    Some(_) => {}
+                    None => candidates.push(id),
                 }
             });
-            own.or_else(|| {
-                candidates.into_iter().find_map(|(id, stored)| match store.prove(id, &stored, &digest) {
-                    Ok(proved) => (proved.digest.as_ref() == Some(&digest)).then_some((id, proved)),
-                    Err(error) => {
-                        tracing::debug!(%error, "a stored response cannot be proved, and is removed");
-                        store.remove(id);
-                        None
-                    }
-                })
-            })
+            own.ok_or(candidates)
         };
-        self.cache.store.blocking(find).await.ok().flatten()
+        // Fails only when the node stops.
+        let candidates = match self.cache.store.blocking(find).await.ok()? {
+            Ok(found) => return Some(found),
+            Err(candidates) => candidates,
+        };
+        for id in candidates {
+            if let Some(stored) = self.cache.prove(id, &wanted).await {
+                return Some((id, stored));
+            }
+        }
+        None
     }
 
     fn is_allowed(&self, stored: &Stored) -> bool {
@@ -134,10 +129,11 @@ pub(super) fn as_asked<'a>(
     (Cow::Owned(request), Cow::Owned(stored))
 }
 
-/// Waits until a body that is fetched by another URI is too slow to wait for; for ever if it `is_own`.
-pub(super) async fn too_slow(body: &Growing, is_own: bool) {
-    if is_own {
-        return std::future::pending().await;
+/// Waits until it is better to fetch a body from the own server of a request than to wait for what is fetched by another URI; for ever
+/// if it is the same one.
+pub(super) async fn is_left(body: &Growing, own: Option<&Alternative>) {
+    match own {
+        Some(own) => own.is_better_than(body).await,
+        None => std::future::pending().await,
     }
-    body.too_slow(WINDOW, LEAST).await;
 }

@@ -8,6 +8,7 @@ use http::Method;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::alternative::Alternative;
 use super::fetch::{Fetch, Need, Started, ToLeader};
 use super::named;
 use super::pieces::Source;
@@ -394,13 +395,13 @@ impl Stream<'_> {
             }
         };
         drop(hold);
-        let is_own = body.stored.uri == uri;
+        let own = (body.stored.uri != uri).then(|| Alternative::of(self, &request, uri));
         let first = tokio::select! {
             first = self.read(&mut reader) => first?,
-            () = named::too_slow(body, is_own) => Err(Broken),
+            () = named::is_left(body, own.as_ref()) => Err(Broken),
         };
         let Ok(first) = first else {
-            if !is_own {
+            if own.is_some() {
                 self.cache.keep_apart(uri);
                 self.cache.keep_apart(&body.stored.uri);
             }
@@ -410,7 +411,7 @@ impl Stream<'_> {
         let sending = self.send_growing((&request, &stored, answer), body, (reader, first), mark);
         tokio::select! {
             sent = sending => sent.map(Some),
-            () = named::too_slow(body, is_own) => {
+            () = named::is_left(body, own.as_ref()) => {
                 cache.keep_apart(uri);
                 cache.keep_apart(&body.stored.uri);
                 Err(End::Broken("another server that has the same file sends too little of it"))

@@ -45,7 +45,11 @@ impl Body {
     /// # Errors
     /// Those of [`Body::read`].
     pub fn digest(&self, like: &Digest) -> io::Result<Digest> {
-        digest(&self.file, &self.parts, like)
+        let (mut hasher, mut at) = (like.hasher(), 0);
+        while let Some(next) = self.hash(&mut hasher, at)? {
+            at = next;
+        }
+        Ok(hasher.finish())
     }
 
     /// Adds the next blocks of a whole body to `hasher`, from `at` on. Gives where it goes on; `None` at the end.
@@ -53,13 +57,7 @@ impl Body {
     /// # Errors
     /// Those of [`Body::read`].
     pub fn hash(&self, hasher: &mut Hasher, at: u64) -> io::Result<Option<u64>> {
-        let end = self.parts.last().map_or(0, |part| part.end);
-        if at >= end {
-            return Ok(None);
-        }
-        let bytes = self.read(at, end, AT_A_TIME)?;
-        hasher.add(&bytes);
-        Ok(Some(at + bytes.len() as u64))
+        hash(&self.file, &self.parts, hasher, at)
     }
 
     /// Reads from `start` on into `room`, which has space for at least one block, at most up to `end`. Gives where in it the bytes
@@ -80,20 +78,16 @@ impl Body {
 /// How many blocks are read at a time to compute a digest.
 const AT_A_TIME: u64 = 16;
 
-/// The digest of the whole of a file, of which these parts are there, by the algorithm of `like`.
+/// Adds the next blocks of a file, of which these parts are there, to `hasher`, from `at` on. Gives where it goes on; `None` where
+/// no part is.
 ///
 /// # Errors
 /// Those of [`Body::read`].
-pub(crate) fn digest(file: &File, parts: &[BodyPart], like: &Digest) -> io::Result<Digest> {
-    let (mut hasher, mut at) = (like.hasher(), 0);
-    for part in parts {
-        while at < part.end {
-            let bytes = read(file, parts, (at, part.end), AT_A_TIME)?;
-            hasher.add(&bytes);
-            at += bytes.len() as u64;
-        }
-    }
-    Ok(hasher.finish())
+pub(crate) fn hash(file: &File, parts: &[BodyPart], hasher: &mut Hasher, at: u64) -> io::Result<Option<u64>> {
+    let Some(part) = parts.iter().find(|part| part.start <= at && at < part.end) else { return Ok(None) };
+    let bytes = read(file, parts, (at, part.end), AT_A_TIME)?;
+    hasher.add(&bytes);
+    Ok(Some(at + bytes.len() as u64))
 }
 
 /// Whole blocks of one part: where the first of them begins, where the last one ends, and their checksums.

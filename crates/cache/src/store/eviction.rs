@@ -89,6 +89,13 @@ impl Queues {
         true
     }
 
+    /// Notes that an entry is that of another URI now; false when it is not there.
+    pub(super) fn rename(&mut self, id: u64, key: u64) -> bool {
+        let Some(entry) = self.entries.get_mut(&id) else { return false };
+        entry.key = key;
+        true
+    }
+
     pub(super) fn remove(&mut self, id: u64) -> Option<Entry> {
         let entry = self.entries.remove(&id)?;
         self.bytes -= entry.size;

@@ -114,7 +114,7 @@ fn a_body_is_known_by_the_digest_that_it_was_proved_to_have() {
     body.chunks(50_000).for_each(|piece| draft.append(piece).unwrap());
     let stored = Stored { uri: "http://h/f".into(), total: body.len() as u64, ..example() };
     let (id, stored) = draft.store(stored).unwrap();
-    assert_eq!(stored.digest, Some(sha256(&body)));
+    assert_eq!(stored.digests, [sha256(&body)]);
     // What claims to have it is not stored, and what has none is known by none.
     let mut draft = Draft::new(&first).unwrap();
     draft.check(sha256(&body));
@@ -122,10 +122,10 @@ fn a_body_is_known_by_the_digest_that_it_was_proved_to_have() {
     let error = draft.store(Stored { total: other.len() as u64, ..example() }).unwrap_err();
     assert!(crate::draft::WrongFile::is(&error));
     let unknown = put(&first, "http://h/g", &other);
-    assert_eq!(first.stored(unknown).unwrap().digest, None);
+    assert!(!first.stored(unknown).unwrap().is_proved());
     assert!(first.proved(&sha256(&other)).is_none());
-    let proved = first.prove(unknown, &first.stored(unknown).unwrap(), &sha256(&body)).unwrap();
-    assert_eq!(proved.digest, Some(sha256(&other)));
+    let proved = first.prove(unknown, sha256(&other)).unwrap();
+    assert_eq!(proved.digests, [sha256(&other)]);
     drop(first);
     let second = store(&directory, 1 << 30);
     assert_eq!(second.proved(&sha256(&body)).map(|(found, _)| found), Some(id));
@@ -134,9 +134,76 @@ fn a_body_is_known_by_the_digest_that_it_was_proved_to_have() {
     assert!(second.proved(&sha256(&body)).is_none());
 }
 
+fn sha512(bytes: &[u8]) -> Digest {
+    let mut hasher = Digest::parse(&format!("sha512:{}", "0".repeat(128))).unwrap().hasher();
+    hasher.add(bytes);
+    hasher.finish()
+}
+
+/// Each time another one was asked for, the file had to be hashed again.
+#[test]
+fn digests_by_several_algorithms_are_known_beside_each_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = store(&directory, 1 << 30);
+    let body = pattern(3 * BLOCK);
+    let id = put(&first, "http://h/f", &body);
+    for digest in [sha256(&body), sha512(&body)] {
+        first.prove(id, digest).unwrap();
+    }
+    drop(first);
+    let second = store(&directory, 1 << 30);
+    for digest in [sha256(&body), sha512(&body)] {
+        assert_eq!(second.proved(&digest).map(|(found, _)| found), Some(id), "{}", digest.shown());
+    }
+}
+
+#[test]
+fn what_was_proved_stays_under_its_digest_when_its_uri_stands_for_something_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = store(&directory, 1 << 30);
+    let (body, other) = (pattern(100), pattern(77));
+    let id = put(&first, "http://h/f", &body);
+    first.prove(id, sha256(&body)).unwrap();
+    put(&first, "http://h/f", &other);
+    let before = first.size();
+    assert_eq!(first.remove_uri("http://h/f"), 2);
+    assert_eq!(first.size().entries, before.entries - 1);
+    let check = |store: &Store| {
+        assert!(store.find("http://h/f").is_empty() && !store.may_have("http://h/f"));
+        let (found, stored) = store.proved(&sha256(&body)).unwrap();
+        assert_eq!((found, stored.fields.len(), stored.selecting.len()), (id, 0, 0));
+        assert_eq!(store.body(id, &stored).unwrap().read(0, 100, 4).unwrap(), body);
+    };
+    check(&first);
+    drop(first);
+    let second = store(&directory, 1 << 30);
+    check(&second);
+    // The same content once more, of which one copy is enough.
+    let again = put(&second, "http://h/g", &body);
+    second.prove(again, sha256(&body)).unwrap();
+    second.release(id);
+    assert!(!second.has(id) && second.proved(&sha256(&body)).is_some());
+    second.remove(again);
+    assert_eq!((second.size().entries, second.size().bytes), (0, 0));
+}
+
+#[test]
+fn variants_of_a_uri_do_not_displace_what_was_proved() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store(&directory, 1 << 30);
+    let body = pattern(100);
+    let id = put(&store, "http://h/f", &body);
+    store.prove(id, sha256(&body)).unwrap();
+    for number in 0..MOST_VARIANTS {
+        put(&store, "http://h/f", &pattern(number + 1));
+    }
+    assert_eq!(store.find("http://h/f").len(), MOST_VARIANTS);
+    assert!(store.proved(&sha256(&body)).is_some());
+}
+
 #[test]
 fn a_body_that_is_completed_has_its_digest_or_nothing_of_it_stays() {
-    for is_right in [true, false] {
+    for (is_right, is_hashed) in [(true, true), (true, false), (false, true), (false, false)] {
         let directory = tempfile::tempdir().unwrap();
         let store = store(&directory, 1 << 30);
         let body = pattern(4 * BLOCK);
@@ -149,6 +216,12 @@ fn a_body_that_is_completed_has_its_digest_or_nothing_of_it_stays() {
         draft.check(sha256(&body));
         draft.seek(begun.len() as u64);
         draft.append(if is_right { rest } else { &body[..rest.len()] }).unwrap();
+        // What was there before can be hashed in steps.
+        let mut steps = 0;
+        while is_hashed && draft.hash_more().unwrap() {
+            steps += 1;
+        }
+        assert_eq!(steps, if is_hashed { 2 } else { 0 });
         let stored = draft.store(stored);
         assert_eq!(stored.is_ok(), is_right);
         assert_eq!(store.proved(&sha256(&body)).is_some(), is_right);

@@ -1,5 +1,8 @@
 //! Fetching a body: it is shared while it comes, stored, and continued over another connection when one is lost.
 
+use std::io;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 
@@ -8,6 +11,7 @@ use crate::cache::draft::{Draft, WrongFile};
 use crate::cache::growing::{Broken, Growing};
 use crate::cache::pieces::Listed;
 use crate::cache::policy;
+use crate::cache::store::Store;
 use crate::cache::stored::Stored;
 use crate::gateway::cache::Outcome;
 use crate::gateway::requests::server::{Cut, Head, Rest, Server};
@@ -95,23 +99,8 @@ impl Fetch {
     }
 
     /// Stores what was fetched in place of what was stored before. Gives the hashes of its pieces.
-    async fn keep(&self, stored: Stored, mut draft: Draft, last: Bytes) -> Vec<Listed> {
-        let mut old = Vec::from_iter(self.stored.as_ref().map(|(id, _)| *id));
-        let (store, is_named, id) = (self.gateway_store(), self.named.is_some(), draft.id());
-        let kept = store.blocking(move |store| {
-            let kept = draft.append(&last).and_then(|()| draft.store(stored));
-            match &kept {
-                // What the index names is what the URI stands for now.
-                Ok((_, stored)) if stored.digest.is_some() => {
-                    store.each(&stored.uri, |other, _| old.push(other));
-                }
-                Err(error) if is_named && WrongFile::is(error) => old.clear(),
-                _ => {}
-            }
-            old.into_iter().filter(|old| *old != id).for_each(|old| store.remove(old));
-            kept.map(|(_, stored)| stored.pieces)
-        });
-        kept.await.and_then(|kept| kept).unwrap_or_else(|error| {
+    async fn keep(&self, stored: Stored, draft: Draft, last: Bytes) -> Vec<Listed> {
+        self.replace(stored, draft, last).await.unwrap_or_else(|error| {
             if let Some((_, member)) = self.named.as_ref().filter(|_| WrongFile::is(&error)) {
                 self.gateway.telemetry.cache.one("poisoned");
                 self.lead.cache().was_wrong(&self.uri, *member);
@@ -119,6 +108,35 @@ impl Fetch {
             limited!(warn, NOBODY, uri = self.uri, %error, "a response is not stored");
             Vec::new()
         })
+    }
+
+    async fn replace(&self, stored: Stored, mut draft: Draft, mut last: Bytes) -> io::Result<Vec<Listed>> {
+        let (store, is_named, id) = (self.gateway_store(), self.named.is_some(), draft.id());
+        if draft.is_behind() {
+            // What was there before is hashed in steps between which others get the disk.
+            let rest = std::mem::take(&mut last);
+            draft = store.blocking(move |_| draft.append(&rest).map(|()| draft)).await??;
+            let mut has_more = true;
+            while has_more {
+                let step = move |_: &Arc<Store>| draft.hash_more().map(|has_more| (draft, has_more));
+                (draft, has_more) = store.blocking(step).await??;
+            }
+        }
+        let mut old = Vec::from_iter(self.stored.as_ref().map(|(id, _)| *id));
+        let kept = store.blocking(move |store| {
+            let kept = draft.append(&last).and_then(|()| draft.store(stored));
+            match &kept {
+                // What the index names is what the URI stands for now.
+                Ok((_, stored)) if stored.is_proved() => {
+                    store.each(&stored.uri, |other, _| old.push(other));
+                }
+                Err(error) if is_named && WrongFile::is(error) => old.clear(),
+                _ => {}
+            }
+            old.into_iter().filter(|old| *old != id).for_each(|old| store.release(old));
+            kept.map(|(_, stored)| stored.pieces)
+        });
+        kept.await?
     }
 
     /// Fetches the body to its end; gives its last bytes, which nobody has yet. When the connection is lost, the rest is asked

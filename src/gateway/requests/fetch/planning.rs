@@ -117,7 +117,7 @@ impl Fetch {
             total: response.content_length.unwrap_or(0),
             parts: Vec::new(),
             pieces: Vec::new(),
-            digest: None,
+            digests: Vec::new(),
             source,
         }
     }
