@@ -114,8 +114,11 @@ impl Victim {
         let none = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut victim =
             Self { process, link: none, proxy: none, dns: none, hostile, other, idle: 0, directory, lines };
+        let mut seen = Vec::new();
         loop {
-            let line = victim.lines.recv_timeout(Duration::from_secs(60)).expect("the node starts");
+            let line = victim.lines.recv_timeout(Duration::from_secs(60));
+            let line = line.unwrap_or_else(|error| panic!("the node does not start: {error}: {seen:#?}"));
+            seen.push(line.clone());
             if let Some((what, at)) = line.split_once(" address=") {
                 let address = at.split_whitespace().next().unwrap().parse();
                 match what.split_once("listening: ") {
