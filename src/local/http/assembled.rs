@@ -31,6 +31,7 @@ struct Came {
     /// Which member was asked; `None` for this node itself.
     member: Option<NodeId>,
     piece: Result<Bytes, Failed>,
+    at: Instant,
 }
 
 /// One body on its way.
@@ -39,6 +40,8 @@ struct Coming<'a> {
     assembly: Assembly,
     keeping: Keeping,
     fetches: FuturesUnordered<BoxFuture<'a, Came>>,
+    /// What has come while the app was being written to.
+    arrived: Vec<Came>,
     held: Tally,
 }
 
@@ -70,7 +73,7 @@ impl Exchange<'_> {
             total: response.content_length.unwrap_or(0),
             parts: Vec::new(),
             pieces: Vec::new(),
-            digest: None,
+            digests: Vec::new(),
             source: None,
         }
     }
@@ -148,11 +151,15 @@ impl Exchange<'_> {
             assembly,
             keeping: Keeping::new(&members.holdings, stored),
             fetches: FuturesUnordered::new(),
+            arrived: Vec::new(),
             held: Tally::of(self.account),
         };
         let mut left = total;
         loop {
             coming.read(buffer)?;
+            for came in std::mem::take(&mut coming.arrived) {
+                self.came(&mut coming, came, to).await?;
+            }
             while let Some(bytes) = coming.assembly.take() {
                 // Before the app has all of it, because the app may leave then.
                 if let Some(whole) = coming.assembly.finished() {
@@ -165,7 +172,7 @@ impl Exchange<'_> {
                     }
                 }
                 let count = bytes.len();
-                self.put_body(from, head, bytes, as_chunks).await?;
+                coming.while_putting(self.put_body(from, head, bytes, as_chunks)).await?;
                 progress.add_received(count);
                 left -= count as u64;
                 if let Some((_, still)) = self.point().as_mut() {
@@ -174,6 +181,9 @@ impl Exchange<'_> {
             }
             if coming.assembly.is_done() {
                 return Ok(());
+            }
+            if !coming.arrived.is_empty() {
+                continue;
             }
             let mut say = BytesMut::new();
             coming.act(&mut say, self.account.is_tight());
@@ -194,10 +204,10 @@ impl Exchange<'_> {
 
     /// Takes what came of asking for a piece.
     async fn came(&self, coming: &mut Coming<'_>, came: Came, to: &mut ToServer<'_>) -> Result<(), Trouble> {
-        let Came { index, member, piece } = came;
+        let Came { index, member, piece, at } = came;
         let telemetry = &self.local.telemetry;
         let (length, failed) = (piece.as_ref().map_or(0, Bytes::len), piece.as_ref().err().copied());
-        let is_new = coming.assembly.came(index, piece.ok(), Instant::now());
+        let is_new = coming.assembly.came(index, piece.ok(), at);
         match (member, failed) {
             (Some(_), None) if is_new => {
                 telemetry.pieces.one("received");
@@ -255,6 +265,18 @@ impl Coming<'_> {
 }
 
 impl<'a> Coming<'a> {
+    /// Waits until the app has taken bytes. What comes from members meanwhile is not late because the app is slow.
+    async fn while_putting(&mut self, put: impl Future<Output = Result<(), Trouble>>) -> Result<(), Trouble> {
+        let mut put = std::pin::pin!(put);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut put => return done,
+                Some(came) = self.fetches.next(), if !self.fetches.is_empty() => self.arrived.push(came),
+            }
+        }
+    }
+
     /// Asks for what is to come next.
     fn act(&mut self, say: &mut BytesMut, is_tight: bool) {
         let members = self.members;
@@ -263,13 +285,13 @@ impl<'a> Coming<'a> {
             match action {
                 Action::Own(index, hash) => self.fetches.push(Box::pin(async move {
                     let piece = members.holdings.get(hash).await.ok_or(Failed::Missing);
-                    Came { index, member: None, piece }
+                    Came { index, member: None, piece, at: Instant::now() }
                 })),
                 Action::Member(index, hash, id, at) => {
                     let length = self.assembly.length(index);
                     self.fetches.push(Box::pin(async move {
                         let piece = members.piece((id, at), hash, length).await;
-                        Came { index, member: Some(id), piece }
+                        Came { index, member: Some(id), piece, at: Instant::now() }
                     }));
                 }
                 Action::Gateway(index) => FromClient::Want { index }.write(say),

@@ -19,6 +19,13 @@ const MOST_PATIENCE: Duration = Duration::from_secs(10);
 const PATIENCE: u32 = 4;
 /// A member that was too slow for this many pieces in a row is left.
 const MOST_SLOW: u32 = 3;
+/// A member is measured by this many pieces, and by so many times as many once it was compared. Where one takes longer than this, with
+/// all that are on their way at the same time, the gateway is asked for one in its place, to compare them.
+const MEASURED: u32 = WINDOW;
+const AGAIN: u32 = 8;
+const SLOW: Duration = Duration::from_millis(200);
+/// A member is left when the gateway is this many times as fast.
+const FASTER: u32 = 2;
 /// How often another member is asked for in place of one that has failed.
 const MOST_ASKED: u32 = 8;
 
@@ -46,6 +53,21 @@ struct Slot {
     length: usize,
     /// The whole piece.
     ready: Option<Bytes>,
+}
+
+/// How fast the member is that pieces are asked of.
+#[derive(Debug, Default)]
+struct Speed {
+    /// How many pieces have come since measuring began, how long they took in all, and how many the gateway has got meanwhile.
+    pieces: u32,
+    took: Duration,
+    listed: u32,
+    /// It was compared before.
+    is_compared: bool,
+    /// The time for one piece, once that is long: the gateway is to be asked for one.
+    slow: Option<Duration>,
+    /// The piece that the gateway was asked for, and when; and whether it has come.
+    sample: Option<(u32, Instant, bool)>,
 }
 
 /// A whole piece that has come.
@@ -79,6 +101,9 @@ pub(super) struct Assembly {
     slow: u32,
     /// How long pieces from members took lately.
     took: Duration,
+    speed: Speed,
+    /// How many pieces are on their way at a time.
+    window: u32,
 }
 
 impl Assembly {
@@ -98,6 +123,8 @@ impl Assembly {
             asked: 0,
             slow: 0,
             took: Duration::ZERO,
+            speed: Speed::default(),
+            window: WINDOW,
         })
     }
 
@@ -128,8 +155,8 @@ impl Assembly {
 
     /// Takes a hash from the gateway.
     pub(super) fn listed(&mut self, index: u32, hash: PieceHash) {
-        if (self.next..self.count).contains(&index) {
-            self.hashes.insert(index, hash);
+        if (self.next..self.count).contains(&index) && self.hashes.insert(index, hash).is_none() {
+            self.speed.listed += 1;
         }
     }
 
@@ -141,6 +168,7 @@ impl Assembly {
     /// Takes the gateway's answer to a question for a member.
     pub(super) fn named(&mut self, member: Option<(NodeId, SocketAddr)>) {
         (self.member, self.is_answered) = (member, true);
+        self.speed = Speed::default();
     }
 
     /// What is to be done now. `holds` says which pieces this node keeps; while memory is tight one piece comes at a time.
@@ -150,9 +178,9 @@ impl Assembly {
         is_tight: bool,
         holds: impl Fn(&PieceHash) -> bool,
     ) -> Vec<Action> {
-        let mut actions = Vec::new();
-        let window = if is_tight { 1 } else { WINDOW };
-        for index in self.next..self.count.min(self.next + window) {
+        let mut actions = Vec::from_iter(self.compared(now));
+        self.window = if is_tight { 1 } else { WINDOW };
+        for index in self.next..self.count.min(self.next + self.window) {
             let (hash, is_next) = (self.hashes.get(&index).copied(), index == self.next);
             let (patience, length) = (self.patience(), self.length(index));
             let may_owe = self.owed.len() < sharing::MOST_WANTED;
@@ -177,6 +205,11 @@ impl Assembly {
                     slot.from_own = true;
                     actions.push(Action::Own(index, hash));
                 }
+                (Some(_), Some(_)) if may_owe && self.speed.takes_sample(index, now) => {
+                    slot.from_gateway = true;
+                    self.owed.insert(index, length);
+                    actions.push(Action::Gateway(index));
+                }
                 (Some(hash), Some((member, at))) => {
                     slot.from_member = Some((member, now));
                     actions.push(Action::Member(index, hash, member, at));
@@ -195,6 +228,15 @@ impl Assembly {
             }
         }
         actions
+    }
+
+    /// Leaves the member if the gateway turned out to be much faster. Gives the question for another one.
+    fn compared(&mut self, now: Instant) -> Option<Action> {
+        let (_, since, _) = self.speed.sample.filter(|(_, _, has_come)| *has_come)?;
+        let (slow, of_gateway) = (self.speed.slow?, now.saturating_duration_since(since));
+        self.speed = Speed { is_compared: true, ..Speed::default() };
+        let (member, _) = self.member.filter(|_| of_gateway * FASTER < slow)?;
+        self.failed(member)
     }
 
     fn patience(&self) -> Duration {
@@ -229,6 +271,7 @@ impl Assembly {
             self.slow = 0;
             let took = now.saturating_duration_since(since);
             self.took = if self.took.is_zero() { took } else { (self.took * 7 + took) / 8 };
+            self.speed.came(took / self.window, self.list_has_ended);
         }
         true
     }
@@ -256,6 +299,7 @@ impl Assembly {
         slot.came.push(bytes);
         if slot.length == length && slot.ready.is_none() {
             slot.ready = Some(slot.came.concat().into());
+            self.speed.sample_came(index);
         }
         true
     }
@@ -291,6 +335,38 @@ impl Assembly {
         self.next += 1;
         self.passed = 0;
         Some(Whole { start, bytes })
+    }
+}
+
+impl Speed {
+    /// Notes a piece that has come from the member. Where the gateway gets pieces no faster than the member gives them, both wait for the
+    /// server, and the member is not to blame.
+    fn came(&mut self, took: Duration, has_all: bool) {
+        (self.pieces, self.took) = (self.pieces + 1, self.took + took);
+        let measures = if self.is_compared { AGAIN * MEASURED } else { MEASURED };
+        if self.pieces < measures || self.slow.is_some() {
+            return;
+        }
+        let each = self.took / self.pieces;
+        if each >= SLOW && (has_all || self.listed >= FASTER * self.pieces) {
+            self.slow = Some(each);
+        }
+        (self.pieces, self.took, self.listed) = (0, Duration::ZERO, 0);
+    }
+
+    /// Whether the piece `index` is the one that the gateway is asked for to compare it with the member.
+    fn takes_sample(&mut self, index: u32, now: Instant) -> bool {
+        let is_due = self.slow.is_some() && self.sample.is_none();
+        if is_due {
+            self.sample = Some((index, now, false));
+        }
+        is_due
+    }
+
+    fn sample_came(&mut self, index: u32) {
+        if let Some((_, _, has_come)) = self.sample.as_mut().filter(|(sampled, _, _)| *sampled == index) {
+            *has_come = true;
+        }
     }
 }
 

@@ -97,6 +97,61 @@ fn a_member_that_is_slow_for_three_pieces_in_a_row_costs_these_pieces_and_is_lef
     assert!(asked.iter().all(|(_, member)| *member == Some(2)) || asked.contains(&(3, None)), "{asked:?}");
 }
 
+/// Patience grows with the time that pieces take, so a member that sends the right bytes just in time was never late.
+#[test]
+fn a_member_that_sends_everything_just_in_time_is_left_once_the_gateway_proves_to_be_faster() {
+    let gets = |of_gateway: Duration, has_all: bool| {
+        let mut assembly = Assembly::new(16 * PIECE).unwrap();
+        let hash = pieces::hash(&piece(0));
+        (0..4).for_each(|index| assembly.listed(index, hash));
+        assembly.named(Some(at(1)));
+        if has_all {
+            (4..16).for_each(|index| assembly.listed(index, hash));
+            assembly.list_ended();
+        }
+        let (mut now, mut sources) = (Instant::now(), Vec::new());
+        let mut coming: Vec<(Instant, u32, bool)> = Vec::new();
+        while !assembly.is_done() {
+            for action in assembly.actions(now, false, nothing) {
+                match action {
+                    Action::Member(index, ..) => {
+                        sources.push(Some(index));
+                        coming.push((now + LEAST_PATIENCE - Duration::from_millis(1), index, true));
+                    }
+                    Action::Gateway(index) => {
+                        sources.push(None);
+                        coming.push((now + of_gateway, index, false));
+                    }
+                    Action::Ask(_) => assembly.named(None),
+                    Action::Own(..) => unreachable!(),
+                }
+            }
+            let Some(first) = coming.iter().min().copied() else { continue };
+            coming.retain(|other| *other != first);
+            let (at, index, is_of_member) = first;
+            now = at;
+            match is_of_member {
+                true => assert!(assembly.came(index, Some(piece(0)), now)),
+                false => assert!(assembly.data(index, piece(0))),
+            }
+            while assembly.take().is_some() {
+                if let Some(whole) = assembly.finished() {
+                    // The gateway gets the next one.
+                    assembly.listed(u32::try_from(whole.start / PIECE).unwrap() + 4, hash);
+                }
+            }
+        }
+        sources
+    };
+    let fast = Duration::from_millis(100);
+    let sources = gets(fast, true);
+    let of_member = sources.iter().filter(|source| source.is_some()).count();
+    assert!(of_member <= 8, "{sources:?}");
+    // The gateway is no faster, or gets the pieces no faster itself.
+    assert_eq!(gets(Duration::from_millis(400), true).iter().filter(|source| source.is_none()).count(), 1);
+    assert!(gets(fast, false).iter().all(Option::is_some));
+}
+
 #[test]
 fn one_piece_comes_at_a_time_while_memory_is_tight() {
     let mut assembly = listed();
