@@ -29,7 +29,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(300);
 const MAX_GATEWAYS: usize = 256;
 
 /// How often a machine with the group's key asks another gateway: nobody tells it that it was removed itself.
-const ASKING: Duration = Duration::from_secs(20);
+const ASKING: Duration = Duration::from_secs(5);
 /// Maximum number of gateways that it remembers for that. Those that have removed it are not heard any more.
 const MAX_ASKED: usize = 16;
 
