@@ -218,6 +218,17 @@ pub fn limit_unacknowledged(stream: &TcpStream, limit: Option<Duration>) {
     options::limit_unacknowledged(stream, limit);
 }
 
+/// For how long the peer's machine has acknowledged nothing, while something that was sent, and sent again, waits for that. `None`
+/// while nothing does, and where the system does not tell. What the peer has no room for is not sent, and does not count.
+pub fn unacknowledged(stream: &TcpStream) -> Option<Duration> {
+    options::unacknowledged(stream)
+}
+
+/// For how long nothing was sent on a connection; `None` where the system does not tell.
+pub fn quiet(stream: &TcpStream) -> Option<Duration> {
+    options::quiet(stream)
+}
+
 /// Maximum segment size of a connection, in both directions (RFC 9293 §3.7.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Segments {

@@ -1,7 +1,7 @@
 use std::io;
 use std::time::Duration;
 
-use nix::sys::socket::setsockopt;
+use nix::sys::socket::{getsockopt, setsockopt};
 use socket2::{SockAddr, SockRef};
 use tokio::net::{TcpStream, UdpSocket};
 
@@ -29,6 +29,21 @@ pub(super) fn tune_link(stream: &TcpStream) {
 pub(super) fn limit_unacknowledged(stream: &TcpStream, limit: Option<Duration>) {
     // Fails only on a connection that is already gone, which the next read reports.
     let _ = SockRef::from(stream).set_tcp_user_timeout(Some(limit.unwrap_or_default()));
+}
+
+/// What was sent counts only once it has been sent again that often: an acknowledgement may be lost, or late.
+const RETRIES: u8 = 2;
+
+pub(super) fn unacknowledged(stream: &TcpStream) -> Option<Duration> {
+    let info = getsockopt(stream, options::Info).ok()?;
+    // What this machine itself drops on the way out was never sent. The system probes for room then, and a peer that has none answers.
+    let is_so = info.unacknowledged > 0 && info.retries >= RETRIES || info.probes >= RETRIES;
+    is_so.then(|| Duration::from_millis(info.last_acknowledgement.into()))
+}
+
+pub(super) fn quiet(stream: &TcpStream) -> Option<Duration> {
+    let info = getsockopt(stream, options::Info).ok()?;
+    Some(Duration::from_millis(info.last_sent.into()))
 }
 
 /// This system sets options of a connection whose directions have ended.
@@ -66,6 +81,37 @@ mod options {
         libc::c_int
     );
 
+    /// The first fields of `struct tcp_info` of `linux/tcp.h`, which every version of it begins with.
+    #[derive(Clone, Copy, Debug)]
+    #[repr(C)]
+    #[allow(unreachable_pub, reason = "the macro makes an option public, and so its value")]
+    pub struct TcpInfo {
+        _states: [u8; 2],
+        /// How often the oldest data was sent again because a timer expired.
+        pub(super) retries: u8,
+        /// How often it was asked for room without an answer.
+        pub(super) probes: u8,
+        _options: [u8; 4],
+        _timeouts_and_sizes: [u32; 4],
+        /// The number of segments that are sent and not acknowledged.
+        pub(super) unacknowledged: u32,
+        _losses: [u32; 4],
+        /// Milliseconds since data was last sent.
+        pub(super) last_sent: u32,
+        _last: [u32; 2],
+        /// Milliseconds since the last acknowledgement came.
+        pub(super) last_acknowledgement: u32,
+    }
+
+    sockopt_impl!(
+        /// What the system knows of a connection (tcp(7)).
+        Info,
+        GetOnly,
+        libc::IPPROTO_TCP,
+        libc::TCP_INFO,
+        TcpInfo
+    );
+
     sockopt_impl!(
         /// What the system does with datagrams that exceed the path's MTU (ip(7)).
         MtuDiscovery,
@@ -93,22 +139,37 @@ mod tests {
     #[tokio::test]
     async fn datagrams_to_a_server_are_never_fragmented() {
         let socket = connect_udp("127.0.0.1:9".parse().unwrap()).await.unwrap();
-        let mode = nix::sys::socket::getsockopt(&socket, options::MtuDiscovery).unwrap();
+        let mode = getsockopt(&socket, options::MtuDiscovery).unwrap();
         assert_eq!(mode, nix::libc::IP_PMTUDISC_PROBE);
         let socket = connect_udp("[::1]:9".parse().unwrap()).await.unwrap();
-        let mode = nix::sys::socket::getsockopt(&socket, options::MtuDiscoveryV6).unwrap();
+        let mode = getsockopt(&socket, options::MtuDiscoveryV6).unwrap();
         assert_eq!(mode, nix::libc::IPV6_PMTUDISC_PROBE);
     }
 
     #[tokio::test]
     async fn a_link_tries_again_every_second_where_the_system_can() {
         use nix::errno::Errno;
-        use nix::sys::socket::getsockopt;
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let link = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         tune_link(&link);
         assert!(SockRef::from(&link).tcp_thin_linear_timeouts().unwrap());
         let retry = getsockopt(&link, options::LongestRetry);
         assert!(matches!(retry, Ok(1000) | Err(Errno::ENOPROTOOPT)), "{retry:?}");
+    }
+
+    #[tokio::test]
+    async fn what_a_peer_acknowledges_or_has_no_room_for_is_not_unacknowledged() {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        assert_eq!(unacknowledged(&stream), None, "nothing was sent");
+        let info = getsockopt(&stream, options::Info).unwrap();
+        assert_eq!((info.unacknowledged, info.retries), (0, 0));
+        // Nobody reads.
+        let mut sent = 0;
+        while let Ok(count) = stream.try_write(&[0; 64 * 1024]) {
+            sent += count;
+        }
+        assert!(sent > 0);
+        assert_eq!(unacknowledged(&stream), None);
     }
 }

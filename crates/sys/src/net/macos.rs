@@ -14,6 +14,15 @@ pub(super) fn tune_link(stream: &TcpStream) {
 /// This system has no such limit.
 pub(super) fn limit_unacknowledged(_: &TcpStream, _: Option<Duration>) {}
 
+/// It is not asked.
+pub(super) fn unacknowledged(_: &TcpStream) -> Option<Duration> {
+    None
+}
+
+pub(super) fn quiet(_: &TcpStream) -> Option<Duration> {
+    None
+}
+
 /// Lets the options of a connection still be set when both directions have ended. By default the system refuses that
 /// (EINVAL), and a connection that was to be reset on drop would be reset with data that is not sent yet.
 pub(super) fn keep_options_settable(stream: &TcpStream) {

@@ -8,6 +8,14 @@ pub(super) fn tune_link(_: &TcpStream) {}
 
 pub(super) fn limit_unacknowledged(_: &TcpStream, _: Option<Duration>) {}
 
+pub(super) fn unacknowledged(_: &TcpStream) -> Option<Duration> {
+    None
+}
+
+pub(super) fn quiet(_: &TcpStream) -> Option<Duration> {
+    None
+}
+
 pub(super) fn keep_options_settable(_: &TcpStream) {}
 
 /// Sets "don't fragment" on all datagrams.
