@@ -124,9 +124,12 @@ pub fn situation(snapshot: &Snapshot) -> String {
     match (node.goes_direct, snapshot.links.first(), &snapshot.trouble) {
         (true, _, _) => {
             let clients = snapshot.clients_in_all;
-            let how = match is_unproved(snapshot) {
-                true => "unproved: nothing beyond its networks has answered yet",
-                false => "reaches servers directly",
+            let how = match (node.reach.as_deref(), snapshot.servers.is_empty()) {
+                (Some("unknown"), true) => "unproved: nothing beyond its networks has answered yet",
+                (Some("unknown"), false) => "unproved: no server has answered yet",
+                (Some("unreachable"), _) => "does not reach its servers",
+                (Some(_), _) => "reaches servers directly",
+                (None, _) => "connects to servers itself",
             };
             format!("{state}{how}, serves {clients} client{}", if clients == 1 { "" } else { "s" })
         }
@@ -141,11 +144,6 @@ pub fn situation(snapshot: &Snapshot) -> String {
             None => format!("{state}no gateway has answered yet"),
         },
     }
-}
-
-/// Whether this gateway for any destination has no proof of its way out yet.
-fn is_unproved(snapshot: &Snapshot) -> bool {
-    snapshot.servers.is_empty() && snapshot.node.reach.as_deref() == Some("unknown")
 }
 
 /// One sentence on the destinations that a gateway refuses; none if it refuses no kind of them.
@@ -364,9 +362,12 @@ mod tests {
         );
         snapshot.node.goes_direct = true;
         snapshot.clients_in_all = 1;
+        snapshot.node.reach = None;
+        assert!(situation(&snapshot).ends_with("connects to servers itself, serves 1 client"));
+        snapshot.node.reach = Some("reachable".into());
         assert!(situation(&snapshot).ends_with("reaches servers directly, serves 1 client"));
         snapshot.node.reach = Some("unknown".into());
-        assert!(situation(&snapshot).contains("reaches servers directly"), "the probe has not ended yet");
+        assert!(situation(&snapshot).contains("unproved: no server has answered yet, serves"));
         snapshot.servers.clear();
         let unproved = "unproved: nothing beyond its networks has answered yet, serves 1 client";
         assert!(situation(&snapshot).ends_with(unproved));

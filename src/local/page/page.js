@@ -57,6 +57,15 @@ function fill(body, rows) {
 
 const number = (text) => ({ text, kind: "n" });
 
+function way({ node, servers }) {
+  if (node.reach === "unreachable") return "does not reach its servers";
+  if (node.reach === "unknown") {
+    return servers.length > 0 ? "unproved: no server has answered yet"
+      : "unproved: nothing beyond its networks has answered yet";
+  }
+  return node.reach ? "reaches servers directly" : "connects to servers itself";
+}
+
 function header(seen) {
   const { node, links, trouble } = seen;
   say(at("name"), node.name);
@@ -66,9 +75,7 @@ function header(seen) {
   const [tone, text] =
     node.is_draining ? ["wait", "stopping: no new connections"]
     : node.in_maintenance ? ["wait", "in maintenance: serves no clients until laneway drain --undo"]
-    : node.goes_direct && seen.servers.length === 0 && node.reach === "unknown"
-      ? ["good", `unproved: nothing beyond its networks has answered yet, serves ${plural(seen.clients_in_all, "client")}`]
-    : node.goes_direct ? ["good", `reaches servers directly, serves ${plural(seen.clients_in_all, "client")}`]
+    : node.goes_direct ? [node.reach === "unreachable" ? "bad" : "good", `${way(seen)}, serves ${plural(seen.clients_in_all, "client")}`]
     : links.length > 0 && links[0].state === "suspect" ? ["wait", `gateway ${links[0].name} does not answer`]
     : links.length > 0 ? ["good", `linked to gateway ${links[0].name}`]
     : trouble ? ["bad", `no gateway: ${trouble}`]
