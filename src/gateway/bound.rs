@@ -160,7 +160,7 @@ impl BoundGateway {
             memory: shared.memory.clone(),
             cache: shared.cache.clone().map(Cache::new),
             swarms: Arc::default(),
-            tls: ServerTls::new(&options.front_ca)?,
+            tls: Arc::new(ServerTls::new(&options.front_ca)?),
             tasks: shared.tasks.clone(),
             id: shared.membership.group().node.id,
             name: shared.name.clone(),
@@ -295,13 +295,13 @@ impl Proof {
         results: mpsc::Receiver<DialResult>,
     ) -> BoxFuture<'static, ()> {
         let Self { probes, expected, interval, asks_nobody } = self;
-        let egress = gateway.egress.clone();
+        let (egress, tls) = (gateway.egress.clone(), gateway.tls.clone());
         let reach = egress.reach().clone();
         if !probes.is_empty() {
             return Box::pin(probe::run_checks(egress, interval, (probes, expected), results, reach));
         }
         if !servers.borrow().is_empty() {
-            return Box::pin(probe::run(egress, interval, servers.subscribe(), results, reach));
+            return Box::pin(probe::run((egress, tls), interval, servers.subscribe(), results, reach));
         }
         let directory = shared.directory.clone();
         let is_alone = Box::new(move || {
@@ -310,7 +310,8 @@ impl Proof {
             };
             !directory.ranked(Instant::now()).iter().any(serves)
         });
-        Box::pin(uplink::run(egress, interval, asks_nobody, gateway.served.clone(), results, reach, is_alone))
+        let served = gateway.served.clone();
+        Box::pin(uplink::run((egress, tls), interval, asks_nobody, served, results, reach, is_alone))
     }
 }
 

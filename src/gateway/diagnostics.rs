@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::clients::{Admitted, Client, Measuring};
 use super::served::Seen;
 use super::state::Gateway;
-use crate::link::gateway_info::{GatewayInfo, MAX_ADDRESSES, MAX_SERVERS};
+use crate::link::gateway_info::{GatewayInfo, MAX_ADDRESSES, MAX_SERVERS, MAX_UNREACHED};
 use crate::link::incoming::Incoming;
 use crate::link::roster::Sighting;
 use crate::link::speed::{self, Direction};
@@ -49,6 +49,7 @@ impl Gateway {
             reach: advert.map(|advert| advert.reach.word().into()),
             rules: Some(self.egress.rules()),
             in_maintenance: self.activity.is_in_maintenance(),
+            unreached: self.egress.unreached().into_iter().take(MAX_UNREACHED).collect(),
             asked_from: None,
             linked_from: Vec::new(),
         }

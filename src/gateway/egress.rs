@@ -5,6 +5,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use super::access::Access;
 use super::dial::{Addresses, LATE_PATIENCE, bounded, failure, interleave, more_telling, race};
 use super::dns::{Found, Resolver};
 use super::options::Options;
+use super::silence::{Facts, Reported, Speech};
 use super::upstream::{self, Upstream};
 use crate::failure::{Failure, Kind, Side};
 use crate::net;
@@ -54,7 +56,23 @@ pub enum Outcome {
     /// The destination accepted the connection.
     Connected(Target),
     /// The host at this address sent something.
-    Answered(SocketAddr),
+    Answered {
+        /// Which destination it is.
+        target: Target,
+        /// Its address.
+        from: SocketAddr,
+        /// The protocol in which it is spoken to.
+        speech: Speech,
+    },
+    /// The destination accepted a connection, and has answered nothing since.
+    Silent {
+        /// Which one.
+        target: Target,
+        /// The protocol in which it is spoken to.
+        speech: Speech,
+        /// Its machine acknowledges what it is sent.
+        is_acknowledged: bool,
+    },
     /// The destination has had time to answer, and has not answered yet.
     Slow(Target),
     /// The destination was not reached.
@@ -92,11 +110,14 @@ struct Server {
     target: Target,
     /// When a success was last reported; `None` after a failure was.
     success_reported: Mutex<Option<Instant>>,
+    /// It was silent when it was last reported.
+    is_silent: AtomicBool,
 }
 
 impl Settings {
     fn new(access: Access, connect_timeout: Duration, servers: Vec<Target>) -> Self {
-        let server = |target| Server { target, success_reported: Mutex::default() };
+        let server =
+            |target| Server { target, success_reported: Mutex::default(), is_silent: AtomicBool::default() };
         Self { access, connect_timeout, servers: servers.into_iter().map(server).collect() }
     }
 }
@@ -202,9 +223,8 @@ impl Egress {
         match (&connected, settings.servers.is_empty()) {
             (_, false) => {
                 self.report_servers(target, &connected, &settings);
-                let is_lost = *self.reach.borrow() == Reach::Unreachable;
                 match connected {
-                    Err(failure) if is_lost && no_way_out(&failure).is_some() => Err(lost(&failure)),
+                    Err(failure) if self.is_lost() && no_way_out(&failure).is_some() => Err(lost(&failure)),
                     connected => connected,
                 }
             }
@@ -289,11 +309,46 @@ impl Egress {
         }
     }
 
-    /// Notes that the host at `from` has sent something to a client.
-    pub fn answered(&self, from: SocketAddr) {
-        if self.settings().servers.is_empty() {
-            self.report(Outcome::Answered(from), None);
+    /// Notes that `target`, the host at `from`, has sent something to a client, which speaks `speech` with it.
+    pub fn answered(&self, target: &Target, from: SocketAddr, speech: Speech) {
+        let settings = self.settings();
+        let mut servers = settings.servers.iter().filter(|server| server.target == *target);
+        // That a server answers is news only after it was silent.
+        let is_news =
+            settings.servers.is_empty() || servers.any(|server| server.is_silent.swap(false, Relaxed));
+        if is_news {
+            self.report(Outcome::Answered { target: target.clone(), from, speech }, None);
         }
+    }
+
+    /// Notes that `target` has not answered on a connection. Gives whether that is given up.
+    pub(super) fn unanswered(
+        &self,
+        (target, speech): (&Target, Speech),
+        facts: Facts,
+        reported: &Reported,
+    ) -> bool {
+        if let Some(is_acknowledged) = facts.silence()
+            && reported.is_due(std::time::Instant::now())
+        {
+            self.is_silent(target, speech, is_acknowledged);
+        }
+        facts.gives_up()
+    }
+
+    /// Notes that `target` answers nothing, though it has accepted a connection.
+    pub(super) fn is_silent(&self, target: &Target, speech: Speech, is_acknowledged: bool) {
+        let settings = self.settings();
+        let mut servers = settings.servers.iter().filter(|server| server.target == *target);
+        let is_server = servers.next().map(|server| server.is_silent.store(true, Relaxed)).is_some();
+        if settings.servers.is_empty() || is_server {
+            self.report(Outcome::Silent { target: target.clone(), speech, is_acknowledged }, None);
+        }
+    }
+
+    /// Whether this machine has lost its way out.
+    pub(super) fn is_lost(&self) -> bool {
+        *self.reach.borrow() == Reach::Unreachable
     }
 
     /// A full channel holds enough results: this one may be lost.
@@ -315,7 +370,7 @@ impl Egress {
 
     /// Why this machine has no way out, as a sentence that begins with "it"; `None` while it has one, or may have one.
     pub fn fault(&self) -> Option<String> {
-        if *self.reach.borrow() != Reach::Unreachable {
+        if !self.is_lost() {
             return None;
         }
         let unreached = self.unreached();

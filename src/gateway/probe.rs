@@ -1,8 +1,12 @@
 //! Whether this machine reaches the group's servers: from a periodic TCP connection to each, and from the results of the
 //! connections that clients ask for. With `--probe`, what that names is asked instead. A connection that a client waits for in
 //! vain has either asked at once.
+//!
+//! A server that accepts connections and then answers nothing counts as not reached if its machine does not even acknowledge what it is
+//! sent, or if several are so silent. From then on only an exchange of data counts, where it is known how to ask for one.
 
 mod check;
+pub mod exchange;
 pub mod subject;
 
 use std::fmt;
@@ -14,6 +18,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep_until, timeout};
 
 use super::egress::{DialResult, Egress, Outcome};
+use super::silence::Speech;
+use super::tls::ServerTls;
 use crate::limited;
 use crate::limits::lines::NOBODY;
 use crate::peers::discovery::jitter;
@@ -33,13 +39,15 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 const PROMPT_INTERVAL: Duration = Duration::from_secs(5);
 /// Number of equal results in a row that change the verdict on a server.
 const RESULTS_TO_CHANGE: u32 = 2;
+/// How long the silence of a server counts, and how long connections to it prove nothing where nothing else can be asked.
+const SILENCE_WINDOW: Duration = Duration::from_secs(20);
 /// Failed dials of clients within this time count as one result: a hundred at once are one event.
 const DIAL_FAILURE_WINDOW: Duration = Duration::from_millis(300);
 
 /// Probes until `reach` has no receiver. It is [`Reach::Reachable`] when at least one server is. `dials` carries the
 /// results of the connections that clients asked for.
 pub async fn run(
-    egress: Arc<Egress>,
+    (egress, tls): (Arc<Egress>, Arc<ServerTls>),
     interval: Option<Duration>,
     mut servers: watch::Receiver<Vec<Target>>,
     mut dials: mpsc::Receiver<DialResult>,
@@ -48,7 +56,8 @@ pub async fn run(
     let mut probed = servers.borrow_and_update().clone();
     let mut verdicts = vec![ServerVerdict::default(); probed.len()];
     while !reach.is_closed() {
-        let probes = probed.iter().map(|server| probe(&egress, server));
+        let probes = probed.iter().zip(&verdicts);
+        let probes = probes.map(|(server, verdict)| probe(&egress, &tls, server, verdict.silence.as_ref()));
         let results = join_all(probes).await;
         let probed_at = Instant::now();
         egress.note_unreached(unreached(&probed, &results));
@@ -69,9 +78,22 @@ pub async fn run(
                     let now = Instant::now();
                     let place = |of: &Target| probed.iter().position(|server| server == of);
                     match dial.outcome {
-                        Outcome::Answered(_) => continue,
+                        Outcome::Answered { target, .. } => {
+                            let Some(place) = place(&target) else { continue };
+                            verdicts[place].silence = None;
+                            verdicts[place].note(true);
+                        }
+                        Outcome::Silent { target, speech, is_acknowledged } => {
+                            let Some(place) = place(&target) else { continue };
+                            verdicts[place].note_silence(speech, is_acknowledged, now);
+                            several_are_silent(&probed, &mut verdicts, now);
+                            next_probe = next_probe.min(probed_at + PROBE_INTERVAL_IN_DOUBT);
+                        }
                         Outcome::Connected(target) => {
                             let Some(place) = place(&target) else { continue };
+                            if verdicts[place].is_mute() {
+                                continue;
+                            }
                             verdicts[place].note(true);
                         }
                         Outcome::Failed { target, .. } => {
@@ -91,7 +113,19 @@ pub async fn run(
     }
 }
 
-async fn probe(egress: &Egress, server: &Target) -> Result<(), String> {
+/// Connects to a server; exchanges data with one that was silent.
+async fn probe(
+    egress: &Egress,
+    tls: &ServerTls,
+    server: &Target,
+    silence: Option<&Silence>,
+) -> Result<(), String> {
+    if let Some(silence) = silence.filter(|silence| silence.is_to_be_disproved(Instant::now())) {
+        return match exchange::run(egress, tls, server, silence.speech).await {
+            Some(exchanged) => exchanged,
+            None => Err(exchange::NOTHING.into()),
+        };
+    }
     match timeout(PROBE_DEADLINE, egress.dial(server, PROBE_DEADLINE)).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(failure)) => Err(failure.said_here()),
@@ -148,7 +182,11 @@ pub async fn run_checks(
             tokio::select! {
                 () = sleep_until(next.into()) => break,
                 Some(dial) = dials.recv() => {
-                    let fails = matches!(dial.outcome, Outcome::Slow(_) | Outcome::Failed { .. });
+                    // A server that acknowledges what it is sent may be slow, and each probe costs bytes on the uplink.
+                    let fails = matches!(
+                        dial.outcome,
+                        Outcome::Slow(_) | Outcome::Failed { .. } | Outcome::Silent { is_acknowledged: false, .. }
+                    );
                     let is_due = prompted_at.is_none_or(|at| at.elapsed() >= PROMPT_INTERVAL);
                     if fails && is_due && *reach.borrow() == Reach::Reachable {
                         prompted_at = Some(Instant::now());
@@ -194,6 +232,22 @@ fn overall(verdicts: &[ServerVerdict]) -> Reach {
     }
 }
 
+/// Silence of servers on several hosts counts, although each may just take its time, where an exchange of data can prove the
+/// opposite.
+fn several_are_silent(probed: &[Target], verdicts: &mut [ServerVerdict], now: Instant) {
+    let mut hosts = probed.iter().zip(&*verdicts).filter(|(_, verdict)| verdict.is_silent(now));
+    let Some((first, _)) = hosts.next() else { return };
+    if !hosts.any(|(other, _)| other.host != first.host) {
+        return;
+    }
+    for verdict in verdicts.iter_mut().filter(|verdict| verdict.is_silent(now)) {
+        if let Some(silence) = verdict.silence.as_mut().filter(|silence| silence.speech != Speech::Other) {
+            silence.counts = true;
+            verdict.doubt();
+        }
+    }
+}
+
 /// The verdict on one server.
 #[derive(Clone, Copy, Debug)]
 struct ServerVerdict {
@@ -202,11 +256,33 @@ struct ServerVerdict {
     contradictions: u32,
     /// When a failed dial last counted.
     failed_dial: Option<Instant>,
+    /// It was silent on connections that it had accepted.
+    silence: Option<Silence>,
+}
+
+/// How a server was silent.
+#[derive(Clone, Copy, Debug)]
+struct Silence {
+    speech: Speech,
+    /// It acknowledged nothing at some time.
+    is_unacknowledged: bool,
+    /// How many connections were silent, and since when.
+    times: u32,
+    since: Instant,
+    /// Connections alone prove nothing any more.
+    counts: bool,
+}
+
+impl Silence {
+    /// Whether only an exchange of data disproves it. One that nobody knows how to ask for is left alone for a while.
+    fn is_to_be_disproved(&self, now: Instant) -> bool {
+        self.counts && (self.speech != Speech::Other || now < self.since + SILENCE_WINDOW)
+    }
 }
 
 impl Default for ServerVerdict {
     fn default() -> Self {
-        Self { reach: Reach::Unknown, contradictions: 0, failed_dial: None }
+        Self { reach: Reach::Unknown, contradictions: 0, failed_dial: None, silence: None }
     }
 }
 
@@ -219,6 +295,9 @@ impl ServerVerdict {
         if self.contradictions >= RESULTS_TO_CHANGE || (reached && self.reach == Reach::Unknown) {
             (self.reach, self.contradictions) = (observed, 0);
         }
+        if reached && self.reach == Reach::Reachable && self.is_mute() {
+            self.silence = None;
+        }
     }
 
     /// Notes that a client waits for a connection in vain. Together with a failed probe that decides.
@@ -226,6 +305,34 @@ impl ServerVerdict {
         if self.reach == Reach::Reachable {
             self.contradictions = self.contradictions.max(1);
         }
+    }
+
+    /// Notes that the server was silent on a connection. That counts if its machine acknowledged nothing, and an exchange of data can prove
+    /// the opposite, or if that happened several times.
+    fn note_silence(&mut self, speech: Speech, is_acknowledged: bool, now: Instant) {
+        let first = Silence { speech, is_unacknowledged: false, times: 0, since: now, counts: false };
+        let old = self.silence.filter(|silence| now < silence.since + SILENCE_WINDOW || silence.counts);
+        let mut silence = old.unwrap_or(first);
+        silence.times = silence.times.saturating_add(1);
+        silence.is_unacknowledged |= !is_acknowledged;
+        if silence.speech == Speech::Other {
+            silence.speech = speech;
+        }
+        silence.counts |= silence.is_unacknowledged
+            && (silence.speech != Speech::Other || silence.times >= RESULTS_TO_CHANGE);
+        self.silence = Some(silence);
+        if silence.counts {
+            self.doubt();
+        }
+    }
+
+    fn is_silent(&self, now: Instant) -> bool {
+        self.silence.is_some_and(|silence| now < silence.since + SILENCE_WINDOW)
+    }
+
+    /// Whether a connection alone proves nothing.
+    fn is_mute(&self) -> bool {
+        self.silence.is_some_and(|silence| silence.counts)
     }
 
     /// Notes that a client's connection failed. Failures within [`DIAL_FAILURE_WINDOW`] count once.
@@ -288,6 +395,50 @@ mod tests {
         verdict.doubt();
         verdict.note(true);
         assert_eq!(verdict.reach, Reach::Unreachable, "the way back takes as long as before");
+    }
+
+    #[test]
+    fn a_server_whose_machine_acknowledges_nothing_is_asked_for_data_and_a_slow_one_is_not() {
+        let (mut verdict, now) = (ServerVerdict::default(), Instant::now());
+        verdict.note(true);
+        for _ in 0..10 {
+            verdict.note_silence(Speech::Http, true, now);
+            assert!(!verdict.is_mute(), "it may be slow");
+        }
+        verdict.note_silence(Speech::Http, false, now);
+        assert!(verdict.is_mute());
+        verdict.note(false);
+        assert_eq!(verdict.reach, Reach::Unreachable);
+        verdict.note(true);
+        assert!(verdict.is_mute());
+        verdict.note(true);
+        assert_eq!((verdict.reach, verdict.is_mute()), (Reach::Reachable, false));
+    }
+
+    #[test]
+    fn silence_in_an_unknown_protocol_counts_when_it_is_repeated_and_for_a_while() {
+        let (mut verdict, now) = (ServerVerdict::default(), Instant::now());
+        verdict.note(true);
+        verdict.note_silence(Speech::Other, false, now);
+        assert!(!verdict.is_mute());
+        verdict.note_silence(Speech::Other, false, now);
+        let silence = verdict.silence.unwrap();
+        assert!(silence.is_to_be_disproved(now) && !silence.is_to_be_disproved(now + SILENCE_WINDOW));
+    }
+
+    #[test]
+    fn servers_on_several_hosts_that_are_silent_are_asked_for_data() {
+        let (probed, now) = (["10.0.0.1:80", "10.0.0.1:81", "10.0.0.2:80"], Instant::now());
+        let probed: Vec<Target> = probed.iter().map(|server| server.parse().unwrap()).collect();
+        let mut verdicts = vec![ServerVerdict::default(); 3];
+        for place in 0..2 {
+            verdicts[place].note_silence(Speech::Http, true, now);
+            several_are_silent(&probed, &mut verdicts, now);
+        }
+        assert!(!verdicts.iter().any(ServerVerdict::is_mute), "one host");
+        verdicts[2].note_silence(Speech::Other, true, now);
+        several_are_silent(&probed, &mut verdicts, now);
+        assert_eq!(verdicts.iter().map(ServerVerdict::is_mute).collect::<Vec<_>>(), [true, true, false]);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use super::clients::Client;
 use super::state::Gateway;
 use crate::cache::digest::Digest;
 use crate::cache::policy::{self, Origin, Uris};
-use crate::failure::Failure;
+use crate::failure::{self, Failure};
 use crate::link::incoming::Incoming;
 use crate::link::pipe::Pipe;
 use crate::link::relay::Progress;
@@ -125,7 +125,13 @@ enum End {
     Gone,
     /// It is reset: a response is incomplete, or there is none.
     Broken(&'static str),
+    /// The same, because nothing comes from the server: another gateway may reach it.
+    Cut,
 }
+
+/// Why a stream ends whose request the server may not have got.
+const UNREACHED: &str =
+    "the way to the server is cut: nothing comes from it, and its machine may not even get the request";
 
 impl From<Gone> for End {
     fn from(_gone: Gone) -> Self {
@@ -153,6 +159,14 @@ impl Gateway {
         stream.offer = offer;
         let ended = stream.run(waits).await;
         let Stream { asker, .. } = stream;
+        let ended = match ended {
+            Err(End::Refused(failure))
+                if failure.kind == failure::Kind::ConnectTimeout && asker.is_granted() =>
+            {
+                Err(End::Cut)
+            }
+            ended => ended,
+        };
         match ended {
             Ok(()) => {
                 asker.finish().await;
@@ -163,6 +177,10 @@ impl Gateway {
                 // The client repeats its request on a stream of its own, where it is refused.
                 None => record.failed(&failure),
             },
+            Err(End::Cut) => {
+                asker.cut();
+                record.ended(UNREACHED);
+            }
             Err(End::Gone) => match asker.into_incoming() {
                 Some(incoming) => self.abandon(*incoming, record),
                 None => record.ended("reset at the other end"),
@@ -204,7 +222,7 @@ impl Gateway {
             match ended {
                 Ok(()) => asker.finish().await,
                 Err(End::Refused(failure)) => asker.refuse(&failure),
-                Err(End::Gone | End::Broken(_)) => {}
+                Err(End::Gone | End::Broken(_) | End::Cut) => {}
             }
         });
         match granted.await {

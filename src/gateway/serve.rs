@@ -8,6 +8,7 @@ use tokio::task::{JoinError, JoinSet};
 
 use super::clients::{Admitted, Client, MAX_LINKS};
 use super::diagnostics::speed;
+use super::follower::Follower;
 use super::state::Gateway;
 use crate::failure::{Failure, Kind, Side, printable};
 use crate::limited;
@@ -17,6 +18,7 @@ use crate::link::relay::{Broken, Progress, outcome, relay};
 use crate::link::request::RequestKind;
 use crate::link::server::ServerLink;
 use crate::link::tls::{self, PeerIdentity};
+use crate::link::unanswered::Seen;
 use crate::link::updates;
 use crate::memory;
 use crate::net;
@@ -292,9 +294,10 @@ impl Gateway {
         let Ok(tunnel) = incoming.accept() else {
             return record.ended("the client gave up");
         };
-        let server = socket.peer_addr().ok();
         let traffic = record.traffic();
-        let progress = Progress::of_server(&traffic).paced_by(&client.pace);
+        let follower = Follower::new(&self.egress, &target, &socket);
+        let watch = |seen: Seen<'_>| follower.sees(seen);
+        let progress = Progress::of_server(&traffic).paced_by(&client.pace).watched_by(&watch);
         let result = relay(&socket, tunnel, &progress, None).await;
         match &result {
             Ok(()) => {}
@@ -304,10 +307,8 @@ impl Gateway {
         }
         // Records count from the app's side: bytes received from the link were sent to the server.
         let moved = progress.moved();
-        if moved.sent > 0
-            && let Some(server) = server
-        {
-            self.egress.answered(server);
+        if moved.sent > 0 {
+            follower.answered();
         }
         record.moved(Moved { sent: moved.received, received: moved.sent });
         record.ended(outcome(&result));

@@ -41,7 +41,7 @@ pub struct Gateway {
     /// Which members have the pieces of what the cache stores.
     pub swarms: Arc<Swarms>,
     /// Speaks TLS with the servers of fronts.
-    pub tls: ServerTls,
+    pub tls: Arc<ServerTls>,
     /// The tasks of connections and links, which a drain waits for.
     pub tasks: TaskTracker,
     /// This node.

@@ -2,7 +2,8 @@
 //!
 //! The proof is an answer from beyond the network of its clients: of a destination that a client asked for, or of a name
 //! server. An accepted connection is none, because captive portals and boxes that split TCP accept any. `way_out.rs`
-//! decides; this file collects the results and asks the witnesses.
+//! decides; this file collects the results and asks the witnesses: for a connection, or for data where connections are made and carry
+//! nothing.
 
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
@@ -19,7 +20,9 @@ use tokio::time::{sleep_until, timeout};
 
 use super::beyond::ClientInterfaces;
 use super::egress::{DialResult, Egress, Outcome};
+use super::probe::exchange;
 use super::served::ServedLinks;
+use super::tls::ServerTls;
 use super::way_out::{RETRY, Seen, WayOut};
 use crate::dns::conf::Conf;
 use crate::failure::Kind;
@@ -30,12 +33,14 @@ use crate::peers::discovery::jitter;
 use crate::telemetry::snapshot::Unreached;
 use crate::trust::random::random;
 use crate::wire::datagram::Reach;
+use crate::wire::target::Target;
 
 /// Interval between two questions to a name server, unless `--probe-interval` says otherwise: about half a megabyte a day.
 const PROOF_INTERVAL: Duration = Duration::from_secs(30);
 /// Interval between two attempts to reach a witness while the way out is lost.
 const LOST_INTERVAL: Duration = Duration::from_millis(500);
-/// The same once it has been lost for longer than [`RETRY`], which happens only where nothing else is connected.
+/// The same once it has been lost for longer than [`RETRY`], which happens only where nothing else is connected, and where each
+/// attempt is an exchange of data.
 const LONG_LOST_INTERVAL: Duration = Duration::from_secs(2);
 /// Minimum time between two rounds of questions to the witnesses, however many connections of clients fail.
 const MIN_ROUND_INTERVAL: Duration = Duration::from_millis(300);
@@ -51,7 +56,7 @@ pub(super) type IsAlone = dyn Fn() -> bool + Send + Sync;
 /// Publishes the verdict until `reach` has no receiver. `results` carries what the clients' connections met. Name servers
 /// are not asked if it `asks_nobody`.
 pub(super) async fn run(
-    egress: Arc<Egress>,
+    (egress, tls): (Arc<Egress>, Arc<ServerTls>),
     interval: Option<Duration>,
     asks_nobody: bool,
     served: ServedLinks,
@@ -67,18 +72,19 @@ pub(super) async fn run(
     let mut clients = ClientInterfaces::default();
     let (mut is_long_lost, mut upstream) = (false, UpstreamState::default());
     while !reach.is_closed() {
-        let mut waiting = None;
+        let (mut waiting, mut is_silence) = (None, false);
         let is_doubtful = tokio::select! {
             () = sleep_until(next.into()) => {
                 let has_answered = if asks_nobody { None } else { name_server_answers().await };
                 if has_answered == Some(true) {
-                    way.note(Seen::Answered, Instant::now());
+                    way.note(Seen::Named, Instant::now());
                 }
                 // A name server that is silent is a reason to look at the witnesses.
                 has_answered == Some(false) && way.reach() == Reach::Reachable || way.reach() == Reach::Unreachable
             }
             Some(result) = results.recv() => {
                 waiting = result.verdict;
+                is_silence = matches!(result.outcome, Outcome::Silent { .. });
                 way.note(seen(result.outcome, &served), Instant::now())
             }
         };
@@ -88,9 +94,16 @@ pub(super) async fn run(
         }
         let is_doubtful = is_doubtful && !upstream.is_lost();
         if is_doubtful && asked_at.is_none_or(|asked_at| asked_at.elapsed() >= MIN_ROUND_INTERVAL) {
-            let unreached = reaches_any(&egress, &way, asks_nobody).await;
-            let has_path = clients.has_path_beyond(&served);
-            way.asked(unreached.is_none(), is_alone(), has_path, Instant::now());
+            let for_data = is_silence || way.is_mute();
+            let (unreached, failed) = match for_data {
+                true => exchanges_with_any(&egress, &tls, &way).await,
+                false => (reaches_any(&egress, &way, asks_nobody).await, Vec::new()),
+            };
+            let (any, has_path) = (unreached.is_none(), clients.has_path_beyond(&served));
+            match for_data {
+                true => way.exchanged(any, &failed, is_alone(), has_path, Instant::now()),
+                false => way.asked(any, is_alone(), has_path, Instant::now()),
+            }
             asked_at = Some(Instant::now());
             if let Some(unreached) = unreached.filter(|_| way.reach() == Reach::Unreachable) {
                 egress.note_unreached(unreached);
@@ -115,7 +128,7 @@ pub(super) async fn run(
             _ if upstream.is_lost() => LOST_INTERVAL,
             None if upstream.usable.is_some() => interval.min(upstream_interval),
             None => interval,
-            Some(_) if is_long_lost => LONG_LOST_INTERVAL,
+            Some(_) if is_long_lost || way.is_mute() => LONG_LOST_INTERVAL,
             Some(_) => LOST_INTERVAL,
         };
         let due = Instant::now() + pause.mul_f64(jitter());
@@ -129,10 +142,15 @@ fn seen(outcome: Outcome, served: &ServedLinks) -> Seen {
         Outcome::Slow(target) => Seen::Slow(target),
         Outcome::Failed { target, no_route } => Seen::Failed { target, no_route },
         // An answer from the clients' own network proves nothing about what is beyond it.
-        Outcome::Answered(from) if is_beyond(from.ip(), |network| served.come_from(network)) => {
-            Seen::Answered
+        Outcome::Answered { target, from, speech }
+            if is_beyond(from.ip(), |network| served.come_from(network)) =>
+        {
+            Seen::Answered(target, speech)
         }
-        Outcome::Answered(_) => Seen::Nothing,
+        Outcome::Answered { .. } => Seen::Nothing,
+        Outcome::Silent { target, speech, is_acknowledged } => {
+            Seen::Silent { target, speech, is_acknowledged }
+        }
     }
 }
 
@@ -147,6 +165,35 @@ async fn reaches_any(egress: &Egress, way: &WayOut, asks_nobody: bool) -> Option
         },
         is_reached = &mut name_servers => if is_reached { None } else { witnesses.await },
     }
+}
+
+/// `None` if any destination exchanges data, of those that were silent and those that answered before. Else which ones do not, and
+/// which of them were asked now.
+async fn exchanges_with_any(
+    egress: &Egress,
+    tls: &ServerTls,
+    way: &WayOut,
+) -> (Option<Vec<Unreached>>, Vec<Target>) {
+    let speakers = way.speakers();
+    let attempt = async |(target, speech)| (target, exchange::run(egress, tls, target, speech).await);
+    let mut attempts: FuturesUnordered<_> =
+        speakers.iter().map(|(target, speech)| attempt((target, *speech))).collect();
+    let (mut unreached, mut failed) = (Vec::new(), Vec::new());
+    while let Some((target, ended)) = attempts.next().await {
+        match ended {
+            Some(Ok(())) => return (None, Vec::new()),
+            Some(Err(reason)) => {
+                unreached.push(Unreached { server: target.to_string(), reason });
+                failed.push(target.clone());
+            }
+            None => {}
+        }
+    }
+    // What cannot be asked for data has shown that it gets none.
+    for target in way.unacknowledging().into_iter().filter(|target| !failed.contains(target)) {
+        unreached.push(Unreached { server: target.to_string(), reason: exchange::NOTHING.into() });
+    }
+    (Some(unreached), failed)
 }
 
 /// `None` if any witness accepts a connection or refuses it, which is an answer too. Else why none does.
@@ -254,6 +301,18 @@ fn publish(way: &WayOut, upstream: &UpstreamState, reach: &watch::Sender<Reach>)
                 }
                 Reach::Unknown => {
                     limited!(info, NOBODY, "a way out is there again, but nothing has answered yet")
+                }
+                Reach::Unreachable if way.is_mute() => {
+                    let silent = way.speakers().into_iter().map(|(target, _)| target);
+                    let mut silent: Vec<_> =
+                        silent.chain(way.unacknowledging()).map(|target| target.to_string()).collect();
+                    silent.dedup();
+                    limited!(
+                        warn,
+                        NOBODY,
+                        witnesses = silent.join(", "),
+                        "the way out is lost: these accept connections, and then nothing comes back"
+                    );
                 }
                 Reach::Unreachable => {
                     let witnesses: Vec<_> = way.witnesses().iter().map(ToString::to_string).collect();

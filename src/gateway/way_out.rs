@@ -3,10 +3,14 @@
 //!
 //! No configured server tells it, so destinations that answered before are its witnesses. A failed destination alone
 //! proves nothing: it may be down. Only when the witnesses fail too is the way out lost.
+//!
+//! An uplink may let connections be made and carry nothing else. Destinations that accept connections and then answer nothing put the
+//! way out in doubt as well, and then only a real exchange of data with a witness removes it.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::silence::Speech;
 use crate::wire::datagram::Reach;
 use crate::wire::target::Target;
 
@@ -23,14 +27,37 @@ const SLOW_INTERVAL: Duration = Duration::from_secs(5);
 /// offered again, with no witnesses: those that failed may have been down for good, or destinations that a client chose for
 /// that.
 pub(super) const RETRY: Duration = Duration::from_secs(15);
+/// How often that time doubles for a way out that carries nothing but handshakes: connections, and other gateways' clients, do not show
+/// that it still does not.
+const MAX_DOUBLINGS: u32 = 4;
+/// How long the silence of a destination counts.
+const SILENCE_WINDOW: Duration = Duration::from_secs(20);
+/// Minimum time between two exchanges of data because a destination is silent. Where all acknowledge what they are sent, it doubles with
+/// each exchange that succeeds: some servers are slow on purpose, and wait for an event.
+const SILENT_INTERVAL: Duration = Duration::from_secs(3);
+/// How often it doubles: to 13 minutes.
+const MAX_SLOW_DOUBLINGS: u32 = 8;
+/// Maximum number of silent destinations, and of those that answered before, that data is exchanged with.
+const MAX_SPEAKERS: usize = 2;
 
 /// How one connection of a client ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
     /// The destination accepted the connection. A box in between may accept any.
     Connected(Target),
-    /// A host beyond the networks of this machine sent something.
-    Answered,
+    /// A host beyond the networks of this machine sent something to a client, which speaks this with it.
+    Answered(Target, Speech),
+    /// A name server beyond them has answered. That says nothing about TCP.
+    Named,
+    /// The destination has accepted a connection, and has answered nothing since.
+    Silent {
+        /// Which one.
+        target: Target,
+        /// The protocol in which it is spoken to.
+        speech: Speech,
+        /// Its machine acknowledges what it is sent.
+        is_acknowledged: bool,
+    },
     /// Something that proves nothing.
     Nothing,
     /// The destination has had time to answer, and has not answered yet.
@@ -45,6 +72,7 @@ pub(super) enum Seen {
 }
 
 /// The state of the way out.
+// fields: two kinds of loss, each with what it is judged by
 #[derive(Debug)]
 pub(super) struct WayOut {
     reach: Reach,
@@ -52,6 +80,18 @@ pub(super) struct WayOut {
     witnesses: VecDeque<Target>,
     /// Whether any destination has accepted a connection.
     has_worked: bool,
+    /// Destinations that have answered in a protocol that is known, the latest first.
+    answered: VecDeque<(Target, Speech)>,
+    /// Destinations that have been silent since the last answer of anybody, the latest first.
+    silent: VecDeque<Silent>,
+    /// When the witnesses were last to be asked for data because of that.
+    silent_at: Option<Instant>,
+    /// How often in a row they gave some, so that servers were just slow.
+    times_slow: u32,
+    /// The way out was lost because nothing comes back on connections that are made.
+    is_mute: bool,
+    /// How often in a row.
+    times_mute: u32,
     failures: u32,
     last_failure: Option<Instant>,
     /// When the witnesses were last to be asked because a destination was slow.
@@ -61,12 +101,27 @@ pub(super) struct WayOut {
     lost_at: Option<Instant>,
 }
 
+/// A destination that answers nothing.
+#[derive(Clone, Debug)]
+struct Silent {
+    target: Target,
+    speech: Speech,
+    is_acknowledged: bool,
+    at: Instant,
+}
+
 impl WayOut {
     pub(super) fn new() -> Self {
         Self {
             reach: Reach::Unknown,
             witnesses: VecDeque::new(),
             has_worked: false,
+            answered: VecDeque::new(),
+            silent: VecDeque::new(),
+            silent_at: None,
+            times_slow: 0,
+            is_mute: false,
+            times_mute: 0,
             failures: 0,
             last_failure: None,
             slow_at: None,
@@ -85,6 +140,31 @@ impl WayOut {
         self.witnesses.iter().cloned().collect()
     }
 
+    /// Whether the way out is lost because nothing comes back on connections that are made, so that one that is made proves nothing.
+    pub(super) fn is_mute(&self) -> bool {
+        self.is_mute
+    }
+
+    /// The destinations to exchange data with then, or when one is silent: the silent ones, and those that answered before.
+    pub(super) fn speakers(&self) -> Vec<(Target, Speech)> {
+        let silent = self.silent.iter().map(|silent| (&silent.target, silent.speech));
+        let silent = silent.filter(|(_, speech)| *speech != Speech::Other).take(MAX_SPEAKERS);
+        let answered = self.answered.iter().map(|(target, speech)| (target, *speech)).take(MAX_SPEAKERS);
+        let mut speakers: Vec<(Target, Speech)> = Vec::new();
+        for (target, speech) in silent.chain(answered) {
+            if !speakers.iter().any(|(other, _)| other == target) {
+                speakers.push((target.clone(), speech));
+            }
+        }
+        speakers
+    }
+
+    /// The destinations whose machines acknowledge nothing of what they are sent.
+    pub(super) fn unacknowledging(&self) -> Vec<Target> {
+        let silent = self.silent.iter().filter(|silent| !silent.is_acknowledged);
+        silent.map(|silent| silent.target.clone()).collect()
+    }
+
     /// How long the way out has been lost; `None` while it is not.
     pub(super) fn lost_for(&self, now: Instant) -> Option<Duration> {
         let lost_at = self.lost_at.filter(|_| self.reach == Reach::Unreachable);
@@ -100,16 +180,31 @@ impl WayOut {
                     self.witnesses.clear();
                 }
                 self.add_witness(target);
-                if self.reach == Reach::Unreachable {
+                if self.reach == Reach::Unreachable && !self.is_mute {
                     self.reach = Reach::Unknown;
                 }
                 false
             }
-            Seen::Answered => {
+            Seen::Answered(target, speech) => {
                 (self.failures, self.reach) = (0, Reach::Reachable);
+                self.speaks_again();
+                if speech != Speech::Other {
+                    self.answered.retain(|(other, _)| *other != target);
+                    self.answered.push_front((target, speech));
+                    self.answered.truncate(MAX_WITNESSES);
+                }
+                false
+            }
+            Seen::Named => {
+                if !self.is_mute {
+                    (self.failures, self.reach) = (0, Reach::Reachable);
+                }
                 false
             }
             Seen::Nothing => false,
+            Seen::Silent { target, speech, is_acknowledged } => {
+                self.note_silence(Silent { target, speech, is_acknowledged, at: now })
+            }
             // Those that have answered before can tell at once.
             Seen::Slow(_) if self.has_worked => {
                 let is_due = self.slow_at.is_none_or(|last| now >= last + SLOW_INTERVAL);
@@ -120,6 +215,27 @@ impl WayOut {
             Seen::Slow(target) => self.note_failure(target, false, now),
             Seen::Failed { target, no_route } => self.note_failure(target, no_route, now),
         }
+    }
+
+    /// Notes a silent destination. One that acknowledges what it is sent may just take its time: only several of those are a reason
+    /// to doubt.
+    fn note_silence(&mut self, silent: Silent) -> bool {
+        let now = silent.at;
+        self.silent.retain(|other| other.target != silent.target && now < other.at + SILENCE_WINDOW);
+        self.silent.push_front(silent);
+        self.silent.truncate(MAX_WITNESSES);
+        let is_certain = self.silent.iter().any(|silent| !silent.is_acknowledged);
+        let is_telling = is_certain || is_of_several(self.silent.iter().map(|silent| &silent.target));
+        let doublings = if is_certain { 0 } else { self.times_slow.min(MAX_SLOW_DOUBLINGS) };
+        let is_due = self.silent_at.is_none_or(|last| now >= last + SILENT_INTERVAL * (1 << doublings));
+        let asks = is_telling && is_due && self.reach != Reach::Unreachable;
+        self.silent_at = if asks { Some(now) } else { self.silent_at };
+        asks
+    }
+
+    fn speaks_again(&mut self) {
+        self.silent.clear();
+        self.is_mute = false;
     }
 
     fn note_failure(&mut self, target: Target, no_route: bool, now: Instant) -> bool {
@@ -138,8 +254,8 @@ impl WayOut {
     /// `is_alone`. Without a `has_path` beyond the clients' network, a lost way out stays lost until a witness is reached: no
     /// client can have caused that.
     pub(super) fn asked(&mut self, any: bool, is_alone: bool, has_path: bool, now: Instant) {
-        let is_single = self.witnesses.iter().all(|witness| witness.host == self.witnesses[0].host);
-        let is_convincing = self.no_route || !is_single || self.has_worked && !is_alone;
+        let is_several = is_of_several(self.witnesses.iter());
+        let is_convincing = self.no_route || is_several || self.has_worked && !is_alone;
         match (any, self.reach) {
             (true, Reach::Unreachable) => (self.failures, self.reach) = (0, Reach::Unknown),
             (true, _) => self.failures = 0,
@@ -155,11 +271,55 @@ impl WayOut {
         }
     }
 
+    /// Notes whether any of the [`WayOut::speakers`] exchanged data when all were asked; these `failed`. Those that were asked, and those
+    /// whose machines acknowledge nothing, must be several; or one is enough as in [`WayOut::asked`], if its machine acknowledges
+    /// nothing.
+    pub(super) fn exchanged(
+        &mut self,
+        any: bool,
+        failed: &[Target],
+        is_alone: bool,
+        has_path: bool,
+        now: Instant,
+    ) {
+        let unacknowledging = self.unacknowledging();
+        let is_convincing = is_of_several(failed.iter().chain(&unacknowledging))
+            || !unacknowledging.is_empty() && self.has_worked && !is_alone;
+        match (any, self.reach) {
+            (true, reach) => {
+                self.times_slow = self.times_slow.saturating_add(1);
+                self.speaks_again();
+                self.times_mute = 0;
+                if reach == Reach::Unreachable {
+                    self.reach = Reach::Unknown;
+                }
+                self.failures = 0;
+            }
+            (false, Reach::Unreachable) => {
+                let retry = RETRY * (1 << self.times_mute.saturating_sub(1).min(MAX_DOUBLINGS));
+                if has_path && self.lost_for(now).is_some_and(|time| time >= retry) {
+                    *self = Self { times_mute: self.times_mute, ..Self::new() };
+                }
+            }
+            (false, _) if is_convincing => {
+                (self.reach, self.lost_at, self.is_mute) = (Reach::Unreachable, Some(now), true);
+                (self.times_mute, self.times_slow) = (self.times_mute.saturating_add(1), 0);
+            }
+            (false, _) => {}
+        }
+    }
+
     fn add_witness(&mut self, target: Target) {
         self.witnesses.retain(|witness| *witness != target);
         self.witnesses.push_front(target);
         self.witnesses.truncate(MAX_WITNESSES);
     }
+}
+
+/// Whether these are of more than one host.
+fn is_of_several<'a>(mut targets: impl Iterator<Item = &'a Target>) -> bool {
+    let Some(Target { host: first, .. }) = targets.next() else { return false };
+    targets.any(|target| target.host != *first)
 }
 
 #[cfg(test)]
@@ -170,6 +330,14 @@ mod tests {
         format!("10.0.0.5:{port}").parse().unwrap()
     }
 
+    fn answered(port: u16) -> Seen {
+        Seen::Answered(target(port), Speech::Http)
+    }
+
+    fn silent(host: u8, speech: Speech, is_acknowledged: bool) -> Seen {
+        Seen::Silent { target: format!("10.0.{host}.5:80").parse().unwrap(), speech, is_acknowledged }
+    }
+
     fn failed(port: u16) -> Seen {
         Seen::Failed { target: target(port), no_route: false }
     }
@@ -178,7 +346,7 @@ mod tests {
     fn one_destination_that_is_down_costs_nothing_while_another_answers() {
         let (mut way, mut now) = (WayOut::new(), Instant::now());
         way.note(Seen::Connected(target(1)), now);
-        way.note(Seen::Answered, now);
+        way.note(answered(1), now);
         assert_eq!(way.reach(), Reach::Reachable);
         assert!(!way.note(failed(2), now), "one failure");
         assert!(!way.note(failed(2), now), "at the same moment");
@@ -200,7 +368,7 @@ mod tests {
         assert_eq!(way.reach(), Reach::Unreachable);
         way.asked(true, true, true, now);
         assert_eq!(way.reach(), Reach::Unknown, "reached, but nothing has answered yet");
-        way.note(Seen::Answered, now);
+        way.note(answered(1), now);
         assert_eq!(way.reach(), Reach::Reachable);
     }
 
@@ -275,5 +443,97 @@ mod tests {
         assert_eq!(way.lost_for(now + RETRY), Some(RETRY));
         way.asked(true, true, false, now + RETRY * 10);
         assert_eq!((way.reach(), way.lost_for(now + RETRY * 10)), (Reach::Unknown, None));
+    }
+
+    #[test]
+    fn one_slow_server_is_no_reason_to_doubt_and_several_are_one_to_ask() {
+        let (mut way, mut now) = (WayOut::new(), Instant::now());
+        way.note(answered(1), now);
+        for _ in 0..10 {
+            assert!(!way.note(silent(1, Speech::Http, true), now));
+            now += SILENT_INTERVAL;
+        }
+        assert!(way.note(silent(2, Speech::Tls, true), now), "two hosts");
+        assert_eq!(way.speakers().len(), 3, "and the one that answered before");
+        assert!(!way.note(silent(1, Speech::Http, true), now), "they have just been asked");
+        // The servers were slow, and nothing else.
+        way.exchanged(true, &[], false, true, now);
+        assert_eq!((way.reach(), way.is_mute()), (Reach::Reachable, false));
+    }
+
+    #[test]
+    fn servers_that_are_slow_all_the_time_cost_less_and_less() {
+        let (mut way, start) = (WayOut::new(), Instant::now());
+        let mut asked = Vec::new();
+        for second in 0..3600 {
+            let now = start + Duration::from_secs(second);
+            if [1, 2].map(|host| way.note(silent(host, Speech::Http, true), now)).contains(&true) {
+                asked.push(second);
+                way.exchanged(true, &[], false, true, now);
+            }
+        }
+        assert_eq!(asked, [0, 6, 18, 42, 90, 186, 378, 762, 1530, 2298, 3066]);
+        assert!(
+            way.note(silent(3, Speech::Http, false), start + Duration::from_secs(3600)),
+            "that is no slow one"
+        );
+    }
+
+    #[test]
+    fn servers_that_nobody_can_ask_for_data_prove_nothing_by_waiting() {
+        let (mut way, now) = (WayOut::new(), Instant::now());
+        way.note(Seen::Connected(target(1)), now);
+        way.note(silent(1, Speech::Other, true), now);
+        assert!(way.note(silent(2, Speech::Other, true), now));
+        assert_eq!(way.speakers(), []);
+        way.exchanged(false, &[], false, true, now);
+        assert_eq!(way.reach(), Reach::Unknown);
+    }
+
+    #[test]
+    fn a_way_out_that_carries_nothing_but_handshakes_is_lost_and_only_data_brings_it_back() {
+        let (mut way, now) = (WayOut::new(), Instant::now());
+        way.note(Seen::Connected(target(1)), now);
+        way.note(answered(1), now);
+        assert!(way.note(silent(1, Speech::Other, false), now), "nothing is acknowledged");
+        way.exchanged(false, &[target(1)], true, true, now);
+        assert_eq!((way.reach(), way.is_mute()), (Reach::Unreachable, true));
+        way.note(Seen::Connected(target(2)), now);
+        way.note(Seen::Named, now);
+        assert_eq!(way.reach(), Reach::Unreachable, "connections and name servers prove nothing");
+        way.exchanged(false, &[], false, false, now + RETRY);
+        assert_eq!(way.reach(), Reach::Unreachable, "nothing beyond the clients' network is connected");
+        way.exchanged(true, &[], false, true, now);
+        assert_eq!((way.reach(), way.is_mute()), (Reach::Unknown, false));
+        way.note(Seen::Named, now);
+        assert_eq!(way.reach(), Reach::Reachable);
+    }
+
+    #[test]
+    fn a_mute_way_out_is_offered_again_later_each_time() {
+        let (mut way, mut now) = (WayOut::new(), Instant::now());
+        for doublings in [0, 1, 2, 3, 4, 4] {
+            way.note(silent(1, Speech::Http, false), now);
+            way.note(silent(2, Speech::Http, false), now);
+            way.exchanged(false, &[], false, true, now);
+            assert_eq!(way.reach(), Reach::Unreachable);
+            now += RETRY * (1 << doublings);
+            way.exchanged(false, &[], false, true, now - Duration::from_millis(1));
+            assert_eq!(way.reach(), Reach::Unreachable, "{doublings}");
+            way.exchanged(false, &[], false, true, now);
+            assert_eq!(way.reach(), Reach::Unknown, "{doublings}");
+        }
+    }
+
+    #[test]
+    fn one_machine_that_acknowledges_nothing_is_enough_only_if_another_gateway_could_serve() {
+        let (mut way, now) = (WayOut::new(), Instant::now());
+        way.note(Seen::Connected(target(1)), now);
+        assert!(way.note(silent(1, Speech::Http, false), now));
+        let silent = way.unacknowledging();
+        way.exchanged(false, &silent, true, true, now);
+        assert_eq!(way.reach(), Reach::Unknown);
+        way.exchanged(false, &silent, false, true, now);
+        assert_eq!(way.reach(), Reach::Unreachable);
     }
 }

@@ -25,7 +25,7 @@ use crate::wire::target::Target;
 
 /// How long a gateway may leave a request unanswered before another one is asked beside it. A lost SYN is sent again after a
 /// second (RFC 6298 §2.1), which must not be taken for a gateway that reaches nothing.
-const NEXT_AFTER: Duration = Duration::from_millis(1500);
+pub(super) const NEXT_AFTER: Duration = Duration::from_millis(1500);
 /// The same for a gateway over which connections have failed several times in a row.
 const NEXT_AFTER_DOUBT: Duration = Duration::from_millis(250);
 /// For how long each gateway is asked at least, if another one has failed meanwhile.

@@ -5,6 +5,7 @@ mod answer;
 mod asking;
 pub mod associate;
 mod attempts;
+mod beside;
 pub mod bound;
 mod clock_jumps;
 pub mod context;

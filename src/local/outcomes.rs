@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::time::{sleep, sleep_until};
+use tokio::time::sleep_until;
 
 use crate::limited;
 use crate::link::client::Link;
@@ -82,13 +82,6 @@ impl Outcomes {
             let text = "connections fail over it that other gateways carry";
             telemetry.note_about(gateway, Happening::Suspect, name, text);
             self.directory.blame(gateway, now);
-        }
-    }
-
-    /// Waits until connections have failed over `gateway` several times in a row, and nothing has answered since.
-    pub(super) async fn until_doubted(&self, gateway: NodeId) {
-        while !self.doubts(gateway) {
-            sleep(RECHECK).await;
         }
     }
 

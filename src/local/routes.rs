@@ -279,9 +279,14 @@ impl Routes {
 
     /// Whether another gateway than the one at `address` can be asked for `target`, and has not failed it lately.
     pub(super) fn has_other(&self, address: SocketAddr, target: &Target) -> bool {
+        self.other_link(address, target).is_some()
+    }
+
+    /// That gateway's link.
+    pub(super) fn other_link(&self, address: SocketAddr, target: &Target) -> Option<Link> {
         let up = self.links.up();
         let links = up.borrow();
-        self.links.outcomes.untried(&links, target).any(|other| other.address != address)
+        self.links.outcomes.untried(&links, target).find(|other| other.address != address).cloned()
     }
 
     /// Waits for a route to `target`: a gateway that has failed it lately comes last.

@@ -14,7 +14,7 @@ use crate::link::alive::LinkState;
 use crate::link::client::LinkTunnel;
 use crate::link::http2;
 use crate::link::pipe::{self, Pipe};
-use crate::link::relay::is_link_lost;
+use crate::link::relay::{is_cut, is_link_lost};
 use crate::link::tunnel::{Inbox, Outbox};
 use crate::net;
 use crate::wire::id::NodeId;
@@ -50,6 +50,11 @@ impl ServerError {
     /// True when the link failed, and not this tunnel alone.
     pub fn is_link_lost(&self) -> bool {
         matches!(self, Self::Tunnel(error) if is_link_lost(error))
+    }
+
+    /// True when the gateway says that the way from it to the server is cut.
+    pub fn is_cut(&self) -> bool {
+        matches!(self, Self::Tunnel(error) if is_cut(error))
     }
 }
 
@@ -130,6 +135,22 @@ impl ServerConnection {
             Self::Link(tunnel, _) => drop(poll_fn(|cx| tunnel.stream.inbox.poll_fill(cx)).await),
             Self::Direct(server) => drop(server.peek(&mut [0]).await),
             Self::Own(pipe) => pipe.receiver.stale().await,
+        }
+    }
+
+    /// Waits until something has come from the server. False when the connection has ended without that.
+    pub async fn until_answer(&mut self) -> bool {
+        match self {
+            Self::Link(tunnel, _) => {
+                let inbox = &mut tunnel.stream.inbox;
+                let filled = poll_fn(|cx| inbox.poll_fill(cx)).await;
+                filled.is_ok() && !inbox.is_empty()
+            }
+            Self::Direct(server) => matches!(server.peek(&mut [0]).await, Ok(1..)),
+            Self::Own(pipe) => {
+                pipe.receiver.stale().await;
+                true
+            }
         }
     }
 

@@ -2,13 +2,17 @@
 //! opens the connection to the server ([`Routes`] holds it while there is no gateway), carries the bytes both ways, and
 //! replays what is safe to repeat when the gateway is lost.
 
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
+use super::beside::Waiting;
 use super::outcomes::{Outcomes, RECHECK, SILENCE};
 use super::routes::{Routes, no_memory};
 use super::server_connection::ServerConnection;
@@ -18,6 +22,7 @@ use crate::limited;
 use crate::limits::lines::NOBODY;
 use crate::link::client::LinkTunnel;
 use crate::link::relay::{Broken, Progress, ReplayBuffer, is_link_lost, outcome, relay};
+use crate::link::request::Transport;
 use crate::memory::Account;
 use crate::net;
 use crate::peers::selection::Failing;
@@ -50,6 +55,8 @@ enum Left {
     Ended(Result<(), Broken>),
     /// The link was lost, or (`moved`) another gateway is better; these bytes are to be sent again there.
     Replay { sent: Bytes, moved: bool },
+    /// They were, because no answer came, and now one comes there.
+    Answered(ServerConnection),
 }
 
 impl Session {
@@ -119,16 +126,23 @@ impl Session {
             };
             let replay = replay.as_ref().filter(|_| replays < MOST_REPLAYS);
             let id_of_gateway = tunnel.id;
-            let left = carry_over_link(routes, &app, tunnel, &target, &progress, replay, !has_moved).await;
+            let may_move = !has_moved;
+            let waiting = (&target, id, &account);
+            let left = carry_over_link(routes, &app, tunnel, waiting, &progress, replay, may_move).await;
             note(&routes.links.outcomes, id_of_gateway, &target, &left, progress.moved());
+            replays += 1;
             let sent = match left {
                 Left::Ended(result) => break result,
+                Left::Answered(next) => {
+                    record.rescued("replayed");
+                    (server, has_moved) = (next, true);
+                    continue;
+                }
                 Left::Replay { sent, moved } => {
                     has_moved |= moved;
                     sent
                 }
             };
-            replays += 1;
             let (conn, bytes) = (format!("{id:016x}"), sent.len());
             limited!(info, NOBODY, conn, bytes, "replayed on the next gateway");
             let opened = tokio::select! {
@@ -177,7 +191,7 @@ async fn carry_over_link(
     routes: &Routes,
     app: &TcpStream,
     LinkTunnel { stream: tunnel, gateway, id }: LinkTunnel,
-    target: &Target,
+    (target, conn, account): (&Target, u64, &Arc<Account>),
     progress: &Progress<'_>,
     replay: Option<&ReplayBuffer>,
     may_move: bool,
@@ -194,26 +208,16 @@ async fn carry_over_link(
             _ => std::future::pending().await,
         }
     };
+    let waiting = Waiting { target, transport: Transport::Tcp, over: (id, gateway), id: conn, account };
     // Boxed, and dropped once there is an answer: an idle session does not keep its room.
     let mut silence = Some(Box::pin(async {
-        let (begun, mut is_silent) = (Instant::now(), false);
-        while progress.moved().received == 0 && (may_move || !is_silent) {
-            sleep(RECHECK).await;
-            let moved = progress.moved();
-            if begun.elapsed() >= SILENCE
-                && !std::mem::replace(&mut is_silent, true)
-                && moved.sent > 0
-                && moved.received == 0
-            {
-                routes.links.outcomes.failed(id, target, Failing::Silent);
-            }
-            let is_doubted =
-                is_silent && routes.links.outcomes.doubts(id) && routes.has_other(gateway, target);
-            if moved.received == 0 && may_move && (is_doubted || routes.is_cut_off(id, gateway, target)) {
-                return replayable();
+        tokio::select! {
+            biased;
+            server = answered_beside(routes, waiting, &replayable), if may_move => Some(Left::Answered(server)),
+            left = until_cut_off(routes, (id, gateway), target, progress) => {
+                replayable().filter(|_| left && may_move).map(|sent| Left::Replay { sent, moved: true })
             }
         }
-        None
     }));
     let (mut relay, mut better) = (pin!(relay(app, tunnel, progress, replay)), pin!(better));
     loop {
@@ -231,16 +235,70 @@ async fn carry_over_link(
                 _ => Left::Ended(result),
             },
             sent = &mut better => return Left::Replay { sent, moved: true },
-            sent = async { silence.as_mut().expect("it is awaited only while there").await },
+            left = async { silence.as_mut().expect("it is awaited only while there").await },
                 if silence.is_some() =>
             {
-                match sent {
-                    Some(sent) => return Left::Replay { sent, moved: true },
+                match left {
+                    Some(left) => return left,
                     None => silence = None,
                 }
             }
         }
     }
+}
+
+/// Waits until an answer comes over another gateway. What the app sends meanwhile begins the wait anew; if that cannot be repeated, none
+/// is asked.
+async fn answered_beside(
+    routes: &Routes,
+    waiting: Waiting<'_>,
+    replayable: &impl Fn() -> Option<Bytes>,
+) -> ServerConnection {
+    loop {
+        let sent = replayable();
+        // Many apps open a connection before they need it.
+        let idles = if sent.as_ref().is_some_and(Bytes::is_empty) { SILENCE } else { Duration::ZERO };
+        let answered = async {
+            sleep(idles).await;
+            routes.answered_beside(waiting, replayable, &AtomicBool::default()).await
+        };
+        let changed = async {
+            while replayable() == sent {
+                sleep(RECHECK).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            Some(server) = answered => return server,
+            () = changed => {}
+        }
+    }
+}
+
+/// Waits until the gateway has lost its way out and another one can be asked; false once there is an answer. Notes after a while that
+/// there is none.
+async fn until_cut_off(
+    routes: &Routes,
+    (id, gateway): (NodeId, SocketAddr),
+    target: &Target,
+    progress: &Progress<'_>,
+) -> bool {
+    let (begun, mut is_silent) = (Instant::now(), false);
+    while progress.moved().received == 0 {
+        sleep(RECHECK).await;
+        let moved = progress.moved();
+        if moved.received == 0
+            && moved.sent > 0
+            && begun.elapsed() >= SILENCE
+            && !std::mem::replace(&mut is_silent, true)
+        {
+            routes.links.outcomes.failed(id, target, Failing::Silent);
+        }
+        if moved.received == 0 && routes.is_cut_off(id, gateway, target) {
+            return true;
+        }
+    }
+    false
 }
 
 /// Carries a session over a socket of this machine.

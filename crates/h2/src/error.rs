@@ -25,6 +25,8 @@ impl Reason {
     pub const CANCEL: Self = Self(0x8);
     /// A header block cannot be decoded.
     pub const COMPRESSION_ERROR: Self = Self(0x9);
+    /// The connection that a tunnel led to broke (RFC 9113 §8.5).
+    pub const CONNECT_ERROR: Self = Self(0xa);
     /// The peer causes more work than it may.
     pub const ENHANCE_YOUR_CALM: Self = Self(0xb);
 
@@ -45,6 +47,7 @@ impl Reason {
             0x7 => "refused before anything was done",
             0x8 => "cancelled",
             0x9 => "header fields cannot be decoded",
+            0xa => "the connection to the server broke",
             0xb => "excessive load",
             _ => "unknown error code",
         }

@@ -14,8 +14,8 @@ use super::incoming::Incoming;
 use super::request::{INFO_PATH, uri};
 use super::tunnel::Inbox;
 use laneway_h2 as http2;
-use laneway_telemetry::snapshot::RulesSeen;
-use laneway_wire::failure::{Failure, Kind, Side};
+use laneway_telemetry::snapshot::{RulesSeen, Unreached};
+use laneway_wire::failure::{Failure, Kind, Side, printable};
 
 /// How long the gateway may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -23,6 +23,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_ANSWER: usize = 64 * 1024;
 /// How many addresses of links one answer names at most.
 pub const MAX_ADDRESSES: usize = 8;
+/// How many servers that are not reached one answer names at most.
+pub const MAX_UNREACHED: usize = 8;
 /// How many servers one answer names at most.
 pub const MAX_SERVERS: usize = 64;
 
@@ -43,6 +45,9 @@ pub struct GatewayInfo {
     /// Whether it serves no clients because of `laneway drain` on it.
     #[serde(default)]
     pub in_maintenance: bool,
+    /// What its own probe does not reach, and why; at most [`MAX_UNREACHED`].
+    #[serde(default)]
+    pub unreached: Vec<Unreached>,
     /// The address from which the asking machine has made this link.
     #[serde(default)]
     pub asked_from: Option<IpAddr>,
@@ -102,6 +107,10 @@ fn parse(body: &[u8]) -> Option<GatewayInfo> {
     let mut info: GatewayInfo = serde_json::from_slice(body).ok()?;
     info.servers.truncate(MAX_SERVERS);
     info.linked_from.truncate(MAX_ADDRESSES);
+    info.unreached.truncate(MAX_UNREACHED);
+    for Unreached { server, reason } in &mut info.unreached {
+        (*server, *reason) = (printable(server), printable(reason));
+    }
     if let Some(rules) = &mut info.rules {
         rules.allowed.truncate(MAX_SERVERS);
         rules.denied.truncate(MAX_SERVERS);

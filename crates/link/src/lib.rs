@@ -48,6 +48,7 @@ pub mod speed;
 mod steps;
 pub mod tls;
 pub mod tunnel;
+pub mod unanswered;
 pub mod updates;
 
 pub use laneway_h2 as http2;

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::queue::{self, Queue};
 use super::tunnel::{Inbox, Outbox, Tunnel};
+use super::unanswered::{Waiting, Watch};
 use laneway_h2::buffer_pool::PooledBuffer;
 use laneway_h2::{Error, Reason};
 use laneway_limits::pace::Pace;
@@ -50,6 +51,9 @@ pub enum Broken {
     /// The other end has ended its direction in good order, and reset the stream before everything was sent to it.
     #[error("the other end does not want the rest")]
     Unwanted(#[source] Error),
+    /// The server's machine does not get what it is sent, or nothing of what it sends comes back.
+    #[error("the way to the server is cut")]
+    Cut,
     /// The app has closed its socket after everything that it had to send, so nobody reads the rest.
     #[error("the app has closed the connection")]
     Left,
@@ -60,6 +64,16 @@ impl Broken {
     pub fn is_link_lost(&self) -> bool {
         matches!(self, Self::Tunnel(error) if is_link_lost(error))
     }
+
+    /// Whether the gateway says that the way from it to the server is cut.
+    pub fn is_cut(&self) -> bool {
+        matches!(self, Self::Tunnel(error) if is_cut(error))
+    }
+}
+
+/// Whether an error is what a gateway says of a stream whose way to the server is cut.
+pub fn is_cut(error: &Error) -> bool {
+    error.reason() == Some(Reason::CONNECT_ERROR)
 }
 
 /// Whether an error concerns the whole link, because the connection broke or the peer ended it, and not one stream alone.
@@ -74,6 +88,10 @@ pub fn outcome(result: &Result<(), Broken>) -> String {
         Err(Broken::Tunnel(error)) if error.reason() == Some(Reason::CANCEL) => {
             "reset at the other end".into()
         }
+        Err(Broken::Tunnel(error)) if is_cut(error) => {
+            "given up by the gateway: nothing comes from the server, whose machine may not even get what is sent".into()
+        }
+        Err(Broken::Cut) => "given up: nothing comes from the server, whose machine may not even get what is sent".into(),
         Err(Broken::Unwanted(_)) => "closed; the other end did not want the rest".into(),
         Err(Broken::Left) => "closed by the app, which did not wait for the rest".into(),
         Err(Broken::Socket(error)) => format!("the connection broke: {error}"),
@@ -82,7 +100,7 @@ pub fn outcome(result: &Result<(), Broken>) -> String {
 }
 
 /// The bytes that one relay has moved so far. It is read while the relay runs, and after it was dropped.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Progress<'a> {
     sent: AtomicU64,
     received: AtomicU64,
@@ -91,6 +109,7 @@ pub struct Progress<'a> {
     peer_ended: AtomicBool,
     counted: Option<(&'a Traffic, End)>,
     pace: Option<&'a Pace>,
+    watch: Option<&'a Watch<'a>>,
 }
 
 /// What the socket leads to.
@@ -114,6 +133,12 @@ impl<'a> Progress<'a> {
     /// Limits both directions to a pace that other relays may share.
     pub fn paced_by(mut self, pace: &'a Pace) -> Self {
         self.pace = Some(pace);
+        self
+    }
+
+    /// Has `watch` told what a server answers, and what not.
+    pub fn watched_by(mut self, watch: &'a Watch<'a>) -> Self {
+        self.watch = Some(watch);
         self
     }
 
@@ -213,8 +238,10 @@ pub async fn relay(
     net::reset_on_drop(socket);
     // When the tunnel is dropped, what was queued on it is still sent before the stream is reset.
     let result = both_ways(socket, &mut tunnel, progress, replay).await;
-    if result.is_ok() {
-        net::end_orderly(socket);
+    match &result {
+        Ok(()) => net::end_orderly(socket),
+        Err(Broken::Cut) => tunnel.reset(Reason::CONNECT_ERROR),
+        Err(_) => {}
     }
     result
 }
@@ -372,11 +399,16 @@ fn poll_readable(socket: &TcpStream, outbox: &mut Outbox, cx: &mut Context<'_>) 
 }
 
 async fn down(socket: &TcpStream, inbox: &mut Inbox, progress: &Progress<'_>) -> Result<(), Broken> {
+    let mut waiting = Waiting::new(progress.watch);
+    let answered = || progress.sent.load(Relaxed);
     loop {
         let count = poll_fn(|cx| {
-            let written = poll_write(socket, inbox, cx);
+            let written = poll_write(socket, inbox, |bytes| waiting.sent(bytes, answered()), cx);
             if inbox.is_complete() && written.is_pending() {
                 progress.peer_ended.store(true, Relaxed);
+            }
+            if written.is_pending() && waiting.poll(socket, answered(), cx).is_ready() {
+                return Poll::Ready(Err(Broken::Cut));
             }
             written
         })
@@ -412,7 +444,13 @@ async fn wait_for_pace(inbox: &mut Inbox, due: Instant) -> Result<(), Broken> {
 
 /// Queues what has arrived, also while the socket is stalled, and writes what is queued. Gives 0 when everything was written
 /// and the other end has ended its direction.
-fn poll_write(socket: &TcpStream, inbox: &mut Inbox, cx: &mut Context<'_>) -> Poll<Result<usize, Broken>> {
+/// `sent` gets the first of the pieces that were written.
+fn poll_write(
+    socket: &TcpStream,
+    inbox: &mut Inbox,
+    mut sent: impl FnMut(&[u8]),
+    cx: &mut Context<'_>,
+) -> Poll<Result<usize, Broken>> {
     loop {
         let pending = match inbox.poll_fill(cx) {
             Poll::Pending => true,
@@ -442,6 +480,7 @@ fn poll_write(socket: &TcpStream, inbox: &mut Inbox, cx: &mut Context<'_>) -> Po
         let (slices, count) = inbox.slices();
         match socket.try_write_vectored(&slices[..count]) {
             Ok(written) => {
+                sent(&slices[0]);
                 inbox.consume(written);
                 return Poll::Ready(Ok(written));
             }

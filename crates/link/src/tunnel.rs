@@ -36,6 +36,11 @@ impl Tunnel {
         self.inbox.counted.link_state()
     }
 
+    /// Resets the stream for this reason. What is queued on it is dropped.
+    pub fn reset(&mut self, reason: Reason) {
+        self.outbox.send.reset(reason);
+    }
+
     /// Counts the bytes that both directions hold in `account` from now on.
     pub fn charge_to(&mut self, account: &Arc<Account>) {
         self.outbox.charge_to(account);

@@ -16,6 +16,7 @@ mod isolation;
 mod lifecycle;
 pub(crate) mod links;
 mod maintenance;
+mod mute_uplinks;
 mod names;
 mod page;
 mod peers;
@@ -77,6 +78,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     upstream::CASES,
     way_out::CASES,
     uplinks::CASES,
+    mute_uplinks::CASES,
     page::CASES,
     peers::CASES,
     doctor::CASES,

@@ -57,7 +57,25 @@ impl Lab {
         port: u16,
         serve: impl Fn(usize, TcpStream) -> io::Result<()> + Send + Sync + 'static,
     ) -> Server {
-        let address = SocketAddr::from((self.server.address(), port));
+        self.serve_at(SocketAddr::from((self.server.address(), port)), serve)
+    }
+
+    /// The same on another host: s1 with a second address.
+    pub(crate) fn second(
+        &self,
+        address: Ipv4Addr,
+        port: u16,
+        serve: impl Fn(usize, TcpStream) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Server {
+        self.server.ip(&format!("address add {address}/24 dev out"));
+        self.serve_at((address, port).into(), serve)
+    }
+
+    fn serve_at(
+        &self,
+        address: SocketAddr,
+        serve: impl Fn(usize, TcpStream) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Server {
         let listener = self.server.inside(|| TcpListener::bind(address)).unwrap();
         let (accepting, serve) = (listener.try_clone().unwrap(), Arc::new(serve));
         let from = Arc::new(Mutex::new(Vec::new()));

@@ -323,10 +323,18 @@ async fn unreachable(gateway: &Linked, servers: &[Target]) -> Finding {
     let mut finding = Finding::wrong(Layer::Gateway, what);
     let reported =
         gateway.about.iter().flat_map(|about| &about.servers).filter_map(|server| server.parse().ok());
+    let unreached = gateway.about.iter().flat_map(|about| &about.unreached);
+    let mut reasons = unreached.map(|fault| format!("it does not reach {}: {}", fault.server, fault.reason));
     let Some(server) = reported.chain(servers.iter().cloned()).next() else {
-        return finding.hint(format!("on {on}: 'laneway doctor'"));
+        return reasons
+            .fold(finding, Finding::because)
+            .hint(format!("on {on}: 'laneway doctor' says what to do"));
     };
     match gateway.link.open(&server, 0, bytes::Bytes::new()).await {
+        // What it judges by is not whether a connection can be made.
+        Ok(_) if let Some(first) = reasons.next() => reasons
+            .fold(finding.because(first), Finding::because)
+            .hint(format!("on {on}: 'laneway doctor' says what to do")),
         Ok(_) => finding
             .because(format!("it reaches {server} now, and will report so in a moment"))
             .hint("try again"),

@@ -12,6 +12,7 @@ use crate::commands::ask;
 use crate::commands::beside;
 use crate::config::{Config, RoleSetting};
 use crate::failure;
+use crate::gateway::probe::exchange;
 use crate::lan::{self, Lan, LanSocket};
 use crate::local::endpoint::Endpoint;
 use crate::net;
@@ -221,10 +222,14 @@ pub(super) fn firewall(discovery: u16, may_serve: bool) -> Option<Finding> {
     })
 }
 
-/// Whether the node that runs here as a gateway for any destination has a way out. With configured servers the gateway's check
-/// tells.
+/// Whether the node that runs here as a gateway has a way out, as that node finds. Where a connection to a configured server tells,
+/// the gateway's check does.
 pub(super) fn way_out(seen: &Snapshot) -> Option<Finding> {
-    if !seen.servers.is_empty() || seen.node.state.is_none() {
+    let is_seen_by_connecting =
+        |fault: &Unreached| seen.servers.contains(&fault.server) && fault.reason != exchange::NOTHING;
+    if seen.node.state.is_none()
+        || !seen.servers.is_empty() && seen.unreached.iter().all(is_seen_by_connecting)
+    {
         return None;
     }
     let lost = || {
@@ -237,10 +242,17 @@ pub(super) fn way_out(seen: &Snapshot) -> Option<Finding> {
             tools::route(host, None)
         );
         let upstream = seen.unreached.iter().find(|fault| fault.server.starts_with("--upstream"));
-        let hint = match upstream {
-            Some(fault) if fault.reason.contains("login") => LOGIN.into(),
-            Some(_) => format!("start that proxy, or correct --upstream; if the proxy is up, {uplink}"),
-            None => uplink,
+        let page = seen.unreached.iter().find(|fault| fault.server.contains("://"));
+        let is_mute = seen.unreached.iter().any(|fault| fault.reason == exchange::NOTHING);
+        let hint = match (upstream, page) {
+            (Some(fault), _) if fault.reason.contains("login") => LOGIN.into(),
+            (Some(_), _) => format!("start that proxy, or correct --upstream; if the proxy is up, {uplink}"),
+            (None, Some(page)) => format!(
+                "'curl -v {}' shows what answers there: correct --probe and --probe-expect if that is right; otherwise {uplink}",
+                page.server
+            ),
+            (None, None) if is_mute => MUTE.into(),
+            (None, None) => uplink,
         };
         seen.unreached.iter().fold(finding, |finding, fault| finding.because(reason(fault))).hint(hint)
     };
@@ -252,6 +264,10 @@ pub(super) fn way_out(seen: &Snapshot) -> Option<Finding> {
         _ => None,
     }
 }
+
+/// What to do about an uplink over which connections are made, and that carries nothing else.
+const MUTE: &str = "look for a box on the way that filters what connections carry, and for large packets that do not pass: an \
+                    interface with a smaller MTU (Linux: 'ip link set dev INTERFACE mtu 1280') shows whether it is that";
 
 /// The host of HOST:PORT or of a URL.
 fn host_of(server: &str) -> &str {
@@ -371,6 +387,19 @@ mod tests {
         assert_eq!(finding.verdict, Verdict::Wrong);
         assert_eq!(finding.why, ["it does not reach 10.88.0.100:80: no route"]);
         assert!(finding.hint.unwrap().contains("'ip route get 10.88.0.100'"));
+        // With a configured server a connection tells, and the gateway's check makes one; unless something else decides.
+        seen.servers = vec!["10.88.0.100:80".into()];
+        assert_eq!(way_out(&seen), None);
+        seen.unreached[0].reason = exchange::NOTHING.into();
+        assert_eq!(way_out(&seen).unwrap().hint.as_deref(), Some(MUTE));
+        seen.unreached =
+            vec![Unreached { server: "http://10.88.0.100/probe".into(), reason: "404 Not Found".into() }];
+        let hint = way_out(&seen).unwrap().hint.unwrap();
+        assert!(
+            hint.contains("curl -v http://10.88.0.100/probe") && hint.contains("--probe-expect"),
+            "{hint}"
+        );
+        seen.servers.clear();
         seen.node.reach = Some("reachable".into());
         assert_eq!(way_out(&seen).unwrap().verdict, Verdict::Ok);
         seen.node.state = None;

@@ -117,6 +117,13 @@ impl<'a> Asker<'a> {
         }
     }
 
+    /// Resets the stream: nothing comes from the server.
+    pub(super) fn cut(self) {
+        if let Stage::Granted(mut tunnel) = self.stage {
+            tunnel.reset(http2::Reason::CONNECT_ERROR);
+        }
+    }
+
     /// Notes how much memory is held for what is about to be sent, in bytes.
     pub(super) fn hold(&mut self, bytes: usize) {
         self.held.set(bytes);

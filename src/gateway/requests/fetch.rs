@@ -10,12 +10,13 @@ use std::time::{Duration, SystemTime};
 use bytes::{Bytes, BytesMut};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::named::is_plain;
-use super::pass::{Begun, UNREACHED};
+use super::pass::Begun;
 use super::server::{Head, Rest, Server};
-use super::{Stream, as_sent};
+use super::{Stream, UNREACHED, as_sent};
 use crate::cache::digest::Digest;
 use crate::cache::draft::Draft;
 use crate::cache::growing::Reader;
@@ -23,6 +24,7 @@ use crate::cache::policy;
 use crate::cache::stored::{Stored, Times};
 use crate::failure::{Failure, Kind, Side};
 use crate::gateway::cache::{Lead, Outcome};
+use crate::gateway::silence::GIVE_UP;
 use crate::gateway::state::Gateway;
 use crate::limited;
 use crate::limits::lines::NOBODY;
@@ -196,7 +198,7 @@ impl Fetch {
             };
             let times = Times { requested, received: SystemTime::now() };
             if let Some(address) = server.address {
-                self.gateway.egress.answered(address);
+                self.gateway.egress.answered(&self.target, address, server.speech());
             }
             let Head::Read(raw, response) = head else { return self.hand_over(head, server).await };
             if response.status == 304
@@ -291,7 +293,7 @@ impl Fetch {
     async fn ask(&self, idle: Option<Server>) -> Result<(Head, Server, SystemTime), Failure> {
         let sent = self.asked();
         let head = self.head(&sent);
-        let mut idle = idle;
+        let (mut idle, begun) = (idle, Instant::now());
         loop {
             let mut server = match idle.take() {
                 Some(server) => server,
@@ -308,11 +310,14 @@ impl Fetch {
                     Head::Read(raw, response) if response.is_interim() => {
                         let _ = self.leader.send(ToLeader::Interim(raw.freeze())).await;
                     }
-                    head if head.is_unacknowledged() && server.is_used => {
-                        self.gateway.egress.is_slow(&self.target);
-                        return Err(Failure::new(Kind::ConnectTimeout, Side::Server, UNREACHED));
+                    head if head.is_unacknowledged() => {
+                        let egress = &self.gateway.egress;
+                        egress.is_silent(&self.target, server.speech(), false);
+                        if server.is_used || begun.elapsed() >= GIVE_UP || egress.is_lost() {
+                            return Err(Failure::new(Kind::ConnectTimeout, Side::Server, UNREACHED));
+                        }
+                        break;
                     }
-                    head if head.is_unacknowledged() => break,
                     Head::Nothing(_) if server.is_used => break,
                     head => return Ok((head, server, requested)),
                 }

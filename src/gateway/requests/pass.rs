@@ -6,18 +6,16 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::{Bytes, BytesMut};
+use tokio::time::Instant;
 
 use super::asker::{FromClient, Gone, ToClient};
 use super::server::{Head, Server};
 use super::socket::Socket;
 use super::{End, Next, Stream};
 use crate::cache::policy::{self, Origin};
+use crate::gateway::silence::GIVE_UP;
 use crate::wire::http::{BodyLength, ChunkedDecoder, ChunkedEncoder, RequestHead, ResponseHead, Step};
 use crate::wire::replay;
-
-/// Why a stream ends whose request the server did not get.
-pub(super) const UNREACHED: &str =
-    "the way to the server is cut: its machine does not acknowledge the request";
 
 /// How one exchange ended.
 enum Exchanged {
@@ -55,21 +53,27 @@ impl Stream<'_> {
             }
             _ => self.connect().await?,
         };
+        let begun = Instant::now();
         loop {
             self.asker.grant()?;
             if server.send(&head).await.is_err() && !server.is_used {
                 return Err(End::Broken("the server does not take the request"));
             }
             let exchanged = self.exchange(&mut server, request, None).await?;
-            match exchanged {
+            let goes_on = match exchanged {
                 // A stream over which there was a response before is repeated by the client, over another gateway if there is one.
-                Exchanged::Nothing(why)
-                    if server.is_used != (why == NoAnswer::Unacknowledged) && is_safe && !self.is_pinned =>
-                {
-                    server = self.connect().await?;
+                Exchanged::Nothing(NoAnswer::Unacknowledged) => {
+                    let egress = &self.gateway.egress;
+                    egress.is_silent(&self.target, server.speech(), false);
+                    !server.is_used && begun.elapsed() < GIVE_UP && !egress.is_lost()
                 }
-                exchanged => return self.conclude(exchanged, server),
+                Exchanged::Nothing(_) => server.is_used,
+                _ => false,
+            };
+            if !goes_on || !is_safe || self.is_pinned {
+                return self.conclude(exchanged, server);
             }
+            server = self.connect().await?;
         }
     }
 
@@ -90,10 +94,7 @@ impl Stream<'_> {
             Exchanged::Complete { reusable: false } | Exchanged::ToTheEnd => Ok(Next::End),
             Exchanged::Nothing(NoAnswer::InOrder) => Ok(Next::End),
             Exchanged::Nothing(NoAnswer::Reset) => Err(End::Broken("the server has reset the connection")),
-            Exchanged::Nothing(NoAnswer::Unacknowledged) => {
-                self.gateway.egress.is_slow(&self.target);
-                Err(End::Broken(UNREACHED))
-            }
+            Exchanged::Nothing(NoAnswer::Unacknowledged) => Err(End::Cut),
         }
     }
 

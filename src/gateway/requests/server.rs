@@ -2,29 +2,32 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::Method;
+use tokio::time::{Instant, sleep};
 
 use super::socket::{READ, Socket};
 use crate::failure::Failure;
+use crate::gateway::egress::Egress;
+use crate::gateway::silence::{Facts, Reported, Speech, UNACKNOWLEDGED};
 use crate::gateway::state::Gateway;
+use crate::link::unanswered::{FIRST_LOOK, INTERVAL};
 use crate::wire::http::{
     BodyLength, ChunkedDecoder, MAX_HEAD, ResponseHead, Step, head_end, may_begin_response,
 };
 use crate::wire::target::Target;
 
-/// How long the server's machine may leave a request unacknowledged: then it does not have it, and the way there is cut. In this
-/// time it is sent five times, unless the way is very long. The server itself may take as long as it likes.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(4);
 /// How many reads a close takes at most.
 const MOST_DISCARDED: usize = 32;
 
 /// A connection to a server.
 pub(super) struct Server {
     socket: Arc<Socket>,
+    egress: Arc<Egress>,
+    target: Target,
     /// The server's address.
     pub(super) address: Option<SocketAddr>,
     /// It has carried a response before.
@@ -89,6 +92,8 @@ impl Server {
         socket.limit_unacknowledged(Some(UNACKNOWLEDGED));
         Ok(Self {
             address: socket.peer_addr().ok(),
+            egress: gateway.egress.clone(),
+            target: target.clone(),
             socket: Arc::new(socket),
             is_used: false,
             buffer: BytesMut::new(),
@@ -125,34 +130,41 @@ impl Server {
         self.socket.next().await
     }
 
-    /// Reads a head. What follows it stays in the buffer.
+    /// The protocol below the requests.
+    pub(super) fn speech(&self) -> Speech {
+        self.socket.speech()
+    }
+
+    /// Reads a head. What follows it stays in the buffer. A request that does not arrive is given up in the end, although the server
+    /// itself may take as long as it likes.
     pub(super) async fn head(&mut self, method: &Method) -> Head {
         let mut searched = 0;
+        let (since, reported) = (Instant::now(), Reported::default());
+        let mut given_up = pin!(given_up(&self.egress, &self.target, self.socket.clone(), since, &reported));
         loop {
             if let Some(end) = head_end(&self.buffer, searched) {
                 let head = self.buffer.split_to(end);
                 return match ResponseHead::parse(&head, method) {
                     Ok(response) => Head::Read(head, Box::new(response)),
-                    Err(_) => Head::Unclear(self.unclear(&head)),
+                    Err(_) => Head::Unclear(unclear(&head, &mut self.buffer)),
                 };
             }
             searched = self.buffer.len();
             if searched >= MAX_HEAD || !may_begin_response(&self.buffer) {
                 return Head::Unclear(self.buffer.split().freeze());
             }
-            match self.socket.append_to(&mut self.buffer).await {
+            let read = tokio::select! {
+                biased;
+                read = self.socket.append_to(&mut self.buffer) => read,
+                () = &mut given_up => Err(io::ErrorKind::TimedOut.into()),
+            };
+            match read {
                 Ok(0) if self.buffer.is_empty() => return Head::Nothing(None),
                 Err(error) if self.buffer.is_empty() => return Head::Nothing(Some(error)),
                 Ok(0) | Err(_) => return Head::Unclear(self.buffer.split().freeze()),
                 Ok(_) => {}
             }
         }
-    }
-
-    fn unclear(&mut self, head: &[u8]) -> Bytes {
-        let mut all = BytesMut::from(head);
-        all.unsplit(self.buffer.split());
-        all.freeze()
     }
 
     /// The next bytes of the content of a body; `None` at its end.
@@ -183,6 +195,37 @@ impl Server {
                 }
             },
         }
+    }
+}
+
+/// What was received: a head, and what follows it.
+fn unclear(head: &BytesMut, rest: &mut BytesMut) -> Bytes {
+    let mut all = head.clone();
+    all.unsplit(rest.split());
+    all.freeze()
+}
+
+/// Follows a request without an answer. Ready when that is given up.
+async fn given_up(
+    egress: &Egress,
+    target: &Target,
+    socket: Arc<Socket>,
+    since: Instant,
+    reported: &Reported,
+) {
+    sleep(FIRST_LOOK).await;
+    loop {
+        let facts = Facts {
+            waited: since.elapsed(),
+            quiet: socket.quiet(since),
+            unacknowledged: socket.unacknowledged(),
+            has_answered: false,
+            is_lost: egress.is_lost(),
+        };
+        if egress.unanswered((target, socket.speech()), facts, reported) {
+            return;
+        }
+        sleep(INTERVAL).await;
     }
 }
 

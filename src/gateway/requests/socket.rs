@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::failure::Failure;
+use crate::gateway::silence::Speech;
 use crate::gateway::state::Gateway;
 use crate::gateway::tls::SecureStream;
 use crate::h2::buffer_pool::PooledBuffer;
@@ -136,6 +138,25 @@ impl Socket {
     /// Limits how long what was sent may stay unacknowledged, or removes the limit.
     pub(super) fn limit_unacknowledged(&self, limit: Option<Duration>) {
         net::limit_unacknowledged(self.tcp(), limit);
+    }
+
+    /// For how long the server's machine has acknowledged nothing of what was sent.
+    pub(super) fn unacknowledged(&self) -> Option<Duration> {
+        net::unacknowledged(self.tcp())
+    }
+
+    /// For how long nothing was sent, at most since `since`.
+    pub(super) fn quiet(&self, since: Instant) -> Duration {
+        let waited = since.elapsed();
+        net::quiet(self.tcp()).map_or(waited, |quiet| quiet.min(waited))
+    }
+
+    /// The protocol below the requests.
+    pub(super) fn speech(&self) -> Speech {
+        match self {
+            Self::Plain(_) => Speech::Http,
+            Self::Secure(_) => Speech::Tls,
+        }
     }
 
     pub(super) fn reset_on_drop(&self) {

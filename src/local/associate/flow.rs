@@ -2,12 +2,13 @@
 //! send, and again on the next gateway when that one fails; the app only notices lost datagrams.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::net::UdpSocket;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::app_socket::AppSocket;
@@ -23,6 +24,7 @@ use crate::link::relay::is_link_lost;
 use crate::link::request::Transport;
 use crate::link::tunnel::Outbox;
 use crate::local::routes::Routes;
+use crate::local::server_connection::ServerConnection;
 use crate::net::is_too_long;
 use crate::telemetry::record::Record;
 use crate::wire::capsule::LONGEST_PAYLOAD;
@@ -31,6 +33,11 @@ use crate::wire::target::Target;
 /// How long a destination is left alone after it was refused, or ended before it sent anything: an app that goes on
 /// sending must not cost the gateway a new stream for each datagram.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// How long nothing may come back on a path before an app that sends again gets another gateway's.
+const UNANSWERED: Duration = Duration::from_secs(3);
+/// How often that happens to one destination that never answers: there, and back.
+const MOST_SILENT: u32 = 2;
 
 /// One destination.
 pub(super) struct Flow<'a> {
@@ -64,6 +71,8 @@ enum End {
     Closed,
     /// There is a better path for the next datagram.
     Moved,
+    /// Nothing has ever come back over this gateway.
+    Silent(SocketAddr),
     /// The gateway or its link has failed.
     Lost,
     /// It was ended at the other end.
@@ -93,16 +102,18 @@ impl Flow<'_> {
     }
 
     async fn carry(&self, routes: &Routes, record: &mut Record) {
+        // Some destinations never answer: they get all but a few seconds' datagrams over the best gateway.
+        let (mut may_move, mut silent) = (MOST_SILENT, None);
         // A flow that was reset for lack of memory stays closed.
         while self.queue.ready().await && !self.queue.account().is_evicted() {
             let opened = tokio::select! {
-                opened = self.open(routes, record) => opened,
+                opened = self.open(routes, silent.take(), record) => opened,
                 () = self.queue.closed() => return,
             };
             let received = self.usage.moved().received;
             let end = match opened {
                 Ok(Path::Link(tunnel, end_of_use)) => {
-                    Box::pin(self.over_link(routes, *tunnel, &end_of_use)).await
+                    Box::pin(self.over_link(routes, *tunnel, &end_of_use, may_move > 0)).await
                 }
                 Ok(Path::Direct(socket)) => self.directly(routes, &socket).await,
                 Err(failure) => {
@@ -116,6 +127,11 @@ impl Flow<'_> {
                 End::Closed => return,
                 End::Moved => {
                     limited!(info, NOBODY, target = %self.target, "UDP moves on to the next gateway")
+                }
+                End::Silent(gateway) => {
+                    limited!(info, NOBODY, target = %self.target, "no answer: UDP tries another gateway");
+                    silent = Some(gateway).filter(|_| may_move == MOST_SILENT);
+                    may_move -= 1;
                 }
                 End::Lost => {}
                 End::Ended(why) => {
@@ -136,9 +152,24 @@ impl Flow<'_> {
     }
 
     /// Opens a path to the destination. While there is no gateway the flow is held, and a full queue drops its oldest
-    /// datagrams.
-    async fn open(&self, routes: &Routes, record: &mut Record) -> Result<Path, Failure> {
+    /// datagrams. It goes over another gateway than the `silent` one.
+    async fn open(
+        &self,
+        routes: &Routes,
+        silent: Option<SocketAddr>,
+        record: &mut Record,
+    ) -> Result<Path, Failure> {
         routes.admit(&self.target)?;
+        let other = silent.and_then(|silent| routes.other_link(silent, &self.target));
+        if let Some(link) = other {
+            let (asked, account) = ((Transport::Udp, &self.target), self.queue.account());
+            let opened = routes.open_over(&link, asked, self.id, Bytes::new(), account).await;
+            if let Ok(ServerConnection::Link(tunnel, gateway)) = opened {
+                record.gateway = gateway;
+                record.ended("open");
+                return Ok(Path::Link(tunnel, link.end_of_use()));
+            }
+        }
         let path = match routes.open_tunnel(Transport::Udp, &self.target, self.id, &Bytes::new()).await? {
             Some((mut tunnel, link)) => {
                 tunnel.stream.charge_to(self.queue.account());
@@ -155,15 +186,26 @@ impl Flow<'_> {
         Ok(path)
     }
 
-    async fn over_link(&self, routes: &Routes, tunnel: LinkTunnel, end_of_use: &CancellationToken) -> End {
+    async fn over_link(
+        &self,
+        routes: &Routes,
+        tunnel: LinkTunnel,
+        end_of_use: &CancellationToken,
+        may_move: bool,
+    ) -> End {
         let LinkTunnel { stream: tunnel, gateway, id } = tunnel;
         let link_state = tunnel.link_state().clone();
         let (mut outbox, mut datagrams) = (tunnel.outbox, Datagrams::new(tunnel.inbox));
+        let begun = Instant::now();
         let send = async {
             while self.queue.ready().await {
                 // Only when there is something to send: until then answers still arrive on this path.
                 if routes.has_better(&link_state, (id, gateway), end_of_use) {
                     return End::Moved;
+                }
+                let is_silent = self.usage.moved().received == 0 && begun.elapsed() >= UNANSWERED;
+                if is_silent && may_move && routes.has_other(gateway, &self.target) {
+                    return End::Silent(gateway);
                 }
                 if let Err(error) = self.send(&mut outbox).await {
                     return broken(error.into());

@@ -67,6 +67,8 @@ pub(super) enum Trouble {
         lost: bool,
         why: String,
     },
+    /// The same, because the gateway says that its way to the server is cut.
+    Cut,
     /// The response is malformed; nothing of it has been passed on.
     Bad(Malformed),
     /// The body of the request is malformed; nothing has been answered.

@@ -2,8 +2,9 @@
 //! safe to repeat. The body goes up while the response comes down.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::{Bytes, BytesMut};
 use tokio::time::sleep;
@@ -20,8 +21,9 @@ use crate::limited;
 use crate::limits::lines::NOBODY;
 use crate::link::alive::LinkState;
 use crate::link::relay::Progress;
+use crate::local::beside::Waiting;
 use crate::local::context::log_hang_up;
-use crate::local::outcomes::SILENCE;
+use crate::local::outcomes::{RECHECK, SILENCE};
 use crate::local::server_connection::{FromServer, ServerConnection, ToServer};
 use crate::peers::selection::Failing;
 use crate::sys::closed::until_closed;
@@ -80,13 +82,14 @@ pub(super) async fn forward(
         open = None;
     }
     let mut reused = open.is_some();
+    let mut open = open.map(|idle| idle.server);
     let mut repeats = 0;
     // A request moves away from a suspect gateway once.
     let mut moved = false;
     let mut is_repeated = false;
     loop {
         let mut server = match open.take() {
-            Some(idle) => idle.server,
+            Some(server) => server,
             // A connection that is to become another one, or to hold a login, is the server's from end to end.
             None if request.upgrade.is_some() || logs_in => {
                 local.routes.open(target, id, head.clone(), repeatable, account).await?
@@ -99,19 +102,16 @@ pub(super) async fn forward(
         record.gateway = server.gateway().to_owned();
         exchange.comes_over(&server);
         let over = server.gateway_id().zip(server.link().map(|(_, gateway)| gateway));
-        let link = server.link();
-        let ended = tokio::select! {
-            biased;
-            ended = attempt(exchange, buffer, &mut server, head.len(), record) => ended,
-            why = until_moved(exchange, link, over, repeatable && !moved) => {
-                moved = true;
-                Err(Trouble::Silent { lost: true, why: why.into() })
-            }
-        };
+        let again = Again { head: (repeatable && !moved).then_some(&head), ..Again::default() };
+        let (ended, moves) =
+            attempt_or_move(exchange, buffer, &mut server, (head.len(), again), record).await;
+        if let Some(to) = moves {
+            (moved, open) = (true, to);
+        }
         let has_login = exchange.has_login.load(Relaxed);
         let used = Idle { target: target.clone(), transport: exchange.transport(), server, has_login };
         match ended {
-            Err(Trouble::Silent { .. }) if had_login => return Ok(login_lost(record)),
+            Err(Trouble::Silent { .. } | Trouble::Cut) if had_login => return Ok(login_lost(record)),
             Err(trouble)
                 if repeatable && repeats < MOST_REPEATS && is_no_answer(exchange, &trouble, reused, over) =>
             {
@@ -173,6 +173,14 @@ fn conclude(
             let sentence = format!("{} ended the connection without an answer: {why}", used.target);
             Err(Failure::new(Kind::Terminated, Side::Server, sentence))
         }
+        Err(Trouble::Cut) => {
+            let (target, gateway) = (&used.target, used.server.gateway());
+            let sentence = format!(
+                "{target} accepted the connection over the gateway {gateway}, and then nothing came back; whether it has the \
+                 request is not known"
+            );
+            Err(Failure::new(Kind::ConnectTimeout, Side::Server, sentence))
+        }
         Err(Trouble::Bad(malformed)) => {
             let sentence = format!("the answer of {} cannot be passed on: {malformed}", used.target);
             Err(Failure::new(Kind::BadResponse, Side::Server, sentence))
@@ -197,6 +205,35 @@ fn conclude(
             log_hang_up(&error);
             Ok(Done::Reset)
         }
+    }
+}
+
+/// An attempt that is given up once there is a better one: then gives also the connection over which that is answered, if there is one.
+async fn attempt_or_move(
+    exchange: &Exchange<'_>,
+    buffer: &mut BytesMut,
+    server: &mut ServerConnection,
+    (head, again): (usize, Again<'_>),
+    record: &mut Record,
+) -> (Result<Ended, Trouble>, Option<Option<ServerConnection>>) {
+    let over = server.gateway_id().zip(server.link().map(|(_, gateway)| gateway));
+    let mut moves = pin!(until_moved(exchange, server.link(), over, &again));
+    let mut ended = tokio::select! {
+        biased;
+        ended = attempt(exchange, buffer, server, head, record) => Ok(ended),
+        moved = &mut moves => Err(moved),
+    };
+    // What was asked over another gateway meanwhile may still be answered.
+    if matches!(ended, Ok(Err(Trouble::Silent { .. } | Trouble::Cut))) && again.is_asked.load(Relaxed) {
+        again.is_ended.store(true, Relaxed);
+        ended = tokio::select! {
+            moved = &mut moves => Err(moved),
+            () = until_closed(exchange.app) => Ok(Err(Trouble::Left)),
+        };
+    }
+    match ended {
+        Ok(ended) => (ended, None),
+        Err((to, why)) => (Err(Trouble::Silent { lost: true, why: why.into() }), Some(to)),
     }
 }
 
@@ -234,7 +271,12 @@ async fn attempt(
             telemetry.note_about(gateway, Happening::Poisoned, telemetry.names.of(gateway), why);
         }
         Some(gateway) if exchange.started.load(Relaxed) => outcomes.answered(gateway, exchange.target),
-        Some(gateway) if matches!(exchanged, Err(Trouble::Silent { lost: false, .. } | Trouble::Bad(_))) => {
+        Some(gateway)
+            if matches!(
+                exchanged,
+                Err(Trouble::Silent { lost: false, .. } | Trouble::Cut | Trouble::Bad(_))
+            ) =>
+        {
             outcomes.failed(gateway, exchange.target, Failing::Ended);
         }
         _ => {}
@@ -267,15 +309,15 @@ async fn both_ways(
     let mut uploaded = exchange.request.body == BodyLength::None;
     // Without a body to send, the other direction is for what the gateway is told about pieces.
     let (body_to, pieces_to) = if uploaded { (None, Some(to_server)) } else { (Some(to_server), None) };
-    let mut upload = std::pin::pin!(async {
+    let mut upload = pin!(async {
         match body_to {
             Some(to_server) => send_body(exchange.request, exchange.app, buffer, to_server, progress).await,
             None => Ok(()),
         }
     });
-    let mut delivery = std::pin::pin!(exchange.deliver((pieces_to, from_server), progress));
+    let mut delivery = pin!(exchange.deliver((pieces_to, from_server), progress));
     // An app that has only ended its own direction still reads, and waits for as long as it likes.
-    let mut closed = std::pin::pin!(until_closed(exchange.app));
+    let mut closed = pin!(until_closed(exchange.app));
     let mut uploading = !uploaded;
     loop {
         tokio::select! {
@@ -313,54 +355,85 @@ fn is_no_answer(
 ) -> bool {
     match trouble {
         Trouble::Silent { lost, .. } => *lost || is_reused || has_other(exchange, over),
+        Trouble::Cut => has_other(exchange, over),
         Trouble::Bad(_) => !exchange.started.load(Relaxed) && has_other(exchange, over),
         _ => false,
     }
 }
 
-/// Whether another gateway can be asked for the same, after one has ended the connection without an answer.
+/// Whether another gateway can be asked for the same, after one has ended the connection without an answer, or this node itself, which has
+/// lost its way out.
 fn has_other(exchange: &Exchange<'_>, over: Option<(NodeId, SocketAddr)>) -> bool {
-    over.is_some_and(|(_, gateway)| exchange.local.routes.has_other(gateway, exchange.target))
+    let routes = &exchange.local.routes;
+    match over {
+        Some((_, gateway)) => routes.has_other(gateway, exchange.target),
+        None => (routes.fault)().is_some(),
+    }
 }
 
-/// Waits until the request is to be repeated over another gateway, if it `may_move`. Gives why.
+/// Whether a request that waits for an answer is asked again.
+#[derive(Default)]
+struct Again<'a> {
+    /// What is sent then, if it may be.
+    head: Option<&'a Bytes>,
+    /// Another gateway has been asked, and may answer.
+    is_asked: AtomicBool,
+    /// The first attempt has ended without an answer.
+    is_ended: AtomicBool,
+}
+
+/// Waits until the request is to be repeated over another gateway, if it may be, or has been answered over one. Gives that connection,
+/// and why.
 async fn until_moved(
     exchange: &Exchange<'_>,
     link: Option<(Arc<LinkState>, SocketAddr)>,
     over: Option<(NodeId, SocketAddr)>,
-    may_move: bool,
-) -> &'static str {
+    again: &Again<'_>,
+) -> (Option<ServerConnection>, &'static str) {
+    let may_move = again.head.is_some();
     let cut_off = async {
         exchange.until_cut_off().await;
         if exchange.started.load(Relaxed) {
             std::future::pending().await
         }
     };
+    let noted = async {
+        note_silence(exchange, over).await;
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
         biased;
-        () = until_better(exchange, link.filter(|_| may_move)) => "the gateway fell silent",
-        () = until_in_vain(exchange, over, may_move) => "nothing comes over the gateway",
-        () = cut_off, if may_move => "the gateway has lost its way out",
+        () = until_better(exchange, link.filter(|_| may_move)) => (None, "the gateway fell silent"),
+        server = until_answered_beside(exchange, over, again) => (server, "an answer came over another gateway"),
+        () = cut_off, if may_move => (None, "the gateway has lost its way out"),
+        () = noted => (None, ""),
     }
 }
 
-/// Waits until nothing has come over a gateway for a while, which is noted; and until the request is to be repeated over
-/// another one, if it may be: this one is in doubt.
-async fn until_in_vain(exchange: &Exchange<'_>, over: Option<(NodeId, SocketAddr)>, may_move: bool) {
-    sleep(SILENCE).await;
-    let Exchange { local, request, target, .. } = *exchange;
-    let is_silent = !exchange.started.load(Relaxed) && request.body == BodyLength::None;
-    if let Some((gateway, address)) = over.filter(|_| is_silent) {
-        let outcomes = &local.routes.links.outcomes;
-        outcomes.failed(gateway, target, Failing::Silent);
-        if may_move {
-            outcomes.until_doubted(gateway).await;
-            if !exchange.started.load(Relaxed) && local.routes.has_other(address, target) {
-                return;
-            }
-        }
+/// Waits until the request has been answered over another gateway; `None` once neither will.
+async fn until_answered_beside(
+    exchange: &Exchange<'_>,
+    over: Option<(NodeId, SocketAddr)>,
+    again: &Again<'_>,
+) -> Option<ServerConnection> {
+    let Some((head, over)) = again.head.zip(over) else { return std::future::pending().await };
+    let Exchange { local, target, id, account, .. } = *exchange;
+    let waiting = Waiting { target, transport: exchange.transport(), over, id, account };
+    let unanswered = || (!exchange.started.load(Relaxed)).then(|| head.clone());
+    let server = local.routes.answered_beside(waiting, unanswered, &again.is_asked).await;
+    while server.is_none() && !again.is_ended.load(Relaxed) {
+        sleep(RECHECK).await;
     }
-    std::future::pending().await
+    server
+}
+
+/// Notes once nothing has come over a gateway for a while.
+async fn note_silence(exchange: &Exchange<'_>, over: Option<(NodeId, SocketAddr)>) {
+    sleep(SILENCE).await;
+    let is_silent = !exchange.started.load(Relaxed) && exchange.request.body == BodyLength::None;
+    if let Some((gateway, _)) = over.filter(|_| is_silent) {
+        exchange.local.routes.links.outcomes.failed(gateway, exchange.target, Failing::Silent);
+    }
 }
 
 /// Waits until there is a better gateway than that of `link`, while no response has begun.

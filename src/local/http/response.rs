@@ -143,6 +143,7 @@ impl Exchange<'_> {
                     return Err(Trouble::Silent { lost: false, why: "it closed".into() });
                 }
                 Ok(None) => return Err(self.bad(Malformed::Unfinished)),
+                Err(error) if !self.started.load(Relaxed) && error.is_cut() => return Err(Trouble::Cut),
                 // Nothing of an incomplete head has been passed on.
                 Err(error) if !self.started.load(Relaxed) => {
                     return Err(Trouble::Silent { lost: error.is_link_lost(), why: error.to_string() });

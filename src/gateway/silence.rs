@@ -1,0 +1,160 @@
+//! A server that accepts a connection and then answers nothing: what is reported of it, and when its connection is given up.
+//!
+//! It may take its time, or an uplink may carry nothing but handshakes. What tells is whether its machine acknowledges what was
+//! sent. Where the system does not say that, or an answer alone is lost on its way back, only others tell that are silent as well.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::wire::hello::HANDSHAKE_RECORD;
+
+/// How long the server's machine may acknowledge nothing before it counts as silent. In this time the same is sent five times, unless
+/// the way is very long.
+pub(super) const UNACKNOWLEDGED: Duration = Duration::from_secs(4);
+/// How long after everything was acknowledged an answer may take before the server counts as silent: most answer sooner, and it takes
+/// several to count.
+const UNANSWERED: Duration = Duration::from_secs(8);
+/// How long a connection over which nothing ever came is kept while nothing is acknowledged, or the way out is lost: short
+/// outages pass. Nobody but the app can repeat what was sent on it.
+pub(super) const GIVE_UP: Duration = Duration::from_secs(10);
+/// Minimum time between two reports of one connection.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// The protocol that a server is spoken to in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speech {
+    /// HTTP/1.
+    Http,
+    /// TLS.
+    Tls,
+    /// Another one.
+    Other,
+}
+
+/// What was seen of a server that has not answered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Facts {
+    /// Since it was first sent something that it has not answered.
+    pub(super) waited: Duration,
+    /// Since it was last sent something.
+    pub(super) quiet: Duration,
+    /// For how long its machine has acknowledged nothing.
+    pub(super) unacknowledged: Option<Duration>,
+    /// It has answered before.
+    pub(super) has_answered: bool,
+    /// This gateway has lost its way out.
+    pub(super) is_lost: bool,
+}
+
+/// Whether the silence of one connection is to be reported.
+#[derive(Debug, Default)]
+pub(super) struct Reported(Mutex<Option<Instant>>);
+
+impl Speech {
+    /// Of a connection that begins with these bytes.
+    pub(super) fn of(first: &[u8]) -> Self {
+        const METHODS: [&[u8]; 8] =
+            [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"PROPFIND"];
+        match first {
+            [HANDSHAKE_RECORD, 3, ..] => Self::Tls,
+            _ if METHODS.iter().any(|method| first.starts_with(method)) => Self::Http,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl Facts {
+    fn unacknowledged(&self) -> Duration {
+        // Before it was sent anything, there was nothing to acknowledge.
+        self.unacknowledged.unwrap_or_default().min(self.waited)
+    }
+
+    /// Whether the server counts as silent, and if so, whether its machine has acknowledged everything.
+    pub(super) fn silence(&self) -> Option<bool> {
+        let is_acknowledged = self.unacknowledged() < UNACKNOWLEDGED;
+        (!is_acknowledged || self.quiet >= UNANSWERED).then_some(is_acknowledged)
+    }
+
+    /// Whether the connection is given up. A slow server is waited for as long as the app does. One that has answered before may do
+    /// so again after a short outage.
+    pub(super) fn gives_up(&self) -> bool {
+        let unacknowledged = self.unacknowledged();
+        match (self.has_answered, self.is_lost) {
+            (false, false) => unacknowledged >= GIVE_UP,
+            (false, true) => unacknowledged >= UNACKNOWLEDGED || self.quiet >= GIVE_UP,
+            (true, is_lost) => is_lost && unacknowledged >= GIVE_UP,
+        }
+    }
+}
+
+impl Reported {
+    /// Whether to report it now.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = last.is_none_or(|last| now >= last + AGAIN);
+        *last = if is_due { Some(now) } else { *last };
+        is_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(waited: u64, unacknowledged: Option<u64>) -> Facts {
+        let waited = Duration::from_secs(waited);
+        Facts {
+            waited,
+            quiet: waited,
+            unacknowledged: unacknowledged.map(Duration::from_secs),
+            has_answered: false,
+            is_lost: false,
+        }
+    }
+
+    #[test]
+    fn a_slow_server_is_waited_for_and_one_whose_machine_acknowledges_nothing_is_not() {
+        for waited in [4, 40, 4000] {
+            assert!(!facts(waited, None).gives_up(), "{waited}");
+        }
+        assert_eq!(facts(4, None).silence(), None);
+        assert_eq!(facts(8, None).silence(), Some(true));
+        assert_eq!(facts(4, Some(4)).silence(), Some(false));
+        assert!(!facts(9, Some(9)).gives_up() && facts(10, Some(10)).gives_up());
+        // It was idle for an hour, and was sent something a moment ago.
+        let idle = facts(1, Some(3600));
+        assert!(idle.silence().is_none() && !idle.gives_up());
+    }
+
+    #[test]
+    fn a_lost_way_out_ends_what_waits_over_it_sooner_and_what_has_answered_before_later() {
+        let lost = |facts| Facts { is_lost: true, ..facts };
+        let used = |facts| Facts { has_answered: true, ..facts };
+        assert!(lost(facts(4, Some(4))).gives_up());
+        assert!(!lost(facts(9, None)).gives_up() && lost(facts(10, None)).gives_up());
+        assert!(!used(facts(100, Some(100))).gives_up(), "an outage that may pass");
+        assert!(!used(lost(facts(100, None))).gives_up(), "it waits for the next event");
+        assert!(!used(lost(facts(9, Some(9)))).gives_up() && used(lost(facts(10, Some(10)))).gives_up());
+    }
+
+    #[test]
+    fn the_first_bytes_tell_the_protocol() {
+        for (first, speech) in [
+            (&b"GET / HT"[..], Speech::Http),
+            (b"OPTIONS ", Speech::Http),
+            (b"EHLO me\r", Speech::Other),
+            (b"\x16\x03\x01\x02\x00\x01\x00\x01", Speech::Tls),
+            (b"\x16", Speech::Other),
+            (b"SSH-2.0-", Speech::Other),
+            (b"", Speech::Other),
+        ] {
+            assert_eq!(Speech::of(first), speech, "{first:?}");
+        }
+    }
+
+    #[test]
+    fn a_connection_is_reported_once_in_a_while() {
+        let (reported, now) = (Reported::default(), Instant::now());
+        assert!(reported.is_due(now) && !reported.is_due(now + AGAIN / 2) && reported.is_due(now + AGAIN));
+    }
+}
