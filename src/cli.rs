@@ -198,6 +198,7 @@ fn up(
 /// directory.
 fn hosted(file: Option<PathBuf>, state: &StateDir, unknown: &[String]) -> u8 {
     let log = state.file(service::LOG);
+    log::write_panics_to(&log);
     let run = || {
         let typed = Cli::command().try_get_matches_from(["laneway", "up"]);
         let typed = typed.map_err(|error| Problem::new("the command line is not valid").because(error))?;

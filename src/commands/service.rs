@@ -170,7 +170,7 @@ fn status() -> Result<(), Problem> {
             let failure = printable(&failure);
             Err(Problem::new("the service has failed")
                 .after(Problem::new(failure))
-                .hint(format!("see '{}'", registration::log_command())))
+                .hint(registration::where_to_look()))
         }
         Status::Changing => {
             say("the service starts or stops");

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use clap::ValueEnum;
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 
 /// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
@@ -144,6 +146,21 @@ pub fn append(path: &Path, text: &str) -> io::Result<()> {
     LogFile::open(path, MAX_LOG_FILE)?.write_line(format!("{text}\n").as_bytes())
 }
 
+/// Has panics written to a log file as well: a service has no standard error. It is opened for each of them, because a panic may
+/// hold the lock of the log.
+pub fn write_panics_to(path: &Path) {
+    let (path, before) = (path.to_owned(), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |panic| {
+        let thread = std::thread::current();
+        let mut time = String::new();
+        // Without the time it still says what has happened.
+        let _ = SystemTime.format_time(&mut Writer::new(&mut time));
+        let line = format!("{time} ERROR thread '{}' {panic}", thread.name().unwrap_or("?"));
+        let _ = append(&path, &line);
+        before(panic);
+    }));
+}
+
 /// Starts logging to a file, like [`start`]. When it has reached 8 MiB, a new one begins, and one old one is kept.
 ///
 /// # Errors
@@ -204,6 +221,24 @@ mod tests {
         LogFile::open(&path, 100).unwrap().write_line(&[b'x'; 200]).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 200, "a line is never split");
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_panic_is_in_the_log_file_of_a_service() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("laneway.log");
+        write_panics_to(&path);
+        let ended =
+            std::thread::Builder::new().name("links".into()).spawn(|| panic!("the {} failed", "test"));
+        let ended = ended.unwrap().join();
+        drop(std::panic::take_hook());
+        assert!(ended.is_err());
+        let text = std::fs::read_to_string(&path).unwrap();
+        // Other tests of this process may panic meanwhile.
+        assert!(
+            text.contains(" ERROR thread 'links' panicked at ") && text.contains("the test failed"),
+            "{text}"
+        );
     }
 
     #[derive(Clone, Default)]

@@ -10,6 +10,8 @@ pub(crate) mod definition;
 mod error;
 #[cfg(any(target_os = "macos", test))]
 mod plist;
+#[cfg(any(windows, test))]
+mod registered;
 #[cfg(any(target_os = "linux", test))]
 mod unit;
 
@@ -70,9 +72,10 @@ pub fn status() -> Result<Status, ServiceError> {
     system::status()
 }
 
-/// The command that shows what the service has logged.
-pub fn log_command() -> String {
-    system::log_command()
+/// Where to look when the service fails: the command that shows what it has logged. Where a service of another program has the
+/// name, that.
+pub fn where_to_look() -> String {
+    system::where_to_look()
 }
 
 /// The file that the service logs to, where the service manager keeps no log of its own.

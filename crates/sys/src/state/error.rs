@@ -82,15 +82,26 @@ impl StateError {
                 Some("run this as the directory's owner, or name another directory with --state DIR".into())
             }
             Self::Io { source, path, .. } if source.kind() == io::ErrorKind::StorageFull => Some(format!(
-                "free some space, 'df -h {}' shows the disk; or name a directory on another one with --state DIR",
+                "free some space: 'df -h {}' shows the disk",
                 quoted(path.parent().unwrap_or(path))
             )),
             Self::Io { source, .. } if source.kind() == io::ErrorKind::ReadOnlyFilesystem => {
                 Some("make the disk writable, or name a directory on another one with --state DIR".into())
             }
-            Self::Io { .. } => None,
+            Self::Io { source, path, .. } if source.kind() == io::ErrorKind::QuotaExceeded => Some(format!(
+                "free some space of the quota of this user on the disk of {}",
+                quoted(path.parent().unwrap_or(path))
+            )),
+            Self::Io { path, .. } => file_above(path)
+                .map(|file| format!("{} is a file: name another directory with --state DIR", quoted(file))),
         }
     }
+}
+
+/// The part of a path that is no directory, and therefore has nothing below it.
+fn file_above(path: &Path) -> Option<&Path> {
+    let existing = path.ancestors().skip(1).find(|above| above.symlink_metadata().is_ok())?;
+    (!existing.is_dir()).then_some(existing)
 }
 
 /// A path, quoted as one word of a command where necessary: for a POSIX shell, on Windows for cmd.exe and PowerShell.
@@ -108,4 +119,24 @@ pub fn quoted(path: &Path) -> String {
 pub(super) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
     let path = path.to_owned();
     move |source| StateError::Io { action, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_below_a_file_is_said_to_be_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        for path in [file.clone(), file.join("a"), file.join("a").join("b")] {
+            let error = crate::state::StateDir::open(&path).unwrap_err();
+            assert!(error.hint().unwrap().contains("name another directory with --state DIR"), "{error}");
+        }
+        // As Windows says it.
+        let error = io_error("create", &file.join("a"))(io::ErrorKind::NotFound.into());
+        let hint = format!("{} is a file: name another directory with --state DIR", quoted(&file));
+        assert_eq!(error.hint(), Some(hint));
+    }
 }

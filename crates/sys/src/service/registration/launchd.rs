@@ -91,8 +91,7 @@ impl Scope {
             }
             sleep(INTERVAL);
         }
-        Err(ServiceError::new("the service does not do what launchd tells it")
-            .hint(format!("see '{}'", log_command())))
+        Err(ServiceError::new("the service does not do what launchd tells it").hint(where_to_look()))
     }
 }
 
@@ -207,9 +206,9 @@ pub(super) fn status() -> Result<Status, ServiceError> {
     })
 }
 
-pub(super) fn log_command() -> String {
+pub(super) fn where_to_look() -> String {
     match Scope::of_this_user() {
-        Ok(scope) => format!("tail '{}'", scope.log.display()),
-        Err(_) => format!("log show --last 10m --predicate 'process == \"{NAME}\"'"),
+        Ok(scope) => format!("see  tail '{}'", scope.log.display()),
+        Err(_) => format!("see  log show --last 10m --predicate 'process == \"{NAME}\"'"),
     }
 }

@@ -26,6 +26,6 @@ pub(super) fn status() -> Result<Status, ServiceError> {
     unknown()
 }
 
-pub(super) fn log_command() -> String {
-    "the log of the service manager".into()
+pub(super) fn where_to_look() -> String {
+    "see the log of the service manager".into()
 }

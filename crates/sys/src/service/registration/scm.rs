@@ -16,6 +16,7 @@ use windows_sys::Win32::Foundation::{
 
 use super::definition::{Installed, NAME, Service, Status};
 use super::error::ServiceError;
+use super::registered::Registered;
 use crate::service::host::plain;
 
 /// The account of the service: one of its own, which Windows makes, without rights that others lack.
@@ -37,7 +38,7 @@ fn failed(what: &str, error: windows_service::Error) -> ServiceError {
         Some(ERROR_SERVICE_MARKED_FOR_DELETE) => problem.hint(
             "it is removed once no program looks at it: close the Services window and the Task Manager, and try again",
         ),
-        _ => problem.hint(format!("see '{}'", log_command())),
+        _ => problem.hint(where_to_look()),
     }
 }
 
@@ -166,7 +167,7 @@ pub(super) fn start() -> Result<(), ServiceError> {
         ServiceState::Running => Ok(()),
         _ => Err(ServiceError::new("the service has ended again")
             .because(exit(ended.exit_code).unwrap_or_default())
-            .hint(format!("see '{}'", log_command()))),
+            .hint(where_to_look())),
     }
 }
 
@@ -243,7 +244,25 @@ fn exit(code: ServiceExitCode) -> Option<String> {
     }
 }
 
-pub(super) fn log_command() -> String {
-    let log = crate::paths::machine_state().map(|state| state.join("laneway.log"));
-    format!("type {}", crate::state::quoted(&log.unwrap_or_default()))
+pub(super) fn where_to_look() -> String {
+    let line = command_line();
+    let registered = line.as_deref().map(Registered::read);
+    match (line, registered) {
+        (Some(line), Some(registered)) if !registered.is_node() => {
+            format!("the service '{NAME}' is another program's, which has its own log: it runs {line}")
+        }
+        (_, registered) => {
+            let registered = registered.unwrap_or_else(|| Registered::read(""));
+            let log = registered.log(crate::paths::machine_state());
+            format!("see 'type {}'", crate::state::quoted(&log))
+        }
+    }
+}
+
+/// The command line of the service, if there is one that this user may read. Says nothing of failures: it is asked where another
+/// one is told.
+fn command_line() -> Option<String> {
+    let manager = ServiceManager::local_computer(None::<&str>, ServiceManagerAccess::CONNECT).ok()?;
+    let service = manager.open_service(NAME, ServiceAccess::QUERY_CONFIG).ok()?;
+    Some(service.query_config().ok()?.executable_path.to_string_lossy().into_owned())
 }

@@ -82,10 +82,10 @@ impl Scope {
         let failed = failed.because(&said);
         Err(match self {
             Self::User if said.contains("bus") => failed.hint(
-                "log in as this user, with a session of its own and not by su or sudo, or install it for the machine: \
-                 'sudo laneway service install'",
+                "log in as this user in a session of its own, not by su or sudo; or install it for the machine: 'sudo \
+                 laneway service install'",
             ),
-            _ => failed.hint(format!("see '{}'", log_command())),
+            _ => failed.hint(where_to_look()),
         })
     }
 }
@@ -240,7 +240,7 @@ pub(super) fn start() -> Result<(), ServiceError> {
         Status::Running { .. } | Status::Changing => Ok(()),
         _ => Err(ServiceError::new("the service did not start")
             .because("this machine is in no group, or the node has ended at once")
-            .hint(format!("join a group with 'laneway join CODE', or see '{}'", log_command()))),
+            .hint(format!("join a group with 'laneway join CODE', or {}", where_to_look()))),
     }
 }
 
@@ -279,10 +279,10 @@ fn read(properties: &str) -> Status {
     }
 }
 
-pub(super) fn log_command() -> String {
+pub(super) fn where_to_look() -> String {
     match Scope::of_this_user() {
-        Scope::Machine => format!("journalctl -u {NAME}"),
-        Scope::User => format!("journalctl --user -u {NAME}"),
+        Scope::Machine => format!("see 'journalctl -u {NAME}'"),
+        Scope::User => format!("see 'journalctl --user -u {NAME}'"),
     }
 }
 
