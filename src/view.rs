@@ -1,6 +1,6 @@
 //! Collects what the node shows of itself: the facts of each part, in one [`Snapshot`].
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
@@ -120,6 +120,13 @@ impl View {
             happened: happened.map(|(what, count)| Counted::new(what.word(), "", count)).collect(),
             datagrams: self.datagrams(),
             discovery_dropped: words(telemetry.discovery.dropped.values()),
+            other_groups: telemetry
+                .discovery
+                .other_groups
+                .present(now)
+                .iter()
+                .map(IpAddr::to_string)
+                .collect(),
             discovery_signatures: telemetry.discovery.signatures.value(),
             trouble: self.client.links.trouble().filter(|_| links.is_empty()),
             events: telemetry.journal.latest(MOST_EVENTS),

@@ -6,6 +6,9 @@ use std::sync::Arc;
 use laneway_trust::group::Group;
 use laneway_wire::datagram::{Datagram, Dropped, Keys, Received, Way, epoch_named};
 
+/// Why a datagram of another group is dropped, as metrics name it.
+pub(super) const OTHER_GROUP: &str = "group";
+
 /// The keys of the group in one state.
 pub(super) struct Keyring {
     /// The group in this state.
@@ -41,7 +44,7 @@ impl Keyring {
         let epoch = epoch_named(bytes).ok_or("form")?;
         Datagram::decode(bytes, self.group.id, self.keys(epoch), way).map_err(|dropped| match dropped {
             Dropped::Form => "form",
-            Dropped::Group => "group",
+            Dropped::Group => OTHER_GROUP,
             Dropped::Forged if !self.is_known(epoch) => "epoch",
             Dropped::Forged => "forged",
             Dropped::Signature => "signature",

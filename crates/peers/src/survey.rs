@@ -1,7 +1,7 @@
 //! A survey of the LAN for diagnosis: which gateways answer a broadcast query, which a unicast one, and whose beacons are
 //! received. It works beside a running node without disturbing it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::{sleep_until, timeout_at};
 
 use super::discovery::link_address;
-use super::keyring::Keyring;
+use super::keyring::{Keyring, OTHER_GROUP};
 use super::verifier::{Arrival, Verifier};
 use laneway_sys::lan::{self, Lan, LanSocket};
 use laneway_sys::net;
@@ -27,6 +27,9 @@ const ROUNDS_MILLIS: [u64; 4] = [0, 150, 400, 800];
 const MAX_UNICAST: usize = 64;
 /// Maximum gateways in the result.
 const MAX_GATEWAYS: usize = 256;
+
+/// Maximum machines of other groups in the result.
+const MAX_OTHERS: usize = 16;
 
 /// What to survey.
 pub struct Options {
@@ -73,6 +76,8 @@ pub struct Survey {
     pub gateways: Vec<Seen>,
     /// Datagrams that could not be sent: the destination and the error.
     pub not_sent: Vec<(SocketAddr, io::Error)>,
+    /// The addresses of machines of other groups, without those of this one.
+    pub other_groups: BTreeSet<IpAddr>,
     /// Nodes that are on several machines, which therefore have the same keys.
     pub twins: Vec<Twin>,
 }
@@ -122,6 +127,7 @@ struct Progress {
     not_sent: BTreeMap<SocketAddr, io::Error>,
     heard: Heard,
     own_addresses: HashSet<IpAddr>,
+    other_groups: BTreeSet<IpAddr>,
 }
 
 /// The addresses from which each gateway was heard, each with the sequence of its last datagram. One machine counts on with
@@ -173,6 +179,7 @@ pub async fn look(options: Options) -> io::Result<Survey> {
         not_sent: BTreeMap::new(),
         heard: Heard::default(),
         own_addresses: net::own_addresses().unwrap_or_default(),
+        other_groups: BTreeSet::new(),
     };
     let start = Instant::now();
     let end = start + options.time;
@@ -186,6 +193,7 @@ pub async fn look(options: Options) -> io::Result<Survey> {
         port_taken,
         gateways: progress.seen.into_values().collect(),
         not_sent: progress.not_sent.into_iter().collect(),
+        other_groups: progress.other_groups,
         twins: progress.heard.twins(progress.own),
     })
 }
@@ -256,9 +264,19 @@ impl Progress {
         }
     }
 
+    fn note_other_group(&mut self, ip: IpAddr) {
+        if self.other_groups.len() < MAX_OTHERS && !self.own_addresses.contains(&ip) {
+            self.other_groups.insert(ip);
+        }
+    }
+
     /// Handles one datagram that was sent to this machine.
     fn handle(&mut self, bytes: &[u8], from: SocketAddr, to: SocketAddr) {
-        let Ok(Received::Signed(unverified)) = self.keyring.decode(bytes, Way { from, to }) else { return };
+        let unverified = match self.keyring.decode(bytes, Way { from, to }) {
+            Ok(Received::Signed(unverified)) => unverified,
+            Err(OTHER_GROUP) => return self.note_other_group(net::plain(from).ip()),
+            _ => return,
+        };
         let (id, now) = (unverified.sender(), Instant::now());
         let query = unverified.answers().map(|nonce| self.queries.get(&nonce).copied());
         let ip = net::plain(from).ip();

@@ -6,6 +6,7 @@ pub mod history;
 pub mod journal;
 pub mod ledger;
 pub mod log;
+pub mod other_groups;
 pub mod record;
 pub mod refusal;
 pub mod report;
@@ -92,6 +93,8 @@ pub struct Datagrams {
     pub dropped: Tally<&'static str>,
     /// Signatures verified, of the authority and of members.
     pub signatures: Count,
+    /// The machines of other groups.
+    pub other_groups: other_groups::OtherGroups,
 }
 
 impl Telemetry {

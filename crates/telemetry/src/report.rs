@@ -16,6 +16,9 @@ pub fn text(snapshot: &Snapshot) -> String {
     if let Some(sentence) = snapshot.rules.as_ref().and_then(rules) {
         let _ = writeln!(page, "{sentence}");
     }
+    if let Some(sentence) = other_groups(&snapshot.other_groups) {
+        let _ = writeln!(page, "{sentence}");
+    }
     let _ = writeln!(
         page,
         "proxy {} (SOCKS5 and HTTP), up {}, memory {} of {}",
@@ -70,6 +73,18 @@ pub fn text(snapshot: &Snapshot) -> String {
         }
     }
     page
+}
+
+/// One sentence on the machines of other groups at these addresses, if there are any. A machine has addresses of both versions
+/// of IP: those of IPv6 are named only where there are no others.
+pub fn other_groups(addresses: &[String]) -> Option<String> {
+    let is_v6 = |address: &&String| address.contains(':');
+    let v4: Vec<_> = addresses.iter().filter(|address| !is_v6(address)).cloned().collect();
+    match if v4.is_empty() { addresses } else { &v4 } {
+        [] => None,
+        [one] => Some(format!("a machine of another group is on this LAN, and is ignored: {one}")),
+        some => Some(format!("machines of another group are on this LAN, and are ignored: {}", few(some))),
+    }
 }
 
 /// One sentence on downloads that came over several gateways, if there were any.

@@ -92,6 +92,9 @@ pub struct Snapshot {
     /// Datagrams of discovery that were dropped, by reason.
     #[serde(default)]
     pub discovery_dropped: Vec<Counted>,
+    /// The addresses of machines of other groups that announce themselves on this LAN; at most 16.
+    #[serde(default)]
+    pub other_groups: Vec<String>,
     /// Signatures of discovery datagrams that were verified.
     #[serde(default)]
     pub discovery_signatures: u64,
@@ -493,6 +496,7 @@ pub fn example() -> Snapshot {
         happened: vec![],
         datagrams: vec![],
         discovery_dropped: vec![],
+        other_groups: vec![],
         discovery_signatures: 0,
         trouble: None,
         events: vec![event(1, Happening::LinkLost), event(2, Happening::Resumed)],

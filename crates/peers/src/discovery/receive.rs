@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use super::bounds::{ASKS, REPORTS, RISES};
 use super::{Discovery, link_address, locked};
 use crate::candidate::Announcement;
-use crate::keyring::Keyring;
+use crate::keyring::{Keyring, OTHER_GROUP};
 use crate::selection::SILENCE;
 use crate::verifier::{Arrival, Refusal};
 use laneway_limits::limited;
 use laneway_sys::lan::{LanSocket, ReceivedFrom};
+use laneway_sys::net;
 use laneway_telemetry::journal::Happening;
 use laneway_wire::datagram::{
     Advert, Datagram, MAX_LEADING_INTERVAL_MILLIS, Message, QUERY_MARK, Reach, Received, State, Unverified,
@@ -39,7 +40,12 @@ impl Discovery {
         let way = Way { from: received.from, to: socket.own };
         let datagram = match keyring.decode(bytes, way) {
             Ok(datagram) => datagram,
-            Err(reason) => return self.drop_for(reason),
+            Err(reason) => {
+                if reason == OTHER_GROUP {
+                    self.note_other_group(received.from, socket);
+                }
+                return self.drop_for(reason);
+            }
         };
         let (sender, is_own) = (datagram.sender(), datagram.sender() == self.options.id);
         match datagram {
@@ -225,6 +231,15 @@ impl Discovery {
         let offer = offer.encode(&keys, Way { from: socket.own, to: from }, None);
         if let Err(error) = socket.send(&offer, from).await {
             tracing::debug!(to = %from, %error, "join offer not sent");
+        }
+    }
+
+    /// Notes a machine of another group, which is in the log once.
+    fn note_other_group(&self, from: SocketAddr, socket: &LanSocket) {
+        let ip = net::plain(from).ip();
+        let others = &self.directory.telemetry().discovery.other_groups;
+        if ip != net::plain(socket.own).ip() && others.note(ip, Instant::now()) {
+            tracing::info!(%from, "another group is on this LAN: its machines are ignored, and 'laneway status' shows them");
         }
     }
 
