@@ -50,6 +50,9 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
         None => second_node(&state).after(problem),
     })?;
     node.log_addresses(&config.peers.lan);
+    if mark.is_some() {
+        node.note_proxies(&state);
+    }
     let rules = node.install_rules(&config.transparent)?;
 
     let shared = node.shared.clone();

@@ -107,13 +107,13 @@ pub fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Problem> {
     let state = || beside::state_directory(cli.state.as_deref());
     match cli.command {
         Command::Up { options: _, config } => up(matches, config, cli.state.as_deref(), &unknown),
-        Command::Status(status) => status.run(),
-        Command::Top(top) => top.run(),
-        Command::Env(env) => env.run(|| config::state_directory(cli.state.as_deref())),
-        Command::Run(run) => run.run(),
+        Command::Status(status) => status.run(cli.state.as_deref()),
+        Command::Top(top) => top.run(cli.state.as_deref()),
+        Command::Env(env) => env.run(cli.state.as_deref()),
+        Command::Run(run) => run.run(cli.state.as_deref()),
         Command::Outlet(outlet) => outlet.run(),
         Command::AptProxy(apt) => {
-            apt.run();
+            apt.run(cli.state.as_deref());
             Ok(())
         }
         Command::Completions(completions) => completions.run(Cli::command()),

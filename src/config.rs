@@ -125,6 +125,9 @@ impl NodeOptions {
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub struct Config {
+    /// The configuration file, if there is one.
+    #[arg(skip)]
+    file: Option<PathBuf>,
     /// The node as a whole.
     #[command(flatten)]
     pub node: NodeOptions,
@@ -220,9 +223,15 @@ impl Config {
         }
         let parsed = Standalone::try_parse_from(&flags);
         let mut config = parsed.map_err(|error| usage(&error, &flags))?.config;
+        config.file = Some(path.to_owned()).filter(|path| !path.as_os_str().is_empty());
         config.local.read_logins()?;
         config.check()?;
         Ok(config)
+    }
+
+    /// The file in which an option is changed for good.
+    pub fn file_to_change(&self) -> PathBuf {
+        self.file.clone().unwrap_or_else(file_to_change)
     }
 
     /// Checks that involve more than one option.
@@ -245,7 +254,7 @@ impl Config {
 
     /// What a running node takes from `new`, and the options that differ and take effect at the next start only.
     pub fn reload(&self, new: &Self) -> (Live, Vec<&'static str>) {
-        let Self { node, local, transparent, dns, peers, gateway } = self;
+        let Self { file: _, node, local, transparent, dns, peers, gateway } = self;
         let (drain, node) = node.reload(&new.node);
         let (local, local_later) = local.reload(&new.local);
         let (peers, peers_later) = peers.reload(&new.peers);
@@ -313,6 +322,17 @@ fn read(named: Option<&Path>) -> Result<Option<(PathBuf, String)>, Problem> {
             .hint("save the file as UTF-8")
     })?;
     Ok(Some((path, text)))
+}
+
+/// The configuration file of this user: the one that `LANEWAY_CONFIG` names, else the one that is found, else the one that would
+/// be.
+pub fn file_to_change() -> PathBuf {
+    let named = std::env::var_os("LANEWAY_CONFIG").filter(|name| !name.is_empty()).map(PathBuf::from);
+    let files = paths::configuration_files();
+    let found = || files.iter().find(|path| is_there(path));
+    let preferred = || if paths::is_administrator() { files.last() } else { files.first() };
+    let file = named.or_else(|| found().or_else(preferred).cloned());
+    file.unwrap_or_else(|| PathBuf::from("laneway.toml"))
 }
 
 /// Whether there is a file, as far as this user can tell. A home directory that the user may not search has none for that user:

@@ -1,6 +1,8 @@
 //! What the command line asks of the running node, and how it knows that one runs: through files in the state directory, which
 //! only the node's own user and root can write.
 
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,8 @@ const MAINTENANCE: &str = "maintenance";
 const LEAVING: &str = "leaving";
 /// Locked by the node while it runs.
 const RUNNING: &str = "running";
+/// The TCP addresses of the local proxy of the node that runs, one on each line. It means nothing while none runs.
+const PROXIES: &str = "proxies";
 
 /// Lists the responses that a store is to remove, by id, and is removed once that is done: `laneway cache rm`.
 const CACHE_REMOVE: &str = "cache-remove";
@@ -38,6 +42,8 @@ const ATTEMPTS: (u32, Duration) = (20, Duration::from_millis(10));
 pub fn mark_running(state: &StateDir) -> Result<Option<StateLock>, StateError> {
     for _ in 0..ATTEMPTS.0 {
         if let Some(lock) = state.try_lock(RUNNING)? {
+            // Of an earlier node.
+            state.remove(PROXIES)?;
             return Ok(Some(lock));
         }
         std::thread::sleep(ATTEMPTS.1);
@@ -54,6 +60,29 @@ pub fn is_running(state: &StateDir) -> Result<bool, StateError> {
         return Ok(false);
     }
     Ok(state.try_lock(RUNNING)?.is_none())
+}
+
+/// Notes where the local proxy of this node listens, which is marked as running: the commands with the same directory find it
+/// there, whatever the configuration says.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn note_proxies(state: &StateDir, addresses: &[SocketAddr]) -> Result<(), StateError> {
+    let lines: String = addresses.iter().map(|address| format!("{address}\n")).collect();
+    state.write(PROXIES, lines.as_bytes())
+}
+
+/// Where the local proxy of the node listens that runs with this directory: nothing if on unix sockets only. `None` when no
+/// node runs, as far as this user can tell.
+pub fn running_proxies(directory: &Path) -> Option<Vec<SocketAddr>> {
+    // Otherwise it would be made.
+    directory.join(RUNNING).symlink_metadata().ok()?;
+    let state = StateDir::open(directory).ok()?;
+    if !is_running(&state).ok()? {
+        return None;
+    }
+    let text = String::from_utf8(state.read(PROXIES).ok()??).ok()?;
+    Some(text.lines().filter_map(|line| line.parse().ok()).collect())
 }
 
 /// Whether the node is asked not to serve.
@@ -95,7 +124,7 @@ pub fn is_leaving(state: &StateDir) -> bool {
 /// # Errors
 /// When a file cannot be removed.
 pub fn forget(state: &StateDir) -> Result<(), StateError> {
-    [MAINTENANCE, LEAVING, RUNNING, CACHE_REMOVE, PEER_CACHE_REMOVE, CACHE_USES, CACHE_ASKED]
+    [MAINTENANCE, LEAVING, RUNNING, PROXIES, CACHE_REMOVE, PEER_CACHE_REMOVE, CACHE_USES, CACHE_ASKED]
         .into_iter()
         .try_for_each(|file| state.remove(file))
 }

@@ -105,9 +105,9 @@ impl BoundPeering {
         let mut receivers = JoinSet::new();
         let addresses = discovery.bind(&mut receivers).map_err(|error| {
             Problem::new("discovery cannot start").because(error).hint(format!(
-                "another program has the port, probably a node of another user: '{}' shows it to an administrator. A second node \
-                 of one machine finds its gateway by name and takes ports of its own: --lan 127.0.0.1 --gateway HOST:7420 --proxy \
-                 127.0.0.1:1081. For another program: --discovery-port N, the same on all machines",
+                "'{}' shows to an administrator which program has the port. If it is another node, this one takes ports of \
+                 its own: --lan 127.0.0.1 --gateway HOST:7420 --proxy 127.0.0.1:1081. For another program: \
+                 --discovery-port N, the same on all machines",
                 tools::PORTS
             ))
         })?;

@@ -15,7 +15,7 @@ mod program;
 mod rules;
 
 pub use error::RedirectError;
-pub use installed::{Installed, Leftover, TRANSPARENT_PORT, installed, leftover};
+pub use installed::{Installed, Leftover, TRANSPARENT_PORT, installed, leftover, listens};
 pub use kept::Kept;
 pub use rules::{Maker, Rules};
 

@@ -102,8 +102,8 @@ pub fn group(state: &StateDir) -> Result<Group, Problem> {
 }
 
 /// What to do where `--role gateway` is wanted on a machine that was admitted as a client only.
-pub const CLIENT_ONLY: &str = "leave out --role gateway; or run 'laneway leave' here, 'laneway invite' without --client-only on the machine \
-     with the group's key, and the line that it prints here";
+pub const CLIENT_ONLY: &str = "leave out --role gateway; or run 'laneway leave' here, and join again with a code of \
+ 'laneway invite' without --client-only";
 
 /// The problem of a machine that is in no group.
 pub fn no_group(state: &StateDir) -> Problem {

@@ -195,7 +195,10 @@ fn a_typo_in_the_file_stops_no_command_that_only_asks_the_running_node() {
     }
     let output = machine.laneway(["doctor"]);
     assert!(output.stdout.contains("a reload or restart would be refused"), "{output}");
-    // A file that is no TOML from here on tells nothing: the default address, where no node runs.
+    // A file that is no TOML from here on tells nothing; the running node is found all the same.
     machine.configure("proxy = 'nowhere'\nhold = 1 2 3");
+    assert!(machine.laneway(["env"]).success().stdout.contains(&proxy));
+    node.signal(nix::sys::signal::Signal::SIGKILL);
+    node.wait();
     assert!(machine.laneway(["env"]).success().stdout.contains("http://127.0.0.1:1080"));
 }

@@ -508,7 +508,7 @@ fn commands_of_the_authority_name_the_machine_that_can_run_them() {
         2,
         &[
             "error: this machine cannot remove itself",
-            "hint: 'laneway ca export FILE' here and 'laneway ca import FILE' on another member copy the key",
+            "hint: copy the key: 'laneway ca export FILE' here, 'laneway ca import FILE' on another member",
         ],
     );
     first.laneway(["ca", "export", text(&file)]).success();

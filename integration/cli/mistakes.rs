@@ -216,6 +216,12 @@ fn a_mistake_in_the_file_is_answered_with_the_right_line() {
         ("memory-limit = '10Mbit'", "is not a number of bytes", "memory-limit = \"512M\""),
         ("[fronts]\npipy = 'https://h/'", "did you mean 'pypi'?", "lists the options"),
         ("active = 'two'", "not a whole number", "active = 2"),
+        (
+            "server = '10.0.0.5:80'\nhold = 1\nserver = ['10.0.0.6:80', '10.0.0.7:80']",
+            "line 3, column 1: duplicate key",
+            "server = [\"10.0.0.5:80\", \"10.0.0.6:80\", \"10.0.0.7:80\"]; ",
+        ),
+        ("hold = 1\nhold = 2", "line 2, column 1: duplicate key", "hold = \"10s\"  on one line only; "),
     ] {
         machine.configure(content);
         explained(&machine.laneway(["up"]), "the configuration ", why, hint);

@@ -90,8 +90,20 @@ fn the_socket_of_a_killed_node_is_replaced_and_a_file_is_not() {
 fn a_proxy_open_to_others_requires_a_login_and_hides_its_page() {
     let (machine, _) = Machine::with_group();
     let file = machine.path("logins");
-    std::fs::write(&file, "ann:secret\n").unwrap();
     let arguments = ["up", "--proxy", "0.0.0.0:0", "--proxy-logins", text(&file)];
+    let missing = machine.laneway(arguments);
+    let what = "error: the logins of --proxy-logins cannot be used";
+    missing.failed(
+        2,
+        &[what, "caused by: No such file", "hint: write the logins there, one NAME:PASSWORD on each line"],
+    );
+    std::fs::write(&file, "ann\n").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let refused = machine.laneway(arguments);
+    refused
+        .failed(2, &[what, "caused by: line 1 is not a login", "hint: write one NAME:PASSWORD on each line"]);
+    std::fs::write(&file, "ann:secret\n").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
     let output = machine.laneway(arguments);
     let hint = format!("hint: chmod 600 {}", text(&file));
     output.failed(2, &["error: the logins of --proxy-logins cannot be used", "caused by: ", &hint]);

@@ -1,6 +1,7 @@
 //! A group, its gateway and its clients, all in this process.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -239,7 +240,7 @@ impl Proxy {
         shared.name = "laneway-test".into();
         announcements.send_replace(announcement);
         gateways.iter().for_each(|gateway| shared.directory.add_address(*gateway, Source::Static));
-        let ports = bind_proxy(&config.local).unwrap();
+        let ports = bind_proxy(&config.local, Path::new("laneway.toml")).unwrap();
         let address = ports[0].address().unwrap();
         let ports = ports.into_iter().map(|port| (port, Apps::Proxy)).collect();
         let dials = Arc::new(AtomicUsize::new(0));

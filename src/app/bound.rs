@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::workers::Workers;
 use crate::config::{Config, RoleSetting};
+use crate::control;
 use crate::gateway::bound::{BoundGateway, Duties};
 use crate::gateway::egress::Egress;
 use crate::gateway::options::CACHE;
@@ -95,7 +96,10 @@ impl BoundNode {
         shared.holdings = sharing::options::open(config.local.peer_cache, &pieces, &shared.memory);
         let (egress, results) = Egress::build(&config.gateway, &shared)?;
 
-        let mut ports = app_ports(inherited.map_or_else(|| bind_proxy(&config.local), Ok)?, Apps::Proxy);
+        let mut ports = app_ports(
+            inherited.map_or_else(|| bind_proxy(&config.local, &config.file_to_change()), Ok)?,
+            Apps::Proxy,
+        );
         ports.extend(app_ports(transparent::bind(&config.transparent)?, Apps::Redirected));
         let workers = Workers::start(if serves { config.node.threads() } else { 1 })?;
         let authority = watch::Sender::new(authority.filter(|_| !shared.membership.is_removed()));
@@ -171,6 +175,15 @@ impl BoundNode {
                 existing,
                 "--lan names what this machine does not have; it is used as soon as it exists"
             );
+        }
+    }
+
+    /// Notes where the local proxy listens, for the commands of this machine.
+    pub(super) fn note_proxies(&self, state: &StateDir) {
+        let proxies = self.client.endpoints().filter(|(_, apps)| *apps == Apps::Proxy);
+        let addresses: Vec<_> = proxies.filter_map(|(endpoint, _)| endpoint.address()).collect();
+        if let Err(error) = control::note_proxies(state, &addresses) {
+            tracing::warn!(%error, "commands may not find the local proxy of this node: name it with --proxy");
         }
     }
 

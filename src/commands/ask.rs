@@ -4,69 +4,21 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::config::proxies::{Fault, Proxies, configured_proxies};
-use crate::net;
+use crate::failure::printable;
+use crate::local::http::PAGE_IS_RESERVED;
 use crate::peers::options::PORT;
 use crate::problem::Problem;
 use crate::redirect::{self, Leftover};
+use crate::sys::port_holder::{self, Protocol};
+use crate::sys::state::quoted;
 use crate::sys::users;
 use crate::telemetry::snapshot::Snapshot;
+use crate::{config, net};
 
 /// The deadline for each step of the request; the node is on this machine.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// Maximum response size, in bytes.
 const MAX_RESPONSE: u64 = 16 << 20;
-
-/// The option that names the local proxy.
-#[derive(Clone, Debug, clap::Args)]
-pub struct LocalPort {
-    /// The local proxy of the node [default: as configured in the file, else 127.0.0.1:1080]
-    #[arg(long, env = "LANEWAY_PROXY", value_name = "ADDR:PORT")]
-    proxy: Option<SocketAddr>,
-}
-
-impl LocalPort {
-    /// The TCP addresses where the local proxy listens: the one that was named, else the configured ones. A configuration
-    /// that is not valid is a warning on standard error.
-    ///
-    /// # Errors
-    /// When it listens on unix sockets only.
-    pub(crate) fn endpoints(&self) -> Result<Vec<SocketAddr>, Problem> {
-        let (addresses, fault) = self.found();
-        if let Some(fault) = fault {
-            // With standard error closed there is nobody to warn.
-            let _ = writeln!(io::stderr(), "{}", fault.warning());
-        }
-        if addresses.is_empty() {
-            return Err(Problem::usage("the configuration has the local proxy listen on unix sockets only")
-                .hint("let it listen on 127.0.0.1:1080 too, or name a port with --proxy ADDR:PORT"));
-        }
-        Ok(addresses)
-    }
-
-    /// The address at which software on this machine reaches the local proxy, with the same warning.
-    ///
-    /// # Errors
-    /// When it listens on unix sockets only.
-    pub fn address(&self) -> Result<SocketAddr, Problem> {
-        Ok(reachable(self.endpoints()?[0]))
-    }
-
-    /// The same without any message: `None` when it listens on unix sockets only.
-    pub fn address_silently(&self) -> Option<SocketAddr> {
-        self.found().0.first().copied().map(reachable)
-    }
-
-    fn found(&self) -> (Vec<SocketAddr>, Option<Fault>) {
-        match self.proxy {
-            Some(address) => (vec![address], None),
-            None => {
-                let Proxies { addresses, fault } = configured_proxies(None);
-                (addresses, fault)
-            }
-        }
-    }
-}
 
 /// The address at which software on this machine reaches a listening address.
 pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
@@ -78,18 +30,93 @@ pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
+/// Why an address has no status of a node.
+#[derive(Debug)]
+pub(super) enum NoStatus {
+    /// No connection can be made.
+    Nobody(io::Error),
+    /// Something listens there, and answers with nothing.
+    Mute(io::Error),
+    /// Something listens there, and answers with this line.
+    Foreign(String),
+    /// It is a node, which shows its status at its other addresses only.
+    Reserved,
+    /// It is a node of another version.
+    Unknown(serde_json::Error),
+}
+
+impl NoStatus {
+    /// What a command says that asked at `proxy`.
+    pub(super) fn problem(self, proxy: SocketAddr) -> Problem {
+        let foreign = || {
+            let program = port_holder::find(Protocol::Tcp, proxy);
+            let program = program
+                .map(|found| format!(": it is {} (process {})", printable(&found.name), found.process));
+            let program = program.unwrap_or_default();
+            Problem::new(format!(
+                "what listens on {proxy} is not a laneway node, or not on this machine{program}"
+            ))
+        };
+        match self {
+            Self::Nobody(error) => {
+                let problem = Problem::new(format!("no node answers on {proxy}")).because(error);
+                problem.hint(hint_without_answer().unwrap_or_else(|| {
+                    "start it with 'laneway up', or name its port with --proxy ADDR:PORT".into()
+                }))
+            }
+            Self::Mute(error) => {
+                let why = io::Error::other(format!("it does not answer: {error}"));
+                foreign().because(why).hint(other_port(proxy))
+            }
+            Self::Foreign(line) => {
+                let why = match line.is_empty() {
+                    true => "it ended the connection without an answer".to_owned(),
+                    false => format!("it answered '{line}'"),
+                };
+                foreign().because(io::Error::other(why)).hint(other_port(proxy))
+            }
+            Self::Reserved => {
+                Problem::new(format!("the node on {proxy} does not show its status at this address"))
+                    .hint("ask at its address on loopback, such as --proxy 127.0.0.1:1080")
+            }
+            Self::Unknown(error) => {
+                Problem::new(format!("this program does not understand the status of the node on {proxy}"))
+                    .because(error)
+                    .hint("restart the node: it may be of another version")
+            }
+        }
+    }
+}
+
 /// The status of the node behind `proxy`, as one line of JSON in printable ASCII, whatever program has sent it.
 ///
 /// # Errors
 /// When no node answers there, or another program does.
 pub fn status(proxy: SocketAddr) -> Result<String, Problem> {
-    let response =
-        fetch_status(proxy).map_err(|error| {
-            let problem = Problem::new(format!("no node answers on {proxy}")).because(error);
-            problem.hint(hint_without_answer().unwrap_or_else(|| {
-                "start it with 'laneway up', or name its port with --proxy ADDR:PORT".into()
-            }))
-        })?;
+    json(proxy).map_err(|error| error.problem(proxy))
+}
+
+/// The status of the node behind `proxy`.
+///
+/// # Errors
+/// Those of [`status`], and when the status cannot be parsed, as that of a node of another version.
+pub fn snapshot(proxy: SocketAddr) -> Result<Snapshot, Problem> {
+    about(proxy).map_err(|error| error.problem(proxy))
+}
+
+/// The status of the node behind `proxy`.
+///
+/// # Errors
+/// Why there is none.
+pub(super) fn about(proxy: SocketAddr) -> Result<Snapshot, NoStatus> {
+    serde_json::from_str(&json(proxy)?).map_err(NoStatus::Unknown)
+}
+
+fn json(proxy: SocketAddr) -> Result<String, NoStatus> {
+    let response = fetch_status(proxy)?;
+    if response.starts_with("HTTP/1.1 403 ") && response.contains(PAGE_IS_RESERVED) {
+        return Err(NoStatus::Reserved);
+    }
     let body = response
         .split_once("\r\n\r\n")
         .filter(|_| response.starts_with("HTTP/1.1 200 "))
@@ -99,9 +126,7 @@ pub fn status(proxy: SocketAddr) -> Result<String, Problem> {
         |body: &&str| serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(body).is_ok();
     body.filter(is_object).map(in_ascii).ok_or_else(|| {
         let line = response.lines().next().unwrap_or_default();
-        Problem::new(format!("what listens on {proxy} is not a laneway node, or not on this machine"))
-            .because(io::Error::other(crate::failure::printable(&format!("it answered '{line}'"))))
-            .hint(other_port(proxy))
+        NoStatus::Foreign(printable(line))
     })
 }
 
@@ -109,21 +134,9 @@ pub fn status(proxy: SocketAddr) -> Result<String, Problem> {
 pub(super) fn other_port(taken: SocketAddr) -> String {
     let other = net::free_port_beside(taken);
     format!(
-        "if a node runs here, name its port with --proxy ADDR:PORT; else start it on another one: 'laneway up --proxy {other}' (in \
-         laneway.toml: proxy = [\"{other}\"], which the other commands then read, too)"
+        "start the node on another port with 'laneway up --proxy {other}'; to keep that, write  proxy = \"{other}\"  to {}",
+        quoted(&config::file_to_change())
     )
-}
-
-/// The status of the node behind `proxy`.
-///
-/// # Errors
-/// Those of [`status`], and when the status cannot be parsed, as that of a node of another version.
-pub fn snapshot(proxy: SocketAddr) -> Result<Snapshot, Problem> {
-    serde_json::from_str(&status(proxy)?).map_err(|error| {
-        Problem::new(format!("this program does not understand the status of the node on {proxy}"))
-            .because(error)
-            .hint("restart the node: it may be of another version")
-    })
 }
 
 /// The same JSON text (RFC 8259) on one line of printable ASCII. Outside of strings the only other characters are tabs and
@@ -154,8 +167,12 @@ fn hint_without_answer() -> Option<String> {
     ))
 }
 
-fn fetch_status(proxy: SocketAddr) -> io::Result<String> {
-    let mut socket = TcpStream::connect_timeout(&proxy, DEADLINE)?;
+fn fetch_status(proxy: SocketAddr) -> Result<String, NoStatus> {
+    let socket = TcpStream::connect_timeout(&proxy, DEADLINE).map_err(NoStatus::Nobody)?;
+    answer(socket, proxy).map_err(NoStatus::Mute)
+}
+
+fn answer(mut socket: TcpStream, proxy: SocketAddr) -> io::Result<String> {
     socket.set_read_timeout(Some(DEADLINE))?;
     socket.set_write_timeout(Some(DEADLINE))?;
     // A node answers only to a Host of its own machine.

@@ -154,9 +154,10 @@ pub(super) fn lost(state: &StateDir) -> Option<Problem> {
                  start again",
             ))
             .hint(format!(
-                "stop the node, with 'systemctl stop laneway' or Ctrl-C in its terminal; then put a copy of the directory back, or \
-                 join again: 'laneway invite' on the machine with the key of the group '{group}', and here the line that it prints{}. \
-                 If this was the machine with the key: 'laneway ca import FILE{option}' with the file of 'laneway ca export'",
+                "stop the node, with 'systemctl stop laneway' or Ctrl-C in its terminal; then put a copy of the directory \
+                 back, or join again with the line of 'laneway invite' from the machine with the key of the group \
+                 '{group}'{}. If this was that machine: 'laneway ca import FILE{option}' with the file of 'laneway ca \
+                 export'",
                 match option.is_empty() {
                     true => String::new(),
                     false => format!(", with{option}"),
@@ -192,8 +193,8 @@ pub fn refuse_second_node(named: Option<&Path>) -> Result<(), Problem> {
     };
     let own = StateDir::default_path()?;
     Err(Problem::usage(beside.what()).hint(format!(
-        "{status}; to make this user's own node beside it, name its directory: --state {}; then start it with ports of its own: \
-         {OWN_PORTS}",
+        "{status}. For this user's own node beside it, name its directory with --state {}, and start it with ports of its \
+         own: {OWN_PORTS}",
         quoted(&own)
     )))
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::doctor::OTHER_GROUP;
 use super::{beside, say};
 use crate::peers::boot::Boot;
 use crate::peers::directory::{Directory, Gateway, Source};
@@ -89,9 +90,11 @@ impl Discover {
         let now = Instant::now();
         let heard = directory.ranked(now).into_iter().filter(|gateway| gateway.heard.is_some());
         let heard = one_each(heard.collect());
+        let others = directory.telemetry().discovery.other_groups.present(now);
+        let others: Vec<_> = others.iter().map(ToString::to_string).collect();
         if heard.is_empty() {
             let asked: Vec<_> = asked.iter().map(ToString::to_string).collect();
-            return Err(no_gateway(&asked, self.discovery_port, &self.lan));
+            return Err(no_gateway(&asked, self.discovery_port, &self.lan, &others));
         }
         let own = membership.group().node.id;
         let rows = heard.iter().map(|(gateway, others)| {
@@ -100,6 +103,9 @@ impl Discover {
             row(name, gateway, others, now)
         });
         print(rows.collect());
+        if let Some(sentence) = report::other_groups(&others) {
+            say(sentence);
+        }
         Ok(())
     }
 }
@@ -145,7 +151,7 @@ fn print(rows: Vec<[String; 9]>) {
 }
 
 /// The error when no gateway answered the query sent from the addresses `asked`.
-fn no_gateway(asked: &[String], port: u16, only: &[String]) -> Problem {
+fn no_gateway(asked: &[String], port: u16, only: &[String], others: &[String]) -> Problem {
     if asked.is_empty() {
         let hint = if only.is_empty() {
             format!("bring up an interface and give it an address: '{}' shows them", tools::ADDRESSES)
@@ -154,8 +160,13 @@ fn no_gateway(asked: &[String], port: u16, only: &[String]) -> Problem {
         };
         return Problem::new("there is no network interface to query on").hint(hint);
     }
-    Problem::new(format!("no gateway of this group answered (queried from {})", asked.join(", "))).hint(format!(
-        "check that 'laneway up' runs on a machine that reaches the server, that it is in the same group, and that \
-         no firewall on either machine blocks UDP port {port}; if a router is in between, name the gateway: 'laneway up --gateway HOST:{PORT}'"
-    ))
+    let problem =
+        Problem::new(format!("no gateway of this group answered (queried from {})", asked.join(", ")));
+    match report::other_groups(others) {
+        Some(sentence) => problem.after(Problem::new(sentence)).hint(OTHER_GROUP),
+        None => problem.hint(format!(
+            "start 'laneway up --server HOST:PORT' on a machine of this group that reaches the server. 'laneway doctor' tells whether a \
+             firewall blocks UDP port {port}; behind a router, name the gateway: 'laneway up --gateway HOST:{PORT}'"
+        )),
+    }
 }

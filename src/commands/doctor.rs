@@ -31,6 +31,7 @@ use crate::trust::group::{self, Group};
 use crate::wire::target::{Target, configured};
 use environment::Settings;
 use firewall::Firewall;
+pub(super) use remedies::OTHER_GROUP;
 use remote::Remote;
 use report::{Diagnosis, Finding, Layer};
 
@@ -84,7 +85,11 @@ impl Doctor {
     }
 
     async fn check(&self, state: Result<StateDir, Problem>, diagnosis: &mut Diagnosis) {
-        let config = self.configuration(diagnosis);
+        let running = state.as_ref().ok().and_then(|state| control::running_proxies(state.path()));
+        let mut config = self.configuration(diagnosis);
+        if let (Some(config), Some(running), None) = (&mut config, &running, self.proxy) {
+            config.local.proxy = running.iter().copied().map(Endpoint::Tcp).collect();
+        }
         let (proxies, mut servers) = match &config {
             Some(config) => (proxies(config), config.gateway.server.clone()),
             None => {
@@ -94,7 +99,8 @@ impl Doctor {
             }
         };
         if let Some(config) = &config {
-            servers.extend(layers(config, &self.server, state, diagnosis).await);
+            let asked = Asked { config, servers: &self.server, running: running.as_deref() };
+            servers.extend(layers(asked, state, diagnosis).await);
         } else {
             let why = "the configuration is not valid";
             diagnosis.skip(&[Layer::Group, Layer::Interfaces, Layer::Ports], why);
@@ -148,14 +154,24 @@ impl Doctor {
     }
 }
 
+/// What the layers depend on.
+struct Asked<'a> {
+    config: &'a Config,
+    /// The servers that this command was given.
+    servers: &'a [Target],
+    /// Where the local proxy of the node listens that runs with this state directory.
+    running: Option<&'a [SocketAddr]>,
+}
+
 /// Checks the layers from the group to a request. Returns the servers that were checked.
 async fn layers(
-    config: &Config,
-    asked: &[Target],
+    asked: Asked<'_>,
     state: Result<StateDir, Problem>,
     diagnosis: &mut Diagnosis,
 ) -> Vec<Target> {
+    let Asked { config, servers, running } = asked;
     let mut found = Vec::new();
+    let place = state.as_ref().ok().map(|state| state.path().to_owned());
     let remembered = state.as_ref().map(remembered::load).unwrap_or_default();
     let in_maintenance = state.as_ref().is_ok_and(control::is_in_maintenance);
     let group = match state {
@@ -165,11 +181,16 @@ async fn layers(
     if let Some(group) = &group {
         machine::role(config, group, &mut found);
     }
+    let may_run = found.iter().all(|finding| finding.verdict != report::Verdict::Wrong);
     diagnosis.extend(std::mem::take(&mut found));
     let lans = machine::interfaces(config, &mut found);
     diagnosis.extend(std::mem::take(&mut found));
     let may_serve = group.as_ref().is_some_and(|group| may_serve(config, group));
-    let node = machine::ports(config, group.as_ref(), &lans, may_serve, &mut found);
+    let own = machine::Own { group: group.as_ref(), running };
+    let node = machine::ports(config, own, &lans, may_serve, &mut found);
+    if node.is_none() && may_run && found.iter().all(|finding| finding.verdict != report::Verdict::Wrong) {
+        found.push(running::absent(running.is_some(), place.as_deref()));
+    }
     let firewall = Firewall::detect();
     found.extend(node.as_ref().and_then(|node| running::link_address(node, &lans)));
     found.extend(machine::firewall(config.peers.discovery_port, may_serve));
@@ -185,11 +206,11 @@ async fn layers(
             return Vec::new();
         };
         diagnosis.skip(&NEED_GROUP[..NEED_GROUP.len() - 1], why);
-        return remote::ask_node(&node, config, asked, diagnosis).await;
+        return remote::ask_node(&node, config, servers, diagnosis).await;
     };
     let remote = Remote {
         config,
-        asked,
+        asked: servers,
         group: &group,
         node: node.as_ref(),
         firewall: firewall.as_ref(),
@@ -204,7 +225,7 @@ async fn layers(
 pub(super) fn ports_in_use(config: &Config) -> Option<Problem> {
     let mut found = Vec::new();
     let lans = crate::lan::lans(&config.peers.lan).unwrap_or_default();
-    if let Some(node) = machine::ports(config, None, &lans, true, &mut found) {
+    if let Some(node) = machine::ports(config, machine::Own::default(), &lans, true, &mut found) {
         return Some(
             Problem::new(format!("a node runs here already: {} on {}", node.seen.node.name, node.proxy))
                 .hint("stop it, with Ctrl-C in its terminal or 'laneway service stop' as its user"),

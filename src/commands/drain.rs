@@ -1,8 +1,10 @@
 //! `laneway drain`: takes this machine's gateway out of service for maintenance, and back.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::ask::{self, LocalPort};
+use super::ask;
+use super::local_port::LocalPort;
 use super::{beside, say};
 use crate::control;
 use crate::problem::Problem;
@@ -50,7 +52,8 @@ impl Drain {
             });
             return Ok(());
         }
-        let seen = self.follow(&group.node.id.short(), wanted)?;
+        let directory = Some(state.path());
+        let seen = self.follow(directory, &group.node.id.short(), wanted)?;
         if let Some(seen) = seen.as_ref().filter(|seen| seen.node.state.is_none()) {
             say(match wanted {
                 true => {
@@ -59,7 +62,7 @@ impl Drain {
                 }
                 false => "This machine is no gateway now. It may become one again.",
             });
-            return self.wait.map_or(Ok(()), |_| self.finish(seen.clone()));
+            return self.wait.map_or(Ok(()), |_| self.finish(directory, seen.clone()));
         }
         if self.undo {
             say(match was {
@@ -87,12 +90,12 @@ impl Drain {
                 b"warning: no other gateway is heard: clients have no way out until one is\n",
             );
         }
-        self.finish(seen)
+        self.finish(directory, seen)
     }
 
     /// Waits until the node has noticed. `None` when its local port cannot be asked.
-    fn follow(&self, id: &str, wanted: bool) -> Result<Option<Snapshot>, Problem> {
-        let address = self.port.address()?;
+    fn follow(&self, state: Option<&Path>, id: &str, wanted: bool) -> Result<Option<Snapshot>, Problem> {
+        let address = self.port.address(state)?;
         let deadline = Instant::now() + NOTICE;
         loop {
             let Ok(seen) = ask::snapshot(address) else { return Ok(None) };
@@ -122,9 +125,9 @@ impl Drain {
     }
 
     /// Waits until the last connection of a client has ended, if that is wanted.
-    fn finish(&self, mut seen: Snapshot) -> Result<(), Problem> {
+    fn finish(&self, state: Option<&Path>, mut seen: Snapshot) -> Result<(), Problem> {
         let Some(wait) = self.wait else { return Ok(()) };
-        let (address, deadline) = (self.port.address()?, Instant::now() + wait);
+        let (address, deadline) = (self.port.address(state)?, Instant::now() + wait);
         while seen.served.open > 0 {
             if Instant::now() >= deadline {
                 let open = seen.served.open;

@@ -3,17 +3,18 @@
 
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 
 use clap::ValueEnum;
 
-use super::ask::LocalPort;
+use super::ask::reachable;
+use super::local_port::{LocalPort, Unusable};
 use super::say;
 use super::system_proxy::{self, Switch};
-use crate::config::PROXY_PORT;
+use crate::config::{self, PROXY_PORT};
 use crate::lan;
 use crate::problem::Problem;
 use crate::sys::process;
-use crate::sys::state::StateDir;
 
 /// The exceptions from the proxy: this machine itself, in the forms that software recognises.
 const NO_PROXY: &str = "localhost,127.0.0.1,::1";
@@ -174,18 +175,29 @@ pub struct AptProxy {
 }
 
 impl Env {
-    /// Prints the lines, or changes the settings of the desktop, which are kept in the user's own `state` meanwhile.
+    /// Prints the lines, or changes the settings of the desktop, which are kept in the user's own state directory meanwhile.
+    /// `state` is the one that was named, if any.
     ///
     /// # Errors
-    /// When the local proxy listens on unix sockets only, or the settings cannot be changed.
-    pub fn run(self, state: impl FnOnce() -> Result<StateDir, Problem>) -> Result<(), Problem> {
+    /// When the local proxy listens on unix sockets only, what listens there is not this machine's node, or the settings cannot
+    /// be changed.
+    pub fn run(self, state: Option<&Path>) -> Result<(), Problem> {
+        let port = &self.selection.port;
         match self.system {
-            Some(Switch::On) => return system_proxy::on(self.selection.port.address()?, &state()?),
-            Some(Switch::Off) => return system_proxy::off(&state()?),
+            Some(Switch::On) => {
+                let address = port.address(state)?;
+                check(port, state, address)?;
+                return system_proxy::on(address, &config::state_directory(state)?);
+            }
+            Some(Switch::Off) => return system_proxy::off(&config::state_directory(state)?),
             None => {}
         }
         if self.docker {
-            let endpoints = self.selection.port.endpoints()?;
+            let endpoints = port.endpoints(state)?;
+            // An address that is named for containers may not be reached from here.
+            if let Some(first) = endpoints.first().filter(|_| !port.is_named()) {
+                check(port, state, reachable(*first))?;
+            }
             let (line, warning) = docker(&endpoints, self.selection.socks);
             if let Some(warning) = warning {
                 let _ = writeln!(std::io::stderr(), "{warning}");
@@ -193,7 +205,7 @@ impl Env {
             say(line);
             return Ok(());
         }
-        let address = self.selection.port.address()?;
+        let address = port.address(state)?;
         if self.fronts {
             let fronts = super::ask::snapshot(address)?.fronts;
             if fronts.is_empty() {
@@ -203,6 +215,9 @@ impl Env {
             }
             say(super::fronts::lines(address, &fronts).trim_end());
             return Ok(());
+        }
+        if !self.unset {
+            check(port, state, address)?;
         }
         let mut lines = String::new();
         for variable in variables(&address.to_string(), self.selection.socks || self.unset) {
@@ -218,12 +233,26 @@ impl Env {
 
 impl AptProxy {
     /// Prints the proxy's address while a node runs there, else `DIRECT`, as apt expects from an
-    /// `Acquire::http::Proxy-Auto-Detect` program. It never fails, because apt would fail with it.
-    pub fn run(self) {
-        match self.port.address_silently().filter(|address| super::ask::status(*address).is_ok()) {
+    /// `Acquire::http::Proxy-Auto-Detect` program. It never fails, because apt would fail with it. `state` is the directory that was
+    /// named, if any.
+    pub fn run(self, state: Option<&Path>) {
+        match self.port.address_silently(state).filter(|address| super::ask::status(*address).is_ok()) {
             Some(address) => say(format_args!("http://{address}")),
             None => say("DIRECT"),
         }
+    }
+}
+
+/// Refuses to point software to another program. While no node runs, which may start later, there is a warning.
+fn check(port: &LocalPort, state: Option<&Path>, address: SocketAddr) -> Result<(), Problem> {
+    match port.check(state, address) {
+        Ok(()) => Ok(()),
+        Err(Unusable::Nobody(problem)) => {
+            let warning = problem.to_string().replacen("error:", "warning:", 1);
+            let _ = writeln!(std::io::stderr(), "{warning}");
+            Ok(())
+        }
+        Err(Unusable::Other(problem)) => Err(problem),
     }
 }
 

@@ -27,6 +27,9 @@ use crate::trust::membership::Membership;
 use crate::wire::id::NodeId;
 use crate::wire::target::Target;
 
+/// What is said where the group's only key is removed.
+const WITHOUT_KEY: &str = "The group's only key is removed with them: nobody can admit or remove machines any more. For a new group, run \
+     'laneway init' on one machine, and 'laneway leave --force --yes' and 'laneway join' with its code on the others.";
 /// How long the LAN is surveyed.
 const SURVEY_TIME: Duration = Duration::from_millis(1200);
 /// Number of gateways that are told: any one of them passes it on.
@@ -61,7 +64,7 @@ impl Leave {
     /// When this machine is in no group or holds its only key, when nobody can be told, or when the node or its files cannot be
     /// removed.
     pub async fn run(self, state: StateDir) -> Result<(), Problem> {
-        let group = beside::group(&state)?;
+        let group = member(&state)?;
         super::check_lan(&self.lan)?;
         let guarded = self.guard_the_key(&state);
         if guarded.is_ok() {
@@ -97,8 +100,13 @@ impl Leave {
             return Err(Problem::new("the node has stopped, but this machine is still in the group")
                 .after(nobody(&group)));
         }
+        let held_the_only_key = holds_the_only_key(&state)?;
         forget(&state)?;
         say(format_args!("This machine has left the group '{}', and its keys are removed.", group.name));
+        if held_the_only_key {
+            say(WITHOUT_KEY);
+            return Ok(());
+        }
         let name = &group.node.name;
         match told.as_slice() {
             [] if is_known => say("The group knows it already: a gateway accepts no link of it any more."),
@@ -126,9 +134,14 @@ impl Leave {
             Copies::OnlyHere => Err(Problem::usage("this machine holds the only copy of the group's key")
                 .after(Problem::usage("without it nobody can admit or remove machines any more"))
                 .hint(format!("{copy}; 'laneway leave --force --yes' leaves anyway"))),
-            Copies::Imported => Err(Problem::usage("this machine holds the group's key, which was imported here")
-                .after(Problem::usage("it cannot tell whether the machine that exported the key still has it"))
-                .hint(format!("if 'laneway members' works on another machine, that has the key: 'laneway leave --force --yes'; else {copy}"))),
+            Copies::Imported => Err(Problem::usage(
+                "this machine holds the group's key, which was imported here",
+            )
+            .after(Problem::usage("it cannot tell whether the machine that exported the key still has it"))
+            .hint(format!(
+                "if 'laneway members' works on another machine, that has the key: 'laneway leave --force \
+                 --yes'. Otherwise {copy}"
+            ))),
         }
     }
 
@@ -187,13 +200,31 @@ impl Leave {
     }
 }
 
+/// The group that this machine leaves.
+fn member(state: &StateDir) -> Result<Group, Problem> {
+    if !beside::holds_group(state.path())
+        && beside::lost(state).is_none()
+        && beside::elsewhere(state).is_none()
+    {
+        return Err(Problem::usage("this machine is in no group, so there is none to leave")
+            .after(Problem::usage(format!("{} holds none", state.path().display())))
+            .hint("'laneway leave --state DIR' leaves that of another directory"));
+    }
+    beside::group(state)
+}
+
+/// Whether the group's key is here and was never copied.
+fn holds_the_only_key(state: &StateDir) -> Result<bool, Problem> {
+    Ok(Authority::load(state)?.is_some() && matches!(Authority::copies(state), Copies::OnlyHere))
+}
+
 fn nobody(group: &Group) -> Problem {
     let name = &group.node.name;
     Problem::new("no gateway of the group can be told")
         .after(Problem::new("none answers: this machine would stay on the list of members"))
         .hint(format!(
-            "start one, or name it with --gateway HOST:PORT; or 'laneway leave --force --yes', and then 'laneway revoke {name}' on the \
-             machine with the group's key"
+            "start one, or name it with --gateway HOST:PORT. To leave without telling any: 'laneway leave --force --yes', \
+             and 'laneway revoke {name}' on the machine with the group's key"
         ))
 }
 

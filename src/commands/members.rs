@@ -8,7 +8,8 @@ use futures_util::future::join_all;
 use serde::Serialize;
 use tokio_util::task::TaskTracker;
 
-use super::ask::{self, LocalPort};
+use super::ask;
+use super::local_port::LocalPort;
 use super::{authority, beside, progress, removal, say};
 use crate::gateway::served::{self, Seen};
 use crate::link::client::Link;
@@ -132,7 +133,7 @@ impl Members {
             seen.entry(id).or_default().merge(Seen { at, version });
         };
         let mut links: BTreeMap<SocketAddr, Option<NodeId>> = BTreeMap::new();
-        if let Ok(node) = self.port.address().and_then(ask::snapshot)
+        if let Ok(node) = self.port.address(Some(state.path())).and_then(ask::snapshot)
             && node.node.id == group.node.id.short()
         {
             note(group.node.id, now, Some(node.node.version));

@@ -19,6 +19,7 @@ use crate::peers::options::{self, PORT};
 use crate::peers::{remembered, signer};
 use crate::problem::Problem;
 use crate::size;
+use crate::sys::process;
 use crate::sys::state::StateDir;
 use crate::trust::authority::{Authority, Uses};
 use crate::trust::code::JoinCode;
@@ -192,8 +193,11 @@ impl Join {
                 name.name()
             ));
         }
-        say("Start this node:\n\n    laneway up\n\nand point software to it:\n");
-        say("    export http_proxy=http://127.0.0.1:1080 https_proxy=http://127.0.0.1:1080");
+        say("Start this node:\n\n    laneway up\n\nWhile it runs, point the software of a shell to it:\n");
+        say(match process::HAS_POSIX_SHELL {
+            true => "    eval \"$(laneway env)\"",
+            false => "    laneway env | Out-String | Invoke-Expression",
+        });
         Ok(())
     }
 
@@ -228,21 +232,20 @@ impl Join {
 
 /// The error when no machine answered the query with a join code.
 fn nobody_admits(port: u16) -> Problem {
-    let elsewhere = open_commands_elsewhere(port, "udp");
-    let here = match Firewall::detect() {
-        Some(firewall) => format!(
-            "the firewall of this machine, {}, may drop the answer: '{}'",
-            firewall.name(),
-            firewall.open_command(port, "udp")
-        ),
-        None => "as far as this command sees, this machine has none".to_owned(),
-    };
-    Problem::new("no machine on this LAN admits with this code").hint(format!(
-        "'laneway up' must run on the machine that made the code; if the group's key has moved from there, its codes are void: \
-         'laneway invite' on the machine with the key makes a new one. No firewall may block UDP port {port} and TCP port {PORT}: \
-         {here}; on the other machine {elsewhere}, and the same for {PORT}/tcp. If it is behind a router, give its address: --gateway \
-         HOST:{PORT}"
-    ))
+    let problem = Problem::new("no machine on this LAN admits with this code").after(Problem::new(
+        "the machine that made it is off, a firewall or a router is in between, or the group's key has moved from there",
+    ));
+    let elsewhere = format!(
+        "on the machine that made the code, run 'laneway up' and 'laneway doctor'; 'laneway invite' on the machine with the key makes a \
+         new one. Behind a router, add --gateway HOST:{PORT}"
+    );
+    match Firewall::detect() {
+        Some(firewall) => {
+            let (name, open) = (firewall.name(), firewall.open_command(port, "udp"));
+            problem.hint(format!("'{open}' here, if {name} drops the answer. Otherwise {elsewhere}"))
+        }
+        None => problem.hint(elsewhere),
+    }
 }
 
 /// Whether the authority appended a number to the name, because another member has it.
@@ -302,7 +305,8 @@ async fn enrol(
 ) -> Result<Group, Problem> {
     let failed = |error: std::io::Error| {
         Problem::new(format!("cannot join at {signer}")).because(error).hint(
-            "the code has to be of the machine at that address, and 'laneway up' has to run there: 'laneway invite' there makes a new one",
+            "the code has to be of the machine at that address, and 'laneway up' has to run there; 'laneway invite' there \
+             makes a new one",
         )
     };
     let timed_out = || {

@@ -11,6 +11,7 @@ pub mod drain;
 pub mod env;
 mod fronts;
 pub mod leave;
+pub mod local_port;
 pub mod manual;
 pub mod members;
 pub mod membership;

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::ask;
 use crate::config::proxies::configured_proxies;
+use crate::control;
 use crate::link::client::{DialError, Link};
 use crate::link::tls;
 use crate::peers::remembered;
@@ -45,8 +46,8 @@ pub(super) fn problem(group: &Group) -> Problem {
             "no member accepts its links, so nobody hears of what it signs, although it still holds the group's key",
         ))
         .hint(
-            "run this on another machine with the group's key; if there is none, make this one a member again: 'laneway ca export FILE', \
-             'laneway leave --yes', 'laneway ca import FILE', 'laneway up'",
+            "run this on another machine with the group's key. If there is none, make this one a member again: 'laneway ca \
+             export FILE', 'laneway leave --yes', 'laneway ca import FILE', 'laneway up'",
         )
 }
 
@@ -79,7 +80,9 @@ pub(super) async fn is_removed(state: &StateDir, group: &Group) -> bool {
 /// The gateways that this machine has used before, and those that its node knows.
 fn known(state: &StateDir, group: &Group) -> BTreeSet<SocketAddr> {
     let mut known: BTreeSet<_> = remembered::load(state).into_iter().collect();
-    let proxy = configured_proxies(None).addresses.first().copied();
+    let running =
+        control::running_proxies(state.path()).unwrap_or_else(|| configured_proxies(None).addresses);
+    let proxy = running.first().copied();
     if let Some(node) = proxy.and_then(|proxy| ask::snapshot(ask::reachable(proxy)).ok())
         && node.node.id == group.node.id.short()
     {

@@ -4,9 +4,9 @@
 use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 
-use super::ask;
 use super::env::{Selection, Variable, variables};
 use crate::net;
 use crate::outlet::{self, Refused};
@@ -15,8 +15,8 @@ use crate::redirect::{RedirectError, inside};
 use crate::sys::namespace::{self, Control, EnterError, Inside, Sockets};
 use crate::sys::process;
 
-/// The exit code when there is no network for the command (the one that programs which run a command have for their own failures).
-const NO_NETWORK: u8 = 125;
+/// The exit code when no node serves the command (the one that programs which run a command have for their own failures).
+const NO_NODE: u8 = 125;
 /// What helps where a network of its own is impossible.
 const INSTEAD: &str = "'laneway run -- CMD' without --all points software with proxy support to the node";
 
@@ -29,6 +29,9 @@ pub struct Run {
     /// it knows of proxies or not (Linux; needs no root)
     #[arg(long, conflicts_with = "socks")]
     all: bool,
+    /// Run the command even if no node of this machine answers
+    #[arg(long, conflicts_with = "all")]
+    no_check: bool,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -46,12 +49,13 @@ pub struct Outlet {
 }
 
 impl Run {
-    /// Replaces this process with the command, which then receives the signals and sets the exit code.
+    /// Replaces this process with the command, which then receives the signals and sets the exit code. `state` is the directory
+    /// that was named, if any.
     ///
     /// # Errors
     /// When it cannot be started, with a shell's exit code (POSIX 2.8.2): 127 when the program is not found, else 126; 125
-    /// when it cannot have a network of its own.
-    pub fn run(self) -> Result<(), Problem> {
+    /// when no node answers, or the command cannot have a network of its own.
+    pub fn run(self, state: Option<&Path>) -> Result<(), Problem> {
         let (program, arguments) = self.command.split_first().expect("the command line requires one");
         let mut command = Command::new(program);
         command.args(arguments);
@@ -61,9 +65,9 @@ impl Run {
                     "{INSTEAD}; 'laneway env --system on' does so for browsers and most other software"
                 )));
             }
-            enter(self.selection.port.address()?).map_err(|problem| problem.exiting(NO_NETWORK))?;
+            enter(self.node(state)?).map_err(|problem| problem.exiting(NO_NODE))?;
         } else {
-            let address = self.selection.port.address()?.to_string();
+            let address = self.node(state)?.to_string();
             for Variable { name, value, list } in variables(&address, self.selection.socks) {
                 let own = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
                 match list.and_then(|other| own(name).or_else(|| own(other))) {
@@ -77,11 +81,20 @@ impl Run {
         let problem = Problem::new(format!("'{}' cannot be run", program.to_string_lossy()));
         Err(problem.because(error).exiting(code))
     }
+
+    /// The local proxy of the node that serves the command.
+    fn node(&self, state: Option<&Path>) -> Result<SocketAddr, Problem> {
+        let port = &self.selection.port;
+        let address = port.address(state)?;
+        match port.check(state, address) {
+            Err(unusable) if !self.no_check => Err(unusable.problem().exiting(NO_NODE)),
+            _ => Ok(address),
+        }
+    }
 }
 
 /// Puts this process on a network of its own, whose outlet is another process that leads to `node`.
 fn enter(node: SocketAddr) -> Result<(), Problem> {
-    ask::status(node)?;
     outlet::greet(node).map_err(|refused| {
         let hint = match refused {
             Refused::Login => {
@@ -127,12 +140,12 @@ fn forbidden(error: EnterError) -> Problem {
             Some(format!("'sudo sysctl -w user.max_user_namespaces=10000' allows it; {INSTEAD}"))
         }
         EnterError::AppArmor => Some(format!(
-            "docs/clients.md has a profile that allows it to laneway; 'sudo sysctl -w \
-             kernel.apparmor_restrict_unprivileged_userns=0' allows it to every program; {INSTEAD}"
+            "docs/clients.md has a profile that permits laneway, and 'sudo sysctl -w \
+             kernel.apparmor_restrict_unprivileged_userns=0' permits every program; {INSTEAD}"
         )),
         EnterError::Forbidden(_) => Some(format!(
-            "in a container, start that with '--security-opt seccomp=unconfined', or run laneway outside of it and the \
-             container with 'laneway env --docker'; {INSTEAD}"
+            "start the container with '--security-opt seccomp=unconfined', or run laneway outside of it and the container \
+             with 'laneway env --docker'; {INSTEAD}"
         )),
         EnterError::Failed(..) => None,
     };

@@ -1,7 +1,9 @@
 //! `laneway status`: prints what this machine's node sees, once.
 
-use super::ask::{self, LocalPort};
-use super::say;
+use std::path::Path;
+
+use super::local_port::LocalPort;
+use super::{ask, say};
 use crate::problem::Problem;
 use crate::telemetry::report;
 
@@ -16,12 +18,12 @@ pub struct Status {
 }
 
 impl Status {
-    /// Asks and prints.
+    /// Asks and prints. `state` is the directory that was named, if any.
     ///
     /// # Errors
     /// When no node runs here.
-    pub fn run(self) -> Result<(), Problem> {
-        let proxy = self.port.address()?;
+    pub fn run(self, state: Option<&Path>) -> Result<(), Problem> {
+        let proxy = self.port.address(state)?;
         if self.json {
             say(ask::status(proxy)?);
         } else {

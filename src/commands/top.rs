@@ -4,13 +4,15 @@ mod screen;
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use crossterm::event::{Event, EventStream, KeyCode, KeyEventKind, KeyModifiers};
 use futures_util::StreamExt;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::ask::{self, LocalPort};
+use super::ask;
+use super::local_port::LocalPort;
 use crate::problem::Problem;
 use crate::sys::signals::Signals;
 use crate::telemetry::snapshot::Snapshot;
@@ -26,12 +28,12 @@ pub struct Top {
 }
 
 impl Top {
-    /// Draws until the user quits.
+    /// Draws until the user quits. `state` is the directory that was named, if any.
     ///
     /// # Errors
     /// When there is no terminal, or when no node runs at the start. If the node stops later, it waits for it.
-    pub fn run(self) -> Result<(), Problem> {
-        let proxy = self.port.address()?;
+    pub fn run(self, state: Option<&Path>) -> Result<(), Problem> {
+        let proxy = self.port.address(state)?;
         if !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
             return Err(Problem::usage("top needs a terminal")
                 .hint("'laneway status' prints the same once, and 'laneway status --json' for programs"));

@@ -1,13 +1,20 @@
 //! `laneway transparent`: the rules that redirect software without proxy support to the node.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
 use clap::Subcommand;
 use ipnet::IpNet;
 
 use super::say;
+use crate::failure::printable;
 use crate::problem::Problem;
 use crate::redirect::{self, Rules, TRANSPARENT_PORT};
+use crate::sys::port_holder::{self, Protocol};
 use crate::sys::users;
 use crate::transparent::is_supported;
+
+/// The name of this program's processes.
+const NAME: &str = "laneway";
 
 /// The nftables rules for `laneway up --transparent`.
 #[derive(Debug, Subcommand)]
@@ -42,6 +49,9 @@ pub struct Up {
     /// Do not redirect connections of this user
     #[arg(long, value_name = "NAME|UID")]
     user: Option<String>,
+    /// Install the rules even if nothing listens on the port: until then all these connections are refused
+    #[arg(long)]
+    no_check: bool,
 }
 
 impl Transparent {
@@ -67,9 +77,10 @@ impl Transparent {
 
 impl Up {
     fn run(self) -> Result<(), Problem> {
+        let (v4, v6) = if self.no_check { (true, true) } else { self.served()? };
         let rules = Rules {
-            v4: Some(self.to),
-            v6: Some(self.to),
+            v4: v4.then_some(self.to),
+            v6: v6.then_some(self.to),
             only: self.only,
             except: self.except,
             except_private: self.except_private,
@@ -77,6 +88,41 @@ impl Up {
             user: self.user.as_deref().map(user_id).transpose()?,
         };
         redirect::install(&rules).map_err(|error| error.problem("the rules cannot be installed"))
+    }
+
+    /// Whether the port is served over IPv4 and over IPv6. A connection that is redirected to a port where nothing listens is
+    /// refused.
+    ///
+    /// # Errors
+    /// When it is served over neither, or by another program.
+    fn served(&self) -> Result<(bool, bool), Problem> {
+        let port = self.to;
+        let addresses = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
+        let [v4, v6] = addresses.map(|ip| redirect::listens(ip, port));
+        let start = format!("'laneway up --transparent 127.0.0.1:{port},[::1]:{port}'");
+        if !v4 && !v6 {
+            return Err(Problem::new(format!(
+                "nothing listens on port {port}, to which connections are to be redirected"
+            ))
+            .after(Problem::new("with the rules every TCP connection of this machine would be refused"))
+            .hint(format!("start the node first: {start}")));
+        }
+        let first = SocketAddr::new(addresses[usize::from(!v4)], port);
+        if let Some(program) = port_holder::find(Protocol::Tcp, first).filter(|program| program.name != NAME)
+        {
+            return Err(Problem::new(format!("what listens on {first} is not a laneway node"))
+                .after(Problem::new(format!("it is {} (process {})", printable(&program.name), program.process)))
+                .hint(format!("name the port of the node's --transparent with --to; {start} starts one; --no-check installs the rules anyway")));
+        }
+        for (is_served, version, address) in [(v4, "IPv4", addresses[0]), (v6, "IPv6", addresses[1])] {
+            if !is_served {
+                let address = SocketAddr::new(address, port);
+                say(format_args!(
+                    "Nothing listens on {address}: connections over {version} are not redirected."
+                ));
+            }
+        }
+        Ok((v4, v6))
     }
 }
 

@@ -33,6 +33,9 @@ impl fmt::Display for Fault {
     }
 }
 
+/// The options whose values may hold a password.
+const SECRETS: [&str; 2] = ["proxy-login", "upstream"];
+
 /// The table of fronts.
 const FRONTS: &str = "fronts";
 
@@ -47,7 +50,7 @@ pub(super) fn settings(text: &str, command: &Command) -> Result<Settings, Fault>
     let fault = |span: Range<usize>, what: String| Fault { place: place(text, span.start), what, form: None };
     let table = DeTable::parse(text).map_err(|error| {
         let span = error.span().unwrap_or_default();
-        let form = unquoted(text, span.start, command);
+        let form = repeated(text, span.clone(), command).or_else(|| unquoted(text, span.start, command));
         Fault { form, ..fault(span, error.message().replace('\n', "; ")) }
     })?;
     let mut keys: Vec<_> = table.get_ref().iter().collect();
@@ -176,6 +179,23 @@ fn form(arg: &Arg, name: &str) -> Option<String> {
     Some(format!("{name} = {value}"))
 }
 
+/// The one line for an option that the file sets on several, if the key at `span` is that of one. Values that may hold a password
+/// are not repeated.
+fn repeated(text: &str, span: Range<usize>, command: &Command) -> Option<String> {
+    let name = text.get(span)?;
+    let is_set = |line: &&str| line.split('=').next().is_some_and(|key| key.trim() == name);
+    let lines: Vec<_> = text.lines().filter(is_set).collect();
+    let arg = command.get_arguments().find(|arg| arg.get_long() == Some(name))?;
+    if lines.len() < 2 {
+        return None;
+    }
+    let values: Vec<_> = lines.iter().flat_map(|line| texts(line, name)).collect();
+    match takes_many(arg) && !values.is_empty() && !SECRETS.contains(&name) {
+        true => Some(format!("{name} = [\"{}\"]", values.join("\", \""))),
+        false => form(arg, name).map(|form| format!("{form}  on one line only")),
+    }
+}
+
 /// The right form of a line that is no TOML: its value in quotes, if the option takes it so.
 fn unquoted(text: &str, at: usize, command: &Command) -> Option<String> {
     let start = text.get(..at)?.rfind('\n').map_or(0, |end| end + 1);
@@ -183,7 +203,7 @@ fn unquoted(text: &str, at: usize, command: &Command) -> Option<String> {
     let (name, value) = (name.trim(), value.split('#').next()?.trim());
     let arg = command.get_arguments().find(|arg| arg.get_long() == Some(name))?;
     // A value that may hold a password is not repeated.
-    let is_plain = name != "proxy-login"
+    let is_plain = !SECRETS.contains(&name)
         && !value.is_empty()
         && value.chars().all(|c| c.is_ascii_alphanumeric() || ".:/-*".contains(c));
     let flag = OsString::from(format!("--{name}={value}"));

@@ -381,8 +381,8 @@ fn bind_link(address: Option<SocketAddr>) -> Result<(TcpListener, SocketAddr), P
                 )
             }
             _ => format!(
-                "'laneway status' shows whether a node runs here already; if another program has the port, which '{}' shows to \
-                 an administrator, take another one: --link 0.0.0.0:7421 (in laneway.toml: link = \"0.0.0.0:7421\")",
+                "'laneway status' shows whether a node runs here already, and '{}' which program has the port. To take \
+                 another port, start the node with --link 0.0.0.0:7421 (in laneway.toml: link = \"0.0.0.0:7421\")",
                 tools::PORTS
             ),
         };

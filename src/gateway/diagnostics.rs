@@ -12,6 +12,7 @@ use crate::link::incoming::Incoming;
 use crate::link::roster::Sighting;
 use crate::link::speed::{self, Direction};
 use crate::trust::clock;
+use crate::wire::datagram::Reach;
 use crate::wire::id::NodeId;
 
 impl Gateway {
@@ -41,12 +42,16 @@ impl Gateway {
     fn info(&self) -> GatewayInfo {
         let announced = self.announced.borrow().clone();
         let advert = announced.as_ref().map(|announcement| &announcement.advert);
+        // A node with servers that reaches none is no candidate, and announces nothing.
+        let servers = self.egress.servers();
+        let reaches_none = !servers.is_empty() && *self.egress.reach().borrow() == Reach::Unreachable;
+        let reach = advert.map(|advert| advert.reach).or(reaches_none.then_some(Reach::Unreachable));
         let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         GatewayInfo {
             clock: u64::try_from(clock.as_millis()).unwrap_or(u64::MAX),
-            servers: self.egress.servers().iter().take(MAX_SERVERS).map(ToString::to_string).collect(),
+            servers: servers.iter().take(MAX_SERVERS).map(ToString::to_string).collect(),
             state: advert.map(|advert| advert.state.word().into()),
-            reach: advert.map(|advert| advert.reach.word().into()),
+            reach: reach.map(|reach| reach.word().into()),
             rules: Some(self.egress.rules()),
             in_maintenance: self.activity.is_in_maintenance(),
             unreached: self.egress.unreached().into_iter().take(MAX_UNREACHED).collect(),

@@ -1,6 +1,7 @@
 //! The local port and the local name server, bound and ready to run: how the apps of this machine reach the gateways.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -24,6 +25,7 @@ use crate::fronts::place::Fronts;
 use crate::peers::candidate::Announcement;
 use crate::problem::Problem;
 use crate::shared::{Part, Shared};
+use crate::sys::state::quoted;
 use crate::sys::tools;
 use crate::trust::random::random;
 use crate::wire::datagram::{Reach, State};
@@ -253,15 +255,15 @@ impl RunningClient {
     }
 }
 
-/// Binds the endpoints of the local proxy.
+/// Binds the endpoints of the local proxy. `file` is the configuration file, for a hint.
 ///
 /// # Errors
 /// When one of them cannot be bound.
-pub fn bind_proxy(options: &Options) -> Result<Vec<Port>, Problem> {
+pub fn bind_proxy(options: &Options, file: &Path) -> Result<Vec<Port>, Problem> {
     let bind = |endpoint: &Endpoint| {
         Port::bind(endpoint, options.proxy_mode.0).map_err(|error| {
             let hint = match (endpoint, error.kind()) {
-                (Endpoint::Tcp(address), std::io::ErrorKind::AddrInUse) => port_taken(*address),
+                (Endpoint::Tcp(address), std::io::ErrorKind::AddrInUse) => port_taken(*address, file),
                 (Endpoint::Tcp(address), std::io::ErrorKind::AddrNotAvailable) => format!(
                     "--proxy names an address of this machine, such as 127.0.0.1:{}: '{}' shows them",
                     address.port(),
@@ -279,12 +281,13 @@ pub fn bind_proxy(options: &Options) -> Result<Vec<Port>, Problem> {
 }
 
 /// What to do about a port that a node or another program has.
-fn port_taken(address: SocketAddr) -> String {
+fn port_taken(address: SocketAddr, file: &Path) -> String {
     let other = crate::net::free_port_beside(address);
     format!(
-        "'laneway status' shows whether a node runs here already; if another program has the port, which '{}' shows to an \
-         administrator, take another one: --proxy {other} (in laneway.toml: proxy = [\"{other}\"])",
-        tools::PORTS
+        "'laneway status' shows whether a node runs here already, and '{}' which program has the port. To take another port, write  \
+         proxy = \"{other}\"  to {}, or start the node with --proxy {other}",
+        tools::PORTS,
+        quoted(file)
     )
 }
 

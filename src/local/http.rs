@@ -54,6 +54,8 @@ const IDLE: Duration = Duration::from_secs(75);
 const READ: usize = 16 * 1024;
 /// What a connection to the page holds at most, in bytes: a request and a response, or what follows them.
 const PAGE: usize = 2 * MAX_HEAD;
+/// What is said at an address that is not of loopback, instead of the page.
+pub(crate) const PAGE_IS_RESERVED: &str = "this is a proxy; its page is for users of its own machine";
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 
 /// What follows a request.
@@ -215,7 +217,7 @@ async fn answer(
         RequestTarget::Absolute { host, port, .. } => ("http", host, *port),
         RequestTarget::Origin { .. } if !peer.is_of_this_machine() => {
             local.telemetry.refused.one(("http", RefusalReason::Destination));
-            return Next::Close(plain(403, "this is a proxy; its page is for users of its own machine"));
+            return Next::Close(plain(403, PAGE_IS_RESERVED));
         }
         RequestTarget::Origin { path } if front::is_for_front(path) => {
             let done = front::answer(local, (socket, account), buffer, request, kept, peer);

@@ -1,6 +1,7 @@
 //! The logins of apps, where the local port requires one: SOCKS5 (RFC 1929) and HTTP Basic (RFC 7617).
 
 use std::fmt;
+use std::io;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError, RwLock};
@@ -16,7 +17,7 @@ use super::endpoint::LoginSource;
 use crate::limited;
 use crate::limits::rate::{PerSource, Rate};
 use crate::problem::Problem;
-use crate::sys::state::{StateError, read_private};
+use crate::sys::state::{StateError, quoted, read_private};
 
 /// Maximum length of a name and of a password, in bytes (RFC 1929 §2).
 const LONGEST: usize = 255;
@@ -161,11 +162,22 @@ impl From<FileError> for Problem {
     fn from(error: FileError) -> Self {
         let problem = Self::usage("the logins of --proxy-logins cannot be used");
         match error {
-            FileError::State(error) => match error.hint() {
-                Some(hint) => problem.because(error).hint(hint),
-                None => problem.because(error),
-            },
-            error => problem.because(error),
+            FileError::State(error) => {
+                let hint = match &error {
+                    StateError::Io { path, source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                        format!(
+                            "write the logins there, one NAME:PASSWORD on each line, and 'chmod 600 {}'; or correct --proxy-logins",
+                            quoted(path)
+                        )
+                    }
+                    StateError::Io { .. } => "--proxy-logins names a file that this user can read".into(),
+                    error => error.hint().unwrap_or_default(),
+                };
+                problem.because(error).hint(hint)
+            }
+            error @ FileError::Line(..) => problem
+                .because(error)
+                .hint("write one NAME:PASSWORD on each line; a line that begins with # is a comment"),
         }
     }
 }

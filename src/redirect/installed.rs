@@ -131,14 +131,16 @@ pub fn leftover() -> Option<Leftover> {
     }
 }
 
-/// Whether nothing listens on this port of the loopback addresses. Nothing is sent there: it would count as a loop.
+/// Whether nothing listens on this port of the loopback addresses. A connection there would count as a loop.
 fn is_free(port: u16) -> bool {
-    let listens = |ip: IpAddr| {
-        TcpListener::bind((ip, port)).is_err_and(|error| {
-            matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied)
-        })
-    };
-    !listens(Ipv4Addr::LOCALHOST.into()) && !listens(Ipv6Addr::LOCALHOST.into())
+    !listens(Ipv4Addr::LOCALHOST.into(), port) && !listens(Ipv6Addr::LOCALHOST.into(), port)
+}
+
+/// Whether something listens on this port of a loopback address. Nothing is sent there.
+pub fn listens(loopback: IpAddr, port: u16) -> bool {
+    TcpListener::bind((loopback, port)).is_err_and(|error| {
+        matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied)
+    })
 }
 
 #[cfg(test)]

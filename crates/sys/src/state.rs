@@ -275,7 +275,7 @@ mod tests {
     }
 
     /// Every file that a state directory may contain.
-    const NAMES: [&str; 18] = [
+    const NAMES: [&str; 19] = [
         "lock",
         "ca.key",
         "ca.pem",
@@ -289,6 +289,7 @@ mod tests {
         "gateways.json",
         "boot",
         "running",
+        "proxies",
         "maintenance",
         "leaving",
         "exported",

@@ -76,8 +76,8 @@ impl GroupError {
                 let directory = quoted(directory);
                 Some(match holds_key {
                     true => format!(
-                        "'laneway invite' prints a line that lets another machine join it; for another group here, stop \
-                         laneway and move {directory} away, but keep it: it holds the group's key"
+                        "'laneway invite' prints a line that lets another machine join it. For another group on this \
+                         machine, stop laneway and move {directory} away, but keep it: it holds the group's key"
                     ),
                     false => "'laneway up' starts this node; 'laneway leave' leaves the group".into(),
                 })
@@ -175,28 +175,29 @@ impl InviteError {
                 "copy the line again, or run 'laneway invite' on the machine with the group's key for a new one"
             }
             Self::Removed => {
-                "run 'laneway invite' on the machine with the group's key, and use the command that it prints: this machine then \
-                 joins with a new key"
+                "run 'laneway invite' on the machine with the group's key, and here the line that it prints"
             }
             Self::NotItsKey => "use the same version of laneway on both machines, and try again",
             Self::KnownKey { name, .. } => {
                 let name = shown(name);
                 return format!(
-                    "join with --name {name} and a code for the same role; for another name or role, run \
-                     'laneway revoke {name}' on the machine with the group's key, move the state directory here away, \
-                     and join with a new code"
+                    "join with --name {name} and a code for the same role. For another name or role, run 'laneway revoke \
+                     {name}' on the machine with the group's key, move the state directory here away, and join with a new \
+                     code"
                 );
             }
             Self::NameTaken { id, .. } => {
                 let id = shown(id);
                 return format!(
-                    "choose another name with --name; if that member is this machine before it was installed again, run \
+                    "choose another name with --name. If that member is this machine before it was installed again, run \
                      'laneway revoke {id}' on the machine with the group's key, and join with a new code"
                 );
             }
             Self::BadName => "choose a name with --name",
             Self::Full => "create a new group with 'laneway init', and let the members join it",
-            Self::Unrecorded => "the log of 'laneway up' on that machine shows why",
+            Self::Unrecorded => {
+                "the log of 'laneway up' on that machine says why, such as a full disk; then run this line again"
+            }
         };
         hint.into()
     }
@@ -238,12 +239,12 @@ impl RevokeError {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Unknown(_) => format!(
-                "'laneway members' lists names and ids, of which {MIN_ID_DIGITS} or more digits are enough; a member that another \
-                 machine with the group's key admitted is on that machine's list"
+                "'laneway members' lists names and ids, of which {MIN_ID_DIGITS} digits are enough. A member that another \
+                 machine with the group's key has admitted is on the list of that machine"
             ),
             Self::Ambiguous { .. } => "give the whole id".into(),
             Self::Own => {
-                "'laneway ca export FILE' here and 'laneway ca import FILE' on another member copy the key; then run \
+                "copy the key: 'laneway ca export FILE' here, 'laneway ca import FILE' on another member. Then run \
                  'laneway leave' here, or 'laneway revoke' there"
                     .into()
             }

@@ -156,6 +156,12 @@ impl Failure {
         Self::new(self.kind, self.side, sentence)
     }
 
+    /// The name of the gateway that reports it, if one does: see [`Failure::said_by`].
+    pub fn reporter(&self) -> Option<&str> {
+        let rest = self.sentence.strip_prefix("gateway ")?;
+        rest.find([' ', '\'', ':']).map(|end| &rest[..end])
+    }
+
     /// The sentence as it reads on the gateway itself: without "the gateway" in front, and what is the gateway's is this
     /// machine's.
     pub fn said_here(&self) -> String {
@@ -281,7 +287,9 @@ mod tests {
             ("the gateways differ", "gateway mill-7: the gateways differ"),
         ] {
             let failure = Failure::new(Kind::DnsFailed, Side::Gateway, sentence);
-            assert_eq!(failure.said_by("gateway mill-7").sentence, said);
+            let reported = failure.said_by("gateway mill-7");
+            assert_eq!((reported.sentence.as_str(), reported.reporter()), (said, Some("mill-7")));
+            assert_eq!(failure.reporter(), None);
         }
     }
 

@@ -27,6 +27,10 @@ pub(super) const CASES: &[Case] = &[
     ("ailments::a_gateway_on_two_machines", a_gateway_on_two_machines),
     ("ailments::a_node_of_another_group_has_the_port", a_node_of_another_group_has_the_port),
     ("ailments::a_node_that_looks_elsewhere", a_node_that_looks_elsewhere),
+    ("ailments::a_machine_where_no_node_runs", a_machine_where_no_node_runs),
+    ("ailments::a_node_that_hangs", a_node_that_hangs),
+    ("ailments::another_group_on_the_lan", another_group_on_the_lan),
+    ("ailments::a_server_that_is_mistyped_on_all_gateways", a_server_that_is_mistyped_on_all_gateways),
     ("ailments::a_gateway_that_listens_where_nobody_is", a_gateway_that_listens_where_nobody_is),
 ];
 
@@ -306,6 +310,86 @@ fn a_node_that_looks_elsewhere(lab: &Lab) {
     stop(node);
     let _node = group.client(&c1, &[]);
     once_well(&c1);
+}
+
+fn a_machine_where_no_node_runs(lab: &Lab) {
+    let (_origin, _g1, c1, group) = healthy(lab);
+    for options in [&[][..], &["--server", "10.88.0.100:80"]] {
+        let diagnosis = diagnose(&c1, options);
+        assert_eq!((diagnosis.code, diagnosis.layers("wrong")), (1, vec!["node"]), "{}", diagnosis.text);
+        let directory = state(&c1);
+        let start = format!("'laneway up --state {}'", directory.display());
+        assert!(diagnosis.hint("node").contains(&start), "{}", diagnosis.text);
+    }
+    let _node = group.client(&c1, &[]);
+    once_well(&c1);
+}
+
+fn a_node_that_hangs(lab: &Lab) {
+    let (_origin, _g1, c1, group) = healthy(lab);
+    let node = group.client(&c1, &["--proxy", "127.0.0.1:1090"]);
+    node.signal(Signal::SIGSTOP);
+    let diagnosis = diagnose(&c1, &[]);
+    let said = diagnosis.said("ports");
+    assert!(said.contains("the node that runs here does not answer on 127.0.0.1:1090"), "{}", diagnosis.text);
+    assert!(diagnosis.hint("ports").contains("'systemctl restart laneway'"), "{}", diagnosis.text);
+    node.signal(Signal::SIGCONT);
+    once_well(&c1);
+}
+
+fn another_group_on_the_lan(lab: &Lab) {
+    let (_origin, _g1, c1, mut group) = healthy(lab);
+    let g2 = lab.gateway("g2");
+    init(&g2);
+    let other = up(&g2, &["--role", "gateway", "--server", "10.88.0.100:80"]);
+    let mut node = group.client(&c1, &[]);
+    node.wait_for_line("another group is on this LAN", START);
+    let said = "a machine of another group is on this LAN, and is ignored: 10.77.0.22";
+    assert!(laneway(&c1, &["status"]).text().contains(said));
+    assert!(laneway(&c1, &["discover"]).success().text().contains(said));
+    let diagnosis = diagnose(&c1, &[]);
+    assert!(diagnosis.code == 0 && diagnosis.text.contains(said), "{}", diagnosis.text);
+    assert_eq!(node.log().matches("another group is on this LAN").count(), 1);
+
+    // It explains why nobody answers.
+    group.gateway.signal(Signal::SIGTERM);
+    group.gateway.wait(START);
+    let diagnosis = once_wrong(&c1);
+    assert!(diagnosis.said("discovery").contains(said), "{}", diagnosis.text);
+    let hint = diagnosis.hint("discovery");
+    assert!(hint.contains("if this machine belongs to that group") && !hint.contains("ufw"), "{hint}");
+    let refused = laneway(&c1, &["discover"]);
+    assert!(refused.code() == 1 && refused.stderr.contains(said), "{refused}");
+    // As the hint says.
+    stop(node);
+    laneway(&c1, &["leave", "--force", "--yes"]).success();
+    let said = laneway(&g2, &["invite"]).success().text();
+    join(&c1, said.split_whitespace().find(|word| word.starts_with("lw1.")).unwrap());
+    let _node = up(&c1, &[]);
+    once_well(&c1);
+    drop(other);
+}
+
+fn a_server_that_is_mistyped_on_all_gateways(lab: &Lab) {
+    let _origin = lab.origin();
+    let (g1, g2, c1) = (lab.gateway("g1"), lab.gateway("g2"), lab.client("c1"));
+    let code = init(&g1);
+    let mistyped = ["--server", "10.88.0.100:81"];
+    let first = up(&g1, &mistyped);
+    join(&g2, &code);
+    join(&c1, &code);
+    let second = up(&g2, &mistyped);
+    let mut node = up(&c1, &[]);
+    node.wait_for_line("link up", START);
+    let diagnosis = diagnose(&c1, &[]);
+    let said = diagnosis.said("gateway");
+    assert_eq!((diagnosis.code, diagnosis.layers("wrong")), (1, vec!["gateway"]), "{}", diagnosis.text);
+    assert!(said.contains("10.88.0.100:81") && said.contains("correct g1's --server"), "{}", diagnosis.text);
+    stop(first);
+    stop(second);
+    let _gateways = [&g1, &g2].map(|host| up(host, &["--server", "10.88.0.100:80"]));
+    once_well(&c1);
+    drop(node);
 }
 
 fn a_gateway_that_listens_where_nobody_is(lab: &Lab) {

@@ -6,8 +6,12 @@ use super::doctor::{diagnose, healthy};
 use crate::lab::group::{START, init, join, laneway, state, up};
 use crate::lab::web::who;
 use crate::lab::{Case, Host, Lab, wait_until};
+use nix::mount::{MsFlags, mount, umount};
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
+use std::path::Path;
+use std::thread;
 
 pub(super) const CASES: &[Case] = &[
     ("hints::an_address_that_is_no_gateway", an_address_that_is_no_gateway),
@@ -25,6 +29,11 @@ pub(super) const CASES: &[Case] = &[
         ipv6_that_does_not_work_is_no_fault_beside_ipv4,
     ),
     ("hints::a_disk_without_space", a_disk_without_space),
+    ("hints::a_full_disk_on_the_only_gateway", a_full_disk_on_the_only_gateway),
+    (
+        "hints::software_is_pointed_to_nothing_but_this_machines_node",
+        software_is_pointed_to_nothing_but_this_machines_node,
+    ),
     ("hints::status_shows_why_connections_failed", status_shows_why_connections_failed),
 ];
 
@@ -126,20 +135,90 @@ fn a_code_of_a_machine_that_has_no_key_any_more(lab: &Lab) {
 fn another_program_has_the_port_of_the_local_proxy(lab: &Lab) {
     let (_origin, _g1, c1, group) = healthy(lab);
     let _taken = c1.inside(|| TcpListener::bind("127.0.0.1:1080")).unwrap();
+    let place = c1.directory().join("config/laneway/laneway.toml");
+    fs::create_dir_all(place.parent().unwrap()).unwrap();
+    fs::write(&place, "").unwrap();
+    c1.set("XDG_CONFIG_HOME", c1.directory().join("config").to_str().unwrap());
     let mut failed = c1.spawn(c1.laneway(&["up", "--state", state(&c1).to_str().unwrap()]));
     failed.wait(START);
-    let other = after(&failed.log(), "take another one: --proxy ", &[' ']).to_owned();
+    let log = failed.log();
+    let other = after(&log, "start the node with --proxy ", &['\n']).to_owned();
     assert_eq!(other, "127.0.0.1:1081");
     let diagnosis = diagnose(&c1, &[]);
     assert_eq!(after(diagnosis.hint("ports"), "'laneway up --proxy ", &['\'']), other);
-    assert!(diagnosis.hint("ports").contains("proxy = [\"127.0.0.1:1081\"]"));
-    let _node = group.client(&c1, &["--proxy", &other]);
-    c1.curl(&["--proxy", &format!("http://{other}"), "--fail", "--head", "http://10.88.0.100/big"]).success();
-    // In the file it counts for every command.
-    let file = lab.write("laneway.toml", "proxy = [\"127.0.0.1:1081\"]\n");
-    c1.set("LANEWAY_CONFIG", file.to_str().unwrap());
-    laneway(&c1, &["status"]).success();
-    once_well(&c1);
+    let line = after(&log, "To take another port, write  ", &['\n']);
+    let (line, file) = line.split_once("  to ").unwrap();
+    assert!(diagnosis.hint("ports").contains(&format!("write  {line}  to {}", place.display())));
+    assert_eq!(file.split_once(", or").unwrap().0, place.to_str().unwrap());
+    // Every command of this machine finds the node that runs with its keys.
+    let node = group.client(&c1, &["--proxy", &other]);
+    commands_find(&c1, &other);
+    stop(node);
+    // So it does for a node that takes the line from the file, and for one on a port that the system picks.
+    fs::write(&place, line).unwrap();
+    let node = group.client(&c1, &[]);
+    commands_find(&c1, &other);
+    stop(node);
+    let _node = group.client(&c1, &["--proxy", "127.0.0.1:0"]);
+    commands_find(&c1, &status(&c1).node.proxy[0]);
+}
+
+/// The commands that use the local proxy do so at this address.
+fn commands_find(host: &Host, proxy: &str) {
+    assert!(laneway(host, &["status"]).success().text().contains(&format!("proxy {proxy} ")));
+    assert!(laneway(host, &["env"]).success().text().contains(&format!("http_proxy='http://{proxy}'")));
+    let directory = state(host);
+    let words =
+        ["run", "--state", directory.to_str().unwrap(), "--", "curl", "-fsI", "http://10.88.0.100/big"];
+    host.output(host.laneway(&words)).success();
+    assert_eq!(laneway(host, &["apt-proxy", "http://deb.example/"]).text(), format!("http://{proxy}\n"));
+    once_well(host);
+}
+
+fn software_is_pointed_to_nothing_but_this_machines_node(lab: &Lab) {
+    let (_origin, _g1, c1, group) = healthy(lab);
+    let run = |directory: &Path, options: &[&str]| {
+        let words = [&["run", "--state", directory.to_str().unwrap()], options, &["--", "echo", "started"]];
+        c1.output(c1.laneway(&words.concat()))
+    };
+    let own = state(&c1);
+    let refused = run(&own, &[]);
+    for words in ["no node answers on 127.0.0.1:1080", "hint: start it with 'laneway up'"] {
+        assert!(refused.code() == 125 && refused.stderr.contains(words), "{words}: {refused}");
+    }
+    assert!(refused.stdout.is_empty(), "{refused}");
+    assert_eq!(run(&own, &["--no-check"]).success().text(), "started\n");
+    // A shell may be set up before the node starts.
+    let env = laneway(&c1, &["env"]).success();
+    assert!(env.stderr.starts_with("warning: no node answers on 127.0.0.1:1080"), "{env}");
+    assert!(env.text().contains("http_proxy='http://127.0.0.1:1080'"), "{env}");
+
+    let listener = c1.inside(|| TcpListener::bind("127.0.0.1:1080")).unwrap();
+    let closing = listener.try_clone().unwrap();
+    let closed = thread::spawn(move || closing.incoming().take(3).for_each(drop));
+    let program = format!("(process {})", std::process::id());
+    for refused in [run(&own, &[]), laneway(&c1, &["env"]), laneway(&c1, &["status"])] {
+        for words in ["what listens on 127.0.0.1:1080 is not a laneway node", &program, "'laneway up --proxy"]
+        {
+            assert!(refused.code() != 0 && refused.stderr.contains(words), "{words}: {refused}");
+        }
+        assert!(refused.stdout.is_empty(), "{refused}");
+    }
+    closed.join().unwrap();
+    drop(listener);
+
+    let _node = group.client(&c1, &[]);
+    let other = c1.directory().join("other");
+    let words = ["init", "--group", "mine", "--name", "own", "--state", other.to_str().unwrap()];
+    c1.output(c1.laneway(&words)).success();
+    assert_eq!(run(&own, &[]).success().text(), "started\n");
+    let refused = run(&other, &[]);
+    for words in
+        ["is 'c1' of the group 'lan', and not 'own' of the group 'mine'", "name it: --proxy 127.0.0.1:1080"]
+    {
+        assert!(refused.code() == 125 && refused.stderr.contains(words), "{words}: {refused}");
+    }
+    run(&other, &["--proxy", "127.0.0.1:1080"]).success();
 }
 
 fn a_link_address_that_this_machine_does_not_have(lab: &Lab) {
@@ -183,7 +262,12 @@ fn ipv6_that_does_not_work_is_no_fault_beside_ipv4(lab: &Lab) {
     let rules = "nft 'add table ip6 t; add chain ip6 t out { type filter hook output priority 0; }; add rule ip6 t out udp dport 7420 drop'";
     follow(&c1, rules);
     let diagnosis = diagnose(&c1, &[]);
-    assert_eq!((diagnosis.code, diagnosis.layers("skipped")), (0, vec!["discovery"]), "{}", diagnosis.text);
+    assert_eq!(
+        (diagnosis.faults().len(), diagnosis.layers("skipped")),
+        (0, vec!["discovery"]),
+        "{}",
+        diagnosis.text
+    );
     assert!(diagnosis.text.contains("IPv4 works, which is enough"), "{}", diagnosis.text);
 }
 
@@ -209,6 +293,58 @@ fn a_disk_without_space(lab: &Lab) {
     // The first machine is not left with a member that is none: it joins under the same name elsewhere.
     join(&c2, &group.code);
     assert!(laneway(&g1, &["members", "--offline"]).success().text().contains("c2"));
+}
+
+/// What is in the directory, without what a running node or a lock changes by itself.
+fn kept(directory: &Path) -> BTreeMap<String, Vec<u8>> {
+    let own = ["rest", "lock", "seen.json", "gateways.json"];
+    let files = fs::read_dir(directory).unwrap().map(Result::unwrap).filter(|file| file.path().is_file());
+    let named = files.map(|file| (file.file_name().into_string().unwrap(), file.path()));
+    named
+        .filter(|(name, _)| !own.contains(&name.as_str()))
+        .map(|(name, path)| (name, fs::read(path).unwrap()))
+        .collect()
+}
+
+fn a_full_disk_on_the_only_gateway(lab: &Lab) {
+    let (g1, c1, c2) = (lab.gateway("g1"), lab.client("c1"), lab.client("c2"));
+    let directory = state(&g1);
+    fs::create_dir(&directory).unwrap();
+    let (none, options) = (None::<&str>, Some("size=512k,mode=700"));
+    mount(none, &directory, Some("tmpfs"), MsFlags::empty(), options).unwrap();
+    let _origin = lab.origin();
+    let group = lab.group(&[&g1, &c1], &[]);
+    let _node = group.client(&c1, &[]);
+    let rest = directory.join("rest");
+    let full = fs::write(&rest, vec![0; 1 << 20]).unwrap_err();
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    let before = kept(&directory);
+    let key = directory.join("key");
+    for (host, words) in [
+        (&g1, &["invite"][..]),
+        (&g1, &["rotate"]),
+        (&g1, &["revoke", "c1"]),
+        (&g1, &["ca", "export", key.to_str().unwrap()]),
+        (&c2, &["join", &group.code, "--name", "c2"]),
+    ] {
+        let refused = laneway(host, words);
+        assert_eq!(refused.code(), 1, "{words:?}: {refused}");
+        let hints = ["hint: free some space", "such as a full disk; then run this line again"];
+        assert!(hints.iter().any(|hint| refused.stderr.contains(hint)), "{words:?}: {refused}");
+        assert_eq!(kept(&directory), before, "{words:?}");
+    }
+    // Everything goes on, and each command works as soon as there is space.
+    c1.curl(&["--proxy", "http://127.0.0.1:1080", "--fail", "--head", "http://10.88.0.100/big"]).success();
+    fs::remove_file(&rest).unwrap();
+    join(&c2, &group.code);
+    laneway(&g1, &["rotate"]).success();
+    laneway(&g1, &["revoke", "c2"]).success();
+    let members = laneway(&g1, &["members", "--offline"]).success().text();
+    assert!(members.contains("c1") && members.contains("g1"), "{members}");
+    let said = laneway(&g1, &["leave", "--force", "--yes"]).success().text();
+    assert!(said.contains("nobody can admit or remove machines any more"), "{said}");
+    drop(group);
+    umount(&directory).unwrap();
 }
 
 fn status_shows_why_connections_failed(lab: &Lab) {

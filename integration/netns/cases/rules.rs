@@ -157,7 +157,7 @@ fn tools_without_any_privilege_are_not_redirected_to_the_node(lab: &Lab) {
     assert!(!node.log().contains(&format!("target=\"{gateway}\"")), "{}", node.log());
 
     // Nor is a node without privileges, or a machine that joins.
-    laneway(&c2, &["transparent", "up", "--connected"]).success();
+    laneway(&c2, &["transparent", "up", "--connected", "--no-check"]).success();
     unprivileged(&c2, &["join", &group.code, "--name", "c2"]).success();
     let mut command = c2.command("setpriv");
     command.args(["--bounding-set", "-all", "--inh-caps", "-all", "--no-new-privs"]);
@@ -194,7 +194,7 @@ fn nobody_else_takes_the_rules_of_a_running_node(lab: &Lab) {
     let _web = lab.web(who);
     let group = lab.group(&[&g1, &c1], &[]);
     // Those that were made by hand are replaced.
-    laneway(&c1, &["transparent", "up", "--to", "1099"]).success();
+    laneway(&c1, &["transparent", "up", "--to", "1099", "--no-check"]).success();
     let node = group.client(&c1, &LED);
     c1.curl(&[SERVER]).success();
     let keeper = format!("caused by: the node of process {} redirects this machine's connections", node.id());
@@ -281,7 +281,21 @@ fn rules_without_a_node_are_named_by_the_doctor_and_the_next_command(lab: &Lab) 
     let group = lab.group(&[&g1], &[]);
     join(&c1, &group.code);
     let before = state(&c1);
-    laneway(&c1, &["transparent", "up"]).success();
+    let refused = laneway(&c1, &["transparent", "up"]);
+    for words in [
+        "nothing listens on port 1081",
+        "would be refused",
+        "hint: start the node first: 'laneway up --transparent",
+    ] {
+        assert!(refused.code() == 1 && refused.stderr.contains(words), "{words}: {refused}");
+    }
+    let other = c1.inside(|| TcpListener::bind("127.0.0.1:1081")).unwrap();
+    let refused = laneway(&c1, &["transparent", "up"]);
+    let own = format!("(process {})", std::process::id());
+    assert!(refused.code() == 1 && refused.stderr.contains(&own), "{refused}");
+    drop(other);
+    assert_eq!(state(&c1), before);
+    laneway(&c1, &["transparent", "up", "--no-check"]).success();
     let doctor = laneway(&c1, &["doctor"]);
     for output in [doctor.text(), laneway(&c1, &["discover"]).stderr, laneway(&c1, &["speedtest"]).stderr] {
         assert!(output.contains("redirected to port 1081, where nothing listens"), "{output}");

@@ -1,16 +1,17 @@
 //! Discovery over UDP: which gateways answer a broadcast query, which a unicast one, and which firewall is in the way.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 
 use super::firewall::{Firewall, open_commands_elsewhere};
 use super::gateways;
 use super::machine::Node;
-use super::remedies::{copied_keys, route_to};
+use super::remedies::{OTHER_GROUP, copied_keys, route_to};
 use super::report::{Finding, Layer, Verdict};
 use crate::failure::{Failure, Kind};
 use crate::peers::survey::{Seen, Survey};
-use crate::telemetry::report::{few, unreached};
+use crate::telemetry::report::{self, few, unreached};
 use crate::telemetry::snapshot::Unreached;
 use crate::wire::datagram::State;
 use crate::wire::target::Target;
@@ -68,6 +69,11 @@ pub(super) fn judge(survey: &Survey, facts: &Facts<'_>) -> Vec<Finding> {
     // The fault that matters comes first.
     found.sort_by_key(|finding| finding.verdict == Verdict::Skipped);
     found.extend(facts.node.and_then(|node| too_many_active(survey, node, facts)));
+    if let Some(sentence) = report::other_groups(&other_groups(survey, facts))
+        && found.iter().all(|finding| !finding.why.contains(&sentence))
+    {
+        found.push(Finding::ok(Layer::Discovery, sentence));
+    }
     found.extend(same_keys(survey));
     found
 }
@@ -111,6 +117,13 @@ fn same_keys(survey: &Survey) -> Vec<Finding> {
         copied_keys(Layer::Discovery, &twin.name, &at.join(" and "))
     });
     found.collect()
+}
+
+/// The machines of other groups that this command or the node hears.
+fn other_groups(survey: &Survey, facts: &Facts<'_>) -> Vec<String> {
+    let mut all: BTreeSet<_> = survey.other_groups.iter().map(ToString::to_string).collect();
+    all.extend(facts.node.iter().flat_map(|node| node.seen.other_groups.iter().cloned()));
+    all.into_iter().collect()
 }
 
 /// The finding, as one that is no fault if IPv4 works.
@@ -238,18 +251,37 @@ fn no_gateway(survey: &Survey, facts: &Facts<'_>) -> Finding {
     let finding = Finding::wrong(Layer::Discovery, "no gateway of this group answers")
         .because(format!("asked by {cast} from {}; {known}", from.join(", ")));
     let port = facts.port;
-    match (facts.firewall, facts.node.and_then(|node| unreached(&node.seen))) {
-        (Some(firewall), _) if !facts.is_open => firewalled(finding, firewall, port),
+    let others = report::other_groups(&other_groups(survey, facts));
+    // A firewall that lets another group's announcements in would let those of this one in.
+    let firewall = facts.firewall.filter(|_| !facts.is_open && others.is_none());
+    let hears_others = others.is_some();
+    let finding = others.into_iter().fold(finding, Finding::because);
+    match (firewall, facts.node.and_then(|node| unreached(&node.seen))) {
+        (Some(firewall), _) => firewalled(finding, firewall, port),
         (_, Some(servers)) => {
             let finding = unreached_here(finding, &servers, facts.node);
             finding.hint(to_reach(&servers, facts))
         }
+        (_, None) if hears_others => finding.hint(OTHER_GROUP),
         (_, None) => finding.hint(format!(
-            "on a machine that reaches the server start 'laneway up --server HOST:PORT', and open UDP port {port}: \
-             {}; behind a router, name it on this machine: 'laneway up --gateway HOST:7420'",
-            open_commands_elsewhere(port, "udp")
+            "start 'laneway up --server HOST:PORT' on a machine that reaches the server, and open UDP port {port} there; \
+             'laneway doctor' there names a firewall that drops it. Behind a router, name the gateway here: 'laneway up \
+             --gateway HOST:7420'"
         )),
     }
+}
+
+/// The findings where no gateway answers although these run, which do not reach their servers and therefore do not announce
+/// themselves: that is the fault, and a later finding.
+pub(super) fn excused(found: Vec<Finding>, unreaching: &[String]) -> Vec<Finding> {
+    let excuse = |finding: Finding| match finding.verdict {
+        Verdict::Wrong if finding.layer == Layer::Discovery => Finding::skipped(
+            Layer::Discovery,
+            format!("{}: {} runs, but reaches no server", finding.what, few(unreaching)),
+        ),
+        _ => finding,
+    };
+    found.into_iter().map(excuse).collect()
 }
 
 /// What makes one machine of the group reach the servers, as the failure of this one tells.
@@ -257,8 +289,8 @@ fn to_reach(servers: &str, facts: &Facts<'_>) -> String {
     let port = facts.port;
     let start = |server: &str| {
         format!(
-            "on a machine that reaches {server}, start 'laneway up --server {server}', and open UDP port {port} and the TCP port of \
-             links there"
+            "start 'laneway up --server {server}' on a machine that reaches it, and open UDP port {port} and the TCP port \
+             of links there"
         )
     };
     let Some((server, failure)) = &facts.unreached else { return start(servers) };

@@ -112,9 +112,9 @@ impl Firewall {
 /// The commands that open a port on a machine whose firewall cannot be seen from here.
 pub(in crate::commands) fn open_commands_elsewhere(port: u16, protocol: &str) -> String {
     format!(
-        "'ufw allow {port}/{protocol}', or 'firewall-cmd --permanent --add-port={port}/{protocol} && firewall-cmd \
-         --reload', or 'nft insert rule inet filter input {protocol} dport {port} accept' with the table and chain that \
-         'nft list ruleset' shows"
+        "'ufw allow {port}/{protocol}', 'firewall-cmd --permanent --add-port={port}/{protocol} && firewall-cmd --reload', \
+         or 'nft insert rule inet filter input {protocol} dport {port} accept' with the table and chain of 'nft list \
+         ruleset'"
     )
 }
 

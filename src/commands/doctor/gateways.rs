@@ -78,7 +78,7 @@ impl Linked {
     }
 
     /// Whether it reaches a server, by its own report.
-    fn reach(&self) -> Option<&str> {
+    pub(super) fn reach(&self) -> Option<&str> {
         self.about.as_ref()?.reach.as_deref()
     }
 }
@@ -184,7 +184,14 @@ fn not_linked(
             let finding = finding.because(error.to_string());
             match error.kind() {
                 // It runs there and says so.
-                io::ErrorKind::ConnectionRefused if announces => blocked(finding),
+                io::ErrorKind::ConnectionRefused if announces => finding
+                    .because(format!(
+                        "a firewall on {on} rejects TCP port {port}, or its --link names another address than {ip}"
+                    ))
+                    .hint(format!(
+                        "on {on}: {}; and start it without --link, or with --link 0.0.0.0:{port}",
+                        open_commands_elsewhere(port, "tcp")
+                    )),
                 io::ErrorKind::ConnectionRefused => finding.because(not_there(port)).hint(become_gateway(&on)),
                 io::ErrorKind::TimedOut | io::ErrorKind::PermissionDenied => blocked(finding),
                 _ => finding.hint(format!("{} and 'ping {}' show whether there is a route", route_to(address), with_interface(address))),
@@ -193,8 +200,8 @@ fn not_linked(
         DialError::Cut(..) => finding
             .because("a node that stops or starts just now does so, and so does a program that is not laneway")
             .hint(format!(
-                "run this again; if it stays so, on {on}: 'ss -lntp' shows to root what listens on port {port}, and 'laneway status' \
-                 whether the node runs"
+                "run this again. If it stays so, on {on}: 'ss -lntp' shows to root what listens on port {port}, and \
+                 'laneway status' whether the node runs"
             )),
         DialError::NotAGateway(..) => finding.hint(become_gateway(&on)),
         DialError::Removed(..) => finding.hint(REMOVED),
@@ -204,8 +211,8 @@ fn not_linked(
         )),
         DialError::Left(..) => finding.hint(format!("use another gateway, or join the group again on {on}")),
         DialError::Trust(..) | DialError::Certificate(..) | DialError::Refused(..) => finding.hint(format!(
-            "on {on}: the first line of 'laneway status' names its group; if that is another one, run 'laneway leave --force --yes' \
-             here and join it with a code of 'laneway invite'"
+            "on {on}: the first line of 'laneway status' names its group. If that is another one, run 'laneway leave \
+             --force --yes' here, and join it with a code of 'laneway invite'"
         )),
         DialError::Protocol(..) => finding.hint(format!("on {on}: check that laneway, of the same version, is what listens on port {port}")),
     }

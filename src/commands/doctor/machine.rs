@@ -15,7 +15,6 @@ use crate::failure;
 use crate::gateway::probe::exchange;
 use crate::lan::{self, Lan, LanSocket};
 use crate::local::endpoint::Endpoint;
-use crate::net;
 use crate::peers::options::PORT;
 use crate::problem::Problem;
 use crate::redirect::{self, Leftover};
@@ -26,6 +25,9 @@ use crate::telemetry::report;
 use crate::telemetry::snapshot::{Snapshot, Unreached};
 use crate::trust::group::{self, Group};
 
+/// How a node is started again.
+const RESTART: &str =
+    "start it again: 'systemctl restart laneway', or Ctrl-C in its terminal and 'laneway up'";
 /// The deadline for a connection to a local port.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -35,6 +37,15 @@ pub(super) struct Node {
     pub(super) proxy: SocketAddr,
     /// Its status.
     pub(super) seen: Snapshot,
+}
+
+/// What is known of this machine's node before its ports are looked at.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Own<'a> {
+    /// The group that this command has the keys of.
+    pub(super) group: Option<&'a Group>,
+    /// Where the node listens that runs with these keys.
+    pub(super) running: Option<&'a [SocketAddr]>,
 }
 
 /// Checks the membership of this machine.
@@ -144,11 +155,11 @@ fn no_lan(config: &Config) -> Finding {
     }
 }
 
-/// Checks the local ports. Returns the node that runs here, if there is one. A node of another machine's keys than `own` is
-/// another user's, and no more than a program that has the port.
+/// Checks the local ports. Returns the node that runs here, if there is one. A node with other keys than `own` is another
+/// user's, and no more than a program that has the port.
 pub(super) fn ports(
     config: &Config,
-    own: Option<&Group>,
+    own: Own<'_>,
     lans: &[Lan],
     may_serve: bool,
     found: &mut Vec<Finding>,
@@ -157,8 +168,9 @@ pub(super) fn ports(
     let mut node = None;
     for endpoint in &config.local.proxy {
         let Endpoint::Tcp(address) = endpoint else { continue };
-        let (finding, running) = proxy_port(ask::reachable(*address));
-        match (own, running) {
+        let is_own = own.running.is_some_and(|running| running.contains(address));
+        let (finding, running) = proxy_port(ask::reachable(*address), is_own);
+        match (own.group, running) {
             (Some(own), Some(running)) if running.seen.node.id != own.node.id.short() => {
                 found.push(not_ours(own, &running));
             }
@@ -178,7 +190,7 @@ pub(super) fn ports(
             found.push(taken(
                 Protocol::Udp,
                 lan.own(config.peers.discovery_port),
-                "--discovery-port N', the same on all machines",
+                "choose another port, the same on all machines: 'laneway up --discovery-port N'",
             ));
         }
     }
@@ -190,7 +202,7 @@ pub(super) fn ports(
             found.push(taken(
                 Protocol::Tcp,
                 address,
-                "--link 0.0.0.0:7421' (in laneway.toml: link = \"0.0.0.0:7421\")",
+                "choose another port: 'laneway up --link 0.0.0.0:7421' (in laneway.toml: link = \"0.0.0.0:7421\")",
             ));
         }
     }
@@ -296,13 +308,11 @@ fn redirection() -> Option<Finding> {
     })
 }
 
-fn proxy_port(address: SocketAddr) -> (Finding, Option<Node>) {
+/// Checks a port of the local proxy. `is_own` tells that a node with the keys of this command listens there.
+fn proxy_port(address: SocketAddr, is_own: bool) -> (Finding, Option<Node>) {
     if TcpStream::connect_timeout(&address, CONNECT_DEADLINE).is_err() {
         let finding = match TcpListener::bind(address) {
-            Ok(_) => Finding::ok(
-                Layer::Ports,
-                format!("{address} is free: no node runs here, 'laneway up' starts one"),
-            ),
+            Ok(_) => Finding::ok(Layer::Ports, format!("{address} is free")),
             Err(error) => Finding::wrong(Layer::Ports, format!("the local proxy cannot listen on {address}"))
                 .because(error.to_string())
                 .hint("name an address of this machine: 'laneway up --proxy 127.0.0.1:1080'"),
@@ -314,11 +324,13 @@ fn proxy_port(address: SocketAddr) -> (Finding, Option<Node>) {
             let what = format!("{address}: the node {} runs here, {}", seen.node.name, settings(&seen));
             (Finding::ok(Layer::Ports, what), Some(Node { proxy: address, seen }))
         }
-        Err(_) => {
-            let other = net::free_port_beside(address);
-            let option = format!("--proxy {other}' (in laneway.toml: proxy = [\"{other}\"])");
-            (taken(Protocol::Tcp, address, &option), None)
+        Err(problem) if is_own => {
+            let what = format!("the node that runs here does not answer on {address}");
+            let finding =
+                problem.parts().1.into_iter().fold(Finding::wrong(Layer::Ports, what), Finding::because);
+            (finding.hint(RESTART), None)
         }
+        Err(_) => (taken(Protocol::Tcp, address, &ask::other_port(address)), None),
     }
 }
 
@@ -333,10 +345,10 @@ fn not_ours(own: &Group, running: &Node) -> Finding {
         running.proxy, own.node.name, own.name
     );
     Finding::wrong(Layer::Ports, what)
-        .because("software that uses this port is in that group; the keys that this command was given are of the other one")
+        .because("software that uses this port goes through that node, while this command has the keys of the other one")
         .hint(format!(
-            "to look at that node: 'laneway doctor --state {}' as its user; to run this one beside it, give it ports of its own: \
-             {}",
+            "look at that node with 'laneway doctor --state {}' as its user. To run the other one beside it, give it ports \
+             of its own: {}",
             failure::printable(&quoted(Path::new(&node.directory))),
             beside::OWN_PORTS
         ))
@@ -364,8 +376,8 @@ fn taken(protocol: Protocol, address: SocketAddr, other: &str) -> Finding {
         Some((name, _)) if name == "laneway" => {
             "a node runs here with another local port: name it with 'laneway doctor --proxy ADDR:PORT'".into()
         }
-        Some(_) => format!("stop that program, or choose another port: 'laneway up {other}"),
-        None => format!("choose another port: 'laneway up {other}"),
+        Some(_) => format!("stop that program, or {other}"),
+        None => other.to_owned(),
     };
     let what = format!("{name} {address} is in use, but not by this machine's laneway node");
     Finding::wrong(Layer::Ports, what).because(format!("it is used by {why}")).hint(hint)

@@ -10,10 +10,14 @@ use crate::sys::tools;
 pub(super) const REMOVED: &str = "run 'laneway leave --yes', which deletes the old keys; then run 'laneway invite' on the machine with the \
      group's key, and the line that it prints here";
 
+/// What to do where only machines of another group are heard.
+pub(in crate::commands) const OTHER_GROUP: &str = "if this machine belongs to that group, run 'laneway leave --force --yes', and join with a code of \
+     'laneway invite' from there. Otherwise start a gateway of this group: 'laneway up --server HOST:PORT'";
+
 /// What to do about a login that the proxy of `--upstream` does not accept.
-pub(super) const LOGIN: &str = "correct USER and PASSWORD in --upstream http://USER:PASSWORD@HOST:PORT (in laneway.toml: upstream = \
-     [\"http://USER:PASSWORD@HOST:PORT\"], or LANEWAY_UPSTREAM in /etc/laneway/environment); signs in them are written %40 for @, \
-     %3A for :, %2F for /. Then 'systemctl reload laneway', or start the node again";
+pub(super) const LOGIN: &str = "correct USER and PASSWORD in --upstream http://USER:PASSWORD@HOST:PORT, with %40 for @, \
+ %3A for : and %2F for /; it may be in laneway.toml, or in /etc/laneway/environment as LANEWAY_UPSTREAM. Then 'systemctl \
+ reload laneway', or start the node again";
 
 /// The finding about two machines with the keys of one.
 pub(super) fn copied_keys(layer: Layer, name: &str, at: &str) -> Finding {
@@ -23,17 +27,17 @@ pub(super) fn copied_keys(layer: Layer, name: &str, at: &str) -> Finding {
              connections of both",
         )
         .hint(
-            "on the copy: stop laneway, remove its state directory, which the line 'group' of 'laneway doctor' names, and join \
-             again with the line that 'laneway invite' prints on the machine with the group's key; not 'laneway \
-             leave', which takes the original out of the group as well",
+            "on the copy: stop laneway, remove its state directory, which the line 'group' of 'laneway doctor' names, and \
+             join again with a line of 'laneway invite'. Not 'laneway leave': it takes the original out of the group as \
+             well",
         )
 }
 
 /// What makes a machine a gateway, or keeps others from taking it for one.
 pub(super) fn become_gateway(on: &str) -> String {
     format!(
-        "on {on}: 'laneway status' shows whether a node runs, and at which port it accepts links; 'laneway up --server HOST:PORT', or \
-         'laneway up --role gateway' for any destination, makes it a gateway. If it shall be none, take it out of --gateway here"
+        "on {on}: 'laneway status' shows whether a node runs, and 'laneway up --server HOST:PORT' makes it a gateway. If \
+         it is to be none, take it out of --gateway here"
     )
 }
 

@@ -60,16 +60,25 @@ impl Remote<'_> {
         let is_candidate = serves || self.is_candidate();
         let named = resolve(&self.config.peers.gateway, diagnosis).await;
         let mut names = self.names();
-        let mut gateways = self.discover(&remembered, is_candidate, &mut names, diagnosis).await;
+        let (mut gateways, mut discovered) = self.discover(&remembered, is_candidate, &mut names).await;
         gateways.extend(named.into_iter().map(|address| (address, None)));
-        if gateways.is_empty() && !is_candidate {
+        let is_silent = gateways.is_empty() && !is_candidate;
+        if is_silent {
             // No gateway answers discovery, but those used before may still accept links.
             gateways.extend(remembered.into_iter().map(|address| (address, None)));
+        } else {
+            diagnosis.extend(std::mem::take(&mut discovered));
         }
         let mut found = Vec::new();
         let waiting = progress::waiting("linking with the gateways");
         let linked = gateways::link(self.group, &gateways, &names, self.firewall, &mut found).await;
         drop(waiting);
+        let unreaching = linked.iter().filter(|gateway| gateway.reach() == Some("unreachable"));
+        let unreaching: Vec<_> = unreaching.map(Linked::name).collect();
+        diagnosis.extend(match unreaching.is_empty() {
+            true => discovered,
+            false => discovery::excused(discovered, &unreaching),
+        });
         if found.is_empty() {
             let what = match is_candidate {
                 true => "this machine is a gateway itself",
@@ -174,11 +183,10 @@ impl Remote<'_> {
         remembered: &[SocketAddr],
         is_candidate: bool,
         names: &mut BTreeMap<SocketAddr, String>,
-        diagnosis: &mut Diagnosis,
-    ) -> BTreeMap<SocketAddr, Option<NodeId>> {
+    ) -> (BTreeMap<SocketAddr, Option<NodeId>>, Vec<Finding>) {
+        let nothing = |finding| (BTreeMap::new(), vec![finding]);
         if self.lans.is_empty() {
-            diagnosis.skip(&[Layer::Discovery], "there is no network to discover on");
-            return BTreeMap::new();
+            return nothing(Finding::skipped(Layer::Discovery, "there is no network to discover on"));
         }
         let known = self.known(remembered);
         let waiting = progress::waiting("asking the LAN for gateways");
@@ -195,8 +203,7 @@ impl Remote<'_> {
             Ok(survey) => survey,
             Err(error) => {
                 let problem = Problem::new("discovery queries cannot be sent").because(error);
-                diagnosis.add(Finding::problem(Layer::Discovery, problem));
-                return BTreeMap::new();
+                return nothing(Finding::problem(Layer::Discovery, problem));
             }
         };
         let unreached = if survey.gateways.is_empty() { self.unreached_failure().await } else { None };
@@ -210,9 +217,9 @@ impl Remote<'_> {
             known: known.len(),
             unreached,
         };
-        diagnosis.extend(discovery::judge(&survey, &facts));
+        let found = discovery::judge(&survey, &facts);
         names.extend(survey.gateways.iter().map(|seen| (seen.link, seen.name.clone())));
-        survey.links().into_iter().map(|seen| (seen.link, Some(seen.id))).collect()
+        (survey.links().into_iter().map(|seen| (seen.link, Some(seen.id))).collect(), found)
     }
 
     /// The names of gateways by their addresses, as the node that runs here knows them.

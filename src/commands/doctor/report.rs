@@ -15,6 +15,7 @@ pub(super) enum Layer {
     Group,
     Interfaces,
     Ports,
+    Node,
     Firewall,
     #[serde(rename = "way out")]
     WayOut,
@@ -74,6 +75,7 @@ impl Layer {
             Self::Group => "group",
             Self::Interfaces => "interfaces",
             Self::Ports => "ports",
+            Self::Node => "node",
             Self::Firewall => "firewall",
             Self::WayOut => "way out",
             Self::Discovery => "discovery",

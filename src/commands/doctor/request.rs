@@ -68,11 +68,14 @@ pub(super) async fn send(route: &Route<'_>, server: &Target) -> Finding {
             let finding = Finding::wrong(Layer::Request, format!("{server} is not reached {name}"));
             let hint = match (route, failure.kind) {
                 (Route::LocalPort { .. }, Kind::NoGateway) => {
-                    "this command reaches a gateway and the node that runs here does not: its log says why, and \
-                     starting it again makes it ask anew"
+                    "this command reaches a gateway, but the node that runs here does not. Its log says why; start it \
+                     again, so that it asks anew"
                         .into()
                 }
-                (Route::LocalPort { gateway, .. }, _) => hint_for(&failure, server, gateway.as_deref()),
+                // It may have asked another gateway than the first.
+                (Route::LocalPort { gateway, .. }, _) => {
+                    hint_for(&failure, server, failure.reporter().or(gateway.as_deref()))
+                }
                 (Route::Link(gateway), _) => hint_for(&failure, server, Some(&gateway.link.gateway.name)),
                 (Route::Direct, _) => hint_for(&failure, server, None),
             };

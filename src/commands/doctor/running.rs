@@ -1,6 +1,7 @@
 //! What keeps the node that runs here from its work although it runs: what it was told, and where it listens.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use ipnet::IpNet;
 
@@ -12,6 +13,28 @@ use crate::config::Config;
 use crate::lan::Lan;
 use crate::net;
 use crate::peers::options::PORT;
+use crate::sys::service::registration::{self, Status};
+use crate::sys::state::{StateDir, quoted};
+
+/// The finding about a machine where no node answers. `is_running` tells that one runs; `directory` is that of its keys.
+pub(super) fn absent(is_running: bool, directory: Option<&Path>) -> Finding {
+    if is_running {
+        let what = "the node that runs here listens on unix sockets only: this command cannot ask it";
+        return Finding::skipped(Layer::Node, what).hint("let it listen on --proxy 127.0.0.1:1080 as well");
+    }
+    let default = StateDir::default_path().ok();
+    let option = directory.filter(|directory| Some(*directory) != default.as_deref());
+    let option = option.map(|directory| format!(" --state {}", quoted(directory))).unwrap_or_default();
+    let hint = match registration::status() {
+        Ok(Status::Stopped { .. }) => "start the service: 'laneway service start'".to_owned(),
+        _ => format!(
+            "'laneway up{option}' starts one in this terminal, 'laneway service install{option}' one that runs from every start of \
+             the machine"
+        ),
+    };
+    Finding::wrong(Layer::Node, "no node runs on this machine, so that its software has no way out")
+        .hint(hint)
+}
 
 /// The finding about a machine in maintenance.
 pub(super) fn maintenance(node: Option<&Node>, asked: bool) -> Option<Finding> {
@@ -37,8 +60,8 @@ pub(super) fn without_link(node: &Node, linked: &[String]) -> Option<Finding> {
     let what = format!("this command links with {}, and the node that runs here does not", linked.join(", "));
     let why = seen.trouble.clone().unwrap_or_else(|| "no gateway has answered it yet".into());
     Some(Finding::wrong(Layer::Link, what).because(why).hint(
-        "start it again ('systemctl restart laneway', or Ctrl-C in its terminal and 'laneway up'), so that it asks anew; if that \
-         does not help, start it with the --lan, --gateway and --discovery-port of this command",
+        "start it again: 'systemctl restart laneway', or Ctrl-C in its terminal and 'laneway up'. If that does not help, \
+         give it the --lan, --gateway and --discovery-port of this command",
     ))
 }
 

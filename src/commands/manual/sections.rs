@@ -185,8 +185,9 @@ const FILES: [(&str, &str); 10] = [
         "The members that have said that they leave, until the machine with the group's key has removed them.",
     ),
     (
-        "maintenance, leaving, cache-remove, cache-uses, cache-asked, running",
-        "What 'laneway drain', 'laneway leave' and 'laneway cache' ask of the node, and the lock of the node that runs.",
+        "maintenance, leaving, cache-remove, cache-uses, cache-asked, running, proxies",
+        "What 'laneway drain', 'laneway leave' and 'laneway cache' ask of the node, the lock of the node that runs, and where its \
+         local proxy listens.",
     ),
     ("system-proxy.json", "The proxy settings of the desktop before 'laneway env --system on'."),
     ("cache", "The responses that a gateway stores; may be deleted while the node does not run."),
