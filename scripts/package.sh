@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds packages in target/package/: a .deb, or with --static a static binary.
-#   scripts/package.sh              the .deb; needs cargo-deb ('cargo install cargo-deb')
+#   scripts/package.sh              the .deb; needs dpkg-dev
 #   scripts/package.sh --static     a static binary with musl; needs the target of this machine's processor and musl-tools
 #   scripts/package.sh --check      checks the unit, the sample configuration, the list of files for the image, and what
 #                                   scripts/release.sh makes of the programs, without building one
@@ -19,17 +19,21 @@ generate() {
 }
 
 deb() {
-    need cargo-deb "cargo install cargo-deb"
+    need dpkg-shlibdeps "apt-get install dpkg-dev"
     cargo build --release --locked
     generate target/release/laneway
-    local version date
-    version=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"name":"laneway","version":"\([^"]*\)".*/\1/')
-    date=$(date --rfc-email --date="@${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}")
-    printf 'laneway (%s-1) unstable; urgency=medium\n\n  * changelog.gz says what is new.\n\n -- %s  %s\n' \
-        "$version" "laneway authors <developers@laneway.example>" "$date" >"$out/changelog"
-    cargo deb --no-build --strip --output "$out/"
+    strip -o "$out/laneway" target/release/laneway
+    # It looks for the control file of a source package, and needs nothing from it.
+    mkdir -p "$out/debian"
+    touch "$out/debian/control"
+    local depends file architecture
+    depends=$(cd "$out" && dpkg-shlibdeps -O laneway)
+    architecture=$(dpkg --print-architecture)
+    file=$out/laneway_$(scripts/release.py version)-1_$architecture.deb
+    scripts/release.py deb "$architecture" "$out/laneway" "$out" "$file" "${depends#shlibs:Depends=}"
+    ls -l "$file"
     if command -v lintian >/dev/null; then
-        lintian --fail-on error,warning "$out"/laneway_*.deb
+        lintian --fail-on error,warning "$file"
     else
         echo "skipped: lintian is not installed"
     fi

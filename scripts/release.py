@@ -3,7 +3,9 @@
 
   scripts/release.py sbom TARGET OUT                the components of a program for TARGET (CycloneDX 1.5, JSON)
   scripts/release.py archive DIRECTORY OUT          a .tar.gz or .zip with DIRECTORY
-  scripts/release.py deb ARCHITECTURE PROGRAM FILES OUT   a Debian package; FILES has man/ and completions/
+  scripts/release.py deb ARCHITECTURE PROGRAM FILES OUT [DEPENDS]
+                                                    a Debian package; FILES has man/ and completions/, DEPENDS is what the
+                                                    program needs, and empty for a static one
   scripts/release.py msi DIRECTORY OUT              the installer for Windows, by wixl
   scripts/release.py sums RELEASE                   SHA256SUMS of the files of RELEASE
   scripts/release.py manifests RELEASE URL OUT      winget, Scoop, Homebrew and AUR, for the files of RELEASE at URL
@@ -171,7 +173,7 @@ fi
 }
 
 
-def deb(architecture, program, files, out):
+def deb(architecture, program, files, out, depends=""):
     """The package that [package.metadata.deb] of Cargo.toml describes."""
     with tempfile.TemporaryDirectory() as work:
         tree, control = Path(work, "data"), Path(work, "control")
@@ -201,8 +203,9 @@ def deb(architecture, program, files, out):
             "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\nUpstream-Name: laneway\n\n"
             f"Files: *\nCopyright: {DEB['copyright']}\nLicense: Expat or Apache-2.0\n\nLicense: Expat\n{licence}\n"
             "License: Apache-2.0\n The text is in /usr/share/common-licenses/Apache-2.0 on Debian systems.\n")
-        with (tree / "usr/share/lintian/overrides/laneway").open("a") as overrides:
-            overrides.write("# It runs with any libc.\nlaneway: statically-linked-binary [usr/bin/laneway]\n")
+        if not depends:
+            with (tree / "usr/share/lintian/overrides/laneway").open("a") as overrides:
+                overrides.write("# It runs with any libc.\nlaneway: statically-linked-binary [usr/bin/laneway]\n")
         changelog = texts / "changelog.Debian.gz"
         entry = (f"laneway ({VERSION}-{DEB['revision']}) unstable; urgency=medium\n\n  * changelog.gz says what is new.\n\n"
                  f" -- {DEB['maintainer']}  {formatdate(EPOCH)}\n")
@@ -214,7 +217,7 @@ def deb(architecture, program, files, out):
         (control / "control").write_text(
             f"Package: laneway\nVersion: {VERSION}-{DEB['revision']}\nArchitecture: {architecture}\n"
             f"Maintainer: {DEB['maintainer']}\nInstalled-Size: {size}\nSection: {DEB['section']}\nPriority: optional\n"
-            f"Depends: init-system-helpers (>= 1.54~)\nRecommends: {DEB['recommends']}\n"
+            f"Depends: {', '.join(filter(None, [depends, 'init-system-helpers (>= 1.54~)']))}\nRecommends: {DEB['recommends']}\n"
             f"Description: {SHORT[0].lower()}{SHORT[1:]}\n{text}\n")
         (control / "conffiles").write_text("".join(f"{file}\n" for file in DEB["conf-files"]))
         sums = [f"{hashlib.md5(path.read_bytes()).hexdigest()}  {path.relative_to(tree)}\n"
