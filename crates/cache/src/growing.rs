@@ -161,6 +161,14 @@ impl Growing {
         state.is_ending
     }
 
+    /// Takes no more readers, because its fetch ends for lack of any; false when one has come meanwhile.
+    #[must_use]
+    pub fn end_unread(&self) -> bool {
+        let mut state = self.state();
+        state.is_ending |= state.readers.is_empty();
+        state.is_ending
+    }
+
     /// Waits until a fetch that ends early has ended, and what came of it is stored.
     pub async fn ended(&self) {
         loop {
@@ -570,6 +578,20 @@ mod tests {
         assert!(ended.as_mut().poll(&mut once).is_pending());
         body.close(Err(Broken));
         ended.await;
+    }
+
+    /// Whoever came while a fetch ended that nobody had read, as after a lost link, was cut off with it.
+    #[tokio::test]
+    async fn a_fetch_that_nobody_reads_ends_only_if_nobody_has_come_meanwhile_and_takes_no_more() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, draft) = open(&directory, 1 << 30);
+        let (body, own) = begin(store, &draft);
+        drop(body.reader(0, u64::MAX, &own).unwrap());
+        body.abandoned().await;
+        let again = body.reader(0, u64::MAX, &own).unwrap();
+        assert!(!body.end_unread());
+        drop(again);
+        assert!(body.end_unread() && body.reader(0, u64::MAX, &own).is_none());
     }
 
     #[tokio::test]

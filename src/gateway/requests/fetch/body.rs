@@ -74,6 +74,10 @@ impl Fetch {
         let mut draft = Some(draft);
         let mut server = Some(server);
         let fetched = self.body(&body, &mut draft, rest, &mut server, &planned).await;
+        if fetched.is_err() {
+            // Whoever comes while it is stored would be cut off.
+            let _ = body.end_early(u64::MAX);
+        }
         let mut stored = planned.stored;
         if planned.total.is_none() {
             let last = fetched.as_ref().map_or(0, Bytes::len) as u64;
@@ -157,6 +161,9 @@ impl Fetch {
                     tokio::select! {
                         next = server.content(&mut rest) => next,
                         () = abandoned(body, left, &mut unwanted) => {
+                            if !body.end_unread() {
+                                continue;
+                            }
                             tracing::debug!(uri = self.uri, "a fetch ends: nobody wants it any more");
                             return Err(Cut);
                         }
