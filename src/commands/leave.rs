@@ -88,12 +88,13 @@ impl Leave {
         if found.is_removed && found.answering.is_empty() {
             return after_removal(&group, &state).await;
         }
-        let gateways = found.answering;
-        if gateways.is_empty() && !self.force {
+        let Found { answering: gateways, is_known: was_known, .. } = found;
+        if gateways.is_empty() && !was_known && !self.force {
             return Err(nobody(&group));
         }
         stop_node(&state).await?;
         let Told { names: told, is_known } = tell(&group, &membership, gateways).await;
+        let is_known = is_known || was_known;
         if told.is_empty() && !is_known && !self.force {
             // The machine stays what it was.
             control::stay(&state)?;
@@ -109,7 +110,9 @@ impl Leave {
         }
         let name = &group.node.name;
         match told.as_slice() {
-            [] if is_known => say("The group knows it already: a gateway accepts no link of it any more."),
+            [] if is_known => say(format_args!(
+                "A gateway says that the group knows it already, and accepts no link of '{name}' any more."
+            )),
             [] => say(format_args!(
                 "Nobody was told: run 'laneway revoke {name}' on the machine with the group's key."
             )),
@@ -257,8 +260,10 @@ async fn after_removal(group: &Group, state: &StateDir) -> Result<(), Problem> {
 #[derive(Default)]
 struct Found {
     answering: BTreeMap<SocketAddr, Option<NodeId>>,
-    /// The group has removed this machine.
+    /// The group has removed this machine: a gateway has shown the authority's signature.
     is_removed: bool,
+    /// A gateway says that this machine has left or was removed. The authority has not signed that before it hears of it.
+    is_known: bool,
 }
 
 /// Those gateways that accept a link, until there are enough: the node keeps running if there is none.
@@ -279,7 +284,8 @@ async fn that_answer(
                 }
                 link.retire();
             }
-            Err(error) => found.is_removed |= matches!(error, DialError::Removed(_)),
+            Err(DialError::Removed(_)) => found.is_removed = true,
+            Err(error) => found.is_known |= matches!(error, DialError::Unproved(_)),
         }
         if found.answering.len() >= ENOUGH {
             break;
@@ -310,7 +316,7 @@ async fn tell(
         let link = match Link::dial(address, id, config.clone(), membership.clone(), &tasks).await {
             Ok(link) => link,
             Err(error) => {
-                told.is_known |= matches!(error, DialError::Removed(_));
+                told.is_known |= matches!(error, DialError::Removed(_) | DialError::Unproved(_));
                 continue;
             }
         };
