@@ -79,8 +79,8 @@ fn six_clients_get_a_file_that_leaves_the_gateway_about_once(lab: &Lab) {
     let files = lab.files(LENGTH);
     let (gateway, _node, hosts, _nodes) = crowd(lab, 6, "100mbit");
     let before = gateway.sent();
-    let downloads: Vec<_> = hosts.iter().map(download).collect();
     let expected = sha256(&files.content(1));
+    let downloads: Vec<_> = hosts.iter().map(download).collect();
     for download in downloads {
         assert_eq!(sha256(&download.finish(PATIENCE * 2).success().stdout), expected);
     }

@@ -3,6 +3,7 @@
 use super::Lab;
 use super::origin::noise;
 use super::web::{Request, Web};
+use std::collections::HashMap;
 use std::io::{self, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +16,20 @@ const STEP: usize = 64 * 1024;
 pub(crate) struct Files {
     web: Web,
     sent: Arc<AtomicU64>,
+    made: Arc<Made>,
+}
+
+/// The contents that were made so far. Making one again for each request would take longer than sending it.
+struct Made {
     length: usize,
+    by_number: Mutex<HashMap<u64, Arc<Vec<u8>>>>,
+}
+
+impl Made {
+    fn content(&self, number: u64) -> Arc<Vec<u8>> {
+        let mut made = self.by_number.lock().unwrap();
+        made.entry(number).or_insert_with(|| Arc::new(noise(number + 1, self.length))).clone()
+    }
 }
 
 impl Lab {
@@ -24,14 +38,13 @@ impl Lab {
     pub(crate) fn files(&self, length: usize) -> Files {
         let sent = Arc::new(AtomicU64::new(0));
         let counted = sent.clone();
-        // Making them again for each request would take longer than sending them.
-        let made: Mutex<std::collections::HashMap<u64, Arc<Vec<u8>>>> = Mutex::default();
+        let made = Arc::new(Made { length, by_number: Mutex::default() });
+        let serving = made.clone();
         let web = self.web(move |asked, stream| {
             let number = asked.path.rsplit('/').next().and_then(|number| number.parse().ok()).unwrap_or(1);
-            let made = made.lock().unwrap().entry(number).or_insert_with(|| content(number, length)).clone();
-            send(asked, stream, &made, &counted)
+            send(asked, stream, &serving.content(number), &counted)
         });
-        Files { web, sent, length }
+        Files { web, sent, made }
     }
 }
 
@@ -41,19 +54,16 @@ impl Files {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// The content of one file.
+    /// The content of one file. On a busy machine it takes seconds to make: before it is asked for, so that the server answers at
+    /// once, and nobody loses patience with a request that is to be shared.
     pub(crate) fn content(&self, number: u64) -> Arc<Vec<u8>> {
-        content(number, self.length)
+        self.made.content(number)
     }
 
     /// The requests for this file so far.
     pub(crate) fn asked(&self, number: u64) -> Vec<Request> {
         self.web.asked(&format!("/f/{number}"))
     }
-}
-
-fn content(number: u64, length: usize) -> Arc<Vec<u8>> {
-    Arc::new(noise(number + 1, length))
 }
 
 fn send(asked: &Request, stream: &mut TcpStream, content: &[u8], sent: &AtomicU64) -> io::Result<()> {
