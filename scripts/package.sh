@@ -69,25 +69,30 @@ image() {
 
 # Makes the files of a release with an empty file in place of each program.
 release() {
-    local made=$2 tree=$2/tree file
+    local made=$2 tree=$2/tree file version
+    version=$(scripts/release.py version)
     generate "$1"
     mkdir -p "$tree"
     touch "$made/laneway" "$tree/laneway.exe"
     cp README.md LICENSE LICENSE-MIT LICENSE-APACHE "$tree/"
-    scripts/release.py deb amd64 "$made/laneway" "$out" "$made/laneway_amd64.deb"
-    ! command -v dpkg-deb >/dev/null || dpkg-deb --contents "$made/laneway_amd64.deb" >/dev/null
+    scripts/release.py deb amd64 "$made/laneway" "$out" "$made/laneway_$version-1_amd64.deb"
+    ! command -v dpkg-deb >/dev/null || dpkg-deb --contents "$made"/*.deb >/dev/null
     if command -v wixl >/dev/null; then
-        scripts/release.py msi "$tree" "$made/laneway-x86_64.msi"
+        scripts/release.py msi "$tree" "$made/laneway-$version-x86_64.msi"
         # Only then an upgrade leaves the rule of the firewall and a service that runs.
-        ! command -v msiinfo >/dev/null || msiinfo export "$made/laneway-x86_64.msi" InstallExecuteSequence |
+        ! command -v msiinfo >/dev/null || msiinfo export "$made"/*.msi InstallExecuteSequence |
             grep -qP '^RemoveExistingProducts\t\t1501\r?$' || { echo "error: the installer removes the old version too late" >&2; exit 1; }
     else
         echo "skipped: wixl is not installed"
     fi
-    scripts/release.py sbom x86_64-unknown-linux-musl "$made/laneway.cdx.json"
-    for file in pc-windows-gnu.zip {x86_64,aarch64}-{apple-darwin,unknown-linux-musl}.tar.gz; do touch "$made/laneway-0-$file"; done
+    scripts/release.py sbom x86_64-unknown-linux-musl "$made/laneway-$version-x86_64-unknown-linux-musl.cdx.json"
+    # Files of an older version may be left in the directory.
+    for file in pc-windows-gnu.zip {x86_64,aarch64}-{apple-darwin,unknown-linux-musl}.tar.gz; do
+        touch "$made/laneway-$version-$file" "$made/laneway-0.0.0-$file"
+    done
     scripts/release.py sums "$made"
-    scripts/release.py manifests "$made" https://laneway.example/releases/v0 "$made/manifests"
+    scripts/release.py manifests "$made" "https://laneway.example/releases/v$version" "$made/manifests"
+    ! grep -rnF 0.0.0 "$made/SHA256SUMS" "$made/manifests" || { echo "error: a release names files of an older version" >&2; exit 1; }
     (cd "$made" && sha256sum --quiet --check SHA256SUMS)
     for file in "$made"/*.json "$made"/manifests/scoop/*.json; do python3 -m json.tool "$file" >/dev/null; done
     ! command -v ruby >/dev/null || ruby -c "$made/manifests/homebrew/laneway.rb" >/dev/null

@@ -240,8 +240,8 @@ def deb(architecture, program, files, out, depends=""):
 
 
 def sums(release):
-    """Like sha256sum(1), which not every system has."""
-    files = sorted(path for path in Path(release).glob("laneway*") if path.is_file())
+    """The files of this version, like sha256sum(1), which not every system has."""
+    files = sorted(path for path in Path(release).glob(f"laneway[-_]{VERSION}-*") if path.is_file())
     lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files]
     Path(release, "SHA256SUMS").write_text("".join(lines))
 
