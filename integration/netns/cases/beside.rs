@@ -117,6 +117,12 @@ fn an_ordinary_user_is_told_of_roots_node_and_makes_no_second_group(lab: &Lab) {
     let _node = group.client(&c1, &["--proxy", "127.0.0.1:1090"]);
     let unanswered = nobody(&["status"]);
     assert!(unanswered.stderr.contains("a program of the user root has the UDP port 7420"), "{unanswered}");
+    let doctor = nobody(&["doctor"]);
+    for words in
+        ["it is used by a program of the user root", "hint: if that is a node, name its local port with"]
+    {
+        assert!(doctor.code() == 1 && doctor.text().contains(words), "{words}: {doctor}");
+    }
 }
 
 fn commands_find_the_state_of_the_node_that_their_user_runs(lab: &Lab) {

@@ -189,7 +189,7 @@ fn not_linked(
                         "a firewall on {on} rejects TCP port {port}, or its --link names another address than {ip}"
                     ))
                     .hint(format!(
-                        "on {on}: {}; and start it without --link, or with --link 0.0.0.0:{port}",
+                        "on {on}: {}; or start the node there without --link",
                         open_commands_elsewhere(port, "tcp")
                     )),
                 io::ErrorKind::ConnectionRefused => finding.because(not_there(port)).hint(become_gateway(&on)),

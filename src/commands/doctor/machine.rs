@@ -368,15 +368,26 @@ fn taken(protocol: Protocol, address: SocketAddr, other: &str) -> Finding {
     };
     let holder = port_holder::find(protocol, address);
     let holder = holder.map(|program| (failure::printable(&program.name), program.process));
-    let why = match &holder {
-        Some((name, process)) => format!("{name} (process {process})"),
-        None => format!("another program, which '{}' shows to an administrator", tools::PORTS),
+    let user = match protocol {
+        Protocol::Tcp => users::who_listens(address.port()),
+        Protocol::Udp => users::who_receives(address.port()),
+    };
+    let other_user = user.filter(|user| Some(*user) != users::own()).map(users::name_of);
+    let why = match (&holder, &other_user) {
+        (Some((name, process)), _) => format!("{name} (process {process})"),
+        (None, Some(user)) => format!("a program of the user {}", failure::printable(user)),
+        (None, None) => format!("another program, which '{}' shows to an administrator", tools::PORTS),
     };
     let hint: String = match &holder {
         Some((name, _)) if name == "laneway" => {
             "a node runs here with another local port: name it with 'laneway doctor --proxy ADDR:PORT'".into()
         }
         Some(_) => format!("stop that program, or {other}"),
+        None if other_user.is_some() => {
+            format!(
+                "if that is a node, name its local port with 'laneway doctor --proxy ADDR:PORT'; otherwise {other}"
+            )
+        }
         None => other.to_owned(),
     };
     let what = format!("{name} {address} is in use, but not by this machine's laneway node");
