@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::failure::printable;
 use crate::local::http::PAGE_IS_RESERVED;
@@ -15,10 +15,10 @@ use crate::sys::users;
 use crate::telemetry::snapshot::Snapshot;
 use crate::{config, net};
 
-/// The deadline for each step of the request; the node is on this machine.
+/// The deadline for the connection, and for the whole answer; the node is on this machine.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// Maximum response size, in bytes.
-const MAX_RESPONSE: u64 = 16 << 20;
+const MAX_RESPONSE: usize = 16 << 20;
 
 /// The address at which software on this machine reaches a listening address.
 pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
@@ -173,7 +173,7 @@ fn fetch_status(proxy: SocketAddr) -> Result<String, NoStatus> {
 }
 
 fn answer(mut socket: TcpStream, proxy: SocketAddr) -> io::Result<String> {
-    socket.set_read_timeout(Some(DEADLINE))?;
+    let end = Instant::now() + DEADLINE;
     socket.set_write_timeout(Some(DEADLINE))?;
     // A node answers only to a Host of its own machine.
     let host =
@@ -181,9 +181,26 @@ fn answer(mut socket: TcpStream, proxy: SocketAddr) -> io::Result<String> {
     // In one write: another program that listens there may close after the first segment.
     let request = format!("GET /status.json HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     socket.write_all(request.as_bytes())?;
-    let mut response = String::new();
-    socket.take(MAX_RESPONSE).read_to_string(&mut response)?;
-    Ok(response)
+    let (mut response, mut bytes) = (Vec::new(), [0; 16 * 1024]);
+    loop {
+        // Another program may send a byte now and then, for ever.
+        let left = end.saturating_duration_since(Instant::now());
+        let late = || io::Error::new(io::ErrorKind::TimedOut, "it takes more than 5 s");
+        let left = (!left.is_zero()).then_some(left).ok_or_else(late)?;
+        socket.set_read_timeout(Some(left))?;
+        let count = match socket.read(&mut bytes) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(late()),
+            Err(error) => return Err(error),
+        };
+        if count == 0 {
+            return Ok(String::from_utf8_lossy(&response).into_owned());
+        }
+        response.extend_from_slice(&bytes[..count]);
+        if response.len() > MAX_RESPONSE {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it sends more than a status has"));
+        }
+    }
 }
 
 #[cfg(test)]
