@@ -173,6 +173,7 @@ impl Exchange<'_> {
                 }
                 let count = bytes.len();
                 coming.while_putting(self.put_body(from, head, bytes, as_chunks)).await?;
+                self.guard();
                 progress.add_received(count);
                 left -= count as u64;
                 if let Some((_, still)) = self.point().as_mut() {

@@ -36,6 +36,8 @@ pub(super) struct Exchange<'a> {
     pub(super) id: u64,
     /// Whether any byte of a response has been passed on.
     pub(super) started: AtomicBool,
+    /// Whether the app's connection ends with a reset from now on, because the app has a part of a body.
+    pub(super) is_guarded: AtomicBool,
     /// Whether the connection to the server has or gets a login of the app. Nothing of the exchange is repeated or resumed
     /// on another connection then.
     pub(super) has_login: AtomicBool,
@@ -105,6 +107,7 @@ impl<'a> Exchange<'a> {
             target,
             id,
             started,
+            is_guarded: AtomicBool::new(false),
             has_login,
             point: Mutex::default(),
             over: Mutex::default(),

@@ -111,7 +111,6 @@ impl Exchange<'_> {
             }
         };
         self.finish_body(server, &mut head, chunked).await?;
-        net::end_orderly(self.app);
         let again = body_as != BodyLength::UntilClose && self.keeps_app(&response);
         Ok(Delivered { upgraded: false, again, reusable: response.keep_alive && !stray })
     }
@@ -264,7 +263,7 @@ impl Exchange<'_> {
         as_chunks: bool,
         progress: &Progress<'_>,
     ) -> Result<(), Trouble> {
-        net::reset_on_drop(self.app);
+        self.guard();
         loop {
             if !data.is_empty() {
                 progress.add_received(data.len());
@@ -296,6 +295,9 @@ impl Exchange<'_> {
                 () = std::future::ready(()) => self.put(server, head, &[], false).await?,
             }
         }
+        if self.started.load(Relaxed) {
+            self.guard();
+        }
         let is_resumable = self.point().is_some();
         tokio::select! {
             biased;
@@ -303,6 +305,13 @@ impl Exchange<'_> {
             () = self.until_cut_off(), if is_resumable => {
                 Err(Trouble::Lost("the gateway has lost its way out".into()))
             }
+        }
+    }
+
+    /// Has the app's connection end with a reset, whatever ends it: what the app has is a part. [`Self::finish_body`] undoes that.
+    pub(super) fn guard(&self) {
+        if !self.is_guarded.swap(true, Relaxed) {
+            net::reset_on_drop(self.app);
         }
     }
 
@@ -337,9 +346,14 @@ impl Exchange<'_> {
                 self.put(server, head, &last, true).await?;
             }
             head.extend_from_slice(ChunkedEncoder::END);
-            return self.put(server, head, &[], false).await;
+            self.put(server, head, &[], false).await?;
+        } else {
+            self.put(server, head, &last, false).await?;
         }
-        self.put(server, head, &last, false).await
+        if self.is_guarded.swap(false, Relaxed) {
+            net::end_orderly(self.app);
+        }
+        Ok(())
     }
 
     /// Writes what is left of the head and then `data`, with `as_chunk` as a chunk, in one call.
