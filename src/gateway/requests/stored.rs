@@ -22,6 +22,8 @@ use crate::wire::http::RequestHead;
 
 /// How many blocks of a stored body are read first.
 const BLOCKS: u64 = 2;
+/// The bytes that the first read takes at most.
+const FIRST_READ: usize = 2 * BLOCK;
 /// How many bytes of it are read at a time after that: so many blocks.
 const AT_A_TIME: usize = 4 * BLOCK;
 /// Up to this size the first bytes of a body are sent together with its head.
@@ -102,6 +104,9 @@ impl Stream<'_> {
         let answer = Answer::to(request, stored);
         let (start, end) = if request.method == Method::HEAD { (0, 0) } else { answer.body(stored.total) };
         let (store, kept) = (self.cache.store.clone(), stored.clone());
+        // Before it is read, so that what many streams are about to read is bounded, too.
+        let most = usize::try_from(end - start).map_or(FIRST_READ, |length| length.min(FIRST_READ));
+        self.asker.hold(stored.memory() + most);
         let opened = store.blocking(move |store| {
             let body = store.body(id, &kept)?;
             let first = body.read(start, end, BLOCKS)?;
@@ -115,6 +120,7 @@ impl Stream<'_> {
                 let sentence = format!("what was stored of {} is damaged, and was removed", stored.uri);
                 self.gateway.telemetry.note_about(NOBODY, Happening::Damaged, "", sentence);
                 store.blocking(move |store| store.remove(id)).await.ok();
+                self.asker.hold(0);
                 return Ok(None);
             }
         };
@@ -124,8 +130,11 @@ impl Stream<'_> {
         if let Some(shared) = self.shared(request, answer, stored, head.clone())
             && !stored.pieces.is_empty()
         {
+            // What was read has shown that the file is there; the pieces are read again, each when it is due.
+            let Opened { body, first } = opened;
+            drop(first);
             self.asker.hold(stored.memory());
-            let source = Source::Stored(Arc::new(opened.body), stored.pieces.clone());
+            let source = Source::Stored(Arc::new(body), stored.pieces.clone());
             let sent = self.send_pieces(shared, source, id).await;
             self.asker.hold(0);
             self.count(mark, id, stored, sent?);
