@@ -614,10 +614,6 @@ impl Group {
         found.collect()
     }
 
-    pub(crate) fn first_is_honest(&mut self, n: usize) -> bool {
-        self.reachable(n).first().is_some_and(|first| !first.refuses)
-    }
-
     pub(crate) fn blame(&mut self, n: usize, gateway: NodeId) {
         let now = self.local(n);
         self.nodes[n].selection.blame(gateway, now);

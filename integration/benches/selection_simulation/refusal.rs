@@ -44,7 +44,7 @@ pub(crate) fn refused(group: &mut Group, seconds: u64) -> Refused {
             let host = random.next() % HOSTS;
             let tries = apps.connect(group, n, &format!("10.0.{host}.1:443").parse().unwrap());
             apps.failed += u64::from(tries.is_none());
-            if apps.until_left.is_none() && group.first_is_honest(n) {
+            if apps.until_left.is_none() && apps.links(group, n).first().is_some_and(|first| !first.refuses) {
                 apps.until_left = Some(second + 1);
             }
             if second >= 60 {
@@ -61,9 +61,8 @@ pub(crate) fn refused(group: &mut Group, seconds: u64) -> Refused {
 }
 
 impl Apps {
-    /// Connects over the first of the client's links that has not failed this destination lately, and over the next ones
-    /// while that is refused. Gives the number of attempts.
-    fn connect(&mut self, group: &mut Group, n: usize, target: &Target) -> Option<u64> {
+    /// The gateways to which the client has links, the one first that it uses first.
+    fn links(&self, group: &mut Group, n: usize) -> Vec<Reachable> {
         let now = group.local(n);
         let mut ranked = group.reachable(n);
         // As `doubted_last` of the client's dialling.
@@ -72,7 +71,14 @@ impl Apps {
             ranked.sort_by_key(is_doubted);
         }
         let doubted = ranked.iter().filter(|gateway| is_doubted(gateway)).count();
-        let links = &ranked[..ranked.len().min((LINKS[0] + doubted).min(LINKS[1]))];
+        ranked.truncate((LINKS[0] + doubted).min(LINKS[1]));
+        ranked
+    }
+
+    /// Connects over the first of the client's links that has not failed this destination lately, and over the next ones
+    /// while that is refused. Gives the number of attempts.
+    fn connect(&mut self, group: &mut Group, n: usize, target: &Target) -> Option<u64> {
+        let (now, links) = (group.local(n), self.links(group, n));
         let is_untried = |results: &Results, gateway: &Reachable| {
             !gateway.is_suspect && !results.is_last_for(gateway.id, target, now)
         };
