@@ -75,10 +75,22 @@ pub(crate) fn connect(stream: u32, target: SocketAddr) -> Vec<u8> {
 
 /// A stream of plain requests to a server.
 pub(crate) fn connect_http(stream: u32, target: &laneway::wire::target::Target) -> Vec<u8> {
+    connect_http_with(stream, target, &[])
+}
+
+/// The same, over which large bodies may come in pieces.
+pub(crate) fn connect_http_in_pieces(stream: u32, target: &laneway::wire::target::Target) -> Vec<u8> {
+    let offer = format!("{stream:016x} 9");
+    let length = u8::try_from(offer.len()).unwrap();
+    let field = [b"\x00\x0elaneway-pieces".as_slice(), &[length], offer.as_bytes()].concat();
+    connect_http_with(stream, target, &field)
+}
+
+fn connect_http_with(stream: u32, target: &laneway::wire::target::Target, field: &[u8]) -> Vec<u8> {
     let authority = target.to_string();
     let length = u8::try_from(authority.len()).unwrap();
     let alpn = b"\x00\x04alpn\x0ahttp%2F1.1";
-    let block = [b"\x02\x07CONNECT\x01".as_slice(), &[length], authority.as_bytes(), alpn].concat();
+    let block = [b"\x02\x07CONNECT\x01".as_slice(), &[length], authority.as_bytes(), alpn, field].concat();
     frame(HEADERS, END_HEADERS, stream, &block)
 }
 
