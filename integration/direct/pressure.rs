@@ -187,7 +187,7 @@ impl Victim {
     fn has_kept_memory(&self) {
         let peak = self.memory("VmHWM:");
         let most = self.idle + LIMIT * MIB + SLACK;
-       
+
         assert!(peak <= most, "{} MiB, and no more than {} may be", peak / MIB, most / MIB);
     }
 }

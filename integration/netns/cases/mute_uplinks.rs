@@ -119,7 +119,10 @@ fn without_data_from_servers(lab: &Lab) {
     let second = Ipv4Addr::new(10, 88, 0, 101);
     let _second = lab.second(second, 80, |_, mut stream| {
         let _ = stream.read(&mut [0; 512])?;
-        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nsecond")
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nsecond")?;
+        // Closed with a body that is not read, it would reset the connection, which tells that it is there.
+        while stream.read(&mut [0; 512])? > 0 {}
+        Ok(())
     });
     let mut open = Open::start_with(lab, &[], &[]);
     let serving = open.serving();
