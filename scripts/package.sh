@@ -80,8 +80,12 @@ release() {
     if command -v wixl >/dev/null; then
         scripts/release.py msi "$tree" "$made/laneway-$version-x86_64.msi"
         # Only then an upgrade leaves the rule of the firewall and a service that runs.
-        ! command -v msiinfo >/dev/null || msiinfo export "$made"/*.msi InstallExecuteSequence |
-            grep -qP '^RemoveExistingProducts\t\t1501\r?$' || { echo "error: the installer removes the old version too late" >&2; exit 1; }
+        if command -v msiinfo >/dev/null; then
+            # Not through a pipe: grep ends at the first match, and the other program then fails.
+            msiinfo export "$made"/*.msi InstallExecuteSequence >"$made/sequence"
+            grep -qP '^RemoveExistingProducts\t\t1501\r?$' "$made/sequence" ||
+                { echo "error: the installer removes the old version too late" >&2; exit 1; }
+        fi
     else
         echo "skipped: wixl is not installed"
     fi

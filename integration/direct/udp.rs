@@ -13,7 +13,7 @@ use laneway::local::associate::MOST_DESTINATIONS;
 use laneway::wire::capsule;
 use tokio::io::AsyncReadExt;
 use tokio::net::UdpSocket;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::lab::{Lab, Proxy};
 use crate::peer::{Peer, within};
@@ -97,10 +97,14 @@ impl Server {
     }
 }
 
-/// One datagram to the server and one back.
+/// One datagram to the server and one back. As apps do, this one asks again when nothing comes: a datagram may be lost.
 async fn exchange(app: &App, server: &Server) -> SocketAddr {
-    app.say(server.1, "question").await;
-    let gateway = server.hear("question").await;
+    let gateway = loop {
+        app.say(server.1, "question").await;
+        if let Ok(gateway) = timeout(Duration::from_secs(2), server.hear("question")).await {
+            break gateway;
+        }
+    };
     server.say(gateway, "answer").await;
     app.hear(server.1, "answer").await;
     gateway
