@@ -190,7 +190,11 @@ fn answer(mut socket: TcpStream, proxy: SocketAddr) -> io::Result<String> {
         socket.set_read_timeout(Some(left))?;
         let count = match socket.read(&mut bytes) {
             Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(late()),
+            // A signal, such as that of a terminal that gets another size.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                return Err(late());
+            }
             Err(error) => return Err(error),
         };
         if count == 0 {
@@ -237,6 +241,22 @@ mod tests {
             assert!(refused.contains("is not a laneway node"), "{refused}");
             assert!(refused.chars().all(|c| c.is_ascii_graphic() || " \n".contains(c)), "{refused:?}");
         }
+    }
+
+    /// Each byte comes in time, and there is no end of them.
+    #[test]
+    fn a_program_that_sends_a_byte_now_and_then_is_not_waited_for_without_end() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            while socket.write_all(b"x").is_ok() {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        let refused = status(address).unwrap_err().to_string();
+        assert!(refused.contains("is not a laneway node"), "{refused}");
+        server.join().unwrap();
     }
 
     proptest! {
