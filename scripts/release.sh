@@ -2,8 +2,8 @@
 # Builds a release in target/release-files/: archives, Debian packages, the installer for Windows, SHA256SUMS, the components of
 # each program (CycloneDX) and the manifests of other package managers.
 #   scripts/release.sh [TARGET…]     builds these targets, by default all; what is there of other targets stays
-#   scripts/release.sh --finish      makes SHA256SUMS and the manifests of what is there
-#   scripts/release.sh --twice TARGET   builds a target twice in different directories, and compares the bytes
+#   scripts/release.sh --finish      makes SHA256SUMS and the manifests of what is there, and checks all of it
+#   scripts/release.sh --twice TARGET   makes all files of a target twice in different directories, and compares the bytes
 # scripts/cross.sh builds the programs. The installer needs wixl, and is left out without it. LANEWAY_RELEASE_URL is where the
 # files will be. The same commit gives the same bytes: SOURCE_DATE_EPOCH is the time of the commit, paths are not recorded.
 set -euo pipefail
@@ -29,13 +29,20 @@ program() {
     echo "$directory/$target/release/$name"
 }
 
-# Writes the manual pages and completions, by a program that runs here.
-generate() {
-    local runs=${LANEWAY_GENERATOR:-}
-    if [ -z "$runs" ]; then
-        cargo build --locked --profile trial --bin laneway
-        runs=${CARGO_TARGET_DIR:-target}/trial/laneway
+# Builds a program that runs here, unless LANEWAY_GENERATOR is one; prints its path.
+generator() {
+    if [ -n "${LANEWAY_GENERATOR:-}" ]; then
+        realpath "$LANEWAY_GENERATOR"
+    else
+        cargo build --locked --profile trial --bin laneway >&2
+        realpath "${CARGO_TARGET_DIR:-target}/trial/laneway"
     fi
+}
+
+# Writes the manual pages and completions.
+generate() {
+    local runs
+    runs=$(generator)
     rm -rf "$generated"
     mkdir -p "$generated/completions"
     "$runs" man --out "$generated/man"
@@ -84,6 +91,7 @@ finish() {
     rm -rf "$out/manifests"
     scripts/release.py manifests "$out" "${LANEWAY_RELEASE_URL:-https://laneway.example/releases/v$version}" "$out/manifests"
     cat "$out/SHA256SUMS"
+    scripts/release_check.py "$out"
 }
 
 twice() {
@@ -91,13 +99,15 @@ twice() {
     # Not local: the trap runs after the function.
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
+    LANEWAY_GENERATOR=$(generator)
+    export LANEWAY_GENERATOR
     for place in one two/deeper; do
         mkdir -p "$work/$place"
         git archive HEAD | tar -x -C "$work/$place"
-        (cd "$work/$place" && CARGO_TARGET_DIR=$work/$place/target/cross program "$target" >>"$work/programs")
+        CARGO_TARGET_DIR=$work/$place/target/cross "$work/$place/scripts/release.sh" "$target"
     done
-    cmp "$(sed -n 1p "$work/programs")" "$(sed -n 2p "$work/programs")" ||
-        { echo "error: the two programs differ" >&2; exit 1; }
+    diff -r "$work/one/target/release-files" "$work/two/deeper/target/release-files" ||
+        { echo "error: the two builds differ" >&2; exit 1; }
     echo "the two builds have the same bytes"
 }
 
