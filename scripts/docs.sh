@@ -58,6 +58,9 @@ for file in README.md CONTRIBUTING.md; do
     grep -q "Rust $rust or newer" "$file" || complain "$file does not say 'Rust $rust or newer'; Cargo.toml does"
 done
 grep -q "FROM rust:$rust-" packaging/docker/Dockerfile || complain "packaging/docker/Dockerfile does not build with Rust $rust"
+grep -q "RUSTUP_TOOLCHAIN: $rust\." .github/workflows/release.yml || complain ".github/workflows/release.yml does not build with Rust $rust"
+# What a tag of an action means can be changed by whoever has its repository.
+if grep -n 'uses:' .github/workflows/*.yml | grep -vE '@[0-9a-f]{40} # v[0-9.]+$'; then complain "the workflow names actions without their commits"; fi
 
 [ "$(wc -l <README.md)" -lt 150 ] || complain "README.md has 150 lines or more"
 
