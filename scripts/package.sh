@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds packages in target/package/: a .deb, or with --static a static binary.
 #   scripts/package.sh              the .deb; needs dpkg-dev
-#   scripts/package.sh --static     a static binary with musl; needs the target of this machine's processor and musl-tools
+#   scripts/package.sh --static     a static binary with musl, by scripts/cross.sh
 #   scripts/package.sh --check      checks the unit, the sample configuration, the list of files for the image, and what
 #                                   scripts/release.sh makes of the programs, without building one
 set -euo pipefail
@@ -39,20 +39,18 @@ deb() {
     fi
 }
 
+# The same program as in a release.
 static() {
     local target
     target=$(uname -m)-unknown-linux-musl
-    if [ ! -d "$(rustc --print sysroot)/lib/rustlib/$target" ]; then
-        echo "error: this toolchain has no standard library for $target" >&2
-        echo "hint: rustup target add $target" >&2
+    scripts/cross.sh "$target" build --locked --release
+    mkdir -p "$out"
+    cp "${CARGO_TARGET_DIR:-target/cross}/$target/release/laneway" "$out/laneway-$target"
+    # A static program has no interpreter, and runs on any Linux with this processor.
+    if readelf --program-headers "$out/laneway-$target" | grep INTERP; then
+        echo "error: the program is not static" >&2
         exit 1
     fi
-    need musl-gcc "apt-get install musl-tools"
-    CC=musl-gcc cargo build --release --locked --target "$target"
-    mkdir -p "$out"
-    cp "target/$target/release/laneway" "$out/laneway-$target"
-    # A static binary has no interpreter, and runs on any Linux with this processor.
-    ! readelf --program-headers "$out/laneway-$target" | grep INTERP
     ls -l "$out/laneway-$target"
 }
 
@@ -104,9 +102,10 @@ release() {
 }
 
 check() {
-    local laneway=${LANEWAY:-target/debug/laneway} work
+    local laneway=${LANEWAY:-target/debug/laneway}
+    # Not local: the trap runs after the function, also where a check fails.
     work=$(mktemp -d)
-    trap 'rm -rf "$work"' RETURN
+    trap 'rm -rf "$work"' EXIT
     # The program must accept the sample, also with every line uncommented.
     sed 's/^#\([a-z]\)/\1/' packaging/laneway.toml >"$work/all.toml"
     for file in packaging/laneway.toml "$work/all.toml"; do
