@@ -64,6 +64,9 @@ if ! has_std "$target"; then
     std=(-Z build-std=std,panic_unwind -Z warnings)
 fi
 
+# The oldest macOS that the program runs on, also where it is built on a Mac, whose compiler would take another one.
+[[ $target != *darwin ]] || export MACOSX_DEPLOYMENT_TARGET=13.0
+
 case "$(uname):$target" in
 *-linux-musl | Linux:*-apple-darwin)
     # A standard library that is built here has no start files of musl; Zig has its own.

@@ -5,7 +5,8 @@
 #   scripts/release.sh --finish      makes SHA256SUMS and the manifests of what is there, and checks all of it
 #   scripts/release.sh --twice TARGET   makes all files of a target twice in different directories, and compares the bytes
 # scripts/cross.sh builds the programs. The installer needs wixl, and is left out without it. LANEWAY_RELEASE_URL is where the
-# files will be. The same commit gives the same bytes: SOURCE_DATE_EPOCH is the time of the commit, paths are not recorded.
+# files will be. The same commit and toolchain give the same bytes: SOURCE_DATE_EPOCH is the time of the commit, and paths are not
+# recorded.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=$PWD/target/release-files
