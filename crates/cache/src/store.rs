@@ -163,12 +163,11 @@ impl Store {
     ) -> io::Result<T> {
         let store = self.clone();
         let place = self.disk.clone().acquire_owned().await.map_err(io::Error::other)?;
-        let done = tokio::task::spawn_blocking(move || {
-            let done = work(&store);
-            drop(place);
-            done
-        });
-        done.await.map_err(io::Error::other)
+        // The place is left with the result: if the thread left it, the next one would be started before this one is free, and results
+        // that nobody has fetched yet would be without bound.
+        let done = tokio::task::spawn_blocking(move || (work(&store), place));
+        let (done, _place) = done.await.map_err(io::Error::other)?;
+        Ok(done)
     }
 
     /// The stored responses for `uri`, the newest first. Damaged ones are removed.

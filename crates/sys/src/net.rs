@@ -66,12 +66,20 @@ pub const BACKLOG: i32 = 4096;
 /// default of 61 a new connection would wait for tens of megabytes; a check costs a microsecond.
 const POLLS_BETWEEN_LOOKS: u32 = 4;
 
+/// Maximum number of threads of each runtime that may block, most of them for the disk. Each keeps memory of its own, about half a MiB, and
+/// without a bound a busy machine has hundreds of them: one that has just finished does not count as free yet.
+const MAX_BLOCKING_THREADS: usize = 8;
+
 /// Creates a single-threaded runtime, so that all work on a connection stays on one processor.
 ///
 /// # Errors
 /// The operating system's error.
 pub fn runtime() -> io::Result<Runtime> {
-    Builder::new_current_thread().event_interval(POLLS_BETWEEN_LOOKS).enable_all().build()
+    Builder::new_current_thread()
+        .event_interval(POLLS_BETWEEN_LOOKS)
+        .max_blocking_threads(MAX_BLOCKING_THREADS)
+        .enable_all()
+        .build()
 }
 
 /// All addresses of all interfaces of this machine, loopback included.
