@@ -24,7 +24,8 @@ use self::linux as system;
 use self::other as system;
 use self::other_end::OtherEnd;
 
-/// The pause after the first look at the other socket. A process that ends closes its sockets one after the other.
+/// The pause before the first look at the other socket, and after it. Most servers answer the end of one direction with that of the
+/// other one, so that nobody needs to look; and a process that ends closes its sockets one after the other.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 /// The longest pause between two looks, which cost some microseconds each.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -42,6 +43,10 @@ pub async fn until_closed(stream: &TcpStream) {
     }
     let mut pause = FIRST_PAUSE;
     loop {
+        tokio::select! {
+            _ = stream.ready(Interest::ERROR) => return,
+            () = sleep(pause) => {}
+        }
         match other_end(stream).await {
             OtherEnd::Closed => return,
             OtherEnd::Open => {}
@@ -52,10 +57,6 @@ pub async fn until_closed(stream: &TcpStream) {
                 let _ = stream.ready(Interest::ERROR).await;
                 return;
             }
-        }
-        tokio::select! {
-            _ = stream.ready(Interest::ERROR) => return,
-            () = sleep(pause) => {}
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
