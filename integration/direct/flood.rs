@@ -272,8 +272,8 @@ async fn a_million_one_byte_frames_to_an_app_that_does_not_read_do_not_close_the
     let mut app = Peer { stream: connected.unwrap() };
     socket2::SockRef::from(&inner.stream).set_send_buffer_size(4096).unwrap();
     let relaying = tokio::spawn(async move {
-        let LinkTunnel { stream: tunnel, gateway: _gateway, .. } = tunnel;
-        relay(&inner.stream, tunnel, &Progress::default(), None).await
+        let LinkTunnel { stream: mut tunnel, gateway: _gateway, .. } = tunnel;
+        relay(&inner.stream, &mut tunnel, &Progress::default(), None).await
     });
     say_single_bytes(&mut raw, stream).await;
     raw.ping().await;

@@ -18,6 +18,7 @@ use crate::link::relay::{Broken, Progress, outcome, relay};
 use crate::link::request::RequestKind;
 use crate::link::server::ServerLink;
 use crate::link::tls::{self, PeerIdentity};
+use crate::link::tunnel::Tunnel;
 use crate::link::unanswered::Seen;
 use crate::link::updates;
 use crate::memory;
@@ -225,7 +226,11 @@ impl Session {
                 match self.admit() {
                     Ok(admitted) => {
                         let (incoming, client) = (self.charged(incoming), self.client.clone());
-                        self.tunnels.spawn(gateway.tunnel(incoming, target, client, record, admitted));
+                        // An async function keeps two copies of each of its arguments, so this one gets references.
+                        self.tunnels.spawn(async move {
+                            gateway.tunnel(incoming, &target, &client, &mut record).await;
+                            drop(admitted);
+                        });
                     }
                     Err(failure) => gateway.refuse(incoming, &failure, &mut record),
                 }
@@ -260,45 +265,45 @@ impl Session {
 impl Gateway {
     /// Connects one tunnel, or UDP stream, to its destination and relays until either end closes.
     async fn tunnel(
-        self: Arc<Self>,
+        self: &Arc<Self>,
         mut incoming: Box<Incoming>,
-        target: Target,
-        client: Arc<Client>,
-        mut record: Record,
-        _admitted: Admitted,
+        target: &Target,
+        client: &Arc<Client>,
+        record: &mut Record,
     ) {
         let _open = OpenTunnel::count(&self.activity);
         if let Ok(RequestKind::Udp(_)) = incoming.kind {
-            return Box::pin(self.datagrams(*incoming, &target, &client, &mut record)).await;
+            return Box::pin(self.datagrams(*incoming, target, client, record)).await;
         }
         if let (Ok(RequestKind::Http { waits, is_secure, .. }), Some(cache)) =
             (&incoming.kind, self.cache.clone())
         {
-            let asked = (target, *waits, *is_secure);
-            return Box::pin(self.clone().requests(cache, incoming, asked, &client, &mut record)).await;
+            let asked = (target.clone(), *waits, *is_secure);
+            return Box::pin(self.clone().requests(cache, incoming, asked, client, record)).await;
         }
         if matches!(incoming.kind, Ok(RequestKind::Http { is_secure: true, .. })) {
             let sentence = "the gateway has no cache (--no-cache), which fronts need";
             let failure = Failure::new(Kind::Unsupported, Side::Gateway, sentence);
-            return self.refuse(*incoming, &failure, &mut record);
+            return self.refuse(*incoming, &failure, record);
         }
         let connected = tokio::select! {
             // Boxed: otherwise the future of an idle tunnel keeps the room of the dial.
-            connected = Box::pin(self.egress.connect(&target)) => connected,
-            () = incoming.abandoned() => return self.abandon(*incoming, &mut record),
+            connected = Box::pin(self.egress.connect(target)) => connected,
+            () = incoming.abandoned() => return self.abandon(*incoming, record),
         };
         let socket = match connected {
             Ok(socket) => socket,
-            Err(failure) => return self.refuse(*incoming, &failure, &mut record),
+            Err(failure) => return self.refuse(*incoming, &failure, record),
         };
-        let Ok(tunnel) = incoming.accept() else {
+        let Ok(mut tunnel) = accept(incoming) else {
             return record.ended("the client gave up");
         };
         let traffic = record.traffic();
-        let follower = Follower::new(&self.egress, &target, &socket);
+        let follower = Follower::new(&self.egress, target, &socket);
         let watch = |seen: Seen<'_>| follower.sees(seen);
         let progress = Progress::of_server(&traffic).paced_by(&client.pace).watched_by(&watch);
-        let result = relay(&socket, tunnel, &progress, None).await;
+        let result = relay(&socket, &mut tunnel, &progress, None).await;
+        drop(tunnel);
         match &result {
             Ok(()) => {}
             // All that the app sent was written to the server, and may still be on its way there.
@@ -313,6 +318,11 @@ impl Gateway {
         record.moved(Moved { sent: moved.received, received: moved.sent });
         record.ended(outcome(&result));
     }
+}
+
+/// Accepts a request, and frees its box, which would otherwise last as long as the tunnel.
+fn accept(incoming: Box<Incoming>) -> Result<Tunnel, crate::link::http2::Error> {
+    incoming.accept()
 }
 
 /// One open tunnel in [`Activity`], until it is dropped.

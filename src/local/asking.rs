@@ -161,19 +161,15 @@ impl Routes {
                 ended = &mut asking => Some(ended),
                 () = out_of_patience(&self.links.outcomes, id), if search.may_move_on() => None,
             };
-            let mut race = Race::new(id);
-            let verdict = match ended {
-                Some((link, Ended::Done(done))) => Verdict::Done(link, done),
-                Some(ended) => {
-                    race.end(self, ended, &search);
-                    Box::pin(self.race(race, target, &ask, &mut search)).await
-                }
-                None => {
-                    race.running.push(Box::pin(asking));
-                    Box::pin(self.race(race, target, &ask, &mut search)).await
-                }
+            let mut race = match ended {
+                Some((link, Ended::Done(done))) => return Ok(Some((link, done))),
+                _ => Race::new(id),
             };
-            match verdict {
+            match ended {
+                Some(ended) => race.end(self, ended, &search),
+                None => race.running.push(Box::pin(asking)),
+            }
+            match Box::pin(self.race(race, target, &ask, &mut search)).await {
                 Verdict::Done(link, done) => return Ok(Some((link, done))),
                 Verdict::Failed(failure) => return Err(failure),
                 Verdict::Nobody(None) => {}

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::Bytes;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 
 use super::asking::NEXT_AFTER;
 use super::outcomes::{Outcomes, SILENCE};
@@ -35,18 +35,20 @@ pub(super) struct Waiting<'a> {
 }
 
 impl Routes {
-    /// Waits until an answer comes over another gateway, once there has been none for some seconds, and gives that connection; the
-    /// first gateway comes last for that destination then. `unanswered` gives what is to be sent again, as long as there is no answer.
+    /// Waits until an answer comes over another gateway, once there has been none for some seconds since `since`, and gives that
+    /// connection; the first gateway comes last for that destination then. `unanswered` gives what is to be sent again, as long as there
+    /// is no answer.
     /// `is_asked` is true while an answer may come. Gives `None` when none comes from there. Never returns where there is no other
     /// gateway, or nothing that can be sent again.
     pub(super) async fn answered_beside(
         &self,
         waiting: Waiting<'_>,
+        since: Instant,
         unanswered: impl Fn() -> Option<Bytes>,
         is_asked: &AtomicBool,
     ) -> Option<ServerConnection> {
         let Waiting { target, transport, over: (gateway, address), id, account } = waiting;
-        out_of_patience(&self.links.outcomes, gateway).await;
+        out_of_patience(&self.links.outcomes, gateway, since).await;
         let Some(sent) = unanswered() else { return std::future::pending().await };
         let Some(other) = self.other_than(address, target).await else { return std::future::pending().await };
         let conn = format!("{id:016x}");
@@ -78,9 +80,9 @@ impl Routes {
 }
 
 /// Waits as long as an answer may take before it is asked for over another gateway as well: less long over one in doubt.
-async fn out_of_patience(outcomes: &Outcomes, gateway: NodeId) {
-    sleep(NEXT_AFTER).await;
+async fn out_of_patience(outcomes: &Outcomes, gateway: NodeId, since: Instant) {
+    sleep_until(since + NEXT_AFTER).await;
     if !outcomes.doubts(gateway) {
-        sleep(SILENCE - NEXT_AFTER).await;
+        sleep_until(since + SILENCE).await;
     }
 }

@@ -102,17 +102,22 @@ impl Session {
         &self.app
     }
 
+    /// Frees the box, which would otherwise last as long as what was moved out of it.
+    fn unboxed(self: Box<Self>) -> Self {
+        *self
+    }
+
     /// Carries the bytes both ways until the end. Until the server has sent anything, the session survives the loss of
     /// its gateway if what the app has sent is safe to repeat; from a suspect gateway it moves to a better one, once.
     pub async fn carry(self: Box<Self>, routes: &Routes) {
-        let Self { app, target, id, mut server, replay, mut record, account } = *self;
+        let Self { app, target, id, mut server, replay, mut record, account } = self.unboxed();
         let traffic = record.traffic();
         let progress = Progress::of_app(&traffic);
         let (mut replays, mut has_moved) = (0, false);
         let result = loop {
             record.gateway = server.gateway().to_owned();
             let tunnel = match server {
-                ServerConnection::Link(tunnel, _) => *tunnel,
+                ServerConnection::Link(tunnel, _) => tunnel,
                 ServerConnection::Direct(server) => {
                     return tokio::select! {
                         () = Box::pin(carry_directly(app, server, &mut record)) => {}
@@ -190,7 +195,7 @@ fn note(outcomes: &Outcomes, gateway: NodeId, target: &Target, left: &Left, move
 async fn carry_over_link(
     routes: &Routes,
     app: &TcpStream,
-    LinkTunnel { stream: tunnel, gateway, id }: LinkTunnel,
+    mut tunnel: Box<LinkTunnel>,
     (target, conn, account): (&Target, u64, &Arc<Account>),
     progress: &Progress<'_>,
     replay: Option<&ReplayBuffer>,
@@ -200,7 +205,8 @@ async fn carry_over_link(
         let sent = replay.filter(|_| progress.moved().received == 0)?.all()?;
         replay::is_safe(&sent).then_some(sent)
     };
-    let link_state = tunnel.link_state().clone();
+    let LinkTunnel { gateway, id, .. } = *tunnel;
+    let link_state = tunnel.stream.link_state().clone();
     let better = async {
         routes.until_better(&link_state, gateway).await;
         match replayable() {
@@ -211,15 +217,26 @@ async fn carry_over_link(
     let waiting = Waiting { target, transport: Transport::Tcp, over: (id, gateway), id: conn, account };
     // Boxed, and dropped once there is an answer: an idle session does not keep its room.
     let mut silence = Some(Box::pin(async {
-        tokio::select! {
-            biased;
-            server = answered_beside(routes, waiting, &replayable), if may_move => Some(Left::Answered(server)),
-            left = until_cut_off(routes, (id, gateway), target, progress) => {
-                replayable().filter(|_| left && may_move).map(|sent| Left::Replay { sent, moved: true })
-            }
+        let (begun, sent) = (Instant::now(), progress.moved().sent);
+        sleep(RECHECK).await;
+        let moved = progress.moved();
+        if moved.received > 0 {
+            return None;
         }
+        let since = if moved.sent == sent { begun } else { Instant::now() };
+        // Boxed once more: nearly every session has its answer by now.
+        Box::pin(async {
+            tokio::select! {
+                biased;
+                server = answered_beside(routes, waiting, since, &replayable), if may_move => Some(Left::Answered(server)),
+                left = until_cut_off(routes, (id, gateway), target, progress, begun) => {
+                    replayable().filter(|_| left && may_move).map(|sent| Left::Replay { sent, moved: true })
+                }
+            }
+        })
+        .await
     }));
-    let (mut relay, mut better) = (pin!(relay(app, tunnel, progress, replay)), pin!(better));
+    let (mut relay, mut better) = (pin!(relay(app, &mut tunnel.stream, progress, replay)), pin!(better));
     loop {
         tokio::select! {
             biased;
@@ -247,21 +264,20 @@ async fn carry_over_link(
     }
 }
 
-/// Waits until an answer comes over another gateway. What the app sends meanwhile begins the wait anew; if that cannot be repeated, none
-/// is asked.
+/// Waits until an answer comes over another gateway. What the app sends meanwhile begins the wait anew, which has begun at `since`; if
+/// that cannot be repeated, none is asked.
 async fn answered_beside(
     routes: &Routes,
     waiting: Waiting<'_>,
+    mut since: Instant,
     replayable: &impl Fn() -> Option<Bytes>,
 ) -> ServerConnection {
     loop {
         let sent = replayable();
         // Many apps open a connection before they need it.
         let idles = if sent.as_ref().is_some_and(Bytes::is_empty) { SILENCE } else { Duration::ZERO };
-        let answered = async {
-            sleep(idles).await;
-            routes.answered_beside(waiting, replayable, &AtomicBool::default()).await
-        };
+        let is_asked = AtomicBool::default();
+        let answered = routes.answered_beside(waiting, since + idles, replayable, &is_asked);
         let changed = async {
             while replayable() == sent {
                 sleep(RECHECK).await;
@@ -270,22 +286,22 @@ async fn answered_beside(
         tokio::select! {
             biased;
             Some(server) = answered => return server,
-            () = changed => {}
+            () = changed => since = Instant::now(),
         }
     }
 }
 
 /// Waits until the gateway has lost its way out and another one can be asked; false once there is an answer. Notes after a while that
-/// there is none.
+/// there is none, counted from `begun`.
 async fn until_cut_off(
     routes: &Routes,
     (id, gateway): (NodeId, SocketAddr),
     target: &Target,
     progress: &Progress<'_>,
+    begun: Instant,
 ) -> bool {
-    let (begun, mut is_silent) = (Instant::now(), false);
+    let mut is_silent = false;
     while progress.moved().received == 0 {
-        sleep(RECHECK).await;
         let moved = progress.moved();
         if moved.received == 0
             && moved.sent > 0
@@ -297,6 +313,7 @@ async fn until_cut_off(
         if moved.received == 0 && routes.is_cut_off(id, gateway, target) {
             return true;
         }
+        sleep(RECHECK).await;
     }
     false
 }

@@ -30,6 +30,13 @@ struct Piece {
     memory: usize,
 }
 
+/// Makes room in a new queue for one item, where it would make room for four: in most tunnels no more ever wait.
+pub(super) fn reserve_first<T>(queue: &mut VecDeque<T>) {
+    if queue.capacity() == 0 {
+        queue.reserve_exact(1);
+    }
+}
+
 impl PieceQueue {
     /// Appends a piece.
     pub fn push(&mut self, piece: Bytes) {
@@ -47,6 +54,7 @@ impl PieceQueue {
         }
         let memory = memory_of(piece.len());
         self.memory += memory;
+        reserve_first(&mut self.pieces);
         self.pieces.push_back(Piece { rest: piece, memory });
     }
 

@@ -11,6 +11,7 @@ use laneway_limits::memory::Tally;
 use super::Reason;
 use super::buffer_pool::memory_of;
 use super::frame::MAX_WINDOW;
+use super::piece_queue::reserve_first;
 use super::waker::{register, wake};
 
 /// The sending direction of one stream.
@@ -163,6 +164,7 @@ impl SendFlow {
         if !data.is_empty() {
             let memory = memory_of(data.len());
             half.memory.add(memory);
+            reserve_first(&mut half.queue);
             half.queue.push_back((data, memory));
         }
         self.schedule(id, half)

@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::queue::{self, Queue};
 use super::tunnel::{Inbox, Outbox, Tunnel};
@@ -224,20 +224,20 @@ impl ReplayBuffer {
 
 /// Relays until both directions have ended. The end of each direction is passed on (half-close). What the socket sends is kept
 /// in `replay`, if there is one, until something is received for it. An app that has closed its socket, and not only its
-/// sending direction, ends the relay once everything it sent is on its way.
+/// sending direction, ends the relay once everything it sent is on its way. The tunnel is to be dropped afterwards: what was queued on
+/// it is still sent before the stream is reset.
 ///
 /// # Errors
 /// [`Broken`]. When the tunnel broke, the caller decides about the socket: a replay, an end in good order ([`net::linger`])
 /// or [`net::reset`]. A socket that is dropped is reset, too.
 pub async fn relay(
     socket: &TcpStream,
-    mut tunnel: Tunnel,
+    tunnel: &mut Tunnel,
     progress: &Progress<'_>,
     replay: Option<&ReplayBuffer>,
 ) -> Result<(), Broken> {
     net::reset_on_drop(socket);
-    // When the tunnel is dropped, what was queued on it is still sent before the stream is reset.
-    let result = both_ways(socket, &mut tunnel, progress, replay).await;
+    let result = both_ways(socket, tunnel, progress, replay).await;
     match &result {
         Ok(()) => net::end_orderly(socket),
         Err(Broken::Cut) => tunnel.reset(Reason::CONNECT_ERROR),
@@ -256,24 +256,23 @@ async fn both_ways(
     let mut up = std::pin::pin!(up(socket, &mut tunnel.outbox, link_state.queue(), progress, replay));
     let mut down = std::pin::pin!(down(socket, &mut tunnel.inbox, progress));
     let mut failed = std::pin::pin!(socket.ready(Interest::ERROR));
-    // Boxed when it is needed, so that an idle tunnel does not keep its room.
+    // Boxed when they are needed, so that an idle tunnel does not keep their room.
     let mut left: Option<Pin<Box<dyn Future<Output = ()> + Send + '_>>> = None;
     let (mut up_ended, mut down_ended) = (None, None);
     // Set when one direction has failed, and the other one may still have something to deliver; with the number of bytes
     // delivered by then.
-    let mut deadline_of_rest: Option<(Instant, u64)> = None;
-    let rest = || (Instant::now() + progress.delivery_timeout(), progress.received.load(Relaxed));
+    let mut rest: Option<(Pin<Box<Sleep>>, u64)> = None;
+    let rest_begins = || (Box::pin(sleep(progress.delivery_timeout())), progress.received.load(Relaxed));
     loop {
         if up_ended.is_some() && down_ended.is_some() {
             break;
         }
-        let (deadline, delivered) = deadline_of_rest.unwrap_or_else(|| (Instant::now(), 0));
         tokio::select! {
             biased;
             ended = &mut down, if down_ended.is_none() => {
                 match &ended {
                     Ok(()) => {}
-                    Err(Broken::Socket(_)) => _ = deadline_of_rest.get_or_insert_with(rest),
+                    Err(Broken::Socket(_)) => _ = rest.get_or_insert_with(rest_begins),
                     Err(_) => return ended,
                 }
                 down_ended = Some(ended);
@@ -281,7 +280,7 @@ async fn both_ways(
             ended = &mut up, if up_ended.is_none() => {
                 match &ended {
                     Err(Broken::Tunnel(error)) if !is_link_lost(error) => {
-                        deadline_of_rest.get_or_insert_with(rest);
+                        rest.get_or_insert_with(rest_begins);
                     }
                     Err(_) => return ended,
                     Ok(()) if progress.is_of_app() => left = Some(Box::pin(until_closed(socket))),
@@ -290,12 +289,12 @@ async fn both_ways(
                 up_ended = Some(ended);
             }
             () = until(&mut left), if left.is_some() && down_ended.is_none() => return Err(Broken::Left),
-            _ = &mut failed, if deadline_of_rest.is_none() => deadline_of_rest = Some(rest()),
-            () = sleep_until(deadline), if deadline_of_rest.is_some() => {
+            _ = &mut failed, if rest.is_none() => rest = Some(rest_begins()),
+            delivered = until_over(&mut rest), if rest.is_some() => {
                 if progress.received.load(Relaxed) == delivered {
                     break;
                 }
-                deadline_of_rest = Some(rest());
+                rest = Some(rest_begins());
             }
         }
     }
@@ -306,6 +305,17 @@ async fn both_ways(
             let broken = [up, down].into_iter().flatten().find_map(Result::err);
             Err(broken.unwrap_or_else(|| Broken::Socket(io::ErrorKind::ConnectionReset.into())))
         }
+    }
+}
+
+/// Waits for the end of the time that the rest has, and gives the number of bytes delivered when it began.
+async fn until_over(rest: &mut Option<(Pin<Box<Sleep>>, u64)>) -> u64 {
+    match rest {
+        Some((timer, delivered)) => {
+            timer.await;
+            *delivered
+        }
+        None => std::future::pending().await,
     }
 }
 

@@ -170,14 +170,18 @@ impl<'a> Exchange<'a> {
 
     /// Waits until the gateway that the response comes over has lost its way out, and another one can be asked.
     pub(super) async fn until_cut_off(&self) {
-        let over = *self.over.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((gateway, address)) = over else { return std::future::pending().await };
         loop {
             sleep(RECHECK).await;
-            if self.local.routes.is_cut_off(gateway, address, self.target) {
+            if self.is_cut_off() {
                 return;
             }
         }
+    }
+
+    /// Whether that is so now.
+    pub(super) fn is_cut_off(&self) -> bool {
+        let over = *self.over.lock().unwrap_or_else(PoisonError::into_inner);
+        over.is_some_and(|(gateway, address)| self.local.routes.is_cut_off(gateway, address, self.target))
     }
 
     /// The point from which the download can be resumed, and the number of bytes still to come.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::{Bytes, BytesMut};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::answers::{plain, refusal_reason};
 use super::exchange::{Exchange, Share, Trouble};
@@ -35,6 +35,8 @@ use crate::wire::replay;
 
 /// Maximum number of repetitions of one request.
 const MOST_REPEATS: u32 = 8;
+/// Why a request moves to another gateway.
+const FELL_SILENT: &str = "the gateway fell silent";
 
 /// How one request ended.
 pub(super) enum Done {
@@ -390,24 +392,38 @@ async fn until_moved(
     over: Option<(NodeId, SocketAddr)>,
     again: &Again<'_>,
 ) -> (Option<ServerConnection>, &'static str) {
-    let may_move = again.head.is_some();
+    let begun = Instant::now();
+    let better = || until_better(exchange, link.clone().filter(|_| again.head.is_some()));
+    tokio::select! {
+        biased;
+        () = better() => return (None, FELL_SILENT),
+        () = sleep(RECHECK) => {}
+    }
     let cut_off = async {
-        exchange.until_cut_off().await;
+        if !exchange.is_cut_off() {
+            exchange.until_cut_off().await;
+        }
         if exchange.started.load(Relaxed) {
             std::future::pending().await
         }
     };
     let noted = async {
-        note_silence(exchange, over).await;
+        note_silence(exchange, over, begun).await;
         std::future::pending::<()>().await;
     };
-    tokio::select! {
-        biased;
-        () = until_better(exchange, link.filter(|_| may_move)) => (None, "the gateway fell silent"),
-        server = until_answered_beside(exchange, over, again) => (server, "an answer came over another gateway"),
-        () = cut_off, if may_move => (None, "the gateway has lost its way out"),
-        () = noted => (None, ""),
-    }
+    // Boxed, because nearly every request has been answered by now.
+    Box::pin(async {
+        tokio::select! {
+            biased;
+            () = better() => (None, FELL_SILENT),
+            server = until_answered_beside(exchange, over, again, begun) => {
+                (server, "an answer came over another gateway")
+            }
+            () = cut_off, if again.head.is_some() => (None, "the gateway has lost its way out"),
+            () = noted => (None, ""),
+        }
+    })
+    .await
 }
 
 /// Waits until the request has been answered over another gateway; `None` once neither will.
@@ -415,21 +431,22 @@ async fn until_answered_beside(
     exchange: &Exchange<'_>,
     over: Option<(NodeId, SocketAddr)>,
     again: &Again<'_>,
+    since: Instant,
 ) -> Option<ServerConnection> {
     let Some((head, over)) = again.head.zip(over) else { return std::future::pending().await };
     let Exchange { local, target, id, account, .. } = *exchange;
     let waiting = Waiting { target, transport: exchange.transport(), over, id, account };
     let unanswered = || (!exchange.started.load(Relaxed)).then(|| head.clone());
-    let server = local.routes.answered_beside(waiting, unanswered, &again.is_asked).await;
+    let server = local.routes.answered_beside(waiting, since, unanswered, &again.is_asked).await;
     while server.is_none() && !again.is_ended.load(Relaxed) {
         sleep(RECHECK).await;
     }
     server
 }
 
-/// Notes once nothing has come over a gateway for a while.
-async fn note_silence(exchange: &Exchange<'_>, over: Option<(NodeId, SocketAddr)>) {
-    sleep(SILENCE).await;
+/// Notes once nothing has come over a gateway for a while since `begun`.
+async fn note_silence(exchange: &Exchange<'_>, over: Option<(NodeId, SocketAddr)>, begun: Instant) {
+    sleep_until(begun + SILENCE).await;
     let is_silent = !exchange.started.load(Relaxed) && exchange.request.body == BodyLength::None;
     if let Some((gateway, _)) = over.filter(|_| is_silent) {
         exchange.local.routes.links.outcomes.failed(gateway, exchange.target, Failing::Silent);
