@@ -208,12 +208,10 @@ impl Config {
             }
         }
         let from_file = file::settings(text, &command).map_err(|fault| {
-            let form = fault.form.clone().map(|form| format!("write it like  {form}; ")).unwrap_or_default();
+            let hint = fault.hint();
             Problem::usage(format!("the configuration {} is not valid", path.display()))
                 .after(Problem::usage(fault.to_string()))
-                .hint(format!(
-                    "{form}'laneway up --help' lists the options, which the file names without the dashes"
-                ))
+                .hint(hint)
         })?;
         for (id, more) in from_file {
             let arg = command.get_arguments().find(|arg| arg.get_id() == id.as_str());

@@ -222,6 +222,47 @@ fn a_mistake_in_the_file_is_answered_with_the_right_line() {
             "server = [\"10.0.0.5:80\", \"10.0.0.6:80\", \"10.0.0.7:80\"]; ",
         ),
         ("hold = 1\nhold = 2", "line 2, column 1: duplicate key", "hold = \"10s\"  on one line only; "),
+        ("hold = 1\nhold = 2", "line 1 sets it as well", "hold = \"10s\""),
+        (
+            "[fronts]\npypi = 'https://h/'\nserver = '10.0.0.5:80'",
+            "line 3, column 1: 'server' stands below [fronts]",
+            "move the line of 'server' above [fronts]",
+        ),
+        ("[fronts.apt]\ndebian = 'https://h/'\nhold = 3", "'hold' stands below", "move the line of 'hold'"),
+        ("[fronts]\nserver = ['10.0.0.5:80']", "'server' stands below [fronts]", "move the line of 'server'"),
+        (
+            "[node]\nhold = 3",
+            "'node' is not a table",
+            "above all tables, each as NAME = VALUE, without [node]",
+        ),
+        ("[gateway]\nserver = '10.0.0.5:80'", "'gateway' is not a table", "without [gateway]"),
+        ("pypi = 'https://h/'", "there is no option 'pypi'", "below a line [fronts]"),
+        ("[[fronts]]\npypi = 'https://h/'", "there is no option 'fronts'", "in single brackets"),
+        (
+            "hold = 3\nserver = ['10.0.0.5:80'\nrole = 'gateway'",
+            "line 2, column 10: server: the list that begins here has no end: ] is missing",
+            "server = [\"10.0.0.5:80\"]",
+        ),
+        (
+            "server = [\n '10.0.0.5:80,\n]",
+            "line 2, column 2: server: the string",
+            "server = [\"10.0.0.5:80\"]",
+        ),
+        ("role = \"gateway", "line 1, column 8: role: the string", "role = \"gateway\""),
+        (
+            "hold = 3\n[fronts\npypi = 'https://h/'",
+            "line 2, column 1: the name of the table",
+            "lists the options",
+        ),
+        ("hold = 3\nrole 'gateway'", "line 2, column", "role = \"gateway\""),
+        ("role: gateway", "role: = is missing between the option and its value", "role = \"gateway\""),
+        ("server [\"10.0.0.5:80\"]", "server: = is missing", "server = [\"10.0.0.5:80\"]"),
+        ("hold = true", "a string or a number is expected", "hold = \"10s\""),
+        ("server = 80", "a string, or a list of strings, is expected", "server = [\"10.0.0.5:80\"]"),
+        ("server = [80]", "a string, or a list of strings, is expected", "server = [\"10.0.0.5:80\"]"),
+        ("server = [10.0.0.5:80]", "line 1, column", "server = [\"10.0.0.5:80\"]"),
+        ("server = '10.0.0.5:80', '10.0.0.6:80'", "line 1, column", "server = [\"10.0.0.5:80\"]"),
+        ("no-cache = yes", "line 1, column", "no-cache = true"),
     ] {
         machine.configure(content);
         explained(&machine.laneway(["up"]), "the configuration ", why, hint);

@@ -1,6 +1,8 @@
 //! The configuration file. It takes exactly what the flags take, because its values become flags: each key is the name of
 //! an option, each value is read by that option's own parser, and an error names the line and column.
 
+mod unclosed;
+
 use std::any::TypeId;
 use std::ffi::OsString;
 use std::fmt;
@@ -11,8 +13,9 @@ use clap::builder::Arg;
 use clap::{ArgAction, Command};
 use toml::de::{DeTable, DeValue};
 
+use self::unclosed::Unclosed;
 use crate::failure::printable;
-use crate::fronts::kind::KINDS;
+use crate::fronts::kind::{KINDS, Kind};
 use crate::usage::{self, takes_many};
 
 /// What is wrong with a configuration file, and where.
@@ -23,7 +26,19 @@ pub(super) struct Fault {
     /// What is wrong. The parsers of secrets do not repeat them.
     what: String,
     /// The right form, as a line of the file.
-    pub(super) form: Option<String>,
+    form: Option<String>,
+    /// What to do, where no other form helps.
+    advice: Option<String>,
+}
+
+impl Fault {
+    /// What to do about it.
+    pub(super) fn hint(&self) -> String {
+        let form = || self.form.as_ref().map(|form| format!("write it like  {form}; "));
+        let advice = self.advice.as_ref().map(|advice| format!("{advice}; "));
+        let first = advice.or_else(form).unwrap_or_default();
+        format!("{first}'laneway up --help' lists the options, which the file names without the dashes")
+    }
 }
 
 impl fmt::Display for Fault {
@@ -47,11 +62,30 @@ pub(super) type Settings = Vec<(String, Vec<OsString>)>;
 /// # Errors
 /// The first [`Fault`].
 pub(super) fn settings(text: &str, command: &Command) -> Result<Settings, Fault> {
-    let fault = |span: Range<usize>, what: String| Fault { place: place(text, span.start), what, form: None };
+    let fault = |span: Range<usize>, what: String| Fault {
+        place: place(text, span.start),
+        what,
+        form: None,
+        advice: None,
+    };
     let table = DeTable::parse(text).map_err(|error| {
+        if let Some(Unclosed { span, key, what, missing }) = unclosed::first(text) {
+            let arg = key.and_then(|key| command.get_arguments().find(|arg| arg.get_long() == Some(key)));
+            let form = arg.and_then(|arg| form(arg, key?));
+            let subject = key.map_or_else(String::new, |key| format!("{}: ", printable(key)));
+            let what = format!("{subject}{what} that begins here has no end: {missing} is missing");
+            return Fault { form, ..fault(span, what) };
+        }
         let span = error.span().unwrap_or_default();
+        if let Some((what, form)) = without_equals(text, span.start, command) {
+            return Fault { form: Some(form), ..fault(span, what) };
+        }
         let form = repeated(text, span.clone(), command).or_else(|| unquoted(text, span.start, command));
-        Fault { form, ..fault(span, error.message().replace('\n', "; ")) }
+        let what = match (error.message(), text.get(span.clone()).and_then(|key| first_line_of(text, key))) {
+            ("duplicate key", Some(line)) => format!("duplicate key: line {line} sets it as well"),
+            (message, _) => message.replace('\n', "; ").replace('`', "'"),
+        };
+        Fault { form, ..fault(span, what) }
     })?;
     let mut keys: Vec<_> = table.get_ref().iter().collect();
     keys.sort_by_key(|(key, _)| key.span().start);
@@ -62,8 +96,16 @@ pub(super) fn settings(text: &str, command: &Command) -> Result<Settings, Fault>
             settings.push(("front".to_owned(), of_fronts(table, command, &fault)?));
             continue;
         }
+        if matches!(value.get_ref(), DeValue::Table(_)) {
+            let name = printable(name);
+            let what = format!("'{name}' is not a table: the only one is [{FRONTS}]");
+            let advice =
+                format!("write the options above all tables, each as NAME = VALUE, without [{name}]");
+            return Err(Fault { advice: Some(advice), ..fault(key.span(), what) });
+        }
         let Some(arg) = command.get_arguments().find(|arg| arg.get_long() == Some(name)) else {
-            return Err(fault(key.span(), unknown(name, command)));
+            let advice = elsewhere(name);
+            return Err(Fault { advice, ..fault(key.span(), unknown(name, command)) });
         };
         let values = match value.get_ref() {
             DeValue::Array(values) if takes_many(arg) => values.iter().collect(),
@@ -101,6 +143,18 @@ fn of_fronts(
     }
     entries.sort_by_key(|(_, span, _)| span.start);
     for (key, span, value) in entries {
+        let name = key.rsplit('/').next().unwrap_or_default();
+        if Kind::of(name).is_none() && command.get_arguments().any(|arg| arg.get_long() == Some(name)) {
+            let is_front =
+                matches!(value.get_ref(), DeValue::String(url) if url.contains("://") && key != name);
+            if !is_front {
+                let what = format!("'{name}' stands below [{FRONTS}], and so belongs to that table");
+                let advice = format!(
+                    "move the line of '{name}' above [{FRONTS}]: options come before the first table"
+                );
+                return Err(Fault { advice: Some(advice), ..fault(span, what) });
+            }
+        }
         let DeValue::String(url) = value.get_ref() else {
             return Err(fault(
                 value.span(),
@@ -140,13 +194,13 @@ fn flag(arg: &Arg, name: &str, value: &DeValue<'_>) -> Result<Option<OsString>, 
         DeValue::Boolean(on) if is_switch => return Ok(on.then(|| format!("--{name}").into())),
         _ if is_switch => return Err("true or false is expected".into()),
         DeValue::String(text) => text.to_string(),
-        _ if takes_many(arg) => return Err("a text, or a list of texts, is expected".into()),
-        _ if takes_text(arg) => return Err("a text is expected".into()),
+        _ if takes_many(arg) => return Err("a string, or a list of strings, is expected".into()),
+        _ if takes_text(arg) => return Err("a string is expected".into()),
         DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
             .map_err(|error| error.to_string())?
             .to_string(),
         DeValue::Float(number) => number.as_str().to_owned(),
-        _ => return Err("a text or a number is expected".into()),
+        _ => return Err("a string or a number is expected".into()),
     };
     Ok(Some(format!("--{name}={text}").into()))
 }
@@ -212,6 +266,39 @@ fn unquoted(text: &str, at: usize, command: &Command) -> Option<String> {
         return form(arg, name);
     }
     Some(if takes_many(arg) { format!("{name} = [\"{value}\"]") } else { format!("{name} = \"{value}\"") })
+}
+
+/// What is wrong with a line that gives an option a value without `=`, and the right form.
+fn without_equals(text: &str, at: usize, command: &Command) -> Option<(String, String)> {
+    let start = text.get(..at)?.rfind('\n').map_or(0, |end| end + 1);
+    let line = text.get(start..)?.lines().next()?.split('#').next()?.trim();
+    let end = line.find([' ', '\t', ':', '\'', '"', '[']).unwrap_or(line.len());
+    let (name, rest) = line.split_at(end);
+    let arg = command.get_arguments().find(|arg| arg.get_long() == Some(name))?;
+    if rest.trim_start().starts_with('=') {
+        return None;
+    }
+    let form = form(arg, name).unwrap_or_else(|| format!("{name} = \"VALUE\""));
+    Some((format!("{name}: = is missing between the option and its value"), form))
+}
+
+/// The number of the first line that sets this key.
+fn first_line_of(text: &str, key: &str) -> Option<usize> {
+    let is_it = |line: &str| line.split_once('=').is_some_and(|(name, _)| name.trim() == key);
+    text.lines().position(is_it).map(|at| at + 1)
+}
+
+/// Where a key belongs that is no option.
+fn elsewhere(name: &str) -> Option<String> {
+    if name == FRONTS {
+        return Some(format!(
+            "write [{FRONTS}] on a line of its own, in single brackets, and the registries below it"
+        ));
+    }
+    Kind::of(name).map(|kind| {
+        let kind = kind.word();
+        format!("move the line of '{kind}' below a line [{FRONTS}], at the end of the file")
+    })
 }
 
 fn unknown(name: &str, command: &Command) -> String {
