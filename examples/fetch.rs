@@ -26,9 +26,14 @@ async fn main() -> anyhow::Result<()> {
     let state = StateDir::open(StateDir::default_path()?)?;
     let group = Group::load(&state)?.context("this machine is not in a group: run 'laneway join' first")?;
 
-    let time = Duration::from_secs(1);
-    let options =
-        survey::Options { group: group.clone().into(), port: 7420, lans: vec![], known: vec![], time };
+    let options = survey::Options {
+        group: group.clone().into(),
+        port: 7420,
+        lans: vec![],
+        known: vec![],
+        time: Duration::from_secs(1),
+        patience: Duration::ZERO,
+    };
     let survey = survey::look(options).await?;
     let gateway = *survey.links().first().context("no gateway answered")?;
 

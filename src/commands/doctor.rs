@@ -7,12 +7,14 @@ pub(super) mod firewall;
 mod fronts;
 mod gateways;
 mod machine;
+mod name_servers;
 mod remedies;
 mod remote;
 mod report;
 mod request;
 mod ruleset;
 mod running;
+mod storage;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -109,17 +111,16 @@ impl Doctor {
         diagnosis.extend(Settings::of_this_process().bypasses(&proxies, &servers));
     }
 
-    /// The flags of this command that are flags of `laneway up` as well.
+    /// The flags of this command that mean the same to `laneway up`. `--server` is none: here it names where a request is sent.
     fn flags(&self) -> Vec<OsString> {
         fn flag(name: &str, value: impl fmt::Display) -> OsString {
             format!("--{name}={value}").into()
         }
         let proxy = self.proxy.map(|proxy| flag("proxy", proxy));
         let port = self.discovery_port.map(|port| flag("discovery-port", port));
-        let servers = self.server.iter().map(|server| flag("server", server));
         let gateways = self.gateway.iter().map(|gateway| flag("gateway", gateway));
         let lans = self.lan.iter().map(|lan| flag("lan", lan));
-        proxy.into_iter().chain(port).chain(servers).chain(gateways).chain(lans).collect()
+        proxy.into_iter().chain(port).chain(gateways).chain(lans).collect()
     }
 
     /// The configuration that `laneway up` would have here without flags, with the flags of this command.
@@ -181,7 +182,11 @@ async fn layers(
     if let Some(group) = &group {
         machine::role(config, group, &mut found);
     }
-    let may_run = found.iter().all(|finding| finding.verdict != report::Verdict::Wrong);
+    found.extend(place.iter().filter(|_| group.is_some()).flat_map(|place| storage::check(place, running)));
+    let may_run = found
+        .iter()
+        .filter(|finding| finding.layer != Layer::Storage)
+        .all(|finding| finding.verdict != report::Verdict::Wrong);
     diagnosis.extend(std::mem::take(&mut found));
     let lans = machine::interfaces(config, &mut found);
     diagnosis.extend(std::mem::take(&mut found));
@@ -191,13 +196,19 @@ async fn layers(
     if node.is_none() && may_run && found.iter().all(|finding| finding.verdict != report::Verdict::Wrong) {
         found.push(running::absent(running.is_some(), place.as_deref()));
     }
+    let is_gateway = may_serve || node.as_ref().is_some_and(|node| node.seen.node.state.is_some());
     let firewall = Firewall::detect();
     found.extend(node.as_ref().and_then(|node| running::link_address(node, &lans)));
     found.extend(machine::firewall(config.peers.discovery_port, may_serve));
-    if may_serve || node.as_ref().is_some_and(|node| node.seen.node.state.is_some()) {
+    if is_gateway {
         found.extend(running::firewall(config, &lans, firewall.as_ref(), node.as_ref()));
     }
-    found.extend(node.as_ref().and_then(|node| machine::way_out(&node.seen)));
+    let name_servers = match is_gateway {
+        true => name_servers::check(config, node.as_ref()).await,
+        false => None,
+    };
+    found.extend(node.as_ref().and_then(|node| machine::way_out(&node.seen, name_servers.as_ref())));
+    found.extend(name_servers);
     diagnosis.extend(found);
     let Some(group) = group else {
         let why = "it needs the keys of this machine's group";

@@ -15,6 +15,7 @@ use crate::gateway::options::CACHE;
 use crate::gateway::served;
 use crate::link::client::{DialError, Link};
 use crate::link::{tls, updates};
+use crate::net;
 use crate::peers::options::{self, PORT};
 use crate::peers::{boot, remembered, survey};
 use crate::problem::Problem;
@@ -154,7 +155,7 @@ impl Leave {
         }
         if !io::stdin().is_terminal() {
             return Err(Problem::usage("leaving a group has to be confirmed")
-                .after(Problem::usage("standard input is no terminal"))
+                .after(Problem::usage("standard input is not a terminal"))
                 .hint("laneway leave --yes"));
         }
         let mut out = io::stdout();
@@ -177,10 +178,10 @@ impl Leave {
     ) -> Result<BTreeMap<SocketAddr, Option<NodeId>>, Problem> {
         let mut found = BTreeMap::new();
         for gateway in &self.gateway {
-            let addresses = tokio::net::lookup_host(gateway.to_string()).await.map_err(|error| {
+            let addresses = net::lookup(&gateway.to_string()).await.map_err(|error| {
                 Problem::new(format!("the gateway {gateway} has no address")).because(error)
             })?;
-            found.extend(addresses.map(|address| (address, None)));
+            found.extend(addresses.into_iter().map(|address| (address, None)));
         }
         let _waiting = progress::waiting("looking for gateways to tell");
         let known = remembered::load(state);
@@ -191,6 +192,7 @@ impl Leave {
             lans,
             known: known.clone(),
             time: SURVEY_TIME,
+            patience: Duration::ZERO,
         };
         if let Ok(survey) = survey::look(options).await {
             found.extend(survey.links().into_iter().map(|seen| (seen.link, Some(seen.id))));

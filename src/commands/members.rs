@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use super::ask;
 use super::local_port::LocalPort;
 use super::{authority, beside, progress, removal, say};
+use crate::failure::with_causes;
 use crate::gateway::served::{self, Seen};
 use crate::link::client::Link;
 use crate::link::{roster, tls};
@@ -92,7 +93,10 @@ impl Members {
             self.ask(&authority, &group, &state, &mut seen).await;
             let saved = seen.iter().map(|(id, of)| (id.to_string(), of.clone())).collect();
             if let Err(error) = served::save(&state, &saved) {
-                tracing::warn!(%error, "who was seen is not remembered");
+                tracing::warn!(
+                    error = with_causes(&error),
+                    "the list of the members that were seen cannot be saved"
+                );
             }
         }
         let is_removed = match self.offline {
@@ -148,6 +152,7 @@ impl Members {
             lans,
             known: known.clone(),
             time: SURVEY_TIME,
+            patience: Duration::ZERO,
         };
         if let Ok(survey) = survey::look(options).await {
             for gateway in &survey.gateways {

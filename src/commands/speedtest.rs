@@ -12,6 +12,7 @@ use crate::failure::Failure;
 use crate::link::client::Link;
 use crate::link::speed::{self, Direction, Measured};
 use crate::link::{gateway_info, tls};
+use crate::net;
 use crate::peers::options::{self, PORT};
 use crate::peers::{remembered, survey};
 use crate::problem::Problem;
@@ -101,8 +102,11 @@ impl Speedtest {
         }
         match reports.iter().filter(|report| report.error.is_some()).count() {
             0 => Ok(()),
-            failed => Err(Problem::new(format!("{failed} of {} gateways were not measured", reports.len()))
-                .hint("'laneway doctor' shows what is wrong")),
+            failed => Err(Problem::new(match (failed, reports.len()) {
+                (1, 1) => "the gateway could not be measured".to_owned(),
+                (failed, all) => format!("{failed} of {all} gateways could not be measured"),
+            })
+            .hint("'laneway doctor' shows what is wrong")),
         }
     }
 
@@ -114,10 +118,10 @@ impl Speedtest {
     ) -> Result<BTreeMap<SocketAddr, Option<(NodeId, String)>>, Problem> {
         let mut found = BTreeMap::new();
         for gateway in &self.gateway {
-            let addresses = tokio::net::lookup_host(gateway.to_string()).await.map_err(|error| {
+            let addresses = net::lookup(&gateway.to_string()).await.map_err(|error| {
                 Problem::new(format!("the gateway {gateway} has no address")).because(error)
             })?;
-            found.extend(addresses.map(|address| (address, None)));
+            found.extend(addresses.into_iter().map(|address| (address, None)));
         }
         if !self.gateway.is_empty() {
             return Ok(found);
@@ -129,6 +133,7 @@ impl Speedtest {
             lans: self.lan.clone(),
             known: remembered::load(state),
             time: SURVEY_TIME,
+            patience: Duration::ZERO,
         };
         let survey = survey::look(options).await;
         let survey =

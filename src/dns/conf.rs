@@ -23,6 +23,8 @@ const MOST_ATTEMPTS: u32 = 5;
 pub struct Conf {
     /// The name servers, in the order in which they are asked.
     pub servers: Vec<SocketAddr>,
+    /// Whether the file names them: without any, this machine is asked.
+    pub is_configured: bool,
     /// The domains that are appended to a name.
     pub search: Vec<String>,
     /// A name with at least this many dots is asked as it is before domains are appended.
@@ -49,6 +51,7 @@ impl Default for Conf {
     fn default() -> Self {
         Self {
             servers: Vec::new(),
+            is_configured: false,
             search: Vec::new(),
             ndots: 1,
             no_tld_query: false,
@@ -85,6 +88,7 @@ impl Conf {
             }
         }
         conf.servers.truncate(MOST_SERVERS);
+        conf.is_configured = !conf.servers.is_empty();
         if conf.servers.is_empty() {
             conf.servers.push(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), PORT));
         }
@@ -206,6 +210,7 @@ mod tests {
         ] {
             let servers: Vec<SocketAddr> = servers.iter().map(|text| text.parse().unwrap()).collect();
             assert_eq!(read(text).servers, servers, "{text:?}");
+            assert_eq!(read(text).is_configured, servers[0].ip() != Ipv4Addr::LOCALHOST, "{text:?}");
         }
     }
 

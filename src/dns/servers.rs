@@ -1,5 +1,6 @@
 //! Asks name servers: the next one where one is silent or unable, until one of them answers.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,7 +9,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use hickory_proto::op::{Message, ResponseCode};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::conf::Conf;
 use super::exchange::Server;
@@ -49,6 +50,25 @@ pub enum Unanswered {
     /// None of them has answered in time.
     #[error("the name servers did not answer")]
     Silent,
+}
+
+/// The code of the answer of one name server. It is asked twice within `limit`, by TCP if `by_tcp`.
+///
+/// # Errors
+/// [`io::ErrorKind::TimedOut`] when it does not answer, otherwise the operating system's error.
+pub async fn code_of(
+    server: SocketAddr,
+    query: &Query,
+    by_tcp: bool,
+    limit: Duration,
+) -> io::Result<ResponseCode> {
+    let server = Server::new(server);
+    for again in [false, true] {
+        if let Ok(answered) = timeout(limit / 2, server.ask(query, by_tcp, again)).await {
+            return answered.map(|answer| answer.metadata.response_code);
+        }
+    }
+    Err(io::ErrorKind::TimedOut.into())
 }
 
 impl NameServers {

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use laneway_sys::state::StateDir;
 use laneway_trust::clock::CLOCK_FLOOR;
+use laneway_wire::failure::with_causes;
 
 /// The file in the state directory.
 pub const FILE: &str = "boot";
@@ -33,7 +34,7 @@ impl Boot {
         let stored = match state.read(FILE) {
             Ok(bytes) => bytes.map_or(0, |bytes| number_in(&bytes)),
             Err(error) => {
-                tracing::warn!(%error, "the number of the previous run is not known");
+                tracing::warn!(error = with_causes(&error), "the number of the previous run is not known");
                 0
             }
         };
@@ -65,7 +66,7 @@ impl Boot {
 
 fn save(state: &StateDir, number: u64) {
     if let Err(error) = state.write(FILE, format!("{number}\n").as_bytes()) {
-        tracing::warn!(%error, number, "the number of this run cannot be saved");
+        tracing::warn!(error = with_causes(&error), number, "the number of this run cannot be saved");
     }
 }
 

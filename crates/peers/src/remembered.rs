@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use laneway_limits::limited;
 use laneway_limits::lines::NOBODY;
 use laneway_sys::state::StateDir;
+use laneway_wire::failure::with_causes;
 
 /// The file in the state directory.
 pub const FILE: &str = "gateways.json";
@@ -30,7 +31,7 @@ pub fn add(state: &StateDir, gateway: SocketAddr) {
     gateways.truncate(MAX_GATEWAYS);
     let bytes = serde_json::to_vec(&gateways).unwrap_or_default();
     if let Err(error) = state.write(FILE, &bytes) {
-        limited!(warn, NOBODY, %error, "the gateway is not remembered");
+        limited!(warn, NOBODY, error = with_causes(&error), "the gateway is not remembered");
     }
 }
 

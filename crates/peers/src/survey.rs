@@ -18,7 +18,7 @@ use laneway_sys::lan::{self, Lan, LanSocket};
 use laneway_sys::net;
 use laneway_trust::group::Group;
 use laneway_trust::random::random;
-use laneway_wire::datagram::{Advert, Datagram, Message, Received, SIZE, Sequence, Way};
+use laneway_wire::datagram::{Advert, Datagram, Message, Received, SIZE, Sequence, State, Way};
 use laneway_wire::id::NodeId;
 
 /// When queries are sent, in milliseconds: one lost datagram is no finding.
@@ -28,6 +28,8 @@ const MAX_UNICAST: usize = 64;
 /// Maximum gateways in the result.
 const MAX_GATEWAYS: usize = 256;
 
+/// Interval between two looks at whether the announcements that are waited for have arrived.
+const STEP: Duration = Duration::from_millis(250);
 /// Maximum machines of other groups in the result.
 const MAX_OTHERS: usize = 16;
 
@@ -43,6 +45,9 @@ pub struct Options {
     pub known: Vec<SocketAddr>,
     /// Duration of the survey.
     pub time: Duration,
+    /// How much longer the announcements of active gateways are waited for that have answered, and announce themselves all the
+    /// time.
+    pub patience: Duration,
 }
 
 /// A gateway from which a datagram was received.
@@ -80,6 +85,8 @@ pub struct Survey {
     pub other_groups: BTreeSet<IpAddr>,
     /// Nodes that are on several machines, which therefore have the same keys.
     pub twins: Vec<Twin>,
+    /// The LANs whose announcements were listened to, at the port of discovery.
+    pub listened: Vec<Lan>,
 }
 
 /// One node on several machines.
@@ -94,6 +101,12 @@ pub struct Twin {
 }
 
 impl Survey {
+    /// Whether no announcement of this active gateway has arrived from any of its addresses, although it has answered from one of a
+    /// LAN whose announcements were listened to.
+    pub fn misses(&self, id: NodeId) -> bool {
+        misses(id, self.gateways.iter(), &self.listened)
+    }
+
     /// Each gateway once, with an IPv4 address of its link if it has any.
     pub fn links(&self) -> Vec<&Seen> {
         let mut links: Vec<&Seen> = Vec::new();
@@ -105,6 +118,18 @@ impl Survey {
         }
         links
     }
+}
+
+fn misses<'a>(id: NodeId, all: impl Iterator<Item = &'a Seen>, listened: &[Lan]) -> bool {
+    let mut has_answered = false;
+    for seen in all.filter(|seen| seen.id == id) {
+        if seen.beacon || seen.advert.state != State::Active {
+            return false;
+        }
+        let is_near = listened.iter().any(|lan| lan.net.contains(&net::plain(seen.link).ip()));
+        has_answered |= is_near && (seen.by_broadcast.is_some() || seen.by_unicast.is_some());
+    }
+    has_answered
 }
 
 /// How a query was sent.
@@ -188,6 +213,12 @@ pub async fn look(options: Options) -> io::Result<Survey> {
         progress.query(&sockets, &options.known).await;
     }
     progress.receive_until(&sockets, end).await;
+    let listens = sockets.iter().filter(|(_, _, broadcasts)| broadcasts.is_some());
+    let listened: Vec<_> = listens.map(|(lan, ..)| lan.clone()).collect();
+    let last = end + options.patience;
+    while Instant::now() < last && progress.misses_any(&listened) {
+        progress.receive_until(&sockets, (Instant::now() + STEP).min(last)).await;
+    }
     Ok(Survey {
         asked_from: sockets.iter().map(|(_, socket, _)| socket.own).collect(),
         port_taken,
@@ -195,6 +226,7 @@ pub async fn look(options: Options) -> io::Result<Survey> {
         not_sent: progress.not_sent.into_iter().collect(),
         other_groups: progress.other_groups,
         twins: progress.heard.twins(progress.own),
+        listened,
     })
 }
 
@@ -262,6 +294,11 @@ impl Progress {
             }
             receiving.push(receive(lan, receiver, sender));
         }
+    }
+
+    /// Whether announcements of an active gateway are still missing.
+    fn misses_any(&self, listened: &[Lan]) -> bool {
+        self.seen.values().any(|seen| misses(seen.id, self.seen.values(), listened))
     }
 
     fn note_other_group(&mut self, ip: IpAddr) {

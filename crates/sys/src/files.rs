@@ -1,5 +1,6 @@
 //! Files of a directory that belongs to this process alone, read and written at offsets. No link is followed.
 
+mod space;
 #[cfg(unix)]
 mod unix;
 #[cfg(windows)]
@@ -9,6 +10,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
+pub use self::space::Space;
 #[cfg(unix)]
 use unix as system;
 #[cfg(windows)]
@@ -73,6 +75,14 @@ pub fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     system::write_all_at(file, bytes, offset)
 }
 
+/// What the file system of `path` can take.
+///
+/// # Errors
+/// The system's; [`io::ErrorKind::Unsupported`] where that is not known.
+pub fn space(path: &Path) -> io::Result<Space> {
+    system::space(path)
+}
+
 /// The bytes that this user may still write on the file system of `path`.
 ///
 /// # Errors
@@ -98,6 +108,14 @@ mod tests {
         let link = outer.path().join("link");
         symlink(outer.path(), &link).unwrap();
         assert!(private_directory(&link).is_err());
+    }
+
+    #[test]
+    fn the_space_of_a_directory_is_known() {
+        let outer = tempfile::tempdir().unwrap();
+        let space = space(outer.path()).unwrap();
+        assert!(space.free > 0 && space.files != Some(0) && !space.is_read_only, "{space:?}");
+        assert_eq!(space.device, super::space(&std::env::temp_dir()).unwrap().device);
     }
 
     #[test]

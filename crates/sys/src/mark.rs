@@ -13,13 +13,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use tokio::net::{TcpSocket, TcpStream, lookup_host};
+use tokio::net::{TcpSocket, TcpStream};
 
 #[cfg(target_os = "linux")]
 use self::linux as system;
 #[cfg(not(target_os = "linux"))]
 use self::other as system;
-use crate::net::Segments;
+use crate::net::{Segments, lookup};
 
 /// The routing mark (SO_MARK): "lane" in ASCII.
 pub const OWN: u32 = 0x6c61_6e65;
@@ -77,7 +77,7 @@ pub async fn connect_with(address: SocketAddr, segments: Segments) -> io::Result
 /// The operating system's error for the last address, or that of the name lookup.
 pub async fn connect_to(target: &str) -> io::Result<TcpStream> {
     let mut last = io::Error::from(io::ErrorKind::NotFound);
-    for address in lookup_host(target).await? {
+    for address in lookup(target).await? {
         match connect(address).await {
             Ok(stream) => return Ok(stream),
             Err(error) => last = error,

@@ -414,9 +414,45 @@ pub fn plain(address: SocketAddr) -> SocketAddr {
     }
 }
 
+/// The addresses of a host and port, written as one, as the C library finds them.
+///
+/// # Errors
+/// Why it finds none, in words about the name.
+pub async fn lookup(target: &str) -> io::Result<Vec<SocketAddr>> {
+    let found = tokio::net::lookup_host(target).await;
+    found
+        .map(Iterator::collect)
+        .map_err(|error| io::Error::new(error.kind(), not_found(&error.to_string()).to_owned()))
+}
+
+/// What the C library says of a name that it does not find, in other words.
+fn not_found(said: &str) -> &str {
+    let why = said.strip_prefix("failed to lookup address information: ").unwrap_or(said);
+    match why {
+        "Name or service not known"
+        | "No address associated with hostname"
+        | "nodename nor servname provided, or not known" => {
+            "neither the name servers nor the hosts file of this machine know this name"
+        }
+        "Temporary failure in name resolution" => "no name server of this machine has answered",
+        other => other,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_name_without_an_address_is_said_to_have_none_without_the_words_of_the_library() {
+        assert_eq!(lookup("127.0.0.1:7").await.unwrap(), ["127.0.0.1:7".parse().unwrap()]);
+        let said = lookup("a..b:1").await.unwrap_err().to_string();
+        assert!(!said.contains("failed to lookup address information"), "{said}");
+        assert_eq!(
+            not_found("failed to lookup address information: Temporary failure in name resolution"),
+            "no name server of this machine has answered"
+        );
+    }
 
     #[tokio::test]
     async fn reads_and_writes_that_never_have_to_wait_let_other_tasks_run() {

@@ -14,10 +14,29 @@ mod system;
 pub const ADDRESSES: &str = system::ADDRESSES;
 /// Shows the programs that use ports, to root or an administrator those of all users.
 pub const PORTS: &str = system::PORTS;
+/// Shows the routes.
+pub const ROUTES: &str = system::ROUTES;
+/// Where the name servers of this machine are set, as a sentence without its full stop.
+pub const NAME_SERVERS: &str = system::NAME_SERVERS;
 /// Has the service read its configuration again.
 pub const RELOAD: &str = system::RELOAD;
 
-/// Shows the route to a host. `interface` is the one that a link-local address needs.
-pub fn route(host: &str, interface: Option<&str>) -> String {
-    system::route(host, interface)
+/// Shows the free space of the disk of this directory.
+pub fn space_of(directory: &str) -> String {
+    system::space_of(directory)
+}
+
+/// Shows how many files the disk of this directory can still take.
+pub fn files_of(directory: &str) -> String {
+    system::files_of(directory)
+}
+
+/// Asks one name server for a name. A link-local address of the server has its interface after `%`.
+pub fn ask_for(name: &str, server: &str) -> String {
+    system::ask_for(name, server)
+}
+
+/// Shows the route to an address. `interface` is the one that a link-local address needs.
+pub fn route(address: &str, interface: Option<&str>) -> String {
+    system::route(address, interface)
 }

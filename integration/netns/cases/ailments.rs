@@ -83,7 +83,11 @@ fn a_client_that_hears_no_gateway(lab: &Lab) {
     // It remembers the gateway that it joined by.
     let _node = group.client(&c1, &[]);
     let diagnosis = once_wrong(&c1);
-    diagnosis.blames("discovery", &[], &["the node that runs here hears nothing of it", "inet trial input"]);
+    diagnosis.blames(
+        "discovery",
+        &[],
+        &["the node that runs here hears nothing from it", "inet trial input"],
+    );
     follow(&c1, diagnosis.hint("discovery"));
     once_well(&c1);
 }
@@ -303,7 +307,7 @@ fn a_node_that_looks_elsewhere(lab: &Lab) {
     let diagnosis = diagnose(&c1, &[]);
     let said = diagnosis.said("link");
     assert!(
-        said.contains("this command links with g1") && said.contains("the node that runs here does not"),
+        said.contains("this command can link to g1") && said.contains("the node that runs here has not"),
         "{}",
         diagnosis.text
     );

@@ -39,6 +39,7 @@ mod transfer;
 mod transparent;
 mod trust;
 pub(crate) mod udp;
+mod unseen;
 mod uplinks;
 mod upstream;
 mod way_out;
@@ -84,6 +85,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     doctor::CASES,
     ailments::CASES,
     hints::CASES,
+    unseen::CASES,
     beside::CASES,
     sockets::CASES,
     speedtest::CASES,
@@ -112,6 +114,7 @@ pub(crate) const NEEDED: &[(&str, &[&str])] = &[
     ("links::nghttp", &["nghttp"]),
     ("links::h2load", &["h2load"]),
     ("uplinks::names", &["unbound", "dig"]),
+    ("unseen::name_servers", &["unbound", "dig"]),
     ("ailments::a_front", &["openssl", "python3"]),
     ("upstream::", &["squid", "danted"]),
     ("doctor::names_a_wrong_clock", &["faketime"]),

@@ -48,7 +48,7 @@ fn reports_a_gateway_that_cannot_be_measured(lab: &Lab) {
     let (first, second) =
         output.text().split_once("10.77.0.22:7420").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
     assert!(first.contains("down") && second.contains("failed") && !second.contains("down"), "{output}");
-    for line in ["error: 1 of 2 gateways were not measured", "hint: 'laneway doctor'"] {
+    for line in ["error: 1 of 2 gateways could not be measured", "hint: 'laneway doctor'"] {
         assert!(output.stderr.contains(line), "{output}");
     }
 }

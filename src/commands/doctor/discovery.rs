@@ -1,6 +1,6 @@
 //! Discovery over UDP: which gateways answer a broadcast query, which a unicast one, and which firewall is in the way.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 
@@ -50,18 +50,32 @@ pub(super) fn judge(survey: &Survey, facts: &Facts<'_>) -> Vec<Finding> {
         && !survey.not_sent.iter().any(|(to, _)| to.is_ipv4());
     let judged = survey.gateways.iter().map(|seen| (seen, of_gateway(seen, survey, facts)));
     let judged: Vec<_> = judged.collect();
-    let works_v4 = |id| {
+    // A gateway is found if one of its addresses is. IPv6 alone does not make up for IPv4, which nodes prefer.
+    let works_at = |of: &Seen| {
         let is_well = |finding: &Finding| finding.verdict == Verdict::Ok;
-        judged.iter().any(|(seen, finding)| seen.id == id && seen.link.is_ipv4() && is_well(finding))
+        let same = judged.iter().filter(|(seen, finding)| seen.id == of.id && is_well(finding));
+        let mut links = same.map(|(seen, _)| seen.link);
+        links.find(|link| link.is_ipv4() || of.link.is_ipv6())
     };
-    let mut found: Vec<_> = survey
-        .not_sent
-        .iter()
-        .map(|(to, error)| of_less_use(not_sent(*to, error, facts), to.is_ipv6() && sends_v4))
+    let mut found: Vec<_> = [true, false]
+        .into_iter()
+        .flat_map(|is_v4| not_sent(survey, is_v4, facts))
+        .map(|(finding, is_v4)| of_less_use(finding, (!is_v4 && sends_v4).then_some(IPV4_WORKS)))
         .collect();
-    let of_gateways = judged
-        .iter()
-        .map(|(seen, finding)| of_less_use(finding.clone(), seen.link.is_ipv6() && works_v4(seen.id)));
+    // One sentence is enough for the addresses of one gateway that have the same fault.
+    let is_repeated = |of: &Seen, finding: &Finding| {
+        let mut first = judged.iter().filter(|(seen, _)| seen.id == of.id && seen.link < of.link);
+        let is_same = |other: &Finding| other.verdict == Verdict::Wrong && other.why == finding.why;
+        finding.verdict == Verdict::Wrong && !finding.why.is_empty() && first.any(|(_, other)| is_same(other))
+    };
+    let single = judged.iter().filter(|(seen, finding)| !is_repeated(seen, finding));
+    let of_gateways = single.map(|(seen, finding)| {
+        let works = works_at(seen).map(|link| match (seen.link.is_ipv6(), link.is_ipv4()) {
+            (true, true) => IPV4_WORKS.to_owned(),
+            _ => format!("it answers at {link}, which is enough"),
+        });
+        of_less_use(finding.clone(), works.as_deref())
+    });
     found.extend(of_gateways);
     if found.iter().all(|finding| finding.verdict == Verdict::Skipped) {
         found.push(no_gateway(survey, facts));
@@ -78,8 +92,12 @@ pub(super) fn judge(survey: &Survey, facts: &Facts<'_>) -> Vec<Finding> {
     found
 }
 
-/// Whether the node that runs here does not hear a gateway of its LAN, although it has run long enough.
-fn is_deaf(node: &Node, seen: &Seen) -> bool {
+/// Whether the node that runs here does not hear a gateway of its LAN: this command listens at the same port, and does not hear it now;
+/// or the node has not, although it has run long enough.
+fn is_deaf(node: &Node, seen: &Seen, survey: &Survey) -> bool {
+    if survey.misses(seen.id) {
+        return true;
+    }
     let since = if seen.advert.state == State::Active { ACTIVE_HEARD } else { ANY_HEARD };
     let announces = matches!(seen.advert.state, State::Active | State::Standby);
     announces && node.seen.node.uptime > since && !hears(node, seen, since.max(RECENT))
@@ -126,26 +144,39 @@ fn other_groups(survey: &Survey, facts: &Facts<'_>) -> Vec<String> {
     all.into_iter().collect()
 }
 
-/// The finding, as one that is no fault if IPv4 works.
-fn of_less_use(finding: Finding, works_by_v4: bool) -> Finding {
-    match finding.verdict {
-        Verdict::Wrong if works_by_v4 => {
-            Finding::skipped(finding.layer, finding.what + "; IPv4 works, which is enough")
+const IPV4_WORKS: &str = "IPv4 works, which is enough";
+
+/// The finding, as one that is no fault where something else works.
+fn of_less_use(finding: Finding, works: Option<&str>) -> Finding {
+    match (finding.verdict, works) {
+        (Verdict::Wrong, Some(works)) => {
+            Finding::skipped(finding.layer, format!("{}; {works}", finding.what))
         }
         _ => finding,
     }
 }
 
-fn not_sent(to: SocketAddr, error: &io::Error, facts: &Facts<'_>) -> Finding {
-    let finding = Finding::wrong(Layer::Discovery, format!("a datagram to {to} does not leave this machine"))
-        .because(error.to_string());
-    match facts.firewall {
-        Some(firewall) => firewalled(finding, firewall, facts.port),
-        None if error.kind() == io::ErrorKind::PermissionDenied => {
-            finding.hint("'nft list ruleset', as root, shows the rule that drops outgoing datagrams")
-        }
-        None => finding.hint(format!("{} shows whether there is a route", route_to(to))),
+/// The datagrams to addresses of one version of IP that were not sent, in one finding for each error.
+fn not_sent(survey: &Survey, is_v4: bool, facts: &Facts<'_>) -> Vec<(Finding, bool)> {
+    let mut by_error: BTreeMap<String, Vec<&(SocketAddr, io::Error)>> = BTreeMap::new();
+    for failed in survey.not_sent.iter().filter(|(to, _)| to.is_ipv4() == is_v4) {
+        by_error.entry(failed.1.to_string()).or_default().push(failed);
     }
+    let found = by_error.into_iter().filter_map(|(why, all)| {
+        let (first, error) = all.first()?;
+        let to: Vec<_> = all.iter().map(|(to, _)| to.to_string()).collect();
+        let what = format!("datagrams to {} do not leave this machine", few(&to));
+        let finding = Finding::wrong(Layer::Discovery, what).because(why);
+        let finding = match facts.firewall {
+            Some(firewall) => firewalled(finding, firewall, facts.port),
+            None if error.kind() == io::ErrorKind::PermissionDenied => {
+                finding.hint("'nft list ruleset', as root, shows the rule that drops outgoing datagrams")
+            }
+            None => finding.hint(format!("{} shows whether there is a route", route_to(*first))),
+        };
+        Some((finding, is_v4))
+    });
+    found.collect()
 }
 
 fn of_gateway(seen: &Seen, survey: &Survey, facts: &Facts<'_>) -> Finding {
@@ -154,7 +185,7 @@ fn of_gateway(seen: &Seen, survey: &Survey, facts: &Facts<'_>) -> Finding {
     let cast = if seen.link.is_ipv6() { "multicast" } else { "broadcast" };
     let what = match (seen.by_broadcast, seen.by_unicast) {
         (Some(broadcast), Some(unicast)) => {
-            return match facts.node.filter(|node| is_deaf(node, seen)) {
+            return match facts.node.filter(|node| is_deaf(node, seen, survey)) {
                 Some(node) => unheard(&who, node, facts),
                 None => {
                     let times = (millis(broadcast), millis(unicast));
@@ -167,7 +198,8 @@ fn of_gateway(seen: &Seen, survey: &Survey, facts: &Facts<'_>) -> Finding {
         (Some(_), None) => format!("answers {cast} but not unicast"),
         (None, None) => "sends beacons, but none of its answers arrives".into(),
     };
-    let receives = seen.beacon || facts.node.is_some_and(|node| hears(node, seen, RECENT));
+    let heard = || facts.node.is_some_and(|node| hears(node, seen, RECENT));
+    let receives = seen.beacon || !survey.misses(seen.id) && heard();
     // Beside a running node queries leave from another port, so a firewall that admits discovery still drops the answers.
     if survey.port_taken && facts.firewall.is_some() && receives && seen.by_broadcast.is_none() {
         let what = format!("{who}: the node that runs here receives its beacons");
@@ -192,7 +224,7 @@ fn of_gateway(seen: &Seen, survey: &Survey, facts: &Facts<'_>) -> Finding {
 /// The finding about a gateway that answers this command and that the node does not hear: answers come to a port of this
 /// command's own, while announcements and queries come to the port of discovery.
 fn unheard(who: &str, node: &Node, facts: &Facts<'_>) -> Finding {
-    let what = format!("{who}: it answers this command, but the node that runs here hears nothing of it");
+    let what = format!("{who}: it answers this command, but the node that runs here hears nothing from it");
     let finding = Finding::wrong(Layer::Discovery, what);
     let finding = match node.seen.node.state {
         Some(_) => finding
@@ -244,12 +276,21 @@ fn no_gateway(survey: &Survey, facts: &Facts<'_>) -> Finding {
         false => "broadcast",
     };
     let known = match facts.known {
-        0 => "no gateway is known to ask by unicast".to_owned(),
+        0 => "no other address is known that could be asked by unicast".to_owned(),
         1 => "1 known gateway by unicast".to_owned(),
         known => format!("{known} known gateways by unicast"),
     };
     let finding = Finding::wrong(Layer::Discovery, "no gateway of this group answers")
         .because(format!("asked by {cast} from {}; {known}", from.join(", ")));
+    let links: Vec<_> =
+        facts.node.iter().flat_map(|node| &node.seen.links).map(|link| link.name.clone()).collect();
+    let finding = match (links.is_empty(), facts.node.is_some_and(|node| node.seen.node.goes_direct)) {
+        (false, false) => finding.because(format!(
+            "the node that runs here still has its link to {}, but finds no other gateway when that fails",
+            few(&links)
+        )),
+        _ => finding,
+    };
     let port = facts.port;
     let others = report::other_groups(&other_groups(survey, facts));
     // A firewall that lets another group's announcements in would let those of this one in.
@@ -275,10 +316,16 @@ fn no_gateway(survey: &Survey, facts: &Facts<'_>) -> Finding {
 /// themselves: that is the fault, and a later finding.
 pub(super) fn excused(found: Vec<Finding>, unreaching: &[String]) -> Vec<Finding> {
     let excuse = |finding: Finding| match finding.verdict {
-        Verdict::Wrong if finding.layer == Layer::Discovery => Finding::skipped(
-            Layer::Discovery,
-            format!("{}: {} runs, but reaches no server", finding.what, few(unreaching)),
-        ),
+        Verdict::Wrong if finding.layer == Layer::Discovery => {
+            let who = match unreaching {
+                [one] => format!("{one} runs, but cannot reach its servers, and so does not announce itself"),
+                some => format!(
+                    "these nodes run, but cannot reach their servers, and so do not announce themselves: {}",
+                    few(some)
+                ),
+            };
+            Finding::skipped(Layer::Discovery, format!("{}: {who}", finding.what))
+        }
         _ => finding,
     };
     found.into_iter().map(excuse).collect()
@@ -348,7 +395,13 @@ mod tests {
 
     fn judged(seen: Option<Seen>, port_taken: bool, firewall: Option<&Firewall>) -> Finding {
         let survey = Survey { gateways: seen.into_iter().collect(), port_taken, ..Survey::default() };
-        let facts = Facts {
+        let mut found = judge(&survey, &facts(firewall));
+        assert_eq!(found.len(), 1);
+        found.remove(0)
+    }
+
+    fn facts(firewall: Option<&Firewall>) -> Facts<'_> {
+        Facts {
             port: 7420,
             firewall,
             is_open: false,
@@ -357,10 +410,7 @@ mod tests {
             is_candidate: false,
             known: 0,
             unreached: None,
-        };
-        let mut found = judge(&survey, &facts);
-        assert_eq!(found.len(), 1);
-        found.remove(0)
+        }
     }
 
     #[test]
@@ -380,6 +430,32 @@ mod tests {
             assert_eq!(finding.verdict, Verdict::Wrong);
             assert!(finding.hint.as_ref().unwrap().contains(hint), "{finding:?}");
         }
+    }
+
+    #[test]
+    fn datagrams_that_fail_for_one_reason_are_one_fault() {
+        let denied = |to: &str| (to.parse().unwrap(), io::Error::from(io::ErrorKind::PermissionDenied));
+        let not_sent = ["10.0.0.255:7420", "10.1.0.255:7420", "[ff02::1]:7420"].map(denied).into();
+        let survey = Survey { not_sent, gateways: vec![seen(true, true)], ..Survey::default() };
+        let found = judge(&survey, &facts(None));
+        let wrong: Vec<_> = found.iter().filter(|finding| finding.verdict == Verdict::Wrong).collect();
+        assert_eq!(wrong.len(), 2, "{wrong:?}");
+        assert_eq!(wrong[0].what, "datagrams to 10.0.0.255:7420, 10.1.0.255:7420 do not leave this machine");
+    }
+
+    #[test]
+    fn one_address_of_a_gateway_that_answers_is_enough() {
+        let other = Seen { link: "10.1.0.21:7420".parse().unwrap(), ..seen(false, true) };
+        let survey = Survey { gateways: vec![seen(true, true), other], ..Survey::default() };
+        let found = judge(&survey, &facts(None));
+        let verdicts: Vec<_> = found.iter().map(|finding| finding.verdict).collect();
+        assert_eq!(verdicts, [Verdict::Ok, Verdict::Skipped], "{found:?}");
+        assert!(found[1].what.ends_with("it answers at 10.0.0.21:7420, which is enough"), "{found:?}");
+        // What is wrong with all of them is said once.
+        let (mut first, mut second) = (seen(false, true), seen(false, true));
+        (first.link, second.link) = ("10.0.0.21:7420".parse().unwrap(), "[fe80::1%2]:7420".parse().unwrap());
+        let survey = Survey { gateways: vec![first, second], ..Survey::default() };
+        assert_eq!(judge(&survey, &facts(Some(&Firewall::Ufw))).len(), 1);
     }
 
     #[test]

@@ -6,18 +6,22 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use futures_util::StreamExt;
 use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::timeout_at;
 use tokio_util::task::TaskTracker;
 
 use super::firewall::{Firewall, open_commands_elsewhere};
-use super::remedies::{LOGIN, REMOVED, become_gateway, copied_keys, route_to, with_interface};
+use super::remedies::{LOGIN, REMOVED, become_gateway, copied_keys, route_to, uplink_up, with_interface};
 use super::report::{Finding, Layer};
-use crate::failure::{Failure, Kind, Side};
+use crate::failure::{Failure, Kind, Side, with_causes};
 use crate::link::client::{DialError, Link};
 use crate::link::gateway_info::{self, GatewayInfo};
 use crate::link::tls;
 use crate::net;
 use crate::telemetry::report::{age, few};
+use crate::telemetry::snapshot::Unreached;
 use crate::trust::clock::CLOCK_FLOOR;
 use crate::trust::group::Group;
 use crate::trust::membership::Membership;
@@ -26,10 +30,29 @@ use crate::wire::target::Target;
 
 /// Maximum gateways that are linked with.
 const MAX_GATEWAYS: usize = 16;
+/// Maximum addresses of one gateway that are dialled.
+const MAX_ADDRESSES: usize = 4;
+/// How long the other addresses of a gateway are waited for when there is a link to one.
+const GRACE: Duration = Duration::from_secs(1);
 /// Number of round trips of which the median is taken.
 const ROUND_TRIPS: usize = 5;
 /// Maximum difference between two clocks that are considered equal, in milliseconds.
 const MAX_CLOCK_DIFFERENCE: i128 = 60_000;
+
+/// A gateway that a link is to be made to.
+pub(super) struct Known {
+    /// Who it is, where that is known because it announces itself.
+    pub(super) id: Option<NodeId>,
+    /// Its addresses, the preferred ones first. A link to one of them is enough.
+    pub(super) addresses: Vec<SocketAddr>,
+}
+
+impl Known {
+    /// A gateway of which nothing but an address is known.
+    pub(super) fn at(address: SocketAddr) -> Self {
+        Self { id: None, addresses: vec![address] }
+    }
+}
 
 /// A gateway and the link to it.
 pub(super) struct Linked {
@@ -77,6 +100,12 @@ impl Linked {
         !self.is_in_maintenance() && self.reach() != Some("unreachable")
     }
 
+    /// Whether its last probe did not reach this server, which is one of its own.
+    pub(super) fn misses(&self, server: &str) -> bool {
+        let unreached = self.about.iter().flat_map(|about| &about.unreached);
+        unreached.into_iter().any(|fault| fault.server == server)
+    }
+
     /// Whether it reaches a server, by its own report.
     pub(super) fn reach(&self) -> Option<&str> {
         self.about.as_ref()?.reach.as_deref()
@@ -86,7 +115,7 @@ impl Linked {
 /// Links with each of these gateways, which have these `names` as far as they are known. Each link is a finding.
 pub(super) async fn link(
     group: &Group,
-    gateways: &BTreeMap<SocketAddr, Option<NodeId>>,
+    gateways: &[Known],
     names: &BTreeMap<SocketAddr, String>,
     firewall: Option<&Firewall>,
     found: &mut Vec<Finding>,
@@ -102,36 +131,77 @@ pub(super) async fn link(
     };
     let membership = Membership::new(group.clone());
     let tasks = TaskTracker::new();
-    let dials = gateways.iter().take(MAX_GATEWAYS).map(|(&address, &id)| {
-        let (config, membership, tasks) = (Arc::clone(&config), membership.clone(), tasks.clone());
-        async move {
-            let link = Link::dial(address, id, config, membership, &tasks)
-                .await
-                .map_err(|error| (address, error))?;
-            Ok::<_, (SocketAddr, DialError)>(ask(link).await)
-        }
+    let dial = |id, address| Link::dial(address, id, Arc::clone(&config), membership.clone(), &tasks);
+    let dials = gateways.iter().take(MAX_GATEWAYS).map(async |known| {
+        let (link, failed) = dial_any(known, dial).await;
+        (known, if let Some(link) = link { Some(ask(link).await) } else { None }, failed)
     });
     let mut linked = Vec::new();
     for dialled in join_all(dials).await {
         match dialled {
             // Ignores this machine's own node.
-            Ok(gateway) if gateway.link.gateway.id == group.node.id => {}
-            Ok(gateway) => {
+            (_, Some(gateway), _) if gateway.link.gateway.id == group.node.id => {}
+            (_, Some(gateway), failed) => {
                 let far = gateway.round_trip.map_or_else(String::new, |time| {
                     format!(", round trip {:.2} ms", time.as_secs_f64() * 1000.0)
                 });
-                let what = format!("{}: TLS 1.3, both sides authenticated{far}", gateway.name());
+                let others: Vec<_> = failed.iter().map(|(_, error)| with_causes(error)).collect();
+                let others = match others.as_slice() {
+                    [] => String::new(),
+                    [one] => format!("; another address of it does not work: {one}"),
+                    some => format!("; other addresses of it do not work: {}", some.join("; ")),
+                };
+                let what = format!("{}: TLS 1.3, both sides authenticated{far}{others}", gateway.name());
                 found.push(Finding::ok(Layer::Link, what));
                 linked.push(gateway);
             }
-            Err((address, error)) => {
-                let name = names.get(&address).map(String::as_str);
-                let announces = gateways.get(&address).is_some_and(Option::is_some);
-                found.push(not_linked((address, announces), name, &error, firewall));
+            (known, None, failed) => {
+                let mut failed = failed.iter();
+                let Some((address, error)) = failed.next() else { continue };
+                let name = names.get(address).map(String::as_str);
+                let finding = not_linked((*address, known.id.is_some()), name, error, firewall);
+                let others: Vec<_> = failed.map(|(_, error)| with_causes(error)).collect();
+                found.push(match others.is_empty() {
+                    true => finding,
+                    false => finding.because(format!("nor at another address of it: {}", others.join("; "))),
+                });
             }
         }
     }
     linked
+}
+
+/// The link to the first of the addresses of a gateway, in their order, that accepts one; and the addresses that do not, in the same
+/// order. All are dialled at the same time.
+async fn dial_any<F: Future<Output = Result<Link, DialError>>>(
+    known: &Known,
+    dial: impl Fn(Option<NodeId>, SocketAddr) -> F,
+) -> (Option<Link>, Vec<(SocketAddr, DialError)>) {
+    let addresses = known.addresses.iter().take(MAX_ADDRESSES).copied().enumerate();
+    let mut waiting: BTreeMap<usize, SocketAddr> = addresses.collect();
+    let attempts = waiting.iter().map(|(&place, &address)| {
+        let dialling = dial(known.id, address);
+        async move { (place, dialling.await) }
+    });
+    let mut attempts: FuturesUnordered<_> = attempts.collect();
+    let (mut links, mut failed, mut end) = (BTreeMap::new(), BTreeMap::new(), None);
+    loop {
+        let next = match end {
+            Some(end) => timeout_at(end, attempts.next()).await.unwrap_or(None),
+            None => attempts.next().await,
+        };
+        let Some((place, dialled)) = next else { break };
+        let Some(address) = waiting.remove(&place) else { continue };
+        match dialled {
+            Ok(link) => {
+                links.insert(place, link);
+                end.get_or_insert(tokio::time::Instant::now() + GRACE);
+            }
+            Err(error) => drop(failed.insert(place, (address, error))),
+        }
+    }
+    failed.extend(waiting.into_iter().map(|(place, address)| (place, (address, DialError::Late(address)))));
+    (links.into_values().next(), failed.into_values().collect())
 }
 
 async fn ask(link: Link) -> Linked {
@@ -198,7 +268,7 @@ fn not_linked(
             }
         }
         DialError::Cut(..) => finding
-            .because("a node that stops or starts just now does so, and so does a program that is not laneway")
+            .because("a node that is just starting or stopping does that, and so does a program other than laneway")
             .hint(format!(
                 "run this again. If it stays so, on {on}: 'ss -lntp' shows to root what listens on port {port}, and \
                  'laneway status' whether the node runs"
@@ -206,20 +276,20 @@ fn not_linked(
         DialError::NotAGateway(..) => finding.hint(become_gateway(&on)),
         DialError::Removed(..) => finding.hint(REMOVED),
         DialError::Unproved(..) => finding.hint(format!(
-            "'laneway members' on a machine with the group's key says whether this one was removed; if it was not, {on} lies, and 'laneway \
+            "'laneway members' on a machine with the group's key says whether this one was removed; if it was not, {on} is lying, and 'laneway \
              revoke' there removes it"
         )),
         DialError::Left(..) => finding.hint(format!("use another gateway, or join the group again on {on}")),
         DialError::Trust(..) | DialError::Certificate(..) | DialError::Refused(..) => finding.hint(format!(
             "on {on}: the first line of 'laneway status' names its group. If that is another one, run 'laneway leave \
-             --force --yes' here, and join it with a code of 'laneway invite'"
+             --force --yes' here, and join it with a code from 'laneway invite'"
         )),
-        DialError::Protocol(..) => finding.hint(format!("on {on}: check that laneway, of the same version, is what listens on port {port}")),
+        DialError::Protocol(..) => finding.hint(format!("on {on}: check that the program that listens on port {port} is laneway, and of the same version")),
     }
 }
 
 fn not_there(port: u16) -> String {
-    format!("no node runs there, it is no gateway, or its links have another port than {port}")
+    format!("no node runs there, it is not a gateway, or it accepts links on another port than {port}")
 }
 
 /// Checks that this machine's clock agrees with those of the gateways.
@@ -291,14 +361,17 @@ pub(super) async fn reach(linked: &[Linked], servers: &[Target], found: &mut Vec
         }
         match gateway.reach() {
             Some("reachable") => {
-                let servers =
-                    gateway.about.as_ref().map(|about| about.servers.join(", ")).unwrap_or_default();
                 let rules = gateway.rules();
-                let what = match servers.is_empty() {
+                let partly = partly(gateway).await;
+                let reached = gateway.about.iter().flat_map(|about| &about.servers);
+                let reached = reached.filter(|server| partly.is_none() || !gateway.misses(server)).cloned();
+                let reached: Vec<_> = reached.collect();
+                let what = match reached.is_empty() {
                     true => format!("{name} reaches the outside{rules}"),
-                    false => format!("{name} reaches a server: {servers}{rules}"),
+                    false => format!("{name} reaches {}{rules}", few(&reached)),
                 };
                 found.push(Finding::ok(Layer::Gateway, what));
+                found.extend(partly);
                 useful = true;
             }
             Some("unreachable") => found.push(unreachable(gateway, servers).await),
@@ -306,7 +379,7 @@ pub(super) async fn reach(linked: &[Linked], servers: &[Target], found: &mut Vec
                 let what = format!(
                     "{name} serves any destination, but nothing beyond its networks has answered yet"
                 );
-                let hint = "a request through it proves its way out; 'laneway up --probe http://HOST/PATH' on it does so all the time";
+                let hint = "a request through it proves its way out; with 'laneway up --probe http://HOST/PATH' it proves that by itself";
                 found.push(Finding::skipped(Layer::Gateway, what).hint(hint));
                 useful = true;
             }
@@ -318,6 +391,23 @@ pub(super) async fn reach(linked: &[Linked], servers: &[Target], found: &mut Vec
         }
     }
     useful
+}
+
+/// The servers of a gateway that it does not reach, although it reaches others.
+async fn partly(gateway: &Linked) -> Option<Finding> {
+    let about = gateway.about.as_ref()?;
+    let is_server = |fault: &&Unreached| about.servers.contains(&fault.server);
+    let faults: Vec<&Unreached> = about.unreached.iter().filter(is_server).collect();
+    let server: Target = faults.first()?.server.parse().ok()?;
+    // None of them is worth a word if the first one is reached meanwhile.
+    let failure = gateway.link.open(&server, 0, bytes::Bytes::new()).await.err()?;
+    let missed: Vec<_> = faults.iter().map(|fault| fault.server.clone()).collect();
+    let finding =
+        Finding::wrong(Layer::Gateway, format!("{} does not reach {}", gateway.name(), few(&missed)));
+    let on = &*gateway.link.gateway.name;
+    let hint = or_mistyped(&server, Some(on), &hint_for(&failure, &server, Some(on)));
+    let reason = |fault: &&Unreached| format!("{}: {}", fault.server, fault.reason);
+    Some(faults.iter().map(reason).fold(finding, Finding::because).hint(hint))
 }
 
 /// Asks a gateway whose probes fail to connect to a server, for its reason.
@@ -347,7 +437,9 @@ async fn unreachable(gateway: &Linked, servers: &[Target]) -> Finding {
             .hint("try again"),
         Err(failure) => {
             finding = finding.because(failure.sentence.clone());
-            finding.hint(or_mistyped(&server, Some(&on), &hint_for(&failure, &server, Some(&on))))
+            let hint = hint_for(&failure, &server, Some(&on));
+            let is_its_own = gateway.about.iter().any(|about| about.servers.contains(&server.to_string()));
+            finding.hint(if is_its_own { or_mistyped(&server, Some(&on), &hint) } else { hint })
         }
     }
 }
@@ -382,9 +474,9 @@ pub(super) fn hint_for(failure: &Failure, server: &Target, on: Option<&str>) -> 
         Kind::NetworkUnreachable if failure.side == Side::Gateway => {
             format!("{on}: correct --upstream in the options of 'laneway up', or start that proxy")
         }
-        Kind::NetworkUnreachable | Kind::HostUnreachable | Kind::ConnectTimeout | Kind::NoWayOut => format!(
-            "{on}: bring the uplink up: 'ip -brief address' shows the interfaces, 'ip route get {host}' the route"
-        ),
+        Kind::NetworkUnreachable | Kind::HostUnreachable | Kind::ConnectTimeout | Kind::NoWayOut => {
+            format!("{on}: {}", uplink_up(host))
+        }
         Kind::UpstreamLogin => format!("{on}: {LOGIN}"),
         Kind::LimitReached => {
             format!("{on}: raise --client-tunnels or --client-opens, or use fewer connections")

@@ -1,13 +1,13 @@
 //! The layers of this machine alone: its group, its networks, its ports.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
 use super::firewall;
-use super::remedies::{LOGIN, REMOVED};
-use super::report::{Finding, Layer};
+use super::remedies::{LOGIN, REMOVED, uplink_up};
+use super::report::{Finding, Layer, Verdict};
 use crate::commands::ask;
 use crate::commands::beside;
 use crate::config::{Config, RoleSetting};
@@ -235,8 +235,8 @@ pub(super) fn firewall(discovery: u16, may_serve: bool) -> Option<Finding> {
 }
 
 /// Whether the node that runs here as a gateway has a way out, as that node finds. Where a connection to a configured server tells,
-/// the gateway's check does.
-pub(super) fn way_out(seen: &Snapshot) -> Option<Finding> {
+/// the gateway's check does. Where only names were tried, the `name_servers` come first.
+pub(super) fn way_out(seen: &Snapshot, name_servers: Option<&Finding>) -> Option<Finding> {
     let is_seen_by_connecting =
         |fault: &Unreached| seen.servers.contains(&fault.server) && fault.reason != exchange::NOTHING;
     if seen.node.state.is_none()
@@ -247,12 +247,11 @@ pub(super) fn way_out(seen: &Snapshot) -> Option<Finding> {
     let lost = || {
         let finding = Finding::wrong(Layer::WayOut, "the gateway on this machine has lost its way out");
         let reason = |fault: &Unreached| format!("it does not reach {}: {}", fault.server, fault.reason);
-        let host = seen.unreached.first().map_or("ADDRESS", |fault| host_of(&fault.server));
-        let uplink = format!(
-            "bring the uplink up: '{}' shows the interfaces, '{}' the route",
-            tools::ADDRESSES,
-            tools::route(host, None)
-        );
+        let hosts = || seen.unreached.iter().map(|fault| host_of(&fault.server));
+        let address = hosts().find(|host| host.parse::<IpAddr>().is_ok());
+        let uplink = uplink_up(address.or_else(|| hosts().next()).unwrap_or_default());
+        let by_names = name_servers.filter(|found| address.is_none() && found.verdict == Verdict::Wrong);
+        let by_names = by_names.and_then(|found| found.hint.clone());
         let upstream = seen.unreached.iter().find(|fault| fault.server.starts_with("--upstream"));
         let page = seen.unreached.iter().find(|fault| fault.server.contains("://"));
         let is_mute = seen.unreached.iter().any(|fault| fault.reason == exchange::NOTHING);
@@ -264,6 +263,7 @@ pub(super) fn way_out(seen: &Snapshot) -> Option<Finding> {
                 page.server
             ),
             (None, None) if is_mute => MUTE.into(),
+            (None, None) if let Some(hint) = by_names => hint,
             (None, None) => uplink,
         };
         seen.unreached.iter().fold(finding, |finding, fault| finding.because(reason(fault))).hint(hint)
@@ -396,7 +396,6 @@ fn taken(protocol: Protocol, address: SocketAddr, other: &str) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use super::super::report::Verdict;
     use super::*;
 
     #[test]
@@ -406,27 +405,33 @@ mod tests {
         seen.node.state = Some("withdrawn".into());
         seen.node.reach = Some("unreachable".into());
         seen.unreached = vec![Unreached { server: "10.88.0.100:80".into(), reason: "no route".into() }];
-        let finding = way_out(&seen).unwrap();
+        let finding = way_out(&seen, None).unwrap();
         assert_eq!(finding.verdict, Verdict::Wrong);
         assert_eq!(finding.why, ["it does not reach 10.88.0.100:80: no route"]);
         assert!(finding.hint.unwrap().contains("'ip route get 10.88.0.100'"));
         // With a configured server a connection tells, and the gateway's check makes one; unless something else decides.
         seen.servers = vec!["10.88.0.100:80".into()];
-        assert_eq!(way_out(&seen), None);
+        assert_eq!(way_out(&seen, None), None);
         seen.unreached[0].reason = exchange::NOTHING.into();
-        assert_eq!(way_out(&seen).unwrap().hint.as_deref(), Some(MUTE));
+        assert_eq!(way_out(&seen, None).unwrap().hint.as_deref(), Some(MUTE));
         seen.unreached =
             vec![Unreached { server: "http://10.88.0.100/probe".into(), reason: "404 Not Found".into() }];
-        let hint = way_out(&seen).unwrap().hint.unwrap();
+        let hint = way_out(&seen, None).unwrap().hint.unwrap();
         assert!(
             hint.contains("curl -v http://10.88.0.100/probe") && hint.contains("--probe-expect"),
             "{hint}"
         );
         seen.servers.clear();
+        // The commands that show a route take no name, and names may be all that is wrong.
+        seen.unreached = vec![Unreached { server: "web.lab:80".into(), reason: "no answer".into() }];
+        let hint = way_out(&seen, None).unwrap().hint.unwrap();
+        assert!(hint.contains("'ip route' the route") && !hint.contains("web.lab"), "{hint}");
+        let names = Finding::wrong(Layer::NameServers, "none answers").hint("name one");
+        assert_eq!(way_out(&seen, Some(&names)).unwrap().hint.as_deref(), Some("name one"));
         seen.node.reach = Some("reachable".into());
-        assert_eq!(way_out(&seen).unwrap().verdict, Verdict::Ok);
+        assert_eq!(way_out(&seen, None).unwrap().verdict, Verdict::Ok);
         seen.node.state = None;
-        assert_eq!(way_out(&seen), None, "no gateway");
+        assert_eq!(way_out(&seen, None), None, "no gateway");
         for (server, host) in [("http://a.example/b:c", "a.example"), ("[fd00::1]:80", "fd00::1")] {
             assert_eq!(host_of(server), host);
         }

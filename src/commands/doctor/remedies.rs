@@ -1,6 +1,6 @@
 //! What to do about faults that several layers meet.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::report::{Finding, Layer};
 use crate::net;
@@ -11,8 +11,8 @@ pub(super) const REMOVED: &str = "run 'laneway leave --yes', which deletes the o
      group's key, and the line that it prints here";
 
 /// What to do where only machines of another group are heard.
-pub(in crate::commands) const OTHER_GROUP: &str = "if this machine belongs to that group, run 'laneway leave --force --yes', and join with a code of \
-     'laneway invite' from there. Otherwise start a gateway of this group: 'laneway up --server HOST:PORT'";
+pub(in crate::commands) const OTHER_GROUP: &str = "if this machine belongs to that group, run 'laneway leave --force --yes', and join with a code that \
+     'laneway invite' prints there. Otherwise start a gateway of this group: 'laneway up --server HOST:PORT'";
 
 /// What to do about a login that the proxy of `--upstream` does not accept.
 pub(super) const LOGIN: &str = "correct USER and PASSWORD in --upstream http://USER:PASSWORD@HOST:PORT, with %40 for @, \
@@ -28,7 +28,7 @@ pub(super) fn copied_keys(layer: Layer, name: &str, at: &str) -> Finding {
         )
         .hint(
             "on the copy: stop laneway, remove its state directory, which the line 'group' of 'laneway doctor' names, and \
-             join again with a line of 'laneway invite'. Not 'laneway leave': it takes the original out of the group as \
+             join again with a line from 'laneway invite'. Not 'laneway leave': it takes the original out of the group as \
              well",
         )
 }
@@ -39,6 +39,16 @@ pub(super) fn become_gateway(on: &str) -> String {
         "on {on}: 'laneway status' shows whether a node runs, and 'laneway up --server HOST:PORT' makes it a gateway. If \
          it is to be none, take it out of --gateway here"
     )
+}
+
+/// How an uplink is brought up that leads to `host`.
+pub(super) fn uplink_up(host: &str) -> String {
+    // The commands that show a route take no name.
+    let route = match host.parse::<IpAddr>() {
+        Ok(_) => tools::route(host, None),
+        Err(_) => tools::ROUTES.to_owned(),
+    };
+    format!("bring the uplink up: '{}' shows the interfaces, '{route}' the route", tools::ADDRESSES)
 }
 
 /// An address as `ip` and `ping` take it: a link-local one with its interface.

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::discovery;
 use super::firewall::Firewall;
 use super::fronts;
-use super::gateways::{self, Linked};
+use super::gateways::{self, Known, Linked};
 use super::machine::Node;
 use super::report::{Diagnosis, Finding, Layer, Verdict};
 use super::request::{self, Route};
@@ -21,21 +21,22 @@ use crate::lan::Lan;
 use crate::local::logins::Login;
 use crate::mark;
 use crate::net;
-use crate::peers::survey;
+use crate::peers::survey::{self, Survey};
 use crate::problem::Problem;
 use crate::telemetry::snapshot::GatewaySeen;
 use crate::trust::group::Group;
-use crate::wire::id::NodeId;
 use crate::wire::target::Target;
 
 /// How long the LAN is surveyed: longer than the second between two beacons.
 const SURVEY_TIME: Duration = Duration::from_millis(1800);
+/// How much longer a gateway is listened to beside a running node, which finds no gateway that it does not hear: an active one
+/// announces itself several times in each second.
+const PATIENCE: Duration = Duration::from_secs(4);
 /// The deadline for a connection from this machine to a server.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 /// Maximum servers that are sent a request.
 const MAX_SERVERS: usize = 4;
-const NO_SERVER: &str =
-    "no server is known to send one to: 'laneway doctor --server HOST:PORT' tries one of your choice";
+const NO_SERVER: &str = "there is no known server to send one to: 'laneway doctor --server HOST:PORT' tries the one that you name";
 
 /// What is known of this machine when the layers beyond it are checked.
 pub(super) struct Remote<'a> {
@@ -61,16 +62,18 @@ impl Remote<'_> {
         let named = resolve(&self.config.peers.gateway, diagnosis).await;
         let mut names = self.names();
         let (mut gateways, mut discovered) = self.discover(&remembered, is_candidate, &mut names).await;
-        gateways.extend(named.into_iter().map(|address| (address, None)));
+        let is_new = |address: &SocketAddr| !gateways.iter().any(|known| known.addresses.contains(address));
+        let named: Vec<_> = named.into_iter().filter(is_new).map(Known::at).collect();
+        gateways.extend(named);
         let is_silent = gateways.is_empty() && !is_candidate;
         if is_silent {
             // No gateway answers discovery, but those used before may still accept links.
-            gateways.extend(remembered.into_iter().map(|address| (address, None)));
+            gateways.extend(remembered.into_iter().map(Known::at));
         } else {
             diagnosis.extend(std::mem::take(&mut discovered));
         }
         let mut found = Vec::new();
-        let waiting = progress::waiting("linking with the gateways");
+        let waiting = progress::waiting("linking to the gateways");
         let linked = gateways::link(self.group, &gateways, &names, self.firewall, &mut found).await;
         drop(waiting);
         let unreaching = linked.iter().filter(|gateway| gateway.reach() == Some("unreachable"));
@@ -82,7 +85,7 @@ impl Remote<'_> {
         if found.is_empty() {
             let what = match is_candidate {
                 true => "this machine is a gateway itself",
-                false => "there is no gateway to link with",
+                false => "there is no gateway to link to",
             };
             found.push(Finding::skipped(Layer::Link, what));
         }
@@ -101,6 +104,12 @@ impl Remote<'_> {
         if is_candidate && !serves && !self.is_in_maintenance() {
             found.extend(self.unreachable_server().await);
         }
+        let missed = if serves { self.missed() } else { Vec::new() };
+        if let Some(server) = missed.first() {
+            let finding = request::send(&Route::Direct, server).await;
+            let is_wrong = finding.verdict == Verdict::Wrong;
+            found.extend(is_wrong.then(|| if_mistyped(Finding { layer: Layer::Gateway, ..finding }, server)));
+        }
         if found.is_empty() {
             found.push(match serves {
                 true => Finding::ok(Layer::Gateway, "this machine reaches its servers itself"),
@@ -109,7 +118,13 @@ impl Remote<'_> {
         }
         diagnosis.extend(found);
         let servers = self.servers(&reported);
-        self.request(&servers, &linked, serves, useful, diagnosis).await;
+        let is_missed = |server: &Target| match serves {
+            true => missed.first() == Some(server),
+            false => !linked.is_empty() && linked.iter().all(|gateway| gateway.misses(&server.to_string())),
+        };
+        let asked = servers.iter().filter(|server| self.asked.contains(server) || !is_missed(server));
+        let asked: Vec<Target> = asked.cloned().collect();
+        self.request(&asked, &linked, serves, useful, diagnosis).await;
         if let Some(node) = self.node {
             diagnosis.extend(fronts::check(node).await);
         }
@@ -150,8 +165,27 @@ impl Remote<'_> {
 
     /// The servers that this command was given, else those of the running node, else of the configuration.
     fn own_servers(&self) -> Vec<Target> {
+        if self.asked.is_empty() { self.configured() } else { self.asked.to_vec() }
+    }
+
+    /// Adds to what can be done about a server that is not reached that this machine's `--server` may be wrong, if that names it.
+    fn if_mistyped(&self, finding: Finding, server: &Target) -> Finding {
+        if self.configured().contains(server) { if_mistyped(finding, server) } else { finding }
+    }
+
+    /// The servers of the gateway on this machine that its last probe did not reach.
+    fn missed(&self) -> Vec<Target> {
+        let unreached = self.node.iter().flat_map(|node| &node.seen.unreached);
+        let unreached: Vec<_> = unreached.map(|fault| fault.server.as_str()).collect();
+        self.configured()
+            .into_iter()
+            .filter(|server| unreached.contains(&server.to_string().as_str()))
+            .collect()
+    }
+
+    /// The servers of the running node, else of the configuration.
+    fn configured(&self) -> Vec<Target> {
         match self.node {
-            _ if !self.asked.is_empty() => self.asked.to_vec(),
             Some(node) => node.seen.servers.iter().filter_map(|server| server.parse().ok()).collect(),
             None => self.config.gateway.server.clone(),
         }
@@ -162,7 +196,7 @@ impl Remote<'_> {
         for server in self.own_servers() {
             let finding = request::send(&Route::Direct, &server).await;
             if finding.verdict == Verdict::Wrong {
-                return Some(if_mistyped(Finding { layer: Layer::Gateway, ..finding }, &server));
+                return Some(self.if_mistyped(Finding { layer: Layer::Gateway, ..finding }, &server));
             }
         }
         None
@@ -170,7 +204,7 @@ impl Remote<'_> {
 
     /// The first server of this machine's configuration that it does not reach, and why.
     async fn unreached_failure(&self) -> Option<(Target, Failure)> {
-        for server in self.own_servers() {
+        for server in self.configured() {
             if let Err(failure) = request::directly(&server).await {
                 return Some((server, failure));
             }
@@ -183,8 +217,8 @@ impl Remote<'_> {
         remembered: &[SocketAddr],
         is_candidate: bool,
         names: &mut BTreeMap<SocketAddr, String>,
-    ) -> (BTreeMap<SocketAddr, Option<NodeId>>, Vec<Finding>) {
-        let nothing = |finding| (BTreeMap::new(), vec![finding]);
+    ) -> (Vec<Known>, Vec<Finding>) {
+        let nothing = |finding| (Vec::new(), vec![finding]);
         if self.lans.is_empty() {
             return nothing(Finding::skipped(Layer::Discovery, "there is no network to discover on"));
         }
@@ -196,6 +230,7 @@ impl Remote<'_> {
             lans: self.config.peers.lan.clone(),
             known: known.iter().flatten().copied().collect(),
             time: SURVEY_TIME,
+            patience: if self.node.is_some() { PATIENCE } else { Duration::ZERO },
         });
         let survey = survey.await;
         drop(waiting);
@@ -219,7 +254,26 @@ impl Remote<'_> {
         };
         let found = discovery::judge(&survey, &facts);
         names.extend(survey.gateways.iter().map(|seen| (seen.link, seen.name.clone())));
-        (survey.links().into_iter().map(|seen| (seen.link, Some(seen.id))).collect(), found)
+        (self.addresses(&survey), found)
+    }
+
+    /// The gateways that were found, each with its addresses: those that links of the running node use, then those that announcements
+    /// came from, IPv4 first.
+    fn addresses(&self, survey: &Survey) -> Vec<Known> {
+        let used: Vec<SocketAddr> = self
+            .node
+            .iter()
+            .flat_map(|node| &node.seen.links)
+            .filter_map(|link| link.address.parse().ok())
+            .collect();
+        let each = survey.links().into_iter().map(|gateway| {
+            let mut all: Vec<_> = survey.gateways.iter().filter(|seen| seen.id == gateway.id).collect();
+            all.sort_by_key(|seen| {
+                (!used.contains(&seen.link), seen.link.is_ipv6(), !seen.beacon, seen.link)
+            });
+            Known { id: Some(gateway.id), addresses: all.into_iter().map(|seen| seen.link).collect() }
+        });
+        each.collect()
     }
 
     /// The names of gateways by their addresses, as the node that runs here knows them.
@@ -289,11 +343,12 @@ impl Remote<'_> {
         if servers.is_empty() {
             return diagnosis.skip(&[Layer::Request], NO_SERVER);
         }
-        let own = if self.asked.is_empty() { self.own_servers() } else { Vec::new() };
         for server in servers {
             let finding = request::send(&route, server).await;
-            let is_own = finding.verdict == Verdict::Wrong && own.contains(server);
-            diagnosis.add(if is_own { if_mistyped(finding, server) } else { finding });
+            diagnosis.add(match finding.verdict {
+                Verdict::Wrong => self.if_mistyped(finding, server),
+                _ => finding,
+            });
         }
     }
 }
@@ -339,7 +394,7 @@ fn through(node: &Node, config: &Config) -> Route<'static> {
 async fn resolve(gateways: &[Target], diagnosis: &mut Diagnosis) -> Vec<SocketAddr> {
     let mut found = Vec::new();
     for gateway in gateways {
-        match tokio::net::lookup_host(gateway.to_string()).await {
+        match net::lookup(&gateway.to_string()).await {
             Ok(addresses) => found.extend(addresses),
             Err(error) => diagnosis.add(
                 Finding::wrong(Layer::Discovery, format!("the gateway {gateway} has no address"))

@@ -13,12 +13,15 @@ use crate::problem::Problem;
 pub(super) enum Layer {
     Configuration,
     Group,
+    Storage,
     Interfaces,
     Ports,
     Node,
     Firewall,
     #[serde(rename = "way out")]
     WayOut,
+    #[serde(rename = "name servers")]
+    NameServers,
     Discovery,
     Link,
     Clock,
@@ -73,11 +76,13 @@ impl Layer {
         match self {
             Self::Configuration => "configuration",
             Self::Group => "group",
+            Self::Storage => "storage",
             Self::Interfaces => "interfaces",
             Self::Ports => "ports",
             Self::Node => "node",
             Self::Firewall => "firewall",
             Self::WayOut => "way out",
+            Self::NameServers => "name servers",
             Self::Discovery => "discovery",
             Self::Link => "link",
             Self::Clock => "clock",

@@ -14,6 +14,7 @@ use super::report::{Finding, Layer};
 use crate::failure::{Failure, Kind, Side, printable};
 use crate::link::http2;
 use crate::mark;
+use crate::net;
 use crate::wire::target::{Host, Target};
 
 /// The deadline of the whole request. A node may hold it for ten seconds while there is no gateway.
@@ -138,7 +139,7 @@ pub(super) async fn by_front(proxy: SocketAddr, name: &str) -> Result<String, Fa
 /// Sends a request from this machine itself.
 pub(super) async fn directly(server: &Target) -> Result<String, Failure> {
     if let Host::Name(name) = &server.host {
-        let found = timeout(CONNECT_DEADLINE, tokio::net::lookup_host((name.as_str(), server.port))).await;
+        let found = timeout(CONNECT_DEADLINE, net::lookup(&server.to_string())).await;
         match found {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {

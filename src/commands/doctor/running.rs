@@ -28,12 +28,11 @@ pub(super) fn absent(is_running: bool, directory: Option<&Path>) -> Finding {
     let hint = match registration::status() {
         Ok(Status::Stopped { .. }) => "start the service: 'laneway service start'".to_owned(),
         _ => format!(
-            "'laneway up{option}' starts one in this terminal, 'laneway service install{option}' one that runs from every start of \
-             the machine"
+            "'laneway up{option}' starts one in this terminal, 'laneway service install{option}' one that starts with the \
+             machine"
         ),
     };
-    Finding::wrong(Layer::Node, "no node runs on this machine, so that its software has no way out")
-        .hint(hint)
+    Finding::wrong(Layer::Node, "no node runs on this machine, so its software has no way out").hint(hint)
 }
 
 /// The finding about a machine in maintenance.
@@ -57,7 +56,7 @@ pub(super) fn without_link(node: &Node, linked: &[String]) -> Option<Finding> {
     if idle || linked.is_empty() {
         return None;
     }
-    let what = format!("this command links with {}, and the node that runs here does not", linked.join(", "));
+    let what = format!("this command can link to {}, but the node that runs here has not", linked.join(", "));
     let why = seen.trouble.clone().unwrap_or_else(|| "no gateway has answered it yet".into());
     Some(Finding::wrong(Layer::Link, what).because(why).hint(
         "start it again: 'systemctl restart laneway', or Ctrl-C in its terminal and 'laneway up'. If that does not help, \

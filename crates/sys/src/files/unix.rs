@@ -6,8 +6,10 @@ use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, Open
 use std::path::Path;
 
 use nix::fcntl::OFlag;
-use nix::sys::statvfs::statvfs;
+use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::Uid;
+
+use super::space::Space;
 
 pub(super) fn create_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().mode(0o700).create(path)
@@ -38,6 +40,18 @@ pub(super) fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> io::
 
 pub(super) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     file.write_all_at(bytes, offset)
+}
+
+#[allow(clippy::useless_conversion, reason = "the types differ between systems")]
+pub(super) fn space(path: &Path) -> io::Result<Space> {
+    let found = statvfs(path)?;
+    let (all, left) = (u64::from(found.files()), u64::from(found.files_available()));
+    Ok(Space {
+        device: path.metadata()?.dev(),
+        free: free_space(path)?,
+        files: (all > 0).then_some(left),
+        is_read_only: found.flags().contains(FsFlags::ST_RDONLY),
+    })
 }
 
 #[allow(clippy::useless_conversion, reason = "the types differ between systems")]

@@ -5,6 +5,8 @@ use std::io;
 use std::os::windows::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
+use super::space::Space;
+
 /// Opens a reparse point itself and not what it leads to (FILE_FLAG_OPEN_REPARSE_POINT).
 const OPEN_REPARSE_POINT: u32 = 0x0020_0000;
 
@@ -53,5 +55,9 @@ pub(super) fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io
 }
 
 pub(super) fn free_space(_path: &Path) -> io::Result<u64> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+pub(super) fn space(_path: &Path) -> io::Result<Space> {
     Err(io::ErrorKind::Unsupported.into())
 }

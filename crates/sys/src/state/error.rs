@@ -89,7 +89,7 @@ impl StateError {
                 Some("make the disk writable, or name a directory on another one with --state DIR".into())
             }
             Self::Io { source, path, .. } if source.kind() == io::ErrorKind::QuotaExceeded => Some(format!(
-                "free some space of the quota of this user on the disk of {}",
+                "free some space: the quota of this user on the disk of {} is used up",
                 quoted(path.parent().unwrap_or(path))
             )),
             Self::Io { path, .. } => file_above(path)

@@ -1,6 +1,20 @@
 pub(super) const ADDRESSES: &str = "ip -brief address";
 pub(super) const PORTS: &str = "ss -lntup";
+pub(super) const ROUTES: &str = "ip route";
+pub(super) const NAME_SERVERS: &str = "a line 'nameserver ADDRESS' in /etc/resolv.conf sets one";
 pub(super) const RELOAD: &str = "systemctl reload laneway";
+
+pub(super) fn space_of(directory: &str) -> String {
+    format!("df -h {directory}")
+}
+
+pub(super) fn files_of(directory: &str) -> String {
+    format!("df -i {directory}")
+}
+
+pub(super) fn ask_for(name: &str, server: &str) -> String {
+    format!("dig @{server} {name}")
+}
 
 pub(super) fn route(host: &str, interface: Option<&str>) -> String {
     match interface {

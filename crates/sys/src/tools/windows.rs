@@ -1,6 +1,20 @@
 pub(super) const ADDRESSES: &str = "ipconfig";
 pub(super) const PORTS: &str = "netstat -abno";
+pub(super) const ROUTES: &str = "route print";
+pub(super) const NAME_SERVERS: &str = "'netsh interface ip set dnsservers INTERFACE static ADDRESS' sets one";
 pub(super) const RELOAD: &str = "sc control laneway paramchange";
+
+pub(super) fn space_of(directory: &str) -> String {
+    format!("dir {directory}")
+}
+
+pub(super) fn files_of(directory: &str) -> String {
+    format!("dir {directory}")
+}
+
+pub(super) fn ask_for(name: &str, server: &str) -> String {
+    format!("nslookup {name} {server}")
+}
 
 pub(super) fn route(host: &str, interface: Option<&str>) -> String {
     match interface {

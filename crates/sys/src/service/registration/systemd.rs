@@ -128,7 +128,7 @@ pub(super) fn install(service: &Service) -> Result<Installed, ServiceError> {
     let mut notes = Vec::new();
     if scope == Scope::User && !lingers() {
         notes.push(
-            "it runs while this user is logged in; 'loginctl enable-linger' has it run from the boot on"
+            "it runs while this user is logged in; 'loginctl enable-linger' starts it with the machine"
                 .into(),
         );
     }

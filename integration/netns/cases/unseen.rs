@@ -1,0 +1,219 @@
+//! Faults of which a running node gives no sign at first: the doctor finds them while everything still seems to work.
+
+use super::ailments::{follow, once_well, status, stop};
+use super::doctor::{Diagnosis, diagnose, healthy};
+use crate::lab::group::{START, init, join, state, up};
+use crate::lab::{Case, Host, Lab, wait_until};
+use nix::mount::{MsFlags, mount, umount};
+use std::fs;
+
+pub(super) const CASES: &[Case] = &[
+    ("unseen::name_servers_of_a_gateway_that_do_not_answer", name_servers_of_a_gateway_that_do_not_answer),
+    ("unseen::a_name_that_is_tried_from_a_gateway", a_name_that_is_tried_from_a_gateway),
+    ("unseen::one_of_two_servers_that_is_down", one_of_two_servers_that_is_down),
+    ("unseen::a_firewall_that_was_started_a_moment_ago", a_firewall_that_was_started_a_moment_ago),
+    ("unseen::a_disk_that_takes_nothing_more", a_disk_that_takes_nothing_more),
+    (
+        "unseen::a_gateway_with_an_address_that_accepts_no_links",
+        a_gateway_with_an_address_that_accepts_no_links,
+    ),
+];
+
+/// The only fault is of this layer, and is said with these words.
+#[track_caller]
+fn blames(diagnosis: &Diagnosis, layer: &str, words: &[&str]) {
+    assert_eq!((diagnosis.code, diagnosis.layers("wrong")), (1, vec![layer]), "{}", diagnosis.text);
+    let said = diagnosis.said(layer);
+    for word in words {
+        assert!(said.contains(word), "no {word:?} in {said}");
+    }
+}
+
+fn name_servers(host: &Host, lines: &str) {
+    fs::write(host.directory().join("resolv.conf"), lines).unwrap();
+}
+
+fn name_servers_of_a_gateway_that_do_not_answer(lab: &Lab) {
+    let g1 = lab.gateway("g1");
+    g1.set("LANEWAY_PROBE", "none");
+    g1.set(
+        "APT_CONFIG",
+        lab.write("g1.apt", "Dir::Etc::main \"/-\";\nDir::Etc::parts \"/-\";\n").to_str().unwrap(),
+    );
+    init(&g1);
+    let _node = up(&g1, &["--role", "gateway"]);
+    wait_until("it to be a gateway", || status(&g1).node.state.is_some());
+    let nobody = "this gateway cannot resolve names for its clients";
+    for (lines, words) in [
+        ("# nothing\n", &[nobody, "no name server is configured", "127.0.0.1 refuses"][..]),
+        ("nameserver 10.88.0.100\n", &[nobody, "10.88.0.100 refuses: no name server runs there"]),
+        ("nameserver fe80::99\n", &[nobody, "fe80::99 is a link-local address", "fe80::99%eth0"]),
+        ("nameserver fe80::99%out\n", &[nobody, "fe80::99%out "]),
+    ] {
+        name_servers(&g1, lines);
+        blames(&diagnose(&g1, &[]), "name servers", words);
+    }
+    lab.server.filter("udp dport 53 drop");
+    name_servers(&g1, "nameserver 10.88.0.100\n");
+    let diagnosis = diagnose(&g1, &[]);
+    blames(&diagnosis, "name servers", &["10.88.0.100 has not answered within 4 s", "/etc/resolv.conf"]);
+    lab.server.filter("");
+    let _server = lab.name_server();
+    // As the hint says.
+    let test = diagnosis.hint("name servers").split('\'').find(|words| words.starts_with("dig ")).unwrap();
+    follow(&g1, &format!("{test} | grep -q NOERROR"));
+    once_well(&g1);
+    // A dead one before it costs time.
+    name_servers(&g1, "nameserver 127.0.0.1\nnameserver 10.88.0.100\n");
+    blames(&diagnose(&g1, &[]), "name servers", &["names take longer", "127.0.0.1 refuses"]);
+    name_servers(&g1, "nameserver 10.88.0.100\nnameserver 127.0.0.1\n");
+    let diagnosis = diagnose(&g1, &[]);
+    assert!(diagnosis.code == 0 && diagnosis.text.contains("127.0.0.1 refuses"), "{}", diagnosis.text);
+}
+
+fn a_name_that_is_tried_from_a_gateway(lab: &Lab) {
+    let g1 = lab.gateway("g1");
+    g1.set("LANEWAY_PROBE", "none");
+    init(&g1);
+    let _node = up(&g1, &["--role", "gateway"]);
+    wait_until("it to be a gateway", || status(&g1).node.state.is_some());
+    g1.knows("web.lab", [10, 99, 0, 1]);
+    g1.ip("route add unreachable 10.99.0.0/24");
+    let diagnosis = diagnose(&g1, &["--server", "web.lab:80"]);
+    assert!(diagnosis.said("request").contains("web.lab:80"), "{}", diagnosis.text);
+    let hint = diagnosis.hint("request");
+    assert!(hint.contains("'ip route'") && !hint.contains("ip route get web.lab"), "{hint}");
+    // This node has none.
+    assert!(!diagnosis.text.contains("correct this machine's --server"), "{}", diagnosis.text);
+    assert!(diagnosis.text.contains("servers none"), "{}", diagnosis.text);
+}
+
+fn one_of_two_servers_that_is_down(lab: &Lab) {
+    let _origin = lab.origin();
+    let (g1, c1) = (lab.gateway("g1"), lab.client("c1"));
+    let group = lab.group(&[&g1, &c1], &["--server", "10.88.0.100:81"]);
+    let _node = group.client(&c1, &[]);
+    for options in [&[][..], &["--server", "10.88.0.100:80"]] {
+        let diagnosis = diagnose(&c1, options);
+        let words =
+            ["g1 at 10.77.0.21:7420 does not reach 10.88.0.100:81", "refused", "correct g1's --server"];
+        blames(&diagnosis, "gateway", &words);
+        assert!(
+            diagnosis.text.contains("g1 at 10.77.0.21:7420 reaches 10.88.0.100:80"),
+            "{}",
+            diagnosis.text
+        );
+    }
+    let diagnosis = diagnose(&g1, &[]);
+    blames(&diagnosis, "gateway", &["10.88.0.100:81 is not reached", "correct this machine's --server"]);
+    assert!(diagnosis.text.contains("10.88.0.100:80 through the node"), "{}", diagnosis.text);
+}
+
+fn a_firewall_that_was_started_a_moment_ago(lab: &Lab) {
+    let (_origin, _g1, c1, group) = healthy(lab);
+    let _node = group.client(&c1, &[]);
+    for (rules, words) in [
+        ("udp dport 7420 drop", "hears nothing from it"),
+        // The answers to what this machine asks pass.
+        ("ct state established,related accept\nmeta l4proto udp drop", "7420"),
+        ("meta l4proto udp drop", "the node that runs here still has its link to g1"),
+    ] {
+        wait_until("the gateway to be heard", || {
+            status(&c1).gateways.iter().any(|gateway| gateway.heard_ago.is_some_and(|ago| ago < 1.0))
+        });
+        once_well(&c1);
+        c1.filter(rules);
+        let diagnosis = diagnose(&c1, &[]);
+        blames(&diagnosis, "discovery", &[words, "inet trial input", "UDP port 7420"]);
+        assert_eq!(status(&c1).links.len(), 1, "the link still stands");
+        follow(&c1, diagnosis.hint("discovery"));
+        once_well(&c1);
+        c1.filter("");
+    }
+}
+
+/// Fills a directory with files of this size until it takes no more.
+fn fill(host: &Host, size: usize) {
+    let directory = state(host).join("rest");
+    fs::create_dir(&directory).unwrap();
+    let full = (0..).find_map(|number| fs::write(directory.join(format!("{number}")), vec![0; size]).err());
+    assert_eq!(full.unwrap().kind(), std::io::ErrorKind::StorageFull);
+}
+
+fn a_disk_that_takes_nothing_more(lab: &Lab) {
+    let (g1, c1) = (lab.gateway("g1"), lab.client("c1"));
+    let directory = state(&c1);
+    fs::create_dir(&directory).unwrap();
+    let (none, options) = (None::<&str>, Some("size=8m,nr_inodes=200,mode=700"));
+    mount(none, &directory, Some("tmpfs"), MsFlags::empty(), options).unwrap();
+    let _origin = lab.origin();
+    let group = lab.group(&[&g1, &c1], &[]);
+    let node = group.client(&c1, &["--peer-cache", "off"]);
+    once_well(&c1);
+    let rest = directory.join("rest");
+
+    fill(&c1, 1 << 20);
+    let shown = directory.display().to_string();
+    let diagnosis = diagnose(&c1, &[]);
+    blames(&diagnosis, "storage", &["is full", &shown, "0 bytes free", "'df -h "]);
+    stop(node);
+    fs::remove_file(directory.join("gateways.json")).unwrap();
+    let page = vec![0; 4096];
+    let _ = fs::write(rest.join("last"), page);
+    let mut node = group.client(&c1, &["--peer-cache", "off"]);
+    let line = node.wait_for_line("the gateway is not remembered", START);
+    assert!(line.contains("No space left on device"), "{line}");
+    fs::remove_dir_all(&rest).unwrap();
+    once_well(&c1);
+
+    fill(&c1, 0);
+    let diagnosis = diagnose(&c1, &[]);
+    blames(&diagnosis, "storage", &["has no inodes left", &shown, "'df -i "]);
+    fs::remove_dir_all(&rest).unwrap();
+    once_well(&c1);
+
+    let options = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    // What a node keeps open for writing does not let a disk become read-only.
+    stop(node);
+    mount(none, &directory, none, options, none).unwrap();
+    let diagnosis = diagnose(&c1, &[]);
+    assert!(diagnosis.said("storage").contains("is on a disk that is read-only"), "{}", diagnosis.text);
+    mount(none, &directory, none, MsFlags::MS_REMOUNT, none).unwrap();
+    let node = group.client(&c1, &["--peer-cache", "off"]);
+    once_well(&c1);
+    stop(node);
+    umount(&directory).unwrap();
+}
+
+fn a_gateway_with_an_address_that_accepts_no_links(lab: &Lab) {
+    let _origin = lab.origin();
+    let (g1, g2) = (lab.gateway("g1"), lab.gateway("g2"));
+    // A network of the uplinks whose addresses come before those of the LAN.
+    for (host, own) in [(&g1, 21), (&g2, 22)] {
+        host.ip(&format!("address add 10.66.0.{own}/24 broadcast + dev out"));
+    }
+    let code = init(&g1);
+    let options = ["--role", "gateway", "--server", "10.88.0.100:80"];
+    let _first = up(&g1, &options);
+    join(&g2, &code);
+    let _second = up(&g2, &[&options[..], &["--link", "10.77.0.22:7420"]].concat());
+    let is_heard = || {
+        let mut all = status(&g1).gateways.into_iter();
+        all.any(|gateway| gateway.name.as_deref() == Some("g2") && !gateway.other_addresses.is_empty())
+    };
+    wait_until("g2 to be heard on both networks", is_heard);
+    let diagnosis = diagnose(&g1, &[]);
+    assert_eq!(diagnosis.code, 0, "{}", diagnosis.text);
+    for words in ["g2 at 10.77.0.22:7420: TLS 1.3", "cannot connect to 10.66.0.22:7420"] {
+        assert!(diagnosis.text.contains(words), "{words}: {}", diagnosis.text);
+    }
+    // With none that does, it is one fault.
+    g2.filter("tcp dport 7420 reject with tcp reset");
+    let diagnosis = diagnose(&g1, &[]);
+    blames(
+        &diagnosis,
+        "link",
+        &["no link to g2 at 10.", "nor at another address of it: ", "10.77.0.22:7420"],
+    );
+    assert_eq!(diagnosis.said("link").matches("no link to").count(), 1, "{}", diagnosis.text);
+}

@@ -1,0 +1,180 @@
+//! The disks of the node: whether its state, its cache and its pieces can be written.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use super::report::{Finding, Layer};
+use crate::gateway::options::CACHE;
+use crate::sharing;
+use crate::sys::files::{self, Space};
+use crate::sys::state::quoted;
+use crate::sys::{tools, users};
+use crate::telemetry::report::{bytes, few};
+
+/// The free space, in bytes, and the number of files below which a disk counts as full: the state alone is rewritten in pieces of some
+/// hundred kilobytes.
+const MIN_FREE: u64 = 1 << 20;
+const MIN_FILES: u64 = 16;
+/// Maximum files whose owner is looked at.
+const MAX_FILES: usize = 256;
+
+/// What depends on a directory.
+struct Place {
+    directory: PathBuf,
+    /// What it is called.
+    what: &'static str,
+    /// What happens where nothing can be written to it.
+    effect: &'static str,
+}
+
+/// Checks the directories of the node whose state is in `state`, and who owns them. `running` is where the node listens that runs with
+/// them.
+pub(super) fn check(state: &Path, running: Option<&[SocketAddr]>) -> Vec<Finding> {
+    let places = [
+        Place {
+            directory: state.to_owned(),
+            what: "the state directory",
+            effect: "members, removals and the gateways that were used are not remembered",
+        },
+        Place { directory: state.join(CACHE), what: "the cache", effect: "no response is stored any more" },
+        Place {
+            directory: state.join(sharing::DIRECTORY),
+            what: "the store of downloads for other members",
+            effect: "no download is kept for them any more",
+        },
+    ];
+    let mut devices = Vec::new();
+    let mut found = Vec::new();
+    for place in &places {
+        // Where there is none, or the system does not tell, nothing can be said.
+        let Ok(space) = files::space(&place.directory) else { continue };
+        if !devices.contains(&space.device) {
+            devices.push(space.device);
+            found.extend(of_space(place, &space));
+        }
+    }
+    found.extend(of_owners(state, running));
+    if let Some(space) = files::space(state).ok().filter(|_| found.is_empty()) {
+        let what = format!("{} has {} free", quoted(state), bytes(space.free));
+        found.push(Finding::ok(Layer::Storage, what));
+    }
+    found
+}
+
+/// The fault of a disk, if it has one.
+fn of_space(place: &Place, space: &Space) -> Option<Finding> {
+    let Place { directory, what, effect } = place;
+    let shown = quoted(directory);
+    let (fault, hint) = if space.is_read_only {
+        let hint = format!(
+            "'{}' shows the mount point, and 'mount -o remount,rw MOUNTPOINT' makes the disk writable; where the system itself made it \
+             read-only, 'dmesg' says why",
+            tools::space_of(&shown)
+        );
+        (format!("{what} is on a disk that is read-only: {shown}"), hint)
+    } else if space.free < MIN_FREE {
+        let hint = format!(
+            "free some space: '{}' shows the disk, 'du -xsh {shown}' what is used here",
+            tools::space_of(&shown)
+        );
+        (format!("the disk of {what} is full: {shown} has {} bytes free", space.free), hint)
+    } else if let Some(files) = space.files.filter(|files| *files < MIN_FILES) {
+        let hint = format!(
+            "remove files that nobody needs, usually a directory with very many small ones: '{}' shows the disk, 'du --inodes -xd1 / | \
+             sort -n' where they are",
+            tools::files_of(&shown)
+        );
+        let count = if files == 1 { "1 more file".to_owned() } else { format!("{files} more files") };
+        (format!("the disk of {what} has no inodes left: {shown} has room for {count}"), hint)
+    } else {
+        return None;
+    };
+    Some(Finding::wrong(Layer::Storage, fault).because(*effect).hint(hint))
+}
+
+/// The finding about a state directory that is not its node's, or with files that are not its owner's.
+fn of_owners(state: &Path, running: Option<&[SocketAddr]>) -> Option<Finding> {
+    let owner = users::owner_of(state)?;
+    let shown = quoted(state);
+    let node = running.into_iter().flatten().find_map(|proxy| users::who_listens(proxy.port()));
+    let node = node.filter(|node| *node != owner && *node != ROOT);
+    if let Some(node) = node {
+        let (node, owner) = (users::name_of(node), users::name_of(owner));
+        let what =
+            format!("the node runs as the user {node}, and its state directory {shown} belongs to {owner}");
+        return Some(
+            Finding::wrong(Layer::Storage, what)
+                .because("the node can neither read nor write its state any more")
+                .hint(format!("chown -R {node} {shown}")),
+        );
+    }
+    // Root uses the files of everybody.
+    if owner == ROOT {
+        return None;
+    }
+    let entries = fs::read_dir(state).ok()?.flatten().take(MAX_FILES);
+    let others = entries.filter(|entry| {
+        let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+        !is_link && users::owner_of(&entry.path()).is_some_and(|other| other != owner)
+    });
+    let mut others: Vec<_> =
+        others.map(|entry| crate::failure::printable(&entry.file_name().to_string_lossy())).collect();
+    others.sort();
+    if others.is_empty() {
+        return None;
+    }
+    let owner = users::name_of(owner);
+    let verb = if others.len() == 1 { "does" } else { "do" };
+    let what = format!(
+        "in the state directory {shown} of the user {owner}, {} {verb} not belong to {owner}",
+        few(&others)
+    );
+    Some(
+        Finding::wrong(Layer::Storage, what)
+            .because(format!("a node of the user {owner} cannot read what belongs to others"))
+            .hint(format!("chown -R {owner} {shown}")),
+    )
+}
+
+/// The user id of root.
+const ROOT: u32 = 0;
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::Verdict;
+    use super::*;
+
+    fn judged(space: Space) -> Option<Finding> {
+        let place = Place {
+            directory: "/var/lib/laneway".into(),
+            what: "the state directory",
+            effect: "nothing is kept",
+        };
+        of_space(&place, &space)
+    }
+
+    #[test]
+    fn a_disk_that_takes_nothing_more_is_named_with_its_command() {
+        let fine = Space { device: 1, free: 1 << 30, files: Some(1000), is_read_only: false };
+        assert_eq!(judged(fine), None);
+        assert_eq!(judged(Space { files: None, ..fine }), None, "a file system without a table of inodes");
+        for (space, words, command) in [
+            (Space { free: 4096, ..fine }, "has 4096 bytes free", "'df -h /var/lib/laneway'"),
+            (Space { files: Some(1), ..fine }, "has room for 1 more file", "'df -i /var/lib/laneway'"),
+            (Space { is_read_only: true, free: 0, ..fine }, "read-only", "remount,rw"),
+        ] {
+            let finding = judged(space).unwrap();
+            assert_eq!(finding.verdict, Verdict::Wrong);
+            assert!(finding.what.contains(words) && finding.what.contains("/var/lib/laneway"), "{finding:?}");
+            assert!(finding.hint.as_ref().unwrap().contains(command), "{finding:?}");
+        }
+    }
+
+    #[test]
+    fn a_directory_on_a_disk_with_room_is_well() {
+        let directory = tempfile::tempdir().unwrap();
+        let found = check(directory.path(), None);
+        assert!(found.iter().all(|finding| finding.verdict == Verdict::Ok), "{found:?}");
+    }
+}
