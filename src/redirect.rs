@@ -19,6 +19,7 @@ pub use installed::{Installed, Leftover, TRANSPARENT_PORT, installed, leftover, 
 pub use kept::Kept;
 pub use rules::{Maker, Rules};
 
+use crate::failure::with_causes;
 use crate::sys::connected;
 use installed::{refuse_another_keeper, remove_all};
 use program::run;
@@ -33,7 +34,7 @@ pub fn install(rules: &Rules) -> Result<(), RedirectError> {
     run("nft", &["-f", "-"], &[ANY, &rules.text(Maker::Hand, &connected::networks())].concat())?;
     if let Err(error) = interface::add(rules.v4.is_some(), rules.v6.is_some()) {
         // Needed only where there is no route; a machine that has one works without it.
-        tracing::warn!(%error, "no route of last resort: what has no route still fails");
+        tracing::warn!(error = with_causes(&error), "no route of last resort: what has no route still fails");
     }
     Ok(())
 }

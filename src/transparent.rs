@@ -9,6 +9,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use crate::failure::with_causes;
 use crate::local::endpoint::Endpoint;
 use crate::local::port::Port;
 use crate::mark;
@@ -201,22 +202,24 @@ impl NodeRules {
     /// # Errors
     /// When the rules are wanted and cannot be installed.
     pub fn install(options: &Options, addresses: Vec<SocketAddr>) -> Result<Self, Problem> {
-        let kept = match options.rules(&addresses) {
-            Some(rules) => {
-                let kept = Kept::install(rules);
-                Some(
-                    kept.map_err(|error| {
+        let kept =
+            match options.rules(&addresses) {
+                Some(rules) => {
+                    let kept = Kept::install(rules);
+                    Some(kept.map_err(|error| {
                         error.problem("the rules of --transparent-rules are not installed")
-                    })?,
-                )
-            }
-            None => {
-                if let Err(error) = redirect::clean() {
-                    tracing::warn!(%error, "what another node has left of transparent mode is not removed");
+                    })?)
                 }
-                None
-            }
-        };
+                None => {
+                    if let Err(error) = redirect::clean() {
+                        tracing::warn!(
+                            error = with_causes(&error),
+                            "what another node has left of transparent mode is not removed"
+                        );
+                    }
+                    None
+                }
+            };
         if kept.is_some() {
             tracing::info!(INSTALLED);
         }
@@ -260,7 +263,10 @@ impl NodeRules {
             match turn.await {
                 Ok(rules) => self = rules,
                 Err(error) => {
-                    return tracing::error!(%error, "the rules of transparent mode are not looked after");
+                    return tracing::error!(
+                        error = with_causes(&error),
+                        "the rules of transparent mode are not looked after"
+                    );
                 }
             }
         }
@@ -287,7 +293,10 @@ impl NodeRules {
                     tracing::info!(INSTALLED);
                     self.kept = Some(kept);
                 }
-                Err(error) => tracing::error!(%error, "the rules of transparent mode are not installed"),
+                Err(error) => tracing::error!(
+                    error = with_causes(&error),
+                    "the rules of transparent mode are not installed"
+                ),
             },
         }
     }

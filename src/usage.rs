@@ -347,7 +347,7 @@ fn plain(why: &str) -> String {
         }
         "number too large to fit in target type" => "the number is too large".into(),
         "invalid socket address syntax" => {
-            "not an address and a port, like 127.0.0.1:7420 or [::1]:7420; a name is no address".into()
+            "not an address and a port, like 127.0.0.1:7420 or [::1]:7420; a name is not an address".into()
         }
         "invalid IP address syntax" => "not a network, like 10.0.0.0/8 or fd00::/8".into(),
         why => match why

@@ -218,7 +218,7 @@ fn a_failed_join_says_where_it_was_tried() {
         &[
             &format!("error: cannot join at {gone}"),
             "caused by: Connection refused",
-            "hint: the code has to be of the machine at that address",
+            "hint: use a code that was made on the machine at that address",
         ],
     );
 }

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::workers::Workers;
 use crate::config::{Config, RoleSetting};
 use crate::control;
+use crate::failure::with_causes;
 use crate::gateway::bound::{BoundGateway, Duties};
 use crate::gateway::egress::Egress;
 use crate::gateway::options::CACHE;
@@ -183,7 +184,10 @@ impl BoundNode {
         let proxies = self.client.endpoints().filter(|(_, apps)| *apps == Apps::Proxy);
         let addresses: Vec<_> = proxies.filter_map(|(endpoint, _)| endpoint.address()).collect();
         if let Err(error) = control::note_proxies(state, &addresses) {
-            tracing::warn!(%error, "commands may not find the local proxy of this node: name it with --proxy");
+            tracing::warn!(
+                error = with_causes(&error),
+                "commands may not find the local proxy of this node: name it with --proxy"
+            );
         }
     }
 

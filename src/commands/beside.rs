@@ -155,7 +155,7 @@ pub(super) fn lost(state: &StateDir) -> Option<Problem> {
             ))
             .hint(format!(
                 "stop the node, with 'systemctl stop laneway' or Ctrl-C in its terminal; then put a copy of the directory \
-                 back, or join again with the line of 'laneway invite' from the machine with the key of the group \
+                 back, or join again with a line from 'laneway invite' on the machine with the key of the group \
                  '{group}'{}. If this was that machine: 'laneway ca import FILE{option}' with the file of 'laneway ca \
                  export'",
                 match option.is_empty() {

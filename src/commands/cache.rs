@@ -175,7 +175,8 @@ impl<'a> Here<'a> {
             let head = ["SIZE", "AGE", "FRESH FOR", "HITS", "MACHINES", "SAVED", "URL"];
             report::table(&mut text, head, rows.iter().map(Row::cells).collect());
             say(text.trim_end());
-            say(format!("{} responses, {}; {} saved", rows.len(), report::bytes(size), report::bytes(saved)));
+            let count = report::counted(rows.len() as u64, "response");
+            say(format!("{count}, {}; {} saved", report::bytes(size), report::bytes(saved)));
         }
         if !kept.is_empty() {
             let (mut text, (size, _)) = (String::new(), sum(&kept));
@@ -185,7 +186,7 @@ impl<'a> Here<'a> {
             });
             report::table(&mut text, ["SIZE", "AGE", "KEPT FOR OTHER MEMBERS"], cells.collect());
             say(text.trim_end());
-            say(format!("{} files, {}", kept.len(), report::bytes(size)));
+            say(format!("{}, {}", report::counted(kept.len() as u64, "file"), report::bytes(size)));
         }
         Ok(())
     }
@@ -207,7 +208,8 @@ impl<'a> Here<'a> {
             self.remove_all(place, &ids)?;
             count += ids.len();
         }
-        say(format!("Removed {count} responses, {}.", report::bytes(size)));
+        let count = report::counted(count as u64, "response");
+        say(format!("Removed {count}, {}.", report::bytes(size)));
         Ok(())
     }
 
@@ -236,10 +238,13 @@ impl<'a> Here<'a> {
                 let url = url.as_deref().map_or("a response".into(), printable);
                 say(format!("removed {url}: {why}"));
             }
-            say(format!("{count} responses are sound, {}.", report::bytes(size)));
+            let verb = if count == 1 { "is" } else { "are" };
+            say(format!("{} {verb} intact, {}.", report::counted(count, "response"), report::bytes(size)));
         }
         match damaged.len() {
             0 => Ok(()),
+            1 => Err(Problem::new("1 damaged response was removed")
+                .hint("it is fetched again when somebody asks for it; check the disk if this recurs")),
             removed => Err(Problem::new(format!("{removed} damaged responses were removed"))
                 .hint("they are fetched again when somebody asks for them; check the disk if this recurs")),
         }

@@ -57,10 +57,10 @@ impl Drain {
         if let Some(seen) = seen.as_ref().filter(|seen| seen.node.state.is_none()) {
             say(match wanted {
                 true => {
-                    "This machine is no gateway now, so nothing changes: it goes on as a client. It will not become a gateway \
+                    "This machine is not a gateway now, so nothing changes: it goes on as a client. It will not become a gateway \
                          either, until 'laneway drain --undo'."
                 }
-                false => "This machine is no gateway now. It may become one again.",
+                false => "This machine is not a gateway now. It may become one again.",
             });
             return self.wait.map_or(Ok(()), |_| self.finish(directory, seen.clone()));
         }
@@ -118,7 +118,7 @@ impl Drain {
     fn cannot_wait(&self) -> Result<(), Problem> {
         match self.wait {
             None => Ok(()),
-            Some(_) => Err(Problem::new("the end of the connections cannot be awaited")
+            Some(_) => Err(Problem::new("cannot wait for the connections to end")
                 .after(Problem::new("the node does not answer on its local port"))
                 .hint("name the port with --proxy ADDR:PORT")),
         }

@@ -12,7 +12,7 @@ use tokio_rustls::TlsConnector;
 use super::doctor::firewall::{Firewall, open_commands_elsewhere};
 use super::{authority, removal, say};
 use crate::failure::printable;
-use crate::link::tls;
+use crate::link::tls::{self, words};
 use crate::mark;
 use crate::net::{self, Segments};
 use crate::peers::options::{self, PORT};
@@ -209,8 +209,8 @@ impl Join {
                     .because(error)
                     .hint("write the name as the name servers of this machine know it, or an address")
             };
-            let mut found = tokio::net::lookup_host(named.to_string()).await.map_err(unresolved)?;
-            return found.next().ok_or_else(|| unresolved(std::io::ErrorKind::NotFound.into()));
+            let found = net::lookup(&named.to_string()).await.map_err(unresolved)?;
+            return found.first().copied().ok_or_else(|| unresolved(std::io::ErrorKind::NotFound.into()));
         }
         let key = code.discovery_key();
         let port = self.discovery_port;
@@ -232,8 +232,8 @@ impl Join {
 
 /// The error when no machine answered the query with a join code.
 fn nobody_admits(port: u16) -> Problem {
-    let problem = Problem::new("no machine on this LAN admits with this code").after(Problem::new(
-        "the machine that made it is off, a firewall or a router is in between, or the group's key has moved from there",
+    let problem = Problem::new("no machine on this LAN accepts this code").after(Problem::new(
+        "the machine that made it is off, a firewall or a router is in between, or the group's key was moved to another machine",
     ));
     let elsewhere = format!(
         "on the machine that made the code, run 'laneway up' and 'laneway doctor'; 'laneway invite' on the machine with the key makes a \
@@ -305,8 +305,8 @@ async fn enrol(
 ) -> Result<Group, Problem> {
     let failed = |error: std::io::Error| {
         Problem::new(format!("cannot join at {signer}")).because(error).hint(
-            "the code has to be of the machine at that address, and 'laneway up' has to run there; 'laneway invite' there \
-             makes a new one",
+            "use a code that was made on the machine at that address: 'laneway invite' there makes one, and 'laneway up' has \
+             to run there",
         )
     };
     let timed_out = || {
@@ -325,7 +325,15 @@ async fn enrol(
     let connector = TlsConnector::from(tls::join_client(code));
     let host: ServerName<'static> = tls::server_name(None);
     let stream = timeout(CONNECT_DEADLINE, connector.connect(host, socket)).await;
-    let mut stream = stream.map_err(|_gone: tokio::time::error::Elapsed| timed_out())?.map_err(failed)?;
+    let refused = |error: std::io::Error| {
+        failed(match words::is_not_offered(&error) {
+            true => std::io::Error::other(
+                "no machine is admitted there: the node does not hold the group's key, or it is another program",
+            ),
+            false => words::put_in_words(&error),
+        })
+    };
+    let mut stream = stream.map_err(|_gone: tokio::time::error::Elapsed| timed_out())?.map_err(refused)?;
     let exporter = stream.get_ref().1.export_keying_material([0; 32], EXPORTER_LABEL, None);
     let exporter = exporter.map_err(|error| failed(std::io::Error::other(error)))?;
     let key = join::JoinKey::saved_in(state)?;

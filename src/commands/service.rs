@@ -98,8 +98,9 @@ impl Service {
 impl Install {
     fn run(self, state: Option<&Path>) -> Result<(), Problem> {
         let absolute = |path: PathBuf| {
-            std::path::absolute(&path)
-                .map_err(|error| Problem::new(format!("{} is no usable path", path.display())).because(error))
+            std::path::absolute(&path).map_err(|error| {
+                Problem::new(format!("{} is not a usable path", path.display())).because(error)
+            })
         };
         let state = config::state_directory(state)?;
         let configuration = self.config.map(absolute).transpose()?;
@@ -163,7 +164,7 @@ fn status() -> Result<(), Problem> {
     match registration::status()? {
         Status::Absent => Err(absent()),
         Status::Stopped { failure: None } => {
-            say("the service is installed, and does not run: 'laneway service start' starts it");
+            say("the service is installed, but does not run: 'laneway service start' starts it");
             Ok(())
         }
         Status::Stopped { failure: Some(failure) } => {

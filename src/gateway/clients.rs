@@ -12,6 +12,7 @@ use crate::failure::{Failure, Kind, Side};
 use crate::limits::Bucket;
 use crate::memory::{Budget, Holder};
 use crate::pace::Pace;
+use crate::telemetry::report::counted;
 use crate::wire::id::NodeId;
 
 /// Number of entries from which idle clients are forgotten. Until then their limits are remembered, so that a new link
@@ -114,7 +115,8 @@ impl Clients {
             if opens.ahead(now.into_std()) + cost > second {
                 let max = limits.opens;
                 return Err(refused(format!(
-                    "the gateway opens at most {max} connections per second for one client (--client-opens)"
+                    "the gateway opens at most {} per second for one client (--client-opens)",
+                    counted(max.into(), "connection")
                 )));
             }
             opens.take(cost, now.into_std());
@@ -123,7 +125,8 @@ impl Clients {
             client.tunnels.fetch_sub(1, Relaxed);
             let max = limits.tunnels;
             return Err(refused(format!(
-                "the gateway keeps at most {max} connections open for one client (--client-tunnels)"
+                "the gateway keeps at most {} open for one client (--client-tunnels)",
+                counted(max.into(), "connection")
             )));
         }
         Ok(Admitted(client.clone()))

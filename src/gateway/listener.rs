@@ -17,6 +17,7 @@ use super::handshake_slots::{HandshakeSlot, HandshakeSlots};
 use super::sharer::Sharer;
 use super::state::Gateway;
 use super::strangers::Strangers;
+use crate::failure::with_causes;
 use crate::link::handshake::{Hello, Proved};
 use crate::link::removal;
 use crate::link::tls::{Credentials, Service};
@@ -117,7 +118,9 @@ impl LinkPort {
                 let config = self
                     .credentials
                     .server()
-                    .inspect_err(|error| tracing::error!(%error, "links cannot be accepted"))
+                    .inspect_err(|error| {
+                        tracing::error!(error = with_causes(error), "links cannot be accepted")
+                    })
                     .ok()?;
                 let proved = timeout_at(deadline, hello.accept(config)).await;
                 let proved = proved.unwrap_or_else(|_late| Err(io::ErrorKind::TimedOut.into()));

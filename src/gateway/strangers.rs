@@ -1,6 +1,6 @@
 //! What the link port remembers of those who have not proved to be members, in bounded memory.
 
-use std::fmt::Display;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::handshake_slots::HandshakeSlots;
 use crate::limits::Bucket;
 use crate::limits::rate::{PerSource, Rate, network_of};
+use crate::link::tls::words;
 use crate::trust::join::MAX_DELAY;
 
 /// Wrong proofs of one source that are answered at once. Each one beyond that is answered after [`SLOWED`]. No source is
@@ -56,10 +57,11 @@ impl Default for WrongProofs {
 
 impl StrangerLog {
     /// Logs a handshake that failed before the other end was authenticated.
-    pub(super) fn handshake_failed(&self, address: SocketAddr, error: &dyn Display) {
+    pub(super) fn handshake_failed(&self, address: SocketAddr, error: &io::Error) {
+        let error = words::in_words(error);
         match self.permit(Instant::now()) {
-            Some(left_out) => tracing::info!(%address, %error, left_out, "TLS handshake failed"),
-            None => tracing::debug!(%address, %error, "TLS handshake failed"),
+            Some(left_out) => tracing::info!(%address, error, left_out, "TLS handshake failed"),
+            None => tracing::debug!(%address, error, "TLS handshake failed"),
         }
     }
 

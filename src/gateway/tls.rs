@@ -16,6 +16,7 @@ use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 use crate::failure::{Failure, Kind, Side, with_causes};
+use crate::link::tls::words;
 use crate::problem::Problem;
 use crate::wire::target::{Host, Target};
 
@@ -125,27 +126,27 @@ fn tls_failure(target: &Target, error: &io::Error) -> Failure {
     match tls {
         Some(rustls::Error::InvalidCertificate(why)) => {
             let why = match why {
-                CertificateError::UnknownIssuer => "nobody whom the gateway trusts has issued it".to_owned(),
+                CertificateError::UnknownIssuer => {
+                    "it was not issued by an authority that the gateway trusts".to_owned()
+                }
                 CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
                     "it has expired by the gateway's clock".to_owned()
                 }
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                     "it is for another name".to_owned()
                 }
-                // The library has no kind of its own for it.
-                other if other.to_string().contains("CaUsedAsEndEntity") => {
-                    "it is that of an authority (CA:TRUE), which no server may use as its own".to_owned()
-                }
-                other => other.to_string(),
+                other => words::certificate(other),
             };
             let sentence = format!(
                 "the certificate of {target} is not valid: {why}; if its issuer is your own, name it with --front-ca FILE on the gateway"
             );
             Failure::new(Kind::Certificate, Side::Server, sentence)
         }
-        Some(error) => {
-            Failure::new(Kind::BadResponse, Side::Server, format!("no TLS with {target}: {error}"))
-        }
+        Some(error) => Failure::new(
+            Kind::BadResponse,
+            Side::Server,
+            format!("no TLS with {target}: {}", words::said(error)),
+        ),
         None => {
             Failure::new(Kind::Terminated, Side::Server, format!("{target} ended the TLS handshake: {error}"))
         }

@@ -115,11 +115,7 @@ pub(super) async fn run(
         }
         let was_long_lost = std::mem::replace(&mut is_long_lost, lost_for.is_some_and(|time| time >= RETRY));
         if is_long_lost && !was_long_lost {
-            limited!(
-                warn,
-                NOBODY,
-                "the way out stays lost: nothing but the network of the clients is connected"
-            );
+            limited!(warn, NOBODY, "the way out stays lost: only the network of the clients is connected");
         }
         publish(&way, &upstream, &reach);
         // The connection was given up meanwhile.

@@ -292,7 +292,7 @@ impl Parent {
             Ok(Err(refusal)) => Err(self.failure(target, refusal)),
             Err(_) => {
                 let (proxy, seconds) = (&self.proxy, limit.as_secs());
-                let sentence = format!("{target} was not connected to by {proxy} within {seconds} s");
+                let sentence = format!("{proxy} did not connect to {target} within {seconds} s");
                 Err(Failure::new(Kind::ConnectTimeout, Side::Server, sentence))
             }
         }

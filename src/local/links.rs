@@ -343,7 +343,7 @@ impl Links {
         let config = match self.credentials.client() {
             Ok(config) => config,
             Err(error) => {
-                limited!(error, NOBODY, %error, "links cannot be dialled");
+                limited!(error, NOBODY, error = with_causes(&error), "links cannot be dialled");
                 let fault = Fault { distrust: true, silent: true, ..Fault::default() };
                 locked(&self.dialing).failed(address, fault, Instant::now());
                 return None;

@@ -77,9 +77,9 @@ impl Outcomes {
                 warn,
                 gateway,
                 gateway = name,
-                "connections fail over this gateway that others carry: it is used last"
+                "connections that other gateways carry fail over this one: it is used last"
             );
-            let text = "connections fail over it that other gateways carry";
+            let text = "connections that other gateways carry fail over it";
             telemetry.note_about(gateway, Happening::Suspect, name, text);
             self.directory.blame(gateway, now);
         }

@@ -208,7 +208,7 @@ enum PageError {
     OtherSite,
     #[error("this page is read-only")]
     Method,
-    #[error("this is no question for a name (RFC 8484)")]
+    #[error("this is not a DNS query (RFC 8484)")]
     NoQuestion,
     #[error("there is no such page: try /")]
     NotFound,

@@ -11,6 +11,7 @@ use super::interface;
 use super::owner::Owner;
 use super::program::run;
 use super::rules::{ANY, Maker, Rules};
+use crate::failure::with_causes;
 use crate::sys::connected;
 
 /// After which time a table without an owner is installed again, before it expires.
@@ -81,7 +82,7 @@ impl Kept {
         if let Err(error) = &applied
             && !self.has_failed
         {
-            tracing::error!(%error, "the rules of transparent mode are not installed");
+            tracing::error!(error = with_causes(&error), "the rules of transparent mode are not installed");
         }
         self.has_failed = applied.is_err();
         if self.misses_interface() {
@@ -132,7 +133,10 @@ impl Kept {
         self.has_interface = added.is_ok();
         if let Err(error) = added {
             // Needed only where there is no route; a machine that has one works without it.
-            tracing::warn!(%error, "no route of last resort: what has no route still fails");
+            tracing::warn!(
+                error = with_causes(&error),
+                "no route of last resort: what has no route still fails"
+            );
         }
     }
 }
@@ -152,7 +156,7 @@ impl Drop for Kept {
             },
         };
         if let Err(error) = removed {
-            tracing::error!(%error, "rules not removed: run 'laneway transparent down'");
+            tracing::error!(error = with_causes(&error), "rules not removed: run 'laneway transparent down'");
         }
     }
 }

@@ -21,7 +21,7 @@ use super::secure::Secure;
 use super::settings::{
     self, ALPN, CAPSULE_PROTOCOL, CONNECTION_ID, CONTINUE, EXPECT, HANDSHAKE_TIMEOUT, HTTP_1_1, HTTPS, SCHEME,
 };
-use super::tls::{self, PeerIdentity, TlsError};
+use super::tls::{self, PeerIdentity, TlsError, words};
 use super::tunnel::{Inbox, Outbox, Tunnel};
 use super::{handshake, removal};
 use laneway_h2::{self as http2, PingPong, Protocol, RecvStream, Requests, ResponseFuture, SendStream};
@@ -63,16 +63,16 @@ pub enum DialError {
     #[error("{0} does not accept this node: {1}")]
     Refused(SocketAddr, String),
     /// The group has removed this node: the gateway has shown what the authority signed.
-    #[error("{0} has the group's signature that this machine was removed from the group")]
+    #[error("this machine was removed from the group: {0} has shown the signed proof")]
     Removed(SocketAddr),
     /// The gateway says so, and does not show it.
-    #[error("{0} says that this machine was removed from the group, and does not prove it")]
+    #[error("{0} says that this machine was removed from the group, but does not prove it")]
     Unproved(SocketAddr),
     /// The gateway has said that it leaves the group.
     #[error("{0} has left the group")]
     Left(SocketAddr),
     /// It says that it accepts no links: a node that is no gateway, or another program.
-    #[error("{0} accepts no links: it is no gateway")]
+    #[error("{0} accepts no links: it is not a gateway")]
     NotAGateway(SocketAddr),
     /// It does not speak HTTP/2.
     #[error("{0} does not speak the link's protocol")]
@@ -125,8 +125,8 @@ impl Link {
         };
         let proved = proved.map_err(|error| match error.kind() {
             _ if says(&error, AlertDescription::NoApplicationProtocol) => DialError::NotAGateway(address),
-            io::ErrorKind::InvalidData => DialError::Trust(address, error),
-            _ => DialError::Cut(address, error.to_string()),
+            io::ErrorKind::InvalidData => DialError::Trust(address, words::put_in_words(&error)),
+            _ => DialError::Cut(address, words::in_words(&error)),
         })?;
         let gateway = tls::peer(&proved.certificates);
         let gateway = gateway.map_err(|error| DialError::Certificate(address, error))?;
@@ -151,7 +151,10 @@ impl Link {
                 Some(error) if error.io().is_some_and(says_removed) => {
                     Box::pin(removed((address, id, segments), &config, &membership)).await
                 }
-                Some(error) if !is_cut(&error) => DialError::Refused(address, printable(&error.to_string())),
+                Some(error) if !is_cut(&error) => {
+                    let why = error.io().map_or_else(|| error.to_string(), words::in_words);
+                    DialError::Refused(address, printable(&why))
+                }
                 Some(error) => DialError::Cut(address, error.to_string()),
                 None => DialError::Cut(address, "closed without an answer".into()),
             });

@@ -4,6 +4,7 @@
 //! against the group's authority alone; there is no verifier of our own.
 
 mod credentials;
+pub mod words;
 
 use std::sync::Arc;
 

@@ -109,7 +109,11 @@ impl Telemetry {
     ) {
         self.happened.one(what);
         if let Some(Permit { left_out }) = lines::permit(what.word(), about) {
-            let before = left_out.map(|count| format!(", and {count} times before")).unwrap_or_default();
+            let before = match left_out {
+                None => String::new(),
+                Some(1) => ", and once before".to_owned(),
+                Some(count) => format!(", and {count} times before"),
+            };
             self.journal.note(what, who, text.into() + &before);
         }
     }

@@ -105,8 +105,8 @@ pub fn cache(snapshot: &Snapshot) -> Option<String> {
     let file = snapshot.cache_top.iter().max_by_key(|file| file.machines).filter(|file| file.machines > 1);
     let most = file.map(|file| format!("; one file crossed the line once for {} machines", file.machines));
     Some(format!(
-        "cache: {} responses, {} of {}, {} saved{}",
-        store.entries,
+        "cache: {}, {} of {}, {} saved{}",
+        counted(store.entries, "response"),
         bytes(store.bytes),
         bytes(store.limit),
         bytes(snapshot.cache_saved),
@@ -146,7 +146,7 @@ pub fn situation(snapshot: &Snapshot) -> String {
                 (Some(_), _) => "reaches servers directly",
                 (None, _) => "connects to servers itself",
             };
-            format!("{state}{how}, serves {clients} client{}", if clients == 1 { "" } else { "s" })
+            format!("{state}{how}, serves {}", counted(clients as u64, "client"))
         }
         (_, Some(link), _) => format!("{state}linked to gateway {} at {}", link.name, link.address),
         (_, _, Some(trouble)) => format!("{state}no gateway: {trouble}"),
@@ -286,6 +286,11 @@ fn or_dash(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "-".into(), |value| value.to_string())
 }
 
+/// A count with its noun, in the plural unless there is one: `1 response`, `2 responses`.
+pub fn counted(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Bytes for people: three digits and a decimal unit, like `1.23 GB`.
 pub fn bytes(count: u64) -> String {
     scaled(count, "B")
@@ -352,6 +357,11 @@ mod tests {
         }
         assert_eq!(megabits(2_500_000_000), "2500 Mbit/s");
         assert_eq!(megabits(100_000_000), "100 Mbit/s");
+    }
+
+    #[test]
+    fn one_has_no_plural() {
+        assert_eq!([0, 1, 2].map(|count| counted(count, "file")), ["0 files", "1 file", "2 files"]);
     }
 
     #[test]

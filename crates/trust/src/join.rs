@@ -69,10 +69,10 @@ pub enum JoinError {
     #[error(transparent)]
     Refused(InviteError),
     /// The response does not match the join code, or the joiner's own key cannot sign.
-    #[error("the response is not a membership of the group in the join code")]
+    #[error("the response is not a valid membership of the group that the join code names")]
     Untrusted(#[from] CertificateError),
     /// The group state in the response is not signed by the authority.
-    #[error("the response is not a membership of the group in the join code")]
+    #[error("the response is not a valid membership of the group that the join code names")]
     Unsigned(#[from] UpdateError),
     /// The authority could not admit the member.
     #[error("cannot admit a member")]

@@ -297,7 +297,7 @@ impl Membership {
                 };
                 if let Some(update) = authority.merge_revocations(&known, need_new_key)? {
                     tracing::warn!(
-                        "another machine with the group's key missed a removal: signed that again"
+                        "another machine with the group's key missed a removal: it is signed again"
                     );
                     // Cannot fail: this machine has just signed it.
                     let _ = self.apply(update.sealed());

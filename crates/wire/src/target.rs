@@ -45,7 +45,7 @@ pub enum TargetError {
     #[error("the host is neither an IP address nor a name of letters, digits, '-', '_' and '.'")]
     Name,
     /// Its last label is a number, so that it is read as an IPv4 address, but it is none.
-    #[error("the host looks like an IPv4 address and is none: that has four numbers from 0 to 255")]
+    #[error("the host looks like an IPv4 address, but is not one: that has four numbers from 0 to 255")]
     Address,
 }
 

@@ -281,7 +281,7 @@ fn the_command_lists_removes_and_verifies_with_and_without_a_running_node(lab: &
         let host = &fleet.gateways[0].host;
         let number = if is_running { 2 } else { 3 };
         let removed = laneway(host, &["cache", "rm", &format!("/f/{number}")]).success().text();
-        assert_eq!(removed, "Removed 1 responses, 1.05 MB.\n");
+        assert_eq!(removed, "Removed 1 response, 1.05 MB.\n");
         let again = laneway(host, &["cache", "rm", &format!("/f/{number}")]);
         assert_eq!(again.code(), 1);
         assert!(again.stderr.contains("laneway cache ls"), "{again}");
@@ -298,10 +298,10 @@ fn the_command_lists_removes_and_verifies_with_and_without_a_running_node(lab: &
     assert_eq!(verified.code(), 1);
     assert_eq!(verified.text().matches("its body was changed").count(), count, "{verified}");
     assert_eq!(rows(&fleet, "*").len(), 0);
-    assert_eq!(laneway(host, &["cache", "verify"]).success().text(), "0 responses are sound, 0 B.\n");
+    assert_eq!(laneway(host, &["cache", "verify"]).success().text(), "0 responses are intact, 0 B.\n");
     assert_eq!(get(&fleet.client, 4), *files.content(4));
     let all = laneway(host, &["cache", "rm", "--all"]).success().text();
-    assert_eq!(all, "Removed 1 responses, 1.05 MB.\n");
+    assert_eq!(all, "Removed 1 response, 1.05 MB.\n");
 }
 
 /// Neither the gateway's store nor what clients keep is needed for a right answer.

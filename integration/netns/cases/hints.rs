@@ -61,11 +61,11 @@ fn an_address_that_is_no_gateway(lab: &Lab) {
     diagnosis.blames(
         "link",
         &[],
-        &["10.77.0.22:7420 accepts no links: it is no gateway", "'laneway up --server"],
+        &["10.77.0.22:7420 accepts no links: it is not a gateway", "'laneway up --server"],
     );
     let mut node = group.up(&c1, &["--gateway", "10.77.0.22:7420", "--lan", "127.0.0.1"]);
-    node.wait_for_line("it is no gateway", START);
-    assert!(laneway(&c1, &["status"]).text().contains("it is no gateway"));
+    node.wait_for_line("it is not a gateway", START);
+    assert!(laneway(&c1, &["status"]).text().contains("it is not a gateway"));
     stop(client);
     let _gateway = up(&g2, &["--server", "10.88.0.100:80"]);
     node.wait_for_line("link up", START);

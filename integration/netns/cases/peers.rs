@@ -180,7 +180,7 @@ fn a_command_lists_checks_and_removes_what_is_kept_for_others(lab: &Lab) {
     let verified = laneway(client, &["cache", "verify"]);
     assert_eq!(verified.code(), 1, "{verified}");
     let said = verified.text();
-    assert!(said.contains("its body was changed") && said.contains("1 responses are sound"), "{said}");
+    assert!(said.contains("its body was changed") && said.contains("1 response is intact"), "{said}");
     assert_eq!(listed().matches("peer-cache").count(), 1);
     laneway(client, &["cache", "rm", "--all"]).success();
     assert_eq!(laneway(client, &["cache", "ls"]).success().text(), "Nothing is stored.\n");

@@ -153,7 +153,7 @@ fn a_gateway_without_clients_gets_the_update(lab: &Lab) {
     // The removed member gets no answer from either, and the gateway that it remembers refuses it.
     let mut out = group.up(&c1, &[]);
     out.wait_for_line(
-        "10.77.0.21:7420 has the group's signature that this machine was removed from the group",
+        "this machine was removed from the group: 10.77.0.21:7420 has shown the signed proof",
         START,
     );
     assert!(!out.log().contains("gateway heard") && !out.log().contains("link up"));
@@ -258,7 +258,7 @@ fn a_machine_with_the_groups_key_that_was_removed_is_told_so_and_can_return(lab:
     // Its node hears of it too, and admits nobody any more.
     group.gateway.wait_for_line("it admits and removes nobody any more", START);
     let said = laneway(&c2, &["join", code]);
-    assert!(said.stderr.contains("no machine on this LAN admits with this code"), "{said}");
+    assert!(said.stderr.contains("no machine on this LAN accepts this code"), "{said}");
     let said = laneway(&g1, &["members"]).success();
     assert!(said.stderr.contains("warning: this machine was removed from the group 'lan'"), "{said}");
     assert!(said.text().lines().any(|line| line.starts_with("g2 ")), "{said}");
