@@ -206,8 +206,13 @@ async fn obey(state: &StateDir, store: &Arc<Store>) -> Result<(), StateError> {
     Ok(())
 }
 
+/// Writes what commands read: what is not on the disk yet, and how it was used.
 async fn save_uses(store: &Arc<Store>) {
-    if let Err(error) = store.blocking(|store| store.save_uses()).await.and_then(|saved| saved) {
+    let save = |store: &Arc<Store>| {
+        store.flush();
+        store.save_uses()
+    };
+    if let Err(error) = store.blocking(save).await.and_then(|saved| saved) {
         tracing::debug!(%error, "how the cache was used is not saved");
     }
 }

@@ -4,11 +4,12 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
+use bytes::{Bytes, BytesMut};
 use laneway_sys::files;
 
 use crate::digest::{Digest, Hasher};
 use crate::pieces::{self, Listed};
-use crate::store::{Store, hash_body};
+use crate::store::{MAX_SMALL, Room, Store, hash_body};
 use crate::stored::{BLOCK, BodyPart, Stored};
 
 /// Maximum number of parts of one body; the smallest ones beyond it are not stored. Clients that download a file over several
@@ -37,12 +38,21 @@ struct Check {
     at: u64,
 }
 
+/// Where the bytes are.
+#[derive(Debug)]
+enum Place {
+    File(Arc<File>),
+    /// In memory that was taken for them, while they are all of the body and few.
+    Memory(BytesMut, Room),
+}
+
 /// A body that is being written. A new one is removed unless it is stored.
+// fields: where its bytes go, what was written, and what is computed of that
 #[derive(Debug)]
 pub struct Draft {
     store: Arc<Store>,
     id: u64,
-    file: Arc<File>,
+    place: Place,
     /// What was stored before.
     before: Vec<BodyPart>,
     /// What was written, but for the last part.
@@ -66,8 +76,15 @@ impl Draft {
     /// # Errors
     /// The system's.
     pub fn new(store: &Arc<Store>) -> io::Result<Self> {
-        let (id, file) = store.create()?;
-        Ok(Self::with(store, id, file, Vec::new(), true))
+        let id = store.new_id();
+        let file = store.create(id)?;
+        Ok(Self::with(store, id, Place::File(Arc::new(file)), Vec::new(), true))
+    }
+
+    /// A new body that is kept in memory if it turns out to be small. Only the beginning is known by then, which must come first.
+    #[must_use]
+    pub fn small(store: &Arc<Store>, room: Room) -> Self {
+        Self::with(store, store.new_id(), Place::Memory(BytesMut::new(), room), Vec::new(), true)
     }
 
     /// What the body of the response `id` lacks.
@@ -76,14 +93,14 @@ impl Draft {
     /// The system's, as when it was removed meanwhile.
     pub fn of(store: &Arc<Store>, id: u64, stored: &Stored) -> io::Result<Self> {
         let file = store.reopen(id)?;
-        Ok(Self::with(store, id, file, stored.parts.clone(), false))
+        Ok(Self::with(store, id, Place::File(Arc::new(file)), stored.parts.clone(), false))
     }
 
-    fn with(store: &Arc<Store>, id: u64, file: File, before: Vec<BodyPart>, is_new: bool) -> Self {
+    fn with(store: &Arc<Store>, id: u64, place: Place, before: Vec<BodyPart>, is_new: bool) -> Self {
         Self {
             store: store.clone(),
             id,
-            file: Arc::new(file),
+            place,
             before,
             written: Vec::new(),
             part: BodyPart::default(),
@@ -120,9 +137,10 @@ impl Draft {
     /// The system's; [`io::ErrorKind::InvalidData`] when the file is not what was stored.
     pub fn hash_more(&mut self) -> io::Result<bool> {
         self.seek(self.at());
+        let Place::File(file) = &self.place else { return Ok(false) };
         let Some(Check { hasher, at, .. }) = self.check.as_deref_mut() else { return Ok(false) };
         for parts in [&self.written, &self.before] {
-            if let Some(next) = hash_body(&self.file, parts, hasher, *at)? {
+            if let Some(next) = hash_body(file, parts, hasher, *at)? {
                 *at = next;
                 return Ok(true);
             }
@@ -150,10 +168,19 @@ impl Draft {
         self.id
     }
 
-    /// The file, to read what was written.
+    /// The file, to read what was written; `None` while that is in memory.
     #[must_use]
-    pub fn file(&self) -> Arc<File> {
-        self.file.clone()
+    pub fn file(&self) -> Option<&Arc<File>> {
+        match &self.place {
+            Place::File(file) => Some(file),
+            Place::Memory(..) => None,
+        }
+    }
+
+    /// Whether `count` more bytes are kept in memory, so that [`Draft::append`] does not block.
+    #[must_use]
+    pub fn has_memory_for(&self, count: usize) -> bool {
+        matches!(&self.place, Place::Memory(held, _) if held.len() + count <= MAX_SMALL)
     }
 
     /// What was stored before this.
@@ -171,7 +198,7 @@ impl Draft {
     /// Whether anything was written.
     #[must_use]
     pub fn has_grown(&self) -> bool {
-        self.grown > 0
+        self.grown > 0 || self.part.length() > 0
     }
 
     /// The offset at which the part that is being written begins.
@@ -206,12 +233,14 @@ impl Draft {
     /// # Errors
     /// The system's; [`io::ErrorKind::StorageFull`] when this body alone is larger than the store may be.
     pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.store.grow(bytes.len() as u64)?;
-        if let Err(error) = files::write_all_at(&self.file, bytes, self.part.end) {
-            self.store.shrink(bytes.len() as u64);
-            return Err(error);
+        let fits = self.has_memory_for(bytes.len());
+        match &mut self.place {
+            Place::Memory(held, _) if fits => held.extend_from_slice(bytes),
+            _ => {
+                let file = self.ensure_file()?;
+                self.write(&file, bytes, self.part.end)?;
+            }
         }
-        self.grown += bytes.len() as u64;
         if let Some(pieces) = &mut self.pieces {
             pieces.update(self.part.end, bytes);
         }
@@ -230,6 +259,28 @@ impl Draft {
             }
             rest = later;
         }
+        Ok(())
+    }
+
+    /// The file. What is in memory is written to it first.
+    fn ensure_file(&mut self) -> io::Result<Arc<File>> {
+        let held = match &mut self.place {
+            Place::File(file) => return Ok(file.clone()),
+            Place::Memory(held, _) => std::mem::take(held),
+        };
+        let file = Arc::new(self.store.create(self.id)?);
+        self.place = Place::File(file.clone());
+        self.write(&file, &held, 0)?;
+        Ok(file)
+    }
+
+    fn write(&mut self, file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+        self.store.grow(bytes.len() as u64)?;
+        if let Err(error) = files::write_all_at(file, bytes, at) {
+            self.store.shrink(bytes.len() as u64);
+            return Err(error);
+        }
+        self.grown += bytes.len() as u64;
         Ok(())
     }
 
@@ -270,6 +321,15 @@ impl Draft {
             pieces::merge(&mut stored.pieces, hasher.done());
         }
         stored.digests = self.proved(&stored)?.into_iter().collect();
+        if let Place::Memory(held, room) = &mut self.place
+            && stored.is_complete()
+        {
+            let (body, room) = (Bytes::from(std::mem::take(held).to_vec()), room.take());
+            self.store.put(self.id, &stored, body, room);
+            self.is_stored = true;
+            return Ok((self.id, stored));
+        }
+        self.ensure_file()?;
         self.store.complete(self.id, &stored, self.is_new, std::mem::take(&mut self.grown))?;
         self.is_stored = true;
         Ok((self.id, stored))
@@ -279,9 +339,11 @@ impl Draft {
     fn proved(&mut self, stored: &Stored) -> io::Result<Option<Digest>> {
         let check = self.check.take().filter(|_| stored.is_complete());
         let Some(Check { digest, mut hasher, mut at }) = check.map(|check| *check) else { return Ok(None) };
-        // Nothing, unless some of it was there before and was not hashed yet.
-        while let Some(next) = hash_body(&self.file, &stored.parts, &mut hasher, at)? {
-            at = next;
+        if let Place::File(file) = &self.place {
+            // Nothing, unless some of it was there before and was not hashed yet.
+            while let Some(next) = hash_body(file, &stored.parts, &mut hasher, at)? {
+                at = next;
+            }
         }
         if digest.is_of(hasher) {
             return Ok(Some(digest));
@@ -313,7 +375,7 @@ fn joined(mut parts: Vec<BodyPart>) -> Vec<BodyPart> {
 impl Drop for Draft {
     fn drop(&mut self) {
         self.store.shrink(self.grown);
-        if !self.is_stored && self.is_new {
+        if !self.is_stored && self.is_new && self.file().is_some() {
             self.store.discard(self.id);
         }
     }

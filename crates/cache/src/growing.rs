@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -44,7 +44,8 @@ pub struct Growing {
     /// Whether the server sends all of it.
     is_whole: bool,
     store: Arc<Store>,
-    file: Arc<File>,
+    /// Where what has left the memory can be read. There is none while all of it is in memory.
+    file: OnceLock<Arc<File>>,
     state: Mutex<State>,
     /// More has come, or the end.
     grown: Notify,
@@ -97,6 +98,7 @@ impl Growing {
         let listed = stored.pieces.clone();
         let is_whole = end == 0 && total == Some(range.1);
         let state = State { end, tail_start: end, parts, memory, listed, ..State::default() };
+        let file = draft.file().map_or_else(OnceLock::new, |file| OnceLock::from(file.clone()));
         Arc::new(Self {
             stored,
             total,
@@ -104,7 +106,7 @@ impl Growing {
             range,
             is_whole,
             store,
-            file: draft.file(),
+            file,
             state: Mutex::new(state),
             grown: Notify::new(),
             read: Notify::new(),
@@ -262,16 +264,25 @@ impl Growing {
         self.state().append(bytes.clone(), memory);
         self.grown.notify_waiters();
         if let Some(mut open) = draft.take() {
-            let appended = self.store.blocking(move |_| open.append(&bytes).map(|()| open)).await;
+            let appended = match open.has_memory_for(bytes.len()) {
+                true => Ok(open.append(&bytes).map(|()| open)),
+                false => self.store.blocking(move |_| open.append(&bytes).map(|()| open)).await,
+            };
             match appended.and_then(|appended| appended) {
                 Ok(open) => {
-                    if self.state().note(&open) {
-                        self.grown.notify_waiters();
+                    if let Some(file) = open.file() {
+                        self.file.get_or_init(|| file.clone());
+                        if self.state().note(&open) {
+                            self.grown.notify_waiters();
+                        }
                     }
                     *draft = Some(open);
                 }
                 Err(error) => limited!(warn, NOBODY, %error, "a response is passed on without being stored"),
             }
+        }
+        if draft.as_ref().is_some_and(|draft| draft.file().is_none()) {
+            return;
         }
         let is_stored = draft.is_some();
         loop {
@@ -443,7 +454,7 @@ impl Reader {
             Next::Here(bytes) => bytes,
             Next::Nowhere(end) => return end.map(|()| None),
             Next::File(blocks) => {
-                let (file, at) = (self.body.file.clone(), self.at);
+                let (file, at) = (self.body.file.get().cloned().ok_or(Broken)?, self.at);
                 let read = move |_: &Arc<Store>| {
                     let end = blocks.end;
                     read_body(&file, &[blocks], (at, end), BLOCKS as u64)

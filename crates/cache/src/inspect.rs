@@ -77,9 +77,8 @@ impl Directory {
     /// Checks all checksums of the response `id`.
     #[must_use]
     pub fn check(&self, id: u64) -> Checked {
-        let head = self.head(id);
         let Some(stored) = self.stored(id) else {
-            return match head.exists() {
+            return match store::exists(&self.0, id) {
                 true => Checked::Damaged { uri: None, why: "its metadata is damaged, or of another version" },
                 false => Checked::Gone,
             };
@@ -87,7 +86,7 @@ impl Directory {
         match self.body(id, &stored) {
             Ok(()) => Checked::Sound(Box::new(stored)),
             // It may have been replaced, or removed, while it was read.
-            Err(_) if self.stored(id).as_ref() != Some(&stored) => match head.exists() {
+            Err(_) if self.stored(id).as_ref() != Some(&stored) => match store::exists(&self.0, id) {
                 true => self.check(id),
                 false => Checked::Gone,
             },
@@ -103,7 +102,7 @@ impl Directory {
     }
 
     fn body(&self, id: u64, stored: &Stored) -> io::Result<()> {
-        let body = Body::open(&store::path(&self.0, id, "body"), stored)?;
+        let body = Body::open(&self.0, id, stored)?;
         for part in &stored.parts {
             let mut at = part.start;
             while at < part.end {
@@ -119,9 +118,5 @@ impl Directory {
     /// Removes the response `id` from a store that no process has open.
     pub fn remove(&self, id: u64) {
         store::remove_files(&self.0, id);
-    }
-
-    fn head(&self, id: u64) -> PathBuf {
-        store::path(&self.0, id, "head")
     }
 }

@@ -1,7 +1,8 @@
-//! Stored responses as files: `ID.head` is the metadata ([`Stored`]), `ID.body` the body. The index is in memory and is made
-//! from the files at each start, so it cannot be wrong about them.
+//! Stored responses as files: `ID.head` is the metadata ([`Stored`]), `ID.body` the body, and `ID.small` is both of a small one.
+//! The index is in memory and is made from the files at each start, so it cannot be wrong about them.
 //!
-//! A response exists once its head does: that is written to a temporary name and renamed. Nothing is synced to the disk. What
+//! A response exists once its head does: that is written to a temporary name and renamed. A small one exists once it was fetched,
+//! and is written later ([`writing`]). Nothing is synced to the disk. What
 //! a loss of power leaves behind has wrong checksums and is dropped when it is read, like anything that was changed since.
 //! All functions here block, except [`Store::blocking`], which runs them elsewhere.
 
@@ -9,14 +10,19 @@ mod body;
 mod eviction;
 mod hot;
 mod layout;
+mod unwritten;
 mod uses;
+mod writing;
 
 pub use body::Body;
 pub(crate) use body::{hash as hash_body, read as read_body};
 pub use hot::Copied;
-pub(crate) use layout::{ids, path, read_head, remove_files};
+use layout::path;
+pub(crate) use layout::{exists, ids, read_head, remove_files};
 pub(crate) use uses::read as read_uses;
 pub use uses::{MostUsed, Used};
+pub(crate) use writing::MAX_SMALL;
+pub use writing::Room;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -24,7 +30,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
@@ -39,6 +45,7 @@ use crate::stored::Stored;
 use eviction::Queues;
 use hot::Hot;
 use layout::FOLDERS;
+use unwritten::Unwritten;
 use uses::Uses;
 
 /// Maximum number of threads that wait for the disk at a time.
@@ -59,6 +66,7 @@ const MOST_DIGESTS: usize = 3;
 const FILE_COST: u64 = 4096;
 
 /// The store of one node.
+// fields: its bounds, its index, what is in memory, and what its threads share
 #[derive(Debug)]
 pub struct Store {
     directory: PathBuf,
@@ -72,6 +80,11 @@ pub struct Store {
     changes: AtomicU64,
     index: Mutex<Index>,
     hot: Mutex<Hot>,
+    unwritten: Mutex<Unwritten>,
+    /// More is to be written.
+    hurry: Condvar,
+    /// Held while something of it is written.
+    writing: Mutex<()>,
     disk: Arc<Semaphore>,
     /// Held while the store is open: the system releases it with the process.
     _lock: File,
@@ -127,6 +140,12 @@ impl Store {
             directory: directory.to_owned(),
             limit,
             hot: Mutex::new(Hot::new(most_hot, reserve.beside())),
+            unwritten: Mutex::new(Unwritten::new(
+                usize::try_from(memory).unwrap_or(usize::MAX),
+                reserve.beside(),
+            )),
+            hurry: Condvar::new(),
+            writing: Mutex::default(),
             most_entries: (limit / BYTES_PER_ENTRY).min(memory / ENTRY_MEMORY).clamp(16, MOST_ENTRIES),
             hasher: RandomState::new(),
             next_id: AtomicU64::new(first_id),
@@ -191,18 +210,21 @@ impl Store {
         }
     }
 
-    /// The stored responses for `uri`, the newest first, if there is a copy of each in memory whose files have not changed.
+    /// The stored responses for `uri`, the newest first, if each is in memory: not written yet, or a copy whose files have not changed.
     /// Counts as a use of each. Waits for nothing but names of files that the system has in memory.
     #[must_use]
     pub fn copies(&self, uri: &str) -> Option<Vec<Copied>> {
         let ids = self.index().ids.get(&self.hasher.hash_one(uri))?.clone();
-        let mut hot = self.hot();
-        let copies = ids.iter().rev().map(|id| hot.get(&self.directory, *id)).collect::<Option<Vec<_>>>()?;
-        drop(hot);
+        let copies = ids.iter().rev().map(|id| self.in_memory(*id)).collect::<Option<Vec<_>>>()?;
         let mut index = self.index();
         ids.iter().for_each(|id| index.queues.touch(*id));
         drop(index);
         copies.iter().all(|copied| copied.stored.uri == uri).then_some(copies)
+    }
+
+    fn in_memory(&self, id: u64) -> Option<Copied> {
+        let unwritten = self.unwritten().get(id).cloned();
+        unwritten.or_else(|| self.hot().get(&self.directory, id))
     }
 
     /// Copies a small response that was used before into memory.
@@ -224,11 +246,11 @@ impl Store {
         (stored.digests.contains(digest) && stored.is_complete()).then_some((id, stored))
     }
 
-    /// The same, if there is a copy in memory whose files have not changed. Counts as a use, and waits for nothing.
+    /// The same, if it is in memory as in [`Store::copies`]. Counts as a use, and waits for nothing.
     #[must_use]
     pub fn proved_copy(&self, digest: &Digest) -> Option<Copied> {
         let id = self.proved_id(digest)?;
-        let copied = self.hot().get(&self.directory, id)?;
+        let copied = self.in_memory(id)?;
         self.index().queues.touch(id);
         copied.stored.digests.contains(digest).then_some(copied)
     }
@@ -297,7 +319,8 @@ impl Store {
     /// The metadata of the response `id`; `None` when it is damaged or missing.
     #[must_use]
     pub fn stored(&self, id: u64) -> Option<Stored> {
-        read_head(&self.directory, id)
+        let unwritten = self.unwritten().get(id).map(|copied| copied.stored.clone());
+        unwritten.map_or_else(|| read_head(&self.directory, id), |stored| Some((*stored).clone()))
     }
 
     /// Gives each stored response to `take`, the oldest first.
@@ -340,7 +363,11 @@ impl Store {
     /// # Errors
     /// The system's; [`io::ErrorKind::InvalidData`] when the file has another length than `stored` says.
     pub fn body(&self, id: u64, stored: &Stored) -> io::Result<Body> {
-        let body = Body::open(&self.path(id, "body"), stored)?;
+        let unwritten = self.unwritten().get(id).map(|copied| copied.body.clone());
+        let body = match unwritten {
+            Some(bytes) => Body::in_memory(bytes),
+            None => Body::open(&self.directory, id, stored)?,
+        };
         self.index().queues.touch(id);
         Ok(body)
     }
@@ -366,10 +393,14 @@ impl Store {
         uses::write(&self.directory, &text)
     }
 
-    /// A file for a new body, and the id of its response.
-    pub(crate) fn create(&self) -> io::Result<(u64, File)> {
-        let id = self.next_id.fetch_add(1, Relaxed);
-        Ok((id, files::create(&self.path(id, "body"))?))
+    /// The id of a new response.
+    pub(crate) fn new_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Relaxed)
+    }
+
+    /// The file of the body of the new response `id`.
+    pub(crate) fn create(&self, id: u64) -> io::Result<File> {
+        files::create(&self.path(id, "body"))
     }
 
     /// The file of the body of the response `id`, to complete it.
@@ -462,6 +493,15 @@ impl Store {
     }
 
     fn insert(&self, id: u64, stored: &Stored) {
+        let (leaving, oldest) = self.enter(id, stored);
+        if let Some(oldest) = oldest {
+            self.release(oldest);
+        }
+        leaving.into_iter().for_each(|id| self.remove_files(id));
+    }
+
+    /// Adds a response to the index. Gives those whose files have to be removed for it, and the one that is too many for its URI.
+    fn enter(&self, id: u64, stored: &Stored) -> (Vec<u64>, Option<u64>) {
         let key = self.hasher.hash_one(&stored.uri);
         let size = stored.length() + 2 * FILE_COST;
         let (mut leaving, mut oldest) = (Vec::new(), None);
@@ -484,10 +524,7 @@ impl Store {
             index.count();
         }
         self.note_digests(id, stored);
-        if let Some(oldest) = oldest {
-            self.release(oldest);
-        }
-        leaving.into_iter().for_each(|id| self.remove_files(id));
+        (leaving, oldest)
     }
 
     /// Whether the response `id` is there.
@@ -520,11 +557,21 @@ impl Store {
 
     fn write_head(&self, id: u64, stored: &Stored) -> io::Result<()> {
         self.hot().forget(id);
-        let number = self.next_id.fetch_add(1, Relaxed);
-        let (temporary, path) = (self.path(number, "new"), self.path(id, "head"));
+        if self.unwritten().update(id, stored) {
+            return Ok(());
+        }
+        match layout::read_small(&self.directory, id)? {
+            Some(body) => self.write_small(id, stored, &body),
+            None => self.replace(&stored.encode(), &self.path(id, "head")),
+        }
+    }
+
+    /// Writes a file under another name and renames it.
+    fn replace(&self, bytes: &[u8], path: &Path) -> io::Result<()> {
+        let temporary = self.path(self.new_id(), "new");
         let written = files::create(&temporary)
-            .and_then(|file| files::write_all_at(&file, &stored.encode(), 0))
-            .and_then(|()| std::fs::rename(&temporary, &path));
+            .and_then(|file| files::write_all_at(&file, bytes, 0))
+            .and_then(|()| std::fs::rename(&temporary, path));
         if written.is_err() {
             let _ = std::fs::remove_file(&temporary);
         }
@@ -533,6 +580,7 @@ impl Store {
 
     fn remove_files(&self, id: u64) {
         self.hot().forget(id);
+        self.unwritten().forget(id);
         remove_files(&self.directory, id);
     }
 
@@ -551,6 +599,13 @@ impl Store {
 
     fn index(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An orderly end loses nothing.
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.flush();
     }
 }
 

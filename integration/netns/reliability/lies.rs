@@ -276,7 +276,7 @@ fn files(cache: &PathBuf) -> Vec<PathBuf> {
     let folders =
         fs::read_dir(cache).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
     let files = folders.flat_map(|folder| fs::read_dir(folder).unwrap()).map(|file| file.unwrap().path());
-    let kinds = ["head", "body"];
+    let kinds = ["head", "body", "small"];
     let is_stored =
         |path: &PathBuf| path.extension().is_some_and(|kind| kinds.iter().any(|known| kind == *known));
     let mut all: Vec<_> =

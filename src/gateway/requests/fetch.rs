@@ -250,11 +250,18 @@ impl Fetch {
         let digest = self.named.as_ref().map(|(digest, _)| digest.clone());
         let digest = digest.filter(|_| planned.stored.status == 200 && is_plain(&planned.stored.fields));
         let store = self.gateway_store();
-        let drafted = store.blocking(move |store| {
-            let mut draft = match old {
-                Some((id, stored)) => Draft::of(store, id, &stored)?,
-                None => Draft::new(store)?,
-            };
+        let is_all = old.is_none() && from == 0 && response.status != 206;
+        let drafted = match store.room(&planned.stored, planned.total).filter(|_| is_all) {
+            Some(room) => Ok(Draft::small(&store, room)),
+            None => {
+                let drafted = store.blocking(move |store| match old {
+                    Some((id, stored)) => Draft::of(store, id, &stored),
+                    None => Draft::new(store),
+                });
+                drafted.await.and_then(|draft| draft)
+            }
+        };
+        let drafted = drafted.map(|mut draft| {
             draft.seek(from);
             if is_shared {
                 draft.hash_pieces();
@@ -262,10 +269,9 @@ impl Fetch {
             if let Some(digest) = digest {
                 draft.check(digest);
             }
-            Ok::<_, std::io::Error>(draft)
+            draft
         });
-        let rest = Rest::of(response.body);
-        match (rest, drafted.await.and_then(|draft| draft)) {
+        match (Rest::of(response.body), drafted) {
             (Some(rest), Ok(draft)) => self.share(planned, rest, draft, server).await,
             _ if response.status == 206 && self.need.is_rewound(&self.request) => {
                 self.lead.cache().is_for_one(&self.uri);

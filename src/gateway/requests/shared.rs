@@ -431,12 +431,9 @@ impl Stream<'_> {
         self.asker.grant()?;
         let age = policy::age(stored, SystemTime::now()).unwrap_or(Duration::ZERO);
         let head = answer.head(stored, age, &self.cache_status(mark, stored), in_chunks);
-        // What the disk does not take can be read once and in order only.
-        let left = stored.total.saturating_sub(body.end());
-        let has_room = self.cache.store.blocking(move |store| store.has_room(left)).await.unwrap_or(false);
-        if has_room
-            && !in_chunks
+        if !in_chunks
             && let Some(shared) = self.shared(request, answer, stored, head.clone())
+            && self.has_room(stored.total.saturating_sub(body.end())).await
         {
             let kept = body.hold(self.asker.account.holder());
             drop(reader);
@@ -446,8 +443,17 @@ impl Stream<'_> {
             self.count(mark, body.id, stored, sent);
             return Ok(Next::End);
         }
-        self.asker.send(head).await?;
         let (mut next, mut sent) = (first, 0);
+        match &next {
+            Some(bytes) if !in_chunks => {
+                sent = bytes.len() as u64;
+                self.asker.hold(memory_of(bytes.len()));
+                self.send_beginning(head, bytes.clone()).await?;
+                self.asker.hold(0);
+                next = self.read_on(&mut reader).await?;
+            }
+            _ => self.asker.send(head).await?,
+        }
         while let Some(bytes) = next {
             sent += bytes.len() as u64;
             let bytes = if in_chunks {
@@ -460,14 +466,23 @@ impl Stream<'_> {
             self.asker.hold(memory_of(bytes.len()));
             self.asker.send(bytes).await?;
             self.asker.hold(0);
-            next =
-                self.read(&mut reader).await?.map_err(|_broken| End::Broken("the response was cut off"))?;
+            next = self.read_on(&mut reader).await?;
         }
         if in_chunks && request.method != Method::HEAD {
             self.asker.send(Bytes::from_static(ChunkedEncoder::END)).await?;
         }
         self.count(mark, body.id, stored, sent);
         Ok(Next::Request)
+    }
+
+    /// Whether the disk takes so many more bytes. What it does not take can be read once and in order only.
+    async fn has_room(&self, count: u64) -> bool {
+        self.cache.store.blocking(move |store| store.has_room(count)).await.unwrap_or(false)
+    }
+
+    /// What follows what was sent already.
+    async fn read_on(&mut self, reader: &mut Reader) -> Result<Option<Bytes>, End> {
+        self.read(reader).await?.map_err(|_broken| End::Broken("the response was cut off"))
     }
 
     async fn read(&mut self, reader: &mut Reader) -> Result<Result<Option<Bytes>, Broken>, End> {

@@ -179,7 +179,7 @@ impl Stream<'_> {
     }
 
     /// Sends a head and the first bytes of its body.
-    async fn send_beginning(&mut self, head: Bytes, first: Bytes) -> Result<(), End> {
+    pub(super) async fn send_beginning(&mut self, head: Bytes, first: Bytes) -> Result<(), End> {
         if first.len() <= TOGETHER {
             let mut together = BytesMut::with_capacity(head.len() + first.len());
             together.extend_from_slice(&head);

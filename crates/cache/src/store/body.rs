@@ -8,14 +8,21 @@ use std::path::Path;
 use bytes::{Bytes, BytesMut};
 use laneway_sys::files;
 
+use super::layout::open_body;
 use crate::digest::{Digest, Hasher};
 use crate::stored::{BLOCK, BodyPart, Stored};
 
 /// The body of a stored response. It can be read to its end even if the response is removed meanwhile.
 #[derive(Debug)]
-pub struct Body {
-    file: File,
-    parts: Vec<BodyPart>,
+pub struct Body(Content);
+
+/// Where it is.
+#[derive(Debug)]
+enum Content {
+    /// These parts of it in a file, in which it begins at this offset.
+    File(File, u64, Vec<BodyPart>),
+    /// All of it in memory.
+    Memory(Bytes),
 }
 
 impl Body {
@@ -23,12 +30,17 @@ impl Body {
     ///
     /// # Errors
     /// The system's; [`io::ErrorKind::InvalidData`] when the file is shorter than `stored` says.
-    pub(crate) fn open(path: &Path, stored: &Stored) -> io::Result<Self> {
-        let file = files::open(path)?;
-        if file.metadata()?.len() < stored.parts.last().map_or(0, |part| part.end) {
+    pub(crate) fn open(directory: &Path, id: u64, stored: &Stored) -> io::Result<Self> {
+        let (file, start) = open_body(directory, id)?;
+        if file.metadata()?.len() < start + stored.parts.last().map_or(0, |part| part.end) {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        Ok(Self { file, parts: stored.parts.clone() })
+        Ok(Self(Content::File(file, start, stored.parts.clone())))
+    }
+
+    /// One that was not written yet.
+    pub(super) fn in_memory(bytes: Bytes) -> Self {
+        Self(Content::Memory(bytes))
     }
 
     /// The bytes from `start` on, at most up to `end`: the rest of the block in which `start` lies, and at most `blocks`
@@ -37,7 +49,16 @@ impl Body {
     /// # Errors
     /// The system's; [`io::ErrorKind::InvalidData`] when the file is not what was stored.
     pub fn read(&self, start: u64, end: u64, blocks: u64) -> io::Result<Bytes> {
-        read(&self.file, &self.parts, (start, end), blocks)
+        match &self.0 {
+            Content::File(file, base, parts) => read_from((file, *base), parts, (start, end), blocks),
+            Content::Memory(_) if start >= end => Ok(Bytes::new()),
+            Content::Memory(bytes) => {
+                let most = blocks.saturating_mul(BLOCK as u64);
+                let range = as_index(start)?..as_index(end.min(start.saturating_add(most)))?;
+                bytes.get(range.clone()).ok_or(io::ErrorKind::UnexpectedEof)?;
+                Ok(bytes.slice(range))
+            }
+        }
     }
 
     /// The digest of a whole body, by the algorithm of `like`.
@@ -57,7 +78,14 @@ impl Body {
     /// # Errors
     /// Those of [`Body::read`].
     pub fn hash(&self, hasher: &mut Hasher, at: u64) -> io::Result<Option<u64>> {
-        hash(&self.file, &self.parts, hasher, at)
+        let end = match &self.0 {
+            Content::File(_, _, parts) => end_of(parts, at),
+            Content::Memory(bytes) => Some(bytes.len() as u64).filter(|end| at < *end),
+        };
+        let Some(end) = end else { return Ok(None) };
+        let bytes = self.read(at, end, AT_A_TIME)?;
+        hasher.add(&bytes);
+        Ok(Some(at + bytes.len() as u64))
     }
 
     /// Reads from `start` on into `room`, which has space for at least one block, at most up to `end`. Gives where in it the bytes
@@ -66,11 +94,16 @@ impl Body {
     /// # Errors
     /// Those of [`Body::read`].
     pub fn read_into(&self, (start, end): (u64, u64), room: &mut [u8]) -> io::Result<Range<usize>> {
-        let Blocks { from, to, first, checksums } =
-            blocks(&self.parts, (start, end), (room.len() / BLOCK) as u64)?;
+        let most = (room.len() / BLOCK) as u64;
+        let Content::File(file, base, parts) = &self.0 else {
+            let bytes = self.read(start, end, most)?;
+            room.get_mut(..bytes.len()).ok_or(io::ErrorKind::InvalidInput)?.copy_from_slice(&bytes);
+            return Ok(0..bytes.len());
+        };
+        let Blocks { from, to, first, checksums } = blocks(parts, (start, end), most)?;
         let (length, range) = (as_index(to - from)?, as_index(start - from)?..as_index(end.min(to) - from)?);
         let room = room.get_mut(..length).ok_or(io::ErrorKind::InvalidInput)?;
-        read_verified(&self.file, from, room, checksums.get(first..).unwrap_or_default())?;
+        read_verified(file, base + from, room, checksums.get(first..).unwrap_or_default())?;
         Ok(range)
     }
 }
@@ -84,10 +117,15 @@ const AT_A_TIME: u64 = 16;
 /// # Errors
 /// Those of [`Body::read`].
 pub(crate) fn hash(file: &File, parts: &[BodyPart], hasher: &mut Hasher, at: u64) -> io::Result<Option<u64>> {
-    let Some(part) = parts.iter().find(|part| part.start <= at && at < part.end) else { return Ok(None) };
-    let bytes = read(file, parts, (at, part.end), AT_A_TIME)?;
+    let Some(end) = end_of(parts, at) else { return Ok(None) };
+    let bytes = read(file, parts, (at, end), AT_A_TIME)?;
     hasher.add(&bytes);
     Ok(Some(at + bytes.len() as u64))
+}
+
+/// Where the part ends that contains the byte at `at`.
+fn end_of(parts: &[BodyPart], at: u64) -> Option<u64> {
+    parts.iter().find(|part| part.start <= at && at < part.end).map(|part| part.end)
 }
 
 /// Whole blocks of one part: where the first of them begins, where the last one ends, and their checksums.
@@ -123,8 +161,13 @@ fn as_index(at: u64) -> io::Result<usize> {
 }
 
 /// The same of any file whose `parts` are known, at most `most` blocks, in memory of its own.
-pub(crate) fn read(
-    file: &File,
+pub(crate) fn read(file: &File, parts: &[BodyPart], range: (u64, u64), most: u64) -> io::Result<Bytes> {
+    read_from((file, 0), parts, range, most)
+}
+
+/// The same of a file in which the body begins at `base`.
+fn read_from(
+    (file, base): (&File, u64),
     parts: &[BodyPart],
     (start, end): (u64, u64),
     most: u64,
@@ -134,6 +177,6 @@ pub(crate) fn read(
     }
     let Blocks { from, to, first, checksums } = blocks(parts, (start, end), most)?;
     let mut bytes = BytesMut::zeroed(as_index(to - from)?);
-    read_verified(file, from, &mut bytes, checksums.get(first..).unwrap_or_default())?;
+    read_verified(file, base + from, &mut bytes, checksums.get(first..).unwrap_or_default())?;
     Ok(bytes.freeze().slice(as_index(start - from)?..as_index(end.min(to) - from)?))
 }

@@ -1,7 +1,7 @@
 //! Copies in memory of small responses that are used often. A hit then costs neither a read of two files nor the change to
 //! another thread and back, which cost ten times as much as everything else that a small hit does.
 //!
-//! A copy counts only while both of its files are as they were when it was made, so that what a command has removed, or what
+//! A copy counts only while its files are as they were when it was made, so that what a command has removed, or what
 //! was damaged, is not delivered.
 
 use std::collections::{HashMap, VecDeque};
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use laneway_limits::memory::Reserve;
 
 use super::body::Body;
-use super::layout::{path, read_head};
+use super::layout::{SMALL, path, read_head};
 use crate::stored::{BLOCK, Stored};
 
 /// The longest body that is copied, in bytes: one block.
@@ -68,7 +68,7 @@ impl Entry {
         if stored.total > MAX_BODY || !stored.is_complete() {
             return None;
         }
-        let body = Body::open(&path(directory, id, "body"), &stored).ok()?;
+        let body = Body::open(directory, id, &stored).ok()?;
         let body = body.read(0, stored.total, 1).ok()?;
         let copied = Copied { id, stored: Arc::new(stored), body };
         Some(Self { copied, files, was_used: false })
@@ -142,5 +142,6 @@ fn states(directory: &Path, id: u64) -> Option<[FileState; 2]> {
         let file = std::fs::symlink_metadata(path(directory, id, kind)).ok()?;
         Some((file.len(), file.modified().ok()?))
     };
-    Some([state("head")?, state("body")?])
+    let one = state(SMALL);
+    one.map_or_else(|| Some([state("head")?, state("body")?]), |one| Some([one, one]))
 }

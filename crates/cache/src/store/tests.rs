@@ -11,15 +11,30 @@ use crate::stored::tests::example;
 
 pub(crate) fn store(directory: &TempDir, limit: u64) -> Arc<Store> {
     let reserve = Budget::new(1 << 30).reserve();
-    let store = Store::open(&directory.path().join("cache"), limit, 1 << 20, reserve).unwrap();
+    let store = Store::open(&directory.path().join("cache"), limit, 16 << 20, reserve).unwrap();
     store.load();
     store
+}
+
+/// Closes a store once the thread that writes has ended.
+fn close(store: Arc<Store>) {
+    while Arc::strong_count(&store) > 1 {
+        std::thread::yield_now();
+    }
 }
 
 fn put(store: &Arc<Store>, uri: &str, body: &[u8]) -> u64 {
     let mut draft = Draft::new(store).unwrap();
     body.chunks(50_000).for_each(|piece| draft.append(piece).unwrap());
     let stored = Stored { uri: uri.into(), total: body.len() as u64, ..example() };
+    draft.store(stored).unwrap().0
+}
+
+/// The same for a response that is in memory until it is written, which is done at once where there is no runtime.
+fn put_small(store: &Arc<Store>, uri: &str, body: &[u8]) -> u64 {
+    let stored = Stored { uri: uri.into(), total: body.len() as u64, ..example() };
+    let mut draft = Draft::small(store, store.room(&stored, Some(stored.total)).unwrap());
+    body.chunks(50_000).for_each(|piece| draft.append(piece).unwrap());
     draft.store(stored).unwrap().0
 }
 
@@ -52,12 +67,17 @@ fn what_is_stored_is_there_after_a_restart() {
     for size in sizes {
         put(&first, &format!("http://h/{size}"), &pattern(size));
     }
+    for size in sizes.into_iter().filter(|size| *size <= MAX_SMALL) {
+        put_small(&first, &format!("http://h/small/{size}"), &pattern(size));
+    }
     let size = first.size();
     drop(first);
     let second = store(&directory, 1 << 30);
     assert_eq!(second.size(), size);
     for size in sizes {
         assert_eq!(get(&second, &format!("http://h/{size}")).unwrap().unwrap(), pattern(size), "{size}");
+        let small = get(&second, &format!("http://h/small/{size}"));
+        assert_eq!(small.map(Result::unwrap), (size <= MAX_SMALL).then(|| pattern(size)), "{size}");
     }
     assert!(get(&second, "http://h/other").is_none());
 }
@@ -254,10 +274,11 @@ fn what_is_used_twice_is_copied_into_memory_and_read_there() {
 
 #[test]
 fn a_copy_is_not_used_once_a_file_of_its_response_was_changed_or_removed() {
-    for kind in ["head", "body"] {
+    for kind in ["head", "body", "small"] {
         for is_removed in [true, false] {
             let directory = tempfile::tempdir().unwrap();
             let store = store(&directory, 1 << 30);
+            let put = if kind == "small" { put_small } else { put };
             let id = put(&store, "http://h/f", &pattern(100));
             use_twice(&store, id);
             assert!(store.copies("http://h/f").is_some());
@@ -310,6 +331,171 @@ fn copies_take_no_more_memory_than_they_may_and_those_in_use_stay() {
     assert_eq!(store.copies("http://h/0").map(|copies| copies.len()), None);
 }
 
+/// The kinds of the files in the store.
+fn kinds(store: &Store) -> Vec<String> {
+    let folders = std::fs::read_dir(&store.directory).unwrap().filter_map(|folder| {
+        Some(std::fs::read_dir(folder.unwrap().path()).ok()?.map(|file| file.unwrap().path()))
+    });
+    folders.flatten().map(|path| path.extension().unwrap().to_str().unwrap().to_owned()).collect()
+}
+
+/// Two files were made before the last byte of a response went out.
+#[tokio::test]
+async fn a_small_response_is_found_before_it_is_written_into_one_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let budget = Budget::new(1 << 30);
+    let store = Store::open(&directory.path().join("cache"), 1 << 30, 1 << 20, budget.reserve()).unwrap();
+    let disk = store.writing.lock().unwrap();
+    let whole = pattern(BLOCK + 5);
+    let id = put_small(&store, "http://h/f", &whole);
+    assert_eq!(kinds(&store), Vec::<String>::new());
+    let held = budget.used();
+    assert!(held > whole.len());
+    assert_eq!(get(&store, "http://h/f").unwrap().unwrap(), whole);
+    assert_eq!(store.copies("http://h/f").unwrap()[0].body, whole);
+    assert_eq!((store.size().entries, store.has(id)), (1, true));
+    drop(disk);
+    store.flush();
+    assert_eq!(kinds(&store), ["small"]);
+    assert!(budget.used() + whole.len() < held, "{held} {}", budget.used());
+    assert_eq!(get(&store, "http://h/f").unwrap().unwrap(), whole);
+    use_twice(&store, id);
+    assert!(store.copies("http://h/f").is_none(), "longer than what is copied");
+}
+
+#[tokio::test]
+async fn what_is_changed_or_removed_before_it_is_written_is_not_written_as_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = store(&directory, 1 << 30);
+    let disk = first.writing.lock().unwrap();
+    let (body, other) = (pattern(100), pattern(77));
+    let [removed, updated, released] =
+        ["removed", "updated", "released"].map(|name| put_small(&first, &format!("http://h/{name}"), &body));
+    first.remove(removed);
+    assert!(get(&first, "http://h/removed").is_none());
+    let mut stored = first.stored(updated).unwrap();
+    stored.fields.push("X", b"1").unwrap();
+    first.update(updated, &stored).unwrap();
+    first.prove(released, sha256(&body)).unwrap();
+    first.release(released);
+    drop(disk);
+    first.flush();
+    assert_eq!(kinds(&first), ["small", "small"]);
+    // Once more, now that there is a file.
+    let again = put_small(&first, "http://h/again", &other);
+    first.flush();
+    let mut later = first.stored(again).unwrap();
+    later.fields.push("X", b"2").unwrap();
+    first.update(again, &later).unwrap();
+    close(first);
+    let second = store(&directory, 1 << 30);
+    assert!(get(&second, "http://h/removed").is_none() && get(&second, "http://h/released").is_none());
+    assert_eq!(second.stored(updated), Some(stored));
+    assert_eq!(second.proved(&sha256(&body)).map(|(id, _)| id), Some(released));
+    assert_eq!(
+        (second.stored(again), get(&second, "http://h/again").unwrap().unwrap()),
+        (Some(later), other)
+    );
+}
+
+/// As after a `kill -9`, the index is made from what is there.
+#[tokio::test]
+async fn what_was_not_written_by_the_end_of_the_process_is_missing_and_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = store(&directory, 1 << 30);
+    put_small(&first, "http://h/before", b"abc");
+    first.flush();
+    let disk = first.writing.lock().unwrap();
+    put_small(&first, "http://h/after", b"def");
+    // What is on the disk now, elsewhere.
+    let after = tempfile::tempdir().unwrap();
+    std::fs::create_dir(after.path().join("cache")).unwrap();
+    let copied = std::process::Command::new("cp").arg("-a").arg(&first.directory).arg(after.path()).status();
+    assert!(copied.unwrap().success());
+    let second = store(&after, 1 << 30);
+    assert_eq!(get(&second, "http://h/before").unwrap().unwrap(), b"abc");
+    assert!(get(&second, "http://h/after").is_none());
+    assert_eq!(second.size().entries, 1);
+    drop(disk);
+}
+
+#[tokio::test]
+async fn what_the_disk_does_not_take_is_forgotten() {
+    let directory = tempfile::tempdir().unwrap();
+    let budget = Budget::new(1 << 30);
+    let store = Store::open(&directory.path().join("cache"), 1 << 30, 1 << 20, budget.reserve()).unwrap();
+    let before = budget.used();
+    let disk = store.writing.lock().unwrap();
+    let id = put_small(&store, "http://h/f", b"abc");
+    let folder = store.path(id, "small").parent().unwrap().to_owned();
+    std::fs::remove_dir(&folder).unwrap();
+    drop(disk);
+    store.flush();
+    assert!(get(&store, "http://h/f").is_none() && !store.has(id) && !store.may_have("http://h/f"));
+    assert!(budget.used() <= before + usize::try_from(ENTRY_MEMORY).unwrap(), "{}", budget.used());
+    assert_eq!(store.size().bytes, 0);
+}
+
+#[tokio::test]
+async fn what_waits_for_the_disk_takes_no_more_memory_than_it_may() {
+    let directory = tempfile::tempdir().unwrap();
+    let budget = Budget::new(1 << 30);
+    let store = Store::open(&directory.path().join("cache"), 1 << 30, 1 << 20, budget.reserve()).unwrap();
+    let disk = store.writing.lock().unwrap();
+    let stored = Stored { total: 20_000, ..example() };
+    let mut count = 0;
+    while store.room(&stored, Some(20_000)).is_some() {
+        put_small(&store, &format!("http://h/{count}"), &pattern(20_000));
+        count += 1;
+    }
+    assert_eq!(count, 6, "an eighth of the memory of the index");
+    assert!(budget.used() < (1 << 17) + count * 1024, "{}", budget.used());
+    let is_large = Stored { total: 1 << 20, ..example() };
+    drop(disk);
+    store.flush();
+    assert!(store.room(&stored, Some(20_000)).is_some());
+    assert!(store.room(&is_large, Some(1 << 20)).is_none() && store.room(&stored, None).is_none());
+    assert_eq!(store.size().entries, count);
+}
+
+/// A body whose length is not known turns out to be longer than what is kept in memory.
+#[tokio::test]
+async fn a_body_that_outgrows_its_memory_goes_on_in_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let budget = Budget::new(1 << 30);
+    let store = Store::open(&directory.path().join("cache"), 1 << 30, 16 << 20, budget.reserve()).unwrap();
+    let before = budget.used();
+    for length in [MAX_SMALL, MAX_SMALL + 1] {
+        let (uri, whole) = (format!("http://h/{length}"), pattern(length));
+        let stored = Stored { uri: uri.clone(), total: length as u64, ..example() };
+        let mut draft = Draft::small(&store, store.room(&stored, None).unwrap());
+        draft.check(sha256(&whole));
+        whole.chunks(7_001).for_each(|piece| draft.append(piece).unwrap());
+        assert_eq!(draft.file().is_some(), length > MAX_SMALL);
+        let (id, stored) = draft.store(stored).unwrap();
+        assert_eq!(stored.digests, [sha256(&whole)]);
+        assert_eq!(store.proved(&sha256(&whole)).map(|(found, _)| found), Some(id));
+        assert_eq!(get(&store, &uri).unwrap().unwrap(), whole);
+    }
+    // What is cut off is kept to be completed, or nothing of it.
+    for is_kept in [true, false] {
+        let stored = Stored { uri: "http://h/cut".into(), total: 1000, ..example() };
+        let mut draft = Draft::small(&store, store.room(&stored, Some(1000)).unwrap());
+        draft.append(&pattern(400)).unwrap();
+        if is_kept {
+            let (id, stored) = draft.store(stored).unwrap();
+            let mut rest = Draft::of(&store, id, &stored).unwrap();
+            rest.seek(400);
+            rest.append(&pattern(1000)[400..]).unwrap();
+            rest.store(stored).unwrap();
+            assert_eq!(get(&store, "http://h/cut").unwrap().unwrap(), pattern(1000));
+        }
+    }
+    store.flush();
+    let entries = usize::try_from(ENTRY_MEMORY).unwrap() * store.size().entries;
+    assert!(budget.used() <= before + entries, "{} {before} {entries}", budget.used());
+}
+
 /// Every file of the store, damaged in every way that this knows: at worst the response is missing.
 #[test]
 fn parts_that_meet_become_one_and_many_pieces_of_a_file_become_the_whole() {
@@ -342,9 +528,10 @@ fn parts_that_meet_become_one_and_many_pieces_of_a_file_become_the_whole() {
 fn damaged_files_are_never_delivered() {
     let whole = pattern(2 * BLOCK + 9);
     for damage in 0..7 {
-        for kind in ["head", "body"] {
+        for kind in ["head", "body", "small"] {
             let directory = tempfile::tempdir().unwrap();
             let first = store(&directory, 1 << 30);
+            let put = if kind == "small" { put_small } else { put };
             let id = put(&first, "http://h/f", &whole);
             let path = first.path(id, kind);
             drop(first);
@@ -443,6 +630,7 @@ proptest! {
                 Step::Put(uri, size) => {
                     let body = pattern(size);
                     open.remove_uri(&format!("http://h/{uri}"));
+                    let put = if size % 2 == 0 { put_small } else { put };
                     put(&open, &format!("http://h/{uri}"), &body);
                     model.insert(uri, body);
                     prop_assert!(get(&open, &format!("http://h/{uri}")).is_some(), "the newest one stays");

@@ -116,6 +116,12 @@ impl Fetch {
 
     async fn replace(&self, stored: Stored, mut draft: Draft, mut last: Bytes) -> io::Result<Vec<Listed>> {
         let (store, is_named, id) = (self.gateway_store(), self.named.is_some(), draft.id());
+        let is_in_memory = draft.has_memory_for(last.len()) && draft.at() + last.len() as u64 == stored.total;
+        if is_in_memory && self.stored.is_none() && !(is_named && store.may_have(&self.uri)) {
+            // Nothing of it is on the disk, and nothing that it replaces.
+            draft.append(&last)?;
+            return draft.store(stored).map(|(_, stored)| stored.pieces);
+        }
         if draft.is_behind() {
             // What was there before is hashed in steps between which others get the disk.
             let rest = std::mem::take(&mut last);
