@@ -1007,6 +1007,184 @@ async fn a_slow_fetch_is_shared_on_while_no_other_server_proves_to_be_faster() {
     assert!(one == text[at..] && other == text[at..]);
 }
 
+/// A file of which half has come, and no more since.
+struct Still {
+    clock: Clock,
+    site: Site,
+    /// Who began the fetch, and has the half.
+    app: Peer,
+    /// The connection over which nothing comes.
+    server: Peer,
+}
+
+/// Who can be asked for the rest of the file.
+const VALIDATED: &str = "ETag: \"a\"\r\nContent-Length: 10\r\n";
+
+impl Still {
+    async fn with(fields: &str) -> Self {
+        let (clock, site) = (Clock::stop(), Site::new().await);
+        let mut app = site.app("GET /f", "").await;
+        let (mut server, _) = site.server().await;
+        server.say(format!("HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\n{fields}\r\n")).await;
+        server.say(if fields.contains("chunked") { "5\r\n01234\r\n" } else { "01234" }).await;
+        app.head().await;
+        app.hear(if fields.contains("chunked") { "5\r\n01234\r\n" } else { "01234" }).await;
+        Self { clock, site, app, server }
+    }
+
+    async fn pass(&self, seconds: u32) {
+        for _ in 0..4 * seconds {
+            self.clock.pass(Duration::from_millis(250)).await;
+        }
+    }
+}
+
+/// They waited for 25 s, and got a 504 then.
+#[tokio::test]
+async fn parts_behind_a_fetch_that_stands_still_are_asked_for_by_themselves() {
+    let mut still = Still::with(VALIDATED).await;
+    // This one asks while it might still come.
+    let mut early = still.site.app("GET /f", "Range: bytes=6-6\r\n").await;
+    delivered(&early).await;
+    still.pass(1).await;
+    let (mut server, asked) = still.site.server().await;
+    assert_eq!(line(&asked, "Range"), Some("bytes=6-6"), "{asked}");
+    server.say(part(6, 7)).await;
+    assert_eq!(line(&early.head().await, "Content-Range"), Some("bytes 6-6/10"));
+    early.hear("6").await;
+    still.pass(1).await;
+    for (range, asks, (start, end), wants) in [
+        ("7-7", "7-7", (7, 8), "7"),
+        // Only what the other parts lack.
+        ("-2", "8-", (8, 10), "89"),
+        ("4-5", "4-5", (4, 6), "45"),
+    ] {
+        let mut app = still.site.app("GET /f", &format!("Range: bytes={range}\r\n")).await;
+        let (mut server, asked) = still.site.server().await;
+        assert_eq!(line(&asked, "Range"), Some(&*format!("bytes={asks}")), "{asked}");
+        server.say(part(start, end)).await;
+        let expected = format!("bytes {start}-{}/10", end - 1);
+        assert_eq!(line(&app.head().await, "Content-Range"), Some(&*expected), "{range}");
+        app.hear(wants).await;
+    }
+    // What has come is there for all.
+    let (_, body) = still.site.hit("GET /f", "Range: bytes=1-3\r\n").await;
+    assert_eq!(body, "123");
+    let mut head = still.site.app("HEAD /f", "").await;
+    assert_eq!(length(&head.head().await), 10);
+    still.server.say("56789").await;
+    still.app.hear("56789").await;
+}
+
+#[tokio::test]
+async fn the_end_of_a_file_is_asked_for_by_itself_behind_a_fetch_that_stands_still() {
+    let still = Still::with(VALIDATED).await;
+    still.pass(1).await;
+    let mut apps = Vec::new();
+    for _ in 0..3 {
+        apps.push(still.site.app("GET /f", "Range: bytes=7-\r\n").await);
+    }
+    // They share one request.
+    let (mut server, asked) = still.site.server().await;
+    assert_eq!(line(&asked, "Range"), Some("bytes=7-"), "{asked}");
+    server.say(part(7, 10)).await;
+    for app in &mut apps {
+        assert_eq!(line(&app.head().await, "Content-Range"), Some("bytes 7-9/10"));
+        app.hear("789").await;
+    }
+}
+
+#[tokio::test]
+async fn a_part_behind_a_fetch_that_trickles_is_asked_for_by_itself() {
+    let mut still = Still::with(&VALIDATED.replace("10", "100000")).await;
+    for _ in 0..12 {
+        still.server.say("x").await;
+        still.app.hear("x").await;
+        still.clock.pass(Duration::from_millis(250)).await;
+    }
+    let mut app = still.site.app("GET /f", "Range: bytes=50000-50003\r\n").await;
+    let (mut server, asked) = still.site.server().await;
+    assert_eq!(line(&asked, "Range"), Some("bytes=50000-50003"), "{asked}");
+    server.say("HTTP/1.1 206 P\r\nETag: \"a\"\r\nCache-Control: max-age=60\r\nContent-Range: bytes 50000-50003/100000\r\nContent-Length: 4\r\n\r\nabcd").await;
+    app.head().await;
+    app.hear("abcd").await;
+}
+
+#[tokio::test]
+async fn a_server_without_ranges_is_asked_for_all_of_it_behind_a_fetch_that_stands_still() {
+    let still = Still::with(VALIDATED).await;
+    still.pass(2).await;
+    let mut app = still.site.app("GET /f", "Range: bytes=7-8\r\n").await;
+    let (mut server, _) = still.site.server().await;
+    server.say(FRESH).await;
+    let head = app.head().await;
+    let expected = if head.starts_with("HTTP/1.1 206 ") { "78" } else { "0123456789" };
+    app.hear(expected).await;
+}
+
+#[tokio::test]
+async fn who_shares_a_fetch_that_stands_still_gets_the_rest_over_another_connection() {
+    let mut still = Still::with(VALIDATED).await;
+    still.pass(4).await;
+    // Whoever is alone waits for the server, as without a cache.
+    let mut other = still.site.app("GET /f", "").await;
+    other.head().await;
+    other.hear("01234").await;
+    still.pass(1).await;
+    let (mut server, asked) = still.site.server().await;
+    assert_eq!(
+        (line(&asked, "Range"), line(&asked, "If-Range")),
+        (Some("bytes=5-"), Some("\"a\"")),
+        "{asked}"
+    );
+    server.say(part(5, 10)).await;
+    for app in [&mut still.app, &mut other] {
+        app.hear("56789").await;
+    }
+    assert_eq!(still.site.hit("GET /f", "").await.1, "0123456789");
+}
+
+#[tokio::test]
+async fn what_has_come_is_compared_where_a_server_without_ranges_sends_all_of_it_again() {
+    sends_all_of_it_again(VALIDATED).await;
+}
+
+#[tokio::test]
+async fn what_has_come_is_compared_where_nothing_else_says_that_it_is_the_same() {
+    sends_all_of_it_again("Content-Length: 10\r\n").await;
+}
+
+async fn sends_all_of_it_again(fields: &str) {
+    {
+        let mut still = Still::with(fields).await;
+        let mut other = still.site.app("GET /f", "").await;
+        other.head().await;
+        other.hear("01234").await;
+        still.pass(3).await;
+        for (answer, is_same) in [("0123x56789", false), ("01", false), ("0123456789", true)] {
+            let (mut server, _) = still.site.server().await;
+            server.say(format!("HTTP/1.1 200 OK\r\n{fields}\r\n{answer}")).await;
+            if !is_same {
+                delivered(&server).await;
+                server.reset();
+                still.pass(20).await;
+            }
+        }
+        for app in [&mut still.app, &mut other] {
+            app.hear("56789").await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn nobody_joins_a_fetch_that_stands_still_and_cannot_go_on() {
+    let mut still = Still::with("Transfer-Encoding: chunked\r\n").await;
+    still.pass(3).await;
+    assert_eq!(still.site.fetch("/f", FRESH).await, "0123456789");
+    still.server.say("5\r\n56789\r\n0\r\n\r\n").await;
+    still.app.hear("5\r\n56789\r\n0\r\n\r\n").await;
+}
+
 /// Whoever could change what is at its URL took the file from all others.
 #[tokio::test]
 async fn what_was_proved_stays_when_its_url_changes() {

@@ -1,6 +1,8 @@
 //! A body that is being fetched: one writer, and readers that each go at their own speed. What was read last is in memory,
 //! everything before it in the file, so a slow reader holds up neither the writer nor the others.
 
+mod speed;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -10,13 +12,15 @@ use bytes::Bytes;
 use laneway_limits::limited;
 use laneway_limits::lines::NOBODY;
 use laneway_limits::memory::{Account, Holder, Tally};
+use laneway_wire::resume::Point;
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::draft::Draft;
 use crate::pieces::Listed;
 use crate::store::{Store, read_body};
 use crate::stored::{BLOCK, BodyPart, Stored};
+use speed::Speed;
 
 /// How many of the last bytes stay in memory, while there is enough of it.
 const TAIL: u64 = 512 * 1024;
@@ -24,6 +28,8 @@ const TAIL: u64 = 512 * 1024;
 const BLOCKS: usize = 4;
 /// How long a reader may stand still while the writer has to wait for it.
 const STALLED: Duration = Duration::from_secs(10);
+/// How often somebody who waits for it looks how fast it comes.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// The body ended too early, or cannot be read any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,10 +59,12 @@ pub struct Growing {
     read: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
+// fields: what has come and where it is, who reads it, and how it ends
 struct State {
     /// The offset after the last byte that has come.
     end: u64,
+    speed: Speed,
     /// What can be read from the file, and verified.
     parts: Vec<BodyPart>,
     /// The hashes of pieces that are known, the earliest known first.
@@ -74,6 +82,9 @@ struct State {
     is_ending: bool,
     next_reader: u64,
     readers: HashMap<u64, Place>,
+    /// How many wait for it who might ask the server themselves, and how many ever did.
+    followers: usize,
+    followed: u64,
 }
 
 /// Where a reader is, if it has begun to read, and who it reads for.
@@ -97,7 +108,23 @@ impl Growing {
         let (parts, memory) = (draft.before().to_vec(), Tally::of(account));
         let listed = stored.pieces.clone();
         let is_whole = end == 0 && total == Some(range.1);
-        let state = State { end, tail_start: end, parts, memory, listed, ..State::default() };
+        let state = State {
+            end,
+            speed: Speed::new(end),
+            parts,
+            listed,
+            hashed: 0,
+            tail: VecDeque::new(),
+            tail_start: end,
+            memory,
+            how: None,
+            is_full: false,
+            is_ending: false,
+            next_reader: 0,
+            readers: HashMap::new(),
+            followers: 0,
+            followed: 0,
+        };
         let file = draft.file().map_or_else(OnceLock::new, |file| OnceLock::from(file.clone()));
         Arc::new(Self {
             stored,
@@ -117,6 +144,62 @@ impl Growing {
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.is_whole
+    }
+
+    /// Whether the rest can be had over another connection, if this one brings no more of it: it is certain to be of the same
+    /// content, or can be compared with what has come.
+    #[must_use]
+    pub fn can_go_on(&self) -> bool {
+        self.is_whole
+            || self.total.is_some_and(|total| Point::of_fields(&self.stored.fields, total).is_some())
+    }
+
+    /// Whether it comes to `offset` within this time, as far as one can tell.
+    #[must_use]
+    pub fn reaches(&self, offset: u64, within: Duration) -> bool {
+        let state = self.state();
+        state.how.is_some() || state.speed.reaches(state.end, offset, within)
+    }
+
+    /// Whether so little of it comes that the server might send it sooner to whoever asks again.
+    #[must_use]
+    pub fn is_slow(&self) -> bool {
+        let state = self.state();
+        state.how.is_none() && state.speed.is_slow(state.end)
+    }
+
+    /// Waits until it does not come to `offset` within this time any more.
+    pub async fn out_of_reach(&self, offset: u64, within: Duration) {
+        while self.reaches(offset, within) {
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Notes that somebody waits for it who might ask the server themselves, as long as what this returns is kept.
+    #[must_use]
+    pub fn follow(self: &Arc<Self>) -> Follower {
+        let mut state = self.state();
+        state.followers += 1;
+        state.followed += 1;
+        drop(state);
+        self.read.notify_waiters();
+        Follower(self.clone())
+    }
+
+    /// Waits until it is slow while somebody follows it. Gives how many ever did.
+    pub async fn keeps_followers_waiting(&self) -> u64 {
+        loop {
+            let read = self.read.notified();
+            let (followers, followed) = {
+                let state = self.state();
+                (state.followers, state.followed)
+            };
+            match followers {
+                0 => read.await,
+                _ if self.is_slow() => return followed,
+                _ => sleep(LOOK).await,
+            }
+        }
     }
 
     /// A reader from `start` up to `end` for `holder`; `None` when the body has no such bytes, or its beginning is gone.
@@ -336,6 +419,7 @@ impl State {
     }
 
     fn append(&mut self, bytes: Bytes, memory: usize) {
+        self.speed.note(self.end);
         self.end += bytes.len() as u64;
         self.memory.add(memory);
         self.tail.push_back((bytes, memory));
@@ -422,6 +506,16 @@ impl State {
         let checksums: Vec<u32> = part.checksums.iter().skip(first).take(BLOCKS).copied().collect();
         let start = part.start + (first * BLOCK) as u64;
         Some(BodyPart { start, end: part.end.min(start + (checksums.len() * BLOCK) as u64), checksums })
+    }
+}
+
+/// Somebody who waits for a body, and might ask the server themselves.
+#[derive(Debug)]
+pub struct Follower(Arc<Growing>);
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.0.state().followers -= 1;
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod body;
 mod planning;
+mod second;
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -34,6 +34,9 @@ const MOST_AHEAD: u64 = 4 * 1024 * 1024;
 
 /// The same for a range that has an end, which could be fetched by itself.
 const SOON: u64 = 1024 * 1024;
+/// How long what a request wants first may take to come, as far as the fetch's speed tells; and how long it waits for it if that turns
+/// out to be wrong. A part is asked for by itself otherwise.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// What is stored for a request.
 #[derive(Default)]
@@ -89,7 +92,12 @@ impl Stream<'_> {
             {
                 return Ok(next);
             }
-            let key = self.key(request, &uri, &found.varying);
+            let mut key = self.key(request, &uri, &found.varying);
+            if self.is_far_ahead(request, &key) {
+                // Those who want the same part may share it.
+                let range = request.fields.get("range").unwrap_or_default();
+                key.push_str(&format!("apart: {}\n", String::from_utf8_lossy(range)));
+            }
             match self.take_part(request, &uri, found, key).await? {
                 Turn::Answered(next) => return Ok(next),
                 Turn::Again => {}
@@ -172,10 +180,19 @@ impl Stream<'_> {
         let running = self.cache.running(&self.key(&whole, uri, varying))?;
         let Some(Outcome::Growing(body)) = running.borrow().clone() else { return None };
         let stored = Stored { total: body.total?, ..body.stored.clone() };
-        let (start, _) = wanted_of(request, &stored);
+        let (start, end) = wanted_of(request, &stored);
         let fits = self.is_answered_by(request, &stored, uri)
             && (self.digest.is_some() || may_share_late(request, &stored));
-        (fits && start <= body.end().saturating_add(SOON)).then_some(body)
+        let comes = end <= body.end() || !body.is_slow() && is_near(&body, start, SOON);
+        (fits && comes).then_some(body)
+    }
+
+    /// Whether `request` wants the rest of a body from an offset on to which the fetch for `key` does not come soon.
+    fn is_far_ahead(&self, request: &RequestHead, key: &str) -> bool {
+        let Wanted::From(start) = partial::wanted(request) else { return false };
+        let running = self.cache.running(key);
+        let outcome = running.and_then(|running| running.borrow().clone());
+        matches!(outcome, Some(Outcome::Growing(body)) if !is_near(&body, start, MOST_AHEAD))
     }
 
     /// Asks the server whether `stored` is still valid, unless it is being asked already. Nobody waits for the answer.
@@ -385,9 +402,13 @@ impl Stream<'_> {
         if in_chunks && request.method != Method::HEAD {
             end = u64::MAX;
         }
-        if start > body.end().saturating_add(MOST_AHEAD) {
+        // Whoever has begun the fetch gets what it brings.
+        let is_follower = mark.is_shared();
+        let is_hopeless = body.is_slow() && !body.can_go_on() && end > body.end();
+        if is_follower && (is_hopeless || !is_near(body, start, MOST_AHEAD)) {
             return Ok(None);
         }
+        let _waiting = (is_follower && body.stored.uri == uri).then(|| body.follow());
         let Some(mut reader) = body.reader(start, end, self.asker.account.holder()) else {
             tokio::select! {
                 () = body.ended() => return Ok(None),
@@ -399,6 +420,7 @@ impl Stream<'_> {
         let first = tokio::select! {
             first = self.read(&mut reader) => first?,
             () = named::is_left(body, own.as_ref()) => Err(Broken),
+            () = body.out_of_reach(start, MOMENT), if is_follower && start > 0 => return Ok(None),
         };
         let Ok(first) = first else {
             if own.is_some() {
@@ -491,6 +513,11 @@ impl Stream<'_> {
             () = self.asker.gone() => Err(End::Gone),
         }
     }
+}
+
+/// Whether what is fetched comes to `start` soon, from at most `most` bytes before it.
+fn is_near(body: &Growing, start: u64, most: u64) -> bool {
+    start <= body.end().saturating_add(most) && body.reaches(start, MOMENT)
 }
 
 /// Whether a response whose head has come already answers `request`, too: it is fresh, or the server has not said how long it

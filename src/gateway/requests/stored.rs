@@ -46,6 +46,13 @@ pub(super) const VALIDATED: Mark = Mark { status: "hit; fwd=stale; fwd-status=30
 pub(super) const MISS: Mark = Mark { status: "fwd=uri-miss; stored", counted: "miss" };
 pub(super) const COLLAPSED: Mark = Mark { status: "fwd=uri-miss; stored; collapsed", counted: "collapsed" };
 
+impl Mark {
+    /// Whether another request has begun the fetch that answers this one.
+    pub(super) fn is_shared(self) -> bool {
+        self.counted == COLLAPSED.counted
+    }
+}
+
 /// A stored response that was opened, and the first bytes of what is sent of it.
 struct Opened {
     body: Body,

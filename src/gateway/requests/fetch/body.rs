@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 
+use super::second::{Found, Second};
 use super::{Fetch, Planned, ToLeader, UNWANTED};
 use crate::cache::draft::{Draft, WrongFile};
 use crate::cache::growing::{Broken, Growing};
@@ -28,6 +29,25 @@ const MOST_UNWANTED: u64 = 64 * 1024 * 1024;
 const HARDLY: u64 = 1024 * 1024;
 /// How often a fetch goes on in a row although nothing came.
 const MOST_FRUITLESS: u32 = 3;
+
+/// What a fetch has come to while it waits for its server.
+#[derive(Default)]
+struct Waiting {
+    /// When nobody read the body for the first time.
+    unwanted: Option<Instant>,
+    second: Second,
+}
+
+/// What comes next of a body.
+enum Next {
+    Came(Result<Option<Bytes>, Cut>),
+    /// Nothing yet.
+    Nothing,
+    /// Nothing more: nobody is there for whom it would be fetched.
+    Unwanted,
+    /// The same over another connection.
+    Elsewhere(Found),
+}
 
 /// The attempts that failed in a row, with nothing received.
 #[derive(Default)]
@@ -153,33 +173,26 @@ impl Fetch {
     /// for on another one, if it is certain to be of the same response. What is stored already is not asked for.
     async fn body(
         &mut self,
-        body: &Growing,
+        body: &Arc<Growing>,
         draft: &mut Option<Draft>,
         mut rest: Rest,
         server: &mut Option<Server>,
         planned: &Planned,
     ) -> Result<Bytes, Cut> {
-        let (mut attempts, mut unwanted) = (Attempts::default(), None);
+        let (mut attempts, mut waiting) = (Attempts::default(), Waiting::default());
         loop {
-            let next = match server {
-                Some(server) => {
-                    let left = rest.left();
-                    tokio::select! {
-                        next = server.content(&mut rest) => next,
-                        () = abandoned(body, left, &mut unwanted) => {
-                            if !body.end_unread() {
-                                continue;
-                            }
-                            tracing::debug!(uri = self.uri, "a fetch ends: nobody wants it any more");
-                            return Err(Cut);
-                        }
-                        () = self.account.evicted() => {
-                            self.change_account(body)?;
-                            continue;
-                        }
+            let next = match self.next(body, (&mut *server, &mut rest), planned, &mut waiting).await {
+                Next::Came(next) => next,
+                Next::Nothing => continue,
+                Next::Unwanted => return Err(Cut),
+                Next::Elsewhere(Found { server: new, rest: left, bytes }) => {
+                    (*server, rest) = (Some(new), left);
+                    if planned.point.is_none() {
+                        // That it begins in the same way does not make it the response whose fields are known.
+                        *draft = None;
                     }
+                    Ok(Some(bytes))
                 }
-                None => Err(Cut),
             };
             match next {
                 Ok(bytes) if bytes.is_none() || rest.left() == Some(0) => {
@@ -224,6 +237,33 @@ impl Fetch {
                     }
                 }
             }
+        }
+    }
+
+    /// Waits for the next bytes of the body, or for what keeps them from coming.
+    async fn next(
+        &mut self,
+        body: &Arc<Growing>,
+        (server, rest): (&mut Option<Server>, &mut Rest),
+        planned: &Planned,
+        waiting: &mut Waiting,
+    ) -> Next {
+        let Some(server) = server else { return Next::Came(Err(Cut)) };
+        let left = rest.left();
+        tokio::select! {
+            next = server.content(rest) => Next::Came(next),
+            () = abandoned(body, left, &mut waiting.unwanted) => {
+                if !body.end_unread() {
+                    return Next::Nothing;
+                }
+                tracing::debug!(uri = self.uri, "a fetch ends: nobody wants it any more");
+                Next::Unwanted
+            }
+            found = waiting.second.found(self, body, planned) => Next::Elsewhere(found),
+            () = self.account.evicted() => match self.change_account(body) {
+                Ok(()) => Next::Nothing,
+                Err(Cut) => Next::Unwanted,
+            },
         }
     }
 

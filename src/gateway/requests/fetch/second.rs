@@ -1,0 +1,156 @@
+//! A second connection for a body that hardly comes any more while others wait for it, who would have asked the server
+//! themselves without the cache. It brings the rest of the same content; or all of a body, if what has come is the beginning of it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes};
+use http::Method;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{Fetch, Planned};
+use crate::cache::growing::Growing;
+use crate::cache::policy;
+use crate::cache::stored::Stored;
+use crate::gateway::requests::server::{Head, Rest, Server};
+use crate::limited;
+use crate::limits::lines::NOBODY;
+use crate::wire::http::{BodyLength, ResponseHead};
+
+/// How long one attempt may take: until it brings something that has not come before.
+const ATTEMPT: Duration = Duration::from_secs(20);
+/// How many attempts there are in a row, unless somebody else begins to wait.
+const MOST: u32 = 3;
+/// How long the first one is waited for at least before the next one; it doubles.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// A connection that goes on where the body ends.
+pub(super) struct Found {
+    pub(super) server: Server,
+    pub(super) rest: Rest,
+    /// What follows the end of the body.
+    pub(super) bytes: Bytes,
+}
+
+type Attempt = Pin<Box<dyn Future<Output = Option<Found>> + Send>>;
+
+/// The attempts of one fetch.
+#[derive(Default)]
+pub(super) struct Second {
+    running: Option<Attempt>,
+    count: u32,
+    /// How many had waited for the body when the first one was made.
+    followed: u64,
+    last: Option<Instant>,
+}
+
+impl Second {
+    /// Waits until another connection brings what the first one does not. Nothing is lost when this is dropped meanwhile.
+    pub(super) async fn found(&mut self, fetch: &Fetch, body: &Arc<Growing>, planned: &Planned) -> Found {
+        if planned.point.is_none() && !body.is_whole() {
+            return std::future::pending().await;
+        }
+        loop {
+            if let Some(attempt) = &mut self.running {
+                let found = attempt.await;
+                self.running = None;
+                match found {
+                    Some(found) => return found,
+                    None => continue,
+                }
+            }
+            let followed = body.keeps_followers_waiting().await;
+            if self.may_begin(followed) {
+                limited!(
+                    info,
+                    NOBODY,
+                    uri = fetch.uri,
+                    offset = body.end(),
+                    "a fetch hardly goes on, and its server is asked once more"
+                );
+                self.running = Some(fetch.attempt(body, planned));
+            } else {
+                sleep(PAUSE / 4).await;
+            }
+        }
+    }
+
+    /// Whether it is time for an attempt.
+    fn may_begin(&mut self, followed: u64) -> bool {
+        let pause = PAUSE * (1 << self.count.min(MOST));
+        let is_new = followed != self.followed;
+        let since = self.last.map_or(Duration::MAX, |last| last.elapsed());
+        if since < if is_new { PAUSE / 2 } else { pause } || !is_new && self.count >= MOST {
+            return false;
+        }
+        if is_new {
+            (self.count, self.followed) = (0, followed);
+        }
+        self.count += 1;
+        self.last = Some(Instant::now());
+        true
+    }
+}
+
+impl Fetch {
+    /// Asks for what follows the end of `body`, up to what is stored.
+    fn attempt(&self, body: &Arc<Growing>, planned: &Planned) -> Attempt {
+        let offset = body.end();
+        let end = planned.stored.next_part(offset).min(planned.range.1);
+        let (whole, point) = (policy::for_server(&self.request), planned.point.clone());
+        let request = point.as_ref().map_or(whole.clone(), |point| point.request_part(&whole, offset, end));
+        let head = self.head(&request);
+        let (gateway, target, is_secure) = (self.gateway.clone(), self.target.clone(), self.is_secure);
+        let (body, holder) = (body.clone(), self.account.holder().clone());
+        let attempt = async move {
+            let mut server = Server::connect(&gateway, &target, is_secure).await.ok()?;
+            server.send(&head).await.ok()?;
+            let response = loop {
+                match server.head(&Method::GET).await {
+                    Head::Read(_, response) if response.is_interim() => {}
+                    Head::Read(_, response) => break response,
+                    Head::Unclear(_) | Head::Nothing(_) => return None,
+                }
+            };
+            let is_rest = point.is_some_and(|point| point.check_part(&response, offset, end).is_ok());
+            let (from, mut rest) = match is_rest {
+                true => (offset, Rest::Exact(end - offset)),
+                false if body.is_whole() && is_alike(&body.stored, body.total, &response) => {
+                    (0, Rest::of(response.body)?)
+                }
+                false => return None,
+            };
+            let mut reader = body.reader(from, end, &holder)?;
+            let (mut at, mut known) = (from, Bytes::new());
+            loop {
+                let mut bytes = server.content(&mut rest).await.ok()??;
+                while !bytes.is_empty() && at < body.end() {
+                    if known.is_empty() {
+                        known = reader.next().await.ok()??;
+                    }
+                    let count = bytes.len().min(known.len());
+                    if bytes.split_to(count) != known.slice(..count) {
+                        return None;
+                    }
+                    known.advance(count);
+                    at += count as u64;
+                }
+                if at == body.end() && (from < at || !bytes.is_empty()) {
+                    return Some(Found { server, rest, bytes });
+                }
+            }
+        };
+        Box::pin(async move { timeout(ATTEMPT, attempt).await.ok().flatten() })
+    }
+}
+
+/// Whether `response` may be the same content once more as `stored`, of `total` bytes, as far as its head tells.
+fn is_alike(stored: &Stored, total: Option<u64>, response: &ResponseHead) -> bool {
+    let is_same = |name| response.fields.all(name).eq(stored.fields.all(name));
+    response.status == stored.status
+        && total.is_some_and(|total| response.body == BodyLength::Exact(total))
+        && ["content-type", "content-encoding", "content-language", "etag", "last-modified"]
+            .into_iter()
+            .all(is_same)
+}
