@@ -38,7 +38,8 @@ use laneway_limits::memory::Reserve;
 use laneway_sys::files;
 use laneway_wire::http::Fields;
 use laneway_wire::id::NodeId;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::{JoinSet, spawn_blocking};
 
 use crate::digest::Digest;
 use crate::stored::Stored;
@@ -175,18 +176,32 @@ impl Store {
         }
     }
 
-    /// Runs `work` on a thread that may block. At most `MOST_WAITING` run at a time.
+    /// Runs `work` on a thread that may block. At most `MOST_WAITING` run at a time. Whoever waits for that may be left unpolled
+    /// meanwhile.
     pub async fn blocking<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce(&Arc<Self>) -> T + Send + 'static,
     ) -> io::Result<T> {
         let store = self.clone();
-        let place = self.disk.clone().acquire_owned().await.map_err(io::Error::other)?;
-        // The place is left with the result: if the thread left it, the next one would be started before this one is free, and results
-        // that nobody has fetched yet would be without bound.
-        let done = tokio::task::spawn_blocking(move || (work(&store), place));
-        let (done, _place) = done.await.map_err(io::Error::other)?;
-        Ok(done)
+        // The place is not left with the result, which may not be fetched for a while. Each runtime bounds its threads.
+        let run = move |place: OwnedSemaphorePermit| {
+            spawn_blocking(move || {
+                let done = work(&store);
+                drop(place);
+                done
+            })
+        };
+        if let Ok(place) = self.disk.clone().try_acquire_owned() {
+            return run(place).await.map_err(io::Error::other);
+        }
+        // In a task of its own: a place is kept for the next one in the queue, and one that is not polled would never take it.
+        let (disk, mut waiting) = (self.disk.clone(), JoinSet::new());
+        waiting.spawn(async move {
+            let place = disk.acquire_owned().await.map_err(io::Error::other)?;
+            run(place).await.map_err(io::Error::other)
+        });
+        let done = waiting.join_next().await.ok_or(io::ErrorKind::NotFound)?;
+        done.map_err(io::Error::other)?
     }
 
     /// The stored responses for `uri`, the newest first. Damaged ones are removed.

@@ -496,6 +496,32 @@ async fn a_body_that_outgrows_its_memory_goes_on_in_a_file() {
     assert!(budget.used() <= before + entries, "{} {before} {entries}", budget.used());
 }
 
+/// Fifty downloads of one file by one node stood still for ever: each waited for the disk, and had others in its queue that were
+/// not polled meanwhile.
+#[tokio::test]
+async fn who_waits_for_the_disk_and_is_not_polled_keeps_it_from_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store(&directory, 1 << 30);
+    let (open, gate) = std::sync::mpsc::channel::<()>();
+    let gate = Arc::new(Mutex::new(gate));
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut waiting = Vec::new();
+    for _ in 0..3 * MOST_WAITING {
+        let gate = gate.clone();
+        let mut one = Box::pin(store.blocking(move |_| gate.lock().unwrap().recv().is_err()));
+        assert!(one.as_mut().poll(&mut context).is_pending());
+        waiting.push(one);
+    }
+    drop(open);
+    let late = tokio::time::timeout(std::time::Duration::from_secs(60), store.blocking(|_| 7)).await;
+    assert_eq!(late.unwrap().unwrap(), 7);
+    for one in waiting {
+        assert!(one.await.unwrap());
+    }
+    // Who gives up does not wait any more.
+    assert_eq!(store.disk.available_permits(), MOST_WAITING);
+}
+
 /// Every file of the store, damaged in every way that this knows: at worst the response is missing.
 #[test]
 fn parts_that_meet_become_one_and_many_pieces_of_a_file_become_the_whole() {
