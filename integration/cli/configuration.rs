@@ -10,7 +10,7 @@ use crate::machine::{Machine, Node, Output, free_udp_port, text};
 fn a_broken_file_is_named_with_line_and_column() {
     let machine = Machine::new();
     for (content, place, why) in [
-        ("role = 'client'\nhold = ", "line 2, column 8", "string values must be quoted"),
+        ("role = 'client'\nhold = ", "line 2, column 8", "the value is missing"),
         ("\n  rolle = 'client'", "line 2, column 3", "there is no option 'rolle'; did you mean 'role'?"),
         ("role = 'king'", "line 1, column 8", "role: one of auto, client, gateway is expected"),
         ("server = ['10.0.0.5']", "line 1, column 11", "server: "),

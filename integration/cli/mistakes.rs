@@ -263,6 +263,12 @@ fn a_mistake_in_the_file_is_answered_with_the_right_line() {
         ("server = [10.0.0.5:80]", "line 1, column", "server = [\"10.0.0.5:80\"]"),
         ("server = '10.0.0.5:80', '10.0.0.6:80'", "line 1, column", "server = [\"10.0.0.5:80\"]"),
         ("no-cache = yes", "line 1, column", "no-cache = true"),
+        ("no-cache = True", "it is written true or false, in lower case", "no-cache = true"),
+        ("role = \u{201c}gateway\u{201d}", "the plain quotation mark", "role = \"gateway\""),
+        ("server = ['a:1' 'b:1']", "a comma is missing between two elements", "server = [\"10.0.0.5:80\"]"),
+        ("server == 'a:1'", "one = too many", "server = [\"10.0.0.5:80\"]"),
+        ("hold = 1 role = 'auto'", "the line has to end here", "hold = \"10s\""),
+        ("= 'a:1'", "the name of the option is missing", "lists the options"),
     ] {
         machine.configure(content);
         explained(&machine.laneway(["up"]), "the configuration ", why, hint);

@@ -83,7 +83,7 @@ pub(super) fn settings(text: &str, command: &Command) -> Result<Settings, Fault>
         let form = repeated(text, span.clone(), command).or_else(|| unquoted(text, span.start, command));
         let what = match (error.message(), text.get(span.clone()).and_then(|key| first_line_of(text, key))) {
             ("duplicate key", Some(line)) => format!("duplicate key: line {line} sets it as well"),
-            (message, _) => message.replace('\n', "; ").replace('`', "'"),
+            (message, _) => plain(message, text.get(span.start..).unwrap_or_default()),
         };
         Fault { form, ..fault(span, what) }
     })?;
@@ -280,6 +280,30 @@ fn without_equals(text: &str, at: usize, command: &Command) -> Option<(String, S
     }
     let form = form(arg, name).unwrap_or_else(|| format!("{name} = \"VALUE\""));
     Some((format!("{name}: = is missing between the option and its value"), form))
+}
+
+/// The parser's words in those of somebody who does not know TOML. `rest` is the text from the fault on.
+fn plain(message: &str, rest: &str) -> String {
+    let first = message.lines().next().unwrap_or_default().split(", expected").next().unwrap_or_default();
+    let value = rest.lines().next().unwrap_or_default().split('#').next().unwrap_or_default().trim();
+    let sentence = match first {
+        "string values must be quoted" if value.is_empty() => "the value is missing",
+        "string values must be quoted"
+            if value.starts_with(['\u{201c}', '\u{201d}', '\u{201e}', '\u{2018}', '\u{2019}']) =>
+        {
+            "a string begins and ends with the plain quotation mark \" or '"
+        }
+        "unexpected key or value" => "the line has to end here: each option stands on a line of its own",
+        "missing comma between array elements" => "a comma is missing between two elements of the list",
+        "extra comma in array" => "there is one comma too many in the list",
+        "extra `=`" => "there is one = too many",
+        "unquoted keys cannot be empty" => "the name of the option is missing before the =",
+        "invalid key-value pair" => "each line is written NAME = VALUE",
+        "key with no value" => "a = and a value are missing",
+        "invalid boolean" => "it is written true or false, in lower case",
+        _ => return message.replace('\n', "; ").replace('`', "'"),
+    };
+    sentence.into()
 }
 
 /// The number of the first line that sets this key.
