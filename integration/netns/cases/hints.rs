@@ -124,6 +124,11 @@ fn a_code_of_a_machine_that_has_no_key_any_more(lab: &Lab) {
     fs::remove_file(state(&g1).join("ca.key")).unwrap();
     group.gateway.wait_for_line("this machine does not hold the group's key any more", START);
     let mut node = group.client(&c1, &[]);
+    // Asked by its address, it says so itself, and not by the name of an alert.
+    let named = ["join", &group.code, "--name", "c2", "--gateway", "10.77.0.21:7420"];
+    let refused = laneway(&c2, &named);
+    let said = "no machine is admitted there: the node does not hold the group's key";
+    assert!(refused.stderr.contains(said) && !refused.stderr.contains("alert"), "{refused}");
     let refused = laneway(&c2, &["join", &group.code, "--name", "c2"]);
     let said = "'laneway invite' on the machine with the key makes a new one";
     assert!(refused.code() == 1 && refused.stderr.contains(said), "{refused}");

@@ -172,6 +172,31 @@ mod tests {
     }
 
     #[test]
+    fn files_of_another_user_than_the_directory_are_named_with_the_command_that_gives_them_back() {
+        const OTHER: u32 = 4711;
+        if users::own() != Some(ROOT) {
+            eprintln!("skipped: only root gives files away");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let chown = |path: &Path| std::os::unix::fs::chown(path, Some(OTHER), None).unwrap();
+        for name in ["node.key", "ca.pem"] {
+            fs::write(directory.path().join(name), "").unwrap();
+        }
+        assert_eq!(of_owners(directory.path(), None), None, "all of root");
+        chown(directory.path());
+        chown(&directory.path().join("ca.pem"));
+        let finding = of_owners(directory.path(), None).unwrap();
+        assert!(
+            finding.what.contains("node.key does not belong to") && !finding.what.contains("ca.pem"),
+            "{finding:?}"
+        );
+        assert_eq!(finding.hint.unwrap(), format!("chown -R {OTHER} {}", directory.path().display()));
+        chown(&directory.path().join("node.key"));
+        assert_eq!(of_owners(directory.path(), None), None);
+    }
+
+    #[test]
     fn a_directory_on_a_disk_with_room_is_well() {
         let directory = tempfile::tempdir().unwrap();
         let found = check(directory.path(), None);
