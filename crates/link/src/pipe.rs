@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use laneway_h2::buffer_pool::memory_of;
 use laneway_limits::memory::{Account, Tally};
 
-/// How many pieces wait in each direction at most.
+/// How many pieces wait in each direction at most, besides its end.
 const QUEUED: usize = 2;
 
 /// The other end has gone without ending its direction.
@@ -54,8 +54,8 @@ impl Pipe {
     /// Both ends of a stream. What it holds is charged to `account`.
     #[must_use]
     pub fn pair(account: &Arc<Account>) -> (Self, Self) {
-        let (to_right, from_left) = mpsc::channel(QUEUED);
-        let (to_left, from_right) = mpsc::channel(QUEUED);
+        let (to_right, from_left) = mpsc::channel(QUEUED + 1);
+        let (to_left, from_right) = mpsc::channel(QUEUED + 1);
         let end = |items, from| Self {
             sender: Sender { items, account: account.clone() },
             receiver: Receiver { items: from, first: None, has_ended: false },
@@ -81,12 +81,15 @@ impl Sender {
         }
         let mut tally = Tally::of(&self.account);
         tally.set(memory_of(bytes.len()));
-        self.items.send(Item::Piece(bytes, tally)).await.map_err(|_gone| Broken)
+        // The second place is left for the end, which does not wait.
+        let mut places = self.items.reserve_many(2).await.map_err(|_gone| Broken)?;
+        places.next().ok_or(Broken)?.send(Item::Piece(bytes, tally));
+        Ok(())
     }
 
-    /// Ends this direction in good order, if the other end takes what came before.
+    /// Ends this direction in good order, once.
     pub fn finish(&mut self) {
-        // One that is gone, or stalls, sees the drop of this end.
+        // There is room for it. The other end may be gone.
         let _ = self.items.try_send(Item::End);
     }
 
@@ -141,6 +144,7 @@ impl Receiver {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt;
     use laneway_limits::memory::Budget;
 
     #[tokio::test]
@@ -162,5 +166,23 @@ mod tests {
         drop(one);
         other.receiver.stale().await;
         assert!(other.receiver.next().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_full_stream_ends_in_good_order_too() {
+        let (mut one, mut other) = Pipe::pair(&Budget::new(1 << 20).account());
+        for _ in 0..QUEUED {
+            one.sender.send(Bytes::from_static(b"x")).await.unwrap();
+        }
+        assert!(
+            one.sender.send(Bytes::from_static(b"y")).now_or_never().is_none(),
+            "no more than that waits"
+        );
+        one.sender.finish();
+        drop(one);
+        for _ in 0..QUEUED {
+            assert_eq!(other.receiver.next().await.unwrap().unwrap(), "x");
+        }
+        assert_eq!(other.receiver.next().await.unwrap(), None);
     }
 }
