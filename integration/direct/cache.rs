@@ -125,6 +125,29 @@ fn line<'a>(head: &'a str, name: &str) -> Option<&'a str> {
 const FRESH: &str =
     "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nETag: \"a\"\r\nContent-Length: 10\r\n\r\n0123456789";
 
+/// It got the whole, because such a request was shared with those for the whole.
+#[tokio::test]
+async fn several_ranges_and_other_units_are_for_the_server_also_when_the_whole_is_stored() {
+    let site = Site::new().await;
+    for (number, range) in ["bytes=0-0,5-6", "bytes=0-0, -1", "lines=1-2"].into_iter().enumerate() {
+        for stored in [false, true] {
+            let path = format!("/{number}");
+            if stored {
+                site.fetch(&path, FRESH).await;
+            }
+            let fields = format!("Range: {range}\r\nIf-Range: \"a\"\r\n");
+            let mut app = site.app(&format!("GET {path}"), &fields).await;
+            let (mut server, asked) = site.server().await;
+            assert_eq!((line(&asked, "Range"), line(&asked, "If-Range")), (Some(range), Some("\"a\"")));
+            let of = "Content-Type: multipart/byteranges; boundary=b\r\nContent-Length: 5";
+            server.say(format!("HTTP/1.1 206 P\r\nCache-Control: max-age=60\r\n{of}\r\n\r\nparts")).await;
+            assert!(app.head().await.starts_with("HTTP/1.1 206 "));
+            app.hear("parts").await;
+        }
+        assert_eq!(site.hit(&format!("GET /{number}"), "").await.1, "0123456789");
+    }
+}
+
 #[tokio::test]
 async fn a_fresh_response_is_sent_again_without_asking_the_server() {
     let site = Site::new().await;

@@ -36,6 +36,13 @@ pub fn wanted(request: &RequestHead) -> Wanted {
     }
 }
 
+/// Whether `request` has a range that only the server can answer: several ranges at once, or a unit other than bytes. Whoever asks
+/// so does not want the whole, of which it may know most already.
+#[must_use]
+pub fn is_for_server(request: &RequestHead) -> bool {
+    request.method == Method::GET && request.fields.get("range").is_some() && wanted(request) == Wanted::Whole
+}
+
 /// The Range field with which a fetch for `request` asks the server, if nothing of the body is stored. `None` for the whole
 /// body, and where several ranges are asked for.
 #[must_use]
@@ -118,7 +125,9 @@ mod tests {
         ] {
             let request = request(range);
             assert_eq!((wanted(&request), super::range(&request).as_deref()), (wants, asks), "{range}");
+            assert_eq!(is_for_server(&request), wants == Wanted::Whole, "{range}");
         }
+        assert!(!is_for_server(&RequestHead::parse(b"GET /f HTTP/1.1\r\nHost: h\r\n\r\n").unwrap()));
     }
 
     #[test]

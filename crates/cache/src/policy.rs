@@ -11,6 +11,7 @@ use laneway_wire::http::{BodyLength, Fields, RequestHead, RequestTarget, Respons
 use laneway_wire::target::Target;
 
 use crate::control::{CacheControl, Seconds, delta_seconds};
+use crate::partial;
 use crate::stored::{Stored, Times};
 
 /// Statuses that may be stored without a stated lifetime (RFC 9110 §15.1), except 206.
@@ -96,7 +97,7 @@ impl Uris {
 }
 
 /// Whether a cache may take part in this request at all. What asks for more than a GET or HEAD of a representation goes to
-/// the server as it is: preconditions that the server has to evaluate (RFC 9110 §13.1.1, §13.1.4), logins, bodies.
+/// the server as it is: preconditions that the server has to evaluate (RFC 9110 §13.1.1, §13.1.4), logins, bodies, several ranges.
 #[must_use]
 pub fn concerns_cache(request: &RequestHead) -> bool {
     let has = |name: &str| request.fields.get(name).is_some();
@@ -106,6 +107,7 @@ pub fn concerns_cache(request: &RequestHead) -> bool {
         && !has("authorization")
         && !has("if-match")
         && !has("if-unmodified-since")
+        && !partial::is_for_server(request)
         && !CacheControl::of(&request.fields).has("no-store")
 }
 
