@@ -142,6 +142,11 @@ const RULES: &[Rule] = &[
         shown: Shown::Test("dates_of_all_three_formats_identify_content"),
     },
     Rule {
+        section: "RFC 9110 §2.5",
+        must: "a later minor version is processed as the highest one that is known",
+        shown: Shown::Test("a_request_of_a_later_minor_version_is_served"),
+    },
+    Rule {
         section: "RFC 9110 §6.2",
         must: "no version is sent that the sender does not conform to",
         shown: Shown::Refused(505, &["GET http://AT/ HTTP/2.0\r\nHost: AT\r\n\r\n"]),

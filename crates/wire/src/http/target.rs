@@ -46,8 +46,8 @@ impl RequestTarget {
     /// Parses the target of a request with this method.
     pub(super) fn parse(method: &Method, text: &[u8]) -> Result<RequestTarget, Malformed> {
         // RFC 3986 does not allow bytes above ASCII, but clients send paths in any encoding and servers accept them;
-        // `authority` refuses them in a host. httparse accepts a fragment, which no target has (§4.3).
-        if !text.iter().all(|byte| matches!(byte, b'!'..=b'~' | 0x80..) && *byte != b'#') {
+        // `authority` refuses them in a host.
+        if !text.iter().all(|byte| matches!(byte, b'!'..=b'~' | 0x80..)) {
             return Err(Malformed::TargetBytes);
         }
         if *method == Method::CONNECT {
@@ -61,6 +61,10 @@ impl RequestTarget {
             return Ok(RequestTarget::Asterisk);
         }
         if text.starts_with(b"/") {
+            // A target has no fragment (§4.3).
+            if text.contains(&b'#') {
+                return Err(Malformed::TargetBytes);
+            }
             return Ok(RequestTarget::Origin { path: Bytes::copy_from_slice(text) });
         }
         absolute(method, text)
@@ -114,8 +118,10 @@ pub(super) fn authority(text: &[u8]) -> Result<(&str, Option<u16>), Malformed> {
     Ok((host, parse_port(port)?))
 }
 
-/// Parses absolute-form (RFC 9112 §3.2.2); the default port is 80 (RFC 9110 §4.2.1).
+/// Parses absolute-form (RFC 9112 §3.2.2); the default port is 80 (RFC 9110 §4.2.1). Some clients send the fragment to a proxy,
+/// which is not a part of what is asked for (RFC 9110 §7.1); the server is not told.
 fn absolute(method: &Method, text: &[u8]) -> Result<RequestTarget, Malformed> {
+    let text = text.split(|&byte| byte == b'#').next().unwrap_or_default();
     let scheme_end = text.windows(3).position(|bytes| bytes == b"://").ok_or(Malformed::TargetForm)?;
     let (scheme, rest) = (&text[..scheme_end], &text[scheme_end + 3..]);
     if scheme.eq_ignore_ascii_case(b"https") {
@@ -194,6 +200,9 @@ mod tests {
             ("GET", "http://u@h/", absolute("h", 80, "h", "/")),
             ("GET", "http://u:p%40@h:81/@", absolute("h", 81, "h:81", "/@")),
             ("GET", "http://@h?@", absolute("h", 80, "h", "/?@")),
+            ("GET", "http://h/a#b?c", absolute("h", 80, "h", "/a")),
+            ("GET", "http://h#x@y/", absolute("h", 80, "h", "/")),
+            ("OPTIONS", "http://h:80#", absolute("h", 80, "h:80", "*")),
             ("OPTIONS", "http://h:80", absolute("h", 80, "h:80", "*")),
             ("OPTIONS", "http://h:80/", absolute("h", 80, "h:80", "/")),
             ("OPTIONS", "http://h?q", absolute("h", 80, "h", "/?q")),
@@ -257,7 +266,11 @@ mod tests {
             ("GET", "/a\0b", TargetBytes),
             ("GET", "/a\x7fb", TargetBytes),
             ("GET", "/a#b", TargetBytes),
-            ("GET", "http://h#x", TargetBytes),
+            ("GET", "#http://h/", TargetForm),
+            ("GET", "http:#//h/", TargetForm),
+            ("GET", "http://#h/", Host),
+            ("CONNECT", "h#:443", Host),
+            ("CONNECT", "h:443#", Port),
         ] {
             assert_eq!(parse(method, text).map(|_| ()), Err(want), "{method} {text}");
         }

@@ -74,7 +74,8 @@ fn read_naively(head: &[u8]) -> ([Vec<u8>; 3], Pairs) {
 fn version_of(text: &[u8]) -> Version {
     match text {
         b"HTTP/1.0" => Version::Http10,
-        b"HTTP/1.1" => Version::Http11,
+        // A later minor version is read as 1.1.
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1'..=b'9'] => Version::Http11,
         _ => panic!("{}", text.escape_ascii()),
     }
 }

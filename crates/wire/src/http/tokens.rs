@@ -40,7 +40,7 @@ pub(super) fn request(head: &[u8]) -> Result<RequestTokens<'_>, Malformed> {
     // RFC 9112 §2.2: at least one empty line before the request line SHOULD be ignored.
     let head = &head[empty_lines(head)..];
     let target = target(head);
-    let text = with_ascii_target(head, target);
+    let text = as_httparse_takes_it(head, target);
     let options = request_options();
     let tokens = with_room(&text, |room| {
         let mut request = Request::new(&mut []);
@@ -95,16 +95,20 @@ fn target(head: &[u8]) -> &[u8] {
 }
 
 /// `head` with an `x` for each byte of its target that is not ASCII: a target consists of bytes in any encoding, and
-/// httparse accepts only UTF-8.
-fn with_ascii_target<'a>(head: &'a [u8], target: &[u8]) -> Cow<'a, [u8]> {
-    if target.is_ascii() {
+/// httparse accepts only UTF-8. And with HTTP/1.1 for a later minor version, which is read as that (RFC 9110 §2.5).
+fn as_httparse_takes_it<'a>(head: &'a [u8], target: &[u8]) -> Cow<'a, [u8]> {
+    let line_end = head.iter().position(|&byte| byte == b'\r').unwrap_or(head.len());
+    let is_later = matches!(&head[..line_end], [.., b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'2'..=b'9']);
+    if target.is_ascii() && !is_later {
         return Cow::Borrowed(head);
     }
-    let line_end = head.iter().position(|&byte| byte == b'\r').unwrap_or(head.len());
     let method_end = head.iter().position(|&byte| byte == b' ').unwrap_or(line_end);
     let mut text = head.to_vec();
     for byte in text[method_end..line_end].iter_mut().filter(|byte| !byte.is_ascii()) {
         *byte = b'x';
+    }
+    if is_later {
+        text[line_end - 1] = b'1';
     }
     Cow::Owned(text)
 }
