@@ -66,19 +66,20 @@ const MAX_EMPTY_LINES: usize = 4;
 /// `searched` is the number of bytes of `buf` that an earlier call has seen (0 at first). Every byte is examined
 /// once, and a head is parsed only when it is whole, so the cost of a head that arrives byte by byte is linear in its
 /// size. Up to four empty lines before a request line do not count as the blank line (RFC 9112 §2.2). A blank line
-/// made of bare LFs ends the head too: the parsers refuse it at once, instead of waiting for a CRLF that will not
-/// come.
+/// made of bare LFs ends the head too, and so does one of CR CR LF, which programs write that take LF for CR LF: the parsers
+/// judge it at once, instead of waiting for a CRLF that will not come.
 ///
 /// The caller gives up with [`Malformed::HeadTooLarge`] once `buf` holds [`MAX_HEAD`] bytes without an end.
 #[must_use]
 pub fn head_end(buf: &[u8], searched: usize) -> Option<usize> {
-    // The end is at most three bytes, LF CR LF, so an unfinished one starts two bytes back.
-    let mut at = empty_lines(buf).max(searched.saturating_sub(2));
+    // The end is at most four bytes, LF CR CR LF, so an unfinished one starts three bytes back.
+    let mut at = empty_lines(buf).max(searched.saturating_sub(3));
     loop {
         at += memchr(b'\n', buf.get(at..)?)? + 1;
         match buf.get(at..)? {
             [b'\n', ..] => return Some(at + 1),
             [b'\r', b'\n', ..] => return Some(at + 2),
+            [b'\r', b'\r', b'\n', ..] => return Some(at + 3),
             _ => {}
         }
     }

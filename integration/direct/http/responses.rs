@@ -51,6 +51,8 @@ async fn responses_that_browsers_accept_are_passed_on_cleanly() {
         ("HTTP/1.1 200 OK\r\nContent-Length : 5\r\n\r\nhello".to_owned(), true),
         ("HTTP/1.1 200 OK\nContent-Length: 5\n\nhello".to_owned(), true),
         ("HTTP/1.1 200\r\nContent-Length: 5, 5\r\n\r\nhello".to_owned(), true),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 5,\r\n\r\nhello".to_owned(), true),
+        ("HTTP/1.1 200 OK\r\r\nContent-Length: 5\r\r\n\r\r\nhello".to_owned(), false),
         ("HTTP/1.1 200 OK\r\nX: a\r\n\tb\r\nContent-Length: 5\r\n\r\nhello".to_owned(), true),
         ("HTTP/1.1 200 OK\r\n: x\r\nContent-Length: 5\r\n\r\nhello".to_owned(), false),
         ("HTTP/1.1 200 OK\r\nX: a\0b\r\nContent-Length: 5\r\n\r\nhello".to_owned(), false),
@@ -143,8 +145,9 @@ async fn many_short_fields_pass_in_requests_responses_and_trailers() {
     }
     let head = pair.app.head().await;
     assert!(head.starts_with("HTTP/1.1 200 ") && has_line(&head, "X-0: a") && has_line(&head, "X-1999: a"));
-    server.say(format!("1{extensions}\r\nx\r\n0\r\n{fields}\r\n")).await;
-    pair.app.hear("1\r\nx\r\n0\r\n\r\n").await;
+    let chunks = format!("1;signature={}\r\nx\r\n", "a".repeat(64)).repeat(2000);
+    server.say(format!("{chunks}0{extensions}\r\n{fields}\r\n")).await;
+    assert_eq!(pair.app.chunked().await, "x".repeat(2000));
     pair.app.say(pair.request("GET /too-large", "")).await;
     server.head().await;
     server.say(format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(64 << 10))).await;

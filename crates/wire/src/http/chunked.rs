@@ -20,8 +20,8 @@ const GATHERED: usize = 64 * 1024;
 /// Decodes a chunked body that arrives in pieces.
 ///
 /// Chunk extensions and trailer fields are dropped, as RFC 9112 §7.1.1 and §7.1.2 allow a proxy. A chunk-size line and a
-/// trailer section have at most [`MAX_HEAD`] bytes, and all extensions of a body together at most as many more than it
-/// has data. A truncated body is never done: the caller must treat the end of its input before [`Step::Done`] as a
+/// trailer section have at most [`MAX_HEAD`] bytes, and all extensions of the body of a request together at most as many more
+/// than it has data (§7.1.1 asks for a limit). A truncated body is never done: the caller must treat the end of its input before [`Step::Done`] as a
 /// truncation (§8), unless [`ChunkedDecoder::may_end`].
 #[derive(Debug)]
 pub struct ChunkedDecoder {
@@ -93,7 +93,7 @@ impl ChunkedDecoder {
                     };
                     let (size, extension) = chunk_size(&input[..line.length], self.lenient)?;
                     self.extensions = self.extensions.saturating_add(extension as u64);
-                    if self.extensions.saturating_sub(self.data) > MAX_HEAD as u64 {
+                    if !self.lenient && self.extensions.saturating_sub(self.data) > MAX_HEAD as u64 {
                         return Err(Malformed::ChunkExtension);
                     }
                     self.advance(input, &line);
@@ -479,6 +479,14 @@ mod tests {
             assert!(matches!(decoder.decode(&mut input), Ok(Step::Data(_))));
             assert_eq!(decoder.decode(&mut input), Ok(Step::NeedMore));
         }
+    }
+
+    #[test]
+    fn a_response_may_have_more_bytes_of_extensions_than_of_data() {
+        let body = format!("1;{}\r\nx\r\n", "s".repeat(80)).repeat(3000) + "0\r\n\r\n";
+        let of_response = decode_by(ChunkedDecoder::of_response(), [body.as_bytes()]);
+        assert_eq!((of_response.body.len(), of_response.done), (3000, true));
+        assert_eq!(decode([body.as_bytes()]).error, Some(Malformed::ChunkExtension));
     }
 
     #[test]

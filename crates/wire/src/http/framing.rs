@@ -68,13 +68,16 @@ impl ResponseFraming {
     }
 }
 
-/// The length that all fields agree on. A response may give the same length several times (RFC 9110 §8.6); a request
-/// may not.
+/// The length that all fields agree on. A response may give the same length several times (RFC 9110 §8.6), with empty members
+/// in such a list (§5.6.1.2); a request may not.
 pub(super) fn content_length(fields: &Fields, may_repeat: bool) -> Result<Option<u64>, Malformed> {
     let mut agreed = None;
     for value in fields.all("content-length") {
-        for member in value.split(|&byte| byte == b',') {
-            let length = decimal(member.trim_ascii()).ok_or(Malformed::ContentLength)?;
+        let members = value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+        let mut members = members.filter(|member| !(may_repeat && member.is_empty())).peekable();
+        members.peek().ok_or(Malformed::ContentLength)?;
+        for member in members {
+            let length = decimal(member).ok_or(Malformed::ContentLength)?;
             if agreed.is_some_and(|known| !may_repeat || known != length) {
                 return Err(Malformed::SeveralContentLengths);
             }
@@ -121,6 +124,22 @@ pub(super) fn decimal(text: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_response_may_repeat_its_length_with_empty_members_between() {
+        let length = |value: &str, may_repeat| {
+            let mut fields = Fields::default();
+            fields.push("Content-Length", value.as_bytes()).unwrap();
+            content_length(&fields, may_repeat)
+        };
+        for value in ["5,", ", 5", "5,,5", " ,\t5 , "] {
+            assert_eq!(length(value, true), Ok(Some(5)), "{value:?}");
+            assert!(length(value, false).is_err(), "{value:?}");
+        }
+        for value in ["", ",", " , ", "5;", "5, 6", "5,x"] {
+            assert!(length(value, true).is_err(), "{value:?}");
+        }
+    }
 
     #[test]
     fn decimals_are_digits_only() {

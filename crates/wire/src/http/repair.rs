@@ -17,7 +17,7 @@ pub(super) struct Repaired {
 
 /// Repairs a response head that ends with an empty line:
 ///
-/// - each line may end with LF alone (RFC 9112 §2.2), and empty lines may come first;
+/// - each line may end with LF alone (RFC 9112 §2.2) or with CR CR LF, and empty lines may come first;
 /// - the status line may have the form of [`status_line`];
 /// - a folded value becomes one line (§5.2), and white space before a colon is removed (§5.1);
 /// - CR, NUL and other control characters in a value become spaces (RFC 9110 §5.5);
@@ -30,7 +30,8 @@ pub(super) fn repair(head: &[u8]) -> Result<Repaired, Malformed> {
     let mut lines = Lines(head).skip_while(|line| matches!(line, Ok(line) if line.is_empty()));
     let mut out = Vec::with_capacity(head.len() + 64);
     status_line(lines.next().ok_or(Malformed::Unfinished)??, &mut out)?;
-    let mut doubtful = false;
+    // What makes two bytes of a line break does so in the body, too, which is then longer than it says.
+    let mut doubtful = head.windows(3).any(|bytes| bytes == b"\r\r\n");
     // Whether the last line is part of a field that is kept.
     let mut in_field = false;
     while let Some(line) = lines.next() {
@@ -134,7 +135,8 @@ impl<'a> Iterator for Lines<'a> {
         };
         let line = &self.0[..end];
         self.0 = &self.0[end + 1..];
-        Some(Ok(line.strip_suffix(b"\r").unwrap_or(line)))
+        let without = |end: &[u8]| line.strip_suffix(end);
+        Some(Ok(without(b"\r\r").or_else(|| without(b"\r")).unwrap_or(line)))
     }
 }
 
@@ -180,6 +182,7 @@ mod tests {
         for (head, want, doubtful) in [
             ("HTTP/1.1 200 OK\nA: 1\n\n", "HTTP/1.1 200 OK\r\nA: 1\r\n\r\n", false),
             ("\r\n\nHTTP/1.1 200 OK\r\n\n", "HTTP/1.1 200 OK\r\n\r\n", false),
+            ("HTTP/1.1 200 OK\r\r\nA: 1\r\r\n\r\r\n", "HTTP/1.1 200 OK\r\nA: 1\r\n\r\n", true),
             ("HTTP/1.1 200 OK\r\nA : 1\r\nB\t:2\r\n\r\n", "HTTP/1.1 200 OK\r\nA: 1\r\nB: 2\r\n\r\n", false),
             ("HTTP/1.1 200 OK\r\nA: 1 \r\n\t 2\n 3\r\n\r\n", "HTTP/1.1 200 OK\r\nA: 1 2 3\r\n\r\n", false),
             ("HTTP/1.1 200 OK\r\nA:\r\n \r\n\r\n", "HTTP/1.1 200 OK\r\nA:  \r\n\r\n", false),

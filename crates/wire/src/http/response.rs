@@ -306,7 +306,7 @@ mod tests {
         for (head, want) in [
             ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", SeveralContentLengths),
             ("HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\n", SeveralContentLengths),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 5,\r\n\r\n", ContentLength),
+            ("HTTP/1.1 200 OK\r\nContent-Length: ,\r\n\r\n", ContentLength),
             ("HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\n", ContentLength),
             ("HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\n", ContentLength),
             ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n 6\r\n\r\n", ContentLength),

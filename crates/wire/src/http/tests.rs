@@ -25,6 +25,9 @@ fn head_ends() {
         ("A\n\nb", Some(3)),
         ("A\n\r\nb", Some(4)),
         ("A\r\n\nb", Some(4)),
+        ("A\r\r\n\r\r\nb", Some(7)),
+        ("A\r\r\n\r\r", None),
+        ("A\n\r\r\r\nb", None),
     ] {
         assert_eq!(head_end(text.as_bytes(), 0), want, "{text:?}");
     }
