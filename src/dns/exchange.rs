@@ -15,6 +15,14 @@ use crate::wire::dns::{LONGEST, Query};
 const STRIKES: u8 = 3;
 /// Offset of the counts of the authority and additional sections in a message (RFC 1035 §4.1.1).
 const OPTIONAL_COUNTS: std::ops::Range<usize> = 8..12;
+/// That of the count of the answer section.
+const ANSWER_COUNT: std::ops::Range<usize> = 6..8;
+/// Length of the header of a message.
+const HEADER: usize = 12;
+/// Up to how many answers are looked at one by one: each time the message is read again.
+const MOST_REPAIRED: u16 = 64;
+/// A type of records for private use (RFC 6895 §3.1).
+const UNKNOWN_TYPE: u16 = 65_280;
 
 /// A name server.
 #[derive(Debug)]
@@ -116,12 +124,50 @@ fn is_for(bytes: &[u8], request: &Message) -> bool {
     bytes.starts_with(&request.metadata.id.to_be_bytes())
 }
 
-/// Reads a message. A fault in the sections that only accompany an answer does not make the answer useless.
+/// Reads a message. A fault in the sections that only accompany an answer does not make the answer useless, nor does one record
+/// of the answer that cannot be read.
 fn read(bytes: &mut [u8]) -> Option<Message> {
     Message::from_vec(bytes).ok().or_else(|| {
         bytes.get_mut(OPTIONAL_COUNTS)?.fill(0);
-        Message::from_vec(bytes).ok()
+        Message::from_vec(bytes).ok().or_else(|| read_in_part(bytes))
     })
+}
+
+/// Reads a message of a question and answers, of which some cannot be read: these become records of a type that nobody knows.
+/// They keep their places, to which other records may point.
+fn read_in_part(bytes: &mut [u8]) -> Option<Message> {
+    let count = u16::from_be_bytes([*bytes.get(ANSWER_COUNT.start)?, bytes[ANSWER_COUNT.start + 1]]);
+    if count > MOST_REPAIRED {
+        return None;
+    }
+    bytes[ANSWER_COUNT].fill(0);
+    let question = Message::from_vec(bytes).ok()?;
+    let mut at = HEADER;
+    for _ in &question.queries {
+        at = name_end(bytes, at)? + 4;
+    }
+    for number in 1..=count {
+        bytes[ANSWER_COUNT].copy_from_slice(&number.to_be_bytes());
+        let kind = name_end(bytes, at)?;
+        if Message::from_vec(bytes).is_err() {
+            bytes.get_mut(kind..kind + 2)?.copy_from_slice(&UNKNOWN_TYPE.to_be_bytes());
+        }
+        let length = bytes.get(kind + 8..kind + 10)?;
+        at = kind + 10 + usize::from(u16::from_be_bytes([length[0], length[1]]));
+    }
+    Message::from_vec(bytes).ok()
+}
+
+/// The offset after the name at this offset (RFC 1035 §4.1.4).
+fn name_end(bytes: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        match *bytes.get(at)? {
+            0 => return Some(at + 1),
+            // A pointer ends a name.
+            0xc0.. => return Some(at + 2),
+            length => at += 1 + usize::from(length),
+        }
+    }
 }
 
 /// Whether it answers this request. A server that cannot read a request may repeat nothing of it but the id.
@@ -137,4 +183,59 @@ fn is_answer(answer: &Message, request: &Message) -> bool {
             }
             None => answer.metadata.response_code != ResponseCode::NoError,
         }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hickory_proto::op::OpCode;
+    use hickory_proto::rr::rdata::{A, CNAME};
+    use hickory_proto::rr::{Name, RData, Record};
+    use proptest::prelude::*;
+
+    /// An answer with an alias and two addresses.
+    fn answer() -> Vec<u8> {
+        let name = |text: &str| Name::from_ascii(text).unwrap();
+        let mut message = Message::response(7, OpCode::Query);
+        message.metadata.message_type = MessageType::Response;
+        message
+            .queries
+            .push(hickory_proto::op::Query::query(name("a.lab."), hickory_proto::rr::RecordType::A));
+        message.answers.push(Record::from_rdata(name("a.lab."), 1, RData::CNAME(CNAME(name("b.a.lab.")))));
+        for last in [1, 2] {
+            let data = RData::A(A(Ipv4Addr::new(10, 0, 0, last)));
+            message.answers.push(Record::from_rdata(name("b.a.lab."), 1, data));
+        }
+        message.to_vec().unwrap()
+    }
+
+    fn addresses(bytes: &mut [u8]) -> Option<Vec<IpAddr>> {
+        Some(read(bytes)?.answers.iter().filter_map(|record| record.data.ip_addr()).collect())
+    }
+
+    #[test]
+    fn an_answer_is_used_although_one_of_its_records_cannot_be_read() {
+        let (one, two) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        assert_eq!(addresses(&mut answer()), Some(vec![one, two]));
+        // The length of the first address becomes 3, and one byte goes.
+        let mut bytes = answer();
+        let at = bytes.windows(6).position(|bytes| bytes == [0, 4, 10, 0, 0, 1]).unwrap();
+        bytes[at + 1] = 3;
+        bytes.remove(at + 5);
+        assert!(Message::from_vec(&bytes).is_err());
+        assert_eq!(addresses(&mut bytes), Some(vec![two]));
+        bytes.truncate(at);
+        assert_eq!(addresses(&mut bytes), None);
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_answers_never_panic(at in any::<prop::sample::Index>(), byte in any::<u8>(), end in any::<prop::sample::Index>()) {
+            let mut bytes = answer();
+            let (at, end) = (at.index(bytes.len()), end.index(bytes.len() + 1));
+            bytes[at] = byte;
+            bytes.truncate(end);
+            let _ = read(&mut bytes);
+        }
+    }
 }
