@@ -79,6 +79,8 @@ fn the_users_own_variables_are_kept_and_come_back() {
         &[("NO_PROXY", "intranet.example")],
         &[("no_proxy", "")],
         &[("no_proxy", "*.example, it's $HOME \\ \"x\"")],
+        &[("no_proxy", "*")],
+        &[("no_proxy", "intranet.example"), ("NO_PROXY", "*")],
         &[
             ("http_proxy", "http://user:pass@proxy.example:8080"),
             ("ALL_PROXY", "socks5://proxy.example"),
@@ -103,7 +105,12 @@ fn the_users_own_variables_are_kept_and_come_back() {
                 |name: &str| before.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
             for (name, other) in [("no_proxy", "NO_PROXY"), ("NO_PROXY", "no_proxy")] {
                 let own = value_of(name).filter(|value| !value.is_empty()).or(value_of(other)).unwrap_or("");
-                let expected = format!("{name}={own}{}{OWN}", if own.is_empty() { "" } else { "," });
+                let expected = match own {
+                    // With other entries it would mean nothing to curl, git and Python.
+                    "*" => format!("{name}=*"),
+                    "" => format!("{name}={OWN}"),
+                    _ => format!("{name}={own},{OWN}"),
+                };
                 assert!(once.contains(&expected), "{}: no {expected} in {once:?}", shell.0);
             }
             for kept in ["ftp_proxy", "rsync_proxy", "npm_config_proxy", "npm_config_noproxy"] {
@@ -122,12 +129,13 @@ fn a_command_keeps_the_users_exceptions_from_the_proxy() {
             ["a.example,localhost,127.0.0.1,::1", "b.example,127.0.0.1,localhost,::1"],
         ),
         (&[("NO_PROXY", "a.example")], ["a.example,localhost,127.0.0.1,::1"; 2]),
+        (&[("no_proxy", "*")], ["*"; 2]),
         (&[("no_proxy", "")], [OWN; 2]),
         (&[], [OWN; 2]),
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_laneway"));
         command.args(["run", "--no-check", "--proxy", "127.0.0.1:3128", "--", "sh", "-c"]);
-        command.arg("echo $no_proxy; echo $NO_PROXY; echo $ALL_PROXY").stdin(Stdio::null());
+        command.arg(r#"echo "$no_proxy"; echo "$NO_PROXY"; echo "$ALL_PROXY""#).stdin(Stdio::null());
         command
             .env_remove("no_proxy")
             .env_remove("NO_PROXY")
@@ -139,6 +147,8 @@ fn a_command_keeps_the_users_exceptions_from_the_proxy() {
             format!("{}\n{}\nsocks5://other\n", expected[0], expected[1]),
             "{before:?}"
         );
+        let warns = before.iter().any(|(_, value)| *value == "*");
+        assert_eq!(output.stderr.contains("warning: no_proxy is '*'"), warns, "{}", output.stderr);
     }
 }
 

@@ -18,6 +18,8 @@ use crate::sys::process;
 
 /// The exceptions from the proxy: this machine itself, in the forms that software recognises.
 const NO_PROXY: &str = "localhost,127.0.0.1,::1";
+/// The exceptions that leave nothing to the proxy.
+pub(super) const EVERYTHING: &str = "*";
 /// The name of the host in containers, where `--add-host` maps it to the host's address on the bridge.
 const DOCKER_HOST: &str = "host.docker.internal";
 /// The interfaces of Docker's and Podman's default bridges.
@@ -58,7 +60,7 @@ const SAVED: &str = "LANEWAY_SAVED_";
 
 impl Shell {
     /// Code that saves the variable, unless an earlier evaluation has saved it, and then sets it. A list keeps the entries
-    /// that it had, or those of its other name.
+    /// that it had, or those of its other name; to `*` nothing is added, which would take its meaning for much software.
     fn set(self, Variable { name, value, list }: &Variable) -> String {
         let saved = format!("{SAVED}{name}");
         match (self, list) {
@@ -68,7 +70,7 @@ impl Shell {
             (Self::Sh, Some(other)) => format!(
                 "[ -n \"${{{saved}+x}}\" ] || export {saved}=\"${{{name}+v}}${{{name}-n}}\";\n\
                  [ -n \"${{{name}-}}\" ] || {name}=\"${{{other}-}}\";\n\
-                 [ \"${{{name}#*{value}}}\" != \"${{{name}}}\" ] || {name}=\"${{{name}:+${name},}}{value}\";\n\
+                 [ \"${{{name}}}\" = '*' ] || [ \"${{{name}#*{value}}}\" != \"${{{name}}}\" ] || {name}=\"${{{name}:+${name},}}{value}\";\n\
                  export {name};\n"
             ),
             (Self::Fish, None) => format!(
@@ -79,7 +81,7 @@ impl Shell {
                 "set -q {saved}; or if set -q {name}; set -gx {saved} \"v${name}\"; else; set -gx {saved} n; end;\n\
                  if test -z \"${name}\"; set -gx {name} \"${other}\"; end;\n\
                  if test -z \"${name}\"; set -gx {name} '{value}'; \
-                 else if not string match -q -- '*{value}*' \"${name}\"; set -gx {name} \"${name},{value}\"; end;\n"
+                 else if test \"${name}\" != '*'; and not string match -q -- '*{value}*' \"${name}\"; set -gx {name} \"${name},{value}\"; end;\n"
             ),
             (Self::Powershell, None) => format!(
                 "if (-not $Env:{saved}) {{ $Env:{saved} = if (Test-Path Env:{name}) {{ 'v' + $Env:{name} }} else {{ 'n' }} }}\n\
@@ -89,7 +91,7 @@ impl Shell {
                 "if (-not $Env:{saved}) {{ $Env:{saved} = if (Test-Path Env:{name}) {{ 'v' + $Env:{name} }} else {{ 'n' }} }}\n\
                  if (-not $Env:{name}) {{ $Env:{name} = $Env:{other} }}\n\
                  if (-not $Env:{name}) {{ $Env:{name} = '{value}' }} \
-                 elseif (-not $Env:{name}.Contains('{value}')) {{ $Env:{name} += ',{value}' }}\n"
+                 elseif ($Env:{name} -ne '*' -and -not $Env:{name}.Contains('{value}')) {{ $Env:{name} += ',{value}' }}\n"
             ),
             // On Windows both cases of a name are the same variable.
             (Self::Cmd, None) => format!(
@@ -98,7 +100,7 @@ impl Shell {
             ),
             (Self::Cmd, Some(_)) => format!(
                 "@if not defined {saved} (if defined {name} (set \"{saved}=v%{name}%\") else (set \"{saved}=n\"))\n\
-                 @if not defined {name} (set \"{name}={value}\") else (\
+                 @if not defined {name} (set \"{name}={value}\") else if not \"%{name}%\"==\"*\" (\
                  echo \"%{name}%\" | findstr /c:\"{value}\" >nul || set \"{name}=%{name}%,{value}\")\n"
             ),
         }
@@ -218,6 +220,7 @@ impl Env {
         }
         if !self.unset {
             check(port, state, address)?;
+            warn_of_exceptions();
         }
         let mut lines = String::new();
         for variable in variables(&address.to_string(), self.selection.socks || self.unset) {
@@ -253,6 +256,18 @@ fn check(port: &LocalPort, state: Option<&Path>, address: SocketAddr) -> Result<
             Ok(())
         }
         Err(Unusable::Other(problem)) => Err(problem),
+    }
+}
+
+/// Says so if the user's own variables keep most software from the proxy.
+pub(super) fn warn_of_exceptions() {
+    let is_everything = |name: &&str| std::env::var_os(name).is_some_and(|value| value == EVERYTHING);
+    if let Some(name) = ["no_proxy", "NO_PROXY"].into_iter().find(is_everything) {
+        let _ = writeln!(
+            std::io::stderr(),
+            "warning: {name} is '*', so most software connects directly and not through the proxy\n\
+             hint: unset no_proxy NO_PROXY"
+        );
     }
 }
 

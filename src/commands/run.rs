@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
-use super::env::{Selection, Variable, variables};
+use super::env::{EVERYTHING, Selection, Variable, variables, warn_of_exceptions};
 use crate::net;
 use crate::outlet::{self, Refused};
 use crate::problem::Problem;
@@ -68,6 +68,7 @@ impl Run {
             enter(self.node(state)?).map_err(|problem| problem.exiting(NO_NODE))?;
         } else {
             let address = self.node(state)?.to_string();
+            warn_of_exceptions();
             for Variable { name, value, list } in variables(&address, self.selection.socks) {
                 let own = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
                 match list.and_then(|other| own(name).or_else(|| own(other))) {
@@ -175,8 +176,12 @@ impl Outlet {
     }
 }
 
-/// The entries of a user's list, followed by those of `more` that are not in it.
+/// The entries of a user's list, followed by those of `more` that are not in it. `*` stays alone: with others it means nothing to
+/// much software.
 fn with_entries(mut entries: OsString, more: &str) -> OsString {
+    if entries == EVERYTHING {
+        return entries;
+    }
     let known = entries.to_string_lossy().into_owned();
     let known: Vec<_> = known.split([',', ' ']).collect();
     for entry in more.split(',').filter(|entry| !known.contains(entry)) {
