@@ -171,7 +171,7 @@ fn a_command_lists_checks_and_removes_what_is_kept_for_others(lab: &Lab) {
     let listed = || laneway(client, &["cache", "ls", "--json"]).success().text();
     wait_until("both to be kept", || listed().matches("\"store\":\"peer-cache\"").count() == 2);
     let text = laneway(client, &["cache", "ls", "/f/2"]).success().text();
-    assert!(text.contains("KEPT FOR OTHER MEMBERS") && text.contains("1 files, 4.19 MB"), "{text}");
+    assert!(text.contains("KEPT FOR OTHER MEMBERS") && text.contains("1 file, 4.19 MB"), "{text}");
     // What was changed on the disk is found, and removed by the running node.
     let kept = bodies(&state(client).join("peer-cache"));
     let mut bytes = fs::read(&kept[0]).unwrap();
