@@ -156,6 +156,7 @@ impl View {
             state: advert.map(|advert| advert.state.word().into()),
             most_active: self.candidate.as_ref().map(|options| options.borrow().selection.active),
             reach: advert.map(|advert| advert.reach.word().into()),
+            proof: self.gateway.egress.as_ref().and_then(|egress| egress.proof()),
             goes_direct: *self.client.is_gateway.borrow(),
             is_draining: self.shared.drain.is_cancelled(),
             in_maintenance: self.shared.activity.is_in_maintenance(),

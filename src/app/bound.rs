@@ -253,10 +253,11 @@ fn direct(egress: &Arc<Egress>, gateway: &BoundGateway, serves: bool) -> Direct 
     const THIS: &str = "this machine";
     let (tcp, udp, names, own) = (egress.clone(), egress.clone(), egress.clone(), egress.clone());
     let requests = gateway.own_requests();
+    let id = gateway.id();
     Direct {
         connect: Box::new(move |target| {
             let egress = tcp.clone();
-            async move { egress.connect(&target).await.map_err(|failure| failure.said_by(THIS)) }.boxed()
+            async move { egress.connect(&target, id).await.map_err(|failure| failure.said_by(THIS)) }.boxed()
         }),
         connect_udp: Box::new(move |target| {
             let egress = udp.clone();

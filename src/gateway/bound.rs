@@ -20,7 +20,9 @@ use super::served::ServedLinks;
 use super::sharer::Sharer;
 use super::state::Gateway;
 use super::tls::ServerTls;
-use super::{probe, propagation, uplink};
+use super::uplink::Uplink;
+use super::way_out::Others;
+use super::{probe, propagation};
 use crate::failure::Failure;
 use crate::lan;
 use crate::link::pipe::Pipe;
@@ -194,6 +196,11 @@ impl BoundGateway {
         self.gateway.egress.reach().subscribe()
     }
 
+    /// This node, as the member that its own apps belong to.
+    pub fn id(&self) -> NodeId {
+        self.gateway.id
+    }
+
     /// Opens streams of plain requests for this node's own apps.
     pub fn own_requests(&self) -> Box<OpenRequests> {
         let gateway = self.gateway.clone();
@@ -297,21 +304,39 @@ impl Proof {
         let Self { probes, expected, interval, asks_nobody } = self;
         let (egress, tls) = (gateway.egress.clone(), gateway.tls.clone());
         let reach = egress.reach().clone();
+        let served = gateway.served.clone();
         if !probes.is_empty() {
-            return Box::pin(probe::run_checks(egress, interval, (probes, expected), results, reach));
+            return Box::pin(probe::run_checks(
+                (egress, served),
+                interval,
+                (probes, expected),
+                results,
+                reach,
+            ));
         }
         if !servers.borrow().is_empty() {
-            return Box::pin(probe::run((egress, tls), interval, servers.subscribe(), results, reach));
+            let around = (egress, tls, served);
+            return Box::pin(probe::run(around, interval, servers.subscribe(), results, reach));
         }
         let directory = shared.directory.clone();
-        let is_alone = Box::new(move || {
-            let serves = |gateway: &KnownGateway| {
-                matches!(gateway.state(Instant::now()), Some(State::Active | State::Standby))
-            };
-            !directory.ranked(Instant::now()).iter().any(serves)
-        });
-        let served = gateway.served.clone();
-        Box::pin(uplink::run((egress, tls), interval, asks_nobody, served, results, reach, is_alone))
+        let others = Box::new(move || others(&directory.ranked(Instant::now()), Instant::now()));
+        let uplink = Uplink { egress, tls, served, own: gateway.id, asks_nobody, others };
+        Box::pin(uplink.run(interval, results, reach))
+    }
+}
+
+/// Whether one of the other gateways could serve instead of this one, or has lost its way out.
+fn others(known: &[KnownGateway], now: Instant) -> Others {
+    let could_serve =
+        |gateway: &KnownGateway| matches!(gateway.state(now), Some(State::Active | State::Standby));
+    let has_lost = |gateway: &KnownGateway| {
+        let reach = gateway.advert.as_ref().map(|advert| advert.reach);
+        gateway.state(now) == Some(State::Withdrawn) && reach == Some(Reach::Unreachable)
+    };
+    match known {
+        known if known.iter().any(could_serve) => Others::CouldServe,
+        known if known.iter().any(has_lost) => Others::HaveLost,
+        _ => Others::None,
     }
 }
 

@@ -2,6 +2,7 @@
 //! dials itself; then a name is checked only against the rules that name it, and an address only where the client
 //! asked for an address.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
@@ -9,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -17,7 +19,7 @@ use super::access::Access;
 use super::dial::{Addresses, LATE_PATIENCE, bounded, failure, interleave, more_telling, race};
 use super::dns::{Found, Resolver};
 use super::options::Options;
-use super::silence::{Facts, Reported, Speech};
+use super::silence::{Facts, NOTHING, Reported, Speech};
 use super::upstream::{self, Upstream};
 use crate::failure::{Failure, Kind, Side};
 use crate::net;
@@ -25,8 +27,9 @@ use crate::own_addresses::OwnAddresses;
 use crate::peers::directory::Directory;
 use crate::problem::Problem;
 use crate::shared::Shared;
-use crate::telemetry::snapshot::{RulesSeen, Unreached};
+use crate::telemetry::snapshot::{Proof, RulesSeen, Unreached};
 use crate::wire::datagram::Reach;
+use crate::wire::id::NodeId;
 use crate::wire::target::{Host, Target};
 
 /// Minimum time between two reports that a server was reached: each report wakes another thread.
@@ -46,6 +49,8 @@ const MAX_RESULTS: usize = 64;
 pub struct DialResult {
     /// What it met.
     pub outcome: Outcome,
+    /// The member that it was made for.
+    pub by: NodeId,
     /// Receives the verdict on this gateway's way out that follows from a failure.
     pub verdict: Option<oneshot::Sender<Reach>>,
 }
@@ -82,6 +87,8 @@ pub enum Outcome {
         /// This machine has no route to it.
         no_route: bool,
     },
+    /// The destination was refused, because connections prove nothing while the way out is lost.
+    Wanted(Target),
 }
 
 /// Connects to destinations on behalf of clients, and of this node's own apps while it is a gateway.
@@ -96,6 +103,9 @@ pub struct Egress {
     /// Whether this machine reaches the outside, as its probe finds out.
     reach: watch::Sender<Reach>,
     unreached: Mutex<Vec<Unreached>>,
+    /// Set while the way out is lost although connections are made: the networks that are on this side of it.
+    mute: Mutex<Option<Vec<IpNet>>>,
+    proved: Mutex<Option<(String, std::time::Instant)>>,
 }
 
 /// What a reload changes. A connection is made under the settings that are in force when it begins.
@@ -164,7 +174,8 @@ impl Egress {
         let settings = RwLock::new(Arc::new(Settings::new(access, connect_timeout, servers)));
         let (upstream, reach) = (RwLock::default(), watch::Sender::new(Reach::Unknown));
         let (own, directory) = (shared.own.clone(), shared.directory.clone());
-        Self { settings, resolver, results, own, directory, upstream, reach, unreached: Mutex::default() }
+        let (unreached, mute, proved) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { settings, resolver, results, own, directory, upstream, reach, unreached, mute, proved }
     }
 
     /// An egress with the options of a gateway, and the results of connections to its servers.
@@ -213,46 +224,70 @@ impl Egress {
         self.upstream.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Connects to `target` if the rules allow it, and reports the result if it is one of the group's servers.
+    /// Connects to `target` for a member if the rules allow it, and reports the result if it is one of the group's servers.
     ///
     /// # Errors
     /// Why not. Never a failure of the link: nothing here is held against the gateway.
-    pub async fn connect(&self, target: &Target) -> Result<TcpStream, Failure> {
+    pub async fn connect(&self, target: &Target, by: NodeId) -> Result<TcpStream, Failure> {
         let settings = self.settings();
-        let connected = self.dial_watching(target).await;
+        let connected = self.dial_watching(target, by).await;
+        if let Ok(stream) = &connected
+            && self.is_lost()
+        {
+            self.refuse_mute(target, stream, by)?;
+        }
         match (&connected, settings.servers.is_empty()) {
             (_, false) => {
-                self.report_servers(target, &connected, &settings);
+                self.report_servers(target, by, &connected, &settings);
                 match connected {
                     Err(failure) if self.is_lost() && no_way_out(&failure).is_some() => Err(lost(&failure)),
                     connected => connected,
                 }
             }
             (Ok(_), true) => {
-                self.report(Outcome::Connected(target.clone()), None);
+                self.report(Outcome::Connected(target.clone()), by, None);
                 connected
             }
             // Without its upstream proxy the gateway reaches nothing.
             (Err(failure), true) if upstream::is_unreachable(failure) => {
                 let no_route = failure.kind == Kind::NetworkUnreachable;
-                self.doubt(failure, target, no_route).await.and(connected)
+                self.doubt(failure, (target, by), no_route).await.and(connected)
             }
             (Err(failure), true) => match no_way_out(failure) {
-                Some(no_route) => self.doubt(failure, target, no_route).await.and(connected),
+                Some(no_route) => self.doubt(failure, (target, by), no_route).await.and(connected),
                 None => connected,
             },
         }
     }
 
+    /// Refuses what was connected to beyond a way out that carries nothing: an app that waited there for an answer would get none.
+    fn refuse_mute(&self, target: &Target, stream: &TcpStream, by: NodeId) -> Result<(), Failure> {
+        let mute = self.mute.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(inside) = &*mute else { return Ok(()) };
+        let is_inside = |peer: SocketAddr| {
+            let ip = peer.ip().to_canonical();
+            ip.is_loopback() || inside.iter().any(|network| network.contains(&ip))
+        };
+        if !self.upstream().carries(target) && stream.peer_addr().is_ok_and(is_inside) {
+            return Ok(());
+        }
+        self.report(Outcome::Wanted(target.clone()), by, None);
+        let unreached = self.unreached();
+        let seen = unreached.iter().find(|fault| fault.reason == NOTHING).map(|fault| &fault.server);
+        let seen = seen.map_or_else(|| target.to_string(), Clone::clone);
+        let sentence = format!("{seen} accepts connections, and then nothing comes back");
+        Err(lost(&Failure::new(Kind::ConnectTimeout, Side::Server, sentence)))
+    }
+
     /// As [`Egress::dial`]. A slow one is reported, and given up once this machine has no way out: another gateway may have one.
-    async fn dial_watching(&self, target: &Target) -> Result<TcpStream, Failure> {
+    async fn dial_watching(&self, target: &Target, by: NodeId) -> Result<TcpStream, Failure> {
         let mut dial = pin!(self.dial(target, Duration::MAX));
         tokio::select! {
             biased;
             connected = &mut dial => return connected,
             () = sleep(SLOW) => {}
         }
-        self.is_slow(target);
+        self.is_slow(target, by);
         let mut reach = self.reach.subscribe();
         tokio::select! {
             biased;
@@ -265,15 +300,21 @@ impl Egress {
     }
 
     /// Notes that `target` has had time to answer, and has not.
-    pub fn is_slow(&self, target: &Target) {
+    pub fn is_slow(&self, target: &Target, by: NodeId) {
         let settings = self.settings();
         if settings.servers.is_empty() || settings.servers.iter().any(|server| server.target == *target) {
-            self.report(Outcome::Slow(target.clone()), None);
+            self.report(Outcome::Slow(target.clone()), by, None);
         }
     }
 
     /// Reports a result that concerns one of the group's servers, or all of them.
-    fn report_servers(&self, target: &Target, connected: &Result<TcpStream, Failure>, settings: &Settings) {
+    fn report_servers(
+        &self,
+        target: &Target,
+        by: NodeId,
+        connected: &Result<TcpStream, Failure>,
+        settings: &Settings,
+    ) {
         let refused = matches!(
             connected.as_ref().map_err(|failure| failure.kind),
             Err(Kind::NameForbidden | Kind::AddressForbidden | Kind::Loop)
@@ -290,6 +331,7 @@ impl Egress {
                         Ok(_) => Outcome::Connected(target),
                         Err(_) => Outcome::Failed { target, no_route: false },
                     },
+                    by,
                     None,
                 );
             }
@@ -300,49 +342,55 @@ impl Egress {
     ///
     /// # Errors
     /// When it has lost its way out: then another gateway may reach the target.
-    async fn doubt(&self, failure: &Failure, target: &Target, no_route: bool) -> Result<(), Failure> {
+    async fn doubt(
+        &self,
+        failure: &Failure,
+        (target, by): (&Target, NodeId),
+        no_route: bool,
+    ) -> Result<(), Failure> {
         let (verdict, reached) = oneshot::channel();
-        self.report(Outcome::Failed { target: target.clone(), no_route }, Some(verdict));
+        self.report(Outcome::Failed { target: target.clone(), no_route }, by, Some(verdict));
         match timeout(VERDICT_DEADLINE, reached).await {
             Ok(Ok(Reach::Unreachable)) => Err(lost(failure)),
             _ => Ok(()),
         }
     }
 
-    /// Notes that `target`, the host at `from`, has sent something to a client, which speaks `speech` with it.
-    pub fn answered(&self, target: &Target, from: SocketAddr, speech: Speech) {
+    /// Notes that `target`, the host at `from`, has sent something to a member, which speaks `speech` with it.
+    pub fn answered(&self, (target, by): (&Target, NodeId), from: SocketAddr, speech: Speech) {
         let settings = self.settings();
         let mut servers = settings.servers.iter().filter(|server| server.target == *target);
         // That a server answers is news only after it was silent.
         let is_news =
             settings.servers.is_empty() || servers.any(|server| server.is_silent.swap(false, Relaxed));
         if is_news {
-            self.report(Outcome::Answered { target: target.clone(), from, speech }, None);
+            self.report(Outcome::Answered { target: target.clone(), from, speech }, by, None);
         }
     }
 
     /// Notes that `target` has not answered on a connection. Gives whether that is given up.
     pub(super) fn unanswered(
         &self,
-        (target, speech): (&Target, Speech),
+        (target, by): (&Target, NodeId),
+        speech: Speech,
         facts: Facts,
         reported: &Reported,
     ) -> bool {
         if let Some(is_acknowledged) = facts.silence()
             && reported.is_due(std::time::Instant::now())
         {
-            self.is_silent(target, speech, is_acknowledged);
+            self.is_silent((target, by), speech, is_acknowledged);
         }
         facts.gives_up()
     }
 
     /// Notes that `target` answers nothing, though it has accepted a connection.
-    pub(super) fn is_silent(&self, target: &Target, speech: Speech, is_acknowledged: bool) {
+    pub(super) fn is_silent(&self, (target, by): (&Target, NodeId), speech: Speech, is_acknowledged: bool) {
         let settings = self.settings();
         let mut servers = settings.servers.iter().filter(|server| server.target == *target);
         let is_server = servers.next().map(|server| server.is_silent.store(true, Relaxed)).is_some();
         if settings.servers.is_empty() || is_server {
-            self.report(Outcome::Silent { target: target.clone(), speech, is_acknowledged }, None);
+            self.report(Outcome::Silent { target: target.clone(), speech, is_acknowledged }, by, None);
         }
     }
 
@@ -352,8 +400,31 @@ impl Egress {
     }
 
     /// A full channel holds enough results: this one may be lost.
-    fn report(&self, outcome: Outcome, verdict: Option<oneshot::Sender<Reach>>) {
-        let _ = self.results.try_send(DialResult { outcome, verdict });
+    fn report(&self, outcome: Outcome, by: NodeId, verdict: Option<oneshot::Sender<Reach>>) {
+        let _ = self.results.try_send(DialResult { outcome, by, verdict });
+    }
+
+    /// Whether `target` is reached through an upstream proxy.
+    pub(super) fn is_carried(&self, target: &Target) -> bool {
+        self.upstream().carries(target)
+    }
+
+    /// Sets whether the way out is lost although connections are made beyond these networks.
+    pub(super) fn set_mute(&self, inside: Option<Vec<IpNet>>) {
+        *self.mute.lock().unwrap_or_else(PoisonError::into_inner) = inside;
+    }
+
+    /// Notes that something beyond this machine has answered.
+    pub(super) fn note_proof(&self, by: impl fmt::Display) {
+        let proof = (by.to_string(), std::time::Instant::now());
+        *self.proved.lock().unwrap_or_else(PoisonError::into_inner) = Some(proof);
+    }
+
+    /// What has answered last.
+    pub fn proof(&self) -> Option<Proof> {
+        let proved = self.proved.lock().unwrap_or_else(PoisonError::into_inner);
+        let (by, at) = proved.as_ref()?;
+        Some(Proof { by: by.clone(), ago: at.elapsed().as_secs_f64() })
     }
 
     /// The group's servers, as configured now.

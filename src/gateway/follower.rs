@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 
@@ -9,12 +10,17 @@ use super::egress::Egress;
 use super::silence::{Facts, Reported, Speech};
 use crate::link::unanswered::Seen;
 use crate::net;
+use crate::wire::id::NodeId;
 use crate::wire::target::Target;
+
+/// How long an answer is news.
+const RECENT: Duration = Duration::from_secs(5);
 
 /// Follows what a server answers on the connection of one tunnel.
 pub(super) struct Follower<'a> {
     egress: &'a Egress,
     target: &'a Target,
+    by: NodeId,
     /// The server's address.
     from: Option<SocketAddr>,
     speech: OnceLock<Speech>,
@@ -22,10 +28,10 @@ pub(super) struct Follower<'a> {
 }
 
 impl<'a> Follower<'a> {
-    /// Of a connection on which nothing was sent.
-    pub(super) fn new(egress: &'a Egress, target: &'a Target, socket: &TcpStream) -> Self {
+    /// Of a member's connection on which nothing was sent.
+    pub(super) fn new(egress: &'a Egress, target: &'a Target, by: NodeId, socket: &TcpStream) -> Self {
         let from = socket.peer_addr().ok();
-        Self { egress, target, from, speech: OnceLock::new(), reported: Reported::default() }
+        Self { egress, target, by, from, speech: OnceLock::new(), reported: Reported::default() }
     }
 
     /// Notes what was seen. Gives whether the connection is given up.
@@ -41,16 +47,22 @@ impl<'a> Follower<'a> {
                     has_answered: unanswered.has_answered,
                     is_lost: self.egress.is_lost(),
                 };
-                return self.egress.unanswered((self.target, self.speech()), facts, &self.reported);
+                return self.egress.unanswered((self.target, self.by), self.speech(), facts, &self.reported);
             }
         }
         false
     }
 
-    /// Notes that the server has answered.
-    pub(super) fn answered(&self) {
+    /// Notes the end of a connection over which the server has answered at some time.
+    pub(super) fn ended(&self, socket: &TcpStream) {
+        if net::unheard(socket).is_none_or(|unheard| unheard < RECENT) {
+            self.answered();
+        }
+    }
+
+    fn answered(&self) {
         if let Some(from) = self.from {
-            self.egress.answered(self.target, from, self.speech());
+            self.egress.answered((self.target, self.by), from, self.speech());
         }
     }
 

@@ -4,7 +4,6 @@
 //! destination is reached through [`egress`], directly (`dial.rs`) or by a parent proxy ([`upstream`]).
 
 pub mod access;
-mod beyond;
 pub mod bound;
 pub mod cache;
 pub mod clients;

@@ -3,10 +3,10 @@
 //! vain has either asked at once.
 //!
 //! A server that accepts connections and then answers nothing counts as not reached if its machine does not even acknowledge what it is
-//! sent, or if several are so silent. From then on only an exchange of data counts, where it is known how to ask for one.
+//! sent, or if several are so silent. From then on only an exchange of data counts, or in an unknown protocol an acknowledgement.
 
 mod check;
-pub mod exchange;
+pub(super) mod exchange;
 pub mod subject;
 
 use std::fmt;
@@ -17,8 +17,10 @@ use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep_until, timeout};
 
+use self::exchange::{Ask, Reply};
 use super::egress::{DialResult, Egress, Outcome};
-use super::silence::Speech;
+use super::served::ServedLinks;
+use super::silence::{NOTHING, Speech};
 use super::tls::ServerTls;
 use crate::limited;
 use crate::limits::lines::NOBODY;
@@ -39,7 +41,7 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(2);
 const PROMPT_INTERVAL: Duration = Duration::from_secs(5);
 /// Number of equal results in a row that change the verdict on a server.
 const RESULTS_TO_CHANGE: u32 = 2;
-/// How long the silence of a server counts, and how long connections to it prove nothing where nothing else can be asked.
+/// How long the silence of a server counts.
 const SILENCE_WINDOW: Duration = Duration::from_secs(20);
 /// Failed dials of clients within this time count as one result: a hundred at once are one event.
 const DIAL_FAILURE_WINDOW: Duration = Duration::from_millis(300);
@@ -47,7 +49,7 @@ const DIAL_FAILURE_WINDOW: Duration = Duration::from_millis(300);
 /// Probes until `reach` has no receiver. It is [`Reach::Reachable`] when at least one server is. `dials` carries the
 /// results of the connections that clients asked for.
 pub async fn run(
-    (egress, tls): (Arc<Egress>, Arc<ServerTls>),
+    (egress, tls, served): (Arc<Egress>, Arc<ServerTls>, ServedLinks),
     interval: Option<Duration>,
     mut servers: watch::Receiver<Vec<Target>>,
     mut dials: mpsc::Receiver<DialResult>,
@@ -62,8 +64,13 @@ pub async fn run(
         let probed_at = Instant::now();
         egress.note_unreached(unreached(&probed, &results));
         for ((server, verdict), result) in probed.iter().zip(&mut verdicts).zip(results) {
+            if result.is_ok() {
+                egress.note_proof(server);
+            }
             note(server, verdict, result);
         }
+        let is_mute = overall(&verdicts) == Reach::Unreachable && verdicts.iter().any(ServerVerdict::is_mute);
+        egress.set_mute(is_mute.then(|| served.networks()));
         let pause = |reached| interval_after(reached, interval);
         let mut next_probe = Instant::now() + pause(publish(&verdicts, &reach)).mul_f64(jitter());
         loop {
@@ -80,6 +87,10 @@ pub async fn run(
                     match dial.outcome {
                         Outcome::Answered { target, .. } => {
                             let Some(place) = place(&target) else { continue };
+                            // What is reported late came before; a probe tells soon.
+                            if verdicts[place].reach == Reach::Unreachable {
+                                continue;
+                            }
                             verdicts[place].silence = None;
                             verdicts[place].note(true);
                         }
@@ -105,6 +116,8 @@ pub async fn run(
                             verdicts[place].doubt();
                             next_probe = next_probe.min(probed_at + PROBE_INTERVAL_IN_DOUBT);
                         }
+                        // All servers are asked twice a second then.
+                        Outcome::Wanted(_) => continue,
                     }
                     next_probe = next_probe.min(now + pause(publish(&verdicts, &reach)));
                 }
@@ -120,10 +133,14 @@ async fn probe(
     server: &Target,
     silence: Option<&Silence>,
 ) -> Result<(), String> {
-    if let Some(silence) = silence.filter(|silence| silence.is_to_be_disproved(Instant::now())) {
-        return match exchange::run(egress, tls, server, silence.speech).await {
-            Some(exchanged) => exchanged,
-            None => Err(exchange::NOTHING.into()),
+    if let Some(silence) = silence.filter(|silence| silence.counts) {
+        let ask = match silence.speech {
+            Speech::Other => Ask::Acknowledgement,
+            speech => Ask::Data(speech),
+        };
+        return match exchange::run(egress, tls, server, ask).await {
+            Reply::Answered(_) | Reply::NotAsked => Ok(()),
+            Reply::Nothing(reason) => Err(reason),
         };
     }
     match timeout(PROBE_DEADLINE, egress.dial(server, PROBE_DEADLINE)).await {
@@ -156,7 +173,7 @@ fn note(probed: &impl fmt::Display, verdict: &mut ServerVerdict, result: Result<
 /// Runs the probes of `--probe` until `reach` has no receiver. It is [`Reach::Reachable`] when at least one succeeds. `dials`
 /// carries the results of the connections that clients asked for: one that fails has all of them run at once.
 pub async fn run_checks(
-    egress: Arc<Egress>,
+    (egress, served): (Arc<Egress>, ServedLinks),
     interval: Option<Duration>,
     (probes, expected): (Vec<Probe>, Option<Expected>),
     mut dials: mpsc::Receiver<DialResult>,
@@ -164,14 +181,23 @@ pub async fn run_checks(
 ) {
     let mut verdicts = vec![ServerVerdict::default(); probes.len()];
     let mut prompted_at: Option<Instant> = None;
-    let mut waiting = Vec::new();
+    let (mut waiting, mut for_data) = (Vec::new(), false);
     while !reach.is_closed() {
         let results =
-            join_all(probes.iter().map(|probe| check::run(probe, &egress, expected.as_ref()))).await;
+            join_all(probes.iter().map(|probe| check::run(probe, &egress, expected.as_ref(), for_data)))
+                .await;
+        for_data &= !results.iter().any(Result::is_ok);
         egress.note_unreached(unreached(&probes, &results));
+        let is_nothing = |result: &Result<(), String>| matches!(result, Err(why) if why == NOTHING);
+        let is_mute = results.iter().any(is_nothing);
         for ((probe, verdict), result) in probes.iter().zip(&mut verdicts).zip(results) {
+            if result.is_ok() {
+                egress.note_proof(probe);
+            }
             note(probe, verdict, result);
         }
+        let is_mute = is_mute && overall(&verdicts) == Reach::Unreachable;
+        egress.set_mute(is_mute.then(|| served.networks()));
         let pause = interval_after(publish(&verdicts, &reach), interval);
         for verdict in waiting.drain(..) {
             // The connection was given up meanwhile.
@@ -187,6 +213,7 @@ pub async fn run_checks(
                         dial.outcome,
                         Outcome::Slow(_) | Outcome::Failed { .. } | Outcome::Silent { is_acknowledged: false, .. }
                     );
+                    for_data |= matches!(dial.outcome, Outcome::Silent { is_acknowledged: false, .. });
                     let is_due = prompted_at.is_none_or(|at| at.elapsed() >= PROMPT_INTERVAL);
                     if fails && is_due && *reach.borrow() == Reach::Reachable {
                         prompted_at = Some(Instant::now());
@@ -194,6 +221,8 @@ pub async fn run_checks(
                         waiting.extend(dial.verdict);
                         break;
                     }
+                    // The connection was given up meanwhile.
+                    let _ = dial.verdict.map(|verdict| verdict.send(*reach.borrow()));
                 }
                 () = reach.closed() => return,
             }
@@ -271,13 +300,6 @@ struct Silence {
     since: Instant,
     /// Connections alone prove nothing any more.
     counts: bool,
-}
-
-impl Silence {
-    /// Whether only an exchange of data disproves it. One that nobody knows how to ask for is left alone for a while.
-    fn is_to_be_disproved(&self, now: Instant) -> bool {
-        self.counts && (self.speech != Speech::Other || now < self.since + SILENCE_WINDOW)
-    }
 }
 
 impl Default for ServerVerdict {
@@ -416,14 +438,17 @@ mod tests {
     }
 
     #[test]
-    fn silence_in_an_unknown_protocol_counts_when_it_is_repeated_and_for_a_while() {
+    fn silence_in_an_unknown_protocol_counts_when_it_is_repeated_and_until_it_is_disproved() {
         let (mut verdict, now) = (ServerVerdict::default(), Instant::now());
         verdict.note(true);
         verdict.note_silence(Speech::Other, false, now);
         assert!(!verdict.is_mute());
         verdict.note_silence(Speech::Other, false, now);
-        let silence = verdict.silence.unwrap();
-        assert!(silence.is_to_be_disproved(now) && !silence.is_to_be_disproved(now + SILENCE_WINDOW));
+        assert!(verdict.is_mute());
+        verdict.note_silence(Speech::Other, true, now + SILENCE_WINDOW);
+        assert!(verdict.is_mute(), "time disproves nothing");
+        verdict.note(true);
+        assert!(!verdict.is_mute());
     }
 
     #[test]

@@ -321,7 +321,7 @@ impl Stream<'_> {
     /// Connects to the server, unless the client gives up meanwhile.
     async fn connect(&mut self) -> Result<Server, End> {
         tokio::select! {
-            connected = Box::pin(Server::connect(&self.gateway, &self.target, self.is_secure)) => {
+            connected = Box::pin(Server::connect(&self.gateway, (&self.target, self.asker.member), self.is_secure)) => {
                 connected.map_err(End::Refused)
             }
             () = self.asker.gone() => Err(End::Gone),

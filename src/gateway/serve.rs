@@ -288,7 +288,7 @@ impl Gateway {
         }
         let connected = tokio::select! {
             // Boxed: otherwise the future of an idle tunnel keeps the room of the dial.
-            connected = Box::pin(self.egress.connect(target)) => connected,
+            connected = Box::pin(self.egress.connect(target, client.id)) => connected,
             () = incoming.abandoned() => return self.abandon(*incoming, record),
         };
         let socket = match connected {
@@ -299,21 +299,21 @@ impl Gateway {
             return record.ended("the client gave up");
         };
         let traffic = record.traffic();
-        let follower = Follower::new(&self.egress, target, &socket);
+        let follower = Follower::new(&self.egress, target, client.id, &socket);
         let watch = |seen: Seen<'_>| follower.sees(seen);
         let progress = Progress::of_server(&traffic).paced_by(&client.pace).watched_by(&watch);
         let result = relay(&socket, &mut tunnel, &progress, None).await;
         drop(tunnel);
+        // Records count from the app's side: bytes received from the link were sent to the server.
+        let moved = progress.moved();
+        if moved.sent > 0 {
+            follower.ended(&socket);
+        }
         match &result {
             Ok(()) => {}
             // All that the app sent was written to the server, and may still be on its way there.
             Err(Broken::Unwanted(_)) => net::close_unread(socket),
             Err(_) => net::reset(socket),
-        }
-        // Records count from the app's side: bytes received from the link were sent to the server.
-        let moved = progress.moved();
-        if moved.sent > 0 {
-            follower.answered();
         }
         record.moved(Moved { sent: moved.received, received: moved.sent });
         record.ended(outcome(&result));

@@ -12,6 +12,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::link::alive::LinkState;
 use crate::link::tls::PeerIdentity;
+use crate::net;
 use crate::peers::directory::Directory;
 use crate::sys::state::{StateDir, StateError};
 use crate::telemetry::snapshot::LinkSeen;
@@ -133,6 +134,20 @@ impl ServedLinks {
     /// Whether a client's link comes from this network.
     pub fn come_from(&self, network: &IpNet) -> bool {
         self.lock().links.values().any(|(_, address, _)| network.contains(&address.ip().to_canonical()))
+    }
+
+    /// The members that have requests open now.
+    pub(super) fn busy(&self) -> BTreeSet<NodeId> {
+        let table = self.lock();
+        let busy = table.links.values().filter(|(_, _, link_state)| link_state.tunnels() > 0);
+        busy.map(|(client, ..)| client.id).collect()
+    }
+
+    /// Those networks of this machine that links of clients come from.
+    pub(super) fn networks(&self) -> Vec<IpNet> {
+        let mut own = net::own_networks().unwrap_or_default();
+        own.retain(|network| self.come_from(network));
+        own
     }
 
     /// The number of links, and at most `limit` of them: those with the most tunnels first, then the oldest.

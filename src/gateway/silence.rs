@@ -6,16 +6,19 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::wire::first::may_be_http;
 use crate::wire::hello::HANDSHAKE_RECORD;
 
+/// What status and page show of a server that accepts connections and answers nothing.
+pub const NOTHING: &str = "it accepts connections, and then nothing comes back";
 /// How long the server's machine may acknowledge nothing before it counts as silent. In this time the same is sent five times, unless
 /// the way is very long.
 pub(super) const UNACKNOWLEDGED: Duration = Duration::from_secs(4);
 /// How long after everything was acknowledged an answer may take before the server counts as silent: most answer sooner, and it takes
 /// several to count.
 const UNANSWERED: Duration = Duration::from_secs(8);
-/// How long a connection over which nothing ever came is kept while nothing is acknowledged, or the way out is lost: short
-/// outages pass. Nobody but the app can repeat what was sent on it.
+/// How long a connection over which nothing ever came is kept while nothing is acknowledged: short outages pass. Nobody but the app can
+/// repeat what was sent on it.
 pub(super) const GIVE_UP: Duration = Duration::from_secs(10);
 /// Minimum time between two reports of one connection.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -53,11 +56,18 @@ pub(super) struct Reported(Mutex<Option<Instant>>);
 impl Speech {
     /// Of a connection that begins with these bytes.
     pub(super) fn of(first: &[u8]) -> Self {
-        const METHODS: [&[u8]; 8] =
-            [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"PROPFIND"];
         match first {
             [HANDSHAKE_RECORD, 3, ..] => Self::Tls,
-            _ if METHODS.iter().any(|method| first.starts_with(method)) => Self::Http,
+            _ if may_be_http(first) => Self::Http,
+            _ => Self::Other,
+        }
+    }
+
+    /// What is mostly spoken at this port.
+    pub(super) fn at(port: u16) -> Self {
+        match port {
+            443 | 8443 => Self::Tls,
+            80 | 3128 | 8000 | 8080 => Self::Http,
             _ => Self::Other,
         }
     }
@@ -75,15 +85,10 @@ impl Facts {
         (!is_acknowledged || self.quiet >= UNANSWERED).then_some(is_acknowledged)
     }
 
-    /// Whether the connection is given up. A slow server is waited for as long as the app does. One that has answered before may do
-    /// so again after a short outage.
+    /// Whether the connection is given up: never while the server's machine acknowledges what it is sent, whatever other servers do. A
+    /// slow server is waited for as long as the app does. One that has answered before may do so again after a short outage.
     pub(super) fn gives_up(&self) -> bool {
-        let unacknowledged = self.unacknowledged();
-        match (self.has_answered, self.is_lost) {
-            (false, false) => unacknowledged >= GIVE_UP,
-            (false, true) => unacknowledged >= UNACKNOWLEDGED || self.quiet >= GIVE_UP,
-            (true, is_lost) => is_lost && unacknowledged >= GIVE_UP,
-        }
+        self.unacknowledged() >= GIVE_UP && (!self.has_answered || self.is_lost)
     }
 }
 
@@ -127,11 +132,11 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_way_out_ends_what_waits_over_it_sooner_and_what_has_answered_before_later() {
+    fn a_lost_way_out_ends_what_has_answered_before_and_nothing_that_is_acknowledged() {
         let lost = |facts| Facts { is_lost: true, ..facts };
         let used = |facts| Facts { has_answered: true, ..facts };
-        assert!(lost(facts(4, Some(4))).gives_up());
-        assert!(!lost(facts(9, None)).gives_up() && lost(facts(10, None)).gives_up());
+        assert!(!lost(facts(9, Some(9))).gives_up() && lost(facts(10, Some(10))).gives_up());
+        assert!(!lost(facts(4000, None)).gives_up(), "a slow server");
         assert!(!used(facts(100, Some(100))).gives_up(), "an outage that may pass");
         assert!(!used(lost(facts(100, None))).gives_up(), "it waits for the next event");
         assert!(!used(lost(facts(9, Some(9)))).gives_up() && used(lost(facts(10, Some(10)))).gives_up());
@@ -142,7 +147,10 @@ mod tests {
         for (first, speech) in [
             (&b"GET / HT"[..], Speech::Http),
             (b"OPTIONS ", Speech::Http),
-            (b"EHLO me\r", Speech::Other),
+            (b"PROPFIND /a HTTP/1.1\r\n", Speech::Http),
+            (b"MKCALENDAR /a HTTP/1.1\r\n", Speech::Http),
+            (b"EHLO me\r\n", Speech::Other),
+            (b"PRI * HTTP/2.0\r\n", Speech::Other),
             (b"\x16\x03\x01\x02\x00\x01\x00\x01", Speech::Tls),
             (b"\x16", Speech::Other),
             (b"SSH-2.0-", Speech::Other),

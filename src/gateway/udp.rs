@@ -20,6 +20,7 @@ use crate::pace::Pace;
 use crate::telemetry::Telemetry;
 use crate::telemetry::record::Record;
 use crate::telemetry::refusal::RefusalReason;
+use crate::wire::id::NodeId;
 use crate::wire::target::Target;
 
 /// How long a server may leave datagrams unanswered before the way out is proved.
@@ -47,6 +48,7 @@ struct Relay<'a> {
     telemetry: &'a Telemetry,
     egress: &'a Egress,
     target: &'a Target,
+    by: NodeId,
 }
 
 /// Notices that a server does not answer any more.
@@ -99,7 +101,8 @@ impl Gateway {
         let traffic = Usage::of(&record.traffic());
         let telemetry = &self.telemetry;
         let (pace, egress) = (&client.pace, &*self.egress);
-        let relay = Relay { socket: &socket, traffic: &traffic, pace, telemetry, egress, target };
+        let by = client.id;
+        let relay = Relay { socket: &socket, traffic: &traffic, pace, telemetry, egress, target, by };
         let (mut outbox, inbox) = (tunnel.outbox, tunnel.inbox);
         let waiting = inbox.tally();
         let end = tokio::select! {
@@ -173,7 +176,7 @@ impl Relay<'_> {
                 Ok(_) => {
                     self.traffic.sent(payload.len());
                     if unanswered.sends(self.traffic.moved().received, Instant::now()) {
-                        self.egress.is_slow(self.target);
+                        self.egress.is_slow(self.target, self.by);
                     }
                 }
                 Err(error) if is_unreachable(&error) => return End::Server(error),

@@ -3,7 +3,7 @@
 //! The proof is an answer from beyond the network of its clients: of a destination that a client asked for, or of a name
 //! server. An accepted connection is none, because captive portals and boxes that split TCP accept any. `way_out.rs`
 //! decides; this file collects the results and asks the witnesses: for a connection, or for data where connections are made and carry
-//! nothing.
+//! nothing. Once the way out is lost, it goes on asking until it is proved that it is there again.
 
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
@@ -18,14 +18,13 @@ use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep_until, timeout};
 
-use super::beyond::ClientInterfaces;
 use super::egress::{DialResult, Egress, Outcome};
-use super::probe::exchange;
+use super::probe::exchange::{self, Ask, Reply};
 use super::served::ServedLinks;
+use super::silence::NOTHING;
 use super::tls::ServerTls;
-use super::way_out::{RETRY, Seen, WayOut};
+use super::way_out::{Answer, Around, Others, Seen, WayOut};
 use crate::dns::conf::Conf;
-use crate::failure::Kind;
 use crate::limited;
 use crate::limits::lines::NOBODY;
 use crate::net;
@@ -33,181 +32,295 @@ use crate::peers::discovery::jitter;
 use crate::telemetry::snapshot::Unreached;
 use crate::trust::random::random;
 use crate::wire::datagram::Reach;
-use crate::wire::target::Target;
+use crate::wire::id::NodeId;
+use crate::wire::target::{Host, Target};
 
 /// Interval between two questions to a name server, unless `--probe-interval` says otherwise: about half a megabyte a day.
 const PROOF_INTERVAL: Duration = Duration::from_secs(30);
-/// Interval between two attempts to reach a witness while the way out is lost.
+/// Interval between two attempts to prove that a lost way out is there again.
 const LOST_INTERVAL: Duration = Duration::from_millis(500);
-/// The same once it has been lost for longer than [`RETRY`], which happens only where nothing else is connected, and where each
-/// attempt is an exchange of data.
+/// The same once it has been lost for longer than [`LONG`], and where each attempt is an exchange of data.
 const LONG_LOST_INTERVAL: Duration = Duration::from_secs(2);
+/// After how long a lost way out counts as lost for long.
+const LONG: Duration = Duration::from_secs(15);
 /// Minimum time between two rounds of questions to the witnesses, however many connections of clients fail.
 const MIN_ROUND_INTERVAL: Duration = Duration::from_millis(300);
-/// The deadline for one witness or name server.
+/// How often a doubt is looked at again because other gateways may have lost their way out meanwhile.
+const DOUBT_INTERVAL: Duration = Duration::from_secs(1);
+/// Minimum time between two rounds of questions because of that.
+const AGAIN: Duration = Duration::from_secs(5);
+/// The deadline for one name server.
 const DEADLINE: Duration = Duration::from_secs(2);
-
+/// What status calls a name server that has proved the way out.
+const NAME_SERVER: &str = "a name server";
 /// Interval between two checks that a proxy of `--upstream` can be used, unless `--probe-interval` says otherwise.
 const UPSTREAM_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Whether no other gateway could serve instead of this one.
-pub(super) type IsAlone = dyn Fn() -> bool + Send + Sync;
+/// What the other gateways could do.
+pub(super) type AskOthers = dyn Fn() -> Others + Send + Sync;
 
-/// Publishes the verdict until `reach` has no receiver. `results` carries what the clients' connections met. Name servers
-/// are not asked if it `asks_nobody`.
-pub(super) async fn run(
-    (egress, tls): (Arc<Egress>, Arc<ServerTls>),
-    interval: Option<Duration>,
-    asks_nobody: bool,
-    served: ServedLinks,
-    mut results: mpsc::Receiver<DialResult>,
-    reach: watch::Sender<Reach>,
-    is_alone: Box<IsAlone>,
-) {
-    let upstream_interval = interval.unwrap_or(UPSTREAM_INTERVAL);
-    let interval = interval.unwrap_or(PROOF_INTERVAL);
-    let mut way = WayOut::new();
-    let mut next = Instant::now();
-    let mut asked_at: Option<Instant> = None;
-    let mut clients = ClientInterfaces::default();
-    let (mut is_long_lost, mut upstream) = (false, UpstreamState::default());
-    while !reach.is_closed() {
-        let (mut waiting, mut is_silence) = (None, false);
-        let is_doubtful = tokio::select! {
-            () = sleep_until(next.into()) => {
-                let has_answered = if asks_nobody { None } else { name_server_answers().await };
-                if has_answered == Some(true) {
-                    way.note(Seen::Named, Instant::now());
-                }
-                // A name server that is silent is a reason to look at the witnesses.
-                has_answered == Some(false) && way.reach() == Reach::Reachable || way.reach() == Reach::Unreachable
-            }
-            Some(result) = results.recv() => {
-                waiting = result.verdict;
-                is_silence = matches!(result.outcome, Outcome::Silent { .. });
-                way.note(seen(result.outcome, &served), Instant::now())
-            }
-        };
-        // The way out of a gateway with upstream proxies leads through one of them, whatever else is connected.
-        if waiting.is_some() || next <= Instant::now() {
-            upstream.check(&egress).await;
-        }
-        let is_doubtful = is_doubtful && !upstream.is_lost();
-        if is_doubtful && asked_at.is_none_or(|asked_at| asked_at.elapsed() >= MIN_ROUND_INTERVAL) {
-            let for_data = is_silence || way.is_mute();
-            let (unreached, failed) = match for_data {
-                true => exchanges_with_any(&egress, &tls, &way).await,
-                false => (reaches_any(&egress, &way, asks_nobody).await, Vec::new()),
+/// What is needed to ask for proof, and to judge it.
+pub(super) struct Uplink {
+    pub(super) egress: Arc<Egress>,
+    pub(super) tls: Arc<ServerTls>,
+    pub(super) served: ServedLinks,
+    /// This node.
+    pub(super) own: NodeId,
+    /// Name servers are not asked.
+    pub(super) asks_nobody: bool,
+    pub(super) others: Box<AskOthers>,
+}
+
+/// What came of asking the witnesses.
+#[derive(Default)]
+struct Round {
+    answer: Option<Answer>,
+    unreached: Vec<Unreached>,
+    failed: Vec<Target>,
+}
+
+impl Uplink {
+    /// Publishes the verdict until `reach` has no receiver. `results` carries what the clients' connections met.
+    pub(super) async fn run(
+        self,
+        interval: Option<Duration>,
+        mut results: mpsc::Receiver<DialResult>,
+        reach: watch::Sender<Reach>,
+    ) {
+        let upstream_interval = interval.unwrap_or(UPSTREAM_INTERVAL);
+        let interval = interval.unwrap_or(PROOF_INTERVAL);
+        let mut way = WayOut::new();
+        let (mut next, mut asked_at) = (Instant::now(), None);
+        let (mut is_long_lost, mut upstream) = (false, UpstreamState::default());
+        while !reach.is_closed() {
+            let (mut waiting, mut is_silence) = (None, false);
+            let look = match way.is_suspicious(Instant::now()) {
+                true => next.min(Instant::now() + DOUBT_INTERVAL),
+                false => next,
             };
-            let (any, has_path) = (unreached.is_none(), clients.has_path_beyond(&served));
-            match for_data {
-                true => way.exchanged(any, &failed, is_alone(), has_path, Instant::now()),
-                false => way.asked(any, is_alone(), has_path, Instant::now()),
+            let is_doubtful = tokio::select! {
+                () = sleep_until(look.into()) => {
+                    self.is_doubtful(&mut way, next <= Instant::now(), asked_at).await
+                }
+                Some(result) = results.recv() => {
+                    waiting = result.verdict;
+                    is_silence = matches!(result.outcome, Outcome::Silent { .. });
+                    let seen = self.seen(result.outcome);
+                    if let Seen::Answered(target, _) = &seen
+                        && way.reach() != Reach::Unreachable
+                    {
+                        self.egress.note_proof(target);
+                    }
+                    way.note(seen, result.by, Instant::now())
+                }
+            };
+            // The way out of a gateway with upstream proxies leads through one of them, whatever else is connected.
+            if waiting.is_some() || next <= Instant::now() {
+                upstream.check(&self.egress).await;
             }
-            asked_at = Some(Instant::now());
-            if let Some(unreached) = unreached.filter(|_| way.reach() == Reach::Unreachable) {
-                egress.note_unreached(unreached);
+            let is_due = asked_at.is_none_or(|at: Instant| at.elapsed() >= MIN_ROUND_INTERVAL);
+            if is_doubtful && is_due && !upstream.is_lost() {
+                let for_data = is_silence || way.is_mute();
+                self.round(&mut way, for_data).await;
+                asked_at = Some(Instant::now());
+            }
+            let lost_for = way.lost_for(Instant::now());
+            if lost_for.is_none() {
+                self.egress.note_unreached(Vec::new());
+            }
+            self.egress.set_mute(way.is_mute().then(|| self.served.networks()));
+            let was_long_lost =
+                std::mem::replace(&mut is_long_lost, lost_for.is_some_and(|time| time >= LONG));
+            if is_long_lost && !was_long_lost {
+                limited!(warn, NOBODY, "the way out stays lost: nothing that was asked since has answered");
+            }
+            self.publish(&way, &upstream, &reach);
+            // The connection was given up meanwhile.
+            let _ = waiting.map(|waiting| waiting.send(*reach.borrow()));
+            let pause = match lost_for {
+                _ if upstream.is_lost() => LOST_INTERVAL,
+                None if upstream.usable.is_some() => interval.min(upstream_interval),
+                None => interval,
+                Some(_) if is_long_lost || way.is_mute() => LONG_LOST_INTERVAL,
+                Some(_) => LOST_INTERVAL,
+            };
+            let due = Instant::now() + pause.mul_f64(jitter());
+            next = if next <= Instant::now() { due } else { next.min(due) };
+        }
+    }
+
+    /// Whether the witnesses are to be asked although no connection has met anything: the way out is lost, a name server is silent, which
+    /// is a reason to look at them, or a destination was not reached and others have lost their way out.
+    async fn is_doubtful(&self, way: &mut WayOut, is_due: bool, asked_at: Option<Instant>) -> bool {
+        if is_due && !self.asks_nobody {
+            let has_answered = name_server_answers().await;
+            if has_answered == Some(true) {
+                self.egress.note_proof(NAME_SERVER);
+                way.note(Seen::Named, self.own, Instant::now());
+            }
+            if has_answered == Some(false) && way.reach() == Reach::Reachable {
+                return true;
             }
         }
-        let lost_for = way.lost_for(Instant::now());
-        if lost_for.is_none() {
-            egress.note_unreached(Vec::new());
+        way.reach() == Reach::Unreachable
+            || way.is_suspicious(Instant::now())
+                && asked_at.is_none_or(|at| at.elapsed() >= AGAIN)
+                && (self.others)() == Others::HaveLost
+    }
+
+    fn seen(&self, outcome: Outcome) -> Seen {
+        match outcome {
+            Outcome::Connected(target) => Seen::Connected(target),
+            Outcome::Slow(target) => Seen::Slow(target),
+            Outcome::Failed { target, no_route } => Seen::Failed { target, no_route },
+            Outcome::Wanted(target) => Seen::Wanted(target),
+            // An answer from the clients' own network proves nothing about what is beyond it.
+            Outcome::Answered { target, from, speech } if self.is_beyond(from.ip()) => {
+                Seen::Answered(target, speech)
+            }
+            Outcome::Answered { target, .. } if self.egress.is_carried(&target) => Seen::Nothing,
+            Outcome::Answered { target, .. } => Seen::AnsweredInside(target),
+            Outcome::Silent { target, speech, is_acknowledged } => {
+                Seen::Silent { target, speech, is_acknowledged }
+            }
         }
-        let was_long_lost = std::mem::replace(&mut is_long_lost, lost_for.is_some_and(|time| time >= RETRY));
-        if is_long_lost && !was_long_lost {
-            limited!(warn, NOBODY, "the way out stays lost: only the network of the clients is connected");
-        }
-        publish(&way, &upstream, &reach);
-        // The connection was given up meanwhile.
-        let _ = waiting.map(|waiting| waiting.send(*reach.borrow()));
-        let pause = match lost_for {
-            _ if upstream.is_lost() => LOST_INTERVAL,
-            None if upstream.usable.is_some() => interval.min(upstream_interval),
-            None => interval,
-            Some(_) if is_long_lost || way.is_mute() => LONG_LOST_INTERVAL,
-            Some(_) => LOST_INTERVAL,
+    }
+
+    /// Whether an address is beyond the clients' own networks.
+    fn is_beyond(&self, ip: IpAddr) -> bool {
+        is_beyond(ip, |network| self.served.come_from(network))
+    }
+
+    /// Asks the witnesses and the name servers, and concludes.
+    async fn round(&self, way: &mut WayOut, for_data: bool) {
+        // While the way out is lost, they are asked at their own interval.
+        let is_lost = way.reach() == Reach::Unreachable;
+        let (round, is_named) = {
+            let mut asking = pin!(self.ask(way, for_data));
+            let mut named =
+                pin!(async { !is_lost && !self.asks_nobody && name_server_answers().await == Some(true) });
+            tokio::select! {
+                round = &mut asking => {
+                    let is_named = round.answer.is_none() && named.await;
+                    (round, is_named)
+                }
+                is_named = &mut named => match is_named && !for_data {
+                    true => (Round::default(), true),
+                    false => (asking.await, is_named),
+                },
+            }
         };
-        let due = Instant::now() + pause.mul_f64(jitter());
-        next = if next <= Instant::now() { due } else { next.min(due) };
-    }
-}
-
-fn seen(outcome: Outcome, served: &ServedLinks) -> Seen {
-    match outcome {
-        Outcome::Connected(target) => Seen::Connected(target),
-        Outcome::Slow(target) => Seen::Slow(target),
-        Outcome::Failed { target, no_route } => Seen::Failed { target, no_route },
-        // An answer from the clients' own network proves nothing about what is beyond it.
-        Outcome::Answered { target, from, speech }
-            if is_beyond(from.ip(), |network| served.come_from(network)) =>
-        {
-            Seen::Answered(target, speech)
+        let Round { answer, mut unreached, failed } = round;
+        let answer = answer.or_else(|| (is_named && !for_data).then_some(Answer::NameServer));
+        match &answer {
+            Some(Answer::Data(target)) => self.egress.note_proof(target),
+            Some(Answer::NameServer) => self.egress.note_proof(NAME_SERVER),
+            Some(Answer::Connection(_)) | None => {}
         }
-        Outcome::Answered { .. } => Seen::Nothing,
-        Outcome::Silent { target, speech, is_acknowledged } => {
-            Seen::Silent { target, speech, is_acknowledged }
+        let around = Around { others: (self.others)(), busy: self.served.busy(), is_named };
+        // What cannot be asked for data has shown that it gets none.
+        for target in way.unacknowledging().into_iter().filter(|target| !failed.contains(target)) {
+            unreached.push(Unreached { server: target.to_string(), reason: NOTHING.into() });
+        }
+        way.concluded(answer.as_ref(), &failed, for_data, &around, Instant::now());
+        if way.reach() == Reach::Unreachable && !unreached.is_empty() {
+            self.egress.note_unreached(unreached);
         }
     }
-}
 
-/// `None` if any witness is reached, or a name server beyond this machine's networks, which no client has chosen. Else why not.
-async fn reaches_any(egress: &Egress, way: &WayOut, asks_nobody: bool) -> Option<Vec<Unreached>> {
-    let mut witnesses = pin!(any_reached(egress, way));
-    let mut name_servers = pin!(async { !asks_nobody && name_server_answers().await == Some(true) });
-    tokio::select! {
-        unreached = &mut witnesses => match unreached {
-            Some(unreached) => (!name_servers.await).then_some(unreached),
-            None => None,
-        },
-        is_reached = &mut name_servers => if is_reached { None } else { witnesses.await },
-    }
-}
-
-/// `None` if any destination exchanges data, of those that were silent and those that answered before. Else which ones do not, and
-/// which of them were asked now.
-async fn exchanges_with_any(
-    egress: &Egress,
-    tls: &ServerTls,
-    way: &WayOut,
-) -> (Option<Vec<Unreached>>, Vec<Target>) {
-    let speakers = way.speakers();
-    let attempt = async |(target, speech)| (target, exchange::run(egress, tls, target, speech).await);
-    let mut attempts: FuturesUnordered<_> =
-        speakers.iter().map(|(target, speech)| attempt((target, *speech))).collect();
-    let (mut unreached, mut failed) = (Vec::new(), Vec::new());
-    while let Some((target, ended)) = attempts.next().await {
-        match ended {
-            Some(Ok(())) => return (None, Vec::new()),
-            Some(Err(reason)) => {
-                unreached.push(Unreached { server: target.to_string(), reason });
-                failed.push(target.clone());
-            }
-            None => {}
-        }
-    }
-    // What cannot be asked for data has shown that it gets none.
-    for target in way.unacknowledging().into_iter().filter(|target| !failed.contains(target)) {
-        unreached.push(Unreached { server: target.to_string(), reason: exchange::NOTHING.into() });
-    }
-    (Some(unreached), failed)
-}
-
-/// `None` if any witness accepts a connection or refuses it, which is an answer too. Else why none does.
-async fn any_reached(egress: &Egress, way: &WayOut) -> Option<Vec<Unreached>> {
-    let witnesses = way.witnesses();
-    let attempt = async |witness| (witness, timeout(DEADLINE, egress.dial(witness, DEADLINE)).await);
-    let mut attempts: FuturesUnordered<_> = witnesses.iter().map(attempt).collect();
-    let mut unreached = Vec::new();
-    while let Some((witness, ended)) = attempts.next().await {
-        let reason = match ended {
-            Ok(Ok(_)) => return None,
-            Ok(Err(failure)) if failure.kind == Kind::Refused => return None,
-            Ok(Err(failure)) => failure.said_here(),
-            Err(_) => "no answer in time".into(),
+    /// Asks the witnesses until one answers. Where data is what counts, a refused connection is no answer.
+    async fn ask(&self, way: &WayOut, for_data: bool) -> Round {
+        let questions = way.questions(for_data);
+        let attempt = async |(target, ask): &(Target, Ask)| {
+            (target.clone(), *ask, exchange::run(&self.egress, &self.tls, target, *ask).await)
         };
-        unreached.push(Unreached { server: witness.to_string(), reason });
+        let mut attempts: FuturesUnordered<_> = questions.iter().map(attempt).collect();
+        let mut round = Round::default();
+        while let Some((target, ask, reply)) = attempts.next().await {
+            match reply {
+                Reply::Answered(from) if self.is_proof(&target, from) => match (ask, from) {
+                    (Ask::Connection, _) | (_, None) if for_data => {}
+                    (Ask::Connection, _) | (_, None) => {
+                        round.answer = Some(Answer::Connection(target));
+                        return round;
+                    }
+                    (Ask::Data(_) | Ask::Acknowledgement, Some(_)) => {
+                        round.answer = Some(Answer::Data(target));
+                        return round;
+                    }
+                },
+                Reply::Answered(_) | Reply::NotAsked => {}
+                Reply::Nothing(reason) => {
+                    round.unreached.push(Unreached { server: target.to_string(), reason });
+                    round.failed.push(target);
+                }
+            }
+        }
+        round
     }
-    Some(unreached)
+
+    /// Whether an answer from there came over the way out.
+    fn is_proof(&self, target: &Target, from: Option<SocketAddr>) -> bool {
+        let ip = match (from, &target.host) {
+            _ if self.egress.is_carried(target) => None,
+            (Some(from), _) => Some(from.ip().to_canonical()),
+            (None, Host::Address(ip)) => Some(*ip),
+            (None, Host::Name(_)) => None,
+        };
+        ip.is_none_or(|ip| self.is_beyond(ip))
+    }
+
+    fn publish(&self, way: &WayOut, upstream: &UpstreamState, reach: &watch::Sender<Reach>) {
+        let verdict = if upstream.is_lost() { Reach::Unreachable } else { way.reach() };
+        reach.send_if_modified(|now| {
+            let before = std::mem::replace(now, verdict);
+            if before != verdict {
+                self.log(before, way, upstream);
+            }
+            before != verdict
+        });
+    }
+
+    /// Logs a new verdict.
+    fn log(&self, before: Reach, way: &WayOut, upstream: &UpstreamState) {
+        let by = self.egress.proof().map(|proof| proof.by).unwrap_or_default();
+        let witnesses = || way.lost_to().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        match way.reach() {
+            _ if upstream.is_lost() => {
+                limited!(warn, NOBODY, "the way out is lost: no proxy of --upstream can be used");
+            }
+            Reach::Reachable if before == Reach::Unreachable => {
+                limited!(info, NOBODY, by, "a way out is there again");
+            }
+            Reach::Reachable => {
+                limited!(
+                    info,
+                    NOBODY,
+                    by,
+                    "the way out is proved: a host beyond this machine's networks answers"
+                );
+            }
+            Reach::Unknown => {
+                limited!(info, NOBODY, "a way out is there again, but nothing has answered yet");
+            }
+            Reach::Unreachable if way.is_mute() => {
+                limited!(
+                    warn,
+                    NOBODY,
+                    witnesses = witnesses(),
+                    "the way out is lost: these accept connections, and then nothing comes back"
+                );
+            }
+            Reach::Unreachable => {
+                limited!(
+                    warn,
+                    NOBODY,
+                    witnesses = witnesses(),
+                    "the way out is lost: none of these is reached"
+                );
+            }
+        }
+    }
 }
 
 /// Whether a name server of this machine that is beyond its networks answers. `None` when there is no such server.
@@ -276,51 +389,4 @@ impl UpstreamState {
             self.checked = Some(Instant::now());
         }
     }
-}
-
-fn publish(way: &WayOut, upstream: &UpstreamState, reach: &watch::Sender<Reach>) {
-    let verdict = if upstream.is_lost() { Reach::Unreachable } else { way.reach() };
-    reach.send_if_modified(|now| {
-        let changed = *now != verdict;
-        *now = verdict;
-        if changed {
-            match verdict {
-                Reach::Unreachable if upstream.is_lost() => {
-                    limited!(warn, NOBODY, "the way out is lost: no proxy of --upstream can be used");
-                }
-                Reach::Reachable => {
-                    limited!(
-                        info,
-                        NOBODY,
-                        "the way out is proved: a host beyond this machine's networks answers"
-                    )
-                }
-                Reach::Unknown => {
-                    limited!(info, NOBODY, "a way out is there again, but nothing has answered yet")
-                }
-                Reach::Unreachable if way.is_mute() => {
-                    let silent = way.speakers().into_iter().map(|(target, _)| target);
-                    let mut silent: Vec<_> =
-                        silent.chain(way.unacknowledging()).map(|target| target.to_string()).collect();
-                    silent.dedup();
-                    limited!(
-                        warn,
-                        NOBODY,
-                        witnesses = silent.join(", "),
-                        "the way out is lost: these accept connections, and then nothing comes back"
-                    );
-                }
-                Reach::Unreachable => {
-                    let witnesses: Vec<_> = way.witnesses().iter().map(ToString::to_string).collect();
-                    limited!(
-                        warn,
-                        NOBODY,
-                        witnesses = witnesses.join(", "),
-                        "the way out is lost: none of these is reached"
-                    );
-                }
-            }
-        }
-        changed
-    });
 }

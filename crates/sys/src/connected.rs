@@ -26,9 +26,3 @@ pub fn has_interface(name: &str) -> bool {
 pub fn has_default_route(interface: &str) -> bool {
     system::has_default_route(interface)
 }
-
-/// Whether a route through a router, or a default route, leads to the interface of this name. `true` where the system does not
-/// tell.
-pub fn has_router(interface: &str) -> bool {
-    system::has_router(interface)
-}

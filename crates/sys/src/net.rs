@@ -98,22 +98,6 @@ pub fn own_networks() -> io::Result<Vec<IpNet>> {
     Ok(interfaces::all()?.into_iter().map(|interface| interface.net).collect())
 }
 
-/// The networks of those interfaces that are switched on and connected, with the interface's name; without loopback and
-/// link-local addresses.
-///
-/// # Errors
-/// When the operating system cannot list its interfaces.
-pub fn networks_up() -> io::Result<Vec<(String, IpNet)>> {
-    let is_link_local = |net: &IpNet| match net.addr() {
-        IpAddr::V4(ip) => ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    };
-    let up = interfaces::all()?
-        .into_iter()
-        .filter(|one| one.is_up && !one.is_loopback && !is_link_local(&one.net));
-    Ok(up.map(|interface| (interface.name, interface.net)).collect())
-}
-
 /// Binds a TCP listener. An IPv6 wildcard address also accepts IPv4 where the system supports it.
 ///
 /// # Errors
@@ -230,6 +214,16 @@ pub fn limit_unacknowledged(stream: &TcpStream, limit: Option<Duration>) {
 /// while nothing does, and where the system does not tell. What the peer has no room for is not sent, and does not count.
 pub fn unacknowledged(stream: &TcpStream) -> Option<Duration> {
     options::unacknowledged(stream)
+}
+
+/// Whether the peer's machine has acknowledged everything that was sent; `None` where the system does not tell.
+pub fn is_acknowledged(stream: &TcpStream) -> Option<bool> {
+    options::is_acknowledged(stream)
+}
+
+/// For how long nothing has come on a connection; `None` where the system does not tell.
+pub fn unheard(stream: &TcpStream) -> Option<Duration> {
+    options::unheard(stream)
 }
 
 /// For how long nothing was sent on a connection; `None` where the system does not tell.

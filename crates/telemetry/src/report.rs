@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::snapshot::{FailedSeen, FileSeen, GatewaySeen, LinkSeen, RulesSeen, Snapshot, Usage};
+use super::snapshot::{FailedSeen, FileSeen, GatewaySeen, LinkSeen, Proof, RulesSeen, Snapshot, Usage};
 
 /// A page of text.
 pub fn text(snapshot: &Snapshot) -> String {
@@ -139,14 +139,7 @@ pub fn situation(snapshot: &Snapshot) -> String {
     match (node.goes_direct, snapshot.links.first(), &snapshot.trouble) {
         (true, _, _) => {
             let clients = snapshot.clients_in_all;
-            let how = match (node.reach.as_deref(), snapshot.servers.is_empty()) {
-                (Some("unknown"), true) => "unproved: nothing beyond its networks has answered yet",
-                (Some("unknown"), false) => "unproved: no server has answered yet",
-                (Some("unreachable"), _) => "does not reach its servers",
-                (Some(_), _) => "reaches servers directly",
-                (None, _) => "connects to servers itself",
-            };
-            format!("{state}{how}, serves {}", counted(clients as u64, "client"))
+            format!("{state}{}, serves {}", way_out(snapshot), counted(clients as u64, "client"))
         }
         (_, Some(link), _) => format!("{state}linked to gateway {} at {}", link.name, link.address),
         (_, _, Some(trouble)) => format!("{state}no gateway: {trouble}"),
@@ -158,6 +151,36 @@ pub fn situation(snapshot: &Snapshot) -> String {
             }
             None => format!("{state}no gateway has answered yet"),
         },
+    }
+}
+
+/// How long what has answered proves that servers are reached.
+const PROOF_HOLDS: f64 = 60.0;
+
+/// What has last proved a way out, and how long ago.
+pub fn answered_last(proof: &Proof) -> String {
+    format!("{} answered last, {} ago", proof.by, age(proof.ago))
+}
+
+/// What is known of the way from this node to servers, and since when.
+fn way_out(snapshot: &Snapshot) -> String {
+    let proof = snapshot.node.proof.as_ref();
+    let last = || {
+        proof
+            .map_or_else(String::new, |proof| format!(": {} answered last, {} ago", proof.by, age(proof.ago)))
+    };
+    match (snapshot.node.reach.as_deref(), proof) {
+        (Some("not probed"), None) if snapshot.servers.is_empty() => {
+            "unproved: nothing beyond its networks has answered yet".into()
+        }
+        (Some("not probed"), None) => "unproved: no server has answered yet".into(),
+        (Some("not probed"), Some(_)) => format!("unproved{}", last()),
+        (Some("unreachable"), _) => format!("does not reach its servers{}", last()),
+        (Some(_), Some(proof)) if proof.ago >= PROOF_HOLDS => {
+            format!("nothing has lately proved that it reaches servers{}", last())
+        }
+        (Some(_), _) => format!("reaches servers directly{}", last()),
+        (None, _) => "connects to servers itself".into(),
     }
 }
 
@@ -391,11 +414,31 @@ mod tests {
         assert!(situation(&snapshot).ends_with("connects to servers itself, serves 1 client"));
         snapshot.node.reach = Some("reachable".into());
         assert!(situation(&snapshot).ends_with("reaches servers directly, serves 1 client"));
-        snapshot.node.reach = Some("unknown".into());
+        snapshot.node.reach = Some("not probed".into());
         assert!(situation(&snapshot).contains("unproved: no server has answered yet, serves"));
         snapshot.servers.clear();
         let unproved = "unproved: nothing beyond its networks has answered yet, serves 1 client";
         assert!(situation(&snapshot).ends_with(unproved));
+    }
+
+    #[test]
+    fn what_is_known_of_the_way_out_is_said_with_its_age() {
+        let mut snapshot = super::super::snapshot::example();
+        snapshot.node.goes_direct = true;
+        for (reach, ago, said) in [
+            ("reachable", 3.0, "reaches servers directly: h:80 answered last, 3.0 s ago, serves "),
+            (
+                "reachable",
+                732.0,
+                "nothing has lately proved that it reaches servers: h:80 answered last, 12 min 12 s ago, serves ",
+            ),
+            ("not probed", 732.0, "unproved: h:80 answered last, 12 min 12 s ago, serves "),
+            ("unreachable", 20.0, "does not reach its servers: h:80 answered last, 20 s ago, serves "),
+        ] {
+            snapshot.node.reach = Some(reach.into());
+            snapshot.node.proof = Some(Proof { by: "h:80".into(), ago });
+            assert!(situation(&snapshot).contains(said), "{}", situation(&snapshot));
+        }
     }
 
     #[test]

@@ -135,6 +135,15 @@ pub struct Unreached {
     pub reason: String,
 }
 
+/// What has last proved that a gateway reaches the outside.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Proof {
+    /// What answered: a destination, a page, or a name server.
+    pub by: String,
+    /// Seconds since then.
+    pub ago: f64,
+}
+
 /// Which destinations a gateway allows, as `--server`, `--allow` and `--deny` say. At most 64 rules of each kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RulesSeen {
@@ -168,6 +177,9 @@ pub struct NodeSeen {
     pub most_active: Option<u8>,
     /// Whether it can reach a server itself; none if it does not probe one.
     pub reach: Option<String>,
+    /// What has last proved that.
+    #[serde(default)]
+    pub proof: Option<Proof>,
     /// Whether connections of its apps go to servers directly and not over a link.
     pub goes_direct: bool,
     /// Whether it is about to stop and takes no new connections.
@@ -392,6 +404,7 @@ fn example_node() -> NodeSeen {
         state: None,
         most_active: Some(1),
         reach: None,
+        proof: None,
         goes_direct: false,
         is_draining: false,
         in_maintenance: false,

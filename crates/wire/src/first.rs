@@ -77,6 +77,12 @@ impl NameSearch {
     }
 }
 
+/// Whether a connection that begins with `first` may speak HTTP/1: it begins with a method in capitals and a space, and its first line
+/// ends with an HTTP version, as far as they have arrived.
+pub fn may_be_http(first: &[u8]) -> bool {
+    NameSearch::default().may_be_http(first)
+}
+
 fn incomplete(first: &[u8]) -> ServerName {
     if first.len() < MAX_FIRST { ServerName::Incomplete } else { ServerName::Absent }
 }

@@ -2,15 +2,18 @@
 //! reports.
 
 use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
 use super::curl::{DIALECTS, HTTP, TUNNEL};
 use super::failover::Gate;
 use super::way_out::Open;
-use crate::lab::group::{START, laneway};
+use crate::lab::dialect::PROXY;
+use crate::lab::group::{START, enrol, laneway, up};
 use crate::lab::process::Process;
 use crate::lab::web::{wait_for_the_end, who};
 use crate::lab::{Case, Host, Lab, wait_until};
@@ -36,6 +39,24 @@ pub(super) const CASES: &[Case] = &[
         "mute_uplinks::a_question_by_udp_goes_over_the_other_gateway",
         a_question_by_udp_goes_over_the_other_one,
     ),
+    ("mute_uplinks::while_both_are_dead_requests_are_told_so_after_the_hold_time", while_both_are_dead),
+    (
+        "mute_uplinks::while_both_carry_nothing_requests_are_told_so_after_the_hold_time",
+        while_both_carry_nothing,
+    ),
+    ("mute_uplinks::with_a_probe_too_while_both_carry_nothing", with_a_probe_too),
+    ("mute_uplinks::with_an_address_as_probe_too_while_both_carry_nothing", with_an_address_as_probe_too),
+    ("mute_uplinks::a_server_of_another_protocol_brings_it_back_too", a_server_of_another_protocol),
+    (
+        "mute_uplinks::what_is_asked_for_proves_it_where_all_that_answered_before_has_gone",
+        what_is_asked_for_proves_it_where_all_that_answered_before_has_gone,
+    ),
+    ("mute_uplinks::a_standby_says_what_it_knows_of_its_uplink", a_standby_says_what_it_knows),
+    (
+        "mute_uplinks::silent_servers_of_a_member_cost_no_gateway_and_no_slow_upload_of_another",
+        silent_servers_of_a_member_cost_no_gateway_and_no_slow_upload_of_another,
+    ),
+    ("mute_uplinks::what_waits_for_an_event_is_neither_cut_nor_sent_again", what_waits_for_an_event),
 ];
 
 const URL: &str = "http://10.88.0.100/";
@@ -50,6 +71,7 @@ const TO_SERVERS: &str = "oif out tcp flags & psh == psh drop";
 const LARGE: &str = "oif out meta l4proto tcp meta length > 100 drop";
 const AFTER_THE_HANDSHAKE: &str = "iif out tcp flags & syn == 0 drop";
 const FROM_SERVERS: &str = "iif out tcp flags & psh == psh drop";
+const EVERYTHING: &str = "oif out drop";
 
 /// GETs in every dialect at the same moment: each is served over `by`.
 fn all_are_served(client: &Host, by: Ipv4Addr) {
@@ -181,7 +203,7 @@ fn connections_in_use_tell_the_gateway(lab: &Lab) {
     });
     let mut open = Open::start_with(lab, &[], &[]);
     open.serving();
-    let mut app = open.client.connect(crate::lab::dialect::PROXY).unwrap();
+    let mut app = open.client.connect(PROXY).unwrap();
     app.write_all(b"CONNECT 10.88.0.100:81 HTTP/1.1\r\nHost: 10.88.0.100:81\r\n\r\n").unwrap();
     let mut head = [0; 64];
     let count = app.read(&mut head).unwrap();
@@ -268,7 +290,7 @@ fn a_question_by_udp_goes_over_the_other_one(lab: &Lab) {
     let open = Open::start_with(lab, &["--probe", "none"], &[]);
     let serving = open.serving();
     open.gateways[serving].filter("iif out udp sport 7777 drop");
-    let mut control = open.client.connect(crate::lab::dialect::PROXY).unwrap();
+    let mut control = open.client.connect(PROXY).unwrap();
     control.write_all(b"\x05\x01\0\x05\x03\0\x01\0\0\0\0\0\0").unwrap();
     let mut reply = [0; 12];
     control.read_exact(&mut reply).unwrap();
@@ -283,4 +305,243 @@ fn a_question_by_udp_goes_over_the_other_one(lab: &Lab) {
         app.recv(&mut [0; 64]).is_ok()
     });
     assert!(open.node.log().contains("no answer: UDP tries another gateway"), "{}", open.node.log());
+}
+
+/// The end of a GET, with the status.
+fn ends(client: &Host, url: &str) -> (String, String) {
+    status(begin(client, &HTTP, &[&WITH_STATUS[..], &[url]].concat()))
+}
+
+/// Has `urls` asked for until both gateways have withdrawn. What finds that out may be told something else.
+fn until_both_have_lost_it(open: &Open, urls: &[&str], lost: &str) {
+    for _ in 0..8 {
+        let begun: Vec<_> = urls.iter().map(|url| begin(&open.client, &HTTP, &[url])).collect();
+        begun.into_iter().for_each(|request| drop(request.finish(START * 6)));
+        if open.nodes.iter().all(|node| node.log().contains(lost)) {
+            return;
+        }
+    }
+    panic!("{}\n{}", open.nodes[0].log(), open.nodes[1].log());
+}
+
+/// Both stay withdrawn for longer than any timer had offered them again, and requests wait for `--hold` and no longer.
+fn stay_withdrawn(open: &Open, url: &str, seen: &str) {
+    for _ in 0..8 {
+        let (status, body) = ends(&open.client, url);
+        assert_eq!(status, "503", "{body}");
+        assert!(body.contains("has lost its way out") && body.contains(seen), "{body}");
+    }
+    for (node, gateway) in open.nodes.iter().zip(&open.gateways) {
+        assert!(!node.log().contains("a way out is there again"), "{}", node.log());
+        let said = laneway(gateway, &["status"]).success().text();
+        assert!(said.contains("withdrawn gateway, ") && said.contains("this node does not reach "), "{said}");
+    }
+}
+
+fn are_back(open: &Open, url: &str) {
+    open.gateways.iter().for_each(|gateway| {
+        gateway.swallow("");
+        gateway.filter("");
+    });
+    wait_until("requests to succeed again", || ends(&open.client, url).0 == "200");
+}
+
+const HOLD: [&str; 2] = ["--hold", "3"];
+
+fn while_both_are_dead(lab: &Lab) {
+    let _web = lab.web(who);
+    let open = Open::start_with(lab, &[], &HOLD);
+    open.serving();
+    open.gateways.iter().for_each(|gateway| gateway.swallow(EVERYTHING));
+    until_both_have_lost_it(&open, &[URL], LOST);
+    stay_withdrawn(&open, URL, "10.88.0.100:80");
+    are_back(&open, URL);
+    let proved = "a way out is there again by=\"10.88.0.100:80\"";
+    wait_until("the proof to be named", || open.nodes.iter().any(|node| node.log().contains(proved)));
+}
+
+fn while_both_carry_nothing(lab: &Lab) {
+    let _web = lab.web(who);
+    let open = Open::start_with(lab, &[], &HOLD);
+    open.serving();
+    open.gateways.iter().for_each(|gateway| gateway.filter(AFTER_THE_HANDSHAKE));
+    until_both_have_lost_it(&open, &[URL], MUTE);
+    stay_withdrawn(&open, URL, "10.88.0.100:80 accepts connections, and then nothing comes back");
+    are_back(&open, URL);
+}
+
+fn with_a_probe_too(lab: &Lab) {
+    by_a_probe(lab, "http://10.88.0.100/probe", |gateway| gateway.filter(AFTER_THE_HANDSHAKE));
+}
+
+fn with_an_address_as_probe_too(lab: &Lab) {
+    by_a_probe(lab, "10.88.0.100:80", |gateway| gateway.swallow(TO_SERVERS));
+}
+
+fn by_a_probe(lab: &Lab, probe: &str, mute: fn(&Host)) {
+    let _web = lab.web(who);
+    let open = Open::start_with(lab, &["--probe", probe, "--probe-interval", "1"], &HOLD);
+    open.serving();
+    open.gateways.iter().for_each(mute);
+    until_both_have_lost_it(&open, &[URL], "server not reached");
+    stay_withdrawn(&open, URL, "10.88.0.100");
+    are_back(&open, URL);
+}
+
+/// It does not speak first, and answers no empty line; but its machine acknowledges one.
+fn a_server_of_another_protocol(lab: &Lab) {
+    let _web = lab.web(who);
+    let _echo = lab.serve(81, |_, mut stream| {
+        let mut line = [0; 64];
+        let count = stream.read(&mut line)?;
+        if line[..count].starts_with(b"hello") {
+            stream.write_all(b"hello")?;
+        }
+        wait_for_the_end(&mut stream)
+    });
+    let mut fleet = lab.fleet(1, &["--server", "10.88.0.100:81"]);
+    let gateway = &fleet.gateways[0].host;
+    gateway.swallow(TO_SERVERS);
+    let says_hello = |client: &Host| {
+        let mut app = client.connect(PROXY).unwrap();
+        app.write_all(b"CONNECT 10.88.0.100:81 HTTP/1.1\r\nHost: 10.88.0.100:81\r\n\r\n").unwrap();
+        let (mut head, mut answer) = ([0; 64], [0; 5]);
+        let count = app.read(&mut head).unwrap();
+        app.write_all(b"hello").unwrap();
+        head[..count].starts_with(b"HTTP/1.1 200") && app.read_exact(&mut answer).is_ok()
+    };
+    assert!(!says_hello(&fleet.client) && !says_hello(&fleet.client));
+    gateway.swallow("");
+    wait_until("the server to be reached again", || says_hello(&fleet.client));
+    assert!(fleet.gateways[0].is_running());
+}
+
+/// Neither the server that has told of the loss nor any timer is needed.
+fn what_is_asked_for_proves_it_where_all_that_answered_before_has_gone(lab: &Lab) {
+    let web = lab.web(who);
+    let _second = lab.second(Ipv4Addr::new(10, 88, 0, 101), 80, |_, mut stream| {
+        let _ = stream.read(&mut [0; 512])?;
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nsecond")
+    });
+    let open = Open::start_with(lab, &[], &[]);
+    open.serving();
+    open.gateways.iter().for_each(|gateway| gateway.filter(AFTER_THE_HANDSHAKE));
+    until_both_have_lost_it(&open, &[URL], MUTE);
+    drop(web);
+    open.gateways.iter().for_each(|gateway| gateway.filter(""));
+    let (status, body) = ends(&open.client, "http://10.88.0.101/");
+    assert_eq!((status.as_str(), body.as_str()), ("200", "second"));
+}
+
+fn a_standby_says_what_it_knows(lab: &Lab) {
+    let _web = lab.web(who);
+    let open = Open::start_with(lab, &[], &[]);
+    let serving = open.serving();
+    let said = |gateway: &Host| laneway(gateway, &["status"]).success().text();
+    wait_until("the gateway to know of the answer", || {
+        said(&open.gateways[serving])
+            .contains("active gateway, reaches servers directly: 10.88.0.100:80 answered last, ")
+    });
+    let idle = said(&open.gateways[1 - serving]);
+    assert!(
+        idle.contains("standby gateway, unproved: nothing beyond its networks has answered yet"),
+        "{idle}"
+    );
+}
+
+/// They accept connections, acknowledge everything and answer nothing, while another member waits for a slow server.
+fn silent_servers_of_a_member_cost_no_gateway_and_no_slow_upload_of_another(lab: &Lab) {
+    let gate = Arc::new(Gate::default());
+    let web = {
+        let gate = gate.clone();
+        lab.web(move |asked, stream| {
+            if asked.path != "/" {
+                gate.wait();
+            }
+            who(asked, stream)
+        })
+    };
+    let asked = Arc::new(AtomicUsize::new(0));
+    let silent: Vec<_> = (101..105)
+        .map(|host| {
+            let asked = asked.clone();
+            lab.second(Ipv4Addr::new(10, 88, 0, host), 80, move |_, mut stream| {
+                let count = stream.read(&mut [0; 512])?;
+                asked.fetch_add(usize::from(count > 0), Relaxed);
+                wait_for_the_end(&mut stream)
+            })
+        })
+        .collect();
+    let open = Open::start_with(lab, &[], &[]);
+    let attacker = lab.client("c2");
+    enrol(&attacker, &open.gateways[0], &["--client-only"]);
+    let _node = up(&attacker, &[]);
+    open.serving();
+    let upload = begin(&open.client, &HTTP, &["--data", "x", "http://10.88.0.100/slow"]);
+    wait_until("the upload to be there", || !web.asked("/slow").is_empty());
+    let url = |host: usize| format!("http://10.88.0.{}/", 101 + host);
+    let attack: Vec<_> =
+        (0..silent.len()).map(|host| begin(&attacker, &HTTP, &["--data", "x", &url(host)])).collect();
+    // Once the silent ones are asked by a gateway itself, and for longer than anything was ever given up.
+    wait_until("a gateway to have checked", || asked.load(Relaxed) > attack.len());
+    thread::sleep(Duration::from_secs(20));
+    assert!(open.nodes.iter().all(|node| !node.log().contains(LOST)), "{}", open.nodes[0].log());
+    assert_eq!(web.asked("/slow").len(), 1);
+    gate.open();
+    let text = upload.finish(START * 3).success().text();
+    assert!(text.ends_with("/slow"), "{text}");
+    drop(silent);
+    attack.into_iter().for_each(|request| drop(request.finish(START * 6)));
+}
+
+/// An event stream, an app that has ended its direction, and a tunnel that is idle and then used.
+fn what_waits_for_an_event(lab: &Lab) {
+    let gate = Arc::new(Gate::default());
+    let opened = gate.clone();
+    let events = lab.serve(80, move |_, mut stream| {
+        let _ = stream.read(&mut [0; 512])?;
+        write!(
+            stream,
+            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\ndata: 1\n\n"
+        )?;
+        opened.wait();
+        write!(stream, "data: 2\n\n")
+    });
+    let opened = gate.clone();
+    let tunnels = lab.serve(81, move |_, mut stream| {
+        let mut first = [0; 1];
+        stream.read_exact(&mut first)?;
+        if first == *b"h" {
+            wait_for_the_end(&mut stream)?;
+            opened.wait();
+        }
+        stream.write_all(&first)?;
+        std::io::copy(&mut stream.try_clone()?, &mut stream).map(drop)
+    });
+    let open = Open::start_with(lab, &[], &[]);
+    open.used();
+    let connect = || {
+        let mut app = open.client.connect(PROXY).unwrap();
+        app.write_all(b"CONNECT 10.88.0.100:81 HTTP/1.1\r\nHost: 10.88.0.100:81\r\n\r\n").unwrap();
+        let count = app.read(&mut [0; 256]).unwrap();
+        assert!(count > 0);
+        app
+    };
+    let (mut half, mut idle) = (connect(), connect());
+    half.write_all(b"h").unwrap();
+    half.shutdown(Shutdown::Write).unwrap();
+    idle.write_all(b"i").unwrap();
+    idle.read_exact(&mut [0; 1]).unwrap();
+    let stream = begin(&open.client, &HTTP, &["--no-buffer", "http://10.88.0.100/events"]);
+    wait_until("all to be there", || !events.from().is_empty() && tunnels.from().len() == 2);
+    thread::sleep(Duration::from_secs(25));
+    gate.open();
+    assert_eq!(stream.finish(START).success().text(), "data: 1\n\ndata: 2\n\n");
+    let mut answer = Vec::new();
+    half.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer, b"h");
+    idle.write_all(b"again").unwrap();
+    idle.read_exact(&mut [0; 5]).unwrap();
+    assert_eq!((events.from().len(), tunnels.from().len()), (1, 2));
+    assert!(open.nodes.iter().all(|node| !node.log().contains(LOST)));
 }

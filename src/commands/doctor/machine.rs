@@ -12,7 +12,7 @@ use crate::commands::ask;
 use crate::commands::beside;
 use crate::config::{Config, RoleSetting};
 use crate::failure;
-use crate::gateway::probe::exchange;
+use crate::gateway::silence::NOTHING;
 use crate::lan::{self, Lan, LanSocket};
 use crate::local::endpoint::Endpoint;
 use crate::peers::options::PORT;
@@ -21,7 +21,7 @@ use crate::redirect::{self, Leftover};
 use crate::sys::port_holder::{self, Protocol};
 use crate::sys::state::{StateDir, quoted};
 use crate::sys::{tools, users};
-use crate::telemetry::report;
+use crate::telemetry::report::{self, answered_last};
 use crate::telemetry::snapshot::{Snapshot, Unreached};
 use crate::trust::group::{self, Group};
 
@@ -238,7 +238,7 @@ pub(super) fn firewall(discovery: u16, may_serve: bool) -> Option<Finding> {
 /// the gateway's check does. Where only names were tried, the `name_servers` come first.
 pub(super) fn way_out(seen: &Snapshot, name_servers: Option<&Finding>) -> Option<Finding> {
     let is_seen_by_connecting =
-        |fault: &Unreached| seen.servers.contains(&fault.server) && fault.reason != exchange::NOTHING;
+        |fault: &Unreached| seen.servers.contains(&fault.server) && fault.reason != NOTHING;
     if seen.node.state.is_none()
         || !seen.servers.is_empty() && seen.unreached.iter().all(is_seen_by_connecting)
     {
@@ -254,7 +254,7 @@ pub(super) fn way_out(seen: &Snapshot, name_servers: Option<&Finding>) -> Option
         let by_names = by_names.and_then(|found| found.hint.clone());
         let upstream = seen.unreached.iter().find(|fault| fault.server.starts_with("--upstream"));
         let page = seen.unreached.iter().find(|fault| fault.server.contains("://"));
-        let is_mute = seen.unreached.iter().any(|fault| fault.reason == exchange::NOTHING);
+        let is_mute = seen.unreached.iter().any(|fault| fault.reason == NOTHING);
         let hint = match (upstream, page) {
             (Some(fault), _) if fault.reason.contains("login") => LOGIN.into(),
             (Some(_), _) => format!("start that proxy, or correct --upstream; if the proxy is up, {uplink}"),
@@ -270,7 +270,10 @@ pub(super) fn way_out(seen: &Snapshot, name_servers: Option<&Finding>) -> Option
     };
     match seen.node.reach.as_deref()? {
         "reachable" => {
-            Some(Finding::ok(Layer::WayOut, "the gateway on this machine reaches hosts beyond its networks"))
+            let last = seen.node.proof.as_ref().map(|proof| format!(": {}", answered_last(proof)));
+            let last = last.unwrap_or_default();
+            let what = format!("the gateway on this machine reaches hosts beyond its networks{last}");
+            Some(Finding::ok(Layer::WayOut, what))
         }
         "unreachable" => Some(lost()),
         _ => None,
@@ -412,7 +415,7 @@ mod tests {
         // With a configured server a connection tells, and the gateway's check makes one; unless something else decides.
         seen.servers = vec!["10.88.0.100:80".into()];
         assert_eq!(way_out(&seen, None), None);
-        seen.unreached[0].reason = exchange::NOTHING.into();
+        seen.unreached[0].reason = NOTHING.into();
         assert_eq!(way_out(&seen, None).unwrap().hint.as_deref(), Some(MUTE));
         seen.unreached =
             vec![Unreached { server: "http://10.88.0.100/probe".into(), reason: "404 Not Found".into() }];

@@ -4,33 +4,44 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use super::exchange::empty_line;
 use super::subject::{Expected, Probe};
 use crate::failure::printable;
 use crate::gateway::egress::Egress;
+use crate::gateway::silence::NOTHING;
 
 /// The deadline of one probe, from the connection to the end of its answer.
 const DEADLINE: Duration = Duration::from_secs(5);
+const LATE: &str = "no answer in time";
 /// Maximum number of bytes of an answer that are read.
 const MAX_ANSWER: usize = 64 * 1024;
 
-/// Runs one probe. Without `expected`, a URL must answer with a status from 200 to 299.
+/// Runs one probe. Without `expected`, a URL must answer with a status from 200 to 299. `for_data` an address has to acknowledge at least an
+/// empty line.
 ///
 /// # Errors
 /// Why it proves nothing, as a sentence.
-pub(super) async fn run(probe: &Probe, egress: &Egress, expected: Option<&Expected>) -> Result<(), String> {
+pub(super) async fn run(
+    probe: &Probe,
+    egress: &Egress,
+    expected: Option<&Expected>,
+    for_data: bool,
+) -> Result<(), String> {
     let (Probe::Url { target, .. } | Probe::Connect(target)) = probe else {
         return Err("nothing is to be asked".into());
     };
-    let attempt = async {
-        let stream = egress.dial_unjudged(target, DEADLINE).await.map_err(|failure| failure.said_here())?;
-        match probe {
-            Probe::Connect(_) | Probe::Nothing => Ok(()),
-            Probe::Url { host, path, .. } => ask(stream, host, path, expected).await,
-        }
+    let started = Instant::now();
+    let stream = timeout(DEADLINE, egress.dial_unjudged(target, DEADLINE)).await;
+    let stream = stream.map_err(|_late| LATE.to_owned())?.map_err(|failure| failure.said_here())?;
+    let Probe::Url { host, path, .. } = probe else {
+        return if for_data { empty_line(stream, true).await } else { Ok(()) };
     };
-    timeout(DEADLINE, attempt).await.unwrap_or_else(|_| Err("no answer in time".into()))
+    let answered = ask(stream, host, path, expected);
+    timeout(DEADLINE.saturating_sub(started.elapsed()), answered)
+        .await
+        .unwrap_or_else(|_late| Err(NOTHING.into()))
 }
 
 /// Sends the request, and judges its answer.

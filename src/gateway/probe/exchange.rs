@@ -1,5 +1,7 @@
 //! A real exchange of data with a server: what a connection alone does not prove.
 
+use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -8,55 +10,108 @@ use tokio::time::timeout;
 
 use crate::failure::{Failure, Kind, Side};
 use crate::gateway::egress::Egress;
-use crate::gateway::silence::Speech;
+use crate::gateway::silence::{NOTHING, Speech};
 use crate::gateway::tls::ServerTls;
+use crate::net;
 use crate::wire::target::Target;
 
 /// The deadline of one exchange, from the connection to the first byte of the answer, or to the end of a handshake.
 const DEADLINE: Duration = Duration::from_secs(4);
-/// What status and page show of a server that accepts connections and answers nothing.
-pub const NOTHING: &str = "it accepts connections, and then nothing comes back";
+/// How long a server of an unknown protocol has for the first word: many speak first.
+const GREETING: Duration = Duration::from_millis(500);
+/// How long it has to answer an empty line.
+const ANSWER: Duration = Duration::from_secs(2);
 
-/// Asks a server for something that changes nothing there, in its own protocol: `OPTIONS *`, which is for that (RFC 9110 §9.3.7), or a
-/// handshake of TLS, whose answer needs large packets. Any answer is one. `None` in a protocol that is not known here.
-pub(in crate::gateway) async fn run(
-    egress: &Egress,
-    tls: &ServerTls,
-    target: &Target,
-    speech: Speech,
-) -> Option<Result<(), String>> {
-    if speech == Speech::Other {
-        return None;
-    }
+/// What is asked of a server. Nothing of it changes anything there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::gateway) enum Ask {
+    /// A connection, and no more.
+    Connection,
+    /// Data in its own protocol: `OPTIONS *`, which is for that (RFC 9110 §9.3.7); a handshake of TLS, whose answer needs large packets;
+    /// in an unknown protocol its first word, or any reaction to an empty line.
+    Data(Speech),
+    /// The same in an unknown protocol, or at least that its machine acknowledges the empty line.
+    Acknowledgement,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::gateway) enum Reply {
+    /// It has answered: also by refusing, or by ending the connection. With the address that a connection was made to, if one was.
+    Answered(Option<SocketAddr>),
+    /// It has not, and why, as a sentence.
+    Nothing(String),
+    /// This gateway refuses it by its own rules, which says nothing about the way out.
+    NotAsked,
+}
+
+/// Asks a server.
+pub(in crate::gateway) async fn run(egress: &Egress, tls: &ServerTls, target: &Target, ask: Ask) -> Reply {
     let attempt = async {
         let stream = match egress.dial(target, DEADLINE).await {
             Ok(stream) => stream,
-            Err(failure) => return is_answer(&failure),
+            Err(failure) => return reply(&failure, None),
         };
-        match speech {
-            Speech::Tls => tls.connect(stream, target).await.map(drop).or_else(|failure| is_answer(&failure)),
-            Speech::Http | Speech::Other => ask(stream, target).await,
-        }
+        let address = stream.peer_addr().ok();
+        let heard = match ask {
+            Ask::Connection => Ok(()),
+            Ask::Data(Speech::Http) => options(stream, target).await,
+            Ask::Data(Speech::Tls) => match tls.connect(stream, target).await {
+                Ok(_) => Ok(()),
+                Err(failure) => return reply(&failure, address),
+            },
+            Ask::Data(Speech::Other) => empty_line(stream, false).await,
+            Ask::Acknowledgement => empty_line(stream, true).await,
+        };
+        heard.map_or_else(Reply::Nothing, |()| Reply::Answered(address))
     };
-    Some(timeout(DEADLINE, attempt).await.unwrap_or_else(|_late| Err(NOTHING.into())))
+    let late = match ask {
+        Ask::Connection => "no answer in time",
+        Ask::Data(_) | Ask::Acknowledgement => NOTHING,
+    };
+    timeout(DEADLINE, attempt).await.unwrap_or_else(|_late| Reply::Nothing(late.into()))
 }
 
-/// A server that refuses, or that ends the exchange, is there. What this gateway refuses itself says nothing against its way out.
-fn is_answer(failure: &Failure) -> Result<(), String> {
+/// A server that refuses, or that ends the exchange, is there.
+fn reply(failure: &Failure, address: Option<SocketAddr>) -> Reply {
     match (failure.side, failure.kind) {
-        (Side::Server, Kind::Refused | Kind::Terminated | Kind::BadResponse | Kind::Certificate) => Ok(()),
-        (Side::Server, Kind::ConnectTimeout) => Err(NOTHING.into()),
-        (Side::Server, _) => Err(failure.said_here()),
-        _ => Ok(()),
+        (Side::Server, Kind::Refused | Kind::Terminated | Kind::BadResponse | Kind::Certificate) => {
+            Reply::Answered(address)
+        }
+        (Side::Server, _) => Reply::Nothing(failure.said_here()),
+        _ => Reply::NotAsked,
     }
 }
 
-async fn ask(mut stream: TcpStream, target: &Target) -> Result<(), String> {
+async fn options(mut stream: TcpStream, target: &Target) -> Result<(), String> {
     let request = format!("OPTIONS * HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n");
     // Fails only on a connection that the server has ended.
     let _ = stream.write_all(request.as_bytes()).await;
-    match stream.read(&mut [0; 512]).await {
-        Err(error) if error.kind() == std::io::ErrorKind::TimedOut => Err(NOTHING.into()),
+    let read = stream.read(&mut [0; 512]).await;
+    is_sign_of_life(&read)
+}
+
+/// Sends an empty line to a server that does not speak first.
+pub(super) async fn empty_line(mut stream: TcpStream, or_acknowledgement: bool) -> Result<(), String> {
+    if let Ok(read) = timeout(GREETING, stream.read(&mut [0; 512])).await {
+        return is_sign_of_life(&read);
+    }
+    // Fails only on a connection that the server has ended.
+    let _ = stream.write_all(b"\r\n").await;
+    match timeout(ANSWER, stream.read(&mut [0; 512])).await {
+        Ok(read) => is_sign_of_life(&read),
+        Err(_late) if or_acknowledgement && net::is_acknowledged(&stream) == Some(true) => Ok(()),
+        Err(_late) => Err(NOTHING.into()),
+    }
+}
+
+/// Whether something came of the server: data, an end or a reset. What routers say is nothing.
+fn is_sign_of_life(read: &io::Result<usize>) -> Result<(), String> {
+    use io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
+    match read {
+        Err(error) if matches!(error.kind(), TimedOut | HostUnreachable | NetworkUnreachable) => {
+            Err(NOTHING.into())
+        }
         _ => Ok(()),
     }
 }

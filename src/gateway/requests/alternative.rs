@@ -13,6 +13,7 @@ use crate::cache::policy;
 use crate::gateway::cache::Cache;
 use crate::gateway::state::Gateway;
 use crate::wire::http::RequestHead;
+use crate::wire::id::NodeId;
 use crate::wire::target::Target;
 
 /// In how much time a fetch by another URL has to bring how many bytes, or this one is fetched: 64 KiB/s.
@@ -33,6 +34,7 @@ pub(super) struct Alternative {
     gateway: Arc<Gateway>,
     cache: Arc<Cache>,
     target: Target,
+    by: NodeId,
     is_secure: bool,
     credential: Option<Vec<u8>>,
     request: RequestHead,
@@ -46,6 +48,7 @@ impl Alternative {
             gateway: stream.gateway.clone(),
             cache: stream.cache.clone(),
             target: stream.target.clone(),
+            by: stream.asker.member,
             is_secure: stream.is_secure,
             credential: stream.credential.clone(),
             request: request.clone(),
@@ -105,7 +108,8 @@ impl Alternative {
         let range = format!("bytes={start}-{}", start + TRIED - 1);
         // It is made of digits.
         let _ = request.fields.push("Range", range.as_bytes());
-        let mut server = Server::connect(&self.gateway, &self.target, self.is_secure).await.ok()?;
+        let mut server =
+            Server::connect(&self.gateway, (&self.target, self.by), self.is_secure).await.ok()?;
         server.send(&as_sent(&request, self.credential.as_deref())).await.ok()?;
         loop {
             match server.head(&Method::GET).await {

@@ -62,6 +62,8 @@ pub(super) struct Fetch {
     target: Target,
     is_secure: bool,
     credential: Option<Vec<u8>>,
+    /// The member that it is made for.
+    member: NodeId,
     /// The digest that the file must have, if an index names one, and the member who says so.
     named: Option<(Digest, NodeId)>,
     /// What the app asked for.
@@ -148,6 +150,7 @@ impl Fetch {
             target: stream.target.clone(),
             is_secure: stream.is_secure,
             credential: stream.credential.clone(),
+            member: stream.asker.member,
             named: stream.digest.clone().map(|digest| (digest, stream.asker.member)),
             request: request.clone(),
             uri: uri.to_owned(),
@@ -198,9 +201,7 @@ impl Fetch {
                 }
             };
             let times = Times { requested, received: SystemTime::now() };
-            if let Some(address) = server.address {
-                self.gateway.egress.answered(&self.target, address, server.speech());
-            }
+            server.note_answer();
             let Head::Read(raw, response) = head else { return self.hand_over(head, server).await };
             if response.status == 304
                 && let Some((id, stored)) = self.stored.take()
@@ -304,7 +305,7 @@ impl Fetch {
         loop {
             let mut server = match idle.take() {
                 Some(server) => server,
-                None => Server::connect(&self.gateway, &self.target, self.is_secure).await?,
+                None => Server::connect(&self.gateway, (&self.target, self.member), self.is_secure).await?,
             };
             self.lead.resolve(Outcome::Connected);
             // The stream may have ended.
@@ -318,9 +319,9 @@ impl Fetch {
                         let _ = self.leader.send(ToLeader::Interim(raw.freeze())).await;
                     }
                     head if head.is_unacknowledged() => {
-                        let egress = &self.gateway.egress;
-                        egress.is_silent(&self.target, server.speech(), false);
-                        if server.is_used || begun.elapsed() >= GIVE_UP || egress.is_lost() {
+                        server.note_silence();
+                        let is_lost = self.gateway.egress.is_lost();
+                        if server.is_used || begun.elapsed() >= GIVE_UP || is_lost {
                             return Err(Failure::new(Kind::ConnectTimeout, Side::Server, UNREACHED));
                         }
                         break;

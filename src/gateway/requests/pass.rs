@@ -63,12 +63,14 @@ impl Stream<'_> {
             let goes_on = match exchanged {
                 // A stream over which there was a response before is repeated by the client, over another gateway if there is one.
                 Exchanged::Nothing(NoAnswer::Unacknowledged) => {
-                    let egress = &self.gateway.egress;
-                    egress.is_silent(&self.target, server.speech(), false);
-                    !server.is_used && begun.elapsed() < GIVE_UP && !egress.is_lost()
+                    server.note_silence();
+                    !server.is_used && begun.elapsed() < GIVE_UP && !self.gateway.egress.is_lost()
                 }
                 Exchanged::Nothing(_) => server.is_used,
-                _ => false,
+                Exchanged::Complete { .. } | Exchanged::ToTheEnd => {
+                    server.note_answer();
+                    false
+                }
             };
             if !goes_on || !is_safe || self.is_pinned {
                 return self.conclude(exchanged, server);

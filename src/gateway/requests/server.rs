@@ -12,12 +12,13 @@ use tokio::time::{Instant, sleep};
 use super::socket::{READ, Socket};
 use crate::failure::Failure;
 use crate::gateway::egress::Egress;
-use crate::gateway::silence::{Facts, Reported, Speech, UNACKNOWLEDGED};
+use crate::gateway::silence::{Facts, Reported, UNACKNOWLEDGED};
 use crate::gateway::state::Gateway;
 use crate::link::unanswered::{FIRST_LOOK, INTERVAL};
 use crate::wire::http::{
     BodyLength, ChunkedDecoder, MAX_HEAD, ResponseHead, Step, head_end, may_begin_response,
 };
+use crate::wire::id::NodeId;
 use crate::wire::target::Target;
 
 /// How many reads a close takes at most.
@@ -28,6 +29,8 @@ pub(super) struct Server {
     socket: Arc<Socket>,
     egress: Arc<Egress>,
     target: Target,
+    /// The member that it was made for.
+    by: NodeId,
     /// The server's address.
     pub(super) address: Option<SocketAddr>,
     /// It has carried a response before.
@@ -79,21 +82,22 @@ impl Drop for Server {
 }
 
 impl Server {
-    /// Connects to `target`, with TLS if that `is_secure`.
+    /// Connects to `target` for a member, with TLS if that `is_secure`.
     ///
     /// # Errors
     /// Those of [`Socket::connect`].
     pub(super) async fn connect(
         gateway: &Gateway,
-        target: &Target,
+        (target, by): (&Target, NodeId),
         is_secure: bool,
     ) -> Result<Self, Failure> {
-        let socket = Socket::connect(gateway, target, is_secure).await?;
+        let socket = Socket::connect(gateway, (target, by), is_secure).await?;
         socket.limit_unacknowledged(Some(UNACKNOWLEDGED));
         Ok(Self {
             address: socket.peer_addr().ok(),
             egress: gateway.egress.clone(),
             target: target.clone(),
+            by,
             socket: Arc::new(socket),
             is_used: false,
             buffer: BytesMut::new(),
@@ -130,9 +134,16 @@ impl Server {
         self.socket.next().await
     }
 
-    /// The protocol below the requests.
-    pub(super) fn speech(&self) -> Speech {
-        self.socket.speech()
+    /// Notes that the server has answered.
+    pub(super) fn note_answer(&self) {
+        if let Some(address) = self.address {
+            self.egress.answered((&self.target, self.by), address, self.socket.speech());
+        }
+    }
+
+    /// Notes that the server's machine has not even acknowledged a request.
+    pub(super) fn note_silence(&self) {
+        self.egress.is_silent((&self.target, self.by), self.socket.speech(), false);
     }
 
     /// Reads a head. What follows it stays in the buffer. A request that does not arrive is given up in the end, although the server
@@ -140,7 +151,8 @@ impl Server {
     pub(super) async fn head(&mut self, method: &Method) -> Head {
         let mut searched = 0;
         let (since, reported) = (Instant::now(), Reported::default());
-        let mut given_up = pin!(given_up(&self.egress, &self.target, self.socket.clone(), since, &reported));
+        let asked = (&self.target, self.by);
+        let mut given_up = pin!(given_up(&self.egress, asked, self.socket.clone(), since, &reported));
         loop {
             if let Some(end) = head_end(&self.buffer, searched) {
                 let head = self.buffer.split_to(end);
@@ -208,7 +220,7 @@ fn unclear(head: &BytesMut, rest: &mut BytesMut) -> Bytes {
 /// Follows a request without an answer. Ready when that is given up.
 async fn given_up(
     egress: &Egress,
-    target: &Target,
+    asked: (&Target, NodeId),
     socket: Arc<Socket>,
     since: Instant,
     reported: &Reported,
@@ -222,7 +234,7 @@ async fn given_up(
             has_answered: false,
             is_lost: egress.is_lost(),
         };
-        if egress.unanswered((target, socket.speech()), facts, reported) {
+        if egress.unanswered(asked, socket.speech(), facts, reported) {
             return;
         }
         sleep(INTERVAL).await;

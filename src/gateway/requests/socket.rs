@@ -14,6 +14,7 @@ use crate::gateway::state::Gateway;
 use crate::gateway::tls::SecureStream;
 use crate::h2::buffer_pool::PooledBuffer;
 use crate::net;
+use crate::wire::id::NodeId;
 use crate::wire::target::Target;
 
 /// The maximum of one read, in bytes.
@@ -30,16 +31,16 @@ pub(super) enum Socket {
 }
 
 impl Socket {
-    /// Connects to `target`, with TLS if that `is_secure`.
+    /// Connects to `target` for a member, with TLS if that `is_secure`.
     ///
     /// # Errors
     /// Those of [`crate::gateway::egress::Egress::connect`], and those of the TLS handshake.
     pub(super) async fn connect(
         gateway: &Gateway,
-        target: &Target,
+        (target, by): (&Target, NodeId),
         is_secure: bool,
     ) -> Result<Self, Failure> {
-        let socket = gateway.egress.connect(target).await?;
+        let socket = gateway.egress.connect(target, by).await?;
         if !is_secure {
             return Ok(Self::Plain(socket));
         }

@@ -7,6 +7,8 @@ import { draw as drawMap } from "./map.js";
 
 // Milliseconds without an event after which the node counts as gone.
 const SILENCE = 4000;
+// How long what has answered proves that servers are reached, in seconds.
+const PROOF_HOLDS = 60;
 const TONES = {
   promoted: "good", "link-up": "good", "in-use": "good", resumed: "good", shared: "good", spread: "good",
   demoted: "wait", withdrawn: "wait", suspect: "wait", "link-lost": "bad", refused: "bad", poisoned: "bad", damaged: "bad",
@@ -58,12 +60,15 @@ function fill(body, rows) {
 const number = (text) => ({ text, kind: "n" });
 
 function way({ node, servers }) {
-  if (node.reach === "unreachable") return "does not reach its servers";
-  if (node.reach === "unknown") {
+  const last = node.proof ? `: ${node.proof.by} answered last, ${age(node.proof.ago)} ago` : "";
+  if (node.reach === "unreachable") return `does not reach its servers${last}`;
+  if (node.reach === "not probed" && node.proof) return `unproved${last}`;
+  if (node.reach === "not probed") {
     return servers.length > 0 ? "unproved: no server has answered yet"
       : "unproved: nothing beyond its networks has answered yet";
   }
-  return node.reach ? "reaches servers directly" : "connects to servers itself";
+  if (node.proof?.ago >= PROOF_HOLDS) return `nothing has lately proved that it reaches servers${last}`;
+  return node.reach ? `reaches servers directly${last}` : "connects to servers itself";
 }
 
 function header(seen) {

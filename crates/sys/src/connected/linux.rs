@@ -35,29 +35,6 @@ pub(super) fn has_default_route(interface: &str) -> bool {
     })
 }
 
-pub(super) fn has_router(interface: &str) -> bool {
-    let v4 = |line: &str| v4_router(line) == Some(interface);
-    let v6 = |line: &str| v6_router(line) == Some(interface);
-    table(IPV4).lines().any(v4) || table(IPV6).lines().any(v6)
-}
-
-/// The interface of a route through a router, or of a default route.
-fn v4_router(line: &str) -> Option<&str> {
-    let fields: Vec<_> = line.split_whitespace().collect();
-    let (flags, mask) = (field(&fields, 3)?, field(&fields, 7)?);
-    leads_on(flags, mask == 0).then_some(fields[0])
-}
-
-fn v6_router(line: &str) -> Option<&str> {
-    let fields: Vec<_> = line.split_whitespace().collect();
-    let (prefix, flags) = (field(&fields, 1)?, field(&fields, 8)?);
-    leads_on(flags, prefix == 0).then_some(*fields.get(9)?)
-}
-
-fn leads_on(flags: u32, is_default: bool) -> bool {
-    flags & UP != 0 && flags & REJECT == 0 && (flags & GATEWAY != 0 || is_default)
-}
-
 fn table(path: &str) -> String {
     let mut text = String::new();
     // Where the table is not there, the family is disabled.
@@ -103,28 +80,6 @@ mod tests {
         let number = |bytes| u32::from_ne_bytes(bytes);
         let (address, router, mask) = (number(address), number(router), number(mask));
         format!("eth0\t{address:08X}\t{router:08X}\t{flags:04X}\t0\t0\t0\t{mask:08X}\t0\t0\t0")
-    }
-
-    #[test]
-    fn a_default_route_or_one_through_a_router_leads_beyond_the_network() {
-        let none = [0; 4];
-        for (line, leads) in [
-            (v4_line([10, 1, 1, 0], none, 1, [255, 255, 255, 0]), false),
-            (v4_line([172, 21, 0, 0], [10, 1, 1, 2], 3, [255, 255, 0, 0]), true),
-            (v4_line(none, none, 1, none), true),
-            (v4_line(none, none, 0x201, none), false),
-        ] {
-            assert_eq!(v4_router(&line), leads.then_some("eth0"), "{line}");
-        }
-        let zero = "0".repeat(32);
-        let line = |prefix: &str, flags: &str| {
-            format!("{zero} {prefix} {zero} 00 {zero} 00000100 00000001 00000000 {flags} eth0")
-        };
-        for (line, leads) in
-            [(line("00", "00000003"), true), (line("00", "00200200"), false), (line("40", "00000001"), false)]
-        {
-            assert_eq!(v6_router(&line), leads.then_some("eth0"), "{line}");
-        }
     }
 
     #[test]

@@ -11,7 +11,3 @@ pub(super) fn has_interface(_: &str) -> bool {
 pub(super) fn has_default_route(_: &str) -> bool {
     false
 }
-
-pub(super) fn has_router(_: &str) -> bool {
-    true
-}

@@ -41,6 +41,16 @@ pub(super) fn unacknowledged(stream: &TcpStream) -> Option<Duration> {
     is_so.then(|| Duration::from_millis(info.last_acknowledgement.into()))
 }
 
+pub(super) fn is_acknowledged(stream: &TcpStream) -> Option<bool> {
+    let info = getsockopt(stream, options::Info).ok()?;
+    Some(info.unacknowledged == 0 && info.retries == 0 && info.probes == 0)
+}
+
+pub(super) fn unheard(stream: &TcpStream) -> Option<Duration> {
+    let info = getsockopt(stream, options::Info).ok()?;
+    Some(Duration::from_millis(info.last_received.into()))
+}
+
 pub(super) fn quiet(stream: &TcpStream) -> Option<Duration> {
     let info = getsockopt(stream, options::Info).ok()?;
     Some(Duration::from_millis(info.last_sent.into()))
@@ -98,7 +108,9 @@ mod options {
         _losses: [u32; 4],
         /// Milliseconds since data was last sent.
         pub(super) last_sent: u32,
-        _last: [u32; 2],
+        _last_acknowledgement_sent: u32,
+        /// Milliseconds since data last came.
+        pub(super) last_received: u32,
         /// Milliseconds since the last acknowledgement came.
         pub(super) last_acknowledgement: u32,
     }
@@ -164,6 +176,7 @@ mod tests {
         assert_eq!(unacknowledged(&stream), None, "nothing was sent");
         let info = getsockopt(&stream, options::Info).unwrap();
         assert_eq!((info.unacknowledged, info.retries), (0, 0));
+        assert_eq!(is_acknowledged(&stream), Some(true));
         // Nobody reads.
         let mut sent = 0;
         while let Ok(count) = stream.try_write(&[0; 64 * 1024]) {

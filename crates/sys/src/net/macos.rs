@@ -19,6 +19,14 @@ pub(super) fn unacknowledged(_: &TcpStream) -> Option<Duration> {
     None
 }
 
+pub(super) fn is_acknowledged(_: &TcpStream) -> Option<bool> {
+    None
+}
+
+pub(super) fn unheard(_: &TcpStream) -> Option<Duration> {
+    None
+}
+
 pub(super) fn quiet(_: &TcpStream) -> Option<Duration> {
     None
 }

@@ -282,7 +282,8 @@ impl Fetch {
         let end = planned.stored.next_part(offset).min(planned.range.1);
         let request = point.request_part(&policy::for_server(&self.request), offset, end);
         let head = self.head(&request);
-        let mut server = Server::connect(&self.gateway, &self.target, self.is_secure).await.ok()?;
+        let mut server =
+            Server::connect(&self.gateway, (&self.target, self.member), self.is_secure).await.ok()?;
         server.send(&head).await.ok()?;
         loop {
             match server.head(&request.method).await {

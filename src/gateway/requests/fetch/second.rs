@@ -102,9 +102,10 @@ impl Fetch {
         let request = point.as_ref().map_or(whole.clone(), |point| point.request_part(&whole, offset, end));
         let head = self.head(&request);
         let (gateway, target, is_secure) = (self.gateway.clone(), self.target.clone(), self.is_secure);
+        let by = self.member;
         let (body, holder) = (body.clone(), self.account.holder().clone());
         let attempt = async move {
-            let mut server = Server::connect(&gateway, &target, is_secure).await.ok()?;
+            let mut server = Server::connect(&gateway, (&target, by), is_secure).await.ok()?;
             server.send(&head).await.ok()?;
             let response = loop {
                 match server.head(&Method::GET).await {
