@@ -9,6 +9,7 @@ A program may need nothing that its system does not have, and may not name a dir
 import hashlib
 import io
 import json
+import os
 import re
 import struct
 import sys
@@ -105,7 +106,9 @@ def macho(file, data, processor):
 def program(file, data, target):
     processor = target.split("-")[0]
     (pe if "windows" in target else macho if "apple" in target else elf)(file, data, processor)
-    for directory in {str(Path(__file__).resolve().parent.parent), str(Path.home())} - {"/"}:
+    # Not the home itself: the program looks at '/root', and the name of another directory may follow it.
+    cargo = os.environ.get("CARGO_HOME") or Path.home() / ".cargo"
+    for directory in [Path(__file__).resolve().parent.parent, cargo, Path.home() / ".rustup"]:
         if f"{directory}/".encode() in data:
             complain(file, f"names {directory}, a directory of the machine that built it")
 
