@@ -224,14 +224,7 @@ impl Session {
                 let mut record = self.record(&incoming);
                 record.aims_at(&target);
                 match self.admit() {
-                    Ok(admitted) => {
-                        let (incoming, client) = (self.charged(incoming), self.client.clone());
-                        // An async function keeps two copies of each of its arguments, so this one gets references.
-                        self.tunnels.spawn(async move {
-                            gateway.tunnel(incoming, &target, &client, &mut record).await;
-                            drop(admitted);
-                        });
-                    }
+                    Ok(admitted) => self.carry(incoming, target, record, admitted),
                     Err(failure) => gateway.refuse(incoming, &failure, &mut record),
                 }
             }
@@ -247,6 +240,16 @@ impl Session {
                 gateway.refuse(incoming, &failure, &mut record);
             }
         }
+    }
+
+    /// Starts the task of a tunnel, a UDP stream or a plain request.
+    fn carry(&mut self, incoming: Incoming, target: Target, mut record: Record, admitted: Admitted) {
+        let (gateway, incoming, client) = (self.gateway.clone(), self.charged(incoming), self.client.clone());
+        // An async function keeps two copies of each of its arguments, so this one gets references.
+        self.tunnels.spawn(async move {
+            gateway.tunnel(incoming, &target, &client, &mut record).await;
+            drop(admitted);
+        });
     }
 
     /// The request, charged to an account of its own.

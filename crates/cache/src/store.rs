@@ -2,7 +2,7 @@
 //! The index is in memory and is made from the files at each start, so it cannot be wrong about them.
 //!
 //! A response exists once its head does: that is written to a temporary name and renamed. A small one exists once it was fetched,
-//! and is written later ([`writing`]). Nothing is synced to the disk. What
+//! and is written later (`store/writing.rs`). Nothing is synced to the disk. What
 //! a loss of power leaves behind has wrong checksums and is dropped when it is read, like anything that was changed since.
 //! All functions here block, except [`Store::blocking`], which runs them elsewhere.
 
