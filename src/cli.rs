@@ -222,6 +222,7 @@ fn node(config: Config, state: StateDir, reread: Box<Reread>, unknown: &[String]
     if !unknown.is_empty() {
         tracing::warn!(names = unknown.join(", "), "these variables set no option and are ignored");
     }
+    beside::refuse_beside_node(&state)?;
     // The group is read again; this tells who has one when this directory has none.
     beside::group(&state)?;
     commands::block_on(app::up(config, state, reread))?

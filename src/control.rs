@@ -22,6 +22,11 @@ const RUNNING: &str = "running";
 /// The TCP addresses of the local proxy of the node that runs, one on each line. It means nothing while none runs.
 const PROXIES: &str = "proxies";
 
+/// Exists until the node has followed what the files above ask: `laneway drain`, `laneway leave`.
+const ASKED: &str = "asked";
+/// Locked by the command that waits for that.
+const ASKER: &str = "asker";
+
 /// Lists the responses that a store is to remove, by id, and is removed once that is done: `laneway cache rm`.
 const CACHE_REMOVE: &str = "cache-remove";
 const PEER_CACHE_REMOVE: &str = "peer-cache-remove";
@@ -119,14 +124,52 @@ pub fn is_leaving(state: &StateDir) -> bool {
     state.stamp(LEAVING).is_some()
 }
 
+/// Waits until the node that runs with this directory has followed [`set_maintenance`] and [`ask_to_leave`], at most `most`;
+/// false when it has not. Where it cannot be asked, as on a full disk, it counts as one that follows.
+///
+/// # Errors
+/// When there can be no lock, or the question cannot be taken back.
+pub fn follows(state: &StateDir, most: Duration) -> Result<bool, StateError> {
+    let deadline = Instant::now() + most;
+    let Some(_alone) = lock_by(state, ASKER, deadline)? else { return Ok(false) };
+    if let Err(error) = state.write(ASKED, b"") {
+        tracing::debug!(%error, "whether the node follows is not known");
+        return Ok(true);
+    }
+    is_removed(state, ASKED, deadline)
+}
+
+/// Waits for the lock on this file; `None` when another command still holds it at the deadline.
+fn lock_by(state: &StateDir, name: &str, deadline: Instant) -> Result<Option<StateLock>, StateError> {
+    loop {
+        match state.try_lock(name)? {
+            Some(lock) => return Ok(Some(lock)),
+            None if Instant::now() >= deadline => return Ok(None),
+            None => std::thread::sleep(ATTEMPTS.1),
+        }
+    }
+}
+
+/// Waits until the node has removed this file; false when it has not by the deadline, after which it need not.
+fn is_removed(state: &StateDir, name: &str, deadline: Instant) -> Result<bool, StateError> {
+    while state.stamp(name).is_some() {
+        if Instant::now() >= deadline {
+            state.remove(name)?;
+            return Ok(false);
+        }
+        std::thread::sleep(ATTEMPTS.1);
+    }
+    Ok(true)
+}
+
 /// Removes what this module keeps in the directory.
 ///
 /// # Errors
 /// When a file cannot be removed.
 pub fn forget(state: &StateDir) -> Result<(), StateError> {
-    [MAINTENANCE, LEAVING, RUNNING, PROXIES, CACHE_REMOVE, PEER_CACHE_REMOVE, CACHE_USES, CACHE_ASKED]
-        .into_iter()
-        .try_for_each(|file| state.remove(file))
+    let stores = [CACHE_REMOVE, PEER_CACHE_REMOVE, CACHE_USES, CACHE_ASKED];
+    let node = [MAINTENANCE, LEAVING, RUNNING, PROXIES, ASKED, ASKER];
+    node.into_iter().chain(stores).try_for_each(|file| state.remove(file))
 }
 
 /// A store of the node.
@@ -153,13 +196,7 @@ pub enum Ask<'a> {
 /// When the question cannot be written.
 pub fn ask(state: &StateDir, what: Ask<'_>, most: Duration) -> Result<bool, StateError> {
     let deadline = Instant::now() + most;
-    let _alone = loop {
-        match state.try_lock(CACHE_ASKED)? {
-            Some(lock) => break lock,
-            None if Instant::now() >= deadline => return Ok(false),
-            None => std::thread::sleep(ATTEMPTS.1),
-        }
-    };
+    let Some(_alone) = lock_by(state, CACHE_ASKED, deadline)? else { return Ok(false) };
     let (name, text) = match what {
         Ask::Remove(store, ids) => {
             let name = if store == Stores::Cache { CACHE_REMOVE } else { PEER_CACHE_REMOVE };
@@ -168,14 +205,7 @@ pub fn ask(state: &StateDir, what: Ask<'_>, most: Duration) -> Result<bool, Stat
         Ask::SaveUses => (CACHE_USES, String::new()),
     };
     state.write(name, text.as_bytes())?;
-    while state.stamp(name).is_some() {
-        if Instant::now() >= deadline {
-            state.remove(name)?;
-            return Ok(false);
-        }
-        std::thread::sleep(ATTEMPTS.1);
-    }
-    Ok(true)
+    is_removed(state, name, deadline)
 }
 
 /// Removes what a command has listed in the file `name`.
@@ -250,6 +280,11 @@ pub async fn follow(state: StateDir, shared: Shared, leave: CancellationToken) {
         if is_leaving(&state) && !leave.is_cancelled() {
             tracing::info!("this machine leaves the group: the node stops");
             leave.cancel();
+        }
+        if state.stamp(ASKED).is_some()
+            && let Err(error) = state.remove(ASKED)
+        {
+            tracing::debug!(%error, "a command is not told that this node has followed it");
         }
     }
 }

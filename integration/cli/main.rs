@@ -10,6 +10,7 @@ mod demo;
 mod desktop;
 mod environment;
 mod help;
+mod hung;
 mod machine;
 mod membership;
 mod metrics;

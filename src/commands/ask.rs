@@ -2,21 +2,24 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use super::hung;
 use crate::failure::printable;
 use crate::local::http::PAGE_IS_RESERVED;
 use crate::peers::options::PORT;
 use crate::problem::Problem;
 use crate::redirect::{self, Leftover};
+use crate::sys::paths;
 use crate::sys::port_holder::{self, Protocol};
 use crate::sys::state::quoted;
-use crate::sys::users;
+use crate::sys::users::{self, Whose};
 use crate::telemetry::snapshot::Snapshot;
 use crate::{config, net};
 
 /// The deadline for the connection, and for the whole answer; the node is on this machine.
-const DEADLINE: Duration = Duration::from_secs(5);
+pub(super) const DEADLINE: Duration = Duration::from_secs(5);
 /// Maximum response size, in bytes.
 const MAX_RESPONSE: usize = 16 << 20;
 
@@ -35,7 +38,9 @@ pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
 pub(super) enum NoStatus {
     /// No connection can be made.
     Nobody(io::Error),
-    /// Something listens there, and answers with nothing.
+    /// Something accepts connections there, and sends nothing in time.
+    Silent,
+    /// Something listens there, and sends no whole answer.
     Mute(io::Error),
     /// Something listens there, and answers with this line.
     Foreign(String),
@@ -61,9 +66,17 @@ impl NoStatus {
             Self::Nobody(error) => {
                 let problem = Problem::new(format!("no node answers on {proxy}")).because(error);
                 problem.hint(hint_without_answer().unwrap_or_else(|| {
-                    "start it with 'laneway up', or name its port with --proxy ADDR:PORT".into()
+                    let start = match is_of_the_machine() {
+                        true => "'sudo laneway service start', or 'sudo laneway up' in a terminal",
+                        false => "'laneway up'",
+                    };
+                    format!("start it with {start}, or name its port with --proxy ADDR:PORT")
                 }))
             }
+            Self::Silent => hung::at(proxy, DEADLINE).unwrap_or_else(|| {
+                let why = io::Error::other(format!("it does not answer within {} s", DEADLINE.as_secs()));
+                foreign().because(why).hint(other_port(proxy))
+            }),
             Self::Mute(error) => {
                 let why = io::Error::other(format!("it does not answer: {error}"));
                 foreign().because(why).hint(other_port(proxy))
@@ -167,12 +180,36 @@ fn hint_without_answer() -> Option<String> {
     ))
 }
 
-fn fetch_status(proxy: SocketAddr) -> Result<String, NoStatus> {
-    let socket = TcpStream::connect_timeout(&proxy, DEADLINE).map_err(NoStatus::Nobody)?;
-    answer(socket, proxy).map_err(NoStatus::Mute)
+/// Whether the node of this machine is root's, as far as this user can tell: the user has none.
+pub(super) fn is_of_the_machine() -> bool {
+    let has_group = |directory: PathBuf| directory.join("group.json").exists();
+    let exists = |directory: PathBuf| directory.symlink_metadata().is_ok();
+    !paths::is_administrator()
+        && !paths::state().is_some_and(has_group)
+        && paths::machine_state().is_some_and(exists)
 }
 
-fn answer(mut socket: TcpStream, proxy: SocketAddr) -> io::Result<String> {
+fn fetch_status(proxy: SocketAddr) -> Result<String, NoStatus> {
+    let is_late = |error: &io::Error| error.kind() == io::ErrorKind::TimedOut;
+    // The queue of a program that accepts nothing is full some time.
+    let is_full = |error: &io::Error| {
+        is_late(error) && !matches!(users::whose(proxy), Whose::Nobody | Whose::Elsewhere)
+    };
+    let connected = TcpStream::connect_timeout(&proxy, DEADLINE);
+    let socket = connected.map_err(|error| match is_full(&error) {
+        true => NoStatus::Silent,
+        false => NoStatus::Nobody(error),
+    })?;
+    let mut response = Vec::new();
+    match answer(socket, proxy, &mut response) {
+        Ok(()) => Ok(String::from_utf8_lossy(&response).into_owned()),
+        Err(error) if is_late(&error) && response.is_empty() => Err(NoStatus::Silent),
+        Err(error) => Err(NoStatus::Mute(error)),
+    }
+}
+
+/// Asks, and appends what comes to `response` until its end.
+fn answer(mut socket: TcpStream, proxy: SocketAddr, response: &mut Vec<u8>) -> io::Result<()> {
     let end = Instant::now() + DEADLINE;
     socket.set_write_timeout(Some(DEADLINE))?;
     // A node answers only to a Host of its own machine.
@@ -181,11 +218,14 @@ fn answer(mut socket: TcpStream, proxy: SocketAddr) -> io::Result<String> {
     // In one write: another program that listens there may close after the first segment.
     let request = format!("GET /status.json HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     socket.write_all(request.as_bytes())?;
-    let (mut response, mut bytes) = (Vec::new(), [0; 16 * 1024]);
+    let mut bytes = [0; 16 * 1024];
     loop {
         // Another program may send a byte now and then, for ever.
         let left = end.saturating_duration_since(Instant::now());
-        let late = || io::Error::new(io::ErrorKind::TimedOut, "it takes more than 5 s");
+        let late = || {
+            let seconds = DEADLINE.as_secs();
+            io::Error::new(io::ErrorKind::TimedOut, format!("it takes more than {seconds} s"))
+        };
         let left = (!left.is_zero()).then_some(left).ok_or_else(late)?;
         socket.set_read_timeout(Some(left))?;
         let count = match socket.read(&mut bytes) {
@@ -198,7 +238,7 @@ fn answer(mut socket: TcpStream, proxy: SocketAddr) -> io::Result<String> {
             Err(error) => return Err(error),
         };
         if count == 0 {
-            return Ok(String::from_utf8_lossy(&response).into_owned());
+            return Ok(());
         }
         response.extend_from_slice(&bytes[..count]);
         if response.len() > MAX_RESPONSE {

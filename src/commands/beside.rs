@@ -48,9 +48,9 @@ impl Beside {
     }
 
     fn node() -> Option<Self> {
-        let proxy = *configured_proxies(None).addresses.first()?;
-        let Snapshot { node, .. } = ask::snapshot(ask::reachable(proxy)).ok()?;
-        let user = users::who_listens(proxy.port());
+        let proxy = ask::reachable(*configured_proxies(None).addresses.first()?);
+        let Snapshot { node, .. } = ask::snapshot(proxy).ok()?;
+        let user = users::who_listens(proxy);
         Some(Self::Node { name: node.name, group: node.group, user, directory: node.directory.into() })
     }
 
@@ -186,15 +186,43 @@ pub fn refuse_second_node(named: Option<&Path>) -> Result<(), Problem> {
     if named.is_some() || holds_group(&StateDir::default_path()?) {
         return Ok(());
     }
-    let Some(beside) = Beside::find() else { return Ok(()) };
-    let status = match &beside {
-        Beside::Node { .. } => "'laneway status' shows it".to_owned(),
-        Beside::OfRoot(_) => "'sudo laneway doctor' tells".to_owned(),
-    };
+    match Beside::find() {
+        Some(beside) => Err(second_node(&beside)?),
+        None => Ok(()),
+    }
+}
+
+/// Refuses to start a node without a group while another one runs here, which all users can use.
+///
+/// # Errors
+/// When one runs here.
+pub fn refuse_beside_node(state: &StateDir) -> Result<(), Problem> {
+    let has_own = holds_group(state.path()) || lost(state).is_some();
+    if has_own || StateDir::default_path()? != state.path() {
+        return Ok(());
+    }
+    match Beside::node() {
+        Some(beside) => Err(second_node(&beside)?),
+        None => Ok(()),
+    }
+}
+
+/// The problem of a user who wants a node of their own.
+fn second_node(beside: &Beside) -> Result<Problem, Problem> {
     let own = StateDir::default_path()?;
-    Err(Problem::usage(beside.what()).hint(format!(
-        "{status}. For this user's own node beside it, name its directory with --state {}, and start it with ports of its \
-         own: {OWN_PORTS}",
-        quoted(&own)
-    )))
+    let own = quoted(&own);
+    let of_it = match (beside, std::env::args().nth(1).as_deref()) {
+        (_, Some("ca")) => format!("'{}' is for that one", beside.command()),
+        (Beside::Node { .. }, _) => "'laneway status' shows it, and 'laneway run -- CMD' uses it".to_owned(),
+        (Beside::OfRoot(_), _) => "'sudo laneway doctor' tells".to_owned(),
+    };
+    let needs = match beside {
+        Beside::Node { .. } => "it needs",
+        Beside::OfRoot(_) => "where root's node runs, it needs",
+    };
+    let hint = format!(
+        "{of_it}. For a node of this user's own, add --state {own} to 'laneway init' or 'laneway join CODE'; {needs} ports of its \
+         own: {OWN_PORTS}"
+    );
+    Ok(Problem::usage(beside.what()).hint(hint))
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::{beside, progress, say};
+use super::{beside, hung, progress, say};
 use crate::cache::inspect::{Checked, Directory};
 use crate::cache::policy;
 use crate::cache::store::Used;
@@ -257,8 +257,7 @@ impl<'a> Here<'a> {
             if lock.is_some() {
                 batch.iter().for_each(|id| place.directory.remove(*id));
             } else if !control::ask(self.state, Ask::Remove(place.store, batch), NOTICE)? {
-                return Err(Problem::new("the node does not remove them")
-                    .hint("its log says why; 'laneway status' shows its state"));
+                return Err(hung::with(self.state, NOTICE, ""));
             }
         }
         Ok(())

@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use super::ask;
 use super::local_port::LocalPort;
-use super::{beside, say};
+use super::{beside, hung, say};
 use crate::control;
 use crate::problem::Problem;
 use crate::size::{TimeError, within};
 use crate::sys::state::StateDir;
 use crate::telemetry::snapshot::Snapshot;
 
-/// How long a running node may take to notice.
+/// How long a running node may take to follow.
 const NOTICE: Duration = Duration::from_secs(10);
 /// Interval between two looks at its status.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -45,7 +45,12 @@ impl Drain {
         let wanted = !self.undo;
         let was = control::is_in_maintenance(state);
         control::set_maintenance(state, wanted)?;
-        if !control::is_running(state)? {
+        let follows = control::is_running(state)? && control::follows(state, NOTICE)?;
+        if !follows && control::is_running(state)? {
+            let saved = ". What was asked is saved: it follows when it goes on, or when it starts again";
+            return Err(hung::with(state, NOTICE, saved));
+        }
+        if !follows {
             say(match wanted {
                 true => "No node runs here. The next one serves no clients until 'laneway drain --undo'.",
                 false => "No node runs here. The next one may be a gateway again.",
@@ -93,9 +98,9 @@ impl Drain {
         self.finish(directory, seen)
     }
 
-    /// Waits until the node has noticed. `None` when its local port cannot be asked.
+    /// Waits until the node has followed. `None` when its local port cannot be asked.
     fn follow(&self, state: Option<&Path>, id: &str, wanted: bool) -> Result<Option<Snapshot>, Problem> {
-        let address = self.port.address(state)?;
+        let Some(address) = self.port.address_silently(state) else { return Ok(None) };
         let deadline = Instant::now() + NOTICE;
         loop {
             let Ok(seen) = ask::snapshot(address) else { return Ok(None) };

@@ -138,6 +138,9 @@ pub(super) struct Selection {
     /// Also set ALL_PROXY to SOCKS5, with names resolved at the gateway
     #[arg(long)]
     pub(super) socks: bool,
+    /// Use the local proxy even if no node answers there, or it belongs to another user
+    #[arg(long)]
+    pub(super) no_check: bool,
 }
 
 /// `laneway env`
@@ -171,6 +174,9 @@ pub struct Env {
 pub struct AptProxy {
     #[command(flatten)]
     port: LocalPort,
+    /// Use the local proxy even if it belongs to another user
+    #[arg(long)]
+    no_check: bool,
     /// The address that apt is going to fetch; the answer does not depend on it
     #[arg(value_name = "URL")]
     url: Option<String>,
@@ -188,7 +194,7 @@ impl Env {
         match self.system {
             Some(Switch::On) => {
                 let address = port.address(state)?;
-                check(port, state, address)?;
+                self.selection.check(state, address)?;
                 return system_proxy::on(address, &config::state_directory(state)?);
             }
             Some(Switch::Off) => return system_proxy::off(&config::state_directory(state)?),
@@ -198,7 +204,7 @@ impl Env {
             let endpoints = port.endpoints(state)?;
             // An address that is named for containers may not be reached from here.
             if let Some(first) = endpoints.first().filter(|_| !port.is_named()) {
-                check(port, state, reachable(*first))?;
+                self.selection.check(state, reachable(*first))?;
             }
             let (line, warning) = docker(&endpoints, self.selection.socks);
             if let Some(warning) = warning {
@@ -209,6 +215,9 @@ impl Env {
         }
         let address = port.address(state)?;
         if self.fronts {
+            if !self.selection.no_check {
+                port.check(state, address).map_err(Unusable::problem)?;
+            }
             let fronts = super::ask::snapshot(address)?.fronts;
             if fronts.is_empty() {
                 return Err(Problem::new(format!("the node on {address} has no front")).hint(
@@ -219,7 +228,7 @@ impl Env {
             return Ok(());
         }
         if !self.unset {
-            check(port, state, address)?;
+            self.selection.check(state, address)?;
             warn_of_exceptions();
         }
         let mut lines = String::new();
@@ -235,27 +244,41 @@ impl Env {
 }
 
 impl AptProxy {
-    /// Prints the proxy's address while a node runs there, else `DIRECT`, as apt expects from an
+    /// Prints the proxy's address while a node runs there that root may use, else `DIRECT`, as apt expects from an
     /// `Acquire::http::Proxy-Auto-Detect` program. It never fails, because apt would fail with it. `state` is the directory that was
     /// named, if any.
     pub fn run(self, state: Option<&Path>) {
-        match self.port.address_silently(state).filter(|address| super::ask::status(*address).is_ok()) {
+        let found = self.port.address_silently(state);
+        let used = found.filter(|address| match self.port.check(state, *address) {
+            Ok(()) => true,
+            Err(Unusable::Nobody(_)) => false,
+            Err(Unusable::Other(_)) if self.no_check => super::ask::status(*address).is_ok(),
+            Err(Unusable::Other(problem)) => {
+                warn(&problem);
+                false
+            }
+        });
+        match used {
             Some(address) => say(format_args!("http://{address}")),
             None => say("DIRECT"),
         }
     }
 }
 
-/// Refuses to point software to another program. While no node runs, which may start later, there is a warning.
-fn check(port: &LocalPort, state: Option<&Path>, address: SocketAddr) -> Result<(), Problem> {
-    match port.check(state, address) {
-        Ok(()) => Ok(()),
-        Err(Unusable::Nobody(problem)) => {
-            let warning = problem.to_string().replacen("error:", "warning:", 1);
-            let _ = writeln!(std::io::stderr(), "{warning}");
-            Ok(())
+impl Selection {
+    /// Refuses to point software to another program. While no node runs, which may start later, there is a warning.
+    fn check(&self, state: Option<&Path>, address: SocketAddr) -> Result<(), Problem> {
+        if self.no_check {
+            return Ok(());
         }
-        Err(Unusable::Other(problem)) => Err(problem),
+        match self.port.check(state, address) {
+            Ok(()) => Ok(()),
+            Err(Unusable::Nobody(problem)) => {
+                warn(&problem);
+                Ok(())
+            }
+            Err(Unusable::Other(problem)) => Err(problem),
+        }
     }
 }
 
@@ -269,6 +292,11 @@ pub(super) fn warn_of_exceptions() {
              hint: unset no_proxy NO_PROXY"
         );
     }
+}
+
+fn warn(problem: &Problem) {
+    let warning = problem.to_string().replacen("error:", "warning:", 1);
+    let _ = writeln!(std::io::stderr(), "{warning}");
 }
 
 /// The variables. In lower and upper case, since software reads one or the other; curl reads http_proxy in lower case

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 
-use super::{beside, progress, say};
+use super::{beside, hung, progress, say};
 use crate::control;
 use crate::gateway::options::CACHE;
 use crate::gateway::served;
@@ -35,6 +35,8 @@ const WITHOUT_KEY: &str = "The group's only key is removed with them: nobody can
 const SURVEY_TIME: Duration = Duration::from_millis(1200);
 /// Number of gateways that are told: any one of them passes it on.
 const ENOUGH: usize = 4;
+/// How long a running node may take to follow.
+const NOTICE: Duration = Duration::from_secs(10);
 /// Interval between two looks at the stopping node.
 const INTERVAL: Duration = Duration::from_millis(100);
 
@@ -241,6 +243,12 @@ async fn stop_node(state: &StateDir) -> Result<(), Problem> {
     }
     let _waiting = progress::waiting("the node of this machine drains and stops");
     while control::is_running(state)? {
+        // It goes on following until it ends, however long its connections take.
+        if !control::follows(state, NOTICE)? && control::is_running(state)? {
+            // The machine stays what it was.
+            control::stay(state)?;
+            return Err(hung::with(state, NOTICE, ""));
+        }
         tokio::time::sleep(INTERVAL).await;
     }
     Ok(())

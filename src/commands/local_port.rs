@@ -11,6 +11,7 @@ use crate::control;
 use crate::failure::printable;
 use crate::problem::Problem;
 use crate::sys::state::{StateDir, quoted};
+use crate::sys::users::{self, Whose};
 use crate::telemetry::snapshot::NodeSeen;
 use crate::trust::group::Group;
 
@@ -27,7 +28,7 @@ pub struct LocalPort {
 pub(super) enum Unusable {
     /// Nothing listens there.
     Nobody(Problem),
-    /// What listens there is another program, or a node of another group.
+    /// What listens there does not answer, is another program, a node of another group, or a program of another user.
     Other(Problem),
 }
 
@@ -77,24 +78,29 @@ impl LocalPort {
         self.proxy.is_some()
     }
 
-    /// Whether software may be pointed to this address: the node of this machine's group listens there, or, where the user
-    /// has named the address or is in no group, any node.
+    /// Whether software may be pointed to this address: a node answers there that belongs to this user or to the machine. It is
+    /// the node of this machine's group or, where the user has named the address or is in no group, any node.
     pub(super) fn check(&self, state: Option<&Path>, address: SocketAddr) -> Result<(), Unusable> {
         let directory = directory(state);
         let running = directory.as_deref().and_then(control::running_proxies).unwrap_or_default();
-        if running.into_iter().any(|own| reachable(own) == address) {
-            return Ok(());
-        }
+        let is_own = running.into_iter().any(|own| reachable(own) == address);
         let node = match ask::about(address) {
-            Ok(seen) => seen.node,
+            Ok(seen) => Some(seen.node),
             // It tells its own machine nothing at this address, but it is a node.
-            Err(NoStatus::Reserved) => return Ok(()),
+            Err(NoStatus::Reserved) => None,
+            // The keys of this directory prove it a node, if of another version.
+            Err(NoStatus::Unknown(_)) if is_own => None,
             Err(error @ NoStatus::Nobody(_)) => return Err(Unusable::Nobody(error.problem(address))),
             Err(error) => return Err(Unusable::Other(error.problem(address))),
         };
-        let own = directory.filter(|_| self.proxy.is_none()).and_then(|directory| member(&directory));
-        match own {
-            Some(own) if own.node.id.short() != node.id => {
+        // Every program can answer like a node.
+        if let Some(problem) = of_another_user(address) {
+            return Err(Unusable::Other(problem));
+        }
+        let own =
+            directory.filter(|_| !is_own && self.proxy.is_none()).and_then(|directory| member(&directory));
+        match (own, node) {
+            (Some(own), Some(node)) if own.node.id.short() != node.id => {
                 Err(Unusable::Other(of_another_group(address, &node, &own)))
             }
             _ => Ok(()),
@@ -120,6 +126,34 @@ fn directory(state: Option<&Path>) -> Option<PathBuf> {
 fn member(directory: &Path) -> Option<Group> {
     let state = beside::holds_group(directory).then(|| StateDir::open(directory).ok())??;
     Group::load(&state).ok().flatten()
+}
+
+/// The problem of software that uses a program which belongs neither to this user nor to the machine. `None` also where the system
+/// does not tell whose it is.
+pub(super) fn of_another_user(address: SocketAddr) -> Option<Problem> {
+    let trust = "if you know that it is the node of this machine, add --no-check";
+    let (what, why, hint) = match users::whose(address) {
+        Whose::Own | Whose::Machine | Whose::Elsewhere | Whose::Untold => return None,
+        Whose::Other(name) => (
+            format!("what answers on {address} is a program of the user {}", printable(&name)),
+            "that user could read what software sends through it, and answer in place of the servers",
+            format!(
+                "start a node of your own beside it: {}; or if you trust that user, add --no-check",
+                beside::OWN_PORTS
+            ),
+        ),
+        Whose::Unmapped => (
+            format!("it cannot be told whose program answers on {address}"),
+            "its user has no number in this container: it may be root of the machine, or anybody else",
+            trust.to_owned(),
+        ),
+        Whose::Nobody => (
+            format!("it cannot be told which program answers on {address}"),
+            "as far as this network shows, no program listens there",
+            trust.to_owned(),
+        ),
+    };
+    Some(Problem::new(what).after(Problem::new(why)).hint(hint))
 }
 
 fn of_another_group(address: SocketAddr, node: &NodeSeen, own: &Group) -> Problem {

@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod drain;
 pub mod env;
 mod fronts;
+mod hung;
 pub mod leave;
 pub mod local_port;
 pub mod manual;

@@ -29,9 +29,6 @@ pub struct Run {
     /// it knows of proxies or not (Linux; needs no root)
     #[arg(long, conflicts_with = "socks")]
     all: bool,
-    /// Run the command even if no node of this machine answers
-    #[arg(long, conflicts_with = "all")]
-    no_check: bool,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -87,10 +84,10 @@ impl Run {
     fn node(&self, state: Option<&Path>) -> Result<SocketAddr, Problem> {
         let port = &self.selection.port;
         let address = port.address(state)?;
-        match port.check(state, address) {
-            Err(unusable) if !self.no_check => Err(unusable.problem().exiting(NO_NODE)),
-            _ => Ok(address),
+        if !self.selection.no_check {
+            port.check(state, address).map_err(|unusable| unusable.problem().exiting(NO_NODE))?;
         }
+        Ok(address)
     }
 }
 

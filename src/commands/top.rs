@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crossterm::event::{Event, EventStream, KeyCode, KeyEventKind, KeyModifiers};
 use futures_util::StreamExt;
+use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::ask;
@@ -52,19 +53,21 @@ async fn watch(proxy: SocketAddr, first: Snapshot) -> Result<(), Problem> {
     let mut tick = interval(POLL_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut seen = (first, None);
+    // A node that hangs is waited for, while keys still work.
+    let mut polls = JoinSet::new();
     let ended = loop {
         if let Err(error) = terminal.draw(|frame| screen::draw(frame, &seen.0, seen.1.as_deref())) {
             break Err(failed(error));
         }
         tokio::select! {
-            _ = tick.tick() => {
-                let polled = tokio::task::spawn_blocking(move || ask::snapshot(proxy)).await;
-                match polled {
-                    Ok(Ok(snapshot)) => seen = (snapshot, None),
-                    Ok(Err(_)) => seen.1 = Some(format!("the node on {proxy} does not answer; waiting for it")),
-                    Err(error) => break Err(Problem::new("the node cannot be polled").because(error)),
-                }
+            _ = tick.tick(), if polls.is_empty() => {
+                polls.spawn_blocking(move || ask::snapshot(proxy));
             }
+            Some(polled) = polls.join_next() => match polled {
+                Ok(Ok(snapshot)) => seen = (snapshot, None),
+                Ok(Err(_)) => seen.1 = Some(format!("the node on {proxy} does not answer; waiting for it")),
+                Err(error) => break Err(Problem::new("the node cannot be polled").because(error)),
+            },
             key = keys.next() => match key {
                 Some(Ok(key)) if is_quit(&key) => break Ok(()),
                 Some(Ok(_)) => {}

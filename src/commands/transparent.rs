@@ -9,6 +9,7 @@ use super::say;
 use crate::failure::printable;
 use crate::problem::Problem;
 use crate::redirect::{self, Rules, TRANSPARENT_PORT};
+use crate::sys::paths;
 use crate::sys::port_holder::{self, Protocol};
 use crate::sys::users;
 use crate::transparent::is_supported;
@@ -99,7 +100,8 @@ impl Up {
         let port = self.to;
         let addresses = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
         let [v4, v6] = addresses.map(|ip| redirect::listens(ip, port));
-        let start = format!("'laneway up --transparent 127.0.0.1:{port},[::1]:{port}'");
+        let sudo = if paths::is_administrator() { "" } else { "sudo " };
+        let start = format!("'{sudo}laneway up --transparent 127.0.0.1:{port},[::1]:{port}'");
         if !v4 && !v6 {
             return Err(Problem::new(format!(
                 "nothing listens on port {port}, to which connections are to be redirected"

@@ -29,6 +29,8 @@ mod sddl;
 mod security;
 pub mod service;
 pub mod signals;
+#[cfg(target_os = "linux")]
+mod socket_tables;
 pub mod state;
 pub mod system_proxy;
 pub mod tools;

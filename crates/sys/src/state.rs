@@ -275,7 +275,7 @@ mod tests {
     }
 
     /// Every file that a state directory may contain.
-    const NAMES: [&str; 19] = [
+    const NAMES: [&str; 21] = [
         "lock",
         "ca.key",
         "ca.pem",
@@ -292,6 +292,8 @@ mod tests {
         "proxies",
         "maintenance",
         "leaving",
+        "asked",
+        "asker",
         "exported",
         "imported",
         "seen.json",

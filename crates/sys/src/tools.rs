@@ -20,6 +20,10 @@ pub const ROUTES: &str = system::ROUTES;
 pub const NAME_SERVERS: &str = system::NAME_SERVERS;
 /// Has the service read its configuration again.
 pub const RELOAD: &str = system::RELOAD;
+/// Stops the service and starts it again.
+pub const RESTART: &str = system::RESTART;
+/// Ends a process that answers to nothing, with its number behind it.
+pub const KILL: &str = system::KILL;
 
 /// Shows the free space of the disk of this directory.
 pub fn space_of(directory: &str) -> String {

@@ -1,4 +1,4 @@
-//! The users of this machine, and which of them is at the other end of a TCP connection.
+//! The users of this machine, which of them is at the other end of a TCP connection, and whose program listens at an address.
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -8,11 +8,16 @@ mod macos;
 mod other;
 #[cfg(unix)]
 mod unix;
+mod whose;
 #[cfg(windows)]
 mod windows;
 
 use std::net::SocketAddr;
 use std::path::Path;
+
+use crate::net;
+
+pub use self::whose::Whose;
 
 #[cfg(target_os = "linux")]
 use self::linux as system;
@@ -31,13 +36,24 @@ pub fn user_of(app: SocketAddr, port: SocketAddr) -> Option<u32> {
     system::user_of(app, port)
 }
 
-/// The user id of the process that listens on this TCP port of this machine. `None` where nobody does, or where the system
+/// The user id of the process that listens at this TCP address of this machine. `None` where nobody does, or where the system
 /// does not tell.
-pub fn who_listens(port: u16) -> Option<u32> {
-    system::who_listens(port)
+pub fn who_listens(address: SocketAddr) -> Option<u32> {
+    system::who_listens(address)
 }
 
-/// The user id of a process that has this UDP port of this machine, like [`who_listens`].
+/// Whose program listens at this TCP address. Linux tells everybody, macOS tells root of others and everybody of their own, and
+/// the rest nothing.
+pub fn whose(address: SocketAddr) -> Whose {
+    let ip = address.ip().to_canonical();
+    // Where the addresses cannot be listed, it is looked for all the same.
+    match ip.is_loopback() || net::own_addresses().is_ok_and(|own| own.contains(&ip)) {
+        true => system::whose(address),
+        false => Whose::Elsewhere,
+    }
+}
+
+/// The user id of a process that has this UDP port of this machine. `None` as for [`who_listens`].
 pub fn who_receives(port: u16) -> Option<u32> {
     system::who_receives(port)
 }
@@ -85,11 +101,13 @@ mod tests {
     #[test]
     fn the_user_of_a_port_is_the_one_who_opened_it() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        assert_eq!(who_listens(port), own());
+        let address = listener.local_addr().unwrap();
+        assert_eq!((who_listens(address), whose(address)), (own(), Whose::Own));
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         assert_eq!(who_receives(socket.local_addr().unwrap().port()), own());
         drop(listener);
-        assert_eq!(who_listens(port), None);
+        assert_eq!((who_listens(address), whose(address)), (None, Whose::Nobody));
+        // TEST-NET-1 (RFC 5737).
+        assert_eq!(whose("192.0.2.1:1080".parse().unwrap()), Whose::Elsewhere);
     }
 }

@@ -335,9 +335,12 @@ fn a_node_that_hangs(lab: &Lab) {
     node.signal(Signal::SIGSTOP);
     let diagnosis = diagnose(&c1, &[]);
     let said = diagnosis.said("ports");
-    assert!(said.contains("the node that runs here does not answer on 127.0.0.1:1090"), "{}", diagnosis.text);
-    assert!(diagnosis.hint("ports").contains("'systemctl restart laneway'"), "{}", diagnosis.text);
-    node.signal(Signal::SIGCONT);
+    let words =
+        format!("the node on 127.0.0.1:1090 (process {}) accepts connections but does not", node.id());
+    assert!(said.contains(&words), "{}", diagnosis.text);
+    let hint = format!("kill -CONT {}", node.id());
+    assert!(diagnosis.hint("ports").ends_with(&format!("or '{hint}'")), "{}", diagnosis.text);
+    follow(&c1, &hint);
     once_well(&c1);
 }
 

@@ -1,13 +1,19 @@
 //! Commands beside a node whose state they do not have by default: of another user, in another directory.
 
+use super::doctor::healthy;
 use crate::lab::group::{START, laneway, state};
 use crate::lab::process::Output;
 use crate::lab::web::who;
 use crate::lab::{Case, Host, Lab};
-use std::fs;
-use std::os::unix::fs::chown;
-use std::path::PathBuf;
+use std::fs::{self, File, Permissions};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::{PermissionsExt as _, chown, fchown};
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 
 pub(super) const CASES: &[Case] = &[
     (
@@ -23,6 +29,10 @@ pub(super) const CASES: &[Case] = &[
         root_is_told_of_a_users_node_and_does_not_follow_it,
     ),
     (
+        "beside::software_is_pointed_to_no_program_of_another_user",
+        software_is_pointed_to_no_program_of_another_user,
+    ),
+    (
         "beside::an_ordinary_user_is_told_that_root_may_be_in_a_group",
         an_ordinary_user_is_told_that_root_may_be_in_a_group,
     ),
@@ -30,6 +40,15 @@ pub(super) const CASES: &[Case] = &[
 
 /// The id of the user `nobody` and of its group.
 const NOBODY: u32 = 65_534;
+/// The id of another one.
+const MALLORY: u32 = 4711;
+
+/// A program of [`MALLORY`] that gives every request the same answer.
+struct Forger {
+    address: SocketAddr,
+    is_over: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
 
 /// Whether other users exist here; in a user namespace there is only root.
 fn has_users() -> bool {
@@ -41,11 +60,11 @@ fn has_users() -> bool {
     has
 }
 
-/// A command on a machine whose /var/lib has these directories, private to root, and nothing else. `user` is another user
-/// than root.
-fn command(host: &Host, libraries: &[&str], user: Option<u32>, arguments: &[&str]) -> Command {
-    let directories: String =
-        libraries.iter().map(|name| format!(" && mkdir -m 700 /var/lib/{name}")).collect();
+/// A command on a machine whose /var/lib has these directories, private to these users, and nothing else. `user` is another
+/// user than root.
+fn command(host: &Host, libraries: &[(&str, u32)], user: Option<u32>, arguments: &[&str]) -> Command {
+    let make = |(name, owner): &(&str, u32)| format!(" && install -d -m 700 -o {owner} /var/lib/{name}");
+    let directories: String = libraries.iter().map(make).collect();
     let script = format!("mount -t tmpfs -o mode=755 none /var/lib{directories} && exec \"$@\"");
     let mut command = host.command("sh");
     command.args(["-c", &script, "sh"]);
@@ -66,7 +85,7 @@ fn home(host: &Host, user: u32) -> PathBuf {
     home
 }
 
-fn run(host: &Host, libraries: &[&str], user: Option<u32>, arguments: &[&str]) -> Output {
+fn run(host: &Host, libraries: &[(&str, u32)], user: Option<u32>, arguments: &[&str]) -> Output {
     host.output(command(host, libraries, user, arguments))
 }
 
@@ -92,15 +111,20 @@ fn an_ordinary_user_is_told_of_roots_node_and_makes_no_second_group(lab: &Lab) {
     assert!(doctor.text().contains("10.88.0.100:80 through the node"), "{doctor}");
     nobody(&["status"]).success();
     nobody(&["env"]).success();
-    for arguments in [&["discover"][..], &["speedtest"], &["members"], &["invite"], &["leave"], &["up"]] {
+    for arguments in [&["discover"][..], &["speedtest"], &["members"], &["invite"], &["leave"]] {
         let refused = nobody(arguments);
         assert!(!refused.status.success() && refused.stderr.contains(said), "{refused}");
         assert!(refused.stderr.contains(&hint(arguments[0])), "{refused}");
         assert!(!refused.stderr.contains("laneway init"), "{refused}");
     }
-    for arguments in [&["init"][..], &["join", &group.code], &["ca", "import", "/dev/null"]] {
+    for arguments in [&["init"][..], &["join", &group.code], &["ca", "import", "/dev/null"], &["up"]] {
         let refused = nobody(arguments);
         assert!(refused.code() == 2 && refused.stderr.contains(said), "{refused}");
+        let hint = match arguments[0] {
+            "ca" => format!("'{}' is for that one", hint("ca import /dev/null")),
+            _ => "'laneway run -- CMD' uses it".to_owned(),
+        };
+        assert!(refused.stderr.contains(&hint), "{refused}");
     }
     // The whole command, with its options.
     for arguments in [&["leave", "--yes"][..], &["cache", "ls"]] {
@@ -167,12 +191,105 @@ fn root_is_told_of_a_users_node_and_does_not_follow_it(lab: &Lab) {
     assert!(node.is_running());
 }
 
+impl Forger {
+    fn start(host: &Host, address: &str, answer: String) -> Self {
+        let listener = host.inside(|| TcpListener::bind(address)).unwrap();
+        // As if that user had opened it.
+        fchown(&listener, Some(MALLORY), None).unwrap();
+        let (is_over, address) = (Arc::new(AtomicBool::new(false)), listener.local_addr().unwrap());
+        let ends = is_over.clone();
+        let thread = std::thread::spawn(move || {
+            for socket in listener.incoming() {
+                if ends.load(Ordering::Relaxed) {
+                    return;
+                }
+                let mut socket = socket.unwrap();
+                let _ = socket.read(&mut [0; 1024]);
+                let _ = socket.write_all(answer.as_bytes());
+            }
+        });
+        Self { address, is_over, thread }
+    }
+
+    fn end(self, host: &Host) {
+        self.is_over.store(true, Ordering::Relaxed);
+        let address = self.address;
+        drop(host.inside(move || TcpStream::connect(address)));
+        self.thread.join().unwrap();
+    }
+}
+
+fn software_is_pointed_to_no_program_of_another_user(lab: &Lab) {
+    if !has_users() {
+        return;
+    }
+    let (_origin, _g1, c1, group) = healthy(lab);
+    let _node = group.client(&c1, &["--proxy", "127.0.0.1:1090"]);
+    let status = laneway(&c1, &["status", "--json"]).success().text();
+    // A directory of that user whose node seems to run at the same address.
+    let theirs = c1.directory().join("theirs");
+    fs::create_dir(&theirs).unwrap();
+    let private = |path: &Path, mode| {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        chown(path, Some(MALLORY), Some(MALLORY)).unwrap();
+    };
+    for (name, text) in [("running", ""), ("proxies", "127.0.0.1:1080\n")] {
+        fs::write(theirs.join(name), text).unwrap();
+        private(&theirs.join(name), 0o600);
+    }
+    private(&theirs, 0o700);
+    let lock = File::open(theirs.join("running")).unwrap();
+    lock.lock().unwrap();
+
+    let said = "what answers on 127.0.0.1:1080 is a program of the user 4711";
+    let start = ["--", "echo", "started"];
+    let as_node = format!("HTTP/1.1 200 OK\r\n\r\n{status}");
+    let reserved = "this is a proxy; its page is for users of its own machine";
+    let as_reserved = format!("HTTP/1.1 403 Forbidden\r\n\r\n{reserved}\n");
+    for answer in [as_node, as_reserved] {
+        let forger = Forger::start(&c1, "127.0.0.1:1080", answer.clone());
+        let nobody = |words: &[&str]| run(&c1, &[], Some(NOBODY), words);
+        let root = |words: &[&str]| run(&c1, &[], None, words);
+        let theirs = theirs.to_str().unwrap();
+        for (refused, code) in [
+            (nobody(&[&["run"][..], &start].concat()), 125),
+            (nobody(&[&["run", "--proxy", "127.0.0.1:1080"][..], &start].concat()), 125),
+            (nobody(&["env"]), 1),
+            (nobody(&["env", "--fronts"]), 1),
+            (nobody(&["env", "--docker"]), 1),
+            (root(&[&["run"][..], &start].concat()), 125),
+            (root(&[&["run", "--state", theirs][..], &start].concat()), 125),
+        ] {
+            assert!(refused.code() == code && refused.stderr.contains(said), "{refused}");
+            assert!(refused.stderr.contains("add --no-check") && refused.stdout.is_empty(), "{refused}");
+        }
+        let apt = root(&["apt-proxy", "http://deb.example/"]).success();
+        assert!(apt.text() == "DIRECT\n" && apt.stderr.contains(said), "{apt}");
+        let trusted = nobody(&[&["run", "--no-check"][..], &start].concat()).success();
+        assert_eq!(trusted.text(), "started\n");
+        assert!(nobody(&["env", "--no-check"]).success().text().contains("http://127.0.0.1:1080"));
+        if answer.contains("200") {
+            let apt = root(&["apt-proxy", "--no-check", "http://deb.example/"]).success();
+            assert_eq!(apt.text(), "http://127.0.0.1:1080\n");
+            let doctor = nobody(&["doctor"]);
+            assert!(doctor.code() == 1 && doctor.text().contains(said), "{doctor}");
+        }
+        // To whom the machine's state belongs is the user of its node.
+        let words = [&["run"][..], &start].concat();
+        run(&c1, &[("laneway", MALLORY)], Some(NOBODY), &words).success();
+        forger.end(&c1);
+    }
+    // Root's node is everybody's.
+    let words = [&["run", "--proxy", "127.0.0.1:1090"][..], &start].concat();
+    assert_eq!(run(&c1, &[], Some(NOBODY), &words).success().text(), "started\n");
+}
+
 fn an_ordinary_user_is_told_that_root_may_be_in_a_group(lab: &Lab) {
     if !has_users() {
         return;
     }
     let c1 = lab.client("c1");
-    let nobody = |arguments: &[&str]| run(&c1, &["laneway"], Some(NOBODY), arguments);
+    let nobody = |arguments: &[&str]| run(&c1, &[("laneway", 0)], Some(NOBODY), arguments);
     for arguments in [&["doctor"][..], &["discover"], &["invite"]] {
         let refused = nobody(arguments);
         let said = refused.text() + &refused.stderr;

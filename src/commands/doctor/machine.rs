@@ -8,8 +8,9 @@ use std::time::Duration;
 use super::firewall;
 use super::remedies::{LOGIN, REMOVED, uplink_up};
 use super::report::{Finding, Layer, Verdict};
-use crate::commands::ask;
-use crate::commands::beside;
+use crate::commands::ask::{self, NoStatus};
+use crate::commands::local_port::of_another_user;
+use crate::commands::{beside, hung};
 use crate::config::{Config, RoleSetting};
 use crate::failure;
 use crate::gateway::silence::NOTHING;
@@ -322,25 +323,38 @@ fn proxy_port(address: SocketAddr, is_own: bool) -> (Finding, Option<Node>) {
         };
         return (finding, None);
     }
-    match ask::snapshot(address) {
+    let error = match ask::about(address) {
         Ok(seen) => {
             let what = format!("{address}: the node {} runs here, {}", seen.node.name, settings(&seen));
-            (Finding::ok(Layer::Ports, what), Some(Node { proxy: address, seen }))
+            let stranger = of_another_user(address).filter(|_| !is_own);
+            let finding = match stranger {
+                Some(problem) => Finding::problem(Layer::Ports, problem),
+                None => Finding::ok(Layer::Ports, what),
+            };
+            return (finding, Some(Node { proxy: address, seen }));
         }
-        Err(problem) if is_own => {
+        Err(error) => error,
+    };
+    if let NoStatus::Silent = error
+        && let Some(problem) = hung::at(address, ask::DEADLINE)
+    {
+        return (Finding::problem(Layer::Ports, problem), None);
+    }
+    match error.problem(address) {
+        problem if is_own => {
             let what = format!("the node that runs here does not answer on {address}");
             let finding =
                 problem.parts().1.into_iter().fold(Finding::wrong(Layer::Ports, what), Finding::because);
             (finding.hint(RESTART), None)
         }
-        Err(_) => (taken(Protocol::Tcp, address, &ask::other_port(address)), None),
+        _ => (taken(Protocol::Tcp, address, &ask::other_port(address)), None),
     }
 }
 
 /// The finding about a node that has the local port and is not the one whose keys this command has.
 fn not_ours(own: &Group, running: &Node) -> Finding {
     let Snapshot { node, .. } = &running.seen;
-    let user = users::who_listens(running.proxy.port()).map(users::name_of);
+    let user = users::who_listens(running.proxy).map(users::name_of);
     let user = user.map_or_else(String::new, |user| format!(" of the user {}", failure::printable(&user)));
     let (name, group) = (failure::printable(&node.name), failure::printable(&node.group));
     let what = format!(
@@ -372,7 +386,7 @@ fn taken(protocol: Protocol, address: SocketAddr, other: &str) -> Finding {
     let holder = port_holder::find(protocol, address);
     let holder = holder.map(|program| (failure::printable(&program.name), program.process));
     let user = match protocol {
-        Protocol::Tcp => users::who_listens(address.port()),
+        Protocol::Tcp => users::who_listens(ask::reachable(address)),
         Protocol::Udp => users::who_receives(address.port()),
     };
     let other_user = user.filter(|user| Some(*user) != users::own()).map(users::name_of);

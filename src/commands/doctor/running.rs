@@ -9,6 +9,7 @@ use super::firewall::Firewall;
 use super::machine::Node;
 use super::report::{Finding, Layer};
 use super::ruleset::{Packet, Ruleset};
+use crate::commands::ask;
 use crate::config::Config;
 use crate::lan::Lan;
 use crate::net;
@@ -27,6 +28,9 @@ pub(super) fn absent(is_running: bool, directory: Option<&Path>) -> Finding {
     let option = option.map(|directory| format!(" --state {}", quoted(directory))).unwrap_or_default();
     let hint = match registration::status() {
         Ok(Status::Stopped { .. }) => "start the service: 'laneway service start'".to_owned(),
+        _ if ask::is_of_the_machine() => {
+            "the machine's is root's: 'sudo laneway service start', or 'sudo laneway up' in a terminal, starts it".to_owned()
+        }
         _ => format!(
             "'laneway up{option}' starts one in this terminal, 'laneway service install{option}' one that starts with the \
              machine"

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::report::{Finding, Layer};
+use crate::commands::ask;
 use crate::gateway::options::CACHE;
 use crate::sharing;
 use crate::sys::files::{self, Space};
@@ -97,7 +98,7 @@ fn of_space(place: &Place, space: &Space) -> Option<Finding> {
 fn of_owners(state: &Path, running: Option<&[SocketAddr]>) -> Option<Finding> {
     let owner = users::owner_of(state)?;
     let shown = quoted(state);
-    let node = running.into_iter().flatten().find_map(|proxy| users::who_listens(proxy.port()));
+    let node = running.into_iter().flatten().find_map(|proxy| users::who_listens(ask::reachable(*proxy)));
     let node = node.filter(|node| *node != owner && *node != ROOT);
     if let Some(node) = node {
         let (node, owner) = (users::name_of(node), users::name_of(owner));

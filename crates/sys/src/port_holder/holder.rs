@@ -16,4 +16,6 @@ pub struct Program {
     pub name: String,
     /// The number of its process.
     pub process: String,
+    /// It was stopped, as by Ctrl-Z in its terminal. False where the system does not tell.
+    pub is_stopped: bool,
 }

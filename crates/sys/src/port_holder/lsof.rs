@@ -18,7 +18,7 @@ pub(crate) struct Held {
 
 pub(super) fn find(protocol: Protocol, address: SocketAddr) -> Option<Program> {
     let held = held(protocol, address.port())?;
-    Some(Program { name: held.name, process: held.process })
+    Some(Program { name: held.name, process: held.process, is_stopped: false })
 }
 
 /// The first process that has this port.

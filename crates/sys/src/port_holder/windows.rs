@@ -42,6 +42,7 @@ pub(super) fn find(protocol: Protocol, address: SocketAddr) -> Option<Program> {
     Some(Program {
         name: name_of(process).unwrap_or_else(|| "a program".into()),
         process: process.to_string(),
+        is_stopped: false,
     })
 }
 

@@ -3,6 +3,8 @@ pub(super) const PORTS: &str = "lsof -nP -i";
 pub(super) const ROUTES: &str = "netstat -rn";
 pub(super) const NAME_SERVERS: &str = "'networksetup -setdnsservers SERVICE ADDRESS' sets one";
 pub(super) const RELOAD: &str = "killall -HUP laneway";
+pub(super) const RESTART: &str = "laneway service stop; laneway service start";
+pub(super) const KILL: &str = "kill -9";
 
 pub(super) fn space_of(directory: &str) -> String {
     format!("df -h {directory}")

@@ -3,6 +3,8 @@ pub(super) const PORTS: &str = "ss -lntup";
 pub(super) const ROUTES: &str = "ip route";
 pub(super) const NAME_SERVERS: &str = "a line 'nameserver ADDRESS' in /etc/resolv.conf sets one";
 pub(super) const RELOAD: &str = "systemctl reload laneway";
+pub(super) const RESTART: &str = "systemctl restart laneway";
+pub(super) const KILL: &str = "kill -9";
 
 pub(super) fn space_of(directory: &str) -> String {
     format!("df -h {directory}")

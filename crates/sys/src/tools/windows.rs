@@ -3,6 +3,8 @@ pub(super) const PORTS: &str = "netstat -abno";
 pub(super) const ROUTES: &str = "route print";
 pub(super) const NAME_SERVERS: &str = "'netsh interface ip set dnsservers INTERFACE static ADDRESS' sets one";
 pub(super) const RELOAD: &str = "sc control laneway paramchange";
+pub(super) const RESTART: &str = "laneway service stop & laneway service start";
+pub(super) const KILL: &str = "taskkill /F /PID";
 
 pub(super) fn space_of(directory: &str) -> String {
     format!("dir {directory}")

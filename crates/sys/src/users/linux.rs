@@ -1,8 +1,16 @@
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd as _;
+use std::path::Path;
 
 use nix::libc::{AF_INET, AF_INET6, IPPROTO_TCP};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+
+use super::names::{judge, owner_of};
+use super::whose::Whose;
+use crate::socket_tables::{self, Socket};
+
+/// The number for users without one, unless the system has another.
+const OVERFLOW: u32 = 65_534;
 
 /// The type of the request and of its answer (sock_diag(7)): `SOCK_DIAG_BY_FAMILY`.
 const BY_FAMILY: u16 = 20;
@@ -60,25 +68,49 @@ fn question(app: SocketAddr, port: SocketAddr) -> Option<Vec<u8>> {
     Some(message)
 }
 
-/// The state of a listening socket in the tables (proc(5)), and of a UDP socket without a peer.
-const LISTENING: &str = "0A";
-const UNCONNECTED: &str = "07";
+/// Where the system's service has its sockets: systemd makes the directory for the user of the service (`RuntimeDirectory=`).
+const RUNTIME: &str = "/run/laneway";
 
-pub(super) fn who_listens(port: u16) -> Option<u32> {
-    ["/proc/net/tcp", "/proc/net/tcp6"].into_iter().find_map(|table| user_in(table, port, LISTENING))
+pub(super) fn who_listens(address: SocketAddr) -> Option<u32> {
+    known(socket_tables::listening(address).ok()?.first()?.user)
 }
 
 pub(super) fn who_receives(port: u16) -> Option<u32> {
-    ["/proc/net/udp", "/proc/net/udp6"].into_iter().find_map(|table| user_in(table, port, UNCONNECTED))
+    known(socket_tables::user_of_udp_port(port)?)
 }
 
-/// Any process may read the tables, and each sees those of its network namespace.
-fn user_in(table: &str, port: u16, state: &str) -> Option<u32> {
-    let table = std::fs::read_to_string(table).ok()?;
-    let end = format!(":{port:04X}");
-    table.lines().skip(1).find_map(|line| {
-        let fields: Vec<_> = line.split_whitespace().collect();
-        let is_it = fields.get(1)?.ends_with(&end) && fields.get(3) == Some(&state);
-        fields.get(7)?.parse().ok().filter(|_| is_it)
-    })
+pub(super) fn whose(address: SocketAddr) -> Whose {
+    let service = owner_of(Path::new(RUNTIME));
+    let Ok(sockets) = socket_tables::listening(address) else { return Whose::Untold };
+    let judged = |socket: &Socket| known(socket.user).map_or(Whose::Unmapped, |user| judge(user, service));
+    let mut owners: Vec<_> = sockets.iter().map(judged).collect();
+    // Those of the machine last, so that nobody hides behind its socket.
+    owners.sort_by_key(|whose| matches!(whose, Whose::Own | Whose::Machine));
+    owners.into_iter().next().unwrap_or(Whose::Nobody)
+}
+
+/// A user's number, unless it is the one that stands for all users without a number in this user namespace
+/// (user_namespaces(7)).
+fn known(user: u32) -> Option<u32> {
+    let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+    let overflow = read("/proc/sys/kernel/overflowuid").trim().parse().unwrap_or(OVERFLOW);
+    Some(user).filter(|user| *user != overflow || has_all(&read("/proc/self/uid_map")))
+}
+
+/// Whether every user has a number with this map: the one of a system that is no container.
+fn has_all(map: &str) -> bool {
+    map.split_whitespace().nth(2).and_then(|count| count.parse().ok()) == Some(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_system_itself_has_all_users() {
+        assert!(has_all("         0          0 4294967295\n"));
+        for container in ["0 1000 1", "0 100000 65536\n65536 1000 1", ""] {
+            assert!(!has_all(container), "{container}");
+        }
+    }
 }

@@ -3,6 +3,9 @@ use std::path::Path;
 
 use nix::unistd::{Uid, User};
 
+use super::whose::Whose;
+use crate::paths;
+
 pub(super) fn id_of(name: &str) -> Option<u32> {
     User::from_name(name).ok()?.map(|user| user.uid.as_raw())
 }
@@ -17,4 +20,16 @@ pub(super) fn owner_of(path: &Path) -> Option<u32> {
 
 pub(super) fn name_of(user: u32) -> Option<String> {
     Some(User::from_uid(user.into()).ok()??.name)
+}
+
+/// Whose a program of this user is. The user of the machine's node is `service`, or the one that its state belongs to: that
+/// directory is in one that only root can write.
+pub(super) fn judge(user: u32, service: Option<u32>) -> Whose {
+    let owner = || paths::machine_state().and_then(|path| owner_of(&path));
+    match user {
+        _ if own() == Some(user) => Whose::Own,
+        0 => Whose::Machine,
+        _ if service == Some(user) || owner() == Some(user) => Whose::Machine,
+        _ => Whose::Other(name_of(user).unwrap_or_else(|| user.to_string())),
+    }
 }

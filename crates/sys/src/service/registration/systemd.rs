@@ -51,6 +51,17 @@ impl Scope {
         found.filter(|_| self == Self::Machine).find(|unit| unit.exists())
     }
 
+    /// The error where there is no unit. A user is told of the machine's.
+    fn without_unit(self) -> ServiceError {
+        let machine = Self::Machine;
+        let is_there = machine.packaged().is_some() || machine.unit().is_ok_and(|unit| unit.exists());
+        match self == Self::User && is_there {
+            true => ServiceError::new("this user has no laneway service, and the machine's is root's")
+                .hint("'sudo laneway service status' shows it, and start and stop work the same; 'laneway status' shows its node"),
+            false => ServiceError::absent(),
+        }
+    }
+
     /// The words of a command before the verb.
     fn command(self) -> &'static str {
         match self {
@@ -205,7 +216,7 @@ pub(super) fn remove() -> Result<String, ServiceError> {
     let path = scope.unit()?;
     let packaged = scope.packaged();
     if !path.exists() && packaged.is_none() {
-        return Err(ServiceError::absent());
+        return Err(scope.without_unit());
     }
     scope.run(&["disable", "--now", "--quiet", FILE])?;
     if !path.exists() {
@@ -226,7 +237,7 @@ fn installed() -> Result<Scope, ServiceError> {
     let scope = Scope::of_this_user();
     match scope.unit()?.exists() || scope.packaged().is_some() {
         true => Ok(scope),
-        false => Err(ServiceError::absent()),
+        false => Err(scope.without_unit()),
     }
 }
 

@@ -1,0 +1,79 @@
+//! A node that runs and does not answer: which process it is, and how it goes on.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::control;
+use crate::failure::printable;
+use crate::problem::Problem;
+use crate::sys::port_holder::{self, Program, Protocol};
+use crate::sys::service::registration::NAME;
+use crate::sys::state::{StateDir, quoted};
+use crate::sys::users::{self, Whose};
+use crate::sys::{paths, tools};
+
+/// The problem of a command whose connection to this address is accepted, and gets no answer within `time`. `None` when the
+/// program is known to be another one than a node.
+pub(super) fn at(address: SocketAddr, time: Duration) -> Option<Problem> {
+    let program = port_holder::find(Protocol::Tcp, address);
+    let who = match &program {
+        Some(program) if program.name == NAME => {
+            format!("the node on {address} (process {})", program.process)
+        }
+        Some(_) => return None,
+        None => format!("what listens on {address}{}", owner(address)),
+    };
+    let what = format!("{who} accepts connections but does not answer within {} s", time.as_secs());
+    let hint = match &program {
+        Some(program) => revive(Some(program)),
+        None => format!("if it is a node, {}", revive(None)),
+    };
+    Some(Problem::new(what).hint(hint))
+}
+
+/// The problem of a command that has asked the node of this directory for something, which it has not done within `time`. The
+/// hint ends with `then`.
+pub(super) fn with(state: &StateDir, time: Duration, then: &str) -> Problem {
+    let proxies = control::running_proxies(state.path()).unwrap_or_default();
+    let find = |address: &SocketAddr| port_holder::find(Protocol::Tcp, *address);
+    let program = proxies.iter().find_map(find).filter(|program| program.name == NAME);
+    let process =
+        program.as_ref().map(|program| format!(" (process {})", program.process)).unwrap_or_default();
+    let directory = quoted(state.path());
+    let what = format!(
+        "the node with the directory {directory}{process} does not follow within {} s",
+        time.as_secs()
+    );
+    Problem::new(what).hint(format!("{}{then}", revive(program.as_ref())))
+}
+
+/// Whose program it is, where it is another user's.
+fn owner(address: SocketAddr) -> String {
+    let name = match users::whose(address) {
+        Whose::Machine => users::who_listens(address).map(users::name_of),
+        Whose::Other(name) => Some(name),
+        _ => None,
+    };
+    name.map_or_else(String::new, |name| format!(", a program of the user {},", printable(&name)))
+}
+
+/// How a node goes on that does not answer.
+fn revive(program: Option<&Program>) -> String {
+    let sudo = if paths::is_administrator() { "" } else { "sudo " };
+    let restart = tools::RESTART;
+    match program {
+        Some(Program { process, is_stopped: true, .. }) => {
+            format!(
+                "it is stopped, as by Ctrl-Z: 'fg' in its terminal lets it go on, or 'kill -CONT {process}'"
+            )
+        }
+        Some(Program { process, .. }) => format!(
+            "its log may say why; start it again: '{sudo}{restart}' if it is the service, else '{} {process}' and 'laneway up'",
+            tools::KILL
+        ),
+        None => format!(
+            "its log may say why; start it again: '{sudo}{restart}' if it is the service, else end its process and run 'laneway \
+             up'"
+        ),
+    }
+}
