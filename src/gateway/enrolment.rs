@@ -1,12 +1,12 @@
 //! Enrolment of machines that join the group, on the node that holds the authority's key.
 
-use std::io::{self, Cursor};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
@@ -31,9 +31,7 @@ pub(super) async fn enrol(
     address: SocketAddr,
     deadline: Instant,
 ) -> bool {
-    let (reader, writer) = hello.tcp.into_split();
-    let socket = tokio::io::join(Cursor::new(hello.received).chain(reader), writer);
-    let tls = timeout_at(deadline, TlsAcceptor::from(config).accept(socket)).await;
+    let tls = timeout_at(deadline, TlsAcceptor::from(config).accept(hello.into_bounded())).await;
     let tls = tls.unwrap_or_else(|_late| Err(io::ErrorKind::TimedOut.into()));
     let mut tls = match tls {
         Ok(tls) => tls,
@@ -46,7 +44,7 @@ pub(super) async fn enrol(
         return false;
     };
     let delay = || strangers.wrong_proofs.delay(address.ip());
-    let outcome = join::serve_slowing(&mut tls, &exporter, authority, delay).await;
+    let outcome = join::serve_in_turn(&mut tls, &exporter, authority, (&strangers.admissions, delay)).await;
     match &outcome {
         Ok(member) => {
             let (name, id, role) = (&member.name, member.id.short(), member.role);

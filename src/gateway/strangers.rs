@@ -2,8 +2,11 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
 
 use super::handshake_slots::HandshakeSlots;
 use crate::limits::Bucket;
@@ -16,6 +19,9 @@ use crate::trust::join::MAX_DELAY;
 const WRONG_PROOFS: Rate = Rate::new(3, Duration::from_secs(60));
 /// How long a source with too many wrong proofs waits for its answer to the next one.
 const SLOWED: Duration = MAX_DELAY;
+/// How many joiners are admitted at once. They write the same files one after the other, so more would only occupy threads, which
+/// others need: a node has a bounded number of those that may wait for the disk.
+const AT_ONCE: usize = 2;
 /// Lines about strangers in the log: anybody on the LAN can cause them, and they must neither fill a disk nor hide other
 /// lines.
 const LINES: Rate = Rate::new(10, Duration::from_secs(10));
@@ -25,7 +31,25 @@ const LINES: Rate = Rate::new(10, Duration::from_secs(10));
 pub(super) struct Strangers {
     pub(super) slots: Arc<HandshakeSlots>,
     pub(super) wrong_proofs: WrongProofs,
+    pub(super) admissions: Admissions,
     pub(super) log: StrangerLog,
+}
+
+/// The turns of those who join.
+pub(super) struct Admissions(Semaphore);
+
+impl Default for Admissions {
+    fn default() -> Self {
+        Self(Semaphore::new(AT_ONCE))
+    }
+}
+
+impl Deref for Admissions {
+    type Target = Semaphore;
+
+    fn deref(&self) -> &Semaphore {
+        &self.0
+    }
 }
 
 /// The wrong proofs of each source: an IPv4 address or an IPv6 /64.

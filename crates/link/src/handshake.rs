@@ -1,7 +1,7 @@
 //! The TLS handshake of a link. rustls does all of it, including verification; afterwards the keys go to the record layer of
 //! [`Secure`].
 
-use std::io;
+use std::io::{self, Cursor};
 use std::sync::Arc;
 
 use rustls::client::UnbufferedClientConnection;
@@ -9,7 +9,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::{Acceptor, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
 use rustls::{ClientConfig, CommonState, Error, ServerConfig};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::secure::{Schedule, Secure};
@@ -99,6 +99,14 @@ impl Hello {
         // The connection is refused whether the alert is sent or not.
         let _ = self.tcp.try_write(&NO_SUCH_SERVICE);
         net::linger(&self.tcp).await;
+    }
+
+    /// The connection for protocols that only exchange a message or two. rustls would take in handshake messages of 64 KiB from
+    /// whoever connects, so it gets no more bytes than such a protocol needs.
+    pub fn into_bounded(self) -> impl AsyncRead + AsyncWrite + Unpin {
+        let most = MAX_HELLO + MAX_FLIGHT;
+        let (reader, writer) = self.tcp.into_split();
+        tokio::io::join(Cursor::new(self.received).chain(reader).take(most as u64), writer)
     }
 
     /// The server's end of a link.

@@ -2,7 +2,7 @@
 //! gateway says is not enough to believe it. The protocol: once both ends have shown certificates of the group, revoked or not, the
 //! gateway sends the length of its revocation list (u32, big-endian) and the list; none to a node that is not on it.
 
-use std::io::{self, Cursor};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,9 +56,7 @@ pub(super) async fn ask(
 pub async fn prove(hello: Hello, credentials: &Credentials) -> io::Result<()> {
     let proved = async {
         let config = credentials.removal().map_err(io::Error::other)?;
-        let (reader, writer) = hello.tcp.into_split();
-        let socket = tokio::io::join(Cursor::new(hello.received).chain(reader), writer);
-        let mut tls = TlsAcceptor::from(config).accept(socket).await?;
+        let mut tls = TlsAcceptor::from(config).accept(hello.into_bounded()).await?;
         let certificates = tls.get_ref().1.peer_certificates().unwrap_or_default();
         let peer = tls::peer(certificates).map_err(io::Error::other)?;
         let group = credentials.membership.group();

@@ -15,6 +15,7 @@ use rcgen::{KeyPair, SigningKey as _};
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -189,27 +190,30 @@ pub async fn serve<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    serve_slowing(stream, exporter, authority, || Duration::ZERO).await
+    serve_in_turn(stream, exporter, authority, (&Semaphore::new(1), || Duration::ZERO)).await
 }
 
-/// The same; a joiner that does not know the secret gets its answer only after a delay of at most [`MAX_DELAY`]. Everybody
+/// The same for one of many at a time, which are admitted in `turns`: each admission occupies a thread until it is on the disk, and
+/// one that waits for its turn holds none. A joiner that does not know the secret gets its answer only after a delay of at most [`MAX_DELAY`]. Everybody
 /// else is answered at once.
 ///
 /// # Errors
 /// As [`serve`].
-pub async fn serve_slowing<S>(
+pub async fn serve_in_turn<S>(
     stream: &mut S,
     exporter: &[u8; 32],
     authority: &Authority,
-    delay: impl FnOnce() -> Duration,
+    (turns, delay): (&Semaphore, impl FnOnce() -> Duration),
 ) -> Result<Enrolled, JoinError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let request: Request = receive(stream, MAX_REQUEST).await?;
     let (authority, exporter) = (authority.clone(), *exporter);
+    let turn = timeout(MESSAGE_DEADLINE, turns.acquire()).await.ok().ok_or(JoinError::TimedOut)?;
     // Locking and syncing files blocks, so it runs on a blocking thread.
     let admitted = tokio::task::spawn_blocking(move || admit(&authority, &exporter, request)).await;
+    drop(turn);
     let (answer, outcome) = match admitted {
         Ok(Ok((welcome, enrolled))) => (Answer::Welcome(Box::new(welcome)), Ok(enrolled)),
         Ok(Err(GroupError::Refused(refusal))) => {
@@ -501,12 +505,34 @@ mod tests {
             let code = JoinCode { secret, ..code.clone() };
             let (mut joiner, mut signer) = duplex(4096);
             let start = tokio::time::Instant::now();
+            let turns = Semaphore::new(1);
             let _ = tokio::join!(
                 request(&mut joiner, &SESSION, &code, laptop(), JoinKey::temporary().unwrap()),
-                serve_slowing(&mut signer, &SESSION, &lab.authority, || Duration::from_secs(3600)),
+                serve_in_turn(&mut signer, &SESSION, &lab.authority, (&turns, || Duration::from_secs(3600))),
             );
             assert_eq!(start.elapsed() >= MAX_DELAY, delayed);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_turn_is_not_admitted_before_it_and_given_up_without_one() {
+        let lab = lab();
+        let code = lab.invite(Uses::Any);
+        let (turns, code) = (Semaphore::new(0), &code);
+        let ask = async || {
+            let (mut joiner, mut signer) = duplex(4096);
+            let key = JoinKey::temporary().unwrap();
+            let joining = async move { request(&mut joiner, &SESSION, code, laptop(), key).await };
+            tokio::join!(
+                joining,
+                serve_in_turn(&mut signer, &SESSION, &lab.authority, (&turns, || Duration::ZERO))
+            )
+        };
+        assert!(matches!(ask().await, (Err(_), Err(JoinError::TimedOut))));
+        assert_eq!(lab.authority.members().unwrap().len(), 1);
+        turns.add_permits(1);
+        assert!(matches!(ask().await, (Ok(_), Ok(_))));
+        assert_eq!(turns.available_permits(), 1);
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use crate::tls::{ALPN_LINK, join_client, link_client, link_server, server_name};
 use laneway_sys::state::StateDir;
 use laneway_trust::authority::{Authority, Uses};
 use laneway_trust::certificate::Role;
+use laneway_trust::code::JoinCode;
 use laneway_trust::group::Group;
 use tokio::net::TcpListener;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -261,4 +262,30 @@ async fn a_flipped_bit_ends_it_and_nothing_wrong_arrives() {
         };
         tokio::join!(relay, ends);
     }
+}
+
+/// Whoever connects may ask to join, and send as much as it likes.
+#[tokio::test]
+async fn protocols_of_few_messages_take_in_few_bytes() {
+    let (mut near, far) = sockets().await;
+    let (group, sent) = (group(), 256 * 1024);
+    let code = JoinCode::new(group.ca_key, [0; 8], [0; 16], 0);
+    let mut client = rustls::ClientConnection::new(join_client(&code), server_name(None)).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    near.write_all(&hello).await.unwrap();
+    let hello = Hello::read(far).await.unwrap();
+    let sending = async move {
+        // The other end stops reading.
+        let _ = near.write_all(&vec![0; sent]).await;
+        near
+    };
+    let receiving = async {
+        let mut taken = Vec::new();
+        hello.into_bounded().read_to_end(&mut taken).await.unwrap();
+        taken.len()
+    };
+    let (near, taken) = tokio::join!(tokio::spawn(sending), receiving);
+    assert_eq!(taken, MAX_HELLO + MAX_FLIGHT);
+    drop(near);
 }
