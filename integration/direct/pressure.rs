@@ -5,6 +5,7 @@ mod apps;
 mod indexes;
 mod log;
 mod pieces;
+mod requests;
 mod strangers;
 
 use std::collections::HashSet;

@@ -86,6 +86,11 @@ pub(crate) fn connect_http_in_pieces(stream: u32, target: &laneway::wire::target
     connect_http_with(stream, target, &field)
 }
 
+/// A stream of plain requests that the gateway sends to the server over TLS.
+pub(crate) fn connect_https(stream: u32, target: &laneway::wire::target::Target) -> Vec<u8> {
+    connect_http_with(stream, target, b"\x00\x0elaneway-scheme\x05https")
+}
+
 fn connect_http_with(stream: u32, target: &laneway::wire::target::Target, field: &[u8]) -> Vec<u8> {
     let authority = target.to_string();
     let length = u8::try_from(authority.len()).unwrap();

@@ -29,13 +29,13 @@ use crate::failure::{self, Failure};
 use crate::link::incoming::Incoming;
 use crate::link::pipe::Pipe;
 use crate::link::relay::Progress;
-use crate::memory::{Account, Kind};
+use crate::memory::{Account, Kind, Tally};
 use crate::telemetry::record::Record;
 use crate::telemetry::traffic::Moved;
 use crate::wire::http::{ANONYMOUS, DIGEST, DISCARD, RequestHead};
 use crate::wire::sharing::Offer;
 use crate::wire::target::Target;
-use asker::{Asker, Gone, Own};
+use asker::{Asker, Gone, Own, beyond};
 use server::Server;
 
 /// One stream of requests to one server.
@@ -261,6 +261,7 @@ impl<'a> Stream<'a> {
 
 impl Stream<'_> {
     async fn run(&mut self, waits: bool) -> Result<(), End> {
+        let mut held = Tally::of(&self.asker.account);
         if waits {
             self.server = Some(self.connect().await?);
             self.asker.grant()?;
@@ -276,6 +277,7 @@ impl Stream<'_> {
                 RequestHead::parse(&head).map_err(|_malformed| End::Broken("a malformed request"))?;
             let asked = Asked::take(&mut request, self.is_secure);
             let head = asked.head(head, &request);
+            held.set(beyond(head.len() + request.fields.memory()));
             let origin = Origin { target: &self.target, is_secure: self.is_secure };
             let uri = match policy::concerns_cache(&request) {
                 true => self.uris.of(origin, &request),
@@ -297,6 +299,7 @@ impl Stream<'_> {
                     Box::pin(self.pass(head, &request)).await?
                 }
             };
+            held.set(0);
             match next {
                 Next::Request => {}
                 Next::End => return Ok(()),
@@ -315,15 +318,19 @@ impl Stream<'_> {
     /// The idle connection to the server.
     fn idle(&mut self) -> Option<Server> {
         let lent = self.lent.take();
-        self.server.take().or_else(|| lent.and_then(|mut lent| lent.try_recv().ok()))
+        let mut server = self.server.take().or_else(|| lent.and_then(|mut lent| lent.try_recv().ok()))?;
+        server.charge_to(&self.asker.account);
+        Some(server)
     }
 
     /// Connects to the server, unless the client gives up meanwhile.
     async fn connect(&mut self) -> Result<Server, End> {
+        let account = self.asker.account.clone();
+        let connecting =
+            Server::connect(&self.gateway, (&self.target, self.asker.member), self.is_secure, &account);
+        let connecting = Box::pin(connecting);
         tokio::select! {
-            connected = Box::pin(Server::connect(&self.gateway, (&self.target, self.asker.member), self.is_secure)) => {
-                connected.map_err(End::Refused)
-            }
+            connected = connecting => connected.map_err(End::Refused),
             () = self.asker.gone() => Err(End::Gone),
         }
     }

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::BytesMut;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, IpAddr, ServerName};
 use rustls::{CertificateError, ClientConfig, ClientConnection, RootCertStore};
@@ -16,12 +15,16 @@ use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 use crate::failure::{Failure, Kind, Side, with_causes};
+use crate::link::http2::buffer_pool::PooledBuffer;
 use crate::link::tls::words;
 use crate::problem::Problem;
 use crate::wire::target::{Host, Target};
 
 /// How long a server may take for the handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// How much of what is to be sent is sealed before the server takes it, in bytes.
+const SENDING: usize = 16 * 1024;
 
 /// What a gateway needs for TLS to servers. The roots of the system are read when they are first needed.
 #[derive(Default)]
@@ -86,7 +89,8 @@ impl ServerTls {
             Host::Address(ip) => ServerName::IpAddress(IpAddr::from(*ip)),
         };
         let failed = |error: io::Error| tls_failure(target, &error);
-        let tls = ClientConnection::new(config, name).map_err(|error| failed(io::Error::other(error)))?;
+        let mut tls = ClientConnection::new(config, name).map_err(|error| failed(io::Error::other(error)))?;
+        tls.set_buffer_limit(Some(SENDING));
         let stream = SecureStream { socket, tls: Mutex::new(tls) };
         match timeout(HANDSHAKE, stream.handshake()).await {
             Ok(done) => done.map_err(failed).map(|()| stream),
@@ -247,18 +251,16 @@ impl SecureStream {
         }
     }
 
-    /// Waits for data and reads at most `most` bytes.
-    pub(super) async fn read_some(&self, buffer: &mut BytesMut, most: usize) -> io::Result<usize> {
+    /// Waits for data and reads at most `most` bytes: how many there are is told with the buffer. None is held while it waits.
+    pub(super) async fn read(&self, most: usize) -> io::Result<(PooledBuffer, usize)> {
         tokio::task::consume_budget().await;
         loop {
-            let start = buffer.len();
-            buffer.resize(start + most, 0);
-            let read = self.try_read(&mut buffer[start..]);
-            buffer.truncate(start + read.as_ref().map_or(0, |count| *count));
-            match read {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.socket.readable().await?,
-                read => return read,
+            let mut buffer = PooledBuffer::take(most);
+            match self.try_read(&mut buffer.room()[..most]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => drop(buffer),
+                read => return read.map(|count| (buffer, count)),
             }
+            self.socket.readable().await?;
         }
     }
 

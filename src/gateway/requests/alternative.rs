@@ -12,6 +12,7 @@ use crate::cache::growing::Growing;
 use crate::cache::policy;
 use crate::gateway::cache::Cache;
 use crate::gateway::state::Gateway;
+use crate::memory::Account;
 use crate::wire::http::RequestHead;
 use crate::wire::id::NodeId;
 use crate::wire::target::Target;
@@ -39,6 +40,7 @@ pub(super) struct Alternative {
     credential: Option<Vec<u8>>,
     request: RequestHead,
     uri: String,
+    account: Arc<Account>,
 }
 
 impl Alternative {
@@ -53,6 +55,7 @@ impl Alternative {
             credential: stream.credential.clone(),
             request: request.clone(),
             uri: uri.to_owned(),
+            account: stream.asker.account.clone(),
         }
     }
 
@@ -109,7 +112,9 @@ impl Alternative {
         // It is made of digits.
         let _ = request.fields.push("Range", range.as_bytes());
         let mut server =
-            Server::connect(&self.gateway, (&self.target, self.by), self.is_secure).await.ok()?;
+            Server::connect(&self.gateway, (&self.target, self.by), self.is_secure, &self.account)
+                .await
+                .ok()?;
         server.send(&as_sent(&request, self.credential.as_deref())).await.ok()?;
         loop {
             match server.head(&Method::GET).await {

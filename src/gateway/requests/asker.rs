@@ -11,6 +11,7 @@ use tokio::time::{sleep_until, timeout};
 
 use crate::failure::Failure;
 use crate::link::http2;
+use crate::link::http2::buffer_pool::memory_of;
 use crate::link::incoming::Incoming;
 use crate::link::pipe::{self, Pipe};
 use crate::link::relay::Progress;
@@ -65,7 +66,17 @@ pub(super) struct Asker<'a> {
     held: Tally,
     /// What was received and not consumed.
     buffer: BytesMut,
+    /// The memory of that.
+    received: Tally,
     progress: &'a Progress<'a>,
+}
+
+/// What a stream costs in any case covers a buffer of this size, in bytes: most requests and heads of responses have less.
+const COVERED: usize = 4 * 1024;
+
+/// How much of the memory of a buffer is counted by itself, in bytes.
+pub(super) fn beyond(memory: usize) -> usize {
+    memory.saturating_sub(COVERED)
 }
 
 impl<'a> Asker<'a> {
@@ -86,8 +97,8 @@ impl<'a> Asker<'a> {
     }
 
     fn new(stage: Stage, member: NodeId, account: Arc<Account>, progress: &'a Progress<'a>) -> Self {
-        let held = Tally::of(&account);
-        Self { stage, member, account, held, buffer: BytesMut::new(), progress }
+        let (held, received) = (Tally::of(&account), Tally::of(&account));
+        Self { stage, member, account, held, buffer: BytesMut::new(), received, progress }
     }
 
     /// The request for the stream of a client, while it is not granted.
@@ -164,6 +175,7 @@ impl<'a> Asker<'a> {
                 Some(bytes) => {
                     self.progress.add_received(bytes.len());
                     self.buffer.extend_from_slice(&bytes);
+                    self.received.set(beyond(self.buffer.capacity()));
                 }
                 None if self.buffer.is_empty() => return Ok(None),
                 None => return Err(Gone),
@@ -178,19 +190,16 @@ impl<'a> Asker<'a> {
             Stage::Own(Own { pipe, .. }) => (Input::Own(&mut pipe.receiver), Output::Own(&mut pipe.sender)),
             Stage::Asked(_) | Stage::Over => return Err(Gone),
         };
-        let from = FromClient { buffer: &mut self.buffer, input, progress: self.progress };
-        Ok((from, ToClient { output, progress: self.progress }))
+        let (buffer, received) = (&mut self.buffer, &mut self.received);
+        let from = FromClient { buffer, received, input, progress: self.progress };
+        let (account, held) = (&self.account, Tally::of(&self.account));
+        Ok((from, ToClient { account, held, output, progress: self.progress }))
     }
 
     /// Sends bytes on a granted stream.
     pub(super) async fn send(&mut self, bytes: Bytes) -> Result<(), Gone> {
-        let account = self.account.clone();
-        let evicted = account.evicted();
         let (_, mut to_client) = self.halves()?;
-        tokio::select! {
-            sent = to_client.send(bytes) => sent,
-            () = evicted => Err(Gone),
-        }
+        to_client.send(bytes).await
     }
 
     /// Waits until the client has given up, or the stream has to end for want of memory.
@@ -240,6 +249,7 @@ enum Output<'a> {
 /// What the client sends after the head of a request.
 pub(super) struct FromClient<'a> {
     pub(super) buffer: &'a mut BytesMut,
+    received: &'a mut Tally,
     input: Input<'a>,
     progress: &'a Progress<'a>,
 }
@@ -265,6 +275,7 @@ impl FromClient<'_> {
             Some(bytes) => {
                 // First, because the caller may give up waiting.
                 self.buffer.extend_from_slice(&bytes);
+                self.received.set(beyond(self.buffer.capacity()));
                 if let Some(due) = self.progress.add_received(bytes.len()) {
                     sleep_until(due).await;
                 }
@@ -277,17 +288,36 @@ impl FromClient<'_> {
 
 /// What the client receives.
 pub(super) struct ToClient<'a> {
+    account: &'a Arc<Account>,
+    /// The memory of what waits for room in the stream's queue.
+    held: Tally,
     output: Output<'a>,
     progress: &'a Progress<'a>,
 }
 
 impl ToClient<'_> {
+    /// Counts other memory for the same stream.
+    pub(super) fn tally(&self) -> Tally {
+        Tally::of(self.account)
+    }
+
+    /// Sends bytes, unless the stream has to end for want of memory meanwhile.
     pub(super) async fn send(&mut self, bytes: Bytes) -> Result<(), Gone> {
         let count = bytes.len();
-        match &mut self.output {
-            Output::Link(outbox) => outbox.send_in_turn(bytes).await?,
-            Output::Own(sender) => sender.send(bytes).await?,
+        self.held.set(beyond(memory_of(count)));
+        let output = &mut self.output;
+        let sending = async {
+            match output {
+                Output::Link(outbox) => Ok::<_, Gone>(outbox.send_in_turn(bytes).await?),
+                Output::Own(sender) => Ok(sender.send(bytes).await?),
+            }
+        };
+        tokio::select! {
+            biased;
+            sent = sending => sent?,
+            () = self.account.evicted() => return Err(Gone),
         }
+        self.held.set(0);
         if let Some(due) = self.progress.add_sent(count) {
             sleep_until(due).await;
         }

@@ -304,8 +304,14 @@ impl Fetch {
         let (mut idle, begun) = (idle, Instant::now());
         loop {
             let mut server = match idle.take() {
-                Some(server) => server,
-                None => Server::connect(&self.gateway, (&self.target, self.member), self.is_secure).await?,
+                Some(mut server) => {
+                    server.charge_to(&self.account);
+                    server
+                }
+                None => {
+                    Server::connect(&self.gateway, (&self.target, self.member), self.is_secure, &self.account)
+                        .await?
+                }
             };
             self.lead.resolve(Outcome::Connected);
             // The stream may have ended.

@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
-use super::asker::{FromClient, Gone, ToClient};
+use super::asker::{FromClient, Gone, ToClient, beyond};
 use super::server::{Head, Server};
 use super::socket::Socket;
 use super::{End, Next, Stream};
 use crate::cache::policy::{self, Origin};
 use crate::gateway::silence::GIVE_UP;
+use crate::memory::Tally;
 use crate::wire::http::{BodyLength, ChunkedDecoder, ChunkedEncoder, RequestHead, ResponseHead, Step};
 use crate::wire::replay;
 
@@ -82,6 +83,7 @@ impl Stream<'_> {
     /// Passes on a response whose head was read already.
     pub(super) async fn pass_response(&mut self, request: &RequestHead, begun: Begun) -> Result<Next, End> {
         let Begun { head, mut server } = begun;
+        server.charge_to(&self.asker.account);
         self.asker.grant()?;
         let exchanged = self.exchange(&mut server, request, Some(head)).await?;
         self.conclude(exchanged, server)
@@ -114,7 +116,7 @@ impl Stream<'_> {
         };
         let origin = Origin { target: &self.target, is_secure: self.is_secure };
         let mut seen = Seen { origin, request, pinned: false, changed: Vec::new() };
-        let cache = self.cache.clone();
+        let (cache, account) = (self.cache.clone(), self.asker.account.clone());
         let (mut from, to) = self.asker.halves()?;
         let (uploaded, ended) = (AtomicBool::new(!has_body), AtomicBool::new(false));
         if has_body {
@@ -138,6 +140,8 @@ impl Stream<'_> {
             tokio::select! {
                 biased;
                 result = download => result,
+                // Neither direction has to move for that.
+                () = account.evicted() => Err(Gone),
                 gone = upload => match gone {
                     Ok(never) => match never {},
                     Err(Gone) => Err(Gone),
@@ -161,8 +165,14 @@ impl Stream<'_> {
             Passed::Unclear(first) => {
                 socket.limit_unacknowledged(None);
                 let (from, mut to) = self.asker.halves()?;
-                to.send(first).await?;
-                relay(server, &socket, from, to).await?;
+                let relayed = async {
+                    to.send(first).await?;
+                    relay(server, &socket, from, to).await
+                };
+                tokio::select! {
+                    relayed = relayed => relayed?,
+                    () = account.evicted() => return Err(End::Gone),
+                }
                 Ok(Exchanged::ToTheEnd)
             }
         }
@@ -234,8 +244,9 @@ impl Response<'_> {
             BodyLength::Exact(length) => length,
             BodyLength::None => 0,
             BodyLength::Chunked => {
+                let pending = to.tally();
                 to.send(raw.freeze()).await?;
-                return chunks(server, to, response.keep_alive).await;
+                return chunks(server, to, (response.keep_alive, pending)).await;
             }
             BodyLength::UntilClose => return Ok(Passed::Unclear(raw.freeze())),
         };
@@ -256,7 +267,7 @@ impl Response<'_> {
                 return Err(Gone);
             }
             let count = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
-            server.buffer.extend_from_slice(&bytes.split_off(count));
+            server.keep(&bytes.split_off(count));
             left -= count as u64;
             to.send(bytes).await?;
         }
@@ -265,7 +276,11 @@ impl Response<'_> {
 }
 
 /// Passes on a chunked body as it is. What follows it stays in the server's buffer.
-async fn chunks(server: &mut Server, mut to: ToClient<'_>, keep_alive: bool) -> Result<Passed, Gone> {
+async fn chunks(
+    server: &mut Server,
+    mut to: ToClient<'_>,
+    (keep_alive, mut held): (bool, Tally),
+) -> Result<Passed, Gone> {
     let (mut decoder, mut pending) = (ChunkedDecoder::of_response(), BytesMut::new());
     loop {
         let bytes = tokio::select! {
@@ -276,6 +291,7 @@ async fn chunks(server: &mut Server, mut to: ToClient<'_>, keep_alive: bool) -> 
             return Ok(Passed::Unclear(Bytes::new()));
         }
         pending.extend_from_slice(&bytes);
+        held.set(beyond(pending.capacity()));
         loop {
             match decoder.decode(&mut pending) {
                 Ok(Step::Data(_)) => {}

@@ -9,20 +9,27 @@ use bytes::{Bytes, BytesMut};
 use http::Method;
 use tokio::time::{Instant, sleep};
 
-use super::socket::{READ, Socket};
+use super::asker::beyond;
+use super::socket::{READ, SMALL_READ, Socket};
 use crate::failure::Failure;
 use crate::gateway::egress::Egress;
 use crate::gateway::silence::{Facts, Reported, UNACKNOWLEDGED};
 use crate::gateway::state::Gateway;
+use crate::link::http2::buffer_pool::PooledBuffer;
 use crate::link::unanswered::{FIRST_LOOK, INTERVAL};
+use crate::memory::{Account, Tally};
 use crate::wire::http::{
     BodyLength, ChunkedDecoder, MAX_HEAD, ResponseHead, Step, head_end, may_begin_response,
 };
 use crate::wire::id::NodeId;
 use crate::wire::target::Target;
 
-/// How many reads a close takes at most.
-const MOST_DISCARDED: usize = 32;
+/// How many reads a close takes at most. Hundreds of connections may be closed at once, one after the other on a thread that serves
+/// other clients, too; and a server that has sent as much has read the request.
+const MOST_DISCARDED: usize = 2;
+/// What rustls holds of a connection: a handshake message that is not whole or the server's certificates, and later a record each
+/// way.
+const TLS: usize = 64 * 1024;
 
 /// A connection to a server.
 pub(super) struct Server {
@@ -37,6 +44,8 @@ pub(super) struct Server {
     pub(super) is_used: bool,
     /// What has been received and not been consumed.
     pub(super) buffer: BytesMut,
+    /// The memory of the buffer, and of TLS.
+    held: Tally,
 }
 
 /// The beginning of a response.
@@ -72,17 +81,22 @@ pub(super) struct Cut;
 /// unread bytes would be a reset.
 impl Drop for Server {
     fn drop(&mut self) {
-        let mut rest = vec![0; 64 * 1024];
-        for _ in 0..MOST_DISCARDED {
-            if !self.socket.try_read(&mut rest).is_ok_and(|count| count > 0) {
-                break;
-            }
+        discard(|rest| self.socket.try_read(rest));
+    }
+}
+
+/// Reads what is there, up to a bound.
+fn discard(mut read: impl FnMut(&mut [u8]) -> io::Result<usize>) {
+    let mut rest = PooledBuffer::take(SMALL_READ);
+    for _ in 0..MOST_DISCARDED {
+        if !read(&mut rest.room()[..SMALL_READ]).is_ok_and(|count| count > 0) {
+            break;
         }
     }
 }
 
 impl Server {
-    /// Connects to `target` for a member, with TLS if that `is_secure`.
+    /// Connects to `target` for a member, with TLS if that `is_secure`. What the connection holds is charged to `account`.
     ///
     /// # Errors
     /// Those of [`Socket::connect`].
@@ -90,7 +104,10 @@ impl Server {
         gateway: &Gateway,
         (target, by): (&Target, NodeId),
         is_secure: bool,
+        account: &Arc<Account>,
     ) -> Result<Self, Failure> {
+        let mut held = Tally::of(account);
+        held.set(if is_secure { TLS } else { 0 });
         let socket = Socket::connect(gateway, (target, by), is_secure).await?;
         socket.limit_unacknowledged(Some(UNACKNOWLEDGED));
         Ok(Self {
@@ -101,6 +118,7 @@ impl Server {
             socket: Arc::new(socket),
             is_used: false,
             buffer: BytesMut::new(),
+            held,
         })
     }
 
@@ -108,6 +126,22 @@ impl Server {
     pub(super) fn used(mut self) -> Self {
         self.is_used = true;
         self
+    }
+
+    /// Charges what the connection holds to another account from now on.
+    pub(super) fn charge_to(&mut self, account: &Arc<Account>) {
+        self.held.charge_to(account);
+    }
+
+    /// Keeps bytes that were received with others.
+    pub(super) fn keep(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+        self.count();
+    }
+
+    /// Notes how much memory the connection holds.
+    fn count(&mut self) {
+        self.held.set(memory(&self.socket, &self.buffer));
     }
 
     /// Whether an idle connection cannot be used again: the server has closed it, or has sent something without a request.
@@ -131,7 +165,8 @@ impl Server {
         if !self.buffer.is_empty() {
             return Ok(self.buffer.split().freeze());
         }
-        self.socket.next().await
+        let is_tight = self.held.account().is_some_and(|account| account.is_tight());
+        self.socket.next(if is_tight { SMALL_READ } else { READ }).await
     }
 
     /// Notes that the server has answered.
@@ -174,7 +209,7 @@ impl Server {
                 Ok(0) if self.buffer.is_empty() => return Head::Nothing(None),
                 Err(error) if self.buffer.is_empty() => return Head::Nothing(Some(error)),
                 Ok(0) | Err(_) => return Head::Unclear(self.buffer.split().freeze()),
-                Ok(_) => {}
+                Ok(_) => self.held.set(memory(&self.socket, &self.buffer)),
             }
         }
     }
@@ -189,7 +224,7 @@ impl Server {
                     return Err(Cut);
                 }
                 let ours = usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
-                self.buffer.extend_from_slice(&bytes.split_off(ours));
+                self.keep(&bytes.split_off(ours));
                 *left -= ours as u64;
                 Ok(Some(bytes))
             }
@@ -201,13 +236,19 @@ impl Server {
                     Err(_) => return Err(Cut),
                 }
                 match self.socket.read_some(&mut self.buffer, READ).await {
-                    Ok(1..) => {}
+                    Ok(1..) => self.count(),
                     Ok(0) if decoder.may_end() => return Ok(None),
                     Ok(0) | Err(_) => return Err(Cut),
                 }
             },
         }
     }
+}
+
+/// What a connection holds, in bytes.
+fn memory(socket: &Socket, buffer: &BytesMut) -> usize {
+    let tls = if socket.is_secure() { TLS } else { 0 };
+    tls + beyond(buffer.capacity())
 }
 
 /// What was received: a head, and what follows it.
@@ -259,5 +300,23 @@ impl Rest {
             BodyLength::Chunked => Some(Self::Chunked(Box::new(ChunkedDecoder::of_response()))),
             BodyLength::UntilClose => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_close_discards_what_is_there_and_does_not_follow_a_server_that_goes_on() {
+        let mut reads = 0;
+        discard(|rest| {
+            reads += 1;
+            Ok(rest.len())
+        });
+        assert_eq!(reads, MOST_DISCARDED);
+        let mut left = vec![7, 0];
+        discard(|_| Ok(left.pop().expect("nothing is read after the end")));
+        assert_eq!(left, [7]);
     }
 }

@@ -466,16 +466,17 @@ impl Stream<'_> {
             return Ok(Next::End);
         }
         let (mut next, mut sent) = (first, 0);
+        // The beginning of the body waits while the head is sent.
+        self.asker.hold(next.as_ref().map_or(0, |first| memory_of(first.len())));
         match &next {
             Some(bytes) if !in_chunks => {
                 sent = bytes.len() as u64;
-                self.asker.hold(memory_of(bytes.len()));
                 self.send_beginning(head, bytes.clone()).await?;
-                self.asker.hold(0);
                 next = self.read_on(&mut reader).await?;
             }
             _ => self.asker.send(head).await?,
         }
+        self.asker.hold(0);
         while let Some(bytes) = next {
             sent += bytes.len() as u64;
             let bytes = if in_chunks {
@@ -485,9 +486,7 @@ impl Stream<'_> {
             } else {
                 bytes
             };
-            self.asker.hold(memory_of(bytes.len()));
             self.asker.send(bytes).await?;
-            self.asker.hold(0);
             next = self.read_on(&mut reader).await?;
         }
         if in_chunks && request.method != Method::HEAD {

@@ -20,7 +20,7 @@ use crate::wire::target::Target;
 /// The maximum of one read, in bytes.
 pub(super) const READ: usize = 256 * 1024;
 /// The maximum of the first read of a response, in bytes.
-const SMALL_READ: usize = 64 * 1024;
+pub(super) const SMALL_READ: usize = 64 * 1024;
 /// The maximum of one read under TLS, in bytes: a few records.
 const SECURE_READ: usize = 64 * 1024;
 
@@ -45,6 +45,11 @@ impl Socket {
             return Ok(Self::Plain(socket));
         }
         gateway.tls.connect(socket, target).await.map(|stream| Self::Secure(Box::new(stream)))
+    }
+
+    /// Whether it is spoken to over TLS.
+    pub(super) fn is_secure(&self) -> bool {
+        matches!(self, Self::Secure(_))
     }
 
     fn tcp(&self) -> &TcpStream {
@@ -73,7 +78,7 @@ impl Socket {
     pub(super) async fn read_some(&self, buffer: &mut BytesMut, most: usize) -> io::Result<usize> {
         match self {
             Self::Plain(socket) => net::read_some(socket, buffer, most).await,
-            Self::Secure(stream) => stream.read_some(buffer, most.min(SECURE_READ)).await,
+            Self::Secure(_) => self.append_to(buffer).await,
         }
     }
 
@@ -81,7 +86,11 @@ impl Socket {
     pub(super) async fn append_to(&self, buffer: &mut BytesMut) -> io::Result<usize> {
         let socket = match self {
             Self::Plain(socket) => socket,
-            Self::Secure(stream) => return stream.read_some(buffer, SECURE_READ).await,
+            Self::Secure(stream) => {
+                let (mut read, count) = stream.read(SECURE_READ).await?;
+                buffer.extend_from_slice(&read.room()[..count]);
+                return Ok(count);
+            }
         };
         tokio::task::consume_budget().await;
         loop {
@@ -98,21 +107,20 @@ impl Socket {
         }
     }
 
-    /// Waits for data; none at the end.
-    pub(super) async fn next(&self) -> io::Result<Bytes> {
+    /// Waits for data, of which it gives at most `most` bytes; none at the end.
+    pub(super) async fn next(&self, most: usize) -> io::Result<Bytes> {
         let socket = match self {
             Self::Plain(socket) => socket,
             Self::Secure(stream) => {
-                let mut buffer = BytesMut::new();
-                stream.read_some(&mut buffer, SECURE_READ).await?;
-                return Ok(buffer.freeze());
+                let (read, count) = stream.read(SECURE_READ).await?;
+                return Ok(read.fill(count));
             }
         };
         tokio::task::consume_budget().await;
         loop {
             socket.readable().await?;
-            let mut buffer = PooledBuffer::take(READ);
-            match net::try_read(socket, &mut buffer.room(), READ) {
+            let mut buffer = PooledBuffer::take(most);
+            match net::try_read(socket, &mut buffer.room(), most) {
                 Ok(count) => return Ok(buffer.fill(count)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),

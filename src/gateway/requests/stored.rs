@@ -175,7 +175,7 @@ impl Stream<'_> {
                 return Err(End::Broken("a stored response is damaged"));
             };
             at += bytes.len() as u64;
-            self.asker.hold(held + 2 * memory_of(bytes.len()));
+            self.asker.hold(held + memory_of(bytes.len()));
             // The disk and the link work at the same time.
             let reading = read_stored(&store, &body, at, end);
             let (sent, read) = futures_util::future::join(self.asker.send(bytes), reading).await;

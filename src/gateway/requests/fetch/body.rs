@@ -283,7 +283,9 @@ impl Fetch {
         let request = point.request_part(&policy::for_server(&self.request), offset, end);
         let head = self.head(&request);
         let mut server =
-            Server::connect(&self.gateway, (&self.target, self.member), self.is_secure).await.ok()?;
+            Server::connect(&self.gateway, (&self.target, self.member), self.is_secure, &self.account)
+                .await
+                .ok()?;
         server.send(&head).await.ok()?;
         loop {
             match server.head(&request.method).await {

@@ -103,9 +103,9 @@ impl Fetch {
         let head = self.head(&request);
         let (gateway, target, is_secure) = (self.gateway.clone(), self.target.clone(), self.is_secure);
         let by = self.member;
-        let (body, holder) = (body.clone(), self.account.holder().clone());
+        let (body, account) = (body.clone(), self.account.clone());
         let attempt = async move {
-            let mut server = Server::connect(&gateway, (&target, by), is_secure).await.ok()?;
+            let mut server = Server::connect(&gateway, (&target, by), is_secure, &account).await.ok()?;
             server.send(&head).await.ok()?;
             let response = loop {
                 match server.head(&Method::GET).await {
@@ -122,7 +122,7 @@ impl Fetch {
                 }
                 false => return None,
             };
-            let mut reader = body.reader(from, end, &holder)?;
+            let mut reader = body.reader(from, end, account.holder())?;
             let (mut at, mut known) = (from, Bytes::new());
             loop {
                 let mut bytes = server.content(&mut rest).await.ok()??;
