@@ -8,6 +8,7 @@ use hickory_proto::op::{Message, MessageType, ResponseCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UdpSocket;
 
+use crate::link::http2::buffer_pool::PooledBuffer;
 use crate::mark;
 use crate::wire::dns::{LONGEST, Query};
 
@@ -89,9 +90,16 @@ impl Server {
         let socket = UdpSocket::bind((any, 0)).await?;
         socket.connect(self.address).await?;
         socket.send(&bytes(request)?).await?;
-        let mut buffer = vec![0; LONGEST];
         loop {
-            let length = socket.recv(&mut buffer).await?;
+            // First, so that no buffer is held for as long as the server takes.
+            socket.readable().await?;
+            let mut buffer = PooledBuffer::take(LONGEST);
+            let buffer = &mut buffer.room()[..LONGEST];
+            let length = match socket.try_recv(buffer) {
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => return Err(error),
+            };
             // Somebody else may have guessed the port: only the right answer ends the wait.
             if is_for(&buffer[..length], request)
                 && let Some(answer) = read(&mut buffer[..length])
