@@ -189,7 +189,7 @@ impl BoundClient {
     /// When a name server of `--dns-local` cannot be used.
     pub fn parts(self, snapshot: Box<TakeSnapshot>) -> Result<(Arc<Local>, Vec<Part>), Problem> {
         let Self { shared, ports, name_servers, routes, secret, resolve, running, .. } = self;
-        let links = routes.links.clone();
+        let (links, memory) = (routes.links.clone(), routes.memory.clone());
         let members = shared.holdings.clone().zip(secret).map(|(holdings, secret)| {
             Members::new(holdings, secret, shared.credentials.clone(), shared.telemetry.clone())
         });
@@ -205,7 +205,7 @@ impl BoundClient {
             telemetry: shared.telemetry,
             next_id: AtomicU64::new(u64::from_be_bytes(random())),
             places: Arc::new(Semaphore::new(self.most_connections)),
-            handshakes: Handshakes::new(self.most_handshakes),
+            handshakes: Handshakes::new(self.most_handshakes, memory),
             prefers_names: running.prefers_names.subscribe(),
         });
         let needed = watch::Sender::new(!*self.is_gateway.borrow());

@@ -1,5 +1,6 @@
 //! Connections of apps whose request is not complete yet. Their number is bounded; above the bound the oldest one is
-//! closed, so that silent connections keep nobody out.
+//! closed, so that silent connections keep nobody out. The same happens while memory is short, so that unfinished requests keep
+//! nobody out either.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,12 +9,15 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use crate::memory::Budget;
+
 /// How long an app may take to send its request. Bytes that arrive slowly do not extend it.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// All handshakes in progress.
 pub struct Handshakes {
     most: usize,
+    memory: Arc<Budget>,
     waiting: Mutex<Waiting>,
 }
 
@@ -33,19 +37,22 @@ pub struct Handshake {
 }
 
 impl Handshakes {
-    /// Allows at most `most` handshakes at a time.
-    pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { most, waiting: Mutex::default() })
+    /// Allows at most `most` handshakes at a time, and fewer while this memory is short.
+    pub fn new(most: usize, memory: Arc<Budget>) -> Arc<Self> {
+        Arc::new(Self { most, memory, waiting: Mutex::default() })
     }
 
-    /// Begins a handshake, and cancels the oldest one if there are too many.
+    /// Begins a handshake, and cancels the oldest ones if there are too many.
     pub fn begin(self: &Arc<Self>) -> Handshake {
         let over = CancellationToken::new();
         let mut waiting = self.lock();
-        if waiting.by_age.len() >= self.most
-            && let Some((_, oldest)) = waiting.by_age.pop_first()
-        {
-            oldest.cancel();
+        // More than begin, so that there is memory again even if others begin all the time.
+        let too_many =
+            if self.memory.is_short() { 2 } else { usize::from(waiting.by_age.len() >= self.most) };
+        for _ in 0..too_many {
+            if let Some((_, oldest)) = waiting.by_age.pop_first() {
+                oldest.cancel();
+            }
         }
         let number = waiting.next;
         waiting.next += 1;
@@ -83,7 +90,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_oldest_makes_room_and_a_finished_one_needs_none() {
-        let handshakes = Handshakes::new(2);
+        let handshakes = Handshakes::new(2, Budget::new(1 << 20));
         let (oldest, done) = (handshakes.begin(), handshakes.begin());
         drop(done);
         let second = handshakes.begin();
@@ -95,9 +102,23 @@ mod tests {
         assert_eq!(handshakes.lock().by_age.len(), 2);
     }
 
+    #[test]
+    fn while_memory_is_short_two_make_room_for_one() {
+        let memory = Budget::new(1 << 20);
+        let handshakes = Handshakes::new(100, memory.clone());
+        let before = [(); 3].map(|()| handshakes.begin());
+        let held = [(); 64].map(|()| memory.account());
+        assert!(memory.is_short());
+        let newest = handshakes.begin();
+        assert_eq!(before.each_ref().map(|one| one.over.is_cancelled()), [true, true, false]);
+        drop(held);
+        let _next = handshakes.begin();
+        assert!(!before[2].over.is_cancelled() && !newest.over.is_cancelled());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn all_steps_have_one_deadline() {
-        let handshake = Handshakes::new(1).begin();
+        let handshake = Handshakes::new(1, Budget::new(1 << 20)).begin();
         let start = Instant::now();
         assert_eq!(handshake.within(tokio::time::sleep(HANDSHAKE / 2)).await, Some(()));
         assert_eq!(handshake.within(tokio::time::sleep(HANDSHAKE)).await, None);
