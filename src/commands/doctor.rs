@@ -199,7 +199,7 @@ async fn layers(
     let is_gateway = may_serve || node.as_ref().is_some_and(|node| node.seen.node.state.is_some());
     let firewall = Firewall::detect();
     found.extend(node.as_ref().and_then(|node| running::link_address(node, &lans)));
-    found.extend(machine::firewall(config.peers.discovery_port, may_serve));
+    found.extend(machine::firewall(config.peers.discovery_port, is_gateway));
     if is_gateway {
         found.extend(running::firewall(config, &lans, firewall.as_ref(), node.as_ref()));
     }

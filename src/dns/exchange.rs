@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use hickory_proto::op::{Message, MessageType, ResponseCode};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UdpSocket;
 
 use crate::link::http2::buffer_pool::PooledBuffer;
@@ -92,7 +92,16 @@ impl Server {
         socket.send(&bytes(request)?).await?;
         loop {
             // First, so that no buffer is held for as long as the server takes.
-            socket.readable().await?;
+            if socket.ready(Interest::READABLE | Interest::ERROR).await?.is_error() {
+                let failed = socket.try_io(Interest::ERROR, || match socket.take_error()? {
+                    Some(error) => Ok(error),
+                    None => Err(io::ErrorKind::WouldBlock.into()),
+                });
+                // The port is closed.
+                if let Ok(error) = failed {
+                    return Err(error);
+                }
+            }
             let mut buffer = PooledBuffer::take(LONGEST);
             let buffer = &mut buffer.room()[..LONGEST];
             let length = match socket.try_recv(buffer) {
