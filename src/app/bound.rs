@@ -95,7 +95,7 @@ impl BoundNode {
         }
         let pieces = state.path().join(sharing::DIRECTORY);
         shared.holdings = sharing::options::open(config.local.peer_cache, &pieces, &shared.memory);
-        let (egress, results) = Egress::build(&config.gateway, &shared)?;
+        let (egress, results) = Egress::build(&config.gateway, &shared);
 
         let mut ports = app_ports(
             inherited.map_or_else(|| bind_proxy(&config.local, &config.file_to_change()), Ok)?,
@@ -116,7 +116,7 @@ impl BoundNode {
         let direct = direct(&egress, &gateway, serves);
         let client = BoundClient::build(&config.local, &config.dns, &shared, ports, direct, remember).await?;
         client.running().prefer_names(config.transparent.transparent_names);
-        client.name_servers().for_each(|address| egress.resolver().avoid(address, serves));
+        client.name_servers().for_each(|address| egress.dialer().resolver().avoid(address, serves));
 
         let candidacy = Candidacy {
             serves,
@@ -261,7 +261,8 @@ fn direct(egress: &Arc<Egress>, gateway: &BoundGateway, serves: bool) -> Direct 
         }),
         connect_udp: Box::new(move |target| {
             let egress = udp.clone();
-            async move { egress.connect_udp(&target).await.map_err(|failure| failure.said_by(THIS)) }.boxed()
+            async move { egress.dialer().connect_udp(&target).await.map_err(|failure| failure.said_by(THIS)) }
+                .boxed()
         }),
         fault: Box::new(move || own.fault().filter(|_| serves)),
         own_requests: Box::new(move |target, first, account| {
@@ -270,7 +271,7 @@ fn direct(egress: &Arc<Egress>, gateway: &BoundGateway, serves: bool) -> Direct 
         }),
         resolve: Box::new(move |query| {
             let egress = names.clone();
-            async move { egress.resolver().answer(&query).await }.boxed()
+            async move { egress.dialer().resolver().answer(&query).await }.boxed()
         }),
     }
 }
@@ -282,7 +283,7 @@ fn resolve_gateway(egress: Arc<Egress>) -> Box<ResolveGateway> {
         let egress = egress.clone();
         async move {
             let Host::Name(name) = &gateway.host else { return Ok(Vec::new()) };
-            let found = egress.resolver().resolve(name).await;
+            let found = egress.dialer().resolver().resolve(name).await;
             let found = found.map_err(|failure| std::io::Error::other(failure.said_here()))?;
             Ok(found.into_iter().map(|ip| SocketAddr::new(ip, gateway.port)).collect())
         }

@@ -104,7 +104,7 @@ impl Facts {
 
     /// Which destinations this node allows, if it may be a gateway.
     pub fn rules(&self) -> Option<RulesSeen> {
-        self.egress.as_ref().map(|egress| egress.rules())
+        self.egress.as_ref().map(|egress| egress.dialer().rules())
     }
 }
 
@@ -254,7 +254,7 @@ impl BoundGateway {
             parts.push((
                 "probe",
                 Box::pin(async move {
-                    join(egress.check_upstream(), proof).await;
+                    join(egress.dialer().check_upstream(), proof).await;
                 }),
             ));
         }
@@ -345,14 +345,14 @@ impl RunningGateway {
     pub fn apply(&self, new: Live) {
         let Live { access, upstream, connect_timeout, servers, limits } = new;
         let egress = &self.gateway.egress;
-        let before = egress.rules();
+        let before = egress.dialer().rules();
         egress.change(access, connect_timeout, servers.clone());
-        let rules = egress.rules();
+        let rules = egress.dialer().rules();
         if self.serves && rules != before {
             report::rules(&rules).into_iter().for_each(|sentence| tracing::info!("{sentence}"));
         }
-        egress.set_upstream(upstream);
-        egress.reload_names();
+        egress.dialer().set_upstream(upstream);
+        egress.dialer().reload_names();
         self.gateway.clients.change(limits);
         self.sharer.iter().for_each(|sharer| sharer.change(limits.rate));
         self.servers.send_if_modified(|now| {

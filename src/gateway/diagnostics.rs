@@ -52,7 +52,7 @@ impl Gateway {
             servers: servers.iter().take(MAX_SERVERS).map(ToString::to_string).collect(),
             state: advert.map(|advert| advert.state.word().into()),
             reach: reach.map(|reach| reach.word().into()),
-            rules: Some(self.egress.rules()),
+            rules: Some(self.egress.dialer().rules()),
             in_maintenance: self.activity.is_in_maintenance(),
             unreached: self.egress.unreached().into_iter().take(MAX_UNREACHED).collect(),
             asked_from: None,

@@ -1,7 +1,8 @@
 //! The gateway: accepts links, checks each requested destination, resolves, dials and copies. Knows nothing of local apps.
 //!
 //! [`listener`] accepts connections and [`serve`] runs one link; both build on [`state`], what all links share. A
-//! destination is reached through [`egress`], directly (`dial.rs`) or by a parent proxy ([`upstream`]).
+//! destination is reached through [`egress`], which has [`dialer`] connect, directly (`dial.rs`) or by a parent proxy
+//! ([`upstream`]).
 
 pub mod access;
 pub mod bound;
@@ -9,6 +10,7 @@ pub mod cache;
 pub mod clients;
 mod diagnostics;
 mod dial;
+pub mod dialer;
 pub mod dns;
 pub mod egress;
 mod enrolment;

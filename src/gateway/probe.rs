@@ -138,12 +138,12 @@ async fn probe(
             Speech::Other => Ask::Acknowledgement,
             speech => Ask::Data(speech),
         };
-        return match exchange::run(egress, tls, server, ask).await {
+        return match exchange::run(egress.dialer(), tls, server, ask).await {
             Reply::Answered(_) | Reply::NotAsked => Ok(()),
             Reply::Nothing(reason) => Err(reason),
         };
     }
-    match timeout(PROBE_DEADLINE, egress.dial(server, PROBE_DEADLINE)).await {
+    match timeout(PROBE_DEADLINE, egress.dialer().dial(server, PROBE_DEADLINE)).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(failure)) => Err(failure.said_here()),
         Err(_) => Err("no answer in time".into()),
@@ -183,9 +183,10 @@ pub async fn run_checks(
     let mut prompted_at: Option<Instant> = None;
     let (mut waiting, mut for_data) = (Vec::new(), false);
     while !reach.is_closed() {
-        let results =
-            join_all(probes.iter().map(|probe| check::run(probe, &egress, expected.as_ref(), for_data)))
-                .await;
+        let results = join_all(
+            probes.iter().map(|probe| check::run(probe, egress.dialer(), expected.as_ref(), for_data)),
+        )
+        .await;
         for_data &= !results.iter().any(Result::is_ok);
         egress.note_unreached(unreached(&probes, &results));
         let is_nothing = |result: &Result<(), String>| matches!(result, Err(why) if why == NOTHING);

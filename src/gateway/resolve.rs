@@ -25,8 +25,8 @@ impl Gateway {
             Decision::Ignore => return incoming.refuse(&malformed(), &self.name),
         };
         let answered = async {
-            match self.egress.judge_question(&query.subject()) {
-                Ok(()) => self.egress.resolver().answer(&query).await,
+            match self.egress.dialer().judge_question(&query.subject()) {
+                Ok(()) => self.egress.dialer().resolver().answer(&query).await,
                 Err(failure) => dns::failure(ResponseCode::Refused, Reason::Prohibited, &failure.sentence),
             }
         };

@@ -88,7 +88,7 @@ impl Gateway {
         record: &mut Record,
     ) {
         let connected = tokio::select! {
-            connected = self.egress.connect_udp(target) => connected,
+            connected = self.egress.dialer().connect_udp(target) => connected,
             () = incoming.abandoned() => return self.abandon(incoming, record),
         };
         let socket = match connected {

@@ -18,6 +18,7 @@ use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep_until, timeout};
 
+use super::dialer::Dialer;
 use super::egress::{DialResult, Egress, Outcome};
 use super::probe::exchange::{self, Ask, Reply};
 use super::served::ServedLinks;
@@ -116,7 +117,7 @@ impl Uplink {
             };
             // The way out of a gateway with upstream proxies leads through one of them, whatever else is connected.
             if waiting.is_some() || next <= Instant::now() {
-                upstream.check(&self.egress).await;
+                upstream.check(self.egress.dialer()).await;
             }
             let is_due = asked_at.is_none_or(|at: Instant| at.elapsed() >= MIN_ROUND_INTERVAL);
             if is_doubtful && is_due && !upstream.is_lost() {
@@ -178,7 +179,7 @@ impl Uplink {
             Outcome::Answered { target, from, speech } if self.is_beyond(from.ip()) => {
                 Seen::Answered(target, speech)
             }
-            Outcome::Answered { target, .. } if self.egress.is_carried(&target) => Seen::Nothing,
+            Outcome::Answered { target, .. } if self.egress.dialer().carries(&target) => Seen::Nothing,
             Outcome::Answered { target, .. } => Seen::AnsweredInside(target),
             Outcome::Silent { target, speech, is_acknowledged } => {
                 Seen::Silent { target, speech, is_acknowledged }
@@ -232,7 +233,7 @@ impl Uplink {
     async fn ask(&self, way: &WayOut, for_data: bool) -> Round {
         let questions = way.questions(for_data);
         let attempt = async |(target, ask): &(Target, Ask)| {
-            (target.clone(), *ask, exchange::run(&self.egress, &self.tls, target, *ask).await)
+            (target.clone(), *ask, exchange::run(self.egress.dialer(), &self.tls, target, *ask).await)
         };
         let mut attempts: FuturesUnordered<_> = questions.iter().map(attempt).collect();
         let mut round = Round::default();
@@ -262,7 +263,7 @@ impl Uplink {
     /// Whether an answer from there came over the way out.
     fn is_proof(&self, target: &Target, from: Option<SocketAddr>) -> bool {
         let ip = match (from, &target.host) {
-            _ if self.egress.is_carried(target) => None,
+            _ if self.egress.dialer().carries(target) => None,
             (Some(from), _) => Some(from.ip().to_canonical()),
             (None, Host::Address(ip)) => Some(*ip),
             (None, Host::Name(_)) => None,
@@ -380,12 +381,12 @@ impl UpstreamState {
     }
 
     /// Checks them. If that was done a moment ago, only what connections have met since then counts.
-    async fn check(&mut self, egress: &Egress) {
-        if self.usable == Some(true) && !egress.upstream_may_work() {
+    async fn check(&mut self, dialer: &Dialer) {
+        if self.usable == Some(true) && !dialer.upstream_may_work() {
             self.usable = Some(false);
         }
         if self.checked.is_none_or(|checked| checked.elapsed() >= MIN_ROUND_INTERVAL) {
-            self.usable = egress.check_upstream().await;
+            self.usable = dialer.check_upstream().await;
             self.checked = Some(Instant::now());
         }
     }

@@ -1,7 +1,7 @@
 //! The upstream proxies of a gateway (`--upstream`): the parent proxies that it connects through, by HTTP CONNECT or
 //! SOCKS5.
 //!
-//! Such a proxy resolves names itself, so this gateway cannot check the addresses behind them; [`super::egress`] says
+//! Such a proxy resolves names itself, so this gateway cannot check the addresses behind them; [`super::dialer`] says
 //! what it checks instead. Nothing is read beyond the proxy's reply: what follows it belongs to the tunnel.
 
 mod connect;

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 use super::exchange::empty_line;
 use super::subject::{Expected, Probe};
 use crate::failure::printable;
-use crate::gateway::egress::Egress;
+use crate::gateway::dialer::Dialer;
 use crate::gateway::silence::NOTHING;
 
 /// The deadline of one probe, from the connection to the end of its answer.
@@ -25,7 +25,7 @@ const MAX_ANSWER: usize = 64 * 1024;
 /// Why it proves nothing, as a sentence.
 pub(super) async fn run(
     probe: &Probe,
-    egress: &Egress,
+    dialer: &Dialer,
     expected: Option<&Expected>,
     for_data: bool,
 ) -> Result<(), String> {
@@ -33,7 +33,7 @@ pub(super) async fn run(
         return Err("nothing is to be asked".into());
     };
     let started = Instant::now();
-    let stream = timeout(DEADLINE, egress.dial_unjudged(target, DEADLINE)).await;
+    let stream = timeout(DEADLINE, dialer.dial_unjudged(target, DEADLINE)).await;
     let stream = stream.map_err(|_late| LATE.to_owned())?.map_err(|failure| failure.said_here())?;
     let Probe::Url { host, path, .. } = probe else {
         return if for_data { empty_line(stream, true).await } else { Ok(()) };

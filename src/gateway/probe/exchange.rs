@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::failure::{Failure, Kind, Side};
-use crate::gateway::egress::Egress;
+use crate::gateway::dialer::Dialer;
 use crate::gateway::silence::{NOTHING, Speech};
 use crate::gateway::tls::ServerTls;
 use crate::net;
@@ -46,9 +46,9 @@ pub(in crate::gateway) enum Reply {
 }
 
 /// Asks a server.
-pub(in crate::gateway) async fn run(egress: &Egress, tls: &ServerTls, target: &Target, ask: Ask) -> Reply {
+pub(in crate::gateway) async fn run(dialer: &Dialer, tls: &ServerTls, target: &Target, ask: Ask) -> Reply {
     let attempt = async {
-        let stream = match egress.dial(target, DEADLINE).await {
+        let stream = match dialer.dial(target, DEADLINE).await {
             Ok(stream) => stream,
             Err(failure) => return reply(&failure, None),
         };

@@ -44,7 +44,9 @@ impl Stream<'_> {
         let wanted = digest.clone();
         let find = move |store: &Arc<Store>| {
             let is_allowed = |stored: &Stored| {
-                stored.source.is_some_and(|source| gateway.egress.judge_stored(&target, source).is_ok())
+                stored
+                    .source
+                    .is_some_and(|source| gateway.egress.dialer().judge_stored(&target, source).is_ok())
             };
             let may_be_used = |stored: &Stored| is_allowed(stored) && suits(&uri, stored);
             if let Some((id, stored)) = store.proved(&digest).filter(|(_, stored)| may_be_used(stored)) {
@@ -77,7 +79,9 @@ impl Stream<'_> {
     }
 
     fn is_allowed(&self, stored: &Stored) -> bool {
-        stored.source.is_some_and(|source| self.gateway.egress.judge_stored(&self.target, source).is_ok())
+        stored
+            .source
+            .is_some_and(|source| self.gateway.egress.dialer().judge_stored(&self.target, source).is_ok())
     }
 
     /// What requests for the same content have in common, by whatever URI: the digest, unless this one has to be fetched apart.

@@ -216,8 +216,9 @@ impl Stream<'_> {
             let (mut found, mut best) = (Found { changes, ..Found::default() }, None);
             store.each(&uri, |id, stored| {
                 found.varying.extend(stored.selecting.iter().map(|(name, _)| name.clone()));
-                let is_allowed =
-                    stored.source.is_some_and(|source| gateway.egress.judge_stored(&target, source).is_ok());
+                let is_allowed = stored
+                    .source
+                    .is_some_and(|source| gateway.egress.dialer().judge_stored(&target, source).is_ok());
                 if !is_allowed || !policy::selects(&request, &stored.selecting, &stored.fields) {
                     return;
                 }

@@ -64,7 +64,7 @@ impl Stream<'_> {
     pub(super) async fn serve_copy(&mut self, request: &RequestHead, uri: &str) -> Result<Option<Next>, End> {
         let copies = self.cache.store.copies(uri).unwrap_or_default();
         let may_be_used = |stored: &Stored| {
-            let is_allowed = |source| self.gateway.egress.judge_stored(&self.target, source).is_ok();
+            let is_allowed = |source| self.gateway.egress.dialer().judge_stored(&self.target, source).is_ok();
             stored.source.is_some_and(is_allowed)
                 && policy::selects(request, &stored.selecting, &stored.fields)
                 && policy::usage(request, stored, SystemTime::now()) == Use::Fresh
