@@ -1,9 +1,13 @@
+mod tcp_info;
+
 use std::io;
 use std::time::Duration;
 
-use nix::sys::socket::{getsockopt, setsockopt};
+use nix::sys::socket::setsockopt;
 use socket2::{SockAddr, SockRef};
 use tokio::net::{TcpStream, UdpSocket};
+
+use tcp_info::TcpInfo;
 
 /// How long data on a link may stay unacknowledged before the peer counts as gone (RFC 5482). Without packet loss,
 /// pings detect this sooner. At 20 % loss, five attempts in a row fail every other minute, which must not end the link.
@@ -35,24 +39,24 @@ pub(super) fn limit_unacknowledged(stream: &TcpStream, limit: Option<Duration>) 
 const RETRIES: u8 = 2;
 
 pub(super) fn unacknowledged(stream: &TcpStream) -> Option<Duration> {
-    let info = getsockopt(stream, options::Info).ok()?;
+    let info = TcpInfo::of(stream)?;
     // What this machine itself drops on the way out was never sent. The system probes for room then, and a peer that has none answers.
     let is_so = info.unacknowledged > 0 && info.retries >= RETRIES || info.probes >= RETRIES;
     is_so.then(|| Duration::from_millis(info.last_acknowledgement.into()))
 }
 
 pub(super) fn is_acknowledged(stream: &TcpStream) -> Option<bool> {
-    let info = getsockopt(stream, options::Info).ok()?;
+    let info = TcpInfo::of(stream)?;
     Some(info.unacknowledged == 0 && info.retries == 0 && info.probes == 0)
 }
 
 pub(super) fn unheard(stream: &TcpStream) -> Option<Duration> {
-    let info = getsockopt(stream, options::Info).ok()?;
+    let info = TcpInfo::of(stream)?;
     Some(Duration::from_millis(info.last_received.into()))
 }
 
 pub(super) fn quiet(stream: &TcpStream) -> Option<Duration> {
-    let info = getsockopt(stream, options::Info).ok()?;
+    let info = TcpInfo::of(stream)?;
     Some(Duration::from_millis(info.last_sent.into()))
 }
 
@@ -91,39 +95,6 @@ mod options {
         libc::c_int
     );
 
-    /// The first fields of `struct tcp_info` of `linux/tcp.h`, which every version of it begins with.
-    #[derive(Clone, Copy, Debug)]
-    #[repr(C)]
-    #[allow(unreachable_pub, reason = "the macro makes an option public, and so its value")]
-    pub struct TcpInfo {
-        _states: [u8; 2],
-        /// How often the oldest data was sent again because a timer expired.
-        pub(super) retries: u8,
-        /// How often it was asked for room without an answer.
-        pub(super) probes: u8,
-        _options: [u8; 4],
-        _timeouts_and_sizes: [u32; 4],
-        /// The number of segments that are sent and not acknowledged.
-        pub(super) unacknowledged: u32,
-        _losses: [u32; 4],
-        /// Milliseconds since data was last sent.
-        pub(super) last_sent: u32,
-        _last_acknowledgement_sent: u32,
-        /// Milliseconds since data last came.
-        pub(super) last_received: u32,
-        /// Milliseconds since the last acknowledgement came.
-        pub(super) last_acknowledgement: u32,
-    }
-
-    sockopt_impl!(
-        /// What the system knows of a connection (tcp(7)).
-        Info,
-        GetOnly,
-        libc::IPPROTO_TCP,
-        libc::TCP_INFO,
-        TcpInfo
-    );
-
     sockopt_impl!(
         /// What the system does with datagrams that exceed the path's MTU (ip(7)).
         MtuDiscovery,
@@ -145,6 +116,8 @@ mod options {
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::socket::getsockopt;
+
     use super::*;
     use crate::net::{connect_udp, listen, tune_link};
 
@@ -174,7 +147,7 @@ mod tests {
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         assert_eq!(unacknowledged(&stream), None, "nothing was sent");
-        let info = getsockopt(&stream, options::Info).unwrap();
+        let info = TcpInfo::of(&stream).unwrap();
         assert_eq!((info.unacknowledged, info.retries), (0, 0));
         assert_eq!(is_acknowledged(&stream), Some(true));
         // Nobody reads.
