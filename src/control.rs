@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::store::Store;
 use crate::shared::Shared;
-use crate::sys::state::{StateDir, StateError, StateLock};
+use crate::sys::state::{StateDir, StateError, StateLock, Watch};
 
 /// Exists while the node is not to serve: `laneway drain`. It outlives restarts.
 const MAINTENANCE: &str = "maintenance";
@@ -35,7 +35,7 @@ const CACHE_USES: &str = "cache-uses";
 /// Locked by the command that asks one of the two.
 const CACHE_ASKED: &str = "cache-asked";
 
-/// Interval between two looks at the files.
+/// Interval between two looks at the directory.
 const INTERVAL: Duration = Duration::from_millis(250);
 /// How often and how long a node waits for a command that looks at the lock.
 const ATTEMPTS: (u32, Duration) = (20, Duration::from_millis(10));
@@ -251,40 +251,52 @@ async fn save_uses(store: &Arc<Store>) {
 pub async fn follow(state: StateDir, shared: Shared, leave: CancellationToken) {
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut watch = Watch::new(state.clone());
     let mut is_saved = false;
     loop {
         ticks.tick().await;
-        if let Some(store) = &shared.cache {
-            if let Err(error) = obey(&state, store).await {
-                tracing::debug!(%error, "a command's request to the cache cannot be read");
-            }
-            if shared.drain.is_cancelled() && !is_saved {
-                is_saved = true;
-                save_uses(store).await;
-            }
-        }
-        if let Some(holdings) = &shared.holdings
-            && let Err(error) = remove_listed(&state, holdings.store(), PEER_CACHE_REMOVE).await
+        if let Some(store) = &shared.cache
+            && shared.drain.is_cancelled()
+            && !is_saved
         {
-            tracing::debug!(%error, "a command's request to the peer cache cannot be read");
+            is_saved = true;
+            save_uses(store).await;
         }
-        let wanted = is_in_maintenance(&state);
-        if shared.activity.set_maintenance(wanted) {
-            match wanted {
-                true => {
-                    tracing::info!("in maintenance: this node serves no clients until 'laneway drain --undo'")
-                }
-                false => tracing::info!("the maintenance is over: this node may be a gateway again"),
+        if watch.may_have_changed(Instant::now()) {
+            follow_once(&state, &shared, &leave).await;
+        }
+    }
+}
+
+/// Does what the files ask.
+async fn follow_once(state: &StateDir, shared: &Shared, leave: &CancellationToken) {
+    if let Some(store) = &shared.cache
+        && let Err(error) = obey(state, store).await
+    {
+        tracing::debug!(%error, "a command's request to the cache cannot be read");
+    }
+    if let Some(holdings) = &shared.holdings
+        && let Err(error) = remove_listed(state, holdings.store(), PEER_CACHE_REMOVE).await
+    {
+        tracing::debug!(%error, "a command's request to the peer cache cannot be read");
+    }
+    let wanted = is_in_maintenance(state);
+    if shared.activity.set_maintenance(wanted) {
+        match wanted {
+            true => {
+                tracing::info!("in maintenance: this node serves no clients until 'laneway drain --undo'")
             }
+            false => tracing::info!("the maintenance is over: this node may be a gateway again"),
         }
-        if is_leaving(&state) && !leave.is_cancelled() {
-            tracing::info!("this machine leaves the group: the node stops");
-            leave.cancel();
-        }
-        if state.stamp(ASKED).is_some()
-            && let Err(error) = state.remove(ASKED)
-        {
-            tracing::debug!(%error, "a command is not told that this node has followed it");
-        }
+    }
+    if is_leaving(state) && !leave.is_cancelled() {
+        tracing::info!("this machine leaves the group: the node stops");
+        leave.cancel();
+    }
+    // Last: it says that all of the above is followed.
+    if state.stamp(ASKED).is_some()
+        && let Err(error) = state.remove(ASKED)
+    {
+        tracing::debug!(%error, "a command is not told that this node has followed it");
     }
 }

@@ -7,6 +7,7 @@
 mod error;
 #[cfg(unix)]
 mod unix;
+mod watch;
 #[cfg(windows)]
 mod windows;
 
@@ -19,6 +20,7 @@ use self::error::io_error;
 pub use self::error::{StateError, quoted};
 #[cfg(unix)]
 use self::unix as system;
+pub use self::watch::Watch;
 #[cfg(windows)]
 use self::windows as system;
 use crate::paths;

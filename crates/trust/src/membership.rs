@@ -19,7 +19,7 @@ use super::group::{self, Group};
 use super::leaving::Resignation;
 use super::removal;
 use super::update::{GroupUpdate, SealedUpdate, UpdateError, Version};
-use laneway_sys::state::{Stamp, StateDir};
+use laneway_sys::state::{Stamp, StateDir, Watch};
 use laneway_wire::failure::with_causes;
 use laneway_wire::id::NodeId;
 
@@ -232,12 +232,16 @@ impl Membership {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut seen =
             Seen { key: state.stamp(CA_KEY).filter(|_| authority.borrow().is_some()), group: None };
-        let mut warned = false;
+        let (mut warned, mut watch) = (false, Watch::new(state.clone()));
         loop {
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
                 changed = removal.changed() => if changed.is_err() { return },
-                _ = ticks.tick() => {}
+                _ = ticks.tick() => {
+                    if !watch.may_have_changed(Instant::now()) && !warned && !self.has_more_to_do() {
+                        continue;
+                    }
+                }
             }
             changes.mark_unchanged();
             removal.mark_unchanged();
@@ -269,6 +273,14 @@ impl Membership {
                 Ok((_, Err(_))) | Err(_) => {}
             }
         }
+    }
+
+    /// Whether there is something to synchronise that no file and no new update tells: members that have left, or revocations
+    /// that only an older update had.
+    fn has_more_to_do(&self) -> bool {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        !self.departures().borrow().is_empty()
+            || !known.revocations.is_subset(self.group.borrow().update.revoked())
     }
 
     /// Synchronises once. `seen` is the file at the last time; returns the file now.
