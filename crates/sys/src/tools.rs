@@ -1,5 +1,7 @@
 //! The commands of this system that hints name.
 
+#[cfg(unix)]
+mod posix;
 #[cfg(target_os = "macos")]
 #[path = "tools/macos.rs"]
 mod system;

@@ -1,22 +1,11 @@
+pub(super) use super::posix::{KILL, ask_for, files_of, space_of};
+
 pub(super) const ADDRESSES: &str = "ifconfig";
 pub(super) const PORTS: &str = "lsof -nP -i";
 pub(super) const ROUTES: &str = "netstat -rn";
 pub(super) const NAME_SERVERS: &str = "'networksetup -setdnsservers SERVICE ADDRESS' sets one";
 pub(super) const RELOAD: &str = "killall -HUP laneway";
 pub(super) const RESTART: &str = "laneway service stop; laneway service start";
-pub(super) const KILL: &str = "kill -9";
-
-pub(super) fn space_of(directory: &str) -> String {
-    format!("df -h {directory}")
-}
-
-pub(super) fn files_of(directory: &str) -> String {
-    format!("df -i {directory}")
-}
-
-pub(super) fn ask_for(name: &str, server: &str) -> String {
-    format!("dig @{server} {name}")
-}
 
 pub(super) fn route(host: &str, interface: Option<&str>) -> String {
     match interface {
