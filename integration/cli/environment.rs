@@ -133,10 +133,10 @@ fn a_command_keeps_the_users_exceptions_from_the_proxy() {
         (&[("no_proxy", "")], [OWN; 2]),
         (&[], [OWN; 2]),
     ] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_laneway"));
-        command.args(["run", "--no-check", "--proxy", "127.0.0.1:3128", "--", "sh", "-c"]);
-        command.arg(r#"echo "$no_proxy"; echo "$NO_PROXY"; echo "$ALL_PROXY""#).stdin(Stdio::null());
+        let mut command =
+            run(&["--", "sh", "-c", r#"echo "$no_proxy"; echo "$NO_PROXY"; echo "$ALL_PROXY""#]);
         command
+            .stdin(Stdio::null())
             .env_remove("no_proxy")
             .env_remove("NO_PROXY")
             .env("ALL_PROXY", "socks5://other")
@@ -194,48 +194,30 @@ fn containers_get_options_that_reach_the_node_and_a_warning_where_it_listens_on_
     assert!(named.stdout.starts_with("--env http_proxy=http://172.17.0.1:1080 "), "{named}");
 }
 
+/// `laneway run` with a proxy that need not answer.
+fn run(command: &[&str]) -> Command {
+    let mut run = Command::new(env!("CARGO_BIN_EXE_laneway"));
+    run.args(["run", "--no-check", "--proxy", "127.0.0.1:3128"]).args(command);
+    run
+}
+
 #[test]
 fn a_command_gets_the_variables_and_its_exit_code_is_passed_on() {
     let machine = Machine::new();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_laneway"));
-    command.args([
-        "run",
-        "--no-check",
-        "--proxy",
-        "127.0.0.1:3128",
-        "--",
-        "sh",
-        "-c",
-        "echo $http_proxy $1; exit 7",
-        "sh",
-        "--json",
-    ]);
+    let mut command = run(&["--", "sh", "-c", "echo $http_proxy $1; exit 7", "sh", "--json"]);
     let output = Output::of(command.env("HOME", machine.state()).stdin(Stdio::null()));
     assert_eq!(output.stdout, "http://127.0.0.1:3128 --json\n", "{output}");
     assert_eq!(output.code, Some(7));
-    let mut command = Command::new(env!("CARGO_BIN_EXE_laneway"));
-    let output =
-        Output::of(command.args(["run", "--no-check", "--proxy", "127.0.0.1:3128", "no-such-program"]));
+    let output = Output::of(&mut run(&["no-such-program"]));
     output.failed(127, &["error: 'no-such-program' cannot be run", "caused by: "]);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_laneway"));
-    let output = Output::of(command.args(["run", "--no-check", "--proxy", "127.0.0.1:3128", "/"]));
+    let output = Output::of(&mut run(&["/"]));
     output.failed(126, &["error: '/' cannot be run", "caused by: "]);
 }
 
 #[test]
 fn a_signal_reaches_the_command_itself() {
     use std::os::unix::process::ExitStatusExt;
-    let mut command = Command::new(env!("CARGO_BIN_EXE_laneway"));
-    command.args([
-        "run",
-        "--no-check",
-        "--proxy",
-        "127.0.0.1:3128",
-        "--",
-        "sh",
-        "-c",
-        "echo ready; exec sleep 600",
-    ]);
+    let mut command = run(&["--", "sh", "-c", "echo ready; exec sleep 600"]);
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut ready = [0; 6];
     std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut ready).unwrap();

@@ -8,7 +8,7 @@ use crate::lab::fleet::Fleet;
 use crate::lab::group::START;
 use crate::lab::load::Load;
 use crate::lab::origin::noise;
-use crate::lab::web::{PORT, Request, Server, who};
+use crate::lab::web::{BLOCK, PORT, Server, blocks, numbered, who};
 use crate::lab::{Lab, wait_until};
 use aws_lc_rs::digest::{Context, SHA256};
 use nix::sys::signal::Signal;
@@ -32,7 +32,6 @@ const TUNNELS: usize = 1000;
 const DRAINED_TUNNELS: usize = 50;
 /// The size of the download, in blocks.
 const BLOCKS: usize = 1024;
-const BLOCK: usize = 1 << 20;
 /// The port of the echo.
 const ECHO: u16 = PORT + 1;
 const ALLOW: [&str; 2] = ["--allow", "10.88.0.0/24"];
@@ -171,7 +170,7 @@ fn download(lab: &Lab) -> Vec<(&'static str, f64)> {
         }
         hash.finish()
     };
-    let web = lab.web(move |asked, stream| large(asked, stream, &block));
+    let web = lab.web(move |asked, stream| blocks(asked, stream, &block, BLOCKS));
     let mut fleet = lab.fleet(3, &[]);
 
     let started = Instant::now();
@@ -329,35 +328,6 @@ fn ends_orderly(tunnel: &mut TcpStream) -> io::Result<()> {
         0 => Ok(()),
         _ => Err(ErrorKind::InvalidData.into()),
     }
-}
-
-/// The content is blocks that differ only in their first bytes, the block's number.
-fn large(asked: &Request, stream: &mut TcpStream, block: &[u8]) -> io::Result<()> {
-    if asked.path != "/large" {
-        return who(asked, stream);
-    }
-    let (start, length) = (asked.start().unwrap_or(0), BLOCKS * BLOCK);
-    let status = match asked.start() {
-        None => "200 OK".to_owned(),
-        Some(start) => format!("206 P\r\nContent-Range: bytes {start}-{}/{length}", length - 1),
-    };
-    let rest = length - start;
-    write!(
-        stream,
-        "HTTP/1.1 {status}\r\nContent-Length: {rest}\r\nETag: \"l\"\r\nConnection: close\r\n\r\n"
-    )?;
-    let mut skip = start % BLOCK;
-    for number in start / BLOCK..BLOCKS {
-        stream.write_all(&numbered(block, number)[skip..])?;
-        skip = 0;
-    }
-    Ok(())
-}
-
-fn numbered(block: &[u8], number: usize) -> Vec<u8> {
-    let mut block = block.to_vec();
-    block[..8].copy_from_slice(&(number as u64).to_le_bytes());
-    block
 }
 
 #[allow(clippy::cast_precision_loss, reason = "none of them comes near 2^52")]

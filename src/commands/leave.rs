@@ -9,15 +9,14 @@ use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 
-use super::{beside, hung, progress, say};
+use super::{beside, gateways, hung, progress, say};
 use crate::control;
 use crate::gateway::options::CACHE;
 use crate::gateway::served;
 use crate::link::client::{DialError, Link};
 use crate::link::{tls, updates};
-use crate::net;
 use crate::peers::options::{self, PORT};
-use crate::peers::{boot, remembered, survey};
+use crate::peers::{boot, remembered};
 use crate::problem::Problem;
 use crate::sharing::DIRECTORY;
 use crate::sys::state::StateDir;
@@ -31,8 +30,6 @@ use crate::wire::target::Target;
 /// What is said where the group's only key is removed.
 const WITHOUT_KEY: &str = "The group's only key is removed with them: nobody can admit or remove machines any more. For a new group, run \
      'laneway init' on one machine, and 'laneway leave --force --yes' and 'laneway join' with its code on the others.";
-/// How long the LAN is surveyed.
-const SURVEY_TIME: Duration = Duration::from_millis(1200);
 /// Number of gateways that are told: any one of them passes it on.
 const ENOUGH: usize = 4;
 /// How long a running node may take to follow.
@@ -178,25 +175,10 @@ impl Leave {
         group: &Group,
         state: &StateDir,
     ) -> Result<BTreeMap<SocketAddr, Option<NodeId>>, Problem> {
-        let mut found = BTreeMap::new();
-        for gateway in &self.gateway {
-            let addresses = net::lookup(&gateway.to_string()).await.map_err(|error| {
-                Problem::new(format!("the gateway {gateway} has no address")).because(error)
-            })?;
-            found.extend(addresses.into_iter().map(|address| (address, None)));
-        }
+        let mut found = gateways::named(&self.gateway).await?;
         let _waiting = progress::waiting("looking for gateways to tell");
         let known = remembered::load(state);
-        let (port, lans) = (self.discovery_port, self.lan.clone());
-        let options = survey::Options {
-            group: group.clone().into(),
-            port,
-            lans,
-            known: known.clone(),
-            time: SURVEY_TIME,
-            patience: Duration::ZERO,
-        };
-        if let Ok(survey) = survey::look(options).await {
+        if let Ok(survey) = gateways::look(group, known.clone(), self.discovery_port, &self.lan).await {
             found.extend(survey.links().into_iter().map(|seen| (seen.link, Some(seen.id))));
         }
         for address in known {

@@ -10,13 +10,13 @@ use tokio_util::task::TaskTracker;
 
 use super::ask;
 use super::local_port::LocalPort;
-use super::{authority, beside, progress, removal, say};
+use super::{authority, beside, gateways, progress, removal, say};
 use crate::failure::with_causes;
 use crate::gateway::served::{self, Seen};
 use crate::link::client::Link;
 use crate::link::{roster, tls};
 use crate::peers::options::PORT;
-use crate::peers::{remembered, survey};
+use crate::peers::remembered;
 use crate::problem::Problem;
 use crate::sys::state::StateDir;
 use crate::telemetry::report::age;
@@ -26,8 +26,6 @@ use crate::trust::group::{Group, Role};
 use crate::trust::membership::Membership;
 use crate::wire::id::NodeId;
 
-/// How long the LAN is surveyed.
-const SURVEY_TIME: Duration = Duration::from_millis(1200);
 /// Maximum gateways that are asked.
 const MAX_GATEWAYS: usize = 64;
 /// A member that was seen within this time counts as present, in seconds.
@@ -145,16 +143,7 @@ impl Members {
             links.extend(own.map(|link| (reached(link), Some(group.node.id))));
         }
         let known = remembered::load(state);
-        let (port, lans) = (self.discovery_port, self.lan.clone());
-        let options = survey::Options {
-            group: group.clone().into(),
-            port,
-            lans,
-            known: known.clone(),
-            time: SURVEY_TIME,
-            patience: Duration::ZERO,
-        };
-        if let Ok(survey) = survey::look(options).await {
+        if let Ok(survey) = gateways::look(group, known.clone(), self.discovery_port, &self.lan).await {
             for gateway in &survey.gateways {
                 note(gateway.id, now, None);
             }

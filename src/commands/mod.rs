@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod drain;
 pub mod env;
 mod fronts;
+mod gateways;
 mod hung;
 pub mod leave;
 pub mod local_port;

@@ -7,14 +7,13 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio_util::task::TaskTracker;
 
-use super::{beside, progress, say};
+use super::{beside, gateways, progress, say};
 use crate::failure::Failure;
 use crate::link::client::Link;
 use crate::link::speed::{self, Direction, Measured};
 use crate::link::{gateway_info, tls};
-use crate::net;
 use crate::peers::options::{self, PORT};
-use crate::peers::{remembered, survey};
+use crate::peers::remembered;
 use crate::problem::Problem;
 use crate::size::{TimeError, within};
 use crate::sys::state::StateDir;
@@ -23,8 +22,6 @@ use crate::trust::membership::Membership;
 use crate::wire::id::NodeId;
 use crate::wire::target::Target;
 
-/// How long the LAN is surveyed.
-const SURVEY_TIME: Duration = Duration::from_millis(1200);
 /// Number of round trips of which the median is taken.
 const ROUND_TRIPS: usize = 15;
 
@@ -116,26 +113,12 @@ impl Speedtest {
         group: &Group,
         state: &StateDir,
     ) -> Result<BTreeMap<SocketAddr, Option<(NodeId, String)>>, Problem> {
-        let mut found = BTreeMap::new();
-        for gateway in &self.gateway {
-            let addresses = net::lookup(&gateway.to_string()).await.map_err(|error| {
-                Problem::new(format!("the gateway {gateway} has no address")).because(error)
-            })?;
-            found.extend(addresses.into_iter().map(|address| (address, None)));
-        }
+        let mut found = gateways::named(&self.gateway).await?;
         if !self.gateway.is_empty() {
             return Ok(found);
         }
         let _waiting = progress::waiting("asking the LAN for gateways");
-        let options = survey::Options {
-            group: group.clone().into(),
-            port: self.discovery_port,
-            lans: self.lan.clone(),
-            known: remembered::load(state),
-            time: SURVEY_TIME,
-            patience: Duration::ZERO,
-        };
-        let survey = survey::look(options).await;
+        let survey = gateways::look(group, remembered::load(state), self.discovery_port, &self.lan).await;
         let survey =
             survey.map_err(|error| Problem::new("discovery queries cannot be sent").because(error))?;
         found.extend(survey.links().into_iter().map(|seen| (seen.link, Some((seen.id, seen.name.clone())))));

@@ -42,6 +42,7 @@ fn is_safe_hello(sent: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hello::tests::real_hello;
     use proptest::prelude::*;
 
     const CLIENT_HELLO: u8 = 1;
@@ -67,23 +68,9 @@ mod tests {
             .collect()
     }
 
-    fn real_hello() -> Vec<u8> {
-        let config =
-            rustls::ClientConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into())
-                .with_protocol_versions(&[&rustls::version::TLS13])
-                .unwrap()
-                .with_root_certificates(rustls::RootCertStore::empty())
-                .with_no_client_auth();
-        let name = "server.example".try_into().unwrap();
-        let mut connection = rustls::ClientConnection::new(config.into(), name).unwrap();
-        let mut out = Vec::new();
-        connection.write_tls(&mut out).unwrap();
-        out
-    }
-
     #[test]
     fn the_hello_of_a_real_library_is_safe_until_anything_follows_it() {
-        let hello = real_hello();
+        let hello = real_hello("server.example");
         assert!(is_safe(&hello));
         for length in 1..hello.len() {
             assert!(!is_safe(&hello[..length]), "cut at {length}");

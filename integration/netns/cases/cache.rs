@@ -6,7 +6,7 @@ use crate::lab::group::{START, join, laneway, state, up};
 use crate::lab::origin::{noise, sha256};
 use crate::lab::process::Process;
 use crate::lab::wait::PATIENCE;
-use crate::lab::web::wait_for_the_end;
+use crate::lab::web::{Web, wait_for_the_end};
 use crate::lab::{Case, Host, Lab, wait_until};
 use nix::sys::signal::Signal;
 use std::fs;
@@ -106,28 +106,32 @@ fn clients_and_the_gateways_own_apps_fetch_each_file_once(lab: &Lab) {
     assert!(status.contains(&format!("crossed the line once for {} machines", CLIENTS + 1)), "{status}");
 }
 
-fn nobody_notices_that_the_gateway_which_fetches_for_all_is_killed(lab: &Lab) {
-    const LENGTH: usize = 6 * MIB;
-    let content = noise(5, LENGTH);
-    let served = content.clone();
-    let web = lab.web(move |asked, stream| {
-        let start = asked.start().unwrap_or(0);
+/// Serves a file with its ranges. The first response for a path stops after `first` bytes and does not end.
+fn breaks_off(lab: &Lab, content: Vec<u8>, first: usize) -> Web {
+    lab.web(move |asked, stream| {
+        let (start, length) = (asked.start().unwrap_or(0), content.len());
         let status = match asked.start() {
-            Some(_) => format!("206 Partial Content\r\nContent-Range: bytes {start}-{}/{LENGTH}", LENGTH - 1),
+            Some(_) => format!("206 Partial Content\r\nContent-Range: bytes {start}-{}/{length}", length - 1),
             None => "200 OK".into(),
         };
         let head = format!(
             "HTTP/1.1 {status}\r\nETag: \"a\"\r\nCache-Control: max-age=60\r\nContent-Length: {}\r\n\r\n",
-            LENGTH - start
+            length - start
         );
         stream.write_all(head.as_bytes())?;
         if asked.turn > 1 {
-            return stream.write_all(&served[start..]);
+            return stream.write_all(&content[start..]);
         }
-        // The first gateway gets half of it, and no end.
-        stream.write_all(&served[start..LENGTH / 2])?;
+        stream.write_all(&content[start..first])?;
         wait_for_the_end(stream)
-    });
+    })
+}
+
+fn nobody_notices_that_the_gateway_which_fetches_for_all_is_killed(lab: &Lab) {
+    const LENGTH: usize = 6 * MIB;
+    let content = noise(5, LENGTH);
+    // The first gateway gets half of it, and no end.
+    let web = breaks_off(lab, content.clone(), LENGTH / 2);
     let mut fleet = lab.fleet(2, &[]);
     let before: Vec<_> = (0..3).map(|_| download(&fleet.client, 1, &[])).collect();
     let half = (LENGTH / 2) as u64;
@@ -194,24 +198,7 @@ fn what_is_stored_outlasts_a_kill_and_damage_on_the_disk_is_never_delivered(lab:
 fn an_interrupted_download_is_completed_and_ranges_of_it_come_from_the_disk(lab: &Lab) {
     const LENGTH: usize = 4 * MIB;
     let content = noise(9, LENGTH);
-    let served = content.clone();
-    let web = lab.web(move |asked, stream| {
-        let start = asked.start().unwrap_or(0);
-        let status = match asked.start() {
-            Some(_) => format!("206 Partial Content\r\nContent-Range: bytes {start}-{}/{LENGTH}", LENGTH - 1),
-            None => "200 OK".into(),
-        };
-        let head = format!(
-            "HTTP/1.1 {status}\r\nETag: \"a\"\r\nCache-Control: max-age=60\r\nContent-Length: {}\r\n\r\n",
-            LENGTH - start
-        );
-        stream.write_all(head.as_bytes())?;
-        if asked.turn > 1 {
-            return stream.write_all(&served[start..]);
-        }
-        stream.write_all(&served[..LENGTH / 4])?;
-        wait_for_the_end(stream)
-    });
+    let web = breaks_off(lab, content.clone(), LENGTH / 4);
     let (fleet, _) = pair(lab);
     let mut first = download(&fleet.client, 1, &[]);
     wait_until("a quarter", || first.printed() >= (LENGTH / 4) as u64);

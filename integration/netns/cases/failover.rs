@@ -4,7 +4,7 @@ use crate::lab::fleet::Fleet;
 use crate::lab::group::START;
 use crate::lab::load::{Load, Report};
 use crate::lab::origin::{noise, sha256};
-use crate::lab::web::{Request, who};
+use crate::lab::web::{Request, Web, who};
 use crate::lab::{Case, Lab, wait_until};
 use nix::sys::signal::Signal;
 use std::io::{self, Write};
@@ -289,6 +289,17 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
+    /// Answers requests for `/` like [`who`], and those for other paths once the gate is open.
+    pub(crate) fn web(self: &Arc<Self>, lab: &Lab) -> Web {
+        let gate = self.clone();
+        lab.web(move |asked, stream| {
+            if asked.path != "/" {
+                gate.wait();
+            }
+            who(asked, stream)
+        })
+    }
+
     pub(crate) fn open(&self) {
         *self.is_open.lock().unwrap() = true;
         self.opened.notify_all();

@@ -233,15 +233,7 @@ fn a_probe_is_made_at_once(lab: &Lab) {
 /// It takes longer than everything that could be taken for a dead uplink.
 fn a_slow_server_costs_no_gateway(lab: &Lab) {
     let gate = Arc::new(Gate::default());
-    let web = {
-        let gate = gate.clone();
-        lab.web(move |asked, stream| {
-            if asked.path != "/" {
-                gate.wait();
-            }
-            who(asked, stream)
-        })
-    };
+    let web = gate.web(lab);
     let open = Open::start_with(lab, &[], &[]);
     open.serving();
     let paths = ["/plain", "/tunnel", "/post"];
@@ -452,15 +444,7 @@ fn a_standby_says_what_it_knows(lab: &Lab) {
 /// They accept connections, acknowledge everything and answer nothing, while another member waits for a slow server.
 fn silent_servers_of_a_member_cost_no_gateway_and_no_slow_upload_of_another(lab: &Lab) {
     let gate = Arc::new(Gate::default());
-    let web = {
-        let gate = gate.clone();
-        lab.web(move |asked, stream| {
-            if asked.path != "/" {
-                gate.wait();
-            }
-            who(asked, stream)
-        })
-    };
+    let web = gate.web(lab);
     let asked = Arc::new(AtomicUsize::new(0));
     let silent: Vec<_> = (101..105)
         .map(|host| {

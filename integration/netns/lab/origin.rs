@@ -45,6 +45,17 @@ pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     words.skip(20).take(length.div_ceil(8)).flat_map(u64::to_le_bytes).take(length).collect()
 }
 
+/// Makes numbers below a bound: by xorshift (Marsaglia 2003), so that they are the same in every run.
+pub(crate) fn choices() -> impl FnMut(usize) -> usize {
+    let mut random = 88_172_645_463_325_252_u64;
+    move |below| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        usize::try_from(random % below as u64).expect("it is small")
+    }
+}
+
 /// The SHA-256 in hexadecimal.
 pub(crate) fn sha256(content: &[u8]) -> String {
     digest(&SHA256, content).as_ref().iter().fold(String::new(), |mut text, byte| {

@@ -167,6 +167,40 @@ pub(crate) fn who(asked: &Request, stream: &mut TcpStream) -> io::Result<()> {
     stream.write_all(response.as_bytes())
 }
 
+/// The size of a block of [`blocks`], in bytes.
+pub(crate) const BLOCK: usize = 1 << 20;
+
+/// Answers a request for `/large` with `count` blocks, or with the rest of them from the start of its range, and any other like
+/// [`who`].
+pub(crate) fn blocks(asked: &Request, stream: &mut TcpStream, block: &[u8], count: usize) -> io::Result<()> {
+    if asked.path != "/large" {
+        return who(asked, stream);
+    }
+    let (start, length) = (asked.start().unwrap_or(0), count * BLOCK);
+    let status = match asked.start() {
+        None => "200 OK".to_owned(),
+        Some(start) => format!("206 P\r\nContent-Range: bytes {start}-{}/{length}", length - 1),
+    };
+    let rest = length - start;
+    write!(
+        stream,
+        "HTTP/1.1 {status}\r\nContent-Length: {rest}\r\nETag: \"l\"\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut skip = start % BLOCK;
+    for number in start / BLOCK..count {
+        stream.write_all(&numbered(block, number)[skip..])?;
+        skip = 0;
+    }
+    Ok(())
+}
+
+/// A block of [`blocks`]: all are equal except for their first bytes, the block's number.
+pub(crate) fn numbered(block: &[u8], number: usize) -> Vec<u8> {
+    let mut block = block.to_vec();
+    block[..8].copy_from_slice(&(number as u64).to_le_bytes());
+    block
+}
+
 /// Waits until the peer closes.
 pub(crate) fn wait_for_the_end(stream: &mut TcpStream) -> io::Result<()> {
     io::copy(stream, &mut io::sink()).map(drop)

@@ -4,7 +4,7 @@ use super::report::Report;
 use crate::lab::files::Files;
 use crate::lab::fleet::QUIET;
 use crate::lab::group::{START, join, laneway, state, up};
-use crate::lab::origin::sha256;
+use crate::lab::origin::{choices, sha256};
 use crate::lab::process::Process;
 use crate::lab::{Host, Lab};
 use nix::sys::signal::Signal;
@@ -92,14 +92,7 @@ pub(super) fn killed_at_random(lab: &Lab, report: &mut Report) {
     let mut nodes: Vec<_> = crowd.iter().map(|host| up(host, &options)).collect();
 
     let until = Instant::now() + report.time(600);
-    // xorshift (Marsaglia 2003): the same choices in every run.
-    let mut random = 88_172_645_463_325_252_u64;
-    let mut next = move |below: usize| {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        usize::try_from(random % below as u64).expect("it is small")
-    };
+    let mut next = choices();
     let (mut rounds, mut complete, mut wrong, mut ended, mut kills) = (0_u64, 0, 0, 0, 0);
     let hashes: Vec<_> = (0..10).map(|number| sha256(&files.content(number))).collect();
     while Instant::now() < until {

@@ -4,7 +4,7 @@ use super::report::Report;
 use crate::lab::fleet::QUIET;
 use crate::lab::group::{START, join, state, up};
 use crate::lab::lying_member::{self, Manner, asked};
-use crate::lab::origin::{noise, sha256};
+use crate::lab::origin::{choices, noise, sha256};
 use crate::lab::process::Process;
 use crate::lab::wait::PATIENCE;
 use crate::lab::web::{Web, who};
@@ -238,14 +238,7 @@ fn disks(gateway: &Host, client: &Host, count: usize) -> Count {
     for number in 0..STORED {
         assert_eq!(get(client, &url(number)), Got::Whole(named(number)));
     }
-    // xorshift (Marsaglia 2003): the same choices in every run.
-    let mut random = 88_172_645_463_325_252_u64;
-    let mut next = move |below: usize| {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        usize::try_from(random % below as u64).expect("it is small")
-    };
+    let mut next = choices();
     let cache = state(gateway).join("cache");
     while counted.offered < count {
         let files = files(&cache);

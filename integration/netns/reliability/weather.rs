@@ -6,15 +6,13 @@ use crate::lab::fleet::QUIET;
 use crate::lab::group::START;
 use crate::lab::origin::noise;
 use crate::lab::process::Process;
-use crate::lab::web::{Request, who};
+use crate::lab::web::{self, BLOCK, numbered};
 use crate::lab::{Host, Lab};
-use std::io::{self, Write};
-use std::net::TcpStream;
+use std::io;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-const BLOCK: usize = 1 << 20;
 /// A download without progress for this long has failed.
 const SILENCE: Duration = Duration::from_secs(120);
 
@@ -56,7 +54,7 @@ pub(super) fn bad_networks(_: &Lab, report: &mut Report) {
         let lab = Lab::new();
         let block = noise(6, BLOCK);
         let content = block.clone();
-        let web = lab.web(move |asked, stream| serve(asked, stream, &content, blocks));
+        let web = lab.web(move |asked, stream| web::blocks(asked, stream, &content, blocks));
         let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
         let group = lab.group(&[&g1, &c1], &QUIET);
         let _relay = spoil(&lab, &c1, &g1);
@@ -80,35 +78,6 @@ pub(super) fn bad_networks(_: &Lab, report: &mut Report) {
         }
         report.none(&format!("{name}: not byte-exact"), wrong.len());
     }
-}
-
-/// All blocks are equal except for their first bytes, the block's number.
-fn serve(asked: &Request, stream: &mut TcpStream, block: &[u8], blocks: usize) -> io::Result<()> {
-    if asked.path != "/large" {
-        return who(asked, stream);
-    }
-    let (start, length) = (asked.start().unwrap_or(0), blocks * BLOCK);
-    let status = match asked.start() {
-        None => "200 OK".to_owned(),
-        Some(start) => format!("206 P\r\nContent-Range: bytes {start}-{}/{length}", length - 1),
-    };
-    let rest = length - start;
-    write!(
-        stream,
-        "HTTP/1.1 {status}\r\nContent-Length: {rest}\r\nETag: \"l\"\r\nConnection: close\r\n\r\n"
-    )?;
-    let mut skip = start % BLOCK;
-    for number in start / BLOCK..blocks {
-        stream.write_all(&numbered(block, number)[skip..])?;
-        skip = 0;
-    }
-    Ok(())
-}
-
-fn numbered(block: &[u8], number: usize) -> Vec<u8> {
-    let mut block = block.to_vec();
-    block[..8].copy_from_slice(&number.to_le_bytes());
-    block
 }
 
 async fn download(block: &[u8], blocks: usize) -> io::Result<()> {

@@ -1,25 +1,7 @@
 # update and install, by apt's own Proxy-Auto-Detect and then by the variables; over HTTP with pipelining, and HTTPS.
-mkdir -p etc/apt.conf.d etc/preferences.d etc/trusted.gpg.d state/lists/partial cache/archives/partial root/var/lib/dpkg/info root/var/lib/dpkg/updates
-: >root/var/lib/dpkg/status
-: >root/var/lib/dpkg/available
+. "$PROGRAMS/apt_root.sh"
 printf '#!/bin/sh\nexec "%s" apt-proxy "$@"\n' "$LANEWAY" >detect
 chmod +x detect
-cat >apt.conf <<CONF
-Dir "$PWD";
-Dir::Etc "$PWD/etc";
-Dir::State "$PWD/state";
-Dir::State::status "$PWD/root/var/lib/dpkg/status";
-Dir::Cache "$PWD/cache";
-Dir::Log "$PWD";
-Dir::Bin::methods "/usr/lib/apt/methods";
-APT::Sandbox::User "root";
-APT::Architecture "$(dpkg --print-architecture)";
-Acquire::http::Pipeline-Depth "10";
-Acquire::https::CaInfo "$CA";
-Acquire::Retries "0";
-DPkg::Options { "--root=$PWD/root"; "--force-not-root"; "--log=/dev/null"; };
-CONF
-export APT_CONFIG="$PWD/apt.conf"
 echo 'Acquire::http::Proxy-Auto-Detect "'"$PWD"'/detect";' >etc/apt.conf.d/30laneway
 echo "deb [trusted=yes] http://$SITE/debian ./" >etc/sources.list
 apt-get --quiet=2 update

@@ -1,23 +1,6 @@
 # An archive whose InRelease is signed, with a package that was changed at the mirror. Called again, it installs from what the gateway
 # has stored.
-mkdir -p etc/apt.conf.d etc/preferences.d etc/trusted.gpg.d state/lists/partial cache/archives/partial root/var/lib/dpkg/info root/var/lib/dpkg/updates
-: >root/var/lib/dpkg/status
-: >root/var/lib/dpkg/available
-cat >apt.conf <<CONF
-Dir "$PWD";
-Dir::Etc "$PWD/etc";
-Dir::State "$PWD/state";
-Dir::State::status "$PWD/root/var/lib/dpkg/status";
-Dir::Cache "$PWD/cache";
-Dir::Log "$PWD";
-Dir::Bin::methods "/usr/lib/apt/methods";
-APT::Sandbox::User "root";
-APT::Architecture "$(dpkg --print-architecture)";
-Acquire::http::Pipeline-Depth "10";
-Acquire::Retries "0";
-DPkg::Options { "--root=$PWD/root"; "--force-not-root"; "--log=/dev/null"; };
-CONF
-export APT_CONFIG="$PWD/apt.conf"
+. "$PROGRAMS/apt_root.sh"
 mkdir -p etc root/usr/share/trial
 [ -s key.gpg ] || curl -sS http://127.0.0.1:1080/apt/signed/key.gpg >key.gpg
 echo "deb [signed-by=$PWD/key.gpg] http://127.0.0.1:1080/apt/signed/ ./" >etc/sources.list
