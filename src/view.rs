@@ -37,7 +37,7 @@ pub struct View {
     pub gateway: gateway::bound::Facts,
     /// The role in its configuration.
     pub setting: &'static str,
-    /// What its configuration says of the gateways of the group, if it looks for any.
+    /// The part of its configuration that is about gateways of the group, if it looks for any.
     pub candidate: Option<watch::Receiver<candidate::Options>>,
     /// When the node started.
     pub started: Started,

@@ -1,4 +1,4 @@
-//! What hosts(5) says.
+//! The hosts file, as hosts(5) describes it.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! Which of several failed dials tells the user most about why there is no link. Pure.
+//! Which of several failed dials tells the user most about why there is no link. Without I/O.
 
 use std::io;
 use std::net::SocketAddr;

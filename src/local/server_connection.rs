@@ -47,12 +47,12 @@ pub enum ServerError {
 }
 
 impl ServerError {
-    /// True when the link failed, and not this tunnel alone.
+    /// Whether the whole link failed, not only this tunnel.
     pub fn is_link_lost(&self) -> bool {
         matches!(self, Self::Tunnel(error) if is_link_lost(error))
     }
 
-    /// True when the gateway says that the way from it to the server is cut.
+    /// Whether the gateway says that its uplink no longer carries anything to the server.
     pub fn is_cut(&self) -> bool {
         matches!(self, Self::Tunnel(error) if is_cut(error))
     }
@@ -87,7 +87,7 @@ impl ServerConnection {
         }
     }
 
-    /// Which gateway it goes over; `None` for a direct connection.
+    /// The gateway that carries it; `None` for a direct connection.
     pub fn gateway_id(&self) -> Option<NodeId> {
         match self {
             Self::Link(tunnel, _) => Some(tunnel.id),

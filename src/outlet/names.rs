@@ -1,4 +1,4 @@
-//! The name server of the network: each question is asked of the node (RFC 8484 on its local port).
+//! The name server inside the network of `laneway run --all`: it passes each question to the node (RFC 8484 on its local port).
 
 use std::io;
 use std::net::SocketAddr;
@@ -74,7 +74,7 @@ async fn serve_stream(outlet: &Outlet, mut socket: TcpStream) -> io::Result<()> 
     }
 }
 
-/// The answer to a question, and the most bytes that it may have by UDP; `None` for what is no question.
+/// The answer to a question, and how many bytes it may have by UDP; `None` if the message is no question.
 async fn answer(outlet: &Outlet, question: &[u8]) -> Option<(Message, usize)> {
     let query = match Decision::of(question) {
         Decision::Ignore => return None,

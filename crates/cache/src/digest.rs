@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 /// The algorithm of a digest. The strongest comes last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Algorithm {
-    /// SHA-1, which old packages of npm have alone: it shows damage, and does not stop an attacker who chose both files.
+    /// SHA-1, the only digest of old npm packages: it detects damage, but not an attacker who made two files with one digest.
     Sha1,
     /// SHA-256.
     Sha256,
@@ -105,7 +105,7 @@ impl Digest {
         Self::from_hex(Algorithm::of(algorithm)?, hex)
     }
 
-    /// Whether nobody can make two files that have it: content may be known by it alone.
+    /// Whether nobody can make two files with the same digest, so that it may identify content by itself.
     #[must_use]
     pub fn is_strong(&self) -> bool {
         self.algorithm != Algorithm::Sha1

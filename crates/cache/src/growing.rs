@@ -1,5 +1,5 @@
-//! A body that is being fetched: one writer, and readers that each go at their own speed. What was read last is in memory,
-//! everything before it in the file, so a slow reader holds up neither the writer nor the others.
+//! A body that is being fetched: one writer, and readers that each go at their own speed. The bytes received last are in
+//! memory, all before them in the file, so a slow reader holds up neither the writer nor the others.
 
 mod speed;
 
@@ -28,7 +28,7 @@ const TAIL: u64 = 512 * 1024;
 const BLOCKS: usize = 4;
 /// How long a reader may stand still while the writer has to wait for it.
 const STALLED: Duration = Duration::from_secs(10);
-/// How often somebody who waits for it looks how fast it comes.
+/// How often whoever waits for a body checks the speed of its fetch.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// The body ended too early, or cannot be read any more.
@@ -50,44 +50,44 @@ pub struct Growing {
     /// Whether the server sends all of it.
     is_whole: bool,
     store: Arc<Store>,
-    /// Where what has left the memory can be read. There is none while all of it is in memory.
+    /// The file with the bytes that are no longer in memory. `None` while all of them are.
     file: OnceLock<Arc<File>>,
     state: Mutex<State>,
-    /// More has come, or the end.
+    /// Wakes when more bytes, or the end, have arrived.
     grown: Notify,
-    /// A reader has gone on or left.
+    /// Wakes when a reader has advanced or left.
     read: Notify,
 }
 
 #[derive(Debug)]
 // fields: what has come and where it is, who reads it, and how it ends
 struct State {
-    /// The offset after the last byte that has come.
+    /// The offset after the last byte received.
     end: u64,
     speed: Speed,
     /// What can be read from the file, and verified.
     parts: Vec<BodyPart>,
     /// The hashes of pieces that are known, the earliest known first.
     listed: Vec<Listed>,
-    /// How many of them the draft has made.
+    /// How many of these hashes the draft has made.
     hashed: usize,
     /// The last reads with the memory that they take, and the offset of the first of them.
     tail: VecDeque<(Bytes, usize)>,
     tail_start: u64,
     memory: Tally,
     how: Option<Result<(), Broken>>,
-    /// The file takes no more: the readers have to keep up with the writer.
+    /// Nothing more can be written to the file, so the writer waits for the readers.
     is_full: bool,
-    /// Its fetch ends early: it takes no more readers.
+    /// The fetch is ending early and accepts no more readers.
     is_ending: bool,
     next_reader: u64,
     readers: HashMap<u64, Place>,
-    /// How many wait for it who might ask the server themselves, and how many ever did.
+    /// How many waiters could ask the server themselves: now, and in all so far.
     followers: usize,
     followed: u64,
 }
 
-/// Where a reader is, if it has begun to read, and who it reads for.
+/// The position of a reader, if it has begun to read, and the holder that it reads for.
 #[derive(Debug)]
 struct Place {
     at: Option<u64>,
@@ -146,36 +146,36 @@ impl Growing {
         self.is_whole
     }
 
-    /// Whether the rest can be had over another connection, if this one brings no more of it: it is certain to be of the same
-    /// content, or can be compared with what has come.
+    /// Whether the rest can be fetched over another connection if this one stops: it is certain to be of the same content, or can
+    /// be compared with the bytes received so far.
     #[must_use]
     pub fn can_go_on(&self) -> bool {
         self.is_whole
             || self.total.is_some_and(|total| Point::of_fields(&self.stored.fields, total).is_some())
     }
 
-    /// Whether it comes to `offset` within this time, as far as one can tell.
+    /// Whether the fetch is expected to reach `offset` within this time.
     #[must_use]
     pub fn reaches(&self, offset: u64, within: Duration) -> bool {
         let state = self.state();
         state.how.is_some() || state.speed.reaches(state.end, offset, within)
     }
 
-    /// Whether so little of it comes that the server might send it sooner to whoever asks again.
+    /// Whether the fetch is so slow that the server might send the rest sooner when asked again.
     #[must_use]
     pub fn is_slow(&self) -> bool {
         let state = self.state();
         state.how.is_none() && state.speed.is_slow(state.end)
     }
 
-    /// Waits until it does not come to `offset` within this time any more.
+    /// Waits until the fetch is no longer expected to reach `offset` within this time.
     pub async fn out_of_reach(&self, offset: u64, within: Duration) {
         while self.reaches(offset, within) {
             sleep(LOOK).await;
         }
     }
 
-    /// Notes that somebody waits for it who might ask the server themselves, as long as what this returns is kept.
+    /// Notes a waiter that could ask the server itself, until the returned value is dropped.
     #[must_use]
     pub fn follow(self: &Arc<Self>) -> Follower {
         let mut state = self.state();
@@ -186,7 +186,7 @@ impl Growing {
         Follower(self.clone())
     }
 
-    /// Waits until it is slow while somebody follows it. Gives how many ever did.
+    /// Waits until the fetch is slow while somebody waits for it. Returns the number of waiters in all so far.
     pub async fn keeps_followers_waiting(&self) -> u64 {
         loop {
             let read = self.read.notified();
@@ -209,7 +209,7 @@ impl Growing {
         self.add(Some(start).filter(|_| is_there)?, end, holder)
     }
 
-    /// Keeps the fetch going until there is a reader.
+    /// Keeps the fetch running until there is a reader.
     #[must_use]
     pub fn hold(self: &Arc<Self>, holder: &Arc<Holder>) -> Reader {
         let id = self.state().add(None, holder);
@@ -232,13 +232,13 @@ impl Growing {
         self.state().readers.len()
     }
 
-    /// How many readers it has had.
+    /// The number of readers in all so far.
     #[must_use]
     pub fn joined(&self) -> u64 {
         self.state().next_reader
     }
 
-    /// Takes no more readers, because its fetch ends early; false when it has had more than `joined`.
+    /// Accepts no more readers, because the fetch ends early; false when there have been more than `joined`.
     #[must_use]
     pub fn end_early(&self, joined: u64) -> bool {
         let mut state = self.state();
@@ -246,7 +246,7 @@ impl Growing {
         state.is_ending
     }
 
-    /// Takes no more readers, because its fetch ends for lack of any; false when one has come meanwhile.
+    /// Accepts no more readers, because the fetch ends for lack of any; false when one has come meanwhile.
     #[must_use]
     pub fn end_unread(&self) -> bool {
         let mut state = self.state();
@@ -254,7 +254,7 @@ impl Growing {
         state.is_ending
     }
 
-    /// Waits until a fetch that ends early has ended, and what came of it is stored.
+    /// Waits until a fetch that ends early has ended, and its bytes are stored.
     pub async fn ended(&self) {
         loop {
             let grown = self.grown.notified();
@@ -268,7 +268,7 @@ impl Growing {
         }
     }
 
-    /// Who reads it besides `holder`.
+    /// The holders other than `holder` that read this body.
     #[must_use]
     pub fn other_holder(&self, holder: &Arc<Holder>) -> Option<Arc<Holder>> {
         let state = self.state();
@@ -306,7 +306,7 @@ impl Growing {
         self.state().end
     }
 
-    /// Waits until less than `least` bytes have come in a `window` of time, although it has not ended.
+    /// Waits until fewer than `least` bytes have arrived within a `window` of time, although the fetch has not ended.
     pub async fn too_slow(&self, window: Duration, least: u64) {
         loop {
             let (before, until) = (self.end(), Instant::now() + window);
@@ -325,7 +325,7 @@ impl Growing {
         }
     }
 
-    /// Charges what it holds in memory to another account.
+    /// Charges the memory of the body to another account.
     pub fn charge_to(&self, account: &Arc<Account>) {
         self.state().memory.charge_to(account);
     }
@@ -399,7 +399,7 @@ impl Growing {
         self.close(Ok(()));
     }
 
-    /// Notes the end: everything has come, or nothing more will.
+    /// Notes the end: all bytes have arrived, or no more will.
     pub fn close(&self, how: Result<(), Broken>) {
         self.state().how = Some(how);
         self.grown.notify_waiters();
@@ -425,7 +425,7 @@ impl State {
         self.tail.push_back((bytes, memory));
     }
 
-    /// Notes what `draft` has written. Gives whether another piece was hashed.
+    /// Notes what `draft` has written. Returns whether another piece was hashed.
     fn note(&mut self, draft: &Draft) -> bool {
         let hashed = draft.listed(self.hashed);
         self.hashed += hashed.len();
@@ -441,7 +441,7 @@ impl State {
         !hashed.is_empty()
     }
 
-    /// Puts the finished `part` in place of what was noted of it, and goes on at `end`.
+    /// Replaces what was noted of the finished `part`, and continues at `end`.
     fn skip(&mut self, part: Option<BodyPart>, end: u64) {
         if let Some(part) = part {
             self.parts.retain(|noted| noted.start != part.start);
@@ -452,12 +452,12 @@ impl State {
         (self.end, self.tail_start) = (end, end);
     }
 
-    /// Up to which offset what is at `at` can be read from the file.
+    /// The offset up to which the bytes from `at` on can be read from the file.
     fn in_file(&self, at: u64) -> u64 {
         self.parts.iter().find(|part| part.start <= at && at < part.end).map_or(at, |part| part.end)
     }
 
-    /// Drops what nobody needs in memory. False while more is there than may be.
+    /// Drops bytes that nobody needs in memory. False while more is in memory than allowed.
     fn trim(&mut self, is_stored: bool) -> bool {
         self.is_full |= !is_stored;
         let is_tight = self.memory.account().is_some_and(|account| account.is_tight());
@@ -509,7 +509,7 @@ impl State {
     }
 }
 
-/// Somebody who waits for a body, and might ask the server themselves.
+/// A waiter for a body that could ask the server itself.
 #[derive(Debug)]
 pub struct Follower(Arc<Growing>);
 
@@ -611,7 +611,7 @@ mod tests {
         (store, Some(draft))
     }
 
-    /// A body of which nothing is there, and who reads it.
+    /// A body of which nothing has arrived, and its readers.
     fn begin(store: Arc<Store>, draft: &Option<Draft>) -> (Arc<Growing>, Arc<Holder>) {
         let budget = Budget::new(1 << 30);
         let account = budget.account();
@@ -704,7 +704,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (store, mut draft) = open(&directory, 250_000);
         let (body, own) = begin(store, &draft);
-        // Whoever has not begun to read holds nobody up.
+        // A reader that has not begun to read delays nobody.
         let held = body.hold(&own);
         let reader = tokio::spawn(whole(body.reader(0, u64::MAX, &own).unwrap()));
         for number in 0..20 {

@@ -1,4 +1,4 @@
-//! A shared HTTP cache: its rules (RFC 9111), without I/O, and its files. Who fetches, and for whom, is decided by the gateway.
+//! A shared HTTP cache: its rules (RFC 9111), without I/O, and its files. The gateway decides who fetches, and for whom.
 
 pub mod answer;
 pub mod control;

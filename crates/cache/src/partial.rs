@@ -36,8 +36,8 @@ pub fn wanted(request: &RequestHead) -> Wanted {
     }
 }
 
-/// Whether `request` has a range that only the server can answer: several ranges at once, or a unit other than bytes. Whoever asks
-/// so does not want the whole, of which it may know most already.
+/// Whether `request` has a range that only the server can answer: several ranges at once, or a unit other than bytes. Such a client
+/// does not want the whole body, of which it may have most already.
 #[must_use]
 pub fn is_for_server(request: &RequestHead) -> bool {
     request.method == Method::GET && request.fields.get("range").is_some() && wanted(request) == Wanted::Whole

@@ -176,14 +176,14 @@ impl Store {
         }
     }
 
-    /// Runs `work` on a thread that may block. At most `MOST_WAITING` run at a time. Whoever waits for that may be left unpolled
-    /// meanwhile.
+    /// Runs `work` on a thread that may block. At most `MOST_WAITING` run at a time. The returned future makes progress even while
+    /// it is not polled.
     pub async fn blocking<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce(&Arc<Self>) -> T + Send + 'static,
     ) -> io::Result<T> {
         let store = self.clone();
-        // The place is not left with the result, which may not be fetched for a while. Each runtime bounds its threads.
+        // The permit is released before the result, which may not be fetched for a while. Each runtime bounds its threads.
         let run = move |place: OwnedSemaphorePermit| {
             spawn_blocking(move || {
                 let done = work(&store);
@@ -194,7 +194,7 @@ impl Store {
         if let Ok(place) = self.disk.clone().try_acquire_owned() {
             return run(place).await.map_err(io::Error::other);
         }
-        // In a task of its own: a place is kept for the next one in the queue, and one that is not polled would never take it.
+        // In a task of its own: a permit is reserved for the next waiter in the queue, which would never take it while not polled.
         let (disk, mut waiting) = (self.disk.clone(), JoinSet::new());
         waiting.spawn(async move {
             let place = disk.acquire_owned().await.map_err(io::Error::other)?;
@@ -226,7 +226,7 @@ impl Store {
     }
 
     /// The stored responses for `uri`, the newest first, if each is in memory: not written yet, or a copy whose files have not changed.
-    /// Counts as a use of each. Waits for nothing but names of files that the system has in memory.
+    /// Counts as a use of each. Blocks only for the metadata of files, which the system has in memory.
     #[must_use]
     pub fn copies(&self, uri: &str) -> Option<Vec<Copied>> {
         let ids = self.index().ids.get(&self.hasher.hash_one(uri))?.clone();
@@ -261,7 +261,7 @@ impl Store {
         (stored.digests.contains(digest) && stored.is_complete()).then_some((id, stored))
     }
 
-    /// The same, if it is in memory as in [`Store::copies`]. Counts as a use, and waits for nothing.
+    /// The same, if it is in memory as in [`Store::copies`]. Counts as a use, and never blocks.
     #[must_use]
     pub fn proved_copy(&self, digest: &Digest) -> Option<Copied> {
         let id = self.proved_id(digest)?;
@@ -302,8 +302,8 @@ impl Store {
         }
     }
 
-    /// Removes the response `id` from its URI. What was proved to have a digest stays without the fields that came with it, known by
-    /// that digest alone: whoever changes what is at a URI must not take the content from others.
+    /// Removes the response `id` from its URI. Content with a proved digest stays, without its header fields and known by
+    /// that digest alone: a change of the content at one URI must not take it from others.
     pub fn release(&self, id: u64) {
         let Some(stored) = self.stored(id) else { return self.remove(id) };
         let known_elsewhere = |digest: &Digest| self.proved_id(digest).is_some_and(|other| other != id);
@@ -500,7 +500,7 @@ impl Store {
         files::free_space(&self.directory).is_ok_and(|free| free > length)
     }
 
-    /// How large the store is.
+    /// The size of the store.
     #[must_use]
     pub fn size(&self) -> Size {
         let index = self.index();
@@ -515,7 +515,8 @@ impl Store {
         leaving.into_iter().for_each(|id| self.remove_files(id));
     }
 
-    /// Adds a response to the index. Gives those whose files have to be removed for it, and the one that is too many for its URI.
+    /// Adds a response to the index. Returns the responses whose files have to be removed to make room, and the one that exceeds the
+    /// number of variants of its URI.
     fn enter(&self, id: u64, stored: &Stored) -> (Vec<u64>, Option<u64>) {
         let key = self.hasher.hash_one(&stored.uri);
         let size = stored.length() + 2 * FILE_COST;

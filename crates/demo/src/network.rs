@@ -33,7 +33,7 @@ pub(crate) enum Place {
 }
 
 impl Network {
-    /// Finds out which one this system offers.
+    /// Finds out which of these ways this system offers.
     ///
     /// # Errors
     /// The operating system's error, when not even loopback can be used.
@@ -55,7 +55,7 @@ impl Network {
         }
     }
 
-    /// The options by which a machine at this address takes part in discovery. Where there is none, it has a port of its own.
+    /// The options by which a machine at this address takes part in discovery. Without an address it gets a port of its own.
     ///
     /// # Errors
     /// The operating system's error.

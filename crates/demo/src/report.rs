@@ -20,7 +20,7 @@ pub enum Report<'a> {
     Downloaded(u64),
     /// The download has ended.
     DownloadEnd,
-    /// The demo is over; everything goes on running until its future is dropped.
+    /// The demo is over; everything keeps running until its future is dropped.
     Kept,
 }
 

@@ -17,12 +17,12 @@ const SIZES: [usize; 2] = [SMALL as usize, LARGEST as usize];
 const OFFSET: usize = 1024;
 /// Room behind the largest read: a TLS record is opened in place, with a few bytes more than its payload.
 const SLACK: usize = 1024;
-/// What fills less than this part of a buffer is copied out of it, so that queued bytes do not hold many times their size.
+/// A payload that fills less than this part of a buffer is copied out of it, so that queued bytes do not occupy many times their size.
 const MIN_PART: usize = 4;
 /// How many buffers of each size a thread keeps for the next reads.
 const MAX_SPARE: usize = 6;
 
-/// What keeping one piece in a queue costs besides its bytes, in bytes: its place there, and what shares its memory.
+/// The cost of one piece in a queue besides its bytes, in bytes: its entry there, and the reference count of its memory.
 const PIECE: usize = 128;
 
 /// The memory, in bytes, that a piece of `length` bytes holds at most: with its whole buffer, if it is so long that it was

@@ -9,9 +9,9 @@ const REMEMBERED: usize = 64;
 pub(super) enum ClosedBy {
     /// Both ends have sent END_STREAM.
     Ends = 1,
-    /// The peer: it sends nothing more.
+    /// The peer's RST_STREAM: it sends nothing more.
     Peer = 2,
-    /// This end: frames that the peer has sent before it knew that are under way.
+    /// This end's RST_STREAM: frames that the peer sent before it knew of that may still arrive.
     Us = 3,
 }
 
@@ -34,9 +34,9 @@ pub(super) struct Closed {
     /// Number and [`ClosedBy`] of each stream; 0 for none.
     recent: [u32; REMEMBERED],
     next: usize,
-    /// A stream was reset after the last PING was sent.
+    /// Whether a stream was reset after the last PING was sent.
     is_unseen: bool,
-    /// One was reset before the PING that waits for its answer.
+    /// Whether a stream was reset before the PING that waits for its answer.
     is_asked: bool,
 }
 

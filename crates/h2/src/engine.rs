@@ -27,18 +27,18 @@ pub struct Engine {
     decoder: Decoder,
     max_header_list_size: usize,
     writer: Writer,
-    /// The memory of all but what is queued on streams.
+    /// The memory of everything except what is queued on streams.
     memory: Tally,
 }
 
-/// How far the end of a connection is.
+/// How far a connection is from its end.
 #[derive(Debug)]
 pub enum Finish {
-    /// It goes on.
+    /// It continues.
     Open,
     /// The last GOAWAY waits to be written.
     Farewell,
-    /// Everything was said, and the connection can be closed.
+    /// Everything was sent, and the connection can be closed.
     Finished(Result<(), Error>),
 }
 
@@ -65,7 +65,7 @@ impl Engine {
         }
     }
 
-    /// Has the current task woken when a handle gives it something to write.
+    /// Wakes the current task when a handle gives it something to write.
     pub fn register(&self, cx: &Context<'_>) {
         self.shared.lock().drive(cx);
     }

@@ -7,9 +7,9 @@ use std::collections::VecDeque;
 
 use tables::{CODE_LENGTHS, STATIC};
 
-/// The size of the dynamic table, in the RFC's count, which is the one that needs no setting.
+/// The size of the dynamic table, as the RFC counts it: the default, so that no setting is needed.
 pub(super) const TABLE_SIZE: usize = 4096;
-/// In front of a header block: the encoder's table has the size 0 from now on (RFC 7541 §6.3).
+/// Precedes a header block: from here on the encoder's table has the size 0 (RFC 7541 §6.3).
 pub(super) const NO_TABLE: u8 = 0x20;
 /// What an entry counts for beside its bytes (RFC 7541 §4.1).
 const ENTRY: usize = 32;
@@ -18,13 +18,13 @@ const LONGEST_INTEGER: usize = 5;
 /// The longest code, in bits.
 const LONGEST_CODE: usize = 30;
 
-/// A header block that is none. The two ends have no common table any more, so the connection is over.
+/// A header block that cannot be decoded. The two ends no longer have the same table, so the connection is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HpackError {
-    /// It is none.
+    /// It breaks the format.
     #[error("header fields are not encoded as they should be")]
     Malformed,
-    /// Its fields are longer than was announced.
+    /// Its fields are longer than this end has announced.
     #[error("header fields are too long")]
     TooLong,
 }

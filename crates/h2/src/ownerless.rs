@@ -7,7 +7,7 @@ const MAX_STALLED: u32 = 6;
 #[derive(Debug, Default)]
 pub(super) struct Ownerless(Vec<Waiting>);
 
-/// One of them.
+/// A stream without an owner.
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) id: u32,
@@ -18,7 +18,7 @@ pub(super) struct Waiting {
 }
 
 impl Ownerless {
-    /// Adds a stream with as many bytes queued.
+    /// Adds a stream on which this many bytes are queued.
     pub(super) fn add(&mut self, id: u32, queued: usize) {
         self.0.push(Waiting { id, queued, stalled: 0 });
     }
@@ -33,14 +33,14 @@ impl Ownerless {
         std::mem::take(&mut self.0)
     }
 
-    /// Puts those back that go on.
+    /// Puts back the streams that are not to be reset.
     pub(super) fn put_back(&mut self, waiting: Vec<Waiting>) {
         self.0 = waiting;
     }
 }
 
 impl Waiting {
-    /// Counts a tick, at which as many bytes are queued. True when the peer has taken nothing for too long.
+    /// Counts a tick, at which this many bytes are queued. True when the peer has taken nothing for too long.
     pub(super) fn tick(&mut self, queued: usize) -> bool {
         self.stalled = if queued < self.queued { 0 } else { self.stalled + 1 };
         self.queued = queued;

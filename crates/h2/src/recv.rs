@@ -25,7 +25,7 @@ pub(super) enum Content {
 }
 
 impl Content {
-    /// What this Content-Length stands for.
+    /// What a Content-Length of this value permits.
     pub(super) fn of(length: Option<u64>) -> Self {
         length.map_or(Self::Any, Self::Exactly)
     }
@@ -85,7 +85,7 @@ pub(super) struct RecvHalf {
 }
 
 impl RecvHalf {
-    /// With the window that this end has announced.
+    /// A half with the window that this end has announced.
     pub(super) fn new(window: u32) -> Self {
         Self {
             window: window.into(),
@@ -166,7 +166,7 @@ impl RecvHalf {
         self.queue.memory()
     }
 
-    /// Has the current task woken when more was received.
+    /// Wakes the current task when more was received.
     pub(super) fn want_data(&mut self, cx: &Context<'_>) {
         register(&mut self.data_wanted, cx);
     }
@@ -196,7 +196,8 @@ impl RecvHalf {
         count
     }
 
-    /// The increment to announce: not for every byte, but once the peer has no more left than that.
+    /// The increment to announce. There is none until the peer has no more window left than the increment, so that not every byte
+    /// is announced.
     pub(super) fn take_update(&mut self) -> Option<u32> {
         let is_due = self.owed > 0 && !self.has_ended && i64::from(self.owed) * 2 >= self.window;
         is_due.then(|| {
@@ -205,7 +206,7 @@ impl RecvHalf {
         })
     }
 
-    /// Changes the window, as the peer has acknowledged.
+    /// Changes the window once the peer has acknowledged it.
     pub(super) fn widen(&mut self, change: i64) {
         self.window += change;
     }
@@ -221,7 +222,7 @@ impl RecvHalf {
         std::mem::take(&mut self.held)
     }
 
-    /// Has whoever waits look again.
+    /// Wakes the task that waits.
     pub(super) fn wake(&mut self) {
         wake(&mut self.data_wanted);
         wake(&mut self.response_wanted);
@@ -238,7 +239,7 @@ pub(super) struct RecvFlow {
 }
 
 impl RecvFlow {
-    /// With the window that this end announces first.
+    /// A connection with the window that this end announces first.
     pub(super) fn new(window: u32) -> Self {
         Self { window: window.into(), owed: 0 }
     }

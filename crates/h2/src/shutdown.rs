@@ -2,7 +2,7 @@
 
 use super::{Error, Reason};
 
-/// How far this end is in accepting no more streams.
+/// The stages in which this end stops accepting streams.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Drain {
     #[default]
@@ -13,7 +13,7 @@ enum Drain {
     Done,
 }
 
-/// The stages of the end. None of them is ever taken back.
+/// How far the connection has come to its end. No stage is ever undone.
 #[derive(Debug, Default)]
 pub(super) struct Shutdown {
     drain: Drain,
@@ -37,7 +37,7 @@ impl Shutdown {
         begins
     }
 
-    /// The peer has read that this end drains. False when it does not.
+    /// Notes that the peer has read that this end drains. False when this end does not drain.
     pub(super) fn finish_drain(&mut self) -> bool {
         let was_announced = self.drain == Drain::Announced;
         if was_announced {
@@ -46,7 +46,7 @@ impl Shutdown {
         was_announced
     }
 
-    /// No stream of the peer is accepted.
+    /// Whether no stream of the peer is accepted.
     pub(super) fn is_drained(&self) -> bool {
         self.drain == Drain::Done
     }
@@ -61,7 +61,7 @@ impl Shutdown {
         self.is_retired = true;
     }
 
-    /// There will be no new stream in either direction, so the connection ends with the last one.
+    /// Whether there will be no new stream in either direction, so that the connection ends with the last one.
     pub(super) fn ends_with_last_stream(&self) -> bool {
         self.is_retired || self.peer_left.is_some() || self.is_drained()
     }
@@ -94,7 +94,7 @@ impl Shutdown {
         }
     }
 
-    /// No new stream can be opened, because of the peer or because the connection is over.
+    /// Whether no new stream can be opened, because of the peer or because the connection is over.
     pub(super) fn is_closing(&self) -> bool {
         self.peer_left.is_some() || self.error.is_some()
     }

@@ -52,7 +52,7 @@ pub(super) struct Streams {
     recv: RecvFlow,
     accept: AcceptQueue,
     ownerless: Ownerless,
-    /// What streams are charged to that have no account of their own.
+    /// The account to which streams without one of their own are charged.
     account: Option<Arc<Account>>,
     ping: Ping,
     shutdown: Shutdown,
@@ -64,7 +64,7 @@ pub(super) struct Streams {
 #[derive(Debug, Default)]
 struct AcceptQueue {
     requests: VecDeque<Unaccepted>,
-    /// How many of them the peer has reset.
+    /// How many of these requests the peer has reset.
     resets: usize,
 }
 
@@ -115,7 +115,7 @@ impl Streams {
         }
     }
 
-    /// Has the current task woken when there is something to write.
+    /// Wakes the current task when there is something to write.
     pub(super) fn drive(&mut self, cx: &Context<'_>) {
         register(&mut self.driver, cx);
         self.end_evicted();
@@ -140,7 +140,7 @@ impl Streams {
         self.control.memory() + self.store.len() * STREAM
     }
 
-    /// The memory of what is queued on all streams, in bytes; as it is counted, and as it is.
+    /// The memory of what is queued on all streams, in bytes: as accounted, and as found by walking the queues.
     pub(super) fn queued_memory(&self) -> (usize, usize) {
         let streams = self.store.iter().map(Stream::memory);
         streams.fold((0, 0), |sum, stream| (sum.0 + stream.0, sum.1 + stream.1))
@@ -152,17 +152,17 @@ impl Streams {
         }
     }
 
-    /// No more frames are to be read before the peer reads the answers to those before.
+    /// Whether no more frames may be read until the peer reads the answers to earlier ones.
     pub(super) fn is_backlogged(&self) -> bool {
         self.control.is_full(self.counts.side())
     }
 
-    /// No more frames are to be read before those requests are accepted that were received.
+    /// Whether no more frames may be read until the requests received so far are accepted.
     pub(super) fn has_to_accept(&self) -> bool {
         self.accept.requests.len() >= MAX_UNACCEPTED
     }
 
-    /// The peer has begun to speak HTTP/2.
+    /// Whether the peer has begun to speak HTTP/2.
     pub(super) fn is_greeted(&self) -> bool {
         self.settings.is_greeted()
     }
@@ -189,12 +189,12 @@ impl Streams {
         self.wake_driver();
     }
 
-    /// No new stream can be opened.
+    /// Whether no new stream can be opened.
     pub(super) fn is_closing(&self) -> bool {
         self.shutdown.is_closing()
     }
 
-    /// No stream is open, and there will be none.
+    /// Whether no stream is open, and none will be.
     pub(super) fn is_done(&self) -> bool {
         self.shutdown.ends_with_last_stream() && self.counts.open() == 0
     }
@@ -262,7 +262,7 @@ impl Streams {
         self.settle(id);
     }
 
-    /// Has the streams that wait for the connection's window look again.
+    /// Wakes the streams that wait for the connection's window.
     fn feed_starved(&mut self) {
         for id in self.send.starved() {
             if let Some(stream) = self.store.get_mut(id) {
@@ -287,7 +287,7 @@ impl Streams {
         }
     }
 
-    /// Notes whether a stream has closed, and forgets it when nobody holds a handle of it any more.
+    /// Notes whether a stream has closed, and forgets it when no handle of it is left.
     fn settle(&mut self, id: u32) {
         let Some(stream) = self.store.get_mut(id) else { return };
         if !stream.is_closed() {

@@ -9,7 +9,7 @@ pub(super) fn wake(waiting: &mut Option<Waker>) {
     }
 }
 
-/// Has the current task wait, instead of whichever did.
+/// Registers the current task as the one that waits, in place of an earlier one.
 pub(super) fn register(waiting: &mut Option<Waker>, cx: &Context<'_>) {
     if !waiting.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
         *waiting = Some(cx.waker().clone());

@@ -73,7 +73,7 @@ impl Body {
         Ok(hasher.finish())
     }
 
-    /// Adds the next blocks of a whole body to `hasher`, from `at` on. Gives where it goes on; `None` at the end.
+    /// Adds the next blocks of a whole body to `hasher`, from `at` on. Returns the offset after them; `None` at the end.
     ///
     /// # Errors
     /// Those of [`Body::read`].
@@ -88,7 +88,7 @@ impl Body {
         Ok(Some(at + bytes.len() as u64))
     }
 
-    /// Reads from `start` on into `room`, which has space for at least one block, at most up to `end`. Gives where in it the bytes
+    /// Reads from `start` on into `room`, which has space for at least one block, at most up to `end`. Returns where in it the bytes
     /// are.
     ///
     /// # Errors
@@ -111,8 +111,8 @@ impl Body {
 /// How many blocks are read at a time to compute a digest.
 const AT_A_TIME: u64 = 16;
 
-/// Adds the next blocks of a file, of which these parts are there, to `hasher`, from `at` on. Gives where it goes on; `None` where
-/// no part is.
+/// Adds the next blocks of a file, of which these parts are stored, to `hasher`, from `at` on. Returns the offset after them;
+/// `None` where no part is stored.
 ///
 /// # Errors
 /// Those of [`Body::read`].

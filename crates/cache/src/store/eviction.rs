@@ -4,9 +4,9 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-/// The part of all bytes that new entries may have before they are judged: one in this many.
+/// New entries wait in the small queue until they take more than one in this many of all bytes.
 const SMALL_PART: u64 = 10;
-/// How many uses of an entry count.
+/// Further uses of an entry beyond this number are not counted.
 const MOST_USES: u8 = 3;
 
 /// One entry.
@@ -78,7 +78,7 @@ impl Queues {
         self.entries.contains_key(&id)
     }
 
-    /// Notes that an entry takes `size` bytes now; false when it is not there.
+    /// Notes that an entry now takes `size` bytes; false when there is no such entry.
     pub(super) fn resize(&mut self, id: u64, size: u64) -> bool {
         let Some(entry) = self.entries.get_mut(&id) else { return false };
         let before = std::mem::replace(&mut entry.size, size);
@@ -89,7 +89,7 @@ impl Queues {
         true
     }
 
-    /// Notes that an entry is that of another URI now; false when it is not there.
+    /// Notes that an entry now belongs to another URI; false when there is no such entry.
     pub(super) fn rename(&mut self, id: u64, key: u64) -> bool {
         let Some(entry) = self.entries.get_mut(&id) else { return false };
         entry.key = key;

@@ -1,4 +1,4 @@
-//! What the peer of a connection sends. Every error here is of the connection: it is over.
+//! What the peer of a connection sends. Every error here ends the whole connection.
 
 use bytes::Bytes;
 
@@ -37,7 +37,7 @@ impl Streams {
         }
     }
 
-    /// A DATA frame that takes `length` bytes of the windows; what `data` lacks of them is padding.
+    /// A DATA frame that takes `length` bytes of the windows; those that are not in `data` are padding.
     pub(crate) fn data(&mut self, id: u32, data: Bytes, length: u32, ends: bool) -> Result<(), Reason> {
         if id == 0 || self.counts.is_idle(id) || !self.is_greeted() {
             return Err(Reason::PROTOCOL_ERROR);
