@@ -85,11 +85,13 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     // Also after a failure, or new connections would be redirected to nobody.
     shared.drain.cancel();
     if timeout(RULES, live.rules.removed()).await.is_err() {
-        tracing::error!("the rules of transparent mode may be left: 'laneway transparent down' removes them");
+        tracing::error!(
+            "the rules of transparent mode may still be installed: 'laneway transparent down' removes them"
+        );
     }
     tokio::select! {
         () = live.peering.uplink.demote() => {}
-        () = signals.stop() => tracing::warn!("stopped before the command of --on-demote has ended: told again"),
+        () = signals.stop() => tracing::warn!("stopped before the command of --on-demote has ended: another signal came"),
     }
     ended?;
     workers.stop();
@@ -155,9 +157,9 @@ async fn drain(shared: &Shared, signals: &mut Signals, live: &Live) {
     let finish = async { tokio::join!(connections.wait(), tokio::time::sleep(farewell)) };
     tokio::select! {
         finished = timeout(limit.max(farewell), finish) => if finished.is_err() {
-            tracing::warn!(open = connections.len(), "stopped: the time to finish is over");
+            tracing::warn!(open = connections.len(), "stopped: the drain timeout is over");
         },
-        () = signals.stop() => tracing::warn!(open = connections.len(), "stopped: told twice"),
+        () = signals.stop() => tracing::warn!(open = connections.len(), "stopped: another signal came"),
     }
     tracing::info!("stopped");
 }

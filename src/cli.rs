@@ -43,17 +43,17 @@ enum Command {
     Top(top::Top),
     /// Print the variables that point software to the local proxy, for a shell to evaluate
     Env(env::Env),
-    /// Run a command with those variables, or with --all on a network of its own that only the node leads out of
+    /// Run a command with the variables of 'laneway env', or with --all on a network of its own whose only way out is the node
     Run(run::Run),
     /// Print the proxy for apt, as its Acquire::http::Proxy-Auto-Detect program
     AptProxy(env::AptProxy),
     /// Create a group on this machine, and print the command that joins it
     Init(membership::Init),
-    /// Print another join command (on the machine that made the group)
+    /// Print another join command (on the machine that created the group)
     Invite(membership::Invite),
     /// Join a group, with a code of 'laneway init' or 'laneway invite'
     Join(membership::Join),
-    /// List the members, when each was seen last, and its version (on the machine that made the group)
+    /// List the members, when each was seen last, and its version (on the machine that created the group)
     Members(members::Members),
     /// Leave the group: stop the node, tell the group, and remove this machine's keys
     Leave(leave::Leave),
@@ -79,7 +79,7 @@ enum Command {
     Discover(discover::Discover),
     /// Check the setup layer by layer, and say how to fix what is wrong
     Doctor(doctor::Doctor),
-    /// Measure the link to each gateway: round trip, down, up
+    /// Measure the link to each gateway: round trip, download, upload
     Speedtest(speedtest::Speedtest),
     /// Demonstrate the whole system on this machine: two gateways, one client, one server
     Demo(demo::Demo),

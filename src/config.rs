@@ -42,7 +42,7 @@ pub enum RoleSetting {
     Auto,
     /// Never a gateway.
     Client,
-    /// A gateway; without configured servers for any destination.
+    /// A gateway; for any destination if no server is configured.
     Gateway,
 }
 
@@ -65,7 +65,7 @@ pub struct NodeOptions {
     /// What this node may be [default: auto, a gateway while it reaches a --server]
     #[arg(long, env = "LANEWAY_ROLE", value_enum, default_value = "auto", hide_default_value = true)]
     pub role: RoleSetting,
-    /// How long open connections may finish after a request to stop, in seconds
+    /// How long open connections have to finish after a request to stop, in seconds
     #[arg(long, env = "LANEWAY_DRAIN", value_name = "SECS", value_parser = seconds, default_value = "30")]
     pub drain: Duration,
     /// Maximum memory that connections may hold, like 512M [default: a quarter of the memory of the machine or

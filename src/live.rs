@@ -66,7 +66,7 @@ impl Live {
         self.apply(changes);
         tracing::info!("configuration reloaded");
         if !later.is_empty() {
-            tracing::warn!(options = later.join(", "), "these options change at the next start only");
+            tracing::warn!(options = later.join(", "), "these options take effect only after a restart");
         }
         true
     }

@@ -34,7 +34,10 @@ pub fn install(rules: &Rules) -> Result<(), RedirectError> {
     run("nft", &["-f", "-"], &[ANY, &rules.text(Maker::Hand, &connected::networks())].concat())?;
     if let Err(error) = interface::add(rules.v4.is_some(), rules.v6.is_some()) {
         // Needed only where there is no route; a machine that has one works without it.
-        tracing::warn!(error = with_causes(&error), "no route of last resort: what has no route still fails");
+        tracing::warn!(
+            error = with_causes(&error),
+            "no default route for redirected connections: those to a network without a route still fail"
+        );
     }
     Ok(())
 }
@@ -60,7 +63,7 @@ pub fn clean() -> Result<(), RedirectError> {
         Some(Installed { maker: Maker::Hand, .. }) => Ok(()),
         Some(Installed { maker, .. }) if maker.is_alive() => Ok(()),
         _ => {
-            tracing::info!("what a killed node has left of transparent mode is removed");
+            tracing::info!("the rules of transparent mode of a killed node are removed");
             remove_all()
         }
     }

@@ -214,7 +214,7 @@ impl NodeRules {
                     if let Err(error) = redirect::clean() {
                         tracing::warn!(
                             error = with_causes(&error),
-                            "what another node has left of transparent mode is not removed"
+                            "the rules of transparent mode of an earlier node are not removed"
                         );
                     }
                     None
@@ -265,7 +265,7 @@ impl NodeRules {
                 Err(error) => {
                     return tracing::error!(
                         error = with_causes(&error),
-                        "the rules of transparent mode are not looked after"
+                        "the rules of transparent mode are no longer watched"
                     );
                 }
             }

@@ -311,7 +311,7 @@ fn an_interface_that_does_not_exist_is_named_with_those_that_do() {
         assert!(output.stderr.contains("lo (127.0.0.1"), "{output}");
     }
     let mut node = machine.start("127.0.0.42", &["--lan", "nosuch0"]);
-    let line = node.wait_for("--lan names what this machine does not have");
+    let line = node.wait_for("--lan names an interface or address that does not exist");
     assert!(line.contains("lan=\"nosuch0\"") || line.contains("lan=nosuch0"), "{line}");
     assert!(line.contains("lo (127.0.0.1"), "{line}");
 }

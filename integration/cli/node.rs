@@ -49,7 +49,7 @@ fn a_second_signal_ends_a_node_that_waits_for_an_open_connection() {
     node.wait_for("stopping");
     node.signal(Signal::SIGTERM);
     assert_eq!(node.wait().code(), Some(0));
-    node.wait_for("told twice");
+    node.wait_for("stopped: another signal came");
 }
 
 /// Opens a tunnel through the node's local port; gives the status that it was answered with.
@@ -115,7 +115,7 @@ fn a_reload_changes_the_time_for_commands_and_names_what_waits_for_the_next_star
 
     std::fs::write(&file, format!("{fixed}command-timeout = 0.2\nlog-format = 'json'\n")).unwrap();
     node.signal(Signal::SIGHUP);
-    let later = node.wait_for("next start");
+    let later = node.wait_for("after a restart");
     assert!(later.contains("log-format") && !later.contains("command-timeout"), "{later}");
     node.signal(Signal::SIGTERM);
     assert!(node.wait_for("command failed").contains("killed after 200ms"));
@@ -180,7 +180,7 @@ fn a_node_without_descriptors_waits_for_one_and_neither_spins_nor_ends() {
     let mut node = Node::start(&mut machine.up_limited("127.0.0.37", "", 64));
     let proxy = node.address("local proxy");
     let mut held: Vec<_> = (0..100).map(|_| TcpStream::connect(&proxy).unwrap()).collect();
-    node.wait_for("accept pauses");
+    node.wait_for("no connection can be accepted for now");
     for _ in 0..3 {
         // One place is free again, taken at once, and missing again.
         drop(held.remove(0));
@@ -192,5 +192,5 @@ fn a_node_without_descriptors_waits_for_one_and_neither_spins_nor_ends() {
     page.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     // Once for each time, and not for each attempt.
-    assert!(node.count("accept pauses") <= 5);
+    assert!(node.count("no connection can be accepted for now") <= 5);
 }

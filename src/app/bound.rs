@@ -174,7 +174,7 @@ impl BoundNode {
             tracing::warn!(
                 lan,
                 existing,
-                "--lan names what this machine does not have; it is used as soon as it exists"
+                "--lan names an interface or address that does not exist; it is used as soon as it does"
             );
         }
     }

@@ -29,15 +29,15 @@ const BATCH: usize = 4096;
 pub enum Cache {
     /// List the stored responses: size, age, how long they are fresh, hits, URL; and the files kept for other members
     Ls {
-        /// Only URLs that contain this; with *, that match it as a whole
+        /// Only URLs that contain PATTERN or, if it has a *, match it as a whole
         pattern: Option<String>,
         /// Print the list as one line of JSON; sizes are in bytes, times in seconds
         #[arg(long)]
         json: bool,
     },
-    /// Remove stored responses, and files kept for other members; who asks for them next gets them from the server
+    /// Remove stored responses, and files kept for other members; the next request for each goes to the server
     Rm {
-        /// URLs that contain this; with *, that match it as a whole
+        /// URLs that contain PATTERN or, if it has a *, match it as a whole
         #[arg(required_unless_present = "all")]
         pattern: Option<String>,
         /// Remove everything

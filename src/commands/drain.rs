@@ -76,7 +76,7 @@ impl Drain {
             });
             return Ok(());
         }
-        let rest = "It goes on running, also after a restart, until 'laneway drain --undo'.";
+        let rest = "Its own apps keep working. This lasts through restarts, until 'laneway drain --undo'.";
         let open = seen.as_ref().map_or(0, |seen| seen.served.open);
         say(match &seen {
             None => format!("The node takes no new clients from now on. {rest}"),

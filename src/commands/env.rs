@@ -163,7 +163,7 @@ pub struct Env {
     /// node, and '--network host' if it listens on loopback only
     #[arg(long, conflicts_with_all = ["shell", "unset"])]
     docker: bool,
-    /// Print, for each front of the running node, what makes its tool use it: pip, uv, npm, cargo, apt, skopeo, podman and
+    /// Print, for each front of the running node, the settings with which its tool uses it: pip, uv, npm, cargo, apt, skopeo, podman and
     /// containerd
     #[arg(long, conflicts_with_all = ["shell", "unset", "docker", "socks"])]
     fronts: bool,

@@ -135,7 +135,7 @@ pub(super) fn of_another_user(address: SocketAddr) -> Option<Problem> {
     let (what, why, hint) = match users::whose(address) {
         Whose::Own | Whose::Machine | Whose::Elsewhere | Whose::Untold => return None,
         Whose::Other(name) => (
-            format!("what answers on {address} is a program of the user {}", printable(&name)),
+            format!("the program that answers on {address} belongs to the user {}", printable(&name)),
             "that user could read what software sends through it, and answer in place of the servers",
             format!(
                 "start a node of your own beside it: {}; or if you trust that user, add --no-check",
@@ -143,12 +143,12 @@ pub(super) fn of_another_user(address: SocketAddr) -> Option<Problem> {
             ),
         ),
         Whose::Unmapped => (
-            format!("it cannot be told whose program answers on {address}"),
+            format!("the owner of the program that answers on {address} is not known"),
             "its user has no number in this container: it may be root of the machine, or anybody else",
             trust.to_owned(),
         ),
         Whose::Nobody => (
-            format!("it cannot be told which program answers on {address}"),
+            format!("the program that answers on {address} is not known"),
             "as far as this network shows, no program listens there",
             trust.to_owned(),
         ),

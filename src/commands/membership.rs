@@ -75,7 +75,7 @@ pub struct Join {
     /// history nor in a list of processes
     #[arg(required = true, num_args = 1.., value_name = "CODE")]
     code: Vec<String>,
-    /// The address of the machine that made the group, if discovery cannot find it
+    /// The address of the machine that created the group, if discovery cannot find it
     #[arg(long, value_name = "HOST:PORT", value_parser = options::gateway)]
     gateway: Option<Target>,
     /// This machine's name in the group [default: the host name]

@@ -21,8 +21,8 @@ pub const LOG: &str = "laneway.log";
 /// `laneway service`
 #[derive(Debug, Subcommand)]
 pub enum Service {
-    /// Install the service, have the system start it from now on, and start it if this machine is in a group: for root or
-    /// an administrator the machine's, else (not on Windows) the user's own
+    /// Install the service, so that it starts with the system, and start it now if this machine is in a group. Root or an
+    /// administrator installs the machine's service, any other user (not on Windows) a service of their own
     Install(Install),
     /// Stop the service, and remove it. The group and its keys stay
     Remove,

@@ -55,11 +55,11 @@ pub struct Options {
     #[arg(long, env = "LANEWAY_FRONT", value_name = "KIND=URL", value_delimiter = ',')]
     pub front: Vec<Upstream>,
     /// Download each file over one gateway only. Otherwise the pieces of a large one come over all gateways that reach the
-    /// server, also over idle ones
+    /// server, including standbys
     #[arg(long, env = "LANEWAY_NO_SPREAD")]
     pub no_spread: bool,
     /// The disk space for large downloads of plain HTTP and fronts that this node keeps and gives to other members, in bytes, like
-    /// 4G; 'off' keeps nothing, and gets nothing of other members [default: a twentieth of what is free, at most 4G]
+    /// 4G; 'off' keeps nothing, and gets nothing from other members [default: a twentieth of what is free, at most 4G]
     #[arg(long, env = "LANEWAY_PEER_CACHE", value_name = "BYTES|off")]
     pub peer_cache: Option<PeerCache>,
     /// How long a new connection waits for a gateway, in seconds

@@ -135,7 +135,7 @@ impl Kept {
             // Needed only where there is no route; a machine that has one works without it.
             tracing::warn!(
                 error = with_causes(&error),
-                "no route of last resort: what has no route still fails"
+                "no default route for redirected connections: those to a network without a route still fail"
             );
         }
     }

@@ -107,7 +107,7 @@ impl Origin {
             match listener.accept().await {
                 Ok((socket, _)) => drop(tokio::spawn(self.clone().serve(socket))),
                 Err(error) => {
-                    tracing::debug!(%error, "accept pauses");
+                    tracing::debug!(%error, "no connection can be accepted for now");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }

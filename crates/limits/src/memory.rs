@@ -195,7 +195,7 @@ impl Total {
             tracing::warn!(
                 limit = self.limit,
                 evicted,
-                "out of memory for connections: those of whoever holds most are reset"
+                "the memory limit is reached: connections of whoever holds most are reset"
             );
         }
     }

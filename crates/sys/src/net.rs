@@ -152,7 +152,7 @@ pub(crate) async fn wait_out(error: &io::Error, told: &mut bool) {
         return;
     }
     if !std::mem::replace(told, true) {
-        tracing::warn!(%error, "accept pauses");
+        tracing::warn!(%error, "no connection can be accepted for now");
     }
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }

@@ -45,7 +45,7 @@ impl Manager {
             Ok(None) => Self::default(),
             Ok(socket) => Self { socket, watchdog: watchdog.map(Duration::from_micros) },
             Err(error) => {
-                tracing::warn!(%error, "the service manager cannot be told anything");
+                tracing::warn!(%error, "the service manager cannot be notified");
                 Self::default()
             }
         }
@@ -88,7 +88,7 @@ impl Manager {
     fn tell(&self, notice: Notice<'_>) {
         let Some(socket) = &self.socket else { return };
         if let Err(error) = socket.tell(notice) {
-            tracing::warn!(%error, "the service manager was not told");
+            tracing::warn!(%error, "the service manager was not notified");
         }
     }
 }

@@ -160,7 +160,7 @@ pub enum InviteError {
     #[error("the group is full: {MAX_MEMBERS} machines have joined, including those that were removed")]
     Full,
     /// The authority could not record the new member.
-    #[error("the machine that made the group could not record the new member")]
+    #[error("the machine that created the group could not record the new member")]
     Unrecorded,
 }
 

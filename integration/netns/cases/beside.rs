@@ -241,7 +241,7 @@ fn software_is_pointed_to_no_program_of_another_user(lab: &Lab) {
     let lock = File::open(theirs.join("running")).unwrap();
     lock.lock().unwrap();
 
-    let said = "what answers on 127.0.0.1:1080 is a program of the user 4711";
+    let said = "the program that answers on 127.0.0.1:1080 belongs to the user 4711";
     let start = ["--", "echo", "started"];
     let as_node = format!("HTTP/1.1 200 OK\r\n\r\n{status}");
     let reserved = "this is a proxy; its page is for users of its own machine";

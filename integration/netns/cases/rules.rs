@@ -234,7 +234,7 @@ fn a_reload_changes_what_is_redirected(lab: &Lab) {
     reload("transparent-rules = true\ntransparent-only = '10.88.0.0/16'\n", true);
     reload("", false);
     assert!(!has_table(&c1));
-    assert!(!node.log().contains("change at the next start only"), "{}", node.log());
+    assert!(!node.log().contains("take effect only after a restart"), "{}", node.log());
     assert!(web.asked("/").len() >= 2);
 }
 

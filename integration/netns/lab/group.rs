@@ -13,7 +13,7 @@ pub(crate) struct Group {
     members: Vec<String>,
     /// The join code.
     pub(crate) code: String,
-    /// The node that made the group.
+    /// The node that created the group.
     pub(crate) gateway: Process,
 }
 

@@ -11,7 +11,7 @@ const EXAMPLES: [(&str, Examples); 30] = [
         "laneway",
         &[
             (
-                "Make a group on the first machine, which reaches the server, and start it:",
+                "Create a group on the first machine, which reaches the server, and start its node:",
                 "laneway init && laneway up --server 10.0.0.5:80",
             ),
             ("On every other machine:", "laneway join CODE && laneway up"),
@@ -22,7 +22,7 @@ const EXAMPLES: [(&str, Examples); 30] = [
         "laneway-up",
         &[
             (
-                "A gateway to one server; where the server is not reached, a client:",
+                "A gateway to one server, or a client while the server is not reached:",
                 "laneway up --server 10.0.0.5:80",
             ),
             ("A gateway for any destination:", "laneway up --role gateway"),
@@ -50,7 +50,7 @@ const EXAMPLES: [(&str, Examples); 30] = [
         "laneway-run",
         &[
             ("One command:", "laneway run -- npm install"),
-            ("A program that knows no proxy (Linux):", "laneway run --all -- ./program"),
+            ("A program that does not support proxies (Linux):", "laneway run --all -- ./program"),
         ],
     ),
     (
@@ -87,7 +87,7 @@ const EXAMPLES: [(&str, Examples); 30] = [
     ),
     (
         "laneway-service",
-        &[("From the boot on, as root or as an administrator of Windows:", "laneway service install")],
+        &[("Started at boot, as root or as an administrator of Windows:", "laneway service install")],
     ),
     (
         "laneway-service-install",
@@ -161,7 +161,7 @@ const EXAMPLES: [(&str, Examples); 30] = [
 ];
 
 /// The files of every command.
-const FILES: [(&str, &str); 10] = [
+const FILES: [(&str, &str); 11] = [
     (
         "/etc/laneway/laneway.toml, ~/.config/laneway/laneway.toml",
         "The options of 'laneway up'; the user's file comes first.",
@@ -174,7 +174,7 @@ const FILES: [(&str, &str); 10] = [
     ("node.key, node.pem, ca.pem, group.json, crl.pem", "In the state directory: this machine's membership."),
     (
         "ca.key, members.json, invites.json, exported",
-        "The group's key, members and codes, on the machine that made the group.",
+        "The group's key, members and codes, on the machine that created the group.",
     ),
     (
         "gateways.json, boot, seen.json",
@@ -185,12 +185,19 @@ const FILES: [(&str, &str); 10] = [
         "The members that have said that they leave, until the machine with the group's key has removed them.",
     ),
     (
+        "removal.crl",
+        "The revocation list by which this machine knows that it was removed from the group, if it was.",
+    ),
+    (
         "maintenance, leaving, cache-remove, cache-uses, cache-asked, running, proxies",
         "What 'laneway drain', 'laneway leave' and 'laneway cache' ask of the node, the lock of the node that runs, and where its \
          local proxy listens.",
     ),
     ("system-proxy.json", "The proxy settings of the desktop before 'laneway env --system on'."),
-    ("cache", "The responses that a gateway stores; may be deleted while the node does not run."),
+    (
+        "cache, peer-cache",
+        "The responses that a gateway stores, and the files that a node keeps for other members; may be deleted while the node does not run.",
+    ),
 ];
 
 /// The commands that use none of these files.

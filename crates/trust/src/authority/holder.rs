@@ -51,7 +51,7 @@ pub struct Member {
     pub role: Role,
     /// When it joined, in seconds since 1970 by the authority's clock.
     pub joined: u64,
-    /// The invite that admitted it; `None` for the machine that made the group or imported its key.
+    /// The invite that admitted it; `None` for the machine that created the group or imported its key.
     pub(super) invite: Option<Base64<[u8; 8]>>,
     /// When it left the group by itself, in seconds since 1970.
     #[serde(default)]

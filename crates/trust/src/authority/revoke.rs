@@ -22,7 +22,7 @@ pub struct Removed {
     /// Whether it was no member any more: it had left by itself, or another machine with the authority's key removed it. Open
     /// invites of this machine and the discovery key had remained.
     pub was_gone: bool,
-    /// Whether it made the group, or became a member by importing the group's key. Others may have imported it later.
+    /// Whether it created the group, or became a member by importing the group's key. Others may have imported it later.
     pub had_key: bool,
 }
 
