@@ -90,15 +90,20 @@ impl Problem {
     }
 }
 
+/// The text without what would control a terminal, whoever has named a file or a user so.
+pub fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { '?' } else { c }).collect()
+}
+
 /// Formats the problem as lines that start with `error:`, `caused by:` and `hint:`.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {}", self.what)?;
+        write!(f, "error: {}", harmless(&self.what))?;
         for why in &self.why {
-            write!(f, "\ncaused by: {}", why.trim_end())?;
+            write!(f, "\ncaused by: {}", harmless(why.trim_end()))?;
         }
         if let Some(hint) = &self.hint {
-            write!(f, "\nhint: {hint}")?;
+            write!(f, "\nhint: {}", harmless(hint))?;
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use crate::peers::candidate::{Activity, Announcement};
 use crate::peers::directory::Directory;
 use crate::problem::Problem;
 use crate::sharing::Holdings;
-use crate::sys::state::StateDir;
+use crate::sys::state::{StateDir, quoted};
 use crate::telemetry::Telemetry;
 use crate::trust::group::Group;
 use crate::trust::membership::Membership;
@@ -107,6 +107,6 @@ pub const CLIENT_ONLY: &str = "leave out --role gateway; or run 'laneway leave' 
 
 /// The problem of a machine that is in no group.
 pub fn no_group(state: &StateDir) -> Problem {
-    Problem::usage(format!("this machine is in no group: {} holds none", state.path().display()))
+    Problem::usage(format!("this machine is in no group: {} holds none", quoted(state.path())))
         .hint("run 'laneway init' on the first machine, then the line that it prints on every other one")
 }

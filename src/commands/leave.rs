@@ -19,7 +19,7 @@ use crate::peers::options::{self, PORT};
 use crate::peers::{boot, remembered};
 use crate::problem::Problem;
 use crate::sharing::DIRECTORY;
-use crate::sys::state::StateDir;
+use crate::sys::state::{StateDir, quoted};
 use crate::trust::authority::{Authority, Copies};
 use crate::trust::group::{self, Group};
 use crate::trust::leaving::Resignation;
@@ -196,7 +196,7 @@ fn member(state: &StateDir) -> Result<Group, Problem> {
         && beside::elsewhere(state).is_none()
     {
         return Err(Problem::usage("this machine is in no group, so there is none to leave")
-            .after(Problem::usage(format!("{} holds none", state.path().display())))
+            .after(Problem::usage(format!("{} holds none", quoted(state.path()))))
             .hint("'laneway leave --state DIR' leaves that of another directory"));
     }
     beside::group(state)
@@ -332,7 +332,7 @@ fn forget(state: &StateDir) -> Result<(), Problem> {
         if let Err(error) = std::fs::remove_dir_all(&directory)
             && error.kind() != io::ErrorKind::NotFound
         {
-            let _ = writeln!(io::stderr(), "warning: {} is not removed: {error}", directory.display());
+            let _ = writeln!(io::stderr(), "warning: {} is not removed: {error}", quoted(&directory));
         }
     }
     control::forget(state)?;

@@ -19,13 +19,13 @@ pub enum GroupError {
     #[error(transparent)]
     State(#[from] StateError),
     /// A file is missing that belongs with the others.
-    #[error("{} is missing", file.display())]
+    #[error("{} is missing", quoted(file))]
     Missing {
         /// The missing file.
         file: PathBuf,
     },
     /// A file cannot be used.
-    #[error("{} cannot be used", file.display())]
+    #[error("{} cannot be used", quoted(file))]
     Damaged {
         /// The file.
         file: PathBuf,
@@ -44,7 +44,7 @@ pub enum GroupError {
         holds_key: bool,
     },
     /// A group's key without the group: an interrupted `init`, or a key copied here by hand.
-    #[error("{} exists, but its group does not", file.display())]
+    #[error("{} exists, but its group does not", quoted(file))]
     Leftover {
         /// The key's file.
         file: PathBuf,

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::firewall::output_of;
 use super::report::{Finding, Layer};
+use crate::sys::state::quoted;
 use crate::wire::target::{Host, Target};
 
 /// The variables in which software looks for its proxy.
@@ -125,7 +126,7 @@ impl Settings {
                 );
                 found.push(
                     Finding::wrong(Layer::Environment, what)
-                        .because(format!("set in {}", client.display()))
+                        .because(format!("set in {}", quoted(&client)))
                         .hint("remove it there, and use 'docker run $(laneway env --docker) …'"),
                 );
             }
@@ -156,7 +157,7 @@ fn apt(proxies: &[SocketAddr]) -> Vec<Finding> {
 fn elsewhere(who: &str, value: &str, path: &Path, then: &str) -> Finding {
     let value = without_password(value);
     Finding::wrong(Layer::Environment, format!("{who} uses {value}, which is not the node on this machine"))
-        .because(format!("set in {}", path.display()))
+        .because(format!("set in {}", quoted(path)))
         .hint(format!("change it there, then '{then}'"))
 }
 

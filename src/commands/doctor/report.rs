@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::commands::{progress, say};
-use crate::problem::Problem;
+use crate::problem::{Problem, harmless};
 
 /// The layers in the order of their checks: each depends on those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -133,12 +133,12 @@ impl Finding {
         };
         let mark = format!("{word:<8}");
         let mark = if coloured { format!("\x1b[{colour}m{mark}\x1b[0m") } else { mark };
-        let mut text = format!("{mark} {:<14} {}", self.layer.word(), self.what);
+        let mut text = format!("{mark} {:<14} {}", self.layer.word(), harmless(&self.what));
         for why in &self.why {
-            let _ = write!(text, "\n         caused by: {why}");
+            let _ = write!(text, "\n         caused by: {}", harmless(why));
         }
         if let Some(hint) = &self.hint {
-            let _ = write!(text, "\n         hint: {hint}");
+            let _ = write!(text, "\n         hint: {}", harmless(hint));
         }
         text
     }
@@ -198,5 +198,7 @@ mod tests {
         let expected = "wrong    ports          taken\n         caused by: by sleep\n         hint: kill 7";
         assert_eq!(finding.text(false), expected);
         assert!(finding.text(true).starts_with("\x1b[1;31mwrong   \x1b[0m ports"));
+        let hostile = Finding::ok(Layer::Storage, "/a\x1b[2J").because("\u{9b}1m").hint("\x07");
+        assert!(!hostile.text(false).contains(|c: char| c.is_control() && c != '\n'));
     }
 }

@@ -107,7 +107,7 @@ fn of_owners(state: &Path, running: Option<&[SocketAddr]>) -> Option<Finding> {
         return Some(
             Finding::wrong(Layer::Storage, what)
                 .because("the node can neither read nor write its state any more")
-                .hint(format!("chown -R {node} {shown}")),
+                .hint(give(&shown, &node)),
         );
     }
     // Root uses the files of everybody.
@@ -134,8 +134,14 @@ fn of_owners(state: &Path, running: Option<&[SocketAddr]>) -> Option<Finding> {
     Some(
         Finding::wrong(Layer::Storage, what)
             .because(format!("a node of the user {owner} cannot read what belongs to others"))
-            .hint(format!("chown -R {owner} {shown}")),
+            .hint(give(&shown, &owner)),
     )
+}
+
+/// The command that gives a user what is in a directory. Whoever may write to it could have put links to files of others there: it follows
+/// none, and leaves out files that have another name elsewhere.
+fn give(directory: &str, user: &str) -> String {
+    format!(r"find {directory} -xdev ! -user {user} \( -type d -o -links 1 \) -exec chown -h {user} '{{}}' +")
 }
 
 /// The user id of root.
@@ -192,8 +198,15 @@ mod tests {
             finding.what.contains("node.key does not belong to") && !finding.what.contains("ca.pem"),
             "{finding:?}"
         );
-        assert_eq!(finding.hint.unwrap(), format!("chown -R {OTHER} {}", directory.path().display()));
-        chown(&directory.path().join("node.key"));
+        // What the hint says gives it back, and no other file.
+        let elsewhere = tempfile::NamedTempFile::new().unwrap();
+        let foreign = [directory.path().join("hard"), directory.path().join("soft")];
+        fs::hard_link(elsewhere.path(), &foreign[0]).unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), &foreign[1]).unwrap();
+        let hint = finding.hint.unwrap();
+        assert!(std::process::Command::new("sh").args(["-c", &hint]).status().unwrap().success(), "{hint}");
+        assert_eq!(users::owner_of(elsewhere.path()), Some(ROOT));
+        foreign.iter().for_each(|path| fs::remove_file(path).unwrap());
         assert_eq!(of_owners(directory.path(), None), None);
     }
 

@@ -9,7 +9,7 @@ use crate::users;
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// Other users of the machine have access.
-    #[error("{} is open to other users ({access})", path.display())]
+    #[error("{} is open to other users ({access})", quoted(path))]
     TooOpen {
         /// The directory or file.
         path: PathBuf,
@@ -19,25 +19,25 @@ pub enum StateError {
         fix: String,
     },
     /// The path is not a directory.
-    #[error("{} is not a directory", path.display())]
+    #[error("{} is not a directory", quoted(path))]
     NotADirectory {
         /// The path.
         path: PathBuf,
     },
     /// A file or directory is a symbolic link that another user may have made.
-    #[error("{} is a symbolic link, which is not followed", path.display())]
+    #[error("{} is a symbolic link, which is not followed", quoted(path))]
     Link {
         /// The file or directory.
         path: PathBuf,
     },
     /// A file of the state directory is a directory, a device or the like.
-    #[error("{} is not a regular file", path.display())]
+    #[error("{} is not a regular file", quoted(path))]
     NotAFile {
         /// The path.
         path: PathBuf,
     },
     /// Root found a file in another user's directory that does not belong to that user.
-    #[error("{} does not belong to the owner of its directory", path.display())]
+    #[error("{} does not belong to the owner of its directory", quoted(path))]
     OtherOwner {
         /// The file.
         path: PathBuf,
@@ -48,7 +48,7 @@ pub enum StateError {
     #[error("neither XDG_STATE_HOME nor HOME names an absolute path to keep state in")]
     NoHome,
     /// An operation failed.
-    #[error("cannot {action} {}", path.display())]
+    #[error("cannot {action} {}", quoted(path))]
     Io {
         /// The operation.
         action: &'static str,
@@ -107,6 +107,9 @@ fn file_above(path: &Path) -> Option<&Path> {
 /// A path, quoted as one word of a command where necessary: for a POSIX shell, on Windows for cmd.exe and PowerShell.
 pub fn quoted(path: &Path) -> String {
     let path = path.display().to_string();
+    if path.contains(is_unsafe) && !cfg!(windows) {
+        return escaped(&path);
+    }
     let plain = |c: char| c.is_alphanumeric() || "/._-+:@%,".contains(c) || cfg!(windows) && c == '\\';
     match path.chars().all(plain) {
         true => path,
@@ -114,6 +117,28 @@ pub fn quoted(path: &Path) -> String {
         false if cfg!(windows) => format!("\"{path}\""),
         false => format!("'{}'", path.replace('\'', r"'\''")),
     }
+}
+
+/// Whether a character would do something to a terminal, or to the order in which it shows others.
+fn is_unsafe(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A text with such characters, as shells read it (ANSI-C quoting, which POSIX.1-2024 has as dollar-single-quotes).
+fn escaped(text: &str) -> String {
+    let mut all = String::from("$'");
+    for c in text.chars() {
+        match c {
+            '\n' => all.push_str("\\n"),
+            '\'' | '\\' => all.extend(['\\', c]),
+            c if is_unsafe(c) => {
+                c.to_string().bytes().for_each(|byte| all.push_str(&format!("\\{byte:03o}")))
+            }
+            c => all.push(c),
+        }
+    }
+    all.push('\'');
+    all
 }
 
 pub(super) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
@@ -124,6 +149,18 @@ pub(super) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Err
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_is_quoted_as_shells_read_it_and_does_nothing_to_a_terminal() {
+        for (path, shown) in [
+            ("/var/lib/laneway", "/var/lib/laneway"),
+            ("/a b/it's", r"'/a b/it'\''s'"),
+            ("/a\u{1b}[31m\nb'\\", r"$'/a\033[31m\nb\'\\'"),
+            ("/a\u{202e}b", r"$'/a\342\200\256b'"),
+        ] {
+            assert_eq!(quoted(Path::new(path)), shown);
+        }
+    }
 
     #[test]
     fn a_directory_below_a_file_is_said_to_be_one() {
