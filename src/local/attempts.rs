@@ -90,8 +90,14 @@ impl Attempts {
     /// any; among those the first [`Cause`], and among equal ones the latest.
     pub(super) fn most_telling(&self, now: Instant) -> Option<String> {
         let valid = self.0.iter().filter(|attempt| now.saturating_duration_since(attempt.at) < VALIDITY);
-        let rank =
-            |attempt: &&Attempt| (attempt.cause != Cause::Removed, !attempt.is_expected, attempt.cause);
+        let rank = |attempt: &&Attempt| {
+            let telling = match attempt.cause {
+                // A machine of another group, where nobody expects one of this group, says nothing about those.
+                Cause::Distrust if !attempt.is_expected => (Cause::Unanswered, true),
+                cause => (cause, false),
+            };
+            (attempt.cause != Cause::Removed, !attempt.is_expected, telling)
+        };
         // Of equal ones `min_by_key` gives the first.
         valid.rev().min_by_key(rank).map(|attempt| attempt.sentence.clone())
     }
@@ -106,7 +112,7 @@ mod tests {
         use Cause::{Distrust, NoRoute, Protocol, Refused, Removed, Silent, Unanswered};
         // Each attempt: its cause, and whether a gateway should be there. The last number is the one to show.
         type Row = (&'static [(Cause, bool)], Option<usize>);
-        let table: [Row; 9] = [
+        let table: [Row; 11] = [
             (&[], None),
             (&[(Removed, true), (NoRoute, false)], Some(0)),
             (&[(Removed, false), (Refused, true), (NoRoute, true)], Some(0)),
@@ -114,8 +120,10 @@ mod tests {
             (&[(Unanswered, true), (NoRoute, true)], Some(0)),
             // A remembered address that another machine has now says less than the gateway that is heard.
             (&[(Distrust, false), (Unanswered, true)], Some(1)),
+            (&[(Distrust, false), (Unanswered, false)], Some(1)),
             (&[(Refused, true), (Silent, true), (Unanswered, true)], Some(1)),
-            (&[(Protocol, false), (Distrust, false)], Some(1)),
+            (&[(Distrust, false), (Protocol, false)], Some(1)),
+            (&[(Distrust, false), (NoRoute, false)], Some(0)),
             (&[(Refused, true), (Refused, true)], Some(1)),
         ];
         let now = Instant::now();

@@ -63,7 +63,7 @@ pub enum DialError {
     #[error("{0} does not accept this node: {1}")]
     Refused(SocketAddr, String),
     /// The group has removed this node: the gateway has shown what the authority signed.
-    #[error("this machine was removed from the group: {0} has shown the signed proof")]
+    #[error("this machine was removed from the group, as the gateway at {0} proves")]
     Removed(SocketAddr),
     /// The gateway says so, and does not show it.
     #[error("{0} says that this machine was removed from the group, but does not prove it")]

@@ -153,7 +153,7 @@ fn a_gateway_without_clients_gets_the_update(lab: &Lab) {
     // The removed member gets no answer from either, and the gateway that it remembers refuses it.
     let mut out = group.up(&c1, &[]);
     out.wait_for_line(
-        "this machine was removed from the group: 10.77.0.21:7420 has shown the signed proof",
+        "this machine was removed from the group, as the gateway at 10.77.0.21:7420 proves",
         START,
     );
     assert!(!out.log().contains("gateway heard") && !out.log().contains("link up"));
