@@ -282,6 +282,11 @@ impl Uplink {
         });
     }
 
+    /// Whether connections are made beyond this machine, over which nothing comes back.
+    fn carries_nothing(&self) -> bool {
+        self.egress.unreached().iter().any(|fault| fault.reason == NOTHING)
+    }
+
     /// Logs a new verdict.
     fn log(&self, before: Reach, way: &WayOut, upstream: &UpstreamState) {
         let by = self.egress.proof().map(|proof| proof.by).unwrap_or_default();
@@ -304,7 +309,7 @@ impl Uplink {
             Reach::Unknown => {
                 limited!(info, NOBODY, "a way out is there again, but nothing has answered yet");
             }
-            Reach::Unreachable if way.is_mute() => {
+            Reach::Unreachable if self.carries_nothing() => {
                 limited!(
                     warn,
                     NOBODY,

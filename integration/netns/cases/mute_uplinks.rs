@@ -53,6 +53,10 @@ pub(super) const CASES: &[Case] = &[
     ),
     ("mute_uplinks::a_standby_says_what_it_knows_of_its_uplink", a_standby_says_what_it_knows),
     (
+        "mute_uplinks::of_which_nothing_answers_is_not_said_to_accept",
+        of_which_nothing_answers_is_not_said_to_accept,
+    ),
+    (
         "mute_uplinks::silent_servers_of_a_member_cost_no_gateway_and_no_slow_upload_of_another",
         silent_servers_of_a_member_cost_no_gateway_and_no_slow_upload_of_another,
     ),
@@ -438,6 +442,38 @@ fn a_standby_says_what_it_knows(lab: &Lab) {
     assert!(
         idle.contains("standby gateway, unproved: nothing beyond its networks has answered yet"),
         "{idle}"
+    );
+}
+
+/// From one moment on nothing comes in, neither of servers nor of name servers: no connection is made any more.
+fn of_which_nothing_answers_is_not_said_to_accept(lab: &Lab) {
+    let _web = lab.web(who);
+    let _names = lab.name_server();
+    let mut fleet = Open::start_with(lab, &[], &[]);
+    fleet.used();
+    // Its name has to be asked for again after 5 s.
+    let url = "http://brief.lab/";
+    assert_eq!(fleet.get(url).0, 200);
+    let (_, from) = fleet.get(url);
+    let serving = usize::from(from.contains(&fleet.gateways[1].addresses()[1].to_string()));
+    fleet.gateways[serving].filter("iif out drop");
+    // On a connection that answers no more, the gateway finds out.
+    drop(begin(&fleet.client, &HTTP, &["--data", "x", url]).finish(START * 6));
+    fleet.nodes[serving].wait_for_line(LOST, NOTICED);
+    fleet.nodes[serving].wait_for_line("the way out stays lost", NOTICED);
+    let gateway = &fleet.gateways[serving];
+    let said = laneway(gateway, &["status"]).success().text();
+    assert!(
+        said.contains("does not reach brief.lab:80: this machine's name servers did not answer"),
+        "{said}"
+    );
+    assert!(!said.contains("accepts connections"), "{said}");
+    let said = laneway(gateway, &["doctor"]).text();
+    assert!(!said.contains("accepts connections") && !said.contains("mtu"), "{said}");
+    assert!(
+        !fleet.nodes[serving].log().contains("these accept connections"),
+        "{}",
+        fleet.nodes[serving].log()
     );
 }
 

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::failure::{Failure, Kind, Side};
 use crate::gateway::dialer::Dialer;
 use crate::gateway::silence::{NOTHING, Speech};
 use crate::gateway::tls::ServerTls;
 use crate::net;
-use crate::wire::target::Target;
+use crate::wire::target::{Host, Target};
 
 /// The deadline of one exchange, from the connection to the first byte of the answer, or to the end of a handshake.
 const DEADLINE: Duration = Duration::from_secs(4);
@@ -47,12 +47,13 @@ pub(in crate::gateway) enum Reply {
 
 /// Asks a server.
 pub(in crate::gateway) async fn run(dialer: &Dialer, tls: &ServerTls, target: &Target, ask: Ask) -> Reply {
-    let attempt = async {
-        let stream = match dialer.dial(target, DEADLINE).await {
-            Ok(stream) => stream,
-            Err(failure) => return reply(&failure, None),
-        };
-        let address = stream.peer_addr().ok();
+    let deadline = Instant::now() + DEADLINE;
+    let stream = match connect(dialer, target, deadline).await {
+        Ok(stream) => stream,
+        Err(reply) => return reply,
+    };
+    let address = stream.peer_addr().ok();
+    let heard = async {
         let heard = match ask {
             Ask::Connection => Ok(()),
             Ask::Data(Speech::Http) => options(stream, target).await,
@@ -65,11 +66,32 @@ pub(in crate::gateway) async fn run(dialer: &Dialer, tls: &ServerTls, target: &T
         };
         heard.map_or_else(Reply::Nothing, |()| Reply::Answered(address))
     };
-    let late = match ask {
-        Ask::Connection => "no answer in time",
-        Ask::Data(_) | Ask::Acknowledgement => NOTHING,
-    };
-    timeout(DEADLINE, attempt).await.unwrap_or_else(|_late| Reply::Nothing(late.into()))
+    timeout_at(deadline, heard).await.unwrap_or_else(|_late| Reply::Nothing(NOTHING.into()))
+}
+
+/// Connects to a server by the deadline. What has failed is told apart: its name, or the connection.
+async fn connect(dialer: &Dialer, target: &Target, deadline: Instant) -> Result<TcpStream, Reply> {
+    let seconds = DEADLINE.as_secs();
+    if let Host::Name(name) = &target.host
+        && !dialer.carries(target)
+    {
+        if dialer.judge_question(&target.host).is_err() {
+            return Err(Reply::NotAsked);
+        }
+        match timeout_at(deadline, dialer.resolver().find(name)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(failure)) => return Err(reply(&failure, None)),
+            Err(_late) => {
+                let why = format!("this machine's name servers did not answer for {name} within {seconds} s");
+                return Err(Reply::Nothing(why));
+            }
+        }
+    }
+    match timeout_at(deadline, dialer.dial(target, DEADLINE)).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(failure)) => Err(reply(&failure, None)),
+        Err(_late) => Err(Reply::Nothing(format!("{target} did not answer within {seconds} s"))),
+    }
 }
 
 /// A server that refuses, or that ends the exchange, is there.
