@@ -22,7 +22,7 @@ use crate::problem::Problem;
 use crate::size::{Size, seconds};
 use crate::sys::machine::share_of_memory;
 use crate::sys::paths;
-use crate::sys::state::{StateDir, read_regular};
+use crate::sys::state::{StateDir, quoted, read_regular};
 use crate::telemetry::log::{self, Format};
 use crate::{gateway, local, peers, transparent, usage};
 
@@ -209,7 +209,7 @@ impl Config {
         }
         let from_file = file::settings(text, &command).map_err(|fault| {
             let hint = fault.hint();
-            Problem::usage(format!("the configuration {} is not valid", path.display()))
+            Problem::usage(format!("the configuration {} is not valid", quoted(path)))
                 .after(Problem::usage(fault.to_string()))
                 .hint(hint)
         })?;
@@ -310,13 +310,15 @@ fn read(named: Option<&Path>) -> Result<Option<(PathBuf, String)>, Problem> {
     let found = || paths::configuration_files().into_iter().find(|path| is_there(path));
     let Some(path) = named.map(Path::to_owned).or_else(found) else { return Ok(None) };
     let bytes = read_regular(&path, MAX_FILE).map_err(|error| {
-        Problem::usage(format!("cannot read the configuration {}", path.display()))
+        Problem::usage(format!("cannot read the configuration {}", quoted(&path)))
             .because(error)
             .hint("--config FILE, or LANEWAY_CONFIG, names another file")
     })?;
     let text = String::from_utf8(bytes).map_err(|error| {
-        Problem::usage(format!("the configuration {} is not valid", path.display()))
-            .because(error)
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = valid.split(|byte| *byte == b'\n').count();
+        Problem::usage(format!("the configuration {} is not valid", quoted(&path)))
+            .after(Problem::usage(format!("line {line}: a character there is not in UTF-8")))
             .hint("save the file as UTF-8")
     })?;
     Ok(Some((path, text)))
@@ -498,6 +500,43 @@ mod tests {
             assert!(problem.contains("laneway.toml"), "{problem}");
         }
         assert!(parse("hold = -1").is_err());
+    }
+
+    #[test]
+    fn a_line_that_is_no_toml_is_corrected_in_plain_words() {
+        for (text, what, line) in [
+            ("server = 10.0.0.5:80", "server: put the value in quotes", "server = [\"10.0.0.5:80\"]"),
+            ("hold = 10s", "hold: put the value in quotes", "hold = \"10s\""),
+            ("hold = 1\nserver = [a:1, b:2]", "line 2", "server = [\"a:1\", \"b:2\"]"),
+            ("role = \u{201c}client\u{201d}", "typographic quotation marks", "role = \"client\""),
+            ("server = [\u{201c}a:1\u{201d}]", "typographic quotation marks", "server = [\"a:1\"]"),
+            ("[fronts]\npypi = https://h/", "pypi: put the value in quotes", "pypi = \"https://h/\""),
+            ("upstream = http://u:secret@h:1", "quotation marks", "upstream = [\"http://10.0.0.1:3128\"]"),
+            ("hold = 1e", "neither a number nor a text", "hold = \"10s\""),
+            ("hold = 010", "hold: put the value in quotes", "hold = \"010\""),
+            ("hold =\u{a0}1", "a special space", "hold = \"1\""),
+            ("[front]\npypi = 'https://h/'", "did you mean [fronts]?", "[fronts]"),
+            ("[Fronts]\npypi = 'https://h/'", "did you mean [fronts]?", "[fronts]"),
+            ("[[fronts]]\npypi = 'https://h/'", "no option but a table", "[fronts]"),
+            ("hold.x = 1", "hold: ", "hold = \"10s\""),
+        ] {
+            let problem = parse(text).unwrap_err().to_string();
+            assert!(problem.contains(what) && problem.contains(&format!("  {line}")), "{text}: {problem}");
+            assert!(!problem.contains("secret") && !problem.contains("expected nothing"), "{problem}");
+        }
+        let deep = format!("server = {}{}", "[".repeat(200), "]".repeat(200));
+        for (text, what) in [
+            ("hold = 1\u{1b}[31m", "a control character, U+001B, ESC"),
+            ("# a\u{1b}\nhold = 1", "line 1, column 4: there is a control character"),
+            ("hold = 1\rrole = 'client'\n", "a carriage return alone"),
+            (&deep, "too many brackets"),
+            ("hold = 99999999999999999999", "the number is too large"),
+            ("role = \"gate\\way\"", "single quotes"),
+        ] {
+            let problem = parse(text).unwrap_err().to_string();
+            assert!(problem.contains(what), "{text}: {problem}");
+            assert!(problem.chars().all(|c| !c.is_control() || c == '\n'), "{problem:?}");
+        }
     }
 
     #[test]
