@@ -106,8 +106,8 @@ impl BoundPeering {
         let addresses = discovery.bind(&mut receivers).map_err(|error| {
             Problem::new("discovery cannot start").because(error).hint(format!(
                 "'{}' shows to an administrator which program has the port. If it is another node, this one takes ports of \
-                 its own: --lan 127.0.0.1 --gateway HOST:7420 --proxy 127.0.0.1:1081. For another program: \
-                 --discovery-port N, the same on all machines",
+                 its own: --lan 127.0.0.1 --gateway HOST:7420 --proxy 127.0.0.1:1081. If it is another program, stop it, or name \
+                 a gateway in place of discovery: --lan 127.0.0.1 --gateway HOST:7420",
                 tools::PORTS
             ))
         })?;

@@ -115,7 +115,7 @@ fn a_port_that_is_taken_is_named_with_the_flag_that_chooses_another() {
     let output = machine.laneway(up);
     let why = format!("caused by: UDP {address}:{port}: Address already in use");
     output.failed(1, &["error: discovery cannot start", &why, "hint: "]);
-    assert!(output.stderr.contains("--discovery-port N"), "{output}");
+    assert!(output.stderr.contains("--lan 127.0.0.1 --gateway HOST:7420"), "{output}");
 }
 
 #[test]

@@ -5,9 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::ask;
-use crate::config;
 use crate::config::proxies::configured_proxies;
+use crate::config::{self, PROXY_PORT};
 use crate::failure::printable;
+use crate::net;
 use crate::problem::Problem;
 use crate::shared;
 use crate::sys::state::{StateDir, quoted};
@@ -15,9 +16,18 @@ use crate::sys::{paths, users};
 use crate::telemetry::snapshot::Snapshot;
 use crate::trust::group::Group;
 
-/// How a node runs beside another one of the same machine. Discovery has one port on all machines, which only one node of a
+/// The command of a node where another program has the port of discovery, which is the same on all machines.
+pub(super) const WITHOUT_DISCOVERY: &str =
+    "'laneway up --lan 127.0.0.1 --gateway HOST:7420', with a gateway of its group as HOST";
+
+/// The command of a node beside another one on the same machine. Discovery has one port on all machines, which only one node of a
 /// machine can have on its LAN, so the other one names a gateway.
-pub(super) const OWN_PORTS: &str = "'laneway up --proxy 127.0.0.1:1081 --lan 127.0.0.1 --gateway HOST:7420'";
+pub(super) fn own_ports() -> String {
+    let proxy = net::free_port_beside(([127, 0, 0, 1], PROXY_PORT).into());
+    format!(
+        "'laneway up --proxy {proxy} --lan 127.0.0.1 --gateway HOST:7420', with a gateway of its group as HOST"
+    )
+}
 
 /// What there is on this machine beside the state directory of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,7 +183,7 @@ pub(super) fn elsewhere(state: &StateDir) -> Option<Problem> {
         return None;
     }
     let beside = Beside::find()?;
-    let what = format!("{} holds no group", state.path().display());
+    let what = format!("{} holds no group", quoted(state.path()));
     let reason = io::Error::other(beside.what());
     Some(Problem::usage(what).because(reason).hint(format!("run '{}'", beside.command())))
 }
@@ -222,7 +232,8 @@ fn second_node(beside: &Beside) -> Result<Problem, Problem> {
     };
     let hint = format!(
         "{of_it}. For a node of this user's own, add --state {own} to 'laneway init' or 'laneway join CODE'; {needs} ports of its \
-         own: {OWN_PORTS}"
+         own: {}",
+        own_ports()
     );
     Ok(Problem::usage(beside.what()).hint(hint))
 }

@@ -3,6 +3,7 @@
 
 mod discovery;
 mod environment;
+mod filtering;
 pub(super) mod firewall;
 mod fronts;
 mod gateways;
@@ -15,6 +16,7 @@ mod request;
 mod ruleset;
 mod running;
 mod storage;
+mod way_out;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -32,6 +34,7 @@ use crate::sys::state::StateDir;
 use crate::trust::group::{self, Group};
 use crate::wire::target::{Target, configured};
 use environment::Settings;
+use filtering::Filter;
 use firewall::Firewall;
 pub(super) use remedies::OTHER_GROUP;
 use remote::Remote;
@@ -175,10 +178,7 @@ async fn layers(
     let place = state.as_ref().ok().map(|state| state.path().to_owned());
     let remembered = state.as_ref().map(remembered::load).unwrap_or_default();
     let in_maintenance = state.as_ref().is_ok_and(control::is_in_maintenance);
-    let group = match state {
-        Ok(state) => machine::group(Ok(&state), &mut found),
-        Err(problem) => machine::group(Err(problem), &mut found),
-    };
+    let (group, is_removed) = machine::member(state, &mut found).await;
     if let Some(group) = &group {
         machine::role(config, group, &mut found);
     }
@@ -200,16 +200,23 @@ async fn layers(
     let firewall = Firewall::detect();
     found.extend(node.as_ref().and_then(|node| running::link_address(node, &lans)));
     found.extend(machine::firewall(config.peers.discovery_port, is_gateway));
-    if is_gateway {
-        found.extend(running::firewall(config, &lans, firewall.as_ref(), node.as_ref()));
+    let filter = Filter::new(firewall.as_ref(), &lans);
+    if let Some(filter) = &filter {
+        found.extend(filtering::check(filter, config, is_gateway, node.as_ref()));
     }
     let name_servers = match is_gateway {
         true => name_servers::check(config, node.as_ref()).await,
         false => None,
     };
-    found.extend(node.as_ref().and_then(|node| machine::way_out(&node.seen, name_servers.as_ref())));
+    if let Some(node) = &node {
+        found.extend(way_out::check(node, config, name_servers.as_ref()).await);
+    }
     found.extend(name_servers);
     diagnosis.extend(found);
+    if is_removed {
+        diagnosis.skip(&NEED_GROUP, "no member of the group accepts this machine any more");
+        return Vec::new();
+    }
     let Some(group) = group else {
         let why = "it needs the keys of this machine's group";
         let Some(node) = node else {
@@ -225,6 +232,7 @@ async fn layers(
         group: &group,
         node: node.as_ref(),
         firewall: firewall.as_ref(),
+        filter: filter.as_ref(),
         lans: &lans,
         may_serve,
         in_maintenance,

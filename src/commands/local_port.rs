@@ -139,7 +139,7 @@ pub(super) fn of_another_user(address: SocketAddr) -> Option<Problem> {
             "that user could read what software sends through it, and answer in place of the servers",
             format!(
                 "start a node of your own beside it: {}; or if you trust that user, add --no-check",
-                beside::OWN_PORTS
+                beside::own_ports()
             ),
         ),
         Whose::Unmapped => (
@@ -166,6 +166,6 @@ fn of_another_group(address: SocketAddr, node: &NodeSeen, own: &Group) -> Proble
     .after(Problem::new(format!("its state directory is {directory}, and no node runs with yours")))
     .hint(format!(
         "to use that node, name it: --proxy {address}; to start your own beside it: {}",
-        beside::OWN_PORTS
+        beside::own_ports()
     ))
 }

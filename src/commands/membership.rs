@@ -175,7 +175,9 @@ impl Join {
         super::check_lan(&self.lan)?;
         // Rules of transparent mode may be installed already. Where this process may not set marks, they exempt its user.
         let _ = mark::begin();
-        group::refuse_second_group(&state)?;
+        if let Err(error) = group::refuse_second_group(&state) {
+            return Err(removal::before_joining(&state).await.unwrap_or_else(|| error.into()));
+        }
         let name = WantedName::new(self.name.clone(), &net::host_name());
         let signer = self.signer(&code).await?;
         let group = enrol(signer, &code, &name, &state).await?;

@@ -51,6 +51,16 @@ pub(super) fn problem(group: &Group) -> Problem {
         )
 }
 
+/// What is told where this machine is to join a group: that it was removed from the one whose keys it still has. `None` when it was
+/// not.
+pub(super) async fn before_joining(state: &StateDir) -> Option<Problem> {
+    let group = Group::load(state).ok()??;
+    is_removed(state, &group).await.then(|| {
+        Problem::usage(format!("this machine was removed from the group '{}', and still has its keys", group.name))
+            .hint("run 'laneway leave --yes', which stops its node and deletes the old keys; then run this line again")
+    })
+}
+
 /// Whether the group has removed this machine. It is not sent the update that says so: gateways that it knows prove it when they refuse
 /// its link. One that does is enough, whatever others have not heard yet or do not say.
 pub(super) async fn is_removed(state: &StateDir, group: &Group) -> bool {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 
 use hickory_proto::op::{Message, MessageType, ResponseCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
@@ -31,11 +31,18 @@ pub(super) struct Server {
     address: SocketAddr,
     /// [`STRIKES`] for a server that does not know EDNS.
     strikes: AtomicU8,
+    /// Whether a datagram came from there that was no answer.
+    has_garbled: AtomicBool,
 }
 
 impl Server {
     pub(super) fn new(address: SocketAddr) -> Self {
-        Self { address, strikes: AtomicU8::new(0) }
+        Self { address, strikes: AtomicU8::new(0), has_garbled: AtomicBool::new(false) }
+    }
+
+    /// Whether it has sent something that was no answer to a question.
+    pub(super) fn has_garbled(&self) -> bool {
+        self.has_garbled.load(Relaxed)
     }
 
     /// Whether it is asked without EDNS.
@@ -116,6 +123,7 @@ impl Server {
             {
                 return Ok(answer);
             }
+            self.has_garbled.store(true, Relaxed);
         }
     }
 

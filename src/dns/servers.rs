@@ -55,7 +55,8 @@ pub enum Unanswered {
 /// The code of the answer of one name server. It is asked twice within `limit`, by TCP if `by_tcp`.
 ///
 /// # Errors
-/// [`io::ErrorKind::TimedOut`] when it does not answer, otherwise the operating system's error.
+/// [`io::ErrorKind::TimedOut`] when nothing comes of it, [`io::ErrorKind::InvalidData`] when what comes is no answer, otherwise the
+/// operating system's error.
 pub async fn code_of(
     server: SocketAddr,
     query: &Query,
@@ -68,7 +69,7 @@ pub async fn code_of(
             return answered.map(|answer| answer.metadata.response_code);
         }
     }
-    Err(io::ErrorKind::TimedOut.into())
+    Err(if server.has_garbled() { io::ErrorKind::InvalidData } else { io::ErrorKind::TimedOut }.into())
 }
 
 impl NameServers {
@@ -214,6 +215,25 @@ mod tests {
 
     /// How a name server answers a question that came by UDP or not; `None` for not at all.
     type Habit = fn(Message, bool) -> Option<Message>;
+
+    #[tokio::test]
+    async fn what_is_no_answer_is_told_from_silence() {
+        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        let garbage = async {
+            let mut buffer = [0; 512];
+            loop {
+                let (_, from) = server.recv_from(&mut buffer).await.unwrap();
+                server.send_to(b"SSH-2.0-x", from).await.unwrap();
+            }
+        };
+        let query = Query::for_addresses(Name::root(), RecordType::NS, true);
+        let asked = code_of(address, &query, false, Duration::from_secs(1));
+        tokio::select! {
+            () = garbage => {}
+            answered = asked => assert_eq!(answered.unwrap_err().kind(), io::ErrorKind::InvalidData),
+        }
+    }
 
     /// Name servers of these habits. They end with the set.
     async fn servers(habits: &[Habit]) -> (NameServers, JoinSet<()>) {

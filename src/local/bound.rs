@@ -21,12 +21,13 @@ use super::options::{Live, Options};
 use super::page::{Page, TakeSnapshot};
 use super::port::Port;
 use super::routes::{Connect, ConnectUdp, Fault, OwnRequests, Routes};
+use crate::failure::printable;
 use crate::fronts::place::Fronts;
 use crate::peers::candidate::Announcement;
 use crate::problem::Problem;
 use crate::shared::{Part, Shared};
 use crate::sys::state::quoted;
-use crate::sys::tools;
+use crate::sys::{tools, users};
 use crate::trust::random::random;
 use crate::wire::datagram::{Reach, State};
 use crate::wire::sharing::Offer;
@@ -283,6 +284,15 @@ pub fn bind_proxy(options: &Options, file: &Path) -> Result<Vec<Port>, Problem> 
 /// What to do about a port that a node or another program has.
 fn port_taken(address: SocketAddr, file: &Path) -> String {
     let other = crate::net::free_port_beside(address);
+    let user = users::who_listens(address).filter(|user| Some(*user) != users::own()).map(users::name_of);
+    if let Some(user) = user {
+        return format!(
+            "a program of the user {0} has that port. If it is {0}'s node, 'laneway status' shows it, and software of all users can go \
+             through it; a node of your own beside it needs ports of its own: --proxy {other} --lan 127.0.0.1 --gateway HOST:7420, \
+             with a gateway of your group as HOST",
+            printable(&user)
+        );
+    }
     format!(
         "'laneway status' shows whether a node runs here already, and '{}' which program has the port. To take another port, write  \
          proxy = \"{other}\"  to {}, or start the node with --proxy {other}",

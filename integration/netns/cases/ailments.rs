@@ -12,6 +12,11 @@ use std::process::Command;
 pub(super) const CASES: &[Case] = &[
     ("ailments::a_client_that_hears_no_gateway", a_client_that_hears_no_gateway),
     ("ailments::a_gateway_behind_its_own_firewall", a_gateway_behind_its_own_firewall),
+    ("ailments::a_firewall_that_drops_what_leaves", a_firewall_that_drops_what_leaves),
+    (
+        "ailments::a_machine_that_was_removed_while_its_node_runs",
+        a_machine_that_was_removed_while_its_node_runs,
+    ),
     (
         "ailments::a_firewall_that_lets_discovery_in_is_not_blamed_for_missing_gateways",
         a_firewall_that_lets_discovery_in_is_not_blamed_for_missing_gateways,
@@ -120,6 +125,89 @@ fn a_gateway_behind_its_own_firewall(lab: &Lab) {
         "ip saddr 10.77.0.0/24 tcp dport { 22, 7000-8000 } accept\nudp dport 7420 accept\niif lan drop",
     );
     assert_eq!(diagnose(&g1, &[]).code, 0);
+}
+
+fn a_firewall_that_drops_what_leaves(lab: &Lab) {
+    let (_origin, g1, c1, group) = healthy(lab);
+    let mut node = group.client(&c1, &[]);
+    for (rules, words) in [
+        ("tcp sport 7420 drop", ["outgoing packets from TCP port 7420 on lan", "no client can make a link"]),
+        ("udp sport 7420 drop", ["outgoing packets from UDP port 7420 on lan", "do not find this gateway"]),
+        (
+            "ip daddr { 10.77.0.255, 10.88.0.255 } udp sport 7420 counter drop",
+            ["outgoing packets from UDP port 7420 on lan", "do not hear this gateway"],
+        ),
+    ] {
+        g1.swallow(rules);
+        let diagnosis = diagnose(&g1, &[]);
+        diagnosis.blames(
+            "firewall",
+            &["link", "clock"],
+            &[&["the firewall of this machine drops", "inet lost output"], &words[..]].concat(),
+        );
+        follow(&g1, diagnosis.hint("firewall"));
+        let diagnosis = diagnose(&g1, &[]);
+        assert_eq!(diagnosis.code, 0, "{}", diagnosis.text);
+    }
+    // What concerns other packets, or the uplink alone, is no fault.
+    g1.swallow("tcp dport 7421 drop\nudp sport 53 drop\noif out udp dport 7420 drop");
+    g1.filter("iif out tcp dport 7420 drop");
+    let diagnosis = diagnose(&g1, &[]);
+    assert!(diagnosis.said("firewall").is_empty(), "{}", diagnosis.text);
+    assert!(diagnosis.text.contains("TCP port 7420 on out, and not on lan"), "{}", diagnosis.text);
+    g1.swallow("");
+    g1.filter("");
+    // On a client: what its node asks, but not what this command asks from another port; and the packets of a link.
+    c1.swallow("udp sport 7420 drop");
+    let diagnosis = diagnose(&c1, &[]);
+    let said = diagnosis.said("firewall");
+    assert!(said.contains("the node that runs here cannot ask for gateways"), "{}", diagnosis.text);
+    follow(&c1, diagnosis.hint("firewall"));
+    once_well(&c1);
+    node.signal(Signal::SIGTERM);
+    node.wait(START);
+    c1.swallow("tcp dport 7420 drop");
+    let diagnosis = diagnose(&c1, &[]);
+    let said = diagnosis.said("link");
+    assert!(said.contains("the firewall of this machine drops outgoing packets to TCP port 7420"), "{said}");
+    follow(&c1, diagnosis.hint("link"));
+    c1.filter("tcp sport 7420 drop");
+    let diagnosis = diagnose(&c1, &[]);
+    let said = diagnosis.said("link");
+    assert!(
+        said.contains("the firewall of this machine drops incoming packets from TCP port 7420"),
+        "{said}"
+    );
+    follow(&c1, diagnosis.hint("link"));
+    assert!(diagnose(&c1, &[]).faults().is_empty());
+}
+
+fn a_machine_that_was_removed_while_its_node_runs(lab: &Lab) {
+    let (_origin, g1, c1, group) = healthy(lab);
+    let mut node = group.client(&c1, &[]);
+    laneway(&g1, &["revoke", "c1"]).success();
+    node.wait_for_line("this machine was removed from the group", START);
+    // What a removed machine cannot hear any more is no other fault.
+    c1.filter("udp dport 7420 accept\nudp dport 9 drop");
+    let diagnosis = diagnose(&c1, &[]);
+    let beyond = ["discovery", "link", "clock", "gateway", "request"];
+    diagnosis.blames(
+        "group",
+        &beyond,
+        &["this machine was removed from the group lan", "'laneway leave --yes'"],
+    );
+    let invited = laneway(&g1, &["invite"]).success().text();
+    let code = invited.split_whitespace().find(|word| word.starts_with("lw1.")).unwrap();
+    let refused = laneway(&c1, &["join", code, "--name", "c1"]);
+    for words in ["error: this machine was removed from the group 'lan'", "hint: run 'laneway leave --yes'"] {
+        assert!(refused.code() == 2 && refused.stderr.contains(words), "{words}: {refused}");
+    }
+    // As the hint says.
+    laneway(&c1, &["leave", "--yes"]).success();
+    node.wait(START);
+    join(&c1, code);
+    let _node = up(&c1, &[]);
+    once_well(&c1);
 }
 
 fn a_firewall_that_lets_discovery_in_is_not_blamed_for_missing_gateways(lab: &Lab) {
@@ -335,6 +423,7 @@ fn a_node_that_hangs(lab: &Lab) {
     node.signal(Signal::SIGSTOP);
     let diagnosis = diagnose(&c1, &[]);
     let said = diagnosis.said("ports");
+    assert!(!diagnosis.text.contains("not by this machine's laneway node"), "{}", diagnosis.text);
     let words =
         format!("the node on 127.0.0.1:1090 (process {}) accepts connections but does not", node.id());
     assert!(said.contains(&words), "{}", diagnosis.text);

@@ -142,8 +142,10 @@ fn an_ordinary_user_is_told_of_roots_node_and_makes_no_second_group(lab: &Lab) {
     let unanswered = nobody(&["status"]);
     assert!(unanswered.stderr.contains("a program of the user root has the UDP port 7420"), "{unanswered}");
     let doctor = nobody(&["doctor"]);
+    let own =
+        "a second node beside it needs ports of its own: 'laneway up --proxy 127.0.0.1:1081 --lan 127.0.0.1";
     for words in
-        ["it is used by a program of the user root", "hint: if that is a node, name its local port with"]
+        ["used by a program of the user root", "hint: if that is a node, name its local port with", own]
     {
         assert!(doctor.code() == 1 && doctor.text().contains(words), "{words}: {doctor}");
     }

@@ -187,7 +187,7 @@ fn names_the_program_that_holds_a_port(lab: &Lab) {
     diagnose(&c1, &[]).blames("ports", &[], &["TCP 127.0.0.1:1080", &own, "--proxy"]);
     drop(tcp);
     let _udp = c1.inside(|| UdpSocket::bind("10.77.0.11:7420")).unwrap();
-    diagnose(&c1, &[]).blames("ports", &[], &["UDP 10.77.0.11:7420", &own, "--discovery-port"]);
+    diagnose(&c1, &[]).blames("ports", &[], &["UDP 10.77.0.11:7420", &own, "--lan 127.0.0.1 --gateway"]);
 }
 
 fn names_a_local_firewall_and_a_hint_that_works(lab: &Lab) {

@@ -250,7 +250,7 @@ fn a_second_node_on_one_machine(lab: &Lab) {
     let log = failed.log();
     let options = after(&log, "takes ports of its own: ", &['.']);
     assert!(options.starts_with("--lan 127"), "{log}");
-    let words = after(&log, "takes ports of its own: ", &['\n']).split(". For").next().unwrap();
+    let words = after(&log, "takes ports of its own: ", &['\n']).split(". If").next().unwrap();
     let words = words.replace("HOST:7420", "10.77.0.21:7420");
     let words: Vec<_> = words.split(' ').collect();
     let mut node = c1.spawn(c1.laneway(&[&["up", "--state", directory], &words[..]].concat()));

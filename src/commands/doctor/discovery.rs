@@ -43,6 +43,13 @@ pub(super) struct Facts<'a> {
     pub(super) unreached: Option<(Target, Failure)>,
 }
 
+impl Facts<'_> {
+    /// The firewall, if it may drop datagrams of discovery.
+    fn blamed(&self) -> Option<&Firewall> {
+        self.firewall.filter(|_| !self.is_open)
+    }
+}
+
 /// The findings of a survey.
 pub(super) fn judge(survey: &Survey, facts: &Facts<'_>) -> Vec<Finding> {
     // What only one version of IP has is no fault while the other one works.
@@ -207,7 +214,7 @@ fn of_gateway(seen: &Seen, survey: &Survey, facts: &Facts<'_>) -> Finding {
     }
     let finding = Finding::wrong(Layer::Discovery, format!("{who}: {what}"));
     // This machine's firewall may have dropped an answer that it takes for unsolicited, or the query itself.
-    let own = facts.firewall.filter(|firewall| seen.by_broadcast.is_none() || firewall.filters_output());
+    let own = facts.blamed().filter(|firewall| seen.by_broadcast.is_none() || firewall.filters_output());
     match own {
         Some(firewall) => firewalled(finding, firewall, facts.port),
         None => {
@@ -233,7 +240,7 @@ fn unheard(who: &str, node: &Node, facts: &Facts<'_>) -> Finding {
             .because("the node uses the gateways that it remembers, and finds no other one when they fail"),
     };
     let port = facts.port;
-    match facts.firewall {
+    match facts.blamed() {
         Some(firewall) => firewalled(finding, firewall, port),
         None => finding
             .because(format!(
@@ -294,7 +301,7 @@ fn no_gateway(survey: &Survey, facts: &Facts<'_>) -> Finding {
     let port = facts.port;
     let others = report::other_groups(&other_groups(survey, facts));
     // A firewall that lets another group's announcements in would let those of this one in.
-    let firewall = facts.firewall.filter(|_| !facts.is_open && others.is_none());
+    let firewall = facts.blamed().filter(|_| others.is_none());
     let hears_others = others.is_some();
     let finding = others.into_iter().fold(finding, Finding::because);
     match (firewall, facts.node.and_then(|node| unreached(&node.seen))) {

@@ -12,7 +12,8 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::timeout_at;
 use tokio_util::task::TaskTracker;
 
-use super::firewall::{Firewall, open_commands_elsewhere};
+use super::filtering::{Drop, Filter};
+use super::firewall::open_commands_elsewhere;
 use super::remedies::{LOGIN, REMOVED, become_gateway, copied_keys, route_to, uplink_up, with_interface};
 use super::report::{Finding, Layer};
 use crate::failure::{Failure, Kind, Side, with_causes};
@@ -39,18 +40,35 @@ const ROUND_TRIPS: usize = 5;
 /// Maximum difference between two clocks that are considered equal, in milliseconds.
 const MAX_CLOCK_DIFFERENCE: i128 = 60_000;
 
+/// How a gateway is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// It announces itself.
+    Announced(NodeId),
+    /// --gateway names it.
+    Named,
+    /// This machine has used it before.
+    Remembered,
+}
+
 /// A gateway that a link is to be made to.
 pub(super) struct Known {
-    /// Who it is, where that is known because it announces itself.
-    pub(super) id: Option<NodeId>,
+    pub(super) origin: Origin,
     /// Its addresses, the preferred ones first. A link to one of them is enough.
     pub(super) addresses: Vec<SocketAddr>,
 }
 
 impl Known {
     /// A gateway of which nothing but an address is known.
-    pub(super) fn at(address: SocketAddr) -> Self {
-        Self { id: None, addresses: vec![address] }
+    pub(super) fn at(address: SocketAddr, origin: Origin) -> Self {
+        Self { origin, addresses: vec![address] }
+    }
+
+    fn id(&self) -> Option<NodeId> {
+        match self.origin {
+            Origin::Announced(id) => Some(id),
+            Origin::Named | Origin::Remembered => None,
+        }
     }
 }
 
@@ -117,7 +135,7 @@ pub(super) async fn link(
     group: &Group,
     gateways: &[Known],
     names: &BTreeMap<SocketAddr, String>,
-    firewall: Option<&Firewall>,
+    filter: Option<&Filter<'_>>,
     found: &mut Vec<Finding>,
 ) -> Vec<Linked> {
     let config = match tls::link_client(group) {
@@ -159,7 +177,7 @@ pub(super) async fn link(
                 let mut failed = failed.iter();
                 let Some((address, error)) = failed.next() else { continue };
                 let name = names.get(address).map(String::as_str);
-                let finding = not_linked((*address, known.id.is_some()), name, error, firewall);
+                let finding = not_linked((*address, known.origin), name, error, filter);
                 let others: Vec<_> = failed.map(|(_, error)| with_causes(error)).collect();
                 found.push(match others.is_empty() {
                     true => finding,
@@ -180,7 +198,7 @@ async fn dial_any<F: Future<Output = Result<Link, DialError>>>(
     let addresses = known.addresses.iter().take(MAX_ADDRESSES).copied().enumerate();
     let mut waiting: BTreeMap<usize, SocketAddr> = addresses.collect();
     let attempts = waiting.iter().map(|(&place, &address)| {
-        let dialling = dial(known.id, address);
+        let dialling = dial(known.id(), address);
         async move { (place, dialling.await) }
     });
     let mut attempts: FuturesUnordered<_> = attempts.collect();
@@ -227,19 +245,22 @@ fn now_millis() -> i128 {
     i128::try_from(since.as_millis()).unwrap_or_default()
 }
 
-/// Why there is no link to this address, at which a gateway announces itself or does not, and how to fix it.
+/// Why there is no link to this address, and how to fix it.
 fn not_linked(
-    (address, announces): (SocketAddr, bool),
+    (address, origin): (SocketAddr, Origin),
     name: Option<&str>,
     error: &DialError,
-    firewall: Option<&Firewall>,
+    filter: Option<&Filter<'_>>,
 ) -> Finding {
     let (ip, port) = (address.ip(), address.port());
     let on = name.map_or_else(|| ip.to_string(), str::to_owned);
     let whom = name.map_or_else(|| address.to_string(), |name| format!("{name} at {address}"));
     let finding = Finding::wrong(Layer::Link, format!("no link to {whom}")).because(error.to_string());
-    let blocked = |finding: Finding| match firewall.filter(|firewall| firewall.filters_output()) {
-        Some(firewall) => finding
+    let blocked = |finding: Finding| match filter.and_then(|filter| filter.of_link(address)) {
+        Some(Drop { what, why, command, .. }) => {
+            finding.because(format!("the firewall of this machine drops {what}")).because(why).hint(command)
+        }
+        None if let Some(firewall) = filter.and_then(|filter| filter.doubted(address)) => finding
             .because(format!("the firewall of this machine, {}, may block it", firewall.name()))
             .hint(firewall.open_command(port, "tcp")),
         None => finding
@@ -254,7 +275,7 @@ fn not_linked(
             let finding = finding.because(error.to_string());
             match error.kind() {
                 // It runs there and says so.
-                io::ErrorKind::ConnectionRefused if announces => finding
+                io::ErrorKind::ConnectionRefused if matches!(origin, Origin::Announced(_)) => finding
                     .because(format!(
                         "a firewall on {on} rejects TCP port {port}, or its --link names another address than {ip}"
                     ))
@@ -262,7 +283,7 @@ fn not_linked(
                         "on {on}: {}; or start the node there without --link",
                         open_commands_elsewhere(port, "tcp")
                     )),
-                io::ErrorKind::ConnectionRefused => finding.because(not_there(port)).hint(become_gateway(&on)),
+                io::ErrorKind::ConnectionRefused => finding.because(not_there(port)).hint(become_gateway(&on, origin == Origin::Named)),
                 io::ErrorKind::TimedOut | io::ErrorKind::PermissionDenied => blocked(finding),
                 _ => finding.hint(format!("{} and 'ping {}' show whether there is a route", route_to(address), with_interface(address))),
             }
@@ -273,13 +294,18 @@ fn not_linked(
                 "run this again. If it stays so, on {on}: 'ss -lntp' shows to root what listens on port {port}, and \
                  'laneway status' whether the node runs"
             )),
-        DialError::NotAGateway(..) => finding.hint(become_gateway(&on)),
+        DialError::NotAGateway(..) => finding.hint(become_gateway(&on, origin == Origin::Named)),
         DialError::Removed(..) => finding.hint(REMOVED),
         DialError::Unproved(..) => finding.hint(format!(
             "'laneway members' on a machine with the group's key says whether this one was removed; if it was not, {on} is lying, and 'laneway \
              revoke' there removes it"
         )),
         DialError::Left(..) => finding.hint(format!("use another gateway, or join the group again on {on}")),
+        // Nobody says that this group has a gateway there now.
+        DialError::Trust(..) | DialError::Certificate(..) if origin == Origin::Remembered => {
+            let what = format!("at {address}, where a gateway of this group was, is a machine of another group now");
+            Finding::skipped(Layer::Link, what)
+        }
         DialError::Trust(..) | DialError::Certificate(..) | DialError::Refused(..) => finding.hint(format!(
             "on {on}: the first line of 'laneway status' names its group. If that is another one, run 'laneway leave \
              --force --yes' here, and join it with a code from 'laneway invite'"

@@ -1,36 +1,33 @@
 //! The layers of this machine alone: its group, its networks, its ports.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::time::Duration;
 
 use super::firewall;
-use super::remedies::{LOGIN, REMOVED, uplink_up};
-use super::report::{Finding, Layer, Verdict};
+use super::remedies::REMOVED;
+use super::report::{Finding, Layer};
 use crate::commands::ask::{self, NoStatus};
 use crate::commands::local_port::of_another_user;
-use crate::commands::{beside, hung};
+use crate::commands::{beside, hung, removal};
 use crate::config::{Config, RoleSetting};
 use crate::failure;
-use crate::gateway::silence::NOTHING;
 use crate::lan::{self, Lan, LanSocket};
 use crate::local::endpoint::Endpoint;
 use crate::peers::options::PORT;
 use crate::problem::Problem;
 use crate::redirect::{self, Leftover};
 use crate::sys::port_holder::{self, Protocol};
+use crate::sys::service::registration;
 use crate::sys::state::{StateDir, quoted};
 use crate::sys::{tools, users};
-use crate::telemetry::report::{self, answered_last};
-use crate::telemetry::snapshot::{Snapshot, Unreached};
+use crate::telemetry::report::{self, few};
+use crate::telemetry::snapshot::Snapshot;
 use crate::trust::group::{self, Group};
 
 /// How a node is started again.
 const RESTART: &str =
     "start it again: 'systemctl restart laneway', or Ctrl-C in its terminal and 'laneway up'";
-/// The deadline for a connection to a local port.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The node that runs here.
 pub(super) struct Node {
@@ -49,8 +46,26 @@ pub(super) struct Own<'a> {
     pub(super) running: Option<&'a [SocketAddr]>,
 }
 
-/// Checks the membership of this machine.
-pub(super) fn group(state: Result<&StateDir, Problem>, found: &mut Vec<Finding>) -> Option<Group> {
+/// Checks the membership of this machine: its group, unless it was removed from that, and whether it was.
+pub(super) async fn member(
+    state: Result<StateDir, Problem>,
+    found: &mut Vec<Finding>,
+) -> (Option<Group>, bool) {
+    let state = match state {
+        Ok(state) => state,
+        Err(problem) => return (group(Err(problem), found), false),
+    };
+    let Some(group) = group(Ok(&state), found) else { return (None, false) };
+    match removed(&state, &group).await {
+        Some(removed) => {
+            *found = vec![removed];
+            (None, true)
+        }
+        None => (Some(group), false),
+    }
+}
+
+fn group(state: Result<&StateDir, Problem>, found: &mut Vec<Finding>) -> Option<Group> {
     if let Ok(state) = &state
         && let Some(problem) = beside::lost(state)
     {
@@ -73,13 +88,6 @@ pub(super) fn group(state: Result<&StateDir, Problem>, found: &mut Vec<Finding>)
         }
     };
     let node = &group.node;
-    if group.update.revokes(node.id) {
-        found.push(
-            Finding::wrong(Layer::Group, format!("this machine was removed from the group {}", group.name))
-                .hint(REMOVED),
-        );
-        return None;
-    }
     let role = match node.role {
         group::Role::Gateway => "may be a gateway",
         group::Role::Client => "is a client only",
@@ -94,6 +102,16 @@ pub(super) fn group(state: Result<&StateDir, Problem>, found: &mut Vec<Finding>)
         ),
     ));
     Some(group)
+}
+
+/// The finding about a machine that its group has removed.
+async fn removed(state: &StateDir, group: &Group) -> Option<Finding> {
+    let is_removed = group.update.revokes(group.node.id) || removal::is_removed(state, group).await;
+    is_removed.then(|| {
+        Finding::wrong(Layer::Group, format!("this machine was removed from the group {}", group.name))
+            .because("no gateway of the group accepts it, so its software has no way out")
+            .hint(REMOVED)
+    })
 }
 
 /// Checks that the certificate permits the configured role.
@@ -166,13 +184,15 @@ pub(super) fn ports(
     found: &mut Vec<Finding>,
 ) -> Option<Node> {
     found.extend(redirection());
-    let mut node = None;
+    let (mut node, mut is_explained) = (None, false);
     for endpoint in &config.local.proxy {
         let Endpoint::Tcp(address) = endpoint else { continue };
         let is_own = own.running.is_some_and(|running| running.contains(address));
-        let (finding, running) = proxy_port(ask::reachable(*address), is_own);
+        let Proxy { finding, node: running, hangs } = proxy_port(ask::reachable(*address), is_own);
+        is_explained |= hangs;
         match (own.group, running) {
             (Some(own), Some(running)) if running.seen.node.id != own.node.id.short() => {
+                is_explained = true;
                 found.push(not_ours(own, &running));
             }
             (_, running) => {
@@ -181,28 +201,28 @@ pub(super) fn ports(
             }
         }
     }
-    if node.is_some() {
+    // The other ports are that node's as well.
+    if node.is_some() || is_explained {
         return node;
     }
-    for lan in lans {
-        if let Err(error) = LanSocket::unicast(lan, config.peers.discovery_port)
-            && error.kind() == io::ErrorKind::AddrInUse
-        {
-            found.push(taken(
-                Protocol::Udp,
-                lan.own(config.peers.discovery_port),
-                "choose another port, the same on all machines: 'laneway up --discovery-port N'",
-            ));
-        }
-    }
+    let discovery = config.peers.discovery_port;
+    let is_taken = |lan: &&Lan| {
+        LanSocket::unicast(lan, discovery).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+    };
+    let others: Vec<_> = lans.iter().filter(is_taken).map(|lan| lan.own(discovery)).collect();
+    found.extend(taken(
+        Protocol::Udp,
+        &others,
+        &format!("do without discovery: {}", beside::WITHOUT_DISCOVERY),
+    ));
     if may_serve {
         let address = config.gateway.link.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], PORT)));
         if address.port() != 0
             && TcpListener::bind(address).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
         {
-            found.push(taken(
+            found.extend(taken(
                 Protocol::Tcp,
-                address,
+                &[address],
                 "choose another port: 'laneway up --link 0.0.0.0:7421' (in laneway.toml: link = \"0.0.0.0:7421\")",
             ));
         }
@@ -235,63 +255,6 @@ pub(super) fn firewall(discovery: u16, may_serve: bool) -> Option<Finding> {
     })
 }
 
-/// Whether the node that runs here as a gateway has a way out, as that node finds. Where a connection to a configured server tells,
-/// the gateway's check does. Where only names were tried, the `name_servers` come first.
-pub(super) fn way_out(seen: &Snapshot, name_servers: Option<&Finding>) -> Option<Finding> {
-    let is_seen_by_connecting =
-        |fault: &Unreached| seen.servers.contains(&fault.server) && fault.reason != NOTHING;
-    if seen.node.state.is_none()
-        || !seen.servers.is_empty() && seen.unreached.iter().all(is_seen_by_connecting)
-    {
-        return None;
-    }
-    let lost = || {
-        let finding = Finding::wrong(Layer::WayOut, "the gateway on this machine has lost its way out");
-        let reason = |fault: &Unreached| format!("it does not reach {}: {}", fault.server, fault.reason);
-        let hosts = || seen.unreached.iter().map(|fault| host_of(&fault.server));
-        let address = hosts().find(|host| host.parse::<IpAddr>().is_ok());
-        let uplink = uplink_up(address.or_else(|| hosts().next()).unwrap_or_default());
-        let by_names = name_servers.filter(|found| address.is_none() && found.verdict == Verdict::Wrong);
-        let by_names = by_names.and_then(|found| found.hint.clone());
-        let upstream = seen.unreached.iter().find(|fault| fault.server.starts_with("--upstream"));
-        let page = seen.unreached.iter().find(|fault| fault.server.contains("://"));
-        let is_mute = seen.unreached.iter().any(|fault| fault.reason == NOTHING);
-        let hint = match (upstream, page) {
-            (Some(fault), _) if fault.reason.contains("login") => LOGIN.into(),
-            (Some(_), _) => format!("start that proxy, or correct --upstream; if the proxy is up, {uplink}"),
-            (None, Some(page)) => format!(
-                "'curl -v {}' shows what answers there: correct --probe and --probe-expect if that is right; otherwise {uplink}",
-                page.server
-            ),
-            (None, None) if is_mute => MUTE.into(),
-            (None, None) if let Some(hint) = by_names => hint,
-            (None, None) => uplink,
-        };
-        seen.unreached.iter().fold(finding, |finding, fault| finding.because(reason(fault))).hint(hint)
-    };
-    match seen.node.reach.as_deref()? {
-        "reachable" => {
-            let last = seen.node.proof.as_ref().map(|proof| format!(": {}", answered_last(proof)));
-            let last = last.unwrap_or_default();
-            let what = format!("the gateway on this machine reaches hosts beyond its networks{last}");
-            Some(Finding::ok(Layer::WayOut, what))
-        }
-        "unreachable" => Some(lost()),
-        _ => None,
-    }
-}
-
-/// What to do about an uplink over which connections are made, and that carries nothing else.
-const MUTE: &str = "look for a box on the way that filters what connections carry, and for large packets that do not pass: an \
-                    interface with a smaller MTU (Linux: 'ip link set dev INTERFACE mtu 1280') shows whether it is that";
-
-/// The host of HOST:PORT or of a URL.
-fn host_of(server: &str) -> &str {
-    let rest = server.split_once("://").map_or(server, |(_, rest)| rest);
-    let authority = rest.split('/').next().unwrap_or(rest);
-    authority.rsplit_once(':').map_or(authority, |(host, _)| host).trim_matches(['[', ']'])
-}
-
 /// What the rules of transparent mode do here, if there are any.
 fn redirection() -> Option<Finding> {
     let leftover = match redirect::leftover() {
@@ -312,17 +275,23 @@ fn redirection() -> Option<Finding> {
     })
 }
 
-/// Checks a port of the local proxy. `is_own` tells that a node with the keys of this command listens there.
-fn proxy_port(address: SocketAddr, is_own: bool) -> (Finding, Option<Node>) {
-    if TcpStream::connect_timeout(&address, CONNECT_DEADLINE).is_err() {
-        let finding = match TcpListener::bind(address) {
-            Ok(_) => Finding::ok(Layer::Ports, format!("{address} is free")),
-            Err(error) => Finding::wrong(Layer::Ports, format!("the local proxy cannot listen on {address}"))
-                .because(error.to_string())
-                .hint("name an address of this machine: 'laneway up --proxy 127.0.0.1:1080'"),
-        };
-        return (finding, None);
+/// What is found at a port of the local proxy.
+struct Proxy {
+    finding: Finding,
+    /// The node that answers there.
+    node: Option<Node>,
+    /// Whether a node listens there that does not answer.
+    hangs: bool,
+}
+
+impl From<Finding> for Proxy {
+    fn from(finding: Finding) -> Self {
+        Self { finding, node: None, hangs: false }
     }
+}
+
+/// Checks a port of the local proxy. `is_own` tells that a node with the keys of this command listens there.
+fn proxy_port(address: SocketAddr, is_own: bool) -> Proxy {
     let error = match ask::about(address) {
         Ok(seen) => {
             let what = format!("{address}: the node {} runs here, {}", seen.node.name, settings(&seen));
@@ -331,23 +300,38 @@ fn proxy_port(address: SocketAddr, is_own: bool) -> (Finding, Option<Node>) {
                 Some(problem) => Finding::problem(Layer::Ports, problem),
                 None => Finding::ok(Layer::Ports, what),
             };
-            return (finding, Some(Node { proxy: address, seen }));
+            return Proxy { finding, node: Some(Node { proxy: address, seen }), hangs: false };
+        }
+        Err(NoStatus::Nobody(_)) => {
+            let free = TcpListener::bind(address);
+            return Proxy::from(match free {
+                Ok(_) => Finding::ok(Layer::Ports, format!("{address} is free")),
+                Err(error) => {
+                    Finding::wrong(Layer::Ports, format!("the local proxy cannot listen on {address}"))
+                        .because(error.to_string())
+                        .hint("name an address of this machine: 'laneway up --proxy 127.0.0.1:1080'")
+                }
+            });
         }
         Err(error) => error,
     };
     if let NoStatus::Silent = error
         && let Some(problem) = hung::at(address, ask::DEADLINE)
     {
-        return (Finding::problem(Layer::Ports, problem), None);
+        return Proxy { hangs: true, ..Finding::problem(Layer::Ports, problem).into() };
     }
     match error.problem(address) {
         problem if is_own => {
             let what = format!("the node that runs here does not answer on {address}");
             let finding =
                 problem.parts().1.into_iter().fold(Finding::wrong(Layer::Ports, what), Finding::because);
-            (finding.hint(RESTART), None)
+            Proxy { hangs: true, ..finding.hint(RESTART).into() }
         }
-        _ => (taken(Protocol::Tcp, address, &ask::other_port(address)), None),
+        _ => {
+            let other = ask::other_port(address);
+            taken(Protocol::Tcp, &[address], &other)
+                .map_or_else(|| Finding::ok(Layer::Ports, format!("{address} is free")).into(), Proxy::from)
+        }
     }
 }
 
@@ -367,7 +351,7 @@ fn not_ours(own: &Group, running: &Node) -> Finding {
             "look at that node with 'laneway doctor --state {}' as its user. To run the other one beside it, give it ports \
              of its own: {}",
             failure::printable(&quoted(Path::new(&node.directory))),
-            beside::OWN_PORTS
+            beside::own_ports()
         ))
 }
 
@@ -378,7 +362,9 @@ fn settings(seen: &Snapshot) -> String {
     format!("role {}, servers {servers}{}", seen.node.setting, rules.unwrap_or_default())
 }
 
-fn taken(protocol: Protocol, address: SocketAddr, other: &str) -> Finding {
+/// The finding about ports that another program has, if there are any. `other` is what helps where it cannot be stopped.
+fn taken(protocol: Protocol, addresses: &[SocketAddr], other: &str) -> Option<Finding> {
+    let address = *addresses.first()?;
     let name = match protocol {
         Protocol::Tcp => "TCP",
         Protocol::Udp => "UDP",
@@ -395,62 +381,20 @@ fn taken(protocol: Protocol, address: SocketAddr, other: &str) -> Finding {
         (None, Some(user)) => format!("a program of the user {}", failure::printable(user)),
         (None, None) => format!("another program, which '{}' shows to an administrator", tools::PORTS),
     };
+    let as_node = format!(
+        "name its local port with 'laneway doctor --proxy ADDR:PORT'; a second node beside it needs ports of its own: {}",
+        beside::own_ports()
+    );
     let hint: String = match &holder {
-        Some((name, _)) if name == "laneway" => {
-            "a node runs here with another local port: name it with 'laneway doctor --proxy ADDR:PORT'".into()
+        Some((name, _)) if name == registration::NAME => {
+            format!("to look at the node that runs here, {as_node}")
         }
         Some(_) => format!("stop that program, or {other}"),
-        None if other_user.is_some() => {
-            format!(
-                "if that is a node, name its local port with 'laneway doctor --proxy ADDR:PORT'; otherwise {other}"
-            )
-        }
+        None if other_user.is_some() => format!("if that is a node, {as_node}. Otherwise {other}"),
         None => other.to_owned(),
     };
-    let what = format!("{name} {address} is in use, but not by this machine's laneway node");
-    Finding::wrong(Layer::Ports, what).because(format!("it is used by {why}")).hint(hint)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_gateway_that_lost_its_way_out_says_so_about_its_own_machine() {
-        let mut seen = crate::telemetry::snapshot::example();
-        seen.servers.clear();
-        seen.node.state = Some("withdrawn".into());
-        seen.node.reach = Some("unreachable".into());
-        seen.unreached = vec![Unreached { server: "10.88.0.100:80".into(), reason: "no route".into() }];
-        let finding = way_out(&seen, None).unwrap();
-        assert_eq!(finding.verdict, Verdict::Wrong);
-        assert_eq!(finding.why, ["it does not reach 10.88.0.100:80: no route"]);
-        assert!(finding.hint.unwrap().contains("'ip route get 10.88.0.100'"));
-        // With a configured server a connection tells, and the gateway's check makes one; unless something else decides.
-        seen.servers = vec!["10.88.0.100:80".into()];
-        assert_eq!(way_out(&seen, None), None);
-        seen.unreached[0].reason = NOTHING.into();
-        assert_eq!(way_out(&seen, None).unwrap().hint.as_deref(), Some(MUTE));
-        seen.unreached =
-            vec![Unreached { server: "http://10.88.0.100/probe".into(), reason: "404 Not Found".into() }];
-        let hint = way_out(&seen, None).unwrap().hint.unwrap();
-        assert!(
-            hint.contains("curl -v http://10.88.0.100/probe") && hint.contains("--probe-expect"),
-            "{hint}"
-        );
-        seen.servers.clear();
-        // The commands that show a route take no name, and names may be all that is wrong.
-        seen.unreached = vec![Unreached { server: "web.lab:80".into(), reason: "no answer".into() }];
-        let hint = way_out(&seen, None).unwrap().hint.unwrap();
-        assert!(hint.contains("'ip route' the route") && !hint.contains("web.lab"), "{hint}");
-        let names = Finding::wrong(Layer::NameServers, "none answers").hint("name one");
-        assert_eq!(way_out(&seen, Some(&names)).unwrap().hint.as_deref(), Some("name one"));
-        seen.node.reach = Some("reachable".into());
-        assert_eq!(way_out(&seen, None).unwrap().verdict, Verdict::Ok);
-        seen.node.state = None;
-        assert_eq!(way_out(&seen, None), None, "no gateway");
-        for (server, host) in [("http://a.example/b:c", "a.example"), ("[fd00::1]:80", "fd00::1")] {
-            assert_eq!(host_of(server), host);
-        }
-    }
+    let all: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    let verb = if all.len() == 1 { "is" } else { "are" };
+    let what = format!("{name} {} {verb} in use, but not by this machine's laneway node", few(&all));
+    Some(Finding::wrong(Layer::Ports, what).because(format!("used by {why}")).hint(hint))
 }

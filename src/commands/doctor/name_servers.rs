@@ -127,7 +127,14 @@ fn judge(answers: &[Answer], name: Option<&str>, is_default: bool) -> Finding {
     };
     let reasons = answers.iter().filter(|answer| !works(answer)).map(|answer| reason(answer, name));
     let reasons: Vec<String> = reasons.collect();
-    let tested = answers.iter().find(|answer| !works(answer)).map(|(server, _)| *server);
+    // Where nothing runs on this machine, there is nothing to be tested.
+    let is_absent = |(server, answer): &Answer| {
+        let refuses = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+        server.ip().is_loopback() && answer.as_ref().is_err_and(refuses)
+    };
+    let mut useless = answers.iter().filter(|answer| !works(answer));
+    let tested = useless.find(|answer| !is_absent(answer) || RESOLVED.contains(&&*shown(answer.0)));
+    let tested = tested.map(|(server, _)| *server);
     let hint = || hint(tested, name);
     match answers.iter().position(works) {
         None if answers.is_empty() => Finding::wrong(Layer::NameServers, NONE)
@@ -173,6 +180,9 @@ fn reason((server, answer): &Answer, name: Option<&str>) -> String {
         }
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             format!("{ip} refuses: no name server runs there")
+        }
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            format!("{ip} sends something, but no answer to the question: it may be no name server")
         }
         Err(error) => match server {
             SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0 => {
@@ -266,6 +276,11 @@ mod tests {
 
         let found = judged(vec![("127.0.0.1", refused())], None, true);
         assert!(found.why[0].contains("no name server is configured"), "{found:?}");
+        let hint = found.hint.unwrap();
+        assert!(!hint.contains("dig") && hint.contains("/etc/resolv.conf"), "nothing runs there: {hint}");
+        let garbled = || Err(io::ErrorKind::InvalidData.into());
+        let found = judged(vec![("10.0.0.1", garbled())], None, false);
+        assert!(found.why[0].contains("no answer to the question"), "{found:?}");
         assert!(judged(vec![], None, false).why[0].contains("--dns"));
         let found = judged(vec![("127.0.0.53", silent())], None, false);
         assert!(found.hint.unwrap().contains("resolvectl status"));

@@ -33,11 +33,15 @@ pub(super) fn copied_keys(layer: Layer, name: &str, at: &str) -> Finding {
         )
 }
 
-/// What makes a machine a gateway, or keeps others from taking it for one.
-pub(super) fn become_gateway(on: &str) -> String {
+/// What makes a machine a gateway, or keeps others from taking it for one. `is_named` tells that --gateway names it.
+pub(super) fn become_gateway(on: &str, is_named: bool) -> String {
+    let otherwise = match is_named {
+        true => "If it is to be none, take it out of --gateway here",
+        false => "If it is to be none, there is nothing to do: this machine remembers it, because it was one",
+    };
     format!(
-        "on {on}: 'laneway status' shows whether a node runs, and 'laneway up --server HOST:PORT' makes it a gateway. If \
-         it is to be none, take it out of --gateway here"
+        "on {on}: 'laneway status' shows whether a node runs, and 'laneway up --server HOST:PORT' makes it a gateway. \
+         {otherwise}"
     )
 }
 

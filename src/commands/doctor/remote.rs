@@ -7,9 +7,10 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::discovery;
+use super::filtering::Filter;
 use super::firewall::Firewall;
 use super::fronts;
-use super::gateways::{self, Known, Linked};
+use super::gateways::{self, Known, Linked, Origin};
 use super::machine::Node;
 use super::report::{Diagnosis, Finding, Layer, Verdict};
 use super::request::{self, Route};
@@ -47,6 +48,8 @@ pub(super) struct Remote<'a> {
     /// The node that runs here.
     pub(super) node: Option<&'a Node>,
     pub(super) firewall: Option<&'a Firewall>,
+    /// Its rules, if they can be read.
+    pub(super) filter: Option<&'a Filter<'a>>,
     pub(super) lans: &'a [Lan],
     /// Whether this machine may be a gateway, by its configuration and its certificate.
     pub(super) may_serve: bool,
@@ -63,18 +66,22 @@ impl Remote<'_> {
         let mut names = self.names();
         let (mut gateways, mut discovered) = self.discover(&remembered, is_candidate, &mut names).await;
         let is_new = |address: &SocketAddr| !gateways.iter().any(|known| known.addresses.contains(address));
-        let named: Vec<_> = named.into_iter().filter(is_new).map(Known::at).collect();
+        let named: Vec<_> =
+            named.into_iter().filter(is_new).map(|address| Known::at(address, Origin::Named)).collect();
         gateways.extend(named);
         let is_silent = gateways.is_empty() && !is_candidate;
         if is_silent {
             // No gateway answers discovery, but those used before may still accept links.
-            gateways.extend(remembered.into_iter().map(Known::at));
+            let is_new =
+                |address: &SocketAddr| !gateways.iter().any(|known| known.addresses.contains(address));
+            let more: Vec<_> = remembered.into_iter().filter(is_new).collect();
+            gateways.extend(more.into_iter().map(|address| Known::at(address, Origin::Remembered)));
         } else {
             diagnosis.extend(std::mem::take(&mut discovered));
         }
         let mut found = Vec::new();
         let waiting = progress::waiting("linking to the gateways");
-        let linked = gateways::link(self.group, &gateways, &names, self.firewall, &mut found).await;
+        let linked = gateways::link(self.group, &gateways, &names, self.filter, &mut found).await;
         drop(waiting);
         let unreaching = linked.iter().filter(|gateway| gateway.reach() == Some("unreachable"));
         let unreaching: Vec<_> = unreaching.map(Linked::name).collect();
@@ -245,7 +252,9 @@ impl Remote<'_> {
         let facts = discovery::Facts {
             port: self.config.peers.discovery_port,
             firewall: self.firewall,
-            is_open: running::admits_discovery(self.config.peers.discovery_port, self.lans),
+            is_open: self
+                .filter
+                .is_some_and(|filter| filter.admits_discovery(self.config.peers.discovery_port)),
             node: self.node,
             named: !self.config.peers.gateway.is_empty(),
             is_candidate,
@@ -271,7 +280,10 @@ impl Remote<'_> {
             all.sort_by_key(|seen| {
                 (!used.contains(&seen.link), seen.link.is_ipv6(), !seen.beacon, seen.link)
             });
-            Known { id: Some(gateway.id), addresses: all.into_iter().map(|seen| seen.link).collect() }
+            Known {
+                origin: Origin::Announced(gateway.id),
+                addresses: all.into_iter().map(|seen| seen.link).collect(),
+            }
         });
         each.collect()
     }

@@ -1,5 +1,5 @@
-//! What the rules of nftables do with a packet that arrives at this machine, as far as the output of `nft list ruleset` tells.
-//! What this does not know may match or not, so that it only says what is certain.
+//! What the rules of nftables do with a packet that arrives at this machine or leaves it, as far as the output of `nft list ruleset`
+//! tells. What this does not know may match or not, so that it only says what is certain.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,21 +9,35 @@ use ipnet::IpNet;
 /// Maximum depth of jumps; the kernel has 16 (`NFT_JUMP_STACK_SIZE`).
 const MAX_JUMPS: u8 = 16;
 
-/// The first packet of another machine on a LAN.
+/// Which way a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Direction {
+    /// It arrives at this machine.
+    In,
+    /// It leaves this machine.
+    Out,
+}
+
+/// A packet between this machine and others on a LAN.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Packet<'a> {
+    pub(super) direction: Direction,
     /// `tcp` or `udp`.
     pub(super) protocol: &'a str,
-    /// Its destination port.
-    pub(super) port: u16,
-    /// The interface at which it arrives.
+    /// Its source port; `None` for any.
+    pub(super) from_port: Option<u16>,
+    /// Its destination port; `None` for any.
+    pub(super) to_port: Option<u16>,
+    /// The interface at which it arrives, or by which it leaves.
     pub(super) interface: &'a str,
-    /// The network that its source is in.
+    /// The address or the network that its source is in.
     pub(super) from: IpNet,
-    /// Its destination.
-    pub(super) to: IpAddr,
-    /// Whether all machines of the LAN receive it.
+    /// The address or the network that its destination is in.
+    pub(super) to: IpNet,
+    /// Whether it is for all machines of the LAN.
     pub(super) is_broadcast: bool,
+    /// Whether it belongs to a connection that is established.
+    pub(super) is_answer: bool,
 }
 
 /// The chains and sets of all tables, by family, table and name, as `inet filter input`.
@@ -35,8 +49,8 @@ pub(super) struct Ruleset {
 
 #[derive(Debug, Default)]
 struct Chain {
-    /// Whether it sees each packet that arrives.
-    is_base: bool,
+    /// Which packets it sees; `None` for a chain that rules lead to.
+    base: Option<Direction>,
     /// The policy of a base chain.
     drops: bool,
     rules: Vec<Vec<String>>,
@@ -116,8 +130,7 @@ impl Ruleset {
                 place = None;
             } else if let Some(chain) = place.as_ref().and_then(|place| all.chains.get_mut(place)) {
                 if let Some(rest) = line.strip_prefix("type ") {
-                    chain.is_base = rest.contains("hook input") || rest.contains("hook prerouting");
-                    chain.is_base &= rest.starts_with("filter");
+                    chain.base = direction(rest);
                     chain.drops = rest.contains("policy drop");
                 } else if !line.is_empty() {
                     chain.rules.push(words(line));
@@ -141,11 +154,12 @@ impl Ruleset {
     /// What each base chain does with the packet: it accepts or drops it.
     fn fates(&self, packet: &Packet<'_>) -> Vec<(&str, Fates)> {
         let sees = |place: &str| match place.split(' ').next() {
-            Some("ip") => packet.to.is_ipv4(),
-            Some("ip6") => packet.to.is_ipv6(),
+            Some("ip") => packet.to.addr().is_ipv4(),
+            Some("ip6") => packet.to.addr().is_ipv6(),
             family => family == Some("inet"),
         };
-        let base = self.chains.iter().filter(|(place, chain)| chain.is_base && sees(place));
+        let base =
+            self.chains.iter().filter(|(place, chain)| chain.base == Some(packet.direction) && sees(place));
         let each = base.map(|(place, chain)| {
             let mut fates = self.walk(place, packet, 0);
             let ends = fates.goes_on || fates.returns;
@@ -292,6 +306,17 @@ impl Ruleset {
     }
 }
 
+/// The packets that a base chain sees, of which this is the type.
+fn direction(kind: &str) -> Option<Direction> {
+    let hooks = |hooks: [&str; 2]| hooks.iter().any(|hook| kind.contains(&format!("hook {hook} ")));
+    let filters = kind.starts_with("filter") || kind.starts_with("route");
+    match (hooks(["input", "prerouting"]), hooks(["output", "postrouting"])) {
+        (true, _) if filters => Some(Direction::In),
+        (_, true) if filters => Some(Direction::Out),
+        _ => None,
+    }
+}
+
 /// What a rule looks at.
 #[derive(Clone, Copy, Debug)]
 enum Key {
@@ -301,33 +326,38 @@ enum Key {
     Source,
     Destination,
     Protocol,
+    SourcePort,
     Port,
     Family,
     Cast,
+    AddressType,
     Unknown,
 }
 
 /// The key that these words begin with, whether the packet is of the kind that has it, and the words after it.
 fn key<'a>(words: &'a [String], packet: &Packet<'_>) -> Option<(Key, bool, &'a [String])> {
     let word = |at: usize| words.get(at).map_or("", String::as_str);
-    let is_v6 = packet.to.is_ipv6();
+    let (is_v6, arrives) = (packet.to.addr().is_ipv6(), packet.direction == Direction::In);
     let (key, has_it, length) = match (word(0), word(1)) {
         ("ct", "state") => (Key::State, true, 2),
         ("ct", "status") => (Key::Status, true, 2),
-        ("iif" | "iifname", _) => (Key::Interface, true, 1),
-        ("meta", "iif" | "iifname") => (Key::Interface, true, 2),
+        ("iif" | "iifname", _) => (Key::Interface, arrives, 1),
+        ("oif" | "oifname", _) => (Key::Interface, !arrives, 1),
+        ("meta", "iif" | "iifname") => (Key::Interface, arrives, 2),
+        ("meta", "oif" | "oifname") => (Key::Interface, !arrives, 2),
         ("meta", "l4proto") => (Key::Protocol, true, 2),
         ("meta", "nfproto") => (Key::Family, true, 2),
         ("meta", "pkttype") => (Key::Cast, true, 2),
         ("pkttype", _) => (Key::Cast, true, 1),
-        ("fib", "daddr") if word(2) == "type" => (Key::Cast, true, 3),
+        ("fib", "daddr") if word(2) == "type" => (Key::AddressType, true, 3),
         (family @ ("ip" | "ip6"), "saddr") => (Key::Source, (family == "ip6") == is_v6, 2),
         (family @ ("ip" | "ip6"), "daddr") => (Key::Destination, (family == "ip6") == is_v6, 2),
         ("ip", "protocol") => (Key::Protocol, !is_v6, 2),
         ("ip6", "nexthdr") => (Key::Protocol, is_v6, 2),
         ("th", "dport") => (Key::Port, true, 2),
+        ("th", "sport") => (Key::SourcePort, true, 2),
         (protocol @ ("tcp" | "udp"), "dport") => (Key::Port, protocol == packet.protocol, 2),
-        (protocol @ ("tcp" | "udp"), "sport") => (Key::Unknown, protocol == packet.protocol, 2),
+        (protocol @ ("tcp" | "udp"), "sport") => (Key::SourcePort, protocol == packet.protocol, 2),
         ("icmp" | "icmpv6", "type" | "code") => (Key::Unknown, false, 2),
         _ => return None,
     };
@@ -340,7 +370,8 @@ impl Key {
         let value = value.trim_matches('"');
         match self {
             Self::Unknown => Truth::Maybe,
-            Self::State => Truth::of(value == "new"),
+            Self::State => Truth::of(value == if packet.is_answer { "established" } else { "new" }),
+            Self::Status if packet.is_answer => Truth::Maybe,
             // Neither an answer, nor is its address translated.
             Self::Status => Truth::No,
             Self::Interface => Truth::of(match value.strip_suffix('*') {
@@ -352,37 +383,41 @@ impl Key {
                 "17" => Truth::of(packet.protocol == "udp"),
                 name => Truth::of(packet.protocol == name),
             },
-            Self::Family => Truth::of((value == "ipv6") == packet.to.is_ipv6()),
-            Self::Cast => Truth::of(match value {
+            Self::Family => Truth::of((value == "ipv6") == packet.to.addr().is_ipv6()),
+            // The kernel notes it of packets that arrive.
+            Self::Cast if packet.direction == Direction::Out => Truth::Maybe,
+            Self::Cast | Self::AddressType => Truth::of(match value {
                 "broadcast" | "multicast" => packet.is_broadcast,
-                "local" | "unicast" | "host" => !packet.is_broadcast,
+                "local" | "host" => !packet.is_broadcast && packet.direction == Direction::In,
+                "unicast" => !packet.is_broadcast,
                 _ => false,
             }),
-            Self::Port => {
-                let (first, last) = value.split_once('-').unwrap_or((value, value));
-                match (first.parse::<u16>(), last.parse::<u16>()) {
-                    (Ok(first), Ok(last)) => Truth::of((first..=last).contains(&packet.port)),
-                    // A name of a service: none has the port of laneway.
-                    _ => Truth::No,
-                }
-            }
-            Self::Destination => match range(value) {
-                Some((first, last)) => Truth::of((first..=last).contains(&packet.to)),
-                None => Truth::Maybe,
-            },
-            Self::Source => match range(value) {
-                Some((first, last)) => {
-                    let net = packet.from;
-                    match (first <= net.network(), last >= net.broadcast()) {
-                        (true, true) => Truth::Yes,
-                        _ if last < net.network() || first > net.broadcast() => Truth::No,
-                        // Some machines of the LAN, and not others.
-                        _ => Truth::Maybe,
-                    }
-                }
-                None => Truth::Maybe,
-            },
+            Self::Port => is_port(value, packet.to_port),
+            Self::SourcePort => is_port(value, packet.from_port),
+            Self::Destination => is_within(value, packet.to),
+            Self::Source => is_within(value, packet.from),
         }
+    }
+}
+
+/// Whether a port, of which `None` is any, is one of those of `PORT` or `FIRST-LAST`.
+fn is_port(value: &str, port: Option<u16>) -> Truth {
+    let (first, last) = value.split_once('-').unwrap_or((value, value));
+    match (first.parse::<u16>(), last.parse::<u16>(), port) {
+        (_, _, None) => Truth::Maybe,
+        (Ok(first), Ok(last), Some(port)) => Truth::of((first..=last).contains(&port)),
+        // A name of a service: none has the port of laneway.
+        _ => Truth::No,
+    }
+}
+
+/// Whether all addresses of `net` are among those of `value`; some of them may be.
+fn is_within(value: &str, net: IpNet) -> Truth {
+    let Some((first, last)) = range(value) else { return Truth::Maybe };
+    match (first <= net.network(), last >= net.broadcast()) {
+        (true, true) => Truth::Yes,
+        _ if last < net.network() || first > net.broadcast() => Truth::No,
+        _ => Truth::Maybe,
     }
 }
 
@@ -450,98 +485,4 @@ fn words(line: &str) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The chains that drop the first packet to a gateway's TCP port 7420.
-    fn tcp(rules: &str) -> Option<String> {
-        let (rules, packet) = (Ruleset::parse(rules), packet());
-        let dropped = rules.drops(&packet).map(str::to_owned);
-        assert!(dropped.is_none() || !rules.admits(&packet), "it cannot be both");
-        dropped
-    }
-
-    fn packet() -> Packet<'static> {
-        Packet {
-            protocol: "tcp",
-            port: 7420,
-            interface: "eth1",
-            from: "10.77.0.21/24".parse().unwrap(),
-            to: "10.77.0.21".parse().unwrap(),
-            is_broadcast: false,
-        }
-    }
-
-    /// A table with these rules in its chain of incoming packets.
-    fn input(policy: &str, rules: &str) -> String {
-        format!(
-            "table inet t {{\n\tset s {{\n\t\ttype inet_service\n\t\telements = {{ 22, 80,\n\t\t\t     7420 }}\n\t}}\n\n\tchain x \
-             {{\n\t\ttcp dport 7420 accept\n\t\treturn\n\t}}\n\n\tchain input {{\n\t\ttype filter hook input priority filter; \
-             policy {policy};\n\t\t{rules}\n\t}}\n}}\n"
-        )
-    }
-
-    #[test]
-    fn what_is_dropped_for_certain_is_told() {
-        for (policy, rules) in [
-            ("accept", "tcp dport 7420 drop"),
-            ("accept", "tcp dport { 80, 7000-8000 } counter packets 3 bytes 180 reject with tcp reset"),
-            ("accept", "tcp dport @s drop"),
-            ("accept", "iifname \"eth*\" ip saddr 10.0.0.0/8 drop"),
-            ("accept", "tcp dport != 22 log prefix \"no , drop {\" level info drop"),
-            ("accept", "tcp dport vmap { 22 : accept, 7420 : drop }"),
-            ("accept", "udp dport 7420 accept\n\t\tmeta l4proto tcp drop"),
-            ("drop", ""),
-            ("drop", "ct state established,related accept\n\t\tiif \"lo\" accept\n\t\ttcp dport 22 accept"),
-            ("drop", "ct state vmap { invalid : drop, established : accept }\n\t\tudp dport 7420 accept"),
-            (
-                "drop",
-                "ip saddr 192.168.0.0/16 accept\n\t\tip6 saddr fe80::/10 accept\n\t\tudp dport 7420 jump x",
-            ),
-            ("drop", "icmp type echo-request accept\n\t\tfib daddr type broadcast accept"),
-            ("drop", "tcp dport 7420 ct state != new accept"),
-            ("drop", "ct status dnat accept"),
-        ] {
-            assert_eq!(tcp(&input(policy, rules)).as_deref(), Some("inet t input"), "{policy}: {rules}");
-        }
-    }
-
-    #[test]
-    fn what_passes_or_is_uncertain_is_not_told() {
-        for (policy, rules) in [
-            ("accept", ""),
-            ("accept", "udp dport 7420 drop\n\t\tiifname \"eth0\" drop\n\t\tip saddr 10.1.0.0/16 drop"),
-            ("drop", "tcp dport 7420 accept"),
-            ("drop", "jump x"),
-            ("drop", "goto x"),
-            ("drop", "tcp dport { 22, 7420 } ct state new limit rate 25/second accept"),
-            ("drop", "ip saddr 10.77.0.16/30 accept"),
-            ("drop", "meta mark 0x00000001 accept"),
-            ("drop", "xt match \"multiport\" accept"),
-            ("accept", "tcp flags & (fin | syn) == syn drop"),
-            ("drop", "jump unknown"),
-        ] {
-            assert_eq!(tcp(&input(policy, rules)), None, "{policy}: {rules}");
-        }
-        for (policy, rules, admits) in [
-            ("accept", "", true),
-            ("drop", "tcp dport 7420 accept", true),
-            ("drop", "ct state invalid drop\n\t\tlimit rate 3/minute accept\n\t\tjump x", true),
-            ("drop", "tcp dport 7420 limit rate 25/second accept", false),
-            ("accept", "meta mark 0x00000001 drop", false),
-        ] {
-            assert_eq!(Ruleset::parse(&input(policy, rules)).admits(&packet()), admits, "{policy}: {rules}");
-        }
-        let forward = input("drop", "").replace("hook input", "hook forward");
-        assert_eq!(tcp(&forward), None);
-        assert_eq!(tcp(&input("drop", "").replace("inet t", "ip6 t")), None);
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn any_text_is_read(text in "(?s).{0,200}", rules in "[a-z0-9 {},:@!=\"/.-]{0,80}") {
-            tcp(&text);
-            tcp(&input("drop", &rules));
-        }
-    }
-}
+mod tests;

@@ -5,15 +5,11 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
-use super::firewall::Firewall;
 use super::machine::Node;
 use super::report::{Finding, Layer};
-use super::ruleset::{Packet, Ruleset};
 use crate::commands::ask;
-use crate::config::Config;
 use crate::lan::Lan;
 use crate::net;
-use crate::peers::options::PORT;
 use crate::sys::service::registration::{self, Status};
 use crate::sys::state::{StateDir, quoted};
 
@@ -92,65 +88,4 @@ pub(super) fn link_address(node: &Node, lans: &[Lan]) -> Option<Finding> {
                 best.own(link.port())
             )),
     )
-}
-
-/// Whether the rules of nftables let datagrams of discovery in for certain, on every LAN.
-pub(super) fn admits_discovery(port: u16, lans: &[Lan]) -> bool {
-    let Some(rules) = Firewall::rules() else { return false };
-    let rules = Ruleset::parse(&rules);
-    lans.iter().filter(|lan| matches!(lan.net, IpNet::V4(_))).all(|lan| {
-        let (interface, from) = (lan.interface.as_str(), lan.net);
-        let to = [(lan.net.addr(), false), (lan.everybody(port).ip(), true)];
-        to.into_iter().all(|(to, is_broadcast)| {
-            rules.admits(&Packet { protocol: "udp", port, interface, from, to, is_broadcast })
-        })
-    })
-}
-
-/// The findings about the firewall of a gateway, whose rules other machines' packets have to pass.
-pub(super) fn firewall(
-    config: &Config,
-    lans: &[Lan],
-    firewall: Option<&Firewall>,
-    node: Option<&Node>,
-) -> Vec<Finding> {
-    let Some((firewall, rules)) = firewall.zip(Firewall::rules()) else { return Vec::new() };
-    let rules = Ruleset::parse(&rules);
-    // Where both versions of IP are, the gateway is of use by either.
-    let is_v4 = |lan: &&Lan| matches!(lan.net, IpNet::V4(_));
-    let has_v4 = lans.iter().any(|lan| is_v4(&lan));
-    let lans: Vec<_> = lans.iter().filter(|lan| !has_v4 || is_v4(lan)).collect();
-    let running = node.and_then(|node| node.seen.node.link.as_deref()?.parse().ok());
-    let link = running.or(config.gateway.link).map_or(PORT, |address: SocketAddr| address.port());
-    let tcp = |lan: &Lan| vec![(lan.net.addr(), false)];
-    let udp = |lan: &Lan| vec![(lan.net.addr(), false), (lan.everybody(0).ip(), true)];
-    let effects = [
-        ("tcp", link, tcp as fn(&Lan) -> Vec<_>, "no client can make a link to this gateway"),
-        ("udp", config.peers.discovery_port, udp, "clients and other gateways do not find this gateway"),
-    ];
-    let mut found = Vec::new();
-    for (protocol, port, to, effect) in effects {
-        let dropping = lans.iter().find_map(|lan| {
-            to(lan).into_iter().find_map(|(to, is_broadcast)| {
-                let from = lan.net;
-                let packet = Packet { protocol, port, interface: &lan.interface, from, to, is_broadcast };
-                Some((&lan.interface, rules.drops(&packet)?.to_owned()))
-            })
-        });
-        if let Some((interface, chain)) = dropping {
-            let name = protocol.to_uppercase();
-            found.push(
-                Finding::wrong(
-                    Layer::Firewall,
-                    format!("the firewall of this machine drops {name} port {port} on {interface}: {effect}"),
-                )
-                .because(format!("{}: the chain '{chain}' drops it", firewall.name()))
-                .hint(match firewall {
-                    Firewall::Nft(_) => format!("nft insert rule {chain} {protocol} dport {port} accept"),
-                    _ => firewall.open_command(port, protocol),
-                }),
-            );
-        }
-    }
-    found
 }
