@@ -23,7 +23,7 @@ use crate::wire::sharing::{self, PieceHash};
 
 /// The directory of the pieces in the state directory.
 pub const DIRECTORY: &str = "peer-cache";
-/// The part of `--memory-limit` that the index may take, and that of the store beneath it: one in this many.
+/// The index may take one part in this many of `--memory-limit`, and so may the index of the store beneath it.
 const INDEX_PART: usize = 32;
 /// The memory that the index takes for each piece, in bytes.
 const ENTRY_MEMORY: usize = 128;
@@ -34,14 +34,14 @@ pub struct Holdings {
     store: Arc<Store>,
     index: Mutex<Index>,
     most: usize,
-    /// A piece has come, or a download has ended.
+    /// Wakes when a piece has arrived or a download has ended.
     arrived: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Index {
     places: HashMap<PieceHash, Place>,
-    /// How many downloads are running that may bring more.
+    /// The number of running downloads that may bring more pieces.
     growing: usize,
     memory: Reserve,
 }
@@ -77,7 +77,7 @@ impl Holdings {
         self.store.all(|id, stored| self.note(id, &stored, &stored.pieces));
     }
 
-    /// How much is kept.
+    /// The size of what is kept.
     pub fn size(&self) -> Size {
         self.store.size()
     }
@@ -87,12 +87,12 @@ impl Holdings {
         &self.store
     }
 
-    /// Whether this piece is here.
+    /// Whether this node has this piece.
     pub fn has(&self, hash: &PieceHash) -> bool {
         self.index().places.contains_key(hash)
     }
 
-    /// A piece, which was verified; `None` if it is not here, or not any more.
+    /// A piece, verified; `None` if this node does not have it, or no longer has it.
     pub async fn get(&self, hash: PieceHash) -> Option<Bytes> {
         let place = self.index().places.get(&hash).copied()?;
         let Place { id, start, length } = place;
@@ -114,7 +114,7 @@ impl Holdings {
         None
     }
 
-    /// Waits until a piece is here, but only while a download runs that may bring it.
+    /// Waits until a piece has arrived, but only while a download runs that may bring it.
     pub async fn until_here(&self, hash: &PieceHash, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         loop {
@@ -154,7 +154,7 @@ impl Holdings {
         self.arrived.notify_waiters();
     }
 
-    /// Removes what came of earlier downloads of `uri` that were cut off, but for `id`.
+    /// Removes the parts of earlier downloads of `uri` that were cut off, except for `id`.
     fn forget_incomplete(&self, uri: &str, id: u64) {
         let mut old = Vec::new();
         self.store.each(uri, |other, stored| {

@@ -34,7 +34,7 @@ pub enum Use {
     Validate,
 }
 
-/// Where requests go, and how: what their URIs begin with.
+/// The server of requests and how it is reached: the beginning of their URIs.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin<'a> {
     /// The server.
@@ -51,7 +51,7 @@ impl Origin<'_> {
 }
 
 /// The URI of a request that is sent to `origin`, in absolute form: the primary key of what is stored (RFC 9111 §2). `None`
-/// when the request names another host than the one it is sent to: whoever controls that one must not speak for others.
+/// when the request names another host than the one it is sent to: no server may answer for another.
 #[must_use]
 pub fn uri(origin: Origin<'_>, request: &RequestHead) -> Option<String> {
     Uris::new(origin).of(origin, request)
@@ -118,7 +118,7 @@ pub fn is_for_cache_alone(request: &RequestHead) -> bool {
 }
 
 /// Whether the response to `request` may be stored, and is worth it: it is fresh, or can be validated (RFC 9111 §3), or its content
-/// `is_named` by a digest, and can be used for that alone.
+/// `is_named` by a digest, by which alone it can be used.
 #[must_use]
 pub fn may_store(request: &RequestHead, response: &ResponseHead, times: Times, is_named: bool) -> bool {
     let is_named = is_named && response.status == 200;
@@ -466,7 +466,7 @@ pub fn invalidated(origin: Origin<'_>, request: &RequestHead, response: &Respons
     all
 }
 
-/// The URI of `path` if `authority` is that of `origin`: nobody removes what another origin has sent.
+/// The URI of `path` if `authority` is that of `origin`: a server cannot remove responses of another origin.
 fn same_origin(origin: Origin<'_>, authority: &str, path: &str) -> Option<String> {
     let default = if origin.is_secure { 443 } else { 80 };
     let with_port = authority.parse::<Target>().or_else(|_no_port| Target::new(authority, default));

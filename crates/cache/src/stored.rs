@@ -67,13 +67,13 @@ pub struct Stored {
     pub received: SystemTime,
     /// The number of bytes of the body.
     pub total: u64,
-    /// What of the body is stored, in order and without overlaps. Less than all of it for an incomplete response (RFC 9111
-    /// §3.3).
+    /// The parts of the body that are stored, in order and without overlaps. Not the whole body for an incomplete response (RFC
+    /// 9111 §3.3).
     pub parts: Vec<BodyPart>,
     /// The hashes of its pieces that are known, in order; only of a body that is shared in pieces.
     pub pieces: Vec<Listed>,
-    /// The digests that the whole body was proved to have, at most one by each algorithm, if indexes have named any: it is known by
-    /// them, too.
+    /// The digests that the whole body was proved to have, at most one by each algorithm, if indexes have named any. The response can
+    /// also be found by these.
     pub digests: Vec<Digest>,
     /// The address that the response came from, for the access rules.
     pub source: Option<SocketAddr>,
@@ -99,7 +99,7 @@ impl Stored {
         parts.fold(start, |at, part| if part.start <= at && at < part.end { part.end } else { at })
     }
 
-    /// The offset of the first byte of those that are stored without a gap up to `end`.
+    /// The offset at which the bytes begin that are stored without a gap up to `end`.
     #[must_use]
     pub fn reach_back(&self, end: u64) -> u64 {
         let parts = self.parts.iter().rev();
@@ -145,7 +145,7 @@ impl Stored {
             + DIGEST_MEMORY * self.digests.len()
     }
 
-    /// When it was asked for and when it came.
+    /// When it was asked for and when it arrived.
     #[must_use]
     pub fn times(&self) -> Times {
         Times { requested: self.requested, received: self.received }

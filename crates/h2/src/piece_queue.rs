@@ -19,14 +19,14 @@ pub struct PieceQueue {
     small: BytesMut,
     /// The memory of `small`, in bytes.
     small_memory: usize,
-    /// The memory of all of it, in bytes.
+    /// The memory of all pieces, in bytes.
     memory: usize,
 }
 
 #[derive(Debug)]
 struct Piece {
     rest: Bytes,
-    /// The memory that it holds, in bytes, as long as anything of it is left.
+    /// The memory that the piece occupies, in bytes, as long as any byte of it is left.
     memory: usize,
 }
 
@@ -113,7 +113,7 @@ impl PieceQueue {
         self.pieces.iter().map(|piece| piece.rest.len()).sum::<usize>() + self.small.len()
     }
 
-    /// The memory that is held for it, in bytes.
+    /// The memory of the queue, in bytes.
     pub fn memory(&self) -> usize {
         self.memory
     }

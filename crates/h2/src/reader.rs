@@ -1,4 +1,4 @@
-//! Bytes of the peer as frames. The payload of DATA is received straight into the buffer that its reader gets.
+//! Splits the bytes of the peer into frames. The payload of DATA is received directly into the buffer that its reader gets.
 
 use bytes::Bytes;
 
@@ -40,7 +40,7 @@ pub(super) struct HeaderBlock {
 
 /// What was received.
 pub(super) enum Received {
-    /// Nothing that is whole.
+    /// Nothing complete yet.
     Nothing,
     /// A DATA frame with its payload without padding.
     Data(Head, Bytes),

@@ -25,20 +25,20 @@ pub(super) struct SendHalf {
     queued: usize,
     /// The memory of `queue`.
     pub(super) memory: Tally,
-    /// Nothing follows what is queued.
+    /// Whether nothing follows what is queued.
     pub(super) is_ending: bool,
     /// END_STREAM was sent, or the stream was reset.
     pub(super) has_ended: bool,
     /// The RST_STREAM that follows what is queued.
     pub(super) reset_after: Option<Reason>,
     is_in_line: bool,
-    /// It waits for the connection's window, and not for its own.
+    /// Whether it waits for the connection's window, not for its own.
     is_starved: bool,
     capacity_wanted: Option<Waker>,
 }
 
 impl SendHalf {
-    /// With the peer's initial window.
+    /// A half with the peer's initial window.
     pub(super) fn new(window: u32) -> Self {
         Self {
             window: window.into(),
@@ -59,7 +59,7 @@ impl SendHalf {
         self.queue.is_empty()
     }
 
-    /// Something waits to be sent, and may be.
+    /// Whether something waits to be sent and the window permits it.
     fn may_send(&self) -> bool {
         !self.has_ended
             && if self.queue.is_empty() {
@@ -102,7 +102,7 @@ impl SendHalf {
         self.queue.iter().map(|(_, memory)| memory).sum()
     }
 
-    /// Has the task that waits for capacity look again.
+    /// Wakes the task that waits for capacity.
     pub(super) fn wake(&mut self) {
         wake(&mut self.capacity_wanted);
     }
@@ -130,12 +130,12 @@ pub(super) struct SendFlow {
 }
 
 impl SendFlow {
-    /// With the window that every connection begins with.
+    /// A connection with the window that every connection begins with.
     pub(super) fn new(window: u32) -> Self {
         Self { window: window.into(), queued: 0, line: VecDeque::new(), starved: VecDeque::new() }
     }
 
-    /// How many bytes of `wanted` a stream may queue now, at least one; with that no more than `max_queued` wait on it.
+    /// How many bytes of `wanted` a stream may queue now, at least one, so that no more than `max_queued` wait on it.
     pub(super) fn poll_capacity(
         &mut self,
         id: u32,
@@ -232,7 +232,7 @@ impl SendFlow {
         }
     }
 
-    /// The streams that have waited for the connection's window; they are to look again.
+    /// The streams that have waited for the connection's window, to be woken.
     pub(super) fn starved(&mut self) -> vec_deque::Drain<'_, u32> {
         self.starved.drain(..)
     }

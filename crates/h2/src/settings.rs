@@ -22,7 +22,7 @@ pub(super) struct PeerSettings {
     table: u32,
 }
 
-/// What the streams have to do about the peer's SETTINGS.
+/// What the peer's SETTINGS change for the streams.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Change {
     /// By how much every send window grows or shrinks.
@@ -40,9 +40,9 @@ pub(super) struct SettingsExchange {
     changes: u32,
     /// The receive window of a new stream that the peer has acknowledged.
     window: u32,
-    /// The one that was announced last, and is not acknowledged yet.
+    /// The window that was announced last and is not acknowledged yet.
     announced: Option<u32>,
-    /// The next header block has to say that this end uses no HPACK table.
+    /// Whether the next header block has to say that this end uses no HPACK table.
     owes_table_update: bool,
 }
 
@@ -67,7 +67,7 @@ impl SettingsExchange {
         }
     }
 
-    /// The peer has begun to speak HTTP/2.
+    /// Whether the peer has begun to speak HTTP/2.
     pub(super) fn is_greeted(&self) -> bool {
         self.is_greeted
     }

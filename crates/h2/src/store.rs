@@ -5,7 +5,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use super::stream::Stream;
 
-/// A stream is stored until both directions have ended and nobody holds a handle of it.
+/// The streams. Each is stored until both directions have ended and no handle of it is left.
 #[derive(Debug, Default)]
 pub(super) struct Store(HashMap<u32, Box<Stream>, BuildHasherDefault<StreamIdHasher>>);
 
@@ -30,7 +30,7 @@ impl Store {
         self.0.get_mut(&id).map(|stream| &mut **stream)
     }
 
-    /// A stream of which somebody holds a handle, so that it is there.
+    /// A stream of which a handle exists, so that it cannot have been removed.
     pub(super) fn held(&mut self, id: u32) -> &mut Stream {
         self.get_mut(id).expect("a stream with a handle is stored")
     }

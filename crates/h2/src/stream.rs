@@ -16,9 +16,9 @@ use super::waker::{register, wake};
 pub(super) struct Stream {
     pub(super) send: SendHalf,
     pub(super) recv: RecvHalf,
-    /// How many handles there are; the queue of streams to be accepted holds one.
+    /// The number of handles; the queue of streams to be accepted holds one.
     pub(super) handles: u32,
-    /// It counts as open.
+    /// Whether it counts as open.
     pub(super) is_counted: bool,
     /// Why both directions are over, unless each has ended in good order.
     error: Option<Error>,
@@ -46,7 +46,7 @@ impl Stream {
         self.error.as_ref()
     }
 
-    /// Whether neither direction goes on.
+    /// Whether both directions have ended.
     pub(super) fn is_closed(&self) -> bool {
         self.error.is_some() || (self.send.has_ended && self.recv.has_ended)
     }
@@ -80,7 +80,7 @@ impl Stream {
         self.recv.memory.charge_to(account);
     }
 
-    /// The memory of what is queued in both directions, in bytes; as it is counted, and as it is.
+    /// The memory of what is queued in both directions, in bytes: as accounted, and as found by walking the queues.
     pub(super) fn memory(&self) -> (usize, usize) {
         (self.send.memory.bytes() + self.recv.memory.bytes(), self.send.walk() + self.recv.walk())
     }

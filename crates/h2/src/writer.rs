@@ -1,4 +1,4 @@
-//! What a connection has to say as pieces for gathered writes.
+//! The output of a connection, as pieces for gathered writes.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -27,7 +27,7 @@ pub(super) struct Writer {
 enum Piece {
     /// The header of a frame, and how many of its bytes are written.
     Head([u8; HEAD], usize),
-    /// Bytes, and the memory that they hold as long as any of them are left.
+    /// Bytes, and the memory that they occupy as long as any of them is left.
     Bytes(Bytes, usize),
 }
 
@@ -92,7 +92,7 @@ impl Writer {
         self.pieces.iter().map(memory).sum()
     }
 
-    /// Puts the pieces to be written next into `slices`, and gives how many there are.
+    /// Puts the pieces to be written next into `slices`, and returns their number.
     pub(super) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; MAX_PIECES]) -> usize {
         for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
             *slice = IoSlice::new(piece.rest());

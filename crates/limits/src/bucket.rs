@@ -1,14 +1,15 @@
-//! A token bucket, kept as one moment.
+//! A token bucket whose whole state is one moment in time.
 
 use std::time::{Duration, Instant};
 
 /// How far somebody is ahead of an even rate: the moment at which everything taken so far is earned (the generic cell rate
-/// algorithm, ITU-T I.371). Who takes nothing earns the right to a burst, whose size is up to whoever asks.
+/// algorithm, ITU-T I.371). Whoever takes nothing for a while may take a burst, whose size
+/// the caller bounds.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Bucket(Option<Instant>);
 
 impl Bucket {
-    /// Takes what is earned in `cost`. Gives how far ahead of the rate that is.
+    /// Takes an amount that is earned in the time `cost`. Returns how far ahead of the rate that is.
     pub fn take(&mut self, cost: Duration, now: Instant) -> Duration {
         let earned = self.0.map_or(now, |earned| earned.max(now));
         // Far beyond any wait, and what cannot be added is not waited for either.
@@ -17,7 +18,7 @@ impl Bucket {
         earned - now
     }
 
-    /// Takes what is earned in `cost`, unless that is more than `burst` ahead of the rate.
+    /// Takes an amount that is earned in the time `cost`, unless that is more than `burst` ahead of the rate.
     pub fn take_within(&mut self, burst: Duration, cost: Duration, now: Instant) -> bool {
         let is_granted = self.ahead(now) + cost <= burst;
         if is_granted {
@@ -26,7 +27,7 @@ impl Bucket {
         is_granted
     }
 
-    /// Returns what is earned in `cost`, which was taken before.
+    /// Gives back an amount that is earned in the time `cost`, which was taken before.
     pub fn give_back(&mut self, cost: Duration) {
         self.0 = self.0.and_then(|earned| earned.checked_sub(cost));
     }

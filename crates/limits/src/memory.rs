@@ -137,7 +137,7 @@ impl Budget {
         self.total.limit
     }
 
-    /// How many bytes the one holds that holds most.
+    /// The bytes of the holder that has most.
     pub fn largest(&self) -> usize {
         let holders: Vec<_> = lock(&self.total.holders).values().filter_map(Weak::upgrade).collect();
         holders.iter().map(|holder| holder.used()).max().unwrap_or(0)
@@ -354,7 +354,7 @@ impl Account {
         self.state.load(Relaxed) & EVICTED != 0
     }
 
-    /// The same. If it may go on, the current task is woken once it has to end.
+    /// The same. If it may continue, the current task is woken once it has to end.
     pub fn poll_evicted(&self, cx: &Context<'_>) -> bool {
         self.task.register(cx.waker());
         self.is_evicted()
@@ -365,7 +365,7 @@ impl Account {
         std::future::poll_fn(|cx| if self.poll_evicted(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
     }
 
-    /// Has the tunnel end. What it holds is counted until it is free, but no other has to end for it. False when it was
+    /// Makes the tunnel end. Its memory counts until it is free, but no other account is evicted because of it. False when it was
     /// evicted before.
     fn evict(&self) -> bool {
         let before = self.state.fetch_or(EVICTED, Relaxed);

@@ -24,7 +24,7 @@ impl Pace {
         self.rate.store(rate, Relaxed);
     }
 
-    /// Counts `count` bytes that have passed. Gives until when the next ones have to wait, if they have to.
+    /// Counts `count` bytes that have passed. Returns the time until which the next ones have to wait, if they have to.
     pub fn passed(&self, count: usize) -> Option<Instant> {
         let rate = self.rate.load(Relaxed);
         if rate == 0 {

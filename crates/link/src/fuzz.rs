@@ -1,4 +1,4 @@
-//! A peer that seals what it likes, and the end that opens it: what the fuzz target of records drives.
+//! For the fuzz target of records: a peer that seals arbitrary records, and the end that opens them.
 
 use rustls::ConnectionTrafficSecrets;
 use rustls::crypto::cipher::{AeadKey, Iv};
@@ -13,7 +13,7 @@ pub struct Records {
     key: u8,
 }
 
-/// What the receiving end is left with.
+/// The result at the receiving end.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Received {
     /// Application data, perhaps none.

@@ -3,8 +3,8 @@
 //!
 //! # What throttles a sender
 //!
-//! Seven mechanisms decide when a sender has to wait. Together they turn into backpressure, because a relay that waits stops
-//! reading its socket.
+//! Seven mechanisms decide when a sender has to wait. All of them cause backpressure, because a relay that waits stops reading
+//! its socket.
 //!
 //! - Windows (`flow.rs`, bytes): what one tunnel may have in flight, set by the receiver: twice the bandwidth-delay product,
 //!   1 MiB to 32 MiB; all tunnels of a link together 1 GiB.
@@ -12,8 +12,9 @@
 //!   need no turn.
 //! - Steps (`steps.rs`, bytes): one read and one DATA frame: 256 KiB on a link that moves 128 bytes per microsecond or more,
 //!   otherwise, and for 100 ms after a small request, 64 KiB.
-//! - Memory (`memory` of laneway-limits, bytes): what all tunnels of a node hold: windows shrink to 64 KiB above half of
-//!   `--memory-limit`, new tunnels are refused above three quarters, and those that have stalled longest are reset above all.
+//! - Memory (`memory` of laneway-limits, bytes): what all tunnels of a node hold. Above half of `--memory-limit` windows shrink to
+//!   64 KiB, above three quarters whoever has more than a fair share gets no new tunnels, and above the limit itself tunnels of
+//!   whoever holds most are reset.
 //! - Pace (`pace` of laneway-limits, bytes per second): what one client moves (`--client-rate`); a client that was idle may run
 //!   250 ms ahead.
 //! - Record batching (`secure.rs`, bytes): what is sealed and waits for the socket: 64 KiB while steps are small, otherwise 384 KiB.

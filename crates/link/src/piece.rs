@@ -24,7 +24,7 @@ pub enum PieceError {
     Broken(#[from] http2::Error),
 }
 
-/// Asks the member at the other end of `link` for a piece of `length` bytes. What comes is not verified. The caller sets the
+/// Asks the member at the other end of `link` for a piece of `length` bytes. The bytes are not verified here. The caller sets the
 /// deadline.
 ///
 /// # Errors
@@ -54,7 +54,7 @@ pub async fn fetch(link: &Link, hash: &PieceHash, length: usize) -> Result<Bytes
 }
 
 impl Incoming {
-    /// Answers with a piece. A member that has given up meanwhile, or does not take it in time, gets none, or not all of it.
+    /// Answers with a piece. A member that gives up meanwhile, or does not take it in time, gets only part of it or nothing.
     pub async fn answer_piece(self, piece: Bytes) {
         self.answer(&Response::new(()), piece).await;
     }

@@ -210,7 +210,8 @@ fn conclude(
     }
 }
 
-/// An attempt that is given up once there is a better one: then gives also the connection over which that is answered, if there is one.
+/// An attempt that is given up once there is a better one. Then the connection over which the better one is answered, if any, is
+/// returned as well.
 async fn attempt_or_move(
     exchange: &Exchange<'_>,
     buffer: &mut BytesMut,
@@ -384,8 +385,8 @@ struct Again<'a> {
     is_ended: AtomicBool,
 }
 
-/// Waits until the request is to be repeated over another gateway, if it may be, or has been answered over one. Gives that connection,
-/// and why.
+/// Waits until the request is to be repeated over another gateway, if it may be, or has been answered over one. Returns that
+/// connection and the reason.
 async fn until_moved(
     exchange: &Exchange<'_>,
     link: Option<(Arc<LinkState>, SocketAddr)>,

@@ -1,35 +1,35 @@
-//! How fast a body comes, over the last one to two seconds and not over all of it: it may have come to a stop.
+//! The speed at which a body arrives, measured over the last one to two seconds only, because it may have stopped.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The least time over which it is measured.
+/// The shortest time over which the speed is measured.
 const WINDOW: Duration = Duration::from_secs(1);
-/// A body of which nothing has come for so long stands still.
+/// A body of which nothing has arrived for this long counts as stopped.
 const STILL: Duration = Duration::from_secs(1);
-/// A body is slow if it brings less than this many bytes a second, or nothing for so long. No body is before that.
+/// A body is slow if fewer than this many bytes a second arrive, or nothing for [`SLOW`]; no body is called slow sooner.
 const LEAST: f64 = 8192.0;
 const SLOW: Duration = Duration::from_secs(2);
 
-/// Two moments, and how far the body was then.
+/// Two moments, and the offset that the body had reached at each.
 #[derive(Debug)]
 pub(super) struct Speed {
     begun: Instant,
     before: (Instant, u64),
     since: (Instant, u64),
-    /// When the last bytes came.
+    /// When the last bytes arrived.
     last: Instant,
 }
 
 impl Speed {
-    /// Of a body that begins now, at this offset.
+    /// The speed of a body that begins now, at this offset.
     pub(super) fn new(start: u64) -> Self {
         let now = Instant::now();
         Self { begun: now, before: (now, start), since: (now, start), last: now }
     }
 
-    /// Notes that bytes come, of which `end` is the offset of the first one.
+    /// Notes that bytes arrive; `end` is the offset of the first one.
     pub(super) fn note(&mut self, end: u64) {
         let now = Instant::now();
         if now.duration_since(self.since.0) >= WINDOW {
@@ -38,7 +38,7 @@ impl Speed {
         self.last = now;
     }
 
-    /// Whether a body that ends at `end` now comes to `offset` within this time, as far as one can tell.
+    /// Whether a body of which the bytes up to `end` have arrived is expected to reach `offset` within this time.
     pub(super) fn reaches(&self, end: u64, offset: u64, within: Duration) -> bool {
         let measured = self.before.0.elapsed();
         if offset <= end || measured < WINDOW {
@@ -47,7 +47,7 @@ impl Speed {
         self.last.elapsed() < STILL && as_float(offset - end) <= self.rate(end) * within.as_secs_f64()
     }
 
-    /// Whether so little has come for a while that the server might send it sooner to whoever asks again.
+    /// Whether the body has been so slow for a while that the server might send it sooner when asked again.
     pub(super) fn is_slow(&self, end: u64) -> bool {
         self.begun.elapsed() >= SLOW && (self.last.elapsed() >= SLOW || self.rate(end) < LEAST)
     }

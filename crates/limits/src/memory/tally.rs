@@ -1,4 +1,4 @@
-//! The bytes of one place, as long as they are there.
+//! Counts the bytes in one queue or buffer for an account.
 
 use std::sync::Arc;
 
