@@ -28,6 +28,7 @@ use super::files::{JOIN_KEY, damaged, try_read_pem, write_pem};
 use super::group::{Group, Welcome};
 use super::name::{self, WantedName};
 use super::update::{MAX_CRL, UpdateError};
+use super::weak_key;
 use laneway_sys::state::StateDir;
 use laneway_wire::failure::printable;
 use laneway_wire::id::NodeId;
@@ -280,10 +281,11 @@ impl Statement {
         key.sign(&[POSSESSION_LABEL, &self.0].concat()).map(Base64).map_err(CertificateError::Sign)
     }
 
-    /// Whether the holder of the private key signed this.
+    /// Whether the holder of the private key signed this, and there is one.
     fn is_signed_by(&self, public_key: &[u8; 32], possession: &[u8]) -> bool {
         let key = signature::UnparsedPublicKey::new(&signature::ED25519, public_key);
-        key.verify(&[POSSESSION_LABEL, &self.0].concat(), possession).is_ok()
+        !weak_key::is_weak(public_key)
+            && key.verify(&[POSSESSION_LABEL, &self.0].concat(), possession).is_ok()
     }
 }
 
@@ -586,6 +588,28 @@ mod tests {
             assert!(matches!(refused, GroupError::Refused(InviteError::NotItsKey)), "{refused:?}");
         }
         assert_eq!(lab.authority.members().unwrap(), before);
+    }
+
+    /// With the neutral element as the key, this is a signature for every message (RFC 8032 §5.1.7).
+    #[tokio::test]
+    async fn a_key_for_which_anybody_can_sign_is_not_registered() {
+        let lab = lab();
+        let (code, name) = (lab.invite(Uses::Any), WantedName::Chosen("m1".into()));
+        let neutral = {
+            let mut point = [0; 32];
+            point[0] = 1;
+            point
+        };
+        let (own, for_everything) = (certificate::new_key().unwrap(), [neutral, [0; 32]].concat());
+        let key = signature::UnparsedPublicKey::new(&signature::ED25519, neutral);
+        assert!(key.verify(b"anything", &for_everything).is_ok(), "the library does not look at the key");
+        let request = Request {
+            possession: Base64(for_everything),
+            ..request_for_anothers_key(&code, neutral, &own, name.name())
+        };
+        let refused = admit(&lab.authority, &SESSION, request).map(drop).unwrap_err();
+        assert!(matches!(refused, GroupError::Refused(InviteError::NotItsKey)), "{refused:?}");
+        assert_eq!(lab.authority.members().unwrap().len(), 1);
     }
 
     #[tokio::test]

@@ -25,3 +25,4 @@ pub mod random;
 pub mod removal;
 pub mod statement;
 pub mod update;
+mod weak_key;
