@@ -58,7 +58,7 @@ impl Authority {
         let group = self.own_group()?;
         let mut members = self.members()?;
         let mut revoked = group.update.revoked().clone();
-        let mut removed: Vec<Removed> = Vec::new();
+        let (mut removed, mut named) = (Vec::new(), BTreeSet::new());
         for who in who {
             let one = find(&members, group.update.revoked(), who)?;
             if group.update.revokes(one.id) && !one.was_gone {
@@ -68,11 +68,11 @@ impl Authority {
                 return Err(RevokeError::Own.into());
             }
             revoked.insert(one.id);
-            if !removed.contains(&one) {
+            if named.insert(one.id) {
                 removed.push(one);
             }
         }
-        let is_named = |member: &&mut Member| removed.iter().any(|one| one.id.to_string() == member.id);
+        let is_named = |member: &&mut Member| NodeId::parse(&member.id).is_some_and(|id| named.contains(&id));
         let now = clock::now().as_secs();
         members.iter_mut().filter(is_named).for_each(|member| member.removed = Some(now));
         // Before the revocation: a crash in between may leave invites closed, but never open.
