@@ -125,6 +125,30 @@ fn line<'a>(head: &'a str, name: &str) -> Option<&'a str> {
 const FRESH: &str =
     "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nETag: \"a\"\r\nContent-Length: 10\r\n\r\n0123456789";
 
+/// A node writes a blank into each field, so that what is less than 64 KiB at the app is more on the link.
+#[tokio::test]
+async fn heads_with_very_many_fields_pass_the_link_in_both_directions() {
+    const FIELDS: usize = 15_000;
+    let site = Site::new().await;
+    let many = "a:\r\n".repeat(FIELDS);
+    let mut app = site.app("GET /many", &many).await;
+    let (mut server, head) = site.server().await;
+    assert_eq!(head.matches("\na: \r").count(), FIELDS);
+    server
+        .say("HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        .await;
+    let answer = app.head().await;
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+
+    let mut app = site.app("GET /back", "").await;
+    let (mut server, _) = site.server().await;
+    server.say(FRESH.replace("ETag", &format!("{many}ETag"))).await;
+    let answer = app.head().await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{}", &answer[..40]);
+    assert_eq!(answer.matches("\na: \r").count(), FIELDS);
+    app.exactly(10).await;
+}
+
 /// It got the whole, because such a request was shared with those for the whole.
 #[tokio::test]
 async fn several_ranges_and_other_units_are_for_the_server_also_when_the_whole_is_stored() {

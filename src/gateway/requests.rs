@@ -274,7 +274,7 @@ impl Stream<'_> {
             };
             let Some(head) = head else { return Ok(()) };
             let mut request =
-                RequestHead::parse(&head).map_err(|_malformed| End::Broken("a malformed request"))?;
+                RequestHead::parse_of_node(&head).map_err(|_malformed| End::Broken("a malformed request"))?;
             let asked = Asked::take(&mut request, self.is_secure);
             let head = asked.head(head, &request);
             held.set(beyond(head.len() + request.fields.memory()));

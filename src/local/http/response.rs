@@ -126,7 +126,8 @@ impl Exchange<'_> {
             held.set(buffer.capacity());
             if let Some(end) = head_end(buffer, searched) {
                 let head = buffer.split_to(end);
-                return ResponseHead::parse(&head, &self.request.method).map_err(|error| self.bad(error));
+                return ResponseHead::parse_of_node(&head, &self.request.method)
+                    .map_err(|error| self.bad(error));
             }
             searched = buffer.len();
             if searched >= MAX_LINK_HEAD {

@@ -71,7 +71,7 @@ impl Exchange<'_> {
         let response = loop {
             if let Some(end) = head_end(&buffer, searched) {
                 let head = buffer.split_to(end);
-                let response = ResponseHead::parse(&head, &self.request.method);
+                let response = ResponseHead::parse_of_node(&head, &self.request.method);
                 let response = response.map_err(|malformed| Trouble::Truncated(malformed.to_string()))?;
                 if !response.is_interim() {
                     break response;

@@ -163,15 +163,17 @@ pub(super) fn check_trailer(line: &[u8]) -> Result<(), Malformed> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::tokens;
+    use crate::http::{MAX_HEAD, tokens};
 
     /// The fields of a request with this field section.
     fn parse(section: &str) -> Result<Fields, Malformed> {
-        tokens::request(format!("GET / HTTP/1.1\r\n{section}").as_bytes()).map(|tokens| tokens.fields)
+        tokens::request(format!("GET / HTTP/1.1\r\n{section}").as_bytes(), MAX_HEAD)
+            .map(|tokens| tokens.fields)
     }
 
     fn parse_of_response(section: &str) -> Result<Fields, Malformed> {
-        tokens::response(format!("HTTP/1.1 200 OK\r\n{section}").as_bytes()).map(|tokens| tokens.fields)
+        tokens::response(format!("HTTP/1.1 200 OK\r\n{section}").as_bytes(), MAX_HEAD)
+            .map(|tokens| tokens.fields)
     }
 
     #[test]

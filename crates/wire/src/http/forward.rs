@@ -169,10 +169,10 @@ fn is_among(name: &[u8], names: &[&str]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::tokens;
+    use crate::http::{MAX_HEAD, tokens};
 
     fn fields(section: &str) -> Fields {
-        tokens::request(format!("GET / HTTP/1.1\r\n{section}\r\n").as_bytes()).unwrap().fields
+        tokens::request(format!("GET / HTTP/1.1\r\n{section}\r\n").as_bytes(), MAX_HEAD).unwrap().fields
     }
 
     fn names(section: &str) -> Vec<String> {

@@ -24,10 +24,10 @@ fn begins_with_scheme(text: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::tokens;
+    use crate::http::{MAX_HEAD, tokens};
 
     fn fields(section: &str) -> Fields {
-        tokens::request(format!("GET / HTTP/1.1\r\n{section}\r\n").as_bytes()).unwrap().fields
+        tokens::request(format!("GET / HTTP/1.1\r\n{section}\r\n").as_bytes(), MAX_HEAD).unwrap().fields
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::forward::{Connection, FramingField, end_to_end, via_names, write_fiel
 use super::framing::{self, decimal};
 use super::grammar::is_token;
 use super::target::{authority, write_authority};
-use super::{BodyLength, Fields, Malformed, RequestTarget, Version, login, tokens};
+use super::{BodyLength, Fields, MAX_HEAD, MAX_LINK_HEAD, Malformed, RequestTarget, Version, login, tokens};
 
 /// The head of a request.
 ///
@@ -51,7 +51,19 @@ impl RequestHead {
     /// Any deviation from RFC 9112 that could make two recipients see two different requests, and requests that this
     /// proxy cannot serve; [`Malformed::status`] is the status to respond with.
     pub fn parse(head: &[u8]) -> Result<RequestHead, Malformed> {
-        let tokens::RequestTokens { method, target, version, fields } = tokens::request(head)?;
+        Self::parse_within(head, MAX_HEAD)
+    }
+
+    /// The same of a head that another node has written anew, of at most [`MAX_LINK_HEAD`] bytes.
+    ///
+    /// # Errors
+    /// As [`RequestHead::parse`].
+    pub fn parse_of_node(head: &[u8]) -> Result<RequestHead, Malformed> {
+        Self::parse_within(head, MAX_LINK_HEAD)
+    }
+
+    fn parse_within(head: &[u8], most: usize) -> Result<RequestHead, Malformed> {
+        let tokens::RequestTokens { method, target, version, fields } = tokens::request(head, most)?;
         let target = RequestTarget::parse(&method, target)?;
         check_host(version, &target, &fields)?;
         let body = framing::of_request(version, &fields)?;

@@ -10,7 +10,7 @@ use http::Method;
 use super::forward::{Connection, FramingField, end_to_end, write_field, write_via};
 use super::framing::{self, ResponseFraming};
 use super::grammar::{is_text_byte, is_token};
-use super::{BodyLength, Fields, Malformed, Upgrade, Version, login, tokens};
+use super::{BodyLength, Fields, MAX_HEAD, MAX_LINK_HEAD, Malformed, Upgrade, Version, login, tokens};
 
 /// The head of a response.
 ///
@@ -44,7 +44,20 @@ impl ResponseHead {
     /// # Errors
     /// When its meaning is not certain even after the repair of what is commonly wrong.
     pub fn parse(head: &[u8], request_method: &Method) -> Result<ResponseHead, Malformed> {
-        let tokens::ResponseTokens { version, status, reason, fields, doubtful } = tokens::response(head)?;
+        Self::parse_within(head, request_method, MAX_HEAD)
+    }
+
+    /// The same of a head that another node may have written anew, of at most [`MAX_LINK_HEAD`] bytes.
+    ///
+    /// # Errors
+    /// As [`ResponseHead::parse`].
+    pub fn parse_of_node(head: &[u8], request_method: &Method) -> Result<ResponseHead, Malformed> {
+        Self::parse_within(head, request_method, MAX_LINK_HEAD)
+    }
+
+    fn parse_within(head: &[u8], request_method: &Method, most: usize) -> Result<ResponseHead, Malformed> {
+        let tokens::ResponseTokens { version, status, reason, fields, doubtful } =
+            tokens::response(head, most)?;
         // RFC 9110 §15: the first digit is the class, of which there is none called 0.
         if status < 100 {
             return Err(Malformed::StatusLine);

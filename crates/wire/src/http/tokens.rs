@@ -10,7 +10,7 @@ use httparse::{Header, ParserConfig, Request, Response, Status};
 use memchr::{memchr, memchr_iter, memrchr};
 
 use super::repair::{Repaired, repair};
-use super::{Fields, MAX_HEAD, Malformed, Version, diagnosis, empty_lines};
+use super::{Fields, Malformed, Version, diagnosis, empty_lines};
 
 /// Up to this many fields are parsed without an allocation for httparse. Browsers send about 20.
 const USUAL_FIELDS: usize = 64;
@@ -34,9 +34,9 @@ pub(super) struct ResponseTokens {
     pub(super) doubtful: bool,
 }
 
-/// Takes a request head apart.
-pub(super) fn request(head: &[u8]) -> Result<RequestTokens<'_>, Malformed> {
-    check_size(head)?;
+/// Takes a request head of at most `most` bytes apart.
+pub(super) fn request(head: &[u8], most: usize) -> Result<RequestTokens<'_>, Malformed> {
+    check_size(head, most)?;
     // RFC 9112 §2.2: at least one empty line before the request line SHOULD be ignored.
     let head = &head[empty_lines(head)..];
     let target = target(head);
@@ -58,9 +58,9 @@ pub(super) fn request(head: &[u8]) -> Result<RequestTokens<'_>, Malformed> {
     check_end(&text, tokens, diagnosis::of_request)
 }
 
-/// Takes a response head apart, after a repair if it needs one.
-pub(super) fn response(head: &[u8]) -> Result<ResponseTokens, Malformed> {
-    check_size(head)?;
+/// Takes a response head of at most `most` bytes apart, after a repair if it needs one.
+pub(super) fn response(head: &[u8], most: usize) -> Result<ResponseTokens, Malformed> {
+    check_size(head, most)?;
     response_by_the_grammar(head).or_else(|_| {
         let Repaired { head, doubtful } = repair(head)?;
         Ok(ResponseTokens { doubtful, ..response_by_the_grammar(&head)? })
@@ -140,8 +140,8 @@ fn response_options() -> ParserConfig {
 }
 
 /// RFC 9112 §2.3 and §3 bound nothing; the limit is ours.
-fn check_size(head: &[u8]) -> Result<(), Malformed> {
-    if head.len() > MAX_HEAD { Err(Malformed::HeadTooLarge) } else { Ok(()) }
+fn check_size(head: &[u8], most: usize) -> Result<(), Malformed> {
+    if head.len() > most { Err(Malformed::HeadTooLarge) } else { Ok(()) }
 }
 
 /// Calls `parse` with room for the fields of `head`: on the stack for the usual number, else on the heap for as
@@ -192,7 +192,7 @@ fn reason(head: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::RequestHead;
+    use crate::http::{MAX_HEAD, RequestHead};
 
     /// Whether httparse takes all of `head` for a request.
     fn is_request_to_httparse(head: &[u8]) -> bool {
@@ -229,9 +229,9 @@ mod tests {
     fn a_reason_above_ascii_is_kept_although_httparse_drops_it() {
         for reason in ["", "OK", " two  spaces ", "\u{e4}", "In Ordnung \u{fc}"] {
             let head = format!("HTTP/1.1 200 {reason}\r\nA: 1\r\n\r\n");
-            assert_eq!(response(head.as_bytes()).unwrap().reason, reason);
+            assert_eq!(response(head.as_bytes(), MAX_HEAD).unwrap().reason, reason);
         }
-        assert_eq!(response(b"HTTP/1.1 200\r\nA: 1\r\n\r\n").unwrap().reason, "");
+        assert_eq!(response(b"HTTP/1.1 200\r\nA: 1\r\n\r\n", MAX_HEAD).unwrap().reason, "");
     }
 
     #[test]
@@ -239,7 +239,7 @@ mod tests {
         let start = "HTTP/1.1 200 OK\r\n";
         for count in [0, 1, USUAL_FIELDS, USUAL_FIELDS + 1, 129, (MAX_HEAD - start.len() - 2) / 4] {
             let head = format!("{start}{}\r\n", "A:\r\n".repeat(count));
-            let tokens = response(head.as_bytes()).unwrap();
+            let tokens = response(head.as_bytes(), MAX_HEAD).unwrap();
             assert_eq!(tokens.fields.len(), count);
         }
     }

@@ -129,7 +129,7 @@ impl Lane {
         let mut held = Tally::of(&asked.account);
         loop {
             if let Some(end) = head_end(&buffer, searched) {
-                let response = ResponseHead::parse(&buffer.split_to(end), &Method::GET)?;
+                let response = ResponseHead::parse_of_node(&buffer.split_to(end), &Method::GET)?;
                 if response.is_interim() && interim < MOST_INTERIM {
                     (interim, searched) = (interim + 1, 0);
                     continue;
