@@ -69,6 +69,9 @@ const POLLS_BETWEEN_LOOKS: u32 = 4;
 /// Maximum number of threads of each runtime that may block, most of them for the disk. Each keeps memory of its own, about half a MiB, and
 /// without a bound a busy machine has hundreds of them: one that has just finished does not count as free yet.
 const MAX_BLOCKING_THREADS: usize = 8;
+/// How long such a thread waits for more to do. The allocator returns what is free to the system when a thread ends, and hardly
+/// ever while nothing is asked of it: this is how long the memory of a flood stays after it, instead of tokio's 10 s.
+const BLOCKING_KEPT: Duration = Duration::from_secs(2);
 
 /// Creates a single-threaded runtime, so that all work on a connection stays on one processor.
 ///
@@ -78,6 +81,7 @@ pub fn runtime() -> io::Result<Runtime> {
     Builder::new_current_thread()
         .event_interval(POLLS_BETWEEN_LOOKS)
         .max_blocking_threads(MAX_BLOCKING_THREADS)
+        .thread_keep_alive(BLOCKING_KEPT)
         .enable_all()
         .build()
 }
