@@ -24,12 +24,14 @@ use laneway::trust::authority::Authority;
 use laneway::trust::certificate::Role;
 use laneway::trust::group::Group;
 use laneway::trust::membership::Membership;
+use laneway::wire::sharing::FromClient;
 use laneway::wire::target::Target;
+use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 use crate::lab::join;
-use crate::peer::{Origin, within};
+use crate::peer::{Origin, Peer, narrow, within};
 use crate::raw::{
     CONTINUATION, DATA, END_STREAM, HEADERS, PING, RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE, connect,
     connect_http, connect_http_in_pieces, connect_udp, frame, request,
@@ -412,14 +414,21 @@ async fn responses_from_the_cache_in_pieces_that_nobody_reads_do_not_fill_the_ga
     nobody_reads_what_is_stored("127.0.0.88", connect_http_in_pieces).await;
 }
 
-async fn nobody_reads_what_is_stored(address: &str, open: fn(u32, &Target) -> Vec<u8>) {
-    const FILES: usize = 40;
+/// Files in the gateway's cache, each large enough to come in pieces.
+const FILES: usize = 40;
+/// The length of each, in bytes.
+const LENGTH: usize = 4 << 20;
+
+fn get(target: &Target, file: usize) -> String {
+    format!("GET /{file} HTTP/1.1\r\nHost: {target}\r\n\r\n")
+}
+
+/// A gateway that has stored the files of this server.
+async fn with_stored_files(address: &str) -> (Victim, Target) {
     let victim = Victim::start(address, &["--cache-size".to_owned(), "1G".to_owned()]).await;
     let origin = Origin::new();
     let target = Target::from(origin.address);
-    // Large enough to come in pieces.
-    let length = 4 << 20;
-    let body = Bytes::from(vec![7; length]);
+    let body = Bytes::from(vec![7; LENGTH]);
     let server = tokio::spawn(async move {
         // Whoever is asked again, for what is stored, has failed.
         let mut servers = JoinSet::new();
@@ -429,7 +438,7 @@ async fn nobody_reads_what_is_stored(address: &str, open: fn(u32, &Target) -> Ve
             servers.spawn(async move {
                 server.head().await;
                 let head = format!(
-                    "HTTP/1.1 200 OK\r\nCache-Control: max-age=600\r\nETag: \"a\"\r\nContent-Length: {length}\r\n\r\n"
+                    "HTTP/1.1 200 OK\r\nCache-Control: max-age=600\r\nETag: \"a\"\r\nContent-Length: {LENGTH}\r\n\r\n"
                 );
                 server.say(head).await;
                 server.say(body).await;
@@ -440,23 +449,27 @@ async fn nobody_reads_what_is_stored(address: &str, open: fn(u32, &Target) -> Ve
     let (tasks, membership) = (TaskTracker::new(), Membership::new(victim.other.clone()));
     let config = tls::link_client(&victim.other).unwrap();
     let link = within(Link::dial(victim.link, None, config, membership, &tasks)).await.unwrap();
-    let get = |file: usize| format!("GET /{file} HTTP/1.1\r\nHost: {target}\r\n\r\n");
     for file in 0..FILES {
         let http = laneway::link::request::Transport::Http;
-        let mut tunnel = within(link.open_by(http, &target, 1, get(file).into())).await.unwrap();
+        let mut tunnel = within(link.open_by(http, &target, 1, get(&target, file).into())).await.unwrap();
         let mut got = 0;
-        while got < length {
+        while got < LENGTH {
             got += within(tunnel.stream.inbox.next()).await.unwrap().unwrap().len();
         }
     }
     server.await.unwrap();
+    link.retire();
     victim.has_kept_memory();
+    (victim, target)
+}
 
+async fn nobody_reads_what_is_stored(address: &str, open: fn(u32, &Target) -> Vec<u8>) {
+    let (victim, target) = with_stored_files(address).await;
     let mut links = Vec::new();
     for _ in 0..2 {
         let mut raw = victim.raw(0).await;
         for (number, stream) in streams(250).enumerate() {
-            let early = frame(DATA, 0, stream, get(number % FILES).as_bytes());
+            let early = frame(DATA, 0, stream, get(&target, number % FILES).as_bytes());
             raw.output.try_say([open(stream, &target), early].concat()).await;
         }
         // Each is granted once the beginning of the file was read, or refused or reset for want of memory.
@@ -473,6 +486,51 @@ async fn nobody_reads_what_is_stored(address: &str, open: fn(u32, &Target) -> Ve
             }
         }
         links.push(raw);
+    }
+    victim.has_kept_its_limit().await;
+}
+
+/// Each stream has room for the head and the list of its pieces, and for nothing of the pieces that it asks for.
+#[tokio::test]
+async fn stored_pieces_that_a_member_asks_for_and_does_not_take_do_not_fill_the_gateways_memory() {
+    let (victim, target) = with_stored_files("127.0.0.90").await;
+    let mut links = Vec::new();
+    for _ in 0..MAX_LINKS {
+        let mut raw = victim.raw(2048).await;
+        for (number, stream) in streams(250).enumerate() {
+            let wanted = (0..4).flat_map(|index| {
+                let mut message = bytes::BytesMut::new();
+                FromClient::Want { index }.write(&mut message);
+                message.to_vec()
+            });
+            let early = [get(&target, number % FILES).into_bytes(), wanted.collect()].concat();
+            let opened = [connect_http_in_pieces(stream, &target), frame(DATA, 0, stream, &early)].concat();
+            raw.output.try_say(opened).await;
+        }
+        links.push(until_taken(raw).await);
+    }
+    victim.has_kept_its_limit().await;
+}
+
+/// They are slow, so that all of them are read at the same time. Each could hold 512 KiB on the average, and held more than that.
+#[tokio::test]
+async fn many_downloads_of_stored_files_are_slower_while_memory_is_tight_and_none_is_cut() {
+    let (victim, target) = with_stored_files("127.0.0.91").await;
+    let mut apps = Vec::new();
+    for file in 0..FILES.min(usize::try_from(LIMIT * MIB).unwrap() / (512 * 1024)) {
+        let socket = narrow();
+        let mut app = Peer { stream: socket.connect(victim.proxy).await.unwrap() };
+        app.say(format!("GET http://{target}/{file} HTTP/1.1\r\nHost: {target}\r\n\r\n")).await;
+        apps.push(app);
+    }
+    for app in &mut apps {
+        assert!(app.head().await.starts_with("HTTP/1.1 200 "));
+    }
+    for part in 0..LENGTH / (256 * 1024) {
+        for (file, app) in apps.iter_mut().enumerate() {
+            let read = within(app.stream.read_exact(&mut vec![0; 256 * 1024])).await;
+            read.unwrap_or_else(|error| panic!("{file} is cut at part {part}: {error}"));
+        }
     }
     victim.has_kept_its_limit().await;
 }

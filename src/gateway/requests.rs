@@ -8,6 +8,7 @@ mod fetch;
 mod named;
 mod pass;
 mod pieces;
+mod reading;
 mod server;
 mod shared;
 mod socket;

@@ -5,10 +5,12 @@ mod speed;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use laneway_h2::buffer_pool::{PooledBuffer, memory_of};
 use laneway_limits::limited;
 use laneway_limits::lines::NOBODY;
 use laneway_limits::memory::{Account, Holder, Tally};
@@ -18,13 +20,13 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::draft::Draft;
 use crate::pieces::Listed;
-use crate::store::{Store, read_body};
+use crate::store::{Store, read_into};
 use crate::stored::{BLOCK, BodyPart, Stored};
 use speed::Speed;
 
 /// How many of the last bytes stay in memory, while there is enough of it.
 const TAIL: u64 = 512 * 1024;
-/// How many blocks one read takes from the file at most.
+/// How many blocks one read takes from the file at most, while there is enough memory.
 const BLOCKS: usize = 4;
 /// How long a reader may stand still while the writer has to wait for it.
 const STALLED: Duration = Duration::from_secs(10);
@@ -202,28 +204,29 @@ impl Growing {
         }
     }
 
-    /// A reader from `start` up to `end` for `holder`; `None` when the body has no such bytes, or its beginning is gone.
+    /// A reader from `start` up to `end`, whose reads are charged to `account`; `None` when the body has no such bytes, or its
+    /// beginning is gone.
     #[must_use]
-    pub fn reader(self: &Arc<Self>, start: u64, end: u64, holder: &Arc<Holder>) -> Option<Reader> {
+    pub fn reader(self: &Arc<Self>, start: u64, end: u64, account: &Arc<Account>) -> Option<Reader> {
         let is_there = self.range.0 <= start && (end <= self.range.1 || self.total.is_none());
-        self.add(Some(start).filter(|_| is_there)?, end, holder)
+        self.add(Some(start).filter(|_| is_there)?, end, account)
     }
 
     /// Keeps the fetch running until there is a reader.
     #[must_use]
-    pub fn hold(self: &Arc<Self>, holder: &Arc<Holder>) -> Reader {
-        let id = self.state().add(None, holder);
-        Reader { body: self.clone(), id, at: 0, end: 0 }
+    pub fn hold(self: &Arc<Self>, account: &Arc<Account>) -> Reader {
+        let id = self.state().add(None, account.holder());
+        Reader { body: self.clone(), id, at: 0, end: 0, account: account.clone() }
     }
 
-    fn add(self: &Arc<Self>, start: u64, end: u64, holder: &Arc<Holder>) -> Option<Reader> {
+    fn add(self: &Arc<Self>, start: u64, end: u64, account: &Arc<Account>) -> Option<Reader> {
         let mut state = self.state();
         if state.is_ending || state.is_full && start < state.tail_start {
             return None;
         }
-        let id = state.add(Some(start), holder);
+        let id = state.add(Some(start), account.holder());
         drop(state);
-        Some(Reader { body: self.clone(), id, at: start, end })
+        Some(Reader { body: self.clone(), id, at: start, end, account: account.clone() })
     }
 
     /// The number of readers.
@@ -499,11 +502,11 @@ impl State {
         None
     }
 
-    /// The blocks from that of `at` on that one read takes from the file.
-    fn blocks(&self, at: u64) -> Option<BodyPart> {
+    /// The blocks from that of `at` on that one read takes from the file, at most `most` of them.
+    fn blocks(&self, at: u64, most: usize) -> Option<BodyPart> {
         let part = self.parts.iter().find(|part| part.start <= at && at < part.end)?;
         let first = usize::try_from((at - part.start) / BLOCK as u64).ok()?;
-        let checksums: Vec<u32> = part.checksums.iter().skip(first).take(BLOCKS).copied().collect();
+        let checksums: Vec<u32> = part.checksums.iter().skip(first).take(most).copied().collect();
         let start = part.start + (first * BLOCK) as u64;
         Some(BodyPart { start, end: part.end.min(start + (checksums.len() * BLOCK) as u64), checksums })
     }
@@ -526,6 +529,7 @@ pub struct Reader {
     id: u64,
     at: u64,
     end: u64,
+    account: Arc<Account>,
 }
 
 /// Where the next bytes of a reader are.
@@ -547,18 +551,10 @@ impl Reader {
         let mut bytes = match self.place().await {
             Next::Here(bytes) => bytes,
             Next::Nowhere(end) => return end.map(|()| None),
-            Next::File(blocks) => {
-                let (file, at) = (self.body.file.get().cloned().ok_or(Broken)?, self.at);
-                let read = move |_: &Arc<Store>| {
-                    let end = blocks.end;
-                    read_body(&file, &[blocks], (at, end), BLOCKS as u64)
-                };
-                let read = self.body.store.blocking(read).await;
-                read.and_then(|read| read).map_err(|error| {
-                    limited!(warn, NOBODY, %error, "what was just stored cannot be read");
-                    Broken
-                })?
-            }
+            Next::File(blocks) => self.read(blocks).await.map_err(|error| {
+                limited!(warn, NOBODY, %error, "what was just stored cannot be read");
+                Broken
+            })?,
         };
         bytes.truncate(usize::try_from(self.end - self.at).unwrap_or(usize::MAX));
         self.at += bytes.len() as u64;
@@ -569,7 +565,28 @@ impl Reader {
         Ok(Some(bytes))
     }
 
+    /// Reads these blocks from the file, from where this is on.
+    async fn read(&self, blocks: BodyPart) -> io::Result<Bytes> {
+        let file = self.body.file.get().cloned().ok_or(io::ErrorKind::NotFound)?;
+        let (at, account) = (self.at, self.account.clone());
+        let most = blocks.checksums.len() * BLOCK;
+        let prepare = move || {
+            let mut held = Tally::of(&account);
+            held.set(memory_of(most));
+            (PooledBuffer::take(most), held)
+        };
+        let read = move |_: &Arc<Store>, (mut buffer, held): (PooledBuffer, Tally)| {
+            let end = blocks.end;
+            let range = read_into((&file, 0), &[blocks], (at, end), &mut buffer.room()[..most])?;
+            Ok::<_, io::Error>((buffer, range, held))
+        };
+        // From here on whoever reads counts what there is.
+        let (buffer, range, _held) = self.body.store.blocking_with(prepare, read).await??;
+        Ok(buffer.fill(range.end).slice(range))
+    }
+
     async fn place(&self) -> Next {
+        let most = if self.account.is_roomy() { BLOCKS } else { 1 };
         loop {
             let grown = self.body.grown.notified();
             {
@@ -581,7 +598,7 @@ impl Reader {
                     return Next::Here(bytes);
                 }
                 if self.at < state.end {
-                    return state.blocks(self.at).map_or(Next::Nowhere(Err(Broken)), Next::File);
+                    return state.blocks(self.at, most).map_or(Next::Nowhere(Err(Broken)), Next::File);
                 }
                 if let Some(how) = state.how {
                     return Next::Nowhere(how);
@@ -612,12 +629,12 @@ mod tests {
     }
 
     /// A body of which nothing has arrived, and its readers.
-    fn begin(store: Arc<Store>, draft: &Option<Draft>) -> (Arc<Growing>, Arc<Holder>) {
+    fn begin(store: Arc<Store>, draft: &Option<Draft>) -> (Arc<Growing>, Arc<Account>) {
         let budget = Budget::new(1 << 30);
         let account = budget.account();
         let what = ((0, u64::MAX), 0);
         let body = Growing::new(store, draft.as_ref().unwrap(), (example(), None), what, &account);
-        (body, account.holder().clone())
+        (body, account)
     }
 
     fn piece(number: u64) -> Bytes {
@@ -652,6 +669,33 @@ mod tests {
         assert_eq!(late.await.unwrap().unwrap(), all(20)[150_000..450_000]);
         assert_eq!(whole(slow).await.unwrap(), all(20));
         body.abandoned().await;
+    }
+
+    /// The only thread that may block is occupied, so that the read waits for it.
+    #[test]
+    fn what_a_reader_reads_from_the_file_is_counted_before_it_is_read() {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).enable_time().build();
+        runtime.unwrap().block_on(async {
+            let directory = tempfile::tempdir().unwrap();
+            let (store, mut draft) = open(&directory, 1 << 30);
+            let (body, account) = begin(store, &draft);
+            let mut reader = body.reader(0, u64::MAX, &account).unwrap();
+            for number in 0..20 {
+                body.push(piece(number), 100_000, &mut draft).await;
+            }
+            let before = account.held();
+            let (open, gate) = std::sync::mpsc::channel::<()>();
+            let occupied = tokio::task::spawn_blocking(move || gate.recv());
+            let mut next = std::pin::pin!(reader.next());
+            let mut once = std::task::Context::from_waker(std::task::Waker::noop());
+            assert!(next.as_mut().poll(&mut once).is_pending());
+            assert_eq!(account.held() - before, memory_of(BLOCKS * BLOCK));
+            drop(open);
+            occupied.await.unwrap().unwrap_err();
+            assert_eq!(next.await.unwrap().unwrap(), all(20)[..BLOCKS * BLOCK]);
+            assert_eq!(account.held(), before, "whoever has it counts it");
+        });
     }
 
     #[tokio::test]
@@ -748,7 +792,7 @@ mod tests {
         let account = budget.account();
         let what = ((0, u64::MAX), 0);
         let body = Growing::new(store, draft.as_ref().unwrap(), (example(), None), what, &account);
-        let reader = body.reader(0, u64::MAX, account.holder()).unwrap();
+        let reader = body.reader(0, u64::MAX, &account).unwrap();
         for number in 0..8 {
             body.push(piece(number), 100_000, &mut draft).await;
         }
@@ -793,9 +837,9 @@ mod tests {
             what,
             &account,
         );
-        assert!(body.reader(0, total + 1, account.holder()).is_none());
-        let reader = tokio::spawn(whole(body.reader(0, total, account.holder()).unwrap()));
-        let late = body.reader(0, total, account.holder()).unwrap();
+        assert!(body.reader(0, total + 1, &account).is_none());
+        let reader = tokio::spawn(whole(body.reader(0, total, &account).unwrap()));
+        let late = body.reader(0, total, &account).unwrap();
         body.push(slice(70_000, 200_000), 130_000, &mut second).await;
         assert!(body.skip(400_000, &mut second));
         body.push(slice(400_000, 600_000), 200_000, &mut second).await;

@@ -15,7 +15,7 @@ mod uses;
 mod writing;
 
 pub use body::Body;
-pub(crate) use body::{hash as hash_body, read as read_body};
+pub(crate) use body::{hash as hash_body, read_into};
 pub use hot::Copied;
 use layout::path;
 pub(crate) use layout::{exists, ids, read_head, remove_files};
@@ -34,6 +34,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
+use laneway_h2::buffer_pool;
 use laneway_limits::memory::Reserve;
 use laneway_sys::files;
 use laneway_wire::http::Fields;
@@ -182,11 +183,24 @@ impl Store {
         self: &Arc<Self>,
         work: impl FnOnce(&Arc<Self>) -> T + Send + 'static,
     ) -> io::Result<T> {
+        self.blocking_with(|| (), move |store, ()| work(store)).await
+    }
+
+    /// The same with what `prepare` makes on the thread of the caller once it is the caller's turn: memory that is taken and
+    /// returned on one thread is free at once, and not when the other thread takes memory again.
+    pub async fn blocking_with<P: Send + 'static, T: Send + 'static>(
+        self: &Arc<Self>,
+        prepare: impl FnOnce() -> P + Send + 'static,
+        work: impl FnOnce(&Arc<Self>, P) -> T + Send + 'static,
+    ) -> io::Result<T> {
         let store = self.clone();
         // The permit is released before the result, which may not be fetched for a while. Each runtime bounds its threads.
         let run = move |place: OwnedSemaphorePermit| {
+            let prepared = prepare();
             spawn_blocking(move || {
-                let done = work(&store);
+                // What nobody waits for any more is dropped here.
+                buffer_pool::keep_none();
+                let done = work(&store, prepared);
                 drop(place);
                 done
             })

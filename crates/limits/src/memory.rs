@@ -5,7 +5,8 @@
 //! one link, and can be told to end. What holds bytes has a [`Tally`] of an account: bytes are counted when they are
 //! taken in, and until their memory is really free.
 //!
-//! The sum is bounded in three steps. Above half of the limit, windows shrink. Above three quarters, whoever has more than a
+//! The sum is bounded in four steps. Above a quarter of the limit, what is read at a time gets smaller. Above half of it, windows
+//! shrink. Above three quarters, whoever has more than a
 //! fair share gets nothing new. Above all of it, whoever holds most is cut until three quarters are left.
 
 mod tally;
@@ -332,6 +333,11 @@ impl Account {
     /// How many bytes are charged to it, without its fixed cost.
     pub fn held(&self) -> usize {
         (self.state.load(Relaxed) & !EVICTED) - self.kind.cost()
+    }
+
+    /// Whether there is room for large reads. Those that have begun stay when memory is tight, so they end long before that.
+    pub fn is_roomy(&self) -> bool {
+        self.holder.total.used.load(Relaxed) <= self.holder.total.limit / 4
     }
 
     /// Whether windows have to be small.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use http::Method;
 
+use super::reading::read_stored;
 use super::{End, Stream};
 use crate::cache::answer::Answer;
 use crate::cache::growing::{Broken, Growing, Reader};
@@ -19,9 +20,6 @@ use crate::memory::{Account, Tally};
 use crate::wire::http::RequestHead;
 use crate::wire::id::NodeId;
 use crate::wire::sharing::{self, FromClient, FromGateway, MOST_DATA, MOST_WANTED, Offer};
-
-/// How many blocks of a stored body are read at a time.
-const BLOCKS: u64 = 4;
 
 /// Where a body comes from.
 pub(super) enum Source {
@@ -104,7 +102,6 @@ impl Stream<'_> {
         let is_allowed = move |id| !membership.revokes(id);
         session.name(&is_allowed);
         let (store, account) = (self.cache.store.clone(), self.asker.account.clone());
-        let mut held = Tally::of(&account);
         let (mut from, mut to) = self.asker.halves()?;
         loop {
             while let Some(message) =
@@ -124,9 +121,8 @@ impl Stream<'_> {
                 more = from.more() => if !more? { break },
                 listed = session.source.listed(session.listed), if session.listed.is_some() => session.list(&listed),
                 () = account.evicted() => return Err(End::Gone),
-                read = read(&session.source, &mut session.sending, &store), if session.sending.is_some() => {
-                    let bytes = read.map_err(|_broken| End::Broken("the response was cut off"))?;
-                    held.set(memory_of(bytes.len()));
+                read = read(&session.source, &mut session.sending, (&store, &account)), if session.sending.is_some() => {
+                    let (bytes, _held) = read.map_err(|_broken| End::Broken("the response was cut off"))?;
                     let is_plain = session.is_plain;
                     for (head, bytes) in session.data(bytes) {
                         if !is_plain {
@@ -134,7 +130,6 @@ impl Stream<'_> {
                         }
                         to.send(bytes).await?;
                     }
-                    held.set(0);
                 }
             }
         }
@@ -160,15 +155,22 @@ impl Source {
     }
 }
 
-/// The next bytes of what is being sent.
-async fn read(source: &Source, sending: &mut Option<Sending>, store: &Arc<Store>) -> Result<Bytes, Broken> {
+/// The next bytes of what is being sent, and what counts their memory.
+async fn read(
+    source: &Source,
+    sending: &mut Option<Sending>,
+    (store, account): (&Arc<Store>, &Arc<Account>),
+) -> Result<(Bytes, Tally), Broken> {
     let Some(Sending { at, end, reader, .. }) = sending else { return Err(Broken) };
     match (source, reader) {
-        (_, Some(reader)) => reader.next().await?.ok_or(Broken),
+        (_, Some(reader)) => {
+            let bytes = reader.next().await?.ok_or(Broken)?;
+            let mut held = Tally::of(account);
+            held.set(memory_of(bytes.len()));
+            Ok((bytes, held))
+        }
         (Source::Stored(body, _), None) => {
-            let (body, at, end) = (body.clone(), *at, *end);
-            let read = store.blocking(move |_| body.read(at, end, BLOCKS)).await;
-            read.and_then(|read| read).map_err(|_error| Broken)
+            read_stored((store, account), body, (*at, *end)).await.map_err(|_error| Broken)
         }
         (Source::Growing { .. }, None) => Err(Broken),
     }
@@ -233,7 +235,7 @@ impl Session {
         };
         let reader = match &self.source {
             Source::Growing { body, .. } => {
-                let reader = body.reader(at, end, account.holder());
+                let reader = body.reader(at, end, account);
                 Some(reader.ok_or(End::Broken("what the response began with is gone"))?)
             }
             Source::Stored(..) => None,

@@ -165,8 +165,8 @@ impl Server {
         if !self.buffer.is_empty() {
             return Ok(self.buffer.split().freeze());
         }
-        let is_tight = self.held.account().is_some_and(|account| account.is_tight());
-        self.socket.next(if is_tight { SMALL_READ } else { READ }).await
+        let is_roomy = self.held.account().is_none_or(|account| account.is_roomy());
+        self.socket.next(if is_roomy { READ } else { SMALL_READ }).await
     }
 
     /// Notes that the server has answered.

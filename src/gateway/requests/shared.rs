@@ -410,7 +410,7 @@ impl Stream<'_> {
             return Ok(None);
         }
         let _waiting = (is_follower && body.stored.uri == uri).then(|| body.follow());
-        let Some(mut reader) = body.reader(start, end, self.asker.account.holder()) else {
+        let Some(mut reader) = body.reader(start, end, &self.asker.account) else {
             tokio::select! {
                 () = body.ended() => return Ok(None),
                 () = self.asker.gone() => return Err(End::Gone),
@@ -458,7 +458,7 @@ impl Stream<'_> {
             && let Some(shared) = self.shared(request, answer, stored, head.clone())
             && self.has_room(stored.total.saturating_sub(body.end())).await
         {
-            let kept = body.hold(self.asker.account.holder());
+            let kept = body.hold(&self.asker.account);
             drop(reader);
             let sent = self
                 .send_pieces(shared, Source::Growing { body: body.clone(), _kept: kept }, body.id)

@@ -1,6 +1,5 @@
 //! A response that is stored, and its way to the client.
 
-use std::io;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -8,24 +7,20 @@ use bytes::{Bytes, BytesMut};
 use http::Method;
 
 use super::pieces::Source;
+use super::reading::read_stored;
 use super::{End, Next, Stream};
 use crate::cache::answer::Answer;
 use crate::cache::policy::{self, Use};
-use crate::cache::store::{Body, Copied, Store};
+use crate::cache::store::{Body, Copied};
 use crate::cache::stored::{BLOCK, Stored};
 use crate::limited;
 use crate::limits::lines::NOBODY;
-use crate::link::http2::buffer_pool::{PooledBuffer, memory_of};
 use crate::telemetry::journal::Happening;
 use crate::telemetry::report;
 use crate::wire::http::RequestHead;
 
-/// How many blocks of a stored body are read first.
-const BLOCKS: u64 = 2;
-/// The bytes that the first read takes at most.
-const FIRST_READ: usize = 2 * BLOCK;
-/// How many bytes of it are read at a time after that: so many blocks.
-const AT_A_TIME: usize = 4 * BLOCK;
+/// How many blocks of a stored body are read first, while there is room; one otherwise.
+const BLOCKS: usize = 2;
 /// Up to this size the first bytes of a body are sent together with its head.
 const TOGETHER: usize = 16 * 1024;
 
@@ -112,11 +107,12 @@ impl Stream<'_> {
         let (start, end) = if request.method == Method::HEAD { (0, 0) } else { answer.body(stored.total) };
         let (store, kept) = (self.cache.store.clone(), stored.clone());
         // Before it is read, so that what many streams are about to read is bounded, too.
-        let most = usize::try_from(end - start).map_or(FIRST_READ, |length| length.min(FIRST_READ));
+        let blocks = if self.asker.account.is_roomy() { BLOCKS } else { 1 };
+        let most = usize::try_from(end - start).map_or(blocks * BLOCK, |length| length.min(blocks * BLOCK));
         self.asker.hold(stored.memory() + most);
         let opened = store.blocking(move |store| {
             let body = store.body(id, &kept)?;
-            let first = body.read(start, end, BLOCKS)?;
+            let first = body.read(start, end, blocks as u64)?;
             store.copy(id, &kept);
             Ok::<_, std::io::Error>(Opened { body, first })
         });
@@ -165,9 +161,11 @@ impl Stream<'_> {
         let (store, body) = (self.cache.store.clone(), Arc::new(body));
         let mut at = start + first.len() as u64;
         self.send_beginning(head, first).await?;
-        let mut next = read_stored(&store, &body, at, end).await;
+        self.asker.hold(held);
+        let account = self.asker.account.clone();
+        let mut next = read_stored((&store, &account), &body, (at, end)).await;
         while at < end {
-            let Ok(bytes) = next else {
+            let Ok((bytes, counted)) = next else {
                 // The app asks again for what it lacks, and must not find the same.
                 store.blocking(move |store| store.remove(id)).await.ok();
                 let sentence = "a stored response is damaged, and was removed";
@@ -175,9 +173,15 @@ impl Stream<'_> {
                 return Err(End::Broken("a stored response is damaged"));
             };
             at += bytes.len() as u64;
-            self.asker.hold(held + memory_of(bytes.len()));
+            // What is being sent is counted there.
+            drop(counted);
+            if account.is_tight() {
+                self.asker.send(bytes).await?;
+                next = read_stored((&store, &account), &body, (at, end)).await;
+                continue;
+            }
             // The disk and the link work at the same time.
-            let reading = read_stored(&store, &body, at, end);
+            let reading = read_stored((&store, &account), &body, (at, end));
             let (sent, read) = futures_util::future::join(self.asker.send(bytes), reading).await;
             sent?;
             next = read;
@@ -209,20 +213,6 @@ impl Stream<'_> {
             telemetry.note_about(NOBODY, Happening::Shared, "", sentence);
         }
     }
-}
-
-/// Reads the next bytes of a stored body; none at its end. The buffer comes from this thread, to which it returns once it is sent.
-async fn read_stored(store: &Arc<Store>, body: &Arc<Body>, at: u64, end: u64) -> io::Result<Bytes> {
-    if at >= end {
-        return Ok(Bytes::new());
-    }
-    let (body, mut buffer) = (body.clone(), PooledBuffer::take(AT_A_TIME));
-    let read = store.blocking(move |_| {
-        let range = body.read_into((at, end), &mut buffer.room()[..AT_A_TIME])?;
-        Ok((buffer, range))
-    });
-    let (buffer, range) = read.await.and_then(|read| read)?;
-    Ok(buffer.fill(range.end).slice(range))
 }
 
 /// Whether what `request` needs of the body is stored.

@@ -94,18 +94,27 @@ impl Body {
     /// # Errors
     /// Those of [`Body::read`].
     pub fn read_into(&self, (start, end): (u64, u64), room: &mut [u8]) -> io::Result<Range<usize>> {
-        let most = (room.len() / BLOCK) as u64;
         let Content::File(file, base, parts) = &self.0 else {
-            let bytes = self.read(start, end, most)?;
+            let bytes = self.read(start, end, (room.len() / BLOCK) as u64)?;
             room.get_mut(..bytes.len()).ok_or(io::ErrorKind::InvalidInput)?.copy_from_slice(&bytes);
             return Ok(0..bytes.len());
         };
-        let Blocks { from, to, first, checksums } = blocks(parts, (start, end), most)?;
-        let (length, range) = (as_index(to - from)?, as_index(start - from)?..as_index(end.min(to) - from)?);
-        let room = room.get_mut(..length).ok_or(io::ErrorKind::InvalidInput)?;
-        read_verified(file, base + from, room, checksums.get(first..).unwrap_or_default())?;
-        Ok(range)
+        read_into((file, *base), parts, (start, end), room)
     }
+}
+
+/// The same of any file in which the body begins at `base`, and whose `parts` are known.
+pub(crate) fn read_into(
+    (file, base): (&File, u64),
+    parts: &[BodyPart],
+    (start, end): (u64, u64),
+    room: &mut [u8],
+) -> io::Result<Range<usize>> {
+    let Blocks { from, to, first, checksums } = blocks(parts, (start, end), (room.len() / BLOCK) as u64)?;
+    let (length, range) = (as_index(to - from)?, as_index(start - from)?..as_index(end.min(to) - from)?);
+    let room = room.get_mut(..length).ok_or(io::ErrorKind::InvalidInput)?;
+    read_verified(file, base + from, room, checksums.get(first..).unwrap_or_default())?;
+    Ok(range)
 }
 
 /// How many blocks are read at a time to compute a digest.
@@ -161,7 +170,7 @@ fn as_index(at: u64) -> io::Result<usize> {
 }
 
 /// The same of any file whose `parts` are known, at most `most` blocks, in memory of its own.
-pub(crate) fn read(file: &File, parts: &[BodyPart], range: (u64, u64), most: u64) -> io::Result<Bytes> {
+fn read(file: &File, parts: &[BodyPart], range: (u64, u64), most: u64) -> io::Result<Bytes> {
     read_from((file, 0), parts, range, most)
 }
 

@@ -25,11 +25,14 @@ fn every_byte_is_released_once() {
 }
 
 #[test]
-fn windows_shrink_then_tunnels_are_refused_then_evicted() {
+fn reads_shrink_then_windows_then_tunnels_are_refused_then_evicted() {
     let budget = Budget::new(1 << 20);
     let account = budget.account();
     let mut held = Tally::of(&account);
-    held.add((1 << 19) - TUNNEL);
+    held.add((1 << 18) - TUNNEL);
+    assert!(account.is_roomy());
+    held.add(1 << 18);
+    assert!(!account.is_roomy());
     assert!(!account.is_tight());
     held.add(1);
     assert!(account.is_tight() && !budget.is_short());

@@ -87,7 +87,7 @@ impl Fetch {
         let store = self.gateway_store();
         let what = (planned.stored.clone(), planned.total);
         let body = Growing::new(store, &draft, what, (planned.range, planned.from), &self.account);
-        let hold = body.hold(self.account.holder());
+        let hold = body.hold(&self.account);
         self.lead.resolve(Outcome::Growing(body.clone()));
         // The stream may have ended: then it is dropped here.
         let _ = self.leader.send(ToLeader::Shared(hold)).await;

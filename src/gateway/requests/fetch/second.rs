@@ -122,7 +122,7 @@ impl Fetch {
                 }
                 false => return None,
             };
-            let mut reader = body.reader(from, end, account.holder())?;
+            let mut reader = body.reader(from, end, &account)?;
             let (mut at, mut known) = (from, Bytes::new());
             loop {
                 let mut bytes = server.content(&mut rest).await.ok()??;
