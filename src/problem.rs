@@ -70,6 +70,14 @@ impl Problem {
         self
     }
 
+    /// Adds something else to do to the hint.
+    #[must_use]
+    pub fn also(mut self, other: &str) -> Self {
+        let hint = self.hint.map_or_else(|| other.to_owned(), |hint| format!("{hint}; {other}"));
+        self.hint = Some(hint);
+        self
+    }
+
     /// The message, the reasons, and the hint.
     pub fn parts(self) -> (String, Vec<String>, Option<String>) {
         (self.what, self.why, self.hint)

@@ -14,7 +14,7 @@ use crate::problem::Problem;
 const PREFIX: &str = "LANEWAY_";
 /// Variables with that prefix that set no option: those of `laneway env`, and those that `--on-promote` finds.
 const OTHER_VARIABLES: [&str; 2] = ["LANEWAY_NODE", "LANEWAY_UPLINK_STATE"];
-const SAVED: &str = "LANEWAY_SAVED_";
+const SAVED: &str = "LANEWAY_OLD_";
 
 /// An example of a value for each option whose values have a form.
 const EXAMPLES: [(&str, &str); 43] = [

@@ -9,12 +9,14 @@ use crate::machine::{Machine, Output};
 /// A shell, its arguments before the code, and the options of `laneway env` for it.
 type Shell = (&'static str, &'static [&'static str], &'static [&'static str]);
 
-const SHELLS: [Shell; 6] = [
+const SHELLS: [Shell; 8] = [
     ("sh", &["-euc"], &[]),
     ("dash", &["-euc"], &[]),
     ("bash", &["-euc"], &[]),
     ("zsh", &["-fuc"], &[]),
     ("fish", &["--no-config", "-c"], &["--shell", "fish"]),
+    ("tcsh", &["-fec"], &["--shell", "csh"]),
+    ("bsd-csh", &["-fec"], &["--shell", "csh"]),
     ("pwsh", &["-NoProfile", "-Command"], &["--shell", "powershell"]),
 ];
 
@@ -41,14 +43,14 @@ fn variables(shell: &Shell, before: &[(&str, &str)], code: &[&str]) -> Option<Ve
     assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
     let shown = String::from_utf8(output.stdout).unwrap();
     let interesting =
-        |line: &&str| line.to_lowercase().contains("proxy") && !line.starts_with("LANEWAY_SAVED_");
+        |line: &&str| line.to_lowercase().contains("proxy") && !line.starts_with("LANEWAY_OLD_");
     let mut lines: Vec<_> = shown.lines().filter(interesting).map(str::to_owned).collect();
     lines.sort_unstable();
     Some(lines)
 }
 
 fn code(machine: &Machine, shell: &Shell, options: &[&str]) -> String {
-    let arguments = [&["env", "--proxy", "127.0.0.1:3128"], shell.2, options].concat();
+    let arguments = [&["env", "--no-check", "--proxy", "127.0.0.1:3128"], shell.2, options].concat();
     machine.laneway(arguments).success().stdout
 }
 
@@ -156,11 +158,12 @@ fn a_command_keeps_the_users_exceptions_from_the_proxy() {
 fn the_address_is_that_of_the_configuration_or_of_the_hosts_name_for_containers() {
     let machine = Machine::new();
     let said = |arguments: &[&str]| machine.laneway(arguments).success().stdout;
-    assert!(said(&["env"]).contains("http_proxy='http://127.0.0.1:1080'"));
+    let set = ["env", "--no-check"];
+    assert!(said(&set).contains("http_proxy='http://127.0.0.1:1080'"));
     machine.configure("proxy = '127.0.0.1:3129'");
-    assert!(said(&["env"]).contains("http_proxy='http://127.0.0.1:3129'"));
+    assert!(said(&set).contains("http_proxy='http://127.0.0.1:3129'"));
     machine.configure("proxy = '0.0.0.0:3130'\nproxy-open-to-lan = true");
-    assert!(said(&["env"]).contains("http_proxy='http://127.0.0.1:3130'"), "where it is reached from here");
+    assert!(said(&set).contains("http_proxy='http://127.0.0.1:3130'"), "where it is reached from here");
 }
 
 #[test]
@@ -168,7 +171,7 @@ fn containers_get_options_that_reach_the_node_and_a_warning_where_it_listens_on_
     let machine = Machine::new();
     let env = |configuration: &str, more: &[&str]| {
         machine.configure(configuration);
-        machine.laneway([&["env", "--docker"], more].concat()).success()
+        machine.laneway([&["env", "--docker", "--no-check"], more].concat()).success()
     };
     let loopback = env("proxy = '127.0.0.1:3129'", &[]);
     let line = &loopback.stdout;
@@ -244,9 +247,14 @@ fn commands_find_the_node_of_their_state_directory_wherever_it_listens() {
     // What a node listened on that has ended does not count.
     node.signal(Signal::SIGKILL);
     node.wait();
-    let env = said(&["env"]);
-    assert!(env.stdout.contains("http_proxy='http://127.0.0.1:3129'"), "{env}");
-    assert!(env.stderr.starts_with("warning: no node answers on 127.0.0.1:3129\n"), "{env}");
+    let nobody = ["error: no node answers on 127.0.0.1:3129", "hint: start it with "];
+    for words in [&["env"][..], &["env", "--socks"], &["env", "--docker"], &["env", "--system", "on"]] {
+        let env = machine.laneway(words);
+        env.failed(1, &nobody);
+        assert!(env.stderr.contains("add --no-check"), "{env}");
+    }
+    assert!(said(&["env", "--no-check"]).stdout.contains("http_proxy='http://127.0.0.1:3129'"));
+    assert!(said(&["env", "--unset"]).stdout.contains("unset http_proxy"));
 }
 
 #[test]

@@ -154,7 +154,7 @@ fn a_mistyped_variable_is_refused_by_every_command_and_others_of_the_prefix_are_
         );
     }
     let mut command = machine.up("127.0.0.41", &["--proxy", "127.0.0.41:0"]);
-    command.env("LANEWAY_PORT_1080_TCP", "tcp://10.0.0.1:1080").env("LANEWAY_SAVED_http_proxy", "n");
+    command.env("LANEWAY_PORT_1080_TCP", "tcp://10.0.0.1:1080").env("LANEWAY_OLD_http_proxy", "n");
     let mut node = crate::machine::Node::start(&mut command);
     let line = node.wait_for("these variables set no option and are ignored");
     assert!(line.contains("LANEWAY_PORT_1080_TCP") && !line.contains("SAVED"), "{line}");

@@ -34,6 +34,8 @@ enum Shell {
     Sh,
     /// fish: `laneway env --shell fish | source`
     Fish,
+    /// csh, tcsh: ``eval "`laneway env --shell csh`"``
+    Csh,
     /// PowerShell: `laneway env --shell powershell | Out-String | Invoke-Expression`
     Powershell,
     /// cmd.exe: `laneway env --shell cmd > p.cmd & call p.cmd`
@@ -56,7 +58,7 @@ pub(super) struct Variable {
 }
 
 /// The prefix of the variables that keep what was there before: `v` and the value, or `n` for none.
-const SAVED: &str = "LANEWAY_SAVED_";
+const SAVED: &str = "LANEWAY_OLD_";
 
 impl Shell {
     /// Code that saves the variable, unless an earlier evaluation has saved it, and then sets it. A list keeps the entries
@@ -83,6 +85,22 @@ impl Shell {
                  if test -z \"${name}\"; set -gx {name} '{value}'; \
                  else if test \"${name}\" != '*'; and not string match -q -- '*{value}*' \"${name}\"; set -gx {name} \"${name},{value}\"; end;\n"
             ),
+            // All of a line is substituted before any of it runs, so what uses a variable that may not be set is evaluated later.
+            (Self::Csh, list) => {
+                let save = format!(
+                    "if (! $?{saved} && $?{name}) eval 'setenv {saved} v${name}:q';\n\
+                     if (! $?{saved}) setenv {saved} n;\n"
+                );
+                save + &match list {
+                    None => format!("setenv {name} '{value}';\n"),
+                    Some(other) => format!(
+                        "if (! $?{name}) setenv {name} '';\n\
+                         if (x${name}:q == x && $?{other}) eval 'setenv {name} ${other}:q';\n\
+                         if (x${name}:q == x) setenv {name} '{value}';\n\
+                         if (x${name}:q != 'x*' && x${name}:q !~ *{value}*) setenv {name} ${name}:q,{value};\n"
+                    ),
+                }
+            }
             (Self::Powershell, None) => format!(
                 "if (-not $Env:{saved}) {{ $Env:{saved} = if (Test-Path Env:{name}) {{ 'v' + $Env:{name} }} else {{ 'n' }} }}\n\
                  $Env:{name} = '{value}'\n"
@@ -117,6 +135,11 @@ impl Shell {
             Self::Fish => format!(
                 "if set -q {saved}; if test \"${saved}\" = n; set -e {name}; \
                  else; set -gx {name} (string sub -s 2 -- \"${saved}\"); end; set -e {saved}; end;\n"
+            ),
+            Self::Csh => format!(
+                "if ($?{saved}) eval 'if (x${saved}:q == xn) unsetenv {name}';\n\
+                 if ($?{saved}) eval 'if (x${saved}:q != xn) setenv {name} ${saved}:s/v//:q';\n\
+                 unsetenv {saved};\n"
             ),
             Self::Powershell => format!(
                 "if ($Env:{saved}) {{ if ($Env:{saved} -eq 'n') {{ Remove-Item Env:{name} -ErrorAction SilentlyContinue }} \
@@ -187,8 +210,8 @@ impl Env {
     /// `state` is the one that was named, if any.
     ///
     /// # Errors
-    /// When the local proxy listens on unix sockets only, what listens there is not this machine's node, or the settings cannot
-    /// be changed.
+    /// When the local proxy listens on unix sockets only, nothing listens there or what does is not this machine's node, or the
+    /// settings cannot be changed.
     pub fn run(self, state: Option<&Path>) -> Result<(), Problem> {
         let port = &self.selection.port;
         match self.system {
@@ -266,19 +289,18 @@ impl AptProxy {
 }
 
 impl Selection {
-    /// Refuses to point software to another program. While no node runs, which may start later, there is a warning.
+    /// Refuses to point software to another program, or to a port that nobody holds: nothing would work there, and any user's
+    /// program could take it.
     fn check(&self, state: Option<&Path>, address: SocketAddr) -> Result<(), Problem> {
         if self.no_check {
             return Ok(());
         }
-        match self.port.check(state, address) {
-            Ok(()) => Ok(()),
-            Err(Unusable::Nobody(problem)) => {
-                warn(&problem);
-                Ok(())
+        self.port.check(state, address).map_err(|unusable| match unusable {
+            Unusable::Nobody(problem) => {
+                problem.also("to point software there before the node runs, add --no-check")
             }
-            Err(Unusable::Other(problem)) => Err(problem),
-        }
+            Unusable::Other(problem) => problem,
+        })
     }
 }
 

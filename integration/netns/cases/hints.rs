@@ -193,9 +193,11 @@ fn software_is_pointed_to_nothing_but_this_machines_node(lab: &Lab) {
     }
     assert!(refused.stdout.is_empty(), "{refused}");
     assert_eq!(run(&own, &["--no-check"]).success().text(), "started\n");
+    let env = laneway(&c1, &["env"]);
+    assert!(env.code() == 1 && env.stdout.is_empty(), "{env}");
+    assert!(env.stderr.starts_with("error: no node answers on 127.0.0.1:1080"), "{env}");
     // A shell may be set up before the node starts.
-    let env = laneway(&c1, &["env"]).success();
-    assert!(env.stderr.starts_with("warning: no node answers on 127.0.0.1:1080"), "{env}");
+    let env = laneway(&c1, &["env", "--no-check"]).success();
     assert!(env.text().contains("http_proxy='http://127.0.0.1:1080'"), "{env}");
 
     let listener = c1.inside(|| TcpListener::bind("127.0.0.1:1080")).unwrap();
