@@ -36,7 +36,7 @@ pub enum ServerConnection {
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// The tunnel or its link broke.
-    #[error("the tunnel broke")]
+    #[error("{}", why_broken(.0))]
     Tunnel(#[from] http2::Error),
     /// The socket broke.
     #[error("the connection to the server broke")]
@@ -55,6 +55,16 @@ impl ServerError {
     /// Whether the gateway says that its uplink no longer carries anything to the server.
     pub fn is_cut(&self) -> bool {
         matches!(self, Self::Tunnel(error) if is_cut(error))
+    }
+}
+
+/// What has happened to a tunnel, as the gateway tells it by the code of its reset.
+fn why_broken(error: &http2::Error) -> &'static str {
+    match error {
+        error if is_link_lost(error) => "the link to the gateway broke",
+        error if is_cut(error) => "the way from the gateway to the server is cut",
+        error if error.reason() == Some(http2::Reason::ENHANCE_YOUR_CALM) => "given up for want of memory",
+        _ => "the server broke the connection, or closed it too early",
     }
 }
 
@@ -244,5 +254,21 @@ impl FromServer<'_> {
             Poll::Pending
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reset_of_one_stream_is_the_servers_end_and_not_the_links() {
+        let said = |error: http2::Error| ServerError::from(error).to_string();
+        let of_stream = |reason: http2::Reason| said(reason.into());
+        let by_server = "the server broke the connection, or closed it too early";
+        assert_eq!(of_stream(http2::Reason::CANCEL), by_server);
+        assert_eq!(of_stream(http2::Reason::CONNECT_ERROR), "the way from the gateway to the server is cut");
+        assert_eq!(of_stream(http2::Reason::ENHANCE_YOUR_CALM), "given up for want of memory");
+        assert_eq!(said(http2::Error::GoAway(http2::Reason::NO_ERROR)), "the link to the gateway broke");
     }
 }

@@ -172,7 +172,7 @@ fn conclude(
         }
         Ok(Ended::Upgraded) => Ok(Done::Upgraded(Box::new(used.server))),
         Err(Trouble::Silent { why, .. }) => {
-            let sentence = format!("{} ended the connection without an answer: {why}", used.target);
+            let sentence = format!("{} ended the connection without a whole answer: {why}", used.target);
             Err(Failure::new(Kind::Terminated, Side::Server, sentence))
         }
         Err(Trouble::Cut) => {
