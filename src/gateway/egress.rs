@@ -134,6 +134,12 @@ fn no_way_out(failure: &Failure) -> Option<bool> {
     }
 }
 
+/// How long an app that has waited for a connection for so long waits for the verdict on the way out, too. That has been in doubt
+/// since the connection was slow.
+fn verdict_time(dialled: Duration) -> Duration {
+    VERDICT_DEADLINE.saturating_sub(dialled.saturating_sub(SLOW))
+}
+
 /// A failure that is due to a lost way out.
 fn lost(failure: &Failure) -> Failure {
     let sentence = format!("the gateway has lost its way out: {failure}");
@@ -179,7 +185,7 @@ impl Egress {
     /// # Errors
     /// Why not. Never a failure of the link: nothing here is held against the gateway.
     pub async fn connect(&self, target: &Target, by: NodeId) -> Result<TcpStream, Failure> {
-        let servers = self.group_servers();
+        let (servers, begun) = (self.group_servers(), Instant::now());
         let connected = self.dial_watching(target, by).await;
         if let Ok(stream) = &connected
             && self.is_lost()
@@ -201,10 +207,10 @@ impl Egress {
             // Without its upstream proxy the gateway reaches nothing.
             (Err(failure), true) if upstream::is_unreachable(failure) => {
                 let no_route = failure.kind == Kind::NetworkUnreachable;
-                self.doubt(failure, (target, by), no_route).await.and(connected)
+                self.doubt(failure, (target, by), no_route, begun).await.and(connected)
             }
             (Err(failure), true) => match no_way_out(failure) {
-                Some(no_route) => self.doubt(failure, (target, by), no_route).await.and(connected),
+                Some(no_route) => self.doubt(failure, (target, by), no_route, begun).await.and(connected),
                 None => connected,
             },
         }
@@ -288,7 +294,8 @@ impl Egress {
         }
     }
 
-    /// Reports that `target` was not reached, and waits for what follows for this gateway as a whole.
+    /// Reports that `target`, which was dialled from `begun` on, was not reached, and waits for what follows for this gateway as a
+    /// whole.
     ///
     /// # Errors
     /// When it has lost its way out: then another gateway may reach the target.
@@ -297,10 +304,11 @@ impl Egress {
         failure: &Failure,
         (target, by): (&Target, NodeId),
         no_route: bool,
+        begun: Instant,
     ) -> Result<(), Failure> {
         let (verdict, reached) = oneshot::channel();
         self.report(Outcome::Failed { target: target.clone(), no_route }, by, Some(verdict));
-        match timeout(VERDICT_DEADLINE, reached).await {
+        match timeout(verdict_time(begun.elapsed()), reached).await {
             Ok(Ok(Reach::Unreachable)) => Err(lost(failure)),
             _ => Ok(()),
         }
@@ -406,5 +414,18 @@ impl Egress {
     /// Whether this machine reaches the outside. Its probe writes it.
     pub fn reach(&self) -> &watch::Sender<Reach> {
         &self.reach
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_app_that_has_waited_long_for_a_connection_does_not_wait_as_long_again_for_the_verdict() {
+        for (dialled, left) in [(0, 3000), (900, 3000), (1500, 2500), (4000, 0), (10_000, 0)] {
+            let time = verdict_time(Duration::from_millis(dialled));
+            assert_eq!(time, Duration::from_millis(left), "{dialled} ms");
+        }
     }
 }
