@@ -365,6 +365,11 @@ impl Plan {
     fn cancel(&mut self, now: Instant, which: impl Fn(&Running) -> bool) {
         let jobs: Vec<_> = self.jobs.extract_if(.., |job| which(job)).collect();
         for job in jobs {
+            let waited = now.saturating_duration_since(job.asked);
+            if !job.has_begun && waited > FIRST_LATENCY {
+                // So it is asked for something next that is needed later.
+                self.sources[job.source.0].meter.waited(waited);
+            }
             self.cancelled.push(job.id);
             self.rest(job.source, now);
         }
@@ -480,7 +485,8 @@ impl Plan {
             let lanes = self.lanes_of(job.source) as f64;
             let share = self.rate_of(job.source, now) / lanes;
             let rate = job.meter.rate(now).map_or(share, |rate| rate.max(1.0));
-            let latency = if job.has_begun { 0.0 } else { self.latency(job.source) };
+            let waited = now.saturating_duration_since(job.asked).as_secs_f64();
+            let latency = if job.has_begun { 0.0 } else { (self.latency(job.source) - waited).max(0.0) };
             latency + (self.end_of(piece) - job.at) as f64 / rate
         });
         left.min_by(f64::total_cmp)

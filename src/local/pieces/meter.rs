@@ -19,6 +19,8 @@ const FORGET: Duration = Duration::from_secs(10);
 pub(super) struct Meter {
     rate: Option<f64>,
     latency: Option<Duration>,
+    /// How long an answer has been waited for in vain, while none has come.
+    waited: Option<Duration>,
     /// When the sample began; `None` while the source has nothing to do.
     since: Option<Instant>,
     /// The bytes of the sample.
@@ -51,6 +53,11 @@ impl Meter {
         if self.rate.is_none() && self.bytes == 0 {
             self.since = Some(now);
         }
+    }
+
+    /// An answer was waited for so long, and is not wanted any more.
+    pub(super) fn waited(&mut self, time: Duration) {
+        self.waited = self.waited.max(Some(time));
     }
 
     /// Bytes have come.
@@ -86,8 +93,8 @@ impl Meter {
         Some(rate.min((self.bytes as f64 + rate * before) / (passed + before)))
     }
 
-    /// How long the first bytes of an answer take.
+    /// How long the first bytes of an answer take; before any has come, at least.
     pub(super) fn latency(&self) -> Option<Duration> {
-        self.latency
+        self.latency.or(self.waited)
     }
 }

@@ -186,6 +186,18 @@ fn latency_costs_little_because_each_line_has_several_requests() {
     }
 }
 
+/// Its first bytes take longer than it takes others to fetch what it was asked for.
+#[test]
+fn a_source_whose_answers_begin_late_is_used_all_the_same() {
+    for (millis, pieces) in [(450, 20), (1000, 20), (1500, 10), (2500, 2)] {
+        let sources = [source(40.0, 20), source(20.0, 20), source(10.0, millis)];
+        let outcome = simulate(200 << 20, &sources, f64::INFINITY, f64::INFINITY);
+        assert!(outcome.received[2] >= pieces * PIECE, "{millis} ms: {outcome:?}");
+        let extra = outcome.received.iter().sum::<u64>() - (200 << 20);
+        assert!(extra < 4 << 20, "{millis} ms: {extra} bytes were fetched twice, {outcome:?}");
+    }
+}
+
 #[test]
 fn a_very_slow_source_delays_nothing() {
     for slow in [0.05, 0.5, 2.0] {
