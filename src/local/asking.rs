@@ -29,7 +29,9 @@ pub(super) const NEXT_AFTER: Duration = Duration::from_millis(1500);
 /// The same for a gateway over which connections have failed several times in a row.
 const NEXT_AFTER_DOUBT: Duration = Duration::from_millis(250);
 /// For how long each gateway is asked at least, if another one has failed meanwhile.
-const PATIENCE: Duration = Duration::from_secs(3);
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
+/// The same for questions once one has said that a name does not exist: mostly that is true, and software asks for many such names.
+const NAME_PATIENCE: Duration = Duration::from_millis(500);
 /// A failure within this time is answered by asking another gateway at once. A slower one has cost an app enough time: the next
 /// connection to that destination asks another gateway.
 const QUICK: Duration = Duration::from_secs(1);
@@ -76,10 +78,14 @@ struct Race<'a, T> {
     next: Next,
     /// Why the destination was not reached, and since when that is known.
     failure: Option<(Failure, Instant)>,
+    /// Those that could not resolve its name.
+    unresolved: Vec<Failure>,
     /// The destination itself has refused, while others had no answer yet.
     is_refused: bool,
     /// What a gateway said that has no way out.
     lost: Option<String>,
+    /// What is asked for is an answer about a name, and no connection.
+    is_question: bool,
 }
 
 impl Routes {
@@ -163,7 +169,7 @@ impl Routes {
             };
             let mut race = match ended {
                 Some((link, Ended::Done(done))) => return Ok(Some((link, done))),
-                _ => Race::new(id),
+                _ => Race { is_question: target.is_none(), ..Race::new(id) },
             };
             match ended {
                 Some(ended) => race.end(self, ended, &search),
@@ -261,8 +267,10 @@ impl<'a, T> Race<'a, T> {
             due: now,
             next: Next::Any,
             failure: None,
+            unresolved: Vec::new(),
             is_refused: false,
             lost: None,
+            is_question: false,
         }
     }
 
@@ -294,13 +302,17 @@ impl<'a, T> Race<'a, T> {
         }
         self.is_refused |= failure.kind == Kind::Refused && !self.since.is_empty();
         self.next = match took < QUICK {
-            _ if is_unanswered(&failure) => Next::Any,
+            // Each gateway has name servers of its own, and one that did not know a name a while ago may know it now.
+            _ if is_unanswered(&failure) || is_of_name(&failure) => Next::Any,
             true => Next::Untried,
             false => Next::None,
         };
+        self.unresolved.extend(is_of_name(&failure).then(|| failure.clone()));
         self.failure = Some(match self.failure.take() {
             // What a gateway says by its own rules explains less than what the destination said.
             Some(first) if failure.side == Side::Gateway => first,
+            // That a name does not exist says more than that nobody knows.
+            Some(first) if first.0.kind == Kind::NameNotFound && is_of_name(&failure) => first,
             Some((_, since)) => (failure, since),
             None => (failure, self.due),
         });
@@ -322,9 +334,11 @@ impl<'a, T> Race<'a, T> {
     /// Until when others are waited for once a gateway has failed: longer would only tell an app later that the destination is
     /// down.
     fn until(&self) -> Option<Instant> {
-        let (_, failed) = self.failure.as_ref()?;
+        let (failure, failed) = self.failure.as_ref()?;
         let last = self.since.iter().map(|(_, at)| *at).max()?;
-        Some(last.min(*failed) + PATIENCE)
+        let is_unknown = self.is_question && failure.kind == Kind::NameNotFound;
+        let patience = if is_unknown { NAME_PATIENCE } else { PATIENCE };
+        Some(last.min(*failed) + patience)
     }
 
     fn is_over(&self, now: Instant) -> bool {
@@ -333,6 +347,10 @@ impl<'a, T> Race<'a, T> {
 
     fn verdict(self) -> Verdict<T> {
         match self.failure {
+            Some((failure, _)) if is_of_name(&failure) => {
+                let said = Failure::said_by_all(&self.unresolved).unwrap_or(failure.sentence);
+                Verdict::Failed(Failure::new(failure.kind, failure.side, said))
+            }
             Some((failure, _)) => Verdict::Failed(failure),
             None => Verdict::Nobody(self.lost),
         }
@@ -347,12 +365,21 @@ async fn out_of_patience(outcomes: &Outcomes, gateway: NodeId) {
     }
 }
 
-/// Whether the destination gave no answer: it may be down, or the gateway's uplink.
-fn is_unanswered(failure: &Failure) -> bool {
+/// Whether the destination, or a name server, gave no answer of use: it may be down, or the gateway's uplink.
+pub(super) fn is_unanswered(failure: &Failure) -> bool {
     matches!(
         failure.kind,
-        Kind::ConnectTimeout | Kind::HostUnreachable | Kind::NetworkUnreachable | Kind::DnsTimeout
+        Kind::ConnectTimeout
+            | Kind::HostUnreachable
+            | Kind::NetworkUnreachable
+            | Kind::DnsTimeout
+            | Kind::DnsFailed
     )
+}
+
+/// Whether the gateway has no address for the name of the destination.
+fn is_of_name(failure: &Failure) -> bool {
+    matches!(failure.kind, Kind::NameNotFound | Kind::DnsFailed | Kind::DnsTimeout)
 }
 
 #[cfg(test)]
@@ -407,6 +434,7 @@ mod tests {
             (Kind::HostUnreachable, true),
             (Kind::NetworkUnreachable, true),
             (Kind::DnsTimeout, true),
+            (Kind::DnsFailed, true),
             (Kind::Refused, false),
             (Kind::NameNotFound, false),
             (Kind::NameForbidden, false),

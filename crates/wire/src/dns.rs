@@ -304,10 +304,19 @@ pub fn failure(code: ResponseCode, reason: Reason, sentence: &str) -> Message {
 
 /// What a message of [`failure`] says if its reason is [`Reason::NetworkError`].
 pub fn network_error(message: &Message) -> Option<String> {
+    said(message, Reason::NetworkError)
+}
+
+/// Whether a message is one of [`failure`] whose reason is [`Reason::Prohibited`].
+pub fn is_prohibited(message: &Message) -> bool {
+    said(message, Reason::Prohibited).is_some()
+}
+
+fn said(message: &Message, reason: Reason) -> Option<String> {
     let option = message.edns.as_ref()?.option(EdnsCode::from(EXTENDED_ERROR))?;
     let EdnsOption::Unknown(EXTENDED_ERROR, data) = option else { return None };
     let (code, sentence) = data.split_first_chunk::<2>()?;
-    let is_it = *code == (Reason::NetworkError as u16).to_be_bytes();
+    let is_it = *code == (reason as u16).to_be_bytes();
     is_it.then(|| String::from_utf8_lossy(sentence).into_owned())
 }
 

@@ -156,6 +156,27 @@ impl Failure {
         Self::new(self.kind, self.side, sentence)
     }
 
+    /// What several gateways have said, as one sentence: each sentence once, after all that have said it. `None` of none.
+    pub fn said_by_all(failures: &[Self]) -> Option<String> {
+        let split = |failure: &Self| {
+            let name = failure.reporter().unwrap_or_default().len();
+            let end = if name > 0 { "gateway ".len() + name } else { 0 };
+            let (who, what) = failure.sentence.split_at(end);
+            (who.to_owned(), what.to_owned())
+        };
+        let mut said: Vec<(Vec<String>, String)> = Vec::new();
+        for (who, what) in failures.iter().map(split) {
+            match said.iter_mut().find(|(_, same)| *same == what) {
+                Some((all, _)) if all.contains(&who) => {}
+                Some((all, _)) => all.push(who),
+                None => said.push((vec![who], what)),
+            }
+        }
+        let sentences: Vec<_> =
+            said.into_iter().map(|(who, what)| format!("{}{what}", who.join(" and "))).collect();
+        (!sentences.is_empty()).then(|| sentences.join("; "))
+    }
+
     /// The name of the gateway that reports it, if one does: see [`Failure::said_by`].
     pub fn reporter(&self) -> Option<&str> {
         let rest = self.sentence.strip_prefix("gateway ")?;
@@ -290,6 +311,31 @@ mod tests {
             let reported = failure.said_by("gateway mill-7");
             assert_eq!((reported.sentence.as_str(), reported.reporter()), (said, Some("mill-7")));
             assert_eq!(failure.reporter(), None);
+        }
+    }
+
+    #[test]
+    fn what_several_gateways_say_is_one_sentence_with_all_their_names() {
+        let said = |by: &str, sentence: &str| {
+            Failure::new(Kind::DnsFailed, Side::Server, sentence).said_by(&format!("gateway {by}"))
+        };
+        let unknown = "the gateway cannot find the name a.b";
+        let failed = "the gateway's name servers answered SERVFAIL for a.b";
+        for (failures, expected) in [
+            (vec![], None),
+            (vec![said("g1", unknown)], Some("gateway g1 cannot find the name a.b")),
+            (
+                vec![said("g1", unknown), said("g2", unknown), said("g1", unknown)],
+                Some("gateway g1 and gateway g2 cannot find the name a.b"),
+            ),
+            (
+                vec![said("g1", failed), said("g2", unknown)],
+                Some(
+                    "gateway g1's name servers answered SERVFAIL for a.b; gateway g2 cannot find the name a.b",
+                ),
+            ),
+        ] {
+            assert_eq!(Failure::said_by_all(&failures).as_deref(), expected);
         }
     }
 

@@ -19,6 +19,10 @@ pub(super) const CASES: &[Case] = &[
     ("names::a_name_that_the_rules_refuse_is_not_queried", a_name_that_the_rules_refuse_is_not_queried),
     ("names::the_names_of_a_local_zone_stay_local", the_names_of_a_local_zone_stay_local),
     ("names::a_query_outlives_its_gateway", a_query_outlives_its_gateway),
+    (
+        "names::a_name_that_one_gateway_does_not_know_is_asked_for_at_the_other_one",
+        a_name_that_one_gateway_does_not_know_is_asked_for_at_the_other_one,
+    ),
     ("names::a_gateway_answers_its_own_software", a_gateway_answers_its_own_software),
     (
         "names::without_a_gateway_the_answer_is_servfail_in_time",
@@ -269,6 +273,30 @@ fn without_a_gateway_the_answer_is_servfail_in_time(lab: &Lab) {
     wait_until("names to be answered again", || {
         dig(&fleet.client, "+short mail.lab").trim() == "10.88.0.100"
     });
+}
+
+/// Each gateway has names of its own.
+fn a_name_that_one_gateway_does_not_know_is_asked_for_at_the_other_one(lab: &Lab) {
+    let _names = lab.name_server();
+    let _web = lab.web(who);
+    let fleet = lab.fleet_with(2, &OPEN, &DNS);
+    let serving = fleet.serving();
+    let other = &fleet.gateways[1 - serving];
+    // Neither knows it, and both say so.
+    let unknown = fleet.client.curl(&[&HTTP[..], &["http://split.lab/"]].concat()).text();
+    assert!(unknown.contains("gateway g1") && unknown.contains("gateway g2"), "{unknown}");
+    assert!(unknown.contains("cannot find the name split.lab"), "{unknown}");
+    let hosts = other.host.directory().join("hosts");
+    let known = format!("{}10.88.0.100 split.lab twin.lab\n", fs::read_to_string(&hosts).unwrap());
+    fs::write(hosts, known).unwrap();
+    wait_until("the other gateway to know the name", || {
+        let text = other.host.curl(&[&HTTP[..], &["http://split.lab/"]].concat()).text();
+        text.starts_with(&other.outside().to_string())
+    });
+    let text = fleet.client.curl(&[&HTTP[..], &["http://split.lab/"]].concat()).success().text();
+    assert!(text.starts_with(&other.outside().to_string()), "{text}");
+    assert_eq!(dig(&fleet.client, "+short twin.lab A").trim(), "10.88.0.100");
+    assert_eq!(status(&dig(&fleet.client, "none.lab A")), "NXDOMAIN");
 }
 
 /// The client can resolve the name only through its /etc/resolv.conf.

@@ -1,5 +1,6 @@
 //! Asks a question over a link, and the next gateway where that fails or takes long: a question is always safe to repeat.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,26 +14,36 @@ use crate::link::client::Link;
 use crate::link::resolve;
 use crate::local::asking::Ended;
 use crate::local::routes::{Routes, Search};
-use crate::wire::dns::{Query, Reason, failure, network_error};
+use crate::wire::dns::{Query, Reason, failure, is_prohibited, network_error};
 use crate::wire::id::NodeId;
+
+/// The best of the answers that do not answer the question, and the gateway that gave it: for when no gateway has a better one.
+type Unable = Mutex<Option<(Message, NodeId)>>;
 
 /// The deadline of a question, where the hold time is not shorter: apps give up after 5 s.
 const DEADLINE: Duration = Duration::from_millis(4500);
 
 impl NameServer {
     /// The answer of a gateway, or of this machine's name servers while this node is a gateway. There is always one:
-    /// SERVFAIL when nobody answered. With it the gateway that gave it.
+    /// SERVFAIL when nobody answered. With it the gateway that gave it. That a name does not exist, or that its name servers failed, is
+    /// the answer only once all gateways that can be asked say so: each has name servers of its own.
     pub(super) async fn ask_gateway(&self, query: &Query) -> (Message, Option<NodeId>) {
         let routes = &self.local.routes;
         let search = Search::begin((*routes.hold.borrow()).min(DEADLINE));
         let bytes = Bytes::from(query.to_link());
-        let asked =
-            routes.ask(None, search, |link, may_move| ask_one(routes, link, may_move, query, bytes.clone()));
-        match timeout(DEADLINE, asked).await {
+        let unable = Unable::default();
+        let asked = routes.ask(None, search, |link, may_move| {
+            ask_one(routes, link, may_move, (query, bytes.clone()), &unable)
+        });
+        let asked = timeout(DEADLINE, asked).await;
+        match asked {
             Ok(Ok(Some((link, answer)))) => (answer, Some(link.gateway.id)),
             Ok(Ok(None)) => ((self.system)(query.clone()).await, None),
-            Ok(Err(failure)) => (refused(&failure), None),
-            Err(_) => (servfail(Reason::NetworkError, "the gateways did not answer in time"), None),
+            failed => match (unable.into_inner().unwrap_or_else(PoisonError::into_inner), failed) {
+                (Some((answer, gateway)), _) => (answer, Some(gateway)),
+                (None, Ok(Err(failure))) => (refused(&failure), None),
+                (None, _) => (servfail(Reason::NetworkError, "the gateways did not answer in time"), None),
+            },
         }
     }
 }
@@ -42,8 +53,8 @@ async fn ask_one(
     routes: &Routes,
     link: Link,
     may_move: bool,
-    query: &Query,
-    bytes: Bytes,
+    (query, bytes): (&Query, Bytes),
+    unable: &Unable,
 ) -> (Link, Ended<Message>) {
     let begun = Instant::now();
     let answered = tokio::select! {
@@ -55,17 +66,42 @@ async fn ask_one(
             return (link, Ended::Moved);
         }
     };
-    // Where its name servers did not answer, those of another gateway may.
-    let silent =
-        |answer: &Message| Some(Failure::new(Kind::DnsTimeout, Side::Server, network_error(answer)?));
     let ended = match answered.map(|bytes| parse(query, &bytes)) {
-        Ok(answer) => match silent(&answer) {
-            Some(failure) => Ended::Failed(failure, begun.elapsed()),
+        Ok(answer) => match why_another(&answer) {
+            Some(failure) => {
+                if failure.kind != Kind::DnsTimeout {
+                    keep_better(unable, answer, link.gateway.id);
+                }
+                Ended::Failed(failure, begun.elapsed())
+            }
             None => Ended::Done(answer),
         },
         Err(failure) => Ended::Failed(failure, begun.elapsed()),
     };
     (link, ended)
+}
+
+/// Why another gateway may have a better answer than this one, whose name servers did not answer, have failed, or do not know the
+/// name.
+fn why_another(answer: &Message) -> Option<Failure> {
+    let failed = |kind, sentence: &str| Some(Failure::new(kind, Side::Server, sentence));
+    match (network_error(answer), answer.metadata.response_code) {
+        (Some(sentence), _) => failed(Kind::DnsTimeout, &sentence),
+        (None, ResponseCode::NXDomain) => failed(Kind::NameNotFound, "the name does not exist"),
+        (None, ResponseCode::ServFail | ResponseCode::Refused) if !is_prohibited(answer) => {
+            failed(Kind::DnsFailed, "the name servers failed")
+        }
+        _ => None,
+    }
+}
+
+/// That a name does not exist says more than that nobody knows.
+fn keep_better(unable: &Unable, answer: Message, gateway: NodeId) {
+    let mut best = unable.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_certain = |answer: &Message| answer.metadata.response_code == ResponseCode::NXDomain;
+    if !best.as_ref().is_some_and(|(best, _)| is_certain(best) || !is_certain(&answer)) {
+        *best = Some((answer, gateway));
+    }
 }
 
 /// The answer of a gateway, if it is about the question.
