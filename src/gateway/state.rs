@@ -64,7 +64,7 @@ pub(super) fn no_memory() -> Failure {
 
 /// The refusal of a request while this gateway is in maintenance. Another gateway may serve it.
 fn in_maintenance() -> Failure {
-    let sentence = "this gateway is in maintenance ('laneway drain --undo' there ends it)";
+    let sentence = "the gateway is in maintenance ('laneway drain --undo' there ends it)";
     Failure::new(Kind::NoWayOut, Side::Gateway, sentence)
 }
 

@@ -1,10 +1,11 @@
-//! Which of several failed dials tells the user most about why there is no link. Without I/O.
+//! Which of several failed dials tell the user why there is no link. Without I/O.
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::link::client::DialError;
+use crate::wire::id::NodeId;
 
 /// Maximum number of failed dials that are kept.
 const MAX_ATTEMPTS: usize = 64;
@@ -34,8 +35,10 @@ pub(super) enum Cause {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Attempt {
     pub(super) address: SocketAddr,
+    /// The gateway that should be there, if that is known.
+    pub(super) gateway: Option<NodeId>,
     pub(super) cause: Cause,
-    /// A gateway should be there: it announces itself, or the user named it.
+    /// A gateway should be there: it announces itself or did so before, or the user named it.
     pub(super) is_expected: bool,
     /// What the user reads.
     pub(super) sentence: String,
@@ -86,10 +89,16 @@ impl Attempts {
         self.0.clear();
     }
 
-    /// The sentence of the most telling one: that this node was removed, else of a gateway that should be there, else of
-    /// any; among those the first [`Cause`], and among equal ones the latest.
-    pub(super) fn most_telling(&self, now: Instant) -> Option<String> {
-        let valid = self.0.iter().filter(|attempt| now.saturating_duration_since(attempt.at) < VALIDITY);
+    /// Forgets those of one gateway.
+    pub(super) fn forget(&mut self, gateway: NodeId) {
+        self.0.retain(|attempt| attempt.gateway != Some(gateway));
+    }
+
+    /// The sentences that tell why there is no link, the most telling one first: that this node was removed, else one for each
+    /// gateway that should be there, else one of any. Among those the first [`Cause`] counts, and among equal ones the latest.
+    /// Left out are gateways of which something is `known` already, and beside other sentences those that are not on a network of
+    /// this machine: mostly that is an address that only gateways reach.
+    pub(super) fn telling(&self, known: &[NodeId], now: Instant) -> Vec<String> {
         let rank = |attempt: &&Attempt| {
             let telling = match attempt.cause {
                 // A machine of another group, where nobody expects one of this group, says nothing about those.
@@ -98,8 +107,26 @@ impl Attempts {
             };
             (attempt.cause != Cause::Removed, !attempt.is_expected, telling)
         };
-        // Of equal ones `min_by_key` gives the first.
-        valid.rev().min_by_key(rank).map(|attempt| attempt.sentence.clone())
+        let is_valid = |attempt: &&Attempt| now.saturating_duration_since(attempt.at) < VALIDITY;
+        let mut valid: Vec<_> = self.0.iter().rev().filter(is_valid).collect();
+        valid.sort_by_key(rank);
+        let Some(first) = valid.first().copied() else { return Vec::new() };
+        match first.cause {
+            Cause::Removed => return vec![first.sentence.clone()],
+            _ if first.is_expected => {}
+            _ if known.is_empty() => return vec![first.sentence.clone()],
+            _ => return Vec::new(),
+        }
+        let mut told: Vec<&Attempt> = Vec::new();
+        for attempt in valid.into_iter().filter(|attempt| attempt.is_expected) {
+            let is_same = |other: &&Attempt| attempt.gateway.is_some() && other.gateway == attempt.gateway;
+            let is_known = attempt.gateway.is_some_and(|id| known.contains(&id)) || told.iter().any(is_same);
+            let is_alone = known.is_empty() && told.is_empty();
+            if !is_known && (attempt.cause != Cause::NoRoute || is_alone) {
+                told.push(attempt);
+            }
+        }
+        told.into_iter().map(|attempt| attempt.sentence.clone()).collect()
     }
 }
 
@@ -108,23 +135,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_most_telling_reason_of_several_failed_dials_is_shown() {
+    fn the_most_telling_reasons_of_several_failed_dials_are_shown() {
         use Cause::{Distrust, NoRoute, Protocol, Refused, Removed, Silent, Unanswered};
-        // Each attempt: its cause, and whether a gateway should be there. The last number is the one to show.
-        type Row = (&'static [(Cause, bool)], Option<usize>);
-        let table: [Row; 11] = [
-            (&[], None),
-            (&[(Removed, true), (NoRoute, false)], Some(0)),
-            (&[(Removed, false), (Refused, true), (NoRoute, true)], Some(0)),
-            (&[(NoRoute, false), (Unanswered, true)], Some(1)),
-            (&[(Unanswered, true), (NoRoute, true)], Some(0)),
+        // Each attempt: its cause, and whether a gateway should be there. The last numbers are those to show, in this order.
+        type Row = (&'static [(Cause, bool)], &'static [usize]);
+        let table: [Row; 12] = [
+            (&[], &[]),
+            (&[(Removed, true), (NoRoute, false)], &[0]),
+            (&[(Removed, false), (Refused, true), (NoRoute, true)], &[0]),
+            (&[(NoRoute, false), (Unanswered, true)], &[1]),
+            (&[(Unanswered, true), (NoRoute, true)], &[0]),
+            (&[(NoRoute, true), (NoRoute, true)], &[1]),
             // A remembered address that another machine has now says less than the gateway that is heard.
-            (&[(Distrust, false), (Unanswered, true)], Some(1)),
-            (&[(Distrust, false), (Unanswered, false)], Some(1)),
-            (&[(Refused, true), (Silent, true), (Unanswered, true)], Some(1)),
-            (&[(Distrust, false), (Protocol, false)], Some(1)),
-            (&[(Distrust, false), (NoRoute, false)], Some(0)),
-            (&[(Refused, true), (Refused, true)], Some(1)),
+            (&[(Distrust, false), (Unanswered, true)], &[1]),
+            (&[(Refused, true), (Silent, true), (Unanswered, true)], &[1, 0, 2]),
+            (&[(Distrust, false), (Unanswered, false)], &[1]),
+            (&[(Distrust, false), (Protocol, false)], &[1]),
+            (&[(Distrust, false), (NoRoute, false)], &[0]),
+            (&[(Refused, true), (Refused, true)], &[1, 0]),
         ];
         let now = Instant::now();
         for (failed, shown) in table {
@@ -132,10 +160,42 @@ mod tests {
             for (number, (cause, is_expected)) in failed.iter().enumerate() {
                 let address = SocketAddr::from(([10, 0, 0, u8::try_from(number).unwrap()], 7420));
                 let (cause, is_expected) = (*cause, *is_expected);
-                attempts.add(Attempt { address, cause, is_expected, sentence: number.to_string(), at: now });
+                attempts.add(Attempt {
+                    address,
+                    gateway: None,
+                    cause,
+                    is_expected,
+                    sentence: number.to_string(),
+                    at: now,
+                });
             }
-            assert_eq!(attempts.most_telling(now), shown.map(|number| number.to_string()), "{failed:?}");
+            let shown: Vec<_> = shown.iter().map(ToString::to_string).collect();
+            assert_eq!(attempts.telling(&[], now), shown, "{failed:?}");
         }
+    }
+
+    #[test]
+    fn each_gateway_has_one_sentence_and_none_if_something_else_is_known_of_it() {
+        let (mut attempts, now) = (Attempts::default(), Instant::now());
+        let ids = [1, 2, 3].map(|n| NodeId([n; 16]));
+        let failed = [(0, Cause::NoRoute), (0, Cause::Refused), (1, Cause::Unanswered), (2, Cause::Silent)];
+        for (port, (gateway, cause)) in (1..).zip(failed) {
+            attempts.add(Attempt {
+                address: SocketAddr::from(([10, 0, 0, 1], port)),
+                gateway: Some(ids[gateway]),
+                cause,
+                is_expected: true,
+                sentence: port.to_string(),
+                at: now,
+            });
+        }
+        assert_eq!(attempts.telling(&[], now), ["4", "2", "3"]);
+        assert_eq!(attempts.telling(&ids[..1], now), ["4", "3"]);
+        attempts.forget(ids[2]);
+        assert_eq!(attempts.telling(&[], now), ["2", "3"]);
+        attempts.0.iter_mut().for_each(|attempt| attempt.is_expected = false);
+        assert_eq!(attempts.telling(&[], now), ["2"]);
+        assert!(attempts.telling(&ids[2..], now).is_empty(), "an old address beside what is known");
     }
 
     #[test]
@@ -143,6 +203,7 @@ mod tests {
         let (mut attempts, now) = (Attempts::default(), Instant::now());
         let attempt = |cause, sentence: &str, at| Attempt {
             address: SocketAddr::from(([10, 0, 0, 1], 7420)),
+            gateway: None,
             cause,
             is_expected: true,
             sentence: sentence.into(),
@@ -150,10 +211,11 @@ mod tests {
         };
         attempts.add(attempt(Cause::Distrust, "distrust", now));
         attempts.add(attempt(Cause::NoRoute, "no route", now));
-        assert_eq!(attempts.most_telling(now).as_deref(), Some("no route"));
-        assert_eq!(attempts.most_telling(now + VALIDITY), None);
+        let told = |attempts: &Attempts, now| attempts.telling(&[], now);
+        assert_eq!(told(&attempts, now), ["no route"]);
+        assert!(told(&attempts, now + VALIDITY).is_empty());
         attempts.clear();
-        assert_eq!(attempts.most_telling(now), None);
+        assert!(told(&attempts, now).is_empty());
     }
 
     #[test]
@@ -162,7 +224,7 @@ mod tests {
         for port in 1..1000 {
             let address = SocketAddr::from(([10, 0, 0, 1], port));
             let (cause, sentence) = (Cause::NoRoute, String::new());
-            attempts.add(Attempt { address, cause, is_expected: false, sentence, at: now });
+            attempts.add(Attempt { address, gateway: None, cause, is_expected: false, sentence, at: now });
         }
         assert_eq!(attempts.0.len(), MAX_ATTEMPTS);
     }

@@ -358,6 +358,12 @@ pub(super) fn doubted_last(ranked: &mut [KnownGateway], is_doubted: &dyn Fn(Node
     }
 }
 
+/// Moves the gateways that are leaving and have said why behind all others. Each of them is dialled again and again, and the
+/// others are to have a chance to say something else.
+pub(super) fn leaving_last(ranked: &mut [KnownGateway], has_said_why: &dyn Fn(NodeId) -> bool) {
+    ranked.sort_by_key(|gateway| gateway.is_leaving() && gateway.id.is_some_and(has_said_why));
+}
+
 /// The place of a link in the order of use: that of its gateway in the ranking, behind all others while the gateway is
 /// leaving. Whether it is leaving comes first.
 pub(super) fn place(link: UpLink, ranked: &[KnownGateway]) -> (bool, usize) {

@@ -33,6 +33,8 @@ use crate::wire::sharing::Offer;
 
 /// Maximum number of gateways without a way out that are remembered.
 const MAX_WITHOUT_WAY_OUT: usize = 1024;
+/// Maximum number of gateways whose trouble is told at a time.
+const MAX_TOLD: usize = 3;
 
 /// Called with a gateway's address when a link to it is up, to remember it.
 pub type Remember = dyn Fn(SocketAddr) + Send + Sync;
@@ -50,9 +52,9 @@ pub struct Links {
     pub(super) outcomes: Outcomes,
     /// The dials that failed since the last link came up.
     attempts: Mutex<Attempts>,
-    /// The gateways that have no way out, with what each one said. They are dialled again and again, and nothing of that is
-    /// news.
-    without_way_out: Mutex<BTreeMap<NodeId, String>>,
+    /// The gateways that have no way out, or are in maintenance, with the address of the link and what each one said. They are
+    /// dialled again and again, and nothing of that is news.
+    without_way_out: Mutex<BTreeMap<NodeId, (SocketAddr, String)>>,
     machine: Arc<OwnAddresses>,
     /// What this node offers its gateways: to take bodies in pieces.
     offer: Option<Offer>,
@@ -130,11 +132,22 @@ impl Links {
         self.directory.suspect(address, Instant::now());
     }
 
-    /// Why no connection gets out, as a sentence: what a gateway without a way out has said, else the most telling reason of
-    /// the dials that failed; `None` once one has succeeded.
+    /// Why no connection gets out, as a sentence: what each gateway without a way out has said, and why the others were not
+    /// reached; `None` once one was.
     pub fn trouble(&self) -> Option<String> {
-        let lost = locked(&self.without_way_out).values().next().cloned();
-        lost.or_else(|| locked(&self.attempts).most_telling(Instant::now()))
+        let lost = locked(&self.without_way_out).clone();
+        let known: Vec<_> = lost.keys().copied().collect();
+        let failed = locked(&self.attempts).telling(&known, Instant::now());
+        let mut told: Vec<String> = lost.into_values().map(|(_, why)| why).collect();
+        told.extend(failed);
+        let more = told.len().saturating_sub(MAX_TOLD);
+        told.truncate(MAX_TOLD);
+        match more {
+            _ if told.is_empty() => None,
+            0 => Some(told.join("; ")),
+            1 => Some(format!("{}; and 1 more gateway", told.join("; "))),
+            more => Some(format!("{}; and {more} more gateways", told.join("; "))),
+        }
     }
 
     /// Notes that a connection got out through this gateway.
@@ -237,6 +250,7 @@ impl Links {
         let mut known: Vec<_> = known.iter().map(|gateway| KnownGateway::of(gateway, now)).collect();
         dialing::near_first(&mut known, &|ip| self.machine.shares_network_with(ip));
         dialing::doubted_last(&mut known, &|id| self.outcomes.doubts(id));
+        dialing::leaving_last(&mut known, &|id| self.is_without_way_out(id));
         known
     }
 
@@ -327,7 +341,11 @@ impl Links {
             let text = format!("{what} ({})", link.address);
             self.directory.telemetry().note_about(id, Happening::LinkUp, gateway, text);
         }
-        locked(&self.attempts).clear();
+        // One that takes no connections says nothing about the others.
+        match self.is_without_way_out(id) {
+            true => locked(&self.attempts).forget(id),
+            false => locked(&self.attempts).clear(),
+        }
         (self.remember)(link.address);
         self.tasks.spawn(updates::follow(link.clone(), self.credentials.membership.clone()));
         self.up.send_modify(|links| {
@@ -371,15 +389,15 @@ impl Links {
         if without.len() >= MAX_WITHOUT_WAY_OUT {
             without.clear();
         }
-        if without.insert(gateway.id, why.to_owned()).is_none() {
+        if without.insert(gateway.id, (link.address, why.to_owned())).is_none() {
             limited!(
                 info,
                 gateway.id,
                 gateway = &*gateway.name,
                 reason = why,
-                "the gateway has no way out: connections wait for another"
+                "the gateway takes no connections: they wait for another"
             );
-            let text = format!("it has no way out ({})", link.address);
+            let text = format!("it takes no connections ({}): {why}", link.address);
             self.directory.telemetry().note_about(gateway.id, Happening::LinkLost, &gateway.name, text);
         }
         drop(without);
@@ -415,10 +433,13 @@ impl Links {
             tracing::debug!(%address, reason, "no link again");
         }
         let sentence = name.map_or_else(|| reason.clone(), |name| format!("gateway {name}: {reason}"));
+        // What it said over its last link is out of date.
+        locked(&self.without_way_out).retain(|_, (last, _)| *last != address);
         locked(&self.attempts).add(Attempt {
             address,
+            gateway: gateway.id,
             cause: Cause::of(&error),
-            is_expected: is_heard || gateway.is_static,
+            is_expected: is_heard || gateway.was_heard || gateway.is_static,
             sentence,
             at: now,
         });

@@ -373,7 +373,7 @@ impl Routes {
         let held = self.hold.borrow().as_secs_f32();
         let itself = (self.fault)().map(|fault| format!("; this machine has no way out itself: {fault}"));
         let itself = itself.unwrap_or_default();
-        let sentence = match lost.or_else(|| self.links.trouble()) {
+        let sentence = match self.links.trouble().or(lost) {
             Some(trouble) => format!("no gateway could be used within {held} s: {trouble}{itself}"),
             None if !itself.is_empty() => format!("no other gateway answered within {held} s{itself}"),
             None => format!("no gateway answered within {held} s: run 'laneway discover' to see why"),

@@ -23,6 +23,10 @@ pub(super) const CASES: &[Case] = &[
         the_only_gateway_says_why_it_serves_nobody_and_stays_so_after_a_restart,
     ),
     (
+        "maintenance::apps_are_told_of_all_gateways_that_are_drained_or_dead",
+        apps_are_told_of_all_gateways_that_are_drained_or_dead,
+    ),
+    (
         "maintenance::a_machine_that_leaves_is_listed_as_left_and_its_old_keys_are_refused",
         a_machine_that_leaves_is_listed_as_left_and_its_old_keys_are_refused,
     ),
@@ -70,6 +74,34 @@ fn a_drained_gateway_fails_no_request_and_serves_again_when_told(lab: &Lab) {
     load.wait_for_service_by(first.outside(), 60);
     let report = load.stop();
     report.no_failure();
+}
+
+fn apps_are_told_of_all_gateways_that_are_drained_or_dead(lab: &Lab) {
+    let _web = lab.web(who);
+    let mut fleet = lab.fleet_with(2, &[], &["--hold", "1"]);
+    fleet.serving();
+    fleet.gateways.iter().for_each(|gateway| drop(laneway(&gateway.host, &["drain"]).success()));
+    let said = |client: &Host| client.curl(&[&HTTP[..], &["http://10.88.0.100/"]].concat()).text();
+    let drained =
+        |name: &str| format!("gateway {name} is in maintenance ('laneway drain --undo' there ends it)");
+    wait_until("apps to be told that both are drained", || {
+        let text = said(&fleet.client);
+        text.contains(&drained("g1")) && text.contains(&drained("g2"))
+    });
+    assert!(!fleet.node.log().contains("no way out"), "{}", fleet.node.log());
+    fleet.kill(0);
+    wait_until("apps to be told that one is dead", || {
+        let text = said(&fleet.client);
+        assert!(text.contains(&drained("g2")), "{text}");
+        text.contains("gateway g1: cannot connect to ") && !text.contains(&drained("g1"))
+    });
+    fleet.kill(1);
+    wait_until("apps to be told that both are dead", || {
+        let text = said(&fleet.client);
+        ["gateway g1: cannot connect to ", "gateway g2: cannot connect to "]
+            .iter()
+            .all(|dead| text.contains(dead))
+    });
 }
 
 fn a_download_through_a_gateway_that_is_drained_arrives_whole(lab: &Lab) {
