@@ -1,19 +1,22 @@
-//! The same is asked over a second gateway when no answer comes over the first one, and the first answer is taken.
+//! The same is asked over a second gateway when no answer comes over the first one, and the first answer is taken. A gateway's own
+//! apps get their connections from another one if it is the first to make it.
 //!
 //! Connections may be made over a gateway whose uplink carries nothing else, and a server may just take its time: nobody knows which it
 //! is. So what waits goes on waiting, and nothing is asked a third time.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::Bytes;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
-use super::asking::NEXT_AFTER;
+use super::asking::{NEXT_AFTER, PATIENCE, is_unanswered};
 use super::outcomes::{Outcomes, SILENCE};
 use super::routes::Routes;
 use super::server_connection::ServerConnection;
+use crate::failure::Failure;
 use crate::limited;
 use crate::link::client::Link;
 use crate::link::request::Transport;
@@ -64,6 +67,87 @@ impl Routes {
         }
         is_asked.store(false, Relaxed);
         None
+    }
+
+    /// Connects from this machine. If that takes long, or ends without an answer of the destination, other gateways are asked as well:
+    /// this one's uplink may drop what is sent. Until then a gateway has no links.
+    ///
+    /// # Errors
+    /// Why there is no connection from this machine, and no other gateway has made one in time.
+    pub(super) async fn connect_here_or_beside(
+        &self,
+        transport: Transport,
+        target: &Target,
+        id: u64,
+        early: Bytes,
+        account: &Arc<Account>,
+    ) -> Result<ServerConnection, Failure> {
+        let mut here = pin!(self.connect_from_here(transport, target, early.clone(), account));
+        let failed = tokio::select! {
+            biased;
+            connected = &mut here => match connected {
+                Err(failure) if is_unanswered(&failure) => Some(failure),
+                connected => return connected,
+            },
+            () = sleep(NEXT_AFTER) => None,
+        };
+        // Boxed, because nearly every destination has answered by now.
+        Box::pin(async {
+            let mut beside = pin!(self.connect_beside(transport, target, id, early, account));
+            let patience = Instant::now() + PATIENCE;
+            let failure = match failed {
+                Some(failure) => failure,
+                None => tokio::select! {
+                    biased;
+                    connected = &mut here => match connected {
+                        Err(failure) if is_unanswered(&failure) => failure,
+                        connected => return connected,
+                    },
+                    server = &mut beside => return Ok(server),
+                },
+            };
+            if !self.links.has_any() {
+                return Err(failure);
+            }
+            tokio::select! {
+                biased;
+                server = beside => Ok(server),
+                () = sleep_until(patience) => Err(failure),
+            }
+        })
+        .await
+    }
+
+    /// Waits for a connection over a link, and asks one gateway after another for it. Never returns where none makes one.
+    async fn connect_beside(
+        &self,
+        transport: Transport,
+        target: &Target,
+        id: u64,
+        early: Bytes,
+        account: &Arc<Account>,
+    ) -> ServerConnection {
+        let (mut up, mut asked) = (self.links.up(), Vec::new());
+        if self.links.has_any() {
+            self.links.want_beside();
+        }
+        loop {
+            let is_new =
+                |link: &&Link| link.is_usable() && !link.is_suspect() && !asked.contains(&link.gateway.id);
+            let link = up.borrow_and_update().iter().find(is_new).cloned();
+            let Some(link) = link else {
+                if up.changed().await.is_err() {
+                    return std::future::pending().await;
+                }
+                continue;
+            };
+            let (gateway, name) = (link.gateway.id, &*link.gateway.name);
+            asked.push(gateway);
+            limited!(info, gateway, %target, also = name, "no answer from here: another gateway is asked, too");
+            if let Ok(server) = self.open_over(&link, (transport, target), id, early.clone(), account).await {
+                return server;
+            }
+        }
     }
 
     /// Waits for another gateway than the one at `address` that can be asked for `target`, and has not failed it lately.

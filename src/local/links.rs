@@ -35,11 +35,14 @@ use crate::wire::sharing::Offer;
 const MAX_WITHOUT_WAY_OUT: usize = 1024;
 /// Maximum number of gateways whose trouble is told at a time.
 const MAX_TOLD: usize = 3;
+/// How long gateways are linked although this node is one itself, after its own way out gave no answer.
+const BESIDE: Duration = Duration::from_secs(30);
 
 /// Called with a gateway's address when a link to it is up, to remember it.
 pub type Remember = dyn Fn(SocketAddr) + Send + Sync;
 
 /// The links of this node as a client.
+// fields: what it is made with, and what the dialling task and all connections note
 pub struct Links {
     own: NodeId,
     directory: Arc<Directory>,
@@ -55,6 +58,8 @@ pub struct Links {
     /// The gateways that have no way out, or are in maintenance, with the address of the link and what each one said. They are
     /// dialled again and again, and nothing of that is news.
     without_way_out: Mutex<BTreeMap<NodeId, (SocketAddr, String)>>,
+    /// Until when links are wanted although this node is a gateway.
+    beside: watch::Sender<Option<Instant>>,
     machine: Arc<OwnAddresses>,
     /// What this node offers its gateways: to take bodies in pieces.
     offer: Option<Offer>,
@@ -81,6 +86,7 @@ impl Links {
             dialing: Mutex::new(Dialing::new(own, Instant::now())),
             attempts: Mutex::default(),
             without_way_out: Mutex::default(),
+            beside: watch::Sender::new(None),
             machine,
             offer,
         })
@@ -113,6 +119,16 @@ impl Links {
         if locked(&self.dialing).want_more(Instant::now()) {
             self.directory.look_again();
         }
+    }
+
+    /// Whether there is a gateway besides this node.
+    pub(super) fn has_any(&self) -> bool {
+        self.has_others(self.own)
+    }
+
+    /// Has gateways linked for a while although this node is one itself: its own way out gives no answer.
+    pub(super) fn want_beside(&self) {
+        self.beside.send_replace(Some(Instant::now() + BESIDE));
     }
 
     /// Whether a node was removed from the group.
@@ -192,13 +208,17 @@ impl Links {
 
     /// Dials, orders and replaces links while `needed` is true; ends when its sender is dropped.
     pub async fn run(self: Arc<Self>, mut needed: watch::Receiver<bool>) {
+        let mut beside = self.beside.subscribe();
         loop {
-            if needed.wait_for(|needed| *needed).await.is_err() {
-                return;
+            let is_now = |until: &Option<Instant>| until.is_some_and(|until| Instant::now() < until);
+            tokio::select! {
+                biased;
+                needed = needed.wait_for(|needed| *needed) => if needed.is_err() { return },
+                Ok(_) = beside.wait_for(is_now) => {}
             }
             tokio::select! {
                 () = self.keep_linked() => {}
-                _ = needed.wait_for(|needed| !needed) => {}
+                () = until_unneeded(&mut needed, &mut beside) => {}
             }
             self.directory.want(false);
             self.up.send_replace(Vec::new()).iter().for_each(Link::retire);
@@ -458,6 +478,22 @@ fn is_distrust(error: &DialError) -> bool {
         | DialError::Protocol(..) => true,
         DialError::Late(..) | DialError::Connect(..) | DialError::Cut(..) | DialError::NotAGateway(..) => {
             false
+        }
+    }
+}
+
+/// Waits until links are neither needed nor wanted beside this node's own way out.
+async fn until_unneeded(needed: &mut watch::Receiver<bool>, beside: &mut watch::Receiver<Option<Instant>>) {
+    loop {
+        if needed.wait_for(|needed| !needed).await.is_err() {
+            return;
+        }
+        let until = beside.borrow_and_update().filter(|until| Instant::now() < *until);
+        let Some(until) = until else { return };
+        tokio::select! {
+            () = sleep_until(until.into()) => {}
+            Ok(()) = beside.changed() => {}
+            Ok(()) = needed.changed() => {}
         }
     }
 }

@@ -225,7 +225,7 @@ impl Routes {
                 tunnel.stream.charge_to(account);
                 return Ok(ServerConnection::Link(Box::new(tunnel), link.gateway.name.to_string()));
             }
-            match self.connect_from_here(transport, target, early.clone(), account).await {
+            match self.connect_here_or_beside(transport, target, id, early.clone(), account).await {
                 // As soon as this node is no gateway any more, others are asked.
                 Err(failure) if failure.kind == Kind::NoWayOut => {
                     if !search.rest().await {
@@ -237,7 +237,8 @@ impl Routes {
         }
     }
 
-    async fn connect_from_here(
+    /// Connects from this machine, as this node's own gateway does for clients.
+    pub(super) async fn connect_from_here(
         &self,
         transport: Transport,
         target: &Target,

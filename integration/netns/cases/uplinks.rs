@@ -33,6 +33,10 @@ pub(super) const CASES: &[Case] = &[
         "uplinks::a_gateways_own_software_goes_over_the_other_one",
         a_gateways_own_software_goes_over_the_other_one,
     ),
+    (
+        "uplinks::one_port_that_vanishes_costs_a_gateways_own_software_no_request",
+        one_port_that_vanishes_costs_own_software_no_request,
+    ),
     ("uplinks::names_are_asked_for_at_the_other_gateway", names_are_asked_for_at_the_other_gateway),
     ("uplinks::a_server_that_is_down_is_told_as_such", a_server_that_is_down_is_told_as_such),
     ("uplinks::a_probe_that_is_asked_rarely_notices_at_once", a_probe_that_is_asked_rarely_notices_at_once),
@@ -219,6 +223,20 @@ fn a_gateways_own_software_goes_over_the_other_one(lab: &Lab) {
     let (own, other) = (&fleet.gateways[0], &fleet.gateways[1]);
     silence(lab, &own.host);
     all_at_once(&own.host, other.outside());
+}
+
+/// It stays a gateway, since it proves its way out all the time: by another port of the server.
+fn one_port_that_vanishes_costs_own_software_no_request(lab: &Lab) {
+    let _web = lab.web(who);
+    let _proof = lab.serve(81, |_, _| Ok(()));
+    let (g1, g2, client) = (lab.gateway("g1"), lab.gateway("g2"), lab.client("c1"));
+    let options =
+        [&["--role", "gateway", "--server", "10.88.0.100:81", "--allow", "*"], &PATIENT[..]].concat();
+    let (nodes, mut node) = three(&[&g1, &g2], &client, &options);
+    node.wait_for_line("standby link up", NOTICED);
+    g1.swallow("oif out tcp dport 80 drop");
+    all_at_once(&g1, g2.addresses()[1]);
+    assert!(nodes.iter().all(|node| !node.log().contains(LOST)));
 }
 
 fn names_are_asked_for_at_the_other_gateway(lab: &Lab) {
