@@ -3,8 +3,10 @@
 use super::ailments::{follow, once_well, status, stop};
 use super::doctor::{Diagnosis, diagnose, healthy};
 use crate::lab::group::{START, init, join, state, up};
+use crate::lab::web::who;
 use crate::lab::{Case, Host, Lab, wait_until};
 use nix::mount::{MsFlags, mount, umount};
+use nix::sys::signal::Signal;
 use std::fs;
 
 pub(super) const CASES: &[Case] = &[
@@ -12,6 +14,15 @@ pub(super) const CASES: &[Case] = &[
     ("unseen::a_name_that_is_tried_from_a_gateway", a_name_that_is_tried_from_a_gateway),
     ("unseen::one_of_two_servers_that_is_down", one_of_two_servers_that_is_down),
     ("unseen::a_firewall_that_was_started_a_moment_ago", a_firewall_that_was_started_a_moment_ago),
+    ("unseen::a_standby_whose_uplink_died_a_moment_ago", a_standby_whose_uplink_died_a_moment_ago),
+    (
+        "unseen::a_machine_of_another_group_where_a_gateway_was",
+        a_machine_of_another_group_where_a_gateway_was,
+    ),
+    (
+        "unseen::an_address_that_is_gone_and_a_standby_that_hangs",
+        an_address_that_is_gone_and_a_standby_that_hangs,
+    ),
     ("unseen::a_disk_that_takes_nothing_more", a_disk_that_takes_nothing_more),
     (
         "unseen::a_gateway_with_an_address_that_accepts_no_links",
@@ -143,6 +154,84 @@ fn a_firewall_that_was_started_a_moment_ago(lab: &Lab) {
         once_well(&c1);
         c1.filter("");
     }
+}
+
+/// Nobody uses it, so it learns nothing.
+fn a_standby_whose_uplink_died_a_moment_ago(lab: &Lab) {
+    let _web = lab.web(who);
+    let g1 = lab.gateway("g1");
+    init(&g1);
+    let _node = up(&g1, &["--role", "gateway"]);
+    wait_until("it to be a gateway", || status(&g1).node.state.is_some());
+    // It knows no server to send a request to, which is nothing to be told each time.
+    let diagnosis = diagnose(&g1, &[]);
+    assert!(!diagnosis.layers("skipped").contains(&"request"), "{}", diagnosis.text);
+    g1.curl(&["--proxy", "http://127.0.0.1:1080", "http://10.88.0.100/"]).success();
+    let proved = || status(&g1).node.proof.map(|proof| proof.ago);
+    wait_until("the answer to count", || proved().is_some());
+    wait_until("it to be some seconds old", || proved().is_some_and(|ago| ago > 6.0));
+    let diagnosis = diagnose(&g1, &[]);
+    assert!(diagnosis.text.contains("ago, and accepts a connection now"), "{}", diagnosis.text);
+    g1.filter("iif out drop");
+    let diagnosis = diagnose(&g1, &[]);
+    let said = diagnosis.said("way out");
+    assert!(
+        said.contains("does not answer now") && said.contains("ip route get 10.88.0.100"),
+        "{}",
+        diagnosis.text
+    );
+}
+
+/// Its address is remembered, and says nothing about this group.
+fn a_machine_of_another_group_where_a_gateway_was(lab: &Lab) {
+    let _origin = lab.origin();
+    let (g1, g2, c1) = (lab.gateway("g1"), lab.gateway("g2"), lab.client("c1"));
+    let group = lab.group(&[&g1, &c1, &g2], &[]);
+    let second = group.gateway(&g2, &[]);
+    let mut node = group.client(&c1, &["--lan", "10.77.0.11"]);
+    node.wait_for_line("standby link up", START);
+    stop(group.gateway);
+    wait_until("the other one to be used", || status(&c1).links.iter().any(|link| link.name == "g2"));
+    wait_until("it to be remembered", || {
+        fs::read_to_string(state(&c1).join("gateways.json")).is_ok_and(|text| text.contains("10.77.0.22"))
+    });
+    stop(node);
+    stop(second);
+    fs::remove_dir_all(state(&g2)).unwrap();
+    init(&g2);
+    let _other = up(&g2, &["--role", "gateway", "--server", "10.88.0.100:80"]);
+    let mut node = up(&c1, &["--lan", "10.77.0.11"]);
+    node.wait_for_line("10.77.0.22:7420", START);
+    wait_until("the reason to be shown", || status(&c1).trouble.is_some());
+    let diagnosis = diagnose(&c1, &[]);
+    let said = diagnosis.said("link");
+    assert!(!said.contains("10.77.0.22") && !said.contains("--gateway here"), "{said}");
+    let other = "at 10.77.0.22:7420, where a gateway of this group was, is a machine of another group now";
+    assert!(diagnosis.text.contains(other), "{}", diagnosis.text);
+}
+
+/// The node's link is still from the address that the machine had; that is not another machine with its keys.
+fn an_address_that_is_gone_and_a_standby_that_hangs(lab: &Lab) {
+    let _origin = lab.origin();
+    let (g1, g2, c1) = (lab.gateway("g1"), lab.gateway("g2"), lab.client("c1"));
+    let group = lab.group(&[&g1, &c1, &g2], &[]);
+    let second = group.gateway(&g2, &[]);
+    let _node = group.client(&c1, &[]);
+    wait_until("both to be heard", || {
+        status(&c1).gateways.iter().any(|seen| seen.name.as_deref() == Some("g2"))
+    });
+    c1.ip("address del 10.77.0.11/24 dev lan");
+    let diagnosis = diagnose(&c1, &[]);
+    assert!(!diagnosis.text.contains("with the same keys"), "{}", diagnosis.text);
+    c1.ip("address add 10.77.0.11/24 broadcast + dev lan");
+    second.signal(Signal::SIGSTOP);
+    let diagnosis = diagnose(&c1, &[]);
+    assert!(
+        diagnosis.text.contains(" does not answer; the node that runs here heard it last "),
+        "{}",
+        diagnosis.text
+    );
+    second.signal(Signal::SIGCONT);
 }
 
 /// Fills a directory with files of this size until it takes no more.

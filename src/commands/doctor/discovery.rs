@@ -90,6 +90,9 @@ pub(super) fn judge(survey: &Survey, facts: &Facts<'_>) -> Vec<Finding> {
     // The fault that matters comes first.
     found.sort_by_key(|finding| finding.verdict == Verdict::Skipped);
     found.extend(facts.node.and_then(|node| too_many_active(survey, node, facts)));
+    if !survey.gateways.is_empty() {
+        found.extend(facts.node.into_iter().flat_map(|node| silent(survey, node)));
+    }
     if let Some(sentence) = report::other_groups(&other_groups(survey, facts))
         && found.iter().all(|finding| !finding.why.contains(&sentence))
     {
@@ -97,6 +100,24 @@ pub(super) fn judge(survey: &Survey, facts: &Facts<'_>) -> Vec<Finding> {
     }
     found.extend(same_keys(survey));
     found
+}
+
+/// The gateways that the node has heard and that do not answer this command at any address, while others do.
+fn silent(survey: &Survey, node: &Node) -> Vec<Finding> {
+    let answer: BTreeSet<_> = survey.gateways.iter().map(|seen| seen.id.short()).collect();
+    let mut named = BTreeSet::new();
+    let heard = node.seen.gateways.iter().filter_map(|gateway| {
+        let (id, ago) = (gateway.id.as_ref()?, gateway.heard_ago?);
+        (!answer.contains(id) && named.insert(id.clone())).then(|| {
+            let who = format!("{} at {}", report::called(gateway), gateway.address);
+            let what = format!(
+                "{who} does not answer; the node that runs here heard it last {} ago: it is off, or it hangs",
+                report::age(ago)
+            );
+            Finding::skipped(Layer::Discovery, what)
+        })
+    });
+    heard.collect()
 }
 
 /// Whether the node that runs here does not hear a gateway of its LAN: this command listens at the same port, and does not hear it now;

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::filtering::{Drop, Filter};
 use super::firewall::open_commands_elsewhere;
+use super::machine::Node;
 use super::remedies::{LOGIN, REMOVED, become_gateway, copied_keys, route_to, uplink_up, with_interface};
 use super::report::{Finding, Layer};
 use crate::failure::{Failure, Kind, Side, with_causes};
@@ -105,12 +106,21 @@ impl Linked {
 
     /// The addresses of other machines that have linked with it with this machine's keys. Nothing can be told behind a
     /// translation of addresses.
-    fn twins(&self, own: &HashSet<IpAddr>) -> Vec<IpAddr> {
+    fn twins(&self, own: &HashSet<IpAddr>, node: Option<&Node>) -> Vec<IpAddr> {
         let Some(about) = self.about.as_ref() else { return Vec::new() };
-        match about.asked_from.is_some_and(|ip| own.contains(&ip)) {
-            true => about.linked_from.iter().filter(|ip| !own.contains(ip)).copied().collect(),
-            false => Vec::new(),
+        if !about.asked_from.is_some_and(|ip| own.contains(&ip)) {
+            return Vec::new();
         }
+        // The link of this machine's node may be from an address that the machine has no more.
+        let links = node.iter().flat_map(|node| &node.seen.links);
+        let links = links.filter(|link| link.name == *self.link.gateway.name);
+        let links: Vec<_> = links.filter_map(|link| link.address.parse::<SocketAddr>().ok()).collect();
+        let is_old_own = |ip: &IpAddr| {
+            let is_like = |other: &IpAddr| other.is_ipv4() == ip.is_ipv4();
+            links.iter().any(|link| is_like(&link.ip()))
+                && !about.linked_from.iter().any(|other| own.contains(other) && is_like(other))
+        };
+        about.linked_from.iter().filter(|ip| !own.contains(ip) && !is_old_own(ip)).copied().collect()
     }
 
     /// Whether it may be of use to clients, by its own report.
@@ -359,10 +369,10 @@ fn compare(gateways: &[(String, i128)], set: &str) -> Vec<Finding> {
     found.collect()
 }
 
-/// The finding about another machine with the keys of this one, which is called `name`.
-pub(super) fn twins(linked: &[Linked], name: &str) -> Option<Finding> {
+/// The finding about another machine with the keys of this one, which is called `name`, and on which `node` runs.
+pub(super) fn twins(linked: &[Linked], name: &str, node: Option<&Node>) -> Option<Finding> {
     let own = net::own_addresses().unwrap_or_default();
-    let twins: BTreeSet<_> = linked.iter().flat_map(|gateway| gateway.twins(&own)).collect();
+    let twins: BTreeSet<_> = linked.iter().flat_map(|gateway| gateway.twins(&own, node)).collect();
     let at: Vec<_> = twins.iter().map(ToString::to_string).collect();
     (!at.is_empty())
         .then(|| copied_keys(Layer::Link, name, &format!("this machine and the one at {}", at.join(", "))))

@@ -98,7 +98,7 @@ impl Remote<'_> {
         }
         let names: Vec<_> = linked.iter().map(Linked::name).collect();
         found.extend(self.node.and_then(|node| running::without_link(node, &names)));
-        found.extend(gateways::twins(&linked, &self.group.node.name));
+        found.extend(gateways::twins(&linked, &self.group.node.name, self.node));
         diagnosis.extend(std::mem::take(&mut found));
         gateways::clocks(&linked, &mut found);
         diagnosis.extend(std::mem::take(&mut found));
@@ -352,6 +352,10 @@ impl Remote<'_> {
             (None, Some(gateway)) => Route::Link(gateway),
             (None, None) => return diagnosis.skip(&[Layer::Request], "no gateway reaches a server"),
         };
+        // A gateway for any destination has none of its own, and the layer of its way out tells how it does.
+        if servers.is_empty() && serves {
+            return;
+        }
         if servers.is_empty() {
             return diagnosis.skip(&[Layer::Request], NO_SERVER);
         }
