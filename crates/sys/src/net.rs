@@ -70,7 +70,7 @@ const POLLS_BETWEEN_LOOKS: u32 = 4;
 /// without a bound a busy machine has hundreds of them: one that has just finished does not count as free yet.
 const MAX_BLOCKING_THREADS: usize = 8;
 /// How long such a thread waits for more to do. The allocator returns what is free to the system when a thread ends, and hardly
-/// ever while nothing is asked of it: this is how long the memory of a flood stays after it, instead of tokio's 10 s.
+/// ever while nothing is asked of it: this is how long the memory of downloads through the cache stays, instead of tokio's 10 s.
 const BLOCKING_KEPT: Duration = Duration::from_secs(2);
 
 /// Creates a single-threaded runtime, so that all work on a connection stays on one processor.
