@@ -89,7 +89,11 @@ case "$(uname):$target" in
         "$python/bin/pip" install --quiet --disable-pip-version-check ziglang==$zig cargo-zigbuild==0.24.0
     }
     PATH=$python/bin:$PATH
-    [ "$1" != build ] || set -- zigbuild "${@:2}"
+    case $1 in
+    build) set -- zigbuild "${@:2}" ;;
+    # Not as a subcommand of cargo, whose own ones they would be.
+    check | clippy | test | doc) cargo() { cargo-zigbuild "$@"; } ;;
+    esac
     ;;
 *:aarch64-unknown-linux-gnu) export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc ;;
 esac
