@@ -160,6 +160,7 @@ impl View {
             goes_direct: *self.client.is_gateway.borrow(),
             is_draining: self.shared.drain.is_cancelled(),
             in_maintenance: self.shared.activity.is_in_maintenance(),
+            is_removed: self.shared.membership.is_removed(),
             load: advert.map(|advert| f64::from(advert.load) / 1000.0),
             capacity: advert.map(|advert| bits(advert.capacity)),
             version: env!("CARGO_PKG_VERSION").into(),

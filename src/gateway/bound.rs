@@ -243,11 +243,7 @@ impl BoundGateway {
             let (announced, authority) = (shared.announced.clone(), duties.authority.clone());
             let is_due =
                 Box::new(move || authority.borrow().is_some() || is_active(announced.borrow().as_ref()));
-            let (directory, authority) = (shared.directory.clone(), duties.authority.clone());
-            let heard = Box::new(move || {
-                let gateways = || directory.ranked(Instant::now()).into_iter().map(|gateway| gateway.link);
-                authority.borrow().is_some().then(|| gateways().collect())
-            });
+            let heard = Box::new(heard(&shared, &duties));
             let delivery = propagation::run(shared.credentials.clone(), known, behind, is_due, heard);
             parts.push(("propagation", Box::pin(delivery)));
             let (egress, proof) = (gateway.egress.clone(), proof.part(&shared, &gateway, &servers, results));
@@ -289,6 +285,19 @@ impl BoundGateway {
         };
         parts.push(("link port", part));
         Ok(parts)
+    }
+}
+
+/// The addresses of the other gateways that are heard now, and whether this machine holds the group's key.
+fn heard(shared: &Shared, duties: &Duties) -> impl Fn() -> (Vec<SocketAddr>, bool) + Send + Sync + use<> {
+    let (directory, own, authority) =
+        (shared.directory.clone(), shared.own.clone(), duties.authority.clone());
+    move || {
+        let now = Instant::now();
+        let is_heard =
+            |gateway: &KnownGateway| gateway.state(now).is_some() && !own.is_this_node(gateway.link);
+        let heard = directory.ranked(now).into_iter().filter(is_heard).map(|gateway| gateway.link);
+        (heard.collect(), authority.borrow().is_some())
     }
 }
 

@@ -28,23 +28,24 @@ const MAX_PAUSE: Duration = Duration::from_secs(300);
 /// Maximum gateways whose pauses are remembered.
 const MAX_GATEWAYS: usize = 256;
 
-/// How often a machine with the group's key asks another gateway: nobody tells it that it was removed itself.
+/// How often another gateway is asked: nobody tells this node that it was removed itself. Those that have removed it are not
+/// heard any more, so it asks the silent ones; with the group's key, which others may hold too, it asks all in turn.
 const ASKING: Duration = Duration::from_secs(5);
-/// Maximum number of gateways that it remembers for that. Those that have removed it are not heard any more.
+/// Maximum number of gateways that are remembered for that.
 const MAX_ASKED: usize = 16;
 
 /// Whether this node is the one that delivers now.
 pub type IsDue = dyn Fn() -> bool + Send + Sync;
-/// The gateways that are heard now, if this machine holds the group's key.
-pub type Heard = dyn Fn() -> Option<Vec<SocketAddr>> + Send + Sync;
+/// The gateways that are heard now, and whether they are asked too.
+pub type Heard = dyn Fn() -> (Vec<SocketAddr>, bool) + Send + Sync;
 
 /// The earliest time of the next delivery to each gateway, with its number of failures in a row.
 #[derive(Default)]
 struct Pauses(HashMap<NodeId, (u32, Instant)>);
 
 /// Delivers updates to each gateway that `behind` reports, while `is_due` holds. At the start it also exchanges updates
-/// once with each of `known`, because this node may be the one that missed something. While this machine holds the group's key, it
-/// asks those that it has `heard` in turn. Never returns.
+/// once with each of `known`, because this node may be the one that missed something. Later it asks those that it has `heard` and
+/// that are silent now, in turn. Never returns.
 pub async fn run(
     credentials: Arc<Credentials>,
     known: Vec<SocketAddr>,
@@ -77,7 +78,9 @@ pub async fn run(
                 Err(error) => tracing::error!(%error, "the task of a delivery failed"),
             },
             _ = ticks.tick(), if deliveries.len() < MAX_DELIVERIES => {
-                if let Some(address) = heard().and_then(|heard| asked.next(&heard)) {
+                let (heard, includes_heard) = heard();
+                let is_removed = credentials.membership.is_removed();
+                if let Some(address) = asked.next(&heard, includes_heard).filter(|_| !is_removed) {
                     deliveries.spawn(deliver(None, address, credentials.clone()));
                 }
             }
@@ -89,15 +92,16 @@ pub async fn run(
 struct Asked(VecDeque<SocketAddr>);
 
 impl Asked {
-    /// The next one, of those that were `heard` now or before.
-    fn next(&mut self, heard: &[SocketAddr]) -> Option<SocketAddr> {
+    /// The next one of those that were heard before, or are `heard` now if that is to be included.
+    fn next(&mut self, heard: &[SocketAddr], includes_heard: bool) -> Option<SocketAddr> {
         for address in heard {
             if !self.0.contains(address) {
                 self.0.push_front(*address);
                 self.0.truncate(MAX_ASKED);
             }
         }
-        let next = self.0.pop_front()?;
+        let is_next = |address: &SocketAddr| includes_heard || !heard.contains(address);
+        let next = self.0.iter().position(is_next).and_then(|place| self.0.remove(place))?;
         self.0.push_back(next);
         Some(next)
     }
@@ -168,12 +172,23 @@ mod tests {
     fn gateways_are_asked_in_turn_those_that_were_just_heard_first_and_few_are_remembered() {
         let at = |number: u8| SocketAddr::from(([10, 0, 0, number], 7420));
         let mut asked = Asked(VecDeque::from([at(1)]));
-        assert_eq!(asked.next(&[at(2)]), Some(at(2)));
-        assert_eq!([asked.next(&[]), asked.next(&[at(1)]), asked.next(&[])], [at(1), at(2), at(1)].map(Some));
+        let mut next = |heard: &[SocketAddr]| asked.next(heard, true);
+        assert_eq!(next(&[at(2)]), Some(at(2)));
+        assert_eq!([next(&[]), next(&[at(1)]), next(&[])], [at(1), at(2), at(1)].map(Some));
         let many: Vec<_> = (3..100).map(at).collect();
-        assert_eq!(asked.next(&many), Some(at(99)));
+        assert_eq!(next(&many), Some(at(99)));
         assert_eq!(asked.0.len(), MAX_ASKED);
-        assert_eq!(Asked(VecDeque::new()).next(&[]), None);
+        assert_eq!(Asked(VecDeque::new()).next(&[], true), None);
+    }
+
+    #[test]
+    fn without_the_key_only_gateways_that_have_become_silent_are_asked() {
+        let at = |number: u8| SocketAddr::from(([10, 0, 0, number], 7420));
+        let mut asked = Asked(VecDeque::new());
+        assert_eq!(asked.next(&[at(1), at(2), at(3)], false), None);
+        assert_eq!(asked.next(&[at(1), at(3)], false), Some(at(2)));
+        assert_eq!([asked.next(&[at(3)], false), asked.next(&[at(3)], false)], [at(1), at(2)].map(Some));
+        assert_eq!(asked.next(&[at(1), at(2), at(3)], false), None);
     }
 
     #[test]

@@ -132,6 +132,7 @@ fn file_row(file: &FileSeen) -> [String; 5] {
 pub fn situation(snapshot: &Snapshot) -> String {
     let node = &snapshot.node;
     let state = match node.state.as_deref() {
+        _ if node.is_removed => "removed from the group ('laneway doctor' says what to do), ".to_owned(),
         _ if node.in_maintenance => "in maintenance ('laneway drain --undo' ends it), ".to_owned(),
         Some(state) => format!("{state} gateway, "),
         None => String::new(),

@@ -187,6 +187,9 @@ pub struct NodeSeen {
     /// Whether it serves no clients because of `laneway drain`.
     #[serde(default)]
     pub in_maintenance: bool,
+    /// Whether it knows that the group has removed it.
+    #[serde(default)]
+    pub is_removed: bool,
     /// Its load as a gateway, from 0 to 1.
     pub load: Option<f64>,
     /// Its measured capacity as a gateway, in bit/s.
@@ -408,6 +411,7 @@ fn example_node() -> NodeSeen {
         goes_direct: false,
         is_draining: false,
         in_maintenance: false,
+        is_removed: false,
         load: None,
         capacity: None,
         version: "0.1.0".into(),

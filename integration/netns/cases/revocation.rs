@@ -31,6 +31,7 @@ pub(super) const CASES: &[Case] = &[
         a_node_that_was_off_gets_the_update_when_it_returns,
     ),
     ("revocation::the_authority_moves_to_another_machine", the_authority_moves_to_another_machine),
+    ("revocation::a_removed_gateway_learns_it_and_says_so", a_removed_gateway_learns_it_and_says_so),
     (
         "revocation::a_machine_with_the_groups_key_that_was_removed_is_told_so_and_can_return",
         a_machine_with_the_groups_key_that_was_removed_is_told_so_and_can_return,
@@ -226,6 +227,28 @@ fn the_authority_moves_to_another_machine(lab: &Lab) {
 }
 
 /// What it signs reaches nobody, so it does not go on as if nothing had happened.
+/// It has no link to any gateway, and none has one to it.
+fn a_removed_gateway_learns_it_and_says_so(lab: &Lab) {
+    let (g1, g2) = (lab.gateway("g1"), lab.gateway("g2"));
+    let _origin = lab.origin();
+    let group = lab.group(&[&g1, &g2], &[]);
+    let mut second = group.gateway(&g2, &[]);
+    wait_until("both to hear each other", || {
+        let hears = |host: &Host, name| laneway(host, &["status"]).text().contains(name);
+        hears(&g1, "g2") && hears(&g2, "g1")
+    });
+    laneway(&g1, &["revoke", "g2"]).success();
+    second.wait_for_line("this machine was removed from the group", START);
+    wait_until("its status to say so", || {
+        laneway(&g2, &["status"]).text().contains("removed from the group ('laneway doctor' says what to do)")
+    });
+    let said = laneway(&g2, &["doctor"]);
+    assert!(
+        said.text().contains("wrong    group          this machine was removed from the group lan"),
+        "{said}"
+    );
+}
+
 fn a_machine_with_the_groups_key_that_was_removed_is_told_so_and_can_return(lab: &Lab) {
     let (c1, c2, g1, g2) = (lab.client("c1"), lab.client("c2"), lab.gateway("g1"), lab.gateway("g2"));
     let _origin = lab.origin();

@@ -32,6 +32,8 @@ pub fn text(snapshot: &Snapshot) -> String {
     page.sample(&[], u8::from(node.is_draining));
     page.gauge("maintenance", "1 while the node serves no clients because of 'laneway drain'.");
     page.sample(&[], u8::from(node.in_maintenance));
+    page.gauge("removed", "1 once the node knows that the group has removed it.");
+    page.sample(&[], u8::from(node.is_removed));
     page.gauge("node_state", "1 for the state of this node as a gateway.");
     for state in &STATES[..4] {
         page.sample(&[("state", state)], u8::from(node.state.as_deref() == Some(state)));

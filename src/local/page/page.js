@@ -79,6 +79,7 @@ function header(seen) {
   say(at("facts"), `${role} in group ${node.group} · up ${age(node.uptime)} · laneway ${node.version}`);
   const [tone, text] =
     node.is_draining ? ["wait", "stopping: no new connections"]
+    : node.is_removed ? ["bad", "removed from the group: no member accepts its links"]
     : node.in_maintenance ? ["wait", "in maintenance: serves no clients until laneway drain --undo"]
     : node.goes_direct ? [node.reach === "unreachable" ? "bad" : "good", `${way(seen)}, serves ${plural(seen.clients_in_all, "client")}`]
     : links.length > 0 && links[0].state === "suspect" ? ["wait", `gateway ${links[0].name} does not answer`]
