@@ -217,8 +217,8 @@ async fn remove_listed(state: &StateDir, store: &Arc<Store>, name: &str) -> Resu
             let ids = lines.filter_map(|line| u64::from_str_radix(line, 16).ok());
             ids.map(|id| store.remove(id)).count()
         };
-        // Fails only when the node stops.
-        if let Ok(count) = store.blocking(remove).await {
+        // Fails when the disk hangs.
+        if let Ok(count) = store.slowly(remove).await {
             tracing::info!(count, "stored responses removed by 'laneway cache'");
         }
         state.remove(name)?;
@@ -242,7 +242,7 @@ async fn save_uses(store: &Arc<Store>) {
         store.flush();
         store.save_uses()
     };
-    if let Err(error) = store.blocking(save).await.and_then(|saved| saved) {
+    if let Err(error) = store.slowly(save).await.and_then(|saved| saved) {
         tracing::debug!(%error, "how the cache was used is not saved");
     }
 }

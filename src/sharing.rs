@@ -67,7 +67,7 @@ impl Holdings {
         let most = (most / ENTRY_MEMORY).max(64);
         let holdings = Arc::new(Self { store, index, most, arrived: Notify::new() });
         let loading = holdings.clone();
-        tokio::task::spawn_blocking(move || loading.load());
+        holdings.store.later(move |_| loading.load());
         Ok(holdings)
     }
 
@@ -100,7 +100,8 @@ impl Holdings {
             let piece = store.read_unchecked(id, start, length)?;
             Ok::<_, std::io::Error>((pieces::hash(&piece) == hash).then_some(piece))
         });
-        let read = read.await.and_then(|read| read);
+        // While the disk hangs, the piece is not forgotten.
+        let read = read.await.ok()?;
         if let Ok(Some(piece)) = read {
             return Some(piece);
         }

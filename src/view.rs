@@ -280,7 +280,7 @@ fn link_seen(place: usize, link: &Link) -> LinkSeen {
 }
 
 fn store_seen(size: Size) -> StoreSeen {
-    StoreSeen { entries: size.entries as u64, bytes: size.bytes, limit: size.limit }
+    StoreSeen { entries: size.entries as u64, bytes: size.bytes, limit: size.limit, is_hung: size.is_hung }
 }
 
 fn file_seen(MostUsed { uri, used, .. }: MostUsed) -> FileSeen {

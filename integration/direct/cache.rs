@@ -1,6 +1,7 @@
 //! Plain requests that the gateway answers from its cache.
 
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -1230,6 +1231,40 @@ async fn nobody_joins_a_fetch_that_stands_still_and_cannot_go_on() {
     assert_eq!(still.site.fetch("/f", FRESH).await, "0123456789");
     still.server.say("5\r\n56789\r\n0\r\n\r\n").await;
     still.app.hear("5\r\n56789\r\n0\r\n\r\n").await;
+}
+
+/// Whoever asked for something that may be stored got nothing, for as long as the disk did not answer.
+#[tokio::test]
+async fn a_disk_that_hangs_holds_up_neither_what_is_stored_nor_what_is_to_be() {
+    let site = Site::new().await;
+    let store = site.lab.store.clone();
+    let large = "x".repeat(1 << 20);
+    // Each comes over a connection of its own.
+    let small_answer = FRESH.replace("ETag", "Connection: close\r\nETag");
+    let large_answer =
+        small_answer.replace("Content-Length: 10", "Content-Length: 1048576").replace("0123456789", &large);
+    assert_eq!(site.fetch("/small", &small_answer).await, "0123456789");
+    store.slowly(|store| store.flush()).await.unwrap();
+    let (open, gate) = std::sync::mpsc::channel::<()>();
+    let gate = Arc::new(Mutex::new(gate));
+    let hung: JoinSet<_> = (0..30)
+        .map(|_| {
+            let (store, gate) = (store.clone(), gate.clone());
+            async move { store.blocking(move |_| gate.lock().unwrap().recv().is_err()).await.is_ok() }
+        })
+        .collect();
+    for _ in 0..2 {
+        assert_eq!(site.fetch("/small", &small_answer).await, "0123456789");
+        assert_eq!(site.fetch("/large", &large_answer).await, large);
+    }
+    drop(open);
+    drop(hung);
+    while store.is_hung() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(site.fetch("/large", &large_answer).await, large);
+    assert_eq!(site.hit("GET /large", "").await.1, large);
+    assert_eq!(site.hit("GET /small", "").await.1, "0123456789");
 }
 
 /// Whoever could change what is at its URL took the file from all others.

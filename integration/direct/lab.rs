@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use laneway::cache::store::Store;
 use laneway::config::Config;
 use laneway::failure::{Failure, Kind, Side};
 use laneway::fronts::options::Upstream;
@@ -67,6 +68,8 @@ pub(crate) struct Lab {
     pub(crate) memory: Arc<Budget>,
     /// What the gateway has counted.
     pub(crate) telemetry: Arc<Telemetry>,
+    /// What the gateway stores.
+    pub(crate) store: Arc<Store>,
     /// Stops the gateway, orderly.
     pub(crate) drain: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -162,6 +165,7 @@ impl Lab {
             link_address: address,
             memory: shared.memory,
             telemetry: shared.telemetry,
+            store: shared.cache.unwrap(),
             drain: shared.drain,
             tasks: shared.tasks,
             _running: running,

@@ -115,7 +115,8 @@ impl Cache {
         if let Some(running) = fetches.get(&key) {
             return Part::Follow(running.outcome.clone(), running.uri != hash);
         }
-        if self.is_known_for_one(uri) {
+        // What cannot be stored is not shared either.
+        if self.is_known_for_one(uri) || self.store.is_hung() {
             return Part::Alone;
         }
         let (sender, receiver) = watch::channel(None);
@@ -213,7 +214,7 @@ impl Cache {
                 None => proved,
             }
         };
-        // Fails only when the node stops.
+        // Fails when the disk hangs.
         for (id, stored) in self.store.blocking(find).await.unwrap_or_default() {
             self.verify(id, &stored).await;
         }
@@ -286,11 +287,14 @@ impl Cache {
     /// stays under that alone.
     pub(super) async fn invalidate(self: &Arc<Self>, uris: Vec<String>) {
         lock(&self.fetches).retain(|key, _| !uris.iter().any(|uri| is_of(key, uri)));
-        // Fails only when the node stops.
-        let _ = self
-            .store
-            .blocking(move |store| uris.iter().map(|uri| store.remove_uri(uri)).sum::<usize>())
-            .await;
+        let all = uris.clone();
+        let removed = self.store.blocking(move |store| {
+            all.iter().for_each(|uri| _ = store.remove_uri(uri));
+        });
+        if removed.await.is_err() {
+            // The disk hangs.
+            uris.iter().for_each(|uri| self.store.withdraw(uri));
+        }
     }
 }
 
@@ -315,6 +319,13 @@ impl Lead {
         self.cache.store.clone()
     }
 
+    /// Lets nobody join any more, and nothing of it be stored: the server has something else by now.
+    pub(super) fn leave(&self) {
+        if self.is_current() {
+            lock(&self.cache.fetches).remove(&self.key);
+        }
+    }
+
     /// Whether anybody waits for the outcome.
     pub(super) fn is_awaited(&self) -> bool {
         // One receiver is that of the table.
@@ -330,10 +341,7 @@ impl Lead {
 
 impl Drop for Lead {
     fn drop(&mut self) {
-        let is_current = self.is_current();
-        if is_current {
-            lock(&self.cache.fetches).remove(&self.key);
-        }
+        self.leave();
         self.outcome.send_if_modified(|outcome| {
             let is_open = matches!(outcome, None | Some(Outcome::Connected));
             if is_open {
@@ -414,6 +422,8 @@ mod tests {
         let turn = cache.hashing.lock().await;
         assert!(cache.prove(id, &sha256).await.is_none() && cache.store.has(id));
         drop(turn);
+        // The disk takes its time.
+        tokio::time::resume();
         assert!(cache.prove(id, &sha256).await.is_some());
     }
 }

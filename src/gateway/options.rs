@@ -158,8 +158,7 @@ impl Options {
         let most = (memory.limit() / INDEX_PART) as u64;
         match Store::open(directory, limit, most, memory.reserve()) {
             Ok(store) => {
-                let loading = store.clone();
-                tokio::task::spawn_blocking(move || loading.load());
+                store.later(|store| store.load());
                 tracing::info!(directory = %directory.display(), limit, "cache of plain HTTP");
                 Some(store)
             }

@@ -147,8 +147,7 @@ impl Members {
             Err(PieceError::Length) => return Err(Failed::Wrong),
             Err(PieceError::Broken(_)) => return Err(Failed::Gone),
         };
-        let checked =
-            self.holdings.store().blocking(move |_| (pieces::hash(&piece) == hash).then_some(piece));
+        let checked = tokio::task::spawn_blocking(move || (pieces::hash(&piece) == hash).then_some(piece));
         checked.await.ok().flatten().ok_or(Failed::Wrong)
     }
 

@@ -4,7 +4,6 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use tokio::runtime::Handle;
 
 use super::Holdings;
 use crate::cache::draft::Draft;
@@ -102,9 +101,6 @@ impl Drop for Keeping {
             drop(index);
             holdings.arrived.notify_waiters();
         };
-        match Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(end)),
-            Err(_) => end(),
-        }
+        self.holdings.store.later(move |_| end());
     }
 }

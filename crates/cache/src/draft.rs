@@ -66,6 +66,8 @@ pub struct Draft {
     check: Option<Box<Check>>,
     /// The bytes that were written.
     grown: u64,
+    /// How often responses had been withdrawn before.
+    since: u64,
     is_new: bool,
     is_stored: bool,
 }
@@ -108,6 +110,7 @@ impl Draft {
             pieces: None,
             check: None,
             grown: 0,
+            since: store.withdrawn(),
             is_new,
             is_stored: false,
         }
@@ -295,6 +298,9 @@ impl Draft {
     /// The system's; nothing is stored then. [`io::ErrorKind::NotFound`] when what was to be completed was removed meanwhile;
     /// [`WrongFile`] when it does not have the digest that it must have.
     pub fn store(mut self, mut stored: Stored) -> io::Result<(u64, Stored)> {
+        if self.since != self.store.withdrawn() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         self.seek(0);
         stored.parts = std::mem::take(&mut self.written);
         let mut others = std::mem::take(&mut self.before);
@@ -330,7 +336,8 @@ impl Draft {
             return Ok((self.id, stored));
         }
         self.ensure_file()?;
-        self.store.complete(self.id, &stored, self.is_new, std::mem::take(&mut self.grown))?;
+        let room = (std::mem::take(&mut self.grown), self.since);
+        self.store.complete(self.id, &stored, self.is_new, room)?;
         self.is_stored = true;
         Ok((self.id, stored))
     }
@@ -375,8 +382,18 @@ fn joined(mut parts: Vec<BodyPart>) -> Vec<BodyPart> {
 impl Drop for Draft {
     fn drop(&mut self) {
         self.store.shrink(self.grown);
-        if !self.is_stored && self.is_new && self.file().is_some() {
-            self.store.discard(self.id);
+        if self.is_stored {
+            return;
+        }
+        if let Place::File(file) = &self.place {
+            // To remove and to close it may take the disk a while.
+            let (id, is_new, file) = (self.id, self.is_new, file.clone());
+            self.store.later(move |store| {
+                if is_new {
+                    store.discard(id);
+                }
+                drop(file);
+            });
         }
     }
 }

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::draft::Draft;
 use crate::pieces::Listed;
-use crate::store::{Store, read_into};
+use crate::store::{self, Store, read_into};
 use crate::stored::{BLOCK, BodyPart, Stored};
 use speed::Speed;
 
@@ -51,6 +51,8 @@ pub struct Growing {
     range: (u64, u64),
     /// Whether the server sends all of it.
     is_whole: bool,
+    /// How long a reader waits for the disk.
+    patience: Duration,
     store: Arc<Store>,
     /// The file with the bytes that are no longer in memory. `None` while all of them are.
     file: OnceLock<Arc<File>>,
@@ -128,7 +130,9 @@ impl Growing {
             followed: 0,
         };
         let file = draft.file().map_or_else(OnceLock::new, |file| OnceLock::from(file.clone()));
+        let point = total.and_then(|total| Point::of_fields(&stored.fields, total));
         Arc::new(Self {
+            patience: store::patience(point.is_some()),
             stored,
             total,
             id: draft.id(),
@@ -413,6 +417,15 @@ impl Growing {
     }
 }
 
+impl Drop for Growing {
+    fn drop(&mut self) {
+        if let Some(file) = self.file.take() {
+            // To close it may take the disk a while.
+            self.store.later(move |_| drop(file));
+        }
+    }
+}
+
 impl State {
     fn add(&mut self, at: Option<u64>, holder: &Arc<Holder>) -> u64 {
         let id = self.next_reader;
@@ -581,7 +594,8 @@ impl Reader {
             Ok::<_, io::Error>((buffer, range, held))
         };
         // From here on whoever reads counts what there is.
-        let (buffer, range, _held) = self.body.store.blocking_with(prepare, read).await??;
+        let (buffer, range, _held) =
+            self.body.store.blocking_with(self.body.patience, prepare, read).await??;
         Ok(buffer.fill(range.end).slice(range))
     }
 

@@ -4,9 +4,11 @@
 //! A response exists once its head does: that is written to a temporary name and renamed. A small one exists once it was fetched,
 //! and is written later (`store/writing.rs`). Nothing is synced to the disk. What
 //! a loss of power leaves behind has wrong checksums and is dropped when it is read, like anything that was changed since.
-//! All functions here block, except [`Store::blocking`], which runs them elsewhere.
+//! All functions here block, except [`Store::blocking`] and its like (`store/calls.rs`), which run them on threads of the store.
 
 mod body;
+mod calls;
+mod disk;
 mod eviction;
 mod hot;
 mod layout;
@@ -16,6 +18,7 @@ mod writing;
 
 pub use body::Body;
 pub(crate) use body::{hash as hash_body, read_into};
+pub use calls::{is_hung, patience};
 pub use hot::Copied;
 use layout::path;
 pub(crate) use layout::{exists, ids, read_head, remove_files};
@@ -34,24 +37,20 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
-use laneway_h2::buffer_pool;
 use laneway_limits::memory::Reserve;
 use laneway_sys::files;
 use laneway_wire::http::Fields;
 use laneway_wire::id::NodeId;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::{JoinSet, spawn_blocking};
 
 use crate::digest::Digest;
 use crate::stored::Stored;
+use disk::Disk;
 use eviction::Queues;
 use hot::Hot;
 use layout::FOLDERS;
 use unwritten::Unwritten;
 use uses::Uses;
 
-/// Maximum number of threads that wait for the disk at a time.
-const MOST_WAITING: usize = 8;
 /// The bytes of the limit for each entry that may exist: the memory of the index is bounded with the disk.
 const BYTES_PER_ENTRY: u64 = 8 * 1024;
 /// Maximum number of entries.
@@ -87,7 +86,9 @@ pub struct Store {
     hurry: Condvar,
     /// Held while something of it is written.
     writing: Mutex<()>,
-    disk: Arc<Semaphore>,
+    /// How often responses were removed from the index alone, because the disk hung.
+    withdrawn: AtomicU64,
+    disk: Arc<Disk>,
     /// Held while the store is open: the system releases it with the process.
     _lock: File,
 }
@@ -115,6 +116,8 @@ pub struct Size {
     pub bytes: u64,
     /// The bytes that they may take.
     pub limit: u64,
+    /// The disk does not answer: nothing is stored, or used of what is stored.
+    pub is_hung: bool,
 }
 
 impl Store {
@@ -154,7 +157,8 @@ impl Store {
             first_id,
             changes: AtomicU64::new(0),
             index: Mutex::new(Index { memory: reserve, ..Index::default() }),
-            disk: Arc::new(Semaphore::new(MOST_WAITING)),
+            withdrawn: AtomicU64::new(0),
+            disk: Disk::new(directory.to_owned()),
             _lock: lock,
         }))
     }
@@ -175,47 +179,6 @@ impl Store {
                 None => self.remove_files(id),
             }
         }
-    }
-
-    /// Runs `work` on a thread that may block. At most `MOST_WAITING` run at a time. The returned future makes progress even while
-    /// it is not polled.
-    pub async fn blocking<T: Send + 'static>(
-        self: &Arc<Self>,
-        work: impl FnOnce(&Arc<Self>) -> T + Send + 'static,
-    ) -> io::Result<T> {
-        self.blocking_with(|| (), move |store, ()| work(store)).await
-    }
-
-    /// The same with what `prepare` makes on the thread of the caller once it is the caller's turn: memory that is taken and
-    /// returned on one thread is free at once, and not when the other thread takes memory again.
-    pub async fn blocking_with<P: Send + 'static, T: Send + 'static>(
-        self: &Arc<Self>,
-        prepare: impl FnOnce() -> P + Send + 'static,
-        work: impl FnOnce(&Arc<Self>, P) -> T + Send + 'static,
-    ) -> io::Result<T> {
-        let store = self.clone();
-        // The permit is released before the result, which may not be fetched for a while. Each runtime bounds its threads.
-        let run = move |place: OwnedSemaphorePermit| {
-            let prepared = prepare();
-            spawn_blocking(move || {
-                // What nobody waits for any more is dropped here.
-                buffer_pool::keep_none();
-                let done = work(&store, prepared);
-                drop(place);
-                done
-            })
-        };
-        if let Ok(place) = self.disk.clone().try_acquire_owned() {
-            return run(place).await.map_err(io::Error::other);
-        }
-        // In a task of its own: a permit is reserved for the next waiter in the queue, which would never take it while not polled.
-        let (disk, mut waiting) = (self.disk.clone(), JoinSet::new());
-        waiting.spawn(async move {
-            let place = disk.acquire_owned().await.map_err(io::Error::other)?;
-            run(place).await.map_err(io::Error::other)
-        });
-        let done = waiting.join_next().await.ok_or(io::ErrorKind::NotFound)?;
-        done.map_err(io::Error::other)?
     }
 
     /// The stored responses for `uri`, the newest first. Damaged ones are removed.
@@ -439,14 +402,24 @@ impl Store {
         Ok(file)
     }
 
-    /// Stores a response whose body was written, for which `grown` bytes of room were taken.
+    /// Stores a response whose body was written, for which `grown` bytes of room were taken, since [`Store::withdrawn`] gave `since`.
     ///
     /// # Errors
-    /// The system's; [`io::ErrorKind::NotFound`] when it is not new and was removed meanwhile.
-    pub(crate) fn complete(&self, id: u64, stored: &Stored, is_new: bool, grown: u64) -> io::Result<()> {
+    /// The system's; [`io::ErrorKind::NotFound`] when it is not new and was removed meanwhile, or may have been withdrawn.
+    pub(crate) fn complete(
+        &self,
+        id: u64,
+        stored: &Stored,
+        is_new: bool,
+        (grown, since): (u64, u64),
+    ) -> io::Result<()> {
         let written = self.write_head(id, stored);
         self.shrink(grown);
         written?;
+        if since != self.withdrawn() {
+            self.remove(id);
+            return Err(io::ErrorKind::NotFound.into());
+        }
         if is_new {
             self.insert(id, stored);
         } else if !self.index().queues.resize(id, stored.length() + 2 * FILE_COST) {
@@ -462,6 +435,7 @@ impl Store {
     /// Removes a body that is not stored.
     pub(crate) fn discard(&self, id: u64) {
         self.index().uses.remove(id);
+        let _call = self.disk.call();
         self.remove_files(id);
     }
 
@@ -491,6 +465,26 @@ impl Store {
         found.len()
     }
 
+    /// Removes all responses for `uri` from the index, also what is proved, and their files when the disk takes that: for a disk that
+    /// hangs. What is being stored for any URI will not be.
+    pub fn withdraw(self: &Arc<Self>, uri: &str) {
+        self.withdrawn.fetch_add(1, Relaxed);
+        let key = self.hasher.hash_one(uri);
+        let mut index = self.index();
+        let ids = index.ids.get(&key).cloned().unwrap_or_default();
+        for id in &ids {
+            index.queues.remove(*id);
+            index.forget(*id, key);
+        }
+        drop(index);
+        self.later(move |store| ids.into_iter().for_each(|id| store.discard(id)));
+    }
+
+    /// How often [`Store::withdraw`] was called.
+    pub(crate) fn withdrawn(&self) -> u64 {
+        self.withdrawn.load(Relaxed)
+    }
+
     /// Removes the response `id`.
     pub fn remove(&self, id: u64) {
         {
@@ -517,8 +511,10 @@ impl Store {
     /// The size of the store.
     #[must_use]
     pub fn size(&self) -> Size {
+        let is_hung = self.disk.is_hung();
         let index = self.index();
-        Size { entries: index.queues.len(), bytes: index.queues.bytes() + index.growing, limit: self.limit }
+        let bytes = index.queues.bytes() + index.growing;
+        Size { entries: index.queues.len(), bytes, limit: self.limit, is_hung }
     }
 
     fn insert(&self, id: u64, stored: &Stored) {
@@ -632,10 +628,12 @@ impl Store {
     }
 }
 
-/// An orderly end loses nothing.
+/// An orderly end loses nothing, unless the disk takes nothing.
 impl Drop for Store {
     fn drop(&mut self) {
-        self.flush();
+        if !self.disk.is_hung() {
+            self.flush();
+        }
     }
 }
 

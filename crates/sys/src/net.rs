@@ -66,7 +66,7 @@ pub const BACKLOG: i32 = 4096;
 /// default of 61 a new connection would wait for tens of megabytes; a check costs a microsecond.
 const POLLS_BETWEEN_LOOKS: u32 = 4;
 
-/// Maximum number of threads of each runtime that may block, most of them for the disk. Each keeps memory of its own, about half a MiB, and
+/// Maximum number of threads of each runtime that may block. Stores have threads of their own beside them. Each keeps memory of its own, about half a MiB, and
 /// without a bound a busy machine has hundreds of them: one that has just finished does not count as free yet.
 const MAX_BLOCKING_THREADS: usize = 8;
 /// How long such a thread waits for more to do. The allocator returns what is free to the system when a thread ends, and hardly

@@ -105,22 +105,25 @@ pub fn cache(snapshot: &Snapshot) -> Option<String> {
     let file = snapshot.cache_top.iter().max_by_key(|file| file.machines).filter(|file| file.machines > 1);
     let most = file.map(|file| format!("; one file crossed the line once for {} machines", file.machines));
     Some(format!(
-        "cache: {}, {} of {}, {} saved{}",
+        "cache: {}, {} of {}, {} saved{}{}",
         counted(store.entries, "response"),
         bytes(store.bytes),
         bytes(store.limit),
         bytes(snapshot.cache_saved),
-        most.unwrap_or_default()
+        most.unwrap_or_default(),
+        if store.is_hung { "; its disk does not answer, so nothing is stored" } else { "" }
     ))
 }
 
 /// One sentence on what members of the LAN have given each other, if they have.
 pub fn peers(snapshot: &Snapshot) -> Option<String> {
     let (received, served) = (snapshot.peers.received, snapshot.peers.served);
-    if received == 0 && served == 0 {
+    let is_hung = snapshot.peers.store.is_some_and(|store| store.is_hung);
+    if received == 0 && served == 0 && !is_hung {
         return None;
     }
-    Some(format!("{} came from members of the LAN, {} went to them", bytes(received), bytes(served)))
+    let hung = if is_hung { "; the disk of what is kept for them does not answer" } else { "" };
+    Some(format!("{} came from members of the LAN, {} went to them{hung}", bytes(received), bytes(served)))
 }
 
 fn file_row(file: &FileSeen) -> [String; 5] {

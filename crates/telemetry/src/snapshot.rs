@@ -360,6 +360,9 @@ pub struct StoreSeen {
     pub bytes: u64,
     /// The bytes that they may take.
     pub limit: u64,
+    /// The disk does not answer: nothing is stored, or used of what is stored.
+    #[serde(default)]
+    pub is_hung: bool,
 }
 
 /// Memory of connections, in bytes.
@@ -507,7 +510,7 @@ pub fn example() -> Snapshot {
         peers: example_peers(),
         fronts: vec![FrontSeen { name: "pypi".into(), url: "https://pypi.example/simple/".into() }],
         fronts_checked: vec![Counted::new("verified", "pypi", 3)],
-        cache_store: Some(StoreSeen { entries: 1, bytes: 5000, limit: 1_000_000 }),
+        cache_store: Some(StoreSeen { entries: 1, bytes: 5000, limit: 1_000_000, is_hung: false }),
         cache_top: vec![FileSeen { url: "http://h/f".into(), hits: 2, saved: 1000, machines: 3 }],
         answers: vec![],
         happened: vec![],

@@ -9,8 +9,9 @@ use crate::lab::wait::PATIENCE;
 use crate::lab::web::{Web, wait_for_the_end};
 use crate::lab::{Case, Host, Lab, wait_until};
 use nix::sys::signal::Signal;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -34,6 +35,7 @@ pub(super) const CASES: &[Case] = &[
         an_interrupted_download_is_completed_and_ranges_of_it_come_from_the_disk,
     ),
     ("cache::a_full_disk_only_stops_the_storing", a_full_disk_only_stops_the_storing),
+    ("cache::a_disk_that_hangs_only_stops_the_storing", a_disk_that_hangs_only_stops_the_storing),
     (
         "cache::the_command_lists_removes_and_verifies_with_and_without_a_running_node",
         the_command_lists_removes_and_verifies_with_and_without_a_running_node,
@@ -242,6 +244,67 @@ fn a_full_disk_only_stops_the_storing(lab: &Lab) {
     assert!(fs::read_dir(&directory).is_ok());
 }
 
+/// A file system that takes nothing until this is dropped: calls do not return.
+struct Frozen<'a>(&'a Path);
+
+impl<'a> Frozen<'a> {
+    fn new(directory: &'a Path) -> Self {
+        runs(Command::new("fsfreeze").arg("--freeze").arg(directory));
+        Self(directory)
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        runs(Command::new("fsfreeze").arg("--unfreeze").arg(self.0));
+    }
+}
+
+fn runs(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {output:?}");
+}
+
+/// Apps waited without end for all that may be stored, and the node did not stop.
+fn a_disk_that_hangs_only_stops_the_storing(lab: &Lab) {
+    let files = lab.files(2 * MIB);
+    let (client, g1) = (lab.client("c1"), lab.gateway("g1"));
+    let group = lab.group(&[&g1, &client], &[]);
+    drop(group.gateway);
+    let outer = tempfile::tempdir().unwrap();
+    let (directory, image) = (state(&g1).join("cache"), outer.path().join("image"));
+    fs::File::create(&image).unwrap().set_len(64 * MIB as u64).unwrap();
+    runs(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image));
+    runs(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&directory));
+    fs::set_permissions(&directory, Permissions::from_mode(0o700)).unwrap();
+    let mut gateway = up(&g1, &GATEWAY);
+    let mut node = up(&client, &["--role", "client"]);
+    node.wait_for_line("link up", START);
+    let gets = |number: u64| assert_eq!(get(&client, number), *files.content(number), "{number}");
+    gets(1);
+    let frozen = Frozen::new(&directory);
+    let downloads: Vec<_> = (0..12).map(|number| download(&client, 1 + number % 4, &[])).collect();
+    for (number, one) in (0..).zip(downloads) {
+        assert_eq!(one.finish(PATIENCE).success().stdout, *files.content(1 + number % 4));
+    }
+    gateway.wait_for_line("the disk does not answer", PATIENCE);
+    let status = laneway(&g1, &["status"]).success().text();
+    assert!(status.contains("its disk does not answer"), "{status}");
+    [1, 5, 5].into_iter().for_each(gets);
+    drop(frozen);
+    gateway.wait_for_line("the disk answers again", PATIENCE);
+    let is_stored = |number: u64| {
+        let pattern = format!("http://10.88.0.100/f/{number}");
+        laneway(&g1, &["cache", "ls", &pattern]).success().text().contains(&pattern)
+    };
+    gets(6);
+    assert!(is_stored(1) && is_stored(6));
+    [1, 5, 6].into_iter().for_each(gets);
+    assert!(gateway.is_running() && node.is_running());
+    drop((gateway, node));
+    runs(Command::new("umount").arg(&directory));
+}
+
 fn the_command_lists_removes_and_verifies_with_and_without_a_running_node(lab: &Lab) {
     let files = lab.files(MIB);
     let (mut fleet, directory) = pair(lab);
@@ -256,10 +319,7 @@ fn the_command_lists_removes_and_verifies_with_and_without_a_running_node(lab: &
     assert_eq!((&first["hits"], &first["members"], &first["size"]), (&2.into(), &1.into(), &MIB.into()));
     assert!(first["fresh_for"].as_u64().is_some_and(|left| left > 3000), "{first}");
     let listed = laneway(&fleet.gateways[0].host, &["cache", "ls"]).success().text();
-    assert!(
-        listed.contains("http://10.88.0.100:80/f/3") && listed.contains("5 responses, 5.24 MB"),
-        "{listed}"
-    );
+    assert!(listed.contains("http://10.88.0.100/f/3") && listed.contains("5 responses, 5.24 MB"), "{listed}");
 
     for is_running in [true, false] {
         if !is_running {

@@ -22,6 +22,7 @@ use crate::cache::digest::Digest;
 use crate::cache::draft::Draft;
 use crate::cache::growing::Reader;
 use crate::cache::policy;
+use crate::cache::store::is_hung;
 use crate::cache::stored::{Stored, Times};
 use crate::failure::{Failure, Kind, Side};
 use crate::gateway::cache::{Lead, Outcome};
@@ -279,6 +280,8 @@ impl Fetch {
                 self.lead.cache().is_for_one(&self.uri);
                 None
             }
+            // It says nothing of the response.
+            (_, Err(error)) if is_hung(&error) => self.hand_over(Head::Read(raw, response), server).await,
             _ => {
                 self.forget(response.status).await;
                 self.hand_over(Head::Read(raw, response), server).await

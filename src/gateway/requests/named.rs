@@ -65,7 +65,7 @@ impl Stream<'_> {
             });
             own.ok_or(candidates)
         };
-        // Fails only when the node stops.
+        // Fails when the disk hangs.
         let candidates = match self.cache.store.blocking(find).await.ok()? {
             Ok(found) => return Some(found),
             Err(candidates) => candidates,

@@ -12,7 +12,7 @@ use super::{End, Stream};
 use crate::cache::answer::Answer;
 use crate::cache::growing::{Broken, Growing, Reader};
 use crate::cache::pieces::Listed;
-use crate::cache::store::{Body, Store};
+use crate::cache::store::{self, Body, Store};
 use crate::cache::stored::Stored;
 use crate::gateway::swarms::{Named, Place};
 use crate::link::http2::buffer_pool::memory_of;
@@ -170,7 +170,9 @@ async fn read(
             Ok((bytes, held))
         }
         (Source::Stored(body, _), None) => {
-            read_stored((store, account), body, (*at, *end)).await.map_err(|_error| Broken)
+            read_stored((store, account), body, (*at, *end), store::patience(true))
+                .await
+                .map_err(|_error| Broken)
         }
         (Source::Growing { .. }, None) => Err(Broken),
     }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -19,6 +20,7 @@ pub(super) async fn read_stored(
     (store, account): (&Arc<Store>, &Arc<Account>),
     body: &Arc<Body>,
     (at, end): (u64, u64),
+    patience: Duration,
 ) -> io::Result<(Bytes, Tally)> {
     if at >= end {
         return Ok((Bytes::new(), Tally::default()));
@@ -30,7 +32,7 @@ pub(super) async fn read_stored(
         held.set(memory_of(most));
         (PooledBuffer::take(most), held)
     };
-    let read = store.blocking_with(prepare, move |_, (mut buffer, held)| {
+    let read = store.blocking_with(patience, prepare, move |_, (mut buffer, held)| {
         let range = body.read_into((at, end), &mut buffer.room()[..most])?;
         Ok((buffer, range, held))
     });

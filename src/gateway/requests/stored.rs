@@ -11,13 +11,14 @@ use super::reading::read_stored;
 use super::{End, Next, Stream};
 use crate::cache::answer::Answer;
 use crate::cache::policy::{self, Use};
-use crate::cache::store::{Body, Copied};
+use crate::cache::store::{self, Body, Copied};
 use crate::cache::stored::{BLOCK, Stored};
 use crate::limited;
 use crate::limits::lines::NOBODY;
 use crate::telemetry::journal::Happening;
 use crate::telemetry::report;
 use crate::wire::http::RequestHead;
+use crate::wire::resume::Point;
 
 /// How many blocks of a stored body are read first, while there is room; one otherwise.
 const BLOCKS: usize = 2;
@@ -95,7 +96,7 @@ impl Stream<'_> {
         format!("{}; {}; ttl={ttl}", self.gateway.name, mark.status)
     }
 
-    /// Answers with what is stored; `None` when it turns out to be damaged before anything was sent.
+    /// Answers with what is stored; `None` when it turns out to be damaged, or the disk to hang, before anything was sent.
     pub(super) async fn serve(
         &mut self,
         request: &RequestHead,
@@ -118,6 +119,10 @@ impl Stream<'_> {
         });
         let opened = match opened.await.and_then(|opened| opened) {
             Ok(opened) => opened,
+            Err(error) if store::is_hung(&error) => {
+                self.asker.hold(0);
+                return Ok(None);
+            }
             Err(error) => {
                 limited!(warn, NOBODY, %error, uri = stored.uri, "a stored response is damaged, and was removed");
                 let sentence = format!("what was stored of {} is damaged, and was removed", stored.uri);
@@ -145,7 +150,7 @@ impl Stream<'_> {
         }
         self.count(mark, id, stored, end - start);
         self.asker.hold(stored.memory() + opened.first.len());
-        let sent = self.send_stored(head, (id, opened), (start, end), stored.memory()).await;
+        let sent = self.send_stored(head, (id, opened), (start, end), stored).await;
         self.asker.hold(0);
         sent.map(Some)
     }
@@ -155,16 +160,21 @@ impl Stream<'_> {
         head: Bytes,
         (id, opened): (u64, Opened),
         (start, end): (u64, u64),
-        held: usize,
+        stored: &Stored,
     ) -> Result<Next, End> {
         let Opened { body, first } = opened;
         let (store, body) = (self.cache.store.clone(), Arc::new(body));
+        let held = stored.memory();
+        let patience = store::patience(Point::of_fields(&stored.fields, stored.total).is_some());
         let mut at = start + first.len() as u64;
         self.send_beginning(head, first).await?;
         self.asker.hold(held);
         let account = self.asker.account.clone();
-        let mut next = read_stored((&store, &account), &body, (at, end)).await;
+        let mut next = read_stored((&store, &account), &body, (at, end), patience).await;
         while at < end {
+            if next.as_ref().is_err_and(store::is_hung) {
+                return Err(End::Broken("the disk of the cache does not answer"));
+            }
             let Ok((bytes, counted)) = next else {
                 // The app asks again for what it lacks, and must not find the same.
                 store.blocking(move |store| store.remove(id)).await.ok();
@@ -177,11 +187,11 @@ impl Stream<'_> {
             drop(counted);
             if account.is_tight() {
                 self.asker.send(bytes).await?;
-                next = read_stored((&store, &account), &body, (at, end)).await;
+                next = read_stored((&store, &account), &body, (at, end), patience).await;
                 continue;
             }
             // The disk and the link work at the same time.
-            let reading = read_stored((&store, &account), &body, (at, end));
+            let reading = read_stored((&store, &account), &body, (at, end), patience);
             let (sent, read) = futures_util::future::join(self.asker.send(bytes), reading).await;
             sent?;
             next = read;

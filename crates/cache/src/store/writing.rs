@@ -9,7 +9,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use laneway_limits::limited;
 use laneway_limits::lines::NOBODY;
-use tokio::runtime::Handle;
 
 use super::hot::Copied;
 use super::unwritten::{Chore, Unwritten, memory_of};
@@ -43,13 +42,16 @@ impl Drop for Room {
 
 impl Store {
     /// Takes memory for `stored`, with a body of `total` bytes if that is known. `None` when it is not small, or when too many are
-    /// waiting to be written: then it is written as it comes.
+    /// waiting to be written, or the disk hangs: then it is written as it comes.
     #[must_use]
     pub fn room(self: &Arc<Self>, stored: &Stored, total: Option<u64>) -> Option<Room> {
         let body = total.map_or(Some(MAX_SMALL), |total| usize::try_from(total).ok())?;
         let bytes = memory_of(stored, body);
+        if body > MAX_SMALL || self.disk.is_hung() {
+            return None;
+        }
         let mut unwritten = self.unwritten();
-        if body > MAX_SMALL || !unwritten.admits(bytes) {
+        if !unwritten.admits(bytes) {
             return None;
         }
         unwritten.change(0, bytes);
@@ -81,10 +83,7 @@ impl Store {
             return;
         }
         let writing = Writing { store: self.clone(), has_ended: false };
-        match Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(move || writing.run())),
-            Err(_) => writing.finish(),
-        }
+        self.disk.submit(move || writing.run());
     }
 
     /// Writes what is not on the disk yet. Whatever was stored before is there when this returns, unless the disk takes no more.
@@ -96,6 +95,7 @@ impl Store {
     fn do_chore(&self) -> bool {
         let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(chore) = self.unwritten().chores.pop_front() else { return false };
+        let _call = self.disk.call();
         match chore {
             Chore::Write(id) => self.write(id),
             Chore::Remove(id) => self.remove_files(id),
