@@ -1233,6 +1233,31 @@ async fn nobody_joins_a_fetch_that_stands_still_and_cannot_go_on() {
     still.app.hear("5\r\n56789\r\n0\r\n\r\n").await;
 }
 
+/// Whoever came later waited for a file that the server did not have any more.
+#[tokio::test]
+async fn nobody_joins_a_fetch_that_stands_still_once_the_server_has_something_else() {
+    let mut still = Still::with(VALIDATED).await;
+    still.pass(4).await;
+    let mut other = still.site.app("GET /f", "").await;
+    other.head().await;
+    other.hear("01234").await;
+    still.pass(1).await;
+    let (mut server, asked) = still.site.server().await;
+    assert_eq!(line(&asked, "If-Range"), Some("\"a\""), "{asked}");
+    let answer =
+        "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nETag: \"b\"\r\nContent-Length: 5\r\n\r\nabcde";
+    server.say(answer).await;
+    delivered(&server).await;
+    still.pass(1).await;
+    assert_eq!(still.site.fetch("/f", answer).await, "abcde");
+    // Those who have a part of it get the rest from the first connection alone.
+    still.server.say("56789").await;
+    for app in [&mut still.app, &mut other] {
+        app.hear("56789").await;
+    }
+    assert_eq!(still.site.hit("GET /f", "").await.1, "abcde");
+}
+
 /// Whoever asked for something that may be stored got nothing, for as long as the disk did not answer.
 #[tokio::test]
 async fn a_disk_that_hangs_holds_up_neither_what_is_stored_nor_what_is_to_be() {

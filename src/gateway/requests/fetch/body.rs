@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 
-use super::second::{Found, Second};
+use super::second::{Found, Second, has_changed};
 use super::{Fetch, Planned, ToLeader, UNWANTED};
 use crate::cache::draft::{Draft, WrongFile};
 use crate::cache::growing::{Broken, Growing};
@@ -291,6 +291,9 @@ impl Fetch {
             match server.head(&request.method).await {
                 Head::Read(_, response) if response.is_interim() => {}
                 Head::Read(_, response) => {
+                    if has_changed(&planned.stored.fields, &response) {
+                        self.lead.leave();
+                    }
                     point.check_part(&response, offset, end).ok()?;
                     return Some((server, end - offset));
                 }

@@ -16,7 +16,7 @@ use crate::cache::stored::Stored;
 use crate::gateway::requests::server::{Head, Rest, Server};
 use crate::limited;
 use crate::limits::lines::NOBODY;
-use crate::wire::http::{BodyLength, ResponseHead};
+use crate::wire::http::{BodyLength, Fields, ResponseHead};
 
 /// How long one attempt may take: until it brings something that has not come before.
 const ATTEMPT: Duration = Duration::from_secs(20);
@@ -33,7 +33,14 @@ pub(super) struct Found {
     pub(super) bytes: Bytes,
 }
 
-type Attempt = Pin<Box<dyn Future<Output = Option<Found>> + Send>>;
+/// What an attempt has brought.
+enum Came {
+    More(Box<Found>),
+    /// The server has something else by now.
+    Other,
+}
+
+type Attempt = Pin<Box<dyn Future<Output = Option<Came>> + Send>>;
 
 /// The attempts of one fetch.
 #[derive(Default)]
@@ -56,9 +63,11 @@ impl Second {
                 let found = attempt.await;
                 self.running = None;
                 match found {
-                    Some(found) => return found,
-                    None => continue,
+                    Some(Came::More(found)) => return *found,
+                    Some(Came::Other) => fetch.lead.leave(),
+                    None => {}
                 }
+                continue;
             }
             let followed = body.keeps_followers_waiting().await;
             if self.may_begin(followed) {
@@ -114,6 +123,9 @@ impl Fetch {
                     Head::Unclear(_) | Head::Nothing(_) => return None,
                 }
             };
+            if has_changed(&body.stored.fields, &response) {
+                return Some(Came::Other);
+            }
             let is_rest = point.is_some_and(|point| point.check_part(&response, offset, end).is_ok());
             let (from, mut rest) = match is_rest {
                 true => (offset, Rest::Exact(end - offset)),
@@ -138,12 +150,24 @@ impl Fetch {
                     at += count as u64;
                 }
                 if at == body.end() && (from < at || !bytes.is_empty()) {
-                    return Some(Found { server, rest, bytes });
+                    return Some(Came::More(Box::new(Found { server, rest, bytes })));
                 }
             }
         };
         Box::pin(async move { timeout(ATTEMPT, attempt).await.ok().flatten() })
     }
+}
+
+/// Whether `response` is a part or all of something else than what came with the fields `before`, as its validator says.
+pub(super) fn has_changed(before: &Fields, response: &ResponseHead) -> bool {
+    let both = |name| before.get(name).zip(response.fields.get(name));
+    // A tag that was strong may be weak for a part that is made at once.
+    let tag = |tag: &[u8]| tag.strip_prefix(b"W/").unwrap_or(tag).to_vec();
+    let is_other = match both("etag") {
+        Some((before, now)) => tag(before) != tag(now),
+        None => both("last-modified").is_some_and(|(before, now)| before != now),
+    };
+    is_other && matches!(response.status, 200 | 206)
 }
 
 /// Whether `response` may be the same content once more as `stored`, of `total` bytes, as far as its head tells.
