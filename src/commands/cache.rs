@@ -221,7 +221,8 @@ impl<'a> Here<'a> {
             for id in place.directory.ids() {
                 match place.directory.check(id) {
                     Checked::Sound(stored) => (count, size) = (count + 1, size + stored.length()),
-                    Checked::Damaged { uri: url, why } => {
+                    Checked::Damaged { uri, why } => {
+                        let url = uri.as_deref().map(shown);
                         damaged.push(Damage { url, why, store: place.name, id });
                     }
                     Checked::Gone => {}
@@ -269,7 +270,7 @@ impl Place {
     fn matching(&self, pattern: Option<&str>) -> Vec<(u64, Stored)> {
         let all = self.directory.ids().into_iter();
         let stored = all.filter_map(|id| Some((id, self.directory.stored(id)?)));
-        stored.filter(|(_, stored)| pattern.is_none_or(|pattern| matches(pattern, &stored.uri))).collect()
+        stored.filter(|(_, stored)| pattern.is_none_or(|pattern| is_named(pattern, &stored.uri))).collect()
     }
 }
 
@@ -289,8 +290,24 @@ fn row(store: &'static str, (id, stored): (u64, Stored), uses: &HashMap<u64, Use
         members,
         saved,
         store,
-        url: stored.uri,
+        url: shown(&stored.uri),
     }
+}
+
+/// A URI of the store, which names each port, without the port that its scheme implies.
+fn shown(uri: &str) -> String {
+    for (scheme, port) in [("http://", ":80"), ("https://", ":443")] {
+        if let Some(rest) = uri.strip_prefix(scheme) {
+            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            return format!("{scheme}{}{path}", authority.strip_suffix(port).unwrap_or(authority));
+        }
+    }
+    uri.to_owned()
+}
+
+/// Whether a pattern names this URI of the store: with or without the port that its scheme implies.
+fn is_named(pattern: &str, uri: &str) -> bool {
+    matches(pattern, uri) || matches(pattern, &shown(uri))
 }
 
 impl Row {
@@ -357,5 +374,22 @@ mod tests {
         ] {
             assert_eq!(matches(pattern, url), wanted, "{pattern}");
         }
+    }
+
+    #[test]
+    fn a_url_is_listed_and_named_without_the_port_that_its_scheme_implies() {
+        for (uri, url) in [
+            ("http://h:80/x", "http://h/x"),
+            ("https://h:443/x?at=/:443", "https://h/x?at=/:443"),
+            ("http://[::80]:80/", "http://[::80]/"),
+            ("http://h:8080/x", "http://h:8080/x"),
+            ("http://h:443/x", "http://h:443/x"),
+            ("https://h:80/x", "https://h:80/x"),
+            ("sha256:80", "sha256:80"),
+        ] {
+            assert_eq!(shown(uri), url);
+            assert!(is_named(url, uri) && is_named(uri, uri) && is_named(&format!("{url}*"), uri), "{uri}");
+        }
+        assert!(!is_named("http://h/x", "http://h:8080/x"));
     }
 }
