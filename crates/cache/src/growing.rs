@@ -132,7 +132,7 @@ impl Growing {
         let file = draft.file().map_or_else(OnceLock::new, |file| OnceLock::from(file.clone()));
         let point = total.and_then(|total| Point::of_fields(&stored.fields, total));
         Arc::new(Self {
-            patience: store::patience(point.is_some()),
+            patience: store::calls::patience(point.is_some()),
             stored,
             total,
             id: draft.id(),

@@ -7,7 +7,7 @@
 //! All functions here block, except [`Store::blocking`] and its like (`store/calls.rs`), which run them on threads of the store.
 
 mod body;
-mod calls;
+pub mod calls;
 mod disk;
 mod eviction;
 mod hot;
@@ -18,7 +18,6 @@ mod writing;
 
 pub use body::Body;
 pub(crate) use body::{hash as hash_body, read_into};
-pub use calls::{is_hung, patience};
 pub use hot::Copied;
 use layout::path;
 pub(crate) use layout::{exists, ids, read_head, remove_files};

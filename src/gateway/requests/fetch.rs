@@ -22,7 +22,7 @@ use crate::cache::digest::Digest;
 use crate::cache::draft::Draft;
 use crate::cache::growing::Reader;
 use crate::cache::policy;
-use crate::cache::store::is_hung;
+use crate::cache::store::calls::is_hung;
 use crate::cache::stored::{Stored, Times};
 use crate::failure::{Failure, Kind, Side};
 use crate::gateway::cache::{Lead, Outcome};

@@ -170,7 +170,7 @@ async fn read(
             Ok((bytes, held))
         }
         (Source::Stored(body, _), None) => {
-            read_stored((store, account), body, (*at, *end), store::patience(true))
+            read_stored((store, account), body, (*at, *end), store::calls::patience(true))
                 .await
                 .map_err(|_error| Broken)
         }

@@ -119,7 +119,7 @@ impl Stream<'_> {
         });
         let opened = match opened.await.and_then(|opened| opened) {
             Ok(opened) => opened,
-            Err(error) if store::is_hung(&error) => {
+            Err(error) if store::calls::is_hung(&error) => {
                 self.asker.hold(0);
                 return Ok(None);
             }
@@ -165,14 +165,14 @@ impl Stream<'_> {
         let Opened { body, first } = opened;
         let (store, body) = (self.cache.store.clone(), Arc::new(body));
         let held = stored.memory();
-        let patience = store::patience(Point::of_fields(&stored.fields, stored.total).is_some());
+        let patience = store::calls::patience(Point::of_fields(&stored.fields, stored.total).is_some());
         let mut at = start + first.len() as u64;
         self.send_beginning(head, first).await?;
         self.asker.hold(held);
         let account = self.asker.account.clone();
         let mut next = read_stored((&store, &account), &body, (at, end), patience).await;
         while at < end {
-            if next.as_ref().is_err_and(store::is_hung) {
+            if next.as_ref().is_err_and(store::calls::is_hung) {
                 return Err(End::Broken("the disk of the cache does not answer"));
             }
             let Ok((bytes, counted)) = next else {
