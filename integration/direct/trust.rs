@@ -243,8 +243,13 @@ async fn a_gateway_without_clients_gets_the_news_from_another_gateway() {
     let laptop = office.client().await;
     office.revoke(&[&laptop], &first);
     let (tell, behind) = mpsc::channel(4);
-    let run =
-        propagation::run(first.credentials.clone(), vec![], behind, Box::new(|| true), Box::new(|| None));
+    let run = propagation::run(
+        first.credentials.clone(),
+        vec![],
+        behind,
+        Box::new(|| true),
+        Box::new(|| (Vec::new(), false)),
+    );
     let running = tokio::spawn(run);
     tell.send((second.id, second.address.unwrap())).await.unwrap();
     second.until_epoch(1).await;
@@ -260,7 +265,7 @@ async fn a_gateway_without_clients_gets_the_news_from_another_gateway() {
         known,
         behind,
         Box::new(|| false),
-        Box::new(|| None),
+        Box::new(|| (Vec::new(), false)),
     ));
     second.until_epoch(2).await;
     running.abort();
