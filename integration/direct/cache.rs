@@ -213,6 +213,30 @@ async fn one_connection_of_an_app_gets_stored_responses_and_others_in_their_orde
     app.hear("0123456789").await;
 }
 
+/// Some servers leave the body of a request unread and take it for the next request, so what they answer next is what an app had
+/// them answer.
+#[tokio::test]
+async fn what_is_stored_never_comes_over_a_connection_on_which_an_app_has_sent_a_body() {
+    let site = Site::new().await;
+    for (number, method) in ["GET", "POST", "OPTIONS", "DELETE", "HEAD"].into_iter().enumerate() {
+        let body = if method == "HEAD" { "" } else { "GET /wrong HTTP/1.1\r\n\r\n" };
+        let mut app = site.app(&format!("{method} /"), &format!("Content-Length: {}\r\n", body.len())).await;
+        app.say(body).await;
+        let (mut server, _) = site.server().await;
+        server.say("HTTP/1.1 200 OK\r\nCache-Control: no-store\r\nContent-Length: 0\r\n\r\n").await;
+        app.head().await;
+
+        let at = site.origin.address;
+        app.say(format!("GET http://{at}/{number} HTTP/1.1\r\nHost: {at}\r\n\r\n")).await;
+        let (mut other, head) = site.server().await;
+        assert!(head.starts_with(&format!("GET /{number} ")), "{method}: {head}");
+        other.say(FRESH).await;
+        let head = app.head().await;
+        assert_eq!(app.exactly(length(&head)).await, "0123456789", "{method}");
+        drop(server);
+    }
+}
+
 #[tokio::test]
 async fn a_stale_response_is_validated_and_used_again() {
     let site = Site::new().await;

@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::{Bytes, BytesMut};
+use http::Method;
 use tokio::time::Instant;
 
 use super::asker::{FromClient, Gone, ToClient, beyond};
@@ -109,6 +110,7 @@ impl Stream<'_> {
         head: Option<Head>,
     ) -> Result<Exchanged, End> {
         let has_body = !matches!(request.body, BodyLength::None | BodyLength::Exact(0));
+        server.is_private |= has_body || request.method != Method::GET;
         let socket = server.socket();
         let response = match head {
             Some(head) => Response { server, head: Some(head) },

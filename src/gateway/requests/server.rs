@@ -42,6 +42,9 @@ pub(super) struct Server {
     pub(super) address: Option<SocketAddr>,
     /// It has carried a response before.
     pub(super) is_used: bool,
+    /// It has carried a request of a member that a server may end elsewhere than this gateway does: one with a body, which some
+    /// servers leave unread, or of another method than GET. What comes next may answer a part of that body.
+    pub(super) is_private: bool,
     /// What has been received and not been consumed.
     pub(super) buffer: BytesMut,
     /// The memory of the buffer, and of TLS.
@@ -117,6 +120,7 @@ impl Server {
             by,
             socket: Arc::new(socket),
             is_used: false,
+            is_private: false,
             buffer: BytesMut::new(),
             held,
         })

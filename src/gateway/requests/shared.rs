@@ -128,7 +128,8 @@ impl Stream<'_> {
                 Part::Lead(lead, outcome) => {
                     let (leader, messages) = mpsc::channel(4);
                     let (back, lent) = oneshot::channel();
-                    let server = self.idle().filter(|server| !server.is_stale());
+                    // What is stored for others comes from a connection on which no member has had a say.
+                    let server = self.idle().filter(|server| !server.is_private && !server.is_stale());
                     let fetch = Fetch::new(self, request, uri, (found.stored, need), lead, leader);
                     self.lent = Some(lent);
                     return match self.lead(request, fetch.start(server, back), messages, outcome).await? {
