@@ -290,7 +290,7 @@ async fn connect(
     match local.routes.open(&target, id, first.clone(), replay::is_safe(&first), account).await {
         Ok(server) => match net::write_all(socket, ESTABLISHED).await {
             Ok(()) => {
-                let replay = Some(ReplayBuffer::new(&first));
+                let replay = Some(ReplayBuffer::new(&first, account));
                 Next::Tunnel(Box::new(Established { server, target, id, replay, record }))
             }
             Err(error) => {

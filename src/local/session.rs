@@ -75,7 +75,7 @@ impl Session {
         record.aims_at(&target);
         match routes.open(&target, id, early.clone(), replay::is_safe(&early), &account).await {
             Ok(server) => {
-                let replay = Some(ReplayBuffer::new(&early));
+                let replay = Some(ReplayBuffer::new(&early, &account));
                 Ok(Self::new((app, account), target, id, server, replay, record))
             }
             Err(failure) => {

@@ -52,7 +52,7 @@ pub async fn serve(local: &Local, app: App) -> Option<Box<Session>> {
     record.aims_at(&target);
     match opened {
         Ok(server) => {
-            let replay = Some(ReplayBuffer::new(&early.freeze()));
+            let replay = Some(ReplayBuffer::new(&early.freeze(), &account));
             Some(Session::new((socket, account), target, id, server, replay, record))
         }
         Err(failure) => {

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use super::tunnel::{Inbox, Outbox, Tunnel};
 use super::unanswered::{Waiting, Watch};
 use laneway_h2::buffer_pool::PooledBuffer;
 use laneway_h2::{Error, Reason};
+use laneway_limits::memory::{Account, Tally};
 use laneway_limits::pace::Pace;
 use laneway_sys::closed::until_closed;
 use laneway_sys::net;
@@ -187,13 +188,15 @@ pub struct ReplayBuffer(Mutex<Sent>);
 #[derive(Debug, Default)]
 struct Sent {
     bytes: BytesMut,
+    /// The memory of them.
+    held: Tally,
     overflown: bool,
 }
 
 impl ReplayBuffer {
-    /// Begins with the bytes that were sent already.
-    pub fn new(first: &Bytes) -> Self {
-        let buffer = Self::default();
+    /// Begins with the bytes that were sent already. What it holds is charged to `account`.
+    pub fn new(first: &Bytes, account: &Arc<Account>) -> Self {
+        let buffer = Self(Mutex::new(Sent { held: Tally::of(account), ..Sent::default() }));
         buffer.add(first);
         buffer
     }
@@ -207,14 +210,16 @@ impl ReplayBuffer {
     fn add(&self, bytes: &[u8]) {
         let mut sent = self.sent();
         if sent.overflown || sent.bytes.len() + bytes.len() > MAX_REPLAY {
-            *sent = Sent { bytes: BytesMut::new(), overflown: true };
+            *sent = Sent { overflown: true, ..Sent::default() };
         } else {
             sent.bytes.extend_from_slice(bytes);
+            let capacity = sent.bytes.capacity();
+            sent.held.set(capacity);
         }
     }
 
     fn forget(&self) {
-        *self.sent() = Sent { bytes: BytesMut::new(), overflown: true };
+        *self.sent() = Sent { overflown: true, ..Sent::default() };
     }
 
     fn sent(&self) -> MutexGuard<'_, Sent> {
@@ -499,5 +504,28 @@ fn poll_write(
             }
             Err(error) => return Poll::Ready(Err(Broken::Socket(error))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use laneway_limits::memory::Budget;
+
+    use super::*;
+
+    #[test]
+    fn what_is_kept_for_a_replay_is_counted_as_long_as_it_is_there() {
+        let budget = Budget::new(1 << 20);
+        let account = budget.account();
+        let idle = budget.used();
+        let replay = ReplayBuffer::new(&Bytes::from_static(b"GET "), &account);
+        replay.add(&[b'a'; 60_000]);
+        assert!(budget.used() >= idle + 60_004);
+        replay.add(&[b'a'; 10_000]);
+        assert_eq!((replay.all(), budget.used()), (None, idle), "too long to be sent again");
+        let replay = ReplayBuffer::new(&Bytes::from_static(b"GET "), &account);
+        assert!(budget.used() > idle);
+        replay.forget();
+        assert_eq!(budget.used(), idle);
     }
 }
