@@ -262,7 +262,7 @@ impl<'a> Stream<'a> {
 
 impl Stream<'_> {
     async fn run(&mut self, waits: bool) -> Result<(), End> {
-        let mut held = Tally::of(&self.asker.account);
+        let (mut held, mut has_answered) = (Tally::of(&self.asker.account), false);
         if waits {
             self.server = Some(self.connect().await?);
             self.asker.grant()?;
@@ -270,7 +270,11 @@ impl Stream<'_> {
         loop {
             let drain = self.gateway.drain.clone();
             let head = tokio::select! {
-                head = self.asker.head() => head?,
+                head = self.asker.head() => match head {
+                    // The client needs the stream no more, and everything on it is complete.
+                    Err(Gone) if has_answered && self.asker.is_idle() => return Ok(()),
+                    head => head?,
+                },
                 () = drain.cancelled(), if self.asker.is_granted() => return Ok(()),
             };
             let Some(head) = head else { return Ok(()) };
@@ -302,7 +306,7 @@ impl Stream<'_> {
             };
             held.set(0);
             match next {
-                Next::Request => {}
+                Next::Request => has_answered = true,
                 Next::End => return Ok(()),
             }
         }

@@ -104,6 +104,9 @@ fn clients_and_the_gateways_own_apps_fetch_each_file_once(lab: &Lab) {
     }
     let (sent, unique) = (files.sent(), whole.len() as u64);
     assert!(sent * 100 <= unique * MOST, "{sent} bytes for {unique}");
+    // Each app has left after the last response.
+    let log = group.gateway.log();
+    assert!(!log.contains("reset at the other end"), "{log}");
     let status = laneway(&g1, &["status"]).success().text();
     assert!(status.contains(&format!("crossed the line once for {} machines", CLIENTS + 1)), "{status}");
 }

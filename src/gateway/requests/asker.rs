@@ -183,6 +183,11 @@ impl<'a> Asker<'a> {
         }
     }
 
+    /// Whether nothing of a request has come, and the stream was not ended for lack of memory.
+    pub(super) fn is_idle(&self) -> bool {
+        self.buffer.is_empty() && !self.account.is_evicted()
+    }
+
     /// Both directions of a granted stream, and what was received and not consumed.
     pub(super) fn halves(&mut self) -> Result<(FromClient<'_>, ToClient<'_>), Gone> {
         let (input, output) = match &mut self.stage {
