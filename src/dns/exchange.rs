@@ -8,7 +8,7 @@ use hickory_proto::op::{Message, MessageType, ResponseCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UdpSocket;
 
-use crate::link::http2::buffer_pool::PooledBuffer;
+use crate::limits::buffer_pool::PooledBuffer;
 use crate::mark;
 use crate::wire::dns::{LONGEST, Query};
 

@@ -15,7 +15,7 @@ use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 use crate::failure::{Failure, Kind, Side, with_causes};
-use crate::link::http2::buffer_pool::PooledBuffer;
+use crate::limits::buffer_pool::PooledBuffer;
 use crate::link::tls::words;
 use crate::problem::Problem;
 use crate::wire::target::{Host, Target};

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use laneway_h2::buffer_pool::{PooledBuffer, memory_of};
+use laneway_limits::buffer_pool::{PooledBuffer, memory_of};
 use laneway_limits::limited;
 use laneway_limits::lines::NOBODY;
 use laneway_limits::memory::{Account, Holder, Tally};

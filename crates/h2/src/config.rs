@@ -3,7 +3,7 @@
 /// What one end of a connection announces and allows.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// The largest frame that may be received or sent, in bytes; at most [`super::buffer_pool::LARGEST`].
+    /// The largest frame that may be received or sent, in bytes; at most [`laneway_limits::buffer_pool::LARGEST`].
     pub max_frame_size: u32,
     /// The receive window of a stream, in bytes, until another one is announced.
     pub stream_window: u32,

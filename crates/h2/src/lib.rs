@@ -5,7 +5,6 @@
 //! It replaces the usual library because of DATA: a payload is received straight into a pooled buffer that is still in the
 //! processor's cache, and is written from where it was read. There is no push and no priority.
 
-pub mod buffer_pool;
 mod closed;
 mod config;
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::io::IoSlice;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::buffer_pool::memory_of;
+use laneway_limits::buffer_pool::memory_of;
 
 /// Pieces below this size are copied together, in bytes: each piece of its own would keep the whole buffer alive that it
 /// was read into, and cost many times its bytes.

@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 
-use super::buffer_pool::PooledBuffer;
 use super::frame::{self, END_HEADERS, END_STREAM, HEAD, Head, Kind, PREFACE, PRIORITY_FLAG};
 use super::{Config, Reason, Side};
+use laneway_limits::buffer_pool::PooledBuffer;
 
 /// How many frames one header block may come in.
 const MAX_BLOCK_FRAMES: u32 = 64;

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use laneway_limits::memory::Tally;
 
 use super::Reason;
-use super::buffer_pool::memory_of;
 use super::frame::MAX_WINDOW;
 use super::piece_queue::reserve_first;
 use super::waker::{register, wake};
+use laneway_limits::buffer_pool::memory_of;
 
 /// The sending direction of one stream.
 #[derive(Debug)]

@@ -5,9 +5,9 @@ use std::io::IoSlice;
 
 use bytes::{Buf, Bytes};
 
-use super::buffer_pool::memory_of;
 use super::frame::HEAD;
 use super::streams::{Outgoing, Streams};
+use laneway_limits::buffer_pool::memory_of;
 
 /// How many bytes are taken from the streams at a time: whole frames, until they are more than this. The bytes are still
 /// in the processor's cache when they are written.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use laneway_h2::buffer_pool::memory_of;
+use laneway_limits::buffer_pool::memory_of;
 use laneway_limits::memory::{Account, Tally};
 
 /// How many pieces wait in each direction at most, besides its end.

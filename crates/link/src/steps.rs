@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
-use laneway_h2::buffer_pool;
+use laneway_limits::buffer_pool;
 
 /// The largest read and DATA frame, in bytes.
 pub(super) const LARGE: u32 = buffer_pool::LARGEST;

@@ -10,8 +10,8 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep_until, timeout};
 
 use crate::failure::Failure;
+use crate::limits::buffer_pool::memory_of;
 use crate::link::http2;
-use crate::link::http2::buffer_pool::memory_of;
 use crate::link::incoming::Incoming;
 use crate::link::pipe::{self, Pipe};
 use crate::link::relay::Progress;

@@ -15,7 +15,7 @@ use crate::cache::pieces::Listed;
 use crate::cache::store::{self, Body, Store};
 use crate::cache::stored::Stored;
 use crate::gateway::swarms::{Named, Place};
-use crate::link::http2::buffer_pool::memory_of;
+use crate::limits::buffer_pool::memory_of;
 use crate::memory::{Account, Tally};
 use crate::wire::http::RequestHead;
 use crate::wire::id::NodeId;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::cache::store::{Body, Store};
 use crate::cache::stored::BLOCK;
-use crate::link::http2::buffer_pool::{PooledBuffer, memory_of};
+use crate::limits::buffer_pool::{PooledBuffer, memory_of};
 use crate::memory::{Account, Tally};
 
 /// How many bytes are read at a time, while there is room: so many blocks, and one otherwise.

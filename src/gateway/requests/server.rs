@@ -15,7 +15,7 @@ use crate::failure::Failure;
 use crate::gateway::egress::Egress;
 use crate::gateway::silence::{Facts, Reported, UNACKNOWLEDGED};
 use crate::gateway::state::Gateway;
-use crate::link::http2::buffer_pool::PooledBuffer;
+use crate::limits::buffer_pool::PooledBuffer;
 use crate::link::unanswered::{FIRST_LOOK, INTERVAL};
 use crate::memory::{Account, Tally};
 use crate::wire::http::{

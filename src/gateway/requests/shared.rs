@@ -22,7 +22,7 @@ use crate::cache::policy::{self, Use};
 use crate::cache::store::Store;
 use crate::cache::stored::Stored;
 use crate::gateway::cache::{Outcome, Part};
-use crate::link::http2::buffer_pool::memory_of;
+use crate::limits::buffer_pool::memory_of;
 use crate::wire::http::{ChunkedEncoder, RequestHead, simple_response};
 
 /// How often one request tries to share before it goes to the server by itself.

@@ -12,7 +12,7 @@ use crate::failure::Failure;
 use crate::gateway::silence::Speech;
 use crate::gateway::state::Gateway;
 use crate::gateway::tls::SecureStream;
-use crate::h2::buffer_pool::PooledBuffer;
+use crate::limits::buffer_pool::PooledBuffer;
 use crate::net;
 use crate::wire::id::NodeId;
 use crate::wire::target::Target;

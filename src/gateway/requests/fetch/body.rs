@@ -17,8 +17,8 @@ use crate::cache::stored::Stored;
 use crate::gateway::cache::Outcome;
 use crate::gateway::requests::server::{Cut, Head, Rest, Server};
 use crate::limited;
+use crate::limits::buffer_pool::memory_of;
 use crate::limits::lines::NOBODY;
-use crate::link::http2::buffer_pool::memory_of;
 use crate::memory::Kind;
 use crate::wire::resume::Point;
 
