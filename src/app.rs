@@ -56,6 +56,7 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     let rules = node.install_rules(&config.transparent)?;
 
     let shared = node.shared.clone();
+    let sightings = node.gateway.facts();
     let (client, gateway, peering) = (node.client.running(), node.gateway.running(), node.peering.running());
     shared.activity.set_maintenance(control::is_in_maintenance(&state));
     let leave = CancellationToken::new();
@@ -81,6 +82,9 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     };
     if ended.is_ok() {
         drain(&shared, &mut signals, &live).await;
+        if sightings.link.is_some() {
+            sightings.served.save(&state, &shared.directory).await;
+        }
     }
     // Also after a failure, or new connections would be redirected to nobody.
     shared.drain.cancel();

@@ -106,20 +106,25 @@ impl ServedLinks {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            for gateway in directory.ranked(Instant::now()) {
-                if let (Some(id), Some(_)) = (gateway.id, gateway.state(Instant::now())) {
-                    self.see(id, None);
-                }
+            self.save(&state, &directory).await;
+        }
+    }
+
+    /// Saves the members that were seen, and the gateways that discovery hears now, beside those that are saved already.
+    pub async fn save(&self, state: &StateDir, directory: &Directory) {
+        for gateway in directory.ranked(Instant::now()) {
+            if let (Some(id), Some(_)) = (gateway.id, gateway.state(Instant::now())) {
+                self.see(id, None);
             }
-            let (state, members) = (state.clone(), self.members());
-            let saved = tokio::task::spawn_blocking(move || {
-                let mut all = load(&state);
-                members.into_iter().for_each(|(id, seen)| all.entry(id.to_string()).or_default().merge(seen));
-                save(&state, &all)
-            });
-            if let Ok(Err(error)) = saved.await {
-                tracing::debug!(%error, "the members that were seen are not saved");
-            }
+        }
+        let (state, members) = (state.clone(), self.members());
+        let saved = tokio::task::spawn_blocking(move || {
+            let mut all = load(&state);
+            members.into_iter().for_each(|(id, seen)| all.entry(id.to_string()).or_default().merge(seen));
+            save(&state, &all)
+        });
+        if let Ok(Err(error)) = saved.await {
+            tracing::debug!(%error, "the members that were seen are not saved");
         }
     }
 
