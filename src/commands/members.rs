@@ -22,6 +22,7 @@ use crate::sys::state::StateDir;
 use crate::telemetry::report::age;
 use crate::trust::authority::{Authority, Member};
 use crate::trust::clock;
+use crate::trust::departures;
 use crate::trust::group::{Group, Role};
 use crate::trust::membership::Membership;
 use crate::wire::id::NodeId;
@@ -57,7 +58,7 @@ struct Row {
     name: Option<String>,
     id: String,
     role: Option<Role>,
-    /// `member`, `left` or `removed`.
+    /// `member`, `leaving`, `left` or `removed`.
     state: &'static str,
     /// When it joined.
     joined: Option<u64>,
@@ -112,7 +113,7 @@ impl Members {
                 format!("{warning}{causes}{hint}").as_bytes(),
             );
         }
-        let rows = rows(authority.members()?, &group, &seen);
+        let rows = rows(authority.members()?, &group, &departures::saved(&state, &group), &seen);
         if self.json {
             let line = serde_json::to_string(&rows);
             say(line.map_err(|error| Problem::new("the list cannot be written").because(error))?);
@@ -182,7 +183,12 @@ fn reached(link: SocketAddr) -> SocketAddr {
     }
 }
 
-fn rows(members: Vec<Member>, group: &Group, seen: &BTreeMap<NodeId, Seen>) -> Vec<Row> {
+fn rows(
+    members: Vec<Member>,
+    group: &Group,
+    leaving: &BTreeSet<NodeId>,
+    seen: &BTreeMap<NodeId, Seen>,
+) -> Vec<Row> {
     let mut unlisted: BTreeSet<NodeId> = group.update.revoked().clone();
     let of = |id: &str| NodeId::parse(id).and_then(|id| seen.get(&id)).cloned();
     let mut rows: Vec<Row> = Vec::new();
@@ -197,6 +203,7 @@ fn rows(members: Vec<Member>, group: &Group, seen: &BTreeMap<NodeId, Seen>) -> V
             state: match (is_removed, member.left, member.removed) {
                 (_, Some(_), None) => "left",
                 (true, ..) => "removed",
+                _ if id.is_some_and(|id| leaving.contains(&id)) => "leaving",
                 (false, ..) => "member",
             },
             joined: Some(member.joined),
@@ -247,5 +254,26 @@ fn print(rows: &[Row]) {
             seen.as_deref().unwrap_or("-"),
             if row.state == "member" { "" } else { row.state },
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_said_that_it_leaves_is_leaving_until_it_has_left() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(directory.path().join("state")).unwrap();
+        let group = Authority::create(&state, "lan", "first").unwrap();
+        let mut members = authority::load(&state).unwrap().members().unwrap();
+        let shown = |members: &[Member], leaving: &BTreeSet<NodeId>| {
+            rows(members.to_vec(), &group, leaving, &BTreeMap::new())[0].state
+        };
+        let leaving = BTreeSet::from([group.node.id]);
+        assert_eq!(shown(&members, &BTreeSet::new()), "member");
+        assert_eq!(shown(&members, &leaving), "leaving");
+        members[0].left = Some(1);
+        assert_eq!(shown(&members, &leaving), "left");
     }
 }

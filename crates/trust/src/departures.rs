@@ -48,7 +48,7 @@ struct File {
 }
 
 /// The members that have said that they leave, as a running node has saved it.
-pub(super) fn saved(state: &StateDir, group: &Group) -> BTreeSet<NodeId> {
+pub fn saved(state: &StateDir, group: &Group) -> BTreeSet<NodeId> {
     let all: Vec<Resignation> = read_json(state, DEPARTURES).ok().flatten().unwrap_or_default();
     let all = all.into_iter().take(MAX_DEPARTURES);
     all.filter_map(|resignation| resignation.verify(group.id, &group.ca_key)).collect()

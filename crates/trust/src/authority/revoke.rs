@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::holder::{Authority, Member};
 use crate::clock;
+use crate::departures;
 use crate::error::{GroupError, MIN_ID_DIGITS, RevokeError};
 use crate::files::{MEMBERS, write_json};
 use crate::group::{self, Group};
@@ -58,9 +59,10 @@ impl Authority {
         let group = self.own_group()?;
         let mut members = self.members()?;
         let mut revoked = group.update.revoked().clone();
+        let leaving = departures::saved(&self.state, &group);
         let (mut removed, mut named) = (Vec::new(), BTreeSet::new());
         for who in who {
-            let one = find(&members, group.update.revoked(), who)?;
+            let one = find(&members, group.update.revoked(), &leaving, who)?;
             if group.update.revokes(one.id) && !one.was_gone {
                 return Err(RevokeError::Already(one.name.unwrap_or_else(|| one.id.short())).into());
             }
@@ -163,13 +165,21 @@ impl Authority {
     }
 }
 
-/// The one member that `who` names: by its whole id, else by its name or the beginning of its id. Removed members count only
-/// when no other one is named. A member that is not in the list can be named by its whole id: another machine with the
+/// The one member that `who` names: by its whole id, else by its name or the beginning of its id. Members that are leaving
+/// count only when no other one is named, and removed ones only when none of both is. A member that is not in the list can be named by its whole id: another machine with the
 /// authority's key may have admitted it.
-fn find(members: &[Member], revoked: &BTreeSet<NodeId>, who: &str) -> Result<Removed, RevokeError> {
+fn find(
+    members: &[Member],
+    revoked: &BTreeSet<NodeId>,
+    leaving: &BTreeSet<NodeId>,
+    who: &str,
+) -> Result<Removed, RevokeError> {
     let unknown = || RevokeError::Unknown(who.to_owned());
     let digits = who.to_ascii_lowercase();
-    let is_revoked = |member: &&Member| NodeId::parse(&member.id).is_some_and(|id| revoked.contains(&id));
+    let is_in = |ids: &BTreeSet<NodeId>, member: &Member| {
+        NodeId::parse(&member.id).is_some_and(|id| ids.contains(&id))
+    };
+    let is_revoked = |member: &&Member| is_in(revoked, member);
     let was_gone = |member: &&Member| is_revoked(member) && member.removed.is_none();
     if let Some(id) = NodeId::parse(&digits) {
         let listed = members.iter().find(|member| member.id == digits);
@@ -181,8 +191,9 @@ fn find(members: &[Member], revoked: &BTreeSet<NodeId>, who: &str) -> Result<Rem
         member.name.eq_ignore_ascii_case(who)
             || digits.len() >= MIN_ID_DIGITS && member.id.starts_with(&digits)
     };
-    let (revoked, present): (Vec<_>, Vec<_>) = members.iter().filter(named).partition(is_revoked);
-    let found = if present.is_empty() { revoked } else { present };
+    let (revoked, others): (Vec<_>, Vec<_>) = members.iter().filter(named).partition(is_revoked);
+    let (leaving, present): (Vec<_>, Vec<_>) = others.into_iter().partition(|member| is_in(leaving, member));
+    let found = [present, leaving, revoked].into_iter().find(|found| !found.is_empty()).unwrap_or_default();
     match found.as_slice() {
         [] => Err(unknown()),
         [one] => {
@@ -288,7 +299,7 @@ mod tests {
         }
         let members = authority.members().unwrap();
         let b = &members[2];
-        let found = |who: &str| find(&members, &BTreeSet::new(), who);
+        let found = |who: &str| find(&members, &BTreeSet::new(), &BTreeSet::new(), who);
         assert_eq!(found("B").unwrap().name.as_deref(), Some("b"));
         for id in [&b.id[..8], &b.id] {
             assert_eq!(found(&id.to_uppercase()).unwrap().name.as_deref(), Some("b"));
@@ -317,16 +328,21 @@ mod tests {
         // One whose name is the beginning of another's id.
         let beginning = members[1].id[..8].to_owned();
         members[3].name = beginning.clone();
+        let none = BTreeSet::new();
         for who in ["a", &beginning] {
-            let refused = find(&members, &BTreeSet::new(), who).unwrap_err();
+            let refused = find(&members, &none, &none, who).unwrap_err();
             let RevokeError::Ambiguous { found, .. } = &refused else { panic!("{refused:?}") };
             assert_eq!(found.len(), 2);
             assert!(found.iter().any(|one| one.contains(&members[1].id)), "{found:?}");
         }
         // A whole id is never ambiguous, and a removed member is not in the way.
         let one = NodeId::parse(&members[1].id).unwrap();
-        assert_eq!(find(&members, &BTreeSet::new(), &members[1].id).unwrap().id, one);
-        assert_eq!(find(&members, &BTreeSet::from([one]), "a").unwrap().id.to_string(), members[2].id);
+        assert_eq!(find(&members, &none, &none, &members[1].id).unwrap().id, one);
+        let gone = BTreeSet::from([one]);
+        assert_eq!(find(&members, &gone, &none, "a").unwrap().id.to_string(), members[2].id);
+        // Nor is one that is leaving, which may still be named.
+        assert_eq!(find(&members, &none, &gone, "a").unwrap().id.to_string(), members[2].id);
+        assert_eq!(find(&members[..2], &none, &gone, "a").unwrap().id, one);
     }
 
     #[test]
