@@ -94,22 +94,18 @@ impl Revoke {
 fn keys_remain(removed: &[Removed], copies: Copies) -> Option<String> {
     let named = |member: &Removed| member.name.clone().unwrap_or_else(|| member.id.short());
     let holders: Vec<_> = removed.iter().filter(|member| member.had_key).map(named).collect();
-    let who = match (holders.as_slice(), copies) {
-        ([], Copies::OnlyHere) => return None,
-        ([], Copies::Exported | Copies::Imported) => {
-            "Other machines have had the group's key. If a removed one has a copy, that is not taken away"
-                .to_owned()
-        }
-        (holders, _) => {
-            let those = holders.join(", ");
-            format!(
-                "WARNING: {those} had the group's key. Removing a machine does not take its copy of the key away"
-            )
-        }
-    };
+    if holders.is_empty() {
+        // Nobody is told which members imported it later.
+        let had_copies = copies != Copies::OnlyHere;
+        return had_copies.then(|| {
+            "If a removed machine has a copy of the group's key, only a new group keeps it out.".to_owned()
+        });
+    }
     Some(format!(
-        "{who}: whoever has one can admit and remove machines. Unless the copy is deleted, only a new group helps: run 'laneway \
-         leave --force --yes' on every machine, 'laneway init' on one, and 'laneway join' with its code on the others."
+        "WARNING: {} had the group's key. Removing a machine does not take its copy of the key away: whoever has one can admit and \
+         remove machines. Unless the copy is deleted, only a new group helps: run 'laneway leave --force --yes' on every machine, \
+         'laneway init' on one, and 'laneway join' with its code on the others.",
+        holders.join(", ")
     ))
 }
 

@@ -117,8 +117,8 @@ impl Leave {
                 "Nobody was told: run 'laneway revoke {name}' on the machine with the group's key."
             )),
             told => say(format_args!(
-                "Told: {}. {} no link of '{name}' any more. The others refuse it, and the machine with the group's key lists it as \
-                 left, as soon as they hear of it.",
+                "Told: {}. {} no link of '{name}' any more. Within a minute the others refuse it too, and the machine with the \
+                 group's key lists it as left.",
                 told.join(", "),
                 if told.len() == 1 { "It accepts" } else { "They accept" },
             )),

@@ -190,8 +190,8 @@ impl Join {
         say(format_args!("Joined the group '{}' as '{}', {role}.", group.name, group.node.name));
         if is_numbered(&group.node.name, name.name()) {
             say(format_args!(
-                "Another member has the name '{}', or one like it. If that is this machine before it was installed again, \
-                 remove it where the group was made: laneway members, laneway revoke ID",
+                "Another member already has the name '{0}'. If that is an earlier installation of this machine, remove it on the \
+                 machine with the group's key: 'laneway members' shows the ID of '{0}', 'laneway revoke ID' removes it.",
                 name.name()
             ));
         }

@@ -39,7 +39,7 @@ pub enum Happening {
     Refused,
     /// A file of a registry that came over this gateway was not the one that its index names.
     Poisoned,
-    /// One more machine got a file that had crossed the line once.
+    /// One more machine got a file that was downloaded once.
     Shared,
     /// A stored response was damaged, and was removed.
     Damaged,

@@ -103,7 +103,7 @@ pub fn spread(snapshot: &Snapshot) -> Option<String> {
 pub fn cache(snapshot: &Snapshot) -> Option<String> {
     let store = snapshot.cache_store?;
     let file = snapshot.cache_top.iter().max_by_key(|file| file.machines).filter(|file| file.machines > 1);
-    let most = file.map(|file| format!("; one file crossed the line once for {} machines", file.machines));
+    let most = file.map(|file| format!("; one file was downloaded once for {} machines", file.machines));
     Some(format!(
         "cache: {}, {} of {}, {} saved{}{}",
         counted(store.entries, "response"),

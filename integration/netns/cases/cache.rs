@@ -112,7 +112,7 @@ fn clients_and_the_gateways_own_apps_fetch_each_file_once(lab: &Lab) {
     let log = group.gateway.log();
     assert!(!log.contains("reset at the other end"), "{log}");
     let status = laneway(&g1, &["status"]).success().text();
-    assert!(status.contains(&format!("crossed the line once for {} machines", CLIENTS + 1)), "{status}");
+    assert!(status.contains(&format!("was downloaded once for {} machines", CLIENTS + 1)), "{status}");
 }
 
 /// Serves a file with its ranges. The first response for a path stops after `first` bytes and does not end.

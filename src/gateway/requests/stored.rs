@@ -219,7 +219,7 @@ impl Stream<'_> {
         let members = self.cache.store.served(id, &stored.uri, self.asker.member, saved);
         if let Some(count) = members.filter(|count| stored.total >= TOLD_FROM && TOLD_AT.contains(count)) {
             let size = report::bytes(stored.total);
-            let sentence = format!("{} ({size}) crossed the line once for {count} machines", stored.uri);
+            let sentence = format!("{} ({size}) was downloaded once for {count} machines", stored.uri);
             telemetry.note_about(NOBODY, Happening::Shared, "", sentence);
         }
     }

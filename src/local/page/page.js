@@ -180,7 +180,7 @@ function cache(seen) {
   if (!store) return;
   const files = seen.cache_top;
   const most = files.reduce((found, file) => (file.machines > (found?.machines ?? 1) ? file : found), null);
-  const shared = most ? ` The file ${most.url} crossed the line once for ${most.machines} machines.` : "";
+  const shared = most ? ` The file ${most.url} was downloaded once for ${most.machines} machines.` : "";
   say(at("cache-text"), `${plural(store.entries, "response")}, ${bytes(store.bytes)} of ${bytes(store.limit)}; ${bytes(seen.cache_saved)} saved.${shared}`);
   at("cache-files").closest(".scroll").hidden = files.length === 0;
   fill(at("cache-files"), files.map((file) => ({
