@@ -18,6 +18,7 @@ use crate::net;
 use crate::problem::Problem;
 use crate::service::Manager;
 use crate::shared::Shared;
+use crate::sys::service::registration::{self, Status};
 use crate::sys::signals::{Request, Signals};
 use crate::sys::state::{StateDir, quoted};
 use crate::sys::tools;
@@ -105,10 +106,14 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
 /// The problem of a node that cannot start where another one runs with the same directory.
 fn second_node(state: &StateDir) -> Problem {
     let directory = quoted(state.path());
-    Problem::new(format!("a node runs here already, with the directory {directory}")).hint(format!(
-        "'laneway status' shows it; '{}' has its service read its configuration again",
-        tools::RELOAD
-    ))
+    let again = match registration::status() {
+        Ok(Status::Running { .. }) => {
+            format!("'{}' has its service read its configuration again", tools::RELOAD)
+        }
+        _ => "it ends with Ctrl-C in its terminal".to_owned(),
+    };
+    Problem::new(format!("a node runs here already, with the directory {directory}"))
+        .hint(format!("'laneway status' shows it; {again}"))
 }
 
 /// Takes the ports of the local proxy that the service manager passes, if it passes any, in place of the configured ones.

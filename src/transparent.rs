@@ -221,7 +221,7 @@ impl NodeRules {
                 }
             };
         if kept.is_some() {
-            tracing::info!(INSTALLED);
+            tracing::info!("{INSTALLED}");
         }
         Ok(Self {
             kept,
@@ -290,7 +290,7 @@ impl NodeRules {
             }
             (Some(rules), None) => match Kept::install(rules) {
                 Ok(kept) => {
-                    tracing::info!(INSTALLED);
+                    tracing::info!("{INSTALLED}");
                     self.kept = Some(kept);
                 }
                 Err(error) => tracing::error!(

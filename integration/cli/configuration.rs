@@ -147,6 +147,7 @@ fn a_second_node_of_the_same_machine_says_that_one_runs_already() {
             "hint: ",
         ],
     );
+    assert!(!output.stderr.contains("no download is kept"), "the error comes first: {output}");
 }
 
 #[test]

@@ -88,6 +88,11 @@ impl BoundNode {
     ) -> Result<Self, Problem> {
         let Member { group, authority, serves } = member;
         let may_serve = group.node.role == Role::Gateway;
+        // First, as another node that runs with the same directory has the files below as well.
+        let mut ports = app_ports(
+            inherited.map_or_else(|| bind_proxy(&config.local, &config.file_to_change()), Ok)?,
+            Apps::Proxy,
+        );
         let (mut shared, announcements) =
             Shared::new(Membership::of_node(group, state), config.node.memory_limit())?;
         if serves {
@@ -97,10 +102,6 @@ impl BoundNode {
         shared.holdings = sharing::options::open(config.local.peer_cache, &pieces, &shared.memory);
         let (egress, results) = Egress::build(&config.gateway, &shared);
 
-        let mut ports = app_ports(
-            inherited.map_or_else(|| bind_proxy(&config.local, &config.file_to_change()), Ok)?,
-            Apps::Proxy,
-        );
         ports.extend(app_ports(transparent::bind(&config.transparent)?, Apps::Redirected));
         let workers = Workers::start(if serves { config.node.threads() } else { 1 })?;
         let authority = watch::Sender::new(authority.filter(|_| !shared.membership.is_removed()));

@@ -105,7 +105,7 @@ fn no_systemd() -> ServiceError {
     ServiceError::new(
         "systemd does not run this machine, and laneway knows no other service manager of Linux",
     )
-    .hint("have the machine's own service manager run 'laneway up'")
+    .hint("have the machine's own service manager run 'laneway up': \"Without systemd\" in docs/fleet.md has scripts for runit and OpenRC")
 }
 
 /// Fails where systemd is not the init. The manager of a user is asked when it is needed.
