@@ -40,6 +40,11 @@ impl Server {
         Self { address, strikes: AtomicU8::new(0), has_garbled: AtomicBool::new(false) }
     }
 
+    /// Where it is.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Whether it has sent something that was no answer to a question.
     pub(super) fn has_garbled(&self) -> bool {
         self.has_garbled.load(Relaxed)

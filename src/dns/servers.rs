@@ -11,7 +11,7 @@ use futures_util::stream::FuturesUnordered;
 use hickory_proto::op::{Message, ResponseCode};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::conf::Conf;
+use super::conf::{Conf, PORT};
 use super::exchange::Server;
 use crate::wire::dns::{Query, Reason, failure};
 
@@ -50,6 +50,19 @@ pub enum Unanswered {
     /// None of them has answered in time.
     #[error("the name servers did not answer")]
     Silent,
+    /// None of them can be asked: of this one, the operating system says this.
+    #[error("the name server {} cannot be asked: {why}", shown(*server))]
+    Unreachable {
+        /// The server.
+        server: SocketAddr,
+        /// What the operating system says.
+        why: io::ErrorKind,
+    },
+}
+
+/// A name server, without the usual port.
+fn shown(server: SocketAddr) -> String {
+    if server.port() == PORT { server.ip().to_string() } else { server.to_string() }
 }
 
 /// The code of the answer of one name server. It is asked twice within `limit`, by TCP if `by_tcp`.
@@ -114,6 +127,7 @@ impl NameServers {
         let order = |number| ((first + number) % servers.len(), number / servers.len() > 0);
         let mut waiting = (0..count as usize).map(order).peekable();
         let (mut running, mut due, mut unable) = (FuturesUnordered::new(), begun, None);
+        let mut failed = None;
         let mut has_answered = vec![false; servers.len()];
         loop {
             if Instant::now() >= due
@@ -124,7 +138,7 @@ impl NameServers {
             }
             let is_last = waiting.peek().is_none();
             if is_last && running.is_empty() {
-                return unable.ok_or(Unanswered::Silent);
+                return unable.ok_or(failed.unwrap_or(Unanswered::Silent));
             }
             tokio::select! {
                 Some((number, answered)) = running.next(), if !running.is_empty() => match answered {
@@ -139,6 +153,12 @@ impl NameServers {
                     }
                     Err(error) => {
                         tracing::debug!(%error, "a name server cannot be asked");
+                        // Other errors come after a while: of a host that is silent, and of a port that is closed.
+                        let why = error.kind();
+                        if matches!(why, io::ErrorKind::NetworkUnreachable | io::ErrorKind::PermissionDenied) {
+                            let server = servers[number].address();
+                            failed.get_or_insert(Unanswered::Unreachable { server, why });
+                        }
                         due = Instant::now();
                     }
                 },
@@ -390,6 +410,14 @@ mod tests {
         let (silent, _tasks) = servers(&[silent]).await;
         let limit = Duration::from_millis(50);
         assert_eq!(silent.ask_within(&query(), limit).await, Err(Unanswered::Silent));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_cannot_be_asked_is_named_with_the_reason() {
+        // Nobody has a route from an address to the one that no packet is sent to.
+        let nobody = NameServers::one("255.255.255.255:53".parse().unwrap());
+        let why = nobody.ask_within(&query(), DEADLINE).await.unwrap_err().to_string();
+        assert!(why.starts_with("the name server 255.255.255.255 cannot be asked: "), "{why}");
     }
 
     #[tokio::test]

@@ -123,6 +123,10 @@ impl Resolver {
                     let sentence = format!("the gateway's name servers did not answer for {name}");
                     Failure::new(Kind::DnsTimeout, Side::Server, sentence)
                 }
+                NoAddress::Unanswered(why @ Unanswered::Unreachable { .. }) => {
+                    let sentence = format!("the gateway's name servers did not answer for {name}: {why}");
+                    Failure::new(Kind::DnsTimeout, Side::Server, sentence)
+                }
                 NoAddress::Failed(ResponseCode::Refused) => {
                     let sentence = format!("the gateway's name servers refused to answer for {name}");
                     Failure::new(Kind::DnsFailed, Side::Server, sentence)
