@@ -205,11 +205,11 @@ async fn layers(
         found.extend(filtering::check(filter, config, is_gateway, node.as_ref()));
     }
     let name_servers = match is_gateway {
-        true => name_servers::check(config, node.as_ref()).await,
+        true => name_servers::check(config, node.as_ref(), filter.as_ref()).await,
         false => None,
     };
     if let Some(node) = &node {
-        found.extend(way_out::check(node, config, name_servers.as_ref()).await);
+        found.extend(way_out::check(node, config, name_servers.as_ref(), filter.as_ref()).await);
     }
     found.extend(name_servers);
     diagnosis.extend(found);

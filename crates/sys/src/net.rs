@@ -94,6 +94,17 @@ pub fn own_addresses() -> io::Result<HashSet<IpAddr>> {
     Ok(interfaces::all()?.into_iter().map(|interface| interface.net.addr()).collect())
 }
 
+/// The address from which this machine sends to `destination`; `None` without a route. Nothing is sent.
+pub fn own_address_to(destination: SocketAddr) -> Option<IpAddr> {
+    let any: IpAddr = match destination {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = std::net::UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(destination).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
 /// The networks of all interfaces, each as an address of this machine with its prefix length.
 ///
 /// # Errors

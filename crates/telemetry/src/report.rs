@@ -190,16 +190,31 @@ fn way_out(snapshot: &Snapshot) -> String {
 
 /// One sentence on the destinations that a gateway refuses; none if it refuses no kind of them.
 pub fn rules(rules: &RulesSeen) -> Option<String> {
-    let RulesSeen { allows_any, allowed, denied } = rules;
-    let but = if denied.is_empty() { String::new() } else { format!(" and not {}", few(denied)) };
-    match (allows_any, denied.is_empty()) {
+    let RulesSeen { allows_any, denied: all_denied, .. } = rules;
+    let (allowed, denied) = left(rules);
+    let but = if denied.is_empty() { String::new() } else { format!(" and not {}", few(&denied)) };
+    match (allows_any, all_denied.is_empty()) {
+        (false, _) if allowed.is_empty() && !rules.allowed.is_empty() => Some(format!(
+            "as a gateway this node serves nothing: --deny names all that it allows, {}",
+            few(all_denied)
+        )),
         (false, _) => Some(format!(
             "as a gateway this node serves only {}{but}: --allow RULE adds destinations, --allow '*' all",
-            few(allowed)
+            few(&allowed)
         )),
-        (true, false) => Some(format!("as a gateway this node serves every destination but {}", few(denied))),
+        (true, false) => {
+            Some(format!("as a gateway this node serves every destination but {}", few(all_denied)))
+        }
         (true, true) => None,
     }
+}
+
+/// The rules that allow and those that deny, without those of both: what they name is denied.
+pub fn left(rules: &RulesSeen) -> (Vec<String>, Vec<String>) {
+    let without = |these: &[String], those: &[String]| {
+        these.iter().filter(|rule| !those.contains(rule)).cloned().collect()
+    };
+    (without(&rules.allowed, &rules.denied), without(&rules.denied, &rules.allowed))
 }
 
 /// The first of these texts, and how many more there are.
@@ -384,6 +399,17 @@ mod tests {
         }
         assert_eq!(megabits(2_500_000_000), "2500 Mbit/s");
         assert_eq!(megabits(100_000_000), "100 Mbit/s");
+    }
+
+    #[test]
+    fn a_destination_that_is_denied_is_not_said_to_be_served() {
+        let said = |allowed: &[&str], denied: &[&str]| {
+            let owned = |rules: &[&str]| rules.iter().map(|rule| (*rule).to_owned()).collect();
+            rules(&RulesSeen { allows_any: false, allowed: owned(allowed), denied: owned(denied) }).unwrap()
+        };
+        let sentence = said(&["10.0.0.5:80", "10.0.0.5:8000"], &["10.0.0.5:8000", "*:25"]);
+        assert!(sentence.contains("serves only 10.0.0.5:80 and not *:25:"), "{sentence}");
+        assert!(said(&["10.0.0.5:80"], &["10.0.0.5:80"]).contains("serves nothing"));
     }
 
     #[test]

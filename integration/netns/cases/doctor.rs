@@ -18,6 +18,7 @@ pub(super) const CASES: &[Case] = &[
     ("doctor::names_a_local_firewall_and_a_hint_that_works", names_a_local_firewall_and_a_hint_that_works),
     ("doctor::distinguishes_broadcast_from_unicast", distinguishes_broadcast_from_unicast),
     ("doctor::names_a_link_port_that_is_dropped", names_a_link_port_that_is_dropped),
+    ("doctor::names_its_own_firewall_that_lets_nothing_out", names_its_own_firewall_that_lets_nothing_out),
     ("doctor::names_a_gateway_without_its_uplink", names_a_gateway_without_its_uplink),
     ("doctor::names_a_server_that_is_down", names_a_server_that_is_down),
     ("doctor::names_proxy_variables_that_point_elsewhere", names_proxy_variables_that_point_elsewhere),
@@ -229,6 +230,25 @@ fn names_a_link_port_that_is_dropped(lab: &Lab) {
     g1.filter("tcp dport 7420 reject with tcp reset");
     let diagnosis = diagnose(&c1, &[]);
     diagnosis.blames("link", &["clock", "gateway", "request"], &["refused", "on g1: 'ufw allow 7420/tcp'"]);
+}
+
+fn names_its_own_firewall_that_lets_nothing_out(lab: &Lab) {
+    let (_origin, g1, c1, _group) = healthy(lab);
+    // The answer of this machine's own rule looks like one of the gateway.
+    for rule in ["tcp dport 7420 reject with tcp reset", "tcp dport 7420 reject", "tcp dport 7420 drop"] {
+        c1.swallow(rule);
+        let words = ["the firewall of this machine", "inet lost output", "tcp dport 7420 accept"];
+        diagnose(&c1, &[]).blames("link", &["clock", "gateway", "request"], &words);
+    }
+    c1.swallow("");
+    g1.swallow("tcp dport 80 drop");
+    wait_until("the gateway to withdraw", || {
+        laneway(&g1, &["status", "--json"]).text().contains("\"reach\":\"unreachable\"")
+    });
+    let diagnosis = diagnose(&g1, &[]);
+    let said = diagnosis.said("gateway");
+    assert!(said.contains("drops outgoing packets to TCP port 80"), "{}", diagnosis.text);
+    assert!(said.contains("nft insert rule inet lost output tcp dport 80 accept"), "{}", diagnosis.text);
 }
 
 fn names_a_gateway_without_its_uplink(lab: &Lab) {

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use super::firewall::{Firewall, open_commands_elsewhere};
 use super::gateways;
 use super::machine::Node;
-use super::remedies::{OTHER_GROUP, copied_keys, route_to};
+use super::remedies::{OTHER_GROUP, SHOW_RULES, copied_keys, route_to};
 use super::report::{Finding, Layer, Verdict};
 use crate::failure::{Failure, Kind};
 use crate::peers::survey::{Seen, Survey};
@@ -197,9 +197,7 @@ fn not_sent(survey: &Survey, is_v4: bool, facts: &Facts<'_>) -> Vec<(Finding, bo
         let finding = Finding::wrong(Layer::Discovery, what).because(why);
         let finding = match facts.firewall {
             Some(firewall) => firewalled(finding, firewall, facts.port),
-            None if error.kind() == io::ErrorKind::PermissionDenied => {
-                finding.hint("'nft list ruleset', as root, shows the rule that drops outgoing datagrams")
-            }
+            None if error.kind() == io::ErrorKind::PermissionDenied => finding.hint(SHOW_RULES),
             None => finding.hint(format!("{} shows whether there is a route", route_to(*first))),
         };
         Some((finding, is_v4))
@@ -333,7 +331,8 @@ fn no_gateway(survey: &Survey, facts: &Facts<'_>) -> Finding {
         }
         (_, None) if hears_others => finding.hint(OTHER_GROUP),
         (_, None) => finding.hint(format!(
-            "start 'laneway up --server HOST:PORT' on a machine that reaches the server, and open UDP port {port} there; \
+            "start 'laneway up --server HOST:PORT' on a machine that reaches the server, or 'laneway up --role gateway' on one \
+             that is to serve any destination, and open UDP port {port} there; \
              'laneway doctor' there names a firewall that drops it. Behind a router, name the gateway here: 'laneway up \
              --gateway HOST:7420'"
         )),

@@ -6,10 +6,11 @@ use ipnet::IpNet;
 
 use super::firewall::Firewall;
 use super::machine::Node;
-use super::report::{Finding, Layer};
+use super::report::{Finding, Layer, Verdict};
 use super::ruleset::{Direction, Packet, Ruleset};
 use crate::config::Config;
-use crate::lan::Lan;
+use crate::lan::{self, Lan};
+use crate::net;
 use crate::peers::options::PORT;
 
 /// A port that no part of laneway has: what passes from there and not from its own port is dropped because of that port.
@@ -37,10 +38,26 @@ pub(super) struct Drop {
     /// Which packets these are: `incoming packets to TCP port 7420`.
     pub(super) what: String,
     interface: String,
-    /// Why, with the name of the chain.
-    pub(super) why: String,
+    /// The firewall, and which chain of it.
+    chain: String,
     /// The command that lets them pass.
     pub(super) command: String,
+}
+
+impl Drop {
+    /// Why, with the name of the chain.
+    fn why(&self) -> String {
+        format!("{} drops them", self.chain)
+    }
+
+    /// The finding, with this machine's firewall as the reason. A firewall that rejects packets answers in place of the other machine.
+    pub(super) fn explain(self, finding: Finding, rejects: bool) -> Finding {
+        let verb = if rejects { "rejects" } else { "drops" };
+        finding
+            .because(format!("the firewall of this machine {verb} {}", self.what))
+            .because(format!("{} {verb} them", self.chain))
+            .hint(self.command)
+    }
 }
 
 impl<'a> Filter<'a> {
@@ -89,6 +106,40 @@ impl<'a> Filter<'a> {
         [asked, answer].iter().find_map(|packet| self.dropped(packet))
     }
 
+    /// What drops the packets of `protocol` from this machine to `destination`, on whatever network that is.
+    pub(super) fn of_destination(&self, protocol: &str, destination: SocketAddr) -> Option<Drop> {
+        let own = net::own_address_to(destination)?;
+        let all = lan::interfaces().ok()?;
+        let (interface, _) = all.iter().find(|(_, addresses)| addresses.contains(&own))?;
+        self.dropped(&Packet {
+            direction: Direction::Out,
+            protocol,
+            from_port: None,
+            to_port: Some(destination.port()),
+            interface,
+            from: IpNet::from(own),
+            to: IpNet::from(destination.ip()),
+            is_broadcast: false,
+            is_answer: false,
+        })
+    }
+
+    /// The finding that something does not answer, with this machine's firewall as the reason if that drops the packets of `protocol` to one
+    /// of `destinations`.
+    pub(super) fn explain(
+        &self,
+        finding: Finding,
+        protocol: &str,
+        destinations: impl IntoIterator<Item = SocketAddr>,
+    ) -> Finding {
+        let mut drops = destinations.into_iter().filter_map(|to| self.of_destination(protocol, to));
+        match drops.next() {
+            // Whether it drops or rejects them, it is what has to change.
+            Some(drop) if finding.verdict == Verdict::Wrong => drop.explain(finding, false),
+            _ => finding,
+        }
+    }
+
     /// The firewall, if it may drop packets of a link from this machine to `gateway`.
     pub(super) fn doubted(&self, gateway: SocketAddr) -> Option<&Firewall> {
         let lan = self.lans.iter().find(|lan| lan.net.contains(&gateway.ip()))?;
@@ -116,7 +167,8 @@ impl<'a> Filter<'a> {
         let mut known = Vec::new();
         let mut found = Vec::new();
         let all = judged.iter().flatten().filter_map(|(found, effect)| Some((found.as_ref()?, effect)));
-        for (Drop { what, interface, why, command }, effect) in all {
+        for (drop, effect) in all {
+            let (why, Drop { what, interface, command, .. }) = (drop.why(), drop);
             if known.contains(&what) {
                 continue;
             }
@@ -164,7 +216,7 @@ impl<'a> Filter<'a> {
         Some(Drop {
             what: format!("{way} packets {end} {} port {port}", protocol.to_uppercase()),
             interface: packet.interface.to_owned(),
-            why: format!("{}: the chain '{chain}' drops them", self.firewall.name()),
+            chain: format!("{}: the chain '{chain}'", self.firewall.name()),
             command,
         })
     }

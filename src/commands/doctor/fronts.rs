@@ -39,6 +39,8 @@ pub(super) async fn check(node: &Node) -> Vec<Finding> {
 /// What to do about a registry that is not reached.
 fn hint(failure: &Failure, url: &str, node: &Node) -> String {
     let used = node.seen.links.first().filter(|_| !node.seen.node.goes_direct).map(|link| link.name.as_str());
+    // It may have asked another gateway than the first.
+    let used = failure.reporter().or(used);
     let on = used.map_or_else(|| "on this machine".to_owned(), |name| format!("on {name}"));
     match (failure.kind, Url::parse(url)) {
         (Kind::Certificate, _) => format!(

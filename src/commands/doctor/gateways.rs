@@ -12,7 +12,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::timeout_at;
 use tokio_util::task::TaskTracker;
 
-use super::filtering::{Drop, Filter};
+use super::filtering::Filter;
 use super::firewall::open_commands_elsewhere;
 use super::machine::Node;
 use super::remedies::{LOGIN, REMOVED, become_gateway, copied_keys, route_to, uplink_up, with_interface};
@@ -22,7 +22,7 @@ use crate::link::client::{DialError, Link};
 use crate::link::gateway_info::{self, GatewayInfo};
 use crate::link::tls;
 use crate::net;
-use crate::telemetry::report::{age, few};
+use crate::telemetry::report::{age, few, left};
 use crate::telemetry::snapshot::Unreached;
 use crate::trust::clock::CLOCK_FLOOR;
 use crate::trust::group::Group;
@@ -93,7 +93,7 @@ impl Linked {
         let rules = self.about.as_ref().and_then(|about| about.rules.as_ref());
         match rules.filter(|rules| !rules.allows_any) {
             Some(rules) => {
-                format!("; it serves only {}: --allow on it adds destinations", few(&rules.allowed))
+                format!("; it serves only {}: --allow on it adds destinations", few(&left(rules).0))
             }
             None => String::new(),
         }
@@ -266,14 +266,12 @@ fn not_linked(
     let on = name.map_or_else(|| ip.to_string(), str::to_owned);
     let whom = name.map_or_else(|| address.to_string(), |name| format!("{name} at {address}"));
     let finding = Finding::wrong(Layer::Link, format!("no link to {whom}")).because(error.to_string());
-    let blocked = |finding: Finding| match filter.and_then(|filter| filter.of_link(address)) {
-        Some(Drop { what, why, command, .. }) => {
-            finding.because(format!("the firewall of this machine drops {what}")).because(why).hint(command)
-        }
-        None if let Some(firewall) = filter.and_then(|filter| filter.doubted(address)) => finding
+    let own = filter.and_then(|filter| filter.of_link(address));
+    let blocked = |finding: Finding| match filter {
+        _ if let Some(firewall) = filter.and_then(|filter| filter.doubted(address)) => finding
             .because(format!("the firewall of this machine, {}, may block it", firewall.name()))
             .hint(firewall.open_command(port, "tcp")),
-        None => finding
+        _ => finding
             .because(format!("a firewall on {on}, or between it and this machine, drops TCP port {port}"))
             .hint(format!("on {on}: {}", open_commands_elsewhere(port, "tcp"))),
     };
@@ -284,6 +282,8 @@ fn not_linked(
         DialError::Connect(_, error) => {
             let finding = finding.because(error.to_string());
             match error.kind() {
+                // Where it rejects packets, its answers look like those of the gateway.
+                kind if let Some(own) = own => own.explain(finding, !is_silent(kind)),
                 // It runs there and says so.
                 io::ErrorKind::ConnectionRefused if matches!(origin, Origin::Announced(_)) => finding
                     .because(format!(
@@ -294,7 +294,7 @@ fn not_linked(
                         open_commands_elsewhere(port, "tcp")
                     )),
                 io::ErrorKind::ConnectionRefused => finding.because(not_there(port)).hint(become_gateway(&on, origin == Origin::Named)),
-                io::ErrorKind::TimedOut | io::ErrorKind::PermissionDenied => blocked(finding),
+                kind if is_silent(kind) => blocked(finding),
                 _ => finding.hint(format!("{} and 'ping {}' show whether there is a route", route_to(address), with_interface(address))),
             }
         }
@@ -322,6 +322,11 @@ fn not_linked(
         )),
         DialError::Protocol(..) => finding.hint(format!("on {on}: check that the program that listens on port {port} is laneway, and of the same version")),
     }
+}
+
+/// Whether an error tells of packets that a firewall drops.
+fn is_silent(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::TimedOut | io::ErrorKind::PermissionDenied)
 }
 
 fn not_there(port: u16) -> String {
@@ -442,8 +447,7 @@ async fn partly(gateway: &Linked) -> Option<Finding> {
         Finding::wrong(Layer::Gateway, format!("{} does not reach {}", gateway.name(), few(&missed)));
     let on = &*gateway.link.gateway.name;
     let hint = or_mistyped(&server, Some(on), &hint_for(&failure, &server, Some(on)));
-    let reason = |fault: &&Unreached| format!("{}: {}", fault.server, fault.reason);
-    Some(faults.iter().map(reason).fold(finding, Finding::because).hint(hint))
+    Some(faults.iter().map(|fault| reason("", fault)).fold(finding, Finding::because).hint(hint))
 }
 
 /// Asks a gateway whose probes fail to connect to a server, for its reason.
@@ -457,7 +461,7 @@ async fn unreachable(gateway: &Linked, servers: &[Target]) -> Finding {
     let reported =
         gateway.about.iter().flat_map(|about| &about.servers).filter_map(|server| server.parse().ok());
     let unreached = gateway.about.iter().flat_map(|about| &about.unreached);
-    let mut reasons = unreached.map(|fault| format!("it does not reach {}: {}", fault.server, fault.reason));
+    let mut reasons = unreached.map(|fault| reason("it does not reach ", fault));
     let Some(server) = reported.chain(servers.iter().cloned()).next() else {
         return reasons
             .fold(finding, Finding::because)
@@ -472,7 +476,7 @@ async fn unreachable(gateway: &Linked, servers: &[Target]) -> Finding {
             .because(format!("it reaches {server} now, and will report so in a moment"))
             .hint("try again"),
         Err(failure) => {
-            finding = finding.because(failure.sentence.clone());
+            finding = finding.because(cause(&failure, false));
             let hint = hint_for(&failure, &server, Some(&on));
             let is_its_own = gateway.about.iter().any(|about| about.servers.contains(&server.to_string()));
             finding.hint(if is_its_own { or_mistyped(&server, Some(&on), &hint) } else { hint })
@@ -485,6 +489,30 @@ async fn unreachable(gateway: &Linked, servers: &[Target]) -> Finding {
 pub(super) fn or_mistyped(server: &Target, on: Option<&str>, hint: &str) -> String {
     let whose = on.map_or_else(|| "this machine's".to_owned(), |name| format!("{name}'s"));
     format!("if {server} is not the server that you mean, correct {whose} --server; otherwise {hint}")
+}
+
+/// What a refusal says about the rule that denies a destination, which the hint names.
+const DENIED: (&str, &str) = (" is refused by --deny ", ": change that rule there to allow it");
+
+/// The rule that denies a destination, by the reason for the refusal.
+fn denying(reason: &str) -> Option<&str> {
+    let (_, rest) = reason.split_once(DENIED.0)?;
+    rest.split_once(DENIED.1).map(|(rule, _)| rule)
+}
+
+/// Why `fault.server` is not reached, after `lead` and the server unless the reason begins with the server itself.
+pub(super) fn reason(lead: &str, fault: &Unreached) -> String {
+    let reason = fault.reason.trim_end_matches(DENIED.1);
+    match reason.starts_with(&fault.server) {
+        true => reason.to_owned(),
+        false => format!("{lead}{}: {reason}", fault.server),
+    }
+}
+
+/// The reason for a failure, without what its hint says. `is_here` tells that it happened on this machine.
+pub(super) fn cause(failure: &Failure, is_here: bool) -> String {
+    let sentence = failure.sentence.trim_end_matches(DENIED.1);
+    if is_here { sentence.replace(" there to allow it", " here to allow it") } else { sentence.to_owned() }
 }
 
 /// What to do about a connection to `server` that failed, on the gateway called `on` or on this machine.
@@ -502,10 +530,11 @@ pub(super) fn hint_for(failure: &Failure, server: &Target, on: Option<&str>) -> 
         Kind::NameNotFound | Kind::DnsTimeout | Kind::DnsFailed => {
             format!("{on}: make 'getent hosts {host}' find it, by /etc/resolv.conf or a line in /etc/hosts")
         }
+        Kind::NameForbidden | Kind::AddressForbidden if let Some(rule) = denying(&failure.sentence) => {
+            format!("{on}: remove --deny {rule} (in laneway.toml: from deny), if clients may use {server}")
+        }
         Kind::NameForbidden | Kind::AddressForbidden => {
-            format!(
-                "{on}: change the options of 'laneway up' as the reason says; --allow {server} allows it, unless a --deny matches"
-            )
+            format!("{on}: change the options of 'laneway up' as the reason says; --allow {server} allows it")
         }
         Kind::NetworkUnreachable if failure.side == Side::Gateway => {
             format!("{on}: correct --upstream in the options of 'laneway up', or start that proxy")
@@ -525,6 +554,22 @@ pub(super) fn hint_for(failure: &Failure, server: &Target, on: Option<&str>) -> 
 mod tests {
     use super::super::report::Verdict;
     use super::*;
+
+    #[test]
+    fn a_rule_that_denies_is_named_in_the_hint_and_the_server_once_in_the_cause() {
+        let said = "10.0.0.5:8000 is refused by --deny 10.0.0.5:8000: change that rule there to allow it";
+        let failure = Failure::new(Kind::AddressForbidden, Side::Gateway, said);
+        let hint = hint_for(&failure, &"10.0.0.5:8000".parse().unwrap(), Some("g2"));
+        assert!(
+            hint.starts_with("on g2: remove --deny 10.0.0.5:8000 ") && !hint.contains("--allow"),
+            "{hint}"
+        );
+        let fault = Unreached { server: "10.0.0.5:8000".into(), reason: said.into() };
+        assert_eq!(reason("it does not reach ", &fault), "10.0.0.5:8000 is refused by --deny 10.0.0.5:8000");
+        assert_eq!(cause(&failure, false), "10.0.0.5:8000 is refused by --deny 10.0.0.5:8000");
+        let fault = Unreached { reason: "no route".into(), ..fault };
+        assert_eq!(reason("it does not reach ", &fault), "it does not reach 10.0.0.5:8000: no route");
+    }
 
     #[test]
     fn a_clock_is_compared_with_those_of_the_gateways() {

@@ -8,7 +8,9 @@ use futures_util::future::join_all;
 use hickory_proto::rr::{Name, RecordType};
 use ipnet::IpNet;
 
+use super::filtering::Filter;
 use super::machine::Node;
+use super::remedies::SHOW_RULES;
 use super::report::{Finding, Layer, Verdict};
 use crate::config::Config;
 use crate::dns::conf::{Conf, PORT, absolute};
@@ -39,7 +41,11 @@ enum Need {
 type Answer = (SocketAddr, io::Result<ResponseCode>);
 
 /// Whether the name servers of the gateway on this machine answer. `None` where its clients need none.
-pub(super) async fn check(config: &Config, node: Option<&Node>) -> Option<Finding> {
+pub(super) async fn check(
+    config: &Config,
+    node: Option<&Node>,
+    filter: Option<&Filter<'_>>,
+) -> Option<Finding> {
     // A proxy of --upstream resolves the names.
     if !config.gateway.upstream.is_empty() && config.gateway.upstream_except.is_empty() {
         return None;
@@ -67,7 +73,13 @@ pub(super) async fn check(config: &Config, node: Option<&Node>) -> Option<Findin
         let query = question(*server, asked.clone());
         (*server, code_of(*server, &query, conf.tcp, LIMIT).await)
     });
-    let finding = judge(&join_all(answers).await, name, is_default);
+    let answers = join_all(answers).await;
+    let finding = judge(&answers, name, is_default);
+    let failed = answers.iter().filter(|(_, answer)| answer.is_err()).map(|(server, _)| *server);
+    let finding = match filter {
+        Some(filter) => filter.explain(finding, if conf.tcp { "tcp" } else { "udp" }, failed),
+        None => finding,
+    };
     Some(match (need, finding.verdict) {
         (Need::Networks, Verdict::Wrong) => {
             let what = format!("{}; that does no harm while all clients name addresses", finding.what);
@@ -135,7 +147,13 @@ fn judge(answers: &[Answer], name: Option<&str>, is_default: bool) -> Finding {
     let mut useless = answers.iter().filter(|answer| !works(answer));
     let tested = useless.find(|answer| !is_absent(answer) || RESOLVED.contains(&&*shown(answer.0)));
     let tested = tested.map(|(server, _)| *server);
-    let hint = || hint(tested, name);
+    let is_kept = |(_, answer): &Answer| {
+        answer.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    };
+    let hint = || match answers.iter().any(is_kept) {
+        true => SHOW_RULES.into(),
+        false => hint(tested, name),
+    };
     match answers.iter().position(works) {
         None if answers.is_empty() => Finding::wrong(Layer::NameServers, NONE)
             .because("its only name server is this node itself, which --dns names")
@@ -183,6 +201,9 @@ fn reason((server, answer): &Answer, name: Option<&str>) -> String {
         }
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
             format!("{ip} sends something, but no answer to the question: it may be no name server")
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            format!("{ip} cannot be asked: the firewall of this machine does not let the question out")
         }
         Err(error) => match server {
             SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0 => {

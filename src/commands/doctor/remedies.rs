@@ -39,11 +39,16 @@ pub(super) fn become_gateway(on: &str, is_named: bool) -> String {
         true => "If it is to be none, take it out of --gateway here",
         false => "If it is to be none, there is nothing to do: this machine remembers it, because it was one",
     };
-    format!(
-        "on {on}: 'laneway status' shows whether a node runs, and 'laneway up --server HOST:PORT' makes it a gateway. \
-         {otherwise}"
-    )
+    format!("on {on}: 'laneway status' shows whether a node runs, and {MAKE_GATEWAY}. {otherwise}")
 }
+
+/// What to do about packets that this machine's firewall does not let out.
+pub(super) const SHOW_RULES: &str =
+    "'nft list ruleset', as root, shows the rule that drops outgoing datagrams";
+
+/// The two kinds of gateways, and how a machine becomes one.
+const MAKE_GATEWAY: &str = "'laneway up --server HOST:PORT' makes it a gateway to that server, 'laneway up --role gateway' one to any \
+                            destination";
 
 /// How an uplink is brought up that leads to `host`.
 pub(super) fn uplink_up(host: &str) -> String {

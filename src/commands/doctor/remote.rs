@@ -113,7 +113,7 @@ impl Remote<'_> {
         }
         let missed = if serves { self.missed() } else { Vec::new() };
         if let Some(server) = missed.first() {
-            let finding = request::send(&Route::Direct, server).await;
+            let finding = self.directly(server).await;
             let is_wrong = finding.verdict == Verdict::Wrong;
             found.extend(is_wrong.then(|| if_mistyped(Finding { layer: Layer::Gateway, ..finding }, server)));
         }
@@ -201,12 +201,21 @@ impl Remote<'_> {
     /// Why this candidate is not a gateway now: the first server that it does not reach.
     async fn unreachable_server(&self) -> Option<Finding> {
         for server in self.own_servers() {
-            let finding = request::send(&Route::Direct, &server).await;
+            let finding = self.directly(&server).await;
             if finding.verdict == Verdict::Wrong {
                 return Some(self.if_mistyped(Finding { layer: Layer::Gateway, ..finding }, &server));
             }
         }
         None
+    }
+
+    /// Sends a request from this machine, whose firewall may be in the way.
+    async fn directly(&self, server: &Target) -> Finding {
+        let finding = request::send(&Route::Direct, server).await;
+        match (self.filter, server.to_string().parse()) {
+            (Some(filter), Ok(address)) => filter.explain(finding, "tcp", [address]),
+            _ => finding,
+        }
     }
 
     /// The first server of this machine's configuration that it does not reach, and why.

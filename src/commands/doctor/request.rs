@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::gateways::{Linked, hint_for};
+use super::gateways::{Linked, cause, hint_for};
 use super::report::{Finding, Layer};
 use crate::failure::{Failure, Kind, Side, printable};
 use crate::link::http2;
@@ -80,7 +80,12 @@ pub(super) async fn send(route: &Route<'_>, server: &Target) -> Finding {
                 (Route::Link(gateway), _) => hint_for(&failure, server, Some(&gateway.link.gateway.name)),
                 (Route::Direct, _) => hint_for(&failure, server, None),
             };
-            finding.because(failure.sentence).hint(hint)
+            let is_here = match route {
+                Route::LocalPort { gateway, .. } => gateway.is_none(),
+                Route::Link(_) => false,
+                Route::Direct => true,
+            };
+            finding.because(cause(&failure, is_here)).hint(hint)
         }
     }
 }
@@ -159,6 +164,8 @@ pub(super) async fn directly(server: &Target) -> Result<String, Failure> {
             io::ErrorKind::NetworkUnreachable => Kind::NetworkUnreachable,
             io::ErrorKind::HostUnreachable => Kind::HostUnreachable,
             io::ErrorKind::TimedOut => Kind::ConnectTimeout,
+            // A firewall of this machine.
+            io::ErrorKind::PermissionDenied => Kind::HostUnreachable,
             // Remaining errors are those of the name lookup.
             _ => Kind::NameNotFound,
         };

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::filtering::Filter;
+use super::gateways::reason;
 use super::machine::Node;
 use super::remedies::{LOGIN, uplink_up};
 use super::report::{Finding, Layer, Verdict};
@@ -23,8 +25,18 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
 
 /// Whether the node that runs here as a gateway has a way out. An answer that is some seconds old is proved anew: a standby gateway has
 /// one of its own only twice a minute.
-pub(super) async fn check(node: &Node, config: &Config, name_servers: Option<&Finding>) -> Option<Finding> {
+pub(super) async fn check(
+    node: &Node,
+    config: &Config,
+    name_servers: Option<&Finding>,
+    filter: Option<&Filter<'_>>,
+) -> Option<Finding> {
     let finding = of_node(&node.seen, name_servers)?;
+    let unreached = node.seen.unreached.iter().filter_map(|fault| fault.server.parse().ok());
+    let finding = match filter {
+        Some(filter) => filter.explain(finding, "tcp", unreached),
+        None => finding,
+    };
     let old = node.seen.node.proof.as_ref().filter(|proof| proof.ago >= FRESH);
     Some(match old {
         // Through a proxy of --upstream, a connection of this command says nothing.
@@ -82,7 +94,6 @@ fn of_node(seen: &Snapshot, name_servers: Option<&Finding>) -> Option<Finding> {
     }
     let lost = || {
         let finding = Finding::wrong(Layer::WayOut, "the gateway on this machine has lost its way out");
-        let reason = |fault: &Unreached| format!("it does not reach {}: {}", fault.server, fault.reason);
         let hosts = || seen.unreached.iter().map(|fault| host_of(&fault.server));
         let address = hosts().find(|host| host.parse::<IpAddr>().is_ok());
         let uplink = uplink_up(address.or_else(|| hosts().next()).unwrap_or_default());
@@ -102,7 +113,10 @@ fn of_node(seen: &Snapshot, name_servers: Option<&Finding>) -> Option<Finding> {
             (None, None) if let Some(hint) = by_names => hint,
             (None, None) => uplink,
         };
-        seen.unreached.iter().fold(finding, |finding, fault| finding.because(reason(fault))).hint(hint)
+        seen.unreached
+            .iter()
+            .fold(finding, |finding, fault| finding.because(reason("it does not reach ", fault)))
+            .hint(hint)
     };
     match seen.node.reach.as_deref()? {
         "reachable" => {

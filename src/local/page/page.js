@@ -91,9 +91,11 @@ function header(seen) {
   situation(tone, text);
   const unreached = seen.unreached.map((fault) => `this node does not reach ${fault.server}: ${fault.reason}`);
   const { allows_any, allowed, denied } = seen.rules ?? { allows_any: true, allowed: [], denied: [] };
-  const but = denied.length > 0 ? ` and not ${denied.join(", ")}` : "";
+  const left = allowed.filter((rule) => !denied.includes(rule));
+  const others = denied.filter((rule) => !allowed.includes(rule));
+  const but = others.length > 0 ? ` and not ${others.join(", ")}` : "";
   const rules = allows_any ? (denied.length > 0 ? [`serves every destination but ${denied.join(", ")}`] : [])
-    : [`as a gateway serves only ${allowed.join(", ")}${but}; --allow adds destinations`];
+    : [`as a gateway serves only ${left.join(", ") || "nothing"}${but}; --allow adds destinations`];
   say(at("notes"), [...unreached, ...rules].join(" · "));
   say(at("proxy"), node.proxy.join(", "));
   say(at("memory"), `${bytes(seen.memory.used)} of ${bytes(seen.memory.limit)} memory in use`);
