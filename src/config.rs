@@ -191,6 +191,14 @@ impl Config {
         Self::load(&matches(flags)?, file)
     }
 
+    /// The options from these flags and the environment alone.
+    ///
+    /// # Errors
+    /// A usage problem.
+    pub fn without_file(flags: &[OsString]) -> Result<Self, Problem> {
+        Self::of(&matches(flags)?, "", Path::new("laneway.toml"))
+    }
+
     /// The options from a configuration file with this content and from the environment.
     ///
     /// # Errors

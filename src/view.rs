@@ -37,6 +37,8 @@ pub struct View {
     pub gateway: gateway::bound::Facts,
     /// The role in its configuration.
     pub setting: &'static str,
+    /// The UDP port of discovery, and the interfaces and local addresses that its configuration names for it.
+    pub discovery: (u16, Vec<String>),
     /// The part of its configuration that is about gateways of the group, if it looks for any.
     pub candidate: Option<watch::Receiver<candidate::Options>>,
     /// When the node started.
@@ -153,6 +155,8 @@ impl View {
             group: group.name.clone(),
             role: role.into(),
             setting: self.setting.into(),
+            discovery_port: Some(self.discovery.0),
+            lan: self.discovery.1.clone(),
             state: advert.map(|advert| advert.state.word().into()),
             most_active: self.candidate.as_ref().map(|options| options.borrow().selection.active),
             reach: advert.map(|advert| advert.reach.word().into()),

@@ -258,6 +258,7 @@ impl Proxy {
             client: client.facts(),
             gateway: no_gateway(),
             setting: "client",
+            discovery: (0, vec![]),
             candidate: None,
             started: Started::now(),
             directory: String::new(),

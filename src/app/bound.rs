@@ -53,6 +53,8 @@ pub(super) struct BoundNode {
     rules: Option<NodeRules>,
     /// The role in its configuration.
     setting: &'static str,
+    /// The UDP port of discovery and what `--lan` names.
+    discovery: (u16, Vec<String>),
 }
 
 impl Member {
@@ -139,6 +141,7 @@ impl BoundNode {
             authority,
             rules: None,
             setting: config.node.role.word(),
+            discovery: (config.peers.discovery_port, config.peers.lan.clone()),
         })
     }
 
@@ -214,12 +217,14 @@ impl BoundNode {
         state: &StateDir,
         manager: Arc<Manager>,
     ) -> Result<(Vec<Part>, Workers), Problem> {
-        let Self { shared, client, gateway, peering, workers, egress, authority, rules, setting } = self;
+        let Self { shared, client, gateway, peering, workers, egress, authority, rules, setting, discovery } =
+            self;
         let view = View {
             shared: shared.clone(),
             client: client.facts(),
             gateway: gateway.facts(),
             setting,
+            discovery,
             candidate: Some(peering.settings()),
             started: Started::now(),
             directory: state.path().display().to_string(),

@@ -142,9 +142,22 @@ impl Doctor {
                 let mut finding = Finding::problem(Layer::Configuration, problem);
                 let found = configured_proxies(self.config.as_deref());
                 let mut addresses = self.proxy.into_iter().chain(found.addresses).map(ask::reachable);
+                let mut config = None;
                 if found.fault.is_some_and(|fault| fault.is_invalid)
-                    && let Some(node) = addresses.find_map(|address| ask::snapshot(address).ok())
+                    && let Some((address, node)) =
+                        addresses.find_map(|address| Some((address, ask::snapshot(address).ok()?)))
                 {
+                    // It runs with what it read before, so that the other layers can be checked.
+                    config = Config::without_file(&self.flags()).ok();
+                    if let Some(config) = &mut config {
+                        config.local.proxy = vec![Endpoint::Tcp(address)];
+                        let peers = &mut config.peers;
+                        let port = self.discovery_port.or(node.node.discovery_port);
+                        peers.discovery_port = port.unwrap_or(peers.discovery_port);
+                        if self.lan.is_empty() {
+                            peers.lan.clone_from(&node.node.lan);
+                        }
+                    }
                     finding = finding.because(format!(
                         "the node {} runs here: {}",
                         node.node.name,
@@ -152,7 +165,7 @@ impl Doctor {
                     ));
                 }
                 diagnosis.add(finding);
-                None
+                config
             }
         }
     }

@@ -170,6 +170,12 @@ pub struct NodeSeen {
     /// The role in its configuration: `auto`, `client` or `gateway`.
     #[serde(default)]
     pub setting: String,
+    /// The UDP port of discovery.
+    #[serde(default)]
+    pub discovery_port: Option<u16>,
+    /// The interfaces and local addresses that it discovers on, by its configuration; none for all.
+    #[serde(default)]
+    pub lan: Vec<String>,
     /// Its state as a gateway of the group; none while it is not a candidate.
     pub state: Option<String>,
     /// The number of gateways of the group that may be active at a time, by its configuration.
@@ -407,6 +413,8 @@ fn example_node() -> NodeSeen {
         group: "office".into(),
         role: "client".into(),
         setting: "auto".into(),
+        discovery_port: Some(7420),
+        lan: vec![],
         state: None,
         most_active: Some(1),
         reach: None,

@@ -155,12 +155,17 @@ fn finds_nothing_wrong_on_a_healthy_network(lab: &Lab) {
 }
 
 fn names_a_configuration_that_is_not_valid(lab: &Lab) {
-    let c1 = lab.client("c1");
-    shield(lab, &c1);
+    let (_origin, _g1, c1, group) = healthy(lab);
     let file = lab.write("laneway.toml", "hold = 1\nrolle = 'client'\n");
     let diagnosis = diagnose(&c1, &["--config", file.to_str().unwrap()]);
     let skipped = [&["group", "interfaces", "ports"], &BEYOND[..]].concat();
     diagnosis.blames("configuration", &skipped, &["line 2", "rolle"]);
+    // A node that runs has read another one, with which the other layers are checked.
+    let node = group.client(&c1, &[]);
+    let diagnosis = diagnose(&c1, &["--config", file.to_str().unwrap()]);
+    diagnosis.blames("configuration", &[], &["line 2", "rolle"]);
+    assert!(diagnosis.layers("ok").contains(&"link"), "{}", diagnosis.text);
+    drop(node);
     c1.set("LANEWAY_HOLD", "soon");
     diagnose(&c1, &[]).blames("configuration", &skipped, &["LANEWAY_", "--hold", "soon"]);
 }

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::machine::Node;
 use super::report::{Finding, Layer};
 use crate::commands::ask;
-use crate::lan::Lan;
+use crate::lan::{self, Lan};
 use crate::net;
 use crate::sys::service::registration::{self, Status};
 use crate::sys::state::{StateDir, quoted};
@@ -57,6 +57,13 @@ pub(super) fn without_link(node: &Node, linked: &[String]) -> Option<Finding> {
         return None;
     }
     let what = format!("this command can link to {}, but the node that runs here has not", linked.join(", "));
+    let missing = lan::unknown(&seen.node.lan).unwrap_or_default();
+    if !missing.is_empty() {
+        let existing = lan::interfaces().map(|all| lan::listed(&all)).unwrap_or_default();
+        let why = format!("its --lan names {}, which this machine does not have", missing.join(", "));
+        let hint = format!("start it again without that, or with one of this machine: {existing}");
+        return Some(Finding::wrong(Layer::Link, what).because(why).hint(hint));
+    }
     let why = seen.trouble.clone().unwrap_or_else(|| "no gateway has answered it yet".into());
     Some(Finding::wrong(Layer::Link, what).because(why).hint(
         "start it again: 'systemctl restart laneway', or Ctrl-C in its terminal and 'laneway up'. If that does not help, \
@@ -88,4 +95,22 @@ pub(super) fn link_address(node: &Node, lans: &[Lan]) -> Option<Finding> {
                 best.own(link.port())
             )),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_that_the_node_was_told_and_that_does_not_exist_is_named() {
+        let mut seen = crate::telemetry::snapshot::example();
+        seen.links.clear();
+        seen.node.goes_direct = false;
+        let mut node = Node { proxy: "127.0.0.1:1080".parse().unwrap(), seen };
+        let linked = ["g1".to_owned()];
+        assert!(!without_link(&node, &linked).unwrap().why[0].contains("--lan"));
+        node.seen.node.lan = vec!["none0".into()];
+        let finding = without_link(&node, &linked).unwrap();
+        assert_eq!(finding.why, ["its --lan names none0, which this machine does not have"]);
+    }
 }
