@@ -1,5 +1,7 @@
 //! Responses that break the grammar: what the app gets, and whether the server's connection is used again.
 
+use laneway::wire::http::MAX_LINK_HEAD;
+
 use super::{Pair, has_line};
 use crate::peer::Peer;
 
@@ -150,7 +152,8 @@ async fn many_short_fields_pass_in_requests_responses_and_trailers() {
     assert_eq!(pair.app.chunked().await, "x".repeat(2000));
     pair.app.say(pair.request("GET /too-large", "")).await;
     server.head().await;
-    server.say(format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(64 << 10))).await;
+    // Another node may have written a head anew, and longer.
+    server.say(format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(MAX_LINK_HEAD))).await;
     assert!(pair.app.head().await.starts_with("HTTP/1.1 502 "));
 }
 
