@@ -150,7 +150,7 @@ fn a_body_is_known_by_the_digest_that_it_was_proved_to_have() {
     assert!(first.proved(&sha256(&other)).is_none());
     let proved = first.prove(unknown, sha256(&other)).unwrap();
     assert_eq!(proved.digests, [sha256(&other)]);
-    drop(first);
+    close(first);
     let second = store(&directory, 1 << 30);
     assert_eq!(second.proved(&sha256(&body)).map(|(found, _)| found), Some(id));
     assert_eq!(second.proved(&sha256(&other)).map(|(found, _)| found), Some(unknown));
@@ -174,7 +174,7 @@ fn digests_by_several_algorithms_are_known_beside_each_other() {
     for digest in [sha256(&body), sha512(&body)] {
         first.prove(id, digest).unwrap();
     }
-    drop(first);
+    close(first);
     let second = store(&directory, 1 << 30);
     for digest in [sha256(&body), sha512(&body)] {
         assert_eq!(second.proved(&digest).map(|(found, _)| found), Some(id), "{}", digest.shown());
@@ -199,7 +199,7 @@ fn what_was_proved_stays_under_its_digest_when_its_uri_stands_for_something_else
         assert_eq!(store.body(id, &stored).unwrap().read(0, 100, 4).unwrap(), body);
     };
     check(&first);
-    drop(first);
+    close(first);
     let second = store(&directory, 1 << 30);
     check(&second);
     // The same content once more, of which one copy is enough.
