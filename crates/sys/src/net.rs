@@ -364,11 +364,18 @@ pub fn close_unread(stream: TcpStream) {
 pub async fn linger(stream: &TcpStream) {
     let drain = async {
         shutdown_write(stream)?;
-        let mut rest = BytesMut::new();
-        while read_some(stream, &mut rest, LINGER_READ).await? > 0 {
-            rest.clear();
+        loop {
+            tokio::task::consume_budget().await;
+            stream.readable().await?;
+            // Not held while the next bytes are waited for: thousands of connections may end like this at a time.
+            let mut rest = BytesMut::with_capacity(LINGER_READ);
+            match try_read(stream, &mut rest, LINGER_READ) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
         }
-        Ok::<_, io::Error>(())
     };
     if let Ok(Err(error)) = tokio::time::timeout(LINGER, drain).await {
         tracing::debug!(%error, "the peer hung up");
