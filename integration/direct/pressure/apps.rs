@@ -118,3 +118,14 @@ async fn questions_of_apps_that_hang_up_do_not_fill_the_nodes_memory() {
     }
     victim.has_kept_its_limit_while_alone().await;
 }
+
+/// They are refused for want of memory, and what they send is read for a while longer.
+#[tokio::test]
+async fn connections_that_are_refused_do_not_fill_the_nodes_memory() {
+    laneway::net::raise_open_files();
+    let victim = Victim::alone("127.0.0.92").await;
+    let socks =
+        [b"\x05\x01\x00\x05\x01\x00\x01\x0a\x01\x02\x03\x00\x50".to_vec(), vec![b'q'; 60_000]].concat();
+    let _held = connections(4000, victim.proxy, &socks).await;
+    victim.has_kept_its_limit_while_alone().await;
+}
