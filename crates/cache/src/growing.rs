@@ -685,31 +685,30 @@ mod tests {
         body.abandoned().await;
     }
 
-    /// The only thread that may block is occupied, so that the read waits for it.
-    #[test]
-    fn what_a_reader_reads_from_the_file_is_counted_before_it_is_read() {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).enable_time().build();
-        runtime.unwrap().block_on(async {
-            let directory = tempfile::tempdir().unwrap();
-            let (store, mut draft) = open(&directory, 1 << 30);
-            let (body, account) = begin(store, &draft);
-            let mut reader = body.reader(0, u64::MAX, &account).unwrap();
-            for number in 0..20 {
-                body.push(piece(number), 100_000, &mut draft).await;
-            }
-            let before = account.held();
-            let (open, gate) = std::sync::mpsc::channel::<()>();
-            let occupied = tokio::task::spawn_blocking(move || gate.recv());
-            let mut next = std::pin::pin!(reader.next());
-            let mut once = std::task::Context::from_waker(std::task::Waker::noop());
-            assert!(next.as_mut().poll(&mut once).is_pending());
-            assert_eq!(account.held() - before, memory_of(BLOCKS * BLOCK));
-            drop(open);
-            occupied.await.unwrap().unwrap_err();
-            assert_eq!(next.await.unwrap().unwrap(), all(20)[..BLOCKS * BLOCK]);
-            assert_eq!(account.held(), before, "whoever has it counts it");
-        });
+    /// All threads of the store are occupied, so that the read waits for one.
+    #[tokio::test]
+    async fn what_a_reader_reads_from_the_file_is_counted_before_it_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, mut draft) = open(&directory, 1 << 30);
+        let (body, account) = begin(store.clone(), &draft);
+        let mut reader = body.reader(0, u64::MAX, &account).unwrap();
+        for number in 0..20 {
+            body.push(piece(number), 100_000, &mut draft).await;
+        }
+        let before = account.held();
+        let (open, gate) = std::sync::mpsc::channel::<()>();
+        let gate = Arc::new(std::sync::Mutex::new(gate));
+        for _ in 0..8 {
+            let gate = gate.clone();
+            store.later(move |_| while gate.lock().unwrap().recv().is_ok() {});
+        }
+        let mut next = std::pin::pin!(reader.next());
+        let mut once = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(next.as_mut().poll(&mut once).is_pending());
+        assert_eq!(account.held() - before, memory_of(BLOCKS * BLOCK));
+        drop(open);
+        assert_eq!(next.await.unwrap().unwrap(), all(20)[..BLOCKS * BLOCK]);
+        assert_eq!(account.held(), before, "whoever has it counts it");
     }
 
     #[tokio::test]

@@ -476,7 +476,10 @@ impl Store {
             index.forget(*id, key);
         }
         drop(index);
-        self.later(move |store| ids.into_iter().for_each(|id| store.discard(id)));
+        // Work waits as long as the disk hangs, and members may ask for this again and again.
+        if !ids.is_empty() {
+            self.later(move |store| ids.into_iter().for_each(|id| store.discard(id)));
+        }
     }
 
     /// How often [`Store::withdraw`] was called.

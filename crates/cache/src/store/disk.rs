@@ -15,8 +15,8 @@ use tokio::sync::Semaphore;
 pub(super) const MOST_THREADS: usize = 4;
 /// The disk hangs once a call, or the wait for a thread, takes longer than this: a little less than what anybody waits, who finds so then.
 const LATE: Duration = Duration::from_millis(950);
-/// How long a thread waits for more work before it ends.
-const IDLE: Duration = Duration::from_secs(10);
+/// How long a thread waits for more work before it ends. The allocator returns what is free to the system when a thread ends.
+const IDLE: Duration = Duration::from_secs(2);
 
 /// Work for a thread.
 type Job = Box<dyn FnOnce() + Send>;
