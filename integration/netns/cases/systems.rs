@@ -71,6 +71,7 @@ fn they_elect_fail_over_and_revoke(lab: &Lab) {
     let load = Load::start(&c1, RATE);
     load.wait_for_service_by(g2.addresses()[1], 20);
     let other = group.gateway(&g1, &[]);
+    wait_until("the gateway on arm64 to answer a query", || has_offered(&g2));
     wait_until("one of two to be active", || states(&c1) == ["active", "standby"]);
     wait_until("the client to have a link to each gateway", || links(&c1) == 2);
     kill(&mut group.gateway);
@@ -93,10 +94,19 @@ fn kill(node: &mut Process) {
     node.wait(START);
 }
 
+fn status(host: &Host) -> Option<Snapshot> {
+    serde_json::from_str(&laneway(host, &["status", "--json"]).text()).ok()
+}
+
+/// Whether this gateway has answered a query of discovery.
+fn has_offered(gateway: &Host) -> bool {
+    let sent = status(gateway).into_iter().flat_map(|seen| seen.datagrams);
+    sent.into_iter().any(|sent| sent.what == "offer" && sent.side == "sent" && sent.count > 0)
+}
+
 /// The states of the gateways that the client hears, sorted.
 fn states(client: &Host) -> Vec<String> {
-    let seen = serde_json::from_str::<Snapshot>(&laneway(client, &["status", "--json"]).text());
-    let mut states: Vec<_> = seen.map(|seen| seen.gateways).unwrap_or_default();
+    let mut states: Vec<_> = status(client).map(|seen| seen.gateways).unwrap_or_default();
     states.sort_by(|one, other| one.state.cmp(&other.state));
     states.into_iter().map(|gateway| gateway.state.to_string()).collect()
 }
