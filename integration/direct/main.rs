@@ -10,6 +10,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod breaks;
 mod cache;
 mod clock;
 mod conformance;

@@ -6,6 +6,7 @@ use bytes::BytesMut;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
+use laneway_sys::broken::Break;
 use laneway_sys::closed::until_closed;
 use laneway_sys::net;
 use laneway_telemetry::traffic::{Moved, Traffic};
@@ -13,9 +14,26 @@ use laneway_telemetry::traffic::{Moved, Traffic};
 /// How many bytes one read takes at most.
 const READ: usize = 64 * 1024;
 
+/// Why one direction has failed.
+enum Failed {
+    /// It cannot be read from.
+    From(io::Error),
+    /// It cannot be written to.
+    To(io::Error),
+}
+
+impl From<Failed> for io::Error {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::From(error) | Failed::To(error) => error,
+        }
+    }
+}
+
 /// Copies until both directions have ended, and counts the bytes in `moved` and in `traffic`. The end of each direction is
-/// passed on (half-close); a failure of either socket resets both. An app that has closed its socket, and not only its
-/// sending direction, ends the copy: the server gets all that it sent, and can send nothing more.
+/// passed on (half-close); a failure of either socket resets both. What a server has said before it stopped reading reaches the
+/// app. An app that has closed its socket, and not only its sending direction, ends the copy: the server gets all that it sent,
+/// and can send nothing more.
 ///
 /// # Errors
 /// The failure.
@@ -28,20 +46,31 @@ pub async fn between(
     let Moved { sent, received } = moved;
     net::reset_on_drop(&app);
     net::reset_on_drop(&server);
-    let app_ended = Notify::new();
+    let (app_ended, broken) = (Notify::new(), Break::default());
+    // Whether the server has taken everything.
     let up = async {
         let passed = |count| {
             *sent += count;
             traffic.add_sent(count);
         };
-        one_way(&app, &server, passed).await?;
+        let ended = one_way(&app, &server, &Break::default(), passed).await;
         app_ended.notify_one();
-        Ok(())
+        match ended {
+            Ok(()) => Ok(true),
+            Err(Failed::To(error)) => {
+                broken.note(&error);
+                Ok(false)
+            }
+            Err(Failed::From(error)) => Err(error),
+        }
     };
-    let down = one_way(&server, &app, |count| {
-        *received += count;
-        traffic.add_received(count);
-    });
+    let down = async {
+        let passed = |count| {
+            *received += count;
+            traffic.add_received(count);
+        };
+        one_way(&server, &app, &broken, passed).await.map_err(io::Error::from)
+    };
     let left = async {
         app_ended.notified().await;
         until_closed(&app).await;
@@ -54,21 +83,30 @@ pub async fn between(
             return Ok(());
         }
     };
-    if result.is_ok() {
-        net::end_orderly(&app);
-        net::end_orderly(&server);
+    match result? {
+        (true, ()) => net::end_orderly(&server),
+        // The answer must not be lost with the rest.
+        (false, ()) => net::linger(&app).await,
     }
-    result.map(|((), ())| ())
+    net::end_orderly(&app);
+    Ok(())
 }
 
-async fn one_way(from: &TcpStream, to: &TcpStream, mut passed: impl FnMut(u64)) -> io::Result<()> {
+/// `broken` is what a write to `from` was told.
+async fn one_way(
+    from: &TcpStream,
+    to: &TcpStream,
+    broken: &Break,
+    mut passed: impl FnMut(u64),
+) -> Result<(), Failed> {
     let mut buffer = BytesMut::new();
     loop {
-        if net::read_some(from, &mut buffer, READ).await? == 0 {
-            return net::shutdown_write(to);
+        let read = net::read_some(from, &mut buffer, READ).await;
+        if read.and_then(|count| broken.checked(count)).map_err(Failed::From)? == 0 {
+            return net::shutdown_write(to).map_err(Failed::To);
         }
         passed(buffer.len() as u64);
-        net::write_all(to, &buffer).await?;
+        net::write_all(to, &buffer).await.map_err(Failed::To)?;
         buffer.clear();
     }
 }

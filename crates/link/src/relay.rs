@@ -21,6 +21,7 @@ use laneway_h2::{Error, Reason};
 use laneway_limits::buffer_pool::PooledBuffer;
 use laneway_limits::memory::{Account, Tally};
 use laneway_limits::pace::Pace;
+use laneway_sys::broken::Break;
 use laneway_sys::closed::until_closed;
 use laneway_sys::net;
 use laneway_telemetry::traffic::Moved;
@@ -106,6 +107,8 @@ pub struct Progress<'a> {
     sent: AtomicU64,
     received: AtomicU64,
     app_ended: AtomicBool,
+    /// What a write to the socket was told.
+    broken: Break,
     /// The other end of the link has ended its direction in good order.
     peer_ended: AtomicBool,
     counted: Option<(&'a Traffic, End)>,
@@ -277,7 +280,10 @@ async fn both_ways(
             ended = &mut down, if down_ended.is_none() => {
                 match &ended {
                     Ok(()) => {}
-                    Err(Broken::Socket(_)) => _ = rest.get_or_insert_with(rest_begins),
+                    Err(Broken::Socket(error)) => {
+                        progress.broken.note(error);
+                        rest.get_or_insert_with(rest_begins);
+                    }
                     Err(_) => return ended,
                 }
                 down_ended = Some(ended);
@@ -362,6 +368,7 @@ async fn up(
         let mut buffer = PooledBuffer::take(room);
         match net::try_read(socket, &mut buffer.room(), room) {
             Ok(0) => {
+                progress.broken.checked(0).map_err(Broken::Socket)?;
                 progress.app_ended.store(true, Relaxed);
                 return outbox.finish().map_err(Broken::Tunnel);
             }

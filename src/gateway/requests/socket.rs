@@ -14,6 +14,7 @@ use crate::gateway::state::Gateway;
 use crate::gateway::tls::SecureStream;
 use crate::limits::buffer_pool::PooledBuffer;
 use crate::net;
+use crate::sys::broken::Break;
 use crate::wire::id::NodeId;
 use crate::wire::target::Target;
 
@@ -26,7 +27,8 @@ const SECURE_READ: usize = 64 * 1024;
 
 /// A socket to a server.
 pub(super) enum Socket {
-    Plain(TcpStream),
+    /// With what a write was told.
+    Plain(TcpStream, Break),
     Secure(Box<SecureStream>),
 }
 
@@ -42,7 +44,7 @@ impl Socket {
     ) -> Result<Self, Failure> {
         let socket = gateway.egress.connect(target, by).await?;
         if !is_secure {
-            return Ok(Self::Plain(socket));
+            return Ok(Self::Plain(socket, Break::default()));
         }
         gateway.tls.connect(socket, target).await.map(|stream| Self::Secure(Box::new(stream)))
     }
@@ -54,14 +56,14 @@ impl Socket {
 
     fn tcp(&self) -> &TcpStream {
         match self {
-            Self::Plain(socket) => socket,
+            Self::Plain(socket, _) => socket,
             Self::Secure(stream) => stream.socket(),
         }
     }
 
     pub(super) fn peer_addr(&self) -> io::Result<SocketAddr> {
         match self {
-            Self::Plain(socket) => socket.peer_addr(),
+            Self::Plain(socket, _) => socket.peer_addr(),
             Self::Secure(stream) => stream.peer_addr(),
         }
     }
@@ -69,7 +71,7 @@ impl Socket {
     /// Reads what is there.
     pub(super) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Plain(socket) => socket.try_read(buffer),
+            Self::Plain(socket, _) => socket.try_read(buffer),
             Self::Secure(stream) => stream.try_read(buffer),
         }
     }
@@ -77,15 +79,15 @@ impl Socket {
     /// Waits for data and reads at most `most` bytes; 0 at the end.
     pub(super) async fn read_some(&self, buffer: &mut BytesMut, most: usize) -> io::Result<usize> {
         match self {
-            Self::Plain(socket) => net::read_some(socket, buffer, most).await,
+            Self::Plain(socket, broken) => broken.checked(net::read_some(socket, buffer, most).await?),
             Self::Secure(_) => self.append_to(buffer).await,
         }
     }
 
     /// Waits for data and adds it to `buffer`, without room for more than that; 0 at the end.
     pub(super) async fn append_to(&self, buffer: &mut BytesMut) -> io::Result<usize> {
-        let socket = match self {
-            Self::Plain(socket) => socket,
+        let (socket, broken) = match self {
+            Self::Plain(socket, broken) => (socket, broken),
             Self::Secure(stream) => {
                 let (mut read, count) = stream.read(SECURE_READ).await?;
                 buffer.extend_from_slice(&read.room()[..count]);
@@ -99,7 +101,7 @@ impl Socket {
             match net::try_read(socket, &mut read.room(), SMALL_READ) {
                 Ok(count) => {
                     buffer.extend_from_slice(&read.room()[..count]);
-                    return Ok(count);
+                    return broken.checked(count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
@@ -109,8 +111,8 @@ impl Socket {
 
     /// Waits for data, of which it gives at most `most` bytes; none at the end.
     pub(super) async fn next(&self, most: usize) -> io::Result<Bytes> {
-        let socket = match self {
-            Self::Plain(socket) => socket,
+        let (socket, broken) = match self {
+            Self::Plain(socket, broken) => (socket, broken),
             Self::Secure(stream) => {
                 let (read, count) = stream.read(SECURE_READ).await?;
                 return Ok(read.fill(count));
@@ -121,7 +123,7 @@ impl Socket {
             socket.readable().await?;
             let mut buffer = PooledBuffer::take(most);
             match net::try_read(socket, &mut buffer.room(), most) {
-                Ok(count) => return Ok(buffer.fill(count)),
+                Ok(count) => return Ok(buffer.fill(broken.checked(count)?)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
@@ -130,7 +132,9 @@ impl Socket {
 
     pub(super) async fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
         match self {
-            Self::Plain(socket) => net::write_all(socket, bytes).await,
+            Self::Plain(socket, broken) => {
+                net::write_all(socket, bytes).await.inspect_err(|error| broken.note(error))
+            }
             Self::Secure(stream) => stream.write_all(bytes).await,
         }
     }
@@ -139,7 +143,7 @@ impl Socket {
     pub(super) fn shutdown_write(&self) {
         match self {
             // Fails only on a socket that is gone, which the other direction notices.
-            Self::Plain(socket) => drop(net::shutdown_write(socket)),
+            Self::Plain(socket, _) => drop(net::shutdown_write(socket)),
             Self::Secure(stream) => stream.close(),
         }
     }
@@ -163,7 +167,7 @@ impl Socket {
     /// The protocol below the requests.
     pub(super) fn speech(&self) -> Speech {
         match self {
-            Self::Plain(_) => Speech::Http,
+            Self::Plain(..) => Speech::Http,
             Self::Secure(_) => Speech::Tls,
         }
     }
