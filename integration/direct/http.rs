@@ -158,6 +158,23 @@ async fn an_upload_waits_for_100_continue() {
     assert!(pair.app.head().await.starts_with("HTTP/1.1 201 "));
 }
 
+/// An interim response is no part of the response, so a failure after it can still be told.
+#[tokio::test]
+async fn an_upload_whose_server_breaks_after_100_continue_is_a_502() {
+    let lab = Lab::new().await;
+    for proxy in [Proxy::direct().await, lab.proxy().await] {
+        let mut pair = Pair::over(proxy).await;
+        let (mut server, _) = pair.ask("PUT /", "Content-Length: 4\r\nExpect: 100-continue\r\n").await;
+        server.say("HTTP/1.1 100 Continue\r\n\r\n").await;
+        assert!(pair.app.head().await.starts_with("HTTP/1.1 100 "));
+        pair.app.say("body").await;
+        server.hear("body").await;
+        server.reset();
+        let answer = pair.app.head().await;
+        assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("Proxy-Status: "), "{answer}");
+    }
+}
+
 #[tokio::test]
 async fn a_refused_upload_is_answered_without_its_body() {
     let mut pair = Pair::new().await;

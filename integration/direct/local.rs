@@ -217,6 +217,25 @@ async fn a_lost_link_is_a_reset_for_the_app_in_every_dialect() {
     }
 }
 
+/// A request that must not be sent twice ends with its link. The server is not to blame, and the app is told so.
+#[tokio::test]
+async fn a_request_that_is_lost_with_its_link_is_told_as_such() {
+    let (runtime, lab) = losable().await;
+    let (proxy, origin) = (lab.proxy().await, Origin::new());
+    let at = origin.address;
+    let mut app = Peer::connect(proxy.address).await;
+    app.say(format!("POST http://{at}/ HTTP/1.1\r\nHost: {at}\r\nContent-Length: 4\r\n\r\nbody")).await;
+    let mut server = origin.accept().await;
+    server.head().await;
+    server.hear("body").await;
+    runtime.shutdown_background();
+    let head = app.head().await;
+    assert!(head.starts_with("HTTP/1.1 502 ") && head.contains("; side=link;"), "{head}");
+    let said = format!("broke before {at} had answered; whether it has the request is not known\n");
+    let answer = app.rest().await;
+    assert!(answer.starts_with("the link to the gateway ") && answer.ends_with(&said), "{answer}");
+}
+
 /// A server that answers no connection attempt: its listen queue is full, so the system drops further ones.
 async fn unanswering() -> (SocketAddr, Vec<std::net::TcpStream>) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::lab::Lab;
-use crate::peer::{Peer, within};
+use crate::peer::{Origin, Peer, within};
 use crate::refusals::metric;
 
 /// More links than a download tries in a row without progress.
@@ -38,6 +38,30 @@ async fn a_download_that_the_next_gateway_does_not_continue_is_not_counted_as_re
     let received = app.rest_before_reset().await;
     assert!(received.starts_with("HTTP/1.1 200 ") && received.len() < CONTENT);
     assert_eq!(metric(&proxy, "connections_rescued_total{").await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_app_that_leaves_while_its_download_is_resumed_frees_the_servers_connection() {
+    let mut lab = Lab::new().await;
+    lab.link_address = fragile(lab.link_address).await;
+    let (proxy, origin) = (lab.proxy().await, Origin::new());
+    let at = origin.address;
+    let mut app = Peer::connect(proxy.address).await;
+    app.say(format!("GET http://{at}/ HTTP/1.1\r\nHost: {at}\r\n\r\n")).await;
+    let mut first = origin.accept().await;
+    first.head().await;
+    let fields = "ETag: \"a\"\r\nCache-Control: no-store\r\n";
+    first.say(format!("HTTP/1.1 200 OK\r\nContent-Length: {CONTENT}\r\n{fields}\r\n")).await;
+    // More than one link carries.
+    first.try_say(&content()[..256 << 10]).await;
+    let mut second = origin.accept().await;
+    let head = second.head().await;
+    assert!(head.contains("Range: bytes="), "{head}");
+    // This server sends nothing more, and the app does not wait for it.
+    drop(app);
+    let mut nothing = Vec::new();
+    let _ = second.until_any_end(&mut nothing).await;
+    assert_eq!(nothing, b"");
 }
 
 /// Numbers, so that no two parts are the same.

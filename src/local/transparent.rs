@@ -12,10 +12,11 @@ use tokio::time::timeout;
 use super::context::{App, Local};
 use super::server_connection::ServerConnection;
 use super::session::Session;
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, Side};
 use crate::link::relay::ReplayBuffer;
 use crate::memory::Account;
 use crate::net;
+use crate::sys::closed::until_closed;
 use crate::telemetry::record::Record;
 use crate::telemetry::refusal::RefusalReason;
 use crate::wire::first::{MAX_FIRST, NameSearch, ServerName};
@@ -94,7 +95,16 @@ impl Opening<'_> {
         let early = self.early.clone().freeze();
         let is_safe = replay::is_safe(&early);
         self.target = target;
-        self.local.routes.open(&self.target, self.id, early, is_safe, self.app.1).await
+        let (app, account) = self.app;
+        tokio::select! {
+            biased;
+            opened = self.local.routes.open(&self.target, self.id, early, is_safe, account) => opened,
+            // It may have waited for a gateway for long, and what it has given up it may do again by itself.
+            () = until_closed(app) => {
+                let sentence = format!("the app closed its connection before there was one to {}", self.target);
+                Err(Failure::new(Kind::Terminated, Side::Local, sentence))
+            }
+        }
     }
 
     /// Opens the name in the app's first bytes; `None` when they have none.

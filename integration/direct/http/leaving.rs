@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use laneway::local::listener::{self, Apps};
 use laneway::local::port::Port;
+use laneway::wire::datagram::State;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::time::sleep;
@@ -107,6 +108,32 @@ async fn an_app_that_ends_its_direction_after_its_request_waits_for_the_answer_a
             }
         }
     }
+}
+
+/// Whoever has given up a request that waited for a gateway may make it again, and it must not be done twice.
+#[tokio::test]
+async fn a_request_that_waits_for_a_gateway_is_never_sent_once_its_app_has_left() {
+    let lab = Lab::new().await;
+    let mut pair = Pair::over(lab.proxy_to(&[]).await).await;
+    pair.proxy.holds_for(Duration::from_secs(3600));
+    for (line, fields, body) in [("POST /left", "Content-Length: 4\r\n", "body"), ("GET /left", "", "")] {
+        let request = pair.request(line, fields);
+        pair.app.say(request + body).await;
+        within(async {
+            while pair.proxy.telemetry.apps.usage(0).open == 0 {
+                sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        pair.app = Peer::connect(pair.proxy.address).await;
+        none_open(&pair.proxy).await;
+    }
+    pair.proxy.hears(lab.gateway.node.id, lab.link_address, State::Active);
+    let (mut server, head) = pair.ask("GET /next", "").await;
+    assert!(head.starts_with("GET /next "), "{head}");
+    server.say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    pair.app.head().await;
+    pair.app.hear("ok").await;
 }
 
 #[tokio::test]

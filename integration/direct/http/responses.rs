@@ -3,6 +3,7 @@
 use laneway::wire::http::MAX_LINK_HEAD;
 
 use super::{Pair, has_line};
+use crate::lab::{Lab, Proxy};
 use crate::peer::Peer;
 
 /// What an app gets, and whether the connection to the server was used for the next request.
@@ -106,6 +107,27 @@ async fn responses_without_a_certain_meaning_are_a_502() {
     ] {
         let Outcome { head, .. } = outcome(said.as_bytes(), false).await;
         assert!(head.starts_with("HTTP/1.1 502 ") && head.contains("Proxy-Status: "), "{said:?}: {head}");
+    }
+}
+
+/// RFC 9110 §15.3.7 leaves it to whoever asks to look at the status and at Content-Range, and other proxies pass it on, too. Some ask
+/// for a part by other means than Range (`partNumber` of S3, `x-ms-range` of Azure), and some interfaces answer a part of a list
+/// like this.
+#[tokio::test]
+async fn a_part_that_was_not_asked_for_by_range_is_passed_on_as_a_part_and_not_stored() {
+    let lab = Lab::new().await;
+    for proxy in [Proxy::direct().await, lab.proxy().await] {
+        let mut pair = Pair::over(proxy).await;
+        for _ in 0..2 {
+            let (mut server, _) = pair.ask("GET /file?partNumber=1", "").await;
+            let fields =
+                "Connection: close\r\nETag: \"a\"\r\nCache-Control: max-age=60\r\nContent-Length: 4\r\n";
+            let range = "Content-Range: bytes 0-3/9";
+            server.say(format!("HTTP/1.1 206 Partial Content\r\n{fields}{range}\r\n\r\nhalf")).await;
+            let head = pair.app.head().await;
+            assert!(head.starts_with("HTTP/1.1 206 ") && has_line(&head, range), "{head}");
+            pair.app.hear("half").await;
+        }
     }
 }
 

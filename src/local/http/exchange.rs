@@ -17,6 +17,8 @@ use crate::local::context::Local;
 use crate::local::outcomes::RECHECK;
 use crate::local::server_connection::ServerConnection;
 use crate::memory::Account;
+use crate::sys::broken::Break;
+use crate::sys::closed::until_closed;
 use crate::wire::http::{Malformed, RequestHead};
 use crate::wire::id::NodeId;
 use crate::wire::resume::Point;
@@ -34,8 +36,13 @@ pub(super) struct Exchange<'a> {
     pub(super) target: &'a Target,
     /// Its id in the logs of this node and of the gateway.
     pub(super) id: u64,
-    /// Whether any byte of a response has been passed on.
+    /// Whether any byte of the response has been passed on. Interim responses (1xx) are none of it: after them a failure can still be
+    /// told.
     pub(super) started: AtomicBool,
+    /// Whether an interim response has been passed on.
+    pub(super) has_interim: AtomicBool,
+    /// What a write of the request's body to a socket of this machine was told.
+    pub(super) broken: Break,
     /// Whether the app's connection ends with a reset from now on, because the app has a part of a body.
     pub(super) is_guarded: AtomicBool,
     /// Whether the connection to the server has or gets a login of the app. Nothing of the exchange is repeated or resumed
@@ -107,6 +114,8 @@ impl<'a> Exchange<'a> {
             target,
             id,
             started,
+            has_interim: AtomicBool::new(false),
+            broken: Break::default(),
             is_guarded: AtomicBool::new(false),
             has_login,
             point: Mutex::default(),
@@ -141,6 +150,37 @@ impl<'a> Exchange<'a> {
     pub(super) async fn open(&self, head: Bytes, is_safe: bool) -> Result<ServerConnection, Failure> {
         let routes = &self.local.routes;
         routes.open_by(self.transport(), self.target, self.id, head, is_safe, self.account).await
+    }
+
+    /// Opens a connection to the server, for plain requests or as a tunnel, and sends `head` on it. `None` if the app leaves before there
+    /// is one: it may have waited for a gateway for long, and what it has given up it may do again by itself.
+    ///
+    /// # Errors
+    /// Those of [`crate::local::routes::Routes::open`].
+    pub(super) async fn open_unless_left(
+        &self,
+        head: Bytes,
+        is_safe: bool,
+        as_tunnel: bool,
+    ) -> Result<Option<ServerConnection>, Failure> {
+        let transport = if as_tunnel { Transport::Tcp } else { self.transport() };
+        let routes = &self.local.routes;
+        tokio::select! {
+            biased;
+            opened = routes.open_by(transport, self.target, self.id, head, is_safe, self.account) => opened.map(Some),
+            () = until_closed(self.app) => Ok(None),
+        }
+    }
+
+    /// Notes that what has been passed on was an interim response.
+    pub(super) fn has_passed_interim(&self) {
+        self.has_interim.store(true, Relaxed);
+        self.started.store(false, Relaxed);
+    }
+
+    /// Whether something has come from the server.
+    pub(super) fn is_heard(&self) -> bool {
+        self.started.load(Relaxed) || self.has_interim.load(Relaxed)
     }
 
     /// What happens to the body of the response.

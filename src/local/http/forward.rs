@@ -24,7 +24,7 @@ use crate::link::relay::Progress;
 use crate::local::beside::Waiting;
 use crate::local::context::log_hang_up;
 use crate::local::outcomes::{RECHECK, SILENCE};
-use crate::local::server_connection::{FromServer, ServerConnection, ToServer};
+use crate::local::server_connection::{FromServer, ServerConnection, ServerError, ToServer};
 use crate::peers::selection::Failing;
 use crate::sys::closed::until_closed;
 use crate::telemetry::journal::Happening;
@@ -65,7 +65,7 @@ pub(super) async fn forward(
     kept: &mut Kept,
     record: &mut Record,
 ) -> Result<Done, Failure> {
-    let Exchange { local, account, request, target, id, .. } = *exchange;
+    let Exchange { local, request, target, id, .. } = *exchange;
     let mut head = BytesMut::new();
     request.write_forward(&local.name, &mut head);
     let head = head.freeze();
@@ -92,11 +92,14 @@ pub(super) async fn forward(
     loop {
         let mut server = match open.take() {
             Some(server) => server,
-            // A connection that is to become another one, or to hold a login, is the server's from end to end.
-            None if request.upgrade.is_some() || logs_in => {
-                local.routes.open(target, id, head.clone(), repeatable, account).await?
+            None => {
+                // A connection that is to become another one, or to hold a login, is the server's from end to end.
+                let as_tunnel = request.upgrade.is_some() || logs_in;
+                match exchange.open_unless_left(head.clone(), repeatable, as_tunnel).await? {
+                    Some(server) => server,
+                    None => return Ok(given_up(record)),
+                }
             }
-            None => exchange.open(head.clone(), repeatable).await?,
         };
         if std::mem::take(&mut is_repeated) {
             record.rescued("repeated");
@@ -155,6 +158,12 @@ fn login_lost(record: &mut Record) -> Done {
     Done::Reset
 }
 
+/// The app has closed its connection before the request was sent, and nobody will send it.
+fn given_up(record: &mut Record) -> Done {
+    record.ended("the app closed its connection before there was one to the server");
+    Done::Reset
+}
+
 fn conclude(
     ended: Result<Ended, Trouble>,
     used: Idle,
@@ -171,6 +180,13 @@ fn conclude(
             Ok(if again { Done::Complete } else { Done::Close(Bytes::new()) })
         }
         Ok(Ended::Upgraded) => Ok(Done::Upgraded(Box::new(used.server))),
+        Err(Trouble::Silent { lost: true, .. }) if used.server.gateway_id().is_some() => {
+            let (target, gateway) = (&used.target, used.server.gateway());
+            let sentence = format!(
+                "the link to the gateway {gateway} broke before {target} had answered; whether it has the request is not known"
+            );
+            Err(Failure::new(Kind::Terminated, Side::Link, sentence))
+        }
         Err(Trouble::Silent { why, .. }) => {
             let sentence = format!("{} ended the connection without a whole answer: {why}", used.target);
             Err(Failure::new(Kind::Terminated, Side::Server, sentence))
@@ -273,7 +289,7 @@ async fn attempt(
                 (&exchange.local.telemetry, "a file that came over it is not the one in its index");
             telemetry.note_about(gateway, Happening::Poisoned, telemetry.names.of(gateway), why);
         }
-        Some(gateway) if exchange.started.load(Relaxed) => outcomes.answered(gateway, exchange.target),
+        Some(gateway) if exchange.is_heard() => outcomes.answered(gateway, exchange.target),
         Some(gateway)
             if matches!(
                 exchanged,
@@ -335,6 +351,9 @@ async fn both_ways(
                     Ok(()) => uploaded = true,
                     // The server may have answered before it stopped reading.
                     Err(UploadError::Server(error)) => {
+                        if let ServerError::Socket(error) = &error {
+                            exchange.broken.note(error);
+                        }
                         tracing::debug!(%error, "the server stopped reading the request");
                     }
                     Err(UploadError::App(error)) => return Err(Trouble::App(error)),
@@ -448,7 +467,7 @@ async fn until_answered_beside(
 /// Notes once nothing has come over a gateway for a while since `begun`.
 async fn note_silence(exchange: &Exchange<'_>, over: Option<(NodeId, SocketAddr)>, begun: Instant) {
     sleep_until(begun + SILENCE).await;
-    let is_silent = !exchange.started.load(Relaxed) && exchange.request.body == BodyLength::None;
+    let is_silent = !exchange.is_heard() && exchange.request.body == BodyLength::None;
     if let Some((gateway, _)) = over.filter(|_| is_silent) {
         exchange.local.routes.links.outcomes.failed(gateway, exchange.target, Failing::Silent);
     }

@@ -54,6 +54,7 @@ impl Exchange<'_> {
                 let mut head = BytesMut::new();
                 self.write_head(&response, BodyLength::None, &mut head);
                 self.put(server, &mut head, &[], false).await?;
+                self.has_passed_interim();
             }
         };
         let mut head = BytesMut::new();
@@ -272,7 +273,8 @@ impl Exchange<'_> {
             }
             match self.next(server, head).await? {
                 Some(next) => data = next,
-                None => return Ok(()),
+                // Not if a write has met the reset that this would have been.
+                None => return self.broken.checked(0).map(drop).map_err(|error| cut_off(&error.into())),
             }
         }
     }

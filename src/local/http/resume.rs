@@ -7,6 +7,7 @@ use crate::limited;
 use crate::limits::lines::NOBODY;
 use crate::link::relay::Progress;
 use crate::local::server_connection::FromServer;
+use crate::sys::closed::until_closed;
 use crate::telemetry::record::Record;
 use crate::wire::http::{MAX_LINK_HEAD, Malformed, ResponseHead, head_end};
 use crate::wire::resume::Point;
@@ -20,8 +21,16 @@ impl Exchange<'_> {
     /// truncated response. `why` says how the link was lost.
     ///
     /// # Errors
-    /// [`Trouble`] when the rest cannot be delivered.
-    pub(super) async fn resume(&self, mut why: String, record: &mut Record) -> Result<(), Trouble> {
+    /// [`Trouble`] when the rest cannot be delivered, or the app leaves.
+    pub(super) async fn resume(&self, why: String, record: &mut Record) -> Result<(), Trouble> {
+        tokio::select! {
+            biased;
+            resumed = self.go_on(why, record) => resumed,
+            () = until_closed(self.app) => Err(Trouble::Left),
+        }
+    }
+
+    async fn go_on(&self, mut why: String, record: &mut Record) -> Result<(), Trouble> {
         let mut fruitless = 0;
         while fruitless < MOST_FRUITLESS {
             let Some((point, left)) = self.point().clone() else { return Err(Trouble::Truncated(why)) };
