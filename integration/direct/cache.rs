@@ -254,6 +254,54 @@ async fn a_stale_response_is_validated_and_used_again() {
     assert_eq!(body, "0123456789");
 }
 
+/// The cookie of the app for which a stored response was validated was given to all who asked after it.
+#[tokio::test]
+async fn what_a_validation_brings_for_one_app_is_for_no_other() {
+    for own in ["Set-Cookie: session=1", "Cache-Control: private, max-age=60", "Vary: *"] {
+        let site = Site::new().await;
+        site.fetch("/f", &FRESH.replace("max-age=60", "max-age=0")).await;
+        let mut app = site.app("GET /f", "").await;
+        let (mut server, head) = site.server().await;
+        assert_eq!(line(&head, "if-none-match"), Some("\"a\""), "{head}");
+        server.say(format!("HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\n{own}\r\n\r\n")).await;
+        let head = server.head().await;
+        assert_eq!(line(&head, "if-none-match"), None, "{head}");
+        server
+            .say(format!("HTTP/1.1 200 OK\r\nETag: \"a\"\r\n{own}\r\nContent-Length: 5\r\n\r\nfirst"))
+            .await;
+        let head = app.head().await;
+        assert!(head.contains(own), "{head}");
+        assert_eq!(app.exactly(length(&head)).await, "first");
+        let mut next = site.app("GET /f", "").await;
+        let (mut server, head) = site.server().await;
+        assert_eq!(line(&head, "if-none-match"), None, "{head}");
+        server.say("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnext").await;
+        let head = next.head().await;
+        assert!(!head.contains(own), "{head}");
+        assert_eq!(next.exactly(length(&head)).await, "next");
+    }
+}
+
+#[tokio::test]
+async fn a_validation_that_names_another_field_lets_only_those_with_the_same_value_share() {
+    let site = Site::new().await;
+    site.fetch("/f", &FRESH.replace("max-age=60", "max-age=0")).await;
+    let mut app = site.app("GET /f", "Accept-Language: de\r\n").await;
+    let (mut server, _) = site.server().await;
+    let fields = "Cache-Control: max-age=60\r\nVary: Accept-Language\r\n";
+    server.say(format!("HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\n{fields}\r\n")).await;
+    let head = app.head().await;
+    assert_eq!(app.exactly(length(&head)).await, "0123456789");
+    assert_eq!(site.hit("GET /f", "Accept-Language: de\r\n").await.1, "0123456789");
+    let mut french = site.app("GET /f", "Accept-Language: fr\r\n").await;
+    let (mut server, _) = site.server().await;
+    server.say(format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 4\r\n\r\noui!")).await;
+    let head = french.head().await;
+    assert_eq!(french.exactly(length(&head)).await, "oui!");
+    assert_eq!(site.hit("GET /f", "Accept-Language: de\r\n").await.1, "0123456789");
+    assert_eq!(site.hit("GET /f", "Accept-Language: fr\r\n").await.1, "oui!");
+}
+
 #[tokio::test]
 async fn a_response_that_has_changed_replaces_the_stored_one() {
     let site = Site::new().await;

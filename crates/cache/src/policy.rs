@@ -138,20 +138,11 @@ fn may_keep(
     times: Times,
     is_named: bool,
 ) -> bool {
-    let control = CacheControl::of(&response.fields);
-    let fields = &response.fields;
+    let (control, fields) = (CacheControl::of(&response.fields), &response.fields);
     if request.method != Method::GET || !concerns_cache(request) {
         return false;
     }
-    if !(200..1000).contains(&status) || response.has_codings() {
-        return false;
-    }
-    // RFC 9111 §5.2.2.3: for a cache that knows the status, must-understand takes no-store back.
-    let (must_understand, is_understood) = (control.has("must-understand"), UNDERSTOOD.contains(&status));
-    if must_understand && !is_understood || control.has("no-store") && !must_understand {
-        return false;
-    }
-    if control.has("private") || fields.get("set-cookie").is_some() || varies_always(fields) {
+    if !(200..1000).contains(&status) || response.has_codings() || !is_for_everybody(fields, status) {
         return false;
     }
     let lifetime = lifetime(fields, times);
@@ -161,6 +152,15 @@ fn may_keep(
         && (is_named
             || can_be_validated
             || lifetime.is_some_and(|lifetime| lifetime > initial_age(fields, times)))
+}
+
+/// Whether a response with this status and these fields may be given to others than the one who asked for it (RFC 9111 §5.2.2).
+fn is_for_everybody(fields: &Fields, status: u16) -> bool {
+    let control = CacheControl::of(fields);
+    // RFC 9111 §5.2.2.3: for a cache that knows the status, must-understand takes no-store back.
+    let (must_understand, is_understood) = (control.has("must-understand"), UNDERSTOOD.contains(&status));
+    let may_be_stored = if must_understand { is_understood } else { !control.has("no-store") };
+    may_be_stored && !control.has("private") && fields.get("set-cookie").is_none() && !varies_always(fields)
 }
 
 /// What the cache may do with `stored` for `request`, which selects it.
@@ -398,9 +398,15 @@ pub fn validation(request: &RequestHead, stored: &Stored) -> Option<RequestHead>
     (tag.is_some() || modified.is_some()).then_some(request)
 }
 
-/// `stored` after the 304 `response` to its validation (RFC 9111 §3.2, §4.3.4); `None` when that is about another response.
+/// `stored` after the 304 `response` to its validation by `request`, or a 206 to a request for what it lacks (RFC 9111 §3.2, §3.4,
+/// §4.3.4); `None` when that is about another response, or says something that is not for everybody.
 #[must_use]
-pub fn freshened(stored: &Stored, response: &ResponseHead, times: Times) -> Option<Stored> {
+pub fn freshened(
+    stored: &Stored,
+    request: &RequestHead,
+    response: &ResponseHead,
+    times: Times,
+) -> Option<Stored> {
     let differs = |name: &str| {
         let theirs = response.fields.get(name);
         theirs.is_some() && theirs.map(opaque) != stored.fields.get(name).map(opaque)
@@ -411,8 +417,9 @@ pub fn freshened(stored: &Stored, response: &ResponseHead, times: Times) -> Opti
     let fields = response.end_to_end();
     let mut fresh = stored.clone();
     let mut replaced: Vec<Vec<u8>> = Vec::new();
-    // An Age of the old response would be added to that of the new one.
+    // An Age of the old response would be added to that of the new one, and the old Date makes it old.
     fresh.fields.remove("age");
+    fresh.fields.remove("date");
     for (name, value) in fields.iter() {
         let name = str::from_utf8(name).ok()?;
         if OF_THE_BODY.iter().any(|kept| kept.eq_ignore_ascii_case(name)) {
@@ -425,8 +432,24 @@ pub fn freshened(stored: &Stored, response: &ResponseHead, times: Times) -> Opti
         }
         fresh.fields.push(name, value).ok()?;
     }
+    date_from(&mut fresh.fields, times.received);
+    fresh.selecting = selecting(request, varying(&fresh.fields));
+    for (name, value) in &mut fresh.selecting {
+        // Where it did not depend on a field before, it is what this request gets.
+        if let Some((_, before)) = stored.selecting.iter().find(|(known, _)| known == name) {
+            value.clone_from(before);
+        }
+    }
     (fresh.requested, fresh.received) = (times.requested, times.received);
-    Some(fresh)
+    is_for_everybody(&fresh.fields, stored.status).then_some(fresh)
+}
+
+/// Adds the time at which a response was `received` if it has no Date (RFC 9110 §6.6.1).
+pub fn date_from(fields: &mut Fields, received: SystemTime) {
+    if fields.get("date").is_none() {
+        // A date is a valid value.
+        let _ = fields.push("Date", httpdate::fmt_http_date(received).as_bytes());
+    }
 }
 
 /// An entity tag for the weak comparison (RFC 9110 §8.8.3.2).

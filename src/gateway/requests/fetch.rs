@@ -205,12 +205,16 @@ impl Fetch {
             server.note_answer();
             let Head::Read(raw, response) = head else { return self.hand_over(head, server).await };
             if response.status == 304
-                && let Some((id, stored)) = self.stored.take()
+                && let Some((id, stored)) = &self.stored
             {
-                if let Some(fresh) = policy::freshened(&stored, &response, times) {
+                let fresh = policy::freshened(stored, &self.request, &response, times)
+                    .filter(|fresh| self.is_for_all(&fresh.fields));
+                if let Some(fresh) = fresh {
+                    let id = *id;
                     return self.validated(id, fresh, *response, server).await;
                 }
-                // It is about another response: ask for this one.
+                // It is about another response, or for one alone, as with a cookie: ask for this one.
+                self.discard().await;
                 idle = response.keep_alive.then_some(server).map(Server::used);
                 continue;
             }

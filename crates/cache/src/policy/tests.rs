@@ -229,18 +229,68 @@ fn a_304_replaces_fields_but_not_those_of_the_body() {
     let later = Times { requested: at(NOW + 7), received: at(NOW + 8) };
     let sent =
         "ETag: \"a\"\r\nA: 4\r\nA: 5\r\nC: 6\r\nContent-Type: x/x\r\nConnection: C\r\nContent-Length: 9\r\n";
-    let fresh = freshened(&old, &response(304, sent), later).unwrap();
+    let freshened = |fields: &str| freshened(&old, &request("GET", ""), &response(304, fields), later);
+    let fresh = freshened(sent).unwrap();
     let mut lines: Vec<_> = fresh
         .fields
         .iter()
         .map(|(name, value)| format!("{}={}", String::from_utf8_lossy(name), String::from_utf8_lossy(value)))
         .collect();
     lines.sort();
-    assert_eq!(lines, ["A=4", "A=5", "B=3", "Content-Type=t/t", "ETag=\"a\""]);
+    let date = "Date=Sun, 06 Nov 1994 08:49:45 GMT";
+    assert_eq!(lines, ["A=4", "A=5", "B=3", "Content-Type=t/t", date, "ETag=\"a\""]);
     assert_eq!((fresh.requested, fresh.received), (at(NOW + 7), at(NOW + 8)));
-    assert!(freshened(&old, &response(304, ""), later).is_some());
-    assert!(freshened(&old, &response(304, "ETag: W/\"a\"\r\n"), later).is_some());
-    assert!(freshened(&old, &response(304, "ETag: \"b\"\r\n"), later).is_none());
+    assert!(freshened("").is_some());
+    assert!(freshened("ETag: W/\"a\"\r\n").is_some());
+    assert!(freshened("ETag: \"b\"\r\n").is_none());
+}
+
+/// The age counted from the Date of the response that was stored first, so that it was never fresh again (RFC 9110 §6.6.1).
+#[test]
+fn a_304_without_a_date_is_of_the_time_at_which_it_came() {
+    let later = Times { requested: at(NOW + 500), received: at(NOW + 500) };
+    let old = stored(&format!("{DATE}ETag: \"a\"\r\nCache-Control: max-age=60\r\n"));
+    let fresh = freshened(&old, &request("GET", ""), &response(304, ""), later).unwrap();
+    assert_eq!(age(&fresh, at(NOW + 510)), Some(Duration::from_secs(10)));
+}
+
+/// Whoever asked next got the cookie of the one for whom the response was validated.
+#[test]
+fn what_is_not_for_everybody_freshens_nothing() {
+    let old = stored("ETag: \"a\"\r\nCache-Control: max-age=60\r\n");
+    for (sent, is_for_everybody) in [
+        ("Set-Cookie: a=b\r\n", false),
+        ("Cache-Control: private\r\n", false),
+        ("Cache-Control: no-store, max-age=60\r\n", false),
+        ("Vary: *\r\n", false),
+        ("Cache-Control: no-cache\r\n", true),
+        ("Cache-Control: max-age=5\r\nVary: Accept\r\n", true),
+    ] {
+        for status in [304, 206] {
+            let fresh = freshened(&old, &request("GET", ""), &response(status, sent), times());
+            assert_eq!(fresh.is_some(), is_for_everybody, "{status} {sent}");
+        }
+    }
+}
+
+/// RFC 9111 §4.1. A response on which a field had no bearing before was used whatever that field said.
+#[test]
+fn a_304_says_anew_what_selects_the_response() {
+    let asked = request("GET", "Accept: a\r\nAccept-Language: de\r\n");
+    let first = stored("ETag: \"a\"\r\nVary: Accept\r\n");
+    let old = Stored { selecting: selecting(&asked, varying(&first.fields)), ..first };
+    let validating = request("GET", "Accept: a\r\nAccept-Language: fr\r\n");
+    let fresh = |fields: &str| freshened(&old, &validating, &response(304, fields), times()).unwrap();
+    assert_eq!(fresh("").selecting, old.selecting);
+    let now = fresh("Vary: Accept, Accept-Language\r\n");
+    for (fields, want) in [
+        ("Accept: a\r\nAccept-Language: fr\r\n", true),
+        ("Accept: a\r\nAccept-Language: de\r\n", false),
+        ("Accept: b\r\nAccept-Language: fr\r\n", false),
+        ("Accept: a\r\n", false),
+    ] {
+        assert_eq!(selects(&request("GET", fields), &now.selecting, &now.fields), want, "{fields}");
+    }
 }
 
 /// RFC 9111 §4.4.

@@ -22,7 +22,7 @@ impl Fetch {
                 let point = Point::of_fields(&stored.fields, stored.total).ok_or(Again::Plainly)?;
                 let until = stored.next_part(*from).min(*end);
                 point.check_part(response, *from, until).map_err(|_other| Again::Plainly)?;
-                let fresh = policy::freshened(stored, response, times)
+                let fresh = policy::freshened(stored, &self.request, response, times)
                     .filter(|fresh| self.is_for_all(&fresh.fields))
                     .ok_or(Again::Plainly)?;
                 // Who wants more of what is stored before reads it, too.
@@ -102,10 +102,7 @@ impl Fetch {
     /// What is remembered of `response`.
     fn response(&self, response: &ResponseHead, times: Times, source: Option<SocketAddr>) -> Stored {
         let mut fields = response.end_to_end();
-        if fields.get("date").is_none() {
-            // RFC 9110 §6.6.1. A date is a valid value.
-            let _ = fields.push("Date", httpdate::fmt_http_date(times.received).as_bytes());
-        }
+        policy::date_from(&mut fields, times.received);
         Stored {
             uri: self.uri.clone(),
             status: response.status,
