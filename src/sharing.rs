@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use crate::cache::pieces::{self, Listed};
+use crate::cache::store::calls::says_nothing;
 use crate::cache::store::{Size, Store};
 use crate::cache::stored::Stored;
 use crate::memory::{Budget, Reserve};
@@ -100,13 +101,14 @@ impl Holdings {
             let piece = store.read_unchecked(id, start, length)?;
             Ok::<_, std::io::Error>((pieces::hash(&piece) == hash).then_some(piece))
         });
-        // While the disk hangs, the piece is not forgotten.
-        let read = read.await.ok()?;
-        if let Ok(Some(piece)) = read {
-            return Some(piece);
-        }
-        if read.is_ok() {
-            tracing::warn!("a piece that this node keeps was changed on the disk, and is forgotten");
+        match read.await.ok()? {
+            Ok(Some(piece)) => return Some(piece),
+            Ok(None) => {
+                tracing::warn!("a piece that this node keeps was changed on the disk, and is forgotten")
+            }
+            // It is there all the same.
+            Err(error) if says_nothing(&error) => return None,
+            Err(_missing) => {}
         }
         let mut index = self.index();
         if index.places.get(&hash).is_some_and(|now| now.id == id) {

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use crate::cache::digest::Digest;
 use crate::cache::growing::Growing;
 use crate::cache::store::Store;
+use crate::cache::store::calls::says_nothing;
 use crate::cache::stored::Stored;
 use crate::failure::Failure;
 use crate::wire::id::NodeId;
@@ -262,11 +263,12 @@ impl Cache {
     }
 
     /// The digest of the whole body of the response `id`, by the algorithm of `like`, hashed in steps between which others get the
-    /// disk; `None` when the node stops. One at a time: the caller holds `hashing`.
+    /// disk; `None` when it cannot be read for now. One at a time: the caller holds `hashing`.
     async fn hash(&self, id: u64, stored: &Stored, like: &Digest) -> Option<io::Result<Digest>> {
         let (kept, mut hasher, mut at) = (stored.clone(), like.hasher(), 0);
         let body = match self.store.blocking(move |store| store.body(id, &kept)).await.ok()? {
             Ok(body) => Arc::new(body),
+            Err(error) if says_nothing(&error) => return None,
             Err(error) => return Some(Err(error)),
         };
         loop {

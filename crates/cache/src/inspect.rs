@@ -65,7 +65,7 @@ impl Directory {
     /// The metadata of the response `id`; `None` when it is damaged, or was removed.
     #[must_use]
     pub fn stored(&self, id: u64) -> Option<Stored> {
-        store::read_head(&self.0, id)
+        store::read_head(&self.0, id).ok()
     }
 
     /// How the responses were used, when the node has said so last.

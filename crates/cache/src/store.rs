@@ -170,12 +170,13 @@ impl Store {
         before.dedup_by_key(|(id, _)| *id);
         let mut uses = uses::read(&self.directory);
         for (id, _) in before {
-            match self.stored(id) {
-                Some(stored) => {
+            match self.read_stored(id) {
+                Ok(stored) => {
                     self.insert(id, &stored);
                     uses.remove(&id).into_iter().for_each(|used| self.index().uses.restore(id, used));
                 }
-                None => self.remove_files(id),
+                Err(error) if disk::says_nothing(&error) => {}
+                Err(_damaged) => self.remove_files(id),
             }
         }
     }
@@ -192,11 +193,12 @@ impl Store {
     pub fn each(&self, uri: &str, mut take: impl FnMut(u64, Stored)) {
         let ids = self.index().ids.get(&self.hasher.hash_one(uri)).cloned().unwrap_or_default();
         for id in ids.into_iter().rev() {
-            match self.stored(id) {
-                Some(stored) if stored.uri == uri => take(id, stored),
+            match self.read_stored(id) {
+                Ok(stored) if stored.uri == uri => take(id, stored),
                 // Another URI with the same hash.
-                Some(_) => {}
-                None => self.remove(id),
+                Ok(_) => {}
+                Err(error) if disk::says_nothing(&error) => {}
+                Err(_damaged) => self.remove(id),
             }
         }
     }
@@ -307,11 +309,15 @@ impl Store {
         }
     }
 
-    /// The metadata of the response `id`; `None` when it is damaged or missing.
+    /// The metadata of the response `id`; `None` when it is damaged or missing, or cannot be read for now.
     #[must_use]
     pub fn stored(&self, id: u64) -> Option<Stored> {
+        self.read_stored(id).ok()
+    }
+
+    fn read_stored(&self, id: u64) -> io::Result<Stored> {
         let unwritten = self.unwritten().get(id).map(|copied| copied.stored.clone());
-        unwritten.map_or_else(|| read_head(&self.directory, id), |stored| Some((*stored).clone()))
+        unwritten.map_or_else(|| read_head(&self.directory, id), |stored| Ok((*stored).clone()))
     }
 
     /// Gives each stored response to `take`, the oldest first.

@@ -37,6 +37,10 @@ pub(super) const CASES: &[Case] = &[
     ("cache::a_full_disk_only_stops_the_storing", a_full_disk_only_stops_the_storing),
     ("cache::a_disk_that_hangs_only_stops_the_storing", a_disk_that_hangs_only_stops_the_storing),
     (
+        "cache::a_gateway_that_has_no_descriptors_left_keeps_what_is_stored",
+        a_gateway_that_has_no_descriptors_left_keeps_what_is_stored,
+    ),
+    (
         "cache::the_command_lists_removes_and_verifies_with_and_without_a_running_node",
         the_command_lists_removes_and_verifies_with_and_without_a_running_node,
     ),
@@ -310,6 +314,28 @@ fn a_disk_that_hangs_only_stops_the_storing(lab: &Lab) {
     assert!(gateway.is_running() && node.is_running());
     drop((gateway, node));
     runs(Command::new("umount").arg(&directory));
+}
+
+/// What was asked for meanwhile was taken for damaged, and removed.
+fn a_gateway_that_has_no_descriptors_left_keeps_what_is_stored(lab: &Lab) {
+    let files = lab.files(MIB);
+    let (client, host) = (lab.client("c1"), lab.gateway("g1"));
+    let group = lab.group(&[&host, &client], &[]);
+    let _node = group.client(&client, &["--peer-cache", "off"]);
+    let limit = |descriptors: &str| {
+        let mut prlimit = Command::new("prlimit");
+        runs(prlimit.args([&format!("--nofile={descriptors}:"), "--pid", &group.gateway.id().to_string()]));
+    };
+    assert_eq!(get(&client, 1), *files.content(1));
+    limit("3");
+    for _ in 0..2 {
+        // It gets nothing, for lack of a connection to the server.
+        let _ = download(&client, 1, &["--max-time", "3"]).finish(PATIENCE);
+    }
+    limit("4096");
+    let sent = files.sent();
+    assert_eq!(get(&client, 1), *files.content(1));
+    assert_eq!(files.sent(), sent);
 }
 
 fn the_command_lists_removes_and_verifies_with_and_without_a_running_node(lab: &Lab) {

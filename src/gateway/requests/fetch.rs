@@ -22,7 +22,7 @@ use crate::cache::digest::Digest;
 use crate::cache::draft::Draft;
 use crate::cache::growing::Reader;
 use crate::cache::policy;
-use crate::cache::store::calls::is_hung;
+use crate::cache::store::calls::says_nothing;
 use crate::cache::stored::{Stored, Times};
 use crate::failure::{Failure, Kind, Side};
 use crate::gateway::cache::{Lead, Outcome};
@@ -285,7 +285,9 @@ impl Fetch {
                 None
             }
             // It says nothing of the response.
-            (_, Err(error)) if is_hung(&error) => self.hand_over(Head::Read(raw, response), server).await,
+            (_, Err(error)) if says_nothing(&error) => {
+                self.hand_over(Head::Read(raw, response), server).await
+            }
             _ => {
                 self.forget(response.status).await;
                 self.hand_over(Head::Read(raw, response), server).await

@@ -96,7 +96,7 @@ impl Stream<'_> {
         format!("{}; {}; ttl={ttl}", self.gateway.name, mark.status)
     }
 
-    /// Answers with what is stored; `None` when it turns out to be damaged, or the disk to hang, before anything was sent.
+    /// Answers with what is stored; `None` when it turns out to be damaged, or cannot be read for now, before anything was sent.
     pub(super) async fn serve(
         &mut self,
         request: &RequestHead,
@@ -119,7 +119,7 @@ impl Stream<'_> {
         });
         let opened = match opened.await.and_then(|opened| opened) {
             Ok(opened) => opened,
-            Err(error) if store::calls::is_hung(&error) => {
+            Err(error) if store::calls::says_nothing(&error) => {
                 self.asker.hold(0);
                 return Ok(None);
             }

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::Store;
+pub use super::disk::{is_hung, says_nothing};
 
 /// How long the disk may take before whoever asks goes on without it.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -23,12 +24,6 @@ const COMMAND: Duration = Duration::from_secs(10);
 #[must_use]
 pub fn patience(can_go_on: bool) -> Duration {
     if can_go_on { PATIENCE } else { MOST_PATIENCE }
-}
-
-/// Whether this error says that the disk did not answer in time, which says nothing of what is stored.
-#[must_use]
-pub fn is_hung(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::TimedOut
 }
 
 fn hung() -> io::Error {

@@ -3,12 +3,14 @@
 //! takes none from a runtime, which other work waits for too.
 
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
+use laneway_sys::net;
 use tokio::sync::Semaphore;
 
 /// Maximum number of threads that wait for the disk at a time.
@@ -17,6 +19,18 @@ pub(super) const MOST_THREADS: usize = 4;
 const LATE: Duration = Duration::from_millis(950);
 /// How long a thread waits for more work before it ends. The allocator returns what is free to the system when a thread ends.
 const IDLE: Duration = Duration::from_secs(2);
+
+/// Whether this error says that the disk did not answer in time, which says nothing of what is stored.
+#[must_use]
+pub fn is_hung(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::TimedOut
+}
+
+/// Whether this error says nothing of what is stored: [`is_hung`], or for now there are no more descriptors or memory.
+#[must_use]
+pub fn says_nothing(error: &io::Error) -> bool {
+    is_hung(error) || net::is_local_shortage(error)
+}
 
 /// Work for a thread.
 type Job = Box<dyn FnOnce() + Send>;

@@ -64,7 +64,7 @@ impl Entry {
     fn read(directory: &Path, id: u64) -> Option<Self> {
         // Before they are read, so that a later change is noticed.
         let files = states(directory, id)?;
-        let stored = read_head(directory, id)?;
+        let stored = read_head(directory, id).ok()?;
         if stored.total > MAX_BODY || !stored.is_complete() {
             return None;
         }

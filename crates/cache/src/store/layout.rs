@@ -16,17 +16,24 @@ pub(super) const SMALL: &str = "small";
 /// The bytes of that length.
 const PREFIX: usize = size_of::<u32>();
 
-/// The metadata of the response `id`; `None` when it is damaged or missing.
-pub(crate) fn read_head(directory: &Path, id: u64) -> Option<Stored> {
+/// The metadata of the response `id`.
+///
+/// # Errors
+/// The system's; [`io::ErrorKind::InvalidData`] when it is damaged.
+pub(crate) fn read_head(directory: &Path, id: u64) -> io::Result<Stored> {
+    let damaged = || io::Error::from(io::ErrorKind::InvalidData);
     match files::open(&path(directory, id, "head")) {
-        Ok(file) => Stored::decode(&read(&file, 0, file.metadata().ok()?.len()).ok()?),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let file = files::open(&path(directory, id, SMALL)).ok()?;
-            let stored = Stored::decode(&read(&file, PREFIX as u64, small_head(&file).ok()?).ok()?)?;
+            let file = files::open(&path(directory, id, SMALL))?;
+            let head = read(&file, PREFIX as u64, small_head(&file)?)?;
+            let stored = Stored::decode(&head).ok_or_else(damaged)?;
             // After a loss of power it may be shorter.
-            is_whole(&file, &stored).ok()?.then_some(stored)
+            if is_whole(&file, &stored)? { Ok(stored) } else { Err(damaged()) }
         }
-        Err(_) => None,
+        opened => {
+            let file = opened?;
+            Stored::decode(&read(&file, 0, file.metadata()?.len())?).ok_or_else(damaged)
+        }
     }
 }
 
