@@ -1,11 +1,13 @@
 //! `laneway up`: loads what this machine is in its group, builds the node, runs its parts and drains it.
 
 mod bound;
+mod state_thread;
 mod workers;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -23,9 +25,13 @@ use crate::sys::signals::{Request, Signals};
 use crate::sys::state::{StateDir, quoted};
 use crate::sys::tools;
 use bound::{BoundNode, Member};
+use state_thread::StateThread;
 
 /// How long a stopping candidate keeps announcing that it stops, so that it is sent more than once.
 const FAREWELL: Duration = Duration::from_millis(150);
+
+/// How long a stopping node waits until it has saved which members it has seen.
+const SAVING: Duration = Duration::from_secs(5);
 
 /// The deadline for removing the rules of transparent mode, which takes some milliseconds.
 const RULES: Duration = Duration::from_secs(10);
@@ -63,10 +69,11 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     let leave = CancellationToken::new();
     let mut live =
         Live { manager: manager.clone(), config, reread, is_inherited, client, rules, gateway, peering };
-    let (mut parts, workers) = node.parts(&state, manager.clone())?;
-    parts.push(("control", Box::pin(control::follow(state.clone(), shared.clone(), leave.clone()))));
+    let (parts, group, workers) = node.parts(&state, manager.clone())?;
+    let control = ("control", control::follow(state.clone(), shared.clone(), leave.clone()).boxed());
+    let (state_thread, followed) = StateThread::start(vec![group, control])?;
     let mut running = JoinSet::new();
-    for (name, part) in parts {
+    for (name, part) in parts.into_iter().chain([followed]) {
         running.spawn(async move {
             part.await;
             name
@@ -84,7 +91,12 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
     if ended.is_ok() {
         drain(&shared, &mut signals, &live).await;
         if sightings.link.is_some() {
-            sightings.served.save(&state, &shared.directory).await;
+            let saved = timeout(SAVING, sightings.served.save(&state, &shared.directory));
+            if saved.await.is_err() {
+                tracing::warn!(
+                    "the state directory does not answer: the members that were seen are not saved"
+                );
+            }
         }
     }
     // Also after a failure, or new connections would be redirected to nobody.
@@ -98,6 +110,7 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
         () = live.peering.uplink.demote() => {}
         () = signals.stop() => tracing::warn!("stopped before the command of --on-demote has ended: another signal came"),
     }
+    state_thread.stop().await;
     ended?;
     workers.stop();
     Ok(())

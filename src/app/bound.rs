@@ -216,7 +216,7 @@ impl BoundNode {
         self,
         state: &StateDir,
         manager: Arc<Manager>,
-    ) -> Result<(Vec<Part>, Workers), Problem> {
+    ) -> Result<(Vec<Part>, Part, Workers), Problem> {
         let Self { shared, client, gateway, peering, workers, egress, authority, rules, setting, discovery } =
             self;
         let view = View {
@@ -243,10 +243,10 @@ impl BoundNode {
         let (apps, served) = (shared.telemetry.apps.traffic.clone(), shared.telemetry.served.traffic.clone());
         let rates = history::run(shared.telemetry.history.clone(), apps, served);
         parts.push(("rates", Box::pin(rates)));
-        parts.push(("group", Box::pin(shared.membership.clone().follow(state.clone(), authority))));
+        let group = shared.membership.clone().follow(state.clone(), authority);
         let threads = workers.handles.clone();
         parts.push(("watchdog", Box::pin(async move { manager.watched(threads).await })));
-        Ok((parts, workers))
+        Ok((parts, ("group", Box::pin(group)), workers))
     }
 }
 

@@ -203,8 +203,8 @@ impl Store {
         }
     }
 
-    /// The stored responses for `uri`, the newest first, if each is in memory: not written yet, or a copy whose files have not changed.
-    /// Counts as a use of each. Blocks only for the metadata of files, which the system has in memory.
+    /// The stored responses for `uri`, the newest first, if each is in memory: not written yet, or a copy that may be used. Counts as
+    /// a use of each. Does not block.
     #[must_use]
     pub fn copies(&self, uri: &str) -> Option<Vec<Copied>> {
         let ids = self.index().ids.get(&self.hasher.hash_one(uri))?.clone();
@@ -217,7 +217,7 @@ impl Store {
 
     fn in_memory(&self, id: u64) -> Option<Copied> {
         let unwritten = self.unwritten().get(id).cloned();
-        unwritten.or_else(|| self.hot().get(&self.directory, id))
+        unwritten.or_else(|| self.hot().get(id, || self.disk.is_hung()))
     }
 
     /// Copies a small response that was used before into memory.
@@ -225,8 +225,9 @@ impl Store {
         if stored.total > hot::MAX_BODY || !stored.is_complete() || !self.index().uses.was_used(id) {
             return;
         }
+        let changes = self.hot().changes();
         if let Some(made) = hot::read(&self.directory, id) {
-            self.hot().insert(made);
+            self.hot().insert(made, changes);
         }
     }
 
@@ -239,7 +240,7 @@ impl Store {
         (stored.digests.contains(digest) && stored.is_complete()).then_some((id, stored))
     }
 
-    /// The same, if it is in memory as in [`Store::copies`]. Counts as a use, and never blocks.
+    /// The same, if it is in memory as in [`Store::copies`]. Counts as a use. Does not block.
     #[must_use]
     pub fn proved_copy(&self, digest: &Digest) -> Option<Copied> {
         let id = self.proved_id(digest)?;
@@ -590,13 +591,16 @@ impl Store {
     }
 
     fn write_head(&self, id: u64, stored: &Stored) -> io::Result<()> {
-        self.hot().forget(id);
         if self.unwritten().update(id, stored) {
             return Ok(());
         }
         match layout::read_small(&self.directory, id)? {
             Some(body) => self.write_small(id, stored, &body),
-            None => self.replace(&stored.encode(), &self.path(id, "head")),
+            None => {
+                let written = self.replace(&stored.encode(), &self.path(id, "head"));
+                self.hot().forget(id);
+                written
+            }
         }
     }
 
@@ -613,9 +617,9 @@ impl Store {
     }
 
     fn remove_files(&self, id: u64) {
-        self.hot().forget(id);
         self.unwritten().forget(id);
         remove_files(&self.directory, id);
+        self.hot().forget(id);
     }
 
     fn path(&self, id: u64, kind: &str) -> PathBuf {

@@ -10,10 +10,10 @@ use crate::lab::web::{Web, wait_for_the_end};
 use crate::lab::{Case, Host, Lab, wait_until};
 use nix::sys::signal::Signal;
 use std::fs::{self, Permissions};
-use std::io::{self, Write};
+use std::io::{self, BufRead as _, BufReader, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
 
@@ -39,6 +39,10 @@ pub(super) const CASES: &[Case] = &[
     (
         "cache::a_gateway_that_has_no_descriptors_left_keeps_what_is_stored",
         a_gateway_that_has_no_descriptors_left_keeps_what_is_stored,
+    ),
+    (
+        "cache::a_state_directory_that_does_not_answer_holds_up_nothing_else",
+        a_state_directory_that_does_not_answer_holds_up_nothing_else,
     ),
     (
         "cache::the_command_lists_removes_and_verifies_with_and_without_a_running_node",
@@ -336,6 +340,71 @@ fn a_gateway_that_has_no_descriptors_left_keeps_what_is_stored(lab: &Lab) {
     let sent = files.sent();
     assert_eq!(get(&client, 1), *files.content(1));
     assert_eq!(files.sent(), sent);
+}
+
+/// What a process sees of a directory does not answer until this is dropped, as with a file server that is gone.
+struct Silent {
+    mount: Child,
+    process: u32,
+    directory: PathBuf,
+}
+
+impl Silent {
+    fn new(process: &Process, host: &Host) -> Self {
+        let (process, directory) = (process.id(), state(host));
+        // Whoever has the device open is asked for everything, and reads no question.
+        let script = "exec 3<>/dev/fuse && mount -i -t fuse none \"$1\" -o fd=3,rootmode=40000,user_id=0,group_id=0 \
+                      && echo mounted && exec sleep 1000";
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &process.to_string(), "--mount", "sh", "-c", script, "sh"]);
+        let mut mount = command.arg(&directory).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(mount.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "mounted\n");
+        Self { mount, process, directory }
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        let ended = [self.mount.kill(), self.mount.wait().map(drop)];
+        // The process may have ended.
+        let mut umount = Command::new("nsenter");
+        umount.args(["--target", &self.process.to_string(), "--mount", "umount", "--lazy"]);
+        let _ = umount.arg(&self.directory).stderr(Stdio::null()).status();
+        assert!(ended.iter().all(Result::is_ok) || std::thread::panicking(), "{ended:?}");
+    }
+}
+
+/// The thread that looks for what commands ask serves the apps of the machine, too, and each hit looked at its files: a node whose state
+/// directory did not answer did nothing any more, and did not stop.
+fn a_state_directory_that_does_not_answer_holds_up_nothing_else(lab: &Lab) {
+    let files = lab.files(2000);
+    let (client, host) = (lab.client("c1"), lab.gateway("g1"));
+    let mut group = lab.group(&[&host, &client], &[]);
+    let mut node = group.client(&client, &[]);
+    let gets = |number: u64| {
+        for app in [&client, &host] {
+            assert_eq!(get(app, number), *files.content(number), "{number}");
+        }
+    };
+    // Often enough that it is in memory.
+    [1, 1, 1].into_iter().for_each(gets);
+    let silent = [Silent::new(&group.gateway, &host), Silent::new(&node, &client)];
+    [1, 2, 1, 3, 3, 1].into_iter().for_each(gets);
+    let says_so = || laneway(&host, &["status"]).success().text().contains("its disk does not answer");
+    wait_until("the gateway to say so", says_so);
+    [1, 2, 5, 5].into_iter().for_each(gets);
+    drop(silent);
+    group.gateway.wait_for_line("the disk answers again", PATIENCE);
+    [1, 2, 4, 4].into_iter().for_each(gets);
+    assert_eq!(laneway(&client, &["drain"]).success().code(), 0);
+    let _silent = [Silent::new(&group.gateway, &host), Silent::new(&node, &client)];
+    gets(1);
+    [&group.gateway, &node].into_iter().for_each(|process| process.signal(Signal::SIGTERM));
+    for process in [&mut node, &mut group.gateway] {
+        assert!(process.wait(PATIENCE).success());
+    }
 }
 
 fn the_command_lists_removes_and_verifies_with_and_without_a_running_node(lab: &Lab) {

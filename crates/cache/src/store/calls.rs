@@ -146,7 +146,8 @@ mod tests {
     use super::*;
     use crate::draft::Draft;
     use crate::store::disk::MOST_THREADS;
-    use crate::store::tests::store;
+    use crate::store::hot;
+    use crate::store::tests::{store, use_twice};
     use crate::stored::Stored;
     use crate::stored::tests::example;
 
@@ -209,6 +210,24 @@ mod tests {
             let other = tokio::time::timeout(DEADLINE, tokio::task::spawn_blocking(|| 7));
             assert_eq!(other.await.unwrap().unwrap(), 7);
         });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn copies_in_memory_are_used_whatever_their_age_while_the_disk_hangs() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store(&directory, 1 << 30);
+        let mut draft = Draft::new(&store).unwrap();
+        draft.append(b"abc").unwrap();
+        let (id, _) = draft.store(Stored { uri: "http://h/f".into(), total: 3, ..example() }).unwrap();
+        use_twice(&store, id);
+        tokio::time::advance(hot::UNREAD).await;
+        assert!(store.copies("http://h/f").is_none());
+        let open = hang(&store, 1);
+        while !store.is_hung() {
+            std::thread::yield_now();
+        }
+        assert_eq!(store.copies("http://h/f").unwrap()[0].body, "abc");
+        drop(open);
     }
 
     #[tokio::test]

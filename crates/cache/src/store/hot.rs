@@ -1,19 +1,21 @@
 //! Copies in memory of small responses that are used often. A hit then costs neither a read of two files nor the change to
 //! another thread and back, which cost ten times as much as everything else that a small hit does.
 //!
-//! A copy counts only while its files are as they were when it was made, so that what a command has removed, or what
-//! was damaged, is not delivered.
+//! Nobody looks at the files for a hit: that would wait for the disk. A copy leaves with its response, and is used for a few seconds
+//! only; then the response is read from its files once more. So one that somebody has removed or damaged on the disk is not
+//! delivered for long. While the disk hangs, copies are used whatever their age.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::Duration;
 
 use bytes::Bytes;
 use laneway_limits::memory::Reserve;
+use tokio::time::Instant;
 
 use super::body::Body;
-use super::layout::{SMALL, path, read_head};
+use super::layout::read_head;
 use crate::stored::{BLOCK, Stored};
 
 /// The longest body that is copied, in bytes: one block.
@@ -23,8 +25,8 @@ const MOST_MEMORY: usize = 16 * 1024 * 1024;
 /// What a copy costs besides its response, in bytes.
 const COST: usize = 512;
 
-/// What tells one state of a file from another.
-type FileState = (u64, SystemTime);
+/// How long a copy is used before its response is read again.
+pub(super) const UNREAD: Duration = Duration::from_secs(5);
 
 /// A response and its whole body.
 #[derive(Clone, Debug)]
@@ -37,11 +39,11 @@ pub struct Copied {
     pub body: Bytes,
 }
 
-/// A copy, and what its files were like.
+/// A copy, and when its files were read.
 #[derive(Debug)]
 struct Entry {
     copied: Copied,
-    files: [FileState; 2],
+    read: Instant,
     was_used: bool,
 }
 
@@ -52,6 +54,8 @@ pub(super) struct Hot {
     queue: VecDeque<u64>,
     limit: usize,
     bytes: usize,
+    /// How often a response was changed or removed.
+    changes: u64,
     memory: Reserve,
 }
 
@@ -62,16 +66,14 @@ impl Entry {
 
     /// Reads the response `id`; `None` unless it is whole, small and undamaged.
     fn read(directory: &Path, id: u64) -> Option<Self> {
-        // Before they are read, so that a later change is noticed.
-        let files = states(directory, id)?;
-        let stored = read_head(directory, id).ok()?;
+        let (read, stored) = (Instant::now(), read_head(directory, id).ok()?);
         if stored.total > MAX_BODY || !stored.is_complete() {
             return None;
         }
         let body = Body::open(directory, id, &stored).ok()?;
         let body = body.read(0, stored.total, 1).ok()?;
         let copied = Copied { id, stored: Arc::new(stored), body };
-        Some(Self { copied, files, was_used: false })
+        Some(Self { copied, read, was_used: false })
     }
 }
 
@@ -79,34 +81,38 @@ impl Hot {
     /// Copies that take at most `limit` bytes, which count in `memory`.
     pub(super) fn new(limit: usize, memory: Reserve) -> Self {
         let limit = limit.min(MOST_MEMORY);
-        Self { entries: HashMap::new(), queue: VecDeque::new(), limit, bytes: 0, memory }
+        Self { entries: HashMap::new(), queue: VecDeque::new(), limit, bytes: 0, changes: 0, memory }
     }
 
-    /// The copy of the response `id`, if its files have not changed.
-    pub(super) fn get(&mut self, directory: &Path, id: u64) -> Option<Copied> {
+    /// The copy of the response `id`, if its files were read a short while ago or cannot be read now, because the disk `is_hung`.
+    pub(super) fn get(&mut self, id: u64, is_hung: impl FnOnce() -> bool) -> Option<Copied> {
         let entry = self.entries.get_mut(&id)?;
-        if states(directory, id) != Some(entry.files) {
-            self.forget(id);
+        if entry.read.elapsed() >= UNREAD && !is_hung() {
             return None;
         }
         entry.was_used = true;
         Some(entry.copied.clone())
     }
 
-    /// Adds a copy that [`read`] has made.
-    pub(super) fn insert(&mut self, made: Made) {
+    /// How often a response was changed or removed, before the files of one are read.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// Adds a copy that [`read`] has made, unless any response was changed since there had been so many `changes`.
+    pub(super) fn insert(&mut self, made: Made, changes: u64) {
         let Made(entry) = made;
         let (id, memory) = (entry.copied.id, entry.memory());
-        if memory > self.limit / 2 {
+        if memory > self.limit / 2 || changes != self.changes {
             return;
         }
-        self.forget(id);
+        self.drop_copy(id);
         while self.bytes + memory > self.limit {
             let Some(oldest) = self.queue.pop_front() else { break };
             let entry = self.entries.get_mut(&oldest);
             match entry.is_some_and(|entry| std::mem::take(&mut entry.was_used)) {
                 true => self.queue.push_back(oldest),
-                false => self.forget(oldest),
+                false => self.drop_copy(oldest),
             }
         }
         self.bytes += memory;
@@ -120,8 +126,13 @@ impl Hot {
         self.memory.set(self.bytes);
     }
 
-    /// Drops the copy of the response `id`.
+    /// Notes that the response `id` was changed or removed.
     pub(super) fn forget(&mut self, id: u64) {
+        self.changes += 1;
+        self.drop_copy(id);
+    }
+
+    fn drop_copy(&mut self, id: u64) {
         if let Some(entry) = self.entries.remove(&id) {
             self.bytes -= entry.memory();
             self.memory.set(self.bytes);
@@ -135,13 +146,4 @@ pub(super) struct Made(Entry);
 /// Makes a copy of the response `id`; `None` unless it is whole, small and undamaged. Blocks.
 pub(super) fn read(directory: &Path, id: u64) -> Option<Made> {
     Entry::read(directory, id).map(Made)
-}
-
-fn states(directory: &Path, id: u64) -> Option<[FileState; 2]> {
-    let state = |kind| {
-        let file = std::fs::symlink_metadata(path(directory, id, kind)).ok()?;
-        Some((file.len(), file.modified().ok()?))
-    };
-    let one = state(SMALL);
-    one.map_or_else(|| Some([state("head")?, state("body")?]), |one| Some([one, one]))
 }

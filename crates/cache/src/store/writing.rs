@@ -130,7 +130,10 @@ impl Store {
 
     /// Writes a whole response into one file.
     pub(super) fn write_small(&self, id: u64, stored: &Stored, body: &[u8]) -> io::Result<()> {
-        self.replace(&layout::small(stored, body), &self.path(id, layout::SMALL))
+        let written = self.replace(&layout::small(stored, body), &self.path(id, layout::SMALL));
+        // Afterwards, so that whoever copies what was there before notices.
+        self.hot().forget(id);
+        written
     }
 
     pub(super) fn unwritten(&self) -> MutexGuard<'_, Unwritten> {
