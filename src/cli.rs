@@ -164,7 +164,7 @@ pub fn run(cli: Cli, matches: &ArgMatches) -> Result<(), Problem> {
         }
         Command::Doctor(doctor) => {
             start_log("error", log::Format::Text)?;
-            commands::block_on(doctor.run(state()))?
+            commands::block_on(doctor.run(cli.state))?
         }
         Command::Speedtest(speedtest) => {
             start_log("warn", log::Format::Text)?;

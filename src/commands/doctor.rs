@@ -23,7 +23,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::{ask, say};
+use super::{ask, beside, say};
 use crate::config::proxies::{Fault, configured_proxies};
 use crate::config::{Config, RoleSetting};
 use crate::control;
@@ -70,12 +70,15 @@ pub struct Doctor {
 const NEED_GROUP: [Layer; 5] = [Layer::Discovery, Layer::Link, Layer::Clock, Layer::Gateway, Layer::Request];
 
 impl Doctor {
-    /// Checks all layers and prints the findings.
+    /// Checks all layers and prints the findings. `state` is the state directory, if it was named.
     ///
     /// # Errors
     /// When something is wrong: in which layers.
-    pub async fn run(self, state: Result<StateDir, Problem>) -> Result<(), Problem> {
+    pub async fn run(self, state: Option<PathBuf>) -> Result<(), Problem> {
         let mut diagnosis = Diagnosis::new(self.json);
+        let place = state.clone().or_else(|| StateDir::default_path().ok()).unwrap_or_default();
+        let opened = storage::within(storage::PATIENCE, move || beside::state_directory(state.as_deref()));
+        let state = opened.unwrap_or_else(|| Err(storage::unanswered_state(&place)));
         self.check(state, &mut diagnosis).await;
         let wrong = diagnosis.finish();
         if self.json {
@@ -196,6 +199,7 @@ async fn layers(
         machine::role(config, group, &mut found);
     }
     found.extend(place.iter().filter(|_| group.is_some()).flat_map(|place| storage::check(place, running)));
+    let is_stored = found.iter().all(|finding| finding.verdict != report::Verdict::Wrong);
     let may_run = found
         .iter()
         .filter(|finding| finding.layer != Layer::Storage)
@@ -211,6 +215,7 @@ async fn layers(
     }
     let is_gateway = may_serve || node.as_ref().is_some_and(|node| node.seen.node.state.is_some());
     let firewall = Firewall::detect();
+    found.extend(node.iter().filter(|_| is_stored).flat_map(|node| storage::of_node(&node.seen)));
     found.extend(node.as_ref().and_then(|node| running::link_address(node, &lans)));
     found.extend(machine::firewall(config.peers.discovery_port, is_gateway));
     let filter = Filter::new(firewall.as_ref(), &lans);

@@ -305,6 +305,11 @@ fn a_disk_that_hangs_only_stops_the_storing(lab: &Lab) {
     gateway.wait_for_line("the disk does not answer", PATIENCE);
     let status = laneway(&g1, &["status"]).success().text();
     assert!(status.contains("its disk does not answer"), "{status}");
+    let said = laneway(&g1, &["doctor"]);
+    let named = format!("the cache is on a disk that does not answer: {}", directory.display());
+    assert!(said.text().contains(&named), "{said}");
+    let metrics = g1.curl(&["http://127.0.0.1:1080/metrics"]).success().text();
+    assert!(metrics.contains("\nlaneway_cache_disk_hung 1\n"), "{metrics}");
     [1, 5, 5].into_iter().for_each(gets);
     drop(frozen);
     gateway.wait_for_line("the disk answers again", PATIENCE);

@@ -3,15 +3,19 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use super::report::{Finding, Layer};
 use crate::commands::ask;
 use crate::gateway::options::CACHE;
+use crate::problem::Problem;
 use crate::sharing;
 use crate::sys::files::{self, Space};
 use crate::sys::state::quoted;
 use crate::sys::{tools, users};
 use crate::telemetry::report::{bytes, few};
+use crate::telemetry::snapshot::Snapshot;
 
 /// The free space, in bytes, and the number of files below which a disk counts as full: the state alone is rewritten in pieces of some
 /// hundred kilobytes.
@@ -19,6 +23,11 @@ const MIN_FREE: u64 = 1 << 20;
 const MIN_FILES: u64 = 16;
 /// Maximum files whose owner is looked at.
 const MAX_FILES: usize = 256;
+/// How long a disk may take to answer.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// What to do about one that does not.
+const UNANSWERED: &str = "'mount' shows the disk or the file server, and 'dmesg' says what is wrong with it; one that was frozen, as for a \
+     backup, goes on after 'fsfreeze --unfreeze MOUNTPOINT'. Then the node goes on by itself";
 
 /// What depends on a directory.
 struct Place {
@@ -29,10 +38,9 @@ struct Place {
     effect: &'static str,
 }
 
-/// Checks the directories of the node whose state is in `state`, and who owns them. `running` is where the node listens that runs with
-/// them.
-pub(super) fn check(state: &Path, running: Option<&[SocketAddr]>) -> Vec<Finding> {
-    let places = [
+/// The directories of the node whose state is in `state`.
+fn places(state: &Path) -> [Place; 3] {
+    [
         Place {
             directory: state.to_owned(),
             what: "the state directory",
@@ -44,12 +52,22 @@ pub(super) fn check(state: &Path, running: Option<&[SocketAddr]>) -> Vec<Finding
             what: "the store of downloads for other members",
             effect: "no download is kept for them any more",
         },
-    ];
+    ]
+}
+
+/// Checks the directories of the node whose state is in `state`, and who owns them. `running` is where the node listens that runs with
+/// them.
+pub(super) fn check(state: &Path, running: Option<&[SocketAddr]>) -> Vec<Finding> {
     let mut devices = Vec::new();
     let mut found = Vec::new();
-    for place in &places {
+    for place in &places(state) {
+        let directory = place.directory.clone();
+        let Some(space) = within(PATIENCE, move || files::space(&directory)) else {
+            // Nothing else in it could be looked at.
+            return vec![unanswered(place)];
+        };
         // Where there is none, or the system does not tell, nothing can be said.
-        let Ok(space) = files::space(&place.directory) else { continue };
+        let Ok(space) = space else { continue };
         if !devices.contains(&space.device) {
             devices.push(space.device);
             found.extend(of_space(place, &space));
@@ -61,6 +79,38 @@ pub(super) fn check(state: &Path, running: Option<&[SocketAddr]>) -> Vec<Finding
         found.push(Finding::ok(Layer::Storage, what));
     }
     found
+}
+
+/// The findings about disks that take nothing from the node that runs here, although they may be looked at, as when they are frozen.
+pub(super) fn of_node(seen: &Snapshot) -> Vec<Finding> {
+    let [_, cache, peers] = places(Path::new(&seen.node.directory));
+    let stores = [(cache, seen.cache_store), (peers, seen.peers.store)];
+    let hung = stores.iter().filter(|(_, store)| store.is_some_and(|store| store.is_hung));
+    hung.map(|(place, _)| unanswered(place)).collect()
+}
+
+/// The finding about a disk that does not answer.
+fn unanswered(place: &Place) -> Finding {
+    let Place { directory, what, effect } = place;
+    let what = format!("{what} is on a disk that does not answer: {}", quoted(directory));
+    Finding::wrong(Layer::Storage, what).because(*effect).hint(UNANSWERED)
+}
+
+/// The problem of a state directory that does not answer.
+pub(super) fn unanswered_state(directory: &Path) -> Problem {
+    let within = PATIENCE.as_secs();
+    let what = format!("the state directory {} does not answer within {within} s", quoted(directory));
+    Problem::new(what).hint(UNANSWERED)
+}
+
+/// What `work` gives, a look at a disk. `None` when that takes longer than `patience`; a thread waits for it then.
+pub(super) fn within<T: Send + 'static>(
+    patience: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let (give, got) = mpsc::channel();
+    std::thread::spawn(move || give.send(work()));
+    got.recv_timeout(patience).ok()
 }
 
 /// The fault of a disk, if it has one.
@@ -208,6 +258,31 @@ mod tests {
         assert_eq!(users::owner_of(elsewhere.path()), Some(ROOT));
         foreign.iter().for_each(|path| fs::remove_file(path).unwrap());
         assert_eq!(of_owners(directory.path(), None), None);
+    }
+
+    /// The command waited without end.
+    #[test]
+    fn a_disk_that_does_not_answer_is_not_waited_for() {
+        let (_open, gate) = mpsc::channel::<()>();
+        assert!(within(Duration::from_millis(10), move || gate.recv()).is_none());
+        assert_eq!(within(Duration::from_secs(60), || 7), Some(7));
+    }
+
+    #[test]
+    fn disks_that_take_nothing_from_the_node_are_named() {
+        let mut seen = crate::telemetry::snapshot::example();
+        seen.node.directory = "/var/lib/laneway".into();
+        assert_eq!(of_node(&seen), []);
+        let mut store = seen.cache_store.unwrap();
+        store.is_hung = true;
+        (seen.cache_store, seen.peers.store) = (Some(store), Some(store));
+        let found = of_node(&seen);
+        for (finding, directory) in found.iter().zip(["cache", "peer-cache"]) {
+            assert_eq!((finding.verdict, finding.layer), (Verdict::Wrong, Layer::Storage));
+            let end = format!("is on a disk that does not answer: /var/lib/laneway/{directory}");
+            assert!(finding.what.ends_with(&end), "{finding:?}");
+        }
+        assert_eq!(found.len(), 2);
     }
 
     #[test]

@@ -133,6 +133,8 @@ fn cache(page: &mut Exposition, snapshot: &Snapshot) {
         page.sample(&[], store.bytes);
         page.gauge("peer_limit_bytes", "Bytes that they may take on the disk.");
         page.sample(&[], store.limit);
+        page.gauge("peer_disk_hung", "1 while that disk does not answer, so that nothing is kept or served.");
+        page.sample(&[], u8::from(store.is_hung));
     }
     if let Some(store) = snapshot.cache_store {
         page.gauge("cache_entries", "Responses that the cache stores.");
@@ -141,6 +143,8 @@ fn cache(page: &mut Exposition, snapshot: &Snapshot) {
         page.sample(&[], store.bytes);
         page.gauge("cache_limit_bytes", "Bytes that the cache may take on the disk.");
         page.sample(&[], store.limit);
+        page.gauge("cache_disk_hung", "1 while that disk does not answer, so that nothing is stored.");
+        page.sample(&[], u8::from(store.is_hung));
     }
 }
 
@@ -232,6 +236,20 @@ fn escaped(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_that_does_not_answer_is_told() {
+        let mut snapshot = crate::telemetry::snapshot::example();
+        let mut store = snapshot.cache_store.unwrap();
+        for (is_hung, value) in [(false, 0), (true, 1)] {
+            store.is_hung = is_hung;
+            (snapshot.cache_store, snapshot.peers.store) = (Some(store), Some(store));
+            let text = text(&snapshot);
+            for name in ["cache", "peer"] {
+                assert!(text.contains(&format!("\nlaneway_{name}_disk_hung {value}\n")), "{text}");
+            }
+        }
+    }
 
     #[test]
     fn a_label_cannot_end_its_line() {
