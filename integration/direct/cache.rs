@@ -463,6 +463,39 @@ async fn a_response_varies_by_what_it_says() {
     }
 }
 
+/// While one variant was fetched, each app that gets another one had a fetch of its own.
+#[tokio::test]
+async fn apps_share_each_of_several_variants_that_are_fetched_at_the_same_time() {
+    let site = Site::new().await;
+    let head =
+        "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nVary: Accept-Language\r\nContent-Length: 10\r\n\r\n";
+    let variants = [("de", "01234", "56789"), ("fr", "abcde", "fghij")]
+        .map(|(tag, begin, end)| (format!("Accept-Language: {tag}\r\n"), begin, end));
+    let (mut apps, mut servers) = (Vec::new(), Vec::new());
+    for number in 0..2 {
+        for (asked, begin, end) in &variants {
+            let mut app = site.app("GET /f", asked).await;
+            if number == 0 {
+                let (mut server, _) = site.server().await;
+                server.say(format!("{head}{begin}")).await;
+                servers.push((server, end));
+            }
+            app.head().await;
+            app.hear(begin).await;
+            apps.push((app, end));
+        }
+    }
+    for (server, end) in &mut servers {
+        server.say(end).await;
+    }
+    for (app, end) in &mut apps {
+        app.hear(end).await;
+    }
+    for (asked, begin, end) in &variants {
+        assert_eq!(site.hit("GET /f", asked).await.1, [*begin, *end].concat());
+    }
+}
+
 #[tokio::test]
 async fn a_change_removes_what_was_stored_and_a_failed_one_does_not() {
     let site = Site::new().await;

@@ -68,7 +68,7 @@ impl Stream<'_> {
             {
                 return Ok(next);
             }
-            let found = self.stored(request, &uri, self.cache.store.changes()).await;
+            let mut found = self.stored(request, &uri, self.cache.store.changes()).await;
             let usable = found.stored.as_ref().filter(|(_, stored)| has_all(request, stored));
             let usage = usable.map(|(_, stored)| policy::usage(request, stored, SystemTime::now()));
             if let (Some((id, stored)), Some(Use::Fresh | Use::WhileValidated)) = (usable, usage) {
@@ -87,6 +87,7 @@ impl Stream<'_> {
                 self.asker.send(simple_response(504, "Gateway Timeout", &[], body, true)).await?;
                 return Ok(Next::Request);
             }
+            self.add_running(request, &uri, &mut found.varying);
             if let Some(body) = self.whole_with(request, &uri, &found.varying)
                 && let Some(next) = self.serve_growing(request, &body, (COLLAPSED, &uri), None).await?
             {
@@ -157,6 +158,19 @@ impl Stream<'_> {
                 let next = self.follow(request, outcome, (COLLAPSED, uri), None).await?;
                 Ok(next.map_or(Turn::Again, Turn::Answered))
             }
+        }
+    }
+
+    /// Adds the fields on which a response depends that is fetched for others now, if it does not answer `request`: those who get the
+    /// same as this one share that.
+    fn add_running(&self, request: &RequestHead, uri: &str, varying: &mut Vec<String>) {
+        let running = self.cache.running(&self.key(&without_range(request), uri, varying));
+        let outcome = running.and_then(|running| running.borrow().clone());
+        let Some(Outcome::Growing(body)) = outcome else { return };
+        if body.stored.uri == uri && !self.is_answered_by(request, &body.stored, uri) {
+            varying.extend(body.stored.selecting.iter().map(|(name, _)| name.clone()));
+            varying.sort();
+            varying.dedup();
         }
     }
 
