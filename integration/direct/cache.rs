@@ -787,6 +787,23 @@ async fn a_body_that_the_disk_does_not_take_reaches_the_app_all_the_same() {
     app.hear("0\r\n\r\n").await;
 }
 
+/// A body whose length was not known beforehand took the whole store, or left there what the app had asked for anew.
+#[tokio::test]
+async fn what_is_too_large_to_be_stored_displaces_what_it_replaces_and_nothing_else() {
+    let lab = Lab::with_limits("cache-size = '1M'").await;
+    let proxy = lab.proxy().await;
+    let site = Site::with(lab, proxy, Origin::new()).await;
+    site.fetch("/f", FRESH).await;
+    site.fetch("/g", FRESH).await;
+    let mut app = site.app("GET /f", "Cache-Control: no-cache\r\nConnection: close\r\n").await;
+    let (mut server, _) = site.server().await;
+    server.say("HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    server.say(format!("927c0\r\n{}\r\n0\r\n\r\n", "x".repeat(600_000))).await;
+    assert!(app.rest().await.matches('x').count() >= 600_000);
+    assert_eq!(site.fetch("/f", FRESH).await, "0123456789");
+    assert_eq!(site.hit("GET /g", "").await.1, "0123456789");
+}
+
 #[tokio::test]
 async fn no_length_that_a_server_states_does_any_harm() {
     let site = Site::new().await;

@@ -234,7 +234,7 @@ impl Draft {
     /// Writes the next bytes.
     ///
     /// # Errors
-    /// The system's; [`io::ErrorKind::StorageFull`] when this body alone is larger than the store may be.
+    /// The system's; [`io::ErrorKind::StorageFull`] when this body alone takes more than half of the store.
     pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         let fits = self.has_memory_for(bytes.len());
         match &mut self.place {
@@ -278,6 +278,9 @@ impl Draft {
     }
 
     fn write(&mut self, file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+        if !self.store.admits(self.grown + bytes.len() as u64) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         self.store.grow(bytes.len() as u64)?;
         if let Err(error) = files::write_all_at(file, bytes, at) {
             self.store.shrink(bytes.len() as u64);

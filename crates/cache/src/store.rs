@@ -46,7 +46,6 @@ use crate::stored::Stored;
 use disk::Disk;
 use eviction::Queues;
 use hot::Hot;
-use layout::FOLDERS;
 use unwritten::Unwritten;
 use uses::Uses;
 
@@ -89,7 +88,7 @@ pub struct Store {
     withdrawn: AtomicU64,
     disk: Arc<Disk>,
     /// Held while the store is open: the system releases it with the process.
-    _lock: File,
+    lock: Mutex<File>,
 }
 
 #[derive(Debug, Default)]
@@ -131,10 +130,8 @@ impl Store {
             Ok(lock) => lock,
             Err(_) => files::create(&directory.join("lock"))?,
         };
-        lock.try_lock().map_err(io::Error::from)?;
-        for folder in 0..FOLDERS {
-            files::private_directory(&directory.join(format!("{folder:02x}")))?;
-        }
+        lock.try_lock()?;
+        layout::make_folders(directory)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let newest = ids(directory).map(|(id, _)| id).max().unwrap_or(0);
         // Ids grow with time, so that the oldest entries come first after a restart too.
@@ -158,7 +155,7 @@ impl Store {
             index: Mutex::new(Index { memory: reserve, ..Index::default() }),
             withdrawn: AtomicU64::new(0),
             disk: Disk::new(directory.to_owned()),
-            _lock: lock,
+            lock: Mutex::new(lock),
         }))
     }
 
@@ -398,7 +395,24 @@ impl Store {
 
     /// The file of the body of the new response `id`.
     pub(crate) fn create(&self, id: u64) -> io::Result<File> {
-        files::create(&self.path(id, "body"))
+        self.create_file(id, "body")
+    }
+
+    /// Creates a file, and the folders if somebody has removed them.
+    fn create_file(&self, id: u64, kind: &str) -> io::Result<File> {
+        let path = self.path(id, kind);
+        match files::create(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                files::private_directory(&self.directory)?;
+                if let Ok(lock) = files::create(&self.directory.join("lock")) {
+                    lock.try_lock()?;
+                    *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = lock;
+                }
+                layout::make_folders(&self.directory)?;
+                files::create(&path)
+            }
+            created => created,
+        }
     }
 
     /// The file of the body of the response `id`, to complete it.
@@ -606,8 +620,10 @@ impl Store {
 
     /// Writes a file under another name and renames it.
     fn replace(&self, bytes: &[u8], path: &Path) -> io::Result<()> {
-        let temporary = self.path(self.new_id(), "new");
-        let written = files::create(&temporary)
+        let id = self.new_id();
+        let temporary = self.path(id, "new");
+        let written = self
+            .create_file(id, "new")
             .and_then(|file| files::write_all_at(&file, bytes, 0))
             .and_then(|()| std::fs::rename(&temporary, path));
         if written.is_err() {

@@ -470,7 +470,11 @@ fn a_store_that_is_lost_or_replaced_costs_nobody_a_file(lab: &Lab) {
     gets(1);
     stores.iter().for_each(|store| fs::remove_dir_all(store).unwrap());
     [1, 2, 2].into_iter().for_each(gets);
-    stores.iter().for_each(|store| fs::write(store, "a file").unwrap());
+    // What is fetched then is stored again.
+    for store in &stores {
+        fs::remove_dir_all(store).unwrap();
+        fs::write(store, "a file").unwrap();
+    }
     [1, 2, 3, 3].into_iter().for_each(gets);
     drop((node, group.gateway));
     // A node starts with it, too, and works without it.

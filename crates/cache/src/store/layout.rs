@@ -9,7 +9,10 @@ use laneway_sys::files;
 use crate::stored::{MAX_METADATA, Stored};
 
 /// How many directories the files are spread over.
-pub(super) const FOLDERS: u64 = 64;
+const FOLDERS: u64 = 64;
+
+/// The largest id: new ones follow it.
+const MAX_ID: u64 = u64::MAX / 2;
 
 /// The kind of a file that contains a whole small response: the length of its metadata, the metadata, and the body.
 pub(super) const SMALL: &str = "small";
@@ -86,6 +89,11 @@ fn read(file: &File, start: u64, length: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Makes the directories that the files are spread over.
+pub(super) fn make_folders(directory: &Path) -> io::Result<()> {
+    (0..FOLDERS).try_for_each(|folder| files::private_directory(&directory.join(format!("{folder:02x}"))))
+}
+
 /// Removes all files of the response `id`.
 pub(crate) fn remove_files(directory: &Path, id: u64) {
     for kind in ["head", "body", SMALL, "new"] {
@@ -103,13 +111,17 @@ pub(super) fn path(directory: &Path, id: u64, kind: &str) -> PathBuf {
     directory.join(format!("{:02x}/{id:016x}.{kind}", id % FOLDERS))
 }
 
-/// The ids of all files in the store, and whether each has metadata.
+/// The ids of all files in the store, and whether each has metadata. Other files are none of it.
 pub(crate) fn ids(directory: &Path) -> impl Iterator<Item = (u64, bool)> {
-    let folders =
-        (0..FOLDERS).filter_map(|folder| std::fs::read_dir(directory.join(format!("{folder:02x}"))).ok());
-    folders.flatten().filter_map(|file| {
+    let files = (0..FOLDERS).filter_map(move |folder| {
+        let files = std::fs::read_dir(directory.join(format!("{folder:02x}"))).ok()?;
+        Some(files.map(move |file| (folder, file)))
+    });
+    files.flatten().filter_map(|(folder, file)| {
         let name = file.ok()?.file_name();
-        let (id, kind) = name.to_str()?.split_once('.')?;
-        Some((u64::from_str_radix(id, 16).ok()?, ["head", SMALL].contains(&kind)))
+        let (name, kind) = name.to_str()?.split_once('.')?;
+        let id = u64::from_str_radix(name, 16).ok()?;
+        let is_ours = format!("{id:016x}") == name && id % FOLDERS == folder && id <= MAX_ID;
+        is_ours.then(|| (id, ["head", SMALL].contains(&kind)))
     })
 }

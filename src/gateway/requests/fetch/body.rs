@@ -107,12 +107,16 @@ impl Fetch {
         let can_be_completed = planned.point.is_some() && self.is_for_all(&stored.fields);
         let is_kept = fetched.is_ok() || can_be_completed;
         let last = fetched.as_ref().cloned().unwrap_or_default();
+        let is_replaced = self.stored.as_ref().is_some_and(|(old, _)| *old != body.id);
         // It is stored before anybody has all of it, so that whoever asks again finds it.
         if let Some(draft) = draft.filter(|draft| is_kept && (fetched.is_ok() || draft.has_grown()))
             && self.lead.is_current()
         {
             let pieces = self.keep(stored, draft, last).await;
             body.list(&pieces);
+        } else if is_replaced && fetched.is_ok() {
+            // Nobody must get what was there before, only because this is not stored.
+            self.discard().await;
         }
         drop(self);
         match fetched {
