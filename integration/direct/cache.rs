@@ -621,6 +621,22 @@ async fn a_part_is_stored_and_completed_by_what_is_missing() {
     assert_eq!(site.hit("GET /f", "").await.1, "0123456789");
 }
 
+/// As when a download is continued that is complete: a part was fetched for nothing, and then the server was asked once more.
+#[tokio::test]
+async fn a_range_behind_the_end_is_answered_by_what_was_asked_for_it() {
+    let site = Site::new().await;
+    let mut app = site.app("GET /f", "Range: bytes=2097152-\r\n").await;
+    let (mut server, head) = site.server().await;
+    assert_eq!(line(&head, "range"), Some("bytes=1048576-"), "{head}");
+    let range = "Content-Range: bytes 1048576-2097151/2097152\r\nContent-Length: 1048576";
+    server
+        .say(format!("HTTP/1.1 206 P\r\nETag: \"a\"\r\nCache-Control: max-age=60\r\n{range}\r\n\r\n"))
+        .await;
+    let head = app.head().await;
+    assert!(head.starts_with("HTTP/1.1 416 "), "{head}");
+    assert_eq!(line(&head, "content-range"), Some("bytes */2097152"), "{head}");
+}
+
 #[tokio::test]
 async fn a_part_of_what_is_being_fetched_is_not_fetched_again() {
     let site = Site::new().await;

@@ -209,11 +209,11 @@ impl Growing {
     }
 
     /// A reader from `start` up to `end`, whose reads are charged to `account`; `None` when the body has no such bytes, or its
-    /// beginning is gone.
+    /// beginning is gone. One that reads nothing, as for a head alone, is always there.
     #[must_use]
     pub fn reader(self: &Arc<Self>, start: u64, end: u64, account: &Arc<Account>) -> Option<Reader> {
         let is_there = self.range.0 <= start && (end <= self.range.1 || self.total.is_none());
-        self.add(Some(start).filter(|_| is_there)?, end, account)
+        self.add(Some(start).filter(|_| is_there || start == end)?, end, account)
     }
 
     /// Keeps the fetch running until there is a reader.
@@ -225,10 +225,11 @@ impl Growing {
 
     fn add(self: &Arc<Self>, start: u64, end: u64, account: &Arc<Account>) -> Option<Reader> {
         let mut state = self.state();
-        if state.is_ending || state.is_full && start < state.tail_start {
+        let at = (start < end).then_some(start);
+        if state.is_ending || state.is_full && at.is_some_and(|at| at < state.tail_start) {
             return None;
         }
-        let id = state.add(Some(start), account.holder());
+        let id = state.add(at, account.holder());
         drop(state);
         Some(Reader { body: self.clone(), id, at: start, end, account: account.clone() })
     }
