@@ -26,12 +26,11 @@ use laneway::trust::group::Group;
 use laneway::trust::membership::Membership;
 use laneway::wire::sharing::FromClient;
 use laneway::wire::target::Target;
-use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 use crate::lab::join;
-use crate::peer::{Origin, Peer, narrow, within};
+use crate::peer::{Origin, within};
 use crate::raw::{
     CONTINUATION, DATA, END_STREAM, HEADERS, PING, RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE, connect,
     connect_http, connect_http_in_pieces, connect_udp, frame, request,
@@ -508,30 +507,6 @@ async fn stored_pieces_that_a_member_asks_for_and_does_not_take_do_not_fill_the_
             raw.output.try_say(opened).await;
         }
         links.push(until_taken(raw).await);
-    }
-    victim.has_kept_its_limit().await;
-}
-
-/// They are slow, so that all of them are read at the same time. Each could hold 512 KiB on the average, and held more than that.
-#[tokio::test]
-async fn many_downloads_of_stored_files_are_slower_while_memory_is_tight_and_none_is_cut() {
-    let (victim, target) = with_stored_files("127.0.0.91").await;
-    let mut apps = Vec::new();
-    // One MiB of the limit for each: on a busy machine those that are read last hold more than half of that.
-    for file in 0..FILES.min(usize::try_from(LIMIT).unwrap()) {
-        let socket = narrow();
-        let mut app = Peer { stream: socket.connect(victim.proxy).await.unwrap() };
-        app.say(format!("GET http://{target}/{file} HTTP/1.1\r\nHost: {target}\r\n\r\n")).await;
-        apps.push(app);
-    }
-    for app in &mut apps {
-        assert!(app.head().await.starts_with("HTTP/1.1 200 "));
-    }
-    for part in 0..LENGTH / (256 * 1024) {
-        for (file, app) in apps.iter_mut().enumerate() {
-            let read = within(app.stream.read_exact(&mut vec![0; 256 * 1024])).await;
-            read.unwrap_or_else(|error| panic!("{file} is cut at part {part}: {error}"));
-        }
     }
     victim.has_kept_its_limit().await;
 }

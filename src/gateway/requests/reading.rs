@@ -39,3 +39,87 @@ pub(super) async fn read_stored(
     let (buffer, range, held) = read.await.and_then(|read| read)?;
     Ok((buffer.fill(range.end).slice(range), held))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::sync::Mutex;
+    use std::sync::mpsc::channel;
+    use std::task::{Context, Waker};
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::cache::draft::Draft;
+    use crate::cache::stored::Stored;
+    use crate::memory::{Budget, Kind};
+    use crate::wire::http::Fields;
+
+    const LIMIT: usize = 1 << 24;
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// A store, and a body in it.
+    fn lab(directory: &tempfile::TempDir, length: usize) -> (Arc<Store>, Arc<Body>) {
+        let reserve = Budget::new(1 << 30).reserve();
+        let store = Store::open(&directory.path().join("cache"), 1 << 30, 1 << 20, reserve).unwrap();
+        let mut draft = Draft::new(&store).unwrap();
+        draft.append(&vec![7; length]).unwrap();
+        let now = SystemTime::now();
+        let stored = Stored {
+            uri: "http://h/f".into(),
+            status: 200,
+            reason: b"OK".to_vec(),
+            fields: Fields::default(),
+            selecting: Vec::new(),
+            requested: now,
+            received: now,
+            total: length as u64,
+            parts: Vec::new(),
+            pieces: Vec::new(),
+            digests: Vec::new(),
+            source: None,
+        };
+        let (id, stored) = draft.store(stored).unwrap();
+        let body = Arc::new(store.body(id, &stored).unwrap());
+        (store, body)
+    }
+
+    /// Downloads were cut: what was read before memory was tight stayed that large.
+    #[tokio::test]
+    async fn reads_are_small_long_before_memory_is_tight() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, body) = lab(&directory, 2 * AT_A_TIME);
+        let account = Budget::new(LIMIT as u64).holder().account(Kind::Tunnel);
+        let mut others = Tally::of(&account);
+        for (held, length) in [(0, AT_A_TIME), (LIMIT / 4 + 1, BLOCK), (0, AT_A_TIME)] {
+            others.set(held);
+            let end = 2 * AT_A_TIME as u64;
+            let (bytes, counted) = read_stored((&store, &account), &body, (0, end), PATIENCE).await.unwrap();
+            assert_eq!(bytes.len(), length, "with {held} bytes held");
+            assert!(counted.bytes() >= length && account.held() >= held + length);
+        }
+    }
+
+    /// What many streams had waiting for the disk was read uncounted.
+    #[tokio::test]
+    async fn a_read_that_waits_for_the_disk_counts() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, body) = lab(&directory, AT_A_TIME);
+        let (open, gate) = channel::<()>();
+        let gate = Arc::new(Mutex::new(gate));
+        // All threads that there can be, and more.
+        for _ in 0..16 {
+            let gate = gate.clone();
+            store.later(move |_| _ = gate.lock().unwrap().recv());
+        }
+        let account = Budget::new(LIMIT as u64).holder().account(Kind::Tunnel);
+        {
+            let range = (0, AT_A_TIME as u64);
+            let mut read = pin!(read_stored((&store, &account), &body, range, PATIENCE));
+            assert!(read.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            assert!(account.held() >= AT_A_TIME, "{}", account.held());
+            drop(open);
+            assert_eq!(read.await.unwrap().0.len(), AT_A_TIME);
+        }
+        assert_eq!(account.held(), 0);
+    }
+}
