@@ -20,6 +20,7 @@ use crate::net;
 use crate::problem::Problem;
 use crate::service::Manager;
 use crate::shared::Shared;
+use crate::sys::port_holder::{self, Program, Protocol};
 use crate::sys::service::registration::{self, Status};
 use crate::sys::signals::{Request, Signals};
 use crate::sys::state::{StateDir, quoted};
@@ -119,14 +120,22 @@ pub async fn up(mut config: Config, state: StateDir, reread: Box<Reread>) -> Res
 /// The problem of a node that cannot start where another one runs with the same directory.
 fn second_node(state: &StateDir) -> Problem {
     let directory = quoted(state.path());
+    let problem = Problem::new(format!("a node runs here already, with the directory {directory}"));
+    let proxies = control::running_proxies(state.path()).unwrap_or_default();
+    let program = proxies.into_iter().find_map(|address| port_holder::find(Protocol::Tcp, address));
+    // Neither answers such a node, nor does Ctrl-C reach it.
+    if let Some(Program { process, is_stopped: true, .. }) = program {
+        return problem.hint(format!(
+            "it is stopped, as by Ctrl-Z: 'fg' in its terminal lets it go on, or 'kill -CONT {process}'"
+        ));
+    }
     let again = match registration::status() {
         Ok(Status::Running { .. }) => {
             format!("'{}' has its service read its configuration again", tools::RELOAD)
         }
         _ => "it ends with Ctrl-C in its terminal".to_owned(),
     };
-    Problem::new(format!("a node runs here already, with the directory {directory}"))
-        .hint(format!("'laneway status' shows it; {again}"))
+    problem.hint(format!("'laneway status' shows it; {again}"))
 }
 
 /// Takes the ports of the local proxy that the service manager passes, if it passes any, in place of the configured ones.

@@ -25,7 +25,7 @@ fn a_stopped_node_is_named_by_each_command_with_what_lets_it_go_on() {
     let mut node = machine.start("127.0.0.46", &["--role", "gateway"]);
     let proxy = node.address("local proxy");
     stop(&node);
-    let (machine, id) = (&machine, node.id());
+    let (machine, id, proxy) = (&machine, node.id(), proxy.as_str());
     let unanswered = format!(
         "error: the node on {proxy} (process {id}) accepts connections but does not answer within 5 s"
     );
@@ -36,7 +36,7 @@ fn a_stopped_node_is_named_by_each_command_with_what_lets_it_go_on() {
     let hint = format!(
         "hint: it is stopped, as by Ctrl-Z: 'fg' in its terminal lets it go on, or 'kill -CONT {id}'"
     );
-    let named = ["status", "--proxy", &proxy];
+    let named = ["status", "--proxy", proxy];
     thread::scope(|scope| {
         for (arguments, code, said) in [
             (&["status"][..], 1, &unanswered),
@@ -56,6 +56,14 @@ fn a_stopped_node_is_named_by_each_command_with_what_lets_it_go_on() {
             run.args(["run", "--state"]).arg(machine.state()).args(options).args(["--", "echo", "started"]);
             Output::of(&mut run)
         };
+        // With the same directory, and therefore the same ports.
+        scope.spawn({
+            let hint = &hint;
+            move || {
+                let again = Output::of(&mut machine.up("127.0.0.46", &["--proxy", proxy]));
+                again.failed(1, &["error: a node runs here already, with the directory ", hint]);
+            }
+        });
         scope.spawn(move || run(&["--all"]).failed(125, &[]));
         scope.spawn({
             let said = [unanswered.as_str(), hint.as_str()];

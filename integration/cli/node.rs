@@ -181,6 +181,15 @@ fn a_node_without_descriptors_waits_for_one_and_neither_spins_nor_ends() {
     let proxy = node.address("local proxy");
     let mut held: Vec<_> = (0..100).map(|_| TcpStream::connect(&proxy).unwrap()).collect();
     node.wait_for("no connection can be accepted for now");
+    // Nor is that of a command.
+    machine.laneway(["status"]).failed(
+        1,
+        &[
+            &format!("error: the node on {proxy} (process {}) accepts connections but does not", node.id()),
+            "caused by: it has 6",
+            "hint: start it again with a higher limit: 'systemctl edit laneway'",
+        ],
+    );
     for _ in 0..3 {
         // One place is free again, taken at once, and missing again.
         drop(held.remove(0));

@@ -216,6 +216,7 @@ async fn layers(
     let is_gateway = may_serve || node.as_ref().is_some_and(|node| node.seen.node.state.is_some());
     let firewall = Firewall::detect();
     found.extend(node.iter().filter(|_| is_stored).flat_map(|node| storage::of_node(&node.seen)));
+    found.extend(node.as_ref().and_then(running::crowded));
     found.extend(node.as_ref().and_then(|node| running::link_address(node, &lans)));
     found.extend(machine::firewall(config.peers.discovery_port, is_gateway));
     let filter = Filter::new(firewall.as_ref(), &lans);

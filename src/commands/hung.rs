@@ -10,7 +10,7 @@ use crate::sys::port_holder::{self, Program, Protocol};
 use crate::sys::service::registration::NAME;
 use crate::sys::state::{StateDir, quoted};
 use crate::sys::users::{self, Whose};
-use crate::sys::{paths, tools};
+use crate::sys::{paths, process, tools};
 
 /// The problem of a command whose connection to this address is accepted, and gets no answer within `time`. `None` when the
 /// program is known to be another one than a node.
@@ -24,11 +24,28 @@ pub(super) fn at(address: SocketAddr, time: Duration) -> Option<Problem> {
         None => format!("what listens on {address}{}", owner(address)),
     };
     let what = format!("{who} accepts connections but does not answer within {} s", time.as_secs());
-    let hint = match &program {
-        Some(program) => revive(Some(program)),
-        None => format!("if it is a node, {}", revive(None)),
-    };
-    Some(Problem::new(what).hint(hint))
+    let problem = Problem::new(what);
+    Some(match &program {
+        Some(program) => match crowded(program) {
+            Some((why, hint)) => problem.after(Problem::new(why)).hint(hint),
+            None => problem.hint(revive(Some(program))),
+        },
+        None => problem.hint(format!("if it is a node, {}", revive(None))),
+    })
+}
+
+/// That a node has hardly any file or connection left that the system permits it, and what to do.
+pub(super) fn crowded(program: &Program) -> Option<(String, String)> {
+    let (open, limit) = process::open_files(&program.process)?;
+    let is_crowded = !program.is_stopped && open.saturating_mul(10) >= limit.saturating_mul(9);
+    is_crowded.then(|| {
+        (
+            format!("it has {open} files and connections open, and the system permits it {limit}"),
+            "start it again with a higher limit: 'systemctl edit laneway' with the lines [Service] and LimitNOFILE=524288 if it is the \
+             service, else 'ulimit -n 524288' as root in the shell that starts it"
+                .into(),
+        )
+    })
 }
 
 /// The problem of a command that has asked the node of this directory for something, which it has not done within `time`. The

@@ -72,3 +72,25 @@ pub fn in_own_group(command: &mut Command) {
 pub fn is_running(id: u32, name: &str) -> bool {
     std::fs::read_to_string(format!("/proc/{id}/comm")).is_ok_and(|running| running.trim_end() == name)
 }
+
+/// How many files and connections a process has open, and how many the system permits it (Linux, proc(5)). `None` where only an
+/// administrator could tell.
+pub fn open_files(id: &str) -> Option<(usize, usize)> {
+    let limits = std::fs::read_to_string(format!("/proc/{id}/limits")).ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    let limit = line.split_whitespace().next()?.parse().ok()?;
+    Some((std::fs::read_dir(format!("/proc/{id}/fd")).ok()?.count(), limit))
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_open_files_of_a_process_are_counted() {
+        let (open, limit) = open_files("self").unwrap();
+        assert!(open > 2 && limit >= open, "{open} of {limit}");
+        assert_eq!(open_files("0"), None);
+    }
+}

@@ -7,9 +7,10 @@ use ipnet::IpNet;
 
 use super::machine::Node;
 use super::report::{Finding, Layer};
-use crate::commands::ask;
+use crate::commands::{ask, hung};
 use crate::lan::{self, Lan};
 use crate::net;
+use crate::sys::port_holder::{self, Protocol};
 use crate::sys::service::registration::{self, Status};
 use crate::sys::state::{StateDir, quoted};
 
@@ -33,6 +34,14 @@ pub(super) fn absent(is_running: bool, directory: Option<&Path>) -> Finding {
         ),
     };
     Finding::wrong(Layer::Node, "no node runs on this machine, so its software has no way out").hint(hint)
+}
+
+/// The finding about a node that can open hardly any file or connection more.
+pub(super) fn crowded(node: &Node) -> Option<Finding> {
+    let program = port_holder::find(Protocol::Tcp, node.proxy)?;
+    let (why, hint) = hung::crowded(&program)?;
+    let what = "the node that runs here accepts hardly any connection more";
+    Some(Finding::wrong(Layer::Node, what).because(why).hint(hint))
 }
 
 /// The finding about a machine in maintenance.
