@@ -19,6 +19,7 @@ use crate::peers::options::{self, PORT};
 use crate::peers::{remembered, signer};
 use crate::problem::Problem;
 use crate::size;
+use crate::sys::neighbour;
 use crate::sys::process;
 use crate::sys::state::StateDir;
 use crate::trust::authority::{Authority, Uses};
@@ -235,7 +236,8 @@ impl Join {
 /// The error when no machine answered the query with a join code.
 fn nobody_admits(port: u16) -> Problem {
     let problem = Problem::new("no machine on this LAN accepts this code").after(Problem::new(
-        "the machine that made it is off, a firewall or a router is in between, or the group's key was moved to another machine",
+        "the machine that made it is off, a firewall or a router is in between, the two have different prefixes of the LAN, or the group's key \
+         was moved to another machine",
     ));
     let elsewhere = format!(
         "on the machine that made the code, run 'laneway up' and 'laneway doctor'; 'laneway invite' on the machine with the key makes a \
@@ -311,19 +313,23 @@ async fn enrol(
              to run there",
         )
     };
+    let unconnected = |error: std::io::Error| failed(neighbour::in_words(signer, error));
     let timed_out = || {
         let port = signer.port();
-        Problem::new(format!("cannot join at {signer}"))
-            .because(std::io::Error::from(std::io::ErrorKind::TimedOut))
-            .hint(format!(
-                "a firewall may drop TCP port {port}; on {}: {}",
-                signer.ip(),
-                open_commands_elsewhere(port, "tcp")
-            ))
+        let error = neighbour::in_words(signer, std::io::ErrorKind::TimedOut.into());
+        // Nobody is there, so that no firewall is to blame.
+        if error.get_ref().is_some() {
+            return failed(error);
+        }
+        Problem::new(format!("cannot join at {signer}")).because(error).hint(format!(
+            "a firewall may drop TCP port {port}; on {}: {}",
+            signer.ip(),
+            open_commands_elsewhere(port, "tcp")
+        ))
     };
     // The exchange is short, and small segments pass on paths that drop large ones.
     let socket = timeout(CONNECT_DEADLINE, mark::connect_with(signer, Segments::Small)).await;
-    let socket = socket.map_err(|_gone: tokio::time::error::Elapsed| timed_out())?.map_err(failed)?;
+    let socket = socket.map_err(|_gone: tokio::time::error::Elapsed| timed_out())?.map_err(unconnected)?;
     let connector = TlsConnector::from(tls::join_client(code));
     let host: ServerName<'static> = tls::server_name(None);
     let stream = timeout(CONNECT_DEADLINE, connector.connect(host, socket)).await;

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::failure::{Failure, Kind, Side};
+use crate::sys::neighbour;
 use crate::wire::target::Target;
 use crate::{mark, net};
 
@@ -167,7 +168,9 @@ pub(super) async fn race(addresses: Addresses<'_>, limit: Duration) -> io::Resul
 /// One connection, with the options of [`net::tune_stream`].
 async fn attempt(address: SocketAddr, until: Instant) -> io::Result<TcpStream> {
     match timeout_at(until, mark::connect(address)).await {
-        Ok(connected) => connected.inspect(net::tune_stream),
+        Ok(connected) => {
+            connected.inspect(net::tune_stream).map_err(|error| neighbour::in_words(address, error))
+        }
         Err(_late) => Err(io::ErrorKind::TimedOut.into()),
     }
 }
@@ -194,6 +197,10 @@ pub(super) fn failure(target: &Target, error: &io::Error) -> Failure {
         io::ErrorKind::ConnectionRefused => (Kind::Refused, "refused the connection"),
         io::ErrorKind::TimedOut => (Kind::ConnectTimeout, "did not answer"),
         io::ErrorKind::NetworkUnreachable => (Kind::NetworkUnreachable, "is on a network without a route"),
+        io::ErrorKind::HostUnreachable if let Some(why) = error.get_ref() => {
+            let sentence = format!("{target} cannot be reached: {why}");
+            return Failure::new(Kind::HostUnreachable, Side::Server, sentence);
+        }
         io::ErrorKind::HostUnreachable => (Kind::HostUnreachable, "cannot be reached on its network"),
         io::ErrorKind::ConnectionReset => (Kind::Terminated, "reset the connection"),
         _ => (Kind::HostUnreachable, "cannot be connected to"),
@@ -256,6 +263,16 @@ mod tests {
         assert_eq!(bounded(four).len(), 1024);
         let six: Vec<IpAddr> = (0..2000_u128).map(|number| IpAddr::from(number.to_be_bytes())).collect();
         assert_eq!(bounded(six).len(), 256);
+    }
+
+    #[test]
+    fn a_host_is_said_to_be_absent_where_that_is_known() {
+        let target: Target = "10.0.0.5:80".parse().unwrap();
+        let said = |error: io::Error| failure(&target, &error).sentence;
+        let kind = io::ErrorKind::HostUnreachable;
+        assert_eq!(said(kind.into()), "10.0.0.5:80 cannot be reached on its network");
+        let absent = io::Error::new(kind, "nobody answers at this address");
+        assert_eq!(said(absent), "10.0.0.5:80 cannot be reached: nobody answers at this address");
     }
 
     #[tokio::test]

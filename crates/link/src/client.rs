@@ -27,6 +27,7 @@ use super::{handshake, removal};
 use laneway_h2::{self as http2, PingPong, Protocol, RecvStream, Requests, ResponseFuture, SendStream};
 use laneway_limits::limited;
 use laneway_sys::mark;
+use laneway_sys::neighbour;
 use laneway_sys::net::{self, Segments};
 use laneway_trust::membership::Membership;
 use laneway_wire::failure::{Failure, Kind, Side, printable};
@@ -114,7 +115,8 @@ impl Link {
         let late = |_: tokio::time::error::Elapsed| DialError::Late(address);
         let connected = timeout(HANDSHAKE_TIMEOUT, mark::connect_with(address, segments));
         let connected = connected.await.unwrap_or_else(|_late| Err(io::ErrorKind::TimedOut.into()));
-        let tcp = connected.map_err(|error| DialError::Connect(address, error))?;
+        let tcp =
+            connected.map_err(|error| DialError::Connect(address, neighbour::in_words(address, error)))?;
         net::tune_link(&tcp);
         let proved = handshake::connect(tcp, config.clone(), tls::server_name(id));
         let proved = match timeout(HANDSHAKE_TIMEOUT, proved).await.map_err(late)? {

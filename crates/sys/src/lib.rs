@@ -19,6 +19,7 @@ pub mod lan;
 pub mod machine;
 pub mod mark;
 pub mod namespace;
+pub mod neighbour;
 pub mod net;
 pub mod paths;
 pub mod port_holder;

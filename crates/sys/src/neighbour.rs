@@ -1,0 +1,88 @@
+//! The machine that packets to an address are handed to, and whether it answers for its own address (ARP, RFC 826; neighbour
+//! discovery, RFC 4861 §7.3.2).
+
+mod hop;
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(not(target_os = "linux"))]
+mod other;
+
+use std::io;
+use std::net::SocketAddr;
+
+#[cfg(target_os = "linux")]
+use self::linux as system;
+#[cfg(not(target_os = "linux"))]
+use self::other as system;
+use crate::net;
+
+pub use self::hop::{Hop, Presence};
+
+/// Where packets to `to` go first. `None` without a route, for this machine itself, and where the system does not tell.
+pub fn next_hop(to: SocketAddr) -> Option<Hop> {
+    system::next_hop(to)
+}
+
+/// What the system knows of the machine at `hop`. `None` where it has sent nothing there lately, and where it does not tell.
+pub fn presence(hop: Hop) -> Option<Presence> {
+    system::presence(hop)
+}
+
+/// The error of a connection to `to`, in words that say what the system knows of the machine there: what it says itself, that there is no
+/// route, or that nobody has answered in time, leaves open whether anybody is there.
+pub fn in_words(to: SocketAddr, error: io::Error) -> io::Error {
+    let kind = error.kind();
+    if !matches!(kind, io::ErrorKind::HostUnreachable | io::ErrorKind::TimedOut) {
+        return error;
+    }
+    let Some(hop) = next_hop(to) else { return error };
+    match words(kind, hop, hop.address == net::plain(to).ip(), presence(hop)) {
+        Some(words) => io::Error::new(kind, words),
+        None => error,
+    }
+}
+
+fn words(kind: io::ErrorKind, hop: Hop, is_direct: bool, presence: Option<Presence>) -> Option<String> {
+    let presence = presence?;
+    let says_unreachable = kind == io::ErrorKind::HostUnreachable;
+    // When nobody has answered, the error is told; the next packet has the system ask again.
+    let is_absent = presence == Presence::Absent || presence == Presence::Unanswered && says_unreachable;
+    match (is_absent, is_direct) {
+        (true, true) => Some(
+            "nobody answers at this address: the machine is off or not connected, or has another address now"
+                .into(),
+        ),
+        (true, false) => Some(format!("nobody answers at {}, the router on the way", hop.address)),
+        (false, true) if says_unreachable && presence == Presence::Here => {
+            Some("a firewall there, or on the way, rejects the connection".into())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_tells_whether_anybody_is_there_where_that_is_known() {
+        use io::ErrorKind::{ConnectionRefused, HostUnreachable, TimedOut};
+        let hop = Hop { address: "10.77.0.1".parse().unwrap(), interface: 2 };
+        let words = |kind, is_direct, presence| words(kind, hop, is_direct, presence).unwrap_or_default();
+        for kind in [HostUnreachable, TimedOut] {
+            assert!(words(kind, true, Some(Presence::Absent)).starts_with("nobody answers at this address"));
+            assert!(words(kind, false, Some(Presence::Absent)).starts_with("nobody answers at 10.77.0.1"));
+            assert_eq!(words(kind, false, Some(Presence::Here)), "");
+            assert_eq!(words(kind, true, None), "");
+        }
+        assert!(words(HostUnreachable, true, Some(Presence::Here)).starts_with("a firewall there"));
+        assert_eq!(words(TimedOut, true, Some(Presence::Here)), "", "it may have gone a moment ago");
+        let unanswered = Some(Presence::Unanswered);
+        assert!(words(HostUnreachable, true, unanswered).starts_with("nobody answers at this address"));
+        assert_eq!(words(TimedOut, true, unanswered), "", "it was asked a moment ago");
+        for kind in [ConnectionRefused, TimedOut] {
+            let error = in_words("127.0.0.1:1".parse().unwrap(), kind.into());
+            assert_eq!(error.to_string(), io::Error::from(kind).to_string());
+        }
+    }
+}
