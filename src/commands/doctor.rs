@@ -7,14 +7,17 @@ mod filtering;
 pub(super) mod firewall;
 mod fronts;
 mod gateways;
+mod legacy;
 mod machine;
 mod name_servers;
+mod program;
 mod remedies;
 mod remote;
 mod report;
 mod request;
 mod ruleset;
 mod running;
+mod services;
 mod storage;
 mod way_out;
 

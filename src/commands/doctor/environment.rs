@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::firewall::output_of;
+use super::program::output_of;
 use super::report::{Finding, Layer};
 use crate::sys::state::quoted;
 use crate::wire::target::{Host, Target};

@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 
 use ipnet::IpNet;
 
-use super::firewall::Firewall;
+use super::firewall::{self, Firewall};
+use super::legacy;
 use super::machine::Node;
 use super::report::{Finding, Layer, Verdict};
-use super::ruleset::{Direction, Packet, Ruleset};
+use super::ruleset::{Direction, Packet, Ruleset, Stop};
 use crate::config::Config;
 use crate::lan::{self, Lan};
 use crate::net;
@@ -33,29 +34,35 @@ struct Needed<'a> {
     effect: &'static str,
 }
 
-/// What drops a packet.
+/// What keeps packets from passing.
 pub(super) struct Drop {
     /// Which packets these are: `incoming packets to TCP port 7420`.
-    pub(super) what: String,
+    what: String,
+    /// Whether their senders are told.
+    rejects: bool,
     interface: String,
     /// The firewall, and which chain of it.
     chain: String,
     /// The command that lets them pass.
-    pub(super) command: String,
+    command: String,
 }
 
 impl Drop {
+    /// What happens to them.
+    fn verb(&self) -> &'static str {
+        if self.rejects { "rejects" } else { "drops" }
+    }
+
     /// Why, with the name of the chain.
     fn why(&self) -> String {
-        format!("{} drops them", self.chain)
+        format!("{} {} them", self.chain, self.verb())
     }
 
     /// The finding, with this machine's firewall as the reason. A firewall that rejects packets answers in place of the other machine.
-    pub(super) fn explain(self, finding: Finding, rejects: bool) -> Finding {
-        let verb = if rejects { "rejects" } else { "drops" };
+    pub(super) fn explain(self, finding: Finding) -> Finding {
         finding
-            .because(format!("the firewall of this machine {verb} {}", self.what))
-            .because(format!("{} {verb} them", self.chain))
+            .because(format!("the firewall of this machine {} {}", self.verb(), self.what))
+            .because(self.why())
             .hint(self.command)
     }
 }
@@ -64,7 +71,8 @@ impl<'a> Filter<'a> {
     /// The rules in force; `None` without a firewall, or where only root could read them.
     pub(super) fn new(firewall: Option<&Firewall>, lans: &'a [Lan]) -> Option<Self> {
         let (firewall, rules) = firewall.cloned().zip(Firewall::rules())?;
-        Some(Self { rules: Ruleset::parse(&rules), firewall, lans })
+        let services = std::fs::read_to_string("/etc/services").unwrap_or_default();
+        Some(Self { rules: Ruleset::parse(&rules, &services), firewall, lans })
     }
 
     /// Whether datagrams of discovery pass for certain, on every LAN and in both directions.
@@ -88,7 +96,7 @@ impl<'a> Filter<'a> {
     fn of_node(&self, discovery: u16) -> Vec<Finding> {
         let is_by_port = |needed: &Needed<'_>| {
             let other = Packet { from_port: Some(OTHER_PORT), ..needed.packet };
-            needed.packet.direction == Direction::Out && self.rules.drops(&other).is_none()
+            needed.packet.direction == Direction::Out && self.rules.stops(&other).is_none()
         };
         let effect = "the node that runs here cannot ask for gateways";
         self.findings(|lan| {
@@ -134,8 +142,7 @@ impl<'a> Filter<'a> {
     ) -> Finding {
         let mut drops = destinations.into_iter().filter_map(|to| self.of_destination(protocol, to));
         match drops.next() {
-            // Whether it drops or rejects them, it is what has to change.
-            Some(drop) if finding.verdict == Verdict::Wrong => drop.explain(finding, false),
+            Some(drop) if finding.verdict == Verdict::Wrong => drop.explain(finding),
             _ => finding,
         }
     }
@@ -168,12 +175,12 @@ impl<'a> Filter<'a> {
         let mut found = Vec::new();
         let all = judged.iter().flatten().filter_map(|(found, effect)| Some((found.as_ref()?, effect)));
         for (drop, effect) in all {
-            let (why, Drop { what, interface, command, .. }) = (drop.why(), drop);
+            let (why, verb, Drop { what, interface, command, .. }) = (drop.why(), drop.verb(), drop);
             if known.contains(&what) {
                 continue;
             }
             known.push(what);
-            let fault = format!("the firewall of this machine drops {what} on {interface}");
+            let fault = format!("the firewall of this machine {verb} {what} on {interface}");
             found.push(match passes(what) {
                 None => {
                     Finding::wrong(Layer::Firewall, format!("{fault}: {effect}")).because(why).hint(command)
@@ -191,7 +198,7 @@ impl<'a> Filter<'a> {
     }
 
     fn dropped(&self, packet: &Packet<'_>) -> Option<Drop> {
-        let chain = self.rules.drops(packet)?;
+        let Stop { chain, rejects } = self.rules.stops(packet)?;
         // By which end the packet is told from others.
         let is_by_source = match packet.direction {
             Direction::In => packet.is_answer,
@@ -211,12 +218,17 @@ impl<'a> Filter<'a> {
             Firewall::Firewalld if chain.starts_with(FIREWALLD) && arrives && !is_by_source => {
                 self.firewall.open_command(port, protocol)
             }
-            _ => format!("nft insert rule {chain} {protocol} {key} {port} accept"),
+            _ => firewall::open_chain(chain, protocol, key, port),
+        };
+        let chain = match legacy::Chain::at(chain) {
+            Some(legacy) => format!("{}: the chain '{}'", legacy.program, legacy.name),
+            None => format!("{}: the chain '{chain}'", self.firewall.name()),
         };
         Some(Drop {
             what: format!("{way} packets {end} {} port {port}", protocol.to_uppercase()),
+            rejects,
             interface: packet.interface.to_owned(),
-            chain: format!("{}: the chain '{chain}'", self.firewall.name()),
+            chain,
             command,
         })
     }
@@ -224,6 +236,9 @@ impl<'a> Filter<'a> {
 
 /// Whether a base chain is of those that ufw fills.
 fn is_of_ufw(chain: &str) -> bool {
+    if let Some(legacy) = legacy::Chain::at(chain) {
+        return legacy.table == "filter" && ["INPUT", "OUTPUT"].contains(&legacy.name);
+    }
     ["ip filter INPUT", "ip filter OUTPUT", "ip6 filter INPUT", "ip6 filter OUTPUT"].contains(&chain)
 }
 

@@ -1,9 +1,10 @@
 //! This machine's firewall, as far as it can be seen, and the command that opens a port in it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Stdio;
 
-use crate::sys::process::system_program;
+use super::legacy;
+use super::program::output_of;
 
 /// The name of laneway's rules in the firewall of Windows.
 const RULE: &str = "laneway";
@@ -46,9 +47,8 @@ impl Firewall {
             let known = ufw().then_some(Self::Ufw).or(firewalld.then_some(Self::Firewalld));
             return known.or_else(|| windows_lets_in().filter(|lets_in| !lets_in).map(|_| Self::Windows));
         };
-        let legacy = output_of("iptables-legacy", &["-S"]).unwrap_or_default();
         let chains = chains(&rules);
-        if [&rules, &legacy].iter().any(|rules| rules.contains("ufw-")) && ufw() {
+        if rules.contains("ufw-") && ufw() {
             return Some(Self::Ufw);
         }
         if rules.contains("table inet firewalld") {
@@ -57,9 +57,13 @@ impl Firewall {
         (!chains.is_empty()).then_some(Self::Nft(chains))
     }
 
-    /// The rules of nftables, as `nft list ruleset` prints them; `None` where only root could tell.
+    /// The rules of nftables and of iptables-legacy, as `nft list ruleset` prints them; `None` where only root could tell.
     pub(super) fn rules() -> Option<String> {
-        output_of("nft", &["list", "ruleset"])
+        let legacy = legacy::rules();
+        match output_of("nft", &["list", "ruleset"]) {
+            Some(rules) => Some(rules + &legacy),
+            None => Some(legacy).filter(|legacy| !legacy.is_empty()),
+        }
     }
 
     /// Its name.
@@ -69,8 +73,15 @@ impl Firewall {
             Self::Firewalld => "firewalld".into(),
             Self::Windows => format!("Windows Defender Firewall (it has no rule '{RULE}')"),
             Self::Nft(chains) => {
-                let places: Vec<_> = chains.iter().map(|chain| chain.place.as_str()).collect();
-                format!("nftables ({})", places.join(", "))
+                let mut of: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+                for Chain { place, .. } in chains {
+                    let (program, place) = legacy::Chain::at(place)
+                        .map_or(("nftables", place.as_str()), |chain| (chain.program, chain.name));
+                    of.entry(program).or_default().push(place);
+                }
+                let each =
+                    of.into_iter().map(|(program, places)| format!("{program} ({})", places.join(", ")));
+                each.collect::<Vec<_>>().join(" and ")
             }
         }
     }
@@ -99,13 +110,20 @@ impl Firewall {
                         Hook::Input => vec!["dport"],
                         Hook::Output => vec!["dport", "sport"],
                     };
-                    let insert =
-                        |end| format!("nft insert rule {} {protocol} {end} {port} accept", chain.place);
+                    let insert = |end| open_chain(&chain.place, protocol, end, port);
                     both.into_iter().map(insert).collect::<Vec<_>>().join(" && ")
                 });
                 rules.collect::<Vec<_>>().join(" && ")
             }
         }
+    }
+}
+
+/// The command that lets packets of `protocol` pass a base chain whose `end`, `dport` or `sport`, is this port.
+pub(super) fn open_chain(place: &str, protocol: &str, end: &str, port: u16) -> String {
+    match legacy::Chain::at(place) {
+        Some(chain) => chain.open_command(protocol, end, port),
+        None => format!("nft insert rule {place} {protocol} {end} {port} accept"),
     }
 }
 
@@ -138,13 +156,6 @@ fn has_rule(rules: &str) -> bool {
 
 fn ufw_is_enabled(configuration: &str) -> bool {
     configuration.lines().any(|line| line.trim().eq_ignore_ascii_case("ENABLED=yes"))
-}
-
-/// The standard output of a program; `None` when it fails.
-pub(super) fn output_of(program: &str, arguments: &[&str]) -> Option<String> {
-    let mut command = system_program(program);
-    let output = command.args(arguments).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// The base chains in the output of `nft list ruleset` that filter incoming or outgoing packets and may drop some.
@@ -193,6 +204,14 @@ mod tests {
             "nft insert rule inet firewall input udp dport 7420 accept && nft insert rule ip open out udp dport 7420 \
              accept && nft insert rule ip open out udp sport 7420 accept"
         );
+        let legacy = "table ip iptables-legacy/filter {\nchain INPUT {\ntype filter hook input priority filter; policy drop;\n}\n}\n";
+        let firewall = Firewall::Nft(chains(&format!("{RULESET}{legacy}")));
+        assert_eq!(
+            firewall.name(),
+            "iptables-legacy (INPUT) and nftables (inet firewall input, ip open out)"
+        );
+        let command = firewall.open_command(7420, "udp");
+        assert!(command.ends_with(" && iptables-legacy -I INPUT -p udp --dport 7420 -j ACCEPT"), "{command}");
         assert_eq!(chains(""), []);
         assert_eq!(
             Firewall::Windows.open_command(7420, "udp"),

@@ -283,7 +283,7 @@ fn not_linked(
             let finding = finding.because(error.to_string());
             match error.kind() {
                 // Where it rejects packets, its answers look like those of the gateway.
-                kind if let Some(own) = own => own.explain(finding, !is_silent(kind)),
+                _ if let Some(own) = own => own.explain(finding),
                 // It runs there and says so.
                 io::ErrorKind::ConnectionRefused if matches!(origin, Origin::Announced(_)) => finding
                     .because(format!(

@@ -69,15 +69,23 @@ pub(super) async fn check(
         _ => None,
     };
     let asked = name.and_then(|name| conf.candidates(name).into_iter().next());
+    let protocol = if conf.tcp { "tcp" } else { "udp" };
     let answers = conf.servers.iter().map(async |server| {
         let query = question(*server, asked.clone());
-        (*server, code_of(*server, &query, conf.tcp, LIMIT).await)
+        let answer = code_of(*server, &query, conf.tcp, LIMIT).await;
+        // What this machine's own firewall answers says nothing about the server.
+        let is_stopped = || filter.is_some_and(|filter| filter.of_destination(protocol, *server).is_some());
+        let answer = match answer {
+            Err(_) if is_stopped() => Err(io::ErrorKind::PermissionDenied.into()),
+            answer => answer,
+        };
+        (*server, answer)
     });
     let answers = join_all(answers).await;
     let finding = judge(&answers, name, is_default);
     let failed = answers.iter().filter(|(_, answer)| answer.is_err()).map(|(server, _)| *server);
     let finding = match filter {
-        Some(filter) => filter.explain(finding, if conf.tcp { "tcp" } else { "udp" }, failed),
+        Some(filter) => filter.explain(finding, protocol, failed),
         None => finding,
     };
     Some(match (need, finding.verdict) {

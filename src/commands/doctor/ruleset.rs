@@ -6,6 +6,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::services::Services;
+
 /// Maximum depth of jumps; the kernel has 16 (`NFT_JUMP_STACK_SIZE`).
 const MAX_JUMPS: u8 = 16;
 
@@ -40,11 +42,21 @@ pub(super) struct Packet<'a> {
     pub(super) is_answer: bool,
 }
 
+/// What keeps a packet from passing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stop<'a> {
+    /// The base chain, with its family and table.
+    pub(super) chain: &'a str,
+    /// Whether the sender is told, at once.
+    pub(super) rejects: bool,
+}
+
 /// The chains and sets of all tables, by family, table and name, as `inet filter input`.
 #[derive(Debug, Default)]
 pub(super) struct Ruleset {
     chains: BTreeMap<String, Chain>,
     sets: BTreeMap<String, Vec<String>>,
+    services: Services,
 }
 
 #[derive(Debug, Default)]
@@ -69,6 +81,8 @@ enum Truth {
 struct Fates {
     accepted: bool,
     dropped: bool,
+    /// It is dropped, and its sender is told.
+    rejected: bool,
     /// It goes on to the next rule.
     goes_on: bool,
     /// It goes on after the rule that led to this chain.
@@ -76,12 +90,14 @@ struct Fates {
 }
 
 impl Fates {
-    const UNKNOWN: Self = Self { accepted: true, dropped: true, goes_on: true, returns: true };
+    const UNKNOWN: Self =
+        Self { accepted: true, dropped: true, rejected: true, goes_on: true, returns: true };
 
     fn or(self, other: Self) -> Self {
         Self {
             accepted: self.accepted || other.accepted,
             dropped: self.dropped || other.dropped,
+            rejected: self.rejected || other.rejected,
             goes_on: self.goes_on || other.goes_on,
             returns: self.returns || other.returns,
         }
@@ -111,9 +127,10 @@ impl Truth {
 }
 
 impl Ruleset {
-    /// Reads the output of `nft list ruleset`.
-    pub(super) fn parse(text: &str) -> Self {
-        let (mut all, mut table, mut place) = (Self::default(), String::new(), None);
+    /// Reads the output of `nft list ruleset`, and /etc/services, in which nft finds the names of ports (services(5)).
+    pub(super) fn parse(text: &str, services: &str) -> Self {
+        let (mut all, mut table, mut place) =
+            (Self { services: Services::read(services), ..Self::default() }, String::new(), None);
         let mut lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
         while let Some(line) = lines.next() {
             let opened = line.strip_suffix('{').map(str::trim);
@@ -140,15 +157,15 @@ impl Ruleset {
         all
     }
 
-    /// The chain that drops the packet for certain.
-    pub(super) fn drops(&self, packet: &Packet<'_>) -> Option<&str> {
-        let dropping = self.fates(packet).into_iter().find(|(_, fates)| !fates.accepted);
-        dropping.map(|(place, _)| place)
+    /// What keeps the packet from passing for certain.
+    pub(super) fn stops(&self, packet: &Packet<'_>) -> Option<Stop<'_>> {
+        let stopping = self.fates(packet).into_iter().find(|(_, fates)| !fates.accepted);
+        stopping.map(|(chain, fates)| Stop { chain, rejects: fates.rejected && !fates.dropped })
     }
 
     /// Whether the packet passes for certain.
     pub(super) fn admits(&self, packet: &Packet<'_>) -> bool {
-        !self.fates(packet).iter().any(|(_, fates)| fates.dropped)
+        !self.fates(packet).iter().any(|(_, fates)| fates.dropped || fates.rejected)
     }
 
     /// What each base chain does with the packet: it accepts or drops it.
@@ -187,7 +204,8 @@ impl Ruleset {
 
     /// What one rule does with the packet.
     fn judge(&self, rule: &[String], table: &str, packet: &Packet<'_>, depth: u8) -> Fates {
-        const ON: Fates = Fates { accepted: false, dropped: false, goes_on: true, returns: false };
+        const ON: Fates =
+            Fates { accepted: false, dropped: false, rejected: false, goes_on: true, returns: false };
         let (mut matches, mut rest) = (Truth::Yes, rule);
         while let Some((word, after)) = rest.split_first() {
             if let Some(fates) = self.verdict(rest, table, packet, depth) {
@@ -245,7 +263,8 @@ impl Ruleset {
         };
         Some(match words.first()?.as_str() {
             "accept" => Fates { accepted: true, ..none },
-            "drop" | "reject" => Fates { dropped: true, ..none },
+            "drop" => Fates { dropped: true, ..none },
+            "reject" => Fates { rejected: true, ..none },
             "return" => Fates { returns: true, ..none },
             "continue" => Fates { goes_on: true, ..none },
             "queue" => Fates { accepted: true, dropped: true, ..none },
@@ -287,7 +306,7 @@ impl Ruleset {
         let mut found = Truth::No;
         for value in values.iter().filter(|value| *value != ",") {
             let one = match value.strip_prefix('@') {
-                None => key.is(value, packet),
+                None => key.is(value, packet, &self.services),
                 Some(name) => match self.sets.get(&format!("{table} {name}")) {
                     None => Truth::Maybe,
                     Some(set) => {
@@ -366,7 +385,7 @@ fn key<'a>(words: &'a [String], packet: &Packet<'_>) -> Option<(Key, bool, &'a [
 
 impl Key {
     /// Whether its value in the packet is this one.
-    fn is(self, value: &str, packet: &Packet<'_>) -> Truth {
+    fn is(self, value: &str, packet: &Packet<'_>, services: &Services) -> Truth {
         let value = value.trim_matches('"');
         match self {
             Self::Unknown => Truth::Maybe,
@@ -392,22 +411,19 @@ impl Key {
                 "unicast" => !packet.is_broadcast,
                 _ => false,
             }),
-            Self::Port => is_port(value, packet.to_port),
-            Self::SourcePort => is_port(value, packet.from_port),
+            Self::Port => is_port(value, packet.to_port, services),
+            Self::SourcePort => is_port(value, packet.from_port, services),
             Self::Destination => is_within(value, packet.to),
             Self::Source => is_within(value, packet.from),
         }
     }
 }
 
-/// Whether a port, of which `None` is any, is one of those of `PORT` or `FIRST-LAST`.
-fn is_port(value: &str, port: Option<u16>) -> Truth {
-    let (first, last) = value.split_once('-').unwrap_or((value, value));
-    match (first.parse::<u16>(), last.parse::<u16>(), port) {
-        (_, _, None) => Truth::Maybe,
-        (Ok(first), Ok(last), Some(port)) => Truth::of((first..=last).contains(&port)),
-        // A name of a service: none has the port of laneway.
-        _ => Truth::No,
+/// Whether a port, of which `None` is any, is one of those of a value.
+fn is_port(value: &str, port: Option<u16>, services: &Services) -> Truth {
+    match (services.ports(value), port) {
+        (Some((first, last)), Some(port)) => Truth::of((first..=last).contains(&port)),
+        _ => Truth::Maybe,
     }
 }
 

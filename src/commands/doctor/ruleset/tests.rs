@@ -1,9 +1,15 @@
 use super::*;
 
+const SERVICES: &str = "# names\nssh 22/tcp\nhttp\t80/tcp www # web\nlaneway 7420/udp\nlane-way 7430/tcp\n";
+
+fn read(rules: &str) -> Ruleset {
+    Ruleset::parse(rules, SERVICES)
+}
+
 /// The chains that drop the first packet to a gateway's TCP port 7420.
 fn tcp(rules: &str) -> Option<String> {
-    let (rules, packet) = (Ruleset::parse(rules), packet());
-    let dropped = rules.drops(&packet).map(str::to_owned);
+    let (rules, packet) = (read(rules), packet());
+    let dropped = rules.stops(&packet).map(|stop| stop.chain.to_owned());
     assert!(dropped.is_none() || !rules.admits(&packet), "it cannot be both");
     dropped
 }
@@ -77,7 +83,7 @@ fn what_passes_or_is_uncertain_is_not_told() {
         ("drop", "tcp dport 7420 limit rate 25/second accept", false),
         ("accept", "meta mark 0x00000001 drop", false),
     ] {
-        assert_eq!(Ruleset::parse(&input(policy, rules)).admits(&packet()), admits, "{policy}: {rules}");
+        assert_eq!(read(&input(policy, rules)).admits(&packet()), admits, "{policy}: {rules}");
     }
     let forward = input("drop", "").replace("hook input", "hook forward");
     assert_eq!(tcp(&forward), None);
@@ -100,9 +106,7 @@ fn answer() -> Packet<'static> {
 
 #[test]
 fn what_leaves_is_judged_by_its_own_chains_and_source_port() {
-    let output = |policy: &str, rules: &str| {
-        Ruleset::parse(&input(policy, rules).replace("hook input", "hook output"))
-    };
+    let output = |policy: &str, rules: &str| read(&input(policy, rules).replace("hook input", "hook output"));
     for (policy, rules, drops) in [
         ("accept", "tcp sport 7420 drop", true),
         ("accept", "oif \"eth1\" tcp sport 7000-8000 counter packets 0 bytes 0 reject with tcp reset", true),
@@ -120,13 +124,50 @@ fn what_leaves_is_judged_by_its_own_chains_and_source_port() {
         ("accept", "meta pkttype host drop", false),
         ("accept", "meta skuid 0 drop", false),
     ] {
-        assert_eq!(output(policy, rules).drops(&answer()).is_some(), drops, "{policy}: {rules}");
-        assert_eq!(output(policy, rules).drops(&packet()), None, "{policy}: {rules}");
+        assert_eq!(output(policy, rules).stops(&answer()).is_some(), drops, "{policy}: {rules}");
+        assert_eq!(output(policy, rules).stops(&packet()), None, "{policy}: {rules}");
     }
-    let rules = Ruleset::parse(&input("accept", "oif \"eth1\" drop\n\t\ttcp sport 7420 drop"));
-    assert_eq!(rules.drops(&answer()), None, "a chain for what arrives");
-    assert_eq!(rules.drops(&packet()), None, "a source port that is not known");
-    assert!(rules.drops(&Packet { from_port: Some(7420), ..packet() }).is_some());
+    let rules = read(&input("accept", "oif \"eth1\" drop\n\t\ttcp sport 7420 drop"));
+    assert_eq!(rules.stops(&answer()), None, "a chain for what arrives");
+    assert_eq!(rules.stops(&packet()), None, "a source port that is not known");
+    assert!(rules.stops(&Packet { from_port: Some(7420), ..packet() }).is_some());
+}
+
+#[test]
+fn ports_may_have_the_names_of_their_services() {
+    for (rules, stops) in [
+        ("tcp dport laneway drop", true),
+        ("tcp dport { http, laneway } drop", true),
+        ("tcp dport http-lane-way drop", true),
+        ("tcp dport laneway-lane-way drop", true),
+        ("tcp dport 7000-lane-way drop", true),
+        ("tcp dport { ssh, www } drop", false),
+        ("tcp dport lane-way drop", false),
+        // It may be any.
+        ("tcp dport unknown drop", false),
+    ] {
+        assert_eq!(tcp(&input("accept", rules)).is_some(), stops, "{rules}");
+    }
+    assert_eq!(tcp(&input("drop", "tcp dport { ssh, http } accept")).as_deref(), Some("inet t input"));
+    assert_eq!(tcp(&input("drop", "tcp dport laneway accept")), None);
+    assert_eq!(tcp(&input("drop", "tcp dport unknown accept")), None);
+    let to_http = Packet { to_port: Some(80), ..packet() };
+    assert!(read(&input("accept", "tcp dport www drop")).stops(&to_http).is_some());
+}
+
+#[test]
+fn a_rule_that_rejects_is_told_from_one_that_drops() {
+    for (policy, rules, rejects) in [
+        ("accept", "tcp dport 7420 reject", true),
+        ("drop", "meta l4proto tcp reject with tcp reset", true),
+        ("accept", "tcp dport 7420 drop\n\t\treject", false),
+        ("accept", "tcp dport 7420 limit rate 3/second reject\n\t\tdrop", false),
+        ("drop", "udp dport 7420 reject", false),
+    ] {
+        let rules = read(&input(policy, rules));
+        let stop = rules.stops(&packet()).unwrap();
+        assert!(stop.rejects == rejects && !rules.admits(&packet()), "{rules:?}");
+    }
 }
 
 proptest::proptest! {
