@@ -10,6 +10,7 @@ mod gateways;
 mod legacy;
 mod machine;
 mod name_servers;
+mod neighbours;
 mod program;
 mod remedies;
 mod remote;
@@ -19,6 +20,7 @@ mod ruleset;
 mod running;
 mod services;
 mod storage;
+mod unlinked;
 mod way_out;
 
 use std::ffi::OsString;

@@ -150,6 +150,15 @@ pub fn without_broadcast() -> io::Result<Vec<(String, IpNet)>> {
     Ok(silent.map(|entry| (entry.name, entry.net)).collect())
 }
 
+/// The IPv4 networks, with their interfaces, that are switched off or not connected, loopback excluded.
+///
+/// # Errors
+/// When the operating system cannot list its interfaces.
+pub fn unconnected() -> io::Result<Vec<(String, IpNet)>> {
+    let down = interfaces::all()?.into_iter().filter(|entry| !entry.is_up && !entry.is_loopback);
+    Ok(down.filter(|entry| entry.net.addr().is_ipv4()).map(|entry| (entry.name, entry.net)).collect())
+}
+
 /// A UDP socket of discovery. It stores its own address on the LAN, because a socket that is bound to the broadcast
 /// address does not reveal it.
 #[derive(Debug)]

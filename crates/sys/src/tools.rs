@@ -42,6 +42,16 @@ pub fn ask_for(name: &str, server: &str) -> String {
     system::ask_for(name, server)
 }
 
+/// Switches an interface on.
+pub fn switch_on(interface: &str) -> String {
+    system::switch_on(interface)
+}
+
+/// Shows whether a machine on a network of this one answers for its address. A link-local address has its interface after `%`.
+pub fn neighbour(address: &str) -> String {
+    system::neighbour(address)
+}
+
 /// Shows the route to an address. `interface` is the one that a link-local address needs.
 pub fn route(address: &str, interface: Option<&str>) -> String {
     system::route(address, interface)

@@ -18,6 +18,7 @@ pub(crate) mod links;
 mod maintenance;
 mod mute_uplinks;
 mod names;
+mod neighbours;
 mod page;
 mod peers;
 mod proxy;
@@ -84,6 +85,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     peers::CASES,
     doctor::CASES,
     ailments::CASES,
+    neighbours::CASES,
     hints::CASES,
     unseen::CASES,
     beside::CASES,

@@ -7,10 +7,13 @@ use std::net::SocketAddr;
 use super::firewall::{Firewall, open_commands_elsewhere};
 use super::gateways;
 use super::machine::Node;
+use super::neighbours::Astray;
 use super::remedies::{OTHER_GROUP, SHOW_RULES, copied_keys, route_to};
 use super::report::{Finding, Layer, Verdict};
 use crate::failure::{Failure, Kind};
+use crate::lan::{self, Lan};
 use crate::peers::survey::{Seen, Survey};
+use crate::sys::tools;
 use crate::telemetry::report::{self, few, unreached};
 use crate::telemetry::snapshot::Unreached;
 use crate::wire::datagram::State;
@@ -37,8 +40,10 @@ pub(super) struct Facts<'a> {
     pub(super) named: bool,
     /// Whether this machine is a candidate itself.
     pub(super) is_candidate: bool,
-    /// Number of known gateways that were asked by unicast.
-    pub(super) known: usize,
+    /// The known gateways that were asked by unicast, each as its addresses.
+    pub(super) known: &'a [Vec<SocketAddr>],
+    /// The networks that discovery is on.
+    pub(super) lans: &'a [Lan],
     /// Why this machine does not reach a server of its configuration, if it was tried.
     pub(super) unreached: Option<(Target, Failure)>,
 }
@@ -196,9 +201,12 @@ fn not_sent(survey: &Survey, is_v4: bool, facts: &Facts<'_>) -> Vec<(Finding, bo
         let what = format!("datagrams to {} do not leave this machine", few(&to));
         let finding = Finding::wrong(Layer::Discovery, what).because(why);
         let finding = match facts.firewall {
+            // What a firewall drops is not permitted.
+            _ if error.kind() != io::ErrorKind::PermissionDenied => {
+                finding.hint(format!("{} shows whether there is a route", route_to(*first)))
+            }
             Some(firewall) => firewalled(finding, firewall, facts.port),
-            None if error.kind() == io::ErrorKind::PermissionDenied => finding.hint(SHOW_RULES),
-            None => finding.hint(format!("{} shows whether there is a route", route_to(*first))),
+            None => finding.hint(SHOW_RULES),
         };
         Some((finding, is_v4))
     });
@@ -232,17 +240,32 @@ fn of_gateway(seen: &Seen, survey: &Survey, facts: &Facts<'_>) -> Finding {
         return Finding::ok(Layer::Discovery, what);
     }
     let finding = Finding::wrong(Layer::Discovery, format!("{who}: {what}"));
+    if seen.by_unicast.is_none()
+        && let Some(astray) = Astray::find(seen.link, facts.lans)
+    {
+        return astray.explain(finding);
+    }
     // This machine's firewall may have dropped an answer that it takes for unsolicited, or the query itself.
     let own = facts.blamed().filter(|firewall| seen.by_broadcast.is_none() || firewall.filters_output());
     match own {
         Some(firewall) => firewalled(finding, firewall, facts.port),
         None => {
             let (ip, port) = (seen.link.ip(), facts.port);
-            finding
-                .because(format!(
-                    "a firewall on {ip}, or between it and this machine, drops datagrams to UDP port {port}"
-                ))
-                .hint(format!("on {ip}: {}", open_commands_elsewhere(port, "udp")))
+            let finding = finding.because(format!(
+                "a firewall on {ip}, or between it and this machine, drops datagrams to UDP port {port}"
+            ));
+            let open = format!("on {ip}: {}", open_commands_elsewhere(port, "udp"));
+            let lan = facts.lans.iter().find(|lan| lan.net.contains(&ip));
+            match lan.filter(|_| ip.is_ipv4() && seen.by_broadcast.is_none()) {
+                // Broadcasts of the one are none to the other then.
+                Some(lan) => finding
+                    .because(format!(
+                        "or its prefix of this LAN is another one than here, where that is {}",
+                        lan.net.trunc()
+                    ))
+                    .hint(format!("{open}; '{}' on both machines shows their prefixes", tools::ADDRESSES)),
+                None => finding.hint(open),
+            }
         }
     }
 }
@@ -301,13 +324,20 @@ fn no_gateway(survey: &Survey, facts: &Facts<'_>) -> Finding {
         true => "broadcast and IPv6 multicast",
         false => "broadcast",
     };
-    let known = match facts.known {
+    let known = match facts.known.len() {
         0 => "no other address is known that could be asked by unicast".to_owned(),
         1 => "1 known gateway by unicast".to_owned(),
         known => format!("{known} known gateways by unicast"),
     };
     let finding = Finding::wrong(Layer::Discovery, "no gateway of this group answers")
         .because(format!("asked by {cast} from {}; {known}", from.join(", ")));
+    let unconnected = lan::unconnected().unwrap_or_default();
+    let finding = unconnected.iter().fold(finding, |finding, (interface, net)| {
+        finding.because(format!("{interface}, with {net}, is switched off or not connected"))
+    });
+    if let Some(astray) = facts.known.iter().flatten().find_map(|to| Astray::find(*to, facts.lans)) {
+        return astray.explain(finding);
+    }
     let links: Vec<_> =
         facts.node.iter().flat_map(|node| &node.seen.links).map(|link| link.name.clone()).collect();
     let finding = match (links.is_empty(), facts.node.is_some_and(|node| node.seen.node.goes_direct)) {
@@ -333,8 +363,9 @@ fn no_gateway(survey: &Survey, facts: &Facts<'_>) -> Finding {
         (_, None) => finding.hint(format!(
             "start 'laneway up --server HOST:PORT' on a machine that reaches the server, or 'laneway up --role gateway' on one \
              that is to serve any destination, and open UDP port {port} there; \
-             'laneway doctor' there names a firewall that drops it. Behind a router, name the gateway here: 'laneway up \
-             --gateway HOST:7420'"
+             'laneway doctor' there names a firewall that drops it, and '{}' whether it has the same prefix as here. Behind a router, name the gateway here: 'laneway up \
+             --gateway HOST:7420'",
+            tools::ADDRESSES
         )),
     }
 }
@@ -435,7 +466,8 @@ mod tests {
             node: None,
             named: false,
             is_candidate: false,
-            known: 0,
+            known: &[],
+            lans: &[],
             unreached: None,
         }
     }

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use super::firewall::{self, Firewall};
 use super::legacy;
 use super::machine::Node;
+use super::neighbours;
 use super::report::{Finding, Layer, Verdict};
 use super::ruleset::{Direction, Packet, Ruleset, Stop};
 use crate::config::Config;
@@ -132,21 +133,6 @@ impl<'a> Filter<'a> {
         })
     }
 
-    /// The finding that something does not answer, with this machine's firewall as the reason if that drops the packets of `protocol` to one
-    /// of `destinations`.
-    pub(super) fn explain(
-        &self,
-        finding: Finding,
-        protocol: &str,
-        destinations: impl IntoIterator<Item = SocketAddr>,
-    ) -> Finding {
-        let mut drops = destinations.into_iter().filter_map(|to| self.of_destination(protocol, to));
-        match drops.next() {
-            Some(drop) if finding.verdict == Verdict::Wrong => drop.explain(finding),
-            _ => finding,
-        }
-    }
-
     /// The firewall, if it may drop packets of a link from this machine to `gateway`.
     pub(super) fn doubted(&self, gateway: SocketAddr) -> Option<&Firewall> {
         let lan = self.lans.iter().find(|lan| lan.net.contains(&gateway.ip()))?;
@@ -231,6 +217,26 @@ impl<'a> Filter<'a> {
             chain,
             command,
         })
+    }
+}
+
+/// The finding that something does not answer by `protocol`, with the reason if that is on this machine or beside it: its firewall drops what is
+/// sent to one of `destinations`, or nobody is there.
+pub(super) async fn explain(
+    finding: Finding,
+    filter: Option<&Filter<'_>>,
+    protocol: &str,
+    destinations: &[SocketAddr],
+) -> Finding {
+    if finding.verdict != Verdict::Wrong {
+        return finding;
+    }
+    let dropped = |filter: &Filter<'_>| {
+        destinations.iter().find_map(|destination| filter.of_destination(protocol, *destination))
+    };
+    match filter.and_then(dropped) {
+        Some(drop) => drop.explain(finding),
+        None => neighbours::explain(finding, destinations.iter().copied()).await,
     }
 }
 

@@ -1,7 +1,6 @@
 //! Links to gateways, and what each gateway reports over its link: its clock, and whether it reaches a server.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -13,11 +12,13 @@ use tokio::time::timeout_at;
 use tokio_util::task::TaskTracker;
 
 use super::filtering::Filter;
-use super::firewall::open_commands_elsewhere;
 use super::machine::Node;
-use super::remedies::{LOGIN, REMOVED, become_gateway, copied_keys, route_to, uplink_up, with_interface};
+use super::neighbours::{Astray, Neighbour};
+use super::remedies::{LOGIN, copied_keys, uplink_up};
 use super::report::{Finding, Layer};
+use super::unlinked::{self, Origin};
 use crate::failure::{Failure, Kind, Side, with_causes};
+use crate::lan::Lan;
 use crate::link::client::{DialError, Link};
 use crate::link::gateway_info::{self, GatewayInfo};
 use crate::link::tls;
@@ -40,17 +41,6 @@ const GRACE: Duration = Duration::from_secs(1);
 const ROUND_TRIPS: usize = 5;
 /// Maximum difference between two clocks that are considered equal, in milliseconds.
 const MAX_CLOCK_DIFFERENCE: i128 = 60_000;
-
-/// How a gateway is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
-    /// It announces itself.
-    Announced(NodeId),
-    /// --gateway names it.
-    Named,
-    /// This machine has used it before.
-    Remembered,
-}
 
 /// A gateway that a link is to be made to.
 pub(super) struct Known {
@@ -86,6 +76,21 @@ pub(super) struct Linked {
 impl Linked {
     pub(super) fn name(&self) -> String {
         format!("{} at {}", self.link.gateway.name, self.link.address)
+    }
+
+    /// The finding about the link, to a gateway whose other addresses have `failed`.
+    fn described(&self, failed: &[(SocketAddr, DialError)]) -> Finding {
+        let far = self
+            .round_trip
+            .map_or_else(String::new, |time| format!(", round trip {:.2} ms", time.as_secs_f64() * 1000.0));
+        let others: Vec<_> = failed.iter().map(|(_, error)| with_causes(error)).collect();
+        let others = match others.as_slice() {
+            [] => String::new(),
+            [one] => format!("; another address of it does not work: {one}"),
+            some => format!("; other addresses of it do not work: {}", some.join("; ")),
+        };
+        let what = format!("{}: TLS 1.3, both sides authenticated{far}{others}", self.name());
+        Finding::ok(Layer::Link, what)
     }
 
     /// The destinations that it allows, if those are not all.
@@ -146,6 +151,7 @@ pub(super) async fn link(
     gateways: &[Known],
     names: &BTreeMap<SocketAddr, String>,
     filter: Option<&Filter<'_>>,
+    lans: &[Lan],
     found: &mut Vec<Finding>,
 ) -> Vec<Linked> {
     let config = match tls::link_client(group) {
@@ -162,32 +168,31 @@ pub(super) async fn link(
     let dial = |id, address| Link::dial(address, id, Arc::clone(&config), membership.clone(), &tasks);
     let dials = gateways.iter().take(MAX_GATEWAYS).map(async |known| {
         let (link, failed) = dial_any(known, dial).await;
-        (known, if let Some(link) = link { Some(ask(link).await) } else { None }, failed)
+        let gateway = if let Some(link) = link { Some(ask(link).await) } else { None };
+        let neighbour = match failed.first() {
+            Some((address, DialError::Connect(..))) if gateway.is_none() => {
+                Neighbour::towards(*address).await
+            }
+            _ => None,
+        };
+        (known, gateway, failed, neighbour)
     });
     let mut linked = Vec::new();
     for dialled in join_all(dials).await {
         match dialled {
             // Ignores this machine's own node.
-            (_, Some(gateway), _) if gateway.link.gateway.id == group.node.id => {}
-            (_, Some(gateway), failed) => {
-                let far = gateway.round_trip.map_or_else(String::new, |time| {
-                    format!(", round trip {:.2} ms", time.as_secs_f64() * 1000.0)
-                });
-                let others: Vec<_> = failed.iter().map(|(_, error)| with_causes(error)).collect();
-                let others = match others.as_slice() {
-                    [] => String::new(),
-                    [one] => format!("; another address of it does not work: {one}"),
-                    some => format!("; other addresses of it do not work: {}", some.join("; ")),
-                };
-                let what = format!("{}: TLS 1.3, both sides authenticated{far}{others}", gateway.name());
-                found.push(Finding::ok(Layer::Link, what));
+            (_, Some(gateway), ..) if gateway.link.gateway.id == group.node.id => {}
+            (_, Some(gateway), failed, _) => {
+                found.push(gateway.described(&failed));
                 linked.push(gateway);
             }
-            (known, None, failed) => {
+            (known, None, failed, neighbour) => {
                 let mut failed = failed.iter();
                 let Some((address, error)) = failed.next() else { continue };
                 let name = names.get(address).map(String::as_str);
-                let finding = not_linked((*address, known.origin), name, error, filter);
+                let astray = Astray::find(*address, lans);
+                let at = unlinked::At { address: *address, origin: known.origin, name, neighbour, astray };
+                let finding = unlinked::explain(&at, error, filter);
                 let others: Vec<_> = failed.map(|(_, error)| with_causes(error)).collect();
                 found.push(match others.is_empty() {
                     true => finding,
@@ -253,84 +258,6 @@ async fn ask(link: Link) -> Linked {
 fn now_millis() -> i128 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i128::try_from(since.as_millis()).unwrap_or_default()
-}
-
-/// Why there is no link to this address, and how to fix it.
-fn not_linked(
-    (address, origin): (SocketAddr, Origin),
-    name: Option<&str>,
-    error: &DialError,
-    filter: Option<&Filter<'_>>,
-) -> Finding {
-    let (ip, port) = (address.ip(), address.port());
-    let on = name.map_or_else(|| ip.to_string(), str::to_owned);
-    let whom = name.map_or_else(|| address.to_string(), |name| format!("{name} at {address}"));
-    let finding = Finding::wrong(Layer::Link, format!("no link to {whom}")).because(error.to_string());
-    let own = filter.and_then(|filter| filter.of_link(address));
-    let blocked = |finding: Finding| match filter {
-        _ if let Some(firewall) = filter.and_then(|filter| filter.doubted(address)) => finding
-            .because(format!("the firewall of this machine, {}, may block it", firewall.name()))
-            .hint(firewall.open_command(port, "tcp")),
-        _ => finding
-            .because(format!("a firewall on {on}, or between it and this machine, drops TCP port {port}"))
-            .hint(format!("on {on}: {}", open_commands_elsewhere(port, "tcp"))),
-    };
-    match error {
-        DialError::Late(_) => finding
-            .because("it accepts connections but does not answer: laneway hangs there")
-            .hint(format!("on {on}: restart laneway")),
-        DialError::Connect(_, error) => {
-            let finding = finding.because(error.to_string());
-            match error.kind() {
-                // Where it rejects packets, its answers look like those of the gateway.
-                _ if let Some(own) = own => own.explain(finding),
-                // It runs there and says so.
-                io::ErrorKind::ConnectionRefused if matches!(origin, Origin::Announced(_)) => finding
-                    .because(format!(
-                        "a firewall on {on} rejects TCP port {port}, or its --link names another address than {ip}"
-                    ))
-                    .hint(format!(
-                        "on {on}: {}; or start the node there without --link",
-                        open_commands_elsewhere(port, "tcp")
-                    )),
-                io::ErrorKind::ConnectionRefused => finding.because(not_there(port)).hint(become_gateway(&on, origin == Origin::Named)),
-                kind if is_silent(kind) => blocked(finding),
-                _ => finding.hint(format!("{} and 'ping {}' show whether there is a route", route_to(address), with_interface(address))),
-            }
-        }
-        DialError::Cut(..) => finding
-            .because("a node that is just starting or stopping does that, and so does a program other than laneway")
-            .hint(format!(
-                "run this again. If it stays so, on {on}: 'ss -lntp' shows to root what listens on port {port}, and \
-                 'laneway status' whether the node runs"
-            )),
-        DialError::NotAGateway(..) => finding.hint(become_gateway(&on, origin == Origin::Named)),
-        DialError::Removed(..) => finding.hint(REMOVED),
-        DialError::Unproved(..) => finding.hint(format!(
-            "'laneway members' on a machine with the group's key says whether this one was removed; if it was not, {on} is lying, and 'laneway \
-             revoke' there removes it"
-        )),
-        DialError::Left(..) => finding.hint(format!("use another gateway, or join the group again on {on}")),
-        // Nobody says that this group has a gateway there now.
-        DialError::Trust(..) | DialError::Certificate(..) if origin == Origin::Remembered => {
-            let what = format!("at {address}, where a gateway of this group was, is a machine of another group now");
-            Finding::skipped(Layer::Link, what)
-        }
-        DialError::Trust(..) | DialError::Certificate(..) | DialError::Refused(..) => finding.hint(format!(
-            "on {on}: the first line of 'laneway status' names its group. If that is another one, run 'laneway leave \
-             --force --yes' here, and join it with a code from 'laneway invite'"
-        )),
-        DialError::Protocol(..) => finding.hint(format!("on {on}: check that the program that listens on port {port} is laneway, and of the same version")),
-    }
-}
-
-/// Whether an error tells of packets that a firewall drops.
-fn is_silent(kind: io::ErrorKind) -> bool {
-    matches!(kind, io::ErrorKind::TimedOut | io::ErrorKind::PermissionDenied)
-}
-
-fn not_there(port: u16) -> String {
-    format!("no node runs there, it is not a gateway, or it accepts links on another port than {port}")
 }
 
 /// Checks that this machine's clock agrees with those of the gateways.

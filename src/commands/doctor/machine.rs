@@ -158,6 +158,10 @@ fn no_lan(config: &Config) -> Finding {
     for (interface, net) in &silent {
         finding = finding.because(format!("{interface} has {net}, which has no broadcast address"));
     }
+    let unconnected = lan::unconnected().unwrap_or_default();
+    for (interface, net) in &unconnected {
+        finding = finding.because(format!("{interface} has {net}, and is switched off or not connected"));
+    }
     let up = lan::lans(&[]).map_or(0, |lans| lans.len());
     match silent.first() {
         _ if up > 0 => finding.hint(format!(
@@ -169,8 +173,14 @@ fn no_lan(config: &Config) -> Finding {
              the gateway: 'laneway up --gateway HOST:{PORT}'",
             net.addr()
         )),
-        None => finding
-            .hint(format!("bring up an interface that has an address: '{}' shows them", tools::ADDRESSES)),
+        None => finding.hint(match unconnected.first() {
+            Some((interface, _)) => format!(
+                "connect its cable, or switch it on: '{}' does that; '{}' shows how it is",
+                tools::switch_on(interface),
+                tools::ADDRESSES
+            ),
+            None => format!("bring up an interface that has an address: '{}' shows them", tools::ADDRESSES),
+        }),
     }
 }
 

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use hickory_proto::rr::{Name, RecordType};
 use ipnet::IpNet;
 
-use super::filtering::Filter;
+use super::filtering::{self, Filter};
 use super::machine::Node;
 use super::remedies::SHOW_RULES;
 use super::report::{Finding, Layer, Verdict};
@@ -84,10 +84,8 @@ pub(super) async fn check(
     let answers = join_all(answers).await;
     let finding = judge(&answers, name, is_default);
     let failed = answers.iter().filter(|(_, answer)| answer.is_err()).map(|(server, _)| *server);
-    let finding = match filter {
-        Some(filter) => filter.explain(finding, protocol, failed),
-        None => finding,
-    };
+    let failed: Vec<_> = failed.collect();
+    let finding = filtering::explain(finding, filter, protocol, &failed).await;
     Some(match (need, finding.verdict) {
         (Need::Networks, Verdict::Wrong) => {
             let what = format!("{}; that does no harm while all clients name addresses", finding.what);

@@ -43,8 +43,7 @@ pub(super) fn become_gateway(on: &str, is_named: bool) -> String {
 }
 
 /// What to do about packets that this machine's firewall does not let out.
-pub(super) const SHOW_RULES: &str =
-    "'nft list ruleset', as root, shows the rule that drops outgoing datagrams";
+pub(super) const SHOW_RULES: &str = "'nft list ruleset', as root, shows the rule that drops outgoing packets";
 
 /// The two kinds of gateways, and how a machine becomes one.
 const MAKE_GATEWAY: &str = "'laneway up --server HOST:PORT' makes it a gateway to that server, 'laneway up --role gateway' one to any \

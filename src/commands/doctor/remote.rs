@@ -7,14 +7,15 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::discovery;
-use super::filtering::Filter;
+use super::filtering::{self, Filter};
 use super::firewall::Firewall;
 use super::fronts;
-use super::gateways::{self, Known, Linked, Origin};
+use super::gateways::{self, Known, Linked};
 use super::machine::Node;
 use super::report::{Diagnosis, Finding, Layer, Verdict};
 use super::request::{self, Route};
 use super::running;
+use super::unlinked::Origin;
 use crate::commands::progress;
 use crate::config::{Config, RoleSetting};
 use crate::failure::Failure;
@@ -81,7 +82,7 @@ impl Remote<'_> {
         }
         let mut found = Vec::new();
         let waiting = progress::waiting("linking to the gateways");
-        let linked = gateways::link(self.group, &gateways, &names, self.filter, &mut found).await;
+        let linked = gateways::link(self.group, &gateways, &names, self.filter, self.lans, &mut found).await;
         drop(waiting);
         let unreaching = linked.iter().filter(|gateway| gateway.reach() == Some("unreachable"));
         let unreaching: Vec<_> = unreaching.map(Linked::name).collect();
@@ -209,12 +210,12 @@ impl Remote<'_> {
         None
     }
 
-    /// Sends a request from this machine, whose firewall may be in the way.
+    /// Sends a request from this machine, whose firewall may be in the way, or whose neighbours may be gone.
     async fn directly(&self, server: &Target) -> Finding {
         let finding = request::send(&Route::Direct, server).await;
-        match (self.filter, server.to_string().parse()) {
-            (Some(filter), Ok(address)) => filter.explain(finding, "tcp", [address]),
-            _ => finding,
+        match server.to_string().parse() {
+            Ok(address) => filtering::explain(finding, self.filter, "tcp", &[address]).await,
+            Err(_) => finding,
         }
     }
 
@@ -267,7 +268,8 @@ impl Remote<'_> {
             node: self.node,
             named: !self.config.peers.gateway.is_empty(),
             is_candidate,
-            known: known.len(),
+            known: &known,
+            lans: self.lans,
             unreached,
         };
         let found = discovery::judge(&survey, &facts);

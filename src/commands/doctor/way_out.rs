@@ -1,12 +1,12 @@
 //! The way out of the gateway on this machine: what its node knows of it, and whether that holds now.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::filtering::Filter;
+use super::filtering::{self, Filter};
 use super::gateways::reason;
 use super::machine::Node;
 use super::remedies::{LOGIN, uplink_up};
@@ -32,19 +32,18 @@ pub(super) async fn check(
     filter: Option<&Filter<'_>>,
 ) -> Option<Finding> {
     let finding = of_node(&node.seen, name_servers)?;
-    let unreached = node.seen.unreached.iter().filter_map(|fault| fault.server.parse().ok());
-    let finding = match filter {
-        Some(filter) => filter.explain(finding, "tcp", unreached),
-        None => finding,
-    };
+    let mut unreached: Vec<_> =
+        node.seen.unreached.iter().filter_map(|fault| fault.server.parse().ok()).collect();
     let old = node.seen.node.proof.as_ref().filter(|proof| proof.ago >= FRESH);
-    Some(match old {
+    let finding = match old {
         // Through a proxy of --upstream, a connection of this command says nothing.
         Some(proof) if finding.verdict == Verdict::Ok && config.gateway.upstream.is_empty() => {
+            unreached.extend(proof.by.parse::<SocketAddr>().ok());
             anew(proof, name_servers).await.unwrap_or(finding)
         }
         _ => finding,
-    })
+    };
+    Some(filtering::explain(finding, filter, "tcp", &unreached).await)
 }
 
 /// What the way out is like now, where the last answer came some time ago. `None` where nothing can be asked.

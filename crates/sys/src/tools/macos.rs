@@ -13,3 +13,11 @@ pub(super) fn route(host: &str, interface: Option<&str>) -> String {
         None => format!("route -n get {host}"),
     }
 }
+
+pub(super) fn neighbour(address: &str) -> String {
+    if address.contains(':') { "ndp -an".into() } else { format!("arp -n {address}") }
+}
+
+pub(super) fn switch_on(interface: &str) -> String {
+    format!("ifconfig {interface} up")
+}

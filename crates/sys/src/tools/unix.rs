@@ -13,3 +13,14 @@ pub(super) fn route(host: &str, interface: Option<&str>) -> String {
         None => format!("ip route get {host}"),
     }
 }
+
+pub(super) fn neighbour(address: &str) -> String {
+    match address.split_once('%') {
+        Some((address, interface)) => format!("ip neigh show to {address} dev {interface}"),
+        None => format!("ip neigh show to {address}"),
+    }
+}
+
+pub(super) fn switch_on(interface: &str) -> String {
+    format!("ip link set dev {interface} up")
+}

@@ -24,3 +24,15 @@ pub(super) fn route(host: &str, interface: Option<&str>) -> String {
         None => format!("tracert -d {host}"),
     }
 }
+
+pub(super) fn neighbour(address: &str) -> String {
+    if address.contains(':') {
+        "netsh interface ipv6 show neighbors".into()
+    } else {
+        format!("arp -a {address}")
+    }
+}
+
+pub(super) fn switch_on(interface: &str) -> String {
+    format!("netsh interface set interface \"{interface}\" enabled")
+}
