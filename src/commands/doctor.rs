@@ -20,6 +20,7 @@ mod ruleset;
 mod running;
 mod services;
 mod storage;
+mod tracking;
 mod unlinked;
 mod way_out;
 
@@ -224,6 +225,7 @@ async fn layers(
     found.extend(node.as_ref().and_then(running::crowded));
     found.extend(node.as_ref().and_then(|node| running::link_address(node, &lans)));
     found.extend(machine::firewall(config.peers.discovery_port, is_gateway));
+    found.extend(tracking::check());
     let filter = Filter::new(firewall.as_ref(), &lans);
     if let Some(filter) = &filter {
         found.extend(filtering::check(filter, config, is_gateway, node.as_ref()));
