@@ -86,6 +86,8 @@ pub struct Link {
     requests: Requests,
     /// Where the gateway listens.
     pub address: SocketAddr,
+    /// The size of its segments.
+    pub segments: Segments,
     /// Who the gateway is, by its certificate.
     pub gateway: PeerIdentity,
     /// Its tunnels and traffic, and whether it is suspect.
@@ -164,6 +166,7 @@ impl Link {
         let link = Self {
             requests,
             address,
+            segments,
             gateway,
             state: Arc::new(LinkState::of(queue)),
             offer: None,
@@ -395,7 +398,17 @@ pub struct LinkTunnel {
 
 /// Drives the connection until it ends, and notes when no more tunnels can be opened on it.
 async fn drive(mut connection: Connection<Secure>, ping: PingPong, link: Link, membership: Arc<Membership>) {
-    let Link { requests: _, address, gateway, state: link_state, offer: _, unusable, retired, ended } = link;
+    let Link {
+        requests: _,
+        address,
+        segments: _,
+        gateway,
+        state: link_state,
+        offer: _,
+        unusable,
+        retired,
+        ended,
+    } = link;
     let dead = until_dead(ping, link_state.clone());
     let mut retirement = std::pin::pin!(retired.cancelled());
     let mut is_retired = false;

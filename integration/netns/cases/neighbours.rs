@@ -12,6 +12,7 @@ pub(super) const CASES: &[Case] = &[
     ("neighbours::a_vpn_that_takes_what_is_for_the_lan", a_vpn_that_takes_what_is_for_the_lan),
     ("neighbours::an_interface_that_is_switched_off", an_interface_that_is_switched_off),
     ("neighbours::a_wrong_prefix", a_wrong_prefix),
+    ("neighbours::a_way_that_large_packets_do_not_pass", a_way_that_large_packets_do_not_pass),
 ];
 
 fn a_gateway_whose_machine_is_gone(lab: &Lab) {
@@ -91,6 +92,25 @@ fn firewalls_that_reject_are_not_said_to_drop(lab: &Lab) {
     let said = diagnosis.said("name servers");
     assert!(said.contains("rejects outgoing packets to UDP port 53"), "{}", diagnosis.text);
     assert!(!said.contains("no name server runs there") && !said.contains("drops"), "{said}");
+}
+
+fn a_way_that_large_packets_do_not_pass(lab: &Lab) {
+    let (_origin, g1, c1, _group) = healthy(lab);
+    for host in [&c1, &g1] {
+        // Packets are counted as a wire would carry them.
+        host.ip("link set lan gso_max_segs 1");
+        host.filter("iif lan meta length > 1280 drop");
+    }
+    let diagnosis = diagnose(&c1, &[]);
+    diagnosis.blames(
+        "link",
+        &[],
+        &["large packets do not pass between this machine and g1", "ping -M do", "dev lan mtu"],
+    );
+    for host in [&c1, &g1] {
+        host.filter("");
+    }
+    assert!(diagnose(&c1, &[]).faults().is_empty());
 }
 
 fn a_vpn_that_takes_what_is_for_the_lan(lab: &Lab) {

@@ -22,7 +22,7 @@ use crate::lan::Lan;
 use crate::link::client::{DialError, Link};
 use crate::link::gateway_info::{self, GatewayInfo};
 use crate::link::tls;
-use crate::net;
+use crate::net::{self, Segments};
 use crate::telemetry::report::{age, few, left};
 use crate::telemetry::snapshot::Unreached;
 use crate::trust::clock::CLOCK_FLOOR;
@@ -71,6 +71,8 @@ pub(super) struct Linked {
     /// How far its clock is ahead of this machine's, in milliseconds.
     ahead: Option<i128>,
     round_trip: Option<Duration>,
+    /// Whether large packets do not pass on the way to it.
+    is_narrow: bool,
 }
 
 impl Linked {
@@ -166,9 +168,19 @@ pub(super) async fn link(
     let membership = Membership::new(group.clone());
     let tasks = TaskTracker::new();
     let dial = |id, address| Link::dial(address, id, Arc::clone(&config), membership.clone(), &tasks);
+    let dial_full =
+        |at| Link::dial_with(at, None, Segments::Full, Arc::clone(&config), membership.clone(), &tasks);
     let dials = gateways.iter().take(MAX_GATEWAYS).map(async |known| {
         let (link, failed) = dial_any(known, dial).await;
-        let gateway = if let Some(link) = link { Some(ask(link).await) } else { None };
+        let gateway = match link {
+            // One that was just slow to answer the first time is not narrow.
+            Some(link) if link.segments == Segments::Small => {
+                let is_narrow = matches!(dial_full(link.address).await, Err(DialError::Late(_)));
+                Some(Linked { is_narrow, ..ask(link).await })
+            }
+            Some(link) => Some(ask(link).await),
+            None => None,
+        };
         let neighbour = match failed.first() {
             Some((address, DialError::Connect(..))) if gateway.is_none() => {
                 Neighbour::towards(*address).await
@@ -184,6 +196,9 @@ pub(super) async fn link(
             (_, Some(gateway), ..) if gateway.link.gateway.id == group.node.id => {}
             (_, Some(gateway), failed, _) => {
                 found.push(gateway.described(&failed));
+                found.extend(
+                    gateway.is_narrow.then(|| unlinked::narrow(&gateway.name(), gateway.link.address)),
+                );
                 linked.push(gateway);
             }
             (known, None, failed, neighbour) => {
@@ -252,7 +267,7 @@ async fn ask(link: Link) -> Linked {
     }
     times.sort();
     let round_trip = times.get(times.len() / 2).copied();
-    Linked { link, about, ahead, round_trip }
+    Linked { link, about, ahead, round_trip, is_narrow: false }
 }
 
 fn now_millis() -> i128 {

@@ -9,6 +9,8 @@ use super::neighbours::{Astray, Neighbour};
 use super::remedies::{REMOVED, SHOW_RULES, become_gateway, route_to, with_interface};
 use super::report::{Finding, Layer};
 use crate::link::client::DialError;
+use crate::net;
+use crate::sys::neighbour;
 use crate::wire::id::NodeId;
 
 /// How a gateway is known.
@@ -136,6 +138,22 @@ fn not_connected(finding: Finding, at: &At<'_>, error: &io::Error, filter: Optio
             with_interface(address)
         )),
     }
+}
+
+/// The finding about a link to the gateway `name` that works with small packets only.
+pub(super) fn narrow(name: &str, address: SocketAddr) -> Finding {
+    let host = with_interface(address);
+    let interface = neighbour::next_hop(address).and_then(|hop| net::interface_name(hop.interface));
+    let interface = interface.unwrap_or_else(|| "INTERFACE".into());
+    Finding::wrong(
+        Layer::Link,
+        format!("large packets do not pass between this machine and {name}: only links with small ones come about"),
+    )
+    .because("something on the way takes no packets as large as the interface of this machine sends (MTU), and tells nobody")
+    .hint(format!(
+        "'ping -M do -s 1472 {host}' and smaller numbers show the largest one that passes: give both ends that number plus 28, like 'ip \
+         link set dev {interface} mtu 1400', or correct the switch, bridge or tunnel in between"
+    ))
 }
 
 #[cfg(test)]
