@@ -97,6 +97,7 @@ pub fn outcome(result: &Result<(), Broken>) -> String {
         Err(Broken::Unwanted(_)) => "closed; the other end did not want the rest".into(),
         Err(Broken::Left) => "closed by the app, which did not wait for the rest".into(),
         Err(Broken::Socket(error)) => format!("the connection broke: {error}"),
+        Err(Broken::Tunnel(error)) if is_link_lost(error) => printable(&format!("the link broke: {error}")),
         Err(Broken::Tunnel(error)) => printable(&format!("the tunnel broke: {error}")),
     }
 }
@@ -519,6 +520,14 @@ mod tests {
     use laneway_limits::memory::Budget;
 
     use super::*;
+
+    #[test]
+    fn the_log_tells_the_loss_of_the_link_from_the_end_of_one_tunnel() {
+        let said = |error: Error| outcome(&Err(Broken::Tunnel(error)));
+        assert_eq!(said(Reason::CANCEL.into()), "reset at the other end");
+        assert!(said(Error::GoAway(Reason::NO_ERROR)).starts_with("the link broke: "));
+        assert!(said(Reason::ENHANCE_YOUR_CALM.into()).starts_with("the tunnel broke: "));
+    }
 
     #[test]
     fn what_is_kept_for_a_replay_is_counted_as_long_as_it_is_there() {

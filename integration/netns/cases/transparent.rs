@@ -250,15 +250,21 @@ fn connections_are_held_replayed_and_reset(lab: &Lab) {
     }
     assert_eq!(tunnel.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
 
-    // Held while there is no gateway.
+    // Held while there is no gateway, and not sent once the app has given up.
     if other == first {
         fleet.kill(1 - first);
     }
-    let mut curl = fleet.client.command("curl");
-    curl.args(["--silent", "--show-error", "--max-time", "25", "http://10.88.0.100/held"]);
-    let held = fleet.client.spawn(curl);
+    let held = |arguments: &[&str]| {
+        let mut curl = fleet.client.command("curl");
+        curl.args(["--silent", "--show-error"]).args(arguments);
+        fleet.client.spawn(curl)
+    };
+    let left = held(&["--max-time", "1", "--data", "x", "http://10.88.0.100/left"]).finish(PATIENCE);
+    assert_eq!(left.code(), 28, "{left}");
+    let held = held(&["--max-time", "25", "http://10.88.0.100/held"]);
     fleet.start(first);
     assert!(held.finish(PATIENCE).success().text().ends_with(" /held"));
+    assert!(web.asked("/left").is_empty());
 }
 
 fn a_missing_nft_is_named_and_changes_nothing(lab: &Lab) {
