@@ -8,6 +8,8 @@ use crate::cache::digest::Digest;
 
 /// The longest tag that is read, in bytes. A longer one passes as it is.
 const LONGEST: usize = 64 * 1024;
+/// The attributes that matter.
+const READ: [&str; 3] = ["href", "data-core-metadata", "data-dist-info-metadata"];
 
 /// Rewrites one page.
 pub struct Rewriter {
@@ -18,6 +20,8 @@ pub struct Rewriter {
     base: Url,
     /// A tag whose end has not come, and the quote that is open in it.
     tag: Option<(Vec<u8>, Option<u8>)>,
+    /// The bytes of the addresses that references were resolved against since [`Rewriter::feed`] was called.
+    resolved: usize,
     found: Found,
 }
 
@@ -33,12 +37,18 @@ impl Rewriter {
     #[must_use]
     pub fn new(place: Place, local: String) -> Self {
         let base = place.url.clone();
-        Self { place, local, base, tag: None, found: Found::default() }
+        Self { place, local, base, tag: None, resolved: 0, found: Found::default() }
     }
 
-    /// Reads the next bytes, and appends to `out` what they become.
-    pub fn feed(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
-        for &byte in bytes {
+    /// Reads the first of these bytes, at least one, and appends to `out` what they become. A short reference may become a long
+    /// address, so it stops once that is about `most` bytes, or resolving references was as much work. Gives how many it has read.
+    pub fn feed(&mut self, bytes: &[u8], most: usize, out: &mut Vec<u8>) -> usize {
+        let before = out.len();
+        self.resolved = 0;
+        for (read, &byte) in bytes.iter().enumerate() {
+            if read > 0 && out.len() - before + self.resolved >= most {
+                return read;
+            }
             let Some((tag, quote)) = &mut self.tag else {
                 match byte {
                     b'<' => self.tag = Some((vec![byte], None)),
@@ -62,6 +72,7 @@ impl Rewriter {
                 _ => {}
             }
         }
+        bytes.len()
     }
 
     /// Appends what was held back, at the end of the page. Gives what the page names.
@@ -72,15 +83,17 @@ impl Rewriter {
         std::mem::take(&mut self.found).into_files()
     }
 
-    /// The memory that what was found takes, in bytes.
+    /// The memory that it takes, in bytes: above all, what was found.
     #[must_use]
     pub fn memory(&self) -> usize {
-        self.found.memory()
+        let addresses = self.base.path.len() + self.place.url.path.len() + self.place.base.path.len();
+        self.found.memory() + addresses + self.tag.as_ref().map_or(0, |(tag, _)| tag.capacity())
     }
 
     fn whole(&mut self, tag: &[u8], out: &mut Vec<u8>) {
         if is_base(tag) {
             let href = attributes(tag).into_iter().find(|attribute| attribute.name == "href");
+            self.resolved += self.place.url.path.len();
             if let Some(base) = href.and_then(|href| self.place.url.join(&href.value)) {
                 self.base = base;
             }
@@ -93,6 +106,7 @@ impl Rewriter {
         let attributes = attributes(tag);
         let named = |name: &str| attributes.iter().find(|attribute| attribute.name == name);
         let Some(href) = named("href") else { return out.extend_from_slice(tag) };
+        self.resolved += self.base.path.len();
         let Some(url) = self.base.join(&href.value) else { return out.extend_from_slice(tag) };
         let fragment = href.value.find('#').map_or("", |at| &href.value[at..]);
         if let Some(digest) = Digest::from_assignment(fragment.trim_start_matches('#')) {
@@ -122,8 +136,9 @@ fn is_base(tag: &[u8]) -> bool {
     begins(tag, b"base")
 }
 
+/// The first of each of the attributes that matter.
 fn attributes(tag: &[u8]) -> Vec<Attribute> {
-    let mut found = Vec::new();
+    let mut found: Vec<Attribute> = Vec::new();
     // After the name of the tag.
     let mut at = tag.iter().position(u8::is_ascii_whitespace).unwrap_or(tag.len());
     let end = tag.len().saturating_sub(1);
@@ -165,8 +180,10 @@ fn attributes(tag: &[u8]) -> Vec<Attribute> {
                 &tag[start..at]
             }
         };
-        let value = unescaped(&String::from_utf8_lossy(value));
-        found.push(Attribute { name, value, place: start..at });
+        if READ.contains(&name.as_str()) && !found.iter().any(|other| other.name == name) {
+            let value = unescaped(&String::from_utf8_lossy(value));
+            found.push(Attribute { name, value, place: start..at });
+        }
     }
     found
 }
@@ -199,7 +216,12 @@ mod tests {
         let fronts = Fronts::new(&["pypi=https://pypi.example/simple/".parse().unwrap()]);
         let mut rewriter = Rewriter::new(fronts.place("/pypi/six/").unwrap(), "http://127.0.0.1:1080".into());
         let mut out = Vec::new();
-        text.chunks(step).for_each(|piece| rewriter.feed(piece, &mut out));
+        for mut piece in text.chunks(step) {
+            while !piece.is_empty() {
+                let read = rewriter.feed(piece, 3 * step, &mut out);
+                piece = &piece[read..];
+            }
+        }
         let found = rewriter.finish(&mut out);
         (String::from_utf8_lossy(&out).into_owned(), found)
     }
@@ -234,6 +256,37 @@ mod tests {
         let (out, _) =
             rewrite(b"<head><base href=\"https://files.example/d/\"></head><a href=\"x.whl\">x</a>", 3);
         assert!(out.contains("/pypi/~/https/files.example/d/x.whl") && !out.contains("<base"), "{out}");
+    }
+
+    /// All of it became one answer: 30 KB of text as much as 25 MB.
+    #[test]
+    fn short_references_to_a_long_base_become_little_at_a_time_and_cost_little() {
+        const MOST: usize = 32 * 1024;
+        const LONG: usize = 8000;
+        let fronts = Fronts::new(&["pypi=https://pypi.example/simple/".parse().unwrap()]);
+        // The last ones are too long for a URL: they cost as much, and pass as they are.
+        for (reference, becomes) in [("b".to_owned(), LONG), ("b".repeat(500), 0)] {
+            let place = fronts.place("/pypi/six/").unwrap();
+            let mut rewriter = Rewriter::new(place, "http://127.0.0.1:1080".into());
+            let anchor = format!("<a href={reference}>");
+            let page = format!("<base href=\"/{}/\">{}", "y".repeat(LONG), anchor.repeat(300));
+            let (mut left, mut total) = (page.as_bytes(), 0);
+            while !left.is_empty() {
+                let mut out = Vec::new();
+                let read = rewriter.feed(left, MOST, &mut out);
+                assert!(read <= LONG + MOST / LONG * 2 * anchor.len(), "{read} bytes of anchors at once");
+                assert!(out.len() <= MOST + 2 * LONG, "{} bytes at once", out.len());
+                (left, total) = (&left[read..], total + out.len());
+            }
+            assert!(total >= 300 * (anchor.len() + becomes), "{total}");
+        }
+    }
+
+    #[test]
+    fn of_many_attributes_those_that_matter_are_kept() {
+        let tag = format!("<a {} HREF=x href=y>", "b=c ".repeat(10_000));
+        let found: Vec<_> = attributes(tag.as_bytes()).into_iter().map(|one| (one.name, one.value)).collect();
+        assert_eq!(found, [("href".to_owned(), "x".to_owned())]);
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub struct Rewriter {
     /// Levels below the deepest that is followed.
     unread: usize,
     text: Text,
+    /// The bytes of the addresses that strings were made into since [`Rewriter::feed`] was called.
+    resolved: usize,
     /// What the index names.
     found: Found,
     /// Where the crates are.
@@ -62,6 +64,14 @@ struct Level {
     version: Option<String>,
 }
 
+impl Level {
+    fn memory(&self) -> usize {
+        let strings = [&self.key, &self.crate_name, &self.version].into_iter().flatten();
+        let url = self.url.as_ref().map_or(0, |url| url.path.len());
+        size_of::<Self>() + self.name.len() + strings.map(String::len).sum::<usize>() + url
+    }
+}
+
 /// Where in the text the reader is.
 enum Text {
     Between,
@@ -78,18 +88,22 @@ impl Rewriter {
     #[must_use]
     pub fn new(format: Format, place: Place, local: String) -> Self {
         let (stack, found) = (Vec::new(), Found::default());
-        Self { format, place, local, stack, unread: 0, text: Text::Between, found, downloads: None }
+        let text = Text::Between;
+        Self { format, place, local, stack, unread: 0, text, resolved: 0, found, downloads: None }
     }
 
-    /// Reads the next bytes, and appends to `out` what they become.
-    pub fn feed(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) {
-        while !bytes.is_empty() {
-            let read = match &mut self.text {
-                Text::Between => self.between(bytes, out),
-                Text::String { .. } => self.string(bytes, out),
+    /// Reads the first of these bytes, at least one, and appends to `out` what they become. A short reference may become a long
+    /// address, so it stops once that is about `most` bytes, or making addresses was as much work. Gives how many it has read.
+    pub fn feed(&mut self, bytes: &[u8], most: usize, out: &mut Vec<u8>) -> usize {
+        let (before, mut read) = (out.len(), 0);
+        self.resolved = 0;
+        while read < bytes.len() && (read == 0 || out.len() - before + self.resolved < most) {
+            read += match &mut self.text {
+                Text::Between => self.between(&bytes[read..], out),
+                Text::String { .. } => self.string(&bytes[read..], out),
             };
-            bytes = &bytes[read..];
         }
+        read
     }
 
     /// Appends what was held back, at the end of the document. Gives what the index names, and where its crates are.
@@ -102,10 +116,16 @@ impl Rewriter {
         (std::mem::take(&mut self.found).into_files(), self.downloads.take())
     }
 
-    /// The memory that what was found takes, in bytes.
+    /// The memory that it takes, in bytes: above all, what was found.
     #[must_use]
     pub fn memory(&self) -> usize {
-        self.found.memory()
+        let collected = match &self.text {
+            Text::String { collected: Some(collected), .. } => collected.capacity(),
+            Text::Between | Text::String { .. } => 0,
+        };
+        let addresses = self.place.url.path.len() + self.place.base.path.len();
+        let levels: usize = self.stack.iter().map(Level::memory).sum();
+        self.found.memory() + collected + addresses + levels + self.downloads.as_ref().map_or(0, String::len)
     }
 
     /// Bytes outside of strings.
@@ -246,6 +266,7 @@ impl Rewriter {
                 stronger(Digest::from_hex(Algorithm::Sha1, text), &mut level.digest);
             }
             (Format::Npm, _) | (Format::Simple, "url") => {
+                self.resolved += self.place.url.path.len();
                 let url = self.place.url.join(text)?;
                 level.url = Some(url.clone());
                 let fragment = text.find('#').map_or("", |at| &text[at..]);
@@ -304,10 +325,12 @@ impl Rewriter {
                 let fits = |part: &String| part.len() <= LONGEST_PART;
                 let parts = level.crate_name.filter(fits).zip(level.version.filter(fits));
                 let named = parts.zip(level.digest).filter(|_| template.len() <= LONGEST_TEMPLATE);
-                if let Some(((name, version), digest)) = named
-                    && let Some(url) = Url::parse(&crate_url(template, &name, &version, &digest))
-                {
-                    self.found.push(url, digest);
+                if let Some(((name, version), digest)) = named {
+                    let url = crate_url(template, &name, &version, &digest);
+                    self.resolved += url.len();
+                    if let Some(url) = Url::parse(&url) {
+                        self.found.push(url, digest);
+                    }
                 }
             }
             _ => {}
@@ -364,7 +387,12 @@ mod tests {
         let place = fronts.place(path).unwrap();
         let mut rewriter = Rewriter::new(format, place, "http://127.0.0.1:1080".into());
         let mut out = Vec::new();
-        text.chunks(step).for_each(|piece| rewriter.feed(piece, &mut out));
+        for mut piece in text.chunks(step) {
+            while !piece.is_empty() {
+                let read = rewriter.feed(piece, 3 * step, &mut out);
+                piece = &piece[read..];
+            }
+        }
         let (found, downloads) = rewriter.finish(&mut out);
         (out, found, downloads)
     }
@@ -481,10 +509,41 @@ mod tests {
         let place = fronts.place("/npm/a").unwrap();
         let mut rewriter = Rewriter::new(Format::Npm, place, String::new());
         let (text, mut out) = (format!("{{\"{}\":[{{\"dist\":[{{", "k".repeat(10_000)), Vec::new());
-        rewriter.feed(text.as_bytes(), &mut out);
+        assert_eq!(rewriter.feed(text.as_bytes(), usize::MAX, &mut out), text.len());
         assert_eq!(out, text.as_bytes());
         let names: Vec<_> = rewriter.stack.iter().map(|level| level.name.as_str()).collect();
         assert_eq!(names, ["", "", "", "dist", "dist"]);
+    }
+
+    /// All of it became one answer: 30 KB of text as much as 25 MB.
+    #[test]
+    fn short_references_below_a_long_url_become_little_at_a_time_and_cost_little() {
+        const MOST: usize = 32 * 1024;
+        const LONG: usize = 8000;
+        let file = "{\"url\":\"a\"},";
+        let index = format!("{{\"files\":[{}{{}}]}}", file.repeat(300));
+        let line = format!("{{\"name\":\"{}\",\"vers\":\"1\",\"cksum\":\"{SHA256}\"}}\n", "n".repeat(256));
+        let template = format!("https://h/{}", "{crate}".repeat(290));
+        for (path, format, text, one) in [
+            (format!("/pypi/{}/", "y".repeat(LONG)), Format::Simple, index, file.len()),
+            // Nothing of it changes, but each line is made into a URL that is too long to be one.
+            ("/crates/ab/cd/abcd".to_owned(), Format::CratesIndex(template), line.repeat(300), line.len()),
+        ] {
+            let fronts = Fronts::new(&[
+                "pypi=https://pypi.example/simple/".parse().unwrap(),
+                "crates=https://index.example/".parse().unwrap(),
+            ]);
+            let mut rewriter = Rewriter::new(format, fronts.place(&path).unwrap(), String::new());
+            let (mut left, mut total) = (text.as_bytes(), 0);
+            while !left.is_empty() {
+                let mut out = Vec::new();
+                let read = rewriter.feed(left, MOST, &mut out);
+                assert!(read <= 10 * one, "{read} bytes of files at once");
+                assert!(out.len() <= MOST + 2 * LONG, "{} bytes at once", out.len());
+                (left, total) = (&left[read..], total + out.len());
+            }
+            assert!(total >= text.len(), "{total}");
+        }
     }
 
     #[test]

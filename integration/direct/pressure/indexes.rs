@@ -6,8 +6,8 @@ use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-use super::Victim;
-use crate::peer::{Origin, within};
+use super::{MIB, Victim};
+use crate::peer::{Origin, Peer, within};
 
 /// A digest, whichever.
 const HEX: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
@@ -52,6 +52,61 @@ async fn indexes_of_any_size_do_not_fill_the_nodes_memory() {
     let file = format!("{{\"url\":\"{name}\",\"hashes\":{{\"sha256\":\"{HEX}\"}}}},").repeat(32).into_bytes();
     let json = [(b"{\"files\":[".to_vec(), 1), (file, 1500), (b"{}]}".to_vec(), 1)];
     gets(&victim, &origin, "/pypi/json/", "application/vnd.pypi.simple.v1+json", &json).await;
+}
+
+impl Victim {
+    /// What its connections hold, as it says itself, in bytes.
+    async fn held(&self) -> u64 {
+        let text = self.page("/metrics").await;
+        let line = text.lines().find_map(|line| line.strip_prefix("laneway_memory_used_bytes "));
+        line.unwrap_or_else(|| panic!("no metric: {text}")).parse().unwrap()
+    }
+}
+
+/// What ten bytes become is 8 KB. Of each of these indexes 25 MB were held that nothing counted.
+#[tokio::test]
+async fn indexes_that_become_many_times_as_much_for_apps_that_read_nothing_do_not_fill_the_nodes_memory() {
+    laneway::net::raise_open_files();
+    let origin = Origin::new();
+    let victim = with_fronts("127.0.0.93", &origin).await;
+    let before = victim.held().await;
+    let packed = |text: String| {
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        packed.write_all(text.as_bytes()).unwrap();
+        packed.finish().unwrap()
+    };
+    let name = "y".repeat(7900);
+    let page = packed(format!("<base href=\"/{name}/\">{}", "<a href=b>".repeat(300_000)));
+    let json = packed(format!("{{\"files\":[{}{{}}]}}", "{\"url\":\"a\"},".repeat(250_000)));
+    let of_json = "application/vnd.pypi.simple.v1+json";
+    let (mut held, mut refused) = (Vec::new(), 0);
+    for number in 0..75 {
+        for (name, kind, body) in [("page", "text/html", &page), (&*name, of_json, &json)] {
+            let mut app = Peer::connect(victim.proxy).await;
+            let host = victim.proxy;
+            app.say(format!("GET /pypi/{name}/?{number} HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+            let mut server = tokio::select! {
+                server = origin.accept() => server,
+                // It has taken as many as its memory allows.
+                _ = app.stream.readable() => {
+                    refused += 1;
+                    continue;
+                }
+            };
+            server.head().await;
+            let fields = "Content-Encoding: gzip\r\nCache-Control: no-store\r\nConnection: close\r\n";
+            let head = format!("Content-Type: {kind}\r\n{fields}Content-Length: {}\r\n\r\n", body.len());
+            server.say([b"HTTP/1.1 200 OK\r\n", head.as_bytes(), body].concat()).await;
+            // Once the first bytes have come, the rest waits for the app.
+            within(app.stream.readable()).await.unwrap();
+            held.push((app, server));
+            victim.has_kept_memory();
+        }
+    }
+    assert!(refused > 0 && held.len() > 10, "{} are served, {refused} refused", held.len());
+    drop(held);
+    within(async { while victim.held().await > before + MIB {} }).await;
+    victim.has_kept_its_limit().await;
 }
 
 #[tokio::test]

@@ -14,6 +14,8 @@ use super::input::pieces;
 const LOCAL: &str = "http://127.0.0.1:1080";
 /// Most files that one index of an archive names.
 const MOST: usize = 100_000;
+/// About how much an index becomes at a time, in bytes.
+const STEP: usize = 32;
 
 /// The first byte of `data` says which index it is.
 pub fn run(data: &[u8]) {
@@ -76,7 +78,12 @@ fn page(index: &[u8]) {
     let place = place("pypi/six/");
     let read = |cut: &mut dyn Iterator<Item = &[u8]>| {
         let (mut rewriter, mut out) = (html::Rewriter::new(place.clone(), LOCAL.into()), Vec::new());
-        cut.for_each(|piece| rewriter.feed(piece, &mut out));
+        cut.for_each(|mut piece| {
+            while !piece.is_empty() {
+                let read = rewriter.feed(piece, STEP, &mut out);
+                piece = &piece[read..];
+            }
+        });
         let found = rewriter.finish(&mut out);
         (found, out)
     };
@@ -94,7 +101,12 @@ fn document_out(format: &Format, path: &str, index: &[u8]) -> Vec<u8> {
     let read = |cut: &mut dyn Iterator<Item = &[u8]>| {
         let mut rewriter = json::Rewriter::new(format.clone(), place.clone(), LOCAL.into());
         let mut out = Vec::new();
-        cut.for_each(|piece| rewriter.feed(piece, &mut out));
+        cut.for_each(|mut piece| {
+            while !piece.is_empty() {
+                let read = rewriter.feed(piece, STEP, &mut out);
+                piece = &piece[read..];
+            }
+        });
         (rewriter.finish(&mut out), out)
     };
     let (found, out) = read(&mut std::iter::once(index));

@@ -23,12 +23,15 @@ use crate::limits::lines::NOBODY;
 use crate::memory::{Account, Tally};
 use crate::wire::http::{Fields, ResponseHead};
 
-/// The largest index that is rewritten, in bytes, unpacked.
+/// The largest index that is rewritten, in bytes, both unpacked and rewritten.
 const LARGEST: u64 = 256 * 1024 * 1024;
+const TOO_LARGE: &str = "the index is too large to be rewritten: it has, or becomes, more than 256 MiB";
 /// How much of an index is taken at a time, in bytes: packed, of which as much is unpacked as has room in a buffer of the decoder, 32 KiB
-/// or little more, and unpacked.
+/// or little more, and unpacked. It also is about how much it becomes at a time.
 const PACKED_STEP: usize = 4 * 1024;
 const STEP: usize = 32 * 1024;
+/// What unpacking takes, in bytes: the window, the buffer of the decoder, and its tables.
+const UNPACKER: usize = 80 * 1024;
 /// How many files of an index are learnt at a time.
 const LEARNT_STEP: usize = 256;
 /// The part of the memory that unpacking an index may take: one in this many.
@@ -49,6 +52,7 @@ pub(super) struct Filter {
     unread: Bytes,
     /// The last bytes of a file that is not checked yet.
     held: Bytes,
+    /// What all this takes, with the bytes that are being passed on.
     memory: Tally,
 }
 
@@ -63,9 +67,11 @@ pub(super) enum Wrong {
 /// An index that is changed.
 struct Rewrite {
     unpack: Option<MultiGzDecoder<Vec<u8>>>,
+    /// What is unpacked and not rewritten yet.
+    unpacked: Bytes,
     text: Text,
-    /// Bytes so far, unpacked.
-    length: u64,
+    /// Bytes so far, unpacked and rewritten.
+    lengths: (u64, u64),
 }
 
 enum Text {
@@ -131,20 +137,29 @@ impl Filter {
         self.unread = bytes;
     }
 
-    /// Reads some of what was taken, and gives those bytes that may be passed on now; `None` when all of it was read. An index costs much
-    /// more than it has bytes, if whoever wrote it wants that, so others of this thread run after each step of one.
+    /// No more bytes of the body come: what was not unpacked yet can be read.
+    pub(super) fn has_taken_all(&mut self) -> Result<(), Wrong> {
+        self.rewrite.as_mut().map_or(Ok(()), Rewrite::finish_unpacking)
+    }
+
+    /// Reads some of what was taken, and gives those bytes that may be passed on now; `None` when all of it was read. An index costs and
+    /// becomes much more than it has bytes, if whoever wrote it wants that, so it is read in small steps, and others of this thread run
+    /// after each. What it takes is counted until the next step, because the app may be slow.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Wrong> {
-        if self.unread.is_empty() {
-            return Ok(None);
-        }
         let Some(rewrite) = &mut self.rewrite else {
+            if self.unread.is_empty() {
+                return Ok(None);
+            }
             let bytes = std::mem::take(&mut self.unread);
             return self.pass(bytes).await.map(Some);
         };
+        if self.unread.is_empty() && rewrite.unpacked.is_empty() {
+            return Ok(None);
+        }
         let out = rewrite.step(&mut self.unread)?;
-        self.memory.set(rewrite.memory());
+        self.memory.set(rewrite.memory() + self.unread.len() + out.capacity());
         yield_now().await;
-        Ok(Some(out))
+        Ok(Some(out.into()))
     }
 
     /// Passes bytes of a file or index that stays as it is, one piece behind.
@@ -162,8 +177,8 @@ impl Filter {
         Ok(std::mem::replace(&mut self.held, bytes))
     }
 
-    /// The end of the body: gives the bytes that were held back.
-    pub(super) async fn end(mut self) -> Result<Bytes, Wrong> {
+    /// The end of the body: gives the bytes that were held back, which are counted as long as the tally is kept.
+    pub(super) async fn end(mut self) -> Result<(Bytes, Tally), Wrong> {
         if let Some((digest, hasher)) = self.check.take()
             && !digest.is_of(hasher)
         {
@@ -176,10 +191,11 @@ impl Filter {
         if let Some(learn) = self.learn.take() {
             learn.end(&self.place, &self.known).await;
         }
-        let Some(rewrite) = self.rewrite.take() else { return Ok(self.held) };
-        let (out, found) = rewrite.end(&self.place, &self.known)?;
+        let Some(rewrite) = self.rewrite.take() else { return Ok((self.held, self.memory)) };
+        let (out, found) = rewrite.end(&self.place, &self.known);
         learn(&self.place, &self.known, found).await;
-        Ok(out)
+        self.memory.set(out.len());
+        Ok((out, self.memory))
     }
 }
 
@@ -219,22 +235,39 @@ impl Rewrite {
             }
             _ => None,
         };
-        text.map(|text| Self { unpack, text, length: 0 })
+        text.map(|text| Self { unpack, unpacked: Bytes::new(), text, lengths: (0, 0) })
     }
 
+    /// The memory that it takes, in bytes.
     fn memory(&self) -> usize {
-        match &self.text {
+        let unpacker = self.unpack.as_ref().map_or(0, |decoder| UNPACKER + decoder.get_ref().capacity());
+        let text = match &self.text {
             Text::Html(html) => html.memory(),
             Text::Json(json) => json.memory(),
-        }
+        };
+        unpacker + self.unpacked.len() + text
     }
 
-    /// Reads the first of these bytes, and gives what they become.
-    fn step(&mut self, bytes: &mut Bytes) -> Result<Bytes, Wrong> {
-        let Some(decoder) = &mut self.unpack else {
-            let text = bytes.split_to(STEP.min(bytes.len()));
-            return self.rewrite(&text);
+    /// Reads the first of these bytes, if all of those before were rewritten, and gives what the next ones become.
+    fn step(&mut self, bytes: &mut Bytes) -> Result<Vec<u8>, Wrong> {
+        if self.unpacked.is_empty() {
+            self.unpacked = self.unpack(bytes)?;
+            self.lengths.0 += self.unpacked.len() as u64;
+        }
+        let mut out = Vec::with_capacity(self.unpacked.len().min(STEP) + 256);
+        let read = match &mut self.text {
+            Text::Html(html) => html.feed(&self.unpacked, STEP, &mut out),
+            Text::Json(json) => json.feed(&self.unpacked, STEP, &mut out),
         };
+        self.unpacked.advance(read);
+        self.lengths.1 += out.len() as u64;
+        let is_too_large = self.lengths.0.max(self.lengths.1) > LARGEST;
+        if is_too_large { Err(Wrong::Malformed(TOO_LARGE)) } else { Ok(out) }
+    }
+
+    /// Unpacks the first of these bytes.
+    fn unpack(&mut self, bytes: &mut Bytes) -> Result<Bytes, Wrong> {
+        let Some(decoder) = &mut self.unpack else { return Ok(bytes.split_to(STEP.min(bytes.len()))) };
         let malformed = |_error| Wrong::Malformed("its compression is malformed");
         // It takes as many as it has room for.
         let taken = decoder.write(&bytes[..PACKED_STEP.min(bytes.len())]).map_err(malformed)?;
@@ -242,32 +275,21 @@ impl Rewrite {
             return Err(Wrong::Malformed("its compression is malformed"));
         }
         bytes.advance(taken);
-        let text = std::mem::take(decoder.get_mut());
-        self.rewrite(&text)
+        Ok(std::mem::take(decoder.get_mut()).into())
     }
 
-    fn rewrite(&mut self, text: &[u8]) -> Result<Bytes, Wrong> {
-        self.length += text.len() as u64;
-        if self.length > LARGEST {
-            return Err(Wrong::Malformed("the index is too large to be rewritten"));
-        }
-        let mut out = Vec::with_capacity(text.len() + 256);
-        match &mut self.text {
-            Text::Html(html) => html.feed(text, &mut out),
-            Text::Json(json) => json.feed(text, &mut out),
-        }
-        Ok(out.into())
+    /// Unpacks what the decoder has held back, which has room in its window and buffer.
+    fn finish_unpacking(&mut self) -> Result<(), Wrong> {
+        let Some(decoder) = self.unpack.take() else { return Ok(()) };
+        let rest = decoder.finish().map_err(|_error| Wrong::Malformed("its compression is cut off"))?;
+        self.lengths.0 += rest.len() as u64;
+        self.unpacked = rest.into();
+        Ok(())
     }
 
-    /// The last bytes, and what the index names.
-    fn end(mut self, place: &Place, known: &Known) -> Result<(Bytes, Vec<(Url, Digest)>), Wrong> {
-        let rest = match self.unpack.take() {
-            Some(decoder) => {
-                decoder.finish().map_err(|_error| Wrong::Malformed("its compression is cut off"))?
-            }
-            None => Vec::new(),
-        };
-        let mut out = self.rewrite(&rest)?.to_vec();
+    /// The last bytes, of a string or tag that has no end, and what the index names.
+    fn end(mut self, place: &Place, known: &Known) -> (Bytes, Vec<(Url, Digest)>) {
+        let mut out = Vec::new();
         let found = match &mut self.text {
             Text::Html(html) => html.finish(&mut out),
             Text::Json(json) => {
@@ -278,7 +300,7 @@ impl Rewrite {
                 found
             }
         };
-        Ok((out.into(), found))
+        (out.into(), found)
     }
 }
 
@@ -436,14 +458,69 @@ mod tests {
             });
             let (mut length, mut steps) = (0, 0);
             filter.take(body);
-            while let Some(out) = filter.next().await.ok().unwrap() {
-                assert!(out.len() <= LARGEST_STEP, "{} bytes at once", out.len());
-                (length, steps) = (length + out.len(), steps + 1);
+            for is_end in [false, true] {
+                while let Some(out) = filter.next().await.ok().unwrap() {
+                    assert!(out.len() <= LARGEST_STEP, "{} bytes at once", out.len());
+                    (length, steps) = (length + out.len(), steps + 1);
+                }
+                assert!(is_end || filter.has_taken_all().is_ok());
             }
-            length += filter.end().await.ok().unwrap().len();
+            length += filter.end().await.ok().unwrap().0.len();
             others.abort();
             assert!(length >= SIZE && turns.load(Relaxed) >= steps, "{path}: {length} {steps} {turns:?}");
         }
+    }
+
+    /// Its whole step was given at once, and not counted while the app was slow to take it.
+    #[tokio::test]
+    async fn what_an_index_becomes_is_little_at_a_time_and_counted_until_it_is_passed_on() {
+        const LARGEST_STEP: usize = 64 * 1024;
+        let html = format!("<base href=\"/{}/\">{}", "y".repeat(8000), "<a href=b>".repeat(1000));
+        let json = format!("{{\"files\":[{}{{}}]}}", "{\"url\":\"a\"},".repeat(1000));
+        let gzip = "Content-Encoding: gzip\r\n";
+        let long = format!("/pypi/{}/", "y".repeat(8000));
+        for (path, kind, coding, body) in [
+            ("/pypi/a/", "text/html", "", html.clone().into()),
+            ("/pypi/a/", "text/html", gzip, packed(html.as_bytes())),
+            (&*long, "application/json", gzip, packed(json.as_bytes())),
+        ] {
+            let mut filter = filter(path, &format!("Content-Type: {kind}\r\n{coding}"));
+            let account = filter.memory.account().unwrap().clone();
+            let mut length = 0;
+            filter.take(body);
+            for is_end in [false, true] {
+                while let Some(out) = filter.next().await.ok().unwrap() {
+                    assert!(out.len() <= LARGEST_STEP, "{} bytes at once", out.len());
+                    assert!(account.held() >= out.len() + filter.unread.len(), "{} bytes", account.held());
+                    length += out.len();
+                }
+                assert!(is_end || filter.has_taken_all().is_ok());
+            }
+            let (last, held) = filter.end().await.ok().unwrap();
+            assert!(length > 1000 * 8000 && held.bytes() >= last.len(), "{length}");
+            drop(held);
+            assert_eq!(account.held(), 0);
+        }
+    }
+
+    /// Nobody needs 256 MiB of it, and 30 MB of text could become 25 GB.
+    #[tokio::test]
+    async fn an_index_that_becomes_too_much_ends() {
+        const SO_FAR: u64 = LARGEST - 1024 * 1024;
+        let html = format!("<base href=\"/{}/\">{}", "y".repeat(8000), "<a href=b>".repeat(1000));
+        let mut filter = filter("/pypi/a/", "Content-Type: text/html\r\n");
+        filter.rewrite.as_mut().unwrap().lengths = (0, SO_FAR);
+        filter.take(html.into());
+        let mut length = SO_FAR;
+        let why = loop {
+            match filter.next().await {
+                Ok(Some(out)) => length += out.len() as u64,
+                Ok(None) => panic!("all of it has become {length} bytes"),
+                Err(Wrong::Malformed(why)) => break why,
+                Err(Wrong::Digest(why)) => panic!("{why}"),
+            }
+        };
+        assert!(length <= LARGEST && why.contains("256 MiB"), "{length} {why}");
     }
 
     #[tokio::test]
@@ -460,7 +537,11 @@ mod tests {
                 while let Some(out) = filter.next().await? {
                     all.extend_from_slice(&out);
                 }
-                all.extend_from_slice(&filter.end().await?);
+                filter.has_taken_all()?;
+                while let Some(out) = filter.next().await? {
+                    all.extend_from_slice(&out);
+                }
+                all.extend_from_slice(&filter.end().await?.0);
                 Ok::<_, Wrong>(all)
             };
             assert_eq!(read.await.ok().as_deref(), want);

@@ -11,6 +11,7 @@ use super::fronted::Fronted;
 use crate::fronts::token::Challenge;
 use crate::limited;
 use crate::limits::lines::NOBODY;
+use crate::memory::Tally;
 use crate::wire::http::{BodyLength, Malformed, ResponseHead};
 
 impl Exchange<'_> {
@@ -113,10 +114,16 @@ impl Exchange<'_> {
         Ok(self.filtered().await?.unwrap_or_default())
     }
 
-    /// What is left to be passed on at the end of the body.
-    pub(super) async fn filter_ends(&self) -> Result<Bytes, Trouble> {
+    /// Tells the filter that it was given all bytes of the body.
+    pub(super) fn filter_has_all(&self) -> Result<(), Trouble> {
+        let has_all = self.filter().as_mut().map_or(Ok(()), |filter| filter.has_taken_all());
+        has_all.map_err(|wrong| self.wrong(wrong))
+    }
+
+    /// What is left to be passed on at the end of the body. It is counted as long as the tally is kept.
+    pub(super) async fn filter_ends(&self) -> Result<(Bytes, Tally), Trouble> {
         let taken = self.filter().take();
-        let Some(filter) = taken else { return Ok(Bytes::new()) };
+        let Some(filter) = taken else { return Ok((Bytes::new(), Tally::default())) };
         let checks = filter.checks();
         let last = filter.end().await.map_err(|wrong| self.wrong(wrong))?;
         if checks {

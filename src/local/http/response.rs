@@ -330,6 +330,16 @@ impl Exchange<'_> {
             return self.put(server, head, &data, as_chunks).await;
         }
         self.filter_takes(data);
+        self.put_filtered(server, head, as_chunks).await
+    }
+
+    /// Passes on what the filter makes of the bytes that it was given.
+    async fn put_filtered(
+        &self,
+        server: &mut FromServer<'_>,
+        head: &mut BytesMut,
+        as_chunks: bool,
+    ) -> Result<(), Trouble> {
         while let Some(out) = self.filtered().await? {
             self.put(server, head, &out, as_chunks && !out.is_empty()).await?;
         }
@@ -343,7 +353,9 @@ impl Exchange<'_> {
         head: &mut BytesMut,
         as_chunks: bool,
     ) -> Result<(), Trouble> {
-        let last = self.filter_ends().await?;
+        self.filter_has_all()?;
+        self.put_filtered(server, head, as_chunks).await?;
+        let (last, _held) = self.filter_ends().await?;
         if as_chunks {
             if !last.is_empty() {
                 self.put(server, head, &last, true).await?;
