@@ -32,7 +32,7 @@ pub struct ResponseHead {
     /// decode them, or see that it cannot.
     codings: Bytes,
     /// The value of `Content-Length`, even if there is no body: in a response to HEAD and in a 304 it is the length
-    /// that the body would have had (RFC 9110 §8.6).
+    /// that the body would have had. A 1xx or 204 has none, whatever it says (RFC 9110 §8.6).
     pub content_length: Option<u64>,
     /// The server accepts another request on its connection after this response (RFC 9112 §9.3).
     pub keep_alive: bool,
@@ -68,7 +68,7 @@ impl ResponseHead {
         let framing =
             if empty { without_body(status, &fields) } else { ResponseFraming::parse(version, &fields)? };
         let content_length = match framing.body {
-            BodyLength::Exact(length) => Some(length),
+            BodyLength::Exact(length) if !never_has_body(status) => Some(length),
             _ => None,
         };
         let body = if empty { BodyLength::None } else { framing.body };
@@ -169,9 +169,7 @@ impl ResponseHead {
         out.extend_from_slice(&self.reason);
         out.extend_from_slice(b"\r\n");
         let mut framing = match self.content_length {
-            Some(length) if body_as == BodyLength::None && !never_has_body(self.status) => {
-                FramingField::new(BodyLength::Exact(length), &[])
-            }
+            Some(length) if body_as == BodyLength::None => FramingField::new(BodyLength::Exact(length), &[]),
             _ => FramingField::new(body_as, &self.codings),
         };
         for (name, value) in end_to_end(&self.fields) {
@@ -497,6 +495,13 @@ mod tests {
     fn a_body_after_204_cannot_become_the_next_response() {
         assert!(!answer("GET", "204 No Content", "Content-Length: 5\r\n").keep_alive);
         assert!(!answer("GET", "204 No Content", "Transfer-Encoding: chunked\r\n").keep_alive);
+    }
+
+    #[test]
+    fn what_cannot_have_a_body_has_no_length() {
+        let length = |method, status| answer(method, status, "Content-Length: 5\r\n").content_length;
+        assert_eq!([length("GET", "204 No Content"), length("GET", "103 Early Hints")], [None; 2]);
+        assert_eq!([length("HEAD", "200 OK"), length("GET", "304 Not Modified")], [Some(5); 2]);
     }
 
     #[test]
