@@ -15,6 +15,7 @@ use crate::gateway::bound::{BoundGateway, Duties};
 use crate::gateway::egress::Egress;
 use crate::gateway::options::CACHE;
 use crate::lan;
+use crate::limits::allocator;
 use crate::local::bound::{BoundClient, Direct, bind_proxy};
 use crate::local::listener::Apps;
 use crate::local::port::Port;
@@ -243,6 +244,7 @@ impl BoundNode {
         let (apps, served) = (shared.telemetry.apps.traffic.clone(), shared.telemetry.served.traffic.clone());
         let rates = history::run(shared.telemetry.history.clone(), apps, served);
         parts.push(("rates", Box::pin(rates)));
+        parts.push(("memory", Box::pin(allocator::return_spare())));
         let group = shared.membership.clone().follow(state.clone(), authority);
         let threads = workers.handles.clone();
         parts.push(("watchdog", Box::pin(async move { manager.watched(threads).await })));
