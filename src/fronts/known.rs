@@ -10,9 +10,14 @@ use tokio::sync::Semaphore;
 use super::token::Tokens;
 use super::url::Url;
 use crate::cache::digest::Digest;
+use crate::memory::{Budget, Reserve};
 
-/// Maximum number of files whose digests are remembered: the index of Debian's main section has 70,000. About 110 bytes each.
+/// Maximum number of files whose digests are remembered: the index of Debian's main section has 70,000.
 const MOST_FILES: usize = 1 << 17;
+/// The memory of one of them, in bytes.
+const FILE: usize = 128;
+/// Which part of the memory limit they take at most: one so many-th.
+const MOST_OF_LIMIT: usize = 8;
 /// Maximum number of indexes that are known to be learnt.
 const MOST_INDEXES: usize = 1 << 14;
 /// Maximum number of files that are remembered to have been wrong.
@@ -27,6 +32,7 @@ const MOST_READING: usize = 64;
 /// What fronts remember.
 pub struct Known {
     state: Mutex<State>,
+    most_files: usize,
     /// A turn for each index that is read beside being passed on.
     pub reading: Arc<Semaphore>,
     /// The anonymous tokens of OCI registries.
@@ -36,6 +42,8 @@ pub struct Known {
 #[derive(Default)]
 struct State {
     digests: Recent<Key, Digest>,
+    /// The memory of the digests.
+    memory: Reserve,
     indexes: Recent<Key, ()>,
     wrong: Recent<Key, ()>,
     /// Where the files of a sparse index are, by the URL of the registry.
@@ -63,6 +71,10 @@ impl<K: Eq + Hash, V> Recent<K, V> {
         self.young.insert(key, value);
     }
 
+    fn len(&self) -> usize {
+        self.young.len() + self.old.len()
+    }
+
     fn get(&self, key: &K) -> Option<&V> {
         self.young.get(key).or_else(|| self.old.get(key))
     }
@@ -75,11 +87,19 @@ impl<K: Eq + Hash, V> Recent<K, V> {
 impl Default for Known {
     fn default() -> Self {
         let reading = Arc::new(Semaphore::new(MOST_READING));
-        Self { state: Mutex::default(), reading, tokens: Tokens::default() }
+        Self { state: Mutex::default(), most_files: MOST_FILES, reading, tokens: Tokens::default() }
     }
 }
 
 impl Known {
+    /// What a node with this much memory remembers.
+    #[must_use]
+    pub fn within(memory: &Budget) -> Self {
+        let state = State { memory: memory.reserve(), ..State::default() };
+        let most_files = (memory.limit() / MOST_OF_LIMIT / FILE).min(MOST_FILES);
+        Self { state: Mutex::new(state), most_files, ..Self::default() }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -90,8 +110,10 @@ impl Known {
         let files: Vec<_> = files.into_iter().map(|(url, digest)| (key(front, &url), digest)).collect();
         let mut state = self.state();
         for (key, digest) in files {
-            state.digests.insert(key, digest, MOST_FILES);
+            state.digests.insert(key, digest, self.most_files);
         }
+        let memory = FILE * state.digests.len();
+        state.memory.set(memory);
     }
 
     /// Notes that all files are known that the index at `index` of this front names.
@@ -144,6 +166,7 @@ fn key(front: &str, url: &Url) -> Key {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::digest::Algorithm;
 
     #[test]
     fn what_is_remembered_is_bounded_and_the_oldest_is_forgotten() {
@@ -151,8 +174,26 @@ mod tests {
         for number in 0..100 {
             recent.insert(number, number, 10);
         }
-        assert!(recent.young.len() + recent.old.len() <= 10);
+        assert!(recent.len() <= 10);
         assert_eq!((recent.get(&99), recent.get(&0)), (Some(&99), None));
         assert!(recent.remove(&99) && !recent.remove(&99));
+    }
+
+    #[test]
+    fn digests_take_an_eighth_of_the_memory_and_count() {
+        let memory = Budget::new(1 << 20);
+        let known = Known::within(&memory);
+        let base = Url::parse("https://registry.example/").unwrap();
+        let hex = "a".repeat(64);
+        let file = |number: usize| {
+            let url = Url { path: format!("/{number}"), ..base.clone() };
+            (url, Digest::from_hex(Algorithm::Sha256, &hex).unwrap())
+        };
+        for number in 0..2000 {
+            known.learn("a", vec![file(number)]);
+            assert!(memory.used() <= memory.limit() / 8);
+        }
+        assert!(memory.used() >= memory.limit() / 16);
+        assert!(known.digest("a", &file(1999).0).is_some() && known.digest("a", &file(0).0).is_none());
     }
 }

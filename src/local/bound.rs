@@ -22,6 +22,7 @@ use super::page::{Page, TakeSnapshot};
 use super::port::Port;
 use super::routes::{Connect, ConnectUdp, Fault, OwnRequests, Routes};
 use crate::failure::printable;
+use crate::fronts::known::Known;
 use crate::fronts::place::Fronts;
 use crate::peers::candidate::Announcement;
 use crate::problem::Problem;
@@ -202,7 +203,10 @@ impl BoundClient {
             tasks: shared.tasks,
             logins: running.logins,
             page: Page::new(snapshot, self.pac_direct),
-            fronts: LocalFronts { configured: running.fronts.subscribe(), known: Arc::default() },
+            fronts: LocalFronts {
+                configured: running.fronts.subscribe(),
+                known: Arc::new(Known::within(&memory)),
+            },
             telemetry: shared.telemetry,
             next_id: AtomicU64::new(u64::from_be_bytes(random())),
             places: Arc::new(Semaphore::new(self.most_connections)),
