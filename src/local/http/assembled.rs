@@ -157,6 +157,8 @@ impl Exchange<'_> {
         let mut left = total;
         loop {
             coming.read(buffer)?;
+            // While the app takes it, too.
+            coming.held.set(coming.assembly.held() + buffer.capacity());
             for came in std::mem::take(&mut coming.arrived) {
                 self.came(&mut coming, came, to).await?;
             }
@@ -188,7 +190,7 @@ impl Exchange<'_> {
             }
             let mut say = BytesMut::new();
             coming.act(&mut say, self.account.is_tight());
-            coming.held.set(coming.assembly.held());
+            coming.held.set(coming.assembly.held() + buffer.capacity());
             if !say.is_empty() {
                 to.send(say.freeze()).await.map_err(|error| cut_off(&error))?;
             }

@@ -144,11 +144,14 @@ impl Assembly {
         usize::try_from(end - start).unwrap_or(0)
     }
 
-    /// How many bytes are held, or may come without being asked for again.
+    /// The memory that is held, or may come without being asked for again, in bytes.
     pub(super) fn held(&self) -> usize {
         let of = |(index, slot): (&u32, &Slot)| {
             let is_whole = slot.ready.is_some() || slot.from_member.is_some() || slot.from_own;
-            if is_whole { self.length(*index).max(slot.length) } else { slot.length }
+            let whole = if is_whole { self.length(*index) } else { 0 };
+            let came: usize = slot.came.iter().map(Bytes::len).sum();
+            // Each part is one of a buffer that has twice its size.
+            whole + 2 * came
         };
         self.slots.iter().map(of).sum()
     }
@@ -296,10 +299,12 @@ impl Assembly {
         // Otherwise a member was faster.
         let Some(slot) = self.slots.get_mut(&index) else { return true };
         slot.length += bytes.len();
-        slot.came.push(bytes);
-        if slot.length == length && slot.ready.is_none() {
-            slot.ready = Some(slot.came.concat().into());
-            self.speed.sample_came(index);
+        if slot.ready.is_none() {
+            slot.came.push(bytes);
+            if slot.length == length {
+                slot.ready = Some(std::mem::take(&mut slot.came).concat().into());
+                self.speed.sample_came(index);
+            }
         }
         true
     }

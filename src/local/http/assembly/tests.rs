@@ -56,6 +56,8 @@ fn without_a_member_everything_comes_from_the_gateway_and_bytes_are_passed_on_as
     assert!(assembly.take().is_none());
     assert!(assembly.data(0, piece(0).slice(1000..)) && !assembly.data(4, piece(4)));
     assert_eq!(assembly.take().unwrap(), piece(0).slice(1000..));
+    // What it was put together from is free.
+    assert_eq!(assembly.held(), usize::try_from(PIECE).unwrap());
     assert_eq!(assembly.finished().unwrap().bytes, piece(0));
     assert!(!assembly.data(1, Bytes::from(vec![0; usize::try_from(PIECE).unwrap() + 1])));
 }
