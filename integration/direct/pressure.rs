@@ -4,6 +4,7 @@
 mod apps;
 mod indexes;
 mod log;
+mod parts;
 mod pieces;
 mod requests;
 mod strangers;
@@ -37,7 +38,7 @@ use crate::raw::{
 };
 
 const MIB: u64 = 1 << 20;
-/// What the node is told that its connections may hold, in MiB.
+/// What a node is told that its connections may hold if the test says nothing else, in MiB.
 const LIMIT: u64 = 16;
 /// What may come on top of that: the allocator's spare memory, pooled buffers, what arrives before a cut takes effect.
 const SLACK: u64 = 32 * MIB;
@@ -53,6 +54,8 @@ struct Victim {
     link: SocketAddr,
     proxy: SocketAddr,
     dns: SocketAddr,
+    /// What it was told that its connections may hold, in MiB.
+    limit: u64,
     hostile: Group,
     other: Group,
     /// Its resident memory before anything happened, in bytes.
@@ -69,9 +72,15 @@ impl Victim {
 
     /// The same, whose state directory is prepared first.
     async fn start_with(address: &str, options: &[String], prepare: fn(&Path)) -> Self {
+        Self::start_within(LIMIT, address, options, prepare).await
+    }
+
+    /// The same, whose connections may hold so many MiB.
+    async fn start_within(limit: u64, address: &str, options: &[String], prepare: fn(&Path)) -> Self {
         let link = format!("{address}:0");
         let role = ["--role", "gateway", "--link", &link, "--allow", "127.0.0.0/8"].map(str::to_owned);
-        let mut victim = Self::node(address, &[&role, options].concat(), prepare).await;
+        let options = [&role, options].concat();
+        let mut victim = Self::node_within(limit, address, &options, prepare).await;
         // One link and one tunnel, so that what every node needs is there.
         victim.serves_others().await;
         victim.idle = victim.memory("VmRSS:");
@@ -90,6 +99,10 @@ impl Victim {
     }
 
     async fn node(address: &str, options: &[String], prepare: fn(&Path)) -> Self {
+        Self::node_within(LIMIT, address, options, prepare).await
+    }
+
+    async fn node_within(limit: u64, address: &str, options: &[String], prepare: fn(&Path)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state");
         let state = StateDir::open(path.clone()).unwrap();
@@ -97,10 +110,10 @@ impl Victim {
         let (hostile, other) = (join(&state, Role::Client).await, join(&state, Role::Client).await);
         prepare(&path);
         let discovery = UdpSocket::bind((address, 0)).unwrap().local_addr().unwrap().port().to_string();
-        let (proxy, limit) = (format!("{address}:0"), format!("{LIMIT}M"));
+        let (proxy, most) = (format!("{address}:0"), format!("{limit}M"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_laneway"));
         command.args(["up", "--lan", address, "--proxy", &proxy]);
-        command.args(["--discovery-port", &discovery, "--memory-limit", &limit]);
+        command.args(["--discovery-port", &discovery, "--memory-limit", &most]);
         command.arg("--state").arg(&path).args(options);
         command.env_clear().env("HOME", directory.path()).env("NO_COLOR", "1").stdin(Stdio::null());
         // A gateway for any destination would ask this machine's name servers.
@@ -115,8 +128,8 @@ impl Victim {
             }
         });
         let none = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut victim =
-            Self { process, link: none, proxy: none, dns: none, hostile, other, idle: 0, directory, lines };
+        let (link, proxy, dns) = (none, none, none);
+        let mut victim = Self { process, link, proxy, dns, limit, hostile, other, idle: 0, directory, lines };
         let mut seen = Vec::new();
         loop {
             let line = victim.lines.recv_timeout(Duration::from_secs(60));
@@ -188,8 +201,7 @@ impl Victim {
 
     fn has_kept_memory(&self) {
         let peak = self.memory("VmHWM:");
-        let most = self.idle + LIMIT * MIB + SLACK;
-
+        let most = self.idle + self.limit * MIB + SLACK;
         assert!(peak <= most, "{} MiB, and no more than {} may be", peak / MIB, most / MIB);
     }
 }
@@ -424,7 +436,13 @@ fn get(target: &Target, file: usize) -> String {
 
 /// A gateway that has stored the files of this server.
 async fn with_stored_files(address: &str) -> (Victim, Target) {
-    let victim = Victim::start(address, &["--cache-size".to_owned(), "1G".to_owned()]).await;
+    with_stored_files_within(LIMIT, address).await
+}
+
+/// The same, whose connections may hold so many MiB.
+async fn with_stored_files_within(limit: u64, address: &str) -> (Victim, Target) {
+    let options = ["--cache-size".to_owned(), "1G".to_owned()];
+    let victim = Victim::start_within(limit, address, &options, |_| {}).await;
     let origin = Origin::new();
     let target = Target::from(origin.address);
     let body = Bytes::from(vec![7; LENGTH]);

@@ -155,10 +155,10 @@ impl Gateway {
         let progress = Progress::of_server(&traffic).paced_by(&client.pace);
         let account = incoming.account().cloned().unwrap_or_else(|| client.memory.account(Kind::Tunnel));
         let offer = incoming.offer.map(|offer| (offer, incoming.ip));
-        let asker = Asker::client(incoming, client.id, account, &progress);
+        let asker = Asker::client(incoming, client.id, account.clone(), &progress);
         let mut stream = Stream::new(self.clone(), cache, (target, is_secure), asker);
         stream.offer = offer;
-        let ended = stream.run(waits).await;
+        let ended = stream.run_within(waits, &account).await;
         let Stream { asker, .. } = stream;
         let ended = match ended {
             Err(End::Refused(failure))
@@ -218,7 +218,7 @@ impl Gateway {
             let own = Own { pipe: far, answer: Some(answer) };
             let asker = Asker::own(own, gateway.id, &progress);
             let mut stream = Stream::new(gateway.clone(), cache, (target, is_secure), asker);
-            let ended = Box::pin(stream.run(waits)).await;
+            let ended = Box::pin(stream.run_within(waits, &account)).await;
             let mut asker = stream.asker;
             match ended {
                 Ok(()) => asker.finish().await,
@@ -261,6 +261,15 @@ impl<'a> Stream<'a> {
 }
 
 impl Stream<'_> {
+    /// Serves requests until the stream ends, or has to for want of memory, whatever it waits for.
+    async fn run_within(&mut self, waits: bool, account: &Account) -> Result<(), End> {
+        tokio::select! {
+            biased;
+            ended = self.run(waits) => ended,
+            () = account.evicted() => Err(End::Gone),
+        }
+    }
+
     async fn run(&mut self, waits: bool) -> Result<(), End> {
         let (mut held, mut has_answered) = (Tally::of(&self.asker.account), false);
         if waits {
@@ -278,16 +287,21 @@ impl Stream<'_> {
                 () = drain.cancelled(), if self.asker.is_granted() => return Ok(()),
             };
             let Some(head) = head else { return Ok(()) };
+            if !self.asker.account.may_take().await {
+                return Err(End::Gone);
+            }
             let mut request =
                 RequestHead::parse_of_node(&head).map_err(|_malformed| End::Broken("a malformed request"))?;
             let asked = Asked::take(&mut request, self.is_secure);
             let head = asked.head(head, &request);
-            held.set(beyond(head.len() + request.fields.memory()));
             let origin = Origin { target: &self.target, is_secure: self.is_secure };
             let uri = match policy::concerns_cache(&request) {
                 true => self.uris.of(origin, &request),
                 false => None,
             };
+            // It is in the head, in the request, by itself and in the key of a fetch.
+            let addresses = uri.as_ref().map_or(0, |uri| 3 * uri.len());
+            held.set(beyond(head.len() + request.fields.memory() + addresses));
             self.is_pinned |= request.logs_in_connection();
             let next = match uri.filter(|_| !self.is_pinned) {
                 Some(uri) if asked.discards || asked.digest.is_some() || !self.goes_alone(&request, &uri) => {

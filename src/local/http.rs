@@ -38,6 +38,7 @@ use super::server_connection::ServerConnection;
 use super::session::Session;
 use crate::failure::{Failure, Kind, Side};
 use crate::limited;
+use crate::limits::buffer_pool::detached;
 use crate::limits::lines::NOBODY;
 use crate::link::relay::ReplayBuffer;
 use crate::memory::{Account, Tally};
@@ -286,7 +287,8 @@ async fn connect(
     id: u64,
     mut record: Record,
 ) -> Next {
-    let first = buffer.split().freeze();
+    // It is kept for a replay, and was received with the head.
+    let first = detached(buffer.split().freeze(), READ);
     match local.routes.open(&target, id, first.clone(), replay::is_safe(&first), account).await {
         Ok(server) => match net::write_all(socket, ESTABLISHED).await {
             Ok(()) => {

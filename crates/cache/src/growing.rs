@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use laneway_limits::buffer_pool::{PooledBuffer, memory_of};
+use laneway_limits::buffer_pool::{PooledBuffer, detached, memory_of};
 use laneway_limits::limited;
 use laneway_limits::lines::NOBODY;
 use laneway_limits::memory::{Account, Holder, Tally};
@@ -78,6 +78,7 @@ struct State {
     /// The last reads with the memory that they take, and the offset of the first of them.
     tail: VecDeque<(Bytes, usize)>,
     tail_start: u64,
+    /// The memory of the tail, and of the response.
     memory: Tally,
     how: Option<Result<(), Broken>>,
     /// Nothing more can be written to the file, so the writer waits for the readers.
@@ -109,7 +110,8 @@ impl Growing {
         (range, end): ((u64, u64), u64),
         account: &Arc<Account>,
     ) -> Arc<Self> {
-        let (parts, memory) = (draft.before().to_vec(), Tally::of(account));
+        let (parts, mut memory) = (draft.before().to_vec(), Tally::of(account));
+        memory.add(stored.memory());
         let listed = stored.pieces.clone();
         let is_whole = end == 0 && total == Some(range.1);
         let state = State {
@@ -401,7 +403,7 @@ impl Growing {
     /// Appends the last bytes, which are stored already.
     pub fn finish(&self, last: Bytes) {
         if !last.is_empty() {
-            let memory = last.len();
+            let memory = memory_of(last.len());
             self.state().append(last, memory);
         }
         self.close(Ok(()));
@@ -464,8 +466,8 @@ impl State {
             self.parts.retain(|noted| noted.start != part.start);
             self.parts.push(part);
         }
-        self.tail.clear();
-        self.memory.set(0);
+        let dropped: usize = self.tail.drain(..).map(|(_, memory)| memory).sum();
+        self.memory.remove(dropped);
         (self.end, self.tail_start) = (end, end);
     }
 
@@ -503,13 +505,14 @@ impl State {
         self.readers.retain(|_, place| place.at.is_none() || place.at != slowest);
     }
 
-    /// The bytes at `at` that are in memory.
-    fn in_memory(&self, at: u64) -> Option<Bytes> {
+    /// The bytes at `at` that are in memory, and the size of the piece that they are a part of.
+    fn in_memory(&self, at: u64) -> Option<(Bytes, usize)> {
         let mut start = self.tail_start;
         for (piece, _) in &self.tail {
             let end = start + piece.len() as u64;
             if (start..end).contains(&at) {
-                return Some(piece.slice(usize::try_from(at - start).ok()?..));
+                let size = piece.len();
+                return Some((piece.slice(usize::try_from(at - start).ok()?..), size));
             }
             start = end;
         }
@@ -548,7 +551,7 @@ pub struct Reader {
 
 /// Where the next bytes of a reader are.
 enum Next {
-    Here(Bytes),
+    Here(Bytes, usize),
     File(BodyPart),
     Nowhere(Result<(), Broken>),
 }
@@ -562,15 +565,17 @@ impl Reader {
         if self.at >= self.end {
             return Ok(None);
         }
-        let mut bytes = match self.place().await {
-            Next::Here(bytes) => bytes,
+        let bytes = match self.place().await {
+            Next::Here(mut bytes, size) => {
+                bytes.truncate(usize::try_from(self.end - self.at).unwrap_or(usize::MAX));
+                detached(bytes, size)
+            }
             Next::Nowhere(end) => return end.map(|()| None),
             Next::File(blocks) => self.read(blocks).await.map_err(|error| {
                 limited!(warn, NOBODY, %error, "what was just stored cannot be read");
                 Broken
             })?,
         };
-        bytes.truncate(usize::try_from(self.end - self.at).unwrap_or(usize::MAX));
         self.at += bytes.len() as u64;
         if let Some(place) = self.body.state().readers.get_mut(&self.id) {
             place.at = Some(self.at);
@@ -582,7 +587,7 @@ impl Reader {
     /// Reads these blocks from the file, from where this is on.
     async fn read(&self, blocks: BodyPart) -> io::Result<Bytes> {
         let file = self.body.file.get().cloned().ok_or(io::ErrorKind::NotFound)?;
-        let (at, account) = (self.at, self.account.clone());
+        let (at, end, account) = (self.at, self.end.min(blocks.end), self.account.clone());
         let most = blocks.checksums.len() * BLOCK;
         let prepare = move || {
             let mut held = Tally::of(&account);
@@ -590,14 +595,13 @@ impl Reader {
             (PooledBuffer::take(most), held)
         };
         let read = move |_: &Arc<Store>, (mut buffer, held): (PooledBuffer, Tally)| {
-            let end = blocks.end;
             let range = read_into((&file, 0), &[blocks], (at, end), &mut buffer.room()[..most])?;
             Ok::<_, io::Error>((buffer, range, held))
         };
         // From here on whoever reads counts what there is.
         let (buffer, range, _held) =
             self.body.store.blocking_with(self.body.patience, prepare, read).await??;
-        Ok(buffer.fill(range.end).slice(range))
+        Ok(buffer.part(range))
     }
 
     async fn place(&self) -> Next {
@@ -609,8 +613,8 @@ impl Reader {
                 if !state.readers.contains_key(&self.id) {
                     return Next::Nowhere(Err(Broken));
                 }
-                if let Some(bytes) = state.in_memory(self.at) {
-                    return Next::Here(bytes);
+                if let Some((bytes, size)) = state.in_memory(self.at) {
+                    return Next::Here(bytes, size);
                 }
                 if self.at < state.end {
                     return state.blocks(self.at, most).map_or(Next::Nowhere(Err(Broken)), Next::File);

@@ -112,11 +112,9 @@ impl Reader {
         match std::mem::replace(&mut self.partial, NEXT) {
             Partial::Preface(..) => Ok(Received::Nothing),
             Partial::Head(bytes, _) => self.begin(Head::parse(bytes)),
-            Partial::Data(head, buffer, length) => {
-                let data = buffer.fill(length);
-                let (start, end) = frame::unpad(&head, &data)?;
-                let data = if end - start == length { data } else { data.slice(start..end) };
-                Ok(Received::Data(head, data))
+            Partial::Data(head, mut buffer, length) => {
+                let (start, end) = frame::unpad(&head, &buffer.room()[..length])?;
+                Ok(Received::Data(head, buffer.part(start..end)))
             }
             Partial::Payload(head, payload, _) => self.finish(head, payload),
         }

@@ -3,6 +3,7 @@
 //! fetched from memory again: with 16 tunnels that cost a tenth of the throughput.
 
 use std::cell::{Cell, RefCell};
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -17,7 +18,7 @@ const SIZES: [usize; 2] = [SMALL as usize, LARGEST as usize];
 const OFFSET: usize = 1024;
 /// Room behind the largest read: a TLS record is opened in place, with a few bytes more than its payload.
 const SLACK: usize = 1024;
-/// A payload that fills less than this part of a buffer is copied out of it, so that queued bytes do not occupy many times their size.
+/// A payload that fills less than this part of a small buffer counts by its length: it is copied out of any buffer.
 const MIN_PART: usize = 4;
 /// How many buffers of each size a thread keeps for the next reads.
 const MAX_SPARE: usize = 6;
@@ -36,6 +37,15 @@ pub fn memory_of(length: usize) -> usize {
     }
 }
 
+/// These bytes, which are a part of a buffer of `size` bytes: copied out of it if their length counts for less memory than the buffer
+/// has, so that a few queued bytes do not keep all of it.
+pub fn detached(part: Bytes, size: usize) -> Bytes {
+    match memory_of(part.len()) < memory_of(size) {
+        true => Bytes::copy_from_slice(&part),
+        false => part,
+    }
+}
+
 thread_local! {
     static SPARE: RefCell<[Vec<Vec<u8>>; SIZES.len()]> = const { RefCell::new([const { Vec::new() }; SIZES.len()]) };
     static KEEPS: Cell<bool> = const { Cell::new(true) };
@@ -51,7 +61,7 @@ pub fn keep_none() {
 pub struct PooledBuffer {
     bytes: Vec<u8>,
     size: usize,
-    filled: usize,
+    filled: Range<usize>,
 }
 
 impl PooledBuffer {
@@ -60,7 +70,7 @@ impl PooledBuffer {
         debug_assert!(most <= SIZES[1], "{most}");
         let size = usize::from(most > SIZES[0]);
         let spare = SPARE.with_borrow_mut(|spare| spare[size].pop());
-        Self { bytes: spare.unwrap_or_else(|| vec![0; OFFSET + SIZES[size] + SLACK]), size, filled: 0 }
+        Self { bytes: spare.unwrap_or_else(|| vec![0; OFFSET + SIZES[size] + SLACK]), size, filled: 0..0 }
     }
 
     /// Room for as much as it was taken for, and a little more.
@@ -74,9 +84,14 @@ impl PooledBuffer {
     }
 
     /// The first `count` bytes of the room, which were filled.
-    pub fn fill(mut self, count: usize) -> Bytes {
-        self.filled = count.min(SIZES[self.size]);
-        if count < SIZES[self.size] / MIN_PART {
+    pub fn fill(self, count: usize) -> Bytes {
+        self.part(0..count)
+    }
+
+    /// These bytes of the room, which were filled: copied if their length counts for less memory than the buffer has.
+    pub fn part(mut self, range: Range<usize>) -> Bytes {
+        self.filled = range.start..range.end.min(SIZES[self.size]);
+        if memory_of(self.filled.len()) < self.memory() {
             Bytes::copy_from_slice(self.as_ref())
         } else {
             Bytes::from_owner(self)
@@ -86,7 +101,7 @@ impl PooledBuffer {
 
 impl AsRef<[u8]> for PooledBuffer {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes[OFFSET..OFFSET + self.filled]
+        &self.bytes[OFFSET..][self.filled.clone()]
     }
 }
 
@@ -131,6 +146,28 @@ mod tests {
             drop(held);
             assert_eq!(SPARE.with_borrow(|spare| spare[number].len()), MAX_SPARE);
             assert_eq!(filled(2, size).as_ptr(), last);
+        }
+    }
+
+    /// One byte at the end of a buffer kept all of it, and a frame's padding made a piece count for a quarter of its buffer.
+    #[test]
+    fn what_a_part_keeps_in_memory_is_no_more_than_its_length_counts_for() {
+        for (number, size) in SIZES.into_iter().enumerate() {
+            for length in [1, SIZES[0] / 4 - 1, SIZES[0] / 4, SIZES[0] - 255, SIZES[0], size - 1, size] {
+                SPARE.with_borrow_mut(|spare| spare[number].clear());
+                let buffer = PooledBuffer::take(size);
+                let memory = buffer.memory();
+                let part = buffer.part(size - length..size);
+                let is_free = SPARE.with_borrow(|spare| !spare[number].is_empty());
+                assert_eq!(part.len(), length);
+                assert!(is_free || memory_of(length) == memory, "{length} of {size}");
+
+                let whole = Bytes::from(vec![7; size]);
+                let part = detached(whole.slice(size - length..), size);
+                assert_eq!(part.len(), length);
+                let is_free = !whole.as_ptr_range().contains(&part.as_ptr());
+                assert!(is_free || memory_of(length) == memory_of(size), "{length} of {size}");
+            }
         }
     }
 

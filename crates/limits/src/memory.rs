@@ -18,9 +18,10 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
+use tokio::time::sleep;
 
 /// What a tunnel or a request costs besides the bytes that it has queued, in bytes: its tasks, its stream, its socket's state.
 pub const TUNNEL: usize = 16 * 1024;
@@ -28,6 +29,10 @@ pub const TUNNEL: usize = 16 * 1024;
 pub const LINK: usize = 32 * 1024;
 /// Accounts that hold at least this many bytes are evicted before smaller ones.
 const LARGE: usize = 64 * 1024;
+/// How long whoever is about to take memory waits for those that have to leave.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often it looks meanwhile.
+const LOOK: Duration = Duration::from_millis(1);
 /// The bit of [`Account::state`] that says that the account was evicted; the others are the bytes that it holds.
 const EVICTED: usize = 1 << (usize::BITS - 1);
 
@@ -369,6 +374,16 @@ impl Account {
     /// Waits until it has to end.
     pub async fn evicted(&self) {
         std::future::poll_fn(|cx| if self.poll_evicted(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
+    }
+
+    /// Waits, for a moment at most, while more is held than may be: those that were evicted run, and give back what they have. Hundreds
+    /// of tasks would otherwise each take more before the first of those gets its turn. False when this one has to end, too.
+    pub async fn may_take(&self) -> bool {
+        let (total, since) = (&self.holder.total, Instant::now());
+        while total.used.load(Relaxed) > total.limit && !self.is_evicted() && since.elapsed() < PATIENCE {
+            sleep(LOOK).await;
+        }
+        !self.is_evicted()
     }
 
     /// Makes the tunnel end. Its memory counts until it is free, but no other account is evicted because of it. False when it was

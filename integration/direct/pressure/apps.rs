@@ -30,7 +30,7 @@ impl Victim {
     }
 
     /// Its memory never was beyond the limit, once it has taken in what was sent, and a user of this machine is served.
-    async fn has_kept_its_limit_while_alone(&self) {
+    pub(super) async fn has_kept_its_limit_while_alone(&self) {
         let (mut last, mut same) = (0, 0);
         while same < STEADY {
             self.serves_its_page().await;

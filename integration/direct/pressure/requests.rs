@@ -19,7 +19,7 @@ fn unfinished(start: &str) -> Vec<u8> {
 }
 
 /// A server that says the same to whoever says something, and keeps the connections open.
-async fn say_to_all(origin: Origin, answer: Vec<u8>) {
+pub(super) async fn say_to_all(origin: Origin, answer: Vec<u8>) {
     let mut servers = JoinSet::new();
     loop {
         let (mut server, answer) = (origin.accept().await, answer.clone());

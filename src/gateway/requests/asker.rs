@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep_until, timeout};
 
 use crate::failure::Failure;
-use crate::limits::buffer_pool::memory_of;
+use crate::limits::buffer_pool::{detached, memory_of};
 use crate::link::http2;
 use crate::link::incoming::Incoming;
 use crate::link::pipe::{self, Pipe};
@@ -159,7 +159,8 @@ impl<'a> Asker<'a> {
         let mut searched = 0;
         loop {
             if let Some(end) = head_end(&self.buffer, searched) {
-                return Ok(Some(self.buffer.split_to(end).freeze()));
+                // It outlives what was received with it.
+                return Ok(Some(detached(self.buffer.split_to(end).freeze(), MAX_LINK_HEAD)));
             }
             searched = self.buffer.len();
             if searched >= MAX_LINK_HEAD {

@@ -78,8 +78,8 @@ pub(super) struct Fetch {
     /// Nobody waits for it.
     is_background: bool,
     account: Arc<Account>,
-    /// The memory of the request, of its copies and of what is stored.
-    _held: Tally,
+    /// The memory of the request, of its copies, of what is stored, and of the response's head.
+    held: Tally,
 }
 
 /// A fetch that was begun. The stream that began it drives it as far as that alone waits for it. When this is dropped, a task of
@@ -161,7 +161,7 @@ impl Fetch {
             leader,
             is_background: false,
             account,
-            _held: held,
+            held,
         }
     }
 
@@ -251,6 +251,11 @@ impl Fetch {
         server: Server,
     ) -> Option<Server> {
         planned.stored.source = server.address;
+        let asked = self.held.bytes();
+        self.held.add(raw.capacity() + response.fields.memory() + planned.stored.memory());
+        if !self.account.may_take().await {
+            return None;
+        }
         let (from, is_rest) = (planned.from, matches!(self.need, Need::Rest { .. }));
         let old = self.stored.clone().filter(|_| is_rest && response.status == 206);
         let is_shared = planned.total.and_then(sharing::pieces).is_some();
@@ -258,14 +263,18 @@ impl Fetch {
         let digest = digest.filter(|_| planned.stored.status == 200 && is_plain(&planned.stored.fields));
         let store = self.gateway_store();
         let is_all = old.is_none() && from == 0 && response.status != 206;
-        let drafted = match store.room(&planned.stored, planned.total).filter(|_| is_all) {
+        let room = store.room(&planned.stored, planned.total).filter(|_| is_all);
+        let drafted = match room {
             Some(room) => Ok(Draft::small(&store, room)),
             None => {
                 let drafted = store.blocking(move |store| match old {
                     Some((id, stored)) => Draft::of(store, id, &stored),
                     None => Draft::new(store),
                 });
-                drafted.await.and_then(|draft| draft)
+                tokio::select! {
+                    drafted = drafted => drafted.and_then(|draft| draft),
+                    () = self.account.evicted() => return None,
+                }
             }
         };
         let drafted = drafted.map(|mut draft| {
@@ -279,7 +288,12 @@ impl Fetch {
             draft
         });
         match (Rest::of(response.body), drafted) {
-            (Some(rest), Ok(draft)) => self.share(planned, rest, draft, server).await,
+            (Some(rest), Ok(draft)) => {
+                // From here on what is stored of them is enough.
+                drop((raw, response));
+                self.held.set(asked + planned.stored.memory());
+                self.share(planned, rest, draft, server).await
+            }
             _ if response.status == 206 && self.need.is_rewound(&self.request) => {
                 self.lead.cache().is_for_one(&self.uri);
                 None

@@ -11,10 +11,11 @@ use tokio::time::Instant;
 
 use super::asker::{FromClient, Gone, ToClient, beyond};
 use super::server::{Head, Server};
-use super::socket::Socket;
+use super::socket::{SMALL_READ, Socket};
 use super::{End, Next, Stream};
 use crate::cache::policy::{self, Origin};
 use crate::gateway::silence::GIVE_UP;
+use crate::limits::buffer_pool::detached;
 use crate::memory::Tally;
 use crate::wire::http::{BodyLength, ChunkedDecoder, ChunkedEncoder, RequestHead, ResponseHead, Step};
 use crate::wire::replay;
@@ -168,7 +169,7 @@ impl Stream<'_> {
                 socket.limit_unacknowledged(None);
                 let (from, mut to) = self.asker.halves()?;
                 let relayed = async {
-                    to.send(first).await?;
+                    to.send(detached(first, SMALL_READ)).await?;
                     relay(server, &socket, from, to).await
                 };
                 tokio::select! {
@@ -229,7 +230,9 @@ impl Response<'_> {
                 },
             };
             match next {
-                Head::Read(raw, response) if response.is_interim() => to.send(raw.freeze()).await?,
+                Head::Read(raw, response) if response.is_interim() => {
+                    to.send(detached(raw.freeze(), SMALL_READ)).await?
+                }
                 Head::Read(raw, response) => break (raw, response),
                 Head::Unclear(raw) => return Ok(Passed::Unclear(raw)),
                 head if head.is_unacknowledged() => return Ok(Passed::Nothing(NoAnswer::Unacknowledged)),
@@ -242,24 +245,27 @@ impl Response<'_> {
             // Before the app hears of it, so that it does not get what was before.
             cache.invalidate(std::mem::take(&mut seen.changed)).await;
         }
-        let mut left = match response.body {
+        let (keep_alive, status, body) = (response.keep_alive, response.status, response.body);
+        // Its fields may take much more memory than the head itself.
+        drop(response);
+        let mut left = match body {
             BodyLength::Exact(length) => length,
             BodyLength::None => 0,
             BodyLength::Chunked => {
                 let pending = to.tally();
-                to.send(raw.freeze()).await?;
-                return chunks(server, to, (response.keep_alive, pending)).await;
+                to.send(detached(raw.freeze(), SMALL_READ)).await?;
+                return chunks(server, to, (keep_alive, pending)).await;
             }
             BodyLength::UntilClose => return Ok(Passed::Unclear(raw.freeze())),
         };
-        if response.status == 101 {
+        if status == 101 {
             return Ok(Passed::Unclear(raw.freeze()));
         }
         // What has come of the body lies behind the head, so that both are sent together without a copy.
         let along = usize::try_from(left).map_or(server.buffer.len(), |left| left.min(server.buffer.len()));
         raw.unsplit(server.buffer.split_to(along));
         left -= along as u64;
-        to.send(raw.freeze()).await?;
+        to.send(detached(raw.freeze(), SMALL_READ)).await?;
         while left > 0 {
             let mut bytes = tokio::select! {
                 next = server.next() => next.map_err(|_error| Gone)?,
@@ -268,12 +274,10 @@ impl Response<'_> {
             if bytes.is_empty() {
                 return Err(Gone);
             }
-            let count = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
-            server.keep(&bytes.split_off(count));
-            left -= count as u64;
+            left -= server.cut(&mut bytes, left);
             to.send(bytes).await?;
         }
-        Ok(Passed::Complete { reusable: response.keep_alive && server.buffer.is_empty() })
+        Ok(Passed::Complete { reusable: keep_alive && server.buffer.is_empty() })
     }
 }
 

@@ -37,7 +37,7 @@ pub(super) async fn read_stored(
         Ok((buffer, range, held))
     });
     let (buffer, range, held) = read.await.and_then(|read| read)?;
-    Ok((buffer.fill(range.end).slice(range), held))
+    Ok((buffer.part(range), held))
 }
 
 #[cfg(test)]

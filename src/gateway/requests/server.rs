@@ -15,7 +15,7 @@ use crate::failure::Failure;
 use crate::gateway::egress::Egress;
 use crate::gateway::silence::{Facts, Reported, UNACKNOWLEDGED};
 use crate::gateway::state::Gateway;
-use crate::limits::buffer_pool::PooledBuffer;
+use crate::limits::buffer_pool::{PooledBuffer, detached};
 use crate::link::unanswered::{FIRST_LOOK, INTERVAL};
 use crate::memory::{Account, Tally};
 use crate::wire::http::{
@@ -143,6 +143,16 @@ impl Server {
         self.count();
     }
 
+    /// Cuts off and keeps what follows the first `left` bytes. Gives how many are left of them.
+    pub(super) fn cut(&mut self, bytes: &mut Bytes, left: u64) -> u64 {
+        let ours = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
+        if ours < bytes.len() {
+            self.keep(&bytes.split_off(ours));
+            *bytes = detached(std::mem::take(bytes), READ);
+        }
+        ours as u64
+    }
+
     /// Notes how much memory the connection holds.
     fn count(&mut self) {
         self.held.set(memory(&self.socket, &self.buffer));
@@ -167,8 +177,10 @@ impl Server {
     /// The next bytes, those in the buffer first; none at the end.
     pub(super) async fn next(&mut self) -> io::Result<Bytes> {
         if !self.buffer.is_empty() {
-            return Ok(self.buffer.split().freeze());
+            let rest = self.buffer.split().freeze();
+            return Ok(detached(rest, SMALL_READ));
         }
+        ready(&self.socket, &self.held).await?;
         let is_roomy = self.held.account().is_none_or(|account| account.is_roomy());
         self.socket.next(if is_roomy { READ } else { SMALL_READ }).await
     }
@@ -204,9 +216,14 @@ impl Server {
             if searched >= MAX_HEAD || !may_begin_response(&self.buffer) {
                 return Head::Unclear(self.buffer.split().freeze());
             }
+            let (socket, held, buffer) = (&self.socket, &self.held, &mut self.buffer);
+            let reading = async {
+                ready(socket, held).await?;
+                socket.append_to(buffer).await
+            };
             let read = tokio::select! {
                 biased;
-                read = self.socket.append_to(&mut self.buffer) => read,
+                read = reading => read,
                 () = &mut given_up => Err(io::ErrorKind::TimedOut.into()),
             };
             match read {
@@ -227,18 +244,22 @@ impl Server {
                 if bytes.is_empty() {
                     return Err(Cut);
                 }
-                let ours = usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
-                self.keep(&bytes.split_off(ours));
-                *left -= ours as u64;
+                let ours = self.cut(&mut bytes, *left);
+                *left -= ours;
                 Ok(Some(bytes))
             }
             Rest::Chunked(decoder) => loop {
                 match decoder.decode(&mut self.buffer) {
-                    Ok(Step::Data(data)) => return Ok(Some(decoder.gather(data, &mut self.buffer))),
+                    // Most of what was read may be extensions.
+                    Ok(Step::Data(data)) => {
+                        let data = decoder.gather(data, &mut self.buffer);
+                        return Ok(Some(detached(data, READ)));
+                    }
                     Ok(Step::Done) => return Ok(None),
                     Ok(Step::NeedMore) => {}
                     Err(_) => return Err(Cut),
                 }
+                ready(&self.socket, &self.held).await.map_err(|_error| Cut)?;
                 match self.socket.read_some(&mut self.buffer, READ).await {
                     Ok(1..) => self.count(),
                     Ok(0) if decoder.may_end() => return Ok(None),
@@ -247,6 +268,15 @@ impl Server {
             },
         }
     }
+}
+
+/// Waits until there is something to read, and then for memory. Hundreds of servers may answer at the same time.
+async fn ready(socket: &Socket, held: &Tally) -> io::Result<()> {
+    socket.ready().await?;
+    if let Some(account) = held.account() {
+        account.may_take().await;
+    }
+    Ok(())
 }
 
 /// What a connection holds, in bytes.

@@ -23,6 +23,7 @@ use crate::cache::store::Store;
 use crate::cache::stored::Stored;
 use crate::gateway::cache::{Outcome, Part};
 use crate::limits::buffer_pool::memory_of;
+use crate::memory::Tally;
 use crate::wire::http::{ChunkedEncoder, RequestHead, simple_response};
 
 /// How often one request tries to share before it goes to the server by itself.
@@ -62,6 +63,8 @@ impl Stream<'_> {
             return Ok(next);
         }
         let is_for_cache_alone = policy::is_for_cache_alone(request);
+        // The memory of what is stored.
+        let mut known = Tally::of(&self.asker.account);
         for _ in 0..MOST_TURNS {
             if let Some(digest) = self.digest.clone()
                 && let Some(next) = self.serve_named(request, &uri, &digest).await?
@@ -69,6 +72,7 @@ impl Stream<'_> {
                 return Ok(next);
             }
             let mut found = self.stored(request, &uri, self.cache.store.changes()).await;
+            known.set(found.stored.as_ref().map_or(0, |(_, stored)| stored.memory()));
             let usable = found.stored.as_ref().filter(|(_, stored)| has_all(request, stored));
             let usage = usable.map(|(_, stored)| policy::usage(request, stored, SystemTime::now()));
             if let (Some((id, stored)), Some(Use::Fresh | Use::WhileValidated)) = (usable, usage) {
@@ -409,7 +413,12 @@ impl Stream<'_> {
         (mark, uri): (Mark, &str),
         hold: Option<Reader>,
     ) -> Result<Option<Next>, End> {
+        if !self.asker.account.may_take().await {
+            return Err(End::Gone);
+        }
         let stored = Stored { total: body.total.unwrap_or(0), ..body.stored.clone() };
+        let mut kept = Tally::of(&self.asker.account);
+        kept.set(stored.memory());
         let (request, stored) = named::as_asked(request, &stored, uri);
         let in_chunks = body.total.is_none();
         let answer = if in_chunks { Answer::Whole } else { Answer::to(&request, &stored) };

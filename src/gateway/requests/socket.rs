@@ -76,6 +76,14 @@ impl Socket {
         }
     }
 
+    /// Waits until there is something to read, except under TLS.
+    pub(super) async fn ready(&self) -> io::Result<()> {
+        match self {
+            Self::Plain(socket, _) => socket.readable().await,
+            Self::Secure(_) => Ok(()),
+        }
+    }
+
     /// Waits for data and reads at most `most` bytes; 0 at the end.
     pub(super) async fn read_some(&self, buffer: &mut BytesMut, most: usize) -> io::Result<usize> {
         match self {

@@ -14,7 +14,9 @@ use crate::cache::policy::{self, Use};
 use crate::cache::store::{self, Body, Copied};
 use crate::cache::stored::{BLOCK, Stored};
 use crate::limited;
+use crate::limits::buffer_pool::{PooledBuffer, detached, memory_of};
 use crate::limits::lines::NOBODY;
+use crate::memory::Tally;
 use crate::telemetry::journal::Happening;
 use crate::telemetry::report;
 use crate::wire::http::RequestHead;
@@ -81,11 +83,14 @@ impl Stream<'_> {
         self.asker.grant()?;
         let (start, end) = wanted_of(request, stored);
         let as_index = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(body.len());
+        let whole = body.len();
         let body = body.slice(as_index(start)..as_index(end));
         let age = policy::age(stored, SystemTime::now()).unwrap_or_default();
         let head = Answer::to(request, stored).head(stored, age, &self.cache_status(HIT, stored), false);
         self.count(HIT, id, stored, end - start);
-        self.asker.hold(head.len() + body.len());
+        // Here it is counted also after the store has dropped it.
+        let body = detached(body, whole);
+        self.asker.hold(stored.memory() + head.len() + memory_of(body.len()));
         let sent = self.send_beginning(head, body).await;
         self.asker.hold(0);
         sent.map(|()| Next::Request)
@@ -107,18 +112,26 @@ impl Stream<'_> {
         let answer = Answer::to(request, stored);
         let (start, end) = if request.method == Method::HEAD { (0, 0) } else { answer.body(stored.total) };
         let (store, kept) = (self.cache.store.clone(), stored.clone());
-        // Before it is read, so that what many streams are about to read is bounded, too.
-        let blocks = if self.asker.account.is_roomy() { BLOCKS } else { 1 };
-        let most = usize::try_from(end - start).map_or(blocks * BLOCK, |length| length.min(blocks * BLOCK));
-        self.asker.hold(stored.memory() + most);
-        let opened = store.blocking(move |store| {
+        self.asker.hold(stored.memory());
+        let account = self.asker.account.clone();
+        let is_long = end - start > BLOCK as u64;
+        let most = if is_long && account.is_roomy() { BLOCKS * BLOCK } else { BLOCK };
+        let prepare = move || {
+            let mut held = Tally::of(&account);
+            held.set(memory_of(most));
+            (PooledBuffer::take(most), held)
+        };
+        let opened = store.prepared(prepare, move |store, (mut buffer, held)| {
             let body = store.body(id, &kept)?;
-            let first = body.read(start, end, blocks as u64)?;
+            let range = match start < end {
+                true => body.read_into((start, end), &mut buffer.room()[..most])?,
+                false => 0..0,
+            };
             store.copy(id, &kept);
-            Ok::<_, std::io::Error>(Opened { body, first })
+            Ok::<_, std::io::Error>((body, buffer, range, held))
         });
-        let opened = match opened.await.and_then(|opened| opened) {
-            Ok(opened) => opened,
+        let (opened, counted) = match opened.await.and_then(|opened| opened) {
+            Ok((body, buffer, range, held)) => (Opened { body, first: buffer.part(range) }, held),
             Err(error) if store::calls::says_nothing(&error) => {
                 self.asker.hold(0);
                 return Ok(None);
@@ -140,8 +153,7 @@ impl Stream<'_> {
         {
             // What was read has shown that the file is there; the pieces are read again, each when it is due.
             let Opened { body, first } = opened;
-            drop(first);
-            self.asker.hold(stored.memory());
+            drop((first, counted));
             let source = Source::Stored(Arc::new(body), stored.pieces.clone());
             let sent = self.send_pieces(shared, source, id).await;
             self.asker.hold(0);
@@ -149,7 +161,8 @@ impl Stream<'_> {
             return Ok(Some(Next::End));
         }
         self.count(mark, id, stored, end - start);
-        self.asker.hold(stored.memory() + opened.first.len());
+        self.asker.hold(stored.memory() + memory_of(opened.first.len()));
+        drop(counted);
         let sent = self.send_stored(head, (id, opened), (start, end), stored).await;
         self.asker.hold(0);
         sent.map(Some)
@@ -205,6 +218,8 @@ impl Stream<'_> {
             let mut together = BytesMut::with_capacity(head.len() + first.len());
             together.extend_from_slice(&head);
             together.extend_from_slice(&first);
+            // It may be a part of much more, and the client may take nothing for a while.
+            drop(first);
             return Ok(self.asker.send(together.freeze()).await?);
         }
         self.asker.send(head).await?;

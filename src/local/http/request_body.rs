@@ -5,6 +5,7 @@ use std::io;
 use bytes::{Bytes, BytesMut};
 use tokio::net::TcpStream;
 
+use crate::limits::buffer_pool::detached;
 use crate::link::relay::Progress;
 use crate::local::server_connection::{ServerError, ToServer};
 use crate::net;
@@ -50,7 +51,8 @@ pub(super) async fn send_body(
                 let count = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
                 progress.add_sent(count);
                 left -= count as u64;
-                server.send(buffer.split_to(count).freeze()).await?;
+                // The last part may be little of what was read.
+                server.send(detached(buffer.split_to(count).freeze(), READ)).await?;
             }
             Ok(())
         }

@@ -46,9 +46,21 @@ impl Store {
         self: &Arc<Self>,
         work: impl FnOnce(&Arc<Self>) -> T + Send + 'static,
     ) -> io::Result<T> {
+        self.prepared(|| (), move |store, ()| work(store)).await
+    }
+
+    /// The same with what is made by `prepare`, as for [`Store::blocking_with`].
+    ///
+    /// # Errors
+    /// Those of [`Store::blocking`].
+    pub async fn prepared<P: Send + 'static, T: Send + 'static>(
+        self: &Arc<Self>,
+        prepare: impl FnOnce() -> P + Send + 'static,
+        work: impl FnOnce(&Arc<Self>, P) -> T + Send + 'static,
+    ) -> io::Result<T> {
         match self.is_hung() {
             true => Err(hung()),
-            false => self.blocking_with(PATIENCE, || (), move |store, ()| work(store)).await,
+            false => self.blocking_with(PATIENCE, prepare, work).await,
         }
     }
 

@@ -116,3 +116,18 @@ fn a_link_is_evicted_after_all_tunnels_of_its_member() {
     buffers.add(1 << 19);
     assert!(link.is_evicted());
 }
+
+#[tokio::test]
+async fn whoever_takes_memory_lets_those_leave_first_that_have_to() {
+    let budget = Budget::new(1 << 20);
+    let (first, second) = (budget.account(), budget.account());
+    let mut held = Tally::of(&first);
+    held.add(2 << 20);
+    assert!(!first.may_take().await && !second.is_evicted());
+    let leaves = async {
+        tokio::task::yield_now().await;
+        drop(held);
+    };
+    let (may_take, ()) = tokio::join!(second.may_take(), leaves);
+    assert!(may_take && budget.used() <= budget.limit());
+}

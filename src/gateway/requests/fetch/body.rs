@@ -276,7 +276,7 @@ impl Fetch {
         let other = body.other_holder(self.account.holder()).ok_or(Cut)?;
         self.account = other.account(Kind::Tunnel);
         body.charge_to(&self.account);
-        self._held.charge_to(&self.account);
+        self.held.charge_to(&self.account);
         Ok(())
     }
 

@@ -14,7 +14,9 @@ use crate::cache::growing::Growing;
 use crate::cache::policy;
 use crate::cache::stored::Stored;
 use crate::gateway::requests::server::{Head, Rest, Server};
+use crate::gateway::requests::socket::READ;
 use crate::limited;
+use crate::limits::buffer_pool::detached;
 use crate::limits::lines::NOBODY;
 use crate::wire::http::{BodyLength, Fields, ResponseHead};
 
@@ -150,6 +152,7 @@ impl Fetch {
                     at += count as u64;
                 }
                 if at == body.end() && (from < at || !bytes.is_empty()) {
+                    let bytes = detached(bytes, READ);
                     return Some(Came::More(Box::new(Found { server, rest, bytes })));
                 }
             }
