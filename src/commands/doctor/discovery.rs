@@ -8,7 +8,7 @@ use super::firewall::{Firewall, open_commands_elsewhere};
 use super::gateways;
 use super::machine::Node;
 use super::neighbours::Astray;
-use super::remedies::{OTHER_GROUP, SHOW_RULES, copied_keys, route_to};
+use super::remedies::{OTHER_GROUP, SHOW_RULES, copied_keys, route_to, with_interface};
 use super::report::{Finding, Layer, Verdict};
 use crate::failure::{Failure, Kind};
 use crate::lan::{self, Lan};
@@ -201,12 +201,14 @@ fn not_sent(survey: &Survey, is_v4: bool, facts: &Facts<'_>) -> Vec<(Finding, bo
         let what = format!("datagrams to {} do not leave this machine", few(&to));
         let finding = Finding::wrong(Layer::Discovery, what).because(why);
         let finding = match facts.firewall {
-            // What a firewall drops is not permitted.
+            // What a firewall drops is not permitted; nor is what a route prohibits.
             _ if error.kind() != io::ErrorKind::PermissionDenied => {
                 finding.hint(format!("{} shows whether there is a route", route_to(*first)))
             }
             Some(firewall) => firewalled(finding, firewall, facts.port),
-            None => finding.hint(SHOW_RULES),
+            None => {
+                finding.hint(format!("{SHOW_RULES}; {} shows a route that prohibits them", route_to(*first)))
+            }
         };
         Some((finding, is_v4))
     });
@@ -245,6 +247,14 @@ fn of_gateway(seen: &Seen, survey: &Survey, facts: &Facts<'_>) -> Finding {
     {
         return astray.explain(finding);
     }
+    let is_it = |(to, _): &&(SocketAddr, io::Error)| to.ip() == seen.link.ip();
+    if seen.by_unicast.is_none()
+        && let Some((to, error)) = survey.not_sent.iter().find(is_it)
+    {
+        return finding
+            .because(format!("what this machine sends to {} does not leave it: {error}", to.ip()))
+            .hint(format!("{} shows the route", route_to(*to)));
+    }
     // This machine's firewall may have dropped an answer that it takes for unsolicited, or the query itself.
     let own = facts.blamed().filter(|firewall| seen.by_broadcast.is_none() || firewall.filters_output());
     match own {
@@ -264,6 +274,12 @@ fn of_gateway(seen: &Seen, survey: &Survey, facts: &Facts<'_>) -> Finding {
                         lan.net.trunc()
                     ))
                     .hint(format!("{open}; '{}' on both machines shows their prefixes", tools::ADDRESSES)),
+                None if seen.by_unicast.is_none() => {
+                    finding.because(format!("or another machine has the address {ip}, too")).hint(format!(
+                        "{open}; '{}' shows whether it is the hardware of that machine",
+                        tools::neighbour(&with_interface(seen.link))
+                    ))
+                }
                 None => finding.hint(open),
             }
         }
@@ -500,6 +516,17 @@ mod tests {
         let wrong: Vec<_> = found.iter().filter(|finding| finding.verdict == Verdict::Wrong).collect();
         assert_eq!(wrong.len(), 2, "{wrong:?}");
         assert_eq!(wrong[0].what, "datagrams to 10.0.0.255:7420, 10.1.0.255:7420 do not leave this machine");
+    }
+
+    #[test]
+    fn a_datagram_that_is_not_sent_is_no_fault_of_the_gateway_that_gets_none() {
+        let not_sent =
+            ["10.0.0.21:7420"].map(|to| (to.parse().unwrap(), io::ErrorKind::PermissionDenied.into()));
+        let survey =
+            Survey { not_sent: not_sent.into(), gateways: vec![seen(true, false)], ..Survey::default() };
+        let found = judge(&survey, &facts(None));
+        assert!(found.iter().all(|finding| !finding.why.concat().contains("a firewall on")), "{found:?}");
+        assert!(found[0].hint.as_ref().unwrap().contains("a route that prohibits them"), "{found:?}");
     }
 
     #[test]

@@ -179,7 +179,11 @@ fn no_lan(config: &Config) -> Finding {
                 tools::switch_on(interface),
                 tools::ADDRESSES
             ),
-            None => format!("bring up an interface that has an address: '{}' shows them", tools::ADDRESSES),
+            None => format!(
+                "give an interface that is up an address of the LAN, if DHCP gives none, or bring up one that has an address: '{}' shows \
+                 them",
+                tools::ADDRESSES
+            ),
         }),
     }
 }

@@ -164,6 +164,18 @@ fn of_owners(state: &Path, running: Option<&[SocketAddr]>) -> Option<Finding> {
     if owner == ROOT {
         return None;
     }
+    // Nobody may write to it.
+    if fs::metadata(state).is_ok_and(|about| about.permissions().readonly()) {
+        let what = format!(
+            "the state directory {shown} of the user {} has no permission to write",
+            users::name_of(owner)
+        );
+        return Some(
+            Finding::wrong(Layer::Storage, what)
+                .because("the node can write nothing to its state, and cannot start again")
+                .hint(format!("chmod u+w {shown}")),
+        );
+    }
     let entries = fs::read_dir(state).ok()?.flatten().take(MAX_FILES);
     let others = entries.filter(|entry| {
         let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
@@ -258,6 +270,12 @@ mod tests {
         assert_eq!(users::owner_of(elsewhere.path()), Some(ROOT));
         foreign.iter().for_each(|path| fs::remove_file(path).unwrap());
         assert_eq!(of_owners(directory.path(), None), None);
+        // Nor may its owner write to it always.
+        let mode = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode;
+        fs::set_permissions(directory.path(), mode(0o500)).unwrap();
+        let hint = of_owners(directory.path(), None).unwrap().hint.unwrap();
+        assert!(std::process::Command::new("sh").args(["-c", &hint]).status().unwrap().success(), "{hint}");
+        assert_eq!(of_owners(directory.path(), None), None, "{hint}");
     }
 
     /// The command waited without end.

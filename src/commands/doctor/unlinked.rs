@@ -91,7 +91,7 @@ fn not_connected(finding: Finding, at: &At<'_>, error: &io::Error, filter: Optio
         return own.explain(if is_unreachable { finding } else { finding.because(error.to_string()) });
     }
     if let Some(astray) = astray {
-        return astray.explain(finding.because(error.to_string()));
+        return astray.explain(finding);
     }
     if is_silent || is_unreachable {
         // The reason in place of the system's words for it.
@@ -109,7 +109,8 @@ fn not_connected(finding: Finding, at: &At<'_>, error: &io::Error, filter: Optio
     match error.kind() {
         io::ErrorKind::ConnectionRefused if is_up => finding
             .because(format!(
-                "a firewall on {on} rejects TCP port {port}, or its --link names another address than {ip}"
+                "a firewall on {on} rejects TCP port {port}, its --link names another address than {ip}, or another machine has that \
+                 address, too"
             ))
             .hint(format!("on {on}: {}; or start the node there without --link", open())),
         io::ErrorKind::ConnectionRefused => finding

@@ -78,8 +78,12 @@ impl StateError {
                 ))
             }
             Self::NoHome => Some("name a directory with --state DIR".into()),
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                Some("run this as the directory's owner, or name another directory with --state DIR".into())
+            Self::Io { source, path, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some(format!(
+                    "run this as the directory's owner, who may have to give it permission to write first, 'chmod u+rwx {}', or name another \
+                 directory with --state DIR",
+                    quoted(path.parent().unwrap_or(path))
+                ))
             }
             Self::Io { source, path, .. } if source.kind() == io::ErrorKind::StorageFull => Some(format!(
                 "free some space: 'df -h {}' shows the disk",
