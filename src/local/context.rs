@@ -3,9 +3,11 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -18,7 +20,13 @@ use super::routes::Routes;
 use crate::fronts::known::Known;
 use crate::fronts::place::Fronts;
 use crate::memory::Account;
+use crate::sys::closed::until_closed;
 use crate::telemetry::Telemetry;
+
+/// An app that closes its connection within this time does not wait for an answer.
+const AT_ONCE: Duration = Duration::from_secs(1);
+/// How long it takes at most to see that an app has closed its connection.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The fronts of this node, and what it remembers of their indexes.
 pub struct LocalFronts {
@@ -76,6 +84,16 @@ impl Local {
     pub fn next_id(&self) -> u64 {
         self.next_id.fetch_add(1, Ordering::Relaxed)
     }
+}
+
+/// Waits until an app closes its connection while it waits for an answer. One that does so at once does not wait for any, and what
+/// it has sent is to arrive.
+pub(super) async fn until_given_up(app: &TcpStream) {
+    sleep(AT_ONCE).await;
+    if timeout(LOOK, until_closed(app)).await.is_ok() {
+        std::future::pending().await
+    }
+    until_closed(app).await;
 }
 
 /// Logs that an app has hung up, which is no failure.

@@ -9,14 +9,13 @@ use bytes::BytesMut;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::context::{App, Local};
+use super::context::{App, Local, until_given_up};
 use super::server_connection::ServerConnection;
 use super::session::Session;
 use crate::failure::{Failure, Kind, Side};
 use crate::link::relay::ReplayBuffer;
 use crate::memory::Account;
 use crate::net;
-use crate::sys::closed::until_closed;
 use crate::telemetry::record::Record;
 use crate::telemetry::refusal::RefusalReason;
 use crate::wire::first::{MAX_FIRST, NameSearch, ServerName};
@@ -100,7 +99,7 @@ impl Opening<'_> {
             biased;
             opened = self.local.routes.open(&self.target, self.id, early, is_safe, account) => opened,
             // It may have waited for a gateway for long, and what it has given up it may do again by itself.
-            () = until_closed(app) => {
+            () = until_given_up(app) => {
                 let sentence = format!("the app closed its connection before there was one to {}", self.target);
                 Err(Failure::new(Kind::Terminated, Side::Local, sentence))
             }

@@ -52,6 +52,9 @@ async fn first_event(server: &mut Peer, app: &mut Peer) {
 /// How long a test watches that nothing happens: a dozen looks at the app's socket.
 const A_WHILE: Duration = Duration::from_millis(300);
 
+/// Longer than an app stays that waits for no answer.
+const WAITED: Duration = Duration::from_millis(1500);
+
 /// Waits until no connection of an app is open.
 async fn none_open(proxy: &Proxy) {
     within(async {
@@ -125,10 +128,19 @@ async fn a_request_that_waits_for_a_gateway_is_never_sent_once_its_app_has_left(
             }
         })
         .await;
+        sleep(WAITED).await;
         pair.app = Peer::connect(pair.proxy.address).await;
         none_open(&pair.proxy).await;
     }
+    // This one does not wait for an answer, and what it has sent is to arrive.
+    let mut other = Peer::connect(pair.proxy.address).await;
+    other.say(pair.request("POST /told", "Content-Length: 0\r\n")).await;
+    drop(other);
+    sleep(WAITED).await;
     pair.proxy.hears(lab.gateway.node.id, lab.link_address, State::Active);
+    let mut server = pair.origin.accept().await;
+    let head = server.head().await;
+    assert!(head.starts_with("POST /told "), "{head}");
     let (mut server, head) = pair.ask("GET /next", "").await;
     assert!(head.starts_with("GET /next "), "{head}");
     server.say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;

@@ -259,7 +259,7 @@ fn connections_are_held_replayed_and_reset(lab: &Lab) {
         curl.args(["--silent", "--show-error"]).args(arguments);
         fleet.client.spawn(curl)
     };
-    let left = held(&["--max-time", "1", "--data", "x", "http://10.88.0.100/left"]).finish(PATIENCE);
+    let left = held(&["--max-time", "3", "--data", "x", "http://10.88.0.100/left"]).finish(PATIENCE);
     assert_eq!(left.code(), 28, "{left}");
     let held = held(&["--max-time", "25", "http://10.88.0.100/held"]);
     fleet.start(first);

@@ -13,12 +13,11 @@ use super::filter::Filter;
 use super::fronted::Fronted;
 use crate::failure::Failure;
 use crate::link::request::Transport;
-use crate::local::context::Local;
+use crate::local::context::{Local, until_given_up};
 use crate::local::outcomes::RECHECK;
 use crate::local::server_connection::ServerConnection;
 use crate::memory::Account;
 use crate::sys::broken::Break;
-use crate::sys::closed::until_closed;
 use crate::wire::http::{Malformed, RequestHead};
 use crate::wire::id::NodeId;
 use crate::wire::resume::Point;
@@ -152,7 +151,7 @@ impl<'a> Exchange<'a> {
         routes.open_by(self.transport(), self.target, self.id, head, is_safe, self.account).await
     }
 
-    /// Opens a connection to the server, for plain requests or as a tunnel, and sends `head` on it. `None` if the app leaves before there
+    /// Opens a connection to the server, for plain requests or as a tunnel, and sends `head` on it. `None` if the app gives up before there
     /// is one: it may have waited for a gateway for long, and what it has given up it may do again by itself.
     ///
     /// # Errors
@@ -168,7 +167,7 @@ impl<'a> Exchange<'a> {
         tokio::select! {
             biased;
             opened = routes.open_by(transport, self.target, self.id, head, is_safe, self.account) => opened.map(Some),
-            () = until_closed(self.app) => Ok(None),
+            () = until_given_up(self.app) => Ok(None),
         }
     }
 
