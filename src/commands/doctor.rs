@@ -42,6 +42,7 @@ use crate::wire::target::{Target, configured};
 use environment::Settings;
 use filtering::Filter;
 use firewall::Firewall;
+use machine::Node;
 pub(super) use remedies::OTHER_GROUP;
 use remote::Remote;
 use report::{Diagnosis, Finding, Layer};
@@ -219,7 +220,8 @@ async fn layers(
     if node.is_none() && may_run && found.iter().all(|finding| finding.verdict != report::Verdict::Wrong) {
         found.push(running::absent(running.is_some(), place.as_deref()));
     }
-    let is_gateway = may_serve || node.as_ref().is_some_and(|node| node.seen.node.state.is_some());
+    // By the automatic role, one that does not reach its servers is a client.
+    let is_gateway = node.as_ref().map_or(may_serve, Node::is_candidate);
     let firewall = Firewall::detect();
     found.extend(node.iter().filter(|_| is_stored).flat_map(|node| storage::of_node(&node.seen)));
     found.extend(node.as_ref().and_then(running::crowded));

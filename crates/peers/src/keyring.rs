@@ -8,6 +8,8 @@ use laneway_wire::datagram::{Datagram, Dropped, Keys, Received, Way, epoch_named
 
 /// Why a datagram of another group is dropped, as metrics name it.
 pub(super) const OTHER_GROUP: &str = "group";
+/// Why a datagram of an epoch is dropped whose key is not known.
+pub(super) const EPOCH: &str = "epoch";
 
 /// The keys of the group in one state.
 pub(super) struct Keyring {
@@ -45,7 +47,7 @@ impl Keyring {
         Datagram::decode(bytes, self.group.id, self.keys(epoch), way).map_err(|dropped| match dropped {
             Dropped::Form => "form",
             Dropped::Group => OTHER_GROUP,
-            Dropped::Forged if !self.is_known(epoch) => "epoch",
+            Dropped::Forged if !self.is_known(epoch) => EPOCH,
             Dropped::Forged => "forged",
             Dropped::Signature => "signature",
         })

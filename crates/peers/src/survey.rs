@@ -12,7 +12,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::{sleep_until, timeout_at};
 
 use super::discovery::link_address;
-use super::keyring::{Keyring, OTHER_GROUP};
+use super::keyring::{EPOCH, Keyring, OTHER_GROUP};
 use super::verifier::{Arrival, Verifier};
 use laneway_sys::lan::{self, Lan, LanSocket};
 use laneway_sys::net;
@@ -307,11 +307,19 @@ impl Progress {
         }
     }
 
+    /// Notes a beacon in a later epoch than this machine has: the gateway has an update that is still on its way here. An answer
+    /// is in the epoch of its query.
+    fn note_beacon(&mut self, ip: IpAddr) {
+        let known = self.seen.values_mut().filter(|seen| net::plain(seen.link).ip() == ip);
+        known.for_each(|seen| seen.beacon = true);
+    }
+
     /// Handles one datagram that was sent to this machine.
     fn handle(&mut self, bytes: &[u8], from: SocketAddr, to: SocketAddr) {
         let unverified = match self.keyring.decode(bytes, Way { from, to }) {
             Ok(Received::Signed(unverified)) => unverified,
             Err(OTHER_GROUP) => return self.note_other_group(net::plain(from).ip()),
+            Err(EPOCH) => return self.note_beacon(net::plain(from).ip()),
             _ => return,
         };
         let (id, now) = (unverified.sender(), Instant::now());

@@ -10,6 +10,7 @@ mod discovery;
 mod doctor;
 mod errors;
 pub(crate) mod failover;
+mod false_alarms;
 mod hints;
 mod hostile;
 mod isolation;
@@ -84,6 +85,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     page::CASES,
     peers::CASES,
     doctor::CASES,
+    false_alarms::CASES,
     ailments::CASES,
     neighbours::CASES,
     hints::CASES,

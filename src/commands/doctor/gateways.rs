@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
-use tokio::time::timeout_at;
+use tokio::time::{sleep, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use super::filtering::Filter;
@@ -17,6 +17,7 @@ use super::neighbours::{Astray, Neighbour};
 use super::remedies::{LOGIN, copied_keys, uplink_up};
 use super::report::{Finding, Layer};
 use super::unlinked::{self, Origin};
+use crate::commands::progress;
 use crate::failure::{Failure, Kind, Side, with_causes};
 use crate::lan::Lan;
 use crate::link::client::{DialError, Link};
@@ -37,6 +38,10 @@ const MAX_GATEWAYS: usize = 16;
 const MAX_ADDRESSES: usize = 4;
 /// How long the other addresses of a gateway are waited for when there is a link to one.
 const GRACE: Duration = Duration::from_secs(1);
+/// The time in which a gateway gives up a link whose other end is gone: it asks every 4 s, and waits 15 s for the answer.
+const GIVEN_UP: Duration = Duration::from_secs(22);
+/// Interval between two questions for a link that is to be given up.
+const STEP: Duration = Duration::from_secs(1);
 /// Number of round trips of which the median is taken.
 const ROUND_TRIPS: usize = 5;
 /// Maximum difference between two clocks that are considered equal, in milliseconds.
@@ -316,13 +321,31 @@ fn compare(gateways: &[(String, i128)], set: &str) -> Vec<Finding> {
     found.collect()
 }
 
-/// The finding about another machine with the keys of this one, which is called `name`, and on which `node` runs.
-pub(super) fn twins(linked: &[Linked], name: &str, node: Option<&Node>) -> Option<Finding> {
+/// The finding about another machine with the keys of this one, which is called `name`, and on which `node` runs. A link from an address
+/// that this machine had a moment ago looks like one of another machine until the gateway gives it up.
+pub(super) async fn twins(linked: &mut [Linked], name: &str, node: Option<&Node>) -> Option<Finding> {
     let own = net::own_addresses().unwrap_or_default();
-    let twins: BTreeSet<_> = linked.iter().flat_map(|gateway| gateway.twins(&own, node)).collect();
-    let at: Vec<_> = twins.iter().map(ToString::to_string).collect();
-    (!at.is_empty())
-        .then(|| copied_keys(Layer::Link, name, &format!("this machine and the one at {}", at.join(", "))))
+    let end = Instant::now() + GIVEN_UP;
+    let mut waiting = None;
+    loop {
+        let twins: BTreeSet<_> = linked.iter().flat_map(|gateway| gateway.twins(&own, node)).collect();
+        if twins.is_empty() {
+            return None;
+        }
+        let at: Vec<_> = twins.iter().map(ToString::to_string).collect();
+        let at = at.join(", ");
+        if Instant::now() >= end {
+            return Some(copied_keys(Layer::Link, name, &format!("this machine and the one at {at}")));
+        }
+        waiting.get_or_insert_with(|| progress::waiting(format!("watching the link from {at}")));
+        sleep(STEP).await;
+        for gateway in linked.iter_mut().filter(|gateway| !gateway.twins(&own, node).is_empty()) {
+            // Without an answer, what it said before counts.
+            if let Ok(about) = gateway_info::fetch(&gateway.link).await {
+                gateway.about = Some(about);
+            }
+        }
+    }
 }
 
 /// Checks whether each gateway reaches a server, by its own probe, and if not, why. `true` when one may be of use.

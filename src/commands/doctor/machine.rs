@@ -37,6 +37,14 @@ pub(super) struct Node {
     pub(super) seen: Snapshot,
 }
 
+impl Node {
+    /// Whether it is a candidate, even if it reaches no server at the moment.
+    pub(super) fn is_candidate(&self) -> bool {
+        // One that was configured as a gateway has no state in its first moments.
+        self.seen.node.state.is_some() || self.seen.node.setting == RoleSetting::Gateway.word()
+    }
+}
+
 /// What is known of this machine's node before its ports are looked at.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Own<'a> {

@@ -12,7 +12,7 @@ use super::filtering::{self, Filter};
 use super::machine::Node;
 use super::remedies::SHOW_RULES;
 use super::report::{Finding, Layer, Verdict};
-use crate::config::Config;
+use crate::config::{Config, RoleSetting};
 use crate::dns::conf::{Conf, PORT, absolute};
 use crate::dns::hosts::Hosts;
 use crate::dns::servers::code_of;
@@ -90,6 +90,12 @@ pub(super) async fn check(
         (Need::Networks, Verdict::Wrong) => {
             let what = format!("{}; that does no harm while all clients name addresses", finding.what);
             Finding { verdict: Verdict::Skipped, what, ..finding }
+        }
+        // Whether it reaches its servers, and so is a gateway at all, shows when its node runs.
+        (_, Verdict::Wrong) if node.is_none() && config.node.role == RoleSetting::Auto => {
+            let what =
+                "if this machine is a gateway, it cannot resolve names for its clients, or not at once";
+            Finding { verdict: Verdict::Skipped, what: what.into(), ..finding }
         }
         _ => finding,
     })

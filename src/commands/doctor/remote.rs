@@ -82,7 +82,8 @@ impl Remote<'_> {
         }
         let mut found = Vec::new();
         let waiting = progress::waiting("linking to the gateways");
-        let linked = gateways::link(self.group, &gateways, &names, self.filter, self.lans, &mut found).await;
+        let mut linked =
+            gateways::link(self.group, &gateways, &names, self.filter, self.lans, &mut found).await;
         drop(waiting);
         let unreaching = linked.iter().filter(|gateway| gateway.reach() == Some("unreachable"));
         let unreaching: Vec<_> = unreaching.map(Linked::name).collect();
@@ -99,7 +100,7 @@ impl Remote<'_> {
         }
         let names: Vec<_> = linked.iter().map(Linked::name).collect();
         found.extend(self.node.and_then(|node| running::without_link(node, &names)));
-        found.extend(gateways::twins(&linked, &self.group.node.name, self.node));
+        found.extend(gateways::twins(&mut linked, &self.group.node.name, self.node).await);
         diagnosis.extend(std::mem::take(&mut found));
         gateways::clocks(&linked, &mut found);
         diagnosis.extend(std::mem::take(&mut found));
@@ -163,10 +164,7 @@ impl Remote<'_> {
     /// Whether this machine is a candidate, even if it reaches no server at the moment.
     fn is_candidate(&self) -> bool {
         match self.node {
-            // One that was configured as a gateway has no state in its first moments.
-            Some(node) => {
-                node.seen.node.state.is_some() || node.seen.node.setting == RoleSetting::Gateway.word()
-            }
+            Some(node) => node.is_candidate(),
             None => self.may_serve && self.config.node.role == RoleSetting::Gateway,
         }
     }
