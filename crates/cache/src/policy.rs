@@ -97,7 +97,8 @@ impl Uris {
 }
 
 /// Whether a cache may take part in this request at all. What asks for more than a GET or HEAD of a representation goes to
-/// the server as it is: preconditions that the server has to evaluate (RFC 9110 §13.1.1, §13.1.4), logins, bodies, several ranges.
+/// the server as it is: preconditions that the server has to evaluate (RFC 9110 §13.1.1, §13.1.4), logins, bodies, several ranges,
+/// and what speaks for another client or URL.
 #[must_use]
 pub fn concerns_cache(request: &RequestHead) -> bool {
     let has = |name: &str| request.fields.get(name).is_some();
@@ -107,8 +108,39 @@ pub fn concerns_cache(request: &RequestHead) -> bool {
         && !has("authorization")
         && !has("if-match")
         && !has("if-unmodified-since")
+        && !request.fields.iter().any(|(name, _)| speaks_for_another(name))
         && !partial::is_for_server(request)
         && !CacheControl::of(&request.fields).has("no-store")
+}
+
+/// Fields by which some servers are told another URL, method or client than the request has. What they answer depends on them
+/// without a Vary that says so, and a member must not choose what the others get.
+const SPEAKING_FOR_ANOTHER: [&str; 14] = [
+    "forwarded",
+    "x-host",
+    "x-http-host-override",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-scheme",
+    "x-url-scheme",
+    "front-end-https",
+    "x-real-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+];
+/// How the names of further ones begin.
+const SPEAKING_BEGINNINGS: [&str; 3] = ["x-forwarded", "x-original-", "x-rewrite-"];
+
+fn speaks_for_another(name: &[u8]) -> bool {
+    let begins = |beginning: &&str| {
+        name.get(..beginning.len()).is_some_and(|start| start.eq_ignore_ascii_case(beginning.as_bytes()))
+    };
+    matches!(name.first(), Some(b'f' | b'F' | b'x' | b'X' | b't' | b'T' | b'c' | b'C'))
+        && (SPEAKING_FOR_ANOTHER.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()))
+            || SPEAKING_BEGINNINGS.iter().any(|beginning| begins(&beginning)))
 }
 
 /// Whether the server must not be asked (RFC 9111 §5.2.1.7).

@@ -13,7 +13,7 @@ pub(super) fn is_special(ip: IpAddr) -> bool {
                 || ip.is_multicast()
                 || ip.is_unicast_link_local()
                 || is_local_nat64(ip)
-                || ip == METADATA_V6
+                || METADATA_V6.contains(&ip)
                 || embedded_v4(ip.into()).is_some_and(is_special_v4)
         }
     }
@@ -44,8 +44,15 @@ pub(super) fn embedded_v4(ip: IpAddr) -> Option<Ipv4Addr> {
 /// The addresses beyond link-local at which clouds give their machines keys and passwords: Alibaba, Azure and Oracle.
 const METADATA_V4: [Ipv4Addr; 3] =
     [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(192, 0, 0, 192)];
-/// The same of AWS: fd00:ec2::254.
-const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+/// The same of AWS (its metadata, and the credentials of pods), Google, Oracle, Scaleway and Linode.
+const METADATA_V6: [Ipv6Addr; 6] = [
+    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23),
+    Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+    Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe),
+    Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42),
+    Ipv6Addr::new(0xfd00, 0xa9fe, 0xa9fe, 0, 0, 0, 0, 1),
+];
 
 fn is_special_v4(ip: Ipv4Addr) -> bool {
     let [first, ..] = ip.octets();

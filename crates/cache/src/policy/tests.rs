@@ -61,6 +61,13 @@ fn only_what_is_for_everybody_and_may_be_used_again_is_stored() {
         (200, "", "Cache-Control: max-age=60\r\nTransfer-Encoding: gzip, chunked\r\n", false),
         (200, "Authorization: Basic eDp5\r\n", "Cache-Control: max-age=60, public\r\n", false),
         (200, "Cache-Control: no-store\r\n", fresh, false),
+        // Cache poisoning by a field that is not part of the key.
+        (200, "X-Forwarded-Host: evil.example\r\n", fresh, false),
+        (200, "x-forwarded-proto: https\r\n", fresh, false),
+        (200, "Forwarded: host=evil.example\r\n", fresh, false),
+        (200, "X-Original-URL: /other\r\n", fresh, false),
+        (200, "X-HTTP-Method-Override: DELETE\r\n", fresh, false),
+        (200, "X-Forward: 1\r\nX-Requested-With: app\r\nTest-ID: 1\r\n", fresh, true),
         // §5.2.2.3: a status whose requirements are not known.
         (599, "", "Cache-Control: max-age=60, must-understand\r\n", false),
         (200, "", "Cache-Control: max-age=60, must-understand\r\n", true),

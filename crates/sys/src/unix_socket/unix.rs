@@ -1,12 +1,12 @@
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 
 use listenfd::ListenFd;
-use nix::sys::stat::{Mode, fchmod};
+use nix::sys::stat::{Mode, fchmod, umask};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
@@ -47,11 +47,8 @@ impl UnixSocket {
         remove_stale(path)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
-        // Where the system supports it: nobody else connects before the permissions are set.
-        let _ = fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR);
-        socket.bind(&SockAddr::unix(path)?)?;
+        bind_with(&socket, &SockAddr::unix(path)?, mode)?;
         let file = SocketFile { path: path.to_owned(), identity: FileIdentity::of(path)? };
-        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
         socket.listen(net::BACKLOG)?;
         Ok(Self { listener: UnixListener::from_std(socket.into())?, _file: Some(file) })
     }
@@ -105,6 +102,19 @@ pub fn inherited() -> io::Result<Vec<Inherited<UnixSocket>>> {
     (0..count).map(take).collect()
 }
 
+/// Binds a socket whose file has these permissions from its beginning. Whoever may write to the directory could replace the file
+/// before it is given others, and have those of another file changed. Other files that this process makes at the same moment
+/// get them too, so this belongs to its start.
+fn bind_with(socket: &Socket, address: &SockAddr, mode: u32) -> io::Result<()> {
+    let mode = Mode::from_bits_truncate(mode.try_into().unwrap_or_default());
+    // A directory may have permissions for new files that replace the mask (acl(5)); on Linux, never more than these.
+    let _ = fchmod(socket, mode);
+    let before = umask(mode.complement());
+    let bound = socket.bind(address);
+    umask(before);
+    bound
+}
+
 /// Removes the socket of a process that has terminated.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let found = match fs::symlink_metadata(path) {
@@ -134,6 +144,54 @@ impl Drop for SocketFile {
         // Another process may have replaced it meanwhile.
         if FileIdentity::of(&self.path).is_ok_and(|now| now == self.identity) {
             let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use super::*;
+
+    fn mode_of(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[tokio::test]
+    async fn a_file_that_takes_the_place_of_the_socket_keeps_its_permissions() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, victim) = (directory.path().join("socket"), directory.path().join("victim"));
+        fs::write(&victim, "").unwrap();
+        fs::set_permissions(&victim, fs::Permissions::from_mode(0o600)).unwrap();
+        let over = AtomicBool::new(false);
+        thread::scope(|threads| {
+            threads.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    if fs::remove_file(&path).is_ok() {
+                        let _ = symlink(&victim, &path);
+                    }
+                }
+            });
+            for _ in 0..500 {
+                // Either of the two may be the faster one.
+                drop(UnixSocket::bind(&path, 0o666));
+                let _ = fs::remove_file(&path);
+            }
+            over.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(mode_of(&victim), 0o600);
+    }
+
+    #[tokio::test]
+    async fn a_socket_has_exactly_the_permissions_that_are_asked_for() {
+        let directory = tempfile::tempdir().unwrap();
+        for mode in [0o600, 0o660, 0o666, 0o777, 0o200] {
+            let path = directory.path().join(format!("{mode:o}"));
+            let _socket = UnixSocket::bind(&path, mode).unwrap();
+            assert_eq!(mode_of(&path), mode, "{mode:o}");
         }
     }
 }
