@@ -393,6 +393,25 @@ async fn an_image_is_fetched_with_an_anonymous_token_and_checked_by_its_name() {
 }
 
 #[tokio::test]
+async fn a_token_is_for_its_registry_alone_and_nobody_else_is_given_one() {
+    let (registry, other) = (Registry::new(), Registry::new());
+    let options = format!("front-ca = ['{}', '{}']", registry.ca().display(), other.ca().display());
+    let site = Site::with(&["oci=URL"], registry, &options).await;
+    let list = "/v2/app/tags/list";
+    let token = "/token?service=s&scope=repository:app:pull";
+    for server in [&site.registry, &other] {
+        server.put(list, page("X-Needs-Token: 1\r\n", "{}"));
+        server.put(token, page("", r#"{"token":"anonymous-1","expires_in":300}"#));
+    }
+    assert_eq!(site.get(list).await.1, "{}");
+    let (head, _) = site.get(&format!("/oci/~/https/{}{list}", other.address)).await;
+    assert!(head.starts_with("HTTP/1.1 401 "), "{head}");
+    assert_eq!((site.registry.asked(token), other.asked(token)), (1, 0));
+    let sent = other.heads.lock().unwrap().concat();
+    assert!(sent.contains(list) && !sent.contains("anonymous"), "{sent}");
+}
+
+#[tokio::test]
 async fn a_redirect_of_a_registry_leads_back_and_keeps_the_digest() {
     let site = Site::new(&["oci=URL"]).await;
     let layer = file(7);

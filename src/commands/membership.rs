@@ -38,11 +38,22 @@ const MAX_INPUT: u64 = 64 * 1024;
 /// The default lifetime of a join code.
 const DEFAULT_TTL: &str = "24h";
 
+/// The longest name of a group, in bytes.
+const LONGEST_GROUP: usize = 64;
+
+/// Reads a group's name, which every member's terminal and log shows.
+fn group_name(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > LONGEST_GROUP || text.chars().any(char::is_control) {
+        return Err(format!("a group's name has 1 to {LONGEST_GROUP} bytes and no control characters"));
+    }
+    Ok(text.to_owned())
+}
+
 /// `laneway init`
 #[derive(Debug, clap::Args)]
 pub struct Init {
     /// The group's name, for display
-    #[arg(long, value_name = "NAME", default_value = "lan")]
+    #[arg(long, value_name = "NAME", default_value = "lan", value_parser = group_name)]
     group: String,
     /// This machine's name in the group [default: the host name]
     #[arg(long, value_name = "NAME")]

@@ -15,7 +15,7 @@ use crate::memory::{Budget, Reserve};
 /// Maximum number of files whose digests are remembered: the index of Debian's main section has 70,000.
 const MOST_FILES: usize = 1 << 17;
 /// The memory of one of them, in bytes.
-const FILE: usize = 128;
+const FILE: usize = 144;
 /// Which part of the memory limit they take at most: one so many-th.
 const MOST_OF_LIMIT: usize = 8;
 /// Maximum number of indexes that are known to be learnt.
@@ -41,13 +41,21 @@ pub struct Known {
 
 #[derive(Default)]
 struct State {
-    digests: Recent<Key, Digest>,
+    digests: Recent<Key, Named>,
     /// The memory of the digests.
     memory: Reserve,
     indexes: Recent<Key, ()>,
     wrong: Recent<Key, ()>,
     /// Where the files of a sparse index are, by the URL of the registry.
     downloads: Recent<Key, String>,
+}
+
+/// What indexes say of a file.
+enum Named {
+    /// What it must hash to, by the word of this index.
+    Once(Digest, Key),
+    /// Several indexes contradict each other, such as those of two packages. Neither may break what the other one names.
+    Contested,
 }
 
 /// A map of bounded size: half of it is forgotten at a time.
@@ -104,13 +112,20 @@ impl Known {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers the digests of files that an index of this front names. One front's indexes say nothing about another's files.
-    pub fn learn(&self, front: &str, files: Vec<(Url, Digest)>) {
+    /// Remembers the digests of files that the index at `index` of this front names. One front's indexes say nothing about
+    /// another's files, and a file that two indexes name differently has no digest that counts.
+    pub fn learn(&self, front: &str, index: &Url, files: Vec<(Url, Digest)>) {
+        let by = key(front, index);
         // Hashed before anybody has to wait for it.
         let files: Vec<_> = files.into_iter().map(|(url, digest)| (key(front, &url), digest)).collect();
         let mut state = self.state();
         for (key, digest) in files {
-            state.digests.insert(key, digest, self.most_files);
+            let named = match state.digests.get(&key) {
+                Some(Named::Contested) => Named::Contested,
+                Some(Named::Once(other, of)) if *of != by && *other != digest => Named::Contested,
+                _ => Named::Once(digest, by),
+            };
+            state.digests.insert(key, named, self.most_files);
         }
         let memory = FILE * state.digests.len();
         state.memory.set(memory);
@@ -130,7 +145,10 @@ impl Known {
     /// What the file at `url` must hash to.
     #[must_use]
     pub fn digest(&self, front: &str, url: &Url) -> Option<Digest> {
-        self.state().digests.get(&key(front, url)).cloned()
+        match self.state().digests.get(&key(front, url))? {
+            Named::Once(digest, _) => Some(digest.clone()),
+            Named::Contested => None,
+        }
     }
 
     /// Notes that what came for `url` was wrong.
@@ -190,10 +208,28 @@ mod tests {
             (url, Digest::from_hex(Algorithm::Sha256, &hex).unwrap())
         };
         for number in 0..2000 {
-            known.learn("a", vec![file(number)]);
+            known.learn("a", &base, vec![file(number)]);
             assert!(memory.used() <= memory.limit() / 8);
         }
         assert!(memory.used() >= memory.limit() / 16);
         assert!(known.digest("a", &file(1999).0).is_some() && known.digest("a", &file(0).0).is_none());
+    }
+
+    #[test]
+    fn an_index_may_correct_itself_and_not_another_one() {
+        let known = Known::default();
+        let url = |path: &str| Url::parse(&format!("https://npm.example/{path}")).unwrap();
+        let digest = |digit: &str| Digest::from_hex(Algorithm::Sha256, &digit.repeat(64)).unwrap();
+        let file = url("good/-/good-1.0.0.tgz");
+        let learn =
+            |index: &str, digit| known.learn("/npm/", &url(index), vec![(file.clone(), digest(digit))]);
+        learn("good", "1");
+        learn("good", "2");
+        learn("other", "2");
+        assert_eq!(known.digest("/npm/", &file), Some(digest("2")));
+        learn("evil", "3");
+        assert_eq!(known.digest("/npm/", &file), None);
+        learn("good", "2");
+        assert_eq!(known.digest("/npm/", &file), None);
     }
 }

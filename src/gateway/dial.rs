@@ -1,7 +1,7 @@
 //! Connects to the addresses of one destination (Happy Eyeballs, RFC 8305), and says why that failed.
 
 use std::cmp::Ordering;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -39,12 +39,12 @@ pub(super) struct Addresses<'a> {
     pub(super) later: Option<BoxFuture<'a, Vec<SocketAddr>>>,
 }
 
-/// The first addresses that fit into [`MAX_ADDRESS_BYTES`].
+/// The first addresses that fit into [`MAX_ADDRESS_BYTES`], each once.
 pub(super) fn bounded(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
-    let mut bytes = 0;
+    let (mut bytes, mut seen) = (0, HashSet::new());
     addresses.retain(|ip| {
         bytes += if ip.is_ipv4() { 4 } else { 16 };
-        bytes <= MAX_ADDRESS_BYTES
+        bytes <= MAX_ADDRESS_BYTES && seen.insert(*ip)
     });
     addresses
 }
@@ -263,6 +263,8 @@ mod tests {
         assert_eq!(bounded(four).len(), 1024);
         let six: Vec<IpAddr> = (0..2000_u128).map(|number| IpAddr::from(number.to_be_bytes())).collect();
         assert_eq!(bounded(six).len(), 256);
+        let same = vec![IpAddr::from([10, 0, 0, 1]); 240];
+        assert_eq!(bounded(same), [IpAddr::from([10, 0, 0, 1])]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! dials itself; then a name is checked only against the rules that name it, and an address only where the client
 //! asked for an address.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -223,7 +224,10 @@ impl Dialer {
         loop {
             for address in addresses {
                 match net::connect_udp(address).await {
-                    Ok(socket) => return Ok(socket),
+                    Ok(socket) => {
+                        judge_arrival(target, &settings, socket.local_addr(), socket.peer_addr())?;
+                        return Ok(socket);
+                    }
                     Err(error) => last = more_telling(last, error),
                 }
             }
@@ -242,7 +246,9 @@ impl Dialer {
             self.judge_for_upstream(target, &settings)?;
             return self.dial_unjudged(target, longest).await;
         }
-        self.dial_addresses(target, self.allowed(target, &settings).await?, longest).await
+        let stream = self.dial_addresses(target, self.allowed(target, &settings).await?, longest).await?;
+        judge_arrival(target, &settings, stream.local_addr(), stream.peer_addr())?;
+        Ok(stream)
     }
 
     /// Connects to a target that the rules need not allow, because the administrator named it for a probe.
@@ -293,4 +299,20 @@ impl Dialer {
             }
         }
     }
+}
+
+/// Checks the two ends of a connection: only on this machine itself do both have the same address. Routes may lead here for
+/// whole networks, of whose addresses no interface has one (`local` in ip-route(8)).
+fn judge_arrival(
+    target: &Target,
+    settings: &Settings,
+    here: io::Result<SocketAddr>,
+    there: io::Result<SocketAddr>,
+) -> Result<(), Failure> {
+    let ends = here.and_then(|here| Ok((net::plain(here).ip(), net::plain(there?).ip())));
+    let (here, there) = ends.map_err(|error| failure(target, &error))?;
+    if here != there {
+        return Ok(());
+    }
+    settings.access.judge_own(target, there, &HashSet::from([there]))
 }

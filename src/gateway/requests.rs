@@ -295,10 +295,9 @@ impl Stream<'_> {
             let asked = Asked::take(&mut request, self.is_secure);
             let head = asked.head(head, &request);
             let origin = Origin { target: &self.target, is_secure: self.is_secure };
-            let uri = match policy::concerns_cache(&request) {
-                true => self.uris.of(origin, &request),
-                false => None,
-            };
+            let is_for_all =
+                policy::concerns_cache(&request) && !(self.is_secure && policy::has_private_fields(&request));
+            let uri = if is_for_all { self.uris.of(origin, &request) } else { None };
             // It is in the head, in the request, by itself and in the key of a fetch.
             let addresses = uri.as_ref().map_or(0, |uri| 3 * uri.len());
             held.set(beyond(head.len() + request.fields.memory() + addresses));

@@ -132,7 +132,8 @@ const SPEAKING_FOR_ANOTHER: [&str; 14] = [
     "cf-connecting-ip",
 ];
 /// How the names of further ones begin.
-const SPEAKING_BEGINNINGS: [&str; 3] = ["x-forwarded", "x-original-", "x-rewrite-"];
+const SPEAKING_BEGINNINGS: [&str; 5] =
+    ["x-forwarded", "x-original-", "x-rewrite-", "x-outside-", "x-artifactory-"];
 
 fn speaks_for_another(name: &[u8]) -> bool {
     let begins = |beginning: &&str| {
@@ -140,7 +141,14 @@ fn speaks_for_another(name: &[u8]) -> bool {
     };
     matches!(name.first(), Some(b'f' | b'F' | b'x' | b'X' | b't' | b'T' | b'c' | b'C'))
         && (SPEAKING_FOR_ANOTHER.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()))
-            || SPEAKING_BEGINNINGS.iter().any(|beginning| begins(&beginning)))
+            || SPEAKING_BEGINNINGS.iter().any(begins))
+}
+
+/// Whether a request to a registry has fields of its own making (`X-…`), which a node leaves out of all that it sends there. What a
+/// registry makes of them is for nobody else.
+#[must_use]
+pub fn has_private_fields(request: &RequestHead) -> bool {
+    request.fields.iter().any(|(name, _)| matches!(name, [b'x' | b'X', b'-', ..]))
 }
 
 /// Whether the server must not be asked (RFC 9111 §5.2.1.7).
@@ -192,7 +200,8 @@ fn is_for_everybody(fields: &Fields, status: u16) -> bool {
     // RFC 9111 §5.2.2.3: for a cache that knows the status, must-understand takes no-store back.
     let (must_understand, is_understood) = (control.has("must-understand"), UNDERSTOOD.contains(&status));
     let may_be_stored = if must_understand { is_understood } else { !control.has("no-store") };
-    may_be_stored && !control.has("private") && fields.get("set-cookie").is_none() && !varies_always(fields)
+    let sets_cookie = fields.get("set-cookie").or_else(|| fields.get("set-cookie2")).is_some();
+    may_be_stored && !control.has("private") && !sets_cookie && !varies_always(fields)
 }
 
 /// What the cache may do with `stored` for `request`, which selects it.

@@ -16,11 +16,18 @@ use unix as system;
 #[cfg(windows)]
 use windows as system;
 
-/// Creates a directory that only this user may enter, or checks that an existing one is such.
+/// Creates a directory that only this user may enter, or checks that an existing one is such. Its files are opened by their
+/// paths, so the directory above it must not belong to another user, who could put anything in its place.
 ///
 /// # Errors
-/// When it cannot be created, is a link or no directory, or belongs or is open to others.
+/// When it cannot be created, is a link or no directory, or belongs or is open to others, or the one above it does.
 pub fn private_directory(path: &Path) -> io::Result<()> {
+    if let Some(above) = path.parent()
+        && system::is_of_another_user(above)?
+    {
+        let sentence = format!("{} belongs to another user", above.display());
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, sentence));
+    }
     match system::create_directory(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         created => return created,
@@ -108,6 +115,19 @@ mod tests {
         let link = outer.path().join("link");
         symlink(outer.path(), &link).unwrap();
         assert!(private_directory(&link).is_err());
+    }
+
+    #[test]
+    fn a_directory_that_another_user_could_replace_is_refused() {
+        if !nix::unistd::Uid::effective().is_root() {
+            return;
+        }
+        let outer = tempfile::tempdir().unwrap();
+        let inner = outer.path().join("cache");
+        private_directory(&inner).unwrap();
+        nix::unistd::chown(outer.path(), Some(65534.into()), None).unwrap();
+        let refused = private_directory(&inner).unwrap_err();
+        assert!(refused.to_string().contains("belongs to another user"), "{refused}");
     }
 
     #[test]

@@ -30,6 +30,9 @@ struct Failure {
 const DENIED: u16 = 8090;
 /// An address on the outside network that is unused at first.
 const NEW: &str = "10.88.0.77";
+/// A part of that network, and one of its addresses with a port.
+const ROUTED_HERE: &str = "10.88.0.224/28";
+const HERE: (&str, u16) = ("10.88.0.225", 8095);
 
 const FAILURES: [Failure; 7] = [
     Failure {
@@ -121,6 +124,14 @@ fn each_failure_has_its_code_in_each_dialect(lab: &Lab) {
     ip.args(["address", "add", &format!("{NEW}/24"), "dev", "out"]);
     g1.output(ip).success();
     wait_until("the new address to be refused", || dialect::socks5(&c1, NEW, 22).1 == 2);
+
+    // And for a whole network that is routed to this machine, though no interface has an address of it.
+    let listener = g1.inside(|| std::net::TcpListener::bind(("0.0.0.0", HERE.1)).unwrap());
+    let mut ip = g1.command("ip");
+    ip.args(["route", "add", "local", ROUTED_HERE, "dev", "lo"]);
+    g1.output(ip).success();
+    assert_eq!(dialect::socks5(&c1, HERE.0, HERE.1).1, 2);
+    drop(listener);
 
     // A failure of the destination does not count against the gateway.
     let (_, reply) = dialect::socks5(&c1, "10.88.0.100", receiver::ECHO.port());

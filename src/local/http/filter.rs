@@ -203,7 +203,7 @@ impl Filter {
 async fn learn(place: &Place, known: &Known, mut found: Vec<(Url, Digest)>) {
     while !found.is_empty() {
         let rest = found.len().saturating_sub(LEARNT_STEP);
-        known.learn(&place.front, found.split_off(rest));
+        known.learn(&place.front, &place.url, found.split_off(rest));
         yield_now().await;
     }
     known.has_read(&place.front, &place.url);

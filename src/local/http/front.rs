@@ -122,7 +122,9 @@ async fn fetch(
     let is_get = request.method == Method::GET;
     let expected = place.digest().or_else(|| known.digest(&place.front, &place.url)).filter(|_| is_get);
     let mut asked = translated(request, &place, &known, expected.as_ref());
+    // A token is for the registry, as a login is, and nobody else may ask for one.
     let may_challenge = place.kind == FrontKind::Oci
+        && is_own(&place)
         && matches!(request.method, Method::GET | Method::HEAD)
         && request.body == BodyLength::None
         && asked.fields.get("authorization").is_none();
@@ -168,6 +170,11 @@ fn repository(place: &Place) -> String {
     format!("{} {}", place.base, &path[..end.unwrap_or(path.len())])
 }
 
+/// Whether this is at the registry itself.
+fn is_own(place: &Place) -> bool {
+    place.url.target == place.base.target && place.url.is_secure == place.base.is_secure
+}
+
 /// The request as the registry gets it.
 fn translated(request: &RequestHead, place: &Place, known: &Known, expected: Option<&Digest>) -> RequestHead {
     let mut asked = request.clone();
@@ -181,11 +188,15 @@ fn translated(request: &RequestHead, place: &Place, known: &Known, expected: Opt
     };
     asked.upgrade = None;
     let fields = &mut asked.fields;
-    let is_own = url.target == place.base.target && url.is_secure == place.base.is_secure;
     let of_this_hop = ["host", "accept-encoding", "cookie", "referer", "origin"];
     of_this_hop.into_iter().for_each(|name| fields.remove(name));
+    // Some servers build their links from these, and all members would get them.
+    fields.remove_beginning("x-");
+    ["forwarded", "front-end-https", "true-client-ip", "cf-connecting-ip"]
+        .into_iter()
+        .for_each(|name| fields.remove(name));
     // A login is for the registry, and not for wherever its files are.
-    if !is_own {
+    if !is_own(place) {
         fields.remove("authorization");
     }
     let index = filter::is_index(place);

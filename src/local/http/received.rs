@@ -43,7 +43,7 @@ impl Exchange<'_> {
         let location = response.fields.get("location").and_then(|value| str::from_utf8(value).ok());
         if let Some(url) = location.and_then(|location| place.url.join(location)) {
             if let Some(digest) = front.expected.clone().filter(|_| (300..400).contains(&response.status)) {
-                known.learn(&place.front, vec![(url.clone(), digest)]);
+                known.learn(&place.front, &place.url, vec![(url.clone(), digest)]);
             }
             response.fields.remove("location");
             let _ = response

@@ -56,6 +56,7 @@ fn only_what_is_for_everybody_and_may_be_used_again_is_stored() {
         (200, "", "Cache-Control: max-age=60, private\r\n", false),
         (200, "", "Cache-Control: max-age=60, private=\"x\"\r\n", false),
         (200, "", "Cache-Control: max-age=60\r\nSet-Cookie: a=b\r\n", false),
+        (200, "", "Cache-Control: max-age=60\r\nSet-Cookie2: a=b\r\n", false),
         (200, "", "Cache-Control: max-age=60\r\nVary: *\r\n", false),
         (200, "", "Cache-Control: max-age=60\r\nVary: accept\r\nVary: x, *\r\n", false),
         (200, "", "Cache-Control: max-age=60\r\nTransfer-Encoding: gzip, chunked\r\n", false),

@@ -175,7 +175,10 @@ impl Candidacy {
         } else {
             (self.times.able_since, self.times.vacant_since) = (None, None);
         }
+        // Nobody waits for the end of one that served nobody. If it said that it drains, all would take it for a gateway.
+        let serves_nobody = self.public.state == State::Withdrawn && own.tunnels == 0;
         self.public.state = match self.phase {
+            _ if own.draining && serves_nobody => State::Withdrawn,
             _ if own.draining => State::Draining,
             _ if own.in_maintenance && own.tunnels > 0 => State::Draining,
             _ if own.in_maintenance => State::Withdrawn,

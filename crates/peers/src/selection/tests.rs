@@ -299,6 +299,18 @@ fn a_node_that_stops_hands_over_at_once() {
 }
 
 #[test]
+fn a_node_that_has_served_nobody_stops_without_a_word() {
+    let mut group = Group::new(Policy::Strongest, &[100, 400]);
+    group.add(3, options(Policy::Strongest), SelfState { able: false, ..own(200) });
+    group.run(10);
+    group.node(3).own.draining = true;
+    group.run(10);
+    let stopped = &group.nodes[&3];
+    assert_eq!(stopped.state, State::Withdrawn);
+    assert!(stopped.said.as_ref().is_none_or(|said| said.state == State::Withdrawn), "{:?}", stopped.said);
+}
+
+#[test]
 fn silence_hands_over_and_the_recovered_node_waits() {
     let mut group = Group::new(Policy::Strongest, &[100, 400, 200]);
     group.run(60);

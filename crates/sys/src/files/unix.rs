@@ -20,6 +20,13 @@ pub(super) fn is_private(path: &Path) -> io::Result<bool> {
     Ok(found.is_dir() && found.uid() == Uid::effective().as_raw() && found.mode() & 0o077 == 0)
 }
 
+/// Whether it belongs to neither this user nor root.
+pub(super) fn is_of_another_user(path: &Path) -> io::Result<bool> {
+    let above = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let owner = above.metadata()?.uid();
+    Ok(owner != 0 && owner != Uid::effective().as_raw())
+}
+
 pub(super) fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
 }

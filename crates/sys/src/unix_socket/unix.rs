@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 
 use listenfd::ListenFd;
-use nix::sys::stat::{Mode, fchmod, umask};
+use nix::sys::stat::{Mode, fchmod, mode_t, umask};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
@@ -102,11 +102,17 @@ pub fn inherited() -> io::Result<Vec<Inherited<UnixSocket>>> {
     (0..count).map(take).collect()
 }
 
+/// The permissions as this system counts them; on some, in 16 bits.
+#[cfg_attr(target_os = "linux", allow(clippy::useless_conversion, reason = "32 bits here"))]
+fn mode_of(mode: u32) -> mode_t {
+    (mode & 0o777).try_into().unwrap_or_default()
+}
+
 /// Binds a socket whose file has these permissions from its beginning. Whoever may write to the directory could replace the file
 /// before it is given others, and have those of another file changed. Other files that this process makes at the same moment
 /// get them too, so this belongs to its start.
 fn bind_with(socket: &Socket, address: &SockAddr, mode: u32) -> io::Result<()> {
-    let mode = Mode::from_bits_truncate(mode.try_into().unwrap_or_default());
+    let mode = Mode::from_bits_truncate(mode_of(mode));
     // A directory may have permissions for new files that replace the mask (acl(5)); on Linux, never more than these.
     let _ = fchmod(socket, mode);
     let before = umask(mode.complement());
