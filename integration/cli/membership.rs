@@ -93,7 +93,7 @@ fn root_that_invites_in_a_users_directory_changes_no_file_that_a_link_there_name
     machine.laneway(["invite"]).success();
     fs::write(&victim, "precious").unwrap();
     let before = fs::metadata(&victim).unwrap();
-    let commands = [&["invite"][..], &["members"], &["rotate"], &["revoke", "x"]];
+    let commands = [&["invite"][..], &["members"], &["rotate"], &["revoke", "first"]];
     for (name, _) in files(&state) {
         let (file, aside) = (state.join(&name), state.join("aside"));
         fs::rename(&file, &aside).unwrap();
@@ -245,9 +245,12 @@ fn a_removed_machine_is_listed_as_removed_and_its_codes_are_revoked() {
         1,
         &["error: this join code was closed when a machine was removed", "hint: run 'laneway invite'"],
     );
-    first.laneway(["revoke", "kiosk"]).failed(2, &["error: kiosk has been removed already"]);
+    let lan = ["--lan", "127.0.0.23"];
     first
-        .laneway(["revoke", "nobody"])
+        .laneway([&["revoke", "kiosk"][..], &lan].concat())
+        .failed(2, &["error: kiosk (", "hint: a machine that still works"]);
+    first
+        .laneway([&["revoke", "nobody"][..], &lan].concat())
         .failed(2, &["error: no member is called \"nobody\"", "hint: 'laneway members' lists"]);
     first.laneway(["revoke", "first"]).failed(2, &["error: this machine cannot remove itself", "hint: "]);
 }
@@ -572,4 +575,50 @@ fn a_member_that_linked_shortly_before_an_orderly_stop_has_been_seen() {
     let rows: serde_json::Value = serde_json::from_str(&listed).unwrap();
     let row = rows.as_array().unwrap().iter().find(|row| row["name"] == "kiosk").unwrap();
     assert!(row["last_seen"].is_u64(), "{listed}");
+}
+
+#[test]
+fn a_machine_that_joined_after_the_backup_is_listed_and_removed_by_its_name() {
+    let (first, code) = Machine::with_group();
+    let (backup, kiosk, old_id) = {
+        let mut node = first.start("127.0.0.58", &["--role", "gateway"]);
+        let link = node.address("links");
+        let old = Machine::new();
+        old.laneway(["join", &code, "--gateway", &link, "--name", "kiosk"]).success();
+        let said = first.laneway(["revoke", "kiosk"]).success().stdout;
+        let (_, id) = said.split_once("Removed: kiosk (").unwrap();
+        let old_id = id[..8].to_owned();
+        let backup = first.path("backup");
+        first.laneway(["ca", "export", text(&backup)]).success();
+        let code = first.laneway(["invite", "--client-only"]).success().code();
+        let kiosk = Machine::new();
+        kiosk.laneway(["join", &code, "--gateway", &link, "--name", "kiosk"]).success();
+        (backup, kiosk, old_id)
+    };
+    // The first machine is dead.
+    let spare = Machine::new();
+    spare.laneway(["ca", "import", text(&backup), "--name", "spare"]).success();
+    let mut gateway = spare.start("127.0.0.59", &["--role", "gateway"]);
+    let link = gateway.address("links");
+    let mut node = kiosk.start("127.0.0.60", &["--role", "client", "--gateway", &link]);
+    node.wait_for("link up");
+
+    let lan = ["--lan", "127.0.0.59"];
+    let of_old = spare.laneway([&["revoke", &old_id][..], &lan].concat());
+    of_old.failed(
+        2,
+        &[
+            &format!("error: kiosk ({old_id}) has been removed already"),
+            "hint: another machine that is called kiosk is a member: 'laneway revoke ",
+        ],
+    );
+    let listed = spare.laneway([&["members"][..], &lan].concat()).success().stdout;
+    let line = listed.lines().find(|line| line.starts_with("kiosk ") && line.ends_with(" unlisted"));
+    let id = line.unwrap_or_else(|| panic!("{listed}")).split_whitespace().nth(1).unwrap();
+    assert!(id != old_id && listed.contains("'laneway revoke ID' removes it"), "{listed}");
+    let removed = spare.laneway([&["revoke", "kiosk"][..], &lan].concat()).success().stdout;
+    assert!(removed.starts_with(&format!("Removed: kiosk ({id}")), "{removed}");
+    node.wait_for("this machine was removed from the group");
+    let again = spare.laneway([&["revoke", id][..], &lan].concat());
+    again.failed(2, &[&format!("error: kiosk ({id}) has been removed already")]);
 }

@@ -3,11 +3,12 @@
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use super::{beside, removal, say};
+use super::sightings::{Sightings, Where};
+use super::{beside, progress, removal, say};
 use crate::net;
 use crate::problem::Problem;
 use crate::sys::state::{StateDir, create_private};
-use crate::trust::authority::{self, Authority, Copies, Removed};
+use crate::trust::authority::{self, Authority, Copies, Names, Removed};
 use crate::trust::group::Group;
 use crate::trust::name::WantedName;
 
@@ -20,6 +21,8 @@ pub struct Revoke {
     /// The members' names, or the beginnings of their ids, as 'laneway members' shows them
     #[arg(value_name = "NAME|ID", required = true)]
     members: Vec<String>,
+    #[command(flatten)]
+    gateways: Where,
 }
 
 /// `laneway ca`
@@ -62,7 +65,8 @@ pub(super) fn load(state: &StateDir) -> Result<Authority, Problem> {
 }
 
 impl Revoke {
-    /// Removes members, all of them or none.
+    /// Removes members, all of them or none. Gateways are asked whom they have seen, unless each name is that of a member in
+    /// the list.
     ///
     /// # Errors
     /// When one of them is unknown or ambiguous, the change cannot be saved, or the group has removed this machine.
@@ -70,7 +74,8 @@ impl Revoke {
         let names: Vec<&str> = self.members.iter().map(String::as_str).collect();
         let authority = load(state)?;
         removal::refuse(state).await?;
-        let removed = authority.revoke_all(&names)?;
+        let seen = self.seen(&authority, state, &names).await?;
+        let removed = authority.revoke_all(&names, &seen)?;
         let warning = keys_remain(&removed.removed, Authority::copies(state));
         for member in removed.removed {
             let unlisted = || "a machine that is not in this machine's list".into();
@@ -87,6 +92,17 @@ impl Revoke {
             say(warning);
         }
         Ok(())
+    }
+
+    /// The members that gateways have seen, and that this machine's list may lack.
+    async fn seen(&self, authority: &Authority, state: &StateDir, names: &[&str]) -> Result<Names, Problem> {
+        let mut seen = Sightings::saved(state);
+        if !authority.are_present(names, &seen.names())? {
+            self.gateways.check()?;
+            let _waiting = progress::waiting("asking the gateways whom they have seen");
+            self.gateways.ask(authority, &beside::group(state)?, state, &mut seen).await;
+        }
+        Ok(seen.names())
     }
 }
 

@@ -1,36 +1,27 @@
 //! `laneway members`: who is in the group, when each member was seen last, and with which version.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use serde::Serialize;
-use tokio_util::task::TaskTracker;
 
-use super::ask;
-use super::local_port::LocalPort;
-use super::{authority, beside, gateways, progress, removal, say};
-use crate::failure::with_causes;
-use crate::gateway::served::{self, Seen};
-use crate::link::client::Link;
-use crate::link::{roster, tls};
-use crate::peers::options::PORT;
-use crate::peers::remembered;
+use super::sightings::{Sightings, Where};
+use super::{authority, beside, progress, removal, say};
+use crate::gateway::served::Seen;
 use crate::problem::Problem;
 use crate::sys::state::StateDir;
 use crate::telemetry::report::age;
-use crate::trust::authority::{Authority, Member};
+use crate::trust::authority::Member;
 use crate::trust::clock;
 use crate::trust::departures;
 use crate::trust::group::{Group, Role};
-use crate::trust::membership::Membership;
 use crate::wire::id::NodeId;
 
-/// Maximum gateways that are asked.
-const MAX_GATEWAYS: usize = 64;
 /// A member that was seen within this time counts as present, in seconds.
 const PRESENT: u64 = 60;
+
+/// The state of a member that gateways have seen and that is not in this machine's list.
+const UNLISTED: &str = "unlisted";
 
 /// `laneway members`
 #[derive(Debug, clap::Args)]
@@ -42,23 +33,17 @@ pub struct Members {
     #[arg(long)]
     offline: bool,
     #[command(flatten)]
-    port: LocalPort,
-    /// The UDP port of discovery
-    #[arg(long, env = "LANEWAY_DISCOVERY_PORT", value_name = "PORT", default_value_t = PORT)]
-    discovery_port: u16,
-    /// An interface or local address to query on; repeatable [default: all except loopback]
-    #[arg(long, env = "LANEWAY_LAN", value_name = "NAME|ADDR", value_delimiter = ',')]
-    lan: Vec<String>,
+    gateways: Where,
 }
 
 /// One member.
 #[derive(Debug, Serialize)]
 struct Row {
-    /// Its name; none for one that another machine with the group's key admitted.
+    /// Its name; none for one that is not in the list, and was not seen with its name.
     name: Option<String>,
     id: String,
     role: Option<Role>,
-    /// `member`, `leaving`, `left` or `removed`.
+    /// `member`, `leaving`, `left`, `removed` or [`UNLISTED`].
     state: &'static str,
     /// When it joined.
     joined: Option<u64>,
@@ -80,23 +65,11 @@ impl Members {
     pub async fn run(self, state: StateDir) -> Result<(), Problem> {
         let authority = authority::load(&state)?;
         let group = beside::group(&state)?;
-        super::check_lan(&self.lan)?;
-        let mut seen: BTreeMap<NodeId, Seen> = BTreeMap::new();
-        for (id, of) in served::load(&state) {
-            if let Some(id) = NodeId::parse(&id) {
-                seen.entry(id).or_default().merge(of);
-            }
-        }
+        self.gateways.check()?;
+        let mut seen = Sightings::saved(&state);
         if !self.offline {
             let _waiting = (!self.json).then(|| progress::waiting("asking the gateways whom they have seen"));
-            self.ask(&authority, &group, &state, &mut seen).await;
-            let saved = seen.iter().map(|(id, of)| (id.to_string(), of.clone())).collect();
-            if let Err(error) = served::save(&state, &saved) {
-                tracing::warn!(
-                    error = with_causes(&error),
-                    "the list of the members that were seen cannot be saved"
-                );
-            }
+            self.gateways.ask(&authority, &group, &state, &mut seen).await;
         }
         let is_removed = match self.offline {
             true => group.update.revokes(group.node.id),
@@ -113,7 +86,7 @@ impl Members {
                 format!("{warning}{causes}{hint}").as_bytes(),
             );
         }
-        let rows = rows(authority.members()?, &group, &departures::saved(&state, &group), &seen);
+        let rows = rows(authority.members()?, &group, &departures::saved(&state, &group), seen.members());
         if self.json {
             let line = serde_json::to_string(&rows);
             say(line.map_err(|error| Problem::new("the list cannot be written").because(error))?);
@@ -121,65 +94,6 @@ impl Members {
             print(&rows);
         }
         Ok(())
-    }
-
-    /// Asks this machine's node, and every gateway that answers on the LAN or is remembered.
-    async fn ask(
-        &self,
-        authority: &Authority,
-        group: &Group,
-        state: &StateDir,
-        seen: &mut BTreeMap<NodeId, Seen>,
-    ) {
-        let now = clock::now().as_secs();
-        let mut note = |id: NodeId, at: u64, version: Option<String>| {
-            seen.entry(id).or_default().merge(Seen { at, version });
-        };
-        let mut links: BTreeMap<SocketAddr, Option<NodeId>> = BTreeMap::new();
-        if let Ok(node) = self.port.address(Some(state.path())).and_then(ask::snapshot)
-            && node.node.id == group.node.id.short()
-        {
-            note(group.node.id, now, Some(node.node.version));
-            let own = node.node.link.and_then(|link| link.parse::<SocketAddr>().ok());
-            links.extend(own.map(|link| (reached(link), Some(group.node.id))));
-        }
-        let known = remembered::load(state);
-        if let Ok(survey) = gateways::look(group, known.clone(), self.discovery_port, &self.lan).await {
-            for gateway in &survey.gateways {
-                note(gateway.id, now, None);
-            }
-            links.extend(survey.links().into_iter().map(|seen| (seen.link, Some(seen.id))));
-        }
-        for address in known {
-            links.entry(address).or_insert(None);
-        }
-        let (Ok(config), membership) = (tls::link_client(group), Membership::new(group.clone())) else {
-            return;
-        };
-        let tasks = TaskTracker::new();
-        let answers = links.into_iter().take(MAX_GATEWAYS).map(|(address, id)| {
-            let (config, membership, tasks) = (config.clone(), membership.clone(), tasks.clone());
-            async move {
-                let link = Link::dial(address, id, config, membership, &tasks).await.ok()?;
-                let permit = authority.permit(group.node.id, link.gateway.id).ok()?;
-                let answer = roster::fetch(&link, &permit).await.ok();
-                link.retire();
-                answer
-            }
-        });
-        for sighting in join_all(answers).await.into_iter().flatten().flatten() {
-            if let Some(id) = NodeId::parse(&sighting.id) {
-                note(id, now.saturating_sub(sighting.ago), sighting.version);
-            }
-        }
-    }
-}
-
-/// Where this machine's own link port is reached from here.
-fn reached(link: SocketAddr) -> SocketAddr {
-    match link.ip().is_unspecified() {
-        true => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), link.port()),
-        false => link,
     }
 }
 
@@ -189,13 +103,17 @@ fn rows(
     leaving: &BTreeSet<NodeId>,
     seen: &BTreeMap<NodeId, Seen>,
 ) -> Vec<Row> {
-    let mut unlisted: BTreeSet<NodeId> = group.update.revoked().clone();
-    let of = |id: &str| NodeId::parse(id).and_then(|id| seen.get(&id)).cloned();
+    // Others than this machine may have admitted and removed members, and it may have joined after the backup that it imported.
+    let mut unlisted: BTreeSet<NodeId> = group.update.revoked().iter().chain(seen.keys()).copied().collect();
+    unlisted.insert(group.node.id);
     let mut rows: Vec<Row> = Vec::new();
     for member in members {
         let id = NodeId::parse(&member.id);
-        let is_removed = id.is_some_and(|id| unlisted.remove(&id));
-        let seen = of(&member.id);
+        let is_removed = id.is_some_and(|id| group.update.revokes(id));
+        let seen = id.and_then(|id| {
+            unlisted.remove(&id);
+            seen.get(&id).cloned()
+        });
         rows.push(Row {
             is_this_machine: id == Some(group.node.id),
             name: Some(member.name),
@@ -213,19 +131,29 @@ fn rows(
             id: member.id,
         });
     }
-    let others = unlisted.into_iter().map(|id| Row {
-        name: None,
+    rows.extend(unlisted.into_iter().map(|id| unlisted_row(id, group, leaving, seen.get(&id))));
+    rows
+}
+
+/// A machine that this machine's list does not have.
+fn unlisted_row(id: NodeId, group: &Group, leaving: &BTreeSet<NodeId>, seen: Option<&Seen>) -> Row {
+    let own = Some(&group.node).filter(|own| own.id == id);
+    Row {
+        name: own.map(|own| own.name.clone()).or_else(|| seen?.name.clone()),
         id: id.to_string(),
-        role: None,
-        state: "removed",
+        role: own.map(|own| own.role),
+        state: match own {
+            _ if group.update.revokes(id) => "removed",
+            _ if leaving.contains(&id) => "leaving",
+            Some(_) => "member",
+            None => UNLISTED,
+        },
         joined: None,
         left: None,
-        last_seen: None,
-        version: None,
-        is_this_machine: false,
-    });
-    rows.extend(others);
-    rows
+        last_seen: seen.map(|seen| seen.at),
+        version: seen.and_then(|seen| seen.version.clone()),
+        is_this_machine: own.is_some(),
+    }
 }
 
 fn print(rows: &[Row]) {
@@ -240,7 +168,7 @@ fn print(rows: &[Row]) {
             Role::Gateway => "gateway or client",
             Role::Client => "client only",
         });
-        let is_member = row.state == "member";
+        let is_member = ["member", UNLISTED].contains(&row.state);
         let seen = row.last_seen.map(|at| match now.saturating_sub(at) {
             // One that has left was there at the most.
             ..PRESENT if is_member => "now".to_owned(),
@@ -255,11 +183,18 @@ fn print(rows: &[Row]) {
             if row.state == "member" { "" } else { row.state },
         );
     }
+    if rows.iter().any(|row| row.state == UNLISTED) {
+        say(
+            "\nunlisted: not in the list of this machine. It joined after the backup that was imported here, or by a code of another \
+             machine with the group's key. 'laneway revoke ID' removes it.",
+        );
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trust::authority::Authority;
 
     #[test]
     fn who_has_said_that_it_leaves_is_leaving_until_it_has_left() {
@@ -275,5 +210,36 @@ mod tests {
         assert_eq!(shown(&members, &leaving), "leaving");
         members[0].left = Some(1);
         assert_eq!(shown(&members, &leaving), "left");
+    }
+
+    #[test]
+    fn whom_only_gateways_know_is_listed_with_the_name_that_they_saw() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(directory.path().join("state")).unwrap();
+        let group = Authority::create(&state, "lan", "first").unwrap();
+        let authority = authority::load(&state).unwrap();
+        let [late, nameless, old] = [7, 8, 9].map(|first| NodeId([first; 16]));
+        authority.revoke(&old.to_string()).unwrap();
+        let group = Group::load(&state).unwrap().unwrap_or(group);
+        let name = |name: &str| Some(name.to_owned());
+        let of = |name| Seen { at: 100, name, version: None };
+        let seen = BTreeMap::from([(late, of(name("c10"))), (nameless, of(None)), (old, of(name("c9")))]);
+        let rows = |members, leaving: &[NodeId]| -> Vec<_> {
+            let leaving = leaving.iter().copied().collect();
+            let rows = rows(members, &group, &leaving, &seen).into_iter();
+            rows.map(|row| (row.name, row.state, row.last_seen)).collect()
+        };
+        // Nor does a list that was imported have the machine that imported it, if that was a member before.
+        let shown = rows(Vec::new(), &[nameless]);
+        for row in [
+            (name("first"), "member", None),
+            (name("c10"), UNLISTED, Some(100)),
+            (None, "leaving", Some(100)),
+            (name("c9"), "removed", Some(100)),
+        ] {
+            assert!(shown.contains(&row), "no {row:?} in {shown:?}");
+        }
+        assert_eq!(shown.len(), 4);
+        assert_eq!(rows(authority.members().unwrap(), &[]).len(), 4);
     }
 }

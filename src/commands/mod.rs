@@ -22,6 +22,7 @@ pub(crate) mod progress;
 mod removal;
 pub mod run;
 pub mod service;
+pub mod sightings;
 pub mod speedtest;
 pub mod status;
 pub mod system_proxy;

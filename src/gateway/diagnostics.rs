@@ -29,13 +29,14 @@ impl Gateway {
         let now = clock::now().as_secs();
         let of = |(id, seen): (NodeId, Seen)| Sighting {
             id: id.to_string(),
+            name: seen.name,
             version: seen.version,
             ago: now.saturating_sub(seen.at),
         };
         let mut seen: Vec<_> =
             self.served.members().into_iter().filter(|(id, _)| *id != self.id).map(of).collect();
         let version = Some(env!("CARGO_PKG_VERSION").to_owned());
-        seen.push(Sighting { id: self.id.to_string(), version, ago: 0 });
+        seen.push(Sighting { id: self.id.to_string(), name: Some(self.name.to_string()), version, ago: 0 });
         incoming.answer_roster(seen).await;
     }
 

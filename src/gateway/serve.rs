@@ -176,7 +176,7 @@ impl Session {
                 if self.update_exchanges_begun < MAX_UPDATE_EXCHANGES && !self.draining =>
             {
                 self.update_exchanges_begun += 1;
-                gateway.served.see(self.peer.id, incoming.version.as_deref());
+                gateway.served.see(self.peer.id, Some(&self.peer.name), incoming.version.as_deref());
                 incoming.charge_to(self.client.memory.account(memory::Kind::Tunnel));
                 if let Ok(tunnel) = incoming.accept() {
                     self.exchanges.spawn(updates::serve(

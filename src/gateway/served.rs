@@ -32,11 +32,14 @@ struct Table {
     seen: BTreeMap<NodeId, Seen>,
 }
 
-/// When a member was seen last, in seconds since 1970, and the version of its program.
+/// When a member was seen last, in seconds since 1970, its name, and the version of its program.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
     /// When.
     pub at: u64,
+    /// The name, if it is known: the machine with the group's key may not have this member in its list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// The version, if it was said.
     pub version: Option<String>,
 }
@@ -52,8 +55,18 @@ const SAVE_INTERVAL: Duration = Duration::from_secs(300);
 const MAX_SEEN: usize = 16_384;
 
 impl Seen {
-    /// Takes the later of two, and its version if it is known.
+    /// Seen now.
+    pub fn now(name: Option<&str>, version: Option<&str>) -> Self {
+        Self {
+            at: clock::now().as_secs(),
+            name: name.map(str::to_owned),
+            version: version.map(str::to_owned),
+        }
+    }
+
+    /// Takes the later of two, and its version if it is known. A member's name never changes.
     pub fn merge(&mut self, other: Self) {
+        self.name = self.name.take().or(other.name);
         if other.at >= self.at {
             self.at = other.at;
             self.version = other.version.or(self.version.take());
@@ -75,21 +88,21 @@ impl ServedLinks {
         let mut table = self.lock();
         table.last += 1;
         let number = table.last;
-        table.see(client.id, clock::now().as_secs(), None);
+        table.see(client.id, Seen::now(Some(&client.name), None));
         table.links.insert(number, (client, address, link_state));
         ServedLink { all: self.clone(), number }
     }
 
-    /// Notes that a member was seen now, and its version.
-    pub fn see(&self, id: NodeId, version: Option<&str>) {
-        self.lock().see(id, clock::now().as_secs(), version.map(str::to_owned));
+    /// Notes that a member was seen now, its name and its version.
+    pub fn see(&self, id: NodeId, name: Option<&str>, version: Option<&str>) {
+        self.lock().see(id, Seen::now(name, version));
     }
 
     /// The members that were seen; those that are linked are seen now.
     pub fn members(&self) -> BTreeMap<NodeId, Seen> {
         let mut table = self.lock();
-        let (now, linked) = (clock::now().as_secs(), table.links.values().map(|(client, ..)| client.id));
-        linked.collect::<Vec<_>>().into_iter().for_each(|id| table.see(id, now, None));
+        let linked: Vec<_> = table.links.values().map(|(client, ..)| client.id).collect();
+        linked.into_iter().for_each(|id| table.see(id, Seen::now(None, None)));
         table.seen.clone()
     }
 
@@ -99,7 +112,7 @@ impl ServedLinks {
         let saved = load(&state);
         for (id, seen) in saved {
             if let Some(id) = NodeId::parse(&id) {
-                self.lock().see(id, seen.at, seen.version);
+                self.lock().see(id, seen);
             }
         }
         let mut ticks = tokio::time::interval(SAVE_INTERVAL);
@@ -114,7 +127,7 @@ impl ServedLinks {
     pub async fn save(&self, state: &StateDir, directory: &Directory) {
         for gateway in directory.ranked(Instant::now()) {
             if let (Some(id), Some(_)) = (gateway.id, gateway.state(Instant::now())) {
-                self.see(id, None);
+                self.see(id, None, None);
             }
         }
         let (state, members) = (state.clone(), self.members());
@@ -183,9 +196,9 @@ impl ServedLinks {
 }
 
 impl Table {
-    fn see(&mut self, id: NodeId, at: u64, version: Option<String>) {
+    fn see(&mut self, id: NodeId, seen: Seen) {
         if self.seen.len() < MAX_SEEN || self.seen.contains_key(&id) {
-            self.seen.entry(id).or_default().merge(Seen { at, version });
+            self.seen.entry(id).or_default().merge(seen);
         }
     }
 }
@@ -208,7 +221,7 @@ impl Drop for ServedLink {
     fn drop(&mut self) {
         let mut table = self.all.lock();
         if let Some((client, ..)) = table.links.remove(&self.number) {
-            table.see(client.id, clock::now().as_secs(), None);
+            table.see(client.id, Seen::now(None, None));
         }
     }
 }
@@ -221,15 +234,19 @@ mod tests {
     fn a_member_keeps_its_latest_time_and_its_last_known_version() {
         let links = ServedLinks::default();
         let id = NodeId([1; 16]);
-        let version = |text: &str| Some(text.to_owned());
-        links.lock().see(id, 100, version("1.0"));
-        links.lock().see(id, 200, None);
-        links.lock().see(id, 150, version("0.9"));
-        assert_eq!(links.members()[&id], Seen { at: 200, version: version("1.0") });
-        links.lock().see(id, 300, version("1.1"));
-        assert_eq!(links.members()[&id], Seen { at: 300, version: version("1.1") });
+        let of = |at, name: Option<&str>, version: Option<&str>| Seen {
+            at,
+            name: name.map(str::to_owned),
+            version: version.map(str::to_owned),
+        };
+        links.lock().see(id, of(100, Some("mill-7"), Some("1.0")));
+        links.lock().see(id, of(200, None, None));
+        links.lock().see(id, of(150, None, Some("0.9")));
+        assert_eq!(links.members()[&id], of(200, Some("mill-7"), Some("1.0")));
+        links.lock().see(id, of(300, None, Some("1.1")));
+        assert_eq!(links.members()[&id], of(300, Some("mill-7"), Some("1.1")));
         for number in 0..20_000_u128 {
-            links.lock().see(NodeId(number.to_be_bytes()), 1, None);
+            links.lock().see(NodeId(number.to_be_bytes()), of(1, None, None));
         }
         assert_eq!(links.members().len(), MAX_SEEN);
     }

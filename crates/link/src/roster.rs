@@ -8,6 +8,7 @@ use super::gateway_info::get;
 use super::incoming::Incoming;
 use super::request::{MEMBERS_PATH, uri};
 use super::settings::{PERMIT, shown};
+use laneway_trust::name::is_valid;
 use laneway_trust::permit::Permit;
 use laneway_wire::failure::{Failure, Kind, Side};
 
@@ -19,6 +20,9 @@ const MAX_ANSWER: usize = 4 << 20;
 pub struct Sighting {
     /// Its id, in hexadecimal.
     pub id: String,
+    /// Its name, if the gateway knows it: one that a member may have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// The version of its program, if it was said.
     pub version: Option<String>,
     /// How long ago the gateway saw it last, in seconds; 0 while it is linked.
@@ -42,6 +46,7 @@ pub async fn fetch(link: &Link, permit: &Permit) -> Result<Vec<Sighting>, Failur
         Failure::new(Kind::BadResponse, Side::Gateway, sentence)
     })?;
     for sighting in &mut seen {
+        sighting.name = sighting.name.take().filter(|name| is_valid(name));
         sighting.version = sighting.version.take().map(|version| shown(&version));
     }
     Ok(seen)

@@ -15,7 +15,7 @@ pub use self::holder::{Authority, Held, Member};
 use self::holder::{name_for, require_room};
 pub use self::invite::{Invite, Uses};
 pub use self::join_responder::JoinResponder;
-pub use self::revoke::{Removed, Revocation};
+pub use self::revoke::{Names, Removed, Revocation};
 pub use self::transfer::{Copies, Imported, import};
 use super::base64::Base64;
 use super::certificate::{self, CertificateError, Role};
@@ -325,7 +325,7 @@ pub(super) mod tests {
 
         let all: Vec<String> = members.iter().skip(1).map(|member| member.id.clone()).collect();
         let all: Vec<&str> = all.iter().map(String::as_str).collect();
-        let removed = authority.revoke_all(&all).unwrap();
+        let removed = authority.revoke_all(&all, &Names::new()).unwrap();
         assert_eq!(removed.removed.len(), MAX_MEMBERS - 2);
         assert_eq!(Group::load(&state).unwrap().unwrap().update.revoked().len(), MAX_MEMBERS - 1);
     }

@@ -224,8 +224,15 @@ pub enum RevokeError {
         found: Vec<String>,
     },
     /// The member was removed before.
-    #[error("{0} has been removed already")]
-    Already(String),
+    #[error("{name} ({id}) has been removed already")]
+    Already {
+        /// Its name.
+        name: String,
+        /// The beginning of its id.
+        id: String,
+        /// The beginning of the id of a member that has the same name.
+        other: Option<String>,
+    },
     /// It is the authority's own machine.
     #[error("this machine cannot remove itself: it holds the group's key")]
     Own,
@@ -239,8 +246,8 @@ impl RevokeError {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Unknown(_) => format!(
-                "'laneway members' lists names and ids, of which {MIN_ID_DIGITS} digits are enough. A member that another \
-                 machine with the group's key has admitted is on the list of that machine"
+                "'laneway members' lists names and ids, of which {MIN_ID_DIGITS} digits are enough. A member that no gateway has \
+                 seen is only on the list of the machine that admitted it"
             ),
             Self::Ambiguous { .. } => "give the whole id".into(),
             Self::Own => {
@@ -249,7 +256,12 @@ impl RevokeError {
                     .into()
             }
             Self::Full => "create a new group with 'laneway init', and let the members join it".into(),
-            Self::Already(_) => return None,
+            Self::Already { name, other: Some(other), .. } => {
+                format!("another machine that is called {name} is a member: 'laneway revoke {other}' removes that one")
+            }
+            Self::Already { .. } => "a machine that still works under this name is another one: 'laneway members' lists it when \
+                 a gateway that answers has seen it"
+                .into(),
         })
     }
 }

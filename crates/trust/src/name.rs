@@ -40,7 +40,7 @@ impl WantedName {
 
 /// Whether a member may have this name: 1 to 48 ASCII letters, digits, `-`, `_` and `.`, of which the first and the last are
 /// a letter or a digit. It must not have the 32 hexadecimal digits of an id.
-pub(super) fn is_valid(name: &str) -> bool {
+pub fn is_valid(name: &str) -> bool {
     let inside = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     let ends = |c: char| c.is_ascii_alphanumeric();
     let looks_like_an_id = name.len() == 32 && name.chars().all(|c| c.is_ascii_hexdigit());

@@ -1,6 +1,6 @@
 //! Removing members, and replacing the discovery key.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::holder::{Authority, Member};
 use crate::clock;
@@ -16,7 +16,7 @@ use laneway_wire::id::NodeId;
 /// A member that was just removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Removed {
-    /// Its name; `None` when it is not in this machine's list.
+    /// Its name; `None` when it is neither in this machine's list nor was seen with its name.
     pub name: Option<String>,
     /// Its id.
     pub id: NodeId,
@@ -51,27 +51,29 @@ impl Authority {
     /// Removes the members with these names or beginnings of ids: closes all open invites, and signs one update that revokes
     /// all of them and replaces the discovery key. When one of them cannot be removed, none is. That counts for those, too, that
     /// left by themselves, or that another machine with the authority's key removed: they may know codes of this machine.
+    /// `seen` are members that gateways have seen, of which this machine's list may lack some.
     ///
     /// # Errors
     /// [`GroupError::Revoke`], or when it cannot be recorded.
-    pub fn revoke_all(&self, who: &[&str]) -> Result<Revocation, GroupError> {
+    pub fn revoke_all(&self, who: &[&str], seen: &Names) -> Result<Revocation, GroupError> {
         let lock = self.state.lock()?;
         let group = self.own_group()?;
         let mut members = self.members()?;
         let mut revoked = group.update.revoked().clone();
-        let leaving = departures::saved(&self.state, &group);
+        let all = self.candidates(&group, seen)?;
         let (mut removed, mut named) = (Vec::new(), BTreeSet::new());
         for who in who {
-            let one = find(&members, group.update.revoked(), &leaving, who)?;
-            if group.update.revokes(one.id) && !one.was_gone {
-                return Err(RevokeError::Already(one.name.unwrap_or_else(|| one.id.short())).into());
+            let one = find(&all, who)?;
+            if one.standing == Standing::Removed {
+                return Err(already(&one, &all).into());
             }
             if group.node.id == one.id {
                 return Err(RevokeError::Own.into());
             }
             revoked.insert(one.id);
             if named.insert(one.id) {
-                removed.push(one);
+                let was_gone = one.standing == Standing::Gone;
+                removed.push(Removed { name: one.name, id: one.id, was_gone, had_key: one.had_key });
             }
         }
         let is_named = |member: &&mut Member| NodeId::parse(&member.id).is_some_and(|id| named.contains(&id));
@@ -85,12 +87,27 @@ impl Authority {
         Ok(Revocation { removed, epoch, closed })
     }
 
+    /// Whether each of `who` names one member that is in the group now, so that there is no other to look for. `seen` is as for
+    /// [`Self::revoke_all`].
+    ///
+    /// # Errors
+    /// When the group's files cannot be read.
+    pub fn are_present(&self, who: &[&str], seen: &Names) -> Result<bool, GroupError> {
+        let all = self.candidates(&self.own_group()?, seen)?;
+        Ok(who.iter().all(|who| find(&all, who).is_ok_and(|one| one.standing == Standing::Present)))
+    }
+
+    fn candidates(&self, group: &Group, seen: &Names) -> Result<Vec<Candidate>, GroupError> {
+        let leaving = departures::saved(&self.state, group);
+        Ok(candidates(self.members()?, group.update.revoked(), &leaving, seen))
+    }
+
     /// Removes one member.
     ///
     /// # Errors
     /// As [`Self::revoke_all`].
     pub fn revoke(&self, who: &str) -> Result<Revocation, GroupError> {
-        self.revoke_all(&[who])
+        self.revoke_all(&[who], &Names::new())
     }
 
     /// Replaces the discovery key and removes no member. Returns the new epoch.
@@ -165,55 +182,112 @@ impl Authority {
     }
 }
 
-/// The one member that `who` names: by its whole id, else by its name or the beginning of its id. Members that are leaving
-/// count only when no other one is named, and removed ones only when none of both is. A member that is not in the list can be named by its whole id: another machine with the
-/// authority's key may have admitted it.
-fn find(
-    members: &[Member],
+/// The members by their ids, and their names as far as they are known.
+pub type Names = BTreeMap<NodeId, Option<String>>;
+
+/// A machine that is or was a member.
+#[derive(Clone)]
+struct Candidate {
+    id: NodeId,
+    name: Option<String>,
+    had_key: bool,
+    standing: Standing,
+}
+
+/// Whether a machine is a member.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Present,
+    Leaving,
+    /// It left by itself, or another machine with the authority's key removed it.
+    Gone,
+    /// It was removed for good.
+    Removed,
+}
+
+impl Candidate {
+    fn is_called(&self, name: &str) -> bool {
+        self.name.as_ref().is_some_and(|own| own.eq_ignore_ascii_case(name))
+    }
+
+    fn is_no_member(&self) -> bool {
+        matches!(self.standing, Standing::Gone | Standing::Removed)
+    }
+
+    fn shown_name(&self) -> String {
+        self.name.clone().unwrap_or_else(|| "a machine that is not in this machine's list".to_owned())
+    }
+}
+
+/// Everybody who can be named: those in the list after those of whom it knows nothing.
+fn candidates(
+    members: Vec<Member>,
     revoked: &BTreeSet<NodeId>,
     leaving: &BTreeSet<NodeId>,
-    who: &str,
-) -> Result<Removed, RevokeError> {
-    let unknown = || RevokeError::Unknown(who.to_owned());
-    let digits = who.to_ascii_lowercase();
-    let is_in = |ids: &BTreeSet<NodeId>, member: &Member| {
-        NodeId::parse(&member.id).is_some_and(|id| ids.contains(&id))
+    seen: &Names,
+) -> Vec<Candidate> {
+    let mut unlisted: Names = revoked.iter().map(|id| (*id, None)).collect();
+    unlisted.extend(seen.clone());
+    let standing = |id, gone| match (revoked.contains(&id), leaving.contains(&id)) {
+        (true, _) => gone,
+        (false, true) => Standing::Leaving,
+        (false, false) => Standing::Present,
     };
-    let is_revoked = |member: &&Member| is_in(revoked, member);
-    let was_gone = |member: &&Member| is_revoked(member) && member.removed.is_none();
-    if let Some(id) = NodeId::parse(&digits) {
-        let listed = members.iter().find(|member| member.id == digits);
-        let name = listed.map(|member| member.name.clone());
-        let had_key = listed.is_some_and(|member| member.invite.is_none());
-        return Ok(Removed { name, id, was_gone: listed.as_ref().is_some_and(was_gone), had_key });
+    let mut listed = Vec::new();
+    for member in members {
+        let Some(id) = NodeId::parse(&member.id) else { continue };
+        unlisted.remove(&id);
+        let gone = if member.removed.is_none() { Standing::Gone } else { Standing::Removed };
+        let (had_key, standing) = (member.invite.is_none(), standing(id, gone));
+        listed.push(Candidate { id, name: Some(member.name), had_key, standing });
     }
-    let named = |member: &&Member| {
-        member.name.eq_ignore_ascii_case(who)
-            || digits.len() >= MIN_ID_DIGITS && member.id.starts_with(&digits)
-    };
-    let (revoked, others): (Vec<_>, Vec<_>) = members.iter().filter(named).partition(is_revoked);
-    let (leaving, present): (Vec<_>, Vec<_>) = others.into_iter().partition(|member| is_in(leaving, member));
-    let found = [present, leaving, revoked].into_iter().find(|found| !found.is_empty()).unwrap_or_default();
+    let others = unlisted.into_iter().map(|(id, name)| {
+        let standing = standing(id, Standing::Removed);
+        Candidate { id, name, had_key: false, standing }
+    });
+    others.chain(listed).collect()
+}
+
+/// The one machine that `who` names: by its whole id, else by its name or the beginning of its id. Members that are leaving
+/// count only when no other one is named, and removed ones only when none of both is. Anybody can be named by the whole id:
+/// another machine with the authority's key may have admitted it, and no gateway seen it.
+fn find(all: &[Candidate], who: &str) -> Result<Candidate, RevokeError> {
+    let digits = who.to_ascii_lowercase();
+    if let Some(id) = NodeId::parse(&digits) {
+        let known = all.iter().find(|one| one.id == id).cloned();
+        let unknown = Candidate { id, name: None, had_key: false, standing: Standing::Present };
+        return Ok(known.unwrap_or(unknown));
+    }
+    let begins = |id: NodeId| digits.len() >= MIN_ID_DIGITS && id.to_string().starts_with(&digits);
+    let named = |one: &&Candidate| one.is_called(who) || begins(one.id);
+    let (gone, others): (Vec<_>, Vec<_>) =
+        all.iter().filter(named).partition(|candidate| candidate.is_no_member());
+    let (leaving, present): (Vec<_>, Vec<_>) =
+        others.into_iter().partition(|candidate| candidate.standing == Standing::Leaving);
+    let found = [present, leaving, gone].into_iter().find(|found| !found.is_empty()).unwrap_or_default();
     match found.as_slice() {
-        [] => Err(unknown()),
-        [one] => {
-            let id = NodeId::parse(&one.id).ok_or_else(unknown)?;
-            let had_key = one.invite.is_none();
-            Ok(Removed { name: Some(one.name.clone()), id, was_gone: was_gone(one), had_key })
-        }
+        [] => Err(RevokeError::Unknown(who.to_owned())),
+        [one] => Ok((*one).clone()),
         // They were members under the same name, one after the other.
-        [.., last] if found.iter().all(is_revoked) => match found.iter().rev().find(|one| was_gone(one)) {
-            Some(gone) => {
-                let id = NodeId::parse(&gone.id).ok_or_else(unknown)?;
-                let had_key = gone.invite.is_none();
-                Ok(Removed { name: Some(gone.name.clone()), id, was_gone: true, had_key })
-            }
-            None => Err(RevokeError::Already(last.name.clone())),
-        },
+        [.., last] if last.is_no_member() => {
+            let gone = found.iter().rev().find(|one| one.standing == Standing::Gone);
+            Ok((*gone.unwrap_or(last)).clone())
+        }
         several => Err(RevokeError::Ambiguous {
             who: who.to_owned(),
-            found: several.iter().map(|member| format!("{} ({})", member.name, member.id)).collect(),
+            found: several.iter().map(|one| format!("{} ({})", one.shown_name(), one.id)).collect(),
         }),
+    }
+}
+
+/// That this machine has been removed already, and who else has its name.
+fn already(removed: &Candidate, all: &[Candidate]) -> RevokeError {
+    let same_name = |one: &&Candidate| removed.name.as_ref().is_some_and(|name| one.is_called(name));
+    let other = all.iter().filter(same_name).find(|one| !one.is_no_member());
+    RevokeError::Already {
+        name: removed.shown_name(),
+        id: removed.id.short(),
+        other: other.map(|other| other.id.short()),
     }
 }
 
@@ -229,6 +303,18 @@ mod tests {
             GroupError::Revoke(error) => error,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// What is found in this list.
+    fn named(
+        members: &[Member],
+        revoked: &BTreeSet<NodeId>,
+        leaving: &BTreeSet<NodeId>,
+        who: &str,
+    ) -> Result<Removed, RevokeError> {
+        let one = find(&candidates(members.to_vec(), revoked, leaving, &Names::new()), who)?;
+        let was_gone = one.standing == Standing::Gone;
+        Ok(Removed { name: one.name, id: one.id, was_gone, had_key: one.had_key })
     }
 
     #[test]
@@ -247,9 +333,10 @@ mod tests {
         assert_ne!(after.update.discovery_key(), before.update.discovery_key());
         let [retired] = after.retired.as_slice() else { panic!("{:?}", after.retired) };
         assert_eq!((retired.epoch, retired.key()), (0, before.update.discovery_key()));
+        let again = revoke_error(authority.revoke("laptop").unwrap_err());
         assert_eq!(
-            revoke_error(authority.revoke("laptop").unwrap_err()),
-            RevokeError::Already("laptop".into())
+            again,
+            RevokeError::Already { name: "laptop".into(), id: node_id(&laptop).short(), other: None }
         );
     }
 
@@ -287,7 +374,10 @@ mod tests {
         assert_ne!(after.update.discovery_key(), before.update.discovery_key());
         // Now it is removed for good.
         let again = revoke_error(authority.revoke("laptop").unwrap_err());
-        assert_eq!(again, RevokeError::Already("laptop".into()));
+        assert_eq!(
+            again,
+            RevokeError::Already { name: "laptop".into(), id: node_id(&laptop).short(), other: None }
+        );
     }
 
     #[test]
@@ -299,7 +389,7 @@ mod tests {
         }
         let members = authority.members().unwrap();
         let b = &members[2];
-        let found = |who: &str| find(&members, &BTreeSet::new(), &BTreeSet::new(), who);
+        let found = |who: &str| named(&members, &BTreeSet::new(), &BTreeSet::new(), who);
         assert_eq!(found("B").unwrap().name.as_deref(), Some("b"));
         for id in [&b.id[..8], &b.id] {
             assert_eq!(found(&id.to_uppercase()).unwrap().name.as_deref(), Some("b"));
@@ -330,19 +420,54 @@ mod tests {
         members[3].name = beginning.clone();
         let none = BTreeSet::new();
         for who in ["a", &beginning] {
-            let refused = find(&members, &none, &none, who).unwrap_err();
+            let refused = named(&members, &none, &none, who).unwrap_err();
             let RevokeError::Ambiguous { found, .. } = &refused else { panic!("{refused:?}") };
             assert_eq!(found.len(), 2);
             assert!(found.iter().any(|one| one.contains(&members[1].id)), "{found:?}");
         }
         // A whole id is never ambiguous, and a removed member is not in the way.
         let one = NodeId::parse(&members[1].id).unwrap();
-        assert_eq!(find(&members, &none, &none, &members[1].id).unwrap().id, one);
+        assert_eq!(named(&members, &none, &none, &members[1].id).unwrap().id, one);
         let gone = BTreeSet::from([one]);
-        assert_eq!(find(&members, &gone, &none, "a").unwrap().id.to_string(), members[2].id);
+        assert_eq!(named(&members, &gone, &none, "a").unwrap().id.to_string(), members[2].id);
         // Nor is one that is leaving, which may still be named.
-        assert_eq!(find(&members, &none, &gone, "a").unwrap().id.to_string(), members[2].id);
-        assert_eq!(find(&members[..2], &none, &gone, "a").unwrap().id, one);
+        assert_eq!(named(&members, &none, &gone, "a").unwrap().id.to_string(), members[2].id);
+        assert_eq!(named(&members[..2], &none, &gone, "a").unwrap().id, one);
+    }
+
+    #[test]
+    fn a_member_that_only_gateways_know_is_removed_by_its_name_or_a_few_digits() {
+        let (_directory, state, authority, _) = new();
+        let code = authority.invite(Role::Client, Uses::Any, None, None).unwrap();
+        let old = key();
+        authority.admit(&code.invite, &old, &suggested("c10")).unwrap();
+        authority.revoke("c10").unwrap();
+        // They joined after the backup that was imported here.
+        let [late, second, third] = [7, 8, 9].map(|first| NodeId([first; 16]));
+        let seen = Names::from([(late, Some("c10".into())), (second, None), (third, None)]);
+        let none = Names::new();
+        assert!(!authority.are_present(&["c10"], &none).unwrap(), "the gateways are to be asked");
+        assert!(authority.are_present(&["C10", "08080808"], &seen).unwrap());
+        let digits = node_id(&old).short();
+        let already = revoke_error(authority.revoke_all(&[&digits], &seen).unwrap_err());
+        assert_eq!(already.to_string(), format!("c10 ({digits}) has been removed already"));
+        assert!(already.hint().unwrap().contains("'laneway revoke 07070707'"), "{already:?}");
+
+        let removed = authority.revoke_all(&["c10", "08080808"], &seen).unwrap().removed;
+        let of = |name, id| Removed { name, id, was_gone: false, had_key: false };
+        assert_eq!(removed, [of(Some("c10".into()), late), of(None, second)]);
+        let after = Group::load(&state).unwrap().unwrap();
+        assert!(after.update.revokes(late) && after.update.revokes(second) && !after.update.revokes(third));
+        for who in ["c10", "07070707", "08080808"] {
+            let again = revoke_error(authority.revoke_all(&[who], &seen).unwrap_err());
+            assert!(matches!(again, RevokeError::Already { other: None, .. }), "{who}: {again:?}");
+        }
+        // One in the list does not hide another one of the same name.
+        let code = authority.invite(Role::Client, Uses::Any, None, None).unwrap();
+        authority.admit(&code.invite, &key(), &suggested("c11")).unwrap();
+        let seen = Names::from([(third, Some("c11".into()))]);
+        let several = revoke_error(authority.revoke_all(&["c11"], &seen).unwrap_err());
+        assert!(matches!(&several, RevokeError::Ambiguous { found, .. } if found.len() == 2), "{several:?}");
     }
 
     #[test]
@@ -352,10 +477,10 @@ mod tests {
         for name in ["a", "b"] {
             authority.admit(&code.invite, &key(), &suggested(name)).unwrap();
         }
-        let refused = authority.revoke_all(&["a", "nobody"]).unwrap_err();
+        let refused = authority.revoke_all(&["a", "nobody"], &Names::new()).unwrap_err();
         assert_eq!(revoke_error(refused), RevokeError::Unknown("nobody".into()));
         assert!(Group::load(&state).unwrap().unwrap().update.revoked().is_empty());
-        let removed = authority.revoke_all(&["a", "b", "A"]).unwrap();
+        let removed = authority.revoke_all(&["a", "b", "A"], &Names::new()).unwrap();
         assert_eq!((removed.removed.len(), removed.epoch), (2, 1));
         assert_eq!(Group::load(&state).unwrap().unwrap().update.revoked().len(), 2);
     }
