@@ -16,6 +16,7 @@ mod rules;
 
 pub use error::RedirectError;
 pub use installed::{Installed, Leftover, TRANSPARENT_PORT, installed, leftover, listens};
+pub use interface::DUMMY;
 pub use kept::Kept;
 pub use rules::{Maker, Rules};
 

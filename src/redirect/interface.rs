@@ -1,5 +1,7 @@
 //! The interface that carries the default route of last resort: one end of a veth pair, through which no packet leaves.
 
+use std::net::Ipv4Addr;
+
 use super::error::RedirectError;
 use super::program::run;
 use crate::sys::connected;
@@ -10,6 +12,9 @@ const OTHER_END: &str = "laneway1";
 /// The IPv6 source address of software on a machine that has no other. It is a unique local address (RFC 4193) and
 /// never leaves the machine.
 const ADDRESS: &str = "fd6c:616e:6577:6179::1/128";
+/// The IPv4 source address of software on a machine that has no other: the dummy address (RFC 7600). With none, the
+/// source would be 0.0.0.0, and what is sent to that never arrives.
+pub const DUMMY: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 /// Metric of the default route: any other default route is preferred.
 const LAST: u32 = u32::MAX;
 
@@ -32,6 +37,9 @@ pub(super) fn add(v4: bool, v6: bool) -> Result<(), RedirectError> {
         links += &format!("link set {end} multicast off addrgenmode none up\n");
     }
     if v4 {
+        // An interface with the route would prefer its own address. On the other one, the system takes that of any older
+        // interface; with this scope, it never takes it for a destination behind a router.
+        links += &format!("address add {DUMMY}/32 dev {OTHER_END} scope site\n");
         links += &format!("route add default dev {INTERFACE} metric {LAST}\n");
     }
     run("ip", &["-batch", "-"], &links)?;

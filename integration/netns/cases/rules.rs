@@ -1,14 +1,14 @@
 //! The rules of transparent mode: what they leave alone, how long they last, and what is left of them.
 
 use super::transparent::{BOTH, LED, nft, state, stop};
-use crate::lab::group::{START, join, laneway, up};
+use crate::lab::group::{START, forget_gateways, init, join, laneway, up};
 use crate::lab::process::{Output, Process};
 use crate::lab::web::{PORT, who};
 use crate::lab::{Case, Host, Lab, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::thread;
@@ -39,6 +39,14 @@ pub(super) const CASES: &[Case] = &[
     (
         "rules::rules_without_a_node_are_named_by_the_doctor_and_the_next_command",
         rules_without_a_node_are_named_by_the_doctor_and_the_next_command,
+    ),
+    (
+        "rules::software_without_an_ipv4_address_reaches_the_server_too",
+        software_without_an_ipv4_address_reaches_the_server_too,
+    ),
+    (
+        "rules::the_doctor_takes_the_interfaces_of_the_rules_for_no_lan",
+        the_doctor_takes_the_interfaces_of_the_rules_for_no_lan,
     ),
 ];
 
@@ -305,4 +313,48 @@ fn rules_without_a_node_are_named_by_the_doctor_and_the_next_command(lab: &Lab) 
     assert_eq!(state(&c1), before);
     let doctor = laneway(&c1, &["doctor"]);
     assert!(!doctor.text().contains("redirected"), "{doctor}");
+}
+
+fn software_without_an_ipv4_address_reaches_the_server_too(lab: &Lab) {
+    let (c1, g1) = (lab.client("c1"), lab.gateway("g1"));
+    let _web = lab.web(who);
+    let group = lab.group(&[&g1, &c1], &[]);
+    forget_gateways(&c1);
+    c1.ip("-4 address flush dev lan");
+    let before = state(&c1);
+    let curl = |url: &str| c1.curl(&["--max-time", "10", url]);
+    let node = group.client(&c1, &[&LED[..], &["--transparent-only", "10.88.0.0/24"]].concat());
+    curl(SERVER).success();
+    let refused = curl("http://10.89.0.1/");
+    assert_eq!(refused.code(), super::curl::CANNOT_CONNECT, "at once, like without a route: {refused}");
+
+    // Once there is an address, it is the source of new connections, and older ones go on.
+    let connect = || c1.connect((lab.server.address(), PORT)).unwrap();
+    let mut old = connect();
+    c1.ip(&format!("address add {}/24 broadcast + dev lan", c1.address()));
+    assert_eq!(connect().local_addr().unwrap().ip(), c1.address());
+    old.write_all(b"GET /old HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    old.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with(" /old"), "{answer}");
+    drop(old);
+    c1.ip("-4 address flush dev lan");
+    stop(node);
+    assert_eq!(state(&c1), before);
+
+    let _node = group.client(&c1, &LED[..2]);
+    laneway(&c1, &["transparent", "up"]).success();
+    curl(SERVER).success();
+    laneway(&c1, &["transparent", "down"]).success();
+    assert_eq!(state(&c1), before);
+}
+
+fn the_doctor_takes_the_interfaces_of_the_rules_for_no_lan(lab: &Lab) {
+    let c1 = lab.client("c1");
+    init(&c1);
+    c1.ip("address flush dev lan");
+    laneway(&c1, &["transparent", "up", "--no-check"]).success();
+    let doctor = laneway(&c1, &["doctor"]);
+    assert!(doctor.text().contains("there is no network to discover gateways on"), "{doctor}");
+    assert!(!doctor.text().contains("laneway1"), "{doctor}");
 }

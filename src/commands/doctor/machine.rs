@@ -162,7 +162,8 @@ fn no_lan(config: &Config) -> Finding {
         return Finding::skipped(Layer::Interfaces, what);
     }
     let mut finding = Finding::wrong(Layer::Interfaces, "there is no network to discover gateways on");
-    let silent = lan::without_broadcast().unwrap_or_default();
+    let mut silent = lan::without_broadcast().unwrap_or_default();
+    silent.retain(|(_, net)| net.addr() != redirect::DUMMY);
     for (interface, net) in &silent {
         finding = finding.because(format!("{interface} has {net}, which has no broadcast address"));
     }
