@@ -13,6 +13,8 @@ pub(crate) struct Interface {
     pub(crate) net: IpNet,
     /// It is switched on and connected.
     pub(crate) is_up: bool,
+    /// It is switched on, connected or not.
+    pub(crate) is_on: bool,
     /// Only this machine is behind it.
     pub(crate) is_loopback: bool,
     /// It can send broadcasts by IPv4.

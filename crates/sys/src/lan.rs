@@ -18,6 +18,7 @@ mod windows;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::path::Path;
 
 use ipnet::IpNet;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -157,6 +158,23 @@ pub fn without_broadcast() -> io::Result<Vec<(String, IpNet)>> {
 pub fn unconnected() -> io::Result<Vec<(String, IpNet)>> {
     let down = interfaces::all()?.into_iter().filter(|entry| !entry.is_up && !entry.is_loopback);
     Ok(down.filter(|entry| entry.net.addr().is_ipv4()).map(|entry| (entry.name, entry.net)).collect())
+}
+
+/// The IPv4 networks, with their interfaces, that would be among [`lans`] if their cables were connected: those that are switched on and
+/// have no carrier. A bridge without ports is none: containers and virtual machines come and go.
+///
+/// # Errors
+/// When the operating system cannot list its interfaces.
+pub fn without_carrier(only: &[String]) -> io::Result<Vec<(String, IpNet)>> {
+    let is_bridge = |name: &str| Path::new("/sys/class/net").join(name).join("bridge").exists();
+    let dark = interfaces::all()?.into_iter().filter(|entry| {
+        let ip = entry.net.addr();
+        let is_lan = ip.is_ipv4() && entry.net.prefix_len() <= 30 && entry.broadcasts && !entry.is_loopback;
+        let is_wanted = only.is_empty() && !entry.is_internal
+            || only.iter().any(|text| *text == entry.name || *text == ip.to_string());
+        entry.is_on && !entry.is_up && is_lan && is_wanted && !is_bridge(&entry.name)
+    });
+    Ok(dark.map(|entry| (entry.name, entry.net)).collect())
 }
 
 /// A UDP socket of discovery. It stores its own address on the LAN, because a socket that is bound to the broadcast

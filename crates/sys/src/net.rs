@@ -450,7 +450,9 @@ fn not_found(said: &str) -> &str {
         | "nodename nor servname provided, or not known" => {
             "neither the name servers nor the hosts file of this machine know this name"
         }
-        "Temporary failure in name resolution" => "no name server of this machine has answered",
+        "Temporary failure in name resolution" => {
+            "no name server of this machine has answered, or those that did refused or failed"
+        }
         other => other,
     }
 }
@@ -466,7 +468,7 @@ mod tests {
         assert!(!said.contains("failed to lookup address information"), "{said}");
         assert_eq!(
             not_found("failed to lookup address information: Temporary failure in name resolution"),
-            "no name server of this machine has answered"
+            "no name server of this machine has answered, or those that did refused or failed"
         );
     }
 

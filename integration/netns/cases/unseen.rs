@@ -2,7 +2,7 @@
 
 use super::ailments::{follow, once_well, status, stop};
 use super::doctor::{Diagnosis, diagnose, healthy};
-use crate::lab::group::{START, init, join, state, up};
+use crate::lab::group::{START, enrol, init, join, laneway, state, up};
 use crate::lab::web::who;
 use crate::lab::{Case, Host, Lab, wait_until};
 use nix::mount::{MsFlags, mount, umount};
@@ -23,6 +23,8 @@ pub(super) const CASES: &[Case] = &[
         "unseen::an_address_that_is_gone_and_a_standby_that_hangs",
         an_address_that_is_gone_and_a_standby_that_hangs,
     ),
+    ("unseen::a_gateway_whose_cable_is_out", a_gateway_whose_cable_is_out),
+    ("unseen::a_gateway_that_was_started_in_maintenance", a_gateway_that_was_started_in_maintenance),
     ("unseen::a_disk_that_takes_nothing_more", a_disk_that_takes_nothing_more),
     (
         "unseen::a_gateway_with_an_address_that_accepts_no_links",
@@ -93,6 +95,34 @@ fn name_servers_of_a_gateway_that_do_not_answer(lab: &Lab) {
     name_servers(&g1, "nameserver 10.88.0.100\nnameserver 127.0.0.1\n");
     let diagnosis = refused(&g1);
     assert!(diagnosis.code == 0 && diagnosis.text.contains("127.0.0.1 refuses"), "{}", diagnosis.text);
+}
+
+fn a_gateway_whose_cable_is_out(lab: &Lab) {
+    let (_origin, g1, _c1, _group) = healthy(lab);
+    lab.plug("g1", false);
+    let diagnosis = diagnose(&g1, &[]);
+    let words = ["lan has 10.77.0.21/24, and no carrier", "connect its cable"];
+    blames(&diagnosis, "interfaces", &words);
+    lab.plug("g1", true);
+    once_well(&g1);
+}
+
+fn a_gateway_that_was_started_in_maintenance(lab: &Lab) {
+    let (_origin, g1, c1, group) = healthy(lab);
+    let g2 = lab.gateway("g2");
+    enrol(&g2, &g1, &[]);
+    // By its automatic role it is no gateway before it reaches a server, which it does not try in maintenance.
+    let second = up(&g2, &["--server", "10.88.0.100:80"]);
+    let _node = group.client(&c1, &[]);
+    let hears_both =
+        || status(&c1).gateways.iter().filter(|gateway| gateway.heard_ago.is_some()).count() == 2;
+    wait_until("both gateways to be heard", hears_both);
+    laneway(&g2, &["drain"]).success();
+    stop(second);
+    let _again = up(&g2, &["--server", "10.88.0.100:80"]);
+    let diagnosis = diagnose(&c1, &[]);
+    assert_eq!(diagnosis.code, 0, "{}", diagnosis.text);
+    assert!(diagnosis.text.contains("it hangs, or it was started in maintenance"), "{}", diagnosis.text);
 }
 
 fn a_name_that_is_tried_from_a_gateway(lab: &Lab) {

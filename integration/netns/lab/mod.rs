@@ -153,6 +153,12 @@ impl Lab {
         shown[0]["stats64"]["tx"]["bytes"].as_u64().unwrap()
     }
 
+    /// Takes the cable of this host out of the LAN's switch, or puts it back.
+    pub(crate) fn plug(&self, host: &str, is_in: bool) {
+        let state = if is_in { "up" } else { "down" };
+        ip(&["-n", &self.lan()], &format!("link set {host} {state}\n"));
+    }
+
     /// The namespace of the LAN's switch.
     fn lan(&self) -> String {
         format!("{}-lan", self.prefix)

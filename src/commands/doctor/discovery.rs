@@ -116,7 +116,7 @@ fn silent(survey: &Survey, node: &Node) -> Vec<Finding> {
         (!answer.contains(id) && named.insert(id.clone())).then(|| {
             let who = format!("{} at {}", report::called(gateway), gateway.address);
             let what = format!(
-                "{who} does not answer; the node that runs here heard it last {} ago: it is off, or it hangs",
+                "{who} does not answer; the node that runs here heard it last {} ago: it is off, it hangs, or it was started in maintenance",
                 report::age(ago)
             );
             Finding::skipped(Layer::Discovery, what)

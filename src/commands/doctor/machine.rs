@@ -156,6 +156,30 @@ pub(super) fn interfaces(config: &Config, found: &mut Vec<Finding>) -> Vec<Lan> 
     lans
 }
 
+/// The findings about interfaces that have an address, and no cable. Where gateways are found by others, a client needs none of them.
+pub(super) fn without_carrier(config: &Config, lans: &[Lan], is_gateway: bool) -> Vec<Finding> {
+    // Without any LAN, the finding about that names them.
+    let dark = if lans.is_empty() {
+        Vec::new()
+    } else {
+        lan::without_carrier(&config.peers.lan).unwrap_or_default()
+    };
+    let found = dark.into_iter().map(|(interface, net)| {
+        let what =
+            format!("{interface} has {net}, and no carrier: its cable is out, or what it leads to is off");
+        match is_gateway {
+            true => Finding::wrong(Layer::Interfaces, what)
+                .because("this gateway reaches nothing behind it, and nothing there reaches this gateway")
+                .hint(format!(
+                    "connect its cable: '{}' shows whether it has a carrier then",
+                    tools::ADDRESSES
+                )),
+            false => Finding::skipped(Layer::Interfaces, what),
+        }
+    });
+    found.collect()
+}
+
 fn no_lan(config: &Config) -> Finding {
     if !config.peers.gateway.is_empty() {
         let what = "no network to discover on; the gateways of --gateway are used";

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::filtering::{self, Filter};
 use super::machine::Node;
-use super::remedies::SHOW_RULES;
+use super::remedies::{SHOW_RULES, uplink_up};
 use super::report::{Finding, Layer, Verdict};
 use crate::config::{Config, RoleSetting};
 use crate::dns::conf::{Conf, PORT, absolute};
@@ -162,9 +162,15 @@ fn judge(answers: &[Answer], name: Option<&str>, is_default: bool) -> Finding {
     let is_kept = |(_, answer): &Answer| {
         answer.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
     };
-    let hint = || match answers.iter().any(is_kept) {
-        true => SHOW_RULES.into(),
-        false => hint(tested, name),
+    let is_cut_off = |(_, answer): &Answer| {
+        let kinds = [io::ErrorKind::NetworkUnreachable, io::ErrorKind::HostUnreachable];
+        answer.as_ref().is_err_and(|error| kinds.contains(&error.kind()))
+    };
+    let hint = || match answers.first() {
+        _ if answers.iter().any(is_kept) => SHOW_RULES.into(),
+        // There is no way to any of them: they may be the right ones.
+        Some((first, _)) if answers.iter().all(is_cut_off) => uplink_up(&first.ip().to_string()),
+        _ => hint(tested, name),
     };
     match answers.iter().position(works) {
         None if answers.is_empty() => Finding::wrong(Layer::NameServers, NONE)
@@ -311,6 +317,10 @@ mod tests {
         assert!(found.why[0].contains("no name server is configured"), "{found:?}");
         let hint = found.hint.unwrap();
         assert!(!hint.contains("dig") && hint.contains("/etc/resolv.conf"), "nothing runs there: {hint}");
+        let cut_off = || Err(io::ErrorKind::NetworkUnreachable.into());
+        let found = judged(vec![("10.0.0.1", cut_off()), ("10.0.0.2", cut_off())], None, false);
+        let hint = found.hint.unwrap();
+        assert!(hint.starts_with("bring the uplink up") && !hint.contains("resolv.conf"), "{hint}");
         let garbled = || Err(io::ErrorKind::InvalidData.into());
         let found = judged(vec![("10.0.0.1", garbled())], None, false);
         assert!(found.why[0].contains("no answer to the question"), "{found:?}");

@@ -34,6 +34,7 @@ fn interface(entry: InterfaceAddress) -> Option<Interface> {
         scope,
         net: mask.and_then(|mask| IpNet::with_netmask(ip, mask).ok()).unwrap_or_else(|| ip.into()),
         is_up: has(InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING),
+        is_on: has(InterfaceFlags::IFF_UP),
         is_loopback: has(InterfaceFlags::IFF_LOOPBACK),
         broadcasts: has(InterfaceFlags::IFF_BROADCAST),
         multicasts: has(InterfaceFlags::IFF_MULTICAST),

@@ -16,6 +16,8 @@ pub(crate) fn all() -> io::Result<Vec<Interface>> {
             },
             net,
             is_up: adapter.is_up,
+            // The status does not tell one that is switched off from one without a cable.
+            is_on: adapter.is_up,
             is_loopback: adapter.is_loopback,
             broadcasts: !adapter.is_loopback && !adapter.is_point_to_point,
             multicasts: adapter.multicasts,
