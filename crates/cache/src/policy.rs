@@ -20,6 +20,10 @@ const STORED_BY_DEFAULT: [u16; 11] = [200, 203, 204, 300, 301, 308, 404, 405, 41
 /// Statuses whose caching requirements are known here (RFC 9111 §5.2.2.3).
 const UNDERSTOOD: [u16; 14] = [200, 203, 204, 300, 301, 302, 303, 307, 308, 404, 405, 410, 414, 501];
 
+/// The longest path with its query that a cache takes part in, in bytes: what every recipient should support (RFC 9110 §4.1).
+/// Whoever asks for longer ones makes the gateway hold several copies of each.
+const LONGEST: usize = 8 * 1024;
+
 /// Fields that a 304 does not change: they describe the body that is stored (RFC 9111 §3.2).
 const OF_THE_BODY: [&str; 4] = ["content-encoding", "content-length", "content-range", "content-type"];
 
@@ -73,7 +77,7 @@ impl Uris {
         Self { prefix: origin.prefix(), host: None }
     }
 
-    /// The URI of `request`, as [`uri`] gives it, for the same origin as before.
+    /// The URI of `request`, as [`uri`] gives it, for the same origin as before; `None` also if it is too long for a cache.
     pub fn of(&mut self, origin: Origin<'_>, request: &RequestHead) -> Option<String> {
         let received = request.fields.get("host")?;
         if self.host.as_deref() != Some(received) {
@@ -88,7 +92,7 @@ impl Uris {
             RequestTarget::Absolute { path_and_query, .. } => path_and_query,
             RequestTarget::Authority { .. } | RequestTarget::Asterisk => return None,
         };
-        let path = str::from_utf8(path).ok()?;
+        let path = str::from_utf8(path).ok().filter(|path| path.len() <= LONGEST)?;
         let mut uri = String::with_capacity(self.prefix.len() + path.len());
         uri.push_str(&self.prefix);
         uri.push_str(path);

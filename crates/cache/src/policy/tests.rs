@@ -363,6 +363,15 @@ fn a_response_over_tls_has_another_key_than_one_without() {
     assert_eq!(of(&other, true), None);
 }
 
+#[test]
+fn a_request_for_a_very_long_path_has_no_key() {
+    let of = |length: usize| {
+        let head = format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "p".repeat(length - 1));
+        uri(plain(&"h:80".parse().unwrap()), &RequestHead::parse(head.as_bytes()).unwrap())
+    };
+    assert!(of(LONGEST).is_some() && of(LONGEST + 1).is_none());
+}
+
 /// Whoever controls one server must not store answers for another one.
 #[test]
 fn a_request_for_another_host_than_the_one_it_is_sent_to_has_no_key() {
