@@ -258,6 +258,17 @@ impl Config {
         Ok(())
     }
 
+    /// What is wrong with files of a gateway that it starts without.
+    pub fn unusable_files(&self) -> Vec<Problem> {
+        let is_gateway = match self.node.role {
+            RoleSetting::Client => false,
+            RoleSetting::Gateway => true,
+            RoleSetting::Auto => !self.gateway.server.is_empty(),
+        };
+        let files = self.gateway.front_ca.iter().filter(|_| is_gateway);
+        files.filter_map(|file| gateway::tls::roots(file).err()).collect()
+    }
+
     /// What a running node takes from `new`, and the options that differ and take effect at the next start only.
     pub fn reload(&self, new: &Self) -> (Live, Vec<&'static str>) {
         let Self { file: _, node, local, transparent, dns, peers, gateway } = self;
@@ -447,6 +458,24 @@ mod tests {
             named(&format!("{redirected}\ndns = '127.0.0.1:53'\ndns-local = 'a=192.0.2.1'")),
             ["transparent", "dns"]
         );
+    }
+
+    #[test]
+    fn certificates_that_are_missing_concern_gateways() {
+        let problems =
+            |text: &str| parse(&format!("front-ca = '/nowhere/ca.pem'\n{text}")).unwrap().unusable_files();
+        assert!(problems("").is_empty() && problems("role = 'client'\nserver = 'a:1'").is_empty());
+        for text in ["role = 'gateway'", "server = 'a:1'"] {
+            let said: Vec<_> = problems(text).iter().map(ToString::to_string).collect();
+            assert!(
+                said.len() == 1 && said[0].contains("--front-ca /nowhere/ca.pem cannot be used"),
+                "{said:?}"
+            );
+            assert!(
+                said[0].contains("caused by: ") && said[0].contains("hint: put the file there"),
+                "{said:?}"
+            );
+        }
     }
 
     #[test]

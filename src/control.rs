@@ -10,6 +10,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::store::Store;
+use crate::failure::with_causes;
 use crate::shared::Shared;
 use crate::sys::state::{StateDir, StateError, StateLock, Watch};
 
@@ -48,7 +49,12 @@ pub fn mark_running(state: &StateDir) -> Result<Option<StateLock>, StateError> {
     for _ in 0..ATTEMPTS.0 {
         if let Some(lock) = state.try_lock(RUNNING)? {
             // Of an earlier node.
-            state.remove(PROXIES)?;
+            if let Err(error) = state.remove(PROXIES) {
+                tracing::warn!(
+                    error = with_causes(&error),
+                    "the state directory cannot be changed: what this node notes there is lost when it stops"
+                );
+            }
             return Ok(Some(lock));
         }
         std::thread::sleep(ATTEMPTS.1);

@@ -18,7 +18,7 @@ pub type Reread = dyn Fn() -> Result<Config, Problem> + Send;
 pub struct Live {
     /// The service manager, if any, that is notified of a reload.
     pub manager: Arc<Manager>,
-    /// The configuration in force.
+    /// The configuration of the start, with the time to drain that is in force.
     pub config: Config,
     /// Reads the configuration again.
     pub reread: Box<Reread>,
@@ -61,12 +61,17 @@ impl Live {
                 return false;
             }
         };
+        // Compared with the start: what waits for a restart goes on to wait, however often the file is read.
         let (changes, later) = self.config.reload(&new);
-        self.config = new;
+        self.config.node.drain = new.node.drain;
         self.apply(changes);
         tracing::info!("configuration reloaded");
         if !later.is_empty() {
             tracing::warn!(options = later.join(", "), "these options take effect only after a restart");
+        }
+        for problem in new.unusable_files() {
+            let reason = problem.to_string().replace('\n', "; ");
+            tracing::warn!(reason, "a file of the configuration cannot be used");
         }
         true
     }

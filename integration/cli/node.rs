@@ -117,6 +117,17 @@ fn a_reload_changes_the_time_for_commands_and_names_what_waits_for_the_next_star
     node.signal(Signal::SIGHUP);
     let later = node.wait_for("after a restart");
     assert!(later.contains("log-format") && !later.contains("command-timeout"), "{later}");
+    // It waits still when the file is read again.
+    std::fs::write(
+        &file,
+        format!("{fixed}command-timeout = 0.2\nlog-format = 'json'\nfront-ca = '/nowhere/ca.pem'\n"),
+    )
+    .unwrap();
+    node.signal(Signal::SIGHUP);
+    let missing = node.wait_for("a file of the configuration cannot be used");
+    assert!(missing.contains("--front-ca /nowhere/ca.pem"), "{missing}");
+    let later = node.wait_for("log-format, front-ca");
+    assert!(later.contains("log-format"), "{later}");
     node.signal(Signal::SIGTERM);
     assert!(node.wait_for("command failed").contains("killed after 200ms"));
 }
@@ -202,4 +213,19 @@ fn a_node_without_descriptors_waits_for_one_and_neither_spins_nor_ends() {
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     // Once for each time, and not for each attempt.
     assert!(node.count("no connection can be accepted for now") <= 5);
+}
+
+#[test]
+fn a_node_starts_without_certificates_for_fronts_and_without_a_state_directory_that_can_be_changed() {
+    let (machine, _) = Machine::with_group();
+    // Nobody can remove this one or write it, as if the file system were read-only.
+    std::fs::create_dir(machine.state().join("proxies")).unwrap();
+    let certificates = ["--front-ca", "/nowhere/ca.pem"];
+    let mut client = machine.start("127.0.0.61", &[&["--role", "client"][..], &certificates].concat());
+    client.wait_for("the state directory cannot be changed");
+    assert_eq!(client.count("/nowhere/ca.pem"), 0);
+    drop(client);
+    let mut gateway = machine.start("127.0.0.61", &[&["--role", "gateway"][..], &certificates].concat());
+    let said = gateway.wait_for("fronts go without these certificate authorities");
+    assert!(said.contains("--front-ca /nowhere/ca.pem cannot be used"), "{said}");
 }

@@ -224,6 +224,7 @@ async fn layers(
     let is_gateway = node.as_ref().map_or(may_serve, Node::is_candidate);
     // With the layer that it belongs to.
     found.splice(0..0, machine::without_carrier(config, &lans, is_gateway));
+    found.extend(running::unusable_files(config, is_gateway));
     let firewall = Firewall::detect();
     found.extend(node.iter().filter(|_| is_stored).flat_map(|node| storage::of_node(&node.seen)));
     found.extend(node.as_ref().and_then(running::crowded));

@@ -162,7 +162,7 @@ impl BoundGateway {
             memory: shared.memory.clone(),
             cache: shared.cache.clone().map(Cache::new),
             swarms: Arc::default(),
-            tls: Arc::new(ServerTls::new(&options.front_ca)?),
+            tls: Arc::new(ServerTls::new(if duties.serves { &options.front_ca } else { &[] })),
             tasks: shared.tasks.clone(),
             id: shared.membership.group().node.id,
             name: shared.name.clone(),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, IpAddr, ServerName};
 use rustls::{CertificateError, ClientConfig, ClientConnection, RootCertStore};
 use tokio::net::TcpStream;
@@ -18,6 +18,7 @@ use crate::failure::{Failure, Kind, Side, with_causes};
 use crate::limits::buffer_pool::PooledBuffer;
 use crate::link::tls::words;
 use crate::problem::Problem;
+use crate::sys::state::quoted;
 use crate::wire::target::{Host, Target};
 
 /// How long a server may take for the handshake.
@@ -40,23 +41,20 @@ pub(super) struct SecureStream {
 }
 
 impl ServerTls {
-    /// With the certificates in these PEM files beside the roots of the system.
-    ///
-    /// # Errors
-    /// When a file cannot be read, or has no certificate.
-    pub fn new(files: &[PathBuf]) -> Result<Self, Problem> {
+    /// With the certificates in these PEM files beside the roots of the system. A file that cannot be used is logged: most of what
+    /// a gateway does needs none of it.
+    pub fn new(files: &[PathBuf]) -> Self {
         let mut own_roots = Vec::new();
         for file in files {
-            let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-            let certificates = read.map_err(|error| no_roots(file).because(error))?;
-            if certificates.is_empty() {
-                return Err(
-                    no_roots(file).hint("the file has certificates in PEM form: -----BEGIN CERTIFICATE-----")
-                );
+            match roots(file) {
+                Ok(certificates) => own_roots.extend(certificates),
+                Err(problem) => {
+                    let reason = problem.to_string().replace('\n', "; ");
+                    tracing::warn!(reason, "fronts go without these certificate authorities");
+                }
             }
-            own_roots.extend(certificates);
         }
-        Ok(Self { own_roots, config: OnceCell::new() })
+        Self { own_roots, config: OnceCell::new() }
     }
 
     async fn config(&self) -> Result<Arc<ClientConfig>, Failure> {
@@ -103,8 +101,22 @@ impl ServerTls {
     }
 }
 
-fn no_roots(file: &Path) -> Problem {
-    Problem::usage(format!("--front-ca {}: no certificates", file.display()))
+/// The certificates in a PEM file of `--front-ca`.
+///
+/// # Errors
+/// When it cannot be read, or has none.
+pub fn roots(file: &Path) -> Result<Vec<CertificateDer<'static>>, Problem> {
+    const FORM: &str = "the file has certificates in PEM form: -----BEGIN CERTIFICATE-----";
+    let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let unusable = Problem::usage(format!("--front-ca {} cannot be used", quoted(file)));
+    match read {
+        Ok(certificates) if certificates.is_empty() => Err(unusable.hint(FORM)),
+        Ok(certificates) => Ok(certificates),
+        Err(pem::Error::Io(error)) => Err(unusable
+            .because(error)
+            .hint("put the file there, readable for the node's user, or name another one; then start the node again")),
+        Err(error) => Err(unusable.because(error).hint(FORM)),
+    }
 }
 
 fn config(own: Vec<CertificateDer<'static>>) -> Result<Arc<ClientConfig>, rustls::Error> {

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use super::machine::Node;
 use super::report::{Finding, Layer};
 use crate::commands::{ask, hung};
+use crate::config::Config;
 use crate::lan::{self, Lan};
 use crate::net;
 use crate::sys::port_holder::{self, Protocol};
@@ -104,6 +105,12 @@ pub(super) fn link_address(node: &Node, lans: &[Lan]) -> Option<Finding> {
                 best.own(link.port())
             )),
     )
+}
+
+/// The files of a gateway's configuration that it goes without. A client does not read them.
+pub(super) fn unusable_files(config: &Config, is_gateway: bool) -> Vec<Finding> {
+    let unusable = if is_gateway { config.unusable_files() } else { Vec::new() };
+    unusable.into_iter().map(|problem| Finding::problem(Layer::Node, problem)).collect()
 }
 
 #[cfg(test)]
