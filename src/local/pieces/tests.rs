@@ -320,8 +320,9 @@ proptest! {
         }
         let outcome = simulate(60 << 20, &sources, f64::INFINITY, f64::INFINITY);
         // A source that breaks is noticed at once, one that is silent after some time. Then the next fastest line brings what is missing
-        // of the piece, which alone takes up to 840 ms.
-        let bound = if does_hang { 1500 } else { 1000 };
+        // of the piece, which alone takes up to 840 ms. If it has just begun a piece of its own it sends that first, which takes as
+        // long again: in 1 of 100 cases here.
+        let bound = if does_hang { 2000 } else { 1600 };
         prop_assert!(outcome.stall <= Duration::from_millis(bound), "{outcome:?}");
     }
 
