@@ -1400,7 +1400,7 @@ async fn nobody_joins_a_fetch_that_stands_still_once_the_server_has_something_el
 #[tokio::test]
 async fn a_disk_that_hangs_holds_up_neither_what_is_stored_nor_what_is_to_be() {
     let site = Site::new().await;
-    let store = site.lab.store.clone();
+    let store = site.lab.store.clone().unwrap();
     let large = "x".repeat(1 << 20);
     // Each comes over a connection of its own.
     let small_answer = FRESH.replace("ETag", "Connection: close\r\nETag");

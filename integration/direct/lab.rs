@@ -68,8 +68,8 @@ pub(crate) struct Lab {
     pub(crate) memory: Arc<Budget>,
     /// What the gateway has counted.
     pub(crate) telemetry: Arc<Telemetry>,
-    /// What the gateway stores.
-    pub(crate) store: Arc<Store>,
+    /// What the gateway stores; none without a cache.
+    pub(crate) store: Option<Arc<Store>>,
     /// Stops the gateway, orderly.
     pub(crate) drain: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -165,7 +165,7 @@ impl Lab {
             link_address: address,
             memory: shared.memory,
             telemetry: shared.telemetry,
-            store: shared.cache.unwrap(),
+            store: shared.cache,
             drain: shared.drain,
             tasks: shared.tasks,
             _running: running,
