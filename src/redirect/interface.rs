@@ -37,8 +37,8 @@ pub(super) fn add(v4: bool, v6: bool) -> Result<(), RedirectError> {
         links += &format!("link set {end} multicast off addrgenmode none up\n");
     }
     if v4 {
-        // An interface with the route would prefer its own address. On the other one, the system takes that of any older
-        // interface; with this scope, it never takes it for a destination behind a router.
+        // Put on the interface with the route, this address would always be the preferred source. On the other end, the system
+        // uses it only if no older interface has an address. The scope keeps it from being a source towards routers.
         links += &format!("address add {DUMMY}/32 dev {OTHER_END} scope site\n");
         links += &format!("route add default dev {INTERFACE} metric {LAST}\n");
     }

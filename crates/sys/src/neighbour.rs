@@ -28,8 +28,8 @@ pub fn presence(hop: Hop) -> Option<Presence> {
     system::presence(hop)
 }
 
-/// The error of a connection to `to`, in words that say what the system knows of the machine there: what it says itself, that there is no
-/// route, or that nobody has answered in time, leaves open whether anybody is there.
+/// Adds what the neighbour table knows about the machine at `to` to a connection error. The system's own "no route" and "timed out"
+/// do not say whether a machine is there at all.
 pub fn in_words(to: SocketAddr, error: io::Error) -> io::Error {
     let kind = error.kind();
     if !matches!(kind, io::ErrorKind::HostUnreachable | io::ErrorKind::TimedOut) {

@@ -110,7 +110,7 @@ async fn responses_without_a_certain_meaning_are_a_502() {
     }
 }
 
-/// RFC 9110 §15.3.7 leaves it to whoever asks to look at the status and at Content-Range, and other proxies pass it on, too. Some ask
+/// RFC 9110 §15.3.7 leaves it to whoever asks to look at the status and at Content-Range. Some ask
 /// for a part by other means than Range (`partNumber` of S3, `x-ms-range` of Azure), and some interfaces answer a part of a list
 /// like this.
 #[tokio::test]

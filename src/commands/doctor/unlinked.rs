@@ -36,7 +36,7 @@ pub(super) struct At<'a> {
     pub(super) astray: Option<Astray>,
 }
 
-/// The finding that there is no link to this address.
+/// Explains why no link to this address can be made.
 pub(super) fn explain(at: &At<'_>, error: &DialError, filter: Option<&Filter<'_>>) -> Finding {
     let At { address, origin, name, .. } = *at;
     let port = address.port();

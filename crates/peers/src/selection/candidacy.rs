@@ -175,7 +175,7 @@ impl Candidacy {
         } else {
             (self.times.able_since, self.times.vacant_since) = (None, None);
         }
-        // Nobody waits for the end of one that served nobody. If it said that it drains, all would take it for a gateway.
+        // A node that never served withdraws silently: a draining announcement would make the others list it as a gateway.
         let serves_nobody = self.public.state == State::Withdrawn && own.tunnels == 0;
         self.public.state = match self.phase {
             _ if own.draining && serves_nobody => State::Withdrawn,

@@ -87,7 +87,7 @@ impl Authority {
         Ok(Revocation { removed, epoch, closed })
     }
 
-    /// Whether each of `who` names one member that is in the group now, so that there is no other to look for. `seen` is as for
+    /// Whether each of `who` names exactly one current member, so that the gateways need not be asked. `seen` is as for
     /// [`Self::revoke_all`].
     ///
     /// # Errors
