@@ -338,6 +338,45 @@ async fn apps_that_ask_while_it_is_fetched_share_one_request_and_read_at_once() 
     assert_eq!(body, "0123456789");
 }
 
+/// A member got the page of another one whose request was under way: the server had named no Vary, and no lifetime.
+#[tokio::test]
+async fn what_may_depend_on_who_asks_is_shared_only_once_it_may_be_used_without_asking() {
+    let site = Site::new().await;
+    let fields = |user: &str| if user.is_empty() { String::new() } else { format!("Cookie: sid={user}\r\n") };
+    let cases = [
+        ("ETag: W/\"5\"", "alice", "bob", false),
+        ("ETag: W/\"5\"", "", "bob", false),
+        ("ETag: \"5\"\r\nCache-Control: max-age=0, must-revalidate", "alice", "", false),
+        ("ETag: \"5\"\r\nCache-Control: no-cache", "", "", false),
+        ("ETag: \"5\"\r\nCache-Control: max-age=60", "alice", "bob", true),
+        ("Last-Modified: Mon, 02 Jan 2006 15:04:05 GMT", "", "", true),
+        ("Last-Modified: Mon, 02 Jan 2006 15:04:05 GMT", "alice", "alice", true),
+    ];
+    for (number, (validator, one, other, is_shared)) in cases.into_iter().enumerate() {
+        let line = format!("GET /{number}");
+        let answer = |user: &str| {
+            let length = "page of ".len() + user.len();
+            format!("HTTP/1.1 200 OK\r\n{validator}\r\nContent-Length: {length}\r\n\r\npage ")
+        };
+        let mut first = site.app(&line, &fields(one)).await;
+        let (mut server, _) = site.server().await;
+        let mut second = site.app(&line, &fields(other)).await;
+        server.say(answer(one)).await;
+        first.head().await;
+        let user = if is_shared {
+            one
+        } else {
+            let (mut server, _) = site.server().await;
+            server.say(answer(other) + "of " + other).await;
+            other
+        };
+        second.head().await;
+        server.say(format!("of {one}")).await;
+        first.hear(&format!("page of {one}")).await;
+        second.hear(&format!("page of {user}")).await;
+    }
+}
+
 #[tokio::test]
 async fn whoever_asks_meanwhile_gets_the_response_although_the_first_one_left_before_it_came() {
     let site = Site::new().await;

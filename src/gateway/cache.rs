@@ -2,7 +2,7 @@
 //! it runs (RFC 9111 §4).
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher as _, Hash, RandomState};
+use std::hash::{BuildHasher as _, Hash, Hasher as _, RandomState};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,16 +12,18 @@ use tokio::time::timeout;
 
 use crate::cache::digest::Digest;
 use crate::cache::growing::Growing;
+use crate::cache::policy;
 use crate::cache::store::Store;
 use crate::cache::store::calls::says_nothing;
 use crate::cache::stored::Stored;
 use crate::failure::Failure;
+use crate::wire::http::RequestHead;
 use crate::wire::id::NodeId;
 
 /// How long nobody waits for another's response after one that could not be shared.
 const ALONE: Duration = Duration::from_secs(60);
 /// How long a fetch for a URI, or by a member, is not shared with those who ask for the same content by another URI, after one
-/// that brought something else or stood still.
+/// that brought something else or stood still; and how long a response counts as one that depends on who asks.
 const APART: Duration = Duration::from_secs(600);
 /// How long the server of a URI is not compared once more with a fetch by another one.
 const TRIED: Duration = Duration::from_secs(60);
@@ -40,6 +42,8 @@ pub struct Cache {
     fetches: Mutex<HashMap<String, Running>>,
     /// URIs whose last response could not be shared.
     alone: Mutex<Remembered>,
+    /// URIs whose last response depended on who had asked, as far as is known.
+    personal: Mutex<Remembered>,
     /// URIs and members whose fetches are not shared with those who ask for the same content by another URI.
     apart: Mutex<Remembered>,
     /// URIs whose servers were compared a short while ago with a fetch by another one.
@@ -66,10 +70,10 @@ struct Running {
 pub(super) enum Outcome {
     /// There is a connection to the server, and no response yet.
     Connected,
-    /// A response whose body is still coming.
-    Growing(Arc<Growing>),
-    /// What was stored before is valid.
-    Valid(u64, Arc<Stored>),
+    /// A response whose body is still coming, and whose request had this [identity](Cache::identity).
+    Growing(Arc<Growing>, u64),
+    /// What was stored before is valid, for a request with this identity.
+    Valid(u64, Arc<Stored>, u64),
     /// There is no fetch: what it would have brought has been stored meanwhile.
     Stored,
     /// The response is for the one alone who asked first.
@@ -102,6 +106,7 @@ impl Cache {
             store,
             fetches: Mutex::default(),
             alone: Mutex::default(),
+            personal: Mutex::default(),
             apart: Mutex::default(),
             tried: Mutex::default(),
             verified: Mutex::default(),
@@ -138,6 +143,27 @@ impl Cache {
     /// Notes that the response for `uri` could not be shared.
     pub(super) fn is_for_one(&self, uri: &str) {
         self.remember(&self.alone, uri, ALONE);
+    }
+
+    /// A hash of the fields by which a server may tell who asks; 0 when there are none.
+    pub(super) fn identity(&self, request: &RequestHead) -> u64 {
+        let mut fields = policy::personal(request).peekable();
+        if fields.peek().is_none() {
+            return 0;
+        }
+        let mut hasher = self.hasher.build_hasher();
+        fields.for_each(|field| field.hash(&mut hasher));
+        hasher.finish()
+    }
+
+    /// Whether the last response for `uri` could be shared only by requests with the same identity, a short while ago.
+    pub(super) fn is_personal(&self, uri: &str) -> bool {
+        self.counts(&self.personal, uri)
+    }
+
+    /// Notes that the response for `uri` could be shared only by requests with the same identity.
+    pub(super) fn note_personal(&self, uri: &str) {
+        self.remember(&self.personal, uri, APART);
     }
 
     /// Whether a fetch for `uri` by `member` may be shared with those who ask for the same content by another URI.

@@ -148,6 +148,58 @@ fn speaks_for_another(name: &[u8]) -> bool {
             || SPEAKING_BEGINNINGS.iter().any(begins))
 }
 
+/// Fields by which a server does not tell one user from another; so do all that begin as in [`IMPERSONAL_BEGINNINGS`].
+const IMPERSONAL: [&str; 26] = [
+    "cache-control",
+    "connection",
+    "content-length",
+    "date",
+    "dnt",
+    "git-protocol",
+    "host",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "keep-alive",
+    "max-forwards",
+    "origin",
+    "pragma",
+    "priority",
+    "proxy-connection",
+    "range",
+    "referer",
+    "save-data",
+    "sec-gpc",
+    "te",
+    "traceparent",
+    "tracestate",
+    "upgrade-insecure-requests",
+    "user-agent",
+    "via",
+];
+/// How the names of further ones begin: negotiation of content, what browsers say of a request's context, and npm of its command.
+const IMPERSONAL_BEGINNINGS: [&str; 5] = ["accept", "sec-fetch-", "sec-ch-", "npm-", "pacote-"];
+
+/// The fields of `request` by which its server may tell who asks, such as a cookie.
+pub fn personal(request: &RequestHead) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let begins = |name: &[u8], beginning: &str| {
+        name.get(..beginning.len()).is_some_and(|start| start.eq_ignore_ascii_case(beginning.as_bytes()))
+    };
+    request.fields.iter().filter(move |(name, _)| {
+        !IMPERSONAL.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()))
+            && !IMPERSONAL_BEGINNINGS.iter().any(|beginning| begins(name, beginning))
+    })
+}
+
+/// Whether a response that came for another request answers `request`, too, which its server has not seen: it may be used without
+/// asking the server, or for a request that the server cannot tell from the other one it would be the same (`is_same_asker`). What says
+/// `no-cache` is for nobody before the server has validated it (RFC 9111 §4, §5.2.2.4).
+#[must_use]
+pub fn may_share(request: &RequestHead, stored: &Stored, is_same_asker: bool, now: SystemTime) -> bool {
+    usage(request, stored, now) == Use::Fresh
+        || is_same_asker && !CacheControl::of(&stored.fields).has("no-cache")
+}
+
 /// Whether a request to a registry has fields of its own making (`X-…`), which a node leaves out of all that it sends there. What a
 /// registry makes of them is for nobody else.
 #[must_use]

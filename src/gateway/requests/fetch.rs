@@ -381,7 +381,8 @@ impl Fetch {
         {
             limited!(warn, NOBODY, %error, "the validation of a stored response is not stored");
         }
-        self.lead.resolve(Outcome::Valid(id, Arc::new(fresh)));
+        let identity = self.lead.cache().identity(&self.request);
+        self.lead.resolve(Outcome::Valid(id, Arc::new(fresh), identity));
         (response.keep_alive && server.buffer.is_empty()).then(|| server.used())
     }
 

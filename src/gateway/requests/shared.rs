@@ -170,7 +170,7 @@ impl Stream<'_> {
     fn add_running(&self, request: &RequestHead, uri: &str, varying: &mut Vec<String>) {
         let running = self.cache.running(&self.key(&without_range(request), uri, varying));
         let outcome = running.and_then(|running| running.borrow().clone());
-        let Some(Outcome::Growing(body)) = outcome else { return };
+        let Some(Outcome::Growing(body, _)) = outcome else { return };
         if body.stored.uri == uri && !self.is_answered_by(request, &body.stored, uri) {
             varying.extend(body.stored.selecting.iter().map(|(name, _)| name.clone()));
             varying.sort();
@@ -182,6 +182,9 @@ impl Stream<'_> {
     fn key(&self, request: &RequestHead, uri: &str, varying: &[String]) -> String {
         self.common_name(request, uri).unwrap_or_else(|| {
             let mut key = key_of(request, uri, varying);
+            if self.cache.is_personal(uri) {
+                key.push_str(&format!("asked by: {}\n", self.cache.identity(request)));
+            }
             if let Some(credential) = &self.credential {
                 // What a token gets is for those alone who have it, until it is known to be for all.
                 key.push_str(&format!("{}\n", String::from_utf8_lossy(credential)));
@@ -197,11 +200,12 @@ impl Stream<'_> {
         }
         let whole = without_range(request);
         let running = self.cache.running(&self.key(&whole, uri, varying))?;
-        let Some(Outcome::Growing(body)) = running.borrow().clone() else { return None };
+        let Some(Outcome::Growing(body, identity)) = running.borrow().clone() else { return None };
         let stored = Stored { total: body.total?, ..body.stored.clone() };
         let (start, end) = wanted_of(request, &stored);
         let fits = self.is_answered_by(request, &stored, uri)
-            && (self.digest.is_some() || may_share_late(request, &stored));
+            && (self.digest.is_some()
+                || self.may_share(request, &stored, identity) && may_share_late(request, &stored));
         let comes = end <= body.end() || !body.is_slow() && is_near(&body, start, SOON);
         (fits && comes).then_some(body)
     }
@@ -211,7 +215,7 @@ impl Stream<'_> {
         let Wanted::From(start) = partial::wanted(request) else { return false };
         let running = self.cache.running(key);
         let outcome = running.and_then(|running| running.borrow().clone());
-        matches!(outcome, Some(Outcome::Growing(body)) if !is_near(&body, start, MOST_AHEAD))
+        matches!(outcome, Some(Outcome::Growing(body, _)) if !is_near(&body, start, MOST_AHEAD))
     }
 
     /// Asks the server whether `stored` is still valid, unless it is being asked already. Nobody waits for the answer.
@@ -282,12 +286,29 @@ impl Stream<'_> {
     ) -> Result<Option<Outcome>, End> {
         // What was asked for before the response came is as good as validated by it.
         let is_late = !matches!(*outcome.borrow(), None | Some(Outcome::Connected));
-        let is_named = self.digest.is_some();
         let outcome = self.outcome(outcome, Some(PATIENCE), is_by_other_uri).await?;
+        if self.digest.is_some() {
+            return Ok(outcome);
+        }
         Ok(outcome.filter(|outcome| match outcome {
-            Outcome::Growing(body) => !is_late || is_named || may_share_late(request, &body.stored),
+            Outcome::Growing(body, identity) => {
+                self.may_share(request, &body.stored, *identity)
+                    && (!is_late || may_share_late(request, &body.stored))
+            }
+            Outcome::Valid(_, stored, identity) => self.may_share(request, stored, *identity),
             _ => true,
         }))
+    }
+
+    /// Whether the response to a request with this `identity` answers `request`, too. If it does not, those that come after it
+    /// do not even wait for what others get.
+    fn may_share(&self, request: &RequestHead, stored: &Stored, identity: u64) -> bool {
+        let is_same = self.cache.identity(request) == identity;
+        let may_share = policy::may_share(request, stored, is_same, SystemTime::now());
+        if !may_share && !is_same {
+            self.cache.note_personal(&stored.uri);
+        }
+        may_share
     }
 
     /// Waits for the outcome of a fetch, with `patience` at most so long for the response once there is a connection: how long
@@ -366,26 +387,26 @@ impl Stream<'_> {
         hold: Option<Reader>,
     ) -> Result<Option<Next>, End> {
         match outcome {
-            Outcome::Growing(body) if self.is_answered_by(request, &body.stored, uri) => {
+            Outcome::Growing(body, _) if self.is_answered_by(request, &body.stored, uri) => {
                 let whole = self.wants_whole(request, &body).then(|| without_range(request));
                 self.serve_growing(whole.as_ref().unwrap_or(request), &body, (mark, uri), hold).await
             }
-            Outcome::Growing(body) if body.stored.uri != uri => {
+            Outcome::Growing(body, _) if body.stored.uri != uri => {
                 self.cache.keep_apart(uri);
                 Ok(None)
             }
             // That it is valid at its own URI proves nothing.
-            Outcome::Valid(_, stored) if stored.uri != uri => {
+            Outcome::Valid(_, stored, _) if stored.uri != uri => {
                 self.cache.keep_apart(uri);
                 Ok(None)
             }
-            Outcome::Valid(id, stored)
+            Outcome::Valid(id, stored, _)
                 if self.is_answered_by(request, &stored, uri) && has_all(request, &stored) =>
             {
                 self.serve(request, id, &stored, VALIDATED).await
             }
             Outcome::Failed(failure) => Err(End::Refused(failure)),
-            Outcome::Growing(_) | Outcome::Valid(..) | Outcome::Stored => Ok(None),
+            Outcome::Growing(..) | Outcome::Valid(..) | Outcome::Stored => Ok(None),
             Outcome::Alone | Outcome::Connected => Ok(None),
         }
     }

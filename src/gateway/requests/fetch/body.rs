@@ -88,7 +88,8 @@ impl Fetch {
         let what = (planned.stored.clone(), planned.total);
         let body = Growing::new(store, &draft, what, (planned.range, planned.from), &self.account);
         let hold = body.hold(&self.account);
-        self.lead.resolve(Outcome::Growing(body.clone()));
+        let identity = self.lead.cache().identity(&self.request);
+        self.lead.resolve(Outcome::Growing(body.clone(), identity));
         // The stream may have ended: then it is dropped here.
         let _ = self.leader.send(ToLeader::Shared(hold)).await;
         let mut draft = Some(draft);
