@@ -4,7 +4,8 @@
 //! The file is cut on a fixed grid of [`PIECE`] bytes, the same for every client, so that requests of several clients for the
 //! same piece share one fetch. A source takes the first piece that nobody else would have earlier. So a slow source fetches
 //! what is needed late, and at the end of the file nothing at all. The piece that the app waits for is fetched a second time
-//! when its source falls silent or is much slower than another one.
+//! when its source falls silent or is much slower than another one; and what is missing of it when the source that has sent the most
+//! of it is lost, and another one is still far behind.
 
 mod meter;
 mod trial;
@@ -23,6 +24,9 @@ pub const PIECE: u64 = 1 << 20;
 const STALL: Duration = Duration::from_millis(400);
 /// The same as a multiple of the time that the source's first bytes take.
 const STALL_LATENCIES: u32 = 3;
+/// A request that first sends what another source has sent already brings nothing for so long, in seconds: then what is missing of the
+/// piece that the app waits for is asked for as if nobody fetched it.
+const OVERTAKEN: f64 = 0.25;
 /// A source that delivers nothing for this long while another one does is given up.
 const GIVE_UP: Duration = Duration::from_secs(5);
 /// How many requests of one source are under way at most.
@@ -294,6 +298,8 @@ impl Plan {
     /// The next request to make, if there is one to make now.
     pub fn next(&mut self, now: Instant) -> Option<Job> {
         if let Some((source, piece)) = self.urgent(now) {
+            // It may have been overtaken with this piece itself.
+            self.cancel(now, |job| job.piece == piece && job.source == source);
             return Some(self.run(source, piece, false, now));
         }
         let may_go_on = |id: &SourceId| !self.sources[id.0].is_paused && self.has_lane(*id, now);
@@ -482,14 +488,23 @@ impl Plan {
     fn left_for(&self, piece: u64, now: Instant) -> Option<f64> {
         let jobs = self.jobs.iter().filter(|job| job.piece == piece && !self.is_stalled(job, now));
         let left = jobs.map(|job| {
-            let lanes = self.lanes_of(job.source) as f64;
-            let share = self.rate_of(job.source, now) / lanes;
-            let rate = job.meter.rate(now).map_or(share, |rate| rate.max(1.0));
             let waited = now.saturating_duration_since(job.asked).as_secs_f64();
             let latency = if job.has_begun { 0.0 } else { (self.latency(job.source) - waited).max(0.0) };
-            latency + (self.end_of(piece) - job.at) as f64 / rate
+            latency + (self.end_of(piece) - job.at) as f64 / self.rate_of_job(job, now)
         });
         left.min_by(f64::total_cmp)
+    }
+
+    /// The bytes per second of one request.
+    fn rate_of_job(&self, job: &Running, now: Instant) -> f64 {
+        let share = || self.rate_of(job.source, now) / self.lanes_of(job.source) as f64;
+        job.meter.rate(now).map_or_else(share, |rate| rate.max(1.0))
+    }
+
+    /// Whether a request still has so much to send of what has come already that it brings nothing for a while.
+    fn is_overtaken(&self, job: &Running, now: Instant) -> bool {
+        let behind = (job.piece * PIECE + self.have(job.piece)).saturating_sub(job.at);
+        behind as f64 > self.rate_of_job(job, now) * OVERTAKEN
     }
 
     /// The source that has to fetch the piece which the app waits for at once, if nobody does: also one more request than a
@@ -499,10 +514,12 @@ impl Plan {
         if piece * PIECE >= self.total || piece * PIECE >= self.taken.saturating_add(self.window) {
             return None;
         }
-        if self.left_for(piece, now).is_some() {
+        let mut jobs = self.jobs.iter().filter(|job| job.piece == piece);
+        if jobs.any(|job| !self.is_stalled(job, now) && !self.is_overtaken(job, now)) {
             return None;
         }
-        let asked = |id: &SourceId| self.jobs.iter().any(|job| job.piece == piece && job.source == *id);
+        let is_asked = |job: &Running| job.piece == piece && self.is_stalled(job, now);
+        let asked = |id: &SourceId| self.jobs.iter().any(|job| job.source == *id && is_asked(job));
         let has_place = |id: &SourceId| self.lanes_of(*id) <= LANES && self.has_piece(*id, piece);
         let free = self.usable().filter(|id| !asked(id) && has_place(id));
         let time = |id: &SourceId| self.latency(*id) + self.missing(piece) as f64 / self.rate_of(*id, now);
