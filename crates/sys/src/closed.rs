@@ -4,8 +4,6 @@
 //! For a connection within this machine the system knows: a socket that no process holds any more has been closed.
 
 #[cfg(target_os = "linux")]
-mod inet_diag;
-#[cfg(target_os = "linux")]
 mod linux;
 #[cfg(not(target_os = "linux"))]
 mod other;

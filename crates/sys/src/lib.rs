@@ -13,6 +13,8 @@ pub mod broken;
 pub mod closed;
 pub mod connected;
 pub mod files;
+#[cfg(target_os = "linux")]
+mod inet_diag;
 mod interface;
 mod interfaces;
 pub mod lan;
@@ -21,6 +23,8 @@ pub mod mark;
 pub mod namespace;
 pub mod neighbour;
 pub mod net;
+#[cfg(target_os = "linux")]
+mod netlink;
 pub mod paths;
 pub mod port_holder;
 pub mod process;

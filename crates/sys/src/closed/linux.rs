@@ -3,8 +3,8 @@ use std::net::SocketAddr;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use super::inet_diag::find;
 use super::other_end::OtherEnd;
+use crate::inet_diag::find;
 use crate::net::{original_destination, plain};
 
 /// Waits until the other end has ended its sending direction. False when the connection has failed.

@@ -2,18 +2,13 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsRawFd as _;
 
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
-};
+use nix::sys::socket::SockProtocol;
 
 use super::hop::{Hop, Presence};
+use crate::netlink::{self, attributes, bytes, put_attribute};
 
-/// `NLM_F_REQUEST` of `linux/netlink.h`, and the length of `struct nlmsghdr`.
-const REQUEST: u16 = 1;
-const HEADER: usize = 16;
-/// The length of `struct rtmsg` and of `struct ndmsg`, which follow the header; attributes follow them.
+/// The length of `struct rtmsg` and of `struct ndmsg`, with which a body begins; attributes follow them.
 const FIXED: usize = 12;
 /// `RTM_NEWROUTE`, `RTM_GETROUTE`, `RTM_NEWNEIGH` and `RTM_GETNEIGH` of `linux/rtnetlink.h`.
 const ROUTE: u16 = 24;
@@ -45,9 +40,9 @@ pub(super) fn next_hop(to: SocketAddr) -> Option<Hop> {
     let bits = u8::try_from(octets.len() * 8).ok()?;
     let mut body = vec![family(to.ip()), bits];
     body.resize(FIXED, 0);
-    put(&mut body, DESTINATION, &octets);
+    put_attribute(&mut body, DESTINATION, &octets);
     if scope != 0 {
-        put(&mut body, INTERFACE, &scope.to_ne_bytes());
+        put_attribute(&mut body, INTERFACE, &scope.to_ne_bytes());
     }
     hop(to.ip(), &ask(GET_ROUTE, &body).ok()?)
 }
@@ -56,7 +51,7 @@ pub(super) fn presence(hop: Hop) -> Option<Presence> {
     let mut body = vec![family(hop.address), 0, 0, 0];
     body.extend(hop.interface.to_ne_bytes());
     body.resize(FIXED, 0);
-    put(&mut body, DESTINATION, &octets(hop.address));
+    put_attribute(&mut body, DESTINATION, &octets(hop.address));
     state(&ask(GET_NEIGHBOUR, &body).ok()?)
 }
 
@@ -80,7 +75,7 @@ fn hop(to: IpAddr, answer: &[u8]) -> Option<Hop> {
 /// The presence of an answer about a neighbour.
 fn state(answer: &[u8]) -> Option<Presence> {
     let body = body(answer, NEIGHBOUR)?;
-    match u16::from_ne_bytes([body[STATE], body[STATE + 1]]) {
+    match u16::from_ne_bytes(bytes(body, STATE).ok()?) {
         REACHABLE => Some(Presence::Here),
         FAILED => Some(Presence::Absent),
         INCOMPLETE => Some(Presence::Unanswered),
@@ -90,54 +85,14 @@ fn state(answer: &[u8]) -> Option<Presence> {
     }
 }
 
-/// Asks the kernel, which has answered before `sendto` returns.
 fn ask(kind: u16, body: &[u8]) -> io::Result<Vec<u8>> {
-    let netlink = socket(
-        AddressFamily::Netlink,
-        SockType::Datagram,
-        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-        SockProtocol::NetlinkRoute,
-    )?;
-    let (fd, kernel) = (netlink.as_raw_fd(), NetlinkAddr::new(0, 0));
-    let length = u32::try_from(HEADER + body.len()).map_err(io::Error::other)?;
-    let mut question = Vec::new();
-    question.extend(length.to_ne_bytes());
-    question.extend(kind.to_ne_bytes());
-    question.extend(REQUEST.to_ne_bytes());
-    // Sequence number and sender, which are not needed for one question.
-    question.extend([0; 8]);
-    question.extend(body);
-    sendto(fd, &question, &kernel, MsgFlags::empty())?;
-    let mut answer = vec![0; 4096];
-    let length = recv(fd, &mut answer, MsgFlags::empty())?;
-    answer.truncate(length);
-    Ok(answer)
+    netlink::ask(SockProtocol::NetlinkRoute, kind, body)
 }
 
-/// What follows the header of an answer of this kind, with all of its fixed part. The kernel says with another kind that it knows nothing.
+/// The body of an answer of this type, with all of its fixed part. `None` where the kernel knows nothing.
 fn body(answer: &[u8], kind: u16) -> Option<&[u8]> {
-    let found = u16::from_ne_bytes([*answer.get(4)?, *answer.get(5)?]);
-    answer.get(HEADER..).filter(|body| found == kind && body.len() >= FIXED)
-}
-
-/// The attributes, each as its kind and its value.
-fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let length = usize::from(u16::from_ne_bytes([*rest.first()?, *rest.get(1)?]));
-        let kind = u16::from_ne_bytes([*rest.get(2)?, *rest.get(3)?]);
-        let value = rest.get(4..length)?;
-        // Each begins at a multiple of four bytes.
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
-    })
-}
-
-fn put(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    // The values are addresses and numbers, whose length is a multiple of four bytes.
-    let length = u16::try_from(4 + value.len()).unwrap_or_default();
-    body.extend(length.to_ne_bytes());
-    body.extend(kind.to_ne_bytes());
-    body.extend(value);
+    let (found, body) = netlink::read(answer).ok()?;
+    (found == kind && body.len() >= FIXED).then_some(body)
 }
 
 /// `AF_INET` or `AF_INET6`, which have one byte here.
@@ -163,11 +118,8 @@ mod tests {
 
     fn answer(kind: u16, fixed: [u8; FIXED], attributes: &[(u16, &[u8])]) -> Vec<u8> {
         let mut body = fixed.to_vec();
-        attributes.iter().for_each(|(kind, value)| put(&mut body, *kind, value));
-        let mut answer = vec![0; HEADER];
-        answer[4..6].copy_from_slice(&kind.to_ne_bytes());
-        answer.extend(body);
-        answer
+        attributes.iter().for_each(|(kind, value)| put_attribute(&mut body, *kind, value));
+        netlink::tests::answer(kind, &body)
     }
 
     #[test]
@@ -212,7 +164,7 @@ mod tests {
         let answer = ask(GET_ROUTE, &{
             let mut body = vec![family(own.ip()), 32];
             body.resize(FIXED, 0);
-            put(&mut body, DESTINATION, &octets(own.ip()));
+            put_attribute(&mut body, DESTINATION, &octets(own.ip()));
             body
         });
         assert!(body(&answer.unwrap(), ROUTE).is_some());
