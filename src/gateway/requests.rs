@@ -5,6 +5,8 @@
 mod alternative;
 mod asker;
 mod fetch;
+mod growing;
+mod lookup;
 mod named;
 mod pass;
 mod pieces;

@@ -1,53 +1,28 @@
 //! A request that the cache may answer: from what is stored, from what another one fetches now, or by fetching for all who ask.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::Method;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::alternative::Alternative;
 use super::fetch::{Fetch, Need, Started, ToLeader};
-use super::named;
-use super::pieces::Source;
+use super::lookup::{Lookup, may_share_late, without_range};
 use super::stored::{COLLAPSED, HIT, MISS, Mark, VALIDATED, has_all, wanted_of};
 use super::{End, Next, Stream};
-use crate::cache::answer::Answer;
-use crate::cache::control::CacheControl;
-use crate::cache::growing::{Broken, Growing, Reader};
+use crate::cache::growing::{Growing, Reader};
 use crate::cache::partial::{self, Wanted};
 use crate::cache::policy::{self, Use};
-use crate::cache::store::Store;
 use crate::cache::stored::Stored;
 use crate::gateway::cache::{Outcome, Part};
-use crate::limits::buffer_pool::memory_of;
 use crate::memory::Tally;
-use crate::wire::http::{ChunkedEncoder, RequestHead, simple_response};
+use crate::wire::http::{RequestHead, simple_response};
 
 /// How often one request tries to share before it goes to the server by itself.
 const MOST_TURNS: usize = 4;
 /// How long a request waits for the head of a response that another one has asked for, before it asks itself.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How much further than what has come a request may begin and still wait for it, in bytes.
-const MOST_AHEAD: u64 = 4 * 1024 * 1024;
-
-/// The same for a range that has an end, which could be fetched by itself.
-const SOON: u64 = 1024 * 1024;
-/// How long what a request wants first may take to come, as far as the fetch's speed tells; and how long it waits for it if that turns
-/// out to be wrong. A part is asked for by itself otherwise.
-const MOMENT: Duration = Duration::from_secs(1);
-
-/// What is stored for a request.
-#[derive(Default)]
-struct Found {
-    stored: Option<(u64, Stored)>,
-    /// How often the store had changed before it was looked up.
-    changes: u64,
-    /// The request fields that responses of this URI depend on.
-    varying: Vec<String>,
-}
 
 impl Stream<'_> {
     /// Answers a request for `uri`.
@@ -118,7 +93,7 @@ impl Stream<'_> {
         &mut self,
         request: &RequestHead,
         uri: &str,
-        found: Found,
+        found: Lookup,
         key: String,
     ) -> Result<Turn, End> {
         let need = need(request, found.stored.as_ref().map(|(_, stored)| stored));
@@ -165,59 +140,6 @@ impl Stream<'_> {
         }
     }
 
-    /// Adds the fields on which a response depends that is fetched for others now, if it does not answer `request`: those who get the
-    /// same as this one share that.
-    fn add_running(&self, request: &RequestHead, uri: &str, varying: &mut Vec<String>) {
-        let running = self.cache.running(&self.key(&without_range(request), uri, varying));
-        let outcome = running.and_then(|running| running.borrow().clone());
-        let Some(Outcome::Growing(body, _)) = outcome else { return };
-        if body.stored.uri == uri && !self.is_answered_by(request, &body.stored, uri) {
-            varying.extend(body.stored.selecting.iter().map(|(name, _)| name.clone()));
-            varying.sort();
-            varying.dedup();
-        }
-    }
-
-    /// What this request has in common with those that can share its response.
-    fn key(&self, request: &RequestHead, uri: &str, varying: &[String]) -> String {
-        self.common_name(request, uri).unwrap_or_else(|| {
-            let mut key = key_of(request, uri, varying);
-            if self.cache.is_personal(uri) {
-                key.push_str(&format!("asked by: {}\n", self.cache.identity(request)));
-            }
-            if let Some(credential) = &self.credential {
-                // What a token gets is for those alone who have it, until it is known to be for all.
-                key.push_str(&format!("{}\n", String::from_utf8_lossy(credential)));
-            }
-            key
-        })
-    }
-
-    /// The whole body that is being fetched now and contains the range that `request` asks for, or soon will.
-    fn whole_with(&self, request: &RequestHead, uri: &str, varying: &[String]) -> Option<Arc<Growing>> {
-        if request.method != Method::GET || partial::wanted(request) != Wanted::Other {
-            return None;
-        }
-        let whole = without_range(request);
-        let running = self.cache.running(&self.key(&whole, uri, varying))?;
-        let Some(Outcome::Growing(body, identity)) = running.borrow().clone() else { return None };
-        let stored = Stored { total: body.total?, ..body.stored.clone() };
-        let (start, end) = wanted_of(request, &stored);
-        let fits = self.is_answered_by(request, &stored, uri)
-            && (self.digest.is_some()
-                || self.may_share(request, &stored, identity) && may_share_late(request, &stored));
-        let comes = end <= body.end() || !body.is_slow() && is_near(&body, start, SOON);
-        (fits && comes).then_some(body)
-    }
-
-    /// Whether `request` wants the rest of a body from an offset on to which the fetch for `key` does not come soon.
-    fn is_far_ahead(&self, request: &RequestHead, key: &str) -> bool {
-        let Wanted::From(start) = partial::wanted(request) else { return false };
-        let running = self.cache.running(key);
-        let outcome = running.and_then(|running| running.borrow().clone());
-        matches!(outcome, Some(Outcome::Growing(body, _)) if !is_near(&body, start, MOST_AHEAD))
-    }
-
     /// Asks the server whether `stored` is still valid, unless it is being asked already. Nobody waits for the answer.
     fn validate_later(&self, request: &RequestHead, uri: &str, stored: (u64, Stored), key: String) {
         if let Part::Lead(lead, _) = self.cache.join(uri, key) {
@@ -225,56 +147,6 @@ impl Stream<'_> {
             let fetch = Fetch::new(self, request, uri, (Some(stored), Need::Whole), lead, leader);
             drop(fetch.in_background().start(None, oneshot::channel().0));
         }
-    }
-
-    /// The stored response that `request` selects, if the rules allow it, and what responses of this URI depend on. Of several
-    /// it is the one that answers the request best.
-    async fn stored(&self, request: &RequestHead, uri: &str, changes: u64) -> Found {
-        if !self.cache.store.may_have(uri) {
-            return Found { changes, ..Found::default() };
-        }
-        let (uri, request) = (uri.to_owned(), request.clone());
-        let (gateway, target, is_named) = (self.gateway.clone(), self.target.clone(), self.digest.is_some());
-        let find = move |store: &Arc<Store>| {
-            let (mut found, mut best) = (Found { changes, ..Found::default() }, None);
-            store.each(&uri, |id, stored| {
-                found.varying.extend(stored.selecting.iter().map(|(name, _)| name.clone()));
-                let is_allowed = stored
-                    .source
-                    .is_some_and(|source| gateway.egress.dialer().judge_stored(&target, source).is_ok());
-                if !is_allowed || !policy::selects(&request, &stored.selecting, &stored.fields) {
-                    return;
-                }
-                // A whole one would have been proved.
-                let is_plain = named::is_plain(&stored.fields);
-                if is_named && is_plain && stored.status == 200 && stored.is_complete() {
-                    return;
-                }
-                let has_all = has_all(&request, &stored);
-                let is_fresh = policy::usage(&request, &stored, SystemTime::now()) != Use::Validate;
-                let rank = (has_all && is_fresh, has_all, stored.length());
-                if best.is_none_or(|best| rank > best) {
-                    (best, found.stored) = (Some(rank), Some((id, stored)));
-                }
-            });
-            found.varying.sort();
-            found.varying.dedup();
-            found
-        };
-        self.cache.store.blocking(find).await.unwrap_or_default()
-    }
-
-    /// Whether a fetch that ended after `found` was looked up has stored what this request needs, or a part of it.
-    async fn is_outdated(&self, request: &RequestHead, uri: &str, found: &Found) -> bool {
-        let changes = self.cache.store.changes();
-        if changes == found.changes {
-            return false;
-        }
-        let is_proved = match &self.digest {
-            Some(digest) => self.named(uri, digest.clone()).await.is_some(),
-            None => false,
-        };
-        is_proved || self.stored(request, uri, changes).await.stored != found.stored
     }
 
     /// Waits for what another one fetches; `None` when this request has to go to the server by itself.
@@ -298,17 +170,6 @@ impl Stream<'_> {
             Outcome::Valid(_, stored, identity) => self.may_share(request, stored, *identity),
             _ => true,
         }))
-    }
-
-    /// Whether the response to a request with this `identity` answers `request`, too. If it does not, those that come after it
-    /// do not even wait for what others get.
-    fn may_share(&self, request: &RequestHead, stored: &Stored, identity: u64) -> bool {
-        let is_same = self.cache.identity(request) == identity;
-        let may_share = policy::may_share(request, stored, is_same, SystemTime::now());
-        if !may_share && !is_same {
-            self.cache.note_personal(&stored.uri);
-        }
-        may_share
     }
 
     /// Waits for the outcome of a fetch, with `patience` at most so long for the response once there is a connection: how long
@@ -417,162 +278,6 @@ impl Stream<'_> {
         let has_condition = self.digest.is_some() || request.fields.get("if-range").is_some();
         has_condition && partial::wanted(request) == Wanted::Other && body.is_whole()
     }
-
-    /// Whether `request` for `uri` is answered by this response, or by one that has the digest that it must have.
-    fn is_answered_by(&self, request: &RequestHead, stored: &Stored, uri: &str) -> bool {
-        match stored.uri == uri {
-            true => policy::selects(request, &stored.selecting, &stored.fields),
-            false => self.digest.is_some() && stored.status == 200 && named::suits(uri, stored),
-        }
-    }
-
-    /// Answers from a body that is still coming.
-    async fn serve_growing(
-        &mut self,
-        request: &RequestHead,
-        body: &Arc<Growing>,
-        (mark, uri): (Mark, &str),
-        hold: Option<Reader>,
-    ) -> Result<Option<Next>, End> {
-        if !self.asker.account.may_take().await {
-            return Err(End::Gone);
-        }
-        let stored = Stored { total: body.total.unwrap_or(0), ..body.stored.clone() };
-        let mut kept = Tally::of(&self.asker.account);
-        kept.set(stored.memory());
-        let (request, stored) = named::as_asked(request, &stored, uri);
-        let in_chunks = body.total.is_none();
-        let answer = if in_chunks { Answer::Whole } else { Answer::to(&request, &stored) };
-        let (start, mut end) =
-            if request.method == Method::HEAD { (0, 0) } else { answer.body(stored.total) };
-        if in_chunks && request.method != Method::HEAD {
-            end = u64::MAX;
-        }
-        // Whoever has begun the fetch gets what it brings.
-        let is_follower = mark.is_shared();
-        let is_hopeless = body.is_slow() && !body.can_go_on() && end > body.end();
-        if is_follower && (is_hopeless || !is_near(body, start, MOST_AHEAD)) {
-            return Ok(None);
-        }
-        let _waiting = (is_follower && body.stored.uri == uri).then(|| body.follow());
-        let Some(mut reader) = body.reader(start, end, &self.asker.account) else {
-            tokio::select! {
-                () = body.ended() => return Ok(None),
-                () = self.asker.gone() => return Err(End::Gone),
-            }
-        };
-        drop(hold);
-        let own = (body.stored.uri != uri).then(|| Alternative::of(self, &request, uri));
-        let first = tokio::select! {
-            first = self.read(&mut reader) => first?,
-            () = named::is_left(body, own.as_ref()) => Err(Broken),
-            () = body.out_of_reach(start, MOMENT), if is_follower && start > 0 => return Ok(None),
-        };
-        let Ok(first) = first else {
-            if own.is_some() {
-                self.cache.keep_apart(uri);
-                self.cache.keep_apart(&body.stored.uri);
-            }
-            return Ok(None);
-        };
-        let cache = self.cache.clone();
-        let sending = self.send_growing((&request, &stored, answer), body, (reader, first), mark);
-        tokio::select! {
-            sent = sending => sent.map(Some),
-            () = named::is_left(body, own.as_ref()) => {
-                cache.keep_apart(uri);
-                cache.keep_apart(&body.stored.uri);
-                Err(End::Broken("another server that has the same file sends too little of it"))
-            }
-        }
-    }
-
-    /// Sends the head and what is read of a body that is still coming; `first` was read already.
-    async fn send_growing(
-        &mut self,
-        (request, stored, answer): (&RequestHead, &Stored, Answer),
-        body: &Arc<Growing>,
-        (mut reader, first): (Reader, Option<Bytes>),
-        mark: Mark,
-    ) -> Result<Next, End> {
-        let in_chunks = body.total.is_none();
-        self.asker.grant()?;
-        let age = policy::age(stored, SystemTime::now()).unwrap_or(Duration::ZERO);
-        let head = answer.head(stored, age, &self.cache_status(mark, stored), in_chunks);
-        if !in_chunks
-            && let Some(shared) = self.shared(request, answer, stored, head.clone())
-            && self.has_room(stored.total.saturating_sub(body.end())).await
-        {
-            let kept = body.hold(&self.asker.account);
-            drop(reader);
-            let sent = self
-                .send_pieces(shared, Source::Growing { body: body.clone(), _kept: kept }, body.id)
-                .await?;
-            self.count(mark, body.id, stored, sent);
-            return Ok(Next::End);
-        }
-        let (mut next, mut sent) = (first, 0);
-        // The beginning of the body waits while the head is sent.
-        self.asker.hold(next.as_ref().map_or(0, |first| memory_of(first.len())));
-        match &next {
-            Some(bytes) if !in_chunks => {
-                sent = bytes.len() as u64;
-                self.send_beginning(head, bytes.clone()).await?;
-                next = self.read_on(&mut reader).await?;
-            }
-            _ => self.asker.send(head).await?,
-        }
-        self.asker.hold(0);
-        while let Some(bytes) = next {
-            sent += bytes.len() as u64;
-            let bytes = if in_chunks {
-                let mut chunk = BytesMut::with_capacity(bytes.len() + 24);
-                ChunkedEncoder::encode(&bytes, &mut chunk);
-                chunk.freeze()
-            } else {
-                bytes
-            };
-            self.asker.send(bytes).await?;
-            next = self.read_on(&mut reader).await?;
-        }
-        if in_chunks && request.method != Method::HEAD {
-            self.asker.send(Bytes::from_static(ChunkedEncoder::END)).await?;
-        }
-        self.count(mark, body.id, stored, sent);
-        Ok(Next::Request)
-    }
-
-    /// Whether the disk takes so many more bytes. What it does not take can be read once and in order only.
-    async fn has_room(&self, count: u64) -> bool {
-        self.cache.store.blocking(move |store| store.has_room(count)).await.unwrap_or(false)
-    }
-
-    /// What follows what was sent already.
-    async fn read_on(&mut self, reader: &mut Reader) -> Result<Option<Bytes>, End> {
-        self.read(reader).await?.map_err(|_broken| End::Broken("the response was cut off"))
-    }
-
-    async fn read(&mut self, reader: &mut Reader) -> Result<Result<Option<Bytes>, Broken>, End> {
-        tokio::select! {
-            read = reader.next() => Ok(read),
-            () = self.asker.gone() => Err(End::Gone),
-        }
-    }
-}
-
-/// Whether what is fetched comes to `start` soon, from at most `most` bytes before it.
-fn is_near(body: &Growing, start: u64, most: u64) -> bool {
-    start <= body.end().saturating_add(most) && body.reaches(start, MOMENT)
-}
-
-/// Whether a response whose head has come already answers `request`, too: it is fresh, or the server has not said how long it
-/// is. While its body comes, that counts as fresh (RFC 9111 §4.2.2).
-fn may_share_late(request: &RequestHead, stored: &Stored) -> bool {
-    let says_nothing = policy::lifetime(&stored.fields, stored.times()).is_none();
-    let asked = CacheControl::of(&request.fields);
-    let control = CacheControl::of(&stored.fields);
-    policy::usage(request, stored, SystemTime::now()) == Use::Fresh
-        || says_nothing && !control.has("no-cache") && !asked.has("no-cache") && !asked.has("max-age")
 }
 
 /// What became of one attempt to share.
@@ -606,25 +311,4 @@ fn need(request: &RequestHead, stored: Option<&Stored>) -> Option<Need> {
         None if has("if-none-match") || has("if-modified-since") => None,
         None => Some(partial::range(request).map_or(Need::Whole, Need::Range)),
     }
-}
-
-fn without_range(request: &RequestHead) -> RequestHead {
-    let mut whole = request.clone();
-    whole.fields.remove("range");
-    whole
-}
-
-/// What requests have in common that can share one response: the URI, the fields that responses of it depend on, and a range
-/// that has an end.
-fn key_of(request: &RequestHead, uri: &str, varying: &[String]) -> String {
-    let mut key = format!("{uri}\n");
-    if partial::wanted(request) == Wanted::Other {
-        let range = request.fields.get("range").unwrap_or_default();
-        key.push_str(&format!("{}\n", String::from_utf8_lossy(range)));
-    }
-    for (name, value) in policy::selecting(request, varying.iter().cloned()) {
-        let value = value.map(|value| String::from_utf8_lossy(&value).into_owned());
-        key.push_str(&format!("{name}: {value:?}\n"));
-    }
-    key
 }
