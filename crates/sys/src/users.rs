@@ -46,7 +46,7 @@ pub fn who_listens(address: SocketAddr) -> Option<u32> {
 /// the rest nothing.
 pub fn whose(address: SocketAddr) -> Whose {
     let ip = address.ip().to_canonical();
-    // Where the addresses cannot be listed, it is looked for all the same.
+    // If the addresses cannot be listed, look for the program anyway.
     match ip.is_loopback() || net::own_addresses().is_ok_and(|own| own.contains(&ip)) {
         true => system::whose(address),
         false => Whose::Elsewhere,
@@ -92,9 +92,11 @@ mod tests {
             let app = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (port, peer) = listener.accept().unwrap();
             assert_eq!(user_of(peer, port.local_addr().unwrap()), Some(own), "{address}");
-            drop(app);
             let nobody = SocketAddr::new(peer.ip(), 1);
             assert_eq!(user_of(nobody, port.local_addr().unwrap()), None, "{address}");
+            // The system keeps the socket for a while.
+            drop(app);
+            assert_eq!(user_of(peer, port.local_addr().unwrap()), None, "{address}");
         }
     }
 

@@ -10,7 +10,9 @@ use crate::socket_tables::{self, Socket};
 const OVERFLOW: u32 = 65_534;
 
 pub(super) fn user_of(app: SocketAddr, port: SocketAddr) -> Option<u32> {
-    inet_diag::find(app, port).ok()?.map(|found| found.user)
+    let found = inet_diag::find(app, port).ok()??;
+    // The system says of a closed socket that it is root's.
+    found.is_held.then_some(found.user)
 }
 
 /// Where the system's service has its sockets: systemd makes the directory for the user of the service (`RuntimeDirectory=`).
