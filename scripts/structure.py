@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks the structure of the workspace's Rust sources: circles, layers, sizes, and where system-specific code is.
+"""Checks the structure of the workspace's Rust sources: circles, layers, sizes, where system-specific code is, and what is not used.
 
   scripts/structure.py                  checks everything below; exit code 1 when something is wrong
   scripts/structure.py --report         prints the same faults and the largest items, and exits with 0
@@ -17,16 +17,20 @@ What is checked:
             has for one system (`tokio::signal::unix`, `tokio::net::UnixStream`) occur only in crates/sys.
   functions No function has more than 80 lines; a test function has at most 120.
   structs   No struct has more than 12 fields, unless a line `// fields: reason` stands in the comment above it.
+  unused    No `pub` item has a name that stands nowhere else, not even in tests. The compiler reports only private ones.
+  dependencies
+            Each dependency of a manifest is named in the package's sources; one that only tests name is a dev-dependency.
 
-Code under `#[cfg(test)]` takes part only in `functions` and `structs`. The parser knows as much of Rust as this needs:
-tokens, items, `use` trees and paths. It expands no macros and does not follow methods.
+Code under `#[cfg(test)]` takes part only in `functions` and `structs`; what it names is used for `unused` and
+`dependencies`. The parser knows as much of Rust as this needs: tokens, items, `use` trees and paths. It expands no macros
+and does not follow methods.
 """
 
 import argparse
 import re
 import sys
 import tomllib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 # Crates from the bottom up. A crate may use any crate of a layer below its own.
@@ -76,6 +80,7 @@ TOKEN = re.compile(
 OPENING = {"{": "}", "(": ")", "[": "]"}
 CLOSING = set(OPENING.values())
 ITEMS = {"fn", "struct", "enum", "union", "trait", "type", "const", "static", "macro_rules"}
+WORD = re.compile(r"[A-Za-z_]\w*")
 QUALIFIERS = {"pub", "async", "const", "unsafe", "extern", "crate", "super", "self", "in", "(", ")", "default"}
 
 
@@ -603,12 +608,57 @@ def structs(workspace):
             yield f"{file}:{line}: {name} has {fields} fields (at most {MAX_FIELDS}, or `// fields: reason` above it)"
 
 
+def unused(workspace):
+    """Public items whose names stand nowhere else: neither in code nor in a string, which may show a constant."""
+    named, defined = Counter(), defaultdict(list)
+    for file, tokens in workspace.tokens.items():
+        for token in tokens:
+            if token.kind == "ident":
+                named[token.text] += 1
+            elif token.kind == "string":
+                named.update(set(WORD.findall(token.text)))
+        tokens = workspace.code[file]
+        for index, token in enumerate(tokens[:-1]):
+            if token.kind == "ident" and token.text in ITEMS and tokens[index + 1].kind == "ident":
+                before = index
+                while before > 0 and tokens[before - 1].text in QUALIFIERS - {"pub"}:
+                    before -= 1
+                if before > 0 and tokens[before - 1].text == "pub" and tokens[index + 1].text not in ITEMS:
+                    defined[tokens[index + 1].text].append(f"{file}:{token.line}")
+    for name, places in sorted(defined.items()):
+        if named[name] <= len(places):
+            yield f"{places[0]}: {name} is used nowhere"
+
+
+def dependencies(workspace):
+    """Dependencies that no source of their package uses, or that only its tests use."""
+    directories = sorted((package.directory for package in workspace.packages), key=len, reverse=True)
+    for package in workspace.packages:
+        used = {"code": set(), "tests": set()}
+        for file in workspace.tokens:
+            if next(name for name in directories if file.startswith(name)) == package.directory:
+                # A package of its own below `integration` is a tool.
+                is_test = is_test_file(workspace, file) and not package.directory.startswith("integration/")
+                used["tests"].update(token.text for token in workspace.tokens[file] if token.kind == "ident")
+                if not is_test:
+                    used["code"].update(token.text for token in workspace.code[file] if token.kind == "ident")
+        manifest = package.manifest
+        for table in [manifest, *manifest.get("target", {}).values()]:
+            for kind, where in (("dependencies", "code"), ("dev-dependencies", "tests")):
+                for name in table.get(kind, {}):
+                    if name.replace("-", "_") not in used[where]:
+                        use = "only in tests" if name.replace("-", "_") in used["tests"] else "nowhere"
+                        yield f"{package.directory}Cargo.toml: {name} of {kind} is used {use}"
+
+
 CHECKS = {
     "circles": circles,
     "layers": layers,
     "systems": systems,
     "functions": functions,
     "structs": structs,
+    "unused": unused,
+    "dependencies": dependencies,
 }
 
 
@@ -631,7 +681,7 @@ def read_tree(top):
     """The manifests and Rust files of the working tree."""
     tree = {}
     for pattern in ("Cargo.toml", "src/**/*.rs", "crates/*/Cargo.toml", "crates/*/src/**/*.rs",
-                    "integration/*/Cargo.toml", "integration/**/*.rs"):
+                    "integration/*/Cargo.toml", "integration/**/*.rs", "examples/*.rs"):
         for path in sorted(top.glob(pattern)):
             name = path.relative_to(top).as_posix()
             if "/target/" not in name:
@@ -777,6 +827,26 @@ def self_test():
     expect("13 fields with a reason", faults(structs, {
         "src/lib.rs": f"/// What.\n// fields: one for each column\n#[derive(Debug)]\nstruct S {{ {fields} }}",
     }))
+
+    # Unused items.
+    expect("used items", faults(unused, {
+        "src/lib.rs": 'pub const MOST: u8 = 1; pub async fn f() { println!("{MOST}") } #[cfg(test)] mod t { f() }',
+    }))
+    expect("an unused item", faults(unused, {
+        "src/lib.rs": "pub(crate) struct S; impl S { fn own() {} pub const fn gone() -> S { S } }",
+    }), "src/lib.rs:1: gone is used nowhere")
+
+    # Dependencies.
+    manifest = ROOT_MANIFEST + "[dependencies]\nclap = '4'\nhttp-body = '1'\n[dev-dependencies]\ntempfile = '3'\n"
+    use = "#[derive(clap::Args)] struct A; fn f(body: http_body::Body) {} #[cfg(test)] mod t { use tempfile::t; }"
+    expect("used dependencies", faults(dependencies, {"Cargo.toml": manifest, "src/lib.rs": use}))
+    expect("an unused dependency", faults(dependencies, {
+        "Cargo.toml": manifest, "src/lib.rs": use.replace("clap", "serde"),
+    }), "clap of dependencies is used nowhere")
+    expect("a dependency of tests alone", faults(dependencies, {
+        "Cargo.toml": manifest,
+        "src/lib.rs": use.replace("http_body::Body", "u8") + "#[cfg(test)] mod u { use http_body::Body; }",
+    }), "http-body of dependencies is used only in tests")
 
     # Options.
     tree = {

@@ -103,8 +103,6 @@ struct Source {
     is_used: bool,
     /// It gets nothing new while it is found out whether it adds anything.
     is_paused: bool,
-    /// It has the bytes up to this offset.
-    until: u64,
     meter: Meter,
     /// When bytes came last, or it was asked while it had nothing to do.
     heard: Instant,
@@ -155,15 +153,10 @@ impl Plan {
     /// Adds a source that has all of the file.
     pub fn add(&mut self, now: Instant) -> SourceId {
         let id = SourceId(self.sources.len());
-        let (meter, until) = (Meter::default(), self.total);
-        self.sources.push(Source { is_used: true, is_paused: false, until, meter, heard: now, received: 0 });
+        let meter = Meter::default();
+        self.sources.push(Source { is_used: true, is_paused: false, meter, heard: now, received: 0 });
         self.trial.put_off(now);
         id
-    }
-
-    /// Notes that a source has only the bytes up to `until` by now. A piece is asked of it once it has all of it.
-    pub fn has_until(&mut self, source: SourceId, until: u64) {
-        self.sources[source.0].until = until;
     }
 
     /// Notes that `source` sends everything that the app has not taken.
@@ -520,15 +513,11 @@ impl Plan {
         }
         let is_asked = |job: &Running| job.piece == piece && self.is_stalled(job, now);
         let asked = |id: &SourceId| self.jobs.iter().any(|job| job.source == *id && is_asked(job));
-        let has_place = |id: &SourceId| self.lanes_of(*id) <= LANES && self.has_piece(*id, piece);
+        let has_place = |id: &SourceId| self.lanes_of(*id) <= LANES;
         let free = self.usable().filter(|id| !asked(id) && has_place(id));
         let time = |id: &SourceId| self.latency(*id) + self.missing(piece) as f64 / self.rate_of(*id, now);
         let best = free.min_by(|one, other| time(one).total_cmp(&time(other)))?;
         Some((best, piece))
-    }
-
-    fn has_piece(&self, source: SourceId, piece: u64) -> bool {
-        self.sources[source.0].until >= self.end_of(piece)
     }
 
     /// The piece that a source fetches next: the one that the app waits for, if that is late; else the first one that it has
@@ -543,7 +532,7 @@ impl Plan {
         let outstanding: u64 = others.iter().map(|id| self.outstanding(*id)).sum();
         let latency = others.iter().map(|id| self.latency(*id)).fold(f64::INFINITY, f64::min);
         let mut free = 0;
-        for piece in self.in_window().filter(|piece| self.has_piece(source, *piece)) {
+        for piece in self.in_window() {
             if self.jobs.iter().any(|job| job.piece == piece) {
                 continue;
             }
@@ -567,7 +556,7 @@ impl Plan {
     fn is_late(&self, piece: u64, before: u64, source: SourceId, now: Instant) -> bool {
         let mut jobs = self.jobs.iter().filter(|job| job.piece == piece);
         let is_others = jobs.next().is_some_and(|job| job.source != source) && jobs.next().is_none();
-        if !is_others || !self.has_piece(source, piece) {
+        if !is_others {
             return false;
         }
         let rate: f64 = self.ids().filter(|id| self.uses(*id)).map(|id| self.rate_of(id, now)).sum();

@@ -94,7 +94,7 @@ impl Search {
         Self { held_until: Instant::now() + hold, attempts: 0 }
     }
 
-    /// Waits for `route` until the hold time is over, which gives `None`, and counts an attempt.
+    /// Waits for `route`, and counts an attempt. `None` once the hold time is over.
     pub(super) async fn next<T>(&mut self, route: impl Future<Output = T>) -> Option<T> {
         self.count();
         timeout_at(self.held_until, route).await.ok()
@@ -134,21 +134,6 @@ impl Routes {
         account: &Arc<Account>,
     ) -> Result<ServerConnection, Failure> {
         self.open_by(Transport::Tcp, target, id, first, is_safe, account).await
-    }
-
-    /// The same for a connection that carries plain requests of HTTP and nothing else, which the gateway may answer itself.
-    ///
-    /// # Errors
-    /// Those of [`Routes::open`].
-    pub async fn open_http(
-        &self,
-        target: &Target,
-        id: u64,
-        first: Bytes,
-        is_safe: bool,
-        account: &Arc<Account>,
-    ) -> Result<ServerConnection, Failure> {
-        self.open_by(Transport::Http, target, id, first, is_safe, account).await
     }
 
     /// The same for any transport of streams.

@@ -15,9 +15,6 @@ pub(crate) use system::{plain, requests};
 
 use std::io;
 
-/// Whether the service manager of this system starts services through [`run`].
-pub const IS_NEEDED: bool = cfg!(windows);
-
 /// Connects to the service manager, runs the service on a thread that the manager starts, and tells the manager the exit
 /// code: 0 is success. Returns when the service has ended.
 ///

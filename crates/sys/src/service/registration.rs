@@ -77,6 +77,3 @@ pub fn status() -> Result<Status, ServiceError> {
 pub fn where_to_look() -> String {
     system::where_to_look()
 }
-
-/// The file that the service logs to, where the service manager keeps no log of its own.
-pub const LOGS_TO_FILE: bool = cfg!(windows);

@@ -259,8 +259,8 @@ pub(super) fn where_to_look() -> String {
     }
 }
 
-/// The command line of the service, if there is one that this user may read. Says nothing of failures: it is asked where another
-/// one is told.
+/// The command line of the service, if there is one that this user may read. Failures are not reported: it is only called to
+/// explain another one.
 fn command_line() -> Option<String> {
     let manager = ServiceManager::local_computer(None::<&str>, ServiceManagerAccess::CONNECT).ok()?;
     let service = manager.open_service(NAME, ServiceAccess::QUERY_CONFIG).ok()?;
